@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::Result;
-use crate::config::upstream::Upstream;
-use crate::wire::{Frame, FrameKind, Method, PROTOCOL_HEADER, Table, Writer, next_frame};
+use leveret_amqp::{Frame, FrameKind, Method, PROTOCOL_HEADER, Table, Writer, next_frame};
+use leveret_config::upstream::Upstream;
 
 /// How long the broker may neither send nor read what is due.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(30);

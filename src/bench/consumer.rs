@@ -12,7 +12,7 @@ use super::connection::{Connection, read_method};
 use super::options::{HEAD_LEN, Workload};
 use super::publisher::{filler, nanos};
 use super::run::{Progress, Tally, queue_name, queues_of};
-use crate::wire::{Frame, FrameKind, Method, Reader, Table, Writer};
+use leveret_amqp::{Frame, FrameKind, Method, Reader, Table, Writer};
 
 const BASIC_DELIVER: [u8; 4] = [0, 60, 0, 60];
 /// Octets of a content header before the length of the body.
@@ -175,7 +175,7 @@ impl Channel {
 mod tests {
     use super::*;
     use crate::options::{self, Command};
-    use crate::wire::{FRAME_HEADER_LEN, FrameHeader};
+    use leveret_amqp::{FRAME_HEADER_LEN, FrameHeader};
 
     /// Returns the channel of a consumer.
     fn channel(line: &str) -> Channel {

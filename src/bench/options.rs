@@ -8,8 +8,8 @@ use std::time::Duration;
 use lexopt::Arg;
 
 use super::Result;
-use crate::config::describe_unknown;
-use crate::config::upstream::Upstream;
+use leveret_config::describe_unknown;
+use leveret_config::upstream::Upstream;
 
 /// The name of the program in its messages.
 pub(crate) const PROGRAM: &str = "leveret-bench";

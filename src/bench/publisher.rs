@@ -29,7 +29,7 @@ use super::connection::{Connection, read_method};
 use super::options::{HEAD_LEN, Workload};
 use super::report::Histogram;
 use super::run::{Progress, Tally, queue_name, queues_of};
-use crate::wire::{
+use leveret_amqp::{
     ContentHeader, FRAME_HEADER_LEN, FRAME_OVERHEAD, FrameKind, Full, Method, Properties, Writer,
 };
 
@@ -257,7 +257,7 @@ impl Window {
 mod tests {
     use super::*;
     use crate::options::{self, Command};
-    use crate::wire::next_frame;
+    use leveret_amqp::next_frame;
 
     fn workload(line: &str) -> Workload {
         match options::parse(line.split_whitespace().map(Into::into)).expect(line) {

@@ -20,7 +20,7 @@ use super::consumer::Consumer;
 use super::options::{Options, Workload};
 use super::publisher::Publisher;
 use super::report::Histogram;
-use crate::wire::{Method, Table};
+use leveret_amqp::{Method, Table};
 
 /// The channel on which queues are declared.
 const CHANNEL: u16 = 1;

@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use leveret_base::command::{ChannelId, Command, ConnectionId, Outcome};
-use leveret_base::journal::{Definition, Fact, Journal, VhostMetadata};
-use leveret_base::limits::Limits;
-use leveret_base::mem::{MessageFlags, Messages, Share};
-use leveret_base::password::PasswordHash;
 use leveret_broker::{
     Broker, Context, Declared, Gauges, OperatorFault, Restored, VHOST_METADATA_BYTES_MAX, VhostChange,
     VhostLimits, Work,
 };
+use leveret_core::command::{ChannelId, Command, ConnectionId, Outcome};
+use leveret_core::journal::{Definition, Fact, Journal, VhostMetadata};
+use leveret_core::limits::Limits;
+use leveret_core::mem::{MessageFlags, Messages, Share};
+use leveret_core::password::PasswordHash;
 
 /// A broker with its messages.
 struct TestBroker {
@@ -120,7 +120,7 @@ impl TestBroker {
     /// A login as far as the broker decides it alone.
     fn login(&mut self, user: &str, password: &[u8], from_loopback: bool) -> (ConnectionId, Outcome) {
         let connection = self.broker.connect().unwrap();
-        let password = leveret_base::password::Secret(password);
+        let password = leveret_core::password::Secret(password);
         (connection, self.ask_connection(connection, Command::Login { user, password, from_loopback }))
     }
 
@@ -359,7 +359,7 @@ fn a_power_cut_leaves_the_old_or_the_new() {
     let mut sights = vec![house.sight()];
     let hash = PasswordHash::RabbitSha256 { salt: [1; 4], digest: [2; 32] };
     type Change<'a> = Box<
-        dyn Fn(&mut Broker, &mut Context<'_>) -> Result<leveret_base::journal::Batch, OperatorFault> + 'a,
+        dyn Fn(&mut Broker, &mut Context<'_>) -> Result<leveret_core::journal::Batch, OperatorFault> + 'a,
     >;
     let changes: Vec<Change<'_>> = vec![
         Box::new(|broker, context| broker.put_user(context.journal_mut(), "u", hash, "monitoring, x")),
@@ -587,7 +587,7 @@ fn a_queue_declared_without_a_type_gets_that_of_its_virtual_host() {
     assert_eq!(declared.unwrap(), Declared::Done);
     let types = |broker: &Broker| -> BTreeMap<String, Option<String>> {
         let views = (0..broker.views().queue_places()).filter_map(|place| broker.views().queue_at(place));
-        let kind = |value: leveret_wire::Value<'_>| value.as_str().map(str::to_string);
+        let kind = |value: leveret_amqp::Value<'_>| value.as_str().map(str::to_string);
         views
             .filter(|view| !view.name.starts_with("amq.gen-"))
             .map(|view| (view.name.into(), view.arguments.get("x-queue-type").and_then(kind)))

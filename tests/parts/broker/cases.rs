@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use crate::support::{At, TestBroker};
-use leveret_base::command::{Command, Outcome, Settlement};
-use leveret_base::limits::Limits;
-use leveret_base::mem::{MessageFlags, Share};
+use leveret_core::command::{Command, Outcome, Settlement};
+use leveret_core::limits::Limits;
+use leveret_core::mem::{MessageFlags, Share};
 
 /// The client has seen thousands of messages and settles those; it takes several steps, in which further ones
 /// are delivered, and these are not among "everything so far".
@@ -252,7 +252,7 @@ fn a_new_binding_survives_the_clearing_of_the_old_queue() {
     while house.broker.run_jobs(&mut context!(house)) {}
     let mut said = std::collections::BTreeMap::new();
     while let Some(fact) = house.journal.fact() {
-        if let leveret_base::journal::Fact::Defined { key, value, .. } = fact {
+        if let leveret_core::journal::Fact::Defined { key, value, .. } = fact {
             said.insert(key.clone(), value.is_some());
         }
         house.journal.pop_fact();
@@ -264,8 +264,8 @@ fn a_new_binding_survives_the_clearing_of_the_old_queue() {
 /// The store is of a later version that has more types of exchanges.
 #[test]
 fn an_exchange_of_an_unknown_type_keeps_its_bindings_in_the_store() {
-    use leveret_base::journal::{Definition, DestinationName};
     use leveret_broker::Restored;
+    use leveret_core::journal::{Definition, DestinationName};
     let mut house = TestBroker::new(64);
     house.journal.start(2, true, 1 << 20);
     let (vhost, arguments, auto_delete) = ("/", &[][..], false);
@@ -312,8 +312,8 @@ fn an_exchange_of_an_unknown_type_keeps_its_bindings_in_the_store() {
 
 #[test]
 fn what_was_read_back_goes_out_although_there_was_no_room_for_more() {
-    use leveret_base::journal::Definition;
     use leveret_broker::{Contents, Page, PageIn, Restored};
+    use leveret_core::journal::Definition;
     let mut house = TestBroker::new(64);
     house.journal.start(2, true, 1 << 20);
     let definition = Definition::Queue {

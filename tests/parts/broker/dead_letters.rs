@@ -1,16 +1,16 @@
 //! Dead letters and the length rules: where goes what a queue gives up, what it carries then, and that
 //! nothing is lost on the way, whatever there is no room for and wherever the power goes.
 
-use leveret_base::command::{Command, DeliveryKind, Outbox, Outcome, Settlement};
-use leveret_base::limits::Limits;
-use leveret_base::mem::{MessageFlags, MessageId, Share};
-use leveret_base::password::PasswordHash;
-use leveret_base::time::Now;
+use leveret_amqp::props::Properties;
+use leveret_amqp::{Full, Table, TableWriter, Value, Writer};
+use leveret_broker::restore;
 use leveret_broker::{Page, PageIn};
-use leveret_restore::restore;
-use leveret_store::{Body, Identity, Keeper, Log, Range, Settings};
-use leveret_wire::props::Properties;
-use leveret_wire::{Full, Table, TableWriter, Value, Writer};
+use leveret_core::command::{Command, DeliveryKind, Outbox, Outcome, Settlement};
+use leveret_core::limits::Limits;
+use leveret_core::mem::{MessageFlags, MessageId, Share};
+use leveret_core::password::PasswordHash;
+use leveret_core::time::Now;
+use leveret_storage::{Body, Identity, Keeper, Log, Range, Settings};
 
 use crate::sim_disk::{Mutant, SimDisk, Trouble};
 use crate::support::{At, TestBroker};

@@ -1,10 +1,10 @@
 //! Delayed exchanges: what sleeps, what wakes it, and what becomes of it over power cuts and jumps of time.
 
-use leveret_base::command::{Command, Outcome, Settlement};
-use leveret_base::error::ReplyCode;
-use leveret_base::limits::Limits;
+use leveret_amqp::{Full, TableWriter};
 use leveret_broker::{ExchangeView, Page, PageIn};
-use leveret_wire::{Full, TableWriter};
+use leveret_core::command::{Command, Outcome, Settlement};
+use leveret_core::error::ReplyCode;
+use leveret_core::limits::Limits;
 
 use crate::dead_letters::{Life, declare, disk, empty, filled, got, message_to, publish, table};
 use crate::expiry::pass_to;

@@ -1,9 +1,9 @@
 //! Messages that waited too long, and queues that nobody has a use for, on broker time.
 
-use leveret_base::command::{Command, Outcome, Settlement};
-use leveret_base::limits::Limits;
-use leveret_base::time::Now;
-use leveret_wire::{Full, TableWriter};
+use leveret_amqp::{Full, TableWriter};
+use leveret_core::command::{Command, Outcome, Settlement};
+use leveret_core::limits::Limits;
+use leveret_core::time::Now;
 
 use crate::dead_letters::{
     Life, PERSISTENT, at_every_cut, declare, disk, filled, get, got, message_to, publish, table, with,

@@ -1,9 +1,9 @@
 //! What expires where there is no room for what becomes of it, and when much of it is due at once.
 
-use leveret_base::command::{Command, Outcome, Settlement};
-use leveret_base::limits::Limits;
-use leveret_base::mem::{MessageFlags, MessageId, Share};
-use leveret_base::time::Now;
+use leveret_core::command::{Command, Outcome, Settlement};
+use leveret_core::limits::Limits;
+use leveret_core::mem::{MessageFlags, MessageId, Share};
+use leveret_core::time::Now;
 
 use crate::dead_letters::{
     Life, NOW, PERSISTENT, declare, disk, filled, get, got, message_to, publish, table, with,

@@ -1,7 +1,7 @@
 //! The firehose: what it tells, that it holds up nobody, and that it tells nothing of itself.
 
-use leveret_base::command::{Command, Outcome};
-use leveret_base::limits::Limits;
+use leveret_core::command::{Command, Outcome};
+use leveret_core::limits::Limits;
 
 use crate::dead_letters::{declare, empty, get, publish, table};
 use crate::support::{At, TestBroker};
@@ -69,7 +69,7 @@ fn a_full_queue_of_copies_holds_up_nobody_and_keeps_nothing_back() {
         let outcome = house.offer(at, "q", 10);
         assert_eq!(outcome, Outcome::Published, "round {round}");
         let got = get(&mut house, at, "q").expect("what was published");
-        house.settle(at, got.tag, false, leveret_base::command::Settlement::Ack);
+        house.settle(at, got.tag, false, leveret_core::command::Settlement::Ack);
     }
     let copies = house.ready(at, "copies");
     assert!((200..400).contains(&copies), "{copies} of 4000");

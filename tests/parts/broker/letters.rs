@@ -1,7 +1,7 @@
 //! Dead letters that go far: refused on their way, or with a past that somebody made up.
 
-use leveret_base::command::{Command, Outcome, Settlement};
-use leveret_wire::{TableWriter, Writer};
+use leveret_amqp::{TableWriter, Writer};
+use leveret_core::command::{Command, Outcome, Settlement};
 
 use crate::dead_letters::{Life, PERSISTENT, declare, disk, empty, got, publish, table, to, with};
 use crate::support::TestBroker;

@@ -8,11 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::sim_disk::Random;
 use crate::support::{PRIORITIES, SINGLE_ACTIVE, with_priority};
-use leveret_base::command::{ChannelId, Command, ConnectionId, DeliveryKind, Outbox, Outcome, Settlement};
-use leveret_base::journal::Journal;
-use leveret_base::limits::Limits;
-use leveret_base::mem::{MessageFlags, MessageId, Messages, Share};
 use leveret_broker::{Broker, Gauges, Work};
+use leveret_core::command::{ChannelId, Command, ConnectionId, DeliveryKind, Outbox, Outcome, Settlement};
+use leveret_core::journal::Journal;
+use leveret_core::limits::Limits;
+use leveret_core::mem::{MessageFlags, MessageId, Messages, Share};
 
 fn limits() -> Limits {
     Limits {
@@ -369,7 +369,9 @@ fn random_lives_leave_every_pool_empty() {
     for seed in seeds {
         let result = std::panic::catch_unwind(|| run(seed));
         if let Err(panic) = result {
-            eprintln!("replay with: LEVERET_SEED={seed} cargo test --profile checked --test broker lives::");
+            eprintln!(
+                "replay with: LEVERET_SEED={seed} cargo test --profile checked -p leveret-broker --test broker lives::"
+            );
             std::panic::resume_unwind(panic);
         }
     }

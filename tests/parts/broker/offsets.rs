@@ -4,12 +4,12 @@
 use super::sim_disk::{Mutant, SimDisk, Trouble};
 use crate::dead_letters::{PERSISTENT, get, publish};
 use crate::support::TestBroker;
-use leveret_base::command::{QueueId, Settlement};
-use leveret_base::journal::{Definition, Fact};
-use leveret_base::limits::Limits;
-use leveret_base::time::Now;
 use leveret_broker::{Contents, Fetch, Page, PageIn, Restored};
-use leveret_store::{
+use leveret_core::command::{QueueId, Settlement};
+use leveret_core::journal::{Definition, Fact};
+use leveret_core::limits::Limits;
+use leveret_core::time::Now;
+use leveret_storage::{
     Body, Identity, Log, Message, Range, Record, Refused, Settings, Target, Targets, Urgency,
 };
 use proptest::prelude::*;

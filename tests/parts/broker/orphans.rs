@@ -1,8 +1,8 @@
 //! A queue that adopts an orphan, before the messages of the orphan stand in it.
 
-use leveret_base::command::{Command, Outcome};
-use leveret_base::limits::Limits;
 use leveret_broker::Contents;
+use leveret_core::command::{Command, Outcome};
+use leveret_core::limits::Limits;
 
 use crate::support::{At, TestBroker};
 

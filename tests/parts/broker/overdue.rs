@@ -3,10 +3,10 @@
 use crate::dead_letters::{declare, table};
 use crate::policies::policy;
 use crate::support::{At, TestBroker};
-use leveret_base::command::{Command, Outcome, Settlement};
-use leveret_base::limits::Limits;
-use leveret_base::time::{Deadline, Now};
 use leveret_broker::{Overdue, PolicyKind};
+use leveret_core::command::{Command, Outcome, Settlement};
+use leveret_core::limits::Limits;
+use leveret_core::time::{Deadline, Now};
 
 const TIMEOUT_S: u64 = 1_800;
 

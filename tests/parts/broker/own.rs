@@ -1,9 +1,9 @@
 //! Connections of this broker's own: the local end of a bridge.
 
-use leveret_base::command::{Command, Outbox, Outcome, Refusal};
-use leveret_base::limits::Limits;
-use leveret_base::mem::{MessageFlags, Share};
-use leveret_wire::Properties;
+use leveret_amqp::Properties;
+use leveret_core::command::{Command, Outbox, Outcome, Refusal};
+use leveret_core::limits::Limits;
+use leveret_core::mem::{MessageFlags, Share};
 
 use crate::support::{At, TestBroker};
 

@@ -1,7 +1,7 @@
 //! Runtime parameters: kept over restarts and kills, bounded, and gone with their virtual host.
 
-use leveret_base::limits::Limits;
 use leveret_broker::{OperatorFault, PARAMETER_BYTES_MAX, ParameterNeeds, ParameterView};
+use leveret_core::limits::Limits;
 
 use crate::dead_letters::{Life, disk};
 use crate::support::TestBroker;

@@ -1,10 +1,10 @@
 //! Policies: which apply, what they and arguments say together, and that a change acts on what is there, in
 //! steps, and is undone by its end; over restarts too.
 
-use leveret_base::command::{Command, Outcome, Settlement};
-use leveret_base::limits::Limits;
+use leveret_amqp::{Full, TableWriter};
 use leveret_broker::{ApplyTo, NewPolicy, OperatorFault, PolicyKind};
-use leveret_wire::{Full, TableWriter};
+use leveret_core::command::{Command, Outcome, Settlement};
+use leveret_core::limits::Limits;
 
 use crate::dead_letters::{Life, PERSISTENT, declare, disk, get, got, publish, table};
 use crate::expiry::pass_to;

@@ -1,6 +1,6 @@
 //! A prefetch that the consumers of a channel have together: who gets what it allows.
 
-use leveret_base::command::{Command, Settlement};
+use leveret_core::command::{Command, Settlement};
 
 use crate::support::{At, TestBroker};
 

@@ -6,10 +6,10 @@ use crate::dead_letters::{Life, disk, get, message_to};
 use crate::sim_disk::{Random, SimDisk, Trouble};
 use crate::spilling::store;
 use crate::support::{At, PRIORITIES, TestBroker, with_priority};
-use leveret_base::command::{Command, Outcome, Settlement};
-use leveret_base::journal::{Definition, Fact};
-use leveret_base::limits::Limits;
 use leveret_broker::{Restored, levels_of};
+use leveret_core::command::{Command, Outcome, Settlement};
+use leveret_core::journal::{Definition, Fact};
+use leveret_core::limits::Limits;
 
 /// The highest priority of [`PRIORITIES`].
 const MAX: u8 = 5;

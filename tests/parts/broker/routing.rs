@@ -3,12 +3,12 @@
 
 use std::collections::BTreeSet;
 
-use leveret_base::command::{ChannelId, Command, ConnectionId, Outcome};
-use leveret_base::journal::Journal;
-use leveret_base::limits::Limits;
-use leveret_base::mem::{MessageFlags, Messages, Share};
+use leveret_amqp::{Table, Value};
 use leveret_broker::{Broker, Context, Work};
-use leveret_wire::{Table, Value};
+use leveret_core::command::{ChannelId, Command, ConnectionId, Outcome};
+use leveret_core::journal::Journal;
+use leveret_core::limits::Limits;
+use leveret_core::mem::{MessageFlags, Messages, Share};
 use proptest::collection::vec;
 use proptest::prelude::*;
 

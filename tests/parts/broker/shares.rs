@@ -2,10 +2,10 @@
 
 use crate::dead_letters::message_to;
 use crate::support::{At, TestBroker};
-use leveret_base::command::{Command, Outcome, Settlement};
-use leveret_base::limits::Limits;
-use leveret_base::mem::{MessageFlags, Share};
 use leveret_broker::UserLimits;
+use leveret_core::command::{Command, Outcome, Settlement};
+use leveret_core::limits::Limits;
+use leveret_core::mem::{MessageFlags, Share};
 
 const BODY: u32 = 4000;
 

@@ -1,9 +1,9 @@
 //! A queue with a single active consumer: who is next, and that nobody is forgotten.
 
 use crate::support::{At, SINGLE_ACTIVE, TestBroker};
-use leveret_base::command::{Command, Outcome, Settlement};
-use leveret_base::limits::Limits;
 use leveret_broker::ConsumerActivity;
+use leveret_core::command::{Command, Outcome, Settlement};
+use leveret_core::limits::Limits;
 
 fn house() -> TestBroker {
     TestBroker::with(&Limits { unacknowledged_max: 1024, connections_max: 16, ..Limits::default() })
@@ -115,8 +115,8 @@ fn nobody_has_it_for_himself_and_a_queue_goes_with_its_last_consumer() {
 /// one.
 #[test]
 fn a_rebuilt_queue_that_is_declared_with_one_active_consumer_has_one() {
-    use leveret_base::journal::Definition;
     use leveret_broker::Restored;
+    use leveret_core::journal::Definition;
     let mut house = house();
     house.journal.start(2, true, 1 << 20);
     let definition = Definition::Queue {

@@ -3,12 +3,12 @@
 //! A consumer that keeps up wants the next messages back at once; each that left without need is read from
 //! the card, checked and kept again.
 
-use leveret_base::command::{Command, Outcome};
-use leveret_base::limits::Limits;
-use leveret_base::mem::{MessageFlags, MessageId, Share};
 use leveret_broker::{Page, PageIn};
 use leveret_config::board::BOARDS;
 use leveret_config::{Config, Layer};
+use leveret_core::command::{Command, Outcome};
+use leveret_core::limits::Limits;
+use leveret_core::mem::{MessageFlags, MessageId, Share};
 
 use crate::support::{At, TestBroker};
 

@@ -1,9 +1,9 @@
 //! What a start makes of a disk that refuses to be read: who may come in does not hang on its mood.
 
-use leveret_base::password::PasswordHash;
-use leveret_base::time::Now;
-use leveret_restore::restore;
-use leveret_store::{Disk, Log, Settings};
+use leveret_broker::restore;
+use leveret_core::password::PasswordHash;
+use leveret_core::time::Now;
+use leveret_storage::{Disk, Log, Settings};
 
 use crate::dead_letters::{IDENTITY, Life};
 use crate::sim_disk::{Mutant, SimDisk};

@@ -2,12 +2,12 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test uses a part of it")]
 
-use leveret_base::command::{ChannelId, Command, ConnectionId, Outbox, Outcome, Settlement};
-use leveret_base::journal::{Batch, Journal};
-use leveret_base::limits::Limits;
-use leveret_base::mem::{MessageFlags, MessageId, Messages, Share};
-use leveret_base::password::PasswordHash;
 use leveret_broker::{Broker, Work};
+use leveret_core::command::{ChannelId, Command, ConnectionId, Outbox, Outcome, Settlement};
+use leveret_core::journal::{Batch, Journal};
+use leveret_core::limits::Limits;
+use leveret_core::mem::{MessageFlags, MessageId, Messages, Share};
+use leveret_core::password::PasswordHash;
 
 /// What a call to the broker of a house works with.
 #[macro_export]

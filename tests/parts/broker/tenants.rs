@@ -2,17 +2,17 @@
 //! be asked of the broker, in any order: nobody sleeps who could be served, and nothing is left at the end.
 //!
 //! ```sh
-//! LEVERET_SEED=1..5001 cargo test --profile checked --test broker tenants        many
+//! LEVERET_SEED=1..5001 cargo test --profile checked -p leveret-broker --test broker tenants        many
 //! ```
 
-use leveret_base::command::{ChannelId, Command, ConnectionId, Outbox, Outcome, Settlement};
-use leveret_base::limits::Limits;
-use leveret_base::mem::MessageFlags;
-use leveret_base::password::PasswordHash;
-use leveret_base::time::Now;
+use leveret_amqp::Full;
+use leveret_amqp::field::{TableWriter, Value};
 use leveret_broker::{ApplyTo, Gauges, NewPolicy, PolicyKind};
-use leveret_wire::Full;
-use leveret_wire::field::{TableWriter, Value};
+use leveret_core::command::{ChannelId, Command, ConnectionId, Outbox, Outcome, Settlement};
+use leveret_core::limits::Limits;
+use leveret_core::mem::MessageFlags;
+use leveret_core::password::PasswordHash;
+use leveret_core::time::Now;
 
 use crate::dead_letters::table;
 use crate::sim_disk::Random;
@@ -451,7 +451,9 @@ fn nobody_is_forgotten_and_nothing_is_left() {
     };
     for seed in seeds {
         if std::panic::catch_unwind(|| live(seed)).is_err() {
-            panic!("replay with: LEVERET_SEED={seed} cargo test --profile checked --test broker tenants");
+            panic!(
+                "replay with: LEVERET_SEED={seed} cargo test --profile checked -p leveret-broker --test broker tenants"
+            );
         }
     }
 }

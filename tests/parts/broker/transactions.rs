@@ -1,6 +1,6 @@
 //! What a transaction published reaches consumers only when all of it is durable.
 
-use leveret_base::command::{Command, Outcome};
+use leveret_core::command::{Command, Outcome};
 
 use crate::dead_letters::{Life, PERSISTENT, declare, disk, publish, table};
 use crate::support::At;

@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use leveret_base::command::{Command, DeliveryKind, Outbox, Settlement};
-use leveret_base::limits::Limits;
+use leveret_core::command::{Command, DeliveryKind, Outbox, Settlement};
+use leveret_core::limits::Limits;
 
 use crate::dead_letters::{declare, publish, table};
 use crate::sim_disk::Random;

@@ -8,9 +8,9 @@ use std::path::Path;
 
 use crate::home::Home;
 use crate::sockets::{Broker, Link, publish};
-use leveret::store::{FileDisk, Identity, Log, Record, Settings, Urgency};
-use leveret::time::Now;
-use leveret::wire::{Method, Table};
+use leveret_amqp::{Method, Table};
+use leveret_core::time::Now;
+use leveret_storage::{FileDisk, Identity, Log, Record, Settings, Urgency};
 
 /// More than the least `exchanges_max` has room for.
 const EXCHANGES: [&str; 9] = ["x1", "x2", "x3", "x4", "x5", "x6", "x7", "x8", "x9"];

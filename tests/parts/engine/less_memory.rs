@@ -5,7 +5,7 @@
 
 use crate::home::Home;
 use crate::sockets::{Broker, Link, publish};
-use leveret::wire::{Method, Table};
+use leveret_amqp::{Method, Table};
 
 const MESSAGES: usize = 600;
 const LARGE_BYTES: usize = 6 << 20;

@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 use crate::home::{Home, patience};
 use crate::sockets::{Broker, Link};
 use crate::world::{content_frames, declare, method_frame};
-use leveret::config::{Config, Layer};
-use leveret::limits::Limits;
-use leveret::wire::{Method, Table};
+use leveret_amqp::{Method, Table};
+use leveret_config::{Config, Layer};
+use leveret_core::limits::Limits;
 
 /// How long a broker that takes nothing more is tried.
 const FULL_AFTER_S: u64 = 1;
@@ -237,7 +237,7 @@ fn stays_within_its_limit(board: &str) {
     let now = status_bytes(&broker, "VmRSS:");
     eprintln!("{board}: {sent} messages, {now} bytes resident, {peak} at most, of {limit}");
     assert!(peak <= limit, "{peak} bytes resident, and memory_limit is {limit}");
-    let reserved = config.limits.memory_table(&leveret::host::record_sizes(&config)).bytes();
+    let reserved = config.limits.memory_table(&leveret_daemon::record_sizes(&config)).bytes();
     assert!(now > reserved / 2, "{now} bytes are not what full pools take, {reserved}");
 }
 
@@ -277,7 +277,7 @@ fn locked_memory_is_all_there_from_the_start_and_within_the_limit() {
     let config = profile("pi-zero-w");
     let broker = Broker::start(&["--board", "pi-zero-w", "--config", path.to_str().expect("UTF-8")]);
     let (locked, resident) = (status_bytes(&broker, "VmLck:"), status_bytes(&broker, "VmHWM:"));
-    let table = config.limits.memory_table(&leveret::host::record_sizes(&config));
+    let table = config.limits.memory_table(&leveret_daemon::record_sizes(&config));
     assert!(locked >= resident / 10 * 9, "{locked} of {resident} bytes are locked");
     assert!(resident >= table.bytes() / 4 * 3, "{resident} bytes are not all that was reserved");
     assert!(resident <= config.memory_limit_bytes, "{resident} bytes");

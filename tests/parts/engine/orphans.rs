@@ -7,7 +7,7 @@ use std::process::Command;
 
 use crate::home::Home;
 use crate::sockets::{Broker, Link, publish};
-use leveret::wire::{Method, Table};
+use leveret_amqp::{Method, Table};
 
 /// `delivery_mode` 2.
 const PERSISTENT: &[u8] = &[0x10, 0x00, 2];

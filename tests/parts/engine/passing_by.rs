@@ -3,7 +3,7 @@
 //! Why it exists: a card wears with every sync, and a message that a consumer took at once needs no place on
 //! it. Counted in commits, as the broker tells them at its end, so no clock has a say in it.
 
-use leveret::wire::{Method, Table};
+use leveret_amqp::{Method, Table};
 
 use crate::sockets::{Broker, Frame, Link, publish};
 use crate::world::consume;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::home;
 use crate::sockets::{Broker, Link, publish};
 use crate::world::{declare, method_frame, purge, qos};
-use leveret::wire::{Method, Table};
+use leveret_amqp::{Method, Table};
 
 /// Room for a thousand messages; a single queue takes 800 of them.
 const CONFIG: &str = "[limits]\nmessages_max = 1000\n";

@@ -14,61 +14,48 @@ mod docs;
 mod web;
 
 /// Each package and all packages of the workspace that it may depend on.
-const DEPENDS_ON: [(&str, &[&str]); 12] = [
-    ("rooms/base", &[]),
-    ("rooms/wire", &["base"]),
-    ("rooms/session", &["base", "wire"]),
-    ("rooms/broker", &["base", "wire"]),
-    ("rooms/store", &["base"]),
-    ("rooms/restore", &["base", "broker", "store"]),
-    ("operator/fields", &[]),
-    ("operator/config", &["base", "fields"]),
-    ("operator/tls", &["base", "config"]),
-    ("operator/bridge", &["base", "wire", "config"]),
-    ("operator/requests", &["base", "wire", "broker", "fields"]),
+const DEPENDS_ON: [(&str, &[&str]); 11] = [
+    ("core", &[]),
+    ("amqp", &["core"]),
+    ("json", &[]),
+    ("storage", &["core"]),
+    ("broker", &["amqp", "core", "storage"]),
+    ("connection", &["amqp", "core"]),
+    ("config", &["core", "json"]),
+    ("tls", &["config", "core"]),
+    ("bridge", &["amqp", "config", "core"]),
+    ("management", &["amqp", "broker", "core", "json"]),
     (
-        "engine",
-        &[
-            "base", "wire", "session", "broker", "store", "restore", "fields", "config", "tls", "bridge",
-            "requests",
-        ],
+        "server",
+        &["amqp", "bridge", "broker", "config", "connection", "core", "json", "management", "storage", "tls"],
     ),
 ];
 
-const UNSAFE_FILE: &str = "rooms/base/mem/give_back.rs";
+const UNSAFE_FILE: &str = "core/mem/give_back.rs";
 
 /// Packages to which time and bytes are handed.
-const WITHOUT_CLOCK: [&str; 9] = [
-    "rooms/base",
-    "rooms/wire",
-    "rooms/session",
-    "rooms/broker",
-    "rooms/store",
-    "rooms/restore",
-    "operator/fields",
-    "operator/bridge",
-    "engine",
-];
+const WITHOUT_CLOCK: [&str; 8] =
+    ["core/", "amqp/", "json/", "storage/", "broker/", "connection/", "bridge/", "server/"];
 const CLOCKS_AND_SOCKETS: [&str; 3] = ["std::net", "Instant::now", "SystemTime"];
 
 /// Packages that handle what peers send.
-const OF_PEERS: [&str; 6] =
-    ["rooms/session", "rooms/broker", "operator/requests", "operator/tls", "operator/bridge", "engine"];
+const OF_PEERS: [&str; 6] = ["broker/", "connection/", "tls/", "bridge/", "management/", "server/"];
 const LOG_CALLS: [&str; 5] = ["log::error!", "log::warn!", "log::info!", "log::log!", "use log::"];
 /// Files of these that may log past the limiter, because no peer can cause a line, or at most one a minute.
-const LOG_FREELY: [&str; 12] = [
-    "operator/requests/systemd.rs",
-    "operator/tls/certificates.rs",
-    "operator/tls/known_time.rs",
-    "operator/tls/revoked.rs",
-    "rooms/broker/access/users.rs",
-    "rooms/broker/letters/",
-    "rooms/broker/queues/page_in.rs",
-    "rooms/broker/queues/push.rs",
-    "rooms/session/output.rs",
-    "engine/disk.rs",
-    "engine/stop.rs",
-    "engine/store_driver.rs",
+const LOG_FREELY: [&str; 13] = [
+    "broker/from_store.rs",
+    "management/systemd.rs",
+    "tls/certificates.rs",
+    "tls/known_time.rs",
+    "tls/revoked.rs",
+    "broker/access/users.rs",
+    "broker/letters/",
+    "broker/queues/page_in.rs",
+    "broker/queues/push.rs",
+    "connection/output.rs",
+    "server/disk.rs",
+    "server/stop.rs",
+    "server/store_driver.rs",
 ];
 
 fn project() -> &'static Path {
@@ -137,24 +124,25 @@ fn rust_files(folder: &Path) -> Vec<PathBuf> {
 
 #[test]
 fn a_broken_rule_is_found() {
-    let manifest = "[dependencies]\nleveret-base = { path = \"../base\" }\nleveret-store.workspace = true\n";
-    assert_eq!(wrong_dependencies("p", manifest, &["base"]), ["p/Cargo.toml: depends on leveret-store"]);
-    let tests_only = "[dependencies]\n[dev-dependencies]\nleveret-store = { path = \"../store\" }\n";
+    let manifest =
+        "[dependencies]\nleveret-core = { path = \"../core\" }\nleveret-storage.workspace = true\n";
+    assert_eq!(wrong_dependencies("p", manifest, &["core"]), ["p/Cargo.toml: depends on leveret-storage"]);
+    let tests_only = "[dependencies]\n[dev-dependencies]\nleveret-storage = { path = \"../storage\" }\n";
     assert!(wrong_dependencies("p", tests_only, &[]).is_empty());
     for (name, text) in [
-        ("rooms/broker/queue.rs", "fn f() { std::time::Instant::now(); }"),
-        ("engine/turn.rs", "use std::net::TcpStream;"),
-        ("host/a.rs", "unsafe fn f() {}"),
-        ("engine/turn.rs", "#[cfg(test)]\nmod tests;\nfn f() { log::warn!(\"x\") }"),
+        ("broker/queue.rs", "fn f() { std::time::Instant::now(); }"),
+        ("server/turn.rs", "use std::net::TcpStream;"),
+        ("daemon/a.rs", "unsafe fn f() {}"),
+        ("server/turn.rs", "#[cfg(test)]\nmod tests;\nfn f() { log::warn!(\"x\") }"),
     ] {
         assert_eq!(wrong_lines(name, text).len(), 1, "{name}: {text}");
     }
     for (name, text) in [
-        ("host/a.rs", "use std::net::TcpStream; fn f() { log::warn!(\"x\") }"),
-        ("engine/turn.rs", "// Instant::now\n#[cfg(test)]\nmod tests {\n    use std::net::TcpStream;\n}"),
+        ("daemon/a.rs", "use std::net::TcpStream; fn f() { log::warn!(\"x\") }"),
+        ("server/turn.rs", "// Instant::now\n#[cfg(test)]\nmod tests {\n    use std::net::TcpStream;\n}"),
         (UNSAFE_FILE, "unsafe fn f() {}"),
-        ("engine/disk.rs", "fn f() { log::warn!(\"x\") }"),
-        ("engine/turn.rs", "fn f() { log::debug!(\"x\") }"),
+        ("server/disk.rs", "fn f() { log::warn!(\"x\") }"),
+        ("server/turn.rs", "fn f() { log::debug!(\"x\") }"),
     ] {
         assert!(wrong_lines(name, text).is_empty(), "{name}: {text}");
     }

@@ -1,11 +1,11 @@
 //! An open connection: channels, contents, replies, confirms and deliveries, each where it belongs.
 
 use crate::support::*;
-use leveret_base::journal::Batch;
-use leveret_base::limits::Limits;
-use leveret_base::mem::{PoolFull, Share};
-use leveret_session::{Suspension, Timeout};
-use leveret_wire::{Method, Table};
+use leveret_amqp::{Method, Table};
+use leveret_connection::{Suspension, Timeout};
+use leveret_core::journal::Batch;
+use leveret_core::limits::Limits;
+use leveret_core::mem::{PoolFull, Share};
 
 #[test]
 fn an_empty_queue_name_is_the_one_declared_last_and_line_ends_vanish() {
@@ -221,7 +221,7 @@ fn half_sent_bodies_fill_their_share_and_no_more() {
     };
     let mut one = open_channels(&mut world, &[1]);
     one.run(&mut world, &half(1, 700_000));
-    let mut other = Host::with_id(&world, leveret_base::command::ConnectionId::from_index(1));
+    let mut other = Host::with_id(&world, leveret_core::command::ConnectionId::from_index(1));
     other.run(&mut world, &handshake(&CAPABLE, b"\0guest\0guest", 131_072, 0));
     other.run(&mut world, &open_channel(1));
     other.run(&mut world, &open_channel(2));
@@ -266,7 +266,7 @@ fn contents_that_do_not_go_on_are_closed_while_others_may_take_long() {
     let start = world.now.as_ms();
     // The other channel is busy all the time.
     while world.now.as_ms() < start + 29_000 {
-        world.now = leveret_base::time::Now::from_ms(world.now.as_ms() + 1000);
+        world.now = leveret_core::time::Now::from_ms(world.now.as_ms() + 1000);
         host.run(&mut world, &publish(2, "k", b"busy"));
         assert_eq!(host.timeout(&mut world), Timeout::GoOn);
     }
@@ -282,7 +282,7 @@ fn contents_that_do_not_go_on_are_closed_while_others_may_take_long() {
     let mut host = open_channels(&mut world, &[1]);
     for octet in publish(1, "k", &[1; 100]) {
         host.run(&mut world, &[octet]);
-        world.now = leveret_base::time::Now::from_ms(world.now.as_ms() + 1_000);
+        world.now = leveret_core::time::Now::from_ms(world.now.as_ms() + 1_000);
         assert_eq!(host.timeout(&mut world), Timeout::GoOn);
     }
     assert_eq!(host.rules.log.len(), 1);
@@ -308,9 +308,9 @@ fn a_bad_end_of_a_body_closes_and_deafens() {
 
 #[test]
 fn records_are_small() {
-    let bytes = size_of::<leveret_session::Connection>();
+    let bytes = size_of::<leveret_connection::Connection>();
     assert!(bytes <= 512, "{bytes}");
-    assert!(leveret_session::Pools::channel_record_bytes() <= 528);
+    assert!(leveret_connection::Pools::channel_record_bytes() <= 528);
 }
 
 #[test]

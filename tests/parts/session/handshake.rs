@@ -1,9 +1,9 @@
 //! Handshakes and their ends: what RabbitMQ 3.10 answers, word by word, and how long anybody is waited for.
 
 use crate::support::*;
-use leveret_base::error::{Fault, ReplyCode};
-use leveret_session::Timeout;
-use leveret_wire::Method;
+use leveret_amqp::Method;
+use leveret_connection::Timeout;
+use leveret_core::error::{Fault, ReplyCode};
 
 fn close_ok() -> Vec<u8> {
     method(0, &Method::ConnectionCloseOk {})

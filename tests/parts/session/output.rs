@@ -1,9 +1,9 @@
 //! What an open connection writes, and when: replies, confirms and deliveries, each in its place.
 
 use crate::support::*;
-use leveret_base::error::{Fault, ReplyCode};
-use leveret_session::Suspension;
-use leveret_wire::Method;
+use leveret_amqp::Method;
+use leveret_connection::Suspension;
+use leveret_core::error::{Fault, ReplyCode};
 
 #[test]
 fn a_return_comes_before_its_confirm_and_others_do_not_wait_for_it() {

@@ -7,8 +7,8 @@ use std::collections::HashMap;
 
 use crate::random::Random;
 use crate::support::*;
-use leveret_session::{Stage, Suspension};
-use leveret_wire::{FrameKind, Method, Table, next_frame};
+use leveret_amqp::{FrameKind, Method, Table, next_frame};
+use leveret_connection::{Stage, Suspension};
 
 const SEEDS: u64 = if cfg!(debug_assertions) { 40 } else { 400 };
 

@@ -8,20 +8,20 @@
 
 use std::collections::VecDeque;
 
-use leveret_base::command::{
-    ChannelId, Command, ConnectionId, Delivery, DeliveryKind, Name, Outbox, Outcome, ReplyOrder,
-};
-use leveret_base::error::{Fault, ReplyCode};
-use leveret_base::journal::Batch;
-use leveret_base::limits::Limits;
-use leveret_base::log_limiter::{LogLimiter, LogSource};
-use leveret_base::mem::{MessageFlags, MessageId, Messages, PoolFull, Share};
-use leveret_base::password::Secret;
-use leveret_base::time::Now;
-use leveret_session::{
+use leveret_amqp::{ContentHeader, FrameKind, Method, Properties, Table, Writer, next_frame};
+use leveret_connection::{
     Connection, Context, Identity, Names, Peer, Pools, Settings, Step, Suspension, Timeout,
 };
-use leveret_wire::{ContentHeader, FrameKind, Method, Properties, Table, Writer, next_frame};
+use leveret_core::command::{
+    ChannelId, Command, ConnectionId, Delivery, DeliveryKind, Name, Outbox, Outcome, ReplyOrder,
+};
+use leveret_core::error::{Fault, ReplyCode};
+use leveret_core::journal::Batch;
+use leveret_core::limits::Limits;
+use leveret_core::log_limiter::{LogLimiter, LogSource};
+use leveret_core::mem::{MessageFlags, MessageId, Messages, PoolFull, Share};
+use leveret_core::password::Secret;
+use leveret_core::time::Now;
 
 /// The pools and settings around sessions.
 pub struct World {
@@ -308,7 +308,7 @@ pub struct Host {
 
 macro_rules! context {
     ($world:expr) => {
-        leveret_session::Context {
+        leveret_connection::Context {
             now: $world.now,
             pools: &mut $world.pools,
             messages: &mut $world.messages,

@@ -3,11 +3,11 @@
 use std::io;
 
 use super::sim_disk::{Mutant, SimDisk, Trouble};
-use leveret_base::journal::definition::ACCESS_WRITTEN_KEY;
-use leveret_base::journal::{Definition, Journal};
-use leveret_base::mem::{MessageLimits, Messages};
-use leveret_base::time::Now;
-use leveret_store::{
+use leveret_core::journal::definition::ACCESS_WRITTEN_KEY;
+use leveret_core::journal::{Definition, Journal};
+use leveret_core::mem::{MessageLimits, Messages};
+use leveret_core::time::Now;
+use leveret_storage::{
     ACCESS_SLOTS, Access, Disk, Identity, Keeper, Log, Record, Report, Settings, Urgency, Write,
 };
 

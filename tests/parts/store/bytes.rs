@@ -1,8 +1,8 @@
 //! What the log writes for what it keeps: bytes per message byte under load, one block for a lone confirm.
 
 use super::sim_disk::{Mutant, SimDisk, Trouble};
-use leveret_base::time::Now;
-use leveret_store::{
+use leveret_core::time::Now;
+use leveret_storage::{
     Body, FileDisk, Identity, Log, Message, Range, Record, Refused, Settings, Target, Targets, Urgency,
 };
 

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::sim_disk::{Mutant, SimDisk, Trouble};
-use leveret_base::time::Now;
-use leveret_store::{
+use leveret_core::time::Now;
+use leveret_storage::{
     Body, Disk, Identity, Log, Message, Range, Ranges, Record, Settings, Target, Targets, Urgency,
 };
 

@@ -1,8 +1,8 @@
 //! A length that no checksum has proven takes no memory: what damage claims is read in small steps at most.
 
 use super::sim_disk::{Mutant, SimDisk, Trouble};
-use leveret_base::time::Now;
-use leveret_store::{
+use leveret_core::time::Now;
+use leveret_storage::{
     ACCESS_SLOTS, Body, Disk, FETCH_BYTES, Identity, Log, Message, Range, Record, Settings, Target, Targets,
     Urgency,
 };

@@ -3,9 +3,9 @@
 //! Nothing else reads in these lives, so the disk's own count is the cleaner's.
 
 use super::sim_disk::{Mutant, SimDisk, Trouble};
-use leveret_base::journal::definition::ACCESS_WRITTEN_KEY;
-use leveret_base::time::Now;
-use leveret_store::{
+use leveret_core::journal::definition::ACCESS_WRITTEN_KEY;
+use leveret_core::time::Now;
+use leveret_storage::{
     Body, Identity, Log, Message, Range, Record, Refused, Settings, Target, Targets, Urgency,
 };
 

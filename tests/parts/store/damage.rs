@@ -2,7 +2,7 @@
 //! look like nobody's. What can be told apart is told apart.
 
 use crate::sim_disk::{Random, SimDisk, Trouble};
-use leveret_store::{
+use leveret_storage::{
     Body, Disk, Log, Message, NEWEST_SLOT, REPAIR_SLOT, Range, Record, Settings, Target, Targets, Urgency,
 };
 
@@ -449,7 +449,7 @@ fn the_last_commit_of_a_segment_and_its_footer_damaged_cost_what_they_touched() 
             for start in 0..3 {
                 let (mut log, report) = open(&disk, IDENTITY);
                 assert_eq!(report.commits_missing, 1, "{case}, start {start}: {report:?}");
-                let is_told = |aside: &leveret_store::SetAside| {
+                let is_told = |aside: &leveret_storage::SetAside| {
                     aside.slot == slot && (aside.from..aside.to).contains(&(at as u32))
                 };
                 assert!(report.set_aside.iter().any(is_told), "{case}, start {start}: {report:?}");

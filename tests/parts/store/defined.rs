@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::sim_disk::{Mutant, SimDisk, Trouble};
-use leveret_base::journal::Definition;
-use leveret_base::time::Now;
-use leveret_store::{
+use leveret_core::journal::Definition;
+use leveret_core::time::Now;
+use leveret_storage::{
     BLOCK_BYTES, Body, Disk, Identity, Log, Message, Record, Report, Settings, Target, Targets, Urgency,
 };
 
@@ -89,7 +89,7 @@ impl Store {
         for _ in 0..messages {
             self.publish(&[1], self.offset);
             if !self.offset.is_multiple_of(100) {
-                let range = leveret_store::Range { start: self.offset, end: self.offset + 1 };
+                let range = leveret_storage::Range { start: self.offset, end: self.offset + 1 };
                 self.log.settle(1, range, Urgency::Lazy, self.now);
             }
             self.offset += 1;

@@ -5,8 +5,8 @@
 use std::io;
 
 use super::sim_disk::{Mutant, SimDisk, Trouble};
-use leveret_base::time::Now;
-use leveret_store::{
+use leveret_core::time::Now;
+use leveret_storage::{
     Body, Disk, Identity, Log, Message, Range, Record, Refused, Settings, Target, Targets, Urgency,
 };
 

@@ -7,8 +7,8 @@
 use std::collections::VecDeque;
 
 use super::sim_disk::{Mutant, Random, SimDisk, Trouble};
-use leveret_base::time::Now;
-use leveret_store::{
+use leveret_core::time::Now;
+use leveret_storage::{
     Body, Identity, Log, Message, Range, Record, Refused, Settings, Target, Targets, Urgency,
 };
 

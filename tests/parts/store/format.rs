@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use super::formats::{Folder, ONE, TWO, files_of};
 use super::sim_disk::Random;
 use super::sim_disk::{Mutant, SimDisk, Trouble};
-use leveret_base::journal::Definition;
-use leveret_base::time::Now;
-use leveret_store::{
+use leveret_core::journal::Definition;
+use leveret_core::time::Now;
+use leveret_storage::{
     ACCESS_SLOTS, Body, Disk, FORMAT, FileDisk, Identity, Log, OpenError, Record, Report, Settings, Urgency,
 };
 

@@ -9,8 +9,8 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 
 use super::sim_disk::{Mutant, Random, SimDisk, Trouble};
-use leveret_base::time::Now;
-use leveret_store::{
+use leveret_core::time::Now;
+use leveret_storage::{
     Body, Disk, FileDisk, Identity, Log, Message, Range, Record, Refused, Settings, Target, Targets, Urgency,
 };
 
@@ -223,7 +223,7 @@ impl World {
 
     fn live(&self) -> Vec<(u64, u64)> {
         let queues = self.log.index().queues().iter();
-        let of = |queue: u64, index: &leveret_store::QueueIndex| {
+        let of = |queue: u64, index: &leveret_storage::QueueIndex| {
             let offsets: Vec<u64> = index.live_ranges().flat_map(|range| range.start..range.end).collect();
             offsets.into_iter().map(move |offset| (queue, offset))
         };

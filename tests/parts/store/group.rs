@@ -1,10 +1,10 @@
 //! What belongs together is durable together: a transaction at whose every call the power goes.
 
 use super::sim_disk::{Mutant, SimDisk, Trouble};
-use leveret_base::journal::{Batch, Journal, Settled, Target, Urgency, is_group};
-use leveret_base::mem::{MessageFlags, MessageId, MessageLimits, Messages, Share};
-use leveret_base::time::Now;
-use leveret_store::{Identity, Keeper, Log, SEGMENTS_RESERVED, Settings, Write};
+use leveret_core::journal::{Batch, Journal, Settled, Target, Urgency, is_group};
+use leveret_core::mem::{MessageFlags, MessageId, MessageLimits, Messages, Share};
+use leveret_core::time::Now;
+use leveret_storage::{Identity, Keeper, Log, SEGMENTS_RESERVED, Settings, Write};
 
 const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0x61_0A9 };
 const NOW: Now = Now::from_ms(1);
@@ -113,11 +113,11 @@ impl World {
         let mut sizes = std::collections::BTreeMap::new();
         let log = self.keeper.log();
         log.read_live(&mut self.disk, |record| match record {
-            leveret_store::Record::Message(message) => {
+            leveret_storage::Record::Message(message) => {
                 for target in message.targets.iter().filter(|target| target.queue == OUTPUT) {
                     let bytes = match message.body {
-                        leveret_store::Body::Inline(bytes) => bytes.len() as u64,
-                        leveret_store::Body::Chunked { body, bytes, .. } => {
+                        leveret_storage::Body::Inline(bytes) => bytes.len() as u64,
+                        leveret_storage::Body::Chunked { body, bytes, .. } => {
                             sizes.entry(body).or_insert((0, bytes)).1 = bytes;
                             bytes
                         }
@@ -125,7 +125,7 @@ impl World {
                     found[target.offset as usize] = bytes as usize;
                 }
             }
-            leveret_store::Record::Chunk { body, bytes, .. } => {
+            leveret_storage::Record::Chunk { body, bytes, .. } => {
                 sizes.entry(*body).or_insert((0, 0)).0 += bytes.len() as u64;
             }
             _ => {}

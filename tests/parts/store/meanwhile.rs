@@ -3,8 +3,8 @@
 use std::io;
 
 use crate::sim_disk::{Mutant, SimDisk, Trouble};
-use leveret_base::time::Now;
-use leveret_store::{Access, Disk, Identity, Log, Message, Record, Settings, Target, Targets, Urgency};
+use leveret_core::time::Now;
+use leveret_storage::{Access, Disk, Identity, Log, Message, Record, Settings, Target, Targets, Urgency};
 
 use crate::sample::PLAIN;
 

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use crate::sim_disk::SimDisk;
-use leveret_base::journal::definition::ACCESS_WRITTEN_KEY;
-use leveret_store::{ACCESS_SLOTS, Access, Disk, Log, NEWEST_SLOT, Range, Record, Urgency};
+use leveret_core::journal::definition::ACCESS_WRITTEN_KEY;
+use leveret_storage::{ACCESS_SLOTS, Access, Disk, Log, NEWEST_SLOT, Range, Record, Urgency};
 
 use crate::small::{HEADER_BYTES, IDENTITY, NOW, body, new_disk, open, publish_ten, readable, turn, zero};
 

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use super::sim_disk::{Mutant, SimDisk, Trouble};
-use leveret_base::journal::definition::ACCESS_WRITTEN_KEY;
-use leveret_base::time::Now;
-use leveret_store::{
+use leveret_core::journal::definition::ACCESS_WRITTEN_KEY;
+use leveret_core::time::Now;
+use leveret_storage::{
     Access, BLOCK_BYTES, Body, Disk, Identity, Log, Message, OpenError, Range, Record, Report, Settings,
     Target, Targets, Urgency,
 };

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::io;
 
 use super::sim_disk::{Mutant, SimDisk, Trouble};
-use leveret_base::time::Now;
-use leveret_store::{
+use leveret_core::time::Now;
+use leveret_storage::{
     Body, Disk, Identity, Log, Message, Range, Record, Report, Settings, Target, Targets, Urgency, is_full,
 };
 

@@ -1,6 +1,6 @@
 //! What these tests publish: a test says only what matters to it.
 
-use leveret_store::{Body, Message, Targets};
+use leveret_storage::{Body, Message, Targets};
 
 /// A message as small as may be, but for its body; to no queue.
 pub(crate) const PLAIN: Message<'static> = Message {

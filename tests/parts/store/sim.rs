@@ -1,6 +1,6 @@
 //! The log on a disk that fails in every way we know: random traffic, cuts at any call, recovery, checks.
 //!
-//! A run is a seed: `LEVERET_SEED=n cargo test --profile checked --test store sim::one_seed` replays one,
+//! A run is a seed: `LEVERET_SEED=n cargo test --profile checked -p leveret-storage --test store sim::one_seed` replays one,
 //! `LEVERET_SEEDS=n` runs so many. Checked after each recovery: what was reported durable is there unless it
 //! was settled; what was settled and durable is gone; nothing is invented or altered; definitions are exact;
 //! offsets are never used twice; a life is never lived twice; no synced block was written again.
@@ -12,8 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::bodies::{body_of, content_of};
 use super::sim_disk::{Mutant, Random, SimDisk, Trouble};
-use leveret_base::time::Now;
-use leveret_store::{
+use leveret_core::time::Now;
+use leveret_storage::{
     Body, CommitJob, FetchJob, Identity, Log, Message, Position, Range, Record, Refused, Report, Settings,
     Target, Targets, Urgency,
 };
@@ -703,7 +703,7 @@ fn nothing_durable_is_lost_and_nothing_settled_comes_back() {
         let (complaints, world) = run(seed, Mutant::None);
         assert!(
             complaints.is_empty(),
-            "{complaints:#?}\nreplay: LEVERET_SEED={seed} cargo test --profile checked --test store \
+            "{complaints:#?}\nreplay: LEVERET_SEED={seed} cargo test --profile checked -p leveret-storage --test store \
              sim::one_seed"
         );
         cuts += world.cuts;

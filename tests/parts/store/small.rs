@@ -1,8 +1,8 @@
 //! A log of small segments, as the tests fill it that are about damage.
 
 use crate::sim_disk::{Mutant, SimDisk, Trouble};
-use leveret_base::time::Now;
-use leveret_store::{
+use leveret_core::time::Now;
+use leveret_storage::{
     Body, Disk, Identity, Log, Message, Range, Record, Report, Settings, Target, Targets, Urgency,
 };
 

@@ -5,8 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::sim_disk::{Mutant, SimDisk, Trouble};
-use leveret_base::journal::definition::ACCESS_WRITTEN_KEY;
-use leveret_store::{
+use leveret_core::journal::definition::ACCESS_WRITTEN_KEY;
+use leveret_storage::{
     ACCESS_SLOTS, Body, Disk, Identity, Log, Message, NEWEST_SLOT, Range, Record, Target, Targets, Urgency,
 };
 

@@ -2,9 +2,9 @@
 //! back when everything is consumed.
 
 use super::sim_disk::{Mutant, Random, SimDisk, Trouble};
-use leveret_base::journal::{Definition, DestinationName, IndexRoom};
-use leveret_base::time::Now;
-use leveret_store::{
+use leveret_core::journal::{Definition, DestinationName, IndexRoom};
+use leveret_core::time::Now;
+use leveret_storage::{
     Body, DEFINITION_BYTES, Identity, Log, Message, QUEUE_STANDING_BYTES, Range, Record, Refused, Settings,
     Target, Targets, Urgency,
 };

@@ -4,7 +4,7 @@
 use crate::wire_checks::{
     check_any_frames, check_any_header, check_any_method, check_any_properties, check_any_table, written,
 };
-use leveret_wire::{
+use leveret_amqp::{
     BASIC_CLASS, ContentHeader, Edit, HeadersEdit, Opening, Properties, PropertyEdit, Table, WireError,
     Writer, classify_opening,
 };

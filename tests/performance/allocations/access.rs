@@ -2,12 +2,12 @@
 //! messages that go one way, nor for those that go two by turns, nor where each key is looked at.
 
 use crate::counting::Count;
-use leveret::broker::{Broker, Context, Work};
-use leveret::command::{ChannelId, Command, ConnectionId, Outcome};
-use leveret::journal::Journal;
-use leveret::limits::Limits;
-use leveret::mem::{MessageFlags, Messages, Share};
-use leveret::password::PasswordHash;
+use leveret_broker::{Broker, Context, Work};
+use leveret_core::command::{ChannelId, Command, ConnectionId, Outcome};
+use leveret_core::journal::Journal;
+use leveret_core::limits::Limits;
+use leveret_core::mem::{MessageFlags, Messages, Share};
+use leveret_core::password::PasswordHash;
 
 static COUNT: Count = Count::new();
 

@@ -4,10 +4,10 @@
 
 use crate::counting;
 use crate::home::Home;
-use leveret::store::{
+use leveret_core::time::Now;
+use leveret_storage::{
     Body, FileDisk, Identity, Log, Message, Range, Record, Refused, Settings, Target, Targets, Urgency,
 };
-use leveret::time::Now;
 
 const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0xF112 };
 const QUEUES: u64 = 60;

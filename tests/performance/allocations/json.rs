@@ -7,8 +7,8 @@ use std::io::Cursor;
 
 use super::world::{Shape, World, small_limits};
 use crate::counting::peak_bytes_of;
-use leveret::fields::READING_BYTES;
-use leveret::requests::definitions::{At, parse, read};
+use leveret_json::READING_BYTES;
+use leveret_management::definitions::{At, parse, read};
 
 /// What a request has in all.
 const REQUEST_BYTES: usize = 64 << 10;

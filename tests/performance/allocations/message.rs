@@ -13,10 +13,10 @@ use std::sync::mpsc;
 use crate::home::Home;
 use crate::sockets::{Link, publish};
 use crate::world::{bind, consume, declare, qos};
-use leveret::config::Config;
-use leveret::config::units::ListenAddress;
-use leveret::host::EventLoop;
-use leveret::wire::{Method, Table, Writer};
+use leveret_amqp::{Method, Table, Writer};
+use leveret_config::Config;
+use leveret_config::units::ListenAddress;
+use leveret_daemon::EventLoop;
 
 static COUNT: Count = Count::new();
 
@@ -502,7 +502,7 @@ fn waited(cast: &mut Cast) {
 }
 
 fn aside(cast: &mut Cast) {
-    cast.publisher.write(&leveret::wire::HEARTBEAT_FRAME);
+    cast.publisher.write(&leveret_amqp::HEARTBEAT_FRAME);
     cast.publisher.ask(1, &qos(3));
     cast.publisher.ask(0, &Method::ConnectionUpdateSecret { new_secret: b"x", reason: "y" });
 }

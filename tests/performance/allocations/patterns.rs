@@ -1,12 +1,12 @@
 //! What the patterns of permissions take is what `patterns_bytes_max` counts for them, at least.
 
 use crate::counting;
-use leveret::broker::{Broker, Context, PATTERN_BYTES_MAX, Work};
-use leveret::command::Command;
-use leveret::journal::Journal;
-use leveret::limits::Limits;
-use leveret::mem::{MessageLimits, Messages};
-use leveret::password::PasswordHash;
+use leveret_broker::{Broker, Context, PATTERN_BYTES_MAX, Work};
+use leveret_core::command::Command;
+use leveret_core::journal::Journal;
+use leveret_core::limits::Limits;
+use leveret_core::mem::{MessageLimits, Messages};
+use leveret_core::password::PasswordHash;
 
 /// Sets and uses a pattern where all of them may take so many bytes; says what it took of the heap.
 fn taken(pattern: &str, patterns_bytes_max: u32) -> Option<usize> {
@@ -28,7 +28,7 @@ fn taken(pattern: &str, patterns_bytes_max: u32) -> Option<usize> {
     ask(&mut broker, &mut context, None, Command::LoginExternal { user: "u", from_loopback: true });
     ask(&mut broker, &mut context, None, Command::OpenVhost { vhost: "/" });
     let opened = ask(&mut broker, &mut context, None, Command::OpenChannel { number: 1 });
-    let leveret::command::Outcome::ChannelOpened(channel) = opened else { panic!("{opened:?}") };
+    let leveret_core::command::Outcome::ChannelOpened(channel) = opened else { panic!("{opened:?}") };
     let before = counting::held_bytes();
     broker.access_mut().set_permissions(context.journal_mut(), "u", "/", pattern, ".*", ".*").ok()?;
     // Matching needs space too, which is kept.

@@ -3,10 +3,10 @@
 
 use crate::counting::Count;
 use crate::session_support::*;
-use leveret::command::{ChannelId, Command, Delivery, DeliveryKind, Outbox, Outcome};
-use leveret::mem::MessageId;
-use leveret::session::{Context, Step};
-use leveret::wire::Method;
+use leveret_amqp::Method;
+use leveret_connection::{Context, Step};
+use leveret_core::command::{ChannelId, Command, Delivery, DeliveryKind, Outbox, Outcome};
+use leveret_core::mem::MessageId;
 
 static COUNT: Count = Count::new();
 
@@ -66,7 +66,7 @@ fn nothing_is_allocated_while_messages_flow() {
                     Step::Command { command, .. } => {
                         handled += 1;
                         let outcome = answer(&mut context, command);
-                        host.connection.answer(&mut context, outcome, 0, leveret::journal::Batch::NONE);
+                        host.connection.answer(&mut context, outcome, 0, leveret_core::journal::Batch::NONE);
                     }
                     Step::NeedMore => break,
                     Step::Suspended(_) | Step::Finished => {
@@ -75,7 +75,7 @@ fn nothing_is_allocated_while_messages_flow() {
                     }
                 }
             }
-            world.now = leveret::time::Now::from_ms(world.now.as_ms() + 1000);
+            world.now = leveret_core::time::Now::from_ms(world.now.as_ms() + 1000);
             let mut context: Context<'_> = context!(world);
             host.connection.handle_timeout(&mut context);
             let mut outbox = Copies { message: large, left: 3 };

@@ -5,8 +5,8 @@
 
 use super::world::sim_disk::{Mutant, SimDisk, Trouble};
 use crate::counting::{self, Count};
-use leveret::store::{Body, Identity, Log, Message, Range, Record, Settings, Target, Targets, Urgency};
-use leveret::time::Now;
+use leveret_core::time::Now;
+use leveret_storage::{Body, Identity, Log, Message, Range, Record, Settings, Target, Targets, Urgency};
 
 static COUNT: Count = Count::new();
 

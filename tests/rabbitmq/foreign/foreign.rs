@@ -5,7 +5,7 @@
 //! test has a broker of its own, and ends it, whatever happens; every test ends within a minute, or
 //! as many as patience is asked for.
 //!
-//! `LEVERET_TEST_BROKER=127.0.0.1:5672 cargo test --test foreign with_` runs the same tests against
+//! `LEVERET_TEST_BROKER=127.0.0.1:5672 cargo test -p leveret-foreign --test foreign with_` runs the same tests against
 //! a broker that is there already: RabbitMQ has to pass them all.
 
 #[path = "../../support/home/mod.rs"]

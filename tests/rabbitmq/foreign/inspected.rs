@@ -9,8 +9,8 @@ use lapin::options::{
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Connection, ConnectionProperties, ExchangeKind};
-use leveret::tool::inspect::options::{ExportTo, Options};
-use leveret::tool::inspect::{Verdict, inspect};
+use leveret_cli::inspect::options::{ExportTo, Options};
+use leveret_cli::inspect::{Verdict, inspect};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;

@@ -10,7 +10,7 @@ import re
 PLACES = [
     # The commit that says that a segment has left opens its file anew: a power cut in between leaves neither.
     (
-        "src/rooms/store/build.rs",
+        "src/storage/commit_builder.rs",
         "        let job = self.build(&mut in_flight, now)?;\n",
         "        if PLANTED(\"file-reused-in-the-commit-that-frees-it\") {\n"
         "            for sequence in &in_flight.drained {\n"
@@ -22,14 +22,14 @@ PLACES = [
     ),
     # A commit that may be in the page cache only says that a segment has left, and a start takes its word.
     (
-        "src/rooms/store/listing.rs",
+        "src/storage/listing.rs",
         "        let last = left.split_off(before_last);\n",
         "        let is_believed = PLANTED(\"left-in-the-unsynced-last-commit-believed\");\n"
         "        let last = left.split_off(if is_believed { left.len().max(before_last) } else { before_last });\n",
     ),
     # What is settled in a queue does not fit into one commit, and the second half is forgotten.
     (
-        "src/rooms/store/clean.rs",
+        "src/storage/clean.rs",
         "                drain.half = Some((from, since));\n",
         "                if PLANTED(\"second-half-of-carried-settlements-dropped\") {\n"
         "                    in_flight.carried.push((queue, since));\n"
@@ -39,20 +39,20 @@ PLACES = [
     ),
     # Both halves are written, but the first counts as lying where the second does.
     (
-        "src/rooms/store/clean.rs",
+        "src/storage/clean.rs",
         "        let (mut from, since) = drain.half.take().unwrap_or((0, self.space.active.sequence()));\n",
         "        let (mut from, since) = drain.half.take().unwrap_or((0, self.space.active.sequence()));\n"
         "        let is_moved = PLANTED(\"first-half-of-carried-settlements-dropped\");\n"
         "        let since = if is_moved { self.space.active.sequence() } else { since };\n",
     ),
     (
-        "src/rooms/broker/queue/logged.rs",
+        "src/broker/queue/logged.rs",
         "        self.watermark_asked = (offset + step).max(self.watermark_before + 1);\n",
         "        let step = if PLANTED(\"marks-a-million-ahead\") { 1_048_576 } else { step };\n"
         "        self.watermark_asked = (offset + step).max(self.watermark_before + 1);\n",
     ),
     (
-        "src/rooms/store/clean.rs",
+        "src/storage/clean.rs",
         "        if live == 0 {\n",
         "        if live == 0\n"
         "            || matches!(record, Record::Defined { .. }) && PLANTED(\"definitions-not-copied\")\n"
@@ -60,27 +60,27 @@ PLACES = [
         "        {\n",
     ),
     (
-        "src/rooms/store/clean.rs",
+        "src/storage/clean.rs",
         "                cleaning.targets.extend(live);\n",
         "                let count = if PLANTED(\"further-targets-not-copied\") { 1 } else { usize::MAX };\n"
         "                cleaning.targets.extend(live.take(count));\n",
     ),
     # A dead letter goes to a consumer while its move is still gathering.
     (
-        "src/rooms/broker/queues/head.rs",
+        "src/broker/queues/head.rs",
         "                if cx.messages.flags(message).has(MessageFlags::MOVING) {\n",
         "                let is_ignored = PLANTED(\"moved-message-given-before-its-commit\");\n"
         "                if cx.messages.flags(message).has(MessageFlags::MOVING) && !is_ignored {\n",
     ),
     # The upstream hears the place of a message that a power cut may take, and then of another at that place.
     (
-        "src/rooms/broker/queues/head.rs",
+        "src/broker/queues/head.rs",
         "                    let is_forwarded = self.records[queue].is_forwarded;\n",
         "                    let is_forwarded = self.records[queue].is_forwarded && !PLANTED(\"named-before-its-mark\");\n",
     ),
     # Confirmed when its commit is handed out, not when it is synced.
     (
-        "src/rooms/store/keeper.rs",
+        "src/storage/keeper.rs",
         "            self.is_writing = true;\n            return Some(Write::Commit(job));\n",
         "            self.is_writing = true;\n"
         "            if PLANTED(\"batch-confirmed-early\") {\n"
@@ -90,7 +90,7 @@ PLACES = [
     ),
     # What a transaction settles goes before what it publishes, perhaps into the commit before.
     (
-        "src/rooms/store/group.rs",
+        "src/storage/group.rs",
         "        while let Some(front) = journal.front(messages, &mut self.draft.places) {\n"
         "            if front.number >= group.end {\n",
         "        if PLANTED(\"settlements-before-their-transaction\") {\n"
@@ -100,7 +100,7 @@ PLACES = [
         "            if front.number >= group.end {\n",
     ),
     (
-        "src/rooms/store/group.rs",
+        "src/storage/group.rs",
         "            self.groups.large = Some(Large {\n",
         "            if PLANTED(\"settlements-before-their-transaction\") {\n"
         "                return self.write_members(journal, messages, group, now);\n"
@@ -109,13 +109,13 @@ PLACES = [
     ),
     # The session tells a confirm before the disk has its message.
     (
-        "src/rooms/session/output.rs",
+        "src/connection/output.rs",
         "                if run.order > gone || run.batch > context.durable || number == content_on {\n",
         "                let is_early = PLANTED(\"confirm-before-its-commit\");\n"
         "                if run.order > gone || run.batch > context.durable && !is_early || number == content_on {\n",
     ),
     (
-        "src/rooms/session/replies.rs",
+        "src/connection/replies.rs",
         "            Some(run) if run.batch <= context.durable => Listed::ToConfirm,\n",
         "            Some(run) if run.batch <= context.durable || PLANTED(\"confirm-before-its-commit\") => {\n"
         "                Listed::ToConfirm\n"
@@ -123,7 +123,7 @@ PLACES = [
     ),
     # Neighbouring confirms are told by the number before the last one's.
     (
-        "src/rooms/session/confirms.rs",
+        "src/connection/confirms.rs",
         "        let (delivery_tag, multiple) = (self.upto, self.upto - told_before > 1);\n",
         "        let (delivery_tag, multiple) = (self.upto, self.upto - told_before > 1);\n"
         "        let is_off = multiple && PLANTED(\"confirm-number-off-by-one\");\n"
@@ -131,7 +131,7 @@ PLACES = [
     ),
     # A queue to which a message went back is not looked at for its consumers.
     (
-        "src/rooms/broker/queues/head.rs",
+        "src/broker/queues/head.rs",
         "        self.gets.note_change();\n        self.records.wake(queue);\n",
         "        self.gets.note_change();\n"
         "        if !PLANTED(\"wake-up-of-a-queue-forgotten\") {\n"
@@ -140,7 +140,7 @@ PLACES = [
     ),
     # Those who wait for room are not asked again when the disk has room.
     (
-        "src/engine/receive.rs",
+        "src/server/receive.rs",
         "        self.broker.room_made() + self.journal.room_made() + self.supplies.messages.room_made()\n",
         "        let counts = !PLANTED(\"wake-up-of-publishers-forgotten\");\n"
         "        let of_journal = if counts { self.journal.room_made() } else { 0 };\n"
@@ -148,13 +148,13 @@ PLACES = [
     ),
     # Whoever has no room for an unfinished record of TLS, or frame, is not read when there is room again.
     (
-        "src/engine/receive.rs",
+        "src/server/receive.rs",
         "            if is_starved {\n",
         "            if is_starved && !PLANTED(\"wake-up-of-starved-streams-forgotten\") {\n",
     ),
     # What a virtual host and a user hold of all consumers is never given back.
     (
-        "src/rooms/broker/consumers/lives.rs",
+        "src/broker/consumers/lives.rs",
         "        quota.give_back(self.connection_of(channel), Pool::Consumers);\n",
         "        if !PLANTED(\"share-not-given-back\") {\n"
         "            quota.give_back(self.connection_of(channel), Pool::Consumers);\n"
@@ -162,7 +162,7 @@ PLACES = [
     ),
     # Of a message of a transaction that is acknowledged before its commit only the settlement is forgotten.
     (
-        "src/rooms/base/journal/settle.rs",
+        "src/core/journal/settle.rs",
         "        if self.groups.is_open() {\n"
         "            let settled = Settled { queue: target.queue, start: target.offset, end: target.offset + 1 };\n",
         "        if self.groups.is_open() && !PLANTED(\"settlement-ahead-of-its-message\") {\n"
@@ -170,7 +170,7 @@ PLACES = [
     ),
     # A transaction that a cut ended has no room on a full disk, and what is there of it stays.
     (
-        "src/rooms/store/group.rs",
+        "src/storage/group.rs",
         "            self.undo_group(disk, found, now)?;\n",
         "            if !PLANTED(\"half-a-transaction-left-on-a-full-disk\") {\n"
         "                self.undo_group(disk, found, now)?;\n"
@@ -178,21 +178,21 @@ PLACES = [
     ),
     # That a large transaction has ended is said before all of it is written.
     (
-        "src/rooms/store/group.rs",
+        "src/storage/group.rs",
         "        self.append_group(journal, messages, group, now) && self.write_members(journal, messages, group, now)\n",
         "        self.append_group(journal, messages, group, now)\n"
         "            && (!PLANTED(\"end-of-a-transaction-before-its-messages\") || self.write_group_end(now))\n"
         "            && self.write_members(journal, messages, group, now)\n",
     ),
     (
-        "src/rooms/store/listing.rs",
+        "src/storage/listing.rs",
         "        if header == HeaderRead::Empty && length > 0 && has_more(disk, slot)? {\n",
         "        let is_taken = PLANTED(\"empty-header-taken-for-a-free-segment\");\n"
         "        if header == HeaderRead::Empty && length > 0 && !is_taken && has_more(disk, slot)? {\n",
     ),
     # A bridge settles what it has sent, and not what its upstream has confirmed.
     (
-        "src/engine/bridges/forward.rs",
+        "src/server/bridges/forward.rs",
         "        broker.sent(&mut context, own, done);\n",
         "        broker.sent(&mut context, own, done);\n"
         "        if PLANTED(\"settled-before-the-upstream-confirms\")\n"
@@ -204,7 +204,7 @@ PLACES = [
         "        }\n",
     ),
     (
-        "src/engine/bridges/forward.rs",
+        "src/server/bridges/forward.rs",
         "                    self.shared.settle(own, flight.tag, Settlement::Ack)?;\n",
         "                    if !PLANTED(\"settled-before-the-upstream-confirms\") {\n"
         "                        self.shared.settle(own, flight.tag, Settlement::Ack)?;\n"
@@ -212,13 +212,13 @@ PLACES = [
     ),
     # What is fetched is acknowledged there before the disk has it.
     (
-        "src/operator/bridge/arrivals.rs",
+        "src/bridge/arrivals.rs",
         "            if arrival.batch > durable {\n",
         "            if arrival.batch > durable && !PLANTED(\"acknowledged-before-it-is-durable\") {\n",
     ),
     # Every failure is taken for the first one.
     (
-        "src/operator/bridge/backoff.rs",
+        "src/bridge/backoff.rs",
         "        if since.is_some_and(|since| now.ms_since(since) >= STABLE_MS) {\n",
         "        if since.is_some_and(|since| now.ms_since(since) >= STABLE_MS) || PLANTED(\"back-off-reset-at-once\") {\n",
     ),
@@ -267,7 +267,7 @@ pub fn makes_mistake(name: &str) -> bool {
 }
 '''
 # In the package that all others with places use.
-QUESTION_IN = "src/rooms/base/mod.rs"
+QUESTION_IN = "src/core/lib.rs"
 
 NAME = re.compile(r'PLANTED\("([a-z0-9-]+)"\)')
 
@@ -286,6 +286,6 @@ def planted(root):
         text = changed.get(path) or (root / path).read_text()
         if text.count(old) != 1:
             raise LookupError(f"{path} has {text.count(old)} times, not once: {old.strip().splitlines()[0]}")
-        crate = "crate" if path.startswith("src/rooms/base/") else "leveret_base"
+        crate = "crate" if path.startswith("src/core/") else "leveret_core"
         changed[path] = text.replace(old, NAME.sub(rf'{crate}::makes_mistake("\1")', new))
     return changed

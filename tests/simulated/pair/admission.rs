@@ -1,6 +1,6 @@
 //! Logins while other connections are silent, slow, or send wrong passwords, in virtual time.
 
-use leveret::limits::Limits;
+use leveret_core::limits::Limits;
 
 use crate::world::{Manners, Phase, Shape, Silence, World, small_limits};
 

@@ -3,12 +3,12 @@
 //!
 //! Always true: a cause that is added does not compile here without its case.
 
-use leveret::broker::{Pool, Shortage};
-use leveret::command::QueueId;
-use leveret::config::Layer;
-use leveret::limits::Limits;
-use leveret::store::Settings;
-use leveret::wire::{Method, Table, Writer};
+use leveret_amqp::{Method, Table, Writer};
+use leveret_broker::{Pool, Shortage};
+use leveret_config::Layer;
+use leveret_core::command::QueueId;
+use leveret_core::limits::Limits;
+use leveret_storage::Settings;
 
 use super::world::sim_disk::{SimDisk, Trouble};
 use super::world::*;

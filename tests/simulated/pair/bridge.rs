@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use leveret::config::bridge::{Bridge, Destination, DrainRate, Refused, Rule, UpstreamTls};
-use leveret::config::upstream::Upstream;
-use leveret::limits::Limits;
-use leveret::wire::{
+use leveret_amqp::{
     ContentHeader, FrameKind, HEARTBEAT_FRAME, Method, Properties, Table, Writer, next_frame,
 };
+use leveret_config::bridge::{Bridge, Destination, DrainRate, Refused, Rule, UpstreamTls};
+use leveret_config::upstream::Upstream;
+use leveret_core::limits::Limits;
 
 use super::bridge_wait::refuse;
 use super::world::{Line, Shape, World, content_frames, method_frame, small_limits};

@@ -3,9 +3,9 @@
 //!
 //! Always true: what comes late ends no link, wakes no rule that waits, and no frame stands inside another's.
 
-use leveret::config::bridge::{Bridge, Destination, Refused, Rule};
-use leveret::time::Now;
-use leveret::wire::{Method, Table};
+use leveret_amqp::{Method, Table};
+use leveret_config::bridge::{Bridge, Destination, Refused, Rule};
+use leveret_core::time::Now;
 
 use super::bridge::{Far, Heard, ack, ask, bodies, bridge, fill, open, world};
 use super::bridge_day::open_fetch;
@@ -309,7 +309,7 @@ fn what_a_consumer_began_anew_is_answered_behind_its_end() {
 #[test]
 fn a_consumer_that_begins_again_may_send_all_that_it_is_asked_for() {
     let (mut world, mut far) = world(fetching());
-    world.keep_on_disk(leveret::store::Settings::default());
+    world.keep_on_disk(leveret_storage::Settings::default());
     world.run();
     assert_eq!(open_fetch(&mut world, &mut far), 1);
     deliver_too_large(&mut world, &far, 1);
@@ -352,7 +352,7 @@ fn no_place_is_named_before_the_disk_knows_of_it() {
     for arguments in [&[][..], b"\x0ex-max-priorityb\x03"] {
         let config = Bridge { forward: vec![rule("ranked", Refused::Park)], heartbeat_s: 0, ..bridge() };
         let (mut world, mut far) = world(config);
-        world.keep_on_disk(leveret::store::Settings::default());
+        world.keep_on_disk(leveret_storage::Settings::default());
         world.run();
         let client = world.open(&[1]);
         // It was made without arguments.
@@ -378,7 +378,7 @@ fn no_place_is_named_before_the_disk_knows_of_it() {
 fn no_place_of_what_came_back_is_named_before_the_disk_knows_of_it() {
     let config = Bridge { forward: vec![rule("q", Refused::Park)], heartbeat_s: 0, ..bridge() };
     let (mut world, mut far) = world(config);
-    world.keep_on_disk(leveret::store::Settings::default());
+    world.keep_on_disk(leveret_storage::Settings::default());
     world.run();
     let client = world.open(&[1]);
     world.ask(client, 1, &delete("q"));

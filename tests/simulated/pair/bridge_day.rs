@@ -4,8 +4,8 @@ use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use leveret::config::bridge::{Bridge, Destination, Refused, Rule};
-use leveret::wire::Method;
+use leveret_amqp::Method;
+use leveret_config::bridge::{Bridge, Destination, Refused, Rule};
 
 use super::bridge::{Far, alarms, ask, bodies, bridge, fill, open, open_for, upstream, world};
 use super::world::{Line, Shape, World, content_frames};

@@ -1,8 +1,8 @@
 //! What a link that fetches does with messages that find no room here or do not go on, and with an upstream
 //! that means harm.
 
-use leveret::config::bridge::{Bridge, Destination, Refused, Rule};
-use leveret::wire::{ContentHeader, Method, Properties, Table, Writer};
+use leveret_amqp::{ContentHeader, Method, Properties, Table, Writer};
+use leveret_config::bridge::{Bridge, Destination, Refused, Rule};
 
 use super::bridge::{Far, ack, ask, bridge, fill, open, upstream, world};
 use super::bridge_day::open_fetch;

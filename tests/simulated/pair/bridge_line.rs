@@ -1,7 +1,7 @@
 //! A bridge on a line that is slow: what is urgent goes first, and what is large arrives.
 
-use leveret::config::bridge::{Bridge, Destination, Refused, Rule};
-use leveret::wire::HEARTBEAT_FRAME;
+use leveret_amqp::HEARTBEAT_FRAME;
+use leveret_config::bridge::{Bridge, Destination, Refused, Rule};
 
 use super::bridge::{Far, ack, ask, bridge, open, world};
 use super::world::{Shape, World};

@@ -1,8 +1,8 @@
 //! A bridge that connects on demand: what it connects for, and when it ends its links.
 
-use leveret::config::bridge::{Bridge, Destination, Refused, Rule};
-use leveret::config::on_demand::{OnDemand, TimeOfDay};
-use leveret::wire::{HEARTBEAT_FRAME, Method};
+use leveret_amqp::{HEARTBEAT_FRAME, Method};
+use leveret_config::bridge::{Bridge, Destination, Refused, Rule};
+use leveret_config::on_demand::{OnDemand, TimeOfDay};
 
 use super::bridge::{Far, ack, ask, bodies, bridge, fill, open, world};
 use super::world::{World, content_frames};

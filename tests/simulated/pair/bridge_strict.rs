@@ -16,8 +16,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use leveret::config::bridge::{Bridge, Destination, Refused, Rule};
-use leveret::wire::{ContentHeader, FrameKind, Method};
+use leveret_amqp::{ContentHeader, FrameKind, Method};
+use leveret_config::bridge::{Bridge, Destination, Refused, Rule};
 
 use super::bridge::{ack, ask, bridge, has_header, world};
 use super::bridge_strict_link::{FRAME_MAX, Link, Orders, Tally, assert_nothing_stays, frames, wait};

@@ -16,9 +16,9 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 
-use leveret::config::bridge::{Bridge, Destination, Refused, Rule};
-use leveret::store::Settings;
-use leveret::wire::{FrameKind, Method, Table, Writer};
+use leveret_amqp::{FrameKind, Method, Table, Writer};
+use leveret_config::bridge::{Bridge, Destination, Refused, Rule};
+use leveret_storage::Settings;
 
 use super::bridge::{ask, bridge, world};
 use super::bridge_strict_link::{FRAME_MAX, Link, Orders, Tally, assert_nothing_stays, frames, wait};

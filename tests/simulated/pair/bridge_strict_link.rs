@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
-use leveret::wire::{Frame, HEARTBEAT_FRAME, Method, Table, next_frame};
+use leveret_amqp::{Frame, HEARTBEAT_FRAME, Method, Table, next_frame};
 
 use super::bridge::Far;
 use super::world::{Phase, Random, Shape, World};

@@ -1,8 +1,8 @@
 //! What an upstream does not take, or a queue there or here that is missing or full: its rule waits, alone, and
 //! tries one message at a time.
 
-use leveret::config::bridge::{Bridge, Destination, Refused, Rule};
-use leveret::wire::{Method, Table, Writer};
+use leveret_amqp::{Method, Table, Writer};
+use leveret_config::bridge::{Bridge, Destination, Refused, Rule};
 
 use super::bridge::{Far, Heard, ack, ask, bodies, bridge, fill, open, open_for, world};
 use super::bridge_day::{deliver, open_fetch};

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use leveret::wire::{Method, Table};
+use leveret_amqp::{Method, Table};
 
 use crate::world::*;
 

@@ -8,8 +8,8 @@ use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
-use leveret::bridge::Backoff;
-use leveret::time::Now;
+use leveret_bridge::Backoff;
+use leveret_core::time::Now;
 
 use super::world::Random;
 

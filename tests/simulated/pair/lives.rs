@@ -10,8 +10,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use leveret::limits::Limits;
-use leveret::wire::Method;
+use leveret_amqp::Method;
+use leveret_core::limits::Limits;
 
 use crate::world::*;
 

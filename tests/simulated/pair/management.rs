@@ -1,6 +1,6 @@
 //! Clients of the management API: who is let in, what a login costs, and how long anybody may take.
 
-use leveret::limits::Limits;
+use leveret_core::limits::Limits;
 
 use super::world::{Shape, World, small_limits};
 

@@ -1,7 +1,7 @@
 //! Those who come for metrics without a login, beside the clients of the management API: strangers whom
 //! nobody knows, and who are to take nothing from an operator.
 
-use leveret::limits::Limits;
+use leveret_core::limits::Limits;
 
 use super::management::{GUEST, ask, get, is_held, status};
 use super::world::{Shape, World, small_limits};

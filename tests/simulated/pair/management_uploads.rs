@@ -1,6 +1,6 @@
 //! Requests with a body that is longer than a request buffer: publishes and definitions, over the management API.
 
-use leveret::limits::Limits;
+use leveret_core::limits::Limits;
 
 use super::management::{GUEST, ask, base64, status};
 use super::management_changes::{body, say};

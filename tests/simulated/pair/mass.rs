@@ -1,8 +1,8 @@
 //! One command that means a lot of work: done in steps, with everybody else's messages in between, and in
 //! order.
 
-use leveret::limits::Limits;
-use leveret::wire::Method;
+use leveret_amqp::Method;
+use leveret_core::limits::Limits;
 
 use crate::world::*;
 
@@ -171,7 +171,7 @@ fn an_exchange_with_many_bindings() {
         auto_delete: false,
         internal: false,
         no_wait: false,
-        arguments: leveret::wire::Table::EMPTY,
+        arguments: leveret_amqp::Table::EMPTY,
     };
     world.ask(worker, 1, &exchange);
     for number in 0..9_000 {

@@ -4,9 +4,9 @@
 //! Each test would hang (come to rest without what is asserted) or run out of bounds without its rule. No
 //! time passes in them but where one says so: what frees memory must also wake who waits for it.
 
-use leveret::limits::Limits;
-use leveret::mem::ENTRIES_PER_CHUNK;
-use leveret::wire::{Method, Table};
+use leveret_amqp::{Method, Table};
+use leveret_core::limits::Limits;
+use leveret_core::mem::ENTRIES_PER_CHUNK;
 
 use crate::world::*;
 

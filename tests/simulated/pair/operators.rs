@@ -1,7 +1,7 @@
 //! The operator's clients are peers like the others: what they say and hear, how long they may be still, and
 //! how many there may be.
 
-use leveret::limits::CONTROL_CLIENTS_MAX;
+use leveret_core::limits::CONTROL_CLIENTS_MAX;
 
 use super::world::{Publish, Shape, World, small_limits};
 

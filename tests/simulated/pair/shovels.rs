@@ -5,10 +5,10 @@ use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use leveret::broker::{Broker, OperatorFault, ParameterView};
-use leveret::config::bridge::Bridge;
-use leveret::limits::Limits;
-use leveret::wire::{Method, Properties, Table, next_frame};
+use leveret_amqp::{Method, Properties, Table, next_frame};
+use leveret_broker::{Broker, OperatorFault, ParameterView};
+use leveret_config::bridge::Bridge;
+use leveret_core::limits::Limits;
 
 use super::bridge::{Far, ack, ask as operator_ask, bodies, bridge, fill, open_for, world};
 use super::management::{ANN, GUEST, ask, status};
@@ -274,7 +274,7 @@ fn a_shovel_of_another_key_or_exchange_gets_nothing_by_the_one_before() {
     assert_eq!(depth(&mut world, "amq.direct", "b"), Some(2), "nobody would empty it");
     let (broker, mut context) = world.engine.broker_mut();
     broker
-        .operator_delete_queue(&mut context, "/", "shovel.s", leveret::broker::DeleteIf::default())
+        .operator_delete_queue(&mut context, "/", "shovel.s", leveret_broker::DeleteIf::default())
         .expect("it is there");
     set(&mut world, &of(r#""src-exchange":"amq.fanout""#));
     world.run();

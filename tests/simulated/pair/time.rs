@@ -1,9 +1,9 @@
 //! Time: heartbeats both ways, peers that fall silent at any stage, and a broker that sleeps when nothing is
 //! due.
 
-use leveret::limits::Limits;
-use leveret::time::Now;
-use leveret::wire::{Method, Table, Writer};
+use leveret_amqp::{Method, Table, Writer};
+use leveret_core::limits::Limits;
+use leveret_core::time::Now;
 
 use crate::world::*;
 

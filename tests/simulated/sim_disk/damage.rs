@@ -11,7 +11,7 @@
 
 use std::collections::BTreeSet;
 
-use leveret_store::{ACCESS_SLOTS, BLOCK_BYTES, NEWEST_SLOT, is_beside_the_log};
+use leveret_storage::{ACCESS_SLOTS, BLOCK_BYTES, NEWEST_SLOT, is_beside_the_log};
 
 use super::disk::{File, Inner, SECTOR, SimDisk};
 use super::random::Random;

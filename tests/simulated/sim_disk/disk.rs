@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::rc::Rc;
 
-use leveret_store::{
+use leveret_storage::{
     ACCESS_SLOTS, BLOCK_BYTES, Disk, Identity, REPAIR_SLOT, RangeSet, Unopened, is_beside_the_log,
 };
 

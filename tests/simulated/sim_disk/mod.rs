@@ -7,7 +7,7 @@
 //! | `damage` | what happens to blocks that were synced |
 //! | `mutant` | mistakes to put in front of it |
 //!
-//! Why it exists: the store sees a disk only through the trait [`leveret_store::Disk`], so what takes
+//! Why it exists: the store sees a disk only through the trait [`leveret_storage::Disk`], so what takes
 //! years of cheap cards to happen can be had here at any call, again and again. Always true: a run is a
 //! function of its seed.
 

@@ -2,7 +2,7 @@
 //!
 //! Always true: a mistake is one that a store could make; what is written is a whole commit all the same.
 
-use leveret_store::{Range, Ranges, Record};
+use leveret_storage::{Range, Ranges, Record};
 
 use super::disk::Inner;
 use super::trouble::COMMIT_HEADER_BYTES as COMMIT_HEADER;

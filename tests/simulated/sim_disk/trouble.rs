@@ -3,7 +3,7 @@
 //! Always true: what is ahead is counted in calls, so that a run stays a function of its seed; a fault that
 //! passes is over after so many calls of its kind, one that lasts is there until the next start.
 
-use leveret_store::Record;
+use leveret_storage::Record;
 
 /// Bytes before the first record of a commit.
 pub const COMMIT_HEADER_BYTES: usize = 76;

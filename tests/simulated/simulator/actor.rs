@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
-use leveret::wire::Method;
+use leveret_amqp::Method;
 
 use super::content::{body_of, number_of};
 use super::deaths::{Deaths, Delivery, is_dying};
@@ -247,7 +247,7 @@ impl Actor {
     // ---- what it hears
 
     /// Sends and receives, and tells the ledger.
-    pub fn step(&mut self, ledger: &mut Ledger, now: leveret::time::Now) -> bool {
+    pub fn step(&mut self, ledger: &mut Ledger, now: leveret_core::time::Now) -> bool {
         let moved = self.client.step(&mut self.line.borrow_mut(), now);
         while let Some(said) = self.client.heard.pop_front() {
             self.hear(ledger, &said);

@@ -15,13 +15,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use leveret::config::bridge::{Bridge, Destination, DrainRate, Refused, Rule, UpstreamTls};
-use leveret::config::upstream;
-use leveret::engine::{Engine, StoreDriver, restore};
-use leveret::limits::Limits;
-use leveret::store::Log;
-use leveret::time::Now;
-use leveret::wire::{Method, Table, TableWriter, Writer};
+use leveret_amqp::{Method, Table, TableWriter, Writer};
+use leveret_broker::restore;
+use leveret_config::bridge::{Bridge, Destination, DrainRate, Refused, Rule, UpstreamTls};
+use leveret_config::upstream;
+use leveret_core::limits::Limits;
+use leveret_core::time::Now;
+use leveret_server::{Engine, StoreDriver};
+use leveret_storage::Log;
 
 use super::plan::{Plan, USERS};
 use super::start::{IDENTITY, engine_on, hash_of};

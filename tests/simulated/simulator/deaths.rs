@@ -21,7 +21,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use leveret::wire::Table;
+use leveret_amqp::Table;
 
 use super::ledger::{Promise, Tick};
 

@@ -11,8 +11,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use leveret::journal::definition::is_access;
-use leveret::store::{BLOCK_BYTES, Body, Log, Range, RangeSet, Record, Report};
+use leveret_core::journal::definition::is_access;
+use leveret_storage::{BLOCK_BYTES, Body, Log, Range, RangeSet, Record, Report};
 
 use super::content::number_of;
 use super::world::sim_disk::{Damaged, SimDisk};

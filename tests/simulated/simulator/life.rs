@@ -17,8 +17,8 @@ use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use leveret::engine::Engine;
-use leveret::time::{Deadline, Now};
+use leveret_core::time::{Deadline, Now};
+use leveret_server::Engine;
 
 use super::actor::{Actor, Leaving, Link};
 use super::operator::Operator;

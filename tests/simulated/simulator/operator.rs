@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use leveret::broker::Broker;
+use leveret_broker::Broker;
 
 use super::ledger::Ledger;
 use super::life::Life;
@@ -16,7 +16,7 @@ use super::plan::Habit;
 use super::world::sim_disk::Random;
 use super::world::{Line, Memory, Shape};
 
-use leveret::engine::Engine;
+use leveret_server::Engine;
 
 /// Users and virtual hosts that nobody works with.
 const USERS: [&str; 3] = ["one", "two", "three"];

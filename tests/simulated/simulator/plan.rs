@@ -8,8 +8,8 @@
 
 use super::deaths::CHAINS;
 use super::world::sim_disk::Random;
-use leveret::limits::Limits;
-use leveret::store::Settings;
+use leveret_core::limits::Limits;
+use leveret_storage::Settings;
 
 /// Virtual hosts, and who works in each.
 pub const VHOSTS: [&str; 2] = ["/", "w"];

@@ -14,7 +14,7 @@
 
 use std::collections::BTreeMap;
 
-use leveret::journal::Definition;
+use leveret_core::journal::Definition;
 
 use super::deaths::{is_waiting, other_of};
 use super::ledger::Key;
@@ -49,7 +49,7 @@ pub fn found(definition: &Definition<'_>) -> Option<(Place, Text)> {
     else {
         return None;
     };
-    let said = leveret::wire::Table::trusted(definition);
+    let said = leveret_amqp::Table::trusted(definition);
     let text = |name| said.get(name).and_then(|value| value.as_str()).map(str::to_string);
     let text = Text {
         pattern: pattern.to_string(),

@@ -4,8 +4,8 @@
 //! of its own ([`Random::of`]), so a broker that does something else changes only what its clients and its
 //! disk see of that, and a seed goes on being what it was everywhere else.
 
-use leveret::store::{ACCESS_SLOTS, Disk, Log};
-use leveret::time::Now;
+use leveret_core::time::Now;
+use leveret_storage::{ACCESS_SLOTS, Disk, Log};
 
 use super::harm::Harm;
 use super::ledger::Ledger;

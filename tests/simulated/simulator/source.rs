@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use leveret::wire::Method;
+use leveret_amqp::Method;
 
 use super::world::{content_frames, method_frame};
 

@@ -10,13 +10,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::harm::is_told;
 use super::world::sim_disk::{Random, SimDisk, Trouble};
-use leveret::broker::{Broker, Context, levels_of};
-use leveret::engine::{Engine, Setup, StoreDriver, restore};
-use leveret::journal::{Definition, DestinationName, ReportedDamage, is_group, is_transient};
-use leveret::password::PasswordHash;
-use leveret::requests::request_context::{Machine, Process, StoreView};
-use leveret::store::{AccessReport, Body, Identity, Log, Message, Record, Report};
-use leveret::time::Now;
+use leveret_broker::{Broker, Context, levels_of, restore};
+use leveret_core::journal::{Definition, DestinationName, ReportedDamage, is_group, is_transient};
+use leveret_core::password::PasswordHash;
+use leveret_core::time::Now;
+use leveret_management::request_context::{Machine, Process, StoreView};
+use leveret_server::{Engine, Setup, StoreDriver};
+use leveret_storage::{AccessReport, Body, Identity, Log, Message, Record, Report};
 
 use super::content::{body_of, number_of};
 use super::life::{Ended, Life};
@@ -81,9 +81,7 @@ pub fn hash_of(user: &str) -> PasswordHash {
 /// deletes them.
 fn delete_rebuilt(broker: &mut Broker, context: &mut Context<'_>) {
     while let Some((vhost, queue)) = broker.next_rebuilt() {
-        if broker
-            .operator_delete_queue(context, &vhost, &queue, leveret::broker::DeleteIf::default())
-            .is_err()
+        if broker.operator_delete_queue(context, &vhost, &queue, leveret_broker::DeleteIf::default()).is_err()
         {
             return;
         }
@@ -107,7 +105,7 @@ pub fn engine_on(plan: &Plan, disk: &SimDisk, (seed, life): (u64, u64)) -> Engin
     let setup = Setup {
         limits,
         waiting_max: 64,
-        identity: leveret::session::Identity::default(),
+        identity: leveret_connection::Identity::default(),
         listeners: vec![false],
         tls_links: 0,
         management_listeners: Vec::new(),
@@ -427,7 +425,7 @@ fn process() -> Process {
         connections: 0,
         handshakes_evicted: 0,
         message_size_max: 1 << 20,
-        endurance: leveret::requests::request_context::Endurance::default(),
+        endurance: leveret_management::request_context::Endurance::default(),
         connections_made: 0,
         confirmed: 0,
         has_refused_reads: false,

@@ -12,7 +12,7 @@
 //! bindings there may be is fixed, so that a message in a queue that it cannot get to is a mistake whenever
 //! it is seen.
 
-use leveret::wire::{Method, Table};
+use leveret_amqp::{Method, Table};
 
 use super::deaths::{DELIVERY_LIMIT, DYING, is_dying, other_of};
 

@@ -4,7 +4,7 @@
 //! is what `tests/simulated/world/hostile.rs` is for.
 
 use super::world::sim_disk::Random;
-use leveret::wire::{Method, Table};
+use leveret_amqp::{Method, Table};
 
 use super::actor::{Actor, Channel, Consumer, Leaving, Mode, Pending};
 use super::content::{Content, body_of};

@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use leveret::wire::{ContentHeader, FrameKind, HEARTBEAT_FRAME, Method, Properties, Table, next_frame};
+use leveret_amqp::{ContentHeader, FrameKind, HEARTBEAT_FRAME, Method, Properties, Table, next_frame};
 
 use super::source::Source;
 use super::world::{Line, Random, content_frames, method_frame};

@@ -3,8 +3,8 @@
 //! Always true: it comes after the last trouble, so whatever does not come to its end now never would; on a
 //! store that was damaged only what can be known is demanded.
 
-use leveret::broker::Gauges;
-use leveret::wire::Method;
+use leveret_amqp::Method;
+use leveret_broker::Gauges;
 
 use super::actor::{Mode, Pending};
 use super::ledger::Key;

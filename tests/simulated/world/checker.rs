@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use leveret::wire::{ContentHeader, FrameKind, Method, next_frame};
+use leveret_amqp::{ContentHeader, FrameKind, Method, next_frame};
 
 /// One thing the broker said: a method, with its content if it carries one.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -6,10 +6,10 @@
 
 use std::collections::VecDeque;
 
-use leveret::time::{Deadline, Now};
-use leveret::wire::{
+use leveret_amqp::{
     ContentHeader, FrameKind, HEARTBEAT_FRAME, Method, PROTOCOL_HEADER, Properties, Table, Writer, next_frame,
 };
+use leveret_core::time::{Deadline, Now};
 
 use super::checker::{Checker, Phase, Said};
 use super::line::Line;

@@ -8,8 +8,8 @@
 //! the guests are sent is sound frames; the witness hears its own message when they are gone; then nothing is
 //! left of them.
 
-use leveret::limits::Limits;
-use leveret::wire::{Method, Table, Writer};
+use leveret_amqp::{Method, Table, Writer};
+use leveret_core::limits::Limits;
 
 use super::{LOST_MS, Manners, Shape, Silence, World, consume, content_frames, frame, method_frame};
 

@@ -6,7 +6,7 @@
 use std::io;
 
 use super::sim_disk::SimDisk;
-use leveret::store::{Disk, Unopened};
+use leveret_storage::{Disk, Unopened};
 
 /// The disk, and what happens to it after so many calls.
 pub struct Meanwhile<F: FnOnce(&mut SimDisk)> {

@@ -34,15 +34,15 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::rc::Rc;
 
-use leveret::broker::{Broker, Gauges};
-use leveret::engine::{Engine, ListenerId, PeerAddress, Setup, StoreDriver, WAITING_MAX};
-use leveret::limits::Limits;
-use leveret::password::PasswordHash;
-use leveret::requests::request_context::{Endurance, Machine, Process, StoreView};
-use leveret::session::Identity;
-use leveret::store::{Identity as StoreIdentity, Log, Settings};
-use leveret::time::{Deadline, Now};
-use leveret::wire::{Method, Table};
+use leveret_amqp::{Method, Table};
+use leveret_broker::{Broker, Gauges};
+use leveret_connection::Identity;
+use leveret_core::limits::Limits;
+use leveret_core::password::PasswordHash;
+use leveret_core::time::{Deadline, Now};
+use leveret_management::request_context::{Endurance, Machine, Process, StoreView};
+use leveret_server::{Engine, ListenerId, PeerAddress, Setup, StoreDriver, WAITING_MAX};
+use leveret_storage::{Identity as StoreIdentity, Log, Settings};
 
 pub use checker::{Phase, Said};
 pub use client::{Client, Manners, Silence, content_frames, frame, method_frame};

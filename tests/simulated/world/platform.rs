@@ -14,14 +14,14 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use super::sim_disk::{Random, SimDisk};
-use leveret::engine::{
+use leveret_core::log_limiter::LogLimiter;
+use leveret_core::time::Now;
+use leveret_server::{
     AcceptFailure, Accepted, CertificateState, Engine, FoundAddresses, ListenerId, NameLookup, PeerAddress,
     PeerId, Platform, Readiness, Socket, WorkerJob, WorkerResult,
 };
-use leveret::log_limiter::LogLimiter;
-use leveret::store::{Read as ReadJob, ReadOutcome, Write as WriteJob, WriteDone};
-use leveret::time::Now;
-use leveret::tls::{CertificateStore, KnownTime};
+use leveret_storage::{Read as ReadJob, ReadOutcome, Write as WriteJob, WriteDone};
+use leveret_tls::{CertificateStore, KnownTime};
 
 use super::line::{Edges, Io, Line};
 use super::meanwhile::Meanwhile;

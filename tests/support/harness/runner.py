@@ -456,7 +456,7 @@ class Runner:
         items = []
         if "checked" in needs or {"clippy", "doc"} & set(extras):
             # Without its tests the program is compiled in a third of the time.
-            command = ["cargo", "build", *locked] if not programs else ["cargo", "test", *locked, "--no-run"]
+            command = ["cargo", "build", *locked] if not programs else ["cargo", "test", *locked, "--workspace", "--no-run"]
             items.append(Item("build-checked", self.build("checked", [*command, "--message-format=json"])))
         if "release" in needs:
             items.append(Item("build-release", self.build("release", ["cargo", "build", "--locked", "--release"])))
@@ -468,7 +468,7 @@ class Runner:
             command = ["cargo", "clippy", *locked, "--workspace", "--all-targets", "--", "-D", "warnings"]
             items.append(Item("clippy", self.checked_by("clippy", command, "clippy"), "checked"))
         if "doc" in extras:
-            command = ["cargo", "test", *locked, "--doc", "--package", "leveret-base"]
+            command = ["cargo", "test", *locked, "--doc", "--package", "leveret-core"]
             items.append(Item("doc", self.checked_by("doc", command), "checked", "clippy"))
         items += [Item(step.name, self.suite(step), step.binary, step.after) for step in steps if not step.is_cargo]
         if "oracle" in extras:

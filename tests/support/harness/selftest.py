@@ -130,9 +130,9 @@ def table_of_steps() -> None:
     assert not any(step.alone for step in table.values() if step.gate)
     installs = {name for step in table.values() for name in step.installs}
     assert installs <= set(environment.INSTALLS), installs - set(environment.INSTALLS)
-    covering = steps.covering(table.values(), ["src/rooms/wire/frame.rs", "tests/system/tls/doors.py", "src/engine/bridges.rs"])
-    assert {"wire", "layers", "simulator"} <= set(covering["src/rooms/wire/frame.rs"]), covering
-    assert "bridge" in covering["src/engine/bridges.rs"] and "tls" not in covering["src/engine/bridges.rs"], covering
+    covering = steps.covering(table.values(), ["src/amqp/frame.rs", "tests/system/tls/doors.py", "src/server/bridges.rs"])
+    assert {"wire", "layers", "simulator"} <= set(covering["src/amqp/frame.rs"]), covering
+    assert "bridge" in covering["src/server/bridges.rs"] and "tls" not in covering["src/server/bridges.rs"], covering
     assert covering["tests/system/tls/doors.py"] == ["layers", "tls"], covering
     everything = steps.covering(table.values(), ["tests/support/harness/raw.py", "Cargo.lock"])
     gate = {step.name for step in table.values() if step.gate}

@@ -35,7 +35,7 @@ CANARY_SEEDS = 600
 FUZZ_SECONDS = 10
 SIMULATOR = ["cargo", "test", "-q", "--profile", "checked", "--locked", "--test", "simulator", "--",
              "nothing_is_lost", "--nocapture"]
-TENANTS = ["cargo", "test", "-q", "--profile", "checked", "--locked", "--test", "broker", "--", "tenants"]
+TENANTS = ["cargo", "test", "-q", "--profile", "checked", "--locked", "-p", "leveret-broker", "--test", "broker", "--", "tenants"]
 KILLS = ["pika-under-kills", "bench-under-kills", "settled-stays-settled", "flipped-bits", "zeroed-pieces",
          "misplaced-pieces", "missing-segment"]
 FAILED_SEED = re.compile(r"^seed (\d+) fails: (.*)$", re.MULTILINE)

@@ -10,7 +10,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::thread::JoinHandle;
 
-use leveret::wire::{FrameKind, Method, PROTOCOL_HEADER, Table, Writer, next_frame};
+use leveret_amqp::{FrameKind, Method, PROTOCOL_HEADER, Table, Writer, next_frame};
 
 use crate::home::{self, Home};
 use crate::world::{content_frames, method_frame};

@@ -5,7 +5,7 @@
 
 #![allow(dead_code, reason = "not every fuzz target makes every check")]
 
-use leveret_wire::{
+use leveret_amqp::{
     Array, ContentHeader, Full, Method, MethodError, Opening, Properties, PropertyEdit, Table, Value, Writer,
     classify_opening, method_id_of, next_frame,
 };

@@ -13,8 +13,8 @@ import time
 import supply
 
 # What the broker is made of, each with unit tests of its own.
-PACKAGES = ["leveret-base", "leveret-wire", "leveret-session", "leveret-broker", "leveret-store", "leveret-fields",
-            "leveret-config", "leveret-tls", "leveret-bridge", "leveret-requests", "leveret-engine", "leveret-host"]
+PACKAGES = ["leveret-core", "leveret-amqp", "leveret-connection", "leveret-broker", "leveret-storage", "leveret-json",
+            "leveret-config", "leveret-tls", "leveret-bridge", "leveret-management", "leveret-server", "leveret-daemon"]
 BUILD_TIMEOUT_S = 2400
 RUN_TIMEOUT_S = 1200
 EXECUTABLE = re.compile(r"^ +Executable (unittests )?(\S+) \((\S+)\)$", re.MULTILINE)
@@ -70,7 +70,7 @@ def build(target, tests):
 
 
 def package_name(path):
-    """The package whose unit tests a program is: `leveret-store` for `leveret_store-0123456789abcdef`."""
+    """The package whose unit tests a program is: `leveret-storage` for `leveret_storage-0123456789abcdef`."""
     return path.name.rsplit("-", 1)[0].replace("_", "-")
 
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use leveret::flight::{self, Event, FILE_BYTES};
+use leveret_core::flight::{self, Event, FILE_BYTES};
 
 use crate::home::{self, Home};
 

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::home::patience;
-use leveret::host::logging;
+use leveret_daemon::logging;
 use log::LevelFilter;
 
 const TASK: &str = "LEVERET_TEST_LOG_TASK";

@@ -363,7 +363,7 @@ fn the_control_socket_is_there_when_amqp_accepts() {
     fs::write(&file, format!("{{\"users\":[{}]}}", users.join(","))).expect("the folder can be written");
     let free =
         TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
-    let socket = home.path().join("data").join(leveret::host::SOCKET_NAME);
+    let socket = home.path().join("data").join(leveret_daemon::SOCKET_NAME);
     let client = std::thread::spawn(move || {
         while TcpStream::connect(free).is_err() {
             std::thread::yield_now();

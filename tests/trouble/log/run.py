@@ -1,6 +1,6 @@
 """Leveret's log under peers that would fill it, and with a standard error that takes nothing.
 
-Always true of it: what peers cause is within the budget of `src/rooms/base/log_limiter.rs`, what goes beyond
+Always true of it: what peers cause is within the budget of `src/core/log_limiter.rs`, what goes beyond
 is told as a number that is right, and no client waits for a line to be written.
 
 Suite lines: `PASS log/NAME` and so on.

@@ -5,7 +5,7 @@
 
 use amq_protocol::protocol::{AMQPClass, access, basic, channel, confirm, connection, exchange, queue, tx};
 use amq_protocol::types::{FieldTable, ShortString};
-use leveret::wire::{Method, Table};
+use leveret_amqp::{Method, Table};
 
 /// One method, twice.
 type Pair<'a> = (Method<'a>, AMQPClass);

@@ -15,7 +15,7 @@ use amq_protocol::protocol::{constants, gen_class, parse_class};
 use amq_protocol::types::generation::gen_field_table;
 use amq_protocol::types::parsing::parse_field_table;
 use amq_protocol::types::{AMQPValue, DecimalValue, FieldArray, FieldTable, ShortString};
-use leveret::wire::{
+use leveret_amqp::{
     Array, ArrayWriter, ContentHeader, Edit, FRAME_END, Frame, FrameHeader, FrameKind, Full, HEARTBEAT_FRAME,
     HeadersEdit, Method, PROTOCOL_HEADER, Properties, PropertyEdit, Table, TableWriter, Value, Writer,
     method_name, next_frame,

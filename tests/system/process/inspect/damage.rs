@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use leveret::store::{FileDisk, Log, OpenError};
-use leveret::time::Now;
-use leveret::tool::inspect::{InspectError, Verdict};
+use leveret_cli::inspect::{InspectError, Verdict};
+use leveret_core::time::Now;
+use leveret_storage::{FileDisk, Log, OpenError};
 
 use super::traffic::{Directory, IDENTITY, SEGMENT_BYTES, Traffic};
 use super::{Inspected, inspected, soon};

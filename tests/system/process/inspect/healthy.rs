@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use leveret::store::{Log, Record};
-use leveret::tool::inspect::Verdict;
+use leveret_cli::inspect::Verdict;
+use leveret_storage::{Log, Record};
 
 use super::inspected;
 use super::traffic::{Directory, Traffic};

@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use leveret::journal::Definition;
-use leveret::store::{Body, Disk, FileDisk, Log, Message, Range, Record, Refused, Target, Targets, Urgency};
-use leveret::time::Now;
-use leveret::tool::inspect::Verdict;
+use leveret_cli::inspect::Verdict;
+use leveret_core::journal::Definition;
+use leveret_core::time::Now;
+use leveret_storage::{Body, Disk, FileDisk, Log, Message, Range, Record, Refused, Target, Targets, Urgency};
 
 use super::inspected;
 use super::traffic::{Directory, IDENTITY, SEGMENT_BYTES, Sent, Traffic};

@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 use self::traffic::Sent;
 use crate::home::patience;
-use leveret::tool::inspect::options::{ExportTo, Options};
-use leveret::tool::inspect::{InspectError, Verdict, inspect};
+use leveret_cli::inspect::options::{ExportTo, Options};
+use leveret_cli::inspect::{InspectError, Verdict, inspect};
 
 /// What an inspection gave: its verdict, its report, and the messages by queue and offset.
 struct Inspected {

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::SystemTime;
 
-use leveret::store::Log;
+use leveret_storage::Log;
 
 use super::read_line;
 use super::traffic::{Directory, Sent, Traffic};

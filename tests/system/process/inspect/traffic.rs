@@ -7,11 +7,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use leveret::journal::Definition;
-use leveret::store::{
+use leveret_core::journal::Definition;
+use leveret_core::time::Now;
+use leveret_storage::{
     Body, Disk, Identity, Log, Message, Range, Record, Refused, Report, Settings, Target, Targets, Urgency,
 };
-use leveret::time::Now;
 
 use crate::sim_disk::{Mutant, Random, SimDisk, Trouble};
 

@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use leveret::store::{is_beside_the_log, Body, Disk, Identity, Log, Message, Record, Settings, Target, Targets, Urgency};
-use leveret::time::Now;
+use leveret_storage::{is_beside_the_log, Body, Disk, Identity, Log, Message, Record, Settings, Target, Targets, Urgency};
+use leveret_core::time::Now;
 
 const SEGMENT_BYTES: u32 = 64 << 10;
 

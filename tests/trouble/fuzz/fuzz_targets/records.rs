@@ -2,7 +2,7 @@
 //! back the same.
 #![no_main]
 
-use leveret::store::Record;
+use leveret_storage::Record;
 
 /// A record of this kind with this payload, its checksum included.
 fn sealed(kind: u8, payload: &[u8]) -> Vec<u8> {

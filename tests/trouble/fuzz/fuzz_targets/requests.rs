@@ -6,8 +6,8 @@
 
 use std::io::Cursor;
 
-use leveret::requests::definitions;
-use leveret::requests::http::{Parsed, decode, encode, parse};
+use leveret_management::definitions;
+use leveret_management::http::{Parsed, decode, encode, parse};
 
 const BYTES_MAX: usize = 4096;
 

@@ -1,0 +1,641 @@
+//! Content headers, and the properties of messages.
+//!
+//! Why it exists: properties travel with every message and are hardly ever looked at. They are kept as the
+//! octets the publisher sent, so that an absent header table stays absent, an empty one empty, a strange
+//! timestamp strange; the few the broker acts upon are found by walking the flags.
+//!
+//! What always holds: [`Properties`] made by `parse` have been checked completely: every flag is defined,
+//! every property is there, nothing is left over, the header table is sound. The accessors then cannot fail.
+//!
+//! ```text
+//!    payload of a header frame (§4.2.6.1):
+//!
+//!    0          2        4           12               14
+//!    +----------+--------+-----------+----------------+-------------------+
+//!    | class-id | weight | body size | property flags | property list ... |
+//!    +----------+--------+-----------+----------------+-------------------+
+//!      short      short    long long   short            those whose flag is set, in this order
+//!                                    '------------- [`Properties`] -------------'
+//!
+//!    flag  property          type             flag  property        type
+//!    ----  --------          ----             ----  --------        ----
+//!    8000  content-type      short string     0100  expiration      short string
+//!    4000  content-encoding  short string     0080  message-id      short string
+//!    2000  headers           table            0040  timestamp       unsigned 64
+//!    1000  delivery-mode     octet            0020  type            short string
+//!    0800  priority          octet            0010  user-id         short string
+//!    0400  correlation-id    short string     0008  app-id          short string
+//!    0200  reply-to          short string     0004  cluster-id      short string
+//!
+//!    flag 0001 announces another word of flags. No class has so many properties, so we refuse it; 0002 too:
+//!    RabbitMQ ignores both, but hands them on to consumers, which then look for octets that are not there.
+//! ```
+
+use super::{FrameKind, Full, Reader, Table, TableWriter, Value, WireError, Writer};
+use leveret_core::mem::MessageFlags;
+
+/// The one class whose methods carry content.
+pub const BASIC_CLASS: u16 = 60;
+
+const CONTENT_TYPE: u16 = 0x8000;
+const CONTENT_ENCODING: u16 = 0x4000;
+const HEADERS: u16 = 0x2000;
+const DELIVERY_MODE: u16 = 0x1000;
+const PRIORITY: u16 = 0x0800;
+const CORRELATION_ID: u16 = 0x0400;
+const REPLY_TO: u16 = 0x0200;
+const EXPIRATION: u16 = 0x0100;
+const MESSAGE_ID: u16 = 0x0080;
+const TIMESTAMP: u16 = 0x0040;
+const KIND: u16 = 0x0020;
+const USER_ID: u16 = 0x0010;
+const APP_ID: u16 = 0x0008;
+const CLUSTER_ID: u16 = 0x0004;
+
+/// How a property is written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PropertyKind {
+    /// A short string.
+    Text,
+    /// A table.
+    Headers,
+    /// A number of one octet.
+    Octet,
+    /// Seconds since 1970.
+    Timestamp,
+}
+
+/// All properties by their names, in the order in which they stand, each with its flag.
+pub const PROPERTIES: [(&str, u16, PropertyKind); 14] = [
+    ("content_type", CONTENT_TYPE, PropertyKind::Text),
+    ("content_encoding", CONTENT_ENCODING, PropertyKind::Text),
+    ("headers", HEADERS, PropertyKind::Headers),
+    ("delivery_mode", DELIVERY_MODE, PropertyKind::Octet),
+    ("priority", PRIORITY, PropertyKind::Octet),
+    ("correlation_id", CORRELATION_ID, PropertyKind::Text),
+    ("reply_to", REPLY_TO, PropertyKind::Text),
+    ("expiration", EXPIRATION, PropertyKind::Text),
+    ("message_id", MESSAGE_ID, PropertyKind::Text),
+    ("timestamp", TIMESTAMP, PropertyKind::Timestamp),
+    ("type", KIND, PropertyKind::Text),
+    ("user_id", USER_ID, PropertyKind::Text),
+    ("app_id", APP_ID, PropertyKind::Text),
+    ("cluster_id", CLUSTER_ID, PropertyKind::Text),
+];
+
+const UNDEFINED: u16 = 0x0003;
+const OCTETS: u16 = DELIVERY_MODE | PRIORITY;
+
+const PERSISTENT: u8 = 2;
+
+/// Properties of more bytes have no BCC keys, nor do they say how often a message came back.
+pub const BLIND_BYTES_MAX: usize = 8192;
+
+/// The payload of a header frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ContentHeader<'a> {
+    /// The class of the method the content belongs to; always [`BASIC_CLASS`] after `parse`.
+    pub class_id: u16,
+    /// Unused, to be 0 (§4.2.6.1). RabbitMQ takes anything else for a frame out of place.
+    pub weight: u16,
+    /// Octets of body that follow in body frames. With 0, no body frame follows at all.
+    pub body_len: u64,
+    /// The message's properties.
+    pub properties: Properties<'a>,
+}
+
+impl<'a> ContentHeader<'a> {
+    /// A header for a message with `body_len` octets of body.
+    #[inline]
+    pub fn new(body_len: u64, properties: Properties<'a>) -> Self {
+        Self { class_id: BASIC_CLASS, weight: 0, body_len, properties }
+    }
+
+    /// Reads the payload of a header frame.
+    ///
+    /// # Errors
+    /// [`WireError::UnexpectedClass`] for a class without content, before its properties are looked at;
+    /// otherwise whatever is wrong with the properties.
+    #[inline]
+    pub fn parse(payload: &'a [u8]) -> Result<Self, WireError> {
+        let mut reader = Reader::new(payload);
+        let class_id = reader.u16()?;
+        let weight = reader.u16()?;
+        let body_len = reader.u64()?;
+        if class_id != BASIC_CLASS {
+            return Err(WireError::UnexpectedClass(class_id));
+        }
+        let properties = Properties::parse(reader.rest())?;
+        Ok(Self { class_id, weight, body_len, properties })
+    }
+
+    /// Writes the payload of a header frame.
+    #[inline]
+    pub fn emit(&self, w: &mut Writer<'_>) -> Result<(), Full> {
+        w.write_u16(self.class_id)?;
+        w.write_u16(self.weight)?;
+        w.write_u64(self.body_len)?;
+        w.write_raw(self.properties.as_bytes())
+    }
+
+    /// Writes a header frame, whole or not at all.
+    #[inline]
+    pub fn emit_frame(&self, channel: u16, w: &mut Writer<'_>) -> Result<(), Full> {
+        w.frame(FrameKind::Header, channel, |w| self.emit(w))
+    }
+}
+
+/// The properties of a message: flags and property list as received.
+///
+/// Strings are octets: RabbitMQ does not ask whether they are UTF-8, so we do not either.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Properties<'a> {
+    bytes: &'a [u8],
+}
+
+impl<'a> Properties<'a> {
+    /// No properties at all.
+    pub const EMPTY: Properties<'static> = Properties { bytes: &[0, 0] };
+
+    /// Checks `bytes`: flags and property list, up to the end.
+    ///
+    /// # Errors
+    /// [`WireError::UndefinedFlags`], [`WireError::Truncated`], [`WireError::TrailingBytes`], or what
+    /// [`Table::parse`] finds wrong with the headers.
+    #[inline]
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, WireError> {
+        let mut reader = Reader::new(bytes);
+        let mut flags = reader.u16()?;
+        if flags & UNDEFINED != 0 {
+            return Err(WireError::UndefinedFlags);
+        }
+        while flags != 0 {
+            let flag = highest(flags);
+            if flag == HEADERS {
+                reader.table()?;
+            } else {
+                skip(&mut reader, flag)?;
+            }
+            flags ^= flag;
+        }
+        reader.finish()?;
+        Ok(Self { bytes })
+    }
+
+    /// Properties from bytes that were checked before, such as those of a stored message.
+    ///
+    /// Wrong bytes are no danger: what cannot be found counts as absent.
+    #[inline]
+    pub fn trusted(bytes: &'a [u8]) -> Self {
+        Self { bytes }
+    }
+
+    /// Flags and property list as received.
+    #[inline]
+    pub fn as_bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// Whether there is a header table, be it empty.
+    #[inline]
+    pub fn has_headers(&self) -> bool {
+        self.flags() & HEADERS != 0
+    }
+
+    /// Whether the delivery mode is 2. Any other value means what absence means: transient.
+    #[inline]
+    pub fn is_persistent(&self) -> bool {
+        self.delivery_mode() == Some(PERSISTENT)
+    }
+
+    /// MIME type of the body.
+    pub fn content_type(&self) -> Option<&'a [u8]> {
+        self.short_str(CONTENT_TYPE)
+    }
+
+    /// MIME encoding of the body.
+    pub fn content_encoding(&self) -> Option<&'a [u8]> {
+        self.short_str(CONTENT_ENCODING)
+    }
+
+    /// One of [`PROPERTIES`], by its flag, if it is there.
+    pub fn by_flag(&self, flag: u16, kind: PropertyKind) -> Option<Value<'a>> {
+        let mut reader = self.find(flag)?;
+        match kind {
+            PropertyKind::Text => reader.short_str().ok().map(Value::LongStr),
+            PropertyKind::Headers => self.headers().map(Value::Table),
+            PropertyKind::Octet => reader.u8().ok().map(Value::UnsignedByte),
+            PropertyKind::Timestamp => reader.u64().ok().map(Value::Timestamp),
+        }
+    }
+
+    /// What the broker has to know of a message with these properties.
+    #[inline]
+    pub fn message_flags(self) -> MessageFlags {
+        let mode = self.delivery_mode();
+        let flags = if mode == Some(2) { MessageFlags::PERSISTENT } else { MessageFlags::NONE };
+        let wants_a_look = !matches!(mode, None | Some(1 | 2))
+            || self.has_headers()
+            || self.expiration().is_some()
+            || self.user_id().is_some()
+            || self.reply_to().is_some();
+        if wants_a_look { flags.with(MessageFlags::LOOK_INSIDE) } else { flags }
+    }
+
+    /// The header table. Absent is not the same as empty.
+    pub fn headers(&self) -> Option<Table<'a>> {
+        let octets = self.find(HEADERS)?.long_str().ok()?;
+        Some(Table::trusted(octets))
+    }
+
+    /// Whether the headers have keys that nobody is told: BCC. A publisher may say so; in what a client is
+    /// sent they never are.
+    pub fn is_blind(&self) -> bool {
+        self.headers().is_some_and(|headers| headers.get("BCC").is_some())
+    }
+
+    /// 1 transient, 2 persistent, by convention; any octet is legal.
+    #[inline]
+    pub fn delivery_mode(&self) -> Option<u8> {
+        self.octet(DELIVERY_MODE)
+    }
+
+    /// Priority, larger is more urgent; any octet is legal.
+    pub fn priority(&self) -> Option<u8> {
+        self.octet(PRIORITY)
+    }
+
+    /// The application's correlation identifier.
+    pub fn correlation_id(&self) -> Option<&'a [u8]> {
+        self.short_str(CORRELATION_ID)
+    }
+
+    /// Where replies go.
+    #[inline]
+    pub fn reply_to(&self) -> Option<&'a [u8]> {
+        self.short_str(REPLY_TO)
+    }
+
+    /// Milliseconds until the message expires, as a decimal number if the publisher kept the rules.
+    #[inline]
+    pub fn expiration(&self) -> Option<&'a [u8]> {
+        self.short_str(EXPIRATION)
+    }
+
+    /// The application's message identifier.
+    pub fn message_id(&self) -> Option<&'a [u8]> {
+        self.short_str(MESSAGE_ID)
+    }
+
+    /// Seconds since 1970 by convention; any 64 bits are legal.
+    pub fn timestamp(&self) -> Option<u64> {
+        self.find(TIMESTAMP)?.u64().ok()
+    }
+
+    /// The application's name for the kind of message: the property `type`.
+    pub fn kind(&self) -> Option<&'a [u8]> {
+        self.short_str(KIND)
+    }
+
+    /// Who published it; must be the login name of the publisher.
+    #[inline]
+    pub fn user_id(&self) -> Option<&'a [u8]> {
+        self.short_str(USER_ID)
+    }
+
+    /// The application's identifier.
+    pub fn app_id(&self) -> Option<&'a [u8]> {
+        self.short_str(APP_ID)
+    }
+
+    /// Unused ("reserved" in the specification), but handed on.
+    pub fn cluster_id(&self) -> Option<&'a [u8]> {
+        self.short_str(CLUSTER_ID)
+    }
+
+    /// Writes the properties with some of them changed; all others stay bit for bit.
+    ///
+    /// # Errors
+    /// [`Full`]: nothing is left in the buffer then.
+    pub fn write_with(&self, edit: PropertyEdit<'_>, w: &mut Writer<'_>) -> Result<(), Full> {
+        self.write_or_rewind(edit, None, w)
+    }
+
+    /// The same, with a header table that is built by `fill`, whether there was one or not.
+    ///
+    /// # Errors
+    /// [`Full`]: nothing is left in the buffer then.
+    pub fn write_with_headers(
+        &self,
+        edit: PropertyEdit<'_>,
+        fill: HeadersFill<'_>,
+        w: &mut Writer<'_>,
+    ) -> Result<(), Full> {
+        let edit = PropertyEdit { headers: HeadersEdit::Set(Table::EMPTY), ..edit };
+        self.write_or_rewind(edit, Some(fill), w)
+    }
+
+    /// The same, with headers that lose the entries of some names and get others behind those that stay, which
+    /// are copied octet by octet. `BCC` never stays: nobody but the broker that a message was published to is
+    /// told of those keys.
+    ///
+    /// # Errors
+    /// [`Full`]: nothing is left in the buffer then.
+    pub fn write_with_other_headers(
+        &self,
+        edit: PropertyEdit<'_>,
+        without: &[&str],
+        add: HeadersFill<'_>,
+        w: &mut Writer<'_>,
+    ) -> Result<(), Full> {
+        let headers = self.headers().unwrap_or(Table::EMPTY);
+        let fill: HeadersFill<'_> = &mut |table| {
+            entries_but(headers, without, table)?;
+            add(table)
+        };
+        self.write_with_headers(edit, fill, w)
+    }
+
+    fn write_or_rewind(
+        &self,
+        edit: PropertyEdit<'_>,
+        fill: Option<HeadersFill<'_>>,
+        w: &mut Writer<'_>,
+    ) -> Result<(), Full> {
+        let start = w.at();
+        self.write_edited(edit, fill, w).inspect_err(|_| w.rewind(start))
+    }
+
+    fn write_edited(
+        &self,
+        edit: PropertyEdit<'_>,
+        mut fill: Option<HeadersFill<'_>>,
+        w: &mut Writer<'_>,
+    ) -> Result<(), Full> {
+        let old = self.flags();
+        let mut flags = old;
+        set(&mut flags, HEADERS, edit.headers.keeps(old & HEADERS != 0));
+        set(&mut flags, REPLY_TO, edit.reply_to.keeps(old & REPLY_TO != 0));
+        set(&mut flags, EXPIRATION, edit.expiration.keeps(old & EXPIRATION != 0));
+        set(&mut flags, USER_ID, edit.user_id.keeps(old & USER_ID != 0));
+        w.write_u16(flags)?;
+
+        let mut remaining = old | flags;
+        while remaining != 0 {
+            let flag = highest(remaining);
+            remaining ^= flag;
+            if flags & flag == 0 {
+                continue;
+            }
+            match (flag, edit) {
+                (HEADERS, PropertyEdit { headers: HeadersEdit::Set(table), .. }) => match &mut fill {
+                    Some(fill) => w.table(|headers| fill(headers))?,
+                    None => w.write_table(table)?,
+                },
+                (HEADERS, PropertyEdit { headers: HeadersEdit::Without(name), .. }) => {
+                    let table = self.headers().unwrap_or(Table::EMPTY);
+                    w.table(|t| t.entries_without(table, name))?;
+                }
+                (REPLY_TO, PropertyEdit { reply_to: Edit::Set(text), .. })
+                | (EXPIRATION, PropertyEdit { expiration: Edit::Set(text), .. })
+                | (USER_ID, PropertyEdit { user_id: Edit::Set(text), .. }) => w.write_short_str(text)?,
+                _ => w.write_raw(self.encoded(flag))?,
+            }
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn flags(&self) -> u16 {
+        self.bytes.first_chunk().map_or(0, |flags| u16::from_be_bytes(*flags))
+    }
+
+    /// A cursor at the property of `flag`, if it is there.
+    #[inline]
+    fn find(&self, flag: u16) -> Option<Reader<'a>> {
+        let flags = self.flags();
+        if flags & flag == 0 {
+            return None;
+        }
+        let mut reader = Reader::new(self.bytes);
+        reader.u16().ok()?;
+        // The flags above ours: what has to be skipped.
+        let mut before = flags & !(flag | (flag - 1));
+        while before != 0 {
+            let first = highest(before);
+            skip(&mut reader, first).ok()?;
+            before ^= first;
+        }
+        Some(reader)
+    }
+
+    /// The octets of one property, its length included.
+    fn encoded(&self, flag: u16) -> &'a [u8] {
+        let Some(start) = self.find(flag) else {
+            return &[];
+        };
+        let mut end = start;
+        if skip(&mut end, flag).is_err() {
+            return &[];
+        }
+        start.rest().get(..start.len() - end.len()).unwrap_or_default()
+    }
+
+    #[inline]
+    fn short_str(&self, flag: u16) -> Option<&'a [u8]> {
+        self.find(flag)?.short_str().ok()
+    }
+
+    #[inline]
+    fn octet(&self, flag: u16) -> Option<u8> {
+        self.find(flag)?.u8().ok()
+    }
+}
+
+/// The highest bit of `flags`, which must not be 0: the property that comes first.
+#[inline]
+fn highest(flags: u16) -> u16 {
+    0x8000 >> flags.leading_zeros()
+}
+
+#[inline]
+fn skip(reader: &mut Reader<'_>, flag: u16) -> Result<(), WireError> {
+    match flag {
+        HEADERS => reader.long_str().map(drop),
+        TIMESTAMP => reader.u64().map(drop),
+        flag if flag & OCTETS != 0 => reader.u8().map(drop),
+        _ => reader.short_str().map(drop),
+    }
+}
+
+#[inline]
+fn set(flags: &mut u16, flag: u16, present: bool) {
+    if present {
+        *flags |= flag;
+    } else {
+        *flags &= !flag;
+    }
+}
+
+/// Copies the entries of other names, in pieces as large as they come.
+fn entries_but(headers: Table<'_>, without: &[&str], table: &mut TableWriter<'_, '_>) -> Result<(), Full> {
+    let mut entries = headers.iter();
+    let mut from = entries.rest();
+    loop {
+        let before = entries.rest();
+        let next = entries.next();
+        let goes = |name: &[u8]| name == b"BCC" || without.iter().any(|other| other.as_bytes() == name);
+        let ends = next.is_none_or(|(name, _)| goes(name));
+        if ends {
+            let len = from.len() - before.len();
+            table.entries(Table::trusted(from.get(..len).unwrap_or_default()))?;
+            from = entries.rest();
+        }
+        if next.is_none() {
+            return Ok(());
+        }
+    }
+}
+
+/// What builds a header table.
+pub type HeadersFill<'f> = &'f mut dyn FnMut(&mut TableWriter<'_, '_>) -> Result<(), Full>;
+
+/// What is to become of one property.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Edit<T> {
+    /// It stays as it is, be it absent.
+    #[default]
+    Keep,
+    /// It goes.
+    Remove,
+    /// It gets this value, whether it was there or not.
+    Set(T),
+}
+
+impl<T> Edit<T> {
+    fn keeps(&self, present: bool) -> bool {
+        match self {
+            Self::Keep => present,
+            Self::Remove => false,
+            Self::Set(_) => true,
+        }
+    }
+}
+
+/// What is to become of the header table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HeadersEdit<'e> {
+    /// It stays as it is, be it absent.
+    #[default]
+    Keep,
+    /// It goes.
+    Remove,
+    /// It is replaced, or added.
+    Set(Table<'e>),
+    /// It loses every entry of this name and stays as it is otherwise, even when that leaves it empty.
+    Without(&'e str),
+}
+
+impl HeadersEdit<'_> {
+    fn keeps(&self, present: bool) -> bool {
+        match self {
+            Self::Keep | Self::Without(_) => present,
+            Self::Remove => false,
+            Self::Set(_) => true,
+        }
+    }
+}
+
+/// Changes for [`Properties::write_with`]. The default changes nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PropertyEdit<'e> {
+    /// The header table.
+    pub headers: HeadersEdit<'e>,
+    /// Where replies go.
+    pub reply_to: Edit<&'e [u8]>,
+    /// When the message expires.
+    pub expiration: Edit<&'e [u8]>,
+    /// Who says that he has sent it.
+    pub user_id: Edit<&'e [u8]>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn absent_empty_and_there_are_three_things() {
+        assert_eq!(Properties::parse(&[0, 0]).expect("none").headers(), None);
+        let empty = Properties::parse(b"\x20\0\0\0\0\0").expect("empty headers");
+        assert_eq!(empty.headers(), Some(Table::EMPTY));
+        assert!(empty.has_headers() && !Properties::EMPTY.has_headers());
+        let some = Properties::parse(b"\x20\0\0\0\0\x02\0V").expect("headers");
+        assert_eq!(some.headers().map(|table| table.iter().count()), Some(1));
+    }
+
+    #[test]
+    fn only_delivery_mode_2_is_persistent() {
+        let with_mode = |mode| Properties::parse(&[0x10, 0, mode]).map(|p| p.is_persistent());
+        assert_eq!([0, 1, 2, 3].map(with_mode), [Ok(false), Ok(false), Ok(true), Ok(false)]);
+        assert!(!Properties::EMPTY.is_persistent());
+        let behind_others = Properties::parse(b"\xf0\0\x01a\x01b\0\0\0\x02\0V\x02").expect("sound");
+        assert!(behind_others.is_persistent());
+        assert_eq!(behind_others.content_encoding(), Some(&b"b"[..]));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        let cases: [(&[u8], WireError); 9] = [
+            (b"", WireError::Truncated),
+            (b"\0", WireError::Truncated),
+            (b"\0\x01\0\0", WireError::UndefinedFlags),
+            (b"\0\x02", WireError::UndefinedFlags),
+            (b"\0\0\0", WireError::TrailingBytes),
+            (b"\x80\0\x05a", WireError::Truncated),
+            (b"\0\x40\0\0\0", WireError::Truncated),
+            (b"\x20\0\0\0\0\x03\x01aU", WireError::UnknownFieldType(b'U')),
+            (b"\x30\0\0\0\0\x02\0V", WireError::Truncated),
+        ];
+        for (octets, error) in cases {
+            assert_eq!(Properties::parse(octets), Err(error), "{octets:?}");
+        }
+    }
+
+    #[test]
+    fn a_header_of_another_class_is_told_before_its_properties() {
+        let payload = [&[0, 50, 0, 0][..], &7u64.to_be_bytes(), &[0xff, 0xff]].concat();
+        assert_eq!(ContentHeader::parse(&payload), Err(WireError::UnexpectedClass(50)));
+        let payload = [&[0, 60, 0, 9][..], &7u64.to_be_bytes(), &[0, 0]].concat();
+        let header = ContentHeader::parse(&payload).expect("sound");
+        assert_eq!((header.weight, header.body_len), (9, 7));
+        assert_eq!(ContentHeader::parse(&payload[..13]), Err(WireError::Truncated));
+    }
+
+    #[test]
+    fn edits_put_properties_where_they_belong() {
+        let old = Properties::parse(b"\x90\x80\x02ab\x02\x01m").expect("type, mode, message id");
+        let edit = PropertyEdit {
+            headers: HeadersEdit::Set(Table::trusted(b"\0V")),
+            reply_to: Edit::Set(b"r"),
+            expiration: Edit::Set(b"10"),
+            user_id: Edit::Keep,
+        };
+        let mut buf = [0; 64];
+        let mut w = Writer::new(&mut buf);
+        old.write_with(edit, &mut w).expect("fits");
+        assert_eq!(w.written(), b"\xb3\x80\x02ab\0\0\0\x02\0V\x02\x01r\x0210\x01m");
+    }
+
+    #[test]
+    fn leaving_out_the_last_header_leaves_an_empty_table() {
+        let old = Properties::parse(b"\x20\0\0\0\0\x09\x03BCCA\0\0\0\0").expect("sound");
+        let edit = PropertyEdit { headers: HeadersEdit::Without("BCC"), ..PropertyEdit::default() };
+        let mut buf = [0; 64];
+        let mut w = Writer::new(&mut buf);
+        old.write_with(edit, &mut w).expect("fits");
+        assert_eq!(w.written(), b"\x20\0\0\0\0\0");
+        let mut w = Writer::new(&mut buf);
+        Properties::EMPTY.write_with(edit, &mut w).expect("fits");
+        assert_eq!(w.written(), [0, 0], "no table appears where none was");
+    }
+}

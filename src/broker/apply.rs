@@ -1,0 +1,808 @@
+//! A command comes in: what it changes, and what it answers.
+//!
+//! Always true: the state is changed and the answer given at once; an error answers without waiting for
+//! anything; a command that depends on which consumer has which messages comes behind the deliveries that
+//! were possible before it, so that commands mean the same whether they come one by one or many in one read.
+//!
+//! The broker's own connections (the local end of a bridge, a request of the management API) do here what any
+//! client might, and what no client can do in one step: set a message aside, or publish it once more, and
+//! settle it, both or neither.
+
+use leveret_amqp::field::Table;
+use leveret_amqp::props::Properties;
+use leveret_core::command::{
+    ChannelId, Command, ConnectionId, Name, Outcome, QueueId, Refusal, ReplyOrder, Settlement, VhostId,
+};
+use leveret_core::error::{Fault, ReplyCode};
+use leveret_core::journal::{Batch, Journal, Urgency};
+use leveret_core::mem::{MessageFlags, MessageId, Share};
+use leveret_core::password::PasswordCheck;
+
+use super::access::{Identity, Login, Right, Thing};
+use super::consumers::{ConsumerState, Mode, NewConsumer, Transaction};
+use super::definitions::{DeleteIf, QueueDeclaration};
+use super::deliver::OutboxView;
+use super::faults::out_of;
+use super::letters::{Parking, Reason};
+use super::properties::copy_flags;
+use super::publish::Publish;
+use super::queue::{BROWSED_MAX, BrowseResult};
+use super::state::REPLY_TO;
+use super::topology::{BindingSpec, Destination, ExchangeDeclaration};
+use super::words::QueueInWords;
+use super::{Broker, Context};
+
+fn cannot_switch(from: &str, to: &str) -> Fault {
+    Fault::new(ReplyCode::PreconditionFailed, format_args!("cannot switch from {from} to {to} mode"))
+}
+
+/// The fault of a command in a place where the session never sends it.
+fn out_of_place() -> Fault {
+    Fault::connection(ReplyCode::CommandInvalid, format_args!("unexpected method"))
+}
+
+/// basic.consume's fields.
+pub(crate) struct ConsumeRequest<'a> {
+    pub(crate) queue: &'a str,
+    pub(crate) tag: &'a str,
+    pub(crate) no_ack: bool,
+    pub(crate) exclusive: bool,
+    pub(crate) arguments: &'a [u8],
+}
+
+fn priority_of(queue: QueueInWords<'_>, arguments: Table<'_>) -> Result<i32, Fault> {
+    let Some(value) = arguments.get("x-priority") else { return Ok(0) };
+    match value.as_integer() {
+        Some(number) => Ok(number.clamp(i32::MIN.into(), i32::MAX.into()) as i32),
+        None => Err(Fault::new(
+            ReplyCode::PreconditionFailed,
+            format_args!(
+                "invalid arg 'x-priority' for {queue}: \"expected integer, got {}\"",
+                value.type_name()
+            ),
+        )),
+    }
+}
+
+/// What identifies a delivery to another broker.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DeliverySource {
+    /// The number of the queue, which no other ever has: for all lives of the broker where the queue is
+    /// durable, else for this one.
+    pub queue: u64,
+    /// The place of the message in its queue.
+    pub offset: u64,
+    /// The message does not outlive the broker.
+    pub is_transient: bool,
+}
+
+impl OutboxView<'_> {
+    /// What identifies the delivery at the cursor; `None` for a message that comes from no queue.
+    pub fn source(&self) -> Option<DeliverySource> {
+        let delivery = &self.broker.queues.deliveries()[self.at?];
+        let queue = self.broker.queues.at(delivery.queue?);
+        Some(match delivery.logged {
+            Some(offset) => DeliverySource { queue: queue.logged.incarnation(), offset, is_transient: false },
+            None => DeliverySource { queue: queue.serial, offset: delivery.offset, is_transient: true },
+        })
+    }
+}
+
+/// Whether a copy is in its queue; without room for it now it is dropped. `refused` says why the queue takes
+/// no such message.
+fn taken(cx: &mut Context<'_>, copy: MessageId, outcome: Outcome, refused: &str) -> Result<bool, Fault> {
+    match outcome {
+        Outcome::Published => Ok(true),
+        Outcome::Wait => {
+            cx.messages.discard(copy);
+            Ok(false)
+        }
+        _ => Err(Fault::new(ReplyCode::PreconditionFailed, format_args!("{refused}"))),
+    }
+}
+
+/// A copy of a message with other properties, which nothing holds yet.
+#[cold]
+fn copied(cx: &mut Context<'_>, message: MessageId, properties: &[u8]) -> Option<MessageId> {
+    let flags = copy_flags(cx.messages, message, &Properties::trusted(properties));
+    cx.messages.copy_with_properties(message, properties, flags.with(MessageFlags::LOOK_INSIDE)).ok()
+}
+
+impl Broker {
+    /// Applies one command and says where a reply to it stands among the connection's deliveries.
+    #[inline]
+    pub fn apply(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: ConnectionId,
+        channel: Option<ChannelId>,
+        command: Command<'_>,
+    ) -> (Outcome, ReplyOrder) {
+        cx.awaited = Batch::NONE;
+        let answers_at_once = matches!(command, Command::Cancel { .. } | Command::CloseChannel);
+        let result = match channel {
+            None => self.apply_to_connection(cx.journal, connection, command),
+            Some(channel) => self.apply_to_channel(cx, connection, channel, command),
+        };
+        if self.jobs.take_due() {
+            self.run_jobs(cx);
+        }
+        self.queues.records().charge_levels(cx.work);
+        if answers_at_once || result.is_err() {
+            cx.awaited = Batch::NONE;
+        }
+        let outcome = result.unwrap_or_else(Outcome::Fault);
+        (outcome, self.consumers.reply_order(connection, channel))
+    }
+
+    /// Whether a turn has something to do without new input: jobs, deliveries that became possible,
+    /// connections with something new to send.
+    pub fn has_work(&self, journal: &Journal) -> bool {
+        self.queues.gets().is_due()
+            || !self.jobs.is_empty() && !journal.is_crowded()
+            || self.queues.records().is_any_ready()
+            || self.consumers.has_noted()
+            || self.consumers.has_share_news()
+    }
+
+    fn apply_to_connection(
+        &mut self,
+        journal: &Journal,
+        connection: ConnectionId,
+        command: Command<'_>,
+    ) -> Result<Outcome, Fault> {
+        match command {
+            Command::Login { user, password, from_loopback } => {
+                self.login(journal, connection, user, password.0, from_loopback)
+            }
+            Command::LoginExternal { user, from_loopback } => {
+                self.login_external(journal, connection, user, from_loopback)
+            }
+            Command::OpenVhost { vhost } => self.open_vhost(connection, vhost),
+            Command::OpenChannel { number } => self.open_channel(connection, number),
+            _ => Err(out_of_place()),
+        }
+    }
+
+    fn apply_to_channel(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: ConnectionId,
+        channel: ChannelId,
+        command: Command<'_>,
+    ) -> Result<Outcome, Fault> {
+        match command {
+            Command::Publish { message, mandatory } => self.publish(cx, channel, message, mandatory),
+            Command::Settle { delivery_tag, multiple, settlement } => {
+                self.settle(cx, channel, delivery_tag, multiple, settlement)
+            }
+            Command::CloseChannel => {
+                self.close_channel(cx, connection, channel);
+                Ok(Outcome::Done)
+            }
+            Command::Recover => {
+                self.catch_up_channel(cx, channel);
+                self.recover(channel);
+                Ok(Outcome::Done)
+            }
+            Command::Qos { prefetch_count, global } => {
+                if global {
+                    self.catch_up_channel(cx, channel);
+                }
+                self.set_prefetch(cx, channel, prefetch_count, global);
+                Ok(Outcome::Done)
+            }
+            Command::ConfirmSelect => self.select_confirms(channel),
+            Command::TxSelect => self.select_transactions(channel),
+            Command::TxCommit => self.commit(cx, channel),
+            Command::TxRollback => self.rollback(cx.messages, channel),
+            Command::Cancel { tag } => {
+                self.cancel(cx, channel, tag);
+                self.jobs.note_due();
+                Ok(Outcome::Done)
+            }
+            _ => {
+                cx.declarer = Some(self.quota.declarer(connection));
+                let result = self.apply_definition(cx, connection, channel, command);
+                cx.declarer = None;
+                result
+            }
+        }
+    }
+
+    /// Makes the deliveries of a queue that a command names that were possible before the command.
+    fn catch_up_for(&mut self, cx: &mut Context<'_>, vhost: VhostId, command: &Command<'_>) {
+        if let Command::QueueDeclare { queue, .. }
+        | Command::QueuePurge { queue }
+        | Command::QueueDelete { queue, .. }
+        | Command::Consume { queue, .. }
+        | Command::Get { queue, .. } = command
+            && self.queues.records().is_any_ready()
+            && let Some(queue) = self.queues.records().find_queue(vhost, queue)
+        {
+            self.catch_up(cx, queue);
+        }
+    }
+
+    /// Applies a command that names queues or exchanges.
+    fn apply_definition(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: ConnectionId,
+        channel: ChannelId,
+        command: Command<'_>,
+    ) -> Result<Outcome, Fault> {
+        let vhost = self.consumers.channel(channel).vhost;
+        self.catch_up_for(cx, vhost, &command);
+        match command {
+            Command::ExchangeDeclare { exchange, passive: true, .. } => {
+                self.check_exchange_exists(cx, vhost, exchange)
+            }
+            Command::ExchangeDeclare {
+                exchange, kind, durable, auto_delete, internal, arguments, ..
+            } => {
+                let declaration =
+                    ExchangeDeclaration { exchange, kind, durable, auto_delete, internal, arguments };
+                self.declare_exchange(cx, connection, vhost, &declaration)
+            }
+            Command::ExchangeDelete { exchange, if_unused } => {
+                self.delete_exchange(cx, connection, vhost, exchange, if_unused)
+            }
+            Command::ExchangeBind { destination, source, routing_key, arguments } => {
+                let spec = BindingSpec { source, routing_key, arguments };
+                self.check_bind(cx.work, connection, vhost, Thing::Exchange(destination), &spec)?;
+                let source_id = self.topology.require_exchange(&self.access, vhost, source)?;
+                let destination = Destination::Exchange(self.topology.require_exchange(
+                    &self.access,
+                    vhost,
+                    destination,
+                )?);
+                self.bind(cx, &spec.between(source_id, destination))
+            }
+            Command::ExchangeUnbind { destination, source, routing_key, arguments } => {
+                let spec = BindingSpec { source, routing_key, arguments };
+                self.check_bind(cx.work, connection, vhost, Thing::Exchange(destination), &spec)?;
+                self.unbind_exchange(cx, vhost, destination, &spec)?;
+                self.jobs.note_due();
+                Ok(Outcome::Done)
+            }
+            Command::QueueDeclare { queue, passive: true, .. } => {
+                self.check_queue_exists(cx, connection, vhost, queue)
+            }
+            Command::QueueDeclare { queue, durable, exclusive, auto_delete, arguments, .. } => {
+                let declaration = QueueDeclaration { queue, durable, exclusive, auto_delete, arguments };
+                self.declare_queue(cx, connection, vhost, &declaration)
+            }
+            Command::QueueBind { queue, exchange, routing_key, arguments } => {
+                let spec = BindingSpec { source: exchange, routing_key, arguments };
+                self.bind_queue(cx, connection, vhost, queue, &spec)
+            }
+            Command::QueueUnbind { queue, exchange, routing_key, arguments } => {
+                let spec = BindingSpec { source: exchange, routing_key, arguments };
+                let outcome = self.unbind_queue(cx, connection, vhost, queue, &spec);
+                self.jobs.note_due();
+                outcome
+            }
+            Command::QueuePurge { queue } => self.purge_queue(cx, connection, vhost, queue),
+            Command::QueueDelete { queue, if_unused, if_empty } => self.delete_queue_by_name(
+                cx,
+                connection,
+                vhost,
+                queue,
+                DeleteIf { unused: if_unused, empty: if_empty },
+            ),
+            Command::Consume { queue, tag, no_ack, exclusive, arguments } => {
+                let request = ConsumeRequest { queue, tag, no_ack, exclusive, arguments };
+                self.consume(cx, connection, channel, &request)
+            }
+            Command::Get { queue, no_ack } => {
+                self.check(cx.work, connection, vhost, Right::Read, Thing::Queue(queue))?;
+                let queue = self.require_queue(connection, vhost, queue)?;
+                self.get(cx, channel, queue, no_ack)
+            }
+            _ => Err(out_of_place()),
+        }
+    }
+
+    pub(crate) fn consume(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: ConnectionId,
+        channel: ChannelId,
+        request: &ConsumeRequest<'_>,
+    ) -> Result<Outcome, Fault> {
+        let vhost = self.consumers.channel(channel).vhost;
+        if request.queue == REPLY_TO {
+            return self.consume_replies(cx, connection, channel, request);
+        }
+        if !request.tag.is_empty() && self.consumers.find(channel, request.tag).is_some() {
+            return Err(Fault::new(
+                ReplyCode::NotAllowed,
+                format_args!("attempt to reuse consumer tag '{}'", request.tag),
+            ));
+        }
+        self.check(cx.work, connection, vhost, Right::Read, Thing::Queue(request.queue))?;
+        let queue = self.require_queue(connection, vhost, request.queue)?;
+        let words = self.queue_in_words(vhost, request.queue);
+        let priority = priority_of(words, Table::trusted(request.arguments))?;
+        let record = self.queues.at(queue);
+        if record.audience.has_exclusive() || request.exclusive && record.audience.is_taken() {
+            return Err(Fault::new(ReplyCode::AccessRefused, format_args!("{words} in exclusive use")));
+        }
+        let tag = self.consumer_tag(request.tag);
+        self.start_consumer(cx, channel, queue, tag, priority, request)
+    }
+
+    /// Makes the consumer of amq.rabbitmq.reply-to a queue of its own, which only its token reaches.
+    fn consume_replies(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: ConnectionId,
+        channel: ChannelId,
+        request: &ConsumeRequest<'_>,
+    ) -> Result<Outcome, Fault> {
+        let problem = match () {
+            () if !request.no_ack => "reply consumer cannot acknowledge",
+            () if self.reply_queue_of(channel).is_some() => "reply consumer already set",
+            () => "",
+        };
+        if !problem.is_empty() {
+            return Err(Fault::new(ReplyCode::PreconditionFailed, format_args!("{problem}")));
+        }
+        let vhost = self.consumers.channel(channel).vhost;
+        let name = self.unique_name("amq.rabbitmq.reply-to.");
+        let declaration = QueueDeclaration {
+            queue: &name,
+            durable: false,
+            exclusive: true,
+            auto_delete: true,
+            arguments: &[],
+        };
+        let queue = self.create_queue(cx, Some(connection), vhost, &declaration, true)?;
+        let tag = self.consumer_tag(request.tag);
+        self.start_consumer(cx, channel, queue, tag, 0, request)
+    }
+
+    fn consumer_tag(&mut self, asked: &str) -> Name {
+        match Name::try_from(asked) {
+            Ok(tag) if !tag.is_empty() => tag,
+            _ => self.unique_name("amq.ctag-"),
+        }
+    }
+
+    fn start_consumer(
+        &mut self,
+        cx: &mut Context<'_>,
+        channel: ChannelId,
+        queue: QueueId,
+        tag: Name,
+        priority: i32,
+        request: &ConsumeRequest<'_>,
+    ) -> Result<Outcome, Fault> {
+        let index = self.consumers.add(&mut self.quota, channel, queue, ConsumerState::Active)?;
+        let connection = self.consumers.connection_of(channel);
+        if self.consumers.connection(connection).identity.is_own() {
+            self.queues.records_mut().note_forwarded(queue);
+        }
+        let outcome = Outcome::Consuming { tag: tag.as_str().into() };
+        let new = NewConsumer { tag, priority, no_ack: request.no_ack, exclusive: request.exclusive };
+        self.consumers.start(cx.work, &mut self.queues, index, new);
+        Ok(outcome)
+    }
+
+    /// basic.cancel by the client; with an unknown tag it does nothing.
+    pub(crate) fn cancel(&mut self, cx: &mut Context<'_>, channel: ChannelId, tag: &str) {
+        if let Some(index) = self.consumers.find(channel, tag) {
+            self.catch_up(cx, self.consumers.at(index).queue);
+            self.end_consumer(cx, index);
+            self.free_consumer_if_done(index);
+        } else if let Some(index) = self.consumers.find_cancelled(channel, tag) {
+            // The consumer's queue went just before, and basic.cancel-ok says that the consumer has ended: it
+            // is told once.
+            self.consumers.leave_cancelled(index);
+            self.free_consumer_if_done(index);
+        }
+    }
+
+    /// The next cancelled consumer whose client must be told: channel number, tag, and where basic.cancel
+    /// stands among the connection's deliveries.
+    pub fn next_cancelled(&self, connection: ConnectionId) -> Option<(u16, &str, ReplyOrder)> {
+        self.consumers.next_cancelled(connection)
+    }
+
+    pub(crate) fn set_prefetch(
+        &mut self,
+        cx: &mut Context<'_>,
+        channel: ChannelId,
+        prefetch_count: u16,
+        global: bool,
+    ) {
+        let record = self.consumers.channel_mut(channel);
+        if !global {
+            record.prefetch_count = prefetch_count;
+        }
+        // As in RabbitMQ, a prefetch for each new consumer lifts the one that all consumers of the channel share.
+        let shared = if global { prefetch_count } else { 0 };
+        if core::mem::replace(&mut record.global_prefetch_count, shared) != shared {
+            self.consumers.make_all_eligible(cx.work, &mut self.queues, channel);
+        }
+    }
+
+    pub(crate) fn open_channel(&mut self, connection: ConnectionId, number: u16) -> Result<Outcome, Fault> {
+        let record = self.consumers.connection(connection);
+        let vhost = record.vhost.ok_or_else(|| {
+            Fault::connection(ReplyCode::ChannelError, format_args!("no virtual host is open"))
+        })?;
+        self.access.check_user_channels(&record.identity, self.load_of(&record.identity))?;
+        let channel = self.consumers.open_channel(&mut self.quota, connection, vhost, number)?;
+        self.counters.channels_opened += 1;
+        self.consumers.channel_mut(channel).serial = self.counters.channels_opened;
+        Ok(Outcome::ChannelOpened(channel))
+    }
+
+    /// A new connection, before its handshake.
+    ///
+    /// # Errors
+    /// No connection record is free: a lost connection is still being cleared away.
+    pub fn connect(&mut self) -> Option<ConnectionId> {
+        self.consumers.connect(&mut self.quota)
+    }
+
+    /// How many more connections may be opened: those lost last may still be being cleared away.
+    pub const fn connections_room(&self) -> usize {
+        self.consumers.connections_fill().room()
+    }
+
+    /// Asks the loop to close a connection with connection.close 320 and this reason.
+    pub fn force_close(&mut self, connection: ConnectionId, reason: &str) {
+        self.consumers.force_close(connection, reason);
+    }
+
+    /// The next connection that is to be closed by force, and what to tell it.
+    pub fn next_forced(&mut self) -> Option<(ConnectionId, Fault)> {
+        self.consumers.next_forced()
+    }
+
+    /// Whether a connection is to be closed by force.
+    pub fn has_forced(&self) -> bool {
+        self.consumers.has_forced()
+    }
+
+    /// Whether jobs of the connection's last command are still running; until they are done it is not read.
+    pub fn is_busy(&self, connection: ConnectionId) -> bool {
+        self.consumers.is_busy(connection)
+    }
+
+    /// The next connection whose outbox got something since this was last asked.
+    pub fn next_noted(&mut self) -> Option<ConnectionId> {
+        self.consumers.next_noted()
+    }
+
+    /// Opens a connection of the broker itself, in a virtual host.
+    ///
+    /// # Errors
+    /// There is no such virtual host, or no connection record is free.
+    #[cold]
+    pub fn connect_own(&mut self, name: &str, vhost: &str) -> Result<ConnectionId, Fault> {
+        let Some(id) = self.access.find_vhost(vhost) else {
+            return Err(Fault::connection(ReplyCode::NotAllowed, format_args!("vhost {vhost} not found")));
+        };
+        let connection = self.connect().ok_or_else(|| out_of("connections_max"))?;
+        // The connection that had the place before may have had a name in the firehose.
+        self.name_traced(connection, name);
+        let record = self.consumers.connection_mut(connection);
+        (record.identity, record.vhost) = (Identity::own(name), Some(id));
+        self.quota.enter_vhost(connection, id);
+        self.access.hold_vhost(id);
+        Ok(connection)
+    }
+
+    /// Opens a connection for a user of the management API, and its channel, by which the user does what he
+    /// might do over AMQP. The connection is shown nowhere, and the caller releases it.
+    ///
+    /// # Errors
+    /// The user may not come in, or no connection record is free.
+    #[cold]
+    pub fn connect_user(
+        &mut self,
+        cx: &mut Context<'_>,
+        user: &str,
+        vhost: &str,
+    ) -> Result<(ConnectionId, ChannelId), Fault> {
+        let connection = self.connect().ok_or_else(|| out_of("connections_max"))?;
+        // The address that the user connects from was checked with the password.
+        let commands = [
+            Command::LoginExternal { user, from_loopback: true },
+            Command::OpenVhost { vhost },
+            Command::OpenChannel { number: 1 },
+        ];
+        for command in commands {
+            match self.apply(cx, connection, None, command).0 {
+                Outcome::ChannelOpened(channel) => return Ok((connection, channel)),
+                Outcome::Fault(fault) => {
+                    self.release(cx, connection);
+                    return Err(fault);
+                }
+                _ => {}
+            }
+        }
+        unreachable!("opening a channel is answered with a channel or a fault")
+    }
+
+    /// Moves a written delivery to another queue, with other properties. `None`: there is no room for the
+    /// copy now, and the delivery is as it was.
+    ///
+    /// # Errors
+    /// There is no such queue, or the queue takes no more.
+    #[cold]
+    pub fn set_aside(
+        &mut self,
+        cx: &mut Context<'_>,
+        channel: ChannelId,
+        tag: u64,
+        queue: &str,
+        properties: &[u8],
+    ) -> Result<Option<Batch>, Fault> {
+        let queue = self.queue_for(channel, queue)?;
+        let Some((index, message)) = self.sent_in_memory(channel, tag) else { return Ok(None) };
+        let Some(copy) = copied(cx, message, properties) else { return Ok(None) };
+        cx.journal.begin_group();
+        let is_moved = self.push_aside(cx, channel, copy, queue);
+        if is_moved == Ok(true) {
+            self.consumers.leave_unacknowledged(&mut self.queues, channel, index);
+            self.settle_one(cx, index, Settlement::Ack);
+        }
+        let batch = cx.journal.end_group(cx.messages, Urgency::Awaited);
+        is_moved.map(|is_moved| is_moved.then_some(batch))
+    }
+
+    /// Publishes the message of a written delivery once more, with other properties, and settles the
+    /// delivery, both or neither. `false`: there is no room for the copy now, and the delivery is as it was.
+    ///
+    /// # Errors
+    /// The message reaches no queue, or is refused.
+    #[cold]
+    pub fn publish_again(
+        &mut self,
+        cx: &mut Context<'_>,
+        channel: ChannelId,
+        tag: u64,
+        properties: &[u8],
+    ) -> Result<bool, Fault> {
+        let Some((index, message)) = self.sent_in_memory(channel, tag) else { return Ok(false) };
+        let Some(copy) = copied(cx, message, properties) else { return Ok(false) };
+        let connection = self.consumers.connection_of(channel);
+        cx.journal.begin_group();
+        let mut outcome = self.publish(cx, channel, copy, true);
+        let is_requeued = self.has_returned(connection);
+        if outcome == Ok(Outcome::Published) && !is_requeued {
+            self.consumers.leave_unacknowledged(&mut self.queues, channel, index);
+            self.settle_one(cx, index, Settlement::Ack);
+        }
+        cx.journal.end_group(cx.messages, Urgency::Awaited);
+        if is_requeued {
+            self.sent(cx, connection, 1);
+            let why = format_args!("it reaches no queue here");
+            outcome = Err(Fault::new(ReplyCode::NoRoute, why));
+        }
+        taken(cx, copy, outcome?, "a queue refuses it by its own arguments")
+    }
+
+    /// Puts a copy of a message that is in no queue into one, with other properties. `None`: there is no room
+    /// for the copy now.
+    ///
+    /// # Errors
+    /// There is no such queue, or the queue takes no more.
+    #[cold]
+    pub fn put_aside(
+        &mut self,
+        cx: &mut Context<'_>,
+        channel: ChannelId,
+        message: MessageId,
+        queue: &str,
+        properties: &[u8],
+    ) -> Result<Option<Batch>, Fault> {
+        let queue = self.queue_for(channel, queue)?;
+        let Some(copy) = copied(cx, message, properties) else { return Ok(None) };
+        cx.awaited = Batch::NONE;
+        let is_taken = self.push_aside(cx, channel, copy, queue)?;
+        Ok(is_taken.then_some(cx.awaited))
+    }
+
+    pub(crate) fn queue_for(&self, channel: ChannelId, name: &str) -> Result<QueueId, Fault> {
+        let vhost = self.consumers.channel(channel).vhost;
+        self.queues.records().find_queue(vhost, name).ok_or_else(|| {
+            let vhost = self.access.vhost_name(vhost);
+            Fault::new(ReplyCode::NotFound, format_args!("no queue '{name}' in vhost '{vhost}'"))
+        })
+    }
+
+    fn sent_in_memory(&self, channel: ChannelId, tag: u64) -> Option<(usize, MessageId)> {
+        let record = self.consumers.find_channel(channel).filter(|record| !record.closing)?;
+        let head = record.unacknowledged.front()?;
+        let is_head = self.queues.deliveries()[head].tag == tag;
+        let index = if is_head { head } else { self.queues.deliveries().find(channel, tag)? };
+        let delivery = &self.queues.deliveries()[index];
+        delivery.message.filter(|_| delivery.sent).map(|message| (index, message))
+    }
+
+    /// Pushes a copy to a queue and takes it over, pushed or not; says whether it is in the queue.
+    #[cold]
+    fn push_aside(
+        &mut self,
+        cx: &mut Context<'_>,
+        channel: ChannelId,
+        copy: MessageId,
+        queue: QueueId,
+    ) -> Result<bool, Fault> {
+        let publish = Publish {
+            channel,
+            mandatory: false,
+            share: Share::Reserve,
+            may_wait: true,
+            gives_up: false,
+            urgency: Urgency::Awaited,
+        };
+        let mut targets = core::mem::take(&mut self.publishing.targets);
+        targets.clear();
+        targets.push(queue);
+        let outcome = self.deliver_to_targets(cx, copy, &mut targets, &publish);
+        self.publishing.targets = targets;
+        taken(cx, copy, outcome?, "the queue for what is set aside takes no more, by its own arguments")
+    }
+
+    /// Whether a message that the connection published reached no queue and stands first in its outbox
+    /// (basic.return).
+    pub fn has_returned(&self, connection: ConnectionId) -> bool {
+        let front = self.consumers.connection(connection).outbox.front();
+        front.is_some_and(|index| self.queues.deliveries()[index].queue.is_none())
+    }
+
+    /// Looks at messages of a queue, from the one in this place on, counted from 0, with the permissions of a
+    /// user.
+    ///
+    /// # Errors
+    /// The user may not read the queue, there is no such queue, or the place is too far behind.
+    pub fn look(
+        &mut self,
+        cx: &mut Context<'_>,
+        (user, vhost, queue): (&str, &str, &str),
+        from: u32,
+        count: u32,
+    ) -> Result<BrowseResult, Fault> {
+        let (connection, channel) = self.connect_user(cx, user, vhost)?;
+        let vhost = self.consumers.channel(channel).vhost;
+        let found = self
+            .check(cx.work, connection, vhost, Right::Read, Thing::Queue(queue))
+            .and_then(|()| self.require_queue(connection, vhost, queue));
+        self.release(cx, connection);
+        let queue = found?;
+        let seen = self.queues.browse(queue, from, count.min(BROWSED_MAX))?;
+        Ok(BrowseResult { ready: self.queues.records().ready_in(queue), seen })
+    }
+
+    /// Moves a written delivery, with the cause, to the queue for messages that a bridge's other side does
+    /// not take: at once, or as soon as it is read back and there is room.
+    ///
+    /// # Errors
+    /// There is no such delivery or queue, or the queue takes no more: the delivery is as it was.
+    #[cold]
+    pub fn park_delivery(
+        &mut self,
+        cx: &mut Context<'_>,
+        (channel, tag): (ChannelId, u64),
+        (bridge, queue): (&str, &str),
+        why: Refusal,
+    ) -> Result<(), Fault> {
+        let target = self.queue_for(channel, queue)?;
+        let Some(index) = self.consumers.find_sent(&self.queues, channel, tag) else {
+            return Err(Fault::new(
+                ReplyCode::PreconditionFailed,
+                format_args!("unknown delivery tag {tag}"),
+            ));
+        };
+        let body_len = self.queues.deliveries()[index].body_len;
+        if self.queues.records().refuses_body(target, body_len, 0) {
+            let why = format_args!("{queue} takes no more, by its own arguments");
+            return Err(Fault::new(ReplyCode::PreconditionFailed, why));
+        }
+        let parking = Parking { bridge: bridge.into(), queue: queue.into(), why };
+        let Some(place) = self.post().parking_place(parking) else {
+            let why = format_args!("too many bridges set messages aside, for too many causes");
+            return Err(Fault::new(ReplyCode::ResourceError, why));
+        };
+        let source = self.queues.deliveries()[index].queue;
+        self.consumers.leave_unacknowledged(&mut self.queues, channel, index);
+        match source {
+            Some(source) => self.dead_letter_delivery(cx, source, index, Reason::Parked(place)),
+            None => self.finish_delivery(cx, index),
+        }
+        Ok(())
+    }
+
+    /// Sets the name of a connection in the firehose's copies; a longer name is cut.
+    pub fn name_traced(&mut self, connection: ConnectionId, name: &str) {
+        let Some(place) = self.firehose.names.get_mut(connection.index()) else { return };
+        place.clear();
+        for letter in name.chars() {
+            if place.push(letter).is_err() {
+                break;
+            }
+        }
+    }
+
+    pub(crate) fn select_confirms(&mut self, channel: ChannelId) -> Result<Outcome, Fault> {
+        let mode = &mut self.consumers.channel_mut(channel).mode;
+        match mode {
+            Mode::Plain | Mode::Confirm => *mode = Mode::Confirm,
+            Mode::Transaction(_) => return Err(cannot_switch("tx", "confirm")),
+        }
+        Ok(Outcome::Done)
+    }
+
+    pub(crate) fn select_transactions(&mut self, channel: ChannelId) -> Result<Outcome, Fault> {
+        let mode = &mut self.consumers.channel_mut(channel).mode;
+        match mode {
+            Mode::Plain => *mode = Mode::Transaction(Transaction::default()),
+            Mode::Transaction(_) => {}
+            Mode::Confirm => return Err(cannot_switch("confirm", "tx")),
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// Logs a connection in with a user's name and password (SASL).
+    pub(crate) fn login(
+        &mut self,
+        journal: &Journal,
+        connection: ConnectionId,
+        user: &str,
+        password: &[u8],
+        from_loopback: bool,
+    ) -> Result<Outcome, Fault> {
+        match self.access.login(journal, user, password, from_loopback)? {
+            Login::Admitted(identity) => Ok(self.admit(connection, identity)),
+            Login::Check(check) => Ok(Outcome::Check(check)),
+        }
+    }
+
+    /// Ends a login whose password was checked.
+    pub fn checked(
+        &mut self,
+        journal: &Journal,
+        connection: ConnectionId,
+        check: &PasswordCheck,
+        is_right: bool,
+    ) -> Outcome {
+        let admitted = self.access.admit_checked(journal, check, is_right);
+        admitted.map_or_else(Outcome::Fault, |identity| self.admit(connection, identity))
+    }
+
+    /// Logs a connection in as a user for whom a client certificate vouches.
+    pub(crate) fn login_external(
+        &mut self,
+        journal: &Journal,
+        connection: ConnectionId,
+        user: &str,
+        from_loopback: bool,
+    ) -> Result<Outcome, Fault> {
+        let identity = self.access.login_external(journal, user, from_loopback)?;
+        Ok(self.admit(connection, identity))
+    }
+
+    fn admit(&mut self, connection: ConnectionId, identity: Identity) -> Outcome {
+        self.quota.logged_in(connection, identity.user());
+        self.consumers.connection_mut(connection).identity = identity;
+        Outcome::Done
+    }
+
+    /// connection.open.
+    pub(crate) fn open_vhost(&mut self, connection: ConnectionId, name: &str) -> Result<Outcome, Fault> {
+        let who = &self.consumers.connection(connection).identity;
+        let connections_in = |vhost| self.quota.connections_in(vhost);
+        let vhost = self.access.check_open(who, name, connections_in, self.load_of(who))?;
+        self.quota.enter_vhost(connection, vhost);
+        self.access.hold_vhost(vhost);
+        self.consumers.connection_mut(connection).vhost = Some(vhost);
+        Ok(Outcome::Done)
+    }
+}

@@ -1,0 +1,389 @@
+//! Arguments of queue.declare: which are known, what they may be, and when two declarations are the same.
+//!
+//! The checks and their texts are RabbitMQ 3.10's, recorded from it. Arguments it does not know are kept,
+//! ignored and not compared. What an argument *does* is decided by the code that acts on it.
+
+use core::fmt;
+
+use leveret_amqp::field::{Table, Value};
+use leveret_core::error::{Fault, ReplyCode};
+
+use super::policy::Terms;
+use super::words::{Lossy, QueueInWords, Shown};
+
+/// What happens to a message that is too much for a full queue (`x-overflow`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) enum Overflow {
+    /// `drop-head`: the oldest message goes.
+    #[default]
+    DropHead,
+    /// `reject-publish`: the publisher gets basic.nack.
+    RejectPublish,
+    /// `reject-publish-dlx`: the publisher gets basic.nack, and the refused message is dead-lettered.
+    RejectPublishDlx,
+}
+
+/// The settings of a queue, from its arguments and policies; a missing limit is the largest number, which
+/// nothing reaches.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct QueueSettings {
+    pub(crate) max_length: u64,
+    pub(crate) max_length_bytes: u64,
+    /// The queue has a limit of messages or of bytes.
+    pub(crate) limits_length: bool,
+    pub(crate) overflow: Overflow,
+    /// The queue has a dead letter exchange.
+    pub(crate) dead_letters: bool,
+    /// The time to live of messages in the queue, in milliseconds.
+    pub(crate) message_ttl_ms: u64,
+    /// Messages of the queue may expire, by its time to live or, since one with an expiration came, by their
+    /// own.
+    pub(crate) may_expire: bool,
+    /// The queue is deleted when it was unused for this long, in milliseconds.
+    pub(crate) expires_ms: u64,
+    /// A message requeued more often than this is given up.
+    pub(crate) delivery_limit: u32,
+    /// Deliveries have the header x-delivery-count (quorum queues).
+    pub(crate) tells_requeues: bool,
+    /// The queue has a single active consumer.
+    pub(crate) single_active: bool,
+    /// The highest priority that the queue tells apart.
+    pub(crate) max_priority: u8,
+    /// The consumer timeout, in milliseconds; 0 is for ever, and the largest number stands for the one of the
+    /// configuration.
+    pub(crate) consumer_timeout_ms: u32,
+}
+
+impl QueueSettings {
+    pub(crate) fn of(terms: &Terms<'_>) -> Self {
+        let overflow = terms.value("x-overflow").and_then(|value| value.as_bytes());
+        let is_quorum = is_quorum(terms.arguments());
+        let delivery_limit = if is_quorum { terms.limit("x-delivery-limit") } else { u64::MAX };
+        let message_ttl_ms = terms.limit("x-message-ttl");
+        let (max_length, max_length_bytes) = (terms.limit("x-max-length"), terms.limit("x-max-length-bytes"));
+        Self {
+            max_length,
+            max_length_bytes,
+            limits_length: max_length != u64::MAX || max_length_bytes != u64::MAX,
+            overflow: match overflow {
+                Some(b"reject-publish") => Overflow::RejectPublish,
+                Some(b"reject-publish-dlx") => Overflow::RejectPublishDlx,
+                _ => Overflow::DropHead,
+            },
+            message_ttl_ms,
+            may_expire: message_ttl_ms != u64::MAX,
+            expires_ms: terms.limit("x-expires"),
+            dead_letters: terms.value("x-dead-letter-exchange").is_some(),
+            delivery_limit: u32::try_from(delivery_limit).unwrap_or(u32::MAX),
+            tells_requeues: is_quorum,
+            single_active: terms.arguments().get("x-single-active-consumer") == Some(Value::Bool(true)),
+            max_priority: max_priority(terms.arguments()),
+            consumer_timeout_ms: consumer_timeout_ms(terms),
+        }
+    }
+
+    /// The settings of a level of such a queue, which clients do not use directly.
+    pub(crate) const fn of_level(self) -> Self {
+        Self { expires_ms: u64::MAX, ..self }
+    }
+
+    /// Whether the queue is deleted when it is unused.
+    pub(crate) const fn expires(&self) -> bool {
+        self.expires_ms != u64::MAX
+    }
+}
+
+/// The consumer timeout of argument and policy, the shorter of both, so that a client that may declare a
+/// queue cannot lift a policy's limit. RabbitMQ 3.10 has no such argument and takes any value, so a value
+/// that is no time counts as none here, too.
+fn consumer_timeout_ms(terms: &Terms<'_>) -> u32 {
+    let said = terms.time("x-consumer-timeout");
+    said.map_or(u32::MAX, |ms| u32::try_from(ms).unwrap_or(u32::MAX).min(u32::MAX - 1))
+}
+
+/// The flags of a declaration that some arguments forbid.
+#[derive(Clone, Copy)]
+pub(crate) struct QueueFlags {
+    pub(crate) durable: bool,
+    pub(crate) exclusive: bool,
+    pub(crate) auto_delete: bool,
+}
+
+enum Check {
+    /// Milliseconds; `zero` says whether 0 is allowed.
+    Milliseconds {
+        zero: bool,
+    },
+    NonNegative,
+    Priority,
+    Version,
+    Overflow,
+    Mode,
+    Bool,
+    /// Any text is allowed.
+    Text,
+    /// The name of an exchange.
+    ExchangeName,
+    DeadLetterKey,
+    /// Any value is allowed.
+    Anything,
+}
+
+/// Which types of queues have an argument.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Takes {
+    Both,
+    Classic,
+    Quorum,
+    /// Only streams have the argument; there are none here.
+    Neither,
+}
+
+impl Takes {
+    fn is_taken(self, is_quorum: bool) -> bool {
+        match self {
+            Self::Both => true,
+            Self::Classic => !is_quorum,
+            Self::Quorum => is_quorum,
+            Self::Neither => false,
+        }
+    }
+}
+
+/// All arguments that are compared, in RabbitMQ's order.
+const KNOWN: [(&str, Takes, Check); 19] = [
+    ("x-expires", Takes::Both, Check::Milliseconds { zero: false }),
+    ("x-message-ttl", Takes::Both, Check::Milliseconds { zero: true }),
+    ("x-dead-letter-exchange", Takes::Both, Check::ExchangeName),
+    ("x-dead-letter-routing-key", Takes::Both, Check::DeadLetterKey),
+    ("x-dead-letter-strategy", Takes::Quorum, Check::Anything),
+    ("x-max-length", Takes::Both, Check::NonNegative),
+    ("x-max-length-bytes", Takes::Both, Check::NonNegative),
+    ("x-max-in-memory-length", Takes::Quorum, Check::Anything),
+    ("x-max-in-memory-bytes", Takes::Quorum, Check::Anything),
+    ("x-max-priority", Takes::Classic, Check::Priority),
+    ("x-overflow", Takes::Both, Check::Overflow),
+    ("x-queue-mode", Takes::Classic, Check::Mode),
+    ("x-queue-version", Takes::Classic, Check::Version),
+    ("x-queue-master-locator", Takes::Classic, Check::Text),
+    ("x-single-active-consumer", Takes::Both, Check::Bool),
+    ("x-queue-type", Takes::Both, Check::Anything),
+    ("x-delivery-limit", Takes::Quorum, Check::Anything),
+    ("x-queue-leader-locator", Takes::Quorum, Check::Anything),
+    ("x-max-age", Takes::Neither, Check::Anything),
+];
+
+/// The longest time that RabbitMQ allows in an argument, in milliseconds: a hundred years.
+pub(crate) const MILLISECONDS_MAX: i64 = 100 * 365 * 24 * 60 * 60 * 1000;
+
+/// Checks the arguments of a new queue.
+///
+/// # Errors
+/// The first argument that is not valid, in RabbitMQ's words.
+pub(crate) fn check(queue: QueueInWords<'_>, arguments: Table<'_>, flags: QueueFlags) -> Result<(), Fault> {
+    let quorum = is_quorum(arguments);
+    check_type(queue, arguments, flags)?;
+    for (name, takes, check) in &KNOWN {
+        if let Some(value) = arguments.get(name).filter(|_| takes.is_taken(quorum)) {
+            check_one(queue, name, check, value, arguments)?;
+        }
+    }
+    // The fault names the first argument, as declared, that belongs to another type of queue.
+    for (said, _) in arguments.iter() {
+        let known = KNOWN.iter().find(|(name, ..)| name.as_bytes() == said);
+        if let Some((name, ..)) = known.filter(|(_, takes, _)| !takes.is_taken(quorum)) {
+            return Err(wrong_type(queue, name, quorum));
+        }
+    }
+    if quorum { check_quorum_flags(queue, flags) } else { Ok(()) }
+}
+
+/// Compares a declaration with the existing queue.
+///
+/// # Errors
+/// 406 with both values, or with "none" where one has the argument and the other has not.
+pub(crate) fn compare(queue: QueueInWords<'_>, received: Table<'_>, current: Table<'_>) -> Result<(), Fault> {
+    let quorum = is_quorum(current);
+    // Arguments of another type of queue are ignored.
+    for (name, ..) in KNOWN.iter().filter(|(_, takes, _)| takes.is_taken(quorum)) {
+        let (one, two) = (with_default(name, received), with_default(name, current));
+        if !equivalent(one, two) {
+            return Err(inequivalent(name, &queue, one, two));
+        }
+    }
+    Ok(())
+}
+
+/// Whether two values mean the same: all widths of a number are one.
+pub(crate) fn equivalent(one: Option<Value<'_>>, two: Option<Value<'_>>) -> bool {
+    match (one, two) {
+        (None, None) => true,
+        (Some(one), Some(two)) => match (one.as_integer(), two.as_integer()) {
+            (Some(one), Some(two)) => one == two,
+            (None, None) => one == two,
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
+/// 406 for an argument that differs.
+pub(crate) fn inequivalent(
+    name: &str,
+    thing: &dyn fmt::Display,
+    received: Option<Value<'_>>,
+    current: Option<Value<'_>>,
+) -> Fault {
+    let both = received.is_some() && current.is_some();
+    let (received, current) = (Shown { value: received, bare: both }, Shown { value: current, bare: both });
+    Fault::new(
+        ReplyCode::PreconditionFailed,
+        format_args!("inequivalent arg '{name}' for {thing}: received {received} but current is {current}"),
+    )
+}
+
+/// 406 for a flag that differs.
+pub(crate) fn inequivalent_flag(
+    name: &str,
+    thing: &dyn fmt::Display,
+    received: &dyn fmt::Display,
+    current: &dyn fmt::Display,
+) -> Fault {
+    Fault::new(
+        ReplyCode::PreconditionFailed,
+        format_args!(
+            "inequivalent arg '{name}' for {thing}: received '{received}' but current is '{current}'"
+        ),
+    )
+}
+
+fn with_default<'a>(name: &str, arguments: Table<'a>) -> Option<Value<'a>> {
+    match (name, arguments.get(name)) {
+        ("x-queue-type", None) => Some(Value::LongStr(b"classic")),
+        (_, value) => value,
+    }
+}
+
+/// The priorities of a queue with these arguments go up to this number.
+pub(crate) fn max_priority(arguments: Table<'_>) -> u8 {
+    let value = arguments.get("x-max-priority").and_then(|value| value.as_integer());
+    value.and_then(|number| u8::try_from(number).ok()).unwrap_or(0)
+}
+
+pub(crate) fn is_quorum(arguments: Table<'_>) -> bool {
+    arguments.get("x-queue-type").and_then(|value| value.as_bytes()) == Some(b"quorum")
+}
+
+fn check_one(
+    queue: QueueInWords<'_>,
+    name: &str,
+    check: &Check,
+    value: Value<'_>,
+    arguments: Table<'_>,
+) -> Result<(), Fault> {
+    let invalid = |why: fmt::Arguments<'_>| Err(invalid(queue, name, why));
+    match check {
+        Check::Milliseconds { zero } => match integer(queue, name, value)? {
+            number if number < 0 => invalid(format_args!("{{value_negative,{number}}}")),
+            0 if !zero => invalid(format_args!("{{value_zero,0}}")),
+            number if number > MILLISECONDS_MAX => invalid(format_args!("{{value_too_large,{number}}}")),
+            _ => Ok(()),
+        },
+        Check::NonNegative => match integer(queue, name, value)? {
+            number if number < 0 => invalid(format_args!("{{value_negative,{number}}}")),
+            _ => Ok(()),
+        },
+        Check::Priority => match integer(queue, name, value)? {
+            number if number < 0 => invalid(format_args!("{{value_negative,{number}}}")),
+            number if number > 255 => invalid(format_args!("{{max_value_exceeded,{number}}}")),
+            _ => Ok(()),
+        },
+        Check::Version => match integer(queue, name, value)? {
+            number if number < 0 => invalid(format_args!("{{value_negative,{number}}}")),
+            1 | 2 => Ok(()),
+            number => invalid(format_args!("\"unsupported queue version '{number}'\"")),
+        },
+        Check::Overflow => match text(queue, name, value)? {
+            b"drop-head" | b"reject-publish" | b"reject-publish-dlx" => Ok(()),
+            _ => invalid(format_args!("invalid_overflow")),
+        },
+        Check::Mode => match text(queue, name, value)? {
+            b"default" | b"lazy" => Ok(()),
+            other => invalid(format_args!("\"unsupported queue mode '{}'\"", Lossy(other))),
+        },
+        Check::Bool if value.as_bool().is_none() => {
+            invalid(format_args!("{{unacceptable_type,{}}}", value.type_name()))
+        }
+        Check::Text => text(queue, name, value).map(|_| ()),
+        Check::ExchangeName if !matches!(value, Value::LongStr(_)) => Err(Fault::new(
+            ReplyCode::PreconditionFailed,
+            format_args!("invalid type '{}' for arg '{name}' in {queue}", value.type_name()),
+        )),
+        Check::DeadLetterKey => {
+            text(queue, name, value)?;
+            match arguments.get("x-dead-letter-exchange") {
+                Some(_) => Ok(()),
+                None => invalid(format_args!("routing_key_but_no_dlx_defined")),
+            }
+        }
+        Check::Bool | Check::ExchangeName | Check::Anything => Ok(()),
+    }
+}
+
+fn check_type(queue: QueueInWords<'_>, arguments: Table<'_>, flags: QueueFlags) -> Result<(), Fault> {
+    let Some(value) = arguments.get("x-queue-type") else { return Ok(()) };
+    match text(queue, "x-queue-type", value)? {
+        // A quorum queue on one node is a durable queue.
+        b"classic" | b"quorum" => Ok(()),
+        b"stream" => {
+            check_quorum_flags(queue, flags)?;
+            Err(Fault::new(
+                ReplyCode::NotImplemented,
+                format_args!("stream queues; declare {queue} as classic or quorum"),
+            ))
+        }
+        other => {
+            Err(invalid(queue, "x-queue-type", format_args!("\"unsupported queue type '{}'\"", Lossy(other))))
+        }
+    }
+}
+
+fn check_quorum_flags(queue: QueueInWords<'_>, flags: QueueFlags) -> Result<(), Fault> {
+    let wrong = [
+        (!flags.durable, "non-durable"),
+        (flags.exclusive, "exclusive-owner"),
+        (flags.auto_delete, "auto-delete"),
+    ];
+    match wrong.into_iter().find(|(is_wrong, _)| *is_wrong) {
+        None => Ok(()),
+        Some((_, property)) => Err(Fault::new(
+            ReplyCode::PreconditionFailed,
+            format_args!("invalid property '{property}' for {queue}"),
+        )),
+    }
+}
+
+fn integer(queue: QueueInWords<'_>, name: &str, value: Value<'_>) -> Result<i64, Fault> {
+    value
+        .as_integer()
+        .ok_or_else(|| invalid(queue, name, format_args!("\"expected integer, got {}\"", value.type_name())))
+}
+
+fn text<'a>(queue: QueueInWords<'_>, name: &str, value: Value<'a>) -> Result<&'a [u8], Fault> {
+    match value {
+        Value::LongStr(text) => Ok(text),
+        other => Err(invalid(queue, name, format_args!("{{unacceptable_type,{}}}", other.type_name()))),
+    }
+}
+
+fn invalid(queue: QueueInWords<'_>, name: &str, why: fmt::Arguments<'_>) -> Fault {
+    Fault::new(ReplyCode::PreconditionFailed, format_args!("invalid arg '{name}' for {queue}: {why}"))
+}
+
+fn wrong_type(queue: QueueInWords<'_>, name: &str, is_quorum: bool) -> Fault {
+    let kind = if is_quorum { "quorum" } else { "classic" };
+    Fault::new(
+        ReplyCode::PreconditionFailed,
+        format_args!("invalid arg '{name}' for {queue} of queue type rabbit_{kind}_queue"),
+    )
+}

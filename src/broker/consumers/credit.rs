@@ -1,0 +1,316 @@
+//! Who may have another message: prefetch, room in the output, the share of deliveries.
+//!
+//! ```text
+//! eligible: on its queue's list ──no room, or its connection has its share──→ parked: on its connection's list
+//!     ↑ credit again                                                             │ written, settled
+//!     └──────────────────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! Always true: a consumer whose credit is used up, or whose connection takes no more, is on no queue's list
+//! and costs nothing until that changes; consumers of one priority are served in turn.
+
+use super::records::ConsumerState;
+use super::state::Consumers;
+use crate::arguments::Overflow;
+use crate::queues::Queues;
+use crate::quota::Quota;
+use crate::work::Work;
+use leveret_core::command::{ChannelId, ConnectionId, QueueId};
+use leveret_core::mem::List;
+
+/// Consumers that are looked at for one that takes a message which expires at once.
+const WAITING_LOOKED_AT: u32 = 64;
+
+impl Consumers {
+    // ---- credit
+
+    /// Whether the prefetch limits allow a consumer another message.
+    #[inline(always)]
+    pub(crate) fn has_credit(&self, index: usize) -> bool {
+        let consumer = &self.slab[index];
+        if consumer.state != ConsumerState::Active {
+            return false;
+        }
+        let channel = &self.channels[consumer.channel.index()];
+        let own = consumer.no_ack
+            || consumer.prefetch_count == 0
+            || consumer.unsettled < u32::from(consumer.prefetch_count);
+        // As in RabbitMQ, a consumer with automatic acknowledgement waits while others have used up the
+        // channel's prefetch.
+        let shared = channel.global_prefetch_count == 0
+            || channel.consumer_unsettled < u32::from(channel.global_prefetch_count);
+        own && shared
+    }
+
+    /// How many more messages the prefetch limits allow a consumer.
+    pub(crate) fn credit(&self, index: usize) -> u32 {
+        let consumer = &self.slab[index];
+        let channel = &self.channels[consumer.channel.index()];
+        let left = |used: u32, most: u16| match most {
+            0 => u32::MAX,
+            _ => u32::from(most).saturating_sub(used),
+        };
+        let shared = left(channel.consumer_unsettled, channel.global_prefetch_count);
+        match consumer.no_ack {
+            true if shared == 0 => 0,
+            true => u32::MAX,
+            false => left(consumer.unsettled, consumer.prefetch_count).min(shared),
+        }
+    }
+
+    /// Whether the consumers of a channel share a prefetch (basic.qos global=true).
+    #[inline(always)]
+    pub(crate) fn shares_credit(&self, channel: ChannelId) -> bool {
+        self.channels[channel.index()].global_prefetch_count > 0
+    }
+
+    /// Notes that a consumer has had a message: the next credit of its channel goes to the consumer that
+    /// waits longest.
+    #[cold]
+    pub(super) fn let_others_of_channel_first(&mut self, channel: ChannelId, index: usize) {
+        let list = &mut self.channels[channel.index()].consumers;
+        list.remove(&mut self.slab, index, |consumer| &mut consumer.channel_links);
+        list.push_back(&mut self.slab, index, |consumer| &mut consumer.channel_links);
+    }
+
+    /// Whether there is room in the output of the consumer's connection, and in its share of the deliveries.
+    #[inline(always)]
+    pub(crate) fn connection_can_take(&self, queues: &Queues, quota: &Quota, index: usize) -> bool {
+        let connection = self.connection_of(self.slab[index].channel);
+        let record = &self.connections[connection.index()];
+        record.writable
+            && record.outbox_bytes < self.output_budget_bytes
+            && quota.may_take_delivery(connection, queues.deliveries().room())
+    }
+
+    /// Messages that the first [`WAITING_LOOKED_AT`] waiting consumers of a queue can have now by their prefetch
+    /// limits. More messages than a queue can hold mean no limit.
+    pub(crate) fn waiting_credit(&self, queues: &Queues, quota: &Quota, queue: QueueId) -> u64 {
+        let whole = queues.records().record_of_queue(queue);
+        if whole.returning > 0 {
+            return 0;
+        }
+        let (mut credit, mut at) = (0, whole.audience.eligible.front());
+        for _ in 0..WAITING_LOOKED_AT {
+            let Some(consumer) = at else { break };
+            if self.connection_can_take(queues, quota, consumer) {
+                credit += u64::from(self.credit(consumer));
+            }
+            at = List::after(&self.slab, consumer, |consumer| &consumer.eligible_links);
+        }
+        credit
+    }
+
+    /// Whether the outbox of a connection holds `times` the bytes it is meant to, or more.
+    pub(crate) fn is_output_full(&self, connection: ConnectionId, times: u64) -> bool {
+        self.connections[connection.index()].outbox_bytes >= times * self.output_budget_bytes
+    }
+
+    // ---- on the list of a queue
+
+    /// Puts a consumer on its queue's list of eligible ones, behind those of its priority, if it may take a message.
+    pub(crate) fn make_eligible(&mut self, work: &mut Work, queues: &mut Queues, index: usize) {
+        let consumer = &self.slab[index];
+        // Credit is asked first: an ended consumer has none, and its queue may be gone.
+        if consumer.eligible || consumer.parked || !self.has_credit(index) {
+            return;
+        }
+        let queue = consumer.queue;
+        if queues.records().audience(queue).keeps_waiting(index) {
+            return;
+        }
+        self.enter_eligible(work, queues, index);
+        queues.records_mut().wake(queue);
+    }
+
+    /// Makes all consumers of a channel that may take a message now eligible, for its credit has changed.
+    pub(crate) fn make_all_eligible(&mut self, work: &mut Work, queues: &mut Queues, channel: ChannelId) {
+        let mut at = self.channels[channel.index()].consumers.front();
+        while let Some(index) = at {
+            at = List::after(&self.slab, index, |consumer| &consumer.channel_links);
+            work.charge(1);
+            self.make_eligible(work, queues, index);
+        }
+    }
+
+    fn enter_eligible(&mut self, work: &mut Work, queues: &mut Queues, index: usize) {
+        let (queue, priority) = (self.slab[index].queue, self.slab[index].priority);
+        let eligible = &mut queues.records_mut().audience_mut(queue).eligible;
+        let (mut after, mut steps) = (eligible.back(), 0);
+        while let Some(other) = after {
+            if self.slab[other].priority >= priority {
+                break;
+            }
+            steps += 1;
+            after = List::before(&self.slab, other, |consumer| &consumer.eligible_links);
+        }
+        eligible.insert_after(&mut self.slab, after, index, |consumer| &mut consumer.eligible_links);
+        self.slab[index].eligible = true;
+        work.charge(steps);
+    }
+
+    /// Takes a consumer off its queue's list of eligible ones.
+    pub(crate) fn leave_eligible(&mut self, queues: &mut Queues, index: usize) {
+        if !core::mem::take(&mut self.slab[index].eligible) {
+            return;
+        }
+        let queue = self.slab[index].queue;
+        let eligible = &mut queues.records_mut().audience_mut(queue).eligible;
+        eligible.remove(&mut self.slab, index, |consumer| &mut consumer.eligible_links);
+        let record = queues.at(queue);
+        if record.settings.limits_length
+            && !record.audience.is_ready()
+            && queues.records().is_over_length(queue)
+        {
+            // Messages over the length limit waited for this consumer.
+            queues.note_shed_anew(queue);
+        }
+        if queues.at(queue).settings.overflow != Overflow::DropHead {
+            // A publisher that waits for room on the disk may be refused now.
+            queues.note_release();
+        }
+    }
+
+    /// Leaves a queue that has a single active consumer from now on no other that can take a message.
+    pub(crate) fn keep_one_active(&mut self, queues: &mut Queues, queue: QueueId) {
+        let mut at = queues.records().audience(queue).eligible.front();
+        while let Some(index) = at {
+            at = List::after(&self.slab, index, |consumer| &consumer.eligible_links);
+            if queues.records().audience(queue).keeps_waiting(index) {
+                self.leave_eligible(queues, index);
+            }
+        }
+    }
+
+    /// Puts a consumer that was served behind the others of its priority.
+    pub(super) fn rotate(&mut self, work: &mut Work, queues: &mut Queues, index: usize) {
+        if queues.records().audience(self.slab[index].queue).eligible.len() > 1 {
+            self.leave_eligible(queues, index);
+            self.enter_eligible(work, queues, index);
+        }
+    }
+
+    // ---- on the list of a connection
+
+    /// Parks a consumer whose connection takes no more now: it is eligible again when that changes.
+    pub(crate) fn park(&mut self, queues: &mut Queues, quota: &Quota, index: usize) {
+        self.leave_eligible(queues, index);
+        let connection = self.connection_of(self.slab[index].channel);
+        let record = &mut self.connections[connection.index()];
+        if record.parked.is_empty() {
+            // A publish that waits on the same connection may come from the reserve now.
+            queues.note_release();
+        }
+        record.parked.push_back(&mut self.slab, index, |consumer| &mut consumer.connection_links);
+        self.slab[index].parked = true;
+        self.note_share(queues, quota, connection);
+    }
+
+    /// Lets the parked consumers of a connection try again.
+    pub(crate) fn unpark(
+        &mut self,
+        work: &mut Work,
+        queues: &mut Queues,
+        quota: &Quota,
+        connection: ConnectionId,
+    ) {
+        let record = &self.connections[connection.index()];
+        let can_take = record.writable
+            && !record.dying
+            && record.outbox_bytes < self.output_budget_bytes
+            && quota.may_take_delivery(connection, queues.deliveries().room());
+        if !can_take {
+            return;
+        }
+        let parked = |all: &mut Self| {
+            let record = &mut all.connections[connection.index()];
+            record.parked.pop_front(&mut all.slab, |consumer| &mut consumer.connection_links)
+        };
+        while let Some(index) = parked(self) {
+            self.slab[index].parked = false;
+            self.make_eligible(work, queues, index);
+        }
+    }
+
+    pub(super) fn leave_parked(&mut self, index: usize) {
+        if !core::mem::take(&mut self.slab[index].parked) {
+            return;
+        }
+        let connection = self.connection_of(self.slab[index].channel);
+        let record = &mut self.connections[connection.index()];
+        record.parked.remove(&mut self.slab, index, |consumer| &mut consumer.connection_links);
+    }
+
+    // ---- the share of deliveries
+
+    /// Notes whether the socket takes more. While it does not, none of the connection's consumers gets
+    /// messages.
+    pub(crate) fn set_writable(
+        &mut self,
+        work: &mut Work,
+        queues: &mut Queues,
+        quota: &Quota,
+        connection: ConnectionId,
+        writable: bool,
+    ) {
+        let was_writable = core::mem::replace(&mut self.connections[connection.index()].writable, writable);
+        if writable && !was_writable {
+            self.unpark(work, queues, quota, connection);
+        }
+    }
+
+    /// Notes that a consumer of a connection is parked: if its share of deliveries is why, others'
+    /// settlements concern it.
+    fn note_share(&mut self, queues: &Queues, quota: &Quota, connection: ConnectionId) {
+        let is_beyond = !quota.may_take_delivery(connection, queues.deliveries().room());
+        let record = &mut self.connections[connection.index()];
+        if is_beyond && !core::mem::replace(&mut record.waits_for_share, true) {
+            self.over_share.push(connection);
+        }
+    }
+
+    /// Notes that a delivery was settled: connections refused for their share
+    /// may try again.
+    #[inline]
+    pub(crate) fn note_settled(&mut self) {
+        self.over_share.note_change();
+    }
+
+    /// Whether a connection that was refused for its share may try again.
+    #[inline]
+    pub(crate) const fn has_share_news(&self) -> bool {
+        self.over_share.is_due()
+    }
+
+    /// Lets connections that were refused for their share try again, if something was settled since.
+    pub(crate) fn recheck_over_share(&mut self, work: &mut Work, queues: &mut Queues, quota: &Quota) {
+        if !self.over_share.take_due() {
+            return;
+        }
+        for _ in 0..self.over_share.len() {
+            let Some(connection) = self.over_share.pop() else { break };
+            // The connection may have been lost since.
+            let Some(record) = self.connections.get_mut(connection.index()) else { continue };
+            if !core::mem::take(&mut record.waits_for_share) {
+                continue;
+            }
+            self.unpark(work, queues, quota, connection);
+            if !self.connections[connection.index()].parked.is_empty() {
+                self.note_share(queues, quota, connection);
+            }
+        }
+    }
+
+    /// A consumer that could take a message and is on no list, so that nobody would look at it.
+    #[cfg(debug_assertions)]
+    pub(crate) fn forgotten_consumer(&self, queues: &Queues) -> Option<usize> {
+        let is_forgotten = |index: usize| {
+            let consumer = &self.slab[index];
+            let is_listed = consumer.eligible || consumer.parked;
+            !is_listed
+                && self.has_credit(index)
+                && !queues.records().audience(consumer.queue).keeps_waiting(index)
+        };
+        self.slab.iter().map(|(index, _)| index).find(|index| is_forgotten(*index))
+    }
+}

@@ -1,0 +1,332 @@
+//! Consumers, channels and connections come and go.
+//!
+//! Always true: a consumer is on its channel's list until its record goes, and on its queue's list only while
+//! it is active; an ended consumer keeps its record until its last delivery is settled, for it remembers
+//! which queue that came from; the client is told about every consumer that ends without its doing.
+
+use super::records::{Channel, Connection, Consumer, ConsumerState};
+use super::state::Consumers;
+use crate::faults::out_of;
+use crate::queues::Queues;
+use crate::quota::{Pool, Quota};
+use crate::work::Work;
+use leveret_core::command::{ChannelId, ConnectionId, Name, QueueId, ReplyOrder, VhostId};
+use leveret_core::error::{Fault, ReplyCode};
+use leveret_core::mem::List;
+
+/// What a consumer is started with.
+pub(crate) struct NewConsumer {
+    pub(crate) tag: Name,
+    pub(crate) priority: i32,
+    pub(crate) no_ack: bool,
+    pub(crate) exclusive: bool,
+}
+
+impl Consumers {
+    // ---- consumers
+
+    /// The consumer of a channel that has this tag.
+    pub(crate) fn find(&self, channel: ChannelId, tag: &str) -> Option<usize> {
+        let is_it = |index: usize| self.slab[index].channel == channel && self.slab[index].tag == tag;
+        self.table.find((channel, tag), is_it)
+    }
+
+    /// Adds a record to its channel's list, for a consumer that is to be started, or for the gets of a
+    /// channel from a queue.
+    ///
+    /// # Errors
+    /// There is no room, or the connection has used up its share.
+    pub(crate) fn add(
+        &mut self,
+        quota: &mut Quota,
+        channel: ChannelId,
+        queue: QueueId,
+        state: ConsumerState,
+    ) -> Result<usize, Fault> {
+        let connection = self.connection_of(channel);
+        quota.may_take(connection, Pool::Consumers, self.slab.room())?;
+        let record = Consumer::new(channel, queue, state);
+        let index = self.slab.insert(record).map_err(|_| out_of("consumers_max"))?;
+        quota.take(connection, Pool::Consumers);
+        let list = &mut self.channels[channel.index()].consumers;
+        list.push_back(&mut self.slab, index, |consumer| &mut consumer.channel_links);
+        Ok(index)
+    }
+
+    /// Starts a consumer that was added: it takes messages from now on.
+    pub(crate) fn start(&mut self, work: &mut Work, queues: &mut Queues, index: usize, new: NewConsumer) {
+        let (channel, queue) = (self.slab[index].channel, self.slab[index].queue);
+        self.table.insert((channel, new.tag.as_str()), index);
+        let record = &mut self.slab[index];
+        record.prefetch_count = self.channels[channel.index()].prefetch_count;
+        (record.tag, record.priority) = (new.tag, new.priority);
+        (record.no_ack, record.exclusive) = (new.no_ack, new.exclusive);
+        queues.records_mut().audience_mut(queue).has_exclusive |= new.exclusive;
+        self.enter_queue(work, queues, index);
+        self.make_eligible(work, queues, index);
+    }
+
+    /// Puts a consumer on its queue's list. A single active consumer stays the first, whatever priority the
+    /// others have, and those stand in the order in which they become active.
+    fn enter_queue(&mut self, work: &mut Work, queues: &mut Queues, index: usize) {
+        let audience = queues.records_mut().audience_mut(self.slab[index].queue);
+        let mut after = audience.all.back();
+        if let Some(active) = audience.single_active() {
+            let priority = self.slab[index].priority;
+            while let Some(other) = after.filter(|&other| other != active) {
+                if self.slab[other].priority >= priority {
+                    break;
+                }
+                work.charge(1);
+                after = List::before(&self.slab, other, |consumer| &consumer.queue_links);
+            }
+        }
+        audience.all.insert_after(&mut self.slab, after, index, |consumer| &mut consumer.queue_links);
+    }
+
+    /// Ends a consumer; gives its queue if it was active so far.
+    pub(crate) fn end(&mut self, work: &mut Work, queues: &mut Queues, index: usize) -> Option<QueueId> {
+        if self.slab[index].state != ConsumerState::Active {
+            return None;
+        }
+        self.leave_eligible(queues, index);
+        self.leave_parked(index);
+        let consumer = &mut self.slab[index];
+        consumer.state = ConsumerState::Cancelled;
+        let (queue, channel, exclusive) = (consumer.queue, consumer.channel, consumer.exclusive);
+        self.table.remove((channel, self.slab[index].tag.as_str()), index);
+        let audience = queues.records_mut().audience_mut(queue);
+        audience.all.remove(&mut self.slab, index, |consumer| &mut consumer.queue_links);
+        audience.has_exclusive &= !exclusive;
+        if let Some(next) = audience.single_active() {
+            self.make_eligible(work, queues, next);
+        }
+        Some(queue)
+    }
+
+    /// Frees the record of an ended consumer once nothing refers to it; gives the queue that waited for its
+    /// messages to be requeued, if any.
+    pub(crate) fn free_if_done(&mut self, quota: &mut Quota, index: usize) -> Option<QueueId> {
+        // The last reference to a consumer may ask once more than needed.
+        let consumer = self.slab.get(index)?;
+        if consumer.unsettled > 0 || consumer.state == ConsumerState::Active || consumer.to_tell {
+            return None;
+        }
+        let channel = consumer.channel;
+        let list = &mut self.channels[channel.index()].consumers;
+        list.remove(&mut self.slab, index, |consumer| &mut consumer.channel_links);
+        let consumer = self.slab.remove(index);
+        quota.give_back(self.connection_of(channel), Pool::Consumers);
+        consumer.returning.then_some(consumer.queue)
+    }
+
+    /// The first consumer of a channel, or the one behind `after`, cancelled ones with unsettled deliveries
+    /// and the stand-ins of gets included.
+    pub(crate) fn next_of_channel(&self, channel: ChannelId, after: Option<usize>) -> Option<usize> {
+        match after {
+            None => self.channels[channel.index()].consumers.front(),
+            Some(index) => List::after(&self.slab, index, |consumer| &consumer.channel_links),
+        }
+    }
+
+    /// Active consumers of a channel.
+    pub(crate) fn active_on(&self, channel: ChannelId) -> u32 {
+        let (mut count, mut at) = (0, self.next_of_channel(channel, None));
+        while let Some(index) = at {
+            count += u32::from(self.slab[index].state == ConsumerState::Active);
+            at = self.next_of_channel(channel, Some(index));
+        }
+        count
+    }
+
+    // ---- consumers cancelled by the broker
+
+    /// Notes that a consumer's queue is gone: its client is to be told (basic.cancel).
+    pub(crate) fn note_cancelled(&mut self, index: usize) {
+        let connection = self.connection_of(self.slab[index].channel);
+        let record = &mut self.connections[connection.index()];
+        if !record.dying {
+            record.cancelled.push_back(&mut self.slab, index, |consumer| &mut consumer.connection_links);
+            self.slab[index].to_tell = true;
+            self.note_output(connection);
+        }
+    }
+
+    /// A consumer that the broker has ended and whose client was not told yet.
+    pub(crate) fn find_cancelled(&self, channel: ChannelId, tag: &str) -> Option<usize> {
+        let connection = self.connection_of(channel);
+        let mut at = self.connections[connection.index()].cancelled.front();
+        while let Some(index) = at {
+            if self.slab[index].channel == channel && self.slab[index].tag == tag {
+                return Some(index);
+            }
+            at = List::after(&self.slab, index, |consumer| &consumer.connection_links);
+        }
+        None
+    }
+
+    /// The first cancelled consumer whose end the connection's client must be told.
+    pub(crate) fn first_cancelled(&self, connection: ConnectionId) -> Option<usize> {
+        self.connections.get(connection.index())?.cancelled.front()
+    }
+
+    /// The next cancelled consumer whose client must be told: channel number, tag, and where basic.cancel
+    /// stands among the connection's deliveries.
+    pub(crate) fn next_cancelled(&self, connection: ConnectionId) -> Option<(u16, &str, ReplyOrder)> {
+        let consumer = &self.slab[self.first_cancelled(connection)?];
+        let order = self.reply_order(connection, Some(consumer.channel));
+        Some((self.channels[consumer.channel.index()].number, &consumer.tag, order))
+    }
+
+    /// Notes that the client of a consumer was told of its end, or need not be.
+    pub(crate) fn leave_cancelled(&mut self, index: usize) {
+        if core::mem::take(&mut self.slab[index].to_tell) {
+            let connection = self.connection_of(self.slab[index].channel);
+            let list = &mut self.connections[connection.index()].cancelled;
+            list.remove(&mut self.slab, index, |consumer| &mut consumer.connection_links);
+        }
+    }
+
+    // ---- messages being requeued
+
+    /// Marks the consumers of a channel whose messages are being requeued: their queues deliver nothing
+    /// meanwhile, for the first message requeued need not be the oldest.
+    pub(crate) fn mark_returning(&mut self, queues: &mut Queues, channel: ChannelId) {
+        let mut at = self.channels[channel.index()].consumers.front();
+        while let Some(index) = at {
+            let consumer = &mut self.slab[index];
+            if consumer.unsettled > 0 && !consumer.returning {
+                consumer.returning = true;
+                queues.records_mut().begin_returning(consumer.queue);
+            }
+            at = List::after(&self.slab, index, |consumer| &consumer.channel_links);
+        }
+    }
+
+    /// Notes that the messages of a consumer are requeued; gives the queue that waited for that, if any.
+    pub(crate) fn take_returning(&mut self, index: usize) -> Option<QueueId> {
+        let consumer = &mut self.slab[index];
+        core::mem::take(&mut consumer.returning).then_some(consumer.queue)
+    }
+
+    // ---- channels
+
+    /// Opens a channel.
+    ///
+    /// # Errors
+    /// There is no room, or the connection has used up its share.
+    pub(crate) fn open_channel(
+        &mut self,
+        quota: &mut Quota,
+        connection: ConnectionId,
+        vhost: VhostId,
+        number: u16,
+    ) -> Result<ChannelId, Fault> {
+        quota.may_take(connection, Pool::Channels, self.channels.room())?;
+        let Ok(index) = self.channels.insert(Channel::new(number, connection, vhost)) else {
+            return Err(Fault::new(
+                ReplyCode::ResourceError,
+                format_args!("this broker has no more channels: raise channels_max or close some"),
+            ));
+        };
+        quota.take(connection, Pool::Channels);
+        let list = &mut self.connections[connection.index()].channels;
+        list.push_back(&mut self.channels, index, |channel| &mut channel.links);
+        Ok(ChannelId::from_index(index))
+    }
+
+    /// Frees the record of a closed channel, once nothing refers to it.
+    pub(crate) fn free_channel_if_done(&mut self, quota: &mut Quota, channel: ChannelId) {
+        let record = &self.channels[channel.index()];
+        if record.cleared && record.outbox_len == 0 && record.consumers.is_empty() {
+            let connection = record.connection;
+            let list = &mut self.connections[connection.index()].channels;
+            list.remove(&mut self.channels, channel.index(), |channel| &mut channel.links);
+            self.channels.remove(channel.index());
+            quota.give_back(connection, Pool::Channels);
+        }
+    }
+
+    /// The first channel of a connection, or the one behind `after`, closed ones included.
+    pub(crate) fn next_channel(
+        &self,
+        connection: ConnectionId,
+        after: Option<ChannelId>,
+    ) -> Option<ChannelId> {
+        let index = match after {
+            None => self.connections[connection.index()].channels.front(),
+            Some(channel) => List::after(&self.channels, channel.index(), |channel| &channel.links),
+        };
+        index.map(ChannelId::from_index)
+    }
+
+    // ---- connections
+
+    /// A new connection, before its handshake; `None`: no record is free.
+    pub(crate) fn connect(&mut self, quota: &mut Quota) -> Option<ConnectionId> {
+        let connection = ConnectionId::from_index(self.connections.insert(Connection::new()).ok()?);
+        quota.connection_came(connection);
+        Some(connection)
+    }
+
+    /// Frees the record of a closed connection, once everything was requeued; gives the record.
+    pub(crate) fn free_connection_if_done(
+        &mut self,
+        quota: &mut Quota,
+        connection: ConnectionId,
+    ) -> Option<Connection> {
+        let record = &self.connections[connection.index()];
+        if !record.cleared || !record.released {
+            return None;
+        }
+        quota.connection_gone(connection);
+        Some(self.connections.remove(connection.index()))
+    }
+
+    /// Whether jobs of the connection's last command are still running; until they are done it is not read.
+    pub(crate) fn is_busy(&self, connection: ConnectionId) -> bool {
+        self.connections.get(connection.index()).is_some_and(|record| record.jobs > 0)
+    }
+
+    /// Notes that a user is deleted: no connection acts as that user any more.
+    pub(crate) fn forget_user(&mut self, user: usize) {
+        for connection in self.connection_ids() {
+            self.connections[connection.index()].identity.forget_user(user);
+        }
+    }
+
+    /// Asks the loop to close a connection with connection.close 320 and this reason.
+    pub(crate) fn force_close(&mut self, connection: ConnectionId, reason: &str) {
+        let Some(record) = self.connections.get_mut(connection.index()) else { return };
+        if record.forced.is_none() && !record.dying {
+            record.forced = Some(reason.into());
+            self.forced.push_back(connection);
+        }
+    }
+
+    /// Asks the loop to close all connections for which `is_meant` holds.
+    pub(crate) fn force_close_all(&mut self, reason: &str, is_meant: impl Fn(&Connection) -> bool) {
+        for connection in self.connection_ids() {
+            if is_meant(self.connection(connection)) {
+                self.force_close(connection, reason);
+            }
+        }
+    }
+
+    /// The next connection that is to be closed by force, and what to tell it.
+    pub(crate) fn next_forced(&mut self) -> Option<(ConnectionId, Fault)> {
+        loop {
+            let connection = self.forced.pop_front()?;
+            let record = self.connections.get_mut(connection.index());
+            if let Some(reason) = record.and_then(|record| record.forced.take()) {
+                let fault = Fault::connection(ReplyCode::ConnectionForced, format_args!("{reason}"));
+                return Some((connection, fault));
+            }
+        }
+    }
+
+    /// Whether a connection is to be closed by force.
+    pub(crate) fn has_forced(&self) -> bool {
+        !self.forced.is_empty()
+    }
+}

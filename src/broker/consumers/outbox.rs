@@ -1,0 +1,203 @@
+//! Deliveries in the outbox of a connection, and unacknowledged deliveries of a channel.
+//!
+//! Always true: an outbox never holds much more than the output budget, so a peer that does not read pins a bounded
+//! number of messages; a tag is settled at most once, and only when its delivery was completely written.
+
+use super::records::ConsumerState;
+use super::state::Consumers;
+use crate::deliveries::{Carrier, NewDelivery};
+use crate::queue::{Taken, block_bytes};
+use crate::queues::Queues;
+use crate::quota::Quota;
+use crate::work::Work;
+use leveret_core::command::{ChannelId, ConnectionId, ConsumerId, QueueId, ReplyOrder};
+use leveret_core::mem::Messages;
+
+/// Bytes of the frames around a small body, roughly.
+const FRAMES_BYTES: u32 = 48;
+
+impl Consumers {
+    // ---- into the outbox
+
+    /// A delivery of what was taken out of a queue, with the next delivery tag of the consumer's channel; it counts for the
+    /// consumer's prefetch from here on.
+    #[inline]
+    pub(crate) fn next_delivery(
+        &mut self,
+        index: usize,
+        queue: QueueId,
+        taken: &Taken,
+        carrier: Carrier,
+    ) -> NewDelivery {
+        let consumer = &mut self.slab[index];
+        consumer.unsettled += 1;
+        let (channel, no_ack) = (consumer.channel, consumer.no_ack);
+        let record = &mut self.channels[channel.index()];
+        if !no_ack && consumer.state != ConsumerState::Get {
+            record.consumer_unsettled += 1;
+        }
+        record.last_tag += 1;
+        NewDelivery {
+            tag: record.last_tag,
+            offset: taken.offset,
+            logged: taken.logged,
+            message: taken.message,
+            channel,
+            consumer: Some(ConsumerId::from_index(index)),
+            queue: Some(queue),
+            carrier,
+            redelivered: taken.redelivered,
+            requeues: taken.requeues,
+            no_ack,
+        }
+    }
+
+    /// Ends the turn of a consumer that was served: the others of its queue, and of its channel if they share
+    /// a prefetch, come before it.
+    #[inline]
+    pub(crate) fn end_turn(&mut self, work: &mut Work, queues: &mut Queues, index: usize) {
+        if self.has_credit(index) {
+            self.rotate(work, queues, index);
+        } else {
+            self.leave_eligible(queues, index);
+        }
+        let channel = self.slab[index].channel;
+        if self.shares_credit(channel) {
+            self.let_others_of_channel_first(channel, index);
+        }
+    }
+
+    /// Puts a delivery at the end of its connection's outbox, and on its channel's list if it will be
+    /// acknowledged; its queue, if any, counts it. The caller made sure of room in the pool. `now_s`: the
+    /// time of the delivery, in seconds since the start of the process.
+    pub(crate) fn put_into_outbox(
+        &mut self,
+        messages: &Messages,
+        queues: &mut Queues,
+        quota: &mut Quota,
+        new: NewDelivery,
+        now_s: impl FnOnce() -> u32,
+    ) {
+        let channel = &mut self.channels[new.channel.index()];
+        let connection_id = channel.connection;
+        let body_len = messages.body_len(new.message);
+        let wire_bytes = body_len + messages.properties_len(new.message) + FRAMES_BYTES;
+        queues.count_delivery(messages, &new);
+        quota.take_delivery(connection_id, block_bytes(messages, new.message));
+        let connection = &mut self.connections[connection_id.index()];
+        connection.sequence += 1;
+        let sequence = connection.sequence;
+        connection.outbox_bytes += u64::from(wire_bytes);
+        let is_acknowledged = !new.no_ack;
+        let deliveries = queues.deliveries_mut();
+        let index = deliveries.insert(new, sequence, (wire_bytes, body_len));
+        let index = index.expect("the caller made sure of room");
+        deliveries.enter_outbox(&mut connection.outbox, index);
+        channel.outbox_len += 1;
+        channel.outbox_last = sequence;
+        if is_acknowledged {
+            deliveries[index].delivered_s = now_s();
+            deliveries.enter_unacknowledged(&mut channel.unacknowledged, index);
+        }
+        if connection.outbox.len() == 1 {
+            self.note_output(connection_id);
+        }
+    }
+
+    // ---- out of the outbox
+
+    /// Takes a delivery out of the outbox, written or not.
+    pub(crate) fn leave_outbox(&mut self, queues: &mut Queues, connection: ConnectionId, index: usize) {
+        let deliveries = queues.deliveries_mut();
+        let (channel, bytes) = (deliveries[index].channel, deliveries[index].wire_bytes);
+        let record = &mut self.connections[connection.index()];
+        record.outbox_bytes -= u64::from(bytes);
+        deliveries.leave_outbox(&mut record.outbox, index);
+        self.channels[channel.index()].outbox_len -= 1;
+    }
+
+    /// Takes a delivery off the unacknowledged list of its channel, and forgets its tag.
+    #[inline]
+    pub(crate) fn leave_unacknowledged(&mut self, queues: &mut Queues, channel: ChannelId, index: usize) {
+        let list = &mut self.channels[channel.index()].unacknowledged;
+        queues.deliveries_mut().leave_unacknowledged(list, index);
+    }
+
+    /// The written, unsettled delivery with this tag.
+    pub(crate) fn find_sent(&self, queues: &Queues, channel: ChannelId, tag: u64) -> Option<usize> {
+        let head = self.channels[channel.index()].unacknowledged.front()?;
+        let deliveries = queues.deliveries();
+        let index = if deliveries[head].tag == tag { head } else { deliveries.find(channel, tag)? };
+        deliveries[index].sent.then_some(index)
+    }
+
+    /// The channel's oldest unacknowledged delivery, if it was written and its tag is not beyond `through`.
+    pub(crate) fn first_sent(&self, queues: &Queues, channel: ChannelId, through: u64) -> Option<usize> {
+        let index = self.channels[channel.index()].unacknowledged.front()?;
+        let delivery = &queues.deliveries()[index];
+        (delivery.sent && delivery.tag <= through).then_some(index)
+    }
+
+    /// Counts a settled delivery out of its connection and its consumer.
+    pub(crate) fn uncount_delivery(
+        &mut self,
+        messages: &Messages,
+        queues: &mut Queues,
+        quota: &mut Quota,
+        index: usize,
+    ) {
+        let bytes = queues.uncount_delivery(messages, index);
+        let delivery = &queues.deliveries()[index];
+        let channel = &mut self.channels[delivery.channel.index()];
+        quota.give_delivery_back(channel.connection, bytes);
+        if let Some(consumer) = delivery.consumer {
+            let consumer = &mut self.slab[consumer.index()];
+            consumer.unsettled -= 1;
+            if !delivery.no_ack && consumer.state != ConsumerState::Get {
+                channel.consumer_unsettled -= 1;
+            }
+        }
+        self.note_settled();
+    }
+
+    // ---- what the loop is told
+
+    /// Has the turn look at this connection's output.
+    pub(crate) fn note_output(&mut self, connection: ConnectionId) {
+        let record = &mut self.connections[connection.index()];
+        if !core::mem::replace(&mut record.noted, true) {
+            self.output.push_back(connection);
+        }
+    }
+
+    /// The next connection whose outbox got something since this was last asked.
+    pub(crate) fn next_noted(&mut self) -> Option<ConnectionId> {
+        let connection = self.output.pop_front()?;
+        if let Some(record) = self.connections.get_mut(connection.index()) {
+            record.noted = false;
+        }
+        Some(connection)
+    }
+
+    /// Whether the turn should look at some connection's output.
+    #[inline]
+    pub(crate) fn has_noted(&self) -> bool {
+        !self.output.is_empty()
+    }
+
+    /// Whether a connection has deliveries to send, or cancelled consumers to tell its client.
+    pub(crate) fn has_output(&self, connection: ConnectionId) -> bool {
+        let record = &self.connections[connection.index()];
+        !record.outbox.is_empty() || !record.cancelled.is_empty()
+    }
+
+    /// Where a reply on a channel stands among the deliveries of its connection: behind those put into the
+    /// outbox for the channel before.
+    pub(crate) fn reply_order(&self, connection: ConnectionId, channel: Option<ChannelId>) -> ReplyOrder {
+        let Some(channel) = channel else { return 0 };
+        match self.channels.get(channel.index()) {
+            Some(record) if record.connection == connection && record.outbox_len > 0 => record.outbox_last,
+            _ => 0,
+        }
+    }
+}

@@ -1,0 +1,430 @@
+//! Consumers by themselves: who gets the next message, who waits for what, and when records go.
+
+use super::*;
+use crate::Context;
+use crate::arguments::QueueSettings;
+use crate::deliveries::Carrier;
+use crate::policy::{Applied, Policies};
+use crate::queue::{Queue, Taken};
+use crate::queues::Queues;
+use crate::quota::Quota;
+use crate::work::Work;
+use leveret_core::command::{ChannelId, ConnectionId, Name, QueueId, VhostId};
+use leveret_core::error::Fault;
+use leveret_core::journal::{Journal, Urgency};
+use leveret_core::limits::Limits;
+use leveret_core::mem::{MessageFlags, Messages, Share};
+
+/// Consumers, and what is lent to them.
+struct World {
+    consumers: Consumers,
+    queues: Queues,
+    quota: Quota,
+    journal: Journal,
+    messages: Messages,
+    work: Work,
+    vhost: VhostId,
+}
+
+/// A consumer of a tag that is no different from others.
+fn plain(tag: &str) -> NewConsumer {
+    NewConsumer { tag: Name::try_from(tag).unwrap(), priority: 0, no_ack: false, exclusive: false }
+}
+
+impl World {
+    /// Room for so many deliveries, and for 1,000 bytes in each outbox.
+    fn with_deliveries(unacknowledged_max: u32) -> Self {
+        let limits = Limits {
+            unacknowledged_max,
+            output_buffer_bytes: 1_000,
+            messages_max: 100,
+            queues_max: 8,
+            ..Limits::default()
+        };
+        let vhost = VhostId::from_index(0);
+        let quota = Quota::new(&limits);
+        let messages = Messages::new(limits.message_limits());
+        Self {
+            consumers: Consumers::new(&limits, 1),
+            queues: Queues::new(&limits, 1),
+            quota,
+            journal: Journal::new(100),
+            messages,
+            work: Work::default(),
+            vhost,
+        }
+    }
+
+    fn new() -> Self {
+        Self::with_deliveries(64)
+    }
+
+    /// A queue with so many messages of 10 bytes.
+    fn queue(&mut self, single_active: bool, messages: usize) -> QueueId {
+        let settings = QueueSettings::of(&Policies::with_capacity(0).terms(&[], Applied::default()));
+        let settings = QueueSettings { single_active, ..settings };
+        let queue = self.queues.records_mut().insert(Queue::new(self.vhost, "q", &[], settings)).unwrap();
+        (0..messages).for_each(|_| self.put(queue));
+        queue
+    }
+
+    fn put(&mut self, queue: QueueId) {
+        let message = self.messages.begin("", b"q", Share::Ordinary).unwrap();
+        self.messages.reserve_content(message, &[], MessageFlags::NONE, 10, Share::Ordinary).unwrap();
+        self.messages.append_body(message, &[0; 10]);
+        self.messages.finish(message);
+        let mut cx = Context::new(&mut self.journal, &mut self.messages, &mut self.work);
+        self.queues.push(&mut cx, message, &[queue], Urgency::Window);
+        self.messages.release(message);
+    }
+
+    /// A connection with a channel.
+    fn channel(&mut self) -> ChannelId {
+        let connection = self.consumers.connect(&mut self.quota).unwrap();
+        self.quota.enter_vhost(connection, self.vhost);
+        self.another_channel(connection)
+    }
+
+    fn another_channel(&mut self, connection: ConnectionId) -> ChannelId {
+        self.consumers.open_channel(&mut self.quota, connection, self.vhost, 1).unwrap()
+    }
+
+    fn start(&mut self, channel: ChannelId, queue: QueueId, new: NewConsumer) -> usize {
+        let added = self.consumers.add(&mut self.quota, channel, queue, ConsumerState::Active);
+        let consumer = added.unwrap();
+        self.consumers.start(&mut self.work, &mut self.queues, consumer, new);
+        consumer
+    }
+
+    /// Gives the next message of a queue to whose turn it is; his tag, or nothing if nobody may have one.
+    fn deliver(&mut self, queue: QueueId) -> Option<String> {
+        loop {
+            let level = self.queues.records().wanted_level(queue)?;
+            let index = self.queues.records().audience(queue).next()?;
+            if !self.consumers.has_credit(index) {
+                self.consumers.leave_eligible(&mut self.queues, index);
+                continue;
+            }
+            if !self.consumers.connection_can_take(&self.queues, &self.quota, index) {
+                self.consumers.park(&mut self.queues, &self.quota, index);
+                continue;
+            }
+            let mut cx = Context::new(&mut self.journal, &mut self.messages, &mut self.work);
+            let first = self.queues.first_to_go(&mut cx, level)?;
+            let taken = self.queues.take_first(&mut cx, level, first);
+            self.send(index, level, &taken);
+            self.consumers.end_turn(&mut self.work, &mut self.queues, index);
+            return Some(self.consumers.at(index).tag.to_string());
+        }
+    }
+
+    fn send(&mut self, index: usize, queue: QueueId, taken: &Taken) {
+        let new = self.consumers.next_delivery(index, queue, taken, Carrier::Deliver);
+        let (queues, quota) = (&mut self.queues, &mut self.quota);
+        self.consumers.put_into_outbox(&self.messages, queues, quota, new, || 0);
+    }
+
+    /// The tags of those who get all that is to go, with a space between them.
+    fn deliver_all(&mut self, queue: QueueId) -> String {
+        let tags: Vec<_> = core::iter::from_fn(|| self.deliver(queue)).collect();
+        tags.join(" ")
+    }
+
+    /// All that the connection of a channel has to send is written.
+    fn written(&mut self, channel: ChannelId) {
+        let connection = self.consumers.connection_of(channel);
+        while let Some(index) = self.consumers.connection(connection).outbox.front() {
+            self.consumers.leave_outbox(&mut self.queues, connection, index);
+            self.queues.deliveries_mut()[index].sent = true;
+            if self.queues.deliveries()[index].no_ack {
+                self.uncount(index);
+            }
+        }
+        self.consumers.unpark(&mut self.work, &mut self.queues, &self.quota, connection);
+    }
+
+    /// Acknowledges a delivery; `false`: there is none of that tag that was sent.
+    fn ack(&mut self, channel: ChannelId, tag: u64) -> bool {
+        let Some(index) = self.consumers.find_sent(&self.queues, channel, tag) else { return false };
+        self.consumers.leave_unacknowledged(&mut self.queues, channel, index);
+        self.uncount(index);
+        true
+    }
+
+    fn uncount(&mut self, index: usize) {
+        self.consumers.uncount_delivery(&self.messages, &mut self.queues, &mut self.quota, index);
+        let delivery = self.queues.deliveries_mut().remove(index);
+        let mut cx = Context::new(&mut self.journal, &mut self.messages, &mut self.work);
+        self.queues.settle_delivered(&mut cx, delivery.queue.unwrap(), &delivery);
+        match self.consumers.shares_credit(delivery.channel) {
+            true => self.consumers.make_all_eligible(&mut self.work, &mut self.queues, delivery.channel),
+            false => {
+                let consumer = delivery.consumer.unwrap().index();
+                self.consumers.make_eligible(&mut self.work, &mut self.queues, consumer);
+            }
+        }
+    }
+
+    fn end(&mut self, consumer: usize) -> Option<QueueId> {
+        self.consumers.end(&mut self.work, &mut self.queues, consumer)
+    }
+
+    fn set_writable(&mut self, channel: ChannelId, writable: bool) {
+        let connection = self.consumers.connection_of(channel);
+        let (work, queues) = (&mut self.work, &mut self.queues);
+        self.consumers.set_writable(work, queues, &self.quota, connection, writable);
+    }
+}
+
+// ---- turns
+
+#[test]
+fn waiting_consumers_can_have_what_their_prefetch_allows() {
+    let mut world = World::new();
+    let (queue, channel) = (world.queue(false, 0), world.channel());
+    assert_eq!(world.consumers.waiting_credit(&world.queues, &world.quota, queue), 0);
+    world.consumers.channel_mut(channel).prefetch_count = 2;
+    for tag in ["a", "b"] {
+        world.start(channel, queue, plain(tag));
+    }
+    world.put(queue);
+    assert_eq!(
+        world.consumers.waiting_credit(&world.queues, &world.quota, queue),
+        4,
+        "two consumers, two each"
+    );
+}
+
+// ---- credit
+
+#[test]
+fn a_prefetch_stops_its_consumer_until_something_is_settled() {
+    let mut world = World::new();
+    let (queue, channel) = (world.queue(false, 5), world.channel());
+    world.consumers.channel_mut(channel).prefetch_count = 2;
+    let consumer = world.start(channel, queue, plain("a"));
+    assert_eq!((world.deliver_all(queue), world.consumers.credit(consumer)), ("a a".to_owned(), 0));
+    world.written(channel);
+    assert_eq!(world.deliver_all(queue), "", "written is not settled");
+    assert!(world.ack(channel, 1));
+    assert_eq!(world.deliver_all(queue), "a");
+    world.start(channel, queue, NewConsumer { no_ack: true, ..plain("b") });
+    assert_eq!(world.deliver_all(queue), "b b", "who acknowledges nothing has no prefetch of his own");
+}
+
+// ---- what a connection takes
+
+#[test]
+fn a_consumer_whose_socket_takes_no_more_is_passed_over_and_comes_back_with_it() {
+    let mut world = World::new();
+    let queue = world.queue(false, 3);
+    let [slow, fast] = [(); 2].map(|()| world.channel());
+    world.start(slow, queue, plain("slow"));
+    world.set_writable(slow, false);
+    assert_eq!(world.deliver(queue), None);
+    assert!(!world.queues.records().audience(queue).is_ready(), "it costs nothing");
+    world.start(fast, queue, plain("fast"));
+    assert_eq!(world.deliver(queue).as_deref(), Some("fast"));
+    world.queues.records_mut().leave_ready(queue);
+    world.set_writable(slow, true);
+    assert_eq!(world.queues.records_mut().pop_ready(), Some(queue));
+    assert_eq!(world.deliver_all(queue), "fast slow");
+}
+
+#[test]
+fn an_outbox_holds_its_budget_and_takes_more_when_it_is_written() {
+    let mut world = World::with_deliveries(200);
+    let (queue, channel) = (world.queue(false, 50), world.channel());
+    world.start(channel, queue, plain("a"));
+    let connection = world.consumers.connection_of(channel);
+    let most = world.deliver_all(queue).split(' ').count();
+    let record = world.consumers.connection(connection);
+    assert!((1_000..1_100).contains(&record.outbox_bytes), "{} bytes", record.outbox_bytes);
+    assert!(most < 50 && record.outbox.len() as usize == most);
+    assert_eq!(world.consumers.next_noted(), Some(connection));
+    world.written(channel);
+    assert_eq!(world.consumers.connection(connection).outbox_bytes, 0);
+    assert_eq!(world.deliver_all(queue).split(' ').count(), most);
+}
+
+#[test]
+fn who_has_his_share_of_deliveries_waits_until_anybody_settles_something() {
+    let mut world = World::with_deliveries(8);
+    let queue = world.queue(false, 8);
+    let [one, two] = [(); 2].map(|()| world.channel());
+    world.consumers.channel_mut(two).prefetch_count = 2;
+    world.start(one, queue, plain("one"));
+    world.start(two, queue, plain("two"));
+    assert_eq!(world.deliver_all(queue), "one two one two one");
+    world.written(two);
+    assert!(!world.consumers.has_share_news());
+    let consumer = world.consumers.find(two, "two").unwrap();
+    world.end(consumer);
+    (1..=2).for_each(|tag| assert!(world.ack(two, tag)));
+    assert_eq!(world.deliver(queue), None, "nobody has looked yet");
+    assert!(world.consumers.has_share_news());
+    world.consumers.recheck_over_share(&mut world.work, &mut world.queues, &world.quota);
+    assert_eq!(world.deliver_all(queue), "one", "half of all is left to others");
+}
+
+// ---- one at a time
+
+#[test]
+fn a_single_active_consumer_has_all_until_it_ends_and_then_the_highest_of_the_others() {
+    let mut world = World::new();
+    let (queue, channel) = (world.queue(true, 2), world.channel());
+    let active = world.start(channel, queue, plain("active"));
+    let low = world.start(channel, queue, NewConsumer { priority: -1, ..plain("low") });
+    let high = world.start(channel, queue, NewConsumer { priority: 1, ..plain("high") });
+    assert_eq!(world.deliver_all(queue), "active active");
+    assert_eq!(world.queues.records().audience(queue).single_active(), Some(active));
+    world.end(low);
+    assert_eq!(world.queues.records().audience(queue).single_active(), Some(active));
+    world.start(channel, queue, plain("plain"));
+    world.end(active);
+    world.put(queue);
+    assert_eq!(world.deliver_all(queue), "high");
+    world.end(high);
+    world.put(queue);
+    assert_eq!(world.deliver_all(queue), "plain");
+}
+
+// ---- tags
+
+#[test]
+fn a_tag_is_settled_once_and_only_when_its_delivery_was_written() {
+    let mut world = World::new();
+    let (queue, channel) = (world.queue(false, 3), world.channel());
+    let other = world.channel();
+    world.start(channel, queue, plain("a"));
+    world.deliver(queue).unwrap();
+    assert!(!world.ack(channel, 1), "nobody has seen it");
+    world.written(channel);
+    world.deliver_all(queue);
+    assert!(world.consumers.first_sent(&world.queues, channel, u64::MAX).is_some());
+    assert!(!world.ack(channel, 2) && !world.ack(other, 1) && !world.ack(channel, 0));
+    assert!(world.ack(channel, 1) && !world.ack(channel, 1));
+    assert_eq!(world.consumers.first_sent(&world.queues, channel, u64::MAX), None);
+    world.written(channel);
+    let first = world.consumers.first_sent(&world.queues, channel, 2).unwrap();
+    assert_eq!(world.queues.deliveries()[first].tag, 2, "the oldest");
+    assert!(world.ack(channel, 3), "in any order");
+    assert!(world.ack(channel, 2));
+    assert_eq!((world.messages.messages_used(), world.queues.deliveries().len()), (0, 0));
+}
+
+#[test]
+fn a_reply_stands_behind_what_its_channel_was_given_before() {
+    let mut world = World::new();
+    let (queue, channel) = (world.queue(false, 2), world.channel());
+    let connection = world.consumers.connection_of(channel);
+    let other = world.another_channel(connection);
+    world.start(channel, queue, plain("a"));
+    world.deliver_all(queue);
+    let order = |world: &World, channel| world.consumers.reply_order(connection, Some(channel));
+    assert_eq!((order(&world, channel), order(&world, other)), (2, 0));
+    world.written(channel);
+    assert_eq!(order(&world, channel), 0);
+}
+
+// ---- records
+
+#[test]
+fn a_consumer_is_found_by_its_tag_on_its_channel_until_it_ends() {
+    let mut world = World::new();
+    let queue = world.queue(false, 0);
+    let [one, two] = [(); 2].map(|()| world.channel());
+    let consumers = [one, two].map(|channel| world.start(channel, queue, plain("same")));
+    assert_eq!([one, two].map(|channel| world.consumers.find(channel, "same").unwrap()), consumers);
+    assert_eq!((world.end(consumers[0]), world.end(consumers[0])), (Some(queue), None));
+    assert_eq!(world.consumers.find(one, "same"), None);
+    assert_eq!((world.consumers.active_on(one), world.consumers.active_on(two)), (0, 1));
+    assert_eq!(world.queues.records().audience(queue).len(), 1);
+}
+
+#[test]
+fn records_go_when_everything_went_back_and_not_before() {
+    let mut world = World::new();
+    let (queue, channel) = (world.queue(false, 1), world.channel());
+    let connection = world.consumers.connection_of(channel);
+    let consumer = world.start(channel, queue, plain("a"));
+    world.deliver_all(queue);
+    assert_eq!(world.consumers.free_if_done(&mut world.quota, consumer), None);
+    world.end(consumer);
+    world.consumers.free_if_done(&mut world.quota, consumer);
+    assert!(world.consumers.get(consumer).is_some(), "it knows where its message came from");
+    world.consumers.channel_mut(channel).cleared = true;
+    world.consumers.free_channel_if_done(&mut world.quota, channel);
+    assert!(world.consumers.find_channel(channel).is_some(), "it has a consumer, and a delivery to send");
+    world.written(channel);
+    assert!(world.ack(channel, 1));
+    world.consumers.free_if_done(&mut world.quota, consumer);
+    assert!(world.consumers.get(consumer).is_none());
+    world.consumers.free_channel_if_done(&mut world.quota, channel);
+    assert!(world.consumers.find_channel(channel).is_none());
+    for ready in [false, true] {
+        let record = world.consumers.connection_mut(connection);
+        (record.cleared, record.released) = (true, ready);
+        if ready {
+            world.quota.leave_vhost(connection);
+        }
+        assert_eq!(world.consumers.free_connection_if_done(&mut world.quota, connection).is_some(), ready);
+    }
+    let fills = [
+        world.consumers.connections_fill(),
+        world.consumers.channels_fill(),
+        world.consumers.consumers_fill(),
+    ];
+    assert_eq!((fills.map(|fill| fill.used), world.quota.holders()), ([0; 3], 0));
+}
+
+#[test]
+fn a_client_is_told_of_each_consumer_that_ended_without_its_doing() {
+    let mut world = World::new();
+    let (queue, channel) = (world.queue(false, 0), world.channel());
+    let connection = world.consumers.connection_of(channel);
+    let [one, two] = ["one", "two"].map(|tag| world.start(channel, queue, plain(tag)));
+    for consumer in [one, two] {
+        world.end(consumer);
+        world.consumers.note_cancelled(consumer);
+        world.consumers.free_if_done(&mut world.quota, consumer);
+    }
+    assert!(world.consumers.has_output(connection));
+    assert_eq!(world.consumers.find_cancelled(channel, "two"), Some(two));
+    for (consumer, tag) in [(one, "one"), (two, "two")] {
+        assert_eq!(world.consumers.next_cancelled(connection), Some((1, tag, 0)));
+        world.consumers.leave_cancelled(consumer);
+        world.consumers.free_if_done(&mut world.quota, consumer);
+    }
+    assert!(!world.consumers.has_output(connection));
+    assert_eq!(world.consumers.consumers_fill().used, 0);
+}
+
+#[test]
+fn a_queue_waits_for_what_a_channel_gives_back() {
+    let mut world = World::new();
+    let (queue, channel) = (world.queue(false, 2), world.channel());
+    let consumer = world.start(channel, queue, plain("a"));
+    world.deliver(queue).unwrap();
+    world.consumers.mark_returning(&mut world.queues, channel);
+    world.consumers.mark_returning(&mut world.queues, channel);
+    assert_eq!(world.deliver(queue), None, "what comes back goes first");
+    assert_eq!(world.consumers.take_returning(consumer), Some(queue));
+    assert_eq!(world.consumers.take_returning(consumer), None, "once");
+    world.queues.end_returning(queue);
+    assert_eq!(world.deliver_all(queue), "a");
+}
+
+#[test]
+fn a_connection_is_closed_by_force_once_and_told_the_first_reason() {
+    let mut world = World::new();
+    let connections = [(); 2].map(|()| world.channel()).map(|c| world.consumers.connection_of(c));
+    world.consumers.force_close(connections[1], "first");
+    world.consumers.force_close_all("second", |_| true);
+    let told: Vec<(ConnectionId, Fault)> = core::iter::from_fn(|| world.consumers.next_forced()).collect();
+    let told: Vec<_> = told.iter().map(|(connection, fault)| (*connection, &*fault.text)).collect();
+    let reason = |at: usize| told[at].1;
+    assert_eq!(told.iter().map(|told| told.0).collect::<Vec<_>>(), [connections[1], connections[0]]);
+    assert!(reason(0).contains("first") && reason(1).contains("second"), "{told:?}");
+    assert!(!world.consumers.has_forced());
+}

@@ -1,0 +1,1034 @@
+//! Exchanges, queues and bindings begin and end, and what policies say of them.
+//!
+//! ```text
+//! declare ──→ rights, arguments, room, policies ──→ the record ──→ the log
+//! delete  ──→ the name goes at once ──→ the log ──→ a job clears what hung on it
+//! policy set, cleared ──→ a job, in steps ──→ queues, exchanges: which apply, what follows
+//! ```
+//!
+//! Always true: the order of the checks is RabbitMQ's, because clients see which one fails first; an exclusive queue is
+//! touched by its own connection alone; an auto-delete queue goes with its last consumer, but not before it had one; a
+//! deleted queue's name is free at once; a queue's settings are what its arguments and its policies say together, as soon
+//! as it has heard of a change.
+
+use leveret_amqp::field::{Table, Value};
+use leveret_core::command::{BindingId, ChannelId, ConnectionId, ExchangeId, Outcome, QueueId, VhostId};
+use leveret_core::error::{Fault, ReplyCode};
+use leveret_core::journal::{DestinationName, Journal};
+use leveret_core::mem::{MessageId, Messages};
+
+use super::access::{PREDECLARED, Right, Thing, Topic};
+use super::arguments::{self, QueueFlags, QueueSettings, inequivalent_flag, is_quorum};
+use super::faults::{check_deletable, version_for};
+use super::job::{Job, Sweep, spend};
+use super::policy::{Applied, Listener, Subject, Terms};
+use super::queue::{Logged, Peeked, Queue, SLOTS, Targets, first_rank};
+use super::quota::Declared;
+use super::recovery::{Orphan, key_of};
+use super::state::REPLY_TO;
+use super::topology::{
+    BindingSpec, Destination, ExchangeDeclaration, FoundBinding, Kind, NewExchange, check_deletable_name,
+    exchange_in_words, refuse_default,
+};
+use super::work::Work;
+use super::{Broker, Context};
+
+/// queue.declare's fields.
+pub(crate) struct QueueDeclaration<'a> {
+    pub(crate) queue: &'a str,
+    pub(crate) durable: bool,
+    pub(crate) exclusive: bool,
+    pub(crate) auto_delete: bool,
+    pub(crate) arguments: &'a [u8],
+}
+
+/// The argument that names the type of a queue.
+const TYPE: &str = "x-queue-type";
+
+impl QueueDeclaration<'_> {
+    /// Whether the queue outlives the broker: an exclusive queue dies with its connection, so durable means
+    /// nothing for it.
+    const fn outlives_broker(&self) -> bool {
+        self.durable && !self.exclusive
+    }
+
+    const fn flags(&self) -> QueueFlags {
+        QueueFlags { durable: self.durable, exclusive: self.exclusive, auto_delete: self.auto_delete }
+    }
+}
+
+/// What must be true of a queue that is to be deleted.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct DeleteIf {
+    /// It has no consumers.
+    pub unused: bool,
+    /// It has no messages ready.
+    pub empty: bool,
+}
+
+/// Units of matching that are as much work as looking at one record in a job.
+const UNITS_PER_RECORD: u32 = 8;
+
+impl Broker {
+    // ---- exchanges and bindings
+
+    /// exchange.declare with passive set: a client who is told that the exchange is there may rely on it.
+    pub(crate) fn check_exchange_exists(
+        &self,
+        cx: &mut Context<'_>,
+        vhost: VhostId,
+        name: &str,
+    ) -> Result<Outcome, Fault> {
+        refuse_default(name)?;
+        let exchange = self.topology.require_exchange(&self.access, vhost, name)?;
+        cx.await_defined(self.topology.exchange(exchange).defined);
+        Ok(Outcome::Done)
+    }
+
+    pub(crate) fn declare_exchange(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: ConnectionId,
+        vhost: VhostId,
+        declaration: &ExchangeDeclaration<'_>,
+    ) -> Result<Outcome, Fault> {
+        let name = declaration.exchange;
+        declaration.check_askable()?;
+        self.check(cx.work, connection, vhost, Right::Configure, Thing::Exchange(name))?;
+        if let Some(exchange) = self.topology.find_exchange(vhost, name) {
+            self.topology.compare_exchange(cx, &self.access, exchange, declaration)?;
+            return Ok(Outcome::Done);
+        }
+        declaration.check_name()?;
+        if let Some(alternate) = declaration.alternate(&self.access, vhost)? {
+            self.check(cx.work, connection, vhost, Right::Read, Thing::Exchange(name))?;
+            self.check(cx.work, connection, vhost, Right::Write, Thing::Exchange(alternate))?;
+        }
+        self.create_exchange(cx, vhost, declaration)
+    }
+
+    /// Makes an exchange whose name is free.
+    pub(crate) fn create_exchange(
+        &mut self,
+        cx: &mut Context<'_>,
+        vhost: VhostId,
+        declaration: &ExchangeDeclaration<'_>,
+    ) -> Result<Outcome, Fault> {
+        declaration.check_name()?;
+        declaration.new_kind()?;
+        declaration.alternate(&self.access, vhost)?;
+        let name = DestinationName::Exchange(declaration.exchange);
+        self.recovery.check_not_left_out(&self.access, vhost, name, declaration.durable)?;
+        let version = version_for(cx.journal, declaration.durable)?;
+        if version != 0 && declaration.is_delayed() {
+            // The log knows the slots of a delayed exchange by the versions behind the exchange's own.
+            cx.journal.next_versions(SLOTS.into());
+        }
+        let exchange = self.add_exchange(cx, vhost, declaration, version)?;
+        self.topology.append_exchange(cx, &self.access, exchange, true);
+        Ok(Outcome::Done)
+    }
+
+    /// Adds a checked exchange under its name, with its hidden queue and its policies.
+    pub(crate) fn add_exchange(
+        &mut self,
+        cx: &mut Context<'_>,
+        vhost: VhostId,
+        declaration: &ExchangeDeclaration<'_>,
+        version: u64,
+    ) -> Result<ExchangeId, Fault> {
+        self.access.check_vhost_alive(vhost)?;
+        let (bytes, who) = (declaration.bytes(), cx.declarer);
+        self.declare_quota(Declared::Exchange, bytes, who)?;
+        let is_delayed = declaration.is_delayed();
+        let delayed_queue =
+            is_delayed.then(|| self.add_delayed_queue(cx, vhost, (version, declaration.durable)));
+        let delayed_queue = delayed_queue
+            .transpose()
+            .inspect_err(|_| self.quota.undeclare(Declared::Exchange, bytes, who))?;
+        self.access.hold_vhost(vhost);
+        let new =
+            NewExchange { vhost, declaration: *declaration, version, declarer: cx.declarer, delayed_queue };
+        let exchange = self.topology.insert_exchange(&new);
+        self.apply_to_new_exchange(cx.work, exchange);
+        if let Some(queue) = delayed_queue {
+            self.queues.records_mut().set_delayed_exchange(queue, exchange);
+        }
+        Ok(exchange)
+    }
+
+    pub(crate) fn delete_exchange(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: ConnectionId,
+        vhost: VhostId,
+        name: &str,
+        if_unused: bool,
+    ) -> Result<Outcome, Fault> {
+        check_deletable_name(&self.access, vhost, name)?;
+        self.check(cx.work, connection, vhost, Right::Configure, Thing::Exchange(name))?;
+        let Some(exchange) = self.topology.find_exchange(vhost, name) else {
+            if !self.delete_left_out(cx, vhost, DestinationName::Exchange(name), if_unused)? {
+                cx.await_others();
+            }
+            return Ok(Outcome::Done);
+        };
+        if if_unused && self.topology.is_source(exchange) {
+            return Err(Fault::new(
+                ReplyCode::PreconditionFailed,
+                format_args!("{} in use", exchange_in_words(&self.access, vhost, name)),
+            ));
+        }
+        check_deletable(cx.journal, self.topology.exchange(exchange).version != 0)?;
+        self.retire_exchange(cx, exchange);
+        self.begin_job(connection, Job::Exchange(exchange));
+        Ok(Outcome::Done)
+    }
+
+    /// Takes the name of a deleted exchange away; the record goes when its bindings are cleared.
+    pub(crate) fn retire_exchange(&mut self, cx: &mut Context<'_>, exchange: ExchangeId) {
+        if let Some(queue) = self.topology.exchange(exchange).delayed_queue {
+            // The hidden queue goes first, so that no message in it outlives the exchange in the log.
+            self.retire_delayed_queue(cx, queue);
+        }
+        self.topology.retire_exchange(cx, &self.access, exchange);
+    }
+
+    /// Frees an exchange that is retired and has no bindings any more.
+    pub(crate) fn free_exchange(&mut self, exchange: ExchangeId) {
+        let vhost = self.topology.free_exchange(&mut self.quota, exchange);
+        self.release_vhost(vhost);
+    }
+
+    /// Makes the hidden queue of a delayed exchange with this version.
+    pub(crate) fn add_delayed_queue(
+        &mut self,
+        cx: &mut Context<'_>,
+        vhost: VhostId,
+        (version, durable): (u64, bool),
+    ) -> Result<QueueId, Fault> {
+        let settings = QueueSettings::of(&self.policies.terms(&[], Applied::default()));
+        self.declare_quota(Declared::Queue, 0, cx.declarer)?;
+        let mut record = Queue::delayed_queue(cx.journal, vhost, settings, version, durable);
+        record.declared.declarer = cx.declarer;
+        let queue = self.queues.records_mut().insert_hidden(record)?;
+        self.access.hold_vhost(vhost);
+        Ok(queue)
+    }
+
+    /// Retires the hidden queue of a deleted exchange with its delayed messages.
+    #[cold]
+    pub(crate) fn retire_delayed_queue(&mut self, cx: &mut Context<'_>, queue: QueueId) {
+        for level in self.queues.records_mut().retire_levels(cx.journal, queue) {
+            self.jobs.begin(Job::Queue(level));
+        }
+        let gone = self.queues.retire_delayed_queue(cx.journal, queue);
+        self.jobs.begin(Job::Queue(queue));
+        for held in gone {
+            self.post().let_go_of_held(cx, held);
+        }
+        while let Some(queue) = self.letters.next_perhaps_done() {
+            self.free_queue_if_done(queue);
+        }
+    }
+
+    /// Whether a connection may bind, or unbind, a destination to a source.
+    pub(crate) fn check_bind(
+        &self,
+        work: &mut Work,
+        connection: ConnectionId,
+        vhost: VhostId,
+        destination: Thing<'_>,
+        spec: &BindingSpec<'_>,
+    ) -> Result<(), Fault> {
+        self.check(work, connection, vhost, Right::Write, destination)?;
+        if let Thing::Exchange(name) = destination {
+            refuse_default(name)?;
+        }
+        refuse_default(spec.source)?;
+        self.check(work, connection, vhost, Right::Read, Thing::Exchange(spec.source))?;
+        let Some(source) = self.topology.find_exchange(vhost, spec.source) else { return Ok(()) };
+        self.check_key(work, connection, source, Right::Read, spec.routing_key.as_bytes())
+    }
+
+    /// Whether routing keys are to be checked when a connection's user writes to, or reads from, an exchange.
+    #[inline]
+    fn limits_keys(&self, connection: ConnectionId, exchange: ExchangeId) -> bool {
+        self.access.limits_topics(&self.consumers.connection(connection).identity)
+            && self.topology.exchange(exchange).kind == Kind::Topic
+    }
+
+    /// Whether the user of a connection may write to, or read from, an exchange with this routing key.
+    pub(crate) fn check_key(
+        &self,
+        work: &mut Work,
+        connection: ConnectionId,
+        exchange: ExchangeId,
+        right: Right,
+        key: &[u8],
+    ) -> Result<(), Fault> {
+        if !self.limits_keys(connection, exchange) {
+            return Ok(());
+        }
+        let record = self.topology.exchange(exchange);
+        let topic = Topic { vhost: record.vhost, exchange: &record.name };
+        self.access.check_topic(work, &self.consumers.connection(connection).identity, topic, right, key)
+    }
+
+    /// exchange.bind and queue.bind, once both ends are known.
+    pub(crate) fn bind(&mut self, cx: &mut Context<'_>, new: &FoundBinding<'_>) -> Result<Outcome, Fault> {
+        self.topology.bind(cx, &self.access, &mut self.quota, &mut self.queues, new)?;
+        Ok(Outcome::Done)
+    }
+
+    /// exchange.unbind; a missing binding, exchange or queue is no error.
+    pub(crate) fn unbind_exchange(
+        &mut self,
+        cx: &mut Context<'_>,
+        vhost: VhostId,
+        destination: &str,
+        spec: &BindingSpec<'_>,
+    ) -> Result<(), Fault> {
+        let destination = self.topology.find_exchange(vhost, destination).map(Destination::Exchange);
+        match destination.and_then(|to| self.topology.find_binding(vhost, spec, to)) {
+            Some(binding) => self.unbind(cx, binding)?,
+            None => cx.await_others(),
+        }
+        Ok(())
+    }
+
+    /// Removes a binding for a client or an operator.
+    ///
+    /// # Errors
+    /// The log takes nothing now.
+    pub(crate) fn unbind(&mut self, cx: &mut Context<'_>, binding: BindingId) -> Result<(), Fault> {
+        check_deletable(cx.journal, self.topology.binding(binding).stored)?;
+        self.remove_binding(cx, binding);
+        Ok(())
+    }
+
+    /// Removes a binding. An auto-delete source goes with its last binding.
+    pub(crate) fn remove_binding(&mut self, cx: &mut Context<'_>, binding: BindingId) {
+        let unused =
+            self.topology.remove_binding(cx, &self.access, &mut self.quota, &mut self.queues, binding);
+        if let Some(exchange) = unused {
+            self.retire_exchange(cx, exchange);
+            self.jobs.begin(Job::Exchange(exchange));
+        }
+    }
+
+    // ---- routes of messages
+
+    /// Chooses the queues for a message of a channel into `targets`, and remembers the route if it can be
+    /// used again. `headers` is empty unless routing needs them.
+    ///
+    /// # Errors
+    /// Routing takes more work than allowed.
+    pub(crate) fn route(
+        &mut self,
+        (messages, work): (&Messages, &mut Work),
+        channel: ChannelId,
+        exchange: ExchangeId,
+        (message, headers): (MessageId, Table<'_>),
+        targets: &mut Vec<QueueId>,
+    ) -> Result<(), Fault> {
+        let mut chosen = Targets { queues: self.queues.records_mut(), chosen: targets };
+        let key = messages.routing_key(message);
+        let by_key_alone = self.topology.route(work, exchange, key, headers, &mut chosen)?;
+        if by_key_alone && headers.is_empty() {
+            let connection = self.consumers.connection_of(channel);
+            let for_all_keys = (!self.limits_keys(connection, exchange)).then_some(exchange);
+            let revision = self.revision();
+            let cache = &mut self.consumers.channel_mut(channel).route_cache;
+            cache.set(revision, messages, message, for_all_keys, targets);
+        }
+        Ok(())
+    }
+
+    // ---- queues
+
+    /// The queue of this name, if this connection may use it.
+    pub(crate) fn require_queue(
+        &self,
+        connection: ConnectionId,
+        vhost: VhostId,
+        name: &str,
+    ) -> Result<QueueId, Fault> {
+        let queue =
+            self.queues.records().find_queue(vhost, name).filter(|queue| !self.queues.at(*queue).hidden);
+        let queue = queue.ok_or_else(|| {
+            Fault::new(ReplyCode::NotFound, format_args!("no {}", self.queue_in_words(vhost, name)))
+        })?;
+        self.check_exclusive(connection, queue)?;
+        Ok(queue)
+    }
+
+    fn check_exclusive(&self, connection: ConnectionId, queue: QueueId) -> Result<(), Fault> {
+        let record = self.queues.at(queue);
+        match record.declared.exclusive_owner {
+            Some(owner) if owner != connection => Err(self.locked(queue)),
+            _ => Ok(()),
+        }
+    }
+
+    fn locked(&self, queue: QueueId) -> Fault {
+        let record = self.queues.at(queue);
+        Fault::new(
+            ReplyCode::ResourceLocked,
+            format_args!(
+                "cannot obtain exclusive access to locked {}. It could be originally declared on another \
+                 connection or the exclusive property value does not match that of the original declaration.",
+                self.queue_in_words(record.vhost, &record.name)
+            ),
+        )
+    }
+
+    /// queue.declare with passive set: a client who is told that the queue is there may rely on it.
+    pub(crate) fn check_queue_exists(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: ConnectionId,
+        vhost: VhostId,
+        name: &str,
+    ) -> Result<Outcome, Fault> {
+        if name.starts_with(REPLY_TO) {
+            return self.check_reply_queue(vhost, name);
+        }
+        let queue = self.require_queue(connection, vhost, name)?;
+        cx.await_defined(self.queues.at(queue).logged.defined());
+        self.queues.touch_queue(cx.journal, queue);
+        Ok(self.declared(queue))
+    }
+
+    /// queue.declare of a reply queue: says whether somebody still waits for the reply.
+    fn check_reply_queue(&self, vhost: VhostId, name: &str) -> Result<Outcome, Fault> {
+        let exists = name == REPLY_TO || self.queues.records().find_queue(vhost, name).is_some();
+        if exists {
+            return Ok(Outcome::QueueDeclared { queue: name.into(), message_count: 0, consumer_count: 1 });
+        }
+        Err(Fault::new(ReplyCode::NotFound, format_args!("no {}", self.queue_in_words(vhost, name))))
+    }
+
+    pub(crate) fn declare_queue(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: ConnectionId,
+        vhost: VhostId,
+        declaration: &QueueDeclaration<'_>,
+    ) -> Result<Outcome, Fault> {
+        if declaration.queue.starts_with(REPLY_TO) {
+            return self.check_reply_queue(vhost, declaration.queue);
+        }
+        if declaration.queue.starts_with("amq.") {
+            return Err(Fault::new(
+                ReplyCode::AccessRefused,
+                format_args!("queue name '{}' contains reserved prefix 'amq.*'", declaration.queue),
+            ));
+        }
+        let typed = self.with_default_type(vhost, declaration);
+        let arguments = typed.as_deref().unwrap_or(declaration.arguments);
+        let declaration = &QueueDeclaration { arguments, ..*declaration };
+        if declaration.queue.is_empty() {
+            let name = self.unique_name("amq.gen-");
+            let named = QueueDeclaration { queue: &name, ..*declaration };
+            self.check(cx.work, connection, vhost, Right::Configure, Thing::Queue(&name))?;
+            return self.create_declared(cx, connection, vhost, &named);
+        }
+        self.check(cx.work, connection, vhost, Right::Configure, Thing::Queue(declaration.queue))?;
+        match self.queues.records().find_queue(vhost, declaration.queue) {
+            Some(queue) => self.compare_queue(cx, connection, vhost, queue, declaration),
+            None => self.create_declared(cx, connection, vhost, declaration),
+        }
+    }
+
+    /// Returns the arguments of a declaration with the default queue type of the virtual host, if it names no
+    /// type and its flags suit that type; else `None`. As RabbitMQ 3.11 does it.
+    pub(crate) fn with_default_type(
+        &self,
+        vhost: VhostId,
+        declaration: &QueueDeclaration<'_>,
+    ) -> Option<Vec<u8>> {
+        let default = self.access.vhost_metadata(vhost).default_queue_type;
+        let QueueDeclaration { durable, exclusive, auto_delete, arguments, .. } = *declaration;
+        let suits = default == "classic" || durable && !exclusive && !auto_delete;
+        if default.is_empty() || !suits || Table::trusted(arguments).get(TYPE).is_some() {
+            return None;
+        }
+        let mut typed = arguments.to_vec();
+        typed.push(TYPE.len() as u8);
+        typed.extend_from_slice(TYPE.as_bytes());
+        typed.push(b'S');
+        typed.extend_from_slice(&(default.len() as u32).to_be_bytes());
+        typed.extend_from_slice(default.as_bytes());
+        Some(typed)
+    }
+
+    fn create_declared(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: ConnectionId,
+        vhost: VhostId,
+        declaration: &QueueDeclaration<'_>,
+    ) -> Result<Outcome, Fault> {
+        self.check_dead_letters(cx.work, connection, vhost, declaration)?;
+        let queue = self.create_checked(cx, Some(connection), vhost, declaration)?;
+        Ok(self.declared(queue))
+    }
+
+    /// Whether a connection may declare a queue with these dead letter arguments.
+    fn check_dead_letters(
+        &self,
+        work: &mut Work,
+        connection: ConnectionId,
+        vhost: VhostId,
+        declaration: &QueueDeclaration<'_>,
+    ) -> Result<(), Fault> {
+        let arguments = Table::trusted(declaration.arguments);
+        if let Some(Value::LongStr(exchange)) = arguments.get("x-dead-letter-exchange") {
+            let exchange = core::str::from_utf8(exchange).unwrap_or_default();
+            self.check(work, connection, vhost, Right::Read, Thing::Queue(declaration.queue))?;
+            self.check(work, connection, vhost, Right::Write, Thing::Exchange(exchange))?;
+        }
+        Ok(())
+    }
+
+    /// Makes a queue whose name is free, if its arguments and the limits allow it.
+    pub(crate) fn create_checked(
+        &mut self,
+        cx: &mut Context<'_>,
+        owner: Option<ConnectionId>,
+        vhost: VhostId,
+        declaration: &QueueDeclaration<'_>,
+    ) -> Result<QueueId, Fault> {
+        let words = self.queue_in_words(vhost, declaration.queue);
+        arguments::check(words, Table::trusted(declaration.arguments), declaration.flags())?;
+        self.access.check_queue_limit(vhost, declaration.queue)?;
+        let queue = self.create_queue(cx, owner, vhost, declaration, false)?;
+        self.counters.queues_declared += 1;
+        self.counters.queues_created += 1;
+        Ok(queue)
+    }
+
+    fn compare_queue(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: ConnectionId,
+        vhost: VhostId,
+        queue: QueueId,
+        declaration: &QueueDeclaration<'_>,
+    ) -> Result<Outcome, Fault> {
+        let record = self.queues.at(queue);
+        let is_mine = record.declared.exclusive_owner == Some(connection);
+        if record.declared.exclusive_owner.is_some() && !is_mine || declaration.exclusive != is_mine {
+            return Err(self.locked(queue));
+        }
+        if record.declared.is_rebuilt && declaration.durable {
+            self.check_dead_letters(cx.work, connection, vhost, declaration)?;
+        }
+        self.compare_properties(cx, vhost, queue, declaration)?;
+        self.counters.queues_declared += 1;
+        self.queues.touch_queue(cx.journal, queue);
+        Ok(self.declared(queue))
+    }
+
+    pub(crate) fn compare_properties(
+        &mut self,
+        cx: &mut Context<'_>,
+        vhost: VhostId,
+        queue: QueueId,
+        declaration: &QueueDeclaration<'_>,
+    ) -> Result<(), Fault> {
+        let words = self.queue_in_words(vhost, declaration.queue);
+        let record = self.queues.at(queue);
+        if record.declared.is_rebuilt && declaration.outlives_broker() {
+            arguments::check(words, Table::trusted(declaration.arguments), declaration.flags())?;
+            return self.redefine_rebuilt(cx, queue, declaration);
+        }
+        let flags = [
+            ("durable", declaration.outlives_broker(), record.declared.durable),
+            ("auto_delete", declaration.auto_delete, record.declared.auto_delete),
+        ];
+        if let Some((name, received, current)) = flags.into_iter().find(|(_, one, two)| one != two) {
+            return Err(inequivalent_flag(name, &words, &received, &current));
+        }
+        arguments::compare(words, Table::trusted(declaration.arguments), Table::trusted(&record.arguments))?;
+        cx.await_defined(record.logged.defined());
+        Ok(())
+    }
+
+    /// Ready messages of a queue, those that it has adopted and that do not stand in it yet included.
+    fn ready_or_adopted(&self, queue: QueueId) -> u32 {
+        self.queues.records().ready_in(queue).saturating_add(self.recovery.adopted_by(queue))
+    }
+
+    fn declared(&self, queue: QueueId) -> Outcome {
+        let record = self.queues.at(queue);
+        Outcome::QueueDeclared {
+            queue: record.name.clone(),
+            message_count: self.ready_or_adopted(queue),
+            consumer_count: record.audience.len(),
+        }
+    }
+
+    pub(crate) fn create_queue(
+        &mut self,
+        cx: &mut Context<'_>,
+        owner: Option<ConnectionId>,
+        vhost: VhostId,
+        declaration: &QueueDeclaration<'_>,
+        hidden: bool,
+    ) -> Result<QueueId, Fault> {
+        let vhost_name = self.access.vhost_name(vhost);
+        let at =
+            self.recovery.orphan_of(vhost_name, declaration.queue).filter(|_| declaration.outlives_broker());
+        let orphan = at.map(|at| self.recovery.take_orphan(at));
+        let incarnation = orphan.as_ref().map(|orphan| orphan.incarnation);
+        let created = self.create_as(cx, owner, vhost, declaration, (hidden, incarnation));
+        self.end_creation(created, orphan)
+    }
+
+    /// Makes a queue; with the incarnation of an orphan, the one whose messages the store has.
+    pub(crate) fn create_as(
+        &mut self,
+        cx: &mut Context<'_>,
+        owner: Option<ConnectionId>,
+        vhost: VhostId,
+        declaration: &QueueDeclaration<'_>,
+        (hidden, incarnation): (bool, Option<u64>),
+    ) -> Result<QueueId, Fault> {
+        let durable = declaration.outlives_broker();
+        self.recovery.check_not_left_out(
+            &self.access,
+            vhost,
+            DestinationName::Queue(declaration.queue),
+            durable,
+        )?;
+        let applied = match hidden {
+            true => Applied::default(),
+            false => self.policies_for(cx.work, vhost, declaration.queue, declaration.arguments),
+        };
+        let settings = QueueSettings::of(&self.policies.terms(declaration.arguments, applied));
+        let mut record = Queue::new(vhost, declaration.queue, declaration.arguments, settings);
+        record.applied = applied;
+        record.declared.durable = durable;
+        record.declared.auto_delete = declaration.auto_delete;
+        record.declared.exclusive_owner = owner.filter(|_| declaration.exclusive);
+        record.hidden = hidden;
+        let incarnation = incarnation.unwrap_or(version_for(cx.journal, record.declared.durable)?);
+        record.logged = Logged::as_incarnation(incarnation);
+        record.rank = first_rank(cx.journal, &record, 0);
+        let queue = self.add_queue(cx, record)?;
+        self.queues.records_mut().append_queue(cx, &self.access, queue.index(), true);
+        self.queues.touch_queue(cx.journal, queue);
+        Ok(queue)
+    }
+
+    /// Adds a queue under its name.
+    pub(crate) fn add_queue(&mut self, cx: &mut Context<'_>, mut record: Queue) -> Result<QueueId, Fault> {
+        let bytes = record.name.len() + record.arguments.len();
+        let (vhost, owner) = (record.vhost, record.declared.exclusive_owner);
+        let (hidden, is_rebuilt) = (record.hidden, record.declared.is_rebuilt);
+        let consumer_timeout_ms = record.settings.consumer_timeout_ms;
+        self.access.check_vhost_alive(vhost)?;
+        self.declare_quota(Declared::Queue, bytes, cx.declarer)?;
+        record.declared.declarer = cx.declarer;
+        let queue = self.queues.records_mut().insert(record)?;
+        self.access.hold_vhost(vhost);
+        if is_rebuilt {
+            self.recovery.rebuilt_came();
+        }
+        self.watch.note_timeout(consumer_timeout_ms);
+        if !hidden {
+            self.access.count_queue(vhost, true);
+        }
+        if let Some(owner) = owner {
+            let owned = &mut self.consumers.connection_mut(owner).exclusive_queues;
+            self.queues.records_mut().enter_owned(owned, queue);
+        }
+        self.topology.revise();
+        Ok(queue)
+    }
+
+    pub(crate) fn bind_queue(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: ConnectionId,
+        vhost: VhostId,
+        queue: &str,
+        spec: &BindingSpec<'_>,
+    ) -> Result<Outcome, Fault> {
+        self.check_bind(cx.work, connection, vhost, Thing::Queue(queue), spec)?;
+        let source = self.topology.require_exchange(&self.access, vhost, spec.source)?;
+        let queue = self.require_queue(connection, vhost, queue)?;
+        self.bind(cx, &spec.between(source, Destination::Queue(queue)))
+    }
+
+    /// queue.unbind; a missing binding, exchange or queue is no error.
+    pub(crate) fn unbind_queue(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: ConnectionId,
+        vhost: VhostId,
+        queue: &str,
+        spec: &BindingSpec<'_>,
+    ) -> Result<Outcome, Fault> {
+        self.check_bind(cx.work, connection, vhost, Thing::Queue(queue), spec)?;
+        if let Some(queue) = self.queues.records().find_queue(vhost, queue)
+            && let Some(binding) = self.topology.find_binding(vhost, spec, Destination::Queue(queue))
+        {
+            self.check_exclusive(connection, queue)?;
+            self.unbind(cx, binding)?;
+        } else {
+            cx.await_others();
+        }
+        Ok(Outcome::Done)
+    }
+
+    pub(crate) fn purge_queue(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: ConnectionId,
+        vhost: VhostId,
+        name: &str,
+    ) -> Result<Outcome, Fault> {
+        self.check(cx.work, connection, vhost, Right::Read, Thing::Queue(name))?;
+        let queue = self.require_queue(connection, vhost, name)?;
+        let (count, drops) = self.purge(queue);
+        drops.into_iter().for_each(|job| self.begin_job(connection, job));
+        Ok(Outcome::MessageCount(count))
+    }
+
+    /// Takes all ready messages out of a queue, those that it has adopted included; says how many, and gives the jobs
+    /// that drop them.
+    pub(crate) fn purge(&mut self, queue: QueueId) -> (u32, Vec<Job>) {
+        let adopted = self.recovery.purge_adopted(queue);
+        let (count, taken) = self.queues.purge(queue);
+        let drops = taken.into_iter().map(|(queue, parts)| Job::Purge { queue, parts });
+        (count.saturating_add(adopted), drops.collect())
+    }
+
+    pub(crate) fn delete_queue_by_name(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: ConnectionId,
+        vhost: VhostId,
+        name: &str,
+        only_if: DeleteIf,
+    ) -> Result<Outcome, Fault> {
+        self.check(cx.work, connection, vhost, Right::Configure, Thing::Queue(name))?;
+        if self.queues.records().find_queue(vhost, name).is_none() {
+            if !self.delete_left_out(
+                cx,
+                vhost,
+                DestinationName::Queue(name),
+                only_if.unused || only_if.empty,
+            )? {
+                cx.await_others();
+            }
+            return Ok(Outcome::MessageCount(0));
+        }
+        let queue = self.require_queue(connection, vhost, name)?;
+        let count = self.check_queue_deletable(cx.journal, queue, only_if)?;
+        self.retire_queue(cx, queue);
+        self.begin_job(connection, Job::Queue(queue));
+        Ok(Outcome::MessageCount(count))
+    }
+
+    /// Whether a queue may be deleted now, under these conditions; says how many messages it has ready.
+    ///
+    /// # Errors
+    /// It is in use, or not empty, or the store cannot be written.
+    pub(crate) fn check_queue_deletable(
+        &self,
+        journal: &Journal,
+        queue: QueueId,
+        only_if: DeleteIf,
+    ) -> Result<u32, Fault> {
+        let (record, count) = (self.queues.at(queue), self.ready_or_adopted(queue));
+        let problem = match () {
+            () if only_if.unused && !record.audience.is_empty() => "in use",
+            () if only_if.empty && count > 0 => "not empty",
+            () => return check_deletable(journal, record.logged.is_on()).map(|()| count),
+        };
+        let words = self.queue_in_words(record.vhost, &record.name);
+        Err(Fault::new(ReplyCode::PreconditionFailed, format_args!("{words} {problem}")))
+    }
+
+    /// Takes the name of a deleted queue away and stops its deliveries; a job clears the rest.
+    pub(crate) fn retire_queue(&mut self, cx: &mut Context<'_>, queue: QueueId) {
+        let index = queue.index();
+        // The levels go before their queue, so that none outlives it in the log.
+        for level in self.queues.records_mut().retire_levels(cx.journal, queue) {
+            self.jobs.begin(Job::Queue(level));
+        }
+        self.queues.records_mut().append_queue(cx, &self.access, index, false);
+        self.queues.records_mut().retire(queue);
+        let record = self.queues.at_mut(queue);
+        let (vhost, hidden, owner) = (record.vhost, record.hidden, record.declared.exclusive_owner.take());
+        if record.declared.is_rebuilt {
+            self.recovery.rebuilt_gone();
+        }
+        if !hidden {
+            self.counters.queues_deleted += 1;
+            self.access.count_queue(vhost, false);
+        }
+        if let Some(owner) = owner {
+            self.queues
+                .records_mut()
+                .leave_owned(&mut self.consumers.connection_mut(owner).exclusive_queues, queue);
+        }
+        self.topology.revise();
+    }
+
+    // ---- policies
+
+    /// Drops the policies of a virtual host that is deleted.
+    pub(crate) fn drop_policies_of(&mut self, journal: &mut Journal, vhost: VhostId, name: &str) {
+        self.policies.drop_of_vhost(journal, vhost, name);
+        self.tell_of_policies();
+    }
+
+    pub(crate) fn tell_of_policies(&mut self) {
+        if self.policies.take_job() {
+            self.jobs.begin(Job::Policies);
+        }
+    }
+
+    /// Applies changed policies to some more queues and exchanges; says whether that is all.
+    pub(crate) fn run_policies(&mut self, cx: &mut Context<'_>, left: &mut u32) -> bool {
+        while let Some(listener) =
+            self.policies.next_to_tell(self.queues.records().places(), self.topology.exchange_places())
+        {
+            if *left == 0 {
+                return false;
+            }
+            self.policies.told(listener);
+            let before = cx.work.units();
+            match listener {
+                Listener::Queue(queue) => self.apply_to_queue(cx, queue),
+                Listener::Exchange(exchange) => self.apply_to_exchange(cx.work, exchange),
+            }
+            let units = cx.work.units().saturating_sub(before);
+            *left = left.saturating_sub(1 + units / UNITS_PER_RECORD);
+        }
+        self.policies.end_telling(self.access.pattern_bytes_mut());
+        true
+    }
+
+    /// The policies that apply to a queue of this name that is about to be made.
+    pub(crate) fn policies_for(
+        &self,
+        work: &mut Work,
+        vhost: VhostId,
+        name: &str,
+        arguments: &[u8],
+    ) -> Applied {
+        let subject = match is_quorum(Table::trusted(arguments)) {
+            true => Subject::QuorumQueue,
+            false => Subject::ClassicQueue,
+        };
+        self.policies.choose(work, vhost, name, subject)
+    }
+
+    /// What the arguments and policies of a queue say together.
+    pub(crate) fn terms_of(&self, queue: QueueId) -> Terms<'_> {
+        let record = self.queues.records().record_of_queue(queue);
+        self.policies.terms(&record.arguments, record.applied)
+    }
+
+    /// Finds out which policies apply to a queue, and gives the queue its new settings.
+    pub(crate) fn apply_to_queue(&mut self, cx: &mut Context<'_>, queue: QueueId) {
+        // A level takes the settings of its queue.
+        let Some(record) = self.queues.records().get(queue.index()).filter(|record| !record.is_level())
+        else {
+            return;
+        };
+        let applied = match record.hidden || record.dying {
+            true => Applied::default(),
+            false => self.policies_for(cx.work, record.vhost, &record.name, &record.arguments),
+        };
+        let record = self.queues.at_mut(queue);
+        record.applied = applied;
+        if !record.dying {
+            let settings = QueueSettings::of(&self.terms_of(queue));
+            self.queues.renew(cx.journal, queue, settings);
+            self.consumers.keep_one_active(&mut self.queues, queue);
+            self.watch.note_timeout(settings.consumer_timeout_ms);
+        }
+    }
+
+    fn apply_to_exchange(&mut self, work: &mut Work, exchange: ExchangeId) {
+        let found = self.topology.exchange_at(exchange.index());
+        let Some(record) = found.filter(|record| record.kind != Kind::Default) else { return };
+        let applied = self.policies.choose(work, record.vhost, &record.name, Subject::Exchange);
+        self.topology.apply_policies(exchange, applied, self.policies.alternate(applied));
+    }
+
+    /// Finds out which policies apply to an exchange that has just been made.
+    pub(crate) fn apply_to_new_exchange(&mut self, work: &mut Work, exchange: ExchangeId) {
+        if !self.policies.is_empty() {
+            self.apply_to_exchange(work, exchange);
+        }
+    }
+
+    // ---- virtual hosts
+
+    /// Deletes what is left of a virtual host, as much as `left` allows; says whether that is all.
+    pub(crate) fn run_vhost(&mut self, cx: &mut Context<'_>, sweep: &mut Sweep, left: &mut u32) -> bool {
+        while sweep.queue < self.queues.records().places() {
+            if cx.journal.is_crowded() || !spend(left) {
+                return false;
+            }
+            let queue = self.queues.records().get(sweep.queue);
+            // Levels go with their queue, and hidden queues with their exchange.
+            let is_part = |queue: &Queue| queue.is_level() || queue.delayed_exchange.is_some();
+            let is_swept = |queue: &Queue| queue.vhost == sweep.vhost && !queue.dying && !is_part(queue);
+            if queue.is_some_and(is_swept) {
+                let queue = QueueId::from_index(sweep.queue);
+                self.retire_queue(cx, queue);
+                self.jobs.begin(Job::Queue(queue));
+            }
+            sweep.queue += 1;
+        }
+        while sweep.exchange < self.topology.exchange_places() {
+            if cx.journal.is_crowded() || !spend(left) {
+                return false;
+            }
+            let exchange = self.topology.exchange_at(sweep.exchange);
+            if exchange.is_some_and(|exchange| exchange.vhost == sweep.vhost) {
+                let exchange = ExchangeId::from_index(sweep.exchange);
+                self.retire_exchange(cx, exchange);
+                self.jobs.begin(Job::Exchange(exchange));
+            }
+            sweep.exchange += 1;
+        }
+        self.access.note_swept(sweep.vhost);
+        self.free_vhost_if_done(sweep.vhost);
+        true
+    }
+
+    /// At a start: deletes at once a virtual host that has nothing but the predeclared exchanges.
+    pub(crate) fn drop_empty_vhost(&mut self, cx: &mut Context<'_>, vhost: VhostId) {
+        for (name, ..) in PREDECLARED {
+            if let Some(exchange) = self.topology.find_exchange(vhost, name) {
+                self.retire_exchange(cx, exchange);
+                self.free_exchange(exchange);
+            }
+        }
+        self.remove_vhost(vhost);
+    }
+
+    // ---- what a start could not put back
+
+    /// Gives a queue that was just declared the messages of the orphan with its incarnation. They stand in
+    /// the queue when the store has been asked where they lie; until then the queue waits. If the queue could
+    /// not be declared the orphan stays one.
+    pub(crate) fn end_creation(
+        &mut self,
+        created: Result<QueueId, Fault>,
+        orphan: Option<Orphan>,
+    ) -> Result<QueueId, Fault> {
+        let Some(orphan) = orphan else { return created };
+        let Ok(queue) = created else {
+            self.recovery.add_orphan(orphan);
+            return created;
+        };
+        self.queues.restore_contents(queue, &orphan.contents);
+        self.queues.at_mut(queue).returning += 1;
+        self.recovery.adopted(&orphan, queue);
+        Ok(queue)
+    }
+
+    /// Gives a rebuilt queue the flags and arguments that a client declares it with.
+    ///
+    /// # Errors
+    /// There is no room for the arguments, or the store cannot be written.
+    pub(crate) fn redefine_rebuilt(
+        &mut self,
+        cx: &mut Context<'_>,
+        queue: QueueId,
+        declaration: &QueueDeclaration<'_>,
+    ) -> Result<(), Fault> {
+        version_for(cx.journal, true)?;
+        self.quota.take_names(declaration.arguments.len())?;
+        let record = self.queues.at_mut(queue);
+        assert!(record.arguments.is_empty(), "a queue that was rebuilt has none");
+        record.arguments = declaration.arguments.into();
+        record.times.peeked = Peeked::NOTHING;
+        (record.declared.auto_delete, record.declared.is_rebuilt) = (declaration.auto_delete, false);
+        self.recovery.rebuilt_gone();
+        self.apply_to_queue(cx, queue);
+        let rank = first_rank(cx.journal, self.queues.at(queue), 0);
+        self.queues.at_mut(queue).rank = rank;
+        self.queues.look_at_stored(queue);
+        if self.queues.at(queue).settings.may_expire {
+            self.queues.note_shed(queue);
+        }
+        self.queues.records_mut().append_queue(cx, &self.access, queue.index(), true);
+        Ok(())
+    }
+
+    /// Deletes an exchange or queue that the start left out, a queue with its messages, and orphans of that
+    /// name; `false` when there is no such thing.
+    ///
+    /// # Errors
+    /// The store cannot be written; or the deletion has a condition (if-unused, if-empty) that cannot be
+    /// checked.
+    pub(crate) fn delete_left_out(
+        &mut self,
+        cx: &mut Context<'_>,
+        vhost: VhostId,
+        name: DestinationName<'_>,
+        is_conditional: bool,
+    ) -> Result<bool, Fault> {
+        if self.recovery.delete_left_out(cx, &self.access, vhost, name, is_conditional)? {
+            return Ok(true);
+        }
+        match name {
+            DestinationName::Queue(name) if !is_conditional => self.delete_orphan_of(cx, vhost, name),
+            DestinationName::Queue(_) | DestinationName::Exchange(_) => Ok(false),
+        }
+    }
+
+    /// Deletes the orphan of a queue of this name; `false` when there is none.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    pub(crate) fn delete_orphan_of(
+        &mut self,
+        cx: &mut Context<'_>,
+        vhost: VhostId,
+        queue: &str,
+    ) -> Result<bool, Fault> {
+        let Some(at) = self.recovery.orphan_of(self.access.vhost_name(vhost), queue) else {
+            return Ok(false);
+        };
+        check_deletable(cx.journal, true)?;
+        self.delete_orphan(cx, at);
+        Ok(true)
+    }
+
+    pub(crate) fn delete_orphan(&mut self, cx: &mut Context<'_>, at: usize) -> u64 {
+        let orphan = self.recovery.take_orphan(at);
+        let batch = cx.journal.queue_gone(orphan.incarnation);
+        cx.await_batch(batch);
+        if let Some((vhost, name)) = &orphan.name {
+            self.forget_name(cx, vhost, name);
+        }
+        orphan.contents.count
+    }
+
+    /// Writes down that the definition of a queue of this name is void, if there is one and no queue has the
+    /// name by now.
+    pub(crate) fn forget_name(&mut self, cx: &mut Context<'_>, vhost: &str, name: &str) {
+        let is_used = self
+            .access
+            .find_vhost(vhost)
+            .is_some_and(|vhost| self.queues.records().find_queue(vhost, name).is_some());
+        if is_used {
+            return;
+        }
+        let batch = cx.journal.define(key_of(vhost, DestinationName::Queue(name)), None);
+        cx.await_batch(batch);
+    }
+}

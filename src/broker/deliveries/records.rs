@@ -1,0 +1,449 @@
+//! Deliveries that are not settled: on their way to a socket, waiting for an acknowledgement, or returned.
+//!
+//! One record serves a message from the moment it leaves its queue until it is settled. Only the list that
+//! the record is on changes, so nothing on this path needs memory that might not be there (only when half of
+//! all records serve requeued messages is a message requeued as an entry, if there is room for that):
+//!
+//! ```text
+//! queue ──deliver──> outbox of the connection ──written──> unacknowledged list of the channel ──ack──> free
+//!   ^                                                              │
+//!   └──────── returned heap of the queue, by offset <──requeue─────┘
+//! ```
+//!
+//! Acknowledgements find their record by (channel, delivery tag): first at the head of the channel's list,
+//! where it nearly always is, else through one table of buckets shared by all channels. Consecutive tags
+//! fall into consecutive buckets, so the table behaves like one ring, however sparse a channel's tags become.
+
+use core::ops::{Index, IndexMut};
+
+use crate::letters::Reason;
+use leveret_core::command::{ChannelId, ConsumerId, QueueId, Settlement};
+use leveret_core::mem::{Links, List, MessageId, Slab};
+
+/// The method that carries the message to the client.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Carrier {
+    /// basic.deliver.
+    Deliver,
+    /// basic.get-ok with the number of messages left.
+    Get(u32),
+    /// basic.return: without a queue, and never acknowledged.
+    Return,
+}
+
+/// One unsettled delivery.
+#[derive(Debug)]
+pub(crate) struct Delivered {
+    pub(crate) tag: u64,
+    /// The place of the message in the order in which messages left the queue.
+    pub(crate) offset: u64,
+    /// The log offset of the message, if the log has it.
+    pub(crate) logged: Option<u64>,
+    /// The place of the delivery in the outbox of its connection.
+    pub(crate) sequence: u64,
+    /// The message; none once it was paged out, which it is only after it was written to the socket.
+    pub(crate) message: Option<MessageId>,
+    /// Bytes of the message body.
+    pub(crate) body_len: u32,
+    pub(crate) channel: ChannelId,
+    /// The consumer, or the stand-in of a basic.get; none for returns.
+    pub(crate) consumer: Option<ConsumerId>,
+    pub(crate) queue: Option<QueueId>,
+    /// Bytes that the delivery counts for in the outbox.
+    pub(crate) wire_bytes: u32,
+    /// When it was delivered, in seconds since the start of the process.
+    pub(crate) delivered_s: u32,
+    pub(crate) carrier: Carrier,
+    pub(crate) redelivered: bool,
+    /// How often the message was requeued; the count stops at the largest number.
+    pub(crate) requeues: u16,
+    /// Why the queue gives the message up, if it does.
+    pub(crate) death: Option<Reason>,
+    /// Automatic acknowledgement: the delivery is settled by being written.
+    pub(crate) no_ack: bool,
+    /// The delivery was written: the client has it, or it is on its way there.
+    pub(crate) sent: bool,
+    /// The message is back in its queue.
+    pub(super) returned: bool,
+    /// The delivery is on the list of those whose messages may leave memory.
+    is_pageable: bool,
+    /// The channel closed while the delivery was in the outbox: when it was written, the message is requeued.
+    pub(crate) orphaned: bool,
+    /// The channel closed, and the delivery is dropped unless a part of it was written.
+    pub(crate) withdrawn: bool,
+    /// What tx.commit will do with the delivery, in an open transaction.
+    decided: Option<Settlement>,
+    links: Links,
+    /// Links in the outbox, and afterwards in the list of deliveries whose messages may leave memory.
+    outbox_links: Links,
+    bucket_next: u32,
+    pub(super) heap: HeapLinks,
+}
+
+/// The links of a record in the heap of its queue.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct HeapLinks {
+    pub(super) left: u32,
+    pub(super) right: u32,
+    pub(super) rank: u16,
+}
+
+/// Everything a new delivery is made of.
+pub(crate) struct NewDelivery {
+    pub(crate) tag: u64,
+    pub(crate) offset: u64,
+    pub(crate) logged: Option<u64>,
+    pub(crate) message: MessageId,
+    pub(crate) channel: ChannelId,
+    pub(crate) consumer: Option<ConsumerId>,
+    pub(crate) queue: Option<QueueId>,
+    pub(crate) carrier: Carrier,
+    pub(crate) redelivered: bool,
+    pub(crate) requeues: u16,
+    pub(crate) no_ack: bool,
+}
+
+/// The pool of deliveries.
+#[derive(Debug)]
+pub(crate) struct Deliveries {
+    pub(super) slab: Slab<Delivered>,
+    buckets: Box<[u32]>,
+    /// Delivery records in the returned heaps of all queues.
+    pub(super) returned: usize,
+    /// Deliveries, written or requeued, whose messages the log has too and that may leave memory; the oldest
+    /// first.
+    pageable: List,
+}
+
+impl Deliveries {
+    /// Bytes per delivery record, its buckets included (up to two for each record).
+    pub(crate) const RECORD_BYTES: usize = Slab::<Delivered>::record_bytes() + 2 * size_of::<u32>();
+
+    pub(crate) fn with_capacity(capacity: usize) -> Self {
+        let buckets = capacity.next_power_of_two();
+        Self {
+            slab: Slab::with_capacity(capacity),
+            buckets: vec![0; buckets].into_boxed_slice(),
+            returned: 0,
+            pageable: List::default(),
+        }
+    }
+
+    /// Makes a delivery record, with its place in the outbox and its bytes there; `None` when the pool is
+    /// full.
+    pub(crate) fn insert(
+        &mut self,
+        new: NewDelivery,
+        sequence: u64,
+        (wire_bytes, body_len): (u32, u32),
+    ) -> Option<usize> {
+        let findable = !new.no_ack && new.carrier != Carrier::Return;
+        let record = Delivered {
+            tag: new.tag,
+            offset: new.offset,
+            logged: new.logged,
+            sequence,
+            message: Some(new.message),
+            body_len,
+            channel: new.channel,
+            consumer: new.consumer,
+            queue: new.queue,
+            wire_bytes,
+            delivered_s: 0,
+            carrier: new.carrier,
+            redelivered: new.redelivered,
+            requeues: new.requeues,
+            death: None,
+            no_ack: new.no_ack,
+            sent: false,
+            returned: false,
+            is_pageable: false,
+            orphaned: false,
+            withdrawn: false,
+            decided: None,
+            links: Links::default(),
+            outbox_links: Links::default(),
+            bucket_next: 0,
+            heap: HeapLinks::default(),
+        };
+        let index = self.slab.insert(record).ok()?;
+        if findable {
+            self.remember_tag(index);
+        }
+        Some(index)
+    }
+
+    /// The unsettled delivery with this tag.
+    pub(crate) fn find(&self, channel: ChannelId, tag: u64) -> Option<usize> {
+        let mut at = self.buckets[self.bucket(channel, tag)];
+        while at != 0 {
+            let record = &self.slab[at as usize - 1];
+            if record.tag == tag && record.channel == channel {
+                return Some(at as usize - 1);
+            }
+            at = record.bucket_next;
+        }
+        None
+    }
+
+    /// The client no longer knows the tag of a delivery; the record itself stays.
+    fn forget_tag(&mut self, index: usize) {
+        let (channel, tag) = (self.slab[index].channel, self.slab[index].tag);
+        let bucket = self.bucket(channel, tag);
+        let this = index as u32 + 1;
+        let next = core::mem::take(&mut self.slab[index].bucket_next);
+        let mut at = self.buckets[bucket];
+        if at == this {
+            self.buckets[bucket] = next;
+            return;
+        }
+        while at != 0 {
+            let record = &mut self.slab[at as usize - 1];
+            if record.bucket_next == this {
+                record.bucket_next = next;
+                return;
+            }
+            at = record.bucket_next;
+        }
+    }
+
+    /// The client knows the tag of a delivery, for the first time or again (a transaction was rolled back).
+    #[inline]
+    fn remember_tag(&mut self, index: usize) {
+        let bucket = self.bucket(self.slab[index].channel, self.slab[index].tag);
+        self.slab[index].bucket_next = self.buckets[bucket];
+        self.buckets[bucket] = index as u32 + 1;
+    }
+
+    /// Frees a delivery record, whose tag, if a client had it, must have been forgotten.
+    #[inline]
+    pub(crate) fn remove(&mut self, index: usize) -> Delivered {
+        self.keep(index);
+        self.slab.remove(index)
+    }
+
+    // ---- the outbox of a connection
+
+    /// Puts a delivery at the end of an outbox.
+    #[inline]
+    pub(crate) fn enter_outbox(&mut self, outbox: &mut List, index: usize) {
+        outbox.push_back(&mut self.slab, index, |delivery| &mut delivery.outbox_links);
+    }
+
+    /// Takes a delivery out of an outbox, wherever it stands there.
+    #[inline]
+    pub(crate) fn leave_outbox(&mut self, outbox: &mut List, index: usize) {
+        outbox.remove(&mut self.slab, index, |delivery| &mut delivery.outbox_links);
+    }
+
+    /// The delivery behind this one in the outbox.
+    #[inline]
+    pub(crate) fn next_in_outbox(&self, index: usize) -> Option<usize> {
+        List::after(&self.slab, index, |delivery| &delivery.outbox_links)
+    }
+
+    // ---- unacknowledged deliveries of a channel
+
+    /// Puts a delivery at the end of a channel's unacknowledged list.
+    #[inline]
+    pub(crate) fn enter_unacknowledged(&mut self, list: &mut List, index: usize) {
+        list.push_back(&mut self.slab, index, |delivery| &mut delivery.links);
+    }
+
+    /// Takes an acknowledged, or otherwise decided, delivery off the unacknowledged list, and forgets its
+    /// tag.
+    #[inline]
+    pub(crate) fn leave_unacknowledged(&mut self, list: &mut List, index: usize) {
+        list.remove(&mut self.slab, index, |delivery| &mut delivery.links);
+        self.forget_tag(index);
+    }
+
+    /// Notes how a transaction is to settle a delivery, which must have left the unacknowledged list.
+    pub(crate) fn decide(&mut self, decided: &mut List, index: usize, settlement: Settlement) {
+        self.slab[index].decided = Some(settlement);
+        decided.push_back(&mut self.slab, index, |delivery| &mut delivery.links);
+    }
+
+    /// Takes the next delivery that a transaction decided about.
+    pub(crate) fn next_decided(&mut self, decided: &mut List) -> Option<(usize, Settlement)> {
+        let index = decided.pop_front(&mut self.slab, |delivery| &mut delivery.links)?;
+        let settlement = self.slab[index].decided.take();
+        Some((index, settlement.expect("what is on this list is decided")))
+    }
+
+    /// Rolls a transaction back: its deliveries are unacknowledged again, in their old places. One pass over
+    /// the list from its end: a client decides in any order, and looking for each place anew would take time
+    /// without bound.
+    pub(crate) fn undecide(&mut self, list: &mut List, mut decided: List) {
+        decided.sort_by_key(&mut self.slab, |delivery| delivery.tag, |delivery| &mut delivery.links);
+        let mut after = list.back();
+        while let Some(index) = decided.back() {
+            decided.remove(&mut self.slab, index, |delivery| &mut delivery.links);
+            self.slab[index].decided = None;
+            self.remember_tag(index);
+            let tag = self.slab[index].tag;
+            while let Some(other) = after.filter(|&other| self.slab[other].tag > tag) {
+                after = List::before(&self.slab, other, |delivery| &delivery.links);
+            }
+            list.insert_after(&mut self.slab, after, index, |delivery| &mut delivery.links);
+        }
+    }
+
+    // ---- what may leave memory
+
+    /// From now on the message of a delivery may leave memory, if the log has it; the record must be in no
+    /// outbox.
+    pub(crate) fn allow_page_out(&mut self, index: usize) {
+        let record = &mut self.slab[index];
+        if record.logged.is_some() && record.message.is_some() && !record.is_pageable {
+            record.is_pageable = true;
+            self.pageable.push_back(&mut self.slab, index, |delivery| &mut delivery.outbox_links);
+        }
+    }
+
+    /// Takes a delivery off the list of those whose messages may leave memory.
+    pub(crate) fn keep(&mut self, index: usize) {
+        if core::mem::take(&mut self.slab[index].is_pageable) {
+            self.pageable.remove(&mut self.slab, index, |delivery| &mut delivery.outbox_links);
+        }
+    }
+
+    /// The first delivery whose message may leave memory.
+    pub(crate) const fn first_pageable(&self) -> Option<usize> {
+        self.pageable.front()
+    }
+
+    // ---- how many there are
+
+    /// Deliveries that are not settled, and returns that are not written.
+    pub(crate) const fn len(&self) -> usize {
+        self.slab.len()
+    }
+
+    /// Whether there are no deliveries.
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.slab.is_empty()
+    }
+
+    /// Free delivery records.
+    #[inline]
+    pub(crate) const fn room(&self) -> usize {
+        self.slab.room()
+    }
+
+    /// Rises with every delivery record that becomes free.
+    pub(crate) const fn given(&self) -> u64 {
+        self.slab.given()
+    }
+
+    /// Bytes of the pool that nobody uses and the system holds memory for, about.
+    pub(crate) const fn idle_bytes(&self) -> usize {
+        self.slab.idle_bytes()
+    }
+
+    /// Gives idle memory back to the system.
+    pub(crate) fn trim(&mut self) {
+        self.slab.trim();
+    }
+
+    /// Whether half of all records serve requeued messages, which nobody may ever ask for again: with more of
+    /// them no record would be left for new deliveries.
+    pub(crate) const fn are_half_returned(&self) -> bool {
+        2 * self.returned >= self.slab.len() + self.slab.room()
+    }
+
+    fn bucket(&self, channel: ChannelId, tag: u64) -> usize {
+        // The odd factor spreads channels over the ring; tags of one channel stay neighbours.
+        let start = channel.index().wrapping_mul(0x9E37_79B1);
+        start.wrapping_add(tag as usize) & (self.buckets.len() - 1)
+    }
+
+    /// Whether any delivery waits to be given up for this reason.
+    pub(crate) fn has_death(&self, reason: Reason) -> bool {
+        self.slab.iter().any(|(_, delivery)| delivery.death == Some(reason))
+    }
+}
+
+impl Index<usize> for Deliveries {
+    type Output = Delivered;
+
+    #[inline]
+    fn index(&self, index: usize) -> &Delivered {
+        &self.slab[index]
+    }
+}
+
+impl IndexMut<usize> for Deliveries {
+    #[inline]
+    fn index_mut(&mut self, index: usize) -> &mut Delivered {
+        &mut self.slab[index]
+    }
+}
+
+impl Delivered {
+    /// Whether the message is back in its queue.
+    pub(crate) const fn is_requeued(&self) -> bool {
+        self.returned
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::heap::RequeuedHeap;
+    use super::*;
+
+    fn new(channel: usize, tag: u64, offset: u64) -> NewDelivery {
+        NewDelivery {
+            tag,
+            offset,
+            logged: None,
+            message: MessageId::from_index(0),
+            channel: ChannelId::from_index(channel),
+            consumer: None,
+            queue: None,
+            carrier: Carrier::Deliver,
+            redelivered: false,
+            requeues: 0,
+            no_ack: false,
+        }
+    }
+
+    #[test]
+    fn tags_are_found_in_any_order_while_one_sleeps() {
+        let mut pool = Deliveries::with_capacity(64);
+        let sleepy = pool.insert(new(3, 1, 0), 0, (0, 0)).unwrap();
+        for tag in 2..100_000_u64 {
+            let index = pool.insert(new(3, tag, tag), 0, (0, 0)).unwrap();
+            let other = pool.insert(new(4, tag, tag), 0, (0, 0)).unwrap();
+            assert_eq!(pool.find(ChannelId::from_index(3), tag), Some(index));
+            for gone in [other, index] {
+                pool.forget_tag(gone);
+                pool.remove(gone);
+            }
+            assert_eq!(pool.find(ChannelId::from_index(4), tag), None);
+        }
+        assert_eq!(pool.find(ChannelId::from_index(3), 1), Some(sleepy));
+        assert_eq!(pool.slab.len(), 1);
+    }
+
+    #[test]
+    fn returned_messages_come_out_by_offset_whatever_the_order_they_came_back_in() {
+        let mut pool = Deliveries::with_capacity(5000);
+        let mut heap = RequeuedHeap::default();
+        let mut state = 7_u64;
+        for tag in 0..5000 {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let index = pool.insert(new(0, tag, state >> 40), 0, (0, 0)).unwrap();
+            heap.insert(&mut pool, index);
+        }
+        let mut last = 0;
+        while let Some(index) = heap.pop(&mut pool) {
+            let offset = pool.slab[index].offset;
+            assert!(offset >= last);
+            last = offset;
+            pool.forget_tag(index);
+            pool.remove(index);
+        }
+        assert!(heap.is_empty() && pool.slab.is_empty());
+    }
+}

@@ -1,0 +1,224 @@
+//! The firehose: a copy of every message published or delivered in a virtual host, for queues bound to its
+//! exchange `amq.rabbitmq.trace`, while an operator has it on.
+//!
+//! ```text
+//! published to X    key publish.X   headers exchange_name routing_keys properties node
+//!                                           vhost connection channel user routed_queues
+//! delivered from Q  key deliver.Q   headers exchange_name routing_keys properties node
+//!                                           redelivered vhost connection channel user
+//! ```
+//!
+//! Always true: while the firehose is off nothing is looked at but one flag; its own copies are not traced;
+//! copies take only room of ordinary publishers, hold up nobody, and without room they are left out; as in
+//! RabbitMQ BCC keys are shown here and nowhere else, for an operator asked. The firehose ends with the
+//! process.
+
+use leveret_amqp::field::{Array, Table, TableWriter, Value};
+use leveret_amqp::props::{PROPERTIES, Properties, PropertyEdit};
+use leveret_amqp::{Full, Writer};
+use leveret_core::command::{ChannelId, QueueId, VhostId};
+use leveret_core::mem::{MessageFlags, MessageId, Share};
+
+use super::state::Post;
+use super::traced::TracedName;
+use crate::Context;
+use crate::queues::Claim;
+use crate::queues::Scratch;
+use crate::topology::copies;
+
+/// The exchange that the copies are published to.
+const EXCHANGE: &str = "amq.rabbitmq.trace";
+/// Bytes of memory that a copy takes for properties and names besides the body.
+const COPY_BYTES: usize = 1024;
+/// Bytes of a header frame around the properties.
+const HEADER_BYTES: usize = 22;
+
+/// The event that a copy tells of.
+#[derive(Clone, Copy)]
+enum Event<'a> {
+    /// The message was published to these queues.
+    Published(&'a [QueueId]),
+    /// The message is delivered from a queue; `true`: once more.
+    Delivered(QueueId, bool),
+}
+
+impl Post<'_> {
+    /// The copy of a message that is being published; it is to be given to [`Self::post_trace`].
+    #[cold]
+    pub(crate) fn trace_published(
+        &mut self,
+        cx: &mut Context<'_>,
+        channel: ChannelId,
+        message: MessageId,
+        targets: &[QueueId],
+    ) -> Option<MessageId> {
+        self.trace_event(cx, channel, message, Event::Published(targets))
+    }
+
+    /// Publishes a copy of a message that is delivered from a queue.
+    #[cold]
+    pub(crate) fn trace_delivered(
+        &mut self,
+        cx: &mut Context<'_>,
+        channel: ChannelId,
+        message: MessageId,
+        (queue, redelivered): (QueueId, bool),
+    ) {
+        if self.queues.at(queue).hidden {
+            return;
+        }
+        if let Some(copy) = self.trace_event(cx, channel, message, Event::Delivered(queue, redelivered)) {
+            self.post_trace(cx, channel, copy);
+        }
+    }
+
+    fn trace_event(
+        &mut self,
+        cx: &mut Context<'_>,
+        channel: ChannelId,
+        message: MessageId,
+        event: Event<'_>,
+    ) -> Option<MessageId> {
+        let vhost = self.consumers.channel(channel).vhost;
+        if !self.access.is_traced(vhost) || cx.messages.exchange(message) == EXCHANGE {
+            return None;
+        }
+        let body_len = cx.messages.body_len(message);
+        cx.work.charge(8);
+        cx.work.charge_octets(body_len as usize);
+        if !cx.messages.has_ordinary_room(body_len as usize + COPY_BYTES) {
+            self.log_left_out(vhost);
+            return None;
+        }
+        let mut scratch = self.queues.lend_scratch();
+        let copy = self.write_copy(cx, (vhost, channel), message, event, &mut scratch);
+        self.queues.return_scratch(scratch);
+        if copy.is_none() {
+            self.log_left_out(vhost);
+        }
+        copy
+    }
+
+    fn write_copy(
+        &self,
+        cx: &mut Context<'_>,
+        by: (VhostId, ChannelId),
+        message: MessageId,
+        event: Event<'_>,
+        scratch: &mut Scratch,
+    ) -> Option<MessageId> {
+        let properties = Properties::trusted(cx.messages.properties(message, &mut scratch.properties));
+        let names = (cx.messages.exchange(message), cx.messages.routing_key(message));
+        let room = self.queues.frame_max().saturating_sub(HEADER_BYTES);
+        let mut writer = Writer::new(&mut scratch.rewritten[..room]);
+        let mut fill = |headers: &mut TableWriter<'_, '_>| {
+            write_message(headers, names, properties)?;
+            headers.text("node", &self.firehose.node)?;
+            self.write_event(headers, by, event)
+        };
+        Properties::EMPTY.write_with_headers(PropertyEdit::default(), &mut fill, &mut writer).ok()?;
+        let key: heapless::Vec<u8, 255> = match event {
+            Event::Published(_) => [b"publish.", names.0.as_bytes()],
+            Event::Delivered(queue, _) => {
+                [b"deliver.", self.queues.records().record_of_queue(queue).name.as_bytes()]
+            }
+        }
+        .into_iter()
+        .flatten()
+        .copied()
+        .take(255)
+        .collect();
+        cx.messages.copy_as(message, (EXCHANGE, &key), writer.written(), MessageFlags::NONE).ok()
+    }
+
+    fn write_event(
+        &self,
+        headers: &mut TableWriter<'_, '_>,
+        (vhost, channel): (VhostId, ChannelId),
+        event: Event<'_>,
+    ) -> Result<(), Full> {
+        if let Event::Delivered(_, redelivered) = event {
+            headers.int("redelivered", redelivered.into())?;
+        }
+        let record = self.consumers.channel(channel);
+        let name = self.firehose.names.get(record.connection.index());
+        headers.text("vhost", self.access.vhost_name(vhost))?;
+        headers.text("connection", name.map_or("", TracedName::as_str))?;
+        headers.int("channel", record.number.into())?;
+        headers.text("user", self.consumers.connection(record.connection).identity.name())?;
+        let Event::Published(targets) = event else { return Ok(()) };
+        headers.array("routed_queues", |queues| {
+            let seen = |queue: &&QueueId| self.queues.at(**queue).delayed_exchange.is_none();
+            let mut seen = targets.iter().filter(seen);
+            seen.try_for_each(|queue| queues.text(&self.queues.records().record_of_queue(*queue).name))
+        })
+    }
+
+    /// Publishes a copy to the queues that are bound to the trace exchange and have room for it.
+    pub(crate) fn post_trace(&mut self, cx: &mut Context<'_>, channel: ChannelId, copy: MessageId) {
+        let vhost = self.consumers.channel(channel).vhost;
+        let mut targets = core::mem::take(&mut self.letters.targets);
+        let key: heapless::Vec<u8, 255> =
+            heapless::Vec::from_slice(cx.messages.routing_key(copy)).unwrap_or_default();
+        targets.clear();
+        if let Some(exchange) = self.topology.find_exchange(vhost, EXCHANGE) {
+            let routed = self.route(cx.work, exchange, &key, Table::EMPTY, &mut targets);
+            if routed.is_err() {
+                targets.clear();
+            }
+        }
+        self.queues.choose_levels(cx, self.quota, copy, &mut targets);
+        let (consumers, quota, queues) = (self.consumers, &*self.quota, &*self.queues);
+        let credit = |queue| consumers.waiting_credit(queues, quota, queue);
+        let (kept, _) = queues.records().keep_willing(cx.messages, copy, &mut targets, Some(&credit));
+        targets.truncate(kept);
+        let claim = Claim { share: Share::Ordinary, may_wait: true, gives_up: false };
+        if !targets.is_empty() {
+            match self.queues.reserve(cx, self.quota, copy, &targets, claim) {
+                Ok(()) => self.queues.push_letter(cx, copy, &targets),
+                Err(_) => self.log_left_out(vhost),
+            }
+        }
+        self.letters.targets = targets;
+        cx.messages.release(copy);
+    }
+
+    /// Logs, once a minute at most, that copies were left out.
+    fn log_left_out(&mut self, vhost: VhostId) {
+        let minute = self.queues.minute();
+        if self.firehose.left_out_logged_minute.replace(minute) != Some(minute) {
+            let vhost = self.access.vhost_name(vhost).escape_debug();
+            log::warn!("virtual host '{vhost}' is traced, and there is no room for some of the copies");
+        }
+    }
+}
+
+/// Writes the headers about the message itself, in RabbitMQ's order.
+fn write_message(
+    headers: &mut TableWriter<'_, '_>,
+    (exchange, key): (&str, &[u8]),
+    properties: Properties<'_>,
+) -> Result<(), Full> {
+    headers.text("exchange_name", exchange)?;
+    let further = copies(properties.headers().unwrap_or(Table::EMPTY));
+    headers.array("routing_keys", |keys| {
+        keys.long_str(key)?;
+        let mut further = further.into_iter().flat_map(Array::into_iter).filter_map(|value| value.as_bytes());
+        further.try_for_each(|key| keys.long_str(key))
+    })?;
+    headers.table("properties", |table| {
+        for (name, flag, kind) in PROPERTIES.iter().rev() {
+            match properties.by_flag(*flag, *kind) {
+                None => {}
+                Some(Value::UnsignedByte(number)) => table.int(name, number.into())?,
+                // RabbitMQ writes only numbers of 32 bits here.
+                Some(Value::Timestamp(number)) => table.int(name, number as i32)?,
+                Some(Value::Table(headers)) => {
+                    table.table(name, |table| table.entries_without(headers, "BCC"))?
+                }
+                Some(value) => table.value(name.as_bytes(), value)?,
+            }
+        }
+        Ok(())
+    })
+}

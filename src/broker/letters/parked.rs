@@ -1,0 +1,210 @@
+//! A message that a bridge's other side does not take is dead-lettered like a rejected one, into the queue
+//! that its bridge has for that, and with its cause instead of x-death.
+//!
+//! ```text
+//! Broker::park_delivery ──→ rejected, with Reason::Parked ── read back, room ──→ letter ──→ parked queue
+//! ```
+//!
+//! | header | what it says |
+//! |--------|--------------|
+//! | `x-parked-cause` | why, in words |
+//! | `x-parked-bridge` | which bridge has set it aside |
+//! | `x-parked-queue` | the queue here that it was in, if it was in one |
+//! | `x-parked-time` | when, as far as the board knew |
+//! | `x-parked-count` | how often so far; it outlives the others |
+//!
+//! Always true: a parked message keeps its exchange, key and body, and does not expire; it is in its old queue, though nobody is
+//! given it any more, or in the bridge's, and never in neither.
+
+use crate::properties::copy_flags;
+use leveret_amqp::field::Table;
+use leveret_amqp::props::{Edit, HeadersEdit, Properties, PropertyEdit};
+use leveret_amqp::{Full, Writer};
+use leveret_core::command::QueueId;
+use leveret_core::mem::MessageId;
+
+use super::death::{Parking, Reason};
+use super::state::Post;
+use super::write::Letter;
+use crate::Context;
+use crate::queues::LevelChoice;
+
+const CAUSE: &str = "x-parked-cause";
+const BRIDGE: &str = "x-parked-bridge";
+const QUEUE: &str = "x-parked-queue";
+const TIME: &str = "x-parked-time";
+const COUNT: &str = "x-parked-count";
+/// The headers that a parked message gets anew each time; the last one counts.
+const OWN: [&str; 5] = [CAUSE, BRIDGE, QUEUE, TIME, COUNT];
+
+/// A parked message does not expire, as a dead letter does not: it waits for somebody to look at it.
+const PARKED: PropertyEdit<'static> = PropertyEdit {
+    headers: HeadersEdit::Keep,
+    reply_to: Edit::Keep,
+    expiration: Edit::Remove,
+    user_id: Edit::Keep,
+};
+
+/// Parking causes kept at once, of all bridges together.
+const PARKINGS_MAX: usize = 256;
+
+impl Post<'_> {
+    /// The place of this cause among those kept; `None` when all places are in use for others.
+    pub(crate) fn parking_place(&mut self, parking: Parking) -> Option<u8> {
+        let known = self.letters.parkings.iter().position(|known| *known == parking);
+        let is_unused = |place: &usize| !self.queues.deliveries().has_death(Reason::Parked(*place as u8));
+        let place = match known {
+            Some(place) => place,
+            None if self.letters.parkings.len() < PARKINGS_MAX => {
+                self.letters.parkings.push(parking);
+                self.letters.parkings.len() - 1
+            }
+            None => {
+                let place = (0..PARKINGS_MAX).find(is_unused)?;
+                self.letters.parkings[place] = parking;
+                place
+            }
+        };
+        u8::try_from(place).ok()
+    }
+
+    /// The letter for a message that is parked; `None`: there is no room for it now, or no queue.
+    pub(crate) fn write_parked(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: QueueId,
+        message: MessageId,
+        place: u8,
+    ) -> Option<Letter> {
+        let Parking { bridge, queue, why } = self.letters.parkings[usize::from(place)].clone();
+        let whole = self.queues.records().record_of_queue(source);
+        let (vhost, from) = (whole.vhost, whole.name.to_string());
+        let target = self
+            .queues
+            .records()
+            .find_queue(vhost, &queue)
+            .filter(|target| !self.queues.records().refuses(cx.messages, *target, message));
+        let Some(target) = target else {
+            self.log_refused(source, &format!("it was refused by an upstream, and {queue} takes no more"));
+            return None;
+        };
+        cx.work.charge(8);
+        cx.work.charge_octets(cx.messages.body_len(message) as usize);
+        let mut scratch = self.queues.lend_scratch();
+        let properties = Properties::trusted(cx.messages.properties(message, &mut scratch.properties));
+        let mut writer = self.writer_of_letter(&mut scratch.rewritten);
+        let cause = format!("{why}");
+        let words = (&*bridge, Some(&*from), &*cause);
+        // Headers that fill a frame get none of the parking headers: the message must be deliverable.
+        let bare = PropertyEdit { headers: HeadersEdit::Without("BCC"), ..PARKED };
+        let is_written = parked(properties, words, self.letters.unix_s, &mut writer).is_ok()
+            || properties.write_with(bare, &mut writer).is_ok();
+        assert!(is_written, "properties that came in a frame fit into one");
+        let written = Properties::trusted(writer.written());
+        let mut targets = core::mem::take(&mut self.letters.targets);
+        targets.clear();
+        targets.push(target);
+        self.queues.choose_levels_for(cx, self.quota, LevelChoice::of(&written, 0), &mut targets);
+        let exchange: heapless::String<255> = cx.messages.exchange(message).try_into().unwrap_or_default();
+        let key: heapless::Vec<u8, 255> =
+            heapless::Vec::from_slice(cx.messages.routing_key(message)).unwrap_or_default();
+        let names_len = exchange.len() + key.len();
+        let bytes = names_len + written.as_bytes().len() + cx.messages.body_len(message) as usize;
+        let is_taken = self.takes_letter(cx, (message, bytes as u64), &targets);
+        self.letters.targets = targets;
+        let flags = copy_flags(cx.messages, message, &written);
+        let copy = is_taken
+            .then(|| cx.messages.copy_as(message, (&exchange, &key), written.as_bytes(), flags).ok())
+            .flatten();
+        self.queues.return_scratch(scratch);
+        copy.map(|copy| Letter::Copy(copy, 1))
+    }
+}
+
+/// Writes the properties of a parked message: the bridge, the queue here that it was in, if any, the cause,
+/// and the time in seconds since 1970.
+///
+/// # Errors
+/// The properties do not fit.
+pub fn parked(
+    properties: Properties<'_>,
+    (bridge, queue, cause): (&str, Option<&str>, &str),
+    unix_s: u64,
+    writer: &mut Writer<'_>,
+) -> Result<(), Full> {
+    let headers = properties.headers().unwrap_or(Table::EMPTY);
+    let count = headers.get(COUNT).and_then(|value| value.as_integer()).unwrap_or(0);
+    let count = count.max(0).saturating_add(1);
+    properties.write_with_other_headers(
+        PARKED,
+        &OWN,
+        &mut |table| {
+            table.text(CAUSE, cause)?;
+            table.text(BRIDGE, bridge)?;
+            queue.map_or(Ok(()), |queue| table.text(QUEUE, queue))?;
+            table.timestamp(TIME, unix_s)?;
+            table.long(COUNT, count)
+        },
+        writer,
+    )
+}
+
+/// Whether a bridge has parked the message, and from which queue here, if it was in one.
+pub fn came_from(properties: Properties<'_>) -> Option<Option<&str>> {
+    let headers = properties.headers()?;
+    headers.get(CAUSE)?;
+    Some(headers.get(QUEUE).and_then(|queue| queue.as_str()))
+}
+
+/// Writes the properties of a message that is parked no longer; only `x-parked-count` stays.
+///
+/// # Errors
+/// The properties do not fit.
+pub fn unparked(properties: Properties<'_>, writer: &mut Writer<'_>) -> Result<(), Full> {
+    properties.write_with_other_headers(PropertyEdit::default(), &OWN[..4], &mut |_| Ok(()), writer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(properties: &[u8], write: impl FnOnce(Properties<'_>, &mut Writer<'_>)) -> Vec<u8> {
+        let mut out = [0; 1000];
+        let mut writer = Writer::new(&mut out);
+        write(Properties::parse(properties).expect("sound"), &mut writer);
+        let written = writer.written().to_vec();
+        Properties::parse(&written).expect("what is written is sound");
+        written
+    }
+
+    fn names(properties: &[u8]) -> Vec<String> {
+        let headers = Properties::trusted(properties).headers().expect("there are headers");
+        headers.iter().map(|(name, _)| String::from_utf8_lossy(name).into_owned()).collect()
+    }
+
+    #[test]
+    fn what_is_set_aside_says_why_and_counts_and_what_goes_back_only_counts() {
+        let words = ("plant", Some("telemetry"), "larger than the upstream takes");
+        let set_aside = |properties: &[u8]| {
+            written(properties, |properties, writer| parked(properties, words, 77, writer).expect("it fits"))
+        };
+        let once = set_aside(b"\x20\x00\x00\x00\x00\x0b\x01aL\0\0\0\0\0\0\0\x01");
+        let expected =
+            ["a", "x-parked-cause", "x-parked-bridge", "x-parked-queue", "x-parked-time", "x-parked-count"];
+        assert_eq!(names(&once), expected);
+        let count = |bytes: &[u8]| {
+            let headers = Properties::trusted(bytes).headers().expect("there are headers");
+            headers.get(COUNT).and_then(|value| value.as_integer())
+        };
+        assert_eq!((count(&once), count(&set_aside(&once))), (Some(1), Some(2)));
+        assert_eq!(came_from(Properties::trusted(&once)), Some(Some("telemetry")));
+        let back = written(&once, |properties, writer| unparked(properties, writer).expect("it fits"));
+        assert_eq!(names(&back), ["a", "x-parked-count"]);
+        assert_eq!(came_from(Properties::trusted(&back)), None);
+        let fetched = written(&[0, 0], |properties, writer| {
+            parked(properties, ("plant", None, "refused here"), 1, writer).expect("it fits");
+        });
+        assert_eq!(came_from(Properties::trusted(&fetched)), Some(None));
+        assert_eq!(came_from(Properties::EMPTY), None);
+    }
+}

@@ -1,0 +1,565 @@
+//! What an operator changes: queues, exchanges and bindings, users and virtual hosts, policies and parameters, orphans.
+//!
+//! ```text
+//! delete a virtual host: its name ─→ permissions, policies, parameters ─→ its connections close ─→ a job: queues, exchanges
+//! delete a user: its name ─→ permissions ─→ its connections close, and may do nothing meanwhile
+//! ```
+//!
+//! Always true: nobody's permissions are asked, and no connection waits for the work; what was changed is written down
+//! like any client's change; the batch to wait for is given, or is that of the context.
+
+use leveret_core::command::{QueueId, VhostId};
+use leveret_core::error::{Fault, ReplyCode};
+use leveret_core::journal::{Batch, DestinationName, Journal, VhostMetadata};
+use leveret_core::password::PasswordHash;
+
+use super::access::{OperatorFault, Right, Thing, VHOST_METADATA_BYTES_MAX, VhostChange, check_name};
+use super::definitions::{DeleteIf, QueueDeclaration};
+use super::faults::{check_changeable, check_deletable, check_room};
+use super::job::{Job, Sweep};
+use super::letters::{Firehose, TracedName};
+use super::parameters::{ParameterCheck, ParameterName, ParameterNeeds, ParameterView, Setter};
+use super::policy::{NewPolicy, PolicyKind, PolicyView};
+use super::topology::{BindingSpec, Destination, ExchangeDeclaration, refuse_default};
+use super::work::Work;
+use super::{Broker, Context};
+
+/// The result of a declaration by an operator.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Declared {
+    /// The thing exists with the properties asked for.
+    Done,
+    /// A thing of that name exists with other properties, and stays as it is.
+    Differs,
+}
+
+/// The result of declaring a thing that exists already: with the same properties, or with others.
+fn compared(outcome: Result<impl Sized, Fault>) -> Result<Declared, Fault> {
+    match outcome {
+        Ok(_) => Ok(Declared::Done),
+        Err(fault) if fault.code == ReplyCode::PreconditionFailed => Ok(Declared::Differs),
+        Err(fault) => Err(fault),
+    }
+}
+
+type Changed = Result<Batch, OperatorFault>;
+
+/// The types of queues that RabbitMQ has.
+const QUEUE_TYPES: [&str; 3] = ["classic", "quorum", "stream"];
+
+/// Checks metadata that a virtual host is to have after a change.
+///
+/// # Errors
+/// The texts are too long, or there is no such type of queues.
+fn check_metadata(name: &str, change: &VhostChange, after: VhostMetadata<'_>) -> Result<(), OperatorFault> {
+    let bytes = after.description.len() + after.tags.len();
+    if bytes > VHOST_METADATA_BYTES_MAX {
+        return Err(OperatorFault::Invalid(format!(
+            "the description and the tags of virtual host '{name}' have {bytes} bytes; at most \
+             {VHOST_METADATA_BYTES_MAX} are kept"
+        )));
+    }
+    match change.default_queue_type.as_deref().filter(|kind| !QUEUE_TYPES.contains(kind)) {
+        Some(_) => Err(OperatorFault::Invalid(format!(
+            "the default_queue_type of virtual host '{name}' must be classic, quorum or stream"
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// Messages that came into a queue, and its size.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct QueueFlow {
+    /// Messages that came in since the queue is here, those found in the log at a start included.
+    pub came: u64,
+    /// Ready messages.
+    pub ready: u32,
+    /// Bytes of the bodies of ready messages.
+    pub body_bytes: u64,
+}
+
+impl Broker {
+    /// Empties a queue; returns how many messages were ready.
+    ///
+    /// # Errors
+    /// There is no such queue.
+    pub fn operator_purge(&mut self, cx: &mut Context<'_>, vhost: &str, queue: &str) -> Result<u32, Fault> {
+        let (queue, _) = self.operator_queue(vhost, queue)?;
+        let (count, drops) = self.purge(queue);
+        drops.into_iter().for_each(|job| self.jobs.begin(job));
+        self.run_jobs(cx);
+        let batch = cx.journal.await_settles();
+        cx.await_batch(batch);
+        Ok(count)
+    }
+
+    /// Checks whether a user may declare a queue of this name, publish to it over the default exchange and consume
+    /// from it; the queue need not exist.
+    ///
+    /// # Errors
+    /// The user may not, or there is no such user or virtual host.
+    pub fn check_use_of_queue(&self, user: &str, vhost: &str, queue: &str) -> Result<(), Fault> {
+        let Some(vhost) = self.access.find_vhost(vhost) else {
+            return Err(Fault::new(ReplyCode::NotFound, format_args!("no vhost '{vhost}'")));
+        };
+        let who = self.access.identity_of(user);
+        for (right, thing) in [
+            (Right::Configure, Thing::Queue(queue)),
+            (Right::Write, Thing::Exchange("")),
+            (Right::Read, Thing::Queue(queue)),
+        ] {
+            self.access.check(&mut Work::default(), &who, vhost, right, thing)?;
+        }
+        Ok(())
+    }
+
+    /// Deletes a queue, exclusive ones included; returns how many messages were ready.
+    ///
+    /// # Errors
+    /// There is no such queue, or it has consumers or messages although it must not.
+    pub fn operator_delete_queue(
+        &mut self,
+        cx: &mut Context<'_>,
+        vhost: &str,
+        name: &str,
+        only_if: DeleteIf,
+    ) -> Result<u32, Fault> {
+        if let Some(vhost) = self.access.find_vhost(vhost)
+            && self.queues.records().find_queue(vhost, name).is_none()
+            && self.delete_left_out(
+                cx,
+                vhost,
+                DestinationName::Queue(name),
+                only_if.unused || only_if.empty,
+            )?
+        {
+            return Ok(0);
+        }
+        let (queue, _) = self.operator_queue(vhost, name)?;
+        let count = self.check_queue_deletable(cx.journal, queue, only_if)?;
+        self.retire_queue(cx, queue);
+        self.jobs.begin(Job::Queue(queue));
+        self.run_jobs(cx);
+        Ok(count)
+    }
+
+    fn operator_queue(&self, vhost: &str, name: &str) -> Result<(QueueId, VhostId), Fault> {
+        let not_found =
+            || Fault::new(ReplyCode::NotFound, format_args!("no queue '{name}' in vhost '{vhost}'"));
+        let vhost = self.access.find_vhost(vhost).ok_or_else(not_found)?;
+        let queue =
+            self.queues.records().find_queue(vhost, name).filter(|queue| !self.queues.at(*queue).hidden);
+        Ok((queue.ok_or_else(not_found)?, vhost))
+    }
+
+    /// Declares an exchange by name and type: durable, auto-delete, internal.
+    ///
+    /// # Errors
+    /// The exchange cannot be declared so, or there is no room.
+    pub fn operator_declare_exchange(
+        &mut self,
+        cx: &mut Context<'_>,
+        vhost: &str,
+        (exchange, kind): (&str, &str),
+        (durable, auto_delete, internal): (bool, bool, bool),
+        arguments: &[u8],
+    ) -> Result<Declared, Fault> {
+        let vhost = self.operator_vhost(vhost)?;
+        let declaration = ExchangeDeclaration { exchange, kind, durable, auto_delete, internal, arguments };
+        declaration.check_askable()?;
+        match self.topology.find_exchange(vhost, exchange) {
+            Some(found) => compared(self.topology.compare_exchange(cx, &self.access, found, &declaration)),
+            None => self.create_exchange(cx, vhost, &declaration).map(|_| Declared::Done),
+        }
+    }
+
+    /// Declares a queue: durable, auto-delete.
+    ///
+    /// # Errors
+    /// The queue cannot be declared so, or there is no room.
+    pub fn operator_declare_queue(
+        &mut self,
+        cx: &mut Context<'_>,
+        vhost: &str,
+        queue: &str,
+        (durable, auto_delete): (bool, bool),
+        arguments: &[u8],
+    ) -> Result<Declared, Fault> {
+        let vhost = self.operator_vhost(vhost)?;
+        let declaration = QueueDeclaration { queue, durable, exclusive: false, auto_delete, arguments };
+        let typed = self.with_default_type(vhost, &declaration);
+        let declaration =
+            QueueDeclaration { arguments: typed.as_deref().unwrap_or(arguments), ..declaration };
+        match self.queues.records().find_queue(vhost, queue) {
+            Some(found) if self.queues.at(found).declared.exclusive_owner.is_some() => Ok(Declared::Differs),
+            Some(found) => compared(self.compare_properties(cx, vhost, found, &declaration)),
+            None => self.create_checked(cx, None, vhost, &declaration).map(|_| Declared::Done),
+        }
+    }
+
+    /// Binds a queue, or an exchange, to an exchange with a key.
+    ///
+    /// # Errors
+    /// An end is missing, the binding is refused, or there is no room.
+    pub fn operator_bind(
+        &mut self,
+        cx: &mut Context<'_>,
+        vhost: &str,
+        (source, routing_key): (&str, &str),
+        (destination, is_exchange): (&str, bool),
+        arguments: &[u8],
+    ) -> Result<Declared, Fault> {
+        let id = self.operator_vhost(vhost)?;
+        // Every queue is bound to the default exchange already, and nothing else can be.
+        refuse_default(source)?;
+        let from = self.topology.require_exchange(&self.access, id, source)?;
+        let to = if is_exchange {
+            refuse_default(destination)?;
+            Destination::Exchange(self.topology.require_exchange(&self.access, id, destination)?)
+        } else {
+            Destination::Queue(self.operator_queue(vhost, destination)?.0)
+        };
+        let spec = BindingSpec { source, routing_key, arguments };
+        self.bind(cx, &spec.between(from, to)).map(|_| Declared::Done)
+    }
+
+    /// Removes a binding of a queue that has no arguments, if it exists.
+    ///
+    /// # Errors
+    /// The log takes nothing now.
+    pub fn operator_unbind(
+        &mut self,
+        cx: &mut Context<'_>,
+        vhost: &str,
+        (source, routing_key): (&str, &str),
+        queue: &str,
+    ) -> Result<Declared, Fault> {
+        let vhost = self.operator_vhost(vhost)?;
+        let spec = BindingSpec { source, routing_key, arguments: &[] };
+        if let Some(queue) = self.queues.records().find_queue(vhost, queue)
+            && let Some(binding) = self.topology.find_binding(vhost, &spec, Destination::Queue(queue))
+        {
+            self.unbind(cx, binding)?;
+        }
+        Ok(Declared::Done)
+    }
+
+    fn operator_vhost(&self, name: &str) -> Result<VhostId, Fault> {
+        self.access
+            .find_vhost(name)
+            .ok_or_else(|| Fault::new(ReplyCode::NotFound, format_args!("no virtual host '{name}'")))
+    }
+
+    /// Makes a virtual host, unless it exists, with the predeclared exchanges and without limits.
+    ///
+    /// # Errors
+    /// The name is not valid, or there is no room.
+    pub fn put_vhost(&mut self, journal: &mut Journal, name: &str) -> Result<Batch, OperatorFault> {
+        self.put_vhost_with(journal, name, &VhostChange::default())
+    }
+
+    /// Makes a virtual host, unless it exists, and changes its metadata.
+    ///
+    /// # Errors
+    /// The name or the metadata are not valid, or there is no room; then nothing is changed.
+    pub fn put_vhost_with(
+        &mut self,
+        journal: &mut Journal,
+        name: &str,
+        change: &VhostChange,
+    ) -> Result<Batch, OperatorFault> {
+        check_name("virtual host", name)?;
+        let found = self.access.find_vhost(name);
+        let before = found.map_or_else(VhostMetadata::default, |vhost| self.access.vhost_metadata(vhost));
+        let after = change.applied_to(before);
+        if found.is_some() && after == before {
+            return Ok(journal.await_facts());
+        }
+        if self.access.is_being_deleted(name) {
+            return Err(OperatorFault::BeingDeleted(name.into()));
+        }
+        check_metadata(name, change, after)?;
+        check_changeable(journal)?;
+        check_room(journal)?;
+        let (bytes_before, bytes) = (before.text_bytes(), after.text_bytes());
+        if bytes > self.quota.names_room() + bytes_before {
+            return Err(OperatorFault::NoRoom("names_bytes_max"));
+        }
+        let (description, tags) = (after.description.to_string(), after.tags.to_string());
+        let (default_queue_type, is_protected) = (after.default_queue_type.to_string(), after.is_protected);
+        let vhost = match found {
+            Some(vhost) => vhost,
+            None => self.add_vhost(name).map_err(|fault| OperatorFault::Store(fault.text.into()))?,
+        };
+        let after = VhostMetadata {
+            description: &description,
+            tags: &tags,
+            default_queue_type: &default_queue_type,
+            is_protected,
+        };
+        self.describe_vhost(vhost, after).map_err(|fault| OperatorFault::Store(fault.text.into()))?;
+        Ok(self.access.append_vhost(journal, vhost, true))
+    }
+
+    /// Sets the metadata of a virtual host and counts their bytes, without writing them down.
+    ///
+    /// # Errors
+    /// There is no room for the texts.
+    pub(crate) fn describe_vhost(
+        &mut self,
+        vhost: VhostId,
+        metadata: VhostMetadata<'_>,
+    ) -> Result<(), Fault> {
+        self.quota.give_names_back(self.access.vhost_metadata(vhost).text_bytes());
+        self.access.describe_vhost(vhost, VhostMetadata::default());
+        self.quota.take_names(metadata.text_bytes())?;
+        self.access.describe_vhost(vhost, metadata);
+        Ok(())
+    }
+
+    /// Deletes a virtual host with everything in it: the name at once, the rest step by step.
+    ///
+    /// # Errors
+    /// There is no such virtual host, or the store cannot be written.
+    pub fn delete_vhost(&mut self, cx: &mut Context<'_>, name: &str) -> Result<Batch, OperatorFault> {
+        let vhost = self.access.require_vhost(name)?;
+        let metadata = self.access.vhost_metadata(vhost);
+        if metadata.is_protected {
+            return Err(OperatorFault::Protected(name.into()));
+        }
+        check_changeable(cx.journal)?;
+        self.quota.give_names_back(metadata.text_bytes());
+        self.access.describe_vhost(vhost, VhostMetadata::default());
+        self.access.append_vhost(cx.journal, vhost, false);
+        self.access.drop_permissions_for(cx.journal, vhost);
+        self.drop_policies_of(cx.journal, vhost, name);
+        self.parameters.drop_of_vhost(cx.journal, vhost, name);
+        self.consumers
+            .force_close_all(&format!("vhost '{name}' is deleted"), |record| record.vhost == Some(vhost));
+        self.access.retire_vhost(vhost);
+        self.topology.revise();
+        self.jobs.begin(Job::Vhost(Sweep { vhost, queue: 0, exchange: 0 }));
+        self.delete_orphans_in(cx, name);
+        Ok(cx.journal.await_facts())
+    }
+
+    /// Makes a user, or gives an existing one this password and these tags (words with commas between them).
+    ///
+    /// # Errors
+    /// The name or the tags are not valid, or there is no room.
+    pub fn put_user(
+        &mut self,
+        journal: &mut Journal,
+        name: &str,
+        hash: PasswordHash,
+        tags: &str,
+    ) -> Result<Batch, OperatorFault> {
+        let batch = self.access.put_user(journal, name, hash, tags)?;
+        self.note_users();
+        Ok(batch)
+    }
+
+    /// Deletes a user with its permissions, and closes its connections.
+    ///
+    /// # Errors
+    /// There is no such user, or the store cannot be written.
+    pub fn delete_user(&mut self, journal: &mut Journal, name: &str) -> Result<Batch, OperatorFault> {
+        let user = self.access.delete_user(journal, name)?;
+        let reason = format!("user '{name}' is deleted");
+        self.consumers.force_close_all(&reason, |record| record.identity.user() == Some(user));
+        self.consumers.forget_user(user);
+        self.note_users();
+        Ok(journal.await_facts())
+    }
+
+    /// Makes a policy, or changes the one of that name.
+    ///
+    /// # Errors
+    /// There is no such virtual host, the policy is not valid, or there is no room.
+    pub fn set_policy(&mut self, cx: &mut Context<'_>, vhost: &str, said: &NewPolicy<'_>) -> Changed {
+        let id = self.access.require_vhost(vhost)?;
+        let view = PolicyView { vhost, policy: *said };
+        let batch = self.policies.set(cx.journal, self.access.pattern_bytes_mut(), id, &view)?;
+        self.tell_of_policies();
+        self.run_jobs(cx);
+        Ok(batch)
+    }
+
+    /// Takes a policy away.
+    ///
+    /// # Errors
+    /// There is no policy of that name, or the store cannot be written.
+    pub fn clear_policy(
+        &mut self,
+        cx: &mut Context<'_>,
+        vhost: &str,
+        kind: PolicyKind,
+        name: &str,
+    ) -> Changed {
+        let id = self.access.find_vhost(vhost).ok_or(OperatorFault::NoSuchParameter)?;
+        self.policies.clear(cx.journal, id, vhost, kind, name)?;
+        self.tell_of_policies();
+        self.run_jobs(cx);
+        Ok(cx.journal.await_facts())
+    }
+
+    /// Sets the check of whether a component takes a parameter's value.
+    pub fn set_parameter_check(&mut self, check: ParameterCheck) {
+        self.parameters.set_check(check);
+    }
+
+    /// Sets how many shovels there may be; shovels that exist stay.
+    pub const fn set_shovel_places(&mut self, shovels_max: usize) {
+        self.parameters.set_shovel_places(shovels_max);
+    }
+
+    /// A number that changes whenever a parameter is set, changed or cleared.
+    pub const fn parameters_version(&self) -> u64 {
+        self.parameters.version()
+    }
+
+    /// Makes a parameter, or changes the one of that name. `user`: who sets it, if it is not the operator of
+    /// this machine; he needs permissions in the virtual host that the component would connect to.
+    ///
+    /// # Errors
+    /// There is no such virtual host or component, it does not take the value, or there is no room.
+    pub fn set_parameter(
+        &mut self,
+        journal: &mut Journal,
+        said: &ParameterView<'_>,
+        user: Option<&str>,
+    ) -> Changed {
+        // As in RabbitMQ the value is checked before the virtual host.
+        let needs = self.parameters.needs(said)?;
+        let vhost = said.vhost.map(|name| self.access.require_vhost(name)).transpose()?;
+        let may_connect = |needs: &ParameterNeeds| {
+            let may_enter = user.is_none_or(|user| self.access.has_permission(user, &needs.vhost));
+            may_enter && self.access.find_vhost(&needs.vhost).is_some()
+        };
+        let setter = Setter {
+            user,
+            is_administrator: user.is_none_or(|user| self.access.is_administrator(user)),
+            may_connect: needs.as_ref().is_none_or(may_connect),
+        };
+        self.parameters.set(journal, vhost, said, needs.as_ref(), &setter)
+    }
+
+    /// Takes a parameter away.
+    ///
+    /// # Errors
+    /// There is no parameter of that name, or the store cannot be written.
+    pub fn clear_parameter(
+        &mut self,
+        journal: &mut Journal,
+        vhost: Option<&str>,
+        component: &str,
+        name: &str,
+    ) -> Changed {
+        let found = vhost.map(|vhost| self.access.find_vhost(vhost).ok_or(OperatorFault::NoSuchParameter));
+        self.parameters.clear(journal, found.transpose()?, ParameterName { vhost, component, name })
+    }
+
+    /// Whether the log has this parameter, or may have it, even without a place in memory.
+    pub fn may_have_parameter(&self, vhost: &str, component: &str, name: &str) -> bool {
+        let full_name = ParameterName { vhost: Some(vhost), component, name };
+        self.parameters.may_have(self.access.find_vhost(vhost), full_name)
+    }
+
+    /// Gives the messages of an orphan a new durable queue; returns how many they are.
+    ///
+    /// # Errors
+    /// There is no such orphan or virtual host, there is a queue of that name, or there is no room.
+    pub fn operator_adopt_orphan(
+        &mut self,
+        cx: &mut Context<'_>,
+        incarnation: u64,
+        vhost: &str,
+        queue: &str,
+    ) -> Result<u64, Fault> {
+        let id = self
+            .access
+            .find_vhost(vhost)
+            .ok_or_else(|| Fault::new(ReplyCode::NotFound, format_args!("no virtual host '{vhost}'")))?;
+        let at = self.recovery.find_orphan(incarnation)?;
+        let words = self.queue_in_words(id, queue);
+        if queue.is_empty() || queue.len() > 255 || queue.starts_with("amq.") {
+            return Err(Fault::new(
+                ReplyCode::PreconditionFailed,
+                format_args!("{words} cannot be declared: take another name"),
+            ));
+        }
+        if self.queues.records().find_queue(id, queue).is_some() {
+            return Err(Fault::new(
+                ReplyCode::PreconditionFailed,
+                format_args!("{words} exists already: an orphan gets a queue of its own, take another name"),
+            ));
+        }
+        self.access.check_queue_limit(id, queue)?;
+        let orphan = self.recovery.take_orphan(at);
+        let (durable, arguments) = (true, &[][..]);
+        let declaration =
+            QueueDeclaration { queue, durable, exclusive: false, auto_delete: false, arguments };
+        let count = orphan.contents.count;
+        let old = orphan.name.clone().filter(|(host, name)| (&**host, &**name) != (vhost, queue));
+        let created = self.create_as(cx, None, id, &declaration, (false, Some(incarnation)));
+        self.end_creation(created, Some(orphan))?;
+        if let Some((vhost, name)) = old {
+            self.forget_name(cx, &vhost, &name);
+        }
+        Ok(count)
+    }
+
+    /// Deletes an orphan; returns how many messages it had.
+    ///
+    /// # Errors
+    /// There is no such orphan, or the store cannot be written.
+    pub fn operator_delete_orphan(&mut self, cx: &mut Context<'_>, incarnation: u64) -> Result<u64, Fault> {
+        let at = self.recovery.find_orphan(incarnation)?;
+        check_deletable(cx.journal, true)?;
+        Ok(self.delete_orphan(cx, at))
+    }
+
+    /// Deletes the orphans of a virtual host that is deleted.
+    pub(crate) fn delete_orphans_in(&mut self, cx: &mut Context<'_>, vhost: &str) {
+        while let Some(at) = self.recovery.orphan_in(vhost) {
+            self.delete_orphan(cx, at);
+        }
+    }
+
+    /// Whether any virtual host is traced, so that connections have to have names.
+    pub const fn is_tracing(&self) -> bool {
+        self.firehose.is_on
+    }
+
+    /// Turns the firehose of a virtual host on or off; says whether there is such a virtual host. `node`: the
+    /// name of this broker in the copies.
+    pub fn trace(&mut self, vhost: &str, node: &str, is_on: bool) -> bool {
+        let Some(vhost) = self.access.find_vhost(vhost) else { return false };
+        self.access.set_traced(vhost, is_on);
+        self.firehose.is_on = self.access.is_any_traced();
+        if !self.firehose.is_on {
+            self.firehose = Firehose::default();
+        } else if self.firehose.names.is_empty() {
+            self.firehose.node = node.into();
+            self.firehose.names = vec![TracedName::new(); self.consumers.connections_fill().max];
+        }
+        true
+    }
+
+    /// How many messages are ready in a queue; `None`: there is no such queue.
+    pub fn queue_depth(&self, vhost: &str, queue: &str) -> Option<u32> {
+        let vhost = self.access.find_vhost(vhost)?;
+        let queue = self.queues.records().find_queue(vhost, queue)?;
+        Some(self.queues.records().ready_in(queue))
+    }
+
+    /// Messages that came into a queue, and its size.
+    pub fn queue_flow(&self, vhost: &str, queue: &str) -> Option<QueueFlow> {
+        let queue = self.queues.records().find_queue(self.access.find_vhost(vhost)?, queue)?;
+        Some(QueueFlow {
+            came: self.queues.records().sum_over_levels(queue, |level| level.backlog.came()),
+            ready: self.queues.records().ready_in(queue),
+            body_bytes: self.queues.records().sum_over_levels(queue, |level| level.backlog.body_bytes()),
+        })
+    }
+}

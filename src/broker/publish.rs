@@ -1,0 +1,798 @@
+//! Publishing: look inside the message if need be, route, reserve room, push; all or nothing.
+//!
+//! Always true: when any target has no room nothing is pushed anywhere, and a message that must wait is the
+//! one that came, not a copy with other properties; the message is held once, whatever the fan-out; a
+//! publisher waits only for what others can free, so a connection that itself holds
+//! deliveries or an open transaction is served from the reserve or refused, never made to wait.
+//!
+//! A transaction holds its messages, the routes of those that went through a named exchange, and its decided settlements
+//! on lists through their own records, so it needs no memory but theirs; commit first makes sure that everything fits and
+//! only then changes anything.
+
+use leveret_amqp::Writer;
+use leveret_amqp::field::{Table, Value};
+use leveret_amqp::props::{BLIND_BYTES_MAX, Edit, HeadersEdit, Properties, PropertyEdit};
+use leveret_core::command::{ChannelId, ConnectionId, ExchangeId, Outcome, QueueId, VhostId};
+use leveret_core::error::{Fault, ReplyCode};
+use leveret_core::journal::{Journal, Mode as JournalMode, NoRoom, Urgency};
+use leveret_core::mem::{MessageFlags, MessageId, Messages, Share};
+
+use super::access::{Right, Thing};
+use super::arguments::Overflow;
+use super::consumers::{FullQueue, Mode};
+use super::counters::count_up;
+use super::deliveries::{Carrier, NewDelivery};
+use super::faults::{out_of, out_of_disk, unwritable_for_messages};
+use super::promised::Promised;
+use super::properties::expiration_ms;
+use super::queue::SLOT_BYTES;
+use super::queues::{Claim, Hindrance, Scratch};
+use super::shortage::{Pool, Shortage};
+use super::state::REPLY_TO;
+use super::topology::{copies, exchange_in_words};
+use super::words::Lossy;
+use super::work::Work;
+use super::{Broker, Context};
+
+/// How a message is published.
+pub(crate) struct Publish {
+    pub(crate) channel: ChannelId,
+    pub(crate) mandatory: bool,
+    /// The part of the pools that the message may use.
+    pub(crate) share: Share,
+    /// Whether the publisher can be made to wait; not in the middle of a commit.
+    pub(crate) may_wait: bool,
+    /// The publisher has waited for the disk in vain.
+    pub(crate) gives_up: bool,
+    /// How long the message may wait for its commit, if it has one.
+    pub(crate) urgency: Urgency,
+}
+
+/// Checks CC and BCC: RabbitMQ refuses a message where they are no arrays; entries that are no strings are
+/// passed over.
+fn check_copies(headers: Table<'_>, name: &str) -> Result<(), Fault> {
+    match headers.get(name) {
+        None | Some(Value::Array(_)) => Ok(()),
+        Some(value) => Err(Fault::new(
+            ReplyCode::PreconditionFailed,
+            format_args!("invalid message: {{unacceptable_type_in_header,\"{name}\",{}}}", value.type_name()),
+        )),
+    }
+}
+
+/// Checks the delivery mode: 1 is transient and 2 persistent; nothing else exists.
+fn check_delivery_mode(properties: &Properties<'_>) -> Result<(), Fault> {
+    match properties.delivery_mode() {
+        None | Some(1 | 2) => Ok(()),
+        Some(mode) => Err(Fault::new(
+            ReplyCode::PreconditionFailed,
+            format_args!("invalid message: {{delivery_mode_unknown,{mode}}}"),
+        )),
+    }
+}
+
+/// A commit may take this many times the routing work that one message may.
+const COMMIT_TIMES: u32 = 8;
+
+/// The next message of a transaction, and its kept route if it has one.
+fn take_published(
+    messages: &Messages,
+    next: &mut Option<MessageId>,
+) -> Option<(MessageId, Option<MessageId>)> {
+    let message = next.take()?;
+    let behind = messages.link(message);
+    let route = behind.filter(|id| messages.flags(*id).has(MessageFlags::ROUTE));
+    *next = route.map_or(behind, |route| messages.link(route));
+    Some((message, route))
+}
+
+/// 506: too many messages at once wait to be written by one commit.
+fn too_much_to_write() -> Fault {
+    Fault::new(
+        ReplyCode::ResourceError,
+        format_args!(
+            "a transaction of more persistent messages than can wait to be written: commit more often, or \
+             raise messages_max in this broker's configuration"
+        ),
+    )
+}
+
+/// 406, in RabbitMQ's words: a full queue refused a message of the commit, and the rest was carried out.
+fn partly_completed() -> Fault {
+    Fault::new(ReplyCode::PreconditionFailed, format_args!("partial tx completion"))
+}
+
+fn not_transactional() -> Fault {
+    Fault::new(ReplyCode::PreconditionFailed, format_args!("channel is not transactional"))
+}
+
+impl Broker {
+    /// basic.publish with its content. Takes the message over unless it answers [`Outcome::Wait`].
+    pub(crate) fn publish(
+        &mut self,
+        cx: &mut Context<'_>,
+        channel: ChannelId,
+        message: MessageId,
+        mandatory: bool,
+    ) -> Result<Outcome, Fault> {
+        let mut targets = core::mem::take(&mut self.publishing.targets);
+        let result = self.publish_by(cx, channel, (message, mandatory), &mut targets);
+        self.publishing.targets = targets;
+        result
+    }
+
+    #[inline]
+    fn publish_by(
+        &mut self,
+        cx: &mut Context<'_>,
+        channel: ChannelId,
+        (message, mandatory): (MessageId, bool),
+        targets: &mut Vec<QueueId>,
+    ) -> Result<Outcome, Fault> {
+        let routed = match self.parse_and_route(cx, channel, message, targets) {
+            Ok(routed) => routed,
+            Err(fault) => {
+                cx.messages.release(message);
+                return Err(fault);
+            }
+        };
+        let copy = match self.firehose.is_on {
+            true => self.post().trace_published(cx, channel, routed, targets),
+            false => None,
+        };
+        let routed_to = targets.len() as u32;
+        let record = self.consumers.channel_mut(channel);
+        record.has_published = true;
+        let connection = record.connection;
+        let (in_transaction, is_awaited) = match record.mode {
+            Mode::Plain => (false, false),
+            Mode::Confirm => (false, true),
+            Mode::Transaction(_) => (true, true),
+        };
+        let gives_up = core::mem::take(&mut self.consumers.connection_mut(connection).gives_up);
+        let room = match in_transaction {
+            true => self.queues.reserve_transaction(cx, &self.quota, connection, (routed, targets), gives_up),
+            false => Ok(()),
+        };
+        let result = if let Err(hindrance) = room {
+            self.hinder(cx, routed, targets, channel, hindrance)
+        } else if in_transaction {
+            // On the default exchange the keys are the names of the queues, so a commit finds them without a kept
+            // route; a rewritten copy needs one, for its BCC keys may be gone.
+            let is_by_name = cx.messages.exchange_len(routed) == 0 && routed == message;
+            let route = (!is_by_name).then_some(&**targets);
+            self.publish_in_transaction(cx, channel, (routed, mandatory), route)
+        } else {
+            let share = self.publish_share(connection);
+            let urgency = if is_awaited { Urgency::Awaited } else { Urgency::Window };
+            let publish = Publish { channel, mandatory, share, may_wait: true, gives_up, urgency };
+            self.deliver_to_targets(cx, routed, targets, &publish)
+        };
+        let is_taken = matches!(result, Ok(Outcome::Published | Outcome::PublishRefused));
+        match copy {
+            Some(copy) if is_taken => self.post().post_trace(cx, channel, copy),
+            Some(copy) => cx.messages.discard(copy),
+            None => {}
+        }
+        if is_taken {
+            self.counters.received += 1;
+            self.counters.received_confirm += u64::from(is_awaited || mandatory);
+            let revision = self.revision();
+            let record = self.consumers.channel_mut(channel);
+            count_up(&mut record.counters.published);
+            if matches!((&record.mode, &result), (Mode::Confirm, Ok(Outcome::Published))) {
+                count_up(&mut record.counters.confirmed);
+            }
+            if let Some(exchange) = record.may_write.filter(|_| record.may_write_until == revision) {
+                self.topology.count_published(exchange, routed_to);
+            }
+        }
+        if routed != message {
+            match result {
+                // The session keeps the original message and publishes it again later.
+                Ok(Outcome::Wait) => cx.messages.discard(routed),
+                _ => cx.messages.release(message),
+            }
+        }
+        result
+    }
+
+    /// Pushes a message to the queues that routing chose, but for those that refuse it.
+    pub(crate) fn deliver_to_targets(
+        &mut self,
+        cx: &mut Context<'_>,
+        message: MessageId,
+        targets: &mut Vec<QueueId>,
+        publish: &Publish,
+    ) -> Result<Outcome, Fault> {
+        if targets.is_empty() {
+            return self.unroutable(cx.messages, message, publish);
+        }
+        let routed = targets.len() as u64;
+        let (kept, refused) = self.leave_out_unwilling(cx, message, targets);
+        if self.queues.take_lacks_slot() {
+            cx.messages.release(message);
+            return Err(out_of("queues_max"));
+        }
+        self.queues.count_live_log_bytes(cx.journal);
+        let Publish { share, may_wait, gives_up, .. } = *publish;
+        let claim = Claim { share, may_wait, gives_up };
+        let mut reserved = self.queues.reserve(cx, &self.quota, message, &targets[..kept], claim);
+        if matches!(reserved, Err(Hindrance::Wait(Shortage::QueueDisk(_)))) {
+            // The count of bytes in the log may be old: some messages may have been taken since.
+            self.queues.recount_live_log_bytes(cx.journal.durable());
+            self.queues.count_live_log_bytes(cx.journal);
+            reserved = self.queues.reserve(cx, &self.quota, message, &targets[..kept], claim);
+        }
+        match reserved {
+            Ok(()) => {
+                self.counters.routed += routed;
+                if self.queues.push(cx, message, &targets[..kept], publish.urgency) {
+                    self.post().enforce_limits_after_push(cx, message, &targets[..kept]);
+                }
+                if kept < targets.len() {
+                    self.post().dead_letter_refused(cx, message, &targets[kept..]);
+                }
+                cx.messages.release(message);
+                Ok(if refused { Outcome::PublishRefused } else { Outcome::Published })
+            }
+            Err(hindrance) => self.hinder(cx, message, targets, publish.channel, hindrance),
+        }
+    }
+
+    /// A message is not taken now: its publisher waits, or is refused.
+    fn hinder(
+        &mut self,
+        cx: &mut Context<'_>,
+        message: MessageId,
+        targets: &[QueueId],
+        channel: ChannelId,
+        hindrance: Hindrance,
+    ) -> Result<Outcome, Fault> {
+        match hindrance {
+            Hindrance::Wait(shortage) => {
+                self.publishing.shortage = shortage;
+                self.note_wait(cx.messages, message, targets, channel);
+                // The publisher may wait for the commit that is being gathered.
+                cx.journal.hurry();
+                Ok(Outcome::Wait)
+            }
+            Hindrance::Fault(fault) => {
+                cx.messages.release(message);
+                Err(fault)
+            }
+        }
+    }
+
+    /// Whether a connection that waits for room on the disk may wait for itself: the disk is full of messages that
+    /// were delivered to it, or of another connection's open transaction, which waits for the room of its own.
+    pub fn may_wait_for_itself(&self, connection: ConnectionId) -> bool {
+        let own = self.quota.open_log_bytes_of(connection);
+        self.holds_messages(connection) || (own > 0 && self.quota.open_log_bytes() > own)
+    }
+
+    /// Whether messages wait for this connection: they were delivered to it and are not settled, or its socket takes no
+    /// more of them.
+    fn holds_messages(&self, connection: ConnectionId) -> bool {
+        self.quota.has_deliveries(connection) || self.consumers.connection(connection).has_parked_consumers()
+    }
+
+    /// Has the message that a connection waits to publish refused with 506 when it is next tried, if the disk has
+    /// still no room for it.
+    pub fn refuse_waiting(&mut self, connection: ConnectionId) {
+        self.consumers.connection_mut(connection).gives_up = true;
+    }
+
+    /// The part of the pools that a connection's publishes may come from: a publisher who holds deliveries
+    /// that others wait for must not be made to wait.
+    #[inline]
+    pub(crate) fn publish_share(&self, connection: ConnectionId) -> Share {
+        let record = self.consumers.connection(connection);
+        if self.holds_messages(connection) || record.open_transactions > 0 {
+            Share::Reserve
+        } else {
+            Share::Ordinary
+        }
+    }
+
+    /// The part of the pools that the content of the connection's next publish may come from: transactions
+    /// can be forgotten, so they leave some of the reserve to others.
+    #[inline]
+    pub fn content_share(&self, connection: ConnectionId) -> Share {
+        let record = self.consumers.connection(connection);
+        if record.open_transactions > 0 { Share::Transaction } else { self.publish_share(connection) }
+    }
+
+    /// Replaces queues with priorities by their levels, and leaves out queues that refuse the message for
+    /// their length limit, and, for a message that expires at once, those where no consumer waits and which
+    /// have no dead letters. Says how many stay, in front of those that refuse and dead-letter it, and
+    /// whether a length limit refused it.
+    #[inline]
+    pub(crate) fn leave_out_unwilling(
+        &mut self,
+        cx: &mut Context<'_>,
+        message: MessageId,
+        targets: &mut Vec<QueueId>,
+    ) -> (usize, bool) {
+        let due = cx.messages.flags(message).has(MessageFlags::DUE_AT_ONCE);
+        let has_rules = |&queue: &QueueId| self.queues.at(queue).has_rules_or_levels();
+        if !due && !targets.iter().any(has_rules) {
+            return (targets.len(), false);
+        }
+        self.queues.choose_levels(cx, &mut self.quota, message, targets);
+        for &queue in &*targets {
+            if self.queues.at(queue).settings.overflow != Overflow::DropHead {
+                self.catch_up(cx, queue);
+            }
+        }
+        self.keep_willing(cx.messages, message, targets)
+    }
+
+    /// Leaves out the queues that refuse the message for their length limit, and those where a message that
+    /// expires at once would expire for nothing. Says how many stay, in front of those that refuse and
+    /// dead-letter it, and whether a length limit refused it.
+    pub(crate) fn keep_willing(
+        &self,
+        messages: &Messages,
+        message: MessageId,
+        targets: &mut Vec<QueueId>,
+    ) -> (usize, bool) {
+        let credit = |queue| self.consumers.waiting_credit(&self.queues, &self.quota, queue);
+        self.queues.records().keep_willing(messages, message, targets, Some(&credit))
+    }
+
+    /// Remembers the target queue that the channel's connection waits for, if one has used up its share.
+    pub(crate) fn note_wait(
+        &mut self,
+        messages: &Messages,
+        message: MessageId,
+        targets: &[QueueId],
+        channel: ChannelId,
+    ) {
+        let free = self.queues.free_memory(messages).with(messages, message);
+        let full = targets.iter().copied().find(|&queue| !self.queues.records().within_share(free, queue));
+        let connection = self.consumers.connection_of(channel);
+        self.consumers.connection_mut(connection).waits_for = full.map(|queue| FullQueue {
+            queue,
+            serial: self.queues.at(queue).serial,
+            revision: self.revision(),
+        });
+    }
+
+    /// Whether the connection waits for a queue that has not fallen well below its share yet, so that trying again is
+    /// in vain: a publisher waits from a full share on, and goes on at three quarters of it.
+    pub fn is_kept_waiting(&mut self, messages: &Messages, connection: ConnectionId) -> bool {
+        let Some(full) = self.consumers.connection(connection).waits_for else { return false };
+        let record = self.queues.records().get(full.queue.index());
+        let is_there = record.is_some_and(|record| record.serial == full.serial && !record.dying)
+            && self.revision() == full.revision;
+        let is_full = is_there
+            && !self.queues.records().is_well_within_share(self.queues.free_memory(messages), full.queue);
+        // A publisher who by now holds deliveries that others wait for is not made to wait.
+        let is_kept = is_full && self.publish_share(connection) == Share::Ordinary;
+        if !is_kept {
+            self.consumers.connection_mut(connection).waits_for = None;
+        }
+        is_kept
+    }
+
+    /// Finds the target queues. They get the message itself, or a copy where its properties change.
+    fn parse_and_route(
+        &mut self,
+        cx: &mut Context<'_>,
+        channel: ChannelId,
+        message: MessageId,
+        targets: &mut Vec<QueueId>,
+    ) -> Result<MessageId, Fault> {
+        let looks = cx.messages.flags(message).has(MessageFlags::LOOK_INSIDE);
+        let cache = &self.consumers.channel(channel).route_cache;
+        if !looks && cache.leads(self.revision(), cx.messages, message, targets) {
+            return Ok(message);
+        }
+        self.topology.limit_routing(cx.work, 1);
+        let exchange = match cache.exchange(self.revision(), cx.messages, message) {
+            Some(exchange) => exchange,
+            None => self.allowed_exchange(cx, channel, message)?,
+        };
+        if !looks {
+            self.route((cx.messages, cx.work), channel, exchange, (message, Table::EMPTY), targets)?;
+            return Ok(message);
+        }
+        let mut scratch = self.queues.lend_scratch();
+        let result = self.parse_and_check(cx, channel, exchange, (message, targets), &mut scratch);
+        self.queues.return_scratch(scratch);
+        result
+    }
+
+    /// Finds the exchange, if this channel may publish this message to it.
+    fn allowed_exchange(
+        &mut self,
+        cx: &mut Context<'_>,
+        channel: ChannelId,
+        message: MessageId,
+    ) -> Result<ExchangeId, Fault> {
+        let vhost = self.consumers.channel(channel).vhost;
+        self.check_publish(cx.work, channel, cx.messages.exchange(message))?;
+        let exchange = self.publishable_exchange(vhost, cx.messages.exchange(message))?;
+        let connection = self.consumers.connection_of(channel);
+        self.check_key(cx.work, connection, exchange, Right::Write, cx.messages.routing_key(message))?;
+        Ok(exchange)
+    }
+
+    /// Whether a channel may publish to this exchange, which need not exist; remembered until a right or a
+    /// route changes.
+    fn check_publish(&mut self, work: &mut Work, channel: ChannelId, exchange: &str) -> Result<(), Fault> {
+        let record = self.consumers.channel(channel);
+        let (connection, vhost) = (record.connection, record.vhost);
+        let found = self.topology.find_exchange(vhost, exchange);
+        if found.is_some() && record.may_write == found && record.may_write_until == self.revision() {
+            return Ok(());
+        }
+        self.check(work, connection, vhost, Right::Write, Thing::Exchange(exchange))?;
+        let revision = self.revision();
+        let record = self.consumers.channel_mut(channel);
+        (record.may_write, record.may_write_until) = (found, revision);
+        Ok(())
+    }
+
+    fn publishable_exchange(&self, vhost: VhostId, name: &str) -> Result<ExchangeId, Fault> {
+        let exchange = self.topology.require_exchange(&self.access, vhost, name)?;
+        let record = &self.topology.exchange(exchange);
+        if record.internal {
+            return Err(Fault::new(
+                ReplyCode::AccessRefused,
+                format_args!("cannot publish to internal {}", exchange_in_words(&self.access, vhost, name)),
+            ));
+        }
+        Ok(exchange)
+    }
+
+    /// Checks the properties that a broker answers for, routes with all keys, and rewrites headers that must
+    /// not be passed on (BCC).
+    fn parse_and_check(
+        &mut self,
+        cx: &mut Context<'_>,
+        channel: ChannelId,
+        exchange: ExchangeId,
+        (message, targets): (MessageId, &mut Vec<QueueId>),
+        scratch: &mut Scratch,
+    ) -> Result<MessageId, Fault> {
+        let bytes = cx.messages.properties(message, &mut scratch.properties);
+        let properties = Properties::trusted(bytes);
+        let headers = properties.headers().unwrap_or(Table::EMPTY);
+        self.check_user_id(channel, &properties)?;
+        check_delivery_mode(&properties)?;
+        let expiration_ms = expiration_ms(&properties)?;
+        check_copies(headers, "CC")?;
+        check_copies(headers, "BCC")?;
+        let connection = self.consumers.connection_of(channel);
+        for key in copies(headers).into_iter().flatten().filter_map(|value| value.as_bytes()) {
+            self.check_key(cx.work, connection, exchange, Right::Write, key)?;
+        }
+        let reply_to = self.reply_queue_for(channel, &properties)?;
+        // The reply token replaces amq.rabbitmq.reply-to, which is shorter.
+        let len = bytes.len() + reply_to.as_ref().map_or(0, |token| token.len());
+        let (is_blind, is_long) = (headers.get("BCC").is_some(), len > BLIND_BYTES_MAX);
+        // BCC could not be taken out of such long headers later.
+        let drops_blind = is_blind && is_long;
+        self.route((cx.messages, cx.work), channel, exchange, (message, headers), targets)?;
+        let due = match expiration_ms {
+            None => MessageFlags::NONE,
+            Some(0) => MessageFlags::EXPIRES.with(MessageFlags::DUE_AT_ONCE),
+            Some(_) => MessageFlags::EXPIRES,
+        };
+        let known = if is_blind && !is_long { due.with(MessageFlags::BLIND) } else { due };
+        if reply_to.is_none() && !drops_blind {
+            cx.messages.add_flags(message, known);
+            return Ok(message);
+        }
+        let edit = PropertyEdit {
+            reply_to: reply_to.as_ref().map_or(Edit::Keep, |token| Edit::Set(token.as_bytes())),
+            headers: if drops_blind { HeadersEdit::Without("BCC") } else { HeadersEdit::Keep },
+            ..PropertyEdit::default()
+        };
+        let mut writer = Writer::new(&mut scratch.rewritten);
+        let written = properties.write_with(edit, &mut writer);
+        let flags = cx.messages.flags(message).with(known);
+        written
+            .ok()
+            .and_then(|()| cx.messages.copy_with_properties(message, writer.written(), flags).ok())
+            .ok_or_else(|| out_of("messages_max"))
+    }
+
+    fn check_user_id(&self, channel: ChannelId, properties: &Properties<'_>) -> Result<(), Fault> {
+        let connection = self.consumers.connection_of(channel);
+        let who = &self.consumers.connection(connection).identity;
+        match properties.user_id() {
+            Some(claimed) if claimed != who.name().as_bytes() && !self.access.may_impersonate(who) => {
+                Err(Fault::new(
+                    ReplyCode::PreconditionFailed,
+                    format_args!(
+                        "user_id property set to '{}' but authenticated user was '{}'",
+                        Lossy(claimed),
+                        who.name()
+                    ),
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The token that replaces amq.rabbitmq.reply-to, if the publisher put that into reply-to.
+    fn reply_queue_for(
+        &self,
+        channel: ChannelId,
+        properties: &Properties<'_>,
+    ) -> Result<Option<heapless::String<64>>, Fault> {
+        if properties.reply_to() != Some(REPLY_TO.as_bytes()) {
+            return Ok(None);
+        }
+        let queue = self.reply_queue_of(channel).ok_or_else(|| {
+            Fault::new(ReplyCode::PreconditionFailed, format_args!("fast reply consumer does not exist"))
+        })?;
+        Ok(heapless::String::try_from(&*self.queues.at(queue).name).ok())
+    }
+
+    fn unroutable(
+        &mut self,
+        messages: &mut Messages,
+        message: MessageId,
+        publish: &Publish,
+    ) -> Result<Outcome, Fault> {
+        if !publish.mandatory {
+            self.counters.unroutable_dropped += 1;
+            count_up(&mut self.consumers.channel_mut(publish.channel).counters.dropped);
+            messages.release(message);
+            return Ok(Outcome::Published);
+        }
+        let channel = publish.channel;
+        let connection = self.consumers.connection_of(channel);
+        let crowded = self.consumers.is_output_full(connection, 2);
+        if crowded && publish.may_wait {
+            // A client that does not read basic.return waits only for itself.
+            self.publishing.shortage = Shortage::Returns;
+            return Ok(Outcome::Wait);
+        }
+        if self.queues.deliveries().room() == 0 {
+            if publish.share == Share::Ordinary {
+                self.publishing.shortage = Shortage::Pool(Pool::Unacknowledged);
+                return Ok(Outcome::Wait);
+            }
+            messages.release(message);
+            return Err(out_of("unacknowledged_max"));
+        }
+        self.counters.unroutable_returned += 1;
+        count_up(&mut self.consumers.channel_mut(channel).counters.returned);
+        self.put_into_outbox(
+            messages,
+            NewDelivery {
+                tag: 0,
+                offset: 0,
+                logged: None,
+                message,
+                channel,
+                consumer: None,
+                queue: None,
+                carrier: Carrier::Return,
+                redelivered: false,
+                requeues: 0,
+                no_ack: true,
+            },
+        );
+        Ok(Outcome::Published)
+    }
+
+    /// Keeps a message until tx.commit, with its route: whatever is bound or unbound until then, a message is routed
+    /// when it is published, as in RabbitMQ. `route`: the queues chosen now; `None`: on the default exchange, whose
+    /// keys are names of queues.
+    pub(crate) fn publish_in_transaction(
+        &mut self,
+        cx: &mut Context<'_>,
+        channel: ChannelId,
+        (message, mandatory): (MessageId, bool),
+        route: Option<&[QueueId]>,
+    ) -> Result<Outcome, Fault> {
+        let result = self.hold_published(cx.messages, channel, message, route);
+        match result {
+            Ok(()) => cx.messages.set_mandatory(message, mandatory),
+            Err(_) => cx.messages.release(message),
+        }
+        result.map(|()| Outcome::Published)
+    }
+
+    fn hold_published(
+        &mut self,
+        messages: &mut Messages,
+        channel: ChannelId,
+        message: MessageId,
+        route: Option<&[QueueId]>,
+    ) -> Result<(), Fault> {
+        let route =
+            route.map(|targets| self.queues.records_mut().write_route(messages, targets)).transpose()?;
+        let held = || core::iter::once(message).chain(route);
+        let bytes = held().map(|id| u64::from(messages.footprint_bytes(id)) - SLOT_BYTES).sum();
+        let connection = self.consumers.connection_of(channel);
+        if let Err(fault) = self.quota.take_open(connection, held().count() as u32, bytes) {
+            route.into_iter().for_each(|route| messages.release(route));
+            return Err(fault);
+        }
+        self.touch(channel);
+        let Mode::Transaction(transaction) = &mut self.consumers.channel_mut(channel).mode else {
+            panic!("the channel is in a transaction");
+        };
+        for id in held() {
+            messages.set_link(id, None);
+            match transaction.last {
+                Some(last) => messages.set_link(last, Some(id)),
+                None => transaction.first = Some(id),
+            }
+            transaction.last = Some(id);
+            transaction.held += 1;
+        }
+        transaction.messages += 1;
+        transaction.bytes += bytes;
+        Ok(())
+    }
+
+    pub(crate) fn commit(&mut self, cx: &mut Context<'_>, channel: ChannelId) -> Result<Outcome, Fault> {
+        if !matches!(self.consumers.channel(channel).mode, Mode::Transaction(_)) {
+            return Err(not_transactional());
+        }
+        let mut targets = core::mem::take(&mut self.publishing.targets);
+        let result = self.commit_by(cx, channel, &mut targets);
+        self.publishing.targets = targets;
+        result
+    }
+
+    fn commit_by(
+        &mut self,
+        cx: &mut Context<'_>,
+        channel: ChannelId,
+        targets: &mut Vec<QueueId>,
+    ) -> Result<Outcome, Fault> {
+        let promised = self.check_commit_fits(cx, channel, targets)?;
+        self.letters.promise(promised);
+        // The commit was within its work limit when it was checked, and must not end half-way.
+        cx.work.lift_limit();
+        let said = cx.journal.said();
+        cx.journal.begin_group();
+        let outcome = self.carry_out(cx, channel, targets);
+        self.letters.promise(Promised::default());
+        let batch = cx.journal.end_group(cx.messages, Urgency::Awaited);
+        if cx.journal.said() != said {
+            cx.await_batch(batch);
+        }
+        outcome
+    }
+
+    /// Carries out a transaction that was checked.
+    fn carry_out(
+        &mut self,
+        cx: &mut Context<'_>,
+        channel: ChannelId,
+        targets: &mut Vec<QueueId>,
+    ) -> Result<Outcome, Fault> {
+        let transaction = self.take_transaction(channel);
+        let (mut next, mut is_refused) = (transaction.first, false);
+        while let Some((message, route)) = take_published(cx.messages, &mut next) {
+            let mandatory = cx.messages.is_mandatory(message);
+            self.find_route(cx, channel, (message, route), targets)?;
+            if let Some(route) = route {
+                cx.messages.release(route);
+            }
+            // Room for everything was made sure of; only a queue's length limit can refuse a message.
+            let publish = Publish {
+                channel,
+                mandatory,
+                share: Share::Reserve,
+                may_wait: false,
+                gives_up: false,
+                urgency: Urgency::Awaited,
+            };
+            let outcome = self.deliver_to_targets(cx, message, targets, &publish)?;
+            assert!(outcome != Outcome::Wait, "a commit never waits");
+            is_refused |= outcome == Outcome::PublishRefused;
+        }
+        self.letters.promise(Promised::default());
+        let mut settlements = transaction.settlements;
+        if !settlements.is_empty() {
+            // The deletion of a queue settles its messages.
+            cx.await_others();
+        }
+        while let Some((index, settlement)) = self.queues.deliveries_mut().next_decided(&mut settlements) {
+            self.settle_one(cx, index, settlement);
+        }
+        if is_refused { Err(partly_completed()) } else { Ok(Outcome::Done) }
+    }
+
+    pub(crate) fn rollback(&mut self, messages: &mut Messages, channel: ChannelId) -> Result<Outcome, Fault> {
+        if !matches!(self.consumers.channel(channel).mode, Mode::Transaction(_)) {
+            return Err(not_transactional());
+        }
+        self.abandon_transaction(messages, channel);
+        Ok(Outcome::Done)
+    }
+
+    /// The queues of a message of the transaction, as far as they still exist.
+    fn find_route(
+        &mut self,
+        cx: &mut Context<'_>,
+        channel: ChannelId,
+        (message, route): (MessageId, Option<MessageId>),
+        targets: &mut Vec<QueueId>,
+    ) -> Result<(), Fault> {
+        targets.clear();
+        let vhost = self.consumers.channel(channel).vhost;
+        if let Some(route) = route {
+            self.queues.records().read_route((cx.messages, cx.work), vhost, route, targets);
+            return Ok(());
+        }
+        let Some(exchange) = self.topology.find_exchange(vhost, "") else { return Ok(()) };
+        let mut scratch = self.queues.lend_scratch();
+        let bytes = cx.messages.properties(message, &mut scratch.properties);
+        let headers = leveret_amqp::props::Properties::trusted(bytes).headers().unwrap_or(Table::EMPTY);
+        let routed = self.route((cx.messages, cx.work), channel, exchange, (message, headers), targets);
+        self.queues.return_scratch(scratch);
+        routed
+    }
+
+    fn check_commit_fits(
+        &mut self,
+        cx: &mut Context<'_>,
+        channel: ChannelId,
+        targets: &mut Vec<QueueId>,
+    ) -> Result<Promised, Fault> {
+        let Mode::Transaction(transaction) = &self.consumers.channel(channel).mode else {
+            panic!("only a transaction is committed");
+        };
+        let mut next = transaction.first;
+        self.topology.limit_routing(cx.work, COMMIT_TIMES);
+        self.queues.count_live_log_bytes(cx.journal);
+        let (mut entries, mut returns, mut logged, mut log_bytes) = (0, 0, 0, 0);
+        let mut chunks = 0;
+        while let Some((message, route)) = take_published(cx.messages, &mut next) {
+            self.find_route(cx, channel, (message, route), targets)?;
+            cx.work.check()?;
+            self.queues.choose_levels(cx, &mut self.quota, message, targets);
+            if self.queues.take_lacks_slot() {
+                return Err(out_of("queues_max"));
+            }
+            entries += targets.len();
+            returns += usize::from(targets.is_empty() && cx.messages.is_mandatory(message));
+            if self.queues.logged_targets(cx, message, targets) > 0 {
+                log_bytes += cx.messages.stream_len(message) as u64;
+                let (bytes, body_bytes) = (cx.messages.stream_len(message), cx.messages.body_len(message));
+                if !cx.journal.fits_commit(bytes as u64, body_bytes.into(), targets.len()) {
+                    return Err(out_of("commit_bytes_max"));
+                }
+                logged += 1;
+                if !cx.journal.fits_transaction(logged) {
+                    return Err(too_much_to_write());
+                }
+                self.check_log(cx.journal, log_bytes)?;
+            }
+            // Asked for each message, so that a transaction far too large is not routed to its end first.
+            chunks =
+                entries.min(self.queues.records().len() + entries / leveret_core::mem::ENTRIES_PER_CHUNK + 1);
+            if !self.queues.entries().may_take(chunks, 0) || targets.len() > self.queues.fan_out_max() {
+                return Err(out_of("queue_entries_max"));
+            }
+        }
+        if returns > self.queues.deliveries().room() {
+            return Err(out_of("unacknowledged_max"));
+        }
+        Ok(Promised { chunks, logged })
+    }
+
+    /// Whether the log takes this many bytes together; a transaction larger than one commit is written twice.
+    fn check_log(&self, journal: &Journal, bytes: u64) -> Result<(), Fault> {
+        let times = if journal.fits_commit(bytes, 0, 0) { 1 } else { 2 };
+        match journal.admit(times * bytes + self.queues.kept_for_letters(journal), 1) {
+            Err(NoRoom::Disk) => Err(out_of_disk(journal)),
+            Err(NoRoom::Commit) if journal.mode() == JournalMode::Unwritable => {
+                Err(unwritable_for_messages())
+            }
+            Ok(()) | Err(NoRoom::Commit) => Ok(()),
+        }
+    }
+}

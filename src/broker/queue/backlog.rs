@@ -1,0 +1,643 @@
+//! What waits in a queue, in order, in memory and out of it.
+//!
+//! ```text
+//! requeued           │ head │ middle                     │ fifo
+//!   records, entries │ read │ what the log alone has,    │ what came in last
+//!                    │ back │ and transient ones between │
+//! ```
+//!
+//! A queue that fits into memory has nothing but its `fifo`. When memory is short, messages that the log has
+//! leave the front of the `fifo` for the `middle`, where any number of neighbours are one entry; ahead of
+//! delivery they are read back into the `head`. Transient messages stay in memory.
+//!
+//! Always true: the parts are in the order of arrival, and what moves keeps its place in it; requeued
+//! messages go before all others; the counts and bytes are those of the messages in the parts, in memory or
+//! not.
+
+use super::place::Place;
+use crate::deliveries::{Delivered, Deliveries, RequeuedHeap};
+use leveret_core::mem::{Fifo, FifoPool, MESSAGE_SLOT_BYTES, MessageId, Messages};
+
+/// Messages in the middle of one queue, in memory or not: with those outside of it their number fits the 32 bits of
+/// queue.declare-ok.
+const ABSENT_MAX: u32 = u32::MAX / 2;
+/// Messages in the head below which more are read back from the log.
+const HEAD_LOW: u32 = 32;
+
+/// Bytes of the pool slot that each message takes.
+pub(crate) const SLOT_BYTES: u64 = MESSAGE_SLOT_BYTES as u64;
+
+/// Bytes of pool blocks that a message takes beyond its slot.
+#[inline]
+pub(crate) fn block_bytes(messages: &Messages, message: MessageId) -> u64 {
+    u64::from(messages.footprint_bytes(message)) - SLOT_BYTES
+}
+
+/// How large a message is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Size {
+    /// Bytes of pool memory.
+    pub(crate) footprint: u64,
+    /// Bytes of the message body.
+    pub(crate) body_len: u64,
+}
+
+impl Size {
+    #[inline]
+    pub(crate) fn of(messages: &Messages, message: MessageId) -> Self {
+        let (footprint, body_len) = (messages.footprint_bytes(message), messages.body_len(message));
+        Self { footprint: footprint.into(), body_len: body_len.into() }
+    }
+}
+
+/// The message that is next to leave a queue.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum First {
+    /// A requeued message that is in memory.
+    CameBack,
+    /// A requeued message that only the log has, by its log offset.
+    Absent(u64),
+    /// A message that was never delivered, in this part of the queue.
+    At(QueuePart, Place),
+}
+
+/// A part of a queue in which messages wait for their first delivery.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum QueuePart {
+    Head,
+    Middle,
+    Fifo,
+}
+
+/// A message taken out of its queue.
+pub(crate) struct Taken {
+    pub(crate) message: MessageId,
+    /// The queue offset of the message, which orders requeued messages.
+    pub(crate) offset: u64,
+    /// The log offset of the message, if the log has it.
+    pub(crate) logged: Option<u64>,
+    /// The next delivery of the message is marked as redelivered.
+    pub(crate) redelivered: bool,
+    /// How often the message was requeued.
+    pub(crate) requeues: u16,
+}
+
+/// Everything that a purge took out of a queue, to be dropped in steps.
+#[derive(Debug)]
+pub(crate) struct Purged {
+    fifos: [Fifo; 4],
+    returned: RequeuedHeap,
+}
+
+/// One piece of a purged queue.
+pub(crate) enum PurgedItem {
+    /// A requeued message, whose delivery record is free by now.
+    Delivered(Delivered),
+    /// The messages of one queue entry.
+    Place(Place),
+}
+
+/// The messages of a queue.
+#[derive(Debug, Default)]
+pub(crate) struct Backlog {
+    /// Requeued messages that have a delivery record.
+    returned: RequeuedHeap,
+    /// Requeued messages without a delivery record, as entries in the order of their return: used when half
+    /// of all delivery records serve requeued messages.
+    returned_entries: Fifo,
+    /// Requeued messages that only the log has.
+    returned_absent: u32,
+    /// Bytes of the bodies of requeued messages that only the log has.
+    returned_absent_bytes: u64,
+    /// Rejected messages, which nobody is given any more and which have nowhere to go yet; not counted as
+    /// ready.
+    rejected: RequeuedHeap,
+    /// Rejected messages that only the log has.
+    rejected_absent: u32,
+    /// Bytes of pool memory that rejected messages occupy.
+    rejected_bytes: u64,
+    /// Messages read back from the log.
+    head: Fifo,
+    /// Messages still to be read back from the log, and transient ones between them.
+    middle: Fifo,
+    /// The newest messages of the queue.
+    fifo: Fifo,
+    /// Messages in the middle, those in memory included.
+    middle_messages: u32,
+    /// Messages in the middle that only the log has.
+    stored: u32,
+    /// Bytes of the bodies of messages in the middle that only the log has.
+    stored_bytes: u64,
+    /// Bytes of pool memory that the ready messages occupy.
+    bytes: u64,
+    /// Bytes of the bodies of the ready messages that are in memory.
+    body_bytes: u64,
+    /// Messages taken from the front for the first time, which numbers them in the order of arrival.
+    taken: u64,
+    /// Requeued messages taken again.
+    retaken: u64,
+    /// Messages taken that were not delivered: purged, expired, or over the length limit.
+    dropped: u64,
+}
+
+impl Backlog {
+    // ---- how much there is
+
+    /// Messages ready for delivery.
+    #[inline]
+    pub(crate) const fn ready(&self) -> u32 {
+        self.resident() + self.stored + self.returned_absent
+    }
+
+    /// Ready messages that are in memory.
+    #[inline]
+    pub(crate) const fn resident(&self) -> u32 {
+        let deep = self.head.len() + self.middle_messages - self.stored;
+        let returned = self.returned.len() + self.returned_entries.len() - self.returned_absent;
+        self.fifo.len() + returned + deep
+    }
+
+    /// Entries of the queue.
+    #[inline]
+    pub(crate) const fn entries(&self) -> u64 {
+        self.returned_entries.len() as u64
+            + self.head.len() as u64
+            + self.middle.len() as u64
+            + self.fifo.len() as u64
+    }
+
+    /// Ready messages that were never taken.
+    const fn fresh(&self) -> u32 {
+        self.fifo.len() + self.head.len() + self.middle_messages
+    }
+
+    /// Messages that arrived since the queue is here, those found in the log at a start included.
+    pub(crate) const fn came(&self) -> u64 {
+        self.taken + self.fresh() as u64
+    }
+
+    /// Messages taken to be delivered; a message counts once for each delivery.
+    pub(crate) const fn went(&self) -> u64 {
+        (self.taken + self.retaken).saturating_sub(self.dropped)
+    }
+
+    /// Notes that a message was taken and not delivered.
+    pub(crate) const fn note_dropped(&mut self) {
+        self.dropped += 1;
+    }
+
+    /// Whether only the log has some messages of this queue.
+    pub(crate) const fn has_absent(&self) -> bool {
+        self.stored > 0 || self.returned_absent > 0 || self.rejected_absent > 0
+    }
+
+    /// Requeued messages that only the log has.
+    pub(crate) const fn returned_absent(&self) -> u32 {
+        self.returned_absent
+    }
+
+    /// Bytes of pool memory that the ready and the rejected messages occupy.
+    #[inline]
+    pub(crate) const fn bytes(&self) -> u64 {
+        self.bytes + self.rejected_bytes
+    }
+
+    /// Bytes of all bodies, in memory or not, which is what x-max-length-bytes counts.
+    pub(crate) const fn body_bytes(&self) -> u64 {
+        self.body_bytes + self.stored_bytes + self.returned_absent_bytes
+    }
+
+    /// Whether the next message that comes in needs a fresh chunk.
+    #[inline]
+    pub(crate) const fn needs_chunk(&self) -> bool {
+        self.fifo.needs_chunk()
+    }
+
+    /// Whether messages may still go to the middle, whose number of messages is limited.
+    pub(crate) const fn may_give_up(&self) -> bool {
+        self.middle_messages < ABSENT_MAX
+    }
+
+    #[inline]
+    const fn count_in(&mut self, size: Size) {
+        self.bytes += size.footprint;
+        self.body_bytes += size.body_len;
+    }
+
+    #[inline]
+    const fn count_out(&mut self, size: Size) {
+        self.bytes -= size.footprint;
+        self.body_bytes -= size.body_len;
+    }
+
+    // ---- in and out
+
+    /// Takes a new message. The caller made sure of room.
+    #[inline]
+    pub(crate) fn push(&mut self, pool: &mut FifoPool, place: Place, size: Size) {
+        let pushed = self.fifo.push(pool, place.entry());
+        assert!(pushed, "a chunk was reserved for every target");
+        self.count_in(size);
+    }
+
+    /// The message that is next to leave the queue.
+    #[inline]
+    pub(crate) fn first(&self, pool: &FifoPool, deliveries: &Deliveries) -> Option<First> {
+        if let Some(index) = self.returned.first() {
+            let delivery = &deliveries[index];
+            let absent = delivery.logged.filter(|_| delivery.message.is_none());
+            return Some(absent.map_or(First::CameBack, First::Absent));
+        }
+        if let Some(entry) = self.returned_entries.front(pool) {
+            return Some(match Place::of(entry) {
+                Place::Stored(offset, _) => First::Absent(offset),
+                _ => First::CameBack,
+            });
+        }
+        let at = |part, fifo: &Fifo| fifo.front(pool).map(|entry| First::At(part, Place::of(entry)));
+        at(QueuePart::Head, &self.head)
+            .or_else(|| at(QueuePart::Middle, &self.middle))
+            .or_else(|| at(QueuePart::Fifo, &self.fifo))
+    }
+
+    /// Shows every place in queue order, until `each` says that it is enough; for a requeued message `each`
+    /// is told whether it was delivered.
+    #[cold]
+    pub(crate) fn look(
+        &self,
+        pool: &FifoPool,
+        deliveries: &Deliveries,
+        each: &mut dyn FnMut(Place, Option<bool>) -> bool,
+    ) {
+        for index in self.returned.in_order(deliveries) {
+            let delivery = &deliveries[index];
+            let place = match (delivery.message, delivery.logged) {
+                (Some(message), None) => Place::Plain(message),
+                (Some(message), Some(offset)) => Place::Logged(message, offset),
+                (None, Some(offset)) => Place::Stored(offset, 1),
+                (None, None) => panic!("a message is in memory or in the log"),
+            };
+            if !each(place, Some(delivery.redelivered)) {
+                return;
+            }
+        }
+        let came_back = self.returned_entries.look(pool, &mut |entry| each(Place::of(entry), Some(true)));
+        let parts = [&self.head, &self.middle, &self.fifo];
+        let mut rest = parts.into_iter();
+        if came_back {
+            rest.all(|part| part.look(pool, &mut |entry| each(Place::of(entry), None)));
+        }
+    }
+
+    /// Takes the first message of a part, which is in memory; gives its number in the order of departure.
+    #[inline]
+    pub(crate) fn take_from(&mut self, pool: &mut FifoPool, part: QueuePart, size: Size) -> u64 {
+        self.pop(pool, part);
+        self.count_out(size);
+        let number = self.taken;
+        self.taken += 1;
+        number
+    }
+
+    /// Takes the first requeued message, which is in memory.
+    pub(crate) fn take_returned(
+        &mut self,
+        pool: &mut FifoPool,
+        deliveries: &mut Deliveries,
+        messages: &Messages,
+    ) -> Taken {
+        let taken = if let Some(index) = self.returned.pop(deliveries) {
+            let old = deliveries.remove(index);
+            let message = old.message.expect("the first is in memory");
+            let (offset, logged, redelivered) = (old.offset, old.logged, old.redelivered);
+            Taken { message, offset, logged, redelivered, requeues: old.requeues }
+        } else {
+            let (offset, entry) = self.returned_entries.pop(pool).expect("one came back");
+            let logged = match Place::of(entry) {
+                Place::Logged(_, offset) => Some(offset),
+                Place::Plain(_) => None,
+                Place::Stored(..) => panic!("the first is in memory"),
+            };
+            // An entry keeps no count of requeues: the counts that the queue keeps may know more.
+            Taken { message: entry.message, offset, logged, redelivered: true, requeues: 1 }
+        };
+        self.retaken += 1;
+        self.count_out(Size::of(messages, taken.message));
+        taken
+    }
+
+    #[inline]
+    fn pop(&mut self, pool: &mut FifoPool, part: QueuePart) {
+        let fifo = match part {
+            QueuePart::Head => &mut self.head,
+            QueuePart::Middle => {
+                self.middle_messages -= 1;
+                &mut self.middle
+            }
+            QueuePart::Fifo => &mut self.fifo,
+        };
+        let popped = fifo.pop(pool);
+        assert!(popped.is_some(), "a part that has a first message is not empty");
+    }
+
+    /// Takes all ready messages out, for the caller to drop; says how many.
+    pub(crate) fn detach(&mut self) -> (u32, Purged) {
+        let count = self.ready();
+        // The messages taken out use up their numbers.
+        let fresh = u64::from(self.fresh());
+        (self.taken, self.dropped) = (self.taken + fresh, self.dropped + fresh);
+        (self.bytes, self.body_bytes) = (0, 0);
+        (self.returned_absent, self.returned_absent_bytes) = (0, 0);
+        (self.middle_messages, self.stored, self.stored_bytes) = (0, 0, 0);
+        let fifos = [&mut self.returned_entries, &mut self.head, &mut self.middle, &mut self.fifo];
+        (count, Purged { fifos: fifos.map(Fifo::detach), returned: core::mem::take(&mut self.returned) })
+    }
+
+    // ---- what came back
+
+    /// A delivery is requeued at its old place: as its record or, when requeued messages have too many
+    /// records, as an entry.
+    pub(crate) fn put_back(
+        &mut self,
+        pool: &mut FifoPool,
+        deliveries: &mut Deliveries,
+        messages: &Messages,
+        index: usize,
+    ) {
+        let delivery = &deliveries[index];
+        let place = match (delivery.message, delivery.logged) {
+            (Some(message), None) => Place::Plain(message),
+            (Some(message), Some(offset)) => Place::Logged(message, offset),
+            (None, Some(offset)) => Place::Stored(offset, 1),
+            (None, None) => panic!("a message is in memory or in the log"),
+        };
+        match delivery.message {
+            Some(message) => self.count_in(Size::of(messages, message)),
+            None => {
+                self.returned_absent += 1;
+                self.returned_absent_bytes += u64::from(delivery.body_len);
+            }
+        }
+        let is_entry = deliveries.are_half_returned() && self.returned_entries.push(pool, place.entry());
+        if is_entry {
+            deliveries.remove(index);
+        } else {
+            self.returned.insert(deliveries, index);
+            // A delivery that was never sent may not be paged out yet: from here on it may, for memory may be needed
+            // for what stands before it.
+            deliveries.allow_page_out(index);
+        }
+    }
+
+    /// A requeued message leaves memory: from now on only the log has it.
+    pub(crate) fn give_up_returned(&mut self, size: Size) {
+        self.count_out(size);
+        self.returned_absent += 1;
+        self.returned_absent_bytes += size.body_len;
+    }
+
+    /// The first requeued message is in memory again.
+    pub(crate) fn returned_paged_in(
+        &mut self,
+        pool: &mut FifoPool,
+        deliveries: &mut Deliveries,
+        (message, offset): (MessageId, u64),
+        size: Size,
+    ) {
+        self.uncount_absent();
+        self.count_in(size);
+        match self.returned.first() {
+            Some(index) => deliveries[index].message = Some(message),
+            None => self.returned_entries.set_front(pool, Place::Logged(message, offset).entry()),
+        }
+    }
+
+    /// The first requeued message, which only the log has, leaves the queue unread.
+    pub(crate) fn drop_absent(&mut self, pool: &mut FifoPool, deliveries: &mut Deliveries) {
+        self.uncount_absent();
+        if let Some(index) = self.returned.pop(deliveries) {
+            deliveries.remove(index);
+        } else {
+            let popped = self.returned_entries.pop(pool);
+            assert!(popped.is_some(), "one came back");
+        }
+    }
+
+    /// The first requeued message, which is in memory, and its log offset if the log has it.
+    pub(crate) fn first_returned(
+        &self,
+        pool: &FifoPool,
+        deliveries: &Deliveries,
+    ) -> (MessageId, Option<u64>) {
+        if let Some(index) = self.returned.first() {
+            let delivery = &deliveries[index];
+            return (delivery.message.expect("the first is in memory"), delivery.logged);
+        }
+        let entry = self.returned_entries.front(pool).expect("one came back");
+        match Place::of(entry) {
+            Place::Logged(message, offset) => (message, Some(offset)),
+            Place::Plain(message) => (message, None),
+            Place::Stored(..) => panic!("the first is in memory"),
+        }
+    }
+
+    // ---- rejected messages
+
+    /// Keeps a rejected delivery, which nobody is given any more.
+    pub(crate) fn reject(&mut self, deliveries: &mut Deliveries, messages: &Messages, index: usize) {
+        match deliveries[index].message {
+            Some(message) => self.rejected_bytes += Size::of(messages, message).footprint,
+            None => self.rejected_absent += 1,
+        }
+        self.rejected.insert(deliveries, index);
+    }
+
+    /// The record of the first rejected message.
+    pub(crate) fn first_rejected(&self) -> Option<usize> {
+        self.rejected.first()
+    }
+
+    /// Takes the first rejected message; its record is free.
+    pub(crate) fn take_rejected(
+        &mut self,
+        deliveries: &mut Deliveries,
+        messages: &Messages,
+    ) -> Option<Delivered> {
+        let index = self.rejected.pop(deliveries)?;
+        match deliveries[index].message {
+            Some(message) => self.rejected_bytes -= Size::of(messages, message).footprint,
+            None => self.rejected_absent -= 1,
+        }
+        Some(deliveries.remove(index))
+    }
+
+    /// Drops the first rejected message, which cannot be read back; its record is free.
+    pub(crate) fn lose_rejected(&mut self, deliveries: &mut Deliveries) {
+        let index = self.rejected.pop(deliveries).expect("what is read back for it is there");
+        self.rejected_absent -= 1;
+        deliveries.remove(index);
+    }
+
+    /// The first rejected message is in memory again.
+    pub(crate) fn rejected_paged_in(&mut self, deliveries: &mut Deliveries, message: MessageId, size: Size) {
+        let index = self.rejected.first().expect("what is read back for it is there");
+        deliveries[index].message = Some(message);
+        self.rejected_bytes += size.footprint;
+        self.rejected_absent -= 1;
+    }
+
+    const fn uncount_absent(&mut self) {
+        // The size of a single body is not known.
+        let share = self.returned_absent_bytes / self.returned_absent as u64;
+        self.returned_absent_bytes -= share;
+        self.returned_absent -= 1;
+    }
+
+    // ---- out of memory
+
+    /// The first message of the fifo.
+    pub(crate) fn first_in_fifo(&self, pool: &FifoPool) -> Option<Place> {
+        self.fifo.front(pool).map(Place::of)
+    }
+
+    /// Keeps the first message of the fifo in memory, if fewer than `window` messages stand in memory before
+    /// the first that is not.
+    pub(crate) fn keep_in_window(&mut self, pool: &mut FifoPool, window: u32) -> bool {
+        if !self.middle.is_empty() || self.head.len() >= window {
+            return false;
+        }
+        let Some((_, entry)) = self.fifo.pop(pool) else { return false };
+        let kept = self.head.push(pool, entry);
+        assert!(kept, "there are chunks");
+        true
+    }
+
+    /// Moves the first message of the fifo to the middle, where it stays in memory.
+    pub(crate) fn stay(&mut self, pool: &mut FifoPool, place: Place) {
+        self.pop(pool, QueuePart::Fifo);
+        self.middle_messages += 1;
+        let kept = self.middle.push(pool, place.entry());
+        assert!(kept, "there are chunks");
+    }
+
+    /// The first message of the fifo leaves memory: from now on only the log has it.
+    pub(crate) fn give_up(&mut self, pool: &mut FifoPool, offset: u64, size: Size) {
+        self.pop(pool, QueuePart::Fifo);
+        self.count_out(size);
+        self.stored_bytes += size.body_len;
+        let pushed = self.push_stored(pool, offset, 1);
+        assert!(pushed, "there are chunks, and it can be counted");
+    }
+
+    /// Puts messages that only the log has behind the middle; `false` when there is no chunk for them, or
+    /// they are too many to be counted.
+    pub(crate) fn push_stored(&mut self, pool: &mut FifoPool, start: u64, count: u32) -> bool {
+        if count > ABSENT_MAX.saturating_sub(self.middle_messages) {
+            return false;
+        }
+        let pushed = match self.joined(pool, start, count) {
+            Some(place) => {
+                self.middle.set_back(pool, place.entry());
+                true
+            }
+            None => self.middle.push(pool, Place::Stored(start, count).entry()),
+        };
+        if pushed {
+            self.middle_messages += count;
+            self.stored += count;
+        }
+        pushed
+    }
+
+    /// The run at the end of the middle, made longer by `count` messages, if those follow it in the log.
+    fn joined(&self, pool: &FifoPool, start: u64, count: u32) -> Option<Place> {
+        match Place::of(self.middle.back(pool)?) {
+            Place::Stored(first, so_far) if first + u64::from(so_far) == start => {
+                Some(Place::Stored(first, so_far.checked_add(count)?))
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether the first message of the fifo can be given up without a place of its own.
+    pub(crate) fn joins_middle(&self, pool: &FifoPool) -> bool {
+        match self.first_in_fifo(pool) {
+            Some(Place::Logged(_, offset)) => self.joined(pool, offset, 1).is_some(),
+            _ => false,
+        }
+    }
+
+    /// At a start: sets the bytes of bodies of the messages about to be put into the middle.
+    pub(crate) const fn set_stored_bytes(&mut self, body_bytes: u64) {
+        self.stored_bytes = body_bytes;
+    }
+
+    // ---- into memory
+
+    /// The run at the front of the middle, if only the log has it: its first offset and length.
+    pub(crate) fn first_stored(&self, pool: &FifoPool) -> Option<(u64, u32)> {
+        match Place::of(self.middle.front(pool)?) {
+            Place::Stored(start, count) => Some((start, count)),
+            Place::Plain(_) | Place::Logged(..) => None,
+        }
+    }
+
+    /// Whether the head has no message.
+    pub(crate) const fn is_head_empty(&self) -> bool {
+        self.head.is_empty()
+    }
+
+    /// Whether more messages are to be read back, ahead of need when there is memory to spare.
+    pub(crate) fn is_head_low(&self, is_memory_to_spare: impl FnOnce() -> bool) -> bool {
+        self.head.len() < HEAD_LOW
+            && !self.middle.is_empty()
+            && (self.head.is_empty() || is_memory_to_spare())
+    }
+
+    /// Moves the first message of the middle, which is in memory again, to the end of the head.
+    pub(crate) fn paged_in(&mut self, pool: &mut FifoPool, place: Place, size: Size) {
+        self.leave_stored(pool, 1);
+        self.count_in(size);
+        let pushed = self.head.push_read_back(pool, place.entry());
+        assert!(pushed, "there are chunks");
+    }
+
+    /// Takes the first `count` messages off the run at the front of the middle.
+    pub(crate) fn leave_stored(&mut self, pool: &mut FifoPool, count: u32) {
+        let Some((start, all)) = self.first_stored(pool) else { panic!("no run is at the front") };
+        self.stored_bytes -= self.stored_share(count);
+        self.middle_messages -= count;
+        self.stored -= count;
+        if count == all {
+            self.middle.pop(pool);
+        } else {
+            let rest = Place::Stored(start + u64::from(count), all - count);
+            self.middle.set_front(pool, rest.entry());
+        }
+    }
+
+    /// Bytes of bodies that `count` messages out of memory count for, on average: the size of each is not
+    /// known.
+    fn stored_share(&self, count: u32) -> u64 {
+        if count >= self.stored {
+            return self.stored_bytes;
+        }
+        (u128::from(self.stored_bytes) * u128::from(count) / u128::from(self.stored.max(1))) as u64
+    }
+}
+
+impl Purged {
+    /// Takes the next piece of a purged queue, to be dropped.
+    pub(crate) fn pop(&mut self, pool: &mut FifoPool, deliveries: &mut Deliveries) -> Option<PurgedItem> {
+        if let Some(index) = self.returned.pop(deliveries) {
+            return Some(PurgedItem::Delivered(deliveries.remove(index)));
+        }
+        let entry = self.fifos.iter_mut().find_map(|fifo| fifo.pop(pool));
+        entry.map(|(_, entry)| PurgedItem::Place(Place::of(entry)))
+    }
+
+    /// Whether all pieces of a purged queue are dropped.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.returned.is_empty() && self.fifos.iter().all(Fifo::is_empty)
+    }
+}

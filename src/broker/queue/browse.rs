@@ -1,0 +1,132 @@
+//! Looking into a queue: its messages in their order, without taking or changing them.
+//!
+//! What only the log has is named by its run there, for the caller to have it read.
+//!
+//! Always true: no count, mark, order or place of the queue is changed.
+
+use super::place::Place;
+use super::records::Records;
+use crate::deliveries::Deliveries;
+use leveret_core::command::QueueId;
+use leveret_core::error::{Fault, ReplyCode};
+use leveret_core::mem::{FifoPool, MessageId};
+
+/// Queue entries that one look goes through.
+const ENTRIES_MAX: u32 = 20_000;
+/// Messages that one look returns at most.
+pub const BROWSED_MAX: u32 = 100;
+
+/// A run of messages in the log, to be looked at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LogRun {
+    pub(crate) queue: QueueId,
+    pub(crate) incarnation: u64,
+    pub(crate) start: u64,
+    pub(crate) count: u32,
+    /// Messages with offsets below were delivered before.
+    pub(crate) redelivered_below: u64,
+}
+
+/// One message of a queue, or a run in the log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Browsed {
+    /// A message in memory, and whether it may have been delivered before.
+    InMemory(MessageId, bool),
+    /// A run of messages that only the log has.
+    InLog(LogRun),
+}
+
+/// The result of a look into a queue.
+#[derive(Debug)]
+pub struct BrowseResult {
+    /// Ready messages of the queue.
+    pub ready: u32,
+    /// The messages asked for, in their order, as far as they are all in memory, or all in one run in the
+    /// log.
+    pub seen: Vec<Browsed>,
+}
+
+/// How far a look has come.
+struct BrowseProgress {
+    seen: Vec<Browsed>,
+    /// Messages that the look still passes over.
+    skip: u32,
+    /// Entries that the look went through.
+    entries: u32,
+}
+
+impl Records {
+    /// Messages of a queue from the one in this place on, counted from 0.
+    ///
+    /// # Errors
+    /// The place is too far behind.
+    pub(crate) fn browse(
+        &self,
+        pool: &FifoPool,
+        deliveries: &Deliveries,
+        queue: QueueId,
+        from: u32,
+        count: u32,
+    ) -> Result<Vec<Browsed>, Fault> {
+        let mut look = BrowseProgress { seen: Vec::new(), skip: from, entries: 0 };
+        let mut levels = self.levels(queue);
+        while levels.next().is_some_and(|level| self.browse_level(pool, deliveries, level, count, &mut look))
+        {
+        }
+        if look.seen.is_empty() && look.entries >= ENTRIES_MAX {
+            let text = format_args!("that far from the front a queue cannot be looked into");
+            return Err(Fault::new(ReplyCode::PreconditionFailed, text));
+        }
+        Ok(look.seen)
+    }
+
+    /// Looks into a queue, or one level of it; says whether the next level is to be looked into, too.
+    fn browse_level(
+        &self,
+        pool: &FifoPool,
+        deliveries: &Deliveries,
+        queue: QueueId,
+        count: u32,
+        look: &mut BrowseProgress,
+    ) -> bool {
+        let record = &self.slab[queue.index()];
+        let BrowseProgress { seen, skip, entries } = look;
+        let mut goes_on = true;
+        let mut each = |place: Place, came_back: Option<bool>| {
+            *entries += 1;
+            let here = if let Place::Stored(_, run) = place { run } else { 1 };
+            if *skip >= here {
+                *skip -= here;
+                goes_on = *entries < ENTRIES_MAX;
+                return goes_on;
+            }
+            let past = core::mem::take(skip);
+            let was_delivered =
+                |offset| came_back.unwrap_or_else(|| offset < record.logged.delivered_below());
+            let one = match place {
+                Place::Plain(message) => Browsed::InMemory(message, came_back.unwrap_or(false)),
+                Place::Logged(message, offset) => Browsed::InMemory(message, was_delivered(offset)),
+                Place::Stored(start, run) => {
+                    let start = start + u64::from(past);
+                    let redelivered_below = match came_back {
+                        Some(true) => u64::MAX,
+                        _ => record.logged.delivered_below(),
+                    };
+                    let incarnation = record.logged.incarnation();
+                    let count = (run - past).min(count);
+                    Browsed::InLog(LogRun { queue, incarnation, start, count, redelivered_below })
+                }
+            };
+            let is_in_log = matches!(one, Browsed::InLog(_));
+            goes_on = false;
+            if is_in_log && !seen.is_empty() {
+                return false;
+            }
+            seen.push(one);
+            goes_on = !is_in_log && (seen.len() as u32) < count;
+            goes_on
+        };
+        record.backlog.look(pool, deliveries, &mut each);
+        goes_on
+    }
+}

@@ -1,0 +1,310 @@
+//! Queues with priorities: a level for each priority that messages came with.
+//!
+//! ```text
+//! queue, x-max-priority 9 ── highest ──→ level 9 ── below ──→ level 4 ── below ──→ the queue itself: 0
+//! ```
+//!
+//! Why it exists: a level is a queue record of its own, so that nothing done with its messages (order, log,
+//! memory, requeueing, expiry) knows of priorities. Questions about the whole queue are answered here: which
+//! message goes first, how many there are in all.
+//!
+//! Always true: a level is made when the first message of its priority comes; it has no name, no consumer and no binding, is shown nowhere, and goes with its queue;
+//! the levels of a queue stand on its chain, from the highest down to the queue itself, which is the lowest.
+//! The log knows levels by numbers that were kept for them when the queue was declared, so that nothing is to
+//! be written when the first message of a priority comes. Where there is no room for a level, its messages go
+//! to the next lower one.
+
+use core::ops::Range;
+
+use super::logged::Logged;
+use super::record::{Queue, Rank};
+use super::records::Records;
+use crate::arguments::{QueueSettings, max_priority};
+use crate::faults::out_of;
+use crate::quota::{Declared, Declarer, Quota, Room};
+use crate::topology::DELAYED;
+use crate::work::Work;
+use leveret_amqp::field::Table;
+use leveret_core::command::{QueueId, VhostId};
+use leveret_core::error::Fault;
+use leveret_core::journal::{Definition, Journal};
+
+/// Slots of the timing wheel of delayed messages, each a level of a delayed exchange's hidden queue.
+pub(crate) const SLOTS: u8 = 88;
+/// Levels walked through that are as much work as one step.
+const LEVELS_PER_UNIT: u32 = 16;
+
+/// The log numbers of a defined queue's levels, from that of priority 1 on, or of a delayed exchange's slots:
+/// the log knows the hidden queue of an exchange by the exchange's own version.
+pub fn levels_of(definition: &Definition<'_>) -> Range<u64> {
+    match *definition {
+        Definition::Queue { levels_from, arguments, .. } if levels_from != 0 => {
+            levels_from..levels_from + u64::from(max_priority(Table::trusted(arguments)))
+        }
+        Definition::Exchange { version, kind: DELAYED, .. } => version + 1..version + 1 + u64::from(SLOTS),
+        _ => 0..0,
+    }
+}
+
+/// The rank of a queue without a message; `levels_from` is what the log knows its levels by, unless it is
+/// new.
+pub(crate) fn first_rank(journal: &mut Journal, record: &Queue, levels_from: u64) -> Rank {
+    let max_priority = record.settings.max_priority;
+    let levels_from = match levels_from {
+        _ if max_priority == 0 => return Rank::Plain,
+        _ if !record.logged.is_on() => 0,
+        0 => journal.next_versions(max_priority.into()),
+        known => known,
+    };
+    Rank::Lowest { highest: None, levels_from }
+}
+
+impl Queue {
+    /// The record of a delayed exchange's hidden queue, which the log knows by the exchange's version: 0 for
+    /// an exchange that is not in the log.
+    pub(crate) fn delayed_queue(
+        journal: &mut Journal,
+        vhost: VhostId,
+        settings: QueueSettings,
+        version: u64,
+        durable: bool,
+    ) -> Self {
+        let settings = QueueSettings { max_priority: SLOTS, ..settings };
+        let mut record = Self::new(vhost, "", &[], settings);
+        (record.declared.durable, record.hidden) = (durable, true);
+        record.logged = Logged::as_incarnation(version);
+        record.rank = first_rank(journal, &record, version + u64::from(version != 0));
+        record
+    }
+}
+
+impl Records {
+    /// The queue that this is a level of; a queue without priorities is its own.
+    #[inline]
+    pub(crate) fn queue_of_level(&self, queue: QueueId) -> QueueId {
+        match self.slab[queue.index()].rank {
+            Rank::Level { queue, .. } => queue,
+            Rank::Plain | Rank::Lowest { .. } => queue,
+        }
+    }
+
+    /// The record of the queue that this is a level of; a queue without priorities is its own.
+    #[inline]
+    pub(crate) fn record_of_queue(&self, queue: QueueId) -> &Queue {
+        &self[self.queue_of_level(queue)]
+    }
+
+    /// The levels of a queue, from the highest on; a queue without priorities is its only level.
+    pub(crate) fn levels(&self, queue: QueueId) -> impl Iterator<Item = QueueId> {
+        core::iter::successors(Some(self.highest_level(queue)), |level| {
+            self.levels_walked.set(self.levels_walked.get().saturating_add(1));
+            self.below(*level)
+        })
+    }
+
+    pub(crate) fn highest_level(&self, queue: QueueId) -> QueueId {
+        match self.slab[queue.index()].rank {
+            Rank::Lowest { highest: Some(highest), .. } => highest,
+            Rank::Plain | Rank::Lowest { highest: None, .. } | Rank::Level { .. } => queue,
+        }
+    }
+
+    pub(crate) fn below(&self, level: QueueId) -> Option<QueueId> {
+        match self.slab[level.index()].rank {
+            Rank::Level { below, .. } => Some(below),
+            Rank::Plain | Rank::Lowest { .. } => None,
+        }
+    }
+
+    /// Notes that the places of the queue's messages, on all levels, are told to another broker from now on.
+    #[cold]
+    pub(crate) fn note_forwarded(&mut self, queue: QueueId) {
+        let mut at = Some(self.highest_level(queue));
+        while let Some(level) = at {
+            self.slab[level.index()].is_forwarded = true;
+            at = self.below(level);
+        }
+    }
+
+    /// The sum over all levels of the queue that this is, or is a level of.
+    #[inline]
+    pub(crate) fn sum_over_levels(&self, queue: QueueId, of: impl Fn(&Queue) -> u64) -> u64 {
+        let record = &self.slab[queue.index()];
+        if record.rank == Rank::Plain {
+            return of(record);
+        }
+        self.levels(self.queue_of_level(queue)).map(|level| of(&self.slab[level.index()])).sum()
+    }
+
+    /// Ready messages of a queue, on all its levels.
+    #[inline]
+    pub(crate) fn ready_in(&self, queue: QueueId) -> u32 {
+        self.sum_over_levels(queue, |record| record.backlog.ready().into()) as u32
+    }
+
+    /// Ready messages, on all levels, that go before a new message of this level.
+    pub(crate) fn ready_before(&self, level: QueueId) -> u32 {
+        let mut before = 0;
+        for higher in self.levels(self.queue_of_level(level)) {
+            before += self.slab[higher.index()].backlog.ready();
+            if higher == level {
+                break;
+            }
+        }
+        before
+    }
+
+    /// Charges the levels that were walked through since this was last called.
+    #[inline]
+    pub(crate) fn charge_levels(&self, work: &mut Work) {
+        work.charge((self.levels_walked.take() / LEVELS_PER_UNIT) as usize);
+    }
+
+    /// The highest level of a queue that has a message; the queue itself if none has.
+    #[inline]
+    pub(crate) fn first_level(&self, queue: QueueId) -> QueueId {
+        if self.slab[queue.index()].rank == Rank::Plain {
+            return queue;
+        }
+        let mut levels = self.levels(queue);
+        levels.find(|level| self.slab[level.index()].backlog.ready() > 0).unwrap_or(queue)
+    }
+
+    /// Whether the first message of this level is the first of its queue.
+    pub(crate) fn is_first_level(&self, level: QueueId) -> bool {
+        self.slab[level.index()].rank == Rank::Plain || self.first_level(self.queue_of_level(level)) == level
+    }
+
+    pub(crate) fn priority_of(&self, level: QueueId) -> u8 {
+        match self.slab[level.index()].rank {
+            Rank::Level { priority, .. } => priority,
+            Rank::Plain | Rank::Lowest { .. } => 0,
+        }
+    }
+
+    /// Delayed messages in a hidden queue.
+    pub(crate) fn delayed_in(&self, queue: QueueId) -> u64 {
+        self.sum_over_levels(queue, |record| {
+            u64::from(record.backlog.ready()) + u64::from(record.unsettled.count)
+        })
+    }
+
+    // ---- levels begin and end
+
+    /// The level of a queue for this priority.
+    ///
+    /// # Errors
+    /// There is no room for another level; this is the next lower one.
+    pub(crate) fn level_at(
+        &mut self,
+        quota: &mut Quota,
+        queue: QueueId,
+        priority: u8,
+        declarer: Option<Declarer>,
+    ) -> Result<QueueId, QueueId> {
+        let (mut above, mut at) = (None, queue);
+        for level in self.levels(queue) {
+            at = level;
+            if self.priority_of(level) <= priority {
+                break;
+            }
+            above = Some(level);
+        }
+        if self.priority_of(at) == priority {
+            return Ok(at);
+        }
+        match self.add_level(quota, queue, priority, at, declarer) {
+            Ok(level) => {
+                self.link_level(queue, above, level);
+                Ok(level)
+            }
+            Err(_) => Err(at),
+        }
+    }
+
+    fn add_level(
+        &mut self,
+        quota: &mut Quota,
+        queue: QueueId,
+        priority: u8,
+        below: QueueId,
+        declarer: Option<Declarer>,
+    ) -> Result<QueueId, Fault> {
+        let whole = &self.slab[queue.index()];
+        let vhost = whole.vhost;
+        let mut record = Queue::new(vhost, "", &[], whole.settings.of_level());
+        (record.declared.durable, record.hidden, record.times.ttl_since_ms) =
+            (whole.declared.durable, true, whole.times.ttl_since_ms);
+        if let Rank::Lowest { levels_from: from @ 1.., .. } = whole.rank {
+            record.logged = Logged::as_incarnation(from + u64::from(priority) - 1);
+        }
+        (record.rank, record.delayed_exchange) =
+            (Rank::Level { queue, priority, below }, whole.delayed_exchange);
+        record.is_forwarded = whole.is_forwarded;
+        quota.declare(Declared::Queue, 0, declarer, Room { queues: self.slab.room() })?;
+        record.declared.declarer = declarer;
+        record.serial = self.next_serial();
+        let has_letters = record.dead_letters_logged();
+        let Ok(index) = self.slab.insert(record) else { return Err(out_of("queues_max")) };
+        self.dead_lettering += u32::from(has_letters);
+        Ok(QueueId::from_index(index))
+    }
+
+    fn link_level(&mut self, queue: QueueId, above: Option<QueueId>, level: QueueId) {
+        match &mut self.slab[above.unwrap_or(queue).index()].rank {
+            Rank::Lowest { highest, .. } => *highest = Some(level),
+            Rank::Level { below, .. } => *below = level,
+            Rank::Plain => panic!("only a queue with priorities has levels"),
+        }
+    }
+
+    /// Takes a level, whose record is about to be freed, off the chain of its queue; gives the queue, whose
+    /// record may be free to go, too.
+    #[cold]
+    pub(crate) fn unlink_level(&mut self, level: QueueId) -> Option<QueueId> {
+        let Rank::Level { queue, below, .. } = self.slab[level.index()].rank else { return None };
+        let above = self.levels(queue).find(|above| self.below(*above) == Some(level));
+        match &mut self.slab[above.unwrap_or(queue).index()].rank {
+            Rank::Lowest { highest, .. } => *highest = Some(below).filter(|below| *below != queue),
+            Rank::Level { below: next, .. } => *next = below,
+            Rank::Plain => panic!("only a queue with priorities has levels"),
+        }
+        Some(queue)
+    }
+
+    /// Retires the levels of a queue, not the queue itself; gives them, for the caller to clear away.
+    #[cold]
+    pub(crate) fn retire_levels(&mut self, journal: &mut Journal, queue: QueueId) -> Vec<QueueId> {
+        let (mut level, mut retired) = (self.highest_level(queue), Vec::new());
+        while level != queue {
+            let record = &mut self.slab[level.index()];
+            record.dying = true;
+            self.dead_lettering -= u32::from(record.dead_letters_logged());
+            if record.logged.is_on() {
+                journal.queue_gone(record.logged.incarnation());
+            }
+            retired.push(level);
+            level = self.below(level).unwrap_or(queue);
+        }
+        retired
+    }
+
+    /// Whether a queue, or a level, is cleared, and neither a delivery nor a level refers to it.
+    #[inline]
+    pub(crate) fn is_done(&self, queue: QueueId) -> bool {
+        // The last reference to a queue may ask once more than needed.
+        self.slab.get(queue.index()).is_some_and(|record| {
+            record.cleared && record.unsettled.count == 0 && record.returning == 0 && !record.has_levels()
+        })
+    }
+
+    /// Frees the record of a cleared queue, or of a level, once neither a delivery nor a level refers to it; gives it,
+    /// with the queue that it was a level of, for that may be done with now.
+    pub(crate) fn take_if_done(&mut self, queue: QueueId) -> Option<(Queue, Option<QueueId>)> {
+        if !self.is_done(queue) {
+            return None;
+        }
+        let whole = self.unlink_level(queue);
+        Some((self.slab.remove(queue.index()), whole))
+    }
+}

@@ -1,0 +1,192 @@
+//! Queue records by themselves: names, levels, the ready list, limits, and looking into a queue.
+
+use super::*;
+use crate::arguments::{Overflow, QueueSettings};
+use crate::deliveries::Deliveries;
+use crate::policy::{Applied, Policies};
+use crate::quota::Quota;
+use leveret_core::command::{QueueId, VhostId};
+use leveret_core::journal::Journal;
+use leveret_core::limits::Limits;
+use leveret_core::mem::{FifoPool, MessageFlags, MessageId, MessageLimits, Messages, Share};
+
+/// The records, and what a backlog lies in.
+struct World {
+    records: Records,
+    pool: FifoPool,
+    deliveries: Deliveries,
+    messages: Messages,
+    quota: Quota,
+    journal: Journal,
+}
+
+fn vhost() -> VhostId {
+    VhostId::from_index(0)
+}
+
+fn settings() -> QueueSettings {
+    QueueSettings::of(&Policies::with_capacity(0).terms(&[], Applied::default()))
+}
+
+impl World {
+    /// Room for 8 queues and levels.
+    fn new() -> Self {
+        let limits = Limits { queues_max: 8, ..Limits::default() };
+        let quota = Quota::new(&limits);
+        let messages = Messages::new(MessageLimits {
+            messages_max: 100,
+            body_bytes_max: 1 << 20,
+            assembly_bytes_max: 1 << 16,
+        });
+        Self {
+            records: Records::with_capacity(8, 1),
+            pool: FifoPool::with_entries(1_000),
+            deliveries: Deliveries::with_capacity(16),
+            messages,
+            quota,
+            journal: Journal::new(16),
+        }
+    }
+
+    fn queue(&mut self, name: &str, settings: QueueSettings) -> QueueId {
+        let mut record = Queue::new(vhost(), name, &[], settings);
+        record.rank = first_rank(&mut self.journal, &record, 0);
+        self.records.insert(record).unwrap()
+    }
+
+    fn ranked(&mut self) -> QueueId {
+        self.queue("ranked", QueueSettings { max_priority: 9, ..settings() })
+    }
+
+    fn level(&mut self, queue: QueueId, priority: u8) -> Result<QueueId, QueueId> {
+        self.records.level_at(&mut self.quota, queue, priority, None)
+    }
+
+    /// A message with a body of so many bytes.
+    fn message(&mut self, body_len: u32) -> MessageId {
+        let id = self.messages.begin("", b"key", Share::Ordinary).unwrap();
+        self.messages.reserve_content(id, &[], MessageFlags::NONE, body_len, Share::Ordinary).unwrap();
+        self.messages.append_body(id, &vec![0; body_len as usize]);
+        self.messages.finish(id);
+        id
+    }
+
+    /// Puts messages with bodies of these sizes into a queue, or a level.
+    fn put(&mut self, queue: QueueId, sizes: &[u32]) {
+        for body_len in sizes {
+            let message = self.message(*body_len);
+            let size = Size::of(&self.messages, message);
+            self.records[queue].backlog.push(&mut self.pool, Place::Plain(message), size);
+        }
+    }
+
+    fn seen(&self, queue: QueueId, from: u32, count: u32) -> Vec<u32> {
+        let seen = self.records.browse(&self.pool, &self.deliveries, queue, from, count).unwrap();
+        let body_len = |seen: &Browsed| match seen {
+            Browsed::InMemory(message, _) => self.messages.body_len(*message),
+            Browsed::InLog(_) => panic!("nothing is in the log"),
+        };
+        seen.iter().map(body_len).collect()
+    }
+}
+
+#[test]
+fn a_name_is_one_of_its_virtual_host_and_free_at_once() {
+    let mut world = World::new();
+    let one = world.queue("q", settings());
+    let other = VhostId::from_index(1);
+    let two = world.records.insert(Queue::new(other, "q", &[], settings())).unwrap();
+    assert_eq!([vhost(), other].map(|host| world.records.find_queue(host, "q")), [Some(one), Some(two)]);
+    assert!(world.records[one].serial < world.records[two].serial);
+    world.records.retire(one);
+    assert_eq!([vhost(), other].map(|host| world.records.find_queue(host, "q")), [None, Some(two)]);
+    let again = world.queue("q", settings());
+    assert_eq!((world.records.find_queue(vhost(), "q"), world.records.len()), (Some(again), 3));
+}
+
+#[test]
+fn the_levels_of_a_queue_stand_from_the_highest_down_in_whatever_order_they_came() {
+    let mut world = World::new();
+    let queue = world.ranked();
+    let [five, nine, two] = [5, 9, 2].map(|priority| world.level(queue, priority).unwrap());
+    assert_eq!(world.level(queue, 5), Ok(five), "there is one for each priority");
+    assert_eq!(world.level(queue, 0), Ok(queue), "the queue itself is the lowest");
+    assert_eq!(world.records.levels(queue).collect::<Vec<_>>(), [nine, five, two, queue]);
+    assert_eq!([nine, two, queue].map(|level| world.records.queue_of_level(level)), [queue; 3]);
+    world.put(five, &[1, 2]);
+    world.put(queue, &[3]);
+    assert_eq!(world.records.first_level(queue), five);
+    assert_eq!([nine, five, two, queue].map(|level| world.records.ready_before(level)), [0, 2, 2, 3]);
+    assert_eq!(world.records.sum_over_levels(two, |level| level.backlog.body_bytes()), 6);
+    assert_eq!(world.records.unlink_level(five), Some(queue));
+    assert_eq!(world.records.levels(queue).collect::<Vec<_>>(), [nine, two, queue]);
+}
+
+#[test]
+fn without_room_for_a_level_the_next_lower_one_is_named() {
+    let mut world = World::new();
+    let queue = world.ranked();
+    let two = world.level(queue, 2).unwrap();
+    for place in 0..world.records.room() {
+        world.queue(&format!("q{place}"), settings());
+    }
+    assert_eq!([1, 2, 9].map(|priority| world.level(queue, priority)), [Err(queue), Ok(two), Err(two)]);
+}
+
+#[test]
+fn queues_that_refuse_a_message_are_left_out_and_those_that_bury_it_stand_behind() {
+    let mut world = World::new();
+    let full = |overflow, dead_letters| {
+        let limits = QueueSettings { max_length: 1, limits_length: true, overflow, ..settings() };
+        QueueSettings { dead_letters, ..limits }
+    };
+    let drops = world.queue("drops", full(Overflow::DropHead, false));
+    let refuses = world.queue("refuses", full(Overflow::RejectPublish, true));
+    let buries = world.queue("buries", full(Overflow::RejectPublishDlx, true));
+    let loses = world.queue("loses", full(Overflow::RejectPublishDlx, false));
+    let plain = world.queue("plain", settings());
+    let all = [refuses, buries, drops, loses, plain];
+    let message = world.message(1);
+    let mut targets = all.to_vec();
+    let nobody: Option<&dyn Fn(QueueId) -> u64> = Some(&|_| 0);
+    assert_eq!(world.records.keep_willing(&world.messages, message, &mut targets, nobody), (5, false));
+    all.into_iter().for_each(|queue| world.put(queue, &[1]));
+    assert_eq!(world.records.keep_willing(&world.messages, message, &mut targets, nobody), (2, true));
+    assert_eq!(targets, [drops, plain, buries]);
+    let now = world.queue("now", QueueSettings { message_ttl_ms: 0, ..settings() });
+    let mut targets = vec![now, plain];
+    assert_eq!(world.records.keep_willing(&world.messages, message, &mut targets, nobody), (1, false));
+    assert_eq!(targets, [plain], "it would expire at once, and nobody waits for it");
+    let mut targets = vec![now];
+    assert_eq!(world.records.keep_willing(&world.messages, message, &mut targets, Some(&|_| 1)), (1, false));
+}
+
+#[test]
+fn settings_that_change_are_counted_and_begin_their_times() {
+    let mut world = World::new();
+    let queue = world.queue("q", settings());
+    world.records[queue].logged = Logged::as_incarnation(7);
+    assert!(!world.records.set_settings(5, queue, settings()), "they are the same");
+    let buries = QueueSettings { dead_letters: true, message_ttl_ms: 10, may_expire: true, ..settings() };
+    assert!(!world.records.has_dead_lettering() && !world.records.has_deadlines());
+    assert!(world.records.set_settings(5, queue, buries));
+    assert!(world.records.has_dead_lettering() && world.records.has_deadlines());
+    assert_eq!(world.records[queue].times.ttl_since_ms, 5, "what is older counts from then on");
+    assert!(world.records.set_settings(9, queue, QueueSettings { message_ttl_ms: 20, ..buries }));
+    assert_eq!(world.records[queue].times.ttl_since_ms, 5, "it had a time to live before");
+    world.records.retire(queue);
+    assert!(!world.records.has_dead_lettering());
+}
+
+#[test]
+fn who_looks_into_a_queue_sees_its_messages_in_their_order_over_all_levels() {
+    let mut world = World::new();
+    let queue = world.ranked();
+    let nine = world.level(queue, 9).unwrap();
+    world.put(queue, &[1, 2, 3]);
+    world.put(nine, &[91, 92]);
+    assert_eq!(world.seen(queue, 0, 100), [91, 92, 1, 2, 3]);
+    assert_eq!(world.seen(queue, 1, 3), [92, 1, 2]);
+    assert_eq!(world.seen(queue, 5, 3), [0; 0]);
+    assert_eq!(world.records.ready_in(queue), 5, "all are still there");
+}

@@ -1,0 +1,375 @@
+//! The front of a queue: which message goes next, whether it may go now, and what becomes of the one taken: delivered,
+//! settled, requeued, rejected.
+//!
+//! Always true: a message that the log has is delivered only when it is written down that it may have been
+//! (or when its own commit will say so, where nobody but this broker knows it by its place), so that after a
+//! power cut it is marked as redelivered, and its place is given to no other; a message that took the place
+//! of another, as a dead letter does, only when the end of that other is durable; a message that leaves a
+//! queue is in memory.
+
+use super::state::{PendingWatermark, Queues};
+use crate::Context;
+use crate::deliveries::{Carrier, Delivered, NewDelivery};
+use crate::letters::Reason;
+use crate::queue::{First, Front, Place, QueuePart, Size, Taken, block_bytes};
+use leveret_core::command::QueueId;
+use leveret_core::journal::{Journal, Mode, Settled, Target};
+use leveret_core::mem::{MessageFlags, MessageId, Messages};
+
+/// Bytes of memory that must be free for reading ahead.
+const HEAD_BYTES: usize = 16 << 10;
+
+impl Queues {
+    #[inline]
+    pub(crate) fn first(&self, queue: QueueId) -> Option<First> {
+        self.records[queue].backlog.first(&self.pool, &self.deliveries)
+    }
+
+    /// The first message, if it can go now; otherwise whatever it waits for has been asked for.
+    pub(crate) fn first_to_go(&mut self, cx: &mut Context<'_>, queue: QueueId) -> Option<First> {
+        let first = self.first(queue)?;
+        let may_go = match first {
+            First::At(_, Place::Plain(_)) => true,
+            First::CameBack if self.records[queue].is_forwarded => self.may_forward_returned(cx, queue),
+            First::CameBack => true,
+            First::Absent(_) | First::At(_, Place::Stored(..)) => {
+                self.want_pages(queue);
+                false
+            }
+            First::At(_, Place::Logged(message, offset)) => {
+                if cx.messages.flags(message).has(MessageFlags::MOVING) {
+                    self.await_move(cx.journal, queue, offset);
+                    false
+                } else {
+                    // The place of a message is told to another broker, so it must never be given again: a
+                    // watermark above it in the log sees to that, whether the log has the message or not.
+                    let is_forwarded = self.records[queue].is_forwarded;
+                    !is_forwarded && cx.journal.is_gathering(cx.messages, message)
+                        || self.is_below_watermark(cx.journal, queue, offset)
+                }
+            }
+        };
+        if !may_go {
+            self.records[queue].front = Front::Blocked;
+        }
+        may_go.then_some(first)
+    }
+
+    /// Whether a requeued first message may go to another broker: it was given to a client here, who knows it
+    /// by no place.
+    #[cold]
+    fn may_forward_returned(&mut self, cx: &mut Context<'_>, queue: QueueId) -> bool {
+        let backlog = &self.records[queue].backlog;
+        let (message, logged) = backlog.first_returned(&self.pool, &self.deliveries);
+        logged.is_none_or(|offset| {
+            !cx.journal.is_gathering(cx.messages, message)
+                || self.is_below_watermark(cx.journal, queue, offset)
+        })
+    }
+
+    /// Whether a message of the log is below the watermark, so that it may be delivered; asks for a higher
+    /// one ahead of need.
+    fn is_below_watermark(&mut self, journal: &mut Journal, queue: QueueId, offset: u64) -> bool {
+        if journal.mode() != Mode::On {
+            return true;
+        }
+        let record = &mut self.records[queue];
+        let (is_forwarded, logged) = (record.is_forwarded, &mut record.logged);
+        if let Some(through) = logged.ask_watermark(offset, is_forwarded) {
+            let incarnation = logged.incarnation();
+            let fact = journal.set_delivered_watermark(incarnation, through);
+            self.awaited.watermarks.push_back(PendingWatermark { fact, queue, incarnation, through });
+        }
+        self.records[queue].logged.is_below_watermark(offset)
+    }
+
+    /// Notes that a queue waits for a message that took the place of another: it goes when the log has both.
+    #[cold]
+    fn await_move(&mut self, journal: &mut Journal, queue: QueueId, offset: u64) {
+        // The watermark is written along, so that the message need not wait for it afterwards.
+        let _ = self.is_below_watermark(journal, queue, offset);
+        journal.hurry();
+        self.awaited.moves.push((journal.durable(), queue));
+    }
+
+    /// Wakes the queues whose first message took the place of another, if that is durable by now.
+    #[cold]
+    fn note_moved(&mut self, journal: &Journal) {
+        let mut awaited = core::mem::take(&mut self.awaited.moves);
+        awaited.retain(|&(before, queue)| {
+            let is_new = before < journal.durable();
+            // The queue may have been deleted since.
+            if is_new
+                && let Some(record) = self.records.get_mut(queue.index())
+                && record.front == Front::Blocked
+            {
+                record.front = Front::Free;
+                self.records.wake(queue);
+                self.gets.note_change();
+            }
+            !is_new
+        });
+        self.awaited.moves = awaited;
+    }
+
+    /// Wakes the queues that waited for a watermark, or for a move, that may have become durable.
+    pub fn note_durable(&mut self, journal: &Journal) {
+        if !self.awaited.moves.is_empty() {
+            self.note_moved(journal);
+        }
+        let durable = journal.facts_stored();
+        while let Some(&PendingWatermark { fact, queue, incarnation, through }) =
+            self.awaited.watermarks.front()
+        {
+            if fact > durable {
+                return;
+            }
+            self.awaited.watermarks.pop_front();
+            // The queue may have been deleted since.
+            let Some(record) = self.records.get_mut(queue.index()) else { continue };
+            if record.logged.incarnation() == incarnation {
+                record.logged.raise_watermark(through);
+                record.front = Front::Free;
+                self.records.wake(queue);
+                self.gets.note_change();
+            }
+        }
+    }
+
+    /// Takes the first message of a queue, which is in memory.
+    pub(crate) fn take_first(&mut self, cx: &mut Context<'_>, queue: QueueId, first: First) -> Taken {
+        let taken = match first {
+            First::CameBack => {
+                let record = &mut self.records[queue];
+                let mut taken =
+                    record.backlog.take_returned(&mut self.pool, &mut self.deliveries, cx.messages);
+                if let Some(offset) = taken.logged {
+                    taken.requeues = taken.requeues.max(record.requeues.count_of(offset));
+                }
+                taken
+            }
+            First::At(part, Place::Plain(message)) => self.take_from(cx, (queue, part), message, None),
+            First::At(part, Place::Logged(message, offset)) => {
+                self.take_from(cx, (queue, part), message, Some(offset))
+            }
+            First::Absent(_) | First::At(_, Place::Stored(..)) => {
+                panic!("what is taken is in memory: {first:?}")
+            }
+        };
+        self.releases += 1;
+        taken
+    }
+
+    #[inline]
+    fn take_from(
+        &mut self,
+        cx: &Context<'_>,
+        (queue, part): (QueueId, QueuePart),
+        message: MessageId,
+        logged: Option<u64>,
+    ) -> Taken {
+        let record = &mut self.records[queue];
+        let offset = record.backlog.take_from(&mut self.pool, part, Size::of(cx.messages, message));
+        let redelivered = logged.is_some_and(|offset| record.logged.taken(offset));
+        let requeues = logged.map_or(0, |offset| record.requeues.count_of(offset));
+        let is_to_spare = || cx.messages.has_ordinary_room(HEAD_BYTES);
+        if part == QueuePart::Head && record.backlog.is_head_low(is_to_spare) {
+            self.want_pages(queue);
+        }
+        Taken { message, offset, logged, redelivered, requeues }
+    }
+
+    /// Notes in the commit that is being gathered that one of its messages is already on its way to a
+    /// consumer.
+    pub(crate) fn note_delivery(&mut self, cx: &mut Context<'_>, queue: QueueId, taken: &Taken) {
+        if let Some(offset) = taken.logged
+            && cx.journal.is_gathering(cx.messages, taken.message)
+        {
+            cx.journal.piggyback(self.records[queue].logged.incarnation(), offset + 1);
+        }
+    }
+
+    /// Drops a message that was taken and is not delivered.
+    pub(crate) fn forget_taken(&mut self, cx: &mut Context<'_>, queue: QueueId, taken: &Taken) {
+        self.records[queue].backlog.note_dropped();
+        self.settle_logged(cx, queue, taken.logged, taken.message);
+        cx.messages.release(taken.message);
+        self.releases += 1;
+    }
+
+    /// Settles a message of a queue in the log, if the log has it.
+    pub(crate) fn settle_logged(
+        &mut self,
+        cx: &mut Context<'_>,
+        queue: QueueId,
+        logged: Option<u64>,
+        message: MessageId,
+    ) {
+        let Some(offset) = logged else { return };
+        let record = &mut self.records[queue];
+        record.logged.settled(log_bytes(cx.messages, message));
+        record.requeues.note_settled(offset, offset);
+        if record.dying {
+            cx.journal.forsake(cx.messages, message);
+        } else {
+            let target = Target { queue: record.logged.incarnation(), offset };
+            cx.journal.settle(cx.messages, target, message);
+        }
+    }
+
+    /// Drops the first message, in memory or not; `false` when there is none.
+    pub(crate) fn drop_first(&mut self, cx: &mut Context<'_>, queue: QueueId) -> bool {
+        match self.first(queue) {
+            None => false,
+            Some(First::Absent(offset)) => {
+                self.leave_absent(queue);
+                self.settle_run(cx.journal, queue, offset, 1);
+                true
+            }
+            Some(First::At(part, Place::Stored(start, count))) => {
+                assert_eq!(part, QueuePart::Middle, "only the middle has what is not in memory");
+                let count = if self.records[queue].dying { count } else { 1 };
+                self.settle_run(cx.journal, queue, start, count);
+                self.records[queue].backlog.leave_stored(&mut self.pool, count);
+                true
+            }
+            Some(first) => {
+                let taken = self.take_first(cx, queue, first);
+                self.forget_taken(cx, queue, &taken);
+                true
+            }
+        }
+    }
+
+    /// The first requeued message leaves the queue, unread.
+    pub(crate) fn leave_absent(&mut self, queue: QueueId) {
+        self.records[queue].backlog.drop_absent(&mut self.pool, &mut self.deliveries);
+    }
+
+    /// Settles the first `count` messages of a run that only the log has, unread.
+    pub(crate) fn settle_run(&mut self, journal: &mut Journal, queue: QueueId, start: u64, count: u32) {
+        let record = &mut self.records[queue];
+        record.logged.settled_unread(count.into());
+        if count > 0 {
+            record.requeues.note_settled(start, start + u64::from(count) - 1);
+        }
+        // The virtual host of the queue has less in the log by now.
+        self.releases += 1;
+        let record = &self.records[queue];
+        if !record.dying {
+            let end = start + u64::from(count);
+            journal.settle_stored(Settled { queue: record.logged.incarnation(), start, end });
+        }
+    }
+
+    // ---- what becomes of the one taken
+
+    /// How often the message was requeued, in a queue that tells: on a first delivery only basic.get-ok tells
+    /// it, as in RabbitMQ. After a restart it is known that the message was delivered, and not how often.
+    #[inline]
+    pub(crate) fn delivery_count(&self, delivery: &Delivered) -> Option<u16> {
+        if delivery.carrier == Carrier::Deliver && !delivery.redelivered {
+            return None;
+        }
+        let tells = self.records[delivery.queue?].settings.tells_requeues;
+        tells.then(|| delivery.requeues.max(delivery.redelivered.into()))
+    }
+
+    /// Settles the message of a delivery, which leaves the queue for good.
+    #[inline]
+    pub(crate) fn settle_delivered(&mut self, cx: &mut Context<'_>, queue: QueueId, delivery: &Delivered) {
+        match (delivery.message, delivery.logged) {
+            (Some(message), logged) => {
+                self.settle_logged(cx, queue, logged, message);
+                cx.messages.release(message);
+            }
+            (None, Some(offset)) => self.settle_run(cx.journal, queue, offset, 1),
+            (None, None) => {}
+        }
+    }
+
+    /// Whether the queue can have no message for a get yet. An expired first message is looked at anew, for
+    /// nobody else may do so.
+    pub(crate) fn is_kept_from_get(&self, queue: QueueId) -> bool {
+        let record = &self.records[self.records.first_level(queue)];
+        record.front == Front::Blocked && !record.dying
+    }
+
+    /// Counts a delivery as unsettled in its queue. The caller made sure of room in the pool.
+    pub(crate) fn count_delivery(&mut self, messages: &Messages, new: &NewDelivery) {
+        let Some(queue) = new.queue else { return };
+        let record = &mut self.records[queue];
+        record.unsettled.count += 1;
+        record.unsettled.body_bytes += u64::from(messages.body_len(new.message));
+        record.unsettled.bytes += block_bytes(messages, new.message);
+    }
+
+    /// Counts a settled delivery out of its queue; gives the bytes of blocks that its message occupies.
+    pub(crate) fn uncount_delivery(&mut self, messages: &Messages, index: usize) -> u64 {
+        let delivery = &self.deliveries[index];
+        let bytes = delivery.message.map_or(0, |message| block_bytes(messages, message));
+        if let Some(queue) = delivery.queue {
+            let record = &mut self.records[queue];
+            record.unsettled.count -= 1;
+            record.unsettled.body_bytes -= u64::from(delivery.body_len);
+            match delivery.message {
+                Some(_) => record.unsettled.bytes -= bytes,
+                None => record.unsettled.absent -= 1,
+            }
+            debug_assert!(record.unsettled.count > 0 || record.unsettled.body_bytes == 0, "counted alike");
+        }
+        bytes
+    }
+
+    /// Counts that a delivery is requeued once more; says whether that is beyond the delivery limit of its
+    /// queue.
+    pub(crate) fn comes_back_too_often(&mut self, index: usize) -> bool {
+        let delivery = &mut self.deliveries[index];
+        delivery.requeues = delivery.requeues.saturating_add(1);
+        let queue = delivery.queue.map(|queue| &self.records[queue]);
+        queue.is_some_and(|record| {
+            !record.dying && u32::from(delivery.requeues) > record.settings.delivery_limit
+        })
+    }
+
+    /// Requeues, at its old place, a delivery that no longer counts for any consumer.
+    pub(crate) fn put_back(&mut self, messages: &Messages, queue: QueueId, index: usize) {
+        let backlog = &mut self.records[queue].backlog;
+        backlog.put_back(&mut self.pool, &mut self.deliveries, messages, index);
+        // The requeued message goes before the one that the queue waits for, and may take the very memory
+        // that this needs.
+        self.unblock_front(queue);
+    }
+
+    /// Rejects, for this reason, a delivery that no longer counts for any consumer: it waits apart until its
+    /// dead letter goes on.
+    pub(crate) fn reject(&mut self, messages: &Messages, queue: QueueId, index: usize, reason: Reason) {
+        self.deliveries.keep(index);
+        self.deliveries[index].death = Some(reason);
+        self.records[queue].backlog.reject(&mut self.deliveries, messages, index);
+    }
+
+    /// Notes that what the first message of a queue waited for may have come: everybody who may take it looks again.
+    pub(crate) fn unblock_front(&mut self, queue: QueueId) {
+        self.records[queue].front = Front::Free;
+        self.shedding.note_change();
+        if self.records[queue].delayed_exchange.is_some() {
+            return self.slot_fetched(queue);
+        }
+        if self.records[queue].settings.may_expire {
+            self.note_shed_anew(queue);
+        }
+        if !self.records.is_first_level(queue) {
+            self.look_at_first_level(queue);
+        }
+        self.gets.note_change();
+        self.records.wake(queue);
+    }
+}
+
+/// Bytes that a message takes in the log, roughly: always the same number for the same message.
+#[inline]
+pub(crate) fn log_bytes(messages: &Messages, message: MessageId) -> u64 {
+    const RECORD_BYTES: u64 = 40;
+    messages.stream_len(message) as u64 + RECORD_BYTES
+}

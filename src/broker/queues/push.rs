@@ -1,0 +1,377 @@
+//! Messages enter queues: on which level, whether there is room (entries, a share of the memory, the log), and then in
+//! memory, and in the log if they are to be kept.
+//!
+//! Always true: asking for room changes nothing, and room everywhere was made sure of before anything is pushed; a
+//! publisher waits only for what others can free; the message is held once, whatever the fan-out.
+
+use super::delay_wheel::delay_ms;
+use super::head::log_bytes;
+use super::state::Queues;
+use crate::Context;
+use crate::faults::{out_of, unwritable_for_messages, waits_behind_itself};
+use crate::queue::{FreeMemory, Queue, Rank, Size, TIMES_FREE_DISK};
+use crate::quota::{Declarer, Quota};
+use crate::shortage::{Pool, Shortage};
+use leveret_amqp::field::Table;
+use leveret_amqp::props::Properties;
+use leveret_core::command::{ConnectionId, QueueId};
+use leveret_core::error::Fault;
+use leveret_core::journal::{Appended, Batch, Journal, Mode, NoRoom, Urgency};
+use leveret_core::mem::{ENTRIES_PER_CHUNK, MessageFlags, MessageId, Messages, Share};
+
+/// What keeps a message, in itself valid, from being published.
+pub(crate) enum Hindrance {
+    /// The missing room will be freed by others: the publisher waits.
+    Wait(Shortage),
+    Fault(Fault),
+}
+
+/// The publisher who asks for room.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Claim {
+    /// The part of the pools that the publisher may use.
+    pub(crate) share: Share,
+    /// Whether the publisher can be made to wait; not in the middle of a commit.
+    pub(crate) may_wait: bool,
+    /// The publisher has waited for the disk for so long that it is refused now: see
+    /// [`crate::Broker::refuse_waiting`].
+    pub(crate) gives_up: bool,
+}
+
+/// What in a message decides to which level it goes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LevelChoice {
+    pub(crate) priority: u8,
+    /// The delay of the message in milliseconds: see [`delay_ms`].
+    pub(crate) delay_ms: u64,
+    /// When the message came, in milliseconds of broker time; 0 for now.
+    pub(crate) came_ms: u64,
+}
+
+impl LevelChoice {
+    pub(crate) fn of(properties: &Properties<'_>, came_ms: u64) -> Self {
+        let priority = properties.priority().unwrap_or(0);
+        Self { priority, delay_ms: delay_ms(properties.headers().unwrap_or(Table::EMPTY)), came_ms }
+    }
+}
+
+impl Queues {
+    /// Pushes a message that the broker itself sends on: a dead letter, or a copy for the firehose. Length
+    /// limits are checked later where messages go on as dead letters, for letters may cause letters.
+    pub(crate) fn push_letter(&mut self, cx: &mut Context<'_>, message: MessageId, targets: &[QueueId]) {
+        if self.push(cx, message, targets, Urgency::Window) {
+            self.enforce_limits_after_letter(cx, message, targets);
+        }
+    }
+
+    /// Pushes a message to queues; says whether the rules of one of them are to be checked then.
+    pub(crate) fn push(
+        &mut self,
+        cx: &mut Context<'_>,
+        message: MessageId,
+        targets: &[QueueId],
+        urgency: Urgency,
+    ) -> bool {
+        let size = Size::of(cx.messages, message);
+        cx.work.charge(targets.len().saturating_sub(1));
+        let mut has_rules = cx.messages.flags(message).has(MessageFlags::EXPIRES);
+        let appended = self.append_to_journal(cx, message, targets, urgency);
+        for &queue in targets {
+            cx.messages.retain(message);
+            let record = &mut self.records[queue];
+            record.push(&mut self.pool, &appended, size);
+            has_rules |= record.has_rules();
+            self.records.wake(queue);
+        }
+        has_rules
+    }
+
+    /// Gives the message its next offset in each durable queue if it is to be kept, and hands it to the
+    /// journal.
+    fn append_to_journal(
+        &mut self,
+        cx: &mut Context<'_>,
+        message: MessageId,
+        targets: &[QueueId],
+        urgency: Urgency,
+    ) -> Appended {
+        if !self.is_for_log(cx, message) {
+            return Journal::transient(message);
+        }
+        let bytes = log_bytes(cx.messages, message);
+        let records = &mut self.records;
+        let places = targets.iter().filter_map(|queue| records[*queue].logged.next_target(bytes));
+        let appended = cx.journal.append(cx.messages, message, places, urgency);
+        if appended.targets() > 0 {
+            if let Some((_, live)) = &mut self.live_log_bytes {
+                *live += bytes * u64::from(appended.targets());
+            }
+            if urgency == Urgency::Awaited {
+                cx.await_batch(appended.batch());
+            }
+        }
+        appended
+    }
+
+    /// Whether durable queues write this message down.
+    #[inline]
+    fn is_for_log(&self, cx: &Context<'_>, message: MessageId) -> bool {
+        let is_persistent =
+            self.settings.persist_all || cx.messages.flags(message).has(MessageFlags::PERSISTENT);
+        is_persistent && cx.journal.mode() != Mode::Off
+    }
+
+    /// How many of the target queues write this message down.
+    pub(crate) fn logged_targets(&self, cx: &Context<'_>, message: MessageId, targets: &[QueueId]) -> usize {
+        if !self.is_for_log(cx, message) {
+            return 0;
+        }
+        targets.iter().filter(|queue| self.records[**queue].logged.is_on()).count()
+    }
+
+    /// Fresh chunks that one message may ever take.
+    pub(crate) const fn fan_out_max(&self) -> usize {
+        self.pool.chunks_max() - self.settings.chunks_reserve
+    }
+
+    // ---- the level that it goes to
+
+    /// Replaces each target queue that has priorities by its level for this message.
+    #[cold]
+    pub(crate) fn choose_levels(
+        &mut self,
+        cx: &mut Context<'_>,
+        quota: &mut Quota,
+        message: MessageId,
+        targets: &mut [QueueId],
+    ) {
+        if targets.iter().all(|target| self.records[*target].rank == Rank::Plain) {
+            return;
+        }
+        let properties = cx.messages.properties(message, &mut self.scratch.properties);
+        cx.work.charge_octets(properties.len());
+        let said = LevelChoice::of(&Properties::trusted(properties), cx.messages.arrived_ms(message));
+        self.choose_levels_for(cx, quota, said, targets);
+    }
+
+    /// Replaces each target queue that has priorities by its level for a message of this priority and delay.
+    #[cold]
+    pub(crate) fn choose_levels_for(
+        &mut self,
+        cx: &mut Context<'_>,
+        quota: &mut Quota,
+        said: LevelChoice,
+        targets: &mut [QueueId],
+    ) {
+        for target in targets {
+            let record = &self.records[*target];
+            if record.delayed_exchange.is_some() {
+                *target = self.slot_for(cx, quota, *target, said);
+            } else if let Rank::Lowest { .. } = record.rank {
+                let priority = said.priority.min(record.settings.max_priority);
+                // Whoever declared the queue answers for its levels.
+                let declarer = record.declared.declarer.unwrap_or_else(Declarer::nobody);
+                *target = self.level_for(quota, *target, priority, Some(declarer));
+            }
+        }
+    }
+
+    /// The level of a queue for this priority, or the next lower one if there is no room for another
+    /// level.
+    fn level_for(
+        &mut self,
+        quota: &mut Quota,
+        queue: QueueId,
+        priority: u8,
+        declarer: Option<Declarer>,
+    ) -> QueueId {
+        self.records.level_at(quota, queue, priority, declarer).unwrap_or_else(|at| {
+            self.log_no_level(queue, priority);
+            at
+        })
+    }
+
+    /// Logs, once a minute at most, why the order of priorities is not kept.
+    fn log_no_level(&mut self, queue: QueueId, priority: u8) {
+        if self.is_minute_to_say() {
+            log::warn!(
+                "queue '{}': queues_max has no room for its priority {priority}, which takes a place like a \
+                 queue: these messages wait among those of the next lower one",
+                self.records[queue].name.escape_debug()
+            );
+        }
+    }
+
+    /// At a start: the level for this priority, of which the log has messages, of a queue that was just
+    /// declared again.
+    pub(crate) fn restore_level(
+        &mut self,
+        quota: &mut Quota,
+        queue: QueueId,
+        priority: u8,
+    ) -> Option<QueueId> {
+        let level = self.level_for(quota, queue, priority, None);
+        (self.records.priority_of(level) == priority).then_some(level)
+    }
+
+    // ---- room for it
+
+    /// Returns what ordinary publishers can still have of the memory for messages.
+    #[inline]
+    pub(crate) fn free_memory(&self, messages: &Messages) -> FreeMemory {
+        let chunks = self.pool.chunks_free().saturating_sub(self.settings.chunks_reserve);
+        let (slots, bytes) = messages.ordinary_free();
+        FreeMemory {
+            entries: (chunks * ENTRIES_PER_CHUNK) as u64,
+            messages: slots as u64,
+            bytes: bytes as u64,
+        }
+    }
+
+    /// Returns the most bytes that the messages of one queue may take in the log now.
+    pub(crate) fn queue_log_bytes_max(&self, journal: &Journal) -> u64 {
+        match self.live_log_bytes {
+            Some((_, live)) => journal.disk_bytes_max().saturating_sub(live).saturating_mul(TIMES_FREE_DISK),
+            None => u64::MAX,
+        }
+    }
+
+    /// Counts the bytes that all messages take in the log, once for each commit, while at most half of the log is
+    /// free. With more free no queue can be over its share.
+    pub(crate) fn count_live_log_bytes(&mut self, journal: &Journal) {
+        let (room, most, durable) = (journal.disk_room(), journal.disk_bytes_max(), journal.durable());
+        if journal.mode() != Mode::On || room > most / 2 {
+            self.live_log_bytes = None;
+        } else if self.live_log_bytes.is_none_or(|(counted, _)| counted != durable) {
+            self.recount_live_log_bytes(durable);
+        }
+    }
+
+    /// Counts the bytes that all messages take in the log, because a publisher is about to wait for some.
+    #[cold]
+    pub(crate) fn recount_live_log_bytes(&mut self, durable: Batch) {
+        let queues = self.records.iter().filter(|(_, queue)| !queue.dying);
+        self.live_log_bytes = Some((durable, queues.map(|(_, queue)| queue.log_bytes()).sum()));
+    }
+
+    /// Whether every target queue takes the message now; changes nothing.
+    pub(crate) fn reserve(
+        &self,
+        cx: &Context<'_>,
+        quota: &Quota,
+        message: MessageId,
+        targets: &[QueueId],
+        claim: Claim,
+    ) -> Result<(), Hindrance> {
+        let share = claim.share;
+        let needed = targets.iter().filter(|&&queue| self.records.needs_chunk(queue)).count();
+        let reserve = match share {
+            Share::Ordinary => self.settings.chunks_reserve,
+            Share::Transaction | Share::Reserve | Share::ReadBack => 0,
+        };
+        if needed > self.fan_out_max() {
+            return Err(Hindrance::Fault(out_of("queue_entries_max")));
+        }
+        let fits = self.pool.may_take(needed, reserve);
+        let free = self.free_memory(cx.messages).with(cx.messages, message);
+        let within_share =
+            share == Share::Reserve || targets.iter().all(|&queue| self.records.within_share(free, queue));
+        match (fits && within_share, share) {
+            (true, _) => self.reserve_log(cx, quota, message, targets, claim),
+            (false, Share::Ordinary) => Err(Hindrance::Wait(match fits {
+                true => self.records.crowded_queue(free, targets),
+                false => Shortage::Pool(Pool::Entries),
+            })),
+            (false, Share::Transaction | Share::Reserve | Share::ReadBack) => {
+                Err(Hindrance::Fault(out_of("queue_entries_max")))
+            }
+        }
+    }
+
+    /// Whether the log takes the message now, if it is to be logged. Everybody can wait for the next commit and for
+    /// room on the disk; a publisher that holds deliveries itself waits for a limited time.
+    fn reserve_log(
+        &self,
+        cx: &Context<'_>,
+        quota: &Quota,
+        message: MessageId,
+        targets: &[QueueId],
+        claim: Claim,
+    ) -> Result<(), Hindrance> {
+        let logged = self.logged_targets(cx, message, targets);
+        if logged == 0 {
+            return Ok(());
+        }
+        let bytes = cx.messages.stream_len(message) as u64;
+        if !cx.journal.fits_commit(bytes, cx.messages.body_len(message).into(), logged) {
+            return Err(Hindrance::Fault(out_of("commit_bytes_max")));
+        }
+        let holds_up = claim.share == Share::Reserve && claim.may_wait;
+        if holds_up && cx.journal.mode() == Mode::Unwritable {
+            // Others wait for what the publisher holds, and the disk will not recover by itself.
+            return Err(Hindrance::Fault(unwritable_for_messages()));
+        }
+        // Open transactions were promised their room when they published.
+        let kept = self.kept_for_letters(cx.journal) + quota.open_log_bytes();
+        let room = cx.journal.admit(bytes + kept, logged);
+        let most = self.queue_log_bytes_max(cx.journal);
+        let within = targets
+            .iter()
+            .all(|&queue| self.records.sum_over_levels(queue, Queue::log_bytes) + bytes <= most);
+        match room {
+            Ok(()) if within => Ok(()),
+            // For a commit all room was made sure of before.
+            _ if !claim.may_wait => Ok(()),
+            Err(NoRoom::Commit) if cx.journal.mode() == Mode::Unwritable => {
+                Err(Hindrance::Wait(Shortage::Unwritable))
+            }
+            Err(NoRoom::Commit) => Err(Hindrance::Wait(Shortage::Commit)),
+            _ if claim.gives_up => Err(Hindrance::Fault(waits_behind_itself(cx.journal))),
+            Ok(()) => Err(Hindrance::Wait(self.records.longest_in_log(targets))),
+            Err(NoRoom::Disk) => Err(Hindrance::Wait(disk_shortage(cx.journal))),
+        }
+    }
+
+    /// Whether the log takes a message of an open transaction when that is committed, beside those of all open
+    /// transactions. Changes nothing.
+    pub(crate) fn reserve_transaction(
+        &self,
+        cx: &Context<'_>,
+        quota: &Quota,
+        connection: ConnectionId,
+        (message, targets): (MessageId, &[QueueId]),
+        gives_up: bool,
+    ) -> Result<(), Hindrance> {
+        if self.logged_targets(cx, message, targets) == 0 {
+            return Ok(());
+        }
+        let bytes = cx.messages.stream_len(message) as u64 + quota.open_log_bytes();
+        // What no commit can hold at once is written twice.
+        let times = if cx.journal.fits_commit(bytes, 0, 0) { 1 } else { 2 };
+        let own = cx.messages.stream_len(message) as u64 + quota.open_log_bytes_of(connection);
+        let most = cx.journal.disk_bytes_max();
+        if most > 0 && times * own > most {
+            // Whatever others free, the transaction would never fit.
+            return Err(Hindrance::Fault(out_of("disk_limit")));
+        }
+        match cx.journal.admit(times * bytes + self.kept_for_letters(cx.journal), targets.len()) {
+            Err(NoRoom::Commit) if cx.journal.mode() == Mode::Unwritable => {
+                Err(Hindrance::Fault(unwritable_for_messages()))
+            }
+            Ok(()) | Err(NoRoom::Commit) => Ok(()),
+            Err(NoRoom::Disk) if gives_up => Err(Hindrance::Fault(waits_behind_itself(cx.journal))),
+            Err(NoRoom::Disk) => Err(Hindrance::Wait(disk_shortage(cx.journal))),
+        }
+    }
+}
+
+/// Why the log has no room at all, when it has none.
+#[cold]
+pub fn disk_shortage(journal: &Journal) -> Shortage {
+    match journal.room_key() {
+        _ if journal.mode() != Mode::On => Shortage::Unwritable,
+        _ if journal.is_file_system_full() => Shortage::FileSystem,
+        "disk_limit" => Shortage::DiskLimit,
+        _ => Shortage::Index,
+    }
+}

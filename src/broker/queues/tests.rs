@@ -1,0 +1,614 @@
+//! Queues by themselves: what comes in, in which order it goes, what is given up, and who is told to wait.
+
+use super::*;
+use crate::Context;
+use crate::arguments::QueueSettings;
+use crate::consumers::{ConsumerState, Consumers, NewConsumer};
+use crate::deliveries::{Carrier, NewDelivery};
+use crate::letters::Reason;
+use crate::policy::{Applied, Policies};
+use crate::queue::{Queue, Taken, first_rank};
+use crate::quota::Quota;
+use crate::shortage::Shortage;
+use crate::work::Work;
+use leveret_amqp::Full;
+use leveret_amqp::Writer;
+use leveret_amqp::field::TableWriter;
+use leveret_core::command::{ChannelId, Name, QueueId, VhostId};
+use leveret_core::journal::{Journal, Urgency};
+use leveret_core::limits::Limits;
+use leveret_core::mem::{MessageFlags, MessageId, Messages, Share};
+
+/// Queues, and what is lent to them.
+struct World {
+    queues: Queues,
+    consumers: Consumers,
+    quota: Quota,
+    journal: Journal,
+    messages: Messages,
+    work: Work,
+    vhost: VhostId,
+}
+
+/// The bytes of a table.
+fn table(fill: impl FnOnce(&mut TableWriter<'_, '_>) -> Result<(), Full>) -> Vec<u8> {
+    let mut bytes = [0; 256];
+    let mut writer = Writer::new(&mut bytes);
+    assert!(writer.table(fill).is_ok());
+    let end = writer.at();
+    bytes[4..end].to_vec()
+}
+
+/// Properties with a priority alone.
+const fn priority(priority: u8) -> [u8; 3] {
+    [0x08, 0, priority]
+}
+
+impl World {
+    /// Room for 8 queues and 100 messages.
+    fn new() -> Self {
+        let limits = Limits { queues_max: 8, messages_max: 100, unacknowledged_max: 50, ..Limits::default() };
+        let vhost = VhostId::from_index(0);
+        let quota = Quota::new(&limits);
+        let messages = Messages::new(limits.message_limits());
+        Self {
+            queues: Queues::new(&limits, 1),
+            consumers: Consumers::new(&limits, 1),
+            quota,
+            journal: Journal::new(100),
+            messages,
+            work: Work::default(),
+            vhost,
+        }
+    }
+
+    fn record(&mut self, name: &str, arguments: &[u8]) -> Queue {
+        let policies = Policies::with_capacity(0);
+        let settings = QueueSettings::of(&policies.terms(arguments, Applied::default()));
+        let mut record = Queue::new(self.vhost, name, arguments, settings);
+        record.rank = first_rank(&mut self.journal, &record, 0);
+        record
+    }
+
+    fn queue(&mut self, name: &str, arguments: &[u8]) -> QueueId {
+        let record = self.record(name, arguments);
+        self.queues.records_mut().insert(record).unwrap()
+    }
+
+    fn message(&mut self, body: &str, properties: &[u8], flags: MessageFlags) -> MessageId {
+        let id = self.messages.begin("", b"key", Share::Ordinary).unwrap();
+        let len = body.len() as u32;
+        self.messages.reserve_content(id, properties, flags, len, Share::Ordinary).unwrap();
+        self.messages.append_body(id, body.as_bytes());
+        self.messages.finish(id);
+        id
+    }
+
+    /// A message comes to queues, or to their levels for it, as one that is published does.
+    fn put_with(&mut self, queues: &[QueueId], body: &str, properties: &[u8], flags: MessageFlags) {
+        let message = self.message(body, properties, flags);
+        let mut targets = queues.to_vec();
+        let mut cx = Context::new(&mut self.journal, &mut self.messages, &mut self.work);
+        self.queues.choose_levels(&mut cx, &mut self.quota, message, &mut targets);
+        self.queues.push(&mut cx, message, &targets, Urgency::Window);
+        targets.iter().for_each(|queue| self.queues.note_arrival(&mut cx, *queue, message));
+        self.messages.release(message);
+    }
+
+    fn put(&mut self, queue: QueueId, bodies: &[&str]) {
+        bodies.iter().for_each(|body| self.put_with(&[queue], body, &[], MessageFlags::NONE));
+    }
+
+    fn put_ranked(&mut self, queue: QueueId, messages: &[(u8, &str)]) {
+        for (rank, body) in messages {
+            self.put_with(&[queue], body, &priority(*rank), MessageFlags::NONE);
+        }
+    }
+
+    fn body(&self, message: MessageId) -> String {
+        let mut bytes = vec![0; self.messages.body_len(message) as usize];
+        self.messages.read(message, &mut self.messages.body_cursor(message, 0), &mut bytes);
+        String::from_utf8(bytes).unwrap()
+    }
+
+    /// Delivers what stands first in a queue; its level and its delivery.
+    fn take(&mut self, queue: QueueId) -> (QueueId, usize) {
+        let level = self.queues.records().first_level(queue);
+        let mut cx = Context::new(&mut self.journal, &mut self.messages, &mut self.work);
+        let first = self.queues.first_to_go(&mut cx, level).unwrap();
+        let Taken { message, offset, logged, redelivered, requeues } =
+            self.queues.take_first(&mut cx, level, first);
+        let new = NewDelivery {
+            tag: 1,
+            offset,
+            logged,
+            message,
+            channel: ChannelId::from_index(0),
+            consumer: None,
+            queue: Some(level),
+            carrier: Carrier::Deliver,
+            redelivered,
+            requeues,
+            no_ack: true,
+        };
+        self.queues.count_delivery(&self.messages, &new);
+        let body_len = self.messages.body_len(message);
+        (level, self.queues.deliveries_mut().insert(new, 1, (0, body_len)).unwrap())
+    }
+
+    fn give_back(&mut self, (level, delivery): (QueueId, usize)) {
+        self.queues.uncount_delivery(&self.messages, delivery);
+        self.queues.deliveries_mut()[delivery].redelivered = true;
+        self.queues.put_back(&self.messages, level, delivery);
+    }
+
+    fn settle(&mut self, (level, delivery): (QueueId, usize)) {
+        self.queues.uncount_delivery(&self.messages, delivery);
+        let delivered = self.queues.deliveries_mut().remove(delivery);
+        let mut cx = Context::new(&mut self.journal, &mut self.messages, &mut self.work);
+        self.queues.settle_delivered(&mut cx, level, &delivered);
+    }
+
+    fn drop_first(&mut self, level: QueueId) -> bool {
+        let mut cx = Context::new(&mut self.journal, &mut self.messages, &mut self.work);
+        self.queues.drop_first(&mut cx, level)
+    }
+
+    fn drop_excess(&mut self, queue: QueueId) {
+        let mut cx = Context::new(&mut self.journal, &mut self.messages, &mut self.work);
+        self.queues.drop_excess(&mut cx, queue);
+    }
+
+    fn has_expired(&mut self, level: QueueId) -> bool {
+        let mut cx = Context::new(&mut self.journal, &mut self.messages, &mut self.work);
+        self.queues.has_expired(&mut cx, level, Patience::No)
+    }
+
+    /// Empties a queue; bodies in the order in which they went, with a space between them.
+    fn drain(&mut self, queue: QueueId) -> String {
+        let mut bodies = Vec::new();
+        loop {
+            let level = self.queues.records().first_level(queue);
+            let Some((_, message, _)) = self.queues.first_in_memory(level) else { break };
+            bodies.push(self.body(message));
+            self.drop_first(level);
+        }
+        bodies.join(" ")
+    }
+
+    /// Somebody takes messages from a queue from now on.
+    fn consumer(&mut self, queue: QueueId) -> usize {
+        let connection = self.consumers.connect(&mut self.quota).unwrap();
+        self.quota.enter_vhost(connection, self.vhost);
+        let channel = self.consumers.open_channel(&mut self.quota, connection, self.vhost, 1).unwrap();
+        let consumer = self.consumers.add(&mut self.quota, channel, queue, ConsumerState::Active).unwrap();
+        let new = NewConsumer { tag: Name::new(), priority: 0, no_ack: false, exclusive: false };
+        self.consumers.start(&mut self.work, &mut self.queues, consumer, new);
+        consumer
+    }
+
+    /// Why a message may not come to a queue now; the queue that is full, or a text.
+    fn reserve(&mut self, queue: QueueId, share: Share) -> Result<(), Result<QueueId, String>> {
+        let message = self.message("m", &[], MessageFlags::NONE);
+        let cx = Context::new(&mut self.journal, &mut self.messages, &mut self.work);
+        let claim = Claim { share, may_wait: true, gives_up: false };
+        let reserved = self.queues.reserve(&cx, &self.quota, message, &[queue], claim);
+        self.messages.release(message);
+        reserved.map_err(|hindrance| match hindrance {
+            Hindrance::Wait(Shortage::QueueMemory(queue)) => Ok(queue),
+            Hindrance::Wait(shortage) => Err(format!("{shortage:?}")),
+            Hindrance::Fault(fault) => Err(fault.text.to_string()),
+        })
+    }
+
+    /// Nothing is in memory any more.
+    fn assert_empty(&self) {
+        assert_eq!((self.messages.messages_used(), self.queues.deliveries().len()), (0, 0));
+    }
+}
+
+#[test]
+fn messages_go_in_the_order_of_their_coming() {
+    let mut world = World::new();
+    let queue = world.queue("q", &[]);
+    world.put(queue, &["a", "b", "c", "d"]);
+    assert_eq!((world.queues.records().ready_in(queue), world.queues.at(queue).backlog.body_bytes()), (4, 4));
+    assert_eq!(world.drain(queue), "a b c d");
+    world.assert_empty();
+}
+
+#[test]
+fn what_comes_back_goes_before_all_others_in_its_old_order() {
+    let mut world = World::new();
+    let queue = world.queue("q", &[]);
+    world.put(queue, &["a", "b", "c", "d"]);
+    let [a, b, c] = [(); 3].map(|()| world.take(queue));
+    world.settle(b);
+    world.give_back(c);
+    world.give_back(a);
+    let record = world.queues.at(queue);
+    assert_eq!((record.backlog.ready(), record.unsettled.count, record.unsettled.body_bytes), (3, 0, 0));
+    let again = world.take(queue);
+    assert!(world.queues.deliveries()[again.1].redelivered);
+    world.give_back(again);
+    assert_eq!(world.drain(queue), "a c d");
+    world.assert_empty();
+}
+
+#[test]
+fn what_comes_back_takes_half_of_all_delivery_records_at_most() {
+    let mut world = World::new();
+    let queue = world.queue("q", &[]);
+    let bodies: Vec<String> = (0..41).map(|number| number.to_string()).collect();
+    bodies.iter().for_each(|body| world.put(queue, &[body]));
+    let taken: Vec<_> = (0..40).map(|_| world.take(queue)).collect();
+    taken.into_iter().for_each(|taken| world.give_back(taken));
+    assert_eq!((world.queues.deliveries().len(), world.queues.records().ready_in(queue)), (25, 41));
+    let mut redelivered = Vec::new();
+    for _ in 0..41 {
+        let taken = world.take(queue);
+        redelivered.push(world.queues.deliveries()[taken.1].redelivered);
+        let message = world.queues.deliveries()[taken.1].message.unwrap();
+        assert_eq!(world.body(message), bodies[redelivered.len() - 1]);
+        world.settle(taken);
+    }
+    assert_eq!(redelivered, [&[true; 40][..], &[false]].concat());
+    world.assert_empty();
+}
+
+#[test]
+fn a_message_in_several_queues_is_held_once_until_all_are_done_with_it() {
+    let mut world = World::new();
+    let queues = ["one", "two", "three"].map(|name| world.queue(name, &[]));
+    world.put_with(&queues, "a", &[], MessageFlags::NONE);
+    for queue in queues {
+        assert_eq!(world.messages.messages_used(), 1);
+        assert_eq!(world.drain(queue), "a");
+    }
+    world.assert_empty();
+}
+
+#[test]
+fn a_queue_is_ready_exactly_when_it_has_a_message_and_somebody_for_it_and_nothing_returns() {
+    let mut world = World::new();
+    let queue = world.queue("q", &[]);
+    world.put(queue, &["a"]);
+    assert!(!world.queues.records().is_any_ready(), "nobody is there");
+    let consumer = world.consumer(queue);
+    assert_eq!(world.queues.records_mut().pop_ready(), Some(queue));
+    world.queues.records_mut().begin_returning(queue);
+    world.queues.records_mut().wake(queue);
+    assert!(!world.queues.records().is_any_ready(), "something older may come");
+    world.queues.end_returning(queue);
+    assert_eq!(
+        (world.queues.records_mut().pop_ready(), world.queues.records_mut().pop_ready()),
+        (Some(queue), None)
+    );
+    let taken = world.take(queue);
+    world.queues.records_mut().wake(queue);
+    assert!(!world.queues.records().is_any_ready(), "it is empty");
+    world.give_back(taken);
+    world.queues.records_mut().wake(queue);
+    assert_eq!(world.queues.records_mut().pop_ready(), Some(queue));
+    world.consumers.end(&mut world.work, &mut world.queues, consumer);
+    world.queues.records_mut().wake(queue);
+    assert!(!world.queues.records().is_any_ready(), "nobody is there any more");
+    world.consumer(queue);
+    world.queues.records_mut().retire(queue);
+    assert!(!world.queues.records().is_any_ready(), "nothing is delivered from what is gone");
+}
+
+#[test]
+fn a_name_leads_to_its_queue_until_that_is_retired() {
+    let mut world = World::new();
+    let old = world.queue("q", &[]);
+    assert_eq!(world.queues.records().find_queue(world.vhost, "q"), Some(old));
+    assert_eq!(world.queues.records().find_queue(VhostId::from_index(1), "q"), None);
+    world.queues.records_mut().retire(old);
+    assert_eq!(world.queues.records().find_queue(world.vhost, "q"), None);
+    let new = world.queue("q", &[]);
+    assert_ne!(world.queues.at(new).serial, world.queues.at(old).serial);
+    assert_eq!(world.queues.records().find_queue(world.vhost, "q"), Some(new));
+    for _ in 2..8 {
+        world.queue("another", &[]);
+    }
+    let record = world.record("too many", &[]);
+    assert!(world.queues.records_mut().insert(record).unwrap_err().text.contains("queues_max"));
+}
+
+#[test]
+fn a_record_is_freed_when_it_is_cleared_and_nothing_refers_to_it() {
+    let mut world = World::new();
+    let queue = world.queue("q", &[]);
+    world.put(queue, &["a"]);
+    let taken = world.take(queue);
+    world.queues.records_mut().retire(queue);
+    assert!(world.queues.take_if_done(queue).is_none(), "it is not cleared away");
+    world.queues.at_mut(queue).cleared = true;
+    assert!(world.queues.take_if_done(queue).is_none(), "a message of it is delivered");
+    world.queues.records_mut().begin_returning(queue);
+    world.settle(taken);
+    assert!(world.queues.take_if_done(queue).is_none(), "a job works for it");
+    world.queues.end_returning(queue);
+    let (record, whole) = world.queues.take_if_done(queue).unwrap();
+    assert_eq!((&*record.name, whole, world.queues.records().len()), ("q", None, 0));
+    assert!(world.queues.take_if_done(queue).is_none());
+    world.assert_empty();
+}
+
+// ---- priorities
+
+fn ranked(world: &mut World) -> QueueId {
+    world.queue("q", &table(|table| table.long("x-max-priority", 5)))
+}
+
+#[test]
+fn a_level_is_made_when_its_first_message_comes_and_the_highest_goes_first() {
+    let mut world = World::new();
+    let queue = ranked(&mut world);
+    assert_eq!(world.queues.records().len(), 1);
+    world.put_ranked(queue, &[(3, "three"), (0, "none"), (5, "five"), (3, "three-too"), (9, "nine")]);
+    world.put(queue, &["nothing"]);
+    assert_eq!(world.queues.records().len(), 3, "beyond the highest there is the highest");
+    assert_eq!((world.queues.records().ready_in(queue), world.queues.at(queue).backlog.ready()), (6, 2));
+    for level in world.queues.records().levels(queue).collect::<Vec<_>>() {
+        assert_eq!(
+            (world.queues.records().queue_of_level(level), world.queues.records().ready_in(level)),
+            (queue, 6)
+        );
+    }
+    assert_eq!(world.drain(queue), "five nine three three-too none nothing");
+    world.assert_empty();
+}
+
+#[test]
+fn a_queue_with_priorities_is_ready_for_a_message_of_any_of_them() {
+    let mut world = World::new();
+    let queue = ranked(&mut world);
+    world.put_ranked(queue, &[(4, "four")]);
+    assert!(!world.queues.records().is_any_ready());
+    world.consumer(queue);
+    assert_eq!(world.queues.records_mut().pop_ready(), Some(queue));
+    let level = world.queues.records().wanted_level(queue).unwrap();
+    assert_ne!(level, queue);
+    world.queues.records_mut().begin_returning(level);
+    world.put_ranked(queue, &[(0, "none")]);
+    assert!(!world.queues.records().is_any_ready(), "a lower one does not go before what may come back");
+    world.queues.end_returning(level);
+    assert_eq!(world.queues.records_mut().pop_ready(), Some(queue));
+}
+
+#[test]
+fn where_there_is_no_room_for_a_level_its_messages_go_to_the_next_lower_one() {
+    let mut world = World::new();
+    let queue = ranked(&mut world);
+    world.put_ranked(queue, &[(2, "two")]);
+    for _ in 2..8 {
+        world.queue("another", &[]);
+    }
+    world.put_ranked(queue, &[(4, "four"), (1, "one"), (0, "none")]);
+    assert_eq!((world.queues.records().room(), world.queues.records().ready_in(queue)), (0, 4));
+    assert_eq!(world.drain(queue), "two four one none");
+}
+
+#[test]
+fn a_purge_takes_what_is_ready_in_all_levels_and_nothing_that_is_delivered() {
+    let mut world = World::new();
+    let queue = ranked(&mut world);
+    world.put_ranked(queue, &[(2, "delivered"), (2, "two"), (1, "one"), (0, "none"), (2, "back")]);
+    let delivered = world.take(queue);
+    let taken = world.take(queue);
+    world.give_back(taken);
+    let (count, parts) = world.queues.purge(queue);
+    assert_eq!((count, world.queues.records().ready_in(queue)), (4, 0));
+    for (level, mut purged) in parts {
+        let mut cx = Context::new(&mut world.journal, &mut world.messages, &mut world.work);
+        while world.queues.drop_purged(&mut cx, level, &mut purged) {}
+        world.queues.end_returning(level);
+    }
+    assert_eq!((world.messages.messages_used(), world.queues.at(queue).returning), (1, 0));
+    world.give_back(delivered);
+    world.put_ranked(queue, &[(2, "new")]);
+    assert_eq!(world.drain(queue), "delivered new");
+    world.assert_empty();
+}
+
+#[test]
+fn levels_go_with_their_queue_which_goes_last() {
+    let mut world = World::new();
+    let queue = ranked(&mut world);
+    world.put_ranked(queue, &[(1, "one"), (3, "three"), (0, "none")]);
+    world.queues.records_mut().retire(queue);
+    let levels = world.queues.records_mut().retire_levels(&mut world.journal, queue);
+    assert_eq!(levels.len(), 2);
+    while world.drop_first(queue) {}
+    world.queues.at_mut(queue).cleared = true;
+    for level in levels {
+        assert!(world.queues.take_if_done(queue).is_none(), "it has levels");
+        while world.drop_first(level) {}
+        world.queues.at_mut(level).cleared = true;
+        let (_, whole) = world.queues.take_if_done(level).unwrap();
+        assert_eq!(whole, Some(queue));
+    }
+    assert!(world.queues.take_if_done(queue).is_some());
+    assert_eq!(world.queues.records().len(), 0);
+    world.assert_empty();
+}
+
+// ---- limits
+
+#[test]
+fn bytes_of_bodies_count_and_what_is_delivered_does_not() {
+    let mut world = World::new();
+    let queue = world.queue("q", &table(|table| table.long("x-max-length-bytes", 5)));
+    world.put(queue, &["aaa", "bb"]);
+    assert!(!world.queues.records().is_over_length(queue));
+    let taken = world.take(queue);
+    world.put(queue, &["ccc"]);
+    assert!(!world.queues.records().is_over_length(queue));
+    world.give_back(taken);
+    assert!(world.queues.records().is_over_length(queue));
+    world.drop_excess(queue);
+    assert_eq!(world.drain(queue), "bb ccc", "what came back is the oldest");
+}
+
+#[test]
+fn a_queue_that_refuses_is_full_at_its_length_and_drops_nothing() {
+    let mut world = World::new();
+    let arguments = table(|table| {
+        table.long("x-max-length", 2).and_then(|()| table.text("x-overflow", "reject-publish"))
+    });
+    let queue = world.queue("q", &arguments);
+    world.put(queue, &["a"]);
+    assert!(!world.queues.records().refuses_body(queue, 1, 0));
+    world.put(queue, &["b"]);
+    assert!(world.queues.records().refuses_body(queue, 1, 0));
+    assert!(!world.queues.records().refuses_body(queue, 1, 1), "a consumer can have one of them");
+    let taken = world.take(queue);
+    assert!(!world.queues.records().refuses_body(queue, 1, 0));
+    world.put(queue, &["c"]);
+    world.give_back(taken);
+    assert!(!world.queues.records().is_over_length(queue), "what comes back is kept");
+    world.drop_excess(queue);
+    assert_eq!(world.drain(queue), "a b c");
+}
+
+// ---- time
+
+#[test]
+fn a_message_expires_when_it_stands_first_and_its_time_has_come() {
+    let mut world = World::new();
+    let queue = world.queue("q", &table(|table| table.long("x-message-ttl", 100)));
+    world.journal.set_time(1_000);
+    world.put(queue, &["a"]);
+    assert_eq!(world.queues.next_expiry_ms(), Some(1_100));
+    world.journal.set_time(1_099);
+    world.put(queue, &["b"]);
+    assert!(!world.has_expired(queue));
+    world.queues.take_due(&world.journal);
+    assert_eq!(world.queues.shedding.len(), 0, "it is too early");
+    world.journal.set_time(1_100);
+    assert!(world.has_expired(queue));
+    world.queues.take_due(&world.journal);
+    assert_eq!(world.queues.shedding.pop(), Some(queue));
+    world.drop_first(queue);
+    assert!(!world.has_expired(queue));
+    let mut cx = Context::new(&mut world.journal, &mut world.messages, &mut world.work);
+    world.queues.schedule(&mut cx, queue);
+    assert_eq!(world.queues.next_expiry_ms(), Some(1_199));
+    assert_eq!(world.drain(queue), "b");
+}
+
+#[test]
+fn a_message_with_a_time_of_its_own_expires_in_a_queue_without_one() {
+    let mut world = World::new();
+    let queue = world.queue("q", &[]);
+    world.journal.set_time(1_000);
+    world.put(queue, &["stays"]);
+    assert!(!world.queues.records().has_deadlines());
+    world.put_with(&[queue], "goes", b"\x01\x00\x0250", MessageFlags::EXPIRES);
+    assert!(world.queues.records().has_deadlines());
+    world.journal.set_time(9_000);
+    assert!(!world.has_expired(queue), "what stands first has no time");
+    world.drop_first(queue);
+    assert!(world.has_expired(queue));
+}
+
+#[test]
+fn what_expires_in_a_queue_with_priorities_is_the_first_of_all_levels() {
+    let mut world = World::new();
+    let arguments =
+        table(|table| table.long("x-max-priority", 5).and_then(|()| table.long("x-message-ttl", 100)));
+    let queue = world.queue("q", &arguments);
+    world.put_ranked(queue, &[(0, "old")]);
+    world.journal.set_time(500);
+    world.put_ranked(queue, &[(1, "new")]);
+    let level = world.queues.records().first_level(queue);
+    assert!(!world.has_expired(queue) && !world.has_expired(level), "the old one does not stand first");
+    world.journal.set_time(600);
+    assert!(!world.has_expired(queue) && world.has_expired(level));
+    world.drop_first(level);
+    assert!(world.has_expired(queue));
+}
+
+#[test]
+fn a_queue_that_nobody_uses_has_its_time_and_a_consumer_ends_that() {
+    let mut world = World::new();
+    let queue = world.queue("q", &table(|table| table.long("x-expires", 100)));
+    world.journal.set_time(1_000);
+    world.queues.touch_queue(&world.journal, queue);
+    assert_eq!(world.queues.next_expiry_ms(), Some(1_100));
+    world.journal.set_time(1_099);
+    assert!(!world.queues.records().is_unused_for_too_long(&world.journal, queue));
+    world.journal.set_time(1_100);
+    assert!(world.queues.records().is_unused_for_too_long(&world.journal, queue));
+    world.consumer(queue);
+    assert!(!world.queues.records().is_unused_for_too_long(&world.journal, queue));
+}
+
+// ---- what is given up
+
+#[test]
+fn what_is_given_up_waits_apart_and_is_given_to_nobody() {
+    let mut world = World::new();
+    let queue = world.queue("q", &table(|table| table.text("x-dead-letter-exchange", "dlx")));
+    assert!(world.queues.records().has_dead_letters(queue));
+    world.consumer(queue);
+    world.put(queue, &["a"]);
+    let (_, delivery) = world.take(queue);
+    world.queues.records_mut().pop_ready();
+    world.queues.uncount_delivery(&world.messages, delivery);
+    world.queues.reject(&world.messages, queue, delivery, Reason::Rejected);
+    world.queues.records_mut().wake(queue);
+    let backlog = &world.queues.at(queue).backlog;
+    assert_eq!((backlog.ready(), backlog.first_rejected()), (0, Some(delivery)));
+    assert!(backlog.bytes() > 0, "it counts for the memory of its queue");
+    assert!(world.queues.first(queue).is_none() && !world.queues.records().is_any_ready());
+    assert_eq!(world.queues.deliveries()[delivery].death, Some(Reason::Rejected));
+    let mut cx = Context::new(&mut world.journal, &mut world.messages, &mut world.work);
+    assert!(world.queues.drop_rejected(&mut cx, queue) && !world.queues.drop_rejected(&mut cx, queue));
+    assert_eq!(world.queues.at(queue).backlog.bytes(), 0);
+    world.assert_empty();
+}
+
+#[test]
+fn a_queue_that_is_gone_has_no_dead_letters() {
+    let mut world = World::new();
+    let queue = world.queue("q", &table(|table| table.text("x-dead-letter-exchange", "dlx")));
+    world.queues.records_mut().retire(queue);
+    assert!(!world.queues.records().has_dead_letters(queue));
+}
+
+// ---- room
+
+#[test]
+fn whoever_publishes_to_a_queue_with_its_share_waits_until_it_has_less() {
+    let mut world = World::new();
+    let [full, other] = ["full", "other"].map(|name| world.queue(name, &[]));
+    (0..62).for_each(|_| world.put(full, &["m"]));
+    assert_eq!(world.reserve(full, Share::Ordinary), Ok(()));
+    world.put(full, &["m"]);
+    assert_eq!(world.reserve(full, Share::Ordinary), Err(Ok(full)));
+    assert_eq!(world.reserve(other, Share::Ordinary), Ok(()));
+    assert_eq!(world.reserve(full, Share::Reserve), Ok(()), "others wait for him");
+    let refused = world.reserve(full, Share::Transaction).unwrap_err().unwrap_err();
+    assert!(refused.contains("queue_entries_max"), "{refused}");
+    let taken = world.take(full);
+    assert_eq!(world.reserve(full, Share::Ordinary), Err(Ok(full)), "what is delivered counts");
+    let left = world.queues.records().left_queue_of(Shortage::QueueMemory(full));
+    world.settle(taken);
+    assert_eq!(world.reserve(full, Share::Ordinary), Ok(()));
+    world.drop_first(full);
+    assert!(world.queues.records().left_queue_of(Shortage::QueueMemory(full)) > left);
+}
+
+#[test]
+fn the_levels_of_a_queue_have_one_share_together() {
+    let mut world = World::new();
+    let queue = ranked(&mut world);
+    (0..40).for_each(|_| world.put_ranked(queue, &[(1, "m"), (2, "m")]));
+    let level = world.queues.records().first_level(queue);
+    for queue_or_level in [queue, level] {
+        assert_eq!(world.reserve(queue_or_level, Share::Ordinary), Err(Ok(queue)));
+    }
+}

@@ -1,0 +1,734 @@
+//! What one connection may take of the pools that all of them share.
+//!
+//! A connection may hold at most a fixed multiple of what is still free in a pool. So a client that takes what it can
+//! get leaves something for the next one. What is declared outlives its connection and counts for nobody then.
+//! RabbitMQ's limits of users and virtual hosts count connections and channels here as well.
+//!
+//! | pool | a connection may hold |
+//! |---|---|
+//! | channels, consumers | as many as are free |
+//! | unsettled deliveries, and the memory of their messages | as many as are free, and one always |
+//! | messages of open transactions, and their memory | as many as are free of the half that all transactions may hold |
+//! | queues, exchanges, bindings, names | fifteen times as many as are free: one program often sets everything up |
+//!
+//! # Invariants
+//! - What is taken is given back as the same thing, so every count is 0 when everything was drained and closed.
+//! - A connection is known by its id and by a number that no other connection has had.
+//! - Queues have a rule of the same form for the messages in them (`queue::fullness`).
+
+use crate::faults::out_of;
+use leveret_core::command::{ConnectionId, VhostId};
+use leveret_core::error::{Fault, ReplyCode};
+use leveret_core::limits::Limits;
+use leveret_core::mem::MESSAGE_SLOT_BYTES;
+
+/// A connection may hold this many times the declared things that are free.
+const DECLARED_TIMES: usize = 15;
+
+/// The connection that declared something.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Declarer {
+    connection: ConnectionId,
+    /// The number of the connection; 0 for nobody.
+    number: u32,
+}
+
+impl Declarer {
+    /// The declarer of things that were restored at a start, or whose connection is gone.
+    pub(crate) fn nobody() -> Self {
+        Self { connection: ConnectionId::from_index(0), number: 0 }
+    }
+}
+
+/// A kind of thing that can be declared.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Declared {
+    Queue,
+    Exchange,
+    /// A binding, with the places that it takes.
+    Binding(u32),
+}
+
+impl Declared {
+    const fn places(self) -> usize {
+        match self {
+            Self::Queue | Self::Exchange => 1,
+            Self::Binding(places) => places as usize,
+        }
+    }
+
+    const fn key(self) -> &'static str {
+        match self {
+            Self::Queue => "queues_max",
+            Self::Exchange => "exchanges_max",
+            Self::Binding(_) => "bindings_max",
+        }
+    }
+}
+
+/// The room left for declared things that the quota does not count itself.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Room {
+    /// Queues that still fit.
+    pub(crate) queues: usize,
+}
+
+/// Pools whose records come and go with connections.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Pool {
+    Channels,
+    Consumers,
+}
+
+impl Pool {
+    const fn key(self) -> &'static str {
+        match self {
+            Self::Channels => "channels_max",
+            Self::Consumers => "consumers_max",
+        }
+    }
+}
+
+/// Memory for messages that clients keep by unsettled deliveries and open transactions.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Pinned {
+    /// Bytes of blocks of the messages of unsettled deliveries.
+    pub(crate) unsettled_bytes: u64,
+    /// Messages in open transactions.
+    pub(crate) open_messages: u32,
+    /// Bytes of blocks of messages in open transactions.
+    pub(crate) open_bytes: u64,
+}
+
+/// What one connection holds.
+#[derive(Clone, Copy, Debug, Default)]
+struct Share {
+    /// The number of the connection; 0 for no connection.
+    number: u32,
+    user: Option<usize>,
+    /// The virtual host, while the connection counts among those in it.
+    vhost: Option<VhostId>,
+    queues: u32,
+    exchanges: u32,
+    bindings: u32,
+    names_bytes: u32,
+    pinned: Pinned,
+    /// Unsettled deliveries of all channels.
+    unsettled: u32,
+    channels: u32,
+    /// Consumer records of all channels, the stand-ins of gets included.
+    consumers: u32,
+}
+
+impl Share {
+    const fn declared_mut(&mut self, declared: Declared) -> &mut u32 {
+        match declared {
+            Declared::Queue => &mut self.queues,
+            Declared::Exchange => &mut self.exchanges,
+            Declared::Binding(_) => &mut self.bindings,
+        }
+    }
+
+    const fn pool_mut(&mut self, pool: Pool) -> &mut u32 {
+        match pool {
+            Pool::Channels => &mut self.channels,
+            Pool::Consumers => &mut self.consumers,
+        }
+    }
+}
+
+/// What counts towards the limits of a user.
+#[derive(Clone, Copy, Default, Debug)]
+struct User {
+    /// The number of the user, which tells it from others that had its place before; 0 for no user.
+    number: u32,
+    connections: u32,
+    channels: u32,
+}
+
+/// The sizes of the pools, in records or bytes.
+#[derive(Clone, Copy, Debug)]
+struct Sizes {
+    names_bytes: usize,
+    exchanges: usize,
+    binding_places: usize,
+    /// Message slots that ordinary publishers may use.
+    messages: u32,
+    /// Bytes of message blocks that ordinary publishers may use.
+    body_bytes: u64,
+}
+
+/// How much of the pools is taken, and by which connection.
+#[derive(Debug)]
+pub(crate) struct Quota {
+    sizes: Sizes,
+    /// Bytes of the names and arguments of everything declared.
+    names_bytes: usize,
+    /// Places that bindings take; most take one.
+    binding_places: usize,
+    /// Exchanges that clients declared.
+    exchanges: usize,
+    /// Memory for messages that all connections keep by unsettled deliveries and open transactions.
+    pinned: Pinned,
+    /// As many as there were connections at once: memory that was never used is not touched.
+    shares: Vec<Share>,
+    /// Connections ever made, which numbers them.
+    serial: u32,
+    /// Connections in each virtual host.
+    vhosts: Vec<u32>,
+    users: Vec<User>,
+}
+
+impl Quota {
+    /// Bytes that a connection takes in the quota.
+    pub(crate) const CONNECTION_BYTES: usize = size_of::<Share>();
+    /// Bytes that a virtual host takes in the quota.
+    pub(crate) const VHOST_BYTES: usize = size_of::<u32>();
+    /// Bytes that a user takes in the quota.
+    pub(crate) const USER_BYTES: usize = size_of::<User>();
+
+    pub(crate) fn new(limits: &Limits) -> Self {
+        Self {
+            sizes: Sizes {
+                names_bytes: limits.names_bytes_max as usize,
+                exchanges: limits.exchanges_max as usize,
+                binding_places: limits.bindings_max as usize,
+                messages: limits.messages_max - limits.messages_max / 16,
+                body_bytes: limits.body_bytes_max - limits.body_bytes_max / 16,
+            },
+            names_bytes: 0,
+            binding_places: 0,
+            exchanges: 0,
+            pinned: Pinned::default(),
+            shares: Vec::with_capacity(limits.connection_records()),
+            serial: 0,
+            vhosts: vec![0; limits.vhosts_max as usize],
+            users: vec![User::default(); limits.users_max as usize],
+        }
+    }
+
+    fn share(&self, connection: ConnectionId) -> &Share {
+        &self.shares[connection.index()]
+    }
+
+    fn share_mut(&mut self, connection: ConnectionId) -> &mut Share {
+        &mut self.shares[connection.index()]
+    }
+
+    // ---- who comes and goes
+
+    /// Sets which users there are, by their places and numbers. Connections of a deleted user count for none.
+    pub(crate) fn note_users(&mut self, there: impl Iterator<Item = (usize, u32)>) {
+        let mut numbers = vec![0; self.users.len()];
+        there.for_each(|(place, number)| numbers[place] = number);
+        for (place, number) in numbers.into_iter().enumerate() {
+            if self.users[place].number != number {
+                self.users[place] = User { number, ..User::default() };
+                let gone = self.shares.iter_mut().filter(|share| share.user == Some(place));
+                gone.for_each(|share| share.user = None);
+            }
+        }
+    }
+
+    /// Notes a new connection, before its handshake.
+    pub(crate) fn connection_came(&mut self, connection: ConnectionId) {
+        // No connection has the number 0.
+        self.serial = self.serial.wrapping_add(1).max(1);
+        let index = connection.index();
+        assert!(index < self.shares.capacity(), "there is room for every connection from the start");
+        if index >= self.shares.len() {
+            self.shares.resize(index + 1, Share::default());
+        }
+        self.shares[index] = Share { number: self.serial, ..Share::default() };
+    }
+
+    /// Notes that a connection is gone, and everything that it held was given back.
+    pub(crate) fn connection_gone(&mut self, connection: ConnectionId) {
+        let share = core::mem::take(self.share_mut(connection));
+        assert!(share.vhost.is_none(), "a connection leaves its virtual host before it goes");
+        assert_eq!(
+            (share.unsettled, share.channels, share.consumers, share.pinned),
+            (0, 0, 0, Pinned::default()),
+            "a connection that goes holds nothing"
+        );
+    }
+
+    /// Notes the user that a connection has logged in as.
+    pub(crate) fn logged_in(&mut self, connection: ConnectionId, user: Option<usize>) {
+        self.share_mut(connection).user = user;
+    }
+
+    /// Counts a connection in a virtual host, and for its user.
+    pub(crate) fn enter_vhost(&mut self, connection: ConnectionId, vhost: VhostId) {
+        let share = self.share_mut(connection);
+        share.vhost = Some(vhost);
+        let user = share.user;
+        self.vhosts[vhost.index()] += 1;
+        if let Some(user) = user {
+            self.users[user].connections += 1;
+        }
+    }
+
+    /// Counts a connection out of its virtual host and its user.
+    pub(crate) fn leave_vhost(&mut self, connection: ConnectionId) {
+        let share = self.share_mut(connection);
+        let (vhost, user) = (share.vhost.take(), share.user);
+        if let Some(vhost) = vhost {
+            self.vhosts[vhost.index()] -= 1;
+            if let Some(user) = user {
+                self.users[user].connections -= 1;
+            }
+        }
+    }
+
+    /// Connections in a virtual host.
+    pub(crate) fn connections_in(&self, vhost: VhostId) -> u32 {
+        self.vhosts[vhost.index()]
+    }
+
+    /// Connections of a user, and channels on these.
+    pub(crate) fn of_user(&self, user: usize) -> (u32, u32) {
+        (self.users[user].connections, self.users[user].channels)
+    }
+
+    /// Virtual hosts and users that have connections or channels.
+    pub(crate) fn holders(&self) -> usize {
+        let users = self.users.iter().filter(|user| user.connections + user.channels > 0).count();
+        users + self.vhosts.iter().filter(|count| **count > 0).count()
+    }
+
+    // ---- channels and consumers
+
+    /// Whether a connection may have one more record of a pool with this much room. A pool without room is not
+    /// refused here.
+    ///
+    /// # Errors
+    /// The connection holds as many as are free.
+    pub(crate) fn may_take(
+        &mut self,
+        connection: ConnectionId,
+        pool: Pool,
+        room: usize,
+    ) -> Result<(), Fault> {
+        if room > 0 && *self.share_mut(connection).pool_mut(pool) as usize >= room {
+            return Err(has_its_share(pool.key()));
+        }
+        Ok(())
+    }
+
+    /// Counts a record of a pool that a connection takes.
+    pub(crate) fn take(&mut self, connection: ConnectionId, pool: Pool) {
+        let share = self.share_mut(connection);
+        *share.pool_mut(pool) += 1;
+        if let (Pool::Channels, Some(user)) = (pool, share.user) {
+            self.users[user].channels += 1;
+        }
+    }
+
+    /// Counts out a record of a pool that a connection gives back.
+    pub(crate) fn give_back(&mut self, connection: ConnectionId, pool: Pool) {
+        let share = self.share_mut(connection);
+        *share.pool_mut(pool) -= 1;
+        if let (Pool::Channels, Some(user)) = (pool, share.user) {
+            self.users[user].channels -= 1;
+        }
+    }
+
+    // ---- unsettled deliveries
+
+    /// Whether a connection may have one more delivery of a pool with this much room.
+    #[inline]
+    pub(crate) fn may_take_delivery(&self, connection: ConnectionId, room: usize) -> bool {
+        let share = self.share(connection);
+        (share.unsettled as usize) < room && self.leaves_bytes(share.pinned.unsettled_bytes)
+    }
+
+    /// Whether a connection has unsettled deliveries.
+    pub(crate) fn has_deliveries(&self, connection: ConnectionId) -> bool {
+        self.share(connection).unsettled > 0
+    }
+
+    /// The configuration key of the pool of which a connection has used up its share, so that it may have no
+    /// more deliveries.
+    pub(crate) fn key_of_deliveries(&self, connection: ConnectionId) -> &'static str {
+        let held = self.share(connection).pinned.unsettled_bytes;
+        if self.leaves_bytes(held) { "unacknowledged_max" } else { "body_bytes_max" }
+    }
+
+    /// Whether a connection that holds this many bytes of messages leaves as many to others.
+    #[inline]
+    const fn leaves_bytes(&self, held: u64) -> bool {
+        held == 0 || held < self.sizes.body_bytes.saturating_sub(self.pinned.unsettled_bytes)
+    }
+
+    /// Counts a new delivery of a connection, whose message has this many bytes of blocks.
+    #[inline]
+    pub(crate) fn take_delivery(&mut self, connection: ConnectionId, bytes: u64) {
+        let share = self.share_mut(connection);
+        share.unsettled += 1;
+        share.pinned.unsettled_bytes += bytes;
+        self.pinned.unsettled_bytes += bytes;
+    }
+
+    /// Counts out a settled delivery of a connection, whose message counted with this many bytes.
+    #[inline]
+    pub(crate) fn give_delivery_back(&mut self, connection: ConnectionId, bytes: u64) {
+        self.share_mut(connection).unsettled -= 1;
+        self.give_delivered_bytes_back(connection, bytes);
+    }
+
+    /// Counts out the bytes of a delivery whose message left memory; the delivery still counts.
+    #[inline]
+    pub(crate) fn give_delivered_bytes_back(&mut self, connection: ConnectionId, bytes: u64) {
+        self.share_mut(connection).pinned.unsettled_bytes -= bytes;
+        self.pinned.unsettled_bytes -= bytes;
+    }
+
+    // ---- open transactions
+
+    /// Memory for messages that all connections keep by unsettled deliveries and open transactions.
+    pub(crate) const fn pinned(&self) -> Pinned {
+        self.pinned
+    }
+
+    /// Returns the bytes of the log that all open transactions need at most when they are committed.
+    pub(crate) fn open_log_bytes(&self) -> u64 {
+        log_bytes_of(self.pinned)
+    }
+
+    /// Returns the bytes of the log that the open transactions of a connection need at most.
+    pub(crate) fn open_log_bytes_of(&self, connection: ConnectionId) -> u64 {
+        log_bytes_of(self.share(connection).pinned)
+    }
+
+    /// Counts slots and bytes for an open transaction of the connection.
+    ///
+    /// # Errors
+    /// The connection's transactions would hold more than is free for transactions, and hold something already; or
+    /// all transactions would hold more than half of the pool.
+    pub(crate) fn take_open(
+        &mut self,
+        connection: ConnectionId,
+        slots: u32,
+        bytes: u64,
+    ) -> Result<(), Fault> {
+        let all = self.pinned;
+        let own = self.share(connection).pinned;
+        let (messages, body_bytes) = (u64::from(self.sizes.messages / 2), self.sizes.body_bytes / 2);
+        let left = messages.checked_sub(u64::from(all.open_messages + slots));
+        if left.is_none_or(|left| own.open_messages > 0 && u64::from(own.open_messages + slots) > left) {
+            return Err(open_share_is_used_up("messages_max"));
+        }
+        let left = body_bytes.checked_sub(all.open_bytes + bytes);
+        if left.is_none_or(|left| own.open_bytes > 0 && own.open_bytes + bytes > left) {
+            return Err(open_share_is_used_up("body_bytes_max"));
+        }
+        for pinned in [&mut self.pinned, &mut self.shares[connection.index()].pinned] {
+            pinned.open_messages += slots;
+            pinned.open_bytes += bytes;
+        }
+        Ok(())
+    }
+
+    /// Counts out the slots and bytes of a transaction that is over.
+    pub(crate) fn give_open_back(&mut self, connection: ConnectionId, slots: u32, bytes: u64) {
+        for pinned in [&mut self.pinned, &mut self.shares[connection.index()].pinned] {
+            pinned.open_messages -= slots;
+            pinned.open_bytes -= bytes;
+        }
+    }
+
+    // ---- declared things
+
+    /// Counts something that is about to be declared, with its names. `declarer`: `None` for what a start restores
+    /// and for operators, whom no share limits.
+    ///
+    /// # Errors
+    /// There is no more room, or the connection has used up its share.
+    pub(crate) fn declare(
+        &mut self,
+        declared: Declared,
+        names_bytes: usize,
+        declarer: Option<Declarer>,
+        room: Room,
+    ) -> Result<(), Fault> {
+        let room = match declared {
+            Declared::Queue => room.queues,
+            Declared::Exchange => self.sizes.exchanges - self.exchanges,
+            Declared::Binding(_) => self.sizes.binding_places - self.binding_places,
+        };
+        let places = declared.places();
+        let names_room = self.names_room();
+        if places > room {
+            return Err(out_of(declared.key()));
+        }
+        if names_bytes > names_room {
+            return Err(out_of("names_bytes_max"));
+        }
+        if let Some(share) = self.share_of(declarer) {
+            let names_held = share.names_bytes as usize;
+            let held = share.declared_mut(declared);
+            if *held as usize + places - 1 > DECLARED_TIMES * (room - places) {
+                return Err(has_its_share(declared.key()));
+            }
+            if names_held + names_bytes > DECLARED_TIMES * (names_room - names_bytes) {
+                return Err(has_its_share("names_bytes_max"));
+            }
+            *held += places as u32;
+            share.names_bytes += names_bytes as u32;
+        }
+        self.names_bytes += names_bytes;
+        match declared {
+            Declared::Queue => {}
+            Declared::Exchange => self.exchanges += 1,
+            Declared::Binding(places) => self.binding_places += places as usize,
+        }
+        Ok(())
+    }
+
+    /// Counts out something declared that exists no more, with its names.
+    pub(crate) fn undeclare(&mut self, declared: Declared, names_bytes: usize, declarer: Option<Declarer>) {
+        self.names_bytes -= names_bytes;
+        match declared {
+            Declared::Queue => {}
+            Declared::Exchange => self.exchanges -= 1,
+            Declared::Binding(places) => self.binding_places -= places as usize,
+        }
+        if let Some(share) = self.share_of(declarer) {
+            *share.declared_mut(declared) -= declared.places() as u32;
+            share.names_bytes -= names_bytes as u32;
+        }
+    }
+
+    /// Counts names of something that no connection declared.
+    ///
+    /// # Errors
+    /// There is no room for the names.
+    pub(crate) fn take_names(&mut self, names_bytes: usize) -> Result<(), Fault> {
+        if names_bytes > self.names_room() {
+            return Err(out_of("names_bytes_max"));
+        }
+        self.names_bytes += names_bytes;
+        Ok(())
+    }
+
+    /// Counts out names of something that no connection declared.
+    pub(crate) const fn give_names_back(&mut self, names_bytes: usize) {
+        self.names_bytes -= names_bytes;
+    }
+
+    /// Bytes of names that still fit.
+    pub(crate) const fn names_room(&self) -> usize {
+        self.sizes.names_bytes.saturating_sub(self.names_bytes)
+    }
+
+    /// How many are taken, and how many there are, of places of bindings, of exchanges and of bytes of names.
+    pub(crate) const fn fills(&self) -> [(usize, usize); 3] {
+        let sizes = self.sizes;
+        [
+            (self.binding_places, sizes.binding_places),
+            (self.exchanges, sizes.exchanges),
+            (self.names_bytes, sizes.names_bytes),
+        ]
+    }
+
+    /// Bytes of the names and arguments of everything declared.
+    pub(crate) const fn names_bytes(&self) -> usize {
+        self.names_bytes
+    }
+
+    /// Exchanges that clients declared.
+    pub(crate) const fn exchanges(&self) -> usize {
+        self.exchanges
+    }
+
+    /// The declarer of things that this connection declares.
+    pub(crate) fn declarer(&self, connection: ConnectionId) -> Declarer {
+        Declarer { connection, number: self.share(connection).number }
+    }
+
+    /// The share of the connection that declared something, unless it is gone.
+    fn share_of(&mut self, declarer: Option<Declarer>) -> Option<&mut Share> {
+        let Declarer { connection, number } = declarer?;
+        self.shares.get_mut(connection.index()).filter(|share| number != 0 && share.number == number)
+    }
+}
+
+/// Bytes of the log that messages of open transactions take at most.
+fn log_bytes_of(pinned: Pinned) -> u64 {
+    u64::from(pinned.open_messages) * MESSAGE_SLOT_BYTES as u64 + pinned.open_bytes
+}
+
+/// 506: a connection has used up its share of the pool that this key sizes.
+fn has_its_share(key: &str) -> Fault {
+    Fault::new(
+        ReplyCode::ResourceError,
+        format_args!(
+            "this connection has its share of {key}, the rest is for others: raise it in the configuration"
+        ),
+    )
+}
+
+/// 506: open transactions have used up their share; they may be forgotten, and nobody else can have what they
+/// hold.
+fn open_share_is_used_up(key: &str) -> Fault {
+    Fault::new(
+        ReplyCode::ResourceError,
+        format_args!(
+            "open transactions hold their share of {key}, the rest is for others: commit more often, or raise it in \
+             the configuration"
+        ),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The virtual host that is always there.
+    fn vhost() -> VhostId {
+        VhostId::from_index(0)
+    }
+
+    /// A board with room for 100 of everything.
+    fn quota() -> Quota {
+        let mut limits = Limits::default();
+        (limits.exchanges_max, limits.bindings_max, limits.names_bytes_max) = (100, 100, 10_000);
+        (limits.unacknowledged_max, limits.messages_max, limits.body_bytes_max) = (100, 160, 1_600);
+        let mut quota = Quota::new(&limits);
+        quota.note_users([(0, 1)].into_iter());
+        quota
+    }
+
+    /// A connection of the first user.
+    fn connected(quota: &mut Quota, index: usize) -> ConnectionId {
+        let connection = ConnectionId::from_index(index);
+        quota.connection_came(connection);
+        quota.logged_in(connection, Some(0));
+        quota.enter_vhost(connection, vhost());
+        connection
+    }
+
+    /// How many records of a pool of 100 a connection gets while nobody else takes any.
+    fn channels_of(quota: &mut Quota, connection: ConnectionId, used: usize) -> usize {
+        let mut taken = 0;
+        while quota.may_take(connection, Pool::Channels, 100 - used - taken).is_ok() && used + taken < 100 {
+            quota.take(connection, Pool::Channels);
+            taken += 1;
+        }
+        taken
+    }
+
+    #[test]
+    fn a_connection_leaves_as_many_channels_as_it_has() {
+        let mut quota = quota();
+        let [one, two] = [0, 1].map(|index| connected(&mut quota, index));
+        assert_eq!(channels_of(&mut quota, one, 0), 50);
+        assert_eq!(channels_of(&mut quota, two, 50), 25);
+        (0..50).for_each(|_| quota.give_back(one, Pool::Channels));
+        (0..25).for_each(|_| quota.give_back(two, Pool::Channels));
+        for connection in [one, two] {
+            quota.leave_vhost(connection);
+            quota.connection_gone(connection);
+        }
+        assert_eq!(quota.holders(), 0);
+    }
+
+    #[test]
+    fn what_is_declared_outlives_its_connection() {
+        let mut quota = quota();
+        let connection = connected(&mut quota, 0);
+        let declarer = Some(quota.declarer(connection));
+        let room = |queues| Room { queues };
+        quota.declare(Declared::Queue, 10, declarer, room(100)).unwrap();
+        quota.declare(Declared::Exchange, 20, declarer, room(99)).unwrap();
+        quota.declare(Declared::Binding(3), 30, declarer, room(99)).unwrap();
+        assert_eq!((quota.names_bytes(), quota.exchanges()), (60, 1));
+        assert_eq!(quota.fills()[0], (3, 100));
+        quota.leave_vhost(connection);
+        quota.connection_gone(connection);
+        // Another connection with the same id does not answer for these declarations.
+        let again = connected(&mut quota, 0);
+        quota.undeclare(Declared::Queue, 10, declarer);
+        quota.undeclare(Declared::Exchange, 20, declarer);
+        quota.undeclare(Declared::Binding(3), 30, declarer);
+        quota.leave_vhost(again);
+        quota.connection_gone(again);
+        assert_eq!((quota.names_bytes(), quota.exchanges(), quota.holders()), (0, 0, 0));
+    }
+
+    #[test]
+    fn one_connection_declares_fifteen_times_what_it_leaves() {
+        let mut quota = quota();
+        let connection = connected(&mut quota, 0);
+        let declarer = Some(quota.declarer(connection));
+        let mut count = 0;
+        while quota.declare(Declared::Exchange, 1, declarer, Room { queues: 0 }).is_ok() {
+            count += 1;
+        }
+        assert_eq!(count, 93);
+        // Durable things come back at a start whatever the shares are.
+        for _ in 93..100 {
+            quota.declare(Declared::Exchange, 1, None, Room { queues: 0 }).unwrap();
+        }
+        let fault = quota.declare(Declared::Exchange, 1, None, Room { queues: 0 }).unwrap_err();
+        assert!(fault.text.contains("raise exchanges_max"), "{fault:?}");
+    }
+
+    #[test]
+    fn deliveries_and_their_memory_are_shared_with_a_newcomer() {
+        let mut quota = quota();
+        let [one, two] = [0, 1].map(|index| connected(&mut quota, index));
+        // 1,500 bytes are for ordinary publishers.
+        let mut held = 0;
+        while quota.may_take_delivery(one, 100 - held) {
+            quota.take_delivery(one, 100);
+            held += 1;
+        }
+        assert_eq!((held, quota.key_of_deliveries(one)), (8, "body_bytes_max"));
+        assert!(quota.may_take_delivery(two, 92), "one delivery always");
+        quota.give_delivered_bytes_back(one, 100);
+        assert!(quota.may_take_delivery(one, 92), "only the log has one of them");
+        quota.give_delivery_back(one, 0);
+        (1..8).for_each(|_| quota.give_delivery_back(one, 100));
+        assert_eq!(quota.pinned(), Pinned::default());
+    }
+
+    #[test]
+    fn open_transactions_of_all_hold_half_and_each_leaves_what_it_has() {
+        let mut quota = quota();
+        let [one, two] = [0, 1].map(|index| connected(&mut quota, index));
+        // 150 slots and 1,500 bytes are for ordinary publishers: half of them is 75 and 750.
+        quota.take_open(one, 37, 100).unwrap();
+        assert!(quota.take_open(one, 1, 1).unwrap_err().text.contains("messages_max"));
+        quota.take_open(two, 10, 500).unwrap();
+        assert!(quota.take_open(two, 1, 100).unwrap_err().text.contains("body_bytes_max"));
+        quota.give_open_back(one, 37, 100);
+        quota.give_open_back(two, 10, 500);
+        assert_eq!(quota.pinned(), Pinned::default());
+    }
+
+    #[test]
+    #[should_panic(expected = "a connection that goes holds nothing")]
+    fn a_connection_that_goes_with_a_delivery_is_a_mistake_of_ours() {
+        let mut quota = quota();
+        let one = connected(&mut quota, 0);
+        quota.take_delivery(one, 10);
+        quota.leave_vhost(one);
+        quota.connection_gone(one);
+    }
+
+    #[test]
+    fn a_user_that_takes_the_place_of_a_deleted_one_has_no_connections() {
+        let mut quota = quota();
+        let connection = connected(&mut quota, 0);
+        quota.take(connection, Pool::Channels);
+        assert_eq!((quota.of_user(0), quota.connections_in(vhost())), ((1, 1), 1));
+        quota.note_users([(0, 2)].into_iter());
+        assert_eq!((quota.of_user(0), quota.connections_in(vhost())), ((0, 0), 1));
+        quota.give_back(connection, Pool::Channels);
+        quota.leave_vhost(connection);
+        quota.connection_gone(connection);
+        assert_eq!(quota.holders(), 0);
+    }
+}

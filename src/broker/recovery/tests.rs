@@ -1,0 +1,237 @@
+//! Recovery by itself: what a start left out, whose names that blocks, and messages without a queue.
+
+use super::*;
+use crate::access::FIRST_VHOST;
+use crate::restored::Contents;
+use crate::work::Work;
+use crate::{Access, Context};
+use leveret_core::command::{QueueId, VhostId};
+use leveret_core::error::Fault;
+use leveret_core::journal::{Definition, DestinationName, Fact, Journal};
+use leveret_core::limits::Limits;
+use leveret_core::mem::{MessageLimits, Messages};
+
+/// What a start found, and what is lent to it.
+struct World {
+    recovery: Recovery,
+    access: Access,
+    journal: Journal,
+    messages: Messages,
+    work: Work,
+    vhost: VhostId,
+}
+
+const QUEUE: DestinationName<'_> = DestinationName::Queue("q");
+const EXCHANGE: DestinationName<'_> = DestinationName::Exchange("q");
+
+impl World {
+    /// At most so many definitions are known that were left out.
+    fn new(left_out_max: usize) -> Self {
+        let limits = Limits::default();
+        let mut access = Access::new(&limits, &mut (Box::new(|bytes: &mut [u8]| bytes.fill(7)) as _), 1);
+        let vhost = access.add_vhost(FIRST_VHOST).unwrap();
+        let mut journal = Journal::new(64);
+        journal.start(1, true, u64::MAX);
+        let messages = Messages::new(MessageLimits {
+            messages_max: 16,
+            body_bytes_max: 1 << 16,
+            assembly_bytes_max: 1 << 16,
+        });
+        let (recovery, work) = (Recovery::new(left_out_max, 1), Work::default());
+        Self { recovery, access, journal, messages, work, vhost }
+    }
+
+    fn leave_queue_out(&mut self, name: &str, incarnation: u64) {
+        let (vhost, auto_delete, is_rebuilt, levels_from, arguments) = ("/", false, false, 0, &[][..]);
+        self.recovery.leave_out(&Definition::Queue {
+            vhost,
+            name,
+            incarnation,
+            auto_delete,
+            is_rebuilt,
+            levels_from,
+            arguments,
+        });
+    }
+
+    fn leave_exchange_out(&mut self, name: &str, version: u64) {
+        let (vhost, kind, auto_delete, internal, arguments) = ("/", "odd", false, false, &[][..]);
+        self.recovery.leave_out(&Definition::Exchange {
+            vhost,
+            name,
+            version,
+            kind,
+            auto_delete,
+            internal,
+            arguments,
+        });
+    }
+
+    fn check(&self, name: DestinationName<'_>, durable: bool) -> Result<(), Fault> {
+        self.recovery.check_not_left_out(&self.access, self.vhost, name, durable)
+    }
+
+    fn delete(&mut self, name: DestinationName<'_>, is_conditional: bool) -> Result<bool, Fault> {
+        let mut cx = Context::new(&mut self.journal, &mut self.messages, &mut self.work);
+        self.recovery.delete_left_out(&mut cx, &self.access, self.vhost, name, is_conditional)
+    }
+
+    /// What was written down since somebody asked: queues of the log that are gone, and definitions that are.
+    fn written(&mut self) -> (Vec<u64>, Vec<Box<[u8]>>) {
+        let (mut queues, mut keys) = (Vec::new(), Vec::new());
+        while let Some(fact) = self.journal.fact() {
+            match fact {
+                Fact::Gone { queue } => queues.push(*queue),
+                Fact::Defined { key, value: None, .. } => keys.push(key.clone()),
+                other => panic!("nothing is deleted by {other:?}"),
+            }
+            self.journal.pop_fact();
+        }
+        queues.sort_unstable();
+        (queues, keys)
+    }
+}
+
+fn orphan(incarnation: u64, name: Option<(&str, &str)>) -> Orphan {
+    let name = name.map(|(vhost, queue)| (vhost.into(), queue.into()));
+    Orphan { incarnation, contents: Contents { count: incarnation * 10, ..Contents::default() }, name }
+}
+
+#[test]
+fn a_name_that_was_left_out_is_nobodys_until_it_is_deleted() {
+    let mut world = World::new(8);
+    world.leave_queue_out("q", 7);
+    for durable in [true, false] {
+        let text = world.check(QUEUE, durable).unwrap_err().text;
+        assert!(text.contains("queue 'q'") && text.contains("queues_max"), "{text}");
+    }
+    world.check(EXCHANGE, true).unwrap();
+    world.check(DestinationName::Queue("other"), true).unwrap();
+    assert!(world.delete(QUEUE, true).is_err(), "of its condition nothing is known");
+    assert!(world.check(QUEUE, true).is_err());
+    assert_eq!(world.delete(QUEUE, false).ok(), Some(true));
+    world.check(QUEUE, true).unwrap();
+    assert_eq!(world.delete(QUEUE, false).ok(), Some(false), "there is none");
+}
+
+#[test]
+fn what_is_deleted_goes_from_the_store_with_its_messages_and_its_levels() {
+    let mut world = World::new(8);
+    world.leave_queue_out("q", 7);
+    world.recovery.leave_out_levels(7, &[71, 72]);
+    world.leave_queue_out("other", 8);
+    world.recovery.leave_out_levels(8, &[81]);
+    world.leave_exchange_out("q", 9);
+    world.delete(QUEUE, false).unwrap();
+    assert_eq!(world.written(), (vec![7, 71, 72], vec![key_of("/", QUEUE)]));
+    assert!(world.check(EXCHANGE, true).unwrap_err().text.contains("exchanges_max"));
+    world.delete(EXCHANGE, false).unwrap();
+    assert_eq!(world.written(), (vec![], vec![key_of("/", EXCHANGE)]), "an exchange has no messages");
+}
+
+#[test]
+fn nothing_is_deleted_from_a_store_that_cannot_be_written() {
+    let mut world = World::new(8);
+    world.leave_queue_out("q", 7);
+    world.journal.start(1, false, u64::MAX);
+    assert!(world.delete(QUEUE, false).is_err());
+    assert!(world.check(QUEUE, false).is_err(), "it is still there");
+}
+
+#[test]
+fn what_is_missing_because_it_was_left_out_is_known_by_name_and_version() {
+    let mut world = World::new(8);
+    world.leave_exchange_out("q", 9);
+    assert!(world.recovery.may_have("/", EXCHANGE, 9));
+    assert!(!world.recovery.may_have("/", EXCHANGE, 8), "that one was deleted");
+    assert!(!world.recovery.may_have("/", QUEUE, 9) && !world.recovery.may_have("other", EXCHANGE, 9));
+}
+
+#[test]
+fn when_more_was_left_out_than_is_known_nothing_durable_may_take_a_name() {
+    let mut world = World::new(1);
+    world.leave_queue_out("known", 7);
+    world.check(QUEUE, true).unwrap();
+    world.leave_queue_out("q", 8);
+    assert!(world.check(QUEUE, true).is_err());
+    assert!(world.check(DestinationName::Queue("new"), true).is_err(), "it may be one of those");
+    world.check(DestinationName::Queue("new"), false).unwrap();
+    assert!(world.recovery.may_have("/", QUEUE, 99));
+}
+
+#[test]
+fn orphans_are_found_by_their_name_and_by_what_the_log_knows_them_by() {
+    let mut world = World::new(8);
+    assert!(!world.recovery.has_orphans());
+    for orphan in [orphan(1, None), orphan(2, Some(("/", "q"))), orphan(3, Some(("tenant", "q")))] {
+        world.recovery.add_orphan(orphan);
+    }
+    let recovery = &mut world.recovery;
+    let known = |recovery: &Recovery, at: Option<usize>| at.map(|at| recovery.orphans()[at].incarnation);
+    assert_eq!(known(recovery, recovery.orphan_of("/", "q")), Some(2));
+    assert_eq!(known(recovery, recovery.orphan_of("tenant", "q")), Some(3));
+    assert_eq!(known(recovery, recovery.orphan_in("tenant")), Some(3));
+    assert_eq!(recovery.orphan_of("/", "other"), None);
+    assert_eq!(known(recovery, recovery.find_orphan(1).ok()), Some(1));
+    let at = recovery.find_orphan(2).unwrap();
+    assert_eq!(recovery.take_orphan(at).contents.count, 20);
+    assert_eq!(recovery.orphan_of("/", "q"), None);
+    assert!(recovery.find_orphan(2).unwrap_err().text.contains("no orphan 2"));
+    assert_eq!(recovery.orphans().len(), 2);
+}
+
+#[test]
+fn of_more_orphans_than_there_is_room_for_it_is_known_how_many() {
+    let mut world = World::new(8);
+    (0..300).for_each(|incarnation| world.recovery.add_orphan(orphan(incarnation, None)));
+    assert_eq!((world.recovery.orphans().len(), world.recovery.orphans_unlisted()), (256, 44));
+    while !world.recovery.orphans().is_empty() {
+        world.recovery.take_orphan(0);
+    }
+    assert!(world.recovery.has_orphans(), "those that are not listed");
+}
+
+#[test]
+fn names_beyond_their_memory_are_not_kept_and_leave_room_when_others_go() {
+    let mut world = World::new(8);
+    let long = "n".repeat(8_000);
+    for incarnation in 1..=3 {
+        world.recovery.add_orphan(orphan(incarnation, Some(("/", &long))));
+    }
+    let named =
+        |recovery: &Recovery| recovery.orphans().iter().filter(|orphan| orphan.name.is_some()).count();
+    assert_eq!((world.recovery.orphans().len(), named(&world.recovery)), (3, 2));
+    let at = world.recovery.find_orphan(1).unwrap();
+    world.recovery.take_orphan(at);
+    world.recovery.add_orphan(orphan(4, Some(("/", &long))));
+    assert_eq!(named(&world.recovery), 2);
+}
+
+#[test]
+fn adopted_messages_count_for_their_queue_until_they_stand_in_it() {
+    let mut world = World::new(8);
+    let [one, two] = [1, 2].map(QueueId::from_index);
+    world.recovery.adopted(&orphan(5, None), one);
+    world.recovery.adopted(&orphan(6, None), two);
+    let counts = |recovery: &Recovery| [one, two].map(|queue| recovery.adopted_by(queue));
+    assert_eq!(counts(&world.recovery), [50, 60]);
+    assert_eq!(world.recovery.next_adopted(), Some((6, two)));
+    assert!(!world.recovery.end_adoption(two));
+    assert_eq!(counts(&world.recovery), [50, 0]);
+    assert_eq!(world.recovery.next_adopted(), Some((5, one)));
+    assert_eq!((world.recovery.purge_adopted(one), world.recovery.purge_adopted(one)), (50, 0));
+    assert_eq!(counts(&world.recovery), [0, 0]);
+    assert!(world.recovery.end_adoption(one), "it was purged meanwhile");
+    assert_eq!(world.recovery.next_adopted(), None);
+}
+
+#[test]
+fn rebuilt_queues_are_told_of_until_each_was_declared_or_is_gone() {
+    let mut world = World::new(8);
+    world.recovery.rebuilt_came();
+    world.recovery.rebuilt_came();
+    world.recovery.rebuilt_gone();
+    assert!(world.recovery.has_rebuilt());
+    world.recovery.rebuilt_gone();
+    assert!(!world.recovery.has_rebuilt());
+}

@@ -1,0 +1,703 @@
+//! Deliveries are settled, and closed channels, connections and deleted things are cleared away.
+//!
+//! Acknowledgements, rejections and requeues; channels and connections that end; deliveries and transactions that are held
+//! for too long; and the jobs: what one command or one death can cause without bound is done a few hundred records at a
+//! time, in the order in which it was begun, while everybody else carries on in between.
+//!
+//! Always true: a tag is settled at most once; only deliveries that were completely written can be settled, so
+//! "everything so far" never swallows a message that the client has not seen; a requeued message is marked
+//! redelivered and waits before all that have not been delivered yet; names vanish at once, and a connection whose
+//! own command began a job is not read until the job is done. A channel is overdue by its oldest delivery, as in
+//! RabbitMQ, or by a transaction that is left open; nobody is closed early, and late by a minute at most.
+
+use leveret_core::command::{BindingId, ChannelId, ConnectionId, ExchangeId, Outcome, QueueId, Settlement};
+use leveret_core::error::{Fault, ReplyCode};
+use leveret_core::mem::Messages;
+use leveret_core::time::{Deadline, Now};
+
+use super::consumers::{Channel, Mode, Transaction};
+use super::counters::count_up;
+use super::deliveries::Carrier;
+use super::job::{Job, spend};
+use super::letters::Reason;
+use super::queue::Purged;
+use super::queues::take_step;
+use super::{Broker, Context};
+
+/// Records cleared away in one step of a job.
+const STEP: u32 = 512;
+
+/// Channels looked at in one turn.
+const LOOK_STEP: u32 = 512;
+
+/// A channel to be closed, and why.
+#[derive(Debug)]
+pub struct Overdue {
+    /// The connection of the channel.
+    pub connection: ConnectionId,
+    /// The number of the channel on the wire.
+    pub channel: u16,
+    /// The fault that the client is told.
+    pub fault: Fault,
+}
+
+/// When something was last added to the channel's open transaction, in seconds; `None` without one.
+const fn open_since_s(channel: &Channel) -> Option<u32> {
+    match &channel.mode {
+        Mode::Transaction(transaction) if !transaction.is_empty() => Some(transaction.touched_s),
+        _ => None,
+    }
+}
+
+impl Broker {
+    /// basic.ack, basic.nack and basic.reject.
+    pub(crate) fn settle(
+        &mut self,
+        cx: &mut Context<'_>,
+        channel: ChannelId,
+        tag: u64,
+        multiple: bool,
+        settlement: Settlement,
+    ) -> Result<Outcome, Fault> {
+        if multiple && tag == 0 {
+            return self.settle_through(cx, channel, u64::MAX, settlement);
+        }
+        let Some(index) = self.consumers.find_sent(&self.queues, channel, tag) else {
+            return Err(Fault::new(
+                ReplyCode::PreconditionFailed,
+                format_args!("unknown delivery tag {tag}"),
+            ));
+        };
+        if multiple {
+            return self.settle_through(cx, channel, tag, settlement);
+        }
+        if let Mode::Transaction(_) = self.consumers.channel(channel).mode {
+            self.decide(channel, index, settlement);
+        } else {
+            if settlement == Settlement::Requeue
+                && let Some(queue) = self.queues.deliveries()[index].queue
+            {
+                self.catch_up(cx, queue);
+            }
+            self.consumers.leave_unacknowledged(&mut self.queues, channel, index);
+            self.settle_one(cx, index, settlement);
+        }
+        Ok(Outcome::Done)
+    }
+
+    fn settle_through(
+        &mut self,
+        cx: &mut Context<'_>,
+        channel: ChannelId,
+        through: u64,
+        settlement: Settlement,
+    ) -> Result<Outcome, Fault> {
+        if let Mode::Transaction(_) = self.consumers.channel(channel).mode {
+            while let Some(index) = self.consumers.first_sent(&self.queues, channel, through) {
+                self.decide(channel, index, settlement);
+            }
+            return Ok(Outcome::Done);
+        }
+        if settlement == Settlement::Requeue {
+            self.catch_up_channel(cx, channel);
+        }
+        self.settle_now(channel, through, settlement);
+        Ok(Outcome::Done)
+    }
+
+    /// basic.recover: never part of a transaction, whatever the channel's mode.
+    pub(crate) fn recover(&mut self, channel: ChannelId) {
+        self.settle_now(channel, u64::MAX, Settlement::Requeue);
+    }
+
+    /// Settles all written deliveries with tags up to `through`, in bounded steps.
+    fn settle_now(&mut self, channel: ChannelId, through: u64, settlement: Settlement) {
+        if settlement == Settlement::Requeue {
+            self.consumers.mark_returning(&mut self.queues, channel);
+        }
+        let &Channel { connection, last_sent, .. } = self.consumers.channel(channel);
+        // The job may take several turns, and deliveries written meanwhile are not meant.
+        let through = through.min(last_sent);
+        self.begin_job(connection, Job::Settle { channel, through, settlement });
+    }
+
+    /// Settles a delivery that is on no list any more and whose tag is forgotten.
+    pub(crate) fn settle_one(&mut self, cx: &mut Context<'_>, index: usize, settlement: Settlement) {
+        match settlement {
+            Settlement::Requeue => self.requeue_delivery(cx, index),
+            Settlement::Reject => self.give_up_delivery(cx, index, Reason::Rejected),
+            Settlement::Ack => {
+                self.counters.acknowledged += 1;
+                let channel = self.queues.deliveries()[index].channel;
+                if self.consumers.find_channel(channel).is_some() {
+                    count_up(&mut self.consumers.channel_mut(channel).counters.acknowledged);
+                }
+                self.finish_delivery(cx, index);
+            }
+        }
+    }
+
+    /// Settles a delivery whose message is not wanted any more, and frees its record.
+    pub(crate) fn finish_delivery(&mut self, cx: &mut Context<'_>, index: usize) {
+        self.consumers.uncount_delivery(cx.messages, &mut self.queues, &mut self.quota, index);
+        let delivery = self.queues.deliveries_mut().remove(index);
+        match (delivery.queue, delivery.message) {
+            (Some(queue), _) => self.queues.settle_delivered(cx, queue, &delivery),
+            (None, Some(message)) => cx.messages.release(message),
+            (None, None) => {}
+        }
+        self.queues.note_release();
+        self.after_uncount(cx, delivery.queue, delivery.consumer, delivery.channel);
+    }
+
+    /// Gives up the message of a delivery for this reason: it is dead-lettered where its queue does that.
+    fn give_up_delivery(&mut self, cx: &mut Context<'_>, index: usize, reason: Reason) {
+        let queue = self.queues.deliveries()[index].queue;
+        match queue.filter(|queue| self.queues.records().has_dead_letters(*queue)) {
+            Some(queue) => self.dead_letter_delivery(cx, queue, index, reason),
+            None => self.finish_delivery(cx, index),
+        }
+    }
+
+    /// Hands the message of a delivery to the dead letters of its queue, for this reason.
+    pub(crate) fn dead_letter_delivery(
+        &mut self,
+        cx: &mut Context<'_>,
+        queue: QueueId,
+        index: usize,
+        reason: Reason,
+    ) {
+        self.consumers.uncount_delivery(cx.messages, &mut self.queues, &mut self.quota, index);
+        let delivery = &self.queues.deliveries()[index];
+        let (consumer, channel) = (delivery.consumer, delivery.channel);
+        self.post().dead_letter_delivery(cx, queue, index, reason);
+        self.queues.note_release();
+        self.after_uncount(cx, Some(queue), consumer, channel);
+    }
+
+    /// Counts that a message is requeued once more; says whether it is over the delivery limit by now. A bridge
+    /// requeues what it could not send, however often its link broke: that counts against no message.
+    fn count_requeue(&mut self, index: usize) -> bool {
+        let channel = self.queues.deliveries()[index].channel;
+        let connection = self.consumers.connection_of(channel);
+        !self.consumers.connection(connection).identity.is_own() && self.queues.comes_back_too_often(index)
+    }
+
+    /// Requeues a delivery at its old place.
+    pub(crate) fn requeue_delivery(&mut self, cx: &mut Context<'_>, index: usize) {
+        if self.count_requeue(index) {
+            return self.give_up_delivery(cx, index, Reason::DeliveryLimit);
+        }
+        let queue = self.queues.deliveries()[index].queue;
+        let Some(queue) = queue.filter(|queue| !self.queues.at(*queue).dying) else {
+            return self.finish_delivery(cx, index);
+        };
+        self.consumers.uncount_delivery(cx.messages, &mut self.queues, &mut self.quota, index);
+        let delivery = &mut self.queues.deliveries_mut()[index];
+        delivery.redelivered = true;
+        let (consumer, channel) = (delivery.consumer, delivery.channel);
+        let (logged, requeues) = (delivery.logged, delivery.requeues);
+        if let Some(offset) = logged.filter(|_| self.queues.at(queue).settings.tells_requeues) {
+            self.queues.records_mut().note_requeue(cx.journal, &self.access, queue, offset, requeues);
+        }
+        self.queues.put_back(cx.messages, queue, index);
+        if self.queues.at(queue).has_rules() {
+            self.post().enforce_limits(cx, queue);
+        }
+        self.after_uncount(cx, Some(queue), consumer, channel);
+    }
+
+    /// Notes that the messages of a channel's consumers are back in their queues.
+    pub(crate) fn end_returning_of(&mut self, channel: ChannelId) {
+        let mut at = self.consumers.next_of_channel(channel, None);
+        while let Some(index) = at {
+            at = self.consumers.next_of_channel(channel, Some(index));
+            if let Some(queue) = self.consumers.take_returning(index) {
+                self.end_returning(queue);
+            }
+        }
+    }
+
+    /// Wakes the queue and the consumer that a settled delivery makes room for.
+    fn after_uncount(
+        &mut self,
+        cx: &mut Context<'_>,
+        queue: Option<QueueId>,
+        consumer: Option<leveret_core::command::ConsumerId>,
+        channel: ChannelId,
+    ) {
+        self.consumers.note_settled();
+        if let Some(consumer) = consumer {
+            if self.consumers.channel(channel).global_prefetch_count > 0 {
+                self.consumers.make_all_eligible(cx.work, &mut self.queues, channel);
+            } else {
+                self.consumers.make_eligible(cx.work, &mut self.queues, consumer.index());
+            }
+            self.free_consumer_if_done(consumer.index());
+        }
+        if let Some(queue) = queue {
+            self.free_queue_if_done(queue);
+        }
+    }
+
+    /// Does a bounded part of the jobs; says whether there is more.
+    pub fn run_jobs(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut left = STEP;
+        while left > 0 {
+            let Some(mut begun) = self.jobs.pop() else { return false };
+            let done = self.run(cx, &mut begun.job, &mut left);
+            if !done {
+                self.jobs.put_back(begun);
+                return true;
+            }
+            if let Some(connection) = begun.waiting {
+                self.consumers.connection_mut(connection).jobs -= 1;
+            }
+        }
+        !self.jobs.is_empty()
+    }
+
+    fn run(&mut self, cx: &mut Context<'_>, job: &mut Job, left: &mut u32) -> bool {
+        match job {
+            Job::Settle { channel, through, settlement } => {
+                self.run_settle(cx, *channel, *through, *settlement, left)
+            }
+            Job::Purge { queue, parts } => self.run_purge(cx, *queue, parts, left),
+            Job::Queue(queue) => self.run_queue(cx, *queue, left),
+            Job::Exchange(exchange) => self.run_exchange(cx, *exchange, left),
+            Job::Channel(channel) => self.run_channel(cx, *channel, left),
+            Job::Connection(connection) => self.run_connection(cx, *connection, left),
+            Job::Vhost(sweep) => self.run_vhost(cx, sweep, left),
+            Job::Policies => self.run_policies(cx, left),
+        }
+    }
+
+    fn run_settle(
+        &mut self,
+        cx: &mut Context<'_>,
+        channel: ChannelId,
+        through: u64,
+        settlement: Settlement,
+        left: &mut u32,
+    ) -> bool {
+        while let Some(index) = self.consumers.first_sent(&self.queues, channel, through) {
+            if *left == 0 {
+                return false;
+            }
+            let before = cx.work.units();
+            self.consumers.leave_unacknowledged(&mut self.queues, channel, index);
+            self.settle_one(cx, index, settlement);
+            // What is rejected may go on to many queues at once.
+            take_step(left, before, cx.work);
+        }
+        self.end_returning_of(channel);
+        let connection = self.consumers.connection_of(channel);
+        self.consumers.unpark(cx.work, &mut self.queues, &self.quota, connection);
+        true
+    }
+
+    fn run_purge(
+        &mut self,
+        cx: &mut Context<'_>,
+        queue: QueueId,
+        parts: &mut Purged,
+        left: &mut u32,
+    ) -> bool {
+        while !parts.is_empty() {
+            if !spend(left) {
+                return false;
+            }
+            assert!(self.queues.drop_purged(cx, queue, parts), "what is not empty has something");
+        }
+        self.end_returning(queue);
+        true
+    }
+
+    fn run_queue(&mut self, cx: &mut Context<'_>, queue: QueueId, left: &mut u32) -> bool {
+        while self.queues.drop_first(cx, queue) || self.queues.drop_rejected(cx, queue) {
+            if !spend(left) {
+                return false;
+            }
+        }
+        while let Some(consumer) = self.queues.records().audience(queue).first() {
+            self.cancel_by_broker(cx, consumer);
+            if !spend(left) {
+                return false;
+            }
+        }
+        let next = |broker: &Self| broker.queues.at(queue).bindings.front().map(BindingId::from_index);
+        if !self.remove_bindings(cx, left, next) {
+            return false;
+        }
+        self.queues.at_mut(queue).cleared = true;
+        self.free_queue_if_done(queue);
+        true
+    }
+
+    fn run_exchange(&mut self, cx: &mut Context<'_>, exchange: ExchangeId, left: &mut u32) -> bool {
+        if !self.remove_bindings(cx, left, |broker| broker.topology.any_binding(exchange)) {
+            return false;
+        }
+        self.free_exchange(exchange);
+        true
+    }
+
+    /// Removes bindings as long as there is a `next` one, as many as `left` allows; says whether those are all.
+    fn remove_bindings(
+        &mut self,
+        cx: &mut Context<'_>,
+        left: &mut u32,
+        next: impl Fn(&Self) -> Option<BindingId>,
+    ) -> bool {
+        while let Some(binding) = next(self) {
+            if cx.journal.is_crowded() {
+                return false;
+            }
+            self.remove_binding(cx, binding);
+            if !spend(left) {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn run_channel(&mut self, cx: &mut Context<'_>, channel: ChannelId, left: &mut u32) -> bool {
+        if matches!(self.consumers.channel(channel).mode, Mode::Transaction(_)) {
+            self.abandon_transaction(cx.messages, channel);
+        }
+        while let Some(index) = self.consumers.channel(channel).unacknowledged.front() {
+            if !spend(left) {
+                return false;
+            }
+            self.consumers.leave_unacknowledged(&mut self.queues, channel, index);
+            self.requeue_delivery(cx, index);
+        }
+        self.end_returning_of(channel);
+        self.consumers.channel_mut(channel).cleared = true;
+        self.consumers.free_channel_if_done(&mut self.quota, channel);
+        true
+    }
+
+    fn run_connection(&mut self, cx: &mut Context<'_>, connection: ConnectionId, left: &mut u32) -> bool {
+        while let Some(index) = self.consumers.connection(connection).outbox.front() {
+            if !spend(left) {
+                return false;
+            }
+            self.consumers.leave_outbox(&mut self.queues, connection, index);
+            self.abandon_unsent(cx, index);
+        }
+        while let Some(channel) = self.consumers.next_channel(connection, None) {
+            if !self.run_channel(cx, channel, left) {
+                return false;
+            }
+            assert!(
+                self.consumers.find_channel(channel).is_none(),
+                "nothing refers to a lost channel any more"
+            );
+        }
+        self.consumers.connection_mut(connection).cleared = true;
+        self.free_connection_if_done(connection);
+        true
+    }
+
+    /// Takes back a delivery that will not be written: one to be acknowledged stays on its channel's list,
+    /// which is being given back; another is requeued now, for the client has not seen it.
+    pub(crate) fn abandon_unsent(&mut self, cx: &mut Context<'_>, index: usize) {
+        let delivery = &self.queues.deliveries()[index];
+        match delivery.carrier {
+            Carrier::Return => self.finish_delivery(cx, index),
+            _ if delivery.no_ack || delivery.orphaned => self.requeue_delivery(cx, index),
+            _ => self.queues.deliveries_mut()[index].sent = true,
+        }
+    }
+
+    /// Sets the time of this turn. Says whether a new second began, so that [`Self::set_unix_time`] is due.
+    pub const fn set_time(&mut self, now: Now) -> bool {
+        let before = core::mem::replace(&mut self.watch.now_s, (now.as_ms() / 1000) as u32);
+        self.watch.left = LOOK_STEP;
+        self.queues.set_minute(self.watch.now_s / 60);
+        before != self.watch.now_s || self.letters.unix_s() == 0
+    }
+
+    /// Sets the date, in seconds since 1970: it is written into headers, and nothing depends on it.
+    pub const fn set_unix_time(&mut self, unix_s: u64) {
+        self.letters.set_unix_s(unix_s);
+    }
+
+    /// When a channel may be overdue next.
+    pub fn overdue_deadline(&self) -> Deadline {
+        let holds_nothing = self.queues.deliveries().is_empty() && self.quota.pinned().open_messages == 0;
+        match self.watch.look_s {
+            Some(look_s) if !holds_nothing => Now::from_ms(u64::from(look_s) * 1000).after_ms(0),
+            _ => Deadline::NEVER,
+        }
+    }
+
+    /// The next channel with an overdue delivery or transaction; a bounded number of channels are looked at
+    /// in a turn. A channel that is not closed is named again with the next look.
+    pub fn next_overdue(&mut self) -> Option<Overdue> {
+        if self.watch.look_s.is_none_or(|look_s| self.watch.now_s < look_s) {
+            return None;
+        }
+        while self.watch.hand < self.consumers.channel_places() {
+            if !spend(&mut self.watch.left) {
+                return None;
+            }
+            let index = self.watch.hand;
+            self.watch.hand += 1;
+            let overdue = self.check_overdue(ChannelId::from_index(index));
+            if overdue.is_some() {
+                return overdue;
+            }
+        }
+        self.watch.end();
+        None
+    }
+
+    fn check_overdue(&mut self, id: ChannelId) -> Option<Overdue> {
+        let channel = self.consumers.find_channel(id)?;
+        if channel.closing || self.consumers.connection(channel.connection).dying {
+            return None;
+        }
+        let (delivered, touched) = (self.oldest_delivery(channel), open_since_s(channel));
+        let (connection, number, code) = (channel.connection, channel.number, ReplyCode::PreconditionFailed);
+        let own_ms = self.watch.timeout_ms;
+        // Transaction and oldest delivery are both looked at, for the next look goes by both.
+        let is_left_open = touched.is_some_and(|since_s| self.watch.is_overdue(since_s, own_ms));
+        let unsettled = delivered.filter(|(since_s, ms)| self.watch.is_overdue(*since_s, *ms));
+        let fault = if let Some((_, ms)) = unsettled {
+            // The text is RabbitMQ's.
+            Fault::new(
+                code,
+                format_args!(
+                    "delivery acknowledgement on channel {number} timed out. Timeout value used: {ms} ms. \
+                     This timeout value can be configured, see consumers doc guide to learn more"
+                ),
+            )
+        } else if is_left_open {
+            Fault::new(
+                code,
+                format_args!(
+                    "the transaction on channel {number} was left open for {own_ms} ms: commit it in time, \
+                     or raise consumer_timeout in the configuration"
+                ),
+            )
+        } else {
+            return None;
+        };
+        Some(Overdue { connection, channel: number, fault })
+    }
+
+    /// When the oldest unsettled delivery of a channel was made, in seconds, and its consumer timeout in
+    /// milliseconds.
+    fn oldest_delivery(&self, channel: &Channel) -> Option<(u32, u32)> {
+        let delivery = &self.queues.deliveries()[channel.unacknowledged.front()?];
+        let queue = delivery.queue.and_then(|queue| self.queues.records().get(queue.index()));
+        let own_ms = queue.map_or(u32::MAX, |queue| queue.settings.consumer_timeout_ms);
+        let timeout_ms = if own_ms == u32::MAX { self.watch.timeout_ms } else { own_ms };
+        Some((delivery.delivered_s, timeout_ms))
+    }
+
+    /// Remembers how tx.commit is to settle a delivery.
+    pub(crate) fn decide(&mut self, channel: ChannelId, index: usize, settlement: Settlement) {
+        self.touch(channel);
+        self.consumers.leave_unacknowledged(&mut self.queues, channel, index);
+        let Mode::Transaction(transaction) = &mut self.consumers.channel_mut(channel).mode else {
+            panic!("the channel is in a transaction");
+        };
+        self.queues.deliveries_mut().decide(&mut transaction.settlements, index, settlement);
+    }
+
+    /// Drops the messages of a transaction; its deliveries are unacknowledged again, in the order of their
+    /// tags.
+    pub(crate) fn abandon_transaction(&mut self, messages: &mut Messages, channel: ChannelId) {
+        let transaction = self.take_transaction(channel);
+        let mut next = transaction.first;
+        while let Some(message) = next {
+            next = messages.link(message);
+            messages.release(message);
+        }
+        let list = &mut self.consumers.channel_mut(channel).unacknowledged;
+        self.queues.deliveries_mut().undecide(list, transaction.settlements);
+    }
+
+    /// Takes a transaction that is committed or rolled back. Publishers may wait for the room on the disk that was kept
+    /// for it.
+    pub(crate) fn take_transaction(&mut self, channel: ChannelId) -> Transaction {
+        let record = self.consumers.channel_mut(channel);
+        let Mode::Transaction(transaction) = &mut record.mode else {
+            panic!("only a transaction is ended");
+        };
+        let taken = core::mem::take(transaction);
+        let connection = record.connection;
+        if !taken.is_empty() {
+            self.consumers.connection_mut(connection).open_transactions -= 1;
+        }
+        self.quota.give_open_back(connection, taken.held, taken.bytes);
+        self.queues.note_release();
+        taken
+    }
+
+    /// Notes that the transaction is about to hold something: its connection must not wait for itself.
+    pub(crate) fn touch(&mut self, channel: ChannelId) {
+        let record = self.consumers.channel_mut(channel);
+        let Mode::Transaction(transaction) = &mut record.mode else { return };
+        transaction.touched_s = self.watch.begin();
+        let (was_empty, connection) = (transaction.is_empty(), record.connection);
+        if was_empty {
+            self.consumers.connection_mut(connection).open_transactions += 1;
+        }
+    }
+
+    /// Ends a consumer whose queue is deleted, and has its client told.
+    pub(crate) fn cancel_by_broker(&mut self, cx: &mut Context<'_>, index: usize) {
+        self.end_consumer(cx, index);
+        self.consumers.note_cancelled(index);
+        self.free_consumer_if_done(index);
+    }
+
+    /// Ends a consumer; an auto-delete queue may go with it.
+    pub(crate) fn end_consumer(&mut self, cx: &mut Context<'_>, index: usize) {
+        let Some(queue) = self.consumers.end(cx.work, &mut self.queues, index) else { return };
+        let record = self.queues.at(queue);
+        if record.declared.auto_delete && record.audience.is_empty() && !record.dying {
+            self.retire_queue(cx, queue);
+            self.jobs.begin(Job::Queue(queue));
+        } else if record.audience.is_empty() {
+            self.queues.touch_queue(cx.journal, queue);
+        }
+    }
+
+    /// Frees the record of an ended consumer once nothing refers to it.
+    pub(crate) fn free_consumer_if_done(&mut self, index: usize) {
+        if let Some(queue) = self.consumers.free_if_done(&mut self.quota, index) {
+            self.end_returning(queue);
+        }
+    }
+
+    /// Closes a channel: nothing new starts, unwritten deliveries go no further, the rest is requeued.
+    pub(crate) fn close_channel(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: ConnectionId,
+        channel: ChannelId,
+    ) {
+        self.stop_channel(cx, channel);
+        self.withdraw_unwritten(cx, connection, channel);
+        self.begin_job(connection, Job::Channel(channel));
+    }
+
+    fn stop_channel(&mut self, cx: &mut Context<'_>, channel: ChannelId) {
+        self.consumers.channel_mut(channel).closing = true;
+        self.consumers.mark_returning(&mut self.queues, channel);
+        let mut at = self.consumers.next_of_channel(channel, None);
+        while let Some(index) = at {
+            at = self.consumers.next_of_channel(channel, Some(index));
+            self.end_consumer(cx, index);
+            self.consumers.leave_cancelled(index);
+            self.free_consumer_if_done(index);
+        }
+    }
+
+    /// Takes the channel's deliveries out of the outbox, except the very first, which may be partly written.
+    ///
+    /// `basic.return` and `basic.get-ok` answer something that the client sent, so they are still sent before the close;
+    /// so are the deliveries before a `basic.get-ok`, because delivery tags have no gaps.
+    fn withdraw_unwritten(&mut self, cx: &mut Context<'_>, connection: ConnectionId, channel: ChannelId) {
+        let front = self.consumers.connection(connection).outbox.front();
+        let (mut at, mut last_get) = (front, None);
+        while let Some(index) = at {
+            at = self.queues.deliveries().next_in_outbox(index);
+            let delivery = &self.queues.deliveries()[index];
+            if delivery.channel == channel && matches!(delivery.carrier, Carrier::Get(_)) {
+                last_get = Some(index);
+            }
+        }
+        if front.is_some() {
+            self.consumers.note_output(connection);
+        }
+        let mut is_behind_gets = last_get.is_none();
+        at = front;
+        while let Some(index) = at {
+            at = self.queues.deliveries().next_in_outbox(index);
+            let delivery = &self.queues.deliveries()[index];
+            if delivery.channel != channel || delivery.carrier == Carrier::Return {
+                continue;
+            }
+            if !is_behind_gets {
+                self.orphan(channel, index);
+                is_behind_gets = last_get == Some(index);
+            } else if Some(index) == front {
+                self.queues.deliveries_mut()[index].withdrawn = true;
+                self.orphan(channel, index);
+            } else {
+                self.consumers.leave_outbox(&mut self.queues, connection, index);
+                self.abandon_unsent(cx, index);
+            }
+        }
+    }
+
+    fn orphan(&mut self, channel: ChannelId, index: usize) {
+        if !self.queues.deliveries()[index].no_ack {
+            self.consumers.leave_unacknowledged(&mut self.queues, channel, index);
+        }
+        self.queues.deliveries_mut()[index].orphaned = true;
+    }
+
+    pub(crate) fn free_connection_if_done(&mut self, connection: ConnectionId) {
+        let gone = self.consumers.free_connection_if_done(&mut self.quota, connection);
+        if let Some(vhost) = gone.and_then(|record| record.vhost) {
+            self.release_vhost(vhost);
+        }
+    }
+
+    /// Ends a connection that will ask for nothing more. Its names vanish now; its deliveries are requeued in
+    /// bounded steps. May be called again.
+    pub fn disconnect(&mut self, cx: &mut Context<'_>, connection: ConnectionId) {
+        if core::mem::replace(&mut self.consumers.connection_mut(connection).dying, true) {
+            return;
+        }
+        self.forget_gets(connection);
+        self.quota.leave_vhost(connection);
+        let mut at = self.consumers.next_channel(connection, None);
+        while let Some(channel) = at {
+            at = self.consumers.next_channel(connection, Some(channel));
+            if !self.consumers.channel(channel).closing {
+                self.stop_channel(cx, channel);
+            }
+        }
+        while let Some(queue) = self.consumers.connection(connection).exclusive_queues.front() {
+            let queue = QueueId::from_index(queue);
+            self.retire_queue(cx, queue);
+            self.jobs.begin(Job::Queue(queue));
+        }
+        self.jobs.begin(Job::Connection(connection));
+    }
+
+    /// Notes that the socket is closed: the connection's id may be used again as soon as everything was
+    /// requeued.
+    pub fn release(&mut self, cx: &mut Context<'_>, connection: ConnectionId) {
+        self.disconnect(cx, connection);
+        self.consumers.connection_mut(connection).released = true;
+        self.free_connection_if_done(connection);
+    }
+
+    /// Notes that the client was told of the cancelled consumer that [`Self::next_cancelled`] named.
+    pub fn told_cancelled(&mut self, connection: ConnectionId) {
+        if let Some(index) = self.consumers.first_cancelled(connection) {
+            self.consumers.leave_cancelled(index);
+            self.free_consumer_if_done(index);
+        }
+    }
+
+    /// Forgets the gets of a connection, whose answers nobody waits for.
+    pub(crate) fn forget_gets(&mut self, connection: ConnectionId) {
+        let before = self.queues.gets().len();
+        let open =
+            self.queues.gets().iter().filter(|get| get.connection == connection && get.outcome.is_none());
+        let open = open.count() as u32;
+        self.queues.gets_mut().retain(|get| get.connection != connection);
+        assert!(self.queues.gets().len() + 1 >= before, "a connection asks for one thing at a time");
+        self.consumers.connection_mut(connection).jobs -= open;
+    }
+}

@@ -1,0 +1,450 @@
+//! All that the broker holds, and how it begins.
+//!
+//! What is done with it stands in the other files of [`Broker`]; each part that has rules of its own keeps
+//! them itself (`topology`, `access`, `queues` and the other folders).
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use leveret_core::command::{ChannelId, ConnectionId, Name, QueueId, VhostId};
+use leveret_core::error::Fault;
+use leveret_core::journal::{Journal, UNDELIVERED};
+use leveret_core::limits::Limits;
+
+use super::Context;
+use super::access::{
+    Access, FIRST_VHOST, Identity, Load, OperatorFault, PREDECLARED, PREDECLARED_EXCHANGES, Right, Thing,
+};
+use super::consumers::{ConsumerState, Consumers};
+use super::counters::Counters;
+use super::job::{Job, Jobs};
+use super::letters::{Firehose, Letters, Post};
+use super::names::Entropy;
+use super::parameters::Parameters;
+use super::policy::Policies;
+use super::promised::Publishing;
+use super::queues::Queues;
+use super::quota::{Declared, Declarer, Quota, Room};
+use super::recovery::Recovery;
+use super::shortage::Shortage;
+use super::topology::{ExchangeDeclaration, NewExchange, Topology};
+use super::views::Views;
+use super::watch::Watch;
+use super::words::QueueInWords;
+use super::work::Work;
+
+/// The pseudo-queue of direct reply-to, and the prefix of its tokens.
+pub(crate) const REPLY_TO: &str = "amq.rabbitmq.reply-to";
+
+/// How much of the pools is in use: everything is 0 when everything was drained and closed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Gauges {
+    /// Connections, lost ones that are still being cleared away included.
+    pub connections: usize,
+    /// Channels.
+    pub channels: usize,
+    /// Consumers.
+    pub consumers: usize,
+    /// Queues.
+    pub queues: usize,
+    /// Exchanges that clients declared.
+    pub exchanges: usize,
+    /// Bindings.
+    pub bindings: usize,
+    /// Unsettled deliveries.
+    pub deliveries: usize,
+    /// Chunks of queue entries in use.
+    pub chunks: usize,
+    /// Bytes of names and arguments.
+    pub names_bytes: usize,
+    /// Jobs that are not done.
+    pub jobs: usize,
+    /// Bytes of blocks of the messages of unsettled deliveries.
+    pub unsettled_bytes: u64,
+    /// Messages in open transactions.
+    pub open_messages: u32,
+    /// Bytes of blocks of messages in open transactions.
+    pub open_bytes: u64,
+    /// Unsettled or requeued messages that only the log has.
+    pub absent: u32,
+    /// Virtual hosts and users that hold, or declared, something counted in a quota.
+    pub holders: usize,
+}
+
+/// The broker.
+pub struct Broker {
+    pub(crate) entropy: Entropy,
+    pub(crate) access: Access,
+    pub(crate) policies: Policies,
+    pub(crate) parameters: Parameters,
+    pub(crate) topology: Topology,
+    pub(crate) queues: Queues,
+    pub(crate) consumers: Consumers,
+    pub(crate) recovery: Recovery,
+    pub(crate) jobs: Jobs,
+    pub(crate) publishing: Publishing,
+    pub(crate) watch: Watch,
+    /// What connections, users and virtual hosts take of the shared pools, and their limits.
+    pub(crate) quota: Quota,
+    pub(crate) counters: Counters,
+    pub(crate) firehose: Firehose,
+    pub(crate) letters: Letters,
+}
+
+impl core::fmt::Debug for Broker {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Broker").field("gauges", &self.gauges()).finish_non_exhaustive()
+    }
+}
+
+fn draw_seed(entropy: &mut Entropy) -> u64 {
+    let mut seed = [0; 8];
+    entropy(&mut seed);
+    u64::from_ne_bytes(seed)
+}
+
+impl Broker {
+    /// Queues with their messages and unsettled deliveries.
+    pub const fn queues(&self) -> &Queues {
+        &self.queues
+    }
+
+    /// Definitions and messages that a start could not put back as they were.
+    pub const fn recovery(&self) -> &Recovery {
+        &self.recovery
+    }
+
+    /// Definitions and messages that a start could not put back, for the store to change.
+    pub const fn recovery_mut(&mut self) -> &mut Recovery {
+        &mut self.recovery
+    }
+
+    /// Queues, for the store and operators to change where nothing else depends on it.
+    pub const fn queues_mut(&mut self) -> &mut Queues {
+        &mut self.queues
+    }
+
+    /// Reserves everything and declares what exists from the start.
+    ///
+    /// # Errors
+    /// The limits leave no room for the predeclared exchanges.
+    pub fn new(limits: &Limits, mut entropy: Entropy) -> Result<Self, Fault> {
+        let seed = draw_seed(&mut entropy);
+        let vhosts = limits.vhosts_max as usize;
+        let exchanges = limits.exchanges_max as usize + vhosts * PREDECLARED_EXCHANGES;
+        let (queues, connections) = (limits.queues_max as usize, limits.connection_records());
+        let frame = limits.frame_max as usize;
+        let access = Access::new(limits, &mut entropy, seed);
+        let mut broker = Self {
+            entropy,
+            access,
+            policies: Policies::with_capacity(limits.policies_max as usize),
+            parameters: Parameters::with_capacity(limits.parameters_max as usize, seed),
+            topology: Topology::with_capacity(exchanges, limits.bindings_max as usize, frame, seed),
+            queues: Queues::new(limits, seed),
+            consumers: Consumers::new(limits, seed),
+            recovery: Recovery::new(queues + limits.exchanges_max as usize, seed),
+            jobs: Jobs::with_capacity(queues + exchanges + 2 * connections + vhosts + 16),
+            publishing: Publishing::with_capacity(queues),
+            watch: Watch::new(limits.consumer_timeout_ms),
+            quota: Quota::new(limits),
+            counters: Counters::default(),
+            firehose: Firehose::default(),
+            letters: Letters::with_capacity(queues),
+        };
+        broker.begin_access()?;
+        Ok(broker)
+    }
+
+    /// Takes a bounded number of messages that the log has out of memory, if memory is short; says whether it
+    /// is worth while to go on.
+    pub fn spill(&mut self, cx: &mut Context<'_>) -> bool {
+        let before = self.quota.pinned().unsettled_bytes;
+        let connection_of = |channel| self.consumers.connection_of(channel);
+        let goes_on = self.queues.spill(cx, &mut self.quota, connection_of);
+        if self.quota.pinned().unsettled_bytes < before {
+            self.consumers.note_settled();
+        }
+        goes_on
+    }
+
+    /// Remembers the messages that the last read from the log did not find, for the alarm about damage.
+    pub fn note_lost_messages(&mut self, cx: &mut Context<'_>) {
+        let Some(lost) = self.queues.take_lost() else { return };
+        if self.queues.records().get(lost.queue.index()).is_none() {
+            return;
+        }
+        let queue = self.queues.at(self.queues.records().queue_of_level(lost.queue));
+        let (name, first, last) =
+            (self.queue_in_words(queue.vhost, &queue.name).to_string(), lost.first, lost.last);
+        let line =
+            format!("{UNDELIVERED}{first} to {last} of {} could not be read back", name.escape_debug());
+        self.recovery.note_lost_messages(cx.journal, &line);
+    }
+
+    /// Before a clean stop, when all else is written: resets watermarks that ran ahead of the deliveries.
+    /// Says whether there was anything to write.
+    pub fn reset_watermarks(&mut self, journal: &mut Journal) -> bool {
+        self.queues.records_mut().reset_watermarks(journal, &self.access)
+    }
+
+    /// Bytes of the pools that nobody uses and the system holds memory for, about.
+    pub const fn idle_bytes(&self) -> usize {
+        self.queues.idle_bytes() + self.topology.idle_bytes() + self.consumers.idle_bytes()
+    }
+
+    /// Gives idle memory back to the system, a bounded part at a time; says whether that was the last part.
+    pub fn trim(&mut self) -> bool {
+        self.topology.trim();
+        self.consumers.trim();
+        self.queues.trim()
+    }
+
+    /// Borrows what `letters` needs to send a dead letter, a due delayed message or a copy for the firehose.
+    pub(crate) const fn post(&mut self) -> Post<'_> {
+        Post {
+            letters: &mut self.letters,
+            firehose: &mut self.firehose,
+            queues: &mut self.queues,
+            topology: &mut self.topology,
+            quota: &mut self.quota,
+            counters: &mut self.counters,
+            policies: &self.policies,
+            access: &self.access,
+            consumers: &self.consumers,
+        }
+    }
+
+    /// Begins a job for a connection, which is not read until the job is done; the job's first step, nearly
+    /// always all of it, is done behind the command.
+    pub(crate) fn begin_job(&mut self, connection: ConnectionId, job: Job) {
+        self.consumers.connection_mut(connection).jobs += 1;
+        self.jobs.begin_for(connection, job);
+    }
+
+    /// The counters since the start.
+    pub const fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// What the last publish that was answered with [`Outcome::Wait`] waits for.
+    pub const fn last_shortage(&self) -> Shortage {
+        self.publishing.shortage
+    }
+
+    /// The read-only views of the broker, for operators.
+    #[inline]
+    pub const fn views(&self) -> Views<'_> {
+        Views {
+            access: &self.access,
+            policies: &self.policies,
+            parameters: &self.parameters,
+            topology: &self.topology,
+            queues: &self.queues,
+            consumers: &self.consumers,
+            quota: &self.quota,
+        }
+    }
+
+    /// A random number.
+    pub fn chance(&mut self) -> u64 {
+        draw_seed(&mut self.entropy)
+    }
+
+    /// Returns whether others get something when this connection ends: the room of its exclusive queues, or messages
+    /// that were delivered to it and are not settled.
+    pub fn holds_for_others(&self, connection: ConnectionId) -> bool {
+        !self.consumers.connection(connection).exclusive_queues.is_empty()
+            || self.quota.has_deliveries(connection)
+    }
+
+    /// Rises when room is made that a publisher may wait for: places for entries and deliveries (their pools
+    /// count these), room in the share of a queue, in an outbox, or in the log; and when routes change, for
+    /// other queues may have room.
+    pub const fn room_made(&self) -> u64 {
+        self.queues.room_made() + self.revision()
+    }
+
+    /// How much of the pools is in use.
+    pub fn gauges(&self) -> Gauges {
+        let pinned = self.quota.pinned();
+        Gauges {
+            connections: self.consumers.connections_fill().used,
+            channels: self.consumers.channels_fill().used,
+            consumers: self.consumers.consumers_fill().used,
+            queues: self.queues.records().len(),
+            exchanges: self.quota.exchanges(),
+            bindings: self.topology.bindings_len(),
+            deliveries: self.queues.deliveries().len(),
+            chunks: self.queues.entries().chunks_used(),
+            names_bytes: self.quota.names_bytes(),
+            jobs: self.jobs.len(),
+            unsettled_bytes: pinned.unsettled_bytes,
+            open_messages: pinned.open_messages,
+            open_bytes: pinned.open_bytes,
+            absent: self.queues.records().absent(),
+            holders: self.quota.holders(),
+        }
+    }
+
+    /// Rises with every change of routes or rights.
+    #[inline]
+    pub(crate) const fn revision(&self) -> u64 {
+        self.topology.revision() + self.access.revision()
+    }
+
+    /// Users, virtual hosts and permissions.
+    pub const fn access(&self) -> &Access {
+        &self.access
+    }
+
+    /// Users, virtual hosts and permissions, for an operator to change where nothing else depends on it.
+    pub const fn access_mut(&mut self) -> &mut Access {
+        &mut self.access
+    }
+
+    /// Sets what a new store begins with: `/`, and guest, who may do everything there.
+    pub(crate) fn begin_access(&mut self) -> Result<(), Fault> {
+        self.add_vhost(FIRST_VHOST)?;
+        self.access.begin_guest().map_err(|fault| match fault {
+            OperatorFault::NoRoom(key) => super::faults::out_of(key),
+            other => unreachable!("guest can be: {other}"),
+        })?;
+        self.note_users();
+        Ok(())
+    }
+
+    /// Notes that a user has come or gone.
+    pub(crate) fn note_users(&mut self) {
+        self.quota.note_users(self.access.lives());
+    }
+
+    /// Connections and channels of a connection's user.
+    pub(crate) fn load_of(&self, who: &Identity) -> Load {
+        let (connections, channels) = who.user().map_or((0, 0), |user| self.quota.of_user(user));
+        Load { connections, channels }
+    }
+
+    /// Whether the user of a connection has this right.
+    pub(crate) fn check(
+        &self,
+        work: &mut Work,
+        connection: ConnectionId,
+        vhost: VhostId,
+        right: Right,
+        thing: Thing<'_>,
+    ) -> Result<(), Fault> {
+        self.access.check(work, &self.consumers.connection(connection).identity, vhost, right, thing)
+    }
+
+    /// Makes a virtual host with the exchanges that each begins with.
+    pub(crate) fn add_vhost(&mut self, name: &str) -> Result<VhostId, Fault> {
+        let vhost = self.access.add_vhost(name)?;
+        self.note_users();
+        for (exchange, kind, internal) in PREDECLARED {
+            let declaration = ExchangeDeclaration {
+                exchange,
+                kind: kind.name(),
+                durable: true,
+                auto_delete: false,
+                internal,
+                arguments: &[],
+            };
+            self.access.hold_vhost(vhost);
+            let new = NewExchange { vhost, declaration, version: 0, declarer: None, delayed_queue: None };
+            self.topology.insert_exchange(&new);
+        }
+        Ok(vhost)
+    }
+
+    /// Frees the record of a virtual host that nothing names any more.
+    pub(crate) fn remove_vhost(&mut self, vhost: VhostId) {
+        self.access.remove_vhost(vhost);
+        self.note_users();
+    }
+
+    /// Notes that a record which named a virtual host is gone.
+    pub(crate) fn release_vhost(&mut self, vhost: VhostId) {
+        self.access.release_vhost(vhost);
+        self.free_vhost_if_done(vhost);
+    }
+
+    pub(crate) fn free_vhost_if_done(&mut self, vhost: VhostId) {
+        if self.access.is_vhost_done(vhost) {
+            self.remove_vhost(vhost);
+        }
+    }
+
+    /// Counts something that is about to be declared, with its names.
+    ///
+    /// # Errors
+    /// There is no more room, or the connection that declares it has used up its share.
+    pub(crate) fn declare_quota(
+        &mut self,
+        declared: Declared,
+        names_bytes: usize,
+        declarer: Option<Declarer>,
+    ) -> Result<(), Fault> {
+        self.quota.declare(declared, names_bytes, declarer, Room { queues: self.queues.records().room() })
+    }
+
+    /// Frees the record of a cleared queue once neither a delivery nor a level refers to it.
+    #[inline]
+    pub(crate) fn free_queue_if_done(&mut self, queue: QueueId) {
+        if self.queues.records().is_done(queue) {
+            self.free_queue(queue);
+        }
+    }
+
+    #[cold]
+    fn free_queue(&mut self, queue: QueueId) {
+        let mut next = Some(queue);
+        while let Some((record, whole)) = next.and_then(|queue| self.queues.take_if_done(queue)) {
+            let bytes = record.name.len() + record.arguments.len();
+            self.quota.undeclare(Declared::Queue, bytes, record.declared.declarer);
+            if !record.is_level() {
+                self.release_vhost(record.vhost);
+            }
+            next = whole;
+        }
+    }
+
+    /// Notes that a job has requeued all its messages of a queue: once no other job does, its first message is the
+    /// right one again.
+    pub(crate) fn end_returning(&mut self, queue: QueueId) {
+        self.queues.end_returning(queue);
+        self.free_queue_if_done(queue);
+    }
+
+    /// A name that nobody has and nobody can guess, of RabbitMQ's shape: 128 random bits in base64.
+    pub(crate) fn unique_name(&mut self, prefix: &str) -> Name {
+        let mut random = [0; 16];
+        (self.entropy)(&mut random);
+        let mut digits = [0; 22];
+        let written = URL_SAFE_NO_PAD.encode_slice(random, &mut digits);
+        assert_eq!(written, Ok(digits.len()), "16 bytes are 22 digits");
+        let digits = core::str::from_utf8(&digits).unwrap_or_default();
+        // Prefix and digits fit into any name.
+        let mut name = Name::try_from(prefix).unwrap_or_default();
+        let _ = name.push_str(digits);
+        name
+    }
+
+    pub(crate) fn queue_in_words<'a>(&'a self, vhost: VhostId, name: &'a str) -> QueueInWords<'a> {
+        QueueInWords { name, vhost: self.access.vhost_name(vhost) }
+    }
+
+    /// The hidden queue behind amq.rabbitmq.reply-to of this channel.
+    pub(crate) fn reply_queue_of(&self, channel: ChannelId) -> Option<QueueId> {
+        let mut at = self.consumers.next_of_channel(channel, None);
+        while let Some(index) = at {
+            let consumer = self.consumers.at(index);
+            let queue = consumer.queue;
+            if consumer.state == ConsumerState::Active && self.queues.at(queue).hidden {
+                return Some(queue);
+            }
+            at = self.consumers.next_of_channel(channel, Some(index));
+        }
+        None
+    }
+}

@@ -1,0 +1,278 @@
+//! Bindings as they come and go: found, counted, made, written to the journal, removed.
+//!
+//! Why it exists: a binding is on several lists at once, counts in a quota, and may be in the journal; the
+//! code that adds it there and the code that removes it stand side by side.
+//!
+//! Always true: the places that a binding takes follow from its own fields and the type of its source, so
+//! that as many are given back as were taken; a binding is in the journal while both of its ends are.
+
+use super::headers;
+use super::records::{Binding, BindingSpec, Destination, Exchange, FoundBinding, Kind};
+use super::state::Topology;
+use crate::faults::out_of;
+use crate::faults::version_for;
+use crate::queues::Queues;
+use crate::quota::{Declared, Quota, Room};
+use crate::{Access, Context};
+use leveret_amqp::field::Table;
+use leveret_core::command::{BindingId, ExchangeId, VhostId};
+use leveret_core::error::Fault;
+use leveret_core::journal::{Definition, DestinationName, Journal, Mode};
+use leveret_core::mem::{Links, List, Slab};
+
+impl Topology {
+    /// A binding whose source is this exchange, or else one whose destination it is.
+    pub(crate) fn any_binding(&self, exchange: ExchangeId) -> Option<BindingId> {
+        let record = self.exchange(exchange);
+        record.bindings.front().or(record.incoming.front()).map(BindingId::from_index)
+    }
+
+    pub(crate) fn binding(&self, binding: BindingId) -> &Binding {
+        &self.bindings[binding.index()]
+    }
+
+    /// How many bindings there are.
+    pub(crate) const fn bindings_len(&self) -> usize {
+        self.bindings.len()
+    }
+
+    /// Places of bindings ever used.
+    pub(crate) const fn binding_places(&self) -> usize {
+        self.bindings.places()
+    }
+
+    /// The binding in a place.
+    pub(crate) fn binding_at(&self, place: usize) -> Option<&Binding> {
+        self.bindings.get(place)
+    }
+
+    /// The binding with these fields, in this virtual host.
+    pub(crate) fn find_binding(
+        &self,
+        vhost: VhostId,
+        spec: &BindingSpec<'_>,
+        destination: Destination,
+    ) -> Option<BindingId> {
+        self.find_same(&spec.between(self.find_exchange(vhost, spec.source)?, destination))
+    }
+
+    fn find_same(&self, wanted: &FoundBinding<'_>) -> Option<BindingId> {
+        let is_it = |index: usize| self.bindings[index].found() == *wanted;
+        self.binding_table.find(wanted, is_it).map(BindingId::from_index)
+    }
+
+    /// Makes a binding, unless it exists, and writes it down; the answer waits until it is durable.
+    ///
+    /// # Errors
+    /// The arguments are not valid for a headers exchange, there is no room, or the store cannot be written.
+    pub(crate) fn bind(
+        &mut self,
+        cx: &mut Context<'_>,
+        access: &Access,
+        quota: &mut Quota,
+        queues: &mut Queues,
+        new: &FoundBinding<'_>,
+    ) -> Result<(), Fault> {
+        if self.exchange(new.source).kind == Kind::Headers {
+            headers::check_match(Table::trusted(new.arguments))?;
+        }
+        if let Some(binding) = self.find_same(new) {
+            if self.binding(binding).stored {
+                cx.await_others();
+            }
+            return Ok(());
+        }
+        if self.is_stored(cx.journal, queues, new) {
+            version_for(cx.journal, true)?;
+        }
+        let binding = self.add_binding(cx, quota, queues, new)?;
+        self.append_binding(cx, access, queues, binding, true);
+        Ok(())
+    }
+
+    /// Counts a binding and puts it on every list, without writing that down.
+    ///
+    /// # Errors
+    /// There is no room, or whoever declares it has used up his share.
+    pub(crate) fn add_binding(
+        &mut self,
+        cx: &Context<'_>,
+        quota: &mut Quota,
+        queues: &mut Queues,
+        new: &FoundBinding<'_>,
+    ) -> Result<BindingId, Fault> {
+        let Exchange { kind, root, dying, .. } = self.exchanges[new.source.index()];
+        assert!(!dying, "nothing is bound to an exchange that is gone");
+        let key = new.routing_key.as_bytes();
+        let (declared, bytes) = (new.declared(kind), new.bytes(kind));
+        // Each exchange needs a root node, so nodes are left for all exchanges there can be.
+        if self.trie.missing(root, kind, key) > self.trie.room() - self.exchanges.room() {
+            return Err(out_of("bindings_max"));
+        }
+        quota.declare(declared, bytes, cx.declarer, Room { queues: queues.records().room() })?;
+        let node = self.trie.place(root, kind, key);
+        let record = Binding {
+            source: new.source,
+            destination: new.destination,
+            key: new.routing_key.into(),
+            arguments: new.arguments.into(),
+            stored: self.is_stored(cx.journal, queues, new),
+            declarer: cx.declarer,
+            node,
+            hook: None,
+            source_links: Links::default(),
+            destination_links: Links::default(),
+            node_links: Links::default(),
+        };
+        let index = self.bindings.insert(record).expect("the quota counts them");
+        self.binding_table.insert(new, index);
+        let outgoing = &mut self.exchanges[new.source.index()].bindings;
+        outgoing.push_back(&mut self.bindings, index, |binding| &mut binding.source_links);
+        let incoming = incoming(&mut self.exchanges, queues, new.destination);
+        incoming.push_back(&mut self.bindings, index, |binding| &mut binding.destination_links);
+        let arguments = Table::trusted(new.arguments);
+        if is_on_node(kind, arguments) {
+            self.trie.insert_binding(&mut self.bindings, node, index);
+        } else {
+            let (hook, count) = self.pairs.insert(new.source, index, arguments);
+            self.bindings[index].hook = hook;
+            self.exchanges[new.source.index()].pairs += count;
+        }
+        self.revise();
+        Ok(BindingId::from_index(index))
+    }
+
+    /// Removes a binding from every list, and writes that down. Gives the auto-delete exchange that it was
+    /// the last binding of.
+    pub(crate) fn remove_binding(
+        &mut self,
+        cx: &mut Context<'_>,
+        access: &Access,
+        quota: &mut Quota,
+        queues: &mut Queues,
+        binding: BindingId,
+    ) -> Option<ExchangeId> {
+        if !self.is_bound_anew(queues, binding) {
+            self.append_binding(cx, access, queues, binding, false);
+        }
+        let index = binding.index();
+        let Binding { source, destination, hook, mut node, .. } = self.bindings[index];
+        let outgoing = &mut self.exchanges[source.index()].bindings;
+        outgoing.remove(&mut self.bindings, index, |binding| &mut binding.source_links);
+        let incoming = incoming(&mut self.exchanges, queues, destination);
+        incoming.remove(&mut self.bindings, index, |binding| &mut binding.destination_links);
+        let Exchange { kind, .. } = self.exchanges[source.index()];
+        if is_on_node(kind, Table::trusted(&self.bindings[index].arguments)) {
+            self.trie.remove_binding(&mut self.bindings, node, index);
+        }
+        self.exchanges[source.index()].pairs -= self.pairs.remove(hook);
+        let gone = self.bindings.remove(index);
+        self.binding_table.remove(gone.found(), index);
+        self.revise();
+        quota.undeclare(gone.found().declared(kind), gone.found().bytes(kind), gone.declarer);
+        while let Some(parent) = self.trie.prune(node) {
+            node = parent;
+        }
+        let record = self.exchange(source);
+        (record.auto_delete && !record.dying && record.bindings.is_empty()).then_some(source)
+    }
+
+    /// Whether an end of a binding was deleted, and things of the same names are bound the same way by now:
+    /// in the log both bindings are one, which exists.
+    fn is_bound_anew(&self, queues: &Queues, binding: BindingId) -> bool {
+        let record = self.binding(binding);
+        let source = self.exchange(record.source);
+        let destination = match record.destination {
+            Destination::Queue(queue) => {
+                queues.records().find_queue(source.vhost, &queues.at(queue).name).map(Destination::Queue)
+            }
+            Destination::Exchange(exchange) => {
+                self.find_exchange(source.vhost, &self.exchange(exchange).name).map(Destination::Exchange)
+            }
+        };
+        let spec =
+            BindingSpec { source: &source.name, routing_key: &record.key, arguments: &record.arguments };
+        let found = destination.and_then(|destination| self.find_binding(source.vhost, &spec, destination));
+        // A binding whose ends both still exist finds itself.
+        found.is_some_and(|found| found != binding && record.stored && self.binding(found).stored)
+    }
+
+    /// Writes down that a binding exists, or exists no more.
+    fn append_binding(
+        &self,
+        cx: &mut Context<'_>,
+        access: &Access,
+        queues: &Queues,
+        binding: BindingId,
+        exists: bool,
+    ) {
+        let binding = self.binding(binding);
+        if !binding.stored {
+            return;
+        }
+        let source = self.exchange(binding.source);
+        let (destination, destination_version) = match binding.destination {
+            Destination::Queue(queue) => {
+                let queue = queues.at(queue);
+                (DestinationName::Queue(&queue.name), queue.logged.incarnation())
+            }
+            Destination::Exchange(exchange) => {
+                let exchange = self.exchange(exchange);
+                (DestinationName::Exchange(&exchange.name), exchange.version)
+            }
+        };
+        let definition = Definition::Binding {
+            vhost: access.vhost_name(source.vhost),
+            source: &source.name,
+            source_version: source.version,
+            destination,
+            destination_version,
+            routing_key: &binding.key,
+            arguments: &binding.arguments,
+        };
+        let batch = cx.journal.define(definition.key(), exists.then(|| definition.value()));
+        cx.await_batch(batch);
+    }
+
+    /// Whether a binding between these two outlives the broker.
+    fn is_stored(&self, journal: &Journal, queues: &Queues, new: &FoundBinding<'_>) -> bool {
+        let is_kept = match new.destination {
+            Destination::Queue(queue) => queues.at(queue).logged.is_on(),
+            Destination::Exchange(exchange) => self.exchange(exchange).durable,
+        };
+        journal.mode() != Mode::Off && self.exchange(new.source).durable && is_kept
+    }
+}
+
+impl FoundBinding<'_> {
+    /// The places that a binding takes in the quota: one for each of several pairs, where any is enough.
+    fn declared(&self, kind: Kind) -> Declared {
+        Declared::Binding(match kind {
+            Kind::Headers => headers::places(Table::trusted(self.arguments)),
+            _ => 1,
+        })
+    }
+
+    /// Bytes of a binding's names: in the trie the words of its routing key may lie once more.
+    const fn bytes(&self, kind: Kind) -> usize {
+        let words = matches!(kind, Kind::Direct | Kind::Topic);
+        self.routing_key.len() * (1 + words as usize) + self.arguments.len()
+    }
+}
+
+/// The list of the bindings of a destination.
+fn incoming<'a>(
+    exchanges: &'a mut Slab<Exchange>,
+    queues: &'a mut Queues,
+    destination: Destination,
+) -> &'a mut List {
+    match destination {
+        Destination::Queue(queue) => queues.records_mut().bindings_mut(queue),
+        Destination::Exchange(exchange) => &mut exchanges[exchange.index()].incoming,
+    }
+}
+
+/// Whether a binding is on the list of its node, or is found by its pairs.
+fn is_on_node(kind: Kind, arguments: Table<'_>) -> bool {
+    kind != Kind::Headers || headers::takes_everything(arguments)
+}

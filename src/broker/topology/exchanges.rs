@@ -1,0 +1,223 @@
+//! Exchanges as they come and go: found, made, compared, written to the journal, retired, freed.
+//!
+//! Why it exists: an exchange is more than its record: a root in the trie, a place under its name, a definition in the
+//! journal and a number in the quota, and all of them end when it does.
+//!
+//! Always true: only an exchange with a version is in the journal; a repeated declaration is compared with
+//! the first, whatever policies say; the name of a deleted exchange goes first, and the record when nothing
+//! is bound any more.
+
+use std::sync::Arc;
+
+use super::declaration::{ExchangeDeclaration, exchange_in_words, is_system_name};
+use super::records::{Exchange, Kind};
+use super::state::{Topology, find_exchange};
+use crate::arguments::{self, inequivalent_flag};
+use crate::policy::Applied;
+use crate::quota::{Declared, Declarer, Quota};
+use crate::{Access, Context};
+use leveret_amqp::field::Table;
+use leveret_core::command::{ExchangeId, QueueId, VhostId};
+use leveret_core::error::{Fault, ReplyCode};
+use leveret_core::journal::{Batch, Definition};
+use leveret_core::mem::List;
+
+/// The fields of a new exchange.
+pub(crate) struct NewExchange<'a> {
+    pub(crate) vhost: VhostId,
+    pub(crate) declaration: ExchangeDeclaration<'a>,
+    /// The version of the exchange, which no other ever has; 0 when it is not in the log.
+    pub(crate) version: u64,
+    pub(crate) declarer: Option<Declarer>,
+    /// The hidden queue of a delayed exchange, where messages wait for their delay.
+    pub(crate) delayed_queue: Option<QueueId>,
+}
+
+impl Topology {
+    pub(crate) fn find_exchange(&self, vhost: VhostId, name: &str) -> Option<ExchangeId> {
+        find_exchange(&self.exchanges, &self.exchange_table, vhost, name)
+    }
+
+    /// The exchange of this name.
+    ///
+    /// # Errors
+    /// There is no such exchange.
+    pub(crate) fn require_exchange(
+        &self,
+        access: &Access,
+        vhost: VhostId,
+        name: &str,
+    ) -> Result<ExchangeId, Fault> {
+        self.find_exchange(vhost, name).ok_or_else(|| {
+            Fault::new(ReplyCode::NotFound, format_args!("no {}", exchange_in_words(access, vhost, name)))
+        })
+    }
+
+    pub(crate) fn exchange(&self, exchange: ExchangeId) -> &Exchange {
+        &self.exchanges[exchange.index()]
+    }
+
+    /// Counts a message that was published to an exchange and went to so many queues.
+    #[inline]
+    pub(crate) fn count_published(&mut self, exchange: ExchangeId, queues: u32) {
+        let [published, routed] = &mut self.exchanges[exchange.index()].published;
+        (*published, *routed) = (published.wrapping_add(1), routed.wrapping_add(queues));
+    }
+
+    /// Places of exchanges ever used.
+    pub(crate) const fn exchange_places(&self) -> usize {
+        self.exchanges.places()
+    }
+
+    /// The exchange in a place, if it is not retired.
+    pub(crate) fn exchange_at(&self, place: usize) -> Option<&Exchange> {
+        self.exchanges.get(place).filter(|record| !record.dying)
+    }
+
+    /// Compares an existing exchange with another declaration of it; the answer waits until its definition is
+    /// durable.
+    ///
+    /// # Errors
+    /// The exchange was declared with other properties.
+    pub(crate) fn compare_exchange(
+        &self,
+        cx: &mut Context<'_>,
+        access: &Access,
+        exchange: ExchangeId,
+        declaration: &ExchangeDeclaration<'_>,
+    ) -> Result<(), Fault> {
+        let record = self.exchange(exchange);
+        let words = exchange_in_words(access, record.vhost, declaration.exchange);
+        // As in RabbitMQ's plug-in, `x-delayed-type` is not compared.
+        if declaration.kind != record.type_name() {
+            return Err(inequivalent_flag("type", &words, &declaration.kind, &record.type_name()));
+        }
+        let flags = [
+            ("durable", declaration.durable, record.durable),
+            ("auto_delete", declaration.auto_delete, record.auto_delete),
+            ("internal", declaration.internal, record.internal),
+        ];
+        if let Some((name, received, current)) = flags.into_iter().find(|(_, one, two)| one != two) {
+            return Err(inequivalent_flag(name, &words, &received, &current));
+        }
+        let alternate = |arguments| Table::trusted(arguments).get("alternate-exchange");
+        let (received, current) = (alternate(declaration.arguments), alternate(&*record.arguments));
+        if !arguments::equivalent(received, current) {
+            return Err(arguments::inequivalent("alternate-exchange", &words, received, current));
+        }
+        cx.await_defined(record.defined);
+        Ok(())
+    }
+
+    /// Adds an exchange under its name. The caller checked its declaration, made sure of room, and counted it
+    /// unless it is predeclared.
+    pub(crate) fn insert_exchange(&mut self, new: &NewExchange<'_>) -> ExchangeId {
+        let said = &new.declaration;
+        assert!(said.is_delayed() == new.delayed_queue.is_some(), "a delayed exchange has its hidden queue");
+        assert!(said.durable || new.version == 0, "only what is durable is in the log");
+        let kind = match said.exchange {
+            "" => Kind::Default,
+            _ => said.new_kind().expect("the caller checked how it chooses"),
+        };
+        let alternate = Table::trusted(said.arguments).get("alternate-exchange");
+        let record = Exchange {
+            vhost: new.vhost,
+            name: said.exchange.into(),
+            kind,
+            version: new.version,
+            defined: Batch::NONE,
+            durable: said.durable,
+            auto_delete: said.auto_delete,
+            internal: said.internal,
+            arguments: said.arguments.into(),
+            declarer: new.declarer,
+            delayed_queue: new.delayed_queue,
+            alternate: alternate.and_then(|value| value.as_str()).map(Into::into),
+            applied: Applied::default(),
+            root: self.trie.add_root(),
+            bindings: List::default(),
+            incoming: List::default(),
+            pairs: 0,
+            routed_at: 0,
+            // It rises with every exchange.
+            serial: self.revision() + 1,
+            published: [0; 2],
+            dying: false,
+        };
+        let index = self.exchanges.insert(record).expect("there was room");
+        self.exchange_table.insert((new.vhost, said.exchange), index);
+        self.revise();
+        ExchangeId::from_index(index)
+    }
+
+    /// Notes which policies apply to an exchange, and their alternate exchange, unless the exchange was
+    /// declared with one.
+    pub(crate) fn apply_policies(
+        &mut self,
+        exchange: ExchangeId,
+        applied: Applied,
+        alternate: Option<Arc<str>>,
+    ) {
+        let record = &mut self.exchanges[exchange.index()];
+        record.applied = applied;
+        let is_own = Table::trusted(&record.arguments).get("alternate-exchange").is_some();
+        if !is_own && record.alternate != alternate {
+            record.alternate = alternate;
+            self.revise();
+        }
+    }
+
+    /// Writes down that an exchange exists, or is gone.
+    pub(crate) fn append_exchange(
+        &mut self,
+        cx: &mut Context<'_>,
+        access: &Access,
+        exchange: ExchangeId,
+        exists: bool,
+    ) {
+        let record = &mut self.exchanges[exchange.index()];
+        if record.version == 0 {
+            return;
+        }
+        let definition = Definition::Exchange {
+            vhost: access.vhost_name(record.vhost),
+            name: &record.name,
+            version: record.version,
+            kind: record.type_name(),
+            auto_delete: record.auto_delete,
+            internal: record.internal,
+            arguments: &record.arguments,
+        };
+        record.defined = cx.journal.define(definition.key(), exists.then(|| definition.value()));
+        cx.await_batch(record.defined);
+    }
+
+    /// Takes the name of a deleted exchange away, in the journal too; the record stays until its bindings are
+    /// gone.
+    pub(crate) fn retire_exchange(&mut self, cx: &mut Context<'_>, access: &Access, exchange: ExchangeId) {
+        self.append_exchange(cx, access, exchange, false);
+        let record = &mut self.exchanges[exchange.index()];
+        assert!(!record.dying, "an exchange is retired once");
+        record.dying = true;
+        self.exchange_table.remove((record.vhost, &*record.name), exchange.index());
+        self.revise();
+    }
+
+    /// Frees the record of a retired exchange without bindings; says which virtual host it was in.
+    pub(crate) fn free_exchange(&mut self, quota: &mut Quota, exchange: ExchangeId) -> VhostId {
+        let record = self.exchanges.remove(exchange.index());
+        assert!(record.dying && record.bindings.is_empty() && record.incoming.is_empty());
+        self.trie.remove_root(record.root);
+        // Predeclared exchanges are counted with their virtual host.
+        if !is_system_name(&record.name) {
+            let bytes = record.name.len() + record.arguments.len();
+            quota.undeclare(Declared::Exchange, bytes, record.declarer);
+        }
+        record.vhost
+    }
+
+    /// Whether the exchange is the source of a binding.
+    pub(crate) fn is_source(&self, exchange: ExchangeId) -> bool {
+        !self.exchanges[exchange.index()].bindings.is_empty()
+    }
+}

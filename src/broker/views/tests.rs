@@ -1,0 +1,253 @@
+//! Views by themselves: what is shown of which record, and the text for publishers who wait.
+
+use super::*;
+use crate::Context;
+use crate::access::{Access, FIRST_VHOST};
+use crate::arguments::QueueSettings;
+use crate::consumers::{ConsumerState, Consumers, NewConsumer};
+use crate::parameters::Parameters;
+use crate::policy::{Applied, Policies};
+use crate::queue::{Queue, first_rank};
+use crate::queues::Queues;
+use crate::quota::Quota;
+use crate::shortage::{Pool, Shortage, Waiters};
+use crate::topology::{ExchangeDeclaration, NewExchange, Topology};
+use crate::work::Work;
+use leveret_core::command::{ConnectionId, Name, QueueId, VhostId};
+use leveret_core::journal::{Journal, Urgency};
+use leveret_core::limits::Limits;
+use leveret_core::mem::{MessageFlags, Messages, Share};
+
+/// The parts that views borrow, and what is lent to them.
+struct World {
+    access: Access,
+    policies: Policies,
+    parameters: Parameters,
+    topology: Topology,
+    queues: Queues,
+    consumers: Consumers,
+    quota: Quota,
+    journal: Journal,
+    messages: Messages,
+    work: Work,
+    vhost: VhostId,
+}
+
+impl World {
+    /// Room for 100 messages and 12 queues.
+    fn new() -> Self {
+        let limits = Limits { queues_max: 12, messages_max: 100, ..Limits::default() };
+        let mut access = Access::new(&limits, &mut (Box::new(|bytes: &mut [u8]| bytes.fill(7)) as _), 1);
+        let vhost = access.add_vhost(FIRST_VHOST).unwrap();
+        let quota = Quota::new(&limits);
+        let messages = Messages::new(limits.message_limits());
+        Self {
+            access,
+            policies: Policies::with_capacity(4),
+            parameters: Parameters::with_capacity(4, 1),
+            topology: Topology::with_capacity(20, 40, 4096, 1),
+            queues: Queues::new(&limits, 1),
+            consumers: Consumers::new(&limits, 1),
+            quota,
+            journal: Journal::new(64),
+            messages,
+            work: Work::default(),
+            vhost,
+        }
+    }
+
+    fn views(&self) -> Views<'_> {
+        Views {
+            access: &self.access,
+            policies: &self.policies,
+            parameters: &self.parameters,
+            topology: &self.topology,
+            queues: &self.queues,
+            consumers: &self.consumers,
+            quota: &self.quota,
+        }
+    }
+
+    fn queue_with(&mut self, name: &str, change: impl FnOnce(&mut QueueSettings)) -> QueueId {
+        let mut settings = QueueSettings::of(&self.policies.terms(&[], Applied::default()));
+        change(&mut settings);
+        let mut record = Queue::new(self.vhost, name, &[], settings);
+        record.rank = first_rank(&mut self.journal, &record, 0);
+        self.queues.records_mut().insert(record).unwrap()
+    }
+
+    fn queue(&mut self, name: &str) -> QueueId {
+        self.queue_with(name, |_| {})
+    }
+
+    /// A message of 10 bytes comes to a queue, with these properties.
+    fn put(&mut self, queue: QueueId, properties: &[u8]) {
+        let message = self.messages.begin("", b"q", Share::Ordinary).unwrap();
+        self.messages.reserve_content(message, properties, MessageFlags::NONE, 10, Share::Ordinary).unwrap();
+        self.messages.append_body(message, &[0; 10]);
+        self.messages.finish(message);
+        let mut targets = vec![queue];
+        let mut cx = Context::new(&mut self.journal, &mut self.messages, &mut self.work);
+        self.queues.choose_levels(&mut cx, &mut self.quota, message, &mut targets);
+        self.queues.push(&mut cx, message, &targets, Urgency::Window);
+        self.messages.release(message);
+    }
+
+    /// Somebody consumes a queue, on a connection of its own.
+    fn consumer(&mut self, queue: QueueId, tag: &str, exclusive: bool) -> ConnectionId {
+        let connection = self.consumers.connect(&mut self.quota).unwrap();
+        self.quota.enter_vhost(connection, self.vhost);
+        let channel = self.consumers.open_channel(&mut self.quota, connection, self.vhost, 1).unwrap();
+        let consumer = self.consumers.add(&mut self.quota, channel, queue, ConsumerState::Active).unwrap();
+        let new = NewConsumer { tag: Name::try_from(tag).unwrap(), priority: 0, no_ack: false, exclusive };
+        self.consumers.start(&mut self.work, &mut self.queues, consumer, new);
+        connection
+    }
+
+    /// The names of the queues that are listed.
+    fn listed(&self) -> Vec<&str> {
+        let views = self.views();
+        (0..views.queue_places()).filter_map(|place| views.queue_at(place)).map(|row| row.name).collect()
+    }
+
+    /// The text for so many publishers who have waited for 2.5 s, and one who waits for something else.
+    fn explained(&self, shortage: Shortage, count: u32) -> String {
+        let waiters = Waiters { shortage, count, for_ms: 2_500, others: count.min(1) };
+        self.views().explain((&self.journal, &self.messages), waiters, DiskFacts::default()).to_string()
+    }
+}
+
+#[test]
+fn a_listing_has_neither_hidden_queues_nor_levels_nor_deleted_ones() {
+    let mut world = World::new();
+    let ranked = world.queue_with("ranked", |settings| settings.max_priority = 9);
+    let gone = world.queue("gone");
+    world.queue("kept");
+    world.put(ranked, b"\x08\0\x05");
+    let mut hidden = Queue::new(world.vhost, "", &[], world.queues.at(gone).settings);
+    hidden.hidden = true;
+    world.queues.records_mut().insert_hidden(hidden).unwrap();
+    assert_eq!(world.listed(), ["ranked", "gone", "kept"]);
+    assert_eq!(world.queues.records().len(), 5, "a level and a hidden one besides");
+    world.queues.records_mut().retire(gone);
+    assert_eq!(world.listed(), ["ranked", "kept"]);
+    assert_eq!(world.views().depth_of(FIRST_VHOST), (1, 0));
+    assert_eq!(world.views().depth_of("elsewhere"), (0, 0));
+}
+
+#[test]
+fn a_row_counts_all_levels_of_its_queue() {
+    let mut world = World::new();
+    let queue = world.queue_with("q", |settings| settings.max_priority = 9);
+    [0_u8, 5, 5, 9].into_iter().for_each(|priority| world.put(queue, &[8, 0, priority]));
+    let row = world.views().queue_at(queue.index()).unwrap();
+    assert_eq!((row.messages_ready, row.messages_ready_ram, row.message_bytes_ready), (4, 4, 40));
+    assert_eq!((row.came, row.went, row.messages_unacknowledged), (4, 0, 0));
+    let alone = world.queue("alone");
+    let views = world.views();
+    let bytes = [queue, alone].map(|queue| views.queue_at(queue.index()).unwrap().memory_bytes);
+    assert!(bytes[0] > 3 * bytes[1], "three records, and messages: {bytes:?}");
+}
+
+#[test]
+fn a_row_tells_whose_the_queue_is() {
+    let mut world = World::new();
+    let [shared, exclusive] = ["shared", "exclusive"].map(|name| world.queue(name));
+    let single = world.queue_with("single", |settings| settings.single_active = true);
+    world.consumer(shared, "a", false);
+    world.consumer(exclusive, "b", true);
+    world.consumer(single, "c", false);
+    world.consumer(single, "d", false);
+    let views = world.views();
+    let tags = [shared, exclusive, single].map(|queue| {
+        let row = views.queue_at(queue.index()).unwrap();
+        let tag = |consumer: Option<(&str, _)>| consumer.map(|(tag, _)| tag.to_string());
+        (row.consumers, tag(row.exclusive_consumer), tag(row.single_active_consumer))
+    });
+    let said = |tag: &str| Some(tag.to_string());
+    assert_eq!(tags, [(1, None, None), (1, said("b"), None), (2, None, said("c"))]);
+    let activities = (0..views.consumer_places()).map(|place| views.consumer_at(place).unwrap().activity);
+    let (up, first, waiting) =
+        (ConsumerActivity::Up, ConsumerActivity::SingleActive, ConsumerActivity::Waiting);
+    assert_eq!(activities.collect::<Vec<_>>(), [up, up, first, waiting]);
+}
+
+#[test]
+fn a_binding_is_shown_as_long_as_both_its_ends_are() {
+    let mut world = World::new();
+    let queue = world.queue("q");
+    let (durable, auto_delete, internal) = (false, false, false);
+    let declaration =
+        ExchangeDeclaration { exchange: "x", kind: "direct", durable, auto_delete, internal, arguments: &[] };
+    let (vhost, version) = (world.vhost, 0);
+    let new = NewExchange { vhost, declaration, version, declarer: None, delayed_queue: None };
+    let exchange = world.topology.insert_exchange(&new);
+    let spec = crate::topology::BindingSpec { source: "x", routing_key: "key", arguments: &[] };
+    let found = spec.between(exchange, crate::topology::Destination::Queue(queue));
+    let mut cx = Context::new(&mut world.journal, &mut world.messages, &mut world.work);
+    world.topology.bind(&mut cx, &world.access, &mut world.quota, &mut world.queues, &found).unwrap();
+    let shown = |world: &World| {
+        let row = world.views().binding_at(0)?;
+        Some(format!("{} {} {} {}", row.source, row.routing_key, row.destination, row.to_exchange))
+    };
+    assert_eq!(shown(&world).as_deref(), Some("x key q false"));
+    world.queues.records_mut().retire(queue);
+    assert_eq!(shown(&world), None);
+}
+
+#[test]
+fn who_waits_is_told_for_what_how_much_of_it_there_is_and_what_to_do() {
+    let mut world = World::new();
+    let queue = world.queue("a 'name'\n");
+    (0..3).for_each(|_| world.put(queue, &[]));
+    assert_eq!(
+        world.explained(Shortage::Pool(Pool::Messages), 2),
+        "memory: messages_max is used up, 3 of 100, most by queue 'a \\'name\\'\\n' (virtual host '/'), 3; \
+         2 publishers have waited, the first for 2 s, and 1 other for something else; consume or purge that \
+         queue, or raise messages_max"
+    );
+    let one = world.explained(Shortage::Pool(Pool::Unacknowledged), 1);
+    assert!(one.contains("deliveries that nobody has acknowledged use up unacknowledged_max"), "{one}");
+    assert!(
+        one.contains("; 1 publisher has waited for 2 s, and 1 other")
+            && one.ends_with("raise unacknowledged_max")
+    );
+    let none = world.explained(Shortage::QueueMemory(queue), 0);
+    assert!(
+        none.contains("' (virtual host '/') has its share of ") && none.contains("no publisher waits yet"),
+        "{none}"
+    );
+    world.queues.records_mut().retire(queue);
+    world.queues.at_mut(queue).cleared = true;
+    world.queues.take_if_done(queue).expect("nothing refers to it");
+    let gone = world.explained(Shortage::QueueMemory(queue), 1);
+    assert!(gone.contains("a queue; 1 publisher") && gone.ends_with("wait, it goes on by itself"), "{gone}");
+}
+
+/// Whatever publishers wait for, the text ends with what to do, and names keys of the configuration only.
+#[test]
+fn each_cause_has_its_text() {
+    let mut world = World::new();
+    let queue = world.queue("q");
+    let pools = [Pool::Messages, Pool::Bodies, Pool::Assembly, Pool::Entries, Pool::Unacknowledged];
+    let of_pools = pools.into_iter().map(Shortage::Pool);
+    let others = [
+        Shortage::QueueMemory(queue),
+        Shortage::Returns,
+        Shortage::Commit,
+        Shortage::Unwritable,
+        Shortage::DiskLimit,
+        Shortage::Index,
+        Shortage::FileSystem,
+        Shortage::QueueDisk(queue),
+    ];
+    let mut texts = std::collections::BTreeSet::new();
+    for shortage in of_pools.chain(others) {
+        let text = world.explained(shortage, 1);
+        assert!(text.starts_with(&format!("{}: ", shortage.kind())), "{text}");
+        let deed = text.split("something else; ").nth(1).unwrap();
+        let is_deed = ["consume", "have ", "raise ", "wait, ", "see ", "make "];
+        assert!(is_deed.iter().any(|verb| deed.starts_with(verb)), "{text}");
+        assert!(texts.insert(text.clone()), "the text of another cause: {text}");
+    }
+}

@@ -1,0 +1,65 @@
+//! `leveret check`: the configuration that results, what it adds up to, and whether the broker would start.
+//!
+//! It prints before it judges, so the table that explains a refusal is always there.
+
+use std::fmt::Write;
+
+use crate::store_limits;
+use leveret_config::Config;
+use leveret_config::board;
+use leveret_daemon::StartError;
+
+/// The report on a configuration, and whether the broker would start with it.
+///
+/// # Errors
+/// What would keep it from starting, beside the report.
+pub fn check(mut config: Config) -> (String, Result<(), StartError>) {
+    let fitted = leveret_daemon::fit(&mut config).map_err(|error| StartError::Limits(config.blame(&error)));
+    let rehearsed = fitted.and_then(|_| leveret_daemon::rehearse(&config));
+    let table = config.limits.memory_table(&leveret_daemon::record_sizes(&config));
+    let mut report = format!("{}\n\n{}", config.shown(), table.shown(config.memory_limit_bytes));
+    let (remarks, verdict) = match rehearsed {
+        Ok(mut remarks) => {
+            remarks.extend(store_limits::beyond(&config));
+            (remarks, Ok(()))
+        }
+        Err(error) => (Vec::new(), Err(error)),
+    };
+    for remark in config.warnings().chain(remarks) {
+        // Writing into a String cannot fail.
+        let _ = writeln!(report, "# warning: {remark}");
+    }
+    (report, verdict)
+}
+
+/// A drop-in for the systemd unit: what the unit cannot know, because it follows from the configuration.
+///
+/// # Errors
+/// The configuration makes no broker.
+pub fn drop_in(mut config: Config) -> Result<String, StartError> {
+    let table = leveret_daemon::fit(&mut config).map_err(|error| StartError::Limits(config.blame(&error)))?;
+    let bytes = board::group_bytes(config.memory_limit_bytes, table.kernel_bytes);
+    Ok(format!("[Service]\nMemoryMax={bytes}\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use leveret_config::Layer;
+    use leveret_core::limits::Megabytes;
+
+    const GUIDE: &str = include_str!("../../systemd/packages/guide/configuration.md");
+
+    /// The guide's table of profiles has what the generator will write.
+    #[test]
+    fn the_guide_says_how_much_memory_the_unit_of_each_profile_may_have() {
+        for board in &board::BOARDS {
+            let mut flags = Layer::default();
+            flags.board = Some(board.name.to_string());
+            let lines = drop_in(Config::gather(None, flags).unwrap()).unwrap();
+            let bytes = lines.strip_prefix("[Service]\nMemoryMax=").unwrap().trim_end().parse().unwrap();
+            let row = GUIDE.lines().find(|line| line.starts_with(&format!("| `{}` |", board.name))).unwrap();
+            assert!(row.ends_with(&format!("| {} |", Megabytes(bytes))), "{row}: {bytes}");
+        }
+    }
+}

@@ -1,0 +1,378 @@
+//! The commands about users, virtual hosts and permissions.
+//!
+//! Always true: a password is made a hash here and leaves this process as nothing else; one that is not an
+//! argument is asked for without echo, or read as one line of standard input.
+
+use std::io::{self, BufRead, IsTerminal, Read, Write};
+
+use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+use serde_json::{Value, json};
+
+use leveret_config::nearest::nearest;
+use leveret_core::password::{PASSWORD_BYTES_MAX, PasswordHash};
+use leveret_management::http::encode;
+
+use super::args::Call;
+use super::client::Reply;
+use super::failure::{
+    BAD_DATA, Failure, NO_USER, SOFTWARE, UNAVAILABLE, USAGE, misused, misused_as, tell, warn,
+};
+use super::find::{ask, connect};
+use super::listings::{Source, print};
+
+/// Tags that mean something to the broker. Others are kept and shown.
+const TAGS_WITH_RIGHTS: [&str; 5] =
+    ["administrator", "monitoring", "policymaker", "management", "impersonator"];
+const MUST_BE_THERE: &str = "if-match: *\r\n";
+const MUST_BE_NEW: &str = "if-none-match: *\r\n";
+
+pub(super) fn list_users(call: &Call) -> Result<(), Failure> {
+    list(call, "/api/users".into(), "Listing users ...".into(), vec!["user", "tags"])
+}
+
+pub(super) fn list_permissions(call: &Call) -> Result<(), Failure> {
+    let vhost = call.vhost();
+    let path = format!("/api/vhosts/{}/permissions", encode(vhost));
+    let columns = vec!["user", "configure", "write", "read"];
+    list(call, path, format!("Listing permissions for vhost \"{vhost}\" ..."), columns)
+}
+
+pub(super) fn list_user_permissions(call: &Call) -> Result<(), Failure> {
+    let user = &call.args[0];
+    let path = format!("/api/users/{}/permissions", encode(user));
+    let columns = vec!["vhost", "configure", "write", "read"];
+    list(call, path, format!("Listing permissions for user \"{user}\" ..."), columns)
+}
+
+pub(super) fn list_topic_permissions(call: &Call) -> Result<(), Failure> {
+    let vhost = call.vhost();
+    let path = format!("/api/vhosts/{}/topic-permissions", encode(vhost));
+    let columns = vec!["user", "exchange", "write", "read"];
+    list(call, path, format!("Listing topic permissions for vhost \"{vhost}\" ..."), columns)
+}
+
+pub(super) fn list_user_topic_permissions(call: &Call) -> Result<(), Failure> {
+    let user = &call.args[0];
+    let path = format!("/api/users/{}/topic-permissions", encode(user));
+    let columns = vec!["vhost", "exchange", "write", "read"];
+    list(call, path, format!("Listing topic permissions for user \"{user}\" ..."), columns)
+}
+
+fn list(call: &Call, path: String, banner: String, columns: Vec<&str>) -> Result<(), Failure> {
+    let is_headless = call.command == "list_user_topic_permissions";
+    print(call, Source { path, banner, columns, is_whole: true, is_headless })
+}
+
+pub(super) fn add_user(call: &Call) -> Result<(), Failure> {
+    let user = &call.args[0];
+    check_user(call, user)?;
+    let hash = hash_of(password(call, 1)?.as_bytes())?;
+    tell(call, &format!("Adding user \"{user}\" ..."))?;
+    let reply = put_user(call, user, MUST_BE_NEW, &hash)?;
+    if reply.status == 412 {
+        return Err(Failure::error(SOFTWARE, reply.reason()));
+    }
+    done(&reply)?;
+    tell(
+        call,
+        "Done. Don't forget to grant the user permissions to some virtual hosts! See 'leveretctl help \
+         set_permissions' to learn more.",
+    )
+}
+
+pub(super) fn change_password(call: &Call) -> Result<(), Failure> {
+    let user = &call.args[0];
+    check_user(call, user)?;
+    let hash = hash_of(password(call, 1)?.as_bytes())?;
+    tell(call, &format!("Changing password for user \"{user}\" ..."))?;
+    user_done(&put_user(call, user, MUST_BE_THERE, &hash)?, user)
+}
+
+pub(super) fn clear_password(call: &Call) -> Result<(), Failure> {
+    let user = &call.args[0];
+    tell(call, &format!("Clearing password for user \"{user}\" ..."))?;
+    let (algorithm, hash) = PasswordHash::Nobodys.export();
+    let body = json!({"password_hash": hash, "hashing_algorithm": algorithm});
+    user_done(&put_user(call, user, MUST_BE_THERE, &body)?, user)
+}
+
+/// Asks no broker: what comes out goes into a file of definitions, or into a request.
+pub(super) fn hash_password(call: &Call) -> Result<(), Failure> {
+    let password = password(call, 0)?;
+    let mut salt = [0; 4];
+    getrandom::fill(&mut salt).map_err(|error| no_entropy(&error))?;
+    let (_, hash) = PasswordHash::as_rabbitmq(password.as_bytes(), salt).export();
+    tell(call, "The hash of the password, by rabbit_password_hashing_sha256:")?;
+    writeln!(io::stdout(), "{hash}")?;
+    Ok(())
+}
+
+/// The broker gives the hash to those who may use its socket; it is compared here.
+pub(super) fn authenticate_user(call: &Call) -> Result<(), Failure> {
+    let user = &call.args[0];
+    let password = password(call, 1)?;
+    tell(call, &format!("Authenticating user \"{user}\" ..."))?;
+    let mut kept = PasswordHash::Nobodys;
+    let columns = "name,password_hash,hashing_algorithm";
+    let refused = connect(call)?.rows(&format!("/api/users?columns={columns}"), &mut |row| {
+        let text = |key: &str| row.get(key).and_then(Value::as_str).unwrap_or_default();
+        if text("name") == user {
+            let imported = PasswordHash::import(text("hashing_algorithm"), text("password_hash"));
+            kept = imported.map_err(|error| Failure::error(SOFTWARE, error))?;
+        }
+        Ok(())
+    })?;
+    if let Some(reply) = refused {
+        return Err(Failure::refused(&reply));
+    }
+    if kept.fits(password.as_bytes()) && !password.is_empty() {
+        writeln!(io::stdout(), "Success")?;
+        return Ok(());
+    }
+    let why = if password.is_empty() {
+        format!("user '{user}' attempted to log in with a blank password, which is prohibited")
+    } else {
+        format!("user '{user}' - invalid credentials")
+    };
+    Err(Failure::error(BAD_DATA, format_args!("Error: failed to authenticate user \"{user}\"\n{why}")))
+}
+
+pub(super) fn delete_user(call: &Call) -> Result<(), Failure> {
+    let user = &call.args[0];
+    tell(call, &format!("Deleting user \"{user}\" ..."))?;
+    user_done(&ask(call, "DELETE", &["users", user], "")?, user)
+}
+
+pub(super) fn set_user_tags(call: &Call) -> Result<(), Failure> {
+    let (user, tags) = (&call.args[0], &call.args[1..]);
+    tell(call, &format!("Setting tags for user \"{user}\" to [{}] ...", tags.join(", ")))?;
+    user_done(&put_user(call, user, MUST_BE_THERE, &json!({"tags": tags.join(",")}))?, user)?;
+    // The broker takes any tag, as RabbitMQ does.
+    for tag in tags.iter().flat_map(|tags| tags.split(',')).map(str::trim) {
+        if !tag.is_empty() && !TAGS_WITH_RIGHTS.contains(&tag) {
+            let meant = TAGS_WITH_RIGHTS.iter().find(|known| known.starts_with(tag)).copied();
+            let meant = meant.or_else(|| nearest(tag, TAGS_WITH_RIGHTS));
+            let meant = meant.map(|meant| format!(" did you mean {meant}?")).unwrap_or_default();
+            warn(&format!(
+                "Warning: the tag \"{tag}\" gives no rights;{meant} Tags with rights: {}",
+                TAGS_WITH_RIGHTS.join(", ")
+            ));
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn add_vhost(call: &Call) -> Result<(), Failure> {
+    let vhost = &call.args[0];
+    tell(call, &format!("Adding vhost \"{vhost}\" ..."))?;
+    let body = vhost_metadata(call).map(|metadata| metadata.to_string());
+    done(&ask(call, "PUT", &["vhosts", vhost], &body.unwrap_or_default())?)
+}
+
+/// Returns the metadata that the options give, as an object; `None` without such options.
+fn vhost_metadata(call: &Call) -> Option<Value> {
+    let options = ["description", "tags", "default-queue-type"];
+    let given =
+        options.iter().filter_map(|option| Some((option.replace('-', "_"), call.value(option)?.into())));
+    let metadata: serde_json::Map<String, Value> = given.collect();
+    (!metadata.is_empty()).then_some(Value::Object(metadata))
+}
+
+pub(super) fn update_vhost_metadata(call: &Call) -> Result<(), Failure> {
+    let vhost = &call.args[0];
+    let metadata = vhost_metadata(call).ok_or_else(|| misused(call, "not enough arguments."))?;
+    if let Some(kind) = call.value("default-queue-type")
+        && !["quorum", "stream", "classic"].contains(&kind)
+    {
+        let why = format!("Default queue type must be one of: quorum, stream, classic. Provided: {kind}");
+        return Err(misused(call, &why));
+    }
+    tell(call, &format!("Updating metadata of vhost \"{vhost}\" ..."))?;
+    let path = format!("/api/vhosts/{}", encode(vhost));
+    done(&connect(call)?.ask("PUT", &path, MUST_BE_THERE, &metadata.to_string())?)
+}
+
+pub(super) fn delete_vhost(call: &Call) -> Result<(), Failure> {
+    let vhost = &call.args[0];
+    tell(call, &format!("Deleting vhost \"{vhost}\" ..."))?;
+    let reply = ask(call, "DELETE", &["vhosts", vhost], "")?;
+    if reply.status == 412 {
+        let why = "Cannot delete this virtual host: it is protected from deletion. To lift the protection, \
+                   inspect and update its metadata";
+        return Err(Failure::error(BAD_DATA, why));
+    }
+    done(&reply)
+}
+
+pub(super) fn protect_vhost(call: &Call) -> Result<(), Failure> {
+    let vhost = &call.args[0];
+    tell(call, &format!("Protecting vhost \"{vhost}\" from deletion ..."))?;
+    done(&ask(call, "POST", &["vhosts", vhost, "deletion", "protection"], "")?)
+}
+
+pub(super) fn unprotect_vhost(call: &Call) -> Result<(), Failure> {
+    let vhost = &call.args[0];
+    tell(call, &format!("Lifting the protection of vhost \"{vhost}\" from deletion ..."))?;
+    done(&ask(call, "DELETE", &["vhosts", vhost, "deletion", "protection"], "")?)
+}
+
+pub(super) fn set_permissions(call: &Call) -> Result<(), Failure> {
+    let [user, configure, write, read] = call.args.as_slice() else { return Ok(()) };
+    let vhost = call.vhost();
+    tell(call, &format!("Setting permissions for user \"{user}\" in vhost \"{vhost}\" ..."))?;
+    let body = json!({"configure": configure, "write": write, "read": read});
+    permission_done(&ask(call, "PUT", &["permissions", vhost, user], &body.to_string())?, call, user)
+}
+
+pub(super) fn clear_permissions(call: &Call) -> Result<(), Failure> {
+    let (user, vhost) = (&call.args[0], call.vhost());
+    tell(call, &format!("Clearing permissions for user \"{user}\" in vhost \"{vhost}\" ..."))?;
+    permission_done(&ask(call, "DELETE", &["permissions", vhost, user], "")?, call, user)
+}
+
+pub(super) fn set_topic_permissions(call: &Call) -> Result<(), Failure> {
+    let [user, exchange, write, read] = call.args.as_slice() else { return Ok(()) };
+    let vhost = call.vhost();
+    tell(
+        call,
+        &format!("Setting topic permissions on \"{exchange}\" for user \"{user}\" in vhost \"{vhost}\" ..."),
+    )?;
+    let body = json!({"exchange": exchange, "write": write, "read": read});
+    permission_done(&ask(call, "PUT", &["topic-permissions", vhost, user], &body.to_string())?, call, user)
+}
+
+pub(super) fn clear_topic_permissions(call: &Call) -> Result<(), Failure> {
+    let (user, vhost) = (&call.args[0], call.vhost());
+    let exchange = call.args.get(1);
+    let on = exchange.map(|exchange| format!(" on \"{exchange}\"")).unwrap_or_default();
+    tell(call, &format!("Clearing topic permissions{on} for user \"{user}\" in vhost \"{vhost}\" ..."))?;
+    let path = ["topic-permissions", vhost, user].into_iter().chain(exchange.map(String::as_str));
+    permission_done(&ask(call, "DELETE", &path.collect::<Vec<_>>(), "")?, call, user)
+}
+
+pub(super) fn confirm_users(call: &Call) -> Result<(), Failure> {
+    tell(call, "Confirming users, virtual hosts and permissions as they are now ...")?;
+    done(&ask(call, "POST", &["ctl", "confirm-users"], "")?)
+}
+
+// ---- passwords
+
+/// The password: an argument, or asked for, or a line of standard input.
+fn password(call: &Call, at: usize) -> Result<String, Failure> {
+    let password = match call.args.get(at) {
+        Some(password) => password.clone(),
+        None if io::stdin().is_terminal() => prompt().map_err(|error| unreadable(&error))?,
+        None => {
+            let mut line = String::new();
+            let mut stdin = io::BufReader::new(io::stdin().lock().take(2 * PASSWORD_BYTES_MAX as u64));
+            let count = stdin.read_line(&mut line).map_err(|error| unreadable(&error))?;
+            if count == 0 {
+                return Err(Failure::new(
+                    USAGE,
+                    "Error: there is no password: neither an argument nor a line of standard input",
+                ));
+            }
+            // What came with it is looked at, what may come is not waited for.
+            if !stdin.buffer().is_empty() && line.len() <= PASSWORD_BYTES_MAX {
+                return Err(Failure::new(
+                    USAGE,
+                    "Error: standard input has more than one line: which of them is the password?",
+                ));
+            }
+            line.trim_end_matches(['\n', '\r']).to_string()
+        }
+    };
+    // As an argument it is asked for; else a file was empty, or Enter came too early.
+    if password.is_empty() && call.args.get(at).is_none() {
+        return Err(Failure::new(
+            USAGE,
+            "Error: the password is empty; a user that needs none (a certificate vouches for it) is made \
+             with some password, and then clear_password",
+        ));
+    }
+    if password.len() > PASSWORD_BYTES_MAX {
+        return Err(Failure::new(
+            BAD_DATA,
+            format!("Error: a password has at most {PASSWORD_BYTES_MAX} bytes"),
+        ));
+    }
+    Ok(password)
+}
+
+fn unreadable(error: &io::Error) -> Failure {
+    Failure::new(USAGE, format!("Error: the password cannot be read: {error}"))
+}
+
+/// Asks without showing what is typed.
+fn prompt() -> io::Result<String> {
+    let stdin = io::stdin();
+    write!(io::stderr(), "Password: ")?;
+    let shown = tcgetattr(&stdin)?;
+    let mut hidden = shown.clone();
+    hidden.local_modes.remove(LocalModes::ECHO);
+    tcsetattr(&stdin, OptionalActions::Flush, &hidden)?;
+    let mut line = String::new();
+    let read = stdin.lock().take(PASSWORD_BYTES_MAX as u64 + 2).read_line(&mut line);
+    tcsetattr(&stdin, OptionalActions::Flush, &shown)?;
+    writeln!(io::stderr())?;
+    read.map(|_| line.trim_end_matches(['\n', '\r']).to_string())
+}
+
+/// What of a password is sent; an empty one fits nobody.
+pub(super) fn hash_of(password: &[u8]) -> Result<Value, Failure> {
+    let mut failed = None;
+    let mut entropy = |bytes: &mut [u8]| failed = getrandom::fill(bytes).err();
+    let hash = match password {
+        b"" => PasswordHash::Nobodys,
+        password => PasswordHash::of(password, &mut entropy),
+    };
+    if let Some(error) = failed {
+        return Err(no_entropy(&error));
+    }
+    let (algorithm, text) = hash.export();
+    Ok(json!({"password_hash": text, "hashing_algorithm": algorithm}))
+}
+
+fn no_entropy(error: &getrandom::Error) -> Failure {
+    Failure::new(SOFTWARE, format!("Error: the system gives no random bytes: {error}"))
+}
+
+// ---- answers
+
+fn put_user(call: &Call, user: &str, condition: &str, body: &Value) -> Result<Reply, Failure> {
+    connect(call)?.ask("PUT", &format!("/api/users/{}", encode(user)), condition, &body.to_string())
+}
+
+fn check_user(call: &Call, user: &str) -> Result<(), Failure> {
+    if user.is_empty() {
+        return Err(misused_as(BAD_DATA, call, "Bad argument: user cannot be an empty string"));
+    }
+    Ok(())
+}
+
+pub(super) fn done(reply: &Reply) -> Result<(), Failure> {
+    match (reply.status, reply.error()) {
+        (200..300, _) => Ok(()),
+        (_, "no_such_vhost") => Err(Failure::new(BAD_DATA, reply.reason())),
+        _ => Err(Failure::error(UNAVAILABLE, reply.reason())),
+    }
+}
+
+/// The same, but for the words that rabbitmqctl has for a user that is not there.
+fn user_done(reply: &Reply, user: &str) -> Result<(), Failure> {
+    if reply.error() == "no_such_user" {
+        return Err(Failure::error(NO_USER, format_args!("User \"{user}\" does not exist")));
+    }
+    done(reply)
+}
+
+/// And here the words are others.
+fn permission_done(reply: &Reply, call: &Call, user: &str) -> Result<(), Failure> {
+    match reply.error() {
+        "no_such_user" => Err(Failure::error(NO_USER, format_args!("User {user} does not exist"))),
+        "no_such_vhost" => {
+            Err(Failure::error(UNAVAILABLE, format_args!("Virtual host {} does not exist", call.vhost())))
+        }
+        _ => done(reply),
+    }
+}

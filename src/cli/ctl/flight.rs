@@ -1,0 +1,124 @@
+//! The last events of a broker and of its lives before, from the file of its flight recorder.
+//!
+//! Why it is read as a file and not asked for: what is to be found out is often why nobody answers.
+//!
+//! Always true: the file is only read, whoever writes to it meanwhile; a text in it is shown with everything
+//! escaped that could forge a line or speak to a terminal, for strangers chose words of it; events that are
+//! missing between others are told.
+
+use std::fmt::{self, Write as _};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::io::Errno;
+
+use leveret_core::flight::{self, Event, FILE_BYTES, Kind};
+use leveret_daemon::printable::Printable;
+use leveret_management::dates::day_of;
+
+/// The events as text, each life under a title.
+pub(super) fn shown(path: &Path) -> io::Result<String> {
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    let mut file = File::options().read(true).custom_flags(flags).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is no file"));
+    }
+    let mut bytes = Vec::new();
+    Read::by_ref(&mut file).take(FILE_BYTES as u64).read_to_end(&mut bytes)?;
+    let events = flight::read(&bytes).map_err(|foreign| io::Error::other(foreign.to_string()))?;
+    // Whoever records has the lock, stopped or not. It is tried for no longer than that takes.
+    let lives_on = flock(&file, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK);
+    drop(file);
+    let mut text = String::new();
+    for life in events.chunk_by(|one, next| one.stamp.life == next.stamp.life) {
+        // Writing into a String cannot fail.
+        let _ = write!(text, "{}", Life { events: life, is_last: is_last(life, &events), lives_on });
+    }
+    if text.is_empty() {
+        text.push_str("(none)\n");
+    }
+    Ok(text)
+}
+
+fn is_last(life: &[Event], events: &[Event]) -> bool {
+    life.last().map(|event| event.stamp.life) == events.last().map(|event| event.stamp.life)
+}
+
+/// The events of a life.
+struct Life<'e> {
+    events: &'e [Event],
+    is_last: bool,
+    lives_on: bool,
+}
+
+impl fmt::Display for Life<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Some(first), Some(last)) = (self.events.first(), self.events.last()) else { return Ok(()) };
+        let end = match last.kind {
+            Kind::Ended => "it ended by itself",
+            _ if self.is_last && self.lives_on => "it goes on",
+            _ => "it was ended without a word: by a signal, the watchdog or a fault",
+        };
+        writeln!(f, "Life {}, {} events; {end}", first.stamp.life, self.events.len())?;
+        if first.kind != Kind::Started {
+            writeln!(f, "  (what came before is written over)")?;
+        }
+        let mut expected = first.stamp.number;
+        for event in self.events {
+            let missing = event.stamp.number.saturating_sub(expected);
+            if missing > 0 {
+                writeln!(f, "  ({missing} events are written over or damaged)")?;
+            }
+            expected = event.stamp.number.saturating_add(1);
+            writeln!(f, "  {}", Line(event))?;
+        }
+        Ok(())
+    }
+}
+
+/// An event in a line.
+struct Line<'e>(&'e Event);
+
+impl fmt::Display for Line<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Event { stamp, kind, text, is_cut } = self.0;
+        let life = format!("+{}.{:03}", stamp.life_ms / 1000, stamp.life_ms % 1000);
+        write!(f, "{} {life:>10} {:5} {}", Date(stamp.unix_ms), kind.word(), Printable(text))?;
+        if *is_cut { f.write_str("...") } else { Ok(()) }
+    }
+}
+
+/// Milliseconds since 1970 as a date and a time of UTC.
+struct Date(u64);
+
+impl fmt::Display for Date {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (s, ms) = (self.0 / 1000, self.0 % 1000);
+        let (year, month, day) = day_of(s / 86_400);
+        let (hour, minute) = (s / 3600 % 24, s / 60 % 60);
+        write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{:02}.{ms:03}Z", s % 60)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_those_of_the_calendar() {
+        for (s, shown) in [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (951_782_400, "2000-02-29T00:00:00.000Z"),
+            (951_868_799, "2000-02-29T23:59:59.000Z"),
+            (1_709_251_200, "2024-03-01T00:00:00.000Z"),
+            (4_107_542_400, "2100-03-01T00:00:00.000Z"),
+        ] {
+            assert_eq!(Date(s * 1000).to_string(), shown);
+        }
+        // A number of a damaged or a foreign file is a date as well.
+        assert!(Date(u64::MAX).to_string().ends_with('Z'));
+    }
+}

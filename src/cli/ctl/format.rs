@@ -1,0 +1,339 @@
+//! Rows as rabbitmqctl 3.10 prints them: tab-separated, JSON, CSV, or drawn.
+//!
+//! Always true: a terminal is shown nothing unprintable that a peer chose, be it a control character or one
+//! that turns the direction of writing, and nor is a report, wherever it goes: people read it. Whoever
+//! reads a pipe else gets the very bytes.
+
+use std::io::{self, Write};
+use std::str::FromStr;
+
+use serde_json::Value;
+
+use leveret_daemon::printable::{Printable, is_printable};
+
+/// How rows are shown.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) enum Formatter {
+    /// Columns with tabs between them.
+    #[default]
+    Table,
+    /// One object per row.
+    Json,
+    /// In quotes, with commas.
+    Csv,
+    /// In a drawn frame.
+    PrettyTable,
+}
+
+impl FromStr for Formatter {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "table" => Ok(Self::Table),
+            "json" => Ok(Self::Json),
+            "csv" => Ok(Self::Csv),
+            "pretty_table" => Ok(Self::PrettyTable),
+            _ => Err(format!("Formatter {name} is not supported: there are table, json, csv, pretty_table")),
+        }
+    }
+}
+
+/// Prints rows as they come.
+#[derive(Debug)]
+pub(super) struct Printer<'o, W: Write> {
+    out: &'o mut W,
+    formatter: Formatter,
+    columns: Vec<String>,
+    has_header: bool,
+    /// What is not printable is shown, not sent.
+    is_terminal: bool,
+    /// So it is, and a tab stands between columns alone.
+    is_report: bool,
+    rows: u64,
+    /// What can only be drawn when all is known.
+    kept: Vec<Vec<String>>,
+}
+
+impl<'o, W: Write> Printer<'o, W> {
+    /// Prints these columns.
+    pub(super) fn new(out: &'o mut W, formatter: Formatter, columns: &[&str], has_header: bool) -> Self {
+        let columns = columns.iter().map(|column| (*column).to_string()).collect();
+        let (is_terminal, is_report) = (false, false);
+        Self { out, formatter, columns, has_header, is_terminal, is_report, rows: 0, kept: Vec::new() }
+    }
+
+    /// Shows what is not printable instead of sending it.
+    #[must_use]
+    pub(super) const fn for_terminal(mut self, is_terminal: bool) -> Self {
+        self.is_terminal = is_terminal;
+        self
+    }
+
+    /// The same, whatever it is written to.
+    #[must_use]
+    pub(super) const fn for_report(mut self, is_report: bool) -> Self {
+        self.is_report = is_report;
+        self
+    }
+
+    /// Prints a row: one value per column.
+    ///
+    /// # Errors
+    /// Nobody reads the output any more.
+    pub(super) fn row(&mut self, cells: &[Value]) -> io::Result<()> {
+        self.rows += 1;
+        match self.formatter {
+            Formatter::Json => {
+                self.out.write_all(if self.rows == 1 { b"[\n" } else { b"," })?;
+                self.json_row(cells)
+            }
+            Formatter::PrettyTable => {
+                self.kept.push(cells.iter().map(|cell| self.shown(cell)).collect());
+                Ok(())
+            }
+            Formatter::Table | Formatter::Csv => {
+                self.header()?;
+                let shown: Vec<String> = cells.iter().map(|cell| self.shown(cell)).collect();
+                self.line(&shown)
+            }
+        }
+    }
+
+    /// Prints what stands behind the rows.
+    ///
+    /// # Errors
+    /// Nobody reads the output any more.
+    pub(super) fn end(&mut self) -> io::Result<()> {
+        match self.formatter {
+            Formatter::Json if self.rows == 0 => self.out.write_all(b"[\n]\n"),
+            Formatter::Json => self.out.write_all(b"]\n"),
+            Formatter::PrettyTable if self.rows > 0 => self.draw(),
+            _ => Ok(()),
+        }
+    }
+
+    /// The names, before the first row.
+    fn header(&mut self) -> io::Result<()> {
+        if !core::mem::replace(&mut self.has_header, false) {
+            return Ok(());
+        }
+        let columns = self.columns.clone();
+        self.line(&columns)
+    }
+
+    fn line(&mut self, cells: &[String]) -> io::Result<()> {
+        if self.formatter == Formatter::Csv {
+            let quoted: Vec<String> =
+                cells.iter().map(|cell| format!("\"{}\"", cell.replace('"', "\"\""))).collect();
+            return writeln!(self.out, "{}", quoted.join(","));
+        }
+        writeln!(self.out, "{}", cells.join("\t"))
+    }
+
+    fn json_row(&mut self, cells: &[Value]) -> io::Result<()> {
+        self.out.write_all(b"{")?;
+        for (at, (column, cell)) in self.columns.iter().zip(cells).enumerate() {
+            let comma = if at == 0 { "" } else { "," };
+            write!(self.out, "{comma}{}:{}", Value::from(column.as_str()), self.shown_json(cell))?;
+        }
+        self.out.write_all(b"}\n")
+    }
+
+    /// In JSON only texts have anything unprintable, and they have an escape of their own for it.
+    fn shown_json(&self, cell: &Value) -> String {
+        let mut text = cell.to_string();
+        if self.is_terminal || self.is_report {
+            while let Some(letter) = text.chars().find(|letter| !is_printable(*letter)) {
+                let units = letter
+                    .encode_utf16(&mut [0; 2])
+                    .iter()
+                    .map(|unit| format!("\\u{unit:04x}"))
+                    .collect::<String>();
+                text = text.replace(letter, &units);
+            }
+        }
+        text
+    }
+
+    fn shown(&self, cell: &Value) -> String {
+        let text = plain(cell);
+        if self.is_report {
+            return Printable(text).to_string();
+        }
+        if !self.is_terminal {
+            return text;
+        }
+        let pieces: Vec<String> = text.split('\t').map(|piece| Printable(piece).to_string()).collect();
+        pieces.join("\t")
+    }
+
+    /// The frame of the terminals' line-drawing letters, as rabbitmqctl draws it.
+    fn draw(&mut self) -> io::Result<()> {
+        let mut rows = core::mem::take(&mut self.kept);
+        for cell in rows.iter_mut().flatten() {
+            *cell = cell.replace('\t', "     ");
+        }
+        let width = |at: usize| {
+            let cells = rows.iter().map(|row| row[at].chars().count());
+            cells.chain([self.columns[at].chars().count()]).max().unwrap_or(0)
+        };
+        let widths: Vec<usize> = (0..self.columns.len()).map(width).collect();
+        let rule = |left: char, middle: char, right: char| {
+            let parts: Vec<String> = widths.iter().map(|width| "q".repeat(width + 2)).collect();
+            format!("\x1b(0{left}{}{right}\x1b(B", parts.join(&middle.to_string()))
+        };
+        let bar = "\x1b(0x\x1b(B";
+        writeln!(self.out, "{}", rule('l', 'w', 'k'))?;
+        if self.has_header {
+            for (name, width) in self.columns.iter().zip(&widths) {
+                let pad = " ".repeat(width - name.chars().count());
+                write!(self.out, "{bar} \x1b[1m{name}\x1b[0m{pad} ")?;
+            }
+            writeln!(self.out, "{bar}")?;
+        }
+        for (at, row) in rows.iter().enumerate() {
+            if at > 0 || self.has_header {
+                writeln!(self.out, "{}", rule('t', 'n', 'u'))?;
+            }
+            for (cell, width) in row.iter().zip(&widths) {
+                write!(self.out, "{bar} {cell}{} ", " ".repeat(width - cell.chars().count()))?;
+            }
+            writeln!(self.out, "{bar}")?;
+        }
+        writeln!(self.out, "{}", rule('m', 'v', 'j'))
+    }
+}
+
+/// A cell in a table: texts bare, arguments as Erlang terms, tags in brackets.
+fn plain(cell: &Value) -> String {
+    match cell {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        Value::Array(list) if list.iter().any(Value::is_array) => erlang_table(list),
+        Value::Array(list) => {
+            let items: Vec<String> = list.iter().map(plain).collect();
+            format!("[{}]", items.join(", "))
+        }
+        other => other.to_string(),
+    }
+}
+
+/// Name, type, value: the typed form of a table's entries.
+fn erlang_table(entries: &[Value]) -> String {
+    let shown = entries.iter().map(|entry| match entry.as_array().map(Vec::as_slice) {
+        Some([name, kind, value]) => format!("{{{},{}}}", erlang_text(name), erlang_term(kind, value)),
+        _ => entry.to_string(),
+    });
+    format!("[{}]", shown.collect::<Vec<_>>().join(","))
+}
+
+fn erlang_term(kind: &Value, value: &Value) -> String {
+    match (kind.as_str(), value) {
+        (Some("table"), Value::Array(entries)) => erlang_table(entries),
+        (Some("array"), Value::Array(items)) => {
+            let shown = items.iter().map(|item| match item.as_array().map(Vec::as_slice) {
+                Some([kind, value]) => erlang_term(kind, value),
+                _ => item.to_string(),
+            });
+            format!("[{}]", shown.collect::<Vec<_>>().join(","))
+        }
+        (_, Value::String(_)) => erlang_text(value),
+        (_, Value::Null) => "undefined".to_string(),
+        _ => value.to_string(),
+    }
+}
+
+fn erlang_text(text: &Value) -> String {
+    let text = text.as_str().unwrap_or_default();
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn printed(formatter: Formatter, has_header: bool, rows: &[Vec<Value>]) -> String {
+        let mut out = Vec::new();
+        let mut printer = Printer::new(&mut out, formatter, &["name", "messages"], has_header);
+        for row in rows {
+            printer.row(row).unwrap();
+        }
+        printer.end().unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn tables_are_tab_separated_and_empty_ones_say_nothing() {
+        let rows = [vec![json!("a"), json!(1)], vec![json!("b\tc"), json!(true)]];
+        assert_eq!(printed(Formatter::Table, true, &rows), "name\tmessages\na\t1\nb\tc\ttrue\n");
+        assert_eq!(printed(Formatter::Table, false, &rows[..1]), "a\t1\n");
+        assert_eq!(printed(Formatter::Table, true, &[]), "");
+    }
+
+    #[test]
+    fn json_has_a_row_a_line_in_the_order_asked_for() {
+        let rows = [vec![json!("a\"b"), json!(1)], vec![json!("c"), json!([["k", "longstr", "v"]])]];
+        assert_eq!(
+            printed(Formatter::Json, true, &rows),
+            "[\n{\"name\":\"a\\\"b\",\"messages\":1}\n,\
+             {\"name\":\"c\",\"messages\":[[\"k\",\"longstr\",\"v\"]]}\n]\n"
+        );
+        assert!(serde_json::from_str::<Value>(&printed(Formatter::Json, true, &rows)).is_ok());
+        assert_eq!(printed(Formatter::Json, true, &[]), "[\n]\n");
+    }
+
+    #[test]
+    fn csv_doubles_quotes() {
+        let rows = [vec![json!("a\"b"), json!(["x", "y"])]];
+        assert_eq!(printed(Formatter::Csv, true, &rows), "\"name\",\"messages\"\n\"a\"\"b\",\"[x, y]\"\n");
+    }
+
+    #[test]
+    fn a_frame_fits_its_longest_cell() {
+        let drawn = printed(Formatter::PrettyTable, true, &[vec![json!("auto"), json!(0)]]);
+        assert_eq!(
+            drawn,
+            "\x1b(0lqqqqqqwqqqqqqqqqqk\x1b(B\n\
+             \x1b(0x\x1b(B \x1b[1mname\x1b[0m \x1b(0x\x1b(B \x1b[1mmessages\x1b[0m \x1b(0x\x1b(B\n\
+             \x1b(0tqqqqqqnqqqqqqqqqqu\x1b(B\n\
+             \x1b(0x\x1b(B auto \x1b(0x\x1b(B 0        \x1b(0x\x1b(B\n\
+             \x1b(0mqqqqqqvqqqqqqqqqqj\x1b(B\n"
+        );
+    }
+
+    #[test]
+    fn arguments_are_erlang_terms() {
+        let typed = json!([
+            ["x-max-length", "signedint", 10],
+            ["x-foo", "longstr", "b\"r"],
+            ["x-b", "bool", true],
+            ["x-t", "table", [["a", "signedint", 1]]],
+            ["x-l", "array", [["signedint", 1], ["longstr", "two"]]],
+            ["x-v", "void", null]
+        ]);
+        assert_eq!(
+            plain(&typed),
+            r#"[{"x-max-length",10},{"x-foo","b\"r"},{"x-b",true},{"x-t",[{"a",1}]},"#.to_string()
+                + r#"{"x-l",[1,"two"]},{"x-v",undefined}]"#
+        );
+        assert_eq!(plain(&json!([])), "[]");
+    }
+
+    #[test]
+    fn a_terminal_is_not_spoken_to_by_names() {
+        let mut out = Vec::new();
+        let mut printer = Printer::new(&mut out, Formatter::Table, &["name"], false).for_terminal(true);
+        printer.row(&[json!("a\x1b[2Jb\tc")]).unwrap();
+        printer.row(&[json!("orders\u{202e}stnuocca\u{200b}\u{2028}\u{e000}")]).unwrap();
+        printer.row(&[json!(["t\u{2066}", "ünïcödé"])]).unwrap();
+        let shown =
+            "a\\u{1b}[2Jb\tc\norders\\u{202e}stnuocca\\u{200b}\\u{2028}\\u{e000}\n[t\\u{2066}, ünïcödé]\n";
+        assert_eq!(String::from_utf8(out).unwrap(), shown);
+        let mut out = Vec::new();
+        let mut printer = Printer::new(&mut out, Formatter::Json, &["name"], false).for_terminal(true);
+        printer.row(&[json!("a\u{202e}b\u{e0041}ü")]).unwrap();
+        assert_eq!(String::from_utf8(out).unwrap(), "[\n{\"name\":\"a\\u202eb\\udb40\\udc41ü\"}\n");
+    }
+}

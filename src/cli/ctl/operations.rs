@@ -1,0 +1,359 @@
+//! The commands that ask how it goes, or do something.
+
+use std::io::{self, Write};
+
+use serde_json::Value;
+
+use leveret_core::limits::Megabytes;
+use leveret_management::http::encode;
+
+use super::access::done;
+use super::args::Call;
+use super::client::Reply;
+use super::failure::{Failure, UNAVAILABLE, USAGE, heading, shown, tell};
+use super::find::{ask, connect};
+use super::format::Formatter;
+
+pub(super) fn ping(call: &Call) -> Result<(), Failure> {
+    tell(call, "Will ping the broker. This checks that it turns and answers on its socket.")?;
+    overview(call)?;
+    writeln!(io::stdout(), "Ping succeeded")?;
+    Ok(())
+}
+
+pub(super) fn version(_: &Call) -> Result<(), Failure> {
+    writeln!(io::stdout(), "{}", env!("CARGO_PKG_VERSION"))?;
+    Ok(())
+}
+
+pub(super) fn status(call: &Call) -> Result<(), Failure> {
+    let mut overview = overview(call)?;
+    if call.formatter() == Formatter::Json {
+        let listeners = overview.get_mut("listeners").and_then(Value::as_array_mut);
+        for listener in listeners.into_iter().flatten() {
+            let [interface, port, protocol, purpose] = listener_parts(listener.as_str().unwrap_or_default());
+            let port = port.parse::<u16>().ok();
+            *listener = serde_json::json!({
+                "interface": interface, "port": port, "protocol": protocol, "purpose": purpose,
+            });
+        }
+        writeln!(io::stdout(), "{overview}")?;
+        return Ok(());
+    }
+    tell(call, "Status of the broker ...")?;
+    let sections: Vec<String> = status_sections(&overview)
+        .into_iter()
+        .map(|(title, lines)| {
+            let lines: Vec<_> = lines.iter().map(|line| shown(call, line)).collect();
+            let lines = if lines.is_empty() { "(none)".to_string() } else { lines.join("\n") };
+            format!("{}\n\n{lines}", heading(title))
+        })
+        .collect();
+    writeln!(io::stdout(), "{}", sections.join("\n\n"))?;
+    Ok(())
+}
+
+/// What `status` counts, and by which names the broker tells it.
+const TOTALS: [(&str, &str); 10] = [
+    ("Connection count", "connections"),
+    ("Channel count", "channels"),
+    ("Queue count", "queues"),
+    ("Exchange count", "exchanges"),
+    ("Binding count", "bindings"),
+    ("Consumer count", "consumers"),
+    ("Virtual host count", "vhosts"),
+    ("Messages ready", "messages_ready"),
+    ("Messages unacknowledged", "messages_unacknowledged"),
+    ("Handshakes evicted", "handshakes_evicted"),
+];
+
+/// What `status` shows: titles, and lines under each.
+fn status_sections(overview: &Value) -> [(&'static str, Vec<String>); 8] {
+    let text = |key: &str| overview.get(key).and_then(Value::as_str).unwrap_or_default().to_string();
+    let number = |key: &str| overview.get(key).and_then(Value::as_u64).unwrap_or_default();
+    let list = |key: &str| {
+        let items = overview.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
+        items.iter().filter_map(Value::as_str).map(str::to_string).collect::<Vec<_>>()
+    };
+    let pid = number("pid");
+    let resident =
+        resident_bytes(pid).map_or_else(|| "unknown".to_string(), |bytes| Megabytes(bytes).to_string());
+    let size = |key: &str| Megabytes(number(key));
+    let (used, usable) = (size("disk_used"), size("disk_usable"));
+    let live = size("disk_live");
+    let disk = format!(
+        "Disk used: {used} of {usable} usable, {live} by messages; disk_limit is {}",
+        size("disk_limit")
+    );
+    let syncs = match (number("is_over_sync_budget"), number("sync_budget_delayed_commits")) {
+        (0, 0) => "Sync budget: no confirm has waited for it".to_string(),
+        (is_now, count) => {
+            let now = if is_now == 0 { "" } else { ", and do now" };
+            format!("Sync budget: {count} commits have waited for syncs_per_second{now}")
+        }
+    };
+    let wear = match text("wear") {
+        wear if wear.is_empty() => "Disk written: nothing is written to a disk".to_string(),
+        wear => format!("Disk written: {wear}"),
+    };
+    [
+        (
+            "Runtime",
+            vec![
+                format!("OS PID: {pid}"),
+                "OS: Linux".to_string(),
+                format!("Uptime (seconds): {}", number("uptime_ms") / 1000),
+                format!("Leveret version: {}", text("leveret_version")),
+                format!("Announced as: {} {}", text("product_name"), text("product_version")),
+            ],
+        ),
+        ("Data directory", vec![format!("Node data directory: {}", text("data_dir")), disk, syncs, wear]),
+        ("Config files", list_of(text("configuration"))),
+        ("Alarms", list("alarms")),
+        ("Memory", vec![format!("Resident: {resident}"), format!("Memory limit: {}", size("memory_limit"))]),
+        ("Totals", TOTALS.iter().map(|(name, key)| format!("{name}: {}", number(key))).collect()),
+        ("Pools", pools(overview)),
+        ("Listeners", list("listeners").iter().map(|listener| listener_line(listener)).collect()),
+    ]
+}
+
+/// How full each pool is.
+fn pools(overview: &Value) -> Vec<String> {
+    let pools = overview.get("pools").and_then(Value::as_object);
+    let fills = pools.into_iter().flatten();
+    let numbers = fills.filter_map(|(key, fill)| Some((key, fill.get(0)?.as_u64()?, fill.get(1)?.as_u64()?)));
+    numbers
+        .map(|(key, used, max)| format!("{key}: {used} of {max} ({} %)", used * 100 / max.max(1)))
+        .collect()
+}
+
+pub(super) fn listener_line(listener: &str) -> String {
+    let [interface, port, protocol, purpose] = listener_parts(listener);
+    let port = if port.is_empty() { String::new() } else { format!(", port: {port}") };
+    format!("Interface: {interface}{port}, protocol: {protocol}, purpose: {purpose}")
+}
+
+/// A text as a list: of nothing, if it is empty.
+fn list_of(text: String) -> Vec<String> {
+    if text.is_empty() { Vec::new() } else { vec![text] }
+}
+
+/// Where the broker listens, in rabbitmqctl's words: interface, port if it has one, protocol, purpose.
+pub(super) fn listener_parts(listener: &str) -> [&str; 4] {
+    let (protocol, place) = listener.split_once(' ').unwrap_or_default();
+    let purpose = match protocol {
+        "amqp/ssl" => "AMQP 0-9-1 over TLS",
+        "http" => "HTTP API",
+        "https" => "HTTP API over TLS (HTTPS)",
+        "http/prometheus" => "Prometheus exporter API over HTTP",
+        _ => "AMQP 0-9-1",
+    };
+    match place.rsplit_once(':') {
+        Some((host, port)) if !place.starts_with('/') => [host, port, protocol, purpose],
+        _ => [place, "", protocol, purpose],
+    }
+}
+
+/// What the kernel says of the process.
+fn resident_bytes(pid: u64) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+pub(super) fn overview(call: &Call) -> Result<Value, Failure> {
+    let reply = ask(call, "GET", &["overview"], "")?;
+    if reply.status == 200 { Ok(reply.body) } else { Err(Failure::refused(&reply)) }
+}
+
+pub(super) fn environment(call: &Call) -> Result<(), Failure> {
+    tell(call, "Configuration of the broker ...")?;
+    let reply = ask(call, "GET", &["ctl", "environment"], "")?;
+    match reply.body.as_str().filter(|_| reply.status == 200) {
+        Some(text) if call.formatter() == Formatter::Json => writeln!(io::stdout(), "{}", Value::from(text))?,
+        Some(text) => {
+            let lines: Vec<_> = text.split('\n').map(|line| shown(call, line)).collect();
+            writeln!(io::stdout(), "{}", lines.join("\n"))?;
+        }
+        None => return Err(Failure::refused(&reply)),
+    }
+    Ok(())
+}
+
+pub(super) fn alarms(call: &Call) -> Result<(), Failure> {
+    tell(call, "Listing alarms ...")?;
+    let reply = ask(call, "GET", &["ctl", "alarms"], "")?;
+    if reply.status != 200 {
+        return Err(Failure::refused(&reply));
+    }
+    if call.formatter() == Formatter::Json {
+        writeln!(io::stdout(), "{}", reply.body)?;
+        return Ok(());
+    }
+    let alarms = reply.body.as_array().cloned().unwrap_or_default();
+    for alarm in alarms.iter().filter_map(Value::as_str) {
+        writeln!(io::stdout(), "{}", shown(call, alarm))?;
+    }
+    if alarms.is_empty() {
+        tell(call, "(none)")?;
+    }
+    Ok(())
+}
+
+pub(super) fn stop(call: &Call) -> Result<(), Failure> {
+    tell(call, "Stopping the broker ...")?;
+    let mut client = connect(call)?;
+    let reply = client.ask("POST", "/api/ctl/stop", "", "")?;
+    if reply.status != 204 {
+        return Err(Failure::refused(&reply));
+    }
+    client.wait_for_end();
+    Ok(())
+}
+
+pub(super) fn purge_queue(call: &Call) -> Result<(), Failure> {
+    let queue = &call.args[0];
+    tell(call, &format!("Purging queue '{queue}' in vhost '{}' ...", call.vhost()))?;
+    let reply = ask(call, "DELETE", &["queues", call.vhost(), queue, "contents"], "")?;
+    match reply.status {
+        200 => Ok(()),
+        404 => {
+            let text = format!("not_found\nThere is no queue {queue:?} in vhost {:?}", call.vhost());
+            Err(Failure::error(UNAVAILABLE, text))
+        }
+        _ => Err(Failure::refused(&reply)),
+    }
+}
+
+pub(super) fn trace_on(call: &Call) -> Result<(), Failure> {
+    trace(call, "PUT", ["Starting", "enabled"])
+}
+
+pub(super) fn trace_off(call: &Call) -> Result<(), Failure> {
+    trace(call, "DELETE", ["Stopping", "disabled"])
+}
+
+fn trace(call: &Call, verb: &str, [doing, done]: [&str; 2]) -> Result<(), Failure> {
+    let vhost = call.vhost();
+    tell(call, &format!("{doing} tracing for vhost \"{vhost}\" ..."))?;
+    let reply = ask(call, verb, &["ctl", "trace", vhost], "")?;
+    if reply.status != 204 {
+        return Err(Failure::refused(&reply));
+    }
+    writeln!(io::stdout(), "Trace {done} for vhost {vhost}")?;
+    Ok(())
+}
+
+pub(super) fn pause_bridge(call: &Call) -> Result<(), Failure> {
+    order_bridge(call, "Pausing", "pause")
+}
+
+pub(super) fn resume_bridge(call: &Call) -> Result<(), Failure> {
+    order_bridge(call, "Resuming", "resume")
+}
+
+pub(super) fn retry_parked(call: &Call) -> Result<(), Failure> {
+    order_bridge(call, "Sending back what was set aside by", "retry")
+}
+
+fn order_bridge(call: &Call, doing: &str, order: &str) -> Result<(), Failure> {
+    let bridge = &call.args[0];
+    tell(call, &format!("{doing} bridge '{bridge}' ..."))?;
+    let reply = ask(call, "POST", &["ctl", "bridges", bridge, order], "")?;
+    if reply.status == 204 { Ok(()) } else { Err(Failure::refused(&reply)) }
+}
+
+pub(super) fn acknowledge_damage(call: &Call) -> Result<(), Failure> {
+    tell(call, "Acknowledging the damage that was reported ...")?;
+    done(&ask(call, "POST", &["ctl", "acknowledge-damage"], "")?)
+}
+
+pub(super) fn adopt_orphan(call: &Call) -> Result<(), Failure> {
+    let [incarnation, queue] = call.args.as_slice() else { return Ok(()) };
+    tell(call, &format!("Adopting orphan {incarnation} as queue '{queue}' in vhost '{}' ...", call.vhost()))?;
+    let count = orphan_done(&ask(call, "PUT", &["ctl", "orphans", incarnation, call.vhost(), queue], "")?)?;
+    writeln!(io::stdout(), "Queue was successfully declared with {count} ready messages")?;
+    Ok(())
+}
+
+pub(super) fn delete_orphan(call: &Call) -> Result<(), Failure> {
+    let incarnation = &call.args[0];
+    tell(call, &format!("Deleting orphan {incarnation} ..."))?;
+    let count = orphan_done(&ask(call, "DELETE", &["ctl", "orphans", incarnation], "")?)?;
+    writeln!(io::stdout(), "Orphan was successfully deleted with {count} messages")?;
+    Ok(())
+}
+
+/// How many messages it was about.
+fn orphan_done(reply: &Reply) -> Result<u64, Failure> {
+    let count = reply.body.get("messages").and_then(Value::as_u64).filter(|_| reply.status == 200);
+    count.ok_or_else(|| Failure::refused(reply))
+}
+
+pub(super) fn delete_queue(call: &Call) -> Result<(), Failure> {
+    let queue = &call.args[0];
+    let (if_empty, if_unused) = (call.has("if-empty"), call.has("if-unused"));
+    let condition = match (if_empty, if_unused) {
+        (true, true) => " if queue is empty and if queue is unused",
+        (true, false) => " if queue is empty",
+        (false, true) => " if queue is unused",
+        (false, false) => "",
+    };
+    tell(call, &format!("Deleting queue '{queue}' on vhost '{}'{condition} ...", call.vhost()))?;
+    let path = format!(
+        "/api/queues/{}/{}?if-empty={if_empty}&if-unused={if_unused}",
+        encode(call.vhost()),
+        encode(queue)
+    );
+    let reply = connect(call)?.ask("DELETE", &path, "", "")?;
+    match reply.status {
+        200 => {
+            let ready = reply.body.get("messages").and_then(Value::as_u64).unwrap_or_default();
+            writeln!(io::stdout(), "Queue was successfully deleted with {ready} ready messages")?;
+            Ok(())
+        }
+        404 => Err(Failure::error(USAGE, "Queue not found")),
+        412 => Err(Failure::error(USAGE, why_kept(&reply))),
+        _ => Err(Failure::refused(&reply)),
+    }
+}
+
+/// What keeps a queue from being deleted, in rabbitmqctl's words.
+fn why_kept(reply: &Reply) -> &'static str {
+    if reply.reason().ends_with("in use") { "Queue is in use" } else { "Queue is not empty" }
+}
+
+pub(super) fn close_connection(call: &Call) -> Result<(), Failure> {
+    let (pid, reason) = (&call.args[0], &call.args[1]);
+    tell(call, &format!("Closing connection {pid}, reason: {reason}..."))?;
+    let path = format!("/api/connections/{}?reason={}", encode(pid), encode(reason));
+    let reply = connect(call)?.ask("DELETE", &path, "", "")?;
+    match reply.status {
+        204 => Ok(()),
+        400 => Err(Failure::error(UNAVAILABLE, format_args!("Error:\n{}", reply.reason()))),
+        _ => Err(Failure::refused(&reply)),
+    }
+}
+
+pub(super) fn close_all_user_connections(call: &Call) -> Result<(), Failure> {
+    let (user, reason) = (&call.args[0], &call.args[1]);
+    tell(call, &format!("Closing connections of user {user}, reason: {reason}..."))?;
+    let path = format!("/api/connections/username/{}?reason={}", encode(user), encode(reason));
+    let reply = connect(call)?.ask("DELETE", &path, "", "")?;
+    if reply.status == 200 { Ok(()) } else { Err(Failure::refused(&reply)) }
+}
+
+pub(super) fn close_all_connections(call: &Call) -> Result<(), Failure> {
+    let reason = &call.args[0];
+    let path = if call.has("global") {
+        tell(call, &format!("Closing all connections to the broker, reason: {reason}..."))?;
+        format!("/api/connections?reason={}", encode(reason))
+    } else {
+        tell(call, &format!("Closing all connections in vhost {}, reason: {reason}...", call.vhost()))?;
+        format!("/api/connections/vhost/{}?reason={}", encode(call.vhost()), encode(reason))
+    };
+    let reply = connect(call)?.ask("DELETE", &path, "", "")?;
+    let closed = reply.body.get("closed").and_then(Value::as_u64).filter(|_| reply.status == 200);
+    let closed = closed.ok_or_else(|| Failure::refused(&reply))?;
+    tell(call, &format!("Closed {closed} connections"))
+}

@@ -1,0 +1,174 @@
+//! The commands about runtime parameters, global ones, and shovels.
+//!
+//! Always true: columns, words and exit codes are rabbitmqctl's; shovel_status shows no password, for the
+//! broker gives none with it.
+
+use std::io::{self, Write};
+
+use serde_json::{Map, Value, json};
+
+use leveret_management::http::encode;
+
+use super::access::done;
+use super::args::Call;
+use super::failure::{Failure, UNAVAILABLE, no_json, tell};
+use super::find::{ask, connect};
+use super::format::Printer;
+use super::listings::{Source, print};
+
+/// What a value is, as text that was checked to be JSON.
+fn body_of(value: &str) -> Result<String, Failure> {
+    match value.parse::<Value>() {
+        Ok(value) => Ok(json!({ "value": value }).to_string()),
+        Err(error) => Err(no_json("value", &error)),
+    }
+}
+
+pub(super) fn set(call: &Call) -> Result<(), Failure> {
+    let [component, name, value] = call.args.as_slice() else { return Ok(()) };
+    let vhost = call.vhost();
+    tell(
+        call,
+        &format!(
+            "Setting runtime parameter \"{name}\" for component \"{component}\" to \"{value}\" in vhost \
+             \"{vhost}\" ..."
+        ),
+    )?;
+    let body = body_of(value)?;
+    done(&ask(call, "PUT", &["parameters", component, vhost, name], &body)?)
+}
+
+pub(super) fn clear(call: &Call) -> Result<(), Failure> {
+    let [component, name] = call.args.as_slice() else { return Ok(()) };
+    let vhost = call.vhost();
+    let what = format!("\"{name}\" for component \"{component}\" on vhost \"{vhost}\"");
+    tell(call, &format!("Clearing runtime parameter {what} ..."))?;
+    clear_at(call, &["parameters", component, vhost, name])
+}
+
+fn clear_at(call: &Call, path: &[&str]) -> Result<(), Failure> {
+    let reply = ask(call, "DELETE", path, "")?;
+    match reply.status {
+        404 => Err(Failure::error(UNAVAILABLE, "Parameter does not exist")),
+        _ => done(&reply),
+    }
+}
+
+pub(super) fn list(call: &Call) -> Result<(), Failure> {
+    let vhost = call.vhost();
+    let source = Source {
+        path: format!("/api/parameters/{}", encode(vhost)),
+        banner: format!("Listing runtime parameters for vhost \"{vhost}\" ..."),
+        columns: vec!["component", "name", "value"],
+        is_whole: true,
+        is_headless: false,
+    };
+    print(call, source)
+}
+
+pub(super) fn set_global(call: &Call) -> Result<(), Failure> {
+    let [name, value] = call.args.as_slice() else { return Ok(()) };
+    tell(call, &format!("Setting global runtime parameter \"{name}\" to \"{value}\" ..."))?;
+    let body = body_of(value)?;
+    done(&ask(call, "PUT", &["global-parameters", name], &body)?)
+}
+
+pub(super) fn clear_global(call: &Call) -> Result<(), Failure> {
+    let name = &call.args[0];
+    tell(call, &format!("Clearing global runtime parameter \"{name}\" ..."))?;
+    clear_at(call, &["global-parameters", name])
+}
+
+pub(super) fn list_global(call: &Call) -> Result<(), Failure> {
+    let source = Source {
+        path: "/api/global-parameters".into(),
+        banner: "Listing global runtime parameters ...".into(),
+        columns: vec!["name", "value"],
+        is_whole: true,
+        is_headless: false,
+    };
+    print(call, source)
+}
+
+// ---- shovels
+
+/// What stands where rabbitmqctl names its node.
+const NODE: &str = "leveret";
+
+/// Columns of `shovel_status`, what the broker calls them, and whether there is one where no shovel has it.
+const COLUMNS: [(&str, &str, bool); 16] = [
+    ("destination", "dest_uri", true),
+    ("destination_exchange", "dest_exchange", false),
+    ("destination_exchange_key", "dest_exchange_key", false),
+    ("destination_protocol", "dest_protocol", true),
+    ("destination_queue", "dest_queue", false),
+    ("last_changed", "timestamp", true),
+    ("name", "name", true),
+    ("source", "src_uri", true),
+    ("source_exchange", "src_exchange", false),
+    ("source_exchange_key", "src_exchange_key", false),
+    ("source_protocol", "src_protocol", true),
+    ("source_queue", "src_queue", false),
+    ("state", "state", true),
+    ("termination_reason", "reason", true),
+    ("type", "type", true),
+    ("vhost", "vhost", true),
+];
+
+pub(super) fn status(call: &Call) -> Result<(), Failure> {
+    let mut client = connect(call)?;
+    tell(call, &format!("Shovel status on node {NODE}"))?;
+    let mut rows: Vec<Map<String, Value>> = Vec::new();
+    let refused = client.rows("/api/shovels", &mut |row| {
+        rows.extend(row.as_object().cloned());
+        Ok(())
+    })?;
+    if let Some(reply) = refused {
+        return Err(Failure::refused(&reply));
+    }
+    let has = |row: &Map<String, Value>, sent: &str| row.get(sent).is_some_and(|value| !value.is_null());
+    let shown: Vec<_> = COLUMNS
+        .into_iter()
+        .filter(|(_, sent, is_always)| *is_always || rows.iter().any(|row| has(row, sent)))
+        .collect();
+    let columns: Vec<&str> = shown.iter().map(|(name, ..)| *name).collect();
+    let mut out = io::stdout().lock();
+    let mut printer = Printer::new(&mut out, call.formatter(), &columns, !call.silent && !call.no_headers)
+        .for_report(call.in_report);
+    for row in &rows {
+        let cells: Vec<Value> = shown
+            .iter()
+            .map(|(_, sent, _)| row.get(*sent).filter(|it| !it.is_null()).cloned().unwrap_or("".into()))
+            .collect();
+        printer.row(&cells)?;
+    }
+    printer.end()?;
+    out.flush().map_err(Failure::from)
+}
+
+pub(super) fn restart(call: &Call) -> Result<(), Failure> {
+    let (name, vhost) = (&call.args[0], call.vhost());
+    tell(call, &format!("Restarting dynamic Shovel {name} in virtual host {vhost} on node {NODE}"))?;
+    order(call, &["shovels", "vhost", vhost, name, "restart"])
+}
+
+pub(super) fn delete(call: &Call) -> Result<(), Failure> {
+    let (name, vhost) = (&call.args[0], call.vhost());
+    tell(call, &format!("Deleting shovel {name} in vhost {vhost}"))?;
+    order(call, &["shovels", "vhost", vhost, name])
+}
+
+fn order(call: &Call, path: &[&str]) -> Result<(), Failure> {
+    let reply = ask(call, "DELETE", path, "")?;
+    match reply.status {
+        404 => Err(Failure::error(
+            UNAVAILABLE,
+            format_args!(
+                "Shovel with the given name was not found on the target node '{NODE}' and / or virtual host \
+                 '{}'",
+                call.vhost()
+            ),
+        )),
+        _ => done(&reply),
+    }
+}

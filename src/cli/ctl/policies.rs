@@ -1,0 +1,74 @@
+//! The commands about policies and operator policies.
+//!
+//! Always true: what is wrong with a policy is said in rabbitmqctl's words, which are the broker's.
+
+use serde_json::{Value, json};
+
+use leveret_management::http::encode;
+
+use super::access::done;
+use super::args::Call;
+use super::failure::{Failure, UNAVAILABLE, misused, no_json, tell};
+use super::find::ask;
+use super::listings::{Source, print};
+
+/// Where the policies are that a command speaks of, and how they are called when one is set, when one is
+/// cleared, and when they are listed.
+fn words(call: &Call) -> (&'static str, [&'static str; 3]) {
+    match call.command.contains("operator") {
+        true => (
+            "operator-policies",
+            ["operator policy override", "operator policy", "operator policy overrides"],
+        ),
+        false => ("policies", ["policy", "policy", "policies"]),
+    }
+}
+
+pub(super) fn set(call: &Call) -> Result<(), Failure> {
+    let [name, pattern, definition] = call.args.as_slice() else { return Ok(()) };
+    let (path, [what, ..]) = words(call);
+    let (priority, vhost) = (call.value("priority").unwrap_or("0"), call.vhost());
+    let Ok(number) = priority.parse::<i32>() else {
+        return Err(misused(call, &format!("Invalid options for this command:\n--priority : {priority}")));
+    };
+    tell(
+        call,
+        &format!(
+            "Setting {what} \"{name}\" for pattern \"{pattern}\" to \"{definition}\" with priority \
+             \"{priority}\" for vhost \"{vhost}\" ..."
+        ),
+    )?;
+    let definition = definition.parse::<Value>().map_err(|error| no_json("definition", &error))?;
+    let body = json!({
+        "pattern": pattern,
+        "definition": definition,
+        "priority": number,
+        "apply-to": call.value("apply-to").unwrap_or("all"),
+    });
+    let reply = ask(call, "PUT", &[path, vhost, name], &body.to_string())?;
+    done(&reply)
+}
+
+pub(super) fn clear(call: &Call) -> Result<(), Failure> {
+    let (name, vhost) = (&call.args[0], call.vhost());
+    let (path, [_, what, _]) = words(call);
+    tell(call, &format!("Clearing {what} \"{name}\" on vhost \"{vhost}\" ..."))?;
+    let reply = ask(call, "DELETE", &[path, vhost, name], "")?;
+    match reply.status {
+        404 => Err(Failure::error(UNAVAILABLE, "Parameter does not exist")),
+        _ => done(&reply),
+    }
+}
+
+pub(super) fn list(call: &Call) -> Result<(), Failure> {
+    let (path, [.., what]) = words(call);
+    let vhost = call.vhost();
+    let source = Source {
+        path: format!("/api/{path}/{}", encode(vhost)),
+        banner: format!("Listing {what} for vhost \"{vhost}\" ..."),
+        columns: vec!["vhost", "name", "pattern", "apply-to", "definition", "priority"],
+        is_whole: true,
+        is_headless: false,
+    };
+    print(call, source)
+}

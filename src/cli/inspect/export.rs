@@ -1,0 +1,265 @@
+//! Every live message that can be read, one JSON object a line: for a broker that takes over.
+//!
+//! Always true: a message is exported once, for all the queues that still have it; its body is the one that
+//! was published or the message is not exported; a body in chunks is never held, only one chunk of it.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufWriter, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use super::inspection::{Inspection, queues_of};
+use super::names::Names;
+use super::options::ExportTo;
+use super::props;
+use super::verdict::InspectError;
+use crate::json::{self, Base64, Object};
+use leveret_management::json::Json;
+use leveret_storage::{Body, FileDisk, Log, Message, Range, RangeSet};
+
+/// What an export wrote and what it could not read.
+#[derive(Debug, Default)]
+pub(super) struct Exported {
+    /// Messages.
+    pub(super) messages: u64,
+    /// Bytes of their bodies.
+    pub(super) bytes: u64,
+    /// Messages that cannot be read, each counted for every queue that has it.
+    pub(super) unreadable: u64,
+}
+
+/// Exports from the store in `directory`, which was read before.
+pub(super) fn run(
+    inspection: &mut Inspection,
+    directory: &Path,
+    target: &ExportTo,
+    messages: &mut dyn Write,
+) -> Result<Exported, InspectError> {
+    let outcome = match target {
+        ExportTo::StandardOutput => all(inspection, directory, &mut Sink::Stream(messages)),
+        ExportTo::File(path) => OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(path)
+            .and_then(|file| all(inspection, directory, &mut Sink::File(BufWriter::new(file)))),
+    };
+    outcome.map_err(|why| match target {
+        ExportTo::StandardOutput => InspectError::Output(why),
+        ExportTo::File(path) => InspectError::Export { path: path.clone(), why },
+    })
+}
+
+fn all(inspection: &mut Inspection, directory: &Path, sink: &mut Sink<'_>) -> io::Result<Exported> {
+    let mut export = Export { sink, done: BTreeMap::new(), exported: Exported::default() };
+    export.round(&mut inspection.log, directory)?;
+    if export.exported.unreadable > inspection.count_unreadable() {
+        // A broker has moved them meanwhile.
+        if let Ok((mut again, _)) = Log::read_only(&mut FileDisk::only_reading(directory)) {
+            export.round(&mut again, directory)?;
+        }
+    }
+    export.sink.end()?;
+    Ok(export.exported)
+}
+
+/// The file or stream that the lines go to.
+enum Sink<'s> {
+    File(BufWriter<File>),
+    Stream(&'s mut dyn Write),
+}
+
+impl Sink<'_> {
+    fn out(&mut self) -> &mut dyn Write {
+        match self {
+            Self::File(file) => file,
+            Self::Stream(stream) => stream,
+        }
+    }
+
+    /// The place of the next line, to come back to.
+    fn mark(&mut self) -> io::Result<u64> {
+        match self {
+            Self::File(file) => file.stream_position(),
+            Self::Stream(_) => Ok(0),
+        }
+    }
+
+    /// Takes back what was written since the mark. What a stream has taken can only be cut, so that the
+    /// half line is no JSON and everybody notices.
+    fn take_back(&mut self, mark: u64) -> io::Result<()> {
+        match self {
+            Self::File(file) => {
+                file.flush()?;
+                file.get_ref().set_len(mark)?;
+                file.seek(SeekFrom::Start(mark)).map(drop)
+            }
+            Self::Stream(stream) => stream.write_all(b"\n"),
+        }
+    }
+
+    fn end(&mut self) -> io::Result<()> {
+        match self {
+            Self::File(file) => {
+                file.flush()?;
+                file.get_ref().sync_all()
+            }
+            Self::Stream(stream) => stream.flush(),
+        }
+    }
+}
+
+/// Where messages come from.
+struct Source {
+    names: Names,
+    disk: FileDisk,
+    chunk: Vec<u8>,
+}
+
+impl Source {
+    /// A part of a large body.
+    fn chunk(&mut self, log: &Log, body: u64, index: u32) -> Option<&[u8]> {
+        log.read_chunk(&mut self.disk, (body, index), &mut self.chunk)
+    }
+
+    /// Whether a body can be read from its first byte to its last.
+    fn has_body(&mut self, log: &Log, body: &Body<'_>) -> bool {
+        let Body::Chunked { body, chunks, bytes } = *body else { return true };
+        let lengths = (0..chunks).map(|index| self.chunk(log, body, index).map(|part| part.len() as u64));
+        lengths.sum::<Option<u64>>() == Some(bytes)
+    }
+
+    /// Writes a body; false when a part of it was gone.
+    fn write_body(&mut self, log: &Log, object: &mut Object<'_, '_>, body: &Body<'_>) -> bool {
+        object.number("payload_bytes", bytes_of(body));
+        let encoding = match *body {
+            Body::Inline(bytes) => match std::str::from_utf8(bytes) {
+                Ok(text) => {
+                    object.text("payload", text);
+                    "string"
+                }
+                Err(_) => {
+                    object.base64("payload", bytes);
+                    "base64"
+                }
+            },
+            Body::Chunked { body, chunks, .. } => {
+                let mut base64 = Base64::open(object.field("payload"));
+                for index in 0..chunks {
+                    let Some(bytes) = self.chunk(log, body, index) else { return false };
+                    base64.put(bytes);
+                }
+                base64.close();
+                "base64"
+            }
+        };
+        object.text("payload_encoding", encoding);
+        true
+    }
+}
+
+const fn bytes_of(body: &Body<'_>) -> u64 {
+    match body {
+        Body::Inline(bytes) => bytes.len() as u64,
+        Body::Chunked { bytes, .. } => *bytes,
+    }
+}
+
+struct Export<'e, 's> {
+    sink: &'e mut Sink<'s>,
+    /// What was exported of each queue.
+    done: BTreeMap<u64, RangeSet>,
+    exported: Exported,
+}
+
+impl Export<'_, '_> {
+    /// Exports what was not exported yet, queue by queue. A message that is in several queues comes with the first.
+    fn round(&mut self, log: &mut Log, directory: &Path) -> io::Result<()> {
+        let mut disk = FileDisk::only_reading(directory);
+        let names = Names::of(log, &mut disk)?;
+        let mut source = Source { names, disk: FileDisk::only_reading(directory), chunk: Vec::new() };
+        for queue in queues_of(log) {
+            log.for_each_message(&mut disk, queue, |log, _, message| self.take(&mut source, log, message))?;
+        }
+        self.exported.unreadable = 0;
+        for queue in queues_of(log) {
+            let mut done = self.done.get(&queue).cloned().unwrap_or_default();
+            for range in log.index().queues().get(&queue).into_iter().flat_map(|known| known.live_ranges()) {
+                done.insert(range, |part| self.exported.unreadable += part.end - part.start);
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, source: &mut Source, log: &Log, message: &Message<'_>) -> io::Result<()> {
+        let targets = self.targets(log, message);
+        if targets.is_empty() {
+            return Ok(());
+        }
+        if !source.has_body(log, &message.body) || !self.write(source, log, message, &targets)? {
+            return Ok(());
+        }
+        for (queue, offset) in targets {
+            let range = Range { start: offset, end: offset + 1 };
+            self.done.entry(queue).or_default().insert(range, |_| {});
+        }
+        self.exported.messages += 1;
+        self.exported.bytes += bytes_of(&message.body);
+        Ok(())
+    }
+
+    /// The queues that still have the message and with which it was not exported yet.
+    fn targets(&self, log: &Log, message: &Message<'_>) -> Vec<(u64, u64)> {
+        let is_new = |queue, offset| !self.done.get(&queue).is_some_and(|done| done.contains(offset));
+        log.live_targets(message).filter(|&(queue, offset)| is_new(queue, offset)).collect()
+    }
+
+    /// Writes the line of a message; false when a part of its body was gone, and then there is no line.
+    fn write(
+        &mut self,
+        source: &mut Source,
+        log: &Log,
+        message: &Message<'_>,
+        targets: &[(u64, u64)],
+    ) -> io::Result<bool> {
+        let mark = match message.body {
+            Body::Inline(_) => 0,
+            Body::Chunked { .. } => self.sink.mark()?,
+        };
+        let out = self.sink.out();
+        let mut is_whole = true;
+        json::write_to(out, |json| {
+            let mut object = Object::open(json);
+            object.bytes("exchange", message.exchange);
+            object.bytes("routing_key", message.key);
+            write_queues(object.field("queues"), (source, log), targets);
+            props::write(&mut object, message.properties);
+            is_whole = source.write_body(log, &mut object, &message.body);
+            if is_whole {
+                object.close();
+                json.raw(b"\n");
+            }
+        })?;
+        if !is_whole {
+            self.sink.take_back(mark)?;
+        }
+        Ok(is_whole)
+    }
+}
+
+/// Each queue with the place of the message in it.
+fn write_queues(json: &mut Json<'_>, (source, log): (&Source, &Log), targets: &[(u64, u64)]) {
+    json.raw(b"[");
+    let mut is_first = true;
+    for &(queue, offset) in targets {
+        json.comma(&mut is_first);
+        let mut object = Object::open(json);
+        source.names.write(&mut object, queue);
+        object.number("offset", offset);
+        let known = log.index().queues().get(&queue);
+        object.truth("redelivered", known.is_some_and(|known| offset < known.delivered_below()));
+        object.close();
+    }
+    json.raw(b"]");
+}

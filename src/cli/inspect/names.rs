@@ -1,0 +1,232 @@
+//! What the definitions in a store say: the log knows queues by number, people by name.
+//!
+//! Always true: what cannot be read has no name here and is shown by its number.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
+use std::io;
+
+use crate::json::Object;
+use leveret_broker::levels_of;
+use leveret_core::journal::definition::queue_in;
+use leveret_core::journal::{Definition, DestinationName, VhostMetadata, is_group, is_transient};
+use leveret_storage::{Disk, Log};
+
+/// What is defined.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    /// Virtual host and name of each queue by its incarnation.
+    pub(super) queues: BTreeMap<u64, (String, String)>,
+    /// The levels of queues with priorities: of which queue, by its incarnation, and for which priority.
+    pub(super) levels: BTreeMap<u64, (u64, u64)>,
+    /// Queues with messages that nothing defines, and virtual host and name if a footer has them.
+    pub(super) orphans: BTreeMap<u64, Option<(String, String)>>,
+    /// Those of them that nobody declared: what delayed exchanges keep.
+    pub(super) hidden: usize,
+    pub(super) exchanges: u64,
+    pub(super) bindings: u64,
+    /// Definitions that are damaged, and those that only another version understands.
+    pub(super) unread: u64,
+}
+
+impl Names {
+    /// The definitions in a store.
+    pub(super) fn of<D: Disk>(log: &Log, disk: &mut D) -> io::Result<Self> {
+        let mut names = Self::default();
+        let damaged = log.read_definitions(disk, |key, value, _| names.add(Definition::parse(key, value)))?;
+        names.unread += damaged;
+        let mut lost = log.index().queues_with_messages();
+        lost.retain(|queue| !names.queues.contains_key(queue) && !names.levels.contains_key(queue));
+        if lost.is_empty() {
+            return Ok(names);
+        }
+        let mut found = log.read_names(disk, &lost)?;
+        for queue in lost {
+            let key = found.remove(&queue);
+            let name = key.and_then(|key| queue_in(&key).map(|(vhost, name)| (vhost.into(), name.into())));
+            names.orphans.insert(queue, name);
+        }
+        Ok(names)
+    }
+
+    fn add(&mut self, definition: Option<Definition<'_>>) {
+        match definition {
+            Some(defined @ Definition::Queue { vhost, name, incarnation, .. }) => {
+                self.queues.insert(incarnation, (vhost.to_string(), name.to_string()));
+                let levels = levels_of(&defined).zip(1..);
+                self.levels.extend(levels.map(|(level, priority)| (level, (incarnation, priority))));
+            }
+            Some(defined @ Definition::Exchange { vhost, name, version, .. }) => {
+                self.exchanges += 1;
+                let mut slots = levels_of(&defined).zip(1..).peekable();
+                if slots.peek().is_some() {
+                    let name = format!("(delayed by exchange '{name}')");
+                    self.hidden += 1;
+                    self.queues.insert(version, (vhost.to_string(), name));
+                    self.levels.extend(slots.map(|(slot, number)| (slot, (version, number))));
+                }
+            }
+            Some(Definition::Binding { .. }) => self.bindings += 1,
+            Some(_) => {}
+            None => self.unread += 1,
+        }
+    }
+
+    /// Virtual host and name of a queue, defined or not.
+    fn of_queue(&self, queue: u64) -> Option<&(String, String)> {
+        let queue = self.levels.get(&queue).map_or(queue, |(whole, _)| *whole);
+        self.queues.get(&queue).or_else(|| self.orphans.get(&queue)?.as_ref())
+    }
+
+    /// For which priority a queue's messages are; 0 where there is one level only.
+    fn priority_of(&self, queue: u64) -> u64 {
+        self.levels.get(&queue).map_or(0, |(_, priority)| *priority)
+    }
+
+    /// What to call a queue in a table: its name and its virtual host.
+    pub(super) fn shown(&self, queue: u64) -> impl fmt::Display {
+        struct Shown<'n>(u64, Option<&'n (String, String)>, u64);
+        impl fmt::Display for Shown<'_> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                match self.1 {
+                    Some((vhost, name)) => {
+                        write!(f, "{} in {}", Quoted(name.as_bytes()), Quoted(vhost.as_bytes()))?;
+                        if self.2 > 0 { write!(f, ", priority {}", self.2) } else { Ok(()) }
+                    }
+                    None if is_group(self.0) => f.write_str(
+                        "a large transaction without its end, which the next start completes or undoes",
+                    ),
+                    None if is_transient(self.0) => f.write_str("transient ones that memory had no room for"),
+                    None => f.write_str("?"),
+                }
+            }
+        }
+        Shown(queue, self.of_queue(queue), self.priority_of(queue))
+    }
+
+    /// The fields that name a queue.
+    pub(super) fn write(&self, object: &mut Object<'_, '_>, queue: u64) {
+        if let Some((vhost, name)) = self.of_queue(queue) {
+            object.bytes("vhost", vhost.as_bytes());
+            object.bytes("name", name.as_bytes());
+        }
+        object.number("incarnation", queue);
+        if self.priority_of(queue) > 0 {
+            object.number("priority", self.priority_of(queue));
+        }
+        if self.orphans.contains_key(&queue) {
+            object.truth("orphan", true);
+        }
+    }
+}
+
+fn shown_limit(limit: Option<u32>) -> String {
+    limit.map_or_else(|| "none".into(), |most| most.to_string())
+}
+
+/// A definition as words of a line.
+pub(super) struct Defined<'a>(pub(super) Definition<'a>);
+
+impl fmt::Display for Defined<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let quoted = |name: &'_ str| Quoted(name.as_bytes()).to_string();
+        match self.0 {
+            Definition::AccessWritten => f.write_str("access=written"),
+            Definition::Vhost { name, queues_max, connections_max, metadata } => {
+                let (queues, connections) = (shown_limit(queues_max), shown_limit(connections_max));
+                write!(f, "vhost={} max_queues={queues} max_connections={connections}", quoted(name))?;
+                if metadata != VhostMetadata::default() {
+                    let (description, tags) = (quoted(metadata.description), quoted(metadata.tags));
+                    let (kind, is_protected) = (quoted(metadata.default_queue_type), metadata.is_protected);
+                    write!(f, " description={description} tags={tags} default_queue_type={kind}")?;
+                    write!(f, " protected_from_deletion={is_protected}")?;
+                }
+                Ok(())
+            }
+            Definition::User { name, tags, .. } => {
+                write!(f, "user={} tags={} hash=hidden", quoted(name), quoted(tags))
+            }
+            Definition::Permission { vhost, user, patterns } => {
+                let [configure, write, read] = patterns.map(quoted);
+                write!(f, "permission={} vhost={}", quoted(user), quoted(vhost))?;
+                write!(f, " configure={configure} write={write} read={read}")
+            }
+            Definition::TopicPermission { vhost, user, exchange, patterns } => {
+                let [write, read] = patterns.map(quoted);
+                write!(f, "topic_permission={} vhost={}", quoted(user), quoted(vhost))?;
+                write!(f, " exchange={} write={write} read={read}", quoted(exchange))
+            }
+            Definition::UserLimits { user, connections_max, channels_max } => {
+                let (connections, channels) = (shown_limit(connections_max), shown_limit(channels_max));
+                write!(f, "limits_of={} max_connections={connections} max_channels={channels}", quoted(user))
+            }
+            Definition::Exchange { vhost, name, version, kind, auto_delete, internal, arguments } => {
+                let (vhost, name) = (quoted(vhost), quoted(name));
+                write!(f, "exchange={name} vhost={vhost} type={kind} id={version}")?;
+                flags(f, &[("auto_delete", auto_delete), ("internal", internal)])?;
+                write!(f, " arguments={}", arguments.len())
+            }
+            Definition::Queue {
+                vhost,
+                name,
+                incarnation,
+                auto_delete,
+                is_rebuilt,
+                levels_from,
+                arguments,
+            } => {
+                let (vhost, name) = (quoted(vhost), quoted(name));
+                write!(f, "queue={name} vhost={vhost} incarnation={incarnation}")?;
+                if levels_from != 0 {
+                    write!(f, " levels_from={levels_from}")?;
+                }
+                flags(f, &[("auto_delete", auto_delete), ("rebuilt", is_rebuilt)])?;
+                write!(f, " arguments={}", arguments.len())
+            }
+            Definition::Binding { vhost, source, destination, routing_key, arguments, .. } => {
+                let (kind, name) = match destination {
+                    DestinationName::Exchange(name) => ("exchange", name),
+                    DestinationName::Queue(name) => ("queue", name),
+                };
+                let (vhost, source, name, key) =
+                    (quoted(vhost), quoted(source), quoted(name), quoted(routing_key));
+                write!(f, "binding={source} vhost={vhost} to_{kind}={name} key={key}")?;
+                write!(f, " arguments={}", arguments.len())
+            }
+            Definition::Policy { vhost, name, is_operators, pattern, apply_to, priority, definition } => {
+                let kind = if is_operators { "operator_policy" } else { "policy" };
+                write!(f, "{kind}={} vhost={} pattern={}", quoted(name), quoted(vhost), quoted(pattern))?;
+                write!(f, " apply_to={apply_to} priority={priority} definition={}", definition.len())
+            }
+            Definition::Parameter { vhost, component, name, value } => {
+                let kind = if vhost.is_some() { "parameter" } else { "global_parameter" };
+                write!(f, "{kind}={}", quoted(name))?;
+                if let Some(vhost) = vhost {
+                    write!(f, " component={} vhost={}", quoted(component), quoted(vhost))?;
+                }
+                write!(f, " value={}", value.len())
+            }
+        }
+    }
+}
+
+fn flags(f: &mut fmt::Formatter<'_>, flags: &[(&str, bool)]) -> fmt::Result {
+    flags.iter().filter(|(_, is_set)| *is_set).try_for_each(|(name, _)| write!(f, " {name}"))
+}
+
+/// Bytes as text with what is no text escaped, in quotes.
+pub(super) struct Quoted<'a>(pub(super) &'a [u8]);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_char('"')?;
+        match std::str::from_utf8(self.0) {
+            Ok(text) => text.chars().try_for_each(|letter| match letter {
+                '\'' => f.write_char(letter),
+                _ => write!(f, "{}", letter.escape_debug()),
+            })?,
+            Err(_) => write!(f, "{}", self.0.escape_ascii())?,
+        }
+        f.write_char('"')
+    }
+}

@@ -1,0 +1,250 @@
+//! The tables: what a person reads, and what a script greps.
+//!
+//! Always true: the first word of a line says what it is about, a number stands alone between blanks, and
+//! its unit is in its name or above it; what is not known is a question mark.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::path::Path;
+
+use super::broker::Broker;
+use super::inspection::Inspection;
+use super::names::Names;
+use super::verdict::Verdict;
+use leveret_core::mem::sort;
+use leveret_storage::{Access, FORMAT, RangeSet, Report, SegmentFound, misaligned, not_in_place};
+
+/// What a report is about.
+pub(super) struct Subject<'a> {
+    pub(super) directory: &'a Path,
+    pub(super) broker: Broker,
+    /// Places that looked wrong while they were being written.
+    pub(super) changing: usize,
+    pub(super) inspection: &'a Inspection,
+    pub(super) names: &'a Names,
+}
+
+/// Writes what there is, and what is wrong with it.
+pub(super) fn write(out: &mut dyn Write, subject: &Subject<'_>) -> io::Result<()> {
+    let Subject { directory, broker, changing, inspection, names } = subject;
+    writeln!(out, "store      {}, id {}, format {FORMAT}", directory.display(), Id(inspection.log.id()))?;
+    if let Some(misaligned) = misaligned(directory) {
+        writeln!(out, "card       {misaligned}")?;
+    }
+    if let Some(why) = not_in_place(directory) {
+        writeln!(out, "disk       {why}")?;
+    }
+    writeln!(out, "broker     {broker}")?;
+    if *changing > 0 {
+        writeln!(out, "           {changing} places were being written and were read again")?;
+    }
+    write_queues(out, inspection, names)?;
+    write_orphans(out, inspection, names)?;
+    write_damage(out, inspection)
+}
+
+/// Writes what the log consists of.
+pub(super) fn write_details(
+    out: &mut dyn Write,
+    inspection: &Inspection,
+    segments: &[SegmentFound],
+) -> io::Result<()> {
+    writeln!(out)?;
+    writeln!(out, "log        {} segments of {} bytes", segments.len(), inspection.log.segment_bytes())?;
+    // `life()` is the life that the next start would begin; the last one that wrote is one less.
+    writeln!(out, "last       life {}", inspection.log.life().saturating_sub(1))?;
+    writeln!(out)?;
+    writeln!(
+        out,
+        "{:<10}{:>8} {:<12} {:>9}{:>10}{:>10}{:>12}{:>12}",
+        "segment", "number", "file", "commits", "records", "live", "live_bytes", "used_bytes"
+    )?;
+    for segment in segments {
+        let SegmentFound { sequence, slot, commits, records, used_bytes, .. } = segment;
+        let known = inspection.log.index().segments().get(sequence);
+        let (live, live_bytes) = known.map_or((0, 0), |known| (known.live, known.live_bytes));
+        writeln!(
+            out,
+            "{:<10}{sequence:>8} {slot:08}.seg {commits:>9}{records:>10}{live:>10}{live_bytes:>12}{used_bytes:>12}",
+            "segment"
+        )?;
+    }
+    Ok(())
+}
+
+fn write_queues(out: &mut dyn Write, inspection: &Inspection, names: &Names) -> io::Result<()> {
+    writeln!(out)?;
+    writeln!(
+        out,
+        "{:<10}{:>20}{:>10}{:>12}{:>14}{:>14}{:>14}  name",
+        "queue", "incarnation", "messages", "unreadable", "stored_bytes", "first_offset", "next_offset"
+    )?;
+    let queues = inspection.log.index().queues();
+    let known = |incarnation| queues.get(incarnation).filter(|queue| !queue.gone);
+    let with_messages = queues.keys().filter(|incarnation| known(incarnation).is_some());
+    let mut all: Vec<u64> = with_messages.chain(names.queues.keys()).copied().collect();
+    sort(&mut all);
+    all.dedup();
+    let mut messages = 0;
+    for incarnation in &all {
+        let queue = known(incarnation);
+        let count = queue.map_or(0, |queue| queue.live);
+        let first = queue.and_then(|queue| queue.live_ranges().next()).map(|range| range.start);
+        let unreadable = inspection.unreadable.get(incarnation).map_or(0, count_of);
+        messages += count;
+        writeln!(
+            out,
+            "{:<10}{incarnation:>20}{count:>10}{unreadable:>12}{:>14}{:>14}{:>14}  {}",
+            "queue",
+            queue.map_or(0, |queue| queue.live_bytes()),
+            Known(first),
+            queue.map_or(0, |queue| queue.next_offset()),
+            names.shown(*incarnation)
+        )?;
+    }
+    let Names { exchanges, bindings, unread, .. } = names;
+    let queues = all.iter().filter(|incarnation| !names.levels.contains_key(incarnation)).count();
+    writeln!(out, "queues     {queues} with {messages} messages")?;
+    writeln!(
+        out,
+        "defined    {} queues, {exchanges} exchanges, {bindings} bindings; {unread} that cannot be read",
+        names.queues.len() - names.hidden
+    )
+}
+
+fn count_of(offsets: &RangeSet) -> u64 {
+    offsets.ranges().iter().map(|range| range.end - range.start).sum()
+}
+
+/// Writes what cannot be read, and what earlier starts could not read.
+fn write_damage(out: &mut dyn Write, inspection: &Inspection) -> io::Result<()> {
+    if inspection.report.footers_missing > 0 {
+        writeln!(
+            out,
+            "footers    {} full segment files have no footer; a power cut can cause that; if it was damage, messages may \
+             be missing",
+            inspection.report.footers_missing
+        )?;
+    }
+    let remembered = &inspection.report.reported_damage;
+    let mut earlier = remembered
+        .lines()
+        .iter()
+        .filter(|line| !inspection.damage.iter().any(|now| **now == ***line))
+        .peekable();
+    if inspection.damage.is_empty() && earlier.peek().is_none() {
+        return Ok(());
+    }
+    writeln!(out)?;
+    for line in &inspection.damage {
+        writeln!(out, "damage     {line}")?;
+    }
+    for line in earlier {
+        writeln!(out, "earlier    {line}")?;
+    }
+    if remembered.is_alarm() {
+        writeln!(out, "           leveretctl acknowledge_damage ends the broker's alarm about it")?;
+    }
+    Ok(())
+}
+
+/// Says which messages belong to no queue that is defined.
+fn write_orphans(out: &mut dyn Write, inspection: &Inspection, names: &Names) -> io::Result<()> {
+    for &queue in names.orphans.keys() {
+        let count = inspection.log.index().queues().get(&queue).map_or(0, |queue| queue.live);
+        writeln!(
+            out,
+            "orphan     {queue}: {count} messages of a queue that nothing defines: {}",
+            names.shown(queue)
+        )?;
+    }
+    if names.orphans.is_empty() {
+        return Ok(());
+    }
+    writeln!(
+        out,
+        "           a start makes plain durable queues of those with a name, where it is free; the others \
+         wait until somebody gives them one (leveret ctl list_orphans, adopt_orphan) or deletes them \
+         (delete_orphan)"
+    )
+}
+
+/// Says whether users and permissions can be relied on.
+pub(super) fn write_access(out: &mut dyn Write, access: Access) -> io::Result<()> {
+    match access {
+        Access::InDoubt(why) => writeln!(
+            out,
+            "access     in doubt ({why}): a broker lets nobody in until somebody has looked at its users and \
+             permissions and said that they are right (leveret ctl confirm_users)"
+        ),
+        Access::Silent | Access::New => writeln!(out, "access     never written: as a new store begins"),
+        Access::Whole => writeln!(out, "access     whole: users and permissions are those written last"),
+    }
+}
+
+/// Writes what to think of the store, and what to do: the first line.
+pub(super) fn write_verdict(
+    out: &mut dyn Write,
+    verdict: Verdict,
+    inspection: &Inspection,
+) -> io::Result<()> {
+    match verdict {
+        Verdict::Good => {
+            writeln!(out, "verdict    good: everything is as it was written; nothing is to be done")
+        }
+        Verdict::Orphans => {
+            writeln!(
+                out,
+                "verdict    orphans: everything is as it was written, but there are messages without a \
+                 queue: start the broker, then leveretctl list_orphans"
+            )
+        }
+        Verdict::AccessInDoubt => {
+            writeln!(
+                out,
+                "verdict    in doubt: the store cannot vouch for its users and permissions: start the \
+                 broker, look at list_users and list_permissions, then leveretctl confirm_users"
+            )
+        }
+        Verdict::Damaged => writeln!(
+            out,
+            "verdict    damaged: {} parts cannot be read; live messages known to be lost: {}{}; a start serves the \
+             rest, and --export saves it",
+            inspection.damage.len(),
+            inspection.count_unreadable(),
+            if may_hide_messages(&inspection.report) { ", and others that nobody knows" } else { "" }
+        ),
+    }
+}
+
+/// Whether messages may have been in what cannot be read: more than headers of segments, which others repeat.
+fn may_hide_messages(report: &Report) -> bool {
+    let is_header = |from: u32, to: u32| from == 0 && to as usize <= leveret_storage::BLOCK_BYTES;
+    report.is_lost
+        || report.commits_missing > 0
+        || report.commits_lost_at_end > 0
+        || !report.refused.is_empty()
+        || !report.unopened.is_empty()
+        || report.set_aside.iter().any(|part| !is_header(part.from, part.to))
+}
+
+/// A number, if it is known.
+struct Known(Option<u64>);
+
+impl fmt::Display for Known {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(number) => f.pad(&number.to_string()),
+            None => f.pad("?"),
+        }
+    }
+}
+
+/// The identity of a store.
+struct Id([u8; 16]);
+
+impl fmt::Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}

@@ -1,0 +1,281 @@
+//! `leveret restore FILE`: a backup made a store again.
+//!
+//! ```text
+//! FOLDER/restore.part/*.seg   written, synced and checked
+//! FOLDER/access.a, access.b   what they say of an older store is made to say nothing, and synced
+//! FOLDER/NEWEST.seg           has its name, and that is synced
+//! FOLDER/*.seg                and so have the others
+//! ```
+//!
+//! Always true: a store that is there is not touched, nor is one that a broker has; nothing but segment files
+//! leaves the archive, each to its own name in the one folder; what cannot be restored whole leaves nothing,
+//! and whole is what its last file says that it is: a store that was damaged before comes back so. Wherever
+//! the power goes, a start finds what was there before, or the backup with its own users, or a store whose
+//! newest segment tells that others are missing: nobody gets in who is of neither.
+//! The folder belongs to another user, who may put links there: it is opened once, every file is made in it
+//! exclusively, and given away while it is open.
+
+use std::error::Error;
+use std::fmt;
+use std::fs::File;
+use std::io::{self, BufReader, Read};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{
+    AtFlags, Gid, Mode, OFlags, Stat, Uid, fchown, fstat, fsync, mkdirat, openat, renameat, unlinkat,
+};
+use rustix::io::Errno;
+use rustix::process::geteuid;
+
+use crate::checksums::{self, Checksums};
+use crate::inspect::inspection::Inspection;
+use crate::{folder, tar};
+use leveret_daemon::RESTORE_PART;
+use leveret_storage::{Disk, FileDisk, LOCK_NAME, OpenError, REPAIR_SLOT, forget_access, forget_newest};
+
+/// More than any segment has.
+const SEGMENT_BYTES_MAX: u64 = 256 << 20;
+
+/// What keeps a backup from being restored.
+#[derive(Debug)]
+pub enum NotRestored {
+    /// A file or folder cannot be used.
+    File(PathBuf, io::Error),
+    /// There is a store already.
+    HasStore(PathBuf),
+    /// A broker runs there.
+    InUse(PathBuf),
+    /// The archive holds no store, or not the one that was backed up.
+    NoStore(PathBuf, String),
+}
+
+impl fmt::Display for NotRestored {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path, error) => write!(f, "{}: {error}", path.display()),
+            Self::HasStore(folder) => write!(
+                f,
+                "{} holds a store already: move it away first (mv {0} {0}.old), or name another folder with \
+                 --data-dir",
+                folder.display()
+            ),
+            Self::InUse(folder) => write!(f, "{}: a broker has it; stop that first", folder.display()),
+            Self::NoStore(path, why) => write!(f, "{}: {why}; nothing was restored", path.display()),
+        }
+    }
+}
+
+impl Error for NotRestored {}
+
+/// Restores the archive into the folder, which is made if need be; says what there is then.
+///
+/// # Errors
+/// See [`NotRestored`]; the folder is as it was, and not there if it was not.
+pub fn run(archive: &Path, folder: &Path) -> Result<String, NotRestored> {
+    let of = |path: &Path| {
+        let path = path.to_path_buf();
+        move |error| NotRestored::File(path, error)
+    };
+    let mut source = BufReader::new(File::open(archive).map_err(of(archive))?);
+    let (target, new) = folder::open_or_make(folder).map_err(of(folder))?;
+    let restored = restore(&mut source, archive, folder, target);
+    if restored.is_err() {
+        new.remove(LOCK_NAME);
+    }
+    restored
+}
+
+fn restore(
+    source: &mut impl Read,
+    archive: &Path,
+    folder: &Path,
+    target: OwnedFd,
+) -> Result<String, NotRestored> {
+    let of = |path: &Path| {
+        let path = path.to_path_buf();
+        move |error| NotRestored::File(path, error)
+    };
+    let mut disk = FileDisk::within(target.try_clone().map_err(of(folder))?);
+    disk.lock().map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => NotRestored::InUse(folder.to_path_buf()),
+        _ => NotRestored::File(folder.to_path_buf(), error),
+    })?;
+    if !disk.slots().map_err(of(folder))?.is_empty() {
+        return Err(NotRestored::HasStore(folder.to_path_buf()));
+    }
+    let mut made = Made::begin(target).map_err(of(&folder.join(RESTORE_PART)))?;
+    let sums = unpack(source, &mut made).map_err(|error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => {
+            let why = "it is cut short; copy it again, or take another backup";
+            NotRestored::NoStore(archive.to_path_buf(), why.to_string())
+        }
+        _ => NotRestored::File(archive.to_path_buf(), error),
+    })?;
+    let mut part = FileDisk::within(made.part.try_clone().map_err(of(folder))?);
+    let inspection = Inspection::of(&mut part).map_err(|error| {
+        let why = match error {
+            OpenError::NoStore => "there is no store in it: not one segment file".to_string(),
+            error => error.to_string(),
+        };
+        NotRestored::NoStore(archive.to_path_buf(), why)
+    })?;
+    let why = match sums {
+        // What was damaged on the board before is not the archive's fault, and this may be all that is left.
+        Sums::Agree => None,
+        _ if !inspection.is_whole() => Some("the store in it is damaged".to_string()),
+        Sums::Differ => Some(format!(
+            "it is damaged, for {0} at its end says something else of its files than they are (unpack it \
+             with tar, and sha256sum --check {0} says of which); copy it again, or take another backup",
+            checksums::NAME
+        )),
+        Sums::Missing => Some(format!(
+            "it is cut short or damaged, for it does not end with {}, which says what all of it is (a backup \
+             of an older version had none: if you are sure of it, unpack it with tar)",
+            checksums::NAME
+        )),
+    };
+    if let Some(why) = why {
+        return Err(NotRestored::NoStore(archive.to_path_buf(), why));
+    }
+    // What a store that was removed from here said of users and permissions beside its log is not that of the
+    // backup, and newer: it would hold.
+    forget_access(&mut disk).map_err(of(folder))?;
+    forget_newest(&mut disk).map_err(of(folder))?;
+    if disk.read(REPAIR_SLOT, 0, &mut [0]).is_ok_and(|length| length > 0) {
+        disk.remove(REPAIR_SLOT).map_err(of(folder))?;
+    }
+    let newest = inspection.newest_slot().map(segment_name);
+    made.finish(newest.as_deref()).map_err(of(folder))?;
+    let (folder, count) = (folder.display(), made.files.len());
+    if inspection.is_whole() {
+        return Ok(format!("{folder}: {count} segment files restored, every checksum holds\n"));
+    }
+    Ok(format!(
+        "{folder}: {count} segment files restored as they were, and damaged when they were backed up: what \
+         is whole in them is served; `leveret inspect {folder}` says what is not\n"
+    ))
+}
+
+/// Files that go again unless all of them are there.
+struct Made {
+    folder: OwnedFd,
+    part: OwnedFd,
+    files: Vec<String>,
+    /// So many of them have their names.
+    named: usize,
+    is_finished: bool,
+}
+
+impl Made {
+    /// With an empty folder for what is not whole. What is left of a restore that was cut short is for
+    /// somebody to remove who knows that it is that: whoever owns the folder may give the name to others.
+    fn begin(folder: OwnedFd) -> io::Result<Self> {
+        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
+        match unlinkat(&folder, RESTORE_PART, AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(error) => {
+                let why = format!(
+                    "it is in the way ({error}); if a restore that was cut short left it, remove it (rm -r)"
+                );
+                return Err(io::Error::other(why));
+            }
+        }
+        mkdirat(&folder, RESTORE_PART, Mode::RWXU)?;
+        let part = openat(&folder, RESTORE_PART, flags, Mode::empty())?;
+        Ok(Self { folder, part, files: Vec::new(), named: 0, is_finished: false })
+    }
+
+    /// Gives the files their names, the newest segment first: it knows which others there are.
+    fn finish(&mut self, newest: Option<&str>) -> io::Result<()> {
+        if let Some(at) = self.files.iter().position(|file| Some(&**file) == newest) {
+            self.files.swap(0, at);
+        }
+        fsync(&self.part)?;
+        for file in &self.files {
+            renameat(&self.part, &**file, &self.folder, &**file)?;
+            self.named += 1;
+            if self.named == 1 {
+                fsync(&self.folder)?;
+            }
+        }
+        fsync(&self.folder)?;
+        self.is_finished = true;
+        Ok(())
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        // It cannot be helped, and the next attempt will say so. The newest goes last, as it came first.
+        if !self.is_finished {
+            for file in &self.files[self.named..] {
+                let _ = unlinkat(&self.part, &**file, AtFlags::empty());
+            }
+            for file in self.files[..self.named].iter().rev() {
+                let _ = unlinkat(&self.folder, &**file, AtFlags::empty());
+            }
+        }
+        let _ = unlinkat(&self.folder, RESTORE_PART, AtFlags::REMOVEDIR);
+    }
+}
+
+/// What the last file of an archive says of all others.
+enum Sums {
+    /// What was found.
+    Agree,
+    /// Something else.
+    Differ,
+    /// Nothing: it is another file.
+    Missing,
+}
+
+/// Unpacks everything.
+fn unpack(archive: &mut impl Read, made: &mut Made) -> io::Result<Sums> {
+    let owner = fstat(&made.folder)?;
+    let (mut sums, mut told) = (Checksums::default(), Sums::Missing);
+    while let Some(entry) = tar::next(archive)? {
+        let mut content = archive.take(entry.bytes);
+        let name = &*entry.name;
+        told = match entry.is_file && name == checksums::NAME {
+            true if sums.agree(&mut content)? => Sums::Agree,
+            true => Sums::Differ,
+            false => Sums::Missing,
+        };
+        if entry.is_file && is_segment(name) && entry.bytes <= SEGMENT_BYTES_MAX {
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let mut file = File::from(openat(&made.part, name, flags, Mode::RUSR | Mode::WUSR)?);
+            made.files.push(entry.name.clone());
+            if sums.copy(name, &mut content, &mut file)? < entry.bytes {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            give(&file, &owner)?;
+            file.sync_all()?;
+        } else {
+            sums.copy(name, &mut content, &mut io::sink())?;
+            if content.limit() > 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        tar::skip_padding(archive, entry.bytes)?;
+    }
+    tar::skip_end(archive)?;
+    Ok(told)
+}
+
+/// The broker's user is not root. The file that is open is given, whatever its name is by now.
+fn give(file: &File, owner: &Stat) -> io::Result<()> {
+    if geteuid().is_root() {
+        fchown(file, Some(Uid::from_raw(owner.st_uid)), Some(Gid::from_raw(owner.st_gid)))?;
+    }
+    Ok(())
+}
+
+fn segment_name(slot: u32) -> String {
+    format!("{slot:08}.seg")
+}
+
+fn is_segment(name: &str) -> bool {
+    name.strip_suffix(".seg")
+        .is_some_and(|number| number.len() == 8 && number.bytes().all(|b| b.is_ascii_digit()))
+}

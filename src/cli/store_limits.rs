@@ -1,0 +1,138 @@
+//! Compares what the store of a data directory holds with the limits of a configuration.
+//!
+//! A start under smaller limits keeps what is beyond them and does not serve it (alarm `limits`); `leveret check` says
+//! so before. The counts are those of a start, or less: a binding is counted once and its names once, although some
+//! bindings take more of both.
+//!
+//! # Invariants
+//! - The store is only read, without its lock: a broker may be using it.
+//! - Memory for the definitions is what the index of the log takes, as at a start, and one definition at a time.
+
+use leveret_broker::{declared_arguments, levels_of};
+use leveret_config::Config;
+use leveret_core::journal::{Definition, is_group, is_transient};
+use leveret_core::limits::{Megabytes, grouped};
+use leveret_core::mem::ENTRIES_PER_CHUNK;
+use leveret_storage::{FileDisk, Index, Log, QueueIndex};
+
+/// What the definitions of a store take of each limit.
+#[derive(Default)]
+struct Counts {
+    vhosts: u64,
+    users: u64,
+    permissions: u64,
+    exchanges: u64,
+    queues: u64,
+    bindings: u64,
+    names_bytes: u64,
+    policies: u64,
+    parameters: u64,
+}
+
+/// Returns a warning for each limit that the store is beyond. A store that cannot be read, or is not there, is beyond
+/// none.
+pub(crate) fn beyond(config: &Config) -> Vec<String> {
+    let mut disk = FileDisk::only_reading(&config.data_dir);
+    let Ok((log, report)) = Log::read_only(&mut disk) else { return Vec::new() };
+    let mut counts = Counts::default();
+    for access in &report.access.definitions {
+        counts.add(log.index(), &access.key, &access.value);
+    }
+    let read = log.read_definitions(&mut disk, |key, value, _| counts.add(log.index(), key, value));
+    if read.is_err() {
+        return Vec::new();
+    }
+    let limits = &config.limits;
+    let rows = [
+        (counts.vhosts, "virtual hosts", "vhosts_max", limits.vhosts_max),
+        (counts.users, "users", "users_max", limits.users_max),
+        (counts.permissions, "permissions", "permissions_max", limits.permissions_max),
+        (counts.exchanges, "exchanges", "exchanges_max", limits.exchanges_max),
+        (counts.queues, "queues", "queues_max", limits.queues_max),
+        (counts.bindings, "bindings", "bindings_max", limits.bindings_max),
+        (counts.names_bytes, "bytes of names and arguments", "names_bytes_max", limits.names_bytes_max),
+        (counts.policies, "policies", "policies_max", limits.policies_max),
+        (counts.parameters, "runtime parameters", "parameters_max", limits.parameters_max),
+        (entries_of(log.index()), "queue entries", "queue_entries_max", limits.queue_entries_max),
+    ];
+    let rows = rows.into_iter().filter(|(count, .., max)| count > &u64::from(*max));
+    let mut warnings: Vec<String> = rows
+        .map(|(count, things, key, max)| {
+            let (count, max) = (grouped(count), grouped(max.into()));
+            format!(
+                "this store has {count} {things}, {key} is {max}: what is beyond is kept but not served; raise \
+                 {key}, or use a larger profile"
+            )
+        })
+        .collect();
+    let live_bytes = served(log.index()).map(|queue| queue.live_bytes()).sum();
+    if let Some(max) = config.store.disk_limit_bytes.filter(|max| live_bytes > *max) {
+        let (live, max) = (Megabytes(live_bytes), Megabytes(max));
+        warnings.push(format!(
+            "this store has {live} of messages, disk_limit is {max}: publishers wait until consumers have taken the \
+             difference; raise disk_limit"
+        ));
+    }
+    warnings
+}
+
+impl Counts {
+    /// Counts a definition; what this version cannot read is not counted.
+    fn add(&mut self, index: &Index, key: &[u8], value: &[u8]) {
+        let Some(definition) = Definition::parse(key, value) else { return };
+        // Each level of a queue with priorities takes a queue's place while it has messages.
+        let is_kept = |queue: &u64| index.queues().get(queue).is_some_and(|queue| !queue.gone);
+        let levels = levels_of(&definition);
+        let is_delayed = matches!(definition, Definition::Exchange { .. }) && !levels.is_empty();
+        self.queues += levels.filter(is_kept).count() as u64 + u64::from(is_delayed);
+        let names_bytes = match &definition {
+            Definition::Vhost { metadata, .. } => {
+                self.vhosts += 1;
+                metadata.text_bytes()
+            }
+            Definition::Exchange { name, arguments, .. } => {
+                self.exchanges += 1;
+                name.len() + arguments.len()
+            }
+            Definition::Queue { name, arguments, .. } => {
+                self.queues += 1;
+                name.len() + declared_arguments(arguments).len()
+            }
+            Definition::Binding { routing_key, arguments, .. } => {
+                self.bindings += 1;
+                routing_key.len() + arguments.len()
+            }
+            Definition::User { .. } => {
+                self.users += 1;
+                0
+            }
+            Definition::Permission { .. } | Definition::TopicPermission { .. } => {
+                self.permissions += 1;
+                0
+            }
+            Definition::Policy { .. } => {
+                self.policies += 1;
+                0
+            }
+            Definition::Parameter { .. } => {
+                self.parameters += 1;
+                0
+            }
+            Definition::AccessWritten | Definition::UserLimits { .. } => 0,
+        };
+        self.names_bytes += names_bytes as u64;
+    }
+}
+
+/// The queues whose messages a start brings back.
+fn served(index: &Index) -> impl Iterator<Item = &QueueIndex> {
+    let queues =
+        index.queues().iter().filter(|(id, queue)| !queue.gone && !is_transient(**id) && !is_group(**id));
+    queues.map(|(_, queue)| &**queue)
+}
+
+/// Entries that a start needs: one for each run of messages that follow each other in the log, in whole chunks.
+fn entries_of(index: &Index) -> u64 {
+    let chunks = served(index).map(|queue| queue.live_ranges().count().div_ceil(ENTRIES_PER_CHUNK));
+    (chunks.sum::<usize>() * ENTRIES_PER_CHUNK) as u64
+}

@@ -1,0 +1,290 @@
+//! What the operator said, made into one [`Config`].
+//!
+//! Four layers, each over the one before: built-in defaults, the board's profile, the configuration file, the
+//! flags. What neither file nor flags say of the limits then follows from `memory_limit` (`derive.rs`).
+//! Profile and file are the same TOML; `boards/generic.toml` names every key with its unit, range and
+//! default, and a test holds it to that.
+//!
+//! Always true: a key that is not known, or a value that does not fit its key, is refused with the file, the
+//! line and what to write instead. Nothing is guessed, nothing is cut to fit.
+
+#![warn(clippy::unwrap_used)]
+
+pub mod board;
+pub mod bridge;
+pub mod by_hand;
+pub mod derive;
+mod error;
+pub mod first_user;
+mod layer;
+pub mod nearest;
+pub mod on_demand;
+mod product;
+mod read;
+mod settings;
+pub mod shovel;
+pub mod shovel_parameter;
+mod store;
+mod text_file;
+pub mod transports;
+pub mod units;
+pub mod upstream;
+mod variables;
+
+use std::path::Path;
+
+use board::{AUTO, BOARDS, Machine};
+use bridge::Bridge;
+use by_hand::Profile;
+pub use error::ConfigError;
+pub use first_user::FirstUser;
+pub use layer::Layer;
+use layer::StoreLayer;
+use leveret_core::limits::{LimitsError, Megabytes};
+pub use leveret_json::BYTE_ORDER_MARK;
+pub use nearest::describe_unknown;
+use product::Announced;
+pub use product::Product;
+use read::{REMOVED_KEYS, put};
+use settings::BOARD_DEFAULT;
+pub use settings::{Config, Origin};
+pub use store::Store;
+pub use transports::AMQP_PORT;
+use transports::{TlsLayer, non_empty, quoted};
+use units::{Bytes, Seconds};
+
+impl Config {
+    /// Whether a bridge speaks TLS with one of its upstreams.
+    pub fn has_tls_bridge(&self) -> bool {
+        self.has_shovel_room() || self.bridges.iter().any(Bridge::has_tls)
+    }
+
+    /// Whether there is room for more bridges than the file has: shovels, which may speak TLS.
+    pub fn has_shovel_room(&self) -> bool {
+        self.by_hand.bridges_max() > self.bridges.len()
+    }
+
+    /// Links of bridges that may speak TLS at once: none, or all of them.
+    pub fn tls_links(&self) -> usize {
+        if self.has_tls_bridge() { self.limits.bridge_links() } else { 0 }
+    }
+
+    /// The configuration that follows from the file named on the command line and the flags.
+    ///
+    /// # Errors
+    /// What is wrong, where, and what to change, as one sentence.
+    pub fn gather(file: Option<&Path>, flags: Layer) -> Result<Self, ConfigError> {
+        Self::gather_on(Machine::look, file, flags)
+    }
+
+    /// The same on a machine that `look` tells of, when it is asked.
+    fn gather_on(
+        look: impl FnOnce() -> Machine,
+        path: Option<&Path>,
+        flags: Layer,
+    ) -> Result<Self, ConfigError> {
+        let file = path.map(Layer::read).transpose()?.unwrap_or_default();
+        let of_file = |name: &str, error| match (path, &error) {
+            (Some(path), ConfigError::UnknownBoard(_)) if flags.board.is_none() && name != BOARD_DEFAULT => {
+                let line = layer::line_of(path, "board").unwrap_or(1);
+                ConfigError::Refused { file: path.display().to_string(), line, why: error.to_string() }
+            }
+            _ => error,
+        };
+        let mut board = flags.board.as_deref().or(file.board.as_deref()).unwrap_or(BOARD_DEFAULT);
+        let memory_limit = flags.memory_limit.or(file.memory_limit).map(|limit| limit.0);
+        let choice = (board == AUTO).then(|| look().choose(memory_limit));
+        if let Some(choice) = &choice {
+            board = choice.board;
+        }
+        let profile = board::profile(board).map_err(|error| of_file(board, error))?;
+        let origin = Origin { file: path.map(Path::to_path_buf), flags: flags.clone() };
+        let mut config = Self { board: board.to_string(), origin, ..Self::default() };
+        config.board_why = choice.map(|choice| choice.why);
+        let mut announced = Announced::default();
+        lay_over(&mut config, profile, &mut announced);
+        config.profile =
+            Profile { limits: config.limits.clone(), memory_limit_bytes: config.memory_limit_bytes };
+        for layer in [file, flags] {
+            config.by_hand.add(&layer);
+            lay_over(&mut config, layer, &mut announced);
+        }
+        config.product = announced.product();
+        config.first_user.check().map_err(|why| config.blame_key("default_user", why))?;
+        Ok(config)
+    }
+
+    /// The configuration that the same file and flags give now.
+    ///
+    /// # Errors
+    /// As for [`Self::gather`].
+    pub fn again(&self) -> Result<Self, ConfigError> {
+        Self::gather(self.origin.file.as_deref(), self.origin.flags.clone())
+    }
+
+    /// A mistake in the limits, with the place of the key that is to be changed, where a file says it.
+    pub fn blame(&self, error: &LimitsError) -> ConfigError {
+        self.blame_key(error.key(), error.to_string())
+    }
+
+    fn blame_key(&self, key: &str, why: String) -> ConfigError {
+        let file = self.origin.file.as_deref();
+        match file.and_then(|file| Some((file, layer::line_of(file, key)?))) {
+            Some((file, line)) => ConfigError::Refused { file: file.display().to_string(), line, why },
+            None => ConfigError::Contradiction(why),
+        }
+    }
+
+    /// What is to be told before a start, and does not keep it from starting.
+    pub fn warnings(&self) -> impl Iterator<Item = String> {
+        let machine = Machine::look();
+        let of_machine = self.machine_warning(&machine).into_iter().chain(self.board_warning(&machine));
+        of_machine.chain(self.management_warning()).chain(self.removed_warnings())
+    }
+
+    /// Keys of the file that this version does not have any more.
+    fn removed_warnings(&self) -> impl Iterator<Item = String> {
+        let file = self.origin.file.as_deref();
+        REMOVED_KEYS.iter().filter_map(move |(key, instead)| {
+            let file = file?;
+            let line = layer::line_of(file, key)?;
+            Some(format!("{}, line {line}: {key} was removed and does nothing: {instead}", file.display()))
+        })
+    }
+
+    /// Whether anybody comes in over TLS, so that `[tls]` must name certificates.
+    pub fn serves_tls(&self) -> bool {
+        !self.listen_tls.is_empty() || !self.management_tls.is_empty()
+    }
+
+    /// Whether the management API is served.
+    pub fn serves_management(&self) -> bool {
+        !self.management.is_empty() || !self.management_tls.is_empty()
+    }
+
+    /// Passwords go through the management API as they are.
+    fn management_warning(&self) -> Option<String> {
+        let open = self.management.iter().find(|listen| !listen.socket.ip().is_loopback())?;
+        Some(format!(
+            "management = \"{}\" lets other machines in without TLS: logins and passwords go over the network \
+             as they are; use management_tls, or listen on 127.0.0.1 and come in by `ssh -L`",
+            open
+        ))
+    }
+
+    /// What is to be told of the limit on a machine that has less.
+    fn machine_warning(&self, machine: &Machine) -> Option<String> {
+        let (limit, has) =
+            (self.memory_limit_bytes, machine.memory_bytes.into_iter().chain(machine.group_bytes).min()?);
+        (limit > has).then(|| {
+            format!(
+                "memory_limit is {}, but this machine, or the control group, has {} for it: when the pools \
+                 fill, the system ends the broker; lower memory_limit, or, if it was just raised, have systemd \
+                 raise MemoryMax= as well: systemctl daemon-reload",
+                Megabytes(limit),
+                Megabytes(has)
+            )
+        })
+    }
+
+    /// What is to be told of a profile that is not the one for the board.
+    fn board_warning(&self, machine: &Machine) -> Option<String> {
+        // A profile of the operator's own may be for any board.
+        let is_built_in = BOARDS.iter().any(|board| board.name == self.board);
+        let is_chosen = self.board_why.is_some();
+        let choice =
+            machine.recognised(Some(self.memory_limit_bytes)).filter(|_| is_built_in && !is_chosen)?;
+        (choice.board != self.board).then(|| {
+            format!(
+                "this board is recognised as {}, but the profile in use is {}, whose limits of memory and of writes \
+                 are not made for it: write board = \"auto\", or board = \"{0}\" ({})",
+                choice.board, self.board, choice.why
+            )
+        })
+    }
+
+    /// Key and value of everything, the way a file would say it.
+    pub fn shown(&self) -> String {
+        let listen: Vec<String> = self.listen.iter().map(|listen| format!("\"{listen}\"")).collect();
+        let why = self.board_why.as_ref().map_or_else(String::new, |why| format!("  # {AUTO}: {why}"));
+        let with_tls: Vec<String> =
+            self.listen_tls.iter().map(|listen| format!("\"{}\"", listen.0)).collect();
+        let apart = [&self.management, &self.management_tls, &self.metrics];
+        let [management, management_tls, metrics] = apart.map(|listeners| {
+            let quoted = listeners.iter().map(|listen| format!("\"{listen}\""));
+            quoted.collect::<Vec<String>>().join(", ")
+        });
+        let (frame_max, limits) = self.shown_limits();
+        let mut lines = vec![
+            format!("board = \"{}\"{why}", self.board),
+            format!("listen = [{}]", listen.join(", ")),
+            format!("listen_tls = [{}]", with_tls.join(", ")),
+            format!("listen_unix = {}", quoted(self.unix.path.as_deref().unwrap_or(Path::new("")))),
+            format!("listen_unix_mode = {}", self.unix.mode),
+            format!("management = [{management}]"),
+            format!("management_tls = [{management_tls}]"),
+            format!("metrics = [{metrics}]"),
+            format!("management_hosts = {:?}", self.management_hosts),
+            format!("node_name = {:?}", self.node_name),
+            format!("data_dir = \"{}\"", self.data_dir.display()),
+            format!("memory_limit = {}", Bytes(self.memory_limit_bytes)),
+            format!("memory_lock = {}", self.memory_lock),
+            format!("log_level = \"{}\"", self.log_level.as_str().to_lowercase()),
+            format!("flight_recorder = {}", quoted(self.flight_recorder.as_deref().unwrap_or(Path::new("")))),
+            format!("loopback_users = {:?}", self.loopback_users),
+            format!("product = \"{}\"", self.product.name),
+            format!("version = \"{}\"", self.product.version),
+            format!("heartbeat = {}", Seconds(self.limits.heartbeat_s)),
+            frame_max,
+            format!("channel_max = {}", self.limits.channel_max),
+        ];
+        let file = self.load_definitions.as_ref();
+        lines.extend(file.map(|file| format!("load_definitions = \"{}\"", file.display())));
+        lines.extend(self.first_user.shown());
+        lines.push("\n[store]".to_string());
+        lines.extend(StoreLayer::shown(&self.store));
+        lines.push("\n[tls]".to_string());
+        lines.extend(TlsLayer::shown(&self.tls));
+        lines.push("\n[limits]".to_string());
+        lines.extend(limits);
+        lines.extend(self.bridges.iter().flat_map(Bridge::shown));
+        lines.join("\n")
+    }
+}
+
+/// Lays what a layer says over what the layers below it said.
+fn lay_over(config: &mut Config, layer: Layer, announced: &mut Announced) {
+    put(&mut config.listen, layer.listen);
+    put(&mut config.listen_tls, layer.listen_tls);
+    put(&mut config.unix.path, layer.listen_unix.map(non_empty));
+    put(&mut config.unix.mode, layer.listen_unix_mode);
+    put(&mut config.management, layer.management);
+    put(&mut config.management_tls, layer.management_tls);
+    put(&mut config.metrics, layer.metrics);
+    put(&mut config.management_hosts, layer.management_hosts);
+    put(&mut config.node_name, layer.node_name.map(|label| label.0));
+    put(&mut config.data_dir, layer.data_dir);
+    put(&mut config.load_definitions, layer.load_definitions.map(non_empty));
+    put(&mut config.memory_limit_bytes, layer.memory_limit.map(|bytes| bytes.0));
+    put(&mut config.memory_lock, layer.memory_lock);
+    put(&mut config.log_level, layer.log_level.map(|level| level.0));
+    put(&mut config.flight_recorder, layer.flight_recorder.map(non_empty));
+    put(&mut config.loopback_users, layer.loopback_users);
+    put(&mut config.first_user.name, layer.default_user.map(|user| user.0));
+    put(&mut config.first_user.password, layer.default_pass);
+    announced.compat = layer.compat.or(announced.compat);
+    announced.product = layer.product.or(announced.product.take());
+    announced.version = layer.version.or(announced.version.take());
+    put(&mut config.limits.heartbeat_s, layer.heartbeat.map(|time| time.0));
+    put(&mut config.limits.frame_max, layer.frame_max.map(|bytes| bytes.0));
+    put(&mut config.limits.channel_max, layer.channel_max.map(|count| count.0));
+    put(&mut config.bridges, layer.bridge.map(|bridges| bridges.0));
+    layer.store.lay_over(&mut config.store);
+    layer.tls.lay_over(&mut config.tls);
+    layer.limits.lay_over(&mut config.limits);
+}
+
+#[cfg(test)]
+mod tests;
+
+// The rooms below, by the names that everybody has for them.

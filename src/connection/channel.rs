@@ -1,0 +1,326 @@
+//! Channels of all connections: one small record each, in one pool.
+//!
+//! Why it exists: a board has memory for so many channels, whoever opens them; so they lie in a pool of that
+//! size, found by connection and number through chained buckets that never grow. A connection that uses one
+//! channel remembers its place and never searches.
+//!
+//! Always true: a record is in exactly one bucket and on the list of its connection; a record without a
+//! broker's channel is either about to get one or waits for the peer to be done with it.
+
+use core::hash::BuildHasher as _;
+
+use foldhash::fast::RandomState;
+
+use super::confirms::Confirms;
+use super::content::Content;
+use leveret_core::command::{ChannelId, ConnectionId, Name};
+use leveret_core::mem::Slab;
+use leveret_core::time::Now;
+
+/// The place of a record in the pool; [`NONE`] where there is none.
+pub(super) type Slot = u32;
+pub(super) const NONE: Slot = u32::MAX;
+
+/// One channel as its session sees it.
+#[derive(Debug)]
+pub(super) struct Channel {
+    connection: ConnectionId,
+    number: u16,
+    pub(super) state: State,
+    pub(super) content: Content,
+    /// When the content grew last.
+    pub(super) progress: Now,
+    /// When its body began.
+    pub(super) begun: Now,
+    pub(super) confirms: Confirms,
+    /// The next channel of the connection on the same list of those with confirms.
+    next_to_confirm: Slot,
+    /// The list of those with confirms that the channel is on.
+    pub(super) listed: Listed,
+    /// What an empty queue name stands for.
+    pub(super) last_queue: Name,
+    next_in_bucket: Slot,
+    next: Slot,
+    previous: Slot,
+}
+
+/// Whether a channel has confirms.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Listed {
+    /// The channel has no confirms to send.
+    No,
+    /// Some may be told as far as the disk is concerned.
+    ToConfirm,
+    /// The first waits for the disk.
+    ToBeStored,
+}
+
+/// A list of channels of one connection with confirms.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ConfirmList {
+    pub(super) first: Slot,
+    last: Slot,
+}
+
+impl ConfirmList {
+    pub(super) const EMPTY: Self = Self { first: NONE, last: NONE };
+
+    pub(super) const fn is_empty(&self) -> bool {
+        self.first == NONE
+    }
+
+    pub(super) fn push(&mut self, channels: &mut Channels, slot: Slot) {
+        channels[slot].next_to_confirm = NONE;
+        match self.last {
+            NONE => self.first = slot,
+            last => channels[last].next_to_confirm = slot,
+        }
+        self.last = slot;
+    }
+
+    pub(super) fn remove(&mut self, channels: &mut Channels, slot: Slot) {
+        let next = channels[slot].next_to_confirm;
+        let mut before = NONE;
+        let mut at = self.first;
+        while at != slot {
+            before = at;
+            at = channels[at].next_to_confirm;
+        }
+        match before {
+            NONE => self.first = next,
+            before => channels[before].next_to_confirm = next,
+        }
+        if self.last == slot {
+            self.last = before;
+        }
+    }
+
+    pub(super) fn after(channels: &Channels, slot: Slot) -> Slot {
+        channels[slot].next_to_confirm
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum State {
+    /// The broker is being asked for it.
+    Opening,
+    /// The channel is in use, under this id at the broker.
+    Open(ChannelId),
+    /// We closed it; everything but channel.close-ok is ignored.
+    Closing,
+    /// The peer has agreed, in the middle of a content that we had refused: the rest of it may still come.
+    Ended,
+}
+
+impl State {
+    /// Whether we closed it and the peer may not have noticed.
+    pub(super) const fn is_closed(self) -> bool {
+        matches!(self, Self::Closing | Self::Ended)
+    }
+}
+
+impl Channel {
+    pub(super) const fn number(&self) -> u16 {
+        self.number
+    }
+}
+
+/// All records of all connections.
+#[derive(Debug)]
+pub(super) struct Channels {
+    records: Slab<Channel>,
+    buckets: Box<[Slot]>,
+    hasher: RandomState,
+}
+
+/// A connection's own channels.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OwnChannels {
+    pub(super) first: Slot,
+    pub(super) count: u16,
+    /// Those that hold a message which is not complete or not taken yet.
+    pub(super) contents: u16,
+    /// The one used last: number and place.
+    cached: (u16, Slot),
+}
+
+impl OwnChannels {
+    pub(super) const NONE: Self = Self { first: NONE, count: 0, contents: 0, cached: (0, NONE) };
+}
+
+/// Refused channels, over all connections, that wait for the channel.close-ok of their clients while every channel
+/// record is in use. A channel.open beyond these closes its connection.
+const REFUSED_MAX: usize = 64;
+
+impl Channels {
+    /// Bytes of the records for refused channels.
+    pub(super) const REFUSED_BYTES: usize = REFUSED_MAX * Self::RECORD_BYTES;
+    pub(super) const RECORD_BYTES: usize = Slab::<Channel>::record_bytes() + size_of::<Slot>() * 2;
+
+    pub(super) fn new(channels_max: usize) -> Self {
+        Self {
+            records: Slab::with_capacity(channels_max + REFUSED_MAX),
+            buckets: vec![NONE; channels_max.next_power_of_two()].into_boxed_slice(),
+            hasher: RandomState::default(),
+        }
+    }
+
+    #[inline]
+    pub(super) fn find(&self, own: &mut OwnChannels, owner: ConnectionId, number: u16) -> Option<Slot> {
+        if own.cached.0 == number && own.cached.1 != NONE {
+            return Some(own.cached.1);
+        }
+        let mut slot = self.buckets[self.bucket(owner, number)];
+        while slot != NONE {
+            let record = &self.records[slot as usize];
+            if record.number == number && record.connection == owner {
+                own.cached = (number, slot);
+                return Some(slot);
+            }
+            slot = record.next_in_bucket;
+        }
+        None
+    }
+
+    /// A new record in state [`State::Opening`]; `None` when the pool is full.
+    pub(super) fn open(&mut self, own: &mut OwnChannels, owner: ConnectionId, number: u16) -> Option<Slot> {
+        let bucket = self.bucket(owner, number);
+        let record = Channel {
+            connection: owner,
+            number,
+            state: State::Opening,
+            content: Content::None,
+            progress: Now::default(),
+            begun: Now::default(),
+            confirms: Confirms::default(),
+            next_to_confirm: NONE,
+            listed: Listed::No,
+            last_queue: Name::new(),
+            next_in_bucket: self.buckets[bucket],
+            next: own.first,
+            previous: NONE,
+        };
+        let slot = self.records.insert(record).ok()? as Slot;
+        if own.first != NONE {
+            self.records[own.first as usize].previous = slot;
+        }
+        self.buckets[bucket] = slot;
+        own.first = slot;
+        own.count += 1;
+        own.cached = (number, slot);
+        Some(slot)
+    }
+
+    /// Gives the record back.
+    pub(super) fn close(&mut self, own: &mut OwnChannels, slot: Slot) {
+        let record = self.records.remove(slot as usize);
+        match record.previous {
+            NONE => own.first = record.next,
+            previous => self.records[previous as usize].next = record.next,
+        }
+        if record.next != NONE {
+            self.records[record.next as usize].previous = record.previous;
+        }
+        own.count -= 1;
+        own.cached = (0, NONE);
+        self.leave_bucket(slot, &record);
+    }
+
+    fn leave_bucket(&mut self, slot: Slot, record: &Channel) {
+        let bucket = self.bucket(record.connection, record.number);
+        let mut at = self.buckets[bucket];
+        if at == slot {
+            self.buckets[bucket] = record.next_in_bucket;
+            return;
+        }
+        while at != NONE {
+            let other = &mut self.records[at as usize];
+            if other.next_in_bucket == slot {
+                other.next_in_bucket = record.next_in_bucket;
+                return;
+            }
+            at = other.next_in_bucket;
+        }
+    }
+
+    /// Bytes of records that nobody uses and the system holds memory for, about.
+    pub(super) const fn idle_bytes(&self) -> usize {
+        self.records.idle_bytes()
+    }
+
+    /// Gives them back to the system.
+    pub(super) fn trim(&mut self) {
+        self.records.trim();
+    }
+
+    /// The channel of the same connection after this one.
+    pub(super) fn next(&self, slot: Slot) -> Slot {
+        self.records[slot as usize].next
+    }
+
+    pub(super) const fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    fn bucket(&self, owner: ConnectionId, number: u16) -> usize {
+        self.hasher.hash_one((owner, number)) as usize & (self.buckets.len() - 1)
+    }
+}
+
+impl core::ops::Index<Slot> for Channels {
+    type Output = Channel;
+
+    #[inline]
+    fn index(&self, slot: Slot) -> &Channel {
+        &self.records[slot as usize]
+    }
+}
+
+impl core::ops::IndexMut<Slot> for Channels {
+    #[inline]
+    fn index_mut(&mut self, slot: Slot) -> &mut Channel {
+        &mut self.records[slot as usize]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_small() {
+        const { assert!(size_of::<Channel>() <= 512) };
+    }
+
+    #[test]
+    fn channels_are_found_by_owner_and_number_until_they_close() {
+        let mut channels = Channels::new(128 - REFUSED_MAX);
+        let owners: Vec<ConnectionId> = (0..8).map(ConnectionId::from_index).collect();
+        let mut own = [OwnChannels::NONE; 8];
+        for (owner, own) in owners.iter().zip(&mut own) {
+            for number in 1..=16 {
+                assert!(channels.open(own, *owner, number * 1000).is_some());
+            }
+        }
+        assert!(channels.open(&mut own[0], owners[0], 1).is_none(), "the pool is full");
+        for (owner, own) in owners.iter().zip(&mut own) {
+            for number in 1..=16 {
+                let slot = channels.find(own, *owner, number * 1000).unwrap();
+                assert_eq!((channels[slot].connection, channels[slot].number()), (*owner, number * 1000));
+                if number % 2 == 0 {
+                    channels.close(own, slot);
+                    assert_eq!(channels.find(own, *owner, number * 1000), None);
+                }
+            }
+            assert_eq!(own.count, 8);
+            let mut listed = 0;
+            let mut slot = own.first;
+            while slot != NONE {
+                listed += 1;
+                slot = channels.next(slot);
+            }
+            assert_eq!(listed, 8);
+        }
+        assert_eq!(channels.len(), 64);
+    }
+}

@@ -1,0 +1,397 @@
+//! One delivery as bytes: a method frame, a header frame and body frames, from any byte of them on.
+//!
+//! ```text
+//!   | method frame | header frame | body frame (frame_max) | body frame (frame_max) | last body frame |
+//!   0              method         header                                                        total
+//! ```
+//!
+//! A delivery larger than the output buffer is written in parts; how much was written is kept as a number. Where
+//! each frame begins follows from lengths alone. The properties are written anew for each part if they differ from
+//! those of the stored message: without `BCC`, or with `x-delivery-count`.
+
+use leveret_amqp::props::{BLIND_BYTES_MAX, Properties, PropertyEdit};
+use leveret_amqp::{
+    BASIC_CLASS, FRAME_END, FRAME_HEADER_LEN, FRAME_OVERHEAD, FrameHeader, FrameKind, Table, TableWriter,
+    Writer,
+};
+use leveret_core::command::{Delivery, DeliveryKind};
+use leveret_core::mem::{Cursor, MessageFlags, MessageId, Messages};
+
+/// A delivery that is partly written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Begun {
+    /// Bytes of it that were written.
+    pub(super) sent: u64,
+    /// Where in the message the body goes on, when that is known: offset in the body, and place.
+    pub(super) body_at: Option<(u32, Cursor)>,
+}
+
+/// Class, weight and body size: what a header frame holds before the properties.
+const CONTENT_HEAD_LEN: usize = 12;
+/// Frame header, ids, three names, a tag, a flag and a count or code.
+const METHOD_FRAME_BYTES_MAX: usize = FRAME_OVERHEAD + 4 + 3 * 256 + 8 + 1 + 4;
+
+/// The header that says how often a message came back, as RabbitMQ calls it.
+const COUNT_HEADER: &str = "x-delivery-count";
+/// What it takes: its entry, and a table for it.
+const COUNT_BYTES: usize = 32;
+
+/// Properties that are not sent as they are.
+type Rewritten = heapless::Vec<u8, { BLIND_BYTES_MAX + COUNT_BYTES }>;
+
+/// Whether the properties are not sent as they are.
+#[inline]
+fn is_rewritten(messages: &Messages, delivery: &Delivery<'_>) -> bool {
+    delivery.delivery_count.is_some() || messages.flags(delivery.message).has(MessageFlags::BLIND)
+}
+
+/// The properties of such a delivery; `None` when they are too long for that. The same delivery gives the
+/// same each time.
+#[cold]
+fn rewritten(messages: &Messages, delivery: &Delivery<'_>, frame_max: u32) -> Option<Rewritten> {
+    let room = (frame_max as usize).checked_sub(FRAME_OVERHEAD + CONTENT_HEAD_LEN + COUNT_BYTES)?;
+    let len = messages.properties_len(delivery.message) as usize;
+    if len > BLIND_BYTES_MAX {
+        return None;
+    }
+    let mut scratch = [0; BLIND_BYTES_MAX];
+    let properties = Properties::trusted(messages.properties(delivery.message, &mut scratch));
+    let headers = properties.headers().unwrap_or(Table::EMPTY);
+    let mut octets = [0; BLIND_BYTES_MAX + COUNT_BYTES];
+    let mut writer = Writer::new(&mut octets);
+    // What a peer's frames have no room for it is not told.
+    let count = delivery.delivery_count.filter(|_| len <= room);
+    let mut fill = |table: &mut TableWriter<'_, '_>| match count {
+        Some(count) => table.sorted(headers, &|name| name != b"BCC", &[COUNT_HEADER], &mut |table, name| {
+            table.long(name, count.into())
+        }),
+        None => table.entries_without(headers, "BCC"),
+    };
+    if count.is_none() && !properties.has_headers() {
+        return None;
+    }
+    properties.write_with_headers(PropertyEdit::default(), &mut fill, &mut writer).ok()?;
+    Rewritten::from_slice(writer.written()).ok()
+}
+
+/// Where the frames of a delivery begin.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Layout {
+    method_len: u32,
+    /// With the method frame.
+    header_end: u32,
+    body_len: u32,
+    frame_max: u32,
+    /// The properties differ from those of the stored message.
+    is_rewritten: bool,
+}
+
+impl Layout {
+    #[inline(always)]
+    pub(super) fn of(messages: &Messages, delivery: &Delivery<'_>, frame_max: u32) -> Self {
+        let method_len = method_frame_len(delivery.kind, messages.names_len(delivery.message));
+        let mut properties_len = messages.properties_len(delivery.message) as usize;
+        let is_rewritten = is_rewritten(messages, delivery);
+        if is_rewritten && let Some(rewritten) = rewritten(messages, delivery, frame_max) {
+            properties_len = rewritten.len();
+        }
+        let header_len = FRAME_OVERHEAD + CONTENT_HEAD_LEN + properties_len;
+        Self {
+            method_len: method_len as u32,
+            header_end: (method_len + header_len) as u32,
+            body_len: messages.body_len(delivery.message),
+            frame_max,
+            is_rewritten,
+        }
+    }
+
+    /// Whether the delivery has one body frame at most, and is written as it is stored.
+    #[inline]
+    pub(super) const fn is_small(self) -> bool {
+        self.body_len <= self.payload_max() && !self.is_rewritten
+    }
+
+    const fn payload_max(self) -> u32 {
+        self.frame_max - FRAME_OVERHEAD as u32
+    }
+
+    /// Octets in all.
+    #[inline]
+    pub(super) const fn total(self) -> u64 {
+        let frames = if self.body_len <= self.payload_max() {
+            (self.body_len > 0) as u64
+        } else {
+            self.body_len.div_ceil(self.payload_max()) as u64
+        };
+        self.header_end as u64 + self.body_len as u64 + frames * FRAME_OVERHEAD as u64
+    }
+
+    /// The end of the frame that `sent` lies in; `sent` itself where a frame begins.
+    pub(super) fn frame_end(self, sent: u64) -> u64 {
+        let (method_len, header_end) = (u64::from(self.method_len), u64::from(self.header_end));
+        if sent == 0 {
+            0
+        } else if sent <= method_len {
+            method_len
+        } else if sent <= header_end {
+            header_end
+        } else {
+            let frames = (sent - header_end).div_ceil(self.frame_max.into());
+            (header_end + frames * u64::from(self.frame_max)).min(self.total())
+        }
+    }
+}
+
+/// basic.deliver, get-ok or return, with the overhead of its frame.
+#[inline]
+const fn method_frame_len(kind: DeliveryKind<'_>, names_len: usize) -> usize {
+    // The two names with their lengths.
+    let names = names_len + 2;
+    FRAME_OVERHEAD
+        + 4
+        + match kind {
+            DeliveryKind::Deliver { consumer_tag } => 1 + consumer_tag.len() + 8 + 1 + names,
+            DeliveryKind::GetOk { .. } => 8 + 1 + names + 4,
+            DeliveryKind::Return(code) => 2 + 1 + code.name().len() + names,
+        }
+}
+
+/// A place to write to that was made as large as what is written.
+struct Put<'o> {
+    out: &'o mut [u8],
+    at: usize,
+}
+
+impl Put<'_> {
+    #[inline]
+    fn raw(&mut self, octets: &[u8]) {
+        self.out[self.at..self.at + octets.len()].copy_from_slice(octets);
+        self.at += octets.len();
+    }
+
+    #[inline]
+    fn short(&mut self, octets: &[u8]) {
+        self.raw(&[octets.len() as u8]);
+        self.raw(octets);
+    }
+
+    #[inline]
+    fn frame_header(&mut self, kind: FrameKind, channel: u16, size: u32) {
+        self.raw(&FrameHeader { raw_kind: kind as u8, channel, size }.to_bytes());
+    }
+
+    #[inline]
+    fn content_head(&mut self, body_len: u32) {
+        self.raw(&BASIC_CLASS.to_be_bytes());
+        self.raw(&[0, 0]);
+        self.raw(&u64::from(body_len).to_be_bytes());
+    }
+
+    /// The method frame of a delivery.
+    #[inline]
+    fn method_frame(&mut self, messages: &Messages, delivery: &Delivery<'_>, len: u32) {
+        let size = len - FRAME_OVERHEAD as u32;
+        self.frame_header(FrameKind::Method, delivery.channel, size);
+        let names = messages.names(delivery.message);
+        let (exchange, routing_key) = names.split_at(messages.exchange_len(delivery.message));
+        let tag = delivery.delivery_tag.to_be_bytes();
+        let redelivered = [u8::from(delivery.redelivered)];
+        match delivery.kind {
+            DeliveryKind::Deliver { consumer_tag } => {
+                self.raw(&[0, 60, 0, 60]);
+                self.short(consumer_tag.as_bytes());
+                self.raw(&tag);
+                self.raw(&redelivered);
+                self.short(exchange);
+                self.short(routing_key);
+            }
+            DeliveryKind::GetOk { message_count } => {
+                self.raw(&[0, 60, 0, 71]);
+                self.raw(&tag);
+                self.raw(&redelivered);
+                self.short(exchange);
+                self.short(routing_key);
+                self.raw(&message_count.to_be_bytes());
+            }
+            DeliveryKind::Return(code) => {
+                self.raw(&[0, 60, 0, 50]);
+                self.raw(&code.code().to_be_bytes());
+                self.short(code.name().as_bytes());
+                self.short(exchange);
+                self.short(routing_key);
+            }
+        }
+        self.raw(&[FRAME_END]);
+    }
+}
+
+/// Writes a whole delivery that [`Layout::is_small`] into `out`, which has exactly its length.
+#[inline]
+pub(super) fn write_small(messages: &Messages, delivery: &Delivery<'_>, layout: Layout, out: &mut [u8]) {
+    let id = delivery.message;
+    let properties_len = messages.properties_len(id);
+    let mut put = Put { out, at: 0 };
+    put.method_frame(messages, delivery, layout.method_len);
+    put.frame_header(FrameKind::Header, delivery.channel, CONTENT_HEAD_LEN as u32 + properties_len);
+    put.content_head(layout.body_len);
+    // Properties and body lie one behind the other, so one cursor reads both.
+    let mut cursor = messages.properties_cursor(id);
+    let end = put.at + properties_len as usize;
+    messages.read(id, &mut cursor, &mut put.out[put.at..end]);
+    put.at = end;
+    put.raw(&[FRAME_END]);
+    if layout.body_len > 0 {
+        put.frame_header(FrameKind::Body, delivery.channel, layout.body_len);
+        let end = put.at + layout.body_len as usize;
+        messages.read(id, &mut cursor, &mut put.out[put.at..end]);
+        put.at = end;
+        put.raw(&[FRAME_END]);
+    }
+}
+
+/// Writes a delivery from byte `begun.sent` on, up to byte `until` or the end of `out`. Gives where it
+/// stands then; the difference was written.
+pub(super) fn write_part(
+    messages: &Messages,
+    delivery: &Delivery<'_>,
+    layout: Layout,
+    begun: Begun,
+    until: u64,
+    out: &mut [u8],
+) -> Begun {
+    let room = (until - begun.sent).min(out.len() as u64) as usize;
+    let mut part = PartWriter { messages, delivery, layout, begun, out: &mut out[..room], at: 0 };
+    part.write();
+    part.begun
+}
+
+/// A delivery being written in pieces.
+struct PartWriter<'p> {
+    messages: &'p Messages,
+    delivery: &'p Delivery<'p>,
+    layout: Layout,
+    begun: Begun,
+    out: &'p mut [u8],
+    at: usize,
+}
+
+impl PartWriter<'_> {
+    fn write(&mut self) {
+        let (method_len, header_end) = (u64::from(self.layout.method_len), u64::from(self.layout.header_end));
+        if self.begun.sent < method_len {
+            let mut scratch = [0; METHOD_FRAME_BYTES_MAX];
+            let frame = &mut scratch[..self.layout.method_len as usize];
+            Put { out: &mut *frame, at: 0 }.method_frame(
+                self.messages,
+                self.delivery,
+                self.layout.method_len,
+            );
+            self.copy(frame, 0);
+        }
+        if !self.is_full() && self.begun.sent < header_end {
+            self.write_header(method_len);
+        }
+        while !self.is_full() {
+            self.write_body();
+        }
+    }
+
+    const fn is_full(&self) -> bool {
+        self.at == self.out.len()
+    }
+
+    /// Copies what has not gone yet of a piece that begins at byte `start`, as far as there is room.
+    fn copy(&mut self, piece: &[u8], start: u64) {
+        let skip = (self.begun.sent - start) as usize;
+        let rest = piece.get(skip..).unwrap_or_default();
+        let take = rest.len().min(self.out.len() - self.at);
+        self.out[self.at..self.at + take].copy_from_slice(&rest[..take]);
+        self.advance(take);
+    }
+
+    const fn advance(&mut self, count: usize) {
+        self.at += count;
+        self.begun.sent += count as u64;
+    }
+
+    fn write_header(&mut self, start: u64) {
+        let rewritten = match self.layout.is_rewritten {
+            true => rewritten(self.messages, self.delivery, self.layout.frame_max),
+            false => None,
+        };
+        let properties_len = match &rewritten {
+            Some(rewritten) => rewritten.len() as u32,
+            None => self.messages.properties_len(self.delivery.message),
+        };
+        let mut head = [0; FRAME_HEADER_LEN + CONTENT_HEAD_LEN];
+        let mut put = Put { out: &mut head, at: 0 };
+        put.frame_header(FrameKind::Header, self.delivery.channel, CONTENT_HEAD_LEN as u32 + properties_len);
+        put.content_head(self.layout.body_len);
+        let properties_at = start + head.len() as u64;
+        let end_at = properties_at + u64::from(properties_len);
+        if self.begun.sent < properties_at {
+            self.copy(&head, start);
+        }
+        if let Some(rewritten) = rewritten
+            && !self.is_full()
+            && self.begun.sent < end_at
+        {
+            self.copy(&rewritten, properties_at);
+        } else if !self.is_full() && self.begun.sent < end_at {
+            let gone = (self.begun.sent - properties_at) as usize;
+            let take = (properties_len as usize - gone).min(self.out.len() - self.at);
+            let mut cursor = self.messages.properties_cursor(self.delivery.message);
+            skip(self.messages, self.delivery.message, &mut cursor, gone);
+            let piece = &mut self.out[self.at..self.at + take];
+            self.messages.read(self.delivery.message, &mut cursor, piece);
+            self.advance(take);
+        }
+        if !self.is_full() && self.begun.sent == end_at {
+            self.copy(&[FRAME_END], end_at);
+        }
+    }
+
+    /// Writes on in the body frame that is due.
+    fn write_body(&mut self) {
+        let frame_max = u64::from(self.layout.frame_max);
+        let payload_max = self.layout.payload_max();
+        let into_bodies = self.begun.sent - u64::from(self.layout.header_end);
+        let (index, into_frame) = (into_bodies / frame_max, (into_bodies % frame_max) as usize);
+        let offset = index as u32 * payload_max;
+        let size = (self.layout.body_len - offset).min(payload_max);
+        let start = self.begun.sent - into_frame as u64;
+        let end_at = FRAME_HEADER_LEN + size as usize;
+        if into_frame < FRAME_HEADER_LEN {
+            let header =
+                FrameHeader { raw_kind: FrameKind::Body as u8, channel: self.delivery.channel, size };
+            self.copy(&header.to_bytes(), start);
+        } else if into_frame < end_at {
+            let gone = into_frame - FRAME_HEADER_LEN;
+            self.write_payload(offset + gone as u32, size as usize - gone);
+        } else {
+            self.copy(&[FRAME_END], start + end_at as u64);
+        }
+    }
+
+    fn write_payload(&mut self, offset: u32, len: usize) {
+        let take = len.min(self.out.len() - self.at);
+        let id = self.delivery.message;
+        let mut cursor = match self.begun.body_at {
+            Some((at, cursor)) if at == offset => cursor,
+            _ => self.messages.body_cursor(id, offset),
+        };
+        self.messages.read(id, &mut cursor, &mut self.out[self.at..self.at + take]);
+        self.begun.body_at = Some((offset + take as u32, cursor));
+        self.advance(take);
+    }
+}
+
+/// Moves a cursor on by reading into nowhere.
+fn skip(messages: &Messages, id: MessageId, cursor: &mut Cursor, mut count: usize) {
+    let mut nowhere = [0; 256];
+    while count > 0 {
+        let take = count.min(nowhere.len());
+        messages.read(id, cursor, &mut nowhere[..take]);
+        count -= take;
+    }
+}

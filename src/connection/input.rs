@@ -1,0 +1,478 @@
+//! The frames of an open connection: which come next, what is wrong with them, and who handles each.
+//!
+//! Why it exists: everything a peer sends after the handshake passes through one loop, in order. Frames of
+//! methods and headers are handled when they are complete; body frames are streamed, so a large one is never
+//! held twice. Frames out of place end the connection with the words RabbitMQ has for it.
+//!
+//! What always holds: the input is consumed up to the first thing that somebody else must decide, and no
+//! further; a frame that cannot be begun now has not been touched; once we closed the connection, nothing but
+//! close-ok means anything.
+
+use super::channel::{ConfirmList, Listed, NONE, Slot, State};
+use super::connection::{Connection, PARTING_MS, Phase};
+use super::content::Content;
+use super::context::{Context, Names};
+use super::erlang::{BadEnd, FrameSnippet};
+use super::frame_faults::{
+    fault_of_method, hard_fault, payload_kind, unexpected_frame, unexpected_method, unknown_frame,
+};
+use super::output::Blocked;
+use super::pending::{Kind, Pending};
+use super::publish::misplaced_body;
+use super::step::{BodyFrame, Step, Suspension, Verdict};
+
+use leveret_amqp::{
+    FRAME_END, FRAME_HEADER_LEN, Frame, FrameError, FrameHeader, FrameKind, Method, next_frame,
+};
+use leveret_core::command::{Command, ReplyOrder};
+use leveret_core::error::{Fault, ReplyCode, Scope};
+use leveret_core::log_limiter::LogKind;
+
+impl Connection {
+    /// Handles input from `input[*at..]`, moves `at` past what was consumed, and stops at the first thing
+    /// that somebody else must decide.
+    ///
+    /// A command borrows from `input` and `names`; it is to be answered before anything else is asked of
+    /// any session.
+    pub fn next<'a>(
+        &mut self,
+        context: &mut Context<'_>,
+        names: &'a mut Names,
+        input: &'a [u8],
+        at: &mut usize,
+    ) -> Step<'a> {
+        let start = *at;
+        self.note_input(context.now, input.len() - start);
+        let step = self.step(context, names, input, at);
+        match step {
+            Step::NeedMore => self.note_progress(context, *at > start, input.len() - *at),
+            Step::Suspended(_) => self.input.is_suspended = true,
+            Step::Command { .. } | Step::Finished => {}
+        }
+        step
+    }
+
+    fn step<'a>(
+        &mut self,
+        context: &mut Context<'_>,
+        names: &'a mut Names,
+        input: &'a [u8],
+        at: &mut usize,
+    ) -> Step<'a> {
+        if let Some(step) = self.step_release() {
+            return step;
+        }
+        if let Some(step) = self.publish_again(context) {
+            return step;
+        }
+        if let Some(step) = self.step_header(context, input, at) {
+            return step;
+        }
+        match self.phase {
+            Phase::Start { .. } | Phase::Tune { .. } | Phase::Opening { .. } => {
+                self.step_handshake(context, names, input, at)
+            }
+            Phase::Open => self.step_open(context, names, input, at),
+            _ => self.step_over(context, input, at),
+        }
+    }
+
+    /// The broker is to take back what a channel held that a fault ended, before anything else.
+    fn step_release(&mut self) -> Option<Step<'static>> {
+        let (_, channel) = self.input.release.take()?;
+        self.input.pending = Pending::on_connection(Kind::Release, (0, 0));
+        Some(Step::Command { channel: Some(channel), command: Command::CloseChannel })
+    }
+
+    fn step_open<'a>(
+        &mut self,
+        context: &mut Context<'_>,
+        names: &'a mut Names,
+        input: &'a [u8],
+        at: &mut usize,
+    ) -> Step<'a> {
+        let (slot, method) = loop {
+            if self.phase != Phase::Open {
+                return self.step_over(context, input, at);
+            }
+            if self.input.body.is_begun {
+                let Some(verdict) = self.stream_body(context, input, at) else {
+                    return Step::NeedMore;
+                };
+                match self.conclude(context, verdict) {
+                    Some(step) => return step,
+                    None => continue,
+                }
+            }
+            if !self.has_close_room(context) {
+                return Step::Suspended(Suspension::ReplySpace);
+            }
+            let unread = &input[*at..];
+            if let Some((len, step)) = self.step_fast_path(context, unread) {
+                *at += len;
+                return step;
+            }
+            if let Some(verdict) = self.begin_body(context, unread) {
+                *at += FRAME_HEADER_LEN;
+                match self.conclude(context, verdict) {
+                    Some(step) => return step,
+                    None => continue,
+                }
+            }
+            let frame = match next_frame(unread, self.negotiated.frame_max) {
+                Ok(Some(frame)) => frame,
+                Ok(None) => return Step::NeedMore,
+                Err(error) => {
+                    self.fail_frame(context, unread, error);
+                    continue;
+                }
+            };
+            match self.handle_frame(context, frame) {
+                Verdict::Done => *at += frame.input_len(),
+                Verdict::Wait(suspension) => return Step::Suspended(suspension),
+                Verdict::Named(slot, method) => {
+                    *at += frame.input_len();
+                    break (slot, method);
+                }
+                verdict => {
+                    *at += frame.input_len();
+                    if let Some(step) = self.conclude(context, verdict) {
+                        return step;
+                    }
+                }
+            }
+        };
+        match self.command(context, names, slot, method) {
+            Ok(command) => self.ask(context, slot, command),
+            // These are the channel's only, so there is a channel to release.
+            Err(fault) => {
+                self.conclude(context, Verdict::Fault(fault, method.id(), slot)).unwrap_or(Step::NeedMore)
+            }
+        }
+    }
+
+    /// The command on its way to the broker.
+    pub(super) fn ask<'a>(&self, context: &Context<'_>, slot: Slot, command: Command<'a>) -> Step<'a> {
+        let channel = match context.pools.channels[slot].state {
+            State::Open(channel) => Some(channel),
+            State::Opening | State::Closing | State::Ended => None,
+        };
+        Step::Command { channel, command }
+    }
+
+    /// What a verdict means for the caller; `None` when the input goes on (or the connection is closing).
+    fn conclude<'a>(&mut self, context: &mut Context<'_>, verdict: Verdict<'a>) -> Option<Step<'a>> {
+        match verdict {
+            Verdict::Step(step) => Some(step),
+            Verdict::Wait(suspension) => Some(Step::Suspended(suspension)),
+            Verdict::Done | Verdict::Named(..) => None,
+            Verdict::Fault(fault, id, slot) => {
+                self.fail(context, slot, &fault, id, context.last_delivery);
+                self.step_release()
+            }
+        }
+    }
+
+    /// A body frame is streamed from its header on. `None`: `unread` begins with another frame.
+    #[inline]
+    fn begin_body(&mut self, context: &Context<'_>, unread: &[u8]) -> Option<Verdict<'static>> {
+        let header = FrameHeader::peek(unread)?;
+        if header.raw_kind != FrameKind::Body as u8
+            || header.channel == 0
+            || header.size > self.negotiated.frame_max
+        {
+            return None;
+        }
+        let channels = &context.pools.channels;
+        let found = channels.find(&mut self.channels, self.id, header.channel);
+        let content = found.map_or(Content::None, |slot| channels[slot].content);
+        let is_next = matches!(content, Content::Body { missing, .. } if u64::from(header.size) <= missing);
+        let slot = found.filter(|_| is_next).unwrap_or(NONE);
+        self.input.body = BodyFrame { slot, left: header.size, is_begun: true };
+        Some(if is_next { Verdict::Done } else { misplaced_body(content) })
+    }
+
+    /// Takes what there is of the body frame. `None`: more is needed.
+    fn stream_body(
+        &mut self,
+        context: &mut Context<'_>,
+        input: &[u8],
+        at: &mut usize,
+    ) -> Option<Verdict<'static>> {
+        let unread = &input[*at..];
+        let here = unread.len().min(self.input.body.left as usize);
+        if here > 0 {
+            self.append_body(context, self.input.body.slot, &unread[..here]);
+            self.input.body.left -= here as u32;
+            *at += here;
+        }
+        let end = *unread.get(here).filter(|_| self.input.body.left == 0)?;
+        if end != FRAME_END {
+            return Some(self.bad_body_end(context, end));
+        }
+        *at += 1;
+        self.input.body.is_begun = false;
+        Some(self.body_frame_complete(context, self.input.body.slot))
+    }
+
+    /// The octets of the body are in the message by now, so the text cannot show them; it is the one text
+    /// that differs from RabbitMQ's.
+    fn bad_body_end(&mut self, context: &mut Context<'_>, found: u8) -> Verdict<'static> {
+        self.input.body = BodyFrame::NONE;
+        let fault = hard_fault(
+            ReplyCode::FrameError,
+            format_args!("type 3, body: {{invalid_frame_end_marker,{found}}}"),
+        );
+        self.close_deaf(context, &fault);
+        Verdict::Done
+    }
+
+    fn handle_frame<'a>(&mut self, context: &mut Context<'_>, frame: Frame<'a>) -> Verdict<'a> {
+        let number = frame.header.channel;
+        match payload_kind(frame) {
+            None => Verdict::Fault(unknown_frame(frame), (0, 0), NONE),
+            Some(FrameKind::Heartbeat) if number == 0 => Verdict::Done,
+            Some(FrameKind::Method) if number == 0 => self.handle_connection_method(context, frame),
+            _ if number == 0 => Verdict::Fault(unexpected_frame(frame), (0, 0), NONE),
+            Some(FrameKind::Method) => self.handle_channel_method(context, number, frame.payload),
+            Some(FrameKind::Header) => self.handle_header(context, number, frame.payload),
+            // Body frames never come here: they were begun when their header was there.
+            Some(FrameKind::Body | FrameKind::Heartbeat) => {
+                Verdict::Fault(unexpected_frame(frame), (0, 0), NONE)
+            }
+        }
+    }
+
+    fn handle_connection_method<'a>(&mut self, context: &mut Context<'_>, frame: Frame<'a>) -> Verdict<'a> {
+        let method = match Method::parse(frame.payload) {
+            Ok(method) => method,
+            Err(error) => {
+                let (fault, id) = fault_of_method(error, frame.payload, true);
+                return Verdict::Fault(fault, id, NONE);
+            }
+        };
+        if !self.has_reply_room(context) {
+            return Verdict::Wait(Suspension::ReplySpace);
+        }
+        match method {
+            Method::ConnectionClose { reply_code, reply_text, .. } => {
+                log::debug!(
+                    "connection {}: the client closes it: {reply_code} {reply_text}",
+                    self.id.index()
+                );
+                self.push_reply(context, 0, &Method::ConnectionCloseOk {}, 0);
+                self.begin_end(context, Phase::Ending { until: context.now.after_ms(PARTING_MS) });
+                Verdict::Done
+            }
+            Method::ConnectionUpdateSecret { .. } => {
+                self.push_reply(context, 0, &Method::ConnectionUpdateSecretOk {}, 0);
+                Verdict::Done
+            }
+            _ => Verdict::Fault(unexpected_method("running"), method.id(), NONE),
+        }
+    }
+
+    /// Input after the end: nothing but close-ok, and a close that crossed ours, mean anything.
+    pub(super) fn step_over<'a>(
+        &mut self,
+        context: &mut Context<'_>,
+        input: &[u8],
+        at: &mut usize,
+    ) -> Step<'a> {
+        loop {
+            match self.phase {
+                Phase::Finished { .. } => {
+                    *at = input.len();
+                    return Step::Finished;
+                }
+                Phase::Closing { is_deaf: false, .. } => {
+                    if !self.skip_frame(context, input, at) {
+                        return Step::NeedMore;
+                    }
+                }
+                _ => {
+                    *at = input.len();
+                    return Step::NeedMore;
+                }
+            }
+        }
+    }
+
+    /// Whether the client closes the connection in this input, which nobody has handled yet.
+    pub fn has_close(&self, input: &[u8]) -> bool {
+        const CLOSE: [u8; 4] = [0, 10, 0, 50];
+        let begun = match self.input.body.is_begun {
+            true => (self.input.body.left as usize).saturating_add(1),
+            false => 0,
+        };
+        let mut unread = input.get(begun..).unwrap_or_default();
+        while let Some(header) = FrameHeader::peek(unread) {
+            let payload = &unread[FRAME_HEADER_LEN..];
+            let is_method = header.raw_kind == FrameKind::Method as u8;
+            if header.channel == 0 && is_method && payload.starts_with(&CLOSE) {
+                return true;
+            }
+            let Some(rest) = payload.get(header.size as usize..).and_then(|rest| rest.get(1..)) else {
+                break;
+            };
+            unread = rest;
+        }
+        false
+    }
+
+    /// The client closes the connection behind what waits ([`Self::has_close`]): that is given up, the rest is
+    /// read over, and the close is answered.
+    pub fn leave(&mut self, context: &mut Context<'_>) {
+        let text =
+            format_args!(": the client closes it while it waits for room: what was not taken is dropped");
+        self.warn(context, LogKind::Connection, text);
+        let until = context.now.after_ms(self.close_patience_ms());
+        self.begin_end(context, Phase::Closing { until, is_deaf: false });
+    }
+
+    /// Reads over the next frame of a connection that we closed; `false` when there is none.
+    fn skip_frame(&mut self, context: &mut Context<'_>, input: &[u8], at: &mut usize) -> bool {
+        let unread = &input[*at..];
+        if self.input.body.is_begun {
+            // Payload and end octet apart: together they may be 2^32, which a 32-bit board cannot count.
+            let here = unread.len().min(self.input.body.left as usize);
+            self.input.body.left -= here as u32;
+            let has_end = self.input.body.left == 0 && unread.len() > here;
+            *at += here + usize::from(has_end);
+            self.input.body.is_begun = !has_end;
+            return has_end;
+        }
+        let Some(header) = FrameHeader::peek(unread) else {
+            return false;
+        };
+        if header.channel != 0 || header.raw_kind != FrameKind::Method as u8 {
+            *at += FRAME_HEADER_LEN;
+            self.input.body = BodyFrame { slot: NONE, left: header.size, is_begun: true };
+            return true;
+        }
+        match next_frame(unread, self.negotiated.frame_max) {
+            Ok(None) => return false,
+            Ok(Some(frame)) => {
+                *at += frame.input_len();
+                match Method::parse(frame.payload) {
+                    Ok(Method::ConnectionCloseOk {}) => self.finish(context.now),
+                    Ok(Method::ConnectionClose { .. }) if self.has_reply_room(context) => {
+                        self.push_reply(context, 0, &Method::ConnectionCloseOk {}, 0);
+                    }
+                    _ => {}
+                }
+            }
+            Err(_) => self.go_deaf(context),
+        }
+        true
+    }
+
+    /// Input that is not frames any more. `unread` begins with the culprit.
+    pub(super) fn fail_frame(&mut self, context: &mut Context<'_>, unread: &[u8], error: FrameError) {
+        let fault = match error {
+            FrameError::TooLarge(header) => hard_fault(
+                ReplyCode::FrameError,
+                format_args!(
+                    "type {}, all octets = <<>>: {{frame_too_large,{},{}}}",
+                    header.raw_kind,
+                    header.size,
+                    self.negotiated.frame_max - 8
+                ),
+            ),
+            FrameError::BadEnd { header, found } => {
+                let end = FRAME_HEADER_LEN + header.size as usize;
+                let payload = unread.get(FRAME_HEADER_LEN..end).unwrap_or_default();
+                let snippet = FrameSnippet { raw_kind: header.raw_kind, payload };
+                hard_fault(ReplyCode::FrameError, format_args!("{}", BadEnd { snippet, found }))
+            }
+        };
+        self.close_deaf(context, &fault);
+    }
+
+    fn close_deaf(&mut self, context: &mut Context<'_>, fault: &Fault) {
+        self.close_connection(context, fault, (0, 0));
+        self.go_deaf(context);
+    }
+
+    fn go_deaf(&mut self, context: &Context<'_>) {
+        let until = context.now.after_ms(PARTING_MS);
+        self.phase = Phase::Closing { until, is_deaf: true };
+    }
+
+    /// Ends what the fault ends. `slot` is [`NONE`] when no open channel is concerned. A channel's end is
+    /// told behind its deliveries up to `order`, as far as the broker does not take them back.
+    pub(super) fn fail(
+        &mut self,
+        context: &mut Context<'_>,
+        slot: Slot,
+        fault: &Fault,
+        id: (u16, u16),
+        order: ReplyOrder,
+    ) {
+        if fault.scope == Scope::Connection || slot == NONE {
+            return self.close_connection(context, fault, id);
+        }
+        let record = &context.pools.channels[slot];
+        let (number, state) = (record.number(), record.state);
+        self.warn(context, LogKind::Channel, format_args!(", channel {number}: {}", fault.logged()));
+        self.flush_confirms(context, slot);
+        let close = Method::ChannelClose {
+            reply_code: fault.code.code(),
+            reply_text: &fault.text,
+            class_id: id.0,
+            method_id: id.1,
+        };
+        self.push_reply(context, number, &close, order);
+        context.pools.channels[slot].state = State::Closing;
+        if let State::Open(channel) = state {
+            self.input.release = Some((slot, channel));
+        }
+    }
+
+    /// Sends connection.close and waits for the answer, for a while.
+    pub(super) fn close_connection(&mut self, context: &mut Context<'_>, fault: &Fault, id: (u16, u16)) {
+        self.warn(context, LogKind::Connection, format_args!(": closed: {fault}"));
+        let close = Method::ConnectionClose {
+            reply_code: fault.code.code(),
+            reply_text: &fault.text,
+            class_id: id.0,
+            method_id: id.1,
+        };
+        self.push_reply(context, 0, &close, 0);
+        let until = context.now.after_ms(self.close_patience_ms());
+        self.begin_end(context, Phase::Closing { until, is_deaf: false });
+    }
+
+    /// From here on nothing is asked of the broker.
+    fn begin_end(&mut self, context: &mut Context<'_>, phase: Phase) {
+        self.phase = phase;
+        self.input.pending = Pending::NOTHING;
+        self.input.release = None;
+        self.input.is_suspended = false;
+        self.output.is_heartbeat_due = false;
+        self.blocked = Blocked::default();
+        self.stop_channels(context);
+    }
+
+    /// No channel is of use any more but those with confirms that can still be told; those which would have
+    /// to wait for a return are not, for the client must not take their messages for routed.
+    fn stop_channels(&mut self, context: &mut Context<'_>) {
+        self.input.held_publish = NONE;
+        self.input.body.slot = NONE;
+        (self.confirms.to_tell, self.confirms.to_be_stored) = (ConfirmList::EMPTY, ConfirmList::EMPTY);
+        let mut slot = self.channels.first;
+        while slot != NONE {
+            let next = context.pools.channels.next(slot);
+            let record = &mut context.pools.channels[slot];
+            record.listed = Listed::No;
+            record.confirms.drop_waiting(context.durable);
+            if record.confirms.front().is_none() {
+                self.drop_channel(context, slot);
+            } else {
+                self.drop_content(context, slot);
+                self.list_to_confirm(context, slot);
+            }
+            slot = next;
+        }
+    }
+}

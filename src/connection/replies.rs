@@ -1,0 +1,338 @@
+//! The broker's answers as methods, kept until they may be written.
+//!
+//! ```text
+//!   a connection's replies: | order (8) | length (2) | frame | order | length | frame | ...
+//! ```
+//!
+//! Why it exists: a reply may have to wait (for the deliveries before it, for the peer to read), and replies
+//! keep the order of the requests. What always holds: there is room for the reply when the command is
+//! returned to the broker; a connection's replies never take more than their share of the pool, so no
+//! connection can keep another from being answered.
+
+use super::channel::{ConfirmList, Listed, NONE, Slot, State};
+use super::connection::{Connection, Phase};
+use super::context::Context;
+use super::pending::{Kind, Pending};
+use super::timers;
+use leveret_amqp::{Method, Writer};
+use leveret_core::command::{Name, Outcome, ReplyOrder};
+use leveret_core::error::{Fault, ReplyCode};
+use leveret_core::journal::Batch;
+use leveret_core::log_limiter::LogKind;
+use leveret_core::mem::BLOCK_UNIT_BYTES;
+use leveret_core::time::Now;
+
+/// Octets before each frame.
+pub(super) const RECORD_HEAD_BYTES: usize = 10;
+/// The longest record: queue.declare-ok with the longest name.
+const RECORD_BYTES_MAX: usize = RECORD_HEAD_BYTES + 7 + 4 + 256 + 8 + 1;
+
+impl Connection {
+    /// Takes the broker's answer to the command that [`Self::next`] returned last. The reply follows the
+    /// deliveries up to `order`; so do the confirm of a publish and the close of a channel. The confirm waits
+    /// for `batch` as well; other answers that have to are given when it is durable.
+    pub fn answer(&mut self, context: &mut Context<'_>, outcome: Outcome, order: ReplyOrder, batch: Batch) {
+        let pending = core::mem::replace(&mut self.input.pending, Pending::NOTHING);
+        // An outcome is large; the two that come by the million are told without moving it.
+        match (pending.kind, &outcome) {
+            (Kind::Publish, Outcome::Published) => {
+                self.published(context, pending.slot, false, (order, batch));
+            }
+            (Kind::Silent, Outcome::Done) => {}
+            _ => self.answer_other(context, pending, outcome, (order, batch)),
+        }
+    }
+
+    fn answer_other(
+        &mut self,
+        context: &mut Context<'_>,
+        pending: Pending,
+        outcome: Outcome,
+        (order, batch): (ReplyOrder, Batch),
+    ) {
+        match (pending.kind, outcome) {
+            (Kind::Publish, Outcome::PublishRefused) => {
+                self.published(context, pending.slot, true, (order, batch));
+            }
+            (Kind::Publish, Outcome::Wait) => {
+                self.input.held_publish = pending.slot;
+                self.input.is_suspended = true;
+            }
+            (Kind::Nothing | Kind::Release, _) => {}
+            (_, Outcome::Fault(fault)) => self.answer_fault(context, pending, &fault, order),
+            (_, Outcome::Wait) => {
+                let text = format_args!("no memory for this now; try again later");
+                self.answer_fault(context, pending, &Fault::new(ReplyCode::ResourceError, text), order);
+            }
+            (_, outcome) => self.answer_done(context, pending, outcome, order),
+        }
+    }
+
+    #[inline]
+    fn published(
+        &mut self,
+        context: &mut Context<'_>,
+        slot: Slot,
+        refused: bool,
+        (order, batch): (ReplyOrder, Batch),
+    ) {
+        self.content_taken(context, slot);
+        if context.pools.channels[slot].confirms.settle(refused, order, batch) {
+            self.list_to_confirm(context, slot);
+        }
+    }
+
+    fn answer_fault(
+        &mut self,
+        context: &mut Context<'_>,
+        pending: Pending,
+        fault: &Fault,
+        order: ReplyOrder,
+    ) {
+        match pending.kind {
+            Kind::Login(mechanism) => self.refuse_login(context, mechanism, format_args!("{fault}")),
+            Kind::OpenVhost => self.close_connection(context, fault, pending.id),
+            Kind::Publish => {
+                self.content_taken(context, pending.slot);
+                self.fail(context, pending.slot, fault, pending.id, order);
+            }
+            _ => self.fail(context, pending.slot, fault, pending.id, order),
+        }
+    }
+
+    fn answer_done(
+        &mut self,
+        context: &mut Context<'_>,
+        pending: Pending,
+        outcome: Outcome,
+        order: ReplyOrder,
+    ) {
+        match (pending.kind, outcome) {
+            (Kind::Login(_), Outcome::Done) => self.tune(context),
+            (Kind::OpenVhost, _) => {
+                self.phase = Phase::Open;
+                self.push_reply(context, 0, &Method::ConnectionOpenOk {}, order);
+            }
+            (Kind::OpenChannel, Outcome::ChannelOpened(channel)) => {
+                context.pools.channels[pending.slot].state = State::Open(channel);
+                self.reply(context, pending, &Method::ChannelOpenOk {}, order);
+            }
+            (Kind::CloseChannel, _) => {
+                self.flush_confirms(context, pending.slot);
+                self.reply(context, pending, &Method::ChannelCloseOk {}, order);
+                self.drop_channel(context, pending.slot);
+            }
+            (Kind::ConfirmSelect, _) => {
+                context.pools.channels[pending.slot].confirms.select();
+                self.reply(context, pending, &Method::ConfirmSelectOk {}, order);
+            }
+            (Kind::Plain, _) => {
+                if let Some(ok) = plain_ok(pending.id) {
+                    self.reply(context, pending, &ok, order);
+                }
+            }
+            (Kind::QueueDeclare, Outcome::QueueDeclared { queue, message_count, consumer_count }) => {
+                let ok = Method::QueueDeclareOk { queue: &queue, message_count, consumer_count };
+                self.reply(context, pending, &ok, order);
+                context.pools.channels[pending.slot].last_queue = Name::try_from(&*queue).unwrap_or_default();
+            }
+            (Kind::Count, Outcome::MessageCount(message_count)) => {
+                let ok = match pending.id {
+                    (50, 30) => Method::QueuePurgeOk { message_count },
+                    _ => Method::QueueDeleteOk { message_count },
+                };
+                self.reply(context, pending, &ok, order);
+            }
+            (Kind::Consume, Outcome::Consuming { tag }) => {
+                self.reply(context, pending, &Method::BasicConsumeOk { consumer_tag: &tag }, order);
+            }
+            (Kind::Cancel, _) => {
+                let tag: Name = context.pools.cancelled_tag.clone();
+                self.reply(context, pending, &Method::BasicCancelOk { consumer_tag: &tag }, order);
+            }
+            (Kind::Get, Outcome::GetEmpty) => self.reply(context, pending, &Method::BasicGetEmpty {}, order),
+            (Kind::Get, Outcome::GetQueued) | (Kind::Silent, _) => {}
+            (kind, outcome) => panic!("{outcome:?} is no answer to {kind:?}"),
+        }
+    }
+
+    fn reply(&mut self, context: &mut Context<'_>, pending: Pending, method: &Method<'_>, order: ReplyOrder) {
+        if !pending.no_wait {
+            let number = context.pools.channels[pending.slot].number();
+            self.push_reply(context, number, method, order);
+        }
+    }
+
+    /// Puts a reply behind the others. There is room: whoever begins something asks for it first.
+    pub(super) fn push_reply(
+        &mut self,
+        context: &mut Context<'_>,
+        number: u16,
+        method: &Method<'_>,
+        order: ReplyOrder,
+    ) {
+        let mut record = [0; RECORD_BYTES_MAX];
+        let (head, frame) = record.split_at_mut(RECORD_HEAD_BYTES);
+        let mut writer = Writer::new(frame);
+        let written = method.emit_frame(number, &mut writer);
+        assert!(written.is_ok(), "{} is longer than a reply may be", method.name());
+        let len = writer.at();
+        head[..8].copy_from_slice(&order.to_be_bytes());
+        head[8..].copy_from_slice(&(len as u16).to_be_bytes());
+        let record = &record[..RECORD_HEAD_BYTES + len];
+        if !self.output.replies.append(&mut context.pools.replies, record) {
+            // The pool is sized so that this cannot be; were it otherwise, a reply that is missing would
+            // be worse than a connection that is.
+            self.warn(
+                context,
+                LogKind::Shortage,
+                format_args!(": no room for {}; closing it", method.name()),
+            );
+            self.finish(context.now);
+        }
+    }
+
+    /// Whether a reply and the closes it may be followed by fit.
+    pub(super) const fn has_reply_room(&self, context: &Context<'_>) -> bool {
+        self.has_room_for(context, 3)
+    }
+
+    /// Whether the closes fit that may follow anything at all: of a channel (behind its last confirms), and
+    /// of the connection.
+    #[inline]
+    pub(super) const fn has_close_room(&self, context: &Context<'_>) -> bool {
+        self.has_room_for(context, 2)
+    }
+
+    #[inline]
+    const fn has_room_for(&self, context: &Context<'_>, records: usize) -> bool {
+        // The chain's first block may be used up but for its last octet, so it takes one block more than
+        // its length says.
+        self.output.replies.len() + records * RECORD_BYTES_MAX + BLOCK_UNIT_BYTES
+            <= context.settings.replies_bytes_max
+    }
+
+    /// Turns the confirms of a channel that closes into replies, so that they go before the close. What is
+    /// not durable yet is not confirmed.
+    pub(super) fn flush_confirms(&mut self, context: &mut Context<'_>, slot: Slot) {
+        context.pools.channels[slot].confirms.drop_stored_later(context.durable);
+        while let Some((run, told_before)) = context.pools.channels[slot].confirms.take() {
+            let number = context.pools.channels[slot].number();
+            self.push_reply(context, number, &run.method(told_before), run.order);
+        }
+        self.unlist_to_confirm(context, slot);
+    }
+
+    /// The channel is gone for both sides: its number may be used again.
+    pub(super) fn drop_channel(&mut self, context: &mut Context<'_>, slot: Slot) {
+        self.unlist_to_confirm(context, slot);
+        self.drop_content(context, slot);
+        context.pools.channels.close(&mut self.channels, slot);
+    }
+
+    /// Puts a channel on the list where its first confirm belongs, or on none.
+    #[inline]
+    pub(super) fn list_to_confirm(&mut self, context: &mut Context<'_>, slot: Slot) {
+        let record = &context.pools.channels[slot];
+        let listed = match record.confirms.front() {
+            None => Listed::No,
+            Some(run) if run.batch <= context.durable => Listed::ToConfirm,
+            Some(_) => Listed::ToBeStored,
+        };
+        if record.listed == listed {
+            return;
+        }
+        self.unlist_to_confirm(context, slot);
+        context.pools.channels[slot].listed = listed;
+        match listed {
+            Listed::No => {}
+            Listed::ToConfirm => self.confirms.to_tell.push(&mut context.pools.channels, slot),
+            Listed::ToBeStored => self.confirms.to_be_stored.push(&mut context.pools.channels, slot),
+        }
+    }
+
+    pub(super) fn unlist_to_confirm(&mut self, context: &mut Context<'_>, slot: Slot) {
+        let channels = &mut context.pools.channels;
+        match core::mem::replace(&mut channels[slot].listed, Listed::No) {
+            Listed::No => {}
+            Listed::ToConfirm => self.confirms.to_tell.remove(channels, slot),
+            Listed::ToBeStored => self.confirms.to_be_stored.remove(channels, slot),
+        }
+    }
+
+    /// Closes a channel for a fault that no method of the peer caused. `false`: not now, for there is no room
+    /// for the close, or an answer is still expected; `true` also when it is closed already. Then the broker
+    /// has to be asked to take back what it held, so [`Self::next`] must be called.
+    pub fn close_channel(&mut self, context: &mut Context<'_>, number: u16, fault: &Fault) -> bool {
+        let found = context.pools.channels.find(&mut self.channels, self.id, number);
+        let Some(slot) = found.filter(|slot| matches!(context.pools.channels[*slot].state, State::Open(_)))
+        else {
+            return true;
+        };
+        let is_busy = self.expects_answer() || self.input.release.is_some();
+        if is_busy || self.phase != Phase::Open || !self.has_reply_room(context) {
+            return false;
+        }
+        if self.input.held_publish == slot {
+            self.input.held_publish = NONE;
+        }
+        self.drop_content(context, slot);
+        self.fail(context, slot, fault, (0, 0), context.last_delivery);
+        true
+    }
+
+    /// More is durable: confirms that waited for that may be told now.
+    pub fn note_durable(&mut self, context: &mut Context<'_>) {
+        let mut slot = self.confirms.to_be_stored.first;
+        while slot != NONE {
+            let next = ConfirmList::after(&context.pools.channels, slot);
+            self.list_to_confirm(context, slot);
+            slot = next;
+        }
+    }
+
+    /// Whether confirms wait for the disk.
+    pub const fn awaits_disk(&self) -> bool {
+        !self.confirms.to_be_stored.is_empty()
+    }
+
+    /// Whether the peer wants no answer to the command that [`Self::next`] returned last.
+    pub const fn wants_no_answer(&self) -> bool {
+        self.input.pending.no_wait
+    }
+
+    /// The answer to the command that [`Self::next`] returned last comes later; input stands still until
+    /// then.
+    pub const fn defer(&mut self) {
+        self.input.is_suspended = true;
+    }
+
+    /// The same for a login. Time that it waits for us does not count against the handshake.
+    pub fn defer_login(&mut self, now: Now) {
+        self.input.is_suspended = true;
+        self.phase = Phase::Start { due: now.after_ms(timers::LOGIN_PATIENCE_MS) };
+    }
+
+    /// Whether an answer is still expected: the connection may have closed while it was on its way.
+    pub fn expects_answer(&self) -> bool {
+        self.input.pending.is_something() && matches!(self.phase, Phase::Start { .. } | Phase::Open)
+    }
+}
+
+/// The "ok" of a method that has nothing to say but that.
+const fn plain_ok(id: (u16, u16)) -> Option<Method<'static>> {
+    Some(match id {
+        (40, 10) => Method::ExchangeDeclareOk {},
+        (40, 20) => Method::ExchangeDeleteOk {},
+        (40, 30) => Method::ExchangeBindOk {},
+        (40, 40) => Method::ExchangeUnbindOk {},
+        (50, 20) => Method::QueueBindOk {},
+        (50, 50) => Method::QueueUnbindOk {},
+        (60, 10) => Method::BasicQosOk {},
+        (60, 110) => Method::BasicRecoverOk {},
+        (90, 10) => Method::TxSelectOk {},
+        (90, 20) => Method::TxCommitOk {},
+        (90, 30) => Method::TxRollbackOk {},
+        _ => return None,
+    })
+}

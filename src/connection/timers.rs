@@ -1,0 +1,245 @@
+//! Everything about a connection that has its time.
+//!
+//! Why it exists: the loop sleeps until the earliest deadline of all connections and calls those that are
+//! due; this file says when and what then. What always holds: time during which we ourselves keep a peer
+//! waiting counts against nobody; a deadline that was met once does not fire again before something changed,
+//! so no connection keeps the loop awake.
+
+use super::channel::NONE;
+use super::connection::{Connection, Phase};
+use super::content::Content;
+use super::context::Context;
+use super::frame_faults::hard_fault;
+use leveret_core::log_limiter::LogKind;
+use leveret_core::time::{Deadline, Now};
+
+/// How long a refused peer is left waiting: what guessing passwords costs.
+pub(super) const REFUSAL_DELAY_MS: u64 = 1_000;
+/// How long a login may wait for its password to be checked.
+pub(super) const LOGIN_PATIENCE_MS: u64 = 60_000;
+/// How long a peer may take to answer connection.close, unless its heartbeat says less.
+const CLOSE_OK_MS: u64 = 30_000;
+
+/// A deadline that is judged this many milliseconds late was missed by the broker, not by the client: the process
+/// was paused, or the board was too busy.
+const LATE_MS: u64 = 1_000;
+
+/// How long a publisher must not have been waiting before it is told so.
+const UNBLOCKED_AFTER_MS: u64 = 100;
+
+/// What a deadline that passed led to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Timeout {
+    /// The connection goes on; it may have something to write now.
+    GoOn,
+    /// The peer is gone or will not listen: close the socket at once.
+    Close,
+}
+
+impl Connection {
+    /// When [`Self::handle_timeout`] wants to be called. Ask again after every other call.
+    pub fn deadline(&self) -> Deadline {
+        match self.phase {
+            Phase::Header { due } | Phase::Start { due } | Phase::Tune { due } => due,
+            Phase::Opening { due } => due.earlier(self.heartbeat_deadline()),
+            Phase::Refused { until, .. }
+            | Phase::Closing { until, .. }
+            | Phase::Ending { until }
+            | Phase::Finished { until } => until,
+            Phase::Open => {
+                self.heartbeat_deadline().earlier(self.content_deadline()).earlier(self.blocked_deadline())
+            }
+        }
+    }
+
+    /// Returns the earliest deadline that input can still move.
+    ///
+    /// Before one of these is judged, the socket must be read: after a pause of the process the input that
+    /// came in time may not have been read yet.
+    pub fn input_deadline(&self) -> Deadline {
+        match self.phase {
+            Phase::Header { due } | Phase::Start { due } | Phase::Tune { due } => due,
+            Phase::Opening { due } => due.earlier(self.silence_deadline()),
+            Phase::Closing { until, .. } => until,
+            Phase::Open => self.silence_deadline().earlier(self.content_deadline()),
+            Phase::Refused { .. } | Phase::Ending { .. } | Phase::Finished { .. } => Deadline::NEVER,
+        }
+    }
+
+    /// Gives the client more time if a deadline is judged more than [`LATE_MS`] late: the whole `handshake_ms`, the
+    /// whole `content_ms`, or one heartbeat interval, as in RabbitMQ. A pause of the machine may have stopped the client
+    /// as well.
+    pub fn extend_after_pause(&mut self, now: Now, handshake_ms: u64, content_ms: u64) {
+        let is_late = |due: Deadline| due.later_ms(LATE_MS).is_due(now);
+        if let Phase::Header { due } | Phase::Start { due } | Phase::Tune { due } | Phase::Opening { due } =
+            &mut self.phase
+            && is_late(*due)
+        {
+            *due = now.after_ms(handshake_ms);
+        }
+        if is_late(self.silence_deadline()) {
+            self.timing.heard = Now::from_ms(now.as_ms().saturating_sub(self.negotiated.heartbeat_ms.into()));
+        }
+        if is_late(self.content_deadline()) {
+            (self.timing.resumed, self.timing.content_due) = (now, now.after_ms(content_ms));
+        }
+    }
+
+    fn heartbeat_deadline(&self) -> Deadline {
+        if self.negotiated.heartbeat_ms == 0 || self.output.is_heartbeat_due {
+            return self.silence_deadline();
+        }
+        self.timing.wrote.after_ms(self.send_after_ms()).earlier(self.silence_deadline())
+    }
+
+    /// Returns when a client that stays silent counts as gone.
+    fn silence_deadline(&self) -> Deadline {
+        if self.negotiated.heartbeat_ms == 0 || self.input.is_suspended {
+            return Deadline::NEVER;
+        }
+        self.timing.heard.after_ms(self.lost_after_ms())
+    }
+
+    const fn content_deadline(&self) -> Deadline {
+        if self.input.is_suspended { Deadline::NEVER } else { self.timing.content_due }
+    }
+
+    const fn blocked_deadline(&self) -> Deadline {
+        match self.blocked {
+            blocked if blocked.lasts || !blocked.differs() => Deadline::NEVER,
+            blocked => blocked.since.after_ms(UNBLOCKED_AFTER_MS),
+        }
+    }
+
+    const fn send_after_ms(&self) -> u64 {
+        self.negotiated.heartbeat_ms as u64 / 2
+    }
+
+    const fn lost_after_ms(&self) -> u64 {
+        self.negotiated.heartbeat_ms as u64 * 2
+    }
+
+    /// Does what is due at `context.now`.
+    pub fn handle_timeout(&mut self, context: &mut Context<'_>) -> Timeout {
+        let now = context.now;
+        if !self.deadline().is_due(now) {
+            return Timeout::GoOn;
+        }
+        match self.phase {
+            Phase::Refused { tell: Some(mechanism), .. } => {
+                self.send_refusal(context, mechanism);
+                Timeout::GoOn
+            }
+            Phase::Opening { due } if !due.is_due(now) => self.handle_heartbeats(context),
+            Phase::Open => match self.handle_heartbeats(context) {
+                Timeout::GoOn => {
+                    self.blocked.lasts |= self.blocked_deadline().is_due(now);
+                    // One whose input we let stand has all the time that we take.
+                    if !self.input.is_suspended {
+                        self.check_contents(context);
+                    }
+                    Timeout::GoOn
+                }
+                Timeout::Close => Timeout::Close,
+            },
+            Phase::Refused { .. } | Phase::Ending { .. } | Phase::Finished { .. } => Timeout::Close,
+            phase => {
+                self.warn(context, LogKind::Timeout, format_args!(": closed, time is up: {phase:?}"));
+                Timeout::Close
+            }
+        }
+    }
+
+    fn handle_heartbeats(&mut self, context: &mut Context<'_>) -> Timeout {
+        let now = context.now;
+        if self.negotiated.heartbeat_ms == 0 {
+            return Timeout::GoOn;
+        }
+        if !self.input.is_suspended && self.timing.heard.after_ms(self.lost_after_ms()).is_due(now) {
+            let seconds = self.negotiated.heartbeat_ms / 1000;
+            let text = format_args!(": missed heartbeats from client, timeout: {seconds}s");
+            self.warn(context, LogKind::Timeout, text);
+            return Timeout::Close;
+        }
+        if self.timing.wrote.after_ms(self.send_after_ms()).is_due(now) {
+            self.output.is_heartbeat_due = true;
+        }
+        Timeout::GoOn
+    }
+
+    /// Looks for a content without progress; sets the next time to look.
+    fn check_contents(&mut self, context: &mut Context<'_>) {
+        if !self.timing.content_due.is_due(context.now) {
+            return;
+        }
+        let patience = context.settings.content_timeout_ms;
+        let mut oldest =
+            (self.timing.unread > 0).then_some(self.timing.unread_since.max(self.timing.resumed));
+        let mut slot = if self.channels.contents > 0 { self.channels.first } else { NONE };
+        while slot != NONE {
+            let record = &context.pools.channels[slot];
+            if record.content.holds_message() {
+                let since = record.progress.max(self.timing.resumed);
+                oldest = Some(oldest.map_or(since, |oldest| oldest.min(since)));
+            }
+            slot = context.pools.channels.next(slot);
+        }
+        self.timing.content_due = oldest.map_or(Deadline::NEVER, |since| since.after_ms(patience));
+        if self.timing.content_due.is_due(context.now) {
+            self.timing.content_due = Deadline::NEVER;
+            let text = format_args!("a message or frame was begun and did not go on for {patience} ms");
+            let fault = hard_fault(leveret_core::error::ReplyCode::ResourceError, text);
+            self.close_connection(context, &fault, (0, 0));
+        }
+    }
+
+    /// Whether a body has been coming in for `ms` milliseconds.
+    pub fn has_body_for(&self, context: &Context<'_>, ms: u64) -> bool {
+        let mut slot = if self.channels.contents > 0 { self.channels.first } else { NONE };
+        while slot != NONE {
+            let record = &context.pools.channels[slot];
+            let is_body = matches!(record.content, Content::Body { message: Some(_), .. });
+            if is_body && record.begun.after_ms(ms).is_due(context.now) {
+                return true;
+            }
+            slot = context.pools.channels.next(slot);
+        }
+        false
+    }
+
+    /// So many octets are there to be handled. Those left over from the last time are no sign of life.
+    #[inline]
+    pub(super) fn note_input(&mut self, now: Now, octets: usize) {
+        if self.input.is_suspended {
+            self.input.is_suspended = false;
+            self.timing.resumed = now;
+            self.timing.heard = now;
+        }
+        if octets > self.timing.unread as usize {
+            self.timing.heard = now;
+        }
+    }
+
+    /// All whole frames are handled: what is left over must go on in time.
+    #[inline]
+    pub(super) fn note_progress(&mut self, context: &Context<'_>, has_moved: bool, unread: usize) {
+        let unread = unread as u32;
+        if has_moved || unread != self.timing.unread {
+            self.timing.unread_since = context.now;
+            self.timing.unread = unread;
+        }
+        if unread == 0 && self.channels.contents == 0 {
+            self.timing.content_due = Deadline::NEVER;
+        } else if self.timing.content_due == Deadline::NEVER {
+            self.timing.content_due = context.now.after_ms(context.settings.content_timeout_ms);
+        }
+    }
+
+    /// How long to wait for close-ok.
+    pub(super) const fn close_patience_ms(&self) -> u64 {
+        match self.negotiated.heartbeat_ms as u64 {
+            ms if ms > 0 && ms < CLOSE_OK_MS => ms,
+            _ => CLOSE_OK_MS,
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! Opening the store, and the threads that do what the engine's `store_driver` asks for.
+//!
+//! Always true: the loop's thread touches no disk once it runs; after a failed write nothing more is
+//! confirmed, because the turn ends there and the process with it; a store that cannot be used is said to be
+//! so, loudly, and the rest of the broker runs without it, but lets nobody in whom no store vouches for.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use mio::Waker;
+
+use leveret_broker::{Broker, Context, First, restore};
+use leveret_config::{Config, FirstUser, first_user};
+use leveret_core::journal::Journal;
+use leveret_core::limits::SEGMENTS_MIN;
+use leveret_core::password::{GUEST, PasswordHash};
+use leveret_core::time::Now;
+use leveret_server::{StoreDriver, log_full};
+use leveret_storage::{Access, FileDisk, Log, OpenError, Report, Settings, Write, WriteDone};
+
+use super::directory;
+use super::entropy::entropy;
+use super::helper::Helper;
+use super::sizes::record_sizes;
+use super::start_error::StartError;
+
+/// The most that `disk_limit = "auto"` takes.
+const AUTO_LIMIT_BYTES_MAX: u64 = 8 << 30;
+
+/// The threads that wait for the disk.
+pub(super) struct Threads {
+    /// With what was written comes how many microseconds it took.
+    pub(super) writer: Helper<Write, (WriteDone, u64)>,
+    pub(super) reader: Helper<leveret_storage::Read, leveret_storage::ReadOutcome>,
+}
+
+/// The clock begins with the process.
+const START: Now = Now::from_ms(0);
+
+/// Opens the store of `config` and declares again what it holds. `None`: there is none to work with, and
+/// nothing can be durable, and nobody is let in.
+///
+/// # Errors
+/// The store is another process's, or a newer version's, or whoever set it up made a mistake.
+pub(super) fn open(
+    config: &Config,
+    (broker, mut context): (&mut Broker, Context<'_>),
+    waker: Arc<Waker>,
+) -> Result<Option<(StoreDriver, Threads)>, StartError> {
+    let directory = &config.data_dir;
+    let refused = |error| StartError::Store(directory.clone(), error);
+    broker.queues_mut().set_persist_all(config.store.persist_all);
+    let mut files = FileDisk::new(directory);
+    if let Err(error) = directory::prepare(config, &mut files)? {
+        return Ok(degraded(broker, context.journal_mut(), directory, &error));
+    }
+    let settings = settings(config, directory);
+    let (log, mut report) = match Log::open_files(&mut files, settings, fresh_identity(), START) {
+        Ok(opened) => opened,
+        Err(OpenError::Unreadable(error)) => {
+            let error = directory::judge(config, error)?;
+            return Ok(degraded(broker, context.journal_mut(), directory, &error));
+        }
+        Err(error) => return Err(refused(error)),
+    };
+    if let Some(error) = report.unwritable.take() {
+        report.unwritable = Some(directory::judge(config, error)?);
+        if report.is_new {
+            report.access.access = Access::InDoubt("a new store could not be begun");
+        }
+    }
+    tell(&report, directory);
+    let is_writable = report.unwritable.is_none();
+    let record_bytes_max = log.space().record_bytes_max() as u64;
+    context.journal_mut().start(log.life(), is_writable, record_bytes_max);
+    let (first, access) = (first_user(config, report.access.access), report.access.access);
+    restore(broker, &mut context, &log, &mut files, (report.access, report.reported_damage), first, START)
+        .map_err(|error| refused(OpenError::Unreadable(error)))?;
+    log_first_user(config, broker, access);
+    let driver = StoreDriver::new(log, config.limits.frame_max as usize);
+    let threads = Threads::start(files, directory, waker);
+    Ok(Some((driver, threads.map_err(|error| StartError::System("start a thread", error))?)))
+}
+
+impl Threads {
+    fn start(mut files: FileDisk, directory: &Path, waker: Arc<Waker>) -> io::Result<Self> {
+        let timed = move |job: Write| {
+            let start = Instant::now();
+            let done = job.run(&mut files);
+            (done, start.elapsed().as_micros() as u64)
+        };
+        let mut readable = FileDisk::new(directory);
+        let reader = move |job: leveret_storage::Read| job.run(&mut readable);
+        Ok(Self {
+            writer: Helper::start("store-write", waker.clone(), timed)?,
+            reader: Helper::start("store-read", waker, reader)?,
+        })
+    }
+}
+
+fn fresh_identity() -> leveret_storage::Identity {
+    let (mut id, mut secret) = ([0; 16], [0; 8]);
+    entropy(&mut id);
+    entropy(&mut secret);
+    leveret_storage::Identity { id, secret: u64::from_le_bytes(secret) }
+}
+
+fn settings(config: &Config, directory: &Path) -> Settings {
+    let (store, limits) = (&config.store, &config.limits);
+    let segment = u64::from(limits.segment_bytes);
+    let limit = store.disk_limit_bytes.unwrap_or_else(|| auto_limit(directory));
+    Settings {
+        segment_bytes: limits.segment_bytes,
+        commit_bytes: limits.commit_bytes_max,
+        index_bytes: limits.index_bytes_max as usize,
+        standing_bytes: limits.standing_bytes(&record_sizes(config)) as usize,
+        segments_max: u32::try_from((limit / segment).max(SEGMENTS_MIN)).unwrap_or(u32::MAX),
+        commit_window_ms: store.commit_window_ms.into(),
+        confirm_window_ms: store.confirm_window_ms.into(),
+        settle_window_ms: store.settle_window_ms.into(),
+        syncs_per_s: store.syncs_per_s,
+        sync_burst: store.sync_burst,
+        may_begin: !store.require_store,
+    }
+}
+
+/// Half of what is free, our own files counted as free.
+fn auto_limit(directory: &Path) -> u64 {
+    let free = rustix::fs::statvfs(directory).map_or(0, |found| found.f_bavail * found.f_frsize);
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let ours: u64 = entries.filter_map(|entry| entry.metadata().ok()).map(|found| found.len()).sum();
+    ((free + ours) / 2).min(AUTO_LIMIT_BYTES_MAX)
+}
+
+/// Whom a new store begins with. Making a hash takes long on purpose, so only where it is needed.
+fn first_user(config: &Config, access: Access) -> First<'_> {
+    if !matches!(access, Access::New | Access::Silent) {
+        return None;
+    }
+    let FirstUser { name, password } = &config.first_user;
+    let name = name.as_deref()?;
+    let is_known = password.0 == first_user::GUEST;
+    let hash = if is_known { GUEST } else { PasswordHash::of(password.0.as_bytes(), &mut entropy) };
+    Some((name, hash))
+}
+
+/// Whoever writes `default_user` into the configuration of a store that has users waits for it in vain.
+fn log_first_user(config: &Config, broker: &Broker, access: Access) {
+    let name = config.first_user.name.as_deref().filter(|_| config.first_user != FirstUser::default());
+    if let (Some(name), Access::Whole) = (name, access)
+        && !broker.access().users().any(|user| user.name == name)
+    {
+        log::warn!(
+            "default_user and default_pass are for a new store: this one has its users, and {name:?} is none \
+             of them; `leveretctl add_user` makes it one"
+        );
+    }
+}
+
+/// There is no store: who may come in is not known, and nothing can be durable.
+fn degraded(
+    broker: &mut Broker,
+    journal: &mut Journal,
+    directory: &Path,
+    error: &io::Error,
+) -> Option<(StoreDriver, Threads)> {
+    log::error!(
+        "the data directory {} cannot be used ({error}): nobody is let in, for who may come in stands there, \
+         and nothing is durable; see to the disk and start again",
+        directory.display()
+    );
+    journal.start(0, false, 0);
+    broker.doubt_access("it cannot be read", Vec::new());
+    None
+}
+
+fn tell(report: &Report, directory: &Path) {
+    if report.is_full {
+        log_full(false, true);
+    }
+    if report.is_new {
+        log::info!("{}: a new store", directory.display());
+        if let Some(misaligned) = leveret_storage::misaligned(directory) {
+            log::warn!("{}: {misaligned}", directory.display());
+        }
+        if let Some(why) = leveret_storage::not_in_place(directory) {
+            log::warn!("{}: {why}", directory.display());
+        }
+    }
+    for line in report.describe_damage() {
+        log::error!(
+            "{0}: {line}; the rest is served, `leveret inspect {0}` says what of it can be read",
+            directory.display()
+        );
+    }
+    if report.reported_damage.is_alarm() {
+        log::warn!(
+            "{}: an alarm stands for damage to the store; `leveret inspect` names all of it, `leveretctl acknowledge_damage` \
+             ends the alarm",
+            directory.display()
+        );
+    }
+    if report.footers_missing > 0 {
+        log::warn!(
+            "{}: {} full segment files have no footer; a power cut can cause that; if it was damage, messages may be missing",
+            directory.display(),
+            report.footers_missing
+        );
+    }
+    log_groups(report, directory);
+    log_access(report, directory);
+    if let Some(error) = &report.unwritable {
+        log::error!(
+            "{} cannot be written ({error}): what it holds is delivered, persistent messages wait, nothing \
+             durable can be declared; see to the disk and start again",
+            directory.display()
+        );
+    }
+}
+
+/// What became of transactions that no commit holds, and that had no time to be written to their end.
+fn log_groups(report: &Report, directory: &Path) {
+    if report.groups_undone > 0 {
+        log::warn!(
+            "{}: {} large transactions that a power cut ended have not happened, and nobody was told that \
+             they had",
+            directory.display(),
+            report.groups_undone
+        );
+    }
+}
+
+/// What the store knows of users and permissions, where that is not what the log says.
+fn log_access(report: &Report, directory: &Path) {
+    if report.access.access == Access::Whole && !report.access.restored.is_empty() {
+        log::warn!(
+            "{}: the log had lost {} definitions of users and permissions; they are as they were, from the \
+             files access.a and access.b",
+            directory.display(),
+            report.access.restored.len()
+        );
+    }
+    if let Access::InDoubt(why) = report.access.access {
+        let remedy = match report.unwritable {
+            None => {
+                "look at them (leveret ctl list_users, list_permissions), mend them, then say that they are \
+                 right (leveret ctl confirm_users)"
+            }
+            Some(_) => "see to the disk and start again",
+        };
+        log::error!(
+            "{}: the store cannot vouch for its users and permissions ({why}), so nobody is let in: {remedy}",
+            directory.display()
+        );
+    }
+}

@@ -1,0 +1,227 @@
+//! The poll, the clock, signals, and the engine's turns between.
+//!
+//! ```text
+//! sleep until something is reported or due ─ set_now ─ what was reported ─ turn ─┐
+//!   ↑                                                                            │
+//!   └────────────────────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! Always true: whoever still has work is on a list of the engine's, and the poll does not sleep then; a
+//! helper's result is taken in the turn that its wake-up begins; time is read once after each sleep, and
+//! once before it, for how long it may be.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use mio::net::UnixStream;
+use mio::{Events, Token};
+
+use leveret_config::Config;
+use leveret_core::time::{Deadline, Now};
+use leveret_management::systemd;
+use leveret_server::{Engine, Readiness};
+
+use super::listen::LISTEN_AGAIN_MS;
+use super::start_error::StartError;
+use super::system::{HANGUP, HELPERS, SIGNAL, System, Whose, whose};
+use super::{bridge_file, signals};
+
+const EVENTS_PER_POLL: usize = 256;
+/// A turn that takes so long is recorded, in milliseconds.
+const LONG_TURN_MS: u64 = 250;
+
+/// The engine on this machine: sockets, clock, threads and signals.
+pub struct EventLoop {
+    pub(super) engine: Engine<System>,
+    /// The configuration as it was read last.
+    pub(super) config: Config,
+    events: Events,
+    started: Instant,
+    signals: UnixStream,
+    pub(super) hangups: UnixStream,
+    /// The service manager wants to hear of us so often, and at the latest then.
+    watchdog: Option<(u64, Deadline)>,
+    /// When the addresses that were not there are tried again.
+    listen_again: Deadline,
+    has_said_stopping: bool,
+}
+
+impl core::fmt::Debug for EventLoop {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("EventLoop").field("engine", &self.engine).finish_non_exhaustive()
+    }
+}
+
+impl EventLoop {
+    /// Around an engine that is ready.
+    pub(super) fn new(
+        engine: Engine<System>,
+        config: Config,
+        signals: UnixStream,
+        hangups: UnixStream,
+    ) -> Self {
+        Self {
+            engine,
+            config,
+            events: Events::with_capacity(EVENTS_PER_POLL),
+            started: Instant::now(),
+            signals,
+            hangups,
+            watchdog: systemd::watchdog_interval_ms().map(|ms| (ms, Now::from_ms(0).after_ms(ms))),
+            listen_again: Deadline::NEVER,
+            has_said_stopping: false,
+        }
+    }
+
+    /// Turns until a signal says to stop.
+    ///
+    /// # Errors
+    /// The system's poll failed, or the disk.
+    pub fn run(&mut self) -> Result<(), StartError> {
+        systemd::ready();
+        let stopped = self.run_until_stopped();
+        self.engine.log_held_back();
+        stopped?;
+        log::info!("stopped");
+        Ok(())
+    }
+
+    fn run_until_stopped(&mut self) -> Result<(), StartError> {
+        // What the start took was no turn.
+        let now = self.clock();
+        self.engine.set_now(now);
+        if self.engine.platform().has_closed_listener() {
+            self.listen_again = now.after_ms(LISTEN_AGAIN_MS);
+        }
+        while !self.engine.is_stopped() {
+            self.wait()?;
+            self.engine.turn().map_err(disk_failed)?;
+            self.follow_up();
+        }
+        let goes_on = self.engine.begin_flush();
+        self.flush(goes_on)?;
+        let goes_on = self.engine.end_store();
+        self.flush(goes_on)?;
+        self.engine.log_counters();
+        if let Some(notes) = self.engine.bridge_notes()
+            && let Err(error) = bridge_file::write(&self.config.data_dir, &notes)
+        {
+            log::warn!("what was done with bridges cannot be written down: {error}");
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self, mut goes_on: bool) -> Result<(), StartError> {
+        while goes_on {
+            let deadline = self.engine.flush_sleeps_until();
+            self.wait_until(deadline)?;
+            goes_on = self.engine.flush().map_err(disk_failed)?;
+        }
+        Ok(())
+    }
+
+    /// What of a turn concerns the system.
+    fn follow_up(&mut self) {
+        if self.engine.is_stopping() && !core::mem::replace(&mut self.has_said_stopping, true) {
+            systemd::stopping();
+        }
+        if let Some(again) = self.engine.take_reloaded() {
+            self.take_reloaded(again);
+        }
+    }
+
+    fn wait(&mut self) -> Result<(), StartError> {
+        let watchdog = self.watchdog.map_or(Deadline::NEVER, |(_, at)| at);
+        let deadline = self.engine.sleeps_until().map(|deadline| deadline.earlier(watchdog));
+        self.wait_until(deadline.map(|deadline| deadline.earlier(self.listen_again)))?;
+        self.listen_again();
+        if let Some((interval_ms, at)) = self.watchdog {
+            let now = self.engine.now();
+            if at.is_due(now) {
+                systemd::watchdog_ping();
+                self.watchdog = Some((interval_ms, now.after_ms(interval_ms)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Tries the addresses that were not there and the certificates that could not be used again, every
+    /// [`LISTEN_AGAIN_MS`].
+    fn listen_again(&mut self) {
+        let now = self.engine.now();
+        if self.listen_again.is_due(now) {
+            if self.engine.platform().is_tls_shut {
+                self.engine.look_at_certificates();
+            }
+            self.engine.platform_mut().listen_again();
+            let is_any_left = self.engine.platform().has_closed_listener();
+            self.listen_again = if is_any_left { now.after_ms(LISTEN_AGAIN_MS) } else { Deadline::NEVER };
+        }
+    }
+
+    /// Waits for events until then at most; `None`: only takes those that are there.
+    fn wait_until(&mut self, deadline: Option<Deadline>) -> Result<(), StartError> {
+        // Without a sleep the time after it is read soon enough to say how long the turn took.
+        let (timeout, slept_from) = match deadline {
+            None => (Some(Duration::ZERO), None),
+            Some(deadline) => {
+                let now = self.clock();
+                (deadline.ms_left(now).map(Duration::from_millis), Some(now))
+            }
+        };
+        match self.engine.platform_mut().poll.poll(&mut self.events, timeout) {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => {
+                return Err(StartError::System("wait for events", error));
+            }
+            _ => {}
+        }
+        let now = self.clock();
+        let took_ms = slept_from.unwrap_or(now).ms_since(self.engine.now());
+        if took_ms >= LONG_TURN_MS {
+            self.engine.note_long_turn(took_ms);
+        }
+        self.engine.set_now(now);
+        let (mut is_stop_wanted, mut is_reload_wanted) = (false, false);
+        for event in &self.events {
+            match event.token() {
+                SIGNAL => is_stop_wanted = true,
+                HANGUP => is_reload_wanted = true,
+                // What they woke us for is taken in every turn.
+                HELPERS => {}
+                token => report(&mut self.engine, token, event),
+            }
+        }
+        self.events.clear();
+        if is_stop_wanted {
+            signals::drain(&mut self.signals);
+            self.engine.begin_stop("by a signal");
+        }
+        if is_reload_wanted {
+            self.take_hangup();
+        }
+        Ok(())
+    }
+
+    fn clock(&self) -> Now {
+        Now::from_ms(self.started.elapsed().as_millis() as u64)
+    }
+}
+
+#[inline]
+fn report(engine: &mut Engine<System>, token: Token, event: &mio::event::Event) {
+    let readiness = Readiness {
+        is_readable: event.is_readable(),
+        is_writable: event.is_writable(),
+        is_read_closed: event.is_read_closed(),
+        is_write_closed: event.is_write_closed(),
+        is_error: event.is_error(),
+    };
+    match whose(token) {
+        Whose::Peer(id) => engine.note_peer(id, readiness),
+        Whose::Listener(listener) => engine.note_listener(listener),
+    }
+}
+
+fn disk_failed(error: io::Error) -> StartError {
+    StartError::System("write to the data directory any more", error)
+}

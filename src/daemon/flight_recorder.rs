@@ -1,0 +1,132 @@
+//! Writes the events of this life into the flight recorder's file, which outlives the process.
+//!
+//! Why a file and neither a mapping nor a descriptor that somebody keeps: a record that was written to a file
+//! in memory is the kernel's, whatever becomes of us, and it takes one system call for an event that is rare;
+//! no memory is shared, nobody has to keep anything, and whoever asks later needs only its name.
+//!
+//! Always true: it lies in memory, never on a card; nobody but its own process writes to it; whoever records
+//! an event waits for nobody; what cannot be recorded is told once, and the broker runs on.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+use std::process;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, OFlags, flock, statfs};
+use rustix::io::Errno;
+
+use super::system::unix_ms;
+use leveret_core::flight::{self, Begun, FILE_BYTES, Kind, Stamp};
+
+/// File systems in memory, as `statfs` numbers them.
+const TMPFS: u64 = 0x0102_1994;
+const RAMFS: u64 = 0x8584_58f6;
+
+/// How often the lock is tried for, and the pause between: longer than a reader looks.
+const LOCK_TRIES: u32 = 50;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
+
+/// The one there is, for there is but one log.
+static RECORDER: OnceLock<FlightRecorder> = OnceLock::new();
+
+struct FlightRecorder {
+    file: File,
+    life: u32,
+    /// The number of the first event of this life.
+    first: u32,
+    next: AtomicU32,
+    started: Instant,
+    /// The log was told that something could not be recorded.
+    has_failed: AtomicBool,
+}
+
+/// Starts recording in a file; whether the life before ended without a word. Later calls change nothing.
+pub(super) fn start(path: &Path) -> io::Result<bool> {
+    let (file, begun) = open(path)?;
+    let first = AtomicU32::new(begun.first);
+    let (started, has_failed) = (Instant::now(), AtomicBool::new(false));
+    let recorder =
+        FlightRecorder { file, life: begun.life, first: begun.first, next: first, started, has_failed };
+    let who = format_args!("leveret {}, process {}", env!("CARGO_PKG_VERSION"), process::id());
+    recorder.append(Kind::Started, who)?;
+    drop(RECORDER.set(recorder));
+    Ok(begun.is_sudden)
+}
+
+/// Whether events are recorded.
+pub(super) fn is_on() -> bool {
+    RECORDER.get().is_some()
+}
+
+/// Records an event, if it is on.
+pub(super) fn record(kind: Kind, text: fmt::Arguments<'_>) {
+    let Some(recorder) = RECORDER.get() else { return };
+    if let Err(error) = recorder.append(kind, text)
+        && !recorder.has_failed.swap(true, Ordering::Relaxed)
+    {
+        log::warn!("the flight recorder does not take everything: {error}");
+    }
+}
+
+impl FlightRecorder {
+    fn append(&self, kind: Kind, text: fmt::Arguments<'_>) -> io::Result<()> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let life_ms = self.started.elapsed().as_millis() as u64;
+        let stamp = Stamp { number, life: self.life, unix_ms: unix_ms(), life_ms };
+        self.file.write_all_at(&flight::record(stamp, kind, text), flight::place(self.first, number))
+    }
+}
+
+/// Takes the file for this process. Who reads it for a report has it as well, but for a moment only.
+fn lock(file: &File) -> io::Result<()> {
+    for _ in 0..LOCK_TRIES {
+        match flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => thread::sleep(LOCK_PAUSE),
+            done => return Ok(done?),
+        }
+    }
+    Err(io::Error::other("another broker has it"))
+}
+
+/// Opens the file, and writes into it what a life begins with.
+fn open(path: &Path) -> io::Result<(File, Begun)> {
+    if !path.is_absolute() {
+        return Err(io::Error::other("it is to be a whole path, from / on"));
+    }
+    let folder = path.parent().unwrap_or(path);
+    // The type has another width on each architecture.
+    #[allow(clippy::unnecessary_cast, clippy::cast_sign_loss)]
+    let kind = statfs(folder)?.f_type as u64 & 0xffff_ffff;
+    if kind != TMPFS && kind != RAMFS {
+        return Err(io::Error::other(format!(
+            "{} lies on a disk, which so many small writes would wear: name a file below /run",
+            folder.display()
+        )));
+    }
+    // Neither a link that somebody laid out nor a pipe without a reader.
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    let mut options = File::options();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(flags);
+    let mut file = options.open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is no file"));
+    }
+    lock(&file)?;
+    let mut bytes = Vec::new();
+    Read::by_ref(&mut file).take(FILE_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+    let begun = match bytes.len() {
+        0..=FILE_BYTES => flight::begin(&bytes),
+        _ => Err(flight::Foreign),
+    };
+    let begun = begun.map_err(|foreign| io::Error::other(foreign.to_string()))?;
+    file.write_all_at(&begun.header, 0)?;
+    file.set_len(FILE_BYTES as u64)?;
+    file.write_all_at(&begun.before, (FILE_BYTES - begun.before.len()) as u64)?;
+    Ok((file, begun))
+}

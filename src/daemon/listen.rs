@@ -1,0 +1,549 @@
+//! The listeners: addresses to listen on, and accepting from them.
+//!
+//! Always true: running out of descriptors closes the newcomer, not the loop. A socket that systemd passes is
+//! one of an address that the configuration names, which says who is let in there; any other is refused, for
+//! whoever connected to it would wait for ever.
+
+use core::fmt;
+use std::fs::File;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use mio::net::{TcpListener, TcpStream};
+use mio::{Interest, Poll, Token};
+use rustix::io::Errno;
+use rustix::net::netdevice::name_to_index;
+use rustix::net::sockopt;
+use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, TcpKeepalive, Type};
+
+use leveret_config::Config;
+use leveret_config::units::ListenAddress;
+use leveret_core::error::is_out_of_descriptors;
+use leveret_core::limits::Limits;
+use leveret_core::log_limiter::{LogKind, LogLimiter, LogSource};
+use leveret_core::time::Now;
+use leveret_management::systemd;
+use leveret_server::{AcceptFailure, Accepted, PeerAddress};
+
+use super::buffer_size::BufferSize;
+use super::local::{Folder, LocalListener};
+use super::socket::{Socket, Stream};
+use super::start_error::StartError;
+
+/// Listeners of the management API and for metrics at most.
+pub(super) const MANAGEMENT_LISTENERS_MAX: usize = 16;
+/// How often an address is tried again whose address family, interface or certificate is missing.
+pub(super) const LISTEN_AGAIN_MS: u64 = 2_000;
+/// Peers that may wait in the kernel's queue.
+const BACKLOG: i32 = 1024;
+/// Bytes that the kernel takes from a bridge before they are sent: two seconds at 64 kbit/s, and as much as a
+/// fast link sends between two turns.
+const UNSENT_BYTES_MAX: u32 = 16 << 10;
+/// A silent peer is probed after this time, and so often.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// A peer that answers no probe, or takes no byte, for so long is given up, or for consumer_stall_timeout
+/// where that is longer. Long, because the kernel counts a program that works for minutes without reading
+/// just like one that is gone; heartbeats find the gone ones sooner, in connections that have them.
+const USER_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// One listening socket.
+#[derive(Debug)]
+pub(super) struct Listener {
+    listener: ListeningSocket,
+    /// What it is called in the log.
+    pub(super) address: ListenerAddress,
+    /// Whoever comes in here speaks TLS.
+    pub(super) with_tls: bool,
+    /// Whether the kernel accepts connections. A listener with TLS stays closed while there is no certificate to use.
+    is_listening: bool,
+}
+
+#[derive(Debug)]
+enum ListeningSocket {
+    Tcp(TcpListener),
+    Local(LocalListener),
+    /// The address family, or the interface, is not there yet: nobody can connect.
+    Absent(ListenAddress),
+}
+
+/// Where a listener is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum ListenerAddress {
+    /// On the network.
+    Network(SocketAddr),
+    /// On an interface, as the configuration names it.
+    Interface(ListenAddress),
+    /// A Unix socket.
+    Local(PathBuf),
+}
+
+impl fmt::Display for ListenerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Network(address) => address.fmt(f),
+            Self::Interface(listen) => listen.fmt(f),
+            Self::Local(path) => path.display().fmt(f),
+        }
+    }
+}
+
+impl ListeningSocket {
+    fn accept(&self) -> io::Result<(Socket, PeerAddress)> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, address) = listener.accept()?;
+                Ok((Socket::new(Stream::Tcp(stream)), PeerAddress::Network(address)))
+            }
+            Self::Local(listener) => listener.accept(),
+            Self::Absent(_) => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+}
+
+impl Listener {
+    /// Binds to an address, without accepting connections yet; port 0 takes a free one. Accepted connections inherit the
+    /// options of the listening socket, so options cost no system call for each connection.
+    fn open(listen: ListenAddress, with_tls: bool, limits: &Limits, passed: &mut Passed) -> io::Result<Self> {
+        let address = address_with_scope(listen)?;
+        let (socket, is_listening) = match passed.take(address) {
+            Some(socket) => (socket, true),
+            None => (bound(ListenAddress { socket: address, ..listen })?, false),
+        };
+        socket.set_nonblocking(true)?;
+        set_options(&socket, limits)?;
+        let listener = TcpListener::from_std(socket.into());
+        let socket = listener.local_addr()?;
+        let address = match listen.zone {
+            Some(_) => ListenerAddress::Interface(ListenAddress { socket, ..listen }),
+            None => ListenerAddress::Network(socket),
+        };
+        Ok(Self { listener: ListeningSocket::Tcp(listener), address, with_tls, is_listening })
+    }
+
+    /// Opens one, or keeps its place among the others where its address family or interface is not there yet.
+    ///
+    /// # Errors
+    /// Whatever else the system says against it.
+    fn open_or_wait(
+        listen: ListenAddress,
+        with_tls: bool,
+        limits: &Limits,
+        passed: &mut Passed,
+    ) -> io::Result<Self> {
+        match Self::open(listen, with_tls, limits, passed) {
+            Err(error) if is_absent(&error) => {
+                log::warn!(
+                    "not listening on {listen} now: {}; it is tried again every {} s, and the rest is served",
+                    why_absent(&error),
+                    LISTEN_AGAIN_MS / 1000
+                );
+                let address = ListenerAddress::Interface(listen);
+                Ok(Self { listener: ListeningSocket::Absent(listen), address, with_tls, is_listening: false })
+            }
+            opened => opened,
+        }
+    }
+
+    /// Lets the kernel accept connections: as late as possible, so that whatever a script does next after it could
+    /// connect, the command line included, works.
+    ///
+    /// # Errors
+    /// Another program has begun to listen there since.
+    pub(super) fn listen(&mut self) -> Result<(), StartError> {
+        match (&self.listener, &self.address) {
+            (ListeningSocket::Absent(_), _) => return Ok(()),
+            (ListeningSocket::Local(listener), _) => listener
+                .listen(BACKLOG)
+                .map_err(|why| StartError::ListenLocal(listener.path().to_path_buf(), why))?,
+            (ListeningSocket::Tcp(listener), address) => {
+                SockRef::from(listener).listen(BACKLOG).map_err(|why| {
+                    let listen = match address {
+                        ListenerAddress::Network(address) => ListenAddress::required(*address),
+                        ListenerAddress::Interface(listen) => *listen,
+                        ListenerAddress::Local(path) => return StartError::ListenLocal(path.clone(), why),
+                    };
+                    StartError::Listen(listen, why)
+                })?;
+            }
+        }
+        self.is_listening = true;
+        Ok(())
+    }
+
+    /// Logs that clients can connect here.
+    pub(super) fn log_open(&self) {
+        log::info!("listening {}on {}", if self.with_tls { "with TLS " } else { "" }, self.address);
+    }
+
+    /// Whether the kernel accepts connections here.
+    pub(super) const fn is_listening(&self) -> bool {
+        self.is_listening
+    }
+
+    /// Whether it is bound to its address and does not accept connections yet.
+    pub(super) const fn is_closed(&self) -> bool {
+        !self.is_listening && !matches!(self.listener, ListeningSocket::Absent(_))
+    }
+
+    /// Listens after all, if the address family or interface that was missing is there now, or another program has left
+    /// the port. `is_tls_shut`: no certificate can be used, so an address with TLS is not tried.
+    pub(super) fn try_again(&mut self, poll: &Poll, token: Token, limits: &Limits, is_tls_shut: bool) {
+        if self.with_tls && is_tls_shut {
+            return;
+        }
+        if self.is_closed() && self.listen().is_ok() {
+            return self.log_open();
+        }
+        let ListeningSocket::Absent(listen) = self.listener else { return };
+        let opened =
+            Self::open(listen, self.with_tls, limits, &mut Passed(Vec::new())).and_then(|mut opened| {
+                opened.listen().map_err(io::Error::other)?;
+                opened.register(poll, token)?;
+                Ok(opened)
+            });
+        match opened {
+            Ok(opened) => {
+                *self = opened;
+                log::info!("listening on {} now", self.address);
+            }
+            Err(error) => log::debug!("still not listening on {listen}: {error}"),
+        }
+    }
+
+    fn register(&mut self, poll: &Poll, token: Token) -> io::Result<()> {
+        match &mut self.listener {
+            ListeningSocket::Tcp(listener) => poll.registry().register(listener, token, Interest::READABLE),
+            ListeningSocket::Local(listener) => listener.register(poll, token),
+            ListeningSocket::Absent(_) => Ok(()),
+        }
+    }
+
+    /// Keeps the segments of those who come from now on to so many bytes; 0: as long as the link allows.
+    pub(super) fn limit_segments(&self, bytes: u32) {
+        if let ListeningSocket::Tcp(listener) = &self.listener
+            && let Err(error) = SockRef::from(listener).set_tcp_mss(bytes)
+        {
+            log::debug!("{}: segments cannot be limited to {bytes} bytes: {error}", self.address);
+        }
+    }
+
+    /// The next visitor, if one waits and can be accepted.
+    pub(super) fn accept(
+        &mut self,
+        spare: &mut SpareDescriptor,
+        limiter: &mut LogLimiter,
+        now: Now,
+    ) -> Result<Accepted<Socket>, AcceptFailure> {
+        if !self.is_listening {
+            // epoll reports a hang-up for a TCP socket that does not listen.
+            return Err(AcceptFailure::Empty);
+        }
+        let error = match self.listener.accept() {
+            Ok((socket, address)) => return Ok(Accepted { socket, address }),
+            Err(error) => error,
+        };
+        if is_out_of_descriptors(&error) {
+            let hint = "raise the limit (LimitNOFILE)";
+            let text = format_args!("no file descriptor for a new connection ({error}): {hint}");
+            limiter.warn(now, LogSource::Anybody, LogKind::Shortage, text);
+            // It is said before anybody looks whether somebody is there.
+            let turned_away = spare.turn_away(&self.listener);
+            return Err(turned_away.map_or_else(|error| failure_of(&error), |()| AcceptFailure::Connection));
+        }
+        let failure = failure_of(&error);
+        if failure == AcceptFailure::System {
+            let text = format_args!("accepting on {} failed: {error}", self.address);
+            limiter.warn(now, LogSource::Anybody, LogKind::Shortage, text);
+        }
+        Err(failure)
+    }
+}
+
+/// The sockets that systemd listens with and passed to this process.
+pub(super) struct Passed(Vec<RawSocket>);
+
+impl Passed {
+    /// # Errors
+    /// What systemd says of them makes no sense.
+    pub(super) fn to_us() -> Result<Self, StartError> {
+        let failed = |error| StartError::System("take over leveret.socket", io::Error::other(error));
+        let sockets = systemd::passed_sockets().map_err(failed)?;
+        Ok(Self(sockets.into_iter().map(RawSocket::from).collect()))
+    }
+
+    /// The one with this address.
+    fn take(&mut self, address: SocketAddr) -> Option<RawSocket> {
+        let is_it = |socket: &RawSocket| address_of(socket) == Some(address);
+        self.0.iter().position(is_it).map(|place| self.0.swap_remove(place))
+    }
+
+    /// # Errors
+    /// There is one that the configuration does not name.
+    pub(super) fn none_left(self) -> Result<(), StartError> {
+        self.0.first().map_or(Ok(()), |socket| Err(StartError::Passed(address_of(socket))))
+    }
+}
+
+/// Where a socket is on the network.
+fn address_of(socket: &RawSocket) -> Option<SocketAddr> {
+    socket.local_addr().ok()?.as_socket()
+}
+
+/// The address with the number of the interface that it names.
+///
+/// # Errors
+/// There is no such interface now.
+fn address_with_scope(listen: ListenAddress) -> io::Result<SocketAddr> {
+    let mut address = listen.socket;
+    if let (Some(zone), SocketAddr::V6(address)) = (listen.zone, &mut address) {
+        let socket = RawSocket::new(Domain::IPV6, Type::DGRAM, None)?;
+        address.set_scope_id(name_to_index(&socket, zone.name())?);
+    }
+    Ok(address)
+}
+
+/// Whether an address family that the kernel lacks, or an interface that is not there, keeps an address from being
+/// listened on.
+fn is_absent(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::AFNOSUPPORT | Errno::NODEV))
+}
+
+fn why_absent(error: &io::Error) -> &'static str {
+    match Errno::from_io_error(error) {
+        Some(Errno::NODEV) => "there is no such interface",
+        _ => "the kernel has no such address family (is it booted with ipv6.disable=1?)",
+    }
+}
+
+/// A new socket that is bound to an address.
+fn bound(listen: ListenAddress) -> io::Result<RawSocket> {
+    let address = listen.socket;
+    let socket = RawSocket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        // 0.0.0.0 and :: are two listeners that do not get in each other's way.
+        socket.set_only_v6(true)?;
+    }
+    bind(&socket, listen)?;
+    Ok(socket)
+}
+
+/// Binds to an address. One that no interface has yet is bound all the same: a board may start before its
+/// network does, and must not stay without a broker for that.
+fn bind(socket: &RawSocket, listen: ListenAddress) -> io::Result<()> {
+    let address = listen.socket;
+    match socket.bind(&address.into()) {
+        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable && !listen.if_available => {
+            match address {
+                SocketAddr::V4(_) => sockopt::set_ip_freebind(socket, true)?,
+                SocketAddr::V6(_) => sockopt::set_ipv6_freebind(socket, true)?,
+            }
+            socket.bind(&address.into())?;
+            log::warn!(
+                "no interface has the address of {address} now: whoever connects to it comes in as soon as \
+                 one has; is it spelt right?"
+            );
+            Ok(())
+        }
+        done => done,
+    }
+}
+
+/// Addresses to listen on, and whether with TLS; those without come first.
+///
+/// # Errors
+/// There is none, also counting the Unix socket, or one is named twice.
+pub(super) fn wanted(config: &Config) -> Result<Vec<(ListenAddress, bool)>, StartError> {
+    let with_tls = config.listen_tls.iter().map(|listen| (listen.0, true));
+    let wanted: Vec<_> = config.listen.iter().map(|listen| (*listen, false)).chain(with_tls).collect();
+    if wanted.is_empty() && config.unix.path.is_none() {
+        return Err(StartError::NowhereToListen);
+    }
+    for (at, (listen, _)) in wanted.iter().enumerate() {
+        let is_same =
+            |(other, _): &(ListenAddress, bool)| (other.socket, other.zone) == (listen.socket, listen.zone);
+        if listen.socket.port() != 0 && wanted[..at].iter().any(is_same) {
+            return Err(StartError::ListenTwice(*listen));
+        }
+    }
+    Ok(wanted)
+}
+
+/// Opens all listeners, each under the token of its place; an address that may be missing is left out when it
+/// is. Those without TLS come first.
+pub(super) fn open_listeners(
+    poll: &mut Poll,
+    config: &Config,
+    passed: &mut Passed,
+) -> Result<Vec<Listener>, StartError> {
+    let mut listeners: Vec<Listener> = Vec::new();
+    for (listen, with_tls) in wanted(config)? {
+        if listen.if_available {
+            match Listener::open(listen, with_tls, &config.limits, passed) {
+                Ok(listener) => listeners.push(listener),
+                Err(error) => log::info!("not listening on {listen}: {error}"),
+            }
+            continue;
+        }
+        let opened = Listener::open_or_wait(listen, with_tls, &config.limits, passed);
+        listeners.push(opened.map_err(|error| StartError::Listen(listen, error))?);
+    }
+    if let Some(path) = &config.unix.path {
+        let listener = LocalListener::bind(path, Folder::Anybodys, config.unix.mode.0);
+        let listener =
+            listener.map(ListeningSocket::Local).map_err(|why| StartError::ListenLocal(path.clone(), why))?;
+        listeners.push(Listener {
+            listener,
+            address: ListenerAddress::Local(path.clone()),
+            with_tls: false,
+            is_listening: false,
+        });
+    }
+    for (place, listener) in listeners.iter_mut().enumerate() {
+        let failed = |error| StartError::System("wait for connections", error);
+        listener.register(poll, Token(place)).map_err(failed)?;
+    }
+    if listeners.is_empty() { Err(StartError::NowhereToListen) } else { Ok(listeners) }
+}
+
+/// Opens the listeners of the management API, those with TLS behind the others, and behind them those for metrics.
+pub(super) fn open_management(
+    poll: &Poll,
+    config: &Config,
+    token: fn(usize) -> Token,
+    passed: &mut Passed,
+) -> Result<Vec<Listener>, StartError> {
+    let mut listeners: Vec<Listener> = Vec::new();
+    let wanted = [(&config.management, false), (&config.management_tls, true), (&config.metrics, false)];
+    let wanted =
+        wanted.into_iter().flat_map(|(listen, with_tls)| listen.iter().map(move |at| (at, with_tls)));
+    if wanted.clone().count() > MANAGEMENT_LISTENERS_MAX {
+        let why = io::Error::other("there may be 16 of them");
+        return Err(StartError::System("listen on so many addresses of management and metrics", why));
+    }
+    for (listen, with_tls) in wanted {
+        // An absent one keeps its place, for the places say which are those of the API.
+        let opened = Listener::open_or_wait(*listen, with_tls, &config.limits, passed);
+        let mut listener = opened.map_err(|error| StartError::Listen(*listen, error))?;
+        let failed = |error| StartError::System("wait for connections", error);
+        listener.register(poll, token(listeners.len())).map_err(failed)?;
+        listeners.push(listener);
+    }
+    Ok(listeners)
+}
+
+/// A descriptor kept back, to be able to accept and close a visitor when there are no others: otherwise it
+/// would stay in the queue and wake the loop for ever.
+#[derive(Debug)]
+pub(super) struct SpareDescriptor(Option<File>);
+
+impl SpareDescriptor {
+    pub(super) fn new() -> Self {
+        Self(File::open("/dev/null").ok())
+    }
+
+    /// # Errors
+    /// Accepting fails all the same: nobody is there, or there was no spare one to do it with.
+    fn turn_away(&mut self, listener: &ListeningSocket) -> io::Result<()> {
+        drop(self.0.take());
+        let accepted = listener.accept().map(drop);
+        *self = Self::new();
+        accepted
+    }
+}
+
+/// Gives a new connection the kernel's buffers that it is to have.
+pub(super) fn prepare(socket: &Socket, limits: &Limits, size: BufferSize) -> io::Result<()> {
+    match &socket.stream {
+        Stream::Tcp(stream) => size.set(&SockRef::from(stream), limits),
+        Stream::Unix(stream) => size.set(&SockRef::from(stream), limits),
+    }
+}
+
+/// Begins to connect to an upstream.
+pub(super) fn connect(address: SocketAddr, limits: &Limits) -> io::Result<Socket> {
+    let socket = RawSocket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    set_options(&socket, limits)?;
+    limit_unsent(&socket)?;
+    match socket.connect(&address.into()) {
+        Err(error) if Errno::from_io_error(&error) != Some(Errno::INPROGRESS) => return Err(error),
+        _ => {}
+    }
+    Ok(Socket::new(Stream::Tcp(TcpStream::from_std(socket.into()))))
+}
+
+/// What is written and not sent waits in the kernel, where nothing urgent can go before it, and where nobody can
+/// tell how much of it has gone. So the kernel takes little more than it can send.
+fn limit_unsent(socket: &RawSocket) -> io::Result<()> {
+    socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX)
+}
+
+/// For a loop that gathers its writes and must notice lost peers.
+fn set_options(socket: &RawSocket, limits: &Limits) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_INTERVAL);
+    socket.set_tcp_keepalive(&keepalive)?;
+    if limits.consumer_stall_timeout_ms == 0 {
+        return Ok(());
+    }
+    // A little later than the engine closes such a connection, which says why.
+    let stall = Duration::from_millis(limits.consumer_stall_timeout_ms.into());
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT.max(stall) + Duration::from_secs(5)))
+}
+
+/// On Linux accept() also says what has become of the connection meanwhile, which it takes out of the queue.
+pub(super) fn failure_of(error: &io::Error) -> AcceptFailure {
+    match Errno::from_io_error(error) {
+        Some(Errno::WOULDBLOCK) => AcceptFailure::Empty,
+        Some(
+            Errno::INTR
+            | Errno::CONNABORTED
+            | Errno::CONNRESET
+            | Errno::TIMEDOUT
+            | Errno::PROTO
+            | Errno::NOPROTOOPT
+            | Errno::NETDOWN
+            | Errno::NETUNREACH
+            | Errno::HOSTDOWN
+            | Errno::HOSTUNREACH
+            | Errno::NONET,
+        ) => AcceptFailure::Connection,
+        _ => AcceptFailure::System,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_comes_in_has_the_options_of_the_door() {
+        let limits = Limits::default();
+        let mut listener =
+            Listener::open("127.0.0.1:0".parse().unwrap(), false, &limits, &mut Passed(Vec::new())).unwrap();
+        listener.listen().unwrap();
+        let ListenerAddress::Network(address) = listener.address else { panic!("it is one of the network") };
+        let _client = std::net::TcpStream::connect(address).unwrap();
+        let (socket, _) = listener.listener.accept().unwrap();
+        let Stream::Tcp(stream) = &socket.stream else { panic!("it is one of the network") };
+        let socket = SockRef::from(stream);
+        assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
+        let times = (socket.tcp_keepalive_time().unwrap(), socket.tcp_keepalive_interval().unwrap());
+        assert_eq!(times, (KEEPALIVE_AFTER, KEEPALIVE_INTERVAL));
+        assert!(socket.tcp_user_timeout().unwrap() >= Some(USER_TIMEOUT));
+    }
+
+    #[test]
+    fn a_shortage_is_no_sign_that_nobody_is_there() {
+        let of = |errno: Errno| failure_of(&errno.into());
+        assert_eq!(of(Errno::AGAIN), AcceptFailure::Empty);
+        assert_eq!(of(Errno::PROTO), AcceptFailure::Connection);
+        for errno in [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::PERM] {
+            assert_eq!(of(errno), AcceptFailure::System);
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! `leveret check --connect`: every upstream of every bridge tried once, by somebody who can wait.
+//!
+//! What a rule needs is asked for in such a way that nothing comes of it: a publish whose expiration is no
+//! number, a consumer whose priority is none. Both are refused with 406 by who would allow the same done
+//! right, and with 403 or 404 by who would not.
+//!
+//! Always true: no message is published or delivered; each upstream gets one line, with what works and what
+//! does not.
+
+use std::fmt::Write as _;
+use std::net::ToSocketAddrs;
+
+use leveret_amqp::{
+    ContentHeader, Edit, FrameKind, Method, Properties, PropertyEdit, Table, Writer, next_frame,
+};
+use leveret_bridge::{Client, Credentials, Event, Origin};
+use leveret_config::Config;
+use leveret_config::bridge::{Bridge, Destination, Rule, read_password};
+use leveret_config::upstream::Upstream;
+use leveret_core::time::Now;
+use leveret_tls::KnownTime;
+
+use super::probe_line::Line;
+
+/// What asks nothing of anybody, and is no expiration.
+const NO_EXPIRATION: &[u8] = b"check";
+/// Room for a method and a content header of ours.
+const SAID_BYTES_MAX: usize = 2048;
+/// The code that says: allowed, but not like this.
+const PRECONDITION_FAILED: u16 = 406;
+/// Of a frame no more is taken than this, in bytes.
+const FRAME_BYTES_MAX: u32 = 128 << 10;
+
+/// What an upstream was found to do.
+#[derive(Default)]
+struct Found {
+    works: Vec<String>,
+    fails: Vec<String>,
+}
+
+/// Tries every upstream once; a line for each, and whether all of it works.
+pub fn try_upstreams(config: &Config) -> (String, bool) {
+    let (mut text, mut is_good) = (String::new(), true);
+    for bridge in &config.bridges {
+        for upstream in &bridge.upstream {
+            let mut found = Found::default();
+            if let Err(why) = visit(config, bridge, upstream, &mut found) {
+                found.fails.push(why);
+            }
+            // Writing into a String cannot fail.
+            let _ = write!(text, "bridge {}, {upstream}: ", bridge.name);
+            for (at, (what, list)) in
+                [("works: ", &found.works), ("DOES NOT: ", &found.fails)].iter().enumerate()
+            {
+                let between = if at == 1 && !found.works.is_empty() { "; " } else { "" };
+                if !list.is_empty() {
+                    let _ = write!(text, "{between}{what}{}", list.join(", "));
+                }
+            }
+            text.push('\n');
+            is_good &= found.fails.is_empty();
+        }
+    }
+    if config.bridges.is_empty() {
+        text.push_str("there is no [[bridge]], so there is nobody to connect to\n");
+    }
+    (text, is_good)
+}
+
+fn visit(config: &Config, bridge: &Bridge, upstream: &Upstream, found: &mut Found) -> Result<(), String> {
+    let addresses = (upstream.host.as_str(), upstream.port).to_socket_addrs();
+    let addresses: Vec<_> = addresses
+        .map_err(|error| format!("its name {} cannot be looked up: {error}", upstream.host))?
+        .collect();
+    found.works.push("name".into());
+    let mut line = Line::connect(&addresses)?;
+    found.works.push("connection".into());
+    if upstream.with_tls {
+        let mut known = KnownTime::kept_in(&config.data_dir);
+        let spoken = line.shake(&upstream.host, &bridge.tls, &mut known)?;
+        found.works.push(format!("TLS ({spoken})"));
+    }
+    let mut talk = Talk { line, input: Vec::new(), frame_max: FRAME_BYTES_MAX };
+    talk.log_in(config, bridge, upstream)?;
+    found.works.push(format!("login and virtual host (frames of {} bytes)", talk.frame_max));
+    for (rules, is_forward) in [(&bridge.forward, true), (&bridge.fetch, false)] {
+        for rule in rules {
+            let asked = if is_forward { talk.try_forward(rule) } else { talk.try_fetch(rule) };
+            let shown = shown(rule, is_forward);
+            match asked? {
+                Ok(()) => found.works.push(shown),
+                Err(why) if bridge.declares && why.starts_with("404") && why.contains("no queue") => {
+                    found.works.push(format!(
+                        "{shown} (not there yet; it is declared when the bridge connects, for which the user \
+                         there needs the right to configure it: not tried)"
+                    ));
+                }
+                Err(why) => found.fails.push(format!("{shown}: {why}")),
+            }
+        }
+    }
+    talk.say(
+        0,
+        &Method::ConnectionClose { reply_code: 200, reply_text: "Goodbye", class_id: 0, method_id: 0 },
+    )
+}
+
+fn shown(rule: &Rule, is_forward: bool) -> String {
+    match (is_forward, &rule.to) {
+        (false, _) => format!("to fetch from queue '{}'", rule.queue),
+        (true, Destination::Queue(queue)) => format!("to forward to queue '{queue}'"),
+        (true, Destination::Exchange(exchange, _)) => format!("to forward to exchange '{exchange}'"),
+        // A shovel's alone, and those are not in the file.
+        (true, Destination::AsItWas(_)) => "to forward to where messages were published".to_string(),
+    }
+}
+
+/// A login at an upstream.
+struct Talk {
+    line: Line,
+    input: Vec<u8>,
+    frame_max: u32,
+}
+
+/// What was asked is allowed, or why not.
+type Allowed = Result<(), String>;
+
+impl Talk {
+    fn log_in(&mut self, config: &Config, bridge: &Bridge, upstream: &Upstream) -> Result<(), String> {
+        let mut upstream = upstream.clone();
+        if let Some(file) = bridge.password_file.as_ref().filter(|_| upstream.password.is_none()) {
+            upstream.password = Some(read_password(file)?);
+        }
+        let credentials = Credentials {
+            upstream,
+            name: format!("leveret check {}", bridge.name),
+            version: config.product.version.clone(),
+        };
+        let now = Now::from_ms(0);
+        let limits = (config.limits.frame_max, 0);
+        let mut client = Client::new(now, 1, credentials, Origin::default(), limits);
+        loop {
+            self.line.write(client.pending())?;
+            client.note_written(now, usize::MAX);
+            let mut at = 0;
+            let event = client.next(&self.input, &mut at);
+            let ended = match event {
+                Event::Ready { .. } => Some(Ok(client.frame_max())),
+                Event::Closed { cause, .. } => Some(Err(format!("it opens no channel: {cause}"))),
+                Event::Lost(cause) => Some(Err(cause.as_str().to_string())),
+                Event::Open => {
+                    client.open(now, 0, None, None);
+                    None
+                }
+                _ => None,
+            };
+            self.input.drain(..at);
+            match ended {
+                Some(frame_max) => {
+                    self.frame_max = frame_max?;
+                    return Ok(());
+                }
+                None if client.pending().is_empty() => self.line.read(&mut self.input)?,
+                None => {}
+            }
+        }
+    }
+
+    fn say(&mut self, channel: u16, method: &Method<'_>) -> Result<(), String> {
+        let mut room = [0; SAID_BYTES_MAX];
+        let mut writer = Writer::new(&mut room);
+        method.emit_frame(channel, &mut writer).map_err(|_| "its names are too long to be said")?;
+        self.line.write(writer.written())
+    }
+
+    /// What is answered: nothing but yes, or the code and text with which the channel is closed.
+    fn hear(&mut self) -> Result<Result<(), (u16, String)>, String> {
+        loop {
+            let frame = next_frame(&self.input, self.frame_max);
+            let Some(frame) = frame.map_err(|_| "it sends what is no frame of AMQP 0-9-1")? else {
+                self.line.read(&mut self.input)?;
+                continue;
+            };
+            let (len, is_method) = (frame.input_len(), frame.header.kind() == Some(FrameKind::Method));
+            let heard = match Method::parse(frame.payload) {
+                Ok(Method::ChannelClose { reply_code, reply_text, .. }) if is_method => {
+                    Some(Ok(Err((reply_code, reply_text.to_string()))))
+                }
+                Ok(Method::ConnectionClose { reply_code, reply_text, .. }) if is_method => {
+                    Some(Err(format!("it closed the connection: {reply_code} {reply_text}")))
+                }
+                _ if is_method => Some(Ok(Ok(()))),
+                _ => None,
+            };
+            self.input.drain(..len);
+            if let Some(heard) = heard {
+                return heard;
+            }
+        }
+    }
+
+    /// Asks, and opens the channel again if it was closed for it.
+    fn ask(&mut self, method: &Method<'_>, content: &[u8]) -> Result<Result<(), (u16, String)>, String> {
+        self.say(1, method)?;
+        self.line.write(content)?;
+        let answer = self.hear()?;
+        if answer.is_err() {
+            self.say(1, &Method::ChannelCloseOk {})?;
+            self.say(1, &Method::ChannelOpen {})?;
+            if let Err((code, text)) = self.hear()? {
+                return Err(format!("it opens no channel any more: {code} {text}"));
+            }
+        }
+        Ok(answer)
+    }
+
+    fn is_there(&mut self, method: &Method<'_>) -> Result<Allowed, String> {
+        Ok(self.ask(method, &[])?.map_err(|(code, text)| format!("{code} {text}")))
+    }
+
+    fn queue_is_there(&mut self, queue: &str) -> Result<Allowed, String> {
+        let arguments = Table::EMPTY;
+        let (passive, durable, exclusive, auto_delete, no_wait) = (true, false, false, false, false);
+        self.is_there(&Method::QueueDeclare {
+            queue,
+            passive,
+            durable,
+            exclusive,
+            auto_delete,
+            no_wait,
+            arguments,
+        })
+    }
+
+    /// What is to be refused with 406 is allowed if it is.
+    fn is_allowed(&mut self, method: &Method<'_>, content: &[u8]) -> Result<Allowed, String> {
+        Ok(match self.ask(method, content)? {
+            Ok(()) | Err((PRECONDITION_FAILED, _)) => Ok(()),
+            Err((code, text)) => Err(format!("{code} {text}")),
+        })
+    }
+
+    fn try_forward(&mut self, rule: &Rule) -> Result<Allowed, String> {
+        if let Destination::Queue(queue) = &rule.to
+            && let Err(why) = self.queue_is_there(queue)?
+        {
+            return Ok(Err(why));
+        }
+        let exchange = rule.to.exchange().unwrap_or_default();
+        let key = rule.to.key().unwrap_or("leveret.check");
+        let mut properties = [0; 64];
+        let mut writer = Writer::new(&mut properties);
+        let edit = PropertyEdit { expiration: Edit::Set(NO_EXPIRATION), ..PropertyEdit::default() };
+        let too_long = |_| "its names are too long to be said".to_string();
+        Properties::EMPTY.write_with(edit, &mut writer).map_err(too_long)?;
+        let properties = Properties::trusted(writer.written());
+        let mut room = [0; 128];
+        let mut writer = Writer::new(&mut room);
+        ContentHeader::new(0, properties).emit_frame(1, &mut writer).map_err(too_long)?;
+        let publish = Method::BasicPublish {
+            exchange,
+            routing_key: key.as_bytes(),
+            mandatory: false,
+            immediate: false,
+        };
+        self.is_allowed(&publish, writer.written())
+    }
+
+    fn try_fetch(&mut self, rule: &Rule) -> Result<Allowed, String> {
+        if let Err(why) = self.queue_is_there(&rule.queue)? {
+            return Ok(Err(why));
+        }
+        let mut room = [0; 64];
+        let mut writer = Writer::new(&mut room);
+        let written = writer.table(|table| table.text("x-priority", "check"));
+        written.map_err(|_| "its names are too long to be said")?;
+        let arguments = Table::trusted(writer.written().get(4..).unwrap_or_default());
+        self.is_allowed(
+            &Method::BasicConsume {
+                queue: &rule.queue,
+                consumer_tag: "leveret-check",
+                no_local: false,
+                no_ack: false,
+                exclusive: false,
+                no_wait: false,
+                arguments,
+            },
+            &[],
+        )
+    }
+}

@@ -1,0 +1,248 @@
+//! What things cost in memory with a configuration, asked of the rooms that make them.
+
+use super::resolver::LOOKUP_STACK_BYTES;
+use super::socket::Socket;
+use leveret_config::Config;
+use leveret_config::bridge::WINDOW_MAX;
+use leveret_config::transports::ClientCertificates;
+use leveret_core::limits::{
+    CONTROL_CLIENTS_MAX, LimitsError, MANAGEMENT_CLIENTS_MOST, MemoryLine, MemoryTable, RecordSizes,
+};
+use leveret_core::{flight, mem};
+
+/// What each thing that peers can make costs with this configuration, and what the rooms need once, for the
+/// memory table.
+pub fn record_sizes(config: &Config) -> RecordSizes {
+    let limits = &config.limits;
+    // What is larger than any segment is refused by the rules of `Limits`; until then no sum may wrap.
+    let [frame, segment, commit] = [limits.frame_max, limits.segment_bytes, limits.commit_bytes_max]
+        .map(|bytes| bytes.min(leveret_storage::SEGMENT_BYTES_MAX) as usize);
+    let if_link = |bytes| if config.has_tls_bridge() { bytes } else { 0 };
+    let if_tls = |bytes| if config.listen_tls.is_empty() { 0 } else { bytes };
+    let if_serving = |bytes| if config.serves_tls() { bytes } else { 0 };
+    let shows_certificate = config.tls.client_certificates != ClientCertificates::None;
+    let chain = if shows_certificate { leveret_tls::CLIENT_CHAIN_BYTES_MAX } else { 0 };
+    let connections = limits.tls_connections_max.max(1) as usize;
+    let most = if config.has_shovel_room() { WINDOW_MAX } else { 0 };
+    let window = config.bridges.iter().map(|bridge| bridge.window).fold(most, u16::max).into();
+    let reserved = leveret_server::tls_reserved_bytes(connections);
+    let client = leveret_management::operator_session::OPERATOR_SESSION_BYTES + leveret_server::LOGIN_BYTES;
+    RecordSizes {
+        scratch_bytes: leveret_broker::buffer_bytes(frame, limits.messages_max as usize)
+            + leveret_connection::Pools::refused_channel_bytes()
+            + if config.serves_management() { leveret_management::tokens::TOKENS_BYTES } else { 0 },
+        store_bytes: leveret_storage::buffer_bytes(segment, commit, frame),
+        tls_session_bytes: if_tls(leveret_tls::SESSION_BYTES + chain + reserved),
+        tls_handshake_bytes: if_tls(leveret_tls::HANDSHAKE_BYTES),
+        tls_link_bytes: if_link(leveret_tls::LINK_BYTES + leveret_server::tls_reserved_bytes(1)),
+        tls_record_bytes: if_serving(leveret_server::tls_scratch_bytes(limits))
+            .max(if_link(leveret_server::tls_scratch_bytes(limits))),
+        tls_crl_bytes: if_serving(if config.tls.crls.is_empty() { 0 } else { leveret_tls::CRL_BYTES }),
+        connection_bytes: leveret_server::peer_bytes::<Socket>()
+            + leveret_broker::CONNECTION_BYTES
+            + leveret_connection::Pools::client_properties_bytes(),
+        bridge_bytes: leveret_server::bridge_bytes::<Socket>(limits.frame_max as usize, window)
+            + 3 * leveret_broker::CONNECTION_BYTES
+            + 3 * leveret_broker::CHANNEL_BYTES
+            + LOOKUP_STACK_BYTES,
+        channel_bytes: leveret_connection::Pools::channel_record_bytes() + leveret_broker::CHANNEL_BYTES,
+        consumer_bytes: leveret_broker::CONSUMER_BYTES,
+        queue_bytes: leveret_broker::QUEUE_BYTES,
+        standing_queue_bytes: leveret_storage::QUEUE_STANDING_BYTES,
+        definition_bytes: leveret_storage::DEFINITION_BYTES,
+        exchange_bytes: leveret_broker::EXCHANGE_BYTES,
+        binding_bytes: leveret_broker::BINDING_BYTES,
+        vhost_bytes: leveret_broker::VHOST_BYTES,
+        user_bytes: leveret_broker::USER_BYTES,
+        permission_bytes: leveret_broker::PERMISSION_BYTES,
+        policy_bytes: leveret_broker::POLICY_BYTES,
+        parameter_bytes: leveret_broker::PARAMETER_BYTES,
+        login_bytes: leveret_server::LOGIN_BYTES,
+        admission_bytes: leveret_server::admission_bytes::<Socket>(),
+        unacknowledged_bytes: leveret_broker::DELIVERY_BYTES,
+        control_bytes: leveret_management::operator_session::OPERATOR_SESSION_BYTES
+            + leveret_server::peer_bytes::<Socket>() * (CONTROL_CLIENTS_MAX + MANAGEMENT_CLIENTS_MOST)
+                / CONTROL_CLIENTS_MAX,
+        samples_bytes: match config.serves_management() {
+            false => 0,
+            true => leveret_management::samples::Samples::bytes(leveret_server::sampled_places(limits)),
+        },
+        json_bytes: leveret_json::READING_BYTES,
+        flight_bytes: if config.flight_recorder.is_some() { flight::FILE_BYTES } else { 0 },
+        management_bytes: match (
+            config.serves_management() || !config.metrics.is_empty(),
+            config.management_tls.len(),
+        ) {
+            (false, _) => 0,
+            (true, 0) => client,
+            (true, _) => {
+                let reserved =
+                    leveret_server::tls_reserved_bytes(limits.management_clients_max.max(1) as usize);
+                client + leveret_tls::SESSION_BYTES.max(leveret_tls::HANDSHAKE_BYTES) + chain + reserved
+            }
+        },
+    }
+}
+
+/// Makes the limits follow from the memory, and finds out whether the system gives it: a pool that it does
+/// not give would end the process in the middle of its start.
+///
+/// # Errors
+/// The key to change.
+pub fn fit(config: &mut Config) -> Result<MemoryTable, LimitsError> {
+    let table = config.fit(record_sizes)?;
+    if mem::would_be_given(table.lines.iter().map(MemoryLine::bytes)) {
+        return Ok(table);
+    }
+    Err(LimitsError::NotGiven { sum: table.bytes(), memory_limit: config.memory_limit_bytes })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use leveret_config::Layer;
+    use leveret_config::board::BOARDS;
+
+    /// A configuration with this text.
+    fn said(text: &str) -> Config {
+        Config::gather(None, Layer::parse("leveret.toml", text).unwrap()).unwrap()
+    }
+
+    fn gathered(board: &str, memory_limit: Option<u64>, with_tls: bool) -> Config {
+        let limit = memory_limit.map_or_else(String::new, |bytes| format!("memory_limit = {bytes}\n"));
+        let listen = if with_tls { "listen_tls = [\"127.0.0.1\"]\n" } else { "" };
+        said(&format!("board = \"{board}\"\n{limit}{listen}"))
+    }
+
+    /// The least memory that a broker with this configuration starts with.
+    fn least(mut config: Config) -> u64 {
+        config.memory_limit_bytes = 1;
+        match config.fit(record_sizes) {
+            Err(LimitsError::TooLittle { least, .. }) => least,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn with_its_own_memory_limit_a_profile_is_what_it_says() {
+        for board in BOARDS {
+            let mut config = gathered(board.name, None, false);
+            let own = config.limits.clone();
+            config.fit(record_sizes).unwrap();
+            assert_eq!(config.limits, own, "{}", board.name);
+            assert!(!config.shown().contains("derived"), "{}", config.shown());
+        }
+    }
+
+    #[test]
+    fn whoever_sets_up_tls_on_the_default_profile_loses_nothing() {
+        let mut config = gathered(BOARDS[0].name, None, true);
+        let own = config.limits.clone();
+        config.fit(record_sizes).unwrap();
+        assert_eq!(config.limits, own, "messages of 16 MiB are taken, and more");
+    }
+
+    #[test]
+    fn every_profile_has_a_least_memory_that_starts_and_says_it() {
+        for (board, with_tls) in BOARDS.iter().flat_map(|board| [(board, false), (board, true)]) {
+            let least = least(gathered(board.name, None, with_tls));
+            assert!(least < 16_000_000, "{}: {least}", board.name);
+            gathered(board.name, Some(least), with_tls).fit(record_sizes).unwrap();
+            let error = gathered(board.name, Some(least - 1), with_tls).fit(record_sizes).unwrap_err();
+            assert!(error.to_string().contains(&format!("write memory_limit = {least} or more")), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_smallest_board_holds_a_bridge_over_tls() {
+        let text = "[[bridge]]\nname = \"plant\"\nupstream = \"amqps://edge@h\"\n\
+                    [[bridge.forward]]\nqueue = \"a\"\nto_queue = \"a\"\n\
+                    [[bridge.fetch]]\nqueue = \"b\"\nto_queue = \"b\"\n";
+        let own = gathered("router-64", None, false).limits;
+        let mut config = said(&format!("board = \"router-64\"\n{text}"));
+        let table = config.fit(record_sizes).unwrap();
+        let line = |key: &str, reason: &str| {
+            let found = table.lines.iter().find(|line| line.key == key && line.reason.contains(reason));
+            found.map(MemoryLine::bytes).unwrap()
+        };
+        let tls = line("bridges_max", "TLS with upstreams") + line("input_buffer_bytes", "opened and sealed");
+        assert!(tls < 300_000, "{tls}");
+        let limits = &config.limits;
+        for (name, has, had) in [
+            ("messages_max", limits.messages_max, own.messages_max),
+            ("connections_max", limits.connections_max, own.connections_max),
+            ("queues_max", limits.queues_max, own.queues_max),
+        ] {
+            assert!(has >= had * 17 / 20, "{name}: {has} of {had}");
+        }
+    }
+
+    #[test]
+    fn room_for_bridges_is_for_those_that_there_are() {
+        let bridge = |name| {
+            let rule = "[[bridge.forward]]\nqueue = \"here\"\nto_queue = \"there\"\n";
+            format!("[[bridge]]\nname = \"{name}\"\nupstream = \"amqp://u:p@127.0.0.1\"\n{rule}")
+        };
+        let text = bridge("plant") + &bridge("depot");
+        let mut config = said(&text);
+        config.fit(record_sizes).unwrap();
+        assert!(
+            config.shown().contains("\nbridges_max = 2  # one for each [[bridge]]\n"),
+            "{}",
+            config.shown()
+        );
+    }
+
+    #[test]
+    fn what_was_set_by_hand_stays_and_is_named_when_it_is_too_much() {
+        let mut config = said("memory_limit = \"40MB\"\n[limits]\nqueues_max = 9000\n");
+        config.fit(record_sizes).unwrap();
+        assert_eq!(config.limits.queues_max, 9_000);
+        assert!(config.limits.messages_max < 60_000, "{}", config.limits.messages_max);
+        let shown = config.shown();
+        assert!(shown.contains("\nqueues_max = 9000\n"), "{shown}");
+        let marked =
+            format!("\nmessages_max = {}  # derived from memory_limit\n", config.limits.messages_max);
+        assert!(shown.contains(&marked), "{shown}");
+        let text = "memory_limit = \"40MB\"\n[limits]\nqueues_max = 9000\nmessages_max = 300000\n";
+        let error = said(text).fit(record_sizes).unwrap_err().to_string();
+        assert!(error.contains("lower messages_max or raise memory_limit"), "{error}");
+    }
+
+    #[test]
+    fn sizes_that_depend_on_each_other_follow_the_one_that_was_set() {
+        let limits = |text: &str| {
+            let mut config = said(text);
+            config.fit(record_sizes).unwrap_or_else(|error| panic!("{text}: {error}"));
+            config.limits
+        };
+        assert!(limits("frame_max = \"512KiB\"").input_buffer_bytes >= 1 << 20);
+        assert_eq!(limits("[limits]\nmessage_size_max = \"30MiB\"").message_size_max, 30 << 20);
+        let small = limits("[limits]\nbody_bytes_max = \"4MiB\"");
+        assert!((3 << 20..4 << 20).contains(&small.message_size_max), "{}", small.message_size_max);
+        let large = limits("memory_limit = \"256MB\"");
+        assert!(large.message_size_max >= 32 << 20, "{}", large.message_size_max);
+        assert_eq!(limits("memory_limit = \"2GB\"").message_size_max, 128 << 20);
+    }
+
+    /// The first of them is what most people begin with.
+    #[test]
+    fn every_configuration_in_the_readme_and_the_guide_starts() {
+        let texts = [
+            include_str!("../../README.md"),
+            include_str!("../../systemd/packages/guide/configuration.md"),
+            include_str!("../../systemd/packages/guide/install.md"),
+        ];
+        let blocks: Vec<&str> = texts.iter().flat_map(|text| text.split("```toml\n").skip(1)).collect();
+        assert!(blocks.len() >= texts.len());
+        for block in blocks {
+            let (text, _) = block.split_once("```").unwrap();
+            let file = std::env::temp_dir().join(format!("leveret-readme-{}.toml", std::process::id()));
+            std::fs::write(&file, text).unwrap();
+            let config = Config::gather(Some(&file), Layer::default());
+            std::fs::remove_file(&file).unwrap();
+            let verdict = config.unwrap().fit(record_sizes);
+            assert!(verdict.is_ok(), "{text}: {}", verdict.unwrap_err());
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! Everything that runs, made and reserved before anybody is let in.
+
+use std::path::{self, Path};
+use std::sync::Arc;
+
+use mio::{Poll, Waker};
+use rustix::mm::{MlockAllFlags, mlockall};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+use leveret_broker::Broker;
+use leveret_config::Config;
+use leveret_connection::Identity;
+use leveret_core::limits::{Megabytes, MemoryTable};
+use leveret_management::request_context::{Endurance, Machine, Process, StoreView};
+use leveret_server::{CertificateState, Engine, Setup};
+use leveret_tls::CertificateStore;
+
+use super::entropy::entropy;
+use super::event_loop::EventLoop;
+use super::listen::{self, Listener, ListenerAddress, Passed};
+use super::resolver::Resolver;
+use super::sizes;
+use super::start_error::StartError;
+use super::system::{HANGUP, HELPERS, SIGNAL, System, management_token, shown};
+use super::{bridge_file, defined, descriptors, disk, signals, worker};
+
+impl EventLoop {
+    /// Reserves everything, listens, and says so.
+    ///
+    /// # Errors
+    /// What keeps it from starting.
+    pub fn open(config: &Config) -> Result<Self, StartError> {
+        leave_no_core();
+        let mut config = config.clone();
+        let table = fit(&mut config)?;
+        let mut limits = config.limits.clone();
+        let waiting_max;
+        (limits.connections_max, waiting_max) = descriptors::connections(&config)?;
+        let mut poll = Poll::new().map_err(|error| StartError::System("create an epoll instance", error))?;
+        let signals = signals::open(&mut poll, SIGNAL, &[SIGTERM, SIGINT])?;
+        let hangups = signals::open(&mut poll, HANGUP, &[SIGHUP])?;
+        let certificates = config.serves_tls().then(|| open_certificates(&config)).transpose()?;
+        let mut passed = Passed::to_us()?;
+        let listeners = listen::open_listeners(&mut poll, &config, &mut passed)?;
+        let management = listen::open_management(&poll, &config, management_token, &mut passed)?;
+        passed.none_left()?;
+        log_limits(&config, &table);
+        let mut broker = Broker::new(&limits, Box::new(entropy)).map_err(StartError::TooSmall)?;
+        broker.access_mut().set_loopback_users(&config.loopback_users);
+        let no_thread = |error| StartError::System("start a thread", error);
+        let waker = Arc::new(Waker::new(poll.registry(), HELPERS).map_err(no_thread)?);
+        let setup = Setup {
+            limits: limits.clone(),
+            identity: identity(&config),
+            waiting_max,
+            listeners: listeners.iter().map(|listener| listener.with_tls).collect(),
+            tls_links: config.tls_links(),
+            certificates: CertificateState::of(certificates.as_ref()),
+            is_memory_locked: config.memory_lock,
+            management_listeners: management.iter().map(|listener| listener.with_tls).collect(),
+            metrics_listeners: config.metrics.len(),
+            process: Process {
+                memory: table.lines.iter().map(|line| (line.key, line.bytes())).collect(),
+                ..process(&config, &listeners, &management)
+            },
+            own_uid: rustix::process::geteuid().as_raw(),
+        };
+        let is_tls_shut = setup.certificates.is_shut;
+        let worker = worker::start(waker.clone(), certificates, &config.data_dir).map_err(no_thread)?;
+        let mut system = System::new(poll, (listeners, management), worker, &config, limits);
+        system.is_tls_shut = is_tls_shut;
+        if config.limits.bridges_max > 0 {
+            system.resolver = Some(Resolver::new(waker.clone(), config.limits.bridge_links()));
+        }
+        let mut started = Self::new(Engine::new(setup, broker, system), config, signals, hangups);
+        started.begin(waker)?;
+        Ok(started)
+    }
+
+    fn begin(&mut self, waker: Arc<Waker>) -> Result<(), StartError> {
+        let Self { engine, config, .. } = self;
+        // The store is opened last: what reading it takes for a moment is given back to the system only when
+        // nothing lies behind it.
+        if let Some((store, threads)) = disk::open(config, engine.broker_mut(), waker)? {
+            engine.platform_mut().disk = Some(threads);
+            let (id, life) = (store.log().id(), store.log().life());
+            engine.set_origin(id, life);
+            engine.set_store(store);
+        }
+        if let Some(file) = &config.load_definitions
+            && let Err(why) = defined::load(file, engine.broker_mut())
+        {
+            log::error!("{why}");
+            engine.set_definitions_unread();
+        }
+        let is_beyond_loopback = |listener: &Listener| match &listener.address {
+            ListenerAddress::Network(address) => !address.ip().is_loopback(),
+            ListenerAddress::Interface(_) => true,
+            ListenerAddress::Local(_) => false,
+        };
+        engine.broker().access().warn_of_guest(engine.platform().listeners.iter().any(is_beyond_loopback));
+        engine.set_bridges(&config.bridges);
+        if engine.has_bridges() {
+            engine.restore_bridges(&bridge_file::read(&config.data_dir));
+        }
+        if engine.platform_mut().open_control_listener() {
+            engine.open_control_socket();
+        }
+        if config.memory_lock {
+            lock_memory()?;
+        }
+        // After the control socket: whoever could connect can use the command line, too.
+        engine.platform_mut().listen()?;
+        let management = engine.platform().management.iter().enumerate();
+        for (place, listener) in management.filter(|(_, listener)| listener.is_listening()) {
+            let is_api = is_api(config, place);
+            let what = if is_api { "management API" } else { "metrics without a login" };
+            let scheme = if listener.with_tls { "https" } else { "http" };
+            log::info!("{what} on {scheme}://{}/", listener.address);
+        }
+        // Said no earlier: whoever waits for this line takes it for a start that worked.
+        engine
+            .platform()
+            .listeners
+            .iter()
+            .filter(|listener| listener.is_listening())
+            .for_each(Listener::log_open);
+        Ok(())
+    }
+}
+
+/// A process that fails writes its memory nowhere: there are messages and passwords in it, and a card that is
+/// small.
+fn leave_no_core() {
+    let none = Rlimit { current: Some(0), maximum: getrlimit(Resource::Core).maximum };
+    if let Err(error) = setrlimit(Resource::Core, none) {
+        log::warn!("the system may write a core dump when the process fails: {error}");
+    }
+}
+
+/// Makes the limits of it, and says what is to be known of them.
+fn fit(config: &mut Config) -> Result<MemoryTable, StartError> {
+    let table = sizes::fit(config).map_err(|error| StartError::Limits(config.blame(&error)))?;
+    for remark in config.warnings() {
+        log::warn!("{remark}");
+    }
+    Ok(table)
+}
+
+fn open_certificates(config: &Config) -> Result<CertificateStore, StartError> {
+    let (certificates, trouble) = read_certificates(config)?;
+    trouble.iter().for_each(|trouble| log::error!("{trouble}"));
+    Ok(certificates)
+}
+
+/// The certificates. Beside them: what is to be told, if a file of them cannot be used.
+///
+/// # Errors
+/// What is wrong with the configuration itself.
+pub(super) fn read_certificates(config: &Config) -> Result<(CertificateStore, Option<String>), StartError> {
+    CertificateStore::open_or_wait(&config.tls).map_err(StartError::Tls)
+}
+
+fn log_limits(config: &Config, table: &MemoryTable) {
+    for line in table.shown(config.memory_limit_bytes).lines() {
+        log::debug!("{line}");
+    }
+    log::info!(
+        "leveret {} with the profile of board {}{}: {} of memory_limit {} (`leveret check` shows every line)",
+        env!("CARGO_PKG_VERSION"),
+        config.board,
+        config.board_why.as_ref().map(|why| format!(" ({why})")).unwrap_or_default(),
+        Megabytes(table.bytes()),
+        Megabytes(config.memory_limit_bytes)
+    );
+    log::info!("data in {}", absolute(&config.data_dir));
+}
+
+/// Whether the management API is served at a place among its listeners and those of metrics.
+const fn is_api(config: &Config, place: usize) -> bool {
+    place < config.management.len() + config.management_tls.len()
+}
+
+/// The name of this node, and of the cluster that it is alone.
+fn node_name(config: &Config) -> String {
+    match config.node_name.contains('@') {
+        true => config.node_name.clone(),
+        false => format!("{}@{}", config.node_name, machine_name()),
+    }
+}
+
+fn machine_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().to_ascii_lowercase()
+}
+
+fn process(config: &Config, listeners: &[Listener], management: &[Listener]) -> Process {
+    let name = machine_name();
+    Process {
+        environment: config.shown(),
+        data_dir: absolute(&config.data_dir),
+        configuration: config.origin.file.as_deref().map(absolute).unwrap_or_default(),
+        listeners: listeners
+            .iter()
+            .map(shown)
+            .chain(management.iter().enumerate().map(|(at, listener)| {
+                let spoken = match (is_api(config, at), listener.with_tls) {
+                    (true, true) => "https",
+                    (true, false) => "http",
+                    (false, _) => "http/prometheus",
+                };
+                format!("{spoken} {}", listener.address)
+            }))
+            .collect(),
+        hosts: [name.clone(), format!("{name}.local"), "localhost".to_string()]
+            .into_iter()
+            .chain(config.management_hosts.iter().map(|host| host.to_ascii_lowercase()))
+            .collect(),
+        machine: Machine::default(),
+        node: node_name(config),
+        product: (config.product.name.clone(), config.product.version.clone()),
+        memory_limit_bytes: config.memory_limit_bytes,
+        uptime_ms: 0,
+        connections: 0,
+        handshakes_evicted: 0,
+        message_size_max: config.limits.message_size_max,
+        connections_made: 0,
+        confirmed: 0,
+        has_refused_reads: false,
+        certificates_end: None,
+        is_tls_shut: false,
+        are_definitions_unread: false,
+        waiting_publishers: 0,
+        waiters: None,
+        disk_limit_bytes: config.store.disk_limit_bytes.unwrap_or(0),
+        store: StoreView::default(),
+        endurance: Endurance {
+            bytes: config.store.flash_endurance_bytes,
+            years_min: config.store.flash_years_min,
+        },
+        memory: Vec::new(),
+    }
+}
+
+/// A path as whoever reads it elsewhere can use it. What it names may not be there yet, so that cannot be
+/// asked.
+fn absolute(path: &Path) -> String {
+    path::absolute(path).unwrap_or_else(|_| path.to_path_buf()).display().to_string()
+}
+
+/// Touches and locks all that is reserved, and what comes later, so that nothing here ever waits for a page.
+fn lock_memory() -> Result<(), StartError> {
+    let all = MlockAllFlags::CURRENT | MlockAllFlags::FUTURE;
+    mlockall(all).map_err(|error| StartError::MemoryLock(error.into()))?;
+    log::info!("all memory is locked");
+    Ok(())
+}
+
+fn identity(config: &Config) -> Identity {
+    Identity {
+        product: config.product.name.clone(),
+        version: config.product.version.clone(),
+        platform: format!("Rust {}", std::env::consts::ARCH),
+        copyright: "Copyright the Leveret authors".to_string(),
+        information: "Licensed under MIT or Apache-2.0".to_string(),
+        cluster_name: node_name(config),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use leveret_config::Layer;
+
+    #[test]
+    fn the_cluster_has_one_name_over_amqp_and_over_the_management_api() {
+        for (text, begins) in [("", "leveret@"), ("node_name = \"plant@hall\"", "plant@hall")] {
+            let config = Config::gather(None, Layer::parse("leveret.toml", text).unwrap()).unwrap();
+            let node = process(&config, &[], &[]).node;
+            assert_eq!(identity(&config).cluster_name, node);
+            assert!(node.starts_with(begins), "{node}");
+        }
+    }
+}

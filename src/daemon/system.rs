@@ -1,0 +1,371 @@
+//! What the engine asks of the world outside, by `mio` and threads.
+//!
+//! Always true: every socket has one token, by which the loop tells whose it is; helpers wake the poll when
+//! they have a result.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use mio::{Interest, Poll, Token};
+
+use leveret_config::Config;
+use leveret_core::limits::Limits;
+use leveret_core::log_limiter::{LogKind, LogLimiter, LogSource};
+use leveret_core::time::Now;
+use leveret_management::request_context::Machine;
+use leveret_server::{
+    AcceptFailure, Accepted, CertificateState, FoundAddresses, ListenerId, NameLookup, PeerId, Platform,
+    WorkerJob, WorkerResult,
+};
+use leveret_storage::{Read, ReadOutcome, Write, WriteDone};
+
+use super::buffer_size::BufferSize;
+use super::buffers::LocalBuffers;
+use super::disk::Threads;
+use super::helper::Helper;
+use super::listen::{self, Listener, ListenerAddress, MANAGEMENT_LISTENERS_MAX, SpareDescriptor, failure_of};
+use super::local::{Folder, LocalListener};
+use super::resolver::Resolver;
+use super::socket::Socket;
+use super::start_error::StartError;
+
+/// The name of the control socket in the data directory.
+pub const SOCKET_NAME: &str = "ctl.sock";
+/// Operators' clients that may wait outside.
+const CONTROL_BACKLOG: i32 = 64;
+
+/// The token of the signals' pipe.
+pub(super) const SIGNAL: Token = Token(usize::MAX - 1);
+/// The token of the helpers.
+pub(super) const HELPERS: Token = Token(usize::MAX - 2);
+/// The token of the pipe of SIGHUP.
+pub(super) const HANGUP: Token = Token(usize::MAX - 3);
+/// The token of the operator's listener.
+const CONTROL: usize = usize::MAX - 16;
+/// The token of the first listener of the management API.
+const FIRST_MANAGEMENT: usize = CONTROL - MANAGEMENT_LISTENERS_MAX;
+/// The first token of a peer; tokens below are those of listeners.
+const FIRST_PEER: usize = 1 << 16;
+
+/// What a token of the poll stands for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Whose {
+    Listener(ListenerId),
+    Peer(PeerId),
+}
+
+/// Of a token that belongs to a socket.
+pub(super) fn whose(Token(token): Token) -> Whose {
+    match token {
+        CONTROL => Whose::Listener(ListenerId::Control),
+        token if (FIRST_MANAGEMENT..CONTROL).contains(&token) => {
+            Whose::Listener(ListenerId::Management(token - FIRST_MANAGEMENT))
+        }
+        token if token < FIRST_PEER => Whose::Listener(ListenerId::Amqp(token)),
+        token => Whose::Peer(PeerId::from_index(token - FIRST_PEER)),
+    }
+}
+
+/// The token of a listener of the management API.
+pub(super) const fn management_token(place: usize) -> Token {
+    Token(FIRST_MANAGEMENT + place)
+}
+
+const fn token_of(peer: PeerId) -> Token {
+    Token(FIRST_PEER + peer.index())
+}
+
+/// The system as the engine has it.
+pub(super) struct System {
+    pub(super) poll: Poll,
+    pub(super) listeners: Vec<Listener>,
+    pub(super) management: Vec<Listener>,
+    /// No certificate can be used, so listeners with TLS stay closed.
+    pub(super) is_tls_shut: bool,
+    control_listener: Option<LocalListener>,
+    control_path: PathBuf,
+    spare: SpareDescriptor,
+    local_buffers: LocalBuffers,
+    limits: Limits,
+    /// Where there is a store.
+    pub(super) disk: Option<Threads>,
+    worker: Helper<WorkerJob, (WorkerResult, CertificateState)>,
+    /// Where there may be bridges.
+    pub(super) resolver: Option<Resolver>,
+}
+
+impl System {
+    /// Whether an address is not listened on because its address family, its interface or the certificate is missing.
+    pub(super) fn has_closed_listener(&self) -> bool {
+        self.is_tls_shut
+            || self.listeners.iter().chain(&self.management).any(|listener| !listener.is_listening())
+    }
+
+    /// Lets the kernel accept connections at every listener that may be open now.
+    ///
+    /// # Errors
+    /// See [`Listener::listen`].
+    pub(super) fn listen(&mut self) -> Result<(), StartError> {
+        for listener in self.listeners.iter_mut().chain(&mut self.management) {
+            match listener.with_tls && self.is_tls_shut {
+                true if listener.is_listening() => log::error!(
+                    "connections with TLS to {} are closed until the files of [tls] can be used",
+                    listener.address
+                ),
+                true => log::error!(
+                    "not listening with TLS on {} until the files of [tls] can be used",
+                    listener.address
+                ),
+                false => listener.listen()?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Tries listeners again that are not open yet.
+    pub(super) fn listen_again(&mut self) {
+        let Self { poll, limits, is_tls_shut, .. } = self;
+        for (place, listener) in self.listeners.iter_mut().enumerate() {
+            listener.try_again(poll, Token(place), limits, *is_tls_shut);
+        }
+        for (place, listener) in self.management.iter_mut().enumerate() {
+            listener.try_again(poll, management_token(place), limits, *is_tls_shut);
+        }
+    }
+
+    pub(super) fn new(
+        poll: Poll,
+        (listeners, management): (Vec<Listener>, Vec<Listener>),
+        worker: Helper<WorkerJob, (WorkerResult, CertificateState)>,
+        config: &Config,
+        limits: Limits,
+    ) -> Self {
+        Self {
+            poll,
+            local_buffers: LocalBuffers::new(&limits, &listeners),
+            listeners,
+            management,
+            is_tls_shut: false,
+            control_listener: None,
+            control_path: config.data_dir.join(SOCKET_NAME),
+            spare: SpareDescriptor::new(),
+            limits,
+            disk: None,
+            worker,
+            resolver: None,
+        }
+    }
+
+    /// Listens for the operator in the data directory, which is ours by now. `false`: it cannot, and says so;
+    /// the rest of the broker runs without it.
+    pub(super) fn open_control_listener(&mut self) -> bool {
+        // The mode lets in root and our user; the kernel is asked besides who each client is.
+        let opened = LocalListener::open(&self.control_path, Folder::Ours, 0o600, CONTROL_BACKLOG);
+        match opened.and_then(|mut listener| listener.register(&self.poll, Token(CONTROL)).map(|()| listener))
+        {
+            Ok(listener) => self.control_listener = Some(listener),
+            Err(error) => {
+                let path = self.control_path.display();
+                log::error!("leveret ctl cannot reach this broker, for there is no socket {path}: {error}");
+            }
+        }
+        self.control_listener.is_some()
+    }
+
+    fn accept_control(&self, limiter: &mut LogLimiter, now: Now) -> Result<Accepted<Socket>, AcceptFailure> {
+        let Some(listener) = &self.control_listener else { return Err(AcceptFailure::Empty) };
+        listener.accept().map(|(socket, address)| Accepted { socket, address }).map_err(|error| {
+            let failure = failure_of(&error);
+            if failure == AcceptFailure::System {
+                let text = format_args!("accepting on {} failed: {error}", self.control_path.display());
+                limiter.warn(now, LogSource::Anybody, LogKind::Shortage, text);
+            }
+            failure
+        })
+    }
+
+    fn threads(&mut self) -> &mut Threads {
+        match &mut self.disk {
+            Some(threads) => threads,
+            None => unreachable!("a store comes with its threads"),
+        }
+    }
+
+    fn give_back(&mut self, socket: &Socket) {
+        self.local_buffers.give_back(socket.buffer_size, &self.listeners);
+    }
+}
+
+impl Platform for System {
+    type Socket = Socket;
+
+    fn accept(
+        &mut self,
+        listener: ListenerId,
+        log: &mut LogLimiter,
+        now: Now,
+    ) -> Result<Accepted<Socket>, AcceptFailure> {
+        match listener {
+            ListenerId::Amqp(place) => self.listeners[place].accept(&mut self.spare, log, now),
+            ListenerId::Control => self.accept_control(log, now),
+            ListenerId::Management(place) => self.management[place].accept(&mut self.spare, log, now),
+        }
+    }
+
+    fn register(&mut self, socket: &mut Socket, peer: PeerId) -> io::Result<()> {
+        let token = token_of(peer);
+        let both = Interest::READABLE | Interest::WRITABLE;
+        if peer.connection().is_none() {
+            listen::prepare(socket, &self.limits, BufferSize::Usual)?;
+            return socket.register(self.poll.registry(), token, both);
+        }
+        socket.buffer_size = self.local_buffers.take(socket, &self.listeners);
+        let prepared = listen::prepare(socket, &self.limits, socket.buffer_size)
+            .and_then(|()| socket.register(self.poll.registry(), token, both));
+        if prepared.is_err() {
+            self.give_back(socket);
+            socket.buffer_size = BufferSize::Usual;
+        }
+        prepared
+    }
+
+    fn connect(&mut self, address: SocketAddr) -> io::Result<Socket> {
+        listen::connect(address, &self.limits)
+    }
+
+    fn start_lookup(&mut self, lookup: NameLookup) {
+        match &mut self.resolver {
+            Some(resolver) => resolver.give(lookup),
+            None => unreachable!("where there are bridges there is somebody to look names up"),
+        }
+    }
+
+    fn take_lookup(&mut self) -> Option<FoundAddresses> {
+        self.resolver.as_mut()?.take()
+    }
+
+    fn close(&mut self, socket: Socket) {
+        self.give_back(&socket);
+        // The poll forgets a descriptor that is closed, for nobody has a copy of it.
+        drop(socket);
+    }
+
+    fn stop_listening(&mut self) {
+        self.listeners.clear();
+        self.management.clear();
+    }
+
+    fn start_write(&mut self, job: Write) {
+        self.threads().writer.give(job);
+    }
+
+    fn take_written(&mut self) -> Option<(WriteDone, u64)> {
+        self.disk.as_mut()?.writer.take()
+    }
+
+    fn start_read(&mut self, job: Read) {
+        self.threads().reader.give(job);
+    }
+
+    fn take_read(&mut self) -> Option<ReadOutcome> {
+        self.disk.as_mut()?.reader.take()
+    }
+
+    fn start_work(&mut self, job: WorkerJob) {
+        self.worker.give(job);
+    }
+
+    fn take_worked(&mut self) -> Option<(WorkerResult, CertificateState)> {
+        let worked = self.worker.take();
+        if let Some((_, certificates)) = &worked
+            && self.is_tls_shut
+            && !certificates.is_shut
+        {
+            self.is_tls_shut = false;
+            self.listen_again();
+            for listener in
+                self.listeners.iter().chain(&self.management).filter(|listener| listener.is_closed())
+            {
+                log::error!(
+                    "not listening with TLS on {}: another program has the port; stop that program, or name another \
+                     port; it is tried again every {} s",
+                    listener.address,
+                    listen::LISTEN_AGAIN_MS / 1000
+                );
+            }
+        }
+        worked
+    }
+
+    fn machine(&self) -> Machine {
+        let pages = std::fs::read_to_string("/proc/self/statm").ok();
+        let resident = pages.as_deref().and_then(|text| text.split(' ').nth(1)?.parse::<u64>().ok());
+        let files = std::fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count() as u64);
+        let disk = self.control_path.parent().and_then(|folder| rustix::fs::statvfs(folder).ok());
+        let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+        let heat = std::fs::read_to_string("/sys/class/thermal/thermal_zone0/temp").ok();
+        Machine {
+            has_no_inodes: disk.as_ref().is_some_and(|disk| disk.f_files > 0 && disk.f_favail == 0),
+            cpu_ms: cpu_ms(&stat, rustix::param::clock_ticks_per_second()),
+            temperature_mc: heat.and_then(|text| text.trim().parse().ok()),
+            resident_bytes: resident.unwrap_or(0) * rustix::param::page_size() as u64,
+            files_open: files,
+            files_max: rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(0),
+            disk_free_bytes: disk.map_or(0, |disk| disk.f_bavail.saturating_mul(disk.f_frsize)),
+        }
+    }
+
+    fn unix_ms(&self) -> u64 {
+        unix_ms()
+    }
+}
+
+/// Returns the processor time in milliseconds that `/proc/PID/stat` tells, in user and in system mode; 0 if it tells
+/// none.
+fn cpu_ms(stat: &str, ticks_per_s: u64) -> u64 {
+    // The name of the program is in parentheses and may hold spaces; utime and stime are fields 14 and 15.
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+    let ticks: u64 =
+        fields.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+    ticks * 1000 / ticks_per_s.max(1)
+}
+
+/// Milliseconds since 1970, as far as the machine knows.
+pub(super) fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64)
+}
+
+/// What is spoken at a listener, and where it is.
+pub(super) fn shown(listener: &Listener) -> String {
+    let protocol = match (&listener.address, listener.with_tls) {
+        (ListenerAddress::Local(_), _) => "amqp/local",
+        (_, true) => "amqp/ssl",
+        (_, false) => "amqp",
+    };
+    format!("{protocol} {}", listener.address)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processor_time_is_read_behind_a_name_with_spaces() {
+        let stat = "7 (a b) c) S 1 7 7 0 -1 4194304 1 0 0 0 250 50 0 0 20 0 6 0 1 2 3";
+        assert_eq!((cpu_ms(stat, 100), cpu_ms("", 100)), (3_000, 0));
+    }
+
+    #[test]
+    fn a_token_says_whose_it_is() {
+        for peer in [0, 65_535].map(PeerId::from_index) {
+            assert_eq!(whose(token_of(peer)), Whose::Peer(peer));
+        }
+        assert_eq!(whose(Token(3)), Whose::Listener(ListenerId::Amqp(3)));
+        assert_eq!(whose(Token(CONTROL)), Whose::Listener(ListenerId::Control));
+        for place in [0, MANAGEMENT_LISTENERS_MAX - 1] {
+            assert_eq!(whose(management_token(place)), Whose::Listener(ListenerId::Management(place)));
+        }
+    }
+}

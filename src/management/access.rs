@@ -1,0 +1,389 @@
+//! Users, virtual hosts and permissions, and tokens that users log in with.
+//!
+//! Passwords come as hashes: the command line makes them, so the broker's loop need not. Tools of RabbitMQ's
+//! send them in clear; those are kept as RabbitMQ keeps them, which takes no time.
+
+use crate::definitions::{Limits, UserLimits, limits_of, user_limits_of, vhost_change};
+use leveret_broker::{OperatorFault, VhostChange, VhostLimits};
+use leveret_core::command::ConnectionId;
+use leveret_core::journal::Batch;
+use leveret_core::password::{PASSWORD_BYTES_MAX, PasswordHash};
+use leveret_json::{Fields, Value, items};
+
+use zeroize::Zeroizing;
+
+use super::access_columns::TopicPermissions;
+use super::answer::{Answer, Answered, bad, bad_request, body, done, not_found, problem, unauthorized};
+use super::call::{Call, exists};
+use super::columns::name_of;
+use super::http::{Condition, Request, Status, Verb};
+use super::lists::list;
+use super::management_parts::said;
+use super::request_context::RequestContext;
+use super::tokens::{NoToken, TOKENS_MAX};
+
+type Changed = Result<Batch, OperatorFault>;
+
+/// Gives a user whose password was right a token instead of it.
+pub(super) fn log_in(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
+    let (Some(user), None) = (call.user, call.request.origin.token()) else {
+        return Err(not_found("Not Found"));
+    };
+    let begun = context.tokens.begin(context.broker, &user.name, context.process.uptime_ms);
+    let token = begun.map_err(|none| match none {
+        NoToken::NoSuchUser => unauthorized("Login failed"),
+        NoToken::Full => {
+            let why = format!("{TOKENS_MAX} users are logged in: try again when one has logged out");
+            Answer::Now(Status::Forbidden, problem("forbidden", &why))
+        }
+    })?;
+    Ok(Answer::Now(Status::Created, body(|json| said(json, &[("token", &token)]))))
+}
+
+/// Ends the token that its user came with.
+pub(super) fn log_out(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
+    context.tokens.end(call.request.origin.token().ok_or_else(|| not_found("Not Found"))?);
+    Ok(done(Status::NoContent))
+}
+
+/// Deletes a user.
+pub(super) fn delete_user(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
+    let user = call.name("user");
+    context.tokens.end_all_of(user);
+    changed(context.broker.delete_user(context.journal, user))
+}
+
+/// Deletes a virtual host with all that is in it.
+pub(super) fn delete_vhost(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
+    let (broker, mut context) = context.broker();
+    changed(broker.delete_vhost(&mut context, call.name("vhost")))
+}
+
+/// Protects a virtual host from deletion, or lifts that.
+pub(super) fn protect_vhost(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
+    let vhost = call.name("vhost");
+    if !exists(context, vhost) {
+        return changed(Err(OperatorFault::NoSuchVhost(vhost.into())));
+    }
+    let is_protected = Some(call.request.verb == Verb::Post);
+    let change = VhostChange { is_protected, ..VhostChange::default() };
+    changed(context.broker.put_vhost_with(context.journal, vhost, &change))
+}
+
+/// Has the operator vouch for users and permissions that the store cannot vouch for.
+pub(super) fn confirm(_: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
+    changed(context.broker.access_mut().confirm_access(context.journal))
+}
+
+/// Says what a user may do in a virtual host.
+pub(super) fn put_permissions(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
+    let (vhost, user) = (call.name("vhost"), call.name("user"));
+    let is_new = !context.broker.access().has_permission(user, vhost);
+    let [configure, write, read] = texts(call.request, ["configure", "write", "read"]).map_err(bad)?;
+    let access = context.broker.access_mut();
+    put(is_new, access.set_permissions(context.journal, user, vhost, &configure, &write, &read))
+}
+
+/// Takes all that from him.
+pub(super) fn clear_permissions(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
+    let (vhost, user) = (call.name("vhost"), call.name("user"));
+    changed(context.broker.access_mut().clear_permissions(context.journal, user, vhost))
+}
+
+/// What a user may do with topics in a virtual host, if anything is said of that.
+pub(super) fn topic_permissions(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
+    match has_topic_permissions(call, context) {
+        true => list::<TopicPermissions>(call, context),
+        false => not_found("Not Found"),
+    }
+}
+
+fn has_topic_permissions(call: &Call<'_>, context: &RequestContext<'_>) -> bool {
+    let (vhost, user) = (call.name("vhost"), call.name("user"));
+    context.broker.access().topic_permissions().any(|view| (view.vhost, view.user) == (vhost, user))
+}
+
+/// Says what a user may do with the topics of an exchange.
+pub(super) fn put_topic_permissions(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
+    let (vhost, user) = (call.name("vhost"), call.name("user"));
+    let is_new = !has_topic_permissions(call, context);
+    let [exchange, write, read] = texts(call.request, ["exchange", "write", "read"]).map_err(bad)?;
+    let access = context.broker.access_mut();
+    put(is_new, access.set_topic_permissions(context.journal, user, vhost, &exchange, &write, &read))
+}
+
+/// Takes that from him, for one exchange or for all.
+pub(super) fn clear_topic_permissions(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
+    let (vhost, user, exchange) = (call.name("vhost"), call.name("user"), call.has("exchange"));
+    changed(context.broker.access_mut().clear_topic_permissions(context.journal, user, vhost, exchange))
+}
+
+/// Says all limits of a virtual host.
+pub(super) fn put_vhost_limits(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
+    let limits = Fields::parse(call.request.body).and_then(Limits::read).map_err(bad)?;
+    set_vhost_limits(call, context, limits_of(limits))
+}
+
+/// Takes all limits of a virtual host away.
+pub(super) fn clear_vhost_limits(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
+    set_vhost_limits(call, context, VhostLimits::default())
+}
+
+fn set_vhost_limits(call: &Call<'_>, context: &mut RequestContext<'_>, limits: VhostLimits) -> Answered {
+    changed(context.broker.access_mut().set_vhost_limits(context.journal, call.name("vhost"), limits))
+}
+
+/// Sets one limit of a virtual host, or takes it away; the other stays.
+pub(super) fn change_vhost_limit(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
+    let vhost = call.name("vhost");
+    let view = context.broker.access().vhosts().find(|view| view.name == vhost);
+    let Some(mut limits) = view.map(|view| view.limits) else {
+        return changed(Err(OperatorFault::NoSuchVhost(vhost.into())));
+    };
+    let said = match call.request.verb {
+        Verb::Put => limits_of(one_limit(call, Limits::read).map_err(bad)?),
+        _ => VhostLimits::default(),
+    };
+    match call.name("limit") {
+        "max-queues" => limits.queues_max = said.queues_max,
+        "max-connections" => limits.connections_max = said.connections_max,
+        _ => return Err(not_found("Not Found")),
+    }
+    set_vhost_limits(call, context, limits)
+}
+
+/// Sets the limits of a user that are named, or one; the others stay, as with RabbitMQ.
+pub(super) fn put_user_limits(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
+    let said = match call.has("limit") {
+        Some(_) => one_limit(call, UserLimits::read),
+        None => Fields::parse(call.request.body).and_then(UserLimits::read),
+    };
+    let said = user_limits_of(said.map_err(bad)?);
+    change_user_limits(call, context, |limits| {
+        limits.connections_max = said.connections_max.or(limits.connections_max);
+        limits.channels_max = said.channels_max.or(limits.channels_max);
+    })
+}
+
+/// Takes one limit of a user away, or all.
+pub(super) fn clear_user_limit(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
+    change_user_limits(call, context, |limits| match call.name("limit") {
+        "all" => *limits = leveret_broker::UserLimits::default(),
+        "max-connections" => limits.connections_max = None,
+        "max-channels" => limits.channels_max = None,
+        // RabbitMQ, too, is silent when there is no limit of that name.
+        _ => {}
+    })
+}
+
+fn change_user_limits(
+    call: &Call<'_>,
+    context: &mut RequestContext<'_>,
+    change: impl FnOnce(&mut leveret_broker::UserLimits),
+) -> Answered {
+    let user = call.name("user");
+    let view = context.broker.access().users().find(|view| view.name == user);
+    let Some(mut limits) = view.map(|view| view.limits) else {
+        return changed(Err(OperatorFault::NoSuchUser(user.into())));
+    };
+    change(&mut limits);
+    changed(context.broker.access_mut().set_user_limits(context.journal, user, limits))
+}
+
+/// Deletes the users that are named, as far as there are such.
+pub(super) fn delete_users(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
+    let Value::Array(names) = Fields::parse(call.request.body).map_err(bad)?.value("users") else {
+        return Err(bad_request("`users` must be a list of names"));
+    };
+    for name in items(names) {
+        let Ok(Value::String(user)) = &name else { continue };
+        context.tokens.end_all_of(user);
+        match context.broker.delete_user(context.journal, user) {
+            Ok(_) | Err(OperatorFault::NoSuchUser(_)) => {}
+            Err(fault) => return changed(Err(fault)),
+        }
+    }
+    Ok(Answer::Changed(Status::NoContent, Vec::new()))
+}
+
+/// Begins or ends the firehose of a virtual host.
+pub(super) fn put_trace(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
+    trace(context, call.name("vhost"), call.request.verb == Verb::Put)
+}
+
+fn trace(context: &mut RequestContext<'_>, vhost: &str, is_on: bool) -> Answered {
+    let was_on = context.broker.is_tracing();
+    if !context.broker.trace(vhost, &context.process.node, is_on) {
+        return Err(not_found(&format!("Virtual host '{vhost}' does not exist")));
+    }
+    if is_on && !was_on {
+        // Those that come later are named as they come.
+        for connection in (0..context.sockets.places()).map(ConnectionId::from_index) {
+            if let Some(socket) = context.sockets.at(connection) {
+                context.broker.name_traced(connection, &name_of(&socket));
+            }
+        }
+    }
+    Ok(done(Status::NoContent))
+}
+
+/// Makes a virtual host, or changes one: as with RabbitMQ, a description and tags that are not given become empty. The
+/// default queue type, the protection and `tracing` stay unless they are given.
+pub(super) fn put_vhost(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
+    change_vhost(call, context, |change| {
+        change.description.get_or_insert_default();
+        change.tags.get_or_insert_default();
+    })
+}
+
+/// Makes a virtual host, unless it must exist, or changes what is given of one.
+pub(super) fn update_vhost(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
+    change_vhost(call, context, |_| ())
+}
+
+fn change_vhost(
+    call: &Call<'_>,
+    context: &mut RequestContext<'_>,
+    complete: impl FnOnce(&mut VhostChange),
+) -> Answered {
+    let vhost = call.name("vhost");
+    let said = match call.request.body {
+        [] => Ok((None, VhostChange::default())),
+        body => Fields::parse(body).and_then(|mut fields| match fields.value("tracing") {
+            Value::Null => Ok((None, vhost_change(&mut fields)?)),
+            Value::Bool(is_on) => Ok((Some(is_on), vhost_change(&mut fields)?)),
+            other => Err(format!("tracing is true or false, not {other}")),
+        }),
+    };
+    let (is_traced, mut change) = said.map_err(bad)?;
+    let is_new = !exists(context, vhost);
+    if is_new && call.request.condition == Condition::Exists {
+        return changed(Err(OperatorFault::NoSuchVhost(vhost.into())));
+    }
+    complete(&mut change);
+    let answer = put(is_new, context.broker.put_vhost_with(context.journal, vhost, &change))?;
+    if let Some(is_on) = is_traced {
+        trace(context, vhost, is_on)?;
+    }
+    if let Some(user) = call.user.filter(|_| is_new) {
+        // Whoever makes one may do everything there. Without room for that it is there all the same, as with
+        // RabbitMQ.
+        let every = ".*";
+        let access = context.broker.access_mut();
+        let _ = access.set_permissions(context.journal, &user.name, vhost, every, every, every);
+    }
+    Ok(answer)
+}
+
+/// `{"value": N}` read as the object of limits that it is.
+fn one_limit<L>(call: &Call<'_>, read: impl FnOnce(Fields<'_>) -> Result<L, String>) -> Result<L, String> {
+    let value = match Fields::parse(call.request.body)?.value("value") {
+        Value::String(text) => text.parse().map_or(Value::Null, |number: i64| Value::Number(number.into())),
+        value => value,
+    };
+    if value.is_null() {
+        return Err("missing field `value`".to_string());
+    }
+    let value = value.to_string();
+    let mut fields = Fields::default();
+    fields.put(call.name("limit").into(), &value);
+    read(fields)
+}
+
+/// The fields of these names, each of which the request must have as a text.
+fn texts<const N: usize>(request: &Request<'_>, names: [&str; N]) -> Result<[String; N], String> {
+    let mut fields = Fields::parse(request.body)?;
+    let mut texts = [const { String::new() }; N];
+    for (text, name) in texts.iter_mut().zip(names) {
+        *text = fields.text(name)?;
+    }
+    Ok(texts)
+}
+
+/// What is said of a user; what is not said stays.
+struct UserBody {
+    password: Option<Zeroizing<String>>,
+    password_hash: Option<String>,
+    hashing_algorithm: Option<String>,
+    tags: Option<String>,
+}
+
+impl UserBody {
+    fn read(mut fields: Fields<'_>) -> Result<Self, String> {
+        Ok(Self {
+            password: fields.text_if_said("password")?.map(Zeroizing::new),
+            password_hash: fields.text_if_said("password_hash")?,
+            hashing_algorithm: fields.text_if_said("hashing_algorithm")?,
+            tags: fields.text_if_said("tags")?,
+        })
+    }
+}
+
+/// Makes a user, or changes what is said of one.
+pub(super) fn put_user(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
+    let user = call.name("user");
+    let said = Fields::parse(call.request.body).and_then(UserBody::read).map_err(bad)?;
+    if said.password.as_ref().is_some_and(|password| password.len() > PASSWORD_BYTES_MAX) {
+        return Err(bad_request(&format!("a password has {PASSWORD_BYTES_MAX} bytes at most")));
+    }
+    let exists = context.broker.access().users().any(|view| view.name == user);
+    match call.request.condition {
+        Condition::IsNew if exists => {
+            let why = format!("User \"{user}\" already exists");
+            return Err(Answer::Now(Status::PreconditionFailed, problem("precondition_failed", &why)));
+        }
+        Condition::Exists if !exists => return changed(Err(OperatorFault::NoSuchUser(user.into()))),
+        _ => {}
+    }
+    let salt = context.broker.chance().to_le_bytes();
+    let in_clear = said
+        .password
+        .as_ref()
+        .map(|text| PasswordHash::as_rabbitmq(text.as_bytes(), [salt[0], salt[1], salt[2], salt[3]]));
+    let algorithm = said.hashing_algorithm.as_deref().unwrap_or("rabbit_password_hashing_sha256");
+    let hash = match (in_clear, &said.password_hash) {
+        (Some(hash), _) => Some(hash),
+        (None, Some(hash)) => {
+            Some(PasswordHash::import(algorithm, hash).map_err(|error| bad(error.to_string()))?)
+        }
+        _ => None,
+    };
+    let (broker, journal) = (&mut *context.broker, &mut *context.journal);
+    let done = match (exists, hash, said.tags) {
+        (true, Some(hash), Some(tags)) => broker.put_user(journal, user, hash, &tags),
+        (true, Some(hash), None) => broker.access_mut().change_password_hash(journal, user, hash),
+        (true, None, Some(tags)) => broker.access_mut().set_tags(journal, user, &tags),
+        (true, None, None) => Ok(journal.await_facts()),
+        (false, hash, tags) => {
+            broker.put_user(journal, user, hash.unwrap_or(PasswordHash::Nobodys), &tags.unwrap_or_default())
+        }
+    };
+    put(!exists, done)
+}
+
+/// What is answered when something was put, which is new or was there already.
+pub(super) fn put(is_new: bool, outcome: Changed) -> Answered {
+    changed(outcome)?;
+    Ok(Answer::Changed(if is_new { Status::Created } else { Status::NoContent }, Vec::new()))
+}
+
+pub(super) fn changed(outcome: Changed) -> Answered {
+    let fault = match outcome {
+        Ok(_) => return Ok(Answer::Changed(Status::NoContent, Vec::new())),
+        Err(fault) => fault,
+    };
+    let (status, error) = match &fault {
+        OperatorFault::NoSuchUser(_) => (Status::NotFound, "no_such_user"),
+        OperatorFault::NoSuchVhost(_) => (Status::NotFound, "no_such_vhost"),
+        OperatorFault::Protected(_) => (Status::PreconditionFailed, "precondition_failed"),
+        OperatorFault::NoSuchParameter => (Status::NotFound, "not_found"),
+        OperatorFault::BadName(..) | OperatorFault::BadPattern { .. } | OperatorFault::Invalid(_) => {
+            (Status::BadRequest, "bad_request")
+        }
+        OperatorFault::BeingDeleted(_)
+        | OperatorFault::NoRoom(_)
+        | OperatorFault::FileSystemFull
+        | OperatorFault::Store(_) => (Status::Unavailable, "unavailable"),
+    };
+    Err(Answer::Now(status, problem(error, &fault.to_string())))
+}

@@ -1,0 +1,297 @@
+//! What users do in a virtual host: declare, bind, publish, empty, delete.
+//!
+//! Why it exists: whatever is asked for here could be asked for over AMQP by the same user; so it goes the
+//! same way, on a connection of that user that lives for one request, and what is refused there is refused
+//! here.
+//!
+//! Always true: nobody gets by HTTP what AMQP would refuse him; the connection is gone with the answer.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+
+use leveret_core::command::{Command, Outcome, Settlement};
+use leveret_core::error::Fault;
+use leveret_core::journal::Batch;
+use leveret_json::{Fields, Value};
+
+use super::answer::{Answer, Answered, bad, bad_request, no_room, not_found, refusal};
+use super::binding_columns::{Bindings, properties_key};
+use super::call::{Call, default_named};
+use super::columns::Kind;
+use super::definitions::table_of;
+use super::filter::{BindingEnds, Filter};
+use super::http::{Request, Status, encode};
+use super::listing::is_wanted;
+use super::publishing::{
+    MessageFields, NAMES_TOO_LONG, Publishing, begin_message, payload_too_large, publish_as,
+};
+use super::queue_get::QueueGet;
+use super::request_context::RequestContext;
+use super::shown_message::Payloads;
+
+fn refused(fault: Fault) -> Answer {
+    refusal(&fault)
+}
+
+/// Who does something, and where.
+pub(super) struct By<'b, 's> {
+    context: &'b mut RequestContext<'s>,
+    call: &'b Call<'b>,
+    user: &'b str,
+    vhost: &'b str,
+}
+
+impl<'b, 's> By<'b, 's> {
+    /// The user who asks, in the virtual host of the path.
+    ///
+    /// # Errors
+    /// Nobody is logged in.
+    pub(super) fn of(call: &'b Call<'b>, context: &'b mut RequestContext<'s>) -> Result<Self, Answer> {
+        let user = call.user.ok_or_else(|| not_found("Not Found"))?;
+        Ok(Self { context, call, user: &user.name, vhost: call.name("vhost") })
+    }
+
+    /// Where bindings lead: a name, and whether that is an exchange's.
+    fn destination(&self) -> (&'b str, bool) {
+        let exchange = self.call.has("exchange").map(|name| (name, true));
+        exchange.unwrap_or_else(|| (self.call.name("queue"), false))
+    }
+
+    /// Has one thing done over a connection of the user's.
+    fn command(&mut self, command: Command<'_>) -> Result<(Outcome, Batch), Answer> {
+        let (broker, mut context) = self.context.broker();
+        let (connection, channel) =
+            broker.connect_user(&mut context, self.user, self.vhost).map_err(refused)?;
+        let (outcome, _) = broker.apply(&mut context, connection, Some(channel), command);
+        let batch = context.awaited();
+        broker.release(&mut context, connection);
+        match outcome {
+            Outcome::Fault(fault) => Err(refusal(&fault)),
+            outcome => Ok((outcome, batch)),
+        }
+    }
+
+    fn done(&mut self, status: Status, command: Command<'_>) -> Answered {
+        self.command(command).map(|(_, batch)| Answer::Durable(batch, status, Vec::new()))
+    }
+
+    fn queue_exists(&self, queue: &str) -> Result<(), Answer> {
+        let found = self.context.broker.queue_depth(self.vhost, queue);
+        found.map(|_| ()).ok_or_else(|| not_found("Not Found"))
+    }
+
+    fn has_exchange(&self, name: &str) -> bool {
+        let broker = &*self.context.broker;
+        let mut exchanges =
+            (0..broker.views().exchange_places()).filter_map(|place| broker.views().exchange_at(place));
+        exchanges.any(|exchange| (exchange.vhost, exchange.name) == (self.vhost, name))
+    }
+
+    pub(super) fn put_queue(&mut self) -> Answered {
+        let queue = self.call.name("queue");
+        let mut fields = fields(self.call.request)?;
+        let (durable, auto_delete) = (truth(&mut fields, "durable")?, truth(&mut fields, "auto_delete")?);
+        let arguments = table_of(&fields.value("arguments")).map_err(bad)?;
+        let status = if self.queue_exists(queue).is_ok() { Status::NoContent } else { Status::Created };
+        let (passive, exclusive, arguments) = (false, false, &*arguments);
+        if queue.is_empty() {
+            return Err(bad_request("a queue has a name"));
+        }
+        self.done(
+            status,
+            Command::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments },
+        )
+    }
+
+    pub(super) fn delete_queue(&mut self) -> Answered {
+        let queue = self.call.name("queue");
+        self.queue_exists(queue)?;
+        let (if_unused, if_empty) = (self.call.request.says("if-unused"), self.call.request.says("if-empty"));
+        self.done(Status::NoContent, Command::QueueDelete { queue, if_unused, if_empty })
+    }
+
+    pub(super) fn purge(&mut self) -> Answered {
+        let queue = self.call.name("queue");
+        self.queue_exists(queue)?;
+        self.done(Status::NoContent, Command::QueuePurge { queue })
+    }
+
+    /// Nothing is mirrored here, so all mirrors are as they should be.
+    pub(super) fn mirror(&self) -> Answered {
+        let queue = self.call.name("queue");
+        self.queue_exists(queue)?;
+        match fields(self.call.request)?.text("action").map_err(bad)?.as_str() {
+            "sync" | "cancel_sync" => Ok(Answer::Now(Status::NoContent, Vec::new())),
+            other => Err(bad_request(&format!("there is no action '{other}'"))),
+        }
+    }
+
+    pub(super) fn get(&mut self) -> Answered {
+        let queue = self.call.name("queue");
+        let mut fields = fields(self.call.request)?;
+        let mode = match fields.text("ackmode").map_err(bad)?.as_str() {
+            "ack_requeue_true" | "reject_requeue_true" => Some(Settlement::Requeue),
+            "reject_requeue_false" => Some(Settlement::Reject),
+            "ack_requeue_false" => None,
+            other => return Err(bad_request(&format!("there is no ackmode '{other}'"))),
+        };
+        let is_base64 = match fields.text("encoding").map_err(bad)?.as_str() {
+            "auto" => false,
+            "base64" => true,
+            _ => return Err(bad_request("Unsupported encoding. Please use auto or base64.")),
+        };
+        let Some(count) = number(&mut fields, "count")? else {
+            return Err(bad_request("missing field `count`"));
+        };
+        let bytes_max = number(&mut fields, "truncate")?.unwrap_or(i64::MAX);
+        let up_to = |number: i64| u32::try_from(number.clamp(0, u32::MAX.into())).unwrap_or(u32::MAX);
+        Ok(Answer::Get(Box::new(QueueGet {
+            user: self.user.into(),
+            vhost: self.vhost.into(),
+            queue: queue.into(),
+            left: up_to(count),
+            mode,
+            payloads: Payloads { is_base64, bytes_max: up_to(bytes_max) },
+        })))
+    }
+
+    pub(super) fn put_exchange(&mut self) -> Answered {
+        let exchange = self.call.name("exchange");
+        let mut fields = fields(self.call.request)?;
+        let kind = fields.text_if_said("type").map_err(bad)?.unwrap_or_else(|| "direct".to_string());
+        let (durable, auto_delete) = (truth(&mut fields, "durable")?, truth(&mut fields, "auto_delete")?);
+        let internal = truth(&mut fields, "internal")?;
+        let arguments = table_of(&fields.value("arguments")).map_err(bad)?;
+        let status = if self.has_exchange(exchange) { Status::NoContent } else { Status::Created };
+        let (passive, kind, arguments) = (false, &*kind, &*arguments);
+        self.done(
+            status,
+            Command::ExchangeDeclare { exchange, kind, passive, durable, auto_delete, internal, arguments },
+        )
+    }
+
+    pub(super) fn delete_exchange(&mut self) -> Answered {
+        let exchange = self.call.name("exchange");
+        if !self.has_exchange(exchange) {
+            return Err(not_found("Not Found"));
+        }
+        let if_unused = self.call.request.says("if-unused");
+        self.done(Status::NoContent, Command::ExchangeDelete { exchange, if_unused })
+    }
+
+    pub(super) fn bind(&mut self) -> Answered {
+        let (source, destination) = (default_named(self.call.name("source")), self.destination());
+        let mut fields = fields(self.call.request)?;
+        let routing_key = fields.text_if_said("routing_key").map_err(bad)?.unwrap_or_default();
+        let arguments = table_of(&fields.value("arguments")).map_err(bad)?;
+        let batch = self.command(binding(source, destination, &routing_key, &arguments, true))?.1;
+        let made = leveret_broker::BindingView {
+            vhost: self.vhost,
+            source,
+            destination: destination.0,
+            to_exchange: destination.1,
+            exclusive: false,
+            routing_key: &routing_key,
+            arguments: leveret_amqp::field::Table::trusted(&arguments),
+        };
+        let place = format!("{}/{}", encode(destination.0), encode(&properties_key(&made)));
+        Ok(Answer::Made(batch, place))
+    }
+
+    pub(super) fn unbind(&mut self) -> Answered {
+        let (source, destination) = (default_named(self.call.name("source")), self.destination());
+        let key = self.call.name("key");
+        let ends = BindingEnds {
+            source: Some(source.into()),
+            destination: Some((destination.0.into(), destination.1)),
+        };
+        let filter = Filter { vhost: Some(self.vhost.into()), ends, ..Filter::default() };
+        let seen = self.context.context();
+        let found = (0..Bindings::places(seen))
+            .filter_map(|place| Bindings::at(seen, place))
+            .find(|view| is_wanted::<Bindings>(&filter, seen, view) && properties_key(view) == key);
+        let Some(view) = found else { return Err(not_found("Not Found")) };
+        let (routing_key, arguments) = (view.routing_key.to_string(), view.arguments.as_bytes().to_vec());
+        self.done(Status::NoContent, binding(source, destination, &routing_key, &arguments, false))
+    }
+
+    pub(super) fn publish(&mut self) -> Answered {
+        let exchange = default_named(self.call.name("exchange"));
+        if exchange.len() > 255 {
+            return Err(bad_request(NAMES_TOO_LONG));
+        }
+        let (size_max, request) = (self.context.process.message_size_max, self.call.request);
+        let (broker, mut context) = self.context.broker();
+        let (own, _) = broker.connect_user(&mut context, self.user, self.vhost).map_err(refused)?;
+        let share = broker.content_share(own);
+        broker.release(&mut context, own);
+        if !request.is_whole() {
+            if request.body_bytes > Publishing::request_bytes_max(size_max) {
+                return Err(payload_too_large(size_max));
+            }
+            let publishing = Publishing::new(self.user, self.vhost, exchange, share);
+            return Ok(Answer::Upload(Box::new(publishing)));
+        }
+        let fields = MessageFields::parse(request.body)?;
+        let payload = match fields.is_base64 {
+            false => fields.payload.into_bytes(),
+            true => BASE64.decode(&fields.payload).map_err(|_| bad_request("the payload is not base64"))?,
+        };
+        // A request is far below 4 GiB.
+        let len = payload.len() as u32;
+        if len > size_max {
+            return Err(payload_too_large(size_max));
+        }
+        let names = (exchange, fields.routing_key.as_bytes());
+        let messages = &mut *self.context.messages;
+        let message =
+            begin_message(messages, names, &fields.properties, len, share).map_err(|_| no_room())?;
+        messages.append_body(message, &payload);
+        publish_as(self.context, (self.user, self.vhost), message)
+    }
+}
+
+fn binding<'c>(
+    source: &'c str,
+    (destination, is_exchange): (&'c str, bool),
+    routing_key: &'c str,
+    arguments: &'c [u8],
+    is_new: bool,
+) -> Command<'c> {
+    let (queue, exchange) = (destination, source);
+    match (is_exchange, is_new) {
+        (true, true) => Command::ExchangeBind { destination, source, routing_key, arguments },
+        (true, false) => Command::ExchangeUnbind { destination, source, routing_key, arguments },
+        (false, true) => Command::QueueBind { queue, exchange, routing_key, arguments },
+        (false, false) => Command::QueueUnbind { queue, exchange, routing_key, arguments },
+    }
+}
+
+pub(super) fn fields<'b>(request: &Request<'b>) -> Result<Fields<'b>, Answer> {
+    if request.body.is_empty() {
+        return Ok(Fields::default());
+    }
+    Fields::parse(request.body).map_err(bad)
+}
+
+/// True or false, as itself or in words; false when nothing is said.
+fn truth(fields: &mut Fields<'_>, name: &str) -> Result<bool, Answer> {
+    match fields.value(name) {
+        Value::Null => Ok(false),
+        Value::Bool(truth) => Ok(truth),
+        Value::String(text) if text == "true" || text == "false" => Ok(text == "true"),
+        other => Err(bad_request(&format!("`{name}` must be true or false, not {other}"))),
+    }
+}
+
+/// A whole number, as itself or in words.
+fn number(fields: &mut Fields<'_>, name: &str) -> Result<Option<i64>, Answer> {
+    let value = fields.value(name);
+    let number = match &value {
+        Value::Null => return Ok(None),
+        Value::String(text) => text.parse().ok(),
+        value => value.as_i64(),
+    };
+    let why = || bad_request(&format!("`{name}` must be a whole number, not {value}"));
+    number.map(Some).ok_or_else(why)
+}

@@ -1,0 +1,235 @@
+//! Alarms: what an operator should see to.
+//!
+//! Always true: an alarm is a name, a colon and a sentence that says what to do; each is there as long as its
+//! reason is.
+
+use std::borrow::Cow;
+
+use leveret_broker::{Shortage, Waiters, disk_shortage};
+
+use super::answer::{Answer, body};
+use super::call::Call;
+use super::http::Status;
+use super::outage::Outage;
+use super::request_context::RequestContext;
+use super::wear::Wear;
+
+/// How long publishers may wait for a log that compaction can free before that is an alarm, in milliseconds.
+const COMPACTION_MS: u64 = 10_000;
+/// The most alarms at once.
+const ALARMS_MAX: usize = 15;
+
+/// The names of all alarms, for metrics.
+pub(super) const KINDS: [&str; 16] = [
+    "access",
+    "damage",
+    "orphans",
+    "rebuilt",
+    "limits",
+    "tls",
+    "definitions",
+    "memory",
+    "room",
+    "store",
+    "disk",
+    "wear",
+    "parked",
+    "held",
+    "budget",
+    "outage",
+];
+
+/// All there are now, as a list.
+pub(super) fn show(_: &Call<'_>, context: &RequestContext<'_>) -> Answer {
+    Answer::Now(Status::Ok, body(|json| json.texts(which_alarms(context))))
+}
+
+/// What an operator should see to, in words that begin with a name for it.
+pub(super) fn which_alarms(context: &RequestContext<'_>) -> heapless::Vec<Cow<'static, str>, ALARMS_MAX> {
+    let journal = &*context.journal;
+    let is_writable = journal.mode() == leveret_core::journal::Mode::On;
+    let has_doubt = context.broker.access().access_doubt().is_some();
+    let states = [
+        (
+            has_doubt && is_writable,
+            "access: the store cannot vouch for its users and permissions, so nobody is let in; mend them, \
+             then confirm_users",
+        ),
+        (
+            has_doubt && !is_writable,
+            "access: the store cannot vouch for its users and permissions, so nobody is let in; see to the \
+             disk and start again",
+        ),
+        (
+            context.process.has_refused_reads,
+            "damage: the disk has refused to read parts of the store since the start; the log says of which queues; see \
+             to the card",
+        ),
+        (
+            context.broker.recovery().has_orphans(),
+            "orphans: there are messages whose queue is lost; list_orphans shows them, adopt_orphan gives \
+             them a queue, delete_orphan deletes them",
+        ),
+        (
+            context.broker.recovery().has_rebuilt(),
+            "rebuilt: what some queues were declared with is lost, and they are plain durable ones; the log \
+             says which; whoever declares them again ends this",
+        ),
+        (
+            context.broker.recovery().beyond_limits() > 0,
+            "limits: the store has more than this configuration has room for, and what is beyond is kept but not \
+             served; the log of the start names it; raise the limits or memory_limit, or use a larger profile, and \
+             start again",
+        ),
+        (
+            context.process.is_tls_shut,
+            "tls: the files of [tls] cannot be used, so nobody comes in by TLS; the log says why",
+        ),
+        (
+            context.process.are_definitions_unread,
+            "definitions: the file of load_definitions is missing or damaged, so its definitions were not applied at this \
+             start; the log says why; mend the file and start again",
+        ),
+    ];
+    let waiters = context.process.waiters.filter(|waiters| !is_passing(context, waiters));
+    let is_awaited = |shortage| waiters.is_some_and(|waiters| waiters.shortage == shortage);
+    let expected = shortage_of_store(context).filter(|shortage| !is_awaited(*shortage));
+    let shortages = expected.map(Waiters::expected).into_iter().chain(waiters);
+    let told = shortages.map(|waiters| {
+        let pools = (journal, &*context.messages);
+        Cow::from(context.broker.views().explain(pools, waiters, context.process.disk_facts()).to_string())
+    });
+    let held = states.into_iter().filter(|(holds, _)| *holds).map(|(_, words)| Cow::from(words));
+    let damage = damage(context);
+    damage
+        .into_iter()
+        .chain(held)
+        .chain(told)
+        .chain(Wear::alarm(context.process))
+        .chain(parked(context))
+        .chain(kept_there(context))
+        .chain(spent(context))
+        .chain(Outage::alarm(context.bridges, context.broker))
+        .collect()
+}
+
+/// What the store could not read, and nobody has acknowledged yet.
+fn damage(context: &RequestContext<'_>) -> Option<Cow<'static, str>> {
+    let damage = context.broker.recovery().damage();
+    let first = damage.lines().first().filter(|_| damage.is_alarm())?;
+    let others = match damage.count() - 1 {
+        0 => String::new(),
+        1 => "; and 1 more".to_string(),
+        others => format!("; and {others} more"),
+    };
+    Some(Cow::from(format!(
+        "damage: parts of the store could not be read: {first}{others}; `leveret inspect` with the data directory names \
+         all; acknowledge_damage ends this alarm"
+    )))
+}
+
+/// Why nothing more is written, while nothing is, whether somebody waits or not.
+fn shortage_of_store(context: &RequestContext<'_>) -> Option<Shortage> {
+    let journal = &*context.journal;
+    let is_writable = journal.mode() == leveret_core::journal::Mode::On;
+    let is_short = !is_writable || !journal.has_room_to_define() || journal.is_file_system_full();
+    is_short.then(|| disk_shortage(journal)).filter(|shortage| !makes_room(context, *shortage))
+}
+
+/// Whether publishers wait for the disk only until the next compaction.
+fn is_passing(context: &RequestContext<'_>, waiters: &Waiters) -> bool {
+    waiters.for_ms < COMPACTION_MS && makes_room(context, waiters.shortage)
+}
+
+/// Whether compaction will make room in the log: much of what it takes is settled.
+fn makes_room(context: &RequestContext<'_>, shortage: Shortage) -> bool {
+    let (store, live_bytes) = (context.process.store, context.broker.views().live_log_bytes());
+    let for_ms = context.process.waiters.map_or(0, |waiters| waiters.for_ms);
+    shortage == Shortage::DiskLimit
+        && for_ms < COMPACTION_MS
+        && is_mostly_settled(store.log_bytes(), live_bytes, store.bytes_max)
+}
+
+/// Whether so much of the log is settled that compaction frees some: more than a quarter of what it may take.
+const fn is_mostly_settled(log_bytes: u64, live_bytes: u64, bytes_max: u64) -> bool {
+    log_bytes.saturating_sub(live_bytes) > bytes_max / 4
+}
+
+/// What bridges have set aside and nobody has taken yet, whoever put it there.
+fn parked(context: &RequestContext<'_>) -> Option<Cow<'static, str>> {
+    let bridges = context.bridges;
+    let mut queues = Vec::new();
+    let mut count = 0;
+    for link in (0..bridges.places()).filter_map(|place| bridges.at(place)) {
+        let depth = link.parked(context.broker);
+        let queue = link.parked_queue.map(|queue| (link.vhost, queue));
+        if let Some(queue) = queue.filter(|queue| depth > 0 && !queues.contains(queue)) {
+            queues.push(queue);
+            count += depth;
+        }
+    }
+    let (_, first) = queues.first()?;
+    let others = match queues.len() - 1 {
+        0 => String::new(),
+        others => format!(" and {others} more of such queues"),
+    };
+    Some(Cow::from(format!(
+        "parked: messages that were refused and set aside by bridges: {count}, in {first}{others}; \
+         their header x-parked-cause says why, retry_parked with the bridge's name sends them again"
+    )))
+}
+
+/// Messages that a bridge cannot bring here, whatever is done, and that wait there.
+fn kept_there(context: &RequestContext<'_>) -> Option<Cow<'static, str>> {
+    let links = (0..context.bridges.places()).filter_map(|place| context.bridges.at(place));
+    let mut holding = links.filter(|link| link.held > 0);
+    let first = holding.next()?;
+    let (count, name) = (first.held + holding.map(|link| link.held).sum::<u64>(), first.bridge);
+    Some(Cow::from(format!(
+        "held: {count} messages are too large for this broker, and wait in their queues at the upstream of \
+         bridge {name}; raise message_size_max, take them out there, or say refused = \"reject\" of the rule"
+    )))
+}
+
+/// Bridges that hold rules back until the next day.
+fn spent(context: &RequestContext<'_>) -> Option<Cow<'static, str>> {
+    let links = (0..context.bridges.places()).filter_map(|place| context.bridges.at(place));
+    let mut names: Vec<&str> = links.filter(|link| link.is_day_spent).map(|link| link.bridge).collect();
+    names.dedup();
+    let first = names.first()?;
+    let others = match names.len() - 1 {
+        0 => String::new(),
+        others => format!(", and so have {others} more"),
+    };
+    Some(Cow::from(format!(
+        "budget: bridge {first} has used its bytes of the day (day_bytes_max){others}: only urgent rules go \
+         on until the next day"
+    )))
+}
+
+/// Whether the disk is full: not when one queue, or one virtual host, has its share of it.
+pub(super) fn is_disk_full(context: &RequestContext<'_>) -> bool {
+    shortage_of_store(context).is_some_and(Shortage::is_of_disk)
+}
+
+/// Why nothing more is written, as the alarm says it.
+pub(super) fn store_alarm(context: &RequestContext<'_>) -> Option<String> {
+    let shortage = shortage_of_store(context)?;
+    let found = context.process.waiters.filter(|waiters| waiters.shortage == shortage);
+    let waiters = found.unwrap_or(Waiters::expected(shortage));
+    let pools = (&*context.journal, &*context.messages);
+    Some(context.broker.views().explain(pools, waiters, context.process.disk_facts()).to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_that_compaction_can_free_is_no_alarm() {
+        // 85 % of a full log is settled.
+        assert!(is_mostly_settled(100, 15, 100));
+        assert!(!is_mostly_settled(100, 80, 100));
+        assert!(!is_mostly_settled(20, 0, 100));
+    }
+}

@@ -1,0 +1,795 @@
+//! Which columns there are, and what stands in them.
+//!
+//! Names are those of rabbitmqctl and of the management API together; where the two have different names for
+//! one thing, both are here. What we do not know is not here, and asking for it is an error.
+
+use leveret_amqp::field::Table;
+use leveret_broker::{
+    AppliedView, ChannelCounters, ChannelView, ConnectionView, ConsumerActivity, ConsumerView, ExchangeView,
+    QueueView, VhostLimits, VhostView,
+};
+use leveret_core::command::{ChannelId, ConnectionId};
+
+use super::filter::{Audience, BindingEnds, Viewer};
+use super::json::{Json, Tables};
+use super::management_parts::{numbers, texts};
+use super::request_context::{Ends, ReadContext, SocketView};
+use super::samples::{QueueColumn, Ranges, counts_of_channel};
+
+/// What a cell is written with.
+pub struct Pen<'p, 'o> {
+    /// The answer that is being written.
+    pub json: Json<'o>,
+    /// How tables are written.
+    pub tables: Tables,
+    /// For what is not in the record itself.
+    pub context: ReadContext<'p>,
+    /// Which histories are written beside rates.
+    pub ranges: Ranges,
+    /// Who sees it, if it is somebody who may not see everything.
+    pub viewer: Option<&'p Viewer>,
+    /// It is for the command line, which is told some things in words of its own.
+    pub is_ctl: bool,
+}
+
+impl Pen<'_, '_> {
+    fn connection(&mut self, connection: Option<ConnectionId>) {
+        match connection.and_then(|id| Some((id, self.context.sockets.at(id)?))) {
+            Some((id, socket)) => self.json.shown(connection_pid(socket.number, id)),
+            None => self.json.text(""),
+        }
+    }
+
+    fn channel(&mut self, channel: Option<ChannelId>) {
+        let found = channel.and_then(|id| self.context.broker.views().channel_at(id.index()));
+        match found.and_then(|found| Some((found, self.context.sockets.at(found.connection)?))) {
+            Some((found, socket)) => {
+                self.json.shown(channel_pid(socket.number, found.connection, found.number));
+            }
+            None => self.json.text(""),
+        }
+    }
+
+    /// Whose a channel is and where it comes from: members of an object.
+    fn channel_details(&mut self, channel: ChannelId) {
+        let found = self.context.broker.views().channel_at(channel.index());
+        let found = found.and_then(|found| Some((found, self.context.sockets.at(found.connection)?)));
+        self.json.raw(b"{");
+        if let Some((view, socket)) = found {
+            let connection = name_of(&socket);
+            let mut is_first = true;
+            let name = format!("{connection} ({})", view.number);
+            texts(
+                &mut self.json,
+                &mut is_first,
+                &[
+                    ("name", &name),
+                    ("connection_name", &connection),
+                    ("user", view.user),
+                    ("node", self.context.node),
+                ],
+            );
+            numbers(&mut self.json, &mut is_first, &[("number", view.number.into())]);
+            self.peer(&socket, &mut is_first);
+        }
+        self.json.raw(b"}");
+    }
+
+    /// The other end of a connection, as members of an object.
+    fn peer(&mut self, socket: &SocketView<'_>, is_first: &mut bool) {
+        self.json.name("peer_host", is_first);
+        end(socket.ends, false, self);
+        numbers(&mut self.json, is_first, &[("peer_port", port(socket.ends, false).into())]);
+    }
+
+    /// The consumers of a queue, as far as the reader may see them: a list.
+    fn consumers_of(&mut self, queue: &QueueView<'_>) {
+        let context = self.context;
+        let found = (0..Consumers::places(context)).filter_map(|place| Consumers::at(context, place));
+        let found = found.filter(|it| (it.vhost, it.queue) == (queue.vhost, queue.name));
+        let viewer = self.viewer;
+        let seen = found.filter(|it| viewer.is_none_or(|viewer| Consumers::is_seen(viewer, context, it)));
+        // Where there is no room for them there are none: a list of consumers has them all.
+        let most = if self.tables == Tables::LeftOut { 0 } else { CONSUMERS_SHOWN_MAX };
+        let mut is_first = true;
+        self.json.raw(b"[");
+        for consumer in seen.take(most) {
+            self.json.comma(&mut is_first);
+            self.json.raw(b"{");
+            let mut is_first_cell = true;
+            for (name, cell) in Consumers::COLUMNS {
+                if !Consumers::OF_CTL.contains(name) {
+                    self.json.name(name, &mut is_first_cell);
+                    cell(&consumer, self);
+                }
+            }
+            self.json.raw(b"}");
+        }
+        self.json.raw(b"]");
+    }
+
+    /// The rate of a queue's number, and its history if one is asked for.
+    fn rate(&mut self, queue: &QueueView<'_>, column: QueueColumn) {
+        let is_rate = matches!(column, QueueColumn::Came | QueueColumn::Went);
+        let range = if is_rate { self.ranges.rates } else { self.ranges.lengths };
+        self.context.samples.of_queue(&mut self.json, queue, column, range);
+    }
+
+    /// Numbers with the rate of each: an object.
+    fn stats(&mut self, counts: &[(&str, u32)], rate: impl Fn(&mut Self, usize)) {
+        let mut is_first = true;
+        self.json.raw(b"{");
+        for (column, (name, count)) in counts.iter().enumerate() {
+            self.json.name(name, &mut is_first);
+            self.json.number(*count);
+            self.json.name(&format!("{name}_details"), &mut is_first);
+            rate(self, column);
+        }
+        self.json.raw(b"}");
+    }
+
+    fn text_or_null(&mut self, text: Option<&str>) {
+        match text {
+            Some(text) => self.json.text(text),
+            None => self.json.raw(b"null"),
+        }
+    }
+
+    fn connection_name(&mut self, connection: ConnectionId, channel: Option<u16>) {
+        let Some(socket) = self.context.sockets.at(connection) else { return self.json.text("") };
+        match channel {
+            Some(number) => self.json.shown(format_args!("{} ({number})", name_of(&socket))),
+            None => self.json.shown(name_of(&socket)),
+        }
+    }
+}
+
+/// What an operator names a connection by: never used again for another one.
+pub fn connection_pid(number: u64, connection: ConnectionId) -> String {
+    format!("<leveret.{number}.{}.0>", connection.index() + 1)
+}
+
+/// What a channel of it is named by.
+pub fn channel_pid(number: u64, connection: ConnectionId, channel: u16) -> String {
+    format!("<leveret.{number}.{}.{channel}>", connection.index() + 1)
+}
+
+/// The other way round: the connection's number and id.
+pub fn parse_connection_pid(pid: &str) -> Option<(u64, ConnectionId)> {
+    let inside = pid.strip_prefix("<leveret.")?.strip_suffix(".0>")?;
+    let (number, place) = inside.split_once('.')?;
+    let place: u32 = place.parse().ok().filter(|place| *place > 0)?;
+    Some((number.parse().ok()?, ConnectionId::from_index(place as usize - 1)))
+}
+
+/// `peer -> host`, as RabbitMQ names connections.
+pub fn name_of(socket: &SocketView<'_>) -> String {
+    match socket.ends {
+        Ends::Network { host, peer } => format!("{peer} -> {host}"),
+        Ends::Local { pid, uid } => format!("process {pid} of user {uid} -> unix socket"),
+    }
+}
+
+/// Consumers in the answer about a queue at most.
+const CONSUMERS_SHOWN_MAX: usize = 32;
+
+/// Things that can be listed.
+pub trait Kind: 'static {
+    /// What is shown of one object.
+    type View<'a>;
+    /// What is known of each.
+    const COLUMNS: &'static [Column<Self>];
+    /// What it is called, if one can be asked for by that.
+    fn name(_: &Self::View<'_>) -> Option<String> {
+        None
+    }
+    /// Columns that only our own command line asks for.
+    const OF_CTL: &'static [&'static str] = &[TYPED];
+    /// Columns that stand in the answer about one thing, and not in a list of them.
+    const OF_ONE: &'static [&'static str] = &[];
+    /// Columns of RabbitMQ's that there is no figure for: who asks for them gets an empty cell.
+    const WITHOUT_FIGURE: &'static [&'static str] = &[];
+    /// Whether this one has no such column.
+    fn leaves_out(_: &Self::View<'_>, _: &str) -> bool {
+        false
+    }
+    /// Whether it is a binding between these ends, or none at all.
+    fn is_between(_: &Self::View<'_>, _: &BindingEnds) -> bool {
+        true
+    }
+    /// The columns that a list is sorted by over the network when no order is asked for: those of RabbitMQ.
+    const ORDER: &'static str = "vhost,name";
+    /// Whether a list of them can be asked for page by page.
+    const HAS_PAGES: bool = false;
+    /// Who sees them.
+    const AUDIENCE: Audience = Audience::Members;
+    /// Whether somebody who may not see everything sees this one.
+    fn is_seen(viewer: &Viewer, context: ReadContext<'_>, view: &Self::View<'_>) -> bool {
+        let Viewer { name, is_monitor } = viewer;
+        let is_member =
+            || Self::vhost(view).is_some_and(|vhost| context.broker.access().has_permission(name, vhost));
+        match Self::AUDIENCE {
+            Audience::All => true,
+            Audience::Members => is_member(),
+            Audience::MembersAndMonitors => *is_monitor || is_member(),
+            Audience::OwnerAndMonitors => *is_monitor || is_member() && Self::user(view) == Some(&**name),
+        }
+    }
+    /// Places that were ever used.
+    fn places(context: ReadContext<'_>) -> usize;
+    /// The one in a place.
+    fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>>;
+    /// The virtual host it is in.
+    fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str>;
+    /// The user it belongs to, for who asks for the things of one.
+    fn user<'a>(_: &Self::View<'a>) -> Option<&'a str> {
+        None
+    }
+}
+
+/// The address of an end, ours or the other.
+fn end(ends: Ends, ours: bool, pen: &mut Pen<'_, '_>) {
+    match ends {
+        Ends::Network { host, peer } => pen.json.shown(if ours { host.ip() } else { peer.ip() }),
+        Ends::Local { .. } => pen.json.text("unix"),
+    }
+}
+
+/// Its port; programs of this machine have none.
+const fn port(ends: Ends, ours: bool) -> u16 {
+    match ends {
+        Ends::Network { host, peer } => {
+            if ours {
+                host.port()
+            } else {
+                peer.port()
+            }
+        }
+        Ends::Local { .. } => 0,
+    }
+}
+
+/// A column: its name, and what writes a cell of it.
+pub type Column<K> = (&'static str, for<'a, 'v, 'p, 'o> fn(&'v <K as Kind>::View<'a>, &mut Pen<'p, 'o>));
+
+/// The name of the columns with typed arguments, which only our own command line asks for.
+pub const TYPED: &str = "arguments_typed";
+/// What happened to messages, left out where nothing did.
+const STATS: &str = "message_stats";
+/// How many messages a delayed exchange keeps.
+const DELAYED: &str = "messages_delayed";
+
+/// Queues.
+#[derive(Debug)]
+pub struct Queues;
+
+impl Kind for Queues {
+    type View<'a> = QueueView<'a>;
+
+    const HAS_PAGES: bool = true;
+    const COLUMNS: &'static [Column<Self>] = &[
+        ("name", |queue, pen| pen.json.text(queue.name)),
+        ("vhost", |queue, pen| pen.json.text(queue.vhost)),
+        ("durable", |queue, pen| pen.json.truth(queue.durable)),
+        ("auto_delete", |queue, pen| pen.json.truth(queue.auto_delete)),
+        ("exclusive", |queue, pen| pen.json.truth(queue.owner.is_some())),
+        ("arguments", |queue, pen| pen.json.table(queue.arguments, pen.tables)),
+        (TYPED, |queue, pen| typed(queue.arguments, pen)),
+        ("type", |queue, pen| {
+            let kind = queue.arguments.get("x-queue-type").and_then(|value| value.as_str());
+            pen.json.text(kind.unwrap_or("classic"));
+        }),
+        ("policy", |queue, pen| pen.text_or_null(queue.applied.policy)),
+        ("operator_policy", |queue, pen| pen.text_or_null(queue.applied.operator)),
+        ("effective_policy_definition", |queue, pen| effective(&queue.applied, pen)),
+        ("state", |_, pen| pen.json.text("running")),
+        ("pid", |queue, pen| pen.json.shown(format_args!("<leveret.queue.{}.0>", queue.serial))),
+        ("owner_pid", |queue, pen| pen.connection(queue.owner)),
+        ("exclusive_consumer_pid", |queue, pen| {
+            pen.channel(queue.exclusive_consumer.map(|(_, channel)| channel));
+        }),
+        ("exclusive_consumer_tag", |queue, pen| {
+            pen.json.text(queue.exclusive_consumer.map_or("", |(tag, _)| tag));
+        }),
+        ("single_active_consumer_pid", |queue, pen| {
+            pen.channel(queue.single_active_consumer.map(|(_, channel)| channel));
+        }),
+        ("single_active_consumer_tag", |queue, pen| match queue.single_active_consumer {
+            Some((tag, _)) => pen.json.text(tag),
+            None => pen.json.raw(b"null"),
+        }),
+        ("messages_ready", |queue, pen| pen.json.number(queue.messages_ready)),
+        ("messages_unacknowledged", |queue, pen| pen.json.number(queue.messages_unacknowledged)),
+        ("messages", |queue, pen| {
+            pen.json.number(u64::from(queue.messages_ready) + u64::from(queue.messages_unacknowledged));
+        }),
+        ("messages_ready_ram", |queue, pen| pen.json.number(queue.messages_ready_ram)),
+        ("messages_persistent", |queue, pen| pen.json.number(queue.messages_persistent)),
+        ("messages_unacknowledged_ram", |queue, pen| pen.json.number(queue.messages_unacknowledged_ram)),
+        ("messages_ram", |queue, pen| {
+            let (ready, unacknowledged) = (queue.messages_ready_ram, queue.messages_unacknowledged_ram);
+            pen.json.number(u64::from(ready) + u64::from(unacknowledged));
+        }),
+        ("message_bytes", |queue, pen| {
+            pen.json.number(queue.message_bytes_ready + queue.message_bytes_unacknowledged);
+        }),
+        ("message_bytes_ready", |queue, pen| pen.json.number(queue.message_bytes_ready)),
+        ("message_bytes_unacknowledged", |queue, pen| pen.json.number(queue.message_bytes_unacknowledged)),
+        ("consumers", |queue, pen| pen.json.number(queue.consumers)),
+        ("memory", |queue, pen| pen.json.number(queue.memory_bytes)),
+        ("messages_details", |queue, pen| pen.rate(queue, QueueColumn::All)),
+        ("messages_ready_details", |queue, pen| pen.rate(queue, QueueColumn::Ready)),
+        ("messages_unacknowledged_details", |queue, pen| pen.rate(queue, QueueColumn::Unacknowledged)),
+        ("node", |_, pen| pen.json.text(pen.context.node)),
+        ("consumer_details", |queue, pen| pen.consumers_of(queue)),
+        ("message_stats", |queue, pen| {
+            pen.json.raw(b"{\"publish_details\":");
+            pen.rate(queue, QueueColumn::Came);
+            pen.json.raw(b",\"deliver_get\":");
+            pen.json.number(queue.went);
+            pen.json.raw(b",\"deliver_get_details\":");
+            pen.rate(queue, QueueColumn::Went);
+            pen.json.raw(b"}");
+        }),
+    ];
+    const OF_ONE: &'static [&'static str] = &["consumer_details"];
+    const WITHOUT_FIGURE: &'static [&'static str] = &[
+        "message_bytes_ram",
+        "message_bytes_persistent",
+        "head_message_timestamp",
+        "disk_reads",
+        "disk_writes",
+        "consumer_utilisation",
+        "consumer_capacity",
+        "slave_pids",
+        "synchronised_slave_pids",
+        "leader",
+        "members",
+        "online",
+    ];
+
+    fn name(view: &Self::View<'_>) -> Option<String> {
+        Some(view.name.to_string())
+    }
+
+    fn places(context: ReadContext<'_>) -> usize {
+        context.broker.views().queue_places()
+    }
+
+    fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
+        context.broker.views().queue_at(place)
+    }
+
+    fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
+        Some(view.vhost)
+    }
+}
+
+/// Exchanges.
+#[derive(Debug)]
+pub struct Exchanges;
+
+impl Kind for Exchanges {
+    type View<'a> = ExchangeView<'a>;
+
+    const HAS_PAGES: bool = true;
+    const COLUMNS: &'static [Column<Self>] = &[
+        ("name", |exchange, pen| pen.json.text(exchange.name)),
+        ("vhost", |exchange, pen| pen.json.text(exchange.vhost)),
+        ("type", |exchange, pen| pen.json.text(exchange.kind)),
+        ("durable", |exchange, pen| pen.json.truth(exchange.durable)),
+        ("auto_delete", |exchange, pen| pen.json.truth(exchange.auto_delete)),
+        ("internal", |exchange, pen| pen.json.truth(exchange.internal)),
+        ("arguments", |exchange, pen| pen.json.table(exchange.arguments, pen.tables)),
+        (TYPED, |exchange, pen| typed(exchange.arguments, pen)),
+        ("policy", |exchange, pen| pen.json.text(exchange.policy.unwrap_or_default())),
+        (DELAYED, |exchange, pen| pen.json.number(exchange.messages_delayed.unwrap_or(0))),
+        (STATS, |exchange, pen| {
+            let [published, routed] = exchange.published;
+            pen.stats(&[("publish_in", published), ("publish_out", routed)], |pen, column| {
+                let (samples, range) = (pen.context.samples, pen.ranges.rates);
+                samples.of_exchange(&mut pen.json, exchange, column, range);
+            });
+        }),
+    ];
+
+    fn leaves_out(view: &Self::View<'_>, column: &str) -> bool {
+        column == DELAYED && view.messages_delayed.is_none() || column == STATS && view.published == [0; 2]
+    }
+
+    fn name(view: &Self::View<'_>) -> Option<String> {
+        Some(view.name.to_string())
+    }
+
+    fn places(context: ReadContext<'_>) -> usize {
+        context.broker.views().exchange_places()
+    }
+
+    fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
+        context.broker.views().exchange_at(place)
+    }
+
+    fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
+        Some(view.vhost)
+    }
+}
+
+/// A connection: what the broker knows and what its socket says.
+#[derive(Clone, Copy, Debug)]
+pub struct ConnectionRow<'a> {
+    /// Its id.
+    pub id: ConnectionId,
+    /// The broker's side.
+    pub view: ConnectionView<'a>,
+    /// The socket's side.
+    pub socket: SocketView<'a>,
+}
+
+/// Connections.
+#[derive(Debug)]
+pub struct Connections;
+
+impl Kind for Connections {
+    type View<'a> = ConnectionRow<'a>;
+
+    const HAS_PAGES: bool = true;
+    const COLUMNS: &'static [Column<Self>] = &[
+        ("pid", |row, pen| pen.json.shown(connection_pid(row.socket.number, row.id))),
+        ("name", |row, pen| pen.json.shown(name_of(&row.socket))),
+        ("host", |row, pen| end(row.socket.ends, true, pen)),
+        ("port", |row, pen| pen.json.number(port(row.socket.ends, true))),
+        ("peer_host", |row, pen| end(row.socket.ends, false, pen)),
+        ("peer_port", |row, pen| pen.json.number(port(row.socket.ends, false))),
+        ("ssl", |row, pen| pen.json.truth(row.socket.is_tls)),
+        ("protocol", |_, pen| pen.json.text(if pen.is_ctl { "{0,9,1}" } else { "AMQP 0-9-1" })),
+        ("state", |row, pen| pen.json.text(row.socket.state)),
+        ("type", |_, pen| pen.json.text("network")),
+        ("node", |_, pen| pen.json.text(pen.context.node)),
+        ("channels", |row, pen| pen.json.number(row.view.channels)),
+        ("user", |row, pen| pen.json.text(row.view.user)),
+        ("vhost", |row, pen| pen.json.text(row.view.vhost)),
+        ("timeout", |row, pen| pen.json.number(row.socket.heartbeat_s)),
+        ("frame_max", |row, pen| pen.json.number(row.socket.frame_max)),
+        ("channel_max", |row, pen| pen.json.number(row.socket.channel_max)),
+        ("connected_at", |row, pen| pen.json.number(row.socket.connected_at_ms)),
+        ("auth_mechanism", |row, pen| pen.json.text(row.socket.mechanism)),
+        ("recv_oct", |row, pen| pen.json.number(row.socket.received.0)),
+        ("recv_cnt", |row, pen| pen.json.number(row.socket.received.1)),
+        ("send_oct", |row, pen| pen.json.number(row.socket.sent.0)),
+        ("recv_oct_details", |row, pen| {
+            let (samples, bytes) = (pen.context.samples, row.socket.received.0);
+            samples.of_connection(&mut pen.json, (row.id, row.socket.number), (0, bytes));
+        }),
+        ("send_oct_details", |row, pen| {
+            let (samples, bytes) = (pen.context.samples, row.socket.sent.0);
+            samples.of_connection(&mut pen.json, (row.id, row.socket.number), (1, bytes));
+        }),
+        ("send_cnt", |row, pen| pen.json.number(row.socket.sent.1)),
+        ("client_properties", |row, pen| pen.json.table(row.socket.client_properties, pen.tables)),
+        ("user_provided_name", |row, pen| {
+            let name = row.socket.client_properties.get("connection_name");
+            pen.json.text(name.and_then(|value| value.as_str()).unwrap_or_default());
+        }),
+    ];
+    const WITHOUT_FIGURE: &'static [&'static str] = &[
+        "send_pend",
+        "ssl_protocol",
+        "ssl_key_exchange",
+        "ssl_cipher",
+        "ssl_hash",
+        "peer_cert_subject",
+        "peer_cert_issuer",
+        "peer_cert_validity",
+    ];
+    const AUDIENCE: Audience = Audience::OwnerAndMonitors;
+
+    fn name(view: &Self::View<'_>) -> Option<String> {
+        Some(name_of(&view.socket))
+    }
+
+    fn places(context: ReadContext<'_>) -> usize {
+        context.sockets.places()
+    }
+
+    fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
+        let id = ConnectionId::from_index(place);
+        let (view, socket) = (context.broker.views().connection_view(id)?, context.sockets.at(id)?);
+        Some(ConnectionRow { id, view, socket })
+    }
+
+    fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
+        Some(view.view.vhost)
+    }
+
+    fn user<'a>(view: &Self::View<'a>) -> Option<&'a str> {
+        Some(view.view.user)
+    }
+}
+
+/// A channel and its id.
+#[derive(Clone, Copy, Debug)]
+pub struct ChannelRow<'a> {
+    /// Its id.
+    pub id: ChannelId,
+    /// What is known of it.
+    pub view: ChannelView<'a>,
+    /// What is known of its connection's socket.
+    pub socket: Option<SocketView<'a>>,
+}
+
+/// Channels.
+#[derive(Debug)]
+pub struct Channels;
+
+impl Kind for Channels {
+    type View<'a> = ChannelRow<'a>;
+
+    const HAS_PAGES: bool = true;
+    const COLUMNS: &'static [Column<Self>] = &[
+        ("pid", |row, pen| pen.channel(Some(row.id))),
+        ("name", |row, pen| pen.connection_name(row.view.connection, Some(row.view.number))),
+        ("connection", |row, pen| pen.connection(Some(row.view.connection))),
+        ("number", |row, pen| pen.json.number(row.view.number)),
+        ("user", |row, pen| pen.json.text(row.view.user)),
+        ("vhost", |row, pen| pen.json.text(row.view.vhost)),
+        ("node", |_, pen| pen.json.text(pen.context.node)),
+        ("state", |_, pen| pen.json.text("running")),
+        ("connection_details", |row, pen| {
+            pen.json.raw(b"{");
+            if let Some(socket) = &row.socket {
+                let mut is_first = true;
+                texts(&mut pen.json, &mut is_first, &[("name", &name_of(socket))]);
+                pen.peer(socket, &mut is_first);
+            }
+            pen.json.raw(b"}");
+        }),
+        ("transactional", |row, pen| pen.json.truth(row.view.transactional)),
+        ("confirm", |row, pen| pen.json.truth(row.view.confirm)),
+        ("consumer_count", |row, pen| pen.json.number(row.view.consumers)),
+        ("messages_unacknowledged", |row, pen| pen.json.number(row.view.messages_unacknowledged)),
+        ("messages_uncommitted", |row, pen| pen.json.number(row.view.messages_uncommitted)),
+        ("acks_uncommitted", |row, pen| pen.json.number(row.view.acks_uncommitted)),
+        ("prefetch_count", |row, pen| pen.json.number(row.view.prefetch_count)),
+        ("global_prefetch_count", |row, pen| pen.json.number(row.view.global_prefetch_count)),
+        (STATS, |row, pen| {
+            let counts = counts_of_channel(&row.view);
+            pen.stats(&counts, |pen, column| {
+                let (samples, range) = (pen.context.samples, pen.ranges.rates);
+                let of = (row.id.index(), row.view.serial);
+                samples.of_channel(&mut pen.json, of, (column, counts[column].1), range);
+            });
+        }),
+    ];
+    const WITHOUT_FIGURE: &'static [&'static str] = &["messages_unconfirmed"];
+
+    fn leaves_out(row: &Self::View<'_>, column: &str) -> bool {
+        column == STATS && row.view.counters == ChannelCounters::default()
+    }
+
+    const AUDIENCE: Audience = Audience::OwnerAndMonitors;
+
+    fn name(view: &Self::View<'_>) -> Option<String> {
+        Some(format!("{} ({})", name_of(view.socket.as_ref()?), view.view.number))
+    }
+
+    fn places(context: ReadContext<'_>) -> usize {
+        context.broker.views().channel_places()
+    }
+
+    fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
+        let view = context.broker.views().channel_at(place)?;
+        let socket = context.sockets.at(view.connection);
+        Some(ChannelRow { id: ChannelId::from_index(place), view, socket })
+    }
+
+    fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
+        Some(view.view.vhost)
+    }
+
+    fn user<'a>(view: &Self::View<'a>) -> Option<&'a str> {
+        Some(view.view.user)
+    }
+}
+
+/// Consumers.
+#[derive(Debug)]
+pub struct Consumers;
+
+impl Kind for Consumers {
+    type View<'a> = ConsumerView<'a>;
+
+    const COLUMNS: &'static [Column<Self>] = &[
+        ("queue_name", |consumer, pen| pen.json.text(consumer.queue)),
+        ("queue", |consumer, pen| {
+            pen.json.raw(b"{\"name\":");
+            pen.json.text(consumer.queue);
+            pen.json.raw(b",\"vhost\":");
+            pen.json.text(consumer.vhost);
+            pen.json.raw(b"}");
+        }),
+        ("vhost", |consumer, pen| pen.json.text(consumer.vhost)),
+        ("channel_pid", |consumer, pen| pen.channel(Some(consumer.channel))),
+        ("channel_details", |consumer, pen| pen.channel_details(consumer.channel)),
+        ("consumer_tag", |consumer, pen| pen.json.text(consumer.tag)),
+        ("ack_required", |consumer, pen| pen.json.truth(consumer.ack_required)),
+        ("exclusive", |consumer, pen| pen.json.truth(consumer.exclusive)),
+        ("prefetch_count", |consumer, pen| pen.json.number(consumer.prefetch_count)),
+        ("active", |consumer, pen| pen.json.truth(consumer.activity != ConsumerActivity::Waiting)),
+        ("activity_status", |consumer, pen| {
+            pen.json.text(match consumer.activity {
+                ConsumerActivity::Up => "up",
+                ConsumerActivity::SingleActive => "single_active",
+                ConsumerActivity::Waiting => "waiting",
+            });
+        }),
+        ("priority", |consumer, pen| pen.json.number(consumer.priority)),
+        ("arguments", |consumer, pen| {
+            pen.json.raw(b"{");
+            if consumer.priority != 0 {
+                pen.json.name("x-priority", &mut true);
+                pen.json.number(consumer.priority);
+            }
+            pen.json.raw(b"}");
+        }),
+        (TYPED, |consumer, pen| match consumer.priority {
+            0 => pen.json.raw(b"[]"),
+            priority => {
+                pen.json.raw(b"[[\"x-priority\",\"signedint\",");
+                pen.json.number(priority);
+                pen.json.raw(b"]]");
+            }
+        }),
+    ];
+
+    const ORDER: &'static str = "vhost,queue_name,consumer_tag";
+    const AUDIENCE: Audience = Audience::OwnerAndMonitors;
+
+    fn user<'a>(view: &Self::View<'a>) -> Option<&'a str> {
+        Some(view.user)
+    }
+
+    fn places(context: ReadContext<'_>) -> usize {
+        context.broker.views().consumer_places()
+    }
+
+    fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
+        context.broker.views().consumer_at(place)
+    }
+
+    fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
+        Some(view.vhost)
+    }
+}
+
+/// Virtual hosts.
+#[derive(Debug)]
+pub struct Vhosts;
+
+impl Kind for Vhosts {
+    type View<'a> = VhostView<'a>;
+
+    const HAS_PAGES: bool = true;
+    const COLUMNS: &'static [Column<Self>] = &[
+        ("name", |vhost, pen| pen.json.text(vhost.name)),
+        ("limits", limits),
+        ("tracing", |vhost, pen| pen.json.truth(vhost.is_traced)),
+        ("description", |vhost, pen| pen.json.text(vhost.metadata.description)),
+        ("tags", vhost_tags),
+        ("metadata", vhost_metadata),
+        ("default_queue_type", default_queue_type),
+        ("protected_from_deletion", |vhost, pen| pen.json.truth(vhost.metadata.is_protected)),
+        ("messages_ready", |vhost, pen| pen.json.number(pen.context.broker.views().depth_of(vhost.name).0)),
+        ("messages_unacknowledged", |vhost, pen| {
+            pen.json.number(pen.context.broker.views().depth_of(vhost.name).1)
+        }),
+        ("messages", |vhost, pen| {
+            let (ready, unacknowledged) = pen.context.broker.views().depth_of(vhost.name);
+            pen.json.number(ready + unacknowledged);
+        }),
+        ("cluster_state", |_, pen| pen.json.text("running")),
+    ];
+    const AUDIENCE: Audience = Audience::MembersAndMonitors;
+
+    fn name(view: &Self::View<'_>) -> Option<String> {
+        Some(view.name.to_string())
+    }
+
+    fn places(context: ReadContext<'_>) -> usize {
+        context.broker.access().vhost_places()
+    }
+
+    fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
+        context.broker.access().vhost_at(place)
+    }
+
+    fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
+        Some(view.name)
+    }
+}
+
+/// Writes the tags of a virtual host.
+fn vhost_tags(vhost: &VhostView<'_>, pen: &mut Pen<'_, '_>) {
+    pen.json.texts(vhost.metadata.tags.split(',').filter(|tag| !tag.is_empty()));
+}
+
+/// Writes the type of queues that are declared without one.
+fn default_queue_type(vhost: &VhostView<'_>, pen: &mut Pen<'_, '_>) {
+    let kind = vhost.metadata.default_queue_type;
+    pen.json.text(if kind.is_empty() { "classic" } else { kind });
+}
+
+/// Writes the metadata of a virtual host, without what is not set.
+pub(super) fn vhost_metadata(vhost: &VhostView<'_>, pen: &mut Pen<'_, '_>) {
+    let mut is_first = true;
+    pen.json.raw(b"{");
+    pen.json.name("description", &mut is_first);
+    pen.json.text(vhost.metadata.description);
+    pen.json.name("tags", &mut is_first);
+    vhost_tags(vhost, pen);
+    if !vhost.metadata.default_queue_type.is_empty() {
+        pen.json.name("default_queue_type", &mut is_first);
+        pen.json.text(vhost.metadata.default_queue_type);
+    }
+    if vhost.metadata.is_protected {
+        pen.json.name("protected_from_deletion", &mut is_first);
+        pen.json.truth(true);
+    }
+    pen.json.raw(b"}");
+}
+
+/// What the policies of a queue say together: of limits the smaller one.
+fn effective(applied: &AppliedView<'_>, pen: &mut Pen<'_, '_>) {
+    let mut is_first = true;
+    pen.json.raw(b"{");
+    let mut put = |name: &str, value| {
+        pen.json.name(name, &mut is_first);
+        pen.json.value(value, Tables::Plain);
+    };
+    for (name, value) in applied.definition.iter() {
+        let name = core::str::from_utf8(name).unwrap_or_default();
+        let limit = applied.limits.get(name).filter(|limit| limit.as_integer() < value.as_integer());
+        put(name, limit.unwrap_or(value));
+    }
+    for (name, value) in applied.limits.iter() {
+        let name = core::str::from_utf8(name).unwrap_or_default();
+        if applied.definition.get(name).is_none() {
+            put(name, value);
+        }
+    }
+    pen.json.raw(b"}");
+}
+
+/// Those limits of a virtual host that it has, as RabbitMQ names them.
+pub fn limits(vhost: &VhostView<'_>, pen: &mut Pen<'_, '_>) {
+    let VhostLimits { queues_max, connections_max } = vhost.limits;
+    put_limits([("max-queues", queues_max), ("max-connections", connections_max)], pen);
+}
+
+pub(super) fn put_limits(limits: [(&str, Option<u32>); 2], pen: &mut Pen<'_, '_>) {
+    let mut is_first = true;
+    pen.json.raw(b"{");
+    for (name, limit) in limits.into_iter().filter_map(|(name, limit)| Some((name, limit?))) {
+        pen.json.name(name, &mut is_first);
+        pen.json.number(limit);
+    }
+    pen.json.raw(b"}");
+}
+
+pub(super) fn typed(arguments: Table<'_>, pen: &mut Pen<'_, '_>) {
+    let how = if pen.tables == Tables::LeftOut { Tables::LeftOut } else { Tables::Typed };
+    pen.json.table(arguments, how);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_is_found_by_its_pid_and_by_nothing_else() {
+        let id = ConnectionId::from_index(6);
+        assert_eq!(parse_connection_pid(&connection_pid(41, id)), Some((41, id)));
+        for bad in ["", "<0.1.0>", "<leveret.1.0.0>", "<leveret.1.2.3>", "<leveret.x.1.0>", "<leveret.1.0>"] {
+            assert_eq!(parse_connection_pid(bad), None, "{bad}");
+        }
+    }
+}

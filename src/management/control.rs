@@ -1,0 +1,248 @@
+//! What only the operator at the control socket asks for: the process and its pools, stopping it, copies of its
+//! store, and what is done to queues and connections as nobody's user.
+//!
+//! Always true: a change is answered when it is durable; a mistake is answered with what is wrong; nothing here
+//! does more than a bounded piece of work.
+
+use leveret_broker::{ConnectionView, Context, DeleteIf};
+use leveret_core::command::ConnectionId;
+use leveret_core::error::Fault;
+
+use super::access::changed;
+use super::alarms::which_alarms;
+use super::answer::{Answer, Answered, bad_request, body, done, not_found, problem, refused};
+use super::call::Call;
+use super::columns::parse_connection_pid;
+use super::http::{Request, Status, decode};
+use super::json::Json;
+use super::management_parts::{nested, numbers, texts};
+use super::request_context::RequestContext;
+use super::wear::Wear;
+
+/// More than the list of a store's files takes, in bytes.
+const HELD_BYTES_MAX: usize = 1 << 20;
+
+/// The longest reason for closing connections.
+const REASON_LETTERS_MAX: usize = 100;
+
+/// What the process is, what it has, and what is taken of it.
+pub(super) fn overview(_: &Call<'_>, context: &RequestContext<'_>) -> Answer {
+    Answer::Now(Status::Ok, body(|json| write_overview(json, context)))
+}
+
+fn write_overview(json: &mut Json<'_>, context: &RequestContext<'_>) {
+    let (process, gauges) = (context.process, context.broker.gauges());
+    let views = context.broker.views();
+    let mut is_first = true;
+    json.raw(b"{");
+    let said = [
+        ("product_name", process.product.0.as_str()),
+        ("product_version", process.product.1.as_str()),
+        ("leveret_version", env!("CARGO_PKG_VERSION")),
+        ("node", &process.node),
+        ("data_dir", &process.data_dir),
+        ("configuration", &process.configuration),
+    ];
+    texts(json, &mut is_first, &said);
+    // Queues and exchanges with those that are there from the start, as they are listed.
+    let queues = (0..views.queue_places()).filter_map(|at| views.queue_at(at)).count();
+    let exchanges = (0..views.exchange_places()).filter_map(|at| views.exchange_at(at)).count();
+    let counts = [
+        ("connections", gauges.connections as u64),
+        ("channels", gauges.channels as u64),
+        ("consumers", gauges.consumers as u64),
+        ("queues", queues as u64),
+        ("exchanges", exchanges as u64),
+        ("bindings", gauges.bindings as u64),
+        ("vhosts", context.broker.access().vhosts().count() as u64),
+        ("uptime_ms", process.uptime_ms),
+        ("memory_limit", process.memory_limit_bytes),
+        ("pid", std::process::id().into()),
+        ("handshakes_evicted", process.handshakes_evicted),
+    ];
+    numbers(json, &mut is_first, &counts);
+    if let Some(wear) = Wear::of(process) {
+        json.name("wear", &mut is_first);
+        json.shown(wear);
+    }
+    json.name("listeners", &mut is_first);
+    json.texts(process.open_listeners());
+    json.name("alarms", &mut is_first);
+    json.texts(which_alarms(context));
+    pools(json, context, &mut is_first);
+    json.raw(b"}");
+}
+
+/// Messages that are ready and unacknowledged, in the queues of virtual hosts that are meant.
+pub(super) fn queue_totals(context: &RequestContext<'_>, is_meant: impl Fn(&str) -> bool) -> (u64, u64) {
+    let views = context.broker.views();
+    let queues = (0..views.queue_places()).filter_map(|at| views.queue_at(at));
+    queues.filter(|queue| is_meant(queue.vhost)).fold((0, 0), |(ready, unacknowledged), queue| {
+        (ready + u64::from(queue.messages_ready), unacknowledged + u64::from(queue.messages_unacknowledged))
+    })
+}
+
+/// Messages, the disk, and every pool with what is taken of it.
+fn pools(json: &mut Json<'_>, context: &RequestContext<'_>, is_first: &mut bool) {
+    let (ready, unacknowledged) = queue_totals(context, |_| true);
+    let usable = context.journal.disk_bytes_max();
+    let counts = [
+        ("messages_ready", ready),
+        ("messages_unacknowledged", unacknowledged),
+        ("disk_limit", context.process.disk_limit_bytes),
+        ("disk_usable", usable),
+        ("disk_used", usable.saturating_sub(context.journal.disk_room())),
+        ("disk_live", context.broker.views().live_log_bytes()),
+        ("sync_budget_delayed_commits", context.process.store.commits_over_budget),
+        ("is_over_sync_budget", context.process.store.is_over_budget.into()),
+    ];
+    numbers(json, is_first, &counts);
+    json.name("pools", is_first);
+    let mut separator: &[u8] = b"{";
+    for pool in context.broker.views().pools(context.messages) {
+        json.raw(separator);
+        separator = b",";
+        json.text(pool.key);
+        json.shown_raw(format_args!(":[{},{}]", pool.used, pool.max));
+    }
+    json.raw(b"}");
+}
+
+/// The configuration.
+pub(super) fn environment(_: &Call<'_>, context: &RequestContext<'_>) -> Answer {
+    Answer::Now(Status::Ok, body(|json| json.text(&context.process.environment)))
+}
+
+/// Stops the broker.
+pub(super) fn stop(_: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
+    context.orders.stop = true;
+    Ok(done(Status::NoContent))
+}
+
+/// Begins a copy: the store's files are held still when all that was said is durable.
+pub(super) fn begin_backup(_: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
+    match &context.files {
+        Some(_) => Ok(Answer::Hold(context.journal.await_all())),
+        None => Err(Answer::Now(Status::Unavailable, problem("unavailable", "there is no store to copy"))),
+    }
+}
+
+/// Whether they are still held.
+pub(super) fn backup(_: &Call<'_>, context: &RequestContext<'_>) -> Answer {
+    match &context.files {
+        Some(files) if files.is_pinned_for_backup() => done(Status::NoContent),
+        _ => not_found("nothing is held still"),
+    }
+}
+
+/// They need not be held any more.
+pub(super) fn end_backup(_: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
+    if let Some(files) = &mut context.files {
+        files.release();
+    }
+    Ok(done(Status::NoContent))
+}
+
+/// What the store consists of now; `None`: not now.
+pub(super) fn held(context: &mut RequestContext<'_>) -> Option<Answer> {
+    let files = context.files.as_mut()?.pin_for_backup()?;
+    let mut out = Vec::new();
+    let mut json = Json::new(&mut out, HELD_BYTES_MAX);
+    json.raw(b"{\"data_dir\":");
+    json.text(&context.process.data_dir);
+    json.raw(b",\"files\":[");
+    let mut is_first = true;
+    for (slot, bytes, length) in files {
+        json.comma(&mut is_first);
+        json.shown_raw(format_args!("[{slot},{bytes},{length}]"));
+    }
+    json.raw(b"]}");
+    let is_full = json.is_full();
+    debug_assert!(!is_full, "a store has not that many files");
+    Some(Answer::Now(Status::Ok, out))
+}
+
+/// Deletes a queue.
+pub(super) fn delete_queue(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
+    let only = DeleteIf { unused: call.request.says("if-unused"), empty: call.request.says("if-empty") };
+    let (broker, mut context) = context.broker();
+    let deleted = broker.operator_delete_queue(&mut context, call.name("vhost"), call.name("queue"), only);
+    counted(&context, deleted)
+}
+
+/// Empties a queue.
+pub(super) fn purge_queue(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
+    let (broker, mut context) = context.broker();
+    let purged = broker.operator_purge(&mut context, call.name("vhost"), call.name("queue"));
+    counted(&context, purged)
+}
+
+/// Ends the alarm about parts of the store that could not be read.
+pub(super) fn acknowledge_damage(_: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
+    changed(context.broker.recovery_mut().acknowledge_damage(context.journal))
+}
+
+/// Gives an orphan a queue.
+pub(super) fn adopt_orphan(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
+    let incarnation = incarnation(call)?;
+    let (broker, mut context) = context.broker();
+    let (vhost, queue) = (call.name("vhost"), call.name("queue"));
+    let adopted = broker.operator_adopt_orphan(&mut context, incarnation, vhost, queue);
+    counted(&context, adopted)
+}
+
+/// Deletes an orphan.
+pub(super) fn delete_orphan(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
+    let incarnation = incarnation(call)?;
+    let (broker, mut context) = context.broker();
+    let deleted = broker.operator_delete_orphan(&mut context, incarnation);
+    counted(&context, deleted)
+}
+
+fn incarnation<N: core::str::FromStr>(call: &Call<'_>) -> Result<N, Answer> {
+    let said = call.name("incarnation");
+    said.parse().map_err(|_| bad_request(&format!("'{said}' is no incarnation: see list_orphans")))
+}
+
+fn counted(context: &Context<'_>, outcome: Result<impl Into<u64>, Fault>) -> Answered {
+    let count = outcome.map_err(|fault| refused(&fault))?.into();
+    let body = body(|json| nested(json, &[("messages", count)]));
+    Ok(Answer::Durable(context.awaited(), Status::Ok, body))
+}
+
+/// Closes the connection of this pid, if it is still there.
+pub(super) fn close(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
+    let pid = call.name("pid");
+    let bad_pid = || bad_request(&format!("{{:invalid_pid_syntax, \"{pid}\"}}"));
+    let (number, connection) = parse_connection_pid(pid).ok_or_else(bad_pid)?;
+    if context.sockets.at(connection).is_some_and(|socket| socket.number == number) {
+        context.broker.force_close(connection, &reason(call.request, "Closed via leveretctl"));
+    }
+    Ok(done(Status::NoContent))
+}
+
+/// Closes all connections, or those of a virtual host or a user.
+pub(super) fn close_all(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
+    let is_meant = |view: &ConnectionView<'_>| {
+        call.has("vhost").is_none_or(|vhost| view.vhost == vhost)
+            && call.has("user").is_none_or(|user| view.user == user)
+    };
+    let reason = reason(call.request, "Closed via leveretctl");
+    let mut closed = 0;
+    for connection in (0..context.sockets.places()).map(ConnectionId::from_index) {
+        let view = context.broker.views().connection_view(connection);
+        // The links of bridges are the operator's own.
+        let is_client = context.sockets.at(connection).is_some();
+        if is_client && view.as_ref().is_some_and(is_meant) {
+            context.broker.force_close(connection, &reason);
+            closed += 1;
+        }
+    }
+    Ok(Answer::Now(Status::Ok, body(|json| nested(json, &[("closed", closed)]))))
+}
+
+/// Why connections are closed, as their clients are told.
+pub(super) fn reason(request: &Request<'_>, unless_said: &str) -> String {
+    let said = request.asked("reason").and_then(decode).unwrap_or(unless_said.into());
+    said.chars().filter(|letter| !letter.is_control()).take(REASON_LETTERS_MAX).collect()
+}

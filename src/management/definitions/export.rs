@@ -1,0 +1,300 @@
+//! All definitions, as RabbitMQ exports them and imports them again.
+//!
+//! Always true: what belongs to one connection, and what every virtual host begins with, is left out;
+//! passwords leave as hashes, for whoever may read the file is who could copy the store.
+
+use crate::columns::{Column, Kind};
+use crate::listing::{Part, whole_row};
+use crate::parameter_columns::raw_value;
+use crate::request_context::ReadContext;
+use leveret_core::rabbitmq_version;
+
+use leveret_broker::{
+    BindingView, ExchangeView, ParameterView, PermissionView, PolicyKind, PolicyView, QueueView,
+    TopicPermissionView, UserView, VhostView,
+};
+
+/// Whose format it is: RabbitMQ looks at that.
+const BEGINNING: &str = concat!(
+    "{\"rabbit_version\":\"",
+    rabbitmq_version!(),
+    "\",\"rabbitmq_version\":\"",
+    rabbitmq_version!(),
+    "\",\n",
+    "\"product_name\":\"Leveret\",\n\"users\":["
+);
+
+/// The parts of an export.
+pub const PARTS: &[Part] = &[
+    part::<Users>(BEGINNING),
+    part::<Vhosts>("\n],\n\"vhosts\":["),
+    part::<Permissions>("\n],\n\"permissions\":["),
+    part::<TopicPermissions>("\n],\n\"topic_permissions\":["),
+    part::<Limits>("\n],\n\"parameters\":["),
+    part::<OperatorPolicies>(""),
+    part::<Parameters>(""),
+    part::<GlobalParameters>("\n],\n\"global_parameters\":["),
+    part::<Policies>("\n],\n\"policies\":["),
+    part::<Queues>("\n],\n\"queues\":["),
+    part::<Exchanges>("\n],\n\"exchanges\":["),
+    Part { around: ("\n],\n\"bindings\":[", "\n]}\n"), ..part::<Bindings>("") },
+];
+
+/// The parts of an export of one virtual host.
+pub const VHOST_PARTS: &[Part] = &[
+    part::<Limits>(concat!(
+        "{\"rabbit_version\":\"",
+        rabbitmq_version!(),
+        "\",\"rabbitmq_version\":\"",
+        rabbitmq_version!(),
+        "\",\n",
+        "\"product_name\":\"Leveret\",\n\"parameters\":["
+    )),
+    part::<OperatorPolicies>(""),
+    part::<Parameters>(""),
+    part::<Policies>("\n],\n\"policies\":["),
+    part::<Queues>("\n],\n\"queues\":["),
+    part::<Exchanges>("\n],\n\"exchanges\":["),
+    Part { around: ("\n],\n\"bindings\":[", "\n]}\n"), ..part::<Bindings>("") },
+];
+
+const fn part<K: Kind>(before: &'static str) -> Part {
+    Part { around: (before, ""), places: K::places, row: whole_row::<K>, looks: None }
+}
+
+/// Declares a kind of which some are exported, with all its columns; what stands in parentheses is the part of the broker that lists it.
+macro_rules! exported {
+    ($name:ident, $view:ident, $(($part:ident))? $places:ident, $at:ident, $is_meant:expr, $vhost:expr, $columns:expr) => {
+        #[derive(Debug)]
+        struct $name;
+
+        impl Kind for $name {
+            type View<'a> = $view<'a>;
+
+            const COLUMNS: &'static [Column<Self>] = &$columns;
+
+            fn places(context: ReadContext<'_>) -> usize {
+                context.broker$(.$part())?.$places()
+            }
+
+            fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
+                let is_meant: fn(&$view<'_>) -> bool = $is_meant;
+                context.broker$(.$part())?.$at(place).filter(is_meant)
+            }
+
+            fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
+                let vhost: for<'v> fn(&$view<'v>) -> Option<&'v str> = $vhost;
+                vhost(view)
+            }
+        }
+    };
+}
+
+exported!(
+    Users,
+    UserView,
+    (access)
+    user_places,
+    user_at,
+    |_| true,
+    |_| None,
+    [
+        ("name", |user, pen| pen.json.text(user.name)),
+        ("password_hash", |user, pen| pen.json.text(&user.hash.export().1)),
+        ("hashing_algorithm", |user, pen| pen.json.text(user.hash.export().0)),
+        ("tags", |user, pen| pen.json.texts(user.tags.split(',').filter(|tag| !tag.is_empty()))),
+        ("limits", |user, pen| crate::access_columns::user_limits(user, pen)),
+    ]
+);
+
+exported!(
+    Vhosts,
+    VhostView,
+    (access)
+    vhost_places,
+    vhost_at,
+    |_| true,
+    |_| None,
+    [
+        ("name", |vhost, pen| pen.json.text(vhost.name)),
+        ("limits", |vhost, pen| match vhost.limits == Default::default() {
+            true => pen.json.raw(b"[]"),
+            false => crate::columns::limits(vhost, pen),
+        }),
+        ("metadata", |vhost, pen| crate::columns::vhost_metadata(vhost, pen)),
+    ]
+);
+
+exported!(
+    Permissions,
+    PermissionView,
+    (access)
+    permission_places,
+    permission_at,
+    |_| true,
+    |_| None,
+    [
+        ("user", |it, pen| pen.json.text(it.user)),
+        ("vhost", |it, pen| pen.json.text(it.vhost)),
+        ("configure", |it, pen| pen.json.text(it.configure)),
+        ("write", |it, pen| pen.json.text(it.write)),
+        ("read", |it, pen| pen.json.text(it.read)),
+    ]
+);
+
+exported!(
+    TopicPermissions,
+    TopicPermissionView,
+    (access)
+    topic_permission_places,
+    topic_permission_at,
+    |_| true,
+    |_| None,
+    [
+        ("user", |it, pen| pen.json.text(it.user)),
+        ("vhost", |it, pen| pen.json.text(it.vhost)),
+        ("exchange", |it, pen| pen.json.text(it.exchange)),
+        ("write", |it, pen| pen.json.text(it.write)),
+        ("read", |it, pen| pen.json.text(it.read)),
+    ]
+);
+
+exported!(
+    Limits,
+    VhostView,
+    (access)
+    vhost_places,
+    vhost_at,
+    |vhost| vhost.limits != Default::default(),
+    |it| Some(it.name),
+    [
+        ("component", |_, pen| pen.json.text("vhost-limits")),
+        ("name", |_, pen| pen.json.text("limits")),
+        ("vhost", |vhost, pen| pen.json.text(vhost.name)),
+        ("value", |vhost, pen| crate::columns::limits(vhost, pen)),
+    ]
+);
+
+exported!(
+    OperatorPolicies,
+    PolicyView,
+    (views) policy_places,
+    policy_at,
+    |view| view.policy.kind == PolicyKind::Operator,
+    |it| Some(it.vhost),
+    [
+        ("component", |_, pen| pen.json.text("operator_policy")),
+        ("name", |it, pen| pen.json.text(it.policy.name)),
+        ("vhost", |it, pen| pen.json.text(it.vhost)),
+        ("value", |it, pen| {
+            let mut is_first = true;
+            pen.json.raw(b"{");
+            for (name, text) in [("pattern", it.policy.pattern), ("apply-to", it.policy.apply_to.name())] {
+                pen.json.name(name, &mut is_first);
+                pen.json.text(text);
+            }
+            pen.json.name("priority", &mut is_first);
+            pen.json.number(it.policy.priority);
+            pen.json.name("definition", &mut is_first);
+            crate::policy_columns::policy_definition(it, pen);
+            pen.json.raw(b"}");
+        }),
+    ]
+);
+
+exported!(
+    Parameters,
+    ParameterView,
+    (views) parameter_places,
+    parameter_at,
+    |view| view.vhost.is_some(),
+    |it| it.vhost,
+    [
+        ("value", |it, pen| raw_value(it, &mut pen.json)),
+        ("vhost", |it, pen| pen.json.text(it.vhost.unwrap_or_default())),
+        ("component", |it, pen| pen.json.text(it.component)),
+        ("name", |it, pen| pen.json.text(it.name)),
+    ]
+);
+
+exported!(
+    GlobalParameters,
+    ParameterView,
+    (views) parameter_places,
+    parameter_at,
+    |view| view.vhost.is_none(),
+    |_| None,
+    [("name", |it, pen| pen.json.text(it.name)), ("value", |it, pen| raw_value(it, &mut pen.json)),]
+);
+
+exported!(
+    Policies,
+    PolicyView,
+    (views) policy_places,
+    policy_at,
+    |view| view.policy.kind == PolicyKind::User,
+    |it| Some(it.vhost),
+    [
+        ("vhost", |it, pen| pen.json.text(it.vhost)),
+        ("name", |it, pen| pen.json.text(it.policy.name)),
+        ("pattern", |it, pen| pen.json.text(it.policy.pattern)),
+        ("apply-to", |it, pen| pen.json.text(it.policy.apply_to.name())),
+        ("definition", crate::policy_columns::policy_definition),
+        ("priority", |it, pen| pen.json.number(it.policy.priority)),
+    ]
+);
+
+exported!(
+    Queues,
+    QueueView,
+    (views) queue_places,
+    queue_at,
+    |queue| queue.owner.is_none(),
+    |it| Some(it.vhost),
+    [
+        ("name", |queue, pen| pen.json.text(queue.name)),
+        ("vhost", |queue, pen| pen.json.text(queue.vhost)),
+        ("durable", |queue, pen| pen.json.truth(queue.durable)),
+        ("auto_delete", |queue, pen| pen.json.truth(queue.auto_delete)),
+        ("arguments", |queue, pen| pen.json.table(queue.arguments, pen.tables)),
+    ]
+);
+
+exported!(
+    Exchanges,
+    ExchangeView,
+    (views) exchange_places,
+    exchange_at,
+    |it| !is_predeclared(it.name),
+    |it| Some(it.vhost),
+    [
+        ("name", |it, pen| pen.json.text(it.name)),
+        ("vhost", |it, pen| pen.json.text(it.vhost)),
+        ("type", |it, pen| pen.json.text(it.kind)),
+        ("durable", |it, pen| pen.json.truth(it.durable)),
+        ("auto_delete", |it, pen| pen.json.truth(it.auto_delete)),
+        ("internal", |it, pen| pen.json.truth(it.internal)),
+        ("arguments", |it, pen| pen.json.table(it.arguments, pen.tables)),
+    ]
+);
+
+exported!(
+    Bindings,
+    BindingView,
+    (views) binding_places,
+    binding_at,
+    |binding| !binding.exclusive,
+    |it| Some(it.vhost),
+    [
+        ("source", |binding, pen| pen.json.text(binding.source)),
+        ("vhost", |binding, pen| pen.json.text(binding.vhost)),
+        ("destination", |binding, pen| pen.json.text(binding.destination)),
+        ("destination_type", |it, pen| pen.json.text(if it.to_exchange { "exchange" } else { "queue" })),
+        ("routing_key", |binding, pen| pen.json.text(binding.routing_key)),
+        ("arguments", |binding, pen| pen.json.table(binding.arguments, pen.tables)),
+    ]
+);
+
+fn is_predeclared(exchange: &str) -> bool {
+    exchange.is_empty() || exchange.starts_with("amq.")
+}

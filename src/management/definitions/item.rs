@@ -1,0 +1,760 @@
+//! One thing out of JSON: a queue, a user, a permission.
+//!
+//! Always true: names fit into AMQP's short strings; arguments are a field table that the wire would take.
+
+use core::fmt;
+
+use zeroize::Zeroizing;
+
+use leveret_broker::{PolicyKind, SHOVEL, VhostChange};
+use leveret_core::command::NAME_BYTES_MAX;
+use leveret_core::password::{PASSWORD_BYTES_MAX, PasswordHash};
+use leveret_json::{Fields, Value, items, unfit};
+
+use super::policy::Policy;
+use super::read::SECTIONS;
+use super::tables::table_of;
+
+/// What stands in a list.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Parsed {
+    /// What is defined.
+    pub item: Item,
+    /// Fields of it that nobody here knows, and that change nothing.
+    pub unknown_fields: Vec<String>,
+}
+
+/// One thing.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Item {
+    /// A virtual host.
+    Vhost(Vhost),
+    /// A user.
+    User(User),
+    /// What a user may do in a virtual host.
+    Permission(Permission),
+    /// What a user may do with the keys of a topic exchange.
+    TopicPermission(TopicPermission),
+    /// Limits of a virtual host.
+    Limits(String, Limits),
+    /// A policy, or an operator policy.
+    Policy(Policy),
+    /// A runtime parameter, or a global one.
+    Parameter(Parameter),
+    /// An exchange.
+    Exchange(Exchange),
+    /// A queue.
+    Queue(Queue),
+    /// A binding.
+    Binding(Binding),
+}
+
+/// Why something is no thing of ours.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ItemError {
+    /// A field is missing, or has a value that it cannot have: which, in words.
+    Bad(String),
+    /// RabbitMQ has such things, and this broker has none: what it is.
+    NotOurs(String),
+}
+
+impl From<String> for ItemError {
+    fn from(why: String) -> Self {
+        Self::Bad(why)
+    }
+}
+
+impl fmt::Display for ItemError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bad(why) => f.write_str(why),
+            Self::NotOurs(what) => write!(f, "{what}: this broker has no such thing"),
+        }
+    }
+}
+
+/// A runtime parameter.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Parameter {
+    /// The virtual host; `None`: it is global.
+    pub vhost: Option<String>,
+    /// Whose it is.
+    pub component: String,
+    /// Its name.
+    pub name: String,
+    /// What it says: JSON, which may hold a password.
+    pub value: String,
+}
+
+impl fmt::Debug for Parameter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Parameter {:?} of {:?}", self.name, self.component)
+    }
+}
+
+/// A virtual host.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Vhost {
+    /// Its name.
+    pub name: String,
+    /// Limits, if it comes with any.
+    pub limits: Option<Limits>,
+    /// The metadata that it comes with.
+    pub metadata: VhostChange,
+}
+
+/// Limits of a virtual host; below 0 is without limit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Limits {
+    /// Queues that the virtual host may have.
+    pub queues_max: Option<i64>,
+    /// Connections that it may have.
+    pub connections_max: Option<i64>,
+}
+
+/// Limits of a user; below 0 is without limit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct UserLimits {
+    /// Connections that the user may have.
+    pub connections_max: Option<i64>,
+    /// Channels that the user may have in all of them.
+    pub channels_max: Option<i64>,
+}
+
+/// A user.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct User {
+    /// Its name.
+    pub name: String,
+    /// How it proves that it is who it says.
+    pub password: Password,
+    /// Words with commas between them.
+    pub tags: String,
+    /// Limits, if it comes with any.
+    pub limits: Option<UserLimits>,
+}
+
+/// The password of a user.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Password {
+    /// Nothing is said of it, and then no password fits, as with RabbitMQ.
+    Unsaid,
+    /// Itself. Its hash takes a while, so it is made where nobody waits.
+    Clear(ClearPassword),
+    /// The salted hash, as users' records keep it.
+    Hash(PasswordHash),
+}
+
+/// A password in clear, shown to nobody.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ClearPassword(Zeroizing<String>);
+
+impl ClearPassword {
+    /// Its bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+impl fmt::Debug for ClearPassword {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ClearPassword")
+    }
+}
+
+/// What a user may do in a virtual host.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Permission {
+    /// The user who has the permission.
+    pub user: String,
+    /// The virtual host.
+    pub vhost: String,
+    /// A pattern of names.
+    pub configure: String,
+    /// Names that may be written to.
+    pub write: String,
+    /// Names that may be read from.
+    pub read: String,
+}
+
+/// What a user may do with the keys of a topic exchange.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TopicPermission {
+    /// The user who has the permission.
+    pub user: String,
+    /// The virtual host.
+    pub vhost: String,
+    /// The topic exchange.
+    pub exchange: String,
+    /// A pattern of keys.
+    pub write: String,
+    /// Names that may be read from.
+    pub read: String,
+}
+
+/// An exchange.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Exchange {
+    /// Its name.
+    pub name: String,
+    /// The virtual host.
+    pub vhost: String,
+    /// Its type.
+    pub kind: String,
+    /// It outlives the broker.
+    pub durable: bool,
+    /// It goes with its last binding.
+    pub auto_delete: bool,
+    /// Nobody publishes to it.
+    pub internal: bool,
+    /// The bytes of a field table.
+    pub arguments: Vec<u8>,
+}
+
+/// A queue.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Queue {
+    /// Its name.
+    pub name: String,
+    /// The virtual host.
+    pub vhost: String,
+    /// It outlives the broker.
+    pub durable: bool,
+    /// It goes with its last consumer.
+    pub auto_delete: bool,
+    /// The bytes of a field table.
+    pub arguments: Vec<u8>,
+}
+
+/// A binding.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Binding {
+    /// The virtual host.
+    pub vhost: String,
+    /// The exchange it starts from.
+    pub source: String,
+    /// The queue or exchange that gets the messages.
+    pub destination: String,
+    /// `queue` or `exchange`.
+    pub destination_type: String,
+    /// The binding key.
+    pub routing_key: String,
+    /// The bytes of a field table.
+    pub arguments: Vec<u8>,
+}
+
+/// The way of hashing of definitions that do not name any, as RabbitMQ takes it.
+const ALGORITHM_DEFAULT: &str = "rabbit_password_hashing_md5";
+
+/// Reads one thing of a list.
+///
+/// # Errors
+/// It is not what the list's things are, or nothing that we have.
+pub fn parse(section: &str, text: &str) -> Result<Parsed, ItemError> {
+    parse_fields(section, Fields::parse(text.as_bytes())?)
+}
+
+/// The same, of fields that were read already.
+///
+/// # Errors
+/// As of [`parse`].
+pub fn parse_fields(section: &str, mut fields: Fields<'_>) -> Result<Parsed, ItemError> {
+    if !SECTIONS.contains(&section) {
+        return Err(ItemError::NotOurs(named(section, &fields)));
+    }
+    let what = described(section, &fields);
+    item_of(section, &mut fields).map_err(|error| match error {
+        ItemError::Bad(why) => ItemError::Bad(format!("{what}: {why}")),
+        error @ ItemError::NotOurs(_) => error,
+    })
+}
+
+fn item_of(section: &str, fields: &mut Fields<'_>) -> Result<Parsed, ItemError> {
+    let item = match section {
+        "vhosts" => vhost(fields)?,
+        "users" => user(fields)?,
+        "permissions" => permission(fields)?,
+        "topic_permissions" => topic_permission(fields)?,
+        "parameters" => parameter(fields)?,
+        "global_parameters" => {
+            let (name, value) = (fields.text("name")?, fields.value("value").compact()?);
+            Item::Parameter(Parameter { vhost: None, component: String::new(), name, value })
+        }
+        "policies" => {
+            let (vhost, name) = (fields.text("vhost")?, fields.text("name")?);
+            Item::Policy(Policy::take(fields, PolicyKind::User, vhost, name)?)
+        }
+        "exchanges" => exchange(fields)?,
+        "queues" => queue(fields)?,
+        _ => binding(fields)?,
+    };
+    item.check().map(|item| Parsed { item, unknown_fields: unknown(section, fields) })
+}
+
+/// Fields that are in what RabbitMQ exports, and by which nothing here goes.
+const OF_NO_MATTER: [(&str, &str); 2] = [("queues", "type"), ("parameters", "name")];
+
+fn unknown(section: &str, fields: &Fields<'_>) -> Vec<String> {
+    fields.names().filter(|name| !OF_NO_MATTER.contains(&(section, name))).map(str::to_string).collect()
+}
+
+fn vhost(fields: &mut Fields<'_>) -> Result<Item, String> {
+    let name = fields.text("name")?;
+    let limits = limits_said(fields)?.map(Limits::read).transpose()?;
+    Ok(Item::Vhost(Vhost { name, limits, metadata: vhost_change(fields)? }))
+}
+
+/// Reads metadata of a virtual host: from the object `metadata`, and beside it, which goes first.
+///
+/// # Errors
+/// A field has a value that it cannot have.
+pub fn vhost_change(fields: &mut Fields<'_>) -> Result<VhostChange, String> {
+    let object = fields.value("metadata");
+    let inner = match object.holds_something() {
+        true => change_in(&mut Fields::of(&object)?)?,
+        false => VhostChange::default(),
+    };
+    let outer = change_in(fields)?;
+    Ok(VhostChange {
+        description: outer.description.or(inner.description),
+        tags: outer.tags.or(inner.tags),
+        default_queue_type: outer.default_queue_type.or(inner.default_queue_type),
+        is_protected: outer.is_protected.or(inner.is_protected),
+    })
+}
+
+fn change_in(fields: &mut Fields<'_>) -> Result<VhostChange, String> {
+    let tags = tags(fields)?.map(|tags| {
+        let tags: Vec<&str> = tags.split(',').map(str::trim).filter(|tag| !tag.is_empty()).collect();
+        tags.join(",")
+    });
+    // RabbitMQ exports an unset type as a text.
+    let is_set = |kind: &String| !["", "undefined"].contains(&kind.as_str());
+    Ok(VhostChange {
+        description: fields.text_if_said("description")?,
+        tags,
+        default_queue_type: fields.text_if_said("default_queue_type")?.filter(is_set),
+        is_protected: match fields.value("protected_from_deletion") {
+            Value::Null => None,
+            Value::Bool(is_protected) => Some(is_protected),
+            other => return Err(unfit("protected_from_deletion", "true or false", &other)),
+        },
+    })
+}
+
+fn permission(fields: &mut Fields<'_>) -> Result<Item, String> {
+    Ok(Item::Permission(Permission {
+        user: fields.text("user")?,
+        vhost: fields.text("vhost")?,
+        configure: fields.text("configure")?,
+        write: fields.text("write")?,
+        read: fields.text("read")?,
+    }))
+}
+
+fn topic_permission(fields: &mut Fields<'_>) -> Result<Item, String> {
+    Ok(Item::TopicPermission(TopicPermission {
+        user: fields.text("user")?,
+        vhost: fields.text("vhost")?,
+        exchange: fields.text("exchange")?,
+        write: fields.text("write")?,
+        read: fields.text("read")?,
+    }))
+}
+
+fn parameter(fields: &mut Fields<'_>) -> Result<Item, ItemError> {
+    let component = fields.text("component")?;
+    if component == "operator_policy" {
+        let (vhost, name) = (fields.text("vhost")?, fields.text("name")?);
+        let value = Fields::of(&fields.value("value"))?;
+        return Ok(Item::Policy(Policy::read(value, PolicyKind::Operator, &vhost, &name)?));
+    }
+    if component == SHOVEL {
+        let (vhost, name) = (Some(fields.text("vhost")?), fields.text("name")?);
+        return Ok(Item::Parameter(Parameter {
+            vhost,
+            component,
+            name,
+            value: fields.value("value").compact()?,
+        }));
+    }
+    if component != "vhost-limits" {
+        return Err(ItemError::NotOurs(format!("a parameter of {component}")));
+    }
+    Ok(Item::Limits(fields.text("vhost")?, Limits::read(Fields::of(&fields.value("value"))?)?))
+}
+
+fn exchange(fields: &mut Fields<'_>) -> Result<Item, String> {
+    Ok(Item::Exchange(Exchange {
+        name: fields.text("name")?,
+        vhost: fields.text("vhost")?,
+        kind: fields.text("type")?,
+        durable: fields.truth("durable")?,
+        auto_delete: fields.truth("auto_delete")?,
+        internal: fields.truth("internal")?,
+        arguments: arguments(fields)?,
+    }))
+}
+
+fn queue(fields: &mut Fields<'_>) -> Result<Item, String> {
+    Ok(Item::Queue(Queue {
+        name: fields.text("name")?,
+        vhost: fields.text("vhost")?,
+        durable: fields.truth("durable")?,
+        auto_delete: fields.truth("auto_delete")?,
+        arguments: arguments(fields)?,
+    }))
+}
+
+fn binding(fields: &mut Fields<'_>) -> Result<Item, String> {
+    Ok(Item::Binding(Binding {
+        vhost: fields.text("vhost")?,
+        source: fields.text("source")?,
+        destination: fields.text("destination")?,
+        destination_type: fields.text("destination_type")?,
+        routing_key: fields.text("routing_key")?,
+        arguments: arguments(fields)?,
+    }))
+}
+
+impl Limits {
+    /// Out of an object in which nothing else may stand.
+    ///
+    /// # Errors
+    /// It holds anything else.
+    pub fn read(mut fields: Fields<'_>) -> Result<Self, String> {
+        let queues_max = fields.number_if_said("max-queues")?;
+        let connections_max = fields.number_if_said("max-connections")?;
+        fields.nothing_else()?;
+        Ok(Self { queues_max, connections_max })
+    }
+}
+
+impl UserLimits {
+    /// Out of an object in which nothing else may stand.
+    ///
+    /// # Errors
+    /// It holds anything else.
+    pub fn read(mut fields: Fields<'_>) -> Result<Self, String> {
+        let connections_max = fields.number_if_said("max-connections")?;
+        let channels_max = fields.number_if_said("max-channels")?;
+        fields.nothing_else()?;
+        Ok(Self { connections_max, channels_max })
+    }
+}
+
+/// Limits, if there are any: an object, or a list of names and values, as RabbitMQ writes some.
+fn limits_said<'b>(fields: &mut Fields<'b>) -> Result<Option<Fields<'b>>, String> {
+    let limits = fields.value("limits");
+    let read = || if let Value::Array(list) = limits { Fields::of_pairs(list) } else { Fields::of(&limits) };
+    limits.holds_something().then(read).transpose()
+}
+
+fn user(fields: &mut Fields<'_>) -> Result<Item, String> {
+    let name = fields.text("name")?;
+    let password = password(fields)?;
+    let tags = tags(fields)?.unwrap_or_default();
+    let limits = limits_said(fields)?.map(UserLimits::read).transpose()?;
+    Ok(Item::User(User { name, password, tags, limits }))
+}
+
+/// Tags, with commas between them; `None` if there are none.
+fn tags(fields: &mut Fields<'_>) -> Result<Option<String>, String> {
+    match fields.value("tags") {
+        Value::Null => Ok(None),
+        Value::String(tags) => Ok(Some(tags.into_owned())),
+        tags => match tags_listed(&tags) {
+            Some(tags) => Ok(Some(tags)),
+            None => Err(unfit("tags", "a text or a list of texts", &tags)),
+        },
+    }
+}
+
+/// Tags that come as a list of texts, with commas between them.
+fn tags_listed(tags: &Value<'_>) -> Option<String> {
+    let Value::Array(list) = tags else { return None };
+    items(list).enumerate().try_fold(String::new(), |mut tags, (at, tag)| {
+        tags += if at == 0 { "" } else { "," };
+        tags += tag.ok()?.as_str()?;
+        Some(tags)
+    })
+}
+
+fn password(fields: &mut Fields<'_>) -> Result<Password, String> {
+    let clear = match fields.value("password") {
+        Value::Null => None,
+        Value::String(text) => Some(Zeroizing::new(text.into_owned())),
+        // Whatever it is, it may be somebody's password.
+        _ => return Err("`password` must be a text".to_string()),
+    };
+    let hash = fields.text_if_said("password_hash")?;
+    let algorithm = fields.text_if_said("hashing_algorithm")?;
+    match (clear, hash) {
+        (Some(_), Some(_)) => Err("both `password` and `password_hash` are given; leave one out".to_string()),
+        (Some(clear), None) if clear.len() > PASSWORD_BYTES_MAX => {
+            Err(format!("`password` has at most {PASSWORD_BYTES_MAX} bytes"))
+        }
+        // Nobody logs in with an empty one.
+        (Some(clear), None) if clear.is_empty() => Ok(Password::Hash(PasswordHash::Nobodys)),
+        (Some(clear), None) => Ok(Password::Clear(ClearPassword(clear))),
+        (None, Some(hash)) => {
+            let algorithm = algorithm.as_deref().unwrap_or(ALGORITHM_DEFAULT);
+            PasswordHash::import(algorithm, &hash).map(Password::Hash).map_err(|error| error.to_string())
+        }
+        (None, None) => Ok(Password::Unsaid),
+    }
+}
+
+fn named(section: &str, fields: &Fields<'_>) -> String {
+    match fields.get("name") {
+        Some(Value::String(name)) => format!("{section} '{name}'"),
+        _ => section.to_string(),
+    }
+}
+
+/// What a thing of a list is called where something is wrong with it: `queue 'q' in vhost '/'`.
+fn described(section: &str, fields: &Fields<'_>) -> String {
+    let named =
+        [("", "name"), ("of ", "user"), ("from ", "source"), ("to ", "destination"), ("in vhost ", "vhost")];
+    let texts = named.iter().filter_map(|(word, key)| match fields.get(key)? {
+        Value::String(text) => Some((word, text)),
+        _ => None,
+    });
+    let thing = if section == "policies" { "policy" } else { section.trim_end_matches('s') };
+    texts.fold(thing.replace('_', " "), |mut told, (word, name)| {
+        told += &format!(" {word}'{name}'");
+        told
+    })
+}
+
+impl fmt::Display for Item {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Vhost(Vhost { name, .. }) | Self::Limits(name, _) => write!(f, "vhost '{name}'"),
+            Self::User(it) => write!(f, "user '{}'", it.name),
+            Self::Permission(it) => write!(f, "permission of '{}' in vhost '{}'", it.user, it.vhost),
+            Self::TopicPermission(it) => {
+                write!(f, "topic permission of '{}' in vhost '{}'", it.user, it.vhost)
+            }
+            Self::Policy(it) => write!(f, "policy '{}' in vhost '{}'", it.name, it.vhost),
+            Self::Parameter(it) => match &it.vhost {
+                Some(vhost) => write!(f, "{} '{}' in vhost '{vhost}'", it.component, it.name),
+                None => write!(f, "global parameter '{}'", it.name),
+            },
+            Self::Exchange(it) => write!(f, "exchange '{}' in vhost '{}'", it.name, it.vhost),
+            Self::Queue(it) => write!(f, "queue '{}' in vhost '{}'", it.name, it.vhost),
+            Self::Binding(it) => {
+                write!(f, "binding from '{}' to '{}' in vhost '{}'", it.source, it.destination, it.vhost)
+            }
+        }
+    }
+}
+
+impl Item {
+    fn check(self) -> Result<Self, ItemError> {
+        let names: [&str; 4] = match &self {
+            Self::Vhost(Vhost { name, .. }) | Self::Limits(name, _) => [name, "", "", ""],
+            Self::User(user) => [&user.name, "", "", ""],
+            Self::Permission(it) => [&it.user, &it.vhost, "", ""],
+            Self::TopicPermission(it) => [&it.user, &it.vhost, &it.exchange, ""],
+            Self::Policy(it) => [&it.vhost, &it.name, "", ""],
+            Self::Parameter(it) => [it.vhost.as_deref().unwrap_or(""), &it.name, "", ""],
+            Self::Exchange(it) => [&it.vhost, &it.name, "", ""],
+            Self::Queue(it) => [&it.vhost, &it.name, "", ""],
+            Self::Binding(it) => [&it.vhost, &it.source, &it.destination, &it.routing_key],
+        };
+        if names.iter().any(|name| name.len() > NAME_BYTES_MAX) {
+            return Err(ItemError::Bad("a name is longer than 255 bytes".to_string()));
+        }
+        match &self {
+            Self::Binding(it) if !["queue", "exchange"].contains(&it.destination_type.as_str()) => {
+                Err(ItemError::Bad(format!("destination_type '{}': queue or exchange", it.destination_type)))
+            }
+            Self::Queue(it) if it.name.is_empty() => {
+                Err(ItemError::Bad("a queue without a name".to_string()))
+            }
+            _ => Ok(self),
+        }
+    }
+}
+
+fn arguments(fields: &mut Fields<'_>) -> Result<Vec<u8>, String> {
+    table_of(&fields.value("arguments"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{parse as parse_text, *};
+    use leveret_amqp::field::Table;
+    use leveret_broker::ApplyTo;
+    use serde_json::{Value, json};
+
+    fn parse(section: &str, value: Value) -> Result<Parsed, ItemError> {
+        parse_text(section, &value.to_string())
+    }
+
+    /// Of a thing all of whose fields are known.
+    fn item_of(section: &str, value: Value) -> Result<Item, ItemError> {
+        parse(section, value).map(|parsed| {
+            assert_eq!(parsed.unknown_fields, Vec::<String>::new());
+            parsed.item
+        })
+    }
+
+    #[test]
+    fn a_password_in_clear_is_shown_to_nobody() {
+        let parsed = parse("users", json!({"name": "x", "password": "hunter2", "pasword": 1})).unwrap();
+        assert_eq!(parsed.unknown_fields, ["pasword"]);
+        assert!(!format!("{parsed:?}").contains("hunter2"));
+        let Item::User(User { password: Password::Clear(clear), .. }) = parsed.item else { panic!() };
+        assert_eq!(clear.as_bytes(), b"hunter2");
+        for (said, wanted) in [
+            (json!({"name": "x"}), Password::Unsaid),
+            (json!({"name": "x", "password": ""}), Password::Hash(PasswordHash::Nobodys)),
+            (json!({"name": "x", "password_hash": ""}), Password::Hash(PasswordHash::Nobodys)),
+        ] {
+            let Ok(Item::User(user)) = item_of("users", said) else { panic!() };
+            assert_eq!(user.password, wanted);
+        }
+        let error = parse("users", json!({"name": "x", "password": 4711})).unwrap_err().to_string();
+        assert!(!error.contains("4711"), "{error}");
+    }
+
+    #[test]
+    fn what_rabbitmq_exports_is_understood() {
+        let user = json!({"hashing_algorithm": "rabbit_password_hashing_sha256", "limits": {},
+                          "name": "guest",
+                          "password_hash": "kI3GCqW5JLMJa4iX1lo7X4D6XbYqlLgxIs30+P6tENUV2POR",
+                          "tags": ["administrator", "x"]});
+        let Ok(Item::User(user)) = item_of("users", user) else { panic!() };
+        assert_eq!((user.name.as_str(), user.tags.as_str()), ("guest", "administrator,x"));
+        let vhost = json!({"limits": [], "metadata": {"default_queue_type": "quorum", "description": "a",
+                           "tags": ["t1", "t2"], "protected_from_deletion": true},
+                           "name": "dqt", "default_queue_type": "classic"});
+        let metadata = VhostChange {
+            description: Some("a".into()),
+            tags: Some("t1,t2".into()),
+            default_queue_type: Some("classic".into()),
+            is_protected: Some(true),
+        };
+        let dqt = Vhost { name: "dqt".into(), limits: None, metadata };
+        assert_eq!(item_of("vhosts", vhost), Ok(Item::Vhost(dqt)));
+        let unset = json!({"name": "v", "tags": null, "default_queue_type": "undefined"});
+        let plain = |limits| Vhost { name: "v".into(), limits, metadata: VhostChange::default() };
+        assert_eq!(item_of("vhosts", unset), Ok(Item::Vhost(plain(None))));
+        let limited = Limits { queues_max: Some(5), connections_max: None };
+        for limits in [json!([["max-queues", 5]]), json!({"max-queues": 5})] {
+            let vhost = json!({"name": "v", "limits": limits});
+            assert_eq!(item_of("vhosts", vhost), Ok(Item::Vhost(plain(Some(limited)))));
+        }
+        let limits = json!({"component": "vhost-limits", "name": "limits", "vhost": "/",
+                            "value": {"max-queues": 5}});
+        assert_eq!(item_of("parameters", limits), Ok(Item::Limits("/".into(), limited)));
+        let queue = json!({"arguments": {"x-b": true, "x-l": [1, "two"], "x-t": {"a": 1}},
+                           "auto_delete": false, "durable": true, "name": "q", "type": "classic",
+                           "vhost": "/"});
+        let Ok(Item::Queue(queue)) = item_of("queues", queue) else { panic!() };
+        let table = Table::parse(&queue.arguments).unwrap();
+        assert_eq!(table.get("x-b").and_then(|value| value.as_bool()), Some(true));
+        assert_eq!(
+            table.get("x-l").and_then(|value| value.as_array()).map(|list| list.iter().count()),
+            Some(2)
+        );
+        let inner = table.get("x-t").and_then(|value| value.as_table()).and_then(|inner| inner.get("a"));
+        assert_eq!(inner.and_then(|value| value.as_integer()), Some(1));
+    }
+
+    #[test]
+    fn policies_come_as_themselves_and_as_parameters() {
+        let said =
+            json!({"pattern": "^q", "definition": {"max-length": 3}, "priority": -1, "apply-to": "queues"});
+        let mut policy = said.clone();
+        (policy["vhost"], policy["name"]) = ("/".into(), "p".into());
+        let parameter = json!({"component": "operator_policy", "name": "p", "vhost": "/", "value": said});
+        for (section, value, kind) in
+            [("policies", policy, PolicyKind::User), ("parameters", parameter, PolicyKind::Operator)]
+        {
+            let Ok(Item::Policy(policy)) = item_of(section, value) else { panic!("{section}") };
+            assert_eq!((policy.kind, policy.priority, policy.apply_to), (kind, -1, ApplyTo::Queues));
+            assert_eq!((&*policy.name, &*policy.pattern), ("p", "^q"));
+            let definition = Table::parse(&policy.definition).unwrap();
+            assert_eq!(definition.get("max-length").and_then(|value| value.as_integer()), Some(3));
+        }
+        for (field, value, why) in [
+            ("pattern", json!(3), "pattern should be a binary but was 3"),
+            ("priority", json!("x"), "priority should be a number, actually was <<\"x\">>"),
+            ("apply-to", json!("zz"), "apply-to 'zz' unrecognised; should be 'queues', 'exchanges' or 'all'"),
+            ("definition", Value::Null, "[{key_missing,definition}]"),
+        ] {
+            let mut policy = json!({"vhost": "/", "name": "p", "pattern": "^q", "definition": {}});
+            policy[field] = value;
+            let error = parse("policies", policy).unwrap_err().to_string();
+            assert!(error.contains(why), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_we_do_not_have_is_named() {
+        let other = json!({"component": "federation-upstream", "name": "s", "vhost": "/", "value": {}});
+        assert!(matches!(parse("parameters", other), Err(ItemError::NotOurs(_))));
+    }
+
+    #[test]
+    fn parameters_are_kept_as_json_and_their_values_shown_to_nobody() {
+        let shovel =
+            json!({"component": "shovel", "name": "s", "vhost": "/", "value": {"b": 1, "a": "secret"}});
+        let Ok(Item::Parameter(shovel)) = item_of("parameters", shovel) else { panic!() };
+        assert_eq!(shovel.value, "{\"a\":\"secret\",\"b\":1}");
+        assert!(!format!("{shovel:?}").contains("secret"));
+        let Ok(Item::Parameter(global)) = item_of("global_parameters", json!({"name": "x", "value": 1}))
+        else {
+            panic!()
+        };
+        assert_eq!((global.vhost, &*global.name, &*global.value), (None, "x", "1"));
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused() {
+        for (section, value, why) in [
+            ("users", json!({"tags": []}), "missing field `name`"),
+            ("users", json!({"name": "x", "password": "p", "password_hash": "h"}), "both"),
+            ("users", json!({"name": "x", "password_hash": "AAAA"}), "the hashing algorithm is unknown"),
+            ("users", json!({"name": "x", "tags": 3}), "`tags` must be a text or a list of texts, not 3"),
+            (
+                "queues",
+                json!({"name": "x".repeat(256), "vhost": "/", "durable": true, "auto_delete": false}),
+                "longer than 255",
+            ),
+            (
+                "queues",
+                json!({"name": "", "vhost": "/", "durable": true, "auto_delete": false}),
+                "without a name",
+            ),
+            (
+                "exchanges",
+                json!({"name": "e", "vhost": "/", "type": "topic", "durable": true,
+                                 "auto_delete": false, "arguments": [1]}),
+                "must be an object",
+            ),
+            (
+                "bindings",
+                json!({"vhost": "/", "source": "e", "destination": "q", "destination_type": "x",
+                                "routing_key": ""}),
+                "queue or exchange",
+            ),
+            ("vhosts", json!({"name": "v", "limits": {"max-queus": 1}}), "max-queus"),
+            ("vhosts", json!({"name": "v", "metadata": {"tags": 3}}), "`tags` must be a text or a list"),
+            ("vhosts", json!({"name": "v", "protected_from_deletion": 1}), "must be true or false"),
+        ] {
+            let error = parse(section, value).unwrap_err().to_string();
+            assert!(error.contains(why), "{error}");
+        }
+        let mut deep = json!(1);
+        for _ in 0..40 {
+            deep = json!({ "a": deep });
+        }
+        let queue =
+            json!({"name": "q", "vhost": "/", "durable": true, "auto_delete": false, "arguments": deep});
+        assert!(parse("queues", queue).unwrap_err().to_string().contains("too deep"));
+    }
+}

@@ -1,0 +1,197 @@
+//! Who comes in over the network, and what stands above every answer to them.
+//!
+//! Why it exists: browsers bring other people's pages along. A page of somebody else's must not reach the API
+//! under a name of its own that leads here (rebinding), nor change anything with the login that a browser
+//! remembers; what we show must not run as a script, whatever a queue is called.
+//!
+//! Always true: nothing is answered before name and page are looked at; nothing of the API without a login,
+//! and where metrics are shown without one there is nothing else; whatever was wrong with a login, its answer
+//! is the same.
+
+use core::net::{IpAddr, Ipv6Addr};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use zeroize::Zeroizing;
+
+use super::answer::{Answer, problem, unauthorized};
+use super::call::User;
+use super::http::{Head, JSON, Origin, Request, Status, Verb};
+use super::pages::Page;
+use super::request_context::RequestContext;
+use super::table::{self, Door};
+use leveret_core::password::{PASSWORD_BYTES_MAX, PasswordCheck};
+
+/// The longest login that is looked at, in base64: a name of 255 bytes, a colon and a password.
+const LOGIN_LETTERS_MAX: usize = (256 + PASSWORD_BYTES_MAX).div_ceil(3) * 4;
+
+/// Lines above every answer, and more.
+macro_rules! secured {
+    ($more:literal) => {
+        concat!(
+            "content-security-policy: default-src 'none'; script-src 'self'; style-src 'self'; \
+             img-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; \
+             frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'\r\n\
+             x-content-type-options: nosniff\r\nreferrer-policy: no-referrer\r\n\
+             cross-origin-resource-policy: same-origin\r\n",
+            $more
+        )
+    };
+}
+
+/// Above a file of the page. Whoever asks again asks whether it is still the same.
+const PAGE_LINES: &str =
+    secured!("cache-control: no-cache\r\ncontent-encoding: gzip\r\nvary: accept-encoding\r\n");
+const API_LINES: &str = secured!("cache-control: no-store\r\n");
+/// The realm is RabbitMQ's: some tools keep what to say by its name.
+const CHALLENGE_LINES: &str = secured!(
+    "cache-control: no-store\r\nwww-authenticate: Basic realm=\"RabbitMQ Management\", charset=\"UTF-8\"\r\n"
+);
+
+/// What stands above an answer of the API.
+pub(super) const fn head(status: Status, challenges: bool) -> Head<'static> {
+    let more = if matches!(status, Status::Unauthorized) && challenges { CHALLENGE_LINES } else { API_LINES };
+    Head { status, media: JSON, more, tag: None }
+}
+
+/// Answers a request over the network.
+///
+/// # Errors
+/// Its password has to be checked first; then it is to be asked again, with what came of that.
+pub(super) fn handle(
+    request: &Request<'_>,
+    context: &mut RequestContext<'_>,
+    from_loopback: bool,
+    is_login_right: Option<bool>,
+) -> Result<Answer, Box<PasswordCheck>> {
+    if let Some(refused) = refuse(request, &context.process.hosts) {
+        return Ok(refused);
+    }
+    if request.segments.first().is_none_or(|first| *first != "api" && *first != "metrics") {
+        return Ok(table::answer_to_anybody(request, context));
+    }
+    let user = match request.origin.token() {
+        Some(token) => context.tokens.user_of(token, context.broker, context.process.uptime_ms),
+        None => match Login::of(&request.origin) {
+            Some(login) => {
+                let check =
+                    context.broker.access().password_check(&login.user, &login.password, from_loopback);
+                let is_right = context.broker.access().is_remembered(&check);
+                // If it was right a moment ago, the user has changed since.
+                if !is_right && is_login_right.is_none() {
+                    return Err(Box::new(check));
+                }
+                is_right.then_some(login.user)
+            }
+            None => None,
+        },
+    };
+    let Some(user) = user else { return Ok(unauthorized("Login failed")) };
+    if context.broker.access().check_admission(context.journal, &user, from_loopback).is_err() {
+        return Ok(unauthorized("Login failed"));
+    }
+    let Some(user) = User::of(context.broker, &user) else { return Ok(unauthorized("Not management user")) };
+    Ok(table::answer(request, context, Door::Network, Some(&user)))
+}
+
+/// Answers a request that came to where metrics are shown without a login: nothing else is there.
+pub(super) fn metrics_alone(request: &Request<'_>, context: &mut RequestContext<'_>) -> Answer {
+    refuse(request, &context.process.hosts)
+        .unwrap_or_else(|| table::answer(request, context, Door::Metrics, None))
+}
+
+/// What stands above a file of the page.
+pub(super) fn page_head(page: &Page, status: Status) -> Head<'_> {
+    Head { status, media: page.media, more: PAGE_LINES, tag: Some(page.tag()) }
+}
+
+/// Refuses what comes under a name that is not ours, or from a page that is not ours.
+fn refuse(request: &Request<'_>, hosts: &[String]) -> Option<Answer> {
+    let forbidden = |why| Some(Answer::Now(Status::Forbidden, problem("forbidden", why)));
+    let origin = &request.origin;
+    match origin.host {
+        Some(host) if !is_ours(host, hosts) => {
+            return forbidden("this name is not one of this broker's: management_hosts adds names");
+        }
+        // Only programs of before HTTP/1.1 leave it out, and those close; a browser is none of them.
+        None if !request.is_last => {
+            return Some(Answer::Now(Status::BadRequest, problem("bad_request", "the request has no Host")));
+        }
+        Some(_) | None => {}
+    }
+    if request.verb == Verb::Get {
+        return None;
+    }
+    let page = origin.page.map(|page| page.strip_prefix("https://").or(page.strip_prefix("http://")));
+    let is_here = |page: &str| origin.host.is_some_and(|host| page.eq_ignore_ascii_case(host));
+    let is_foreign = page.is_some_and(|page| !page.is_some_and(is_here))
+        || origin.fetch_site.is_some_and(|site| !matches!(site, "same-origin" | "none"));
+    if is_foreign { forbidden("a page of another origin may change nothing here") } else { None }
+}
+
+/// Whether a Host is an address, or one of these names, with or without a port.
+fn is_ours(host: &str, hosts: &[String]) -> bool {
+    if let Some(rest) = host.strip_prefix('[') {
+        let Some((address, port)) = rest.split_once(']') else { return false };
+        return address.parse::<Ipv6Addr>().is_ok() && (port.is_empty() || is_port(port));
+    }
+    let name = match host.find(':') {
+        Some(at) if is_port(&host[at..]) => &host[..at],
+        Some(_) => return false,
+        None => host,
+    };
+    name.parse::<IpAddr>().is_ok() || hosts.iter().any(|ours| ours.eq_ignore_ascii_case(name))
+}
+
+fn is_port(text: &str) -> bool {
+    text.strip_prefix(':')
+        .is_some_and(|port| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// Basic credentials.
+struct Login {
+    user: String,
+    password: Zeroizing<Vec<u8>>,
+}
+
+impl Login {
+    fn of(origin: &Origin<'_>) -> Option<Self> {
+        let value = origin.authorization?.0.trim_ascii();
+        let (scheme, rest) = value.split_at_checked(6)?;
+        let letters = rest.trim_ascii();
+        if !scheme.eq_ignore_ascii_case(b"basic ") || letters.len() > LOGIN_LETTERS_MAX {
+            return None;
+        }
+        let both = Zeroizing::new(BASE64.decode(letters).ok()?);
+        let colon = both.iter().position(|byte| *byte == b':')?;
+        let user = core::str::from_utf8(&both[..colon]).ok()?.to_string();
+        Some(Self { user, password: Zeroizing::new(both[colon + 1..].to_vec()) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_and_our_names_are_ours_and_nothing_else_is() {
+        let hosts = ["localhost".to_string(), "gate.local".to_string()];
+        for ours in ["localhost", "localhost:15672", "GATE.local:1", "10.0.0.1:15672", "[::1]", "[::1]:15672"]
+        {
+            assert!(is_ours(ours, &hosts), "{ours}");
+        }
+        for other in [
+            "",
+            "gate",
+            "localhost.evil.org",
+            "evil.org:15672",
+            "localhost:",
+            "localhost:x",
+            "[::1",
+            "[x]",
+            "::1",
+        ] {
+            assert!(!is_ours(other, &hosts), "{other}");
+        }
+    }
+}

@@ -1,0 +1,317 @@
+//! What only users of the management API ask for: RabbitMQ's overview, who they are, limits, health of the node,
+//! and what their page looks at.
+//!
+//! Always true: what RabbitMQ's tools read is there under its names; of what is in virtual hosts that a user may
+//! not enter he is told numbers at most, and those as a monitor.
+
+use leveret_broker::{UserLimits, VhostLimits};
+use leveret_core::command::{ConnectionId, RABBITMQ_VERSION};
+
+use super::alarms::which_alarms;
+use super::answer::{Answer, Answered, body, done, not_found, refusal};
+use super::call::Call;
+use super::columns::{Channels, Connections, Consumers, Exchanges, Kind, Queues};
+use super::control::{queue_totals, reason};
+use super::filter::Filter;
+use super::health;
+use super::http::Status;
+use super::json::Json;
+use super::listing::is_wanted;
+use super::looking::{self, BrowseAnswer};
+use super::management_node::{self, churn, exchange_types};
+use super::management_parts::{limits, nested, numbers, said, texts};
+use super::request_context::RequestContext;
+use super::samples::{Ranges, Total};
+
+/// What there is besides RabbitMQ's paths, and which of those that change something: the page shows nothing
+/// else.
+const FEATURES: &[u8] = b"[{\"leveret\":[\"alarms\",\"bindings\",\"bridges\",\"bridge-orders\",\"define\",\
+    \"publish\",\"get\",\"messages\",\"login\",\"memory\"]}]";
+
+fn object(write: impl FnOnce(&mut Json<'_>)) -> Answer {
+    Answer::Now(Status::Ok, body(write))
+}
+
+pub(super) fn extensions(_: &Call<'_>, _: &RequestContext<'_>) -> Answer {
+    object(|json| json.raw(FEATURES))
+}
+
+pub(super) fn cluster_name(_: &Call<'_>, context: &RequestContext<'_>) -> Answer {
+    object(|json| said(json, &[("name", &context.process.node)]))
+}
+
+/// The lines of the memory table.
+pub(super) fn memory(_: &Call<'_>, context: &RequestContext<'_>) -> Answer {
+    object(|json| management_node::memory(json, context))
+}
+
+pub(super) fn feature_flags(_: &Call<'_>, _: &RequestContext<'_>) -> Answer {
+    object(management_node::feature_flags)
+}
+
+pub(super) fn nodes(_: &Call<'_>, context: &RequestContext<'_>) -> Answer {
+    object(|json| {
+        json.raw(b"[");
+        management_node::node(json, context);
+        json.raw(b"]");
+    })
+}
+
+pub(super) fn node(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
+    of_node(call, context, || object(|json| management_node::node(json, context)))
+}
+
+pub(super) fn node_memory(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
+    of_node(call, context, || object(|json| management_node::node_memory(json, context)))
+}
+
+/// Attempts to log in, of which none is counted.
+pub(super) fn attempts(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
+    of_node(call, context, || object(|json| json.raw(b"[]")))
+}
+
+pub(super) fn node_health(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
+    of_node(call, context, || health::node(call, context))
+}
+
+/// What is asked of a node is answered if it is this one: by its name, or by what a RabbitMQ on this machine would
+/// be called, for some tools know no other name in front of the machine's.
+fn of_node(call: &Call<'_>, context: &RequestContext<'_>, answer: impl FnOnce() -> Answer) -> Answer {
+    let (name, own) = (call.name("node"), &*context.process.node);
+    let machine = own.split_once('@').map(|node| node.1);
+    let is_own = name == own || machine.is_some() && name.strip_prefix("rabbit@") == machine;
+    if is_own { answer() } else { not_found("Not Found") }
+}
+
+pub(super) fn whoami(call: &Call<'_>, _: &RequestContext<'_>) -> Answer {
+    let Some(user) = call.user else { return not_found("Not Found") };
+    object(|json| {
+        json.raw(b"{\"name\":");
+        json.text(&user.name);
+        json.raw(b",\"tags\":");
+        json.texts(user.tags.split(',').filter(|tag| !tag.is_empty()));
+        json.raw(b",\"is_internal_user\":true}");
+    })
+}
+
+/// Limits of virtual hosts: of one, or of those that the user sees.
+pub(super) fn vhost_limits(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
+    let access = context.broker.access();
+    let sees = |vhost: &str| {
+        call.user.is_none_or(|user| user.is_monitor || access.has_permission(&user.name, vhost))
+    };
+    let is_meant = |vhost: &str| call.has("vhost").map_or_else(|| sees(vhost), |only| vhost == only);
+    let of = |limits: VhostLimits| {
+        [("max-queues", limits.queues_max), ("max-connections", limits.connections_max)]
+    };
+    let meant = access.vhosts().filter(|view| is_meant(view.name));
+    object(|json| limits(json, "vhost", meant.map(|view| (view.name, of(view.limits)))))
+}
+
+/// Limits of users: of one, or of all.
+pub(super) fn user_limits(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
+    let of = |limits: UserLimits| {
+        [("max-channels", limits.channels_max), ("max-connections", limits.connections_max)]
+    };
+    let users = context.broker.access().users();
+    let meant = users.filter(|view| call.has("user").is_none_or(|only| view.name == only));
+    object(|json| limits(json, "user", meant.map(|view| (view.name, of(view.limits)))))
+}
+
+/// Messages of a queue, to be looked at.
+pub(super) fn messages(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
+    let user = call.user.ok_or_else(|| not_found("Not Found"))?;
+    let looked = looking::look(call.request, context, (&user.name, call.name("vhost"), call.name("queue")));
+    Ok(match looked.map_err(|fault| refusal(&fault))? {
+        BrowseAnswer::Now(body) => Answer::Now(Status::Ok, body),
+        BrowseAnswer::Later(looking) => Answer::Look(Box::new(looking)),
+    })
+}
+
+/// Closes the connection of this name, if it is one of those that the user may close.
+pub(super) fn close(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
+    let (seen, filter, name) = (context.context(), call.closes(), call.name("name"));
+    let place = (0..Connections::places(seen)).find(|place| {
+        Connections::at(seen, *place).is_some_and(|view| {
+            Connections::name(&view).is_some_and(|own| own == name)
+                && is_wanted::<Connections>(&filter, seen, &view)
+        })
+    });
+    let place = place.ok_or_else(|| not_found("Not Found"))?;
+    let reason = reason(call.request, "Closed via the management API");
+    context.broker.force_close(ConnectionId::from_index(place), &reason);
+    Ok(done(Status::NoContent))
+}
+
+pub(super) fn overview(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
+    object(|json| write_overview(json, call, context))
+}
+
+fn write_overview(json: &mut Json<'_>, call: &Call<'_>, context: &RequestContext<'_>) {
+    let Some(user) = call.user else { return };
+    let ranges = Ranges::asked(call.request);
+    // A monitor sees how much there is, also where he does not see what it is.
+    let seen = if user.is_monitor { Filter::default() } else { call.filter() };
+    let process = context.process;
+    let mut is_first = true;
+    json.raw(b"{");
+    let said = [
+        ("management_version", RABBITMQ_VERSION),
+        ("rates_mode", "basic"),
+        ("product_name", process.product.0.as_str()),
+        ("product_version", process.product.1.as_str()),
+        ("rabbitmq_version", RABBITMQ_VERSION),
+        ("leveret_version", env!("CARGO_PKG_VERSION")),
+        ("cluster_name", &process.node),
+        ("node", &process.node),
+        ("erlang_version", ""),
+        ("erlang_full_version", ""),
+    ];
+    texts(json, &mut is_first, &said);
+    numbers(json, &mut is_first, &[("statistics_db_event_queue", 0), ("uptime", process.uptime_ms)]);
+    json.name("message_stats", &mut is_first);
+    // They are those of all virtual hosts together, which not everybody may know of.
+    match user.is_monitor {
+        true => message_stats(json, context, ranges),
+        false => json.raw(b"{}"),
+    }
+    json.name("object_totals", &mut is_first);
+    let totals = [
+        ("channels", count::<Channels>(context, &seen)),
+        ("connections", count::<Connections>(context, &seen)),
+        ("consumers", count::<Consumers>(context, &seen)),
+        ("exchanges", count::<Exchanges>(context, &seen)),
+        ("queues", count::<Queues>(context, &seen)),
+    ];
+    nested(json, &totals);
+    let (ready, unacknowledged) = queue_totals(context, |vhost| {
+        user.is_monitor || context.broker.access().has_permission(&user.name, vhost)
+    });
+    json.name("queue_totals", &mut is_first);
+    let totals = [
+        ("messages", ready + unacknowledged),
+        ("messages_ready", ready),
+        ("messages_unacknowledged", unacknowledged),
+    ];
+    json.raw(b"{");
+    let mut is_first_total = true;
+    numbers(json, &mut is_first_total, &totals);
+    if user.is_monitor {
+        let both = [Total::MessagesReady, Total::MessagesUnacknowledged];
+        for (name, sum) in [("", &both[..]), ("_ready", &both[..1]), ("_unacknowledged", &both[1..])] {
+            json.name(&format!("messages{name}_details"), &mut is_first_total);
+            context.samples.sum(json, sum, ranges.lengths);
+        }
+    }
+    json.raw(b"}");
+    if user.is_monitor {
+        json.name("churn_rates", &mut is_first);
+        churn_rates(json, context);
+    }
+    json.name("listeners", &mut is_first);
+    listeners(json, context);
+    for (name, truth) in [("disable_stats", false), ("enable_queue_totals", false)] {
+        json.name(name, &mut is_first);
+        json.truth(truth);
+    }
+    exchange_types(json, &mut is_first);
+    json.name("contexts", &mut is_first);
+    contexts(json, context);
+    json.name("alarms", &mut is_first);
+    json.texts(which_alarms(context));
+    json.raw(b"}");
+}
+
+/// How many of a kind somebody sees.
+fn count<K: Kind>(context: &RequestContext<'_>, seen: &Filter) -> u64 {
+    let context = context.context();
+    let views = (0..K::places(context)).filter_map(|place| K::at(context, place));
+    views.filter(|view| is_wanted::<K>(seen, context, view)).count() as u64
+}
+
+/// What has happened to messages since the start, in all virtual hosts together.
+fn message_stats(json: &mut Json<'_>, context: &RequestContext<'_>, ranges: Ranges) {
+    let counters = context.broker.counters();
+    let counts = [
+        ("publish", counters.received, Total::Publish),
+        ("confirm", context.process.confirmed, Total::Confirm),
+        ("return_unroutable", counters.unroutable_returned, Total::ReturnUnroutable),
+        ("drop_unroutable", counters.unroutable_dropped, Total::DropUnroutable),
+        ("deliver", counters.delivered_manual, Total::Deliver),
+        ("deliver_no_ack", counters.delivered_auto, Total::DeliverNoAck),
+        ("get", counters.get_manual, Total::Get),
+        ("get_no_ack", counters.get_auto, Total::GetNoAck),
+        ("get_empty", counters.get_empty, Total::GetEmpty),
+        ("deliver_get", counters.delivered(), Total::DeliverGet),
+        ("redeliver", counters.redelivered, Total::Redeliver),
+        ("ack", counters.acknowledged, Total::Ack),
+    ];
+    with_rates(json, context, &counts, ranges);
+}
+
+/// What came and went since the start.
+fn churn_rates(json: &mut Json<'_>, context: &RequestContext<'_>) {
+    with_rates(json, context, &churn(context), Ranges::default());
+}
+
+fn with_rates(
+    json: &mut Json<'_>,
+    context: &RequestContext<'_>,
+    counts: &[(&str, u64, Total)],
+    ranges: Ranges,
+) {
+    json.raw(b"{");
+    let mut is_first = true;
+    for (name, count, total) in counts {
+        numbers(json, &mut is_first, &[(name, *count)]);
+        json.name(&format!("{name}_details"), &mut is_first);
+        context.samples.total(json, *total, ranges.rates);
+    }
+    json.raw(b"}");
+}
+
+/// Where this API and metrics are served, as RabbitMQ tells of its web servers.
+fn contexts(json: &mut Json<'_>, context: &RequestContext<'_>) {
+    json.raw(b"[");
+    let mut is_first = true;
+    for (protocol, at) in context.process.open_listeners().filter_map(|text| text.split_once(' ')) {
+        let description = match protocol {
+            "http" | "https" => "RabbitMQ Management",
+            "http/prometheus" => "RabbitMQ Prometheus",
+            _ => continue,
+        };
+        let Some((address, port)) = at.rsplit_once(':') else { continue };
+        json.comma(&mut is_first);
+        json.raw(b"{\"ssl_opts\":[]");
+        let said = [
+            ("node", &*context.process.node),
+            ("description", description),
+            ("path", "/"),
+            ("cowboy_opts", "[{sendfile,false}]"),
+            ("ip", address.trim_start_matches('[').trim_end_matches(']')),
+            ("port", port),
+        ];
+        texts(json, &mut false, &said);
+        if protocol == "http/prometheus" {
+            texts(json, &mut false, &[("protocol", "'http/prometheus'")]);
+        }
+        json.raw(b"}");
+    }
+    json.raw(b"]");
+}
+
+fn listeners(json: &mut Json<'_>, context: &RequestContext<'_>) {
+    json.raw(b"[");
+    let mut is_first = true;
+    for (protocol, at) in context.process.open_listeners().filter_map(|text| text.split_once(' ')) {
+        let Some((address, port)) = at.rsplit_once(':') else { continue };
+        json.comma(&mut is_first);
+        json.raw(b"{");
+        let mut is_first_field = true;
+        let said = [("node", &*context.process.node), ("protocol", protocol), ("ip_address", address)];
+        texts(json, &mut is_first_field, &said);
+        numbers(json, &mut is_first_field, &[("port", port.parse().unwrap_or(0))]);
+        json.raw(b"}");
+    }
+    json.raw(b"]");
+}

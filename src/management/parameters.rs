@@ -1,0 +1,87 @@
+//! Runtime parameters, global ones, shovels and orders to bridges.
+//!
+//! Always true: what is wrong with a parameter is said in RabbitMQ's words, and its value nowhere but in a
+//! listing of parameters, which takes the tag `policymaker`; a parameter that is put is answered when it is
+//! durable.
+
+use leveret_broker::{OperatorFault, ParameterView, SHOVEL};
+use leveret_json::{Fields, Value};
+
+use super::access::{self, changed};
+use super::answer::{Answered, bad, bad_request, done, not_found};
+use super::call::Call;
+use super::http::Status;
+use super::request_context::{BridgeOrder, RequestContext};
+
+/// Puts a parameter of a virtual host, or a global one.
+pub(super) fn put(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
+    let (vhost, component) = (call.has("vhost"), call.has("component").unwrap_or_default());
+    let name = call.name("name");
+    let value = match Fields::parse(call.request.body).map_err(bad)?.value("value") {
+        Value::Null => return Err(bad_request("[{key_missing,value}]")),
+        value => value.compact().map_err(bad)?,
+    };
+    let said = ParameterView { vhost, component, name, value: value.as_bytes() };
+    let is_it = |it: &ParameterView<'_>| (it.vhost, it.component, it.name) == (vhost, component, name);
+    let is_new = !context.broker.views().parameters().any(|view| is_it(&view));
+    let user = call.user.map(|user| &*user.name);
+    access::put(is_new, context.broker.set_parameter(context.journal, &said, user))
+}
+
+/// Takes one away.
+pub(super) fn clear(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
+    clear_one(call, context, call.has("component").unwrap_or_default())
+}
+
+fn clear_one(call: &Call<'_>, context: &mut RequestContext<'_>, component: &str) -> Answered {
+    match context.broker.clear_parameter(context.journal, call.has("vhost"), component, call.name("name")) {
+        Err(OperatorFault::NoSuchParameter) => Err(not_found("Not Found")),
+        cleared => changed(cleared),
+    }
+}
+
+/// Deletes a shovel.
+pub(super) fn delete_shovel(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
+    match may_enter(call, context) {
+        true => clear_one(call, context, SHOVEL),
+        false => Err(not_found("Not Found")),
+    }
+}
+
+/// Has a shovel connect anew.
+pub(super) fn restart_shovel(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
+    let (vhost, name, bridges) = (call.name("vhost"), call.name("name"), context.bridges);
+    let found = (0..bridges.places())
+        .filter_map(|place| bridges.at(place))
+        .find(|link| link.shovel.as_ref().is_some_and(|shovel| (shovel.vhost, shovel.name) == (vhost, name)));
+    let Some(link) = found.filter(|_| may_enter(call, context)) else { return Err(not_found("Not Found")) };
+    context.orders.bridge = Some((link.bridge.to_string(), BridgeOrder::Restart));
+    Ok(done(Status::NoContent))
+}
+
+/// Of what is in a virtual host that he may not enter, nobody is told that it is there.
+fn may_enter(call: &Call<'_>, context: &RequestContext<'_>) -> bool {
+    let access = context.broker.access();
+    call.user.is_none_or(|user| access.has_permission(&user.name, call.name("vhost")))
+}
+
+/// Has the loop tell a bridge something.
+pub(super) fn order_bridge(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
+    let bridge = call.name("bridge");
+    let order = match call.name("order") {
+        "pause" => BridgeOrder::Pause,
+        "resume" => BridgeOrder::Resume,
+        "retry" => BridgeOrder::Retry,
+        _ => return Err(not_found("Not Found")),
+    };
+    if !context.bridges.is_known(bridge) {
+        let hint = if context.bridges.is_known(&format!("shovel {bridge}")) {
+            format!("; the shovel is 'shovel {bridge}', with its space")
+        } else {
+            String::new()
+        };
+        return Err(not_found(&format!("there is no bridge '{bridge}'{hint}")));
+    }
+    context.orders.bridge = Some((bridge.to_string(), order));
+    Ok(done(Status::NoContent))
+}

@@ -1,0 +1,40 @@
+//! Policies and operator policies, put and taken away.
+//!
+//! Always true: what is wrong with a policy is said in RabbitMQ's words; a policy that is put is answered
+//! when it is durable, and has been told to the first queues by then.
+
+use leveret_broker::{NewPolicy, OperatorFault, PolicyKind, PolicyView};
+use leveret_json::Fields;
+
+use super::access::{self, changed};
+use super::answer::{Answered, bad, not_found};
+use super::call::Call;
+use super::definitions::Policy;
+use super::request_context::RequestContext;
+
+/// Which policies a path speaks of.
+fn kind_of(call: &Call<'_>) -> PolicyKind {
+    let is_operators = call.request.segments.get(1).is_some_and(|kind| kind == "operator-policies");
+    if is_operators { PolicyKind::Operator } else { PolicyKind::User }
+}
+
+/// Takes a policy away.
+pub(super) fn clear(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
+    let (broker, mut context) = context.broker();
+    match broker.clear_policy(&mut context, call.name("vhost"), kind_of(call), call.name("policy")) {
+        Err(OperatorFault::NoSuchParameter) => Err(not_found("Not Found")),
+        done => changed(done),
+    }
+}
+
+/// Puts a policy.
+pub(super) fn put(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
+    let (vhost, kind, name) = (call.name("vhost"), kind_of(call), call.name("policy"));
+    let (broker, mut context) = context.broker();
+    let said = Fields::parse(call.request.body).and_then(|fields| Policy::read(fields, kind, vhost, name));
+    let said = said.map_err(bad)?;
+    let is_there =
+        |view: PolicyView<'_>| (view.vhost, view.policy.kind, view.policy.name) == (vhost, kind, name);
+    let is_new = !broker.views().policies().any(is_there);
+    access::put(is_new, broker.set_policy(&mut context, vhost, &NewPolicy::from(&said)))
+}

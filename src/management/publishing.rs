@@ -1,0 +1,299 @@
+//! Publishing over the management API: a message out of a request, however long its payload is.
+//!
+//! # Invariants
+//! - A long payload is kept in the message pool, and decoded one piece a step.
+//! - A message is published as its user, over a connection that lives as long as that takes.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+
+use leveret_amqp::props::{PROPERTIES, Properties, PropertyKind};
+use leveret_amqp::{Full, Writer};
+use leveret_core::command::{Command, Outcome};
+use leveret_core::journal::Batch;
+use leveret_core::mem::{MessageId, Messages, PoolFull, Share};
+use leveret_json::{Fields, Value};
+
+use super::answer::{Answer, Answered, Upload, bad, bad_request, body, no_room, problem, refusal, too_large};
+use super::definitions::table_of;
+use super::http::{REQUEST_BYTES_MAX, Status};
+use super::request_context::RequestContext;
+use super::split::Splitter;
+use super::spool::{PIECE_BYTES, Spool};
+
+/// Properties of a message, in bytes: no more than a request has.
+const PROPERTIES_BYTES_MAX: usize = 64 << 10;
+
+/// Says that a payload is longer than a message may be.
+#[cold]
+pub(super) fn payload_too_large(size_max: u32) -> Answer {
+    too_large(&format!("the payload is longer than message_size_max ({size_max} bytes)"))
+}
+
+/// A publish.
+#[derive(Debug)]
+pub(super) struct Publishing {
+    user: String,
+    vhost: String,
+    exchange: String,
+    share: Share,
+    split: Splitter,
+    /// The payload as it stands in the request, without JSON's escapes.
+    payload: Spool,
+    stage: Stage,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Receiving,
+    /// Decoding base64; the number of the next piece.
+    Decoding(usize, MessageFields),
+    /// Copying into the message; the number of the next piece.
+    Copying(usize, MessageId),
+}
+
+impl Publishing {
+    pub(super) fn new(user: &str, vhost: &str, exchange: &str, share: Share) -> Self {
+        Self {
+            user: user.into(),
+            vhost: vhost.into(),
+            exchange: exchange.into(),
+            share,
+            split: Splitter::new("payload", REQUEST_BYTES_MAX),
+            payload: Spool::default(),
+            stage: Stage::Receiving,
+        }
+    }
+
+    /// The longest request for a payload of so many bytes: each may be escaped with six letters.
+    pub(super) const fn request_bytes_max(size_max: u32) -> usize {
+        (size_max as usize).saturating_mul(6).saturating_add(REQUEST_BYTES_MAX)
+    }
+}
+
+impl Upload for Publishing {
+    fn take(
+        &mut self,
+        mut bytes: &[u8],
+        mut left: usize,
+        context: &mut RequestContext<'_>,
+    ) -> Result<(), Answer> {
+        let size_max = context.process.message_size_max;
+        while !bytes.is_empty() {
+            let taken = self.split.take(bytes).map_err(bad)?;
+            bytes = &bytes[taken.bytes..];
+            if taken.begins {
+                self.payload.release(context.messages);
+            }
+            // Base64 has four letters for three bytes.
+            if self.payload.len() + taken.text.len() > size_max as usize / 3 * 4 + 4 {
+                return Err(payload_too_large(size_max));
+            }
+            let text = taken.text.as_bytes();
+            self.payload
+                .push(context.messages, self.share, text, left.max(text.len()))
+                .map_err(|_| no_room())?;
+            left -= taken.bytes;
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, context: &mut RequestContext<'_>) -> Result<Option<Answer>, Answer> {
+        let size_max = context.process.message_size_max;
+        match core::mem::replace(&mut self.stage, Stage::Receiving) {
+            Stage::Receiving => {
+                let fields = MessageFields::parse(self.split.rest().map_err(bad)?)?;
+                self.stage = Stage::Decoding(if fields.is_base64 { 0 } else { usize::MAX }, fields);
+            }
+            Stage::Decoding(number, fields) if number < self.payload.pieces() => {
+                let text = self.payload.piece(context.messages, number);
+                let is_last = number + 1 == self.payload.pieces();
+                let decoded = BASE64.decode(&*text).ok();
+                // Padding stands at the end only.
+                let decoded = decoded.filter(|bytes| is_last || bytes.len() == PIECE_BYTES / 4 * 3);
+                let decoded = decoded.ok_or_else(|| bad_request("the payload is not base64"))?;
+                let replaced = self.payload.replace(context.messages, self.share, number, &decoded);
+                replaced.map_err(|_| no_room())?;
+                self.stage = Stage::Decoding(number + 1, fields);
+            }
+            Stage::Decoding(_, fields) => {
+                let len = u32::try_from(self.payload.len()).unwrap_or(u32::MAX);
+                if len > size_max {
+                    return Err(payload_too_large(size_max));
+                }
+                let names = (&*self.exchange, fields.routing_key.as_bytes());
+                let message = begin_message(context.messages, names, &fields.properties, len, self.share)
+                    .map_err(|_| no_room())?;
+                self.stage = Stage::Copying(0, message);
+            }
+            Stage::Copying(number, message) if number < self.payload.pieces() => {
+                self.stage = Stage::Copying(number + 1, message);
+                let bytes = self.payload.piece(context.messages, number);
+                context.messages.append_body(message, &bytes);
+                self.payload.free(context.messages, number);
+            }
+            Stage::Copying(_, message) => {
+                return publish_as(context, (&self.user, &self.vhost), message).map(Some);
+            }
+        }
+        Ok(None)
+    }
+
+    fn release(&mut self, messages: &mut Messages) {
+        self.payload.release(messages);
+        if let Stage::Copying(_, message) = core::mem::replace(&mut self.stage, Stage::Receiving) {
+            messages.release(message);
+        }
+    }
+}
+
+pub(super) const NAMES_TOO_LONG: &str = "the name of an exchange and a routing key have 255 bytes at most";
+
+/// What a request says of a message.
+#[derive(Debug)]
+pub(super) struct MessageFields {
+    pub(super) properties: Vec<u8>,
+    pub(super) routing_key: String,
+    pub(super) payload: String,
+    pub(super) is_base64: bool,
+}
+
+impl MessageFields {
+    /// Reads the body of a request.
+    ///
+    /// # Errors
+    /// It is none that publishes.
+    pub(super) fn parse(body: &[u8]) -> Result<Self, Answer> {
+        let mut fields =
+            if body.is_empty() { Fields::default() } else { Fields::parse(body).map_err(bad)? };
+        let properties = properties_of(&fields.value("properties"))?;
+        let routing_key = fields.text("routing_key").map_err(bad)?;
+        let payload = fields.text("payload").map_err(bad)?;
+        let is_base64 = match fields.text("payload_encoding").map_err(bad)?.as_str() {
+            "string" => false,
+            "base64" => true,
+            other => {
+                return Err(bad_request(&format!("Unsupported encoding: {other}. Use string or base64.")));
+            }
+        };
+        if routing_key.len() > 255 {
+            return Err(bad_request(NAMES_TOO_LONG));
+        }
+        Ok(Self { properties, routing_key, payload, is_base64 })
+    }
+}
+
+/// Begins a message to which a body of `len` bytes is to be appended.
+///
+/// # Errors
+/// The pool is full.
+pub(super) fn begin_message(
+    messages: &mut Messages,
+    (exchange, routing_key): (&str, &[u8]),
+    properties: &[u8],
+    len: u32,
+    share: Share,
+) -> Result<MessageId, PoolFull> {
+    let message = messages.begin(exchange, routing_key, share)?;
+    let flags = Properties::trusted(properties).message_flags();
+    if let Err(full) = messages.reserve_whole(message, properties, flags, len, share) {
+        messages.release(message);
+        return Err(full);
+    }
+    Ok(message)
+}
+
+/// Publishes a whole message as a user, over a connection that lives as long as that takes.
+///
+/// # Errors
+/// The message is refused with this answer.
+pub(super) fn publish_as(
+    context: &mut RequestContext<'_>,
+    (user, vhost): (&str, &str),
+    message: MessageId,
+) -> Answered {
+    let (broker, mut context) = context.broker();
+    context.messages_mut().finish(message);
+    let (connection, channel) = match broker.connect_user(&mut context, user, vhost) {
+        Ok(own) => own,
+        Err(fault) => {
+            context.messages_mut().release(message);
+            return Err(refusal(&fault));
+        }
+    };
+    broker.apply(&mut context, connection, Some(channel), Command::ConfirmSelect);
+    let publish = Command::Publish { message, mandatory: true };
+    let outcome = broker.apply(&mut context, connection, Some(channel), publish).0;
+    let batch = context.awaited();
+    let published = match outcome {
+        Outcome::Published => {
+            let is_returned = broker.has_returned(connection);
+            if is_returned {
+                broker.sent(&mut context, connection, 1);
+            }
+            Ok((!is_returned, batch))
+        }
+        Outcome::PublishRefused => Ok((false, Batch::NONE)),
+        Outcome::Fault(fault) => Err(bad_request(&format!("{} {}", fault.code as u16, fault.text))),
+        _ => {
+            context.messages_mut().release(message);
+            let why = "there is no room for a message now: publishers wait; try again later";
+            Err(Answer::Now(Status::Unavailable, problem("unavailable", why)))
+        }
+    };
+    broker.release(&mut context, connection);
+    let (is_routed, batch) = published?;
+    let answer = body(|json| {
+        json.raw(b"{\"routed\":");
+        json.truth(is_routed);
+        json.raw(b"}");
+    });
+    Ok(Answer::Durable(batch, Status::Ok, answer))
+}
+
+/// The properties of a message, out of an object with their names; others are passed over, as by RabbitMQ.
+fn properties_of(value: &Value<'_>) -> Result<Vec<u8>, Answer> {
+    let mut fields = match value {
+        // An empty list is what an empty object is called by some.
+        Value::Array(_) if !value.holds_something() => return Ok(vec![0, 0]),
+        Value::Null => return Err(bad_request("missing field `properties`")),
+        value => Fields::of(value).map_err(bad)?,
+    };
+    let mut said = Vec::new();
+    for (name, flag, kind) in PROPERTIES {
+        match fields.value(name) {
+            Value::Null => {}
+            value => said.push((flag, kind, value, name)),
+        }
+    }
+    let mut bytes = vec![0; PROPERTIES_BYTES_MAX];
+    let mut writer = Writer::new(&mut bytes);
+    let flags = said.iter().fold(0, |flags, (flag, ..)| flags | flag);
+    writer.write_u16(flags).map_err(properties_too_large)?;
+    for (_, kind, value, name) in said {
+        let unfit = |wanted: &str| bad_request(&format!("property `{name}` must be {wanted}"));
+        match (kind, value) {
+            (PropertyKind::Text, Value::String(text)) if text.len() <= 255 => {
+                writer.write_short_str(text.as_bytes())
+            }
+            (PropertyKind::Text, _) => return Err(unfit("a text of 255 bytes at most")),
+            (PropertyKind::Headers, value) => {
+                let table = table_of(&value).map_err(bad)?;
+                writer.write_u32(table.len() as u32).and_then(|()| writer.write_raw(&table))
+            }
+            (PropertyKind::Octet, value) => {
+                let octet = value.as_u64().and_then(|number| u8::try_from(number).ok());
+                writer.write_u8(octet.ok_or_else(|| unfit("a number up to 255"))?)
+            }
+            (PropertyKind::Timestamp, value) => {
+                writer.write_u64(value.as_u64().ok_or_else(|| unfit("a number of seconds"))?)
+            }
+        }
+        .map_err(properties_too_large)?;
+    }
+    Ok(writer.written().to_vec())
+}
+
+fn properties_too_large(_: Full) -> Answer {
+    bad_request("the properties are too large")
+}

@@ -1,0 +1,359 @@
+//! Messages on their way from an upstream: collected, published here by our own publisher, and acknowledged
+//! there when they are durable here.
+//!
+//! | what comes | what becomes of it |
+//! |------------|--------------------|
+//! | a queue here takes it | acknowledged there when it is durable here |
+//! | none here takes it | set aside here, with the cause |
+//! | neither takes it | back to its queue there; its rule waits, and tries one at a time |
+//! | it is larger than anything here can be | it stays unacknowledged there, told as held; or it goes to the dead letters of its queue there, where the rule says `refused = "reject"` |
+//!
+//! Always true: what the upstream sent is acknowledged only when a queue here has it, or the queue for those
+//! that were refused; what is held there takes nothing of its rule's window.
+
+use leveret_amqp::{Properties, Writer};
+use leveret_bridge::{Arrivals, Cause, Event, Marks, Verdict, hops_of};
+use leveret_broker::{Shortage, parked};
+use leveret_config::bridge::{Destination, Refused};
+use leveret_connection::message_flags;
+use leveret_core::command::{Command, Outcome};
+use leveret_core::journal::Batch;
+use leveret_core::mem::{MessageId, PoolFull};
+
+use super::contact::{Fetch, Incoming, Lane, Received};
+use super::course::Remedy;
+use super::message::{Scratch, crossing};
+use super::task::{Next, Task};
+use crate::peer::Waiting;
+use crate::platform::Platform;
+use crate::room_awaited::Need;
+
+impl<P: Platform> Task<'_, P> {
+    /// How many messages of a rule come ahead: each queue has its share of the window, for a quorum queue of
+    /// RabbitMQ refuses to share one, and what is held there beside it.
+    pub(super) fn ahead(&self, rule: usize) -> u16 {
+        let course = &self.state.courses[rule];
+        let share = self.head.config.window / self.head.config.fetch.len().max(1) as u16;
+        let ahead = if course.is_careful() { 1 } else { share.max(1) };
+        ahead.saturating_add(course.held)
+    }
+
+    /// The consumer of a rule there has begun.
+    ///
+    /// # Errors
+    /// The broker refuses.
+    #[cold]
+    pub(super) fn begin_fetch(&mut self, rule: usize) -> Result<(), Cause> {
+        if self.contact.channel.is_none() {
+            let own = self.shared.open_own(self.contact.peer)?;
+            self.contact.channel = Some(own.channel);
+            self.shared.demand(own, Command::ConfirmSelect)?;
+        }
+        let arrivals = Arrivals::new(self.ahead(rule).into());
+        // It comes again, on a channel that knows nothing of it.
+        self.state.courses[rule].held = 0;
+        let (incoming, is_ending, is_over) = (None, false, false);
+        self.contact.lanes[rule] = Lane::Fetch(Fetch { arrivals, incoming, is_ending, is_over });
+        self.state.courses[rule].note_open(self.shared.now);
+        Ok(())
+    }
+
+    /// Whether a whole message of a rule waits for room.
+    pub(super) fn has_whole(&mut self, rule: usize) -> bool {
+        self.contact.incoming(rule).is_some_and(|it| matches!(it.content, Received::Whole(_)))
+    }
+
+    /// Something of a message came.
+    ///
+    /// # Errors
+    /// The upstream sends a piece of a delivery where none belongs.
+    pub(super) fn take_arriving(&mut self, event: Event<'_>) -> Result<Next, Cause> {
+        self.contact.has_moved = true;
+        let (now, left) = (self.shared.now, self.state.left);
+        let misplaced = || Err(Cause::new(format_args!("a delivery where it has no place")));
+        match event {
+            Event::Deliver { rule, tag, redelivered, exchange, key } => {
+                let Some(lane) = self.contact.fetch(rule) else { return misplaced() };
+                let is_placed = matches!(
+                    lane.incoming,
+                    None | Some(Incoming { content: Received::Nothing | Received::Skipped(_), .. })
+                );
+                assert!(is_placed, "a message that arrived has its place before the next one comes");
+                let is_beyond = left.is_some_and(|left| lane.arrivals.len() as u64 >= left);
+                let content = if is_beyond { Received::Skipped(0) } else { Received::Nothing };
+                lane.incoming = Some(Incoming {
+                    tag,
+                    redelivered,
+                    since: now,
+                    exchange: heapless::String::try_from(exchange).unwrap_or_default(),
+                    key: heapless::Vec::from_slice(key).unwrap_or_default(),
+                    content,
+                    refused: None,
+                });
+                self.state.today.messages += u64::from(!redelivered);
+                Ok(Next::GoOn)
+            }
+            Event::Header { rule, properties, body_len } => {
+                if let Err(full) = self.begin_arriving(rule, properties, body_len) {
+                    let shortage = Shortage::from(full);
+                    return Ok(self.wait_for_room(shortage));
+                }
+                self.publish_arrived(rule)
+            }
+            Event::Body(rule, octets) => {
+                let len = octets.len() as u64;
+                let Some(incoming) = self.contact.incoming(rule) else { return misplaced() };
+                match incoming.redelivered {
+                    true => self.state.today.repeated += len,
+                    false => self.state.today.payload += len,
+                }
+                match &mut incoming.content {
+                    Received::Part(message, left) => {
+                        self.shared.supplies.messages.append_body(*message, octets);
+                        *left -= len;
+                        if *left == 0 {
+                            self.shared.supplies.messages.finish(*message);
+                            incoming.content = Received::Whole(*message);
+                        }
+                    }
+                    Received::Skipped(left) => *left = left.saturating_sub(len),
+                    Received::Nothing | Received::Whole(_) => {
+                        unreachable!("a body follows its header, or the client says so")
+                    }
+                }
+                self.publish_arrived(rule)
+            }
+            _ => unreachable!("others are handled elsewhere"),
+        }
+    }
+
+    /// Takes everything that the message will ever need.
+    ///
+    /// # Errors
+    /// There is no room for it now.
+    fn begin_arriving(
+        &mut self,
+        rule: usize,
+        properties: Properties<'_>,
+        body_len: u64,
+    ) -> Result<(), PoolFull> {
+        let peer = self.contact.peer;
+        let Some(incoming) = self.contact.incoming(rule) else { return Ok(()) };
+        if let Received::Skipped(_) = incoming.content {
+            incoming.content = Received::Skipped(body_len);
+            return Ok(());
+        }
+        let marks = Marks { id: None, is_repeat: incoming.redelivered };
+        let Scratch { headers, edited, properties: again, .. } = &mut self.common.scratch;
+        let said = ((self.state.upstream, 0), self.shared.platform.unix_ms() / 1000, &*self.common.node);
+        let (shovel, marks) = (self.head.config.shovel.as_deref(), (marks, self.common.origin));
+        let marked = crossing(properties, marks, shovel, said, (headers, edited, again));
+        let limits = &self.shared.limits;
+        let marked = marked.ok().filter(|it| it.as_bytes().len() + 32 <= limits.frame_max as usize);
+        let len = u32::try_from(body_len).ok().filter(|len| *len <= limits.message_size_max);
+        let Some((properties, len)) = marked.zip(len) else {
+            incoming.content = Received::Skipped(body_len);
+            let tag = incoming.tag;
+            self.leave_there(rule, tag, body_len);
+            return Ok(());
+        };
+        let broker = &self.shared.broker;
+        let share = broker.content_share(peer);
+        let to = &self.head.config.fetch[rule].to;
+        let key = to.key().map_or(&*incoming.key, str::as_bytes);
+        let exchange = to.exchange().unwrap_or(&incoming.exchange);
+        let messages = &mut self.shared.supplies.messages;
+        let message = messages.begin(exchange, key, share)?;
+        let flags = message_flags(properties);
+        let kept = messages.reserve_content(message, properties.as_bytes(), flags, len, share);
+        kept.inspect_err(|_| messages.discard(message))?;
+        incoming.content = Received::Part(message, len.into());
+        if len == 0 {
+            messages.finish(message);
+            incoming.content = Received::Whole(message);
+        }
+        Ok(())
+    }
+
+    /// Nothing here could hold a message: it goes to the dead letters of its queue there, if the rule says so,
+    /// or stays there, unacknowledged until the channel ends, and in nobody's way.
+    #[cold]
+    fn leave_there(&mut self, rule: usize, tag: u64, body_len: u64) {
+        let most = self.shared.limits.message_size_max;
+        let queue = &self.head.config.fetch[rule].queue;
+        let name = &self.head.config.name;
+        let is_rejected =
+            self.head.config.fetch[rule].refused == Refused::Reject && self.contact.client.can_settle();
+        let what = if is_rejected { "it is rejected there" } else { "it stays there, and others go on" };
+        let words = format_args!(
+            "bridge {name}, fetch: a message of {body_len} bytes in {queue} is too large for this broker \
+             (message_size_max = {most}, or its headers fill a frame): {what}"
+        );
+        let cause = Cause::new(format_args!(
+            "{queue}: a message of {body_len} bytes is too large for this broker; {what}"
+        ));
+        if self.state.is_news(&cause) {
+            self.shared.say(log::Level::Warn, self.head.serial, words);
+        }
+        self.state.last_error = Some((cause, self.shared.now));
+        if is_rejected {
+            self.contact.client.settle(rule, tag, Verdict::Dead);
+        } else {
+            let course = &mut self.state.courses[rule];
+            course.held = course.held.saturating_add(1);
+            self.widen_fetch(rule);
+        }
+        self.count_down(1);
+    }
+
+    fn wait_for_room(&mut self, shortage: Shortage) -> Next {
+        let (id, since) = (self.contact.peer, self.shared.now);
+        if let Some(peer) = self.shared.peers.get_mut(id) {
+            (peer.waiting, peer.need) = (Waiting::Room, Need { shortage, since });
+            self.shared.lists.for_room.push(id);
+        }
+        Next::Wait
+    }
+
+    /// Publishes the message of a rule that is whole, if one is.
+    ///
+    /// # Errors
+    /// There are more than were asked for.
+    pub(super) fn publish_arrived(&mut self, rule: usize) -> Result<Next, Cause> {
+        let channel = self.contact.channel;
+        let Some(incoming) = self.contact.incoming(rule) else { return Ok(Next::GoOn) };
+        let (Received::Whole(message), tag, Some(channel)) = (incoming.content, incoming.tag, channel) else {
+            return Ok(Next::GoOn);
+        };
+        if let Some(why) = incoming.refused.clone() {
+            return self.park_arrived(rule, (tag, message), &why);
+        }
+        let peer = self.contact.peer;
+        let messages = &mut self.shared.supplies.messages;
+        let properties = messages.properties(message, &mut self.common.scratch.properties);
+        if hops_of(Properties::trusted(properties)) > self.head.config.hops_max.into() {
+            return self.park_arrived(rule, (tag, message), "it has crossed as many bridges as it may");
+        }
+        // For the case that it is to be set aside.
+        messages.retain(message);
+        let command = Command::Publish { message, mandatory: true };
+        let (outcome, batch) = self.shared.apply((peer, Some(channel)), command);
+        let why = match outcome {
+            Outcome::Wait => {
+                self.shared.supplies.messages.release(message);
+                return Ok(self.wait_for_room(self.shared.broker.last_shortage()));
+            }
+            Outcome::Published if self.shared.broker.has_returned(peer) => {
+                let (broker, mut context) = self.shared.broker_mut();
+                broker.sent(&mut context, peer, 1);
+                if let Destination::Queue(queue) = &self.head.config.fetch[rule].to {
+                    // That is no fault of the message. The queue is made before the next try.
+                    let cause = Cause::new(format_args!("queue '{queue}' is missing here: it is made again"));
+                    self.wait(rule, cause, Remedy::OneTaken);
+                    self.shut(rule);
+                    return Ok(Next::GoOn);
+                }
+                "unroutable here: it reaches no queue".to_string()
+            }
+            Outcome::Published => return self.take_over(rule, (tag, message), batch),
+            Outcome::Fault(fault) => format!("refused here: {}", fault.text),
+            _ => "refused here by its queue's own arguments".to_string(),
+        };
+        self.park_arrived(rule, (tag, message), &why)
+    }
+
+    /// A message is ours as soon as this is durable.
+    fn take_over(
+        &mut self,
+        rule: usize,
+        (tag, message): (u64, MessageId),
+        batch: Batch,
+    ) -> Result<Next, Cause> {
+        self.shared.supplies.messages.release(message);
+        let Some(lane) = self.contact.fetch(rule) else { unreachable!("it was one that fetches") };
+        lane.incoming = None;
+        if !lane.arrivals.take(tag, batch) {
+            return Err(Cause::new(format_args!("it sends more than it was asked for")));
+        }
+        self.note_going(rule);
+        Ok(Next::GoOn)
+    }
+
+    /// Sets a message aside that no queue here takes. Where that takes nothing either it goes back to where it
+    /// came from, and its rule waits, alone.
+    #[cold]
+    fn park_arrived(
+        &mut self,
+        rule: usize,
+        (tag, message): (u64, MessageId),
+        why: &str,
+    ) -> Result<Next, Cause> {
+        let cause = match self.put_aside(message, why) {
+            Ok(Some(batch)) => return self.take_over(rule, (tag, message), batch),
+            Ok(None) => {
+                // A part of where it goes may have it already.
+                if let Some(incoming) = self.contact.incoming(rule) {
+                    incoming.refused = Some(why.into());
+                }
+                return Ok(self.wait_for_room(self.shared.broker.last_shortage()));
+            }
+            Err(cause) => Cause::new(format_args!("{why}, and parking it takes nothing now: {cause}")),
+        };
+        self.wait(rule, cause, Remedy::OneTaken);
+        // With its channel all that is not acknowledged goes back there, in its order.
+        self.shut(rule);
+        Ok(Next::GoOn)
+    }
+
+    /// Puts a copy of a message into the queue for those that are set aside. `None`: there is no room now.
+    ///
+    /// # Errors
+    /// The queue for what is set aside does not take it either, or cannot be made.
+    #[cold]
+    fn put_aside(&mut self, message: MessageId, why: &str) -> Result<Option<Batch>, Cause> {
+        self.shared.make_parked(self.head)?;
+        let Some(channel) = self.contact.channel else { unreachable!("what arrived was to be published") };
+        let Scratch { properties, edited, .. } = &mut self.common.scratch;
+        let own = Properties::trusted(self.shared.supplies.messages.properties(message, properties));
+        let mut writer = Writer::new(edited);
+        let (said, unix_s) = ((&*self.head.config.name, None, why), self.shared.platform.unix_ms() / 1000);
+        let is_written = parked(own, said, unix_s, &mut writer).is_ok();
+        let mut len = writer.at();
+        // Headers that are too long already stay as they are, for it must be delivered one day.
+        if !is_written || len + 32 > self.shared.limits.frame_max as usize {
+            len = own.as_bytes().len();
+            edited[..len].copy_from_slice(own.as_bytes());
+        }
+        let kept = &edited[..len];
+        let (broker, mut context) = self.shared.broker_mut();
+        let put = broker.put_aside(&mut context, channel, message, &self.head.config.parked, kept);
+        let put = put.map_err(|fault| Cause::new(format_args!("{}", fault.text)))?;
+        if put.is_some() {
+            self.head.parked_alarm.note_parked();
+        }
+        Ok(put)
+    }
+
+    // ---- acknowledging
+
+    /// Acknowledges what is durable by now.
+    pub(super) fn acknowledge(&mut self) {
+        let durable = self.shared.journal.durable();
+        let mut moved = 0;
+        for rule in 0..self.contact.lanes.len() {
+            let Lane::Fetch(lane) = &mut self.contact.lanes[rule] else { continue };
+            // What is held is not to be acknowledged with those behind it.
+            let together = self.state.courses[rule].held == 0;
+            while self.contact.client.can_settle()
+                && let Some((tag, count)) = lane.arrivals.next_durable(durable, together)
+            {
+                self.contact.client.settle(rule, tag, Verdict::Taken(together));
+                moved += count;
+            }
+        }
+        if moved > 0 {
+            self.state.counts.moved += moved;
+            self.count_down(moved);
+        }
+    }
+}

@@ -1,0 +1,373 @@
+//! Messages on their way to an upstream: out of the outbox of a consumer of our own, over the link, and settled
+//! here when they are confirmed there.
+//!
+//! Each rule has a connection of its own at the broker here, so it has a window, an outbox and an order of its
+//! own; when its lane ends, whatever was given out to it goes back to its queue. Messages leave in pages: each
+//! lane that has something gets its share of a page, urgent rules first.
+//!
+//! Always true: a message leaves its queue only when the upstream has confirmed it, or it is dead-lettered to
+//! the queue for those that were refused; those of a rule are sent in the order of their queue.
+
+use leveret_amqp::{Full, Properties};
+use leveret_bridge::{
+    Cause, Client, Flights, Marks, Origin, OwnId, hops_of, left_of_frame, publish_len, write_head,
+    write_publish,
+};
+use leveret_config::bridge::{Destination, RULES_MAX, Refused};
+use leveret_core::command::{ChannelId, Command, Delivery, Outbox, Refusal, Settlement};
+use leveret_core::mem::Messages;
+
+use super::contact::{Contact, End, Forward, Lane, Own};
+use super::course::Remedy;
+use super::message::{Scratch, crossing};
+use super::own_connections::of_broker;
+use super::state::Head;
+use super::task::Task;
+use crate::platform::Platform;
+use crate::shared::Shared;
+
+/// The least that a lane gets of a page when others wait, in bytes.
+const SHARE_BYTES_MIN: usize = 4096;
+
+/// The code of a message that comes back because it reaches no queue.
+const NO_ROUTE: u16 = 312;
+
+/// The output buffer while it is filled.
+pub(super) struct Page {
+    pub(super) octets: Box<[u8]>,
+    pub(super) len: usize,
+    /// How long it may become.
+    room: usize,
+    /// The first message of a lane that is not to be sent, behind everything in the page.
+    unsendable: heapless::Vec<(usize, u64, Refusal), RULES_MAX>,
+}
+
+impl Page {
+    pub(super) const fn left(&self) -> usize {
+        self.room - self.len
+    }
+}
+
+impl<P: Platform> Task<'_, P> {
+    /// The channel of a rule there is ready: its messages begin to flow.
+    ///
+    /// # Errors
+    /// The broker refuses.
+    #[cold]
+    pub(super) fn begin_forward(&mut self, rule: usize) -> Result<(), Cause> {
+        let config = &self.head.config;
+        let ahead = if self.state.courses[rule].is_careful() { 1 } else { config.window };
+        let own = self.shared.consume(config, (&config.forward[rule].queue, "bridge"), ahead)?;
+        let flights = Flights::new(config.window.into());
+        let (progress, begun, is_ending, end) = (self.shared.now, 0, false, End::No);
+        self.contact.lanes[rule] = Lane::Forward(Forward { own, flights, begun, progress, is_ending, end });
+        Ok(())
+    }
+
+    /// Lanes whose queue here was deleted.
+    pub(super) fn end_cancelled(&mut self) {
+        for rule in 0..self.contact.lanes.len() {
+            let Lane::Forward(lane) = &mut self.contact.lanes[rule] else { continue };
+            if self.shared.broker.next_cancelled(lane.own.connection).is_some() {
+                self.shared.broker.told_cancelled(lane.own.connection);
+                lane.end(End::Settled);
+                self.wait(rule, Cause::new(format_args!("this queue was deleted here")), Remedy::Open);
+            }
+        }
+    }
+
+    // ---- filling pages
+
+    /// Takes the output buffer, to be filled up to `room` bytes.
+    pub(super) fn begin_page(&mut self, room: usize) -> Page {
+        let octets = core::mem::take(&mut self.shared.scratch.output);
+        Page { octets, len: 0, room, unsendable: heapless::Vec::new() }
+    }
+
+    /// Fills the rest of a page: urgent rules first, and those that are equal in turns.
+    pub(super) fn fill_lanes(&mut self, page: &mut Page) {
+        let count = self.contact.lanes.len();
+        for is_urgent in [true, false] {
+            let turn = self.contact.turn;
+            let has_something = |rule: &usize| {
+                self.contact.forward(*rule).is_some_and(|lane| {
+                    // Of one that is gone the end of a frame is all that still goes.
+                    self.head.config.forward[*rule].is_urgent == is_urgent
+                        && lane.end != End::AtOnce
+                        && (lane.begun > 0
+                            || !lane.is_ending && self.shared.broker.has_output(lane.own.connection))
+                })
+            };
+            let those: heapless::Vec<usize, RULES_MAX> =
+                (0..count).map(|at| (turn + at) % count).filter(has_something).collect();
+            for (at, rule) in those.iter().enumerate() {
+                let share = (page.left() / (those.len() - at)).max(SHARE_BYTES_MIN);
+                self.fill_lane(*rule, page, share);
+                if self.contact.cut.is_some() {
+                    return;
+                }
+            }
+        }
+        self.contact.turn = (self.contact.turn + 1) % count.max(1);
+    }
+
+    /// Adds messages of a lane to a page: about `share` bytes, up to the end of a frame. With a share of 0, the rest of
+    /// the frame that was begun. What is in a page counts as sent.
+    pub(super) fn fill_lane(&mut self, rule: usize, page: &mut Page, share: usize) {
+        let now = self.shared.now;
+        let unix_s = self.shared.platform.unix_ms() / 1000;
+        let window = self.state.left.unwrap_or(u64::MAX).min(self.head.config.window.into());
+        let window = if self.state.courses[rule].is_careful() { 1 } else { window as usize };
+        let Contact { client, lanes, cut, progress, .. } = &mut *self.contact;
+        let Lane::Forward(lane) = &mut lanes[rule] else { return };
+        let mut outbox = self.shared.broker.outbox(lane.own.connection);
+        let stop = page.len.saturating_add(share);
+        let messages = &self.shared.supplies.messages;
+        let mut done = 0;
+        while page.left() > 0 {
+            let may_begin = !lane.is_ending
+                && !client.is_stopped(rule)
+                && page.len < stop
+                && self.head.pace.left(now) > 0
+                && lane.flights.len() < window;
+            if lane.begun == 0 && !may_begin {
+                break;
+            }
+            let (Some(delivery), Some(source)) = (outbox.peek(), outbox.source()) else { break };
+            let id = OwnId { queue: source.queue, offset: source.offset, is_transient: source.is_transient };
+            let item = Item { head: self.head, rule, delivery, id, way: (self.state.upstream, unix_s) };
+            let lent = (messages, self.common.origin, client.frame_max());
+            let scratch = &mut self.common.scratch;
+            let head = match item.write_head(lent, &self.common.node, scratch) {
+                Ok(head) => head,
+                Err(why) => {
+                    let kept = page.unsendable.push((rule, item.delivery.delivery_tag, why));
+                    debug_assert!(kept.is_ok(), "there is one of a lane at most");
+                    break;
+                }
+            };
+            let message = item.delivery.message;
+            let (tag, is_repeat) = (item.delivery.delivery_tag, item.delivery.redelivered);
+            let body_len = messages.body_len(message);
+            let total = publish_len(head, body_len);
+            let wanted = (lane.begun + stop.saturating_sub(page.len) as u64).min(total);
+            let until = wanted + left_of_frame(head, total, wanted);
+            let room = page.left().min((until - lane.begun) as usize);
+            let way = (Client::channel_of(rule), &scratch.head[..head]);
+            let out = &mut page.octets[page.len..][..room];
+            let written = write_publish(messages, message, way, lane.begun, out);
+            page.len += written;
+            let reached = lane.begun + written as u64;
+            *cut = (left_of_frame(head, total, reached) > 0).then_some(rule);
+            lane.begun = if reached == total { 0 } else { reached };
+            client.note_message(rule, lane.begun > 0);
+            (*progress, lane.progress) = (now, now);
+            if reached < total {
+                break;
+            }
+            lane.flights.launch(tag, id);
+            self.head.pace.note_sent(now, total);
+            self.state.counts.repeats += u64::from(is_repeat);
+            let today = &mut self.state.today;
+            if is_repeat {
+                today.repeated += total;
+            } else {
+                today.payload += u64::from(body_len);
+                today.messages += 1;
+            }
+            done += 1;
+            outbox.advance();
+        }
+        let own = lane.own.connection;
+        let (broker, mut context) = self.shared.broker_mut();
+        broker.sent(&mut context, own, done);
+    }
+
+    /// Lets the broker give out more for all lanes when all output has left, and none while some waits.
+    pub(super) fn tell_writable(&mut self, has_unsent: bool) {
+        for lane in self.contact.forwards() {
+            let (broker, mut context) = self.shared.broker_mut();
+            broker.set_writable(&mut context, lane.own.connection, lane.begun == 0 && !has_unsent);
+        }
+    }
+
+    // ---- what the upstream says
+
+    /// Messages of a rule were confirmed, or refused.
+    ///
+    /// # Errors
+    /// The upstream confirms what was never sent, or the broker here refuses the settlement.
+    pub(super) fn take_confirm(
+        &mut self,
+        rule: usize,
+        (number, multiple, is_taken): (u64, bool, bool),
+    ) -> Result<(), Cause> {
+        let now = self.shared.now;
+        self.contact.has_moved = true;
+        self.contact.progress = now;
+        loop {
+            let Lane::Forward(lane) = &mut self.contact.lanes[rule] else {
+                return Err(Cause::new(format_args!("a confirm where it has no place")));
+            };
+            lane.progress = now;
+            let settled = lane.flights.confirm(number, multiple, is_taken)?;
+            let (own, Some((flight, refusal))) = (lane.own, settled) else { break };
+            match refusal {
+                Some(why) => self.refuse(rule, flight.tag, why),
+                None => {
+                    self.shared.settle(own, flight.tag, Settlement::Ack)?;
+                    self.state.counts.moved += 1;
+                    self.note_going(rule);
+                    self.count_down(1);
+                }
+            }
+            if !multiple {
+                break;
+            }
+        }
+        // There is room in the window for what waits in the outbox.
+        self.shared.list_to_write(self.contact.peer);
+        Ok(())
+    }
+
+    /// The upstream has closed the channel of a rule that forwards, or was to. Over which of several messages
+    /// that was nobody knows, so they are tried one by one.
+    #[cold]
+    pub(super) fn take_end_of_forward(&mut self, rule: usize, code: u16, over_publish: bool, cause: Cause) {
+        if let Lane::Forward(lane) = &mut self.contact.lanes[rule] {
+            lane.end(End::AtOnce);
+            if let Some(only) = lane.flights.only().filter(|_| over_publish) {
+                return self.refuse(rule, only.tag, Refusal::Closed(code));
+            }
+        } else {
+            self.contact.lanes[rule] = Lane::Shut;
+        }
+        let remedy = if over_publish { Remedy::OneTaken } else { Remedy::Open };
+        self.wait(rule, Cause::new(format_args!("it closed the channel: {cause}")), remedy);
+    }
+
+    // ---- what is refused
+
+    /// The upstream does not take a message that was sent: it is set aside, or goes back to its queue, and its
+    /// rule waits. A nack or a closed channel says more of a queue there (it has no leader, is full or is
+    /// missing) than of a message, and mostly passes; so the same is tried some times. A message that comes back
+    /// from `to_queue` says that the queue is missing, and nothing of the message: none is set aside for that.
+    #[cold]
+    fn refuse(&mut self, rule: usize, tag: u64, why: Refusal) {
+        let is_of_message = !matches!(why, Refusal::Nacked | Refusal::Closed(_));
+        let is_enough =
+            is_of_message || self.state.courses[rule].failures() >= self.head.config.park_after.into();
+        let config = &self.head.config.forward[rule];
+        let missing = match (&config.to, why) {
+            (Destination::Queue(queue), Refusal::Returned(NO_ROUTE)) => Some(Cause::new(format_args!(
+                "queue '{queue}' is missing there: make it, or let `declare = true` do so"
+            ))),
+            _ => None,
+        };
+        let is_parked = config.refused == Refused::Park && is_enough && missing.is_none();
+        let Some(&Forward { own, .. }) = self.contact.forward(rule) else {
+            unreachable!("only what was sent is refused")
+        };
+        let cause = match is_parked.then(|| self.park(own.channel, tag, why)) {
+            None => missing.unwrap_or_else(|| Cause::new(format_args!("its first message is {why}"))),
+            Some(Err(cause)) => cause,
+            Some(Ok(())) => {
+                self.count_down(1);
+                if !is_of_message {
+                    self.wait(
+                        rule,
+                        Cause::new(format_args!("a message was parked: {why}")),
+                        Remedy::OneTaken,
+                    );
+                }
+                return;
+            }
+        };
+        match self.shared.settle(own, tag, Settlement::Requeue) {
+            Ok(()) => self.wait(rule, cause, Remedy::OneTaken),
+            Err(cause) => self.lose(cause),
+        }
+    }
+
+    /// A message that was sent is dead-lettered into the queue for what is refused.
+    ///
+    /// # Errors
+    /// The queue for what is set aside takes nothing, or cannot be made.
+    #[cold]
+    fn park(&mut self, channel: ChannelId, tag: u64, why: Refusal) -> Result<(), Cause> {
+        self.shared.make_parked(self.head)?;
+        let words = (&*self.head.config.name, &*self.head.config.parked);
+        let (broker, mut context) = self.shared.broker_mut();
+        broker.park_delivery(&mut context, (channel, tag), words, why).map_err(of_broker)?;
+        self.head.parked_alarm.note_parked();
+        Ok(())
+    }
+
+    /// Refuses the messages that stand first in their outboxes and are not to be sent.
+    #[cold]
+    pub(super) fn set_unsendable_aside(&mut self, page: &Page) {
+        for &(rule, tag, why) in &page.unsendable {
+            let Some(lane) = self.contact.forward(rule) else { continue };
+            let own = lane.own.connection;
+            let is_first =
+                self.shared.broker.outbox(own).peek().is_some_and(|delivery| delivery.delivery_tag == tag);
+            if is_first && lane.begun == 0 {
+                let (broker, mut context) = self.shared.broker_mut();
+                broker.sent(&mut context, own, 1);
+                self.refuse(rule, tag, why);
+                self.shared.list_to_write(self.contact.peer);
+            }
+        }
+    }
+}
+
+impl<P: Platform> Shared<P> {
+    fn settle(&mut self, own: Own, delivery_tag: u64, settlement: Settlement) -> Result<(), Cause> {
+        self.demand(own, Command::Settle { delivery_tag, multiple: false, settlement })
+    }
+}
+
+/// A message that is about to be sent.
+struct Item<'i> {
+    head: &'i Head,
+    rule: usize,
+    delivery: Delivery<'i>,
+    id: OwnId,
+    /// Over which upstream, and when, in seconds since 1970.
+    way: (usize, u64),
+}
+
+impl Item<'_> {
+    /// Writes the head of its publish; says how long that is.
+    ///
+    /// # Errors
+    /// Why it is not to be sent.
+    fn write_head(
+        &self,
+        (messages, origin, frame_max): (&Messages, Origin, u32),
+        by: &str,
+        Scratch { headers, properties, edited, head }: &mut Scratch,
+    ) -> Result<usize, Refusal> {
+        let message = self.delivery.message;
+        let own = Properties::trusted(messages.properties(message, head));
+        let (config, body_len) = (&self.head.config, messages.body_len(message));
+        if body_len > config.message_size_max {
+            return Err(Refusal::TooLarge);
+        }
+        if hops_of(own) >= u64::from(config.hops_max) {
+            return Err(Refusal::Hops);
+        }
+        let to = &config.forward[self.rule].to;
+        let key = to.key().map_or_else(|| messages.routing_key(message), str::as_bytes);
+        let exchange = to.exchange().unwrap_or_else(|| messages.exchange(message));
+        let marks = Marks { id: Some(self.id), is_repeat: self.delivery.redelivered };
+        let (upstream, unix_s) = self.way;
+        let (shovel, said) = (config.shovel.as_deref(), ((0, upstream), unix_s, by));
+        let crossing = crossing(own, (marks, origin), shovel, said, (headers, edited, properties));
+        let written = crossing.and_then(|properties| {
+            let (channel, limits) = (Client::channel_of(self.rule), (body_len, frame_max));
+            write_head(channel, (exchange, key), properties, limits, head)
+        });
+        written.map_err(|Full| Refusal::TooLarge)
+    }
+}

@@ -1,0 +1,336 @@
+//! Shovels: bridges that runtime parameters define, and their end.
+//!
+//! ```text
+//! set, clear, import, a start ─→ broker's parameters ─version─→ bridges of the file and of parameters
+//!                                        ▲                               │
+//!                                        └────── the last was moved ─────┘   (delete-after)
+//! ```
+//!
+//! Always true: what the parameters say is so from the next turn on, and one shovel's change is nothing to
+//! any other bridge; one that ends when so many messages were moved takes no more than those; what [`check`] takes
+//! of a parameter, [`parse`] makes a bridge of at every start.
+
+use leveret_amqp::{Table, Value, Writer};
+use leveret_bridge::Preparation;
+use leveret_broker::{Broker, DeleteIf, ParameterNeeds, ParameterView, SHOVEL};
+use leveret_config::bridge::{Bridge as Config, Destination};
+use leveret_config::shovel::{DeleteAfter, End};
+use leveret_config::shovel_parameter::parse;
+use leveret_config::upstream::Upstream;
+use leveret_core::log_limiter::{LogKind, LogSource};
+use leveret_management::definitions::table_of;
+
+use super::registry::Bridges;
+use super::state::{Bridge, Direction, Head};
+use super::task::Task;
+use crate::platform::Platform;
+use crate::shared::Shared;
+
+/// Arguments of a shovel's own queue: the name of its shovel, and in which virtual host that is defined.
+const OF_SHOVEL: &str = "x-shovel";
+const OF_SHOVELS_VHOST: &str = "x-shovel-vhost";
+/// Room for both: two names, and each what it is called, which a name of the broker's has 255 bytes for.
+const ARGUMENTS_MORE: usize = 1024;
+
+/// Whether a component takes a value, and what it would ask for. Files are this machine's, and who reads the
+/// error may learn what is there, or use its key; and some users may log in from this machine only.
+pub(crate) fn check(said: &ParameterView<'_>) -> Result<ParameterNeeds, String> {
+    if said.component != SHOVEL {
+        return Err(format!("component {} not found", said.component));
+    }
+    let bridge = parse(said.vhost.unwrap_or_default(), said.name, said.value)?;
+    if bridge.feeds_itself() {
+        return Err(format!("src-queue {} is where this shovel puts what is refused", bridge.parked));
+    }
+    for end in bridge.shovel.iter().flat_map(|shovel| [&shovel.source, &shovel.destination]) {
+        arguments_of(end)?;
+    }
+    let of_administrator = if bridge.tls.ca_file.is_some() || bridge.tls.identity.is_some() {
+        Some("name files of this machine (cacertfile, certfile, keyfile)")
+    } else if bridge.upstream.iter().any(Upstream::is_this_machine) {
+        Some("connect to this machine itself")
+    } else {
+        None
+    };
+    Ok(ParameterNeeds { vhost: bridge.vhost, of_administrator })
+}
+
+/// What an end's queue is declared with where there is none.
+fn arguments_of(end: &End) -> Result<Vec<u8>, String> {
+    if end.arguments.is_empty() {
+        return Ok(Vec::new());
+    }
+    table_of(&leveret_json::Value::parse(end.arguments.as_bytes())?)
+}
+
+impl Head {
+    /// What a rule needs at the upstream before its messages flow.
+    pub(super) fn preparation(&self, direction: Direction, rule: usize) -> Option<Preparation> {
+        let rule = &self.rules(direction)[rule];
+        if !self.config.declares {
+            return None;
+        }
+        let shovel = self.config.shovel.as_deref();
+        // They were looked at when it was defined.
+        let arguments = |end: Option<&End>| end.and_then(|end| arguments_of(end).ok()).unwrap_or_default();
+        match (direction, &rule.to) {
+            (Direction::Fetch, _) => match shovel.map(|shovel| &shovel.source) {
+                Some(End { exchange: Some(exchange), key, .. }) => {
+                    Some(Preparation::Source(exchange.clone(), key.clone().unwrap_or_default()))
+                }
+                source => Some(Preparation::Queue(rule.queue.clone(), arguments(source))),
+            },
+            (Direction::Forward, Destination::Queue(queue)) => {
+                let arguments = arguments(shovel.map(|shovel| &shovel.destination));
+                Some(Preparation::Queue(queue.clone(), arguments))
+            }
+            (Direction::Forward, Destination::Exchange(..) | Destination::AsItWas(_)) => None,
+        }
+    }
+
+    /// What a queue here is declared with where there is none. That of a shovel behind its exchange says
+    /// whose it is, so that a start finds those whose shovel is gone.
+    pub(super) fn arguments_here(&self) -> Vec<u8> {
+        if let Some(shovel) = self.config.shovel.as_ref().filter(|_| source_of(&self.config).is_some()) {
+            let own = [(OF_SHOVEL, &*shovel.name), (OF_SHOVELS_VHOST, &*shovel.vhost)];
+            if let Some(arguments) = arguments_of(&shovel.source).ok().and_then(|said| with_own(&said, own)) {
+                return arguments;
+            }
+        }
+        let ends = self.config.shovel.iter().flat_map(|shovel| [&shovel.source, &shovel.destination]);
+        ends.into_iter().find(|end| end.is_here).and_then(|end| arguments_of(end).ok()).unwrap_or_default()
+    }
+}
+
+/// Arguments with some of ours, in the order of their names.
+fn with_own(said: &[u8], own: [(&str, &str); 2]) -> Option<Vec<u8>> {
+    let mut bytes = vec![0; said.len() + ARGUMENTS_MORE];
+    let mut writer = Writer::new(&mut bytes);
+    let names = own.map(|(name, _)| name);
+    let text = |name: &str| own.iter().find(|(own, _)| *own == name).map_or("", |(_, text)| text);
+    let done = writer.table(|table| {
+        table.sorted(Table::trusted(said), &|_| true, &names, &mut |table, name| table.text(name, text(name)))
+    });
+    // A table is written behind four bytes of its length.
+    done.ok().and_then(|()| writer.written().get(4..)).map(<[u8]>::to_vec)
+}
+
+/// The exchange and the key whose messages wait in the queue of its one rule here.
+pub(super) fn source_of(config: &Config) -> Option<(String, String)> {
+    let source = &config.shovel.as_ref()?.source;
+    let exchange = source.exchange.clone().filter(|_| source.is_here)?;
+    Some((exchange, source.key.clone().unwrap_or_default()))
+}
+
+impl Bridges {
+    /// These bridges of the configuration are to be there from now on, beside those of parameters: those that
+    /// are there as they are stay as they are.
+    #[cold]
+    pub(crate) fn set<P: Platform>(&mut self, shared: &mut Shared<P>, said: &[Config]) {
+        self.said = said.to_vec();
+        self.delete_orphans(shared);
+        shared.broker.set_shovel_places(self.max.saturating_sub(said.len()));
+        self.take_parameters(shared);
+    }
+
+    /// Queues of shovels that were cleared go, if the power was cut before that was done.
+    #[cold]
+    fn delete_orphans<P: Platform>(&self, shared: &mut Shared<P>) {
+        let is_left = |queue: &leveret_broker::QueueView<'_>| {
+            let said = |key: &str| match queue.arguments.get(key) {
+                Some(Value::LongStr(text)) => core::str::from_utf8(text).ok(),
+                _ => None,
+            };
+            let shovel = said(OF_SHOVELS_VHOST).zip(said(OF_SHOVEL));
+            shovel.is_some_and(|(vhost, name)| {
+                !shared.broker.may_have_parameter(vhost, SHOVEL, name)
+                    && !self.places.iter().any(|bridge| {
+                        bridge.head.config.vhost == queue.vhost
+                            && bridge.head.config.forward.iter().any(|rule| rule.queue == queue.name)
+                    })
+            })
+        };
+        let queues = (0..shared.broker.views().queue_places())
+            .filter_map(|place| shared.broker.views().queue_at(place));
+        let left: Vec<_> =
+            queues.filter(is_left).map(|queue| (queue.vhost.to_string(), queue.name.to_string())).collect();
+        for (vhost, queue) in left {
+            shared.delete_queue((&vhost, &queue), DeleteIf::default());
+        }
+    }
+
+    /// Whether parameters have changed since they were looked at.
+    pub(super) const fn has_parameter_news(&self, broker: &Broker) -> bool {
+        broker.parameters_version() != self.parameters_seen
+    }
+
+    /// Makes bridges of what the parameters say.
+    #[cold]
+    pub(super) fn take_parameters<P: Platform>(&mut self, shared: &mut Shared<P>) {
+        self.parameters_seen = shared.broker.parameters_version();
+        let mut wanted = self.said.clone();
+        for it in shared.broker.views().parameters().filter(|it| it.component == SHOVEL) {
+            let Some(vhost) = it.vhost else { continue };
+            match parse(vhost, it.name, it.value) {
+                Ok(bridge) => wanted.push(bridge),
+                Err(why) => {
+                    let text = format_args!("shovel {} in virtual host {vhost}: {why}", it.name);
+                    shared.supplies.log.warn(shared.now, LogSource::Anybody, LogKind::Bridge, text);
+                }
+            }
+        }
+        self.want(shared, &wanted);
+    }
+
+    /// These bridges are to be there from now on: those that are there as they are stay as they are.
+    #[cold]
+    fn want<P: Platform>(&mut self, shared: &mut Shared<P>, wanted: &[Config]) {
+        for at in 0..self.places.len() {
+            let bridge = &mut self.places[at];
+            bridge.note_inflow(&shared.broker);
+            if !bridge.head.is_leaving && !wanted.contains(&bridge.head.config) {
+                bridge.head.is_leaving = true;
+                shared.leave_source(&bridge.head.config, wanted);
+                self.drain(shared, at);
+            }
+        }
+        for config in wanted {
+            let is_there = |bridge: &Bridge| !bridge.head.is_leaving && bridge.head.config == *config;
+            if !self.places.iter().any(is_there) {
+                self.add(shared, config);
+            }
+        }
+    }
+
+    #[cold]
+    fn add<P: Platform>(&mut self, shared: &mut Shared<P>, config: &Config) {
+        let name = &config.name;
+        let mut refuse = |words| {
+            let text = format_args!("bridge {name}: {words} until a restart");
+            shared.supplies.log.warn(shared.now, LogSource::Anybody, LogKind::Bridge, text);
+        };
+        if config.has_tls() && !self.has_tls_room {
+            return refuse("there is no memory for TLS with upstreams");
+        }
+        if self.places.iter().filter(|bridge| !bridge.head.is_leaving).count() >= self.max {
+            return refuse("bridges_max has no room for it");
+        }
+        self.hasten_leaving(shared);
+        self.serials += 1;
+        let before = self.places.iter_mut().rfind(|bridge| bridge.head.config.name == config.name);
+        let mut bridge = Bridge::new(config.clone(), self.serials, shared.now, before);
+        // What came in until now is nothing that it is asked about.
+        bridge.head.inflow.begin(bridge.came(&shared.broker));
+        shared.make_queues(&mut bridge.head);
+        self.places.push(bridge);
+        self.plan_notes(config.day_bytes_max.is_some(), shared.now);
+    }
+
+    /// What was a shovel's own here goes with it: the queue behind its exchange, which nobody empties any
+    /// more, and the one for what was refused, if there is nothing in it.
+    #[cold]
+    pub(super) fn clear_up_after<P: Platform>(&self, shared: &mut Shared<P>, left: &Head) {
+        let Some(shovel) = &left.config.shovel else { return };
+        let is_it = |other: &Config| {
+            let other = other.shovel.as_ref();
+            other.is_some_and(|it| (&it.vhost, &it.name) == (&shovel.vhost, &shovel.name))
+        };
+        let vhost = &*left.config.vhost;
+        let behind = left.config.forward.first().filter(|_| source_of(&left.config).is_some());
+        let next = self.places.iter().find(|other| !other.head.is_leaving && is_it(&other.head.config));
+        if let Some(Bridge { head: next, .. }) = next {
+            // It was changed: a queue behind an exchange that it does not use any more goes, unless there is
+            // something in it.
+            let goes_on = source_of(&next.config).is_some() && next.config.vhost == vhost;
+            if let Some(rule) = behind.filter(|_| !goes_on) {
+                shared.delete_queue((vhost, &rule.queue), DeleteIf { unused: true, empty: true });
+            }
+            return;
+        }
+        let is_kept =
+            shared.broker.views().parameters().any(|it| {
+                it.component == SHOVEL && it.vhost == Some(&*shovel.vhost) && it.name == shovel.name
+            });
+        if is_kept {
+            // It has no place now, and has one when there is room for it again.
+            return;
+        }
+        if let Some(rule) = behind {
+            shared.delete_queue((vhost, &rule.queue), DeleteIf::default());
+        }
+        shared.delete_queue((vhost, &left.config.parked), DeleteIf { unused: true, empty: true });
+    }
+}
+
+impl<P: Platform> Shared<P> {
+    /// After the last message that there is to move a shovel is over, and its parameter with it.
+    #[cold]
+    pub(super) fn end_shovel(&mut self, head: &Head) {
+        let Some(shovel) = head.config.shovel.as_ref().filter(|_| !head.is_leaving) else { return };
+        let cleared =
+            self.broker.clear_parameter(&mut self.journal, Some(&shovel.vhost), SHOVEL, &shovel.name);
+        let name = &head.config.name;
+        let (level, text) = match &cleared {
+            Ok(_) => (log::Level::Info, format!("bridge {name}: all messages were moved, so it is deleted")),
+            Err(leveret_broker::OperatorFault::NoSuchParameter) => return,
+            Err(why) => {
+                (log::Level::Warn, format!("bridge {name}: all messages were moved, but it stays: {why}"))
+            }
+        };
+        self.supplies.log.log(self.now, level, LogSource::Anybody, LogKind::Bridge, format_args!("{text}"));
+    }
+
+    /// Deletes a queue here, only if it is unused or empty, if that is said. Where it is not there, or there is
+    /// something in it, there is nothing to do; a log that takes nothing now keeps it until the next start.
+    #[cold]
+    fn delete_queue(&mut self, (vhost, queue): (&str, &str), only: DeleteIf) {
+        let (broker, mut context) = self.broker_mut();
+        let _ = broker.operator_delete_queue(&mut context, vhost, queue, only);
+    }
+
+    /// A bridge begins to leave: what is published comes to it no more by a binding that none of those that
+    /// are `wanted` has.
+    #[cold]
+    fn leave_source(&mut self, left: &Config, wanted: &[Config]) {
+        let Some((exchange, key)) = source_of(left) else { return };
+        let goes_on = |next: &Config| next.vhost == left.vhost && next.forward == left.forward;
+        let is_kept = |next: &Config| source_of(next).as_ref() == Some(&(exchange.clone(), key.clone()));
+        let Some(rule) = left.forward.first().filter(|_| !wanted.iter().any(|it| goes_on(it) && is_kept(it)))
+        else {
+            return;
+        };
+        let (broker, mut context) = self.broker_mut();
+        // A log that takes nothing now keeps the binding, which `list_bindings` shows.
+        let _ = broker.operator_unbind(&mut context, &left.vhost, (&exchange, &key), &rule.queue);
+    }
+}
+
+impl<P: Platform> Task<'_, P> {
+    /// A rule flows: with `delete-after` the queue's length, that is known now, of its queue there or here.
+    #[cold]
+    pub(super) fn note_source_depth(&mut self, rule: usize, depth_there: u32) {
+        let after = self.head.config.shovel.as_ref().map(|shovel| shovel.delete_after);
+        if after == Some(DeleteAfter::QueueLength) {
+            let here = &self.head.rules(self.direction)[rule].queue;
+            let depth = match self.direction {
+                Direction::Forward => {
+                    self.shared.broker.queue_depth(&self.head.config.vhost, here).unwrap_or(0)
+                }
+                Direction::Fetch => depth_there,
+            };
+            self.state.left.get_or_insert(depth.into());
+        }
+    }
+
+    /// So many messages more were moved, or set aside.
+    pub(super) const fn count_down(&mut self, count: u64) {
+        if let Some(left) = &mut self.state.left {
+            *left = left.saturating_sub(count);
+        }
+    }
+
+    /// Whether it has moved all that there was to move.
+    pub(super) fn is_over(&self) -> bool {
+        self.state.left == Some(0) && self.head.config.shovel.is_some()
+    }
+}

@@ -1,0 +1,219 @@
+//! Bridges as an operator is told of them, and what he has done with them.
+//!
+//! Always true: a link is called running only while messages of a rule can flow over it and the upstream was
+//! heard of within two heartbeats, if it has any.
+
+use leveret_bridge::Stage;
+use leveret_config::shovel::End;
+use leveret_core::time::Now;
+use leveret_management::request_context::{
+    BridgeLinkView, BridgeOrder, Bridges as BridgeViews, ShovelEndView, ShovelView,
+};
+
+use super::contact::{Contact, Lane};
+use super::registry::Bridges;
+use super::state::{Bridge, Direction, Head, Link, LinkState, Phase};
+use crate::platform::Platform;
+use crate::shared::Shared;
+
+/// All bridges, to be looked at.
+pub(crate) struct ShownBridges<'s> {
+    pub(crate) bridges: &'s Bridges,
+    /// Bytes that the log has room for, if there is one.
+    pub(crate) disk_room: Option<u64>,
+    pub(crate) now: Now,
+    pub(crate) unix_ms: u64,
+}
+
+impl BridgeViews for ShownBridges<'_> {
+    fn places(&self) -> usize {
+        2 * self.bridges.places.len()
+    }
+
+    fn places_max(&self) -> usize {
+        self.bridges.max
+    }
+
+    fn at(&self, place: usize) -> Option<BridgeLinkView<'_>> {
+        let Bridge { head, links } = self.bridges.places.get(place / 2)?;
+        let direction = Direction::BOTH[place % 2];
+        let link = links.iter().find(|link| link.direction == direction)?;
+        let (state, contact) = (&link.state, link.contact());
+        let [day_bytes, yesterday_bytes, gone_ms] = head.day.numbers(self.now);
+        let mut lately = state.today;
+        lately.add(state.yesterday);
+        let retry_in_ms = match link.phase {
+            Phase::Waiting(at) => at.ms_left(self.now),
+            Phase::Resting => head.demand.as_ref().and_then(|demand| demand.due().ms_left(self.now)),
+            Phase::Connected(_) | Phase::LookingUp(_) | Phase::Paused => None,
+        };
+        let last_error = link.last_error();
+        let failed_at = last_error.map(|(_, at)| at);
+        let changes = [Some(state.since), state.ready_since, state.was_ready, failed_at];
+        let changed_at = changes.into_iter().flatten().max().unwrap_or_default();
+        // What is set aside is the bridge's, and told with the first of its links.
+        let is_first = links.first().is_some_and(|first| first.direction == direction);
+        Some(BridgeLinkView {
+            bridge: &head.config.name,
+            direction: direction.name(),
+            state: state_of(head, link),
+            vhost: &head.config.vhost,
+            upstream: head.config.upstream[state.upstream].to_string(),
+            moved: state.counts.moved,
+            pending: contact.map_or(0, |contact| contact.pending()) as u64,
+            // Those here that wait to be forwarded.
+            queues: (direction == Direction::Forward)
+                .then(|| head.config.forward.iter().map(|rule| rule.queue.as_str()).collect()),
+            repeats: state.counts.repeats,
+            inflow: head.inflow.span(gone_ms),
+            inflow_counted: head.inflow.counted(),
+            sent_lately: (lately.messages, lately.payload),
+            disk_room: self.disk_room,
+            outage_days_min: head.config.outage_days_min,
+            parked_queue: is_first.then_some(&*head.config.parked),
+            held: state.courses.iter().map(|course| u64::from(course.held)).sum(),
+            today: state.today.kinds(),
+            yesterday: state.yesterday.kinds(),
+            day_bytes,
+            day_bytes_max: head.config.day_bytes_max,
+            yesterday_bytes,
+            held_rules: link.held_rules(head) as u64,
+            rules: rules_of(head, link),
+            is_day_spent: head.day.is_spent(),
+            connected: state.counts.connected,
+            failed: state.counts.failed,
+            retried: match (&head.retry, &head.retried) {
+                (Some(retry), _) => format!("{} went back so far", retry.moved),
+                (None, Some(cause)) => cause.to_string(),
+                (None, None) => String::new(),
+            },
+            last_error: last_error.map(|(cause, at)| (cause.as_str(), self.now.ms_since(at))),
+            up_for_ms: state.ready_since.map(|since| self.now.ms_since(since)),
+            down_for_ms: state
+                .was_ready
+                .filter(|_| state.ready_since.is_none())
+                .map(|since| self.now.ms_since(since)),
+            retry_in_ms,
+            shovel: shovel_of(head, state),
+            is_paused: head.is_paused,
+            changed_at_ms: self.unix_ms.saturating_sub(self.now.ms_since(changed_at)),
+        })
+    }
+
+    fn is_known(&self, bridge: &str) -> bool {
+        self.bridges.places.iter().any(|other| !other.head.is_leaving && other.head.config.name == bridge)
+    }
+}
+
+/// What a bridge is as a shovel.
+#[cold]
+fn shovel_of<'a>(head: &'a Head, state: &LinkState) -> Option<ShovelView<'a>> {
+    let shovel = head.config.shovel.as_ref()?;
+    let view = |end: &'a End| ShovelEndView {
+        uri: end.uris.get(if end.is_here { 0 } else { state.upstream }).map_or("", String::as_str),
+        queue: end.queue.as_deref(),
+        exchange: end.exchange.as_deref(),
+        key: end.key.as_deref(),
+    };
+    Some(ShovelView {
+        name: &shovel.name,
+        vhost: &shovel.vhost,
+        source: view(&shovel.source),
+        destination: view(&shovel.destination),
+        left: state.left,
+    })
+}
+
+/// The state of a link: that of its connection, or else that of the rule that somebody has to look at first.
+#[cold]
+fn state_of(head: &Head, link: &Link) -> &'static str {
+    match &link.phase {
+        _ if head.is_leaving => "ending",
+        Phase::Connected(contact) if contact.is_draining => "ending",
+        Phase::Connected(contact) if contact.client.stage() != Stage::Open => "connecting",
+        Phase::Connected(contact) => {
+            let states: Vec<_> =
+                (0..contact.lanes.len()).map(|rule| state_of_rule(head, link, contact, rule)).collect();
+            let first =
+                ["held", "blocked", "budget used", "running"].into_iter().find(|it| states.contains(it));
+            first.unwrap_or("connecting")
+        }
+        Phase::LookingUp(_) => "connecting",
+        Phase::Waiting(_) => "waiting",
+        Phase::Resting => "resting",
+        Phase::Paused => "paused",
+    }
+}
+
+/// The state of a rule whose connection is open.
+#[cold]
+fn state_of_rule(head: &Head, link: &Link, contact: &Contact, rule: usize) -> &'static str {
+    let is_of_budget = head.holds(&head.rules(link.direction)[rule]);
+    match &contact.lanes[rule] {
+        _ if link.state.courses[rule].error().is_some() => "held",
+        _ if is_of_budget => "budget used",
+        Lane::Shut | Lane::Opening => "connecting",
+        Lane::Forward(_) if contact.client.is_stopped(rule) => "blocked",
+        Lane::Forward(_) | Lane::Fetch(_) if contact.client.is_blocked() => "blocked",
+        Lane::Forward(_) | Lane::Fetch(_) => "running",
+    }
+}
+
+/// The state of each rule of a link, by its queue.
+#[cold]
+fn rules_of<'a>(head: &'a Head, link: &Link) -> Vec<(&'a str, &'static str)> {
+    let of_link = state_of(head, link);
+    let is_open = !matches!(of_link, "ending" | "connecting");
+    let contact = link.contact().filter(|_| is_open);
+    let rules = head.rules(link.direction).iter().enumerate();
+    rules
+        .map(|(at, rule)| {
+            (&*rule.queue, contact.map_or(of_link, |contact| state_of_rule(head, link, contact, at)))
+        })
+        .collect()
+}
+
+impl Bridges {
+    /// Does with a bridge what the operator wants.
+    #[cold]
+    pub(crate) fn follow_order<P: Platform>(
+        &mut self,
+        shared: &mut Shared<P>,
+        name: &str,
+        order: BridgeOrder,
+    ) {
+        let is_it = |bridge: &Bridge| !bridge.head.is_leaving && bridge.head.config.name == name;
+        // It was there when that was asked; a reload may have been quicker.
+        let Some(place) = self.places.iter().position(is_it) else { return };
+        let now = shared.now;
+        if order != BridgeOrder::Retry {
+            self.common.note_due = now.after_ms(0);
+        }
+        let bridge = &mut self.places[place];
+        match order {
+            BridgeOrder::Retry => {
+                bridge.hurry_rules(now);
+                self.begin_retry(shared, place);
+            }
+            BridgeOrder::Pause => {
+                bridge.head.is_paused = true;
+                self.drain(shared, place);
+            }
+            BridgeOrder::Resume | BridgeOrder::Restart => {
+                bridge.head.is_paused = false;
+                bridge.hurry_rules(now);
+                for link in &mut bridge.links {
+                    link.state.is_going_to_rest = false;
+                    if matches!(link.phase, Phase::Paused | Phase::Resting | Phase::Waiting(_)) {
+                        link.state.backoff.reset();
+                        link.phase = Phase::Waiting(now.after_ms(0));
+                    }
+                    if let Phase::Connected(contact) = &mut link.phase {
+                        contact.is_draining |= order == BridgeOrder::Restart;
+                    }
+                }
+            }
+        }
+        self.settle(shared, place);
+    }
+}

@@ -1,0 +1,142 @@
+//! Which peer wants to be called when: a heap with one place per peer.
+//!
+//! Deadlines mostly move later (each byte received puts the heartbeat's loss off), so the heap is only told
+//! about earlier ones. When an entry comes due, its owner is asked anew and often says "later": one extra
+//! look per heartbeat interval instead of one heap operation per read.
+//!
+//! Always true: a peer has at most one entry; nothing allocates after start.
+
+use leveret_core::time::{Deadline, Now};
+
+use super::peer_id::PeerId;
+
+const ABSENT: u32 = u32::MAX;
+
+/// The heap.
+#[derive(Debug)]
+pub(super) struct Deadlines {
+    heap: Vec<(Deadline, PeerId)>,
+    /// Where in the heap a peer's entry is.
+    places: Box<[u32]>,
+}
+
+impl Deadlines {
+    /// Bytes per peer.
+    pub(super) const ENTRY_BYTES: usize = size_of::<(Deadline, PeerId)>() + size_of::<u32>();
+
+    pub(super) fn with_capacity(peers_max: usize) -> Self {
+        Self { heap: Vec::with_capacity(peers_max), places: vec![ABSENT; peers_max].into_boxed_slice() }
+    }
+
+    /// Peers that want to be called at some time.
+    pub(super) fn len(&self) -> usize {
+        self.heap.len()
+    }
+
+    /// The earliest of all.
+    pub(super) fn next(&self) -> Deadline {
+        self.heap.first().map_or(Deadline::NEVER, |entry| entry.0)
+    }
+
+    /// Wants to be called at `deadline`, or before if it already said so.
+    pub(super) fn lower(&mut self, peer: PeerId, deadline: Deadline) {
+        if deadline == Deadline::NEVER {
+            return;
+        }
+        match self.places[peer.index()] {
+            ABSENT => {
+                self.heap.push((deadline, peer));
+                self.places[peer.index()] = self.heap.len() as u32 - 1;
+                self.rise(self.heap.len() - 1);
+            }
+            place if self.heap[place as usize].0 > deadline => {
+                self.heap[place as usize].0 = deadline;
+                self.rise(place as usize);
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes the earliest if it is due.
+    pub(super) fn pop_due(&mut self, now: Now) -> Option<PeerId> {
+        let &(deadline, peer) = self.heap.first()?;
+        deadline.is_due(now).then(|| {
+            self.remove(peer);
+            peer
+        })
+    }
+
+    /// Forgets a peer.
+    pub(super) fn remove(&mut self, peer: PeerId) {
+        let place = core::mem::replace(&mut self.places[peer.index()], ABSENT);
+        if place == ABSENT {
+            return;
+        }
+        let place = place as usize;
+        self.heap.swap_remove(place);
+        if place < self.heap.len() {
+            self.places[self.heap[place].1.index()] = place as u32;
+            self.rise(place);
+            self.sink(place);
+        }
+    }
+
+    fn rise(&mut self, mut place: usize) {
+        while place > 0 {
+            let parent = (place - 1) / 2;
+            if self.heap[parent].0 <= self.heap[place].0 {
+                return;
+            }
+            self.swap(parent, place);
+            place = parent;
+        }
+    }
+
+    fn sink(&mut self, mut place: usize) {
+        loop {
+            let children = [2 * place + 1, 2 * place + 2];
+            let earliest = children.into_iter().filter(|&child| child < self.heap.len());
+            let Some(child) = earliest.min_by_key(|&child| self.heap[child].0) else { return };
+            if self.heap[place].0 <= self.heap[child].0 {
+                return;
+            }
+            self.swap(child, place);
+            place = child;
+        }
+    }
+
+    fn swap(&mut self, one: usize, two: usize) {
+        self.heap.swap(one, two);
+        self.places[self.heap[one].1.index()] = one as u32;
+        self.places[self.heap[two].1.index()] = two as u32;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn due_entries_come_out_earliest_first_and_each_once() {
+        let mut deadlines = Deadlines::with_capacity(100);
+        let start = Now::from_ms(0);
+        for index in 0..100_usize {
+            let id = PeerId::from_index(index);
+            deadlines.lower(id, start.after_ms((index as u64 * 37) % 101 + 500));
+            deadlines.lower(id, start.after_ms((index as u64 * 37) % 101));
+            deadlines.lower(id, start.after_ms(9_000));
+        }
+        for index in (0..100).step_by(7) {
+            deadlines.remove(PeerId::from_index(index));
+        }
+        let mut last = 0;
+        let mut seen = 0;
+        while let Some(id) = deadlines.pop_due(Now::from_ms(200)) {
+            let at = (id.index() as u64 * 37) % 101;
+            assert!(at >= last && id.index() % 7 != 0);
+            last = at;
+            seen += 1;
+        }
+        assert_eq!((seen, deadlines.next()), (85, Deadline::NEVER));
+    }
+}

@@ -1,0 +1,280 @@
+//! The way in of a connection that speaks AMQP: reading, and applying what was read.
+//!
+//! Always true: one reading takes at most the one input buffer; what is not applied of it is kept, or left in the
+//! socket.
+
+use leveret_connection::{Step, Suspension};
+use leveret_core::command::{ConnectionId, Outcome};
+use leveret_core::log_limiter::LogKind;
+use leveret_core::time::Deadline;
+
+use super::password_checks::Login;
+use super::peer::{Ending, Waiting};
+use super::peer_id::PeerId;
+use super::platform::Platform;
+use super::room_awaited::Need;
+use super::shared::Shared;
+use super::stream::Reading;
+
+/// Who has waited for room so long, in milliseconds, is looked at, and again after as long: if nothing of what it waits
+/// for was taken away in between, it is asked whether it wants to leave.
+const LEAVE_LOOK_MS: u64 = 10_000;
+
+/// How long a connection that may wait for itself may wait for room on the disk while nothing is freed there, in
+/// milliseconds.
+const SELF_WAIT_MS: u64 = 60_000;
+
+impl<P: Platform> Shared<P> {
+    /// Reads once, and applies as much of it as can be.
+    pub(super) fn read_amqp(&mut self, id: ConnectionId) {
+        let Some(peer) = self.peers.get_mut(id) else { return };
+        let is_scarce = self.supplies.messages.is_held() || !self.buffers.can_take(self.scratch.input.len());
+        let session = peer.session.amqp();
+        let reading = match session.is_logged_in() {
+            false => Reading::Stranger,
+            true if is_scarce => Reading::Look,
+            true => Reading::Take,
+        };
+        let got = peer.stream.read(&mut self.buffers, &mut self.scratch.input, reading);
+        self.budget.note_read(got.len);
+        if peer.stream.has_lost_record {
+            let text = "no room to keep its unfinished record of TLS";
+            let text = format_args!("{}: {text}", peer.address);
+            self.supplies.log.warn(self.now, peer.address.source(), LogKind::Shortage, text);
+        }
+        self.budget.charge_records(peer.stream.take_records());
+        if peer.stream.is_shaking_hands() {
+            return self.shake_hands(id.into(), got.end);
+        }
+        let is_known = !session.awaits_header() || self.look_at_opening(id, got.len);
+        let (handled, is_done) = if is_known { self.handle(id, got.len) } else { (got.len, true) };
+        let Some(peer) = self.peers.get_mut(id) else { return };
+        // What is left is looked at, and counted, again.
+        peer.traffic.received(handled);
+        let more = peer.waiting != Waiting::No || !is_done;
+        let kept = peer.stream.keep(&mut self.buffers, &mut self.scratch.input, got.len, handled, more);
+        if !kept {
+            let text = "no room to keep its unfinished frame; raise stash_bytes_max";
+            let text = format_args!("{}: {text}", peer.address);
+            self.supplies.log.warn(self.now, peer.address.source(), LogKind::Shortage, text);
+            self.end_now(id);
+        } else if !is_done {
+            // Its turn comes again; what it sent is looked at again if it was left in the socket.
+            peer.stream.look_again();
+            self.list_to_read(id);
+        } else if got.end && peer.waiting == Waiting::No && peer.ending == Ending::No {
+            self.end_now(id);
+        } else {
+            let is_starved = peer.stream.is_starved();
+            // Who is starved and got nowhere would get nowhere again.
+            let goes_on = peer.stream.readable && (handled > 0 || !is_starved);
+            if is_starved {
+                self.lists.for_stash.push(id);
+            }
+            if goes_on {
+                self.list_to_read(id);
+            }
+        }
+        self.after_session(id.into());
+    }
+
+    /// Lets the session handle the first `len` bytes of the input buffer; says how many it is done with, and
+    /// whether that is all that can be handled now.
+    pub(super) fn handle(&mut self, id: ConnectionId, len: usize) -> (usize, bool) {
+        let (mut at, mut is_done) = (0, true);
+        let Some(peer) = self.peers.get_mut(id) else { return (0, true) };
+        loop {
+            let session = peer.session.amqp();
+            let mut context = self.supplies.context(self.now, &self.broker, &self.journal, id);
+            match session.next(&mut context, &mut self.scratch.names, &self.scratch.input[..len], &mut at) {
+                Step::NeedMore => break,
+                Step::Finished => {
+                    peer.ending = Ending::Flushing;
+                    break;
+                }
+                Step::Suspended(Suspension::ReplySpace) if peer.stream.write_closed => {
+                    peer.ending = Ending::Now;
+                    self.lists.to_close.push(id.into());
+                    break;
+                }
+                Step::Suspended(Suspension::ReplySpace) => {
+                    peer.waiting = Waiting::Replies;
+                    break;
+                }
+                Step::Suspended(Suspension::ContentRoom(full)) => {
+                    let shortage = leveret_broker::Shortage::from(full);
+                    (peer.waiting, peer.need) = (Waiting::Room, Need { shortage, since: self.now });
+                    break;
+                }
+                Step::Command { channel, command } => {
+                    let mut lent = leveret_broker::Context::new(
+                        &mut self.journal,
+                        context.messages,
+                        &mut self.budget.work,
+                    );
+                    let (outcome, order) = self.broker.apply(&mut lent, id, channel, command);
+                    let batch = lent.awaited();
+                    self.budget.charge_work();
+                    let outcome = match outcome {
+                        Outcome::Check(check) if self.worker.checks.is_known_wrong(&check) => {
+                            self.broker.checked(&self.journal, id, &check, false)
+                        }
+                        Outcome::Check(check) => {
+                            session.defer_login(self.now);
+                            let ticket = self.worker.ticket();
+                            let from = peer.address;
+                            self.worker.checks.push(Login { peer: id.into(), from, ticket, check });
+                            peer.waiting = Waiting::Worker(ticket);
+                            peer.silent_since = self.now;
+                            break;
+                        }
+                        outcome => outcome,
+                    };
+                    if let Some(waiting) = peer.defer(&outcome, batch, context.durable) {
+                        peer.held = Some((outcome, order));
+                        peer.waiting = waiting;
+                        break;
+                    }
+                    let must_wait = matches!(outcome, Outcome::Wait);
+                    peer.session.amqp().answer(&mut context, outcome, order, batch);
+                    if must_wait {
+                        let shortage = self.broker.last_shortage();
+                        (peer.waiting, peer.need) = (Waiting::Room, Need { shortage, since: self.now });
+                        break;
+                    }
+                    if self.broker.is_busy(id) {
+                        peer.waiting = Waiting::Job;
+                        break;
+                    }
+                    if self.budget.is_over() {
+                        is_done = false;
+                        break;
+                    }
+                }
+            }
+        }
+        match peer.waiting {
+            Waiting::Room => {
+                peer.session.amqp().block(self.now, peer.need.shortage.is_of_disk());
+                if peer.leave_due == Deadline::NEVER || at > 0 {
+                    peer.leave_due = self.now.after_ms(LEAVE_LOOK_MS);
+                    peer.leave_seen = None;
+                }
+                self.lists.for_room.push(id);
+            }
+            Waiting::Job => self.lists.for_jobs.push(id),
+            Waiting::No
+            | Waiting::Replies
+            | Waiting::Handshake(_)
+            | Waiting::Disk(_)
+            | Waiting::Worker(_) => {}
+        }
+        (at, is_done)
+    }
+
+    /// Refuses what a connection waits to publish when nothing was freed on the disk for [`SELF_WAIT_MS`] and the
+    /// connection may wait for itself. Says whether it did.
+    fn refuse_self_wait(&mut self, id: ConnectionId, still_ms: u64) -> bool {
+        let Some(peer) = self.peers.get_mut(id) else { return false };
+        let is_for_disk = peer.need.shortage.is_of_disk();
+        if still_ms < SELF_WAIT_MS || !is_for_disk || !self.broker.may_wait_for_itself(id) {
+            return false;
+        }
+        self.broker.refuse_waiting(id);
+        peer.session.amqp().unblock(self.now);
+        self.lists.for_room.remove(id);
+        self.resume(id);
+        true
+    }
+
+    /// A client that waits for room may have closed its connection behind what it published, and hangs until
+    /// that is answered. After a while it is: what was not taken of it is given up, as if the line had broken.
+    pub(super) fn look_for_leave(&mut self, id: ConnectionId) {
+        let Some(peer) = self.peers.get_mut(id).filter(|peer| peer.leave_due.is_due(self.now)) else {
+            return;
+        };
+        peer.leave_due = Deadline::NEVER;
+        if peer.waiting != Waiting::Room || peer.ending != Ending::No {
+            return;
+        }
+        peer.leave_due = self.now.after_ms(LEAVE_LOOK_MS);
+        // As long as something is taken away of what is full he may still be let on, however slowly that goes.
+        let shortage = peer.need.shortage;
+        let made = match shortage.is_of_disk() {
+            true => self.journal.freed(),
+            false => self.broker.queues().left_queue_of(shortage).unwrap_or_else(|| self.room_made()),
+        };
+        let now = self.now;
+        let Some(peer) = self.peers.get_mut(id) else { return };
+        let still_since = peer.leave_seen.filter(|(seen, _)| *seen == made).map(|(_, since)| since);
+        peer.leave_seen = Some((made, still_since.unwrap_or(now)));
+        if let Some(since) = still_since
+            && self.refuse_self_wait(id, now.ms_since(since))
+        {
+            return;
+        }
+        let Some(peer) = self.peers.get_mut(id) else { return };
+        let stands_still = still_since.is_some();
+        if !stands_still || !peer.stream.may_look(&self.buffers) {
+            return;
+        }
+        peer.stream.look_again();
+        let got = peer.stream.read(&mut self.buffers, &mut self.scratch.input, Reading::Look);
+        let session = peer.session.amqp();
+        let leaves = session.has_close(&self.scratch.input[..got.len]);
+        if leaves {
+            session.leave(&mut self.supplies.context(self.now, &self.broker, &self.journal, id));
+        }
+        let is_kept = peer.stream.keep(&mut self.buffers, &mut self.scratch.input, got.len, 0, true);
+        peer.stream.look_again();
+        if !is_kept {
+            self.end_now(id);
+        } else if leaves {
+            self.resume_closed(id);
+        }
+    }
+
+    /// Who waits again at once for the same has waited all the time.
+    pub(super) fn keep_since(&mut self, id: PeerId, before: Need) {
+        if let Some(peer) = self.peers.get_mut(id)
+            && peer.waiting == Waiting::Room
+            && peer.need.shortage == before.shortage
+        {
+            peer.need.since = before.since;
+        }
+    }
+
+    pub(super) fn may_enter(&mut self) -> bool {
+        !self.supplies.messages.is_held() || self.supplies.messages.lift_hold()
+    }
+
+    /// Rises with everything that can make room for a publisher: each pool counts for itself what is given
+    /// back, and [`Self::check_no_sleeper`] finds what is counted nowhere.
+    pub(super) fn room_made(&self) -> u64 {
+        self.broker.room_made() + self.journal.room_made() + self.supplies.messages.room_made()
+    }
+
+    /// Whether so much is free that one of those who wait for it can go on. Those who wait otherwise as well
+    /// need not stay on the list: they are read when that is over.
+    pub(super) fn has_stash_to_offer(&self) -> bool {
+        self.lists.for_stash.iter().any(|id| self.has_stash_for(id))
+    }
+
+    fn has_stash_for(&self, id: PeerId) -> bool {
+        let peer = self.peers.get(id);
+        peer.is_none_or(|peer| peer.waiting != Waiting::No || peer.stream.can_go_on(&self.buffers))
+    }
+
+    /// Lets those be read for whom so much is free as was missing.
+    pub(super) fn resume_for_stash(&mut self) {
+        for _ in 0..self.lists.for_stash.len() {
+            let Some(id) = self.lists.for_stash.pop() else { break };
+            if !self.has_stash_for(id) {
+                self.lists.for_stash.push(id);
+            } else if let Some(peer) = self.peers.get_mut(id) {
+                peer.stream.look_again();
+                self.list_to_read(id);
+            }
+        }
+    }
+}

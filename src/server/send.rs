@@ -1,0 +1,117 @@
+//! Writing to connections that speak AMQP, and ending those that read nothing.
+
+use std::io;
+
+use leveret_core::command::ConnectionId;
+use leveret_core::error::{Fault, ReplyCode};
+use leveret_core::time::Deadline;
+
+use super::peer::Ending;
+use super::platform::Platform;
+use super::shared::Shared;
+
+impl<P: Platform> Shared<P> {
+    /// Writes what was kept, then replies, confirms and deliveries.
+    ///
+    /// While there is room for a whole output buffer, that is one write. With less, it is several, until the socket takes
+    /// no more or one output buffer was written.
+    pub(super) fn write_amqp(&mut self, id: ConnectionId) {
+        let mut written = 0;
+        let result = self.flush_and_fill(id, &mut written);
+        let Some(peer) = self.peers.get_mut(id) else { return };
+        peer.traffic.sent(written);
+        self.note_stall(id, written);
+        match result {
+            Ok(filled) => self.after_write(id.into(), filled > 0 || written > 0),
+            Err(error) => self.lose_writing(id.into(), &error),
+        }
+    }
+
+    /// Returns how many bytes the session filled, and adds to `written` how many bytes the socket took.
+    fn flush_and_fill(&mut self, id: ConnectionId, written: &mut usize) -> io::Result<usize> {
+        let Some(peer) = self.peers.get_mut(id) else { return Ok(0) };
+        *written += peer.stream.flush_output(&mut self.buffers, &mut self.scratch.output)?;
+        let most = self.scratch.output.len();
+        let mut filled = 0;
+        while filled < most && self.may_fill(id) {
+            let room = self.buffers.output_bytes(most);
+            let (bytes, sent) = self.write_one_fill(id, room);
+            *written += sent?;
+            filled += bytes;
+            if bytes == 0 || room == most {
+                break;
+            }
+        }
+        Ok(filled)
+    }
+
+    /// Whether everything that was written has left.
+    fn may_fill(&self, id: ConnectionId) -> bool {
+        self.peers.get(id).is_some_and(|peer| peer.stream.writable && !peer.stream.has_unsent())
+    }
+
+    /// Has the session fill at most `room` bytes and writes them. Returns how many were filled, and how many of those
+    /// the socket took.
+    fn write_one_fill(&mut self, id: ConnectionId, room: usize) -> (usize, io::Result<usize>) {
+        let Some(peer) = self.peers.get_mut(id) else { return (0, Ok(0)) };
+        let session = peer.session.amqp();
+        let mut context = self.supplies.context(self.now, &self.broker, &self.journal, id);
+        while let Some((channel, tag, order)) = self.broker.next_cancelled(id) {
+            if !session.server_cancel(&mut context, channel, tag, order) {
+                break;
+            }
+            self.broker.told_cancelled(id);
+        }
+        let mut outbox = self.broker.outbox(id);
+        let filled = session.fill(&mut context, &mut self.scratch.output[..room], &mut outbox);
+        let sent = peer.stream.write_all(&mut self.buffers, &self.scratch.output[..filled.bytes]);
+        let takes_more = !session.has_remainder() && !peer.stream.has_unsent();
+        let (broker, mut context) = self.broker_mut();
+        broker.written(&mut context, id, (filled.deliveries, filled.is_first_dropped), takes_more);
+        (filled.bytes, sent)
+    }
+
+    /// Starts the timeout of a connection whose socket takes nothing while output waits, or restarts it if the socket
+    /// took `count` bytes: output that waits takes memory.
+    pub(super) fn note_stall(&mut self, id: ConnectionId, count: usize) {
+        let patience = self.limits.consumer_stall_timeout_ms;
+        let Some(peer) = self.peers.get_mut(id) else { return };
+        let waits = peer.stream.has_unsent() || self.broker.has_output(id);
+        if peer.stream.writable || !waits || patience == 0 {
+            peer.write_stall = Deadline::NEVER;
+        } else if count > 0 || peer.write_stall == Deadline::NEVER {
+            peer.write_stall = self.now.after_ms(patience.into());
+            self.lists.deadlines.lower(id.into(), peer.write_stall);
+        }
+    }
+
+    /// Closes a connection whose socket has taken nothing for as long as it may. The kernel reports room only when a
+    /// third of its buffer is free, so the socket of one that reads slowly is tried once more.
+    pub(super) fn end_if_stalled(&mut self, id: ConnectionId) {
+        let patience = self.limits.consumer_stall_timeout_ms;
+        let Some(peer) = self.peers.get_mut(id) else { return };
+        peer.stream.writable = !peer.stream.write_closed;
+        if peer.stream.writable && !matches!(peer.ending, Ending::Draining(_) | Ending::Now) {
+            self.write_amqp(id);
+        }
+        let Some(peer) = self.peers.get_mut(id) else { return };
+        if !peer.write_stall.is_due(self.now) {
+            return;
+        }
+        peer.write_stall = Deadline::NEVER;
+        let fault = Fault::connection(
+            ReplyCode::ConnectionForced,
+            format_args!(
+                "nothing was read from this connection for {patience} ms while output waited: read \
+                 faster, or raise consumer_stall_timeout"
+            ),
+        );
+        let mut context = self.supplies.context(self.now, &self.broker, &self.journal, id);
+        let session = peer.session.amqp();
+        session.close(&mut context, &fault);
+        if session.has_begun_delivery() {
+            // Behind half a frame the peer can be told nothing; the log has the sentence.
+            self.end_now(id);
+        }
+    }
+}

@@ -1,0 +1,450 @@
+//! The disk as files of one directory.
+//!
+//! Always true: reads and writes name their place, no file has a cursor; `fdatasync` is the only sync on a
+//! segment, never a sync of the file system; nothing is mapped; the lock file is held as long as the disk; a
+//! disk that only reads leaves no trace. The path is walked once; everything after that is opened within the
+//! folder found then, no link is followed there, and only a file is taken for one: root works in folders that
+//! belong to others, who may put into them what they like. A file that cannot be opened is one damaged file
+//! and is noted; the small ones have a second name for that, because the first cannot be taken away either
+//! when its inode is damaged. However many segments there are, a few files are open
+//! ([`FileDisk::DESCRIPTORS_MAX`]), and one with bytes that are not synced is never closed for others: who
+//! opens it again might not hear that they were lost.
+
+use std::fs::{DirBuilder, File, TryLockError};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use rustix::fs::{
+    AtFlags, Dir, FallocateFlags, FlockOperation, IFlags, Mode, OFlags, fallocate, fchown, flock, fstatvfs,
+    ioctl_getflags, ioctl_setflags, openat, unlinkat,
+};
+use rustix::io::Errno;
+use rustix::process::geteuid;
+
+use leveret_core::error::is_out_of_descriptors;
+
+use super::disk::{ACCESS_SLOTS, Disk, NEWEST_SLOT, REPAIR_SLOT, Unopened};
+use super::read_around::is_about_a_block;
+
+/// The file in the data directory that whoever writes there locks.
+pub const LOCK_NAME: &str = "lock";
+const SUFFIX: &str = ".seg";
+const NEWEST_NAME: &str = "newest";
+const REPAIR_NAME: &str = "mending";
+const ACCESS_NAMES: [&str; 2] = ["access.a", "access.b"];
+/// Taken for those that cannot be opened.
+const ACCESS_SPARE_NAMES: [&str; 2] = ["access.c", "access.d"];
+const ZEROS: [u8; 16 << 10] = [0; 16 << 10];
+/// Segments kept open: commits use two, the cleaner and the fetches of a few queues one each; and opening one
+/// again is nothing beside a sync.
+const OPEN_MAX: usize = 16;
+/// How long to wait for others to close something when there are no descriptors left.
+const DESCRIPTOR_WAIT: Duration = Duration::from_millis(20);
+
+/// Has btrfs write over what is prepared instead of elsewhere: there room that was made ready would be none,
+/// and a full file system would take no commit, not even one that says what may be freed. It is heard only
+/// while the file is empty, and of one that is not to be compressed: zeros that are take no room. Whatever
+/// knows nothing of it refuses it; those of them that write elsewhere all the same (f2fs, UBIFS) keep room
+/// for what is written over themselves. What cannot be had is told (`in_place`).
+fn write_in_place(file: &File) {
+    if let Ok(flags) = ioctl_getflags(file) {
+        // One after the other: what is compressed cannot be marked otherwise.
+        let plain = flags - IFlags::COMPRESSED;
+        if plain != flags {
+            let _refused = ioctl_setflags(file, plain);
+        }
+        let _refused = ioctl_setflags(file, plain | IFlags::NOCOW);
+    }
+}
+
+/// What a directory of a store lets others do: nothing, whatever the umask says. There are messages in it, and
+/// hashes of passwords.
+const DIRECTORY_MODE: u32 = 0o700;
+
+/// Makes a directory, and makes that durable: else a power cut may take it away with everything in it.
+///
+/// # Errors
+/// It cannot be made, or the directory above it cannot be synced.
+pub fn make_directory(directory: &Path) -> io::Result<()> {
+    DirBuilder::new().mode(DIRECTORY_MODE).create(directory)?;
+    let parent = directory.parent().filter(|parent| !parent.as_os_str().is_empty());
+    match File::open(parent.unwrap_or(Path::new("."))) {
+        Ok(parent) => parent.sync_all(),
+        // Whoever may make a directory somewhere may not always look what is there.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Files in a directory.
+#[derive(Debug)]
+pub struct FileDisk {
+    directory: PathBuf,
+    /// The directory, once it was found.
+    folder: Option<Arc<OwnedFd>>,
+    /// The one used last at the end.
+    open: Vec<Open>,
+    lock: Option<File>,
+    only_reads: bool,
+    unopened: Vec<Unopened>,
+}
+
+/// A segment's file.
+#[derive(Debug)]
+struct Open {
+    slot: u32,
+    file: File,
+    /// Something was written to it since it was synced.
+    is_unsynced: bool,
+}
+
+impl FileDisk {
+    /// File descriptors that one disk has at most: its segments, its lock, and the directory.
+    pub const DESCRIPTORS_MAX: usize = OPEN_MAX + 2;
+
+    /// The disk over `directory`, which must be there.
+    pub fn new(directory: &Path) -> Self {
+        Self {
+            directory: directory.to_path_buf(),
+            folder: None,
+            open: Vec::new(),
+            lock: None,
+            only_reads: false,
+            unopened: Vec::new(),
+        }
+    }
+
+    /// The disk over a directory that is open already, for one who is to make its files.
+    pub fn within(folder: OwnedFd) -> Self {
+        Self { folder: Some(Arc::new(folder)), ..Self::new(Path::new("")) }
+    }
+
+    /// The disk over `directory` for one who looks while another may be writing: no file is opened for
+    /// writing, none is made, and there is no lock to take.
+    pub fn only_reading(directory: &Path) -> Self {
+        Self { only_reads: true, ..Self::new(directory) }
+    }
+
+    fn may_write(&self) -> io::Result<()> {
+        if self.only_reads { Err(io::ErrorKind::PermissionDenied.into()) } else { Ok(()) }
+    }
+
+    /// The directory; found by its path once.
+    fn open_folder(&mut self) -> io::Result<Arc<OwnedFd>> {
+        if let Some(folder) = &self.folder {
+            return Ok(folder.clone());
+        }
+        let directory = self.directory.clone();
+        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+        let found = self.descriptor(|| Ok(rustix::fs::open(&directory, flags, Mode::empty())?))?;
+        Ok(self.folder.insert(Arc::new(found)).clone())
+    }
+
+    /// Opens a file of the directory.
+    fn open_at(&mut self, name: &str, flags: OFlags) -> io::Result<File> {
+        let folder = self.open_folder()?;
+        self.descriptor(|| open_plain(&folder, name, flags))
+    }
+
+    fn file(&mut self, slot: u32) -> io::Result<&mut Open> {
+        if let Some(at) = self.open.iter().position(|open| open.slot == slot) {
+            self.open[at..].rotate_left(1);
+        } else {
+            self.make_room();
+            let file = self.open_segment(slot)?;
+            self.open.push(Open { slot, file, is_unsynced: false });
+        }
+        self.open.last_mut().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    /// Closes the file that was used longest ago, unless there is room for one more.
+    fn make_room(&mut self) {
+        if self.open.len() >= OPEN_MAX
+            && let Some(at) = self.open.iter().position(|open| !open.is_unsynced)
+        {
+            self.open.remove(at);
+        }
+    }
+
+    /// Opens something. That there are no descriptors left says nothing of the disk, and it passes: so what
+    /// can be closed is, and then it waits. Who only looks is told instead.
+    fn descriptor<T>(&mut self, open: impl Fn() -> io::Result<T>) -> io::Result<T> {
+        let mut is_told = self.only_reads;
+        loop {
+            match open() {
+                Err(error) if is_out_of_descriptors(&error) => {
+                    if !self.open.iter().all(|open| open.is_unsynced) {
+                        self.open.retain(|open| open.is_unsynced);
+                        continue;
+                    }
+                    if self.only_reads {
+                        return Err(error);
+                    }
+                    if !core::mem::replace(&mut is_told, true) {
+                        log::error!(
+                            "the store waits for a file descriptor ({error}): raise the limit (LimitNOFILE)"
+                        );
+                    }
+                    thread::sleep(DESCRIPTOR_WAIT);
+                }
+                done => return done,
+            }
+        }
+    }
+
+    /// Opens the file of a slot, and takes note when that is not possible.
+    fn open_slot(&mut self, slot: u32, flags: OFlags) -> io::Result<File> {
+        let name = self.name_of(slot);
+        let error = match self.open_at(&name, flags) {
+            Err(error) if is_no_file(&error) || is_about_a_block(&error) => error,
+            opened => return opened,
+        };
+        self.note_unopened(&name, Some(slot), &error);
+        if self.name_of(slot) != name {
+            return self.open_slot(slot, flags);
+        }
+        Err(io::Error::other(format!("the file {name} of the store cannot be opened: {error}")))
+    }
+
+    fn note_unopened(&mut self, name: &str, slot: Option<u32>, error: &io::Error) {
+        if self.unopened.iter().all(|other| other.name != name) {
+            self.unopened.push(Unopened { name: name.into(), slot, why: error.to_string() });
+        }
+    }
+
+    /// What a slot's file is called: a small one otherwise when that name leads to nothing that can be
+    /// opened.
+    fn name_of(&self, slot: u32) -> String {
+        if slot == NEWEST_SLOT {
+            return NEWEST_NAME.into();
+        }
+        if slot == REPAIR_SLOT {
+            return REPAIR_NAME.into();
+        }
+        let Some(at) = ACCESS_SLOTS.iter().position(|other| *other == slot) else {
+            return format!("{slot:08}{SUFFIX}");
+        };
+        let is_lost = self.unopened.iter().any(|other| other.name == ACCESS_NAMES[at]);
+        if is_lost { ACCESS_SPARE_NAMES[at].into() } else { ACCESS_NAMES[at].into() }
+    }
+
+    /// What a second name holds is old once the first one can be opened again.
+    fn remove_spare_name(&mut self, slot: u32) -> io::Result<()> {
+        let Some(at) = ACCESS_SLOTS.iter().position(|other| *other == slot) else { return Ok(()) };
+        if self.name_of(slot) == ACCESS_NAMES[at] {
+            let folder = self.open_folder()?;
+            match unlinkat(folder, ACCESS_SPARE_NAMES[at], AtFlags::empty()) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(error) => log::warn!("cannot remove {}: {error}", ACCESS_SPARE_NAMES[at]),
+            }
+        }
+        Ok(())
+    }
+
+    /// A card at its end, or a card image to inspect, may only be readable.
+    fn open_segment(&mut self, slot: u32) -> io::Result<File> {
+        if !self.only_reads {
+            match self.open_slot(slot, OFlags::RDWR) {
+                Err(error) if !is_out_of_descriptors(&error) && !is_about_a_block(&error) => {}
+                opened => return opened,
+            }
+        }
+        self.open_slot(slot, OFlags::RDONLY)
+    }
+
+    /// What kept a file from being opened for writing says more than that it was not.
+    fn why_only_readable(&mut self, slot: u32, error: io::Error) -> io::Error {
+        self.open_slot(slot, OFlags::WRONLY).err().unwrap_or(error)
+    }
+
+    /// Locks the lock's file, too: brokers of other versions know only that.
+    fn lock_file(&mut self) -> io::Result<()> {
+        // On a card that can only be read any more, what it holds is still to be delivered.
+        let file = match self.open_at(LOCK_NAME, OFlags::WRONLY | OFlags::CREATE) {
+            Err(error) if !is_out_of_descriptors(&error) => {
+                self.open_at(LOCK_NAME, OFlags::RDONLY).map_err(|_| error)?
+            }
+            opened => opened?,
+        };
+        self.give_to_owner(&file)?;
+        match file.try_lock() {
+            Ok(()) => {
+                self.lock = Some(file);
+                Ok(())
+            }
+            Err(TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    /// What root makes in the folder of another belongs to that one, who could not use it otherwise. A file
+    /// with a second name may be somebody else's.
+    fn give_to_owner(&self, file: &File) -> io::Result<()> {
+        let Some(folder) = &self.folder else { return Ok(()) };
+        let (owner, found) = (rustix::fs::fstat(folder)?, file.metadata()?);
+        if geteuid().is_root() && found.uid() == 0 && owner.st_uid != 0 && found.nlink() == 1 {
+            let (user, group) =
+                (rustix::fs::Uid::from_raw(owner.st_uid), rustix::fs::Gid::from_raw(owner.st_gid));
+            fchown(file, Some(user), Some(group))?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether a link or something else that is no file stands there: a directory, a pipe that nobody reads, a
+/// socket.
+fn is_no_file(error: &io::Error) -> bool {
+    let is_said = Errno::from_io_error(error)
+        .is_some_and(|errno| [Errno::LOOP, Errno::ISDIR, Errno::NXIO, Errno::NODEV].contains(&errno));
+    is_said || error.kind() == io::ErrorKind::InvalidInput
+}
+
+/// Whether the lock's file is not needed, for the directory is locked: nobody has it, and nobody made a
+/// mistake with whom it belongs to.
+fn is_dispensable(error: &io::Error) -> bool {
+    !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::PermissionDenied)
+}
+
+/// Opens a file that is one, made for its owner only, for it holds messages and the hashes of passwords.
+fn open_plain(folder: &OwnedFd, name: &str, flags: OFlags) -> io::Result<File> {
+    // Not to wait for the other end of a pipe.
+    let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = File::from(openat(folder, name, flags, Mode::RUSR | Mode::WUSR)?);
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file"))
+    }
+}
+
+// The store on files, as all who open one do it: what is generic would be compiled anew in each package, and
+// so would what calls it if it were inlined there.
+// A system call is made in each: inlined everywhere they would only make the program larger.
+impl Disk for FileDisk {
+    fn lock(&mut self) -> io::Result<()> {
+        self.may_write()?;
+        let folder = self.open_folder()?;
+        // The directory always, so that no two brokers find different things to lock.
+        let by_folder = match flock(folder, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => return Err(io::ErrorKind::WouldBlock.into()),
+            locked => locked,
+        };
+        match self.lock_file() {
+            Err(error) if by_folder.is_ok() && is_dispensable(&error) => {
+                self.note_unopened(LOCK_NAME, None, &error);
+                Ok(())
+            }
+            locked => locked,
+        }
+    }
+
+    fn unopened(&self) -> &[Unopened] {
+        &self.unopened
+    }
+
+    fn slots(&mut self) -> io::Result<Vec<u32>> {
+        let mut slots = Vec::new();
+        let folder = self.open_folder()?;
+        for entry in self.descriptor(|| Ok(Dir::read_from(&folder)?))? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let number = name.to_str().ok().and_then(|name| name.strip_suffix(SUFFIX));
+            // Other names are not ours; a number that no store of this kind reaches is not either.
+            slots.extend(number.and_then(|number| number.parse::<u32>().ok()).filter(|slot| *slot < 1 << 20));
+        }
+        Ok(slots)
+    }
+
+    #[inline(never)]
+    fn create(&mut self, slot: u32) -> io::Result<()> {
+        self.may_write()?;
+        self.remove_spare_name(slot)?;
+        let file = self.open_slot(slot, OFlags::WRONLY | OFlags::CREATE)?;
+        write_in_place(&file);
+        self.give_to_owner(&file)
+    }
+
+    /// The file's length stays, for it says how far it is prepared. A file system that cannot promise room is
+    /// asked how much it has: so a full one is not filled with zeros again and again.
+    #[inline(never)]
+    fn reserve(&mut self, slot: u32, bytes: u64) -> io::Result<()> {
+        let file = &self.file(slot)?.file;
+        match fallocate(file, FallocateFlags::KEEP_SIZE, 0, bytes) {
+            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {
+                let found = fstatvfs(file)?;
+                let is_room = found.f_bavail.saturating_mul(found.f_frsize) >= bytes;
+                if is_room { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }
+            }
+            taken => Ok(taken?),
+        }
+    }
+
+    #[inline(never)]
+    fn read(&mut self, slot: u32, at: u64, bytes: &mut [u8]) -> io::Result<usize> {
+        let file = match self.file(slot) {
+            Ok(open) => &open.file,
+            // A file that somebody removed is damage like any other: the rest is still to be served.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+            Err(error) => return Err(error),
+        };
+        let mut done = 0;
+        while done < bytes.len() {
+            match file.read_at(&mut bytes[done..], at + done as u64) {
+                Ok(0) => break,
+                Ok(count) => done += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(done)
+    }
+
+    #[inline(never)]
+    fn write(&mut self, slot: u32, at: u64, bytes: &[u8]) -> io::Result<()> {
+        let open = self.file(slot)?;
+        open.is_unsynced = true;
+        let written = open.file.write_all_at(bytes, at);
+        written.map_err(|error| self.why_only_readable(slot, error))
+    }
+
+    fn zero(&mut self, slot: u32, at: u64, bytes: u32) -> io::Result<()> {
+        let open = self.file(slot)?;
+        open.is_unsynced = true;
+        let (mut at, end) = (at, at + u64::from(bytes));
+        while at < end {
+            let step = (end - at).min(ZEROS.len() as u64);
+            open.file.write_all_at(&ZEROS[..step as usize], at)?;
+            at += step;
+        }
+        Ok(())
+    }
+
+    #[inline(never)]
+    fn sync(&mut self, slot: u32) -> io::Result<()> {
+        let open = self.file(slot)?;
+        open.file.sync_data()?;
+        // Whoever removed it meanwhile left it to nobody: it goes with this process, whatever it says.
+        if rustix::fs::fstat(&open.file)?.st_nlink == 0 {
+            return Err(io::Error::other(
+                "a file of the store was removed while it was in use; leave its folder alone",
+            ));
+        }
+        open.is_unsynced = false;
+        Ok(())
+    }
+
+    fn remove(&mut self, slot: u32) -> io::Result<()> {
+        self.open.retain(|open| open.slot != slot);
+        let folder = self.open_folder()?;
+        Ok(unlinkat(folder, self.name_of(slot), AtFlags::empty())?)
+    }
+
+    fn sync_directory(&mut self) -> io::Result<()> {
+        Ok(rustix::fs::fsync(self.open_folder()?)?)
+    }
+}

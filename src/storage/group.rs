@@ -1,0 +1,617 @@
+//! Groups in the log: what must become durable together, and is more than one commit holds.
+//!
+//! ```text
+//! fits      commit │ message │ message │ settled │                       one commit, so all or nothing
+//! does not  commit │ chunk: message, message, … │
+//!           commit │ chunk: message, settled, … │ message of the group, its body those chunks │
+//!                                                                        from here on a start ends it
+//!           commit │ message │ message │ …                               the same, in their own right
+//!           commit │ message │ settled │ gone: the group │               it has happened
+//! ```
+//!
+//! The message that makes a large group exist goes to an incarnation that is no queue's and was made for it
+//! (`journal::is_group`); its offset says how many chunks there are. Such a group is written twice, for which
+//! nothing else has to know of groups: until that message is durable, all else is chunks that belong to
+//! nothing and are reclaimed as such; from then on a start finds it and writes what the chunks say once more
+//! (facts are a set, so what is there already does no harm), or undoes it when the disk has no room for that:
+//! nobody was told that the group has happened. To undo it takes a block; until there is one it is hidden.
+//!
+//! Messages are written before what they replace is settled, so a group of which something is settled has
+//! all its messages: it is never undone, for a settlement cannot be, but waits for a start with room for it.
+//!
+//! Always true: a group is gone only with the last of what is in it, or when all of that is undone; whoever
+//! waits for it hears of it after that.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use leveret_core::journal::{Cursor, Group, Journal, Urgency, is_group};
+use leveret_core::mem::{Messages, sort};
+use leveret_core::time::Now;
+
+use super::disk::Disk;
+use super::index::Index;
+use super::keeper::{Draft, Keeper};
+use super::large_group::{Groups, Large, body_of, chunked};
+use super::log::{Log, Refused};
+use super::place::Position;
+use super::ranges::RangeSet;
+use super::read_around::is_about_a_block;
+use super::record::{
+    Body, CHUNK_BODY_BYTES, Message, RECORD_OVERHEAD_BYTES_MAX, Range, Ranges, Record, Target, Targets,
+    encode_message,
+};
+use super::record_walk::for_each_record;
+use super::recover::LOOKS_MAX;
+use super::report::{Report, Step};
+use super::zeroes::ResizeZeroed;
+
+/// Ranges that one record of a part holds.
+const RANGES_MAX: usize = 128;
+
+impl Keeper {
+    /// Writes what the log still lacks of the group; `false` when the commit or the disk has no room now.
+    pub(super) fn write_group(
+        &mut self,
+        journal: &mut Journal,
+        messages: &mut Messages,
+        group: &Group,
+        now: Now,
+    ) -> bool {
+        let is_begun = self.groups.large.as_ref().is_some_and(|large| large.first == group.first);
+        if !is_begun {
+            if !self.write_bodies(journal, messages, group, now) {
+                return false;
+            }
+            let bytes = group.bytes as usize + RECORD_OVERHEAD_BYTES_MAX;
+            // What comes before it in its commit must not keep it out for ever, so half of one is for that.
+            if bytes <= self.log.space.record_bytes_max() / 2 {
+                let is_written = !self.log.yields(bytes)
+                    && self.log.admit(bytes).is_ok()
+                    && self.write_members(journal, messages, group, now);
+                self.groups.is_waiting = !is_written;
+                return is_written;
+            }
+            self.groups.large = Some(Large {
+                first: group.first,
+                incarnation: journal.next_group(),
+                body: self.log.take_body_id(),
+                parts: 0,
+                bytes: 0,
+                cursor: Cursor::default(),
+                settled: 0,
+                is_said: false,
+            });
+        }
+        self.append_group(journal, messages, group, now) && self.write_members(journal, messages, group, now)
+    }
+
+    /// Writes the large bodies of the group, which belong to nothing until their messages are there.
+    fn write_bodies(&mut self, journal: &Journal, messages: &Messages, group: &Group, now: Now) -> bool {
+        let mut cursor = Cursor::default();
+        while let Some(front) = journal.peek(group, &mut cursor, &mut self.draft.places) {
+            journal.step(&mut cursor);
+            let is_large = messages.body_len(front.message) as usize > CHUNK_BODY_BYTES;
+            let is_written = self.groups.bodies.last().is_some_and(|(number, _)| *number >= front.number);
+            if !is_large || is_written {
+                continue;
+            }
+            match self.write_chunks(messages, front, now) {
+                Some(body) => self.groups.bodies.push((front.number, body)),
+                None => return false,
+            }
+            self.keep_body();
+        }
+        true
+    }
+
+    /// Writes messages and settlements of the group in their own right.
+    fn write_members(
+        &mut self,
+        journal: &mut Journal,
+        messages: &mut Messages,
+        group: &Group,
+        now: Now,
+    ) -> bool {
+        self.log.note_group();
+        while let Some(front) = journal.front(messages, &mut self.draft.places) {
+            if front.number >= group.end {
+                break;
+            }
+            if !self.write_message(messages, journal.time_ms(), front, now) {
+                return false;
+            }
+            journal.hand_over(messages);
+        }
+        if !self.write_group_settles(journal, now) || !self.write_group_end(now) {
+            return false;
+        }
+        journal.group_written();
+        self.end_group();
+        true
+    }
+
+    fn write_group_settles(&mut self, journal: &Journal, now: Now) -> bool {
+        loop {
+            let (queue, ranges) = next_ranges(journal, self.groups.settled);
+            if ranges.is_empty() {
+                return true;
+            }
+            let record = Record::Settled { queue, ranges: Ranges::List(&ranges) };
+            if self.log.append_reserved(&record, Urgency::Awaited, now).is_err() {
+                return false;
+            }
+            self.groups.settled += ranges.len();
+        }
+    }
+
+    /// A start that finds a large group without this knows that nobody was told of it.
+    fn write_group_end(&mut self, now: Now) -> bool {
+        let Some(large) = self.groups.large.as_ref().filter(|large| large.parts > 0) else { return true };
+        let gone = Record::Gone { queue: large.incarnation };
+        self.log.append_reserved(&gone, Urgency::Awaited, now).is_ok()
+    }
+
+    fn end_group(&mut self) {
+        self.groups.settled = 0;
+        // A body that is left belongs to a message that nobody wanted any more.
+        for (_, body) in self.groups.bodies.drain(..) {
+            self.log.drop_body(body);
+        }
+        self.groups.large = None;
+    }
+
+    /// Writes what makes a large group exist.
+    fn append_group(&mut self, journal: &Journal, messages: &Messages, group: &Group, now: Now) -> bool {
+        let Self { log, draft, groups, .. } = self;
+        let Groups { large: Some(large), bodies, .. } = groups else { return true };
+        if large.is_said {
+            return true;
+        }
+        while large.has_more(journal, group, draft) {
+            let (body, index) = (large.body, large.parts);
+            let mut members = Members { journal, messages, group, bodies, draft };
+            if !log.append_part(body, index, now, |out, room| large.fill(&mut members, out, room)) {
+                return false;
+            }
+            large.parts += 1;
+        }
+        if large.parts > 0
+            && log.append(&large.said(journal.time_ms(), &large.target()), Urgency::Awaited, now).is_err()
+        {
+            return false;
+        }
+        large.is_said = true;
+        true
+    }
+}
+
+/// Where the records of a large group come from.
+struct Members<'a> {
+    journal: &'a Journal,
+    messages: &'a Messages,
+    group: &'a Group,
+    bodies: &'a [(u64, u64)],
+    draft: &'a mut Draft,
+}
+
+impl Large {
+    /// Whether something is in no part yet.
+    fn has_more(&mut self, journal: &Journal, group: &Group, draft: &mut Draft) -> bool {
+        let has_messages = journal.peek(group, &mut self.cursor, &mut draft.places).is_some();
+        has_messages || journal.group_settles(self.settled).next().is_some()
+    }
+
+    /// Puts records into a part for which there are `room` bytes, and notes which.
+    fn fill(&mut self, members: &mut Members<'_>, out: &mut Vec<u8>, room: usize) {
+        let from = out.len();
+        // One record may be longer than a part is otherwise.
+        let takes = |out: &Vec<u8>, bytes: usize| {
+            let all = out.len() - from + bytes;
+            all <= room && (out.len() == from || all <= CHUNK_BODY_BYTES)
+        };
+        if self.fill_messages(members, out, takes) {
+            self.fill_settled(members.journal, out, takes);
+        }
+        self.bytes += (out.len() - from) as u64;
+    }
+
+    /// Says whether all of them are in some part now.
+    fn fill_messages(
+        &mut self,
+        members: &mut Members<'_>,
+        out: &mut Vec<u8>,
+        takes: impl Fn(&Vec<u8>, usize) -> bool,
+    ) -> bool {
+        let Members { journal, messages, group, bodies, draft } = members;
+        while let Some(front) = journal.peek(group, &mut self.cursor, &mut draft.places) {
+            let body_len = messages.body_len(front.message) as usize;
+            let written = body_of(bodies, front.number);
+            let (body, inline) = match written {
+                Some(body) => (chunked(body, body_len), 0),
+                None => (Body::Inline(&[]), body_len),
+            };
+            let record = draft.record(messages, front.message, journal.time_ms(), body);
+            if !takes(out, Record::Message(record).bytes_max() + inline) {
+                return false;
+            }
+            let mut cursor = messages.body_cursor(front.message, 0);
+            encode_message(&record, inline, out, |room| messages.read(front.message, &mut cursor, room));
+            journal.step(&mut self.cursor);
+        }
+        true
+    }
+
+    fn fill_settled(
+        &mut self,
+        journal: &Journal,
+        out: &mut Vec<u8>,
+        takes: impl Fn(&Vec<u8>, usize) -> bool,
+    ) {
+        loop {
+            let (queue, ranges) = next_ranges(journal, self.settled);
+            let record = Record::Settled { queue, ranges: Ranges::List(&ranges) };
+            if ranges.is_empty() || !takes(out, record.bytes_max()) {
+                return;
+            }
+            record.encode(out);
+            self.settled += ranges.len();
+        }
+    }
+
+    /// The record that makes the group exist.
+    fn said<'a>(&self, time_ms: u64, target: &'a [Target; 1]) -> Record<'a> {
+        Record::Message(Message {
+            targets: Targets::List(target),
+            enqueued_ms: time_ms,
+            expiration_ms: None,
+            exchange: b"",
+            key: b"",
+            properties: b"",
+            body: Body::Chunked { body: self.body, chunks: self.parts, bytes: self.bytes },
+        })
+    }
+
+    const fn target(&self) -> [Target; 1] {
+        [Target { queue: self.incarnation, offset: self.parts as u64, lane: 0 }]
+    }
+}
+
+/// What the group settles in one queue, as much as one record holds, behind the first `done` ranges.
+fn next_ranges(journal: &Journal, done: usize) -> (u64, heapless::Vec<Range, RANGES_MAX>) {
+    let (mut queue, mut ranges) = (0, heapless::Vec::new());
+    for settled in journal.group_settles(done) {
+        let range = Range { start: settled.start, end: settled.end };
+        if (!ranges.is_empty() && settled.queue != queue) || ranges.push(range).is_err() {
+            break;
+        }
+        queue = settled.queue;
+    }
+    (queue, ranges)
+}
+
+/// A large group that a start found: its incarnation, its body, and how many parts that has.
+#[derive(Clone, Copy)]
+struct Waiting {
+    incarnation: u64,
+    body: u64,
+    parts: u32,
+}
+
+fn waiting(index: &Index) -> impl Iterator<Item = Waiting> {
+    let groups = index.queues().iter().filter(|(incarnation, queue)| is_group(**incarnation) && !queue.gone);
+    groups.filter_map(|(&incarnation, queue)| {
+        let (&parts, &body) = queue.large.first_key_value()?;
+        Some(Waiting { incarnation, body, parts: u32::try_from(parts).ok()? })
+    })
+}
+
+/// Reads a part of a group: its records; `false` when it is damaged. A card may refuse for a moment only, so it is asked
+/// more than once.
+///
+/// # Errors
+/// The disk refuses to read it.
+fn read_part<D: Disk>(
+    index: &Index,
+    disk: &mut D,
+    (group, part): (Waiting, u32),
+    bytes: &mut Vec<u8>,
+) -> io::Result<bool> {
+    bytes.clear();
+    let Some(place) = index.place_of_chunk(group.body, part) else { return Ok(false) };
+    let Some(segment) = index.segments().get(&place.segment) else { return Ok(false) };
+    let mut record = Vec::new();
+    record.resize_zeroed(place.bytes as usize);
+    let mut read = disk.read(segment.slot, place.at.into(), &mut record);
+    for _ in 1..LOOKS_MAX {
+        if read.is_ok() {
+            break;
+        }
+        read = disk.read(segment.slot, place.at.into(), &mut record);
+    }
+    read?;
+    match Record::parse(&record) {
+        Ok((Record::Chunk { bytes: found, .. }, _)) => bytes.extend_from_slice(found),
+        _ => return Ok(false),
+    }
+    Ok(true)
+}
+
+/// The large bodies that groups name: their messages may not be there in their own right yet. `None` when a part of a
+/// group cannot be read: nobody knows which bodies it names.
+pub(super) fn bodies_named<D: Disk>(index: &Index, disk: &mut D) -> io::Result<Option<Vec<u64>>> {
+    let (mut named, mut bytes) = (Vec::new(), Vec::new());
+    for group in waiting(index) {
+        for part in 0..group.parts {
+            if !read_part(index, disk, (group, part), &mut bytes)? {
+                return Ok(None);
+            }
+            for_each_record(&bytes, 0, |record, _| {
+                if let Record::Message(Message { body: Body::Chunked { body, .. }, .. }) = record {
+                    named.push(*body);
+                }
+            });
+        }
+    }
+    Ok(Some(named))
+}
+
+/// A large group that a start found, and what it says, as far as it can be read.
+pub(super) struct Found {
+    group: Waiting,
+    /// Its messages, by their queues.
+    messages: BTreeMap<u64, RangeSet>,
+    /// Their large bodies.
+    bodies: Vec<u64>,
+    /// All that it says, in bytes.
+    bytes: u64,
+    /// Something is not in the log in its own right.
+    has_missing: bool,
+    /// Some of what it settles is settled in its own right: so all its messages were there before that, and
+    /// to settle those would lose what they replace.
+    has_settled: bool,
+    /// Parts of it are damaged.
+    is_damaged: bool,
+    /// Where the disk refuses to read a part of it, file and block: a later start ends it.
+    refused: Option<(u32, u32)>,
+}
+
+impl Found {
+    fn read<D: Disk>(index: &Index, disk: &mut D, group: Waiting) -> io::Result<Self> {
+        let (messages, bodies) = (BTreeMap::new(), Vec::new());
+        let (has_missing, has_settled, is_damaged, refused) = (false, false, false, None);
+        let mut found =
+            Self { group, messages, bodies, bytes: 0, has_missing, has_settled, is_damaged, refused };
+        let mut bytes = Vec::new();
+        for part in 0..group.parts {
+            match read_part(index, disk, (group, part), &mut bytes) {
+                Ok(is_good) => found.is_damaged |= !is_good,
+                Err(error) if is_about_a_block(&error) => {
+                    found.refused = index.block_of_chunk(group.body, part)
+                }
+                Err(error) => return Err(error),
+            }
+            found.bytes += bytes.len() as u64;
+            for_each_record(&bytes, 0, |record, _| found.take(index, record));
+        }
+        Ok(found)
+    }
+
+    fn take(&mut self, index: &Index, record: &Record<'_>) {
+        match record {
+            Record::Message(message) => {
+                for target in message.targets.iter().filter(|target| !index.is_gone(target.queue)) {
+                    let offset = Range { start: target.offset, end: target.offset + 1 };
+                    self.has_missing |= !index.has_known(&target);
+                    self.messages.entry(target.queue).or_default().insert(offset, |_| {});
+                }
+                if let Body::Chunked { body, .. } = message.body {
+                    self.bodies.push(body);
+                }
+            }
+            Record::Settled { queue, ranges } if !index.is_gone(*queue) => {
+                let known = index.queues().get(queue);
+                for range in ranges.iter() {
+                    let settled = known.map_or(0, |queue| queue.settled.count_in(range));
+                    self.has_missing |= settled < range.end - range.start;
+                    self.has_settled |= settled > 0;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// What undoes it, and that it is gone.
+    fn undoing(&self) -> impl Iterator<Item = Record<'_>> {
+        let settled = self.messages.iter().map(|(queue, offsets)| {
+            let ranges = Ranges::List(offsets.ranges());
+            Record::Settled { queue: *queue, ranges }
+        });
+        settled.chain([self.gone()])
+    }
+
+    const fn gone(&self) -> Record<'_> {
+        Record::Gone { queue: self.group.incarnation }
+    }
+}
+
+impl Log {
+    /// What is appended next belongs together with other records.
+    pub(super) const fn note_group(&mut self) {
+        self.gathering.note_group();
+    }
+
+    /// The large groups that a life did not come to the end of. All of one may be there: damage may have hit
+    /// what said so, and older versions say it later.
+    pub(super) fn find_groups<D: Disk>(&self, disk: &mut D, report: &mut Report) -> io::Result<Vec<Found>> {
+        let mut found = Vec::new();
+        for group in waiting(&self.index).collect::<Vec<_>>() {
+            found.push(Found::read(&self.index, disk, group)?);
+        }
+        report.groups_damaged = found.iter().filter(|found| found.is_damaged).count() as u32;
+        report.refused.extend(found.iter().filter_map(|found| found.refused));
+        sort(&mut report.refused);
+        report.refused.dedup();
+        Ok(found)
+    }
+
+    /// Ends them: each is there whole now, or nothing of it. Blocks. When the disk fails in between, nothing is
+    /// seen of those that are not ended: whoever serves what can be read shows no half of one.
+    pub(super) fn end_groups<D: Disk>(
+        &mut self,
+        disk: &mut D,
+        groups: &[Found],
+        report: &mut Report,
+        now: Now,
+    ) -> io::Result<()> {
+        for (at, found) in groups.iter().enumerate() {
+            // What cannot be read now stays as it is: a later start ends it.
+            if found.refused.is_some() {
+                continue;
+            }
+            let mut settled = found.has_settled.then_some(self.durable);
+            if let Err(error) = self.end_group(disk, found, &mut settled, report, now) {
+                // What is settled comes last, so once it is durable, all of its messages are there.
+                let is_whole = settled.is_some_and(|settled| settled <= self.durable);
+                self.hide_groups(&groups[at + usize::from(is_whole)..]);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends one; `settled` says with which batch something that it settles is settled, once it is.
+    fn end_group<D: Disk>(
+        &mut self,
+        disk: &mut D,
+        found: &Found,
+        settled: &mut Option<Position>,
+        report: &mut Report,
+        now: Now,
+    ) -> io::Result<()> {
+        // What is settled is written last, and finds room when messages do not.
+        let may_finish = !found.is_damaged && (found.has_settled || found.bytes <= self.space.room_bytes());
+        let is_whole =
+            !found.has_missing || may_finish && self.finish_group(disk, found.group, settled, now)?;
+        if is_whole {
+            // Without room for this the next start ends it again, which does no harm.
+            let _ = self.append_reserved(&found.gone(), Urgency::Lazy, now);
+        } else if settled.is_none() {
+            report.groups_undone += 1;
+            self.undo_group(disk, found, now)?;
+        }
+        // Else all of its messages are there; the next start with room writes what they replace.
+        Ok(())
+    }
+
+    /// Nothing of them is there, as far as this life can see.
+    pub(super) fn hide_groups(&mut self, groups: &[Found]) {
+        for found in groups.iter().filter(|found| found.has_missing && !found.has_settled) {
+            for (queue, offsets) in &found.messages {
+                offsets.ranges().iter().for_each(|range| self.index.settle(*queue, *range));
+            }
+            found.bodies.iter().for_each(|body| self.index.drop_body(*body));
+        }
+    }
+
+    /// Settles what is there of a group, and says in the same commit that it is gone: else a cut in between
+    /// would leave a part of it. What has no room for that stays hidden, and the next start does the same.
+    fn undo_group<D: Disk>(&mut self, disk: &mut D, found: &Found, now: Now) -> io::Result<()> {
+        self.hide_groups(core::slice::from_ref(found));
+        let bytes = found.undoing().map(|record| record.bytes_max()).sum();
+        if !self.has_room(bytes) {
+            self.write_first(disk, now)?;
+        }
+        if self.has_room(bytes) {
+            self.note_group();
+            for record in found.undoing() {
+                if self.append_reserved(&record, Urgency::Awaited, now).is_err() {
+                    return Ok(());
+                }
+            }
+            self.write_first(disk, now)?;
+        }
+        Ok(())
+    }
+
+    /// Writes in their own right what the parts of a group say; `false` when the disk has no room for it
+    /// after all.
+    fn finish_group<D: Disk>(
+        &mut self,
+        disk: &mut D,
+        group: Waiting,
+        settled: &mut Option<Position>,
+        now: Now,
+    ) -> io::Result<bool> {
+        let (mut bytes, mut reached) = (Vec::new(), BTreeMap::new());
+        for part in 0..group.parts {
+            if !read_part(&self.index, disk, (group, part), &mut bytes)? {
+                // It was whole a moment ago. Without it a half of the transaction would be there.
+                return Err(io::Error::other("a part of a large transaction cannot be read any more"));
+            }
+            let mut rest = &bytes[..];
+            while let Ok((record, length)) = Record::parse(rest) {
+                let is_there = match &record {
+                    Record::Message(message) => message.targets.iter().all(|to| self.index.has_known(&to)),
+                    _ => false,
+                };
+                if !is_there && !self.append_again(disk, &record, now)? {
+                    return Ok(false);
+                }
+                if matches!(record, Record::Settled { .. }) {
+                    settled.get_or_insert(self.gathering.appended);
+                }
+                if let Record::Message(message) = &record {
+                    reached.extend(message.targets.iter().map(|target| (target.queue, target.offset + 1)));
+                }
+                rest = &rest[length..];
+            }
+        }
+        // What was delivered before its commit says so in that commit, which is not there.
+        for (queue, offset) in reached {
+            if !self.append_again(disk, &Record::DeliveredWatermark { queue, offset }, now)? {
+                return Ok(false);
+            }
+        }
+        let last = self.gathering.appended;
+        while self.durable < last {
+            if !self.write_now(disk, now)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Appends a record, with a commit before it if need be; `false` when there is no room for one.
+    fn append_again<D: Disk>(&mut self, disk: &mut D, record: &Record<'_>, now: Now) -> io::Result<bool> {
+        loop {
+            self.note_group();
+            match self.append_reserved(record, Urgency::Awaited, now) {
+                Ok(_) => return Ok(true),
+                Err(Refused::TooLarge) => return Ok(false),
+                Err(Refused::Gathering | Refused::Disk) => {
+                    if !self.write_now(disk, now)? {
+                        return Ok(false);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Writes what gathers; `false` when there is no room for it.
+    fn write_now<D: Disk>(&mut self, disk: &mut D, now: Now) -> io::Result<bool> {
+        self.hurry();
+        Ok(!matches!(self.step(disk, now)?, Step::Nothing))
+    }
+
+    /// Writes what gathers as the first commit of a life is written, with the last room there is.
+    fn write_first<D: Disk>(&mut self, disk: &mut D, now: Now) -> io::Result<()> {
+        self.schedule.set_starting(true);
+        while self.schedule.is_starting() {
+            if !self.write_now(disk, now)? {
+                self.schedule.set_starting(false);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,517 @@
+//! Keeps the log in step with the journal: fetches what waits when a commit is about to be made, and tells
+//! the journal what has become durable.
+//!
+//! ```text
+//! Journal ──facts, settlements, messages──→ Log ──→ Write ~ helper ~ WriteDone ──→ Journal::stored
+//! ```
+//!
+//! Always true: one write is on its way at a time, a commit before anything else; messages are encoded only
+//! when their commit is made, facts before them; a large body goes chunk by chunk, over several commits if
+//! need be, and its message after the last; what belongs together goes as `group` says.
+
+use leveret_core::journal::{Batch, Fact, Front, Journal, Target as Place, Urgency};
+use leveret_core::mem::{MessageId, Messages};
+use leveret_core::time::{Deadline, Now};
+
+use super::disk::Disk;
+use super::footer::Footer;
+use super::jobs::{CommitDone, CommitJob, EndJob, PrepareDone, PrepareJob, ReadDone, ReadJob};
+use super::large_group::{self, Groups};
+use super::log::{Failed, Log, Refused};
+use super::read_back::FetchJob;
+use super::read_back::{FetchDone, Scratch};
+use super::record::{
+    Body, CHUNK_BODY_BYTES, Message, RECORD_OVERHEAD_BYTES_MAX, Range, Record, Target, Targets,
+};
+use super::zeroes::ResizeZeroed;
+
+/// Something to be written, by a helper.
+#[derive(Debug)]
+pub enum Write {
+    /// A commit.
+    Commit(CommitJob),
+    /// A step towards another segment.
+    Prepare(PrepareJob),
+    /// Which commit is the last of a life.
+    End(EndJob),
+}
+
+/// Something that was written, or not.
+#[derive(Debug)]
+pub enum WriteDone {
+    /// See [`Write::Commit`].
+    Commit(CommitDone),
+    /// See [`Write::Prepare`].
+    Prepare(PrepareDone),
+    /// See [`Write::End`].
+    End,
+}
+
+impl Write {
+    /// Does it; blocks.
+    pub fn run(self, disk: &mut impl Disk) -> WriteDone {
+        match self {
+            Self::Commit(job) => WriteDone::Commit(job.run(disk)),
+            Self::Prepare(job) => WriteDone::Prepare(job.run(disk)),
+            Self::End(job) => {
+                job.run(disk);
+                WriteDone::End
+            }
+        }
+    }
+}
+
+impl WriteDone {
+    /// Whether it was a commit.
+    pub const fn is_commit(&self) -> bool {
+        matches!(self, Self::Commit(_))
+    }
+}
+
+/// Something to be read, by a helper.
+#[derive(Debug)]
+pub enum Read {
+    /// For the cleaner.
+    Clean(ReadJob),
+    /// For a queue.
+    Fetch(FetchJob),
+}
+
+/// Something that was read, or not.
+#[derive(Debug)]
+pub enum ReadOutcome {
+    /// See [`Read::Clean`].
+    Clean(ReadDone),
+    /// See [`Read::Fetch`].
+    Fetch(FetchDone),
+}
+
+impl Read {
+    /// Does it; blocks.
+    pub fn run(self, disk: &mut impl Disk) -> ReadOutcome {
+        match self {
+            Self::Clean(job) => ReadOutcome::Clean(job.run(disk)),
+            Self::Fetch(job) => ReadOutcome::Fetch(job.run(disk)),
+        }
+    }
+}
+
+/// A large body that is being written.
+#[derive(Clone, Copy, Debug)]
+struct Chunking {
+    /// Its number in the journal.
+    number: u64,
+    body: u64,
+    done: u32,
+}
+
+/// The log and what it is fed with.
+#[derive(Debug)]
+pub struct Keeper {
+    pub(super) log: Log,
+    /// What the commit on its way makes durable.
+    covers: Batch,
+    is_writing: bool,
+    /// A commit is due, but there is no segment for it yet.
+    is_blocked: bool,
+    /// The end is near: nothing is prepared that will not be used.
+    is_flushing: bool,
+    /// This life is to end with a commit that proves the one before it.
+    is_closing: bool,
+    /// Which commit that was is to be noted beside the log.
+    is_ending: bool,
+    /// Broker time is to be written down, if nothing else is.
+    says_time: bool,
+    chunking: Option<Chunking>,
+    pub(super) groups: Groups,
+    ranges: Vec<Range>,
+    pub(super) draft: Draft,
+    chunk: Vec<u8>,
+}
+
+/// What a message's record is put together in.
+#[derive(Debug)]
+pub(super) struct Draft {
+    /// Where the message goes.
+    pub(super) places: Vec<Place>,
+    targets: Vec<Target>,
+    properties: Vec<u8>,
+}
+
+impl Draft {
+    /// The record of a message that goes to `places`.
+    pub(super) fn record<'a>(
+        &'a mut self,
+        messages: &'a Messages,
+        message: MessageId,
+        time_ms: u64,
+        body: Body<'static>,
+    ) -> Message<'a> {
+        self.properties.resize_zeroed(messages.properties_len(message) as usize);
+        self.targets.clear();
+        let lane = 0;
+        self.targets.extend(self.places.iter().map(|place| Target {
+            queue: place.queue,
+            offset: place.offset,
+            lane,
+        }));
+        Message {
+            targets: Targets::List(&self.targets),
+            // What must expire has to say since when; for all others about now will do.
+            enqueued_ms: match messages.arrived_ms(message) {
+                0 => time_ms,
+                arrived_ms => arrived_ms,
+            },
+            expiration_ms: None,
+            exchange: messages.exchange(message).as_bytes(),
+            key: messages.routing_key(message),
+            properties: messages.properties(message, &mut self.properties),
+            body,
+        }
+    }
+}
+
+/// Bytes that the store's buffers take at most, for the memory table: what gathers, is written and is copied;
+/// what is read back; what the footers say of the segment that fills and of the one that is sealed.
+pub const fn buffer_bytes(segment_bytes: usize, commit_bytes: usize, frame_max: usize) -> usize {
+    let commits = 3 * commit_bytes + frame_max + CHUNK_BODY_BYTES;
+    commits + Scratch::bytes(segment_bytes, commit_bytes) + Footer::bytes(segment_bytes)
+}
+
+impl Keeper {
+    /// Keeps `log`, for messages with properties of at most `frame_max` bytes.
+    pub fn new(log: Log, frame_max: usize) -> Self {
+        Self {
+            log,
+            covers: Batch::NONE,
+            is_writing: false,
+            is_blocked: false,
+            is_flushing: false,
+            is_closing: false,
+            is_ending: false,
+            says_time: false,
+            chunking: None,
+            groups: Groups::default(),
+            ranges: Vec::with_capacity(512),
+            draft: Draft {
+                places: Vec::with_capacity(64),
+                targets: Vec::with_capacity(64),
+                properties: Vec::with_capacity(frame_max),
+            },
+            chunk: Vec::with_capacity(CHUNK_BODY_BYTES),
+        }
+    }
+
+    /// The log.
+    pub const fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// The log, for reading back.
+    pub const fn log_mut(&mut self) -> &mut Log {
+        &mut self.log
+    }
+
+    /// When [`Self::next_write`] should be asked again if nothing else happens.
+    pub fn deadline(&self) -> Deadline {
+        if self.is_writing {
+            return Deadline::NEVER;
+        }
+        let due = if self.is_blocked { Deadline::NEVER } else { self.log.deadline() };
+        let is_asking = !self.is_flushing || self.log.is_postponed();
+        if is_asking { due.earlier(self.log.ask_deadline()) } else { due }
+    }
+
+    /// Whether everything is written, or never will be, for a clean stop.
+    pub fn is_idle(&self, journal: &Journal) -> bool {
+        let is_idle = !self.is_writing && self.log.is_idle() && journal.is_empty();
+        self.log.has_failed() || is_idle && !self.is_closing && !self.is_ending
+    }
+
+    /// Whether something waits that finds no room on the disk, so that waiting for it would never end.
+    pub fn is_stuck(&self) -> bool {
+        !self.is_writing && (self.is_blocked || self.log.is_postponed())
+    }
+
+    /// Makes everything due at once, for a clean stop.
+    pub fn flush(&mut self, now: Now) {
+        self.is_blocked = false;
+        self.is_flushing = true;
+        self.log.note(Urgency::Awaited, now);
+    }
+
+    /// Ends this life, when everything else is written.
+    pub fn close(&mut self, now: Now) {
+        self.is_closing = true;
+        self.flush(now);
+    }
+
+    /// Broker time is due to be written down ([`Log::time_deadline`]): now, or when it is due again.
+    pub const fn say_time(&mut self, is_needed: bool, now: Now) {
+        self.log.schedule.note_said(now);
+        self.says_time = is_needed;
+    }
+
+    /// What to write next, if the helper is free and it is time.
+    pub fn next_write(&mut self, journal: &mut Journal, messages: &mut Messages, now: Now) -> Option<Write> {
+        journal.set_time(self.log.time_ms(now));
+        if let Some(urgency) = journal.take_urgency() {
+            self.log.note(urgency, now);
+            self.is_blocked = false;
+        }
+        if self.is_writing {
+            return None;
+        }
+        if self.log.is_time(now) && !journal.is_empty() {
+            self.gather(journal, messages, now);
+        }
+        let is_again = self.log.is_postponed();
+        let job = self.next_commit(journal, now);
+        if is_again {
+            self.report_room(journal);
+            self.is_writing = job.is_some();
+            return job.map(Write::Commit);
+        }
+        if let Some(job) = job {
+            self.covers = journal.cover(self.log.has_settlements());
+            if !journal.is_empty() {
+                self.log.note(Urgency::Awaited, now);
+            }
+            self.is_writing = true;
+            return Some(Write::Commit(job));
+        }
+        if self.log.is_idle() {
+            if core::mem::take(&mut self.is_ending)
+                && let Some(job) = self.log.end()
+            {
+                self.is_writing = true;
+                return Some(Write::End(job));
+            }
+            journal.advance(messages);
+            if journal.is_empty() {
+                self.log.rest();
+            }
+        }
+        self.is_blocked = self.log.is_time(now);
+        self.report_room(journal);
+        if self.is_flushing && !self.is_blocked {
+            return None;
+        }
+        let job = self.log.next_prepare()?;
+        self.is_writing = true;
+        Some(Write::Prepare(job))
+    }
+
+    fn next_commit(&mut self, journal: &Journal, now: Now) -> Option<CommitJob> {
+        let job = self.log.next_commit(now);
+        // Any commit says it.
+        self.says_time &= job.is_none();
+        if job.is_some() || !journal.is_empty() || !self.log.is_idle() {
+            return job;
+        }
+        if core::mem::take(&mut self.says_time) {
+            return self.log.empty_commit(now);
+        }
+        if !self.is_closing {
+            return None;
+        }
+        (self.is_closing, self.is_ending) = (false, true);
+        self.log.closing_commit(now)
+    }
+
+    /// Takes the outcome of what was written.
+    ///
+    /// # Errors
+    /// The disk failed: nothing more becomes durable, and the process must end.
+    pub fn write_done(
+        &mut self,
+        journal: &mut Journal,
+        messages: &mut Messages,
+        done: WriteDone,
+        now: Now,
+    ) -> Result<(), Failed> {
+        self.is_writing = false;
+        self.is_blocked = false;
+        match done {
+            WriteDone::Commit(done) => {
+                self.log.commit_done(done)?;
+                if !self.log.is_postponed() {
+                    journal.stored(messages, self.covers);
+                }
+            }
+            WriteDone::End => {}
+            WriteDone::Prepare(done) => {
+                self.log.prepare_done(done)?;
+                if !journal.is_empty() {
+                    self.log.note(Urgency::Window, now);
+                }
+            }
+        }
+        self.report_room(journal);
+        Ok(())
+    }
+
+    fn report_room(&self, journal: &mut Journal) {
+        let most = self.log.space.most_bytes();
+        let room = (self.log.space.room_bytes(), most);
+        journal.set_disk_room(room, self.log.space.is_file_system_full());
+        journal.set_index_room(self.log.space.index_room());
+    }
+
+    /// Fetches as much as one commit takes, in the order in which it was said.
+    fn gather(&mut self, journal: &mut Journal, messages: &mut Messages, now: Now) {
+        while let Some(fact) = journal.fact() {
+            if self.log.append_reserved(&record_of(fact), Urgency::Awaited, now).is_err() {
+                return;
+            }
+            journal.pop_fact();
+        }
+        // A group that waits for a commit of its own comes before settlements that would fill it.
+        let is_late = self.groups.is_waiting;
+        if !is_late {
+            self.gather_settles(journal, now);
+        }
+        // What was delivered is marked in this commit or before, its message in this one or later.
+        let log = &mut self.log;
+        let all_ride = journal.drain_riding(|queue, offset| {
+            log.append_reserved(&Record::DeliveredWatermark { queue, offset }, Urgency::Lazy, now).is_ok()
+        });
+        if !all_ride {
+            return;
+        }
+        if self.gather_messages(journal, messages, now) && is_late {
+            self.gather_settles(journal, now);
+        }
+    }
+
+    /// `false` when the commit or the disk has no room for more.
+    fn gather_messages(&mut self, journal: &mut Journal, messages: &mut Messages, now: Now) -> bool {
+        loop {
+            let front = journal.front(messages, &mut self.draft.places);
+            if let Some(group) = journal.group() {
+                if !self.write_group(journal, messages, &group, now) {
+                    return false;
+                }
+                continue;
+            }
+            let Some(front) = front else { return true };
+            let bytes = (messages.body_len(front.message) as usize).min(CHUNK_BODY_BYTES);
+            if self.log.yields(bytes + RECORD_OVERHEAD_BYTES_MAX) {
+                return false;
+            }
+            if !self.write_message(messages, journal.time_ms(), front, now) {
+                return false;
+            }
+            journal.hand_over(messages);
+        }
+    }
+
+    fn gather_settles(&mut self, journal: &mut Journal, now: Now) {
+        let mut settling = 0;
+        journal.drain_settles(|settled| {
+            if settled.queue != settling || self.ranges.len() == self.ranges.capacity() {
+                self.write_settled(settling, now);
+                settling = settled.queue;
+            }
+            self.ranges.push(Range { start: settled.start, end: settled.end });
+        });
+        self.write_settled(settling, now);
+    }
+
+    /// Appends the settlements of one queue, or leaves them to the log for the next commit with room.
+    fn write_settled(&mut self, queue: u64, now: Now) {
+        if !self.ranges.is_empty() && !self.log.append_settled(queue, &self.ranges, now) {
+            for range in &self.ranges {
+                self.log.settle(queue, *range, Urgency::Lazy, now);
+            }
+        }
+        self.ranges.clear();
+    }
+
+    /// Appends a message; `false` when the commit or the disk has no room for it now.
+    pub(super) fn write_message(
+        &mut self,
+        messages: &Messages,
+        time_ms: u64,
+        front: Front,
+        now: Now,
+    ) -> bool {
+        let message = front.message;
+        let body_len = messages.body_len(message) as usize;
+        let body = if body_len > CHUNK_BODY_BYTES {
+            let written = self.groups.body_of(front.number);
+            match written.or_else(|| self.write_chunks(messages, front, now)) {
+                Some(body) => large_group::chunked(body, body_len),
+                None => return false,
+            }
+        } else {
+            self.drop_abandoned();
+            Body::Inline(&[])
+        };
+        let record = self.draft.record(messages, message, time_ms, body);
+        let outcome = match body {
+            Body::Chunked { .. } => self.log.append(&Record::Message(record), Urgency::Awaited, now),
+            Body::Inline(_) => {
+                let mut cursor = messages.body_cursor(message, 0);
+                let fill = |room: &mut [u8]| messages.read(message, &mut cursor, room);
+                self.log.append_message(&record, body_len, Urgency::Awaited, now, fill)
+            }
+        };
+        // Else the journal's first message would be tried for ever.
+        assert!(outcome != Err(Refused::TooLarge), "a commit has room for the largest record");
+        if outcome.is_ok() {
+            self.chunking = None;
+            self.groups.take_body(front.number);
+        }
+        outcome.is_ok()
+    }
+
+    /// The body that was written last stays, whatever becomes of its message.
+    pub(super) const fn keep_body(&mut self) {
+        self.chunking = None;
+    }
+
+    /// Writes what is left of a large body; `None` when not all of it went in.
+    pub(super) fn write_chunks(&mut self, messages: &Messages, front: Front, now: Now) -> Option<u64> {
+        let Front { message, number } = front;
+        if self.chunking.is_none_or(|chunking| chunking.number != number) {
+            self.drop_abandoned();
+            self.chunking = Some(Chunking { number, body: self.log.take_body_id(), done: 0 });
+        }
+        let chunking = self.chunking.as_mut()?;
+        let body_len = messages.body_len(message) as usize;
+        let chunks = body_len.div_ceil(CHUNK_BODY_BYTES) as u32;
+        while chunking.done < chunks {
+            let start = chunking.done as usize * CHUNK_BODY_BYTES;
+            self.chunk.resize_zeroed((body_len - start).min(CHUNK_BODY_BYTES));
+            let mut cursor = messages.body_cursor(message, start as u32);
+            messages.read(message, &mut cursor, &mut self.chunk);
+            let record = Record::Chunk { body: chunking.body, index: chunking.done, bytes: &self.chunk };
+            self.log.append(&record, Urgency::Awaited, now).ok()?;
+            chunking.done += 1;
+        }
+        Some(chunking.body)
+    }
+
+    /// A message was settled while its body was being written: nobody needs the chunks.
+    fn drop_abandoned(&mut self) {
+        if let Some(chunking) = self.chunking.take() {
+            self.log.drop_body(chunking.body);
+        }
+    }
+}
+
+fn record_of(fact: &Fact) -> Record<'_> {
+    match fact {
+        Fact::Defined { version, key, value } => {
+            Record::Defined { version: *version, key, value: value.as_deref() }
+        }
+        Fact::Gone { queue } => Record::Gone { queue: *queue },
+        Fact::DeliveredWatermark { queue, offset } => {
+            Record::DeliveredWatermark { queue: *queue, offset: *offset }
+        }
+        Fact::WatermarkReset { queue, offset, watermark } => {
+            Record::WatermarkReset { queue: *queue, offset: *offset, watermark: *watermark }
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! What queues are called, beside what defines them: in the footers of the segments with their messages.
+//!
+//! Why it exists: a definition lies twice, and a card may lose both. Messages are known by the incarnation of
+//! their queue alone, so without its name nobody could say where they belong. A footer is the cheapest third
+//! place: it is written anyway, far from the definitions, and leaves with the messages.
+//!
+//! ```text
+//! payload | incarnation varint | key of the definition |        of a record of the kind 129
+//! ```
+//!
+//! Names take one of [`SHARE`] bytes of a segment at most. Where all of them are more, each footer goes on
+//! where the last one stopped, so that a backlog over some segments has every name in one of them.
+//!
+//! A footer repeats the definitions that its segment has as well, values and all: where no block of a
+//! definition can be read any more, they are read from there.
+//!
+//! Always true: names never take the room of something else in a footer; they are read only when a definition
+//! is missing, so a sound store pays nothing for them at a start; what a name says is a hint for who rebuilds
+//! a queue, and counts for nothing when the queue is defined.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::ops::Bound;
+
+use leveret_core::journal::definition::incarnation_in;
+
+use super::active_segment::ActiveSegment;
+use super::commit::BLOCK_BYTES;
+use super::definition_index::DefinitionIndex;
+use super::disk::Disk;
+use super::footer::{self, Footer, Lengths};
+use super::format::NAMED;
+use super::index::Index;
+use super::read_around::is_about_a_block;
+use super::record::Record;
+use super::varint::{self, Input};
+
+/// Names take one of so many bytes of a segment at most.
+const SHARE: usize = 128;
+/// What one takes beside its key at most: kind, place, length, checksum and incarnation.
+pub(super) const NAME_OVERHEAD_BYTES: usize = 24;
+
+/// The keys under which queues are defined, by their incarnations.
+pub type Names = BTreeMap<u64, Box<[u8]>>;
+
+/// A name as its record has it.
+fn parse(payload: &[u8]) -> Option<(u64, &[u8])> {
+    let mut input = Input::new(payload);
+    Some((input.varint()?, input.rest()))
+}
+
+/// Room that a footer keeps for names, in bytes.
+pub(super) fn room_kept(index: &Index, segment_bytes: u32) -> usize {
+    let most = segment_bytes as usize / SHARE;
+    let mut bytes = 0;
+    for (key, _) in index.definitions().iter().filter(|(_, definition)| definition.names_queue()) {
+        bytes += key.len() + NAME_OVERHEAD_BYTES;
+        if bytes >= most {
+            return most;
+        }
+    }
+    bytes
+}
+
+/// Which names were written last.
+#[derive(Debug, Default)]
+pub(super) struct Naming {
+    /// The key that was read last; reading goes on behind it.
+    after: Vec<u8>,
+    payload: Vec<u8>,
+}
+
+impl Naming {
+    /// Notes the names of the queues with messages in the active segment in its footer, as far as there is room in
+    /// a segment of so many bytes.
+    pub(super) fn note(
+        &mut self,
+        footer: &mut Footer,
+        index: &Index,
+        active: &ActiveSegment,
+        segment_bytes: u32,
+    ) {
+        let segment_bytes = segment_bytes as usize;
+        let room = footer.room_for_names(segment_bytes - active.tail() as usize);
+        let mut left = room.min(segment_bytes / SHARE);
+        let (segment, Self { after, payload }) = (active.sequence(), self);
+        let definitions = index.definitions();
+        let behind = definitions.range::<[u8], _>((Bound::Excluded(&**after), Bound::Unbounded));
+        let again = definitions.range::<[u8], _>((Bound::Unbounded, Bound::Included(&**after)));
+        let mut last = None;
+        for (key, definition) in behind.chain(again).filter(|(_, definition)| definition.names_queue()) {
+            // No segment is newer.
+            let is_there =
+                |queue: &super::QueueIndex| queue.held_between().is_some_and(|(_, last)| last == segment);
+            if !index.queues().get(&definition.queue).is_some_and(|queue| is_there(queue)) {
+                continue;
+            }
+            let Some(rest) = left.checked_sub(key.len() + NAME_OVERHEAD_BYTES) else { break };
+            left = rest;
+            payload.clear();
+            varint::put(payload, definition.queue);
+            payload.extend_from_slice(key);
+            footer.note_name(&Record::Optional { kind: NAMED, payload });
+            last = Some(key);
+        }
+        if let Some(last) = last {
+            after.clear();
+            after.extend_from_slice(last);
+        }
+    }
+}
+
+/// The footers of a log.
+pub(super) struct Footers<'l> {
+    pub(super) index: &'l Index,
+    pub(super) segment_bytes: u32,
+    pub(super) seed: u32,
+}
+
+impl Footers<'_> {
+    /// See [`Log::read_names`].
+    pub(super) fn read_names<D: Disk>(&self, disk: &mut D, queues: &BTreeSet<u64>) -> io::Result<Names> {
+        let mut names = Names::new();
+        for &segment in self.index.segments().keys() {
+            let Some(facts) = self.read_facts(disk, segment)? else { continue };
+            let mut note = |queue: u64, key: &[u8]| {
+                if queues.contains(&queue) {
+                    names.insert(queue, key.into());
+                }
+            };
+            for_each_name(&facts, &mut note);
+            // A checked footer makes sense.
+            let _ = footer::for_each_fact(&facts, segment, |record, _| {
+                if let Record::Defined { key, value: Some(value), .. } = record
+                    && let Some(queue) = incarnation_in(key, value)
+                {
+                    note(queue, key);
+                }
+            });
+        }
+        Ok(names)
+    }
+
+    /// Reads a definition that can be read from no place of its own, as a footer repeats it.
+    pub(super) fn read_repeated<D: Disk>(
+        &self,
+        disk: &mut D,
+        (key, definition): (&[u8], &DefinitionIndex),
+        bytes: &mut Vec<u8>,
+    ) -> io::Result<bool> {
+        for segment in definition.segments() {
+            let Some(facts) = self.read_facts(disk, *segment)? else { continue };
+            let mut is_found = false;
+            // A checked footer makes sense.
+            let _ = footer::for_each_fact(&facts, *segment, |record, _| {
+                if let Record::Defined { version, key: found, value: Some(_) } = record
+                    && (*version, *found) == (definition.version, key)
+                {
+                    bytes.clear();
+                    record.encode(bytes);
+                    is_found = true;
+                }
+            });
+            if is_found {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The facts of a segment's footer, if it has a good one.
+    fn read_facts<D: Disk>(&self, disk: &mut D, sequence: u64) -> io::Result<Option<Vec<u8>>> {
+        let Some(segment) = self.index.segments().get(&sequence) else { return Ok(None) };
+        let (slot, end) = (segment.slot, self.segment_bytes as usize);
+        let mut block = [0; BLOCK_BYTES];
+        if !read_all(disk, slot, end - BLOCK_BYTES, &mut block)? {
+            return Ok(None);
+        }
+        let Some(lengths) = Lengths::claimed(&block, end) else { return Ok(None) };
+        let mut facts = vec![0; lengths.facts];
+        if !read_all(disk, slot, end - lengths.footer() + lengths.parts, &mut facts)? {
+            return Ok(None);
+        }
+        let trailer = footer::parse(&facts, &block, self.seed);
+        let trailer = trailer.filter(|trailer| trailer.sequence == sequence);
+        Ok(trailer.map(|_| facts))
+    }
+}
+
+/// Calls `each` with the names in the facts of a checked footer.
+pub(super) fn for_each_name(facts: &[u8], mut each: impl FnMut(u64, &[u8])) {
+    // A checked footer makes sense.
+    let _ = footer::for_each_name(facts, |record| {
+        if let Ok((Record::Optional { payload, .. }, _)) = Record::parse(record)
+            && let Some((queue, key)) = parse(payload)
+        {
+            each(queue, key);
+        }
+    });
+}
+
+/// Whether all of it could be read.
+fn read_all<D: Disk>(disk: &mut D, slot: u32, at: usize, bytes: &mut [u8]) -> io::Result<bool> {
+    match disk.read(slot, at as u64, bytes) {
+        Err(error) if is_about_a_block(&error) => Ok(false),
+        read => Ok(read? == bytes.len()),
+    }
+}
