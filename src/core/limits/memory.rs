@@ -5,7 +5,7 @@
 
 use core::fmt::{self, Write};
 
-use super::keys::Limits;
+use super::Limits;
 use crate::journal::Journal;
 use crate::log_limiter::LogLimiter;
 use crate::mem::READ_BACK_CHUNKS;

@@ -6,13 +6,510 @@
 //! Always true: whatever grows with what peers do has a field here and a line in [`Limits::memory_table`].
 //! A field's name is its configuration key.
 
-mod check;
-mod keys;
 mod memory;
 
-pub use check::{LimitsError, SEGMENTS_MIN};
-pub use keys::{FRAME_BYTES_MIN, Limits};
+use core::fmt;
+
 pub use memory::{
     BRIDGE_RULES_MAX, CONTROL_CLIENTS_MAX, HELPER_STACK_BYTES, LISTED_ROW_BYTES, LOG_RING_BYTES,
     MANAGEMENT_CLIENTS_MOST, Megabytes, MemoryLine, MemoryTable, OUTPUT_BYTES_MIN, RecordSizes, grouped,
 };
+
+// Whether limits can be kept: their sum within `memory_limit`, and none against another.
+//
+// Always true: an error names the one key to change, and what it must be.
+
+/// With fewer segments the log cannot be cleaned.
+pub const SEGMENTS_MIN: u64 = 8;
+
+/// With less, a few segments and a backlog of a hundred queues would stop publishers.
+const INDEX_BYTES_MIN: u32 = 64 << 10;
+
+/// Why a set of limits cannot be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LimitsError {
+    /// The sum is above the limit.
+    TooMuch {
+        /// Bytes of all lines.
+        sum: u64,
+        /// Bytes allowed.
+        memory_limit: u64,
+        /// The key of the largest line that can be lowered.
+        key: &'static str,
+    },
+    /// Even with the smallest pools the broker needs more than the limit.
+    TooLittle {
+        /// Bytes allowed.
+        memory_limit: u64,
+        /// Bytes needed at least.
+        least: u64,
+    },
+    /// One limit contradicts another.
+    Contradiction {
+        /// The key to change.
+        key: &'static str,
+        /// What it must be.
+        must: &'static str,
+    },
+    /// The system does not give so much.
+    NotGiven {
+        /// Bytes of all lines.
+        sum: u64,
+        /// Bytes allowed.
+        memory_limit: u64,
+    },
+    /// `disk_limit` leaves room for too few segments.
+    Disk {
+        /// `disk_limit` in bytes.
+        disk_limit: u64,
+        /// Bytes of a segment.
+        segment_bytes: u32,
+    },
+}
+
+impl LimitsError {
+    /// The key to change.
+    pub const fn key(&self) -> &'static str {
+        match self {
+            Self::TooMuch { key, .. } | Self::Contradiction { key, .. } => key,
+            Self::TooLittle { .. } | Self::NotGiven { .. } => "memory_limit",
+            Self::Disk { .. } => "disk_limit",
+        }
+    }
+}
+
+impl fmt::Display for LimitsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooMuch { sum, memory_limit, key } => write!(
+                f,
+                "the pools add up to {} but memory_limit is {}: lower {key} or raise memory_limit \
+                 (`leveret check` shows every line)",
+                Megabytes(*sum),
+                Megabytes(*memory_limit)
+            ),
+            Self::TooLittle { memory_limit, least } => {
+                match memory_limit {
+                    // Nobody means so few bytes.
+                    1..10_000 => {
+                        return write!(
+                            f,
+                            "memory_limit is {memory_limit} bytes: did you mean \"{memory_limit}MB\"? The \
+                             broker needs {} with the smallest pools",
+                            Megabytes(*least)
+                        );
+                    }
+                    0..1_000_000 => write!(f, "memory_limit is {memory_limit} bytes")?,
+                    _ => write!(f, "memory_limit is {}", Megabytes(*memory_limit))?,
+                }
+                write!(
+                    f,
+                    ", but with the smallest pools the broker needs {}: write memory_limit = {least} or more \
+                     (bytes), or take the profile of a smaller board, if there is one",
+                    Megabytes(*least)
+                )
+            }
+            Self::NotGiven { sum, memory_limit } => write!(
+                f,
+                "the pools add up to {} (memory_limit is {}), and the system does not give this process so \
+                 much memory: lower memory_limit, or raise what the system allows",
+                Megabytes(*sum),
+                Megabytes(*memory_limit)
+            ),
+            Self::Contradiction { key, must } => write!(f, "{key} must be {must}"),
+            Self::Disk { disk_limit, segment_bytes } => write!(
+                f,
+                "disk_limit is {disk_limit} bytes, less than {SEGMENTS_MIN} segments of segment_bytes = \
+                 {segment_bytes}, which the log needs to be cleaned: write disk_limit = {} or more, or lower \
+                 segment_bytes",
+                SEGMENTS_MIN * u64::from(*segment_bytes)
+            ),
+        }
+    }
+}
+
+impl core::error::Error for LimitsError {}
+
+impl Limits {
+    /// The least `commit_bytes_max` for frames of so many bytes: every record must fit.
+    pub const fn commit_bytes_min(frame_max: u32) -> u32 {
+        (frame_max.saturating_add(96 << 10) / 3).saturating_mul(4).saturating_add(4095) / 4096 * 4096
+    }
+
+    /// Whether these limits can be kept within `memory_limit` bytes and do not contradict each other.
+    ///
+    /// # Errors
+    /// The key to change.
+    pub fn check(&self, sizes: &RecordSizes, memory_limit: u64) -> Result<MemoryTable, LimitsError> {
+        self.check_contradictions()?;
+        if sizes.tls_record_bytes > 0 {
+            self.check_tls()?;
+        }
+        let table = self.memory_table(sizes);
+        let sum = table.bytes();
+        // What is below is below for every pool, so on a 32-bit board no size wraps where it becomes a usize.
+        let memory_limit = memory_limit.min(isize::MAX as u64);
+        if sum <= memory_limit {
+            return Ok(table);
+        }
+        let adjustable = table.lines.iter().filter(|line| {
+            let fixed = [
+                "control",
+                "json",
+                "samples",
+                "flight_recorder",
+                "stack",
+                "helpers",
+                "log",
+                "program",
+                "allocator",
+                "definitions",
+                "crl",
+                "admission",
+            ];
+            !fixed.contains(&line.key)
+        });
+        let key = adjustable.max_by_key(|line| line.bytes()).map_or("messages_max", |line| line.key);
+        Err(LimitsError::TooMuch { sum, memory_limit, key })
+    }
+
+    /// Whether a log of at most `disk_limit` bytes has room for the segments that it needs.
+    ///
+    /// # Errors
+    /// What to write instead.
+    pub fn check_disk(&self, disk_limit: u64) -> Result<(), LimitsError> {
+        let segment_bytes = self.segment_bytes;
+        let is_enough = disk_limit >= SEGMENTS_MIN * u64::from(segment_bytes);
+        is_enough.then_some(()).ok_or(LimitsError::Disk { disk_limit, segment_bytes })
+    }
+
+    /// What TLS needs besides, whose records are large.
+    fn check_tls(&self) -> Result<(), LimitsError> {
+        let rules = [
+            (self.tls_connections_max >= 1, "tls_connections_max", "at least 1 for TLS"),
+            (self.tls_handshakes_max >= 1, "tls_handshakes_max", "at least 1 for TLS"),
+            (self.input_buffer_bytes >= 40 << 10, "input_buffer_bytes", "at least 40 KiB for TLS"),
+            (self.stash_bytes_max >= 128 << 10, "stash_bytes_max", "at least 128 KiB for TLS"),
+        ];
+        match rules.into_iter().find(|(holds, ..)| !holds) {
+            Some((_, key, must)) => Err(LimitsError::Contradiction { key, must }),
+            None => Ok(()),
+        }
+    }
+
+    fn check_contradictions(&self) -> Result<(), LimitsError> {
+        let rules: [(bool, &'static str, &'static str); 27] = [
+            (self.connections_max >= 1, "connections_max", "at least 1"),
+            (self.handshakes_max >= 1, "handshakes_max", "at least 1"),
+            (
+                (1..=MANAGEMENT_CLIENTS_MOST as u32).contains(&self.management_clients_max),
+                "management_clients_max",
+                "from 1 to 8; management = [] switches it off",
+            ),
+            (self.channels_max >= 1, "channels_max", "at least 1"),
+            (self.channel_max >= 1, "channel_max", "at least 1"),
+            (self.exchanges_max >= 8, "exchanges_max", "at least 8: seven are predeclared"),
+            (self.vhosts_max >= 1, "vhosts_max", "at least 1"),
+            (self.vhosts_max <= 65_534, "vhosts_max", "at most 65534"),
+            (self.users_max >= 1, "users_max", "at least 1"),
+            (self.users_max <= 65_534, "users_max", "at most 65534"),
+            (self.permissions_max >= 1, "permissions_max", "at least 1"),
+            (self.policies_max >= 1, "policies_max", "at least 1"),
+            (self.parameters_max >= 1, "parameters_max", "at least 1"),
+            (self.frame_max >= FRAME_BYTES_MIN, "frame_max", "at least 4096 bytes"),
+            (
+                self.frame_max <= self.input_buffer_bytes / 2,
+                "input_buffer_bytes",
+                "at least twice frame_max, so that a whole frame fits",
+            ),
+            (self.output_buffer_bytes >= 8192, "output_buffer_bytes", "at least 8 KiB"),
+            (
+                self.stash_bytes_max / 2 >= self.input_buffer_bytes,
+                "stash_bytes_max",
+                "at least twice input_buffer_bytes",
+            ),
+            (self.replies_bytes_max >= 2048, "replies_bytes_max", "at least 2 KiB: the longest reply"),
+            (self.messages_max >= 64, "messages_max", "at least 64"),
+            (
+                self.segment_bytes.is_multiple_of(4096) && self.segment_bytes >= 64 << 10,
+                "segment_bytes",
+                "a multiple of 4 KiB, from 64 KiB up",
+            ),
+            (self.segment_bytes <= 256 << 20, "segment_bytes", "at most 256 MiB"),
+            (
+                self.commit_bytes_max <= self.segment_bytes / 3,
+                "segment_bytes",
+                "at least three times commit_bytes_max",
+            ),
+            (
+                u64::from(self.commit_bytes_max) >= (u64::from(self.frame_max) + (96 << 10)) / 3 * 4
+                    && self.commit_bytes_max.is_multiple_of(4096),
+                "commit_bytes_max",
+                "a multiple of 4 KiB, at least four thirds of frame_max plus 96 KiB: every record must fit",
+            ),
+            (
+                self.index_bytes_max >= INDEX_BYTES_MIN,
+                "index_bytes_max",
+                "at least 64 KiB, for segments and messages; queues and definitions have room beside it",
+            ),
+            (self.unacknowledged_max >= 64, "unacknowledged_max", "at least 64"),
+            (
+                u64::from(self.message_size_max) + u64::from(self.frame_max) <= self.assembly_bytes_max,
+                "assembly_bytes_max",
+                "at least message_size_max plus frame_max, or the largest message could never come in",
+            ),
+            (
+                self.assembly_bytes_max <= self.body_bytes_max / 16 * 15,
+                "body_bytes_max",
+                "larger than assembly_bytes_max by a sixteenth of itself at least",
+            ),
+        ];
+        match rules.into_iter().find(|(holds, ..)| !holds) {
+            Some((_, key, must)) => Err(LimitsError::Contradiction { key, must }),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod check_tests {
+    use super::*;
+
+    const SIZES: RecordSizes = RecordSizes {
+        tls_session_bytes: 0,
+        tls_handshake_bytes: 0,
+        tls_record_bytes: 0,
+        tls_link_bytes: 0,
+        tls_crl_bytes: 0,
+        connection_bytes: 1000,
+        bridge_bytes: 500_000,
+        channel_bytes: 1000,
+        consumer_bytes: 500,
+        queue_bytes: 500,
+        standing_queue_bytes: 400,
+        definition_bytes: 300,
+        exchange_bytes: 300,
+        binding_bytes: 300,
+        vhost_bytes: 4000,
+        user_bytes: 800,
+        permission_bytes: 800,
+        policy_bytes: 1800,
+        parameter_bytes: 2700,
+        login_bytes: 1000,
+        admission_bytes: 20_000,
+        unacknowledged_bytes: 72,
+        scratch_bytes: 300_000,
+        store_bytes: 4_000_000,
+        control_bytes: 1000,
+        management_bytes: 1000,
+        samples_bytes: 1000,
+        json_bytes: 1000,
+        flight_bytes: 0,
+    };
+
+    #[test]
+    fn the_default_fits_the_generic_board() {
+        let table = Limits::default().check(&SIZES, 128_000_000).unwrap();
+        assert!(table.bytes() > 90_000_000, "{}", table.bytes());
+    }
+
+    #[test]
+    fn a_sum_above_the_limit_names_the_largest_line() {
+        let limits = Limits { messages_max: 10_000_000, ..Limits::default() };
+        let error = limits.check(&SIZES, 128_000_000).unwrap_err();
+        assert!(error.to_string().contains("lower messages_max"), "{error}");
+    }
+
+    #[test]
+    fn no_number_that_can_be_written_makes_the_sum_wrap() {
+        let replies = Limits { connections_max: 1 << 16, replies_bytes_max: 1 << 16, ..Limits::default() };
+        let bodies = Limits { body_bytes_max: u64::MAX, ..Limits::default() };
+        for limits in [replies, bodies] {
+            let error = limits.check(&SIZES, u64::MAX >> 32).unwrap_err();
+            assert!(matches!(error, LimitsError::TooMuch { sum, .. } if sum >= 1 << 32), "{error}");
+        }
+        let every = Limits { frame_max: u32::MAX, input_buffer_bytes: u32::MAX, ..Limits::default() };
+        assert!(matches!(every.check(&SIZES, u64::MAX), Err(LimitsError::Contradiction { .. })));
+    }
+
+    #[test]
+    fn a_disk_limit_below_eight_segments_says_what_to_write() {
+        let limits = Limits::default();
+        assert_eq!(limits.check_disk(32 << 20), Ok(()));
+        let error = limits.check_disk(32_000_000).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "disk_limit is 32000000 bytes, less than 8 segments of segment_bytes = 4194304, which the log \
+             needs to be cleaned: write disk_limit = 33554432 or more, or lower segment_bytes"
+        );
+    }
+
+    #[test]
+    fn contradictions_name_the_key_to_change() {
+        let limits = Limits { frame_max: 262_144, ..Limits::default() };
+        let error = limits.check(&SIZES, u64::MAX).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "input_buffer_bytes must be at least twice frame_max, so that a whole frame fits"
+        );
+        let limits = Limits { message_size_max: 64 << 20, ..Limits::default() };
+        assert!(limits.check(&SIZES, u64::MAX).unwrap_err().to_string().starts_with("assembly_bytes_max"));
+        let limits = Limits { index_bytes_max: 60 << 10, ..Limits::default() };
+        assert_eq!(limits.check(&SIZES, u64::MAX).unwrap_err().key(), "index_bytes_max");
+    }
+}
+
+// The caps of a broker, each by its configuration key, and what they are by default.
+
+/// The smallest frame size AMQP allows a peer to negotiate, in bytes.
+pub const FRAME_BYTES_MIN: u32 = 4096;
+
+/// The caps of one broker. Defaults are the generic board: 128 MB for the whole process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections at once, handshakes included.
+    pub connections_max: u32,
+    /// Clients of the management API at once, at most [`MANAGEMENT_CLIENTS_MOST`]; who is idle gives way.
+    ///
+    /// [`MANAGEMENT_CLIENTS_MOST`]: self::MANAGEMENT_CLIENTS_MOST
+    pub management_clients_max: u32,
+    /// Bridges at once, each with a connection for each direction, beside those above.
+    pub bridges_max: u32,
+    /// Connections that have not finished their handshake, half of them of one address at most; further ones
+    /// wait, or the address that holds most gives one up.
+    pub handshakes_max: u32,
+    /// Connections over TLS at once, those in their handshake included; further ones wait.
+    pub tls_connections_max: u32,
+    /// Connections that have not finished the handshake of TLS; further ones wait as for handshakes_max.
+    pub tls_handshakes_max: u32,
+    /// Channels open at once, over all connections.
+    pub channels_max: u32,
+    /// Channels per connection, 1 to 65535; connection.tune announces half of `channels_max` if that is less.
+    pub channel_max: u16,
+    /// Largest frame in bytes, announced in connection.tune, [`FRAME_BYTES_MIN`] and up; a frame must fit
+    /// into half the input buffer.
+    pub frame_max: u32,
+    /// Heartbeat interval announced in connection.tune, in seconds; 0 switches heartbeats off.
+    pub heartbeat_s: u16,
+    /// Consumers of all connections together.
+    pub consumers_max: u32,
+    /// Queues, those deleted ones included whose messages are still unacknowledged.
+    pub queues_max: u32,
+    /// Exchanges, predeclared ones included.
+    pub exchanges_max: u32,
+    /// Bindings, exchange-to-exchange ones included; one by any of several headers counts for each.
+    pub bindings_max: u32,
+    /// Bytes of names, binding keys and argument tables, over all exchanges, queues and bindings.
+    pub names_bytes_max: u32,
+    /// Virtual hosts, those included that are being deleted.
+    pub vhosts_max: u32,
+    /// Users that there may be.
+    pub users_max: u32,
+    /// Permissions, those for topics included.
+    pub permissions_max: u32,
+    /// Policies, operator policies included.
+    pub policies_max: u32,
+    /// Runtime parameters, global ones included; each shovel is one.
+    pub parameters_max: u32,
+    /// Bytes of the patterns in permissions and policies, compiled; `.*` and the empty one take next to
+    /// nothing.
+    pub patterns_bytes_max: u32,
+    /// Messages held in memory, however many queues hold each.
+    pub messages_max: u32,
+    /// Bytes of message data beyond what fits into the messages' own slots.
+    pub body_bytes_max: u64,
+    /// Bytes of message data that half-received messages may hold together.
+    pub assembly_bytes_max: u64,
+    /// Queue entries: a message in three queues takes three.
+    pub queue_entries_max: u32,
+    /// Messages delivered and not yet acknowledged, or on their way into a socket. One connection may hold
+    /// as many as it leaves to others: half of them when it is alone.
+    pub unacknowledged_max: u32,
+    /// Largest message body in bytes; larger ones are refused with 406.
+    pub message_size_max: u32,
+    /// Bytes read from one socket in one turn, and the longest input looked at together.
+    pub input_buffer_bytes: u32,
+    /// Bytes written to one socket in one turn.
+    pub output_buffer_bytes: u32,
+    /// Bytes of received but not yet handled input kept for connections that wait, over all of them.
+    pub stash_bytes_max: u32,
+    /// Bytes of replies kept for one connection that does not read them; beyond it, it is not read either.
+    pub replies_bytes_max: u32,
+    /// Bytes of output that sockets did not take, kept over all connections beside 1 KiB for each of them.
+    pub unsent_bytes_max: u32,
+    /// SO_RCVBUF of each connection in bytes; 0 leaves it to the system.
+    pub socket_receive_buffer_bytes: u32,
+    /// SO_SNDBUF of each connection in bytes; 0 leaves it to the system.
+    pub socket_send_buffer_bytes: u32,
+    /// SO_RCVBUF and SO_SNDBUF of a connection from this machine, whose segments are 64 KiB, in bytes; 0: as
+    /// of any other.
+    pub socket_local_buffer_bytes: u32,
+    /// So many connections from this machine have those at once; further ones have what others have.
+    pub socket_local_buffers_max: u32,
+    /// Time from accepting a connection until connection.open, in milliseconds.
+    pub handshake_timeout_ms: u32,
+    /// Time a half-sent frame or message may go without progress, in milliseconds. A tenth of what a message
+    /// may take to come in while another waits for its room.
+    pub content_timeout_ms: u32,
+    /// Time a consumer's socket may take nothing while deliveries wait for it, in milliseconds; 0: for ever.
+    pub consumer_stall_timeout_ms: u32,
+    /// Time a delivery may wait to be settled, and an open transaction for something to be added to it, in
+    /// milliseconds; 0: for ever. Then the channel is closed.
+    pub consumer_timeout_ms: u32,
+    /// Bytes of a segment of the log: best a multiple of the card's erase block; an old store keeps its own.
+    pub segment_bytes: u32,
+    /// The largest commit in bytes.
+    pub commit_bytes_max: u32,
+    /// Bytes of what memory knows of the log: which segment holds which part of each queue.
+    pub index_bytes_max: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections_max: 1024,
+            management_clients_max: 8,
+            bridges_max: 0,
+            handshakes_max: 256,
+            tls_connections_max: 64,
+            tls_handshakes_max: 16,
+            channels_max: 4096,
+            channel_max: 2047,
+            frame_max: 131_072,
+            heartbeat_s: 60,
+            consumers_max: 4096,
+            queues_max: 4096,
+            exchanges_max: 1024,
+            bindings_max: 8_192,
+            names_bytes_max: 1536 << 10,
+            vhosts_max: 64,
+            users_max: 64,
+            permissions_max: 256,
+            policies_max: 64,
+            parameters_max: 16,
+            patterns_bytes_max: 400 << 10,
+            messages_max: 179_000,
+            body_bytes_max: 35 << 20,
+            assembly_bytes_max: 18 << 20,
+            queue_entries_max: 400_000,
+            unacknowledged_max: 65_536,
+            message_size_max: 16 << 20,
+            input_buffer_bytes: 256 << 10,
+            output_buffer_bytes: 256 << 10,
+            stash_bytes_max: 768 << 10,
+            replies_bytes_max: 2 << 10,
+            unsent_bytes_max: 512 << 10,
+            socket_receive_buffer_bytes: 0,
+            socket_send_buffer_bytes: 0,
+            socket_local_buffer_bytes: 0,
+            socket_local_buffers_max: 32,
+            handshake_timeout_ms: 10_000,
+            content_timeout_ms: 30_000,
+            consumer_stall_timeout_ms: 600_000,
+            consumer_timeout_ms: 1_800_000,
+            segment_bytes: 4 << 20,
+            commit_bytes_max: 512 << 10,
+            index_bytes_max: 4096 << 10,
+        }
+    }
+}
