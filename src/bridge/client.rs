@@ -19,19 +19,20 @@
 //! channel is nothing to the others; what is to be said besides messages fits into a buffer of fixed size, and
 //! what does not fit now is said when there is room; no password is shown.
 
+use core::fmt::{self, Write as _};
+use std::io;
+
 use leveret_amqp::{
-    ContentHeader, Frame, FrameKind, HEARTBEAT_FRAME, Method, PROTOCOL_HEADER, Table, Writer, next_frame,
+    ContentHeader, Frame, FrameKind, HEARTBEAT_FRAME, Method, Opening, PROTOCOL_HEADER, Properties, Table,
+    Writer, classify_opening, next_frame,
 };
 use leveret_config::upstream::Upstream;
 use leveret_core::limits::FRAME_BYTES_MIN;
 use leveret_core::time::{Deadline, Now};
 
-use super::cause::Cause;
 use super::channel::Channel;
-use super::event::{Event, lost, misplaced};
-use super::own_id::Origin;
-use super::preparation::Preparation;
-use super::stranger::stranger;
+use super::channel::Preparation;
+use super::headers::{Origin, OwnId};
 
 /// Room for what is said besides messages: the longest is connection.start-ok.
 const OUT_BYTES: usize = 2048;
@@ -515,4 +516,221 @@ fn tag_of(rule: usize) -> heapless::String<16> {
     let is_written = core::fmt::Write::write_fmt(&mut tag, format_args!("bridge-{rule}"));
     debug_assert!(is_written.is_ok(), "rules have short numbers");
     tag
+}
+
+// Why a link is not up, as one sentence.
+//
+// Always true: it is short, and whoever reads it can tell who has to do something.
+
+/// The longest, in bytes.
+const TEXT_BYTES_MAX: usize = 200;
+
+/// One sentence, cut where it is too long.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Cause(heapless::String<TEXT_BYTES_MAX>);
+
+impl Cause {
+    /// With these words; what an upstream says of itself may be among them, so what no terminal should be
+    /// sent is left out.
+    pub fn new(words: fmt::Arguments<'_>) -> Self {
+        let mut cut = Cut(heapless::String::new());
+        // It never fails: what does not fit is cut.
+        let _ = cut.write_fmt(words);
+        Self(cut.0)
+    }
+
+    /// Writing to an upstream has failed.
+    #[cold]
+    pub fn of_writing(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Self::new(format_args!("it had closed the connection")),
+            io::ErrorKind::ConnectionReset => Self::new(format_args!(
+                "the connection was cut: it crashed, was restarted, or something on the way did that"
+            )),
+            io::ErrorKind::TimedOut => {
+                Self::new(format_args!("what was sent was never received: it, or the way to it, is gone"))
+            }
+            _ => Self::new(format_args!("writing to it failed: {error}")),
+        }
+    }
+
+    /// The sentence.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Takes as much as fits.
+struct Cut(heapless::String<TEXT_BYTES_MAX>);
+
+impl fmt::Write for Cut {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for letter in text.chars() {
+            if self.0.push(if letter.is_control() { '?' } else { letter }).is_err() {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod cause_tests {
+    use super::*;
+
+    #[test]
+    fn what_the_system_says_of_writing_is_said_in_words() {
+        // EPIPE, ECONNRESET, ETIMEDOUT, and one that no word is kept for: EIO.
+        for (number, part) in [(32, "had closed"), (104, "was cut"), (110, "never received"), (5, "failed")] {
+            let said = Cause::of_writing(&io::Error::from_raw_os_error(number));
+            assert!(said.as_str().contains(part), "{said}");
+            assert_eq!(said.as_str().contains("os error"), number == 5, "{said}");
+        }
+    }
+
+    #[test]
+    fn it_is_cut_between_letters_and_shows_no_control_characters() {
+        let long = "ü".repeat(500);
+        let cause = Cause::new(format_args!("a\x1b[2J\n{long}"));
+        assert!(cause.as_str().starts_with("a?[2J?üü") && cause.as_str().len() <= TEXT_BYTES_MAX);
+    }
+}
+
+// Upstreams that are none: what they are instead, as far as their first octets tell.
+//
+// Always true: whoever may still turn out to speak AMQP is not called a stranger.
+
+/// An upstream that does not speak AMQP, or not yet enough to tell.
+#[cold]
+pub(super) fn stranger<'i>(input: &[u8]) -> Option<Event<'i>> {
+    if input.starts_with(b"AMQP") {
+        return Some(match input {
+            [_, _, _, _, id, major, minor, revision, ..] => {
+                lost(format_args!("it speaks AMQP {id}-{major}-{minor}-{revision}, not 0-9-1"))
+            }
+            _ => Event::NeedMore,
+        });
+    }
+    if input.starts_with(b"HTTP/") || classify_opening(input) == Opening::Http {
+        return Some(lost(format_args!("it speaks HTTP, not AMQP: is this address meant for it?")));
+    }
+    match input {
+        [] | [1, ..] => None,
+        [0x15 | 0x16, 3, ..] => Some(lost(format_args!("it speaks TLS on this port: write amqps://"))),
+        _ => Some(lost(format_args!("it does not speak AMQP"))),
+    }
+}
+
+/// Why an upstream that should speak TLS does not, as far as its first octets tell.
+#[cold]
+pub fn not_tls(input: &[u8]) -> Option<Cause> {
+    match input {
+        [] | [0x15 | 0x16] | [0x15 | 0x16, 3, ..] => None,
+        [b'A', ..] => Some(Cause::new(format_args!(
+            "it speaks AMQP without TLS on this port: write amqp://, or its port for TLS"
+        ))),
+        [b'H', ..] => {
+            Some(Cause::new(format_args!("it speaks HTTP, not TLS: is this address meant for it?")))
+        }
+        _ => Some(Cause::new(format_args!("it does not speak TLS on this port"))),
+    }
+}
+
+// What an upstream said, as the engine is told of it. A rule is named by its place in its direction.
+
+/// What input led to.
+#[derive(Debug)]
+pub enum Event<'i> {
+    /// Every whole frame was handled.
+    NeedMore,
+    /// The connection is open: channels can be opened.
+    Open,
+    /// Messages of a rule can flow; so many were in its queue there, if that was asked.
+    Ready {
+        /// Which rule.
+        rule: usize,
+        /// Messages that were in the queue there.
+        depth: u32,
+    },
+    /// The upstream confirms, or refuses, what it was sent.
+    Confirm {
+        /// On the channel of which rule.
+        rule: usize,
+        /// The number of the message.
+        number: u64,
+        /// And all before it.
+        multiple: bool,
+        /// It is taken over.
+        is_taken: bool,
+    },
+    /// A message came back: it reaches no queue there.
+    Returned {
+        /// On the channel of which rule.
+        rule: usize,
+        /// The code.
+        code: u16,
+        /// What it is known by, if it is one of ours.
+        id: Option<OwnId>,
+    },
+    /// A message comes in; its header and body follow.
+    Deliver {
+        /// For which rule.
+        rule: usize,
+        /// Its tag there.
+        tag: u64,
+        /// It may have been delivered before.
+        redelivered: bool,
+        /// The exchange it was published to.
+        exchange: &'i str,
+        /// The key it was published with.
+        key: &'i [u8],
+    },
+    /// The header of what comes in.
+    Header {
+        /// For which rule.
+        rule: usize,
+        /// Its properties.
+        properties: Properties<'i>,
+        /// So many octets of body follow.
+        body_len: u64,
+    },
+    /// Some of the body of what comes in.
+    Body(usize, &'i [u8]),
+    /// The consumer of a rule is over, as was asked: nothing more comes in for it.
+    Cancelled(usize),
+    /// The upstream takes messages of a rule again, after a pause that it has asked for.
+    Resumed(usize),
+    /// The upstream has closed the channel of a rule, with this code, over a publish or over something else.
+    Closed {
+        /// Which rule.
+        rule: usize,
+        /// The code.
+        code: u16,
+        /// It was over a publish.
+        over_publish: bool,
+        /// In words.
+        cause: Cause,
+    },
+    /// A rule's consumer there has ended, for its queue was deleted or moved; its channel is still there.
+    QueueGone(usize, Cause),
+    /// The link is over.
+    Lost(Cause),
+}
+
+/// The link is over, for this reason.
+#[cold]
+pub(super) fn lost<'i>(words: core::fmt::Arguments<'_>) -> Event<'i> {
+    Event::Lost(Cause::new(words))
+}
+
+/// The link is over, for the upstream has said this where it may not.
+#[cold]
+pub(super) fn misplaced<'i>(method: &Method<'_>) -> Event<'i> {
+    lost(format_args!("{} where it has no place", method.name()))
 }

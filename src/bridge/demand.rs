@@ -4,7 +4,7 @@
 //! last contact and for a time of day, and for nothing else; so as not to come with a whole fleet at once,
 //! the last two come a little late, each device by a span of its own.
 
-use leveret_config::on_demand::OnDemand;
+use leveret_config::bridge::OnDemand;
 use leveret_core::time::{Deadline, Now};
 
 /// The interval is longer by up to this part of it.
@@ -138,7 +138,7 @@ impl Demand {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use leveret_config::on_demand::TimeOfDay;
+    use leveret_config::bridge::TimeOfDay;
 
     const HOUR_MS: u64 = 3_600_000;
     /// Some midnight.

@@ -33,46 +33,35 @@
 
 #![warn(clippy::unwrap_used)]
 
-mod arrivals;
-mod backoff;
-mod cause;
 mod channel;
 mod client;
-mod day_budget;
 mod demand;
-mod event;
-mod flights;
-mod inflow;
-mod marks;
-mod own_id;
-mod pace;
-mod preparation;
-mod price;
-mod shovelled;
-mod stranger;
+mod headers;
+mod in_flight;
+mod pacing;
 mod writer;
 
 // The rooms below, by the names that everybody has for them.
 
-pub use arrivals::Arrivals;
-pub use backoff::Backoff;
-pub use cause::Cause;
+pub use channel::Preparation;
+pub use client::Cause;
+pub use client::Event;
+pub use client::not_tls;
 pub use client::{Client, Credentials, Stage, Verdict};
-pub use day_budget::DayBudget;
 pub use demand::Demand;
-pub use event::Event;
-pub use flights::{Flight, Flights};
-pub use inflow::Inflow;
-pub use marks::{Marks, hops_of, marked};
-pub use own_id::{Origin, OwnId};
-pub use pace::Pace;
-pub use preparation::Preparation;
-pub use price::Price;
-pub use shovelled::shovelled;
-pub use stranger::not_tls;
+pub use headers::shovelled;
+pub use headers::{Marks, hops_of, marked};
+pub use headers::{Origin, OwnId};
+pub use in_flight::Arrivals;
+pub use in_flight::Inflow;
+pub use in_flight::{Flight, Flights};
+pub use pacing::Backoff;
+pub use pacing::DayBudget;
+pub use pacing::Pace;
+pub use pacing::Price;
 pub use writer::{BODY_FRAME_BYTES, left_of_frame, publish_len, write_head, write_publish};
 
 /// Bytes that the messages under way of one rule take at most.
 pub const fn window_bytes(window: usize) -> usize {
-    window * (size_of::<Flight>() + size_of::<arrivals::Arrival>())
+    window * (size_of::<Flight>() + size_of::<in_flight::Arrival>())
 }

@@ -11,9 +11,9 @@
 use std::fs;
 use std::path::Path;
 
-use super::error::ConfigError;
-use super::layer::Layer;
+use super::file::ConfigError;
 use super::nearest::describe_unknown;
+use super::settings::Layer;
 use leveret_core::limits::Megabytes;
 
 /// The name that asks for a choice.

@@ -9,9 +9,9 @@
 //! never makes a pool smaller; what is set by hand stays as it is, and can make the other pools smaller but
 //! never larger; the same words give the same limits.
 
-use super::by_hand::{BRIDGES_MAX, ByHand, FRAME_MAX};
-use super::layer::LimitsLayer;
 use super::settings::Config;
+use super::settings::LimitsLayer;
+use super::settings::{BRIDGES_MAX, ByHand, FRAME_MAX};
 use super::units::Bytes;
 use leveret_core::limits::{Limits, LimitsError, MemoryTable, RecordSizes};
 use leveret_core::mem::PAGE_BYTES;

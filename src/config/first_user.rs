@@ -7,7 +7,7 @@ use std::fmt;
 
 use leveret_core::mem::NAME_BYTES_MAX;
 
-use super::read::{Readable, Value, Wrong};
+use super::file::{Readable, Value, Wrong};
 
 /// The user that everybody knows, and its password.
 pub const GUEST: &str = "guest";

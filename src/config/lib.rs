@@ -12,43 +12,34 @@
 
 pub mod board;
 pub mod bridge;
-pub mod by_hand;
 pub mod derive;
-mod error;
+mod file;
 pub mod first_user;
-mod layer;
 pub mod nearest;
-pub mod on_demand;
-mod product;
-mod read;
 mod settings;
-pub mod shovel;
-pub mod shovel_parameter;
-mod store;
-mod text_file;
+pub mod shovels;
 pub mod transports;
 pub mod units;
 pub mod upstream;
-mod variables;
 
 use std::path::Path;
 
 use board::{AUTO, BOARDS, Machine};
 use bridge::Bridge;
-use by_hand::Profile;
-pub use error::ConfigError;
+pub use file::ConfigError;
+use file::{REMOVED_KEYS, put};
 pub use first_user::FirstUser;
-pub use layer::Layer;
-use layer::StoreLayer;
 use leveret_core::limits::{LimitsError, Megabytes};
 pub use leveret_json::BYTE_ORDER_MARK;
 pub use nearest::describe_unknown;
-use product::Announced;
-pub use product::Product;
-use read::{REMOVED_KEYS, put};
+use settings::Announced;
 use settings::BOARD_DEFAULT;
+pub use settings::Layer;
+pub use settings::Product;
+use settings::Profile;
+pub use settings::Store;
+use settings::StoreLayer;
 pub use settings::{Config, Origin};
-pub use store::Store;
 pub use transports::AMQP_PORT;
 use transports::{TlsLayer, non_empty, quoted};
 use units::{Bytes, Seconds};
@@ -86,7 +77,7 @@ impl Config {
         let file = path.map(Layer::read).transpose()?.unwrap_or_default();
         let of_file = |name: &str, error| match (path, &error) {
             (Some(path), ConfigError::UnknownBoard(_)) if flags.board.is_none() && name != BOARD_DEFAULT => {
-                let line = layer::line_of(path, "board").unwrap_or(1);
+                let line = settings::line_of(path, "board").unwrap_or(1);
                 ConfigError::Refused { file: path.display().to_string(), line, why: error.to_string() }
             }
             _ => error,
@@ -129,7 +120,7 @@ impl Config {
 
     fn blame_key(&self, key: &str, why: String) -> ConfigError {
         let file = self.origin.file.as_deref();
-        match file.and_then(|file| Some((file, layer::line_of(file, key)?))) {
+        match file.and_then(|file| Some((file, settings::line_of(file, key)?))) {
             Some((file, line)) => ConfigError::Refused { file: file.display().to_string(), line, why },
             None => ConfigError::Contradiction(why),
         }
@@ -147,7 +138,7 @@ impl Config {
         let file = self.origin.file.as_deref();
         REMOVED_KEYS.iter().filter_map(move |(key, instead)| {
             let file = file?;
-            let line = layer::line_of(file, key)?;
+            let line = settings::line_of(file, key)?;
             Some(format!("{}, line {line}: {key} was removed and does nothing: {instead}", file.display()))
         })
     }

@@ -1,18 +1,22 @@
 //! Everything the operator decides, and what holds where nothing is said.
 
+use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use leveret_core::command::RABBITMQ_VERSION;
+use leveret_core::limits::Limits;
 
 use super::board::BOARDS;
-use super::bridge::Bridge;
-use super::by_hand::{ByHand, MEMORY_LIMIT_BYTES_DEFAULT, Profile};
-use super::first_user::FirstUser;
-use super::layer::Layer;
-use super::product::{Announced, Product};
-use super::store::Store;
-use super::transports::{AMQP_PORT, Tls, TlsAddress, UnixListener};
-use super::units::ListenAddress;
-use leveret_core::limits::Limits;
+use super::bridge::{Bridge, Bridges};
+use super::file::{ConfigError, Wrong, put, read, read_text_file, section};
+use super::first_user::{FirstUser, Secret, UserName};
+use super::nearest::describe_unknown;
+use super::transports::{AMQP_PORT, FileMode, Tls, TlsAddress, TlsLayer, UnixListener};
+use super::units::{
+    Bytes, Compat, Count, DiskLimit, FlashEndurance, Label, ListenAddress, LogLevel, Millis, Persist,
+    Seconds, Switch,
+};
 
 /// The board profile that is taken when none is named.
 pub(super) const BOARD_DEFAULT: &str = BOARDS[0].name;
@@ -123,4 +127,367 @@ impl Default for Config {
 /// The folder systemd made for us (`StateDirectory=`), or one beside where the program was started.
 fn data_dir_default() -> PathBuf {
     std::env::var_os("STATE_DIRECTORY").map_or_else(|| PathBuf::from("leveret-data"), PathBuf::from)
+}
+
+// What one source says: a profile, a file, or the flags.
+//
+// Always true: what is not said stays as it is in the layer below; a key in the wrong section is told where
+// it belongs.
+
+/// More than any configuration file has; it keeps `--config /dev/zero` from eating the memory.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+section! {
+    /// What one source says: a profile, a file, or the flags; whatever is `None` stays as it was below.
+    pub struct Layer {
+        /// See [`Config::board`].
+        pub board: String,
+        /// See [`Config::listen`]; replaces the addresses of the layers below.
+        pub listen: Vec<ListenAddress>,
+        /// See [`Config::listen_tls`]; replaces the addresses of the layers below.
+        pub listen_tls: Vec<TlsAddress>,
+        /// See [`UnixListener::path`](super::transports::UnixListener::path).
+        pub listen_unix: PathBuf,
+        pub(super) listen_unix_mode: FileMode,
+        /// See [`Config::management`]; replaces the addresses of the layers below.
+        pub management: Vec<ListenAddress>,
+        /// See [`Config::management_tls`]; replaces the addresses of the layers below.
+        pub management_tls: Vec<ListenAddress>,
+        /// See [`Config::metrics`]; replaces the addresses of the layers below.
+        pub metrics: Vec<ListenAddress>,
+        pub(super) management_hosts: Vec<String>,
+        pub(super) node_name: Label,
+        /// See [`Config::data_dir`].
+        pub data_dir: PathBuf,
+        pub(super) load_definitions: PathBuf,
+        /// See [`Config::memory_limit_bytes`].
+        pub memory_limit: Bytes<u64>,
+        /// See [`Config::memory_lock`].
+        pub memory_lock: bool,
+        /// See [`Config::log_level`].
+        pub log_level: LogLevel,
+        pub(super) flight_recorder: PathBuf,
+        pub(super) loopback_users: Vec<String>,
+        pub(super) default_user: UserName,
+        pub(super) default_pass: Secret,
+        pub(super) compat: Compat,
+        pub(super) product: Label,
+        pub(super) version: Label,
+        pub(super) heartbeat: Seconds,
+        pub(super) frame_max: Bytes<u32>,
+        pub(super) channel_max: Count<u16>,
+        pub(super) bridge: Bridges,
+    }
+    above {
+        pub(super) store: StoreLayer,
+        pub(super) tls: TlsLayer,
+        pub(super) limits: LimitsLayer,
+    }
+}
+
+/// What was said of a section, key by key.
+pub(super) trait Said {
+    /// Whether a key was said.
+    fn has(&self, key: &str) -> bool;
+    /// This layer without what it says of `key`.
+    fn without(&self, key: &str) -> Self;
+    /// Takes what `later` says over what is said here.
+    fn take_over(&mut self, later: &Self);
+}
+
+/// Declares the keys of a section: the key, how it is written, and the field it sets, which says what it
+/// means.
+macro_rules! section_keys {
+    ($layer:ident sets $target:ident; $($key:ident: $unit:ident $(<$kind:ty>)? => $field:ident;)*) => {
+        section! {
+            /// What is said of these.
+            pub(super) struct $layer {
+                $($key: $unit $(<$kind>)?,)*
+            }
+        }
+
+        impl Said for $layer {
+            fn has(&self, key: &str) -> bool {
+                match key {
+                    $(stringify!($key) => self.$key.is_some(),)*
+                    _ => false,
+                }
+            }
+
+            fn without(&self, key: &str) -> Self {
+                Self { $($key: self.$key.filter(|_| key != stringify!($key)),)* }
+            }
+
+            fn take_over(&mut self, later: &Self) {
+                $(self.$key = later.$key.or(self.$key);)*
+            }
+        }
+
+        impl $layer {
+            pub(super) fn lay_over(&self, target: &mut $target) {
+                $(if let Some(value) = self.$key {
+                    target.$field = value.0;
+                })*
+            }
+
+            pub(super) fn shown(target: &$target) -> Vec<String> {
+                vec![$(format!("{} = {}", stringify!($key), $unit(target.$field))),*]
+            }
+        }
+    };
+}
+
+section_keys! {
+    LimitsLayer sets Limits;
+    connections_max: Count<u32> => connections_max;
+    management_clients_max: Count<u32> => management_clients_max;
+    bridges_max: Count<u32> => bridges_max;
+    handshakes_max: Count<u32> => handshakes_max;
+    tls_connections_max: Count<u32> => tls_connections_max;
+    tls_handshakes_max: Count<u32> => tls_handshakes_max;
+    channels_max: Count<u32> => channels_max;
+    consumers_max: Count<u32> => consumers_max;
+    queues_max: Count<u32> => queues_max;
+    exchanges_max: Count<u32> => exchanges_max;
+    bindings_max: Count<u32> => bindings_max;
+    names_bytes_max: Bytes<u32> => names_bytes_max;
+    vhosts_max: Count<u32> => vhosts_max;
+    users_max: Count<u32> => users_max;
+    permissions_max: Count<u32> => permissions_max;
+    policies_max: Count<u32> => policies_max;
+    parameters_max: Count<u32> => parameters_max;
+    patterns_bytes_max: Bytes<u32> => patterns_bytes_max;
+    messages_max: Count<u32> => messages_max;
+    body_bytes_max: Bytes<u64> => body_bytes_max;
+    assembly_bytes_max: Bytes<u64> => assembly_bytes_max;
+    queue_entries_max: Count<u32> => queue_entries_max;
+    unacknowledged_max: Count<u32> => unacknowledged_max;
+    message_size_max: Bytes<u32> => message_size_max;
+    input_buffer_bytes: Bytes<u32> => input_buffer_bytes;
+    output_buffer_bytes: Bytes<u32> => output_buffer_bytes;
+    stash_bytes_max: Bytes<u32> => stash_bytes_max;
+    replies_bytes_max: Bytes<u32> => replies_bytes_max;
+    unsent_bytes_max: Bytes<u32> => unsent_bytes_max;
+    socket_receive_buffer_bytes: Bytes<u32> => socket_receive_buffer_bytes;
+    socket_send_buffer_bytes: Bytes<u32> => socket_send_buffer_bytes;
+    socket_local_buffer_bytes: Bytes<u32> => socket_local_buffer_bytes;
+    socket_local_buffers_max: Count<u32> => socket_local_buffers_max;
+    handshake_timeout: Millis => handshake_timeout_ms;
+    content_timeout: Millis => content_timeout_ms;
+    consumer_stall_timeout: Millis => consumer_stall_timeout_ms;
+    consumer_timeout: Millis => consumer_timeout_ms;
+    segment_bytes: Bytes<u32> => segment_bytes;
+    commit_bytes_max: Bytes<u32> => commit_bytes_max;
+    index_bytes_max: Bytes<u32> => index_bytes_max;
+}
+
+section_keys! {
+    StoreLayer sets Store;
+    disk_limit: DiskLimit => disk_limit_bytes;
+    persist: Persist => persist_all;
+    require_store: Switch => require_store;
+    commit_window: Millis => commit_window_ms;
+    confirm_window: Millis => confirm_window_ms;
+    settle_window: Millis => settle_window_ms;
+    syncs_per_second: Count<u32> => syncs_per_s;
+    sync_burst: Count<u32> => sync_burst;
+    flash_endurance: FlashEndurance => flash_endurance_bytes;
+    flash_years_min: Count<u32> => flash_years_min;
+}
+
+/// The line of a file, from 1, that says a key, if one does.
+pub(super) fn line_of(file: &Path, key: &str) -> Option<usize> {
+    let text = read_text(file).ok()?;
+    let says = |line: &str| {
+        line.trim_start().strip_prefix(key).is_some_and(|rest| rest.trim_start().starts_with('='))
+    };
+    text.lines().position(says).map(|at| at + 1)
+}
+
+fn read_text(file: &Path) -> Result<String, ConfigError> {
+    let unreadable = |why| ConfigError::Unreadable { file: file.to_path_buf(), why };
+    let text = read_text_file(file, FILE_BYTES_MAX).map_err(unreadable)?;
+    text.ok_or_else(|| unreadable(io::Error::other("it is larger than any configuration")))
+}
+
+impl Layer {
+    /// Reads a configuration file.
+    pub(super) fn read(file: &Path) -> Result<Self, ConfigError> {
+        Self::parse(&file.display().to_string(), &read_text(file)?)
+    }
+
+    /// What `text` says, which stands in `file`.
+    ///
+    /// # Errors
+    /// What is wrong, on which line, and what to write instead.
+    pub fn parse(file: &str, text: &str) -> Result<Self, ConfigError> {
+        let mut layer = Self::default();
+        match read(text, &mut layer, describe_unknown_key) {
+            Ok(()) => Ok(layer),
+            Err(Wrong { at, mut why, first }) => {
+                let line_of =
+                    |at: usize| text.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
+                let line = line_of(at);
+                if let Some(first) = first {
+                    why.push_str(&format!("; the first is in line {}", line_of(first)));
+                }
+                Err(ConfigError::Refused { file: file.to_string(), line, why })
+            }
+        }
+    }
+}
+
+/// Why a key is refused: it belongs elsewhere, or does not exist.
+fn describe_unknown_key(key: &str, known: &[&str]) -> String {
+    let is_top = known.contains(&"limits");
+    let sections =
+        [("[limits]", LimitsLayer::KEYS), ("[store]", StoreLayer::KEYS), ("[tls]", TlsLayer::KEYS)];
+    let home = sections.into_iter().find(|(_, keys)| keys.contains(&key));
+    match home {
+        Some((section, _)) => format!("{key} belongs under {section}"),
+        None if !is_top && Layer::KEYS.contains(&key) => {
+            format!("{key} belongs at the top of the file, above the sections")
+        }
+        None => describe_unknown("key", key, known),
+    }
+}
+
+// The section `[store]`.
+
+/// How what outlives the process is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Store {
+    /// The most that the segments of the log take on the disk, in bytes; `None`: half of what was free.
+    pub disk_limit_bytes: Option<u64>,
+    /// Every message to a durable queue is persistent, whatever its delivery_mode.
+    pub persist_all: bool,
+    /// Where there is no store, none is begun: the start fails.
+    pub require_store: bool,
+    /// How long persistent messages that nobody awaits may gather before they are synced, in milliseconds:
+    /// so much a power cut may take.
+    pub commit_window_ms: u32,
+    /// How long awaited ones gather once the sync budget is used up, in milliseconds.
+    pub confirm_window_ms: u32,
+    /// How long acknowledgements alone may gather, in milliseconds: after a power cut their messages come
+    /// again.
+    pub settle_window_ms: u32,
+    /// Syncs a second that the card may do for ever; 0 is without limit.
+    pub syncs_per_s: u32,
+    /// Syncs that may be done at once after a rest.
+    pub sync_burst: u32,
+    /// Bytes that may be written to the card before it is worn out; 0 when nobody says.
+    pub flash_endurance_bytes: u64,
+    /// An alarm is raised when it lasts fewer years than this; 0 for never.
+    pub flash_years_min: u32,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self {
+            disk_limit_bytes: None,
+            persist_all: false,
+            require_store: false,
+            commit_window_ms: 1_000,
+            confirm_window_ms: 50,
+            settle_window_ms: 5_000,
+            syncs_per_s: 0,
+            sync_burst: 200,
+            flash_endurance_bytes: 0,
+            flash_years_min: 2,
+        }
+    }
+}
+
+// What the limits follow from: what stands in the profile, and what a person set over it.
+
+/// The memory of the whole process when nothing is said, in bytes.
+pub(super) const MEMORY_LIMIT_BYTES_DEFAULT: u64 = 128_000_000;
+
+/// What stands in a profile, beside what a person sets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Profile {
+    /// Its limits.
+    pub limits: Limits,
+    /// Its `memory_limit`, in bytes.
+    pub memory_limit_bytes: u64,
+}
+
+impl Default for Profile {
+    fn default() -> Self {
+        Self { limits: Limits::default(), memory_limit_bytes: MEMORY_LIMIT_BYTES_DEFAULT }
+    }
+}
+
+/// What a person set of the limits, in the file or by flags.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct ByHand {
+    limits: LimitsLayer,
+    pub(super) frame_max: Option<u32>,
+}
+
+/// The key that is set besides those of `[limits]` and costs memory.
+pub(super) const FRAME_MAX: &str = "frame_max";
+/// The key that follows from how many bridges are said.
+pub(super) const BRIDGES_MAX: &str = "bridges_max";
+
+impl ByHand {
+    /// What a layer says, over what was said before.
+    pub(super) fn add(&mut self, layer: &Layer) {
+        self.limits.take_over(&layer.limits);
+        self.frame_max = layer.frame_max.map(|bytes| bytes.0).or(self.frame_max);
+    }
+
+    /// Bridges that there is to be room for.
+    pub(super) fn bridges_max(&self) -> usize {
+        let mut limits = Limits { bridges_max: 0, ..Limits::default() };
+        self.limits.lay_over(&mut limits);
+        limits.bridges_max as usize
+    }
+
+    pub(super) fn lay_over(&self, limits: &mut Limits) {
+        self.limits.lay_over(limits);
+        put(&mut limits.frame_max, self.frame_max);
+    }
+
+    pub(super) fn has(&self, key: &str) -> bool {
+        if key == FRAME_MAX { self.frame_max.is_some() } else { self.limits.has(key) }
+    }
+
+    pub(super) fn without(&self, key: &str) -> Self {
+        let frame_max = self.frame_max.filter(|_| key != FRAME_MAX);
+        Self { limits: self.limits.without(key), frame_max }
+    }
+}
+
+// Who the broker says it is.
+
+/// Who the broker says it is in connection.start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Product {
+    /// `product` in the server's properties.
+    pub name: String,
+    /// `version` in the server's properties.
+    pub version: String,
+}
+
+/// What the layers say about product and version: an explicit one goes before `compat`, whichever came last.
+#[derive(Default)]
+pub(super) struct Announced {
+    pub(super) compat: Option<Compat>,
+    pub(super) product: Option<Label>,
+    pub(super) version: Option<Label>,
+}
+
+impl Announced {
+    pub(super) fn product(self) -> Product {
+        let (name, version) = match self.compat {
+            // Celery's client sets its prefetch right only where it is told so, and nobody configures that.
+            Some(Compat::RabbitMq) | None => ("RabbitMQ", RABBITMQ_VERSION),
+            Some(Compat::None) => ("Leveret", env!("CARGO_PKG_VERSION")),
+        };
+        Product {
+            name: self.product.map_or_else(|| name.to_string(), |label| label.0),
+            version: self.version.map_or_else(|| version.to_string(), |label| label.0),
+        }
+    }
 }

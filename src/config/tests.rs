@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::layer::LimitsLayer;
+use super::settings::LimitsLayer;
 use super::transports::FileMode;
 use super::*;
 use leveret_core::limits::Limits;

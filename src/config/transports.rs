@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use toml::de::DeValue;
 
-use super::read::{Readable, Value, Wrong, put, read_from_text, section};
+use super::file::{Readable, Value, Wrong, put, read_from_text, section};
 use super::units::{BadValue, ListenAddress, split_zone};
 
 /// The port registered for AMQP.

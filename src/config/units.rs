@@ -8,7 +8,7 @@ use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
-use super::read::{Readable, Value, Wrong, read_from_text};
+use super::file::{Readable, Value, Wrong, read_from_text};
 
 /// A value that cannot be used, and what would do instead.
 #[derive(Clone, Debug, PartialEq, Eq)]

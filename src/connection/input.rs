@@ -8,25 +8,22 @@
 //! further; a frame that cannot be begun now has not been touched; once we closed the connection, nothing but
 //! close-ok means anything.
 
-use super::channel::{ConfirmList, Listed, NONE, Slot, State};
-use super::connection::{Connection, PARTING_MS, Phase};
-use super::content::Content;
-use super::context::{Context, Names};
-use super::erlang::{BadEnd, FrameSnippet};
-use super::frame_faults::{
-    fault_of_method, hard_fault, payload_kind, unexpected_frame, unexpected_method, unknown_frame,
-};
-use super::output::Blocked;
-use super::pending::{Kind, Pending};
-use super::publish::misplaced_body;
-use super::step::{BodyFrame, Step, Suspension, Verdict};
-
 use leveret_amqp::{
-    FRAME_END, FRAME_HEADER_LEN, Frame, FrameError, FrameHeader, FrameKind, Method, next_frame,
+    FRAME_END, FRAME_HEADER_LEN, FRAME_OVERHEAD, Frame, FrameError, FrameHeader, FrameKind, Method,
+    MethodError, Properties, WireError, next_frame,
 };
-use leveret_core::command::{Command, ReplyOrder};
+use leveret_core::command::{ChannelId, Command, ReplyOrder, Settlement};
 use leveret_core::error::{Fault, ReplyCode, Scope};
 use leveret_core::log_limiter::LogKind;
+use leveret_core::mem::{MessageFlags, PoolFull};
+
+use super::channel::{ConfirmList, Listed, NONE, Slot, State};
+use super::connection::{Connection, Context, Names, PARTING_MS, Phase};
+use super::erlang::{BadEnd, FrameSnippet, Numbers};
+use super::methods::{Kind, Pending};
+use super::output::Blocked;
+use super::publish::misplaced_body;
+use super::publish::{Content, PublishFlags, message_flags};
 
 impl Connection {
     /// Handles input from `input[*at..]`, moves `at` past what was consumed, and stops at the first thing
@@ -476,3 +473,310 @@ impl Connection {
         }
     }
 }
+
+// Publishes and acknowledgements whose frames are all there: what comes by the million.
+//
+// Why it exists: a small publish is three frames, and taking them one by one through every check costs more
+// than routing the message. When all three lie in the input, are what they should be, and the pools have
+// room, the message is made in one go. What always holds: anything unusual, however slightly, leaves
+// everything untouched and is left to the general way (`content`, `methods`), which gives the same result;
+// so nothing is decided here but that nothing needs to be.
+
+const PUBLISH_ID: [u8; 4] = [0, 60, 0, 40];
+const ACK_ID: [u8; 4] = [0, 60, 0, 80];
+/// basic.ack: its frame is always as long as this.
+const ACK_PAYLOAD_LEN: usize = 4 + 8 + 1;
+/// Class 60, weight 0.
+const CONTENT_ID: [u8; 4] = [0, 60, 0, 0];
+const MANDATORY: u8 = 1;
+const IMMEDIATE: u8 = 2;
+
+/// A publish as it lies in the input.
+struct WholePublish<'i> {
+    exchange: &'i [u8],
+    routing_key: &'i [u8],
+    bits: u8,
+    properties: &'i [u8],
+    body: &'i [u8],
+    /// Octets of input that it takes.
+    input_len: usize,
+}
+
+impl Connection {
+    /// Handles a whole publish or acknowledgement at the start of `unread`; says how many octets it took.
+    /// `None`: it is for somebody else.
+    #[inline]
+    pub(super) fn step_fast_path(
+        &mut self,
+        context: &mut Context<'_>,
+        unread: &[u8],
+    ) -> Option<(usize, Step<'static>)> {
+        let header = FrameHeader::peek(unread)?;
+        let id: [u8; 4] = *unread.get(FRAME_HEADER_LEN..)?.first_chunk()?;
+        if header.raw_kind != FrameKind::Method as u8 || header.channel == 0 {
+            return None;
+        }
+        match id {
+            PUBLISH_ID => self.publish_whole(context, header.channel, unread),
+            ACK_ID => self.ack_whole(context, header.channel, unread),
+            _ => None,
+        }
+    }
+
+    fn ack_whole(
+        &mut self,
+        context: &Context<'_>,
+        number: u16,
+        unread: &[u8],
+    ) -> Option<(usize, Step<'static>)> {
+        let (payload, _) = take_frame(unread, FrameKind::Method, number)?;
+        let payload: &[u8; ACK_PAYLOAD_LEN] = payload.try_into().ok()?;
+        let [_, _, _, _, tag @ .., bits] = *payload;
+        let (slot, channel) = self.idle_channel(context, number)?;
+        self.input.pending = Pending::on_channel(Kind::Silent, (60, 80), slot, true);
+        let command = Command::Settle {
+            delivery_tag: u64::from_be_bytes(tag),
+            multiple: bits & 1 != 0,
+            settlement: Settlement::Ack,
+        };
+        Some((ACK_PAYLOAD_LEN + FRAME_OVERHEAD, Step::Command { channel: Some(channel), command }))
+    }
+
+    fn publish_whole(
+        &mut self,
+        context: &mut Context<'_>,
+        number: u16,
+        unread: &[u8],
+    ) -> Option<(usize, Step<'static>)> {
+        let whole = WholePublish::read(unread, number, self.negotiated.frame_max)?;
+        if whole.body.len() > context.settings.message_size_max as usize || whole.bits & IMMEDIATE != 0 {
+            return None;
+        }
+        let exchange = core::str::from_utf8(whole.exchange).ok()?;
+        let flags = match whole.properties {
+            [0, 0] => MessageFlags::NONE,
+            bytes => message_flags(Properties::parse(bytes).ok()?),
+        };
+        let (slot, channel) = self.idle_channel(context, number)?;
+        if !context.pools.channels[slot].confirms.has_room() {
+            return None;
+        }
+        let message = context.messages.begin(exchange, whole.routing_key, context.share).ok()?;
+        let len = whole.body.len() as u32;
+        if context.messages.reserve_content(message, whole.properties, flags, len, context.share).is_err() {
+            context.messages.discard(message);
+            return None;
+        }
+        context.messages.append_body(message, whole.body);
+        context.messages.finish(message);
+
+        let mandatory = whole.bits & MANDATORY != 0;
+        let flags = PublishFlags { mandatory, immediate: false };
+        context.pools.channels[slot].content = Content::Complete { message, flags };
+        self.channels.contents += 1;
+        self.blocked.concerned = self.capabilities.connection_blocked;
+        self.input.pending = Pending::on_channel(Kind::Publish, PUBLISH, slot, true);
+        let command = Command::Publish { message, mandatory };
+        Some((whole.input_len, Step::Command { channel: Some(channel), command }))
+    }
+
+    /// An open channel without a content under way.
+    #[inline]
+    fn idle_channel(&mut self, context: &Context<'_>, number: u16) -> Option<(Slot, ChannelId)> {
+        let slot = context.pools.channels.find(&mut self.channels, self.id, number)?;
+        let record = &context.pools.channels[slot];
+        match (record.state, record.content) {
+            (State::Open(channel), Content::None) => Some((slot, channel)),
+            _ => None,
+        }
+    }
+}
+
+impl<'i> WholePublish<'i> {
+    #[inline]
+    fn read(unread: &'i [u8], number: u16, frame_max: u32) -> Option<Self> {
+        let (method, behind) = take_frame(unread, FrameKind::Method, number)?;
+        let (header, behind) = take_frame(behind, FrameKind::Header, number)?;
+        let (id, header) = header.split_first_chunk::<4>()?;
+        let (body_len, properties) = header.split_first_chunk::<8>()?;
+        let (body, behind) = match u64::from_be_bytes(*body_len) {
+            0 => (&[][..], behind),
+            len => {
+                let (body, behind) = take_frame(behind, FrameKind::Body, number)?;
+                if body.len() as u64 != len {
+                    return None;
+                }
+                (body, behind)
+            }
+        };
+        // Class, method and the unused ticket.
+        let (exchange, arguments) = take_short(method.get(6..)?)?;
+        let (routing_key, arguments) = take_short(arguments)?;
+        let [bits] = *arguments else {
+            return None;
+        };
+        let longest = method.len().max(properties.len() + 12).max(body.len());
+        if *id != CONTENT_ID || longest > frame_max as usize {
+            return None;
+        }
+        let input_len = unread.len() - behind.len();
+        Some(Self { exchange, routing_key, bits, properties, body, input_len })
+    }
+}
+
+/// The payload of the frame that `unread` begins with, when it is whole and of this kind and channel; and
+/// what is behind it.
+#[inline]
+fn take_frame(unread: &[u8], kind: FrameKind, number: u16) -> Option<(&[u8], &[u8])> {
+    let (header, unread) = unread.split_first_chunk::<FRAME_HEADER_LEN>()?;
+    let header = FrameHeader::parse(header);
+    let (payload, unread) = unread.split_at_checked(header.size as usize)?;
+    let (end, unread) = unread.split_first()?;
+    let fits = header.raw_kind == kind as u8 && header.channel == number && *end == FRAME_END;
+    fits.then_some((payload, unread))
+}
+
+#[inline]
+fn take_short(unread: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (len, unread) = unread.split_first()?;
+    unread.split_at_checked(usize::from(*len))
+}
+
+// What is wrong with a frame or a method, in RabbitMQ's words.
+//
+// Always true: the checks come in RabbitMQ's order, so that a frame with two mistakes is refused for the
+// same one; nothing here changes anything.
+
+/// A connection-scoped fault with one of the codes that end connections anyway.
+pub(super) fn hard_fault(code: ReplyCode, explanation: core::fmt::Arguments<'_>) -> Fault {
+    Fault::connection(code, explanation)
+}
+
+/// What a payload can be read as; `None` when it is too short for its kind or of none.
+pub(super) fn payload_kind(frame: Frame<'_>) -> Option<FrameKind> {
+    let kind = frame.header.kind()?;
+    let is_possible = match kind {
+        FrameKind::Method => frame.payload.len() >= 4,
+        FrameKind::Header => frame.payload.len() >= 12,
+        FrameKind::Body => true,
+        FrameKind::Heartbeat => frame.payload.is_empty(),
+    };
+    is_possible.then_some(kind)
+}
+
+pub(super) fn unknown_frame(frame: Frame<'_>) -> Fault {
+    hard_fault(ReplyCode::FrameError, format_args!("{}: unknown_frame", snippet(frame)))
+}
+
+pub(super) fn unexpected_frame(frame: Frame<'_>) -> Fault {
+    hard_fault(ReplyCode::UnexpectedFrame, format_args!("{}", snippet(frame)))
+}
+
+/// What is wrong with a frame before its payload is read as anything; RabbitMQ's checks in its order. The
+/// frame is allowed on channel 0 only, and methods and heartbeats are allowed there.
+pub(super) fn fault_of_frame(frame: Frame<'_>) -> Option<Fault> {
+    let kind = payload_kind(frame);
+    match (kind, frame.header.channel) {
+        (None, _) => Some(unknown_frame(frame)),
+        (Some(FrameKind::Method | FrameKind::Heartbeat), 0) => None,
+        _ => Some(unexpected_frame(frame)),
+    }
+}
+
+/// The fault for a method that cannot be read, and which method it concerns.
+pub(super) fn fault_of_method(
+    error: MethodError,
+    payload: &[u8],
+    on_connection: bool,
+) -> (Fault, (u16, u16)) {
+    match error {
+        MethodError::NoId => (hard_fault(ReplyCode::FrameError, format_args!("no method")), (0, 0)),
+        MethodError::Unknown { class_id, method_id } => (
+            hard_fault(ReplyCode::CommandInvalid, format_args!("unknown method {class_id}.{method_id}")),
+            (class_id, method_id),
+        ),
+        MethodError::Malformed { class_id, method_id, error: WireError::NotUtf8 } => (
+            hard_fault(ReplyCode::FrameError, format_args!("{}", WireError::NotUtf8)),
+            if on_connection { (class_id, method_id) } else { (0, 0) },
+        ),
+        MethodError::Malformed { class_id, method_id, .. } => {
+            let fields = Numbers(payload.get(4..).unwrap_or_default());
+            (hard_fault(ReplyCode::FrameError, format_args!("cannot decode {fields}")), (class_id, method_id))
+        }
+    }
+}
+
+/// A method that makes no sense in this phase of the connection.
+pub(super) fn unexpected_method(phase: &str) -> Fault {
+    hard_fault(ReplyCode::ChannelError, format_args!("unexpected method in connection state {phase}"))
+}
+
+const fn snippet(frame: Frame<'_>) -> FrameSnippet<'_> {
+    FrameSnippet { raw_kind: frame.header.raw_kind, payload: frame.payload }
+}
+
+// What input led to: for whoever drives a connection, and inside it for one frame.
+
+/// Why input stands still although there is some.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Suspension {
+    /// The peer does not read its replies: go on when some of the output has been written.
+    ReplySpace,
+    /// There is no room for the message it publishes: go on when messages have left the broker.
+    ContentRoom(PoolFull),
+}
+
+/// What input led to.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Step<'a> {
+    /// Every whole frame has been handled.
+    NeedMore,
+    /// Apply it, [`super::Connection::answer`], and call [`super::Connection::next`] again.
+    Command {
+        /// The broker's channel; `None` for commands of the connection itself.
+        channel: Option<ChannelId>,
+        /// What the peer asks for.
+        command: Command<'a>,
+    },
+    /// Input stands still for now.
+    Suspended(Suspension),
+    /// Nothing more will be read: write what there is to write, then close the socket.
+    Finished,
+}
+
+/// What handling one frame led to.
+pub(super) enum Verdict<'a> {
+    /// The frame is handled.
+    Done,
+    /// It cannot be begun now and stays in the input.
+    Wait(Suspension),
+    /// It is handled, and the broker is asked.
+    Step(Step<'a>),
+    /// A method on an open channel that becomes a command with names.
+    Named(Slot, Method<'a>),
+    /// The peer's mistake, with the method at fault and the channel, if it is one that is open.
+    Fault(Fault, (u16, u16), Slot),
+}
+
+impl Verdict<'_> {
+    pub(super) fn hard(code: ReplyCode, text: core::fmt::Arguments<'_>, id: (u16, u16)) -> Self {
+        Self::Fault(hard_fault(code, text), id, NONE)
+    }
+}
+
+/// The body frame that is being streamed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct BodyFrame {
+    /// Whose content it belongs to; [`NONE`] when it is only read over.
+    pub(super) slot: Slot,
+    /// Octets of payload still to come; the end octet follows.
+    pub(super) left: u32,
+    pub(super) is_begun: bool,
+}
+
+impl BodyFrame {
+    pub(super) const NONE: Self = Self { slot: NONE, left: 0, is_begun: false };
+}
+
+/// basic.publish, the method that contents belong to.
+pub(super) const PUBLISH: (u16, u16) = (60, 40);

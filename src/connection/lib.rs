@@ -54,32 +54,23 @@
 )]
 
 mod channel;
-mod client_properties;
-mod confirms;
 mod connection;
-mod content;
-mod context;
 mod deliveries;
 mod erlang;
-mod fast_path;
-mod frame_faults;
 mod handshake;
 mod input;
 mod methods;
 mod output;
-mod pending;
 mod publish;
 mod replies;
-mod settings;
-mod step;
 mod timers;
 
 // The rooms below, by the names that everybody has for them.
 
 pub use connection::{Caller, Connection, Negotiated, Peer, Stage};
-pub use content::message_flags;
-pub use context::{Context, Names, Pools};
+pub use connection::{Context, Names, Pools};
+pub use connection::{Identity, Settings};
+pub use input::{Step, Suspension};
 pub use output::Filled;
-pub use settings::{Identity, Settings};
-pub use step::{Step, Suspension};
+pub use publish::message_flags;
 pub use timers::Timeout;

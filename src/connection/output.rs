@@ -13,8 +13,8 @@
 //! - Once the connection is closing, no further frame of a delivery is begun; the frame that was cut is finished.
 
 use super::channel::{ConfirmList, NONE};
+use super::connection::Context;
 use super::connection::{Connection, Phase};
-use super::context::Context;
 use super::deliveries::{Begun, Layout, write_part, write_small};
 use super::replies::RECORD_HEAD_BYTES;
 use leveret_amqp::{HEARTBEAT_FRAME, Method, PROTOCOL_HEADER, Writer};

@@ -11,16 +11,15 @@
 //! connection whose content waits for room holds no other incomplete content, so it waits only for what
 //! others can free.
 
-use super::channel::{NONE, Slot, State};
-use super::connection::Connection;
-use super::content::{Content, PublishFlags, message_flags};
-use super::context::Context;
-use super::pending::{Kind, Pending};
-use super::step::{PUBLISH, Step, Suspension, Verdict};
-use leveret_amqp::{BASIC_CLASS, ContentHeader, WireError};
+use leveret_amqp::{BASIC_CLASS, ContentHeader, Properties, WireError};
 use leveret_core::command::Command;
 use leveret_core::error::{Advice, Fault, ReplyCode};
-use leveret_core::mem::{MessageId, PoolFull, Share};
+use leveret_core::mem::{MessageFlags, MessageId, PoolFull, Share};
+
+use super::channel::{NONE, Slot, State};
+use super::connection::{Connection, Context};
+use super::input::{PUBLISH, Step, Suspension, Verdict};
+use super::methods::{Kind, Pending};
 
 impl Connection {
     /// basic.publish on an open channel without a content under way.
@@ -322,4 +321,47 @@ fn expected_header<'a>() -> Verdict<'a> {
 fn expected_body<'a>() -> Verdict<'a> {
     let text = format_args!("expected content body, got non content body frame instead");
     Verdict::hard(ReplyCode::UnexpectedFrame, text, PUBLISH)
+}
+
+// How far the content of a channel has come: a record, which `publish` moves on.
+
+/// How far the content of a channel has come. Without a message it is only read over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Content {
+    /// A method comes next.
+    None,
+    /// The header comes next.
+    Header { message: Option<MessageId>, flags: PublishFlags },
+    /// So many octets of body come next.
+    Body { message: Option<MessageId>, flags: PublishFlags, missing: u64 },
+    /// Complete; the broker is being asked, or had no room.
+    Complete { message: MessageId, flags: PublishFlags },
+}
+
+impl Content {
+    #[inline]
+    pub(super) const fn holds_message(self) -> bool {
+        matches!(
+            self,
+            Self::Header { message: Some(_), .. }
+                | Self::Body { message: Some(_), .. }
+                | Self::Complete { .. }
+        )
+    }
+}
+
+/// The flags of basic.publish.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct PublishFlags {
+    pub(super) mandatory: bool,
+    pub(super) immediate: bool,
+}
+
+impl PublishFlags {
+    pub(super) const NONE: Self = Self { mandatory: false, immediate: false };
+}
+
+/// What is known of a message by its properties.
+pub fn message_flags(properties: Properties<'_>) -> MessageFlags {
+    properties.message_flags()
 }

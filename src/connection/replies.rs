@@ -10,9 +10,9 @@
 //! connection can keep another from being answered.
 
 use super::channel::{ConfirmList, Listed, NONE, Slot, State};
+use super::connection::Context;
 use super::connection::{Connection, Phase};
-use super::context::Context;
-use super::pending::{Kind, Pending};
+use super::methods::{Kind, Pending};
 use super::timers;
 use leveret_amqp::{Method, Writer};
 use leveret_core::command::{Name, Outcome, ReplyOrder};

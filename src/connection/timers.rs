@@ -6,10 +6,10 @@
 //! so no connection keeps the loop awake.
 
 use super::channel::NONE;
+use super::connection::Context;
 use super::connection::{Connection, Phase};
-use super::content::Content;
-use super::context::Context;
-use super::frame_faults::hard_fault;
+use super::input::hard_fault;
+use super::publish::Content;
 use leveret_core::log_limiter::LogKind;
 use leveret_core::time::{Deadline, Now};
 

@@ -22,11 +22,11 @@
 
 use std::io;
 
+use super::commit_builder::ResizeZeroed;
 use super::disk::Disk;
-use super::format::COMMIT_MAGIC;
-use super::identity::Identity;
+use super::segment::COMMIT_MAGIC;
+use super::segment::Identity;
 use super::varint::Input;
-use super::zeroes::ResizeZeroed;
 
 /// What commits are padded to, in bytes: the block that is never written twice.
 pub const BLOCK_BYTES: usize = 4096;

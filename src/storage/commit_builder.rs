@@ -6,22 +6,23 @@
 
 use std::io;
 
+use leveret_core::journal::definition::is_access;
 use leveret_core::time::Now;
 
-use super::access_digest::DIGEST_RECORD_BYTES;
-use super::access_file::Updated;
-use super::access_state::access_places;
-use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, CommitHeader, Owner, padded};
+use super::access::{DIGEST_RECORD_BYTES, Updated, access_places};
+use super::commit::{self, BLOCK_BYTES, COMMIT_HEADER_BYTES, CommitHeader, Owner, padded};
 use super::disk::Disk;
-use super::footer::Trailer;
+use super::footer::{Footer, Trailer};
 use super::jobs::{CommitDone, CommitJob, EndJob, Outcome, Reached, Seal, Write};
+use super::log::Position;
 use super::log::{Failed, InFlight, Log};
-use super::names;
-use super::place::Position;
-use super::record_walk::apply_records;
-use super::report::Step;
+use super::parts::BodyPart;
+use super::queue_names;
+use super::reader::apply_records;
+use super::record::Record;
+use super::recovery::Step;
 use super::segment::{SegmentHeader, SegmentRef};
-use super::slots::Slot;
+use super::space::Slot;
 use super::space::Space;
 
 impl Log {
@@ -308,7 +309,7 @@ impl Log {
         let mut bytes = core::mem::take(&mut self.space.spares.header);
         header.encode(&mut bytes);
         self.space.spares.live = header.live;
-        let names_bytes = names::room_kept(&self.index, self.settings.segment_bytes);
+        let names_bytes = queue_names::room_kept(&self.index, self.settings.segment_bytes);
         self.space.active.begin(bytes.len(), names_bytes);
         (self.space.active.segment(), Write { slot, at: 0, bytes })
     }
@@ -343,3 +344,411 @@ impl Log {
 }
 
 const _: () = assert!(BLOCK_BYTES > COMMIT_HEADER_BYTES);
+
+// The segment that is written: where its next commit goes, and what is noted of it for its footer.
+//
+// Always true: commits lie one behind the other from the header on, and the next one goes to the tail; what
+// the footer notes lies before the tail, but for what [`ActiveSegment::note`] was told last, which is undone
+// or followed by [`ActiveSegment::advance`].
+
+/// A commit that fills a segment up is worth its sync from one in so many parts of the largest on.
+const FILLING_PART: usize = 8;
+
+/// The segment that is written.
+#[derive(Debug)]
+pub(super) struct ActiveSegment {
+    segment: SegmentRef,
+    segment_bytes: u32,
+    /// The next commit goes here; the segment's size when it is sealed.
+    tail: u32,
+    footer: Footer,
+    sequence_max: u64,
+}
+
+impl ActiveSegment {
+    /// What a start found; none has had a sequence above `sequence_max`.
+    pub(super) fn new(
+        (segment, segment_bytes): (SegmentRef, u32),
+        (tail, footer): (u32, Footer),
+        sequence_max: u64,
+    ) -> Self {
+        let footer = footer.with_room(segment_bytes);
+        Self { segment, segment_bytes, tail, footer, sequence_max }
+    }
+
+    /// Which it is, and its file.
+    pub(super) const fn segment(&self) -> SegmentRef {
+        self.segment
+    }
+
+    /// Which it is; 0 when there is none yet.
+    pub(super) const fn sequence(&self) -> u64 {
+        self.segment.sequence
+    }
+
+    /// Its file.
+    pub(super) const fn slot(&self) -> u32 {
+        self.segment.slot
+    }
+
+    /// Where the next commit goes, in bytes from its start.
+    pub(super) const fn tail(&self) -> u32 {
+        self.tail
+    }
+
+    /// What is noted of it.
+    pub(super) const fn footer(&self) -> &Footer {
+        &self.footer
+    }
+
+    /// Whether it was sealed by another life, or there is none yet.
+    pub(super) const fn is_sealed(&self) -> bool {
+        self.tail == self.segment_bytes || self.segment.sequence == 0
+    }
+
+    /// Notes the records of the next commit, which goes to the tail.
+    pub(super) fn note(&mut self, records: &[u8]) {
+        self.footer.note_records(records, self.tail + COMMIT_HEADER_BYTES as u32);
+    }
+
+    /// What was noted last goes elsewhere.
+    pub(super) fn undo(&mut self) {
+        self.footer.undo();
+    }
+
+    /// A commit of so many bytes, whole blocks, was put at the tail.
+    pub(super) const fn advance(&mut self, bytes: usize) {
+        self.tail += bytes as u32;
+    }
+
+    /// Takes what is noted, for the footer is to be written, and an empty one for the next segment.
+    pub(super) fn replace_footer(&mut self, empty: Footer) -> Footer {
+        self.footer.replace(empty)
+    }
+
+    /// The next segment begins in this file; its header follows with [`Self::begin`].
+    pub(super) const fn open(&mut self, slot: u32) {
+        self.sequence_max += 1;
+        self.segment = SegmentRef { sequence: self.sequence_max, slot };
+    }
+
+    /// Its header takes so many bytes, and so many of its footer are kept for the names of queues.
+    pub(super) fn begin(&mut self, header_bytes: usize, names_bytes: usize) {
+        self.tail = header_bytes as u32;
+        self.footer.clear();
+        self.footer.keep_room_for_names(names_bytes);
+    }
+
+    // ---- room
+
+    /// Bytes behind the tail.
+    const fn rest(&self) -> usize {
+        (self.segment_bytes - self.tail) as usize
+    }
+
+    /// Whether so many bytes are left, its footer left out.
+    pub(super) const fn holds(&self, commit_bytes: usize) -> bool {
+        commit_bytes <= self.rest()
+    }
+
+    /// Whether its footer, of which what is to be written is noted already, still has its place behind it.
+    pub(super) const fn holds_with_footer(&self, commit_bytes: usize) -> bool {
+        commit_bytes + padded(self.footer.bytes_max()) <= self.rest()
+    }
+
+    /// Whether a commit of so many bytes, of which nothing is noted yet, leaves room for the footer.
+    pub(super) fn fits(&self, commit_bytes: usize) -> bool {
+        let footer = padded(self.footer.bytes_max() + Footer::bytes_max_of(commit_bytes));
+        commit_bytes + footer <= self.rest()
+    }
+
+    /// The most bytes of a commit that goes into it; where it is the last there is, its footer gives way.
+    pub(super) fn commit_room(&self, is_last: bool) -> usize {
+        if is_last {
+            return self.rest();
+        }
+        let room = self.rest().saturating_sub(padded(self.footer.bytes_max()));
+        room / 2 / BLOCK_BYTES * BLOCK_BYTES
+    }
+
+    /// About the most bytes of a commit that fills it up, and leaves room for its footer: so little of it
+    /// stays unused. 0 when a commit of so few is not worth its sync.
+    #[inline]
+    pub(super) fn filling_room(&self, commit_bytes_max: usize) -> usize {
+        let (tail, footer) = (self.tail as usize, self.footer.bytes_max());
+        let room = (self.segment_bytes as usize).saturating_sub(tail + footer);
+        let commit =
+            (room as u64 * tail as u64 / (tail + footer) as u64) as usize / BLOCK_BYTES * BLOCK_BYTES;
+        let commit = commit.saturating_sub(BLOCK_BYTES);
+        if commit * FILLING_PART < commit_bytes_max { 0 } else { commit }
+    }
+
+    /// Bytes that may still go into it, roughly and rather too few.
+    pub(super) fn room_bytes(&self, commit_bytes_max: u32) -> u64 {
+        let used = u64::from(self.tail) + self.footer.bytes_max() as u64 + 2 * u64::from(commit_bytes_max);
+        u64::from(self.segment_bytes).saturating_sub(used)
+    }
+}
+
+// What gathers for the next commit: its records, and what is to be known of them when it is made.
+//
+// Always true: the bytes begin with the room for a commit's header, and are whole records from there on, as
+// many as are counted; so what is handed out needs a header and nothing else.
+
+/// Records that wait for their commit.
+#[derive(Debug)]
+pub(super) struct Gathering {
+    bytes: Vec<u8>,
+    records: u32,
+    fresh_bytes: usize,
+    /// Of those before it.
+    fresh_bytes_before: u64,
+    /// Everything that was said so far, settlements too.
+    pub(super) appended: Position,
+    copied_bytes: usize,
+    has_group: bool,
+    has_access: bool,
+    frees: bool,
+    digest_at: usize,
+    /// The buffer of the last commit, for the one after the next.
+    spare: Vec<u8>,
+}
+
+/// What is handed out as one commit.
+#[derive(Debug)]
+pub(super) struct Gathered {
+    /// Room for a header, and the records.
+    pub(super) bytes: Vec<u8>,
+    pub(super) records: u32,
+    /// Some of the records belong together.
+    pub(super) has_group: bool,
+}
+
+impl Gathering {
+    /// With so much room, and the records that a start writes again.
+    pub(super) fn new(commit_bytes: usize, again: &[u8], again_records: u32) -> Self {
+        let mut bytes = Vec::with_capacity(commit_bytes);
+        commit::begin(&mut bytes);
+        bytes.extend_from_slice(again);
+        Self {
+            bytes,
+            records: again_records,
+            fresh_bytes: 0,
+            fresh_bytes_before: 0,
+            appended: Position(1),
+            copied_bytes: 0,
+            has_group: again_records > 0,
+            has_access: again_records > 0,
+            frees: false,
+            digest_at: 0,
+            spare: Vec::with_capacity(commit_bytes),
+        }
+    }
+
+    /// Bytes so far, the room for the header included.
+    pub(super) const fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// How many records there are.
+    pub(super) const fn records(&self) -> u32 {
+        self.records
+    }
+
+    /// The records, one behind the other.
+    pub(super) fn record_bytes(&self) -> &[u8] {
+        &self.bytes[COMMIT_HEADER_BYTES..]
+    }
+
+    /// Puts a record behind the others; the bytes that it takes.
+    pub(super) fn add(&mut self, record: &Record<'_>) -> usize {
+        self.add_with(|bytes| record.encode(bytes))
+    }
+
+    /// Puts the one record there that `encode` appends; the bytes that it takes. None is no record.
+    pub(super) fn add_with(&mut self, encode: impl FnOnce(&mut Vec<u8>)) -> usize {
+        let start = self.bytes.len();
+        encode(&mut self.bytes);
+        let added = self.bytes.len() - start;
+        self.records += u32::from(added > 0);
+        added
+    }
+
+    /// So many of the bytes are of new messages and chunks.
+    pub(super) const fn note_fresh(&mut self, bytes: usize) {
+        self.fresh_bytes += bytes;
+    }
+
+    /// How many they are by now.
+    pub(super) const fn fresh_bytes(&self) -> usize {
+        self.fresh_bytes
+    }
+
+    /// How many they were in all commits before.
+    pub(super) const fn fresh_bytes_before(&self) -> u64 {
+        self.fresh_bytes_before
+    }
+
+    /// So many of the bytes are copies that the cleaner made.
+    pub(super) const fn note_copied(&mut self, bytes: usize) {
+        self.copied_bytes += bytes;
+    }
+
+    /// Whether the cleaner has made copies.
+    pub(super) const fn has_copies(&self) -> bool {
+        self.copied_bytes > 0
+    }
+
+    /// Whether there is nothing else.
+    pub(super) const fn has_only_copies(&self) -> bool {
+        self.has_copies() && COMMIT_HEADER_BYTES + self.copied_bytes == self.bytes.len()
+    }
+
+    /// Some of the records belong together.
+    pub(super) const fn note_group(&mut self) {
+        self.has_group = true;
+    }
+
+    /// There are definitions of access.
+    pub(super) const fn note_access(&mut self) {
+        self.has_access = true;
+    }
+
+    /// Whether there are.
+    pub(super) const fn has_access(&self) -> bool {
+        self.has_access
+    }
+
+    /// Whether a definition of access with this version is among them already: its copies belong into two commits.
+    pub(super) fn has_copy_of(&self, record: &Record<'_>) -> bool {
+        let Record::Defined { version, key, .. } = record else { return false };
+        let mut records = self.record_bytes();
+        while is_access(key)
+            && let Ok((other, bytes)) = Record::parse_known(records)
+        {
+            if matches!(other, Record::Defined { version: v, key: k, .. } if (v, k) == (*version, *key)) {
+                return true;
+            }
+            records = &records[bytes..];
+        }
+        false
+    }
+
+    /// A queue is deleted, which makes room.
+    pub(super) const fn note_frees(&mut self) {
+        self.frees = true;
+    }
+
+    /// Whether something makes room.
+    pub(super) const fn frees(&self) -> bool {
+        self.frees
+    }
+
+    /// The record that was added last is the digest of all that is there with it.
+    pub(super) const fn note_digest(&mut self) {
+        self.digest_at = self.bytes.len();
+    }
+
+    /// Whether nothing was added since.
+    pub(super) const fn ends_with_digest(&self) -> bool {
+        self.digest_at == self.bytes.len()
+    }
+
+    /// Hands out what has gathered; what is added from now on gathers for the next commit.
+    pub(super) fn take(&mut self) -> Gathered {
+        let mut empty = core::mem::take(&mut self.spare);
+        commit::begin(&mut empty);
+        let gathered = Gathered {
+            bytes: core::mem::replace(&mut self.bytes, empty),
+            records: self.records,
+            has_group: self.has_group,
+        };
+        self.fresh_bytes_before += self.fresh_bytes as u64;
+        (self.records, self.fresh_bytes, self.copied_bytes, self.digest_at) = (0, 0, 0, 0);
+        (self.has_group, self.has_access, self.frees) = (false, false, false);
+        gathered
+    }
+
+    /// The buffer of a commit that is done comes back.
+    pub(super) fn give_back(&mut self, buffer: Vec<u8>) {
+        self.spare = buffer;
+    }
+}
+
+// Buffers that go round: what a job has brought back serves the next one, so that nothing is allocated while
+// the log is written.
+//
+// Always true: what lies here is empty, or is emptied by whoever takes it.
+
+/// For the segment that is opened, and the one that is sealed.
+#[derive(Debug)]
+pub(super) struct SegmentSpares {
+    /// For the header of a segment, and its list of segments.
+    pub(super) header: Vec<u8>,
+    pub(super) live: Vec<SegmentRef>,
+    /// For the seal of a segment.
+    pub(super) seal: (Footer, Vec<u8>, Vec<(u64, BodyPart)>),
+}
+
+impl SegmentSpares {
+    /// For segments of so many bytes.
+    pub(super) fn new(segment_bytes: u32) -> Self {
+        let seal = (Footer::default().with_room(segment_bytes), Vec::new(), Vec::new());
+        Self { header: Vec::new(), live: Vec::new(), seal }
+    }
+}
+
+/// For segments on their way out.
+#[derive(Debug, Default)]
+pub(super) struct CleanerSpares {
+    /// Queues that are carried, and those that were.
+    pub(super) draining: Vec<u64>,
+    pub(super) carried: Vec<(u64, u64)>,
+    /// The segments.
+    pub(super) drained: Vec<u64>,
+    /// For [`super::Index::carries`].
+    pub(super) since: Vec<(u64, usize)>,
+}
+
+// Buffers that grow by zeroes.
+//
+// Why it exists: the standard library's `resize` writes them byte by byte in code that is made small, and
+// every stored message, block and read buffer grows by them.
+
+/// As many as are copied at once.
+const ZEROES: [u8; 1024] = [0; 1024];
+
+/// A buffer that can be made longer by zeroes.
+pub(super) trait ResizeZeroed {
+    /// Makes it so many bytes long: what is too much is cut off, what is missing is zeroes.
+    fn resize_zeroed(&mut self, len: usize);
+}
+
+impl ResizeZeroed for Vec<u8> {
+    fn resize_zeroed(&mut self, len: usize) {
+        self.truncate(len);
+        self.reserve(len - self.len());
+        while self.len() < len {
+            let more = ZEROES.len().min(len - self.len());
+            self.extend_from_slice(&ZEROES[..more]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod zeroes_tests {
+    use super::*;
+
+    #[test]
+    fn it_is_as_long_as_asked_for_and_what_is_new_is_zeroes() {
+        for (before, after) in [(0, 0), (0, 1), (7, 3), (7, 1031), (5, 5000), (4096, 4096), (5000, 1)] {
+            let mut buffer = vec![7; before];
+            buffer.resize_zeroed(after);
+            let kept = before.min(after);
+            assert_eq!(buffer.len(), after);
+            assert!(
+                buffer[..kept].iter().all(|byte| *byte == 7) && buffer[kept..].iter().all(|byte| *byte == 0)
+            );
+        }
+    }
+}

@@ -7,12 +7,13 @@ use leveret_core::journal::definition::DAMAGE_KEY;
 use leveret_core::journal::{ReportedDamage, Urgency};
 use leveret_core::mem::sort_by_key;
 use leveret_core::time::Now;
+use rustix::io::Errno;
 
-use super::disk::Disk;
+use super::commit::BLOCK_BYTES;
+use super::disk::{Disk, Unopened};
 use super::log::Log;
-use super::read_around::REFUSED_IN_FILE_MAX;
 use super::record::Record;
-use super::report::{Report, SetAside};
+use super::recovery::{Report, SetAside};
 
 /// The most ranges of a segment that a sentence names.
 const RANGES_MAX: usize = 4;
@@ -123,5 +124,226 @@ impl Log {
         let (version, value) = (self.version_of_life(), report.reported_damage.value());
         let record = Record::Defined { version, key: &DAMAGE_KEY, value: value.as_deref() };
         self.append_reserved(&record, Urgency::Awaited, now).is_ok()
+    }
+}
+
+// Reading around what the disk refuses: a block that cannot be read costs that block.
+//
+// Why it exists: a card that wears refuses single sectors, for good or until it is asked again. What lies in
+// them is damaged; everything else is still to be served.
+//
+// Always true: a refused read is repeated block by block; what is refused then reads as 0xFF, which is no
+// header, no commit and no empty block, and is noted. A block is asked for once; of a file with more than
+// [`REFUSED_IN_FILE_MAX`] refused blocks no further block is asked for, since each refusal can take a second. A disk that
+// refuses more than [`REFUSED_MAX`] blocks is broken as a whole: then the error is returned. A file that cannot even be
+// opened reads as an empty one; the disk knows which those are.
+
+/// After so many refused blocks of one file, the rest of it counts as refused.
+pub(super) const REFUSED_IN_FILE_MAX: usize = 16;
+/// With more refused blocks than this the disk counts as broken.
+const REFUSED_MAX: usize = 256;
+const REFUSED: u8 = 0xFF;
+
+/// A disk whose reads go around bad blocks.
+pub(super) struct ReadAround<'d, D> {
+    disk: &'d mut D,
+    /// File, and first byte of the block; each once, rising.
+    pub(super) refused: Vec<(u32, u32)>,
+}
+
+impl<'d, D: Disk> ReadAround<'d, D> {
+    pub(super) fn new(disk: &'d mut D) -> Self {
+        Self { disk, refused: Vec::new() }
+    }
+
+    /// Whether a slot's file cannot be opened.
+    pub(super) fn is_unopened(&self, slot: u32) -> bool {
+        self.disk.unopened().iter().any(|file| file.slot == Some(slot))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn read_blocks(&mut self, slot: u32, at: u64, bytes: &mut [u8]) -> io::Result<usize> {
+        let mut done = 0;
+        while done < bytes.len() {
+            let from = at + done as u64;
+            let to_next = BLOCK_BYTES - from as usize % BLOCK_BYTES;
+            let most = to_next.min(bytes.len() - done);
+            let piece = &mut bytes[done..done + most];
+            let block = (slot, (from / BLOCK_BYTES as u64) as u32 * BLOCK_BYTES as u32);
+            done += most;
+            if self.is_given_up(block) {
+                piece.fill(REFUSED);
+                continue;
+            }
+            match self.disk.read(slot, from, piece) {
+                Ok(length) if length < most => return Ok(done - most + length),
+                Ok(_) => {}
+                Err(error) => {
+                    piece.fill(REFUSED);
+                    let place = self.refused.partition_point(|other| *other < block);
+                    self.refused.insert(place, block);
+                    if self.refused.len() > REFUSED_MAX {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+        Ok(done)
+    }
+
+    /// Whether a block is not asked for again.
+    fn is_given_up(&self, block: (u32, u32)) -> bool {
+        self.refused.binary_search(&block).is_ok() || self.is_file_given_up(block.0)
+    }
+
+    /// Whether so many blocks of a file were refused that the others count as refused too.
+    pub(super) fn is_file_given_up(&self, slot: u32) -> bool {
+        self.refused_of(slot).len() > REFUSED_IN_FILE_MAX
+    }
+
+    /// The blocks of a file that were refused.
+    fn refused_of(&self, slot: u32) -> &[(u32, u32)] {
+        let from = self.refused.partition_point(|(other, _)| *other < slot);
+        let to = self.refused.partition_point(|(other, _)| *other <= slot);
+        &self.refused[from..to]
+    }
+
+    /// Whether a part of what is to be read is known to be refused.
+    fn has_refused(&self, slot: u32, at: u64, length: usize) -> bool {
+        let end = at + length as u64;
+        let is_within = |block: u32| u64::from(block) < end && at < u64::from(block) + BLOCK_BYTES as u64;
+        self.is_file_given_up(slot) || self.refused_of(slot).iter().any(|(_, block)| is_within(*block))
+    }
+}
+
+/// Whether an error is about a part of a file: what the system says of a bad sector, or of one whose own
+/// checksum does not fit, as file systems with checksums have them. That memory is short, or the file gone,
+/// says nothing of the card.
+pub(super) fn is_about_a_block(error: &io::Error) -> bool {
+    match Errno::from_io_error(error) {
+        Some(errno) => {
+            [Errno::IO, Errno::BADMSG, Errno::UCLEAN, Errno::NODATA, Errno::ILSEQ, Errno::REMOTEIO]
+                .contains(&errno)
+        }
+        None => error.kind() == io::ErrorKind::Other,
+    }
+}
+
+impl<D: Disk> Disk for ReadAround<'_, D> {
+    fn lock(&mut self) -> io::Result<()> {
+        self.disk.lock()
+    }
+
+    fn unopened(&self) -> &[Unopened] {
+        self.disk.unopened()
+    }
+
+    fn slots(&mut self) -> io::Result<Vec<u32>> {
+        self.disk.slots()
+    }
+
+    fn create(&mut self, slot: u32) -> io::Result<()> {
+        self.disk.create(slot)
+    }
+
+    fn reserve(&mut self, slot: u32, bytes: u64) -> io::Result<()> {
+        self.disk.reserve(slot, bytes)
+    }
+
+    #[inline(never)]
+    fn read(&mut self, slot: u32, at: u64, bytes: &mut [u8]) -> io::Result<usize> {
+        if !self.refused.is_empty() && self.has_refused(slot, at, bytes.len()) {
+            return self.read_blocks(slot, at, bytes);
+        }
+        match self.disk.read(slot, at, bytes) {
+            Err(_) if self.is_unopened(slot) => Ok(0),
+            Err(error) if is_about_a_block(&error) => self.read_blocks(slot, at, bytes),
+            read => read,
+        }
+    }
+
+    fn write(&mut self, slot: u32, at: u64, bytes: &[u8]) -> io::Result<()> {
+        self.disk.write(slot, at, bytes)
+    }
+
+    fn zero(&mut self, slot: u32, at: u64, bytes: u32) -> io::Result<()> {
+        self.disk.zero(slot, at, bytes)
+    }
+
+    fn sync(&mut self, slot: u32) -> io::Result<()> {
+        self.disk.sync(slot)
+    }
+
+    fn remove(&mut self, slot: u32) -> io::Result<()> {
+        self.disk.remove(slot)
+    }
+
+    fn sync_directory(&mut self) -> io::Result<()> {
+        self.disk.sync_directory()
+    }
+}
+
+#[cfg(test)]
+mod read_around_tests {
+    use super::*;
+
+    /// A disk that refuses every block, and counts how often it is asked.
+    struct Dead {
+        asked: usize,
+    }
+
+    impl Disk for Dead {
+        fn lock(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn slots(&mut self) -> io::Result<Vec<u32>> {
+            Ok(vec![0, 1])
+        }
+
+        fn create(&mut self, _: u32) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn read(&mut self, _: u32, _: u64, _: &mut [u8]) -> io::Result<usize> {
+            self.asked += 1;
+            Err(io::Error::from(Errno::IO))
+        }
+
+        fn write(&mut self, _: u32, _: u64, _: &[u8]) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn zero(&mut self, _: u32, _: u64, _: u32) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn sync(&mut self, _: u32) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn sync_directory(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// Each refusal can take a second, so a dead card must not take an hour.
+    #[test]
+    fn a_file_with_many_refused_blocks_is_given_up() {
+        let mut dead = Dead { asked: 0 };
+        let mut disk = ReadAround::new(&mut dead);
+        let mut bytes = vec![0; 1000 * BLOCK_BYTES];
+        for slot in [0, 1] {
+            for _ in 0..3 {
+                let known = disk.read(slot, 0, &mut bytes).expect("it reads around");
+                assert_eq!((known, bytes.iter().all(|byte| *byte == REFUSED)), (bytes.len(), true));
+            }
+            assert!(disk.is_file_given_up(slot));
+        }
+        assert_eq!(disk.refused.len(), 2 * (REFUSED_IN_FILE_MAX + 1));
+        let is_broken = (2..100).any(|slot| disk.read(slot, 0, &mut bytes).is_err());
+        assert!(is_broken && disk.refused.len() == REFUSED_MAX + 1);
+        assert!(dead.asked < REFUSED_MAX + 20, "{}", dead.asked);
     }
 }

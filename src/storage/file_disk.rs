@@ -10,26 +10,25 @@
 //! ([`FileDisk::DESCRIPTORS_MAX`]), and one with bytes that are not synced is never closed for others: who
 //! opens it again might not hear that they were lost.
 
+use core::fmt;
 use std::fs::{DirBuilder, File, TryLockError};
-use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
+use std::{fs, io, thread};
 
+use leveret_core::error::is_out_of_descriptors;
 use rustix::fs::{
-    AtFlags, Dir, FallocateFlags, FlockOperation, IFlags, Mode, OFlags, fallocate, fchown, flock, fstatvfs,
-    ioctl_getflags, ioctl_setflags, openat, unlinkat,
+    AtFlags, Dir, FallocateFlags, FlockOperation, IFlags, Mode, OFlags, fallocate, fchown, flock, fstatfs,
+    fstatvfs, ioctl_getflags, ioctl_setflags, major, minor, open, openat, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
-use leveret_core::error::is_out_of_descriptors;
-
+use super::damage::is_about_a_block;
 use super::disk::{ACCESS_SLOTS, Disk, NEWEST_SLOT, REPAIR_SLOT, Unopened};
-use super::read_around::is_about_a_block;
 
 /// The file in the data directory that whoever writes there locks.
 pub const LOCK_NAME: &str = "lock";
@@ -446,5 +445,178 @@ impl Disk for FileDisk {
 
     fn sync_directory(&mut self) -> io::Result<()> {
         Ok(rustix::fs::fsync(self.open_folder()?)?)
+    }
+}
+
+// Whether the partition begins where an erase block of the card does.
+//
+// Why it exists: a card erases in large blocks. Where a partition begins in the midst of one, every segment
+// lies across one block more than it must: that wears the card, and a power cut may take the neighbours of
+// what is written with it. Nothing here can mend it, so it is told once, before there is much to move.
+//
+// Always true: it is told only where the system says both where the partition begins and how large an erase
+// block is, which it does for SD cards and eMMC.
+
+/// What `/sys` counts in, in bytes.
+const SECTOR_BYTES: u64 = 512;
+
+/// A partition that does not begin with an erase block.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Misaligned {
+    /// Where it begins, in bytes.
+    pub start_bytes: u64,
+    /// An erase block, in bytes.
+    pub erase_bytes: u64,
+}
+
+impl fmt::Display for Misaligned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { start_bytes, erase_bytes } = self;
+        write!(
+            f,
+            "the partition begins at byte {start_bytes} of the card, which is no multiple of its erase block \
+             of {erase_bytes} bytes: this wears the card; let it begin at one when the card is made anew"
+        )
+    }
+}
+
+/// Whether the partition that a directory lies on is misaligned; `None` too where that is not known.
+pub fn misaligned(directory: &Path) -> Option<Misaligned> {
+    let device = fs::metadata(directory).ok()?.dev();
+    let name = format!("{}:{}", major(device), minor(device));
+    misaligned_in(&Path::new("/sys/dev/block").join(name))
+}
+
+fn misaligned_in(partition: &Path) -> Option<Misaligned> {
+    let number = |name: &str| fs::read_to_string(partition.join(name)).ok()?.trim().parse::<u64>().ok();
+    let start_bytes = number("start")?.checked_mul(SECTOR_BYTES)?;
+    let erase_bytes = number("../device/preferred_erase_size").filter(|bytes| *bytes > 0)?;
+    (!start_bytes.is_multiple_of(erase_bytes)).then_some(Misaligned { start_bytes, erase_bytes })
+}
+
+#[cfg(test)]
+mod alignment_tests {
+    use super::*;
+    use std::path::PathBuf;
+
+    /// A card with one partition, as `/sys` shows it: the partition's folder.
+    fn card(name: &str, start: &str, erase_size: Option<&str>) -> PathBuf {
+        let card = std::env::temp_dir().join(format!("leveret-card-{}-{name}", std::process::id()));
+        fs::create_dir_all(card.join("device")).unwrap();
+        fs::create_dir_all(card.join("part")).unwrap();
+        fs::write(card.join("part/start"), start).unwrap();
+        if let Some(size) = erase_size {
+            fs::write(card.join("device/preferred_erase_size"), size).unwrap();
+        }
+        card.join("part")
+    }
+
+    #[test]
+    fn it_is_told_only_where_both_are_known_and_do_not_fit() {
+        let cases = [
+            ("fits", "8192\n", Some("4194304\n"), None),
+            (
+                "does-not",
+                "63\n",
+                Some("4194304\n"),
+                Some(Misaligned { start_bytes: 32_256, erase_bytes: 4 << 20 }),
+            ),
+            ("unknown", "63\n", None, None),
+            ("none", "63\n", Some("0\n"), None),
+            ("strange", "x\n", Some("4194304\n"), None),
+            ("huge", "18446744073709551615\n", Some("4194304\n"), None),
+        ];
+        for (name, start, erase_size, expected) in cases {
+            let part = card(name, start, erase_size);
+            assert_eq!(misaligned_in(&part), expected, "{name}");
+            fs::remove_dir_all(part.parent().unwrap()).unwrap();
+        }
+        assert_eq!(misaligned_in(Path::new("/nowhere")), None);
+    }
+}
+
+// Whether the file system writes over what is there, or elsewhere.
+//
+// Why it exists: room that was made ready is room only where a file system writes in place. Where it does
+// not (f2fs, UBIFS, what compresses), a full one may have none for a commit: the store gives up a file for
+// it then, and whoever runs it should leave some room free. So it is told once, and by every inspection.
+//
+// Always true: what cannot be found out is not told; nothing is written.
+
+/// File systems that write elsewhere, by the numbers that `statfs` gives them.
+const ELSEWHERE: [(u32, &str); 6] = [
+    (0xF2F5_2010, "f2fs"),
+    (0x2405_1905, "UBIFS"),
+    (0x2FC1_2FC1, "ZFS"),
+    (0xCA45_1A4E, "bcachefs"),
+    (0x3434, "NILFS"),
+    (0x72B6, "JFFS2"),
+];
+/// Writes in place what is marked so.
+const BTRFS: u32 = 0x9123_683E;
+
+/// Why room that was made ready may not be there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NotInPlace {
+    /// The file system writes elsewhere.
+    Elsewhere(&'static str),
+    /// It compresses the files of the store.
+    Compressed,
+}
+
+impl fmt::Display for NotInPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Elsewhere(name) => {
+                write!(f, "the file system ({name}) writes elsewhere what is written over")?
+            }
+            Self::Compressed => f.write_str("the file system compresses the files of the store")?,
+        }
+        f.write_str(
+            ", so room that was made ready may be none when it is full: leave some free (a lower disk_limit)",
+        )
+    }
+}
+
+/// Whether the segments in a directory are not written in place; `None` too where that is not known.
+pub fn not_in_place(directory: &Path) -> Option<NotInPlace> {
+    let is_segment = |path: &Path| path.extension().is_some_and(|extension| extension == "seg");
+    let mut paths = fs::read_dir(directory).ok()?.flatten().map(|entry| entry.path());
+    // Something else may stand there, in a folder that belongs to others.
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let segment = open(paths.find(|path| is_segment(path))?, flags, Mode::empty()).ok()?;
+    judge(fstatfs(&segment).ok()?.f_type as u32, ioctl_getflags(&segment).unwrap_or(IFlags::empty()))
+}
+
+fn judge(file_system: u32, flags: IFlags) -> Option<NotInPlace> {
+    let is_known = |(number, name): &(u32, &'static str)| (*number == file_system).then_some(*name);
+    if flags.contains(IFlags::COMPRESSED) {
+        return Some(NotInPlace::Compressed);
+    }
+    if file_system == BTRFS && !flags.contains(IFlags::NOCOW) {
+        return Some(NotInPlace::Elsewhere("btrfs"));
+    }
+    ELSEWHERE.iter().find_map(is_known).map(NotInPlace::Elsewhere)
+}
+
+#[cfg(test)]
+mod in_place_tests {
+    use super::*;
+
+    #[test]
+    fn what_is_told_follows_from_the_file_system_and_its_flags() {
+        let cases = [
+            (0xEF53, IFlags::empty(), None),
+            (0xEF53, IFlags::COMPRESSED, Some(NotInPlace::Compressed)),
+            (BTRFS, IFlags::NOCOW, None),
+            (BTRFS, IFlags::empty(), Some(NotInPlace::Elsewhere("btrfs"))),
+            (BTRFS, IFlags::COMPRESSED, Some(NotInPlace::Compressed)),
+            (0xF2F5_2010, IFlags::empty(), Some(NotInPlace::Elsewhere("f2fs"))),
+            (0x2405_1905, IFlags::empty(), Some(NotInPlace::Elsewhere("UBIFS"))),
+        ];
+        for (file_system, flags, expected) in cases {
+            assert_eq!(judge(file_system, flags), expected, "{file_system:#x} {flags:?}");
+        }
+        assert_eq!(not_in_place(Path::new("/nowhere")), None);
     }
 }

@@ -30,14 +30,14 @@
 //! Always true: room for the footer is kept while the segment fills; it is synced before the header of the
 //! next segment is written; a segment whose footer is not good, or did not fit, is read commit by commit.
 
-use super::chain::Chain;
 use super::commit::padded;
-use super::format::{FOOTER_MAGIC, NAMED};
+use super::commit_builder::ResizeZeroed;
+use super::log::Place;
 use super::parts::{self, Before, BodyPart, BodyPartWriter, Entry, Smallest, part_seed};
-use super::place::Place;
 use super::record::{Body, Message, Record, Target, Targets};
+use super::recovery::Chain;
+use super::segment::{FOOTER_MAGIC, NAMED};
 use super::varint::{self, Input};
-use super::zeroes::ResizeZeroed;
 
 /// Bytes at the very end of a sealed segment.
 pub(super) const TRAILER_BYTES: usize = 44;

@@ -14,17 +14,13 @@ use std::ops::Bound;
 use leveret_core::journal::definition::{ACCESS_WRITTEN_KEY, incarnation_in};
 use leveret_core::journal::{is_group, is_transient};
 
-use super::access_digest::Digest;
+use super::access::Digest;
 use super::commit::BLOCK_BYTES;
-use super::definition_index::DefinitionIndex;
-use super::definition_index::is_twice;
-use super::large_body::LargeBody;
+use super::log::{Place, Position, Settings};
 use super::parts::{BodyPart, Entry};
-use super::place::{Place, Position};
 use super::queue_index::{ALLOCATION_BYTES, Lost, QueueIndex, Seen, WatermarkReset, tree_bytes};
 use super::record::{Body, CHUNK_BODY_BYTES, Message, Range, Record, Target};
-use super::segment_index::Segment;
-use super::spans::Spans;
+use super::settled::Spans;
 
 /// What the log holds: segments, queues, large bodies and definitions.
 #[derive(Clone, Debug, Default)]
@@ -774,5 +770,251 @@ mod tests {
         index.apply(&record, Place { segment: 2, at: 8192, bytes: 20 });
         let live: Vec<u64> = index.segments().values().map(|segment| segment.live).collect();
         assert_eq!(live, [0, 1]);
+    }
+}
+
+// What memory knows of one segment of the log.
+
+/// A segment that is part of the log.
+#[derive(Clone, Debug)]
+pub struct Segment {
+    /// Its file.
+    pub slot: u32,
+    /// Targets, definitions and chunks whose place it is.
+    pub live: u64,
+    /// Their bytes; a message for several queues is shared by them.
+    pub live_bytes: u64,
+    /// Those that are settled, but not durably, and about how many bytes they have.
+    pub(super) pending: u64,
+    pub(super) pending_bytes: u64,
+    /// Bytes in use, header included.
+    pub bytes: u32,
+    /// The cleaner could not read all that is live in it.
+    pub stuck: bool,
+    /// Where the queues' parts of its footer lie.
+    pub(super) spans: Spans,
+}
+
+impl Segment {
+    pub(super) const fn lose(&mut self, count: u64, bytes: u64) {
+        assert!(self.live >= count, "a segment loses more than it has");
+        self.live -= count;
+        self.live_bytes = self.live_bytes.saturating_sub(bytes);
+    }
+}
+
+// Where a definition lies: the newest state of one key, at two places as a rule.
+//
+// Always true: of all states that the log has of a key this is the one with the highest version.
+
+/// The newest state of one definition.
+#[derive(Clone, Debug)]
+pub struct DefinitionIndex {
+    /// Its version.
+    pub version: u64,
+    /// The place of the record in the log.
+    pub place: Place,
+    /// Where it lies too, in another commit, and soon in another segment.
+    pub second: Option<Place>,
+    /// Whether the record says that the object was deleted.
+    pub deleted: bool,
+    /// The incarnation of the queue that it defines; 0 when it defines none, or one that a footer of version
+    /// 1 does not tell.
+    pub queue: u64,
+    /// Segments with records of this key.
+    pub(super) segments: Vec<u64>,
+}
+
+impl DefinitionIndex {
+    /// Whether damage to one block, or to one sealed segment, may take it. A deletion is no loss when what it
+    /// kills goes with it; a sealed segment's footer has both, the active one's blocks go one by one.
+    pub(super) fn is_thin(&self, active: u64) -> bool {
+        let first = self.place.segment;
+        let is_alone = self.second.is_none_or(|second| second.segment == first && first != active);
+        let second = self.second.map_or(first, |second| second.segment);
+        let kills = || self.segments.iter().any(|segment| *segment != first && *segment != second);
+        is_alone && (!self.deleted || first == active || kills())
+    }
+
+    /// Whether there is a name in it for messages.
+    pub(super) const fn names_queue(&self) -> bool {
+        self.queue != 0 && !self.deleted
+    }
+
+    /// Bytes it takes on the heap as a rule, itself included: there are records of it in two segments.
+    pub(super) const USUAL_BYTES: usize = size_of::<Self>() + 2 * size_of::<u64>() + 2 * ALLOCATION_BYTES;
+
+    /// Bytes it takes on the heap, itself included.
+    pub(super) const fn heap_bytes(&self) -> usize {
+        size_of::<Self>() + self.segments.capacity() * size_of::<u64>() + 2 * ALLOCATION_BYTES
+    }
+
+    /// Segments with records of its key.
+    pub(super) fn segments(&self) -> &[u64] {
+        &self.segments
+    }
+
+    /// Whether a segment has a place of it that counts.
+    pub(super) fn lies_in(&self, key: &[u8], segment: u64) -> bool {
+        self.place.segment == segment
+            || is_twice(key) && self.second.is_some_and(|place| place.segment == segment)
+    }
+}
+
+/// Whether both places of a definition count: those of what every commit repeats do not.
+pub(super) fn is_twice(key: &[u8]) -> bool {
+    *key != ACCESS_WRITTEN_KEY
+}
+
+// Where the pieces of a large body lie, and who still needs it.
+//
+// Always true: it is dead from when nobody needs it any more, and goes when the last segment with a piece of
+// it has left the log.
+
+/// A body over 64 KiB.
+#[derive(Clone, Debug, Default)]
+pub(super) struct LargeBody {
+    /// Place by index.
+    pub(super) chunks: BTreeMap<u32, Place>,
+    /// Messages in queues that have it.
+    pub(super) holders: u64,
+    /// Those of them that are done with it, but not durably.
+    pub(super) pending: u64,
+    /// Whether no live message needs the body.
+    pub(super) dead: bool,
+}
+
+impl LargeBody {
+    /// Bytes of all that is known of it, in the log.
+    pub(super) fn bytes(&self) -> u64 {
+        self.chunks.values().map(|place| u64::from(place.bytes)).sum()
+    }
+
+    /// Bytes that it takes in memory beside its own record.
+    pub(super) fn heap_bytes(&self) -> usize {
+        tree_bytes::<u32, Place>(self.chunks.len())
+    }
+
+    /// Nobody needs it any more: its segments lose its pieces.
+    pub(super) fn bury(&mut self, segments: &mut BTreeMap<u64, Segment>) {
+        if core::mem::replace(&mut self.dead, true) {
+            return;
+        }
+        for place in self.chunks.values() {
+            if let Some(segment) = segments.get_mut(&place.segment) {
+                segment.lose(1, place.bytes.into());
+            }
+        }
+    }
+}
+
+// What memory knows of the log, held against what it may take.
+//
+// What definitions and empty queues take holds no publisher back. It has room of its own, for as many as the
+// other limits allow; what they take beyond that, with very long names, counts too, so that the memory of
+// both is bounded. Deleted definitions and queues count until their segments have left the log. The active
+// segment does not leave, so it ends early when it has much of what is deleted while the index is full.
+//
+// Always true: it is weighed after every change of segments, at each commit once it is nearly full, and at the
+// latest when [`DELETED_PER_WEIGHING`] queues and definitions were deleted; so what is written beyond the
+// limit is one segment at most.
+
+/// While no more than one of so many parts of the limit is left, it is left to what makes room by being written:
+/// dead letters.
+const LAST_PART: usize = 8;
+/// Between two weighings so many queues and definitions are deleted at most, each some hundred bytes.
+const DELETED_PER_WEIGHING: usize = 256;
+/// The active segment ends early when what is deleted in it takes one of so many parts of the limit.
+const DELETED_PART: usize = 8;
+
+/// Bytes of the index, as they were weighed last.
+#[derive(Debug)]
+pub(super) struct IndexWeight {
+    /// Beside what stands.
+    bytes: usize,
+    /// Of those, deleted queues and definitions.
+    deleted_bytes: usize,
+    /// How often one was deleted in the active segment.
+    deleted_in_active: usize,
+    bytes_max: usize,
+    /// The room of what stands.
+    standing_max: usize,
+    /// At so many, beside what is deleted, the cleaner waits: its copies may cut runs in pieces, and each takes
+    /// memory.
+    crowded_bytes: usize,
+    is_full: bool,
+    ends_active: bool,
+    overflow: Option<usize>,
+}
+
+impl IndexWeight {
+    /// What a start found.
+    pub(super) fn new(index: &Index, settings: &Settings) -> Self {
+        let mut weight = Self {
+            bytes: 0,
+            deleted_bytes: 0,
+            deleted_in_active: 0,
+            bytes_max: settings.index_bytes,
+            standing_max: settings.standing_bytes,
+            crowded_bytes: 0,
+            is_full: false,
+            ends_active: false,
+            overflow: None,
+        };
+        weight.set(index);
+        weight.crowded_bytes = weight.bytes.max(weight.bytes_max) / 4 * 5;
+        weight.overflow = None;
+        weight
+    }
+
+    /// It is like this now.
+    pub(super) fn set(&mut self, index: &Index) {
+        let was_full = self.is_full;
+        let (deleted, deleted_bytes) = index.deleted();
+        self.bytes = index.bytes() - index.standing_bytes().min(self.standing_max);
+        self.deleted_bytes = deleted_bytes;
+        self.deleted_in_active = index.deleted_in_last();
+        self.is_full = self.bytes > self.bytes_max;
+        // One that is made and deleted again and again lies there once.
+        let in_active_bytes = deleted_bytes / deleted.max(1) * self.deleted_in_active.min(deleted);
+        self.ends_active = self.is_full && in_active_bytes > self.bytes_max / DELETED_PART;
+        if self.is_full && !was_full {
+            self.overflow = Some(self.bytes);
+        }
+    }
+
+    /// Whether so much was deleted since it was weighed that it should be weighed again.
+    pub(super) const fn is_stale(&self, index: &Index) -> bool {
+        index.deleted_in_last() >= self.deleted_in_active + DELETED_PER_WEIGHING
+    }
+
+    /// Whether it takes as much as it may.
+    pub(super) const fn is_full(&self) -> bool {
+        self.is_full
+    }
+
+    /// Whether the last of it is used, or all.
+    pub(super) const fn is_tight(&self) -> bool {
+        self.bytes > self.bytes_max - self.bytes_max / LAST_PART
+    }
+
+    /// Whether it would not be full without what is deleted.
+    pub(super) const fn is_full_of_deleted(&self) -> bool {
+        self.is_full && self.bytes.saturating_sub(self.deleted_bytes) <= self.bytes_max
+    }
+
+    /// Whether the active segment should end, so that what is deleted in it can leave.
+    pub(super) const fn ends_active(&self) -> bool {
+        self.ends_active
+    }
+
+    /// Whether it takes so much that the cleaner waits; not for what is deleted, for only the cleaner makes that leave.
+    pub(super) const fn is_crowded(&self) -> bool {
+        self.bytes.saturating_sub(self.deleted_bytes) >= self.crowded_bytes
+    }
+
+    /// How many bytes it took when it became full, once each time.
+    pub(super) const fn take_overflow(&mut self) -> Option<usize> {
+        self.overflow.take()
     }
 }

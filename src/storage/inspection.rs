@@ -7,18 +7,18 @@
 use std::io;
 
 use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit};
+use super::damage::ReadAround;
 use super::disk::Disk;
 use super::footer;
-use super::identity::Identity;
 use super::log::Log;
-use super::place::Place;
-use super::read_around::ReadAround;
+use super::log::Place;
+use super::log::Settings;
 use super::read_back::FETCH_BYTES;
+use super::reader;
 use super::record::{Message, Range, Record, Target};
-use super::recover::OpenError;
-use super::report::Report;
-use super::salvage;
-use super::settings::Settings;
+use super::recovery::OpenError;
+use super::recovery::Report;
+use super::segment::Identity;
 
 /// A record of a segment.
 #[derive(Clone, Copy, Debug)]
@@ -149,7 +149,7 @@ impl Log {
                         records_of(commit.records).map(|(from, length)| (first + from, length)).collect();
                     (commit.header, records, commit.bytes())
                 }
-                None => match salvage::served(rest, seed, segment) {
+                None => match reader::served(rest, seed, segment) {
                     Some(served) => (served.header, served.records, BLOCK_BYTES),
                     None => {
                         at += BLOCK_BYTES;

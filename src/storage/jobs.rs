@@ -8,13 +8,13 @@
 
 use std::io;
 
-use super::access_file::{self, Known, Updated};
+use super::access::{self, Known, Updated};
 use super::commit::{self, COMMIT_HEADER_BYTES, CommitHeader, Owner, padded, proven_length};
+use super::commit_builder::ResizeZeroed;
 use super::disk::{ACCESS_SLOTS, Disk, is_full};
 use super::footer::{Footer, Trailer};
-use super::newest_note;
+use super::newest_segment;
 use super::parts::BodyPart;
-use super::zeroes::ResizeZeroed;
 
 /// Writes a commit, and when it opens a segment, the footer of the one before and its own header first.
 #[derive(Debug)]
@@ -149,7 +149,7 @@ impl CommitJob {
         if self.keeps_access {
             let records = &self.commit.bytes[COMMIT_HEADER_BYTES..];
             let (number, lost) = (self.commit_header.number, self.access_places.as_deref());
-            let updated = access_file::update(disk, &self.owner, number, records, lost);
+            let updated = access::update(disk, &self.owner, number, records, lost);
             self.access = updated.map_err(Outcome::Failed)?;
         }
         Ok(())
@@ -177,7 +177,7 @@ impl CommitJob {
 
 /// What cannot be noted is only told less surely when it is destroyed, so it ends nothing.
 fn note_newest(disk: &mut impl Disk, header: &Write) -> usize {
-    newest_note::write(disk, header.slot, &header.bytes).unwrap_or_else(|error| {
+    newest_segment::write(disk, header.slot, &header.bytes).unwrap_or_else(|error| {
         log::warn!("the file newest cannot be written ({error}): the end of the log is not noted");
         0
     })
@@ -213,7 +213,7 @@ impl EndJob {
     /// told less surely.
     pub fn run(self, disk: &mut impl Disk) {
         let Self { owner, number, said_nothing } = self;
-        if let Err(error) = access_file::note_end(disk, &owner, number, said_nothing) {
+        if let Err(error) = access::note_end(disk, &owner, number, said_nothing) {
             log::warn!("access.a and access.b cannot be written ({error}): the end of the log is not noted");
         }
     }

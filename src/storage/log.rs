@@ -7,32 +7,32 @@
 //! Always true: at most one commit is on its way; what is gathered keeps its order; the index changes only
 //! by what is durable; a failure is final: nothing more is handed out and nothing becomes durable.
 
+use core::fmt;
 use std::io;
 
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
 use leveret_core::journal::Urgency;
+use leveret_core::limits::{Megabytes, SEGMENTS_MIN};
 use leveret_core::time::{Deadline, Now};
 
-use super::access_state::AccessState;
-use super::active_segment::ActiveSegment;
-use super::cleaning::Cleaner;
+use super::access::AccessState;
 use super::commit::{BLOCK_BYTES, padded};
-use super::counters::Counters;
+use super::commit_builder::{ActiveSegment, Gathering};
+use super::commit_schedule::Schedule;
+use super::compaction::Cleaner;
 use super::footer::Footer;
-use super::gathering::Gathering;
-use super::identity::Identity;
 use super::index::Index;
 use super::jobs::CommitJob;
-use super::names::Footers;
-use super::pins::Pins;
-use super::place::Position;
+use super::queue_names::Footers;
+use super::read_back::Pins;
 use super::read_back::Scratch;
 use super::record::{self, Message, Range, Ranges, Record};
-use super::schedule::Schedule;
+use super::segment::Identity;
 use super::segment::SegmentRef;
-use super::settings::Settings;
-use super::settling::Settling;
-use super::slots::{Slot, Slots};
+use super::settled::RangeSet;
 use super::space::Space;
+use super::space::{Slot, Slots};
 
 /// Why something is not appended now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -488,5 +488,274 @@ impl Log {
     /// When a full file system is to be asked for room again.
     pub fn ask_deadline(&self) -> Deadline {
         if self.failed { Deadline::NEVER } else { self.space.ask_deadline() }
+    }
+}
+
+// Where a record lies, and where something stands in the order of everything appended.
+
+/// Where a record lies.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Place {
+    /// The segment's sequence.
+    pub segment: u64,
+    /// Its first byte in the segment.
+    pub at: u32,
+    /// Its length in bytes.
+    pub bytes: u32,
+}
+
+/// A place in the order of everything appended; durable when [`Log::durable`] has reached it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct Position(pub u64);
+
+// How a store behaves: sizes, limits and windows.
+//
+// Always true: the largest commit is at most a third of a segment.
+
+/// How a store behaves. Sizes hold for a new store; an old one keeps its segment size.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Bytes of a segment: a multiple of 4 KiB, from 64 KiB; best a multiple of the card's erase block.
+    pub segment_bytes: u32,
+    /// The largest commit in bytes, a multiple of 4 KiB: at least 4 KiB, at most a third of a segment.
+    pub commit_bytes: u32,
+    /// `disk_limit` in segments of `segment_bytes`, at least 4.
+    pub segments_max: u32,
+    /// The most memory that the index may take, in bytes: what is above it is not written any more.
+    pub index_bytes: usize,
+    /// The memory that definitions and empty queues may take beside that, in bytes.
+    pub standing_bytes: usize,
+    /// How long persistent messages that nobody awaits may gather, in milliseconds.
+    pub commit_window_ms: u64,
+    /// How long awaited ones gather once the sync budget is used up, in milliseconds.
+    pub confirm_window_ms: u64,
+    /// How long settlements alone may gather, in milliseconds.
+    pub settle_window_ms: u64,
+    /// Syncs a second that the card may do for ever; 0 is without limit.
+    pub syncs_per_s: u32,
+    /// Syncs that may be done at once after a rest.
+    pub sync_burst: u32,
+    /// Where there is no store, a new one is begun.
+    pub may_begin: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            segment_bytes: 4 << 20,
+            commit_bytes: 512 << 10,
+            segments_max: 64,
+            index_bytes: 2 << 20,
+            standing_bytes: 2 << 20,
+            commit_window_ms: 1_000,
+            confirm_window_ms: 50,
+            settle_window_ms: 5_000,
+            syncs_per_s: 0,
+            sync_burst: 200,
+            may_begin: true,
+        }
+    }
+}
+
+impl Settings {
+    /// The same for a store whose segments are of another size: its limit is one of bytes.
+    pub(super) fn with_segments_of(self, segment_bytes: u32) -> Self {
+        if segment_bytes == self.segment_bytes {
+            return self;
+        }
+        let limit = u64::from(self.segments_max) * u64::from(self.segment_bytes);
+        let segments = (limit / u64::from(segment_bytes)).max(SEGMENTS_MIN);
+        Self {
+            segment_bytes,
+            segments_max: u32::try_from(segments).unwrap_or(u32::MAX),
+            commit_bytes: self.commit_bytes.min(segment_bytes / 3 / BLOCK_BYTES as u32 * BLOCK_BYTES as u32),
+            ..self
+        }
+    }
+}
+
+// What the store has done since the process began, for whoever watches over a card.
+//
+// Always true: counts only rise; "for messages" is what commits, headers and footers wrote, copies of the
+// cleaner included, and zeros that prepare a segment are counted apart.
+
+/// Powers of two of microseconds that sync times are counted by: the last holds all above 4 seconds.
+const BUCKETS: usize = 24;
+
+/// Counters since start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Commits handed out.
+    pub commits: u64,
+    /// Syncs asked of the disk.
+    pub syncs: u64,
+    /// Bytes written by commits, headers and footers.
+    pub bytes_written: u64,
+    /// Bytes of key, properties and body of messages appended.
+    pub payload_bytes: u64,
+    /// Bytes of records copied forward.
+    pub bytes_copied: u64,
+    /// Bytes of definitions copied so that they lie twice.
+    pub bytes_doubled: u64,
+    /// Bytes read to copy them.
+    pub bytes_read_to_copy: u64,
+    /// Bytes of zeros written to prepare segments.
+    pub bytes_zeroed: u64,
+    /// Bytes that the lives before this one wrote, zeros too.
+    pub written_before: u64,
+    /// Segments whose file is used again.
+    pub segments_recycled: u64,
+}
+
+/// How long commits took on the disk: a histogram by powers of two.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SyncTimes {
+    buckets: [u64; BUCKETS],
+}
+
+impl SyncTimes {
+    /// Counts one that took so many microseconds.
+    pub fn add(&mut self, took_us: u64) {
+        let bucket = (u64::BITS - took_us.leading_zeros()) as usize;
+        self.buckets[bucket.min(BUCKETS - 1)] += 1;
+    }
+
+    /// How many took less than each power of two of microseconds, from 1 on.
+    pub const fn buckets(&self) -> &[u64; BUCKETS] {
+        &self.buckets
+    }
+
+    /// A time in microseconds that so many per mille did not exceed, rounded up to a power of two.
+    pub fn quantile_us(&self, per_mille: u64) -> u64 {
+        let all: u64 = self.buckets.iter().sum();
+        let mut left = (all * per_mille).div_ceil(1000);
+        for (bucket, count) in self.buckets.iter().enumerate() {
+            if left <= *count {
+                return 1 << bucket;
+            }
+            left -= count;
+        }
+        1 << BUCKETS
+    }
+}
+
+impl fmt::Display for Counters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} commits, {} syncs, {} written for {} of messages",
+            self.commits,
+            self.syncs,
+            Megabytes(self.bytes_written),
+            Megabytes(self.payload_bytes)
+        )?;
+        if self.payload_bytes > 0 {
+            let ratio = self.bytes_written as f64 / self.payload_bytes as f64;
+            write!(f, " ({ratio:.3} bytes a byte)")?;
+        }
+        write!(
+            f,
+            "; {} of it copied by the cleaner; {} of zeros; {} segments used again",
+            Megabytes(self.bytes_copied),
+            Megabytes(self.bytes_zeroed),
+            self.segments_recycled
+        )
+    }
+}
+
+#[cfg(test)]
+mod counters_tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_upper_bounds() {
+        let mut times = SyncTimes::default();
+        for took_us in [3, 100, 100, 100, 100, 100, 100, 100, 100, 5_000] {
+            times.add(took_us);
+        }
+        assert_eq!([0, 100, 500, 900, 1000].map(|at| times.quantile_us(at)), [1, 4, 128, 128, 8192]);
+        times.add(u64::MAX);
+        assert_eq!(times.buckets()[BUCKETS - 1], 1);
+    }
+
+    #[test]
+    fn the_ratio_is_told_when_there_is_one() {
+        let none = Counters::default().to_string();
+        assert!(!none.contains("a byte"), "{none}");
+        let some = Counters { bytes_written: 1_100, payload_bytes: 1_000, ..Counters::default() };
+        assert!(some.to_string().contains("(1.100 bytes a byte)"), "{some}");
+    }
+}
+
+// Settlements that wait for a commit: a set of offsets for each queue, in the order of the queues' first.
+//
+// Always true: a queue is listed when its set is not empty; what was taken once is kept for the next, so
+// steady traffic allocates nothing.
+
+/// Ranges that an emptied set keeps room for, and all of them together.
+const RANGES_KEPT: usize = 256;
+const SPARE_RANGES_MAX: usize = 2048;
+
+/// Settlements that wait to be written together.
+#[derive(Debug, Default)]
+pub(super) struct Settling {
+    order: Vec<u64>,
+    sets: HashMap<u64, RangeSet, FixedState>,
+    /// What was appended when the first of them came.
+    first: Position,
+    spare: Vec<RangeSet>,
+    /// Bytes that those in `spare` keep.
+    spare_bytes: usize,
+}
+
+impl Settling {
+    pub(super) const fn is_empty(&self) -> bool {
+        self.order.is_empty()
+    }
+
+    /// Adds offsets of a queue, when so much was appended; calls `fresh` with those that were not waiting already.
+    pub(super) fn insert(&mut self, queue: u64, range: Range, appended: Position, fresh: impl FnMut(Range)) {
+        if self.is_empty() {
+            self.first = appended;
+        }
+        let (order, spare, spare_bytes) = (&mut self.order, &mut self.spare, &mut self.spare_bytes);
+        let set = self.sets.entry(queue).or_insert_with(|| {
+            order.push(queue);
+            let set = spare.pop().unwrap_or_default();
+            *spare_bytes -= set.heap_bytes();
+            set
+        });
+        set.insert(range, fresh);
+    }
+
+    /// Up to where everything was said, when `appended` is all: up to the first that waits.
+    pub(super) fn said_through(&self, appended: Position) -> Position {
+        if self.is_empty() { appended } else { self.first }
+    }
+
+    /// All of it, queue by queue.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u64, &[Range])> {
+        self.order.iter().filter_map(|queue| Some((*queue, self.sets.get(queue)?.ranges())))
+    }
+
+    /// Hands over queue by queue; `take` says how many of the ranges it took. Ends with the first queue of
+    /// which something is left.
+    pub(super) fn drain(&mut self, mut take: impl FnMut(u64, &[Range]) -> usize) {
+        let mut done = 0;
+        for &queue in &self.order {
+            let Some(set) = self.sets.get_mut(&queue) else { continue };
+            set.drop_first(take(queue, set.ranges()));
+            if !set.is_empty() {
+                break;
+            }
+            done += 1;
+            if let Some(mut set) = self.sets.remove(&queue) {
+                let room = (SPARE_RANGES_MAX * size_of::<Range>()).saturating_sub(self.spare_bytes);
+                set.shrink_to(RANGES_KEPT.min(room / size_of::<Range>()));
+                self.spare_bytes += set.heap_bytes();
+                self.spare.push(set);
+            }
+        }
+        self.order.drain(..done);
     }
 }

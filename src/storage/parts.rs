@@ -20,8 +20,8 @@
 
 use leveret_core::mem::sort;
 
+use super::commit_builder::ResizeZeroed;
 use super::varint::{self, Input};
-use super::zeroes::ResizeZeroed;
 
 /// Bytes of each block of a part but the last.
 pub(super) const PART_BLOCK_BYTES: usize = 1024;

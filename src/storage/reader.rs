@@ -7,24 +7,22 @@
 use core::ops::Range;
 use std::io;
 
-use super::access_file;
-use super::chain::{Chain, CommitWalk};
-use super::commit::BLOCK_BYTES;
+use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Claim, CommitHeader, padded};
+use super::commit_builder::ResizeZeroed;
+use super::damage::{ReadAround, is_about_a_block};
 use super::disk::Disk;
 use super::footer::{self, Footer, Lengths};
-use super::group;
-use super::identity::Identity;
 use super::index::Index;
-use super::listing::{Lister, Listing};
+use super::log::Place;
+use super::newest_segment::{proven_by_next, synced_by_headers, synced_by_heads};
 use super::parts::{BodyPart, BodyPartBlock, part_seed};
-use super::place::Place;
-use super::read_around::ReadAround;
-use super::record::Record;
-use super::record_walk::apply_records;
-use super::report::{Report, SetAside};
+use super::record::{Record, RecordError};
+use super::recovery::{Chain, CommitWalk, Lister, Listing, Report, SetAside};
+use super::segment::Identity;
 use super::segment::{FoundFile, FoundHeader, HeaderRead, Headers, SegmentRef};
-use super::slots::Slot;
-use super::sync_proof::{synced_by_headers, synced_by_heads};
+use super::space::Slot;
+use super::varint::Input;
+use super::{access, group};
 
 /// Which records are read from a segment.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -227,7 +225,7 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
     /// file, even one that nothing was written to yet.
     fn has_remains(&mut self, found: &[FoundFile]) -> io::Result<bool> {
         let has_one_more = found.iter().filter(|file| file.is_unused()).count() > 1;
-        if has_one_more || access_file::is_there(self.disk) {
+        if has_one_more || access::is_there(self.disk) {
             return Ok(true);
         }
         for file in found {
@@ -471,4 +469,249 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
 fn bytes_of_header(segment: SegmentRef, headers: &Headers<'_>) -> u32 {
     let header = headers.iter().find(|(_, _, header)| header.sequence == segment.sequence);
     header.map_or(BLOCK_BYTES as u32, |(_, bytes, _)| *bytes)
+}
+
+// What of a damaged commit is still served.
+//
+// A commit is damaged when its checksum does not hold; each of its records has a checksum of its own. Where
+// a whole commit behind it proves that it was synced, its good records are served, and what is damaged costs
+// what it touched: unless the commit has records that belong together (a transaction, a dead-lettering). Of
+// those all are served or none, and so none are.
+//
+// Always true: no place is guessed. Bodies are what strangers sent and may look like records or commits,
+// so a search through the bytes for what looks right would find what they want found. A record behind one
+// that is damaged is taken only when from there on everything fits: each checksum, the number of records
+// that the commit had, and its end. What a start serves of a commit, the cleaner and whoever reads back
+// find again by the same rule.
+
+/// Records of a damaged commit.
+#[derive(Debug, Default)]
+pub(super) struct Records {
+    /// Where each whole one lies, and its length.
+    pub(super) whole: Vec<(usize, usize)>,
+    damaged: u64,
+}
+
+/// A damaged commit whose good records are served.
+#[derive(Debug)]
+pub(super) struct Served {
+    pub(super) header: CommitHeader,
+    /// Bytes it takes in the segment.
+    pub(super) bytes: usize,
+    /// Where each record lies behind the commit's first byte, and its length.
+    pub(super) records: Vec<(usize, usize)>,
+}
+
+/// The damaged commit at the start of `bytes`, if its header is whole as far as that can be seen: it is of
+/// the store with this seed and of this segment.
+pub(super) fn served(bytes: &[u8], seed: u32, segment: u64) -> Option<Served> {
+    let claim = Claim::read(bytes).filter(|claim| is_served(claim, seed, segment))?;
+    let records = bytes.get(COMMIT_HEADER_BYTES..claim.length)?;
+    let found = walk_records(records, claim.header.records);
+    let records = found.whole.into_iter().map(|(at, length)| (COMMIT_HEADER_BYTES + at, length)).collect();
+    Some(Served { header: claim.header, bytes: padded(claim.length), records })
+}
+
+/// Notes a good record of a damaged commit for the footer, so that it is found when the segment is sealed.
+pub(super) fn note(footer: &mut Footer, bytes: &[u8], place: &Place) {
+    footer.note_records(&bytes[place.at as usize..][..place.bytes as usize], place.at);
+}
+
+/// The good records of the commits of these numbers that lie one behind the other in `bytes` from byte `at`
+/// on, all of them damaged; and where the last one ends.
+pub(super) fn all_served(
+    bytes: &[u8],
+    mut at: u32,
+    numbers: Range<u64>,
+    seed: u32,
+    segment: SegmentRef,
+) -> (Vec<Place>, u32) {
+    let mut places = Vec::new();
+    for number in numbers {
+        let found = bytes.get(at as usize..).and_then(|bytes| served(bytes, seed, segment.sequence));
+        let Some(found) = found.filter(|found| found.header.number == number) else { break };
+        places.extend(found.records.into_iter().map(|(from, length)| Place {
+            segment: segment.sequence,
+            at: at + from as u32,
+            bytes: length as u32,
+        }));
+        at += found.bytes as u32;
+    }
+    (places, at)
+}
+
+/// Whether the good records of a commit that claims this are served.
+pub(super) fn is_served(claim: &Claim, seed: u32, segment: u64) -> bool {
+    let is_ours = claim.has_magic && claim.identity.seed() == seed && claim.header.segment == segment;
+    is_ours && !claim.header.has_group && claim.length >= COMMIT_HEADER_BYTES
+}
+
+/// The whole records of a commit that had `count` of them.
+pub(super) fn walk_records(bytes: &[u8], count: u32) -> Records {
+    let (mut at, mut found, mut sure) = (0, Records::default(), None);
+    while at < bytes.len() {
+        match Record::parse(&bytes[at..]) {
+            Ok((_, length)) => {
+                found.whole.push((at, length));
+                at += length;
+            }
+            Err(RecordError::End) => break,
+            Err(_) => {
+                sure.get_or_insert(found.whole.len());
+                found.damaged += 1;
+                match claimed_extent(&bytes[at..]).filter(|length| *length <= bytes.len() - at) {
+                    Some(length) => at += length,
+                    None => break,
+                }
+            }
+        }
+    }
+    let fits = at == bytes.len() && found.whole.len() as u64 + found.damaged == u64::from(count);
+    if !fits {
+        found.whole.truncate(sure.unwrap_or(found.whole.len()));
+    }
+    found
+}
+
+/// The bytes that the record at the start of `bytes` claims to take.
+pub(super) fn claimed_extent(bytes: &[u8]) -> Option<usize> {
+    let mut input = Input::new(bytes);
+    input.byte()?;
+    let length = usize::try_from(input.varint()?).ok()?;
+    (bytes.len() - input.rest().len()).checked_add(4)?.checked_add(length)
+}
+
+// The end of a segment where neither its commits nor its footer can be read.
+//
+// ```text
+// segment | header | commit | ... | last whole commit | damaged commits | damaged footer, or none |
+//                                                     ^ tail
+// next one | header: so many commits were synced before it | first commit: its number, how many it repeats |
+// ```
+//
+// What lies behind such a segment knows how many commits it had. So the good records of those are served as
+// they are between two whole commits, and the rest is reported as lost.
+//
+// Always true: nothing behind the last commit that is proven to have been synced is served; what the next
+// segment's first commit repeats is not lost.
+
+impl<D: Disk> Reader<'_, '_, D> {
+    /// The number of the last commit that `segment` surely had and that nothing repeats, or 0; the chain
+    /// stands at its last whole one, `trailer` is what its footer says or 0, `next` is the segment behind it
+    /// in the log.
+    pub(super) fn number_before(
+        &mut self,
+        segment: SegmentRef,
+        next: Option<SegmentRef>,
+        headers: &Headers<'_>,
+        trailer: u64,
+    ) -> io::Result<u64> {
+        let told = |next: SegmentRef| {
+            let header = headers.iter().find(|(_, _, header)| header.sequence == next.sequence);
+            (next, header.map(|(_, _, header)| header.commits))
+        };
+        let known = (segment.sequence, &self.chain, trailer);
+        proven_by_next(self.disk, known, next.map(told), self.identity.seed(), &mut self.bytes)
+    }
+
+    /// Serves what is good of the damaged commits behind byte `tail` of a segment that is not the newest, up
+    /// to the commit numbered `through`, and reports what is missing.
+    pub(super) fn read_end(
+        &mut self,
+        segment: SegmentRef,
+        tail: u32,
+        through: u64,
+        pass: Pass,
+    ) -> io::Result<()> {
+        let missing = through.saturating_sub(self.chain.number);
+        if missing == 0 {
+            return Ok(());
+        }
+        let length = self.disk.read(segment.slot, 0, &mut self.bytes)? as u32;
+        self.serve(segment, tail..length, through, pass);
+        if pass.reports() {
+            let (SegmentRef { sequence, slot }, to) = (segment, self.segment_bytes);
+            self.report.commits_missing += missing;
+            self.report.set_aside.push(SetAside { slot, segment: sequence, from: tail, to });
+        }
+        self.chain.number = through;
+        Ok(())
+    }
+
+    /// Serves what is good of damaged commits that begin where `within` does, in the segment that is in the
+    /// buffer: of those behind the chain, up to the one numbered `through`. Tells where the last one ends.
+    pub(super) fn serve(
+        &mut self,
+        segment: SegmentRef,
+        within: core::ops::Range<u32>,
+        through: u64,
+        pass: Pass,
+    ) -> u32 {
+        let numbers = self.chain.number + 1..through + 1;
+        let bytes = &self.bytes[..within.end as usize];
+        let (places, end) = all_served(bytes, within.start, numbers, self.identity.seed(), segment);
+        for place in places {
+            if let Ok((record, _)) = Record::parse(&self.bytes[place.at as usize..])
+                && pass.wants(&record)
+            {
+                self.index.apply(&record, place);
+            }
+            self.served.push(place);
+        }
+        end
+    }
+}
+
+// From the bytes of one commit to records and into the index.
+
+/// Calls `each` with the records of a commit that was checked, and their places; the first lies at `at`.
+/// Returns how many there were.
+pub(super) fn for_each_record(
+    mut records: &[u8],
+    mut at: u32,
+    mut each: impl FnMut(&Record<'_>, (u32, u32)),
+) -> u32 {
+    let mut count = 0;
+    while let Ok((record, bytes)) = Record::parse_known(records) {
+        each(&record, (at, bytes as u32));
+        records = &records[bytes..];
+        at += bytes as u32;
+        count += 1;
+    }
+    count
+}
+
+/// Feeds those records of a commit that are wanted to the index; the first lies at byte `at` of its segment.
+/// Returns how many there were of all.
+pub(super) fn apply_records(
+    index: &mut Index,
+    records: &[u8],
+    segment: u64,
+    at: u32,
+    is_wanted: impl Fn(&Record<'_>) -> bool,
+) -> u32 {
+    for_each_record(records, at, |record, (at, bytes)| {
+        if is_wanted(record) {
+            index.apply(record, Place { segment, at, bytes });
+        }
+    })
+}
+
+/// See [`Log::read_record`].
+pub(super) fn read_record<'b, D: Disk>(
+    index: &Index,
+    disk: &mut D,
+    place: Place,
+    bytes: &'b mut Vec<u8>,
+) -> io::Result<Option<Record<'b>>> {
+    let Some(segment) = index.segments().get(&place.segment) else {
+        return Ok(None);
+    };
+    bytes.clear();
+    bytes.resize_zeroed(place.bytes as usize);
+    match disk.read(segment.slot, place.at.into(), bytes) {
+        Err(error) if is_about_a_block(&error) => return Ok(None),
+        read => read?,
+    };
+    Ok(Record::parse(bytes).ok().map(|(record, _)| record))
 }

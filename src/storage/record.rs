@@ -25,9 +25,9 @@
 //! and settlements are sets, of two definitions the higher version holds, of two marks the higher offset.
 //! What rested counts while there is no mark above the one that it speaks of.
 
-use super::format::OPTIONAL;
+use super::commit_builder::ResizeZeroed;
+use super::segment::OPTIONAL;
 use super::varint::{self, Input};
-use super::zeroes::ResizeZeroed;
 
 /// Bodies above this are stored in chunks of at most this, in bytes.
 pub const CHUNK_BODY_BYTES: usize = 64 << 10;

@@ -11,6 +11,7 @@
 //! Always true: ranges rise, are not empty and do not touch each other; no chunk is empty; a change touches
 //! the chunks that it is about and no others. The memory of a chunk that is given up is kept for the next.
 
+use super::parts::BodyPart;
 use super::record::Range;
 use super::varint::{self, Input};
 
@@ -312,5 +313,197 @@ mod tests {
         set.insert(Range { start: 0, end: u64::MAX }, |_| {});
         set.give_back();
         assert_eq!((set.len(), set.heap_bytes(16)), (1, 0));
+    }
+}
+
+// Sets of offsets as ranges: what gathers to be settled.
+//
+// Always true: the ranges rise, are not empty and do not touch each other; so a queue that is consumed in
+// order costs one range however long it lives.
+
+/// A set of offsets.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RangeSet {
+    ranges: Vec<Range>,
+}
+
+impl RangeSet {
+    /// The ranges, rising.
+    pub fn ranges(&self) -> &[Range] {
+        &self.ranges
+    }
+
+    /// Whether nothing is in it.
+    pub const fn is_empty(&self) -> bool {
+        self.ranges.is_empty()
+    }
+
+    /// Whether `offset` is in it.
+    #[inline]
+    pub fn contains(&self, offset: u64) -> bool {
+        let at = self.ranges.partition_point(|range| range.end <= offset);
+        self.ranges.get(at).is_some_and(|range| range.start <= offset)
+    }
+
+    /// The end of the last range; 0 when there is none.
+    pub fn end(&self) -> u64 {
+        self.ranges.last().map_or(0, |range| range.end)
+    }
+
+    /// Adds `range` and calls `fresh` with each part of it that was not in the set. One without offsets adds
+    /// nothing: written down it would be no record, and end its commit for whoever reads that.
+    pub fn insert(&mut self, range: Range, mut fresh: impl FnMut(Range)) {
+        if range.is_empty() {
+            return;
+        }
+        let first = self.ranges.partition_point(|old| old.end < range.start);
+        let mut last = first;
+        let mut merged = range;
+        let mut from = range.start;
+        while let Some(old) = self.ranges.get(last).filter(|old| old.start <= range.end) {
+            if from < old.start {
+                fresh(Range { start: from, end: old.start });
+            }
+            from = from.max(old.end);
+            merged = Range { start: merged.start.min(old.start), end: merged.end.max(old.end) };
+            last += 1;
+        }
+        if from < range.end {
+            fresh(Range { start: from, end: range.end });
+        }
+        if last == first {
+            self.ranges.insert(first, merged);
+        } else {
+            self.ranges[first] = merged;
+            self.ranges.drain(first + 1..last);
+        }
+    }
+
+    /// Bytes it takes on the heap.
+    pub(super) const fn heap_bytes(&self) -> usize {
+        self.ranges.capacity() * size_of::<Range>()
+    }
+
+    /// Gives back room beyond that for `count` ranges.
+    pub(super) fn shrink_to(&mut self, count: usize) {
+        self.ranges.shrink_to(count);
+    }
+
+    /// Forgets the first `count` ranges.
+    pub(super) fn drop_first(&mut self, count: usize) {
+        self.ranges.drain(..count);
+    }
+}
+
+#[cfg(test)]
+mod ranges_tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    proptest! {
+        #[test]
+        fn it_is_the_set_of_its_offsets(inserts in prop::collection::vec((0_u64..60, 0_u64..12), 0..40)) {
+            let (mut set, mut model) = (RangeSet::default(), BTreeSet::new());
+            for (start, length) in inserts {
+                let mut fresh = BTreeSet::new();
+                set.insert(Range { start, end: start + length }, |part| {
+                    for offset in part.start..part.end {
+                        assert!(fresh.insert(offset));
+                    }
+                });
+                let expected: BTreeSet<u64> =
+                    (start..start + length).filter(|offset| !model.contains(offset)).collect();
+                prop_assert_eq!(&fresh, &expected);
+                model.extend(expected);
+                prop_assert!((0..80).all(|offset| set.contains(offset) == model.contains(&offset)));
+                prop_assert!(set.ranges().iter().all(|range| !range.is_empty()));
+                prop_assert!(set.ranges().windows(2).all(|pair| pair[0].end < pair[1].start));
+            }
+        }
+    }
+}
+
+// Where about in a segment's footer the part of a queue lies.
+//
+// A place for each queue in each segment would be most of what memory knows of a log. So small parts are
+// told together, a *span*, and whoever reads one goes through it to the part; a large part is a span of its
+// own.
+//
+// Always true: spans rise by queue and by place, and lie one behind the other without holes, as parts do.
+
+/// A span ends with the part in which it reaches so many bytes.
+const SPAN_BYTES: u32 = 2 << 10;
+/// A span of so many bytes is one part.
+pub(super) const SHARED_SPAN_BYTES_MAX: u32 = 2 * SPAN_BYTES;
+
+/// The spans of one segment; none when it has no footer.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Spans {
+    /// The first queue of each, and its first byte in the segment.
+    starts: Vec<(u64, u32)>,
+    end: u32,
+}
+
+impl Spans {
+    /// Of these parts, counted from byte `base` of the segment; in the memory of `spare`.
+    pub(super) fn of(base: u32, parts: &[(u64, BodyPart)], spare: Self) -> Self {
+        let mut starts = spare.starts;
+        starts.clear();
+        let (mut end, mut is_large) = (base, false);
+        for (queue, BodyPart { at, bytes }) in parts {
+            let at = base + at;
+            let is_full = starts.last().is_none_or(|(_, start)| at - start >= SPAN_BYTES);
+            if is_full || is_large || *bytes >= SPAN_BYTES {
+                starts.push((*queue, at));
+            }
+            (end, is_large) = (at + bytes, *bytes >= SPAN_BYTES);
+        }
+        Self { starts, end }
+    }
+
+    /// The span that has the part of a queue, if there is one; without bytes when there is none.
+    pub(super) fn find(&self, queue: u64) -> BodyPart {
+        let behind = self.starts.partition_point(|(first, _)| *first <= queue);
+        let Some((_, at)) = behind.checked_sub(1).and_then(|at| self.starts.get(at)) else {
+            return BodyPart::default();
+        };
+        let end = self.starts.get(behind).map_or(self.end, |(_, next)| *next);
+        BodyPart { at: *at, bytes: end - at }
+    }
+
+    /// Bytes on the heap.
+    pub(super) const fn heap_bytes(&self) -> usize {
+        size_of::<(u64, u32)>() * self.starts.capacity()
+    }
+}
+
+#[cfg(test)]
+mod spans_tests {
+    use super::*;
+
+    #[test]
+    fn each_part_lies_in_the_span_that_is_found_for_its_queue() {
+        let mut at = 0;
+        let sizes = (0..3_000_u32).map(|n| if n % 97 == 0 { 40_000 } else { 20 + n % 1_500 });
+        let parts: Vec<(u64, BodyPart)> = (0..)
+            .zip(sizes)
+            .map(|(n, bytes): (u64, u32)| {
+                let part = BodyPart { at, bytes };
+                at += bytes;
+                (n * 3, part)
+            })
+            .collect();
+        let spans = Spans::of(4_096, &parts, Spans::default());
+        for (queue, part) in &parts {
+            let (span, start) = (spans.find(*queue), 4_096 + part.at);
+            assert!(span.at <= start && start + part.bytes <= span.at + span.bytes, "{queue}");
+            assert!(
+                span.bytes == part.bytes || span.bytes < SHARED_SPAN_BYTES_MAX,
+                "{queue}: {span:?} of {part:?}"
+            );
+        }
+        assert!(spans.starts.len() < at as usize / SPAN_BYTES as usize + parts.len() / 40);
+        assert_eq!(Spans::default().find(7), BodyPart::default());
     }
 }

@@ -4,13 +4,16 @@
 //! nothing out of a file is ever shown, for it may be a key that was named in the wrong place; what is in use
 //! stays in use until all of the new is good.
 
-use std::fmt;
-use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::fs::{File, Metadata};
+use std::io::{self, Read, Take};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use std::{fmt, fs};
 
+use leveret_config::BYTE_ORDER_MARK;
+use leveret_config::transports::{ClientCertificates, LoginFrom, Tls, TlsVersion};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -20,13 +23,10 @@ use rustls::server::{
 use rustls::sign::CertifiedKey;
 use rustls::{InconsistentKeys, RootCertStore, ServerConfig, version};
 
-use leveret_config::transports::{ClientCertificates, LoginFrom, Tls, TlsVersion};
-
-use super::clock::{Clock, Utc, system_s};
 use super::der::{AlternativeName, Certificate};
-use super::files::{TlsError, read, resolve};
+use super::handshake;
 use super::revoked::Revoked;
-use super::suites;
+use super::verifier::{Clock, Utc, system_s};
 use super::verifier::{Judge, Unanimous};
 
 /// A chain is sent in every full handshake, and waits in a buffer of this connection's share.
@@ -289,7 +289,7 @@ fn matches_name(pattern: &str, name: &str) -> bool {
 const OWN: PairKeys = ["[tls] certificate", "[tls] key"];
 
 fn load(tls: &Tls) -> Result<Loaded, TlsError> {
-    let provider = Arc::new(suites::provider());
+    let provider = Arc::new(handshake::provider());
     if tls.certificates.is_empty() {
         return Err(TlsError::said("[tls] certificate: name the PEM file of a certificate, which TLS needs"));
     }
@@ -342,7 +342,7 @@ fn load(tls: &Tls) -> Result<Loaded, TlsError> {
     server.session_storage = Arc::new(NoServerSessionStorage {});
     server.ticketer = rustls::crypto::ring::Ticketer::new().map_err(|error| failed(&error))?;
     server.send_tls13_tickets = 1;
-    server.ignore_client_order = !suites::has_aes();
+    server.ignore_client_order = !handshake::has_aes();
     Ok(Loaded { server: Arc::new(server), clock, end_s })
 }
 
@@ -449,4 +449,92 @@ mod tests {
             assert!(refused(&tls).contains(why), "{}", refused(&tls));
         }
     }
+}
+
+// The operator's files of certificates, keys and lists, and what is wrong with them.
+//
+// Always true: a file is read whole or not at all, and none is larger than any such file; an error names the
+// key and the file.
+
+/// More than any chain of certificates or list of authorities has.
+const FILE_BYTES_MAX: u64 = 512 << 10;
+
+/// Why there is no TLS, as one sentence that says what to change.
+#[derive(Debug)]
+pub struct TlsError {
+    why: String,
+    /// What a file holds is at fault, and not what the configuration says.
+    pub(super) is_of_file: bool,
+}
+
+impl TlsError {
+    /// Of a file; `key` names section and key.
+    pub(super) fn new(key: &str, path: &Path, why: impl fmt::Display) -> Self {
+        Self { why: format!("{key}: {} {why}", path.display()), is_of_file: true }
+    }
+
+    /// Of the configuration.
+    pub(super) fn said(why: impl Into<String>) -> Self {
+        Self { why: why.into(), is_of_file: false }
+    }
+}
+
+impl fmt::Display for TlsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.why)
+    }
+}
+
+/// A bare name is one of the unit's credentials, when there is one of that name.
+pub(super) fn resolve(path: &Path) -> PathBuf {
+    let is_bare = path.file_name() == Some(path.as_os_str());
+    let folder = std::env::var_os("CREDENTIALS_DIRECTORY").filter(|_| is_bare);
+    folder.map(|folder| Path::new(&folder).join(path)).filter(|path| path.exists()).unwrap_or(path.into())
+}
+
+/// The text of a file of the operator's.
+pub(super) fn read(key: &str, path: &Path) -> Result<(Vec<u8>, Metadata), TlsError> {
+    let resolved = resolve(path);
+    let (file, found) = open(key, &resolved)?;
+    let mut text = Vec::new();
+    file.take(FILE_BYTES_MAX + 1)
+        .read_to_end(&mut text)
+        .map_err(|error| unreadable(key, &resolved, &error))?;
+    if text.len() as u64 > FILE_BYTES_MAX {
+        return Err(TlsError::new(key, &resolved, "is larger than any such file; name the PEM file"));
+    }
+    if text.starts_with(BYTE_ORDER_MARK) {
+        text.drain(..BYTE_ORDER_MARK.len());
+    }
+    Ok((text, found))
+}
+
+/// A file of the operator's, to be read piece by piece, and no further than any such file goes.
+pub(super) fn open_bounded(key: &str, path: &Path) -> Result<Take<File>, TlsError> {
+    Ok(open(key, &resolve(path))?.0.take(FILE_BYTES_MAX))
+}
+
+fn unreadable(key: &str, path: &Path, error: &io::Error) -> TlsError {
+    let why = match error.kind() {
+        io::ErrorKind::NotFound => "does not exist; name the PEM file".to_string(),
+        io::ErrorKind::PermissionDenied => {
+            "may not be read by the user that the broker runs as; give it that right, or use a systemd \
+             credential (LoadCredential=)"
+                .to_string()
+        }
+        _ => format!("cannot be read ({error})"),
+    };
+    TlsError::new(key, path, why)
+}
+
+fn open(key: &str, path: &Path) -> Result<(File, Metadata), TlsError> {
+    let failed = |error: io::Error| unreadable(key, path, &error);
+    // Opening a pipe must not wait for its writer.
+    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let file = File::options().read(true).custom_flags(nonblocking).open(path).map_err(failed)?;
+    let found = file.metadata().map_err(failed)?;
+    if !found.is_file() {
+        return Err(TlsError::new(key, path, "is no file; name the PEM file itself"));
+    }
+    Ok((file, found))
 }

@@ -18,7 +18,7 @@
 
 use rustls::pki_types::SignatureVerificationAlgorithm;
 
-use super::clock::days_since_1970;
+use super::verifier::days_since_1970;
 
 /// Tags, as octets.
 const INTEGER: u8 = 0x02;

@@ -21,14 +21,10 @@
 #![warn(clippy::unwrap_used)]
 
 mod certificates;
-mod clock;
 mod der;
-mod files;
 mod handshake;
-mod known_time;
 mod records;
 mod revoked;
-mod suites;
 #[cfg(test)]
 mod tests;
 mod upstream;
@@ -44,13 +40,13 @@ use leveret_config::bridge::UpstreamTls;
 use leveret_core::mem::{ByteChain, BytePool};
 
 pub use certificates::CertificateStore;
-pub use files::TlsError;
+pub use certificates::TlsError;
 use handshake::UPSTREAM_CHAIN_BYTES_MAX;
 pub use handshake::{CLIENT_CHAIN_BYTES_MAX, HANDSHAKE_BYTES, Handshake, Next, Opened, Shaken};
-pub use known_time::KnownTime;
 use records::{Connection, Opening, farewell, open, seal};
 pub use records::{PLAIN_BYTES_MAX, RECORD_BYTES_MAX, SEALED_BYTES_MAX, SESSION_BYTES};
 pub use revoked::CRL_BYTES;
+pub use verifier::KnownTime;
 
 /// Bytes of a link over TLS: its handshake and then its session, with the certificates of its upstream.
 pub const LINK_BYTES: usize = HANDSHAKE_BYTES + SESSION_BYTES + UPSTREAM_CHAIN_BYTES_MAX;

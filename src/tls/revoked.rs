@@ -15,9 +15,9 @@ use rustls::pki_types::CertificateRevocationListDer;
 use rustls::pki_types::SignatureVerificationAlgorithm;
 use rustls::pki_types::pem::PemObject;
 
-use super::clock::{Clock, Utc};
+use super::certificates::{TlsError, read};
 use super::der::{Certificate, RevocationList};
-use super::files::{TlsError, read};
+use super::verifier::{Clock, Utc};
 
 /// All lists together: some two hundred certificates.
 const LISTS_BYTES_MAX: usize = 8 << 10;

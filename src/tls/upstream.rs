@@ -24,12 +24,12 @@ use rustls::{
 
 use leveret_config::bridge::{Sha256, UpstreamTls};
 
+use super::certificates::open_bounded;
 use super::certificates::read_pair;
-use super::clock::{Clock, Utc, system_s};
 use super::der::Certificate;
-use super::files::open_bounded;
-use super::known_time::KnownTime;
-use super::suites;
+use super::handshake;
+use super::verifier::KnownTime;
+use super::verifier::{Clock, Utc, system_s};
 use super::verifier::{Refusal, explain_other};
 
 /// Where systems keep the authorities that they know.
@@ -76,7 +76,7 @@ impl Target {
     /// # Errors
     /// Which file cannot be used, or why the name cannot.
     pub(super) fn begin(&mut self, known: &mut KnownTime) -> Result<UnbufferedClientConnection, String> {
-        let provider = Arc::new(suites::provider());
+        let provider = Arc::new(handshake::provider());
         let keys = ["certificate", "key"];
         let pair = self.tls.identity.as_ref().map(|(chain, key)| read_pair(&provider, keys, (chain, key)));
         let pair = pair.transpose().map_err(|error| error.to_string())?;

@@ -307,7 +307,7 @@ fn who_has_the_certificate_and_not_its_key_is_no_upstream() {
         for (name, key, is_accepted) in
             [("old", "old", true), ("nameless", "nameless", true), ("old", "itself", false)]
         {
-            let provider = Arc::new(suites::provider());
+            let provider = Arc::new(handshake::provider());
             let der = CertificateDer::from_pem_file(office.path(&format!("{name}.pem"))).unwrap();
             let key = PrivateKeyDer::from_pem_file(office.path(&format!("{key}.key"))).unwrap();
             let key = provider.key_provider.load_private_key(key).unwrap();

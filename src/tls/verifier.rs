@@ -5,11 +5,17 @@
 //! name is looked at by itself. Always true: the first of those asked, who has every list whose name is its
 //! own, must find the certificate good; each other one can only refuse it.
 
+use core::fmt;
+use core::time::Duration;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
+use leveret_core::small_file;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::time_provider::TimeProvider;
 use rustls::{
     CertRevocationListError, CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError,
     RootCertStore, SignatureScheme,
@@ -193,5 +199,200 @@ impl ClientCertVerifier for Unanimous {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.first.supported_verify_schemes()
+    }
+}
+
+// What time it is, on a board whose clock may say 1970.
+//
+// Why it exists: a board without a battery-backed clock starts at some time long past, and until it has
+// heard of the right one every client's certificate is "not valid yet". But it is never earlier than when
+// our own certificates were made, so that is taken as the least. Always true: the time handed out is the
+// clock's or later; that never makes an expired certificate good.
+
+const DAY_S: i64 = 86_400;
+
+/// The system's clock, but never earlier than a known time.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct Clock {
+    /// Seconds since 1970.
+    pub(super) not_before_s: u64,
+}
+
+impl Clock {
+    /// Seconds since 1970 as far as can be known.
+    pub(super) fn now_s(self) -> u64 {
+        system_s().max(self.not_before_s)
+    }
+
+    /// Whether the system's clock is surely wrong.
+    pub(super) fn is_behind(self) -> bool {
+        system_s() < self.not_before_s
+    }
+}
+
+impl TimeProvider for Clock {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(UnixTime::since_unix_epoch(Duration::from_secs(self.now_s())))
+    }
+}
+
+/// What the system's clock says, in seconds since 1970.
+pub(super) fn system_s() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// Days of a date of the Gregorian calendar since 1970; the year begins in March, so that leap days come
+/// last.
+pub(super) const fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
+    let year = if month <= 2 { year - 1 } else { year };
+    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    year * 365 + year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400) + day_of_year - 719_468
+}
+
+/// A time in seconds since 1970 as people write it: `2026-11-20 14:03 UTC`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Utc(pub(super) u64);
+
+impl fmt::Display for Utc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Beyond the year 9999 nobody cares.
+        let seconds = self.0.min(253_402_300_799) as i64;
+        let days = seconds / DAY_S;
+        let mut year = 1970 + days / 366;
+        while days_since_1970(year + 1, 1, 1) <= days {
+            year += 1;
+        }
+        let mut month = 1;
+        while month < 12 && days_since_1970(year, month + 1, 1) <= days {
+            month += 1;
+        }
+        let day = days - days_since_1970(year, month, 1) + 1;
+        let (hour, minute) = (seconds % DAY_S / 3_600, seconds % 3_600 / 60);
+        write!(f, "{year:04}-{month:02}-{day:02} {hour:02}:{minute:02} UTC")
+    }
+}
+
+#[cfg(test)]
+mod clock_tests {
+    use super::*;
+
+    #[test]
+    fn days_are_those_of_the_calendar() {
+        assert_eq!(days_since_1970(1970, 1, 1), 0);
+        assert_eq!(days_since_1970(2000, 3, 1), 11_017);
+        assert_eq!(days_since_1970(2024, 2, 29), 19_782);
+        assert_eq!(days_since_1970(2026, 11, 20), 20_777);
+    }
+
+    #[test]
+    fn times_are_written_as_dates() {
+        assert_eq!(Utc(0).to_string(), "1970-01-01 00:00 UTC");
+        assert_eq!(Utc(2_466_633_599).to_string(), "2048-02-29 23:59 UTC");
+        assert_eq!(Utc(u64::MAX).to_string(), "9999-12-31 23:59 UTC");
+        for day in 0..40_000 {
+            let shown = Utc(day * 86_400).to_string();
+            let part = |range: core::ops::Range<usize>| shown[range].parse::<i64>().unwrap();
+            assert_eq!(days_since_1970(part(0..4), part(5..7), part(8..10)), day as i64);
+        }
+    }
+
+    #[test]
+    fn the_time_is_never_before_what_is_known() {
+        let year_3000 = 32_503_680_000;
+        let clock = Clock { not_before_s: year_3000 };
+        assert!(clock.is_behind() && clock.now_s() == year_3000);
+        let clock = Clock { not_before_s: 0 };
+        assert!(!clock.is_behind() && clock.now_s() > 1_700_000_000);
+    }
+}
+
+// The last time that is known to have been, in a file of the data directory.
+//
+// Why it exists: on a board whose clock starts in 1970, an expired certificate of an upstream would be good
+// again after every power cut. Whenever an upstream's certificate is found good by the clock alone, the
+// clock is right enough to be written down. Always true: what is written down never becomes earlier; it is
+// written at most once a day, for the sake of the flash.
+
+/// In the data directory.
+const FILE_NAME: &str = "last-known-time";
+/// A time that is so much later is worth writing down, in seconds.
+const WORTH_S: u64 = 86_400;
+/// A number of seconds has no more digits.
+const DIGITS_MAX: u64 = 20;
+
+/// The last time that is known.
+#[derive(Debug, Default)]
+pub struct KnownTime {
+    /// `None`: it is not kept.
+    file: Option<PathBuf>,
+    /// Seconds since 1970; `None`: the file was not read yet.
+    seconds: Option<u64>,
+}
+
+impl KnownTime {
+    /// Kept in this folder, which need not be there yet.
+    pub fn kept_in(folder: &Path) -> Self {
+        Self { file: Some(folder.join(FILE_NAME)), seconds: None }
+    }
+
+    /// Seconds since 1970; 0: nothing is known.
+    pub(super) fn seconds(&mut self) -> u64 {
+        let file = self.file.as_deref();
+        *self.seconds.get_or_insert_with(|| file.map_or(0, read))
+    }
+
+    /// By the clock a certificate was found good.
+    pub(super) fn note(&mut self, clock: Clock) {
+        let now_s = clock.now_s();
+        if clock.is_behind() || now_s < self.seconds() + WORTH_S {
+            return;
+        }
+        self.seconds = Some(now_s);
+        let Some(file) = &self.file else { return };
+        if let Err(error) = small_file::write(file, &format!("{now_s}\n")) {
+            let shown = file.display();
+            log::warn!(
+                "{shown} cannot be written ({error}): after a restart without a clock the time is not known"
+            );
+        }
+    }
+}
+
+/// What a file says; 0 when there is none, or it says nothing of use.
+fn read(file: &Path) -> u64 {
+    small_file::read(file, DIGITS_MAX + 1).and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod known_time_tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn it_is_kept_over_a_restart_and_never_becomes_earlier() {
+        let folder = std::env::temp_dir().join(format!("leveret-known-time-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let mut known = KnownTime::kept_in(&folder);
+        assert_eq!(known.seconds(), 0, "nothing is known at first");
+        known.note(Clock { not_before_s: 0 });
+        let noted = known.seconds();
+        assert!(noted > 1_700_000_000);
+        assert_eq!(KnownTime::kept_in(&folder).seconds(), noted, "it outlives the process");
+        let file = folder.join(FILE_NAME);
+        // A day has to pass before it is written again.
+        fs::remove_file(&file).unwrap();
+        known.note(Clock { not_before_s: 0 });
+        assert!(!file.exists());
+        // A clock that is surely wrong says nothing.
+        let mut before = KnownTime::kept_in(&folder);
+        before.note(Clock { not_before_s: system_s() + 1_000 });
+        assert!(!file.exists() && before.seconds() == 0);
+        for text in ["", "-1", "soon", "99999999999999999999999999"] {
+            fs::write(&file, text).unwrap();
+            assert_eq!(KnownTime::kept_in(&folder).seconds(), 0, "{text}");
+        }
+        fs::remove_dir_all(&folder).unwrap();
+        assert_eq!(KnownTime::default().seconds(), 0);
     }
 }

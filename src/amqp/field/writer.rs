@@ -5,7 +5,7 @@
 //! the typed methods write no other tags than `S I l t F A T V d`; lengths are filled in afterwards and
 //! always right.
 
-use super::value::{Table, Value};
+use super::{Table, Value};
 use crate::{Full, Writer};
 use leveret_core::mem::sort_by_key;
 

@@ -4,7 +4,7 @@
 
 use leveret_amqp::{Full, Properties, Writer};
 use leveret_bridge::{Marks, Origin, marked, shovelled};
-use leveret_config::shovel::Shovel;
+use leveret_config::shovels::Shovel;
 use leveret_core::time::Deadline;
 
 /// More than the headers that a message gets, and the names in its publish, in bytes.

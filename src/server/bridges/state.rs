@@ -8,7 +8,7 @@ use core::net::SocketAddr;
 
 use leveret_bridge::{Backoff, Cause, DayBudget, Demand, Inflow, Pace, Price};
 use leveret_config::bridge::{Bridge as Config, Rule};
-use leveret_config::shovel::DeleteAfter;
+use leveret_config::shovels::DeleteAfter;
 use leveret_core::command::ConnectionId;
 use leveret_core::time::{Deadline, Now};
 

@@ -4,7 +4,7 @@
 //! heard of within two heartbeats, if it has any.
 
 use leveret_bridge::Stage;
-use leveret_config::shovel::End;
+use leveret_config::shovels::End;
 use leveret_core::time::Now;
 use leveret_management::request_context::{
     BridgeLinkView, BridgeOrder, Bridges as BridgeViews, ShovelEndView, ShovelView,

@@ -2,7 +2,7 @@
 
 use leveret_amqp::{HEARTBEAT_FRAME, Method};
 use leveret_config::bridge::{Bridge, Destination, Refused, Rule};
-use leveret_config::on_demand::{OnDemand, TimeOfDay};
+use leveret_config::bridge::{OnDemand, TimeOfDay};
 
 use super::bridge::{Far, ack, ask, bodies, bridge, fill, open, world};
 use super::world::{World, content_frames};

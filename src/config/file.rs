@@ -7,9 +7,14 @@
 //! Always true: a key that is not known, and was not in older versions either, or a value that does not fit is told with its place in the text, and
 //! then nothing of the text is taken.
 
-use std::fmt;
-use std::path::PathBuf;
+use std::error::Error;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::{fmt, fs};
 
+use leveret_json::BYTE_ORDER_MARK;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -87,17 +92,16 @@ pub(super) fn written(value: &Value<'_>) -> Result<String, Wrong> {
 /// Reads the types that a flag on the command line takes too: by the same `FromStr`.
 macro_rules! read_from_text {
     ($($kind:ident $(<$param:ident>)?;)*) => {$(
-        impl$(<$param: TryFrom<u64>>)? $crate::read::Readable for $kind$(<$param>)? {
+        impl$(<$param: TryFrom<u64>>)? $crate::file::Readable for $kind$(<$param>)? {
             fn read(
-                value: &$crate::read::Value<'_>,
-            ) -> Result<Self, $crate::read::Wrong> {
-                let text = $crate::read::written(value)?;
-                text.parse().map_err(|bad: BadValue| $crate::read::Wrong::value(value, bad))
+                value: &$crate::file::Value<'_>,
+            ) -> Result<Self, $crate::file::Wrong> {
+                let text = $crate::file::written(value)?;
+                text.parse().map_err(|bad: BadValue| $crate::file::Wrong::value(value, bad))
             }
         }
     )*};
 }
-pub(super) use read_from_text;
 
 impl Readable for bool {
     fn read(value: &Value<'_>) -> Result<Self, Wrong> {
@@ -170,7 +174,7 @@ macro_rules! section {
                 &[$(stringify!($key),)* $($(stringify!($section),)*)?];
         }
 
-        impl $crate::read::Section for $layer {
+        impl $crate::file::Section for $layer {
             fn keys(&self) -> &'static [&'static str] {
                 Self::KEYS
             }
@@ -178,9 +182,9 @@ macro_rules! section {
             fn take(
                 &mut self,
                 key: &str,
-                value: &$crate::read::Value<'_>,
-            ) -> Result<$crate::read::Taken<'_>, $crate::read::Wrong> {
-                use $crate::read::{Readable, Taken};
+                value: &$crate::file::Value<'_>,
+            ) -> Result<$crate::file::Taken<'_>, $crate::file::Wrong> {
+                use $crate::file::{Readable, Taken};
                 match key {
                     $(stringify!($key) => self.$key = Some(Readable::read(value)?),)*
                     $($(stringify!($section) => return Ok(Taken::Section(&mut self.$section)),)*)?
@@ -191,6 +195,8 @@ macro_rules! section {
         }
     };
 }
+
+pub(super) use read_from_text;
 pub(super) use section;
 
 /// Reads a whole text into `top`; `unknown` says why a key is refused, given those that would be known there.
@@ -237,3 +243,141 @@ pub(super) fn fill(
     }
     Ok(())
 }
+
+// Reading a text file that an operator wrote: bounded, and never waiting for anybody.
+
+/// Reads a text file of the operator's, without the byte-order mark that it may begin with. `None`: it has more than
+/// `bytes_max` bytes.
+///
+/// # Errors
+/// It cannot be read, is no regular file, or is not UTF-8.
+pub(super) fn read_text_file(file: &Path, bytes_max: u64) -> io::Result<Option<String>> {
+    // Opening a pipe must not wait for its writer.
+    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let opened = File::options().read(true).custom_flags(nonblocking).open(file)?;
+    if !opened.metadata()?.is_file() {
+        return Err(io::Error::other("it is not a file"));
+    }
+    let mut text = Vec::new();
+    opened.take(bytes_max + 1).read_to_end(&mut text)?;
+    if text.len() as u64 > bytes_max {
+        return Ok(None);
+    }
+    let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&text).to_vec();
+    String::from_utf8(text).map(Some).map_err(io::Error::other)
+}
+
+// `${hostname}`, `${machine_id}` and `${env:NAME}` in values: one file for a whole fleet.
+//
+// Always true: what stands for nothing is refused, never left empty; what was filled in is not looked into
+// again.
+
+/// Where a machine's own id stands.
+const MACHINE_ID: &str = "/etc/machine-id";
+
+/// The text with its variables filled in.
+///
+/// # Errors
+/// Which variable has no value, or what is wrong with how it is written.
+#[cold]
+pub(super) fn expand(text: &str) -> Result<String, String> {
+    let mut expanded = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, behind)) = rest.split_once("${") {
+        let Some((name, after)) = behind.split_once('}') else {
+            return Err(format!("\"{text}\" has a ${{ without its }}"));
+        };
+        expanded.push_str(before);
+        expanded.push_str(&value_of(name)?);
+        rest = after;
+    }
+    expanded.push_str(rest);
+    Ok(expanded)
+}
+
+#[cold]
+fn value_of(name: &str) -> Result<String, String> {
+    let value = match name {
+        "hostname" => rustix::system::uname().nodename().to_str().ok().map(str::to_string),
+        "machine_id" => fs::read_to_string(MACHINE_ID).ok().map(|text| text.trim().to_string()),
+        _ => match name.strip_prefix("env:") {
+            Some(variable) => std::env::var(variable).ok(),
+            None => {
+                return Err(format!(
+                    "${{{name}}} is not known; there are ${{hostname}}, ${{machine_id}} and ${{env:NAME}}"
+                ));
+            }
+        },
+    };
+    let value = value.filter(|value| !value.is_empty());
+    value.ok_or_else(|| format!("${{{name}}} has no value on this machine"))
+}
+
+#[cfg(test)]
+mod variables_tests {
+    use super::*;
+
+    #[test]
+    fn what_is_filled_in_and_what_is_refused() {
+        assert_eq!(expand("plain"), Ok("plain".to_string()));
+        let path = std::env::var("PATH").expect("a PATH");
+        assert_eq!(expand("a ${env:PATH} b"), Ok(format!("a {path} b")));
+        let host = expand("${hostname}").expect("a machine has a name");
+        assert_eq!(expand("x.${hostname}.${hostname}"), Ok(format!("x.{host}.{host}")));
+        for (text, part) in [
+            ("${nothing}", "there are ${hostname}"),
+            ("${env:LEVERET_IS_NOT_SET}", "has no value"),
+            ("${hostname", "without its }"),
+        ] {
+            let why = expand(text).expect_err("it is refused");
+            assert!(why.contains(part), "{why}");
+        }
+    }
+}
+
+// Why there is no configuration, in a sentence that says what to change.
+
+/// Why there is no configuration.
+#[derive(Debug)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    Unreadable {
+        /// The file as it was named.
+        file: PathBuf,
+        /// What the system says.
+        why: io::Error,
+    },
+    /// The file says something that cannot be.
+    Refused {
+        /// The file as it was named.
+        file: String,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Two keys do not go together.
+    Contradiction(String),
+    /// No profile has this name; what there is instead.
+    UnknownBoard(String),
+    /// A profile names another profile.
+    BoardInBoard(String),
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreadable { file, why } => {
+                write!(f, "cannot read {}: {why}; name a readable TOML file", file.display())
+            }
+            Self::Refused { file, line, why } => write!(f, "{file}, line {line}: {why}"),
+            Self::Contradiction(why) => f.write_str(why),
+            Self::UnknownBoard(why) => write!(f, "{why} (or name a file by a path with a slash)"),
+            Self::BoardInBoard(name) => {
+                write!(f, "the profile {name} has the key board itself; take it out, a profile stands alone")
+            }
+        }
+    }
+}
+
+impl Error for ConfigError {}

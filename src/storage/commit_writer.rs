@@ -13,17 +13,17 @@ use leveret_core::journal::{Batch, Fact, Front, Journal, Target as Place, Urgenc
 use leveret_core::mem::{MessageId, Messages};
 use leveret_core::time::{Deadline, Now};
 
+use super::commit_builder::ResizeZeroed;
 use super::disk::Disk;
 use super::footer::Footer;
+use super::group::{self, Groups};
 use super::jobs::{CommitDone, CommitJob, EndJob, PrepareDone, PrepareJob, ReadDone, ReadJob};
-use super::large_group::{self, Groups};
 use super::log::{Failed, Log, Refused};
 use super::read_back::FetchJob;
 use super::read_back::{FetchDone, Scratch};
 use super::record::{
     Body, CHUNK_BODY_BYTES, Message, RECORD_OVERHEAD_BYTES_MAX, Range, Record, Target, Targets,
 };
-use super::zeroes::ResizeZeroed;
 
 /// Something to be written, by a helper.
 #[derive(Debug)]
@@ -441,7 +441,7 @@ impl Keeper {
         let body = if body_len > CHUNK_BODY_BYTES {
             let written = self.groups.body_of(front.number);
             match written.or_else(|| self.write_chunks(messages, front, now)) {
-                Some(body) => large_group::chunked(body, body_len),
+                Some(body) => group::chunked(body, body_len),
                 None => return false,
             }
         } else {

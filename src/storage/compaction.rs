@@ -15,17 +15,22 @@
 
 use leveret_core::journal::Urgency;
 use leveret_core::journal::definition::{ACCESS_WRITTEN_KEY, is_access};
+use leveret_core::mem::sort;
 
-use super::cleaning::{Cleaning, Drain, LEFT_BYTES_MAX};
 use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit, claimed_length, padded};
+use super::commit_builder::CleanerSpares;
+use super::commit_builder::ResizeZeroed;
+use super::index::Index;
+use super::index::Segment;
 use super::jobs::{ReadDone, ReadJob};
+use super::log::Settings;
 use super::log::{InFlight, Log};
-use super::record::{Message, RECORD_OVERHEAD_BYTES_MAX, Range, Ranges, Record, Targets, ranges_fitting};
-use super::salvage::{self, Served};
-use super::segment_index::Segment;
-use super::settings::Settings;
-use super::slots::SEGMENTS_RESERVED;
-use super::zeroes::ResizeZeroed;
+use super::log::{Place, Position};
+use super::reader::{self, Served};
+use super::record::{
+    Message, RECORD_OVERHEAD_BYTES_MAX, Range, Ranges, Record, Target, Targets, ranges_fitting,
+};
+use super::space::SEGMENTS_RESERVED;
 
 /// The cleaner starts when no more than this many segments are free beside the reserved ones.
 const CLEAN_BELOW_FREE: usize = 1;
@@ -338,7 +343,7 @@ impl Log {
     fn copy_commit(&mut self, cleaning: &mut Cleaning, bytes: &[u8]) {
         let commit = Commit::parse(bytes, self.writer.identity.seed());
         let Some(commit) = commit.filter(|commit| commit.header.segment == cleaning.segment) else {
-            match salvage::served(bytes, self.writer.identity.seed(), cleaning.segment) {
+            match reader::served(bytes, self.writer.identity.seed(), cleaning.segment) {
                 Some(served) => self.copy_served(cleaning, bytes, &served),
                 None => {
                     // Half of it may be copied already, when it could be read a moment ago.
@@ -593,5 +598,273 @@ impl Log {
         self.cleaner.doubling.copied = self.note_appended(Urgency::Lazy, self.schedule.asked_at());
         // What is written a second time is no news: the cleaner and this would keep each other busy for ever.
         self.cleaner.reckoning.note_no_news();
+    }
+}
+
+// What the cleaner remembers of its work: the segments on their way out, and the one that it copies.
+
+/// The most that a record takes that says that a segment has left, in bytes.
+pub(super) const LEFT_BYTES_MAX: usize = 16;
+
+/// Where the cleaner stands.
+#[derive(Debug)]
+pub(super) struct Cleaner {
+    /// Segments that leave, and the one that is copied.
+    pub(super) drain: Option<Drain>,
+    pub(super) cleaning: Option<Cleaning>,
+    /// Definitions that are copied because they lie at one place only.
+    pub(super) doubling: Doubling,
+    /// The cleaner has started, and goes on until some more segments are free.
+    pub(super) cleans_ahead: bool,
+    /// What the cleaner learned from the segments that it has cleaned.
+    pub(super) reckoning: Reckoning,
+    /// Something has changed since the cleaner looked for work.
+    pub(super) may_clean: bool,
+    /// What was read; empty while a read is on its way.
+    pub(super) buffer: Vec<u8>,
+    pub(super) spares: CleanerSpares,
+}
+
+impl Cleaner {
+    /// A cleaner that has not looked for work yet, and reads so many bytes at once at most.
+    pub(super) fn new(buffer_bytes: usize) -> Self {
+        Self {
+            drain: None,
+            cleaning: None,
+            doubling: Doubling::due(),
+            cleans_ahead: false,
+            reckoning: Reckoning::default(),
+            may_clean: true,
+            buffer: vec![0; buffer_bytes],
+            spares: CleanerSpares::default(),
+        }
+    }
+
+    /// Whether a segment is on its way out.
+    pub(super) const fn is_cleaning(&self) -> bool {
+        self.drain.is_some() || self.cleaning.is_some()
+    }
+
+    /// Whether a segment was read to its end, and leaves when its copies are durable.
+    pub(super) fn is_done_copying(&self) -> bool {
+        self.cleaning.as_ref().is_some_and(|cleaning| cleaning.copied.is_some())
+    }
+}
+
+/// Segments on their way out whose settlements are being carried.
+#[derive(Debug)]
+pub(super) struct Drain {
+    /// Rising.
+    pub(super) segments: Vec<u64>,
+    /// Queues to carry, last first.
+    pub(super) queues: Vec<u64>,
+    pub(super) deletions: Vec<(Box<[u8]>, u64)>,
+    /// The queue that is half carried: the end of its last range written, and the segment of its first.
+    pub(super) half: Option<(u64, u64)>,
+}
+
+impl Drain {
+    /// But for the first, no segment has a deletion that must be written again.
+    pub(super) fn of(segments: Vec<u64>, index: &Index, mut queues: Vec<u64>) -> Self {
+        let first = segments.first().copied().unwrap_or(0);
+        let deletions = index.deletions_to_carry(first);
+        let deletions = deletions.map(|(key, version)| (key.into(), version)).collect();
+        queues.clear();
+        queues.extend(index.queues_to_carry(&segments).map(|(queue, _)| queue));
+        Self { segments, queues, deletions, half: None }
+    }
+
+    /// How many segments may leave with one commit of so many bytes.
+    pub(super) const fn segments_max(commit_bytes: usize) -> usize {
+        commit_bytes / 8 / LEFT_BYTES_MAX
+    }
+}
+
+/// A segment whose live records are being copied.
+#[derive(Debug)]
+pub(super) struct Cleaning {
+    pub(super) segment: u64,
+    pub(super) slot: u32,
+    /// The commit to copy next, and the bytes of its records that are done.
+    pub(super) at: u32,
+    pub(super) skip: usize,
+    /// What of the segment is in the buffer: so many bytes from this one on.
+    pub(super) read: (u32, usize),
+    /// How many were asked for.
+    pub(super) asked: usize,
+    /// Bytes to read next.
+    pub(super) wanted: usize,
+    /// The disk has refused to read here: no more is read at once than one commit.
+    pub(super) is_careful: bool,
+    /// Live records that are not copied yet, and perhaps some that are settled meanwhile.
+    pub(super) left: u64,
+    /// The segment was read to its end; its copies are durable with this position.
+    pub(super) copied: Option<Position>,
+    pub(super) reading: bool,
+    /// There was no room any more in what gathered for the commit of this number.
+    pub(super) waits_for: u64,
+    pub(super) targets: Vec<Target>,
+}
+
+// What the cleaner has learned from the segments that it has cleaned: nothing must be copied for nothing
+// again and again, and wear the card of a board on which nothing happens.
+//
+// Always true: without news the log is gone over once at most, for what is dead in it is gone by then; once
+// a segment gave no room, what has been written since then is left alone, until one gives some or there is
+// news.
+
+/// A segment that took as much to clean as it gave lowers what is worth copying by so many percent for the
+/// next ones, by so many at most, and one that gave room raises it by one again.
+const CAUTION_STEP_PERCENT: u64 = 5;
+const CAUTION_MAX_PERCENT: u64 = 46;
+
+/// What came of the cleaner's work so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Reckoning {
+    /// What the log had taken when the last one was chosen, what is new left out, in bytes.
+    taken_before: Option<u64>,
+    /// The first of those written since one gave no room.
+    barren_from: Option<u64>,
+    /// How often something was said, new or of what is done with; and how often by then.
+    said: u64,
+    said_then: u64,
+    /// Segments cleaned since then.
+    cleaned: usize,
+    /// It is content with so many percent less: segments gave no room of late.
+    caution_percent: u64,
+}
+
+impl Reckoning {
+    /// Something was said, new or of what is done with.
+    pub(super) const fn note_said(&mut self) {
+        self.said += 1;
+    }
+
+    /// What was said last is no news: it was there before.
+    pub(super) const fn note_no_news(&mut self) {
+        self.said -= 1;
+    }
+
+    /// Learns from what the segment that was cleaned last has taken until it had left. `taken_bytes` is what
+    /// the log has taken so far, but for what is new in it; `active` is the segment that is written.
+    pub(super) fn learn(&mut self, taken_bytes: u64, segment_bytes: u32, active: u64) {
+        if self.said_then != self.said {
+            (self.said_then, self.barren_from, self.cleaned) = (self.said, None, 0);
+        }
+        let Some(before) = self.taken_before.take() else { return };
+        if taken_bytes.saturating_sub(before) < segment_bytes.into() {
+            self.barren_from = None;
+            self.caution_percent = self.caution_percent.saturating_sub(1);
+        } else {
+            self.barren_from.get_or_insert(active);
+            self.caution_percent = (self.caution_percent + CAUTION_STEP_PERCENT).min(CAUTION_MAX_PERCENT);
+        }
+    }
+
+    /// Whether each of so many segments was cleaned since the last news.
+    pub(super) const fn has_been_through(&self, segments: usize) -> bool {
+        self.cleaned > segments
+    }
+
+    /// By how many percent less than otherwise may have to be written for a segment.
+    pub(super) const fn caution_percent(&self) -> u64 {
+        self.caution_percent
+    }
+
+    /// Whether a segment is of those that are left alone.
+    pub(super) fn is_barren(&self, sequence: u64) -> bool {
+        self.barren_from.is_some_and(|barren| sequence >= barren)
+    }
+
+    /// A segment was chosen.
+    pub(super) const fn note_chosen(&mut self, taken_bytes: u64) {
+        self.taken_before = Some(taken_bytes);
+        self.cleaned += 1;
+    }
+}
+
+// What a segment that leaves has written again: what the cleaner reckons with when it chooses one.
+//
+// Always true: nothing is reckoned too low, for it is the room that must be there.
+
+impl Index {
+    /// What is settled, to know at once what a segment that leaves has written again; in the memory of
+    /// `since`.
+    pub(super) fn carries(&self, mut since: Vec<(u64, usize)>) -> Carries {
+        let settled = self.queues().values().filter(|queue| queue.settled_since != u64::MAX);
+        since.clear();
+        since.extend(settled.map(|queue| (queue.settled_since, 1 + queue.settled.len())));
+        sort(&mut since);
+        let mut ranges = 0;
+        for (_, sum) in &mut since {
+            ranges += *sum;
+            *sum = ranges;
+        }
+        let oldest = since.first().map_or(u64::MAX, |(oldest, _)| *oldest);
+        Carries { since, segments: self.segments().range(oldest..).count().max(1) as u64 }
+    }
+}
+
+/// What is settled, by the oldest segment that tells of it.
+pub(super) struct Carries {
+    /// Segments, rising, and in how many ranges is settled what they and those before them are the first to
+    /// tell of.
+    since: Vec<(u64, usize)>,
+    /// Segments that may tell of any: when it was written again, none of them does any more.
+    segments: u64,
+}
+
+impl Carries {
+    /// How many ranges, about and rather too many, are written again before `segment` leaves, and for how
+    /// many segments at once.
+    pub(super) fn before(&self, segment: u64) -> (usize, u64) {
+        let end = self.since.partition_point(|(since, _)| *since <= segment);
+        let ranges = end.checked_sub(1).map_or(0, |last| self.since[last].1);
+        (ranges, self.segments)
+    }
+
+    pub(super) fn into_since(self) -> Vec<(u64, usize)> {
+        self.since
+    }
+}
+
+// Definitions lie twice, in different erase blocks: what exists must not hang on one block of a card.
+//
+// ```text
+// declared           | N: definition |                      one block of the segment that fills
+// as soon as may be  | N: definition, copy |                two blocks of it
+// N is sealed        | N: copy | N + 1: copy |              two segments; the oldest counts no more
+// ```
+//
+// A checkpoint of everything at each segment would cost what all definitions take, for ever. This costs two
+// copies of what is defined, once, and one more when the cleaner has brought both into one segment: nothing
+// beside the messages that it is for. Deletions are copied as well, as long as they kill something that lies
+// elsewhere; that of a queue, as long as messages of it do.
+//
+// Always true: one definition is read at a time, by the helper; nobody waits for a copy, and it rides along
+// with what is written within the settle window; copies get the room that publishers get and leave the
+// reserve alone, but they come before the next segment is cleaned, which may bring both copies into one: so
+// a limit that is nearly full for years has them in two as well; nothing is copied while the cleaner copies,
+// which has the buffer; a copy is made of what is durable, so it lies in another commit than that.
+
+/// How far the definitions have been gone through.
+#[derive(Debug, Default)]
+pub(super) struct Doubling {
+    /// Something was defined or a segment was opened since they were gone through.
+    pub(super) is_due: bool,
+    /// They are being gone through.
+    pub(super) is_going: bool,
+    /// The key that was looked at last.
+    pub(super) key: Vec<u8>,
+    /// What is being read: its version, and where it lies.
+    pub(super) reading: Option<(u64, Place)>,
+    /// The copies made so far are durable with this.
+    pub(super) copied: Position,
+}
+
+impl Doubling {
+    /// Nobody knows yet what lies at one place only.
+    pub(super) fn due() -> Self {
+        Self { is_due: true, ..Self::default() }
     }
 }

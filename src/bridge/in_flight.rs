@@ -11,9 +11,10 @@
 use std::collections::VecDeque;
 
 use leveret_core::command::Refusal;
+use leveret_core::journal::Batch;
 
-use super::cause::Cause;
-use super::own_id::OwnId;
+use super::client::Cause;
+use super::headers::OwnId;
 
 /// One message under way.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -196,5 +197,162 @@ mod tests {
         assert_eq!(flights.note_return(Some(id(0)), 312), Ok(()));
         assert!(flights.note_return(Some(id(0)), 312).is_err(), "it came back already");
         assert_eq!(Flights::new(4).confirm(0, true, true), Ok(None), "everything so far is nothing");
+    }
+}
+
+// What came from upstream and is not acknowledged there: the window of a link that fetches.
+//
+// Always true: the upstream's tags rise; one is acknowledged when what came with it is durable here, and all
+// before it are.
+
+/// One message that was taken over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Arrival {
+    tag: u64,
+    batch: Batch,
+}
+
+/// The window.
+#[derive(Debug)]
+pub struct Arrivals {
+    ring: VecDeque<Arrival>,
+    /// The upstream was asked for so many ahead of what is acknowledged.
+    ahead: usize,
+    /// There are no more of them, whatever it was asked for before.
+    window: usize,
+}
+
+impl Arrivals {
+    /// Nothing has come, and the upstream is to send no more than so many ahead.
+    pub fn new(ahead: usize) -> Self {
+        Self { ring: VecDeque::with_capacity(ahead), ahead, window: ahead }
+    }
+
+    /// The consumer there begins again, and is to send no more than `ahead`: beside those that are here, and
+    /// those of the one before that may still be under way.
+    pub fn begin_again(&mut self, ahead: usize) {
+        self.window = self.ring.len() + self.ahead + ahead;
+        self.ahead = ahead;
+    }
+
+    /// Whether nothing waits to be acknowledged.
+    pub fn is_empty(&self) -> bool {
+        self.ring.is_empty()
+    }
+
+    /// Messages that wait to be acknowledged.
+    pub fn len(&self) -> usize {
+        self.ring.len()
+    }
+
+    /// The message of this tag is ours when this batch is durable. `false`: the upstream sends more than it
+    /// was asked for, or tags that do not rise.
+    #[must_use]
+    pub fn take(&mut self, tag: u64, batch: Batch) -> bool {
+        let rises = self.ring.back().is_none_or(|last| last.tag < tag);
+        let fits = self.ring.len() < self.window;
+        if rises && fits {
+            self.ring.push_back(Arrival { tag, batch });
+        }
+        rises && fits
+    }
+
+    /// The next tag that can be acknowledged now: of one message, or where `together`, of as many as are
+    /// durable; and how many messages that are.
+    pub fn next_durable(&mut self, durable: Batch, together: bool) -> Option<(u64, u64)> {
+        let mut found = None;
+        let mut count = 0;
+        while let Some(arrival) = self.ring.front().copied() {
+            if arrival.batch > durable {
+                break;
+            }
+            self.ring.pop_front();
+            count += 1;
+            found = Some((arrival.tag, count));
+            if !together {
+                break;
+            }
+        }
+        found
+    }
+}
+
+// How much comes in that is to be forwarded: what an operator wants to know of an outage before there is one.
+//
+// Always true: counters of queues only rise while a queue is there.
+
+/// Messages that came into the queues of a bridge.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Inflow {
+    /// What their counters say altogether, when that was looked at last.
+    counted: u64,
+    /// This day, until then.
+    today: u64,
+    yesterday: u64,
+}
+
+impl Inflow {
+    /// The queues' counters say so much; they begin again when a queue does.
+    pub const fn note(&mut self, counted: u64) {
+        self.today = self.today.saturating_add(counted.saturating_sub(self.counted));
+        self.counted = counted;
+    }
+
+    /// The counters say so much already, and that is nothing that came.
+    pub const fn begin(&mut self, counted: u64) {
+        self.counted = counted;
+    }
+
+    /// Another day begins.
+    pub const fn end_day(&mut self) {
+        (self.yesterday, self.today) = (self.today, 0);
+    }
+
+    /// What [`Self::note`] was last told.
+    pub const fn counted(&self) -> u64 {
+        self.counted
+    }
+
+    /// What is to be written down: of this day and of the one before.
+    pub const fn numbers(&self) -> [u64; 2] {
+        [self.today, self.yesterday]
+    }
+
+    /// Goes on with what was.
+    pub const fn restore(&mut self, [today, yesterday]: [u64; 2]) {
+        (self.today, self.yesterday) = (today, yesterday);
+    }
+
+    /// Messages, and the milliseconds in which they came; `gone_ms`: of this day.
+    pub const fn span(&self, gone_ms: u64) -> (u64, u64) {
+        match self.yesterday {
+            0 => (self.today, gone_ms),
+            yesterday => (self.today + yesterday, gone_ms + super::pacing::DAY_MS),
+        }
+    }
+}
+
+#[cfg(test)]
+mod inflow_tests {
+    use super::*;
+
+    #[test]
+    fn what_came_is_counted_by_days_over_restarts_and_new_queues() {
+        let mut inflow = Inflow::default();
+        inflow.begin(500);
+        inflow.note(600);
+        inflow.note(30);
+        inflow.note(50);
+        assert_eq!((inflow.numbers(), inflow.span(7)), ([120, 0], (120, 7)), "a queue was deleted between");
+        inflow.end_day();
+        inflow.note(51);
+        assert_eq!(inflow.span(7), (121, 86_400_007));
+        let mut after = Inflow::default();
+        after.restore(inflow.numbers());
+        after.begin(9);
+        after.note(10);
+        assert_eq!(after.numbers(), [2, 120]);
+        after.end_day();
+        assert_eq!(after.numbers(), [0, 2]);
     }
 }

@@ -24,15 +24,15 @@ use std::ops::Bound;
 
 use leveret_core::journal::definition::incarnation_in;
 
-use super::active_segment::ActiveSegment;
 use super::commit::BLOCK_BYTES;
-use super::definition_index::DefinitionIndex;
+use super::commit_builder::ActiveSegment;
+use super::damage::is_about_a_block;
 use super::disk::Disk;
 use super::footer::{self, Footer, Lengths};
-use super::format::NAMED;
+use super::index::DefinitionIndex;
 use super::index::Index;
-use super::read_around::is_about_a_block;
 use super::record::Record;
+use super::segment::NAMED;
 use super::varint::{self, Input};
 
 /// Names take one of so many bytes of a segment at most.

@@ -1,0 +1,488 @@
+//! The headers that a message gets on its way; all else of its properties stays octet by octet, but for what a
+//! message of somebody else may not decide on this side.
+//!
+//! | header | what it says |
+//! |--------|--------------|
+//! | `x-bridge-id` | the same for each repeat of one message: from the first bridge that it crosses |
+//! | `x-bridge-via` | the same of the last bridge, where that is not the first |
+//! | `x-bridge-hops` | how many bridges it has crossed |
+//! | `x-bridge-repeat` | it may have been sent before |
+//! | `x-bridge-cc` | what was its `CC`: a list of keys that routed it where it was published, and nowhere else |
+//! | `x-bridge-user-id` | what was its property `user_id`: who sent it where that was looked at |
+//!
+//! Always true: a message without such headers keeps its own in one piece, and only gets more; nothing that a
+//! bridge brings is routed by its headers, or taken for a user's of this side.
+
+use core::fmt::Write as _;
+
+use leveret_amqp::props::{PROPERTIES, PropertyKind};
+use leveret_amqp::{Edit, Full, Properties, PropertyEdit, Table, TableWriter, Value, Writer};
+use leveret_config::shovels::{End, Property, Shovel};
+
+const ID: &str = "x-bridge-id";
+const VIA: &str = "x-bridge-via";
+const HOPS: &str = "x-bridge-hops";
+const REPEAT: &str = "x-bridge-repeat";
+const COPIES: &str = "x-bridge-cc";
+const USER: &str = "x-bridge-user-id";
+/// Further keys that RabbitMQ routes a message by.
+const CC: &str = "CC";
+
+/// What a message had on its way before, and what it has anew or no more.
+const OF_SENDING: [&str; 9] = [
+    VIA,
+    HOPS,
+    REPEAT,
+    CC,
+    "x-parked-cause",
+    "x-parked-bridge",
+    "x-parked-queue",
+    "x-parked-time",
+    "x-parked-count",
+];
+
+/// What a message gets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Marks {
+    /// What it is known by here; `None`: it is not from here.
+    pub id: Option<OwnId>,
+    /// It may have been sent before.
+    pub is_repeat: bool,
+}
+
+/// How many bridges a message has crossed.
+pub fn hops_of(properties: Properties<'_>) -> u64 {
+    let hops =
+        properties.headers().and_then(|headers| headers.get(HOPS)).and_then(|value| value.as_integer());
+    hops.and_then(|hops| u64::try_from(hops).ok()).unwrap_or(0)
+}
+
+/// What a message that came back from the upstream is known by here.
+pub(super) fn own_id_of(properties: Properties<'_>, origin: Origin) -> Option<OwnId> {
+    let headers = properties.headers()?;
+    let id = headers.get(VIA).or_else(|| headers.get(ID))?;
+    OwnId::parse(id.as_bytes()?, origin)
+}
+
+/// Writes a message's properties with its marks.
+///
+/// # Errors
+/// They do not fit.
+pub fn marked(
+    properties: Properties<'_>,
+    marks: Marks,
+    origin: Origin,
+    writer: &mut Writer<'_>,
+) -> Result<(), Full> {
+    let headers = properties.headers().unwrap_or(Table::EMPTY);
+    let has_id = headers.get(ID).is_some();
+    let hops = hops_of(properties).saturating_add(1).min(i64::MAX as u64);
+    let is_repeat = marks.is_repeat || headers.get(REPEAT).is_some();
+    let edit = PropertyEdit { user_id: Edit::Remove, ..PropertyEdit::default() };
+    properties.write_with_other_headers(
+        edit,
+        &OF_SENDING,
+        &mut |table| {
+            if let Some(id) = marks.id {
+                table.text(if has_id { VIA } else { ID }, &id.text(origin))?;
+            }
+            table.long(HOPS, hops as i64)?;
+            if is_repeat {
+                table.bool(REPEAT, true)?;
+            }
+            // What an earlier bridge has kept of them stays, and is not written twice.
+            if let Some(keys) = headers.get(CC).filter(|_| headers.get(COPIES).is_none()) {
+                table.value(COPIES.as_bytes(), keys)?;
+            }
+            match properties.user_id().filter(|_| headers.get(USER).is_none()) {
+                Some(user) => table.value(USER.as_bytes(), Value::LongStr(user)),
+                None => Ok(()),
+            }
+        },
+        writer,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ORIGIN: Origin = Origin { store: [0xab; 16], life: 3 };
+    const OWN: OwnId = OwnId { queue: 5, offset: 0x1a2, is_transient: false };
+
+    fn written(properties: &[u8], write: impl FnOnce(Properties<'_>, &mut Writer<'_>)) -> Vec<u8> {
+        let mut out = [0; 1000];
+        let mut writer = Writer::new(&mut out);
+        write(Properties::parse(properties).expect("sound"), &mut writer);
+        let written = writer.written().to_vec();
+        Properties::parse(&written).expect("what is written is sound");
+        written
+    }
+
+    fn with_marks(properties: &[u8], marks: Marks) -> Vec<u8> {
+        written(properties, |properties, writer| {
+            marked(properties, marks, ORIGIN, writer).expect("it fits");
+        })
+    }
+
+    fn names(properties: &[u8]) -> Vec<String> {
+        let headers = Properties::trusted(properties).headers().expect("there are headers");
+        headers.iter().map(|(name, _)| String::from_utf8_lossy(name).into_owned()).collect()
+    }
+
+    #[test]
+    fn the_first_bridge_names_the_message_and_the_next_ones_say_which_they_are() {
+        let marks = Marks { id: Some(OWN), is_repeat: false };
+        // A content type, a header of a strange type, persistent.
+        let properties = b"\xb0\x00\x01t\x00\x00\x00\x0b\x01aL\0\0\0\0\0\0\0\x01\x02";
+        let once = with_marks(properties, marks);
+        assert_eq!(names(&once), ["a", "x-bridge-id", "x-bridge-hops"]);
+        let sent = Properties::trusted(&once);
+        assert_eq!((sent.content_type(), sent.is_persistent()), (Some(&b"t"[..]), true));
+        assert_eq!(own_id_of(sent, ORIGIN), Some(OWN));
+        assert_eq!(hops_of(sent), 1);
+        let second = Origin { store: [1; 16], life: 1 };
+        let via = written(&once, |properties, writer| {
+            let other = OwnId { queue: 9, offset: 9, is_transient: true };
+            let marks = Marks { id: Some(other), is_repeat: true };
+            marked(properties, marks, second, writer).expect("it fits");
+            let mut out = [0; 1000];
+            let mut twice = Writer::new(&mut out);
+            marked(properties, marks, second, &mut twice).expect("it fits");
+            assert_eq!(own_id_of(Properties::trusted(twice.written()), second), Some(other));
+        });
+        assert_eq!(names(&via), ["a", "x-bridge-id", "x-bridge-via", "x-bridge-hops", "x-bridge-repeat"]);
+        assert_eq!(hops_of(Properties::trusted(&via)), 2);
+        let headers = Properties::trusted(&via).headers().expect("there are headers");
+        let expected = "abababababababababababababababab-5-1a2";
+        assert_eq!(headers.get(ID).and_then(|value| value.as_str()), Some(expected), "the first one's stays");
+        assert_eq!(headers.as_bytes().get(..11), Some(&b"\x01aL\0\0\0\0\0\0\0\x01"[..]), "octet by octet");
+        let third = with_marks(&via, Marks { id: None, is_repeat: false });
+        assert!(names(&third).contains(&REPEAT.to_string()), "a repeat stays one");
+    }
+
+    #[test]
+    fn who_parked_it_is_nobody_elses_business() {
+        let parked = b"\x20\0\0\0\0\x19\x0ex-parked-causeS\0\0\0\x05full!";
+        let sent = with_marks(parked, Marks { id: Some(OWN), is_repeat: false });
+        assert_eq!(names(&sent), ["x-bridge-id", "x-bridge-hops"]);
+    }
+
+    /// A sensor that may write to one exchange reached an actuator's queue on the other side by them.
+    #[test]
+    fn keys_and_users_of_the_other_side_are_kept_as_data_and_decide_nothing() {
+        // Headers `CC` and `BCC`, each a list of one key, and the property `user_id`.
+        let list = |name: &str| {
+            let mut entry = vec![name.len() as u8];
+            entry.extend_from_slice(name.as_bytes());
+            entry.extend_from_slice(b"A\0\0\0\x08S\0\0\0\x03key");
+            entry
+        };
+        let table = [list("CC"), list("BCC")].concat();
+        let length = (table.len() as u32).to_be_bytes();
+        let properties = [b"\x20\x10", &length[..], &table, b"\x04evil"].concat();
+        let once = with_marks(&properties, Marks { id: Some(OWN), is_repeat: false });
+        assert_eq!(names(&once), ["x-bridge-id", "x-bridge-hops", "x-bridge-cc", "x-bridge-user-id"]);
+        let sent = Properties::trusted(&once);
+        let headers = sent.headers().expect("there are headers");
+        assert_eq!(sent.user_id(), None);
+        assert_eq!(headers.get(USER).and_then(|value| value.as_str()), Some("evil"));
+        assert!(headers.get(COPIES).is_some_and(|value| value.as_array().is_some()));
+        assert_eq!(
+            names(&with_marks(&once, Marks { id: None, is_repeat: false })).len(),
+            4,
+            "once is enough"
+        );
+    }
+
+    #[test]
+    fn what_does_not_fit_is_said() {
+        let mut out = [0; 20];
+        let marks = Marks { id: Some(OWN), is_repeat: false };
+        let mut writer = Writer::new(&mut out);
+        assert_eq!(marked(Properties::EMPTY, marks, ORIGIN, &mut writer), Err(Full));
+        assert_eq!(writer.at(), 0);
+    }
+}
+
+// What a message is known by beyond this broker: the same however often it is sent, and no other's.
+//
+// ```text
+// 0123…cdef-5-1a2        of a durable queue: the store, the queue's incarnation, the offset in its log
+// 0123…cdef-t9-5-1a2     transient: the life of the store, the queue's number in it, the place in the queue
+// ```
+//
+// All numbers are hexadecimal. Always true: what is written reads back as it was, and nothing else does.
+
+/// The longest, in bytes.
+pub(super) const ID_BYTES_MAX: usize = 32 + 2 + 8 + 2 * 17;
+
+/// Whose messages they are: the store, and its life.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Origin {
+    /// Tells stores apart.
+    pub store: [u8; 16],
+    /// Which of its lives this is.
+    pub life: u32,
+}
+
+/// What a message of this broker is known by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OwnId {
+    /// The queue, as a number that no other ever has, in this life or in all of them.
+    pub queue: u64,
+    /// The place in it.
+    pub offset: u64,
+    /// It counts in this life only.
+    pub is_transient: bool,
+}
+
+impl OwnId {
+    /// As a header has it.
+    pub(super) fn text(self, origin: Origin) -> heapless::String<ID_BYTES_MAX> {
+        let mut text = heapless::String::new();
+        let Self { queue, offset, is_transient } = self;
+        let store = u128::from_be_bytes(origin.store);
+        let written = match is_transient {
+            false => write!(text, "{store:032x}-{queue:x}-{offset:x}"),
+            true => write!(text, "{store:032x}-t{:x}-{queue:x}-{offset:x}", origin.life),
+        };
+        debug_assert!(written.is_ok(), "the longest fits");
+        text
+    }
+
+    /// Reads a header, if it is one of ours.
+    pub(super) fn parse(text: &[u8], origin: Origin) -> Option<Self> {
+        let text = core::str::from_utf8(text).ok()?;
+        let mut last = text.rsplit('-').map(|part| u64::from_str_radix(part, 16).ok());
+        let (offset, queue) = (last.next()??, last.next()??);
+        let id = Self { queue, offset, is_transient: text.contains("-t") };
+        (id.text(origin) == text).then_some(id)
+    }
+}
+
+#[cfg(test)]
+mod own_id_tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_reads_back_and_what_is_anothers_does_not() {
+        let origin = Origin { store: *b"\0a store's own i", life: u32::MAX };
+        for is_transient in [false, true] {
+            for number in [0, 1, 255, u64::MAX] {
+                let id = OwnId { queue: number, offset: u64::MAX - number, is_transient };
+                let text = id.text(origin);
+                assert_eq!(OwnId::parse(text.as_bytes(), origin), Some(id), "{text}");
+                let other = Origin { store: [7; 16], ..origin };
+                assert_eq!(OwnId::parse(text.as_bytes(), other), None);
+                let later = Origin { life: 1, ..origin };
+                assert_eq!(OwnId::parse(text.as_bytes(), later).is_none(), is_transient);
+                let longer = format!("{text}-0");
+                assert_eq!(OwnId::parse(longer.as_bytes(), origin), None);
+            }
+        }
+        for nonsense in [&b""[..], b"-", b"\xff", b"00000000000000000000000000000000"] {
+            assert_eq!(OwnId::parse(nonsense, Origin::default()), None);
+        }
+    }
+}
+
+// What a shovel's messages get besides a bridge's marks: RabbitMQ's headers of shovels, and properties that
+// were asked for.
+//
+// | header | what it says |
+// |--------|--------------|
+// | `x-shovelled` | an array of tables: by which shovels, from where to where; the last one first |
+// | `x-shovelled-timestamp` | when, in seconds since 1970 |
+//
+// Always true: what is not asked for stays octet by octet.
+
+const SHOVELLED: &str = "x-shovelled";
+const TIMESTAMP: &str = "x-shovelled-timestamp";
+
+/// Writes a message's properties as a shovel wants them; `way`: places in the shovel's two lists of addresses,
+/// over which it goes; `scratch` is room for its headers.
+///
+/// # Errors
+/// They do not fit.
+pub fn shovelled(
+    properties: Properties<'_>,
+    shovel: &Shovel,
+    (way, unix_s, by): ((usize, usize), u64, &str),
+    scratch: &mut [u8],
+    writer: &mut Writer<'_>,
+) -> Result<(), Full> {
+    let mut table = Writer::new(scratch);
+    let has_more = shovel.adds_headers || shovel.adds_timestamp;
+    if has_more {
+        let headers = properties.headers().unwrap_or(Table::EMPTY);
+        table.table(|table| write_headers(headers, shovel, (way, unix_s, by), table))?;
+    }
+    let headers = has_more.then(|| Table::trusted(table.written().get(4..).unwrap_or_default()));
+    let has = |name: &str, flag, kind| {
+        shovel.properties.contains_key(name)
+            || (kind == PropertyKind::Headers && headers.is_some())
+            || properties.by_flag(flag, kind).is_some()
+    };
+    let flags = PROPERTIES.iter().filter(|(name, flag, kind)| has(name, *flag, *kind));
+    let start = writer.at();
+    let mut write = || {
+        writer.write_u16(flags.clone().fold(0, |all, (_, flag, _)| all | flag))?;
+        for (name, flag, kind) in flags.clone() {
+            let own = properties.by_flag(*flag, *kind);
+            write_property(*kind, shovel.properties.get(*name), own, headers, writer)?;
+        }
+        Ok(())
+    };
+    let written: Result<(), Full> = write();
+    if written.is_err() {
+        writer.rewind(start);
+    }
+    written
+}
+
+/// Writes one property: what is wanted, or else its own.
+fn write_property(
+    kind: PropertyKind,
+    wanted: Option<&Property>,
+    own: Option<Value<'_>>,
+    headers: Option<Table<'_>>,
+    writer: &mut Writer<'_>,
+) -> Result<(), Full> {
+    let number = |own: Option<u64>| match wanted {
+        Some(Property::Number(number)) => *number,
+        _ => own.unwrap_or(0),
+    };
+    let integer = own.and_then(|own| own.as_integer()).and_then(|own| u64::try_from(own).ok());
+    match kind {
+        PropertyKind::Text => {
+            let own = own.and_then(|own| own.as_bytes()).unwrap_or_default();
+            writer.write_short_str(if let Some(Property::Text(text)) = wanted {
+                text.as_bytes()
+            } else {
+                own
+            })
+        }
+        PropertyKind::Headers => {
+            let own = own.and_then(|own| own.as_table()).unwrap_or(Table::EMPTY);
+            writer.write_table(headers.unwrap_or(own))
+        }
+        PropertyKind::Octet => writer.write_u8(number(integer).min(u8::MAX.into()) as u8),
+        PropertyKind::Timestamp => match own {
+            Some(Value::Timestamp(own)) => writer.write_u64(number(Some(own))),
+            _ => writer.write_u64(number(None)),
+        },
+    }
+}
+
+fn write_headers(
+    headers: Table<'_>,
+    shovel: &Shovel,
+    ((from, to), unix_s, by): ((usize, usize), u64, &str),
+    table: &mut TableWriter<'_, '_>,
+) -> Result<(), Full> {
+    let before = headers.get(SHOVELLED).and_then(|value| value.as_array());
+    for (name, value) in headers.iter() {
+        let is_anew = name == SHOVELLED.as_bytes() && shovel.adds_headers
+            || name == TIMESTAMP.as_bytes() && shovel.adds_timestamp;
+        if !is_anew {
+            table.value(name, value)?;
+        }
+    }
+    if shovel.adds_headers {
+        table.array(SHOVELLED, |array| {
+            array.table(|table| {
+                let said = [("shovelled-by", by), ("shovel-type", "dynamic")];
+                said.iter().try_for_each(|(name, text)| table.text(name, text))?;
+                table.text("shovel-name", &shovel.name)?;
+                table.text("shovel-vhost", &shovel.vhost)?;
+                write_end("src", &shovel.source, from, table)?;
+                write_end("dest", &shovel.destination, to, table)
+            })?;
+            before.into_iter().flatten().try_for_each(|value| array.value(value))
+        })?;
+    }
+    if shovel.adds_timestamp { table.long(TIMESTAMP, unix_s as i64) } else { Ok(()) }
+}
+
+fn write_end(which: &str, end: &End, uri: usize, table: &mut TableWriter<'_, '_>) -> Result<(), Full> {
+    let parts = [
+        ("uri", end.uris.get(uri).map(String::as_str)),
+        ("exchange", end.exchange.as_deref()),
+        ("exchange-key", end.key.as_deref()),
+        ("queue", end.queue.as_deref()),
+    ];
+    let mut said = parts.iter().filter_map(|(name, text)| Some((name, (*text)?)));
+    said.try_for_each(|(name, text)| table.text(&format!("{which}-{name}"), text))
+}
+
+#[cfg(test)]
+mod shovelled_tests {
+    use super::*;
+    use leveret_config::shovels::DeleteAfter;
+
+    fn shovel() -> Shovel {
+        let end =
+            |queue: &str| End { uris: vec!["amqp://".into()], queue: Some(queue.into()), ..End::default() };
+        Shovel {
+            name: "s".into(),
+            vhost: "/".into(),
+            source: end("a"),
+            destination: end("b"),
+            delete_after: DeleteAfter::Never,
+            is_tried_once: false,
+            adds_headers: true,
+            adds_timestamp: true,
+            properties: std::collections::BTreeMap::new(),
+        }
+    }
+
+    fn written(properties: &[u8], shovel: &Shovel) -> Vec<u8> {
+        let (mut scratch, mut out) = ([0; 1000], [0; 1000]);
+        let mut writer = Writer::new(&mut out);
+        let properties = Properties::parse(properties).expect("sound");
+        shovelled(properties, shovel, ((0, 0), 77, "here"), &mut scratch, &mut writer).expect("it fits");
+        let written = writer.written().to_vec();
+        Properties::parse(&written).expect("what is written is sound");
+        written
+    }
+
+    #[test]
+    fn each_shovel_says_where_it_moved_a_message_the_last_one_first() {
+        let once = written(b"\xb0\x00\x01t\x00\x00\x00\x0b\x01aL\0\0\0\0\0\0\0\x01\x02", &shovel());
+        let twice = written(&once, &Shovel { name: "second".into(), ..shovel() });
+        let headers = Properties::trusted(&twice).headers().expect("there are headers");
+        let all = headers.get(SHOVELLED).and_then(|value| value.as_array()).expect("an array");
+        let tables: Vec<Table<'_>> = all.iter().filter_map(|value| value.as_table()).collect();
+        let text = |table: &Table<'_>, name: &str| {
+            table.get(name).and_then(|value| value.as_str()).map(str::to_string)
+        };
+        assert_eq!(
+            tables.iter().map(|it| text(it, "shovel-name").unwrap()).collect::<Vec<_>>(),
+            ["second", "s"]
+        );
+        assert_eq!(text(&tables[0], "src-queue").as_deref(), Some("a"));
+        assert_eq!(text(&tables[0], "dest-uri").as_deref(), Some("amqp://"));
+        assert_eq!(headers.get(TIMESTAMP).and_then(|value| value.as_integer()), Some(77));
+        assert_eq!(headers.get("a").and_then(|value| value.as_integer()), Some(1));
+        assert_eq!(Properties::trusted(&twice).content_type(), Some(&b"t"[..]));
+        assert!(Properties::trusted(&twice).is_persistent());
+    }
+
+    #[test]
+    fn properties_that_are_asked_for_come_instead_and_others_stay() {
+        let mut wanted = Shovel { adds_headers: false, adds_timestamp: false, ..shovel() };
+        assert_eq!(written(b"\xb0\x00\x01t\0\0\0\0\x02", &wanted), b"\xb0\x00\x01t\0\0\0\0\x02");
+        for (name, value) in [
+            ("delivery_mode", Property::Number(1)),
+            ("app_id", Property::Text("x".into())),
+            ("timestamp", Property::Number(9)),
+        ] {
+            wanted.properties.insert(name, value);
+        }
+        let bytes = written(b"\xb0\x00\x01t\0\0\0\0\x02", &wanted);
+        let got = Properties::trusted(&bytes);
+        assert_eq!((got.content_type(), got.app_id()), (Some(&b"t"[..]), Some(&b"x"[..])));
+        assert_eq!((got.delivery_mode(), got.timestamp(), got.has_headers()), (Some(1), Some(9), true));
+    }
+}

@@ -1,0 +1,388 @@
+//! How fast messages leave: so many a second, or so many bytes.
+//!
+//! After an outage a backlog would fill a thin or metered link for hours, and with it go the device's own
+//! programs; so a rate may be set. What was not used is kept for a tenth of a second only, so that a pause
+//! does not turn into a burst.
+//!
+//! Always true: a message is sent whole as soon as anything is left, and what it takes too much is made up
+//! for by waiting: over any span, the rate holds but for one message.
+
+use leveret_config::bridge::DrainRate;
+use leveret_core::time::{Deadline, Now};
+use leveret_core::token_bucket::{NS_PER_MS, TokenBucket};
+
+/// What is kept of what was not used.
+const CAPACITY_NS: u64 = 100 * NS_PER_MS;
+
+/// What may be sent now, and how that grows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Pace {
+    rate: Option<DrainRate>,
+    bucket: TokenBucket,
+}
+
+impl Pace {
+    /// `None`: as fast as the link takes it.
+    pub const fn new(rate: Option<DrainRate>, now: Now) -> Self {
+        Self { rate, bucket: TokenBucket::nearly_empty(now, CAPACITY_NS) }
+    }
+
+    /// What may be sent by `now`, in nanoseconds of the rate. A message may go while it is above zero, and
+    /// [`Self::cost`] is taken off.
+    pub fn left(&self, now: Now) -> i64 {
+        if self.rate.is_none() { i64::MAX } else { self.bucket.left_ns(now, CAPACITY_NS) }
+    }
+
+    /// What a message of so many bytes on the wire takes.
+    pub fn cost(&self, bytes: u64) -> i64 {
+        let (units, per_s) = match self.rate {
+            None => return 0,
+            Some(DrainRate::Messages(per_s)) => (1, per_s),
+            Some(DrainRate::Bytes(per_s)) => (bytes, per_s),
+        };
+        let cost_ns = u128::from(units) * 1_000 * u128::from(NS_PER_MS) / u128::from(per_s.max(1));
+        i64::try_from(cost_ns).unwrap_or(i64::MAX)
+    }
+
+    /// A message of so many bytes was sent.
+    pub fn note_sent(&mut self, now: Now, bytes: u64) {
+        self.bucket.take(now, self.cost(bytes) as u64);
+    }
+
+    /// When the next may be sent, if none may now.
+    pub fn deadline(&self, now: Now) -> Deadline {
+        if self.left(now) > 0 { Deadline::NEVER } else { self.bucket.due(1, CAPACITY_NS) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Sends messages of so many bytes whenever one may go, for so long; how many went.
+    fn sent(rate: DrainRate, bytes: u64, span_ms: u64) -> u64 {
+        let (mut now, end) = (Now::from_ms(5), 5 + span_ms);
+        let mut pace = Pace::new(Some(rate), now);
+        let mut count = 0;
+        for at in 5..end {
+            now = Now::from_ms(at);
+            while pace.left(now) > 0 {
+                assert_eq!(pace.deadline(now), Deadline::NEVER);
+                pace.note_sent(now, bytes);
+                count += 1;
+            }
+            assert!(!pace.deadline(now).is_due(now));
+        }
+        count
+    }
+
+    #[test]
+    fn over_any_span_the_rate_holds_but_for_one_message() {
+        for (rate, bytes, per_s) in [
+            (DrainRate::Messages(1), 9, 1),
+            (DrainRate::Messages(50), 100_000, 50),
+            (DrainRate::Bytes(1_000), 100, 10),
+            (DrainRate::Bytes(64_000), 256, 250),
+        ] {
+            for span_s in [1, 7, 60] {
+                let count = sent(rate, bytes, span_s * 1_000);
+                assert!(
+                    (per_s * span_s..=per_s * span_s + 1).contains(&count),
+                    "{rate:?}: {count} in {span_s} s"
+                );
+            }
+        }
+        // One that is larger than all of a second goes too, and is paid for.
+        assert_eq!(sent(DrainRate::Bytes(1_000), 10_000, 21_000), 3);
+    }
+
+    #[test]
+    fn a_pause_does_not_turn_into_a_burst() {
+        let start = Now::from_ms(0);
+        let mut pace = Pace::new(Some(DrainRate::Messages(100)), start);
+        let late = Now::from_ms(3_600_000);
+        let mut count = 0;
+        while pace.left(late) > 0 {
+            pace.note_sent(late, 1);
+            count += 1;
+        }
+        assert_eq!(count, 10);
+        let free = Pace::new(None, start);
+        assert!(free.left(late) > 0 && free.cost(1 << 40) == 0 && free.deadline(late) == Deadline::NEVER);
+    }
+}
+
+// When to try again.
+//
+// A thousand devices whose upstream comes back must not come all at once, so each pause is drawn from the
+// whole of a span that doubles with every failure (full jitter). A link that came up and broke at once is
+// no success: only one that lasted makes the span short again.
+//
+// Always true: a pause is at least [`PAUSE_MS_MIN`] and at most what was set.
+
+/// The first span, in milliseconds.
+const SPAN_MS_FIRST: u64 = 1_000;
+/// No pause is shorter, in milliseconds.
+pub(super) const PAUSE_MS_MIN: u64 = 200;
+/// A link that lasted so long was stable, in milliseconds.
+const STABLE_MS: u64 = 60_000;
+
+/// How often it failed in a row.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Backoff {
+    failures: u32,
+}
+
+impl Backoff {
+    /// The link is not up any more, or did not come up; `since` then it was. When to try again, with `chance`
+    /// any number.
+    pub fn fail(&mut self, now: Now, since: Option<Now>, span_ms_max: u64, chance: u64) -> Deadline {
+        if since.is_some_and(|since| now.ms_since(since) >= STABLE_MS) {
+            self.failures = 0;
+        }
+        let span_ms = (SPAN_MS_FIRST << self.failures.min(30)).min(span_ms_max).max(PAUSE_MS_MIN);
+        self.failures = self.failures.saturating_add(1);
+        now.after_ms(PAUSE_MS_MIN.max(chance % (span_ms + 1)))
+    }
+
+    /// It counts as having failed once more, without a pause.
+    pub const fn note_failure(&mut self) {
+        self.failures = self.failures.saturating_add(1);
+    }
+
+    /// Somebody says that it is to be tried anew.
+    pub const fn reset(&mut self) {
+        self.failures = 0;
+    }
+
+    /// Failures in a row.
+    pub const fn failures(&self) -> u32 {
+        self.failures
+    }
+}
+
+#[cfg(test)]
+mod backoff_tests {
+    use super::*;
+
+    /// The longest and the shortest pause there can be now.
+    fn span(backoff: Backoff, now: Now, since: Option<Now>) -> (u64, u64) {
+        let pause = |chance| {
+            let at = { backoff }.fail(now, since, 60_000, chance);
+            at.ms_left(now).expect("it is tried again")
+        };
+        let longest = (0..70_000).map(pause).max().expect("there are chances");
+        (pause(0), longest)
+    }
+
+    #[test]
+    fn the_span_doubles_up_to_its_most_and_only_a_stable_link_makes_it_short() {
+        let now = Now::from_ms(1_000_000);
+        let mut backoff = Backoff::default();
+        let mut longest = Vec::new();
+        for _ in 0..8 {
+            longest.push(span(backoff, now, None));
+            backoff.fail(now, None, 60_000, 0);
+        }
+        let most: Vec<u64> = longest.iter().map(|(_, most)| *most).collect();
+        assert_eq!(most, [1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 60_000, 60_000]);
+        assert!(longest.iter().all(|(least, _)| *least == PAUSE_MS_MIN), "the jitter is full");
+        let shortly = Some(Now::from_ms(now.as_ms() - STABLE_MS + 1));
+        assert_eq!(span(backoff, now, shortly).1, 60_000, "a link that broke soon is no success");
+        let long = Some(Now::from_ms(now.as_ms() - STABLE_MS));
+        assert_eq!(span(backoff, now, long).1, 1_000);
+    }
+
+    #[test]
+    fn failures_without_end_do_not_overflow() {
+        let mut backoff = Backoff { failures: u32::MAX };
+        let at = backoff.fail(Now::from_ms(0), None, u64::MAX - 1, u64::MAX - 7);
+        assert!(at.ms_left(Now::from_ms(0)).is_some());
+    }
+}
+
+// So many bytes a day, for a link that is paid by the byte.
+//
+// A day is 24 hours of this broker's own time, for a board without a clock knows no midnight. How much of it
+// is gone, and what was used, is handed out to be written down and taken in again after a restart; the time
+// that the broker was off counts as nothing, so that a restart never gives a new budget.
+//
+// Always true: what is over is made up for by no later day, and nothing unused is carried over; whoever is
+// not held back is counted all the same.
+
+/// In milliseconds.
+pub(super) const DAY_MS: u64 = 24 * 3_600_000;
+/// It is to be written down after so many parts of the budget: a power cut gives back no more.
+const NOTED_PARTS: u64 = 16;
+
+/// What may go today.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DayBudget {
+    /// `None`: it is only counted.
+    bytes_max: Option<u64>,
+    used: u64,
+    yesterday: u64,
+    /// When the day began, and how much of it was gone by then.
+    since: Now,
+    gone_ms: u64,
+    noted: u64,
+}
+
+impl DayBudget {
+    /// A day that begins now.
+    pub const fn new(bytes_max: Option<u64>, now: Now) -> Self {
+        Self { bytes_max, used: 0, yesterday: 0, since: now, gone_ms: 0, noted: 0 }
+    }
+
+    /// Goes on with a day of which so much was gone.
+    pub fn restore(&mut self, now: Now, [used, yesterday, gone_ms]: [u64; 3]) {
+        (self.used, self.noted, self.yesterday) = (used, used, yesterday);
+        (self.since, self.gone_ms) = (now, gone_ms.min(DAY_MS));
+    }
+
+    /// What [`Self::restore`] wants: used today, used the day before, milliseconds gone.
+    pub fn numbers(&self, now: Now) -> [u64; 3] {
+        [self.used, self.yesterday, self.gone_ms(now).min(DAY_MS)]
+    }
+
+    const fn gone_ms(&self, now: Now) -> u64 {
+        self.gone_ms.saturating_add(now.ms_since(self.since))
+    }
+
+    /// The day ends when it is over. `true`: it did.
+    pub const fn keep_time(&mut self, now: Now) -> bool {
+        let gone = self.gone_ms(now);
+        let days = gone / DAY_MS;
+        if days == 0 {
+            return false;
+        }
+        self.yesterday = if days == 1 { self.used } else { 0 };
+        (self.used, self.noted, self.since, self.gone_ms) = (0, 0, now, gone % DAY_MS);
+        true
+    }
+
+    /// So many bytes went.
+    pub const fn note(&mut self, bytes: u64) {
+        self.used = self.used.saturating_add(bytes);
+    }
+
+    /// Whether those are held back that the budget is for.
+    pub fn is_spent(&self) -> bool {
+        self.bytes_max.is_some_and(|max| self.used >= max)
+    }
+
+    /// When the next day begins.
+    pub const fn next_day(&self) -> Deadline {
+        self.since.after_ms(DAY_MS.saturating_sub(self.gone_ms))
+    }
+
+    /// The same day, with another budget.
+    pub const fn with_max(self, bytes_max: Option<u64>) -> Self {
+        Self { bytes_max, ..self }
+    }
+
+    /// Whether so much went since this was last asked that it is to be written down.
+    pub fn is_to_note(&mut self) -> bool {
+        let step = self.bytes_max.map_or(u64::MAX, |max| (max / NOTED_PARTS).max(1));
+        let is_due = self.used - self.noted >= step;
+        if is_due {
+            self.noted = self.used;
+        }
+        is_due
+    }
+}
+
+#[cfg(test)]
+mod day_budget_tests {
+    use super::*;
+
+    const fn at(hours: u64) -> Now {
+        Now::from_ms(hours * 3_600_000)
+    }
+
+    #[test]
+    fn what_is_spent_holds_back_until_the_day_is_over_and_nothing_is_carried_over() {
+        let mut budget = DayBudget::new(Some(1_000), at(5));
+        budget.note(999);
+        assert!(!budget.is_spent());
+        budget.note(500);
+        assert!(budget.is_spent() && !budget.keep_time(at(28)) && budget.is_spent());
+        assert_eq!(budget.next_day().ms_left(at(28)), Some(3_600_000));
+        assert!(budget.keep_time(at(29)) && !budget.is_spent());
+        assert_eq!(budget.numbers(at(29)), [0, 1_499, 0]);
+        assert!(budget.keep_time(at(29 + 49)));
+        assert_eq!(budget.numbers(at(78)), [0, 0, 3_600_000], "a day passed with nothing");
+        assert!(!DayBudget::new(None, at(0)).is_spent());
+    }
+
+    #[test]
+    fn a_restart_gives_no_new_budget_and_no_longer_day() {
+        let mut before = DayBudget::new(Some(100), at(0));
+        before.note(100);
+        let [used, yesterday, gone_ms] = before.numbers(at(20));
+        let mut after = DayBudget::new(Some(100), at(0));
+        after.restore(at(0), [used, yesterday, gone_ms]);
+        assert!(after.is_spent() && !after.keep_time(at(3)) && after.is_spent());
+        assert!(after.keep_time(at(4)) && !after.is_spent());
+        after.restore(at(0), [1, 2, u64::MAX]);
+        assert!(after.keep_time(at(0)), "nonsense is a day that is over");
+    }
+
+    #[test]
+    fn it_is_written_down_a_few_times_a_day() {
+        let mut budget = DayBudget::new(Some(1_600), at(0));
+        let count = (0..1_600).filter(|_| {
+            budget.note(1);
+            budget.is_to_note()
+        });
+        assert_eq!(count.count(), 16);
+    }
+}
+
+// What a link costs, by the bytes of its socket, and how much of that went twice.
+//
+// Always true: whatever is counted as repeated or as payload was counted as sent or received as well.
+
+/// Bytes of one link in one day.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Price {
+    /// What went, TLS included.
+    pub sent: u64,
+    /// What came, TLS included.
+    pub received: u64,
+    /// Messages that may have gone or come before.
+    pub repeated: u64,
+    /// Bodies of messages that went or came for the first time.
+    pub payload: u64,
+    /// Messages, not bytes, that went or came for the first time.
+    pub messages: u64,
+}
+
+impl Price {
+    /// So many numbers say all of it.
+    pub const NUMBERS: usize = 5;
+
+    /// All of it.
+    pub const fn numbers(&self) -> [u64; Self::NUMBERS] {
+        let Self { sent, received, repeated, payload, messages } = *self;
+        [sent, received, repeated, payload, messages]
+    }
+
+    /// What [`Self::numbers`] said.
+    pub const fn from_numbers(numbers: [u64; Self::NUMBERS]) -> Self {
+        let [sent, received, repeated, payload, messages] = numbers;
+        Self { sent, received, repeated, payload, messages }
+    }
+
+    /// That as well.
+    pub fn add(&mut self, other: Self) {
+        let (mut all, other) = (self.numbers(), other.numbers());
+        all.iter_mut().zip(other).for_each(|(number, more)| *number = number.saturating_add(more));
+        *self = Self::from_numbers(all);
+    }
+
+    /// Its bytes as an operator is told.
+    pub const fn kinds(&self) -> [(&'static str, u64); 3] {
+        [("sent", self.sent), ("received", self.received), ("repeated", self.repeated)]
+    }
+}

@@ -1,0 +1,868 @@
+//! Starting: what lies on the disk becomes a log again.
+//!
+//! 1. All headers are read. The newest one with a commit behind it is proven; its list is the log. A header
+//!    without a commit promises nothing and its file is free.
+//! 2. The segments of the list are read in order, by their footers or commit by commit, into the index:
+//!    first what is settled and all other facts, then the messages, so that those nobody needs any more
+//!    leave no trace. The newest is always read commit by commit. A bad commit with a good one behind it is
+//!    damage, set aside and reported, and so is one that was surely synced (`sync_proof`); any other at the
+//!    end is the tail, and cut.
+//! 3. A new life begins: the last accepted commit is written again, and synced before anybody builds on it.
+//!    It may have been in the page cache only. Large groups that a life did not come to the end of are
+//!    finished or undone (`group`), and what the log has lost of access is written (`access`).
+//!
+//! Always true: the same bytes give the same log; whatever the bytes, a start never fails for their sake but
+//! for a format that is newer than this program; nothing is written before step 3.
+
+use core::cmp::Reverse;
+use core::ops::Range;
+use std::collections::BTreeSet;
+use std::io;
+
+use leveret_core::journal::ReportedDamage;
+use leveret_core::journal::definition::{ACCESS_WRITTEN_KEY, DAMAGE_KEY, is_access};
+use leveret_core::mem::{sort, sort_by_key};
+use leveret_core::time::Now;
+
+use super::access::FoundAt;
+use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit, CommitHeader, Owner, whole_commits};
+use super::commit_builder::ResizeZeroed;
+use super::damage::{REFUSED_IN_FILE_MAX, ReadAround, is_about_a_block};
+use super::disk::{Disk, REPAIR_SLOT, Unopened, is_full};
+use super::file_disk::FileDisk;
+use super::log::{Log, Place, Settings, Start, Writer};
+use super::newest_segment::Note;
+use super::newest_segment::{Headless, segments_of};
+use super::newest_segment::{has_more, has_synced, owner_of, said_most};
+use super::queue_names::Names;
+use super::reader::Reader;
+use super::reader::for_each_record;
+use super::record::{Message, Record};
+use super::segment::Identity;
+use super::segment::{
+    FoundFile, FoundHeader, HeaderRead, Headers, SegmentHeader, SegmentRef, is_segment_size,
+};
+use super::{access, footer, newest_segment, reader};
+
+/// How often a start reads the store while the disk refuses to read something of it.
+pub(super) const LOOKS_MAX: u32 = 3;
+
+/// Why a store cannot be opened.
+#[derive(Debug)]
+pub enum OpenError {
+    /// Another process has it.
+    InUse,
+    /// A newer version of Leveret wrote it.
+    NewerFormat,
+    /// Leveret 0.1 wrote it, or a part of it.
+    OlderFormat,
+    /// There is none, and none is to be made.
+    NoStore,
+    /// It cannot even be read.
+    Unreadable(io::Error),
+}
+
+impl core::fmt::Display for OpenError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::InUse => write!(f, "the data directory is in use by another process"),
+            Self::NewerFormat => {
+                write!(f, "the data directory was written by a newer version of Leveret; run that one")
+            }
+            Self::OlderFormat => write!(
+                f,
+                "the data directory is of store format 1 (Leveret 0.1), which this version does not read; nothing was \
+                 changed. Install the version before this one, type `leveret upgrade-store` with the data directory, and \
+                 let that version run until its messages are consumed; or move the directory away to begin anew"
+            ),
+            Self::NoStore => write!(
+                f,
+                "there is no store in the data directory, and require_store = true forbids to begin a new \
+                 one: is the right file system mounted there, with all of its files? For the very first \
+                 start, leave require_store out"
+            ),
+            Self::Unreadable(error) => write!(f, "the data directory cannot be read: {error}"),
+        }
+    }
+}
+
+impl core::error::Error for OpenError {}
+
+impl Log {
+    /// Opens the store on `disk`, formatting an empty one with `fresh`. Blocks; afterwards everything found
+    /// is durable, unless the report says that the store cannot be written.
+    ///
+    /// # Errors
+    /// It cannot be read, or must not be touched.
+    pub fn open<D: Disk>(
+        disk: &mut D,
+        settings: Settings,
+        fresh: Identity,
+        now: Now,
+    ) -> Result<(Self, Report), OpenError> {
+        disk.lock().map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => OpenError::InUse,
+            _ => OpenError::Unreadable(error),
+        })?;
+        let may_begin = settings.may_begin;
+        let (mut log, mut report) = Self::look_well(disk, settings, fresh)?;
+        if (report.is_new || report.is_gone) && !may_begin {
+            return Err(OpenError::NoStore);
+        }
+        let begun = log.begin(disk, &mut report, now);
+        report.is_full = log.space.is_file_system_full();
+        report.is_pending = log.schedule.is_starting() || log.is_busy();
+        if let Err(error) = begun
+            && !log.may_begin_later(&error, &report)
+        {
+            log.failed = true;
+            report.unwritable = Some(error);
+        }
+        Ok((log, report))
+    }
+
+    /// Whether what a start has to write may wait for room like everything else: what was found is all there
+    /// is, and who may come in is known without it.
+    fn may_begin_later(&self, error: &io::Error, report: &Report) -> bool {
+        let is_known = !report.is_new && !report.is_lost && report.access.restored.is_empty();
+        is_full(error) && self.space.is_file_system_full() && !self.failed && is_known
+    }
+
+    /// Reads the store, and again as long as the disk refuses some of it: a card may refuse for a moment only,
+    /// and what is written afterwards goes by what was read.
+    fn look_well<D: Disk>(
+        disk: &mut D,
+        settings: Settings,
+        fresh: Identity,
+    ) -> Result<(Self, Report), OpenError> {
+        for _ in 1..LOOKS_MAX {
+            match Self::look(disk, settings.clone(), fresh, false) {
+                Ok((_, report)) if !report.refused.is_empty() => {}
+                Err(OpenError::Unreadable(error)) if is_about_a_block(&error) => {}
+                looked => return looked,
+            }
+        }
+        Self::look(disk, settings, fresh, false)
+    }
+
+    /// Reads the store as a start does, and writes nothing. With `checks_all` every commit is checked, also where a
+    /// footer has what a start needs.
+    pub(super) fn look<D: Disk>(
+        disk: &mut D,
+        settings: Settings,
+        fresh: Identity,
+        checks_all: bool,
+    ) -> Result<(Self, Report), OpenError> {
+        let disk = &mut ReadAround::new(disk);
+        let (start, mut report) = recover(disk, settings, fresh, checks_all)?;
+        let mut log = Self::start(start);
+        log.judge_access(disk, &mut report).map_err(OpenError::Unreadable)?;
+        report.refused.clone_from(&disk.refused);
+        report.unopened = disk.unopened().to_vec();
+        report.has_unfinished_repair = disk.read(REPAIR_SLOT, 0, &mut [0]).is_ok_and(|length| length > 0);
+        log.is_damaged = !report.describe_damage().is_empty();
+        Ok((log, report))
+    }
+
+    /// The first commits of a life.
+    fn begin<D: Disk>(&mut self, disk: &mut D, report: &mut Report, now: Now) -> io::Result<()> {
+        let groups = self.find_groups(disk, report)?;
+        self.is_damaged = !report.describe_damage().is_empty();
+        self.refused_files = report.refused.iter().map(|(slot, _)| *slot).collect();
+        self.refused_files.dedup();
+        self.merge_damage(disk, report)?;
+        if let Err(error) = self.begin_life(disk, report, now) {
+            self.hide_groups(&groups);
+            return Err(error);
+        }
+        self.end_groups(disk, &groups, report, now)?;
+        self.restore_access(disk, &report.access.restored, now)?;
+        self.renew_access_file(disk)
+    }
+
+    /// Writes the last commit again under the new life. When segments are short, also an empty one, for the
+    /// next start to repeat, and what makes room: else a broker that dies soon after each start would use up
+    /// the disk.
+    fn begin_life<D: Disk>(&mut self, disk: &mut D, report: &Report, now: Now) -> io::Result<()> {
+        let mut is_damage_gathered = self.gather_damage(report, now);
+        if is_damage_gathered {
+            self.find_drain();
+        }
+        // Where the end is lost, the note is one of the witnesses until the next segment has its own.
+        if report.commits_lost_at_end == 0 {
+            newest_segment::renew(disk, self.space.active.segment())?;
+        }
+        // A file may have been made by a process that was killed before it synced the directory.
+        disk.sync_directory()?;
+        let mut is_large = self.gathering.len() > BLOCK_BYTES;
+        while self.schedule.is_starting() || (self.space.is_short() && self.cleaner.drain.is_some()) {
+            match self.step(disk, now)? {
+                Step::Prepared => continue,
+                Step::Committed if is_damage_gathered => {}
+                Step::Committed => {
+                    is_damage_gathered = self.gather_damage(report, now);
+                    self.find_drain();
+                }
+                Step::Nothing if self.schedule.is_starting() => return Err(io::ErrorKind::StorageFull.into()),
+                Step::Nothing => return Ok(()),
+            }
+            if core::mem::take(&mut is_large) && self.space.is_short() {
+                self.schedule.set_starting(true);
+                self.hurry();
+            }
+        }
+        self.space.remove_surplus(disk);
+        Ok(())
+    }
+
+    /// Reads the values of all definitions, in the order of their keys, but for those of access, which the report of
+    /// the start has ([`AccessReport`](super::AccessReport)); tells of each whether no place of its own can be read, but
+    /// a footer that repeats it.
+    ///
+    /// # Errors
+    /// The disk cannot be read. A value that is damaged is left out and counted in the result.
+    pub fn read_definitions<D: Disk>(
+        &self,
+        disk: &mut D,
+        mut each: impl FnMut(&[u8], &[u8], bool),
+    ) -> io::Result<u64> {
+        let (mut bytes, mut damaged) = (Vec::new(), 0);
+        let definitions =
+            self.index.definitions().iter().filter(|(key, _)| !is_access(key) && ***key != DAMAGE_KEY);
+        for (key, definition) in definitions.filter(|(_, definition)| !definition.deleted) {
+            match self.read_definition(disk, (key, definition), &mut bytes)? {
+                Some((value, place)) => each(key, value, place == FoundAt::Footer),
+                None => damaged += 1,
+            }
+        }
+        Ok(damaged)
+    }
+
+    /// Reads one record, checked; `None` when it is damaged, or the disk refuses to read it.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn read_record<'b, D: Disk>(
+        &self,
+        disk: &mut D,
+        place: Place,
+        bytes: &'b mut Vec<u8>,
+    ) -> io::Result<Option<Record<'b>>> {
+        reader::read_record(&self.index, disk, place, bytes)
+    }
+
+    /// Whether a message found in the log still waits in a queue, with the offsets that do.
+    pub fn live_targets(&self, message: &Message<'_>) -> impl Iterator<Item = (u64, u64)> {
+        message.targets.iter().filter_map(|target| {
+            let queue = self.index.queues().get(&target.queue)?;
+            queue.segment_of(target.offset).map(|_| (target.queue, target.offset))
+        })
+    }
+
+    /// What footers say that these queues are called; of two names the newer.
+    ///
+    /// # Errors
+    /// The disk cannot be read.
+    pub fn read_names<D: Disk>(&self, disk: &mut D, queues: &BTreeSet<u64>) -> io::Result<Names> {
+        self.footers().read_names(disk, queues)
+    }
+
+    /// See [`Self::open`].
+    ///
+    /// # Errors
+    /// As there.
+    #[inline(never)]
+    pub fn open_files(
+        files: &mut FileDisk,
+        settings: Settings,
+        fresh: Identity,
+        now: Now,
+    ) -> Result<(Self, Report), OpenError> {
+        Self::open(files, settings, fresh, now)
+    }
+}
+
+fn recover<D: Disk>(
+    disk: &mut ReadAround<'_, D>,
+    settings: Settings,
+    fresh: Identity,
+    checks_all: bool,
+) -> Result<(Start, Report), OpenError> {
+    let found = read_headers(disk).map_err(OpenError::Unreadable)?;
+    if found.iter().any(|found| found.header == HeaderRead::NewerVersion) {
+        return Err(OpenError::NewerFormat);
+    }
+    let note = newest_segment::read(disk);
+    let mut headers = own_headers(&found);
+    let is_noted_only = note.as_ref().is_some_and(|note| take_noted(&mut headers, note));
+    let owner = match headers.first() {
+        Some((_, _, header)) => {
+            Some(Owner { identity: header.identity, segment_bytes: header.segment_bytes })
+        }
+        None => owner_of(disk, &found).map_err(OpenError::Unreadable)?,
+    };
+    let kept = access::read_snapshot(disk);
+    let owner = owner.or(kept.as_ref().map(|copy| copy.owner).filter(|o| is_segment_size(o.segment_bytes)));
+    let Owner { identity, segment_bytes } =
+        owner.unwrap_or(Owner { identity: fresh, segment_bytes: settings.segment_bytes });
+    if has_older_format(&found, &headers) {
+        return Err(OpenError::OlderFormat);
+    }
+    let mut reader = Reader::new(disk, identity, segment_bytes);
+    reader.noted = note.as_ref().filter(|note| note.header.identity == identity).map(|note| note.segment);
+    reader.is_noted_only = is_noted_only;
+    reader.checks_all = checks_all;
+    let kept = kept.filter(|copy| copy.owner.identity == identity);
+    let noted = access::read_end_of(reader.disk, &identity);
+    let mut newest = reader.read_log(&mut headers, &found, noted).map_err(OpenError::Unreadable)?;
+    let has_found_nothing = reader.report.is_lost || reader.report.is_new;
+    if has_found_nothing && reader.disk.refused.len() > REFUSED_IN_FILE_MAX {
+        // A new store in the same directory would be what the next start finds, even if the disk can read the old
+        // one by then.
+        let why =
+            io::Error::other("the disk refuses to read so much of it that no part of the log can be found");
+        return Err(OpenError::Unreadable(why));
+    }
+    let settings = settings.with_segments_of(segment_bytes);
+    let mut slots = reader.slots(&found, &headers);
+    reader.keep_off_refused(&mut newest, &mut slots);
+    // A version begins with the life it is of. Where the log is lost, its numbers must not be used again.
+    let kept_life = kept.map_or(0, |copy| (copy.snapshot.version >> 32) as u32);
+    let header_life = headers.iter().map(|(_, _, header)| header.life).max().unwrap_or(0);
+    let life = header_life.max(reader.chain.life).max(kept_life).saturating_add(1 + reader.newer_missing);
+    let sequence_max = headers.first().map_or(0, |(_, _, header)| header.sequence);
+    let has_commit = newest.again_records > 0 || reader.chain.number > 0;
+    let start = Start {
+        settings,
+        writer: Writer {
+            identity,
+            life,
+            number: reader.chain.number,
+            time_base_ms: reader.chain.time_ms,
+            covers: if has_commit && !newest.is_damaged { reader.chain.covers + 1 } else { 0 },
+        },
+        index: reader.index,
+        slots,
+        cut: reader.cut,
+        active: newest.segment,
+        written_before: written_before(&headers, newest.segment, newest.tail),
+        had_access: headers.iter().any(|(_, _, header)| header.has_access),
+        tail: newest.tail,
+        sequence_max: sequence_max.max(newest.segment.sequence) + u64::from(reader.newer_missing),
+        footer: newest.footer,
+        again: newest.again,
+        again_records: newest.again_records,
+    };
+    Ok((start, reader.report))
+}
+
+/// Whether segments of the log are of version 1. Such a header in a file that is not part of the log means nothing: its
+/// segment has left.
+fn has_older_format(found: &[FoundFile], headers: &Headers<'_>) -> bool {
+    let is_live = |slot: u32| match headers.first() {
+        Some((_, _, newest)) => newest.live.iter().any(|segment| segment.slot == slot),
+        None => true,
+    };
+    found.iter().any(|file| file.header == HeaderRead::OlderVersion && is_live(file.slot))
+}
+
+/// What the lives before this one wrote: what was written to the newest segment since its header lies in it.
+fn written_before(headers: &Headers<'_>, newest: SegmentRef, tail: u32) -> u64 {
+    let written = headers.iter().map(|(_, _, header)| header.written).max().unwrap_or(0);
+    written.saturating_add(if newest.sequence > 0 { tail.into() } else { 0 })
+}
+
+// What a start tells of the store that it found.
+
+/// Part of the log that could not be read and was set aside.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SetAside {
+    /// The file.
+    pub slot: u32,
+    /// Its place in the log; 0 when that is not known.
+    pub segment: u64,
+    /// Bytes of the file, the end not included.
+    pub from: u32,
+    /// See `from`.
+    pub to: u32,
+}
+
+/// What a start found.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// It was empty and was formatted.
+    pub is_new: bool,
+    /// Damage in the middle.
+    pub set_aside: Vec<SetAside>,
+    /// Commits that are missing from the middle.
+    pub commits_missing: u64,
+    /// Full segments whose footer is not good: nobody knows whether commits are missing at their ends. A
+    /// power cut right after a crash may do that without harm.
+    pub footers_missing: u32,
+    /// Commits that are missing from the end: whatever they said, nothing behind them repeats it.
+    pub commits_lost_at_end: u64,
+    /// The newest file of the log is not there, and perhaps others: this is a part of a store.
+    pub newest_gone: bool,
+    /// Blocks that the disk refuses to read: file, and first byte.
+    pub refused: Vec<(u32, u32)>,
+    /// Parts set aside that are not there, for the file of a segment ends too early.
+    pub files_cut: usize,
+    /// Files that cannot be opened.
+    pub unopened: Vec<Unopened>,
+    /// There was a log, but nothing of it can be read any more.
+    pub is_lost: bool,
+    /// So it is, and no file has anything of it: the files were moved or deleted, or another file system is
+    /// mounted.
+    pub is_gone: bool,
+    /// The file of a repair is there that an older version did not finish: the segment that it was at may be damaged.
+    pub has_unfinished_repair: bool,
+    /// What this start and earlier ones could not read, until an operator acknowledges it.
+    pub reported_damage: ReportedDamage,
+    /// This start has added a sentence to `reported_damage`.
+    pub has_new_damage: bool,
+    /// Large transactions that did not come to their end and cannot be read: some of their messages may be
+    /// there.
+    pub groups_damaged: u32,
+    /// Large transactions that did not come to their end: nothing of them is there.
+    pub groups_undone: u32,
+    /// What can be said of users and permissions.
+    pub access: AccessReport,
+    /// The file system is full.
+    pub is_full: bool,
+    /// What a start writes waits for room, too: until then, what was found may be in the page cache only.
+    pub is_pending: bool,
+    /// The store can be read but not written: nothing can become durable.
+    pub unwritable: Option<io::Error>,
+}
+
+impl Report {
+    /// Whether something that was written is surely missing.
+    pub fn is_damaged(&self) -> bool {
+        !self.set_aside.is_empty() || self.commits_missing > 0
+    }
+
+    /// Whether all that is wrong is that files of segments end too early.
+    pub fn is_cut_short(&self) -> bool {
+        self.commits_missing == 0 && self.set_aside.len() == self.files_cut
+    }
+}
+
+/// What can be said of the users and permissions in a store.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Access {
+    /// There was no store.
+    #[default]
+    New,
+    /// A sound store in which nobody ever wrote who there is.
+    Silent,
+    /// Everything that was written last is there.
+    Whole,
+    /// Something is missing, or may be; and why it is said.
+    InDoubt(&'static str),
+}
+
+/// A definition as the files beside the log have it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Restored {
+    /// Its key.
+    pub key: Box<[u8]>,
+    /// Its value; `None`: it was deleted.
+    pub value: Option<Box<[u8]>>,
+}
+
+/// A definition of access.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AccessDefinition {
+    /// Its key.
+    pub key: Box<[u8]>,
+    /// Its value.
+    pub value: Box<[u8]>,
+}
+
+/// What a start reads of access.
+#[derive(Debug, Default)]
+pub struct AccessReport {
+    /// Whether it can be relied on.
+    pub access: Access,
+    /// Keys of definitions that cannot be read.
+    pub unreadable: Vec<Box<[u8]>>,
+    /// Some definition can be read from one place only: it is time to write them again.
+    pub is_thin: bool,
+    /// Definitions that the log had lost, or had not as they were written last, and the files beside it have.
+    pub restored: Vec<Restored>,
+    /// All there is of access, rising by the keys. It is read once, for a disk that refuses to read it a second time must
+    /// not lock anybody out.
+    pub definitions: Vec<AccessDefinition>,
+}
+
+impl AccessReport {
+    /// Takes in what the log is told to say, and, where all of it is there, that somebody has said so: the log may have
+    /// lost that, too, and without it a new store's user would be there.
+    pub(super) fn take_restored(&mut self) {
+        for Restored { key, value } in &self.restored {
+            let place = self.definitions.binary_search_by(|known| known.key.cmp(key));
+            match (place, value.clone()) {
+                (Ok(at), Some(value)) => self.definitions[at].value = value,
+                (Ok(at), None) => drop(self.definitions.remove(at)),
+                (Err(at), Some(value)) => {
+                    self.definitions.insert(at, AccessDefinition { key: key.clone(), value });
+                }
+                (Err(_), None) => {}
+            }
+        }
+        let is_said = self.definitions.first().is_some_and(|first| *first.key == ACCESS_WRITTEN_KEY);
+        if self.access == Access::Whole && !is_said {
+            let (key, value) = (ACCESS_WRITTEN_KEY.into(), [].into());
+            self.definitions.insert(0, AccessDefinition { key, value });
+        }
+    }
+}
+
+/// What was done while a store is opened.
+pub(super) enum Step {
+    /// A part of a segment.
+    Prepared,
+    /// A commit.
+    Committed,
+    /// There was nothing to do, or no room for it.
+    Nothing,
+}
+
+// The chain of commits, and the walk along it through one segment.
+//
+// ```text
+// segment | header | commit 7 | commit 8 | damaged, or another's | commit 10 | ...
+//                             ^          ^ tail                  ^ at
+//                     what a step has before it: nothing, or a gap (tail..at) and how many are missing in it
+// ```
+//
+// Always true: a step is a whole commit of this segment whose number is above, and whose life is not below, those of
+// every one before it; the same bytes and the same chain give the same steps.
+
+/// Where the chain of commits stands: what its last commit says.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Chain {
+    pub(super) segment: u64,
+    pub(super) life: u32,
+    pub(super) number: u64,
+    /// The number is that of the last commit there was.
+    pub(super) is_known: bool,
+    /// The latest that any of its commits says.
+    pub(super) time_ms: u64,
+    pub(super) covers: u32,
+}
+
+impl Chain {
+    /// Whether the numbers of a segment's commits go on where the chain stands. Segments that left the log took their
+    /// numbers with them.
+    pub(super) const fn is_adjacent(&self, segment: u64) -> bool {
+        self.is_known && segment <= self.segment + 1
+    }
+
+    /// Goes on to a commit.
+    pub(super) fn advance(&mut self, header: &CommitHeader) {
+        let CommitHeader { life, number, segment, time_ms, covers, .. } = *header;
+        *self = Self { segment, life, number, is_known: true, time_ms: time_ms.max(self.time_ms), covers };
+    }
+}
+
+/// A whole commit.
+pub(super) struct WholeCommit {
+    /// From the end of the one before it to its first byte.
+    pub(super) gap: Range<u32>,
+    /// Commits that are missing before it, if that is known.
+    pub(super) missing: Option<u64>,
+    pub(super) header: CommitHeader,
+    /// Where its records lie.
+    pub(super) records: Range<u32>,
+    /// Where it ends, padding included.
+    pub(super) end: u32,
+}
+
+impl WholeCommit {
+    /// Whether nothing was lost with what is missing before it, for it repeats that.
+    pub(super) fn covers_gap(&self) -> bool {
+        self.missing.is_none_or(|missing| missing <= u64::from(self.header.covers))
+    }
+}
+
+/// A walk through one segment's bytes.
+pub(super) struct CommitWalk {
+    sequence: u64,
+    seed: u32,
+    at: usize,
+    /// Behind the last commit.
+    pub(super) tail: u32,
+}
+
+impl CommitWalk {
+    /// Begins at byte `first` of segment `sequence`.
+    pub(super) const fn new(sequence: u64, seed: u32, first: u32) -> Self {
+        Self { sequence, seed, at: first as usize, tail: first }
+    }
+
+    /// The next commit in `bytes`, which are the segment up to where commits end; the chain goes on to it when the
+    /// caller has seen to what is missing.
+    pub(super) fn next(&mut self, bytes: &[u8], chain: &Chain) -> Option<WholeCommit> {
+        while self.at < bytes.len() {
+            let (at, rest) = (self.at, &bytes[self.at..]);
+            let Some(commit) = Commit::parse(rest, self.seed) else {
+                self.at += BLOCK_BYTES;
+                continue;
+            };
+            // A file that was cut short may end in a commit's padding.
+            let behind = rest.get(commit.bytes()..).unwrap_or_default();
+            let (begin, end) = (at as u32, (at + commit.bytes()) as u32);
+            let Commit { header, records } = commit;
+            let belongs = header.follows(self.sequence, (chain.life, chain.number))
+                && !is_misplaced(&header, chain.number, behind, self.seed);
+            if !belongs {
+                self.at += BLOCK_BYTES;
+                continue;
+            }
+            let missing = chain.is_adjacent(self.sequence).then(|| header.number - chain.number - 1);
+            let first = begin + COMMIT_HEADER_BYTES as u32;
+            let (gap, records) = (self.tail..begin, first..first + records.len() as u32);
+            (self.at, self.tail) = (end as usize, end);
+            return Some(WholeCommit { gap, missing, header, records, end });
+        }
+        None
+    }
+}
+
+/// Whether a commit that leaves others out stands where one of them was, because the card has put its block
+/// there: then the next one behind it belongs before it. `before` is the number of the last one before it.
+fn is_misplaced(header: &CommitHeader, before: u64, behind: &[u8], seed: u32) -> bool {
+    if header.number == before + 1 {
+        return false;
+    }
+    let mut behind = whole_commits(behind, 0, seed).map(|(_, commit)| commit.header);
+    let next = behind.find(|next| next.segment == header.segment && next.number > before);
+    next.is_some_and(|next| next.number < header.number && next.life <= header.life)
+}
+
+// Which files are the log, and in which order.
+//
+// The newest header with a commit behind it has the list of the log. Segments whose headers cannot be read, but whose
+// commits are newer, come behind it; what commits since then say has left is left out.
+//
+// Always true: nothing is written; no segment is listed twice; what says that a segment has left is believed only where
+// all that was copied of it before is there.
+
+/// The most bytes that a header is read with: no store has so many segments.
+const HEADER_BYTES_MAX: usize = 1 << 20;
+
+/// The header of every file there is.
+pub(super) fn read_headers<D: Disk>(disk: &mut D) -> io::Result<Vec<FoundFile>> {
+    let mut slots = disk.slots()?;
+    sort(&mut slots);
+    let mut found = Vec::with_capacity(slots.len());
+    let mut bytes = vec![0; BLOCK_BYTES];
+    for slot in slots {
+        bytes.resize_zeroed(BLOCK_BYTES);
+        let mut length = disk.read(slot, 0, &mut bytes)?;
+        let mut header = SegmentHeader::parse(&bytes[..length]);
+        if let HeaderRead::Longer(needed) = header {
+            bytes.resize_zeroed(needed.min(HEADER_BYTES_MAX));
+            length = disk.read(slot, 0, &mut bytes)?;
+            header = SegmentHeader::parse(&bytes[..length]);
+        }
+        if matches!(header, HeaderRead::Longer(_)) {
+            // Its length is what is damaged.
+            header = HeaderRead::Bad;
+        }
+        if header == HeaderRead::Empty && length > 0 && has_more(disk, slot)? {
+            header = HeaderRead::Bad;
+        }
+        found.push(FoundFile { slot, length: length as u64, header });
+    }
+    Ok(found)
+}
+
+/// The good headers of this store, newest first.
+pub(super) fn own_headers(found: &[FoundFile]) -> Vec<FoundHeader<'_>> {
+    let good = found.iter().filter_map(|file| match &file.header {
+        HeaderRead::Good(header, bytes) => Some((file.slot, *bytes, header)),
+        _ => None,
+    });
+    let mut headers: Vec<FoundHeader<'_>> = good.collect();
+    sort_newest_first(&mut headers);
+    // Somebody may have put the file of another store here, and that one may be the newest.
+    let ours = said_most(headers.iter().map(|(_, _, header)| header.identity));
+    headers.retain(|(_, _, header)| Some(header.identity) == ours);
+    headers
+}
+
+/// Puts the header that is noted beside the log in the place of the one that its file has lost; tells whether
+/// it has.
+pub(super) fn take_noted<'h>(headers: &mut Vec<FoundHeader<'h>>, note: &'h Note) -> bool {
+    let is_newer = headers.iter().all(|(_, _, header)| header.sequence < note.segment.sequence);
+    let is_ours = headers.is_empty() || headers.iter().any(|(_, _, h)| h.identity == note.header.identity);
+    if is_newer && is_ours {
+        headers.retain(|(slot, _, _)| *slot != note.segment.slot);
+        headers.push((note.segment.slot, note.header_bytes, &note.header));
+        sort_newest_first(headers);
+    }
+    is_newer && is_ours
+}
+
+fn sort_newest_first(headers: &mut [FoundHeader<'_>]) {
+    sort_by_key(headers, |(slot, _, header)| (Reverse(header.sequence), *slot));
+}
+
+/// The log as its files say.
+#[derive(Default)]
+pub(super) struct Listing {
+    /// Its segments, oldest first.
+    pub(super) segments: Vec<SegmentRef>,
+    /// Those of them whose header cannot be read.
+    pub(super) headless: Vec<SegmentRef>,
+    /// Files whose header is of another one.
+    pub(super) misplaced: Vec<u32>,
+    /// Segments that the last commit leaves out. It may be in the page cache only, so they are listed.
+    pub(super) leaving: Vec<u64>,
+}
+
+/// What lists the log.
+pub(super) struct Lister<'l, 'r, D> {
+    pub(super) disk: &'l mut ReadAround<'r, D>,
+    /// As long as a segment.
+    pub(super) bytes: &'l mut [u8],
+    /// The note beside the log is good.
+    pub(super) has_note: bool,
+    pub(super) identity: Identity,
+}
+
+impl<D: Disk> Lister<'_, '_, D> {
+    /// Lists the log, and takes out headers that stand before a segment which is not theirs: a card has put their block
+    /// there. What is behind them is read all the same.
+    pub(super) fn list(
+        &mut self,
+        headers: &mut Vec<FoundHeader<'_>>,
+        found: &[FoundFile],
+    ) -> io::Result<Listing> {
+        let mut listing = Listing::default();
+        self.drop_misplaced(headers, &mut listing)?;
+        let (mut newest, mut not_begun) = (0, Vec::new());
+        for &(slot, bytes, header) in headers.iter() {
+            let segment = SegmentRef { sequence: header.sequence, slot };
+            if self.has_begun(segment, bytes, header)? {
+                newest = header.sequence;
+                listing.segments.clone_from(&header.live);
+                listing.segments.push(segment);
+                break;
+            }
+            // Its list is not proven, but where the header of a segment in it was lost, nothing else names that.
+            not_begun.extend(header.live.iter().map(|segment| segment.slot));
+        }
+        self.add_headless(found, (newest, &not_begun), &mut listing)?;
+        self.leave_out(newest, headers, &mut listing)?;
+        Ok(listing)
+    }
+
+    fn drop_misplaced(
+        &mut self,
+        headers: &mut Vec<FoundHeader<'_>>,
+        listing: &mut Listing,
+    ) -> io::Result<()> {
+        let twice = |header: &SegmentHeader| {
+            headers.iter().filter(|(_, _, other)| other.sequence == header.sequence).count() > 1
+        };
+        let doubtful: Vec<_> = headers.iter().copied().filter(|(_, _, header)| twice(header)).collect();
+        for (slot, bytes, header) in doubtful {
+            if !self.has_begun(SegmentRef { sequence: header.sequence, slot }, bytes, header)? {
+                headers.retain(|(other, _, _)| *other != slot);
+                listing.misplaced.push(slot);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether some commit of the segment with this header was durable: a whole one is there, or something
+    /// that proves it of damaged ones.
+    fn has_begun(
+        &mut self,
+        segment: SegmentRef,
+        header_bytes: u32,
+        header: &SegmentHeader,
+    ) -> io::Result<bool> {
+        let length = self.disk.read(segment.slot, 0, self.bytes)?;
+        self.bytes[length..].fill(0);
+        let seed = self.identity.seed();
+        let mut commits = whole_commits(&self.bytes[..length], header_bytes as usize, seed);
+        let has_commit = commits.any(|(_, commit)| commit.header.segment == segment.sequence);
+        let is_proven = || has_synced(&self.bytes[..length], header_bytes, header, Some(seed));
+        Ok(has_commit || is_proven() || footer::of_segment(self.bytes, segment.sequence, seed).is_some())
+    }
+
+    /// Adds segments whose header is damaged but whose commits are newer than segment `newest`. A header that a card has
+    /// put back is older than the commits behind it: the lists of newer headers name such files. For the newest segment
+    /// the note beside the log does that. Without the note, every file outside the list is looked at.
+    fn add_headless(
+        &mut self,
+        found: &[FoundFile],
+        (newest, not_begun): (u64, &[u32]),
+        listing: &mut Listing,
+    ) -> io::Result<()> {
+        let mut headless = Vec::new();
+        let is_bad = |file: &&FoundFile| match &file.header {
+            HeaderRead::Bad => true,
+            HeaderRead::Good(header, _) if header.sequence <= newest => {
+                (not_begun.contains(&file.slot) || !self.has_note)
+                    && listing.segments.iter().all(|s| s.slot != file.slot)
+                    || listing.misplaced.contains(&file.slot)
+            }
+            _ => listing.misplaced.contains(&file.slot),
+        };
+        for file in found.iter().filter(is_bad) {
+            let length = self.disk.read(file.slot, 0, self.bytes)?;
+            let commits = whole_commits(&self.bytes[..length], BLOCK_BYTES, self.identity.seed());
+            let said = commits.map(|(_, commit)| commit.header.segment);
+            headless.push(Headless::of(file.slot, said.filter(|sequence| *sequence > newest)));
+        }
+        listing.headless = segments_of(headless);
+        let newer = &listing.headless;
+        // The list is older than the present use of their files.
+        listing.segments.retain(|segment| newer.iter().all(|newer| newer.slot != segment.slot));
+        listing.segments.extend_from_slice(newer);
+        Ok(())
+    }
+
+    /// Takes out of the list what has left the log since the header that made it. What only the last commit
+    /// says does not count yet: it may be in the page cache only, and then the segment is still needed. Nor
+    /// does what is said behind missing commits, for the copies may be among those: a segment counts as long
+    /// as its file is no other's.
+    fn leave_out(
+        &mut self,
+        newest: u64,
+        headers: &[FoundHeader<'_>],
+        listing: &mut Listing,
+    ) -> io::Result<()> {
+        let mut left = Vec::new();
+        let mut has_gap = listing.segments.iter().any(|segment| self.disk.is_unopened(segment.slot));
+        let mut before_last = 0;
+        for segment in listing.segments.iter().filter(|segment| segment.sequence >= newest) {
+            let length = self.disk.read(segment.slot, 0, self.bytes)?;
+            let header = headers.iter().find(|(_, _, header)| header.sequence == segment.sequence);
+            let mut number = header.map(|(_, _, header)| header.commits);
+            let commits = whole_commits(&self.bytes[..length], BLOCK_BYTES, self.identity.seed());
+            for (_, commit) in commits.filter(|(_, commit)| commit.header.segment == segment.sequence) {
+                let CommitHeader { number: this, covers, .. } = commit.header;
+                has_gap |= number.is_some_and(|before| this > before + 1 + u64::from(covers));
+                number = Some(this.max(number.unwrap_or(0)));
+                before_last = left.len();
+                for_each_record(commit.records, 0, |record, _| {
+                    if let Record::Left { segment } = record {
+                        left.push((*segment, has_gap));
+                    }
+                });
+            }
+        }
+        let is_there = |sequence| headers.iter().any(|(_, _, header)| header.sequence == sequence);
+        let last = left.split_off(before_last);
+        listing.leaving = last.into_iter().map(|(segment, _)| segment).collect();
+        left.retain(|(segment, is_behind_gap)| !is_behind_gap || !is_there(*segment));
+        listing.segments.retain(|segment| !left.iter().any(|(left, _)| *left == segment.sequence));
+        Ok(())
+    }
+}
