@@ -79,5 +79,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    leveret_cli::program::main()
+    leveret_cli::args::main()
 }

@@ -6,19 +6,14 @@
 
 #![warn(clippy::unwrap_used)]
 
+mod archive;
 pub mod args;
 pub mod check;
-mod checksums;
 pub mod ctl;
-mod folder;
 pub mod inspect;
 pub mod json;
-mod new_file;
-pub mod options;
-pub mod program;
 pub mod restore;
 mod store_limits;
-mod tar;
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -27,7 +22,7 @@ use std::process::ExitCode;
 
 /// What the program ends with when it could not do what was asked.
 pub fn exit_code(error: &(dyn Error + 'static)) -> ExitCode {
-    match error.downcast_ref::<options::BadArguments>() {
+    match error.downcast_ref::<args::BadArguments>() {
         Some(bad) => ExitCode::from(bad.exit_code),
         // The codes below say what was found.
         None if error.is::<inspect::InspectError>() => ExitCode::from(inspect::CANNOT),

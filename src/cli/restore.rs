@@ -28,9 +28,8 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
-use crate::checksums::{self, Checksums};
-use crate::inspect::inspection::Inspection;
-use crate::{folder, tar};
+use crate::archive::{self, Checksums};
+use crate::inspect::report::Inspection;
 use leveret_daemon::RESTORE_PART;
 use leveret_storage::{Disk, FileDisk, LOCK_NAME, OpenError, REPAIR_SLOT, forget_access, forget_newest};
 
@@ -78,7 +77,7 @@ pub fn run(archive: &Path, folder: &Path) -> Result<String, NotRestored> {
         move |error| NotRestored::File(path, error)
     };
     let mut source = BufReader::new(File::open(archive).map_err(of(archive))?);
-    let (target, new) = folder::open_or_make(folder).map_err(of(folder))?;
+    let (target, new) = archive::open_or_make(folder).map_err(of(folder))?;
     let restored = restore(&mut source, archive, folder, target);
     if restored.is_err() {
         new.remove(LOCK_NAME);
@@ -127,12 +126,12 @@ fn restore(
         Sums::Differ => Some(format!(
             "it is damaged, for {0} at its end says something else of its files than they are (unpack it \
              with tar, and sha256sum --check {0} says of which); copy it again, or take another backup",
-            checksums::NAME
+            archive::NAME
         )),
         Sums::Missing => Some(format!(
             "it is cut short or damaged, for it does not end with {}, which says what all of it is (a backup \
              of an older version had none: if you are sure of it, unpack it with tar)",
-            checksums::NAME
+            archive::NAME
         )),
     };
     if let Some(why) = why {
@@ -234,10 +233,10 @@ enum Sums {
 fn unpack(archive: &mut impl Read, made: &mut Made) -> io::Result<Sums> {
     let owner = fstat(&made.folder)?;
     let (mut sums, mut told) = (Checksums::default(), Sums::Missing);
-    while let Some(entry) = tar::next(archive)? {
+    while let Some(entry) = archive::next(archive)? {
         let mut content = archive.take(entry.bytes);
         let name = &*entry.name;
-        told = match entry.is_file && name == checksums::NAME {
+        told = match entry.is_file && name == archive::NAME {
             true if sums.agree(&mut content)? => Sums::Agree,
             true => Sums::Differ,
             false => Sums::Missing,
@@ -257,9 +256,9 @@ fn unpack(archive: &mut impl Read, made: &mut Made) -> io::Result<Sums> {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
-        tar::skip_padding(archive, entry.bytes)?;
+        archive::skip_padding(archive, entry.bytes)?;
     }
-    tar::skip_end(archive)?;
+    archive::skip_end(archive)?;
     Ok(told)
 }
 

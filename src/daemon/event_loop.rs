@@ -18,13 +18,13 @@ use mio::{Events, Token};
 
 use leveret_config::Config;
 use leveret_core::time::{Deadline, Now};
-use leveret_management::systemd;
 use leveret_server::{Engine, Readiness};
 
 use super::listen::LISTEN_AGAIN_MS;
-use super::start_error::StartError;
+use super::start::StartError;
 use super::system::{HANGUP, HELPERS, SIGNAL, System, Whose, whose};
-use super::{bridge_file, signals};
+use super::systemd;
+use super::{signals, system};
 
 const EVENTS_PER_POLL: usize = 256;
 /// A turn that takes so long is recorded, in milliseconds.
@@ -104,7 +104,7 @@ impl EventLoop {
         self.flush(goes_on)?;
         self.engine.log_counters();
         if let Some(notes) = self.engine.bridge_notes()
-            && let Err(error) = bridge_file::write(&self.config.data_dir, &notes)
+            && let Err(error) = system::write(&self.config.data_dir, &notes)
         {
             log::warn!("what was done with bridges cannot be written down: {error}");
         }

@@ -29,44 +29,31 @@
 //!
 //! Always true: one thread decides; nothing here blocks but the poll.
 
-mod bridge_file;
-mod buffer_size;
-mod buffers;
-mod defined;
-mod descriptors;
-mod directory;
 mod disk;
-mod entropy;
+mod dry_run;
 mod event_loop;
 mod flight_recorder;
-mod helper;
+mod helpers;
 mod listen;
-mod local;
-mod log_writer;
 pub mod logging;
-pub mod printable;
 mod probe;
-mod probe_line;
-mod rehearse;
 mod reload;
-mod resolver;
 mod signals;
 mod sizes;
 mod socket;
 mod start;
-mod start_error;
 mod system;
-mod worker;
+mod systemd;
 
 use leveret_config::Config;
 
-pub use directory::RESTORE_PART;
+pub use disk::RESTORE_PART;
+pub use dry_run::rehearse;
 pub use event_loop::EventLoop;
 pub use leveret_tls::TlsError;
 pub use probe::try_upstreams;
-pub use rehearse::rehearse;
 pub use sizes::{fit, record_sizes};
-pub use start_error::StartError;
+pub use start::StartError;
 pub use system::SOCKET_NAME;
 
 /// Serves until a signal says to stop.

@@ -1,6 +1,6 @@
 //! What things cost in memory with a configuration, asked of the rooms that make them.
 
-use super::resolver::LOOKUP_STACK_BYTES;
+use super::helpers::LOOKUP_STACK_BYTES;
 use super::socket::Socket;
 use leveret_config::Config;
 use leveret_config::bridge::WINDOW_MAX;

@@ -1,29 +1,35 @@
 //! Everything that runs, made and reserved before anybody is let in.
 
-use std::path::{self, Path};
+use core::fmt;
+use std::convert::Infallible;
+use std::fs::{self, File};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{self, Path, PathBuf};
 use std::sync::Arc;
 
+use leveret_broker::{Broker, Context};
+use leveret_config::units::ListenAddress;
+use leveret_config::{Config, ConfigError};
+use leveret_connection::Identity;
+use leveret_core::limits::{Megabytes, MemoryTable};
+use leveret_management::definitions::{At, Item, Parsed, apply, hash_password, parse, read, unknown_field};
+use leveret_management::request_context::{Endurance, Machine, Process, StoreView};
+use leveret_server::{CertificateState, Engine, Setup};
+use leveret_storage::OpenError;
+use leveret_tls::{CertificateStore, TlsError};
 use mio::{Poll, Waker};
 use rustix::mm::{MlockAllFlags, mlockall};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use leveret_broker::Broker;
-use leveret_config::Config;
-use leveret_connection::Identity;
-use leveret_core::limits::{Megabytes, MemoryTable};
-use leveret_management::request_context::{Endurance, Machine, Process, StoreView};
-use leveret_server::{CertificateState, Engine, Setup};
-use leveret_tls::CertificateStore;
-
-use super::entropy::entropy;
 use super::event_loop::EventLoop;
+use super::helpers::Resolver;
 use super::listen::{self, Listener, ListenerAddress, Passed};
-use super::resolver::Resolver;
-use super::sizes;
-use super::start_error::StartError;
+use super::system::entropy;
 use super::system::{HANGUP, HELPERS, SIGNAL, System, management_token, shown};
-use super::{bridge_file, defined, descriptors, disk, signals, worker};
+use super::systemd;
+use super::{disk, helpers, signals, sizes, system};
 
 impl EventLoop {
     /// Reserves everything, listens, and says so.
@@ -36,7 +42,7 @@ impl EventLoop {
         let table = fit(&mut config)?;
         let mut limits = config.limits.clone();
         let waiting_max;
-        (limits.connections_max, waiting_max) = descriptors::connections(&config)?;
+        (limits.connections_max, waiting_max) = signals::connections(&config)?;
         let mut poll = Poll::new().map_err(|error| StartError::System("create an epoll instance", error))?;
         let signals = signals::open(&mut poll, SIGNAL, &[SIGTERM, SIGINT])?;
         let hangups = signals::open(&mut poll, HANGUP, &[SIGHUP])?;
@@ -67,7 +73,7 @@ impl EventLoop {
             own_uid: rustix::process::geteuid().as_raw(),
         };
         let is_tls_shut = setup.certificates.is_shut;
-        let worker = worker::start(waker.clone(), certificates, &config.data_dir).map_err(no_thread)?;
+        let worker = helpers::start(waker.clone(), certificates, &config.data_dir).map_err(no_thread)?;
         let mut system = System::new(poll, (listeners, management), worker, &config, limits);
         system.is_tls_shut = is_tls_shut;
         if config.limits.bridges_max > 0 {
@@ -89,7 +95,7 @@ impl EventLoop {
             engine.set_store(store);
         }
         if let Some(file) = &config.load_definitions
-            && let Err(why) = defined::load(file, engine.broker_mut())
+            && let Err(why) = load(file, engine.broker_mut())
         {
             log::error!("{why}");
             engine.set_definitions_unread();
@@ -102,7 +108,7 @@ impl EventLoop {
         engine.broker().access().warn_of_guest(engine.platform().listeners.iter().any(is_beyond_loopback));
         engine.set_bridges(&config.bridges);
         if engine.has_bridges() {
-            engine.restore_bridges(&bridge_file::read(&config.data_dir));
+            engine.restore_bridges(&system::read(&config.data_dir));
         }
         if engine.platform_mut().open_control_listener() {
             engine.open_control_socket();
@@ -280,5 +286,202 @@ mod tests {
             assert_eq!(identity(&config).cluster_name, node);
             assert!(node.starts_with(begins), "{node}");
         }
+    }
+}
+
+// Why a broker cannot start.
+//
+// Always true: each is one sentence that says what to change.
+
+/// Why the broker cannot start, as one sentence that says what to change.
+#[derive(Debug)]
+pub enum StartError {
+    /// An address cannot be listened on.
+    Listen(ListenAddress, io::Error),
+    /// An address is named twice.
+    ListenTwice(ListenAddress),
+    /// systemd passed a socket that the configuration does not name: its address, if it is one of TCP.
+    Passed(Option<SocketAddr>),
+    /// A Unix socket cannot be listened on.
+    ListenLocal(PathBuf, io::Error),
+    /// The certificates cannot be used.
+    Tls(TlsError),
+    /// No address at all could be listened on.
+    NowhereToListen,
+    /// The data directory is not as it must be: what it is, what is wrong, what to type.
+    Directory(PathBuf, String),
+    /// The store must not be touched.
+    Store(PathBuf, OpenError),
+    /// The limits do not fit the memory or each other.
+    Limits(ConfigError),
+    /// The system refused something every program gets.
+    System(&'static str, io::Error),
+    /// The system does not let the memory be locked.
+    MemoryLock(io::Error),
+    /// The system allows so few file descriptors, and that many are wanted.
+    Descriptors {
+        /// File descriptors that the system allows.
+        allowed: u64,
+        /// File descriptors that the configuration needs.
+        wanted: u64,
+    },
+    /// The limits leave no room for what a broker needs at least.
+    TooSmall(leveret_core::error::Fault),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Listen(address, error) if error.kind() == io::ErrorKind::AddrInUse => write!(
+                f,
+                "cannot listen on {address}: another program already does; stop it, or choose another \
+                 address with --listen or `listen`"
+            ),
+            Self::Listen(address, error) if error.kind() == io::ErrorKind::PermissionDenied => write!(
+                f,
+                "cannot listen on {address}: not permitted; choose a port from 1024 on, or give the program \
+                 CAP_NET_BIND_SERVICE"
+            ),
+            Self::Listen(address, _) if is_link_local(address) && address.zone.is_none() => write!(
+                f,
+                "cannot listen on {address}: an IPv6 link-local address is one of an interface; name that as well, \
+                 such as [fe80::1%eth0]:5672"
+            ),
+            Self::Listen(address, error) => write!(
+                f,
+                "cannot listen on {address} ({error}); choose an address of this machine with --listen or \
+                 `listen`"
+            ),
+            Self::ListenTwice(address) => {
+                write!(f, "{address} is named twice to listen on; name it once in `listen` or `listen_tls`")
+            }
+            Self::Passed(address) => write!(
+                f,
+                "systemd listens on {} for it, where the configuration has no listener: name it in `listen`, \
+                 `listen_tls`, `management`, `management_tls` or `metrics`, or take it out of leveret.socket",
+                address.map_or_else(|| "what is no address".to_string(), |address| address.to_string())
+            ),
+            Self::ListenLocal(path, error) => write!(
+                f,
+                "cannot listen on {} ({error}); choose another path with `listen_unix`, in a folder that the \
+                 broker may write to",
+                path.display()
+            ),
+            Self::Tls(error) => error.fmt(f),
+            Self::NowhereToListen => {
+                f.write_str("there is no address to listen on; name one with --listen or `listen`")
+            }
+            Self::Directory(directory, why) => write!(f, "the data directory {}: {why}", directory.display()),
+            Self::Store(directory, error) => write!(f, "{}: {error}", directory.display()),
+            Self::Limits(error) => error.fmt(f),
+            Self::System(what, error) => write!(f, "cannot {what}: {error}"),
+            Self::MemoryLock(error) => write!(
+                f,
+                "memory_lock = true, but the system does not let the memory be locked ({error}); allow \
+                 it with LimitMEMLOCK=infinity in the systemd unit (or `ulimit -l unlimited`, or \
+                 CAP_IPC_LOCK), or leave memory_lock out"
+            ),
+            Self::Descriptors { allowed, wanted } => write!(
+                f,
+                "the system allows {allowed} file descriptors, too few for a single connection; raise the \
+                 limit to {wanted} with LimitNOFILE in the systemd unit, or `ulimit -n`"
+            ),
+            Self::TooSmall(fault) => write!(f, "the limits are too small: {}", fault.text),
+        }
+    }
+}
+
+fn is_link_local(listen: &ListenAddress) -> bool {
+    matches!(listen.socket.ip(), IpAddr::V6(address) if address.is_unicast_link_local())
+}
+
+impl core::error::Error for StartError {}
+
+// `load_definitions`: what a file says there is to be, made at a start.
+//
+// # Invariants
+// - A file that cannot be read, or is damaged, changes nothing and stops no start: what it says is in the store since
+//   an earlier start, and an alarm tells of it.
+// - A thing in it that cannot be made is told, and the rest is made.
+// - What is there already is not written again, so starting often costs no flash.
+// - systemd does not take the time that the hashes of passwords need for a start that has failed.
+
+/// Makes everything that the file says.
+///
+/// # Errors
+/// The file cannot be read to its end: a sentence with its name, and the line where it is damaged.
+pub(super) fn load(path: &Path, (broker, mut context): (&mut Broker, Context<'_>)) -> Result<(), String> {
+    let (mut made, mut refused) = (0, 0);
+    go_through(path, |at, parsed| {
+        let done = parsed.and_then(|parsed| {
+            let Parsed { mut item, unknown_fields } = parsed;
+            unknown_fields
+                .iter()
+                .for_each(|name| log::warn!("{}: {at}: {}", path.display(), unknown_field(name)));
+            if matches!(item, Item::User(_)) {
+                systemd::still_starting();
+            }
+            hash_password(broker, &mut item, &mut entropy);
+            apply(broker, &mut context, &item).map(|applied| applied.remark(&item))
+        });
+        match done {
+            Ok(remark) => {
+                made += 1;
+                remark.iter().for_each(|remark| log::warn!("{}: {at}: {remark}", path.display()));
+            }
+            Err(why) => {
+                refused += 1;
+                log::error!("{}: {at}: {why}", path.display());
+            }
+        }
+    })?;
+    log::info!("{}: {made} definitions are there, {refused} cannot be", path.display());
+    Ok(())
+}
+
+/// What is to be told of the file, with nothing made.
+pub(super) fn rehearse(path: &Path) -> Vec<String> {
+    let mut remarks = Vec::new();
+    let done = go_through(path, |at, parsed| match parsed {
+        Ok(parsed) => {
+            let unknown = parsed.unknown_fields.iter();
+            remarks.extend(unknown.map(|name| format!("{}: {at}: {}", path.display(), unknown_field(name))));
+        }
+        Err(why) => remarks.push(format!("{}: {at}: {why}", path.display())),
+    });
+    remarks.extend(done.err());
+    remarks
+}
+
+/// Hands over each thing that the file says, or why it makes no sense.
+fn go_through(path: &Path, mut take: impl FnMut(At<'_>, Result<Parsed, String>)) -> Result<(), String> {
+    let unusable = |why: String| {
+        let path = path.display();
+        format!(
+            "load_definitions: {path}: {why}; what the store has is served without it: mend the file and start again, \
+             or name another"
+        )
+    };
+    let found = fs::metadata(path).map_err(|error| unusable(error.to_string()))?;
+    if !found.is_file() {
+        return Err(unusable("it is not a file".to_string()));
+    }
+    let mut file = File::open(path).map_err(|error| unusable(cannot_open(path, &error)))?;
+    let done = read::<Infallible>(&mut file, |at, _, thing| {
+        let parsed = parse(at.section, thing).map_err(|why| why.to_string());
+        take(at, parsed);
+        Ok(())
+    });
+    done.map_err(|error| unusable(error.to_string()))
+}
+
+fn cannot_open(path: &Path, error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => format!(
+            "{error}; let the user that the broker runs as read it (chgrp {} {1} && chmod g+r {1})",
+            rustix::process::getegid().as_raw(),
+            path.display()
+        ),
+        _ => error.to_string(),
     }
 }

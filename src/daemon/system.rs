@@ -5,14 +5,13 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
-
-use mio::{Interest, Poll, Token};
 
 use leveret_config::Config;
 use leveret_core::limits::Limits;
 use leveret_core::log_limiter::{LogKind, LogLimiter, LogSource};
+use leveret_core::small_file;
 use leveret_core::time::Now;
 use leveret_management::request_context::Machine;
 use leveret_server::{
@@ -20,16 +19,16 @@ use leveret_server::{
     WorkerJob, WorkerResult,
 };
 use leveret_storage::{Read, ReadOutcome, Write, WriteDone};
+use mio::{Interest, Poll, Token};
 
-use super::buffer_size::BufferSize;
-use super::buffers::LocalBuffers;
 use super::disk::Threads;
-use super::helper::Helper;
-use super::listen::{self, Listener, ListenerAddress, MANAGEMENT_LISTENERS_MAX, SpareDescriptor, failure_of};
-use super::local::{Folder, LocalListener};
-use super::resolver::Resolver;
-use super::socket::Socket;
-use super::start_error::StartError;
+use super::helpers::{Helper, Resolver};
+use super::listen::{
+    self, Folder, Listener, ListenerAddress, LocalListener, MANAGEMENT_LISTENERS_MAX, SpareDescriptor,
+    failure_of,
+};
+use super::socket::{BufferSize, LocalBuffers, Socket};
+use super::start::StartError;
 
 /// The name of the control socket in the data directory.
 pub const SOCKET_NAME: &str = "ctl.sock";
@@ -368,4 +367,34 @@ mod tests {
             assert_eq!(whose(management_token(place)), Whose::Listener(ListenerId::Management(place)));
         }
     }
+}
+
+// Random bytes of the system.
+
+/// Random bytes for names. Without any the process cannot keep its promises, but a board early in its boot
+/// may block here for a moment, and then goes on.
+pub(super) fn entropy(bytes: &mut [u8]) {
+    if let Err(error) = getrandom::fill(bytes) {
+        panic!("the system gives no random bytes: {error}");
+    }
+}
+
+// The file in the data directory with what of bridges outlives a restart.
+
+/// Its name.
+const NAME: &str = "bridges";
+/// Longer than any that was written.
+const BYTES_MAX: u64 = 256 << 10;
+
+/// What it says; empty when there is none.
+pub(super) fn read(folder: &Path) -> String {
+    small_file::read(&folder.join(NAME), BYTES_MAX).unwrap_or_default()
+}
+
+/// Writes it anew.
+///
+/// # Errors
+/// The system says why not.
+pub(super) fn write(folder: &Path, text: &str) -> io::Result<()> {
+    small_file::write(&folder.join(NAME), text)
 }

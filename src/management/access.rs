@@ -12,13 +12,13 @@ use leveret_json::{Fields, Value, items};
 
 use zeroize::Zeroizing;
 
-use super::access_columns::TopicPermissions;
-use super::answer::{Answer, Answered, bad, bad_request, body, done, not_found, problem, unauthorized};
-use super::call::{Call, exists};
 use super::columns::name_of;
+use super::definition_columns::TopicPermissions;
 use super::http::{Condition, Request, Status, Verb};
-use super::lists::list;
-use super::management_parts::said;
+use super::listing::list;
+use super::management::said;
+use super::request::{Answer, Answered, bad, bad_request, body, done, not_found, problem, unauthorized};
+use super::request::{Call, exists};
 use super::request_context::RequestContext;
 use super::tokens::{NoToken, TOKENS_MAX};
 

@@ -14,20 +14,20 @@ use leveret_core::error::Fault;
 use leveret_core::journal::Batch;
 use leveret_json::{Fields, Value};
 
-use super::answer::{Answer, Answered, bad, bad_request, no_room, not_found, refusal};
-use super::binding_columns::{Bindings, properties_key};
-use super::call::{Call, default_named};
 use super::columns::Kind;
+use super::definition_columns::{Bindings, properties_key};
 use super::definitions::table_of;
-use super::filter::{BindingEnds, Filter};
 use super::http::{Request, Status, encode};
 use super::listing::is_wanted;
+use super::listing::{BindingEnds, Filter};
+use super::messages::Payloads;
+use super::messages::QueueGet;
 use super::publishing::{
     MessageFields, NAMES_TOO_LONG, Publishing, begin_message, payload_too_large, publish_as,
 };
-use super::queue_get::QueueGet;
+use super::request::{Answer, Answered, bad, bad_request, no_room, not_found, refusal};
+use super::request::{Call, default_named};
 use super::request_context::RequestContext;
-use super::shown_message::Payloads;
 
 fn refused(fault: Fault) -> Answer {
     refusal(&fault)

@@ -10,9 +10,9 @@ use leveret_broker::{
 };
 use leveret_core::command::{ChannelId, ConnectionId};
 
-use super::filter::{Audience, BindingEnds, Viewer};
 use super::json::{Json, Tables};
-use super::management_parts::{numbers, texts};
+use super::listing::{Audience, BindingEnds, Viewer};
+use super::management::{numbers, texts};
 use super::request_context::{Ends, ReadContext, SocketView};
 use super::samples::{QueueColumn, Ranges, counts_of_channel};
 

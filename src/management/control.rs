@@ -10,12 +10,12 @@ use leveret_core::error::Fault;
 
 use super::access::changed;
 use super::alarms::which_alarms;
-use super::answer::{Answer, Answered, bad_request, body, done, not_found, problem, refused};
-use super::call::Call;
 use super::columns::parse_connection_pid;
 use super::http::{Request, Status, decode};
 use super::json::Json;
-use super::management_parts::{nested, numbers, texts};
+use super::management::{nested, numbers, texts};
+use super::request::Call;
+use super::request::{Answer, Answered, bad_request, body, done, not_found, problem, refused};
 use super::request_context::RequestContext;
 use super::wear::Wear;
 

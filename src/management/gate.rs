@@ -14,12 +14,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use zeroize::Zeroizing;
 
-use super::answer::{Answer, problem, unauthorized};
-use super::call::User;
 use super::http::{Head, JSON, Origin, Request, Status, Verb};
-use super::pages::Page;
+use super::request::User;
+use super::request::{Answer, problem, unauthorized};
 use super::request_context::RequestContext;
 use super::table::{self, Door};
+use super::tokens::Page;
 use leveret_core::password::{PASSWORD_BYTES_MAX, PasswordCheck};
 
 /// The longest login that is looked at, in base64: a name of 255 bytes, a colon and a password.

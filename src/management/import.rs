@@ -10,14 +10,14 @@ use leveret_core::mem::{Messages, Share};
 use leveret_core::password::PasswordHash;
 use leveret_json::{Fields, Value};
 
-use super::answer::{Answer, Answered, Upload, bad, body, no_room, not_found, too_large};
-use super::call::{Call, exists};
 use super::definitions::{self, Found, Item, ItemError, Password, SECTIONS, Scanner};
 use super::http::Status;
 use super::json::Json;
-use super::multipart::Form;
+use super::request::{Answer, Answered, Upload, bad, body, no_room, not_found, too_large};
+use super::request::{Call, exists};
 use super::request_context::RequestContext;
-use super::spool::Spool;
+use super::uploads::Form;
+use super::uploads::Spool;
 
 /// Things that one step reads, or makes.
 const THINGS_PER_STEP: usize = 8;

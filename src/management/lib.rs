@@ -51,51 +51,32 @@
 #![warn(clippy::unwrap_used)]
 
 mod access;
-mod access_columns;
 mod actions;
 mod alarms;
-pub mod answer;
-pub mod binding_columns;
 pub mod bridges;
-mod call;
 pub mod columns;
 mod control;
-pub mod dates;
+pub mod definition_columns;
 pub mod definitions;
-pub mod exposition;
-pub mod filter;
 mod gate;
-mod health;
 pub mod http;
 mod import;
 pub mod json;
 pub mod listing;
-mod lists;
-mod looking;
 mod management;
-mod management_node;
-mod management_parts;
-mod metrics;
-mod multipart;
+mod messages;
+pub mod metrics;
+mod node;
 pub mod operator_session;
-pub mod ordering;
-pub mod orphan_columns;
-mod outage;
-mod pages;
-pub mod parameter_columns;
 mod parameters;
 mod policies;
-pub mod policy_columns;
 mod publishing;
-mod queue_get;
+pub mod request;
 pub mod request_context;
 pub mod samples;
-mod shown_message;
-mod split;
-mod spool;
-pub mod systemd;
 mod table;
 pub mod tokens;
+mod uploads;
 pub mod wear;
 
 // The rooms below, by the names that everybody has for them.

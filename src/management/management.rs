@@ -7,19 +7,16 @@
 use leveret_broker::{UserLimits, VhostLimits};
 use leveret_core::command::{ConnectionId, RABBITMQ_VERSION};
 
+use super::alarms;
 use super::alarms::which_alarms;
-use super::answer::{Answer, Answered, body, done, not_found, refusal};
-use super::call::Call;
 use super::columns::{Channels, Connections, Consumers, Exchanges, Kind, Queues};
 use super::control::{queue_totals, reason};
-use super::filter::Filter;
-use super::health;
 use super::http::Status;
 use super::json::Json;
-use super::listing::is_wanted;
-use super::looking::{self, BrowseAnswer};
-use super::management_node::{self, churn, exchange_types};
-use super::management_parts::{limits, nested, numbers, said, texts};
+use super::listing::{Filter, is_wanted};
+use super::messages::{self, BrowseAnswer};
+use super::node::{self, churn, exchange_types};
+use super::request::{Answer, Answered, Call, body, done, not_found, refusal};
 use super::request_context::RequestContext;
 use super::samples::{Ranges, Total};
 
@@ -42,27 +39,27 @@ pub(super) fn cluster_name(_: &Call<'_>, context: &RequestContext<'_>) -> Answer
 
 /// The lines of the memory table.
 pub(super) fn memory(_: &Call<'_>, context: &RequestContext<'_>) -> Answer {
-    object(|json| management_node::memory(json, context))
+    object(|json| node::memory(json, context))
 }
 
 pub(super) fn feature_flags(_: &Call<'_>, _: &RequestContext<'_>) -> Answer {
-    object(management_node::feature_flags)
+    object(node::feature_flags)
 }
 
 pub(super) fn nodes(_: &Call<'_>, context: &RequestContext<'_>) -> Answer {
     object(|json| {
         json.raw(b"[");
-        management_node::node(json, context);
+        node::node(json, context);
         json.raw(b"]");
     })
 }
 
 pub(super) fn node(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
-    of_node(call, context, || object(|json| management_node::node(json, context)))
+    of_node(call, context, || object(|json| node::node(json, context)))
 }
 
 pub(super) fn node_memory(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
-    of_node(call, context, || object(|json| management_node::node_memory(json, context)))
+    of_node(call, context, || object(|json| node::node_memory(json, context)))
 }
 
 /// Attempts to log in, of which none is counted.
@@ -71,7 +68,7 @@ pub(super) fn attempts(call: &Call<'_>, context: &RequestContext<'_>) -> Answer 
 }
 
 pub(super) fn node_health(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
-    of_node(call, context, || health::node(call, context))
+    of_node(call, context, || alarms::node(call, context))
 }
 
 /// What is asked of a node is answered if it is this one: by its name, or by what a RabbitMQ on this machine would
@@ -121,7 +118,7 @@ pub(super) fn user_limits(call: &Call<'_>, context: &RequestContext<'_>) -> Answ
 /// Messages of a queue, to be looked at.
 pub(super) fn messages(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     let user = call.user.ok_or_else(|| not_found("Not Found"))?;
-    let looked = looking::look(call.request, context, (&user.name, call.name("vhost"), call.name("queue")));
+    let looked = messages::look(call.request, context, (&user.name, call.name("vhost"), call.name("queue")));
     Ok(match looked.map_err(|fault| refusal(&fault))? {
         BrowseAnswer::Now(body) => Answer::Now(Status::Ok, body),
         BrowseAnswer::Later(looking) => Answer::Look(Box::new(looking)),
@@ -314,4 +311,61 @@ fn listeners(json: &mut Json<'_>, context: &RequestContext<'_>) {
         json.raw(b"}");
     }
     json.raw(b"]");
+}
+
+// Parts that several answers have, and limits.
+//
+// Always true: what is written is part of an object or list that has begun, or a whole one.
+
+/// Limits that somebody has set, of these virtual hosts or users.
+pub(super) fn limits<'n>(
+    json: &mut Json<'_>,
+    key: &str,
+    rows: impl Iterator<Item = (&'n str, [(&'static str, Option<u32>); 2])>,
+) {
+    json.raw(b"[");
+    let mut is_first = true;
+    for (name, limits) in rows.filter(|(_, limits)| limits.iter().any(|(_, limit)| limit.is_some())) {
+        json.comma(&mut is_first);
+        json.raw(b"{");
+        let mut is_first_field = true;
+        texts(json, &mut is_first_field, &[(key, name)]);
+        json.name("value", &mut is_first_field);
+        json.raw(b"{");
+        let mut is_first_limit = true;
+        for (name, limit) in limits.into_iter().filter_map(|(name, limit)| Some((name, limit?))) {
+            numbers(json, &mut is_first_limit, &[(name, limit.into())]);
+        }
+        json.raw(b"}}");
+    }
+    json.raw(b"]");
+}
+
+/// Names and numbers of an object that has begun.
+pub(super) fn numbers(json: &mut Json<'_>, is_first: &mut bool, numbers: &[(&str, u64)]) {
+    for (name, number) in numbers {
+        json.name(name, is_first);
+        json.number(*number);
+    }
+}
+
+pub(super) fn texts(json: &mut Json<'_>, is_first: &mut bool, texts: &[(&str, &str)]) {
+    for (name, text) in texts {
+        json.name(name, is_first);
+        json.text(text);
+    }
+}
+
+/// An object of texts.
+pub(super) fn said(json: &mut Json<'_>, members: &[(&str, &str)]) {
+    json.raw(b"{");
+    texts(json, &mut true, members);
+    json.raw(b"}");
+}
+
+/// An object of numbers.
+pub(super) fn nested(json: &mut Json<'_>, members: &[(&str, u64)]) {
+    json.raw(b"{");
+    numbers(json, &mut true, members);
+    json.raw(b"}");
 }

@@ -13,15 +13,18 @@
 //! numbers are written at once, rows while the client takes them; a name or label can hold any letter, for
 //! labels are escaped.
 
+use core::fmt::Display;
+
 use leveret_core::command::RABBITMQ_VERSION;
 use leveret_core::journal::{LATENCY_BOUNDS_MS, LatencyHistogram};
 
 use super::alarms;
-use super::answer::Answer;
-use super::call::Call;
-use super::exposition::{Exposition, GROUPS, Labels, Lines, OURS, Rows, UNKNOWN, VHOSTS_MAX, sums};
+use super::bridges::Outage;
+use super::columns::{Channels, ConnectionRow, Connections, Kind, Queues, channel_pid, connection_pid};
 use super::http::decode;
-use super::request_context::RequestContext;
+use super::listing::Room;
+use super::request::{Answer, Call};
+use super::request_context::{BridgeLinkView, ReadContext, RequestContext};
 use super::wear::Wear;
 
 /// What the answer is.
@@ -349,4 +352,421 @@ fn own(lines: &mut Lines<'_>, context: &RequestContext<'_>) {
         }
     }
     lines.prefix = prefix;
+}
+
+// The text format of Prometheus, and rows in it, written while the client takes them.
+//
+// Why it exists: four thousand queues with seven numbers each are three megabytes, and samples of one name
+// have to follow each other; so a cursor goes through the rows once for each name.
+//
+// Always true: one call looks at no more than [`PLACES_PER_STEP`] places and writes no more than it was
+// given room for, plus one sample; samples of one name stand under one head; labels are escaped.
+
+/// Places looked at in one step.
+const PLACES_PER_STEP: usize = 512;
+/// Virtual hosts that one request may name.
+pub(super) const VHOSTS_MAX: usize = 16;
+/// The most values of a row.
+const VALUES_MAX: usize = 17;
+
+/// A value that nobody knows, and that is left out.
+pub(super) const UNKNOWN: u64 = u64::MAX;
+/// How names begin that RabbitMQ has not.
+pub(super) const OURS: &str = "leveret_";
+
+/// Things of which there are many.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Rows {
+    Queues,
+    Channels,
+    Connections,
+    Bridges,
+}
+
+/// Names of which each row has a value, one name after the other.
+pub(super) struct Group {
+    /// By which `/metrics/detailed` is asked for them.
+    pub(super) families: &'static [&'static str],
+    /// Of what.
+    pub(super) rows: Rows,
+    /// What goes before these in the values of a row.
+    before: usize,
+    /// Lines of a name, a space and what it says each.
+    names: &'static str,
+}
+
+/// All of them, in the order in which they are written.
+pub(super) const GROUPS: &[Group] = &[
+    Group {
+        families: &["queue_coarse_metrics"],
+        rows: Rows::Queues,
+        before: 0,
+        names: "queue_messages_ready Messages ready to be delivered to consumers
+queue_messages_unacked Messages delivered to consumers but not yet acknowledged
+queue_messages Sum of ready and unacknowledged messages - total queue depth",
+    },
+    Group {
+        families: &["queue_consumer_count", "queue_metrics"],
+        rows: Rows::Queues,
+        before: 3,
+        names: "queue_consumers Consumers on a queue",
+    },
+    Group {
+        families: &["queue_metrics"],
+        rows: Rows::Queues,
+        before: 4,
+        names: "queue_messages_ready_ram Ready messages stored in memory
+queue_messages_persistent Persistent messages
+queue_messages_ready_bytes Size in bytes of ready messages
+queue_messages_ram Ready and unacknowledged messages stored in memory
+queue_messages_unacked_ram Unacknowledged messages stored in memory
+queue_messages_bytes Size in bytes of ready and unacknowledged messages
+queue_messages_unacked_bytes Size in bytes of all unacknowledged messages",
+    },
+    Group {
+        families: &["channel_metrics"],
+        rows: Rows::Channels,
+        before: 0,
+        names: "channel_consumers Consumers on a channel
+channel_messages_unacked Delivered but not yet acknowledged messages
+channel_messages_uncommitted Messages received in a transaction but not yet committed
+channel_acks_uncommitted Message acknowledgements in a transaction not yet committed
+consumer_prefetch Limit of unacknowledged messages for each consumer
+channel_prefetch Total limit of unacknowledged messages for all consumers on a channel",
+    },
+    Group {
+        families: &["connection_coarse_metrics"],
+        rows: Rows::Connections,
+        before: 0,
+        names: "connection_incoming_bytes_total Total number of bytes received on a connection
+connection_outgoing_bytes_total Total number of bytes sent on a connection",
+    },
+    Group {
+        families: &["connection_metrics"],
+        rows: Rows::Connections,
+        before: 2,
+        names: "connection_incoming_packets_total Total number of packets received on a connection
+connection_outgoing_packets_total Total number of packets sent on a connection
+connection_channels Channels on a connection",
+    },
+    Group {
+        families: &["leveret_bridge_metrics"],
+        rows: Rows::Bridges,
+        before: 0,
+        names: "bridge_state 0 paused or ending, 1 waiting, 2 connecting, 3 blocked, 4 running, 5 resting, 6 held, 7 budget used
+bridge_backlog_messages Messages here that wait to be forwarded
+bridge_pending_messages Messages on their way
+bridge_parked_messages Messages set aside
+bridge_moved_total Messages that the other side has taken over
+bridge_repeats_total Messages sent that may have been sent before
+bridge_connected_total Times that messages could flow
+bridge_failed_total Times that they could not, or not any more
+bridge_day_bytes Bytes of this day over both links of the bridge
+bridge_day_bytes_max Bytes of a day after which only urgent rules go on, 0 without a limit
+bridge_yesterday_bytes Bytes of the day before
+bridge_held_rules Rules that take nothing until the next day, or until what holds them is mended
+bridge_day_sent_bytes Bytes of this day that went over this link, TLS included
+bridge_day_received_bytes Bytes of this day that came over this link, TLS included
+bridge_day_repeated_bytes Bytes of this day of messages that may have gone or come before
+bridge_inflow_per_day Messages that come in to be forwarded in a day
+bridge_outage_tenths_of_days Tenths of days of them that the disk has room for",
+    },
+];
+
+/// Rows that are still to be written.
+#[derive(Debug)]
+pub struct Exposition {
+    prefix: &'static str,
+    /// The groups of which rows are written, a bit each.
+    groups: u16,
+    /// The queues of these alone; of all if there are none.
+    vhosts: heapless::Vec<Box<str>, VHOSTS_MAX>,
+    group: usize,
+    name: usize,
+    /// The next place, once the head of the name is written.
+    place: Option<usize>,
+}
+
+/// Queues, channels and connections all together.
+#[cold]
+pub(super) fn sums(lines: &mut Lines<'_>, context: ReadContext<'_>) {
+    for rows in [Rows::Queues, Rows::Channels, Rows::Connections] {
+        let mut sums = [0; VALUES_MAX];
+        for place in 0..rows.places(context) {
+            let values = rows.at(context, place, &[]).map_or([0; VALUES_MAX], |(_, values)| values);
+            sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
+        }
+        for group in GROUPS.iter().filter(|group| group.rows == rows) {
+            lines.all("", group.names, &sums[group.before..]);
+        }
+    }
+}
+
+/// With nothing behind them.
+fn padded<const COUNT: usize>(values: [u64; COUNT]) -> [u64; VALUES_MAX] {
+    let mut all = [0; VALUES_MAX];
+    all[..COUNT].copy_from_slice(&values);
+    all
+}
+
+#[cold]
+fn of_bridge(link: &BridgeLinkView<'_>, context: ReadContext<'_>) -> [u64; VALUES_MAX] {
+    let outage = Outage::of(link, context.broker);
+    let state = ["waiting", "connecting", "blocked", "running", "resting", "held", "budget used"];
+    let state = state.iter().position(|state| *state == link.state).map_or(0, |at| at + 1);
+    [
+        state as u64,
+        link.backlog(context.broker).unwrap_or(UNKNOWN),
+        link.pending,
+        link.parked(context.broker),
+        link.moved,
+        link.repeats,
+        link.connected,
+        link.failed,
+        link.day_bytes,
+        link.day_bytes_max.unwrap_or(0),
+        link.yesterday_bytes,
+        link.held_rules,
+        link.today[0].1,
+        link.today[1].1,
+        link.today[2].1,
+        outage.inflow_per_day.unwrap_or(UNKNOWN),
+        outage.tenths_left.unwrap_or(UNKNOWN),
+    ]
+}
+
+impl Rows {
+    fn places(self, context: ReadContext<'_>) -> usize {
+        match self {
+            Self::Queues => Queues::places(context),
+            Self::Channels => Channels::places(context),
+            Self::Connections => Connections::places(context),
+            Self::Bridges => context.bridges.places(),
+        }
+    }
+
+    /// Labels and values of the row in a place; queues only of these virtual hosts, if there are any.
+    #[cold]
+    fn at(
+        self,
+        context: ReadContext<'_>,
+        place: usize,
+        vhosts: &[Box<str>],
+    ) -> Option<(Labels, [u64; VALUES_MAX])> {
+        let mut labels = Labels::default();
+        let values = match self {
+            Self::Queues => {
+                let queue = Queues::at(context, place)?;
+                if !vhosts.is_empty() && vhosts.iter().all(|vhost| **vhost != *queue.vhost) {
+                    return None;
+                }
+                labels.add("vhost", queue.vhost);
+                labels.add("queue", queue.name);
+                let (ready, unacked) = (queue.messages_ready.into(), queue.messages_unacknowledged.into());
+                let (ready_ram, unacked_ram): (u64, u64) =
+                    (queue.messages_ready_ram.into(), queue.messages_unacknowledged_ram.into());
+                let (ready_bytes, unacked_bytes) =
+                    (queue.message_bytes_ready, queue.message_bytes_unacknowledged);
+                padded([
+                    ready,
+                    unacked,
+                    ready + unacked,
+                    queue.consumers.into(),
+                    ready_ram,
+                    queue.messages_persistent,
+                    ready_bytes,
+                    ready_ram + unacked_ram,
+                    unacked_ram,
+                    ready_bytes + unacked_bytes,
+                    unacked_bytes,
+                ])
+            }
+            Self::Channels => {
+                let channel = Channels::at(context, place)?.view;
+                let socket = context.sockets.at(channel.connection)?;
+                labels.add("channel", &channel_pid(socket.number, channel.connection, channel.number));
+                padded([
+                    channel.consumers.into(),
+                    channel.messages_unacknowledged.into(),
+                    channel.messages_uncommitted.into(),
+                    channel.acks_uncommitted.into(),
+                    channel.prefetch_count.into(),
+                    channel.global_prefetch_count.into(),
+                ])
+            }
+            Self::Connections => {
+                let ConnectionRow { id, view, socket } = Connections::at(context, place)?;
+                // RabbitMQ calls it so here, too.
+                labels.add("channel", &connection_pid(socket.number, id));
+                let (received, sent) = (socket.received, socket.sent);
+                padded([received.0, sent.0, received.1, sent.1, view.channels.into()])
+            }
+            Self::Bridges => {
+                let link = context.bridges.at(place)?;
+                labels.add("bridge", link.bridge);
+                labels.add("direction", link.direction);
+                of_bridge(&link, context)
+            }
+        };
+        Some((labels, values))
+    }
+}
+
+impl Exposition {
+    /// Rows of these groups, with names that begin so; of queues only those of some virtual hosts, or all.
+    pub(super) const fn new(
+        prefix: &'static str,
+        groups: u16,
+        vhosts: heapless::Vec<Box<str>, VHOSTS_MAX>,
+    ) -> Self {
+        Self { prefix, groups, vhosts, group: 0, name: 0, place: None }
+    }
+
+    /// Writes some more behind what is in `out`; says whether that was all.
+    #[cold]
+    pub fn write(&mut self, context: ReadContext<'_>, out: &mut Vec<u8>, room: Room) -> bool {
+        for _ in 0..PLACES_PER_STEP {
+            let Some(group) = GROUPS.get(self.group) else { return true };
+            if out.len() >= room.enough {
+                return false;
+            }
+            let is_wanted = self.groups & 1 << self.group != 0;
+            let Some(family) = group.names.lines().nth(self.name).filter(|_| is_wanted) else {
+                (self.group, self.name) = (self.group + 1, 0);
+                continue;
+            };
+            let prefix = if group.rows == Rows::Bridges { OURS } else { self.prefix };
+            let mut lines = Lines { out, prefix };
+            let Some(place) = self.place else {
+                lines.head(family);
+                self.place = Some(0);
+                continue;
+            };
+            if place >= group.rows.places(context) {
+                (self.name, self.place) = (self.name + 1, None);
+                continue;
+            }
+            let row = group.rows.at(context, place, &self.vhosts);
+            if let Some((labels, values)) = row
+                && values[group.before + self.name] != UNKNOWN
+            {
+                lines.sample(name_of(family), labels.as_str(), &values[group.before + self.name]);
+            }
+            self.place = Some(place + 1);
+        }
+        false
+    }
+}
+
+/// The name of a family that is written with what it says.
+fn name_of(family: &str) -> &str {
+    family.split_once(' ').map_or(family, |(name, _)| name)
+}
+
+/// The format itself.
+pub(super) struct Lines<'o> {
+    pub(super) out: &'o mut Vec<u8>,
+    /// How names begin.
+    pub(super) prefix: &'static str,
+}
+
+impl Lines<'_> {
+    /// Type and meaning of a family; the name says what type it is of.
+    #[cold]
+    pub(super) fn head<'f>(&mut self, family: &'f str) -> &'f str {
+        let (name, help) = family.split_once(' ').unwrap_or((family, ""));
+        let kind = match name {
+            name if name.ends_with("_total") => "counter",
+            name if name.ends_with("_latency_seconds") => "histogram",
+            name if name.ends_with("_info") || name.starts_with("alarms_") => "untyped",
+            _ => "gauge",
+        };
+        let prefix = self.prefix;
+        self.put(format_args!("# TYPE {prefix}{name} {kind}\n# HELP {prefix}{name} {help}\n"));
+        name
+    }
+
+    #[cold]
+    pub(super) fn sample(&mut self, name: &str, labels: &str, value: &dyn Display) {
+        let prefix = self.prefix;
+        let (open, close) = if labels.is_empty() { ("", "") } else { ("{", "}") };
+        self.put(format_args!("{prefix}{name}{open}{labels}{close} {value}\n"));
+    }
+
+    /// Families of one sample each, as far as they are known.
+    #[cold]
+    pub(super) fn all(&mut self, labels: &str, families: &str, values: &[u64]) {
+        for (family, value) in families.lines().zip(values).filter(|(_, value)| **value != UNKNOWN) {
+            let name = self.head(family);
+            self.sample(name, labels, value);
+        }
+    }
+
+    fn put(&mut self, text: core::fmt::Arguments<'_>) {
+        // There is always memory, or there is nobody to be told.
+        let _ = std::io::Write::write_fmt(self.out, text);
+    }
+}
+
+/// Labels, as they stand between the braces.
+#[derive(Default)]
+pub(super) struct Labels(Vec<u8>);
+
+impl Labels {
+    #[cold]
+    pub(super) fn add(&mut self, name: &str, value: &str) {
+        self.0.extend_from_slice(if self.0.is_empty() { b"" } else { b"," });
+        self.0.extend_from_slice(name.as_bytes());
+        self.0.extend_from_slice(b"=\"");
+        for &byte in value.as_bytes() {
+            if matches!(byte, b'\\' | b'"' | b'\n') {
+                self.0.push(b'\\');
+            }
+            self.0.push(if byte == b'\n' { b'n' } else { byte });
+        }
+        self.0.push(b'"');
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        // Only whole letters were put in.
+        core::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod exposition_tests {
+    use super::*;
+
+    #[test]
+    fn labels_hold_any_letter() {
+        let mut labels = Labels::default();
+        labels.add("vhost", "/");
+        labels.add("queue", "a\"b\\c\nd{}=,é");
+        assert_eq!(labels.as_str(), "vhost=\"/\",queue=\"a\\\"b\\\\c\\nd{}=,é\"");
+    }
+
+    #[test]
+    fn a_family_has_its_head_and_its_samples() {
+        let mut out = Vec::new();
+        let mut lines = Lines { out: &mut out, prefix: "rabbitmq_" };
+        lines.all("", "queues Queues available\ny Not known\nx_total How many", &[3, UNKNOWN, u64::MAX - 1]);
+        lines.all("a=\"b\"", "x_info What it is", &[1]);
+        let text = String::from_utf8(out).expect("it is text");
+        assert_eq!(
+            text,
+            "# TYPE rabbitmq_queues gauge\n# HELP rabbitmq_queues Queues available\nrabbitmq_queues 3\n\
+             # TYPE rabbitmq_x_total counter\n# HELP rabbitmq_x_total How many\n\
+             rabbitmq_x_total 18446744073709551614\n\
+             # TYPE rabbitmq_x_info untyped\n# HELP rabbitmq_x_info What it is\nrabbitmq_x_info{a=\"b\"} 1\n"
+        );
+    }
+
+    #[test]
+    fn every_group_fits_into_the_values_of_its_row() {
+        let is_small = |group: &Group| group.before + group.names.lines().count() <= VALUES_MAX;
+        assert!(GROUPS.iter().all(is_small) && GROUPS.len() <= 16);
+        let names = GROUPS.iter().flat_map(|group| group.names.lines()).map(name_of);
+        let unique: std::collections::BTreeSet<_> = names.clone().collect();
+        assert_eq!(unique.len(), names.count());
+    }
 }

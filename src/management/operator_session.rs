@@ -12,16 +12,16 @@
 //! output have a cap each; a client that does not read costs those and nothing else; however small the pieces
 //! that a request comes in, no octet of it is looked at more than a few times.
 
-use super::answer::{Answer, OUTPUT_BYTES_MAX, Upload, problem, refusal, request_too_large};
 use super::control;
-use super::exposition::Exposition;
 use super::gate;
 pub use super::http::REQUEST_BYTES_MAX;
 use super::http::{self, Head, Parsed, Status};
 use super::listing::{Listing, Room};
-use super::looking::Looking;
+use super::messages::Looking;
+use super::messages::{Getting, Progress};
 use super::metrics;
-use super::queue_get::{Getting, Progress};
+use super::metrics::Exposition;
+use super::request::{Answer, OUTPUT_BYTES_MAX, Upload, problem, refusal, request_too_large};
 use super::request_context::RequestContext;
 use super::table::{self, Door};
 use leveret_broker::Broker;

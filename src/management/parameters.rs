@@ -8,9 +8,9 @@ use leveret_broker::{OperatorFault, ParameterView, SHOVEL};
 use leveret_json::{Fields, Value};
 
 use super::access::{self, changed};
-use super::answer::{Answered, bad, bad_request, done, not_found};
-use super::call::Call;
 use super::http::Status;
+use super::request::Call;
+use super::request::{Answered, bad, bad_request, done, not_found};
 use super::request_context::{BridgeOrder, RequestContext};
 
 /// Puts a parameter of a virtual host, or a global one.

@@ -7,9 +7,9 @@ use leveret_broker::{NewPolicy, OperatorFault, PolicyKind, PolicyView};
 use leveret_json::Fields;
 
 use super::access::{self, changed};
-use super::answer::{Answered, bad, not_found};
-use super::call::Call;
 use super::definitions::Policy;
+use super::request::Call;
+use super::request::{Answered, bad, not_found};
 use super::request_context::RequestContext;
 
 /// Which policies a path speaks of.

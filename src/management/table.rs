@@ -19,7 +19,7 @@
 //!
 //! What RabbitMQ demands, or more, is demanded: `tests/rabbitmq/management` has its answers, and
 //! `tests/simulated/pair/management_rights` asks for every path by every tag. Whose rows a list has stands in
-//! [`Audience`](super::filter::Audience): a list that demands nothing has the rows that its reader sees.
+//! [`Audience`](super::listing::Audience): a list that demands nothing has the rows that its reader sees.
 //!
 //! Always true: what has no row is not found; the first row that fits answers; what changes something in a
 //! virtual host over the network takes the permissions that the same would take over AMQP.
@@ -27,27 +27,26 @@
 use std::borrow::Cow;
 
 use super::access;
-use super::access_columns::{Permissions, TopicPermissions, Users};
 use super::actions::By;
 use super::alarms;
-use super::answer::{Answer, Answered, not_found, problem, request_too_large, unauthorized};
 use super::bridges::BridgeLinks;
-use super::call::{Call, Demand, NAMES_MAX, User};
 use super::columns::{Channels, Connections, Consumers, Exchanges, Queues, Vhosts};
 use super::control;
-use super::health;
+use super::definition_columns::Orphans;
+use super::definition_columns::{GlobalParameters, Parameters};
+use super::definition_columns::{OperatorPolicies, Policies};
+use super::definition_columns::{Permissions, TopicPermissions, Users};
 use super::http::{Request, Status, Verb};
 use super::import;
-use super::lists::{self, list, one};
+use super::listing::{self, list, one};
 use super::management;
 use super::metrics;
-use super::orphan_columns::Orphans;
-use super::pages;
-use super::parameter_columns::{GlobalParameters, Parameters};
 use super::parameters;
 use super::policies;
-use super::policy_columns::{OperatorPolicies, Policies};
+use super::request::{Answer, Answered, not_found, problem, request_too_large, unauthorized};
+use super::request::{Call, Demand, NAMES_MAX, User};
 use super::request_context::RequestContext;
+use super::tokens;
 
 use Does::{Act, Change, Closed, Receive, Show};
 
@@ -152,27 +151,27 @@ requests! {
     // Whether it can be used.
     socket Get "api/ctl/alarms" Operator Show(alarms::show);
     network Get "api/leveret/alarms" Nothing Show(alarms::show);
-    network Get "api/health/checks/alarms" Nothing Show(health::alarms);
-    network Get "api/health/checks/local-alarms" Nothing Show(health::alarms);
-    network Get "api/health/checks/virtual-hosts" Nothing Show(|_, _| health::status_ok());
-    network Get "api/health/checks/ready-to-serve-clients" Nothing Show(|_, _| health::status_ok());
-    network Get "api/health/checks/node-is-quorum-critical" Nothing Show(health::of_one_node);
-    network Get "api/health/checks/node-is-mirror-sync-critical" Nothing Show(health::of_one_node);
-    network Get "api/health/checks/certificate-expiration/{within}/{unit}" Nothing Show(health::certificates);
-    network Get "api/health/checks/port-listener/{port}" Nothing Show(health::port);
-    network Get "api/health/checks/protocol-listener/{protocol}" Nothing Show(health::protocol);
-    network Get "api/healthchecks/node" Nothing Show(health::node);
+    network Get "api/health/checks/alarms" Nothing Show(alarms::alarms);
+    network Get "api/health/checks/local-alarms" Nothing Show(alarms::alarms);
+    network Get "api/health/checks/virtual-hosts" Nothing Show(|_, _| alarms::status_ok());
+    network Get "api/health/checks/ready-to-serve-clients" Nothing Show(|_, _| alarms::status_ok());
+    network Get "api/health/checks/node-is-quorum-critical" Nothing Show(alarms::of_one_node);
+    network Get "api/health/checks/node-is-mirror-sync-critical" Nothing Show(alarms::of_one_node);
+    network Get "api/health/checks/certificate-expiration/{within}/{unit}" Nothing Show(alarms::certificates);
+    network Get "api/health/checks/port-listener/{port}" Nothing Show(alarms::port);
+    network Get "api/health/checks/protocol-listener/{protocol}" Nothing Show(alarms::protocol);
+    network Get "api/healthchecks/node" Nothing Show(alarms::node);
     network Get "api/healthchecks/node/{node}" Nothing Show(management::node_health);
-    network Get "api/aliveness-test/{vhost}" Permissions Show(health::aliveness);
+    network Get "api/aliveness-test/{vhost}" Permissions Show(alarms::aliveness);
     // Everything that is defined.
-    both Get "api/definitions" Administrator Show(|_, _| lists::export());
-    network Get "api/definitions/{vhost}" Administrator Show(lists::export_of);
+    both Get "api/definitions" Administrator Show(|_, _| listing::export());
+    network Get "api/definitions/{vhost}" Administrator Show(listing::export_of);
     network Post "api/definitions" Administrator Receive(import::all);
     network Post "api/definitions/{vhost}" Administrator Receive(import::all);
     socket Post "api/ctl/import" Operator Change(import::lines);
     // Users, virtual hosts, and who may do what.
     both Get "api/users" Administrator Show(list::<Users>);
-    network Get "api/users/without-permissions" Administrator Show(lists::users_without_permissions);
+    network Get "api/users/without-permissions" Administrator Show(listing::users_without_permissions);
     network Get "api/users/{user}" Administrator Show(one::<Users>);
     both Put "api/users/{user}" Administrator Change(access::put_user);
     both Delete "api/users/{user}" Administrator Change(access::delete_user);
@@ -247,9 +246,9 @@ requests! {
     network Get "api/leveret/bridges" Monitor Show(list::<BridgeLinks>);
     socket Post "api/ctl/bridges/{bridge}/{order}" Operator Change(parameters::order_bridge);
     network Post "api/leveret/bridges/{bridge}/{order}" Administrator Change(parameters::order_bridge);
-    both Get "api/shovels" Monitor Show(lists::shovels);
-    network Get "api/shovels/{vhost}" Monitor Show(lists::shovels);
-    network Get "api/shovels/vhost/{vhost}/{name}" Monitor Show(lists::shovel);
+    both Get "api/shovels" Monitor Show(listing::shovels);
+    network Get "api/shovels/{vhost}" Monitor Show(listing::shovels);
+    network Get "api/shovels/vhost/{vhost}/{name}" Monitor Show(listing::shovel);
     both Delete "api/shovels/vhost/{vhost}/{name}" Administrator Change(parameters::delete_shovel);
     both Delete "api/shovels/vhost/{vhost}/{name}/restart" Administrator Change(parameters::restart_shovel);
     // Connections and what they have open.
@@ -276,7 +275,7 @@ requests! {
     network Delete "api/queues/{vhost}/{queue}/contents" Member Act(|by| by.purge());
     network Post "api/queues/{vhost}/{queue}/actions" Administrator Act(|by| by.mirror());
     network Post "api/queues/{vhost}/{queue}/get" Member Act(|by| by.get());
-    network Get "api/queues/{vhost}/{queue}/bindings" Member Show(lists::bindings);
+    network Get "api/queues/{vhost}/{queue}/bindings" Member Show(listing::bindings);
     network Get "api/leveret/queues/{vhost}/{queue}/messages" Permissions Change(management::messages);
     both Get "api/exchanges" Nothing Show(list::<Exchanges>);
     both Get "api/exchanges/{vhost}" Member Show(list::<Exchanges>);
@@ -284,14 +283,14 @@ requests! {
     network Put "api/exchanges/{vhost}/{exchange}" Member Act(|by| by.put_exchange());
     network Delete "api/exchanges/{vhost}/{exchange}" Member Act(|by| by.delete_exchange());
     network Post "api/exchanges/{vhost}/{exchange}/publish" Member Receive(|call, context| By::of(call, context)?.publish());
-    network Get "api/exchanges/{vhost}/{source}/bindings/source" Member Show(lists::bindings);
-    network Get "api/exchanges/{vhost}/{exchange}/bindings/destination" Member Show(lists::bindings);
-    both Get "api/bindings" Nothing Show(lists::bindings);
-    both Get "api/bindings/{vhost}" Member Show(lists::bindings);
-    network Get "api/bindings/{vhost}/e/{source}/q/{queue}" Member Show(lists::bindings);
-    network Get "api/bindings/{vhost}/e/{source}/e/{exchange}" Member Show(lists::bindings);
-    network Get "api/bindings/{vhost}/e/{source}/q/{queue}/{key}" Member Show(lists::binding);
-    network Get "api/bindings/{vhost}/e/{source}/e/{exchange}/{key}" Member Show(lists::binding);
+    network Get "api/exchanges/{vhost}/{source}/bindings/source" Member Show(listing::bindings);
+    network Get "api/exchanges/{vhost}/{exchange}/bindings/destination" Member Show(listing::bindings);
+    both Get "api/bindings" Nothing Show(listing::bindings);
+    both Get "api/bindings/{vhost}" Member Show(listing::bindings);
+    network Get "api/bindings/{vhost}/e/{source}/q/{queue}" Member Show(listing::bindings);
+    network Get "api/bindings/{vhost}/e/{source}/e/{exchange}" Member Show(listing::bindings);
+    network Get "api/bindings/{vhost}/e/{source}/q/{queue}/{key}" Member Show(listing::binding);
+    network Get "api/bindings/{vhost}/e/{source}/e/{exchange}/{key}" Member Show(listing::binding);
     network Post "api/bindings/{vhost}/e/{source}/q/{queue}" Member Act(|by| by.bind());
     network Post "api/bindings/{vhost}/e/{source}/e/{exchange}" Member Act(|by| by.bind());
     network Delete "api/bindings/{vhost}/e/{source}/q/{queue}/{key}" Member Act(|by| by.unbind());
@@ -406,7 +405,9 @@ fn not_taken(request: &Request<'_>, context: &RequestContext<'_>, door: Door, us
 
 /// A file of the page, unless the client has it.
 fn show_page(call: &Call<'_>, _: &RequestContext<'_>) -> Answer {
-    let Some(page) = pages::find(call.has("file").unwrap_or_default()) else { return not_found("Not Found") };
+    let Some(page) = tokens::find(call.has("file").unwrap_or_default()) else {
+        return not_found("Not Found");
+    };
     let tag = format!("\"{:016x}\"", page.tag());
     let is_tag = |copy: &str| copy.trim().trim_start_matches("W/") == tag;
     match call.request.origin.has_copy {

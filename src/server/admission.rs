@@ -25,14 +25,14 @@ use leveret_management::columns::name_of;
 use leveret_management::operator_session::OperatorSession;
 use leveret_management::request_context::Sockets;
 
-use super::address::{PeerAddress, Source};
-use super::operator_client::OperatorClient;
 use super::operators::Connections;
+use super::operators::OperatorClient;
+use super::peer::PeerId;
 use super::peer::{self, Ending, Peer, Session};
-use super::peer_id::PeerId;
+use super::peer::{PeerAddress, Source};
 use super::platform::{AcceptFailure, Accepted, ListenerId, Platform, Socket};
-use super::shared::Shared;
 use super::state::Engine;
+use super::state::Shared;
 
 /// Calls of `accept` for one listener in one turn, and connections that get a place in one turn.
 const ACCEPTS_PER_TURN: usize = 64;

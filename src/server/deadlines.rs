@@ -8,7 +8,7 @@
 
 use leveret_core::time::{Deadline, Now};
 
-use super::peer_id::PeerId;
+use super::peer::PeerId;
 
 const ABSENT: u32 = u32::MAX;
 

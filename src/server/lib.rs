@@ -37,58 +37,44 @@
 
 #![warn(clippy::unwrap_used)]
 
-mod address;
 mod admission;
+mod blocked_publishers;
 mod bridges;
 mod deadlines;
-mod disk;
-mod dispatch;
 mod idle_memory;
 mod lists;
-mod name_lookup;
-mod operator_client;
 mod operators;
 mod password_checks;
 mod peer;
-mod peer_id;
-mod peers;
 mod platform;
 mod protocol_sniff;
 mod receive;
-mod room;
-mod room_awaited;
 mod send;
 mod sessions;
-mod shared;
 mod state;
-mod stop;
-mod store_driver;
+mod storage_driver;
 mod stream;
 #[cfg(test)]
 mod stream_tests;
-mod supplies;
 mod turn;
-mod wait_list;
-mod work_units;
-mod worker_job;
-mod worker_queue;
+mod worker;
 
 // The rooms below, by the names that everybody has for them.
 
 use leveret_core::limits::Limits;
 use leveret_core::mem::BytePool;
 
-pub use address::PeerAddress;
 pub use admission::WAITING_MAX;
 pub use bridges::bridge_bytes;
-pub use disk::log_full;
-pub use name_lookup::{FoundAddresses, NameLookup};
-pub use operator_client::sampled_places;
-pub use peer_id::PeerId;
+pub use operators::sampled_places;
+pub use peer::PeerAddress;
+pub use peer::PeerId;
 pub use platform::{AcceptFailure, Accepted, ListenerId, Platform, Readiness, Socket};
+pub use platform::{FoundAddresses, NameLookup};
 pub use state::{Engine, Setup};
-pub use store_driver::StoreDriver;
-pub use worker_job::{CertificateState, WorkerJob, WorkerResult};
+pub use storage_driver::StoreDriver;
+pub use storage_driver::log_full;
+pub use worker::{CertificateState, WorkerJob, WorkerResult};
 
 /// Bytes that a peer takes here, with sockets of this kind.
 pub const fn peer_bytes<S>() -> usize {

@@ -3,13 +3,13 @@
 //! Always true: a peer is on each list at most once, and on that of those to be read only while it waits for nothing;
 //! who is closed is on none of them any more.
 
-use super::deadlines::Deadlines;
-use super::peer::{Ending, Peer, Waiting};
-use super::peer_id::PeerId;
-use super::peers::Peers;
-use super::platform::Socket;
-use super::wait_list::WaitList;
+use std::collections::VecDeque;
+
 use leveret_core::journal::Batch;
+
+use super::deadlines::Deadlines;
+use super::peer::{Ending, Peer, PeerId, Peers, Waiting};
+use super::platform::Socket;
 
 /// Bytes per peer in this room: the record, its places on the lists, its deadline.
 pub(super) const fn peer_bytes<S>() -> usize {
@@ -96,5 +96,164 @@ impl Lists {
         for list in waiting.into_iter().chain([&mut self.to_read, &mut self.to_write]) {
             list.retain(|id| peers.get(id).is_some());
         }
+    }
+}
+
+// A list of peers that wait for one thing, or have something to be done for them.
+//
+// Why it exists: a peer may be on such a list once, and whoever puts it there must know whether it is there
+// already. The list and its flags lie here together, so no path can change the one and forget the other.
+//
+// Always true: a peer's flag is set exactly while it is on the list; nothing allocates after start.
+
+/// The list, first come first served.
+#[derive(Debug)]
+pub(super) struct WaitList {
+    queue: VecDeque<PeerId>,
+    /// One bit per peer: it is on the list.
+    flags: Box<[u64]>,
+}
+
+impl WaitList {
+    /// Bytes per peer, its bit rounded up.
+    pub(super) const ENTRY_BYTES: usize = size_of::<PeerId>() + 1;
+
+    pub(super) fn with_capacity(peers_max: usize) -> Self {
+        Self {
+            queue: VecDeque::with_capacity(peers_max),
+            flags: vec![0; peers_max.div_ceil(64)].into_boxed_slice(),
+        }
+    }
+
+    const fn bit(id: PeerId) -> (usize, u64) {
+        (id.index() / 64, 1 << (id.index() % 64))
+    }
+
+    /// Whether a peer is on the list.
+    #[inline]
+    pub(super) fn contains(&self, id: PeerId) -> bool {
+        let (word, bit) = Self::bit(id);
+        self.flags[word] & bit != 0
+    }
+
+    /// Puts a peer behind the others; one that is on the list stays where it is.
+    #[inline]
+    pub(super) fn push(&mut self, id: impl Into<PeerId>) {
+        let id = id.into();
+        let (word, bit) = Self::bit(id);
+        if self.flags[word] & bit == 0 {
+            self.flags[word] |= bit;
+            self.queue.push_back(id);
+        }
+    }
+
+    /// Takes the first.
+    #[inline]
+    pub(super) fn pop(&mut self) -> Option<PeerId> {
+        let id = self.queue.pop_front()?;
+        let (word, bit) = Self::bit(id);
+        self.flags[word] &= !bit;
+        Some(id)
+    }
+
+    /// The one at a place.
+    pub(super) fn get(&self, at: usize) -> Option<PeerId> {
+        self.queue.get(at).copied()
+    }
+
+    /// Takes the one at a place, which is there.
+    pub(super) fn take(&mut self, at: usize) -> PeerId {
+        let id = self.queue.remove(at).expect("there is somebody at the place");
+        let (word, bit) = Self::bit(id);
+        self.flags[word] &= !bit;
+        id
+    }
+
+    /// Gives a peer that is on the list the place `at`, ahead of those that came later.
+    pub(super) fn move_to(&mut self, id: PeerId, at: usize) {
+        self.remove(id);
+        let (word, bit) = Self::bit(id);
+        self.flags[word] |= bit;
+        self.queue.insert(at, id);
+    }
+
+    /// The peer that came last.
+    pub(super) fn last(&self) -> Option<PeerId> {
+        self.queue.back().copied()
+    }
+
+    /// Takes a peer off the list, if it is there.
+    pub(super) fn remove(&mut self, id: impl Into<PeerId>) {
+        let id = id.into();
+        if self.contains(id) {
+            let (word, bit) = Self::bit(id);
+            self.flags[word] &= !bit;
+            self.queue.retain(|other| *other != id);
+        }
+    }
+
+    /// Takes those off who are not to stay.
+    pub(super) fn retain(&mut self, stays: impl Fn(PeerId) -> bool) {
+        let flags = &mut self.flags;
+        self.queue.retain(|id| {
+            let stays = stays(*id);
+            let (word, bit) = Self::bit(*id);
+            flags[word] &= if stays { u64::MAX } else { !bit };
+            stays
+        });
+    }
+
+    /// Takes everybody off.
+    pub(super) fn clear(&mut self) {
+        self.queue.clear();
+        self.flags.fill(0);
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    #[inline]
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = PeerId> + '_ {
+        self.queue.iter().copied()
+    }
+}
+
+#[cfg(test)]
+mod wait_list_tests {
+    use super::*;
+
+    fn id(index: usize) -> PeerId {
+        PeerId::from_index(index)
+    }
+
+    #[test]
+    fn a_peer_is_on_the_list_once_and_its_flag_says_so() {
+        let mut list = WaitList::with_capacity(130);
+        for index in [129, 3, 64, 3, 129] {
+            list.push(id(index));
+        }
+        assert_eq!(list.iter().collect::<Vec<_>>(), [id(129), id(3), id(64)]);
+        list.move_to(id(64), 0);
+        assert_eq!((list.get(0), list.last()), (Some(id(64)), Some(id(3))));
+        list.remove(id(3));
+        list.remove(id(3));
+        assert!(!list.contains(id(3)) && list.contains(id(129)));
+        list.push(id(3));
+        assert_eq!([list.take(1), list.take(0)], [id(129), id(64)]);
+        assert_eq!((list.pop(), list.pop(), list.contains(id(3))), (Some(id(3)), None, false));
+        list.push(id(3));
+        list.push(id(4));
+        list.retain(|other| other != id(3));
+        assert!(list.contains(id(4)) && !list.contains(id(3)));
+        list.push(id(3));
+        list.clear();
+        assert!(list.is_empty() && !list.contains(id(3)));
+        list.push(id(3));
+        assert_eq!(list.len(), 1);
     }
 }

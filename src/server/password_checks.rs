@@ -18,8 +18,8 @@ use leveret_core::password::{PASSWORD_BYTES_MAX, PasswordCheck};
 use leveret_core::time::{Deadline, Now};
 use leveret_core::token_bucket::{NS_PER_MS, TokenBucket};
 
-use super::address::{PeerAddress, Source};
-use super::peer_id::PeerId;
+use super::peer::PeerId;
+use super::peer::{PeerAddress, Source};
 
 /// Addresses whose wrong passwords are counted. When there are more, the one with the most tokens is removed.
 const ADDRESSES_KEPT: usize = 128;

@@ -6,15 +6,20 @@
 //!
 //! Always true: which kind a peer is of, and whether the broker has a record of it, never changes.
 
+use core::fmt;
+use core::net::{IpAddr, SocketAddr};
+use core::ops::Range;
+
 use leveret_broker::Shortage;
-use leveret_core::command::{Outcome, ReplyOrder};
+use leveret_core::command::{ConnectionId, Outcome, ReplyOrder};
 use leveret_core::journal::Batch;
+use leveret_core::limits::{CONTROL_CLIENTS_MAX, MANAGEMENT_CLIENTS_MOST};
+use leveret_core::log_limiter::LogSource;
 use leveret_core::time::{Deadline, Now};
 
-use super::address::PeerAddress;
-use super::operator_client::OperatorClient;
+use super::blocked_publishers::Need;
+use super::operators::OperatorClient;
 use super::platform::Socket;
-use super::room_awaited::Need;
 use super::stream::Stream;
 
 /// Why a connection is not read.
@@ -270,5 +275,262 @@ impl<S: Socket> Peer<S> {
         };
         session.defer();
         Some(waiting)
+    }
+}
+
+// A peer's name in the loop's lists: its place among all peers.
+//
+// ```text
+// 0 .. APART_MAX          peers without a record at the broker: clients of the control socket, then those
+//                         of the management API
+// APART_MAX ..            connections of the broker, each at APART_MAX + its id
+// ```
+//
+// Why it exists: the loop's lists, budgets and deadlines are the same for every kind of peer, so they need
+// one name for all of them; and the broker's ids have to lead to their peers without a table.
+//
+// Always true: a place and a record of the broker lead to each other.
+
+/// Peers that there may be without a record at the broker.
+pub(super) const APART_MAX: usize = CONTROL_CLIENTS_MAX + MANAGEMENT_CLIENTS_MOST;
+
+/// A peer's place among all peers.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct PeerId(u32);
+
+impl PeerId {
+    /// The peer in the place `index`, counted from 0.
+    pub const fn from_index(index: usize) -> Self {
+        assert!(index <= u32::MAX as usize, "there are fewer places than 2^32");
+        Self(index as u32)
+    }
+
+    /// The place of the peer, counted from 0.
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+
+    /// The broker's record of it, if it is of a kind that has one.
+    #[inline]
+    pub fn connection(self) -> Option<ConnectionId> {
+        self.index().checked_sub(APART_MAX).map(ConnectionId::from_index)
+    }
+}
+
+impl From<ConnectionId> for PeerId {
+    #[inline]
+    fn from(id: ConnectionId) -> Self {
+        Self::from_index(APART_MAX + id.index())
+    }
+}
+
+// All peers, of whatever kind, by their places.
+//
+// Always true: memory is touched only as far as there were ever so many connections at once.
+
+/// The peers.
+pub(super) struct Peers<S> {
+    places: Vec<Option<Peer<S>>>,
+    /// Peers that came in as connections of the broker.
+    connections: u32,
+    /// Connections of the broker that ever came in.
+    connections_made: u64,
+}
+
+impl<S> Peers<S> {
+    pub(super) fn with_capacity(connections_max: usize) -> Self {
+        let places = Vec::with_capacity(Self::places_max(connections_max));
+        Self { places, connections: 0, connections_made: 0 }
+    }
+
+    /// Places for peers of all kinds.
+    pub(super) const fn places_max(connections_max: usize) -> usize {
+        APART_MAX + connections_max
+    }
+
+    /// Places of the broker's connections that were ever used.
+    pub(super) fn connections_seen(&self) -> usize {
+        self.places.len().saturating_sub(APART_MAX)
+    }
+
+    /// Connections of the broker that came in, and are there.
+    pub(super) const fn connections(&self) -> u32 {
+        self.connections
+    }
+
+    /// Connections of the broker that ever came in.
+    pub(super) const fn connections_made(&self) -> u64 {
+        self.connections_made
+    }
+
+    /// Puts a connection of the broker that came in into its place, and numbers it.
+    pub(super) fn put_connection(&mut self, id: impl Into<PeerId>, mut peer: Peer<S>) {
+        self.connections_made += 1;
+        peer.number = self.connections_made;
+        self.put(id, peer);
+        self.connections += 1;
+    }
+
+    /// Notes that a connection of the broker that came in is gone.
+    pub(super) const fn note_connection_gone(&mut self) {
+        self.connections -= 1;
+    }
+
+    /// `None` when the peer has gone since, which whoever holds an id over several steps of a turn may meet:
+    /// a socket dies when it likes.
+    #[inline]
+    pub(super) fn get(&self, id: impl Into<PeerId>) -> Option<&Peer<S>> {
+        self.places.get(id.into().index())?.as_ref()
+    }
+
+    /// See [`Self::get`].
+    #[inline]
+    pub(super) fn get_mut(&mut self, id: impl Into<PeerId>) -> Option<&mut Peer<S>> {
+        self.places.get_mut(id.into().index())?.as_mut()
+    }
+
+    /// Puts a peer into its place, which is empty.
+    pub(super) fn put(&mut self, id: impl Into<PeerId>, peer: Peer<S>) {
+        let id = id.into();
+        while self.places.len() <= id.index() {
+            self.places.push(None);
+        }
+        let before = self.places[id.index()].replace(peer);
+        assert!(before.is_none(), "the place of a new peer is empty");
+    }
+
+    pub(super) fn take(&mut self, id: impl Into<PeerId>) -> Option<Peer<S>> {
+        self.places.get_mut(id.into().index())?.take()
+    }
+
+    /// An empty one of these places for peers without a record at the broker.
+    pub(super) fn place_apart(&self, mut places: Range<usize>) -> Option<PeerId> {
+        debug_assert!(places.end <= APART_MAX, "places apart");
+        places.by_ref().map(PeerId::from_index).find(|id| self.get(*id).is_none())
+    }
+
+    /// The ids of all there are.
+    #[cfg(debug_assertions)]
+    pub(super) fn ids(&self) -> impl Iterator<Item = PeerId> {
+        (0..self.places.len()).map(PeerId::from_index).filter(|id| self.get(*id).is_some())
+    }
+
+    /// Everybody.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Peer<S>> {
+        self.places.iter().flatten()
+    }
+}
+
+// Who is at the other end of a connection, and whose budget that counts on.
+
+/// Who is at the other end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PeerAddress {
+    /// Somewhere on the network, or on this machine by way of it.
+    Network(SocketAddr),
+    /// A process of this machine, as the kernel names it.
+    Local {
+        /// The process at the other end; 0 when the kernel does not say.
+        pid: i32,
+        /// The user whom that process runs as.
+        uid: u32,
+    },
+}
+
+impl PeerAddress {
+    /// Whether it is on this very machine.
+    pub fn is_loopback(self) -> bool {
+        self.ip().is_none_or(|ip| ip.is_loopback())
+    }
+
+    /// On whose budget a line about it in the log is.
+    pub(super) fn source(self) -> LogSource {
+        match self {
+            Self::Network(address) => LogSource::Address(address.ip()),
+            Self::Local { uid, .. } => LogSource::User(uid),
+        }
+    }
+
+    /// What a session is to know of it.
+    pub(super) fn peer(self) -> leveret_connection::Peer {
+        let port = match self {
+            Self::Network(address) => address.port(),
+            Self::Local { .. } => 0,
+        };
+        leveret_connection::Peer { from_loopback: self.is_loopback(), source: self.source(), port }
+    }
+
+    /// What is counted as one peer when peers share something out.
+    pub(super) fn origin(self) -> Source {
+        match self {
+            Self::Network(address) => Source::of(address.ip()),
+            Self::Local { uid, .. } => Source::of_user(uid),
+        }
+    }
+
+    /// The IP address, the same for IPv4 whichever way a peer came; `None` for a process of this machine.
+    const fn ip(self) -> Option<IpAddr> {
+        match self {
+            Self::Network(address) => Some(address.ip().to_canonical()),
+            Self::Local { .. } => None,
+        }
+    }
+}
+
+/// Where peers come from as far as it can be told apart: an IPv4 address, the first half of an IPv6 one, for
+/// nobody has fewer, or a user of this machine.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(super) struct Source([u8; 8]);
+
+impl Source {
+    /// The origin of a peer that came over the network.
+    pub(super) fn of(address: IpAddr) -> Self {
+        match address.to_canonical() {
+            // No IPv6 address of anybody begins like this.
+            IpAddr::V4(address) => Self::tagged(0, u32::from(address)),
+            IpAddr::V6(address) => {
+                let octets = address.octets();
+                Self([0, 1, 2, 3, 4, 5, 6, 7].map(|at: usize| octets[at]))
+            }
+        }
+    }
+
+    /// A user of this machine, by way of a Unix socket.
+    fn of_user(uid: u32) -> Self {
+        // Multicast, from which nobody connects.
+        Self::tagged(0xff, uid)
+    }
+
+    const fn tagged(tag: u8, number: u32) -> Self {
+        let [a, b, c, d] = number.to_be_bytes();
+        Self([tag, 0, 0, 0, a, b, c, d])
+    }
+}
+
+impl fmt::Display for PeerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Network(address) => address.fmt(f),
+            Self::Local { pid, uid } => write!(f, "process {pid} of user {uid}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod address_tests {
+    use super::*;
+
+    #[test]
+    fn a_whole_network_is_one_source_and_every_user_is_another() {
+        let v6 = |last: u8| Source::of(IpAddr::from([1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, last]));
+        assert_eq!(v6(1), v6(2));
+        let v4 = |last: u8| Source::of(IpAddr::from([127, 0, 0, last]));
+        assert_ne!(v4(1), v4(2));
+        let mapped = IpAddr::V6(core::net::Ipv4Addr::new(127, 0, 0, 1).to_ipv6_mapped());
+        assert_eq!(v4(1), Source::of(mapped), "whichever way it came");
+        let user = |uid| PeerAddress::Local { pid: 7, uid }.origin();
+        assert_eq!(user(1), PeerAddress::Local { pid: 8, uid: 1 }.origin());
+        assert_ne!(user(1), user(2));
+        assert_ne!(user(1), v4(1));
     }
 }

@@ -24,10 +24,8 @@ use leveret_core::log_limiter::LogLimiter;
 use leveret_core::time::Now;
 use leveret_management::request_context::Machine;
 
-use super::address::PeerAddress;
-use super::name_lookup::{FoundAddresses, NameLookup};
-use super::peer_id::PeerId;
-use super::worker_job::{CertificateState, WorkerJob, WorkerResult};
+use super::peer::{PeerAddress, PeerId};
+use super::worker::{CertificateState, WorkerJob, WorkerResult};
 
 /// A connected socket that does not block: reading and writing say [`io::ErrorKind::WouldBlock`] instead.
 pub trait Socket: Read + Write {
@@ -160,4 +158,26 @@ pub trait Platform {
 
     /// Milliseconds since 1970 as far as the machine knows: to be shown, and for a bridge's time of day.
     fn unix_ms(&self) -> u64;
+}
+
+// A name that is to be looked up, and what came of it, as values.
+
+/// A name, for the thread that waits for it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NameLookup {
+    /// Tells it from those before.
+    pub ticket: u64,
+    /// A name or an address.
+    pub host: String,
+    /// The port that belongs to it.
+    pub port: u16,
+}
+
+/// What a lookup found.
+#[derive(Debug)]
+pub struct FoundAddresses {
+    /// Which lookup it was.
+    pub ticket: u64,
+    /// All addresses, or what the system says.
+    pub found: Result<Vec<SocketAddr>, String>,
 }

@@ -9,11 +9,11 @@ use leveret_core::log_limiter::LogKind;
 use leveret_core::time::Now;
 use leveret_tls::Shaken;
 
+use super::peer::PeerId;
 use super::peer::{Ending, Session, Waiting};
-use super::peer_id::PeerId;
 use super::platform::Platform;
-use super::shared::Shared;
-use super::worker_job::Shake;
+use super::state::Shared;
+use super::worker::Shake;
 
 /// For whoever looks at the port with a browser.
 const HTTP_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\

@@ -8,12 +8,12 @@ use leveret_core::command::{ConnectionId, Outcome};
 use leveret_core::log_limiter::LogKind;
 use leveret_core::time::Deadline;
 
+use super::blocked_publishers::Need;
 use super::password_checks::Login;
+use super::peer::PeerId;
 use super::peer::{Ending, Waiting};
-use super::peer_id::PeerId;
 use super::platform::Platform;
-use super::room_awaited::Need;
-use super::shared::Shared;
+use super::state::Shared;
 use super::stream::Reading;
 
 /// Who has waited for room so long, in milliseconds, is looked at, and again after as long: if nothing of what it waits

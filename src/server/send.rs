@@ -8,7 +8,7 @@ use leveret_core::time::Deadline;
 
 use super::peer::Ending;
 use super::platform::Platform;
-use super::shared::Shared;
+use super::state::Shared;
 
 impl<P: Platform> Shared<P> {
     /// Writes what was kept, then replies, confirms and deliveries.

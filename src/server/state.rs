@@ -4,29 +4,29 @@ use leveret_bridge::Origin;
 use leveret_broker::Broker;
 use leveret_config::Config;
 use leveret_config::bridge::Bridge as BridgeConfig;
-use leveret_connection::{Identity, Pools, Settings};
+use leveret_connection::{Context, Identity, Names, Pools, Settings};
+use leveret_core::command::ConnectionId;
 use leveret_core::journal::Journal;
 use leveret_core::limits::Limits;
 use leveret_core::log_limiter::LogLimiter;
 use leveret_core::mem::Messages;
-use leveret_core::time::Now;
+use leveret_core::time::{Deadline, Now};
 use leveret_management::request_context::Process;
 use leveret_management::samples::Samples;
 
 use super::admission::{Admission, Listeners};
+use super::blocked_publishers::RoomOffers;
 use super::bridges::{self, Bridges};
 use super::idle_memory::IdleMemory;
 use super::lists::Lists;
-use super::operator_client::{Operators, sampled_places};
-use super::peers::Peers;
+use super::operators::{Operators, sampled_places};
+use super::peer::PeerId;
+use super::peer::Peers;
 use super::platform::Platform;
-use super::room_awaited::RoomOffers;
-use super::shared::Shared;
-use super::store_driver::StoreDriver;
+use super::storage_driver::StoreDriver;
 use super::stream::Buffers;
-use super::supplies::{Scratch, Supplies};
-use super::work_units::TurnBudget;
-use super::worker_job::{CertificateState, WorkerQueue};
+use super::turn::TurnBudget;
+use super::worker::{CertificateState, WorkerQueue};
 
 /// What an engine is made from.
 #[derive(Clone, Debug)]
@@ -241,5 +241,132 @@ impl<P: Platform> Engine<P> {
     /// What the configuration says that was read again, or why it cannot be used.
     pub fn take_reloaded(&mut self) -> Option<Result<Config, String>> {
         self.shared.worker.reloaded.take().map(|again| *again)
+    }
+}
+
+// What sessions, and whoever else works for the loop, are lent: pools, messages and the log, and space to work in.
+//
+// Always true: there is one of each, and whoever is lent them gives them back before anybody else works.
+
+/// What sessions are lent while they work.
+#[derive(Debug)]
+pub(super) struct Supplies {
+    pub(super) settings: Settings,
+    pub(super) pools: Pools,
+    pub(super) messages: Messages,
+    /// What is logged of peers goes through it.
+    pub(super) log: LogLimiter,
+}
+
+/// Space for one reading or writing, which nobody keeps.
+#[derive(Debug)]
+pub(super) struct Scratch {
+    /// What one peer has sent.
+    pub(super) input: Box<[u8]>,
+    /// What one peer is to be sent.
+    pub(super) output: Box<[u8]>,
+    /// The names in one command.
+    pub(super) names: Names,
+}
+
+impl Scratch {
+    pub(super) fn new(limits: &Limits) -> Self {
+        let bytes = |count: u32| vec![0; count as usize].into_boxed_slice();
+        Self {
+            input: bytes(limits.input_buffer_bytes),
+            output: bytes(limits.output_buffer_bytes),
+            names: Names::default(),
+        }
+    }
+}
+
+impl Supplies {
+    #[inline(always)]
+    pub(super) fn context(
+        &mut self,
+        now: Now,
+        broker: &Broker,
+        journal: &Journal,
+        id: ConnectionId,
+    ) -> Context<'_> {
+        Context {
+            now,
+            pools: &mut self.pools,
+            messages: &mut self.messages,
+            settings: &self.settings,
+            share: broker.content_share(id),
+            durable: journal.durable(),
+            last_delivery: broker.last_delivery(id),
+            log: &mut self.log,
+        }
+    }
+}
+
+// What every part of the engine is lent: the peers and their lists, the broker and what it works with, budgets.
+//
+// The parts are the sessions of peers, the worker's jobs, bridges, operators and the disk. One of them runs at a time,
+// and has all of this for as long.
+//
+// Always true: nothing here knows of bridges, operators or the disk: what concerns more than one part is done by
+// [`Engine`](super::state::Engine), which has them.
+
+/// What every part is lent.
+pub(super) struct Shared<P: Platform> {
+    pub(super) limits: Limits,
+    pub(super) now: Now,
+    /// By when everybody must have gone, once it is to stop.
+    pub(super) stopping: Option<Deadline>,
+    /// The world outside.
+    pub(super) platform: P,
+    pub(super) admission: Admission<P::Socket>,
+    /// Whoever is connected, of whatever kind.
+    pub(super) peers: Peers<P::Socket>,
+    /// Who of them is to be read, written to, closed or called, and who waits for what.
+    pub(super) lists: Lists,
+    pub(super) supplies: Supplies,
+    pub(super) broker: Broker,
+    /// What the broker has said that is to be written.
+    pub(super) journal: Journal,
+    /// What the worker is to do.
+    pub(super) worker: WorkerQueue,
+    pub(super) buffers: Buffers,
+    pub(super) scratch: Scratch,
+    /// What this turn has read and done so far.
+    pub(super) budget: TurnBudget,
+}
+
+impl<P: Platform> Shared<P> {
+    pub(super) const fn is_stopping(&self) -> bool {
+        self.stopping.is_some()
+    }
+
+    /// The broker, and what its calls are lent: journal, messages, and the turn's budget of work.
+    pub(super) const fn broker_mut(&mut self) -> (&mut Broker, leveret_broker::Context<'_>) {
+        let context = leveret_broker::Context::new(
+            &mut self.journal,
+            &mut self.supplies.messages,
+            &mut self.budget.work,
+        );
+        (&mut self.broker, context)
+    }
+
+    /// Has a peer read in the next turn, unless it waits for something.
+    pub(super) fn list_to_read(&mut self, id: impl Into<PeerId>) {
+        self.lists.list_to_read(&self.peers, id);
+    }
+
+    /// Has a peer written to in this turn, or the next.
+    pub(super) fn list_to_write(&mut self, id: impl Into<PeerId>) {
+        self.lists.list_to_write(id);
+    }
+
+    /// A peer waits for nothing any more.
+    pub(super) fn resume(&mut self, id: impl Into<PeerId>) {
+        self.lists.resume(&mut self.peers, id);
+    }
+
+    /// Closes a peer at the end of the turn.
+    pub(super) fn end_now(&mut self, id: impl Into<PeerId>) {
+        self.lists.end_now(&mut self.peers, id);
     }
 }

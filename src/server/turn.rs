@@ -22,15 +22,18 @@
 
 use std::io;
 
+use leveret_connection::Timeout;
+use leveret_core::command::ConnectionId;
+use leveret_core::error::Fault;
 use leveret_core::log_limiter::{LogKind, LogSource};
 use leveret_core::time::{Deadline, Now};
+use leveret_tls::Shaken;
 
 use super::bridges::Call;
-use super::peer::Waiting;
-use super::peer_id::PeerId;
+use super::peer::{Ending, Peer, PeerId, Session, Waiting};
 use super::platform::{ListenerId, Platform, Readiness};
 use super::state::Engine;
-use super::worker_job::{Step, WorkerResult};
+use super::worker::{Step, WorkerResult};
 
 /// Deliveries made per turn.
 const DELIVERIES_PER_TURN: u32 = 8192;
@@ -305,5 +308,322 @@ impl<P: Platform> core::fmt::Debug for Engine<P> {
             .field("has_job", &self.shared.has_job())
             .field("next_deadline", &self.next_deadline())
             .finish_non_exhaustive()
+    }
+}
+
+// How much a turn may read, and how much work it may cause, in steps of the broker.
+//
+// Always true: whatever is done for a peer counts, of whatever kind it is.
+
+/// Steps of the broker for what is read in a turn: some milliseconds of work, where usual traffic takes none.
+const WORK_UNITS_PER_TURN: u32 = 50_000;
+/// Steps that opening a record of TLS counts as, whatever is in it.
+const WORK_UNITS_PER_RECORD: u32 = 16;
+
+/// What a turn has read and done so far.
+#[derive(Debug, Default)]
+pub(super) struct TurnBudget {
+    /// What the broker's last calls cost.
+    pub(super) work: leveret_broker::Work,
+    /// Bytes read from all peers in this turn.
+    bytes_read: usize,
+    /// The broker's steps for them.
+    work_units: u32,
+    /// Nothing is read in this turn, because the last one left something to write.
+    holds_back: bool,
+}
+
+impl TurnBudget {
+    /// A turn begins, with something left to write or not; says whether it may read: with something left only every
+    /// other turn does.
+    pub(super) const fn begin(&mut self, has_to_write: bool) -> bool {
+        let holds_back = !self.holds_back && has_to_write;
+        (self.bytes_read, self.work_units, self.holds_back) = (0, 0, holds_back);
+        !holds_back
+    }
+
+    /// Whoever waited for room may cause as much work again as what was read in this turn.
+    pub(super) const fn begin_retries(&mut self) {
+        self.work_units = 0;
+    }
+
+    /// Notes that so many bytes were read.
+    pub(super) const fn note_read(&mut self, bytes: usize) {
+        self.bytes_read += bytes;
+    }
+
+    /// Bytes read in this turn.
+    pub(super) const fn bytes_read(&self) -> usize {
+        self.bytes_read
+    }
+
+    /// The broker took so many steps.
+    pub(super) const fn charge(&mut self, units: u32) {
+        self.work_units = self.work_units.saturating_add(units);
+    }
+
+    /// Counts what the broker's last calls cost.
+    pub(super) const fn charge_work(&mut self) {
+        let units = self.work.take();
+        self.charge(units);
+    }
+
+    /// Charges the opening of so many records of TLS.
+    pub(super) const fn charge_records(&mut self, records: u32) {
+        self.charge(records * WORK_UNITS_PER_RECORD);
+    }
+
+    /// Whether the turn has had as much work as it may have, whatever is left to read.
+    pub(super) const fn is_over(&self) -> bool {
+        self.work_units >= WORK_UNITS_PER_TURN
+    }
+}
+
+// Which part does it: a peer that is to be read, written to, called or closed is a connection, a link of a bridge or an
+// operator's client.
+//
+// Always true: a peer is read and written to once in a turn at most, and not read while it waits; a bridge is told of
+// everything that happens to the peers that are its links.
+
+impl<P: Platform> Engine<P> {
+    /// Reads about as much as leaves again, or a backlog builds up that is cold when it is delivered: one
+    /// buffer's worth over all peers, and with something left to write only every other turn.
+    pub(super) fn read(&mut self) {
+        let may_read = self.shared.budget.begin(!self.shared.lists.to_write.is_empty());
+        if !may_read || self.shared.journal.is_crowded() {
+            return;
+        }
+        for _ in 0..self.shared.lists.to_read.len() {
+            if self.shared.budget.bytes_read() >= self.shared.scratch.input.len()
+                || self.shared.budget.is_over()
+            {
+                break;
+            }
+            let Some(id) = self.shared.lists.to_read.pop() else { break };
+            self.read_from(id);
+        }
+    }
+
+    pub(super) fn read_from(&mut self, id: PeerId) {
+        let Some(peer) = self.shared.peers.get_mut(id) else { return };
+        if let Ending::Draining(_) = peer.ending {
+            return match peer.stream.drain(&mut self.shared.scratch.input) {
+                Some(0) => self.shared.end_now(id),
+                // The end may stand behind it, and the kernel tells of both at once.
+                Some(count) => {
+                    self.shared.budget.note_read(count);
+                    self.shared.list_to_read(id);
+                }
+                None => {}
+            };
+        }
+        if peer.waiting != Waiting::No || peer.ending != Ending::No {
+            return;
+        }
+        peer.read_at = self.shared.now;
+        match id.connection() {
+            Some(connection) if peer.session.is_bridge() => self.read_bridge(connection),
+            Some(connection) => self.shared.read_amqp(connection),
+            None => self.read_operator(id),
+        }
+    }
+
+    pub(super) fn write(&mut self) {
+        while let Some(id) = self.shared.broker.next_noted() {
+            // A connection of a bridge's own has no socket: its link has.
+            let is_own = self.shared.peers.get(id).is_none();
+            let peer = if is_own { self.bridges.peer_of(id) } else { Some(id) };
+            peer.into_iter().for_each(|peer| self.shared.list_to_write(peer));
+        }
+        for _ in 0..self.shared.lists.to_write.len() {
+            let Some(id) = self.shared.lists.to_write.pop() else { break };
+            self.write_to(id);
+        }
+    }
+
+    pub(super) fn write_to(&mut self, id: PeerId) {
+        let Some(peer) = self.shared.peers.get(id) else { return };
+        let is_bridge = peer.session.is_bridge();
+        let is_over = matches!(peer.ending, Ending::Draining(_) | Ending::Now);
+        match (id.connection(), peer.stream.writable) {
+            (Some(connection), true) if !is_over && is_bridge => self.write_bridge(connection),
+            (Some(connection), true) if !is_over => self.shared.write_amqp(connection),
+            (Some(connection), false) if !is_bridge => self.shared.note_stall(connection, 0),
+            (None, true) if !is_over => self.write_operator(id),
+            _ => {}
+        }
+    }
+
+    pub(super) fn call_at_deadline(&mut self, id: PeerId) {
+        let Some(peer) = self.shared.peers.get_mut(id) else { return };
+        if let Ending::Draining(until) = peer.ending {
+            if until.is_due(self.shared.now) {
+                self.shared.end_now(id);
+            } else {
+                self.shared.lists.deadlines.lower(id, until);
+            }
+            return;
+        }
+        if let Waiting::Handshake(_) = peer.waiting {
+            // It is told when it comes back, and then has all the time that it waited for us.
+            return;
+        }
+        if peer.lost.is_due(self.shared.now) {
+            return self.shared.end_now(id);
+        }
+        if let Session::Amqp(session) = &mut peer.session {
+            let limits = &self.shared.limits;
+            let (handshake_ms, content_ms) = (limits.handshake_timeout_ms, limits.content_timeout_ms);
+            session.extend_after_pause(self.shared.now, handshake_ms.into(), content_ms.into());
+        }
+        if peer.must_read_first(self.shared.now) {
+            // After a pause of the process, what came in time is still unread. Reading sets the deadline anew.
+            peer.stream.look_again();
+            return self.shared.list_to_read(id);
+        }
+        let Some(connection) = id.connection() else { return self.shared.call_operator(id) };
+        if peer.session.is_bridge() {
+            self.tell_bridge(connection, Call::Time);
+            return;
+        }
+        if peer.write_stall.is_due(self.shared.now) {
+            self.shared.end_if_stalled(connection);
+        }
+        self.shared.look_for_leave(connection);
+        let Some(peer) = self.shared.peers.get_mut(id) else { return };
+        let mut context = self.shared.supplies.context(
+            self.shared.now,
+            &self.shared.broker,
+            &self.shared.journal,
+            connection,
+        );
+        if peer.session.amqp().handle_timeout(&mut context) == Timeout::Close {
+            return self.shared.end_now(id);
+        }
+        // Time may have let the session go on with input it had left standing, or finish.
+        if let Some(peer) = self.shared.peers.get_mut(id) {
+            peer.stream.look_again();
+        }
+        self.shared.list_to_read(id);
+        self.shared.after_session(id);
+    }
+
+    /// A step of a handshake of TLS has been made.
+    pub(super) fn take_shaken(&mut self, id: PeerId, since: Now, shaken: Shaken) {
+        let is_bridge = self.shared.peers.get(id).is_some_and(|peer| peer.session.is_bridge());
+        match id.connection().filter(|_| is_bridge) {
+            Some(link) => drop(self.tell_bridge(link, Call::Shaken(shaken))),
+            None => self.shared.take_shaken(id, since, shaken),
+        }
+    }
+
+    /// Closes a connection from our side, whatever it waits for.
+    pub(super) fn put_one_out(&mut self, id: ConnectionId, fault: &Fault) {
+        let Some(peer) = self.shared.peers.get_mut(id).filter(|peer| !peer.session.is_bridge()) else {
+            self.tell_bridge(id, Call::PutOut(&fault.text));
+            return;
+        };
+        if peer.stream.is_shaking_hands() {
+            return self.shared.end_now(id);
+        }
+        let mut context =
+            self.shared.supplies.context(self.shared.now, &self.shared.broker, &self.shared.journal, id);
+        peer.session.amqp().close(&mut context, fault);
+        self.shared.resume_closed(id);
+    }
+
+    pub(super) fn close(&mut self) {
+        if self.shared.lists.to_close.is_empty() {
+            return;
+        }
+        while let Some(id) = self.shared.lists.to_close.pop() {
+            self.shared.log_leaving(id);
+            let Some(mut peer) = self.shared.peers.take(id) else { continue };
+            match id.connection() {
+                Some(connection) => self.forget_connection(connection, &mut peer),
+                None => self.forget_operator(id, &mut peer),
+            }
+            peer.stream.release(&mut self.shared.buffers);
+            self.shared.lists.deadlines.remove(id);
+            self.shared.platform.close(peer.stream.socket);
+        }
+        self.shared.lists.forget_gone(&self.shared.peers);
+    }
+
+    /// A connection of the broker is gone.
+    fn forget_connection(&mut self, id: ConnectionId, peer: &mut Peer<P::Socket>) {
+        if peer.session.is_bridge() {
+            return self.forget_bridge(id);
+        }
+        let mut context =
+            self.shared.supplies.context(self.shared.now, &self.shared.broker, &self.shared.journal, id);
+        peer.session.amqp().teardown(&mut context);
+        let (broker, mut context) = self.shared.broker_mut();
+        broker.release(&mut context, id);
+        self.shared.worker.leave(id.into());
+        self.shared.peers.note_connection_gone();
+        self.shared.admission.note_closed(id, peer.stream.is_tls());
+    }
+
+    /// A client is gone, and what was held still for it may move.
+    pub(super) fn forget_operator(&mut self, id: PeerId, peer: &mut Peer<P::Socket>) {
+        if let Session::Operator(client) = &mut peer.session {
+            let session = core::mem::take(&mut client.session);
+            let (broker, mut context) = self.shared.broker_mut();
+            session.abandon(broker, &mut context);
+        }
+        self.shared.worker.leave(id);
+        if self.operators.holder == Some(id) {
+            self.operators.holder = None;
+            if let Some(store) = &mut self.store {
+                store.keeper.log_mut().release_backup_pin();
+            }
+            self.recall_operators();
+        }
+    }
+
+    /// Something has happened to a link of a bridge, or to a connection of its own; says how many octets were
+    /// written.
+    pub(super) fn tell_bridge(&mut self, id: ConnectionId, call: Call<'_>) -> usize {
+        self.bridges.handle(&mut self.shared, id, call)
+    }
+
+    /// A link of a bridge reads once.
+    pub(super) fn read_bridge(&mut self, id: ConnectionId) {
+        self.tell_bridge(id, Call::Read);
+        self.shared.after_session(id.into());
+    }
+
+    /// A link of a bridge writes once.
+    pub(super) fn write_bridge(&mut self, id: ConnectionId) {
+        let count = self.tell_bridge(id, Call::Write);
+        self.shared.after_write(id.into(), count > 0);
+    }
+
+    /// The socket of a link of a bridge is about to be closed.
+    #[cold]
+    pub(super) fn forget_bridge(&mut self, id: ConnectionId) {
+        self.bridges.note_closed(&mut self.shared, id);
+    }
+
+    /// Bridges do what is due, once in every turn.
+    pub(super) fn poll_bridges(&mut self) {
+        self.bridges.poll(&mut self.shared);
+    }
+
+    /// Whether bridges would get on now.
+    pub(super) fn has_bridge_work(&self) -> bool {
+        let (has_room, is_stopping) = (self.shared.lists.for_room.is_empty(), self.shared.stopping.is_some());
+        self.bridges.is_ready(&self.shared.broker, self.shared.now, (has_room, is_stopping))
+    }
+
+    /// Does what an operator wants of a bridge.
+    #[cold]
+    pub(super) fn order_bridge(
+        &mut self,
+        name: &str,
+        order: leveret_management::request_context::BridgeOrder,
+    ) {
+        self.bridges.follow_order(&mut self.shared, name, order);
     }
 }

@@ -12,12 +12,12 @@ use leveret_config::nearest::nearest;
 use leveret_core::password::{PASSWORD_BYTES_MAX, PasswordHash};
 use leveret_management::http::encode;
 
-use super::args::Call;
 use super::client::Reply;
-use super::failure::{
+use super::client::{
     BAD_DATA, Failure, NO_USER, SOFTWARE, UNAVAILABLE, USAGE, misused, misused_as, tell, warn,
 };
-use super::find::{ask, connect};
+use super::commands::Call;
+use super::commands::{ask, connect};
 use super::listings::{Source, print};
 
 /// Tags that mean something to the broker. Others are kept and shown.

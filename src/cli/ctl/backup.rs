@@ -21,14 +21,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rustix::fs::{Mode, OFlags, openat};
 use serde_json::Value;
 
-use crate::checksums::{self, Checksums};
-use crate::new_file::{NewFile, Old};
-use crate::tar;
+use crate::archive::{self, Checksums, NewFile, Old};
 
-use super::args::Call;
-use super::client::Client;
-use super::failure::{BAD_DATA, Failure, UNAVAILABLE, tell};
-use super::find::connect;
+use super::client::{BAD_DATA, Client, Failure, UNAVAILABLE, tell};
+use super::commands::{Call, connect};
 
 /// What the archive begins with, for whoever finds it on a stick in some years.
 const NOTE_NAME: &str = "README.leveret-backup";
@@ -122,8 +118,8 @@ fn copy(client: &mut Client, out: &mut impl Write) -> Result<u64, Failure> {
             return Err(Failure::new(UNAVAILABLE, why));
         }
     }
-    tar::add(out, checksums::NAME, sums.text(), now).map_err(wrote)?;
-    tar::end(out).and_then(|()| out.flush()).map_err(wrote)?;
+    archive::add(out, archive::NAME, sums.text(), now).map_err(wrote)?;
+    archive::end(out).and_then(|()| out.flush()).map_err(wrote)?;
     client.ask("DELETE", "/api/ctl/backup", "", "")?;
     Ok(copied)
 }
@@ -134,12 +130,12 @@ fn add(
     (name, bytes, unix_s): (&str, u64, u64),
     content: &mut impl Read,
 ) -> io::Result<()> {
-    tar::begin(out, name, bytes, unix_s)?;
+    archive::begin(out, name, bytes, unix_s)?;
     if sums.copy(name, &mut content.take(bytes), out)? < bytes {
         return Err(io::Error::new(
             io::ErrorKind::UnexpectedEof,
             format!("{name} is shorter than it should be"),
         ));
     }
-    tar::pad(out, bytes)
+    archive::pad(out, bytes)
 }

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::args::Call;
-use super::failure::{Failure, UNAVAILABLE, USAGE, heading, shown, tell};
+use super::client::{Failure, UNAVAILABLE, USAGE, heading, shown, tell};
+use super::commands::Call;
 use super::format::Formatter;
 use super::operations::{listener_line, listener_parts, overview};
 

@@ -1,12 +1,18 @@
 //! All commands, with their usage, and the help made of that.
 
+use super::client::{Client, Failure, NOT_PERMITTED, Reply, UNAVAILABLE, USAGE, heading};
+use super::format::{self, Formatter};
+use super::{access, backup, checks, definitions, limits, listings, operations, parameters, policies};
+use leveret_config::{Config, Layer};
+use leveret_daemon::SOCKET_NAME;
+use leveret_management::http::encode;
+use lexopt::Arg;
+use std::ffi::OsString;
 use std::io::{self, Write};
-
-use super::args::Call;
-use super::failure::{Failure, USAGE, heading};
-use super::{
-    access, backup, checks, definitions, limits, listings, operations, parameters, policies, report,
-};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use std::{env, fs};
 
 /// One command.
 pub(super) struct Command {
@@ -163,9 +169,9 @@ commands! {
     "help", " [<command>]", 0..=1, help, "Displays usage information for a command";
     "version", "", 0..=0, operations::version, "Displays the version of this program";
     "ping", "", 0..=0, operations::ping, "Checks that the broker turns and answers";
-    "await_startup", " [--timeout <timeout>]", 0..=0, report::await_startup,
+    "await_startup", " [--timeout <timeout>]", 0..=0, format::await_startup,
         "Waits for the broker to answer, for five minutes unless a timeout is given";
-    "report", " [--file <flight_recorder>]", 0..=0, report::report,
+    "report", " [--file <flight_recorder>]", 0..=0, format::report,
         "Displays everything there is to ask for: status, configuration, memory, users, connections, queues, \
          bridges, and the last events of this life and of those before; no message and no secret. Attach it \
          when something went wrong. Of a broker that does not answer it displays the events; --file names \
@@ -415,4 +421,410 @@ mod tests {
         }
         assert_eq!(shown.len(), COMMANDS.len());
     }
+}
+
+// The arguments of `leveret ctl`: a command, its arguments, and options that may stand anywhere.
+
+/// The command and options that were asked for.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Call {
+    /// The command; empty when there is none.
+    pub(super) command: String,
+    /// How it is used, for who complains of its arguments; empty until it is known.
+    pub(super) usage: &'static str,
+    /// Its arguments.
+    pub(super) args: Vec<String>,
+    /// Everything as it was given, for those who look for the mistake.
+    pub(super) given: String,
+    /// The virtual host, if one was named.
+    pub(super) vhost: Option<String>,
+    /// How long an answer may take.
+    pub(super) timeout: Option<Duration>,
+    /// No informational messages.
+    pub(super) quiet: bool,
+    /// Neither those nor a table's header.
+    pub(super) silent: bool,
+    /// No table's header.
+    pub(super) no_headers: bool,
+    /// How rows are shown, if it was said.
+    pub(super) formatter: Option<Formatter>,
+    /// Options that only some commands have, without a value, such as `if-empty`.
+    pub(super) flags: Vec<String>,
+    /// Options that have a value, with it.
+    pub(super) values: Vec<(String, String)>,
+    /// It is a part of a report, which people read wherever it was written to.
+    pub(super) in_report: bool,
+    /// The socket, if it was named.
+    pub(super) socket: Option<PathBuf>,
+    /// Where the broker keeps its data, if it was said.
+    pub(super) data_dir: Option<PathBuf>,
+    /// The broker's configuration, if it was named.
+    pub(super) config: Option<PathBuf>,
+    /// Help was asked for.
+    pub(super) help: bool,
+    /// What makes no sense, if anything.
+    pub(super) bad: Option<String>,
+}
+
+/// Options that are there so that scripts need not change, and mean nothing for one broker.
+const IGNORED: [&str; 5] = ["longnames", "online", "offline", "local", "dry-run"];
+/// Options without a value that commands look for.
+const FLAGS: [&str; 4] = ["if-empty", "if-unused", "global", "skip-if-unchanged"];
+/// Options with a value that commands look for.
+const VALUES: [&str; 10] = [
+    "file",
+    "user",
+    "format",
+    "description",
+    "tags",
+    "per-connection-delay",
+    "limit",
+    "default-queue-type",
+    "priority",
+    "apply-to",
+];
+
+impl Call {
+    /// The virtual host that is meant.
+    pub(super) fn vhost(&self) -> &str {
+        self.vhost.as_deref().unwrap_or("/")
+    }
+
+    /// The value of an option, if it was given.
+    pub(super) fn value(&self, option: &str) -> Option<&str> {
+        self.values.iter().rev().find(|(name, _)| name == option).map(|(_, value)| value.as_str())
+    }
+
+    /// Whether an option without a value was given.
+    pub(super) fn has(&self, flag: &str) -> bool {
+        self.flags.iter().any(|given| given == flag)
+    }
+
+    /// Whether informational messages are wanted.
+    pub(super) fn talks(&self) -> bool {
+        !self.quiet && !self.silent && !matches!(self.formatter, Some(Formatter::Json | Formatter::Csv))
+    }
+
+    /// The formatter that is meant.
+    pub(super) fn formatter(&self) -> Formatter {
+        self.formatter.unwrap_or_default()
+    }
+}
+
+/// Reads the arguments. What makes no sense is kept, for the command to complain about with its usage.
+pub(super) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Call {
+    let given: Vec<OsString> = arguments.into_iter().collect();
+    let shown: Vec<_> = given.iter().map(|word| word.to_string_lossy()).collect();
+    let mut call = Call { given: shown.join(" "), ..Call::default() };
+    let mut parser = lexopt::Parser::from_args(given);
+    loop {
+        let word = match parser.next() {
+            Ok(None) => return call,
+            Ok(Some(Arg::Value(word))) => {
+                call.take_word(word);
+                continue;
+            }
+            Ok(Some(Arg::Short(letter))) => letter.to_string(),
+            Ok(Some(Arg::Long(name))) => name.to_string(),
+            Err(error) => {
+                call.bad.get_or_insert(error.to_string());
+                return call;
+            }
+        };
+        if let Err(why) = call.take_option(&word, &mut parser) {
+            let dashes = if word.chars().count() == 1 { "-" } else { "--" };
+            call.bad.get_or_insert(format!("{dashes}{word} : {why}"));
+        }
+    }
+}
+
+impl Call {
+    fn take_word(&mut self, word: OsString) {
+        match word.into_string() {
+            Ok(word) if self.command.is_empty() => self.command = word,
+            Ok(word) => self.args.push(word),
+            Err(word) => drop(self.bad.get_or_insert(format!("{} is not UTF-8", word.display()))),
+        }
+    }
+
+    /// An option by its name without dashes.
+    fn take_option(&mut self, name: &str, parser: &mut lexopt::Parser) -> Result<(), String> {
+        let mut value = || {
+            let value = parser.value().map_err(|_| String::new())?;
+            value.into_string().map_err(|_| "not UTF-8".to_string())
+        };
+        match name {
+            "n" | "node" | "erlang-cookie" => drop(value()?),
+            "l" => {}
+            "q" | "quiet" => self.quiet = true,
+            "s" | "silent" => self.silent = true,
+            "no-table-headers" => self.no_headers = true,
+            "p" | "vhost" => self.vhost = Some(value()?),
+            "t" | "timeout" => {
+                let seconds: u64 = value()?.parse().map_err(|_| "a whole number of seconds".to_string())?;
+                self.timeout = Some(Duration::from_secs(seconds.max(1)));
+            }
+            "formatter" => self.formatter = Some(value()?.parse()?),
+            "socket" => self.socket = Some(value()?.into()),
+            "data-dir" => self.data_dir = Some(value()?.into()),
+            "config" => self.config = Some(value()?.into()),
+            "e" => self.flags.push("if-empty".to_string()),
+            "u" => self.flags.push("if-unused".to_string()),
+            "?" | "h" | "help" => self.help = true,
+            name if IGNORED.contains(&name) => {}
+            name if FLAGS.contains(&name) => self.flags.push(name.to_string()),
+            name if VALUES.contains(&name) => self.values.push((name.to_string(), value()?)),
+            _ => return Err(String::new()),
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod args_tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Call {
+        parse(line.split_whitespace().map(OsString::from))
+    }
+
+    #[test]
+    fn options_stand_anywhere() {
+        let call = parsed("-q set_permissions -p v1 bob .* --timeout 5 .* -n rabbit@host .*");
+        assert_eq!((call.command.as_str(), call.vhost()), ("set_permissions", "v1"));
+        assert_eq!(call.args, ["bob", ".*", ".*", ".*"]);
+        assert_eq!((call.timeout, call.quiet, call.bad), (Some(Duration::from_secs(5)), true, None));
+        assert_eq!(parsed("add_user bob -- -x").args, ["bob", "-x"]);
+        assert!(parsed("delete_queue -e --if-unused q").has("if-empty"));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_kept() {
+        assert_eq!(parsed("list_queues --bogus").bad.as_deref(), Some("--bogus : "));
+        assert_eq!(parsed("list_queues -p").bad.as_deref(), Some("-p : "));
+        assert!(parsed("list_queues --formatter nosuch").bad.unwrap().contains("table, json"));
+    }
+
+    #[test]
+    fn machines_are_told_nothing_but_rows() {
+        assert!(parsed("list_queues").talks());
+        assert!(parsed("list_queues --formatter pretty_table").talks());
+        assert!(!parsed("list_queues --formatter json").talks());
+        assert!(!parsed("-s list_queues").talks());
+    }
+}
+
+// Commands of `rabbitmqctl` and of the program itself that people type here, and how it is done instead.
+//
+// Always true: none of these is a command here (a test looks), and each sentence ends with what to do.
+
+/// What stands under the names.
+const ELSEWHERE: &[(&[&str], &str)] = &[
+    (&["serve", "check", "inspect", "restore"], "That is a command of the program: {}"),
+    (&["bench"], "That is a program of its own: leveret-bench"),
+    (
+        &["federation_status"],
+        "There is no federation here: bridges are [[bridge]] in the configuration file, or shovels \
+         (set_parameter); bridge_status shows how they go",
+    ),
+    (
+        &["set_vm_memory_high_watermark"],
+        "The memory of the whole process is memory_limit in the configuration file; it counts from the next \
+         start",
+    ),
+    (
+        &["set_disk_free_limit"],
+        "What the store may take is disk_limit under [store] in the configuration file; it counts from the \
+         next start",
+    ),
+    (
+        &["set_log_level", "rotate_logs"],
+        "The log goes to standard error, and so to the journal; log_level in the configuration file counts \
+         from the next SIGHUP on (systemctl reload leveret)",
+    ),
+    (
+        &["start_app", "stop_app", "reset", "force_reset", "shutdown"],
+        "There is no application apart from the process: use stop, and systemctl start leveret",
+    ),
+    (
+        &[
+            "join_cluster",
+            "forget_cluster_node",
+            "change_cluster_node_type",
+            "rename_cluster_node",
+            "set_cluster_name",
+            "await_online_nodes",
+            "sync_queue",
+            "cancel_sync_queue",
+            "force_boot",
+            "update_cluster_nodes",
+            "check_if_node_is_mirror_sync_critical",
+            "check_if_node_is_quorum_critical",
+            "schema_info",
+        ],
+        "There is one node and no cluster: status shows how it goes, and a bridge sends messages on to \
+         others",
+    ),
+    (
+        &["memory_breakdown"],
+        "What takes how much memory is known before the start: leveret check prints it, line by line, and status \
+         what is resident",
+    ),
+    (
+        &["enable_plugin", "plugins"],
+        "There are no plug-ins: everything that is there is on; the configuration file has the rest",
+    ),
+    (
+        &["suspend_listeners", "resume_listeners", "restart_vhost", "list_unresponsive_queues", "force_gc"],
+        "The broker is one process that serves everybody: ping says whether it turns, and memory goes back \
+         by itself",
+    ),
+    (
+        &["list_ciphers", "list_hashes", "hipe_compile", "check_certificate_expiration"],
+        "The chapters of the guide on TLS, and on users and logins, say what there is of that",
+    ),
+    (&["list_node_auth_attempt_stats"], "That is not kept here: list_users shows what is"),
+    (&["set_vhost_tags"], "Use update_vhost_metadata with the virtual host and --tags"),
+    (&["wait"], "The process needs no file to be found by: use await_startup"),
+    (
+        &["autocomplete"],
+        "What a shell completes commands with comes with the packages, as completions for bash and others",
+    ),
+    (
+        &["eval", "exec", "eval_file", "encode", "decode", "remote_shell"],
+        "There is no Erlang here: trace_on tells what is published and delivered, and log_level = \"debug\" \
+         in the configuration file shows more",
+    ),
+];
+
+/// What is said of a name that is done elsewhere.
+pub(super) fn find(name: &str) -> Option<&'static str> {
+    ELSEWHERE.iter().find(|(names, _)| names.contains(&name)).map(|(_, words)| *words)
+}
+
+/// What to do instead, or how to find it.
+pub(super) fn advice(name: &str) -> String {
+    match find(name) {
+        Some(words) => words.replace("{}", &format!("leveret {name}")),
+        None => "'leveretctl help' lists the commands".to_string(),
+    }
+}
+
+#[cfg(test)]
+mod elsewhere_tests {
+    use super::*;
+
+    #[test]
+    fn nothing_here_is_a_command() {
+        for name in ELSEWHERE.iter().flat_map(|(names, _)| *names) {
+            assert!(super::super::COMMANDS.iter().all(|command| command.name != *name), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_way_is_told() {
+        assert!(advice("restore").ends_with("leveret restore"));
+        assert!(advice("set_vm_memory_high_watermark").contains("memory_limit"));
+        assert!(advice("frobnicate").contains("leveretctl help"));
+    }
+}
+
+// Which socket is the broker's.
+//
+// Always true: what was said goes before what is guessed; a folder beside where one happens to stand counts
+// only when it is one's own, so nobody can lay out a socket to be told passwords.
+
+/// Where the packaged broker keeps its data, and its configuration.
+const PACKAGED_DATA_DIR: &str = "/var/lib/leveret";
+const PACKAGED_CONFIG: &str = "/etc/leveret/leveret.toml";
+/// How long an answer may take unless it was said.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Connects to the broker that is meant.
+pub(super) fn connect(call: &Call) -> Result<Client, Failure> {
+    let candidates = candidates(call)?;
+    let socket = candidates.iter().find(|socket| fs::symlink_metadata(socket).is_ok()).or(candidates.first());
+    let Some(socket) = socket else {
+        return Err(absent(&candidates, &io::ErrorKind::NotFound.into()));
+    };
+    let timeout = call.timeout.unwrap_or(TIMEOUT);
+    Client::connect(socket, Some(timeout)).map_err(|error| match error.kind() {
+        io::ErrorKind::PermissionDenied => Failure::new(
+            NOT_PERMITTED,
+            format!(
+                "Error: {} is for root and for the user the broker runs as; try sudo leveretctl",
+                socket.display()
+            ),
+        ),
+        _ => absent(&candidates, &error),
+    })
+}
+
+/// Asks the broker that is meant for one thing: a verb, the words of the path, a body.
+pub(super) fn ask(call: &Call, verb: &str, path: &[&str], body: &str) -> Result<Reply, Failure> {
+    let path: String = path.iter().map(|word| format!("/{}", encode(word))).collect();
+    connect(call)?.ask(verb, &format!("/api{path}"), "", body)
+}
+
+/// Sockets that may be the broker's, the likeliest first.
+fn candidates(call: &Call) -> Result<Vec<PathBuf>, Failure> {
+    if let Some(socket) = &call.socket {
+        return Ok(vec![socket.clone()]);
+    }
+    if let Some(socket) = env::var_os("LEVERET_SOCKET").filter(|socket| !socket.is_empty()) {
+        return Ok(vec![socket.into()]);
+    }
+    data_dirs(call).map(|found| found.into_iter().map(|folder| folder.join(SOCKET_NAME)).collect())
+}
+
+/// Folders that may be the broker's, the likeliest first.
+pub(super) fn data_dirs(call: &Call) -> Result<Vec<PathBuf>, Failure> {
+    if let Some(folder) = &call.data_dir {
+        return Ok(vec![folder.clone()]);
+    }
+    let gather = |file: Option<&Path>| Config::gather(file, Layer::default());
+    if let Some(file) = &call.config {
+        let config = gather(Some(file)).map_err(|error| Failure::new(USAGE, format!("Error: {error}")))?;
+        return Ok(vec![config.data_dir]);
+    }
+    let mut found = Vec::new();
+    // Without a file nothing can be wrong with it.
+    if let Ok(config) = gather(None)
+        && (config.data_dir.is_absolute() || is_own(&config.data_dir))
+    {
+        found.push(config.data_dir);
+    }
+    if let Ok(config) = gather(Some(Path::new(PACKAGED_CONFIG)))
+        && config.data_dir.is_absolute()
+    {
+        found.push(config.data_dir);
+    }
+    found.push(PACKAGED_DATA_DIR.into());
+    found.dedup();
+    Ok(found)
+}
+
+/// The file of the broker's flight recorder, as far as a configuration tells it.
+pub(super) fn flight_recorder(call: &Call) -> Option<PathBuf> {
+    let file = call.config.as_deref().unwrap_or(Path::new(PACKAGED_CONFIG));
+    Config::gather(Some(file), Layer::default()).ok()?.flight_recorder
+}
+
+/// Whether a folder belongs to who asks.
+fn is_own(folder: &Path) -> bool {
+    fs::symlink_metadata(folder).is_ok_and(|found| found.uid() == rustix::process::geteuid().as_raw())
+}
+
+fn absent(candidates: &[PathBuf], error: &io::Error) -> Failure {
+    let tried: Vec<String> = candidates.iter().map(|socket| socket.display().to_string()).collect();
+    Failure::new(
+        UNAVAILABLE,
+        format!(
+            "Error: no broker answers at {} ({error}).\n\n\
+             Is it running? Try: systemctl status leveret\n\
+             Does it keep its data elsewhere? Name the folder with --data-dir, or the socket with --socket \
+             or LEVERET_SOCKET",
+            tried.join(" nor at ")
+        ),
+    )
 }

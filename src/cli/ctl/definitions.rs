@@ -10,14 +10,14 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::new_file::{NewFile, Old};
+use crate::archive::{NewFile, Old};
 use leveret_management::definitions::{FILE_BYTES_MAX, Item, Password, ReadError, parse, read};
 
 use super::access::hash_of;
-use super::args::Call;
 use super::client::Client;
-use super::failure::{BAD_DATA, Failure, SOFTWARE, UNAVAILABLE, misused_as, tell};
-use super::find::connect;
+use super::client::{BAD_DATA, Failure, SOFTWARE, UNAVAILABLE, misused_as, tell};
+use super::commands::Call;
+use super::commands::connect;
 
 /// Bytes of things sent at once.
 const BATCH_BYTES: usize = 32 << 10;

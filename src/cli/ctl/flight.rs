@@ -16,8 +16,8 @@ use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 
 use leveret_core::flight::{self, Event, FILE_BYTES, Kind};
-use leveret_daemon::printable::Printable;
-use leveret_management::dates::day_of;
+use leveret_daemon::logging::Printable;
+use leveret_management::bridges::day_of;
 
 /// The events as text, each life under a title.
 pub(super) fn shown(path: &Path) -> io::Result<String> {

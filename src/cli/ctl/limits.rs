@@ -8,10 +8,10 @@ use std::io::{self, Write};
 use serde_json::{Value, json};
 
 use super::access::done;
-use super::args::Call;
 use super::client::Reply;
-use super::failure::{Failure, UNAVAILABLE, no_json, no_such_user, shown, tell};
-use super::find::{ask, connect};
+use super::client::{Failure, UNAVAILABLE, no_json, no_such_user, shown, tell};
+use super::commands::Call;
+use super::commands::{ask, connect};
 use super::format::Formatter;
 
 pub(super) fn set_vhost_limits(call: &Call) -> Result<(), Failure> {

@@ -4,18 +4,18 @@ use std::io::{self, IsTerminal, Write};
 
 use serde_json::Value;
 
-use leveret_management::binding_columns::Bindings;
 use leveret_management::bridges::BridgeLinks;
 use leveret_management::columns::{Channels, Connections, Consumers, Exchanges, Kind, Queues, TYPED, Vhosts};
+use leveret_management::definition_columns::Bindings;
+use leveret_management::definition_columns::IN_WORDS;
+use leveret_management::definition_columns::Orphans;
+use leveret_management::definition_columns::VALUE_IN_WORDS;
 use leveret_management::http::encode;
-use leveret_management::orphan_columns::Orphans;
-use leveret_management::parameter_columns::VALUE_IN_WORDS;
-use leveret_management::policy_columns::IN_WORDS;
 
-use super::args::Call;
-use super::failure::{BAD_DATA, Failure, misused, no_such_user, tell};
-use super::find;
-use super::find::connect;
+use super::client::{BAD_DATA, Failure, misused, no_such_user, tell};
+use super::commands;
+use super::commands::Call;
+use super::commands::connect;
 use super::format::{Formatter, Printer};
 
 /// Where rows come from.
@@ -33,7 +33,7 @@ pub(super) struct Source<'a> {
 }
 
 pub(super) fn queues(call: &Call) -> Result<(), Failure> {
-    let seconds = call.timeout.unwrap_or(find::TIMEOUT).as_secs();
+    let seconds = call.timeout.unwrap_or(commands::TIMEOUT).as_secs();
     let banner = format!("Timeout: {seconds}.0 seconds ...\nListing queues for vhost {} ...", call.vhost());
     in_vhost::<Queues>(call, "queues", banner, &["name", "messages"])
 }

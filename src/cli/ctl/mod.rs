@@ -17,15 +17,11 @@
 //! refused like any unknown command; no password is printed.
 
 mod access;
-mod args;
 mod backup;
 mod checks;
 mod client;
 mod commands;
 mod definitions;
-mod elsewhere;
-mod failure;
-mod find;
 mod flight;
 mod format;
 mod limits;
@@ -33,7 +29,6 @@ mod listings;
 mod operations;
 mod parameters;
 mod policies;
-mod report;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -41,14 +36,14 @@ use std::process::ExitCode;
 
 use leveret_config::nearest::nearest;
 
-use args::Call;
+pub use client::Failure;
+use client::{USAGE, misused};
 use commands::COMMANDS;
-pub use failure::Failure;
-use failure::{USAGE, misused};
+use commands::Call;
 
 /// Does what the arguments say.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let done = do_it(args::parse(arguments));
+    let done = do_it(commands::parse(arguments));
     let failure = match done.and_then(|()| io::stdout().flush().map_err(Failure::from)) {
         Ok(()) => return ExitCode::SUCCESS,
         Err(failure) => failure,
@@ -94,9 +89,9 @@ fn unknown(name: &str) -> Failure {
         return Failure::new(USAGE, commands::overview());
     }
     let meant = nearest(name, COMMANDS.iter().map(|command| command.name));
-    let text = match meant.filter(|_| elsewhere::find(name).is_none()) {
+    let text = match meant.filter(|_| commands::find(name).is_none()) {
         Some(meant) => format!("\nCommand '{name}' not found. \nDid you mean '{meant}'? \n"),
-        None => format!("\nCommand '{name}' not found. \n{}", elsewhere::advice(name)),
+        None => format!("\nCommand '{name}' not found. \n{}", commands::advice(name)),
     };
     Failure::new(USAGE, text)
 }

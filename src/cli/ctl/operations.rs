@@ -8,10 +8,10 @@ use leveret_core::limits::Megabytes;
 use leveret_management::http::encode;
 
 use super::access::done;
-use super::args::Call;
 use super::client::Reply;
-use super::failure::{Failure, UNAVAILABLE, USAGE, heading, shown, tell};
-use super::find::{ask, connect};
+use super::client::{Failure, UNAVAILABLE, USAGE, heading, shown, tell};
+use super::commands::Call;
+use super::commands::{ask, connect};
 use super::format::Formatter;
 
 pub(super) fn ping(call: &Call) -> Result<(), Failure> {

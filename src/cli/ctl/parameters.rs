@@ -10,9 +10,9 @@ use serde_json::{Map, Value, json};
 use leveret_management::http::encode;
 
 use super::access::done;
-use super::args::Call;
-use super::failure::{Failure, UNAVAILABLE, no_json, tell};
-use super::find::{ask, connect};
+use super::client::{Failure, UNAVAILABLE, no_json, tell};
+use super::commands::Call;
+use super::commands::{ask, connect};
 use super::format::Printer;
 use super::listings::{Source, print};
 

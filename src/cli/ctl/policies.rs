@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 use leveret_management::http::encode;
 
 use super::access::done;
-use super::args::Call;
-use super::failure::{Failure, UNAVAILABLE, misused, no_json, tell};
-use super::find::ask;
+use super::client::{Failure, UNAVAILABLE, misused, no_json, tell};
+use super::commands::Call;
+use super::commands::ask;
 use super::listings::{Source, print};
 
 /// Where the policies are that a command speaks of, and how they are called when one is set, when one is

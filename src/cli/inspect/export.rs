@@ -9,11 +9,11 @@ use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use super::inspection::{Inspection, queues_of};
+use super::ExportTo;
+use super::InspectError;
+use super::dump;
 use super::names::Names;
-use super::options::ExportTo;
-use super::props;
-use super::verdict::InspectError;
+use super::report::{Inspection, queues_of};
 use crate::json::{self, Base64, Object};
 use leveret_management::json::Json;
 use leveret_storage::{Body, FileDisk, Log, Message, Range, RangeSet};
@@ -234,7 +234,7 @@ impl Export<'_, '_> {
             object.bytes("exchange", message.exchange);
             object.bytes("routing_key", message.key);
             write_queues(object.field("queues"), (source, log), targets);
-            props::write(&mut object, message.properties);
+            dump::write_properties(&mut object, message.properties);
             is_whole = source.write_body(log, &mut object, &message.body);
             if is_whole {
                 object.close();

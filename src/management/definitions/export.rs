@@ -4,8 +4,8 @@
 //! passwords leave as hashes, for whoever may read the file is who could copy the store.
 
 use crate::columns::{Column, Kind};
+use crate::definition_columns::raw_value;
 use crate::listing::{Part, whole_row};
-use crate::parameter_columns::raw_value;
 use crate::request_context::ReadContext;
 use leveret_core::rabbitmq_version;
 
@@ -103,7 +103,7 @@ exported!(
         ("password_hash", |user, pen| pen.json.text(&user.hash.export().1)),
         ("hashing_algorithm", |user, pen| pen.json.text(user.hash.export().0)),
         ("tags", |user, pen| pen.json.texts(user.tags.split(',').filter(|tag| !tag.is_empty()))),
-        ("limits", |user, pen| crate::access_columns::user_limits(user, pen)),
+        ("limits", |user, pen| crate::definition_columns::user_limits(user, pen)),
     ]
 );
 
@@ -196,7 +196,7 @@ exported!(
             pen.json.name("priority", &mut is_first);
             pen.json.number(it.policy.priority);
             pen.json.name("definition", &mut is_first);
-            crate::policy_columns::policy_definition(it, pen);
+            crate::definition_columns::policy_definition(it, pen);
             pen.json.raw(b"}");
         }),
     ]
@@ -239,7 +239,7 @@ exported!(
         ("name", |it, pen| pen.json.text(it.policy.name)),
         ("pattern", |it, pen| pen.json.text(it.policy.pattern)),
         ("apply-to", |it, pen| pen.json.text(it.policy.apply_to.name())),
-        ("definition", crate::policy_columns::policy_definition),
+        ("definition", crate::definition_columns::policy_definition),
         ("priority", |it, pen| pen.json.number(it.policy.priority)),
     ]
 );

@@ -12,25 +12,320 @@
 //! (most parameters, fields of other names) is told, never dropped silently; a mistake is told with
 //! where it stands.
 
-mod apply;
 mod export;
 mod item;
-mod policy;
 mod read;
-mod scan;
-mod tables;
 
-pub use apply::{Applied, apply, hash_password, limits_of, user_limits_of};
+use item::User;
+use leveret_amqp::field::{ArrayWriter, Table, TableWriter};
+use leveret_amqp::{Full, Writer};
+use leveret_broker::{Broker, Context, Declared, NewPolicy, ParameterView, VhostLimits};
+use leveret_core::journal::Journal;
+use leveret_core::password::PasswordHash;
+use leveret_json::{Bounds, Value, items};
+
 pub use export::{PARTS as EXPORT, VHOST_PARTS as VHOST_EXPORT};
+pub use item::Policy;
 pub use item::{
     Item, ItemError, Limits, Parameter, Parsed, Password, UserLimits, parse, parse_fields, vhost_change,
 };
-pub use policy::Policy;
 pub use read::{At, FILE_BYTES_MAX, ReadError, SECTIONS, read};
-pub use scan::{Found, Scanner};
-pub use tables::table_of;
+pub use read::{Found, Scanner};
 
 /// What is said of a field that nobody knows.
 pub fn unknown_field(name: &str) -> String {
     format!("unknown field `{name}`, which changes nothing")
+}
+
+// One thing into the broker. Doing it twice is doing it once.
+
+/// What became of a thing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Applied {
+    /// It is there as it should be.
+    Done,
+    /// One of that name is there with other properties, and stays.
+    Differs,
+    /// It is there, and it is a user who has lost the password it had, or never had one.
+    WithoutPassword,
+}
+
+impl Applied {
+    /// What is to be told of it, if anything.
+    pub fn remark(self, item: &Item) -> Option<String> {
+        match self {
+            Self::Done => None,
+            Self::Differs => Some(format!("{item}: it is there already with other properties, and stays so")),
+            Self::WithoutPassword => Some(
+                "the user has no password now, for neither `password` nor `password_hash` is given; set one \
+                 with change_password, unless it comes in by its certificate"
+                    .to_string(),
+            ),
+        }
+    }
+}
+
+/// Makes a thing, or changes it to what is said. The broker's journal knows when it is durable.
+///
+/// # Errors
+/// The object cannot be made; the text says why.
+pub fn apply(broker: &mut Broker, context: &mut Context<'_>, item: &Item) -> Result<Applied, String> {
+    make(broker, context, item).map_err(|why| format!("{item}: {why}"))
+}
+
+fn make(broker: &mut Broker, context: &mut Context<'_>, item: &Item) -> Result<Applied, String> {
+    if is_so(broker, item) {
+        return Ok(Applied::Done);
+    }
+    let journal = context.journal_mut();
+    let changed = match item {
+        Item::Vhost(it) => {
+            broker.put_vhost_with(journal, &it.name, &it.metadata).and_then(|batch| match it.limits {
+                Some(limits) => broker.access_mut().set_vhost_limits(journal, &it.name, limits_of(limits)),
+                None => Ok(batch),
+            })
+        }
+        Item::User(user) => return put_user(broker, journal, user),
+        Item::Permission(it) => broker.access_mut().set_permissions(
+            journal,
+            &it.user,
+            &it.vhost,
+            &it.configure,
+            &it.write,
+            &it.read,
+        ),
+        Item::TopicPermission(it) => broker.access_mut().set_topic_permissions(
+            journal,
+            &it.user,
+            &it.vhost,
+            &it.exchange,
+            &it.write,
+            &it.read,
+        ),
+        Item::Limits(vhost, limits) => {
+            broker.access_mut().set_vhost_limits(journal, vhost, limits_of(*limits))
+        }
+        Item::Policy(it) => broker.set_policy(context, &it.vhost, &NewPolicy::from(it)),
+        Item::Parameter(it) => {
+            let (vhost, value) = (it.vhost.as_deref(), it.value.as_bytes());
+            let said = ParameterView { vhost, component: &it.component, name: &it.name, value };
+            broker.set_parameter(journal, &said, None)
+        }
+        Item::Exchange(_) | Item::Queue(_) | Item::Binding(_) => return declare(broker, context, item),
+    };
+    changed.map(|_| Applied::Done).map_err(|fault| fault.to_string())
+}
+
+fn put_user(broker: &mut Broker, journal: &mut Journal, user: &User) -> Result<Applied, String> {
+    let Some(hash) = kept_as(&user.password) else {
+        let why = "a password in clear takes a while to be hashed; import the file with `leveretctl \
+                   import_definitions`, which does";
+        return Err(why.to_string());
+    };
+    let had = broker.access().users().find(|it| it.name == user.name).map(|it| *it.hash);
+    let put = broker.put_user(journal, &user.name, hash, &user.tags).and_then(|batch| match user.limits {
+        Some(limits) => broker.access_mut().set_user_limits(journal, &user.name, user_limits_of(limits)),
+        None => Ok(batch),
+    });
+    put.map_err(|fault| fault.to_string())?;
+    let is_news = user.password == Password::Unsaid && had != Some(PasswordHash::Nobodys);
+    Ok(if is_news { Applied::WithoutPassword } else { Applied::Done })
+}
+
+/// `None`: that is still to be computed.
+const fn kept_as(password: &Password) -> Option<PasswordHash> {
+    match password {
+        Password::Unsaid => Some(PasswordHash::Nobodys),
+        Password::Clear(_) => None,
+        Password::Hash(hash) => Some(*hash),
+    }
+}
+
+/// Makes its hash of a user's password in clear: the one that is kept, if it fits. Takes the time of a check,
+/// or of two.
+pub fn hash_password(broker: &Broker, item: &mut Item, entropy: &mut dyn FnMut(&mut [u8])) {
+    let Item::User(user) = item else { return };
+    let Password::Clear(clear) = &user.password else { return };
+    let kept = broker.access().users().find(|it| it.name == user.name).map(|it| *it.hash);
+    let fitting = kept.filter(|hash| hash.fits(clear.as_bytes()));
+    let hash = fitting.unwrap_or_else(|| PasswordHash::of(clear.as_bytes(), entropy));
+    user.password = Password::Hash(hash);
+}
+
+/// Whether that is so already, so that nothing need be written.
+fn is_so(broker: &Broker, item: &Item) -> bool {
+    match item {
+        Item::User(user) => {
+            let hash = kept_as(&user.password);
+            broker.access().users().any(|it| {
+                let has_limits = user.limits.is_none_or(|limits| it.limits == user_limits_of(limits));
+                it.name == user.name && it.tags == user.tags && Some(*it.hash) == hash && has_limits
+            })
+        }
+        Item::Permission(it) => broker.access().permissions().any(|view| {
+            let (user, vhost) = (view.user == it.user, view.vhost == it.vhost);
+            let patterns = (view.configure, view.write, view.read);
+            user && vhost && patterns == (it.configure.as_str(), it.write.as_str(), it.read.as_str())
+        }),
+        Item::TopicPermission(it) => broker.access().topic_permissions().any(|view| {
+            let thing = (view.user, view.vhost, view.exchange);
+            let patterns = (view.write, view.read);
+            thing == (it.user.as_str(), it.vhost.as_str(), it.exchange.as_str())
+                && patterns == (it.write.as_str(), it.read.as_str())
+        }),
+        Item::Vhost(it) => broker.access().vhosts().any(|view| {
+            let has_limits = it.limits.is_none_or(|limits| view.limits == limits_of(limits));
+            view.name == it.name && has_limits && it.metadata.applied_to(view.metadata) == view.metadata
+        }),
+        Item::Limits(vhost, limits) => {
+            broker.access().vhosts().any(|view| view.name == *vhost && view.limits == limits_of(*limits))
+        }
+        Item::Policy(it) => broker.views().policies().any(|view| {
+            let (is, said) = (view.policy, NewPolicy::from(it));
+            let named = (view.vhost, is.kind, is.name) == (it.vhost.as_str(), said.kind, said.name);
+            let speaks =
+                (is.pattern, is.apply_to, is.priority) == (said.pattern, said.apply_to, said.priority);
+            named && speaks && is.definition == said.definition
+        }),
+        Item::Parameter(_) | Item::Exchange(_) | Item::Queue(_) | Item::Binding(_) => false,
+    }
+}
+
+/// Below 0 is without limit, as with RabbitMQ.
+pub fn limits_of(limits: Limits) -> VhostLimits {
+    VhostLimits { queues_max: limit(limits.queues_max), connections_max: limit(limits.connections_max) }
+}
+
+/// The same for those of a user.
+pub fn user_limits_of(limits: UserLimits) -> leveret_broker::UserLimits {
+    leveret_broker::UserLimits {
+        connections_max: limit(limits.connections_max),
+        channels_max: limit(limits.channels_max),
+    }
+}
+
+fn limit(said: Option<i64>) -> Option<u32> {
+    said.filter(|said| *said >= 0).map(|said| u32::try_from(said).unwrap_or(u32::MAX))
+}
+
+fn declare(broker: &mut Broker, context: &mut Context<'_>, item: &Item) -> Result<Applied, String> {
+    let declared = match item {
+        Item::Exchange(it) => broker.operator_declare_exchange(
+            context,
+            &it.vhost,
+            (&it.name, &it.kind),
+            (it.durable, it.auto_delete, it.internal),
+            &it.arguments,
+        ),
+        Item::Queue(it) => broker.operator_declare_queue(
+            context,
+            &it.vhost,
+            &it.name,
+            (it.durable, it.auto_delete),
+            &it.arguments,
+        ),
+        Item::Binding(it) => broker.operator_bind(
+            context,
+            &it.vhost,
+            (&it.source, &it.routing_key),
+            (&it.destination, it.destination_type == "exchange"),
+            &it.arguments,
+        ),
+        _ => return Ok(Applied::Done),
+    };
+    match declared {
+        Ok(Declared::Done) => Ok(Applied::Done),
+        Ok(Declared::Differs) => Ok(Applied::Differs),
+        Err(fault) => Err(fault.text.into()),
+    }
+}
+
+// Field tables out of JSON.
+//
+// Always true: what comes out is a table that the wire would take, of a bounded size.
+
+/// The longest arguments of a thing, in bytes of a field table.
+const ARGUMENTS_BYTES_MAX: usize = 64 << 10;
+
+const TOO_LARGE: &str = "arguments too large, or a name in them too long";
+
+/// The arguments of a thing, as a field table without its length.
+///
+/// # Errors
+/// They are no object, or one that no table can be made of.
+pub fn table_of(value: &Value<'_>) -> Result<Vec<u8>, String> {
+    if !value.holds_something() {
+        return Ok(Vec::new());
+    }
+    let Value::Object(fields) = value else { return Err("arguments must be an object".to_string()) };
+    // What is a digit and a comma in a list is nine bytes in a table; nothing grows more.
+    let mut bytes = vec![0; ARGUMENTS_BYTES_MAX.min(5 * fields.len())];
+    let mut writer = Writer::new(&mut bytes);
+    let mut maker = Maker { bounds: Bounds::default(), why: None };
+    if writer.table(|table| maker.put_all(table, fields)).is_err() {
+        return Err(maker.why.unwrap_or_else(|| TOO_LARGE.to_string()));
+    }
+    let end = writer.at();
+    bytes.truncate(end);
+    // A table is written behind four bytes of its length.
+    bytes.drain(..4);
+    bytes.shrink_to_fit();
+    Table::parse(&bytes).map_err(|_| "arguments nested too deep")?;
+    Ok(bytes)
+}
+
+/// Makes one table.
+struct Maker {
+    bounds: Bounds,
+    /// Why it cannot be made, unless it is too large.
+    why: Option<String>,
+}
+
+impl Maker {
+    fn put_all(&mut self, table: &mut TableWriter<'_, '_>, object: &str) -> Result<(), Full> {
+        let fields = self.bounds.open(object);
+        let fields = self.said(fields)?;
+        fields.iter().try_for_each(|(name, value)| match value {
+            Value::Null => table.void(name),
+            Value::Bool(truth) => table.bool(name, truth),
+            Value::Number(number) => match number.as_i64() {
+                Some(number) => table.long(name, number),
+                None => table.double(name, number.as_f64().unwrap_or_default()),
+            },
+            Value::String(text) => table.text(name, &text),
+            Value::Array(list) => table.array(name, |array| self.put_items(array, list)),
+            Value::Object(object) => table.table(name, |inner| self.put_all(inner, object)),
+        })?;
+        self.bounds.close();
+        Ok(())
+    }
+
+    fn put_items(&mut self, array: &mut ArrayWriter<'_, '_>, list: &str) -> Result<(), Full> {
+        let opened = self.bounds.enter();
+        self.said(opened)?;
+        for value in items(list) {
+            let value = self.bounds.take().and(value);
+            match self.said(value)? {
+                Value::Null => array.void(),
+                Value::Bool(truth) => array.bool(truth),
+                Value::Number(number) => match number.as_i64() {
+                    Some(number) => array.long(number),
+                    None => array.double(number.as_f64().unwrap_or_default()),
+                },
+                Value::String(text) => array.text(&text),
+                Value::Array(list) => array.array(|inner| self.put_items(inner, list)),
+                Value::Object(object) => array.table(|inner| self.put_all(inner, object)),
+            }?;
+        }
+        self.bounds.close();
+        Ok(())
+    }
+
+    /// Keeps why something cannot be.
+    fn said<T>(&mut self, read: Result<T, String>) -> Result<T, Full> {
+        read.map_err(|why| {
+            self.why = Some(why);
+            Full
+        })
+    }
 }

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::*;
-use crate::filter::Filter;
 use crate::json::Json;
-use crate::ordering::{Looks, Ordered};
+use crate::listing::Filter;
+use crate::listing::{Looks, Ordered};
 use crate::request_context::Endurance;
 use crate::request_context::ReadContext;
 use crate::request_context::{

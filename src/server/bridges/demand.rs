@@ -9,10 +9,10 @@ use leveret_bridge::{Demand, Price};
 use leveret_broker::Broker;
 use leveret_core::time::Deadline;
 
-use super::registry::Bridges;
+use super::Bridges;
 use super::state::{Bridge, Direction, LinkId, Phase};
 use crate::platform::Platform;
-use crate::shared::Shared;
+use crate::state::Shared;
 
 impl Bridge {
     /// Messages here that wait to be forwarded, but for those whose rules are held or wait.

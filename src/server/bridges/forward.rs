@@ -17,14 +17,14 @@ use leveret_config::bridge::{Destination, RULES_MAX, Refused};
 use leveret_core::command::{ChannelId, Command, Delivery, Outbox, Refusal, Settlement};
 use leveret_core::mem::Messages;
 
-use super::contact::{Contact, End, Forward, Lane, Own};
-use super::course::Remedy;
-use super::message::{Scratch, crossing};
+use super::fetch::{Scratch, crossing};
 use super::own_connections::of_broker;
 use super::state::Head;
-use super::task::Task;
+use super::state::Remedy;
+use super::traffic::Task;
+use super::traffic::{Contact, End, Forward, Lane, Own};
 use crate::platform::Platform;
-use crate::shared::Shared;
+use crate::state::Shared;
 
 /// The least that a lane gets of a page when others wait, in bytes.
 const SHARE_BYTES_MIN: usize = 4096;

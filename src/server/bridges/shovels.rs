@@ -20,11 +20,11 @@ use leveret_config::upstream::Upstream;
 use leveret_core::log_limiter::{LogKind, LogSource};
 use leveret_management::definitions::table_of;
 
-use super::registry::Bridges;
+use super::Bridges;
 use super::state::{Bridge, Direction, Head};
-use super::task::Task;
+use super::traffic::Task;
 use crate::platform::Platform;
-use crate::shared::Shared;
+use crate::state::Shared;
 
 /// Arguments of a shovel's own queue: the name of its shovel, and in which virtual host that is defined.
 const OF_SHOVEL: &str = "x-shovel";

@@ -9,16 +9,19 @@
 
 use std::io;
 
-use leveret_bridge::{Cause, Event, not_tls};
+use leveret_bridge::{Arrivals, Cause, Client, Event, Flights, Stage, not_tls};
+use leveret_core::command::{ChannelId, ConnectionId};
+use leveret_core::mem::MessageId;
+use leveret_core::time::{Deadline, Now};
 use leveret_tls::Shaken;
 
-use super::contact::Lane;
-use super::state::Direction;
-use super::task::{Next, Task};
-use crate::peer::Waiting;
+use super::fetch::Common;
+use super::state::{Direction, Head, LinkState, Remedy};
+use crate::peer::{Ending, Needs, Peer, Session, Waiting};
 use crate::platform::{Platform, Socket};
+use crate::state::Shared;
 use crate::stream::Reading;
-use crate::worker_job::Shake;
+use crate::worker::Shake;
 
 impl<P: Platform> Task<'_, P> {
     // ---- reading
@@ -322,5 +325,578 @@ impl<P: Platform> Task<'_, P> {
                 None
             }
         }
+    }
+}
+
+// A contact with all that it needs for a while: what is done with it, and what follows.
+//
+// Always true: whatever was done, lanes become what their rules want and the loop is told what it has to know
+// before anybody else looks.
+
+/// What has happened to a link.
+pub(crate) enum Call<'c> {
+    /// The link may be read from.
+    Read,
+    /// The link may be written to, or there is something to write.
+    Write,
+    /// The time has come that the link wanted to be called at.
+    Time,
+    /// More is durable here.
+    Durable,
+    /// A step of its handshake of TLS has been made.
+    Shaken(Shaken),
+    /// This broker ends it: it is being stopped, or its virtual host goes.
+    PutOut(&'c str),
+}
+
+/// What an event led to that did not end the link.
+#[derive(PartialEq, Eq)]
+pub(super) enum Next {
+    /// The next one.
+    GoOn,
+    /// Nothing more is handled until there is room.
+    Wait,
+}
+
+/// A contact, with all that it needs for a while.
+pub(super) struct Task<'t, P: Platform> {
+    pub(super) direction: Direction,
+    pub(super) head: &'t mut Head,
+    pub(super) state: &'t mut LinkState,
+    pub(super) contact: &'t mut Contact,
+    pub(super) common: &'t mut Common,
+    pub(super) shared: &'t mut Shared<P>,
+}
+
+impl<P: Platform> Task<'_, P> {
+    /// Does what follows from what has happened; says how many octets were written.
+    pub(super) fn handle(&mut self, call: Call<'_>) -> usize {
+        match call {
+            Call::Read => self.read(),
+            Call::Write => return self.write(),
+            Call::Time => self.keep_time(),
+            Call::Durable => self.acknowledge(),
+            Call::Shaken(shaken) => self.take_shaken(shaken),
+            Call::PutOut(_) if self.shared.is_stopping() => self.contact.is_draining = true,
+            Call::PutOut(why) => self.lose(Cause::new(format_args!("this broker: {why}"))),
+        }
+        0
+    }
+
+    /// What may have changed whenever something was done: lanes become what their rules want, and the loop is
+    /// told what it has to know.
+    pub(super) fn settle(&mut self) {
+        if self.contact.cause.is_none() {
+            (0..self.contact.lanes.len()).for_each(|rule| self.tend(rule));
+        }
+        let (id, now) = (self.contact.peer, self.shared.now);
+        let Some(peer) = self.shared.peers.get_mut(id) else { return };
+        let (is_read, is_alive) = (peer.waiting == Waiting::No, peer.ending == Ending::No);
+        if is_alive && self.contact.is_drained() {
+            if self.contact.client.stage() == Stage::Open {
+                self.contact.client.close();
+                peer.ending = Ending::Flushing;
+                self.shared.list_to_write(id);
+            } else {
+                // Nobody is there yet who could be told.
+                self.shared.end_now(id);
+            }
+            self.contact.lanes.iter_mut().for_each(|lane| self.shared.end_lane(lane));
+        }
+        let input_deadline = if is_alive { self.input_deadline(is_read) } else { Deadline::NEVER };
+        let pace = if is_alive { self.pace_deadline() } else { Deadline::NEVER };
+        self.shared.lists.deadlines.lower(id.into(), input_deadline.earlier(pace));
+        let needs = Needs { input_deadline, ..self.contact.needs() };
+        if let Some(Peer { session: Session::Bridge(known), .. }) = self.shared.peers.get_mut(id) {
+            *known = needs;
+        }
+        if !self.contact.client.pending().is_empty() {
+            self.shared.list_to_write(id);
+        }
+        if needs.awaits_disk {
+            self.shared.lists.for_disk.push(id);
+        }
+        self.note_active(now);
+        self.note_passed();
+    }
+
+    /// The link ends, for this reason.
+    #[cold]
+    pub(super) fn lose(&mut self, cause: Cause) {
+        let id = self.contact.peer;
+        if let Some(peer) = self.shared.peers.get_mut(id)
+            && peer.stream.writable
+            && !peer.stream.has_unsent()
+            && self.contact.cut.is_none()
+        {
+            // The last word, if there is one; nothing follows from whether it was heard.
+            let _ = peer.stream.write(&mut self.shared.buffers, self.contact.client.pending());
+        }
+        self.contact.cause.get_or_insert(cause);
+        self.shared.end_now(id);
+    }
+
+    // ---- lanes
+
+    /// A lane becomes what its rule wants, as far as it can now.
+    pub(super) fn tend(&mut self, rule: usize) {
+        self.state.courses[rule].take_due(self.shared.now);
+        let is_held = self.head.holds(&self.head.rules(self.direction)[rule]);
+        let wants = !self.contact.is_draining && !is_held && !self.state.courses[rule].waits(self.shared.now);
+        let is_cut = self.contact.cut == Some(rule);
+        match &mut self.contact.lanes[rule] {
+            Lane::Shut => {
+                let client = &self.contact.client;
+                if wants && client.stage() == Stage::Open && client.is_closed(rule) {
+                    self.begin(rule);
+                }
+            }
+            Lane::Opening if wants => {}
+            Lane::Opening => self.shut(rule),
+            Lane::Forward(lane) => {
+                lane.is_ending = lane.end != End::No || !wants;
+                let is_over = match lane.end {
+                    End::AtOnce => true,
+                    End::Sent => lane.begun == 0,
+                    // With the whole contact channels need no end of their own.
+                    End::Settled | End::No => lane.is_idle() && !self.contact.is_draining,
+                };
+                if lane.is_ending && !is_cut && is_over {
+                    self.shut(rule);
+                }
+            }
+            Lane::Fetch(lane) => {
+                if !wants && !lane.is_ending {
+                    lane.is_ending = true;
+                    self.contact.client.cancel(self.shared.now, rule);
+                } else if lane.is_ending && lane.is_over && lane.is_idle() && !self.contact.is_draining {
+                    self.shut(rule);
+                }
+            }
+        }
+    }
+
+    #[cold]
+    fn begin(&mut self, rule: usize) {
+        let consumes = match self.direction {
+            Direction::Forward => None,
+            Direction::Fetch => Some((self.head.config.fetch[rule].queue.clone(), self.ahead(rule))),
+        };
+        let needed = self.head.preparation(self.direction, rule);
+        self.contact.client.open(self.shared.now, rule, consumes, needed);
+        self.contact.lanes[rule] = Lane::Opening;
+    }
+
+    /// A rule's channel there is closed, if it is open, and what the rule holds here goes back.
+    #[cold]
+    pub(super) fn shut(&mut self, rule: usize) {
+        self.contact.client.close_channel(self.shared.now, rule);
+        self.shared.end_lane(&mut self.contact.lanes[rule]);
+    }
+
+    /// What a rule has there ended, or could not begin: it waits.
+    #[cold]
+    pub(super) fn give_up(&mut self, rule: usize, cause: Cause) {
+        self.wait(rule, cause, Remedy::Open);
+        self.shut(rule);
+    }
+
+    /// Holds a rule, and no other, until the remedy.
+    #[cold]
+    pub(super) fn wait(&mut self, rule: usize, cause: Cause, remedy: Remedy) {
+        let (now, chance) = (self.shared.now, self.common.chance());
+        let most_ms = self.head.config.reconnect_max_ms.into();
+        let queue = &self.head.rules(self.direction)[rule].queue;
+        let cause = Cause::new(format_args!("{queue}: {cause}"));
+        if self.state.courses[rule].wait(now, (&cause, remedy), most_ms, chance) {
+            let words = format_args!("{cause}; it is tried again, ever more rarely, and other rules go on");
+            let way = (self.direction, self.state.upstream);
+            self.shared.say_of_link(log::Level::Warn, self.head, way, words);
+        }
+        if let Lane::Forward(lane) = &mut self.contact.lanes[rule] {
+            lane.is_ending = true;
+        }
+    }
+
+    /// Something of a rule was taken: a rule that had to try goes on.
+    pub(super) fn note_going(&mut self, rule: usize) {
+        if self.state.courses[rule].note_taken() {
+            let (name, what) = (&self.head.config.name, self.direction.name());
+            let queue = &self.head.rules(self.direction)[rule].queue;
+            let words = format_args!("bridge {name}, {what}: the rule of {queue} goes on");
+            self.shared.say(log::Level::Info, self.head.serial, words);
+            self.widen(rule);
+        }
+    }
+
+    /// A rule that took one message at a time takes as many as it may.
+    #[cold]
+    fn widen(&mut self, rule: usize) {
+        match &self.contact.lanes[rule] {
+            Lane::Shut | Lane::Opening => {}
+            Lane::Forward(lane) => {
+                if let Err(cause) = self.shared.take_ahead(lane.own, self.head.config.window) {
+                    self.wait(rule, cause, Remedy::Open);
+                }
+            }
+            Lane::Fetch(_) => self.widen_fetch(rule),
+        }
+    }
+
+    /// The consumer there begins again with as many as it may have now; what the one before had comes besides.
+    #[cold]
+    pub(super) fn widen_fetch(&mut self, rule: usize) {
+        let ahead = self.ahead(rule);
+        if let Lane::Fetch(lane) = &mut self.contact.lanes[rule] {
+            lane.arrivals.begin_again(ahead.into());
+            self.contact.client.widen(rule, ahead);
+        }
+    }
+
+    // ---- time
+
+    /// Returns the earliest deadline that input from the upstream can still move.
+    fn input_deadline(&self, is_read: bool) -> Deadline {
+        let contact = &self.contact;
+        let owed = contact.confirm_deadline(self.head.config.confirm_timeout_ms.into());
+        let content = contact.content_deadline(self.shared.limits.content_timeout_ms.into());
+        contact.client.deadline(is_read).earlier(owed).earlier(content)
+    }
+
+    /// Returns when the byte rate of the rule lets the next message go.
+    fn pace_deadline(&self) -> Deadline {
+        // With nothing to send that costs a look, and no more: by then it may go.
+        match self.direction {
+            Direction::Forward => self.head.pace.deadline(self.shared.now),
+            Direction::Fetch => Deadline::NEVER,
+        }
+    }
+
+    fn keep_time(&mut self) {
+        let (id, now) = (self.contact.peer, self.shared.now);
+        let is_read = self.shared.peers.get(id).is_some_and(|peer| peer.waiting == Waiting::No);
+        if let Err(cause) = self.contact.client.keep_time(now, is_read) {
+            return self.lose(cause);
+        }
+        let patience = self.shared.limits.content_timeout_ms.into();
+        if self.contact.content_deadline(patience).is_due(now) {
+            return self.lose(Cause::new(format_args!(
+                "a message or frame was begun there and did not go on for {patience} ms"
+            )));
+        }
+        self.look_for_confirms();
+        // Messages may have waited for their pace.
+        if self.direction == Direction::Forward || !self.contact.client.pending().is_empty() {
+            self.shared.list_to_write(id);
+        }
+    }
+
+    /// Confirms are owed from when a message has gone: on a slow link that is long after it was begun, and the
+    /// system takes no more of it than it is about to send.
+    fn look_for_confirms(&mut self) {
+        let (now, timeout_ms) = (self.shared.now, self.head.config.confirm_timeout_ms.into());
+        if !self.contact.confirm_deadline(timeout_ms).is_due(now) {
+            return;
+        }
+        let cause =
+            Cause::new(format_args!("it has confirmed nothing for {timeout_ms} ms, though it is owed"));
+        if self.contact.progress.after_ms(timeout_ms).is_due(now) {
+            return self.lose(cause);
+        }
+        for rule in 0..self.contact.lanes.len() {
+            if let Lane::Forward(lane) = &mut self.contact.lanes[rule]
+                && !lane.flights.is_empty()
+                && !self.contact.client.is_stopped(rule)
+                && lane.end < End::Sent
+                && lane.progress.after_ms(timeout_ms).is_due(now)
+            {
+                // Others are confirmed: it is this one's queue there.
+                lane.end(End::Sent);
+                self.wait(rule, cause.clone(), Remedy::Taken);
+            }
+        }
+    }
+
+    /// The link is open, or has moved something: it stays a while.
+    fn note_active(&mut self, now: Now) {
+        let is_busy = core::mem::take(&mut self.contact.has_moved) || !self.contact.is_idle();
+        let Some(demand) = &self.head.demand else { return };
+        let due = now.after_ms(demand.rest_after_ms());
+        let is_new = self.state.rest_due == Deadline::NEVER && !self.state.is_going_to_rest;
+        if self.state.ready_since.is_some() && (is_busy || is_new) {
+            self.state.rest_due = due;
+        }
+    }
+
+    /// Counts what went over the socket.
+    pub(super) fn note_passed(&mut self) {
+        let Some(peer) = self.shared.peers.get_mut(self.contact.peer) else { return };
+        let [received, sent] = peer.stream.take_passed().map(u64::from);
+        if received + sent == 0 {
+            return;
+        }
+        self.state.today.sent += sent;
+        self.state.today.received += received;
+        self.head.day.note(received + sent);
+        if self.head.day.is_to_note() {
+            self.common.note_due = self.shared.now.after_ms(0);
+        }
+    }
+}
+
+// A link while it has a socket: the peer that is an upstream broker, and a lane for each rule.
+//
+// ```text
+// Shut ─ wanted → Opening ─ ready → Forward or Fetch ─ not wanted, or failed → … → Shut
+// ```
+//
+// Always true: a contact is one direction of one bridge; a lane ends and begins without the others, and what it
+// holds of messages it gives back when it ends; between two frames of one lane those of another may go, and never
+// within one.
+
+/// A link with a socket.
+#[derive(Debug)]
+pub(super) struct Contact {
+    pub(super) peer: ConnectionId,
+    pub(super) client: Client,
+    /// The channel here by which what is fetched is published, once something is.
+    pub(super) channel: Option<ChannelId>,
+    pub(super) lanes: Vec<Lane>,
+    /// The lane whose frame went in part.
+    pub(super) cut: Option<usize>,
+    /// The lane that has the first turn among its equals.
+    pub(super) turn: usize,
+    /// When the upstream last confirmed something, was last owed nothing, or was last sent some of a message.
+    pub(super) progress: Now,
+    /// Why it ends.
+    pub(super) cause: Option<Cause>,
+    /// Something of a message went or came since this was last asked.
+    pub(super) has_moved: bool,
+    /// Nothing more is taken; it ends when what is under way is settled.
+    pub(super) is_draining: bool,
+    /// When the message or frame that the upstream has begun went on last; `None`: none is begun, or we do
+    /// not read.
+    pub(super) begun: Option<Now>,
+}
+
+impl Contact {
+    pub(super) fn new(peer: ConnectionId, client: Client, rules: usize, now: Now) -> Self {
+        Self {
+            peer,
+            client,
+            channel: None,
+            lanes: (0..rules).map(|_| Lane::Shut).collect(),
+            cut: None,
+            turn: 0,
+            progress: now,
+            cause: None,
+            has_moved: false,
+            is_draining: false,
+            begun: None,
+        }
+    }
+
+    /// Whether its rules are tended: it is open, and not about to end.
+    pub(super) fn is_tended(&self) -> bool {
+        self.client.stage() == Stage::Open && !self.is_draining && self.cause.is_none()
+    }
+
+    /// Whether nothing of a message is under way.
+    pub(super) fn is_idle(&self) -> bool {
+        self.forwards().all(Forward::is_idle) && self.fetches().all(Fetch::is_idle)
+    }
+
+    /// Whether nothing is under way any more, and nothing will be.
+    pub(super) fn is_drained(&self) -> bool {
+        self.is_draining && self.is_idle() && self.fetches().all(|lane| lane.is_over)
+    }
+
+    /// Messages on their way, of all rules.
+    pub(super) fn pending(&self) -> usize {
+        let forward: usize = self.forwards().map(|lane| lane.flights.len()).sum();
+        forward + self.fetches().map(|lane| lane.arrivals.len()).sum::<usize>()
+    }
+
+    pub(super) fn forwards(&self) -> impl Iterator<Item = &Forward> {
+        self.lanes.iter().filter_map(|lane| if let Lane::Forward(lane) = lane { Some(lane) } else { None })
+    }
+
+    pub(super) fn fetches(&self) -> impl Iterator<Item = &Fetch> {
+        self.lanes.iter().filter_map(|lane| if let Lane::Fetch(lane) = lane { Some(lane) } else { None })
+    }
+
+    /// What a rule forwards.
+    pub(super) fn forward(&self, rule: usize) -> Option<&Forward> {
+        if let Lane::Forward(lane) = &self.lanes[rule] { Some(lane) } else { None }
+    }
+
+    /// What a rule fetches.
+    pub(super) fn fetch(&mut self, rule: usize) -> Option<&mut Fetch> {
+        if let Lane::Fetch(lane) = &mut self.lanes[rule] { Some(lane) } else { None }
+    }
+
+    /// The message of a rule that comes in.
+    pub(super) fn incoming(&mut self, rule: usize) -> Option<&mut Incoming> {
+        self.fetch(rule)?.incoming.as_mut()
+    }
+
+    /// What the loop has to know of it.
+    pub(super) fn needs(&self) -> Needs {
+        Needs {
+            has_output: !self.client.pending().is_empty(),
+            has_remainder: self.cut.is_some() || self.forwards().any(|lane| lane.begun > 0),
+            awaits_disk: self.fetches().any(|lane| !lane.arrivals.is_empty()),
+            body_since: self.fetches().filter_map(Fetch::body_since).min(),
+            input_deadline: Deadline::NEVER,
+        }
+    }
+
+    /// All that was there is handled, but for so much; `has_come`: some of it was new.
+    pub(super) fn note_begun(&mut self, now: Now, has_come: bool, left: usize) {
+        let is_begun = left > 0 || self.client.is_in_content();
+        self.begun = is_begun.then(|| self.begun.filter(|_| !has_come).unwrap_or(now));
+    }
+
+    /// When what the upstream has begun has stood still for too long.
+    pub(super) fn content_deadline(&self, content_timeout_ms: u64) -> Deadline {
+        self.begun.map_or(Deadline::NEVER, |since| since.after_ms(content_timeout_ms))
+    }
+
+    /// When the upstream has confirmed nothing of a rule for too long.
+    pub(super) fn confirm_deadline(&self, confirm_timeout_ms: u64) -> Deadline {
+        if self.client.is_blocked() {
+            return Deadline::NEVER;
+        }
+        // A rule that the upstream paused with channel.flow is owed no confirms.
+        let owed = self.lanes.iter().enumerate().filter_map(|(rule, lane)| match lane {
+            Lane::Forward(lane) if !lane.flights.is_empty() && !self.client.is_stopped(rule) => Some(lane),
+            _ => None,
+        });
+        let deadlines = owed.map(|lane| {
+            // Of one that ends without them nothing is owed any more but by the link.
+            let since = if lane.end < End::Sent { lane.progress } else { self.progress };
+            since.after_ms(confirm_timeout_ms)
+        });
+        deadlines.fold(Deadline::NEVER, Deadline::earlier)
+    }
+
+    /// The upstream has its time to confirm from now on.
+    pub(super) fn restart_confirm_timeout(&mut self, now: Now) {
+        self.progress = now;
+        for lane in &mut self.lanes {
+            if let Lane::Forward(lane) = lane {
+                lane.progress = now;
+            }
+        }
+    }
+}
+
+/// What a rule does over a contact.
+#[derive(Debug)]
+pub(super) enum Lane {
+    /// The direction has no channel at the upstream, or that is being closed.
+    Shut,
+    /// The channel of the direction is being opened.
+    Opening,
+    /// Messages go there.
+    Forward(Forward),
+    /// Messages come from there.
+    Fetch(Fetch),
+}
+
+/// A connection of our own, and its one channel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Own {
+    pub(super) connection: ConnectionId,
+    pub(super) channel: ChannelId,
+}
+
+/// What is under way of a rule to the upstream.
+#[derive(Debug)]
+pub(super) struct Forward {
+    /// What consumes here.
+    pub(super) own: Own,
+    pub(super) flights: Flights,
+    /// Octets of the first message in the outbox that were written, and not all.
+    pub(super) begun: u64,
+    /// When the upstream last confirmed something of it, or was last sent some of a message.
+    pub(super) progress: Now,
+    /// No message is begun any more; it ends when what is under way is settled.
+    pub(super) is_ending: bool,
+    /// Whether it ends, whatever its rule wants.
+    pub(super) end: End,
+}
+
+/// How a lane ends; what stands below ends it sooner.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum End {
+    /// The lane does not end, unless its rule wants it.
+    No,
+    /// The lane ends when what is under way is settled: its consumer here is no more.
+    Settled,
+    /// The lane ends when the message that was begun is sent as a whole: its confirms are not waited for.
+    Sent,
+    /// The lane ends at once, or with the end of a frame: its channel at the upstream is no more.
+    AtOnce,
+}
+
+impl Forward {
+    pub(super) fn is_idle(&self) -> bool {
+        self.flights.is_empty() && self.begun == 0
+    }
+
+    /// Has the lane end so, or as it was to end if that is sooner.
+    pub(super) fn end(&mut self, end: End) {
+        self.end = self.end.max(end);
+    }
+}
+
+/// What is under way of a rule from the upstream.
+#[derive(Debug)]
+pub(super) struct Fetch {
+    pub(super) arrivals: Arrivals,
+    pub(super) incoming: Option<Incoming>,
+    /// The consumer at the upstream ends; with the channel it is over when nothing is under way.
+    pub(super) is_ending: bool,
+    /// The consumer at the upstream has ended.
+    pub(super) is_over: bool,
+}
+
+/// A message that comes in.
+#[derive(Debug)]
+pub(super) struct Incoming {
+    pub(super) tag: u64,
+    pub(super) redelivered: bool,
+    pub(super) since: Now,
+    pub(super) exchange: heapless::String<255>,
+    pub(super) key: heapless::Vec<u8, 255>,
+    pub(super) content: Received,
+    /// Why its queue here does not take it: the rest of its way is to be set aside.
+    pub(super) refused: Option<Box<str>>,
+}
+
+/// How much of a delivery has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Received {
+    /// The header of the content comes next.
+    Nothing,
+    /// So much of its body comes next.
+    Part(MessageId, u64),
+    /// The content is whole, and waits for room.
+    Whole(MessageId),
+    /// The content is not kept; so many bytes of its body are still to be read over.
+    Skipped(u64),
+}
+
+impl Fetch {
+    pub(super) fn is_idle(&self) -> bool {
+        let is_coming = self.incoming.as_ref().is_some_and(|it| !matches!(it.content, Received::Skipped(0)));
+        self.arrivals.is_empty() && !is_coming
+    }
+
+    /// Since when a body has been coming in, if one is.
+    pub(super) fn body_since(&self) -> Option<Now> {
+        let incoming = self.incoming.as_ref()?;
+        matches!(incoming.content, Received::Part(..)).then_some(incoming.since)
     }
 }

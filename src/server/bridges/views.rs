@@ -10,11 +10,11 @@ use leveret_management::request_context::{
     BridgeLinkView, BridgeOrder, Bridges as BridgeViews, ShovelEndView, ShovelView,
 };
 
-use super::contact::{Contact, Lane};
-use super::registry::Bridges;
+use super::Bridges;
 use super::state::{Bridge, Direction, Head, Link, LinkState, Phase};
+use super::traffic::{Contact, Lane};
 use crate::platform::Platform;
-use crate::shared::Shared;
+use crate::state::Shared;
 
 /// All bridges, to be looked at.
 pub(crate) struct ShownBridges<'s> {

@@ -9,7 +9,7 @@ use lapin::options::{
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Connection, ConnectionProperties, ExchangeKind};
-use leveret_cli::inspect::options::{ExportTo, Options};
+use leveret_cli::inspect::{ExportTo, Options};
 use leveret_cli::inspect::{Verdict, inspect};
 
 use base64::Engine as _;

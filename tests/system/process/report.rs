@@ -77,7 +77,7 @@ fn no_name_gets_out_of_its_place_in_a_report_though_no_terminal_shows_it() {
     let (code, told) = report(&["--data-dir", text(&data)]);
     assert_eq!(code, Some(0), "{told}");
     let raw: Vec<char> =
-        told.chars().filter(|letter| !leveret_daemon::printable::is_printable(*letter)).collect();
+        told.chars().filter(|letter| !leveret_daemon::logging::is_printable(*letter)).collect();
     assert!(raw.iter().all(|letter| matches!(letter, '\n' | '\t')), "{raw:?}\n{told}");
     assert!(!told.lines().any(|line| line.starts_with("Life 99")), "{told}");
     assert!(!told.contains("b\tc"), "a name is in one column: {told}");

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use self::traffic::Sent;
 use crate::home::patience;
-use leveret_cli::inspect::options::{ExportTo, Options};
+use leveret_cli::inspect::{ExportTo, Options};
 use leveret_cli::inspect::{InspectError, Verdict, inspect};
 
 /// What an inspection gave: its verdict, its report, and the messages by queue and offset.

@@ -1,0 +1,430 @@
+//! Just enough tar to carry a store: regular files with short names, as every `tar` writes and reads them.
+//!
+//! ```text
+//! file  | header 512 bytes | content | zeros to the next 512 |
+//! end   | 1024 zeros |
+//!
+//! header | name 100 | mode 8 | uid 8 | gid 8 | size 12 | mtime 12 | checksum 8 | type 1 | link 100
+//!        | "ustar\0" "00" | ...          numbers are octal digits with a NUL behind them
+//! ```
+
+use ring::digest::{Context, SHA256};
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, fstat, fsync, mkdirat, openat, readlinkat, renameat,
+    renameat_with, statat, unlinkat,
+};
+use rustix::io::Errno;
+use rustix::process::geteuid;
+use std::collections::VecDeque;
+use std::ffi::{OsStr, OsString};
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::mem;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Component, Path, PathBuf};
+
+/// What everything is padded to.
+const BLOCK_BYTES: usize = 512;
+const SIZE_AT: core::ops::Range<usize> = 124..136;
+const SUM_AT: core::ops::Range<usize> = 148..156;
+const TYPE_AT: usize = 156;
+
+/// A file in an archive.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Entry {
+    /// Its name.
+    pub(super) name: String,
+    /// Bytes of its content.
+    pub(super) bytes: u64,
+    /// It is a regular file.
+    pub(super) is_file: bool,
+}
+
+/// Writes the head of a file; `bytes` of content and [`pad`] must follow.
+pub(super) fn begin(out: &mut impl Write, name: &str, bytes: u64, unix_s: u64) -> io::Result<()> {
+    let mut head = [0; BLOCK_BYTES];
+    let mut put = |at: usize, text: &str| head[at..at + text.len()].copy_from_slice(text.as_bytes());
+    debug_assert!(name.len() < 100, "a short name");
+    put(0, name);
+    put(100, "0000600");
+    put(108, "0000000");
+    put(116, "0000000");
+    put(SIZE_AT.start, &format!("{bytes:011o}"));
+    put(136, &format!("{unix_s:011o}"));
+    put(SUM_AT.start, "        ");
+    put(TYPE_AT, "0");
+    put(257, "ustar\u{0}00");
+    let sum = sum_of(&head);
+    head[SUM_AT].copy_from_slice(format!("{sum:06o}\u{0} ").as_bytes());
+    out.write_all(&head)
+}
+
+/// Writes the zeros behind a content of so many bytes.
+pub(super) fn pad(out: &mut impl Write, bytes: u64) -> io::Result<()> {
+    out.write_all(&[0; BLOCK_BYTES][..padding(bytes)])
+}
+
+/// Writes a file that is in memory.
+pub(super) fn add(out: &mut impl Write, name: &str, content: &[u8], unix_s: u64) -> io::Result<()> {
+    begin(out, name, content.len() as u64, unix_s)?;
+    out.write_all(content)?;
+    pad(out, content.len() as u64)
+}
+
+/// Writes the end of the archive.
+pub(super) fn end(out: &mut impl Write) -> io::Result<()> {
+    out.write_all(&[0; 2 * BLOCK_BYTES])
+}
+
+/// Reads the head of the next file; its content and [`skip_padding`] must follow. `None` at the end.
+pub(super) fn next(archive: &mut impl Read) -> io::Result<Option<Entry>> {
+    let mut head = [0; BLOCK_BYTES];
+    archive.read_exact(&mut head)?;
+    if head == [0; BLOCK_BYTES] {
+        return Ok(None);
+    }
+    let told = octal(&head[SUM_AT]).ok_or_else(damaged)?;
+    let mut blank = head;
+    blank[SUM_AT].fill(b' ');
+    if told != u64::from(sum_of(&blank)) {
+        return Err(damaged());
+    }
+    let name = head[..100].split(|byte| *byte == 0).next().unwrap_or_default();
+    let name = core::str::from_utf8(name).map_err(|_| damaged())?.to_string();
+    let bytes = octal(&head[SIZE_AT]).ok_or_else(damaged)?;
+    Ok(Some(Entry { name, bytes, is_file: matches!(head[TYPE_AT], b'0' | 0) }))
+}
+
+/// Reads the zeros behind a content of so many bytes.
+pub(super) fn skip_padding(archive: &mut impl Read, bytes: u64) -> io::Result<()> {
+    let mut zeros = [0; BLOCK_BYTES];
+    archive.read_exact(&mut zeros[..padding(bytes)])?;
+    all_zeros(&zeros)
+}
+
+/// Reads what is behind the end: zeros, as many as the tool that wrote them likes.
+pub(super) fn skip_end(archive: &mut impl Read) -> io::Result<()> {
+    let mut rest = [0; BLOCK_BYTES];
+    archive.read_exact(&mut rest)?;
+    loop {
+        all_zeros(&rest)?;
+        match archive.read(&mut rest)? {
+            0 => return Ok(()),
+            count => rest[count..].fill(0),
+        }
+    }
+}
+
+fn all_zeros(bytes: &[u8]) -> io::Result<()> {
+    if bytes.iter().all(|byte| *byte == 0) { Ok(()) } else { Err(damaged()) }
+}
+
+fn damaged() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "it is no tar archive, or it is damaged")
+}
+
+const fn padding(bytes: u64) -> usize {
+    (BLOCK_BYTES - bytes as usize % BLOCK_BYTES) % BLOCK_BYTES
+}
+
+fn sum_of(head: &[u8; BLOCK_BYTES]) -> u32 {
+    head.iter().map(|byte| u32::from(*byte)).sum()
+}
+
+fn octal(field: &[u8]) -> Option<u64> {
+    let text = core::str::from_utf8(field).ok()?.trim_matches([' ', '\0']);
+    u64::from_str_radix(text, 8).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_reads_back() {
+        let mut archive = Vec::new();
+        for (name, content) in [("00000000.seg", &b"hello"[..]), ("00000001.seg", &[7; 1024])] {
+            begin(&mut archive, name, content.len() as u64, 1_700_000_000).unwrap();
+            archive.extend_from_slice(content);
+            pad(&mut archive, content.len() as u64).unwrap();
+        }
+        end(&mut archive).unwrap();
+        assert!(archive.len().is_multiple_of(BLOCK_BYTES));
+        let mut rest = &archive[..];
+        for (name, content) in [("00000000.seg", &b"hello"[..]), ("00000001.seg", &[7; 1024])] {
+            let entry = next(&mut rest).unwrap().unwrap();
+            assert_eq!((entry.name.as_str(), entry.bytes, entry.is_file), (name, content.len() as u64, true));
+            let mut read = vec![0; content.len()];
+            rest.read_exact(&mut read).unwrap();
+            assert_eq!(read, content);
+            skip_padding(&mut rest, entry.bytes).unwrap();
+        }
+        assert_eq!(next(&mut rest).unwrap(), None);
+        archive[0] ^= 1;
+        assert!(next(&mut &archive[..]).is_err());
+    }
+}
+
+// A folder found by its path, where nobody but root and the caller could say what the path leads to.
+//
+// Why it exists: root restores into a folder of another user, who may own the folders above it as well, and
+// put a link into one of them that leads elsewhere.
+//
+// Always true: the path is walked one name at a time, each in the folder that is open; a link is followed
+// only if it and the folder it lies in belong to root or to the caller; the last name is never a link.
+
+/// So many links a path may lead through.
+const LINKS_MAX: usize = 40;
+/// What a folder is made with that is not there.
+const FOLDER_MODE: u32 = 0o755;
+
+/// The folders that had to be made, each with the one that it is in, the outermost first.
+pub(super) struct Made(Vec<(OwnedFd, OsString)>);
+
+impl Made {
+    /// Removes them again, with this file in the innermost; one with anything else in it stays.
+    pub(super) fn remove(self, file: &str) {
+        if let Some(Ok(innermost)) = self.0.last().map(|(above, name)| open_way(above, name)) {
+            let _ = unlinkat(&innermost, file, AtFlags::empty());
+        }
+        for (above, name) in self.0.iter().rev() {
+            let _ = unlinkat(above, name, AtFlags::REMOVEDIR);
+        }
+    }
+}
+
+/// Opens the folder, which is made if need be, with those above it; tells which were made.
+///
+/// # Errors
+/// It cannot be opened or made, or somebody else's link is on the way.
+pub(super) fn open_or_make(path: &Path) -> io::Result<(OwnedFd, Made)> {
+    let mut made = Vec::new();
+    let mut names: VecDeque<OsString> = names_of(path);
+    let mut walked = PathBuf::from(if path.is_absolute() { "/" } else { "." });
+    let mut folder = open_way(CWD, walked.as_os_str())?;
+    let mut links = 0;
+    while let Some(name) = names.pop_front() {
+        let is_last = names.is_empty();
+        walked.push(&name);
+        if kind_of(&folder, &name)? == Some(FileType::Symlink) {
+            let why = if is_last {
+                Some("it is a link; name the folder that it leads to".to_string())
+            } else {
+                stranger_of(&folder, &name)?.map(|owner| {
+                    format!(
+                        "{} is a link that user {owner} may have lead anywhere; name the folder behind it",
+                        walked.display()
+                    )
+                })
+            };
+            if let Some(why) = why {
+                return Err(io::Error::other(why));
+            }
+            links += 1;
+            if links > LINKS_MAX {
+                return Err(Errno::LOOP.into());
+            }
+            let target = readlinkat(&folder, &name, Vec::new())?.into_bytes();
+            let target = PathBuf::from(OsString::from_vec(target));
+            walked.pop();
+            if target.is_absolute() {
+                walked = PathBuf::from("/");
+                folder = open_way(CWD, walked.as_os_str())?;
+            }
+            for name in names_of(&target).into_iter().rev() {
+                names.push_front(name);
+            }
+            continue;
+        }
+        let is_made = match mkdirat(&folder, &name, Mode::from_raw_mode(FOLDER_MODE)) {
+            Ok(()) => true,
+            Err(Errno::EXIST) => false,
+            // A file system that can only be read, or somebody who may only look: it may be there.
+            Err(_) if kind_of(&folder, &name)?.is_some() => false,
+            Err(error) => return Err(error.into()),
+        };
+        let inner = open_way(&folder, &name)?;
+        let above = mem::replace(&mut folder, inner);
+        if is_made {
+            sync_names(&above)?;
+            made.push((above, name));
+        }
+    }
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
+    Ok((openat(&folder, ".", flags, Mode::empty())?, Made(made)))
+}
+
+/// A folder that was made is there after a power cut, as far as the caller may look what is there.
+fn sync_names(folder: &OwnedFd) -> io::Result<()> {
+    match openat(folder, ".", OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+        Ok(folder) => Ok(fsync(folder)?),
+        Err(Errno::ACCESS) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn names_of(path: &Path) -> VecDeque<OsString> {
+    let names = path.components().filter(|part| matches!(part, Component::Normal(_) | Component::ParentDir));
+    names.map(|part| part.as_os_str().to_owned()).collect()
+}
+
+/// A folder on the way, in which nothing need be read.
+fn open_way(at: impl std::os::fd::AsFd, name: &std::ffi::OsStr) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(openat(at, name, flags, Mode::empty())?)
+}
+
+fn kind_of(folder: &OwnedFd, name: &OsString) -> io::Result<Option<FileType>> {
+    match statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(found) => Ok(Some(FileType::from_raw_mode(found.st_mode))),
+        Err(Errno::NOENT) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whose link it is, or whose folder it lies in, if that is neither root nor the caller.
+fn stranger_of(folder: &OwnedFd, name: &OsString) -> io::Result<Option<u32>> {
+    let owners = [statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?.st_uid, fstat(folder)?.st_uid];
+    Ok(owners.into_iter().find(|owner| *owner != 0 && *owner != geteuid().as_raw()))
+}
+
+// A file that has its name only when it is whole, in a folder that may belong to somebody else.
+//
+// Why it exists: root writes exports and backups into folders of others, who may put links there.
+//
+// Always true: the path is walked once, to the folder; within it the file is made under a name that nobody
+// can know, exclusively, following no link, for its owner only; it is synced before it gets its name, and
+// what is not finished is gone.
+
+/// The file while it is written.
+#[derive(Debug)]
+pub(super) struct NewFile {
+    /// What is written to.
+    pub(super) file: File,
+    folder: OwnedFd,
+    part: String,
+    name: OsString,
+    is_finished: bool,
+}
+
+/// What becomes of a file that has the name already.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Old {
+    /// It is replaced; a link is, too, and not what it leads to.
+    Replaced,
+    /// It stays, and the new one is not finished.
+    Kept,
+}
+
+impl NewFile {
+    /// Begins a file for `target`.
+    ///
+    /// # Errors
+    /// The folder is not there or takes no file.
+    pub(super) fn create(target: &Path) -> io::Result<Self> {
+        let name = target.file_name().ok_or(io::ErrorKind::IsADirectory)?.to_owned();
+        let folder = target.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
+        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+        let folder = rustix::fs::open(folder, flags, Mode::empty())?;
+        let mut random = [0; 8];
+        getrandom::fill(&mut random).map_err(io::Error::other)?;
+        let part = format!(".leveret-{:016x}.part", u64::from_le_bytes(random));
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = File::from(openat(&folder, &*part, flags, Mode::RUSR | Mode::WUSR)?);
+        Ok(Self { file, folder, part, name, is_finished: false })
+    }
+
+    /// Gives the file its name.
+    ///
+    /// # Errors
+    /// It cannot be synced or named.
+    pub(super) fn finish(mut self, old: Old) -> io::Result<()> {
+        self.file.sync_all()?;
+        let (folder, part, name): (_, _, &OsStr) = (&self.folder, &*self.part, &self.name);
+        match old {
+            Old::Replaced => renameat(folder, part, folder, name)?,
+            Old::Kept => match renameat_with(folder, part, folder, name, RenameFlags::NOREPLACE) {
+                // File systems that do not know how, such as FAT on a stick.
+                Err(Errno::INVAL | Errno::NOSYS) => {
+                    if rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
+                        return Err(io::ErrorKind::AlreadyExists.into());
+                    }
+                    renameat(folder, part, folder, name)?;
+                }
+                named => named?,
+            },
+        }
+        self.is_finished = true;
+        Ok(rustix::fs::fsync(&self.folder)?)
+    }
+}
+
+impl Drop for NewFile {
+    fn drop(&mut self) {
+        if !self.is_finished {
+            // It cannot be helped, and its name says what it is.
+            let _ = unlinkat(&self.folder, &*self.part, AtFlags::empty());
+        }
+    }
+}
+
+// SHA-256 sums of the files of an archive, written and checked as `sha256sum` does.
+//
+// Why it exists: a stick that was pulled too early leaves zeros, and a store that ends in zeros is one that
+// a power cut left: its last commits are gone, the deletion of a user among them perhaps, and nothing in it
+// says so. So the last file of a backup says what all the others are.
+//
+// ```text
+// sum of the first file, 64 hex digits | two spaces | name | newline | sum of the second | ...
+// ```
+
+/// What the file is called.
+pub(super) const NAME: &str = "SHA256SUMS";
+/// Bytes that are copied at a time.
+const STEP_BYTES: usize = 64 << 10;
+/// Names and sums of more files than a store has.
+const TEXT_BYTES_MAX: u64 = 8 << 20;
+
+/// The sums of the files so far.
+#[derive(Default)]
+pub(super) struct Checksums {
+    text: String,
+}
+
+impl Checksums {
+    /// Copies a file's content and notes its sum; returns how many bytes there were.
+    pub(super) fn copy(&mut self, name: &str, from: &mut impl Read, to: &mut impl Write) -> io::Result<u64> {
+        let (mut context, mut buffer, mut copied) = (Context::new(&SHA256), vec![0; STEP_BYTES], 0);
+        loop {
+            let count = match from.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            context.update(&buffer[..count]);
+            to.write_all(&buffer[..count])?;
+            copied += count as u64;
+        }
+        for byte in context.finish().as_ref() {
+            // Writing into a string does not fail.
+            let _ = write!(self.text, "{byte:02x}");
+        }
+        let _ = writeln!(self.text, "  {name}");
+        Ok(copied)
+    }
+
+    /// The file that says them.
+    pub(super) fn text(&self) -> &[u8] {
+        self.text.as_bytes()
+    }
+
+    /// Whether that file says of all that was copied what was found.
+    pub(super) fn agree(&self, file: &mut impl Read) -> io::Result<bool> {
+        let mut told = Vec::new();
+        file.take(TEXT_BYTES_MAX).read_to_end(&mut told)?;
+        Ok(told == self.text())
+    }
+}

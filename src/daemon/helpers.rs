@@ -1,0 +1,303 @@
+//! A thread that waits for the disk, so that the loop need not.
+//!
+//! ```text
+//! loop ──jobs──→ helper ──results──→ loop        bounded queues both ways; the waker ends the poll
+//! ```
+//!
+//! Always true: a helper holds no state of the broker, just the job in hand and its disk; a job that was
+//! taken gives a result, unless the process ends; the loop never waits for a helper but at the very end.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::ToSocketAddrs;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread::{self, JoinHandle};
+
+use heapless::spsc::{Consumer, Producer, Queue};
+use leveret_config::Config;
+use leveret_core::limits::HELPER_STACK_BYTES;
+use leveret_server::{CertificateState, FoundAddresses, NameLookup, WorkerJob, WorkerResult};
+use leveret_tls::{CertificateStore, KnownTime};
+use mio::Waker;
+
+use super::system;
+
+/// Jobs or results on their way: one job at a time, and the word to stop.
+const PLACES: usize = 4;
+
+/// What a helper is told.
+enum Order<J> {
+    Do(J),
+    Stop,
+}
+
+/// The loop's end of a helper.
+pub(super) struct Helper<J: Send + 'static, D: Send + 'static> {
+    orders: Producer<'static, Order<J>>,
+    results: Consumer<'static, D>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl<J: Send + 'static, D: Send + 'static> Helper<J, D> {
+    /// Starts a thread that does jobs with `work`.
+    ///
+    /// # Errors
+    /// The system starts no more threads.
+    pub(super) fn start(
+        name: &str,
+        waker: Arc<Waker>,
+        work: impl FnMut(J) -> D + Send + 'static,
+    ) -> io::Result<Self> {
+        Self::start_with_stack(name, waker, HELPER_STACK_BYTES, work)
+    }
+
+    /// The same with a stack of so many bytes.
+    ///
+    /// # Errors
+    /// The system starts no more threads.
+    pub(super) fn start_with_stack(
+        name: &str,
+        waker: Arc<Waker>,
+        stack_bytes: usize,
+        mut work: impl FnMut(J) -> D + Send + 'static,
+    ) -> io::Result<Self> {
+        // They live as long as the process: one pair per helper.
+        let orders: &'static mut Queue<Order<J>, PLACES> = Box::leak(Box::new(Queue::new()));
+        let results: &'static mut Queue<D, PLACES> = Box::leak(Box::new(Queue::new()));
+        let (orders, mut to_do) = orders.split();
+        let (mut done, results) = results.split();
+        let builder = thread::Builder::new().name(name.to_string()).stack_size(stack_bytes);
+        let thread = builder.spawn(move || {
+            let _alarm = Alarm;
+            loop {
+                match to_do.dequeue() {
+                    Some(Order::Do(job)) => {
+                        let is_told = done.enqueue(work(job)).is_ok();
+                        assert!(is_told, "there is a place for the result of the one job");
+                        if let Err(error) = waker.wake() {
+                            log::error!("the loop cannot be woken: {error}");
+                        }
+                    }
+                    Some(Order::Stop) => return,
+                    None => thread::park(),
+                }
+            }
+        })?;
+        Ok(Self { orders, results, thread: Some(thread) })
+    }
+
+    /// Gives it a job; the one before must be done.
+    pub(super) fn give(&mut self, job: J) {
+        let is_given = self.orders.enqueue(Order::Do(job)).is_ok();
+        assert!(is_given, "one job at a time");
+        if let Some(thread) = &self.thread {
+            thread.thread().unpark();
+        }
+    }
+
+    /// A result, if one is there.
+    pub(super) fn take(&mut self) -> Option<D> {
+        self.results.dequeue()
+    }
+}
+
+impl<J: Send + 'static, D: Send + 'static> Drop for Helper<J, D> {
+    fn drop(&mut self) {
+        let is_told = self.orders.enqueue(Order::Stop).is_ok();
+        if let Some(thread) = self.thread.take().filter(|_| is_told) {
+            thread.thread().unpark();
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A helper that fails would leave everybody waiting for ever; so the process ends.
+struct Alarm;
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            std::process::abort();
+        }
+    }
+}
+
+// The thread that does what would hold the loop up: passwords, handshakes of TLS, and reading the
+// configuration again. It has the certificates, and the last time that is known.
+
+/// Starts the thread; with each result comes what is to be known of the certificates.
+///
+/// # Errors
+/// The system starts no more threads.
+pub(super) fn start(
+    waker: Arc<Waker>,
+    mut certificates: Option<CertificateStore>,
+    data_dir: &Path,
+) -> io::Result<Helper<WorkerJob, (WorkerResult, CertificateState)>> {
+    let folder = data_dir.to_path_buf();
+    let mut known = KnownTime::kept_in(data_dir);
+    let work = move |job: WorkerJob| {
+        let result = run(job, certificates.as_mut(), &mut known, &folder);
+        (result, CertificateState::of(certificates.as_ref()))
+    };
+    Helper::start("worker", waker, work)
+}
+
+fn run(
+    job: WorkerJob,
+    certificates: Option<&mut CertificateStore>,
+    known: &mut KnownTime,
+    folder: &Path,
+) -> WorkerResult {
+    match job {
+        WorkerJob::Password(login) => login.check(),
+        WorkerJob::Handshake(shake) => shake.step(certificates, known),
+        WorkerJob::Note(notes) => {
+            WorkerResult::Note(system::write(folder, &notes).map_err(|error| error.to_string()))
+        }
+        WorkerJob::Certificates => {
+            certificates.map(CertificateStore::look_again);
+            WorkerResult::Certificates
+        }
+        WorkerJob::Reload(config) => WorkerResult::Reload(Box::new(reload(&config, certificates))),
+    }
+}
+
+/// Reads the configuration again, and of one that can be the certificates.
+fn reload(before: &Config, certificates: Option<&mut CertificateStore>) -> Result<Config, String> {
+    let mut config = before.again().map_err(|error| error.to_string())?;
+    config.fit(super::sizes::record_sizes).map_err(|error| config.blame(&error).to_string())?;
+    if let Some(certificates) = certificates
+        && !certificates.reload(&config.tls)
+    {
+        config.tls.clone_from(&before.tls);
+    }
+    Ok(config)
+}
+
+// Names of upstreams, each looked up on a thread of its own: a name server that does not answer must keep no
+// login waiting, and no other bridge.
+//
+// Always true: a thread lives as long as its lookup; there are no more of them than links of bridges.
+
+/// The system's resolver needs more than other helpers, in bytes.
+pub(super) const LOOKUP_STACK_BYTES: usize = 256 << 10;
+
+/// The lookups that are under way, and those that have to wait.
+pub(super) struct Resolver {
+    waker: Arc<Waker>,
+    tell: Sender<FoundAddresses>,
+    found: Receiver<FoundAddresses>,
+    running: usize,
+    running_max: usize,
+    waiting: VecDeque<NameLookup>,
+    look_up: LookUp,
+}
+
+/// Whoever answers: the system's resolver, but for tests, where no name server is to be slow at will.
+type LookUp = fn(&NameLookup) -> FoundAddresses;
+
+impl Resolver {
+    /// So many names may be looked up at once.
+    pub(super) fn new(waker: Arc<Waker>, running_max: usize) -> Self {
+        let (tell, found) = mpsc::channel();
+        Self { waker, tell, found, running: 0, running_max, waiting: VecDeque::new(), look_up }
+    }
+
+    /// Begins a lookup.
+    pub(super) fn give(&mut self, lookup: NameLookup) {
+        self.waiting.push_back(lookup);
+        self.go_on();
+    }
+
+    /// What one of them has found, if one has.
+    pub(super) fn take(&mut self) -> Option<FoundAddresses> {
+        let found = self.found.try_recv().ok()?;
+        self.running -= 1;
+        self.go_on();
+        Some(found)
+    }
+
+    fn go_on(&mut self) {
+        while self.running < self.running_max
+            && let Some(lookup) = self.waiting.pop_front()
+        {
+            self.running += 1;
+            let (tell, waker, ticket) = (self.tell.clone(), self.waker.clone(), lookup.ticket);
+            let look_up = self.look_up;
+            let work = move || {
+                // Nobody listens when the process ends.
+                let _ = tell.send(look_up(&lookup));
+                let _ = waker.wake();
+            };
+            let started =
+                thread::Builder::new().name("resolver".into()).stack_size(LOOKUP_STACK_BYTES).spawn(work);
+            if let Err(error) = started {
+                let found = Err(format!("the system starts no more threads: {error}"));
+                let _ = self.tell.send(FoundAddresses { ticket, found });
+                let _ = self.waker.wake();
+            }
+        }
+    }
+}
+
+fn look_up(lookup: &NameLookup) -> FoundAddresses {
+    let NameLookup { ticket, host, port } = lookup;
+    let found = (host.as_str(), *port).to_socket_addrs().map(Iterator::collect);
+    FoundAddresses { ticket: *ticket, found: found.map_err(|error: io::Error| error.to_string()) }
+}
+
+#[cfg(test)]
+mod resolver_tests {
+    use core::time::Duration;
+
+    use mio::{Events, Poll, Token};
+
+    use super::*;
+
+    /// `never` is what a name server does not answer.
+    fn answer(lookup: &NameLookup) -> FoundAddresses {
+        match &*lookup.host {
+            "never" => loop {
+                thread::park();
+            },
+            _ => look_up(lookup),
+        }
+    }
+
+    fn lookup(ticket: u64, host: &str) -> NameLookup {
+        NameLookup { ticket, host: host.to_owned(), port: 5672 }
+    }
+
+    fn next(poll: &mut Poll, resolver: &mut Resolver) -> FoundAddresses {
+        loop {
+            if let Some(found) = resolver.take() {
+                return found;
+            }
+            let mut events = Events::with_capacity(1);
+            poll.poll(&mut events, Some(Duration::from_secs(60))).expect("it is woken");
+            assert!(!events.is_empty(), "nobody is woken by what was found");
+        }
+    }
+
+    #[test]
+    fn what_is_not_answered_delays_no_other() {
+        let mut poll = Poll::new().expect("there is a poll");
+        let waker = Arc::new(Waker::new(poll.registry(), Token(0)).expect("there is a waker"));
+        let mut resolver = Resolver { look_up: answer, ..Resolver::new(waker, 2) };
+        resolver.give(lookup(1, "never"));
+        for ticket in 2..5 {
+            resolver.give(lookup(ticket, "127.0.0.1"));
+        }
+        // One at a time beside the one that hangs, in their order.
+        for ticket in 2..5 {
+            let found = next(&mut poll, &mut resolver);
+            assert_eq!(found.ticket, ticket);
+            assert_eq!(found.found, Ok(vec![([127, 0, 0, 1], 5672).into()]));
+        }
+        assert!(resolver.take().is_none());
+        assert_eq!(resolver.running, 1);
+    }
+}

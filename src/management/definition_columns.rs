@@ -1,0 +1,429 @@
+//! Users, what they may do, and what they may have, as columns.
+//!
+//! Always true: of a password its hash alone is shown, and that to who may see users.
+
+use leveret_amqp::field::Table;
+use leveret_broker::{
+    BindingView, Orphan, ParameterView, PermissionView, PolicyKind, PolicyView, TopicPermissionView,
+    UserLimits, UserView,
+};
+
+use super::columns::{Column, Kind, Pen, TYPED, put_limits, typed};
+use super::http::encode;
+use super::json::{Json, Tables};
+use super::listing::{Audience, BindingEnds};
+use super::request_context::ReadContext;
+
+/// Users.
+#[derive(Debug)]
+pub(super) struct Users;
+
+impl Kind for Users {
+    type View<'a> = UserView<'a>;
+
+    const COLUMNS: &'static [Column<Self>] = &[
+        ("user", |user, pen| pen.json.text(user.name)),
+        ("name", |user, pen| pen.json.text(user.name)),
+        ("tags", |user, pen| pen.json.texts(user.tags.split(',').filter(|tag| !tag.is_empty()))),
+        ("password_hash", |user, pen| pen.json.text(&user.hash.export().1)),
+        ("hashing_algorithm", |user, pen| pen.json.text(user.hash.export().0)),
+        ("limits", user_limits),
+    ];
+
+    fn name(view: &Self::View<'_>) -> Option<String> {
+        Some(view.name.to_string())
+    }
+
+    fn places(context: ReadContext<'_>) -> usize {
+        context.broker.access().user_places()
+    }
+
+    fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
+        context.broker.access().user_at(place)
+    }
+
+    fn vhost<'a>(_: &Self::View<'a>) -> Option<&'a str> {
+        None
+    }
+
+    fn user<'a>(view: &Self::View<'a>) -> Option<&'a str> {
+        Some(view.name)
+    }
+}
+
+/// Permissions.
+#[derive(Debug)]
+pub(super) struct Permissions;
+
+impl Kind for Permissions {
+    type View<'a> = PermissionView<'a>;
+
+    const ORDER: &'static str = "vhost,user";
+    const COLUMNS: &'static [Column<Self>] = &[
+        ("user", |it, pen| pen.json.text(it.user)),
+        ("vhost", |it, pen| pen.json.text(it.vhost)),
+        ("configure", |it, pen| pen.json.text(it.configure)),
+        ("write", |it, pen| pen.json.text(it.write)),
+        ("read", |it, pen| pen.json.text(it.read)),
+    ];
+
+    /// By the user: with the virtual host that names one.
+    fn name(view: &Self::View<'_>) -> Option<String> {
+        Some(view.user.to_string())
+    }
+
+    fn places(context: ReadContext<'_>) -> usize {
+        context.broker.access().permission_places()
+    }
+
+    fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
+        context.broker.access().permission_at(place)
+    }
+
+    fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
+        Some(view.vhost)
+    }
+
+    fn user<'a>(view: &Self::View<'a>) -> Option<&'a str> {
+        Some(view.user)
+    }
+}
+
+/// Topic permissions.
+#[derive(Debug)]
+pub(super) struct TopicPermissions;
+
+impl Kind for TopicPermissions {
+    type View<'a> = TopicPermissionView<'a>;
+
+    const ORDER: &'static str = "vhost,user";
+    const COLUMNS: &'static [Column<Self>] = &[
+        ("user", |it, pen| pen.json.text(it.user)),
+        ("vhost", |it, pen| pen.json.text(it.vhost)),
+        ("exchange", |it, pen| pen.json.text(it.exchange)),
+        ("write", |it, pen| pen.json.text(it.write)),
+        ("read", |it, pen| pen.json.text(it.read)),
+    ];
+
+    fn places(context: ReadContext<'_>) -> usize {
+        context.broker.access().topic_permission_places()
+    }
+
+    fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
+        context.broker.access().topic_permission_at(place)
+    }
+
+    fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
+        Some(view.vhost)
+    }
+
+    fn user<'a>(view: &Self::View<'a>) -> Option<&'a str> {
+        Some(view.user)
+    }
+}
+
+/// Writes the limits of a user.
+pub(super) fn user_limits(user: &UserView<'_>, pen: &mut Pen<'_, '_>) {
+    let UserLimits { connections_max, channels_max } = user.limits;
+    put_limits([("max-channels", channels_max), ("max-connections", connections_max)], pen);
+}
+
+// Bindings: those that somebody made, and those that every queue has.
+
+/// Bindings that somebody made.
+#[derive(Debug)]
+pub struct Bindings;
+
+impl Kind for Bindings {
+    type View<'a> = BindingView<'a>;
+
+    const ORDER: &'static str = "vhost,source,destination,routing_key,properties_key";
+    const COLUMNS: &'static [Column<Self>] = &[
+        ("source_name", |binding, pen| pen.json.text(binding.source)),
+        ("source", |binding, pen| pen.json.text(binding.source)),
+        ("source_kind", |_, pen| pen.json.text("exchange")),
+        ("vhost", |binding, pen| pen.json.text(binding.vhost)),
+        ("destination_name", |binding, pen| pen.json.text(binding.destination)),
+        ("destination", |binding, pen| pen.json.text(binding.destination)),
+        ("destination_kind", |binding, pen| pen.json.text(destination_kind(binding))),
+        ("destination_type", |binding, pen| pen.json.text(destination_kind(binding))),
+        ("routing_key", |binding, pen| pen.json.text(binding.routing_key)),
+        ("arguments", |binding, pen| pen.json.table(binding.arguments, pen.tables)),
+        (TYPED, |binding, pen| typed(binding.arguments, pen)),
+        ("properties_key", |binding, pen| pen.json.text(&properties_key(binding))),
+    ];
+    const OF_CTL: &'static [&'static str] =
+        &[TYPED, "source_name", "source_kind", "destination_name", "destination_kind"];
+
+    fn name(view: &Self::View<'_>) -> Option<String> {
+        Some(properties_key(view))
+    }
+
+    fn is_between(view: &Self::View<'_>, ends: &BindingEnds) -> bool {
+        let BindingEnds { source, destination } = ends;
+        source.as_deref().is_none_or(|source| view.source == source)
+            && destination.as_ref().is_none_or(|(name, is_exchange)| {
+                (view.destination, view.to_exchange) == (&**name, *is_exchange)
+            })
+    }
+
+    fn places(context: ReadContext<'_>) -> usize {
+        context.broker.views().binding_places()
+    }
+
+    fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
+        context.broker.views().binding_at(place)
+    }
+
+    fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
+        Some(view.vhost)
+    }
+}
+
+/// The binding that every queue has to the default exchange, by its name.
+#[derive(Debug)]
+pub struct DefaultBindings;
+
+impl Kind for DefaultBindings {
+    type View<'a> = BindingView<'a>;
+
+    const COLUMNS: &'static [Column<Self>] = Bindings::COLUMNS;
+    const OF_CTL: &'static [&'static str] = Bindings::OF_CTL;
+
+    fn name(view: &Self::View<'_>) -> Option<String> {
+        Bindings::name(view)
+    }
+
+    fn is_between(view: &Self::View<'_>, ends: &BindingEnds) -> bool {
+        Bindings::is_between(view, ends)
+    }
+
+    fn places(context: ReadContext<'_>) -> usize {
+        context.broker.views().queue_places()
+    }
+
+    fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
+        let queue = context.broker.views().queue_at(place)?;
+        Some(BindingView {
+            vhost: queue.vhost,
+            source: "",
+            destination: queue.name,
+            to_exchange: false,
+            exclusive: queue.owner.is_some(),
+            routing_key: queue.name,
+            arguments: Table::EMPTY,
+        })
+    }
+
+    fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
+        Some(view.vhost)
+    }
+}
+
+/// What tells a binding from others between the same two ends: its key and, if it has arguments, a digest of
+/// them. Clients put it into a path as it is.
+pub fn properties_key(binding: &BindingView<'_>) -> String {
+    let key = encode(binding.routing_key).replace('~', "%7E").replace("%20", "+");
+    match binding.arguments.as_bytes() {
+        [] if key.is_empty() => "~".to_string(),
+        [] => key,
+        arguments => {
+            // FNV-1a: nothing hangs on it but which of two bindings is meant.
+            let digest = arguments
+                .iter()
+                .fold(0x811c_9dc5_u32, |sum, byte| (sum ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
+            format!("{key}~{digest:08x}")
+        }
+    }
+}
+
+const fn destination_kind(binding: &BindingView<'_>) -> &'static str {
+    if binding.to_exchange { "exchange" } else { "queue" }
+}
+
+// Orphans as columns: messages in the log whose queue no definition is left of.
+//
+// Always true: one whose name is not known has an empty one.
+
+/// Messages whose queue no definition is left of.
+#[derive(Debug)]
+pub struct Orphans;
+
+impl Kind for Orphans {
+    type View<'a> = &'a Orphan;
+
+    const COLUMNS: &'static [Column<Self>] = &[
+        ("incarnation", |orphan, pen| pen.json.number(orphan.incarnation)),
+        ("messages", |orphan, pen| pen.json.number(orphan.contents.count)),
+        ("message_bytes", |orphan, pen| pen.json.number(orphan.contents.bytes)),
+        ("vhost", |orphan, pen| pen.json.text(orphan.name.as_ref().map_or("", |(vhost, _)| vhost))),
+        ("name", |orphan, pen| pen.json.text(orphan.name.as_ref().map_or("", |(_, name)| name))),
+    ];
+
+    fn places(context: ReadContext<'_>) -> usize {
+        context.broker.recovery().orphans().len()
+    }
+
+    fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
+        context.broker.recovery().orphans().get(place)
+    }
+
+    fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
+        view.name.as_ref().map(|(vhost, _)| &**vhost)
+    }
+}
+
+// The columns of runtime parameters, and of global ones.
+//
+// Always true: a value is shown whole, for it has a bounded size, to whoever may change it.
+
+/// The name of the column with a value as text, which only our own command line asks for.
+pub const VALUE_IN_WORDS: &str = "value_text";
+
+/// Parameters of virtual hosts; who asks for those of a user asks for those of a component.
+#[derive(Debug)]
+pub struct Parameters;
+
+impl Kind for Parameters {
+    type View<'a> = ParameterView<'a>;
+
+    const ORDER: &'static str = "vhost,component,name";
+    const COLUMNS: &'static [Column<Self>] = &[
+        ("value", |it, pen| raw_value(it, &mut pen.json)),
+        (VALUE_IN_WORDS, |it, pen| pen.json.text(&String::from_utf8_lossy(it.value))),
+        ("vhost", |it, pen| pen.json.text(it.vhost.unwrap_or_default())),
+        ("component", |it, pen| pen.json.text(it.component)),
+        ("name", |it, pen| pen.json.text(it.name)),
+    ];
+    const OF_CTL: &'static [&'static str] = &[VALUE_IN_WORDS];
+
+    fn name(view: &Self::View<'_>) -> Option<String> {
+        Some(view.name.to_string())
+    }
+
+    fn places(context: ReadContext<'_>) -> usize {
+        context.broker.views().parameter_places()
+    }
+
+    fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
+        context.broker.views().parameter_at(place).filter(|view| view.vhost.is_some())
+    }
+
+    fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
+        view.vhost
+    }
+
+    fn user<'a>(view: &Self::View<'a>) -> Option<&'a str> {
+        Some(view.component)
+    }
+}
+
+/// Global parameters.
+#[derive(Debug)]
+pub struct GlobalParameters;
+
+impl Kind for GlobalParameters {
+    type View<'a> = ParameterView<'a>;
+
+    const AUDIENCE: Audience = Audience::All;
+    const COLUMNS: &'static [Column<Self>] = &[
+        ("name", |it, pen| pen.json.text(it.name)),
+        ("value", |it, pen| raw_value(it, &mut pen.json)),
+        (VALUE_IN_WORDS, |it, pen| pen.json.text(&String::from_utf8_lossy(it.value))),
+    ];
+    const OF_CTL: &'static [&'static str] = &[VALUE_IN_WORDS];
+
+    fn name(view: &Self::View<'_>) -> Option<String> {
+        Some(view.name.to_string())
+    }
+
+    fn places(context: ReadContext<'_>) -> usize {
+        context.broker.views().parameter_places()
+    }
+
+    fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
+        context.broker.views().parameter_at(place).filter(|view| view.vhost.is_none())
+    }
+
+    fn vhost<'a>(_: &Self::View<'a>) -> Option<&'a str> {
+        None
+    }
+}
+
+/// What a parameter says: it is JSON already.
+pub fn raw_value(it: &ParameterView<'_>, json: &mut Json<'_>) {
+    json.raw(it.value);
+}
+
+// The columns of policies and operator policies, which differ in whose they are and in nothing else.
+//
+// Always true: a definition is shown whole, for it has a bounded size.
+
+/// Declares the columns of policies of a kind.
+macro_rules! policies {
+    ($(#[$doc:meta])* $name:ident, $kind:ident) => {
+        $(#[$doc])*
+        #[derive(Debug)]
+        pub struct $name;
+
+        impl Kind for $name {
+            type View<'a> = PolicyView<'a>;
+
+            const COLUMNS: &'static [Column<Self>] = POLICY_COLUMNS;
+            const OF_CTL: &'static [&'static str] = &[IN_WORDS];
+
+            fn name(view: &Self::View<'_>) -> Option<String> {
+                Some(view.policy.name.to_string())
+            }
+
+            fn places(context: ReadContext<'_>) -> usize {
+                context.broker.views().policy_places()
+            }
+
+            fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
+                context.broker.views().policy_at(place).filter(|view| view.policy.kind == PolicyKind::$kind)
+            }
+
+            fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
+                Some(view.vhost)
+            }
+        }
+    };
+}
+
+/// The name of the column with a definition as text, which only our own command line asks for.
+pub const IN_WORDS: &str = "definition_text";
+
+type PolicyCell = for<'a, 'v, 'p, 'o> fn(&'v PolicyView<'a>, &mut Pen<'p, 'o>);
+
+const POLICY_COLUMNS: &[(&str, PolicyCell)] = &[
+    ("vhost", |it, pen| pen.json.text(it.vhost)),
+    ("name", |it, pen| pen.json.text(it.policy.name)),
+    ("pattern", |it, pen| pen.json.text(it.policy.pattern)),
+    ("apply-to", |it, pen| pen.json.text(it.policy.apply_to.name())),
+    ("definition", policy_definition),
+    (IN_WORDS, |it, pen| {
+        let mut text = Vec::new();
+        let table = Table::trusted(it.policy.definition);
+        Json::new(&mut text, DEFINITION_TEXT_MAX).table(table, Tables::Plain);
+        pen.json.text(&String::from_utf8_lossy(&text));
+    }),
+    ("priority", |it, pen| pen.json.number(it.policy.priority)),
+];
+
+/// More than any definition takes as JSON, in bytes.
+const DEFINITION_TEXT_MAX: usize = 16 << 10;
+
+/// What a policy says.
+pub fn policy_definition(it: &PolicyView<'_>, pen: &mut Pen<'_, '_>) {
+    pen.json.table(Table::trusted(it.policy.definition), Tables::Plain);
+}
+
+policies! {
+    /// Policies.
+    Policies, User
+}
+policies! {
+    /// Operator policies.
+    OperatorPolicies, Operator
+}

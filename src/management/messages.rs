@@ -1,0 +1,488 @@
+//! `POST queues/V/Q/get`: messages taken from a queue as a client takes them, and put back if that was asked.
+//!
+//! ```text
+//! get one ─→ waiting for the disk ─→ its head, its payload piece by piece ─→ the next
+//!                                                      none is left ─→ put back ─→ over
+//! ```
+//!
+//! Always true: what is taken is taken by a connection of the user's, under its permissions and caps; it goes
+//! back when the client vanishes, unless it was asked to be gone; a step takes [`GETS_PER_STEP`] at most.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use leveret_amqp::field::Value;
+use leveret_amqp::props::{PROPERTIES, Properties};
+use leveret_broker::{BROWSED_MAX, Broker, BrowseResult, Browsed};
+use leveret_core::command::{ChannelId, Command, ConnectionId, DeliveryKind, Outbox, Outcome, Settlement};
+use leveret_core::error::{Fault, ReplyCode};
+use leveret_core::mem::{MessageId, Messages};
+
+use super::http::Request;
+use super::json::{Json, Tables};
+use super::request_context::RequestContext;
+
+/// Messages taken in one step.
+const GETS_PER_STEP: usize = 32;
+
+/// What becomes of what was taken; `None`: it is gone as soon as it is taken.
+pub(super) type AckMode = Option<Settlement>;
+
+/// What is asked for.
+#[derive(Debug)]
+pub struct QueueGet {
+    pub(super) user: Box<str>,
+    pub(super) vhost: Box<str>,
+    pub(super) queue: Box<str>,
+    /// Messages still to be taken.
+    pub(super) left: u32,
+    pub(super) mode: AckMode,
+    pub(super) payloads: Payloads,
+}
+
+/// One that is under way.
+#[derive(Debug)]
+pub(super) struct Getting {
+    get: QueueGet,
+    own: Option<(ConnectionId, ChannelId)>,
+    payload: Option<ShownPayload>,
+    /// The tag of the last message that was taken.
+    last_tag: u64,
+    /// Something is written.
+    pub(super) is_begun: bool,
+    /// The broker says what becomes of the last get when the connection is not busy any more.
+    is_waiting: bool,
+}
+
+/// How far it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Progress {
+    GoOn,
+    Waiting,
+    Done,
+}
+
+impl Getting {
+    pub(super) const fn new(get: QueueGet) -> Self {
+        Self { get, own: None, payload: None, last_tag: 0, is_begun: false, is_waiting: false }
+    }
+
+    /// The connection whose get is still under way.
+    pub(super) fn waits_for(&self) -> Option<ConnectionId> {
+        self.own.filter(|_| self.is_waiting).map(|own| own.0)
+    }
+
+    /// Goes on, and writes what there is to be written, up to about `enough`.
+    ///
+    /// # Errors
+    /// It cannot be done; nothing is written then.
+    pub(super) fn step(
+        &mut self,
+        context: &mut RequestContext<'_>,
+        out: &mut Vec<u8>,
+        enough: usize,
+    ) -> Result<Progress, Fault> {
+        for _ in 0..GETS_PER_STEP {
+            if let Some(payload) = &mut self.payload {
+                if !payload.write(context.messages, out, enough) {
+                    return Ok(Progress::GoOn);
+                }
+                self.payload.take().into_iter().for_each(|payload| payload.release(context.messages));
+            }
+            if out.len() >= enough {
+                return Ok(Progress::GoOn);
+            }
+            match self.next(context) {
+                Ok(Some(Outcome::GetQueued)) => self.show(context, out),
+                Ok(None) => return Ok(Progress::Waiting),
+                Err(fault) if !self.is_begun => {
+                    self.end(context);
+                    return Err(fault);
+                }
+                // None is left, or no more can be held at once: that is all.
+                Ok(Some(_)) | Err(_) => {
+                    out.extend_from_slice(if self.is_begun { b"]" } else { b"[]" });
+                    self.end(context);
+                    return Ok(Progress::Done);
+                }
+            }
+        }
+        Ok(Progress::GoOn)
+    }
+
+    /// Takes the next message, or hears what became of taking it; `None`: not yet.
+    fn next(&mut self, context: &mut RequestContext<'_>) -> Result<Option<Outcome>, Fault> {
+        let (broker, mut context) = context.broker();
+        let (connection, channel) = match self.own {
+            Some(own) => own,
+            None => *self.own.insert(broker.connect_user(&mut context, &self.get.user, &self.get.vhost)?),
+        };
+        let outcome = if self.is_waiting {
+            if broker.is_busy(connection) {
+                return Ok(None);
+            }
+            broker.take_later(connection).map_or(Outcome::GetEmpty, |later| later.0)
+        } else if self.get.left == 0 {
+            Outcome::GetEmpty
+        } else {
+            self.get.left -= 1;
+            let get = Command::Get { queue: &self.get.queue, no_ack: self.get.mode.is_none() };
+            broker.apply(&mut context, connection, Some(channel), get).0
+        };
+        self.is_waiting = matches!(outcome, Outcome::Later);
+        match outcome {
+            Outcome::Later => Ok(None),
+            Outcome::Fault(fault) => Err(fault),
+            outcome => Ok(Some(outcome)),
+        }
+    }
+
+    /// Writes what stands before the payload of the message that was taken.
+    fn show(&mut self, context: &mut RequestContext<'_>, out: &mut Vec<u8>) {
+        let Some((connection, _)) = self.own else { return };
+        let seen = context.broker.outbox(connection).peek().map(|delivery| {
+            let count = match delivery.kind {
+                DeliveryKind::GetOk { message_count } => message_count,
+                DeliveryKind::Deliver { .. } | DeliveryKind::Return(_) => 0,
+            };
+            (delivery.message, delivery.delivery_tag, delivery.redelivered, count)
+        });
+        let Some((message, tag, redelivered, count)) = seen else {
+            debug_assert!(false, "what was taken stands in the outbox");
+            return;
+        };
+        out.extend_from_slice(if core::mem::replace(&mut self.is_begun, true) { b"," } else { b"[" });
+        write_head(out, context.messages, message, &|json| {
+            json.raw(b"\"redelivered\":");
+            json.truth(redelivered);
+            json.raw(b",\"message_count\":");
+            json.number(count);
+        });
+        self.payload = Some(ShownPayload::new(context.messages, message, self.get.payloads));
+        self.last_tag = tag;
+        let (broker, mut context) = context.broker();
+        broker.sent(&mut context, connection, 1);
+    }
+
+    fn end(&mut self, context: &mut RequestContext<'_>) {
+        let (broker, mut context) = context.broker();
+        self.settle_and_leave(broker, &mut context);
+    }
+
+    fn settle_and_leave(&mut self, broker: &mut Broker, context: &mut leveret_broker::Context<'_>) {
+        let Some((connection, channel)) = self.own.take() else { return };
+        if let Some(settlement) = self.get.mode.filter(|_| self.last_tag > 0) {
+            let command = Command::Settle { delivery_tag: self.last_tag, multiple: true, settlement };
+            broker.apply(context, connection, Some(channel), command);
+        }
+        broker.release(context, connection);
+    }
+
+    /// The client is gone: what it holds goes back.
+    pub(super) fn abandon(mut self, broker: &mut Broker, context: &mut leveret_broker::Context<'_>) {
+        if let Some(payload) = self.payload.take() {
+            payload.release(context.messages_mut());
+        }
+        if let Some((connection, _)) = self.own.take() {
+            broker.release(context, connection);
+        }
+    }
+}
+
+// `GET /api/leveret/queues/V/Q/messages`: a queue's messages are shown, and nothing becomes of them.
+//
+// ```text
+// ?position=0&count=50&truncate=1000&encoding=auto
+// {"ready":N,"position":0,"messages":[…],"next":50}      `next` is null behind the last
+// ```
+//
+// Always true: an answer is bounded, however long messages are, and says where to go on; whoever waits for
+// the disk holds nothing but what is read for him.
+
+/// Bytes of a payload that are shown at most, and when nothing is said of it.
+const PAYLOAD_BYTES_MAX: u32 = 4 << 10;
+const PAYLOAD_BYTES_DEFAULT: u32 = 1 << 10;
+const COUNT_DEFAULT: u32 = 20;
+/// Bytes of an answer from which on no more messages are put into it.
+const ENOUGH: usize = 16 << 10;
+
+/// A look that waits for the disk.
+#[derive(Debug)]
+pub struct Looking {
+    number: u64,
+    position: u32,
+    ready: u32,
+    payloads: Payloads,
+}
+
+/// How a look begins.
+#[derive(Debug)]
+pub(super) enum BrowseAnswer {
+    /// With what there is to be seen.
+    Now(Vec<u8>),
+    /// It waits for the disk.
+    Later(Looking),
+}
+
+/// Begins to look, as a user.
+///
+/// # Errors
+/// What is asked for makes no sense, or the user may not.
+pub(super) fn look(
+    request: &Request<'_>,
+    context: &mut RequestContext<'_>,
+    who: (&str, &str, &str),
+) -> Result<BrowseAnswer, Fault> {
+    let number = |key, default: u32| match request.asked(key) {
+        None | Some("") => Ok(default),
+        Some(text) => text.parse().map_err(|_| {
+            let text = format_args!("`{key}` must be a whole number");
+            Fault::new(ReplyCode::PreconditionFailed, text)
+        }),
+    };
+    let (position, count) = (number("position", 0)?, number("count", COUNT_DEFAULT)?);
+    let truncate = number("truncate", PAYLOAD_BYTES_DEFAULT)?;
+    let is_base64 = request.asked("encoding") == Some("base64");
+    let payloads = Payloads { is_base64, bytes_max: truncate.min(PAYLOAD_BYTES_MAX) };
+    let (broker, mut broker_context) = context.broker();
+    let count = count.clamp(1, BROWSED_MAX);
+    let BrowseResult { ready, seen } = broker.look(&mut broker_context, who, position, count)?;
+    if let Some(Browsed::InLog(run)) = seen.first() {
+        let number = broker.queues_mut().browses_mut().want(*run);
+        return Ok(BrowseAnswer::Later(Looking { number, position, ready, payloads }));
+    }
+    let found = seen.iter().filter_map(|seen| match seen {
+        Browsed::InMemory(message, redelivered) => Some((*message, *redelivered)),
+        Browsed::InLog(_) => None,
+    });
+    let found: Vec<_> = found.collect();
+    Ok(BrowseAnswer::Now(shown(context.messages, (ready, position), &found, payloads)))
+}
+
+impl Looking {
+    /// Whether what it waits for has been read.
+    pub(super) fn is_done(&self, broker: &Broker) -> bool {
+        broker.queues().browses().is_done(self.number)
+    }
+
+    /// What was read.
+    ///
+    /// # Errors
+    /// Nothing was.
+    pub(super) fn take(&self, context: &mut RequestContext<'_>) -> Result<Vec<u8>, Fault> {
+        let (broker, mut context) = context.broker();
+        let found = broker.queues_mut().browses_mut().take(self.number);
+        let messages = context.messages_mut();
+        let answer = match found.is_empty() {
+            true => {
+                let why = format_args!("no memory now to read these messages back, or they cannot be read");
+                Err(Fault::new(ReplyCode::ResourceError, why))
+            }
+            false => Ok(shown(messages, (self.ready, self.position), &found, self.payloads)),
+        };
+        found.into_iter().for_each(|(message, _)| messages.release(message));
+        answer
+    }
+
+    /// Nobody waits for it any more.
+    pub(super) fn abandon(&self, broker: &mut Broker, context: &mut leveret_broker::Context<'_>) {
+        let found = broker.queues_mut().browses_mut().take(self.number);
+        found.into_iter().for_each(|(message, _)| context.messages_mut().release(message));
+    }
+}
+
+fn shown(
+    messages: &mut Messages,
+    (ready, position): (u32, u32),
+    found: &[(MessageId, bool)],
+    payloads: Payloads,
+) -> Vec<u8> {
+    let mut out = format!("{{\"ready\":{ready},\"position\":{position},\"messages\":[").into_bytes();
+    let mut next = position;
+    for (message, redelivered) in found {
+        if out.len() >= ENOUGH {
+            break;
+        }
+        if next > position {
+            out.push(b',');
+        }
+        write_head(&mut out, messages, *message, &|json| {
+            json.raw(b"\"position\":");
+            json.number(next);
+            json.raw(b",\"redelivered\":");
+            json.truth(*redelivered);
+        });
+        let mut payload = ShownPayload::new(messages, *message, payloads);
+        // One that short is looked at in one step.
+        let is_whole = payload.write(messages, &mut out, usize::MAX);
+        debug_assert!(is_whole && out.len() < ENOUGH + HEAD_BYTES_MAX + 7 * PAYLOAD_BYTES_MAX as usize);
+        payload.release(messages);
+        next += 1;
+    }
+    let is_last = next >= ready || found.is_empty();
+    let next = if is_last { "null".to_string() } else { next.to_string() };
+    out.extend_from_slice(format!("],\"next\":{next}}}").as_bytes());
+    out
+}
+
+// A message as JSON, written piece by piece: it may be larger than all that may wait for a client.
+//
+// Always true: a step looks at no more than [`CHECKED_BYTES`] of a payload and writes no more than it was
+// given room for; a payload is shown as text only where all that is shown of it is UTF-8.
+
+/// Bytes of a payload that one step looks at.
+const CHECKED_BYTES: u32 = 64 << 10;
+/// Bytes of a payload that are written at once: a multiple of three, for base64.
+const PIECE_BYTES: usize = 1536;
+/// Bytes of JSON that a message without its payload takes at most; with more, its headers are left out.
+pub(super) const HEAD_BYTES_MAX: usize = 20 << 10;
+
+/// What is shown of each payload.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Payloads {
+    /// In base64, whatever it is.
+    pub(super) is_base64: bool,
+    /// Bytes of it at most.
+    pub(super) bytes_max: u32,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// Whether it is text is still to be seen; so many bytes of a letter have begun.
+    Checking(heapless::Vec<u8, 3>),
+    Text,
+    Base64,
+}
+
+/// The payload of a message, as far as it is written.
+#[derive(Debug)]
+pub(super) struct ShownPayload {
+    message: MessageId,
+    at: u32,
+    end: u32,
+    phase: Phase,
+}
+
+/// Writes what stands before a payload, beginning with `{` and ending behind a member.
+pub(super) fn write_head(
+    out: &mut Vec<u8>,
+    messages: &Messages,
+    message: MessageId,
+    first: &dyn Fn(&mut Json<'_>),
+) {
+    let mut scratch = vec![0; messages.properties_len(message) as usize];
+    let properties = Properties::trusted(messages.properties(message, &mut scratch));
+    let start = out.len();
+    for how in [Tables::Plain, Tables::LeftOut] {
+        out.truncate(start);
+        let mut json = Json::new(out, start + HEAD_BYTES_MAX);
+        json.raw(b"{\"payload_bytes\":");
+        json.number(messages.body_len(message));
+        json.raw(b",");
+        first(&mut json);
+        json.raw(b",\"exchange\":");
+        json.text(messages.exchange(message));
+        json.raw(b",\"routing_key\":");
+        json.text(&String::from_utf8_lossy(messages.routing_key(message)));
+        json.raw(b",\"properties\":");
+        put_properties(&mut json, properties, how);
+        if !json.is_full() {
+            return;
+        }
+    }
+    debug_assert!(false, "a message without its headers fits");
+}
+
+/// RabbitMQ shows a list where there is none.
+fn put_properties(json: &mut Json<'_>, properties: Properties<'_>, how: Tables) {
+    if PROPERTIES.iter().all(|(_, flag, kind)| properties.by_flag(*flag, *kind).is_none()) {
+        return json.raw(b"[]");
+    }
+    json.raw(b"{");
+    let mut is_first = true;
+    for (name, flag, kind) in PROPERTIES {
+        if let Some(value) = properties.by_flag(flag, kind) {
+            json.name(name, &mut is_first);
+            match value {
+                Value::Table(table) => json.table_but(table, "BCC", how),
+                value => json.value(value, how),
+            }
+        }
+    }
+    json.raw(b"}");
+}
+
+impl ShownPayload {
+    /// Nothing of it is written yet; it holds the message until [`Self::write`] is done, or it is released.
+    pub(super) fn new(messages: &mut Messages, message: MessageId, payloads: Payloads) -> Self {
+        messages.retain(message);
+        let end = messages.body_len(message).min(payloads.bytes_max);
+        let phase = if payloads.is_base64 { Phase::Base64 } else { Phase::Checking(heapless::Vec::new()) };
+        Self { message, at: 0, end, phase }
+    }
+
+    /// Lets go of the message.
+    pub(super) fn release(self, messages: &mut Messages) {
+        messages.release(self.message);
+    }
+
+    /// Writes some more, up to about `enough` in all; says whether that was all, the `}` behind it included.
+    pub(super) fn write(&mut self, messages: &Messages, out: &mut Vec<u8>, enough: usize) -> bool {
+        if let Phase::Checking(begun) = &mut self.phase {
+            let is_text = check(messages, self.message, (&mut self.at, self.end), begun);
+            let Some(is_text) = is_text else { return false };
+            self.phase = if is_text { Phase::Text } else { Phase::Base64 };
+            self.at = 0;
+        }
+        if self.at == 0 {
+            out.extend_from_slice(b",\"payload\":\"");
+        }
+        let mut cursor = messages.body_cursor(self.message, self.at);
+        let mut bytes = [0; PIECE_BYTES];
+        while self.at < self.end {
+            if out.len() >= enough && self.at > 0 {
+                return false;
+            }
+            let piece = &mut bytes[..(self.end - self.at).min(PIECE_BYTES as u32) as usize];
+            messages.read(self.message, &mut cursor, piece);
+            match self.phase {
+                Phase::Text => Json::new(out, usize::MAX).letters(piece),
+                _ => out.extend_from_slice(BASE64.encode(&*piece).as_bytes()),
+            }
+            self.at += piece.len() as u32;
+        }
+        out.extend_from_slice(match self.phase {
+            Phase::Text => b"\",\"payload_encoding\":\"string\"}",
+            _ => b"\",\"payload_encoding\":\"base64\"}",
+        });
+        true
+    }
+}
+
+/// Looks at some more of a payload; `None`: whether it is text is not known yet.
+fn check(
+    messages: &Messages,
+    message: MessageId,
+    (at, end): (&mut u32, u32),
+    begun: &mut heapless::Vec<u8, 3>,
+) -> Option<bool> {
+    let mut cursor = messages.body_cursor(message, *at);
+    let stop = end.min(*at + CHECKED_BYTES);
+    let mut piece = [0; PIECE_BYTES];
+    while *at < stop {
+        let held = begun.len();
+        piece[..held].copy_from_slice(begun);
+        let take = ((stop - *at) as usize).min(PIECE_BYTES - held);
+        messages.read(message, &mut cursor, &mut piece[held..held + take]);
+        *at += take as u32;
+        begun.clear();
+        match core::str::from_utf8(&piece[..held + take]) {
+            Ok(_) => {}
+            Err(error) if error.error_len().is_none() => {
+                // Of a letter at the end some is still to come: three bytes at most.
+                *begun = heapless::Vec::from_slice(&piece[error.valid_up_to()..held + take]).ok()?;
+            }
+            Err(_) => return Some(false),
+        }
+    }
+    (*at == end).then_some(begun.is_empty())
+}

@@ -1,0 +1,460 @@
+//! What passes between the broker and the store: jobs for the disk come out, their results go in.
+//!
+//! Why it exists: the loop hands the jobs to threads, and the simulator runs them when it likes; everything
+//! in between is the same code.
+//!
+//! Always true: no thread, no clock, no disk; one write and one read are out at a time; what was read goes
+//! into its queue as far as there is memory for it, in order.
+
+use std::io;
+
+use leveret_broker::{Broker, Context, Fetch, Page, PageIn, restore_messages};
+use leveret_core::journal::Journal;
+use leveret_core::log_limiter::{LogKind, LogSource};
+use leveret_core::mem::{MessageId, Messages};
+use leveret_core::time::Now;
+use leveret_storage::{Keeper, Log, Read, ReadOutcome, SyncTimes, WriteDone};
+
+use super::bridges::Call;
+use super::peer::Waiting;
+use super::platform::Platform;
+use super::state::Engine;
+
+/// The store as the loop's thread sees it.
+pub struct StoreDriver {
+    pub(super) keeper: Keeper,
+    /// What is being read for a queue; the reader may also be cleaning.
+    reading: Reading,
+    cleans_next: bool,
+    /// No commit is on its way that must be over first.
+    may_fetch: bool,
+    /// Reads for queues that the disk refused, one after the other.
+    refused: u32,
+    /// Messages may leave memory in the next turn.
+    spills: bool,
+    /// How long commits took.
+    sync_times: SyncTimes,
+    /// The log has said that confirms wait for the sync budget.
+    pub(super) has_told_budget: bool,
+}
+
+/// A read that the disk refuses is asked for so often again before what it was for counts as lost.
+const READ_AGAIN: u32 = 4;
+
+/// What the reader is busy with.
+enum Reading {
+    Nothing,
+    Cleaning,
+    Queue(Fetch),
+    Chunk(Fetch, Large),
+}
+
+/// A message with a large body that is being read chunk by chunk.
+struct Large {
+    offset: u64,
+    enqueued_ms: u64,
+    message: MessageId,
+    body: u64,
+    chunks: u32,
+    next: u32,
+}
+
+/// Why no more of what was read was taken.
+enum Stopped {
+    NoRoom,
+    Large(Large),
+}
+
+impl StoreDriver {
+    /// For messages with properties of at most `frame_max` bytes.
+    pub fn new(log: Log, frame_max: usize) -> Self {
+        Self {
+            keeper: Keeper::new(log, frame_max),
+            reading: Reading::Nothing,
+            cleans_next: false,
+            may_fetch: true,
+            refused: 0,
+            spills: false,
+            sync_times: SyncTimes::default(),
+            has_told_budget: false,
+        }
+    }
+
+    /// The log.
+    pub const fn log(&self) -> &Log {
+        self.keeper.log()
+    }
+
+    /// Whether a read that went like this is to be tried again. Cards refuse reads now and then that they
+    /// grant the next time, and a message is passed over for as long as the process lives.
+    fn tries_again(&mut self, was_refused: bool) -> bool {
+        self.refused = if was_refused { self.refused + 1 } else { 0 };
+        was_refused && self.refused < READ_AGAIN
+    }
+
+    /// Notes whether messages may go on leaving memory in the next turn.
+    pub(super) const fn note_spilling(&mut self, spills: bool) {
+        self.spills = spills;
+    }
+
+    /// Whether there is something to hand out now.
+    pub(crate) fn has_work(&self, broker: &Broker, journal: &Journal, messages: &Messages) -> bool {
+        let wants_to_read =
+            self.may_fetch && broker.queues().wants_pages(messages) || self.log().looks_for_work();
+        self.spills || journal.has_news() || wants_to_read && matches!(self.reading, Reading::Nothing)
+    }
+
+    /// Takes what was written.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub(crate) fn take_write(
+        &mut self,
+        journal: &mut Journal,
+        messages: &mut Messages,
+        done: WriteDone,
+        now: Now,
+    ) -> io::Result<()> {
+        self.may_fetch = true;
+        self.keeper.write_done(journal, messages, done, now).map_err(|failed| failed.0)
+    }
+
+    /// What to read next, if nothing is being read.
+    pub(crate) fn next_read(&mut self, broker: &mut Broker, messages: &Messages) -> Option<Read> {
+        self.put_adopted(broker);
+        if !matches!(self.reading, Reading::Nothing) {
+            return None;
+        }
+        // Turn and turn about, so that neither starves.
+        self.cleans_next = !self.cleans_next;
+        if self.cleans_next
+            && let Some(job) = self.clean()
+        {
+            return Some(job);
+        }
+        if self.may_fetch
+            && let Some(fetch) = broker.queues_mut().next_fetch(messages)
+        {
+            let range = leveret_storage::Range { start: fetch.start, end: fetch.end };
+            if let Some(job) = self.keeper.log_mut().fetch(fetch.incarnation, range, fetch.bytes_max) {
+                self.reading = Reading::Queue(fetch);
+                return Some(Read::Fetch(job));
+            }
+            // The segment is just being sealed: after that commit.
+            broker.queues_mut().want_again(&fetch);
+            self.may_fetch = false;
+        }
+        self.clean()
+    }
+
+    /// Puts into queues that adopted orphans what the log has of those, before anybody takes from them.
+    fn put_adopted(&self, broker: &mut Broker) {
+        while let Some((incarnation, queue)) = broker.recovery_mut().next_adopted() {
+            if let Some(found) = self.log().index().queues().get(&incarnation) {
+                restore_messages(broker, found, queue);
+            }
+            broker.end_adoption(queue);
+        }
+    }
+
+    fn clean(&mut self) -> Option<Read> {
+        let job = self.keeper.log_mut().next_clean_read()?;
+        self.reading = Reading::Cleaning;
+        Some(Read::Clean(job))
+    }
+
+    /// Takes what was read; there may be more to read of the same.
+    pub(crate) fn take_read(
+        &mut self,
+        broker: &mut Broker,
+        context: &mut Context<'_>,
+        outcome: ReadOutcome,
+    ) -> Option<Read> {
+        let next = match (core::mem::replace(&mut self.reading, Reading::Nothing), outcome) {
+            (Reading::Cleaning, ReadOutcome::Clean(done)) => {
+                self.keeper.log_mut().clean_read_done(done);
+                None
+            }
+            (Reading::Queue(fetch), ReadOutcome::Fetch(done)) => {
+                self.take_pages(broker, context, fetch, done)
+            }
+            (Reading::Chunk(fetch, large), ReadOutcome::Fetch(done)) => {
+                self.take_chunk(broker, context, (fetch, large), done)
+            }
+            // One read is under way at a time, and whose it is stands until it is back.
+            _ => unreachable!("what comes back is what was asked for"),
+        };
+        broker.note_lost_messages(context);
+        next
+    }
+
+    /// Puts what was read into its queue, as far as there is memory for it.
+    fn take_pages(
+        &mut self,
+        broker: &mut Broker,
+        context: &mut Context<'_>,
+        fetch: Fetch,
+        done: leveret_storage::FetchDone,
+    ) -> Option<Read> {
+        if self.tries_again(done.was_refused()) {
+            self.keeper.log_mut().fetch_done(done, |_, _| {});
+            broker.queues_mut().want_again(&fetch);
+            return None;
+        }
+        let mut stopped = None;
+        let fetched = self.keeper.log_mut().fetch_done(done, |offset, message| {
+            if stopped.is_none() {
+                stopped = take_page(broker, context, &fetch, offset, message);
+            }
+        });
+        match stopped {
+            None => broker.queues_mut().fetched(&fetch, fetched.through),
+            Some(Stopped::NoRoom) => broker.queues_mut().page_later(context.messages_mut(), &fetch),
+            Some(Stopped::Large(large)) => return self.read_chunk(broker, context, fetch, large),
+        }
+        None
+    }
+
+    /// Goes on reading a large body, or is done with it.
+    fn read_chunk(
+        &mut self,
+        broker: &mut Broker,
+        context: &mut Context<'_>,
+        fetch: Fetch,
+        large: Large,
+    ) -> Option<Read> {
+        if large.next == large.chunks {
+            let is_whole = context.messages_mut().body_missing(large.message) == 0;
+            if !is_whole {
+                context.messages_mut().release(large.message);
+            } else if !broker.queues_mut().paged_in(
+                context,
+                &fetch,
+                (large.offset, large.enqueued_ms),
+                large.message,
+            ) {
+                broker.queues_mut().page_later(context.messages_mut(), &fetch);
+                return None;
+            }
+            broker.queues_mut().fetched(&fetch, large.offset + 1);
+            return None;
+        }
+        match self.keeper.log_mut().fetch_chunk(large.body, large.next) {
+            Some(job) => {
+                self.reading = Reading::Chunk(fetch, large);
+                Some(Read::Fetch(job))
+            }
+            None => {
+                context.messages_mut().release(large.message);
+                broker.queues_mut().page_later(context.messages_mut(), &fetch);
+                None
+            }
+        }
+    }
+
+    fn take_chunk(
+        &mut self,
+        broker: &mut Broker,
+        context: &mut Context<'_>,
+        (fetch, mut large): (Fetch, Large),
+        done: leveret_storage::FetchDone,
+    ) -> Option<Read> {
+        let tries_again = self.tries_again(done.was_refused());
+        let mut is_good = false;
+        let fetched = self.keeper.log_mut().chunk_done(done, |bytes| {
+            if let Some(bytes) = bytes
+                .filter(|bytes| bytes.len() <= context.messages_mut().body_missing(large.message) as usize)
+            {
+                context.messages_mut().append_body(large.message, bytes);
+                is_good = true;
+            }
+        });
+        match (is_good, fetched.retry) {
+            (true, _) => large.next += 1,
+            (false, retry) if retry || tries_again => {}
+            (false, _) => large.next = large.chunks,
+        }
+        self.read_chunk(broker, context, fetch, large)
+    }
+
+    /// A commit took so many microseconds.
+    pub(super) fn note_sync(&mut self, took_us: u64) {
+        self.sync_times.add(took_us);
+    }
+
+    /// Logs what the store has done since the start.
+    pub(super) fn log_counters(&self) {
+        let counters = self.log().counters();
+        if counters.commits > 0 {
+            let [half, most] = [500, 990].map(|per_mille| self.sync_times.quantile_us(per_mille));
+            log::debug!("{counters:?}");
+            log::debug!(
+                "the log: {counters}; half of the commits took up to {half} µs, 99 % up to {most} µs"
+            );
+        }
+    }
+
+    /// Whether the disk has no room for what is to be written, and nothing is on its way that could make any.
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.keeper.is_stuck() && matches!(self.reading, Reading::Nothing)
+    }
+}
+
+/// Puts one message into its queue; says why not, if that stops everything behind it.
+fn take_page(
+    broker: &mut Broker,
+    context: &mut Context<'_>,
+    fetch: &Fetch,
+    offset: u64,
+    message: &leveret_storage::Message<'_>,
+) -> Option<Stopped> {
+    let (body, body_len) = match message.body {
+        leveret_storage::Body::Inline(bytes) => (bytes, bytes.len() as u64),
+        leveret_storage::Body::Chunked { bytes, .. } => (&[][..], bytes),
+    };
+    let page = Page {
+        offset,
+        exchange: core::str::from_utf8(message.exchange).unwrap_or_default(),
+        routing_key: message.key,
+        properties: message.properties,
+        body_len: u32::try_from(body_len).unwrap_or(u32::MAX),
+        enqueued_ms: message.enqueued_ms,
+    };
+    let id = match broker.queues_mut().page_in(context.messages_mut(), fetch, &page) {
+        PageIn::Begun(id) => id,
+        PageIn::NotWanted => return None,
+        PageIn::NoRoom => return Some(Stopped::NoRoom),
+    };
+    if let leveret_storage::Body::Chunked { body, chunks, .. } = message.body {
+        let enqueued_ms = message.enqueued_ms;
+        return Some(Stopped::Large(Large { offset, enqueued_ms, message: id, body, chunks, next: 0 }));
+    }
+    context.messages_mut().append_body(id, body);
+    if broker.queues_mut().paged_in(context, fetch, (offset, message.enqueued_ms), id) {
+        None
+    } else {
+        Some(Stopped::NoRoom)
+    }
+}
+
+// What passes between the loop and the disk: what the helpers did, what they are handed, and who waited for it.
+//
+// Always true: a failure is final, for nothing that was not durable before is confirmed; whoever waits for the disk is
+// told of every commit.
+
+/// A commit that takes so long is recorded, in microseconds.
+const SLOW_COMMIT_US: u64 = 1_000_000;
+
+/// After this many commits that waited for the sync budget the log says so, once.
+const COMMITS_OVER_BUDGET_TOLD: u64 = 100;
+
+impl<P: Platform> Engine<P> {
+    /// Takes what the helpers did. A failure is final: nothing that was not durable before is confirmed.
+    pub(super) fn take_from_disk(&mut self) -> io::Result<()> {
+        let Some(store) = &mut self.store else { return Ok(()) };
+        let shared = &mut self.shared;
+        let written = shared.platform.take_written();
+        let is_written = written.is_some();
+        if let Some((done, took_us)) = written {
+            if done.is_commit() {
+                store.note_sync(took_us);
+                if took_us >= SLOW_COMMIT_US {
+                    let text = format_args!("the disk took {} ms for a commit", took_us / 1000);
+                    shared.supplies.log.record(shared.now, log::Level::Warn, text);
+                }
+            }
+            let was_full = shared.journal.is_file_system_full();
+            store.take_write(&mut shared.journal, &mut shared.supplies.messages, done, shared.now)?;
+            log_full(was_full, shared.journal.is_file_system_full());
+        }
+        if let Some(outcome) = shared.platform.take_read() {
+            let (broker, mut context) = shared.broker_mut();
+            let more = store.take_read(broker, &mut context, outcome);
+            more.into_iter().for_each(|more| shared.platform.start_read(more));
+        }
+        self.note_durable(is_written);
+        Ok(())
+    }
+
+    pub(super) fn hand_to_disk(&mut self) {
+        let Some(store) = &mut self.store else { return };
+        let shared = &mut self.shared;
+        let (broker, mut context) = shared.broker_mut();
+        store.note_spilling(broker.spill(&mut context));
+        if let Some(job) = store.next_read(broker, context.messages_mut()) {
+            shared.platform.start_read(job);
+        }
+        let (queues, now) = (shared.broker.queues(), shared.now);
+        if queues.has_deadlines() && store.log().time_deadline().is_due(now) {
+            store.keeper.say_time(queues.has_stored_deadline(), now);
+        }
+        // After the reads, which may find that a segment can leave: that takes a commit.
+        let (journal, messages) = (&mut shared.journal, &mut shared.supplies.messages);
+        if let Some(job) = store.keeper.next_write(journal, messages, now) {
+            shared.platform.start_write(job);
+        }
+        if !store.has_told_budget && store.log().over_budget().0 >= COMMITS_OVER_BUDGET_TOLD {
+            store.has_told_budget = true;
+            let text = format_args!(
+                "confirms wait for the sync budget: a publisher that waits for each confirm gets at most \
+                 syncs_per_second of them a second; keep several messages unconfirmed, or raise it"
+            );
+            shared.supplies.log.log(now, log::Level::Info, LogSource::Anybody, LogKind::Shortage, text);
+        }
+        if let Some(bytes) = store.keeper.log_mut().take_index_overflow() {
+            let text = format_args!(
+                "what memory knows of the log takes {bytes} bytes: persistent messages wait until some are \
+                 consumed; raise index_bytes_max, or segment_bytes for a new store"
+            );
+            shared.supplies.log.warn(now, LogSource::Anybody, LogKind::Shortage, text);
+        }
+        self.note_durable(false);
+    }
+
+    /// Tells those who wait for the disk what is durable now. Operators' clients wait for more than messages,
+    /// so they look after every write.
+    fn note_durable(&mut self, is_written: bool) {
+        self.shared.broker.queues_mut().note_durable(&self.shared.journal);
+        let durable = self.shared.journal.durable();
+        if core::mem::replace(&mut self.shared.lists.durable_told, durable) == durable && !is_written {
+            return;
+        }
+        for _ in 0..self.shared.lists.for_disk.len() {
+            let Some(id) = self.shared.lists.for_disk.pop() else { break };
+            let Some(connection) = id.connection() else {
+                // What it waits for is put together where it is written.
+                self.shared.list_to_write(id);
+                continue;
+            };
+            let Some(peer) = self.shared.peers.get_mut(id) else { continue };
+            if peer.session.is_bridge() {
+                self.tell_bridge(connection, Call::Durable);
+                self.shared.after_session(id);
+                continue;
+            }
+            let mut context = self.shared.supplies.context(
+                self.shared.now,
+                &self.shared.broker,
+                &self.shared.journal,
+                connection,
+            );
+            peer.session.amqp().note_durable(&mut context);
+            if matches!(peer.waiting, Waiting::Disk(batch) if batch <= durable) {
+                self.shared.answer_held(connection);
+            }
+            self.shared.after_session(id);
+        }
+    }
+}
+
+/// Says that the file system has become full, or has room again.
+pub fn log_full(was_full: bool, is_full: bool) {
+    match (was_full, is_full) {
+        (false, true) => log::warn!(
+            "the file system of the data directory is full, before disk_limit is reached: publishers of \
+             persistent messages wait as soon as what is ready is used, and go on when there is room"
+        ),
+        (true, false) => log::info!("the file system of the data directory has room again: it goes on"),
+        _ => {}
+    }
+}
