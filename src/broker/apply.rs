@@ -19,17 +19,17 @@ use leveret_core::mem::{MessageFlags, MessageId, Share};
 use leveret_core::password::PasswordCheck;
 
 use super::access::{Identity, Login, Right, Thing};
+use super::arguments::copy_flags;
 use super::consumers::{ConsumerState, Mode, NewConsumer, Transaction};
 use super::definitions::{DeleteIf, QueueDeclaration};
 use super::deliver::OutboxView;
-use super::faults::out_of;
 use super::letters::{Parking, Reason};
-use super::properties::copy_flags;
 use super::publish::Publish;
 use super::queue::{BROWSED_MAX, BrowseResult};
+use super::reply_text::QueueInWords;
+use super::reply_text::out_of;
 use super::state::REPLY_TO;
 use super::topology::{BindingSpec, Destination, ExchangeDeclaration};
-use super::words::QueueInWords;
 use super::{Broker, Context};
 
 fn cannot_switch(from: &str, to: &str) -> Fault {

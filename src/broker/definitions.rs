@@ -19,18 +19,18 @@ use leveret_core::mem::{MessageId, Messages};
 
 use super::access::{PREDECLARED, Right, Thing, Topic};
 use super::arguments::{self, QueueFlags, QueueSettings, inequivalent_flag, is_quorum};
-use super::faults::{check_deletable, version_for};
+use super::context::Work;
 use super::job::{Job, Sweep, spend};
+use super::orphans::{Orphan, key_of};
 use super::policy::{Applied, Listener, Subject, Terms};
 use super::queue::{Logged, Peeked, Queue, SLOTS, Targets, first_rank};
 use super::quota::Declared;
-use super::recovery::{Orphan, key_of};
+use super::reply_text::{check_deletable, version_for};
 use super::state::REPLY_TO;
 use super::topology::{
     BindingSpec, Destination, ExchangeDeclaration, FoundBinding, Kind, NewExchange, check_deletable_name,
     exchange_in_words, refuse_default,
 };
-use super::work::Work;
 use super::{Broker, Context};
 
 /// queue.declare's fields.

@@ -19,13 +19,13 @@ use leveret_core::journal::Journal;
 use leveret_core::mem::Messages;
 
 use super::consumers::ConsumerState;
-use super::counters::count_up;
 use super::deliveries::{Carrier, NewDelivery};
-use super::faults::out_of;
 use super::job::Job;
 use super::letters::{Cleared, Turn};
 use super::queue::{Front, Rank, Taken};
 use super::queues::{Getting, Patience};
+use super::reply_text::out_of;
+use super::state::count_up;
 use super::{Broker, Context};
 
 /// Deliveries a queue makes before the next queue has its turn.

@@ -55,37 +55,28 @@ mod apply;
 mod arguments;
 mod consumers;
 mod context;
-mod counters;
 mod definitions;
 mod deliver;
 mod deliveries;
-mod faults;
-mod from_store;
 mod job;
 mod letters;
-mod names;
 mod operator;
+mod orphans;
 mod parameters;
 mod policy;
-mod promised;
-mod properties;
 mod publish;
 mod queue;
 mod queues;
 mod quota;
 mod recovery;
-mod restore;
-mod restored;
+mod reply_text;
 mod settle;
 mod shortage;
-mod sizes;
 mod state;
 mod topology;
 mod views;
 mod waiters;
 mod watch;
-mod words;
-mod work;
 
 // The rooms below, by the names that everybody has for them.
 
@@ -95,28 +86,28 @@ pub use access::{
 };
 pub use apply::DeliverySource;
 pub use context::Context;
-pub use counters::{ChannelCounters, Counters};
+pub use context::Work;
 pub use definitions::DeleteIf;
 pub use deliver::OutboxView;
-pub use from_store::{First, restore, restore_messages};
 pub use letters::{came_from, parked, unparked};
-pub use names::Entropy;
 pub use operator::Declared;
+pub use orphans::{Orphan, Recovery};
 pub use parameters::{PARAMETER_BYTES_MAX, ParameterCheck, ParameterNeeds, ParameterView, SHOVEL};
 pub use policy::{AppliedView, ApplyTo, NewPolicy, PolicyKind, PolicyView};
 pub use queue::{BROWSED_MAX, BrowseResult, Browsed, LogRun, declared_arguments, levels_of};
 pub use queues::{Browses, Fetch, FetchFrom, Page, PageIn, Queues, disk_shortage};
-pub use recovery::{Orphan, Recovery};
-pub use restored::{Contents, Restored};
+pub use recovery::{Contents, Restored};
+pub use recovery::{First, restore, restore_messages};
 pub use settle::Overdue;
 pub use shortage::{Pool, Shortage, Waiters};
-pub use sizes::{
+pub use state::Entropy;
+pub use state::{
     BINDING_BYTES, CHANNEL_BYTES, CONNECTION_BYTES, CONSUMER_BYTES, DELIVERY_BYTES, EXCHANGE_BYTES,
     PARAMETER_BYTES, PERMISSION_BYTES, POLICY_BYTES, QUEUE_BYTES, USER_BYTES, VHOST_BYTES, buffer_bytes,
 };
 pub use state::{Broker, Gauges};
+pub use state::{ChannelCounters, Counters};
 pub use views::{
     BindingView, ChannelView, ConnectionView, ConsumerActivity, ConsumerView, DiskFacts, ExchangeView,
     Explained, PoolFill, QueueView, Views,
 };
-pub use work::Work;

@@ -14,14 +14,14 @@ use leveret_core::journal::{Batch, DestinationName, Journal, VhostMetadata};
 use leveret_core::password::PasswordHash;
 
 use super::access::{OperatorFault, Right, Thing, VHOST_METADATA_BYTES_MAX, VhostChange, check_name};
+use super::context::Work;
 use super::definitions::{DeleteIf, QueueDeclaration};
-use super::faults::{check_changeable, check_deletable, check_room};
 use super::job::{Job, Sweep};
 use super::letters::{Firehose, TracedName};
 use super::parameters::{ParameterCheck, ParameterName, ParameterNeeds, ParameterView, Setter};
 use super::policy::{NewPolicy, PolicyKind, PolicyView};
+use super::reply_text::{check_changeable, check_deletable, check_room};
 use super::topology::{BindingSpec, Destination, ExchangeDeclaration, refuse_default};
-use super::work::Work;
 use super::{Broker, Context};
 
 /// The result of a declaration by an operator.

@@ -18,20 +18,16 @@ use leveret_core::journal::{Journal, Mode as JournalMode, NoRoom, Urgency};
 use leveret_core::mem::{MessageFlags, MessageId, Messages, Share};
 
 use super::access::{Right, Thing};
-use super::arguments::Overflow;
+use super::arguments::{Overflow, expiration_ms};
 use super::consumers::{FullQueue, Mode};
-use super::counters::count_up;
+use super::context::Work;
 use super::deliveries::{Carrier, NewDelivery};
-use super::faults::{out_of, out_of_disk, unwritable_for_messages};
-use super::promised::Promised;
-use super::properties::expiration_ms;
 use super::queue::SLOT_BYTES;
 use super::queues::{Claim, Hindrance, Scratch};
+use super::reply_text::{Lossy, out_of, out_of_disk, unwritable_for_messages};
 use super::shortage::{Pool, Shortage};
-use super::state::REPLY_TO;
+use super::state::{REPLY_TO, count_up};
 use super::topology::{copies, exchange_in_words};
-use super::words::Lossy;
-use super::work::Work;
 use super::{Broker, Context};
 
 /// How a message is published.
@@ -794,5 +790,37 @@ impl Broker {
             }
             Ok(()) | Err(NoRoom::Commit) => Ok(()),
         }
+    }
+}
+
+// State of publishing kept from one message to the next, and the room promised to a commit that is being
+// carried out.
+//
+// Why it exists: a commit changes queues step by step, and dead letters that it causes must not take the
+// room promised to its later steps.
+
+/// The room that a commit being carried out still needs at most: dead letters leave that much, or the commit
+/// would end half-way.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Promised {
+    /// Chunks for queue entries.
+    pub(crate) chunks: usize,
+    /// Messages for the log.
+    pub(crate) logged: usize,
+}
+
+/// State kept from one publish to the next.
+#[derive(Debug)]
+pub(crate) struct Publishing {
+    /// Buffer for the target queues of a message; taken out while one is routed and pushed.
+    pub(crate) targets: Vec<QueueId>,
+    /// What the publish waits for that was last answered with a wait.
+    pub(crate) shortage: Shortage,
+}
+
+impl Publishing {
+    /// A buffer for messages to as many queues as there can be.
+    pub(crate) fn with_capacity(queues: usize) -> Self {
+        Self { targets: Vec::with_capacity(queues), shortage: Shortage::Commit }
     }
 }

@@ -16,7 +16,7 @@
 //! - A connection is known by its id and by a number that no other connection has had.
 //! - Queues have a rule of the same form for the messages in them (`queue::fullness`).
 
-use crate::faults::out_of;
+use crate::reply_text::out_of;
 use leveret_core::command::{ConnectionId, VhostId};
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::limits::Limits;

@@ -16,12 +16,12 @@ use leveret_core::mem::Messages;
 use leveret_core::time::{Deadline, Now};
 
 use super::consumers::{Channel, Mode, Transaction};
-use super::counters::count_up;
 use super::deliveries::Carrier;
 use super::job::{Job, spend};
 use super::letters::Reason;
 use super::queue::Purged;
 use super::queues::take_step;
+use super::state::count_up;
 use super::{Broker, Context};
 
 /// Records cleared away in one step of a job.

@@ -3,35 +3,40 @@
 //! What is done with it stands in the other files of [`Broker`]; each part that has rules of its own keeps
 //! them itself (`topology`, `access`, `queues` and the other folders).
 
+use core::hash::{BuildHasher, Hash};
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-
+use foldhash::quality::FixedState;
+use hashbrown::HashTable;
 use leveret_core::command::{ChannelId, ConnectionId, Name, QueueId, VhostId};
 use leveret_core::error::Fault;
 use leveret_core::journal::{Journal, UNDELIVERED};
 use leveret_core::limits::Limits;
+use leveret_core::mem::Slab;
 
 use super::Context;
 use super::access::{
-    Access, FIRST_VHOST, Identity, Load, OperatorFault, PREDECLARED, PREDECLARED_EXCHANGES, Right, Thing,
+    self, Access, FIRST_VHOST, Identity, Load, OperatorFault, PREDECLARED, PREDECLARED_EXCHANGES, Right,
+    Thing,
 };
-use super::consumers::{ConsumerState, Consumers};
-use super::counters::Counters;
-use super::job::{Job, Jobs};
-use super::letters::{Firehose, Letters, Post};
-use super::names::Entropy;
+use super::consumers::{Channel, Connection, Consumer, ConsumerState, Consumers};
+use super::context::Work;
+use super::deliveries::Deliveries;
+use super::job::{Begun, Job, Jobs};
+use super::letters::{Firehose, Letters, Post, Reason, TracedName};
+use super::orphans::{self, LeftOut, Recovery};
 use super::parameters::Parameters;
 use super::policy::Policies;
-use super::promised::Publishing;
-use super::queues::Queues;
+use super::publish::Publishing;
+use super::queue::Queue;
+use super::queues::{DelayWheel, Expiry, Getting, Queues};
 use super::quota::{Declared, Declarer, Quota, Room};
-use super::recovery::Recovery;
+use super::reply_text::QueueInWords;
 use super::shortage::Shortage;
 use super::topology::{ExchangeDeclaration, NewExchange, Topology};
 use super::views::Views;
 use super::watch::Watch;
-use super::words::QueueInWords;
-use super::work::Work;
 
 /// The pseudo-queue of direct reply-to, and the prefix of its tokens.
 pub(crate) const REPLY_TO: &str = "amq.rabbitmq.reply-to";
@@ -307,7 +312,7 @@ impl Broker {
     pub(crate) fn begin_access(&mut self) -> Result<(), Fault> {
         self.add_vhost(FIRST_VHOST)?;
         self.access.begin_guest().map_err(|fault| match fault {
-            OperatorFault::NoRoom(key) => super::faults::out_of(key),
+            OperatorFault::NoRoom(key) => super::reply_text::out_of(key),
             other => unreachable!("guest can be: {other}"),
         })?;
         self.note_users();
@@ -446,5 +451,221 @@ impl Broker {
             at = self.consumers.next_of_channel(channel, Some(index));
         }
         None
+    }
+}
+
+// Counters of events since the start, each counted once, where it happens.
+//
+// Why it exists: whoever watches a broker reads rates from counters; metrics and the management API both
+// show them, so there is one counter for each event.
+//
+// Always true: counts only rise; a message that has to be published again, because there was no room for it,
+// counts once; what the broker moves by itself (dead letters, messages read back) is neither received nor
+// delivered.
+
+/// Counters since the start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counters {
+    /// Messages published by clients.
+    pub received: u64,
+    /// Messages published in confirm mode, in a transaction, or mandatory.
+    pub received_confirm: u64,
+    /// Queues that published messages were routed to; a message counts once for each.
+    pub routed: u64,
+    /// Messages that reached no queue and were dropped.
+    pub unroutable_dropped: u64,
+    /// Messages that reached no queue and were returned (mandatory).
+    pub unroutable_returned: u64,
+    /// Messages written to consumers that acknowledge.
+    pub delivered_manual: u64,
+    /// Messages written to consumers with automatic acknowledgement.
+    pub delivered_auto: u64,
+    /// Messages written for basic.get, to be acknowledged.
+    pub get_manual: u64,
+    /// Messages written for basic.get with automatic acknowledgement.
+    pub get_auto: u64,
+    /// Times that basic.get found no message.
+    pub get_empty: u64,
+    /// Messages written that were marked as redelivered.
+    pub redelivered: u64,
+    /// Messages acknowledged by clients.
+    pub acknowledged: u64,
+    /// Messages dead-lettered because a consumer rejected them.
+    pub dead_lettered_rejected: u64,
+    /// Messages dead-lettered because they expired.
+    pub dead_lettered_expired: u64,
+    /// Messages dead-lettered because their queue was over its length limit.
+    pub dead_lettered_max_length: u64,
+    /// Messages dead-lettered because they were over the delivery limit.
+    pub dead_lettered_delivery_limit: u64,
+    /// Channels opened.
+    pub channels_opened: u64,
+    /// Declarations of queues, existing ones included.
+    pub queues_declared: u64,
+    /// Queues made by declarations.
+    pub queues_created: u64,
+    /// Queues deleted.
+    pub queues_deleted: u64,
+}
+
+impl Counters {
+    /// Counts a message that is dead-lettered for this reason. Messages that bridges park are none.
+    pub(crate) const fn note_dead_lettered(&mut self, reason: Reason) {
+        match reason {
+            Reason::Rejected => self.dead_lettered_rejected += 1,
+            Reason::Expired => self.dead_lettered_expired += 1,
+            Reason::MaxLength => self.dead_lettered_max_length += 1,
+            Reason::DeliveryLimit => self.dead_lettered_delivery_limit += 1,
+            Reason::Parked(_) => {}
+        }
+    }
+
+    /// Messages written for basic.get and to consumers.
+    pub const fn delivered(&self) -> u64 {
+        self.delivered_manual + self.delivered_auto + self.get_manual + self.get_auto
+    }
+}
+
+/// Counters of one channel since it was opened, modulo 2³².
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ChannelCounters {
+    /// Messages published.
+    pub published: u32,
+    /// Those of them that were taken in confirm mode.
+    pub confirmed: u32,
+    /// Messages returned.
+    pub returned: u32,
+    /// Messages that reached no queue and were dropped.
+    pub dropped: u32,
+    /// Messages written to consumers that acknowledge.
+    pub delivered_manual: u32,
+    /// Messages written to consumers with automatic acknowledgement.
+    pub delivered_auto: u32,
+    /// Messages written for basic.get, to be acknowledged.
+    pub get_manual: u32,
+    /// Messages written for basic.get with automatic acknowledgement.
+    pub get_auto: u32,
+    /// Times that basic.get found no message.
+    pub get_empty: u32,
+    /// Messages written that were marked as redelivered.
+    pub redelivered: u32,
+    /// Messages acknowledged.
+    pub acknowledged: u32,
+}
+
+impl ChannelCounters {
+    /// Messages written for basic.get and to consumers.
+    pub const fn delivered(&self) -> u32 {
+        self.delivered_manual
+            .wrapping_add(self.delivered_auto)
+            .wrapping_add(self.get_manual)
+            .wrapping_add(self.get_auto)
+    }
+}
+
+/// Counts one more, modulo 2³².
+#[inline]
+pub(crate) const fn count_up(counter: &mut u32) {
+    *counter = counter.wrapping_add(1);
+}
+
+// Bytes of memory that the broker's records take, for the memory table.
+
+/// Bytes of a connection's record, with its places in tables and on lists.
+pub const CONNECTION_BYTES: usize = Slab::<Connection>::record_bytes()
+    + Quota::CONNECTION_BYTES
+    + 3 * size_of::<ConnectionId>()
+    + 2 * size_of::<Begun>()
+    + size_of::<TracedName>();
+/// Bytes of a channel's record.
+pub const CHANNEL_BYTES: usize = Slab::<Channel>::record_bytes() + 2 * size_of::<Getting>();
+/// Bytes of a consumer's record.
+pub const CONSUMER_BYTES: usize = Slab::<Consumer>::record_bytes() + IndexTable::ENTRY_BYTES;
+/// Bytes of a queue's record, with its place among the targets of a message and of a dead letter, on the
+/// lists of queues that give messages up, of times (twice), jobs, watermarks and reads (which grow by
+/// doubling), and the allocator's overhead for its names.
+pub const QUEUE_BYTES: usize = Slab::<Queue>::record_bytes()
+    + IndexTable::ENTRY_BYTES
+    + 3 * size_of::<QueueId>()
+    + size_of::<Begun>()
+    + 2 * (size_of::<(u64, QueueId, u64, u64)>() + 2 * size_of::<QueueId>() + 2 * size_of::<(u64, u64)>())
+    + Expiry::QUEUE_BYTES
+    + DelayWheel::QUEUE_BYTES
+    + LeftOut::ENTRY_BYTES
+    + 2 * ALLOCATION_BYTES;
+/// Bytes of an exchange's record with its root node.
+pub const EXCHANGE_BYTES: usize =
+    Topology::EXCHANGE_BYTES + size_of::<Begun>() + LeftOut::ENTRY_BYTES + 4 * ALLOCATION_BYTES;
+/// Bytes of a binding's record with its nodes, or its pairs.
+pub const BINDING_BYTES: usize =
+    Topology::BINDING_BYTES + (2 + Topology::NODES_PER_BINDING) * ALLOCATION_BYTES;
+/// Bytes of a virtual host's record with its predeclared exchanges, its place among the jobs, and the
+/// allocator's overhead for its metadata.
+pub const VHOST_BYTES: usize = access::VHOST_BYTES
+    + Quota::VHOST_BYTES
+    + access::PREDECLARED_EXCHANGES * EXCHANGE_BYTES
+    + size_of::<Begun>()
+    + 3 * ALLOCATION_BYTES;
+/// Bytes of a user's record.
+pub const USER_BYTES: usize = access::USER_BYTES + Quota::USER_BYTES;
+/// Bytes of a permission's record without its patterns.
+pub const PERMISSION_BYTES: usize = access::PERMISSION_BYTES;
+/// Bytes of a parameter's record.
+pub const PARAMETER_BYTES: usize = Parameters::PARAMETER_BYTES;
+/// Bytes of a policy's record without its pattern.
+pub const POLICY_BYTES: usize = Policies::POLICY_BYTES;
+/// Bytes of a delivery's record.
+pub const DELIVERY_BYTES: usize = Deliveries::RECORD_BYTES;
+/// Bytes that the allocator adds to each piece, about.
+const ALLOCATION_BYTES: usize = 16;
+
+/// Bytes of the buffers that exist once, for frames and numbers of messages of this size.
+pub const fn buffer_bytes(frame_max: usize, messages_max: usize) -> usize {
+    let once = orphans::ORPHANS_BYTES + DelayWheel::held_bytes(messages_max);
+    2 * frame_max + 256 + Topology::header_names_bytes(frame_max) + once
+}
+
+// Name tables: from a name to the record that has it, without a second copy of the name.
+//
+// Always true: a table is sized once and holds indices with their hashes; the records own the names. The
+// hash is keyed with a seed drawn at start, so no client can choose names that collide.
+
+/// Fills a buffer with random bytes, for names that nobody may guess.
+pub type Entropy = Box<dyn FnMut(&mut [u8])>;
+
+/// One table from a key to the index of a record.
+#[derive(Debug)]
+pub(crate) struct IndexTable {
+    table: HashTable<(u64, u32)>,
+    hasher: FixedState,
+}
+
+impl IndexTable {
+    /// Bytes per record: an entry and its control byte at the table's usual filling.
+    pub(crate) const ENTRY_BYTES: usize = (size_of::<(u64, u32)>() + 1) * 16 / 7;
+
+    pub(crate) fn with_capacity(capacity: usize, seed: u64) -> Self {
+        Self { table: HashTable::with_capacity(capacity), hasher: FixedState::with_seed(seed) }
+    }
+
+    /// The record with this key; `is_it` compares the key of a candidate.
+    pub(crate) fn find(&self, key: impl Hash, is_it: impl Fn(usize) -> bool) -> Option<usize> {
+        let hash = self.hasher.hash_one(key);
+        let found = self.table.find(hash, |&(other, index)| other == hash && is_it(index as usize))?;
+        Some(found.1 as usize)
+    }
+
+    /// Adds a record; its key must not be in the table yet.
+    pub(crate) fn insert(&mut self, key: impl Hash, index: usize) {
+        let hash = self.hasher.hash_one(key);
+        self.table.insert_unique(hash, (hash, index as u32), |&(hash, _)| hash);
+    }
+
+    /// Takes a record out of the table.
+    pub(crate) fn remove(&mut self, key: impl Hash, index: usize) {
+        let hash = self.hasher.hash_one(key);
+        if let Ok(entry) = self.table.find_entry(hash, |&(_, other)| other as usize == index) {
+            entry.remove();
+        }
     }
 }

@@ -20,37 +20,28 @@
 //! Connections, shares and queues of a user or a virtual host are not known here: whoever deletes one sees to
 //! them.
 
-mod fault;
-mod from_log;
-mod identity;
 mod login;
 mod pattern;
-mod pattern_bytes;
-mod plain_pattern;
-mod records;
 mod rights;
 mod state;
 #[cfg(test)]
 mod tests;
-mod to_log;
 mod users;
-mod vhosts;
-mod views;
 
-pub(super) use fault::check_name;
-pub(super) use identity::Identity;
+pub(super) use login::Identity;
 pub(super) use login::Login;
+pub(super) use login::check_name;
 pub(super) use pattern::Pattern;
-pub(super) use pattern_bytes::PatternBytes;
-pub(super) use records::{Right, Thing};
+pub(super) use pattern::PatternBytes;
 pub(super) use rights::Topic;
 pub(super) use state::{
     FIRST_VHOST, PERMISSION_BYTES, PREDECLARED, PREDECLARED_EXCHANGES, USER_BYTES, VHOST_BYTES,
 };
+pub(super) use state::{Right, Thing};
 pub(super) use users::Load;
 
-pub use fault::OperatorFault;
+pub use login::OperatorFault;
 pub use pattern::PATTERN_BYTES_MAX;
-pub use records::{UserLimits, VHOST_METADATA_BYTES_MAX, VhostChange, VhostLimits};
 pub use state::Access;
-pub use views::{PermissionView, TopicPermissionView, UserView, VhostView};
+pub use state::{UserLimits, VHOST_METADATA_BYTES_MAX, VhostChange, VhostLimits};
+pub use users::{PermissionView, TopicPermissionView, UserView, VhostView};

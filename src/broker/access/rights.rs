@@ -8,14 +8,14 @@ use leveret_core::command::{NAME_BYTES_MAX, VhostId};
 use leveret_core::error::{Advice, Fault, ReplyCode};
 use leveret_core::journal::{Batch, Journal};
 
-use super::fault::OperatorFault;
-use super::identity::Identity;
+use super::login::Identity;
+use super::login::OperatorFault;
 use super::pattern::{Pattern, escaped};
-use super::records::{Permission, Right, Thing, TopicPermission};
 use super::state::Access;
-use crate::faults::check_changeable;
-use crate::words::ExchangeInWords;
-use crate::work::Work;
+use super::state::{Permission, Right, Thing, TopicPermission};
+use crate::context::Work;
+use crate::reply_text::ExchangeInWords;
+use crate::reply_text::check_changeable;
 
 /// A topic exchange whose routing keys are to be checked.
 #[derive(Clone, Copy, Debug)]

@@ -2,16 +2,22 @@
 //!
 //! Always true: counts of a virtual host or a user go with it.
 
-use ring::hmac;
+use core::fmt;
 
 use leveret_core::command::VhostId;
+use leveret_core::journal::definition::ACCESS_WRITTEN_KEY;
+use leveret_core::journal::{Batch, Definition, Journal, Mode, VhostMetadata};
 use leveret_core::limits::Limits;
 use leveret_core::mem::Slab;
+use leveret_core::password::{self, PasswordHash};
+use ring::hmac;
 
-use super::fault::OperatorFault;
-use super::pattern_bytes::PatternBytes;
-use super::records::{Permission, TopicPermission, User, Vhost};
-use crate::names::{Entropy, IndexTable};
+use super::login::OperatorFault;
+use super::pattern::Pattern;
+use super::pattern::PatternBytes;
+use crate::recovery::Restored;
+use crate::reply_text::check_changeable;
+use crate::state::{Entropy, IndexTable};
 use crate::topology::Kind;
 
 /// The name of the user of a new store.
@@ -162,5 +168,496 @@ impl Access {
     /// The count of bytes that patterns take, those of policies included.
     pub(crate) const fn pattern_bytes_mut(&mut self) -> &mut PatternBytes {
         &mut self.pattern_bytes
+    }
+}
+
+// The records of users, virtual hosts and permissions, and the rights there are.
+
+/// The limits of a virtual host; `None` is without limit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct VhostLimits {
+    /// The most queues (`max-queues`).
+    pub queues_max: Option<u32>,
+    /// The most connections (`max-connections`).
+    pub connections_max: Option<u32>,
+}
+
+/// A description and tags of a virtual host have at most this many bytes together.
+pub const VHOST_METADATA_BYTES_MAX: usize = 1024;
+
+/// A change of the metadata of a virtual host. Absent fields keep their value.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct VhostChange {
+    /// A description for people.
+    pub description: Option<String>,
+    /// The tags, with commas between them.
+    pub tags: Option<String>,
+    /// The type of queues that are declared without one.
+    pub default_queue_type: Option<String>,
+    /// The virtual host is not deleted until this is lifted.
+    pub is_protected: Option<bool>,
+}
+
+impl VhostChange {
+    /// Returns the metadata after this change.
+    pub fn applied_to<'a>(&'a self, before: VhostMetadata<'a>) -> VhostMetadata<'a> {
+        VhostMetadata {
+            description: self.description.as_deref().unwrap_or(before.description),
+            tags: self.tags.as_deref().unwrap_or(before.tags),
+            default_queue_type: self.default_queue_type.as_deref().unwrap_or(before.default_queue_type),
+            is_protected: self.is_protected.unwrap_or(before.is_protected),
+        }
+    }
+}
+
+/// The limits of a user, in all virtual hosts together; `None` is without limit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct UserLimits {
+    /// The most connections (`max-connections`).
+    pub connections_max: Option<u32>,
+    /// The most channels (`max-channels`).
+    pub channels_max: Option<u32>,
+}
+
+/// A right to an exchange or a queue.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Right {
+    /// To declare and delete.
+    Configure,
+    /// To publish to an exchange; to bind a queue to something.
+    Write,
+    /// To get, consume, purge; to bind something to an exchange.
+    Read,
+}
+
+/// The kind of object that an operation needs a right to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Thing<'a> {
+    Exchange(&'a str),
+    Queue(&'a str),
+}
+
+impl<'a> Thing<'a> {
+    /// The name that is matched: the default exchange is `amq.default` here.
+    pub(super) fn name(self) -> &'a str {
+        match self {
+            Self::Exchange("") => "amq.default",
+            Self::Exchange(name) | Self::Queue(name) => name,
+        }
+    }
+}
+
+impl fmt::Display for Thing<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self {
+            Self::Exchange(_) => "exchange",
+            Self::Queue(_) => "queue",
+        };
+        write!(f, "{kind} '{}'", self.name())
+    }
+}
+
+/// The permission of a user in a virtual host.
+pub(super) struct Permission {
+    pub(super) user: usize,
+    pub(super) vhost: VhostId,
+    /// The patterns to configure, write and read.
+    pub(super) patterns: [Pattern; 3],
+}
+
+/// The routing keys with which a user may write to and read from a topic exchange.
+pub(super) struct TopicPermission {
+    pub(super) user: usize,
+    pub(super) vhost: VhostId,
+    pub(super) exchange: Box<str>,
+    /// The patterns to write and read.
+    pub(super) patterns: [Pattern; 2],
+}
+
+/// One user.
+pub(super) struct User {
+    pub(super) name: Box<str>,
+    /// The tags, with commas between them.
+    pub(super) tags: Box<str>,
+    pub(super) hash: PasswordHash,
+    /// The digest of the password, once it was found right.
+    pub(super) remembered: Option<hmac::Tag>,
+    /// Topic permissions that the user has, in all virtual hosts.
+    pub(super) topics: u32,
+    /// The number of the user, which tells it from others that had its place or its name before.
+    pub(super) life: u32,
+    pub(super) limits: UserLimits,
+}
+
+impl User {
+    pub(super) fn new(name: &str, tags: &str, hash: PasswordHash) -> Self {
+        Self {
+            name: name.into(),
+            tags: tags.into(),
+            hash,
+            remembered: None,
+            topics: 0,
+            life: 0,
+            limits: UserLimits::default(),
+        }
+    }
+
+    pub(super) const fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) const fn tags(&self) -> &str {
+        &self.tags
+    }
+
+    pub(super) const fn hash(&self) -> &PasswordHash {
+        &self.hash
+    }
+
+    pub(super) fn set_tags(&mut self, tags: &str) {
+        self.tags = tags.into();
+    }
+
+    pub(super) fn set_hash(&mut self, hash: PasswordHash) {
+        (self.hash, self.remembered) = (hash, None);
+    }
+
+    pub(super) fn has_tag(&self, tag: &str) -> bool {
+        self.tags.split(',').any(|other| other == tag)
+    }
+}
+
+/// One virtual host.
+pub(super) struct Vhost {
+    pub(super) name: Box<str>,
+    pub(super) limits: VhostLimits,
+    pub(super) description: Box<str>,
+    /// The tags, with commas between them.
+    pub(super) tags: Box<str>,
+    /// The type of queues that are declared without one; empty if it is not set.
+    pub(super) default_queue_type: Box<str>,
+    /// The virtual host is not deleted until this is lifted.
+    pub(super) is_protected: bool,
+    /// Queues of the virtual host that can be found.
+    pub(super) queues: u32,
+    /// Records of queues, exchanges and connections that still name the virtual host.
+    pub(super) held: u32,
+    /// The firehose copies the messages of the virtual host.
+    pub(super) is_traced: bool,
+    /// The virtual host is deleted, and being cleared away.
+    pub(super) dying: bool,
+    /// Everything in the deleted virtual host is deleted, too.
+    pub(super) swept: bool,
+}
+
+impl Vhost {
+    pub(super) fn metadata(&self) -> VhostMetadata<'_> {
+        VhostMetadata {
+            description: &self.description,
+            tags: &self.tags,
+            default_queue_type: &self.default_queue_type,
+            is_protected: self.is_protected,
+        }
+    }
+}
+
+// Users, virtual hosts and permissions are restored at a start, and confirmed when the store cannot vouch
+// for them.
+//
+// Always true: when the log cannot vouch for what it says (`store::access`), nobody logs in until somebody
+// has looked and confirmed what there is; a definition without its user or virtual host is forgotten at the
+// next start, after a doubt when somebody confirms, and never while its user may only be missing for lack of
+// room.
+
+impl Access {
+    /// Confirms all users and permissions as they are now, for somebody who has looked at them: the store
+    /// forgets others, and logins are possible again.
+    ///
+    /// # Errors
+    /// The store cannot be written, or has no room.
+    pub fn confirm_access(&mut self, journal: &mut Journal) -> Result<Batch, OperatorFault> {
+        check_changeable(journal)?;
+        for key in core::mem::take(&mut self.unreadable) {
+            if *key != ACCESS_WRITTEN_KEY {
+                journal.define(key, None);
+            }
+        }
+        self.doubt = None;
+        Ok(self.write_access(journal))
+    }
+
+    // ---- at a start
+
+    /// Adds guest, who may do everything in the virtual host of a new store.
+    ///
+    /// # Errors
+    /// There is no room for one user and one permission.
+    pub(crate) fn begin_guest(&mut self) -> Result<(), OperatorFault> {
+        let guest = User::new(GUEST, ADMINISTRATOR, password::GUEST);
+        let user = self.add_user(guest).ok_or(OperatorFault::NoRoom("users_max"))?;
+        let vhost = self.require_vhost(FIRST_VHOST)?;
+        self.put_permission(user, vhost, [".*"; 3])
+    }
+
+    /// Sets the user of a new store, who may do everything in `/`; or none.
+    pub(crate) fn begin_users(&mut self, first: Option<(&str, PasswordHash)>) {
+        self.forget_users();
+        let Some((name, hash)) = first else { return };
+        let Some(user) = self.add_user(User::new(name, ADMINISTRATOR, hash)) else {
+            panic!("users_max is at least 1, and there is nobody")
+        };
+        if let Some(vhost) = self.find_vhost(FIRST_VHOST) {
+            let _ = self.put_permission(user, vhost, [".*"; 3]);
+        }
+    }
+
+    /// Notes that the store cannot vouch for its users: nobody logs in until somebody confirms them.
+    /// `unreadable` are keys of definitions that the store cannot read.
+    pub(crate) fn doubt_users(&mut self, why: &'static str, unreadable: Vec<Box<[u8]>>) {
+        self.forget_users();
+        self.is_written = true;
+        self.doubt = Some(why);
+        self.unreadable = unreadable;
+    }
+
+    /// Notes definitions whose user cannot be read: while the store is in doubt they wait to be forgotten on
+    /// confirmation; else they are forgotten at once.
+    pub fn hide_access(&mut self, journal: &mut Journal, keys: Vec<Box<[u8]>>) {
+        if self.doubt.is_some() {
+            self.unreadable.extend(keys);
+        } else {
+            for key in keys {
+                journal.define(key, None);
+            }
+        }
+    }
+
+    /// Why nobody may log in, if that is so.
+    pub const fn access_doubt(&self) -> Option<&'static str> {
+        self.doubt
+    }
+
+    /// What to do when nobody may log in: only a store that can be written can be confirmed.
+    pub fn doubt_remedy(&self, journal: &Journal) -> &'static str {
+        match journal.mode() {
+            Mode::On => "mend them, then confirm_users (see `leveret ctl help confirm_users`)",
+            _ => "see to the disk and start again",
+        }
+    }
+
+    /// Whether the log says who there is: then the user assumed for a new store is dropped. When the store is
+    /// in doubt, the first virtual host stays, so that its queues can be found again.
+    pub(crate) fn forget_first_users(&mut self) -> bool {
+        if self.doubt.is_some() {
+            return false;
+        }
+        self.is_written = true;
+        self.forget_users();
+        true
+    }
+
+    /// Puts back a user or permission from the log; definitions come in the order of their keys.
+    pub(crate) fn restore(&mut self, definition: &Definition<'_>) -> Restored {
+        let result = match *definition {
+            Definition::User { name, tags, hash } => self.restore_user(name, tags, hash),
+            Definition::UserLimits { user, connections_max, channels_max } => {
+                let Some(user) = self.find_user(user) else { return self.orphaned() };
+                self.users[user].limits = UserLimits { connections_max, channels_max };
+                Ok(())
+            }
+            Definition::Permission { vhost, user, patterns } => {
+                let Some((user, vhost)) = self.find_user(user).zip(self.find_vhost(vhost)) else {
+                    return self.orphaned();
+                };
+                self.put_permission(user, vhost, patterns)
+            }
+            Definition::TopicPermission { vhost, user, exchange, patterns } => {
+                let Some((user, vhost)) = self.find_user(user).zip(self.find_vhost(vhost)) else {
+                    return self.orphaned();
+                };
+                self.put_topic(user, vhost, exchange, patterns)
+            }
+            Definition::AccessWritten
+            | Definition::Vhost { .. }
+            | Definition::Exchange { .. }
+            | Definition::Queue { .. }
+            | Definition::Binding { .. }
+            | Definition::Policy { .. }
+            | Definition::Parameter { .. } => return Restored::Orphaned,
+        };
+        match result {
+            Ok(()) => Restored::Exists(None),
+            Err(_) => self.no_room_at_start(),
+        }
+    }
+
+    fn restore_user(&mut self, name: &str, tags: &str, hash: &[u8]) -> Result<(), OperatorFault> {
+        // A hash of a kind that only a later version knows fits no password here, and stays in the log.
+        let hash = PasswordHash::from_bytes(hash).unwrap_or(PasswordHash::Nobodys);
+        if let Some(user) = self.find_user(name) {
+            self.users[user].set_tags(tags);
+            self.users[user].set_hash(hash);
+            return Ok(());
+        }
+        let added = self.add_user(User::new(name, tags, hash));
+        added.map(|_| ()).ok_or(OperatorFault::NoRoom("users_max"))
+    }
+
+    /// Notes that a definition has no room at a start, so that others may seem to lack their user or virtual
+    /// host.
+    pub(crate) fn no_room_at_start(&mut self) -> Restored {
+        self.lacks_room = true;
+        Restored::NoRoom
+    }
+
+    /// The result for a definition whose virtual host or user does not exist.
+    pub(crate) const fn orphaned(&self) -> Restored {
+        if self.lacks_room { Restored::NoRoom } else { Restored::Orphaned }
+    }
+
+    fn forget_users(&mut self) {
+        for index in 0..self.permissions.places() {
+            if self.permissions.get(index).is_some() {
+                self.remove_permission(index);
+            }
+        }
+        for index in 0..self.users.places() {
+            if self.users.get(index).is_some() {
+                self.users.remove(index);
+            }
+        }
+    }
+}
+
+// How users, virtual hosts and permissions are written down.
+//
+// Why it exists: who may come in is for the log alone to say. The user of a new store is written at the
+// first change, so a guest that was deleted stays deleted.
+//
+// Always true: what is written is true at every point of the log, so a power cut in the middle of a change
+// leaves the old or the new.
+
+impl Access {
+    /// Writes down that a virtual host exists, or is gone.
+    pub(crate) fn append_vhost(&mut self, journal: &mut Journal, vhost: VhostId, exists: bool) -> Batch {
+        if !self.begin_to_write(journal) {
+            return Batch::NONE;
+        }
+        let record = &self.vhosts[vhost.index()];
+        let VhostLimits { queues_max, connections_max } = record.limits;
+        let metadata = record.metadata();
+        let definition = Definition::Vhost { name: &record.name, queues_max, connections_max, metadata };
+        let (key, value) = (definition.key(), exists.then(|| definition.value()));
+        journal.define(key, value)
+    }
+
+    /// Writes down that a user exists, or is gone.
+    pub(super) fn append_user(&mut self, journal: &mut Journal, user: usize, exists: bool) -> Batch {
+        if !self.begin_to_write(journal) {
+            return Batch::NONE;
+        }
+        let record = &self.users[user];
+        let hash = record.hash().to_bytes();
+        let definition = Definition::User { name: record.name(), tags: record.tags(), hash: &hash };
+        let (key, value) = (definition.key(), exists.then(|| definition.value()));
+        journal.define(key, value)
+    }
+
+    /// Writes down the limits of a user, or that there are none.
+    pub(super) fn append_user_limits(&mut self, journal: &mut Journal, user: usize, exist: bool) -> Batch {
+        if !self.begin_to_write(journal) {
+            return Batch::NONE;
+        }
+        let UserLimits { connections_max, channels_max } = self.users[user].limits;
+        let user = self.user_name(user);
+        let definition = Definition::UserLimits { user, connections_max, channels_max };
+        let (key, value) = (definition.key(), exist.then(|| definition.value()));
+        journal.define(key, value)
+    }
+
+    /// Writes down the permission of a user in a virtual host, or that there is none.
+    pub(super) fn append_permission(
+        &mut self,
+        journal: &mut Journal,
+        user: usize,
+        vhost: VhostId,
+        exists: bool,
+    ) -> Batch {
+        if !self.begin_to_write(journal) {
+            return Batch::NONE;
+        }
+        let Some(index) = self.find_permission(user, vhost) else { return Batch::NONE };
+        let patterns = self.permissions[index].patterns.each_ref().map(|pattern| pattern.text());
+        let (user, vhost) = (self.user_name(user), self.vhost_name(vhost));
+        let definition = Definition::Permission { vhost, user, patterns };
+        let (key, value) = (definition.key(), exists.then(|| definition.value()));
+        journal.define(key, value)
+    }
+
+    /// Writes down the topic permission of a user for an exchange, or that there is none.
+    pub(super) fn append_topic_permission(
+        &mut self,
+        journal: &mut Journal,
+        user: usize,
+        vhost: VhostId,
+        exchange: &str,
+        exists: bool,
+    ) -> Batch {
+        if !self.begin_to_write(journal) {
+            return Batch::NONE;
+        }
+        let Some(index) = self.find_topic(user, vhost, exchange) else { return Batch::NONE };
+        let patterns = self.topics[index].patterns.each_ref().map(|pattern| pattern.text());
+        let (user, vhost) = (self.user_name(user), self.vhost_name(vhost));
+        let definition = Definition::TopicPermission { vhost, user, exchange, patterns };
+        let (key, value) = (definition.key(), exists.then(|| definition.value()));
+        journal.define(key, value)
+    }
+
+    /// Before the first change: writes down everything there is. `false`: nothing is written at all.
+    fn begin_to_write(&mut self, journal: &mut Journal) -> bool {
+        if journal.mode() != Mode::On {
+            return false;
+        }
+        if !self.is_written {
+            self.write_access(journal);
+        }
+        true
+    }
+
+    /// Writes down everything there is, and last that it is complete.
+    pub fn write_access(&mut self, journal: &mut Journal) -> Batch {
+        if journal.mode() != Mode::On {
+            return Batch::NONE;
+        }
+        self.is_written = true;
+        for index in 0..self.vhosts.places() {
+            if self.vhosts.get(index).is_some_and(|vhost| !vhost.dying) {
+                self.append_vhost(journal, vhost_at(index), true);
+            }
+        }
+        for index in 0..self.users.places() {
+            if let Some(user) = self.users.get(index) {
+                let has_limits = user.limits != UserLimits::default();
+                self.append_user(journal, index, true);
+                if has_limits {
+                    self.append_user_limits(journal, index, true);
+                }
+            }
+        }
+        for index in 0..self.permissions.places() {
+            if let Some(permission) = self.permissions.get(index) {
+                let (user, vhost) = (permission.user, permission.vhost);
+                self.append_permission(journal, user, vhost, true);
+            }
+        }
+        for index in 0..self.topics.places() {
+            if let Some(topic) = self.topics.get(index) {
+                let (user, vhost, exchange) = (topic.user, topic.vhost, topic.exchange.clone());
+                self.append_topic_permission(journal, user, vhost, &exchange, true);
+            }
+        }
+        let all = Definition::AccessWritten;
+        journal.define(all.key(), Some(all.value()))
     }
 }

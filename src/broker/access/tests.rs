@@ -1,7 +1,7 @@
 //! Access by itself: users and virtual hosts that come and go, their rights, and what is written down.
 
 use super::*;
-use crate::work::Work;
+use crate::context::Work;
 use leveret_core::journal::Journal;
 use leveret_core::limits::Limits;
 use leveret_core::password::PasswordHash;

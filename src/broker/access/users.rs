@@ -2,16 +2,15 @@
 //!
 //! Always true: a user is known by its place, and by a number that no other has had (`life`).
 
-use leveret_core::command::NAME_BYTES_MAX;
+use leveret_core::command::{NAME_BYTES_MAX, VhostId};
 use leveret_core::error::{Fault, ReplyCode};
-use leveret_core::journal::{Batch, Journal};
+use leveret_core::journal::{Batch, Journal, VhostMetadata};
 use leveret_core::password::{self, PasswordHash};
 
-use super::fault::{OperatorFault, check_name};
-use super::identity::Identity;
-use super::records::{User, UserLimits};
-use super::state::{ADMINISTRATOR, Access, GUEST};
-use crate::faults::check_changeable;
+use super::login::{Identity, OperatorFault, check_name};
+use super::pattern::Pattern;
+use super::state::{ADMINISTRATOR, Access, GUEST, User, UserLimits, Vhost, VhostLimits, vhost_at};
+use crate::reply_text::{check_changeable, out_of};
 
 /// The most bytes of a user's tags, with the commas between them.
 const TAGS_BYTES_MAX: usize = NAME_BYTES_MAX;
@@ -215,4 +214,328 @@ fn checked_tags(tags: &str) -> Result<String, OperatorFault> {
         return Err(OperatorFault::BadName("user's tags", "have at most 255 bytes together"));
     }
     Ok(tags)
+}
+
+// Virtual hosts: made, limited, deleted.
+//
+// Always true: the id of a virtual host stays with it until the last queue, exchange and connection of it is
+// gone; a deleted virtual host is found by nobody from the first moment on, and its name can be given again
+// only when all of that is cleared away, so the log never takes the new for the old.
+
+impl Access {
+    /// All virtual hosts, those that are being deleted included.
+    pub(crate) fn vhost_ids(&self) -> impl Iterator<Item = VhostId> {
+        self.vhosts.iter().map(|(index, _)| vhost_at(index))
+    }
+
+    /// Whether a virtual host is traced by the firehose.
+    pub(crate) fn is_traced(&self, vhost: VhostId) -> bool {
+        self.vhosts[vhost.index()].is_traced
+    }
+
+    /// Sets whether a virtual host is traced by the firehose.
+    pub(crate) fn set_traced(&mut self, vhost: VhostId, is_traced: bool) {
+        self.vhosts[vhost.index()].is_traced = is_traced;
+    }
+
+    /// Whether any virtual host is traced by the firehose.
+    pub(crate) fn is_any_traced(&self) -> bool {
+        self.vhosts.iter().any(|(_, vhost)| vhost.is_traced)
+    }
+
+    /// Whether a virtual host of this name is being cleared away.
+    pub(crate) fn is_being_deleted(&self, name: &str) -> bool {
+        self.vhosts.iter().any(|(_, vhost)| *vhost.name == *name && vhost.dying)
+    }
+
+    /// Makes a virtual host without limits; its name must be free.
+    ///
+    /// # Errors
+    /// There is no room for one more virtual host.
+    pub(crate) fn add_vhost(&mut self, name: &str) -> Result<VhostId, Fault> {
+        assert!(self.find_vhost(name).is_none(), "a virtual host has its name for itself");
+        let record = Vhost {
+            name: name.into(),
+            limits: VhostLimits::default(),
+            description: Box::default(),
+            tags: Box::default(),
+            default_queue_type: Box::default(),
+            is_protected: false,
+            queues: 0,
+            held: 0,
+            is_traced: false,
+            dying: false,
+            swept: false,
+        };
+        self.vhosts.insert(record).map(vhost_at).map_err(|_| out_of("vhosts_max"))
+    }
+
+    /// Forgets a virtual host that nothing names any more.
+    pub(crate) fn remove_vhost(&mut self, vhost: VhostId) {
+        let record = self.vhosts.remove(vhost.index());
+        assert!(record.held == 0 && record.queues == 0, "nothing names a virtual host that goes");
+    }
+
+    /// Sets the limits of a virtual host; queues and connections that exist stay.
+    ///
+    /// # Errors
+    /// There is no such virtual host, or the store has no room.
+    pub fn set_vhost_limits(
+        &mut self,
+        journal: &mut Journal,
+        name: &str,
+        limits: VhostLimits,
+    ) -> Result<Batch, OperatorFault> {
+        let vhost = self.require_vhost(name)?;
+        check_changeable(journal)?;
+        self.limit_vhost(vhost, limits);
+        Ok(self.append_vhost(journal, vhost, true))
+    }
+
+    /// Sets the limits of a virtual host, without writing them down.
+    pub(crate) fn limit_vhost(&mut self, vhost: VhostId, limits: VhostLimits) {
+        self.vhosts[vhost.index()].limits = limits;
+    }
+
+    /// Returns the metadata of a virtual host.
+    pub(crate) fn vhost_metadata(&self, vhost: VhostId) -> VhostMetadata<'_> {
+        self.vhosts[vhost.index()].metadata()
+    }
+
+    /// Sets the metadata of a virtual host, without writing them down.
+    pub(crate) fn describe_vhost(&mut self, vhost: VhostId, metadata: VhostMetadata<'_>) {
+        let host = &mut self.vhosts[vhost.index()];
+        host.description = metadata.description.into();
+        host.tags = metadata.tags.into();
+        host.default_queue_type = metadata.default_queue_type.into();
+        host.is_protected = metadata.is_protected;
+    }
+
+    /// The virtual host of this name, if one more connection of a user may open it.
+    ///
+    /// # Errors
+    /// There is no such virtual host, the user has no permission for it, or a limit of either is reached.
+    pub(crate) fn check_open(
+        &self,
+        who: &Identity,
+        name: &str,
+        connections_in: impl FnOnce(VhostId) -> u32,
+        load: Load,
+    ) -> Result<VhostId, Fault> {
+        let not_allowed = |text: core::fmt::Arguments<'_>| Fault::connection(ReplyCode::NotAllowed, text);
+        let Some(vhost) = self.find_vhost(name) else {
+            return Err(not_allowed(format_args!("vhost {name} not found")));
+        };
+        let refused = format!("access to vhost '{name}' refused for user '{}'", who.name);
+        let limit = self.vhosts[vhost.index()].limits.connections_max;
+        let connections = connections_in(vhost);
+        if let Some(limit) = limit.filter(|limit| connections >= *limit) {
+            return Err(not_allowed(format_args!("{refused}: connection limit ({limit}) is reached")));
+        }
+        self.check_user_connections(who, load)?;
+        if who.user.and_then(|user| self.find_permission(user, vhost)).is_none() {
+            return Err(not_allowed(format_args!("{refused}")));
+        }
+        Ok(vhost)
+    }
+
+    /// Whether one more queue may be declared in a virtual host.
+    ///
+    /// # Errors
+    /// The limit of the virtual host is reached.
+    pub(crate) fn check_queue_limit(&self, vhost: VhostId, queue: &str) -> Result<(), Fault> {
+        let host = &self.vhosts[vhost.index()];
+        match host.limits.queues_max.filter(|limit| host.queues >= *limit) {
+            None => Ok(()),
+            Some(limit) => Err(Fault::new(
+                ReplyCode::PreconditionFailed,
+                format_args!(
+                    "cannot declare queue '{queue}': queue limit in vhost '{}' ({limit}) is reached",
+                    host.name
+                ),
+            )),
+        }
+    }
+
+    /// Checks that something new may be declared in a virtual host.
+    ///
+    /// # Errors
+    /// The virtual host is being deleted.
+    pub(crate) fn check_vhost_alive(&self, vhost: VhostId) -> Result<(), Fault> {
+        let host = &self.vhosts[vhost.index()];
+        if host.dying {
+            let text = format_args!("vhost {} not found", host.name);
+            return Err(Fault::connection(ReplyCode::NotAllowed, text));
+        }
+        Ok(())
+    }
+
+    /// Counts a queue that can be found in a virtual host from now on, or no longer.
+    pub(crate) fn count_queue(&mut self, vhost: VhostId, exists: bool) {
+        let queues = &mut self.vhosts[vhost.index()].queues;
+        assert!(exists || *queues > 0, "a queue that goes was counted when it came");
+        *queues = if exists { *queues + 1 } else { *queues - 1 };
+    }
+
+    /// Counts a record that names a virtual host.
+    pub(crate) fn hold_vhost(&mut self, vhost: VhostId) {
+        self.vhosts[vhost.index()].held += 1;
+    }
+
+    /// Counts out a record that named a virtual host.
+    pub(crate) fn release_vhost(&mut self, vhost: VhostId) {
+        let held = &mut self.vhosts[vhost.index()].held;
+        assert!(*held > 0, "a record that goes named its virtual host");
+        *held -= 1;
+    }
+
+    /// Takes the name of a virtual host away.
+    pub(crate) fn retire_vhost(&mut self, vhost: VhostId) {
+        self.vhosts[vhost.index()].dying = true;
+    }
+
+    /// Notes that everything in a retired virtual host is deleted.
+    pub(crate) fn note_swept(&mut self, vhost: VhostId) {
+        let host = &mut self.vhosts[vhost.index()];
+        assert!(host.dying, "a virtual host is retired before it is cleared away");
+        host.swept = true;
+    }
+
+    /// Whether nothing names a deleted virtual host any more.
+    pub(crate) fn is_vhost_done(&self, vhost: VhostId) -> bool {
+        let host = &self.vhosts[vhost.index()];
+        host.swept && host.held == 0
+    }
+}
+
+// Users, virtual hosts and permissions as an operator sees them, one record at a time.
+//
+// Always true: nothing is changed here; a listing goes through the places in rising order and may stop
+// between any two for any time.
+
+/// A virtual host as an operator sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct VhostView<'a> {
+    /// The name of the virtual host.
+    pub name: &'a str,
+    /// The limits of the virtual host.
+    pub limits: VhostLimits,
+    /// The metadata of the virtual host.
+    pub metadata: VhostMetadata<'a>,
+    /// The firehose copies the messages of the virtual host.
+    pub is_traced: bool,
+}
+
+/// A user as an operator sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct UserView<'a> {
+    /// The name of the user.
+    pub name: &'a str,
+    /// The tags of the user, with commas between them.
+    pub tags: &'a str,
+    /// The hash of the user's password.
+    pub hash: &'a PasswordHash,
+    /// The limits of the user.
+    pub limits: UserLimits,
+}
+
+/// A permission as an operator sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PermissionView<'a> {
+    /// The user.
+    pub user: &'a str,
+    /// The virtual host.
+    pub vhost: &'a str,
+    /// The pattern of names that may be declared and deleted.
+    pub configure: &'a str,
+    /// The pattern of names that may be written to.
+    pub write: &'a str,
+    /// The pattern of names that may be read from.
+    pub read: &'a str,
+}
+
+/// A topic permission as an operator sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TopicPermissionView<'a> {
+    /// The user.
+    pub user: &'a str,
+    /// The virtual host.
+    pub vhost: &'a str,
+    /// The topic exchange.
+    pub exchange: &'a str,
+    /// The pattern of routing keys that may be published with.
+    pub write: &'a str,
+    /// The pattern of routing keys that may be bound.
+    pub read: &'a str,
+}
+
+impl Access {
+    /// All virtual hosts.
+    pub fn vhosts(&self) -> impl Iterator<Item = VhostView<'_>> {
+        (0..self.vhost_places()).filter_map(|place| self.vhost_at(place))
+    }
+
+    /// Places of virtual hosts ever used, for listing them one by one.
+    pub const fn vhost_places(&self) -> usize {
+        self.vhosts.places()
+    }
+
+    /// The virtual host in a place, unless it is being deleted.
+    pub fn vhost_at(&self, place: usize) -> Option<VhostView<'_>> {
+        let vhost = self.vhosts.get(place).filter(|vhost| !vhost.dying)?;
+        let (metadata, is_traced) = (vhost.metadata(), vhost.is_traced);
+        Some(VhostView { name: &vhost.name, limits: vhost.limits, metadata, is_traced })
+    }
+
+    /// All users.
+    pub fn users(&self) -> impl Iterator<Item = UserView<'_>> {
+        (0..self.user_places()).filter_map(|place| self.user_at(place))
+    }
+
+    /// Places of users ever used, for listing them one by one.
+    pub const fn user_places(&self) -> usize {
+        self.users.places()
+    }
+
+    /// The user in a place.
+    pub fn user_at(&self, place: usize) -> Option<UserView<'_>> {
+        let user = self.users.get(place)?;
+        Some(UserView { name: user.name(), tags: user.tags(), hash: user.hash(), limits: user.limits })
+    }
+
+    /// All permissions.
+    pub fn permissions(&self) -> impl Iterator<Item = PermissionView<'_>> {
+        (0..self.permission_places()).filter_map(|place| self.permission_at(place))
+    }
+
+    /// Places of permissions ever used, for listing them one by one.
+    pub const fn permission_places(&self) -> usize {
+        self.permissions.places()
+    }
+
+    /// The permission in a place.
+    pub fn permission_at(&self, place: usize) -> Option<PermissionView<'_>> {
+        let permission = self.permissions.get(place)?;
+        let [configure, write, read] = permission.patterns.each_ref().map(Pattern::text);
+        let (user, vhost) = (self.user_name(permission.user), self.vhost_name(permission.vhost));
+        Some(PermissionView { user, vhost, configure, write, read })
+    }
+
+    /// All topic permissions.
+    pub fn topic_permissions(&self) -> impl Iterator<Item = TopicPermissionView<'_>> {
+        (0..self.topic_permission_places()).filter_map(|place| self.topic_permission_at(place))
+    }
+
+    /// Places of topic permissions ever used, for listing them one by one.
+    pub const fn topic_permission_places(&self) -> usize {
+        self.topics.places()
+    }
+
+    /// The topic permission in a place.
+    pub fn topic_permission_at(&self, place: usize) -> Option<TopicPermissionView<'_>> {
+        let topic = self.topics.get(place)?;
+        let [write, read] = topic.patterns.each_ref().map(Pattern::text);
+        let (user, vhost) = (self.user_name(topic.user), self.vhost_name(topic.vhost));
+        Some(TopicPermissionView { user, vhost, exchange: &topic.exchange, write, read })
+    }
 }

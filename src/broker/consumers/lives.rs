@@ -4,12 +4,12 @@
 //! it is active; an ended consumer keeps its record until its last delivery is settled, for it remembers
 //! which queue that came from; the client is told about every consumer that ends without its doing.
 
-use super::records::{Channel, Connection, Consumer, ConsumerState};
 use super::state::Consumers;
-use crate::faults::out_of;
+use super::state::{Channel, Connection, Consumer, ConsumerState};
+use crate::context::Work;
 use crate::queues::Queues;
 use crate::quota::{Pool, Quota};
-use crate::work::Work;
+use crate::reply_text::out_of;
 use leveret_core::command::{ChannelId, ConnectionId, Name, QueueId, ReplyOrder, VhostId};
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::mem::List;

@@ -15,16 +15,14 @@
 //! could if its connection took more is on the connection's list, and all others are on neither; a record is
 //! freed only when nothing refers to it any more.
 
-mod audience;
 mod credit;
 mod lives;
 mod outbox;
-mod records;
 mod state;
 #[cfg(test)]
 mod tests;
 
-pub(super) use audience::QueueConsumers;
+pub(super) use credit::QueueConsumers;
 pub(super) use lives::NewConsumer;
-pub(super) use records::{Channel, Connection, Consumer, ConsumerState, FullQueue, Mode, Transaction};
+pub(super) use state::{Channel, Connection, Consumer, ConsumerState, FullQueue, Mode, Transaction};
 pub(super) use state::{Consumers, Fill};

@@ -3,13 +3,13 @@
 //! Always true: an outbox never holds much more than the output budget, so a peer that does not read pins a bounded
 //! number of messages; a tag is settled at most once, and only when its delivery was completely written.
 
-use super::records::ConsumerState;
+use super::state::ConsumerState;
 use super::state::Consumers;
+use crate::context::Work;
 use crate::deliveries::{Carrier, NewDelivery};
 use crate::queue::{Taken, block_bytes};
 use crate::queues::Queues;
 use crate::quota::Quota;
-use crate::work::Work;
 use leveret_core::command::{ChannelId, ConnectionId, ConsumerId, QueueId, ReplyOrder};
 use leveret_core::mem::Messages;
 

@@ -4,12 +4,15 @@
 
 use std::collections::VecDeque;
 
-use super::records::{Channel, Connection, Consumer};
-use crate::names::IndexTable;
-use crate::waiters::Waiters;
-use leveret_core::command::{ChannelId, ConnectionId};
+use leveret_core::command::{ChannelId, ConnectionId, ExchangeId, Name, QueueId, VhostId};
 use leveret_core::limits::Limits;
-use leveret_core::mem::Slab;
+use leveret_core::mem::{Links, List, MessageId, Slab};
+
+use crate::access::Identity;
+use crate::state::ChannelCounters;
+use crate::state::IndexTable;
+use crate::topology::RouteCache;
+use crate::waiters::Waiters;
 
 /// Connections, channels and consumers.
 #[derive(Debug)]
@@ -171,5 +174,265 @@ impl Consumers {
         self.slab.trim();
         self.channels.trim();
         self.connections.trim();
+    }
+}
+
+// The records of things that come and go with peers: connections, channels, consumers.
+//
+// Always true: a record is freed only when nothing refers to it any more. A consumer that was cancelled
+// stays until its last unacknowledged message is settled, for it remembers which queue the message came
+// from; a closed channel stays until all its deliveries are requeued.
+
+/// One connection.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) identity: Identity,
+    pub(crate) vhost: Option<VhostId>,
+    /// Why the connection is to be closed by force, if it is.
+    pub(super) forced: Option<Box<str>>,
+    pub(super) channels: List,
+    pub(crate) exclusive_queues: List,
+    /// Deliveries that are not completely written, in the order in which they will be.
+    pub(crate) outbox: List,
+    pub(crate) outbox_bytes: u64,
+    /// The sequence of the last delivery put into the outbox.
+    pub(crate) sequence: u64,
+    /// The socket takes more: no unwritten rest waits for it.
+    pub(crate) writable: bool,
+    /// Consumers that would be eligible if the connection could take more.
+    pub(super) parked: List,
+    /// Cancelled consumers whose end the client must be told (basic.cancel).
+    pub(super) cancelled: List,
+    /// The queue that had used up its share when the connection was last made to wait.
+    pub(crate) waits_for: Option<FullQueue>,
+    /// Open transactions with something in them.
+    pub(crate) open_transactions: u32,
+    /// The connection has waited for the disk in vain, and its next publish is refused if it would wait again.
+    pub(crate) gives_up: bool,
+    /// Jobs begun by the connection's last command; it is not read until they are done.
+    pub(crate) jobs: u32,
+    /// The connection is on the list of those whose output the turn should look at.
+    pub(super) noted: bool,
+    /// The connection is on the list of those with a consumer that waits for their share of deliveries.
+    pub(super) waits_for_share: bool,
+    /// The connection is lost; its deliveries are being requeued.
+    pub(crate) dying: bool,
+    /// The connection's deliveries are all requeued.
+    pub(crate) cleared: bool,
+    /// The socket is closed: the connection's id may be given to another.
+    pub(crate) released: bool,
+}
+
+impl Connection {
+    /// Channels of the connection, closed ones included.
+    pub(crate) const fn channels_len(&self) -> u32 {
+        self.channels.len()
+    }
+
+    /// Whether a consumer could have a message if the connection took more.
+    pub(crate) const fn has_parked_consumers(&self) -> bool {
+        !self.parked.is_empty()
+    }
+
+    pub(super) fn new() -> Self {
+        Self {
+            identity: Identity::default(),
+            vhost: None,
+            forced: None,
+            channels: List::default(),
+            exclusive_queues: List::default(),
+            outbox: List::default(),
+            outbox_bytes: 0,
+            sequence: 0,
+            writable: true,
+            parked: List::default(),
+            cancelled: List::default(),
+            waits_for: None,
+            open_transactions: 0,
+            gives_up: false,
+            jobs: 0,
+            noted: false,
+            waits_for_share: false,
+            dying: false,
+            cleared: false,
+            released: false,
+        }
+    }
+}
+
+/// A queue that had used up its share when a publisher wanted to publish to it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FullQueue {
+    pub(crate) queue: QueueId,
+    /// The queue's serial number, which tells it from others that had its id.
+    pub(crate) serial: u64,
+    /// The revision of the routes at that time: by others the message may not come to this queue.
+    pub(crate) revision: u64,
+}
+
+/// One channel.
+#[derive(Debug)]
+pub(crate) struct Channel {
+    pub(crate) number: u16,
+    pub(crate) connection: ConnectionId,
+    pub(crate) vhost: VhostId,
+    /// Deliveries waiting for acknowledgement, in the order of their tags; those not yet written are last.
+    pub(crate) unacknowledged: List,
+    pub(crate) last_tag: u64,
+    /// The tag of the last delivery that was written: where "everything so far" ends.
+    pub(crate) last_sent: u64,
+    /// Consumers of the channel, cancelled ones with unsettled deliveries and the stand-ins of gets included.
+    pub(crate) consumers: List,
+    /// basic.qos for consumers started from now on; 0 is unlimited.
+    pub(crate) prefetch_count: u16,
+    /// basic.qos global=true: for all consumers of the channel together; 0 is unlimited.
+    pub(crate) global_prefetch_count: u16,
+    /// Unsettled deliveries to consumers that acknowledge.
+    pub(crate) consumer_unsettled: u32,
+    pub(crate) mode: Mode,
+    pub(crate) route_cache: RouteCache,
+    /// The exchange that this channel may publish to, until the topology changes.
+    pub(crate) may_write: Option<ExchangeId>,
+    /// The revision until which `may_write` holds.
+    pub(crate) may_write_until: u64,
+    /// A message was published on the channel.
+    pub(crate) has_published: bool,
+    /// Deliveries of the channel still in the outbox.
+    pub(crate) outbox_len: u32,
+    /// The sequence of the channel's last delivery in the outbox.
+    pub(crate) outbox_last: u64,
+    /// The channel is closed: nothing new starts, and its deliveries are being requeued.
+    pub(crate) closing: bool,
+    /// The channel's deliveries are all requeued: the record goes when the outbox no longer refers to it.
+    pub(crate) cleared: bool,
+    /// The number of the channel among all that were opened, which no other channel has.
+    pub(crate) serial: u64,
+    pub(crate) counters: ChannelCounters,
+    pub(super) links: Links,
+}
+
+impl Channel {
+    pub(super) fn new(number: u16, connection: ConnectionId, vhost: VhostId) -> Self {
+        Self {
+            number,
+            connection,
+            vhost,
+            unacknowledged: List::default(),
+            last_tag: 0,
+            last_sent: 0,
+            consumers: List::default(),
+            prefetch_count: 0,
+            global_prefetch_count: 0,
+            consumer_unsettled: 0,
+            mode: Mode::Plain,
+            route_cache: RouteCache::default(),
+            may_write: None,
+            may_write_until: 0,
+            has_published: false,
+            outbox_len: 0,
+            outbox_last: 0,
+            closing: false,
+            cleared: false,
+            serial: 0,
+            counters: ChannelCounters::default(),
+            links: Links::default(),
+        }
+    }
+}
+
+/// The mode of a channel: confirms and transactions exclude each other.
+#[derive(Debug)]
+pub(crate) enum Mode {
+    Plain,
+    Confirm,
+    Transaction(Transaction),
+}
+
+/// An open transaction.
+#[derive(Debug, Default)]
+pub(crate) struct Transaction {
+    /// The first published message; each is linked to the next through its slot, behind its route if it has
+    /// one.
+    pub(crate) first: Option<MessageId>,
+    pub(crate) last: Option<MessageId>,
+    /// Messages that were published.
+    pub(crate) messages: u32,
+    /// Slots that messages and their routes occupy.
+    pub(crate) held: u32,
+    /// Bytes of blocks that messages and their routes occupy.
+    pub(crate) bytes: u64,
+    /// When something was last added to the transaction, in seconds since the start of the process.
+    pub(crate) touched_s: u32,
+    /// Deliveries whose settlement is decided.
+    pub(crate) settlements: List,
+}
+
+impl Transaction {
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.messages == 0 && self.settlements.is_empty()
+    }
+}
+
+/// The state of a consumer record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum ConsumerState {
+    /// The consumer takes messages.
+    Active,
+    /// The consumer takes no more messages, but still has unsettled deliveries.
+    Cancelled,
+    /// Not a consumer: stands for the gets of a channel from one queue.
+    Get,
+}
+
+/// One consumer.
+#[derive(Debug)]
+pub(crate) struct Consumer {
+    pub(crate) tag: Name,
+    pub(crate) channel: ChannelId,
+    pub(crate) queue: QueueId,
+    pub(crate) state: ConsumerState,
+    pub(crate) no_ack: bool,
+    pub(crate) exclusive: bool,
+    pub(crate) priority: i32,
+    /// The consumer's prefetch; 0 is unlimited.
+    pub(crate) prefetch_count: u16,
+    /// Unsettled deliveries; for a consumer with automatic acknowledgement, those not yet written.
+    pub(crate) unsettled: u32,
+    /// The consumer is on its queue's list of those that can take a message now.
+    pub(super) eligible: bool,
+    /// The consumer is on its connection's list of those waiting for room in the output.
+    pub(super) parked: bool,
+    /// The consumer is on its connection's list of cancellations to tell.
+    pub(crate) to_tell: bool,
+    /// The consumer counts in its queue's `returning`: its messages are being requeued.
+    pub(crate) returning: bool,
+    pub(super) channel_links: Links,
+    pub(super) queue_links: Links,
+    pub(super) eligible_links: Links,
+    /// Links in the connection's list of parked, or of cancelled consumers; never on both.
+    pub(super) connection_links: Links,
+}
+
+impl Consumer {
+    pub(super) fn new(channel: ChannelId, queue: QueueId, state: ConsumerState) -> Self {
+        Self {
+            tag: Name::new(),
+            channel,
+            queue,
+            state,
+            no_ack: false,
+            exclusive: false,
+            priority: 0,
+            prefetch_count: 0,
+            unsettled: 0,
+            eligible: false,
+            parked: false,
+            to_tell: false,
+            returning: false,
+            channel_links: Links::default(),
+            queue_links: Links::default(),
+            eligible_links: Links::default(),
+            connection_links: Links::default(),
+        }
     }
 }

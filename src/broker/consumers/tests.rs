@@ -3,12 +3,12 @@
 use super::*;
 use crate::Context;
 use crate::arguments::QueueSettings;
+use crate::context::Work;
 use crate::deliveries::Carrier;
 use crate::policy::{Applied, Policies};
 use crate::queue::{Queue, Taken};
 use crate::queues::Queues;
 use crate::quota::Quota;
-use crate::work::Work;
 use leveret_core::command::{ChannelId, ConnectionId, Name, QueueId, VhostId};
 use leveret_core::error::Fault;
 use leveret_core::journal::{Journal, Urgency};

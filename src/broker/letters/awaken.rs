@@ -19,10 +19,10 @@ use leveret_amqp::props::{Properties, PropertyEdit};
 use leveret_core::command::{ExchangeId, QueueId};
 use leveret_core::mem::MessageId;
 
-use super::state::Post;
+use super::Post;
 use super::write::Letter;
 use crate::Context;
-use crate::properties::copy_flags;
+use crate::arguments::copy_flags;
 use crate::queue::Queue;
 use crate::queue::Taken;
 use crate::queues::LevelChoice;

@@ -19,8 +19,8 @@ use leveret_amqp::{Full, Writer};
 use leveret_core::command::{ChannelId, QueueId, VhostId};
 use leveret_core::mem::{MessageFlags, MessageId, Share};
 
-use super::state::Post;
-use super::traced::TracedName;
+use super::Post;
+use super::TracedName;
 use crate::Context;
 use crate::queues::Claim;
 use crate::queues::Scratch;

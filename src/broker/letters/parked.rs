@@ -16,15 +16,15 @@
 //! Always true: a parked message keeps its exchange, key and body, and does not expire; it is in its old queue, though nobody is
 //! given it any more, or in the bridge's, and never in neither.
 
-use crate::properties::copy_flags;
+use crate::arguments::copy_flags;
 use leveret_amqp::field::Table;
 use leveret_amqp::props::{Edit, HeadersEdit, Properties, PropertyEdit};
 use leveret_amqp::{Full, Writer};
 use leveret_core::command::QueueId;
 use leveret_core::mem::MessageId;
 
-use super::death::{Parking, Reason};
-use super::state::Post;
+use super::Post;
+use super::give_up::{Parking, Reason};
 use super::write::Letter;
 use crate::Context;
 use crate::queues::LevelChoice;

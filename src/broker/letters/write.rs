@@ -11,7 +11,7 @@
 //! lost. As in RabbitMQ a letter is dropped that reaches no queue, or that a full target refuses, unless the
 //! target dead-letters what it refuses: then the letter goes on at once, a few times at most.
 
-use crate::properties::copy_flags;
+use crate::arguments::copy_flags;
 use leveret_amqp::Writer;
 use leveret_amqp::field::Table;
 use leveret_amqp::props::{BLIND_BYTES_MAX, Edit, HeadersEdit, Properties, PropertyEdit};
@@ -20,13 +20,13 @@ use leveret_core::error::Fault;
 use leveret_core::journal::Urgency;
 use leveret_core::mem::MessageId;
 
-use super::death::{Death, Reason};
-use super::state::Post;
+use super::Post;
+use super::give_up::{Death, Reason};
 use crate::Context;
+use crate::context::Work;
 use crate::queue::Targets;
 use crate::queues::LevelChoice;
 use crate::queues::Scratch;
-use crate::work::Work;
 
 /// How many times the routing work of one message a letter may take.
 const ROUTING_TIMES: u32 = 8;

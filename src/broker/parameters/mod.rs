@@ -19,14 +19,410 @@
 //! check) and has a bounded size; no error here shows a value, for it may hold a password; parameters of a
 //! virtual host go with it.
 
-mod records;
-mod state;
 #[cfg(test)]
 mod tests;
-mod unplaced;
-mod views;
 
-pub(super) use state::Parameters;
-pub(super) use views::{ParameterName, Setter};
+use core::hash::BuildHasher;
 
-pub use views::{PARAMETER_BYTES_MAX, ParameterCheck, ParameterNeeds, ParameterView, SHOVEL};
+use foldhash::quality::FixedState;
+use leveret_core::command::{NAME_BYTES_MAX, VhostId};
+use leveret_core::journal::{Batch, Definition, Journal, Mode};
+use leveret_core::mem::Slab;
+
+use crate::access::OperatorFault;
+use crate::reply_text::{check_changeable, check_room};
+
+// Runtime parameters as records.
+//
+// Always true: a value has a bounded size, and is shown in no text for people.
+
+/// One parameter.
+struct Parameter {
+    /// The virtual host; `None`: the parameter is global.
+    vhost: Option<VhostId>,
+    component: Box<str>,
+    name: Box<str>,
+    value: Box<[u8]>,
+}
+
+impl Parameter {
+    /// Whether the parameter has this name, in the virtual host of this id.
+    fn is(&self, vhost: Option<VhostId>, name: ParameterName<'_>) -> bool {
+        self.vhost == vhost && (&*self.component, &*self.name) == (name.component, name.name)
+    }
+
+    fn is_shovel(&self) -> bool {
+        self.vhost.is_some() && &*self.component == SHOVEL
+    }
+
+    /// The parameter as an operator sees it, in a virtual host of this name.
+    const fn view<'a>(&'a self, vhost: Option<&'a str>) -> ParameterView<'a> {
+        ParameterView { vhost, component: &self.component, name: &self.name, value: &self.value }
+    }
+}
+
+// All parameters: set, cleared and restored.
+//
+// Always true: a change is written down before anybody is told of it; whatever changes raises the version.
+
+type Changed = Result<Batch, OperatorFault>;
+
+/// All parameters.
+pub(crate) struct Parameters {
+    records: Slab<Parameter>,
+    /// Rises with each change of a parameter.
+    version: u64,
+    check: ParameterCheck,
+    /// How many shovels there may be.
+    shovels_max: usize,
+    unplaced: Unplaced,
+}
+
+/// The check of a broker whose loop knows no components: it refuses every value.
+fn check_none(said: &ParameterView<'_>) -> Result<ParameterNeeds, String> {
+    Err(format!("component {} not found", said.component))
+}
+
+impl Parameters {
+    /// Bytes of memory that a parameter takes with the longest names and value, each a piece of its own.
+    pub(crate) const PARAMETER_BYTES: usize =
+        Slab::<Parameter>::record_bytes() + PARAMETER_BYTES_MAX + 2 * 256 + 3 * 16;
+
+    pub(crate) fn with_capacity(parameters: usize, seed: u64) -> Self {
+        Self {
+            records: Slab::with_capacity(parameters),
+            version: 0,
+            check: check_none,
+            shovels_max: 0,
+            unplaced: Unplaced::new(seed),
+        }
+    }
+
+    /// Sets the check of whether a component takes a value.
+    pub(crate) fn set_check(&mut self, check: ParameterCheck) {
+        self.check = check;
+    }
+
+    /// Sets how many shovels there may be; shovels that exist stay.
+    pub(crate) const fn set_shovel_places(&mut self, shovels_max: usize) {
+        self.shovels_max = shovels_max;
+    }
+
+    // ---- what changes
+
+    /// What a value of a component needs; `None` for a global parameter.
+    ///
+    /// # Errors
+    /// The component does not take the value.
+    pub(crate) fn needs(&self, said: &ParameterView<'_>) -> Result<Option<ParameterNeeds>, OperatorFault> {
+        let needs = said.vhost.map(|_| (self.check)(said)).transpose();
+        needs.map_err(OperatorFault::Invalid)
+    }
+
+    /// Makes a parameter, or changes the one of that name; `setter` is who sets it, [`Self::needs`] has told
+    /// what the value needs.
+    ///
+    /// # Errors
+    /// The setter may not set it, or there is no room.
+    pub(crate) fn set(
+        &mut self,
+        journal: &mut Journal,
+        vhost: Option<VhostId>,
+        said: &ParameterView<'_>,
+        needs: Option<&ParameterNeeds>,
+        setter: &Setter<'_>,
+    ) -> Changed {
+        assert_eq!(needs.is_some(), vhost.is_some(), "what a virtual host has was checked");
+        if said.name.is_empty() || said.name.len() > NAME_BYTES_MAX {
+            return Err(OperatorFault::BadName("parameter", "have from 1 to 255 bytes"));
+        }
+        if let Some(needs) = needs {
+            setter.check(needs)?;
+        }
+        if said.value.len() > PARAMETER_BYTES_MAX {
+            let why = format!("its value is longer than {PARAMETER_BYTES_MAX} bytes of JSON");
+            return Err(OperatorFault::Invalid(why));
+        }
+        check_changeable(journal)?;
+        let old = self.find(vhost, said.full_name());
+        if old.is_some_and(|old| &*self.records[old].value == said.value) {
+            return Ok(journal.await_facts());
+        }
+        check_room(journal)?;
+        let is_shovel = vhost.is_some() && said.component == SHOVEL;
+        if old.is_none() && is_shovel && self.count(Parameter::is_shovel) >= self.shovels_max {
+            return Err(OperatorFault::NoRoom("bridges_max"));
+        }
+        self.put(vhost, said)?;
+        Ok(append(journal, said, true))
+    }
+
+    /// At a start: puts a parameter back from the log.
+    ///
+    /// # Errors
+    /// There is no place for the parameter; it can be cleared nonetheless.
+    pub(crate) fn restore(
+        &mut self,
+        vhost: Option<VhostId>,
+        said: &ParameterView<'_>,
+    ) -> Result<(), OperatorFault> {
+        self.put(vhost, said).inspect_err(|_| self.unplaced.add(said.full_name()))
+    }
+
+    fn put(&mut self, vhost: Option<VhostId>, said: &ParameterView<'_>) -> Result<(), OperatorFault> {
+        assert_eq!(vhost.is_some(), said.vhost.is_some(), "a virtual host has a name");
+        self.version += 1;
+        let value = said.value.into();
+        if let Some(old) = self.find(vhost, said.full_name()) {
+            self.records[old].value = value;
+            return Ok(());
+        }
+        let parameter = Parameter { vhost, component: said.component.into(), name: said.name.into(), value };
+        self.records.insert(parameter).map_err(|_| OperatorFault::NoRoom("parameters_max"))?;
+        self.unplaced.remove(said.full_name());
+        Ok(())
+    }
+
+    /// Clears a parameter, also one that only the log has.
+    ///
+    /// # Errors
+    /// There is no parameter of that name, or the store cannot be written.
+    pub(crate) fn clear(
+        &mut self,
+        journal: &mut Journal,
+        vhost: Option<VhostId>,
+        name: ParameterName<'_>,
+    ) -> Changed {
+        assert_eq!(vhost.is_some(), name.vhost.is_some(), "a virtual host has a name");
+        let found = self.find(vhost, name);
+        if found.is_none() && !self.unplaced.has(name) {
+            return Err(OperatorFault::NoSuchParameter);
+        }
+        check_changeable(journal)?;
+        match found {
+            Some(index) => self.drop_at(journal, index, name.vhost),
+            None => {
+                self.unplaced.remove(name);
+                let ParameterName { vhost, component, name } = name;
+                append(journal, &ParameterView { vhost, component, name, value: &[] }, false);
+            }
+        }
+        Ok(journal.await_facts())
+    }
+
+    /// Clears all parameters of a virtual host that is deleted.
+    pub(crate) fn drop_of_vhost(&mut self, journal: &mut Journal, vhost: VhostId, vhost_name: &str) {
+        for index in 0..self.records.places() {
+            if self.records.get(index).is_some_and(|it| it.vhost == Some(vhost)) {
+                self.drop_at(journal, index, Some(vhost_name));
+            }
+        }
+    }
+
+    fn drop_at(&mut self, journal: &mut Journal, index: usize, vhost_name: Option<&str>) {
+        append(journal, &self.records.remove(index).view(vhost_name), false);
+        self.version += 1;
+    }
+
+    /// Notes that the log may have parameters that cannot be read.
+    pub(crate) const fn doubt(&mut self) {
+        self.unplaced.doubt();
+    }
+
+    // ---- all parameters
+
+    fn find(&self, vhost: Option<VhostId>, name: ParameterName<'_>) -> Option<usize> {
+        self.records.iter().find(|(_, parameter)| parameter.is(vhost, name)).map(|(index, _)| index)
+    }
+
+    fn count(&self, is_counted: impl Fn(&Parameter) -> bool) -> usize {
+        self.records.iter().filter(|(_, parameter)| is_counted(parameter)).count()
+    }
+
+    /// Whether the log has a parameter of a virtual host, or may have it, even without a place in memory.
+    /// `vhost` is the virtual host of that name, if there is one.
+    pub(crate) fn may_have(&self, vhost: Option<VhostId>, name: ParameterName<'_>) -> bool {
+        vhost.is_some_and(|vhost| self.find(Some(vhost), name).is_some()) || self.unplaced.may_have(name)
+    }
+
+    /// A number that changes whenever a parameter is set, changed or cleared.
+    pub(crate) const fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Parameters that have a place.
+    pub(crate) const fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    /// The most parameters there may be.
+    pub(crate) const fn most(&self) -> usize {
+        self.records.len() + self.records.room()
+    }
+
+    /// Places of parameters ever used.
+    pub(crate) const fn places(&self) -> usize {
+        self.records.places()
+    }
+
+    /// The parameter in a place; `name_of` tells the name of its virtual host.
+    pub(crate) fn at<'a>(
+        &'a self,
+        place: usize,
+        name_of: impl Fn(VhostId) -> &'a str,
+    ) -> Option<ParameterView<'a>> {
+        let parameter = self.records.get(place)?;
+        Some(parameter.view(parameter.vhost.map(name_of)))
+    }
+}
+
+impl Setter<'_> {
+    /// Whether the setter of a parameter may have what its value needs.
+    fn check(&self, needs: &ParameterNeeds) -> Result<(), OperatorFault> {
+        if let Some(what) = needs.of_administrator.filter(|_| !self.is_administrator) {
+            return Err(OperatorFault::Invalid(format!("only an administrator may have it {what}")));
+        }
+        if self.may_connect {
+            return Ok(());
+        }
+        // A user without permissions is told the same whether the virtual host exists or not.
+        let vhost = &needs.vhost;
+        Err(OperatorFault::Invalid(match self.user {
+            Some(user) => format!("user \"{user}\" may not connect to vhost \"{vhost}\""),
+            None => format!("there is no vhost \"{vhost}\" in this broker"),
+        }))
+    }
+}
+
+/// Writes down that a parameter exists, or is gone.
+fn append(journal: &mut Journal, view: &ParameterView<'_>, exists: bool) -> Batch {
+    if journal.mode() != Mode::On {
+        return Batch::NONE;
+    }
+    let ParameterView { vhost, component, name, value } = *view;
+    let definition = Definition::Parameter { vhost, component, name, value };
+    journal.define(definition.key(), exists.then(|| definition.value()))
+}
+
+// Parameters that the log has, and for which there was no place at the start.
+//
+// Why it exists: a start under a lower `parameters_max` leaves some parameters in the log only; they can
+// still be cleared, and components must not take them for cleared.
+//
+// Always true: the list of such parameters is bounded, and takes memory only if there are some; those beyond
+// it, or not readable, may be anything.
+
+/// Parameters without a place that can still be cleared.
+const UNPLACED_MAX: usize = 64;
+
+/// The parameters without a place.
+#[derive(Debug)]
+struct Unplaced {
+    /// Hashes of the parameters' virtual hosts, components and names.
+    hashes: Vec<u64>,
+    /// The log may have further parameters without a place.
+    is_in_doubt: bool,
+    hasher: FixedState,
+}
+
+impl Unplaced {
+    const fn new(seed: u64) -> Self {
+        Self { hashes: Vec::new(), is_in_doubt: false, hasher: FixedState::with_seed(seed) }
+    }
+
+    /// Notes that the log may have parameters that cannot be read.
+    const fn doubt(&mut self) {
+        self.is_in_doubt = true;
+    }
+
+    /// Notes that there was no place for a parameter.
+    fn add(&mut self, name: ParameterName<'_>) {
+        if self.hashes.len() < UNPLACED_MAX {
+            self.hashes.push(self.hasher.hash_one(name));
+        } else {
+            self.doubt();
+        }
+    }
+
+    /// Notes that a parameter has a place now, or is gone.
+    fn remove(&mut self, name: ParameterName<'_>) {
+        let hash = self.hasher.hash_one(name);
+        self.hashes.retain(|other| *other != hash);
+    }
+
+    /// Whether a parameter is known to be without a place.
+    fn has(&self, name: ParameterName<'_>) -> bool {
+        self.hashes.contains(&self.hasher.hash_one(name))
+    }
+
+    /// Whether a parameter is without a place, or may be.
+    fn may_have(&self, name: ParameterName<'_>) -> bool {
+        self.is_in_doubt || self.has(name)
+    }
+}
+
+// Parameters as they are set, and as an operator sees them.
+//
+// Why it exists: setting and listing parameters, and the components, use the same fields.
+//
+// Always true: a parameter is shown as it was set, and can be set so again.
+
+/// The longest value, in bytes of JSON.
+pub const PARAMETER_BYTES_MAX: usize = 2048;
+
+/// The component whose parameters are shovels: each takes a place of `bridges_max`.
+pub const SHOVEL: &str = "shovel";
+
+/// Checks whether a component takes a value, and tells what the value needs.
+///
+/// The error is in RabbitMQ's words, without what is secret in the value.
+pub type ParameterCheck = fn(&ParameterView<'_>) -> Result<ParameterNeeds, String>;
+
+/// What the value of a parameter needs.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ParameterNeeds {
+    /// The virtual host here that the component would connect to; its setter needs permissions there.
+    pub vhost: String,
+    /// The part of the value that only a user with the tag `administrator` may set, if any.
+    pub of_administrator: Option<&'static str>,
+}
+
+/// A parameter as it is set and shown.
+#[derive(Clone, Copy, Debug)]
+pub struct ParameterView<'a> {
+    /// The virtual host; `None`: the parameter is global, and has no component.
+    pub vhost: Option<&'a str>,
+    /// The component that the parameter configures.
+    pub component: &'a str,
+    /// The name of the parameter.
+    pub name: &'a str,
+    /// The value: JSON, which may hold passwords.
+    pub value: &'a [u8],
+}
+
+impl<'a> ParameterView<'a> {
+    /// The name that the parameter is found by.
+    const fn full_name(&self) -> ParameterName<'a> {
+        ParameterName { vhost: self.vhost, component: self.component, name: self.name }
+    }
+}
+
+/// The full name of a parameter.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct ParameterName<'a> {
+    /// The virtual host; `None`: the parameter is global.
+    pub(crate) vhost: Option<&'a str>,
+    pub(crate) component: &'a str,
+    pub(crate) name: &'a str,
+}
+
+/// Who sets a parameter.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Setter<'a> {
+    /// The name of the user; `None`: the operator of this machine sets the parameter.
+    pub(crate) user: Option<&'a str>,
+    /// The user has the tag `administrator`, or is the operator of this machine.
+    pub(crate) is_administrator: bool,
+    /// The virtual host that the component would connect to exists, and the user has permissions there.
+    pub(crate) may_connect: bool,
+}

@@ -8,9 +8,11 @@
 
 use core::fmt;
 
-use super::views::PolicyKind;
-use crate::words::ErlangBinary;
 use leveret_amqp::field::{Table, Value};
+use leveret_core::command::{ExchangeId, QueueId};
+
+use super::PolicyKind;
+use crate::reply_text::ErlangBinary;
 
 /// The longest definition, in bytes of a field table.
 pub(super) const DEFINITION_BYTES_MAX: usize = 1024;
@@ -252,4 +254,132 @@ impl fmt::Display for Term<'_> {
             },
         }
     }
+}
+
+// How far the queues and exchanges have heard of a change of the policies.
+//
+// Why it exists: there may be too many queues and exchanges to tell all in one go.
+//
+// Always true: a change that comes while another is told is told from the first queue on, together with the
+// other; the job that tells is asked for once.
+
+/// A queue or an exchange that hears of a change.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Listener {
+    Queue(QueueId),
+    Exchange(ExchangeId),
+}
+
+/// How many places of queues and of exchanges have heard of a change.
+#[derive(Clone, Copy, Debug, Default)]
+struct Told {
+    queues: usize,
+    exchanges: usize,
+}
+
+/// A change that not all have heard of yet, if there is one.
+#[derive(Debug, Default)]
+pub(super) struct Telling {
+    told: Option<Told>,
+    /// The job that tells is still to be begun.
+    wants_job: bool,
+}
+
+impl Telling {
+    /// Begins to tell of a change, which nobody has heard of.
+    pub(super) fn begin(&mut self) {
+        if self.told.replace(Told::default()).is_none() {
+            self.wants_job = true;
+        }
+    }
+
+    /// Whether the job that tells is to be begun; the caller begins it.
+    pub(super) const fn take_job(&mut self) -> bool {
+        core::mem::replace(&mut self.wants_job, false)
+    }
+
+    /// The next queue or exchange to hear, among so many places of each.
+    pub(super) fn next(&self, queues: usize, exchanges: usize) -> Option<Listener> {
+        let told = self.told?;
+        if told.queues < queues {
+            return Some(Listener::Queue(QueueId::from_index(told.queues)));
+        }
+        (told.exchanges < exchanges).then(|| Listener::Exchange(ExchangeId::from_index(told.exchanges)))
+    }
+
+    /// Notes that a queue or an exchange has heard.
+    pub(super) fn note(&mut self, listener: Listener) {
+        let told = self.told.as_mut().expect("somebody hears of a change that there is");
+        let (count, index) = match listener {
+            Listener::Queue(queue) => (&mut told.queues, queue.index()),
+            Listener::Exchange(exchange) => (&mut told.exchanges, exchange.index()),
+        };
+        assert_eq!(*count, index, "changes are told in the order of places");
+        *count += 1;
+    }
+
+    /// Notes that all have heard.
+    pub(super) const fn end(&mut self) {
+        self.told = None;
+        self.wants_job = false;
+    }
+}
+
+// The terms of a queue: its own arguments, its policy, and its operator policy, put together.
+//
+// Why it exists: the three are put together in one place, as RabbitMQ 3.10 does it (recorded from it), so
+// that code which acts on a limit need not know where it came from. Arguments have `x-` before the names
+// that policies have.
+//
+// Always true: the smallest of several limits counts, and the shortest consumer timeout; for all other keys
+// the argument, and only without it the policy; an operator policy has only limits.
+
+/// The arguments, policy and operator policy of a queue; a missing one is empty.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terms<'a> {
+    pub(super) arguments: Table<'a>,
+    pub(super) policy: Table<'a>,
+    pub(super) operator: Table<'a>,
+}
+
+impl<'a> Terms<'a> {
+    /// The arguments alone, for keys that no policy can have.
+    pub(crate) const fn arguments(&self) -> Table<'a> {
+        self.arguments
+    }
+
+    /// The smallest value of a limit, by the name of its argument; the largest number without a limit.
+    #[inline(never)]
+    pub(crate) fn limit(&self, argument: &str) -> u64 {
+        self.numbers(argument).into_iter().flatten().min().unwrap_or(u64::MAX)
+    }
+
+    /// The shortest value of a time of which 0 is for ever; `None` without one.
+    #[inline(never)]
+    pub(crate) fn time(&self, argument: &str) -> Option<u64> {
+        // Subtracting 1 makes 0 the largest number.
+        self.numbers(argument).into_iter().flatten().min_by_key(|ms| ms.wrapping_sub(1))
+    }
+
+    /// The numbers in arguments, policy and operator policy; a value that is no number counts as missing.
+    fn numbers(&self, argument: &str) -> [Option<u64>; 3] {
+        let key = key_of(argument);
+        let said = [self.arguments.get(argument), self.policy.get(key), self.operator.get(key)];
+        said.map(|value| value.and_then(limit_in))
+    }
+
+    /// The value of a key that is no limit.
+    #[inline(never)]
+    pub(crate) fn value(&self, argument: &str) -> Option<Value<'a>> {
+        self.arguments.get(argument).or_else(|| self.policy.get(key_of(argument)))
+    }
+}
+
+fn key_of(argument: &str) -> &str {
+    argument.strip_prefix("x-").unwrap_or(argument)
+}
+
+/// A number that can be a limit.
+fn limit_in(value: Value<'_>) -> Option<u64> {
+    value.as_integer().and_then(|number| u64::try_from(number).ok())
 }

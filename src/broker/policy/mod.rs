@@ -17,17 +17,462 @@
 //! that; bytes of patterns are counted with those of permissions (`PatternBytes`).
 
 mod keys;
-mod records;
-mod state;
-mod telling;
-mod terms;
 #[cfg(test)]
 mod tests;
-mod views;
 
-pub(super) use records::{Applied, Subject};
-pub(super) use state::Policies;
-pub(super) use telling::Listener;
-pub(super) use terms::Terms;
+use std::sync::Arc;
 
-pub use views::{AppliedView, ApplyTo, NewPolicy, PolicyKind, PolicyView};
+use keys::Telling;
+use keys::{DEFINITION_BYTES_MAX, NotFor};
+use leveret_amqp::field::Table;
+use leveret_core::command::{NAME_BYTES_MAX, PolicyId, VhostId};
+use leveret_core::journal::{Batch, Definition, Journal, Mode};
+use leveret_core::mem::Slab;
+
+use crate::access::{OperatorFault, Pattern, PatternBytes};
+use crate::context::Work;
+use crate::reply_text::{check_changeable, check_room};
+
+pub(super) use keys::Listener;
+pub(super) use keys::Terms;
+
+// Policies as records: which names they match, and their definitions.
+//
+// Always true: a definition was checked (`keys`) before it is here, and has a bounded size; a cleared policy
+// applies to nothing.
+
+/// A queue or an exchange that policies may apply to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Subject {
+    Exchange,
+    ClassicQueue,
+    QuorumQueue,
+}
+
+/// The policies that apply to a queue or an exchange.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Applied {
+    policy: Option<PolicyId>,
+    operator: Option<PolicyId>,
+}
+
+impl Applied {
+    /// The applied policy of a kind, if there is one.
+    const fn of_kind_mut(&mut self, kind: PolicyKind) -> &mut Option<PolicyId> {
+        match kind {
+            PolicyKind::User => &mut self.policy,
+            PolicyKind::Operator => &mut self.operator,
+        }
+    }
+}
+
+/// One policy.
+struct Policy {
+    vhost: VhostId,
+    name: Box<str>,
+    kind: PolicyKind,
+    pattern: Pattern,
+    apply_to: ApplyTo,
+    priority: i32,
+    /// The definition: the bytes of a table.
+    definition: Box<[u8]>,
+    /// The alternate exchange that the definition names; exchanges share the text.
+    alternate: Option<Arc<str>>,
+    not_for: NotFor,
+    /// The policy was cleared.
+    is_gone: bool,
+}
+
+impl Policy {
+    /// Whether the policy exists, and has this name.
+    fn is(&self, vhost: VhostId, kind: PolicyKind, name: &str) -> bool {
+        (self.vhost, self.kind, &*self.name) == (vhost, kind, name) && !self.is_gone
+    }
+
+    /// Whether the policy exists, and is for such queues or exchanges.
+    fn is_for(&self, vhost: VhostId, subject: Subject) -> bool {
+        use ApplyTo::{All, ClassicQueues, Exchanges, Queues, QuorumQueues};
+        let applies = match subject {
+            Subject::Exchange => matches!(self.apply_to, All | Exchanges),
+            Subject::ClassicQueue => {
+                matches!(self.apply_to, All | Queues | ClassicQueues) && !self.not_for.classic
+            }
+            Subject::QuorumQueue => {
+                matches!(self.apply_to, All | Queues | QuorumQueues) && !self.not_for.quorum
+            }
+        };
+        applies && self.vhost == vhost && !self.is_gone
+    }
+
+    /// Whether the policy comes before another where both match. RabbitMQ leaves open which of two with the same
+    /// priority does.
+    fn precedes(&self, other: &Self) -> bool {
+        (other.priority, &self.name) < (self.priority, &other.name)
+    }
+
+    /// The policy as an operator would set it.
+    const fn said(&self) -> NewPolicy<'_> {
+        NewPolicy {
+            kind: self.kind,
+            name: &self.name,
+            pattern: self.pattern.text(),
+            apply_to: self.apply_to,
+            priority: self.priority,
+            definition: &self.definition,
+        }
+    }
+}
+
+// All policies: set and cleared, chosen for queues and exchanges, and told to these.
+//
+// Always true: whatever changes here is told, for the change itself begins the telling; a cleared policy
+// stays as long as a queue or an exchange may still go by it.
+
+/// All policies.
+pub(crate) struct Policies {
+    records: Slab<Policy>,
+    telling: Telling,
+}
+
+impl Policies {
+    /// Bytes of memory that a policy takes without its pattern: the longest name and definition, each a piece
+    /// of its own, and the name of an alternate exchange.
+    pub(crate) const POLICY_BYTES: usize =
+        Slab::<Policy>::record_bytes() + DEFINITION_BYTES_MAX + 2 * 256 + 4 * 16;
+
+    pub(crate) fn with_capacity(policies: usize) -> Self {
+        Self { records: Slab::with_capacity(policies), telling: Telling::default() }
+    }
+
+    // ---- what changes
+
+    /// Makes a policy in a virtual host, or changes the one of that name; gives the batch with which that is
+    /// durable.
+    ///
+    /// # Errors
+    /// The policy is not valid, or there is no room.
+    pub(crate) fn set(
+        &mut self,
+        journal: &mut Journal,
+        patterns: &mut PatternBytes,
+        vhost: VhostId,
+        view: &PolicyView<'_>,
+    ) -> Result<Batch, OperatorFault> {
+        let said = &view.policy;
+        if said.name.is_empty() || said.name.len() > NAME_BYTES_MAX {
+            return Err(OperatorFault::BadName("policy", "have from 1 to 255 bytes"));
+        }
+        keys::check(Table::trusted(said.definition), said.kind).map_err(OperatorFault::Invalid)?;
+        check_changeable(journal)?;
+        // An operator policy is taken on a full disk, too: it may make room.
+        if said.kind == PolicyKind::User {
+            check_room(journal)?;
+        }
+        self.put(patterns, vhost, said)?;
+        Ok(append(journal, view, true))
+    }
+
+    /// Puts a policy in its place, new or changed, without writing it down: a start finds it in the log.
+    ///
+    /// # Errors
+    /// The pattern is not valid, or there is no room.
+    pub(crate) fn put(
+        &mut self,
+        patterns: &mut PatternBytes,
+        vhost: VhostId,
+        said: &NewPolicy<'_>,
+    ) -> Result<(), OperatorFault> {
+        let pattern = Pattern::new(said.pattern, patterns.most()).map_err(|why| {
+            let text = format!("pattern should be regular expression but is invalid: {why}");
+            OperatorFault::Invalid(text)
+        })?;
+        let old = self.find(vhost, said.kind, said.name);
+        if old.is_none() && self.records.is_full() {
+            return Err(OperatorFault::NoRoom("policies_max"));
+        }
+        let freed = old.map_or(0, |old| self.records[old].pattern.bytes());
+        patterns.take(pattern.bytes(), freed)?;
+        let definition = Table::trusted(said.definition);
+        let alternate = definition.get("alternate-exchange").and_then(|value| value.as_str());
+        let policy = Policy {
+            vhost,
+            name: said.name.into(),
+            kind: said.kind,
+            pattern,
+            apply_to: said.apply_to,
+            priority: said.priority,
+            definition: said.definition.into(),
+            alternate: alternate.map(Arc::from),
+            not_for: keys::not_for(definition),
+            is_gone: false,
+        };
+        match old {
+            Some(old) => self.records[old] = policy,
+            None => assert!(self.records.insert(policy).is_ok(), "there was a place a moment ago"),
+        }
+        self.telling.begin();
+        Ok(())
+    }
+
+    /// Clears a policy.
+    ///
+    /// # Errors
+    /// There is no policy of that name, or the store cannot be written.
+    pub(crate) fn clear(
+        &mut self,
+        journal: &mut Journal,
+        vhost: VhostId,
+        vhost_name: &str,
+        kind: PolicyKind,
+        name: &str,
+    ) -> Result<(), OperatorFault> {
+        let index = self.find(vhost, kind, name).ok_or(OperatorFault::NoSuchParameter)?;
+        check_changeable(journal)?;
+        self.drop_at(journal, index, vhost_name);
+        Ok(())
+    }
+
+    /// Clears all policies of a virtual host that is deleted.
+    pub(crate) fn drop_of_vhost(&mut self, journal: &mut Journal, vhost: VhostId, vhost_name: &str) {
+        for index in 0..self.records.places() {
+            if self.records.get(index).is_some_and(|it| it.vhost == vhost && !it.is_gone) {
+                self.drop_at(journal, index, vhost_name);
+            }
+        }
+    }
+
+    fn drop_at(&mut self, journal: &mut Journal, index: usize, vhost_name: &str) {
+        let policy = &mut self.records[index];
+        policy.is_gone = true;
+        append(journal, &PolicyView { vhost: vhost_name, policy: policy.said() }, false);
+        self.telling.begin();
+    }
+
+    fn find(&self, vhost: VhostId, kind: PolicyKind, name: &str) -> Option<usize> {
+        self.records.iter().find(|(_, policy)| policy.is(vhost, kind, name)).map(|(index, _)| index)
+    }
+
+    // ---- which policies apply
+
+    fn get(&self, policy: Option<PolicyId>) -> Option<&Policy> {
+        self.records.get(policy?.index())
+    }
+
+    /// The policies that apply to a queue or an exchange of this name; the work is charged.
+    pub(crate) fn choose(&self, work: &mut Work, vhost: VhostId, name: &str, subject: Subject) -> Applied {
+        let mut applied = Applied::default();
+        for (index, policy) in self.records.iter().filter(|(_, policy)| policy.is_for(vhost, subject)) {
+            let chosen = applied.of_kind_mut(policy.kind);
+            if self.get(*chosen).is_some_and(|other| !policy.precedes(other)) {
+                continue;
+            }
+            work.charge(1);
+            if policy.pattern.matches(work, name) {
+                *chosen = Some(PolicyId::from_index(index));
+            }
+        }
+        applied
+    }
+
+    /// What arguments and the policies that apply say together.
+    pub(crate) fn terms<'a>(&'a self, arguments: &'a [u8], applied: Applied) -> Terms<'a> {
+        let definition = |policy| self.get(policy).map_or(Table::EMPTY, |it| Table::trusted(&it.definition));
+        Terms {
+            arguments: Table::trusted(arguments),
+            policy: definition(applied.policy),
+            operator: definition(applied.operator),
+        }
+    }
+
+    /// The alternate exchange that the policies name which apply to an exchange.
+    pub(crate) fn alternate(&self, applied: Applied) -> Option<Arc<str>> {
+        self.get(applied.policy)?.alternate.clone()
+    }
+
+    /// The policies that apply to a queue or an exchange, as an operator sees them.
+    pub(crate) fn applied_view(&self, applied: Applied) -> AppliedView<'_> {
+        let terms = self.terms(&[], applied);
+        let name = |policy| self.get(policy).map(|policy| &*policy.name);
+        AppliedView {
+            policy: name(applied.policy),
+            operator: name(applied.operator),
+            definition: terms.policy,
+            limits: terms.operator,
+        }
+    }
+
+    // ---- who hears of a change
+
+    /// Begins to tell all queues and exchanges which policies apply to them.
+    pub(crate) fn begin_telling(&mut self) {
+        self.telling.begin();
+    }
+
+    /// Whether the job that tells queues and exchanges is to be begun; the caller begins it.
+    pub(crate) const fn take_job(&mut self) -> bool {
+        self.telling.take_job()
+    }
+
+    /// The next queue or exchange to hear of a change, among so many places of each; `None` when all have.
+    pub(crate) fn next_to_tell(&self, queues: usize, exchanges: usize) -> Option<Listener> {
+        self.telling.next(queues, exchanges)
+    }
+
+    /// Notes that a queue or an exchange has heard of the change.
+    pub(crate) fn told(&mut self, listener: Listener) {
+        self.telling.note(listener);
+    }
+
+    /// Ends the telling when all have heard: nothing refers to cleared policies any more.
+    pub(crate) fn end_telling(&mut self, patterns: &mut PatternBytes) {
+        self.telling.end();
+        for index in 0..self.records.places() {
+            if self.records.get(index).is_some_and(|policy| policy.is_gone) {
+                patterns.give_back(self.records.remove(index).pattern.bytes());
+            }
+        }
+    }
+
+    // ---- all policies
+
+    /// Policies, cleared ones included that a queue or an exchange may still go by.
+    pub(crate) const fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    /// Whether there is no policy at all.
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// The most policies there may be.
+    pub(crate) const fn most(&self) -> usize {
+        self.records.len() + self.records.room()
+    }
+
+    /// Places of policies ever used.
+    pub(crate) const fn places(&self) -> usize {
+        self.records.places()
+    }
+
+    /// The policy in a place; `name_of` tells the name of its virtual host.
+    pub(crate) fn at<'a>(
+        &'a self,
+        place: usize,
+        name_of: impl Fn(VhostId) -> &'a str,
+    ) -> Option<PolicyView<'a>> {
+        let policy = self.records.get(place).filter(|policy| !policy.is_gone)?;
+        Some(PolicyView { vhost: name_of(policy.vhost), policy: policy.said() })
+    }
+}
+
+/// Writes down that a policy exists, or is gone.
+fn append(journal: &mut Journal, view: &PolicyView<'_>, exists: bool) -> Batch {
+    if journal.mode() != Mode::On {
+        return Batch::NONE;
+    }
+    let PolicyView { vhost, policy } = view;
+    let definition = Definition::Policy {
+        vhost,
+        name: policy.name,
+        is_operators: policy.kind == PolicyKind::Operator,
+        pattern: policy.pattern,
+        apply_to: policy.apply_to.name(),
+        priority: policy.priority,
+        definition: policy.definition,
+    };
+    journal.define(definition.key(), exists.then(|| definition.value()))
+}
+
+// Policies as they are set, and as an operator sees them.
+//
+// Why it exists: setting and listing policies use the same fields.
+//
+// Always true: a policy is shown as it was set, and can be set so again.
+
+/// Whether a policy is a user's or the operator's; one of each kind may have the same name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PolicyKind {
+    /// A policy of a user with the tag `policymaker`.
+    User,
+    /// An operator policy, which limits what user policies and arguments set.
+    Operator,
+}
+
+/// What a policy is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum ApplyTo {
+    /// Queues and exchanges.
+    #[default]
+    All,
+    /// Queues alone.
+    Queues,
+    /// Exchanges alone.
+    Exchanges,
+    /// Classic queues alone. This and the following are of RabbitMQ from 3.12 on.
+    ClassicQueues,
+    /// Quorum queues alone.
+    QuorumQueues,
+    /// Streams alone, so nothing here.
+    Streams,
+}
+
+impl ApplyTo {
+    /// The word for it in the definition.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Queues => "queues",
+            Self::Exchanges => "exchanges",
+            Self::ClassicQueues => "classic_queues",
+            Self::QuorumQueues => "quorum_queues",
+            Self::Streams => "streams",
+        }
+    }
+
+    /// The value that a word stands for.
+    pub fn from_name(name: &str) -> Option<Self> {
+        use ApplyTo::{All, ClassicQueues, Exchanges, Queues, QuorumQueues, Streams};
+        let all = [All, Queues, Exchanges, ClassicQueues, QuorumQueues, Streams];
+        all.into_iter().find(|apply_to| apply_to.name() == name)
+    }
+}
+
+/// A policy to be set.
+#[derive(Clone, Copy, Debug)]
+pub struct NewPolicy<'a> {
+    /// Whether the policy is a user's or the operator's.
+    pub kind: PolicyKind,
+    /// The name of the policy.
+    pub name: &'a str,
+    /// The pattern of the names that the policy matches.
+    pub pattern: &'a str,
+    /// Whether the policy is for queues, exchanges or both.
+    pub apply_to: ApplyTo,
+    /// The priority: of several policies that match the highest applies.
+    pub priority: i32,
+    /// The definition: the bytes of a table.
+    pub definition: &'a [u8],
+}
+
+/// A policy as an operator sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct PolicyView<'a> {
+    /// The name of the policy's virtual host.
+    pub vhost: &'a str,
+    /// The policy as it was set.
+    pub policy: NewPolicy<'a>,
+}
+
+/// The policies that apply to a queue or an exchange.
+#[derive(Clone, Copy, Debug)]
+pub struct AppliedView<'a> {
+    /// The name of the policy.
+    pub policy: Option<&'a str>,
+    /// The name of the operator policy.
+    pub operator: Option<&'a str>,
+    /// The definition of the policy.
+    pub definition: Table<'a>,
+    /// The definition of the operator policy, whose limits count where they are smaller.
+    pub limits: Table<'a>,
+}

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::access::{OperatorFault, PatternBytes};
-use crate::work::Work;
+use crate::context::Work;
 use leveret_amqp::Writer;
 use leveret_amqp::field::{Table, Value};
 use leveret_core::command::{ExchangeId, QueueId, VhostId};

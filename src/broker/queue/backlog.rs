@@ -14,9 +14,12 @@
 //! messages go before all others; the counts and bytes are those of the messages in the parts, in memory or
 //! not.
 
-use super::place::Place;
+use leveret_core::command::QueueId;
+use leveret_core::mem::{Entry, Fifo, FifoPool, MESSAGE_SLOT_BYTES, MessageId, Messages};
+
+use super::record::Records;
+use super::record::{Front, Rank};
 use crate::deliveries::{Delivered, Deliveries, RequeuedHeap};
-use leveret_core::mem::{Fifo, FifoPool, MESSAGE_SLOT_BYTES, MessageId, Messages};
 
 /// Messages in the middle of one queue, in memory or not: with those outside of it their number fits the 32 bits of
 /// queue.declare-ok.
@@ -639,5 +642,158 @@ impl Purged {
     /// Whether all pieces of a purged queue are dropped.
     pub(crate) fn is_empty(&self) -> bool {
         self.returned.is_empty() && self.fifos.iter().all(Fifo::is_empty)
+    }
+}
+
+// The messages at one place of a queue, and how a place is kept in an entry.
+//
+// ```text
+// flags of an entry: │ 61 bits: offset in the log │ 3 bits: kind │
+// ```
+//
+// Always true: a place reads back from its entry as it was, whatever its offset.
+
+/// Entry flags: three bits of kind, sixty-one of the log offset, which no queue ever uses up.
+const LOGGED: u64 = 1;
+const STORED: u64 = 2;
+const KIND: u64 = 7;
+const KIND_BITS: u32 = 3;
+
+/// The messages at one place of a queue.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Place {
+    /// A message that only memory has.
+    Plain(MessageId),
+    /// A message in memory that the log has too, or will have.
+    Logged(MessageId, u64),
+    /// A run of messages that only the log has: first offset, count.
+    Stored(u64, u32),
+}
+
+impl Place {
+    /// The place that an entry stands for.
+    pub(crate) const fn of(entry: Entry) -> Self {
+        let Entry { message, flags } = entry;
+        if flags & KIND == 0 {
+            return Self::Plain(message);
+        }
+        let offset = flags >> KIND_BITS;
+        match flags & KIND {
+            LOGGED => Self::Logged(message, offset),
+            STORED => Self::Stored(offset, message.index() as u32 + 1),
+            _ => panic!("an entry is of one of these kinds"),
+        }
+    }
+
+    /// The entry that keeps this place.
+    pub(crate) fn entry(self) -> Entry {
+        let flags = |offset: u64, kind: u64| offset << KIND_BITS | kind;
+        match self {
+            Self::Plain(message) => Entry { message, flags: 0 },
+            Self::Logged(message, offset) => Entry { message, flags: flags(offset, LOGGED) },
+            Self::Stored(start, count) => {
+                Entry { message: MessageId::from_index(count as usize - 1), flags: flags(start, STORED) }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod place_tests {
+    use super::*;
+
+    #[test]
+    fn places_read_back_whatever_the_offset() {
+        let message = MessageId::from_index(5);
+        assert_eq!(Place::of(Place::Plain(message).entry()), Place::Plain(message));
+        for shift in 0..61 {
+            let width = 1_u64 << shift;
+            for offset in [width - 1, width, width + 1] {
+                for place in [Place::Logged(message, offset), Place::Stored(offset, u32::MAX - 1)] {
+                    assert_eq!(Place::of(place.entry()), place);
+                }
+            }
+        }
+    }
+}
+
+// The ready list: queues that can deliver now.
+//
+// Always true: a queue is on the ready list exactly when it has a message, a consumer that can take it, and nothing
+// that has to come first; a queue with priorities is on it itself, never a level of it.
+
+impl Records {
+    /// Takes the next queue that has something to deliver off the ready list.
+    #[inline]
+    pub(crate) fn pop_ready(&mut self) -> Option<QueueId> {
+        let queue = self.ready.pop_front(&mut self.slab, |queue| &mut queue.listed.ready_links)?;
+        self.slab[queue].listed.is_ready = false;
+        Some(QueueId::from_index(queue))
+    }
+
+    /// Whether some queue can deliver now.
+    #[inline]
+    pub(crate) const fn is_any_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// Puts a queue on the ready list if it can deliver now.
+    pub(crate) fn wake(&mut self, queue: QueueId) {
+        let record = &mut self.slab[queue.index()];
+        if record.listed.is_ready {
+            return;
+        }
+        if record.wants_delivery() {
+            record.listed.is_ready = true;
+            self.ready.push_back(&mut self.slab, queue.index(), |queue| &mut queue.listed.ready_links);
+        } else if record.rank != Rank::Plain {
+            self.wake_queue_of_level(queue);
+        }
+    }
+
+    /// Puts the queue of a level on the ready list if it can deliver now, because a message came, or may go.
+    #[cold]
+    pub(crate) fn wake_queue_of_level(&mut self, queue: QueueId) {
+        let queue = self.queue_of_level(queue);
+        if !self.slab[queue.index()].listed.is_ready && self.level_to_deliver(queue).is_some() {
+            self.slab[queue.index()].listed.is_ready = true;
+            self.ready.push_back(&mut self.slab, queue.index(), |queue| &mut queue.listed.ready_links);
+        }
+    }
+
+    /// Notes that a job begins to requeue messages of a queue: until the job is done nothing is delivered
+    /// from it.
+    pub(crate) fn begin_returning(&mut self, queue: QueueId) {
+        self.slab[queue.index()].returning += 1;
+    }
+
+    /// The queue itself if it can deliver now, or the level of it that can.
+    #[inline(always)]
+    pub(crate) fn wanted_level(&self, queue: QueueId) -> Option<QueueId> {
+        let record = &self.slab[queue.index()];
+        match record.wants_delivery() {
+            true => Some(queue),
+            false if record.rank == Rank::Plain => None,
+            false => self.level_to_deliver(queue),
+        }
+    }
+
+    /// The level of a queue with priorities whose first message can be delivered now, if any.
+    #[cold]
+    pub(crate) fn level_to_deliver(&self, queue: QueueId) -> Option<QueueId> {
+        let whole = &self.slab[queue.index()];
+        let level = self.first_level(queue);
+        let first = &self.slab[level.index()];
+        let may_go = first.backlog.ready() > 0 && first.returning == 0 && first.front == Front::Free;
+        let is_wanted = whole.audience.is_ready() && whole.returning == 0 && !whole.dying;
+        (may_go && is_wanted).then_some(level)
+    }
+
+    /// A queue that can deliver now and is not on the ready list, so that nobody would look at it.
+    #[cfg(debug_assertions)]
+    pub(crate) fn forgotten_queue(&self) -> Option<usize> {
+        let wants = |index: usize| self.wanted_level(QueueId::from_index(index)).is_some();
+        let mut queues = self.slab.iter().filter(|(_, queue)| !queue.listed.is_ready && !queue.is_level());
+        queues.find(|(index, _)| wants(*index)).map(|(index, _)| index)
     }
 }

@@ -4,8 +4,8 @@
 //!
 //! Always true: no count, mark, order or place of the queue is changed.
 
-use super::place::Place;
-use super::records::Records;
+use super::backlog::Place;
+use super::record::Records;
 use crate::deliveries::Deliveries;
 use leveret_core::command::QueueId;
 use leveret_core::error::{Fault, ReplyCode};

@@ -3,8 +3,8 @@
 //! Always true: the limits of a queue with priorities hold for all its levels together.
 
 use super::backlog::{SLOT_BYTES, block_bytes};
+use super::record::Records;
 use super::record::{Queue, Rank};
-use super::records::Records;
 use crate::arguments::Overflow;
 use crate::shortage::{Pool, Shortage};
 use leveret_core::command::QueueId;

@@ -3,8 +3,11 @@
 //! Always true: an offset is given to one message only; the counts are of unsettled messages in the log or on
 //! their way there; the delivered watermark never falls.
 
-use crate::restored::Contents;
+use leveret_amqp::field::{Table, Value};
+use leveret_core::command::QueueId;
 use leveret_core::journal::{Batch, Target};
+
+use crate::recovery::Contents;
 
 /// Offsets by which the watermark goes ahead of the deliveries: at most as many undelivered messages are
 /// called redelivered after a power cut.
@@ -178,5 +181,348 @@ impl Logged {
     pub(crate) fn watermark_reset(&self) -> Option<(u64, u64)> {
         let watermark = self.watermark_asked.max(self.watermark_before);
         (self.count > 0 && watermark > self.taken_below).then_some((self.taken_below, watermark))
+    }
+}
+
+// How often messages of quorum queues were requeued, as it is written to the log.
+//
+// A message that brings its consumer down each time must reach its delivery limit, even when the power fails
+// in between. So the counts are part of the queue's definition, as one more argument, the last:
+//
+// ```text
+// | arguments | 15 "leveret-returns" x | length u32 | length ÷ 10 × (offset u64, count u16) |
+// ```
+//
+// Big endian. Neighbouring messages with the same count are one range, written as two entries: the first
+// offset, then the last offset with [`RANGE_END`] set. Older versions read the first of the two and drop the
+// second; programs that do not know the argument ignore it.
+//
+// # Invariants
+// - Ranges are ascending, do not overlap, and neighbours with the same count are one range.
+// - A queue has at most [`RANGES_MAX`] ranges. Beyond that the messages with the lowest count are forgotten,
+//   so that the delivery limit still ends those that are nearest to it.
+// - At most one write of a queue is under way. Changes meanwhile go with the next one, so thousands of
+//   requeues in a second cost one write for each commit.
+// - The count of a message that a power cut took is never given to a new message at the same offset.
+
+/// Ranges of messages that a queue keeps counts of. They take at most 5 KiB in its definition.
+const RANGES_MAX: usize = 256;
+/// Bytes of an entry in the argument.
+const ENTRY_BYTES: usize = 8 + 2;
+/// Marks an entry as the last offset of a range. No log reaches such an offset.
+const RANGE_END: u64 = 1 << 63;
+/// Name and type of the argument.
+const ARGUMENT: &[u8] = b"\x0fleveret-returnsx";
+const NAME: &str = "leveret-returns";
+
+/// Neighbouring messages that were requeued equally often.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Range {
+    /// Log offset of the first message.
+    first: u64,
+    /// Log offset of the last message.
+    last: u64,
+    /// How often each of them was requeued.
+    count: u16,
+}
+
+/// The requeue counts of one queue; most queues have none.
+#[derive(Debug, Default)]
+pub(crate) struct RequeueCounts {
+    ranges: Vec<Range>,
+    /// The counts changed and wait to be written.
+    is_due: bool,
+}
+
+/// Queues whose requeue counts are to be written.
+#[derive(Debug, Default)]
+pub(crate) struct RequeueCountsDue {
+    queues: Vec<QueueId>,
+    /// The batch with which the last write is durable.
+    written: Batch,
+}
+
+impl RequeueCountsDue {
+    /// Whether counts are to be written, and the last write is durable.
+    #[inline]
+    pub(crate) fn may_be_written(&self, durable: Batch) -> bool {
+        !self.queues.is_empty() && self.written <= durable
+    }
+
+    /// Adds a queue whose counts are to be written.
+    pub(crate) fn push(&mut self, queue: QueueId) {
+        self.queues.push(queue);
+    }
+
+    /// Takes the queues whose counts are to be written.
+    pub(crate) fn take(&mut self) -> Vec<QueueId> {
+        core::mem::take(&mut self.queues)
+    }
+
+    /// Notes the batch of a write.
+    pub(crate) fn note_written(&mut self, batch: Batch) {
+        self.written = batch;
+    }
+}
+
+/// Returns the arguments that a queue was declared with, out of those in its definition.
+pub fn declared_arguments(arguments: &[u8]) -> &[u8] {
+    let counts = last_list(arguments).map_or(0, |list| ARGUMENT.len() + 4 + list.len());
+    &arguments[..arguments.len() - counts]
+}
+
+impl RequeueCounts {
+    /// Takes the requeue counts out of the arguments of a queue's definition; gives the arguments without them.
+    pub(crate) fn split(arguments: &[u8]) -> (&[u8], Self) {
+        let Some(list) = last_list(arguments) else { return (arguments, Self::default()) };
+        let mut counts = Self::default();
+        let mut before = None;
+        for [offset @ .., high, low] in list.as_chunks::<ENTRY_BYTES>().0 {
+            let (offset, count) = (u64::from_be_bytes(*offset), u16::from_be_bytes([*high, *low]));
+            let first = if offset < RANGE_END { offset } else { before.unwrap_or(offset) };
+            counts.set(Range { first, last: offset & !RANGE_END, count });
+            before = (offset < RANGE_END).then_some(offset);
+        }
+        (declared_arguments(arguments), counts)
+    }
+
+    /// Returns the arguments of a queue's definition with the requeue counts.
+    pub(crate) fn join(&self, arguments: &[u8]) -> Vec<u8> {
+        let mut joined = arguments.to_vec();
+        // A client may have declared such an argument, which must not be taken for the counts.
+        if self.ranges.is_empty() && last_list(arguments).is_none() {
+            return joined;
+        }
+        joined.extend_from_slice(ARGUMENT);
+        let length_at = joined.len();
+        joined.extend_from_slice(&[0; 4]);
+        for Range { first, last, count } in &self.ranges {
+            let end = (last > first).then_some(last | RANGE_END);
+            for offset in [*first].into_iter().chain(end) {
+                joined.extend_from_slice(&offset.to_be_bytes());
+                joined.extend_from_slice(&count.to_be_bytes());
+            }
+        }
+        let length = (joined.len() - length_at - 4) as u32;
+        joined[length_at..length_at + 4].copy_from_slice(&length.to_be_bytes());
+        joined
+    }
+
+    /// At a start: forgets the counts of offsets from this one on, which belong to messages that a power cut
+    /// took and go to new messages. Says whether that is to be written.
+    pub(crate) fn forget_from(&mut self, next_offset: u64) -> bool {
+        let Some(end) = self.ranges.last().map(|range| range.last) else { return self.is_due };
+        if end >= next_offset {
+            self.cut(next_offset, end);
+            self.is_due = true;
+        }
+        self.is_due
+    }
+
+    /// Returns how often the message at this log offset was requeued, as far as that is known.
+    #[inline]
+    pub(crate) fn count_of(&self, offset: u64) -> u16 {
+        let at = self.ranges.partition_point(|range| range.last < offset);
+        self.ranges.get(at).filter(|range| range.first <= offset).map_or(0, |range| range.count)
+    }
+
+    /// Notes how often the message at this log offset was requeued; says whether the queue is to be put on
+    /// the list of those to be written.
+    pub(crate) fn note(&mut self, offset: u64, count: u16) -> bool {
+        self.set(Range { first: offset, last: offset, count });
+        !core::mem::replace(&mut self.is_due, true)
+    }
+
+    /// Forgets the counts of messages that are settled, unless that would split a range. The log keeps them until
+    /// the counts are next written.
+    #[inline]
+    pub(crate) fn note_settled(&mut self, first: u64, last: u64) {
+        if self.ranges.is_empty() {
+            return;
+        }
+        let at = self.ranges.partition_point(|range| range.last < first);
+        if !self.ranges.get(at).is_some_and(|range| range.first < first && last < range.last) {
+            self.cut(first, last);
+        }
+    }
+
+    /// Whether the counts wait to be written; takes the mark off.
+    pub(crate) fn take_due(&mut self) -> bool {
+        core::mem::take(&mut self.is_due)
+    }
+
+    /// Sets the count of these messages.
+    fn set(&mut self, range: Range) {
+        if range.first > range.last || range.last >= RANGE_END {
+            return;
+        }
+        self.cut(range.first, range.last);
+        let mut at = self.ranges.partition_point(|other| other.last < range.first);
+        self.ranges.insert(at, range);
+        if at > 0 && self.joins(at - 1) {
+            at -= 1;
+            self.join_next(at);
+        }
+        if self.joins(at) {
+            self.join_next(at);
+        }
+        while self.ranges.len() > RANGES_MAX {
+            let lowest = self.ranges.iter().enumerate().min_by_key(|(_, range)| range.count);
+            let Some((lowest, _)) = lowest else { break };
+            self.ranges.remove(lowest);
+        }
+    }
+
+    /// Forgets the counts of these messages.
+    fn cut(&mut self, first: u64, last: u64) {
+        let mut at = self.ranges.partition_point(|range| range.last < first);
+        while let Some(range) = self.ranges.get_mut(at).filter(|range| range.first <= last) {
+            let before = *range;
+            range.last = first.saturating_sub(1);
+            let keeps_start = before.first < first;
+            if before.last > last {
+                let rest = Range { first: last + 1, ..before };
+                if keeps_start {
+                    self.ranges.insert(at + 1, rest);
+                } else {
+                    self.ranges[at] = rest;
+                }
+                return;
+            }
+            if keeps_start {
+                at += 1;
+            } else {
+                self.ranges.remove(at);
+            }
+        }
+    }
+
+    /// Whether a range and the next one are neighbours with the same count.
+    fn joins(&self, at: usize) -> bool {
+        self.ranges.get(at + 1).is_some_and(|next| {
+            let range = self.ranges[at];
+            range.last + 1 == next.first && range.count == next.count
+        })
+    }
+
+    fn join_next(&mut self, at: usize) {
+        self.ranges[at].last = self.ranges.remove(at + 1).last;
+    }
+}
+
+/// The list of counts, if it is the last argument.
+fn last_list(arguments: &[u8]) -> Option<&[u8]> {
+    match Table::trusted(arguments).iter().last()? {
+        (name, Value::Binary(list)) if name == NAME.as_bytes() => Some(list),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod requeue_counts_tests {
+    use super::*;
+    use leveret_amqp::Writer;
+
+    fn arguments() -> Vec<u8> {
+        let mut bytes = [0; 100];
+        let mut writer = Writer::new(&mut bytes);
+        writer.table(|table| table.text("x-queue-type", "quorum")).expect("it fits");
+        writer.written()[4..].to_vec()
+    }
+
+    #[test]
+    fn what_is_joined_is_split_again() {
+        let own = arguments();
+        let mut requeues = RequeueCounts::default();
+        assert_eq!(requeues.join(&own), own, "without counts there is no argument");
+        for offset in 0..40 {
+            requeues.note(offset, 1);
+        }
+        requeues.note(9, u16::MAX);
+        requeues.note(8, 7);
+        let joined = requeues.join(&own);
+        let (rest, read) = RequeueCounts::split(&joined);
+        assert_eq!((rest, &read.ranges), (&own[..], &requeues.ranges));
+        let known = [7, 8, 9, 10, 39, 40].map(|offset| read.count_of(offset));
+        assert_eq!(known, [1, 7, u16::MAX, 1, 1, 0]);
+        assert_eq!(read.join(rest), joined);
+    }
+
+    #[test]
+    fn counts_match_a_plain_table_whatever_order_messages_are_requeued_and_settled_in() {
+        let mut state = 1_u64;
+        let mut next = |below: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % below
+        };
+        for _ in 0..200 {
+            let mut requeues = RequeueCounts::default();
+            let mut table = [0_u16; 200];
+            for _ in 0..400 {
+                let offset = next(200);
+                if next(4) == 0 {
+                    requeues.note_settled(offset, offset);
+                    // The count of a settled message means nothing any more.
+                    table[offset as usize] = requeues.count_of(offset);
+                } else {
+                    table[offset as usize] = next(3) as u16 + 1;
+                    requeues.note(offset, table[offset as usize]);
+                }
+                let apart = |pair: &[Range]| {
+                    pair[0].last + 1 < pair[1].first
+                        || pair[0].last + 1 == pair[1].first && pair[0].count != pair[1].count
+                };
+                assert!(requeues.ranges.windows(2).all(apart), "{:?}", requeues.ranges);
+            }
+            for (offset, count) in table.iter().enumerate() {
+                assert_eq!(requeues.count_of(offset as u64), *count, "{:?}", requeues.ranges);
+            }
+            requeues.forget_from(100);
+            assert!((100..200).all(|offset| requeues.count_of(offset) == 0));
+            assert!((0..100).all(|offset| requeues.count_of(offset) == table[offset as usize]));
+        }
+    }
+
+    #[test]
+    fn messages_nearest_to_the_delivery_limit_are_kept_when_there_are_too_many_ranges() {
+        let mut requeues = RequeueCounts::default();
+        requeues.note(0, 5);
+        for offset in 1..=1_000 {
+            requeues.note(2 * offset, 1);
+        }
+        assert_eq!((requeues.ranges.len(), requeues.count_of(0)), (RANGES_MAX, 5));
+    }
+
+    #[test]
+    fn counts_of_an_older_version_are_read_and_it_reads_ours() {
+        let own = arguments();
+        let entries = [(3_u64, 2_u16), (9, 1), (4, 2)];
+        let list =
+            entries.iter().flat_map(|(at, count)| [&at.to_be_bytes()[..], &count.to_be_bytes()].concat());
+        let list: Vec<u8> = list.collect();
+        let joined = [&own[..], ARGUMENT, &(list.len() as u32).to_be_bytes(), &list].concat();
+        let (_, read) = RequeueCounts::split(&joined);
+        assert_eq!([3, 4, 5, 9].map(|offset| read.count_of(offset)), [2, 2, 0, 1]);
+        // It takes each entry as one message, and drops offsets that no message has yet.
+        let ours = read.join(&own);
+        let offsets = last_list(&ours).expect("there are counts").chunks(ENTRY_BYTES);
+        let known = offsets.filter(|entry| entry[0] < 0x80).count();
+        assert_eq!(known, 2);
+    }
+
+    #[test]
+    fn an_argument_of_that_name_that_a_client_made_up_stays_the_clients() {
+        let mut bytes = [0; 200];
+        let mut writer = Writer::new(&mut bytes);
+        let written = writer.table(|table| table.value(NAME.as_bytes(), Value::Binary(&[0; 25])));
+        assert!(written.is_ok());
+        let own = writer.written()[4..].to_vec();
+        let mut requeues = RequeueCounts::default();
+        for count in 0..2 {
+            let joined = requeues.join(&own);
+            let (rest, read) = RequeueCounts::split(&joined);
+            assert_eq!((rest, read.count_of(3)), (&own[..], count));
+            requeues.note(3, 1);
+        }
     }
 }

@@ -22,29 +22,23 @@
 
 mod backlog;
 mod browse;
-mod definitions;
 mod fullness;
 mod levels;
 mod logged;
-mod place;
-mod ready;
 mod record;
-mod records;
-mod requeue_counts;
-mod routes;
 #[cfg(test)]
 mod tests;
 
+pub(super) use backlog::Place;
 pub(super) use backlog::{First, Purged, PurgedItem, QueuePart, SLOT_BYTES, Size, Taken, block_bytes};
 pub(super) use fullness::{FreeMemory, TIMES_FREE_DISK};
+pub(super) use levels::Targets;
 pub(super) use levels::{SLOTS, first_rank};
 pub(super) use logged::Logged;
-pub(super) use place::Place;
+pub(super) use logged::RequeueCounts;
+pub use logged::declared_arguments;
+pub(super) use record::Records;
 pub(super) use record::{Front, Peeked, Queue, Rank};
-pub(super) use records::Records;
-pub(super) use requeue_counts::RequeueCounts;
-pub use requeue_counts::declared_arguments;
-pub(super) use routes::Targets;
 
 pub use browse::{BROWSED_MAX, BrowseResult, Browsed, LogRun};
 pub use levels::levels_of;

@@ -5,18 +5,22 @@
 //! that is short, restored at a start, gone with its exchange; a slot with messages in the log has its time from the
 //! first of them, and none is opened before all times are known.
 
-use super::delay_wheel::{Held, NARROWEST_PUBLISHED, Slot, UNKNOWN, delay_ms, start_ms};
-use super::fetch::Page;
-use super::push::LevelChoice;
-use super::state::Queues;
-use crate::Context;
-use crate::queue::{Rank, SLOTS};
-use crate::quota::{Declarer, Quota};
-use leveret_amqp::field::Table;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use leveret_amqp::field::{Table, Value};
 use leveret_amqp::props::Properties;
 use leveret_core::command::QueueId;
 use leveret_core::journal::Journal;
 use leveret_core::mem::MessageId;
+
+use super::Queues;
+use super::expiry::Expiry;
+use super::page_in::Page;
+use super::push::LevelChoice;
+use crate::Context;
+use crate::queue::{Rank, SLOTS};
+use crate::quota::{Declarer, Quota};
 
 impl Queues {
     /// Retires the hidden queue of an exchange with its levels, whose slots lose their times; gives the
@@ -146,5 +150,393 @@ impl Queues {
         cx.work.charge_octets(properties.len());
         let headers = Properties::trusted(properties).headers().unwrap_or(Table::EMPTY);
         cx.messages.arrived_ms(message).saturating_add(delay_ms(headers))
+    }
+}
+
+// When delayed messages are due: slots of a timing wheel, and the few messages whose time is near.
+//
+// ```text
+// slot    88…81        80…73      …   40…33       …   8…1        0
+// width   2^32 ms      2^29 ms        16,384 ms       4 ms       what came before the slots were known
+//         each is a level of a hidden queue, on the disk         │
+//                      opened, the widest and the earliest first ▼
+//                      held: the nearest few, in memory, in the order of their times ──→ routed
+// ```
+//
+// A message's slot follows from the digits, of three bits, of the time at which it is due: the first digit
+// in which that differs from the time at which the wheel stands says how wide the slot is, and its value
+// which one of eight. When a slot begins its messages are held, or, when those are too many, put into
+// narrower slots. Publishers use none narrower than [`NARROWEST_PUBLISHED`].
+//
+// Always true: no slot has messages of two times of the wheel, so the first message of a slot says when it
+// begins, and nothing but messages need be kept; what is due in an open slot comes before whatever is held
+// and due later; what is held is in its slot to the log.
+
+/// The tier of the narrowest slots that a publisher's message comes to.
+pub(crate) const NARROWEST_PUBLISHED: u32 = 4;
+/// The tier of the widest slots.
+const WIDEST: u32 = SLOTS as u32 / DIGITS - 1;
+const DIGIT_BITS: u32 = 3;
+const DIGITS: u32 = 1 << DIGIT_BITS;
+/// Bits of the narrowest width in milliseconds.
+const FINEST_BITS: u32 = 2;
+/// The longest delay, in milliseconds: a message with a longer one is not delayed.
+const DELAY_MAX_MS: i64 = u32::MAX as i64;
+/// The time of a slot, or queue, that has none.
+const NEVER: u64 = u64::MAX;
+/// The time of a slot that a start found and whose first message was not read yet.
+pub(crate) const UNKNOWN: u64 = u64::MAX - 1;
+/// One message in this many of the pool may be held.
+const HELD_PART: usize = 64;
+const HELD_MAX: usize = 1024;
+
+/// How long a message with these headers is to be delayed, in milliseconds; 0 for not at all. As in
+/// RabbitMQ's delayed message exchange text is read as a number and a fraction cut off; text that is no
+/// number ends the channel there, and is no delay here.
+pub(crate) fn delay_ms(headers: Table<'_>) -> u64 {
+    let said = match headers.get("x-delay") {
+        None => return 0,
+        Some(Value::LongStr(text)) => core::str::from_utf8(text).ok().and_then(|text| text.parse().ok()),
+        Some(Value::Float(number)) => Some(f64::from(number) as i64),
+        Some(Value::Double(number)) => Some(number as i64),
+        Some(Value::Decimal { scale, value }) => {
+            Some(10_i64.checked_pow(scale.into()).map_or(0, |tens| i64::from(value) / tens))
+        }
+        Some(value) => value.as_integer(),
+    };
+    said.filter(|ms| (1..=DELAY_MAX_MS).contains(ms)).map_or(0, |ms| ms as u64)
+}
+
+/// A slot, and when it begins.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Slot {
+    /// The number of the slot, from 1 on; 0 for messages that came before the slots were known.
+    pub(crate) number: u8,
+    pub(crate) start_ms: u64,
+}
+
+impl Slot {
+    /// The slot of a message that is due at `due_ms`, when the wheel stands at `at_ms`, between two tiers.
+    pub(crate) fn of(due_ms: u64, at_ms: u64, narrowest: u32, widest: u32) -> Self {
+        let due_ms = due_ms.max(at_ms);
+        let bit = 63_u32.saturating_sub((due_ms ^ at_ms).leading_zeros());
+        let widest = widest.min(WIDEST);
+        let tier = (bit.saturating_sub(FINEST_BITS) / DIGIT_BITS).clamp(narrowest.min(widest), widest);
+        let digit = due_ms >> bits(tier) & u64::from(DIGITS - 1);
+        let number = 1 + (tier * DIGITS) as u8 + digit as u8;
+        Self { number, start_ms: start_ms(number, due_ms) }
+    }
+
+    /// The key that slots are sorted by: of those that begin at one time the widest goes first.
+    pub(crate) const fn key(self) -> u64 {
+        self.start_ms << 8 | (u8::MAX - self.number) as u64
+    }
+
+    pub(crate) const fn of_key(key: u64) -> Self {
+        Self { number: u8::MAX - key as u8, start_ms: key >> 8 }
+    }
+
+    /// The tier of the slot's width; `None` for messages that came before the slots were known.
+    pub(crate) const fn tier(self) -> Option<u32> {
+        match self.number {
+            0 => None,
+            number => Some((number as u32 - 1) / DIGITS),
+        }
+    }
+
+    /// The widest tier that the messages of this slot may go to.
+    pub(crate) const fn widest_below(self) -> Option<u32> {
+        match self.tier() {
+            None => Some(WIDEST),
+            Some(tier) => tier.checked_sub(1),
+        }
+    }
+}
+
+/// When the slot of this number begins, if it has a message that is due at `due_ms`.
+pub(crate) const fn start_ms(number: u8, due_ms: u64) -> u64 {
+    let bits = bits((number.saturating_sub(1) as u32) / DIGITS);
+    due_ms >> bits << bits
+}
+
+const fn bits(tier: u32) -> u32 {
+    FINEST_BITS + DIGIT_BITS * tier
+}
+
+/// A message that left its slot and waits for its time in memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Held {
+    pub(crate) due_ms: u64,
+    /// The order of arrival among held messages.
+    serial: u64,
+    pub(crate) queue: QueueId,
+    pub(crate) message: MessageId,
+    /// The log offset of the message; the largest number for none.
+    logged: u64,
+}
+
+impl Held {
+    /// The log offset of the message, if the log has it.
+    pub(crate) fn logged(&self) -> Option<u64> {
+        Some(self.logged).filter(|offset| *offset != u64::MAX)
+    }
+}
+
+impl Ord for Held {
+    fn cmp(&self, other: &Self) -> core::cmp::Ordering {
+        (self.due_ms, self.serial).cmp(&(other.due_ms, other.serial))
+    }
+}
+
+impl PartialOrd for Held {
+    fn partial_cmp(&self, other: &Self) -> Option<core::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// What the wheel has to do next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Next {
+    /// The slot with this key opens; its level is this queue.
+    Slot(u64, QueueId),
+    /// This held message is due.
+    Held(Held),
+}
+
+/// The slots of all delayed exchanges that have a time, and the messages held.
+#[derive(Debug)]
+pub(crate) struct DelayWheel {
+    slots: Expiry,
+    held: BinaryHeap<Reverse<Held>>,
+    held_max: usize,
+    serial: u64,
+    /// Slots whose time is not known yet: none is opened before all times are known.
+    pub(crate) unknown: u32,
+    /// There was no room for the slot of the message that is being published.
+    pub(crate) lacks_slot: bool,
+    /// The count of room made at the time when nothing could be done.
+    stuck_at: Option<u64>,
+}
+
+impl DelayWheel {
+    /// Bytes of the timing wheel for each queue that the broker may have.
+    pub(crate) const QUEUE_BYTES: usize = Expiry::QUEUE_BYTES;
+
+    /// A timing wheel for a broker of this many queues and messages.
+    pub(crate) fn new(queues: usize, messages: usize) -> Self {
+        let held_max = Self::held_max(messages);
+        Self {
+            slots: Expiry::with_capacity(queues),
+            held: BinaryHeap::with_capacity(held_max),
+            held_max,
+            serial: 0,
+            unknown: 0,
+            lacks_slot: false,
+            stuck_at: None,
+        }
+    }
+
+    /// How many messages may be held in memory: at least one.
+    const fn held_max(messages: usize) -> usize {
+        let part = messages / HELD_PART + 1;
+        if part < HELD_MAX { part } else { HELD_MAX }
+    }
+
+    /// Bytes that the held messages take at most, in a broker of this many messages.
+    pub(crate) const fn held_bytes(messages: usize) -> usize {
+        Self::held_max(messages) * size_of::<Reverse<Held>>()
+    }
+
+    /// When the next slot or held message is due, in milliseconds of broker time.
+    pub(crate) fn next_ms(&self) -> Option<u64> {
+        if self.unknown > 0 || self.stuck_at.is_some() {
+            return None;
+        }
+        let slot = self.first_slot().map(|slot| slot.start_ms);
+        let held = self.held.peek().map(|Reverse(held)| held.due_ms);
+        [slot, held].into_iter().flatten().min()
+    }
+
+    /// Whether a slot or held message is due and may be moved, with this count of room made.
+    pub(crate) fn is_due(&self, now_ms: u64, room_made: impl FnOnce() -> u64) -> bool {
+        match self.stuck_at {
+            Some(stuck_at) => stuck_at != room_made(),
+            None => self.next_ms().is_some_and(|at_ms| at_ms <= now_ms),
+        }
+    }
+
+    /// The slot or held message that is due now.
+    pub(crate) fn next(&self, now_ms: u64) -> Option<Next> {
+        let held = self.held.peek().map(|Reverse(held)| *held);
+        let slot = self.slots.first().filter(|(key, _)| Slot::of_key(*key).start_ms <= now_ms);
+        match (slot, held) {
+            _ if self.unknown > 0 => None,
+            (Some((key, _)), Some(held)) if Slot::of_key(key).start_ms > held.due_ms => {
+                Some(Next::Held(held))
+            }
+            (Some((key, queue)), _) => Some(Next::Slot(key, queue)),
+            (None, held) => held.filter(|held| held.due_ms <= now_ms).map(Next::Held),
+        }
+    }
+
+    fn first_slot(&self) -> Option<Slot> {
+        self.slots.first().map(|(key, _)| Slot::of_key(key))
+    }
+
+    /// The time at which the wheel stands: before everything that has not been opened.
+    pub(crate) fn stands_at_ms(&self, now_ms: u64) -> u64 {
+        match self.first_slot() {
+            None => now_ms,
+            Some(slot) if slot.tier().is_some_and(|tier| tier > NARROWEST_PUBLISHED) => {
+                now_ms.min(slot.start_ms.saturating_sub(1))
+            }
+            Some(slot) => now_ms.min(slot.start_ms),
+        }
+    }
+
+    /// Adds the time at which the slot of this queue begins; `all` are the times that count, as of
+    /// [`Expiry::add`].
+    pub(crate) fn add<I>(&mut self, key: u64, queue: QueueId, all: impl FnOnce() -> I)
+    where
+        I: Iterator<Item = (u64, QueueId)>,
+    {
+        self.slots.add(key, queue, all);
+    }
+
+    /// Takes off the first slot.
+    pub(crate) fn pop_slot(&mut self) {
+        self.slots.pop(NEVER);
+    }
+
+    /// Whether one more message may be held.
+    pub(crate) fn has_place(&self) -> bool {
+        self.held.len() < self.held_max
+    }
+
+    /// Whether nothing is held.
+    pub(crate) fn holds_none(&self) -> bool {
+        self.held.is_empty()
+    }
+
+    /// Holds a message of a slot that was opened.
+    pub(crate) fn hold(&mut self, due_ms: u64, (queue, message, logged): (QueueId, MessageId, Option<u64>)) {
+        self.serial += 1;
+        let (serial, logged) = (self.serial, logged.unwrap_or(u64::MAX));
+        self.held.push(Reverse(Held { due_ms, serial, queue, message, logged }));
+    }
+
+    /// Takes off the first held message.
+    pub(crate) fn pop_held(&mut self) {
+        self.held.pop();
+    }
+
+    /// Takes out the held messages of some queues.
+    pub(crate) fn take_held_of(&mut self, is_of: impl Fn(QueueId) -> bool) -> Vec<Held> {
+        let mut taken = Vec::new();
+        self.held.retain(|Reverse(held)| {
+            let goes = is_of(held.queue);
+            if goes {
+                taken.push(*held);
+            }
+            !goes
+        });
+        taken
+    }
+
+    /// Notes that nothing could be done, with this count of room made.
+    pub(crate) const fn note_stuck(&mut self, room_made: u64) {
+        self.stuck_at = Some(room_made);
+    }
+
+    /// Notes a change that the wheel may wait for.
+    pub(crate) const fn note_change(&mut self) {
+        self.stuck_at = None;
+    }
+}
+
+#[cfg(test)]
+mod delay_wheel_tests {
+    use super::*;
+
+    /// The wheel alone, without queues: messages come out in the order of their times, equal times in the
+    /// order of arrival, and none is moved more often than there are tiers.
+    #[test]
+    fn whatever_is_put_into_slots_comes_out_in_the_order_of_its_time() {
+        let mut random = 7_u64;
+        let mut next = move |below: u64| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (random >> 20) % below
+        };
+        let mut slots: Vec<(u64, Vec<(u64, u64)>)> = vec![(NEVER, Vec::new()); SLOTS as usize + 1];
+        let (mut now, mut serial, mut moves, mut out) = (1 << 31, 0, 0, Vec::new());
+        let mut came = 0;
+        let put = |slots: &mut Vec<(u64, Vec<(u64, u64)>)>, slot: Slot, message| {
+            let (start, messages) = &mut slots[usize::from(slot.number)];
+            assert!(messages.is_empty() || *start == slot.start_ms, "two times of the wheel in one slot");
+            *start = slot.start_ms;
+            messages.push(message);
+        };
+        while came < 4_000 || slots.iter().any(|(_, messages)| !messages.is_empty()) {
+            let first = |slots: &Vec<(u64, Vec<(u64, u64)>)>| {
+                let full = slots.iter().zip(0_u8..).filter(|((_, messages), _)| !messages.is_empty());
+                full.map(|((start_ms, _), number)| Slot { number, start_ms: *start_ms }.key()).min()
+            };
+            // Now and then messages come while open slots still have to be emptied.
+            let is_late = came < 4_000 && next(3) > 0;
+            while let Some(slot) =
+                first(&slots).map(Slot::of_key).filter(|slot| !is_late && slot.start_ms <= now)
+            {
+                let messages = core::mem::take(&mut slots[usize::from(slot.number)].1);
+                for (due, serial) in messages {
+                    match slot.widest_below() {
+                        Some(widest) => {
+                            moves += 1;
+                            put(&mut slots, Slot::of(due, slot.start_ms, 0, widest), (due, serial));
+                        }
+                        None => out.push((due, serial)),
+                    }
+                }
+            }
+            if came < 4_000 {
+                for _ in 0..next(4) {
+                    let bits = 1 + next(32);
+                    let due = (now + 1 + next(1 << bits)) | 0x1FF;
+                    let at = first(&slots).map(Slot::of_key).map_or(now, |slot| match slot.tier() {
+                        Some(tier) if tier > NARROWEST_PUBLISHED => now.min(slot.start_ms - 1),
+                        _ => now.min(slot.start_ms),
+                    });
+                    put(&mut slots, Slot::of(due, at, NARROWEST_PUBLISHED, WIDEST), (due, serial));
+                    serial += 1;
+                    came += 1;
+                }
+            }
+            let bits = next(25);
+            now += next(1 << bits);
+            if came >= 4_000 {
+                now += 1 << 22;
+            }
+        }
+        assert_eq!(out.len(), came);
+        assert!(moves < came * 11, "{moves} moves of {came} messages");
+        // Messages due within the same 4 ms make one step, in the order of arrival.
+        let in_order = out.windows(2).all(|two| two[0].0 >> FINEST_BITS <= two[1].0 >> FINEST_BITS);
+        assert!(in_order, "out of order");
+        let equal = out.windows(2).filter(|two| two[0].0 == two[1].0);
+        assert!(equal.into_iter().all(|two| two[0].1 < two[1].1), "equal times out of order");
+    }
+
+    #[test]
+    fn a_delay_is_a_number_that_a_timer_of_32_bits_takes() {
+        let table = |octets: &'static [u8]| delay_ms(Table::parse(octets).expect("a table"));
+        assert_eq!(table(b"\x07x-delayI\0\0\x13\x88"), 5_000);
+        assert_eq!(table(b"\x07x-delayI\xff\xff\xec\x78"), 0, "it has been delayed");
+        assert_eq!(table(b"\x07x-delayl\0\0\0\0\xff\xff\xff\xff"), u64::from(u32::MAX));
+        assert_eq!(table(b"\x07x-delayl\0\0\0\x01\0\0\0\0"), 0, "too long is none");
+        assert_eq!(table(b"\x07x-delayS\0\0\0\x0212"), 12);
+        assert_eq!(table(b"\x07x-delayS\0\0\0\x01x"), 0);
+        assert_eq!(table(b"\x07x-delayd\x40\x04\0\0\0\0\0\0"), 2, "2.5");
+        assert_eq!(table(b"\x07x-delayD\x01\0\0\0\x19"), 2, "2.5");
+        assert_eq!(table(b"\x07x-delayt\x01"), 0);
+        assert_eq!(table(b"\x05delayI\0\0\x13\x88"), 0);
     }
 }

@@ -7,14 +7,16 @@
 //! of another, as a dead letter does, only when the end of that other is durable; a message that leaves a
 //! queue is in memory.
 
-use super::state::{PendingWatermark, Queues};
+use leveret_core::command::{ChannelId, ConnectionId, QueueId};
+use leveret_core::error::Fault;
+use leveret_core::journal::{Journal, Mode, Settled, Target};
+use leveret_core::mem::{MessageFlags, MessageId, Messages};
+
+use super::{PendingWatermark, Queues};
 use crate::Context;
 use crate::deliveries::{Carrier, Delivered, NewDelivery};
 use crate::letters::Reason;
 use crate::queue::{First, Front, Place, QueuePart, Size, Taken, block_bytes};
-use leveret_core::command::QueueId;
-use leveret_core::journal::{Journal, Mode, Settled, Target};
-use leveret_core::mem::{MessageFlags, MessageId, Messages};
 
 /// Bytes of memory that must be free for reading ahead.
 const HEAD_BYTES: usize = 16 << 10;
@@ -372,4 +374,21 @@ impl Queues {
 pub(crate) fn log_bytes(messages: &Messages, message: MessageId) -> u64 {
     const RECORD_BYTES: u64 = 40;
     messages.stream_len(message) as u64 + RECORD_BYTES
+}
+
+// Gets that wait for the first message of their queue.
+//
+// Always true: a connection asks for one thing at a time.
+
+/// A get that waits for its message to be read back.
+#[derive(Debug)]
+pub(crate) struct Getting {
+    pub(crate) connection: ConnectionId,
+    pub(crate) channel: ChannelId,
+    pub(crate) queue: QueueId,
+    /// The serial number of the queue's declaration: its id may be given to another queue.
+    pub(crate) serial: u64,
+    pub(crate) no_ack: bool,
+    /// The result of the get, once it is over: whether there was a message, or why not.
+    pub(crate) outcome: Option<Result<bool, Fault>>,
 }

@@ -7,12 +7,16 @@
 //! Always true: order is kept; a message that could not be read back is dropped, the log is told so, and its
 //! bytes stay on the disk for whoever wants to try.
 
-use super::fetch::{Fetch, FetchFrom, Page, PageIn, begin_page};
-use super::state::Queues;
-use crate::Context;
-use crate::queue::{First, Place, Size};
+use std::collections::VecDeque;
+
+use leveret_amqp::props::Properties;
 use leveret_core::command::QueueId;
-use leveret_core::mem::{MessageFlags, MessageId, Messages};
+use leveret_core::limits::Limits;
+use leveret_core::mem::{MessageFlags, MessageId, Messages, PoolFull, Share};
+
+use super::Queues;
+use crate::Context;
+use crate::queue::{First, LogRun, Place, Size};
 
 /// Messages that could not be read back, by their offsets in the log.
 #[derive(Clone, Copy, Debug)]
@@ -266,5 +270,387 @@ impl Queues {
             self.records[fetch.queue].logged.settled_unread(lost.into());
             self.releases += 1;
         }
+    }
+}
+
+// Which queues read messages back from the log or move them out of memory, and the room kept to read back.
+//
+// Always true: a queue that found no memory to read into, or no place among the queue entries, is asked
+// again only when some has been freed since; the room to read back is looked after for as long as the log
+// alone has a message.
+
+/// Queues that read messages from the log, and the search for messages that may leave memory.
+#[derive(Debug)]
+pub(crate) struct Paging {
+    /// Queues whose first messages are to be read back.
+    wanted: VecDeque<QueueId>,
+    /// Queues for whose messages there was no memory.
+    awaiting_memory: VecDeque<QueueId>,
+    /// The count of frees (`Queues::page_room_made`) when the first queue began to await memory.
+    awaiting_since: u64,
+    /// Where the search for messages that may leave memory goes on.
+    hand: usize,
+    /// The memory kept free to read back messages that only the log has.
+    read_back: ReadBackRoom,
+}
+
+impl Paging {
+    pub(crate) fn new(limits: &Limits) -> Self {
+        Self {
+            wanted: VecDeque::with_capacity(64),
+            awaiting_memory: VecDeque::new(),
+            awaiting_since: 0,
+            hand: 0,
+            read_back: ReadBackRoom::new(limits),
+        }
+    }
+
+    // ---- into memory
+
+    /// Notes that the first messages of this queue are to be read back.
+    pub(crate) fn want(&mut self, queue: QueueId) {
+        self.wanted.push_back(queue);
+    }
+
+    /// Whether some queue waits to be read from, and there may be memory for it.
+    pub(crate) fn is_wanted(&self, room_made: u64) -> bool {
+        !self.wanted.is_empty() || self.may_find_memory(room_made)
+    }
+
+    /// The queue that is to be read from next, if any.
+    pub(crate) fn next_wanted(&mut self, room_made: u64) -> Option<QueueId> {
+        if self.may_find_memory(room_made) {
+            self.wanted.append(&mut self.awaiting_memory);
+        }
+        self.wanted.pop_front()
+    }
+
+    /// Notes that there was no memory for a message read for this queue: it is read again when some has been
+    /// freed.
+    pub(crate) fn await_memory(&mut self, queue: QueueId, room_made: u64) {
+        if self.awaiting_memory.is_empty() {
+            self.awaiting_since = room_made;
+        }
+        self.awaiting_memory.push_back(queue);
+    }
+
+    /// Whether the first message of some queue finds no memory.
+    pub(crate) fn is_short_of_memory(&self) -> bool {
+        !self.awaiting_memory.is_empty()
+    }
+
+    fn may_find_memory(&self, room_made: u64) -> bool {
+        self.is_short_of_memory() && room_made != self.awaiting_since
+    }
+
+    // ---- out of memory
+
+    /// The place, among `places`, at which the search for messages that may leave memory goes on.
+    pub(crate) const fn hand(&mut self, places: usize) -> usize {
+        if self.hand >= places {
+            self.hand = 0;
+        }
+        self.hand
+    }
+
+    /// Moves the search on: this place has nothing more to leave memory.
+    pub(crate) const fn pass_on(&mut self) {
+        self.hand += 1;
+    }
+
+    // ---- room to read back
+
+    /// At a start: notes the bytes of the largest body in the log.
+    pub(crate) fn recovered_largest(&mut self, body_bytes: u64) {
+        self.read_back.need_for_body(body_bytes);
+    }
+
+    /// Notes that from now on only the log has a message of this many bytes.
+    pub(crate) fn paged_out(&mut self, bytes: u64) {
+        self.read_back.need(bytes);
+    }
+
+    /// Keeps room to read messages back, as long as one of the queues at these places `has_absent` messages;
+    /// says whether the search for one goes on. A step looks at a bounded number of queues.
+    pub(crate) fn keep_read_back_room(
+        &mut self,
+        messages: &mut Messages,
+        places: usize,
+        has_absent: impl Fn(usize) -> bool,
+    ) -> bool {
+        self.read_back.keep(messages, places, has_absent)
+    }
+}
+
+// The memory that is kept free to read messages back from the log.
+//
+// Always true: as long as a message is only in the log, there is room to read back the largest such message.
+
+/// Queues that one step looks at.
+const QUEUES_STEP: usize = 64;
+
+/// The memory kept to read back the largest message that only the log has: that message may stand before
+/// transient ones that fill the rest.
+#[derive(Debug)]
+pub(crate) struct ReadBackRoom {
+    /// Bytes of the largest message that only the log has, or of one that has left since; 0 when there is
+    /// none.
+    bytes: u64,
+    /// Bytes of the largest message there can be.
+    message_bytes_max: u64,
+    /// Bytes that names and properties may add to a body.
+    frame_bytes: u64,
+    /// Where the search for a queue with messages that only the log has goes on.
+    hand: usize,
+    /// Places in a row whose queues have no such message.
+    clear: usize,
+}
+
+impl ReadBackRoom {
+    pub(crate) fn new(limits: &Limits) -> Self {
+        // Exchange and routing key are short strings.
+        let frame_bytes = u64::from(limits.frame_max) + 512;
+        let message_bytes_max = u64::from(limits.message_size_max) + frame_bytes;
+        Self { bytes: 0, message_bytes_max, frame_bytes, hand: 0, clear: 0 }
+    }
+
+    /// Notes that from now on only the log has a message of this many bytes.
+    pub(crate) fn need(&mut self, bytes: u64) {
+        self.bytes = self.bytes.max(bytes);
+        self.clear = 0;
+    }
+
+    /// Notes that only the log has a message of which just the body's size is known; 0 when there is none.
+    pub(crate) fn need_for_body(&mut self, body_bytes: u64) {
+        if body_bytes > 0 {
+            self.need(body_bytes + self.frame_bytes);
+        }
+    }
+
+    /// Keeps the room, as long as one of the queues at these places `has_absent` messages; says whether the
+    /// search for one goes on.
+    pub(crate) fn keep(
+        &mut self,
+        messages: &mut Messages,
+        places: usize,
+        has_absent: impl Fn(usize) -> bool,
+    ) -> bool {
+        if self.bytes == 0 {
+            return false;
+        }
+        for _ in 0..QUEUES_STEP {
+            if has_absent(self.hand) {
+                self.clear = 0;
+                break;
+            }
+            self.hand = if self.hand + 1 < places { self.hand + 1 } else { 0 };
+            self.clear += 1;
+        }
+        let is_needed = self.clear < places;
+        if !is_needed {
+            (self.bytes, self.clear) = (0, 0);
+        }
+        messages.keep_for_read_back(self.bytes, self.message_bytes_max);
+        is_needed && self.clear > 0
+    }
+}
+
+// Reads from the log: which messages are to be read, and what came of each.
+//
+// Always true: a message that is read takes memory only from what is kept free to read back.
+
+/// Messages to be read back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Fetch {
+    /// The queue to read for.
+    pub queue: QueueId,
+    /// The number that the log knows the queue by.
+    pub incarnation: u64,
+    /// The first log offset to read.
+    pub start: u64,
+    /// The log offset after the last one to read.
+    pub end: u64,
+    /// Bytes to read at once, about.
+    pub bytes_max: u32,
+    /// Where the messages stand in their queue.
+    pub from: FetchFrom,
+    /// Only the expiry of the first message is wanted: the message stays in the log.
+    pub is_peek: bool,
+}
+
+/// Where in its queue a message stands that is to be read back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FetchFrom {
+    /// In the middle, among messages that wait.
+    Middle,
+    /// In front: one message that was delivered before and requeued.
+    Returned,
+    /// Among the rejected: one message that is to go on as a dead letter.
+    Rejected,
+    /// Anywhere: somebody looks at the queue, which stays as it is.
+    Browse,
+}
+
+/// A message that was read back, without its body.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Page<'a> {
+    /// The log offset of the message.
+    pub offset: u64,
+    /// The exchange that the message was published to.
+    pub exchange: &'a str,
+    /// The routing key of the message.
+    pub routing_key: &'a [u8],
+    /// The properties of the message.
+    pub properties: &'a [u8],
+    /// Bytes of the message body.
+    pub body_len: u32,
+    /// When the message came, in milliseconds of broker time.
+    pub enqueued_ms: u64,
+}
+
+impl Fetch {
+    pub(super) const fn is_single(&self) -> bool {
+        !matches!(self.from, FetchFrom::Middle)
+    }
+}
+
+impl Page<'_> {
+    pub(super) fn bytes(&self) -> usize {
+        self.exchange.len() + self.routing_key.len() + self.properties.len() + self.body_len as usize
+    }
+}
+
+/// What becomes of a message that was read back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PageIn {
+    /// The body of the message is to follow, and then [`Queues::paged_in`].
+    Begun(MessageId),
+    /// The message left the queue meanwhile, or was only to be seen.
+    NotWanted,
+    /// There is no memory for the message now.
+    NoRoom,
+}
+
+/// Begins a message that was read back, its body still to come.
+///
+/// # Errors
+/// There is no memory for it now.
+pub(crate) fn begin_page(messages: &mut Messages, page: &Page<'_>) -> Result<MessageId, PoolFull> {
+    let message = messages.begin(page.exchange, page.routing_key, Share::ReadBack)?;
+    let flags = MessageFlags::PERSISTENT.with(MessageFlags::STORED);
+    let properties = Properties::trusted(page.properties);
+    let flags = if properties.expiration().is_some() { flags.with(MessageFlags::EXPIRES) } else { flags };
+    let flags = if properties.is_blind() { flags.with(MessageFlags::BLIND) } else { flags };
+    match messages.reserve_content(message, page.properties, flags, page.body_len, Share::ReadBack) {
+        Ok(()) => Ok(message),
+        Err(full) => {
+            // Whoever waits for memory must not be woken by an attempt in vain.
+            messages.discard(message);
+            Err(full)
+        }
+    }
+}
+
+// Reads from the log for somebody who looks at messages of a queue.
+//
+// ```text
+// want ─→ next_fetch ~ disk ~ page_in, paged_in ─→ fetched ─→ take
+// ```
+//
+// Always true: one look is read at a time; a message read for a look takes only memory that publishers could have
+// had; the messages found are held until the caller takes them.
+
+/// Bytes of records read from the log for one browse.
+const BROWSE_BYTES: u32 = 128 << 10;
+
+/// A read from the log for somebody who looks at messages.
+#[derive(Debug)]
+struct Browse {
+    number: u64,
+    run: LogRun,
+    state: BrowseState,
+    /// The messages read so far, each with whether it was delivered before.
+    found: Vec<(MessageId, bool)>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum BrowseState {
+    Wanted,
+    Reading,
+    Done,
+}
+
+/// The browses under way, of which one is read at a time.
+#[derive(Debug, Default)]
+pub struct Browses {
+    list: Vec<Browse>,
+    last: u64,
+}
+
+impl Browses {
+    /// Has messages read from the log for somebody to look at; gives the number to ask for them by.
+    pub fn want(&mut self, run: LogRun) -> u64 {
+        self.last += 1;
+        self.list.push(Browse { number: self.last, run, state: BrowseState::Wanted, found: Vec::new() });
+        self.last
+    }
+
+    /// Whether the messages of this look have been read.
+    pub fn is_done(&self, number: u64) -> bool {
+        let browse = self.list.iter().find(|browse| browse.number == number);
+        browse.is_none_or(|browse| browse.state == BrowseState::Done)
+    }
+
+    /// The messages read for a look, each with whether it was delivered before; the caller releases them.
+    pub fn take(&mut self, number: u64) -> Vec<(MessageId, bool)> {
+        let place = self.list.iter().position(|browse| browse.number == number);
+        place.map(|place| self.list.swap_remove(place).found).unwrap_or_default()
+    }
+
+    /// Whether some look waits to be read.
+    #[inline]
+    pub(super) fn is_wanted(&self) -> bool {
+        !self.list.is_empty() && self.list.iter().any(|browse| browse.state == BrowseState::Wanted)
+    }
+
+    /// What is to be read for the next browse.
+    pub(super) fn next_fetch(&mut self) -> Option<Fetch> {
+        let browse = self.list.iter_mut().find(|browse| browse.state == BrowseState::Wanted)?;
+        browse.state = BrowseState::Reading;
+        let LogRun { queue, incarnation, start, count, .. } = browse.run;
+        let (end, from) = (start + u64::from(count), FetchFrom::Browse);
+        Some(Fetch { queue, incarnation, start, end, bytes_max: BROWSE_BYTES, from, is_peek: false })
+    }
+
+    /// Begins a message that was read for a look, its body still to come.
+    pub(super) fn begin(&mut self, messages: &mut Messages, fetch: &Fetch, page: &Page<'_>) -> PageIn {
+        if self.reading().is_none() || !(fetch.start..fetch.end).contains(&page.offset) {
+            return PageIn::NotWanted;
+        }
+        if page.body_len as usize > messages.body_bytes_max() / 4 || !messages.has_ordinary_room(page.bytes())
+        {
+            return PageIn::NoRoom;
+        }
+        begin_page(messages, page).map_or(PageIn::NoRoom, PageIn::Begun)
+    }
+
+    /// Adds a message whose body is whole to its browse.
+    pub(super) fn add(&mut self, messages: &mut Messages, offset: u64, message: MessageId) {
+        messages.finish(message);
+        match self.reading() {
+            Some(browse) => browse.found.push((message, offset < browse.run.redelivered_below)),
+            None => messages.release(message),
+        }
+    }
+
+    /// Ends the read for a look, or has it done once more.
+    pub(super) fn end(&mut self, is_again: bool) {
+        if let Some(browse) = self.reading() {
+            browse.state = if is_again { BrowseState::Wanted } else { BrowseState::Done };
+        }
+    }
+
+    fn reading(&mut self) -> Option<&mut Browse> {
+        self.list.iter_mut().find(|browse| browse.state == BrowseState::Reading)
     }
 }

@@ -4,13 +4,13 @@
 //! Always true: asking for room changes nothing, and room everywhere was made sure of before anything is pushed; a
 //! publisher waits only for what others can free; the message is held once, whatever the fan-out.
 
-use super::delay_wheel::delay_ms;
+use super::Queues;
+use super::delayed::delay_ms;
 use super::head::log_bytes;
-use super::state::Queues;
 use crate::Context;
-use crate::faults::{out_of, unwritable_for_messages, waits_behind_itself};
 use crate::queue::{FreeMemory, Queue, Rank, Size, TIMES_FREE_DISK};
 use crate::quota::{Declarer, Quota};
+use crate::reply_text::{out_of, unwritable_for_messages, waits_behind_itself};
 use crate::shortage::{Pool, Shortage};
 use leveret_amqp::field::Table;
 use leveret_amqp::props::Properties;

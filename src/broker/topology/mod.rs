@@ -19,21 +19,367 @@
 //! decided by the caller.
 
 mod bindings;
-mod cache;
-mod declaration;
 mod exchanges;
-mod headers;
-mod pairs;
-mod records;
 mod select;
-mod state;
 #[cfg(test)]
 mod tests;
 mod trie;
 
-pub(super) use cache::RouteCache;
-pub(super) use declaration::{ExchangeDeclaration, check_deletable_name, exchange_in_words, refuse_default};
+use std::sync::Arc;
+
+use bindings::Pairs;
+use leveret_core::command::{ExchangeId, QueueId, VhostId};
+use leveret_core::journal::Batch;
+use leveret_core::mem::{Links, List, MessageId, Messages, Slab};
+use trie::Trie;
+
+use crate::context::Work;
+use crate::policy::Applied;
+use crate::quota::Declarer;
+use crate::state::IndexTable;
+
 pub(super) use exchanges::NewExchange;
-pub(super) use records::{BindingSpec, DELAYED, Destination, FoundBinding, Kind};
+pub(super) use exchanges::{ExchangeDeclaration, check_deletable_name, exchange_in_words, refuse_default};
 pub(super) use select::copies;
-pub(super) use state::Topology;
+
+// All exchanges and bindings, with the tables to find them, and their sizes.
+//
+// Why it exists: the cost of a message must not depend on what was declared before it, so the tables are
+// sized once.
+//
+// Always true: whatever can change a route raises the revision; there are as many nodes as all exchanges and bindings
+// that fit may have on average, and the quota counts them.
+
+/// Nodes of the tries per binding: a topic pattern of that many words on average.
+const NODES_PER_BINDING: usize = 2;
+/// Units of work that routing one message may take for each binding there may be: a key of eight words gets
+/// to every node of a topic exchange, whatever is bound.
+const UNITS_PER_BINDING: u32 = 16;
+/// Units of work that routing one message may take at least, however few bindings there may be: room for
+/// thousands of routing keys.
+const UNITS_MIN: u32 = 1 << 16;
+
+/// Exchanges, bindings, and how to get from exchanges along bindings to queues.
+#[derive(Debug)]
+pub(crate) struct Topology {
+    exchanges: Slab<Exchange>,
+    exchange_table: IndexTable,
+    bindings: Slab<Binding>,
+    binding_table: IndexTable,
+    pairs: Pairs,
+    trie: Trie,
+    header_names: select::Names,
+    /// Exchanges still to be visited for the message that is being routed.
+    to_visit: Vec<ExchangeId>,
+    /// How many messages were routed, which numbers the routes.
+    routes: u64,
+    /// Rises whenever a route or a right may have changed.
+    revision: u64,
+    /// Units of work that routing one message may take.
+    units_max: u32,
+}
+
+impl Topology {
+    /// Bytes of memory that an exchange takes, with its root node.
+    pub(crate) const EXCHANGE_BYTES: usize = Slab::<Exchange>::record_bytes()
+        + IndexTable::ENTRY_BYTES
+        + size_of::<ExchangeId>()
+        + Trie::NODE_BYTES;
+    /// Bytes of memory that a binding takes, with its nodes, or its pairs.
+    pub(crate) const BINDING_BYTES: usize = Slab::<Binding>::record_bytes()
+        + Pairs::BYTES_EACH
+        + IndexTable::ENTRY_BYTES
+        + NODES_PER_BINDING * Trie::NODE_BYTES;
+    /// Nodes of the tries per binding, to each of which the allocator adds something.
+    pub(crate) const NODES_PER_BINDING: usize = NODES_PER_BINDING;
+
+    /// Bytes of memory that looking into the headers of a message takes.
+    pub(crate) const fn header_names_bytes(frame_max: usize) -> usize {
+        select::Names::bytes(frame_max)
+    }
+
+    pub(crate) fn with_capacity(exchanges: usize, bindings: usize, frame_max: usize, seed: u64) -> Self {
+        let nodes = exchanges + bindings * NODES_PER_BINDING;
+        Self {
+            exchanges: Slab::with_capacity(exchanges),
+            exchange_table: IndexTable::with_capacity(exchanges, seed),
+            bindings: Slab::with_capacity(bindings),
+            binding_table: IndexTable::with_capacity(bindings, seed),
+            pairs: Pairs::with_capacity(bindings, seed),
+            trie: Trie::with_capacity(nodes, seed),
+            header_names: select::Names::for_frames(frame_max, seed),
+            to_visit: Vec::with_capacity(exchanges),
+            routes: 0,
+            revision: 1,
+            units_max: (bindings as u32).saturating_mul(UNITS_PER_BINDING).max(UNITS_MIN),
+        }
+    }
+
+    /// Limits the routing work from here on to that of this many messages.
+    pub(crate) const fn limit_routing(&self, work: &mut Work, messages: u32) {
+        work.limit(self.units_max.saturating_mul(messages));
+    }
+
+    /// The number that rises whenever a route may have changed: a remembered route holds while it stays.
+    #[inline]
+    pub(crate) const fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// Notes that routes and rights may have changed.
+    pub(crate) const fn revise(&mut self) {
+        self.revision += 1;
+    }
+
+    /// Bytes that the topology does not use and the system holds memory for, about.
+    pub(crate) const fn idle_bytes(&self) -> usize {
+        self.bindings.idle_bytes() + self.pairs.idle_bytes() + self.trie.idle_bytes()
+    }
+
+    /// Gives idle memory back to the system.
+    pub(crate) fn trim(&mut self) {
+        self.bindings.trim();
+        self.pairs.trim();
+        self.trie.trim();
+    }
+}
+
+/// The exchange of this name, while other fields of the topology are lent.
+fn find_exchange(
+    exchanges: &Slab<Exchange>,
+    table: &IndexTable,
+    vhost: VhostId,
+    name: &str,
+) -> Option<ExchangeId> {
+    let is_it = |index: usize| exchanges[index].vhost == vhost && &*exchanges[index].name == name;
+    table.find((vhost, name), is_it).map(ExchangeId::from_index)
+}
+
+// The records of exchanges and bindings, and how they refer to each other.
+//
+// Why it exists: an exchange and a binding are read all over the broker, and changed in this folder alone.
+//
+// Always true: a binding is on its source's list, on its destination's list and, unless it is found by its
+// pairs (`pairs`), on its node's list; bindings of a headers exchange that take everything are on the list of its root.
+
+/// The type of delayed exchanges, which keep a message for its delay before they route it.
+pub(crate) const DELAYED: &str = "x-delayed-message";
+
+/// How an exchange routes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kind {
+    /// The default exchange: the routing key is a queue's name.
+    Default,
+    /// The routing key equals the binding key.
+    Direct,
+    /// Every message goes to every binding.
+    Fanout,
+    /// Words of the routing key against patterns with `*` and `#`.
+    Topic,
+    /// Message headers against binding arguments.
+    Headers,
+}
+
+impl Kind {
+    /// The name of the type on the wire.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Default | Self::Direct => "direct",
+            Self::Fanout => "fanout",
+            Self::Topic => "topic",
+            Self::Headers => "headers",
+        }
+    }
+
+    /// The kind for a type's name as clients give it.
+    fn from_name(name: &str) -> Option<Self> {
+        [Self::Direct, Self::Fanout, Self::Topic, Self::Headers].into_iter().find(|kind| kind.name() == name)
+    }
+}
+
+/// One exchange.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    pub(crate) vhost: VhostId,
+    pub(crate) name: Box<str>,
+    pub(crate) kind: Kind,
+    /// The version of the exchange, which no other ever has; 0 when it is not in the log.
+    pub(crate) version: u64,
+    /// The batch with which the definition of the exchange is durable.
+    pub(crate) defined: Batch,
+    pub(crate) durable: bool,
+    pub(crate) auto_delete: bool,
+    pub(crate) internal: bool,
+    pub(crate) arguments: Box<[u8]>,
+    /// In whose share of the quotas the exchange is.
+    declarer: Option<Declarer>,
+    /// The hidden queue of a delayed exchange, where messages wait for their delay.
+    pub(crate) delayed_queue: Option<QueueId>,
+    /// The alternate exchange, for messages that match no binding.
+    alternate: Option<Arc<str>>,
+    /// The policies that apply to the exchange.
+    pub(crate) applied: Applied,
+    /// The root of the exchange's trie.
+    root: usize,
+    /// Bindings whose source is the exchange.
+    bindings: List,
+    /// Bindings whose destination is the exchange.
+    incoming: List,
+    /// How many pairs bindings from the exchange are found by.
+    pairs: u32,
+    /// The number of the route that came to the exchange last.
+    routed_at: u64,
+    /// The number of the exchange, which no other exchange of this process has.
+    pub(crate) serial: u64,
+    /// Messages published to the exchange, and queues that those went to, modulo 2³².
+    pub(crate) published: [u32; 2],
+    /// The exchange is deleted: its record goes with its last binding.
+    pub(crate) dying: bool,
+}
+
+impl Exchange {
+    /// The name of the exchange's type on the wire.
+    pub(crate) const fn type_name(&self) -> &'static str {
+        if self.delayed_queue.is_some() { DELAYED } else { self.kind.name() }
+    }
+}
+
+/// The destination of a binding.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub(crate) enum Destination {
+    Queue(QueueId),
+    Exchange(ExchangeId),
+}
+
+/// One binding.
+#[derive(Debug)]
+pub(crate) struct Binding {
+    pub(crate) source: ExchangeId,
+    pub(crate) destination: Destination,
+    pub(crate) key: Box<str>,
+    pub(crate) arguments: Box<[u8]>,
+    /// Whether the log has it.
+    pub(crate) stored: bool,
+    /// In whose share of the quotas the binding is.
+    declarer: Option<Declarer>,
+    /// The node of the trie for the routing key.
+    node: usize,
+    /// The first of the pairs that the binding is found by, if any.
+    hook: Option<u32>,
+    source_links: Links,
+    destination_links: Links,
+    node_links: Links,
+}
+
+impl Binding {
+    fn found(&self) -> FoundBinding<'_> {
+        FoundBinding {
+            source: self.source,
+            destination: self.destination,
+            routing_key: &self.key,
+            arguments: &self.arguments,
+        }
+    }
+}
+
+/// The fields of a binding as a client names them.
+pub(crate) struct BindingSpec<'a> {
+    pub(crate) source: &'a str,
+    pub(crate) routing_key: &'a str,
+    pub(crate) arguments: &'a [u8],
+}
+
+impl<'a> BindingSpec<'a> {
+    /// The binding with these fields, once source and destination are found.
+    pub(crate) const fn between(&self, source: ExchangeId, destination: Destination) -> FoundBinding<'a> {
+        FoundBinding { source, destination, routing_key: self.routing_key, arguments: self.arguments }
+    }
+}
+
+/// What identifies a binding, with its source and destination found.
+#[derive(PartialEq, Eq, Hash)]
+pub(crate) struct FoundBinding<'a> {
+    source: ExchangeId,
+    destination: Destination,
+    routing_key: &'a str,
+    arguments: &'a [u8],
+}
+
+// The last route of a channel: most publishers send to one place again and again.
+//
+// Always true: what is remembered holds for one revision of the routing, and anything that may change a
+// route makes a new one. Long names and wide fan-outs are not remembered, so a channel's record stays
+// small.
+
+const CACHED_NAMES_BYTES_MAX: usize = 64;
+const CACHED_TARGETS_MAX: usize = 4;
+
+/// The last route of a channel.
+#[derive(Debug, Default)]
+pub(crate) struct RouteCache {
+    /// The revision that the remembered route holds for; 0 is none.
+    revision: u64,
+    exchange_len: u8,
+    /// The exchange, if every key may be sent to it.
+    exchange: Option<ExchangeId>,
+    /// The names of exchange and routing key, one behind the other.
+    names: heapless::Vec<u8, CACHED_NAMES_BYTES_MAX>,
+    targets: heapless::Vec<QueueId, CACHED_TARGETS_MAX>,
+}
+
+impl RouteCache {
+    /// Sets the targets of a message to the remembered ones, if it has the same exchange and routing key and
+    /// nothing changed since; says whether it did.
+    #[inline]
+    pub(crate) fn leads(
+        &self,
+        revision: u64,
+        messages: &Messages,
+        message: MessageId,
+        targets: &mut Vec<QueueId>,
+    ) -> bool {
+        let is_it = self.revision == revision
+            && usize::from(self.exchange_len) == messages.exchange_len(message)
+            && self.names == messages.names(message);
+        if is_it {
+            targets.clear();
+            targets.extend_from_slice(&self.targets);
+        }
+        is_it
+    }
+
+    /// The exchange of a message, if the last one had the same, whatever its key, and nothing changed since:
+    /// a publisher to many queues in turn has only the key checked for each message.
+    pub(crate) fn exchange(
+        &self,
+        revision: u64,
+        messages: &Messages,
+        message: MessageId,
+    ) -> Option<ExchangeId> {
+        let (exchange_len, names) = (messages.exchange_len(message), messages.names(message));
+        let is_it = self.revision == revision
+            && usize::from(self.exchange_len) == exchange_len
+            && self.names.get(..exchange_len) == names.get(..exchange_len);
+        self.exchange.filter(|_| is_it)
+    }
+
+    /// Remembers the route of a message, if it is short enough; `exchange` too, if every key may be sent to it.
+    pub(crate) fn set(
+        &mut self,
+        revision: u64,
+        messages: &Messages,
+        message: MessageId,
+        exchange: Option<ExchangeId>,
+        targets: &[QueueId],
+    ) {
+        self.revision = 0;
+        self.exchange = exchange;
+        self.names.clear();
+        self.targets.clear();
+        let fits = self.names.extend_from_slice(messages.names(message)).is_ok();
+        if fits && self.targets.extend_from_slice(targets).is_ok() {
+            self.revision = revision;
+            self.exchange_len = messages.exchange_len(message) as u8;
+        }
+    }
+}

@@ -4,11 +4,11 @@
 use super::*;
 use crate::access::FIRST_VHOST;
 use crate::arguments::QueueSettings;
+use crate::context::Work;
 use crate::policy::{Applied, Policies};
 use crate::queue::{Logged, Queue, Targets};
 use crate::queues::Queues;
 use crate::quota::{Declared, Quota, Room};
-use crate::work::Work;
 use crate::{Access, Context};
 use leveret_amqp::Full;
 use leveret_amqp::Writer;

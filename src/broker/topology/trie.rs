@@ -14,10 +14,10 @@
 //!
 //! Always true: a node with neither bindings nor children does not exist, but for roots.
 
-use crate::names::IndexTable;
+use crate::state::IndexTable;
 use leveret_core::mem::{List, Slab};
 
-use super::records::{Binding, Kind};
+use super::{Binding, Kind};
 
 /// A routing key or a word of one.
 #[derive(Debug)]

@@ -12,7 +12,7 @@ use leveret_core::journal::Journal;
 use leveret_core::limits::Megabytes;
 use leveret_core::mem::{ENTRIES_PER_CHUNK, Messages};
 
-use super::state::Views;
+use super::Views;
 use crate::queue::Queue;
 use crate::shortage::{Pool, Shortage, Waiters};
 

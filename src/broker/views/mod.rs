@@ -9,14 +9,499 @@
 //! Always true: nothing is changed here.
 
 mod explained;
-mod rows;
-mod state;
 #[cfg(test)]
 mod tests;
 
+use leveret_amqp::field::Table;
+use leveret_core::command::{ChannelId, ConnectionId, QueueId};
+use leveret_core::mem::Messages;
+
+use crate::access::Access;
+use crate::consumers::{ConsumerState, Consumers, Fill, Mode};
+use crate::parameters::{ParameterView, Parameters};
+use crate::policy::{AppliedView, Policies, PolicyView};
+use crate::queue::Queue;
+use crate::queues::Queues;
+use crate::quota::Quota;
+use crate::state::ChannelCounters;
+use crate::state::QUEUE_BYTES;
+use crate::topology::{Destination, Topology};
+
 pub use explained::{DiskFacts, Explained};
-pub use rows::{
-    BindingView, ChannelView, ConnectionView, ConsumerActivity, ConsumerView, ExchangeView, PoolFill,
-    QueueView,
-};
-pub use state::Views;
+
+// The records of the broker as an operator sees them: one at a time, by its place in its pool.
+//
+// A listing goes through the places in rising order and may stop between any two for any time: a record that
+// stays is shown exactly once, one that comes or goes meanwhile may be shown or not.
+//
+// Always true: nothing is changed here, and nothing is collected; a view borrows from the record.
+
+/// The parts of the broker that operators may see, borrowed.
+#[derive(Clone, Copy)]
+pub struct Views<'b> {
+    pub(crate) access: &'b Access,
+    pub(crate) policies: &'b Policies,
+    pub(crate) parameters: &'b Parameters,
+    pub(crate) topology: &'b Topology,
+    pub(crate) queues: &'b Queues,
+    pub(crate) consumers: &'b Consumers,
+    pub(crate) quota: &'b Quota,
+}
+
+impl core::fmt::Debug for Views<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Views").finish_non_exhaustive()
+    }
+}
+
+impl<'b> Views<'b> {
+    /// Returns the bytes that all messages take in the log, without what is settled and not yet compacted.
+    pub fn live_log_bytes(self) -> u64 {
+        let queues = self.queues.records().iter().filter(|(_, queue)| !queue.dying);
+        queues.map(|(_, queue)| queue.log_bytes()).sum()
+    }
+
+    /// Channels on which something was published.
+    pub fn publishers(self) -> u64 {
+        self.consumers.publishers() as u64
+    }
+
+    /// Places of queues ever used.
+    pub const fn queue_places(self) -> usize {
+        self.queues.records().places()
+    }
+
+    /// The queue in a place, unless it is a hidden one.
+    pub fn queue_at(self, place: usize) -> Option<QueueView<'b>> {
+        let records = self.queues.records();
+        let record = records.get(place).filter(|record| !record.hidden && !record.dying)?;
+        let exclusive = record.audience.first().filter(|_| record.audience.has_exclusive());
+        let named = |index: usize| (self.consumers.at(index).tag.as_str(), self.consumers.at(index).channel);
+        let id = QueueId::from_index(place);
+        let sum = |of: fn(&Queue) -> u64| records.sum_over_levels(id, of);
+        let names_bytes = (record.name.len() + record.arguments.len()) as u64;
+        Some(QueueView {
+            place,
+            serial: record.serial,
+            vhost: self.access.vhost_name(record.vhost),
+            name: &record.name,
+            durable: record.declared.durable,
+            auto_delete: record.declared.auto_delete,
+            owner: record.declared.exclusive_owner,
+            arguments: Table::trusted(&record.arguments),
+            applied: self.policies.applied_view(record.applied),
+            messages_ready: records.ready_in(id),
+            messages_ready_ram: sum(|level| level.backlog.resident().into()) as u32,
+            messages_unacknowledged: sum(|level| level.unsettled.count.into()) as u32,
+            messages_unacknowledged_ram: sum(|level| (level.unsettled.count - level.unsettled.absent).into())
+                as u32,
+            messages_persistent: sum(|level| level.logged.count()),
+            message_bytes_ready: sum(|level| level.backlog.body_bytes()),
+            message_bytes_unacknowledged: sum(|level| level.unsettled.body_bytes),
+            consumers: record.audience.len(),
+            exclusive_consumer: exclusive.map(named),
+            single_active_consumer: record.audience.single_active().map(named),
+            memory_bytes: names_bytes + sum(|level| QUEUE_BYTES as u64 + level.backlog.bytes()),
+            came: sum(|level| level.backlog.came()),
+            went: sum(|level| level.backlog.went()),
+        })
+    }
+
+    /// Ready messages and unsettled deliveries in all queues of a virtual host but hidden ones.
+    pub fn depth_of(self, vhost: &str) -> (u64, u64) {
+        let queues = self.queues.records().iter().filter(|(_, record)| !record.hidden && !record.dying);
+        let own = queues.filter(|(_, record)| self.access.vhost_name(record.vhost) == vhost);
+        own.fold((0, 0), |(ready, unacknowledged), (place, _)| {
+            let id = QueueId::from_index(place);
+            let unsettled = self.queues.records().sum_over_levels(id, |level| level.unsettled.count.into());
+            (ready + u64::from(self.queues.records().ready_in(id)), unacknowledged + unsettled)
+        })
+    }
+
+    /// Places of exchanges ever used.
+    pub const fn exchange_places(self) -> usize {
+        self.topology.exchange_places()
+    }
+
+    /// The exchange in a place.
+    pub fn exchange_at(self, place: usize) -> Option<ExchangeView<'b>> {
+        let record = self.topology.exchange_at(place)?;
+        Some(ExchangeView {
+            vhost: self.access.vhost_name(record.vhost),
+            name: &record.name,
+            kind: record.type_name(),
+            durable: record.durable,
+            auto_delete: record.auto_delete,
+            internal: record.internal,
+            arguments: Table::trusted(&record.arguments),
+            policy: self.policies.applied_view(record.applied).policy,
+            messages_delayed: record.delayed_queue.map(|queue| self.queues.records().delayed_in(queue)),
+            place,
+            serial: record.serial,
+            published: record.published,
+        })
+    }
+
+    /// Places of bindings ever used.
+    pub const fn binding_places(self) -> usize {
+        self.topology.binding_places()
+    }
+
+    /// The binding in a place.
+    pub fn binding_at(self, place: usize) -> Option<BindingView<'b>> {
+        let record = self.topology.binding_at(place)?;
+        let source = self.topology.exchange_at(record.source.index())?;
+        let (destination, exclusive) = match record.destination {
+            Destination::Queue(queue) => {
+                let queue = self.queues.records().get(queue.index()).filter(|queue| !queue.dying)?;
+                (&queue.name, queue.declared.exclusive_owner.is_some())
+            }
+            Destination::Exchange(exchange) => (&self.topology.exchange_at(exchange.index())?.name, false),
+        };
+        Some(BindingView {
+            vhost: self.access.vhost_name(source.vhost),
+            source: &source.name,
+            destination,
+            to_exchange: matches!(record.destination, Destination::Exchange(_)),
+            exclusive,
+            routing_key: &record.key,
+            arguments: Table::trusted(&record.arguments),
+        })
+    }
+
+    /// The name of the user of a connection; empty before the login.
+    pub fn user_of(self, connection: ConnectionId) -> &'b str {
+        self.consumers.find_connection(connection).map_or("", |record| record.identity.name())
+    }
+
+    /// The name of the virtual host that a connection has opened; empty before that.
+    pub fn vhost_of(self, connection: ConnectionId) -> &'b str {
+        let vhost = self.consumers.find_connection(connection).and_then(|record| record.vhost);
+        vhost.map_or("", |vhost| self.access.vhost_name(vhost))
+    }
+
+    /// How full the pools are that publishers and other clients can fill, by the configuration keys that make
+    /// them larger.
+    pub fn pools(self, messages: &Messages) -> [PoolFill; 13] {
+        let fill = |key, fill: Fill| PoolFill { key, used: fill.used as u64, max: fill.max as u64 };
+        let pool = |key, used: usize, max: usize| PoolFill { key, used: used as u64, max: max as u64 };
+        let declared = |key, (used, max)| pool(key, used, max);
+        let [bindings, exchanges, names_bytes] = self.quota.fills();
+        let chunks = self.queues.entries();
+        [
+            pool("messages_max", messages.messages_used(), messages.messages_max()),
+            pool("body_bytes_max", messages.body_bytes_used(), messages.body_bytes_max()),
+            pool("queue_entries_max", chunks.chunks_used(), chunks.chunks_max()),
+            pool(
+                "unacknowledged_max",
+                self.queues.deliveries().len(),
+                self.queues.deliveries().len() + self.queues.deliveries().room(),
+            ),
+            declared("bindings_max", bindings),
+            declared("exchanges_max", exchanges),
+            declared("names_bytes_max", names_bytes),
+            fill("connections_max", self.consumers.connections_fill()),
+            fill("channels_max", self.consumers.channels_fill()),
+            fill("consumers_max", self.consumers.consumers_fill()),
+            pool(
+                "queues_max",
+                self.queues.records().len(),
+                self.queues.records().len() + self.queues.records().room(),
+            ),
+            pool("policies_max", self.policies.len(), self.policies.most()),
+            pool("parameters_max", self.parameters.len(), self.parameters.most()),
+        ]
+    }
+
+    /// A connection that is in use.
+    pub fn connection_view(self, connection: ConnectionId) -> Option<ConnectionView<'b>> {
+        let record = self.consumers.find_connection(connection).filter(|record| !record.dying)?;
+        Some(ConnectionView {
+            user: record.identity.name(),
+            vhost: self.access.vhost_name(record.vhost?),
+            channels: record.channels_len(),
+        })
+    }
+
+    /// Places of channels ever used.
+    pub const fn channel_places(self) -> usize {
+        self.consumers.channel_places()
+    }
+
+    /// The channel in a place.
+    pub fn channel_at(self, place: usize) -> Option<ChannelView<'b>> {
+        let record =
+            self.consumers.find_channel(ChannelId::from_index(place)).filter(|record| !record.closing)?;
+        let connection = self.consumers.find_connection(record.connection).filter(|found| !found.dying)?;
+        let (messages_uncommitted, acks_uncommitted) = match &record.mode {
+            Mode::Transaction(open) => (open.messages, open.settlements.len()),
+            Mode::Plain | Mode::Confirm => (0, 0),
+        };
+        Some(ChannelView {
+            connection: record.connection,
+            number: record.number,
+            user: connection.identity.name(),
+            vhost: self.access.vhost_name(record.vhost),
+            confirm: matches!(record.mode, Mode::Confirm),
+            transactional: matches!(record.mode, Mode::Transaction(_)),
+            consumers: self.consumers.active_on(ChannelId::from_index(place)),
+            messages_unacknowledged: record.unacknowledged.len(),
+            messages_uncommitted,
+            acks_uncommitted,
+            prefetch_count: record.prefetch_count,
+            global_prefetch_count: record.global_prefetch_count,
+            serial: record.serial,
+            counters: record.counters,
+        })
+    }
+
+    /// Places of consumers ever used.
+    pub const fn consumer_places(self) -> usize {
+        self.consumers.consumer_places()
+    }
+
+    /// The consumer in a place.
+    pub fn consumer_at(self, place: usize) -> Option<ConsumerView<'b>> {
+        let record = self.consumers.get(place).filter(|record| record.state == ConsumerState::Active)?;
+        let queue =
+            self.queues.records().get(record.queue.index()).filter(|queue| !queue.hidden && !queue.dying)?;
+        Some(ConsumerView {
+            vhost: self.access.vhost_name(queue.vhost),
+            queue: &queue.name,
+            channel: record.channel,
+            user: self.user_of(self.consumers.channel(record.channel).connection),
+            tag: &record.tag,
+            ack_required: !record.no_ack,
+            exclusive: record.exclusive,
+            prefetch_count: record.prefetch_count,
+            priority: record.priority,
+            activity: match queue.settings.single_active {
+                false => ConsumerActivity::Up,
+                true if queue.audience.keeps_waiting(place) => ConsumerActivity::Waiting,
+                true => ConsumerActivity::SingleActive,
+            },
+        })
+    }
+
+    /// Places of policies ever used, for listing them one by one.
+    pub const fn policy_places(self) -> usize {
+        self.policies.places()
+    }
+
+    /// The policy in a place.
+    pub fn policy_at(self, place: usize) -> Option<PolicyView<'b>> {
+        self.policies.at(place, |vhost| self.access.vhost_name(vhost))
+    }
+
+    /// All policies.
+    pub fn policies(self) -> impl Iterator<Item = PolicyView<'b>> {
+        (0..self.policy_places()).filter_map(move |place| self.policy_at(place))
+    }
+
+    /// Places of parameters ever used, for listing them one by one.
+    pub const fn parameter_places(self) -> usize {
+        self.parameters.places()
+    }
+
+    /// The parameter in a place.
+    pub fn parameter_at(self, place: usize) -> Option<ParameterView<'b>> {
+        self.parameters.at(place, |vhost| self.access.vhost_name(vhost))
+    }
+
+    /// All parameters.
+    pub fn parameters(self) -> impl Iterator<Item = ParameterView<'b>> {
+        (0..self.parameter_places()).filter_map(move |place| self.parameter_at(place))
+    }
+}
+
+// Rows of what operators see: a queue, an exchange, a binding, a connection, a channel, a consumer, how full a pool is.
+//
+// Always true: a row borrows from the record.
+
+/// A queue, as operators see it.
+#[derive(Clone, Copy, Debug)]
+pub struct QueueView<'a> {
+    /// The queue's place, for listing.
+    pub place: usize,
+    /// The number of the declaration, which no other queue has.
+    pub serial: u64,
+    /// The queue's virtual host.
+    pub vhost: &'a str,
+    /// The queue's name.
+    pub name: &'a str,
+    /// The queue is durable.
+    pub durable: bool,
+    /// The queue goes with its last consumer.
+    pub auto_delete: bool,
+    /// The connection of an exclusive queue, with which it goes.
+    pub owner: Option<ConnectionId>,
+    /// The queue's arguments.
+    pub arguments: Table<'a>,
+    /// The policies that apply to the queue.
+    pub applied: AppliedView<'a>,
+    /// Messages ready for delivery.
+    pub messages_ready: u32,
+    /// Ready messages that are in memory.
+    pub messages_ready_ram: u32,
+    /// Unsettled deliveries.
+    pub messages_unacknowledged: u32,
+    /// Unsettled deliveries whose messages are in memory.
+    pub messages_unacknowledged_ram: u32,
+    /// Messages that the log has.
+    pub messages_persistent: u64,
+    /// Bytes of the bodies of the ready messages.
+    pub message_bytes_ready: u64,
+    /// Bytes of the bodies of unsettled deliveries.
+    pub message_bytes_unacknowledged: u64,
+    /// Consumers.
+    pub consumers: u32,
+    /// The tag of the exclusive consumer, and its channel.
+    pub exclusive_consumer: Option<(&'a str, ChannelId)>,
+    /// The tag of the single active consumer, and its channel.
+    pub single_active_consumer: Option<(&'a str, ChannelId)>,
+    /// Bytes of memory that the queue and its ready messages take.
+    pub memory_bytes: u64,
+    /// Messages that came in since this process has the queue, those found in the log at a start included.
+    pub came: u64,
+    /// Messages delivered since this process has the queue; a message counts once for each delivery.
+    pub went: u64,
+}
+
+/// How full a pool is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PoolFill {
+    /// The configuration key that makes the pool larger.
+    pub key: &'static str,
+    /// How much of the pool is taken, in the unit of the memory table.
+    pub used: u64,
+    /// The size of the pool.
+    pub max: u64,
+}
+
+/// An exchange, as operators see it.
+#[derive(Clone, Copy, Debug)]
+pub struct ExchangeView<'a> {
+    /// The exchange's virtual host.
+    pub vhost: &'a str,
+    /// The exchange's name; empty for the default exchange.
+    pub name: &'a str,
+    /// The exchange's type.
+    pub kind: &'static str,
+    /// The exchange is durable.
+    pub durable: bool,
+    /// The exchange goes with its last binding.
+    pub auto_delete: bool,
+    /// Clients may not publish to the exchange.
+    pub internal: bool,
+    /// The exchange's arguments.
+    pub arguments: Table<'a>,
+    /// The name of the policy that applies to the exchange.
+    pub policy: Option<&'a str>,
+    /// Delayed messages that wait in the exchange, if it is a delayed one.
+    pub messages_delayed: Option<u64>,
+    /// The exchange's place, for listing.
+    pub place: usize,
+    /// The number of the exchange, which no other exchange of this process has.
+    pub serial: u64,
+    /// Messages published to the exchange, and queues that those went to, modulo 2³².
+    pub published: [u32; 2],
+}
+
+/// A binding, as operators see it.
+#[derive(Clone, Copy, Debug)]
+pub struct BindingView<'a> {
+    /// The virtual host of both ends.
+    pub vhost: &'a str,
+    /// The source exchange.
+    pub source: &'a str,
+    /// The destination: a queue or an exchange.
+    pub destination: &'a str,
+    /// The destination is an exchange.
+    pub to_exchange: bool,
+    /// The destination is an exclusive queue.
+    pub exclusive: bool,
+    /// The routing key of the binding.
+    pub routing_key: &'a str,
+    /// The binding's arguments.
+    pub arguments: Table<'a>,
+}
+
+/// A connection that has opened its virtual host, as operators see it.
+#[derive(Clone, Copy, Debug)]
+pub struct ConnectionView<'a> {
+    /// The user who is logged in.
+    pub user: &'a str,
+    /// The virtual host.
+    pub vhost: &'a str,
+    /// How many channels the connection has.
+    pub channels: u32,
+}
+
+/// A channel, as operators see it.
+#[derive(Clone, Copy, Debug)]
+pub struct ChannelView<'a> {
+    /// The channel's connection.
+    pub connection: ConnectionId,
+    /// The channel's number on the wire.
+    pub number: u16,
+    /// The user.
+    pub user: &'a str,
+    /// The virtual host.
+    pub vhost: &'a str,
+    /// Publishes are confirmed.
+    pub confirm: bool,
+    /// Publishes and acknowledgements are in transactions.
+    pub transactional: bool,
+    /// How many consumers the channel has.
+    pub consumers: u32,
+    /// Unsettled deliveries.
+    pub messages_unacknowledged: u32,
+    /// Publishes of the open transaction.
+    pub messages_uncommitted: u32,
+    /// Acknowledgements of the open transaction.
+    pub acks_uncommitted: u32,
+    /// Prefetch of consumers started from now on; 0 is unlimited.
+    pub prefetch_count: u16,
+    /// Prefetch of all consumers of the channel together; 0 is unlimited.
+    pub global_prefetch_count: u16,
+    /// The number of the channel among all that were opened.
+    pub serial: u64,
+    /// What happened to messages on the channel.
+    pub counters: ChannelCounters,
+}
+
+/// A consumer, as operators see it.
+#[derive(Clone, Copy, Debug)]
+pub struct ConsumerView<'a> {
+    /// The virtual host of the consumer's queue.
+    pub vhost: &'a str,
+    /// The consumer's queue.
+    pub queue: &'a str,
+    /// The consumer's channel.
+    pub channel: ChannelId,
+    /// The user of the consumer's connection.
+    pub user: &'a str,
+    /// The consumer tag.
+    pub tag: &'a str,
+    /// The consumer acknowledges.
+    pub ack_required: bool,
+    /// The consumer is exclusive.
+    pub exclusive: bool,
+    /// The consumer's prefetch; 0 is unlimited.
+    pub prefetch_count: u16,
+    /// The consumer's priority: higher ones go first.
+    pub priority: i32,
+    /// Whether the consumer may take messages.
+    pub activity: ConsumerActivity,
+}
+
+/// Whether a consumer may take messages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ConsumerActivity {
+    /// The consumer takes messages, like all others of its queue.
+    Up,
+    /// The consumer is the single active one of its queue.
+    SingleActive,
+    /// The consumer waits until the single active one has gone.
+    Waiting,
+}

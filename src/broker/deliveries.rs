@@ -1,24 +1,116 @@
-//! Deliveries that are not settled: on their way to a socket, waiting for an acknowledgement, or returned.
+//! Deliveries: from the moment a message leaves its queue until it is settled, or back in its queue.
 //!
-//! One record serves a message from the moment it leaves its queue until it is settled. Only the list that
-//! the record is on changes, so nothing on this path needs memory that might not be there (only when half of
-//! all records serve requeued messages is a message requeued as an entry, if there is room for that):
-//!
-//! ```text
-//! queue ──deliver──> outbox of the connection ──written──> unacknowledged list of the channel ──ack──> free
-//!   ^                                                              │
-//!   └──────── returned heap of the queue, by offset <──requeue─────┘
-//! ```
-//!
-//! Acknowledgements find their record by (channel, delivery tag): first at the head of the channel's list,
-//! where it nearly always is, else through one table of buckets shared by all channels. Consecutive tags
-//! fall into consecutive buckets, so the table behaves like one ring, however sparse a channel's tags become.
+//! | file | what |
+//! |---|---|
+//! | `records` | the pool of records, the lists they move between, and how a delivery tag finds one |
+//! | `heap` | the requeued messages of one queue, in their old order |
 
 use core::ops::{Index, IndexMut};
 
-use crate::letters::Reason;
 use leveret_core::command::{ChannelId, ConsumerId, QueueId, Settlement};
-use leveret_core::mem::{Links, List, MessageId, Slab};
+use leveret_core::mem::{Links, List, MessageId, Slab, sort_by_key};
+
+use crate::letters::Reason;
+
+// The requeued messages of one queue, in the order of their offsets.
+//
+// Always true: a record is in one heap at most, and on no list that needs it elsewhere; the first is the one with the
+// lowest offset.
+
+/// Requeued messages of one queue, lowest offset first: a leftist heap through the records, so that
+/// requeueing and taking the first are both logarithmic whatever the order.
+#[derive(Debug, Default)]
+pub(crate) struct RequeuedHeap {
+    root: u32,
+    len: u32,
+}
+
+impl RequeuedHeap {
+    pub(crate) const fn len(&self) -> u32 {
+        self.len
+    }
+
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The returned delivery with the lowest offset.
+    pub(crate) fn first(&self) -> Option<usize> {
+        (self.root != 0).then(|| self.root as usize - 1)
+    }
+
+    pub(crate) fn insert(&mut self, pool: &mut Deliveries, index: usize) {
+        pool.slab[index].returned = true;
+        pool.slab[index].heap = HeapLinks { left: 0, right: 0, rank: 1 };
+        self.root = merge(&mut pool.slab, self.root, index as u32 + 1);
+        self.len += 1;
+        pool.returned += 1;
+    }
+
+    /// All requeued deliveries of the heap, lowest offset first.
+    pub(crate) fn in_order(&self, pool: &Deliveries) -> Vec<usize> {
+        let (mut found, mut open) = (Vec::with_capacity(self.len as usize), vec![self.root]);
+        while let Some(place) = open.pop() {
+            if place > 0 {
+                let index = place as usize - 1;
+                let HeapLinks { left, right, .. } = pool.slab[index].heap;
+                found.push(index);
+                open.extend([left, right]);
+            }
+        }
+        sort_by_key(&mut found, |index| pool.slab[*index].offset);
+        found
+    }
+
+    /// Takes the delivery with the lowest offset.
+    pub(crate) fn pop(&mut self, pool: &mut Deliveries) -> Option<usize> {
+        let first = self.first()?;
+        let HeapLinks { left, right, .. } = core::mem::take(&mut pool.slab[first].heap);
+        self.root = merge(&mut pool.slab, left, right);
+        self.len -= 1;
+        pool.returned -= 1;
+        Some(first)
+    }
+}
+
+/// Merges two heaps along their right spines, each at most log2(n) + 1 long, so the recursion is shallow.
+fn merge(slab: &mut Slab<Delivered>, one: u32, two: u32) -> u32 {
+    if one == 0 || two == 0 {
+        return one.max(two);
+    }
+    let in_order = slab[one as usize - 1].offset <= slab[two as usize - 1].offset;
+    let (upper, lower) = if in_order { (one, two) } else { (two, one) };
+    let right = merge(slab, slab[upper as usize - 1].heap.right, lower);
+    let left = slab[upper as usize - 1].heap.left;
+    let (left_rank, right_rank) = (rank(slab, left), rank(slab, right));
+    let links = &mut slab[upper as usize - 1].heap;
+    (links.left, links.right) = if left_rank >= right_rank { (left, right) } else { (right, left) };
+    links.rank = left_rank.min(right_rank) + 1;
+    upper
+}
+
+fn rank(slab: &Slab<Delivered>, heap: u32) -> u16 {
+    match heap {
+        0 => 0,
+        above => slab[above as usize - 1].heap.rank,
+    }
+}
+
+// Deliveries that are not settled: on their way to a socket, waiting for an acknowledgement, or returned.
+//
+// One record serves a message from the moment it leaves its queue until it is settled. Only the list that
+// the record is on changes, so nothing on this path needs memory that might not be there (only when half of
+// all records serve requeued messages is a message requeued as an entry, if there is room for that):
+//
+// ```text
+// queue ──deliver──> outbox of the connection ──written──> unacknowledged list of the channel ──ack──> free
+//   ^                                                              │
+//   └──────── returned heap of the queue, by offset <──requeue─────┘
+// ```
+//
+// Acknowledgements find their record by (channel, delivery tag): first at the head of the channel's list,
+// where it nearly always is, else through one table of buckets shared by all channels. Consecutive tags
+// fall into consecutive buckets, so the table behaves like one ring, however sparse a channel's tags become.
 
 /// The method that carries the message to the client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -64,7 +156,7 @@ pub(crate) struct Delivered {
     /// The delivery was written: the client has it, or it is on its way there.
     pub(crate) sent: bool,
     /// The message is back in its queue.
-    pub(super) returned: bool,
+    returned: bool,
     /// The delivery is on the list of those whose messages may leave memory.
     is_pageable: bool,
     /// The channel closed while the delivery was in the outbox: when it was written, the message is requeued.
@@ -77,15 +169,15 @@ pub(crate) struct Delivered {
     /// Links in the outbox, and afterwards in the list of deliveries whose messages may leave memory.
     outbox_links: Links,
     bucket_next: u32,
-    pub(super) heap: HeapLinks,
+    heap: HeapLinks,
 }
 
 /// The links of a record in the heap of its queue.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct HeapLinks {
-    pub(super) left: u32,
-    pub(super) right: u32,
-    pub(super) rank: u16,
+struct HeapLinks {
+    left: u32,
+    right: u32,
+    rank: u16,
 }
 
 /// Everything a new delivery is made of.
@@ -106,10 +198,10 @@ pub(crate) struct NewDelivery {
 /// The pool of deliveries.
 #[derive(Debug)]
 pub(crate) struct Deliveries {
-    pub(super) slab: Slab<Delivered>,
+    slab: Slab<Delivered>,
     buckets: Box<[u32]>,
     /// Delivery records in the returned heaps of all queues.
-    pub(super) returned: usize,
+    returned: usize,
     /// Deliveries, written or requeued, whose messages the log has too and that may leave memory; the oldest
     /// first.
     pageable: List,
@@ -388,8 +480,7 @@ impl Delivered {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::heap::RequeuedHeap;
+mod records_tests {
     use super::*;
 
     fn new(channel: usize, tag: u64, offset: u64) -> NewDelivery {

@@ -1,18 +1,38 @@
-//! Definitions that a start left out, and messages without a queue.
+//! Recovery: what a start found that it could not put back as it was.
 //!
-//! Always true: nothing is added here but at a start, except for queues whose messages could not be read back.
+//! Why it exists: a start under lower limits, or after damage, leaves definitions without room and messages
+//! without a definition; neither is to be lost, or taken for something else.
+//!
+//! | file | what |
+//! |---|---|
+//! | `left_out` | exchanges and queues that the store has and the start did not declare again |
+//! | `orphans` | messages of whose queue no definition is left |
+//! | `state` | both, and who may declare, adopt or delete them |
+//!
+//! Always true: an exchange or queue that was left out keeps its name in the store until it is deleted or
+//! restored.
 
-use super::left_out::LeftOut;
-use super::orphans::{Adoption, Orphan, Orphans};
-use crate::Context;
-use crate::access::{Access, OperatorFault};
-use crate::faults::{check_changeable, check_deletable};
-use crate::topology::exchange_in_words;
-use crate::words::QueueInWords;
+#[cfg(test)]
+mod tests;
+
+use core::hash::BuildHasher;
+
+use foldhash::quality::FixedState;
 use leveret_core::command::{QueueId, VhostId};
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::journal::definition::DAMAGE_KEY;
 use leveret_core::journal::{Batch, Definition, DestinationName, Journal, Mode, ReportedDamage};
+
+use crate::Context;
+use crate::access::{Access, OperatorFault};
+use crate::recovery::Contents;
+use crate::reply_text::QueueInWords;
+use crate::reply_text::{check_changeable, check_deletable};
+use crate::topology::exchange_in_words;
+
+// Definitions that a start left out, and messages without a queue.
+//
+// Always true: nothing is added here but at a start, except for queues whose messages could not be read back.
 
 /// Definitions that a start left out, and messages without a queue.
 #[derive(Debug)]
@@ -287,5 +307,213 @@ fn is_left_out_still(access: &Access, vhost: VhostId, name: DestinationName<'_>)
                 QueueInWords { name, vhost: access.vhost_name(vhost) }
             ),
         ),
+    }
+}
+
+// Orphans: messages that the store has for a queue of which no definition is left.
+//
+// Why it exists: definitions lie twice, and a card may lose both. Messages are left then, with a number for
+// their queue. Where something still tells the name of that queue, it is rebuilt at the start, as a plain
+// durable one: better a queue without its arguments than messages that nobody can reach. The next
+// declaration gives the queue its arguments. Messages of whose queue nobody knows a name, or one that cannot
+// be had, are orphans, until an operator gives them a queue or deletes them, or somebody declares a queue of
+// their name.
+//
+// Always true: orphans come with a start and never later, and only as many are listed as there is room for.
+
+/// The most orphans listed; others wait in the store.
+const ORPHANS_MAX: usize = 256;
+/// The most bytes of orphans' names; further orphans are known by their number alone.
+const NAMES_BYTES_MAX: usize = 16 << 10;
+/// Bytes of memory that orphans take, for the memory table.
+pub(crate) const ORPHANS_BYTES: usize = ORPHANS_MAX * (size_of::<Orphan>() + 32) + NAMES_BYTES_MAX;
+
+/// Messages whose queue has no definition.
+#[derive(Debug)]
+pub struct Orphan {
+    /// The number that the store knows the queue by.
+    pub incarnation: u64,
+    /// The messages that the store has of the queue.
+    pub contents: Contents,
+    /// The virtual host and name of the queue, if something tells them.
+    pub name: Option<(Box<str>, Box<str>)>,
+}
+
+impl Orphan {
+    fn is_of(&self, vhost: &str, queue: &str) -> bool {
+        self.name.as_ref().is_some_and(|(host, name)| (&**host, &**name) == (vhost, queue))
+    }
+}
+
+/// A queue that has adopted an orphan whose messages do not stand in it yet.
+#[derive(Clone, Copy, Debug)]
+struct Adoption {
+    /// The number that the store knows the queue by.
+    incarnation: u64,
+    queue: QueueId,
+    /// Messages of the orphan.
+    count: u64,
+    /// The queue was purged meanwhile: the messages are to go as soon as they stand in it.
+    is_purged: bool,
+}
+
+/// All orphans, and queues made of orphans.
+#[derive(Debug, Default)]
+struct Orphans {
+    entries: Vec<Orphan>,
+    names_bytes: usize,
+    /// Orphans that are not listed.
+    unlisted: u64,
+    /// Queues that adopted an orphan whose messages do not stand in them yet.
+    adopted: Vec<Adoption>,
+    /// Rebuilt queues that nobody has declared since.
+    rebuilt: u32,
+}
+
+impl Orphans {
+    fn add(&mut self, mut orphan: Orphan) {
+        if self.entries.len() == ORPHANS_MAX {
+            self.unlisted += 1;
+            return;
+        }
+        let bytes = orphan.name.as_ref().map_or(0, |(vhost, name)| vhost.len() + name.len());
+        if self.names_bytes + bytes > NAMES_BYTES_MAX {
+            orphan.name = None;
+        } else {
+            self.names_bytes += bytes;
+        }
+        self.entries.push(orphan);
+    }
+
+    fn take(&mut self, at: usize) -> Orphan {
+        let orphan = self.entries.remove(at);
+        self.names_bytes -= orphan.name.as_ref().map_or(0, |(vhost, name)| vhost.len() + name.len());
+        orphan
+    }
+
+    /// Messages that a queue has adopted and that do not stand in it yet, those of a purge left out.
+    fn adopted_by(&self, queue: QueueId) -> u32 {
+        let by = self.adopted.iter().find(|adoption| adoption.queue == queue && !adoption.is_purged);
+        by.map_or(0, |adoption| u32::try_from(adoption.count).unwrap_or(u32::MAX))
+    }
+}
+
+// Exchanges and queues that the store has and the start did not declare again.
+//
+// Why it exists: a start under lower limits has no room for some exchanges and queues, and an older version
+// does not know the type of others. They stay in the store, and come back when they can: so their bindings
+// must not be taken for what a deletion left behind. And nobody may declare another of the same name
+// meanwhile: the log has one definition for a name, so the messages of the first would belong to nobody, and
+// take room for ever. A client that is refused so may have the limit raised or the first deleted.
+//
+// Always true: nothing is added here but at a start; there are at most as many entries as limits allow
+// queues and exchanges together, and when more is left out, anything may be. Levels for which there is no
+// place become orphans when their queue is deleted: shown, and nobody's.
+
+/// Exchanges and queues that were left out, by kind and name.
+#[derive(Debug)]
+pub(crate) struct LeftOut {
+    /// Hashes of virtual host, kind and name, in order, each with the version or incarnation.
+    entries: Vec<(u64, u64)>,
+    /// Incarnations of queues with priorities that were left out, each with that of a level in the log.
+    levels: Vec<(u64, u64)>,
+    /// The most entries and levels together.
+    entries_max: usize,
+    /// More were left out than are known here.
+    has_more: bool,
+    hasher: FixedState,
+}
+
+impl LeftOut {
+    /// Bytes of one entry.
+    pub(crate) const ENTRY_BYTES: usize = size_of::<(u64, u64)>();
+
+    /// An empty list; memory is taken when there are entries.
+    const fn new(entries_max: usize, seed: u64) -> Self {
+        let hasher = FixedState::with_seed(seed);
+        Self { entries: Vec::new(), levels: Vec::new(), entries_max, has_more: false, hasher }
+    }
+
+    /// Adds an exchange or queue that was not declared again.
+    fn add(&mut self, vhost: &str, name: DestinationName<'_>, version: u64) {
+        if self.entries.len() == self.entries_max {
+            self.has_more = true;
+            return;
+        }
+        self.levels.truncate(self.entries_max - self.entries.len() - 1);
+        let hash = self.hasher.hash_one((vhost, name));
+        let at = self.entries.partition_point(|(other, _)| *other < hash);
+        self.entries.reserve_exact(1);
+        self.entries.insert(at, (hash, version));
+    }
+
+    /// Adds the levels of the queue with this incarnation.
+    fn add_levels(&mut self, incarnation: u64, levels: &[u64]) {
+        let room = self.entries_max - self.entries.len() - self.levels.len();
+        let levels = &levels[..levels.len().min(room)];
+        self.levels.reserve_exact(levels.len());
+        self.levels.extend(levels.iter().map(|level| (incarnation, *level)));
+    }
+
+    /// Takes out the levels of the queue with this incarnation, which is deleted.
+    fn take_levels(&mut self, incarnation: u64) -> impl Iterator<Item = u64> {
+        self.levels.extract_if(.., move |(queue, _)| *queue == incarnation).map(|(_, level)| level)
+    }
+
+    /// Whether a thing of this name and version may only be missing because it was left out.
+    fn may_have(&self, vhost: &str, name: DestinationName<'_>, version: u64) -> bool {
+        self.has_more || self.find(vhost, name).is_some_and(|at| self.entries[at].1 == version)
+    }
+
+    /// The version of the exchange or queue of this name that was left out.
+    fn version_of(&self, vhost: &str, name: DestinationName<'_>) -> Option<u64> {
+        self.find(vhost, name).map(|at| self.entries[at].1)
+    }
+
+    fn remove(&mut self, vhost: &str, name: DestinationName<'_>) {
+        if let Some(at) = self.find(vhost, name) {
+            self.entries.remove(at);
+        }
+    }
+
+    fn find(&self, vhost: &str, name: DestinationName<'_>) -> Option<usize> {
+        let hash = self.hasher.hash_one((vhost, name));
+        self.entries.binary_search_by_key(&hash, |(other, _)| *other).ok()
+    }
+}
+
+#[cfg(test)]
+mod left_out_tests {
+    use super::*;
+
+    #[test]
+    fn what_is_too_much_to_be_remembered_may_be_anything() {
+        let mut left_out = LeftOut::new(2, 1);
+        for (name, version) in [("a", 1), ("b", 2)] {
+            left_out.add("/", DestinationName::Queue(name), version);
+        }
+        assert!(left_out.may_have("/", DestinationName::Queue("a"), 1));
+        assert!(!left_out.may_have("/", DestinationName::Queue("a"), 2));
+        assert!(!left_out.may_have("/", DestinationName::Exchange("a"), 1));
+        assert!(!left_out.may_have("v", DestinationName::Queue("a"), 1));
+        left_out.add("/", DestinationName::Queue("c"), 3);
+        assert!(left_out.may_have("v", DestinationName::Queue("z"), 9));
+    }
+
+    #[test]
+    fn levels_leave_room_for_what_they_are_of() {
+        let mut left_out = LeftOut::new(4, 1);
+        left_out.add("/", DestinationName::Queue("a"), 1);
+        left_out.add_levels(1, &[11, 12]);
+        left_out.add("/", DestinationName::Queue("b"), 2);
+        left_out.add_levels(2, &[21]);
+        assert_eq!(left_out.take_levels(2).count(), 0, "there is no place");
+        left_out.add("/", DestinationName::Queue("c"), 3);
+        assert_eq!(left_out.take_levels(1).collect::<Vec<_>>(), [11], "a queue goes before a level");
+        assert_eq!(left_out.take_levels(1).count(), 0);
+        left_out.add_levels(3, &[31]);
+        left_out.add("/", DestinationName::Queue("d"), 4);
+        assert_eq!(left_out.take_levels(3).count(), 0);
+        assert!(!left_out.has_more);
     }
 }

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::access::FIRST_VHOST;
-use crate::restored::Contents;
-use crate::work::Work;
+use crate::context::Work;
+use crate::recovery::Contents;
 use crate::{Access, Context};
 use leveret_core::command::{QueueId, VhostId};
 use leveret_core::error::Fault;

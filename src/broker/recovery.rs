@@ -1,0 +1,660 @@
+//! What a start makes of what the store holds: everything is declared again, and each queue is told where its
+//! messages lie.
+//!
+//! Always true: no message is read here; what cannot be made is logged and stays in the store, unless it
+//! belongs to nothing that there is; messages that belong to nothing stay.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+
+use leveret_core::command::{QueueId, VhostId};
+use leveret_core::journal::definition::{is_access, queue_in};
+use leveret_core::journal::{Definition, DestinationName, Journal, ReportedDamage, is_transient};
+use leveret_core::password::PasswordHash;
+use leveret_core::time::Now;
+use leveret_storage::{self as store, Access, AccessDefinition, AccessReport, Log};
+
+use super::access::{OperatorFault, VhostLimits};
+use super::arguments::QueueSettings;
+use super::levels_of;
+use super::orphans::Orphan;
+use super::parameters::ParameterView;
+use super::policy::{Applied, ApplyTo, NewPolicy, PolicyKind};
+use super::queue::{Logged, Queue, RequeueCounts, first_rank};
+use super::topology::{BindingSpec, Destination, ExchangeDeclaration};
+use super::{Broker, Context};
+
+/// Whom a new store begins with: a name, and what its password is kept as.
+pub type First<'a> = Option<(&'a str, PasswordHash)>;
+
+/// Declares everything again, and says where its messages lie. Who may come in is what the store says, as far
+/// as it can vouch for that, and for a new one whoever is `first`.
+///
+/// # Errors
+/// The disk refused a read.
+pub fn restore(
+    broker: &mut Broker,
+    context: &mut Context<'_>,
+    log: &Log,
+    disk: &mut impl store::Disk,
+    (report, damage): (AccessReport, ReportedDamage),
+    first: First<'_>,
+    now: Now,
+) -> io::Result<()> {
+    // A start is a use of a queue: what is noted of that is noted now, not when the store was made.
+    context.journal_mut().set_time(log.time_ms(now));
+    let AccessReport { access, unreadable, is_thin, definitions, .. } = report;
+    match access {
+        Access::New | Access::Silent => broker.begin_users(first),
+        Access::InDoubt(why) => broker.doubt_access(why, unreadable),
+        Access::Whole => {}
+    }
+    broker.recovery_mut().set_damage(damage);
+    restore_definitions(broker, context, log, (disk, &definitions))?;
+    if matches!(access, Access::New | Access::Silent) || access == Access::Whole && is_thin {
+        broker.access_mut().write_access(context.journal_mut());
+    }
+    Ok(())
+}
+
+/// A definition that belongs to nothing: key and value, and what the log knows the queue by that is to go
+/// with it, its levels included.
+type Unowned = (Box<[u8]>, Box<[u8]>, Vec<u64>);
+
+/// What the log has of the levels of a queue with priorities.
+struct Levels {
+    /// The incarnation of that for priority 1.
+    from: u64,
+    /// The incarnations of which it has something.
+    known: Vec<u64>,
+}
+
+impl Levels {
+    fn in_log(definition: &Definition<'_>, log: &Log) -> Self {
+        let all = levels_of(definition);
+        let is_known =
+            |incarnation: &u64| log.index().queues().get(incarnation).is_some_and(|queue| !queue.gone);
+        Self { from: all.start, known: all.filter(is_known).collect() }
+    }
+}
+
+/// What a start has made of the definitions.
+struct Restoring {
+    /// The version of the newest definition of each queue.
+    versions: BTreeMap<u64, u64>,
+    /// The queues that are there again, by their incarnations.
+    queues: BTreeMap<u64, QueueId>,
+    /// Queues that are defined and not there.
+    absent: BTreeSet<u64>,
+    /// Definitions that belong to nothing.
+    orphans: Vec<Unowned>,
+    /// How many definitions this version cannot read.
+    unread: usize,
+}
+
+impl Restoring {
+    /// Declares again what a definition says.
+    fn restore(
+        &mut self,
+        broker: &mut Broker,
+        context: &mut Context<'_>,
+        log: &Log,
+        (key, value): (&[u8], &[u8]),
+    ) {
+        let Some(definition) = Definition::parse(key, value) else {
+            self.unread += 1;
+            return;
+        };
+        let levels = Levels::in_log(&definition, log);
+        let incarnation = match definition {
+            Definition::Queue { incarnation, .. } => incarnation,
+            // What a delayed exchange keeps has its number.
+            Definition::Exchange { version, .. } if !levels_of(&definition).is_empty() => version,
+            _ => 0,
+        };
+        let is_gone = log.index().queues().get(&incarnation).is_some_and(|queue| queue.gone);
+        let version = log.index().definitions().get(key).map_or(0, |definition| definition.version);
+        let is_renamed = self.versions.get(&incarnation).is_some_and(|newest| *newest > version);
+        if is_gone || is_renamed || self.queues.contains_key(&incarnation) {
+            // It was deleted, or has another name by now: what says so of this one was damaged.
+            let levels = if is_gone { levels.known } else { Vec::new() };
+            self.orphans.push((key.into(), value.into(), levels));
+            return;
+        }
+        let restored = if !levels.known.is_empty() && broker.queues().room() <= levels.known.len() {
+            broker.recovery_mut().leave_out(&definition);
+            Restored::NoRoom
+        } else {
+            broker.restore(context, &definition)
+        };
+        match restored {
+            Restored::Exists(Some(queue)) => {
+                self.queues.insert(incarnation, queue);
+                self.restore_levels(broker, (queue, &levels));
+            }
+            Restored::Exists(None) => {}
+            Restored::Orphaned => {
+                let mut incarnations = levels.known;
+                incarnations.extend(Some(incarnation).filter(|incarnation| *incarnation > 0));
+                self.orphans.push((key.into(), value.into(), incarnations));
+            }
+            not_now @ (Restored::NoRoom | Restored::Unknown) => {
+                let why = match not_now {
+                    Restored::NoRoom => "the limits have no room for it",
+                    _ => "only another version knows its type",
+                };
+                log::error!("{definition} is stored, but {why}");
+                if not_now == Restored::NoRoom {
+                    broker.recovery_mut().note_beyond_limits();
+                }
+                broker.recovery_mut().leave_out_levels(incarnation, &levels.known);
+                self.absent.insert(incarnation);
+                self.absent.extend(levels.known);
+            }
+        }
+    }
+
+    /// Makes the levels of a queue with priorities of which the log has something.
+    fn restore_levels(&mut self, broker: &mut Broker, (queue, levels): (QueueId, &Levels)) {
+        for &incarnation in &levels.known {
+            let priority = (incarnation - levels.from + 1) as u8;
+            match broker.restore_level(queue, priority) {
+                Some(level) => self.queues.insert(incarnation, level),
+                None => panic!("there was room for all levels"),
+            };
+        }
+    }
+
+    /// Sees to messages of queues that nothing defines.
+    fn restore_lost(
+        &mut self,
+        broker: &mut Broker,
+        context: &mut Context<'_>,
+        log: &Log,
+        disk: &mut impl store::Disk,
+    ) -> io::Result<()> {
+        let mut lost = log.index().queues_with_messages();
+        lost.retain(|queue| !self.queues.contains_key(queue) && !self.absent.contains(queue));
+        if lost.is_empty() {
+            return Ok(());
+        }
+        let mut keys = log.read_names(disk, &lost)?;
+        keys.extend(self.orphans.iter().filter_map(|(key, value, _)| named_by(key, value)));
+        for incarnation in lost {
+            let Some(found) = log.index().queues().get(&incarnation) else { continue };
+            let key = keys.get(&incarnation);
+            let name = key.and_then(|key| queue_in(key));
+            let is_deleted = key.is_some_and(|key| log.index().is_deleted_since(key, incarnation));
+            let words = match name {
+                Some((vhost, queue)) => format!("queue '{queue}' in vhost '{vhost}'"),
+                None => "a queue of which no name is left".to_string(),
+            };
+            let words = format!("{words}: what defines it is lost, its {} messages are not", found.live);
+            let contents = contents_of(found);
+            if let Some(queue) = broker.restore_lost(context, incarnation, contents, name, !is_deleted) {
+                log::error!(
+                    "{words}: it is there again as a plain durable queue, until somebody declares it as it \
+                     should be"
+                );
+                self.queues.insert(incarnation, queue);
+            } else {
+                log::error!(
+                    "{words}: leveretctl list_orphans shows them, adopt_orphan gives them a queue, \
+                     delete_orphan deletes them"
+                );
+                self.absent.insert(incarnation);
+            }
+        }
+        // Its bindings may be among what belonged to nothing.
+        for (key, value, incarnations) in core::mem::take(&mut self.orphans) {
+            let definition = Definition::parse(&key, &value);
+            let binding = definition.filter(|definition| matches!(definition, Definition::Binding { .. }));
+            if !binding.is_some_and(|binding| broker.restore(context, &binding) == Restored::Exists(None)) {
+                self.orphans.push((key, value, incarnations));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Of which queue a definition says the name, and the key that it is defined under.
+fn named_by(key: &[u8], value: &[u8]) -> Option<(u64, Box<[u8]>)> {
+    let (vhost, name, incarnation) = match Definition::parse(key, value)? {
+        Definition::Queue { incarnation, .. } => return Some((incarnation, key.into())),
+        Definition::Binding {
+            vhost, destination: DestinationName::Queue(name), destination_version, ..
+        } => (vhost, name, destination_version),
+        _ => return None,
+    };
+    let (auto_delete, is_rebuilt, levels_from, arguments) = (false, false, 0, &[][..]);
+    let queue =
+        Definition::Queue { vhost, name, incarnation, auto_delete, is_rebuilt, levels_from, arguments };
+    Some((incarnation, queue.key()))
+}
+
+fn restore_definitions(
+    broker: &mut Broker,
+    context: &mut Context<'_>,
+    log: &Log,
+    (disk, of_access): (&mut impl store::Disk, &[AccessDefinition]),
+) -> io::Result<()> {
+    let mut restoring = Restoring {
+        versions: log.index().versions_of_queues(),
+        queues: BTreeMap::new(),
+        absent: BTreeSet::new(),
+        orphans: Vec::new(),
+        unread: 0,
+    };
+    for AccessDefinition { key, value } in of_access {
+        restoring.restore(broker, context, log, (key, value));
+    }
+    let mut repeated = Vec::new();
+    let damaged = log.read_definitions(disk, |key, value, is_repeated| {
+        restoring.restore(broker, context, log, (key, value));
+        if is_repeated {
+            repeated.push((Box::from(key), Box::from(value)));
+        }
+    })?;
+    if damaged > 0 {
+        log::error!("{damaged} definitions are damaged and left out");
+    }
+    if restoring.unread > 0 {
+        let unread = restoring.unread;
+        log::error!(
+            "{unread} definitions are stored that this version cannot read: they stay there, left out"
+        );
+    }
+    if !repeated.is_empty() {
+        log::warn!("{} definitions were damaged and are written again, from footers", repeated.len());
+    }
+    for (key, value) in repeated {
+        context.journal_mut().define(key, Some(value));
+    }
+    let is_suspect =
+        damaged > 0 || restoring.unread > 0 || log.is_damaged() || broker.access().access_doubt().is_some();
+    if !is_suspect {
+        restoring.absent.extend(restoring.orphans.iter().flat_map(|(.., incarnations)| incarnations));
+    }
+    restoring.restore_lost(broker, context, log, disk)?;
+    broker.apply_policies(context);
+    if is_suspect {
+        broker.doubt_parameters();
+        // What seems to belong to nothing may belong to something that cannot be read. Of access that is for
+        // whoever confirms the rest to say: nobody sees it, and it would come back with a user of that name.
+        let hidden = restoring.orphans.drain(..).map(|(key, ..)| key).filter(|key| is_access(key));
+        broker.access_mut().hide_access(context.journal_mut(), hidden.collect());
+    }
+    for (key, _, incarnations) in &restoring.orphans {
+        broker.forget(context.journal_mut(), key, incarnations);
+    }
+    for (&incarnation, queue) in log.index().queues() {
+        if is_transient(incarnation) && !queue.gone {
+            broker.queues_mut().forget_transient(context.journal_mut(), incarnation);
+        }
+    }
+    broker.queues_mut().recovered_largest(log.index().largest_body_bytes());
+    let mut messages = 0;
+    for (incarnation, queue) in restoring.queues {
+        messages += restore_queue(broker, log, incarnation, queue);
+    }
+    if messages > 0 {
+        log::info!("the store has {messages} messages");
+    }
+    Ok(())
+}
+
+fn contents_of(found: &store::QueueIndex) -> Contents {
+    Contents {
+        count: found.live,
+        bytes: found.live_bytes(),
+        next_offset: found.next_offset(),
+        delivered_through: found.delivered_below(),
+        marked_through: found.delivered_through,
+    }
+}
+
+fn restore_queue(broker: &mut Broker, log: &Log, incarnation: u64, queue: QueueId) -> u64 {
+    let Some(found) = log.index().queues().get(&incarnation) else { return 0 };
+    broker.queues_mut().restore_contents(queue, &contents_of(found));
+    restore_messages(broker, found, queue);
+    found.live
+}
+
+/// Puts into a queue what the log has for it.
+pub fn restore_messages(broker: &mut Broker, found: &store::QueueIndex, queue: QueueId) {
+    for range in found.live_ranges() {
+        if !broker.queues_mut().restore_messages(queue, range.start, range.end) {
+            log::error!(
+                "queue_entries_max has no room for all that is stored: some messages wait for a restart"
+            );
+            broker.recovery_mut().note_beyond_limits();
+            break;
+        }
+    }
+}
+
+// A start: everything back from the log.
+//
+// Always true: a start declares again exactly what was durable; a definition without room under today's
+// limits, or of a type that only another version knows, stays untouched in the log, with its bindings; a
+// thing known to have been deleted is not rebuilt; a queue that adopts messages delivers nothing before they
+// stand in it.
+
+/// The result of putting back a definition at a start.
+fn restored(put: Result<(), OperatorFault>) -> Restored {
+    match put {
+        Ok(()) => Restored::Exists(None),
+        Err(_) => Restored::NoRoom,
+    }
+}
+
+impl Broker {
+    // ---- at a start
+
+    /// Declares a durable thing again; definitions come in the order of their keys, so a thing comes before
+    /// its parts.
+    pub fn restore(&mut self, cx: &mut Context<'_>, definition: &Definition<'_>) -> Restored {
+        let restored = self.declare_again(cx, definition);
+        if let Restored::NoRoom | Restored::Unknown = restored {
+            self.recovery.leave_out(definition);
+        }
+        restored
+    }
+
+    fn declare_again(&mut self, cx: &mut Context<'_>, definition: &Definition<'_>) -> Restored {
+        match *definition {
+            Definition::Exchange { vhost, name, version, kind, auto_delete, internal, arguments } => {
+                let Some(vhost) = self.access.find_vhost(vhost) else { return self.access.orphaned() };
+                let declaration = ExchangeDeclaration {
+                    exchange: name,
+                    kind,
+                    durable: true,
+                    auto_delete,
+                    internal,
+                    arguments,
+                };
+                let Ok(_) = declaration.new_kind() else { return Restored::Unknown };
+                match self.add_exchange(cx, vhost, &declaration, version) {
+                    Ok(exchange) => Restored::Exists(self.topology.exchange(exchange).delayed_queue),
+                    Err(_) => Restored::NoRoom,
+                }
+            }
+            Definition::Queue {
+                vhost,
+                name,
+                incarnation,
+                auto_delete,
+                is_rebuilt,
+                levels_from,
+                arguments,
+            } => {
+                let Some(vhost) = self.access.find_vhost(vhost) else { return self.access.orphaned() };
+                let (arguments, requeues) = RequeueCounts::split(arguments);
+                // Policies are applied to the queue later, in `Broker::apply_policies`.
+                let settings = QueueSettings::of(&self.policies.terms(arguments, Applied::default()));
+                let mut record = Queue::new(vhost, name, arguments, settings);
+                (record.declared.durable, record.declared.auto_delete, record.declared.is_rebuilt) =
+                    (true, auto_delete, is_rebuilt);
+                record.logged = Logged::as_incarnation(incarnation);
+                record.requeues = requeues;
+                record.rank = first_rank(cx.journal, &record, levels_from);
+                let is_news = record.levels_from() != levels_from;
+                match self.add_queue(cx, record) {
+                    Ok(queue) => {
+                        if is_news {
+                            // The definition was written by a version without levels.
+                            self.queues.records_mut().append_queue(cx, &self.access, queue.index(), true);
+                        }
+                        self.queues.touch_queue(cx.journal, queue);
+                        Restored::Exists(Some(queue))
+                    }
+                    Err(_) => Restored::NoRoom,
+                }
+            }
+            Definition::Binding { .. } => self.restore_binding(cx, definition),
+            Definition::Policy { vhost, name, is_operators, pattern, apply_to, priority, definition } => {
+                let Some(apply_to) = ApplyTo::from_name(apply_to) else { return Restored::Unknown };
+                let kind = if is_operators { PolicyKind::Operator } else { PolicyKind::User };
+                let said = NewPolicy { kind, name, pattern, apply_to, priority, definition };
+                self.restore_policy(vhost, &said)
+            }
+            Definition::Parameter { vhost, component, name, value } => {
+                self.restore_parameter(&ParameterView { vhost, component, name, value })
+            }
+            Definition::AccessWritten
+            | Definition::Vhost { .. }
+            | Definition::User { .. }
+            | Definition::Permission { .. }
+            | Definition::TopicPermission { .. }
+            | Definition::UserLimits { .. } => self.restore_access(cx, definition),
+        }
+    }
+
+    fn restore_binding(&mut self, cx: &mut Context<'_>, definition: &Definition<'_>) -> Restored {
+        let Definition::Binding {
+            vhost,
+            source,
+            source_version,
+            destination,
+            destination_version,
+            routing_key,
+            arguments,
+        } = *definition
+        else {
+            return Restored::Orphaned;
+        };
+        let Some(vhost_id) = self.access.find_vhost(vhost) else { return self.access.orphaned() };
+        let exchange = |name: &str, version: u64| {
+            let found = self.topology.find_exchange(vhost_id, name);
+            found.filter(|exchange| self.topology.exchange(*exchange).version == version)
+        };
+        let from = exchange(source, source_version);
+        let to = match destination {
+            DestinationName::Queue(name) => self
+                .queues
+                .records()
+                .find_queue(vhost_id, name)
+                .filter(|queue| self.queues.at(*queue).logged.incarnation() == destination_version)
+                .map(Destination::Queue),
+            DestinationName::Exchange(name) => exchange(name, destination_version).map(Destination::Exchange),
+        };
+        let Some((from, to)) = from.zip(to) else {
+            let is_left_out = |name, version| self.recovery.may_have(vhost, name, version);
+            let may_come_back = is_left_out(DestinationName::Exchange(source), source_version)
+                || is_left_out(destination, destination_version);
+            return if may_come_back { Restored::NoRoom } else { Restored::Orphaned };
+        };
+        let binding = BindingSpec { source, routing_key, arguments }.between(from, to);
+        match self.topology.add_binding(cx, &mut self.quota, &mut self.queues, &binding) {
+            Ok(_) => Restored::Exists(None),
+            Err(_) => Restored::NoRoom,
+        }
+    }
+
+    /// The level for this priority, of which the log has messages, of a queue that was just declared again.
+    pub fn restore_level(&mut self, queue: QueueId, priority: u8) -> Option<QueueId> {
+        self.queues.restore_level(&mut self.quota, queue, priority)
+    }
+
+    /// Forgets a definition that an interrupted deletion left behind; a queue with its messages, which the
+    /// log has under these incarnations.
+    pub fn forget(&mut self, journal: &mut Journal, key: &[u8], incarnations: &[u64]) {
+        for incarnation in incarnations {
+            journal.queue_gone(*incarnation);
+        }
+        journal.define(key.into(), None);
+    }
+
+    /// Takes in messages of the store whose queue nothing defines, with the queue's name, if something says
+    /// it, and whether it may be rebuilt. Gives the queue, if it exists again.
+    pub fn restore_lost(
+        &mut self,
+        cx: &mut Context<'_>,
+        incarnation: u64,
+        contents: Contents,
+        name: Option<(&str, &str)>,
+        may_rebuild: bool,
+    ) -> Option<QueueId> {
+        if let Some((vhost, queue)) = name.filter(|_| may_rebuild)
+            && let Some(rebuilt) = self.rebuild(cx, vhost, queue, incarnation)
+        {
+            return Some(rebuilt);
+        }
+        let name = name.map(|(vhost, queue)| (vhost.into(), queue.into()));
+        self.recovery.add_orphan(Orphan { incarnation, contents, name });
+        None
+    }
+
+    fn rebuild(
+        &mut self,
+        cx: &mut Context<'_>,
+        vhost: &str,
+        name: &str,
+        incarnation: u64,
+    ) -> Option<QueueId> {
+        let vhost = self.access.find_vhost(vhost)?;
+        if self.queues.records().find_queue(vhost, name).is_some() {
+            return None;
+        }
+        let applied = self.policies_for(cx.work, vhost, name, &[]);
+        let settings = QueueSettings::of(&self.policies.terms(&[], applied));
+        let mut record = Queue::new(vhost, name, &[], settings);
+        record.applied = applied;
+        (record.declared.durable, record.declared.is_rebuilt) = (true, true);
+        record.logged = Logged::as_incarnation(incarnation);
+        let queue = self.add_queue(cx, record).ok()?;
+        self.queues.records_mut().append_queue(cx, &self.access, queue.index(), true);
+        Some(queue)
+    }
+
+    /// Notes that all adopted messages stand in their queue.
+    pub fn end_adoption(&mut self, queue: QueueId) {
+        if self.recovery.end_adoption(queue) && !self.queues.at(queue).dying {
+            let (_, drops) = self.purge(queue);
+            drops.into_iter().for_each(|job| self.jobs.begin(job));
+        }
+        self.end_returning(queue);
+        if self.queues.records().get(queue.index()).is_some() {
+            self.queues.look_at_stored(queue);
+        }
+    }
+
+    /// Virtual host and name of a rebuilt queue, for the simulator, whose clients know of none.
+    #[cfg(debug_assertions)]
+    pub fn next_rebuilt(&self) -> Option<(String, String)> {
+        let mut queues = self.queues.records().iter().map(|(_, queue)| queue);
+        let queue = queues.find(|queue| queue.declared.is_rebuilt && !queue.dying)?;
+        Some((self.access.vhost_name(queue.vhost).into(), queue.name.to_string()))
+    }
+
+    /// Sets the user of a new store, who may do everything in `/`; or none.
+    pub fn begin_users(&mut self, first: Option<(&str, PasswordHash)>) {
+        self.access.begin_users(first);
+        self.note_users();
+    }
+
+    /// Notes that the store cannot vouch for its users: nobody logs in until somebody confirms them.
+    /// `unreadable` are keys of definitions that the store cannot read.
+    pub fn doubt_access(&mut self, why: &'static str, unreadable: Vec<Box<[u8]>>) {
+        self.access.doubt_users(why, unreadable);
+        self.note_users();
+    }
+
+    /// Puts back a user, permission or limit from the log; definitions come in the order of their keys.
+    pub(crate) fn restore_access(&mut self, cx: &mut Context<'_>, definition: &Definition<'_>) -> Restored {
+        match *definition {
+            Definition::AccessWritten => {
+                self.forget_first_access(cx);
+                Restored::Exists(None)
+            }
+            Definition::Vhost { name, queues_max, connections_max, metadata } => {
+                let found = self.access.find_vhost(name);
+                let known = found.map_or(0, |vhost| self.access.vhost_metadata(vhost).text_bytes());
+                if metadata.text_bytes() > self.quota.names_room() + known {
+                    return self.access.no_room_at_start();
+                }
+                let found = found.or_else(|| self.add_vhost(name).ok());
+                let Some(vhost) = found else { return self.access.no_room_at_start() };
+                self.access.limit_vhost(vhost, VhostLimits { queues_max, connections_max });
+                if self.describe_vhost(vhost, metadata).is_err() {
+                    return self.access.no_room_at_start();
+                }
+                Restored::Exists(None)
+            }
+            Definition::User { .. } => {
+                let restored = self.access.restore(definition);
+                self.note_users();
+                restored
+            }
+            _ => self.access.restore(definition),
+        }
+    }
+
+    /// Forgets the user and the virtual hosts assumed for a new store, for the log says who there is.
+    fn forget_first_access(&mut self, cx: &mut Context<'_>) {
+        if !self.access.forget_first_users() {
+            return;
+        }
+        let vhosts: Vec<VhostId> = self.access.vhost_ids().collect();
+        for vhost in vhosts {
+            self.drop_empty_vhost(cx, vhost);
+        }
+        self.note_users();
+    }
+
+    pub(crate) fn restore_policy(&mut self, vhost: &str, said: &NewPolicy<'_>) -> Restored {
+        let Some(vhost) = self.access.find_vhost(vhost) else { return self.access.orphaned() };
+        restored(self.policies.put(self.access.pattern_bytes_mut(), vhost, said))
+    }
+
+    /// At a start, when all definitions are restored: applies policies to everything, before the first
+    /// message is looked at.
+    pub fn apply_policies(&mut self, cx: &mut Context<'_>) {
+        if !self.policies.is_empty() {
+            self.policies.begin_telling();
+            while !self.run_policies(cx, &mut { u32::MAX }) {}
+        }
+    }
+
+    /// At a start: notes that the log may have parameters that nobody can read.
+    pub const fn doubt_parameters(&mut self) {
+        self.parameters.doubt();
+    }
+
+    pub(crate) fn restore_parameter(&mut self, said: &ParameterView<'_>) -> Restored {
+        let Ok(vhost) = said.vhost.map(|name| self.access.require_vhost(name)).transpose() else {
+            return self.access.orphaned();
+        };
+        restored(self.parameters.restore(vhost, said))
+    }
+}
+
+// What the log has of a queue at a start, and the result of putting back a definition.
+
+/// The messages that the log has of a queue.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Contents {
+    /// Unsettled messages.
+    pub count: u64,
+    /// Bytes that unsettled messages take in the log.
+    pub bytes: u64,
+    /// The offset of the next message.
+    pub next_offset: u64,
+    /// Messages with offsets below may have been delivered.
+    pub delivered_through: u64,
+    /// The watermark in the log, which ran ahead of the deliveries.
+    pub marked_through: u64,
+}
+
+/// The result of putting back a definition at a start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Restored {
+    /// The thing exists again; a queue can take its messages now.
+    Exists(Option<QueueId>),
+    /// The things that the definition needs do not exist: a deletion was interrupted.
+    Orphaned,
+    /// Today's limits have no room for the thing, or for one that it needs.
+    NoRoom,
+    /// This version does not know the type of the thing.
+    Unknown,
+}
