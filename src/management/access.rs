@@ -20,7 +20,7 @@ use super::management::said;
 use super::request::{Answer, Answered, bad, bad_request, body, done, not_found, problem, unauthorized};
 use super::request::{Call, exists};
 use super::request_context::RequestContext;
-use super::tokens::{NoToken, TOKENS_MAX};
+use super::web_page::{NoToken, TOKENS_MAX};
 
 type Changed = Result<Batch, OperatorFault>;
 

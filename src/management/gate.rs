@@ -19,7 +19,7 @@ use super::request::User;
 use super::request::{Answer, problem, unauthorized};
 use super::request_context::RequestContext;
 use super::table::{self, Door};
-use super::tokens::Page;
+use super::web_page::Page;
 use leveret_core::password::{PASSWORD_BYTES_MAX, PasswordCheck};
 
 /// The longest login that is looked at, in base64: a name of 255 bytes, a colon and a password.

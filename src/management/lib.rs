@@ -75,8 +75,8 @@ pub mod request;
 pub mod request_context;
 pub mod samples;
 mod table;
-pub mod tokens;
 mod uploads;
 pub mod wear;
+pub mod web_page;
 
 // The rooms below, by the names that everybody has for them.

@@ -18,7 +18,7 @@ use super::messages::QueueGet;
 use super::metrics::Exposition;
 use super::request_context::RequestContext;
 use super::samples::Ranges;
-use super::tokens::Page;
+use super::web_page::Page;
 
 /// Names in a path at most.
 pub(super) const NAMES_MAX: usize = 5;

@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 
 use super::samples::Samples;
-use super::tokens::Tokens;
+use super::web_page::Tokens;
 use leveret_amqp::field::Table;
 use leveret_broker::{Broker, DiskFacts, Waiters};
 use leveret_core::command::ConnectionId;

@@ -46,7 +46,7 @@ use super::policies;
 use super::request::{Answer, Answered, not_found, problem, request_too_large, unauthorized};
 use super::request::{Call, Demand, NAMES_MAX, User};
 use super::request_context::RequestContext;
-use super::tokens;
+use super::web_page;
 
 use Does::{Act, Change, Closed, Receive, Show};
 
@@ -405,7 +405,7 @@ fn not_taken(request: &Request<'_>, context: &RequestContext<'_>, door: Door, us
 
 /// A file of the page, unless the client has it.
 fn show_page(call: &Call<'_>, _: &RequestContext<'_>) -> Answer {
-    let Some(page) = tokens::find(call.has("file").unwrap_or_default()) else {
+    let Some(page) = web_page::find(call.has("file").unwrap_or_default()) else {
         return not_found("Not Found");
     };
     let tag = format!("\"{:016x}\"", page.tag());

@@ -52,6 +52,7 @@ mod receive;
 mod send;
 mod sessions;
 mod state;
+mod stop;
 mod storage_driver;
 mod stream;
 #[cfg(test)]

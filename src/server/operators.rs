@@ -19,7 +19,7 @@ use leveret_management::request_context::{
     Ends, Files, Orders, Process, RequestContext, SYNC_BUDGET_SHOWN_MS, SocketView, Sockets, StoreView,
 };
 use leveret_management::samples::{Outside, SampledConnection, SampledPlaces, Samples};
-use leveret_management::tokens::Tokens;
+use leveret_management::web_page::Tokens;
 use leveret_storage::Log;
 
 use super::blocked_publishers::Need;

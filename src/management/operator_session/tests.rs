@@ -14,7 +14,7 @@ use crate::request_context::{
     BridgeLinkView, Bridges, Machine, Orders, Process, SocketView, Sockets, StoreView,
 };
 use crate::samples::Samples;
-use crate::tokens::Tokens;
+use crate::web_page::Tokens;
 use leveret_broker::{Broker, Context, Work};
 use leveret_core::command::ConnectionId;
 use leveret_core::journal::Journal;

@@ -16,7 +16,7 @@ const TOOLS: &[&str] = &["compress"];
 fn what_is_embedded_is_what_lies_beside_it_and_stays_small() {
     let root = project();
     let folder = root.join("src/management/web");
-    let table = fs::read_to_string(root.join("src/management/pages.rs")).unwrap();
+    let table = fs::read_to_string(root.join("src/management/web_page.rs")).unwrap();
     let names = fs::read_dir(&folder).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());
     let (packed, sources): (Vec<String>, Vec<String>) =
         names.filter(|name| !TOOLS.contains(&name.as_str())).partition(|name| name.ends_with(".gz"));

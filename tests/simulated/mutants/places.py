@@ -22,14 +22,14 @@ PLACES = [
     ),
     # A commit that may be in the page cache only says that a segment has left, and a start takes its word.
     (
-        "src/storage/listing.rs",
+        "src/storage/recovery.rs",
         "        let last = left.split_off(before_last);\n",
         "        let is_believed = PLANTED(\"left-in-the-unsynced-last-commit-believed\");\n"
         "        let last = left.split_off(if is_believed { left.len().max(before_last) } else { before_last });\n",
     ),
     # What is settled in a queue does not fit into one commit, and the second half is forgotten.
     (
-        "src/storage/clean.rs",
+        "src/storage/compaction.rs",
         "                drain.half = Some((from, since));\n",
         "                if PLANTED(\"second-half-of-carried-settlements-dropped\") {\n"
         "                    in_flight.carried.push((queue, since));\n"
@@ -39,7 +39,7 @@ PLACES = [
     ),
     # Both halves are written, but the first counts as lying where the second does.
     (
-        "src/storage/clean.rs",
+        "src/storage/compaction.rs",
         "        let (mut from, since) = drain.half.take().unwrap_or((0, self.space.active.sequence()));\n",
         "        let (mut from, since) = drain.half.take().unwrap_or((0, self.space.active.sequence()));\n"
         "        let is_moved = PLANTED(\"first-half-of-carried-settlements-dropped\");\n"
@@ -52,7 +52,7 @@ PLACES = [
         "        self.watermark_asked = (offset + step).max(self.watermark_before + 1);\n",
     ),
     (
-        "src/storage/clean.rs",
+        "src/storage/compaction.rs",
         "        if live == 0 {\n",
         "        if live == 0\n"
         "            || matches!(record, Record::Defined { .. }) && PLANTED(\"definitions-not-copied\")\n"
@@ -60,7 +60,7 @@ PLACES = [
         "        {\n",
     ),
     (
-        "src/storage/clean.rs",
+        "src/storage/compaction.rs",
         "                cleaning.targets.extend(live);\n",
         "                let count = if PLANTED(\"further-targets-not-copied\") { 1 } else { usize::MAX };\n"
         "                cleaning.targets.extend(live.take(count));\n",
@@ -80,7 +80,7 @@ PLACES = [
     ),
     # Confirmed when its commit is handed out, not when it is synced.
     (
-        "src/storage/keeper.rs",
+        "src/storage/commit_writer.rs",
         "            self.is_writing = true;\n            return Some(Write::Commit(job));\n",
         "            self.is_writing = true;\n"
         "            if PLANTED(\"batch-confirmed-early\") {\n"
@@ -123,7 +123,7 @@ PLACES = [
     ),
     # Neighbouring confirms are told by the number before the last one's.
     (
-        "src/connection/confirms.rs",
+        "src/connection/channel.rs",
         "        let (delivery_tag, multiple) = (self.upto, self.upto - told_before > 1);\n",
         "        let (delivery_tag, multiple) = (self.upto, self.upto - told_before > 1);\n"
         "        let is_off = multiple && PLANTED(\"confirm-number-off-by-one\");\n"
@@ -162,7 +162,7 @@ PLACES = [
     ),
     # Of a message of a transaction that is acknowledged before its commit only the settlement is forgotten.
     (
-        "src/core/journal/settle.rs",
+        "src/core/journal/mod.rs",
         "        if self.groups.is_open() {\n"
         "            let settled = Settled { queue: target.queue, start: target.offset, end: target.offset + 1 };\n",
         "        if self.groups.is_open() && !PLANTED(\"settlement-ahead-of-its-message\") {\n"
@@ -185,7 +185,7 @@ PLACES = [
         "            && self.write_members(journal, messages, group, now)\n",
     ),
     (
-        "src/storage/listing.rs",
+        "src/storage/recovery.rs",
         "        if header == HeaderRead::Empty && length > 0 && has_more(disk, slot)? {\n",
         "        let is_taken = PLANTED(\"empty-header-taken-for-a-free-segment\");\n"
         "        if header == HeaderRead::Empty && length > 0 && !is_taken && has_more(disk, slot)? {\n",
@@ -212,13 +212,13 @@ PLACES = [
     ),
     # What is fetched is acknowledged there before the disk has it.
     (
-        "src/bridge/arrivals.rs",
+        "src/bridge/in_flight.rs",
         "            if arrival.batch > durable {\n",
         "            if arrival.batch > durable && !PLANTED(\"acknowledged-before-it-is-durable\") {\n",
     ),
     # Every failure is taken for the first one.
     (
-        "src/bridge/backoff.rs",
+        "src/bridge/pacing.rs",
         "        if since.is_some_and(|since| now.ms_since(since) >= STABLE_MS) {\n",
         "        if since.is_some_and(|since| now.ms_since(since) >= STABLE_MS) || PLANTED(\"back-off-reset-at-once\") {\n",
     ),
