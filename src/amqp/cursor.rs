@@ -1,7 +1,8 @@
-//! The bounded cursors that everything in this room reads and writes with; how a table or a frame is read or
-//! written stands beside those.
+//! Bounded cursors for reading and writing AMQP's primitive types.
 //!
-//! Always true: nothing outside of what they were given is read or written; whatever fails changes nothing.
+//! # Invariants
+//! - A cursor never reads or writes outside of the slice it was given.
+//! - A read or write that fails changes nothing.
 
 use super::error::{Full, WireError};
 
@@ -192,7 +193,7 @@ impl<'a> Writer<'a> {
         self.buf.len() - self.at
     }
 
-    /// What has been written so far.
+    /// Returns the octets written up to now.
     #[inline]
     pub fn written(&self) -> &[u8] {
         self.buf.get(..self.at).unwrap_or_default()
@@ -344,7 +345,7 @@ mod tests {
         w.write_raw(b"before").expect("fits");
         assert_eq!(w.frame(FrameKind::Body, 1, |w| w.write_raw(&[7; 10])), Err(Full));
         assert_eq!(w.written(), b"before");
-        w.frame(FrameKind::Body, 1, |w| w.write_raw(&[7; 6])).expect("exactly the room there is");
+        w.frame(FrameKind::Body, 1, |w| w.write_raw(&[7; 6])).expect("it fits exactly");
         assert_eq!(w.written(), b"before\x03\0\x01\0\0\0\x06\x07\x07\x07\x07\x07\x07\xce");
         assert_eq!(w.room(), 0);
     }

@@ -1,4 +1,4 @@
-//! What can be wrong with bytes: with those that came, and with room for those that go.
+//! Errors of reading and writing AMQP bytes.
 
 use core::fmt;
 
@@ -6,10 +6,10 @@ use core::fmt;
 /// comes near this one, and it keeps a few hundred octets of hostile input from eating the stack.
 pub const TABLE_DEPTH_MAX: usize = 32;
 
-/// What was wrong with bytes a peer sent.
+/// Why received bytes are not valid AMQP.
 ///
-/// RabbitMQ answers all of these with 501 FRAME_ERROR, or by dropping the connection; which code and text go
-/// to the peer is for the session to say.
+/// RabbitMQ answers all of these with 501 FRAME_ERROR, or by dropping the connection. The caller chooses the
+/// reply code and the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WireError {
     /// A field reaches beyond the end of what holds it.
@@ -48,8 +48,8 @@ impl fmt::Display for WireError {
 
 impl core::error::Error for WireError {}
 
-/// What is to be written does not fit: into the buffer, or into its own length field (a short string over 255
-/// octets).
+/// The value does not fit: the buffer is full, or a length field is too small for it (a short string has at most
+/// 255 octets).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full;
 

@@ -1,8 +1,8 @@
-//! Frames, and the eight octets before the first of them.
+//! Frames, and the protocol header before the first of them.
 //!
-//! Why it exists: the frame is the unit in which a connection is read and written; everything above asks here
-//! where one begins and ends. What always holds: nothing beyond the header is looked at before the size in it
-//! was accepted, so a lying size costs its sender the connection and us nothing.
+//! A frame is the unit in which a connection is read and written. Its size is checked against the accepted
+//! maximum before anything behind the header is looked at, so a false size costs only the connection that sent
+//! it.
 //!
 //! ```text
 //!    0      1         3             7                size+7    size+8
@@ -14,7 +14,8 @@
 
 use super::{Full, Writer};
 
-/// What a client says first, and what we say when it says anything else: `AMQP` 0 0 9 1 (§4.2.2).
+/// The protocol header that a client sends first: `AMQP` 0 0 9 1 (§4.2.2). The server answers any other header
+/// with this one.
 pub const PROTOCOL_HEADER: [u8; 8] = *b"AMQP\x00\x00\x09\x01";
 
 /// The octet that ends every frame.
@@ -29,7 +30,7 @@ pub const FRAME_OVERHEAD: usize = FRAME_HEADER_LEN + 1;
 /// A heartbeat, ready to be sent (§4.2.7). Always on channel 0, always empty.
 pub const HEARTBEAT_FRAME: [u8; 8] = [FrameKind::Heartbeat as u8, 0, 0, 0, 0, 0, 0, FRAME_END];
 
-/// What the payload of a frame is.
+/// The type of a frame, which says what its payload is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum FrameKind {
@@ -39,7 +40,7 @@ pub enum FrameKind {
     Header = 2,
     /// A piece of a body.
     Body = 3,
-    /// Nothing: a sign of life.
+    /// Nothing: the frame only shows that the peer is alive.
     Heartbeat = 8,
 }
 
@@ -90,7 +91,7 @@ impl FrameHeader {
         [self.raw_kind, c0, c1, s0, s1, s2, s3]
     }
 
-    /// What the payload is; `None` for a type octet that AMQP does not define.
+    /// Returns the type of the frame, or `None` for a type octet that AMQP does not define.
     #[inline]
     pub fn kind(&self) -> Option<FrameKind> {
         FrameKind::from_octet(self.raw_kind)
@@ -100,7 +101,7 @@ impl FrameHeader {
 /// One whole frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame<'a> {
-    /// What came before the payload.
+    /// The header before the payload.
     pub header: FrameHeader,
     /// The payload, `header.size` octets.
     pub payload: &'a [u8],
@@ -134,7 +135,7 @@ pub enum FrameError {
 /// eight octets of overhead, such a frame is larger than `frame_max`.
 ///
 /// # Errors
-/// [`FrameError`], told as early as it can be seen: a size that is too large with the seventh octet.
+/// [`FrameError`] as early as possible: a size that is too large is reported when the seventh octet has arrived.
 #[inline]
 pub fn next_frame(input: &[u8], payload_max: u32) -> Result<Option<Frame<'_>>, FrameError> {
     let Some((octets, rest)) = input.split_first_chunk() else {
@@ -156,7 +157,7 @@ pub fn next_frame(input: &[u8], payload_max: u32) -> Result<Option<Frame<'_>>, F
     }
 }
 
-/// What a peer speaks, by its first octets.
+/// The protocol of a client, recognised by its first octets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opening {
     /// AMQP 0-9-1: eight octets of header, frames follow.
@@ -165,19 +166,19 @@ pub enum Opening {
     NeedMore,
     /// AMQP of another version.
     OtherAmqp,
-    /// An HTTP request line: somebody points a browser or a health check at the AMQP port.
+    /// An HTTP request line: a browser or a health check was pointed at the AMQP port.
     Http,
-    /// A TLS ClientHello: somebody uses `amqps://` with a port that does not.
+    /// A TLS ClientHello: the client uses `amqps://` with a port without TLS.
     Tls,
     /// An MQTT CONNECT.
     Mqtt,
-    /// Octets of no protocol that is known here.
+    /// An unknown protocol.
     Unknown,
 }
 
-/// Tells what a peer speaks by the first octets it sent. Eight are always enough.
+/// Recognises the protocol of a client by the first octets that it sent. Eight octets are always enough.
 pub fn classify_opening(input: &[u8]) -> Opening {
-    // The header of AMQP 0-9, which RabbitMQ takes as 0-9-1: some old clients still send it.
+    // Some old clients send the header of AMQP 0-9. RabbitMQ accepts it as 0-9-1.
     const AMQP_0_9_HEADER: [u8; 8] = *b"AMQP\x01\x01\x00\x09";
     const HTTP_METHODS: [&[u8]; 8] =
         [b"GET ", b"HEAD ", b"POST ", b"PUT ", b"DELETE ", b"OPTIONS ", b"PATCH ", b"CONNECT "];

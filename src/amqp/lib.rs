@@ -1,31 +1,30 @@
-//! The room that owns AMQP bytes.
+//! Reading and writing AMQP 0-9-1.
 //!
-//! Why it exists: everything a peer sends is untrusted, and everything we send must be readable by every AMQP
-//! 0-9-1 client there is. Both are settled here, once: borrowed views in, legal enums out.
+//! Received bytes become borrowed views whose content has been checked; everything that is written is valid for
+//! any AMQP 0-9-1 client.
 //!
-//! What always holds:
-//! - Pure. No I/O, no clock, no allocation, no `unsafe`; the same bytes give the same answer.
-//! - A view ([`Method`], [`Table`], [`Properties`]) borrows the bytes it was parsed from. Nothing is copied,
-//!   and tables and properties are kept exactly as received, so what a publisher sent is what a consumer
-//!   gets.
+//! # Invariants
+//! - The same bytes give the same result: no I/O, no clock, no allocation, no `unsafe`.
+//! - A view ([`Method`], [`Table`], [`Properties`]) borrows the bytes it was parsed from. Nothing is copied.
+//!   Tables and properties are kept exactly as received, so a consumer gets what the publisher sent.
 //! - A view is checked completely when it is parsed. Reading from it afterwards cannot fail.
-//! - Work and stack are bounded by the input: one pass over the bytes, at most [`TABLE_DEPTH_MAX`] tables
-//!   deep.
-//! - A frame is written whole or not at all.
+//! - Work and stack are bounded by the input: one pass over the bytes, and at most [`TABLE_DEPTH_MAX`] nested
+//!   tables.
+//! - A frame is written completely or not at all.
 //!
-//! The map:
+//! # Files
 //!
-//! | file       | owns                                                                       |
-//! |------------|----------------------------------------------------------------------------|
-//! | `frame`    | the protocol header, the seven octets before and the one after a payload   |
-//! | `method`   | every method of AMQP 0-9-1 with RabbitMQ's extensions, as one enum         |
-//! | `props`    | content headers and the fourteen message properties                        |
-//! | `field`    | field tables, arrays and their values; how they are read, and how we write them |
-//! | `cursor`   | the bounded cursors the others read and write with                         |
-//! | `error`    | what can be wrong with bytes                                               |
+//! | file     | content                                                             |
+//! |----------|---------------------------------------------------------------------|
+//! | `frame`  | the protocol header; frame headers and ends                         |
+//! | `method` | all methods of AMQP 0-9-1 and of RabbitMQ's extensions, as one enum |
+//! | `props`  | content headers and the fourteen message properties                 |
+//! | `field`  | field tables and arrays: reading, and in `writer` writing           |
+//! | `cursor` | bounded cursors for primitive types                                 |
+//! | `error`  | errors                                                              |
 //!
-//! Section numbers (§) are those of the AMQP 0-9-1 specification. Where RabbitMQ is stricter or more lenient
-//! than the specification, its behaviour is ours; the comments say where.
+//! Section numbers (§) are those of the AMQP 0-9-1 specification. Where RabbitMQ is stricter or more lenient than
+//! the specification, Leveret behaves as RabbitMQ does, and a comment says so.
 
 #![warn(clippy::unwrap_used)]
 
@@ -35,8 +34,6 @@ pub mod field;
 pub mod frame;
 pub mod method;
 pub mod props;
-
-// The ground floor, by the name that everybody has for it.
 
 pub use cursor::{Reader, Writer};
 pub use error::{Full, TABLE_DEPTH_MAX, WireError};

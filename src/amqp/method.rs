@@ -1,16 +1,16 @@
 //! Every method of AMQP 0-9-1 and of RabbitMQ's extensions, in both directions.
 //!
-//! Why it exists: one table says what each method looks like, and reading, writing, number and name are made
-//! from it, so they cannot disagree. The broker's sessions read what clients send and write what servers
-//! send; the bridge does it the other way round.
+//! One table describes each method. Reading, writing, number and name are generated from it, so they cannot
+//! disagree. The server side reads what clients send and writes what servers send; the bridge does the opposite.
 //!
-//! What always holds: [`Method::parse`] consumes the payload exactly, as RabbitMQ does: an octet too few or
-//! too many is an error. `parse` after `emit` gives an equal value, and `emit` after `parse` the same octets
-//! if the peer left reserved fields and unused bits zero.
+//! [`Method::parse`] accepts and refuses what RabbitMQ 3.10 does, with one exception: the exchange of
+//! `basic.publish`, `basic.return`, `basic.deliver` and `basic.get-ok` must be UTF-8 like any other name.
+//! RabbitMQ does not check it, and then finds no such exchange.
 //!
-//! It takes and refuses what RabbitMQ 3.10 does, with one exception: the exchange of `basic.publish` and of
-//! the methods that carry a message back must be UTF-8 like any other name. RabbitMQ does not look, and
-//! then knows no such exchange.
+//! # Invariants
+//! - [`Method::parse`] consumes the payload exactly: an octet too few or too many is an error, as in RabbitMQ.
+//! - `parse` after `emit` gives an equal value. `emit` after `parse` gives the same octets if the peer left
+//!   reserved fields and unused bits zero.
 //!
 //! ```text
 //!    payload of a method frame (§4.2.4):
@@ -56,7 +56,7 @@ pub enum MethodError {
         class_id: u16,
         /// The method.
         method_id: u16,
-        /// What is wrong.
+        /// The error of the arguments.
         error: WireError,
     },
 }
@@ -283,7 +283,7 @@ methods! {
     50 10 "queue.declare" QueueDeclare {
         unused_short, name queue, bits [passive durable exclusive auto_delete no_wait], table arguments,
     }
-    /// Server: it is there, with so many ready messages and consumers.
+    /// Server: the queue exists; it has this number of ready messages and consumers.
     50 11 "queue.declare-ok" QueueDeclareOk { name queue, long message_count, long consumer_count }
     /// Client: bind a queue to an exchange.
     50 20 "queue.bind" QueueBind {
@@ -293,11 +293,11 @@ methods! {
     50 21 "queue.bind-ok" QueueBindOk {}
     /// Client: drop a queue's ready messages.
     50 30 "queue.purge" QueuePurge { unused_short, name queue, bits [no_wait] }
-    /// Server: so many are gone.
+    /// Server: this number of messages was deleted.
     50 31 "queue.purge-ok" QueuePurgeOk { long message_count }
     /// Client: delete a queue.
     50 40 "queue.delete" QueueDelete { unused_short, name queue, bits [if_unused if_empty no_wait] }
-    /// Server: gone, with so many ready messages.
+    /// Server: the queue is deleted, with this number of ready messages.
     50 41 "queue.delete-ok" QueueDeleteOk { long message_count }
     /// Client: take a binding away.
     50 50 "queue.unbind" QueueUnbind {
@@ -333,47 +333,47 @@ methods! {
     60 60 "basic.deliver" BasicDeliver {
         name consumer_tag, longlong delivery_tag, bits [redelivered], name exchange, key routing_key,
     }
-    /// Client: one message, please.
+    /// Client: asks for one message.
     60 70 "basic.get" BasicGet { unused_short, name queue, bits [no_ack] }
-    /// Server: here it is, and so many are left. Content follows.
+    /// Server: one message, and the number of ready messages that remain. Content follows.
     60 71 "basic.get-ok" BasicGetOk {
         longlong delivery_tag, bits [redelivered], name exchange, key routing_key, long message_count,
     }
-    /// Server: there is none.
+    /// Server: the queue is empty.
     60 72 "basic.get-empty" BasicGetEmpty { unused_name }
-    /// Client: message done. Server (RabbitMQ): message taken.
+    /// Client: acknowledges a message. Server (RabbitMQ): confirms a publish.
     60 80 "basic.ack" BasicAck { longlong delivery_tag, bits [multiple] }
-    /// Client: message refused.
+    /// Client: refuses a message.
     60 90 "basic.reject" BasicReject { longlong delivery_tag, bits [requeue] }
     /// Client: deliver again what is not acknowledged, without an answer (deprecated).
     60 100 "basic.recover-async" BasicRecoverAsync { bits [requeue] }
     /// Client: deliver again what is not acknowledged.
     60 110 "basic.recover" BasicRecover { bits [requeue] }
-    /// Server: it will be.
+    /// Server: agreed.
     60 111 "basic.recover-ok" BasicRecoverOk {}
-    /// Client (RabbitMQ): messages refused. Server (RabbitMQ): message not taken.
+    /// Client (RabbitMQ): refuses messages. Server (RabbitMQ): a publish was not taken.
     60 120 "basic.nack" BasicNack { longlong delivery_tag, bits [multiple requeue] }
 
     // ---- confirm (RabbitMQ) --------------------
 
-    /// Client: acknowledge what I publish on this channel.
+    /// Client: asks for publisher confirms on this channel.
     85 10 "confirm.select" ConfirmSelect { bits [no_wait] }
-    /// Server: from now on.
+    /// Server: agreed.
     85 11 "confirm.select-ok" ConfirmSelectOk {}
 
     // ---- tx (§1.9) --------------------
 
     /// Client: make this channel transactional.
     90 10 "tx.select" TxSelect {}
-    /// Server: it is.
+    /// Server: agreed.
     90 11 "tx.select-ok" TxSelectOk {}
-    /// Client: do it all.
+    /// Client: commits the transaction.
     90 20 "tx.commit" TxCommit {}
     /// Server: done.
     90 21 "tx.commit-ok" TxCommitOk {}
-    /// Client: forget it all.
+    /// Client: rolls the transaction back.
     90 30 "tx.rollback" TxRollback {}
-    /// Server: forgotten.
+    /// Server: done.
     90 31 "tx.rollback-ok" TxRollbackOk {}
 }
 
@@ -386,8 +386,8 @@ impl<'a> Method<'a> {
     pub fn parse(payload: &'a [u8]) -> Result<Self, MethodError> {
         let id = method_id_of(payload).ok_or(MethodError::NoId)?;
         let mut reader = Reader::new(payload.get(ID_LEN..).unwrap_or_default());
-        // The two that come by the million do not go through the long match, and are small enough to be
-        // inlined where they are looked at.
+        // The two most frequent methods do not go through the long match, and are small enough to be inlined by their
+        // callers.
         match id {
             (60, 40) => complete(id, parse_publish(&mut reader), reader),
             (60, 80) => complete(id, parse_ack(&mut reader), reader),
@@ -437,7 +437,7 @@ impl<'a> Method<'a> {
     }
 }
 
-/// A method is one only if nothing of its payload is left.
+/// Refuses a method if octets of its payload are left.
 #[inline]
 fn complete<'a>(
     id: (u16, u16),

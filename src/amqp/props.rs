@@ -1,11 +1,12 @@
 //! Content headers, and the properties of messages.
 //!
-//! Why it exists: properties travel with every message and are hardly ever looked at. They are kept as the
-//! octets the publisher sent, so that an absent header table stays absent, an empty one empty, a strange
-//! timestamp strange; the few the broker acts upon are found by walking the flags.
+//! Properties travel with every message and are rarely looked at. They are kept as the octets that the publisher
+//! sent, so consumers get them unchanged, an empty or absent header table included. The few properties that the
+//! broker acts upon are found by walking the flags.
 //!
-//! What always holds: [`Properties`] made by `parse` have been checked completely: every flag is defined,
-//! every property is there, nothing is left over, the header table is sound. The accessors then cannot fail.
+//! # Invariants
+//! - [`Properties`] made by `parse` have been checked completely: every flag is defined, every property is there,
+//!   nothing is left over, and the header table is valid. The accessors cannot fail.
 //!
 //! ```text
 //!    payload of a header frame (§4.2.6.1):
@@ -26,10 +27,10 @@
 //!    0800  priority          octet            0010  user-id         short string
 //!    0400  correlation-id    short string     0008  app-id          short string
 //!    0200  reply-to          short string     0004  cluster-id      short string
-//!
-//!    flag 0001 announces another word of flags. No class has so many properties, so we refuse it; 0002 too:
-//!    RabbitMQ ignores both, but hands them on to consumers, which then look for octets that are not there.
 //! ```
+//!
+//! Flag 0001 announces another word of flags. No class has that many properties, so it is refused, and so is 0002.
+//! RabbitMQ ignores both but forwards them to consumers, which then look for octets that are not there.
 
 use super::{FrameKind, Full, Reader, Table, TableWriter, Value, WireError, Writer};
 use leveret_core::mem::MessageFlags;
@@ -88,7 +89,7 @@ const OCTETS: u16 = DELIVERY_MODE | PRIORITY;
 
 const PERSISTENT: u8 = 2;
 
-/// Properties of more bytes have no BCC keys, nor do they say how often a message came back.
+/// Properties of more bytes are not searched for BCC keys and for the number of returns.
 pub const BLIND_BYTES_MAX: usize = 8192;
 
 /// The payload of a header frame.
@@ -182,9 +183,8 @@ impl<'a> Properties<'a> {
         Ok(Self { bytes })
     }
 
-    /// Properties from bytes that were checked before, such as those of a stored message.
-    ///
-    /// Wrong bytes are no danger: what cannot be found counts as absent.
+    /// Wraps properties that were checked before, such as those of a stored message. If the bytes are wrong after
+    /// all, a property that cannot be found counts as absent.
     #[inline]
     pub fn trusted(bytes: &'a [u8]) -> Self {
         Self { bytes }
@@ -229,7 +229,7 @@ impl<'a> Properties<'a> {
         }
     }
 
-    /// What the broker has to know of a message with these properties.
+    /// Returns what the broker needs to know of a message with these properties.
     #[inline]
     pub fn message_flags(self) -> MessageFlags {
         let mode = self.delivery_mode();
@@ -248,8 +248,8 @@ impl<'a> Properties<'a> {
         Some(Table::trusted(octets))
     }
 
-    /// Whether the headers have keys that nobody is told: BCC. A publisher may say so; in what a client is
-    /// sent they never are.
+    /// Returns whether the headers have the key `BCC`, whose routing keys are not shown to consumers. A publisher may
+    /// set it; messages sent to a client never have it.
     pub fn is_blind(&self) -> bool {
         self.headers().is_some_and(|headers| headers.get("BCC").is_some())
     }
@@ -297,7 +297,7 @@ impl<'a> Properties<'a> {
         self.short_str(KIND)
     }
 
-    /// Who published it; must be the login name of the publisher.
+    /// The user who published the message; must be the login name of the publisher.
     #[inline]
     pub fn user_id(&self) -> Option<&'a [u8]> {
         self.short_str(USER_ID)
@@ -313,7 +313,7 @@ impl<'a> Properties<'a> {
         self.short_str(CLUSTER_ID)
     }
 
-    /// Writes the properties with some of them changed; all others stay bit for bit.
+    /// Writes the properties with some of them changed. All others stay bit for bit.
     ///
     /// # Errors
     /// [`Full`]: nothing is left in the buffer then.
@@ -321,7 +321,7 @@ impl<'a> Properties<'a> {
         self.write_or_rewind(edit, None, w)
     }
 
-    /// The same, with a header table that is built by `fill`, whether there was one or not.
+    /// Like [`Self::write_with`], with a header table that `fill` builds, whether there was one or not.
     ///
     /// # Errors
     /// [`Full`]: nothing is left in the buffer then.
@@ -335,9 +335,8 @@ impl<'a> Properties<'a> {
         self.write_or_rewind(edit, Some(fill), w)
     }
 
-    /// The same, with headers that lose the entries of some names and get others behind those that stay, which
-    /// are copied octet by octet. `BCC` never stays: nobody but the broker that a message was published to is
-    /// told of those keys.
+    /// Like [`Self::write_with`], but removes header entries of some names and appends others. Entries that stay are
+    /// copied octet by octet. `BCC` is always removed: only the broker that the message was published to may read it.
     ///
     /// # Errors
     /// [`Full`]: nothing is left in the buffer then.
@@ -419,7 +418,7 @@ impl<'a> Properties<'a> {
         }
         let mut reader = Reader::new(self.bytes);
         reader.u16().ok()?;
-        // The flags above ours: what has to be skipped.
+        // The flags above this one: their properties are skipped.
         let mut before = flags & !(flag | (flag - 1));
         while before != 0 {
             let first = highest(before);
@@ -452,7 +451,7 @@ impl<'a> Properties<'a> {
     }
 }
 
-/// The highest bit of `flags`, which must not be 0: the property that comes first.
+/// Returns the highest bit of `flags`, which must not be 0: the flag of the property that comes first.
 #[inline]
 fn highest(flags: u16) -> u16 {
     0x8000 >> flags.leading_zeros()
@@ -477,7 +476,7 @@ fn set(flags: &mut u16, flag: u16, present: bool) {
     }
 }
 
-/// Copies the entries of other names, in pieces as large as they come.
+/// Copies entries of other names, consecutive ones in one piece.
 fn entries_but(headers: Table<'_>, without: &[&str], table: &mut TableWriter<'_, '_>) -> Result<(), Full> {
     let mut entries = headers.iter();
     let mut from = entries.rest();
@@ -497,18 +496,18 @@ fn entries_but(headers: Table<'_>, without: &[&str], table: &mut TableWriter<'_,
     }
 }
 
-/// What builds a header table.
+/// A function that builds a header table.
 pub type HeadersFill<'f> = &'f mut dyn FnMut(&mut TableWriter<'_, '_>) -> Result<(), Full>;
 
-/// What is to become of one property.
+/// The change of one property.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Edit<T> {
     /// It stays as it is, be it absent.
     #[default]
     Keep,
-    /// It goes.
+    /// It is removed.
     Remove,
-    /// It gets this value, whether it was there or not.
+    /// It is set to this value.
     Set(T),
 }
 
@@ -522,17 +521,17 @@ impl<T> Edit<T> {
     }
 }
 
-/// What is to become of the header table.
+/// The change of the header table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum HeadersEdit<'e> {
     /// It stays as it is, be it absent.
     #[default]
     Keep,
-    /// It goes.
+    /// It is removed.
     Remove,
     /// It is replaced, or added.
     Set(Table<'e>),
-    /// It loses every entry of this name and stays as it is otherwise, even when that leaves it empty.
+    /// It loses every entry of this name. It stays even if that leaves it empty.
     Without(&'e str),
 }
 
@@ -555,7 +554,7 @@ pub struct PropertyEdit<'e> {
     pub reply_to: Edit<&'e [u8]>,
     /// When the message expires.
     pub expiration: Edit<&'e [u8]>,
-    /// Who says that he has sent it.
+    /// The user who claims to have sent the message.
     pub user_id: Edit<&'e [u8]>,
 }
 

@@ -1,12 +1,14 @@
-//! JSON that others send, read without a tree of it: objects by the names of their fields, and what has parts
-//! stays the text that it is until somebody asks for them.
+//! Bounded reading of JSON that others send.
 //!
-//! Why it exists: as a tree, a text takes a hundred times its length. No derived deserialisers either: one for
-//! each kind of thing would make the program larger by all of them, for what happens once.
+//! A text is read without building a tree: a tree takes a hundred times the memory of the text. An object is a
+//! list of its fields' names and texts, and the parts of a value stay text until they are read. Derived
+//! deserialisers are not used: one per kind of object would enlarge the program for code that rarely runs.
 //!
-//! Always true: a text has at most [`NODES_MAX`] values that are looked at, at most [`DEPTH_MAX`] deep, so
-//! that reading takes no more than [`READING_BYTES`]; of fields that have one name the last one counts; a
-//! field that is missing or of another kind is named in the error.
+//! # Invariants
+//! - At most [`NODES_MAX`] values of a text are looked at, at most [`DEPTH_MAX`] deep, so reading takes no more
+//!   memory than [`READING_BYTES`].
+//! - If an object has several fields of one name, the last one counts.
+//! - An error names the field that is missing or has the wrong type.
 
 #![warn(clippy::unwrap_used)]
 
@@ -16,21 +18,21 @@ use std::borrow::Cow;
 use serde_json::value::RawValue;
 use serde_json::{Deserializer, Number};
 
-/// Values that one thing may have: the fields of objects and the elements of lists, all of them together.
+/// Maximum number of values of one object: the fields of objects and the elements of lists, nested ones included.
 pub const NODES_MAX: usize = 2048;
-/// How deep they may be nested, which is as deep as the protocol's tables.
+/// Maximum depth of nesting; field tables of AMQP have the same limit.
 pub const DEPTH_MAX: usize = 32;
-/// What reading one body, or one thing of a file of definitions, takes besides the body: its fields while
-/// their list grows, a thing of a file, and what becomes of it.
+/// Memory in bytes for reading one body or one object of a definitions file, besides the text: the list of its
+/// fields, and the definition that is made from it.
 pub const READING_BYTES: usize = 288 << 10;
 
-/// UTF-8's byte-order mark. Some editors put it at the beginning of a file; it is skipped there.
+/// UTF-8's byte-order mark, which some editors put at the beginning of a file. It is skipped.
 pub const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
 /// One value.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Value<'b> {
-    /// Null, or not there.
+    /// Null or absent.
     Null,
     /// True or false.
     Bool(bool),
@@ -45,20 +47,20 @@ pub enum Value<'b> {
 }
 
 impl<'b> Value<'b> {
-    /// Out of a whole text, which may begin with a byte-order mark.
+    /// Parses a whole text, which may begin with a byte-order mark.
     ///
     /// # Errors
-    /// It is no JSON.
+    /// The text is not JSON.
     pub fn parse(text: &'b [u8]) -> Result<Self, String> {
         let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
         let text = core::str::from_utf8(text).map_err(|error| error.to_string())?;
         Self::of(serde_json::from_str::<&RawValue>(text).map_err(|error| error.to_string())?.get())
     }
 
-    /// Out of a text that is sound.
+    /// Parses a text that is known to be JSON.
     ///
     /// # Errors
-    /// It is a number that is out of range, or a text that is none.
+    /// A number is out of range, or a string is invalid.
     fn of(text: &'b str) -> Result<Self, String> {
         Ok(match text.as_bytes().first() {
             None | Some(b'n') => Self::Null,
@@ -71,12 +73,12 @@ impl<'b> Value<'b> {
         })
     }
 
-    /// Whether it is null, or not there.
+    /// Returns whether the value is null or absent.
     pub fn is_null(&self) -> bool {
         *self == Self::Null
     }
 
-    /// RabbitMQ writes "nothing" as an empty list or an empty object.
+    /// Returns whether the value is empty: RabbitMQ writes "nothing" as an empty list or an empty object.
     pub fn holds_something(&self) -> bool {
         match self {
             Self::Null => false,
@@ -85,27 +87,27 @@ impl<'b> Value<'b> {
         }
     }
 
-    /// A text.
+    /// Returns a string.
     pub fn as_str(&self) -> Option<&str> {
         if let Self::String(text) = self { Some(text) } else { None }
     }
 
-    /// A number.
+    /// Returns a number.
     pub const fn as_number(&self) -> Option<&Number> {
         if let Self::Number(number) = self { Some(number) } else { None }
     }
 
-    /// A whole number.
+    /// Returns a whole number.
     pub fn as_i64(&self) -> Option<i64> {
         self.as_number()?.as_i64()
     }
 
-    /// One that is not below 0.
+    /// Returns a whole number that is not negative.
     pub fn as_u64(&self) -> Option<u64> {
         self.as_number()?.as_u64()
     }
 
-    /// The same value without spaces, an object's fields in the order of their names.
+    /// Returns the value without white space, with the fields of objects sorted by name.
     ///
     /// # Errors
     /// It has too many parts, or they are nested too deep.
@@ -152,7 +154,7 @@ fn put_text(json: &mut String, text: &str) {
     json.push_str(&serde_json::to_string(text).unwrap_or_default());
 }
 
-/// As JSON.
+/// Writes the value as JSON.
 impl fmt::Display for Value<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -169,7 +171,7 @@ impl fmt::Display for Value<'_> {
     }
 }
 
-/// What stands between the quotes of a text that is sound.
+/// Returns the text between the quotes of a valid string.
 fn letters(text: &str) -> Result<Cow<'_, str>, String> {
     if text.contains('\\') {
         return serde_json::from_str(text).map(Cow::Owned).map_err(|error| error.to_string());
@@ -177,7 +179,8 @@ fn letters(text: &str) -> Result<Cow<'_, str>, String> {
     Ok(Cow::Borrowed(text.trim_matches('"')))
 }
 
-/// The texts of the elements of a list, or of the names and values of an object by turns. It is sound.
+/// Returns the texts of the elements of a list, or of the names and values of an object in turn. The text is
+/// valid JSON.
 fn parts(whole: &str) -> impl Iterator<Item = &str> {
     let mut rest = whole.get(1..).unwrap_or_default();
     core::iter::from_fn(move || {
@@ -189,12 +192,12 @@ fn parts(whole: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// The elements of a list, one at a time.
+/// Iterates over the elements of a list.
 pub fn items(list: &str) -> impl Iterator<Item = Result<Value<'_>, String>> {
     parts(list).map(Value::of)
 }
 
-/// What is left of what a thing may have.
+/// The remaining budget of values and depth for one object.
 #[derive(Debug)]
 pub struct Bounds {
     nodes: usize,
@@ -208,10 +211,10 @@ impl Default for Bounds {
 }
 
 impl Bounds {
-    /// One more value.
+    /// Counts one more value.
     ///
     /// # Errors
-    /// There are too many.
+    /// There are too many values.
     pub fn take(&mut self) -> Result<(), String> {
         let why =
             || format!("more than {NODES_MAX} values in one thing: leave some out, or make several of it");
@@ -219,20 +222,20 @@ impl Bounds {
         Ok(())
     }
 
-    /// A list begins.
+    /// Begins a list.
     ///
     /// # Errors
-    /// It is in too many others.
+    /// It is nested too deep.
     pub fn enter(&mut self) -> Result<(), String> {
         let why = || format!("nested too deep: there may be {DEPTH_MAX} lists and objects in one another");
         self.depth = self.depth.checked_sub(1).ok_or_else(why)?;
         Ok(())
     }
 
-    /// An object begins.
+    /// Begins an object.
     ///
     /// # Errors
-    /// It is in too many others, or has too many fields.
+    /// It is nested too deep, or has too many fields.
     pub fn open<'b>(&mut self, object: &'b str) -> Result<Fields<'b>, String> {
         self.enter()?;
         let mut fields = Fields::default();
@@ -243,7 +246,7 @@ impl Bounds {
         Ok(fields)
     }
 
-    /// A list or an object ends.
+    /// Ends a list or an object.
     pub const fn close(&mut self) {
         self.depth += 1;
     }
@@ -254,10 +257,10 @@ impl Bounds {
 pub struct Fields<'b>(Vec<(Cow<'b, str>, &'b str)>);
 
 impl<'b> Fields<'b> {
-    /// The fields of an object.
+    /// Reads the fields of an object.
     ///
     /// # Errors
-    /// The value is no object, or has too many fields.
+    /// The value is not an object, or has too many fields.
     pub fn of(value: &Value<'b>) -> Result<Self, String> {
         match value {
             Value::Object(text) => Bounds::default().open(text),
@@ -265,18 +268,18 @@ impl<'b> Fields<'b> {
         }
     }
 
-    /// The same out of its text.
+    /// Parses a text and reads the fields of its object.
     ///
     /// # Errors
-    /// It is no JSON, no object, or has too many fields.
+    /// The text is not JSON, not an object, or has too many fields.
     pub fn parse(text: &'b [u8]) -> Result<Self, String> {
         Self::of(&Value::parse(text)?)
     }
 
-    /// The fields of a list of lists, each a name and a value; what else is in it is passed over.
+    /// Reads the fields of a list of `[name, value]` lists. Other elements are ignored.
     ///
     /// # Errors
-    /// There are too many.
+    /// There are too many fields.
     pub fn of_pairs(list: &'b str) -> Result<Self, String> {
         let (mut fields, mut bounds) = (Self::default(), Bounds::default());
         for pair in parts(list).filter(|pair| pair.starts_with('[')) {
@@ -296,7 +299,7 @@ impl<'b> Fields<'b> {
         Ok(())
     }
 
-    /// Says what a field is, whatever it was. The text is JSON.
+    /// Sets a field to `text`, which must be JSON.
     pub fn put(&mut self, name: Cow<'b, str>, value: &'b str) {
         match self.find(&name) {
             Ok(at) => self.0[at].1 = value,
@@ -308,29 +311,29 @@ impl<'b> Fields<'b> {
         self.0.binary_search_by(|(other, _)| (**other).cmp(name))
     }
 
-    /// A field that stays; `None` when it is not there.
+    /// Returns a field without removing it, or `None` if it is absent.
     pub fn get(&self, name: &str) -> Option<Value<'b>> {
         self.find(name).ok().and_then(|at| Value::of(self.0[at].1).ok())
     }
 
-    /// Whatever it is; null when it is not there.
+    /// Removes a field and returns its value; null if it is absent.
     pub fn value(&mut self, name: &str) -> Value<'b> {
         let found = self.find(name).ok().map(|at| self.0.remove(at).1);
         found.and_then(|text| Value::of(text).ok()).unwrap_or(Value::Null)
     }
 
-    /// A text that must be there.
+    /// Removes a string that must be present.
     ///
     /// # Errors
-    /// It is not there, or no text.
+    /// The field is absent or not a string.
     pub fn text(&mut self, name: &str) -> Result<String, String> {
         self.text_if_said(name)?.ok_or_else(|| format!("missing field `{name}`"))
     }
 
-    /// A text, or null.
+    /// Removes a string or null.
     ///
     /// # Errors
-    /// The field is neither a text nor null.
+    /// The field is neither a string nor null.
     pub fn text_if_said(&mut self, name: &str) -> Result<Option<String>, String> {
         match self.value(name) {
             Value::Null => Ok(None),
@@ -339,10 +342,10 @@ impl<'b> Fields<'b> {
         }
     }
 
-    /// True or false; false when it is not there.
+    /// Removes a boolean; false if it is absent.
     ///
     /// # Errors
-    /// The field is no boolean.
+    /// The field is not a boolean.
     pub fn truth(&mut self, name: &str) -> Result<bool, String> {
         match self.value(name) {
             Value::Null => Ok(false),
@@ -351,10 +354,10 @@ impl<'b> Fields<'b> {
         }
     }
 
-    /// A whole number, or null.
+    /// Removes a whole number or null.
     ///
     /// # Errors
-    /// The field is no whole number.
+    /// The field is not a whole number.
     pub fn number_if_said(&mut self, name: &str) -> Result<Option<i64>, String> {
         let value = self.value(name);
         match value.as_i64() {
@@ -363,17 +366,17 @@ impl<'b> Fields<'b> {
         }
     }
 
-    /// Those that nobody has read, in the order of their names.
+    /// Returns the fields that were not read, sorted by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, Value<'b>)> {
         self.0.iter().map(|(name, text)| (&**name, Value::of(text).unwrap_or(Value::Null)))
     }
 
-    /// Their names.
+    /// Returns the names of the fields that were not read.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(|(name, _)| &**name)
     }
 
-    /// What must be the case at the end where nothing else may be said.
+    /// Checks that every field was read.
     ///
     /// # Errors
     /// A field is left.

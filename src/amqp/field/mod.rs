@@ -1,40 +1,38 @@
-//! Field tables, arrays and their values: read in `value`, written in `writer`.
+//! Field tables and arrays (§4.2.5.5): the arguments of methods and the headers of messages.
+//!
+//! A table is kept as the bytes received, and checked once. An entry is decoded only when it is looked up.
+//! [`TableWriter`] and [`ArrayWriter`] write only types that all clients read alike.
+//!
+//! ```text
+//!    table   = long-length  *( name value )          [`Table`] is what comes after the length
+//!    array   = long-length  *( value )               [`Array`] likewise
+//!    name    = short string, any octets
+//!    value   = tag octet, then:
+//!
+//!    tag  type as RabbitMQ names it   payload          tag  type            payload
+//!    ---  -------------------------   -------          ---  ----            -------
+//!     t   bool                        octet             l   long            signed 64
+//!     b   byte                        signed 8          L   long            signed 64
+//!     B   unsignedbyte                unsigned 8        f   float           IEEE single
+//!     s   short                       signed 16         d   double          IEEE double
+//!     u   unsignedshort               unsigned 16       D   decimal         octet scale, unsigned 32
+//!     I   signedint                   signed 32         S   longstr         long string
+//!     i   unsignedint                 unsigned 32       x   binary          long string
+//!     T   timestamp                   unsigned 64       F   table           table
+//!     V   void                        nothing           A   array           array
+//! ```
+//!
+//! The tags are RabbitMQ's. The specification has `U` in addition and gives `s` and `L` other meanings.
+//!
+//! # Invariants
+//! - A [`Table`] or [`Array`] made by `parse` has been checked entry by entry, so iterating over it cannot fail.
+//! - Nesting is bounded by [`TABLE_DEPTH_MAX`], and the work by one pass over the bytes.
 
 mod writer;
 
 use crate::{Reader, TABLE_DEPTH_MAX, WireError};
 
 pub use writer::{ArrayWriter, TableWriter};
-
-// Field tables and arrays (§4.2.5.5): the arguments of methods and the headers of messages.
-//
-// Why it exists: tables are the one recursive thing in AMQP, and the one where clients disagree about the
-// meaning of type tags. We therefore keep a table as the bytes received, checked once, and decode an entry
-// only when a feature looks for it; what we write ourselves uses only types every client reads alike.
-//
-// What always holds: a [`Table`] or [`Array`] made by `parse` has been checked entry by entry, so iterating
-// it cannot fail; nesting is bounded by [`TABLE_DEPTH_MAX`], the work by one pass over the bytes.
-//
-// ```text
-//    table   = long-length  *( name value )          [`Table`] is what comes after the length
-//    array   = long-length  *( value )               [`Array`] likewise
-//    name    = short string, any octets
-//    value   = tag octet, then:
-//
-//    tag  type as RabbitMQ names it   payload          tag  type            payload
-//    ---  -------------------------   -------          ---  ----            -------
-//     t   bool                        octet             l   long            signed 64
-//     b   byte                        signed 8          L   long            signed 64
-//     B   unsignedbyte                unsigned 8        f   float           IEEE single
-//     s   short                       signed 16         d   double          IEEE double
-//     u   unsignedshort               unsigned 16       D   decimal         octet scale, unsigned 32
-//     I   signedint                   signed 32         S   longstr         long string
-//     i   unsignedint                 unsigned 32       x   binary          long string
-//     T   timestamp                   unsigned 64       F   table           table
-//     V   void                        nothing           A   array           array
-// ```
-//
-// The tags are RabbitMQ's, not the specification's (which has `U` and gives `s` and `L` other meanings).
 
 /// A field table: its entries as received, without the length in front.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -206,8 +204,8 @@ pub struct TableIter<'a> {
 }
 
 impl<'a> TableIter<'a> {
-    /// The entries not iterated yet, as received. What an entry's own octets are is the difference of two of
-    /// these.
+    /// Returns the entries that were not iterated yet, as received. The difference between two results is one entry's
+    /// own octets.
     #[inline]
     pub fn rest(&self) -> &'a [u8] {
         self.reader.rest()
@@ -347,7 +345,7 @@ fn check_value(reader: &mut Reader<'_>, depth_left: usize) -> Result<(), WireErr
     }
 }
 
-/// Reads a tag and its payload. Nested tables and arrays are delimited, not looked into.
+/// Reads a tag and its payload. Nested tables and arrays are delimited, not parsed.
 #[inline]
 fn read_value<'a>(reader: &mut Reader<'a>) -> Result<Value<'a>, WireError> {
     Ok(match reader.u8()? {
@@ -373,7 +371,7 @@ fn read_value<'a>(reader: &mut Reader<'a>) -> Result<Value<'a>, WireError> {
 }
 
 impl<'a> Reader<'a> {
-    /// A field table (§4.2.5.5) with its 32-bit length in front, checked through and through.
+    /// Reads a field table (§4.2.5.5) with its 32-bit length in front, and checks it completely.
     #[inline]
     pub fn table(&mut self) -> Result<Table<'a>, WireError> {
         let mut ahead = *self;
@@ -387,7 +385,7 @@ impl<'a> Reader<'a> {
 mod value_tests {
     use super::*;
 
-    /// A table within a table, `depth` of them.
+    /// Reads a nested table; `depth` is the number of tables around it.
     fn nested(depth: usize) -> Vec<u8> {
         (1..depth).fold(Vec::new(), |inner, _| {
             let len = u32::try_from(inner.len()).expect("small").to_be_bytes();

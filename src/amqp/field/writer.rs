@@ -1,15 +1,14 @@
 //! Writing field tables and arrays.
 //!
-//! Why it exists: clients disagree about what some type tags mean, so what we make up ourselves must keep
-//! to those all of them read alike, while what a client made up must leave as it came. What always holds:
-//! the typed methods write no other tags than `S I l t F A T V d`; lengths are filled in afterwards and
-//! always right.
+//! Clients disagree about the meaning of some type tags. Values that Leveret creates use only tags that all
+//! clients read alike (`S I l t F A T V d`). Values received from a client are written with the tags they came
+//! with.
 
 use super::{Table, Value};
 use crate::{Full, Writer};
 use leveret_core::mem::sort_by_key;
 
-/// Entries that are put in order; a table of more stays in its own.
+/// Number of entries that can be sorted. A larger table keeps its order.
 const SORTED_MAX: usize = 128;
 
 /// Writes a value with the tag it was read with (`l` for either 64-bit tag).
@@ -70,11 +69,11 @@ impl<'a> Writer<'a> {
 
 /// Builds a table inside a [`Writer`]; see [`Writer::table`].
 ///
-/// The typed methods write only tags that all clients read alike: `S I l t F A T V d`. [`TableWriter::value`]
-/// and [`TableWriter::entries`] hand on what somebody else sent, as it is.
+/// The typed methods write only tags that all clients read alike: `S I l t F A T V d`. [`TableWriter::value`] and
+/// [`TableWriter::entries`] copy received values unchanged.
 ///
-/// After [`Full`] the table is to be given up: an entry may be there in part. [`Writer::table`] takes it back
-/// when its closure hands the error on.
+/// After [`Full`] the table must be discarded, for an entry may be incomplete. [`Writer::table`] discards it when
+/// its closure returns the error.
 #[derive(Debug)]
 pub struct TableWriter<'w, 'b> {
     w: &'w mut Writer<'b>,
@@ -154,20 +153,20 @@ impl<'w, 'b> TableWriter<'w, 'b> {
         write_value(self.w, value)
     }
 
-    /// All entries of a table that was received, octet by octet.
+    /// Writes all entries of a received table, octet by octet.
     pub fn entries(&mut self, table: Table<'_>) -> Result<(), Full> {
         self.w.write_raw(table.as_bytes())
     }
 
-    /// The entries of a table that was received, octet by octet, but those called `name`.
+    /// Writes the entries of a received table, octet by octet, except those called `name`.
     pub fn entries_without(&mut self, table: Table<'_>, name: &str) -> Result<(), Full> {
         let mut kept = raw_entries(table).filter(|(key, _)| *key != name.as_bytes());
         kept.try_for_each(|(_, octets)| self.w.write_raw(octets))
     }
 
-    /// The entries of a table that was received, octet by octet, as far as `keeps` likes their names, and
-    /// our `own`, which `write` writes in place of those of the same names; in the order of the names, as
-    /// RabbitMQ has them when it changed a table.
+    /// Writes the entries of a received table whose names `keeps` accepts, and the entries `own`, which `write`
+    /// writes. An own entry replaces received ones of the same name. The entries are sorted by name, as RabbitMQ does
+    /// when it changes a table.
     pub fn sorted(
         &mut self,
         table: Table<'_>,
@@ -179,7 +178,7 @@ impl<'w, 'b> TableWriter<'w, 'b> {
         let kept = || raw_entries(table).filter(|(name, _)| keeps(name) && !is_own(name));
         let mut fields = heapless::Vec::<(&[u8], u8, &[u8]), SORTED_MAX>::new();
         let all = kept().chain(own.iter().map(|name| (name.as_bytes(), &[][..])));
-        // Of two that have one name the first stays so.
+        // Of two entries with the same name the first stays first.
         let mut numbered = all.zip(0_u8..).map(|((name, octets), at)| (name, at, octets));
         if numbered.by_ref().take(SORTED_MAX + 1).try_for_each(|field| fields.push(field)).is_err() {
             kept().try_for_each(|(_, octets)| self.w.write_raw(octets))?;
@@ -193,7 +192,7 @@ impl<'w, 'b> TableWriter<'w, 'b> {
     }
 }
 
-/// The entries with their names, octet by octet.
+/// Iterates over the entries: the name, and the octets of the entry including the name.
 fn raw_entries(table: Table<'_>) -> impl Iterator<Item = (&[u8], &[u8])> {
     let mut entries = table.iter();
     core::iter::from_fn(move || {
@@ -269,7 +268,7 @@ impl<'b> ArrayWriter<'_, 'b> {
         self.w.with_length(|w| fill(&mut ArrayWriter { w }))
     }
 
-    /// A value that was received, with the type it had.
+    /// Writes a received value with the type it had.
     pub fn value(&mut self, value: Value<'_>) -> Result<(), Full> {
         write_value(self.w, value)
     }
