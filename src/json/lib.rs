@@ -293,13 +293,13 @@ impl<'b> Fields<'b> {
 
     fn take(&mut self, bounds: &mut Bounds, name: &'b str, value: &'b str) -> Result<(), String> {
         bounds.take()?;
-        // Whoever asks for it later may be sure that it can be read.
+        // Checked here, so that reading it later cannot fail.
         Value::of(value)?;
         self.put(letters(name)?, value);
         Ok(())
     }
 
-    /// Sets a field to `text`, which must be JSON.
+    /// Sets a field to `value`, which must be JSON.
     pub fn put(&mut self, name: Cow<'b, str>, value: &'b str) {
         match self.find(&name) {
             Ok(at) => self.0[at].1 = value,
