@@ -251,9 +251,9 @@ DIRECT = {
 
 # Mistakes of a bridge: runs of their own in the simulator have one.
 BRIDGED = {
-    "named-before-its-mark": "bridged::what_is_confirmed",
-    "settled-before-the-upstream-confirms": "bridged::what_is_confirmed",
-    "acknowledged-before-it-is-durable": "bridged::what_is_acknowledged",
+    "named-before-its-mark": "bridged::confirmed_messages",
+    "settled-before-the-upstream-confirms": "bridged::confirmed_messages",
+    "acknowledged-before-it-is-durable": "bridged::messages_acknowledged",
     "back-off-reset-at-once": "bridged::ten_days_without_an_upstream_fill",
 }
 
