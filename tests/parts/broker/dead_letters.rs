@@ -1,5 +1,5 @@
-//! Dead letters and the length rules: where goes what a queue gives up, what it carries then, and that
-//! nothing is lost on the way, whatever there is no room for and wherever the power goes.
+//! Dead letters and length limits: the target and headers of a dead letter, and that none is lost, whatever
+//! capacity is missing and whenever the power fails.
 
 use leveret_base::command::{Command, DeliveryKind, Outbox, Outcome, Settlement};
 use leveret_base::limits::Limits;
@@ -15,7 +15,7 @@ use leveret_wire::{Full, Table, TableWriter, Value, Writer};
 use crate::sim_disk::{Mutant, SimDisk, Trouble};
 use crate::support::{At, TestBroker};
 
-/// The entries of a table.
+/// Returns the entries of a table.
 pub(crate) fn table(fill: impl FnOnce(&mut TableWriter<'_, '_>) -> Result<(), Full>) -> Vec<u8> {
     let mut bytes = [0; 1024];
     let mut writer = Writer::new(&mut bytes);
@@ -28,7 +28,7 @@ pub(crate) fn declare(house: &mut TestBroker, at: At, queue: &str, durable: bool
     house.done(at, Command::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments });
 }
 
-/// A queue whose dead letters go to another, through the default exchange.
+/// Returns arguments for a queue that dead-letters to `queue` through the default exchange.
 pub(crate) fn to(queue: &str) -> Vec<u8> {
     with(queue, |_| Ok(()))
 }
@@ -73,11 +73,11 @@ pub(crate) fn publish(house: &mut TestBroker, at: At, key: &str, properties: &[u
     house.ask(at, Command::Publish { message, mandatory: false })
 }
 
-/// What a get had: its tag, its body, its properties.
+/// The result of a get: tag, body and properties.
 pub(crate) struct Got {
     pub(crate) tag: u64,
     pub(crate) body: String,
-    /// How many the queue has left.
+    /// Number of messages left in the queue.
     pub(crate) left: u32,
     exchange: String,
     key: Vec<u8>,
@@ -89,7 +89,7 @@ impl Got {
         Properties::trusted(&self.properties).headers().expect("it has headers")
     }
 
-    /// Queue, reason and count of each death, the last first.
+    /// Returns queue, reason and count of each death, the most recent first.
     pub(crate) fn deaths(&self) -> Vec<(String, String, i64)> {
         let text = |death: Table<'_>, name| {
             death.get(name).and_then(|value| value.as_str()).unwrap_or_default().to_owned()
@@ -114,7 +114,7 @@ pub(crate) fn get(house: &mut TestBroker, at: At, queue: &str) -> Option<Got> {
     Some(received(house, at))
 }
 
-/// What a get has put into the outbox.
+/// Returns the message of a get in the outbox.
 fn received(house: &mut TestBroker, at: At) -> Got {
     let outbox = house.broker.outbox(at.connection);
     let delivery = outbox.peek().expect("it is in the outbox");
@@ -211,7 +211,7 @@ fn what_a_full_queue_refuses_is_told_and_goes_on() {
     assert_eq!(house.messages.messages_used(), 0);
 }
 
-/// What a queue gives up in the middle of a transaction does not take the places that the rest of it needs.
+/// Messages dropped in the middle of a transaction do not take the records that the rest of it needs.
 #[test]
 fn a_commit_is_whole_though_its_first_messages_push_others_out() {
     let (length, ttl) = ("x-max-length", "x-message-ttl");
@@ -242,7 +242,7 @@ fn a_commit_is_whole_though_its_first_messages_push_others_out() {
             let message = message_to(&mut house, exchange, "q", &[0, 0], b"x");
             house.done(at, Command::Publish { message, mandatory: false });
         }
-        // What a queue refused is told; all else has happened.
+        // A rejection by a queue is reported; everything else has happened.
         let refused = matches!(house.ask(at, Command::TxCommit), Outcome::Fault(_));
         assert_eq!(refused, overflow != "drop-head", "{overflow}");
         let at = house.connect();
@@ -289,7 +289,7 @@ fn a_message_that_comes_back_too_often_is_given_up() {
     assert_eq!(house.messages.messages_used(), 0);
 }
 
-/// Headers that leave no room for a death: nothing but the death ends a circle of queues that are too full.
+/// Only death entries end a cycle of full queues. It must end even if the headers have no space for them.
 #[test]
 fn a_circle_of_letters_that_cannot_carry_a_death_ends() {
     const TURNS_MAX: usize = 1_000;
@@ -315,8 +315,8 @@ fn a_circle_of_letters_that_cannot_carry_a_death_ends() {
     assert_eq!(house.messages.messages_used(), 0);
 }
 
-/// A thousand queues, each of which gives its one message to the next: neither the stack nor a turn is the
-/// longer for it.
+/// A thousand queues, each of which drops its message to the next one. Neither the stack nor a turn grows
+/// with them.
 #[test]
 fn a_long_chain_of_queues_moves_on_step_by_step() {
     let mut house = TestBroker::with(&Limits { queues_max: 1100, ..Limits::default() });
@@ -338,12 +338,12 @@ fn a_long_chain_of_queues_moves_on_step_by_step() {
     assert_eq!(got(&mut house, at, "q1000").deaths().len(), 1000);
 }
 
-/// Every message record that was free, until it is released.
+/// Takes every free message record, until it is released.
 pub(crate) fn filled(house: &mut TestBroker) -> Vec<MessageId> {
     core::iter::from_fn(|| house.messages.begin("", b"", Share::Reserve).ok()).collect()
 }
 
-/// Without room for the letter nothing is settled; with some, it goes on by itself.
+/// Without capacity for the dead letter nothing is settled; with some, it proceeds automatically.
 #[test]
 fn without_room_it_stays_and_goes_on_later() {
     let limits = Limits { messages_max: 64, ..Limits::default() };
@@ -367,8 +367,8 @@ fn without_room_it_stays_and_goes_on_later() {
     assert_eq!((house.messages.messages_used(), house.broker.gauges().deliveries), (0, 0));
 }
 
-/// What was rejected and waits for room does not keep its queue from its length: what is too much has an
-/// end of its own.
+/// A rejected message that waits for capacity does not stop the length limit: surplus messages are dropped
+/// independently.
 #[test]
 fn a_rejected_message_without_room_does_not_stop_the_length_rule() {
     let mut house = TestBroker::with(&Limits { messages_max: 64, ..Limits::default() });
@@ -404,7 +404,7 @@ fn a_rejected_message_without_room_does_not_stop_the_length_rule() {
     assert_eq!((house.messages.messages_used(), house.broker.gauges().deliveries), (0, 0));
 }
 
-/// A dead-letter exchange that does not exist takes no message, and no memory.
+/// A missing dead-letter exchange takes no message and uses no memory.
 #[test]
 fn dead_letters_for_an_exchange_that_is_missing_are_dropped() {
     let mut house = TestBroker::with(&Limits { messages_max: 64, ..Limits::default() });
@@ -437,7 +437,7 @@ fn a_queue_that_is_deleted_takes_with_it_what_waits_to_go_on() {
     assert!(!house.broker.may_shed(&house.journal, &house.messages));
 }
 
-// ---- over power cuts
+// ---- with power cuts
 
 pub(crate) const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0x61_0A9 };
 pub(crate) const NOW: Now = Now::from_ms(1);
@@ -477,12 +477,12 @@ impl Life {
         Some(Self { house, keeper: Keeper::new(log, 1 << 17), disk, at })
     }
 
-    /// Writes until nothing is left to be written; `None`: the power went.
+    /// Writes until nothing is left to write. Returns `None` if the power failed.
     pub(crate) fn store(&mut self) -> Option<()> {
         self.store_at(NOW)
     }
 
-    /// The same at this time of the process.
+    /// Same as [`Self::store`] at this time of the process.
     pub(crate) fn store_at(&mut self, now: Now) -> Option<()> {
         self.keeper.flush(now);
         while let Some(write) = self.keeper.next_write(&mut self.house.journal, &mut self.house.messages, now)
@@ -495,8 +495,8 @@ impl Life {
         self.house.journal.is_empty().then_some(())
     }
 
-    /// Reads what the broker asks for, as the engine would: how many messages came into memory, and how many
-    /// were only looked at.
+    /// Reads what the broker requests, like the engine. Returns how many messages were loaded, and how many
+    /// were only examined.
     pub(crate) fn read_back(&mut self) -> (u32, u32) {
         let (mut came, mut seen) = (0, 0);
         self.house.turns(self.at);
@@ -533,7 +533,7 @@ impl Life {
         (came, seen)
     }
 
-    /// Gets a message that may have to wait until the log has its move and its mark.
+    /// Gets a message, which may have to wait until its move and its mark are durable.
     pub(crate) fn get(&mut self, queue: &str) -> Option<Got> {
         let outcome = match self.house.ask(self.at, Command::Get { queue, no_ack: false }) {
             Outcome::Later => {
@@ -572,8 +572,8 @@ pub(crate) fn disk() -> SimDisk {
     disk
 }
 
-/// Confirmed messages are rejected, or too many, or come back too often, or expire, and the power goes at
-/// every call in turn: each is in one queue, never in both and never in none.
+/// Cuts the power at every call in turn, while confirmed messages are rejected, exceed limits or expire. Each
+/// message must be in exactly one queue.
 pub(crate) fn at_every_cut(
     arguments: &[u8],
     take: impl Fn(&mut TestBroker, At) -> At,
@@ -633,7 +633,7 @@ fn over_power_cuts_a_message_that_came_back_too_often_is_in_one_place() {
     at_every_cut(&arguments, |_, at| at, |house, at| house.settle(at, 0, true, Settlement::Requeue));
 }
 
-/// With all of it together.
+/// Everything in one transaction.
 #[test]
 fn over_power_cuts_a_transaction_takes_its_dead_letters_along() {
     let in_transaction = |house: &mut TestBroker, at| {
@@ -647,8 +647,8 @@ fn over_power_cuts_a_transaction_takes_its_dead_letters_along() {
     });
 }
 
-/// A fanout to a queue that is full and to the one where its dead letters go: the letter has its own place in
-/// that, behind the message, and nothing of either is left when all is acknowledged.
+/// A fanout to a full queue and to its dead-letter queue: the dead letter has a place of its own behind the
+/// message. Nothing of either is left once all is acknowledged.
 #[test]
 fn what_one_target_gives_up_has_a_place_of_its_own_in_another() {
     let disk = SimDisk::new(1, Mutant::None, IDENTITY);
@@ -674,7 +674,7 @@ fn what_one_target_gives_up_has_a_place_of_its_own_in_another() {
     assert_eq!((life.house.ready(at, "full"), life.house.ready(at, "dead")), (0, 0), "nothing comes back");
 }
 
-/// What only the log has is read back to go on.
+/// Messages that are only in the log are read back to be dead-lettered.
 #[test]
 fn what_is_out_of_memory_comes_back_to_go_on() {
     let disk = disk();

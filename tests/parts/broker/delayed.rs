@@ -1,4 +1,4 @@
-//! Delayed exchanges: what sleeps, what wakes it, and what becomes of it over power cuts and jumps of time.
+//! Delayed exchanges: which messages are delayed, what releases them, power cuts and clock changes.
 
 use leveret_base::command::{Command, Outcome, Settlement};
 use leveret_base::error::ReplyCode;
@@ -39,7 +39,7 @@ fn bind(
     house.done(at, Command::QueueBind { queue, exchange, routing_key, arguments });
 }
 
-/// Properties with these headers, persistent or not.
+/// Returns properties with these headers, persistent or not.
 fn headers(persistent: bool, fill: impl FnOnce(&mut TableWriter<'_, '_>) -> Result<(), Full>) -> Vec<u8> {
     let headers = table(fill);
     let mut properties = vec![if persistent { 0x30 } else { 0x20 }, 0];
@@ -65,7 +65,7 @@ fn send_as(
     house.ask(at, Command::Publish { message, mandatory: true })
 }
 
-/// A delayed exchange with a queue.
+/// Declares a delayed exchange with a queue.
 fn ready(house: &mut TestBroker, at: At, durable: bool) {
     exchange(house, at, "delayed", "direct", durable);
     declare(house, at, "q", durable, &[]);
@@ -202,7 +202,7 @@ fn what_it_cannot_be_is_refused_in_the_plug_ins_words() {
     );
     assert_eq!((house.broker.gauges().queues, house.broker.gauges().exchanges), (0, 0), "nothing is left");
     exchange(&mut house, at, "d", "topic", false);
-    // Once it is there, nobody asks for that again.
+    // Once it exists, its type is not checked again.
     assert_eq!(declared(&mut house, at, "d", false, &[]), Outcome::Done);
     let said = text(declared(&mut house, at, "d", true, &[]));
     assert_eq!(said.0, ReplyCode::PreconditionFailed);
@@ -270,7 +270,7 @@ fn it_sleeps_wherever_it_comes_from() {
     let properties = headers(false, |t| t.int("x-delay", 100));
     send_as(&mut house, at, ("amq.fanout", "q"), &properties, "fanned out");
     assert_eq!((empty(&mut house, at, "at once"), asleep(&house)), (vec!["fanned out".to_string()], 1));
-    // A dead letter that says how long.
+    // A dead letter with a delay.
     let arguments = table(|t| {
         t.text("x-dead-letter-exchange", "delayed")?;
         t.text("x-dead-letter-routing-key", "q")
@@ -334,8 +334,8 @@ fn without_room_it_sleeps_longer() {
     held.into_iter().for_each(|id| house.messages.release(id));
 }
 
-/// Far more than are held in memory at once, over all times there are, in one jump and in many: in order, and
-/// no turn does all of it.
+/// Many more messages than fit into memory, over all possible delays, in one clock step and in many. They are
+/// released in order, and no turn releases all.
 #[test]
 fn thousands_wake_up_in_order_and_a_turn_wakes_a_bounded_number() {
     for jumps in [1_u64, 40] {
@@ -361,14 +361,14 @@ fn thousands_wake_up_in_order_and_a_turn_wakes_a_bounded_number() {
                 came.extend(bodies.iter().map(|body| body.parse::<u64>().unwrap()));
             }
             assert_eq!((came.len(), asleep(&house)), (4_000, 0), "{bits} bits, {jumps} jumps");
-            // What is due within 4 ms may be one step when there is far too much of it.
+            // Messages that are due within 4 ms may be one step when there are too many.
             assert!(came.is_sorted_by_key(|due| due >> 2), "{bits} bits, {jumps} jumps: out of order");
             assert_eq!(house.messages.messages_used(), 0);
         }
     }
 }
 
-/// Two hundred thousand that sleep: what each takes is on the disk.
+/// Two hundred thousand delayed messages: they use disk space, not memory.
 #[test]
 fn memory_is_the_same_for_any_number_that_sleeps() {
     const COUNT: u64 = 200_000;
@@ -391,9 +391,9 @@ fn memory_is_the_same_for_any_number_that_sleeps() {
     let gauges = house.broker.gauges();
     assert_eq!(asleep(&house), COUNT);
     assert!(most < 4_000 && gauges.queues < 12, "{most} messages in memory, {} slots", gauges.queues);
-    // An entry stands for a message in memory, or for a run of any length on the disk; alone they had 6,400.
+    // An entry is a message in memory or a run of any length on the disk; separately they would use 6,400.
     assert!(gauges.chunks < 200, "{} chunks", gauges.chunks);
-    // They come back from the disk, a part at a time.
+    // They are read back from the disk in parts.
     house.journal.set_time(START_MS + 3_600_000);
     let mut asked = 0;
     for _ in 0..100 {
@@ -430,9 +430,9 @@ fn memory_is_the_same_for_any_number_that_sleeps() {
     assert!(asked > 3 && most < 4_000, "{asked} reads, {most} messages in memory");
 }
 
-// ---- over power cuts
+// ---- with power cuts
 
-/// Publishes, loses its power, sleeps, and goes on: everything comes once, at its time, in order.
+/// Publishes, loses power, delays, and continues. Each message is released once, at its time, in order.
 #[test]
 fn it_is_in_time_over_any_number_of_lives() {
     for seed in 0..12 {
@@ -448,7 +448,7 @@ fn it_is_in_time_over_any_number_of_lives() {
             if life == 0 {
                 ready(&mut house.house, at, true);
             } else if random.below(2) == 0 {
-                // Before anybody knows what the slots have.
+                // Before the content of the slots is known.
                 send_dated(&mut house.house, at, &mut random, (now_ms, &mut serial), &mut expected);
             }
             house.read_back();
@@ -502,8 +502,8 @@ fn send_dated(
     expected.push((due, *serial));
 }
 
-/// Some are moved to narrower slots, some are routed, and the power goes at every call in turn: each is in
-/// one place.
+/// Some messages are moved to narrower slots, some are routed, and the power fails at every call in turn.
+/// Each message is in one place.
 #[test]
 fn over_power_cuts_a_message_sleeps_or_is_awake() {
     const COUNT: u64 = 24;
@@ -542,7 +542,7 @@ fn over_power_cuts_a_message_sleeps_or_is_awake() {
     assert!(before > 1 && behind > 10, "{before} cuts before, {behind} behind");
 }
 
-/// The power goes while a delayed exchange is deleted: it is there with what sleeps, or nothing is.
+/// The power fails while a delayed exchange is deleted: it exists with its delayed messages, or neither does.
 #[test]
 fn over_power_cuts_it_goes_with_what_sleeps() {
     for cut in 0.. {
@@ -581,7 +581,7 @@ fn over_power_cuts_it_goes_with_what_sleeps() {
     }
 }
 
-/// Nothing of an older store is taken for a slot, and what another exchange of the name keeps is its own.
+/// Nothing of an older store is taken for a slot, and each exchange of the name keeps only its own messages.
 #[test]
 fn an_exchange_of_the_same_name_begins_with_nothing() {
     let disk = disk();

@@ -1,4 +1,4 @@
-//! Messages that waited too long, and queues that nobody has a use for, on broker time.
+//! Message TTL and expiry of unused queues, in broker time.
 
 use leveret_base::command::{Command, Outcome, Settlement};
 use leveret_base::limits::Limits;
@@ -14,21 +14,21 @@ pub(crate) fn ttl(ms: i32) -> Vec<u8> {
     table(|t| t.int("x-message-ttl", ms))
 }
 
-/// Properties with an expiration.
+/// Returns properties with an expiration.
 pub(crate) fn expiring(ms: &str) -> Vec<u8> {
     let mut properties = vec![0x01, 0, ms.len() as u8];
     properties.extend(ms.as_bytes());
     properties
 }
 
-/// The same with the delivery mode, which comes before it.
+/// Returns persistent properties with an expiration, which comes after the delivery mode.
 pub(crate) fn persistent_expiring(ms: &str) -> Vec<u8> {
     let mut properties = vec![0x11, 0, 2, ms.len() as u8];
     properties.extend(ms.as_bytes());
     properties
 }
 
-/// It is so late, and what is due happens.
+/// Sets the time, and processes what is due.
 pub(crate) fn pass_to(house: &mut TestBroker, at: At, time_ms: u64) {
     house.journal.set_time(time_ms);
     house.turns(at);
@@ -87,7 +87,7 @@ fn what_expired_goes_on_and_is_given_to_nobody() {
     assert!(get(&mut house, at, "q").is_none(), "whoever asks, even before its queue is looked at");
     let letter = got(&mut house, at, "dead");
     assert_eq!(letter.deaths(), [("q".into(), "expired".into(), 1)]);
-    // Its own time was taken from it, or it would expire there too.
+    // The dead letter has no expiration of its own, or it would expire there too.
     pass_to(&mut house, at, 1 << 40);
     house.settle(at, letter.tag, false, Settlement::Requeue);
     house.turns(at);
@@ -157,7 +157,7 @@ fn a_queue_that_nobody_uses_goes() {
     declare(&mut house, at, "q", false, &table(expires));
     house.turns(at);
     assert_eq!(house.broker.queues().next_expiry_ms(), Some(1_100));
-    // A get, a declaration and a consumer are uses.
+    // A get, a declaration and a consumer count as uses.
     pass_to(&mut house, at, 1_090);
     assert!(get(&mut house, at, "q").is_none());
     pass_to(&mut house, at, 1_180);
@@ -174,9 +174,9 @@ fn a_queue_that_nobody_uses_goes() {
     assert!(matches!(house.ask(at, Command::Get { queue, no_ack }), Outcome::Fault(_)));
 }
 
-// ---- who waits, and for how long
+// ---- consumers
 
-/// A queue of which nobody waits for anything gives a message that is due at once up before the next command.
+/// A message with TTL 0 expires before the next command if no consumer waits.
 #[test]
 fn a_time_of_nothing_is_over_before_the_next_command() {
     let mut house = TestBroker::new(64);
@@ -194,7 +194,7 @@ fn a_time_of_nothing_is_over_before_the_next_command() {
     assert_eq!((house.turns(at), house.ready(at, "dead")), (0, 2));
 }
 
-/// Several in one turn, for a consumer that may have so many.
+/// Several messages in one turn, for a consumer with a prefetch limit.
 #[test]
 fn what_is_due_at_once_goes_to_a_consumer_as_far_as_its_credit_does() {
     let mut house = TestBroker::new(64);
@@ -226,12 +226,12 @@ fn without_room_for_its_letter_it_stays_is_given_to_nobody_and_goes_on_later() {
     house.turns(at);
     assert_eq!((house.ready(at, "q"), house.ready(at, "dead")), (0, 1));
     held.into_iter().for_each(|id| house.messages.release(id));
-    // It is not stuck with that.
+    // The queue continues after that.
     publish(&mut house, at, "q", &[0, 0], "y");
     assert_eq!(house.turns(at), 1);
 }
 
-/// While messages are on their way back, nobody knows which of them is the first.
+/// While messages are being requeued, it is unknown which of them is the first.
 #[test]
 fn what_stands_first_while_others_come_back_need_not_be_the_first() {
     let mut house = TestBroker::new(2_000);
@@ -271,7 +271,7 @@ fn many_queues_whose_time_comes_at_once_take_several_turns() {
     assert_eq!((house.messages.messages_used(), house.broker.queues().next_expiry_ms()), (0, None));
 }
 
-/// A store that cannot be written keeps its queues, without a turn being lost over it.
+/// A store that cannot be written keeps its queues, without repeated attempts in each turn.
 #[test]
 fn a_queue_that_cannot_be_deleted_stays() {
     let disk = disk();
@@ -288,9 +288,9 @@ fn a_queue_that_cannot_be_deleted_stays() {
     assert_eq!(life.house.broker.queues().next_expiry_ms(), None, "or the loop would burn");
 }
 
-// ---- with lengths, with several queues
+// ---- with length limits, with several queues
 
-/// The length rules take what stood first, which had no time, and what stands there then has one.
+/// The length limit drops the first message, which has no TTL, and the new first message has one.
 #[test]
 fn what_the_length_rules_leave_is_looked_at_in_time() {
     let mut house = TestBroker::new(64);
@@ -305,7 +305,7 @@ fn what_the_length_rules_leave_is_looked_at_in_time() {
     assert_eq!((house.ready(at, "q"), house.messages.messages_used()), (0, 0));
 }
 
-/// The same with dead letters, which may take a turn, and with both arguments.
+/// Combines a length limit and a TTL with dead letters, which may take a turn.
 #[test]
 fn lengths_and_times_end_in_the_same_place() {
     let mut house = TestBroker::new(64);
@@ -334,8 +334,8 @@ fn lengths_and_times_end_in_the_same_place() {
     assert_eq!(reasons, expected.map(|(reason, body)| (reason.to_owned(), body.to_owned())));
 }
 
-/// What one of its queues gives up at once goes behind it into another, where it still stands first,
-/// whichever of them is seen to first.
+/// A message is in two queues. When one drops it at once, its dead letter goes behind it in the other queue,
+/// whichever queue is processed first.
 #[test]
 fn a_message_in_two_queues_is_looked_at_in_both() {
     for (gives, has) in [("a", "b"), ("b", "a")] {
@@ -358,9 +358,9 @@ fn a_message_in_two_queues_is_looked_at_in_both() {
     }
 }
 
-// ---- over lives
+// ---- across restarts
 
-/// The time that a message has left is that of the broker over all its lives. Waiting takes no memory.
+/// The remaining TTL counts broker time over all its lives. Waiting uses no memory.
 #[test]
 fn a_restart_takes_no_time_from_a_message_and_adds_none() {
     let disk = disk();
@@ -392,7 +392,7 @@ fn a_restart_takes_no_time_from_a_message_and_adds_none() {
     assert_eq!(life.get("dead").expect("there is a message").deaths(), [("own".into(), "expired".into(), 1)]);
 }
 
-/// What waits behind one that was looked at is looked at when that is gone.
+/// The message behind an examined one is examined when that is gone.
 #[test]
 fn what_stands_in_the_log_expires_one_after_the_other() {
     let disk = disk();
@@ -415,7 +415,7 @@ fn what_stands_in_the_log_expires_one_after_the_other() {
     }
 }
 
-/// What left memory because it is short goes in time all the same.
+/// A message evicted from memory also expires in time.
 #[test]
 fn what_left_memory_expires() {
     let limits = Limits { messages_max: 160, connections_max: 16, ..Limits::default() };
@@ -457,8 +457,8 @@ fn over_power_cuts_an_expired_message_is_in_one_place() {
     );
 }
 
-/// A life that ends without a word has said how late it was, as long as something waited for that; a life in
-/// which nothing does says nothing.
+/// A life that ends without a stop has recorded its time while something waited for it. A life in which
+/// nothing waits records nothing.
 #[test]
 fn broker_time_goes_on_over_a_power_cut_without_traffic() {
     for ttl_ms in [Some(1 << 30), None] {
@@ -508,14 +508,14 @@ fn broker_time_goes_on_over_a_power_cut_without_traffic() {
     }
 }
 
-/// A lease begins anew with a start, and a queue that nobody comes back to goes.
+/// The expiry of a queue starts again with a start, and a queue that stays unused is deleted.
 #[test]
 fn a_start_is_a_use_of_a_queue() {
     let disk = disk();
     let mut life = Life::begin(&disk).expect("it opens");
     let at = life.at;
     declare(&mut life.house, at, "q", true, &table(|t| t.int("x-expires", 1_000)));
-    // The store is older than the queue may be of no use.
+    // The store is older than the queue may stay unused.
     life.store_at(Now::from_ms(60_000)).expect("the disk is well");
     drop(life);
     let mut life = Life::begin(&disk).expect("it opens");
@@ -530,8 +530,7 @@ fn a_start_is_a_use_of_a_queue() {
     assert_eq!(Life::begin(&disk).expect("it opens").house.broker.gauges().queues, 0, "for good");
 }
 
-/// A message may have a time of its own, whatever the arguments of its queue say: it must not fill the log
-/// for ever.
+/// A message may have an expiration in a queue without arguments. It must not fill the log forever.
 #[test]
 fn what_the_log_has_expires_in_a_queue_without_arguments() {
     let disk = disk();
@@ -551,7 +550,7 @@ fn what_the_log_has_expires_in_a_queue_without_arguments() {
     assert_eq!(life.house.ready(at, "q"), 0);
 }
 
-/// Whatever else is written says how late it is.
+/// Any other write also records the time.
 #[test]
 fn broker_time_is_not_written_twice() {
     let disk = disk();
@@ -567,13 +566,13 @@ fn broker_time_is_not_written_twice() {
     assert_eq!(life.keeper.log().counters().commits, before + 1);
 }
 
-/// A log that is full of what has to expire is told how late it is all the same.
+/// The time is recorded even in a log that is full of messages that have to expire.
 #[test]
 fn broker_time_goes_on_in_a_full_log() {
     let disk = disk();
     let mut life = Life::begin(&disk).expect("it opens");
     let at = life.at;
-    // No queue may have all of it.
+    // No queue may use all of it.
     for queue in ["a", "b"] {
         declare(&mut life.house, at, queue, true, &ttl(1 << 30));
     }

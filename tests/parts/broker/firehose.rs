@@ -1,4 +1,4 @@
-//! The firehose: what it tells, that it holds up nobody, and that it tells nothing of itself.
+//! The firehose: which copies it makes, that it blocks no client, and that it does not copy its own messages.
 
 use leveret_base::command::{Command, Outcome};
 use leveret_base::limits::Limits;
@@ -6,7 +6,7 @@ use leveret_base::limits::Limits;
 use crate::dead_letters::{declare, empty, get, publish, table};
 use crate::support::{At, TestBroker};
 
-/// A house whose virtual host is traced, with a queue of all copies.
+/// Returns a broker with a traced virtual host, and a queue of all copies.
 fn traced(limits: &Limits) -> (TestBroker, At) {
     let mut house = TestBroker::with(limits);
     let at = house.connect();

@@ -1,4 +1,4 @@
-//! Dead letters that go far: refused on their way, or with a past that somebody made up.
+//! Dead letters with a long history: rejected repeatedly, or with forged deaths.
 
 use leveret_base::command::{Command, Outcome, Settlement};
 use leveret_wire::{TableWriter, Writer};
@@ -14,7 +14,7 @@ fn a_letter_that_is_refused_goes_on_a_few_times() {
         t.int("x-max-length", 1)?;
         t.text("x-overflow", "reject-publish-dlx")
     };
-    // Each refuses what the one before it refused, down to the last.
+    // Each queue rejects what the one before it rejected.
     for number in 0..12 {
         let arguments = with(&format!("{}", number + 1), full);
         declare(&mut house, at, &number.to_string(), false, &arguments);
@@ -36,7 +36,7 @@ fn a_letter_that_is_refused_goes_on_a_few_times() {
     assert_eq!((house.messages.messages_used(), house.broker.gauges().chunks), (0, 0));
 }
 
-/// A sender made up thousands of deaths: each is looked at once, to however many queues the letter goes.
+/// A publisher forged thousands of deaths: each is examined once, whatever the number of target queues.
 #[test]
 fn made_up_deaths_cost_their_number_and_not_that_of_the_queues() {
     let mut house = TestBroker::new(64);
@@ -79,8 +79,10 @@ fn made_up_deaths_cost_their_number_and_not_that_of_the_queues() {
     }
 }
 
-/// A letter goes to nobody before the log has its move: a power cut brought its message back, which died once
-/// more, and a consumer had the letter twice without being told.
+/// A dead letter is delivered only after its move is durable.
+///
+/// Before, a power cut brought its message back, which died again, and a consumer received the dead letter twice
+/// without a mark.
 #[test]
 fn a_letter_waits_for_its_move_and_for_nothing_else() {
     let disk = disk();

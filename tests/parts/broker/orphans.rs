@@ -1,4 +1,4 @@
-//! A queue that adopts an orphan, before the messages of the orphan stand in it.
+//! A queue that adopts an orphan, before the orphan's messages are in it.
 
 use leveret_base::command::{Command, Outcome};
 use leveret_base::limits::Limits;
@@ -6,7 +6,7 @@ use leveret_broker::Contents;
 
 use crate::support::{At, TestBroker};
 
-/// A broker with an orphan of three messages, of the name of a queue that a client has just declared.
+/// Returns a broker with an orphan of three messages, whose name a client has just declared.
 fn adopting() -> (TestBroker, At) {
     let mut house = TestBroker::with(&Limits { connections_max: 16, ..Limits::default() });
     house.journal.start(100, true, u64::MAX >> 8);
@@ -22,7 +22,7 @@ fn adopting() -> (TestBroker, At) {
     (house, at)
 }
 
-/// Puts the messages into the queue, as the engine does at the end of the turn.
+/// Moves the messages into the queue, as the engine does at the end of a turn.
 fn put(house: &mut TestBroker) {
     while let Some((_, queue)) = house.broker.recovery().next_adopted() {
         assert!(house.broker.queues_mut().restore_messages(queue, 0, 3));

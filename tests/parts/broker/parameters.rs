@@ -1,4 +1,4 @@
-//! Runtime parameters: kept over restarts and kills, bounded, and gone with their virtual host.
+//! Runtime parameters: kept over restarts and kills, bounded, and deleted with their virtual host.
 
 use leveret_base::limits::Limits;
 use leveret_broker::{OperatorFault, PARAMETER_BYTES_MAX, ParameterNeeds, ParameterView};
@@ -8,7 +8,7 @@ use crate::support::TestBroker;
 
 const COMPONENT: &str = "shovel";
 
-/// What a component would say that takes every value but one, and connects to the parameter's own place.
+/// A component's check that accepts every value except one, and needs access to the parameter's virtual host.
 fn check(said: &ParameterView<'_>) -> Result<ParameterNeeds, String> {
     match (said.component, said.value) {
         (COMPONENT, b"0") => Err("0 is not taken".to_string()),
@@ -33,7 +33,7 @@ fn clear(house: &mut TestBroker, vhost: Option<&str>, name: &str) -> Result<(), 
     house.broker.clear_parameter(context!(house).journal_mut(), vhost, component, name).map(drop)
 }
 
-/// Virtual host, name and value of each.
+/// Returns virtual host, name and value of each parameter.
 fn all(house: &TestBroker) -> Vec<String> {
     let shown = |view: ParameterView<'_>| {
         let value = String::from_utf8_lossy(view.value).into_owned();

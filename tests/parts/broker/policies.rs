@@ -1,5 +1,5 @@
-//! Policies: which apply, what they and arguments say together, and that a change acts on what is there, in
-//! steps, and is undone by its end; over restarts too.
+//! Policies: which ones apply, their combination with arguments, and the effect of changes on existing
+//! queues, in steps and across restarts.
 
 use leveret_base::command::{Command, Outcome, Settlement};
 use leveret_base::limits::Limits;
@@ -34,7 +34,7 @@ fn clear(house: &mut TestBroker, kind: PolicyKind, name: &str) {
     house.broker.clear_policy(&mut context!(house), "/", kind, name).unwrap();
 }
 
-/// The names of the policies that apply to a queue.
+/// Returns the names of the policies that apply to a queue.
 fn applied(house: &TestBroker, queue: &str) -> (Option<String>, Option<String>) {
     let broker = &house.broker;
     let mut queues = (0..broker.views().queue_places()).filter_map(|place| broker.views().queue_at(place));
@@ -48,7 +48,7 @@ fn fill(house: &mut TestBroker, at: At, queue: &str, count: usize) {
     }
 }
 
-/// A smaller length trims what is there, so much in a turn, and its end is the end of it.
+/// A smaller length limit trims the queue, a part in each turn. Clearing the policy ends that.
 #[test]
 fn a_change_acts_on_what_is_there_in_steps() {
     let mut house = TestBroker::with(&Limits { connections_max: 16, ..Limits::default() });
@@ -129,14 +129,14 @@ fn a_queue_of_no_use_goes_when_its_policy_says_so() {
     say(&mut house, "b", "^b$", |t| t.int("expires", 1_000));
     pass_to(&mut house, at, 1_500);
     clear(&mut house, PolicyKind::User, "b");
-    // What is told to others does not touch it.
+    // Policies of other queues do not affect it.
     say(&mut house, "c", "^c$", |t| t.int("expires", 1));
     pass_to(&mut house, at, 2_000);
     assert_eq!(house.broker.gauges().queues, 1);
     assert_eq!(house.ready(at, "b"), 0);
 }
 
-/// As it was seen with RabbitMQ 3.10.8: with a key that a kind of queue has no use for it does not apply.
+/// As in RabbitMQ 3.10.8: a policy with a key that a type of queue does not support does not apply to it.
 #[test]
 fn a_policy_applies_as_a_whole_or_not_at_all() {
     let mut house = TestBroker::new(64);
@@ -187,14 +187,15 @@ fn what_a_policy_applies_to_is_asked_when_something_is_declared() {
     assert_eq!(names, [some("p"), some("p"), some("high"), None]);
     fill(&mut house, at, "q2", 3);
     assert_eq!(house.ready(at, "q2"), 1);
-    // Another virtual host has its own.
+    // Each virtual host has its own policies.
     house.admit("other", "v");
     let there = house.connect_as("other", "v");
     declare(&mut house, there, "q9", false, &[]);
     assert_eq!(applied(&house, "q9"), (None, None));
 }
 
-/// A thousand queues hear of a change a few hundred in a turn, and fewer when it takes more to find out.
+/// A change reaches a thousand queues in steps of a few hundred per turn, or fewer if the matching takes more
+/// work.
 #[test]
 fn many_queues_hear_of_a_change_in_steps() {
     let mut house = TestBroker::with(&Limits { connections_max: 16, ..Limits::default() });
@@ -251,7 +252,7 @@ fn there_are_so_many_and_no_more() {
     assert_eq!(none, Err(OperatorFault::NoSuchParameter));
 }
 
-/// They come back with their virtual host and go with it, and no message is looked at before.
+/// Policies are restored with their virtual host and deleted with it. No message is processed before.
 #[test]
 fn a_start_finds_them() {
     let disk = disk();

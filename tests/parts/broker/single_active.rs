@@ -1,4 +1,4 @@
-//! A queue with a single active consumer: who is next, and that nobody is forgotten.
+//! A queue with a single active consumer: which one is next, and that no consumer is forgotten.
 
 use crate::support::{At, SINGLE_ACTIVE, TestBroker};
 use leveret_base::command::{Command, Outcome, Settlement};
@@ -22,7 +22,7 @@ fn consume(house: &mut TestBroker, at: At, tag: &str, priority: i8) {
     house.done(at, Command::Consume { queue: "q", tag, no_ack, exclusive, arguments: &arguments });
 }
 
-/// The tag of the active consumer; all others say that they wait.
+/// Returns the tag of the active consumer; all others report that they wait.
 fn active(house: &TestBroker) -> Option<String> {
     let views: Vec<_> = (0..house.broker.views().consumer_places())
         .filter_map(|at| house.broker.views().consumer_at(at))
@@ -37,7 +37,7 @@ fn active(house: &TestBroker) -> Option<String> {
     told
 }
 
-/// A few turns; how many deliveries each of the two was sent.
+/// Runs a few turns. Returns the number of deliveries to each of the two consumers.
 fn served(house: &mut TestBroker, one: At, two: At) -> (u32, u32) {
     let mut sent = (0, 0);
     for _ in 0..4 {
@@ -61,7 +61,7 @@ fn others_wait_while_the_active_one_is_full_and_the_highest_of_them_is_next() {
     assert_eq!(active(&house).as_deref(), Some("a"));
     house.settle(one, 0, true, Settlement::Ack);
     assert_eq!(served(&mut house, one, two), (2, 0));
-    // Its messages stay with it; the rest goes to the next.
+    // Its messages stay with it; the remaining ones go to the next consumer.
     house.done(one, Command::Cancel { tag: "a" });
     assert_eq!(active(&house).as_deref(), Some("e"));
     assert_eq!(served(&mut house, one, two), (0, 6));
@@ -111,8 +111,7 @@ fn nobody_has_it_for_himself_and_a_queue_goes_with_its_last_consumer() {
     assert_eq!(house.broker.gauges().queues, 0);
 }
 
-/// A rebuilt queue has no arguments until somebody declares it: whoever consumed it before waits from then on, but for
-/// one.
+/// A rebuilt queue has no arguments until it is declared. From then on all its consumers wait, except one.
 #[test]
 fn a_rebuilt_queue_that_is_declared_with_one_active_consumer_has_one() {
     use leveret_base::journal::Definition;

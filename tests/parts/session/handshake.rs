@@ -1,4 +1,4 @@
-//! Handshakes and their ends: what RabbitMQ 3.10 answers, word by word, and how long anybody is waited for.
+//! Handshakes and their failures: the exact answers of RabbitMQ 3.10, and the timeouts.
 
 use crate::support::*;
 use leveret_base::error::{Fault, ReplyCode};
@@ -162,7 +162,7 @@ fn the_client_closes() {
     script.extend(publish(1, "k", b"whole")[..40].to_vec());
     host.run(&mut world, &script);
     let mut host2 = host;
-    // The half message above never comes: this is a frame inside a frame, so it is the body that ends.
+    // The rest of the incomplete message never comes. A frame inside it ends the body.
     host2.connection.close(
         &mut context!(world),
         &Fault::new(ReplyCode::ConnectionForced, format_args!("broker forced connection closure")),
@@ -215,7 +215,7 @@ fn after_our_close_only_close_ok_counts() {
     host.end(&mut world);
 }
 
-/// Payload and end octet of the largest frame are 2^32, more than a 32-bit board can count.
+/// Payload and end byte of the largest frame are 2^32 bytes, which a 32-bit counter cannot hold.
 #[test]
 fn after_our_close_a_frame_of_4_gib_is_read_over() {
     let mut world = World::new(small_limits());
@@ -256,7 +256,7 @@ fn heartbeats_go_both_ways() {
         assert_eq!(host.said(), ["0 heartbeat"]);
         host.run(&mut world, &frame(8, 0, b""));
     }
-    // Any octet is a sign of life, also one that begins a frame.
+    // Any byte is a sign of life, even a part of a frame.
     host.run(&mut world, &[8]);
     let start = world.now.as_ms();
     let mut verdict = Timeout::GoOn;

@@ -1,4 +1,4 @@
-//! What the log writes for what it keeps: bytes per message byte under load, one block for a lone confirm.
+//! The bytes that the log writes: bytes per message byte under load, and one block for a single confirm.
 
 use super::sim_disk::{Mutant, SimDisk, Trouble};
 use leveret_base::time::Now;
@@ -32,7 +32,8 @@ fn commit(log: &mut Log, disk: &mut SimDisk) {
     }
 }
 
-/// Bytes written per byte of message: published, consumed and acknowledged, over several segments.
+/// Returns the bytes written per byte of message, for messages published, consumed and acknowledged over
+/// several segments.
 fn amplification(body_bytes: usize) -> f64 {
     let (mut disk, mut log) = sim();
     let before = disk.counts().bytes;
@@ -130,12 +131,12 @@ fn files_keep_what_the_log_promised_and_lock_others_out() {
         }
     })
     .expect("files read");
-    // Once as it was committed, once repeated by the second life.
+    // Once as it was committed, and once repeated in the second epoch.
     assert_eq!(bodies, [true, true]);
     std::fs::remove_dir_all(&directory).expect("and removed");
 }
 
-/// Whoever asks how long a card lasts asks for what was written to it before this start too.
+/// The number of bytes written to a card must include those before this start.
 #[test]
 fn what_was_written_is_counted_over_lives_that_are_killed() {
     let mut disk = small::new_disk();
@@ -144,7 +145,7 @@ fn what_was_written_is_counted_over_lives_that_are_killed() {
         let (mut log, _) = small::open(&disk, small::IDENTITY);
         let so_far = |log: &Log| log.counters().bytes_written + log.counters().bytes_zeroed;
         let found = log.written_ever() - so_far(&log);
-        // Each kill takes the count of what was written since the newest header to other files than its own.
+        // Each kill loses the count since the newest header for writes to other files.
         assert!(found <= truly && truly - found <= life * (128 << 10), "life {life}: {found} of {truly}");
         for _ in 0..100 {
             small::publish(&mut log, &mut disk, offset);
