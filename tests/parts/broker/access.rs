@@ -207,7 +207,7 @@ fn a_check_means_nothing_when_the_password_changed_meanwhile() {
 }
 
 #[test]
-fn guest_comes_in_from_this_machine_only_unless_it_is_said_otherwise() {
+fn guest_logs_in_only_from_this_machine_unless_configured_otherwise() {
     let mut house = TestBroker::new();
     assert_eq!(house.log_in("guest", b"guest", false), (false, true));
     assert_eq!(house.log_in("guest", b"guest", true), (true, true), "from afar nothing was found out");
@@ -226,7 +226,7 @@ fn guest_comes_in_from_this_machine_only_unless_it_is_said_otherwise() {
 }
 
 #[test]
-fn what_a_channel_remembers_ends_with_the_permission() {
+fn cached_permissions_of_a_channel_end_with_the_permission() {
     let mut house = TestBroker::with_user("u", "", "^x$|amq.default", "");
     let guest = house.connect("guest", "/").unwrap();
     let (passive, durable, auto_delete, internal) = (false, false, false, false);
@@ -273,7 +273,7 @@ fn a_key_that_is_not_allowed_is_refused_also_behind_one_that_is() {
 }
 
 #[test]
-fn a_user_that_is_deleted_may_do_nothing_more_and_is_put_out() {
+fn a_deleted_user_may_do_nothing_more_and_is_disconnected() {
     let mut house = TestBroker::with_user("u", ".*", ".*", ".*");
     let at = house.connect("u", "/").unwrap();
     house.broker.delete_user(&mut house.journal, "u").unwrap();
@@ -290,7 +290,7 @@ fn a_user_that_is_deleted_may_do_nothing_more_and_is_put_out() {
 }
 
 #[test]
-fn a_virtual_host_goes_with_everything_in_it() {
+fn a_virtual_host_is_deleted_with_everything_in_it() {
     let mut house = TestBroker::with_user("u", ".*", ".*", ".*");
     let other = house.connect("u", "/").unwrap();
     house.declare(other, "q");
@@ -402,7 +402,7 @@ fn a_power_cut_leaves_the_old_or_the_new() {
 }
 
 #[test]
-fn what_there_is_no_room_for_is_not_forgotten() {
+fn definitions_without_capacity_are_kept() {
     let mut house = TestBroker::new();
     for name in ["a", "b", "c"] {
         house.broker.put_vhost(&mut house.journal, name).unwrap();
@@ -436,7 +436,7 @@ fn what_there_is_no_room_for_is_not_forgotten() {
 }
 
 #[test]
-fn an_operator_is_told_what_cannot_be() {
+fn invalid_operator_requests_are_refused() {
     let mut house = TestBroker::with_user("u", ".*", ".*", ".*");
     let (broker, journal) = (&mut house.broker, &mut house.journal);
     let text = |result: Result<_, OperatorFault>| result.unwrap_err().to_string();
@@ -493,7 +493,7 @@ fn patterns_have_a_pool_of_their_own() {
 }
 
 #[test]
-fn nothing_is_left_when_everybody_is_gone() {
+fn nothing_is_left_when_all_connections_are_closed() {
     let mut house = TestBroker::new();
     let at = house.connect("guest", "/").unwrap();
     house.hang_up(at.connection);

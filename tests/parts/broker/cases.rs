@@ -11,7 +11,7 @@ use leveret_base::mem::{MessageFlags, Share};
 ///
 /// This takes several steps. Deliveries made during them do not belong to "all so far".
 #[test]
-fn settling_everything_so_far_spares_what_is_delivered_meanwhile() {
+fn settling_everything_so_far_does_not_settle_later_deliveries() {
     for settlement in [Settlement::Ack, Settlement::Requeue] {
         let mut house = TestBroker::new(65_536);
         let at = house.connect();
@@ -32,7 +32,7 @@ fn settling_everything_so_far_spares_what_is_delivered_meanwhile() {
 
 /// A consumer without a prefetch limit gets half of all deliveries. After one acknowledgement it gets more.
 #[test]
-fn a_consumer_at_its_share_of_deliveries_goes_on_after_a_single_acknowledgement() {
+fn a_consumer_at_its_share_of_deliveries_continues_after_one_acknowledgement() {
     let mut house = TestBroker::new(64);
     let at = house.connect();
     house.declare(at, "q", false);
@@ -47,7 +47,7 @@ fn a_consumer_at_its_share_of_deliveries_goes_on_after_a_single_acknowledgement(
 /// All messages of some queues were delivered once and requeued. They use deliveries, but must not block
 /// other consumers.
 #[test]
-fn messages_that_came_back_keep_nobody_from_getting_others() {
+fn requeued_messages_block_no_other_consumer() {
     let mut house = TestBroker::new(64);
     let bad = house.connect();
     for round in 0..8 {
@@ -85,7 +85,7 @@ fn messages_that_came_back_keep_nobody_from_getting_others() {
 /// A large delivery fills the outbox, so a return has to wait. When the outbox is written, the return is
 /// next.
 #[test]
-fn a_return_that_waited_for_the_outbox_is_tried_again_when_that_was_written() {
+fn a_return_that_waited_for_the_outbox_is_retried_when_that_was_written() {
     let mut house = TestBroker::new(64);
     let at = house.connect();
     house.declare(at, "q", false);
@@ -130,20 +130,20 @@ fn roll_back_many() -> Duration {
 }
 
 #[test]
-fn a_rollback_gives_back_what_was_settled_from_both_ends() {
+fn a_rollback_restores_deliveries_settled_from_both_ends() {
     roll_back_many();
 }
 
 #[test]
 #[ignore = "judges the clock: tests/run --full"]
-fn a_rollback_takes_no_longer_for_what_it_does_not_concern() {
+fn the_time_of_a_rollback_does_not_depend_on_other_deliveries() {
     let took = roll_back_many();
     assert!(took < Duration::from_millis(100), "{took:?}");
 }
 
 /// One message of a transaction can never fit: the whole transaction fails, and nothing of it stays.
 #[test]
-fn a_commit_that_cannot_be_leaves_no_message_behind() {
+fn an_impossible_commit_leaves_no_message_behind() {
     let mut house = TestBroker::with(&Limits { queue_entries_max: 16 * 21, ..Limits::default() });
     let at = house.connect();
     for number in 0..16 {
@@ -167,7 +167,7 @@ fn a_commit_that_cannot_be_leaves_no_message_behind() {
 
 /// Only its own connection may bind or unbind an exclusive queue.
 #[test]
-fn nobody_else_unbinds_an_exclusive_queue() {
+fn only_the_owner_unbinds_an_exclusive_queue() {
     let mut house = TestBroker::new(64);
     let (owner, other) = (house.connect(), house.connect());
     house.declare(owner, "mine", true);
@@ -184,7 +184,7 @@ fn nobody_else_unbinds_an_exclusive_queue() {
 
 /// A client that gets a positive answer about a durable object may rely on it, even after a power cut.
 #[test]
-fn a_passive_declaration_waits_for_what_another_declared() {
+fn a_passive_declaration_waits_until_the_queue_is_durable() {
     let mut house = TestBroker::new(64);
     house.journal.start(1, true, 1 << 20);
     let (a, b) = (house.connect(), house.connect());
@@ -313,7 +313,7 @@ fn an_exchange_of_an_unknown_type_keeps_its_bindings_in_the_store() {
 }
 
 #[test]
-fn what_was_read_back_goes_out_although_there_was_no_room_for_more() {
+fn a_loaded_message_is_delivered_although_there_was_no_memory_for_more() {
     use leveret_base::journal::Definition;
     use leveret_broker::{Contents, Page, PageIn, Restored};
     let mut house = TestBroker::new(64);
@@ -355,7 +355,7 @@ fn what_was_read_back_goes_out_although_there_was_no_room_for_more() {
 ///
 /// The refusal names the key. After the first client has left, its objects no longer count for it.
 #[test]
-fn what_one_connection_may_take_leaves_some_for_others() {
+fn the_shares_of_one_connection_leave_some_for_others() {
     fn declare(house: &mut TestBroker, at: At, queue: &str) -> Outcome {
         let (passive, durable, exclusive, auto_delete) = (false, false, false, false);
         house.ask(

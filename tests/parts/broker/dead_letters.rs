@@ -145,7 +145,7 @@ pub(crate) fn empty(house: &mut TestBroker, at: At, queue: &str) -> Vec<String> 
 }
 
 #[test]
-fn what_is_rejected_goes_on_with_its_death() {
+fn a_rejected_message_is_dead_lettered_with_its_death() {
     let mut house = TestBroker::new(64);
     house.broker.set_unix_time(1_700_000_000);
     let at = house.connect();
@@ -183,7 +183,7 @@ fn what_is_rejected_goes_on_with_its_death() {
 }
 
 #[test]
-fn what_a_full_queue_refuses_is_told_and_goes_on() {
+fn a_message_rejected_by_a_full_queue_is_reported_and_dead_lettered() {
     let mut house = TestBroker::new(64);
     let at = house.connect();
     let full = |t: &mut TableWriter<'_, '_>| {
@@ -213,7 +213,7 @@ fn what_a_full_queue_refuses_is_told_and_goes_on() {
 
 /// Messages dropped in the middle of a transaction do not take the records that the rest of it needs.
 #[test]
-fn a_commit_is_whole_though_its_first_messages_push_others_out() {
+fn a_commit_is_complete_although_its_first_messages_displace_others() {
     let (length, ttl) = ("x-max-length", "x-message-ttl");
     for (overflow, limit, most) in [
         ("drop-head", length, 1),
@@ -263,7 +263,7 @@ fn a_commit_is_whole_though_its_first_messages_push_others_out() {
 }
 
 #[test]
-fn a_message_that_comes_back_too_often_is_given_up() {
+fn a_message_requeued_too_often_is_dropped() {
     let mut house = TestBroker::new(64);
     let at = house.connect();
     let limited = |t: &mut TableWriter<'_, '_>| {
@@ -291,7 +291,7 @@ fn a_message_that_comes_back_too_often_is_given_up() {
 
 /// Only death entries end a cycle of full queues. It must end even if the headers have no space for them.
 #[test]
-fn a_circle_of_letters_that_cannot_carry_a_death_ends() {
+fn a_cycle_of_dead_letters_without_space_for_deaths_ends() {
     const TURNS_MAX: usize = 1_000;
     let mut house = TestBroker::with(&Limits { frame_max: 4096, ..Limits::default() });
     let at = house.connect();
@@ -345,7 +345,7 @@ pub(crate) fn filled(house: &mut TestBroker) -> Vec<MessageId> {
 
 /// Without capacity for the dead letter nothing is settled; with some, it proceeds automatically.
 #[test]
-fn without_room_it_stays_and_goes_on_later() {
+fn without_capacity_a_dead_letter_stays_and_proceeds_later() {
     let limits = Limits { messages_max: 64, ..Limits::default() };
     let mut house = TestBroker::with(&limits);
     let at = house.connect();
@@ -370,7 +370,7 @@ fn without_room_it_stays_and_goes_on_later() {
 /// A rejected message that waits for capacity does not stop the length limit: surplus messages are dropped
 /// independently.
 #[test]
-fn a_rejected_message_without_room_does_not_stop_the_length_rule() {
+fn a_rejected_message_without_capacity_does_not_stop_the_length_limit() {
     let mut house = TestBroker::with(&Limits { messages_max: 64, ..Limits::default() });
     let (at, publisher) = (house.connect(), house.connect());
     declare(&mut house, at, "dead", false, &[]);
@@ -419,7 +419,7 @@ fn dead_letters_for_an_exchange_that_is_missing_are_dropped() {
 }
 
 #[test]
-fn a_queue_that_is_deleted_takes_with_it_what_waits_to_go_on() {
+fn a_deleted_queue_drops_its_waiting_dead_letters() {
     let mut house = TestBroker::with(&Limits { messages_max: 64, ..Limits::default() });
     let at = house.connect();
     declare(&mut house, at, "dead", false, &[]);
@@ -625,7 +625,7 @@ fn over_power_cuts_a_rejected_message_is_in_one_place() {
 }
 
 #[test]
-fn over_power_cuts_a_message_that_came_back_too_often_is_in_one_place() {
+fn over_power_cuts_a_message_requeued_too_often_is_in_one_place() {
     let arguments = with("dead", |t| {
         t.text("x-queue-type", "quorum")?;
         t.int("x-delivery-limit", 0)
@@ -650,7 +650,7 @@ fn over_power_cuts_a_transaction_takes_its_dead_letters_along() {
 /// A fanout to a full queue and to its dead-letter queue: the dead letter has a place of its own behind the
 /// message. Nothing of either is left once all is acknowledged.
 #[test]
-fn what_one_target_gives_up_has_a_place_of_its_own_in_another() {
+fn a_dead_letter_has_its_own_offset_in_another_target_of_its_message() {
     let disk = SimDisk::new(1, Mutant::None, IDENTITY);
     disk.start(Trouble::Never);
     let mut life = Life::begin(&disk).expect("it opens");
@@ -676,7 +676,7 @@ fn what_one_target_gives_up_has_a_place_of_its_own_in_another() {
 
 /// Messages that are only in the log are read back to be dead-lettered.
 #[test]
-fn what_is_out_of_memory_comes_back_to_go_on() {
+fn evicted_messages_are_loaded_to_be_dead_lettered() {
     let disk = disk();
     let mut life = Life::begin(&disk).expect("it opens");
     let at = life.at;

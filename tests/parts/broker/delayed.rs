@@ -83,7 +83,7 @@ fn asleep(house: &TestBroker) -> u64 {
 }
 
 #[test]
-fn what_sleeps_comes_in_the_order_of_its_time() {
+fn delayed_messages_are_released_in_the_order_of_their_times() {
     let mut house = TestBroker::new(64);
     house.journal.set_time(START_MS);
     let at = house.connect();
@@ -113,7 +113,7 @@ fn what_sleeps_comes_in_the_order_of_its_time() {
 }
 
 #[test]
-fn what_wakes_up_says_so_and_what_is_no_delay_is_none() {
+fn released_messages_have_a_negative_delay_and_invalid_delays_are_ignored() {
     let mut house = TestBroker::new(64);
     house.journal.set_time(START_MS);
     let at = house.connect();
@@ -146,7 +146,7 @@ fn what_wakes_up_says_so_and_what_is_no_delay_is_none() {
 }
 
 #[test]
-fn it_is_routed_by_the_type_it_was_declared_with() {
+fn delayed_messages_are_routed_by_the_declared_exchange_type() {
     let mut house = TestBroker::new(64);
     house.journal.set_time(START_MS);
     let at = house.connect();
@@ -177,7 +177,7 @@ fn it_is_routed_by_the_type_it_was_declared_with() {
 }
 
 #[test]
-fn what_it_cannot_be_is_refused_in_the_plug_ins_words() {
+fn invalid_delayed_exchanges_are_refused_with_the_plug_ins_error_texts() {
     let mut house = TestBroker::new(64);
     let at = house.connect();
     let text = |outcome| match outcome {
@@ -221,7 +221,7 @@ fn what_it_cannot_be_is_refused_in_the_plug_ins_words() {
 }
 
 #[test]
-fn what_sleeps_is_seen_by_nobody_and_goes_with_its_exchange() {
+fn delayed_messages_are_invisible_and_deleted_with_their_exchange() {
     for durable in [false, true] {
         let mut house = TestBroker::new(64);
         house.journal.set_time(START_MS);
@@ -251,7 +251,7 @@ fn what_sleeps_is_seen_by_nobody_and_goes_with_its_exchange() {
 }
 
 #[test]
-fn it_sleeps_wherever_it_comes_from() {
+fn messages_are_delayed_whatever_their_source() {
     let mut house = TestBroker::new(64);
     house.journal.set_time(START_MS);
     let at = house.connect();
@@ -294,7 +294,7 @@ fn it_sleeps_wherever_it_comes_from() {
 }
 
 #[test]
-fn a_message_with_an_expiration_expires_when_it_is_awake() {
+fn a_message_with_an_expiration_expires_only_after_its_release() {
     let mut house = TestBroker::new(64);
     house.journal.set_time(START_MS);
     let at = house.connect();
@@ -316,7 +316,7 @@ fn a_message_with_an_expiration_expires_when_it_is_awake() {
 }
 
 #[test]
-fn without_room_it_sleeps_longer() {
+fn without_capacity_messages_are_delayed_longer() {
     let mut house = TestBroker::with(&Limits { messages_max: 64, ..Limits::default() });
     house.journal.set_time(START_MS);
     let at = house.connect();
@@ -337,7 +337,7 @@ fn without_room_it_sleeps_longer() {
 /// Many more messages than fit into memory, over all possible delays, in one clock step and in many. They are
 /// released in order, and no turn releases all.
 #[test]
-fn thousands_wake_up_in_order_and_a_turn_wakes_a_bounded_number() {
+fn thousands_are_released_in_order_and_a_turn_releases_a_bounded_number() {
     for jumps in [1_u64, 40] {
         for bits in [8, 14, 20, 32] {
             let mut house = TestBroker::with(&Limits { messages_max: 12_000, ..Limits::default() });
@@ -370,7 +370,7 @@ fn thousands_wake_up_in_order_and_a_turn_wakes_a_bounded_number() {
 
 /// Two hundred thousand delayed messages: they use disk space, not memory.
 #[test]
-fn memory_is_the_same_for_any_number_that_sleeps() {
+fn memory_does_not_depend_on_the_number_of_delayed_messages() {
     const COUNT: u64 = 200_000;
     let limits = Limits { messages_max: 4_000, queue_entries_max: 8_192, ..Limits::default() };
     let mut house = TestBroker::with(&limits);
@@ -434,7 +434,7 @@ fn memory_is_the_same_for_any_number_that_sleeps() {
 
 /// Publishes, loses power, delays, and continues. Each message is released once, at its time, in order.
 #[test]
-fn it_is_in_time_over_any_number_of_lives() {
+fn delayed_messages_are_released_in_time_over_any_number_of_restarts() {
     for seed in 0..12 {
         let mut random = Random::new(seed);
         let disk = disk();
@@ -505,7 +505,7 @@ fn send_dated(
 /// Some messages are moved to narrower slots, some are routed, and the power fails at every call in turn.
 /// Each message is in one place.
 #[test]
-fn over_power_cuts_a_message_sleeps_or_is_awake() {
+fn over_power_cuts_a_message_is_either_delayed_or_released() {
     const COUNT: u64 = 24;
     let (mut before, mut behind) = (0, 0);
     for cut in 0.. {
@@ -544,7 +544,7 @@ fn over_power_cuts_a_message_sleeps_or_is_awake() {
 
 /// The power fails while a delayed exchange is deleted: it exists with its delayed messages, or neither does.
 #[test]
-fn over_power_cuts_it_goes_with_what_sleeps() {
+fn over_power_cuts_an_exchange_is_deleted_with_its_delayed_messages() {
     for cut in 0.. {
         let disk = SimDisk::new(cut, Mutant::None, crate::dead_letters::IDENTITY);
         disk.start(Trouble::Never);
@@ -583,7 +583,7 @@ fn over_power_cuts_it_goes_with_what_sleeps() {
 
 /// Nothing of an older store is taken for a slot, and each exchange of the name keeps only its own messages.
 #[test]
-fn an_exchange_of_the_same_name_begins_with_nothing() {
+fn a_new_exchange_of_the_same_name_has_no_delayed_messages() {
     let disk = disk();
     let mut life = Life::begin(&disk).expect("it opens");
     let at = life.at;

@@ -35,7 +35,7 @@ pub(crate) fn pass_to(house: &mut TestBroker, at: At, time_ms: u64) {
 }
 
 #[test]
-fn what_waited_too_long_is_gone_at_its_time() {
+fn messages_expire_at_their_time() {
     let mut house = TestBroker::new(64);
     house.journal.set_time(1_000);
     let at = house.connect();
@@ -76,7 +76,7 @@ fn the_shorter_of_both_times_counts_and_only_the_first_expires() {
 }
 
 #[test]
-fn what_expired_goes_on_and_is_given_to_nobody() {
+fn expired_messages_are_dead_lettered_and_not_delivered() {
     let mut house = TestBroker::new(64);
     house.journal.set_time(1_000);
     let at = house.connect();
@@ -95,7 +95,7 @@ fn what_expired_goes_on_and_is_given_to_nobody() {
 }
 
 #[test]
-fn a_time_of_nothing_is_for_those_who_wait() {
+fn messages_with_ttl_0_are_delivered_only_to_waiting_consumers() {
     let mut house = TestBroker::new(64);
     house.journal.set_time(1_000);
     let at = house.connect();
@@ -117,7 +117,7 @@ fn a_time_of_nothing_is_for_those_who_wait() {
 
 /// A hundred thousand messages whose time comes at once: no turn does all of it.
 #[test]
-fn a_turn_gives_up_a_bounded_number() {
+fn a_turn_expires_a_bounded_number_of_messages() {
     let mut house = TestBroker::with(&Limits { messages_max: 20_000, ..Limits::default() });
     house.journal.set_time(1_000);
     let at = house.connect();
@@ -133,7 +133,7 @@ fn a_turn_gives_up_a_bounded_number() {
 }
 
 #[test]
-fn what_comes_back_has_the_time_it_had() {
+fn requeued_messages_keep_their_expiry_time() {
     let mut house = TestBroker::new(64);
     house.journal.set_time(1_000);
     let at = house.connect();
@@ -149,7 +149,7 @@ fn what_comes_back_has_the_time_it_had() {
 }
 
 #[test]
-fn a_queue_that_nobody_uses_goes() {
+fn an_unused_queue_is_deleted() {
     let mut house = TestBroker::new(64);
     house.journal.set_time(1_000);
     let at = house.connect();
@@ -178,7 +178,7 @@ fn a_queue_that_nobody_uses_goes() {
 
 /// A message with TTL 0 expires before the next command if no consumer waits.
 #[test]
-fn a_time_of_nothing_is_over_before_the_next_command() {
+fn a_message_with_ttl_0_expires_before_the_next_command() {
     let mut house = TestBroker::new(64);
     house.journal.set_time(1_000);
     let at = house.connect();
@@ -196,7 +196,7 @@ fn a_time_of_nothing_is_over_before_the_next_command() {
 
 /// Several messages in one turn, for a consumer with a prefetch limit.
 #[test]
-fn what_is_due_at_once_goes_to_a_consumer_as_far_as_its_credit_does() {
+fn messages_with_ttl_0_go_to_a_consumer_as_far_as_its_credit_allows() {
     let mut house = TestBroker::new(64);
     let at = house.connect();
     house.done(at, Command::Qos { prefetch_count: 3, global: false });
@@ -209,7 +209,7 @@ fn what_is_due_at_once_goes_to_a_consumer_as_far_as_its_credit_does() {
 }
 
 #[test]
-fn without_room_for_its_letter_it_stays_is_given_to_nobody_and_goes_on_later() {
+fn without_capacity_for_its_dead_letter_an_expired_message_stays_undelivered_and_proceeds_later() {
     let mut house = TestBroker::with(&Limits { messages_max: 64, ..Limits::default() });
     house.journal.set_time(1_000);
     let at = house.connect();
@@ -233,7 +233,7 @@ fn without_room_for_its_letter_it_stays_is_given_to_nobody_and_goes_on_later() {
 
 /// While messages are being requeued, it is unknown which of them is the first.
 #[test]
-fn what_stands_first_while_others_come_back_need_not_be_the_first() {
+fn the_first_message_while_others_are_requeued_need_not_be_the_first_to_expire() {
     let mut house = TestBroker::new(2_000);
     house.journal.set_time(1_000);
     let at = house.connect();
@@ -292,7 +292,7 @@ fn a_queue_that_cannot_be_deleted_stays() {
 
 /// The length limit drops the first message, which has no TTL, and the new first message has one.
 #[test]
-fn what_the_length_rules_leave_is_looked_at_in_time() {
+fn messages_left_by_the_length_limit_expire_in_time() {
     let mut house = TestBroker::new(64);
     house.journal.set_time(1_000);
     let at = house.connect();
@@ -307,7 +307,7 @@ fn what_the_length_rules_leave_is_looked_at_in_time() {
 
 /// Combines a length limit and a TTL with dead letters, which may take a turn.
 #[test]
-fn lengths_and_times_end_in_the_same_place() {
+fn length_limits_and_ttls_use_the_same_dead_letter_queue() {
     let mut house = TestBroker::new(64);
     house.journal.set_time(1_000);
     let at = house.connect();
@@ -337,7 +337,7 @@ fn lengths_and_times_end_in_the_same_place() {
 /// A message is in two queues. When one drops it at once, its dead letter goes behind it in the other queue,
 /// whichever queue is processed first.
 #[test]
-fn a_message_in_two_queues_is_looked_at_in_both() {
+fn a_message_in_two_queues_is_checked_in_both() {
     for (gives, has) in [("a", "b"), ("b", "a")] {
         let mut house = TestBroker::new(64);
         house.journal.set_time(1_000);
@@ -362,7 +362,7 @@ fn a_message_in_two_queues_is_looked_at_in_both() {
 
 /// The remaining TTL counts broker time over all its lives. Waiting uses no memory.
 #[test]
-fn a_restart_takes_no_time_from_a_message_and_adds_none() {
+fn a_restart_neither_shortens_nor_extends_a_ttl() {
     let disk = disk();
     let mut life = Life::begin(&disk).expect("it opens");
     let at = life.at;
@@ -394,7 +394,7 @@ fn a_restart_takes_no_time_from_a_message_and_adds_none() {
 
 /// The message behind an examined one is examined when that is gone.
 #[test]
-fn what_stands_in_the_log_expires_one_after_the_other() {
+fn messages_in_the_log_expire_one_after_the_other() {
     let disk = disk();
     let mut life = Life::begin(&disk).expect("it opens");
     let at = life.at;
@@ -417,7 +417,7 @@ fn what_stands_in_the_log_expires_one_after_the_other() {
 
 /// A message evicted from memory also expires in time.
 #[test]
-fn what_left_memory_expires() {
+fn evicted_messages_expire() {
     let limits = Limits { messages_max: 160, connections_max: 16, ..Limits::default() };
     let disk = disk();
     let mut life = Life::begin_with(&disk, &limits).expect("it opens");
@@ -532,7 +532,7 @@ fn a_start_is_a_use_of_a_queue() {
 
 /// A message may have an expiration in a queue without arguments. It must not fill the log forever.
 #[test]
-fn what_the_log_has_expires_in_a_queue_without_arguments() {
+fn messages_in_the_log_expire_in_a_queue_without_arguments() {
     let disk = disk();
     let mut life = Life::begin(&disk).expect("it opens");
     let at = life.at;

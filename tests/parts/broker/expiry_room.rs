@@ -31,7 +31,7 @@ fn bodies_filled(house: &mut TestBroker) -> Vec<MessageId> {
 /// A dead letter without capacity waits alone: expired messages are gone, and new ones go to waiting
 /// consumers.
 #[test]
-fn a_rejected_message_without_room_does_not_keep_a_queue_that_expired() {
+fn a_rejected_message_without_capacity_does_not_stop_expiry() {
     let mut house = TestBroker::with(&Limits {
         messages_max: 4_000,
         body_bytes_max: 1 << 20,
@@ -64,7 +64,7 @@ fn a_rejected_message_without_room_does_not_keep_a_queue_that_expired() {
 
 /// The capacity that a dead letter waits for may be what the client itself has not acknowledged.
 #[test]
-fn a_get_does_not_wait_for_room_that_is_its_own_to_make() {
+fn a_get_does_not_wait_for_capacity_that_its_client_has_to_free() {
     let mut house = TestBroker::with(&Limits { messages_max: 64, ..Limits::default() });
     house.journal.set_time(1_000);
     let at = house.connect();
@@ -88,7 +88,7 @@ fn a_get_does_not_wait_for_room_that_is_its_own_to_make() {
 
 /// More messages have expired than a get examines in one step.
 #[test]
-fn a_get_finds_what_stands_behind_all_that_expired() {
+fn a_get_finds_the_message_behind_all_expired_ones() {
     let mut house = TestBroker::new(64);
     house.journal.set_time(1_000);
     let at = house.connect();
@@ -106,7 +106,7 @@ fn a_get_finds_what_stands_behind_all_that_expired() {
 
 /// Copying a message for its dead letter is work: a turn expires fewer large messages.
 #[test]
-fn a_turn_gives_up_few_large_ones() {
+fn a_turn_expires_few_large_messages() {
     const LETTERS: u32 = 60;
     let limits = Limits { body_bytes_max: 64 << 20, ..Limits::default() };
     for consumes in [false, true] {
@@ -132,7 +132,7 @@ fn a_turn_gives_up_few_large_ones() {
 
 /// Expiring messages between those for a consumer is work of its turn, too.
 #[test]
-fn what_expires_before_others_counts_for_the_turn() {
+fn messages_that_expire_between_others_count_as_work_of_the_turn() {
     const EACH: u32 = 60;
     let mut house = TestBroker::with(&Limits { messages_max: 20_000, ..Limits::default() });
     house.journal.set_time(1_000);
@@ -156,7 +156,7 @@ fn what_expires_before_others_counts_for_the_turn() {
 
 /// Reading large properties to find the expiration of a message is counted as work.
 #[test]
-fn looking_into_large_properties_is_work() {
+fn reading_large_properties_is_work() {
     let mut house = TestBroker::new(64);
     house.journal.set_time(1_000);
     let at = house.connect();
@@ -184,7 +184,7 @@ fn table_of(text: &str) -> Vec<u8> {
 
 /// The second of several waiting consumers counts, too.
 #[test]
-fn what_is_due_at_once_goes_to_the_next_consumer_as_well() {
+fn messages_with_ttl_0_go_to_the_next_consumer_as_well() {
     let mut house = TestBroker::new(64);
     let at = house.connect();
     let other = house.connect();
@@ -202,7 +202,7 @@ fn what_is_due_at_once_goes_to_the_next_consumer_as_well() {
 
 /// The message behind one that never expires waits for its own TTL.
 #[test]
-fn what_stands_behind_others_needs_the_time_too() {
+fn messages_behind_others_wait_for_their_ttl_too() {
     let disk = disk();
     let mut life = Life::begin(&disk).expect("it opens");
     let at = life.at;
@@ -215,7 +215,7 @@ fn what_stands_behind_others_needs_the_time_too() {
 
 /// Deleting a queue writes an entry, and waits while too much is to be written.
 #[test]
-fn a_queue_that_nobody_uses_waits_for_what_is_to_be_written() {
+fn the_deletion_of_an_unused_queue_waits_for_pending_writes() {
     let disk = disk();
     let mut life = Life::begin(&disk).expect("it opens");
     let at = life.at;
@@ -236,7 +236,7 @@ fn a_queue_that_nobody_uses_waits_for_what_is_to_be_written() {
 /// A publisher blocked by the log share of its virtual host resumes when messages expire or a queue is
 /// deleted.
 #[test]
-fn what_expires_makes_room_in_the_share_of_the_log() {
+fn expired_messages_free_the_log_share_of_their_virtual_host() {
     for argument in ["x-message-ttl", "x-expires"] {
         let mut house = TestBroker::new(64);
         house.journal.start(1, true, 1 << 20);
@@ -264,7 +264,7 @@ fn what_expires_makes_room_in_the_share_of_the_log() {
 ///
 /// Where this ends too early, it proceeds when dead letters are consumed: no message waits forever.
 #[test]
-fn a_full_log_that_expires_goes_on() {
+fn a_full_log_of_expiring_messages_proceeds() {
     for (body_len, needs_taker) in [(4_000, false), (400, true)] {
         let disk = disk();
         let mut life = Life::begin(&disk).expect("it opens");

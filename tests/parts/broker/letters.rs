@@ -7,7 +7,7 @@ use crate::dead_letters::{Life, PERSISTENT, declare, disk, empty, got, publish, 
 use crate::support::TestBroker;
 
 #[test]
-fn a_letter_that_is_refused_goes_on_a_few_times() {
+fn a_rejected_dead_letter_is_dead_lettered_a_few_times() {
     let mut house = TestBroker::new(64);
     let at = house.connect();
     let full = |t: &mut TableWriter<'_, '_>| {
@@ -38,7 +38,7 @@ fn a_letter_that_is_refused_goes_on_a_few_times() {
 
 /// A publisher forged thousands of deaths: each is examined once, whatever the number of target queues.
 #[test]
-fn made_up_deaths_cost_their_number_and_not_that_of_the_queues() {
+fn the_cost_of_forged_deaths_does_not_depend_on_the_number_of_queues() {
     let mut house = TestBroker::new(64);
     let at = house.connect();
     let deaths = |t: &mut TableWriter<'_, '_>| {
@@ -84,7 +84,7 @@ fn made_up_deaths_cost_their_number_and_not_that_of_the_queues() {
 /// Before, a power cut brought its message back, which died again, and a consumer received the dead letter twice
 /// without a mark.
 #[test]
-fn a_letter_waits_for_its_move_and_for_nothing_else() {
+fn a_dead_letter_waits_only_for_its_move() {
     let disk = disk();
     let mut life = Life::begin(&disk).expect("it opens");
     let at = life.at;

@@ -74,7 +74,7 @@ fn restored(runs: &[Range]) -> (TestBroker, QueueId) {
 /// A power cut may lose a message and keep its return count, which is stored separately. The offset is then
 /// used by another message, which has not been returned.
 #[test]
-fn what_was_written_of_a_lost_message_counts_against_no_other() {
+fn the_return_count_of_a_lost_message_does_not_apply_to_another() {
     let limits = Limits { unacknowledged_max: 64, connections_max: 16, ..Limits::default() };
     let mut house = TestBroker::with(&limits);
     house.journal.start(2, true, 1 << 20);
@@ -149,7 +149,7 @@ proptest! {
     /// Each message is requested, loaded, delivered and settled under its own offset, however far apart they
     /// are.
     #[test]
-    fn a_queue_reads_back_what_is_far_behind(runs in runs(), comes_back in any::<bool>()) {
+    fn a_queue_loads_messages_with_distant_offsets(runs in runs(), comes_back in any::<bool>()) {
         let expected = offsets(&runs);
         let (mut house, _) = restored(&runs);
         let at = house.connect();
@@ -175,7 +175,7 @@ proptest! {
 
     /// A store keeps exactly what is appended and not settled, also after a start.
     #[test]
-    fn a_log_keeps_what_is_far_behind(runs in runs(), kept in any::<u32>()) {
+    fn a_log_keeps_messages_with_distant_offsets(runs in runs(), kept in any::<u32>()) {
         let all = offsets(&runs);
         let is_kept = |at: usize| kept >> (at % 32) & 1 == 0;
         let expected: Vec<u64> = (0..all.len()).filter(|at| is_kept(*at)).map(|at| all[at]).collect();
@@ -207,7 +207,7 @@ proptest! {
 /// A requeued message that waits for a free delivery is distinguished from a new one, however far apart their
 /// offsets are.
 #[test]
-fn what_came_back_stays_itself_while_the_queue_goes_on() {
+fn a_requeued_message_keeps_its_identity_while_the_queue_continues() {
     for width in WIDTHS {
         let far = 1_u64 << width;
         let runs = [Range { start: 0, end: 40 }, Range { start: far + 40, end: far + 41 }];

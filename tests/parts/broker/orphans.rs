@@ -31,7 +31,7 @@ fn put(house: &mut TestBroker) {
 }
 
 #[test]
-fn what_it_adopts_counts_as_its_own() {
+fn adopted_messages_count_as_messages_of_the_queue() {
     let (mut house, at) = adopting();
     let delete = Command::QueueDelete { queue: "lost", if_unused: false, if_empty: true };
     assert!(matches!(house.ask(at, delete), Outcome::Fault(_)), "it is not empty");
@@ -41,7 +41,7 @@ fn what_it_adopts_counts_as_its_own() {
 }
 
 #[test]
-fn a_purge_takes_what_it_adopts() {
+fn a_purge_removes_adopted_messages() {
     let (mut house, at) = adopting();
     assert_eq!(house.ask(at, Command::QueuePurge { queue: "lost" }), Outcome::MessageCount(3));
     assert_eq!(house.ready(at, "lost"), 0);
@@ -52,7 +52,7 @@ fn a_purge_takes_what_it_adopts() {
 }
 
 #[test]
-fn deleted_at_once_it_leaves_nothing() {
+fn a_queue_deleted_while_adopting_leaves_nothing() {
     let (mut house, at) = adopting();
     let before = house.broker.gauges();
     let delete = Command::QueueDelete { queue: "lost", if_unused: false, if_empty: false };

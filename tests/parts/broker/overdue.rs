@@ -44,7 +44,7 @@ fn consumer(house: &mut TestBroker, queue: &str, count: u32, seconds: u64) -> At
 }
 
 #[test]
-fn a_delivery_that_nobody_settles_ends_its_channel_in_rabbitmqs_words() {
+fn an_unsettled_delivery_closes_its_channel_with_rabbitmqs_error_text() {
     let mut house = house();
     assert_eq!(house.broker.overdue_deadline(), Deadline::NEVER);
     let stuck = consumer(&mut house, "q", 3, 100);
@@ -70,7 +70,7 @@ fn a_delivery_that_nobody_settles_ends_its_channel_in_rabbitmqs_words() {
 /// A channel that could not be closed because its client does not read is reported again, but not in every
 /// turn.
 #[test]
-fn who_is_not_closed_is_named_again_a_minute_later() {
+fn a_channel_that_could_not_be_closed_is_reported_again_a_minute_later() {
     let mut house = house();
     consumer(&mut house, "q", 1, 0);
     assert_eq!(overdue(&mut house, 5_000).len(), 1);
@@ -80,7 +80,7 @@ fn who_is_not_closed_is_named_again_a_minute_later() {
 }
 
 #[test]
-fn who_settles_in_time_causes_a_look_in_half_an_hour_and_no_more() {
+fn consumers_that_settle_in_time_cause_only_one_check_per_half_hour() {
     let mut house = house();
     let at = consumer(&mut house, "q", 1, 0);
     let mut looks = 0;
@@ -101,7 +101,7 @@ fn who_settles_in_time_causes_a_look_in_half_an_hour_and_no_more() {
 }
 
 #[test]
-fn gets_count_and_what_needs_no_acknowledgement_does_not() {
+fn the_timeout_applies_to_gets_but_not_without_acknowledgement() {
     let mut house = house();
     let at = house.connect();
     house.declare(at, "q", false);
@@ -115,7 +115,7 @@ fn gets_count_and_what_needs_no_acknowledgement_does_not() {
 }
 
 #[test]
-fn a_transaction_that_does_not_go_on_ends_its_channel() {
+fn a_transaction_without_progress_closes_its_channel() {
     let mut house = house();
     let at = house.connect();
     house.declare(at, "q", false);
@@ -137,7 +137,7 @@ fn a_transaction_that_does_not_go_on_ends_its_channel() {
 /// Thousands of channels, of which the last is overdue: it is found in several turns, each of which checks a
 /// part.
 #[test]
-fn a_look_at_all_channels_is_done_in_parts() {
+fn a_check_of_all_channels_is_done_in_parts() {
     let mut house = house();
     let many = house.connect();
     for number in 2..1_500 {
@@ -212,7 +212,7 @@ fn a_queue_has_a_timeout_of_its_own_shorter_or_longer() {
 
 /// A queue without a timeout, under a configuration without one, and a policy that is set and cleared.
 #[test]
-fn a_policy_gives_a_timeout_to_what_is_held_already() {
+fn a_policy_sets_a_timeout_for_existing_deliveries() {
     let limits = Limits { consumer_timeout_ms: 0, connections_max: 16, ..Limits::default() };
     let mut house = TestBroker::with(&limits);
     let held = consumer(&mut house, "q", 1, 0);

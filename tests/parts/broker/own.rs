@@ -12,7 +12,7 @@ const DELIVERY_LIMIT: &[u8] = b"\x0cx-queue-typeS\0\0\0\x06quorum\x10x-delivery-
 
 /// Lost uplinks must not count against the messages that wait for them.
 #[test]
-fn a_link_that_breaks_again_and_again_counts_against_no_message() {
+fn repeated_link_failures_count_against_no_message() {
     let mut house = TestBroker::new(64);
     let at = house.connect();
     let (passive, durable, exclusive, auto_delete) = (false, true, false, false);
@@ -42,7 +42,7 @@ fn secret_headers(filler_len: u32) -> Vec<u8> {
 
 /// The keys in `BCC` stay secret, even if the headers have no space for the parking cause.
 #[test]
-fn what_is_parked_keeps_its_secret() {
+fn a_parked_message_keeps_its_bcc_keys_secret() {
     let frame_max = Limits::default().frame_max;
     for (filler_len, has_cause) in [(1, true), (frame_max - 100, false)] {
         let mut house = TestBroker::with(&Limits { connections_max: 16, ..Limits::default() });

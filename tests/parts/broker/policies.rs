@@ -50,7 +50,7 @@ fn fill(house: &mut TestBroker, at: At, queue: &str, count: usize) {
 
 /// A smaller length limit trims the queue, a part in each turn. Clearing the policy ends that.
 #[test]
-fn a_change_acts_on_what_is_there_in_steps() {
+fn a_policy_change_affects_existing_messages_in_steps() {
     let mut house = TestBroker::with(&Limits { connections_max: 16, ..Limits::default() });
     let at = house.connect();
     declare(&mut house, at, "q", false, &[]);
@@ -95,7 +95,7 @@ fn publishing_into_a_queue_that_became_too_long_is_bounded_too() {
 }
 
 #[test]
-fn a_time_for_messages_acts_on_those_that_wait_and_ends_with_its_policy() {
+fn a_ttl_policy_affects_waiting_messages_and_ends_with_the_policy() {
     let mut house = TestBroker::new(64);
     house.journal.set_time(1_000);
     let at = house.connect();
@@ -118,7 +118,7 @@ fn a_time_for_messages_acts_on_those_that_wait_and_ends_with_its_policy() {
 }
 
 #[test]
-fn a_queue_of_no_use_goes_when_its_policy_says_so() {
+fn an_unused_queue_is_deleted_when_its_policy_says_so() {
     let mut house = TestBroker::new(64);
     house.journal.set_time(1_000);
     let at = house.connect();
@@ -169,7 +169,7 @@ fn a_policy_applies_as_a_whole_or_not_at_all() {
 }
 
 #[test]
-fn what_a_policy_applies_to_is_asked_when_something_is_declared() {
+fn a_declared_queue_gets_the_policy_with_the_highest_priority_that_applies() {
     let mut house = TestBroker::new(64);
     let at = house.connect();
     let definition = table(|t| t.int("max-length", 1));
@@ -197,7 +197,7 @@ fn what_a_policy_applies_to_is_asked_when_something_is_declared() {
 /// A change reaches a thousand queues in steps of a few hundred per turn, or fewer if the matching takes more
 /// work.
 #[test]
-fn many_queues_hear_of_a_change_in_steps() {
+fn a_policy_change_reaches_many_queues_in_steps() {
     let mut house = TestBroker::with(&Limits { connections_max: 16, ..Limits::default() });
     let at = house.connect();
     for number in 0..1_000 {
@@ -225,7 +225,7 @@ fn many_queues_hear_of_a_change_in_steps() {
 }
 
 #[test]
-fn there_are_so_many_and_no_more() {
+fn policies_are_limited_by_policies_max() {
     let limits = Limits { connections_max: 16, policies_max: 2, ..Limits::default() };
     let mut house = TestBroker::with(&limits);
     let definition = table(|t| t.int("max-length", 1));
@@ -254,7 +254,7 @@ fn there_are_so_many_and_no_more() {
 
 /// Policies are restored with their virtual host and deleted with it. No message is processed before.
 #[test]
-fn a_start_finds_them() {
+fn a_start_restores_policies() {
     let disk = disk();
     let mut life = Life::begin(&disk).expect("it opens");
     let at = life.at;

@@ -35,7 +35,7 @@ fn settle_below(house: &mut TestBroker, at: At, tag: u64) {
 
 /// A worker on three queues that takes one task at a time serves all of them.
 #[test]
-fn one_credit_goes_round_the_queues_of_its_channel() {
+fn one_credit_is_shared_by_all_queues_of_its_channel() {
     let (mut house, at) = house_with(1);
     for tag in 1..=60 {
         settle_below(&mut house, at, tag);
@@ -46,7 +46,7 @@ fn one_credit_goes_round_the_queues_of_its_channel() {
 
 /// Credit that becomes free at once goes to all consumers, not only to the first one.
 #[test]
-fn ten_credits_go_round_as_well() {
+fn ten_credits_are_shared_as_well() {
     let (mut house, at) = house_with(10);
     for turn in 0..6 {
         settle_below(&mut house, at, turn * 10 + 1);
@@ -57,7 +57,7 @@ fn ten_credits_go_round_as_well() {
 
 /// An empty queue does not delay the others, and has its turn when it gets a message.
 #[test]
-fn whoever_has_waited_longest_is_next() {
+fn the_consumer_that_has_waited_longest_is_next() {
     let (mut house, at) = house_with(1);
     // One message of b is delivered before the others.
     house.done(at, Command::QueuePurge { queue: "b" });
@@ -74,7 +74,7 @@ fn whoever_has_waited_longest_is_next() {
 
 /// As in RabbitMQ, a consumer without acknowledgements uses no credit, and gets nothing while no credit is left.
 #[test]
-fn one_without_acknowledgements_waits_for_the_credit_of_its_channel() {
+fn a_consumer_without_acknowledgements_waits_for_the_credit_of_its_channel() {
     let mut house = TestBroker::new(100);
     let at = house.connect();
     house.done(at, Command::Qos { prefetch_count: 2, global: true });

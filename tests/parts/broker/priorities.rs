@@ -126,14 +126,14 @@ fn run(seed: u64, length_max: Option<u8>) {
 }
 
 #[test]
-fn the_highest_priority_goes_first_and_what_comes_back_goes_to_its_old_place() {
+fn the_highest_priority_goes_first_and_requeued_messages_return_to_their_positions() {
     for seed in 0..200 {
         run(seed, None);
     }
 }
 
 #[test]
-fn what_is_too_much_goes_from_the_highest_priority_on() {
+fn the_length_limit_drops_messages_of_the_highest_priority_first() {
     for seed in 0..200 {
         run(seed, Some((seed % 12) as u8));
     }
@@ -141,7 +141,7 @@ fn what_is_too_much_goes_from_the_highest_priority_on() {
 
 /// A message is neither rejected nor lost because its priority level has no capacity.
 #[test]
-fn without_room_for_a_level_messages_wait_in_the_next_lower_one() {
+fn without_capacity_for_a_level_messages_wait_in_the_next_lower_one() {
     let limits = Limits { queues_max: 4, unacknowledged_max: 64, connections_max: 16, ..Limits::default() };
     let mut house = TestBroker::with(&limits);
     let at = house.connect();
@@ -256,7 +256,7 @@ fn a_virtual_host_whose_deletion_was_cut_short_takes_all_levels_with_it() {
 }
 
 #[test]
-fn a_queue_that_a_start_has_no_room_for_keeps_its_levels_until_it_is_deleted() {
+fn a_queue_left_out_by_a_start_keeps_its_levels_until_it_is_deleted() {
     let disk = disk();
     drop(stored(&disk));
     for is_deleted in [false, true] {

@@ -45,7 +45,7 @@ fn end(mut house: TestBroker, all: &[At]) {
 }
 
 #[test]
-fn a_stuck_consumer_and_its_flood_leave_room_for_a_pair_on_another_queue() {
+fn a_stuck_consumer_and_its_publisher_leave_memory_for_another_queue() {
     let mut house = small();
     let (stuck, publisher, pair) = (house.connect(), house.connect(), house.connect());
     house.declare(stuck, "stuck", false);
@@ -86,7 +86,7 @@ fn a_stuck_consumer_and_its_flood_leave_room_for_a_pair_on_another_queue() {
 }
 
 #[test]
-fn who_waits_for_a_full_queue_tries_again_when_it_is_well_below_its_share() {
+fn a_publisher_blocked_by_a_full_queue_resumes_well_below_its_share() {
     let mut house = small();
     let (publisher, taker) = (house.connect(), house.connect());
     house.declare(publisher, "q", false);
@@ -118,7 +118,7 @@ fn who_waits_for_a_full_queue_tries_again_when_it_is_well_below_its_share() {
 }
 
 #[test]
-fn several_stuck_consumers_share_what_one_could_have() {
+fn several_stuck_consumers_share_the_memory_of_one() {
     let mut house = small();
     let publisher = house.connect();
     let stuck: Vec<At> = (0..2).map(|_| house.connect()).collect();
@@ -144,7 +144,7 @@ fn several_stuck_consumers_share_what_one_could_have() {
 
 /// The first delivery of a connection is always possible, whatever others hold and however large it is.
 #[test]
-fn a_large_message_goes_to_a_connection_that_holds_none() {
+fn a_large_message_goes_to_a_connection_without_deliveries() {
     let mut house = small();
     let (stuck, publisher, other) = (house.connect(), house.connect(), house.connect());
     house.declare(stuck, "large", false);
@@ -187,7 +187,7 @@ fn gets_count_in_the_same_share_and_are_refused_beyond_it() {
 }
 
 #[test]
-fn forgotten_transactions_hold_half_of_the_memory_at_most_and_not_the_reserve() {
+fn abandoned_transactions_hold_at_most_half_of_the_memory_and_no_reserve() {
     let mut house = small();
     let (publisher, served) = (house.connect(), house.connect());
     house.declare(publisher, "q", false);
@@ -219,7 +219,7 @@ fn forgotten_transactions_hold_half_of_the_memory_at_most_and_not_the_reserve() 
 }
 
 #[test]
-fn a_transaction_that_goes_on_when_everything_is_full_gets_half_of_the_reserve() {
+fn a_transaction_that_continues_when_everything_is_full_gets_half_of_the_reserve() {
     let mut house = small();
     let (at, publisher) = (house.connect(), house.connect());
     house.declare(publisher, "q", false);
@@ -238,7 +238,7 @@ fn a_transaction_that_goes_on_when_everything_is_full_gets_half_of_the_reserve()
 }
 
 #[test]
-fn transactions_give_back_what_they_held_however_they_end() {
+fn transactions_free_their_memory_however_they_end() {
     let mut house = small();
     let first = house.connect();
     house.declare(first, "q", false);
@@ -262,7 +262,7 @@ fn transactions_give_back_what_they_held_however_they_end() {
 /// The routing result of a message in a transaction needs memory as well, and is freed however the
 /// transaction ends. Whether its queues still exist is checked at the commit.
 #[test]
-fn a_transaction_keeps_where_its_messages_go_and_gives_that_back() {
+fn a_transaction_keeps_the_routes_of_its_messages_and_frees_them() {
     let mut house = small();
     let first = house.connect();
     let bind = |house: &mut TestBroker, queue| {
@@ -297,7 +297,7 @@ fn a_transaction_keeps_where_its_messages_go_and_gives_that_back() {
 
 /// A routing result is written at once, and does not wait for slow publishers.
 #[test]
-fn slow_senders_stop_no_transaction_of_others() {
+fn slow_publishers_stop_no_transaction_of_others() {
     let mut house = small();
     let at = house.connect();
     let queue =

@@ -48,7 +48,7 @@ fn served(house: &mut TestBroker, one: At, two: At) -> (u32, u32) {
 }
 
 #[test]
-fn others_wait_while_the_active_one_is_full_and_the_highest_of_them_is_next() {
+fn others_wait_while_the_active_consumer_is_full_and_the_highest_priority_is_next() {
     let mut house = house();
     let (one, two) = (house.connect(), house.connect());
     declare(&mut house, one, "q", false);
@@ -78,7 +78,7 @@ fn others_wait_while_the_active_one_is_full_and_the_highest_of_them_is_next() {
 }
 
 #[test]
-fn a_connection_that_goes_hands_over_with_everything_it_had() {
+fn a_closed_connection_hands_over_with_all_its_messages() {
     let mut house = house();
     let (one, two) = (house.connect(), house.connect());
     let other = house.open(one, 2);
@@ -94,7 +94,7 @@ fn a_connection_that_goes_hands_over_with_everything_it_had() {
 }
 
 #[test]
-fn nobody_has_it_for_himself_and_a_queue_goes_with_its_last_consumer() {
+fn a_single_active_queue_allows_no_exclusive_consumer_and_is_deleted_with_its_last_one() {
     let mut house = house();
     let at = house.connect();
     declare(&mut house, at, "q", true);

@@ -38,7 +38,7 @@ pub(crate) fn store(house: &mut TestBroker) {
 }
 
 #[test]
-fn no_more_leaves_than_makes_memory_enough_again() {
+fn no_more_messages_are_evicted_than_necessary() {
     let limits = Limits { body_bytes_max: 4 << 20, messages_max: 16_000, ..Limits::default() };
     let mut house = TestBroker::with(&limits);
     house.journal.start(1, true, 1 << 20);
@@ -133,7 +133,7 @@ fn crowd(limits: &Limits, is_after_start: bool) -> (TestBroker, At) {
 }
 
 #[test]
-fn on_every_board_a_crowd_of_transient_messages_leaves_room_for_the_largest_that_stands_before_them() {
+fn on_every_board_transient_messages_leave_memory_for_the_largest_message_before_them() {
     for board in BOARDS {
         let mut flags = Layer::default();
         flags.board = Some(board.name.to_string());
@@ -151,7 +151,7 @@ fn on_every_board_a_crowd_of_transient_messages_leaves_room_for_the_largest_that
 }
 
 #[test]
-fn what_is_kept_to_read_back_is_for_publishers_again_when_nothing_is() {
+fn memory_reserved_for_loading_is_for_publishers_again_when_nothing_has_to_be_loaded() {
     let limits = Limits { body_bytes_max: 4 << 20, message_size_max: 1 << 20, ..Limits::default() };
     let (mut house, at) = crowd(&limits, false);
     let before = house.messages.body_bytes_used();

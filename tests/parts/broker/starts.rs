@@ -14,7 +14,7 @@ const NOW: Now = Now::from_ms(1);
 /// A start checks the users and then passes them to the broker. A second read that fails must not lock out a
 /// user that the first read found.
 #[test]
-fn a_user_who_was_read_is_there_though_the_disk_refuses_to_be_read_again() {
+fn a_user_that_was_read_exists_although_a_second_read_fails() {
     let mut disk = SimDisk::new(1, Mutant::None, IDENTITY);
     let mut life = Life::begin(&disk).expect("it is a new store");
     life.house

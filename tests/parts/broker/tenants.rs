@@ -442,7 +442,7 @@ fn live(seed: u64) {
 }
 
 #[test]
-fn nobody_is_forgotten_and_nothing_is_left() {
+fn no_client_is_forgotten_and_nothing_is_left() {
     let only = std::env::var("LEVERET_SEED").ok().and_then(|seeds| {
         let (from, to) = seeds.split_once("..").unwrap_or((&seeds, &seeds));
         Some((from.parse::<u64>().ok()?, to.parse::<u64>().ok()?))

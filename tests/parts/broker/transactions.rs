@@ -80,7 +80,7 @@ fn committed(arguments: &[u8], prefetch_count: u16) -> (Life, At, At) {
 /// RabbitMQ delivers a message at once when its queue has a ready consumer. So the length limit of the queue
 /// counts only messages that consumers cannot take.
 #[test]
-fn a_length_limit_counts_what_consumers_cannot_have_after_the_sync() {
+fn a_length_limit_counts_only_what_consumers_cannot_take_after_the_sync() {
     for (overflow, levels) in
         [("drop-head", 0), ("drop-head", 3), ("reject-publish", 0), ("reject-publish", 3)]
     {
@@ -119,7 +119,7 @@ fn a_length_limit_acts_when_the_waiting_consumer_leaves_before_the_sync() {
 
 /// Transient messages, and messages of transient queues, need no sync.
 #[test]
-fn what_a_transaction_published_without_the_log_is_delivered_at_once() {
+fn transactions_that_need_no_log_are_delivered_at_once() {
     let disk = disk();
     let mut life = Life::begin(&disk).expect("it opens");
     let (publisher, taker) = (life.at, life.house.connect());

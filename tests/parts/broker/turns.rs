@@ -196,7 +196,7 @@ fn commands_mean_the_same_in_one_turn_and_in_many() {
 }
 
 #[test]
-fn a_consumer_whose_queue_is_gone_and_who_was_not_told_is_passed_over() {
+fn a_consumer_of_a_deleted_queue_that_was_not_told_yet_is_skipped() {
     let mut side = Side::new();
     side.step(&Step::Consume(1, "plain", "one", 10, false));
     side.step(&Step::Consume(2, "second", "two", 10, false));
@@ -213,7 +213,7 @@ fn a_consumer_whose_queue_is_gone_and_who_was_not_told_is_passed_over() {
 /// A queue with length limit 2 that drops its oldest messages still delivers as many as its consumer takes,
 /// however many arrive in one read.
 #[test]
-fn a_burst_into_a_short_queue_is_the_consumers_as_far_as_he_is_ready() {
+fn a_burst_into_a_short_queue_is_delivered_as_far_as_the_consumer_is_ready() {
     for (prefetch, taken) in [(0, 300), (10, 10), (100, 100)] {
         let mut side = Side::new();
         let short = table(|t| t.int("x-max-length", 2));

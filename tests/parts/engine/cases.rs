@@ -174,7 +174,7 @@ fn confirm_select(client: &mut Client) {
 ///
 /// Only this publisher is refused.
 #[test]
-fn a_publisher_that_waited_and_then_wants_too_much_is_told_so() {
+fn a_publisher_that_waited_and_then_needs_too_much_is_refused() {
     let broker = Broker::start("messages_max = 64\n");
     let (mut reader, mut greedy) = (broker.client(1), broker.client(20));
     reader.declare("q", false);
@@ -209,7 +209,7 @@ fn a_publisher_that_waited_and_then_wants_too_much_is_told_so() {
 /// Two large messages exceed the assembly share together. When the first is complete, the second one
 /// proceeds, although no message has left.
 #[test]
-fn a_content_that_waits_for_another_to_be_complete_goes_on_when_it_is() {
+fn a_content_that_waits_for_another_to_be_complete_continues_when_it_is() {
     let broker = Broker::start("");
     let (mut first, mut second) = (broker.client(1), broker.client(1));
     first.declare("q", false);
@@ -235,7 +235,7 @@ fn a_content_that_waits_for_another_to_be_complete_goes_on_when_it_is() {
 /// A client that waits for memory proceeds when they time out, and they are told. A client that only sends
 /// slowly, with memory for all, continues.
 #[test]
-fn octets_now_and_then_do_not_hold_up_others_for_ever() {
+fn clients_that_send_single_bytes_do_not_block_others_forever() {
     let broker = Broker::start("content_timeout = \"300ms\"\n");
     let mut slow: Vec<Client> = (0..3).map(|_| broker.client(1)).collect();
     let whole = publish(1, "q", &vec![7; 6 << 20]);
@@ -294,7 +294,7 @@ fn every_consumer_of_a_deleted_queue_is_told() {
 /// A client fills the pool through its own exclusive queue, waits for memory that only its end can free, and
 /// disconnects.
 #[test]
-fn a_publisher_that_hangs_up_while_it_waits_makes_room() {
+fn a_blocked_publisher_that_disconnects_frees_its_memory() {
     let broker = Broker::start("messages_max = 64\nqueue_entries_max = 1000\n");
     let mut greedy = broker.client(1);
     greedy.declare("mine", true);
@@ -319,7 +319,7 @@ fn a_publisher_that_hangs_up_while_it_waits_makes_room() {
 /// While publishers are blocked, input is only peeked at. A frame that is larger than the socket buffer must
 /// be read nevertheless.
 #[test]
-fn a_frame_larger_than_the_socket_buffer_comes_in_while_publishers_wait() {
+fn a_frame_larger_than_the_socket_buffer_is_read_while_publishers_are_blocked() {
     let broker = Broker::start("messages_max = 64\nsocket_receive_buffer_bytes = \"4KiB\"\n");
     let (mut waiting, mut client) = (broker.client(1), broker.client(1));
     for queue in ["q", "r"] {

@@ -57,7 +57,7 @@ fn is_there(mut links: Vec<Link>) {
 }
 
 #[test]
-fn an_idle_broker_becomes_small() {
+fn an_idle_broker_releases_its_memory() {
     let (broker, links) = idle();
     // Remaining work (memory that is released a little later) ends after a moment.
     let deadline = Instant::now() + patience(20);
@@ -71,7 +71,7 @@ fn an_idle_broker_becomes_small() {
 
 #[test]
 #[ignore = "judges the clock: tests/run --full"]
-fn an_idle_broker_is_asleep_and_stays_small() {
+fn an_idle_broker_sleeps_and_stays_small() {
     let (broker, links) = idle();
     // Remaining work ends after a moment.
     std::thread::sleep(WATCHED);

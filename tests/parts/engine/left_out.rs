@@ -88,7 +88,7 @@ fn check_all(broker: &Broker) {
 }
 
 #[test]
-fn a_start_with_lower_limits_takes_no_binding_of_what_it_leaves_out() {
+fn a_start_with_lower_limits_deletes_no_binding_of_objects_it_leaves_out() {
     for limits in ["queues_max = 2", "exchanges_max = 8"] {
         let home = Home::new("left-out");
         let broker = start(&home, "");
@@ -118,7 +118,7 @@ fn delete(queue: &str) -> Method<'_> {
 
 /// Limits are lowered with messages in all queues. There is capacity for one again when another is deleted.
 #[test]
-fn nothing_is_declared_over_what_a_start_left_out() {
+fn objects_left_out_by_a_start_cannot_be_declared_again() {
     let home = Home::new("left-out");
     let broker = start(&home, "");
     fill(&broker);
@@ -195,7 +195,7 @@ fn flip(store: &Path, exchange: &str) -> usize {
 }
 
 #[test]
-fn a_start_that_cannot_read_an_exchange_takes_none_of_its_bindings() {
+fn a_start_that_cannot_read_an_exchange_deletes_none_of_its_bindings() {
     let home = Home::new("left-out");
     let broker = start(&home, "");
     fill(&broker);
@@ -265,7 +265,7 @@ fn a_start_that_cannot_read_everything_deletes_no_shovels_queue() {
 
 /// A newer version defined an exchange with more than this one can read, and runs again later.
 #[test]
-fn a_start_that_knows_less_of_an_exchange_takes_none_of_its_bindings() {
+fn a_start_of_an_older_version_deletes_no_binding_of_an_exchange() {
     let home = Home::new("left-out");
     let broker = start(&home, "");
     fill(&broker);

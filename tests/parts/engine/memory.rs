@@ -269,7 +269,7 @@ fn file(text: &str) -> (Home, PathBuf) {
 }
 
 #[test]
-fn locked_memory_is_all_there_from_the_start_and_within_the_limit() {
+fn locked_memory_is_allocated_completely_at_the_start_and_within_the_limit() {
     let limits = fs::read_to_string("/proc/self/limits").expect("the kernel says it");
     let line = limits.lines().find(|line| line.starts_with("Max locked memory")).expect("it is listed");
     let is_root = fs::metadata("/proc/self").is_ok_and(|me| std::os::unix::fs::MetadataExt::uid(&me) == 0);
@@ -304,7 +304,7 @@ fn a_thousand_connections_and_queues_are_small() {
 
 /// Memory of many small messages, unacknowledged deliveries and connections is released when they are gone.
 #[test]
-fn what_a_burst_took_goes_back() {
+fn the_memory_of_a_burst_is_released() {
     let broker = Broker::start(&[]);
     let mut control = Link::open(broker.address, &[1]);
     control.ask(1, &declare("burst"));

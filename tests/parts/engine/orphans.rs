@@ -310,7 +310,7 @@ fn messages_of_a_queue_without_a_name_wait_until_they_are_given_one() {
 }
 
 #[test]
-fn an_orphan_that_is_deleted_is_gone() {
+fn a_deleted_orphan_is_gone() {
     let home = Home::new("orphans");
     fill_nameless(&home);
     let broker = start(&home);
@@ -344,7 +344,7 @@ fn inspect_names_orphans_until_they_are_adopted() {
 /// A client that declares the name later gets the messages, also after a restart. A client that deletes it
 /// deletes them.
 #[test]
-fn who_declares_the_name_of_an_orphan_adopts_it() {
+fn declaring_the_name_of_an_orphan_adopts_it() {
     for adopts in [true, false] {
         let home = Home::new("orphans");
         fill(&home, 300, false);

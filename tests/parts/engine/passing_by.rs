@@ -61,7 +61,7 @@ fn commits_of_bursts(board: &str) -> u32 {
 }
 
 #[test]
-fn what_a_consumer_takes_at_once_is_never_written() {
+fn messages_consumed_at_once_are_never_written() {
     for board in ["generic", "router-64"] {
         let commits = commits_of_bursts(board);
         assert!(commits <= COMMITS_MAX, "{board}: {commits} commits for {BURSTS} bursts");

@@ -96,7 +96,7 @@ fn come_in(
 /// The last client waits ten seconds for its turn, longer than the handshake timeout, which must not count.
 #[test]
 #[ignore = "judges the clock: tests/run --full"]
-fn two_hundred_come_at_once_and_nobody_else_is_held_up() {
+fn two_hundred_simultaneous_handshakes_delay_no_other_client() {
     let limits = "tls_connections_max = 210\ntls_handshakes_max = 205\nhandshake_timeout = \"8s\"\n";
     let broker = Broker::start(50, limits);
     let mut link = Link::open(broker.plain, &[1]);

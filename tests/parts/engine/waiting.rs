@@ -64,7 +64,7 @@ fn fill(broker: &Broker, operator: &mut Link) -> [Link; 8] {
 }
 
 #[test]
-fn when_room_is_made_every_waiting_publisher_goes_on() {
+fn every_blocked_publisher_resumes_when_memory_is_freed() {
     let (broker, _file) = start("room");
     let mut operator = Link::open(broker.address, &[1]);
     operator.ask(1, &declare("other"));
@@ -85,7 +85,7 @@ fn when_room_is_made_every_waiting_publisher_goes_on() {
 }
 
 #[test]
-fn a_publisher_that_is_gone_while_it_waits_leaves_its_queue_to_its_successor() {
+fn a_lost_blocked_publisher_leaves_its_queue_to_its_successor() {
     let exclusive = Method::QueueDeclare {
         queue: "mine",
         passive: false,
@@ -120,7 +120,7 @@ fn a_publisher_that_is_gone_while_it_waits_leaves_its_queue_to_its_successor() {
 }
 
 #[test]
-fn declarations_that_want_no_answer_share_their_commits() {
+fn declarations_with_no_wait_share_their_commits() {
     const QUEUES: usize = 300;
     let broker = Broker::start(&["--log-level", "debug"]);
     let mut link = Link::open(broker.address, &[1]);

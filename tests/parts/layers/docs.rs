@@ -37,7 +37,7 @@ fn links(text: &str) -> impl Iterator<Item = &str> {
 }
 
 #[test]
-fn every_link_leads_to_a_file_and_its_heading() {
+fn every_link_has_a_valid_file_and_heading() {
     for (path, text) in texts() {
         for link in links(&text) {
             let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
@@ -52,13 +52,13 @@ fn every_link_leads_to_a_file_and_its_heading() {
 }
 
 #[test]
-fn the_readme_leads_to_the_guide() {
+fn the_readme_links_to_the_guide() {
     let readme = fs::read_to_string(project().join("README.md")).unwrap();
     assert!(links(&readme).any(|link| link.starts_with(GUIDE)));
 }
 
 #[test]
-fn nothing_new_stands_at_the_top() {
+fn the_top_folder_has_no_unexpected_entries() {
     let listed =
         Command::new("git").arg("-C").arg(project()).args(["ls-files"]).output().expect("git is there");
     let files = String::from_utf8(listed.stdout).unwrap();

@@ -13,7 +13,7 @@ const FILES_MAX: usize = 6;
 const TOOLS: &[&str] = &["compress"];
 
 #[test]
-fn what_is_embedded_is_what_lies_beside_it_and_stays_small() {
+fn the_embedded_page_equals_its_sources_and_stays_small() {
     let root = project();
     let folder = root.join("src/operator/web");
     let table = fs::read_to_string(root.join("src/operator/requests/pages.rs")).unwrap();

@@ -153,7 +153,7 @@ fn immediate_is_refused_when_the_message_is_complete() {
 }
 
 #[test]
-fn a_first_content_waits_for_room_and_a_second_one_is_refused() {
+fn a_first_content_waits_for_memory_and_a_second_one_is_refused() {
     let mut world = World::new(Limits { messages_max: 64, ..small_limits() });
     let mut host = open_channels(&mut world, &[1, 2]);
     let mut held = Vec::new();
@@ -195,7 +195,7 @@ fn a_first_content_waits_for_room_and_a_second_one_is_refused() {
 }
 
 #[test]
-fn who_may_use_the_reserve_never_waits() {
+fn a_client_that_may_use_the_reserve_never_waits() {
     let mut world = World::new(Limits { messages_max: 64, ..small_limits() });
     let mut host = open_channels(&mut world, &[1]);
     let mut held = Vec::new();
@@ -238,7 +238,7 @@ fn half_sent_bodies_fill_their_share_and_no_more() {
 }
 
 #[test]
-fn a_publish_that_the_broker_has_no_room_for_is_asked_again() {
+fn a_publish_without_capacity_is_retried() {
     let mut world = World::new(small_limits());
     let mut host = open_channels(&mut world, &[1]);
     host.rules.is_full = true;
@@ -259,7 +259,7 @@ fn a_publish_that_the_broker_has_no_room_for_is_asked_again() {
 }
 
 #[test]
-fn contents_that_do_not_go_on_are_closed_while_others_may_take_long() {
+fn contents_without_progress_are_closed_while_slow_ones_continue() {
     let mut world = World::new(small_limits());
     let mut host = open_channels(&mut world, &[1, 2]);
     host.run(&mut world, &publish(1, "k", b"body")[..HEAD]);
@@ -291,7 +291,7 @@ fn contents_that_do_not_go_on_are_closed_while_others_may_take_long() {
 }
 
 #[test]
-fn a_bad_end_of_a_body_closes_and_deafens() {
+fn an_invalid_end_of_a_body_closes_the_connection_and_stops_reading() {
     let mut world = World::new(small_limits());
     let mut host = open_channels(&mut world, &[1]);
     let mut script = publish(1, "k", b"body");
@@ -349,7 +349,7 @@ fn a_channel_that_closes_confirms_nothing_that_is_not_durable() {
 
 /// The broker may close a channel at any time for what its client failed to do; the others continue.
 #[test]
-fn a_channel_that_we_close_takes_its_half_of_a_content_along_and_nothing_else() {
+fn a_channel_closed_by_the_broker_drops_only_its_incomplete_content() {
     let mut world = World::new(small_limits());
     let mut host = open_channels(&mut world, &[1, 2]);
     let content = publish(1, "k", &[7; 3000]);
@@ -369,7 +369,7 @@ fn a_channel_that_we_close_takes_its_half_of_a_content_along_and_nothing_else() 
 }
 
 #[test]
-fn a_channel_that_we_close_takes_along_the_publish_that_waits_for_room() {
+fn a_channel_closed_by_the_broker_drops_its_waiting_publish() {
     let mut world = World::new(small_limits());
     let mut host = open_channels(&mut world, &[1, 2]);
     host.rules.is_full = true;

@@ -35,7 +35,7 @@ fn everything_at_once_and_amqplain() {
 }
 
 #[test]
-fn whoever_speaks_something_else_is_told_what_we_speak() {
+fn a_client_with_another_protocol_receives_the_supported_version() {
     for other in
         [&b"GET / HTTP/1.1\r\n\r\n"[..], b"\x16\x03\x01\x02\0\x01\0\0", b"HELO world", b"AMQP\x03\x01\0\0"]
     {
@@ -49,7 +49,7 @@ fn whoever_speaks_something_else_is_told_what_we_speak() {
 }
 
 #[test]
-fn a_wrong_password_waits_a_second_and_is_told_to_those_who_understand() {
+fn a_wrong_password_is_answered_after_a_second_if_the_client_has_the_capability() {
     let mut world = World::new(small_limits());
     let mut host = Host::new(&world);
     host.run(&mut world, &handshake(&CAPABLE, b"\0guest\0wrong", 131_072, 0));
@@ -138,7 +138,7 @@ fn mistakes_after_login_are_named() {
 }
 
 #[test]
-fn whoever_does_not_get_on_with_it_is_closed() {
+fn a_handshake_without_progress_is_closed() {
     let mut world = World::new(small_limits());
     for given in 0..3 {
         let mut host = Host::new(&world);
@@ -232,7 +232,7 @@ fn after_our_close_a_frame_of_4_gib_is_read_over() {
 }
 
 #[test]
-fn a_peer_that_does_not_answer_our_close_is_not_waited_for_long() {
+fn a_peer_that_does_not_answer_a_close_is_dropped_soon() {
     let mut world = World::new(small_limits());
     for (heartbeat, patience) in [(0, 30_000), (10, 10_000), (600, 30_000)] {
         let mut host = open_with(&mut world, heartbeat, &CAPABLE);
@@ -269,7 +269,7 @@ fn heartbeats_go_both_ways() {
 }
 
 #[test]
-fn being_asked_without_new_octets_is_no_sign_of_life() {
+fn a_read_without_new_bytes_is_no_sign_of_life() {
     let mut world = World::new(small_limits());
     let mut host = open_with(&mut world, 10, &CAPABLE);
     host.run(&mut world, &[8, 0]);
@@ -282,7 +282,7 @@ fn being_asked_without_new_octets_is_no_sign_of_life() {
 }
 
 #[test]
-fn a_socket_that_takes_nothing_keeps_one_heartbeat_and_wakes_nobody() {
+fn a_socket_that_accepts_nothing_keeps_one_heartbeat_and_causes_no_wake_up() {
     let mut world = World::new(small_limits());
     let mut host = open_with(&mut world, 10, &CAPABLE);
     host.pass_time(&mut world);

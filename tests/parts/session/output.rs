@@ -98,7 +98,7 @@ fn a_peer_that_does_not_read_replies_is_not_read_either() {
 }
 
 #[test]
-fn operators_and_queues_find_room_for_what_they_have_to_say() {
+fn cancels_and_operator_closes_find_output_space() {
     let mut world = World::new(small_limits());
     let mut host = open_channels(&mut world, &[1]);
     host.feed(&mut world, &method(1, &declare(&"q".repeat(255))).repeat(20));
@@ -118,7 +118,7 @@ fn operators_and_queues_find_room_for_what_they_have_to_say() {
 }
 
 #[test]
-fn cancels_and_blocks_are_told_to_those_who_want_to_know() {
+fn cancels_and_blocks_are_sent_to_clients_with_the_capability() {
     let mut world = World::new(small_limits());
     let mut host = open_channels(&mut world, &[1]);
     assert!(host.connection.server_cancel(&mut context!(world), 1, "tag", 0));
@@ -200,7 +200,7 @@ fn a_reply_follows_the_deliveries_it_must_follow_and_goes_between_the_frames_of_
 }
 
 #[test]
-fn what_a_closed_channel_would_have_got_is_not_written() {
+fn deliveries_to_a_closed_channel_are_not_written() {
     let mut world = World::new(small_limits());
     let mut host = open_channels(&mut world, &[1, 2]);
     for channel in [1, 1, 2] {
@@ -219,7 +219,7 @@ fn what_a_closed_channel_would_have_got_is_not_written() {
 }
 
 #[test]
-fn what_a_closed_channel_would_have_got_is_not_written_after_the_client_agreed_either() {
+fn deliveries_to_a_closed_channel_are_not_written_after_its_close_ok_either() {
     let mut world = World::new(small_limits());
     let mut host = open_channels(&mut world, &[1, 2]);
     host.feed(&mut world, &method(1, &Method::BasicGet { queue: "", no_ack: true }));

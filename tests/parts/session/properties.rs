@@ -232,7 +232,7 @@ fn apart(bytes: &[u8]) -> (Vec<u8>, HashMap<u16, Vec<u8>>) {
 
 /// Everything is there before anything is written. Then the bytes themselves are equal.
 #[test]
-fn any_appetite_gets_the_same_bytes() {
+fn any_write_sizes_give_the_same_bytes() {
     for seed in 1..=SEEDS {
         let mut random = Random::new(seed ^ 0xD134_2543);
         let script = script(&mut random, 12);
@@ -263,7 +263,7 @@ fn any_appetite_gets_the_same_bytes() {
 
 /// A peer's bytes can do nothing worse than end its connection.
 #[test]
-fn rubbish_ends_connections_and_leaves_the_pools_whole() {
+fn random_bytes_end_connections_and_leave_the_pools_complete() {
     for seed in 1..=10 * SEEDS {
         let mut random = Random::new(seed ^ 0xA076_1D64);
         let mut world = World::new(small_limits());

@@ -69,7 +69,7 @@ fn flip(disk: &mut SimDisk, (slot, at): (u32, usize)) {
 }
 
 #[test]
-fn a_store_of_before_is_taken_as_it_is_unless_it_is_damaged() {
+fn an_older_store_is_accepted_as_it_is_unless_it_is_damaged() {
     let mut disk = new_disk();
     let (mut log, report) = open(&disk);
     assert_eq!(report.access.access, Access::New);
@@ -92,7 +92,7 @@ fn a_store_of_before_is_taken_as_it_is_unless_it_is_damaged() {
 }
 
 #[test]
-fn the_digest_tells_what_is_missing() {
+fn the_digest_reveals_missing_definitions() {
     let mut disk = new_disk();
     let (mut log, _) = open(&disk);
     let mut say = |log: &mut Log, version, key: &[u8], value: Option<&[u8]>| {
@@ -214,7 +214,7 @@ fn read((log, report): (&Log, &Report), disk: &SimDisk) -> (Definitions, bool) {
 }
 
 #[test]
-fn what_the_log_lost_of_access_comes_back_from_the_files_beside_it() {
+fn access_definitions_lost_by_the_log_are_restored_from_the_files_beside_it() {
     let mut disk = new_disk();
     let (mut log, _) = open(&disk);
     let mut version = 0;
@@ -296,7 +296,7 @@ fn lossy_store(seed: u64, large: bool, is_all_lost: bool) -> (SimDisk, Definitio
 /// The power fails at each call of the start that restores the lost access records to the log. What only the
 /// files beside the log contain must not be lost.
 #[test]
-fn no_power_cut_while_access_is_put_back_brings_back_what_was_taken_away() {
+fn no_power_cut_while_access_is_restored_brings_back_deleted_rights() {
     let kinds = [(false, false), (true, false), (false, true), (true, true)];
     for (seed, (large, is_all_lost)) in (0..4).flat_map(|seed| kinds.map(|kind| (seed, kind))) {
         for at in 0.. {
@@ -323,7 +323,7 @@ fn no_power_cut_while_access_is_put_back_brings_back_what_was_taken_away() {
 
 /// The disk fails a write or a sync of that start, and works at the next one.
 #[test]
-fn no_failure_while_access_is_put_back_brings_back_what_was_taken_away() {
+fn no_disk_failure_while_access_is_restored_brings_back_deleted_rights() {
     for (at, fail) in
         (0..12).flat_map(|at| [(at, Trouble::FailedWrite(at, 1)), (at, Trouble::FailedSync(at))])
     {
@@ -348,7 +348,7 @@ fn no_failure_while_access_is_put_back_brings_back_what_was_taken_away() {
 }
 
 #[test]
-fn the_files_of_access_are_no_use_to_another_store_nor_when_they_are_damaged() {
+fn access_files_of_another_store_or_with_damage_are_ignored() {
     let mut disk = new_disk();
     let (mut log, _) = open(&disk);
     for (version, key) in [(1, ALICE), (2, ACCESS_WRITTEN_KEY.as_slice())] {
@@ -430,7 +430,7 @@ fn lose_log(disk: &mut SimDisk) {
 /// A file could neither be written nor removed for some time. It is read again when the log has lost the
 /// deletion of a user that happened meanwhile.
 #[test]
-fn a_file_of_access_that_is_older_than_the_log_vouches_for_nobody() {
+fn an_access_file_older_than_the_log_is_not_trusted() {
     for is_damaged in [false, true] {
         let (mut disk, mut log) = store_of_two();
         let old = copies(&mut disk);
@@ -462,7 +462,7 @@ fn a_file_of_access_that_is_older_than_the_log_vouches_for_nobody() {
 
 /// Both files are damaged while the broker runs: the next change writes them again, without a start.
 #[test]
-fn files_of_access_that_were_lost_come_back_with_the_next_change() {
+fn lost_access_files_are_written_again_with_the_next_change() {
     let (mut disk, mut log) = store_of_two();
     put_copies(&mut disk, &[[0; 4096]; 2]);
     change(&mut log, &mut disk, 1, b"\0\x02\x05carol", Some(b""));
@@ -476,7 +476,7 @@ fn files_of_access_that_were_lost_come_back_with_the_next_change() {
 
 /// The card fails the first reads of both files, and the log is damaged.
 #[test]
-fn reads_that_are_refused_now_and_then_cost_nobody() {
+fn occasional_read_failures_lose_no_user() {
     for count in 1..5 {
         let (mut disk, mut log) = store_of_two();
         let gone = change(&mut log, &mut disk, 1, BOB, None);
@@ -612,7 +612,7 @@ impl Disk for Worn {
 }
 
 #[test]
-fn a_worn_file_of_access_costs_that_file_alone() {
+fn a_permanent_fault_of_an_access_file_affects_only_that_file() {
     let wears = [Wear::Write, Wear::Sync, Wear::Inode];
     for (file, wear) in ACCESS_SLOTS.into_iter().flat_map(|file| wears.map(|wear| (file, wear))) {
         let mut disk = new_disk();

@@ -109,7 +109,7 @@ fn a_lone_confirm_is_one_block_and_one_sync() {
 }
 
 #[test]
-fn files_keep_what_the_log_promised_and_lock_others_out() {
+fn files_keep_committed_messages_and_lock_out_a_second_process() {
     let directory = std::env::temp_dir().join(format!("leveret-store-{}", std::process::id()));
     std::fs::create_dir_all(&directory).expect("a directory can be made");
     let mut disk = FileDisk::new(&directory);
@@ -138,7 +138,7 @@ fn files_keep_what_the_log_promised_and_lock_others_out() {
 
 /// The number of bytes written to a card must include those before this start.
 #[test]
-fn what_was_written_is_counted_over_lives_that_are_killed() {
+fn written_bytes_are_counted_over_killed_lives() {
     let mut disk = small::new_disk();
     let (mut offset, mut truly) = (0, 0);
     for life in 0..3 {

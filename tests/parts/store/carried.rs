@@ -198,7 +198,7 @@ fn a_message_of_several_queues_is_copied_once_for_all_that_need_it() {
 /// That holds wherever the parts of the rewritten settlements are, even if the first is in one segment and
 /// the last in the next, and the first segment is deleted alone.
 #[test]
-fn what_is_settled_in_more_ranges_than_a_commit_holds_is_carried_whole() {
+fn settlements_with_more_ranges_than_a_commit_holds_are_carried_completely() {
     for (count, parts) in [(6_000, 2), (12_000, 3)] {
         is_carried_whole(count, parts);
     }
@@ -262,7 +262,7 @@ fn is_carried_whole(count: u64, parts: usize) {
 /// before that commit is durable. If the start has reused the file of the deleted segment, its settlements
 /// are lost.
 #[test]
-fn that_a_segment_has_left_is_not_believed_before_it_is_durable() {
+fn a_deleted_segment_is_not_believed_before_the_deletion_is_durable() {
     let (mut tried, mut opened) = (0, 0);
     for (fill, cut) in (0..14).flat_map(|fill| (0..9).map(move |cut| (fill, cut))) {
         for seed in 1..13 {

@@ -98,7 +98,7 @@ fn a_start_reads_no_claimed_length_at_once() {
 /// The compactor finds commits that claim most of their segment. It reads no more than it has memory for, and
 /// neither do fetches.
 #[test]
-fn the_cleaner_reads_no_claimed_length_at_once() {
+fn the_compactor_reads_no_claimed_length_at_once() {
     let mut disk = SimDisk::new(1, Mutant::None, IDENTITY);
     let mut log = open(&disk, COMMIT_BYTES);
     let mut offset = 0;
@@ -119,7 +119,7 @@ fn the_cleaner_reads_no_claimed_length_at_once() {
 
 /// The store was written with larger commits: they are valid, and their live messages are copied.
 #[test]
-fn the_cleaner_copies_commits_that_are_longer_than_those_of_today() {
+fn the_compactor_copies_commits_larger_than_those_written_today() {
     let mut disk = SimDisk::new(1, Mutant::None, IDENTITY);
     let mut log = open(&disk, 512 << 10);
     let mut offset = 0;

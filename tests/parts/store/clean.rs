@@ -107,7 +107,7 @@ fn a_segment_is_read_once_to_be_copied() {
 /// A commit is awaited that contains nothing, as with dead letters without capacity. Copies made meanwhile
 /// are committed as usual, and not after each read.
 #[test]
-fn who_waits_for_room_does_not_have_each_read_committed() {
+fn a_waiting_dead_letter_does_not_cause_a_commit_per_read() {
     let commits_of = |is_awaited: bool| {
         let mut world = World::new(8);
         let mut offset = 0;
@@ -157,7 +157,7 @@ fn nothing_is_read_behind_the_last_live_record() {
 
 /// A commit that is longer than one read, at the start of its segment and in the middle.
 #[test]
-fn what_is_live_in_long_commits_is_copied() {
+fn live_messages_in_long_commits_are_copied() {
     let mut world = World::new(8);
     let mut kept = Vec::new();
     for offset in 0..120 {
@@ -203,7 +203,7 @@ fn a_deleted_deep_queue_is_freed_in_a_few_commits() {
 /// The segment with a user's deletion is deleted before that with the user, so the deletion is copied. It
 /// must be in two commits, although nothing else is written any more.
 #[test]
-fn a_deletion_that_is_carried_along_is_in_two_commits_before_all_is_quiet() {
+fn a_copied_deletion_is_in_two_commits_before_the_log_rests() {
     let alice: &[u8] = b"\0\x02\x05alice";
     let mut world = World::new(100);
     let define = |world: &mut World, version, key: &[u8], value: Option<&[u8]>| {

@@ -67,7 +67,7 @@ fn filled(random: &mut Random) -> SimDisk {
 }
 
 #[test]
-fn whatever_is_damaged_it_opens_and_what_it_gives_is_as_it_was_sent() {
+fn a_store_with_any_damage_opens_and_serves_only_unaltered_messages() {
     for seed in 1..=200 {
         let mut random = Random::new(seed);
         let mut disk = filled(&mut random);
@@ -112,7 +112,7 @@ fn whatever_is_damaged_it_opens_and_what_it_gives_is_as_it_was_sent() {
 }
 
 #[test]
-fn an_unfinished_commit_is_cut_without_a_word() {
+fn an_unfinished_commit_is_cut_without_a_report() {
     let mut disk = new_disk();
     let (mut log, _) = open(&disk, IDENTITY);
     publish(&mut log, &mut disk, 0);
@@ -124,7 +124,7 @@ fn an_unfinished_commit_is_cut_without_a_word() {
 }
 
 #[test]
-fn a_commit_that_another_was_begun_behind_was_durable_and_is_missed() {
+fn a_damaged_commit_with_a_later_commit_begun_after_it_is_reported_as_missing() {
     let mut disk = new_disk();
     let (mut log, _) = open(&disk, IDENTITY);
     publish(&mut log, &mut disk, 0);
@@ -186,7 +186,7 @@ fn a_header_knows_how_many_commits_there_were() {
 }
 
 #[test]
-fn what_a_damaged_commit_has_settled_stays_settled_where_its_segment_is_sealed() {
+fn settlements_of_a_damaged_commit_stay_valid_if_its_segment_is_sealed() {
     let (mut disk, (slot, at), count) = sealed_by_a_cut(true);
     zero(&mut disk, slot, at as u64 / 4096..at as u64 / 4096 + 1);
     for start in 0..3 {
@@ -197,7 +197,7 @@ fn what_a_damaged_commit_has_settled_stays_settled_where_its_segment_is_sealed()
 }
 
 #[test]
-fn a_flipped_bit_costs_one_message_and_the_cleaner_empties_its_segment() {
+fn a_flipped_bit_loses_one_message_and_the_compactor_empties_its_segment() {
     let mut disk = new_disk();
     let (mut log, _) = open(&disk, IDENTITY);
     publish_ten(&mut log, &mut disk, 0);
@@ -237,7 +237,7 @@ fn a_flipped_bit_costs_one_message_and_the_cleaner_empties_its_segment() {
 }
 
 #[test]
-fn a_flipped_bit_in_the_head_of_a_commit_costs_that_commit_at_most() {
+fn a_flipped_bit_in_a_commit_header_loses_at_most_that_commit() {
     for byte in 0..HEADER_BYTES {
         let mut disk = new_disk();
         let (mut log, _) = open(&disk, IDENTITY);
@@ -286,7 +286,7 @@ fn with_segments_that_left() -> (SimDisk, u32, Vec<u64>, Vec<u64>) {
 }
 
 #[test]
-fn a_newest_segment_that_is_gone_is_missed_after_a_kill_too() {
+fn a_missing_newest_segment_is_reported_after_a_kill_too() {
     for kind in ["zeroed", "removed", "cut"] {
         let mut disk = new_disk();
         let (mut log, _) = open(&disk, IDENTITY);
@@ -324,7 +324,7 @@ fn a_newest_segment_that_is_gone_is_missed_after_a_kill_too() {
 }
 
 #[test]
-fn what_has_left_the_log_stays_away_where_the_newest_header_is_damaged_or_an_older_one() {
+fn deleted_segments_stay_deleted_if_the_newest_header_or_an_older_one_is_damaged() {
     let (disk, _, _, _) = with_segments_that_left();
     let mut stale = vec![0; 4096];
     let older = disk.clone().slots().expect("the disk is well")[0];
@@ -350,7 +350,7 @@ fn what_has_left_the_log_stays_away_where_the_newest_header_is_damaged_or_an_old
 }
 
 #[test]
-fn a_note_that_is_damaged_costs_nothing_and_comes_back() {
+fn a_damaged_header_copy_loses_nothing_and_is_written_again() {
     let (mut disk, newest, _, live) = with_segments_that_left();
     zero(&mut disk, NEWEST_SLOT, 0..1);
     let (mut log, report) = open(&disk, IDENTITY);
@@ -363,7 +363,7 @@ fn a_note_that_is_damaged_costs_nothing_and_comes_back() {
 }
 
 #[test]
-fn the_note_costs_a_sync_and_a_block_for_each_segment() {
+fn the_header_copy_costs_a_sync_and_a_block_per_segment() {
     let mut disk = new_disk();
     let (mut log, _) = open(&disk, IDENTITY);
     publish(&mut log, &mut disk, 0);
@@ -439,7 +439,7 @@ fn last_of_first_segment(commits: &[Tens]) -> Tens {
 /// A damaged commit costs the same at any position: the segments behind it contain what its segment's footer
 /// would.
 #[test]
-fn the_last_commit_of_a_segment_and_its_footer_damaged_cost_what_they_touched() {
+fn damage_to_the_last_commit_of_a_segment_and_its_footer_loses_only_the_damaged_messages() {
     for segments in [2, 3, 5] {
         for footer in [60 << 10, (64 << 10) - 4096, (64 << 10) - 20] {
             let (mut disk, commits, count) = filled_with_tens(segments);
@@ -470,7 +470,7 @@ fn the_last_commit_of_a_segment_and_its_footer_damaged_cost_what_they_touched() 
 /// The end of the log is damaged, where something else proves that it was synced: here the header of a later
 /// commit.
 #[test]
-fn a_damaged_end_that_was_surely_synced_costs_what_was_touched() {
+fn a_damaged_end_that_was_certainly_synced_loses_only_the_damaged_messages() {
     let (mut disk, (slot, at), count) = {
         let mut disk = new_disk();
         let (mut log, _) = open(&disk, IDENTITY);
@@ -572,7 +572,7 @@ fn store_with_an_old_header() -> (SimDisk, Vec<u64>) {
 /// The power fails while the next start opens another segment. Then no header of that segment is left,
 /// neither in its file nor beside the log.
 #[test]
-fn an_old_header_in_the_newest_file_and_a_cut_while_the_next_one_is_opened_cost_nothing() {
+fn an_old_header_in_the_newest_file_and_a_cut_while_the_next_one_is_opened_lose_nothing() {
     for cut in 0..60 {
         let (disk, expected) = store_with_an_old_header();
         disk.start(Trouble::Cut(cut));
@@ -615,7 +615,7 @@ fn a_repair_that_an_older_version_did_not_finish_is_reported() {
 /// When space is short, compaction copies the live messages of a damaged segment, and its file is reused. The
 /// damage is gone from the disk, and the lost data is remembered until it is acknowledged.
 #[test]
-fn damaged_parts_leave_with_their_segments_and_are_remembered() {
+fn damaged_parts_are_deleted_with_their_segments_and_remembered() {
     let mut disk = new_disk();
     let (mut log, _) = open(&disk, IDENTITY);
     let (mut offset, mut commits) = (0, Vec::new());

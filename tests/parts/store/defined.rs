@@ -215,7 +215,7 @@ fn no_full_segment_takes_a_definition() {
 }
 
 #[test]
-fn what_lies_twice_costs_next_to_nothing_and_goes_with_the_cleaner() {
+fn duplicate_definitions_cost_next_to_nothing_and_are_copied_by_the_compactor() {
     let mut store = Store::new(12);
     for n in 0..150 {
         store.define(&format!("a queue with a name of some length, number {n}"), Some(&"v".repeat(60)));
@@ -237,7 +237,7 @@ fn what_lies_twice_costs_next_to_nothing_and_goes_with_the_cleaner() {
 /// Names that fill more than a segment, as on the largest board. They are copied one record at a time, over
 /// as many segments as necessary. Afterwards they cost next to nothing.
 #[test]
-fn names_that_fill_a_segment_lie_twice_and_cost_little() {
+fn names_that_fill_a_segment_are_stored_twice_and_cost_little() {
     let mut store = Store::new(200);
     for n in 0..250 {
         store.define(&format!("{n:0>255}"), Some(&"v".repeat(40)));

@@ -144,7 +144,7 @@ fn a_few_queues_cost_about_their_payload() {
 }
 
 #[test]
-fn what_was_never_written_and_is_settled_costs_no_run() {
+fn settled_offsets_that_were_never_written_use_no_run() {
     let mut disk = SimDisk::new(1, Mutant::None, IDENTITY);
     let mut log = open(&disk);
     for offset in 0..60_000 {

@@ -168,8 +168,8 @@ fn hundreds_of_segments_need_few_descriptors() {
 }
 
 #[test]
-fn no_descriptor_left_is_no_dead_disk() {
-    if !is_inside("no_descriptor_left_is_no_dead_disk", 32) {
+fn a_lack_of_descriptors_is_not_a_failed_disk() {
+    if !is_inside("a_lack_of_descriptors_is_not_a_failed_disk", 32) {
         return;
     }
     let home = Home::new();
@@ -205,7 +205,7 @@ fn no_descriptor_left_is_no_dead_disk() {
 
 /// Data in a file without a name is lost when the process ends.
 #[test]
-fn what_is_synced_into_a_removed_file_is_not_durable() {
+fn data_synced_into_a_removed_file_is_not_durable() {
     let home = Home(std::env::temp_dir().join(format!("leveret-removed-{}", std::process::id())));
     fs::create_dir_all(&home.0).expect("the temporary folder can be written");
     let mut disk = FileDisk::new(&home.0);

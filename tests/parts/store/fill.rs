@@ -210,6 +210,6 @@ fn a_limit_full_of_messages_that_die_in_no_order_takes_more() {
 }
 
 #[test]
-fn queues_that_are_asleep_beside_busy_ones_are_copied_seldom() {
+fn idle_queues_beside_busy_ones_are_rarely_copied() {
     judge(sleepy, [150, 165, 240, 330]);
 }

@@ -206,7 +206,7 @@ fn a_newer_version_is_refused_and_left_alone() {
 }
 
 #[test]
-fn whatever_later_versions_let_others_pass_over_is_passed_over() {
+fn records_that_later_versions_mark_as_skippable_are_skipped() {
     let mut disk = disk_of(TWO, 1);
     let mut random = Random::new(7);
     let (mut log, _) = open(&disk, settings());

@@ -329,7 +329,7 @@ fn all_that_is_settled_is_free_again() {
 }
 
 #[test]
-fn a_limit_that_was_lowered_gives_its_files_back_at_the_next_start() {
+fn a_lowered_limit_removes_surplus_files_at_the_next_start() {
     let home = std::env::temp_dir().join(format!("leveret-lowered-{}", std::process::id()));
     std::fs::create_dir_all(&home).expect("the temporary folder can be written");
     let files = || FileDisk::new(&home).slots().expect("it is there").len();

@@ -207,7 +207,7 @@ fn at_cuts(bodies: &[usize], segments_max: u32, step: usize) -> (u32, u32) {
 /// A message outside of any transaction, then a transaction in one commit with it or without, then another
 /// message. One bit of the transaction's commit is flipped.
 #[test]
-fn a_damaged_transaction_is_whole_or_not_there() {
+fn a_damaged_transaction_is_complete_or_absent() {
     for place in (100..3_000).step_by(97) {
         let disk = SimDisk::new(place, Mutant::None, IDENTITY);
         disk.start(Trouble::Never);
@@ -228,7 +228,7 @@ fn a_damaged_transaction_is_whole_or_not_there() {
 }
 
 #[test]
-fn what_fits_into_a_commit_is_in_one() {
+fn a_transaction_that_fits_into_a_commit_is_in_one() {
     let (nothing, whole) = at_every_cut(&[1000; 30]);
     assert!(nothing > 1 && whole > 0, "{nothing} and {whole}");
     let disk = SimDisk::new(1, Mutant::None, IDENTITY);
@@ -241,7 +241,7 @@ fn what_fits_into_a_commit_is_in_one() {
 }
 
 #[test]
-fn what_no_commit_holds_is_there_whole_or_not_at_all() {
+fn a_transaction_larger_than_a_commit_is_complete_or_absent() {
     // Once, 90 messages of 10 KB and one settlement came back as 45 messages and no settlement.
     let (nothing, whole) = at_every_cut(&[10_000; 90]);
     assert!(nothing > 10 && whole > 10, "{nothing} and {whole}");
@@ -249,7 +249,7 @@ fn what_no_commit_holds_is_there_whole_or_not_at_all() {
 
 /// A start without space to write anything again must not leave a part of the transaction.
 #[test]
-fn on_a_disk_that_is_full_by_then_it_is_whole_or_not_there_as_well() {
+fn on_a_disk_that_is_full_a_transaction_is_complete_or_absent_too() {
     for segments_max in [3, 5] {
         let (nothing, whole) = at_cuts(&[10_000; 90], segments_max, 4);
         assert!(nothing > 4 && whole > 0, "{segments_max}: {nothing} and {whole}");
@@ -263,7 +263,7 @@ fn on_a_disk_that_is_full_by_then_it_is_whole_or_not_there_as_well() {
 /// A start whose disk fails while it finishes a transaction is served read-only: with all of the transaction
 /// or nothing.
 #[test]
-fn a_start_that_cannot_end_it_shows_no_half_of_it() {
+fn a_start_that_cannot_finish_a_transaction_shows_no_part_of_it() {
     let bodies = [10_000; 90];
     let (mut nothing, mut unwritable) = (0, 0);
     for cut in (0..400).step_by(5) {
@@ -292,7 +292,7 @@ fn a_start_that_cannot_end_it_shows_no_half_of_it() {
 /// When it was undone at that start, a half of it that had been written separately remained. The start that
 /// can read everything finishes it.
 #[test]
-fn what_the_disk_refuses_of_it_at_one_start_is_ended_by_a_later_one() {
+fn a_transaction_that_is_unreadable_at_one_start_is_finished_by_a_later_one() {
     let bodies = [10_000; 90];
     let (mut left, mut ended) = (0, 0);
     for cut in (0..400).step_by(5) {
@@ -335,7 +335,7 @@ fn what_the_disk_refuses_of_it_at_one_start_is_ended_by_a_later_one() {
 }
 
 #[test]
-fn large_bodies_belong_to_it() {
+fn large_bodies_belong_to_their_transaction() {
     let (nothing, whole) = at_every_cut(&[100, 200_000, 100, 70_000]);
     assert!(nothing > 3 && whole > 0, "{nothing} and {whole}");
     let mut bodies = vec![20_000; 20];
@@ -368,7 +368,7 @@ fn ten_thousand_settlements_come_with_a_message() {
 /// Before, a start without space also settled what a transaction had published, when the first half of the
 /// replaced messages was settled already. Both were lost.
 #[test]
-fn what_takes_two_commits_to_settle_is_never_gone_on_both_sides() {
+fn a_replacement_settled_in_two_commits_is_never_lost_on_both_sides() {
     const INPUTS: u64 = 100;
     let (mut finished, bodies) = (0, [10_000; 90]);
     for cut in (0..).step_by(2) {
@@ -427,7 +427,7 @@ fn stopped(messages: u64) -> (SimDisk, Vec<(u32, usize)>) {
 
 /// Only data behind it could prove that the last commit of a store was complete.
 #[test]
-fn after_a_clean_stop_no_lost_message_is_taken_for_half_a_commit() {
+fn after_a_clean_stop_no_lost_message_is_taken_for_a_torn_commit() {
     let mut lost = 0;
     for messages in [1, 2, 7] {
         for place in 0..stopped(messages).1.len() {
@@ -447,7 +447,7 @@ fn after_a_clean_stop_no_lost_message_is_taken_for_half_a_commit() {
 /// A large transaction is started in each of many epochs and never committed. Its written parts would fill
 /// the disk if they were not reclaimed.
 #[test]
-fn what_was_begun_and_never_committed_is_reclaimed() {
+fn transactions_that_were_started_and_never_committed_are_reclaimed() {
     const LIVES: u64 = 30;
     let disk = SimDisk::new(1, Mutant::None, IDENTITY);
     let mut begun = 0;
@@ -476,7 +476,7 @@ fn what_was_begun_and_never_committed_is_reclaimed() {
 /// A transaction that exceeds the disk space waits with its written part, and does not use the reserve of the
 /// compactor.
 #[test]
-fn what_is_begun_leaves_the_reserve_to_the_cleaner() {
+fn an_unfinished_transaction_leaves_the_reserve_to_the_compactor() {
     const SEGMENTS: u32 = 12;
     let disk = SimDisk::new(1, Mutant::None, IDENTITY);
     disk.start(Trouble::Never);
@@ -499,7 +499,7 @@ fn what_is_begun_leaves_the_reserve_to_the_cleaner() {
 
 /// Settlements beside a waiting transaction are written, and eventually free space for it.
 #[test]
-fn settlements_beside_a_transaction_that_waits_are_written_and_make_its_room() {
+fn settlements_beside_a_waiting_transaction_are_written_and_free_its_space() {
     let disk = SimDisk::new(1, Mutant::None, IDENTITY);
     disk.start(Trouble::Never);
     let mut world = World::open_with(&disk, 12).expect("it opens");

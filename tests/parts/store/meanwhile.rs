@@ -86,7 +86,7 @@ fn filled(messages: u64) -> (SimDisk, usize) {
 }
 
 #[test]
-fn a_segment_that_is_opened_during_a_look_is_none_that_was_lost() {
+fn a_segment_opened_during_a_scan_is_not_reported_as_lost() {
     let ((before, few), (after, many)) = (filled(40), filled(60));
     assert!(many > few, "no segment was opened");
     let mut moments = 0;

@@ -105,7 +105,7 @@ fn finds(case: &str, disk: &mut SimDisk, expected: &[u64]) {
 /// Each commit was written after the sync of the one before. So the headers of the later ones prove all but
 /// the last, even if none of them is intact. The last one is like a torn commit.
 #[test]
-fn every_commit_of_the_newest_segment_damaged_costs_what_was_touched_and_the_last() {
+fn damage_to_every_commit_of_the_newest_segment_loses_the_damaged_messages_and_the_last_commit() {
     for (segments, lasts) in [(3, false), (1, false), (1, true), (3, true)] {
         for is_noted in [true, false] {
             let Store { mut disk, commits, live, .. } = store(segments, lasts);
@@ -134,7 +134,7 @@ fn every_commit_of_the_newest_segment_damaged_costs_what_was_touched_and_the_las
 /// Nothing names the newest segment any more, and none of its commits is intact. Their headers prove that it
 /// existed.
 #[test]
-fn a_newest_segment_without_header_note_and_whole_commit_is_told() {
+fn a_newest_segment_without_header_copy_and_intact_commit_is_reported() {
     let Store { mut disk, commits, live, note_before } = store(3, false);
     put_back(&mut disk, NEWEST_SLOT, &note_before);
     let ((slot, _), first) = commits[0];
@@ -156,7 +156,7 @@ fn a_newest_segment_without_header_note_and_whole_commit_is_told() {
 
 /// A card restores the old header in the file of the newest segment, and loses the header copy.
 #[test]
-fn a_newest_segment_behind_an_old_header_is_found_without_the_note() {
+fn a_newest_segment_behind_an_old_header_is_found_without_the_header_copy() {
     let mut disk = new_disk();
     let (mut log, _) = open(&disk, IDENTITY);
     let (mut offset, mut settled, mut headers) = (0, 0, BTreeMap::new());
@@ -191,7 +191,7 @@ fn a_newest_segment_behind_an_old_header_is_found_without_the_note() {
 
 /// The oldest segment of a log follows no other one. Its header tells that its first commit is missing.
 #[test]
-fn the_first_commit_of_the_oldest_segment_damaged_costs_what_was_touched_and_is_told() {
+fn damage_to_the_first_commit_of_the_oldest_segment_loses_the_damaged_messages_and_is_reported() {
     let mut disk = new_disk();
     let (mut log, _) = open(&disk, IDENTITY);
     let mut offset = 0;
@@ -222,7 +222,7 @@ fn the_first_commit_of_the_oldest_segment_damaged_costs_what_was_touched_and_is_
 /// A full disk stops the writing of one access file, and a power cut tears the other one. Then the end of the
 /// log is destroyed, including all commit headers.
 #[test]
-fn a_half_written_file_of_access_still_tells_that_the_end_of_the_log_is_lost() {
+fn a_torn_access_file_still_reveals_that_the_end_of_the_log_is_lost() {
     let mut disk = new_disk();
     let say = |disk: &mut SimDisk, log: &mut Log, version: u64, key: &[u8]| {
         let version = u64::from(log.life()) << 32 | version;

@@ -88,7 +88,7 @@ fn blocks(disk: &SimDisk) -> Vec<(u32, usize)> {
 }
 
 #[test]
-fn a_refused_block_costs_its_commit_and_is_told() {
+fn an_unreadable_block_loses_its_commit_and_is_reported() {
     let all: BTreeSet<u64> = (0..MESSAGES * COMMITS).collect();
     let places = blocks(&written());
     assert!(places.len() > 4 * 16, "{} blocks", places.len());
@@ -133,7 +133,7 @@ fn a_refused_block_costs_its_commit_and_is_told() {
 /// Data in an unreadable block would be missing in them. A later start, whose log is damaged, would take it
 /// for deleted.
 #[test]
-fn a_user_whom_the_disk_refuses_for_a_moment_is_there_after_damage_too() {
+fn a_temporarily_unreadable_user_exists_after_damage_too() {
     let places = blocks(&written());
     let mut refused = 0;
     for after in 0..120 {
@@ -163,7 +163,7 @@ fn a_user_whom_the_disk_refuses_for_a_moment_is_there_after_damage_too() {
 /// In that pass the newest segment is read twice. Data that only the first read misses is written again by
 /// the start, and must be reported as well.
 #[test]
-fn whoever_was_deleted_is_not_there_though_the_disk_refuses_a_read_for_a_moment() {
+fn a_deleted_user_stays_deleted_although_a_read_fails_temporarily() {
     let mut disk = written();
     let (mut log, _) = open(&disk);
     for turn in 0..2 {
@@ -195,7 +195,7 @@ fn whoever_was_deleted_is_not_there_though_the_disk_refuses_a_read_for_a_moment(
 }
 
 #[test]
-fn a_file_that_cannot_be_opened_costs_what_lies_in_it_and_is_told() {
+fn a_file_that_cannot_be_opened_loses_its_content_and_is_reported() {
     let all: BTreeSet<u64> = (0..MESSAGES * COMMITS).collect();
     let slots = written().slots().expect("it can be read");
     let (mut lossy, mut spare) = (0, 0);
@@ -254,7 +254,7 @@ fn the_newest_segment_that_cannot_be_opened_leaves_access_in_doubt_unless_the_fi
 /// An unreadable store is never reported as new. Otherwise everything readable is served, and access is in
 /// doubt if no record of it is left.
 #[test]
-fn a_disk_that_refuses_many_blocks_is_served_as_far_as_it_can_be_read() {
+fn a_disk_with_many_unreadable_blocks_is_served_as_far_as_it_can_be_read() {
     let disk = written();
     disk.lose_access_files();
     let whole = served(&Log::read_only(&mut disk.clone()).expect("it is there").0, &disk);
@@ -278,7 +278,7 @@ fn a_disk_that_refuses_many_blocks_is_served_as_far_as_it_can_be_read() {
 /// A file is unreadable at one start. Its content is back when it can be read again, whatever was written
 /// meanwhile.
 #[test]
-fn a_file_that_is_refused_at_one_start_stays_in_the_log() {
+fn a_file_that_is_unreadable_at_one_start_stays_in_the_log() {
     let all: BTreeSet<u64> = (0..MESSAGES * COMMITS).collect();
     let places = blocks(&written());
     let last = written().written().last().copied().expect("there were commits").0;
@@ -307,7 +307,7 @@ fn a_file_that_is_refused_at_one_start_stays_in_the_log() {
 /// however long the log is used. Every epoch that needs it reports it, and the first one that can read it
 /// serves it.
 #[test]
-fn a_block_that_is_refused_for_years_is_kept_until_the_disk_relents() {
+fn a_block_that_is_unreadable_for_years_is_kept_until_it_can_be_read() {
     let all: BTreeSet<u64> = (0..MESSAGES * COMMITS).collect();
     let mut disk = written();
     let (slot, at) = disk.written()[20];

@@ -118,7 +118,7 @@ fn new_disk() -> SimDisk {
 }
 
 #[test]
-fn room_that_comes_back_is_found_by_itself_and_asked_for_gently() {
+fn freed_file_system_space_is_found_automatically_with_few_attempts() {
     let mut world = World::new(new_disk());
     world.turns(20);
     world.disk.foresee(Trouble::Full(0));
@@ -139,7 +139,7 @@ fn room_that_comes_back_is_found_by_itself_and_asked_for_gently() {
 }
 
 #[test]
-fn a_half_made_file_does_not_fill_the_file_system() {
+fn an_incomplete_new_file_does_not_fill_the_file_system() {
     let mut world = World::new(new_disk());
     world.turns(20);
     world.publish_all();
@@ -161,7 +161,7 @@ fn a_half_made_file_does_not_fill_the_file_system() {
 }
 
 #[test]
-fn a_commit_without_room_waits_and_is_written_once_there_is_some() {
+fn a_commit_without_space_waits_and_is_written_once_there_is_some() {
     for after in 0..12 {
         for count in [1, 2, 5, 9] {
             let mut world = World::new(new_disk());
@@ -207,7 +207,7 @@ fn acknowledgements_are_recorded_from_the_reserve_while_publishers_wait() {
 }
 
 #[test]
-fn a_full_disk_at_a_start_is_no_broken_one() {
+fn a_full_disk_at_a_start_is_not_a_failed_disk() {
     for after in 0..6 {
         let mut world = World::new(new_disk());
         world.turns(20);
@@ -228,7 +228,7 @@ fn a_full_disk_at_a_start_is_no_broken_one() {
 }
 
 #[test]
-fn out_of_a_sync_it_is_final() {
+fn a_failed_sync_is_final() {
     let mut world = World::new(new_disk());
     world.turns(20);
     world.disk.foresee(Trouble::FailedSync(0));
@@ -238,7 +238,7 @@ fn out_of_a_sync_it_is_final() {
 }
 
 #[test]
-fn a_full_share_is_a_full_disk() {
+fn an_exceeded_quota_counts_as_a_full_disk() {
     // ENOSPC, EDQUOT; EIO.
     for (errno, is_one) in [(28, true), (122, true), (5, false)] {
         assert_eq!(is_full(&io::Error::from_raw_os_error(errno)), is_one, "{errno}");

@@ -728,7 +728,7 @@ fn nothing_durable_is_lost_and_nothing_settled_comes_back() {
 /// The exception is a file of which it could read neither the header nor a commit; see the README's known
 /// faults.
 #[test]
-fn what_a_start_could_not_read_is_there_when_it_can_be_read() {
+fn data_that_a_start_could_not_read_is_back_when_it_can_be_read() {
     let seeds = number("LEVERET_SEEDS").unwrap_or(500);
     let (mut told, mut failed) = (0, Vec::new());
     let one = number("LEVERET_SEED");
@@ -747,7 +747,7 @@ fn what_a_start_could_not_read_is_there_when_it_can_be_read() {
 }
 
 #[test]
-fn the_checks_see_every_mutant() {
+fn the_checks_detect_every_mutant() {
     for mutant in [
         Mutant::SyncLeftOut,
         Mutant::SettlementDropped,

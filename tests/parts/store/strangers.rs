@@ -178,7 +178,7 @@ fn is_told_and_goes_on(case: &str, files: &Files, live: &BTreeSet<u64>) -> usize
 }
 
 #[test]
-fn a_file_of_any_length_costs_what_is_gone_of_it_and_is_told() {
+fn a_file_cut_to_any_length_loses_only_the_missing_part_and_is_reported() {
     let (_, files, live) = two_days();
     for (name, bytes) in &files {
         for length in
@@ -195,7 +195,7 @@ fn a_file_of_any_length_costs_what_is_gone_of_it_and_is_told() {
 ///
 /// Otherwise a write would find no file, and a short segment would count as truncated.
 #[test]
-fn a_file_that_is_gone_or_was_cut_is_made_whole_before_it_is_used_again() {
+fn a_missing_or_cut_file_is_completed_before_it_is_reused() {
     let (_, files, _) = two_days();
     let of_log = |log: &Log| log.index().segments().values().map(|segment| segment.slot).collect();
     let mut old: Vec<u32> = of_log(&Store::of(&files, b'a').log);
@@ -236,7 +236,7 @@ fn a_file_that_is_gone_or_was_cut_is_made_whole_before_it_is_used_again() {
 }
 
 #[test]
-fn a_file_of_another_store_is_not_taken_for_one_of_this() {
+fn files_of_another_store_are_not_accepted() {
     let (_, files, live) = two_days();
     let mut other = Store::new(b'b', OTHER);
     other.go_on(700);
@@ -248,7 +248,7 @@ fn a_file_of_another_store_is_not_taken_for_one_of_this() {
 }
 
 #[test]
-fn files_of_another_day_are_told() {
+fn files_of_another_day_are_reported() {
     let (first, files, live) = two_days();
     for (name, bytes) in &first {
         let mut mixed = files.clone();
@@ -265,7 +265,7 @@ fn files_of_another_day_are_told() {
 }
 
 #[test]
-fn files_under_each_others_names_and_files_that_are_there_twice_are_told() {
+fn swapped_and_duplicate_files_are_reported() {
     let (_, files, live) = two_days();
     let names: Vec<u32> = files.keys().copied().filter(|name| *name < NEWEST_SLOT).collect();
     for (at, one) in names.iter().enumerate() {
@@ -283,7 +283,7 @@ fn files_under_each_others_names_and_files_that_are_there_twice_are_told() {
 }
 
 #[test]
-fn whatever_lies_in_a_spare_file_costs_nothing() {
+fn any_content_of_a_spare_file_loses_nothing() {
     let (_, files, live) = two_days();
     let store = Store::of(&files, b'a');
     let in_log: Vec<u32> = store.log.index().segments().values().map(|segment| segment.slot).collect();
@@ -307,7 +307,7 @@ fn whatever_lies_in_a_spare_file_costs_nothing() {
 ///
 /// A young store may then consist only of files that were never written.
 #[test]
-fn a_directory_that_was_copied_in_part_is_told() {
+fn a_partly_copied_directory_is_reported() {
     for (age, count) in [("young", 30), ("lived", 300), ("old", 560)] {
         let mut store = Store::new(b'a', IDENTITY);
         store.let_in();
@@ -333,7 +333,7 @@ fn a_directory_that_was_copied_in_part_is_told() {
 
 /// Missing data is reported by the start that continues without it; then there is no report any more.
 #[test]
-fn a_part_of_a_store_is_told_and_goes_on() {
+fn a_part_of_a_store_is_reported_and_continues() {
     let (_, files, _) = two_days();
     let newest = |log: &Log| log.index().segments().values().map(|segment| segment.slot).next_back();
     let of_newest = newest(&Store::of(&files, b'a').log).expect("there is one");
@@ -364,7 +364,7 @@ fn a_part_of_a_store_is_told_and_goes_on() {
 
 /// At any kill or power cut: a segment that was just sealed or just opened is no evidence of missing files.
 #[test]
-fn a_kill_while_a_segment_is_opened_is_no_copy_in_part() {
+fn a_kill_while_a_segment_is_opened_is_not_taken_for_a_partial_copy() {
     let mut sealed = 0;
     for (calls, is_killed) in (0..80).flat_map(|calls| [(calls, true), (calls, false)]) {
         let mut store = Store::new(b'a', IDENTITY);
@@ -393,7 +393,7 @@ fn a_kill_while_a_segment_is_opened_is_no_copy_in_part() {
 /// A full file system had no space for the header copy, and a power cut tore the header of the next segment.
 /// But data behind a header may be the rest of a segment.
 #[test]
-fn a_torn_header_without_a_note_is_no_copy_in_part() {
+fn a_torn_header_without_a_header_copy_is_not_taken_for_a_partial_copy() {
     let mut sealed = 0;
     for calls in 0..80 {
         let mut store = Store::new(b'a', IDENTITY);

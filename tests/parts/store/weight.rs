@@ -187,7 +187,7 @@ fn declared(queues: u64, segment_bytes: u32, index_bytes: usize) -> World {
 }
 
 #[test]
-fn what_exists_takes_what_the_memory_table_says_of_it() {
+fn queues_and_definitions_use_the_memory_stated_in_the_memory_table() {
     let nothing = World::new(100, 256 << 10, 64 << 20).bytes();
     let mut world = declared(100, 256 << 10, 64 << 20);
     let definition = (world.bytes() - nothing) / 500.0;
@@ -209,7 +209,7 @@ fn what_exists_takes_what_the_memory_table_says_of_it() {
 }
 
 #[test]
-fn four_hundred_queues_hold_no_publisher_back_however_little_the_index_may_take() {
+fn four_hundred_queues_block_no_publisher_however_small_the_index_is() {
     let mut world = declared(400, 1 << 20, 256 << 10);
     for n in 0..2_000 {
         assert!(world.publish(n % 400) && !world.is_full(), "at message {n}");
@@ -243,7 +243,7 @@ fn a_full_index_is_empty_again_when_everything_is_consumed() {
 
 /// Names like those of a client that declares a queue for each answer.
 #[test]
-fn queues_that_are_used_once_and_deleted_hold_nobody_back() {
+fn queues_that_are_used_once_and_deleted_block_no_publisher() {
     const QUEUES: u64 = 40_000;
     let mut world = World::new(QUEUES, 8 << 20, 1 << 20);
     let mut most = 0;

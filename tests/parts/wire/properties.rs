@@ -161,7 +161,7 @@ proptest! {
     }
 
     #[test]
-    fn no_room_means_nothing_written(octets in raw_properties(), room in 0..200usize) {
+    fn without_space_nothing_is_written(octets in raw_properties(), room in 0..200usize) {
         let properties = Properties::parse(&octets).expect("sound properties");
         let mut buf = vec![0; room];
         let mut w = Writer::new(&mut buf);

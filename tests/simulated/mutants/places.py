@@ -234,8 +234,8 @@ LOG_ALONE = {"second-half-of-carried-settlements-dropped"}
 # Mistakes that 2,000 seeds of either simulator do not find yet, but a test of `tests/parts/store` does. The test of the
 # first one cuts the power at every call.
 BY_A_TEST = {
-    "settlement-ahead-of-its-message": "group::what_no_commit_holds",
-    "first-half-of-carried-settlements-dropped": "carried::what_is_settled_in_more_ranges",
+    "settlement-ahead-of-its-message": "group::a_transaction_larger_than_a_commit",
+    "first-half-of-carried-settlements-dropped": "carried::settlements_with_more_ranges",
     "half-a-transaction-left-on-a-full-disk": "group::on_a_disk_that_is_full",
 }
 
@@ -244,7 +244,7 @@ BY_A_TEST = {
 DIRECT = {
     # A start uses no file before it has sealed the active segment. Sealing also syncs the record of the deleted segment.
     # Only a segment with a damaged header is not sealed.
-    "left-in-the-unsynced-last-commit-believed": "carried::that_a_segment_has_left_is_not_believed",
+    "left-in-the-unsynced-last-commit-believed": "carried::a_deleted_segment_is_not_believed",
     # The header copy beside the log has the header too, and the header of the next segment names the file.
     "empty-header-taken-for-a-free-segment": "defined::no_block_of_a_store_at_rest",
 }
