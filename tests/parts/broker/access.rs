@@ -185,7 +185,7 @@ fn a_password_is_checked_once_and_then_remembered_until_it_changes() {
     assert_eq!(house.log_in("u", b"one", true), (true, true));
     assert_eq!(house.log_in("u", b"one", true), (true, false), "remembered");
     assert_eq!(house.log_in("u", b"two", true), (false, true), "the wrong one is not");
-    assert_eq!(house.log_in("nobody", b"one", true), (false, true), "who is not there takes as long");
+    assert_eq!(house.log_in("nobody", b"one", true), (false, true), "an unknown user takes as long");
     house.broker.access_mut().change_password_hash(&mut house.journal, "u", hash(b"two")).unwrap();
     assert_eq!(house.log_in("u", b"one", true), (false, true));
     assert_eq!(house.log_in("u", b"two", true), (true, true));

@@ -64,7 +64,7 @@ fn requeued_messages_block_no_other_consumer() {
     house.declare(good, "good", false);
     house.publish(good, "good", 1);
     house.consume(good, "good");
-    assert_eq!(house.turns(good), 1, "a newcomer gets its message");
+    assert_eq!(house.turns(good), 1, "a new consumer gets its message");
     house.settle(good, 0, true, Settlement::Ack);
     // All requeued messages can be delivered again.
     let mut count = 0;
@@ -98,7 +98,7 @@ fn a_return_that_waited_for_the_outbox_is_retried_when_that_was_written() {
     assert_eq!(house.ask(at, publish), Outcome::Wait);
     let before = house.broker.room_made();
     assert_eq!(house.turn(at), 1);
-    assert!(house.broker.room_made() > before, "whoever waits asks again");
+    assert!(house.broker.room_made() > before, "waiting clients retry");
     assert_eq!(house.ask(at, publish), Outcome::Published);
 }
 
@@ -216,7 +216,7 @@ fn a_passive_declaration_waits_until_the_queue_is_durable() {
     house.done(b, exchange(true));
     assert_eq!(house.awaited, declared);
     house.done(b, queue("transient", true, false));
-    assert!(house.awaited.is_none(), "nobody relies on that");
+    assert!(house.awaited.is_none(), "no answer depends on that");
     // Other log entries may wait for space for a long time.
     while house.journal.fact().is_some() {
         house.journal.pop_fact();

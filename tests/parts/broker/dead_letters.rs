@@ -310,7 +310,7 @@ fn a_cycle_of_dead_letters_without_space_for_deaths_ends() {
     while house.broker.may_shed(&house.journal, &house.messages) {
         house.turn(at);
         turns += 1;
-        assert!(turns < TURNS_MAX, "it goes round and round");
+        assert!(turns < TURNS_MAX, "the cycle does not end");
     }
     assert_eq!(house.messages.messages_used(), 0);
 }
@@ -356,7 +356,7 @@ fn without_capacity_a_dead_letter_stays_and_proceeds_later() {
     let mut held = filled(&mut house);
     house.settle(at, first.tag, false, Settlement::Reject);
     house.turns(at);
-    assert_eq!((house.ready(at, "q"), house.ready(at, "dead")), (0, 0), "nobody is given it any more");
+    assert_eq!((house.ready(at, "q"), house.ready(at, "dead")), (0, 0), "it is no longer delivered");
     assert!(!house.broker.may_shed(&house.journal, &house.messages), "or the loop would burn");
     assert_eq!(house.broker.gauges().deliveries, 1);
     house.messages.release(held.pop().unwrap());
@@ -396,7 +396,7 @@ fn a_rejected_message_without_capacity_does_not_stop_the_length_limit() {
     }
     house.done(publisher, Command::TxCommit);
     house.turns(at);
-    assert_eq!(house.ready(at, "q"), 1, "its letters go nowhere, which takes no room");
+    assert_eq!(house.ready(at, "q"), 1, "its dead letters have no target, which needs no capacity");
     held.into_iter().for_each(|id| house.messages.release(id));
     house.turns(at);
     assert_eq!(empty(&mut house, at, "dead"), ["x"]);

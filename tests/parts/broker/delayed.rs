@@ -326,8 +326,8 @@ fn without_capacity_messages_are_delayed_longer() {
     let mut held = filled(&mut house);
     pass_to(&mut house, at, START_MS + 30);
     assert_eq!((house.ready(at, "q"), asleep(&house)), (0, 2));
-    assert_eq!(house.broker.queues().next_expiry_ms(), None, "only room makes a difference");
-    assert!(!house.broker.may_shed(&house.journal, &house.messages), "nobody asks for ever");
+    assert_eq!(house.broker.queues().next_expiry_ms(), None, "only capacity makes a difference");
+    assert!(!house.broker.may_shed(&house.journal, &house.messages), "it is not retried forever");
     held.drain(..4).for_each(|id| house.messages.release(id));
     house.turns(at);
     assert_eq!(empty(&mut house, at, "q"), ["1", "2"]);

@@ -84,7 +84,7 @@ fn expired_messages_are_dead_lettered_and_not_delivered() {
     declare(&mut house, at, "q", false, &with("dead", |t| t.int("x-message-ttl", 100)));
     publish(&mut house, at, "q", &expiring("5000"), "x");
     house.journal.set_time(1_100);
-    assert!(get(&mut house, at, "q").is_none(), "whoever asks, even before its queue is looked at");
+    assert!(get(&mut house, at, "q").is_none(), "even before its queue is checked");
     let letter = got(&mut house, at, "dead");
     assert_eq!(letter.deaths(), [("q".into(), "expired".into(), 1)]);
     // The dead letter has no expiration of its own, or it would expire there too.

@@ -97,7 +97,7 @@ fn consumers_that_settle_in_time_cause_only_one_check_per_half_hour() {
     }
     assert_eq!(looks, 2);
     house.settle(at, 0, true, Settlement::Ack);
-    assert_eq!(house.broker.overdue_deadline(), Deadline::NEVER, "nobody holds anything");
+    assert_eq!(house.broker.overdue_deadline(), Deadline::NEVER, "there are no deliveries");
 }
 
 #[test]

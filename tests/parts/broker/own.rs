@@ -73,6 +73,6 @@ fn a_parked_message_keeps_its_bcc_keys_secret() {
         let headers = properties.headers().expect("there are headers");
         let has = |name| headers.get(name).is_some();
         assert_eq!((has("BCC"), has("a"), has("x-parked-cause")), (false, true, has_cause));
-        assert_eq!(properties.expiration(), None, "it waits for somebody to look at it");
+        assert_eq!(properties.expiration(), None, "it stays until an operator handles it");
     }
 }

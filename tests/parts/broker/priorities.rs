@@ -184,7 +184,10 @@ fn a_queue_of_an_older_version_has_levels_from_now_on() {
     };
     assert_eq!((incarnation, levels_from > 7), (7, true));
     assert_eq!(levels_of(&written), levels_from..levels_from + u64::from(MAX));
-    assert!(house.journal.next_version() >= levels_from + u64::from(MAX), "nobody else has these numbers");
+    assert!(
+        house.journal.next_version() >= levels_from + u64::from(MAX),
+        "these numbers are not used otherwise"
+    );
 }
 
 /// A get takes the last message of the highest priority, where the other messages have expired. Only the get

@@ -132,7 +132,7 @@ fn a_rebuilt_queue_that_is_declared_with_one_active_consumer_has_one() {
     consume(&mut house, one, "a", 0);
     consume(&mut house, two, "b", 0);
     house.publish(one, "q", 4);
-    assert_eq!(served(&mut house, one, two), (2, 2), "nobody knows that it has one active consumer");
+    assert_eq!(served(&mut house, one, two), (2, 2), "its argument is unknown");
     let (passive, durable, exclusive, auto_delete) = (false, true, false, false);
     let arguments = SINGLE_ACTIVE;
     let declare = Command::QueueDeclare { queue: "q", passive, durable, exclusive, auto_delete, arguments };

@@ -97,8 +97,7 @@ fn leave_to_the_log(house: &mut TestBroker, at: At, limits: &Limits) {
 
 /// Loads the first message of a queue, which is only in the log.
 fn read_back(house: &mut TestBroker, limits: &Limits) -> PageIn {
-    let fetch =
-        house.broker.queues_mut().next_fetch(&house.messages).expect("somebody wants the first message");
+    let fetch = house.broker.queues_mut().next_fetch(&house.messages).expect("the first message is wanted");
     let (exchange, routing_key, properties) = ("", &b"q"[..], &[0x10, 0, 2][..]);
     let body_len = limits.message_size_max;
     let page = Page { offset: fetch.start, exchange, routing_key, properties, body_len, enqueued_ms: 0 };

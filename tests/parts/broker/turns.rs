@@ -225,8 +225,8 @@ fn a_burst_into_a_short_queue_is_delivered_as_far_as_the_consumer_is_ready() {
         side.deliver();
         let written = side.write();
         assert_eq!(written[1].len(), taken, "of 300, with a prefetch of {prefetch}");
-        let last = written[1].last().expect("he has some");
-        assert!(last.starts_with(&format!("short {taken:05}")), "what came first is his: {last}");
+        let last = written[1].last().expect("it has some");
+        assert!(last.starts_with(&format!("short {taken:05}")), "the first messages are delivered: {last}");
         let left = side.house.ready(side.channels[0], "short");
         assert_eq!(left as usize, (300 - taken).min(2), "the last two stay");
     }

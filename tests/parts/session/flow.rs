@@ -324,7 +324,7 @@ fn a_confirm_waits_for_the_disk_and_those_behind_it_wait_with_it() {
         host.run(&mut world, &publish(1, "none", body));
     }
     assert!(host.said().is_empty(), "nothing is durable yet");
-    assert!(!host.connection.has_output(), "there is nothing to write, so nobody is kept awake");
+    assert!(!host.connection.has_output(), "there is nothing to write, so the loop can sleep");
     for (durable, confirm) in [(1, ack(1, 2, true)), (2, ack(1, 3, false))] {
         world.durable = Batch::numbered(durable);
         host.connection.note_durable(&mut context!(world));

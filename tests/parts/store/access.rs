@@ -42,7 +42,7 @@ fn commit(log: &mut Log, disk: &mut SimDisk) {
     while let Some(job) = log.next_prepare() {
         log.prepare_done(job.run(disk)).expect("the disk is well");
     }
-    let job = log.next_commit(NOW).expect("somebody waits");
+    let job = log.next_commit(NOW).expect("a commit is awaited");
     log.commit_done(job.run(disk)).expect("the disk is well");
 }
 
@@ -75,7 +75,11 @@ fn an_older_store_is_accepted_as_it_is_unless_it_is_damaged() {
     assert_eq!(report.access.access, Access::New);
     say_as_before(&mut log, &mut disk, 1, ALICE);
     drop(log);
-    assert_eq!(open(&disk).1.access.access, Access::Silent, "nobody said that this is all");
+    assert_eq!(
+        open(&disk).1.access.access,
+        Access::Silent,
+        "the store does not record that this is complete"
+    );
     let (mut log, _) = open(&disk);
     say_as_before(&mut log, &mut disk, 2, &ACCESS_WRITTEN_KEY);
     let place = say_as_before(&mut log, &mut disk, 3, BOB);
@@ -119,7 +123,7 @@ fn the_digest_reveals_missing_definitions() {
     log.append_reserved(&record, Urgency::Awaited, NOW).expect("there is room");
     commit(&mut log, &mut disk);
     drop(log);
-    assert_eq!(open(&disk).1.access.access, Access::Whole, "somebody has confirmed it");
+    assert_eq!(open(&disk).1.access.access, Access::Whole, "an operator has confirmed it");
 }
 
 #[test]
@@ -148,7 +152,7 @@ fn a_change_is_durable_when_two_commits_have_it() {
         let batch = journal.define(definition.key(), Some(definition.value()));
         let mut made = 0;
         while journal.durable() < batch {
-            let write = keeper.next_write(&mut journal, &mut messages, NOW).expect("somebody waits");
+            let write = keeper.next_write(&mut journal, &mut messages, NOW).expect("a commit is awaited");
             made += u32::from(matches!(write, Write::Commit(_)));
             let done = write.run(&mut disk);
             keeper.write_done(&mut journal, &mut messages, done, NOW).expect("the disk is well");
@@ -631,7 +635,7 @@ fn a_permanent_fault_of_an_access_file_affects_only_that_file() {
                     NOW,
                 )
                 .expect("there is room");
-                let job = log.next_commit(NOW).expect("somebody waits");
+                let job = log.next_commit(NOW).expect("a commit is awaited");
                 log.commit_done(job.run(&mut worn)).expect("the store goes on");
             }
         }

@@ -117,7 +117,7 @@ fn files_keep_committed_messages_and_lock_out_a_second_process() {
     assert!(report.is_new && report.unwritable.is_none());
     let target = [Target { queue: 1, offset: 0, lane: 0 }];
     log.append(&message(&target, b"hello"), Urgency::Awaited, NOW).expect("there is room");
-    let job = log.next_commit(NOW).expect("somebody waits");
+    let job = log.next_commit(NOW).expect("a commit is awaited");
     log.commit_done(job.run(&mut disk)).expect("the disk is well");
     assert!(Log::open(&mut FileDisk::new(&directory), Settings::default(), IDENTITY, NOW).is_err());
     drop(disk);

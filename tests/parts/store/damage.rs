@@ -165,7 +165,7 @@ fn sealed_by_a_cut(settles: bool) -> (SimDisk, (u32, usize), u64) {
         if settles && offset > 1 {
             log.settle(1, Range { start: offset - 2, end: offset - 1 }, Urgency::Awaited, NOW);
         }
-        let job = log.next_commit(NOW).expect("somebody waits");
+        let job = log.next_commit(NOW).expect("a commit is awaited");
         if log.commit_done(job.run(&mut disk)).is_err() {
             break;
         }

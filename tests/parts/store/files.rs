@@ -200,7 +200,7 @@ fn a_lack_of_descriptors_is_not_a_failed_disk() {
     }
     let mut looks = FileDisk::only_reading(&home.0);
     let _others: Vec<File> = core::iter::from_fn(|| File::open("/dev/null").ok()).collect();
-    assert!(looks.read(0, 0, &mut [0; 4]).is_err(), "who only looks is told");
+    assert!(looks.read(0, 0, &mut [0; 4]).is_err(), "a reader gets the error");
 }
 
 /// Data in a file without a name is lost when the process ends.
@@ -214,6 +214,6 @@ fn data_synced_into_a_removed_file_is_not_durable() {
     disk.sync(3).expect("it is there");
     fs::remove_file(home.0.join("00000003.seg")).expect("it is there");
     disk.write(3, 4_096, &[7; 4_096]).expect("it is open");
-    let refused = disk.sync(3).expect_err("nobody finds it any more");
+    let refused = disk.sync(3).expect_err("the file has no name any more");
     assert!(refused.to_string().contains("removed"), "{refused}");
 }

@@ -133,7 +133,7 @@ fn write_on(log: &mut Log, disk: &mut SimDisk) {
             value: Some(&value),
         };
         log.append_reserved(&record, Urgency::Awaited, NOW).expect("there is room");
-        let job = log.next_commit(NOW).expect("somebody waits");
+        let job = log.next_commit(NOW).expect("a commit is awaited");
         log.commit_done(job.run(disk)).expect("the disk is well");
         if log.index().segments().len() > first {
             return;
@@ -215,7 +215,7 @@ fn records_that_later_versions_mark_as_skippable_are_skipped() {
         let record = Record::Optional { kind, payload: &payload };
         log.append_reserved(&record, Urgency::Awaited, NOW).expect("there is room");
         if kind % 9 == 0 {
-            let job = log.next_commit(NOW).expect("somebody waits");
+            let job = log.next_commit(NOW).expect("a commit is awaited");
             log.commit_done(job.run(&mut disk)).expect("the disk is well");
         }
     }

@@ -369,7 +369,7 @@ fn a_lowered_limit_removes_surplus_files_at_the_next_start() {
     assert!(before > 10, "{before} files");
     for entry in std::fs::read_dir(&home).expect("it is there") {
         let file = entry.and_then(|entry| entry.metadata()).expect("it is there");
-        assert_eq!(file.permissions().mode() & 0o077, 0, "messages and hashes are nobody else's");
+        assert_eq!(file.permissions().mode() & 0o077, 0, "other users cannot read messages and hashes");
     }
     drop(start(20));
     assert_eq!(files(), before, "the limit is as it was");

@@ -35,7 +35,7 @@ fn commit(log: &mut Log, disk: &mut SimDisk) {
     while let Some(job) = log.next_prepare() {
         log.prepare_done(job.run(disk)).expect("the disk is well");
     }
-    let job = log.next_commit(NOW).expect("somebody waits");
+    let job = log.next_commit(NOW).expect("a commit is awaited");
     log.commit_done(job.run(disk)).expect("the disk is well");
 }
 

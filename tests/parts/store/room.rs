@@ -233,7 +233,7 @@ fn a_failed_sync_is_final() {
     world.turns(20);
     world.disk.foresee(Trouble::FailedSync(0));
     assert!(world.publish());
-    let job = world.log.next_commit(world.now()).expect("somebody waits");
+    let job = world.log.next_commit(world.now()).expect("a commit is awaited");
     assert!(world.log.commit_done(job.run(&mut world.disk)).is_err() && world.log.has_failed());
 }
 

@@ -38,7 +38,7 @@ pub(crate) fn publish(log: &mut Log, disk: &mut SimDisk, offset: u64) -> (u32, u
         log.prepare_done(job.run(disk)).expect("the disk is well");
     }
     log.append(&Record::Message(message), Urgency::Awaited, NOW).expect("there is room");
-    let job = log.next_commit(NOW).expect("somebody waits");
+    let job = log.next_commit(NOW).expect("a commit is awaited");
     log.commit_done(job.run(disk)).expect("the disk is well");
     disk.written().last().copied().expect("it was written")
 }

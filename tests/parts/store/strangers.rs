@@ -93,7 +93,7 @@ impl Store {
             }
         }
         self.log.append(&Record::Message(message), Urgency::Awaited, NOW).expect("there is room");
-        let job = self.log.next_commit(NOW).expect("somebody waits");
+        let job = self.log.next_commit(NOW).expect("a commit is awaited");
         self.log.commit_done(job.run(&mut self.disk)).is_ok()
     }
 

@@ -397,7 +397,7 @@ impl Life {
                 self.players[at].take(no_ack, (said.channel, delivery_tag), copied);
             }
             Method::BasicGetOk { delivery_tag, redelivered, .. } => {
-                let (queue, no_ack) = self.players[at].gets.pop_front().expect("somebody asked");
+                let (queue, no_ack) = self.players[at].gets.pop_front().expect("a get was sent");
                 let copied = self.hear_message(queue, said, redelivered, no_ack);
                 self.players[at].take(no_ack, (said.channel, delivery_tag), copied);
             }

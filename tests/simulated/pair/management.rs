@@ -165,7 +165,7 @@ fn an_idle_client_loses_its_place_only_to_a_waiting_client() {
     let most = small_limits().management_clients_max as usize;
     let crowd: Vec<usize> = (0..most).map(|_| world.connect_management(Shape::WIDE, HOME)).collect();
     world.run();
-    assert!(crowd.iter().all(|client| is_held(&world, *client)), "nobody waits");
+    assert!(crowd.iter().all(|client| is_held(&world, *client)), "no client waits");
     world.pass_ms(1_000);
     assert_eq!(status(&ask(&mut world, crowd[0], &get("/api/whoami", GUEST))), "200");
     let newcomer = world.connect_management(Shape::WIDE, AWAY);
@@ -375,7 +375,7 @@ fn twenty_users_displace_neither_an_administrators_token_nor_each_others() {
         assert!(refused.contains("16 users are logged in"), "{refused}");
     }
     assert_eq!(whoami(&mut world, &guests), "200", "the administrator stays");
-    assert!(tokens.iter().all(|token| whoami(&mut world, token) == "200"), "and everybody else");
+    assert!(tokens.iter().all(|token| whoami(&mut world, token) == "200"), "and all others");
     // A user who has a token already replaces it.
     let anew = log_in_as(&mut world, client, &logins[3]);
     assert_eq!([&tokens[3], &anew, &tokens[0]].map(|token| whoami(&mut world, token)), ["401", "200", "200"]);

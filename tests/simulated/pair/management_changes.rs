@@ -629,7 +629,7 @@ fn rates_are_those_of_the_last_five_seconds_and_histories_are_as_long_as_asked_f
         (&queue["messages_details"]["rate"], &all["message_stats"]["publish_details"]["rate"]),
         (&0.0.into(), &0.0.into())
     );
-    assert!(queue["messages_details"].get("samples").is_none(), "nobody asked");
+    assert!(queue["messages_details"].get("samples").is_none(), "samples were not requested");
     // Purged messages do not count as delivered. Messages delivered twice count twice.
     pass_to_next_sample(&mut world);
     let api = world.connect_management(Shape::WIDE, HOME);

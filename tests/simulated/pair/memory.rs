@@ -580,7 +580,7 @@ fn deliveries_never_take_all_records_and_a_new_consumer_gets_some() {
     let hoarders: Vec<usize> = (0..3).map(|_| world.open(&[1])).collect();
     for hoarder in &hoarders {
         world.consume(*hoarder, 1, "q", "it", false);
-        assert!(!world.deliveries(*hoarder).is_empty(), "a newcomer gets some");
+        assert!(!world.deliveries(*hoarder).is_empty(), "a new consumer gets some");
     }
     // Each consumer acknowledges all it has, repeatedly, until nothing is left.
     let mut taken = world.counts(publisher, 1, "q").0;

@@ -174,7 +174,7 @@ fn walk(
                     }
                     match run(seed, mutant) {
                         Ok(counts) => {
-                            let mut sum = sum.lock().expect("nobody panics with it");
+                            let mut sum = sum.lock().expect("no thread panics while it holds the lock");
                             sum.add(&counts);
                             if is_search && seed.is_multiple_of(1_000) {
                                 // A closed standard error does not end the walk.
@@ -189,15 +189,18 @@ fn walk(
                                     replay(seed)
                                 );
                             }
-                            failed.lock().expect("nobody panics with it").insert(seed, what);
+                            failed
+                                .lock()
+                                .expect("no thread panics while it holds the lock")
+                                .insert(seed, what);
                         }
                     }
                 }
             });
         }
     });
-    let sum = sum.into_inner().expect("nobody panicked with it");
-    (sum, failed.into_inner().expect("nobody panicked with it"))
+    let sum = sum.into_inner().expect("no thread panicked while it held the lock");
+    (sum, failed.into_inner().expect("no thread panicked while it held the lock"))
 }
 
 fn replay(seed: u64) -> String {
