@@ -1,5 +1,6 @@
-//! Dead letters and length limits: the target and headers of a dead letter, and that none is lost, whatever
-//! capacity is missing and whenever the power fails.
+//! Dead letters and length limits: the target and the headers of a dead letter.
+//!
+//! No dead letter may be lost, whatever capacity is missing and whenever the power fails.
 
 use leveret_base::command::{Command, DeliveryKind, Outbox, Outcome, Settlement};
 use leveret_base::limits::Limits;

@@ -259,8 +259,8 @@ fn expired_messages_free_the_log_share_of_their_virtual_host() {
     }
 }
 
-/// A log full of expiring messages proceeds in the space reserved for dead letters and in what that frees,
-/// although a dead letter is larger than its message.
+/// A log full of expiring messages proceeds in the space reserved for dead letters and in what that frees. It
+/// does so although a dead letter is larger than its message.
 ///
 /// Where this ends too early, it proceeds when dead letters are consumed: no message waits forever.
 #[test]

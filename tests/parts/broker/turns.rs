@@ -1,5 +1,6 @@
-//! Commands that arrive in one read have the same effect as one command per turn: deliveries, counts and
-//! answers do not depend on how a client's bytes were split.
+//! Commands that arrive in one read have the same effect as one command per turn.
+//!
+//! Deliveries, counts and answers do not depend on how a client's bytes were split.
 
 use std::collections::BTreeMap;
 

@@ -229,8 +229,8 @@ fn stays_within_its_limit(board: &str) {
     filler.consume_all();
     let (all, names) = (filler.links.len(), [0, 1, 2, 3].map(|number| filler.name('q', number)));
     filler.leave_half_frames(all / 2..all * 3 / 4);
-    // Unacknowledged deliveries through all queues except the first one; then messages without a consumer:
-    // tiny ones to fill the records and the index, and large ones for the blocks.
+    // Unacknowledged deliveries through all queues except the first one; then messages without a consumer.
+    // Tiny ones fill the records and the index, and large ones the blocks.
     let queues: Vec<String> = (1..limits.queues_max).map(|number| filler.name('q', number)).collect();
     let mut sent = filler.flood(4..6, |at| publish(&queues[at % queues.len()], &PERSISTENT, &[1; 40]));
     sent += filler.flood(6..8, |_| publish(&names[0], &PERSISTENT, b""));

@@ -3,7 +3,7 @@
 //!
 //! # Invariants
 //! - The broker is slowed down by a setting of self-checking builds. So the result does not depend on the
-//!   speed of this   machine, unless it is busy with something else.
+//!   speed of this machine, unless it is busy with something else.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};

@@ -1,9 +1,11 @@
-//! One connection in memory: a client that is a byte string, a broker that is a table of rules, and a socket
-//! that accepts as much as the test says.
+//! One connection in memory, with simple counterparts.
+//!
+//! The client is a byte string, the broker is a table of rules, and the socket accepts as much as the test
+//! says.
 //!
 //! # Invariants
 //! - The broker here is the simplest one that obeys the contract of `command.rs`. So a failed test indicates
-//!   an error of   the connection.
+//!   an error of the connection.
 //! - Time stands still unless a test advances it.
 
 #![allow(dead_code, missing_docs, unreachable_pub, reason = "each test file uses its part")]

@@ -297,8 +297,8 @@ fn lossy_store(seed: u64, large: bool, is_all_lost: bool) -> (SimDisk, Definitio
     (disk, users.map(|key| (key.to_vec(), new.clone())).to_vec())
 }
 
-/// The power fails at each call of the start that restores the lost access records to the log. What only the
-/// files beside the log contain must not be lost.
+/// The power fails at each call of the start that restores the lost access records to the log. Data that only
+/// the files beside the log contain must not be lost.
 #[test]
 fn no_power_cut_while_access_is_restored_brings_back_deleted_rights() {
     let kinds = [(false, false), (true, false), (false, true), (true, true)];

@@ -195,8 +195,8 @@ fn a_message_of_several_queues_is_copied_once_for_all_that_need_it() {
 /// More is settled in one queue than fits into one or two commits. Whatever segments are deleted, no start at
 /// any moment finds settled messages again.
 ///
-/// That holds wherever the parts of the rewritten settlements are, even if the first is in one segment and
-/// the last in the next, and the first segment is deleted alone.
+/// That holds wherever the parts of the rewritten settlements are. The first may be in one segment and the
+/// last in the next, and the first segment is deleted alone.
 #[test]
 fn settlements_with_more_ranges_than_a_commit_holds_are_carried_completely() {
     for (count, parts) in [(6_000, 2), (12_000, 3)] {

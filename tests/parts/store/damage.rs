@@ -1,5 +1,7 @@
-//! Damage that looks like something else: an end of the log that looks like a torn commit, and files that
-//! look like those of another store. As far as possible these cases are distinguished.
+//! Damage that looks like something else: a damaged end like a torn commit, damaged files like those of
+//! another store.
+//!
+//! As far as possible these cases are distinguished.
 
 use crate::sim_disk::{Random, SimDisk, Trouble};
 use leveret_store::{

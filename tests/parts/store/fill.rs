@@ -1,5 +1,6 @@
-//! The cost of a nearly full disk limit: bytes written per byte of message, at 60 to 90 % of the limit,
-//! counted on the simulated disk.
+//! The cost of a nearly full disk limit: bytes written per byte of message at 60 to 90 % of the limit.
+//!
+//! The bytes are counted on the simulated disk.
 //!
 //! There are two loads. In the first, messages are consumed in random order, the hardest case for a log. In
 //! the second, some queues are not consumed for long, beside queues whose messages are consumed at once, as

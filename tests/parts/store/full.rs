@@ -5,7 +5,7 @@
 //! # Invariants
 //! - At the end one segment is left and all others are free, so publishing continues.
 //! - The number of files never exceeds the limit, because settlements and copies use the space that they
-//!   free. Only if the   process is killed repeatedly within a few commits, there are a few more.
+//!   free. Only if the process is killed repeatedly within a few commits, there are a few more.
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;

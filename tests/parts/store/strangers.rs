@@ -1,5 +1,5 @@
-//! Store files that were moved or changed outside the broker: files of two stores or of two days mixed, cut
-//! to any length, or present twice.
+//! Store files that were changed outside the broker: mixed with another store or another day, cut, or present
+//! twice.
 //!
 //! Messages that are served are unaltered and of this store. Missing and returned data is reported by the
 //! start, and before by `inspect`. Messages confirmed afterwards are kept.

@@ -7,7 +7,7 @@
 //!
 //! The upstream requires:
 //! - Frames are valid. A content is complete before anything else comes on its channel, and its bytes belong
-//!   to   one message.
+//!   to one message.
 //! - Nothing comes on a closed channel. No channel is opened twice, and none publishes before confirm.select.
 //! - A repeated message is marked as such, unless it was refused. New messages keep the order of their queue.
 //!

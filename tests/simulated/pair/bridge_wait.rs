@@ -1,5 +1,6 @@
-//! Messages that the upstream refuses, and upstream or local queues that are missing or full: only the
-//! affected rule waits, and retries one message at a time.
+//! Messages that the upstream refuses, and upstream or local queues that are missing or full.
+//!
+//! Only the affected rule waits, and it retries one message at a time.
 
 use leveret::config::bridge::{Bridge, Destination, Refused, Rule};
 use leveret::wire::{Method, Table, Writer};

@@ -1,5 +1,7 @@
-//! Permissions of the management API for every tag on every path, and attacks over HTTP: unclear ends of
-//! requests, names that would become headers, paths that lead elsewhere.
+//! Permissions of the management API for every tag on every path, and attacks over HTTP.
+//!
+//! The attacks are requests with an unclear end, names that would become headers, and paths that lead
+//! elsewhere.
 
 use super::management::{GUEST, ask, get, status};
 use super::world::{Shape, World, small_limits};

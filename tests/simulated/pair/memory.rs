@@ -1,5 +1,6 @@
-//! Full pools: which clients are blocked, which are refused with the key to raise, and that no client is
-//! blocked that could free the missing capacity itself.
+//! Full pools: which clients are blocked, and which are refused with the key to raise.
+//!
+//! No client is blocked that could free the missing capacity itself.
 //!
 //! Without its rule, each test would hang (come to rest without the expected result) or exceed a limit. Time
 //! passes only where a test says so, because an event that frees memory must also wake the clients that wait

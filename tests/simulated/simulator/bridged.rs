@@ -1,7 +1,7 @@
 //! Simulates a bridge across power cuts, with an upstream that shows the faults of real upstreams.
 //!
 //! Checked when forwarding: each message confirmed by the broker arrives upstream at least once and in order,
-//! and repeats are marked as such; or it is parked. Checked when fetching: each message acknowledged to the
+//! or it is parked. Repeats are marked as such. Checked when fetching: each message acknowledged to the
 //! upstream is in the broker.
 //!
 //! ```text
@@ -47,7 +47,7 @@ const UNCONFIRMED_MAX: usize = 24;
 const LIVES: u32 = 5;
 /// Number of messages to fetch up to the end of the first life, and the number added by each later life.
 ///
-/// They are not consumed here, so the disk must have room for all of them.
+/// They are not consumed here, so the disk must have space for all of them.
 const FETCHED_MAX: u64 = 80;
 /// Maximum number of steps until everything has arrived, once all faults have ended.
 const CALM_STEPS: u64 = 400_000;

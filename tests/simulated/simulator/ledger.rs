@@ -633,7 +633,7 @@ impl Ledger {
         self.asked.push(asked);
     }
 
-    // ---- lives
+    // ---- lives of the broker
 
     /// Chooses the witnesses of unanswered commits. The process is about to end.
     pub fn call_witnesses(&mut self) {

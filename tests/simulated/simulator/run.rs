@@ -1,9 +1,10 @@
-//! A run: one disk, and the lives of the broker on it, each ended by some fault.
+//! A run: one disk, and the lives of the broker on it, each ended by some fault. A life is one broker
+//! process.
 //!
 //! # Invariants
 //! - Everything in a run follows from its seed.
 //! - Each random decision has random numbers of its own ([`Random::of`]). So a change of the broker affects
-//!   only   what its clients and its disk see of it, and a seed keeps its meaning everywhere else.
+//!   only what its clients and its disk see of it, and a seed keeps its meaning everywhere else.
 
 use leveret::store::{ACCESS_SLOTS, Disk, Log};
 use leveret::time::Now;

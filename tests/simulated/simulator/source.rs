@@ -3,7 +3,7 @@
 //! # Invariants
 //! - An acknowledged message is never delivered again.
 //! - Messages that are unsettled when their channel or connection ends are delivered again. They are marked
-//!   as   redelivered, and come before messages that were not delivered yet.
+//!   as redelivered, and come before messages that were not delivered yet.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -8,7 +8,7 @@
 //! # Invariants
 //! - Bytes keep their order, and none are invented.
 //! - Readiness is reported once per change, like an edge-triggered poll. So an event loop that loses a flag
-//!   hangs   here as in production.
+//!   hangs here as in production.
 //! - A line with a cut lets exactly the given number of bytes through.
 
 use std::collections::VecDeque;

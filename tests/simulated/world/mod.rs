@@ -18,7 +18,7 @@
 //! - The same calls give the same run.
 //! - A world that never comes to rest is a failure, because the event loop would use a whole processor.
 //! - It is also a failure if the world rests while a client could proceed. The engine checks that before
-//!   every   sleep, in builds with assertions.
+//!   every sleep, in builds with assertions.
 
 #![allow(dead_code, unused_imports, missing_docs, unreachable_pub, reason = "each test uses its part")]
 

@@ -6,7 +6,7 @@
 //!
 //! # Invariants
 //! - An event of a line is reported once, and only for lines that the engine has registered. So an engine
-//!   that   loses a flag hangs here as in production.
+//!   that loses a flag hangs here as in production.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
