@@ -184,7 +184,7 @@ fn only_the_owner_unbinds_an_exclusive_queue() {
 
 /// A client that gets a positive answer about a durable object may rely on it, even after a power cut.
 #[test]
-fn a_passive_declaration_waits_until_the_queue_is_durable() {
+fn a_passive_declaration_waits_until_the_object_is_durable() {
     let mut house = TestBroker::new(64);
     house.journal.start(1, true, 1 << 20);
     let (a, b) = (house.connect(), house.connect());

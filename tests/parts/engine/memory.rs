@@ -64,7 +64,7 @@ impl Filler {
         if is_last { (self.channels_each / 2).max(1) } else { self.channels_each }
     }
 
-    /// Returns a unique name of the average maximum length.
+    /// Returns a unique name, so long that all names together nearly fill their limit.
     fn name(&self, kind: char, number: u32) -> String {
         let things = self.limits.queues_max + self.limits.exchanges_max + self.limits.bindings_max;
         let each = self.limits.names_bytes_max / things * 3 / 4;

@@ -24,8 +24,9 @@ const DEPTH: usize = 60;
 /// Maximum number of remaining messages; the oldest ones are settled occasionally.
 const STAYING: usize = 60;
 
-/// Why a queue begins just below a width: everything before is settled, or marked as used.
+/// A queue that begins just below a width because everything before is settled.
 const SETTLED: u64 = 1;
+/// A queue with a delivered watermark just below a width.
 const MARKED: u64 = 2;
 /// Its first message stays, and all after it are settled.
 const FIRST_STAYS: u64 = 3;

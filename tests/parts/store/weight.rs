@@ -12,7 +12,7 @@ use leveret_store::{
 use crate::sample::PLAIN;
 
 const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0xF112 };
-/// Size of the messages of a queue per segment, as on a small board with 400 queues.
+/// The body of a queue's message in each segment, as on a small board with 400 queues.
 const BODY: [u8; 1_000] = [7; 1_000];
 
 struct World {
