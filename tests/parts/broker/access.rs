@@ -1,4 +1,4 @@
-//! Who may come in and who may do what, on the broker alone: logins, permissions, virtual hosts, restarts.
+//! Access control of the broker alone: logins, permissions, virtual hosts, and restarts.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ struct TestBroker {
     journal: Journal,
     work: Work,
     messages: Messages,
-    /// What was said to the journal, taken out of it.
+    /// Log entries taken out of the journal.
     facts: Vec<Fact>,
 }
 
@@ -48,7 +48,7 @@ impl TestBroker {
         Self { broker, journal, work: Work::default(), messages, facts: Vec::new() }
     }
 
-    /// With a user who may do this in `/`.
+    /// Creates a broker with a user that has these permissions in `/`.
     fn with_user(user: &str, configure: &str, write: &str, read: &str) -> Self {
         let mut house = Self::new();
         house.broker.put_user(&mut house.journal, user, PasswordHash::Nobodys, "").unwrap();
@@ -84,7 +84,7 @@ impl TestBroker {
         self.work();
     }
 
-    /// Jobs to their end; they wait for the journal when it is crowded.
+    /// Runs jobs to their end. They pause when the journal is full.
     fn work(&mut self) {
         while self.broker.run_jobs(&mut context!(self)) {
             self.drain_facts();
@@ -117,14 +117,14 @@ impl TestBroker {
         self.ask(at, Command::Publish { message: id, mandatory: false })
     }
 
-    /// A login as far as the broker decides it alone.
+    /// Starts a login, as far as the broker decides it without a password check.
     fn login(&mut self, user: &str, password: &[u8], from_loopback: bool) -> (ConnectionId, Outcome) {
         let connection = self.broker.connect().unwrap();
         let password = leveret_core::password::Secret(password);
         (connection, self.ask_connection(connection, Command::Login { user, password, from_loopback }))
     }
 
-    /// A login to its end; says whether it was let in and whether somebody had to take the time.
+    /// Completes a login. Returns whether it succeeded, and whether a password was hashed.
     fn log_in(&mut self, user: &str, password: &[u8], from_loopback: bool) -> (bool, bool) {
         let (connection, outcome) = self.login(user, password, from_loopback);
         let (outcome, took_time) = match outcome {
@@ -150,13 +150,13 @@ impl TestBroker {
         lines
     }
 
-    /// What was said since this was last asked, in order.
+    /// Returns the log entries since the last call, in order.
     fn take_facts(&mut self) -> Vec<Fact> {
         self.drain_facts();
         core::mem::take(&mut self.facts)
     }
 
-    /// A start with what these facts left in the log; orphans are forgotten.
+    /// Restarts a broker with the definitions that these entries left in the log. Orphans are dropped.
     fn restart(facts: &[Fact]) -> Self {
         let mut log: BTreeMap<&[u8], &Option<Box<[u8]>>> = BTreeMap::new();
         for fact in facts {
@@ -185,7 +185,7 @@ fn a_password_is_checked_once_and_then_remembered_until_it_changes() {
     assert_eq!(house.log_in("u", b"one", true), (true, true));
     assert_eq!(house.log_in("u", b"one", true), (true, false), "remembered");
     assert_eq!(house.log_in("u", b"two", true), (false, true), "the wrong one is not");
-    assert_eq!(house.log_in("nobody", b"one", true), (false, true), "who is not there takes as long");
+    assert_eq!(house.log_in("nobody", b"one", true), (false, true), "an unknown user takes as long");
     house.broker.access_mut().change_password_hash(&mut house.journal, "u", hash(b"two")).unwrap();
     assert_eq!(house.log_in("u", b"one", true), (false, true));
     assert_eq!(house.log_in("u", b"two", true), (true, true));
@@ -207,11 +207,12 @@ fn a_check_means_nothing_when_the_password_changed_meanwhile() {
 }
 
 #[test]
-fn guest_comes_in_from_this_machine_only_unless_it_is_said_otherwise() {
+fn guest_logs_in_only_from_this_machine_unless_configured_otherwise() {
     let mut house = TestBroker::new();
     assert_eq!(house.log_in("guest", b"guest", false), (false, true));
     assert_eq!(house.log_in("guest", b"guest", true), (true, true), "from afar nothing was found out");
-    // Known to be right by now, and from afar it still takes as long as a wrong one and ends like it.
+    // The password is known to be right by now. From a remote address it still takes as long as a wrong one,
+    // and fails in the same way.
     for password in [&b"guest"[..], b"wrong"] {
         assert_eq!(house.log_in("guest", password, false), (false, true));
     }
@@ -225,7 +226,7 @@ fn guest_comes_in_from_this_machine_only_unless_it_is_said_otherwise() {
 }
 
 #[test]
-fn what_a_channel_remembers_ends_with_the_permission() {
+fn cached_permissions_of_a_channel_end_with_the_permission() {
     let mut house = TestBroker::with_user("u", "", "^x$|amq.default", "");
     let guest = house.connect("guest", "/").unwrap();
     let (passive, durable, auto_delete, internal) = (false, false, false, false);
@@ -272,7 +273,7 @@ fn a_key_that_is_not_allowed_is_refused_also_behind_one_that_is() {
 }
 
 #[test]
-fn a_user_that_is_deleted_may_do_nothing_more_and_is_put_out() {
+fn a_deleted_user_may_do_nothing_more_and_is_disconnected() {
     let mut house = TestBroker::with_user("u", ".*", ".*", ".*");
     let at = house.connect("u", "/").unwrap();
     house.broker.delete_user(&mut house.journal, "u").unwrap();
@@ -281,7 +282,7 @@ fn a_user_that_is_deleted_may_do_nothing_more_and_is_put_out() {
     assert_eq!(&*fault.text, "CONNECTION_FORCED - user 'u' is deleted");
     assert!(house.broker.next_forced().is_none());
     assert!(refused(&house.declare(at, "q")).contains("refused for user 'u'"));
-    // Another of the same name has nothing of it.
+    // A new user of the same name has none of its rights.
     house.broker.put_user(&mut house.journal, "u", PasswordHash::Nobodys, "").unwrap();
     assert!(refused(&house.declare(at, "q")).contains("refused for user 'u'"));
     let refusal = house.connect("u", "/").map(|_| ()).unwrap_err();
@@ -289,7 +290,7 @@ fn a_user_that_is_deleted_may_do_nothing_more_and_is_put_out() {
 }
 
 #[test]
-fn a_virtual_host_goes_with_everything_in_it() {
+fn a_virtual_host_is_deleted_with_everything_in_it() {
     let mut house = TestBroker::with_user("u", ".*", ".*", ".*");
     let other = house.connect("u", "/").unwrap();
     house.declare(other, "q");
@@ -317,7 +318,7 @@ fn a_virtual_host_goes_with_everything_in_it() {
     assert_eq!(house.broker.gauges(), before, "nothing is left of it");
     house.broker.put_vhost(&mut house.journal, "v").unwrap();
     assert_eq!(house.broker.access().vhosts().count(), 2);
-    // A start after a power cut in the middle finds the other one whole, and nothing of this one.
+    // A start after a power cut in the middle finds the other virtual host complete, and nothing of this one.
     let deletion = house.take_facts();
     for cut in [1, 2, 100, deletion.len() - 2] {
         let said = [&facts[..], &deletion[..cut]].concat();
@@ -401,7 +402,7 @@ fn a_power_cut_leaves_the_old_or_the_new() {
 }
 
 #[test]
-fn what_there_is_no_room_for_is_not_forgotten() {
+fn definitions_without_capacity_are_kept() {
     let mut house = TestBroker::new();
     for name in ["a", "b", "c"] {
         house.broker.put_vhost(&mut house.journal, name).unwrap();
@@ -435,7 +436,7 @@ fn what_there_is_no_room_for_is_not_forgotten() {
 }
 
 #[test]
-fn an_operator_is_told_what_cannot_be() {
+fn invalid_operator_requests_are_refused() {
     let mut house = TestBroker::with_user("u", ".*", ".*", ".*");
     let (broker, journal) = (&mut house.broker, &mut house.journal);
     let text = |result: Result<_, OperatorFault>| result.unwrap_err().to_string();
@@ -492,7 +493,7 @@ fn patterns_have_a_pool_of_their_own() {
 }
 
 #[test]
-fn nothing_is_left_when_everybody_is_gone() {
+fn nothing_is_left_when_all_connections_are_closed() {
     let mut house = TestBroker::new();
     let at = house.connect("guest", "/").unwrap();
     house.hang_up(at.connection);

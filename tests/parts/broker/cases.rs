@@ -1,4 +1,4 @@
-//! The broker alone, one story at a time: what a random life hardly ever meets.
+//! The broker alone, in single cases that random runs hardly ever reach.
 
 use std::time::{Duration, Instant};
 
@@ -7,10 +7,11 @@ use leveret_core::command::{Command, Outcome, Settlement};
 use leveret_core::limits::Limits;
 use leveret_core::mem::{MessageFlags, Share};
 
-/// The client has seen thousands of messages and settles those; it takes several steps, in which further ones
-/// are delivered, and these are not among "everything so far".
+/// A client has thousands of deliveries and settles all of them.
+///
+/// This takes several steps. Deliveries made during them do not belong to "all so far".
 #[test]
-fn settling_everything_so_far_spares_what_is_delivered_meanwhile() {
+fn settling_everything_so_far_does_not_settle_later_deliveries() {
     for settlement in [Settlement::Ack, Settlement::Requeue] {
         let mut house = TestBroker::new(65_536);
         let at = house.connect();
@@ -29,9 +30,9 @@ fn settling_everything_so_far_spares_what_is_delivered_meanwhile() {
     }
 }
 
-/// A consumer without a prefetch limit gets half of all deliveries; one acknowledgement later it gets more.
+/// A consumer without a prefetch limit gets half of all deliveries. After one acknowledgement it gets more.
 #[test]
-fn a_consumer_at_its_share_of_deliveries_goes_on_after_a_single_acknowledgement() {
+fn a_consumer_at_its_share_of_deliveries_continues_after_one_acknowledgement() {
     let mut house = TestBroker::new(64);
     let at = house.connect();
     house.declare(at, "q", false);
@@ -43,10 +44,10 @@ fn a_consumer_at_its_share_of_deliveries_goes_on_after_a_single_acknowledgement(
     assert_eq!(house.turns(at), 1);
 }
 
-/// Every queue's messages were once delivered and came back; that holds deliveries, but must not hold up
-/// anybody.
+/// All messages of some queues were delivered once and requeued. They use deliveries, but must not block
+/// other consumers.
 #[test]
-fn messages_that_came_back_keep_nobody_from_getting_others() {
+fn requeued_messages_block_no_other_consumer() {
     let mut house = TestBroker::new(64);
     let bad = house.connect();
     for round in 0..8 {
@@ -63,9 +64,9 @@ fn messages_that_came_back_keep_nobody_from_getting_others() {
     house.declare(good, "good", false);
     house.publish(good, "good", 1);
     house.consume(good, "good");
-    assert_eq!(house.turns(good), 1, "a newcomer gets its message");
+    assert_eq!(house.turns(good), 1, "a new consumer gets its message");
     house.settle(good, 0, true, Settlement::Ack);
-    // And what came back can be had again, all of it.
+    // All requeued messages can be delivered again.
     let mut count = 0;
     for round in 0..8 {
         house.consume(good, &format!("q{round}"));
@@ -81,9 +82,10 @@ fn messages_that_came_back_keep_nobody_from_getting_others() {
     assert_eq!((count, house.broker.gauges().deliveries), (8 * 64, 0));
 }
 
-/// A large delivery fills the outbox, so a return has to wait; when it is written the return is next.
+/// A large delivery fills the outbox, so a return has to wait. When the outbox is written, the return is
+/// next.
 #[test]
-fn a_return_that_waited_for_the_outbox_is_tried_again_when_that_was_written() {
+fn a_return_that_waited_for_the_outbox_is_retried_when_that_was_written() {
     let mut house = TestBroker::new(64);
     let at = house.connect();
     house.declare(at, "q", false);
@@ -96,11 +98,11 @@ fn a_return_that_waited_for_the_outbox_is_tried_again_when_that_was_written() {
     assert_eq!(house.ask(at, publish), Outcome::Wait);
     let before = house.broker.room_made();
     assert_eq!(house.turn(at), 1);
-    assert!(house.broker.room_made() > before, "whoever waits asks again");
+    assert!(house.broker.room_made() > before, "waiting clients retry");
     assert_eq!(house.ask(at, publish), Outcome::Published);
 }
 
-/// Thousands of acknowledgements are taken back while tens of thousands of deliveries stay: how long that
+/// Rolls back thousands of acknowledgements while tens of thousands of deliveries stay. Returns the time it
 /// took.
 fn roll_back_many() -> Duration {
     let mut house = TestBroker::new(65_536);
@@ -111,7 +113,7 @@ fn roll_back_many() -> Duration {
     house.consume(at, "q");
     let count = u64::from(house.turns(at));
     assert_eq!(count, 32_000);
-    // From both ends in turns: no neighbourhood helps.
+    // From both ends in turns, so that consecutive tags give no advantage.
     for tag in 1..=4_000 {
         house.settle(at, tag, false, Settlement::Ack);
         house.settle(at, count / 2 + tag, false, Settlement::Ack);
@@ -119,7 +121,7 @@ fn roll_back_many() -> Duration {
     let start = Instant::now();
     house.done(at, Command::TxRollback);
     let took = start.elapsed();
-    // All are back, in the order of their tags.
+    // All are back in the order of their tags.
     house.settle(at, 8_000, true, Settlement::Ack);
     house.done(at, Command::TxCommit);
     assert_eq!(house.broker.gauges().deliveries, 24_000);
@@ -128,20 +130,20 @@ fn roll_back_many() -> Duration {
 }
 
 #[test]
-fn a_rollback_gives_back_what_was_settled_from_both_ends() {
+fn a_rollback_restores_deliveries_settled_from_both_ends() {
     roll_back_many();
 }
 
 #[test]
 #[ignore = "judges the clock: tests/run --full"]
-fn a_rollback_takes_no_longer_for_what_it_does_not_concern() {
+fn the_time_of_a_rollback_does_not_depend_on_other_deliveries() {
     let took = roll_back_many();
     assert!(took < Duration::from_millis(100), "{took:?}");
 }
 
-/// One message of a transaction can never fit: nothing of it happens, and nothing of it stays.
+/// One message of a transaction can never fit: the whole transaction fails, and nothing of it stays.
 #[test]
-fn a_commit_that_cannot_be_leaves_no_message_behind() {
+fn an_impossible_commit_leaves_no_message_behind() {
     let mut house = TestBroker::with(&Limits { queue_entries_max: 16 * 21, ..Limits::default() });
     let at = house.connect();
     for number in 0..16 {
@@ -163,9 +165,9 @@ fn a_commit_that_cannot_be_leaves_no_message_behind() {
     assert_eq!(house.messages.messages_used(), 0);
 }
 
-/// Bindings of an exclusive queue are its own connection's business, their end too.
+/// Only its own connection may bind or unbind an exclusive queue.
 #[test]
-fn nobody_else_unbinds_an_exclusive_queue() {
+fn only_the_owner_unbinds_an_exclusive_queue() {
     let mut house = TestBroker::new(64);
     let (owner, other) = (house.connect(), house.connect());
     house.declare(owner, "mine", true);
@@ -180,9 +182,9 @@ fn nobody_else_unbinds_an_exclusive_queue() {
     assert_eq!(house.broker.gauges().bindings, 0);
 }
 
-/// Whoever is told that something durable is there may rely on it, over a power cut too.
+/// A client that gets a positive answer about a durable object may rely on it, even after a power cut.
 #[test]
-fn a_passive_declaration_waits_for_what_another_declared() {
+fn a_passive_declaration_waits_until_the_object_is_durable() {
     let mut house = TestBroker::new(64);
     house.journal.start(1, true, 1 << 20);
     let (a, b) = (house.connect(), house.connect());
@@ -214,8 +216,8 @@ fn a_passive_declaration_waits_for_what_another_declared() {
     house.done(b, exchange(true));
     assert_eq!(house.awaited, declared);
     house.done(b, queue("transient", true, false));
-    assert!(house.awaited.is_none(), "nobody relies on that");
-    // What else is said may wait for room for long.
+    assert!(house.awaited.is_none(), "no answer depends on that");
+    // Other log entries may wait for space for a long time.
     while house.journal.fact().is_some() {
         house.journal.pop_fact();
     }
@@ -261,7 +263,7 @@ fn a_new_binding_survives_the_clearing_of_the_old_queue() {
     assert_eq!(bindings, [true], "the binding that exists is written down as existing");
 }
 
-/// The store is of a later version that has more types of exchanges.
+/// The store was written by a later version that has more types of exchanges.
 #[test]
 fn an_exchange_of_an_unknown_type_keeps_its_bindings_in_the_store() {
     use leveret_broker::Restored;
@@ -311,7 +313,7 @@ fn an_exchange_of_an_unknown_type_keeps_its_bindings_in_the_store() {
 }
 
 #[test]
-fn what_was_read_back_goes_out_although_there_was_no_room_for_more() {
+fn a_loaded_message_is_delivered_although_there_was_no_memory_for_more() {
     use leveret_broker::{Contents, Page, PageIn, Restored};
     use leveret_core::journal::Definition;
     let mut house = TestBroker::new(64);
@@ -344,15 +346,16 @@ fn what_was_read_back_goes_out_although_there_was_no_room_for_more() {
     };
     house.messages.append_body(id, b"abc");
     house.broker.queues_mut().paged_in(&mut context!(house), &fetch, (0, 0), id);
-    // For the next one there is no memory.
+    // There is no memory for the next message.
     house.broker.queues_mut().page_later(&house.messages, &fetch);
     assert_eq!(house.turns(at), 1, "the first message is there and can go");
 }
 
-/// One peer declares until it is refused: then another still finds some of everything, the refusal names the
-/// key, and what the first had counts for it no more when it is gone.
+/// One client declares until it is refused. Another client still gets some of everything.
+///
+/// The refusal names the key. After the first client has left, its objects no longer count for it.
 #[test]
-fn what_one_connection_may_take_leaves_some_for_others() {
+fn the_shares_of_one_connection_leave_some_for_others() {
     fn declare(house: &mut TestBroker, at: At, queue: &str) -> Outcome {
         let (passive, durable, exclusive, auto_delete) = (false, false, false, false);
         house.ask(
@@ -371,7 +374,7 @@ fn what_one_connection_may_take_leaves_some_for_others() {
         house
             .ask(at, Command::Consume { queue: "bound", tag, no_ack: true, exclusive: false, arguments: &[] })
     }
-    /// Takes until it is refused; says how many it got.
+    /// Takes until it is refused. Returns the number of successes.
     fn all(key: &str, mut take: impl FnMut(u16) -> Outcome) -> u16 {
         for number in 2.. {
             if let Outcome::Fault(fault) = take(number) {
@@ -400,12 +403,12 @@ fn what_one_connection_may_take_leaves_some_for_others() {
     assert!((58..=60).contains(&queues), "{queues}");
     let bindings = all("bindings_max", |number| bind(&mut house, greedy, &format!("a{number}")));
     assert!((595..=600).contains(&bindings), "{bindings}");
-    // Whoever has next to nothing gets something of everything.
+    // A client with few objects gets some of everything.
     assert!(matches!(open(&mut house, other, 9), Outcome::ChannelOpened(_)));
     assert!(matches!(consume(&mut house, other, "c"), Outcome::Consuming { .. }));
     assert!(matches!(declare(&mut house, other, "another"), Outcome::QueueDeclared { .. }));
     assert_eq!(bind(&mut house, other, "another"), Outcome::Done);
-    // Another life with the same id holds nothing of that.
+    // Another connection with the same id holds none of them.
     house.broker.release(&mut context!(house), greedy.connection);
     house.turns(other);
     let reborn = house.connect();
@@ -414,7 +417,8 @@ fn what_one_connection_may_take_leaves_some_for_others() {
     assert_eq!(bind(&mut house, reborn, "anew"), Outcome::Done);
 }
 
-/// The same for bytes of names; and the words of patterns are such bytes, so that no key is kept for nothing.
+/// Bytes of names have shares too. The words of patterns count as such bytes, so that no key is kept without
+/// cost.
 #[test]
 fn names_have_shares_and_words_of_patterns_count() {
     let limits = Limits { connections_max: 16, names_bytes_max: 64 << 10, ..Limits::default() };
@@ -437,13 +441,13 @@ fn names_have_shares_and_words_of_patterns_count() {
     let fault = refused.expect("names come to an end");
     assert!(fault.text.contains("its share of names_bytes_max"), "{}", fault.text);
     assert_eq!(bind(&mut house, other, 5000), Outcome::Done);
-    // Everything goes, and with it every byte.
+    // Everything is deleted, and with it every byte is freed.
     house.done(greedy, Command::QueueDelete { queue: "bound", if_unused: false, if_empty: false });
     house.turns(greedy);
     assert_eq!(house.broker.gauges().names_bytes, 0);
 }
 
-/// Ten thousand gets in one go, settled by being written: they wait for the output and for nothing else.
+/// Ten thousand pipelined gets without acknowledgement: they wait only until the output is written.
 #[test]
 fn gets_wait_for_the_output_instead_of_being_refused() {
     let mut house =
@@ -467,7 +471,7 @@ fn gets_wait_for_the_output_instead_of_being_refused() {
     }
     house.turns(at);
     assert_eq!(house.ready(at, "q"), 0);
-    // Unacknowledged ones are the client's own to settle: nobody could end that wait.
+    // The client itself has to settle the other ones, so waiting for that would never end.
     house.publish(at, "q", 300);
     let fault = (0..300).find_map(|_| match house.ask(at, Command::Get { queue: "q", no_ack: false }) {
         Outcome::Later => {
@@ -483,8 +487,8 @@ fn gets_wait_for_the_output_instead_of_being_refused() {
     assert!(fault.expect("it is refused").text.contains("raise unacknowledged_max"));
 }
 
-/// What a turn may be cut short by: a message that thousands of bindings take says so, one that goes straight
-/// to its queue does not.
+/// Counts the work that can end a turn early: publishing to thousands of bindings counts, publishing to one
+/// queue does not.
 #[test]
 fn work_that_the_size_of_a_message_does_not_tell_is_counted() {
     let mut house = TestBroker::with(&Limits { connections_max: 16, ..Limits::default() });
@@ -503,7 +507,7 @@ fn work_that_the_size_of_a_message_does_not_tell_is_counted() {
     house.messages.finish(id);
     house.done(at, Command::Publish { message: id, mandatory: false });
     assert_eq!(house.work.take(), 2_000);
-    // A thousand consumers that share one credit: each acknowledgement passes by all of them.
+    // A thousand consumers share one credit: each acknowledgement looks at all of them.
     house.done(at, Command::Qos { prefetch_count: 1, global: true });
     for number in 0..1_000 {
         let (queue, tag) = ("q", &*format!("c{number}"));

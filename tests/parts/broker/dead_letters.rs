@@ -1,5 +1,6 @@
-//! Dead letters and the length rules: where goes what a queue gives up, what it carries then, and that
-//! nothing is lost on the way, whatever there is no room for and wherever the power goes.
+//! Dead letters and length limits: the target and the headers of a dead letter.
+//!
+//! No dead letter may be lost, whatever capacity is missing and whenever the power fails.
 
 use leveret_amqp::props::Properties;
 use leveret_amqp::{Full, Table, TableWriter, Value, Writer};
@@ -15,7 +16,7 @@ use leveret_storage::{Body, Identity, Keeper, Log, Range, Settings};
 use crate::sim_disk::{Mutant, SimDisk, Trouble};
 use crate::support::{At, TestBroker};
 
-/// The entries of a table.
+/// Returns the entries of a table.
 pub(crate) fn table(fill: impl FnOnce(&mut TableWriter<'_, '_>) -> Result<(), Full>) -> Vec<u8> {
     let mut bytes = [0; 1024];
     let mut writer = Writer::new(&mut bytes);
@@ -28,7 +29,7 @@ pub(crate) fn declare(house: &mut TestBroker, at: At, queue: &str, durable: bool
     house.done(at, Command::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments });
 }
 
-/// A queue whose dead letters go to another, through the default exchange.
+/// Returns arguments for a queue that dead-letters to `queue` through the default exchange.
 pub(crate) fn to(queue: &str) -> Vec<u8> {
     with(queue, |_| Ok(()))
 }
@@ -73,11 +74,11 @@ pub(crate) fn publish(house: &mut TestBroker, at: At, key: &str, properties: &[u
     house.ask(at, Command::Publish { message, mandatory: false })
 }
 
-/// What a get had: its tag, its body, its properties.
+/// The result of a get: tag, body and properties.
 pub(crate) struct Got {
     pub(crate) tag: u64,
     pub(crate) body: String,
-    /// How many the queue has left.
+    /// Number of messages left in the queue.
     pub(crate) left: u32,
     exchange: String,
     key: Vec<u8>,
@@ -89,7 +90,7 @@ impl Got {
         Properties::trusted(&self.properties).headers().expect("it has headers")
     }
 
-    /// Queue, reason and count of each death, the last first.
+    /// Returns queue, reason and count of each death, the most recent first.
     pub(crate) fn deaths(&self) -> Vec<(String, String, i64)> {
         let text = |death: Table<'_>, name| {
             death.get(name).and_then(|value| value.as_str()).unwrap_or_default().to_owned()
@@ -114,7 +115,7 @@ pub(crate) fn get(house: &mut TestBroker, at: At, queue: &str) -> Option<Got> {
     Some(received(house, at))
 }
 
-/// What a get has put into the outbox.
+/// Returns the message of a get in the outbox.
 fn received(house: &mut TestBroker, at: At) -> Got {
     let outbox = house.broker.outbox(at.connection);
     let delivery = outbox.peek().expect("it is in the outbox");
@@ -145,7 +146,7 @@ pub(crate) fn empty(house: &mut TestBroker, at: At, queue: &str) -> Vec<String> 
 }
 
 #[test]
-fn what_is_rejected_goes_on_with_its_death() {
+fn a_rejected_message_is_dead_lettered_with_its_death() {
     let mut house = TestBroker::new(64);
     house.broker.set_unix_time(1_700_000_000);
     let at = house.connect();
@@ -183,7 +184,7 @@ fn what_is_rejected_goes_on_with_its_death() {
 }
 
 #[test]
-fn what_a_full_queue_refuses_is_told_and_goes_on() {
+fn a_message_rejected_by_a_full_queue_is_reported_and_dead_lettered() {
     let mut house = TestBroker::new(64);
     let at = house.connect();
     let full = |t: &mut TableWriter<'_, '_>| {
@@ -211,9 +212,9 @@ fn what_a_full_queue_refuses_is_told_and_goes_on() {
     assert_eq!(house.messages.messages_used(), 0);
 }
 
-/// What a queue gives up in the middle of a transaction does not take the places that the rest of it needs.
+/// Messages dropped in the middle of a transaction do not take the records that the rest of it needs.
 #[test]
-fn a_commit_is_whole_though_its_first_messages_push_others_out() {
+fn a_commit_is_complete_although_its_first_messages_displace_others() {
     let (length, ttl) = ("x-max-length", "x-message-ttl");
     for (overflow, limit, most) in [
         ("drop-head", length, 1),
@@ -242,7 +243,7 @@ fn a_commit_is_whole_though_its_first_messages_push_others_out() {
             let message = message_to(&mut house, exchange, "q", &[0, 0], b"x");
             house.done(at, Command::Publish { message, mandatory: false });
         }
-        // What a queue refused is told; all else has happened.
+        // A rejection by a queue is reported; everything else has happened.
         let refused = matches!(house.ask(at, Command::TxCommit), Outcome::Fault(_));
         assert_eq!(refused, overflow != "drop-head", "{overflow}");
         let at = house.connect();
@@ -263,7 +264,7 @@ fn a_commit_is_whole_though_its_first_messages_push_others_out() {
 }
 
 #[test]
-fn a_message_that_comes_back_too_often_is_given_up() {
+fn a_message_requeued_too_often_is_dropped() {
     let mut house = TestBroker::new(64);
     let at = house.connect();
     let limited = |t: &mut TableWriter<'_, '_>| {
@@ -289,9 +290,9 @@ fn a_message_that_comes_back_too_often_is_given_up() {
     assert_eq!(house.messages.messages_used(), 0);
 }
 
-/// Headers that leave no room for a death: nothing but the death ends a circle of queues that are too full.
+/// Only death entries end a cycle of full queues. It must end even if the headers have no space for them.
 #[test]
-fn a_circle_of_letters_that_cannot_carry_a_death_ends() {
+fn a_cycle_of_dead_letters_without_space_for_deaths_ends() {
     const TURNS_MAX: usize = 1_000;
     let mut house = TestBroker::with(&Limits { frame_max: 4096, ..Limits::default() });
     let at = house.connect();
@@ -310,13 +311,13 @@ fn a_circle_of_letters_that_cannot_carry_a_death_ends() {
     while house.broker.may_shed(&house.journal, &house.messages) {
         house.turn(at);
         turns += 1;
-        assert!(turns < TURNS_MAX, "it goes round and round");
+        assert!(turns < TURNS_MAX, "the cycle does not end");
     }
     assert_eq!(house.messages.messages_used(), 0);
 }
 
-/// A thousand queues, each of which gives its one message to the next: neither the stack nor a turn is the
-/// longer for it.
+/// A thousand queues, each of which drops its message to the next one. Neither the stack nor a turn grows
+/// with them.
 #[test]
 fn a_long_chain_of_queues_moves_on_step_by_step() {
     let mut house = TestBroker::with(&Limits { queues_max: 1100, ..Limits::default() });
@@ -338,14 +339,14 @@ fn a_long_chain_of_queues_moves_on_step_by_step() {
     assert_eq!(got(&mut house, at, "q1000").deaths().len(), 1000);
 }
 
-/// Every message record that was free, until it is released.
+/// Takes every free message record, until it is released.
 pub(crate) fn filled(house: &mut TestBroker) -> Vec<MessageId> {
     core::iter::from_fn(|| house.messages.begin("", b"", Share::Reserve).ok()).collect()
 }
 
-/// Without room for the letter nothing is settled; with some, it goes on by itself.
+/// Without capacity for the dead letter nothing is settled; with some, it proceeds automatically.
 #[test]
-fn without_room_it_stays_and_goes_on_later() {
+fn without_capacity_a_dead_letter_stays_and_proceeds_later() {
     let limits = Limits { messages_max: 64, ..Limits::default() };
     let mut house = TestBroker::with(&limits);
     let at = house.connect();
@@ -356,7 +357,7 @@ fn without_room_it_stays_and_goes_on_later() {
     let mut held = filled(&mut house);
     house.settle(at, first.tag, false, Settlement::Reject);
     house.turns(at);
-    assert_eq!((house.ready(at, "q"), house.ready(at, "dead")), (0, 0), "nobody is given it any more");
+    assert_eq!((house.ready(at, "q"), house.ready(at, "dead")), (0, 0), "it is no longer delivered");
     assert!(!house.broker.may_shed(&house.journal, &house.messages), "or the loop would burn");
     assert_eq!(house.broker.gauges().deliveries, 1);
     house.messages.release(held.pop().unwrap());
@@ -367,10 +368,10 @@ fn without_room_it_stays_and_goes_on_later() {
     assert_eq!((house.messages.messages_used(), house.broker.gauges().deliveries), (0, 0));
 }
 
-/// What was rejected and waits for room does not keep its queue from its length: what is too much has an
-/// end of its own.
+/// A rejected message that waits for capacity does not stop the length limit: surplus messages are dropped
+/// independently.
 #[test]
-fn a_rejected_message_without_room_does_not_stop_the_length_rule() {
+fn a_rejected_message_without_capacity_does_not_stop_the_length_limit() {
     let mut house = TestBroker::with(&Limits { messages_max: 64, ..Limits::default() });
     let (at, publisher) = (house.connect(), house.connect());
     declare(&mut house, at, "dead", false, &[]);
@@ -396,7 +397,7 @@ fn a_rejected_message_without_room_does_not_stop_the_length_rule() {
     }
     house.done(publisher, Command::TxCommit);
     house.turns(at);
-    assert_eq!(house.ready(at, "q"), 1, "its letters go nowhere, which takes no room");
+    assert_eq!(house.ready(at, "q"), 1, "its dead letters have no target, which needs no capacity");
     held.into_iter().for_each(|id| house.messages.release(id));
     house.turns(at);
     assert_eq!(empty(&mut house, at, "dead"), ["x"]);
@@ -404,7 +405,7 @@ fn a_rejected_message_without_room_does_not_stop_the_length_rule() {
     assert_eq!((house.messages.messages_used(), house.broker.gauges().deliveries), (0, 0));
 }
 
-/// A dead-letter exchange that does not exist takes no message, and no memory.
+/// A missing dead-letter exchange takes no message and uses no memory.
 #[test]
 fn dead_letters_for_an_exchange_that_is_missing_are_dropped() {
     let mut house = TestBroker::with(&Limits { messages_max: 64, ..Limits::default() });
@@ -419,7 +420,7 @@ fn dead_letters_for_an_exchange_that_is_missing_are_dropped() {
 }
 
 #[test]
-fn a_queue_that_is_deleted_takes_with_it_what_waits_to_go_on() {
+fn a_deleted_queue_drops_its_waiting_dead_letters() {
     let mut house = TestBroker::with(&Limits { messages_max: 64, ..Limits::default() });
     let at = house.connect();
     declare(&mut house, at, "dead", false, &[]);
@@ -437,7 +438,7 @@ fn a_queue_that_is_deleted_takes_with_it_what_waits_to_go_on() {
     assert!(!house.broker.may_shed(&house.journal, &house.messages));
 }
 
-// ---- over power cuts
+// ---- with power cuts
 
 pub(crate) const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0x61_0A9 };
 pub(crate) const NOW: Now = Now::from_ms(1);
@@ -477,12 +478,12 @@ impl Life {
         Some(Self { house, keeper: Keeper::new(log, 1 << 17), disk, at })
     }
 
-    /// Writes until nothing is left to be written; `None`: the power went.
+    /// Writes until nothing is left to write. Returns `None` if the power failed.
     pub(crate) fn store(&mut self) -> Option<()> {
         self.store_at(NOW)
     }
 
-    /// The same at this time of the process.
+    /// Same as [`Self::store`] at this time of the process.
     pub(crate) fn store_at(&mut self, now: Now) -> Option<()> {
         self.keeper.flush(now);
         while let Some(write) = self.keeper.next_write(&mut self.house.journal, &mut self.house.messages, now)
@@ -495,8 +496,8 @@ impl Life {
         self.house.journal.is_empty().then_some(())
     }
 
-    /// Reads what the broker asks for, as the engine would: how many messages came into memory, and how many
-    /// were only looked at.
+    /// Reads what the broker requests, like the engine. Returns how many messages were loaded, and how many
+    /// were only examined.
     pub(crate) fn read_back(&mut self) -> (u32, u32) {
         let (mut came, mut seen) = (0, 0);
         self.house.turns(self.at);
@@ -533,7 +534,7 @@ impl Life {
         (came, seen)
     }
 
-    /// Gets a message that may have to wait until the log has its move and its mark.
+    /// Gets a message, which may have to wait until its move and its mark are durable.
     pub(crate) fn get(&mut self, queue: &str) -> Option<Got> {
         let outcome = match self.house.ask(self.at, Command::Get { queue, no_ack: false }) {
             Outcome::Later => {
@@ -572,8 +573,8 @@ pub(crate) fn disk() -> SimDisk {
     disk
 }
 
-/// Confirmed messages are rejected, or too many, or come back too often, or expire, and the power goes at
-/// every call in turn: each is in one queue, never in both and never in none.
+/// Cuts the power at every call in turn, while confirmed messages are rejected, exceed limits or expire. Each
+/// message must be in exactly one queue.
 pub(crate) fn at_every_cut(
     arguments: &[u8],
     take: impl Fn(&mut TestBroker, At) -> At,
@@ -625,7 +626,7 @@ fn over_power_cuts_a_rejected_message_is_in_one_place() {
 }
 
 #[test]
-fn over_power_cuts_a_message_that_came_back_too_often_is_in_one_place() {
+fn over_power_cuts_a_message_requeued_too_often_is_in_one_place() {
     let arguments = with("dead", |t| {
         t.text("x-queue-type", "quorum")?;
         t.int("x-delivery-limit", 0)
@@ -633,7 +634,7 @@ fn over_power_cuts_a_message_that_came_back_too_often_is_in_one_place() {
     at_every_cut(&arguments, |_, at| at, |house, at| house.settle(at, 0, true, Settlement::Requeue));
 }
 
-/// With all of it together.
+/// Everything in one transaction.
 #[test]
 fn over_power_cuts_a_transaction_takes_its_dead_letters_along() {
     let in_transaction = |house: &mut TestBroker, at| {
@@ -647,10 +648,10 @@ fn over_power_cuts_a_transaction_takes_its_dead_letters_along() {
     });
 }
 
-/// A fanout to a queue that is full and to the one where its dead letters go: the letter has its own place in
-/// that, behind the message, and nothing of either is left when all is acknowledged.
+/// A fanout to a full queue and to its dead-letter queue: the dead letter has a place of its own behind the
+/// message. Nothing of either is left once all is acknowledged.
 #[test]
-fn what_one_target_gives_up_has_a_place_of_its_own_in_another() {
+fn a_dead_letter_has_its_own_offset_in_another_target_of_its_message() {
     let disk = SimDisk::new(1, Mutant::None, IDENTITY);
     disk.start(Trouble::Never);
     let mut life = Life::begin(&disk).expect("it opens");
@@ -674,9 +675,9 @@ fn what_one_target_gives_up_has_a_place_of_its_own_in_another() {
     assert_eq!((life.house.ready(at, "full"), life.house.ready(at, "dead")), (0, 0), "nothing comes back");
 }
 
-/// What only the log has is read back to go on.
+/// Messages that are only in the log are read back to be dead-lettered.
 #[test]
-fn what_is_out_of_memory_comes_back_to_go_on() {
+fn evicted_messages_are_loaded_to_be_dead_lettered() {
     let disk = disk();
     let mut life = Life::begin(&disk).expect("it opens");
     let at = life.at;

@@ -1,4 +1,4 @@
-//! Delayed exchanges: what sleeps, what wakes it, and what becomes of it over power cuts and jumps of time.
+//! Delayed exchanges: which messages are delayed, what releases them, power cuts and clock changes.
 
 use leveret_amqp::{Full, TableWriter};
 use leveret_broker::{ExchangeView, Page, PageIn};
@@ -39,7 +39,7 @@ fn bind(
     house.done(at, Command::QueueBind { queue, exchange, routing_key, arguments });
 }
 
-/// Properties with these headers, persistent or not.
+/// Returns properties with these headers, persistent or not.
 fn headers(persistent: bool, fill: impl FnOnce(&mut TableWriter<'_, '_>) -> Result<(), Full>) -> Vec<u8> {
     let headers = table(fill);
     let mut properties = vec![if persistent { 0x30 } else { 0x20 }, 0];
@@ -65,7 +65,7 @@ fn send_as(
     house.ask(at, Command::Publish { message, mandatory: true })
 }
 
-/// A delayed exchange with a queue.
+/// Declares a delayed exchange with a queue.
 fn ready(house: &mut TestBroker, at: At, durable: bool) {
     exchange(house, at, "delayed", "direct", durable);
     declare(house, at, "q", durable, &[]);
@@ -83,7 +83,7 @@ fn asleep(house: &TestBroker) -> u64 {
 }
 
 #[test]
-fn what_sleeps_comes_in_the_order_of_its_time() {
+fn delayed_messages_are_released_in_the_order_of_their_times() {
     let mut house = TestBroker::new(64);
     house.journal.set_time(START_MS);
     let at = house.connect();
@@ -113,7 +113,7 @@ fn what_sleeps_comes_in_the_order_of_its_time() {
 }
 
 #[test]
-fn what_wakes_up_says_so_and_what_is_no_delay_is_none() {
+fn released_messages_have_a_negative_delay_and_invalid_delays_are_ignored() {
     let mut house = TestBroker::new(64);
     house.journal.set_time(START_MS);
     let at = house.connect();
@@ -146,7 +146,7 @@ fn what_wakes_up_says_so_and_what_is_no_delay_is_none() {
 }
 
 #[test]
-fn it_is_routed_by_the_type_it_was_declared_with() {
+fn delayed_messages_are_routed_by_the_declared_exchange_type() {
     let mut house = TestBroker::new(64);
     house.journal.set_time(START_MS);
     let at = house.connect();
@@ -177,7 +177,7 @@ fn it_is_routed_by_the_type_it_was_declared_with() {
 }
 
 #[test]
-fn what_it_cannot_be_is_refused_in_the_plug_ins_words() {
+fn invalid_delayed_exchanges_are_refused_with_the_plug_ins_error_texts() {
     let mut house = TestBroker::new(64);
     let at = house.connect();
     let text = |outcome| match outcome {
@@ -202,7 +202,7 @@ fn what_it_cannot_be_is_refused_in_the_plug_ins_words() {
     );
     assert_eq!((house.broker.gauges().queues, house.broker.gauges().exchanges), (0, 0), "nothing is left");
     exchange(&mut house, at, "d", "topic", false);
-    // Once it is there, nobody asks for that again.
+    // Once it exists, its type is not checked again.
     assert_eq!(declared(&mut house, at, "d", false, &[]), Outcome::Done);
     let said = text(declared(&mut house, at, "d", true, &[]));
     assert_eq!(said.0, ReplyCode::PreconditionFailed);
@@ -221,7 +221,7 @@ fn what_it_cannot_be_is_refused_in_the_plug_ins_words() {
 }
 
 #[test]
-fn what_sleeps_is_seen_by_nobody_and_goes_with_its_exchange() {
+fn delayed_messages_are_invisible_and_deleted_with_their_exchange() {
     for durable in [false, true] {
         let mut house = TestBroker::new(64);
         house.journal.set_time(START_MS);
@@ -251,7 +251,7 @@ fn what_sleeps_is_seen_by_nobody_and_goes_with_its_exchange() {
 }
 
 #[test]
-fn it_sleeps_wherever_it_comes_from() {
+fn messages_are_delayed_whatever_their_source() {
     let mut house = TestBroker::new(64);
     house.journal.set_time(START_MS);
     let at = house.connect();
@@ -270,7 +270,7 @@ fn it_sleeps_wherever_it_comes_from() {
     let properties = headers(false, |t| t.int("x-delay", 100));
     send_as(&mut house, at, ("amq.fanout", "q"), &properties, "fanned out");
     assert_eq!((empty(&mut house, at, "at once"), asleep(&house)), (vec!["fanned out".to_string()], 1));
-    // A dead letter that says how long.
+    // A dead letter with a delay.
     let arguments = table(|t| {
         t.text("x-dead-letter-exchange", "delayed")?;
         t.text("x-dead-letter-routing-key", "q")
@@ -294,7 +294,7 @@ fn it_sleeps_wherever_it_comes_from() {
 }
 
 #[test]
-fn a_message_with_an_expiration_expires_when_it_is_awake() {
+fn a_message_with_an_expiration_expires_only_after_its_release() {
     let mut house = TestBroker::new(64);
     house.journal.set_time(START_MS);
     let at = house.connect();
@@ -316,7 +316,7 @@ fn a_message_with_an_expiration_expires_when_it_is_awake() {
 }
 
 #[test]
-fn without_room_it_sleeps_longer() {
+fn without_capacity_messages_are_delayed_longer() {
     let mut house = TestBroker::with(&Limits { messages_max: 64, ..Limits::default() });
     house.journal.set_time(START_MS);
     let at = house.connect();
@@ -326,18 +326,18 @@ fn without_room_it_sleeps_longer() {
     let mut held = filled(&mut house);
     pass_to(&mut house, at, START_MS + 30);
     assert_eq!((house.ready(at, "q"), asleep(&house)), (0, 2));
-    assert_eq!(house.broker.queues().next_expiry_ms(), None, "only room makes a difference");
-    assert!(!house.broker.may_shed(&house.journal, &house.messages), "nobody asks for ever");
+    assert_eq!(house.broker.queues().next_expiry_ms(), None, "only capacity makes a difference");
+    assert!(!house.broker.may_shed(&house.journal, &house.messages), "it is not retried forever");
     held.drain(..4).for_each(|id| house.messages.release(id));
     house.turns(at);
     assert_eq!(empty(&mut house, at, "q"), ["1", "2"]);
     held.into_iter().for_each(|id| house.messages.release(id));
 }
 
-/// Far more than are held in memory at once, over all times there are, in one jump and in many: in order, and
-/// no turn does all of it.
+/// Many more messages than fit into memory, over all possible delays, in one clock step and in many. They are
+/// released in order, and no turn releases all.
 #[test]
-fn thousands_wake_up_in_order_and_a_turn_wakes_a_bounded_number() {
+fn thousands_are_released_in_order_and_a_turn_releases_a_bounded_number() {
     for jumps in [1_u64, 40] {
         for bits in [8, 14, 20, 32] {
             let mut house = TestBroker::with(&Limits { messages_max: 12_000, ..Limits::default() });
@@ -361,16 +361,16 @@ fn thousands_wake_up_in_order_and_a_turn_wakes_a_bounded_number() {
                 came.extend(bodies.iter().map(|body| body.parse::<u64>().unwrap()));
             }
             assert_eq!((came.len(), asleep(&house)), (4_000, 0), "{bits} bits, {jumps} jumps");
-            // What is due within 4 ms may be one step when there is far too much of it.
+            // Messages that are due within 4 ms may be one step when there are too many.
             assert!(came.is_sorted_by_key(|due| due >> 2), "{bits} bits, {jumps} jumps: out of order");
             assert_eq!(house.messages.messages_used(), 0);
         }
     }
 }
 
-/// Two hundred thousand that sleep: what each takes is on the disk.
+/// Two hundred thousand delayed messages: they use disk space, not memory.
 #[test]
-fn memory_is_the_same_for_any_number_that_sleeps() {
+fn memory_does_not_depend_on_the_number_of_delayed_messages() {
     const COUNT: u64 = 200_000;
     let limits = Limits { messages_max: 4_000, queue_entries_max: 8_192, ..Limits::default() };
     let mut house = TestBroker::with(&limits);
@@ -391,9 +391,9 @@ fn memory_is_the_same_for_any_number_that_sleeps() {
     let gauges = house.broker.gauges();
     assert_eq!(asleep(&house), COUNT);
     assert!(most < 4_000 && gauges.queues < 12, "{most} messages in memory, {} slots", gauges.queues);
-    // An entry stands for a message in memory, or for a run of any length on the disk; alone they had 6,400.
+    // An entry is a message in memory or a run of any length on the disk; separately they would use 6,400.
     assert!(gauges.chunks < 200, "{} chunks", gauges.chunks);
-    // They come back from the disk, a part at a time.
+    // They are read back from the disk in parts.
     house.journal.set_time(START_MS + 3_600_000);
     let mut asked = 0;
     for _ in 0..100 {
@@ -430,11 +430,11 @@ fn memory_is_the_same_for_any_number_that_sleeps() {
     assert!(asked > 3 && most < 4_000, "{asked} reads, {most} messages in memory");
 }
 
-// ---- over power cuts
+// ---- with power cuts
 
-/// Publishes, loses its power, sleeps, and goes on: everything comes once, at its time, in order.
+/// Publishes, loses power, delays, and continues. Each message is released once, at its time, in order.
 #[test]
-fn it_is_in_time_over_any_number_of_lives() {
+fn delayed_messages_are_released_in_time_over_any_number_of_restarts() {
     for seed in 0..12 {
         let mut random = Random::new(seed);
         let disk = disk();
@@ -448,7 +448,7 @@ fn it_is_in_time_over_any_number_of_lives() {
             if life == 0 {
                 ready(&mut house.house, at, true);
             } else if random.below(2) == 0 {
-                // Before anybody knows what the slots have.
+                // Before the content of the slots is known.
                 send_dated(&mut house.house, at, &mut random, (now_ms, &mut serial), &mut expected);
             }
             house.read_back();
@@ -502,10 +502,10 @@ fn send_dated(
     expected.push((due, *serial));
 }
 
-/// Some are moved to narrower slots, some are routed, and the power goes at every call in turn: each is in
-/// one place.
+/// Some messages are moved to narrower slots, some are routed, and the power fails at every call in turn.
+/// Each message is in one place.
 #[test]
-fn over_power_cuts_a_message_sleeps_or_is_awake() {
+fn over_power_cuts_a_message_is_either_delayed_or_released() {
     const COUNT: u64 = 24;
     let (mut before, mut behind) = (0, 0);
     for cut in 0.. {
@@ -542,9 +542,9 @@ fn over_power_cuts_a_message_sleeps_or_is_awake() {
     assert!(before > 1 && behind > 10, "{before} cuts before, {behind} behind");
 }
 
-/// The power goes while a delayed exchange is deleted: it is there with what sleeps, or nothing is.
+/// The power fails while a delayed exchange is deleted: it exists with its delayed messages, or neither does.
 #[test]
-fn over_power_cuts_it_goes_with_what_sleeps() {
+fn over_power_cuts_an_exchange_is_deleted_with_its_delayed_messages() {
     for cut in 0.. {
         let disk = SimDisk::new(cut, Mutant::None, crate::dead_letters::IDENTITY);
         disk.start(Trouble::Never);
@@ -581,9 +581,9 @@ fn over_power_cuts_it_goes_with_what_sleeps() {
     }
 }
 
-/// Nothing of an older store is taken for a slot, and what another exchange of the name keeps is its own.
+/// Nothing of an older store is taken for a slot, and each exchange of the name keeps only its own messages.
 #[test]
-fn an_exchange_of_the_same_name_begins_with_nothing() {
+fn a_new_exchange_of_the_same_name_has_no_delayed_messages() {
     let disk = disk();
     let mut life = Life::begin(&disk).expect("it opens");
     let at = life.at;

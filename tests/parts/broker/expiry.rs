@@ -1,4 +1,4 @@
-//! Messages that waited too long, and queues that nobody has a use for, on broker time.
+//! Message TTL and expiry of unused queues, in broker time.
 
 use leveret_amqp::{Full, TableWriter};
 use leveret_core::command::{Command, Outcome, Settlement};
@@ -14,28 +14,28 @@ pub(crate) fn ttl(ms: i32) -> Vec<u8> {
     table(|t| t.int("x-message-ttl", ms))
 }
 
-/// Properties with an expiration.
+/// Returns properties with an expiration.
 pub(crate) fn expiring(ms: &str) -> Vec<u8> {
     let mut properties = vec![0x01, 0, ms.len() as u8];
     properties.extend(ms.as_bytes());
     properties
 }
 
-/// The same with the delivery mode, which comes before it.
+/// Returns persistent properties with an expiration, which comes after the delivery mode.
 pub(crate) fn persistent_expiring(ms: &str) -> Vec<u8> {
     let mut properties = vec![0x11, 0, 2, ms.len() as u8];
     properties.extend(ms.as_bytes());
     properties
 }
 
-/// It is so late, and what is due happens.
+/// Sets the time, and processes what is due.
 pub(crate) fn pass_to(house: &mut TestBroker, at: At, time_ms: u64) {
     house.journal.set_time(time_ms);
     house.turns(at);
 }
 
 #[test]
-fn what_waited_too_long_is_gone_at_its_time() {
+fn messages_expire_at_their_time() {
     let mut house = TestBroker::new(64);
     house.journal.set_time(1_000);
     let at = house.connect();
@@ -76,7 +76,7 @@ fn the_shorter_of_both_times_counts_and_only_the_first_expires() {
 }
 
 #[test]
-fn what_expired_goes_on_and_is_given_to_nobody() {
+fn expired_messages_are_dead_lettered_and_not_delivered() {
     let mut house = TestBroker::new(64);
     house.journal.set_time(1_000);
     let at = house.connect();
@@ -84,10 +84,10 @@ fn what_expired_goes_on_and_is_given_to_nobody() {
     declare(&mut house, at, "q", false, &with("dead", |t| t.int("x-message-ttl", 100)));
     publish(&mut house, at, "q", &expiring("5000"), "x");
     house.journal.set_time(1_100);
-    assert!(get(&mut house, at, "q").is_none(), "whoever asks, even before its queue is looked at");
+    assert!(get(&mut house, at, "q").is_none(), "even before its queue is checked");
     let letter = got(&mut house, at, "dead");
     assert_eq!(letter.deaths(), [("q".into(), "expired".into(), 1)]);
-    // Its own time was taken from it, or it would expire there too.
+    // The dead letter has no expiration of its own, or it would expire there too.
     pass_to(&mut house, at, 1 << 40);
     house.settle(at, letter.tag, false, Settlement::Requeue);
     house.turns(at);
@@ -95,7 +95,7 @@ fn what_expired_goes_on_and_is_given_to_nobody() {
 }
 
 #[test]
-fn a_time_of_nothing_is_for_those_who_wait() {
+fn messages_with_ttl_0_are_delivered_only_to_waiting_consumers() {
     let mut house = TestBroker::new(64);
     house.journal.set_time(1_000);
     let at = house.connect();
@@ -117,7 +117,7 @@ fn a_time_of_nothing_is_for_those_who_wait() {
 
 /// A hundred thousand messages whose time comes at once: no turn does all of it.
 #[test]
-fn a_turn_gives_up_a_bounded_number() {
+fn a_turn_expires_a_bounded_number_of_messages() {
     let mut house = TestBroker::with(&Limits { messages_max: 20_000, ..Limits::default() });
     house.journal.set_time(1_000);
     let at = house.connect();
@@ -133,7 +133,7 @@ fn a_turn_gives_up_a_bounded_number() {
 }
 
 #[test]
-fn what_comes_back_has_the_time_it_had() {
+fn requeued_messages_keep_their_expiry_time() {
     let mut house = TestBroker::new(64);
     house.journal.set_time(1_000);
     let at = house.connect();
@@ -149,7 +149,7 @@ fn what_comes_back_has_the_time_it_had() {
 }
 
 #[test]
-fn a_queue_that_nobody_uses_goes() {
+fn an_unused_queue_is_deleted() {
     let mut house = TestBroker::new(64);
     house.journal.set_time(1_000);
     let at = house.connect();
@@ -157,7 +157,7 @@ fn a_queue_that_nobody_uses_goes() {
     declare(&mut house, at, "q", false, &table(expires));
     house.turns(at);
     assert_eq!(house.broker.queues().next_expiry_ms(), Some(1_100));
-    // A get, a declaration and a consumer are uses.
+    // A get, a declaration and a consumer count as uses.
     pass_to(&mut house, at, 1_090);
     assert!(get(&mut house, at, "q").is_none());
     pass_to(&mut house, at, 1_180);
@@ -174,11 +174,11 @@ fn a_queue_that_nobody_uses_goes() {
     assert!(matches!(house.ask(at, Command::Get { queue, no_ack }), Outcome::Fault(_)));
 }
 
-// ---- who waits, and for how long
+// ---- consumers
 
-/// A queue of which nobody waits for anything gives a message that is due at once up before the next command.
+/// A message with TTL 0 expires before the next command if no consumer waits.
 #[test]
-fn a_time_of_nothing_is_over_before_the_next_command() {
+fn a_message_with_ttl_0_expires_before_the_next_command() {
     let mut house = TestBroker::new(64);
     house.journal.set_time(1_000);
     let at = house.connect();
@@ -194,9 +194,9 @@ fn a_time_of_nothing_is_over_before_the_next_command() {
     assert_eq!((house.turns(at), house.ready(at, "dead")), (0, 2));
 }
 
-/// Several in one turn, for a consumer that may have so many.
+/// Several messages in one turn, for a consumer with a prefetch limit.
 #[test]
-fn what_is_due_at_once_goes_to_a_consumer_as_far_as_its_credit_does() {
+fn messages_with_ttl_0_go_to_a_consumer_as_far_as_its_credit_allows() {
     let mut house = TestBroker::new(64);
     let at = house.connect();
     house.done(at, Command::Qos { prefetch_count: 3, global: false });
@@ -209,7 +209,7 @@ fn what_is_due_at_once_goes_to_a_consumer_as_far_as_its_credit_does() {
 }
 
 #[test]
-fn without_room_for_its_letter_it_stays_is_given_to_nobody_and_goes_on_later() {
+fn without_capacity_for_its_dead_letter_an_expired_message_stays_undelivered_and_proceeds_later() {
     let mut house = TestBroker::with(&Limits { messages_max: 64, ..Limits::default() });
     house.journal.set_time(1_000);
     let at = house.connect();
@@ -226,14 +226,14 @@ fn without_room_for_its_letter_it_stays_is_given_to_nobody_and_goes_on_later() {
     house.turns(at);
     assert_eq!((house.ready(at, "q"), house.ready(at, "dead")), (0, 1));
     held.into_iter().for_each(|id| house.messages.release(id));
-    // It is not stuck with that.
+    // The queue continues after that.
     publish(&mut house, at, "q", &[0, 0], "y");
     assert_eq!(house.turns(at), 1);
 }
 
-/// While messages are on their way back, nobody knows which of them is the first.
+/// While messages are being requeued, it is unknown which of them is the first.
 #[test]
-fn what_stands_first_while_others_come_back_need_not_be_the_first() {
+fn the_first_message_while_others_are_requeued_need_not_be_the_first_to_expire() {
     let mut house = TestBroker::new(2_000);
     house.journal.set_time(1_000);
     let at = house.connect();
@@ -271,7 +271,7 @@ fn many_queues_whose_time_comes_at_once_take_several_turns() {
     assert_eq!((house.messages.messages_used(), house.broker.queues().next_expiry_ms()), (0, None));
 }
 
-/// A store that cannot be written keeps its queues, without a turn being lost over it.
+/// A store that cannot be written keeps its queues, without repeated attempts in each turn.
 #[test]
 fn a_queue_that_cannot_be_deleted_stays() {
     let disk = disk();
@@ -288,11 +288,11 @@ fn a_queue_that_cannot_be_deleted_stays() {
     assert_eq!(life.house.broker.queues().next_expiry_ms(), None, "or the loop would burn");
 }
 
-// ---- with lengths, with several queues
+// ---- with length limits, with several queues
 
-/// The length rules take what stood first, which had no time, and what stands there then has one.
+/// The length limit drops the first message, which has no TTL, and the new first message has one.
 #[test]
-fn what_the_length_rules_leave_is_looked_at_in_time() {
+fn messages_left_by_the_length_limit_expire_in_time() {
     let mut house = TestBroker::new(64);
     house.journal.set_time(1_000);
     let at = house.connect();
@@ -305,9 +305,9 @@ fn what_the_length_rules_leave_is_looked_at_in_time() {
     assert_eq!((house.ready(at, "q"), house.messages.messages_used()), (0, 0));
 }
 
-/// The same with dead letters, which may take a turn, and with both arguments.
+/// Combines a length limit and a TTL with dead letters, which may take a turn.
 #[test]
-fn lengths_and_times_end_in_the_same_place() {
+fn length_limits_and_ttls_use_the_same_dead_letter_queue() {
     let mut house = TestBroker::new(64);
     house.journal.set_time(1_000);
     let at = house.connect();
@@ -334,10 +334,10 @@ fn lengths_and_times_end_in_the_same_place() {
     assert_eq!(reasons, expected.map(|(reason, body)| (reason.to_owned(), body.to_owned())));
 }
 
-/// What one of its queues gives up at once goes behind it into another, where it still stands first,
-/// whichever of them is seen to first.
+/// A message is in two queues. When one drops it at once, its dead letter goes behind it in the other queue,
+/// whichever queue is processed first.
 #[test]
-fn a_message_in_two_queues_is_looked_at_in_both() {
+fn a_message_in_two_queues_is_checked_in_both() {
     for (gives, has) in [("a", "b"), ("b", "a")] {
         let mut house = TestBroker::new(64);
         house.journal.set_time(1_000);
@@ -358,11 +358,11 @@ fn a_message_in_two_queues_is_looked_at_in_both() {
     }
 }
 
-// ---- over lives
+// ---- across restarts
 
-/// The time that a message has left is that of the broker over all its lives. Waiting takes no memory.
+/// The remaining TTL counts broker time over all its lives. Waiting uses no memory.
 #[test]
-fn a_restart_takes_no_time_from_a_message_and_adds_none() {
+fn a_restart_neither_shortens_nor_extends_a_ttl() {
     let disk = disk();
     let mut life = Life::begin(&disk).expect("it opens");
     let at = life.at;
@@ -392,9 +392,9 @@ fn a_restart_takes_no_time_from_a_message_and_adds_none() {
     assert_eq!(life.get("dead").expect("there is a message").deaths(), [("own".into(), "expired".into(), 1)]);
 }
 
-/// What waits behind one that was looked at is looked at when that is gone.
+/// The message behind an examined one is examined when that is gone.
 #[test]
-fn what_stands_in_the_log_expires_one_after_the_other() {
+fn messages_in_the_log_expire_one_after_the_other() {
     let disk = disk();
     let mut life = Life::begin(&disk).expect("it opens");
     let at = life.at;
@@ -415,9 +415,9 @@ fn what_stands_in_the_log_expires_one_after_the_other() {
     }
 }
 
-/// What left memory because it is short goes in time all the same.
+/// A message evicted from memory also expires in time.
 #[test]
-fn what_left_memory_expires() {
+fn evicted_messages_expire() {
     let limits = Limits { messages_max: 160, connections_max: 16, ..Limits::default() };
     let disk = disk();
     let mut life = Life::begin_with(&disk, &limits).expect("it opens");
@@ -457,8 +457,8 @@ fn over_power_cuts_an_expired_message_is_in_one_place() {
     );
 }
 
-/// A life that ends without a word has said how late it was, as long as something waited for that; a life in
-/// which nothing does says nothing.
+/// A life that ends without a stop has recorded its time while something waited for it. A life in which
+/// nothing waits records nothing.
 #[test]
 fn broker_time_goes_on_over_a_power_cut_without_traffic() {
     for ttl_ms in [Some(1 << 30), None] {
@@ -508,14 +508,14 @@ fn broker_time_goes_on_over_a_power_cut_without_traffic() {
     }
 }
 
-/// A lease begins anew with a start, and a queue that nobody comes back to goes.
+/// The expiry of a queue starts again with a start, and a queue that stays unused is deleted.
 #[test]
 fn a_start_is_a_use_of_a_queue() {
     let disk = disk();
     let mut life = Life::begin(&disk).expect("it opens");
     let at = life.at;
     declare(&mut life.house, at, "q", true, &table(|t| t.int("x-expires", 1_000)));
-    // The store is older than the queue may be of no use.
+    // The store is older than the queue may stay unused.
     life.store_at(Now::from_ms(60_000)).expect("the disk is well");
     drop(life);
     let mut life = Life::begin(&disk).expect("it opens");
@@ -530,10 +530,9 @@ fn a_start_is_a_use_of_a_queue() {
     assert_eq!(Life::begin(&disk).expect("it opens").house.broker.gauges().queues, 0, "for good");
 }
 
-/// A message may have a time of its own, whatever the arguments of its queue say: it must not fill the log
-/// for ever.
+/// A message may have an expiration in a queue without arguments. It must not fill the log forever.
 #[test]
-fn what_the_log_has_expires_in_a_queue_without_arguments() {
+fn messages_in_the_log_expire_in_a_queue_without_arguments() {
     let disk = disk();
     let mut life = Life::begin(&disk).expect("it opens");
     let at = life.at;
@@ -551,7 +550,7 @@ fn what_the_log_has_expires_in_a_queue_without_arguments() {
     assert_eq!(life.house.ready(at, "q"), 0);
 }
 
-/// Whatever else is written says how late it is.
+/// Any other write also records the time.
 #[test]
 fn broker_time_is_not_written_twice() {
     let disk = disk();
@@ -567,13 +566,13 @@ fn broker_time_is_not_written_twice() {
     assert_eq!(life.keeper.log().counters().commits, before + 1);
 }
 
-/// A log that is full of what has to expire is told how late it is all the same.
+/// The time is recorded even in a log that is full of messages that have to expire.
 #[test]
 fn broker_time_goes_on_in_a_full_log() {
     let disk = disk();
     let mut life = Life::begin(&disk).expect("it opens");
     let at = life.at;
-    // No queue may have all of it.
+    // No queue may use all of it.
     for queue in ["a", "b"] {
         declare(&mut life.house, at, queue, true, &ttl(1 << 30));
     }

@@ -1,4 +1,4 @@
-//! What expires where there is no room for what becomes of it, and when much of it is due at once.
+//! Expiring messages without capacity for their dead letters, or many at once.
 
 use leveret_core::command::{Command, Outcome, Settlement};
 use leveret_core::limits::Limits;
@@ -12,7 +12,7 @@ use crate::expiry::{expiring, pass_to, persistent_expiring, ttl};
 use crate::sim_disk::SimDisk;
 use crate::support::TestBroker;
 
-/// Bodies that fill the memory for them, until they are released; records of messages are left.
+/// Fills the memory for bodies, until they are released. Message records stay free.
 fn bodies_filled(house: &mut TestBroker) -> Vec<MessageId> {
     let mut held = Vec::new();
     while let Ok(id) = house.messages.begin("", b"", Share::Reserve) {
@@ -28,10 +28,10 @@ fn bodies_filled(house: &mut TestBroker) -> Vec<MessageId> {
     held
 }
 
-/// A letter that there is no room for waits by itself: what expired has gone on, and what comes then goes to
-/// whoever waits.
+/// A dead letter without capacity waits alone: expired messages are gone, and new ones go to waiting
+/// consumers.
 #[test]
-fn a_rejected_message_without_room_does_not_keep_a_queue_that_expired() {
+fn a_rejected_message_without_capacity_does_not_stop_expiry() {
     let mut house = TestBroker::with(&Limits {
         messages_max: 4_000,
         body_bytes_max: 1 << 20,
@@ -51,7 +51,7 @@ fn a_rejected_message_without_room_does_not_keep_a_queue_that_expired() {
     house.journal.set_time(1_100);
     house.consume(at, "q");
     assert_eq!((house.turns(at), house.ready(at, "dead")), (0, 0), "neither has room");
-    // What comes needs some memory besides that, and the large one more.
+    // A new message needs some memory besides, and the large one needs more.
     records.into_iter().chain(bodies.drain(..40)).for_each(|id| house.messages.release(id));
     house.turns(at);
     assert_eq!((house.ready(at, "q"), house.ready(at, "dead")), (0, 1), "the small one has");
@@ -62,9 +62,9 @@ fn a_rejected_message_without_room_does_not_keep_a_queue_that_expired() {
     assert_eq!(house.ready(at, "dead"), 2);
 }
 
-/// The room that a letter waits for may be what whoever asks has not acknowledged yet.
+/// The capacity that a dead letter waits for may be what the client itself has not acknowledged.
 #[test]
-fn a_get_does_not_wait_for_room_that_is_its_own_to_make() {
+fn a_get_does_not_wait_for_capacity_that_its_client_has_to_free() {
     let mut house = TestBroker::with(&Limits { messages_max: 64, ..Limits::default() });
     house.journal.set_time(1_000);
     let at = house.connect();
@@ -86,9 +86,9 @@ fn a_get_does_not_wait_for_room_that_is_its_own_to_make() {
     held.into_iter().for_each(|id| house.messages.release(id));
 }
 
-/// More has expired than a get looks at in one step.
+/// More messages have expired than a get examines in one step.
 #[test]
-fn a_get_finds_what_stands_behind_all_that_expired() {
+fn a_get_finds_the_message_behind_all_expired_ones() {
     let mut house = TestBroker::new(64);
     house.journal.set_time(1_000);
     let at = house.connect();
@@ -104,9 +104,9 @@ fn a_get_finds_what_stands_behind_all_that_expired() {
     assert_eq!(outcome, Some(Outcome::GetQueued));
 }
 
-/// What is copied for a letter is work: a turn gives up fewer large ones.
+/// Copying a message for its dead letter is work: a turn expires fewer large messages.
 #[test]
-fn a_turn_gives_up_few_large_ones() {
+fn a_turn_expires_few_large_messages() {
     const LETTERS: u32 = 60;
     let limits = Limits { body_bytes_max: 64 << 20, ..Limits::default() };
     for consumes in [false, true] {
@@ -130,9 +130,9 @@ fn a_turn_gives_up_few_large_ones() {
     }
 }
 
-/// What expires between messages that go to a consumer is work of its turn, too.
+/// Expiring messages between those for a consumer is work of its turn, too.
 #[test]
-fn what_expires_before_others_counts_for_the_turn() {
+fn messages_that_expire_between_others_count_as_work_of_the_turn() {
     const EACH: u32 = 60;
     let mut house = TestBroker::with(&Limits { messages_max: 20_000, ..Limits::default() });
     house.journal.set_time(1_000);
@@ -147,16 +147,16 @@ fn what_expires_before_others_counts_for_the_turn() {
     house.consume(at, "q");
     house.journal.set_time(1_100);
     house.broker.deliver(&mut context!(house), 64);
-    // Nobody asks the queue itself, which would deliver first.
+    // A command to the queue itself would deliver first.
     let left = house.broker.queue_depth("/", "q").unwrap();
     assert!(left > 100 * EACH - 2_000, "{left}");
     house.turns(at);
     assert_eq!(house.ready(at, "q"), 0);
 }
 
-/// To learn when a message with large properties expires they are read, which is charged.
+/// Reading large properties to find the expiration of a message is counted as work.
 #[test]
-fn looking_into_large_properties_is_work() {
+fn reading_large_properties_is_work() {
     let mut house = TestBroker::new(64);
     house.journal.set_time(1_000);
     let at = house.connect();
@@ -174,7 +174,7 @@ fn looking_into_large_properties_is_work() {
     assert!(units >= 50_000 / 512, "{units}");
 }
 
-/// The entries of a table with one long text.
+/// Returns the entries of a table with one long text.
 fn table_of(text: &str) -> Vec<u8> {
     let mut headers = b"\x04mineS".to_vec();
     headers.extend((text.len() as u32).to_be_bytes());
@@ -182,9 +182,9 @@ fn table_of(text: &str) -> Vec<u8> {
     headers
 }
 
-/// Who waits behind the first of those who wait counts, too.
+/// The second of several waiting consumers counts, too.
 #[test]
-fn what_is_due_at_once_goes_to_the_next_consumer_as_well() {
+fn messages_with_ttl_0_go_to_the_next_consumer_as_well() {
     let mut house = TestBroker::new(64);
     let at = house.connect();
     let other = house.connect();
@@ -200,9 +200,9 @@ fn what_is_due_at_once_goes_to_the_next_consumer_as_well() {
     assert_eq!((house.broker.gauges().deliveries, house.ready(at, "q")), (2, 0));
 }
 
-/// What waits behind a message that never expires waits for its time as well.
+/// The message behind one that never expires waits for its own TTL.
 #[test]
-fn what_stands_behind_others_needs_the_time_too() {
+fn messages_behind_others_wait_for_their_ttl_too() {
     let disk = disk();
     let mut life = Life::begin(&disk).expect("it opens");
     let at = life.at;
@@ -213,9 +213,9 @@ fn what_stands_behind_others_needs_the_time_too() {
     assert!(life.house.broker.queues().has_stored_deadline() && life.house.broker.queues().has_deadlines());
 }
 
-/// A queue is deleted by writing that down, and waits while too much is to be written.
+/// Deleting a queue writes an entry, and waits while too much is to be written.
 #[test]
-fn a_queue_that_nobody_uses_waits_for_what_is_to_be_written() {
+fn the_deletion_of_an_unused_queue_waits_for_pending_writes() {
     let disk = disk();
     let mut life = Life::begin(&disk).expect("it opens");
     let at = life.at;
@@ -233,9 +233,10 @@ fn a_queue_that_nobody_uses_waits_for_what_is_to_be_written() {
     assert_eq!(life.house.broker.gauges().queues, declared);
 }
 
-/// Who waits for what a virtual host may have of the log hears of what expires, and of a queue that goes.
+/// A publisher blocked by the log share of its virtual host resumes when messages expire or a queue is
+/// deleted.
 #[test]
-fn what_expires_makes_room_in_the_share_of_the_log() {
+fn expired_messages_free_the_log_share_of_their_virtual_host() {
     for argument in ["x-message-ttl", "x-expires"] {
         let mut house = TestBroker::new(64);
         house.journal.start(1, true, 1 << 20);
@@ -258,11 +259,12 @@ fn what_expires_makes_room_in_the_share_of_the_log() {
     }
 }
 
-/// A log that is full of what expires goes on in the room that is kept for letters, and in what that makes
-/// free, though a letter is larger than its message. Where that ends before all have gone on, it goes on when
-/// somebody takes letters: nothing waits for good.
+/// A log full of expiring messages proceeds in the space reserved for dead letters and in what that frees. It
+/// does so although a dead letter is larger than its message.
+///
+/// Where this ends too early, it proceeds when dead letters are consumed: no message waits forever.
 #[test]
-fn a_full_log_that_expires_goes_on() {
+fn a_full_log_of_expiring_messages_proceeds() {
     for (body_len, needs_taker) in [(4_000, false), (400, true)] {
         let disk = disk();
         let mut life = Life::begin(&disk).expect("it opens");
@@ -301,8 +303,8 @@ fn a_full_log_that_expires_goes_on() {
     }
 }
 
-/// Publishers leave two segments free, and commits that only write down broker time use these by turns. So the time is
-/// written for ever while a log is full of messages that nobody takes.
+/// Publishers leave two segments free, and commits that only record broker time use these in turn. So the
+/// time can always be written while a log is full of messages without a consumer.
 #[test]
 fn broker_time_is_written_while_the_log_is_full() {
     const HOUR_MS: u64 = 3_600_000;
@@ -326,7 +328,7 @@ fn broker_time_is_written_while_the_log_is_full() {
     assert!(hours >= 999, "{hours} hours of 1000 are known");
 }
 
-/// Writes, and lets the cleaner make room, until there is nothing to do.
+/// Writes, and lets the compactor free space, until there is nothing to do.
 fn write_all(life: &mut Life, disk: &SimDisk) {
     write_all_at(life, disk, NOW);
 }
@@ -341,8 +343,8 @@ fn write_all_at(life: &mut Life, disk: &SimDisk, now: Now) {
     }
 }
 
-/// Whoever asks a queue that is deleted while its first message has to wait is answered, though others still
-/// have some of it.
+/// A get from a deleted queue whose first message has to wait is answered, although other clients still hold
+/// some of its messages.
 #[test]
 fn a_get_from_a_queue_that_is_deleted_is_answered() {
     let disk = disk();

@@ -1,4 +1,4 @@
-//! The firehose: what it tells, that it holds up nobody, and that it tells nothing of itself.
+//! The firehose: which copies it makes, that it blocks no client, and that it does not copy its own messages.
 
 use leveret_core::command::{Command, Outcome};
 use leveret_core::limits::Limits;
@@ -6,7 +6,7 @@ use leveret_core::limits::Limits;
 use crate::dead_letters::{declare, empty, get, publish, table};
 use crate::support::{At, TestBroker};
 
-/// A house whose virtual host is traced, with a queue of all copies.
+/// Returns a broker with a traced virtual host, and a queue of all copies.
 fn traced(limits: &Limits) -> (TestBroker, At) {
     let mut house = TestBroker::with(limits);
     let at = house.connect();
@@ -22,7 +22,7 @@ fn bind(house: &mut TestBroker, at: At, queue: &str) {
 }
 
 #[test]
-fn what_goes_in_and_out_is_copied_while_somebody_wants_it() {
+fn publishes_and_deliveries_are_copied_while_tracing_has_a_receiver() {
     let (mut house, at) = traced(&Limits::default());
     house.declare(at, "q", false);
     publish(&mut house, at, "q", &[0, 0], "1");
@@ -50,7 +50,7 @@ fn other_virtual_hosts_are_not_traced() {
 }
 
 #[test]
-fn copies_of_copies_are_none_even_for_a_queue_that_has_both() {
+fn firehose_copies_are_never_copied_again() {
     let (mut house, at) = traced(&Limits::default());
     house.declare(at, "q", false);
     bind(&mut house, at, "q");
@@ -61,7 +61,7 @@ fn copies_of_copies_are_none_even_for_a_queue_that_has_both() {
 }
 
 #[test]
-fn a_full_queue_of_copies_holds_up_nobody_and_keeps_nothing_back() {
+fn a_full_queue_of_copies_blocks_no_client_and_holds_nothing_back() {
     let limits = Limits { messages_max: 400, queue_entries_max: 16 * 1024, ..Limits::default() };
     let (mut house, at) = traced(&limits);
     house.declare(at, "q", false);

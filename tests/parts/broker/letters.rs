@@ -1,4 +1,4 @@
-//! Dead letters that go far: refused on their way, or with a past that somebody made up.
+//! Dead letters with a long history: rejected repeatedly, or with forged deaths.
 
 use leveret_amqp::{TableWriter, Writer};
 use leveret_core::command::{Command, Outcome, Settlement};
@@ -7,14 +7,14 @@ use crate::dead_letters::{Life, PERSISTENT, declare, disk, empty, got, publish, 
 use crate::support::TestBroker;
 
 #[test]
-fn a_letter_that_is_refused_goes_on_a_few_times() {
+fn a_rejected_dead_letter_is_dead_lettered_a_few_times() {
     let mut house = TestBroker::new(64);
     let at = house.connect();
     let full = |t: &mut TableWriter<'_, '_>| {
         t.int("x-max-length", 1)?;
         t.text("x-overflow", "reject-publish-dlx")
     };
-    // Each refuses what the one before it refused, down to the last.
+    // Each queue rejects what the one before it rejected.
     for number in 0..12 {
         let arguments = with(&format!("{}", number + 1), full);
         declare(&mut house, at, &number.to_string(), false, &arguments);
@@ -36,9 +36,9 @@ fn a_letter_that_is_refused_goes_on_a_few_times() {
     assert_eq!((house.messages.messages_used(), house.broker.gauges().chunks), (0, 0));
 }
 
-/// A sender made up thousands of deaths: each is looked at once, to however many queues the letter goes.
+/// A publisher forged thousands of deaths: each is examined once, whatever the number of target queues.
 #[test]
-fn made_up_deaths_cost_their_number_and_not_that_of_the_queues() {
+fn the_cost_of_forged_deaths_does_not_depend_on_the_number_of_queues() {
     let mut house = TestBroker::new(64);
     let at = house.connect();
     let deaths = |t: &mut TableWriter<'_, '_>| {
@@ -79,10 +79,12 @@ fn made_up_deaths_cost_their_number_and_not_that_of_the_queues() {
     }
 }
 
-/// A letter goes to nobody before the log has its move: a power cut brought its message back, which died once
-/// more, and a consumer had the letter twice without being told.
+/// A dead letter is delivered only after its move is durable.
+///
+/// Before, a power cut brought its message back, which died again, and a consumer received the dead letter twice
+/// without a mark.
 #[test]
-fn a_letter_waits_for_its_move_and_for_nothing_else() {
+fn a_dead_letter_waits_only_for_its_move() {
     let disk = disk();
     let mut life = Life::begin(&disk).expect("it opens");
     let at = life.at;

@@ -1,8 +1,8 @@
-//! The broker alone, driven by commands: random lives of connections, and what must hold at their end.
+//! The broker alone, driven by commands: random runs of connections, and what must hold at the end.
 //!
-//! A run is a seed. Several connections declare, bind, publish, consume, get, settle, purge, delete, open
-//! transactions and vanish, in any order. After every step the model's promises are checked where they can
-//! be; after the run everybody is gone and every pool must be empty.
+//! A run follows from a seed. Several connections declare, bind, publish, consume, get, settle, purge,
+//! delete, open transactions and disconnect, in any order. The guarantees are checked after every step as far
+//! as possible. After the run all connections are closed, and every pool must be empty.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,7 +32,7 @@ fn limits() -> Limits {
     }
 }
 
-/// A broker with its messages and the clients' side of it.
+/// A broker with its messages, and the state of its clients.
 struct World {
     broker: Broker,
     journal: Journal,
@@ -46,7 +46,7 @@ struct World {
 struct Client {
     connection: ConnectionId,
     channels: Vec<ChannelId>,
-    /// Delivered and unsettled, per channel.
+    /// Unsettled deliveries by channel.
     unsettled: BTreeMap<ChannelId, BTreeSet<u64>>,
     numbers: BTreeMap<u16, ChannelId>,
     transactional: BTreeSet<ChannelId>,
@@ -109,7 +109,8 @@ impl World {
 
     fn close_channel(&mut self, client: usize, channel: ChannelId) {
         let connection = self.clients[client].connection;
-        // What is half written must be finished first; this driver always writes whole deliveries.
+        // A partly written delivery would have to be completed first; this driver always writes complete
+        // ones.
         self.apply(connection, Some(channel), Command::CloseChannel);
         let client = &mut self.clients[client];
         client.channels.retain(|other| *other != channel);
@@ -377,7 +378,7 @@ fn random_lives_leave_every_pool_empty() {
     }
 }
 
-/// RabbitMQ takes any bytes for a routing key; they match what asks for nothing in particular.
+/// RabbitMQ accepts any bytes as a routing key. Such a key matches bindings that match every key.
 #[test]
 fn a_routing_key_need_not_be_text() {
     let mut world = World::new(1);
@@ -416,7 +417,7 @@ fn a_routing_key_need_not_be_text() {
     assert_eq!(world.messages.routing_key(outbox.peek().unwrap().message), key);
 }
 
-/// A commit takes from the reserve: a queue beyond its share of the pool must not swallow part of it.
+/// A commit uses the reserve: a queue beyond its share of the pool must not reject part of it.
 #[test]
 fn a_commit_is_whole_though_its_queue_is_over_its_share() {
     let mut world = World::new(2);

@@ -1,4 +1,5 @@
-//! The broker alone, without sessions and without a disk: stories, random lives, shares, access.
+//! The broker alone, without connections and without a disk: single cases, random runs, shares, access
+//! control.
 
 #[path = "../../simulated/sim_disk/mod.rs"]
 mod sim_disk;

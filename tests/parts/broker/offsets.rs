@@ -1,5 +1,5 @@
-//! Offsets are numbers of 64 bits: they advance with every message, also with those that are never written,
-//! so a busy queue passes every smaller width in time. Properties over the neighbourhood of each.
+//! Offsets have 64 bits and advance with every message, including messages that are never written. So a busy
+//! queue passes every smaller width in time. These are property tests around each width.
 
 use super::sim_disk::{Mutant, SimDisk, Trouble};
 use crate::dead_letters::{PERSISTENT, get, publish};
@@ -18,10 +18,10 @@ const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0x0FF5 }
 const NOW: Now = Now::from_ms(1);
 const INCARNATION: u64 = 7;
 
-/// Widths that somebody might count on.
+/// Integer widths at which offsets could overflow.
 const WIDTHS: [u32; 6] = [16, 29, 31, 32, 48, 56];
 
-/// Runs of offsets, each so far behind the one before as a width or a little more or less.
+/// Returns runs of offsets, whose distances are close to one of the widths.
 fn runs() -> impl Strategy<Value = Vec<Range>> {
     let step = (0..WIDTHS.len(), -3_i64..4, 1_u64..4);
     prop::collection::vec(step, 1..6).prop_map(|steps| {
@@ -39,7 +39,7 @@ fn offsets(runs: &[Range]) -> Vec<u64> {
     runs.iter().flat_map(|run| run.start..run.end).collect()
 }
 
-/// A broker that was started with these messages of a queue in its log.
+/// Returns a broker started with these messages of a queue in its log.
 fn restored(runs: &[Range]) -> (TestBroker, QueueId) {
     let mut house =
         TestBroker::with(&Limits { unacknowledged_max: 64, connections_max: 16, ..Limits::default() });
@@ -71,15 +71,15 @@ fn restored(runs: &[Range]) -> (TestBroker, QueueId) {
     (house, queue)
 }
 
-/// A power cut may take a message and leave how often it came back, for that is written beside it: its place is
-/// given to another, which did not come back yet.
+/// A power cut may lose a message and keep its return count, which is stored separately. The offset is then
+/// used by another message, which has not been returned.
 #[test]
-fn what_was_written_of_a_lost_message_counts_against_no_other() {
+fn the_return_count_of_a_lost_message_does_not_apply_to_another() {
     let limits = Limits { unacknowledged_max: 64, connections_max: 16, ..Limits::default() };
     let mut house = TestBroker::with(&limits);
     house.journal.start(2, true, 1 << 20);
     let limit = b"\x0cx-queue-typeS\0\0\0\x06quorum\x10x-delivery-limitb\x02";
-    // The message of place 0 came back twice.
+    // The message at offset 0 was returned twice.
     let returns = b"\x0fleveret-returnsx\0\0\0\x0a\0\0\0\0\0\0\0\0\0\x02";
     let definition = Definition::Queue {
         vhost: "/",
@@ -110,7 +110,7 @@ fn what_was_written_of_a_lost_message_counts_against_no_other() {
     assert_eq!(house.ready(at, "q"), 1, "it came back once");
 }
 
-/// Reads back what is asked for, all of which is there; tells the offsets that were found wanted.
+/// Loads the requested messages, all of which exist. Returns the offsets whose messages were still wanted.
 fn read_back(house: &mut TestBroker, fetch: &Fetch) -> Vec<u64> {
     let mut taken = Vec::new();
     for offset in fetch.start..fetch.end {
@@ -132,7 +132,7 @@ fn read_back(house: &mut TestBroker, fetch: &Fetch) -> Vec<u64> {
     taken
 }
 
-/// What the journal says is settled in the queue.
+/// Returns the offsets that the journal records as settled in the queue.
 fn settled(house: &mut TestBroker) -> Vec<u64> {
     let mut settled = Vec::new();
     house.journal.drain_settles(|said| {
@@ -146,9 +146,10 @@ fn settled(house: &mut TestBroker) -> Vec<u64> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// However far apart messages are, each is asked for, comes back, goes out, and is settled as itself.
+    /// Each message is requested, loaded, delivered and settled under its own offset, however far apart they
+    /// are.
     #[test]
-    fn a_queue_reads_back_what_is_far_behind(runs in runs(), comes_back in any::<bool>()) {
+    fn a_queue_loads_messages_with_distant_offsets(runs in runs(), comes_back in any::<bool>()) {
         let expected = offsets(&runs);
         let (mut house, _) = restored(&runs);
         let at = house.connect();
@@ -172,9 +173,9 @@ proptest! {
         prop_assert_eq!(settled(&mut house), expected);
     }
 
-    /// The same for a store: what is appended, settled and left is exact, over a start, and is found.
+    /// A store keeps exactly what is appended and not settled, also after a start.
     #[test]
-    fn a_log_keeps_what_is_far_behind(runs in runs(), kept in any::<u32>()) {
+    fn a_log_keeps_messages_with_distant_offsets(runs in runs(), kept in any::<u32>()) {
         let all = offsets(&runs);
         let is_kept = |at: usize| kept >> (at % 32) & 1 == 0;
         let expected: Vec<u64> = (0..all.len()).filter(|at| is_kept(*at)).map(|at| all[at]).collect();
@@ -203,15 +204,16 @@ proptest! {
     }
 }
 
-/// A message that came back and waits when half of all deliveries did, and one that is published, are told
-/// apart however far behind the first is.
+/// A requeued message that waits for a free delivery is distinguished from a new one, however far apart their
+/// offsets are.
 #[test]
-fn what_came_back_stays_itself_while_the_queue_goes_on() {
+fn a_requeued_message_keeps_its_identity_while_the_queue_continues() {
     for width in WIDTHS {
         let far = 1_u64 << width;
         let runs = [Range { start: 0, end: 40 }, Range { start: far + 40, end: far + 41 }];
         let (mut house, _) = restored(&runs);
-        // One alone may not have more than half of all deliveries, and more than half are to come back.
+        // One connection alone may not have more than half of all deliveries, and more than half are to be
+        // requeued.
         let both = [house.connect(), house.connect()];
         for at in both {
             house.consume(at, "q");
@@ -264,7 +266,7 @@ fn append(log: &mut Log, disk: &mut SimDisk, offset: u64) {
     }
 }
 
-/// Everything that fetches bring.
+/// Returns everything that fetches load.
 fn found(log: &mut Log, disk: &mut SimDisk) -> Vec<u64> {
     let (mut found, mut at) = (Vec::new(), 0);
     while at < u64::MAX {

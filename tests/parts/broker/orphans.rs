@@ -1,4 +1,4 @@
-//! A queue that adopts an orphan, before the messages of the orphan stand in it.
+//! A queue that adopts an orphan, before the orphan's messages are in it.
 
 use leveret_broker::Contents;
 use leveret_core::command::{Command, Outcome};
@@ -6,7 +6,7 @@ use leveret_core::limits::Limits;
 
 use crate::support::{At, TestBroker};
 
-/// A broker with an orphan of three messages, of the name of a queue that a client has just declared.
+/// Returns a broker with an orphan of three messages, whose name a client has just declared.
 fn adopting() -> (TestBroker, At) {
     let mut house = TestBroker::with(&Limits { connections_max: 16, ..Limits::default() });
     house.journal.start(100, true, u64::MAX >> 8);
@@ -22,7 +22,7 @@ fn adopting() -> (TestBroker, At) {
     (house, at)
 }
 
-/// Puts the messages into the queue, as the engine does at the end of the turn.
+/// Moves the messages into the queue, as the engine does at the end of a turn.
 fn put(house: &mut TestBroker) {
     while let Some((_, queue)) = house.broker.recovery().next_adopted() {
         assert!(house.broker.queues_mut().restore_messages(queue, 0, 3));
@@ -31,7 +31,7 @@ fn put(house: &mut TestBroker) {
 }
 
 #[test]
-fn what_it_adopts_counts_as_its_own() {
+fn adopted_messages_count_as_messages_of_the_queue() {
     let (mut house, at) = adopting();
     let delete = Command::QueueDelete { queue: "lost", if_unused: false, if_empty: true };
     assert!(matches!(house.ask(at, delete), Outcome::Fault(_)), "it is not empty");
@@ -41,7 +41,7 @@ fn what_it_adopts_counts_as_its_own() {
 }
 
 #[test]
-fn a_purge_takes_what_it_adopts() {
+fn a_purge_removes_adopted_messages() {
     let (mut house, at) = adopting();
     assert_eq!(house.ask(at, Command::QueuePurge { queue: "lost" }), Outcome::MessageCount(3));
     assert_eq!(house.ready(at, "lost"), 0);
@@ -52,7 +52,7 @@ fn a_purge_takes_what_it_adopts() {
 }
 
 #[test]
-fn deleted_at_once_it_leaves_nothing() {
+fn a_queue_deleted_while_adopting_leaves_nothing() {
     let (mut house, at) = adopting();
     let before = house.broker.gauges();
     let delete = Command::QueueDelete { queue: "lost", if_unused: false, if_empty: false };

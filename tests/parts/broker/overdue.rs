@@ -1,4 +1,4 @@
-//! Deliveries that nobody settles and transactions that nobody ends, by a clock that is handed in.
+//! Acknowledgement timeouts and transaction timeouts, with a simulated clock.
 
 use crate::dead_letters::{declare, table};
 use crate::policies::policy;
@@ -18,7 +18,7 @@ fn at_s(seconds: u64) -> Now {
     Now::from_ms(seconds * 1000)
 }
 
-/// Who is overdue in the turn at this second, given as many turns as it takes to look at all.
+/// Returns what is overdue at this second, in as many turns as checking everything takes.
 fn overdue(house: &mut TestBroker, seconds: u64) -> Vec<Overdue> {
     let mut all = Vec::new();
     for _ in 0..16 {
@@ -32,7 +32,7 @@ fn next_look_s(house: &TestBroker) -> Option<u64> {
     house.broker.overdue_deadline().ms_left(at_s(0)).map(|ms| ms / 1000)
 }
 
-/// A consumer with so many messages delivered to it at this second.
+/// Connects a consumer that receives `count` messages at this second.
 fn consumer(house: &mut TestBroker, queue: &str, count: u32, seconds: u64) -> At {
     let at = house.connect();
     house.declare(at, queue, false);
@@ -44,7 +44,7 @@ fn consumer(house: &mut TestBroker, queue: &str, count: u32, seconds: u64) -> At
 }
 
 #[test]
-fn a_delivery_that_nobody_settles_ends_its_channel_in_rabbitmqs_words() {
+fn an_unsettled_delivery_closes_its_channel_with_rabbitmqs_error_text() {
     let mut house = house();
     assert_eq!(house.broker.overdue_deadline(), Deadline::NEVER);
     let stuck = consumer(&mut house, "q", 3, 100);
@@ -59,7 +59,7 @@ fn a_delivery_that_nobody_settles_ends_its_channel_in_rabbitmqs_words() {
         "PRECONDITION_FAILED - delivery acknowledgement on channel 1 timed out. Timeout value used: \
          1800000 ms. This timeout value can be configured, see consumers doc guide to learn more"
     );
-    // The channel is closed: what it held goes to others, and nothing is left to look for.
+    // The closed channel's deliveries go to other consumers, and nothing is left to check.
     house.done(stuck, Command::CloseChannel);
     house.turns(stuck);
     assert_eq!(house.ready(other, "q"), 3);
@@ -67,9 +67,10 @@ fn a_delivery_that_nobody_settles_ends_its_channel_in_rabbitmqs_words() {
     assert_eq!(house.broker.overdue_deadline(), Deadline::NEVER);
 }
 
-/// The one whose channel could not be closed (it does not read) is named again, but not in every turn.
+/// A channel that could not be closed because its client does not read is reported again, but not in every
+/// turn.
 #[test]
-fn who_is_not_closed_is_named_again_a_minute_later() {
+fn a_channel_that_could_not_be_closed_is_reported_again_a_minute_later() {
     let mut house = house();
     consumer(&mut house, "q", 1, 0);
     assert_eq!(overdue(&mut house, 5_000).len(), 1);
@@ -79,7 +80,7 @@ fn who_is_not_closed_is_named_again_a_minute_later() {
 }
 
 #[test]
-fn who_settles_in_time_causes_a_look_in_half_an_hour_and_no_more() {
+fn consumers_that_settle_in_time_cause_only_one_check_per_half_hour() {
     let mut house = house();
     let at = consumer(&mut house, "q", 1, 0);
     let mut looks = 0;
@@ -96,11 +97,11 @@ fn who_settles_in_time_causes_a_look_in_half_an_hour_and_no_more() {
     }
     assert_eq!(looks, 2);
     house.settle(at, 0, true, Settlement::Ack);
-    assert_eq!(house.broker.overdue_deadline(), Deadline::NEVER, "nobody holds anything");
+    assert_eq!(house.broker.overdue_deadline(), Deadline::NEVER, "there are no deliveries");
 }
 
 #[test]
-fn gets_count_and_what_needs_no_acknowledgement_does_not() {
+fn the_timeout_applies_to_gets_but_not_without_acknowledgement() {
     let mut house = house();
     let at = house.connect();
     house.declare(at, "q", false);
@@ -114,7 +115,7 @@ fn gets_count_and_what_needs_no_acknowledgement_does_not() {
 }
 
 #[test]
-fn a_transaction_that_does_not_go_on_ends_its_channel() {
+fn a_transaction_without_progress_closes_its_channel() {
     let mut house = house();
     let at = house.connect();
     house.declare(at, "q", false);
@@ -122,7 +123,7 @@ fn a_transaction_that_does_not_go_on_ends_its_channel() {
     assert!(overdue(&mut house, 100).is_empty());
     house.publish(at, "q", 1);
     assert!(overdue(&mut house, 100 + TIMEOUT_S).is_empty());
-    // It goes on: the time begins anew.
+    // The transaction makes progress, and the timeout restarts.
     house.publish(at, "q", 1);
     assert!(overdue(&mut house, 101 + TIMEOUT_S).is_empty());
     let all = overdue(&mut house, 200 + 2 * TIMEOUT_S);
@@ -133,9 +134,10 @@ fn a_transaction_that_does_not_go_on_ends_its_channel() {
     assert_eq!(house.broker.overdue_deadline(), Deadline::NEVER);
 }
 
-/// Thousands of channels, of which the last is stuck: found in several turns, each of which does a part.
+/// Thousands of channels, of which the last is overdue: it is found in several turns, each of which checks a
+/// part.
 #[test]
-fn a_look_at_all_channels_is_done_in_parts() {
+fn a_check_of_all_channels_is_done_in_parts() {
     let mut house = house();
     let many = house.connect();
     for number in 2..1_500 {
@@ -163,12 +165,12 @@ fn a_timeout_of_0_is_never() {
     assert!(overdue(&mut house, u64::from(u32::MAX)).is_empty());
 }
 
-/// `x-consumer-timeout`, in milliseconds.
+/// Returns the argument `x-consumer-timeout`, in milliseconds.
 fn timeout(ms: i64) -> Vec<u8> {
     table(|t| t.long("x-consumer-timeout", ms))
 }
 
-/// A consumer of its own with one message of the queue, from this second on.
+/// Connects a consumer that holds one message of the queue from this second on.
 fn holder(house: &mut TestBroker, queue: &str, seconds: u64) -> At {
     let at = house.connect();
     house.publish(at, queue, 1);
@@ -189,7 +191,7 @@ fn a_queue_has_a_timeout_of_its_own_shorter_or_longer() {
     for queue in ["late", "never", "as ever"] {
         holder(&mut house, queue, 0);
     }
-    // It comes while the others are held; what a look saw of those is due far later.
+    // It starts while the others hold messages, which an earlier check found to be due far later.
     assert!(overdue(&mut house, 20).is_empty());
     let soon = holder(&mut house, "soon", 1_000);
     assert!(overdue(&mut house, 1_010).is_empty());
@@ -208,9 +210,9 @@ fn a_queue_has_a_timeout_of_its_own_shorter_or_longer() {
     assert_eq!(overdue(&mut house, 1_000_000).len(), 2, "and never is never");
 }
 
-/// A queue without a deadline of its own under a configuration without one, and a policy that comes and goes.
+/// A queue without a timeout, under a configuration without one, and a policy that is set and cleared.
 #[test]
-fn a_policy_gives_a_timeout_to_what_is_held_already() {
+fn a_policy_sets_a_timeout_for_existing_deliveries() {
     let limits = Limits { consumer_timeout_ms: 0, connections_max: 16, ..Limits::default() };
     let mut house = TestBroker::with(&limits);
     let held = consumer(&mut house, "q", 1, 0);
@@ -241,8 +243,8 @@ fn an_argument_that_is_no_time_is_none_and_is_not_compared() {
     assert_eq!(overdue(&mut house, TIMEOUT_S + 1).len(), 2);
 }
 
-/// Who may declare a queue cannot take from its holders the limit that a policy gives them: the shortest
-/// counts.
+/// A client that may declare a queue cannot remove the limit that a policy sets for its consumers: the
+/// shortest counts.
 #[test]
 fn of_an_argument_and_a_policy_the_shorter_timeout_counts_and_0_is_the_longest() {
     let mut house = house();

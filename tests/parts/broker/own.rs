@@ -1,4 +1,4 @@
-//! Connections of this broker's own: the local end of a bridge.
+//! Connections of the broker itself: the local end of a bridge.
 
 use leveret_amqp::Properties;
 use leveret_core::command::{Command, Outbox, Outcome, Refusal};
@@ -7,12 +7,12 @@ use leveret_core::mem::{MessageFlags, Share};
 
 use crate::support::{At, TestBroker};
 
-/// Of a quorum queue that gives up what came back more than twice.
+/// Arguments of a quorum queue that drops messages returned more than twice.
 const DELIVERY_LIMIT: &[u8] = b"\x0cx-queue-typeS\0\0\0\x06quorum\x10x-delivery-limitb\x02";
 
-/// A flapping uplink is no fault of the messages that wait for it.
+/// Lost uplinks must not count against the messages that wait for them.
 #[test]
-fn a_link_that_breaks_again_and_again_counts_against_no_message() {
+fn repeated_link_failures_count_against_no_message() {
     let mut house = TestBroker::new(64);
     let at = house.connect();
     let (passive, durable, exclusive, auto_delete) = (false, true, false, false);
@@ -31,7 +31,7 @@ fn a_link_that_breaks_again_and_again_counts_against_no_message() {
     }
 }
 
-/// Headers with a key that nobody is told and one of so many octets, and an expiration of a minute.
+/// Returns headers with `BCC` and a key of this length, and an expiration of one minute.
 fn secret_headers(filler_len: u32) -> Vec<u8> {
     let mut table = b"\x03BCCA\0\0\0\x06S\0\0\0\x01x\x01aS".to_vec();
     table.extend(filler_len.to_be_bytes());
@@ -40,9 +40,9 @@ fn secret_headers(filler_len: u32) -> Vec<u8> {
     [b"\x21\0", &len.to_be_bytes()[..], &table, b"\x0560000"].concat()
 }
 
-/// Who was named in `BCC` is told to nobody, also where the headers have no room for the cause.
+/// The keys in `BCC` stay secret, even if the headers have no space for the parking cause.
 #[test]
-fn what_is_parked_keeps_its_secret() {
+fn a_parked_message_keeps_its_bcc_keys_secret() {
     let frame_max = Limits::default().frame_max;
     for (filler_len, has_cause) in [(1, true), (frame_max - 100, false)] {
         let mut house = TestBroker::with(&Limits { connections_max: 16, ..Limits::default() });
@@ -73,6 +73,6 @@ fn what_is_parked_keeps_its_secret() {
         let headers = properties.headers().expect("there are headers");
         let has = |name| headers.get(name).is_some();
         assert_eq!((has("BCC"), has("a"), has("x-parked-cause")), (false, true, has_cause));
-        assert_eq!(properties.expiration(), None, "it waits for somebody to look at it");
+        assert_eq!(properties.expiration(), None, "it stays until an operator handles it");
     }
 }

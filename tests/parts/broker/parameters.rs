@@ -1,4 +1,4 @@
-//! Runtime parameters: kept over restarts and kills, bounded, and gone with their virtual host.
+//! Runtime parameters: kept over restarts and kills, bounded, and deleted with their virtual host.
 
 use leveret_broker::{OperatorFault, PARAMETER_BYTES_MAX, ParameterNeeds, ParameterView};
 use leveret_core::limits::Limits;
@@ -8,7 +8,7 @@ use crate::support::TestBroker;
 
 const COMPONENT: &str = "shovel";
 
-/// What a component would say that takes every value but one, and connects to the parameter's own place.
+/// A component's check that accepts every value except one, and needs access to the parameter's virtual host.
 fn check(said: &ParameterView<'_>) -> Result<ParameterNeeds, String> {
     match (said.component, said.value) {
         (COMPONENT, b"0") => Err("0 is not taken".to_string()),
@@ -33,7 +33,7 @@ fn clear(house: &mut TestBroker, vhost: Option<&str>, name: &str) -> Result<(), 
     house.broker.clear_parameter(context!(house).journal_mut(), vhost, component, name).map(drop)
 }
 
-/// Virtual host, name and value of each.
+/// Returns virtual host, name and value of each parameter.
 fn all(house: &TestBroker) -> Vec<String> {
     let shown = |view: ParameterView<'_>| {
         let value = String::from_utf8_lossy(view.value).into_owned();
@@ -45,7 +45,7 @@ fn all(house: &TestBroker) -> Vec<String> {
 }
 
 #[test]
-fn a_start_after_a_kill_finds_them_as_they_were_confirmed() {
+fn a_start_after_a_kill_finds_parameters_as_they_were_confirmed() {
     let disk = disk();
     let mut life = Life::begin(&disk).expect("it opens");
     life.house.admit("other", "v");
@@ -75,7 +75,7 @@ fn a_start_after_a_kill_finds_them_as_they_were_confirmed() {
 }
 
 #[test]
-fn the_same_again_is_no_change() {
+fn setting_the_same_value_again_is_no_change() {
     let mut house = TestBroker::new(64);
     set(&mut house, Some("/"), "s", "1").expect("there is room");
     let before = house.broker.parameters_version();
@@ -86,7 +86,7 @@ fn the_same_again_is_no_change() {
 }
 
 #[test]
-fn what_cannot_be_is_refused_and_changes_nothing() {
+fn invalid_parameters_are_refused_and_change_nothing() {
     let mut house = TestBroker::with(&Limits { connections_max: 16, parameters_max: 2, ..Limits::default() });
     let invalid = |why: &str| Err(OperatorFault::Invalid(why.to_string()));
     assert_eq!(set(&mut house, Some("/"), "s", "0"), invalid("0 is not taken"));
@@ -114,7 +114,7 @@ fn what_cannot_be_is_refused_and_changes_nothing() {
 }
 
 #[test]
-fn what_is_only_for_administrators_is_refused_to_others() {
+fn parameters_for_administrators_are_refused_to_other_users() {
     let mut house = TestBroker::new(64);
     house.admit("ann", "/");
     let picky: leveret_broker::ParameterCheck = |_| {
@@ -134,7 +134,7 @@ fn what_is_only_for_administrators_is_refused_to_others() {
 }
 
 #[test]
-fn what_has_no_place_after_a_start_can_be_cleared_and_does_not_come_back() {
+fn parameters_left_out_by_a_start_can_be_cleared_and_do_not_come_back() {
     let disk = disk();
     let mut life = Life::begin(&disk).expect("it opens");
     for name in ["a", "b", "c"] {

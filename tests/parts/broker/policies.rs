@@ -1,5 +1,5 @@
-//! Policies: which apply, what they and arguments say together, and that a change acts on what is there, in
-//! steps, and is undone by its end; over restarts too.
+//! Policies: which ones apply, their combination with arguments, and the effect of changes on existing
+//! queues, in steps and across restarts.
 
 use leveret_amqp::{Full, TableWriter};
 use leveret_broker::{ApplyTo, NewPolicy, OperatorFault, PolicyKind};
@@ -34,7 +34,7 @@ fn clear(house: &mut TestBroker, kind: PolicyKind, name: &str) {
     house.broker.clear_policy(&mut context!(house), "/", kind, name).unwrap();
 }
 
-/// The names of the policies that apply to a queue.
+/// Returns the names of the policies that apply to a queue.
 fn applied(house: &TestBroker, queue: &str) -> (Option<String>, Option<String>) {
     let broker = &house.broker;
     let mut queues = (0..broker.views().queue_places()).filter_map(|place| broker.views().queue_at(place));
@@ -48,9 +48,9 @@ fn fill(house: &mut TestBroker, at: At, queue: &str, count: usize) {
     }
 }
 
-/// A smaller length trims what is there, so much in a turn, and its end is the end of it.
+/// A smaller length limit trims the queue, a part in each turn. Clearing the policy ends that.
 #[test]
-fn a_change_acts_on_what_is_there_in_steps() {
+fn a_policy_change_affects_existing_messages_in_steps() {
     let mut house = TestBroker::with(&Limits { connections_max: 16, ..Limits::default() });
     let at = house.connect();
     declare(&mut house, at, "q", false, &[]);
@@ -95,7 +95,7 @@ fn publishing_into_a_queue_that_became_too_long_is_bounded_too() {
 }
 
 #[test]
-fn a_time_for_messages_acts_on_those_that_wait_and_ends_with_its_policy() {
+fn a_ttl_policy_affects_waiting_messages_and_ends_with_the_policy() {
     let mut house = TestBroker::new(64);
     house.journal.set_time(1_000);
     let at = house.connect();
@@ -118,7 +118,7 @@ fn a_time_for_messages_acts_on_those_that_wait_and_ends_with_its_policy() {
 }
 
 #[test]
-fn a_queue_of_no_use_goes_when_its_policy_says_so() {
+fn an_unused_queue_is_deleted_when_its_policy_says_so() {
     let mut house = TestBroker::new(64);
     house.journal.set_time(1_000);
     let at = house.connect();
@@ -129,14 +129,14 @@ fn a_queue_of_no_use_goes_when_its_policy_says_so() {
     say(&mut house, "b", "^b$", |t| t.int("expires", 1_000));
     pass_to(&mut house, at, 1_500);
     clear(&mut house, PolicyKind::User, "b");
-    // What is told to others does not touch it.
+    // Policies of other queues do not affect it.
     say(&mut house, "c", "^c$", |t| t.int("expires", 1));
     pass_to(&mut house, at, 2_000);
     assert_eq!(house.broker.gauges().queues, 1);
     assert_eq!(house.ready(at, "b"), 0);
 }
 
-/// As it was seen with RabbitMQ 3.10.8: with a key that a kind of queue has no use for it does not apply.
+/// As in RabbitMQ 3.10.8: a policy with a key that a type of queue does not support does not apply to it.
 #[test]
 fn a_policy_applies_as_a_whole_or_not_at_all() {
     let mut house = TestBroker::new(64);
@@ -169,7 +169,7 @@ fn a_policy_applies_as_a_whole_or_not_at_all() {
 }
 
 #[test]
-fn what_a_policy_applies_to_is_asked_when_something_is_declared() {
+fn a_declared_queue_gets_the_policy_with_the_highest_priority_that_applies() {
     let mut house = TestBroker::new(64);
     let at = house.connect();
     let definition = table(|t| t.int("max-length", 1));
@@ -187,16 +187,17 @@ fn what_a_policy_applies_to_is_asked_when_something_is_declared() {
     assert_eq!(names, [some("p"), some("p"), some("high"), None]);
     fill(&mut house, at, "q2", 3);
     assert_eq!(house.ready(at, "q2"), 1);
-    // Another virtual host has its own.
+    // Each virtual host has its own policies.
     house.admit("other", "v");
     let there = house.connect_as("other", "v");
     declare(&mut house, there, "q9", false, &[]);
     assert_eq!(applied(&house, "q9"), (None, None));
 }
 
-/// A thousand queues hear of a change a few hundred in a turn, and fewer when it takes more to find out.
+/// A change reaches a thousand queues in steps of a few hundred per turn, or fewer if the matching takes more
+/// work.
 #[test]
-fn many_queues_hear_of_a_change_in_steps() {
+fn a_policy_change_reaches_many_queues_in_steps() {
     let mut house = TestBroker::with(&Limits { connections_max: 16, ..Limits::default() });
     let at = house.connect();
     for number in 0..1_000 {
@@ -224,7 +225,7 @@ fn many_queues_hear_of_a_change_in_steps() {
 }
 
 #[test]
-fn there_are_so_many_and_no_more() {
+fn policies_are_limited_by_policies_max() {
     let limits = Limits { connections_max: 16, policies_max: 2, ..Limits::default() };
     let mut house = TestBroker::with(&limits);
     let definition = table(|t| t.int("max-length", 1));
@@ -251,9 +252,9 @@ fn there_are_so_many_and_no_more() {
     assert_eq!(none, Err(OperatorFault::NoSuchParameter));
 }
 
-/// They come back with their virtual host and go with it, and no message is looked at before.
+/// Policies are restored with their virtual host and deleted with it. No message is processed before.
 #[test]
-fn a_start_finds_them() {
+fn a_start_restores_policies() {
     let disk = disk();
     let mut life = Life::begin(&disk).expect("it opens");
     let at = life.at;

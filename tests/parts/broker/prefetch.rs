@@ -1,4 +1,4 @@
-//! A prefetch that the consumers of a channel have together: who gets what it allows.
+//! A prefetch count that the consumers of a channel share: which consumers receive messages.
 
 use leveret_core::command::{Command, Settlement};
 
@@ -7,7 +7,7 @@ use crate::support::{At, TestBroker};
 const QUEUES: [&str; 3] = ["a", "b", "c"];
 const EACH: u32 = 60;
 
-/// Three queues with as many messages each, and one channel that consumes them all with a common credit.
+/// Returns three queues with equally many messages, and one channel that consumes all with a shared credit.
 fn house_with(prefetch_count: u16) -> (TestBroker, At) {
     let mut house = TestBroker::new(100);
     let at = house.connect();
@@ -26,16 +26,16 @@ fn taken(house: &mut TestBroker, at: At) -> [u32; 3] {
     QUEUES.map(|queue| EACH - house.ready(at, queue))
 }
 
-/// Everything that was delivered before this one is acknowledged.
+/// Acknowledges everything delivered before this tag.
 fn settle_below(house: &mut TestBroker, at: At, tag: u64) {
     if tag > 1 {
         house.settle(at, tag - 1, true, Settlement::Ack);
     }
 }
 
-/// A worker of three queues that takes one task at a time serves all of them.
+/// A worker on three queues that takes one task at a time serves all of them.
 #[test]
-fn one_credit_goes_round_the_queues_of_its_channel() {
+fn one_credit_is_shared_by_all_queues_of_its_channel() {
     let (mut house, at) = house_with(1);
     for tag in 1..=60 {
         settle_below(&mut house, at, tag);
@@ -44,9 +44,9 @@ fn one_credit_goes_round_the_queues_of_its_channel() {
     assert_eq!(taken(&mut house, at), [20, 20, 20]);
 }
 
-/// What is freed together goes to all, and not to the first that finds it.
+/// Credit that becomes free at once goes to all consumers, not only to the first one.
 #[test]
-fn ten_credits_go_round_as_well() {
+fn ten_credits_are_shared_as_well() {
     let (mut house, at) = house_with(10);
     for turn in 0..6 {
         settle_below(&mut house, at, turn * 10 + 1);
@@ -55,11 +55,11 @@ fn ten_credits_go_round_as_well() {
     assert_eq!(taken(&mut house, at), [20, 20, 20]);
 }
 
-/// A queue that has nothing keeps nobody waiting, and has its turn when it has something.
+/// An empty queue does not delay the others, and has its turn when it gets a message.
 #[test]
-fn whoever_has_waited_longest_is_next() {
+fn the_consumer_that_has_waited_longest_is_next() {
     let (mut house, at) = house_with(1);
-    // One of b goes to its consumer before the others go.
+    // One message of b is delivered before the others.
     house.done(at, Command::QueuePurge { queue: "b" });
     for tag in 1..=10 {
         settle_below(&mut house, at, tag);
@@ -72,9 +72,9 @@ fn whoever_has_waited_longest_is_next() {
     assert_eq!(house.ready(at, "b"), 1, "it had waited longest");
 }
 
-/// In RabbitMQ one that acknowledges nothing uses up no credit, and gets nothing while there is none.
+/// As in RabbitMQ, a consumer without acknowledgements uses no credit, and gets nothing while no credit is left.
 #[test]
-fn one_without_acknowledgements_waits_for_the_credit_of_its_channel() {
+fn a_consumer_without_acknowledgements_waits_for_the_credit_of_its_channel() {
     let mut house = TestBroker::new(100);
     let at = house.connect();
     house.done(at, Command::Qos { prefetch_count: 2, global: true });

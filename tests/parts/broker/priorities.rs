@@ -1,4 +1,4 @@
-//! Queues with priorities, beside a model of them: every order of publishing, taking, giving back, purging.
+//! Queues with priorities, compared with a model: any order of publishing, consuming, requeuing and purging.
 
 use std::collections::BTreeMap;
 
@@ -30,11 +30,11 @@ fn send_with(house: &mut TestBroker, at: At, properties: &[u8], body: &str) -> O
     house.ask(at, Command::Publish { message, mandatory: false })
 }
 
-/// What the queue should hold: by priority, the highest last, and there in the order of arrival.
+/// The expected content of the queue: by priority, the highest last, each in order of arrival.
 #[derive(Default)]
 struct Model {
     waiting: BTreeMap<(u8, u64), String>,
-    /// Delivered: where each stood, by its tag.
+    /// Delivered messages: the position of each, by tag.
     taken: BTreeMap<u64, ((u8, u64), String)>,
     sent: u64,
 }
@@ -126,22 +126,22 @@ fn run(seed: u64, length_max: Option<u8>) {
 }
 
 #[test]
-fn the_highest_priority_goes_first_and_what_comes_back_goes_to_its_old_place() {
+fn the_highest_priority_goes_first_and_requeued_messages_return_to_their_positions() {
     for seed in 0..200 {
         run(seed, None);
     }
 }
 
 #[test]
-fn what_is_too_much_goes_from_the_highest_priority_on() {
+fn the_length_limit_drops_messages_of_the_highest_priority_first() {
     for seed in 0..200 {
         run(seed, Some((seed % 12) as u8));
     }
 }
 
-/// Nobody refuses a message because there is no place for its level, nobody loses it.
+/// A message is neither rejected nor lost because its priority level has no capacity.
 #[test]
-fn without_room_for_a_level_messages_wait_in_the_next_lower_one() {
+fn without_capacity_for_a_level_messages_wait_in_the_next_lower_one() {
     let limits = Limits { queues_max: 4, unacknowledged_max: 64, connections_max: 16, ..Limits::default() };
     let mut house = TestBroker::with(&limits);
     let at = house.connect();
@@ -158,7 +158,8 @@ fn without_room_for_a_level_messages_wait_in_the_next_lower_one() {
     house.declare(at, "another", false);
 }
 
-/// Of a queue that a version declared which knew no levels, the log has no numbers for any: it gets some.
+/// The log has no incarnations for the levels of a queue declared by a version without levels: it assigns
+/// some.
 #[test]
 fn a_queue_of_an_older_version_has_levels_from_now_on() {
     let mut house = TestBroker::new(64);
@@ -183,11 +184,14 @@ fn a_queue_of_an_older_version_has_levels_from_now_on() {
     };
     assert_eq!((incarnation, levels_from > 7), (7, true));
     assert_eq!(levels_of(&written), levels_from..levels_from + u64::from(MAX));
-    assert!(house.journal.next_version() >= levels_from + u64::from(MAX), "nobody else has these numbers");
+    assert!(
+        house.journal.next_version() >= levels_from + u64::from(MAX),
+        "these numbers are not used otherwise"
+    );
 }
 
-/// A get that takes the last message of the highest priority, where the others of it have expired, is seen to by nobody
-/// but itself: the next priority may go at once.
+/// A get takes the last message of the highest priority, where the other messages have expired. Only the get
+/// itself notices this, and the next priority may be delivered at once.
 #[test]
 fn a_get_that_ends_a_priority_wakes_the_consumer_of_the_next() {
     let mut house = TestBroker::new(64);
@@ -212,9 +216,9 @@ fn a_get_that_ends_a_priority_wakes_the_consumer_of_the_next() {
     assert_eq!(house.outbox_bodies(at), ["of the next priority"]);
 }
 
-// ---- over power cuts
+// ---- with power cuts
 
-/// A durable queue in a virtual host of its own, with a message in each of three levels.
+/// Declares a durable queue in a virtual host of its own, with a message in each of three levels.
 fn stored(disk: &SimDisk) -> Life {
     let mut life = Life::begin(disk).expect("it opens");
     life.house.admit("other", "v");
@@ -232,7 +236,7 @@ fn stored(disk: &SimDisk) -> Life {
     life
 }
 
-/// How many messages the log has for each queue that has some.
+/// Returns the number of live messages in the log for each queue that has some.
 fn live_in_log(life: &mut Life) -> Vec<u64> {
     let queues = life.keeper.log_mut().index().queues();
     queues.values().filter(|queue| !queue.gone && queue.live > 0).map(|queue| queue.live).collect()
@@ -255,7 +259,7 @@ fn a_virtual_host_whose_deletion_was_cut_short_takes_all_levels_with_it() {
 }
 
 #[test]
-fn a_queue_that_a_start_has_no_room_for_keeps_its_levels_until_it_is_deleted() {
+fn a_queue_left_out_by_a_start_keeps_its_levels_until_it_is_deleted() {
     let disk = disk();
     drop(stored(&disk));
     for is_deleted in [false, true] {

@@ -1,5 +1,5 @@
-//! Where messages go, and what finding out takes: headers exchanges against the plain rule, and messages,
-//! keys and bindings that were made to cost as much as they can. What is counted are the broker's own steps.
+//! Routing and its cost: headers exchanges compared with the plain rule; and messages, keys and bindings
+//! designed to be as costly as possible. The cost is counted in the broker's own steps.
 
 use std::collections::BTreeSet;
 
@@ -83,14 +83,14 @@ impl TestBroker {
         self.ask(Command::Publish { message, mandatory: false })
     }
 
-    /// What publishing takes.
+    /// Returns the cost of publishing.
     fn steps(&mut self, exchange: &str, key: &str, headers: &[u8]) -> u32 {
         self.work.take();
         assert_eq!(self.publish(exchange, key, headers), Outcome::Published);
         self.work.take()
     }
 
-    /// The same where it is refused.
+    /// Returns the cost of a refused publish.
     fn steps_until_refused(&mut self, exchange: &str, key: &str, headers: &[u8]) -> u32 {
         self.work.take();
         match self.publish(exchange, key, headers) {
@@ -113,7 +113,7 @@ impl TestBroker {
 
 // ---- the plain rule
 
-/// Each argument looked for among all headers, as RabbitMQ says it.
+/// Looks for each argument in all headers, as RabbitMQ defines the match.
 fn matches(arguments: Table<'_>, headers: Table<'_>) -> bool {
     let rule = arguments.get("x-match").and_then(|value| value.as_bytes()).unwrap_or(b"all");
     let with_x = rule.ends_with(b"-with-x");
@@ -151,7 +151,7 @@ fn real(value: Value<'_>) -> Option<f64> {
     }
 }
 
-/// Values that are the same in other types, nearly the same, or look the same.
+/// Values that are equal in other types, nearly equal, or look equal.
 const VALUES: [&[u8]; 26] = [
     b"V",
     b"I\0\0\0\x01",
@@ -175,7 +175,7 @@ const VALUES: [&[u8]; 26] = [
     b"F\0\0\0\x03\x01nV",
     b"A\0\0\0\x01V",
     b"A\0\0\0\0",
-    // 2^53 and one more, which a double cannot tell apart; and the largest timestamp.
+    // 2^53 and one more, which a double cannot distinguish; and the largest timestamp.
     b"l\0\x20\0\0\0\0\0\0",
     b"l\0\x20\0\0\0\0\0\x01",
     b"d\x43\x40\0\0\0\0\0\0",
@@ -207,7 +207,7 @@ fn some_entries(names: usize, count: core::ops::Range<usize>) -> impl Strategy<V
     vec(one, count).prop_map(|entries| entries.concat())
 }
 
-/// Arguments of a binding: a rule before, behind or not at all, and pairs.
+/// Returns arguments of a binding: an `x-match` before, after or absent, and pairs.
 fn some_arguments() -> impl Strategy<Value = Vec<u8>> {
     (0..RULES.len(), any::<bool>(), some_entries(5, 0..4)).prop_map(|(rule, is_first, pairs)| {
         let rule = if rule == 0 { Vec::new() } else { text("x-match", RULES[rule]) };
@@ -215,7 +215,7 @@ fn some_arguments() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-/// Headers that no binding asks for: they decide from which side the matches are looked for.
+/// Returns headers that no binding requires. Their number decides how matches are searched for.
 fn others(count: usize) -> Vec<u8> {
     (0..count).flat_map(|at| number(&format!("other{at}"), at as u32)).collect()
 }
@@ -238,7 +238,7 @@ proptest! {
             assert_eq!(house.bind(&format!("q{at}"), exchange, "", arguments), Outcome::Done);
             bound.push(true);
         }
-        // Some go again, so that what is left must still be found.
+        // Some bindings are deleted; the others must still be found.
         for (at, (arguments, is_second, fate)) in bindings.iter().enumerate().filter(|(_, it)| it.2 == 0) {
             let exchange = if *is_second { "second" } else { "amq.headers" };
             let (queue, routing_key) = (&*format!("q{at}"), "");
@@ -253,7 +253,7 @@ proptest! {
             let exchange = if *to_second { "second" } else { "amq.headers" };
             prop_assert_eq!(house.publish(exchange, "", &entries), Outcome::Published);
             for (at, (arguments, is_second, _)) in bindings.iter().enumerate() {
-                // What goes to the second goes on to the first, over a binding that takes everything.
+                // The second exchange forwards everything to the first.
                 let is_asked = bound[at] && (*to_second || !*is_second);
                 let takes = matches(Table::trusted(arguments), Table::trusted(&entries));
                 expected[at] += u32::from(is_asked && takes);
@@ -264,14 +264,14 @@ proptest! {
     }
 }
 
-// ---- what it takes
+// ---- the cost
 
-/// More bindings than the default limits have, for what grows with their number.
+/// Returns limits with more bindings than the default, for costs that grow with their number.
 fn many_bindings() -> Limits {
     Limits { bindings_max: 16_384, ..Limits::default() }
 }
 
-/// As many different headers as a frame has room for.
+/// Returns as many different headers as a frame can contain.
 fn headers_of_a_frame() -> Vec<u8> {
     let names = (1..30_000_u32).map(|at| [2, 0x80 | (at >> 8) as u8, at as u8, b'V']);
     names.flatten().collect()
@@ -284,7 +284,7 @@ fn bindings_that_have_nothing_in_common_with_a_message_are_not_looked_at() {
         house.queue(queue);
     }
     for at in 0..4_000 {
-        // What all of them require tells nothing; the other pair does, wherever it stands.
+        // A pair that all bindings require selects nothing; the other pair does, at any position.
         let (kind, id) = (text("kind", "report"), number("id", at));
         let pairs = if at % 2 == 0 { [kind, id].concat() } else { [id, kind].concat() };
         assert_eq!(house.bind("all", "amq.headers", "", &pairs), Outcome::Done);
@@ -298,7 +298,7 @@ fn bindings_that_have_nothing_in_common_with_a_message_are_not_looked_at() {
     assert_eq!(["all", "any", "few"].map(|queue| house.ready(queue)), [1, 1, 1]);
     assert!(steps < 60, "{steps} steps for three matches among 8,001 bindings");
     assert!(house.steps("amq.headers", "", &[]) < 4, "without headers there is nothing to look for");
-    // What is all in common is work, and is counted.
+    // Common pairs are work and are counted.
     let common: Vec<u8> = (0..5).flat_map(|at| number(&format!("c{at}"), at)).collect();
     for at in 0..1_000 {
         assert_eq!(house.bind("all", "amq.headers", &at.to_string(), &common), Outcome::Done);
@@ -314,7 +314,7 @@ fn thousands_of_headers_against_thousands_of_bindings_are_not_their_product() {
     let headers = headers_of_a_frame();
     for at in 0..3_000 {
         let mut pairs: Vec<u8> = (0..4).flat_map(|pair| number(&format!("zz{pair}"), at)).collect();
-        // The half of them has one pair in common with the message, and then three more to look for.
+        // Half of them have one pair in common with the message, and three more pairs to look for.
         if at % 2 == 0 {
             pairs.extend(&headers[..4]);
         }
@@ -368,7 +368,7 @@ fn a_binding_by_any_of_its_pairs_takes_a_place_for_each() {
     assert_eq!(house.ready("q"), 2);
 }
 
-/// Patterns that one key keeps thousands of nodes reached for, and that key: of single letters.
+/// Declares patterns for which one key visits thousands of nodes. Returns that key of single letters.
 fn topic_trap(house: &mut TestBroker) -> String {
     house.queue("q");
     let letters: Vec<String> = ('A'..='Z').map(String::from).collect();
@@ -391,7 +391,7 @@ fn topic_trap(house: &mut TestBroker) -> String {
     words.join(".")
 }
 
-/// What a refused message may take with the default limits, and the last step's overshoot.
+/// Maximum cost of a refused message with the default limits, plus the excess of its last step.
 const STEPS_MAX: u32 = 8_192 * 16 + 40_000;
 
 #[test]
@@ -408,7 +408,7 @@ fn long_keys_and_many_keys_are_refused_before_they_take_long() {
     let long = list("BCC", &[[&*key, &*".Z".repeat(55_000)].concat().into_bytes()]);
     let steps = house.steps_until_refused("amq.topic", "", &[list("CC", &[]), long].concat());
     assert!(steps <= STEPS_MAX, "{steps} steps for one long key");
-    // A thousand copies to where they go at once are no matter.
+    // A thousand direct copies cost little.
     let names: Vec<Vec<u8>> = (0..1_000).map(|at: u32| at.to_string().into_bytes()).collect();
     assert!(house.steps("", "q", &list("CC", &names)) < 2_000);
     assert_eq!(house.ready("q"), 1);
@@ -436,14 +436,15 @@ fn a_commit_may_not_take_long_either() {
     let mut house = TestBroker::new();
     let key = topic_trap(&mut house);
     assert_eq!(house.ask(Command::TxSelect), Outcome::Done);
-    // What was routed when it was published is not routed again.
+    // A message that was routed when it was published is not routed again.
     for _ in 0..1_000 {
         assert_eq!(house.publish("amq.topic", &key[..47], &[]), Outcome::Published);
         assert!(house.work.take() < STEPS_MAX);
     }
     assert_eq!(house.ask(Command::TxCommit), Outcome::Done);
     assert!(house.work.take() <= 9 * STEPS_MAX, "a commit without routing");
-    // What names its queues by keys is: each of them may, all of them together may not.
+    // A message that names its queues by keys is routed at the commit. Each one is allowed, all together are
+    // not.
     let copies = vec![vec![b'1']; 2_000];
     for _ in 0..600 {
         assert_eq!(house.publish("", "nobody", &list("CC", &copies)), Outcome::Published);
@@ -457,7 +458,7 @@ fn a_commit_may_not_take_long_either() {
     assert!(steps <= 9 * STEPS_MAX, "{steps} steps for a commit");
     assert_eq!(house.ask(Command::TxRollback), Outcome::Done);
     assert_eq!(house.messages.messages_used(), 0);
-    // An ordinary one is as good as before.
+    // An ordinary transaction works as before.
     for _ in 0..1_000 {
         assert_eq!(house.publish("", "q", &[]), Outcome::Published);
     }

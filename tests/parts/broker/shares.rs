@@ -1,4 +1,4 @@
-//! What one connection, or one queue, may keep of the memory for messages, whatever it does not settle.
+//! The share that one connection or one queue may use of the message memory, whatever it does not settle.
 
 use crate::dead_letters::message_to;
 use crate::support::{At, TestBroker};
@@ -9,7 +9,7 @@ use leveret_core::mem::{MessageFlags, Share};
 
 const BODY: u32 = 4000;
 
-/// 512 pages for bodies, 480 of them for everybody.
+/// Returns a broker with 512 blocks for bodies, 480 of them for ordinary clients.
 fn small() -> TestBroker {
     TestBroker::with(&Limits {
         body_bytes_max: 2 << 20,
@@ -20,7 +20,8 @@ fn small() -> TestBroker {
     })
 }
 
-/// Publishes until that has to wait or is refused; says how many were taken, and what was said then.
+/// Publishes until it has to wait or is refused. Returns the number of accepted messages and the last
+/// outcome.
 fn flood(house: &mut TestBroker, at: At, key: &str) -> (u32, Outcome) {
     let mut taken = 0;
     loop {
@@ -32,7 +33,7 @@ fn flood(house: &mut TestBroker, at: At, key: &str) -> (u32, Outcome) {
     }
 }
 
-/// Closes everything, and looks whether every counter is where it was.
+/// Closes everything, and checks that every counter has its initial value.
 fn end(mut house: TestBroker, all: &[At]) {
     for at in all {
         house.broker.release(&mut context!(house), at.connection);
@@ -44,7 +45,7 @@ fn end(mut house: TestBroker, all: &[At]) {
 }
 
 #[test]
-fn a_stuck_consumer_and_its_flood_leave_room_for_a_pair_on_another_queue() {
+fn a_stuck_consumer_and_its_publisher_leave_memory_for_another_queue() {
     let mut house = small();
     let (stuck, publisher, pair) = (house.connect(), house.connect(), house.connect());
     house.declare(stuck, "stuck", false);
@@ -61,7 +62,7 @@ fn a_stuck_consumer_and_its_flood_leave_room_for_a_pair_on_another_queue() {
             other => panic!("{other:?}"),
         }
     }
-    // Two thirds of 480 pages for the queue, of which the consumer has half of 480.
+    // The queue has two thirds of 480 blocks, and the consumer has half of 480.
     assert_eq!((taken, house.broker.gauges().deliveries), (321, 240));
     assert!(!house.broker.has_work(&house.journal), "the consumer waits without cost");
     for tag in 1..=1000 {
@@ -72,7 +73,7 @@ fn a_stuck_consumer_and_its_flood_leave_room_for_a_pair_on_another_queue() {
     }
     assert_eq!(house.broker.gauges().deliveries, 240, "what others settle is not for the stuck one");
     assert_eq!(house.offer(publisher, "stuck", BODY), Outcome::Wait);
-    // It settles after all: it goes on, and so does its publisher.
+    // The consumer settles after all, so it and its publisher continue.
     house.settle(stuck, 1, false, Settlement::Ack);
     assert_eq!((house.turns(stuck), house.broker.gauges().deliveries), (1, 240));
     assert_eq!(house.offer(publisher, "stuck", BODY), Outcome::Published);
@@ -85,7 +86,7 @@ fn a_stuck_consumer_and_its_flood_leave_room_for_a_pair_on_another_queue() {
 }
 
 #[test]
-fn who_waits_for_a_full_queue_tries_again_when_it_is_well_below_its_share() {
+fn a_publisher_blocked_by_a_full_queue_resumes_well_below_its_share() {
     let mut house = small();
     let (publisher, taker) = (house.connect(), house.connect());
     house.declare(publisher, "q", false);
@@ -104,7 +105,8 @@ fn who_waits_for_a_full_queue_tries_again_when_it_is_well_below_its_share() {
     assert!((30..36).contains(&settled), "it goes on at three quarters of its share, not after {settled}");
     assert_eq!(house.offer(publisher, "q", BODY), Outcome::Published);
     assert!(!is_kept(&mut house));
-    // Nobody waits for a queue that is gone, nor for what others wait for him to settle.
+    // No publisher waits for a deleted queue, or for other clients that wait for the publisher's own
+    // acknowledgements.
     flood(&mut house, publisher, "q");
     assert!(is_kept(&mut house));
     house.declare(publisher, "own", false);
@@ -116,7 +118,7 @@ fn who_waits_for_a_full_queue_tries_again_when_it_is_well_below_its_share() {
 }
 
 #[test]
-fn several_stuck_consumers_share_what_one_could_have() {
+fn several_stuck_consumers_share_the_memory_of_one() {
     let mut house = small();
     let publisher = house.connect();
     let stuck: Vec<At> = (0..2).map(|_| house.connect()).collect();
@@ -132,7 +134,7 @@ fn several_stuck_consumers_share_what_one_could_have() {
         }
     }
     assert_eq!((taken, house.broker.gauges().deliveries), (321, 320), "each leaves as much as it has");
-    // Back they go, and are counted as waiting in their queue again.
+    // Requeued messages count as waiting in their queue again.
     house.settle(stuck[0], 0, true, Settlement::Requeue);
     house.done(stuck[1], Command::CloseChannel);
     house.turns(stuck[0]);
@@ -140,9 +142,9 @@ fn several_stuck_consumers_share_what_one_could_have() {
     end(house, &[&stuck[..], &[publisher]].concat());
 }
 
-/// However much others hold, and however large it is, the first delivery of a connection goes.
+/// The first delivery of a connection is always possible, whatever others hold and however large it is.
 #[test]
-fn a_large_message_goes_to_a_connection_that_holds_none() {
+fn a_large_message_goes_to_a_connection_without_deliveries() {
     let mut house = small();
     let (stuck, publisher, other) = (house.connect(), house.connect(), house.connect());
     house.declare(stuck, "large", false);
@@ -176,7 +178,7 @@ fn gets_count_in_the_same_share_and_are_refused_beyond_it() {
     let Outcome::Fault(fault) = refusal else { panic!("{refusal:?}") };
     assert!(fault.text.contains("raise body_bytes_max"), "{fault}");
     assert_eq!((got, house.broker.gauges().deliveries), (240, 240));
-    // A consumer of the same connection gets no more either, until something is settled.
+    // A consumer of the same connection gets no more either until something is settled.
     house.consume(at, "q");
     assert_eq!(house.turns(at), 0);
     house.settle(at, 0, true, Settlement::Ack);
@@ -185,7 +187,7 @@ fn gets_count_in_the_same_share_and_are_refused_beyond_it() {
 }
 
 #[test]
-fn forgotten_transactions_hold_half_of_the_memory_at_most_and_not_the_reserve() {
+fn abandoned_transactions_hold_at_most_half_of_the_memory_and_no_reserve() {
     let mut house = small();
     let (publisher, served) = (house.connect(), house.connect());
     house.declare(publisher, "q", false);
@@ -209,7 +211,7 @@ fn forgotten_transactions_hold_half_of_the_memory_at_most_and_not_the_reserve() 
         flood(&mut house, publisher, queue);
     }
     assert_eq!(house.offer(publisher, "served", 10_000), Outcome::Wait);
-    // Who holds deliveries is served from the reserve, of which transactions have taken nothing.
+    // A client with deliveries uses the reserve, of which transactions have taken nothing.
     house.consume(served, "q");
     assert_eq!(house.turns(served), 161);
     assert_eq!(house.offer(served, "served", BODY), Outcome::Published);
@@ -217,7 +219,7 @@ fn forgotten_transactions_hold_half_of_the_memory_at_most_and_not_the_reserve() 
 }
 
 #[test]
-fn a_transaction_that_goes_on_when_everything_is_full_gets_half_of_the_reserve() {
+fn a_transaction_that_continues_when_everything_is_full_gets_half_of_the_reserve() {
     let mut house = small();
     let (at, publisher) = (house.connect(), house.connect());
     house.declare(publisher, "q", false);
@@ -228,7 +230,7 @@ fn a_transaction_that_goes_on_when_everything_is_full_gets_half_of_the_reserve()
         flood(&mut house, publisher, queue);
     }
     assert_eq!(house.messages.body_bytes_used(), 481 << 12, "a single page may be one too many");
-    // Its session refuses what there is no memory for; nothing waits that others would have to wait for.
+    // The connection refuses what has no memory. Nothing waits that would make other clients wait.
     assert_eq!(flood(&mut house, at, "q"), (12, Outcome::Wait));
     house.done(at, Command::TxCommit);
     assert_eq!(house.broker.gauges().open_bytes, 0);
@@ -236,7 +238,7 @@ fn a_transaction_that_goes_on_when_everything_is_full_gets_half_of_the_reserve()
 }
 
 #[test]
-fn transactions_give_back_what_they_held_however_they_end() {
+fn transactions_free_their_memory_however_they_end() {
     let mut house = small();
     let first = house.connect();
     house.declare(first, "q", false);
@@ -257,10 +259,10 @@ fn transactions_give_back_what_they_held_however_they_end() {
     end(house, &all);
 }
 
-/// A message that goes through an exchange has a place beside it for where it goes: that counts as well, and is
-/// given back however the transaction ends. Which of its queues are still there is asked at the commit.
+/// The routing result of a message in a transaction needs memory as well, and is freed however the
+/// transaction ends. Whether its queues still exist is checked at the commit.
 #[test]
-fn a_transaction_keeps_where_its_messages_go_and_gives_that_back() {
+fn a_transaction_keeps_the_routes_of_its_messages_and_frees_them() {
     let mut house = small();
     let first = house.connect();
     let bind = |house: &mut TestBroker, queue| {
@@ -293,9 +295,9 @@ fn a_transaction_keeps_where_its_messages_go_and_gives_that_back() {
     end(house, &all);
 }
 
-/// Where a message goes is written in one go, and does not wait for those that send slowly.
+/// A routing result is written at once, and does not wait for slow publishers.
 #[test]
-fn slow_senders_stop_no_transaction_of_others() {
+fn slow_publishers_stop_no_transaction_of_others() {
     let mut house = small();
     let at = house.connect();
     let queue =
@@ -321,7 +323,8 @@ fn slow_senders_stop_no_transaction_of_others() {
     end(house, &[at]);
 }
 
-/// What bounds a transaction is its share of the pools: a half of them for all, and of that a half for one.
+/// The length of a transaction is bounded by its share of the pools: one half for all transactions, and half
+/// of that for one.
 #[test]
 fn a_transaction_is_as_long_as_its_share_of_the_pools() {
     let limits = Limits::default();
@@ -345,7 +348,7 @@ fn a_transaction_is_as_long_as_its_share_of_the_pools() {
     end(house, &[at]);
 }
 
-/// Acknowledgements in any order, taken back: the deliveries stand again in the order of their tags.
+/// Acknowledgements in any order, rolled back: the deliveries are in the order of their tags again.
 #[test]
 fn a_long_transaction_of_acknowledgements_rolls_back_into_order() {
     const COUNT: u32 = 20_000;
@@ -395,7 +398,7 @@ fn limits_of_a_user_hold_in_all_virtual_hosts_together() {
         "NOT_ALLOWED - number of channels opened for user 'loud' has reached the maximum allowed user limit \
          of (3)"
     );
-    // What is given back may be taken again; and a limit may be lifted.
+    // Freed capacity may be used again, and a limit may be removed.
     house.done(third_channel, Command::CloseChannel);
     while house.broker.run_jobs(&mut context!(house)) {}
     let _ = house.open(one, 3);

@@ -1,4 +1,4 @@
-//! A queue with a single active consumer: who is next, and that nobody is forgotten.
+//! A queue with a single active consumer: which one is next, and that no consumer is forgotten.
 
 use crate::support::{At, SINGLE_ACTIVE, TestBroker};
 use leveret_broker::ConsumerActivity;
@@ -22,7 +22,7 @@ fn consume(house: &mut TestBroker, at: At, tag: &str, priority: i8) {
     house.done(at, Command::Consume { queue: "q", tag, no_ack, exclusive, arguments: &arguments });
 }
 
-/// The tag of the active consumer; all others say that they wait.
+/// Returns the tag of the active consumer; all others report that they wait.
 fn active(house: &TestBroker) -> Option<String> {
     let views: Vec<_> = (0..house.broker.views().consumer_places())
         .filter_map(|at| house.broker.views().consumer_at(at))
@@ -37,7 +37,7 @@ fn active(house: &TestBroker) -> Option<String> {
     told
 }
 
-/// A few turns; how many deliveries each of the two was sent.
+/// Runs a few turns. Returns the number of deliveries to each of the two consumers.
 fn served(house: &mut TestBroker, one: At, two: At) -> (u32, u32) {
     let mut sent = (0, 0);
     for _ in 0..4 {
@@ -48,7 +48,7 @@ fn served(house: &mut TestBroker, one: At, two: At) -> (u32, u32) {
 }
 
 #[test]
-fn others_wait_while_the_active_one_is_full_and_the_highest_of_them_is_next() {
+fn others_wait_while_the_active_consumer_is_full_and_the_highest_priority_is_next() {
     let mut house = house();
     let (one, two) = (house.connect(), house.connect());
     declare(&mut house, one, "q", false);
@@ -61,7 +61,7 @@ fn others_wait_while_the_active_one_is_full_and_the_highest_of_them_is_next() {
     assert_eq!(active(&house).as_deref(), Some("a"));
     house.settle(one, 0, true, Settlement::Ack);
     assert_eq!(served(&mut house, one, two), (2, 0));
-    // Its messages stay with it; the rest goes to the next.
+    // Its messages stay with it; the remaining ones go to the next consumer.
     house.done(one, Command::Cancel { tag: "a" });
     assert_eq!(active(&house).as_deref(), Some("e"));
     assert_eq!(served(&mut house, one, two), (0, 6));
@@ -78,7 +78,7 @@ fn others_wait_while_the_active_one_is_full_and_the_highest_of_them_is_next() {
 }
 
 #[test]
-fn a_connection_that_goes_hands_over_with_everything_it_had() {
+fn a_closed_connection_hands_over_with_all_its_messages() {
     let mut house = house();
     let (one, two) = (house.connect(), house.connect());
     let other = house.open(one, 2);
@@ -94,7 +94,7 @@ fn a_connection_that_goes_hands_over_with_everything_it_had() {
 }
 
 #[test]
-fn nobody_has_it_for_himself_and_a_queue_goes_with_its_last_consumer() {
+fn a_single_active_queue_allows_no_exclusive_consumer_and_is_deleted_with_its_last_one() {
     let mut house = house();
     let at = house.connect();
     declare(&mut house, at, "q", true);
@@ -111,8 +111,7 @@ fn nobody_has_it_for_himself_and_a_queue_goes_with_its_last_consumer() {
     assert_eq!(house.broker.gauges().queues, 0);
 }
 
-/// A rebuilt queue has no arguments until somebody declares it: whoever consumed it before waits from then on, but for
-/// one.
+/// A rebuilt queue has no arguments until it is declared. From then on all its consumers wait, except one.
 #[test]
 fn a_rebuilt_queue_that_is_declared_with_one_active_consumer_has_one() {
     use leveret_broker::Restored;
@@ -133,7 +132,7 @@ fn a_rebuilt_queue_that_is_declared_with_one_active_consumer_has_one() {
     consume(&mut house, one, "a", 0);
     consume(&mut house, two, "b", 0);
     house.publish(one, "q", 4);
-    assert_eq!(served(&mut house, one, two), (2, 2), "nobody knows that it has one active consumer");
+    assert_eq!(served(&mut house, one, two), (2, 2), "its argument is unknown");
     let (passive, durable, exclusive, auto_delete) = (false, true, false, false);
     let arguments = SINGLE_ACTIVE;
     let declare = Command::QueueDeclare { queue: "q", passive, durable, exclusive, auto_delete, arguments };

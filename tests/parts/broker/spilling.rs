@@ -1,7 +1,7 @@
-//! What leaves memory when it is short: no more than makes it enough again.
+//! Eviction of messages when memory is short: no more than necessary.
 //!
-//! A consumer that keeps up wants the next messages back at once; each that left without need is read from
-//! the card, checked and kept again.
+//! A consumer without a backlog needs the next messages at once. Each one that was evicted without need has
+//! to be read from the card, checked and loaded again.
 
 use leveret_broker::{Page, PageIn};
 use leveret_config::board::BOARDS;
@@ -23,7 +23,7 @@ fn publish_persistent(house: &mut TestBroker, at: At) {
     assert_eq!(house.ask(at, Command::Publish { message, mandatory: false }), Outcome::Published);
 }
 
-/// As if a commit had all of it.
+/// Marks everything as durable.
 pub(crate) fn store(house: &mut TestBroker) {
     let journal = &mut house.journal;
     while journal.fact().is_some() {
@@ -38,7 +38,7 @@ pub(crate) fn store(house: &mut TestBroker) {
 }
 
 #[test]
-fn no_more_leaves_than_makes_memory_enough_again() {
+fn no_more_messages_are_evicted_than_necessary() {
     let limits = Limits { body_bytes_max: 4 << 20, messages_max: 16_000, ..Limits::default() };
     let mut house = TestBroker::with(&limits);
     house.journal.start(1, true, 1 << 20);
@@ -69,7 +69,7 @@ fn no_more_leaves_than_makes_memory_enough_again() {
     assert!(kept + 10 >= published, "{kept} of {before} stayed, and {published} have room");
 }
 
-/// Publishes transient messages until those who publish wait; says how many there was room for.
+/// Publishes transient messages until publishers are blocked. Returns the number of messages.
 fn fill(house: &mut TestBroker, at: At, queue: &str, body_len: u32) -> u32 {
     let mut count = 0;
     house.messages.lift_hold();
@@ -79,7 +79,7 @@ fn fill(house: &mut TestBroker, at: At, queue: &str, body_len: u32) -> u32 {
     count
 }
 
-/// Publishes a persistent message as large as may be, and lets it leave memory.
+/// Publishes a persistent message of the maximum size, and lets it be evicted.
 fn leave_to_the_log(house: &mut TestBroker, at: At, limits: &Limits) {
     let body = limits.message_size_max;
     let id = house.messages.begin("", b"q", Share::Ordinary).unwrap();
@@ -95,18 +95,17 @@ fn leave_to_the_log(house: &mut TestBroker, at: At, limits: &Limits) {
     store(house);
 }
 
-/// What is first in memory of a queue whose first message only the log has.
+/// Loads the first message of a queue, which is only in the log.
 fn read_back(house: &mut TestBroker, limits: &Limits) -> PageIn {
-    let fetch =
-        house.broker.queues_mut().next_fetch(&house.messages).expect("somebody wants the first message");
+    let fetch = house.broker.queues_mut().next_fetch(&house.messages).expect("the first message is wanted");
     let (exchange, routing_key, properties) = ("", &b"q"[..], &[0x10, 0, 2][..]);
     let body_len = limits.message_size_max;
     let page = Page { offset: fetch.start, exchange, routing_key, properties, body_len, enqueued_ms: 0 };
     house.broker.queues_mut().page_in(&mut house.messages, &fetch, &page)
 }
 
-/// A queue whose first message only the log has, as large as may be, and behind it transient messages that
-/// take all the memory that publishers can have.
+/// Returns a queue whose first message has the maximum size and is only in the log. Transient messages behind
+/// it take all the memory that publishers can have.
 fn crowd(limits: &Limits, is_after_start: bool) -> (TestBroker, At) {
     let mut house = TestBroker::with(limits);
     house.journal.start(1, true, u64::MAX >> 8);
@@ -117,7 +116,7 @@ fn crowd(limits: &Limits, is_after_start: bool) -> (TestBroker, At) {
     let queue = "q";
     house.done(at, Command::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments });
     leave_to_the_log(&mut house, at, limits);
-    // As long as something else is short of memory it leaves.
+    // While something else is short of memory, it is evicted.
     let helper = fill(&mut house, at, "q", 3_000);
     while house.broker.spill(&mut context!(house)) {}
     if is_after_start {
@@ -133,7 +132,7 @@ fn crowd(limits: &Limits, is_after_start: bool) -> (TestBroker, At) {
 }
 
 #[test]
-fn on_every_board_a_crowd_of_transient_messages_leaves_room_for_the_largest_that_stands_before_them() {
+fn on_every_board_transient_messages_leave_memory_for_the_largest_message_before_them() {
     for board in BOARDS {
         let mut flags = Layer::default();
         flags.board = Some(board.name.to_string());
@@ -151,7 +150,7 @@ fn on_every_board_a_crowd_of_transient_messages_leaves_room_for_the_largest_that
 }
 
 #[test]
-fn what_is_kept_to_read_back_is_for_publishers_again_when_nothing_is() {
+fn memory_reserved_for_loading_is_for_publishers_again_when_nothing_has_to_be_loaded() {
     let limits = Limits { body_bytes_max: 4 << 20, message_size_max: 1 << 20, ..Limits::default() };
     let (mut house, at) = crowd(&limits, false);
     let before = house.messages.body_bytes_used();
@@ -163,7 +162,7 @@ fn what_is_kept_to_read_back_is_for_publishers_again_when_nothing_is() {
     assert!(now >= before + (300 << 10), "{before} bytes were in use beside it, and {now} without it");
 }
 
-/// Publishes a persistent message with a body of so many octets, which then is in the log.
+/// Publishes a persistent message with a body of this length, which then is in the log.
 fn publish_large(house: &mut TestBroker, at: At, queue: &str, body_len: u32) {
     let id = house.messages.begin("", queue.as_bytes(), Share::Ordinary).unwrap();
     let flags = MessageFlags::PERSISTENT;
@@ -184,7 +183,8 @@ fn append_body(house: &mut TestBroker, id: MessageId, body_len: u32) {
     }
 }
 
-/// Reads a message back, as the engine does; whether there was memory for it, `None` if nobody wants one.
+/// Loads a message, as the engine does. Returns whether there was memory for it, or `None` if no message is
+/// wanted.
 fn read_wanted(house: &mut TestBroker, body_len: u32) -> Option<bool> {
     let fetch = house.broker.queues_mut().next_fetch(&house.messages)?;
     let (routing_key, properties) = (&b"q"[..], LASTING);
@@ -204,8 +204,8 @@ fn read_wanted(house: &mut TestBroker, body_len: u32) -> Option<bool> {
     }
 }
 
-/// An attempt to read back that finds no memory frees what it began: that must wake nobody, or two queues that wait
-/// would have the card read for ever.
+/// A failed attempt to load a message frees what it had taken. That must wake no other queue, or two waiting
+/// queues would read the card forever.
 #[test]
 fn queues_that_wait_for_memory_do_not_wake_each_other() {
     const BODY_LEN: u32 = (1 << 20) - 1000;
@@ -233,7 +233,7 @@ fn queues_that_wait_for_memory_do_not_wake_each_other() {
             }
             while house.broker.spill(&mut context!(house)) {}
         }
-        // None of the consumers reads its socket: the first message read back stays in its outbox.
+        // No consumer reads its socket: the first loaded message stays in its outbox.
         for queue in queues {
             let peer = house.connect();
             house.consume(peer, queue);

@@ -1,4 +1,4 @@
-//! What a start makes of a disk that refuses to be read: who may come in does not hang on its mood.
+//! A start from a disk that fails some reads: whether a user can log in must not depend on them.
 
 use leveret_broker::restore;
 use leveret_core::password::PasswordHash;
@@ -11,10 +11,10 @@ use crate::support::TestBroker;
 
 const NOW: Now = Now::from_ms(1);
 
-/// A start judges who there is, and then tells the broker. A card that refuses the second time what it gave the first
-/// must not lock out a user whom the start has vouched for.
+/// A start checks the users and then passes them to the broker. A second read that fails must not lock out a
+/// user that the first read found.
 #[test]
-fn a_user_who_was_read_is_there_though_the_disk_refuses_to_be_read_again() {
+fn a_user_that_was_read_exists_although_a_second_read_fails() {
     let mut disk = SimDisk::new(1, Mutant::None, IDENTITY);
     let mut life = Life::begin(&disk).expect("it is a new store");
     life.house

@@ -1,4 +1,4 @@
-//! The broker alone with its messages, driven a turn at a time: for the tests that tell it stories.
+//! The broker alone with its messages, driven a turn at a time, for tests of single cases.
 
 #![allow(dead_code, unreachable_pub, reason = "each test uses a part of it")]
 
@@ -9,7 +9,7 @@ use leveret_core::limits::Limits;
 use leveret_core::mem::{MessageFlags, MessageId, Messages, Share};
 use leveret_core::password::PasswordHash;
 
-/// What a call to the broker of a house works with.
+/// The context of a call to a test broker.
 #[macro_export]
 macro_rules! context {
     ($house:expr) => {
@@ -17,13 +17,13 @@ macro_rules! context {
     };
 }
 
-/// Arguments of a queue: a table of one field, its name and `t` with its value.
+/// Arguments of a queue: a table with one field, its name and `t` with its value.
 pub const SINGLE_ACTIVE: &[u8] = b"\x18x-single-active-consumert\x01";
 
-/// The same for one with priorities up to 5.
+/// Arguments of a queue with priorities up to 5.
 pub const PRIORITIES: &[u8] = b"\x0ex-max-priorityb\x05";
 
-/// Properties that say nothing but a priority.
+/// Returns properties with only a priority.
 pub fn with_priority(priority: u8) -> Vec<u8> {
     vec![0x08, 0, priority]
 }
@@ -33,7 +33,7 @@ pub struct TestBroker {
     pub broker: Broker,
     pub journal: Journal,
     pub work: Work,
-    /// What the last answer must wait for.
+    /// The batch that the last answer must wait for.
     pub awaited: Batch,
     pub messages: Messages,
 }
@@ -64,7 +64,7 @@ impl TestBroker {
         self.connect_as("guest", "/")
     }
 
-    /// A user who may do everything in a virtual host, both made if they are not there.
+    /// Creates a user with all permissions in a virtual host, and both if they do not exist.
     pub fn admit(&mut self, user: &str, vhost: &str) {
         self.broker.put_vhost(&mut self.journal, vhost).unwrap();
         if self.broker.access().users().all(|view| view.name != user) {
@@ -87,7 +87,7 @@ impl TestBroker {
         }
     }
 
-    /// Another channel of the same connection.
+    /// Opens another channel of the same connection.
     pub fn open(&mut self, at: At, number: u16) -> At {
         let open = Command::OpenChannel { number };
         match self.broker.apply(&mut context!(self), at.connection, None, open).0 {
@@ -140,7 +140,7 @@ impl TestBroker {
         }
     }
 
-    /// Publishes a body of so many bytes as the connection's session would; what must wait is given up.
+    /// Publishes a body of this length, like a connection. A publish that would have to wait is dropped.
     pub fn offer(&mut self, at: At, key: &str, body_len: u32) -> Outcome {
         let share = self.broker.content_share(at.connection);
         let Ok(id) = self.messages.begin("", key.as_bytes(), share) else { return Outcome::Wait };
@@ -161,7 +161,7 @@ impl TestBroker {
         self.done(at, Command::Settle { delivery_tag, multiple, settlement });
     }
 
-    /// What a turn does after reading, the whole outbox written; says how many deliveries that were.
+    /// Does what a turn does after reading, with the whole outbox written. Returns the number of deliveries.
     pub fn turn(&mut self, at: At) -> u32 {
         self.broker.run_jobs(&mut context!(self));
         self.broker.deliver(&mut context!(self), 8192);
@@ -175,7 +175,7 @@ impl TestBroker {
         count
     }
 
-    /// The bodies of what waits in the outbox, which is then written.
+    /// Returns the bodies in the outbox, which is then written.
     pub fn outbox_bodies(&mut self, at: At) -> Vec<String> {
         let mut bodies = Vec::new();
         let mut outbox = self.broker.outbox(at.connection);
@@ -193,7 +193,7 @@ impl TestBroker {
         bodies
     }
 
-    /// Turns while there is work; says how many deliveries were written.
+    /// Runs turns while there is work. Returns the number of written deliveries.
     pub fn turns(&mut self, at: At) -> u32 {
         let mut count = 0;
         while self.broker.has_work(&self.journal) || self.broker.may_shed(&self.journal, &self.messages) {

@@ -1,5 +1,6 @@
-//! Several users in several virtual hosts with pools that are far too small for what they do, and everything that can
-//! be asked of the broker, in any order: nobody sleeps who could be served, and nothing is left at the end.
+//! Random commands of several users in several virtual hosts, with pools far too small for them.
+//!
+//! Checked: no client sleeps which could be served, and nothing is left at the end.
 //!
 //! ```sh
 //! LEVERET_SEED=1..5001 cargo test --profile checked -p leveret-broker --test broker tenants        many
@@ -31,7 +32,7 @@ const STEPS: u32 = 1_500;
 struct Peer {
     connection: ConnectionId,
     channels: Vec<ChannelId>,
-    /// Deliveries that it was sent.
+    /// Number of deliveries to it.
     tags: u64,
 }
 
@@ -84,7 +85,7 @@ impl Life {
         self.random.once_in(2)
     }
 
-    /// A client comes, if there is room and its user may.
+    /// Connects a client, if there is capacity and its user is allowed to.
     fn connect(&mut self) {
         let (user, vhost) = (self.random.one_of(&USERS), self.random.one_of(&VHOSTS));
         if self.random.once_in(3) {
@@ -115,7 +116,7 @@ impl Life {
         }
     }
 
-    /// Arguments of a queue, some with dead letters, each with one rule at most.
+    /// Returns arguments of a queue: some with dead letters, each with at most one limit.
     fn queue_arguments(&mut self, shape: u64) -> Vec<u8> {
         let (key, flag) = (self.random.one_of(&KEYS), self.flips());
         table(|fields| {
@@ -148,7 +149,7 @@ impl Life {
         })
     }
 
-    /// A client asks for something on one of its channels.
+    /// Sends a command on one of a client's channels.
     fn command(&mut self, at: usize) {
         let place = self.random.below(self.peers[at].channels.len() as u64) as usize;
         let (connection, channel) = (self.peers[at].connection, self.peers[at].channels[place]);
@@ -231,7 +232,8 @@ impl Life {
         let _ = self.house.broker.apply(&mut context!(self.house), connection, Some(channel), command);
     }
 
-    /// Properties with some of: headers, delivery mode, priority, reply-to, expiration; whether they are persistent.
+    /// Returns properties with some of: headers, delivery mode, priority, reply-to, expiration; and whether
+    /// they are persistent.
     fn properties(&mut self) -> (Vec<u8>, bool) {
         let (shape, is_persistent) = (self.random.below(8), self.flips());
         let delay_ms = 1 + self.random.below(3) as i64 * 30_000;
@@ -269,7 +271,7 @@ impl Life {
         ([flags.to_be_bytes().to_vec(), bytes].concat(), is_persistent)
     }
 
-    /// Publishes as the connection's session would; what must wait is given up.
+    /// Publishes like a connection. A publish that would have to wait is dropped.
     fn publish(&mut self, connection: ConnectionId, channel: ChannelId, (exchange, key): (&str, &str)) {
         let (properties, is_persistent) = self.properties();
         let body_len = self.random.one_of(&[0_u32, 10, 3_000]);
@@ -293,7 +295,7 @@ impl Life {
         }
     }
 
-    /// Something that no client asks for.
+    /// Causes an event that no client requests.
     fn trouble(&mut self) {
         let (flag, vhost, user) = (self.flips(), self.random.one_of(&VHOSTS), self.random.one_of(&USERS));
         let (queue, is_rare) = (self.random.one_of(&QUEUES), self.random.once_in(3));
@@ -347,7 +349,7 @@ impl Life {
         }
     }
 
-    /// What the loop does after reading; of each outbox a part is written.
+    /// Does what the event loop does after reading; of each outbox a part is written.
     fn turn(&mut self) {
         let house = &mut self.house;
         house.broker.set_time(Now::from_ms(self.now_ms));
@@ -376,7 +378,7 @@ impl Life {
         assert_eq!(house.broker.queues().forgotten_queue(), None, "a queue could deliver one");
     }
 
-    /// Everybody goes, and everything is deleted.
+    /// Closes all connections, and deletes everything.
     fn end(mut self) {
         let house = &mut self.house;
         for vhost in VHOSTS {
@@ -440,7 +442,7 @@ fn live(seed: u64) {
 }
 
 #[test]
-fn nobody_is_forgotten_and_nothing_is_left() {
+fn no_client_is_forgotten_and_nothing_is_left() {
     let only = std::env::var("LEVERET_SEED").ok().and_then(|seeds| {
         let (from, to) = seeds.split_once("..").unwrap_or((&seeds, &seeds));
         Some((from.parse::<u64>().ok()?, to.parse::<u64>().ok()?))

@@ -1,4 +1,4 @@
-//! What a transaction published reaches consumers only when all of it is durable.
+//! Consumers receive messages of a transaction only when all of it is durable.
 
 use leveret_core::command::{Command, Outcome};
 
@@ -7,7 +7,7 @@ use crate::support::At;
 
 const TRANSIENT: &[u8] = &[0, 0];
 
-/// Bodies of what is delivered to a consumer now.
+/// Returns the bodies of the messages delivered to a consumer now.
 fn delivered(life: &mut Life, at: At) -> Vec<String> {
     while life.house.broker.run_jobs(&mut context!(life.house)) {}
     life.house.broker.deliver(&mut context!(life.house), 8192);
@@ -58,8 +58,8 @@ fn persistent_messages_of_a_transaction_are_delivered_after_its_sync_and_keep_th
     }
 }
 
-/// A queue with these arguments and a consumer with this prefetch, and a transaction of 320 messages that is committed
-/// and not synced: the broker, the publisher, and the consumer.
+/// Commits a transaction of 320 messages that is not synced yet. Returns the broker, the publisher, and a
+/// consumer with this prefetch of a queue with these arguments.
 fn committed(arguments: &[u8], prefetch_count: u16) -> (Life, At, At) {
     let mut life = Life::begin(&disk()).expect("it opens");
     let (publisher, taker) = (life.at, life.house.connect());
@@ -72,15 +72,15 @@ fn committed(arguments: &[u8], prefetch_count: u16) -> (Life, At, At) {
     for number in 0..320 {
         publish(&mut life.house, transacted, "q", PERSISTENT, &format!("{number}"));
     }
-    // A queue that refuses some of them makes this a fault.
+    // If the queue rejects some messages, this is a fault.
     let _ = life.house.ask(transacted, Command::TxCommit);
     (life, publisher, taker)
 }
 
-/// RabbitMQ delivers each message when it comes to a queue with a waiting consumer, so the length limit of the queue
-/// counts only what the consumers cannot have.
+/// RabbitMQ delivers a message at once when its queue has a ready consumer. So the length limit of the queue
+/// counts only messages that consumers cannot take.
 #[test]
-fn a_length_limit_counts_what_consumers_cannot_have_after_the_sync() {
+fn a_length_limit_counts_only_what_consumers_cannot_take_after_the_sync() {
     for (overflow, levels) in
         [("drop-head", 0), ("drop-head", 3), ("reject-publish", 0), ("reject-publish", 3)]
     {
@@ -117,9 +117,9 @@ fn a_length_limit_acts_when_the_waiting_consumer_leaves_before_the_sync() {
     assert_eq!(life.house.ready(publisher, "q"), 5);
 }
 
-/// Transient messages, and those of queues that do not outlive the broker, need no sync.
+/// Transient messages, and messages of transient queues, need no sync.
 #[test]
-fn what_a_transaction_published_without_the_log_is_delivered_at_once() {
+fn transactions_that_need_no_log_are_delivered_at_once() {
     let disk = disk();
     let mut life = Life::begin(&disk).expect("it opens");
     let (publisher, taker) = (life.at, life.house.connect());

@@ -1,5 +1,6 @@
-//! Commands that come in one read mean what they mean when each has a turn of its own: who gets which
-//! message, what counts and answers say, do not depend on how a client's bytes were cut.
+//! Commands that arrive in one read have the same effect as one command per turn.
+//!
+//! Deliveries, counts and answers do not depend on how a client's bytes were split.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +14,7 @@ use crate::support::{At, TestBroker};
 const QUEUES: [&str; 4] = ["plain", "limited", "lazy", "second"];
 const TAGS: [&str; 3] = ["one", "two", "three"];
 
-/// What a client sends.
+/// A request of a client.
 #[derive(Clone, Debug)]
 enum Step {
     Publish(&'static str),
@@ -23,7 +24,7 @@ enum Step {
     Count(&'static str),
     Purge(&'static str),
     DeleteIfEmpty(&'static str),
-    /// One of what its channel has, by its number among those; what becomes of it, and all up to it.
+    /// Settles one delivery of its channel, by its number among them, or all up to it.
     Settle(usize, usize, Settlement, bool),
 }
 
@@ -49,8 +50,8 @@ fn script(random: &mut Random) -> Vec<Step> {
     };
     let count = 1 + random.below(12);
     let mut steps: Vec<_> = (0..count).map(|_| step(random)).collect();
-    // What is done with stands in front: behind publishing it only changes whose turn is next, and to look at
-    // that for each acknowledgement would cost all that acknowledge.
+    // Settlements come first. After a publish they only change which consumer is next, and checking that for
+    // each acknowledgement would be too costly.
     steps.sort_by_key(|step| !matches!(step, Step::Settle(_, _, Settlement::Ack | Settlement::Reject, _)));
     steps
 }
@@ -58,7 +59,7 @@ fn script(random: &mut Random) -> Vec<Step> {
 struct Side {
     house: TestBroker,
     channels: Vec<At>,
-    /// Tags by the bodies that came with them, of each channel, as far as they are not settled.
+    /// Unsettled tags of each channel, by their bodies.
     held: Vec<BTreeMap<String, u64>>,
     published: u32,
 }
@@ -93,7 +94,7 @@ impl Side {
         declare(&mut self.house, self.channels[0], queue, false, arguments);
     }
 
-    /// Has one step done; says what was answered.
+    /// Executes one step. Returns the answer.
     fn step(&mut self, step: &Step) -> String {
         let asker = self.channels[0];
         match *step {
@@ -122,11 +123,11 @@ impl Side {
                 };
                 let body = body.clone();
                 if multiple && self.held[at].len() > 1 {
-                    // Tags of several queues are given in any order.
+                    // Tags across several queues have no defined order.
                     return String::new();
                 }
                 self.held[at].remove(&body);
-                // What needs no acknowledgement has none, and the tag is in the answer.
+                // A no-ack delivery cannot be settled; the tag in the answer is not compared.
                 let answer = self.ask(at, Command::Settle { delivery_tag, multiple, settlement });
                 answer.split('{').next().unwrap().to_owned()
             }
@@ -144,7 +145,7 @@ impl Side {
         self.house.broker.deliver(&mut context!(self.house), 8192);
     }
 
-    /// Everything on its way is written; says what that was, queue by queue.
+    /// Writes everything. Returns what was written, by queue.
     fn write(&mut self) -> Vec<Vec<String>> {
         let mut all = Vec::new();
         for (at, channel) in self.channels.clone().into_iter().enumerate() {
@@ -164,7 +165,7 @@ impl Side {
                 outbox.advance();
             }
             self.house.broker.sent(&mut context!(self.house), channel.connection, here.len() as u32);
-            // Those of one queue have an order, those of several have none.
+            // Messages of one queue have an order, those of several queues have none.
             here.sort_by_key(|line| line.split(' ').next().unwrap().to_owned());
             all.push(here);
         }
@@ -186,7 +187,7 @@ fn commands_mean_the_same_in_one_turn_and_in_many() {
             }
             together.deliver();
             assert_eq!(together.write(), apart.write(), "seed {seed}, round {round}: {script:?}");
-            // What the writing made possible.
+            // Deliveries that became possible by writing.
             for side in [&mut together, &mut apart] {
                 side.deliver();
             }
@@ -196,12 +197,12 @@ fn commands_mean_the_same_in_one_turn_and_in_many() {
 }
 
 #[test]
-fn a_consumer_whose_queue_is_gone_and_who_was_not_told_is_passed_over() {
+fn a_consumer_of_a_deleted_queue_that_was_not_told_yet_is_skipped() {
     let mut side = Side::new();
     side.step(&Step::Consume(1, "plain", "one", 10, false));
     side.step(&Step::Consume(2, "second", "two", 10, false));
     side.ask(0, Command::QueueDelete { queue: "plain", if_unused: false, if_empty: false });
-    // Somebody's queue has a message for him, which makes commands look at what is to be delivered.
+    // A queue has a message for a consumer, so commands check for deliveries.
     side.step(&Step::Publish("second"));
     side.ask(1, Command::Qos { prefetch_count: 3, global: true });
     side.ask(1, Command::Qos { prefetch_count: 5, global: false });
@@ -210,9 +211,10 @@ fn a_consumer_whose_queue_is_gone_and_who_was_not_told_is_passed_over() {
     assert_eq!(written[2].len(), 1, "{written:?}");
 }
 
-/// A queue of two that drops its oldest has as many as its consumer takes, however many came in one read.
+/// A queue with length limit 2 that drops its oldest messages still delivers as many as its consumer takes,
+/// however many arrive in one read.
 #[test]
-fn a_burst_into_a_short_queue_is_the_consumers_as_far_as_he_is_ready() {
+fn a_burst_into_a_short_queue_is_delivered_as_far_as_the_consumer_is_ready() {
     for (prefetch, taken) in [(0, 300), (10, 10), (100, 100)] {
         let mut side = Side::new();
         let short = table(|t| t.int("x-max-length", 2));
@@ -224,14 +226,14 @@ fn a_burst_into_a_short_queue_is_the_consumers_as_far_as_he_is_ready() {
         side.deliver();
         let written = side.write();
         assert_eq!(written[1].len(), taken, "of 300, with a prefetch of {prefetch}");
-        let last = written[1].last().expect("he has some");
-        assert!(last.starts_with(&format!("short {taken:05}")), "what came first is his: {last}");
+        let last = written[1].last().expect("it has some");
+        assert!(last.starts_with(&format!("short {taken:05}")), "the first messages are delivered: {last}");
         let left = side.house.ready(side.channels[0], "short");
         assert_eq!(left as usize, (300 - taken).min(2), "the last two stay");
     }
 }
 
-/// Nor does a consumer who is ready keep such a queue from its length when more comes than he is given.
+/// A ready consumer does not let such a queue exceed its limit when more messages arrive than it receives.
 #[test]
 fn a_flood_does_not_make_a_short_queue_long() {
     let mut side = Side::new();

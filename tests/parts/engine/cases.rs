@@ -1,8 +1,8 @@
-//! The built broker and peers that are only sockets: states of the loop from which it must get on.
+//! The built broker with raw socket clients, in states of the event loop from which it must proceed.
 //!
-//! Always true: each test starts a broker of its own on a free loopback port and ends it by its process,
-//! also when the test fails; nothing waits longer than [`PATIENCE_S`] where nobody asks for more
-//! patience.
+//! # Invariants
+//! - Each test starts its own broker on a free loopback port and ends that process, also when the test fails.
+//! - Nothing waits longer than [`PATIENCE_S`] unless a test asks for more.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use crate::home::{self, Home};
 
-/// How long anything may take here before the test gives up.
+/// Timeout of a test in seconds.
 const PATIENCE_S: u64 = 20;
 
-/// A broker of its own.
+/// The broker of one test.
 struct Broker {
     process: Child,
     log: BufReader<ChildStderr>,
@@ -24,7 +24,7 @@ struct Broker {
 }
 
 impl Broker {
-    /// Starts one with these limits.
+    /// Starts a broker with these limits.
     fn start(limits: &str) -> Self {
         let home = Home::new("net");
         let file = home.path().join("leveret.toml");
@@ -44,7 +44,7 @@ impl Broker {
         broker
     }
 
-    /// The next line of its log with these words in it.
+    /// Returns the next line of its log with these words.
     fn logged(&mut self, words: &str) -> String {
         loop {
             let mut line = String::new();
@@ -62,7 +62,7 @@ impl Broker {
         peer
     }
 
-    /// A client that is logged in and has opened these channels.
+    /// Connects a client, logs it in and opens these channels.
     fn client(&self, channels: u16) -> Client {
         let mut client = Client(self.connect());
         client.send(b"AMQP\0\0\x09\x01");
@@ -100,7 +100,7 @@ impl Client {
         self.0.write_all(octets).expect("it reads in time");
     }
 
-    /// The next frame: kind, channel, payload.
+    /// Returns the next frame: kind, channel, payload.
     #[track_caller]
     fn frame(&mut self) -> (u8, u16, Vec<u8>) {
         let mut head = [0; 7];
@@ -112,7 +112,7 @@ impl Client {
         (head[0], u16::from_be_bytes([head[1], head[2]]), payload)
     }
 
-    /// The arguments of the next method, which must be this one.
+    /// Returns the arguments of the next method, which must be this one.
     #[track_caller]
     fn expect(&mut self, class: u16, id: u16) -> Vec<u8> {
         let (_, _, payload) = self.frame();
@@ -147,7 +147,7 @@ fn method(channel: u16, class: u16, id: u16, arguments: &[u8]) -> Vec<u8> {
     frame(1, channel, &[&class.to_be_bytes(), &id.to_be_bytes(), arguments].concat())
 }
 
-/// basic.publish to a queue and the header of a body of this length.
+/// Returns basic.publish to a queue, and the header of a body of this length.
 fn publish_head(channel: u16, queue: &str, len: u64) -> Vec<u8> {
     let publish = method(channel, 60, 40, &[vec![0, 0], short(""), short(queue), vec![0]].concat());
     let header = [&[0, 60, 0, 0][..], &len.to_be_bytes(), &[0, 0]].concat();
@@ -170,10 +170,11 @@ fn confirm_select(client: &mut Client) {
     client.expect(85, 11);
 }
 
-/// The pool is full, one publisher waits. When there is room it begins more than fits: its fault, and
-/// nobody else's.
+/// The pool is full, and one publisher is blocked. When there is capacity, it starts more contents than fit.
+///
+/// Only this publisher is refused.
 #[test]
-fn a_publisher_that_waited_and_then_wants_too_much_is_told_so() {
+fn a_publisher_that_waited_and_then_needs_too_much_is_refused() {
     let broker = Broker::start("messages_max = 64\n");
     let (mut reader, mut greedy) = (broker.client(1), broker.client(20));
     reader.declare("q", false);
@@ -186,11 +187,11 @@ fn a_publisher_that_waited_and_then_wants_too_much_is_told_so() {
         }
     }
     assert_eq!(reader.declare("t", false), 2);
-    // The first of these waits; together they are more than the room that will be made for them.
+    // The first of these waits. Together they need more than the capacity that will become free.
     let heads: Vec<u8> = (1..=20).flat_map(|channel| publish_head(channel, "q", 10)).collect();
     greedy.send(&heads);
     std::thread::sleep(Duration::from_millis(200));
-    // Whoever is served so often, others are read in between.
+    // Other clients are read after the broker has served this one several times.
     for _ in 0..10 {
         reader.declare("r", false);
     }
@@ -205,10 +206,10 @@ fn a_publisher_that_waited_and_then_wants_too_much_is_told_so() {
     assert_eq!(reader.declare("q", false), 18, "the broker lives");
 }
 
-/// Two large messages do not fit the assembly share together. When the first is complete, the second comes
-/// in, although no message has left.
+/// Two large messages exceed the assembly share together. When the first is complete, the second one
+/// proceeds, although no message has left.
 #[test]
-fn a_content_that_waits_for_another_to_be_complete_goes_on_when_it_is() {
+fn a_content_that_waits_for_another_to_be_complete_continues_when_it_is() {
     let broker = Broker::start("");
     let (mut first, mut second) = (broker.client(1), broker.client(1));
     first.declare("q", false);
@@ -229,10 +230,12 @@ fn a_content_that_waits_for_another_to_be_complete_goes_on_when_it_is() {
     assert!(writer.join().expect("the writer ends").is_ok());
 }
 
-/// Peers that send an octet now and then hold all that half-sent messages may: whoever waits for room comes
-/// in when they have had their time, and they are told. Who only sends slowly, with room for all, goes on.
+/// Clients that send single bytes hold all the memory for incomplete messages.
+///
+/// A client that waits for memory proceeds when they time out, and they are told. A client that only sends
+/// slowly, with memory for all, continues.
 #[test]
-fn octets_now_and_then_do_not_hold_up_others_for_ever() {
+fn clients_that_send_single_bytes_do_not_block_others_forever() {
     let broker = Broker::start("content_timeout = \"300ms\"\n");
     let mut slow: Vec<Client> = (0..3).map(|_| broker.client(1)).collect();
     let whole = publish(1, "q", &vec![7; 6 << 20]);
@@ -246,7 +249,7 @@ fn octets_now_and_then_do_not_hold_up_others_for_ever() {
     let drip = |slow: &mut [Client], sent: &mut usize| {
         std::thread::sleep(Duration::from_millis(100));
         for client in slow {
-            // Those that were put out do not listen any more.
+            // Disconnected clients no longer read.
             let _ = client.0.write_all(&whole[*sent..=*sent]);
         }
         *sent += 1;
@@ -254,7 +257,7 @@ fn octets_now_and_then_do_not_hold_up_others_for_ever() {
     for _ in 0..40 {
         drip(&mut slow, &mut sent);
     }
-    // That is longer than they may take, but nobody wanted their room.
+    // That is longer than the timeout, but no other client needed their memory.
     let confirmed = std::thread::spawn(move || {
         good.send(&publish(1, "q", &vec![7; 1 << 20]));
         good.expect(60, 80)
@@ -269,7 +272,7 @@ fn octets_now_and_then_do_not_hold_up_others_for_ever() {
     }
 }
 
-/// A queue with more consumers than replies fit at once goes: the client hears of every one.
+/// A queue with more consumers than replies that fit at once is deleted: the client is told about every one.
 #[test]
 fn every_consumer_of_a_deleted_queue_is_told() {
     let broker = Broker::start("");
@@ -288,10 +291,10 @@ fn every_consumer_of_a_deleted_queue_is_told() {
     }
 }
 
-/// A client fills the pool through its own exclusive queue, waits for room that only its end can make, and
-/// hangs up.
+/// A client fills the pool through its own exclusive queue, waits for memory that only its end can free, and
+/// disconnects.
 #[test]
-fn a_publisher_that_hangs_up_while_it_waits_makes_room() {
+fn a_blocked_publisher_that_disconnects_frees_its_memory() {
     let broker = Broker::start("messages_max = 64\nqueue_entries_max = 1000\n");
     let mut greedy = broker.client(1);
     greedy.declare("mine", true);
@@ -313,10 +316,10 @@ fn a_publisher_that_hangs_up_while_it_waits_makes_room() {
     }
 }
 
-/// While publishers wait, input is only looked at. A frame that is larger than what a socket holds must come
-/// in all the same.
+/// While publishers are blocked, input is only peeked at. A frame that is larger than the socket buffer must
+/// be read nevertheless.
 #[test]
-fn a_frame_larger_than_the_socket_buffer_comes_in_while_publishers_wait() {
+fn a_frame_larger_than_the_socket_buffer_is_read_while_publishers_are_blocked() {
     let broker = Broker::start("messages_max = 64\nsocket_receive_buffer_bytes = \"4KiB\"\n");
     let (mut waiting, mut client) = (broker.client(1), broker.client(1));
     for queue in ["q", "r"] {
@@ -331,7 +334,7 @@ fn a_frame_larger_than_the_socket_buffer_comes_in_while_publishers_wait() {
     client.expect(50, 11);
 }
 
-/// What a peer says cannot make lines of its own in the log, nor speak to the terminal it is read on.
+/// Text from a client can neither forge log lines nor control the terminal that shows the log.
 #[test]
 fn a_peer_cannot_forge_the_log() {
     let mut broker = Broker::start("");

@@ -1,4 +1,5 @@
-//! Idle means asleep: the built binary with a few open connections does not wake up once, and is small.
+//! An idle broker sleeps: the built binary with a few open connections never wakes up, and uses little
+//! memory.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -7,15 +8,17 @@ use crate::home::patience;
 use crate::sockets::{Broker, Link, publish};
 use crate::world::{consume, declare};
 
-/// How long it is watched. What it must not do takes no time, so longer would show no more.
+/// Duration of the observation. Any wake-up shows within it, so a longer one would show no more.
 const WATCHED: Duration = Duration::from_millis(2_500);
-/// What an idle broker may hold of its own, 340 KiB of constants with addresses in them included, which are
-/// more here than as it is released (and more with each package, for they are linked without being optimized
-/// together) and what it touches when it looks at each queue before it sleeps, as only these builds do; the
-/// rest is the program itself.
+/// Maximum private memory of an idle broker, in KiB.
+///
+/// Includes 340 KiB of relocated constants. They are larger here than in a release, and grow with each
+/// package, because the packages are linked without being optimized together. It also includes the memory
+/// touched by the check of each queue before sleeping, which only these builds do. The rest is the program
+/// itself.
 const IDLE_KIB_MAX: u64 = 1600;
 
-/// A number out of a process's status, as the kernel keeps it.
+/// Returns a number from the process status of the kernel.
 fn status(broker: &Broker, name: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", broker.pid())).expect("it runs");
     let line = status.lines().find(|line| line.starts_with(name)).expect("the kernel says it");
@@ -23,12 +26,12 @@ fn status(broker: &Broker, name: &str) -> u64 {
     digits.parse().expect("a number")
 }
 
-/// Times it went to sleep by itself.
+/// Returns the number of voluntary context switches.
 fn wakes(broker: &Broker) -> u64 {
     status(broker, "voluntary_ctxt_switches:")
 }
 
-/// A broker that has done something, and has nothing to do any more.
+/// Returns a broker that was used and has nothing left to do.
 fn idle() -> (Broker, Vec<Link>) {
     let broker = Broker::start(&[]);
     let mut links: Vec<Link> = (0..5).map(|_| Link::open(broker.address, &[1])).collect();
@@ -39,7 +42,7 @@ fn idle() -> (Broker, Vec<Link>) {
         links[0].write(&message);
         links[1].content();
     }
-    // Somebody holds something unsettled, which is looked at in half an hour.
+    // An unacknowledged delivery, which is checked in half an hour.
     links[2].ask(1, &declare("held"));
     links[2].ask(1, &consume("held", "holder", false));
     links[0].write(&publish("", "held", false, &[0, 0], b"for a while"));
@@ -47,16 +50,16 @@ fn idle() -> (Broker, Vec<Link>) {
     (broker, links)
 }
 
-/// It is asleep, not dead.
+/// Checks that the broker sleeps and is not dead.
 fn is_there(mut links: Vec<Link>) {
     links[0].write(&publish("", "q", false, &[0, 0], b"still here"));
     assert_eq!(links[1].content().1, b"still here");
 }
 
 #[test]
-fn an_idle_broker_becomes_small() {
+fn an_idle_broker_releases_its_memory() {
     let (broker, links) = idle();
-    // What it still has to do (memory given back a little later) is over after a moment.
+    // Remaining work (memory that is released a little later) ends after a moment.
     let deadline = Instant::now() + patience(20);
     while status(&broker, "RssAnon:") > IDLE_KIB_MAX {
         let resident_kib = status(&broker, "RssAnon:");
@@ -68,9 +71,9 @@ fn an_idle_broker_becomes_small() {
 
 #[test]
 #[ignore = "judges the clock: tests/run --full"]
-fn an_idle_broker_is_asleep_and_stays_small() {
+fn an_idle_broker_sleeps_and_stays_small() {
     let (broker, links) = idle();
-    // What it still has to do is over after a moment.
+    // Remaining work ends after a moment.
     std::thread::sleep(WATCHED);
     let before = wakes(&broker);
     std::thread::sleep(WATCHED);

@@ -1,7 +1,7 @@
-//! What the store has and a start cannot declare again stays in the store, with all that belongs to it.
+//! Objects in the store that a start cannot declare stay in the store, with everything that belongs to them.
 //!
-//! Why it exists: limits are lowered, and raised again when somebody notices what is missing; a block is
-//! unreadable, and read well after the card was put in anew. In between a start must delete nothing.
+//! Limits may be lowered by mistake and raised again. A block may be unreadable, and readable after the card
+//! was reinserted. A start between these two must delete nothing.
 
 use std::fs;
 use std::path::Path;
@@ -12,12 +12,12 @@ use leveret_amqp::{Method, Table};
 use leveret_core::time::Now;
 use leveret_storage::{FileDisk, Identity, Log, Record, Settings, Urgency};
 
-/// More than the least `exchanges_max` has room for.
+/// More than the minimum of `exchanges_max`.
 const EXCHANGES: [&str; 9] = ["x1", "x2", "x3", "x4", "x5", "x6", "x7", "x8", "x9"];
 /// `delivery_mode` 2.
 const PERSISTENT: &[u8] = &[0x10, 0x00, 2];
 
-/// A broker on the store of `home` under these limits.
+/// Starts a broker on the store of `home` with these limits.
 fn start(home: &Home, limits: &str) -> Broker {
     let file = home.path().join("leveret.toml");
     fs::write(&file, format!("[limits]\n{limits}\n")).expect("the folder can be written");
@@ -55,7 +55,7 @@ fn bind<'a>(queue: &'a str, exchange: &'a str) -> Method<'a> {
     Method::QueueBind { queue, exchange, routing_key: "key", no_wait: false, arguments: Table::EMPTY }
 }
 
-/// Queues q1 to q3, each bound to each exchange.
+/// Declares queues q1 to q3, and binds each to each exchange.
 fn fill(broker: &Broker) {
     let mut link = Link::open(broker.address, &[1]);
     for name in EXCHANGES {
@@ -76,7 +76,7 @@ fn count(link: &mut Link, name: &str) -> u32 {
     }
 }
 
-/// One message through each exchange comes to each queue.
+/// Checks that one message through each exchange reaches each queue.
 #[track_caller]
 fn check_all(broker: &Broker) {
     let mut link = Link::open(broker.address, &[1]);
@@ -88,14 +88,14 @@ fn check_all(broker: &Broker) {
 }
 
 #[test]
-fn a_start_with_lower_limits_takes_no_binding_of_what_it_leaves_out() {
+fn a_start_with_lower_limits_deletes_no_binding_of_objects_it_leaves_out() {
     for limits in ["queues_max = 2", "exchanges_max = 8"] {
         let home = Home::new("left-out");
         let broker = start(&home, "");
         fill(&broker);
         broker.stop();
         start(&home, limits).stop();
-        // Twice, for what the first start left may look different to the next.
+        // Twice, because the first start may have changed what the second one finds.
         start(&home, limits).stop();
         let broker = start(&home, "");
         check_all(&broker);
@@ -103,7 +103,7 @@ fn a_start_with_lower_limits_takes_no_binding_of_what_it_leaves_out() {
     }
 }
 
-/// What a queue or channel is closed with.
+/// Returns the error of a failed method.
 fn refusal(link: &mut Link, method: &Method<'_>) -> String {
     link.send(1, method);
     match link.next().method() {
@@ -116,9 +116,9 @@ fn delete(queue: &str) -> Method<'_> {
     Method::QueueDelete { queue, if_unused: false, if_empty: false, no_wait: false }
 }
 
-/// Limits are lowered with messages in all queues; there is room again for one when another is deleted.
+/// Limits are lowered with messages in all queues. There is capacity for one again when another is deleted.
 #[test]
-fn nothing_is_declared_over_what_a_start_left_out() {
+fn objects_left_out_by_a_start_cannot_be_declared_again() {
     let home = Home::new("left-out");
     let broker = start(&home, "");
     fill(&broker);
@@ -142,14 +142,14 @@ fn nothing_is_declared_over_what_a_start_left_out() {
     drop(link);
     broker.stop();
 
-    // With room for it, it is there with what it had.
+    // With capacity, the queue exists with its messages.
     let broker = start(&home, "");
     let mut link = Link::open(broker.address, &[1]);
     assert_eq!(count(&mut link, "q3"), 9);
     drop(link);
     broker.stop();
 
-    // Whoever wants it gone deletes it, and can have another.
+    // A client can delete such a queue, and declare a new one.
     let broker = start(&home, "queues_max = 2");
     let mut link = Link::open(broker.address, &[1]);
     link.ask(1, &delete("q4"));
@@ -170,7 +170,7 @@ fn nothing_is_declared_over_what_a_start_left_out() {
     broker.stop();
 }
 
-/// Turns over one bit in each place where the log says that this exchange exists.
+/// Flips one bit in each record that defines this exchange.
 fn flip(store: &Path, exchange: &str) -> usize {
     let key = [b"\x01\x01/", &[exchange.len() as u8][..], exchange.as_bytes()].concat();
     let mut flipped = 0;
@@ -182,7 +182,7 @@ fn flip(store: &Path, exchange: &str) -> usize {
         let found: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at..].starts_with(&key)).collect();
         found.iter().for_each(|at| bytes[*at] ^= 0x80);
         flipped += found.len();
-        // The same turns it back.
+        // A second call restores the bits.
         let key = [&[key[0] ^ 0x80], &key[1..]].concat();
         if found.is_empty() {
             let found: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at..].starts_with(&key)).collect();
@@ -195,7 +195,7 @@ fn flip(store: &Path, exchange: &str) -> usize {
 }
 
 #[test]
-fn a_start_that_cannot_read_an_exchange_takes_none_of_its_bindings() {
+fn a_start_that_cannot_read_an_exchange_deletes_none_of_its_bindings() {
     let home = Home::new("left-out");
     let broker = start(&home, "");
     fill(&broker);
@@ -210,7 +210,7 @@ fn a_start_that_cannot_read_an_exchange_takes_none_of_its_bindings() {
     broker.stop();
 }
 
-/// Says something else of an exchange in a store without a broker, and gives what was said of it before.
+/// Replaces the definition of an exchange in a store without a broker. Returns the old one.
 fn define(store: &Path, exchange: &str, value: &[u8]) -> Vec<u8> {
     let key = [b"\x01\x01/", &[exchange.len() as u8][..], exchange.as_bytes()].concat();
     let mut disk = FileDisk::new(store);
@@ -234,7 +234,7 @@ fn define(store: &Path, exchange: &str, value: &[u8]) -> Vec<u8> {
     before
 }
 
-/// The queue of a shovel goes with its shovel, but not when that may be among what cannot be read.
+/// The queue of a shovel is deleted with its shovel, but not if the shovel may be in an unreadable block.
 #[test]
 fn a_start_that_cannot_read_everything_deletes_no_shovels_queue() {
     let home = Home::new("left-out");
@@ -263,9 +263,9 @@ fn a_start_that_cannot_read_everything_deletes_no_shovels_queue() {
     broker.stop();
 }
 
-/// A newer version says more of an exchange than this one can read, and comes back.
+/// A newer version defined an exchange with more than this one can read, and runs again later.
 #[test]
-fn a_start_that_knows_less_of_an_exchange_takes_none_of_its_bindings() {
+fn a_start_of_an_older_version_deletes_no_binding_of_an_exchange() {
     let home = Home::new("left-out");
     let broker = start(&home, "");
     fill(&broker);

@@ -1,7 +1,8 @@
-//! A board that gets less memory for its broker than it had loses nothing of what is on its card.
+//! A broker that is started with less memory than before loses nothing that is on its card.
 //!
-//! Always true: every message that fits into the smaller pools at all comes out as it went in; one that does
-//! not is named in the log and holds up nobody behind it.
+//! # Invariants
+//! - Every message that fits into the smaller pools is delivered unchanged.
+//! - A message that does not fit is named in the log, and blocks no message behind it.
 
 use crate::home::Home;
 use crate::sockets::{Broker, Link, publish};
@@ -38,7 +39,7 @@ fn a_start_with_less_memory_serves_the_store_that_is_there() {
     for number in 0..MESSAGES {
         link.write(&publish("", "kept", false, PERSISTENT, &body(number)));
         if number % 20 == 19 {
-            // It is answered when all of them are on the disk.
+            // The commit is answered when all of them are durable.
             link.ask(1, &Method::TxCommit {});
         }
     }

@@ -1,4 +1,4 @@
-//! The real loop: the built broker, or the loop in this process, and clients over real sockets.
+//! The real event loop: the built broker, or the loop in this process, and clients over real sockets.
 
 #[path = "../../support/home/mod.rs"]
 mod home;

@@ -1,7 +1,8 @@
-//! The memory cap is a cap: the built broker with every pool filled stays within `memory_limit`, and what a
-//! burst took goes back to the system.
+//! The memory limit: the built broker with every pool filled stays within `memory_limit`, and releases the
+//! memory of a burst to the system.
 //!
-//! What is looked at is what the kernel counts (VmHWM, VmRSS), so whatever nobody thought of is in it too.
+//! The kernel's counters (VmHWM, VmRSS) are checked, so they include memory that the broker does not account
+//! for.
 
 use std::fs;
 use std::io::{ErrorKind, Write};
@@ -15,14 +16,14 @@ use leveret_amqp::{Method, Table};
 use leveret_config::{Config, Layer};
 use leveret_core::limits::Limits;
 
-/// How long a broker that takes nothing more is tried.
+/// Time for which a broker that accepts nothing more is tried, in seconds.
 const FULL_AFTER_S: u64 = 1;
-/// How often one flood fills all bodies: what is dropped or handed on makes room for more.
+/// Number of times that a flood fills all bodies: dropped or delivered messages free memory for more.
 const FLOOD_TIMES: u64 = 4;
-/// Longer than a burst's memory lies idle.
+/// Longer than the time for which memory of a burst stays allocated, in seconds.
 const GIVEN_BACK_WITHIN_S: u64 = 20;
 
-/// A number of kilobytes out of a process's status, in bytes.
+/// Returns a number of kilobytes from the process status, in bytes.
 fn status_bytes(broker: &Broker, name: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", broker.pid())).expect("it runs");
     let line = status.lines().find(|line| line.starts_with(name)).expect("the kernel says it");
@@ -36,7 +37,7 @@ fn profile(board: &str) -> Config {
     Config::gather(None, flags).expect("it comes with the program")
 }
 
-/// Fills every pool of one broker, each as far as it goes.
+/// Fills every pool of one broker completely.
 struct Filler {
     limits: Limits,
     links: Vec<Link>,
@@ -44,7 +45,7 @@ struct Filler {
 }
 
 impl Filler {
-    /// All connections with all channels.
+    /// Opens all connections with all channels.
     fn open(broker: &Broker, limits: &Limits) -> Self {
         let channels = limits.channels_max / limits.connections_max;
         let channels_each = (channels as u16).min(limits.channel_max);
@@ -56,21 +57,24 @@ impl Filler {
         filler
     }
 
-    /// Channels of a connection. The last has to leave to others as many as it has itself.
+    /// Returns the number of channels of a connection. The last one has to leave as many to others as it has
+    /// itself.
     fn channels_of(&self, link: usize) -> u16 {
         let is_last = link + 1 == self.limits.connections_max as usize;
         if is_last { (self.channels_each / 2).max(1) } else { self.channels_each }
     }
 
-    /// A name that is as long as all of them together may be, and no other's.
+    /// Returns a unique name, so long that all names together nearly fill their limit.
     fn name(&self, kind: char, number: u32) -> String {
         let things = self.limits.queues_max + self.limits.exchanges_max + self.limits.bindings_max;
         let each = self.limits.names_bytes_max / things * 3 / 4;
         format!("{kind}{number:0width$}", width = each.clamp(8, 200) as usize)
     }
 
-    /// Sends without waiting for anything but the broker's reading, then asks for a word on it. No connection
-    /// may declare more than fifteen times what it leaves to others, so from `link` on each does as much.
+    /// Sends methods without reading, then waits for an answer on each connection.
+    ///
+    /// No connection may declare more than fifteen times what it leaves to others, so from `link` on each
+    /// declares an equal number.
     fn send_all(&mut self, mut link: usize, mut methods: &[Vec<u8>]) {
         while !methods.is_empty() {
             let (now, later) = methods.split_at((methods.len() * 15 / 16).max(1));
@@ -80,7 +84,7 @@ impl Filler {
         }
     }
 
-    /// Queues (every other durable), exchanges, and bindings of three words.
+    /// Declares queues (every other one durable), exchanges, and bindings of three words.
     fn declare_all(&mut self) {
         let queues: Vec<String> = (0..self.limits.queues_max).map(|number| self.name('q', number)).collect();
         let exchanges: Vec<String> =
@@ -101,7 +105,7 @@ impl Filler {
         self.send_all(12, &binds);
     }
 
-    /// Consumers on every channel that acknowledge nothing, none of them on the first queue.
+    /// Starts consumers on every channel that acknowledge nothing, none of them on the first queue.
     fn consume_all(&mut self) {
         let each = self.limits.consumers_max / self.limits.connections_max / u32::from(self.channels_each);
         for link in 0..self.links.len() {
@@ -124,7 +128,7 @@ impl Filler {
         }
     }
 
-    /// Publishes from `links` until the broker takes nothing from any of them.
+    /// Publishes from `links` until the broker accepts nothing from any of them.
     fn flood(&mut self, links: core::ops::Range<usize>, mut message: impl FnMut(usize) -> Vec<u8>) -> usize {
         for link in &self.links[links.clone()] {
             link.stream.set_nonblocking(true).expect("it is a socket");
@@ -168,7 +172,7 @@ impl Filler {
     }
 }
 
-/// basic.publish to a queue, in frames that every profile takes.
+/// Returns basic.publish to a queue, in frames that every profile accepts.
 fn publish(queue: &str, properties: &[u8], body: &[u8]) -> Vec<u8> {
     let (exchange, routing_key) = ("", queue.as_bytes());
     let method = Method::BasicPublish { exchange, routing_key, mandatory: false, immediate: false };
@@ -209,15 +213,15 @@ fn bind_queue(queue: &str, exchange: &str, key: &str) -> Vec<u8> {
     method_frame(1, &Method::QueueBind { queue, exchange, routing_key: key, no_wait: true, arguments })
 }
 
-/// Properties of a persistent message: delivery_mode 2 alone.
+/// Properties of a persistent message: only delivery_mode 2.
 const PERSISTENT: [u8; 3] = [0x10, 0x00, 2];
 
-/// Everything a broker of this board can hold, at once.
+/// Fills a broker of this board with everything it can hold at once.
 fn stays_within_its_limit(board: &str) {
     let config = profile(board);
     let limits = config.limits.clone();
-    // As many syncs as it likes, or it would take minutes to declare everything; and a disk that is full
-    // soon, or messages would go there for ever.
+    // Unlimited syncs, or declaring everything would take minutes. A small disk limit, or messages would be
+    // written forever.
     let (_home, path) = file("[store]\nsyncs_per_second = 0\ndisk_limit = \"48MB\"\n");
     let broker = Broker::start(&["--board", board, "--config", path.to_str().expect("UTF-8")]);
     let mut filler = Filler::open(&broker, &limits);
@@ -225,8 +229,8 @@ fn stays_within_its_limit(board: &str) {
     filler.consume_all();
     let (all, names) = (filler.links.len(), [0, 1, 2, 3].map(|number| filler.name('q', number)));
     filler.leave_half_frames(all / 2..all * 3 / 4);
-    // Deliveries that nobody acknowledges, through all queues but the first; then what nobody consumes:
-    // tiny ones to fill the slots and the log's notes, and large ones for the blocks.
+    // Unacknowledged deliveries through all queues except the first one; then messages without a consumer.
+    // Tiny ones fill the records and the index, and large ones the blocks.
     let queues: Vec<String> = (1..limits.queues_max).map(|number| filler.name('q', number)).collect();
     let mut sent = filler.flood(4..6, |at| publish(&queues[at % queues.len()], &PERSISTENT, &[1; 40]));
     sent += filler.flood(6..8, |_| publish(&names[0], &PERSISTENT, b""));
@@ -256,7 +260,7 @@ fn a_full_pi_zero_stays_within_its_limit() {
     stays_within_its_limit("pi-zero-w");
 }
 
-/// A configuration file in a folder of its own.
+/// Writes a configuration file in a folder of its own.
 fn file(text: &str) -> (Home, PathBuf) {
     let home = Home::new("memory");
     let path = home.path().join("leveret.toml");
@@ -265,7 +269,7 @@ fn file(text: &str) -> (Home, PathBuf) {
 }
 
 #[test]
-fn locked_memory_is_all_there_from_the_start_and_within_the_limit() {
+fn locked_memory_is_allocated_completely_at_the_start_and_within_the_limit() {
     let limits = fs::read_to_string("/proc/self/limits").expect("the kernel says it");
     let line = limits.lines().find(|line| line.starts_with("Max locked memory")).expect("it is listed");
     let is_root = fs::metadata("/proc/self").is_ok_and(|me| std::os::unix::fs::MetadataExt::uid(&me) == 0);
@@ -298,9 +302,9 @@ fn a_thousand_connections_and_queues_are_small() {
     assert!(all <= 16_000_000, "{all} bytes with 1,000 connections and 1,000 queues");
 }
 
-/// What many small messages, unacknowledged deliveries and connections take is given back when they are gone.
+/// Memory of many small messages, unacknowledged deliveries and connections is released when they are gone.
 #[test]
-fn what_a_burst_took_goes_back() {
+fn the_memory_of_a_burst_is_released() {
     let broker = Broker::start(&[]);
     let mut control = Link::open(broker.address, &[1]);
     control.ask(1, &declare("burst"));
@@ -321,7 +325,7 @@ fn what_a_burst_took_goes_back() {
     assert!(peak > before + 20_000_000, "{peak} bytes are no burst");
     drop((crowd, consumer, publisher));
     let deadline = Instant::now() + patience(GIVEN_BACK_WITHIN_S);
-    // What was not acknowledged comes back to the queue when the broker has seen that its consumer is gone.
+    // Unacknowledged messages are requeued when the broker has noticed the end of their consumer.
     while status_bytes(&broker, "RssAnon:") > before + 2_500_000 {
         let left = status_bytes(&broker, "RssAnon:");
         assert!(Instant::now() < deadline, "{left} bytes stayed of {peak}; before there were {before}");

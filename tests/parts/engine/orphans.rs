@@ -1,5 +1,5 @@
-//! Queues whose definitions a card has lost, in every place: they are there again where something still says
-//! what they were called, and their messages wait for somebody where nothing does. Nothing is lost.
+//! Queues whose definitions were lost in every copy. They are rebuilt where their name is still recorded.
+//! Otherwise their messages wait to be adopted. No message is lost.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ const LENGTH: &[u8] = b"\x0cx-max-lengthI\x00\x00\x27\x10";
 const CONFIG: &str =
     "frame_max = \"16KiB\"\n[limits]\nsegment_bytes = \"512KiB\"\ncommit_bytes_max = \"160KiB\"\n";
 
-/// Messages of 12 KB that fill two segments and more.
+/// Number of messages of 12 KB that fill more than two segments.
 const OTHERS: u32 = 100;
 
 fn start(home: &Home) -> Broker {
@@ -31,7 +31,7 @@ fn start_with(home: &Home, config: &str) -> Broker {
     Broker::start(&["--config", texts[0], "--data-dir", texts[1]])
 }
 
-/// What `leveret ctl` prints; how it ends is the first.
+/// Runs `leveret ctl`. Returns whether it succeeded, and its output.
 fn ctl(home: &Home, words: &[&str]) -> (bool, String) {
     let store = home.path().join("store");
     let mut command = Command::new(env!("CARGO_BIN_EXE_leveret"));
@@ -64,7 +64,7 @@ fn count(link: &mut Link, method: &Method<'_>) -> u32 {
     }
 }
 
-/// What a channel is closed with.
+/// Returns the error that a channel is closed with.
 fn refusal(link: &mut Link, method: &Method<'_>) -> String {
     link.send(1, method);
     match link.next().method() {
@@ -73,7 +73,8 @@ fn refusal(link: &mut Link, method: &Method<'_>) -> String {
     }
 }
 
-/// A queue with a limit, perhaps bound to `amq.direct` by `key`, and so many messages of 12 KB in it.
+/// Fills a queue with a length limit with `messages` messages of 12 KB. It may be bound to `amq.direct` by
+/// `key`.
 fn fill(home: &Home, messages: u32, is_bound: bool) {
     let broker = start(home);
     let mut link = Link::open(broker.address, &[1]);
@@ -85,7 +86,7 @@ fn fill(home: &Home, messages: u32, is_bound: bool) {
     }
     link.ask(1, &queue("other", false, b""));
     link.ask(1, &Method::ConfirmSelect { no_wait: false });
-    // What defines the queue is copied along with these, which may be lost with it.
+    // The definition of the queue is copied along with these messages, and may be lost with them.
     for number in 0..OTHERS {
         link.write(&publish("", "other", false, PERSISTENT, &body(number)));
     }
@@ -108,7 +109,7 @@ fn body(number: u32) -> Vec<u8> {
     body
 }
 
-/// Takes everything from the queue, and sees that it is what was published.
+/// Consumes everything from the queue, and checks that it is what was published.
 #[track_caller]
 fn take_all(link: &mut Link, name: &str, messages: u32) {
     for number in 0..messages {
@@ -121,17 +122,17 @@ fn take_all(link: &mut Link, name: &str, messages: u32) {
     assert!(matches!(link.ask(1, &get).method(), Method::BasicGetEmpty { .. }), "nothing twice");
 }
 
-/// Which places of definitions are damaged.
+/// The damaged copies of definitions.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Places {
-    /// Those in commits.
+    /// The copies in commits.
     Commits,
-    /// Those, and all others in the same segments.
+    /// The copies in commits, and all others in the same segments.
     Segments,
 }
 
-/// Turns over one bit in each of these places that says that the queue exists, and says how many segments
-/// there are, and in how many that was.
+/// Flips one bit in each of these copies of a queue's definition. Returns the number of segments, and of
+/// those with a copy.
 fn damage(home: &Home, name: &str, places: Places) -> (usize, usize) {
     let key = [b"\x02\x01/", &[name.len() as u8][..], name.as_bytes()].concat();
     let (mut segments, mut damaged) = (0, 0);
@@ -156,7 +157,7 @@ fn segment_files(store: &Path) -> Vec<PathBuf> {
     files.filter(|file| file.extension().is_some_and(|extension| extension == "seg")).collect()
 }
 
-/// Where the footer begins; the end if there is none.
+/// Returns the start of the footer, or the end of a file without one.
 fn footer_of(bytes: &[u8]) -> usize {
     let Some(trailer) = bytes.len().checked_sub(44).map(|at| &bytes[at..]) else { return bytes.len() };
     let number = |at: usize| u32::from_le_bytes(trailer[at..at + 4].try_into().expect("four")) as usize;
@@ -215,7 +216,7 @@ fn a_queue_whose_definition_is_lost_is_rebuilt_with_its_bindings() {
     drop(link);
     broker.stop();
 
-    // It stays so over a start. Then it is what its program says.
+    // It stays so after a restart. Then it gets the arguments of its declaration.
     let broker = start(&home);
     let mut link = Link::open(broker.address, &[1]);
     assert!(ctl(&home, &["list_alarms"]).1.contains("rebuilt: "));
@@ -229,14 +230,14 @@ fn a_queue_whose_definition_is_lost_is_rebuilt_with_its_bindings() {
     assert!(said.starts_with("406 ") && said.contains("x-max-length"), "{said}");
     link.send(1, &Method::ChannelCloseOk {});
     link.ask(1, &Method::ChannelOpen {});
-    // Its binding names it by what the messages know it by.
+    // Its binding refers to the incarnation that its messages have.
     link.write(&publish("amq.direct", "key", false, PERSISTENT, &body(300)));
     take_all(&mut link, "q1", 301);
     drop(link);
     broker.stop();
 }
 
-/// One segment, so no footer names the queue, and no binding does.
+/// Uses one segment, so that neither a footer nor a binding names the queue.
 fn fill_nameless(home: &Home) {
     let broker = start(home);
     let mut link = Link::open(broker.address, &[1]);
@@ -268,7 +269,7 @@ fn messages_of_a_queue_without_a_name_wait_until_they_are_given_one() {
     let broker = start(&home);
     assert!(ctl(&home, &["list_alarms"]).1.contains("orphans: "));
     let mut link = Link::open(broker.address, &[1]);
-    // Of the same name, but nobody knows that.
+    // The new queue has the same name, but the broker cannot know that.
     assert_eq!(count(&mut link, &queue("q1", false, b"")), 0);
     let incarnation = orphan(&home);
     for (words, why) in [
@@ -285,7 +286,7 @@ fn messages_of_a_queue_without_a_name_wait_until_they_are_given_one() {
     drop(link);
     broker.stop();
 
-    // It waits from start to start.
+    // The orphan stays over restarts.
     let broker = start(&home);
     assert_eq!(orphan(&home), incarnation);
     let (done, said) = ctl(&home, &["adopt_orphan", &incarnation, "q2"]);
@@ -309,7 +310,7 @@ fn messages_of_a_queue_without_a_name_wait_until_they_are_given_one() {
 }
 
 #[test]
-fn an_orphan_that_is_deleted_is_gone() {
+fn a_deleted_orphan_is_gone() {
     let home = Home::new("orphans");
     fill_nameless(&home);
     let broker = start(&home);
@@ -322,7 +323,7 @@ fn an_orphan_that_is_deleted_is_gone() {
     broker.stop();
 }
 
-/// Everything is as it was written, and yet there are messages that nobody can reach.
+/// All blocks are intact, and yet there are messages that cannot be reached.
 #[test]
 fn inspect_names_orphans_until_they_are_adopted() {
     let home = Home::new("orphans");
@@ -333,15 +334,17 @@ fn inspect_names_orphans_until_they_are_adopted() {
     let incarnation = orphan(&home);
     assert!(ctl(&home, &["adopt_orphan", &incarnation, "q1"]).0);
     broker.stop();
-    // The damaged blocks are still there, and hide no message any more.
+    // The damaged blocks still exist, and hide no message any more.
     let (code, told) = inspect(&home);
     assert!(code == Some(2) && !told.contains("\norphan ") && told.contains("known to be lost: 0"), "{told}");
 }
 
-/// A name is left, but there was no place for one queue more at the start: whoever declares the name later
-/// has the messages, over a start too; and whoever deletes it is rid of them.
+/// The name is known, but the start had no capacity for the queue.
+///
+/// A client that declares the name later gets the messages, also after a restart. A client that deletes it
+/// deletes them.
 #[test]
-fn who_declares_the_name_of_an_orphan_adopts_it() {
+fn declaring_the_name_of_an_orphan_adopts_it() {
     for adopts in [true, false] {
         let home = Home::new("orphans");
         fill(&home, 300, false);

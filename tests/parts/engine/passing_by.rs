@@ -1,7 +1,7 @@
-//! What the disk is asked for by persistent messages that are gone before a commit could be made: nothing.
+//! Persistent messages that are consumed before a commit causes no disk write.
 //!
-//! Why it exists: a card wears with every sync, and a message that a consumer took at once needs no place on
-//! it. Counted in commits, as the broker tells them at its end, so no clock has a say in it.
+//! Every sync wears a card, and a message that is consumed at once needs no copy on it. The test counts the
+//! commits that the broker reports at its end, so it does not depend on the clock.
 
 use leveret_amqp::{Method, Table};
 
@@ -11,19 +11,19 @@ use crate::world::consume;
 /// `delivery_mode` 2.
 const PERSISTENT: &[u8] = &[0x10, 0x00, 2];
 const BURSTS: usize = 50;
-/// So many of 1 KiB come with one read on the smallest board.
+/// Number of messages of 1 KiB that the smallest board reads at once.
 const BURST: usize = 20;
-/// The start, the queue, the end, and when this machine was late for a burst, that one's.
+/// The start, the queue, the end, and one more if this machine was late for a burst.
 const COMMITS_MAX: u32 = 12;
 
-/// Commits that the broker made, by its last words.
+/// Returns the number of commits in the broker's last log line.
 fn commits(broker: Broker) -> u32 {
     let said = broker.stop();
     let line = said.iter().find_map(|line| line.split_once("the log: ")).expect("it had a log").1;
     line.split(' ').next().and_then(|count| count.parse().ok()).expect("a number")
 }
 
-/// Through which message this confirms.
+/// Returns the publish number of a confirm.
 fn confirmed(frame: &Frame) -> u64 {
     match frame.method() {
         Method::BasicAck { delivery_tag, .. } => delivery_tag,
@@ -31,7 +31,7 @@ fn confirmed(frame: &Frame) -> u64 {
     }
 }
 
-/// Confirmed messages by bursts, each of which a consumer takes before the next is sent.
+/// Publishes confirmed messages in bursts; a consumer takes each burst before the next one is sent.
 fn commits_of_bursts(board: &str) -> u32 {
     let broker = Broker::start(&["--board", board, "--log-level", "debug"]);
     let mut consumer = Link::open(broker.address, &[1]);
@@ -61,7 +61,7 @@ fn commits_of_bursts(board: &str) -> u32 {
 }
 
 #[test]
-fn what_a_consumer_takes_at_once_is_never_written() {
+fn messages_consumed_at_once_are_never_written() {
     for board in ["generic", "router-64"] {
         let commits = commits_of_bursts(board);
         assert!(commits <= COMMITS_MAX, "{board}: {commits} commits for {BURSTS} bursts");

@@ -1,7 +1,9 @@
-//! A crowd over TLS on a board that takes 50 ms for a signature: all get in, and nobody else is held up.
+//! Many simultaneous TLS handshakes on a board that needs 50 ms per signature: all succeed, and no other
+//! client is delayed.
 //!
-//! Always true: the broker is slowed by its own word for that (builds that check themselves have it), so what
-//! is seen here does not depend on how fast this machine is, as long as it is not busy with something else.
+//! # Invariants
+//! - The broker is slowed down by a setting of self-checking builds. So the result does not depend on the
+//!   speed of this machine, unless it is busy with something else.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -21,7 +23,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore};
 const PATIENCE_S: u64 = 60;
 const CROWD: usize = 200;
 
-/// A broker that takes so long for the first step of each handshake.
+/// A broker with this delay in the first step of each handshake.
 struct Broker {
     process: Child,
     plain: SocketAddr,
@@ -76,7 +78,7 @@ impl Drop for Broker {
     }
 }
 
-/// Comes in over TLS until connection.start is there; says whether it got that far.
+/// Connects over TLS until connection.start arrives. Returns whether it did.
 fn come_in(
     address: SocketAddr,
     config: Arc<ClientConfig>,
@@ -91,11 +93,10 @@ fn come_in(
     (start[7..] == [0, 10, 0, 10]).then_some(stream)
 }
 
-/// The last waits ten seconds for its turn, longer than a handshake may take, which must not count against
-/// it.
+/// The last client waits ten seconds for its turn, longer than the handshake timeout, which must not count.
 #[test]
 #[ignore = "judges the clock: tests/run --full"]
-fn two_hundred_come_at_once_and_nobody_else_is_held_up() {
+fn two_hundred_simultaneous_handshakes_delay_no_other_client() {
     let limits = "tls_connections_max = 210\ntls_handshakes_max = 205\nhandshake_timeout = \"8s\"\n";
     let broker = Broker::start(50, limits);
     let mut link = Link::open(broker.plain, &[1]);
@@ -127,6 +128,6 @@ fn two_hundred_come_at_once_and_nobody_else_is_held_up() {
         (came.len(), meanwhile)
     });
     assert_eq!(came, CROWD, "all get in");
-    // One held up by each signature would have made hardly more rounds than there were signatures.
+    // If each signature delayed it, it would have sent hardly more messages than there were signatures.
     assert!(meanwhile > 5 * CROWD as u64, "{meanwhile} messages of the other meanwhile");
 }

@@ -1,7 +1,7 @@
-//! Who waits for room or for the disk, on the real loop: the built binary, real sockets, no timer that helps.
+//! Clients blocked for memory or for the disk, with the real event loop: the built binary, real sockets, no
+//! timers.
 //!
-//! What the worlds of `tests/simulated/pair` show of a loop like the real one, these few show of the real one
-//! itself.
+//! `tests/simulated/pair` tests the same with a simulated loop. These few tests confirm it for the real one.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use crate::sockets::{Broker, Link, publish};
 use crate::world::{declare, method_frame, purge, qos};
 use leveret_amqp::{Method, Table};
 
-/// Room for a thousand messages; a single queue takes 800 of them.
+/// Capacity for a thousand messages.
 const CONFIG: &str = "[limits]\nmessages_max = 1000\n";
 
 struct ConfigFile(PathBuf);
@@ -35,7 +35,7 @@ fn start(test: &str) -> (Broker, ConfigFile) {
     (Broker::start(&["--config", file.0.to_str().expect("UTF-8")]), file)
 }
 
-/// Waits until the broker has told this publisher that it is blocked, or that it is not any more.
+/// Waits until the broker has told this publisher that it is blocked or unblocked.
 fn await_blocked(link: &mut Link, blocked: bool) {
     loop {
         match link.next().method() {
@@ -47,12 +47,12 @@ fn await_blocked(link: &mut Link, blocked: bool) {
     }
 }
 
-/// Queues that take all the memory of ordinary publishers together, each two thirds of what is left, and how many
-/// messages are published to each.
+/// Queues that take all memory of ordinary publishers, each two thirds of what is left; and the number of
+/// messages for each.
 const FILLED: [(&str, usize); 8] =
     [("full", 640), ("b", 220), ("c", 80), ("d", 35), ("e", 20), ("f", 12), ("g", 8), ("h", 8)];
 
-/// Fills the pool; gives the links that wait.
+/// Fills the pool. Returns the blocked clients.
 fn fill(broker: &Broker, operator: &mut Link) -> [Link; 8] {
     FILLED.map(|(queue, count)| {
         operator.ask(1, &declare(queue));
@@ -64,7 +64,7 @@ fn fill(broker: &Broker, operator: &mut Link) -> [Link; 8] {
 }
 
 #[test]
-fn when_room_is_made_every_waiting_publisher_goes_on() {
+fn every_blocked_publisher_resumes_when_memory_is_freed() {
     let (broker, _file) = start("room");
     let mut operator = Link::open(broker.address, &[1]);
     operator.ask(1, &declare("other"));
@@ -85,7 +85,7 @@ fn when_room_is_made_every_waiting_publisher_goes_on() {
 }
 
 #[test]
-fn a_publisher_that_is_gone_while_it_waits_leaves_its_queue_to_its_successor() {
+fn a_lost_blocked_publisher_leaves_its_queue_to_its_successor() {
     let exclusive = Method::QueueDeclare {
         queue: "mine",
         passive: false,
@@ -104,7 +104,7 @@ fn a_publisher_that_is_gone_while_it_waits_leaves_its_queue_to_its_successor() {
     await_blocked(&mut first, true);
     socket2::SockRef::from(&first.stream).set_linger(Some(Duration::ZERO)).expect("it is a TCP socket");
     drop(first);
-    // It breaks off with a reset; a little later the broker gives it up.
+    // It resets its connection, and the broker drops it a little later.
     let deadline = Instant::now() + home::patience(20);
     loop {
         let mut successor = Link::open(broker.address, &[1]);
@@ -120,7 +120,7 @@ fn a_publisher_that_is_gone_while_it_waits_leaves_its_queue_to_its_successor() {
 }
 
 #[test]
-fn declarations_that_want_no_answer_share_their_commits() {
+fn declarations_with_no_wait_share_their_commits() {
     const QUEUES: usize = 300;
     let broker = Broker::start(&["--log-level", "debug"]);
     let mut link = Link::open(broker.address, &[1]);
@@ -136,7 +136,7 @@ fn declarations_that_want_no_answer_share_their_commits() {
     };
     let all: Vec<u8> = names.iter().flat_map(|name| method_frame(1, &declare(name, false, true))).collect();
     link.write(&all);
-    // Answered when all of them are durable.
+    // The answer comes when all of them are durable.
     link.ask(1, &declare(&names[QUEUES - 1], true, false));
     let said = broker.stop();
     let told = said.iter().find_map(|line| line.split_once("the log: ")).expect("it tells what it did");

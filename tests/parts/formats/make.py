@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Makes a fixture of this folder: a small store as some version of Leveret leaves it, as text.
+"""Creates a fixture of this folder: a small store of some version of Leveret, as text.
 
     tests/parts/formats/make.py BINARY tests/parts/formats/1.txt
 
-Each line is a piece of a file that is not zeros: | file | first byte | bytes in hex, or BYTE*COUNT |; the file's
-size stands on a line of its own before. What the store holds stands in tests/parts/store/format.rs.
+Each line is a piece of a file that is not zeros: | file | first byte | bytes in hex, or BYTE*COUNT |. A line with the
+file's size precedes them. tests/parts/store/format.rs lists the content of the store.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "trouble" / "durabl
 from harness.brokers import Leveret  # noqa: E402
 from support import PERSISTENT, client, declare  # noqa: E402
 
-# The smallest segments there are: three lives and a sealed segment take a few pages of text.
+# The smallest possible segments: three epochs and a sealed segment need a few pages of text.
 CONFIG = """
 frame_max = "8KiB"
 [limits]
@@ -31,13 +31,13 @@ RUN = re.compile(rb"(.)\1{23,}", re.DOTALL)
 
 
 def publish(peer, queue: str, body: bytes) -> None:  # type: ignore[no-untyped-def]
-    """One message that was confirmed."""
+    """Publishes a message and waits for its confirm."""
     peer.publish(1, "", queue, body, props=PERSISTENT)
     peer.expect("basic.ack")
 
 
 def make(binary: Path, folder: Path) -> None:
-    """Two lives; the second is killed."""
+    """Runs two brokers on the store; the second one is killed."""
     broker = Leveret(binary, [], CONFIG, folder)
     with client(broker) as peer:
         for queue in ("first", "second", "gone"):
@@ -63,7 +63,7 @@ def make(binary: Path, folder: Path) -> None:
 
 
 def lines_of(path: Path) -> "list[str]":
-    """A file as text."""
+    """Returns a file as text."""
     data = path.read_bytes()
     lines = [f"{path.name} {len(data)}"]
 

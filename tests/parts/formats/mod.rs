@@ -1,4 +1,4 @@
-//! Stores as older versions left them, for the programs of cargo's tests that read them.
+//! Stores of older versions, for the Rust tests that read them.
 //!
 //! `N.txt` is a store as a program of version N left it when it was killed (`make.py`).
 
@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 pub const ONE: &str = include_str!("1.txt");
 pub const TWO: &str = include_str!("2.txt");
 
-/// The bytes of each file of a fixture.
+/// Returns the bytes of each file of a fixture.
 pub fn files_of(text: &str) -> BTreeMap<String, Vec<u8>> {
     let mut files: BTreeMap<String, Vec<u8>> = BTreeMap::new();
     for line in text.lines() {
@@ -53,7 +53,7 @@ impl Folder {
         Self(path)
     }
 
-    /// The newest one, with a header that says that a newer program wrote it.
+    /// Creates the newest fixture with a header of a newer version.
     pub fn newer(name: &str) -> Self {
         let folder = Self::new(name, TWO);
         let name = folder.0.join("00000001.seg");
@@ -70,7 +70,7 @@ impl Folder {
         self.0.to_str().expect("text")
     }
 
-    /// What is in it, the lock left out.
+    /// Returns its files, except the lock.
     pub fn files(&self) -> BTreeMap<String, Vec<u8>> {
         let entries = fs::read_dir(&self.0).expect("a folder").map(|entry| entry.expect("an entry"));
         let named = entries.map(|entry| (entry.file_name().to_string_lossy().into_owned(), entry.path()));

@@ -1,4 +1,4 @@
-//! The links of the README and of the guide lead somewhere, and nothing new stands at the top.
+//! The links of the README and the guide have valid targets, and the top folder has no unexpected entries.
 
 use std::fs;
 use std::path::PathBuf;
@@ -7,11 +7,11 @@ use std::process::Command;
 use super::project;
 
 const GUIDE: &str = "systemd/packages/guide";
-/// What may stand at the top, besides files whose names begin with a dot.
+/// Allowed entries of the top folder, besides files whose names begin with a dot.
 const TOP: &[&str] =
     &["Cargo.lock", "Cargo.toml", "LICENSE", "README.md", "boards", "cross.toml", "src", "systemd", "tests"];
 
-/// The README and the guide.
+/// Returns the README and the guide.
 fn texts() -> Vec<(PathBuf, String)> {
     let guide = fs::read_dir(project().join(GUIDE)).unwrap().map(|file| file.unwrap().path());
     let all: Vec<PathBuf> = [project().join("README.md")].into_iter().chain(guide).collect();
@@ -19,7 +19,7 @@ fn texts() -> Vec<(PathBuf, String)> {
     all.into_iter().map(|path| (path.clone(), fs::read_to_string(path).unwrap())).collect()
 }
 
-/// The part of a link to a heading that names it.
+/// Returns the anchors of the headings of a text.
 fn anchors(text: &str) -> Vec<String> {
     let titles = text.lines().filter_map(|line| line.strip_prefix('#'));
     let name = |title: &str| {
@@ -30,14 +30,14 @@ fn anchors(text: &str) -> Vec<String> {
     titles.map(name).collect()
 }
 
-/// Where the links of a text lead that are not of the network.
+/// Returns the targets of the local links of a text.
 fn links(text: &str) -> impl Iterator<Item = &str> {
     let ends = text.split("](").skip(1).filter_map(|rest| rest.split_once(')'));
     ends.map(|(link, _)| link).filter(|link| !link.contains("://"))
 }
 
 #[test]
-fn every_link_leads_to_a_file_and_its_heading() {
+fn every_link_has_a_valid_file_and_heading() {
     for (path, text) in texts() {
         for link in links(&text) {
             let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
@@ -52,13 +52,13 @@ fn every_link_leads_to_a_file_and_its_heading() {
 }
 
 #[test]
-fn the_readme_leads_to_the_guide() {
+fn the_readme_links_to_the_guide() {
     let readme = fs::read_to_string(project().join("README.md")).unwrap();
     assert!(links(&readme).any(|link| link.starts_with(GUIDE)));
 }
 
 #[test]
-fn nothing_new_stands_at_the_top() {
+fn the_top_folder_has_no_unexpected_entries() {
     let listed =
         Command::new("git").arg("-C").arg(project()).args(["ls-files"]).output().expect("git is there");
     let files = String::from_utf8(listed.stdout).unwrap();

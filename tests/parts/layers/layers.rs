@@ -1,9 +1,9 @@
-//! Rules of the sources that Cargo does not check, and the README's and the guide's links.
+//! Rules of the sources that Cargo does not check, and the links of the README and the guide.
 //!
 //! - A package depends only on the packages below it (`DEPENDS_ON`).
-//! - `unsafe` stands in one file.
-//! - No package below the platform reads a clock or opens a socket: time and bytes are handed to it.
-//! - What a peer can cause is logged through the limiter.
+//! - `unsafe` is used in one file only.
+//! - No package below the platform reads a clock or opens a socket; it receives time and bytes from above.
+//! - Log lines that a peer can cause go through the limiter.
 //!
 //! The sources are read as text, without comments and without the tests at the end of a file.
 
@@ -33,15 +33,16 @@ const DEPENDS_ON: [(&str, &[&str]); 11] = [
 
 const UNSAFE_FILE: &str = "core/mem/give_back.rs";
 
-/// Packages to which time and bytes are handed.
+/// Packages that receive time and bytes from above.
 const WITHOUT_CLOCK: [&str; 8] =
     ["core/", "amqp/", "json/", "storage/", "broker/", "connection/", "bridge/", "server/"];
 const CLOCKS_AND_SOCKETS: [&str; 3] = ["std::net", "Instant::now", "SystemTime"];
 
-/// Packages that handle what peers send.
+/// Packages that handle data of peers.
 const OF_PEERS: [&str; 6] = ["broker/", "connection/", "tls/", "bridge/", "management/", "server/"];
 const LOG_CALLS: [&str; 5] = ["log::error!", "log::warn!", "log::info!", "log::log!", "use log::"];
-/// Files of these that may log past the limiter, because no peer can cause a line, or at most one a minute.
+/// Files of these packages that may log without the limiter, because a peer can cause at most one line a
+/// minute.
 const LOG_FREELY: [&str; 11] = [
     "broker/recovery.rs",
     "tls/certificates.rs",
@@ -78,7 +79,8 @@ fn the_sources_keep_their_rules() {
     assert!(complaints.is_empty(), "\n{}\n", complaints.join("\n"));
 }
 
-/// Packages of the workspace that a package depends on and must not; those of its tests do not count.
+/// Returns the workspace packages that a package depends on and must not. Dependencies of its tests do not
+/// count.
 fn wrong_dependencies(package: &str, manifest: &str, allowed: &[&str]) -> Vec<String> {
     let manifest = manifest.split("[dev-dependencies]").next().unwrap_or_default();
     let names =
@@ -87,7 +89,7 @@ fn wrong_dependencies(package: &str, manifest: &str, allowed: &[&str]) -> Vec<St
     wrong.map(|name| format!("{package}/Cargo.toml: depends on leveret-{name}")).collect()
 }
 
-/// Lines of a file, named relative to `src/`, that break a rule.
+/// Returns the lines of a file, named relative to `src/`, that break a rule.
 fn wrong_lines(name: &str, text: &str) -> Vec<String> {
     if name.ends_with("tests.rs") || name.contains("/tests/") {
         return Vec::new();

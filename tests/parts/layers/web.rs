@@ -1,19 +1,19 @@
-//! The web page that the binary carries is the one whose sources lie beside it, and stays small for a metered link.
+//! The web page in the binary equals its sources, and stays small for metered links.
 
 use std::fs;
 use std::process::Command;
 
 use super::project;
 
-/// All files of the page together, compressed, in bytes.
+/// Maximum size of all files of the page together, compressed, in bytes.
 const BYTES_MAX: u64 = 60_000;
-/// Files of the page: each is a request before anybody sees anything.
+/// Maximum number of files of the page: each needs a request before the page is shown.
 const FILES_MAX: usize = 6;
-/// What lies there and is no file of the page.
+/// Entries of the folder that are not part of the page.
 const TOOLS: &[&str] = &["compress"];
 
 #[test]
-fn what_is_embedded_is_what_lies_beside_it_and_stays_small() {
+fn the_embedded_page_equals_its_sources_and_stays_small() {
     let root = project();
     let folder = root.join("src/management/web");
     let table = fs::read_to_string(root.join("src/management/web_page.rs")).unwrap();

@@ -1,4 +1,4 @@
-//! An open connection: channels, contents, replies, confirms and deliveries, each where it belongs.
+//! An open connection: channels, contents, replies, confirms and deliveries, each in its order.
 
 use crate::support::*;
 use leveret_amqp::{Method, Table};
@@ -40,7 +40,7 @@ fn an_empty_queue_name_is_the_one_declared_last_and_line_ends_vanish() {
     let said = host.said();
     assert_eq!(said.len(), 3, "no_wait says nothing: {said:?}");
     assert!(said[1].contains("amq.gen-1"));
-    // The other channel declared nothing.
+    // The other channel has declared nothing.
     host.run(&mut world, &get(2));
     assert_eq!(host.said(), ["2 BasicGetEmpty"]);
     host.run(&mut world, &method(2, &Method::BasicGet { queue: "", no_ack: true }));
@@ -55,7 +55,7 @@ fn contents_interleave_over_channels_and_an_empty_one_needs_no_body() {
     let mut host = open_channels(&mut world, &[1, 2, 3]);
     let first = publish_in(1, "a", true, &[1; 100], 30);
     let second = publish_in(2, "b", false, &[2; 50], 50);
-    // Cut where frames end: behind the header, and behind the first body frame.
+    // Split at frame ends: after the header, and after the first body frame.
     let piece = HEAD + 30 + 8;
     let mut script = first[..HEAD].to_vec();
     script.extend(&second[..METHOD]);
@@ -127,7 +127,7 @@ fn a_client_may_agree_to_the_close_in_the_middle_of_the_refused_content() {
     assert_eq!(world.pools.channels_used(), 0);
     host.run(&mut world, &open_channel(1));
     host.said();
-    // It may also end there for good.
+    // The content may also end there for good.
     host.run(&mut world, &script[..piece]);
     let mut again = method(1, &Method::ChannelCloseOk {});
     again.extend(open_channel(1));
@@ -153,14 +153,14 @@ fn immediate_is_refused_when_the_message_is_complete() {
 }
 
 #[test]
-fn a_first_content_waits_for_room_and_a_second_one_is_refused() {
+fn a_first_content_waits_for_memory_and_a_second_one_is_refused() {
     let mut world = World::new(Limits { messages_max: 64, ..small_limits() });
     let mut host = open_channels(&mut world, &[1, 2]);
     let mut held = Vec::new();
     while let Ok(id) = world.messages.begin("", b"q", Share::Ordinary) {
         held.push(id);
     }
-    // Nothing is incomplete: the publish stands in the input, untouched.
+    // No content is incomplete: the publish stays in the input.
     let script = publish(1, "k", b"body");
     assert_eq!(host.feed(&mut world, &script), Some(Suspension::ContentRoom(PoolFull::Messages)));
     assert_eq!(host.stash, script);
@@ -172,7 +172,7 @@ fn a_first_content_waits_for_room_and_a_second_one_is_refused() {
     assert!(world.messages.lift_hold());
     assert_eq!(host.feed(&mut world, b""), None);
     assert_eq!(host.rules.log.len(), 1);
-    // One is incomplete: the next one may not wait for it.
+    // One content is incomplete: the next one may not wait for it.
     assert_eq!(host.feed(&mut world, &publish(1, "k", b"body")[..30]), None);
     while let Ok(id) = world.messages.begin("", b"q", Share::Ordinary) {
         held.push(id);
@@ -195,7 +195,7 @@ fn a_first_content_waits_for_room_and_a_second_one_is_refused() {
 }
 
 #[test]
-fn who_may_use_the_reserve_never_waits() {
+fn a_client_that_may_use_the_reserve_never_waits() {
     let mut world = World::new(Limits { messages_max: 64, ..small_limits() });
     let mut host = open_channels(&mut world, &[1]);
     let mut held = Vec::new();
@@ -226,11 +226,11 @@ fn half_sent_bodies_fill_their_share_and_no_more() {
     other.run(&mut world, &open_channel(1));
     other.run(&mut world, &open_channel(2));
     other.said();
-    // A first content waits for what others hold.
+    // A first content waits for memory that others hold.
     assert_eq!(other.feed(&mut world, &half(1, 700_000)), Some(Suspension::ContentRoom(PoolFull::Assembly)));
     one.connection.teardown(&mut context!(world));
     assert_eq!(other.feed(&mut world, b""), None);
-    // A second one may not.
+    // A second one must not wait.
     other.run(&mut world, &half(2, 700_000));
     assert!(other.said()[0].contains("raise assembly_bytes_max"));
     assert_eq!(world.messages.messages_used(), 1);
@@ -238,7 +238,7 @@ fn half_sent_bodies_fill_their_share_and_no_more() {
 }
 
 #[test]
-fn a_publish_that_the_broker_has_no_room_for_is_asked_again() {
+fn a_publish_without_capacity_is_retried() {
     let mut world = World::new(small_limits());
     let mut host = open_channels(&mut world, &[1]);
     host.rules.is_full = true;
@@ -251,7 +251,7 @@ fn a_publish_that_the_broker_has_no_room_for_is_asked_again() {
     host.rules.is_full = false;
     host.run(&mut world, b"");
     assert_eq!(host.said(), ["1 ConfirmSelectOk".to_string(), ack(1, 2, true)]);
-    // One that waits when the connection goes is given back.
+    // A publish that waits when the connection ends is freed.
     host.rules.is_full = true;
     host.feed(&mut world, &publish(1, "wait", b"body"));
     assert_eq!(world.messages.messages_used(), 1);
@@ -259,12 +259,12 @@ fn a_publish_that_the_broker_has_no_room_for_is_asked_again() {
 }
 
 #[test]
-fn contents_that_do_not_go_on_are_closed_while_others_may_take_long() {
+fn contents_without_progress_are_closed_while_slow_ones_continue() {
     let mut world = World::new(small_limits());
     let mut host = open_channels(&mut world, &[1, 2]);
     host.run(&mut world, &publish(1, "k", b"body")[..HEAD]);
     let start = world.now.as_ms();
-    // The other channel is busy all the time.
+    // The other channel is active all the time.
     while world.now.as_ms() < start + 29_000 {
         world.now = leveret_core::time::Now::from_ms(world.now.as_ms() + 1000);
         host.run(&mut world, &publish(2, "k", b"busy"));
@@ -278,7 +278,7 @@ fn contents_that_do_not_go_on_are_closed_while_others_may_take_long() {
     let text = "RESOURCE_ERROR - a message or frame was begun and did not go on for 30000 ms";
     assert_eq!(host.said(), [close(506, text, (0, 0))]);
     host.end(&mut world);
-    // One that creeps is let be.
+    // A slowly progressing content is not closed.
     let mut host = open_channels(&mut world, &[1]);
     for octet in publish(1, "k", &[1; 100]) {
         host.run(&mut world, &[octet]);
@@ -291,7 +291,7 @@ fn contents_that_do_not_go_on_are_closed_while_others_may_take_long() {
 }
 
 #[test]
-fn a_bad_end_of_a_body_closes_and_deafens() {
+fn an_invalid_end_of_a_body_closes_the_connection_and_stops_reading() {
     let mut world = World::new(small_limits());
     let mut host = open_channels(&mut world, &[1]);
     let mut script = publish(1, "k", b"body");
@@ -324,7 +324,7 @@ fn a_confirm_waits_for_the_disk_and_those_behind_it_wait_with_it() {
         host.run(&mut world, &publish(1, "none", body));
     }
     assert!(host.said().is_empty(), "nothing is durable yet");
-    assert!(!host.connection.has_output(), "there is nothing to write, so nobody is kept awake");
+    assert!(!host.connection.has_output(), "there is nothing to write, so the loop can sleep");
     for (durable, confirm) in [(1, ack(1, 2, true)), (2, ack(1, 3, false))] {
         world.durable = Batch::numbered(durable);
         host.connection.note_durable(&mut context!(world));
@@ -347,9 +347,9 @@ fn a_channel_that_closes_confirms_nothing_that_is_not_durable() {
     assert!(!host.connection.awaits_disk());
 }
 
-/// A channel ends for what its client left undone, whatever it is in the middle of; the others go on.
+/// The broker may close a channel at any time for what its client failed to do; the others continue.
 #[test]
-fn a_channel_that_we_close_takes_its_half_of_a_content_along_and_nothing_else() {
+fn a_channel_closed_by_the_broker_drops_only_its_incomplete_content() {
     let mut world = World::new(small_limits());
     let mut host = open_channels(&mut world, &[1, 2]);
     let content = publish(1, "k", &[7; 3000]);
@@ -369,7 +369,7 @@ fn a_channel_that_we_close_takes_its_half_of_a_content_along_and_nothing_else() 
 }
 
 #[test]
-fn a_channel_that_we_close_takes_along_the_publish_that_waits_for_room() {
+fn a_channel_closed_by_the_broker_drops_its_waiting_publish() {
     let mut world = World::new(small_limits());
     let mut host = open_channels(&mut world, &[1, 2]);
     host.rules.is_full = true;

@@ -1,4 +1,4 @@
-//! Handshakes and their ends: what RabbitMQ 3.10 answers, word by word, and how long anybody is waited for.
+//! Handshakes and their failures: the exact answers of RabbitMQ 3.10, and the timeouts.
 
 use crate::support::*;
 use leveret_amqp::Method;
@@ -35,7 +35,7 @@ fn everything_at_once_and_amqplain() {
 }
 
 #[test]
-fn whoever_speaks_something_else_is_told_what_we_speak() {
+fn a_client_with_another_protocol_receives_the_supported_version() {
     for other in
         [&b"GET / HTTP/1.1\r\n\r\n"[..], b"\x16\x03\x01\x02\0\x01\0\0", b"HELO world", b"AMQP\x03\x01\0\0"]
     {
@@ -49,7 +49,7 @@ fn whoever_speaks_something_else_is_told_what_we_speak() {
 }
 
 #[test]
-fn a_wrong_password_waits_a_second_and_is_told_to_those_who_understand() {
+fn a_wrong_password_is_answered_after_a_second_if_the_client_has_the_capability() {
     let mut world = World::new(small_limits());
     let mut host = Host::new(&world);
     host.run(&mut world, &handshake(&CAPABLE, b"\0guest\0wrong", 131_072, 0));
@@ -138,7 +138,7 @@ fn mistakes_after_login_are_named() {
 }
 
 #[test]
-fn whoever_does_not_get_on_with_it_is_closed() {
+fn a_handshake_without_progress_is_closed() {
     let mut world = World::new(small_limits());
     for given in 0..3 {
         let mut host = Host::new(&world);
@@ -162,7 +162,7 @@ fn the_client_closes() {
     script.extend(publish(1, "k", b"whole")[..40].to_vec());
     host.run(&mut world, &script);
     let mut host2 = host;
-    // The half message above never comes: this is a frame inside a frame, so it is the body that ends.
+    // The rest of the incomplete message never comes. A frame inside it ends the body.
     host2.connection.close(
         &mut context!(world),
         &Fault::new(ReplyCode::ConnectionForced, format_args!("broker forced connection closure")),
@@ -215,7 +215,7 @@ fn after_our_close_only_close_ok_counts() {
     host.end(&mut world);
 }
 
-/// Payload and end octet of the largest frame are 2^32, more than a 32-bit board can count.
+/// Payload and end byte of the largest frame are 2^32 bytes, which a 32-bit counter cannot hold.
 #[test]
 fn after_our_close_a_frame_of_4_gib_is_read_over() {
     let mut world = World::new(small_limits());
@@ -232,7 +232,7 @@ fn after_our_close_a_frame_of_4_gib_is_read_over() {
 }
 
 #[test]
-fn a_peer_that_does_not_answer_our_close_is_not_waited_for_long() {
+fn a_peer_that_does_not_answer_a_close_is_dropped_soon() {
     let mut world = World::new(small_limits());
     for (heartbeat, patience) in [(0, 30_000), (10, 10_000), (600, 30_000)] {
         let mut host = open_with(&mut world, heartbeat, &CAPABLE);
@@ -256,7 +256,7 @@ fn heartbeats_go_both_ways() {
         assert_eq!(host.said(), ["0 heartbeat"]);
         host.run(&mut world, &frame(8, 0, b""));
     }
-    // Any octet is a sign of life, also one that begins a frame.
+    // Any byte is a sign of life, even a part of a frame.
     host.run(&mut world, &[8]);
     let start = world.now.as_ms();
     let mut verdict = Timeout::GoOn;
@@ -269,7 +269,7 @@ fn heartbeats_go_both_ways() {
 }
 
 #[test]
-fn being_asked_without_new_octets_is_no_sign_of_life() {
+fn a_read_without_new_bytes_is_no_sign_of_life() {
     let mut world = World::new(small_limits());
     let mut host = open_with(&mut world, 10, &CAPABLE);
     host.run(&mut world, &[8, 0]);
@@ -282,7 +282,7 @@ fn being_asked_without_new_octets_is_no_sign_of_life() {
 }
 
 #[test]
-fn a_socket_that_takes_nothing_keeps_one_heartbeat_and_wakes_nobody() {
+fn a_socket_that_accepts_nothing_keeps_one_heartbeat_and_causes_no_wake_up() {
     let mut world = World::new(small_limits());
     let mut host = open_with(&mut world, 10, &CAPABLE);
     host.pass_time(&mut world);

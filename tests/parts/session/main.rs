@@ -1,4 +1,4 @@
-//! Sessions alone: bytes in, commands out, and back.
+//! Connections alone: bytes in, commands out, and back.
 
 #[macro_use]
 mod support;

@@ -1,4 +1,4 @@
-//! What an open connection writes, and when: replies, confirms and deliveries, each in its place.
+//! The output of an open connection and its order: replies, confirms and deliveries.
 
 use crate::support::*;
 use leveret_amqp::Method;
@@ -89,7 +89,7 @@ fn a_peer_that_does_not_read_replies_is_not_read_either() {
     assert_eq!(suspended, Some(Suspension::ReplySpace));
     assert!(host.rules.log.len() < 40, "{}", host.rules.log.len());
     assert!(world.pools.reply_bytes_used() <= 4096);
-    // A publish needs no reply, but room for what may be said against it; so there is some left.
+    // A publish needs no reply, but space for an error about it; so some space is left.
     let begun = host.rules.log.len();
     host.run(&mut world, &one.repeat(10_000));
     assert_eq!(host.rules.log.len(), begun + 10_001);
@@ -98,7 +98,7 @@ fn a_peer_that_does_not_read_replies_is_not_read_either() {
 }
 
 #[test]
-fn operators_and_queues_find_room_for_what_they_have_to_say() {
+fn cancels_and_operator_closes_find_output_space() {
     let mut world = World::new(small_limits());
     let mut host = open_channels(&mut world, &[1]);
     host.feed(&mut world, &method(1, &declare(&"q".repeat(255))).repeat(20));
@@ -118,7 +118,7 @@ fn operators_and_queues_find_room_for_what_they_have_to_say() {
 }
 
 #[test]
-fn cancels_and_blocks_are_told_to_those_who_want_to_know() {
+fn cancels_and_blocks_are_sent_to_clients_with_the_capability() {
     let mut world = World::new(small_limits());
     let mut host = open_channels(&mut world, &[1]);
     assert!(host.connection.server_cancel(&mut context!(world), 1, "tag", 0));
@@ -129,7 +129,8 @@ fn cancels_and_blocks_are_told_to_those_who_want_to_know() {
     host.run(&mut world, &publish(1, "k", b"now it is concerned"));
     host.flush(&mut world);
     for (is_for_disk, reason) in [(false, "low on memory"), (true, "low on disk")] {
-        // The client is told that the wait is over when that lasts, and nothing of the changes before.
+        // The client is told that the block has ended only if this lasts. It is not told about the changes
+        // before.
         for blocked in [true, true, false, true, false, true, false] {
             match blocked {
                 true => host.connection.block(world.now, is_for_disk),
@@ -168,7 +169,7 @@ fn a_reply_follows_the_deliveries_it_must_follow_and_goes_between_the_frames_of_
     host.rules.put(1, Kind::Deliver, large);
     host.rules.put(2, Kind::Deliver, small);
     host.out_bytes = 150_000;
-    // The first page holds the head and one body frame, and a piece of the second.
+    // The first page contains the header, one body frame and a part of the second.
     host.flush_once(&mut world, |filled| filled);
     assert!(host.connection.has_remainder() && host.connection.has_begun_delivery());
     host.feed(&mut world, &select(2)); // behind the delivery on channel 2
@@ -199,14 +200,14 @@ fn a_reply_follows_the_deliveries_it_must_follow_and_goes_between_the_frames_of_
 }
 
 #[test]
-fn what_a_closed_channel_would_have_got_is_not_written() {
+fn deliveries_to_a_closed_channel_are_not_written() {
     let mut world = World::new(small_limits());
     let mut host = open_channels(&mut world, &[1, 2]);
     for channel in [1, 1, 2] {
         let id = message(&mut world, b"late");
         host.rules.put(channel, Kind::Deliver, id);
     }
-    // Our own verdict: nothing follows the close, not even what the broker left at the front.
+    // After the broker's own close nothing follows, not even what is first in the outbox.
     host.feed(&mut world, &method(1, &Method::BasicGet { queue: "", no_ack: true }));
     assert_eq!(host.rules.outbox.len(), 2);
     host.flush(&mut world);
@@ -218,13 +219,13 @@ fn what_a_closed_channel_would_have_got_is_not_written() {
 }
 
 #[test]
-fn what_a_closed_channel_would_have_got_is_not_written_after_the_client_agreed_either() {
+fn deliveries_to_a_closed_channel_are_not_written_after_its_close_ok_either() {
     let mut world = World::new(small_limits());
     let mut host = open_channels(&mut world, &[1, 2]);
     host.feed(&mut world, &method(1, &Method::BasicGet { queue: "", no_ack: true }));
     host.flush(&mut world);
     host.said();
-    // The broker put it out before it heard of the close, and leaves it at the front.
+    // The broker had queued it before the close, and leaves it at the front.
     let (late, other) = (message(&mut world, b"late"), message(&mut world, b"other"));
     host.rules.put(1, Kind::Deliver, late);
     host.rules.outbox[0].is_withdrawn = true;

@@ -1,7 +1,7 @@
-//! Whatever the network does to the bytes, the session does the same: random scripts, cut anywhere on their
-//! way in, taken in any portions on their way out.
+//! A connection behaves the same however the network splits its bytes: random scripts, split anywhere on
+//! input, and written in any portions.
 //!
-//! A run is a seed; a failure prints it.
+//! A run follows from a seed, which a failure prints.
 
 use std::collections::HashMap;
 
@@ -12,7 +12,7 @@ use leveret_connection::{Stage, Suspension};
 
 const SEEDS: u64 = if cfg!(debug_assertions) { 40 } else { 400 };
 
-/// A random but legal life of a client on three channels.
+/// Returns a random but valid script of a client on three channels.
 fn script(random: &mut Random, acts: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     for channel in 1..=3 {
@@ -59,7 +59,7 @@ fn act(random: &mut Random, channel: u16) -> Vec<u8> {
     }
 }
 
-/// Feeds a script in portions and lets the socket take what it likes in between.
+/// Feeds a script in portions, and lets the socket accept random amounts in between.
 fn live(script: &[u8], random: &mut Random, portion: u64, appetite: u64) -> (Vec<String>, Vec<u8>) {
     let mut world = World::new(small_limits());
     let mut host = open(&mut world);
@@ -85,7 +85,7 @@ fn live(script: &[u8], random: &mut Random, portion: u64, appetite: u64) -> (Vec
     (log, output)
 }
 
-/// What any client may expect of any output.
+/// Checks what any client may expect of any output.
 fn check_output(mut bytes: &[u8]) {
     let mut content: HashMap<u16, u64> = HashMap::new();
     let mut returned: HashMap<u16, u64> = HashMap::new();
@@ -136,7 +136,7 @@ fn check_output(mut bytes: &[u8]) {
     assert!(content.is_empty(), "every content is complete");
 }
 
-/// Replies of one channel, confirms and deliveries left out: they may stand elsewhere.
+/// Returns the replies of one channel without confirms and deliveries, whose position may vary.
 fn replies(bytes: &[u8], channel: u16) -> Vec<String> {
     let is_reply = |line: &String| {
         let prefix = format!("{channel} ");
@@ -146,7 +146,7 @@ fn replies(bytes: &[u8], channel: u16) -> Vec<String> {
     show(bytes).into_iter().filter(is_reply).collect()
 }
 
-/// Content frames of one channel with their bytes.
+/// Returns the number of content bytes of one channel.
 fn contents(bytes: &[u8], channel: u16) -> u64 {
     let mut sum = 0_u64;
     let mut rest = bytes;
@@ -163,7 +163,7 @@ fn contents(bytes: &[u8], channel: u16) -> u64 {
     sum
 }
 
-/// The highest number confirmed on a channel.
+/// Returns the highest confirmed number of a channel.
 fn confirmed(bytes: &[u8], channel: u16) -> Option<u64> {
     let mut rest = bytes;
     let mut highest = None;
@@ -211,8 +211,9 @@ fn any_cuts_give_the_same_commands_and_a_sound_output() {
     }
 }
 
-/// The output without its confirms, and the confirms of each channel. Which of two channels is told first
-/// may depend on where a write was cut.
+/// Returns the output without its confirms, and the confirms of each channel.
+///
+/// Which of two channels is confirmed first may depend on where a write was split.
 fn apart(bytes: &[u8]) -> (Vec<u8>, HashMap<u16, Vec<u8>>) {
     let (mut others, mut confirms, mut rest) = (Vec::new(), HashMap::<u16, Vec<u8>>::new(), bytes);
     while !rest.is_empty() {
@@ -229,9 +230,9 @@ fn apart(bytes: &[u8]) -> (Vec<u8>, HashMap<u16, Vec<u8>>) {
     (others, confirms)
 }
 
-/// Everything is there before anything is written: then the bytes themselves are the same.
+/// Everything is there before anything is written. Then the bytes themselves are equal.
 #[test]
-fn any_appetite_gets_the_same_bytes() {
+fn any_write_sizes_give_the_same_bytes() {
     for seed in 1..=SEEDS {
         let mut random = Random::new(seed ^ 0xD134_2543);
         let script = script(&mut random, 12);
@@ -260,9 +261,9 @@ fn any_appetite_gets_the_same_bytes() {
     }
 }
 
-/// Nothing a peer sends can do more than end its connection.
+/// A peer's bytes can do nothing worse than end its connection.
 #[test]
-fn rubbish_ends_connections_and_leaves_the_pools_whole() {
+fn random_bytes_end_connections_and_leave_the_pools_complete() {
     for seed in 1..=10 * SEEDS {
         let mut random = Random::new(seed ^ 0xA076_1D64);
         let mut world = World::new(small_limits());

@@ -1,8 +1,12 @@
-//! One session in memory: a client that is a byte string, a broker that is a table of rules, a socket that
-//! takes as much as the test says.
+//! One connection in memory, with simple counterparts.
 //!
-//! What always holds: the broker here is the plainest one that obeys the contract of `command.rs`, so a test
-//! that fails points at the session; time stands still unless a test moves it.
+//! The client is a byte string, the broker is a table of rules, and the socket accepts as much as the test
+//! says.
+//!
+//! # Invariants
+//! - The broker here is the simplest one that obeys the contract of `command.rs`. So a failed test indicates
+//!   an error of the connection.
+//! - Time stands still unless a test advances it.
 
 #![allow(dead_code, missing_docs, unreachable_pub, reason = "each test file uses its part")]
 
@@ -23,7 +27,7 @@ use leveret_core::mem::{MessageFlags, MessageId, Messages, PoolFull, Share};
 use leveret_core::password::Secret;
 use leveret_core::time::Now;
 
-/// The pools and settings around sessions.
+/// The pools and settings around connections.
 pub struct World {
     pub limits: Limits,
     pub settings: Settings,
@@ -54,7 +58,7 @@ impl World {
     }
 }
 
-/// Limits small enough to be touched in a test.
+/// Limits small enough to be reached in a test.
 pub fn small_limits() -> Limits {
     Limits {
         connections_max: 8,
@@ -85,7 +89,7 @@ pub enum Kind {
     Return,
 }
 
-/// A broker of rules: what a routing key says is what happens.
+/// A broker of rules: the routing key defines the outcome.
 ///
 /// | key | outcome |
 /// |---|---|
@@ -102,11 +106,11 @@ pub struct Rules {
     pub sequence: u64,
     pub channels: Vec<Option<u16>>,
     pub is_full: bool,
-    /// Deliveries say how often they came back.
+    /// Deliveries contain a delivery count.
     pub tells_counts: bool,
-    /// Messages that gets give out, per key.
+    /// Messages for gets, per key.
     pub stock: VecDeque<MessageId>,
-    /// What the confirms of publishes wait for.
+    /// The batch that confirms of publishes wait for.
     pub batch: Batch,
     tags: u64,
 }
@@ -161,7 +165,7 @@ impl Rules {
         });
     }
 
-    /// The order of a reply on a channel: behind what waits for it.
+    /// Returns the order of a reply on a channel: after the deliveries that wait there.
     fn order(&self, channel: Option<u16>) -> ReplyOrder {
         let last = self.outbox.iter().rfind(|waiting| Some(waiting.channel) == channel);
         last.map_or(0, |waiting| waiting.sequence)
@@ -292,16 +296,16 @@ pub fn checksum(bytes: &[u8]) -> u64 {
         .fold(0xcbf2_9ce4_8422_2325, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// A session between a client's bytes and [`Rules`].
+/// A connection between a client's bytes and [`Rules`].
 pub struct Host {
     pub connection: Connection,
     pub rules: Rules,
     /// Input that was not consumed.
     pub stash: Vec<u8>,
-    /// Everything the socket took.
+    /// Everything that the socket accepted.
     pub output: Vec<u8>,
     pub out_bytes: usize,
-    /// What was filled and not taken by the socket.
+    /// Bytes that were filled and not accepted by the socket.
     pub unsent: Vec<u8>,
     pub is_finished: bool,
 }
@@ -340,7 +344,7 @@ impl Host {
         }
     }
 
-    /// Hands in bytes and handles them as far as that goes.
+    /// Passes bytes to the connection and handles them as far as possible.
     pub fn feed(&mut self, world: &mut World, bytes: &[u8]) -> Option<Suspension> {
         self.stash.extend_from_slice(bytes);
         let input = core::mem::take(&mut self.stash);
@@ -369,8 +373,8 @@ impl Host {
         suspended
     }
 
-    /// Writes what was kept, or one fill if nothing was. The socket takes what `accept` says of it, and the rest is
-    /// kept. Returns how many bytes there were to write.
+    /// Writes the remaining bytes, or one fill if there are none. The socket accepts what `accept` returns,
+    /// and the rest is kept. Returns how many bytes there were to write.
     pub fn flush_once(&mut self, world: &mut World, accept: impl FnOnce(usize) -> usize) -> usize {
         if self.unsent.is_empty() {
             self.unsent = vec![0; self.out_bytes];
@@ -389,7 +393,7 @@ impl Host {
         len
     }
 
-    /// Writes all there is to write.
+    /// Writes everything.
     pub fn flush(&mut self, world: &mut World) {
         for _ in 0..100_000 {
             if self.flush_once(world, |filled| filled) == 0 {
@@ -415,7 +419,7 @@ impl Host {
         }
     }
 
-    /// What was written since this was last asked, as text, one method, header or body a line.
+    /// Returns what was written since the last call as text, one line per method, header or body.
     pub fn said(&mut self) -> Vec<String> {
         let output = core::mem::take(&mut self.output);
         show(&output)
@@ -425,26 +429,26 @@ impl Host {
         self.connection.handle_timeout(&mut context!(world))
     }
 
-    /// Moves the clock and handles what is due by then.
+    /// Advances the clock and handles what is due.
     pub fn later(&mut self, world: &mut World, ms: u64) -> Timeout {
         world.now = Now::from_ms(world.now.as_ms() + ms);
         self.timeout(world)
     }
 
-    /// Moves the clock to the connection's next deadline and handles it.
+    /// Advances the clock to the connection's next deadline and handles it.
     pub fn pass_time(&mut self, world: &mut World) -> Timeout {
         let left = self.connection.deadline().ms_left(world.now).expect("there is a deadline");
         world.now = Now::from_ms(world.now.as_ms() + left);
         self.timeout(world)
     }
 
-    /// Closes a channel for what nobody said.
+    /// Closes a channel without a request of its client.
     pub fn close_channel(&mut self, world: &mut World, number: u16, text: &str) -> bool {
         let fault = Fault::new(ReplyCode::PreconditionFailed, format_args!("{text}"));
         self.connection.close_channel(&mut context!(world), number, &fault)
     }
 
-    /// Gives everything back and checks that the pools are whole again.
+    /// Frees everything, and checks that the pools are complete again.
     pub fn end(mut self, world: &mut World) {
         self.connection.teardown(&mut context!(world));
         for waiting in self.rules.outbox.drain(..) {
@@ -466,7 +470,7 @@ impl Host {
     }
 }
 
-/// A connection that is open.
+/// Returns an open connection.
 pub fn open(world: &mut World) -> Host {
     open_with(world, 0, &CAPABLE)
 }
@@ -540,7 +544,7 @@ pub fn header(channel: u16, body_len: u64, properties: &[u8]) -> Vec<u8> {
     writer.written().to_vec()
 }
 
-/// basic.publish with its content, in body frames of `piece` octets.
+/// Returns basic.publish with its content, in body frames of `piece` bytes.
 pub fn publish_in(channel: u16, key: &str, mandatory: bool, body: &[u8], piece: usize) -> Vec<u8> {
     let publish =
         Method::BasicPublish { exchange: "x", routing_key: key.as_bytes(), mandatory, immediate: false };
@@ -556,7 +560,7 @@ pub fn publish(channel: u16, key: &str, body: &[u8]) -> Vec<u8> {
     publish_in(channel, key, false, body, 131_064)
 }
 
-/// Frames as text.
+/// Returns frames as text.
 pub fn show(mut bytes: &[u8]) -> Vec<String> {
     let mut shown = Vec::new();
     if let Some(rest) = bytes.strip_prefix(b"AMQP\0\0\x09\x01") {
@@ -623,11 +627,11 @@ pub fn get(channel: u16) -> Vec<u8> {
     method(channel, &Method::BasicGet { queue: "q", no_ack: true })
 }
 
-/// Octets of the method frame of a publish with a key of one letter, and of it and an empty header.
+/// Length of the method frame of a publish with a one-letter key; and with an empty header in addition.
 pub const METHOD: usize = 19;
 pub const HEAD: usize = METHOD + 22;
 
-/// A connection with these channels open.
+/// Returns a connection with these channels open.
 pub fn open_channels(world: &mut World, channels: &[u16]) -> Host {
     let mut host = open(world);
     for channel in channels {

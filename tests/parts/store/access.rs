@@ -1,4 +1,5 @@
-//! Users and permissions in the log: every change in two commits, a digest with each, and stores of before.
+//! Users and permissions in the log: every change in two commits, each with a digest; and stores of older
+//! versions.
 
 use std::io;
 
@@ -41,17 +42,17 @@ fn commit(log: &mut Log, disk: &mut SimDisk) {
     while let Some(job) = log.next_prepare() {
         log.prepare_done(job.run(disk)).expect("the disk is well");
     }
-    let job = log.next_commit(NOW).expect("somebody waits");
+    let job = log.next_commit(NOW).expect("a commit is awaited");
     log.commit_done(job.run(disk)).expect("the disk is well");
 }
 
-/// What the log says of access when it is alone.
+/// Returns what the log alone contains about access.
 fn access_of_log(disk: &SimDisk) -> Access {
     disk.lose_access_files();
     open(disk).1.access.access
 }
 
-/// A definition as versions wrote it that knew of no digest, in a commit of its own; where that lies.
+/// Writes a definition without a digest in a commit of its own, like older versions. Returns its position.
 fn say_as_before(log: &mut Log, disk: &mut SimDisk, version: u64, key: &[u8]) -> (u32, usize) {
     let record = Record::Defined { version, key, value: Some(b"") };
     log.append(&record, Urgency::Awaited, NOW).expect("there is room");
@@ -68,13 +69,17 @@ fn flip(disk: &mut SimDisk, (slot, at): (u32, usize)) {
 }
 
 #[test]
-fn a_store_of_before_is_taken_as_it_is_unless_it_is_damaged() {
+fn an_older_store_is_accepted_as_it_is_unless_it_is_damaged() {
     let mut disk = new_disk();
     let (mut log, report) = open(&disk);
     assert_eq!(report.access.access, Access::New);
     say_as_before(&mut log, &mut disk, 1, ALICE);
     drop(log);
-    assert_eq!(open(&disk).1.access.access, Access::Silent, "nobody said that this is all");
+    assert_eq!(
+        open(&disk).1.access.access,
+        Access::Silent,
+        "the store does not record that this is complete"
+    );
     let (mut log, _) = open(&disk);
     say_as_before(&mut log, &mut disk, 2, &ACCESS_WRITTEN_KEY);
     let place = say_as_before(&mut log, &mut disk, 3, BOB);
@@ -91,7 +96,7 @@ fn a_store_of_before_is_taken_as_it_is_unless_it_is_damaged() {
 }
 
 #[test]
-fn the_digest_tells_what_is_missing() {
+fn the_digest_reveals_missing_definitions() {
     let mut disk = new_disk();
     let (mut log, _) = open(&disk);
     let mut say = |log: &mut Log, version, key: &[u8], value: Option<&[u8]>| {
@@ -118,7 +123,7 @@ fn the_digest_tells_what_is_missing() {
     log.append_reserved(&record, Urgency::Awaited, NOW).expect("there is room");
     commit(&mut log, &mut disk);
     drop(log);
-    assert_eq!(open(&disk).1.access.access, Access::Whole, "somebody has confirmed it");
+    assert_eq!(open(&disk).1.access.access, Access::Whole, "an operator has confirmed it");
 }
 
 #[test]
@@ -147,7 +152,7 @@ fn a_change_is_durable_when_two_commits_have_it() {
         let batch = journal.define(definition.key(), Some(definition.value()));
         let mut made = 0;
         while journal.durable() < batch {
-            let write = keeper.next_write(&mut journal, &mut messages, NOW).expect("somebody waits");
+            let write = keeper.next_write(&mut journal, &mut messages, NOW).expect("a commit is awaited");
             made += u32::from(matches!(write, Write::Commit(_)));
             let done = write.run(&mut disk);
             keeper.write_done(&mut journal, &mut messages, done, NOW).expect("the disk is well");
@@ -159,7 +164,8 @@ fn a_change_is_durable_when_two_commits_have_it() {
     assert_ne!(places.place.at / 4096, second.at / 4096, "in one block");
 }
 
-/// The header of the only segment says its own length, which a flipped bit makes one that no file has.
+/// The header of the only segment contains the segment length. A flipped bit makes it a length that no file
+/// has.
 #[test]
 fn no_flipped_bit_of_the_only_header_costs_a_user() {
     let mut disk = new_disk();
@@ -190,14 +196,14 @@ fn no_flipped_bit_of_the_only_header_costs_a_user() {
 /// Keys and values.
 type Definitions = Vec<(Vec<u8>, Vec<u8>)>;
 
-/// Who there is, by the definitions that can be read.
+/// Returns the report, and the access definitions that can be read.
 fn readable(disk: &SimDisk) -> (Report, Definitions) {
     let (log, report) = open(disk);
     let found = read((&log, &report), disk).0;
     (report, found)
 }
 
-/// All definitions, and whether it is among them that nobody exists but what is written.
+/// Returns all access definitions, and whether the store records that they are complete.
 fn read((log, report): (&Log, &Report), disk: &SimDisk) -> (Definitions, bool) {
     let of_access = report.access.definitions.iter();
     let mut found: Definitions = of_access.map(|it| (it.key.to_vec(), it.value.to_vec())).collect();
@@ -212,7 +218,7 @@ fn read((log, report): (&Log, &Report), disk: &SimDisk) -> (Definitions, bool) {
 }
 
 #[test]
-fn what_the_log_lost_of_access_comes_back_from_the_files_beside_it() {
+fn access_definitions_lost_by_the_log_are_restored_from_the_files_beside_it() {
     let mut disk = new_disk();
     let (mut log, _) = open(&disk);
     let mut version = 0;
@@ -232,7 +238,7 @@ fn what_the_log_lost_of_access_comes_back_from_the_files_beside_it() {
     say(&mut log, &mut disk, b"\x02\0\0", Some(b"something that is no access"));
     drop(log);
     let alice = vec![(ALICE.to_vec(), b"new".to_vec())];
-    // Everything that ever told of access is lost, from whichever commit on, and once the whole log.
+    // All access records from some commit on are lost, and once the whole log.
     for from in (0..places.len()).rev() {
         places[from..].iter().for_each(|place| flip(&mut disk, *place));
         let (report, mut found) = readable(&disk);
@@ -251,8 +257,8 @@ fn what_the_log_lost_of_access_comes_back_from_the_files_beside_it() {
     assert_eq!((report.access.access, &found), (Access::Whole, &alice), "and was begun anew");
 }
 
-/// A store whose log has lost the newest of access, or all of itself, which the files beside it still know;
-/// and who there is by them. With `large`, more than one commit takes.
+/// Returns a store whose log has lost the newest access records, or everything, while the files beside it
+/// still have them; and the access definitions in these files. With `large`, they need more than one commit.
 fn lossy_store(seed: u64, large: bool, is_all_lost: bool) -> (SimDisk, Definitions) {
     let mut disk = SimDisk::new(seed, Mutant::None, IDENTITY);
     let (mut log, _) = open(&disk);
@@ -268,7 +274,7 @@ fn lossy_store(seed: u64, large: bool, is_all_lost: bool) -> (SimDisk, Definitio
     let mut places = Vec::new();
     for (version, (key, value)) in (1..).zip(said) {
         if places.len() == kept {
-            // The files beside it are made when it starts.
+            // The files beside the log are created by a start.
             drop(log);
             log = open(&disk).0;
             places.extend(disk.written().last());
@@ -291,10 +297,10 @@ fn lossy_store(seed: u64, large: bool, is_all_lost: bool) -> (SimDisk, Definitio
     (disk, users.map(|key| (key.to_vec(), new.clone())).to_vec())
 }
 
-/// The power goes at each call of the start that writes what the log had lost into it again: what only the
-/// files beside the log know must not be lost with it.
+/// The power fails at each call of the start that restores the lost access records to the log. Data that only
+/// the files beside the log contain must not be lost.
 #[test]
-fn no_power_cut_while_access_is_put_back_brings_back_what_was_taken_away() {
+fn no_power_cut_while_access_is_restored_brings_back_deleted_rights() {
     let kinds = [(false, false), (true, false), (false, true), (true, true)];
     for (seed, (large, is_all_lost)) in (0..4).flat_map(|seed| kinds.map(|kind| (seed, kind))) {
         for at in 0.. {
@@ -319,9 +325,9 @@ fn no_power_cut_while_access_is_put_back_brings_back_what_was_taken_away() {
     }
 }
 
-/// The disk refuses a write or a sync of that start, and is well at the next.
+/// The disk fails a write or a sync of that start, and works at the next one.
 #[test]
-fn no_failure_while_access_is_put_back_brings_back_what_was_taken_away() {
+fn no_disk_failure_while_access_is_restored_brings_back_deleted_rights() {
     for (at, fail) in
         (0..12).flat_map(|at| [(at, Trouble::FailedWrite(at, 1)), (at, Trouble::FailedSync(at))])
     {
@@ -336,7 +342,7 @@ fn no_failure_while_access_is_put_back_brings_back_what_was_taken_away() {
             assert_eq!((report.access.access, &found), (Access::Whole, &users), "{fail:?}: by the files");
             assert!(says_who_there_is, "{fail:?}");
         }
-        // The second is that of the note of the newest segment, which ends nothing.
+        // The second one is that of the header copy, whose failure ends nothing.
         assert!(is_unwritable || at > 3 || at == 1, "{fail:?} was met");
         disk.power_cut();
         let (report, mut found) = readable(&disk);
@@ -346,7 +352,7 @@ fn no_failure_while_access_is_put_back_brings_back_what_was_taken_away() {
 }
 
 #[test]
-fn the_files_of_access_are_no_use_to_another_store_nor_when_they_are_damaged() {
+fn access_files_of_another_store_or_with_damage_are_ignored() {
     let mut disk = new_disk();
     let (mut log, _) = open(&disk);
     for (version, key) in [(1, ALICE), (2, ACCESS_WRITTEN_KEY.as_slice())] {
@@ -376,7 +382,7 @@ fn the_files_of_access_are_no_use_to_another_store_nor_when_they_are_damaged() {
     }
 }
 
-/// What both files say.
+/// Returns the content of both files.
 fn copies(disk: &mut SimDisk) -> Vec<[u8; 4096]> {
     let mut read = |slot| {
         let mut copy = [0; 4096];
@@ -393,7 +399,7 @@ fn put_copies(disk: &mut SimDisk, copies: &[[u8; 4096]]) {
     }
 }
 
-/// Alice and Bob, and a log that is written on.
+/// Returns a store with the users Alice and Bob, and its log.
 fn store_of_two() -> (SimDisk, Log) {
     let mut disk = new_disk();
     let (mut log, _) = open(&disk);
@@ -407,7 +413,7 @@ fn store_of_two() -> (SimDisk, Log) {
     (disk, log)
 }
 
-/// A change, in the two commits that it takes; where the first lies.
+/// Writes a change in the two commits that it needs. Returns the position of the first one.
 fn change(log: &mut Log, disk: &mut SimDisk, number: u64, key: &[u8], value: Option<&[u8]>) -> (u32, usize) {
     let version = u64::from(log.life()) << 32 | number;
     let record = Record::Defined { version, key, value };
@@ -425,10 +431,10 @@ fn lose_log(disk: &mut SimDisk) {
     }
 }
 
-/// A file could neither be written nor removed for a while, and is read again when the log has lost that
-/// somebody was deleted meanwhile.
+/// A file could neither be written nor removed for some time. It is read again when the log has lost the
+/// deletion of a user that happened meanwhile.
 #[test]
-fn a_file_of_access_that_is_older_than_the_log_vouches_for_nobody() {
+fn an_access_file_older_than_the_log_is_not_trusted() {
     for is_damaged in [false, true] {
         let (mut disk, mut log) = store_of_two();
         let old = copies(&mut disk);
@@ -447,7 +453,7 @@ fn a_file_of_access_that_is_older_than_the_log_vouches_for_nobody() {
         assert_eq!(report.access.access, Access::Whole, "the newer ones vouch");
         assert_eq!(found, [(ALICE.to_vec(), Vec::new())]);
     }
-    // What is newer the log has itself, and the file has what the log has lost: together they are whole.
+    // The log has the newer changes, and the file has what the log has lost: together they are complete.
     let (mut disk, mut log) = store_of_two();
     let old = copies(&mut disk);
     let first = change(&mut log, &mut disk, 1, b"\0\x02\x05carol", Some(b""));
@@ -458,9 +464,9 @@ fn a_file_of_access_that_is_older_than_the_log_vouches_for_nobody() {
     assert_eq!(readable(&disk).0.access.access, Access::Whole);
 }
 
-/// Nothing good is left of both while the broker runs: the next change makes them again, without a start.
+/// Both files are damaged while the broker runs: the next change writes them again, without a start.
 #[test]
-fn files_of_access_that_were_lost_come_back_with_the_next_change() {
+fn lost_access_files_are_written_again_with_the_next_change() {
     let (mut disk, mut log) = store_of_two();
     put_copies(&mut disk, &[[0; 4096]; 2]);
     change(&mut log, &mut disk, 1, b"\0\x02\x05carol", Some(b""));
@@ -472,9 +478,9 @@ fn files_of_access_that_were_lost_come_back_with_the_next_change() {
     assert_eq!(found.iter().map(|(key, _)| &key[..]).collect::<Vec<_>>(), [ALICE, b"\0\x02\x05carol"]);
 }
 
-/// A card refuses the first reads of both files, and the log needs them.
+/// The card fails the first reads of both files, and the log is damaged.
 #[test]
-fn reads_that_are_refused_now_and_then_cost_nobody() {
+fn occasional_read_failures_lose_no_user() {
     for count in 1..5 {
         let (mut disk, mut log) = store_of_two();
         let gone = change(&mut log, &mut disk, 1, BOB, None);
@@ -488,7 +494,7 @@ fn reads_that_are_refused_now_and_then_cost_nobody() {
     }
 }
 
-/// A disk that refuses the next read of some files.
+/// A disk that fails the next read of some files.
 struct Flaky {
     disk: SimDisk,
     refused: Vec<u32>,
@@ -536,18 +542,18 @@ impl Disk for Flaky {
     }
 }
 
-/// What is wrong with a file, until it is made anew.
+/// A permanent fault of a file, until it is created again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Wear {
-    /// A sector cannot be written, and the write says so.
+    /// A sector cannot be written, and the write fails.
     Write,
-    /// The sync says so, as it is with files that are written through the page cache.
+    /// The sync fails, as for files written through the page cache.
     Sync,
     /// Its inode is damaged: it can neither be opened nor removed.
     Inode,
 }
 
-/// A disk on which something is wrong with one file.
+/// A disk with a permanent fault of one file.
 struct Worn {
     disk: SimDisk,
     file: u32,
@@ -556,7 +562,7 @@ struct Worn {
 }
 
 impl Worn {
-    /// Fails what this wear makes fail.
+    /// Fails if the fault affects this operation.
     fn fail_if(&self, slot: u32, wears: &[Wear]) -> io::Result<()> {
         let is_met = slot == self.file && !self.is_removed && wears.contains(&self.wear);
         let errno = if self.wear == Wear::Inode { 74 } else { 5 };
@@ -610,13 +616,13 @@ impl Disk for Worn {
 }
 
 #[test]
-fn a_worn_file_of_access_costs_that_file_alone() {
+fn a_permanent_fault_of_an_access_file_affects_only_that_file() {
     let wears = [Wear::Write, Wear::Sync, Wear::Inode];
     for (file, wear) in ACCESS_SLOTS.into_iter().flat_map(|file| wears.map(|wear| (file, wear))) {
         let mut disk = new_disk();
         drop(open(&disk));
         let mut worn = Worn { disk: disk.clone(), file, wear, is_removed: false };
-        // It is met in life, and again by the next start.
+        // It is met while the broker runs, and again by the next start.
         for life in 1..3 {
             let (mut log, report) =
                 Log::open(&mut worn, settings(30), IDENTITY, NOW).expect("it can be read");
@@ -629,17 +635,17 @@ fn a_worn_file_of_access_costs_that_file_alone() {
                     NOW,
                 )
                 .expect("there is room");
-                let job = log.next_commit(NOW).expect("somebody waits");
+                let job = log.next_commit(NOW).expect("a commit is awaited");
                 log.commit_done(job.run(&mut worn)).expect("the store goes on");
             }
         }
         assert_eq!(worn.is_removed, wear != Wear::Inode, "it is made anew when it can be");
         if wear == Wear::Inode {
-            // What was made of it by nobody is not there.
+            // The file could not be created again, so it has no content.
             let mut byte = [0];
             assert_eq!(disk.read(file, 0, &mut byte).unwrap_or(0), 0);
         }
-        // The log alone would know of Alice; so do the files that can be had.
+        // The whole log is destroyed. The usable access file still has Alice.
         for slot in disk.slots().expect("it can be read") {
             disk.write(slot, 0, &vec![0xA5; 64 << 10]).expect("it can be written");
             disk.sync(slot).expect("it can be synced");

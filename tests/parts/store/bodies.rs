@@ -1,8 +1,8 @@
-//! Bodies that say what they are: whoever reads one back can tell which it was, and that it is whole.
+//! Bodies that identify themselves: a reader can tell which body it is, and whether it is complete.
 
 use super::sim_disk::Random;
 
-/// The bytes of a body, from its number.
+/// Returns the bytes of a body from its number.
 pub(super) fn body_of(content: u64) -> Vec<u8> {
     let length = match content % 23 {
         0 => 5000,
@@ -15,7 +15,7 @@ pub(super) fn body_of(content: u64) -> Vec<u8> {
     bytes
 }
 
-/// Which it is; `None`: it is not whole.
+/// Returns the number of a body, or `None` if it is incomplete.
 pub(super) fn content_of(body: &[u8]) -> Option<u64> {
     let tail = body.len().checked_sub(8)?;
     let content = u64::from_le_bytes(body[tail..].try_into().ok()?);

@@ -1,4 +1,4 @@
-//! What the log writes for what it keeps: bytes per message byte under load, one block for a lone confirm.
+//! The bytes that the log writes: bytes per message byte under load, and one block for a single confirm.
 
 use super::sim_disk::{Mutant, SimDisk, Trouble};
 use leveret_core::time::Now;
@@ -32,7 +32,8 @@ fn commit(log: &mut Log, disk: &mut SimDisk) {
     }
 }
 
-/// Bytes written per byte of message: published, consumed and acknowledged, over several segments.
+/// Returns the bytes written per byte of message, for messages published, consumed and acknowledged over
+/// several segments.
 fn amplification(body_bytes: usize) -> f64 {
     let (mut disk, mut log) = sim();
     let before = disk.counts().bytes;
@@ -108,7 +109,7 @@ fn a_lone_confirm_is_one_block_and_one_sync() {
 }
 
 #[test]
-fn files_keep_what_the_log_promised_and_lock_others_out() {
+fn files_keep_committed_messages_and_lock_out_a_second_process() {
     let directory = std::env::temp_dir().join(format!("leveret-store-{}", std::process::id()));
     std::fs::create_dir_all(&directory).expect("a directory can be made");
     let mut disk = FileDisk::new(&directory);
@@ -116,7 +117,7 @@ fn files_keep_what_the_log_promised_and_lock_others_out() {
     assert!(report.is_new && report.unwritable.is_none());
     let target = [Target { queue: 1, offset: 0, lane: 0 }];
     log.append(&message(&target, b"hello"), Urgency::Awaited, NOW).expect("there is room");
-    let job = log.next_commit(NOW).expect("somebody waits");
+    let job = log.next_commit(NOW).expect("a commit is awaited");
     log.commit_done(job.run(&mut disk)).expect("the disk is well");
     assert!(Log::open(&mut FileDisk::new(&directory), Settings::default(), IDENTITY, NOW).is_err());
     drop(disk);
@@ -130,21 +131,21 @@ fn files_keep_what_the_log_promised_and_lock_others_out() {
         }
     })
     .expect("files read");
-    // Once as it was committed, once repeated by the second life.
+    // Once as it was committed, and once repeated in the second epoch.
     assert_eq!(bodies, [true, true]);
     std::fs::remove_dir_all(&directory).expect("and removed");
 }
 
-/// Whoever asks how long a card lasts asks for what was written to it before this start too.
+/// The number of bytes written to a card must include those before this start.
 #[test]
-fn what_was_written_is_counted_over_lives_that_are_killed() {
+fn written_bytes_are_counted_over_killed_lives() {
     let mut disk = small::new_disk();
     let (mut offset, mut truly) = (0, 0);
     for life in 0..3 {
         let (mut log, _) = small::open(&disk, small::IDENTITY);
         let so_far = |log: &Log| log.counters().bytes_written + log.counters().bytes_zeroed;
         let found = log.written_ever() - so_far(&log);
-        // Each kill takes the count of what was written since the newest header to other files than its own.
+        // Each kill loses the count since the newest header for writes to other files.
         assert!(found <= truly && truly - found <= life * (128 << 10), "life {life}: {found} of {truly}");
         for _ in 0..100 {
             small::publish(&mut log, &mut disk, offset);

@@ -1,4 +1,4 @@
-//! What a segment that leaves has to leave behind: copies of what is live, and all that it has settled.
+//! The records that must be copied before a segment is deleted: live messages, and all its settlements.
 
 use std::collections::BTreeMap;
 
@@ -29,7 +29,7 @@ struct World {
     log: Log,
     disk: SimDisk,
     segments_max: u32,
-    /// The offset that each queue's next message gets.
+    /// The next offset of each queue.
     next: BTreeMap<u64, u64>,
 }
 
@@ -42,7 +42,7 @@ impl World {
         Self { log, disk, segments_max, next: BTreeMap::new() }
     }
 
-    /// What the helpers have to do, once; `false` when the disk failed.
+    /// Does what the helpers have to do, once. Returns `false` when the disk failed.
     fn turn(&mut self) -> bool {
         if let Some(job) = self.log.next_prepare()
             && self.log.prepare_done(job.run(&mut self.disk)).is_err()
@@ -56,7 +56,7 @@ impl World {
         self.log.commit_done(job.run(&mut self.disk)).is_ok()
     }
 
-    /// Writes all there is to write.
+    /// Writes everything.
     fn rest(&mut self) {
         for _ in 0..20 {
             self.log.flush(NOW);
@@ -89,7 +89,7 @@ impl World {
         self.log.settle(queue, Range { start, end }, Urgency::Window, NOW);
     }
 
-    /// Messages of nobody's interest to a queue, until another segment is opened.
+    /// Publishes messages to a queue until another segment is opened.
     fn fill_segment(&mut self, queue: u64) {
         let newest = self.newest();
         while self.newest() == newest {
@@ -98,7 +98,7 @@ impl World {
         }
     }
 
-    /// The newest segment and its file.
+    /// Returns the newest segment and its file.
     fn newest(&self) -> Option<(u64, u32)> {
         self.log.index().segments().iter().map(|(sequence, segment)| (*sequence, segment.slot)).next_back()
     }
@@ -107,7 +107,7 @@ impl World {
         self.log.index().queues().get(&queue).is_some_and(|queue| queue.segment_of(offset).is_some())
     }
 
-    /// What a start finds in a copy of the disk.
+    /// Returns the log that a start finds in a copy of the disk.
     fn started(&self) -> Log {
         let mut copy = SimDisk::new(1, Mutant::None, IDENTITY);
         copy.start(Trouble::Never);
@@ -124,8 +124,8 @@ impl World {
     }
 }
 
-/// A segment with one thing in it that is still needed, which `say` says, and the cleaner at work until it
-/// has left; then what has been copied by then, in bytes.
+/// Writes a segment with one record that is still needed, by `say`, and compacts until the segment is
+/// deleted. Returns the world, and the number of bytes copied.
 fn cleaned(say: impl Fn(&mut World)) -> (World, u64) {
     let mut world = World::new(1, 10);
     say(&mut world);
@@ -133,7 +133,7 @@ fn cleaned(say: impl Fn(&mut World)) -> (World, u64) {
     world.fill_segment(8);
     let others = world.next[&8];
     world.settle(8, 0, others);
-    // Some segments stay full, so that room is short.
+    // Some segments stay full, so that space is short.
     let mut ends = Vec::new();
     while world.log.index().segments().contains_key(&first) {
         world.fill_segment(9);
@@ -177,7 +177,8 @@ fn the_chunks_of_a_body_that_is_needed_are_copied() {
     }
 }
 
-/// One copy serves all of them: one that names the first alone has the segment copied again for the next.
+/// One copy serves all queues. A copy for only the first would cause the segment to be copied again for the
+/// next.
 #[test]
 fn a_message_of_several_queues_is_copied_once_for_all_that_need_it() {
     let (world, copied) = cleaned(|world| {
@@ -191,11 +192,13 @@ fn a_message_of_several_queues_is_copied_once_for_all_that_need_it() {
     assert_eq!([1, 2, 3, 4].map(live), [1, 0, 1, 1]);
 }
 
-/// More is settled in one queue than one commit can say, or two can. Whatever segments leave, at no moment
-/// does a start find settled messages again, whichever part of what is said again they are in: not even when
-/// the first part lies in one segment, the last in the next, and the first segment leaves alone.
+/// More is settled in one queue than fits into one or two commits. Whatever segments are deleted, no start at
+/// any moment finds settled messages again.
+///
+/// That holds wherever the parts of the rewritten settlements are. The first may be in one segment and the
+/// last in the next, and the first segment is deleted alone.
 #[test]
-fn what_is_settled_in_more_ranges_than_a_commit_holds_is_carried_whole() {
+fn settlements_with_more_ranges_than_a_commit_holds_are_carried_completely() {
     for (count, parts) in [(6_000, 2), (12_000, 3)] {
         is_carried_whole(count, parts);
     }
@@ -214,7 +217,7 @@ fn is_carried_whole(count: u64, parts: usize) {
         }));
     }
     world.rest();
-    // What is settled is said in a segment that has nothing else in it that lasts.
+    // The settlements are in a segment that contains nothing else of importance.
     world.fill_segment(9);
     let settled: Vec<u64> = (0..count).filter(|n| n % 2 == 1).collect();
     for n in &settled {
@@ -235,13 +238,13 @@ fn is_carried_whole(count: u64, parts: usize) {
     };
     let mut gone = 0;
     for round in 0..60 {
-        // Of some length and some other, so that what is said again begins anywhere in a segment, and goes on
-        // in the next.
+        // The numbers vary, so that the rewritten settlements begin anywhere in a segment and continue in the
+        // next.
         for _ in 0..7 + round * 7 % 37 {
             world.publish(&[9], &[7; 1_500]);
         }
         world.rest();
-        // That a segment has left is believed when another commit is there.
+        // A deletion of a segment is trusted once another commit follows.
         check(&world, &format!("{parts} parts, round {round}, behind what has left"));
         let end = world.next[&9];
         world.settle(9, 0, end);
@@ -252,12 +255,14 @@ fn is_carried_whole(count: u64, parts: usize) {
     assert!(gone > 15, "only {gone} segments have left");
 }
 
-/// A commit says that a segment has left, carries what that has settled, and is in the page cache only when
-/// the process is killed. The start after it opens another segment, for the header of that one is damaged;
-/// and the power goes before that commit is durable. Where the start has used the file of the segment for
-/// that, what was settled there is settled nowhere.
+/// A commit deletes a segment and repeats its settlements, and is only in the page cache when the process is
+/// killed.
+///
+/// The next start opens another segment, because the header of this one is damaged. Then the power fails
+/// before that commit is durable. If the start has reused the file of the deleted segment, its settlements
+/// are lost.
 #[test]
-fn that_a_segment_has_left_is_not_believed_before_it_is_durable() {
+fn a_deleted_segment_is_not_believed_before_the_deletion_is_durable() {
     let (mut tried, mut opened) = (0, 0);
     for (fill, cut) in (0..14).flat_map(|fill| (0..9).map(move |cut| (fill, cut))) {
         for seed in 1..13 {
@@ -265,7 +270,8 @@ fn that_a_segment_has_left_is_not_believed_before_it_is_durable() {
             tried += 1;
             let newest = world.newest();
             world.disk.revive();
-            // A full segment is synced when it is sealed, and then all is well; a damaged one is not sealed.
+            // A full segment is synced when it is sealed, and then there is no problem; a damaged one is not
+            // sealed.
             world.disk.flip(newest.expect("there is one").1, 20);
             world.disk.start(Trouble::Cut(cut));
             let start = Log::open(&mut world.disk.clone(), settings(60), IDENTITY, NOW);
@@ -283,16 +289,17 @@ fn that_a_segment_has_left_is_not_believed_before_it_is_durable() {
     assert!(tried > 100 && opened > 20, "{tried} tried, {opened} of them opened a segment");
 }
 
-/// Killed between the write of the commit which says that a segment has left, and its sync, with so many
-/// commits before it in the newest segment; `None` when that had no room for so many. The file of the segment
-/// that leaves is the one behind that of the newest, which is the one that a start uses first.
+/// Kills the process between the write and the sync of the commit that deletes a segment.
+///
+/// The newest segment has `fill` commits before this one. Returns `None` if it has no space for them. The
+/// file of the deleted segment follows that of the newest one, so a start uses it first.
 fn killed_as_it_leaves(seed: u64, fill: u64) -> Option<World> {
     let mut world = World::new(seed, 60);
-    // File 0 keeps a message whose neighbour is settled elsewhere.
+    // File 0 keeps a message; the message beside it is settled in another file.
     world.publish(&[1], &[7; 100]);
     world.publish(&[1], &[7; 100]);
     (0..3).for_each(|queue| world.fill_segment(20 + queue));
-    // Files 2 and 1 become free in this order. The last message of each queue lies in the file behind.
+    // Files 2 and 1 become free in this order. The last message of each queue is in the file behind.
     for (queue, before) in [(22, 21), (21, 20)] {
         let (all, last) = (world.next[&queue], world.next[&before]);
         world.settle(queue, 0, all);

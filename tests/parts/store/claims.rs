@@ -1,4 +1,4 @@
-//! A length that no checksum has proven takes no memory: what damage claims is read in small steps at most.
+//! A length without a valid checksum causes no allocation: damaged lengths are read in small steps at most.
 
 use super::sim_disk::{Mutant, SimDisk, Trouble};
 use leveret_core::time::Now;
@@ -24,7 +24,7 @@ fn open(disk: &SimDisk, commit_bytes: u32) -> Log {
     Log::open(&mut disk.clone(), settings(commit_bytes), IDENTITY, Now::from_ms(1)).expect("it opens").0
 }
 
-/// Does all there is to do.
+/// Does everything there is to do.
 fn work(log: &mut Log, disk: &mut SimDisk, now: u64) {
     while let Some(job) = log.next_prepare() {
         log.prepare_done(job.run(disk)).expect("the disk is well");
@@ -57,8 +57,8 @@ fn append(log: &mut Log, disk: &mut SimDisk, offset: u64, body: &[u8]) {
     }
 }
 
-/// More than there is room for; of each segment something stays, so that there is no room but what the
-/// cleaner makes.
+/// Publishes more than there is space for. Some messages of each segment stay, so that only compaction frees
+/// space.
 fn fill(log: &mut Log, disk: &mut SimDisk, offset: u64) {
     for more in offset..offset + 1_500 {
         publish(log, disk, more, &[7; 20_000]);
@@ -68,13 +68,13 @@ fn fill(log: &mut Log, disk: &mut SimDisk, offset: u64) {
     }
 }
 
-/// Makes the commit at byte `at` claim that it has so many bytes.
+/// Changes the length in the commit at byte `at`.
 fn claim(disk: &mut SimDisk, (slot, at): (u32, usize), bytes: u32) {
     disk.write(slot, at as u64 + 8, &bytes.to_le_bytes()).expect("it can be written");
     disk.sync(slot).expect("it can be synced");
 }
 
-/// All headers are damaged, so whose the files are is asked of their commits; one claims 60 MB.
+/// All headers are damaged, so the owner of the files is determined from their commits; one claims 60 MB.
 #[test]
 fn a_start_reads_no_claimed_length_at_once() {
     let mut disk = SimDisk::new(1, Mutant::None, IDENTITY);
@@ -95,10 +95,10 @@ fn a_start_reads_no_claimed_length_at_once() {
     assert!(most <= SEGMENT_BYTES.into(), "{most} bytes were read at once");
 }
 
-/// The cleaner meets commits that claim most of their segment: it reads no more than it has memory for, and
-/// so does who brings messages back.
+/// The compactor finds commits that claim most of their segment. It reads no more than it has memory for, and
+/// neither do fetches.
 #[test]
-fn the_cleaner_reads_no_claimed_length_at_once() {
+fn the_compactor_reads_no_claimed_length_at_once() {
     let mut disk = SimDisk::new(1, Mutant::None, IDENTITY);
     let mut log = open(&disk, COMMIT_BYTES);
     let mut offset = 0;
@@ -117,9 +117,9 @@ fn the_cleaner_reads_no_claimed_length_at_once() {
     assert!(counts.read_bytes_max <= u64::from(COMMIT_BYTES).max(READ_BYTES_MAX), "{counts:?}");
 }
 
-/// The store is of a time with larger commits: they are proven, and what is live in them is copied.
+/// The store was written with larger commits: they are valid, and their live messages are copied.
 #[test]
-fn the_cleaner_copies_commits_that_are_longer_than_those_of_today() {
+fn the_compactor_copies_commits_larger_than_those_written_today() {
     let mut disk = SimDisk::new(1, Mutant::None, IDENTITY);
     let mut log = open(&disk, 512 << 10);
     let mut offset = 0;

@@ -1,6 +1,6 @@
-//! What the cleaner costs: bytes it reads, commits it makes, and which files it wears.
+//! The cost of compaction: bytes read, commits made, and files worn.
 //!
-//! Nothing else reads in these lives, so the disk's own count is the cleaner's.
+//! Nothing else reads in these tests, so the read counter of the disk counts only the compactor.
 
 use super::sim_disk::{Mutant, SimDisk, Trouble};
 use leveret_core::journal::definition::ACCESS_WRITTEN_KEY;
@@ -36,7 +36,7 @@ impl World {
         Self { log, disk, now: 0 }
     }
 
-    /// Does all there is to do, and lets `ms` pass.
+    /// Does everything there is to do, and lets `ms` pass.
     fn work(&mut self, ms: u64) {
         let now = Now::from_ms(self.now);
         while let Some(job) = self.log.next_prepare() {
@@ -51,7 +51,7 @@ impl World {
         self.now += ms;
     }
 
-    /// One message in a commit of its own; `false` when there is no room for it.
+    /// Publishes one message in a commit of its own. Returns `false` if there is no space for it.
     fn publish(&mut self, queue: u64, offset: u64, body: &[u8]) -> bool {
         let record = Record::Message(Message {
             targets: Targets::List(&[Target { queue, offset, lane: 0 }]),
@@ -77,12 +77,12 @@ impl World {
     }
 }
 
-/// Commits of one small message each: what is not looked at is not read, what is read is read once.
+/// Commits of one small message each: unneeded commits are not read, and others are read once.
 #[test]
 fn a_segment_is_read_once_to_be_copied() {
     let mut world = World::new(8);
     let mut offset = 0;
-    // One in ten stays, so that every segment must be copied sooner or later.
+    // One in ten stays, so that every segment must be copied eventually.
     while world.log.counters().bytes_copied < 100_000 {
         assert!(world.publish(1, offset, &[7; 100]), "there is room for more");
         if offset % 10 != 0 {
@@ -104,10 +104,10 @@ fn a_segment_is_read_once_to_be_copied() {
     assert!(kept.clone().all(|at| is_live(&at)), "{:?} is lost", kept.clone().find(|at| !is_live(at)));
 }
 
-/// Somebody awaits a commit and has nothing in it, as letters do that find no room: what is copied meanwhile is
-/// committed as it would be without him, not read by read.
+/// A commit is awaited that contains nothing, as with dead letters without capacity. Copies made meanwhile
+/// are committed as usual, and not after each read.
 #[test]
-fn who_waits_for_room_does_not_have_each_read_committed() {
+fn a_waiting_dead_letter_does_not_cause_a_commit_per_read() {
     let commits_of = |is_awaited: bool| {
         let mut world = World::new(8);
         let mut offset = 0;
@@ -134,7 +134,7 @@ fn who_waits_for_room_does_not_have_each_read_committed() {
     assert!(commits_of(true) <= commits_of(false) + 2);
 }
 
-/// What is live stands at the front of its segment: behind it nothing is read.
+/// The live records are at the front of their segment: nothing is read behind them.
 #[test]
 fn nothing_is_read_behind_the_last_live_record() {
     let mut world = World::new(6);
@@ -155,14 +155,14 @@ fn nothing_is_read_behind_the_last_live_record() {
     assert!(world.disk.counts().read_bytes <= counters.segments_recycled * (160 << 10), "{counters:?}");
 }
 
-/// A commit that is longer than what is read at once, at the start of its segment and in the middle.
+/// A commit that is longer than one read, at the start of its segment and in the middle.
 #[test]
-fn what_is_live_in_long_commits_is_copied() {
+fn live_messages_in_long_commits_are_copied() {
     let mut world = World::new(8);
     let mut kept = Vec::new();
     for offset in 0..120 {
         assert!(world.publish(1, offset, &vec![offset as u8; 200_000]), "message {offset} finds no room");
-        // Four fit into a segment, and of every third segment one is to be copied each time.
+        // Four fit into a segment, and in every third segment one has to be copied each time.
         if offset % 12 == 0 && kept.len() < 5 || offset % 12 == 6 && kept.len() < 9 {
             kept.push(offset);
         } else {
@@ -200,10 +200,10 @@ fn a_deleted_deep_queue_is_freed_in_a_few_commits() {
     assert!(freed >= 59 && commits <= 4, "{commits} commits freed {freed} segments");
 }
 
-/// The segment of a user's deletion leaves before that of the user, so it takes the deletion along: into two
-/// commits, although nothing else is written any more.
+/// The segment with a user's deletion is deleted before that with the user, so the deletion is copied. It
+/// must be in two commits, although nothing else is written any more.
 #[test]
-fn a_deletion_that_is_carried_along_is_in_two_commits_before_all_is_quiet() {
+fn a_copied_deletion_is_in_two_commits_before_the_log_rests() {
     let alice: &[u8] = b"\0\x02\x05alice";
     let mut world = World::new(100);
     let define = |world: &mut World, version, key: &[u8], value: Option<&[u8]>| {

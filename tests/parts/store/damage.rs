@@ -1,5 +1,7 @@
-//! Damage at the two places where it looks like something else: an end that looks unfinished, and files that
-//! look like nobody's. What can be told apart is told apart.
+//! Damage that looks like something else: a damaged end like a torn commit, damaged files like those of
+//! another store.
+//!
+//! As far as possible these cases are distinguished.
 
 use crate::sim_disk::{Random, SimDisk, Trouble};
 use leveret_storage::{
@@ -31,7 +33,7 @@ fn a_store_whose_headers_are_all_damaged_is_still_its_own() {
         }
         let (mut log, report) = open(&disk, OTHER);
         assert_eq!(*log.identity(), IDENTITY);
-        // Where the newest header is known, the others are not needed.
+        // If the newest header is known, the others are not needed.
         let told = if is_noted { 1 } else { segments };
         assert!(!report.is_new && report.set_aside.len() >= told, "{report:?}");
         assert_eq!(readable(&mut log, &mut disk), all(count));
@@ -41,7 +43,7 @@ fn a_store_whose_headers_are_all_damaged_is_still_its_own() {
     }
 }
 
-/// Several segments with messages of several queues, some settled, some copied by the cleaner.
+/// Returns several segments with messages of several queues, some settled, some copied by the compactor.
 fn filled(random: &mut Random) -> SimDisk {
     let mut disk = new_disk();
     let (mut log, _) = open(&disk, IDENTITY);
@@ -67,14 +69,14 @@ fn filled(random: &mut Random) -> SimDisk {
 }
 
 #[test]
-fn whatever_is_damaged_it_opens_and_what_it_gives_is_as_it_was_sent() {
+fn a_store_with_any_damage_opens_and_serves_only_unaltered_messages() {
     for seed in 1..=200 {
         let mut random = Random::new(seed);
         let mut disk = filled(&mut random);
         let slots = disk.slots().expect("the disk is well");
         for _ in 0..1 + random.below(12) {
             let slot = slots[random.below(slots.len() as u64) as usize];
-            // Headers and footers are small: they get their share.
+            // Headers and footers are small, so they are chosen more often.
             let at = match random.below(4) {
                 0 => random.below(200),
                 1 => (64 << 10) - 1 - random.below(4000),
@@ -112,7 +114,7 @@ fn whatever_is_damaged_it_opens_and_what_it_gives_is_as_it_was_sent() {
 }
 
 #[test]
-fn an_unfinished_commit_is_cut_without_a_word() {
+fn an_unfinished_commit_is_cut_without_a_report() {
     let mut disk = new_disk();
     let (mut log, _) = open(&disk, IDENTITY);
     publish(&mut log, &mut disk, 0);
@@ -124,7 +126,7 @@ fn an_unfinished_commit_is_cut_without_a_word() {
 }
 
 #[test]
-fn a_commit_that_another_was_begun_behind_was_durable_and_is_missed() {
+fn a_damaged_commit_with_a_later_commit_begun_after_it_is_reported_as_missing() {
     let mut disk = new_disk();
     let (mut log, _) = open(&disk, IDENTITY);
     publish(&mut log, &mut disk, 0);
@@ -134,7 +136,7 @@ fn a_commit_that_another_was_begun_behind_was_durable_and_is_missed() {
     }
     for start in 0..3 {
         let (mut log, report) = open(&disk, IDENTITY);
-        // Until its segment has left the log: the first new commit repeats all that is live there.
+        // Until its segment is deleted: the first new commit repeats all that is live there.
         assert_eq!(report.commits_missing, u64::from(start < 2), "start {start}: {report:?}");
         assert_eq!(report.set_aside.is_empty(), start == 2, "start {start}: {report:?}");
         let expected: Vec<u64> = [0].into_iter().chain(10..10 + start).collect();
@@ -144,8 +146,10 @@ fn a_commit_that_another_was_begun_behind_was_durable_and_is_missed() {
     assert!(disk.violations().is_empty(), "what is damaged is not written over: {:?}", disk.violations());
 }
 
-/// A segment that is full and sealed, and the power went with the commit that opens the next: each message
-/// settles the one two before it. Where its last commit lies, and how many messages were durable.
+/// Fills and seals a segment, and cuts the power at the commit that opens the next one.
+///
+/// Each message settles the one two before it. Returns the position of the last commit, and the number of
+/// durable messages.
 fn sealed_by_a_cut(settles: bool) -> (SimDisk, (u32, usize), u64) {
     let mut disk = new_disk();
     let (mut log, _) = open(&disk, IDENTITY);
@@ -157,13 +161,13 @@ fn sealed_by_a_cut(settles: bool) -> (SimDisk, (u32, usize), u64) {
         while let Some(job) = log.next_prepare() {
             log.prepare_done(job.run(&mut disk)).expect("the disk is well");
         }
-        // Footer, sync, header, sync: the power goes with what comes behind.
+        // Footer, sync, header, sync: the power fails at the next call.
         disk.start(Trouble::Cut(4));
         log.append(&Record::Message(message), Urgency::Awaited, NOW).expect("there is room");
         if settles && offset > 1 {
             log.settle(1, Range { start: offset - 2, end: offset - 1 }, Urgency::Awaited, NOW);
         }
-        let job = log.next_commit(NOW).expect("somebody waits");
+        let job = log.next_commit(NOW).expect("a commit is awaited");
         if log.commit_done(job.run(&mut disk)).is_err() {
             break;
         }
@@ -184,7 +188,7 @@ fn a_header_knows_how_many_commits_there_were() {
 }
 
 #[test]
-fn what_a_damaged_commit_has_settled_stays_settled_where_its_segment_is_sealed() {
+fn settlements_of_a_damaged_commit_stay_valid_if_its_segment_is_sealed() {
     let (mut disk, (slot, at), count) = sealed_by_a_cut(true);
     zero(&mut disk, slot, at as u64 / 4096..at as u64 / 4096 + 1);
     for start in 0..3 {
@@ -195,7 +199,7 @@ fn what_a_damaged_commit_has_settled_stays_settled_where_its_segment_is_sealed()
 }
 
 #[test]
-fn a_flipped_bit_costs_one_message_and_the_cleaner_empties_its_segment() {
+fn a_flipped_bit_loses_one_message_and_the_compactor_empties_its_segment() {
     let mut disk = new_disk();
     let (mut log, _) = open(&disk, IDENTITY);
     publish_ten(&mut log, &mut disk, 0);
@@ -212,7 +216,7 @@ fn a_flipped_bit_costs_one_message_and_the_cleaner_empties_its_segment() {
         let segment = *log.index().segments().keys().next().expect("there is one");
         assert_eq!(log.index().queues()[&1].live, 29, "{segment}");
     }
-    // Segments are filled until the cleaner takes the damaged one.
+    // Segments are filled until the compactor takes the damaged one.
     let (mut log, _) = open(&disk, IDENTITY);
     let first = *log.index().segments().keys().next().expect("there is one");
     let mut offset = 1000;
@@ -235,7 +239,7 @@ fn a_flipped_bit_costs_one_message_and_the_cleaner_empties_its_segment() {
 }
 
 #[test]
-fn a_flipped_bit_in_the_head_of_a_commit_costs_that_commit_at_most() {
+fn a_flipped_bit_in_a_commit_header_loses_at_most_that_commit() {
     for byte in 0..HEADER_BYTES {
         let mut disk = new_disk();
         let (mut log, _) = open(&disk, IDENTITY);
@@ -253,8 +257,8 @@ fn a_flipped_bit_in_the_head_of_a_commit_costs_that_commit_at_most() {
     }
 }
 
-/// A store of several segments of which some have left the log, as a kill leaves it; its newest segment's
-/// file, the offsets in that, and all that are live.
+/// Returns a store of several segments after a kill, some of whose segments were deleted. Also returns the
+/// file of its newest segment, the offsets in that, and all live offsets.
 fn with_segments_that_left() -> (SimDisk, u32, Vec<u64>, Vec<u64>) {
     let mut disk = new_disk();
     let (mut log, _) = open(&disk, IDENTITY);
@@ -284,7 +288,7 @@ fn with_segments_that_left() -> (SimDisk, u32, Vec<u64>, Vec<u64>) {
 }
 
 #[test]
-fn a_newest_segment_that_is_gone_is_missed_after_a_kill_too() {
+fn a_missing_newest_segment_is_reported_after_a_kill_too() {
     for kind in ["zeroed", "removed", "cut"] {
         let mut disk = new_disk();
         let (mut log, _) = open(&disk, IDENTITY);
@@ -300,7 +304,7 @@ fn a_newest_segment_that_is_gone_is_missed_after_a_kill_too() {
             "zeroed" => zero(&mut disk, newest, 0..16),
             "removed" => disk.remove(newest).expect("the disk is well"),
             _ => {
-                // Nothing of it but its header and half of its first commit.
+                // Only its header and half of its first commit remain.
                 let mut bytes = vec![0; 4096 + 300];
                 disk.read(newest, 0, &mut bytes).expect("the disk is well");
                 disk.remove(newest).expect("the disk is well");
@@ -322,7 +326,7 @@ fn a_newest_segment_that_is_gone_is_missed_after_a_kill_too() {
 }
 
 #[test]
-fn what_has_left_the_log_stays_away_where_the_newest_header_is_damaged_or_an_older_one() {
+fn deleted_segments_stay_deleted_if_the_newest_header_or_an_older_one_is_damaged() {
     let (disk, _, _, _) = with_segments_that_left();
     let mut stale = vec![0; 4096];
     let older = disk.clone().slots().expect("the disk is well")[0];
@@ -348,7 +352,7 @@ fn what_has_left_the_log_stays_away_where_the_newest_header_is_damaged_or_an_old
 }
 
 #[test]
-fn a_note_that_is_damaged_costs_nothing_and_comes_back() {
+fn a_damaged_header_copy_loses_nothing_and_is_written_again() {
     let (mut disk, newest, _, live) = with_segments_that_left();
     zero(&mut disk, NEWEST_SLOT, 0..1);
     let (mut log, report) = open(&disk, IDENTITY);
@@ -361,7 +365,7 @@ fn a_note_that_is_damaged_costs_nothing_and_comes_back() {
 }
 
 #[test]
-fn the_note_costs_a_sync_and_a_block_for_each_segment() {
+fn the_header_copy_costs_a_sync_and_a_block_per_segment() {
     let mut disk = new_disk();
     let (mut log, _) = open(&disk, IDENTITY);
     publish(&mut log, &mut disk, 0);
@@ -373,19 +377,21 @@ fn the_note_costs_a_sync_and_a_block_for_each_segment() {
         publish(&mut log, &mut disk, offset);
         let syncs = log.counters().syncs - counters.syncs;
         let opened = log.index().segments().len() - before;
-        // Its own; and for a segment: the footer of the one before, the header, the note.
+        // Its own; and per segment: the footer of the previous one, the header, the header copy.
         assert_eq!(syncs, 1 + 3 * opened as u64, "message {offset}");
     }
 }
 
-/// Where no file has its header, its commits say which segment it is. A card that has written a block to the wrong
-/// file must not make two files one segment: the other one's commits would be missed, and counted out of it.
+/// If no file has its header, the commits tell which segment it is.
+///
+/// A card may write a block to the wrong file. That must not make two files one segment: the commits of the
+/// other one would be reported as missing and not counted.
 #[test]
 fn a_commit_of_another_file_before_its_own_does_not_hide_a_file_without_its_header() {
     let (mut disk, commits, count) = filled_with_tens(4);
     let slots: Vec<u32> = disk.slots().expect("the disk is well");
     let of = |slot: u32| commits.iter().filter(move |((at, _), _)| *at == slot);
-    // The last commit of the first file, all of it, and over the first one of the second.
+    // The last commit of the first file, over the first one of the second file.
     let ((slot, from), _) = *of(slots[0]).next_back().expect("it has commits");
     let mut strange = vec![0; 64 << 10];
     disk.read(slot, from as u64, &mut strange).expect("the disk is well");
@@ -408,10 +414,10 @@ fn a_commit_of_another_file_before_its_own_does_not_hide_a_file_without_its_head
     }
 }
 
-/// Where a commit lies, and its first message.
+/// Position of a commit, and its first message.
 type Tens = ((u32, usize), u64);
 
-/// Segments filled with commits of ten messages each, and how many messages there are.
+/// Fills segments with commits of ten messages each. Returns also the number of messages.
 fn filled_with_tens(segments: usize) -> (SimDisk, Vec<Tens>, u64) {
     let mut disk = new_disk();
     let (mut log, _) = open(&disk, IDENTITY);
@@ -426,16 +432,16 @@ fn filled_with_tens(segments: usize) -> (SimDisk, Vec<Tens>, u64) {
     (disk, commits, offset)
 }
 
-/// The last commit of the file of the first one.
+/// Returns the last commit of the file of the first one.
 fn last_of_first_segment(commits: &[Tens]) -> Tens {
     let slot = commits[0].0.0;
     *commits.iter().take_while(|((of, _), _)| *of == slot).last().expect("there is one")
 }
 
-/// What a damaged commit costs is the same wherever it lies: what its segment's footer would have told is
-/// told by the segments behind it.
+/// A damaged commit costs the same at any position: the segments behind it contain what its segment's footer
+/// would.
 #[test]
-fn the_last_commit_of_a_segment_and_its_footer_damaged_cost_what_they_touched() {
+fn damage_to_the_last_commit_of_a_segment_and_its_footer_loses_only_the_damaged_messages() {
     for segments in [2, 3, 5] {
         for footer in [60 << 10, (64 << 10) - 4096, (64 << 10) - 20] {
             let (mut disk, commits, count) = filled_with_tens(segments);
@@ -463,17 +469,17 @@ fn the_last_commit_of_a_segment_and_its_footer_damaged_cost_what_they_touched() 
     }
 }
 
-/// The same at the end of the log, where something else proves that it was synced: here the head of a later
+/// The end of the log is damaged, where something else proves that it was synced: here the header of a later
 /// commit.
 #[test]
-fn a_damaged_end_that_was_surely_synced_costs_what_was_touched() {
+fn a_damaged_end_that_was_certainly_synced_loses_only_the_damaged_messages() {
     let (mut disk, (slot, at), count) = {
         let mut disk = new_disk();
         let (mut log, _) = open(&disk, IDENTITY);
         publish_ten(&mut log, &mut disk, 0);
         let place = publish_ten(&mut log, &mut disk, 10);
         let (last_slot, last_at) = publish_ten(&mut log, &mut disk, 20);
-        // Of the last one the head is left, which proves the one before it.
+        // The last commit keeps its header, which proves the one before it.
         zero(&mut disk, last_slot, last_at as u64 / 4096 + 1..last_at as u64 / 4096 + 2);
         (disk, place, 20)
     };
@@ -489,8 +495,8 @@ fn a_damaged_end_that_was_surely_synced_costs_what_was_touched() {
     }
 }
 
-/// A commit is read back in one piece where its segment has no footer; one that is longer than what is
-/// usually read at once, and damaged, is as well: its head says whose it is.
+/// A commit in a segment without a footer is read in one piece. So is a damaged one that is longer than the
+/// usual read: its header tells which segment it belongs to.
 #[test]
 fn a_flipped_bit_in_a_long_commit_costs_one_message_where_the_footer_is_damaged_too() {
     let settings =
@@ -531,14 +537,15 @@ fn a_flipped_bit_in_a_long_commit_costs_one_message_where_the_footer_is_damaged_
     assert!(lost.len() == 1 && (first..first + 250).contains(&lost[0]), "{lost:?}");
 }
 
-/// A store whose newest segment has an old header in its file, as a card puts one back; and the messages in it.
+/// Returns a store whose newest segment has an old header in its file, as a card may restore one; and its
+/// messages.
 fn store_with_an_old_header() -> (SimDisk, Vec<u64>) {
     let mut disk = new_disk();
     let (mut log, _) = open(&disk, IDENTITY);
     let (mut offset, mut rounds_left) = (0, None);
     let mut headers: Vec<Vec<u8>> = Vec::new();
     let mut old = (0, Vec::new());
-    // All messages but the last hundred are settled, until a file is used again; then some more are published.
+    // All messages but the last hundred are settled until a file is reused; then some more are published.
     while rounds_left != Some(0) {
         turn(&mut log, &mut disk);
         publish_ten(&mut log, &mut disk, offset);
@@ -564,10 +571,10 @@ fn store_with_an_old_header() -> (SimDisk, Vec<u64>) {
     (disk, expected)
 }
 
-/// The power goes while the next start opens another segment: then no header of that segment is left, neither in its
-/// file nor beside the log.
+/// The power fails while the next start opens another segment. Then no header of that segment is left,
+/// neither in its file nor beside the log.
 #[test]
-fn an_old_header_in_the_newest_file_and_a_cut_while_the_next_one_is_opened_cost_nothing() {
+fn an_old_header_in_the_newest_file_and_a_cut_while_the_next_one_is_opened_lose_nothing() {
     for cut in 0..60 {
         let (disk, expected) = store_with_an_old_header();
         disk.start(Trouble::Cut(cut));
@@ -579,8 +586,10 @@ fn an_old_header_in_the_newest_file_and_a_cut_while_the_next_one_is_opened_cost_
     }
 }
 
-/// An older version repaired a segment in place and was cut short. The file with the segment as it was to be is reported
-/// at every start, until the operator removes it, and neither read nor changed.
+/// An older version started to repair a segment in place and was interrupted.
+///
+/// The file with the repaired segment is reported at every start until the operator removes it. It is neither
+/// read nor changed.
 #[test]
 fn a_repair_that_an_older_version_did_not_finish_is_reported() {
     let mut disk = new_disk();
@@ -605,10 +614,10 @@ fn a_repair_that_an_older_version_did_not_finish_is_reported() {
     assert!(!report.has_unfinished_repair && !log.is_damaged());
 }
 
-/// When room is short, compaction copies what is live in a damaged segment, and its file is used again: the damage has left
-/// the disk, and what could not be read is remembered until it is acknowledged.
+/// When space is short, compaction copies the live messages of a damaged segment, and its file is reused. The
+/// damage is gone from the disk, and the lost data is remembered until it is acknowledged.
 #[test]
-fn damaged_parts_leave_with_their_segments_and_are_remembered() {
+fn damaged_parts_are_deleted_with_their_segments_and_remembered() {
     let mut disk = new_disk();
     let (mut log, _) = open(&disk, IDENTITY);
     let (mut offset, mut commits) = (0, Vec::new());
@@ -628,7 +637,8 @@ fn damaged_parts_leave_with_their_segments_and_are_remembered() {
     assert!(report.is_damaged() && report.reported_damage.is_alarm(), "{report:?}");
     let mut kept: Vec<u64> = (0..offset).filter(|offset| *offset != 23).collect();
     assert_eq!(readable(&mut log, &mut disk), kept);
-    // One in ten of the first messages stays, and of the others so many that room is short and segments are compacted.
+    // One in ten of the first messages stays, and enough of the others that space is short and segments are
+    // compacted.
     for start in (1..100).step_by(10) {
         log.settle(1, Range { start, end: start + 9 }, Urgency::Lazy, NOW);
     }
@@ -663,8 +673,8 @@ fn damaged_parts_leave_with_their_segments_and_are_remembered() {
     assert_eq!(readable(&mut log, &mut disk), kept);
 }
 
-/// Wherever the power goes: a damaged segment in which nothing is live any more does not leave before it is written down
-/// that it was damaged.
+/// Whenever the power fails: a damaged segment without live messages is not deleted before the damage is
+/// recorded.
 #[test]
 fn no_damage_leaves_the_disk_without_being_remembered() {
     let mut left = 0;
@@ -687,7 +697,7 @@ fn no_damage_leaves_the_disk_without_being_remembered() {
     assert!(left > 20, "in {left} cases the damaged segment had left");
 }
 
-/// Two more commits, if the power lasts.
+/// Makes two more commits, unless the power fails.
 fn turn_until_cut(log: &mut Log, disk: &mut SimDisk) {
     for _ in 0..4 {
         log.flush(NOW);
@@ -699,8 +709,8 @@ fn turn_until_cut(log: &mut Log, disk: &mut SimDisk) {
     }
 }
 
-/// A store of so many segments, and the file of the first. All but the last messages are settled, by a last commit of more
-/// than a block.
+/// Returns a store of `segments` segments, and the file of the first. All but the last messages are settled by a
+/// last commit of more than one block.
 fn full_of_settled(segments: usize) -> (SimDisk, u32) {
     let mut disk = new_disk();
     let (mut log, _) = open(&disk, IDENTITY);

@@ -1,4 +1,4 @@
-//! What is defined survives the loss of any one block, and of any one segment that is full: it lies twice.
+//! Definitions survive the loss of any block, and of any full segment, because they are stored twice.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,7 +20,7 @@ fn settings(segments_max: u32) -> Settings {
     Settings { segment_bytes: SEGMENT_BYTES, commit_bytes: 12 << 10, segments_max, ..Settings::default() }
 }
 
-/// A store with a log that does what the loop does.
+/// A store with a log, driven like the event loop.
 struct Store {
     disk: SimDisk,
     log: Log,
@@ -40,7 +40,7 @@ impl Store {
         Self { disk, log, now, version, offset: 0, defined: Defined::new() }
     }
 
-    /// What the loop does until there is nothing to do, the windows over.
+    /// Does what the event loop does until there is nothing to do and all commit windows are over.
     fn rest(&mut self) {
         let mut idle = 0;
         while idle < 3 {
@@ -62,7 +62,7 @@ impl Store {
 
     fn define(&mut self, key: &str, value: Option<&str>) {
         self.version += 1;
-        // Whatever the first byte says that is neither access nor known here.
+        // The first byte marks a key that is neither access nor known here.
         let key = [&[9], key.as_bytes()].concat();
         let record = Record::Defined { version: self.version, key: &key, value: value.map(str::as_bytes) };
         while self.log.append_reserved(&record, Urgency::Awaited, self.now).is_err() {
@@ -74,7 +74,7 @@ impl Store {
         }
     }
 
-    /// A message of 2 KB for some queues.
+    /// Publishes a message of 2 KB to some queues.
     fn publish(&mut self, queues: &[u64], offset: u64) {
         let targets: Vec<Target> =
             queues.iter().map(|queue| Target { queue: *queue, offset, lane: 0 }).collect();
@@ -84,7 +84,7 @@ impl Store {
         }
     }
 
-    /// So many messages of 2 KB, and none of them stays but for each hundredth.
+    /// Publishes messages of 2 KB, of which only every hundredth stays.
     fn traffic(&mut self, messages: u64) {
         for _ in 0..messages {
             self.publish(&[1], self.offset);
@@ -97,7 +97,7 @@ impl Store {
         self.rest();
     }
 
-    /// Every file as it is.
+    /// Returns the content of every file.
     fn files(&self) -> Vec<(u32, Vec<u8>)> {
         let mut disk = self.disk.clone();
         let slots = disk.slots().expect("the disk is well");
@@ -110,7 +110,7 @@ impl Store {
     }
 }
 
-/// A store with these files.
+/// Opens a store with these files.
 fn opened(files: &[(u32, Vec<u8>)]) -> (SimDisk, Log, Report) {
     let mut disk = SimDisk::new(1, Mutant::None, IDENTITY);
     disk.start(Trouble::Never);
@@ -125,19 +125,19 @@ fn opened(files: &[(u32, Vec<u8>)]) -> (SimDisk, Log, Report) {
     (disk, log, report)
 }
 
-/// What a start finds in these files.
+/// Returns what a start finds in these files.
 fn found_in(files: &[(u32, Vec<u8>)]) -> (Defined, u64, Report) {
     let (mut disk, log, report) = opened(files);
     let mut defined = Defined::new();
     let damaged = log
         .read_definitions(&mut disk, |key, value, _| drop(defined.insert(key.to_vec(), value.to_vec())))
         .expect("it can be read");
-    // Whether access can be relied on is not what this is about.
+    // The state of the access definitions does not matter here.
     defined.retain(|key, _| key[0] != 0);
     (defined, damaged, report)
 }
 
-/// What was lost, and what came back.
+/// Compares found and expected definitions.
 fn differences(found: &Defined, expected: &Defined, of: &str) {
     let text = |key: &Vec<u8>| String::from_utf8_lossy(&key[1..]).into_owned();
     let lost: Vec<_> =
@@ -146,7 +146,7 @@ fn differences(found: &Defined, expected: &Defined, of: &str) {
     assert!(lost.is_empty() && back.is_empty(), "{of}: lost {lost:?}, came back {back:?}");
 }
 
-/// Zeroes each block with a part of a definition in it, one after the other; says how many there were.
+/// Zeroes each block with a part of a definition, one after the other. Returns their number.
 fn zero_each_block(files: &[(u32, Vec<u8>)], expected: &Defined) -> usize {
     let mut count = 0;
     for at in 0..files.len() {
@@ -215,7 +215,7 @@ fn no_full_segment_takes_a_definition() {
 }
 
 #[test]
-fn what_lies_twice_costs_next_to_nothing_and_goes_with_the_cleaner() {
+fn duplicate_definitions_cost_next_to_nothing_and_are_copied_by_the_compactor() {
     let mut store = Store::new(12);
     for n in 0..150 {
         store.define(&format!("a queue with a name of some length, number {n}"), Some(&"v".repeat(60)));
@@ -227,17 +227,17 @@ fn what_lies_twice_costs_next_to_nothing_and_goes_with_the_cleaner() {
     assert!(recycled > 50, "{recycled} segments were used again");
     assert!(zero_each_block(&files, &store.defined.clone()) > 20);
     let records: usize = store.defined.iter().map(|(key, value)| key.len() + value.len() + 20).sum();
-    // The cleaner has brought them along each time that their segments left.
+    // The compactor has copied them each time their segments were deleted.
     let (payload, copied) = (store.log.counters().payload_bytes, store.log.counters().bytes_doubled);
     assert!(copied * 100 <= payload * 2, "{copied} bytes for {payload}");
     println!("{records} bytes of definitions, {payload} of messages, {copied} copied");
     assert!(payload >= 3_000 * 2_000);
 }
 
-/// As on the largest board: names that fill more than a segment. They are copied a record at a time, over as
-/// many segments as it takes, and afterwards cost next to nothing of what is written.
+/// Names that fill more than a segment, as on the largest board. They are copied one record at a time, over
+/// as many segments as necessary. Afterwards they cost next to nothing.
 #[test]
-fn names_that_fill_a_segment_lie_twice_and_cost_little() {
+fn names_that_fill_a_segment_are_stored_twice_and_cost_little() {
     let mut store = Store::new(200);
     for n in 0..250 {
         store.define(&format!("{n:0>255}"), Some(&"v".repeat(40)));
@@ -263,7 +263,7 @@ fn names_that_fill_a_segment_lie_twice_and_cost_little() {
     }
 }
 
-/// What defines queue `n`, and the incarnation that its messages know it by.
+/// Returns the definition of queue `n`, and the incarnation that its messages refer to.
 fn queue(name: &str, n: u64) -> (Box<[u8]>, Box<[u8]>, u64) {
     let (vhost, incarnation, arguments) = ("/", (1 << 32) + 1_000_000 + n, &[][..]);
     let (auto_delete, is_rebuilt, levels_from) = (false, false, 0);
@@ -272,7 +272,8 @@ fn queue(name: &str, n: u64) -> (Box<[u8]>, Box<[u8]>, u64) {
     (definition.key(), definition.value(), incarnation)
 }
 
-/// Each footer has so many names at most, and the next goes on behind them: a few segments name all queues.
+/// Each footer contains a limited number of names, and the next one continues after them. A few segments name
+/// all queues.
 #[test]
 fn footers_name_in_turn_the_queues_that_have_messages_in_their_segments() {
     let mut store = Store::new(60);
@@ -285,7 +286,7 @@ fn footers_name_in_turn_the_queues_that_have_messages_in_their_segments() {
     }
     store.rest();
     for offset in 0..60 {
-        // The last one has nothing anywhere.
+        // The last one has no messages anywhere.
         for (.., incarnation) in &queues[..5] {
             store.publish(&[*incarnation], offset);
         }
@@ -294,11 +295,10 @@ fn footers_name_in_turn_the_queues_that_have_messages_in_their_segments() {
     assert!(store.log.index().segments().len() > 5);
     let all = queues.iter().map(|(.., incarnation)| *incarnation).collect();
     let found = store.log.read_names(&mut store.disk.clone(), &all).expect("the disk is well");
-    // What defines the last one is in a footer, too.
+    // The definition of the last one is in a footer, too.
     let expected = queues.iter().map(|(key, _, incarnation)| (*incarnation, key.clone())).collect();
     assert_eq!(found, expected);
-    // Of the segments that define nothing, those that are full have a few names each, and all of them the
-    // five.
+    // Full segments that define nothing contain a few names each, and together all five.
     let files = store.files();
     let (mut counts, mut named) = (Vec::new(), BTreeSet::new());
     for (_, bytes) in &files {
@@ -315,8 +315,8 @@ fn footers_name_in_turn_the_queues_that_have_messages_in_their_segments() {
     assert_eq!(named.len(), 5, "{counts:?}");
 }
 
-/// One full segment says that a queue is deleted, others have its messages: without a copy they would come
-/// back with the loss of that segment.
+/// One full segment contains the deletion of a queue, others its messages. Without a copy of the deletion
+/// they would come back with the loss of that segment.
 #[test]
 fn no_full_segment_takes_a_deletion() {
     let mut store = Store::new(60);

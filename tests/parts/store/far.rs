@@ -1,5 +1,5 @@
-//! Offsets that pass the widths which somebody might count on: queues begin a little below one, cross it with
-//! messages that go and messages that stay, are copied and started again, and a model says what is there.
+//! Offsets that pass integer widths: queues begin a little below a width, and cross it with settled and
+//! remaining messages. The log is compacted and restarted, and compared with a model.
 
 use std::collections::BTreeMap;
 
@@ -14,22 +14,23 @@ use crate::sample::PLAIN;
 
 const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0xFA4 };
 const WIDTHS: [u32; 6] = [16, 29, 31, 32, 40, 60];
-/// So many offsets below a width a queue begins.
+/// Distance between the first offset of a queue and the width.
 const BELOW: u64 = 300;
 const MESSAGES: u64 = 1_800;
-/// A start after so many messages.
+/// Number of messages between two starts.
 const PER_LIFE: u64 = 150;
-/// Messages of a queue beyond these are settled.
+/// Maximum number of waiting messages of a queue; more are settled.
 const DEPTH: usize = 60;
-/// Of those that stay, the oldest go now and then when they are more.
+/// Maximum number of remaining messages; the oldest ones are settled occasionally.
 const STAYING: usize = 60;
 
-/// How a queue comes to be just below a width.
+/// A queue that begins just below a width because everything before is settled.
 const SETTLED: u64 = 1;
+/// A queue with a delivered watermark just below a width.
 const MARKED: u64 = 2;
-/// Its first message stays, and all behind it are settled.
+/// Its first message stays, and all after it are settled.
 const FIRST_STAYS: u64 = 3;
-/// Nothing says anything of the offsets before, and the first message is there.
+/// Nothing is recorded about the offsets before the first message.
 const HOLE: u64 = 4;
 const QUEUES: [u64; 4] = [SETTLED, MARKED, FIRST_STAYS, HOLE];
 
@@ -85,7 +86,7 @@ impl World {
         Now::from_ms(self.now)
     }
 
-    /// One turn of the loop.
+    /// Runs one turn of the event loop.
     fn work(&mut self) -> bool {
         let mut did = false;
         while let Some(job) = self.log.next_prepare() {
@@ -148,7 +149,7 @@ impl World {
         model.next = model.next.max(offset);
     }
 
-    /// A message for some queues; what is too much in them goes, in any order, and one in eight stays.
+    /// Publishes a message to some queues. Surplus messages are settled in any order, and one in eight stays.
     fn step(&mut self) {
         let chosen: Vec<u64> = QUEUES.into_iter().filter(|_| self.random.once_in(2)).collect();
         self.publish(if chosen.is_empty() { &QUEUES } else { &chosen });
@@ -161,7 +162,7 @@ impl World {
                 self.settle(queue, Range { start, end: start + 1 });
             }
             match self.random.below(60) {
-                // What was not written for lack of a need for it: a hole that nothing tells of.
+                // Offsets that were never written: a hole without a record.
                 0 => self.queues.get_mut(&queue).expect("it is there").next += 1 + self.random.below(5),
                 1 => self.mark(queue, self.queues[&queue].next),
                 2 if self.queues[&queue].live.len() > DEPTH + STAYING => {
@@ -179,7 +180,7 @@ impl World {
         }
     }
 
-    /// What is live, what is fetched, and what the next offset is are what the model says.
+    /// Compares live messages, fetched messages and the next offset with the model.
     fn check(&mut self, when: &str) {
         self.rest();
         let mut found = BTreeMap::<(u64, u64), u64>::new();
@@ -199,7 +200,7 @@ impl World {
             assert_eq!(index.live, live.len() as u64, "{what}");
             assert_eq!((index.next_offset(), index.delivered_below()), (model.next, model.marked), "{what}");
             for at in &live {
-                // Nothing is taken for another that has the same low bits.
+                // No message is confused with another one whose offset has the same low bits.
                 let aliases = WIDTHS.into_iter().flat_map(|bits| [at ^ 1 << bits, at % (1 << bits)]);
                 for alias in aliases.chain([*at]) {
                     let is_live = model.live.contains_key(&alias);
@@ -238,7 +239,7 @@ impl World {
         self.queues.values().all(|model| crosses(&model.live))
     }
 
-    /// A clean stop, or a kill after which what was not committed is gone.
+    /// Stops cleanly, or kills the process and loses what was not committed.
     fn start_again(&mut self, is_clean: bool) {
         self.copied += self.log.counters().bytes_copied;
         if is_clean {
@@ -255,7 +256,7 @@ impl World {
         self.now = 0;
         self.log = open(&self.disk);
         for (queue, model) in &mut self.queues {
-            // Holes behind the last message are used again, which nobody has seen.
+            // Holes after the last message are used again, because no client has seen these offsets.
             let next = self.log.index().queues()[queue].next_offset();
             let used = model.live.last_key_value().map_or(0, |(last, _)| last + 1).max(model.marked);
             assert!((used..=model.next).contains(&next), "queue {queue} goes on at {next}: {model:?}");
@@ -279,7 +280,7 @@ fn offsets_cross_every_width() {
                 world.check(if is_clean { "after a clean stop" } else { "after a kill" });
                 crossed += u32::from(world.is_crossed());
             } else if count % 50 == 0 {
-                // A hole at the end is none of the log's.
+                // The log does not know a hole at the end.
                 QUEUES.into_iter().for_each(|queue| world.publish(&[queue]));
                 world.check("as it runs");
             }

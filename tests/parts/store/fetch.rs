@@ -1,6 +1,6 @@
-//! What reading back costs: bytes read for bytes of message, counted by the calls to the disk.
+//! The cost of reading messages back: bytes read per byte of message, counted by the calls to the disk.
 //!
-//! Footers and whatever else is read to find a message count too.
+//! Footers and other data that is read to find a message count too.
 
 use std::io;
 
@@ -46,7 +46,7 @@ fn publish(log: &mut Log, disk: &mut SimDisk, targets: &[Target], body: &[u8]) {
     }
 }
 
-/// A log with `messages` messages of 256 bytes for each of `queues` queues, which take turns.
+/// Returns a log with `messages` messages of 256 bytes for each of `queues` queues, interleaved.
 fn fill(queues: u64, messages: u64) -> (SimDisk, Log, u64) {
     let mut disk = SimDisk::new(1, Mutant::None, IDENTITY);
     let mut log = open(&disk);
@@ -60,7 +60,7 @@ fn fill(queues: u64, messages: u64) -> (SimDisk, Log, u64) {
     (disk, log, payload)
 }
 
-/// One fetch from `start` on; how many came, and where to go on.
+/// Fetches from `start` on. Returns the number of messages, and where to continue.
 fn fetch(log: &mut Log, disk: &mut SimDisk, queue: u64, start: u64, bytes_max: u32) -> (u64, u64) {
     let job = log.fetch(queue, Range { start, ..ALL }, bytes_max).expect("the buffer is free");
     let (mut count, mut next) = (0, start);
@@ -72,7 +72,7 @@ fn fetch(log: &mut Log, disk: &mut SimDisk, queue: u64, start: u64, bytes_max: u
     (count, fetched.through)
 }
 
-/// Bytes read per byte of payload to drain all queues: one after the other, or all in turn.
+/// Drains all queues, one after the other or in turn. Returns the bytes read and the payload.
 fn drain(log: &mut Log, disk: &mut SimDisk, queues: u64, messages: u64, bytes_max: u32) -> (u64, u64) {
     let before = disk.counts();
     for queue in 1..=queues {
@@ -144,7 +144,7 @@ fn a_few_queues_cost_about_their_payload() {
 }
 
 #[test]
-fn what_was_never_written_and_is_settled_costs_no_run() {
+fn settled_offsets_that_were_never_written_use_no_run() {
     let mut disk = SimDisk::new(1, Mutant::None, IDENTITY);
     let mut log = open(&disk);
     for offset in 0..60_000 {
@@ -263,7 +263,7 @@ fn a_footer_that_is_damaged_later_loses_no_message() {
     }
 }
 
-/// A disk that cannot read some bytes of one file.
+/// A disk that cannot read a range of one file.
 struct Unreadable<'d>(&'d mut SimDisk, u32, core::ops::Range<u64>);
 
 impl Disk for Unreadable<'_> {

@@ -1,7 +1,9 @@
-//! The store on real files under a low limit of file descriptors: of however many segments, few are open.
+//! The store on real files with a low limit of file descriptors: few of many segments are open.
 //!
-//! Each case is a test that is run again, alone in a process of its own, for the limit is the process's.
-//! Always true there: no call fails for want of a descriptor.
+//! Each case runs again alone in a process of its own, because the limit applies to the process.
+//!
+//! # Invariants
+//! - In that process no call fails for lack of a descriptor.
 
 use std::fs::{self, File};
 use std::io;
@@ -19,12 +21,12 @@ use crate::sample::PLAIN;
 
 const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0xF11E5 };
 const NOW: Now = Now::from_ms(0);
-/// Says that this process is the one with the limit.
+/// Set in the process with the limit.
 const INSIDE: &str = "LEVERET_TEST_INSIDE";
 const SEGMENTS: u32 = 400;
 const QUEUE: u64 = 1;
 
-/// Whether this is the process with the limit; if not, it is made, and what it says is judged.
+/// Returns whether this is the process with the limit. If not, starts it and checks its result.
 #[track_caller]
 fn is_inside(test: &str, descriptors: usize) -> bool {
     if std::env::var_os(INSIDE).is_some() {
@@ -39,7 +41,7 @@ fn is_inside(test: &str, descriptors: usize) -> bool {
     false
 }
 
-/// A folder that goes away.
+/// A folder that is removed on drop.
 struct Home(PathBuf);
 
 impl Home {
@@ -56,14 +58,14 @@ impl Drop for Home {
     }
 }
 
-/// Segment files that this process has open.
+/// Returns the number of segment files that this process has open.
 fn open_segments() -> usize {
     let all = fs::read_dir("/proc/self/fd").expect("there is /proc");
     let targets = all.flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
     targets.filter(|target| target.extension().is_some_and(|suffix| suffix == "seg")).count()
 }
 
-/// A log with its two disks, as the helpers have them.
+/// A log with its two disks, like those of the helpers.
 struct World {
     log: Log,
     writes: FileDisk,
@@ -85,7 +87,7 @@ impl World {
         Self { log, writes, reads: FileDisk::new(home), open_max: open_segments() }
     }
 
-    /// All that the helpers have to do.
+    /// Does everything that the helpers have to do.
     fn rest(&mut self) {
         let mut did = true;
         while core::mem::take(&mut did) {
@@ -105,7 +107,7 @@ impl World {
         }
     }
 
-    /// Publishes until the disk limit; how many messages that were.
+    /// Publishes up to the disk limit. Returns the number of messages.
     fn fill(&mut self) -> u64 {
         for offset in 0.. {
             let targets = [Target { queue: QUEUE, offset, lane: 0 }];
@@ -125,7 +127,7 @@ impl World {
         0
     }
 
-    /// Reads everything back; how many messages came.
+    /// Reads everything back. Returns the number of messages.
     fn drain(&mut self) -> u64 {
         let (mut at, mut count) = (0, 0);
         let all = |log: &Log| log.index().queues()[&QUEUE].next_offset();
@@ -166,8 +168,8 @@ fn hundreds_of_segments_need_few_descriptors() {
 }
 
 #[test]
-fn no_descriptor_left_is_no_dead_disk() {
-    if !is_inside("no_descriptor_left_is_no_dead_disk", 32) {
+fn a_lack_of_descriptors_is_not_a_failed_disk() {
+    if !is_inside("a_lack_of_descriptors_is_not_a_failed_disk", 32) {
         return;
     }
     let home = Home::new();
@@ -190,7 +192,7 @@ fn no_descriptor_left_is_no_dead_disk() {
             }
             disk.read(0, 0, &mut [0; 64])
         });
-        // Long enough for it to meet the limit; were it later, the test would only see less.
+        // Long enough to meet the limit. If it came later, the test would only check less.
         thread::sleep(Duration::from_millis(100));
         drop(others);
         let count = waits.join().expect("no panic").expect("it waited for a descriptor");
@@ -198,12 +200,12 @@ fn no_descriptor_left_is_no_dead_disk() {
     }
     let mut looks = FileDisk::only_reading(&home.0);
     let _others: Vec<File> = core::iter::from_fn(|| File::open("/dev/null").ok()).collect();
-    assert!(looks.read(0, 0, &mut [0; 4]).is_err(), "who only looks is told");
+    assert!(looks.read(0, 0, &mut [0; 4]).is_err(), "a reader gets the error");
 }
 
-/// Whatever is written to a file that has no name any more goes with the process.
+/// Data in a file without a name is lost when the process ends.
 #[test]
-fn what_is_synced_into_a_removed_file_is_not_durable() {
+fn data_synced_into_a_removed_file_is_not_durable() {
     let home = Home(std::env::temp_dir().join(format!("leveret-removed-{}", std::process::id())));
     fs::create_dir_all(&home.0).expect("the temporary folder can be written");
     let mut disk = FileDisk::new(&home.0);
@@ -212,6 +214,6 @@ fn what_is_synced_into_a_removed_file_is_not_durable() {
     disk.sync(3).expect("it is there");
     fs::remove_file(home.0.join("00000003.seg")).expect("it is there");
     disk.write(3, 4_096, &[7; 4_096]).expect("it is open");
-    let refused = disk.sync(3).expect_err("nobody finds it any more");
+    let refused = disk.sync(3).expect_err("the file has no name any more");
     assert!(refused.to_string().contains("removed"), "{refused}");
 }

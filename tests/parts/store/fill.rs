@@ -1,8 +1,10 @@
-//! What it costs to keep the disk limit nearly full of messages that are needed: bytes written per byte of
-//! message, at 60 to 90 % of the limit, by counts on the simulated disk.
+//! The cost of a nearly full disk limit: bytes written per byte of message at 60 to 90 % of the limit.
 //!
-//! Two loads: messages that die in no order at all, which is the hardest there is for a log, and queues that
-//! nobody reads for long beside queues whose messages live for a moment, which is what boards have.
+//! The bytes are counted on the simulated disk.
+//!
+//! There are two loads. In the first, messages are consumed in random order, the hardest case for a log. In
+//! the second, some queues are not consumed for long, beside queues whose messages are consumed at once, as
+//! on real boards.
 
 use std::collections::VecDeque;
 
@@ -19,14 +21,14 @@ const SEGMENT_BYTES: u32 = 1 << 20;
 const SEGMENTS: u32 = 256;
 const LIMIT_BYTES: u64 = SEGMENT_BYTES as u64 * SEGMENTS as u64;
 const BODY: [u8; 3_600] = [7; 3_600];
-/// About what one message takes in the log.
+/// Approximate size of a message in the log.
 const MESSAGE_BYTES: u64 = 3_630;
-/// Messages that come between two commits.
+/// Number of messages between two commits.
 const BATCH: u64 = 30;
 const QUEUES: u64 = 16;
-/// Of so many messages, one goes to a queue that nobody reads for long.
+/// One in this many messages goes to a queue that is not consumed for long.
 const SLEEPY_ONE_IN: u64 = 5;
-/// So many messages wait in queues that are read.
+/// Number of messages that wait in consumed queues.
 const BUSY_WAITING: usize = 200;
 
 struct World {
@@ -53,7 +55,7 @@ impl World {
         Self { log, disk, random: Random::new(9), now_ms: 0, next: vec![0; 2 * QUEUES as usize + 1] }
     }
 
-    /// What the helpers do in the time of one commit.
+    /// Does what the helpers do during one commit.
     fn turn(&mut self) {
         self.now_ms += 20;
         if let Some(job) = self.log.next_prepare() {
@@ -70,7 +72,7 @@ impl World {
         }
     }
 
-    /// One message; `None` when there is no room for it, and none will come.
+    /// Publishes one message. Returns `None` if there is no space, and none will become free.
     fn publish(&mut self, queue: u64) -> Option<(u64, u64)> {
         let offset = self.next[queue as usize];
         let record = Record::Message(Message {
@@ -100,23 +102,23 @@ impl World {
         self.log.settle(queue, range, Urgency::Lazy, Now::from_ms(self.now_ms));
     }
 
-    /// Bytes written, and of messages.
+    /// Returns the bytes written, and those of messages.
     fn bytes(&self) -> (u64, u64) {
         let counters = self.log.counters();
         (counters.bytes_written, counters.payload_bytes)
     }
 }
 
-/// What one load had to write.
+/// The result of one load.
 #[derive(Debug)]
 struct Found {
     /// Bytes written per byte of message.
     amplification: f64,
-    /// Percent of the limit that are live messages.
+    /// Share of the limit that is live messages, in percent.
     live: f64,
 }
 
-/// Keeps so many percent of the limit live by what `live` gives up, until three times the limit was written.
+/// Keeps this share of the limit live, until three times the limit was written. `step` settles messages.
 fn measure(percent: u64, mut step: impl FnMut(&mut World, u64) -> bool) -> Option<Found> {
     let mut world = World::new();
     let most = LIMIT_BYTES * percent / 100 / MESSAGE_BYTES;
@@ -141,7 +143,7 @@ fn measure(percent: u64, mut step: impl FnMut(&mut World, u64) -> bool) -> Optio
     Some(Found { amplification, live })
 }
 
-/// Any message that is live may be the next to go.
+/// Any live message may be settled next.
 fn uniform(percent: u64) -> Option<Found> {
     let mut live = Vec::new();
     measure(percent, |world, most| {
@@ -155,7 +157,7 @@ fn uniform(percent: u64) -> Option<Found> {
     })
 }
 
-/// Queues that are read at once, and others of which now and then one is read to its end.
+/// Some queues are consumed at once. One of the others is drained occasionally.
 fn sleepy(percent: u64) -> Option<Found> {
     let mut busy = VecDeque::new();
     let mut asleep: Vec<VecDeque<(u64, u64)>> = vec![VecDeque::new(); QUEUES as usize];
@@ -191,7 +193,7 @@ fn sleepy(percent: u64) -> Option<Found> {
     })
 }
 
-/// All of it is taken, and no more is written for it than this, in hundredths of a byte a byte.
+/// Checks that all messages are accepted, and the amplification in hundredths.
 fn judge(load: fn(u64) -> Option<Found>, most: [u64; 4]) {
     for (percent, most) in [60, 70, 80, 90].into_iter().zip(most) {
         let found = load(percent).unwrap_or_else(|| panic!("at {percent} % publishers wait for ever"));
@@ -200,8 +202,8 @@ fn judge(load: fn(u64) -> Option<Found>, most: [u64; 4]) {
     }
 }
 
-/// Of a segment that leaves, what is live is written again. The cleaner takes the emptiest, so that is less
-/// than `1 / (1 - live)` bytes a byte but for a limit that is nearly full.
+/// Live data of a deleted segment is rewritten. The compactor takes the emptiest segment, so the cost is less
+/// than `1 / (1 - live)` bytes per byte, unless the limit is nearly full.
 #[test]
 #[ignore = "takes a minute: tests/run --full"]
 fn a_limit_full_of_messages_that_die_in_no_order_takes_more() {
@@ -209,6 +211,6 @@ fn a_limit_full_of_messages_that_die_in_no_order_takes_more() {
 }
 
 #[test]
-fn queues_that_are_asleep_beside_busy_ones_are_copied_seldom() {
+fn idle_queues_beside_busy_ones_are_rarely_copied() {
     judge(sleepy, [150, 165, 240, 330]);
 }

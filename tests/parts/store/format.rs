@@ -1,5 +1,5 @@
-//! Versions of the format: a store of version 2 that an older program left is read; older and newer ones are refused and
-//! left alone.
+//! Versions of the format: a store of version 2 written by an older program is read. Older and newer ones are
+//! refused and left unchanged.
 //!
 //! `formats/N.txt` is a store as a program of version N left it when it was killed (`formats/make.py`).
 
@@ -14,7 +14,7 @@ use leveret_storage::{
     ACCESS_SLOTS, Body, Disk, FORMAT, FileDisk, Identity, Log, OpenError, Record, Report, Settings, Urgency,
 };
 
-/// The key of a definition that is written to fill a segment.
+/// Key of a definition that is written to fill a segment.
 const FILLING: [u8; 1] = [7];
 const NOW: Now = Now::from_ms(1);
 const FRESH: Identity = Identity { id: *b"0123456789abcdef", secret: 0xF0_12 };
@@ -52,7 +52,7 @@ fn open(disk: &SimDisk, settings: Settings) -> (Log, Report) {
     (log, report)
 }
 
-/// Everything that a store holds, as text.
+/// Returns the whole content of a store as text.
 fn contents((log, report): (&Log, &Report), disk: &SimDisk) -> Vec<String> {
     let (mut said, mut names) = (Vec::new(), BTreeMap::new());
     let mut note = |key: &[u8], value: &[u8]| {
@@ -108,7 +108,7 @@ fn expected() -> Vec<String> {
     said
 }
 
-/// With which version each file that is part of the log begins.
+/// Returns the version of each file that is part of the log.
 fn versions(disk: &SimDisk, log: &Log) -> Vec<u8> {
     let slots = log.index().segments().values().map(|segment| segment.slot);
     let mut magic = [0; 8];
@@ -133,7 +133,7 @@ fn write_on(log: &mut Log, disk: &mut SimDisk) {
             value: Some(&value),
         };
         log.append_reserved(&record, Urgency::Awaited, NOW).expect("there is room");
-        let job = log.next_commit(NOW).expect("somebody waits");
+        let job = log.next_commit(NOW).expect("a commit is awaited");
         log.commit_done(job.run(disk)).expect("the disk is well");
         if log.index().segments().len() > first {
             return;
@@ -164,8 +164,8 @@ fn a_store_of_version_1_is_refused_and_left_alone() {
     assert_eq!(folder.files(), before);
 }
 
-/// A store that was upgraded has segments of version 1 until they leave the log, and their headers stay in files that are
-/// not used again yet.
+/// An upgraded store has segments of version 1 until they are deleted, and their headers stay in files that
+/// are not reused yet.
 #[test]
 fn a_header_of_version_1_matters_only_in_a_segment_of_the_log() {
     let disk = disk_of(TWO, 1);
@@ -206,7 +206,7 @@ fn a_newer_version_is_refused_and_left_alone() {
 }
 
 #[test]
-fn whatever_later_versions_let_others_pass_over_is_passed_over() {
+fn records_that_later_versions_mark_as_skippable_are_skipped() {
     let mut disk = disk_of(TWO, 1);
     let mut random = Random::new(7);
     let (mut log, _) = open(&disk, settings());
@@ -215,7 +215,7 @@ fn whatever_later_versions_let_others_pass_over_is_passed_over() {
         let record = Record::Optional { kind, payload: &payload };
         log.append_reserved(&record, Urgency::Awaited, NOW).expect("there is room");
         if kind % 9 == 0 {
-            let job = log.next_commit(NOW).expect("somebody waits");
+            let job = log.next_commit(NOW).expect("a commit is awaited");
             log.commit_done(job.run(&mut disk)).expect("the disk is well");
         }
     }

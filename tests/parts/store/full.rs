@@ -1,9 +1,11 @@
-//! The disk limit: the log is filled to it, then everything is settled, in any order and with restarts.
+//! The disk limit: the log is filled up to it, then everything is settled, in any order and with restarts.
 //!
-//! A run is a seed: `LEVERET_SEED=n` replays one, `LEVERET_SEEDS=n` runs so many. Always true at the end: one
-//! segment is left and all others are free, so publishing goes on. There never were more files than the limit
-//! allows, for settlements and copies find room in what they free; but when the process dies again and again
-//! within a few commits, a few.
+//! A run follows from a seed: `LEVERET_SEED=n` replays one, `LEVERET_SEEDS=n` runs n of them.
+//!
+//! # Invariants
+//! - At the end one segment is left and all others are free, so publishing continues.
+//! - The number of files never exceeds the limit, because settlements and copies use the space that they
+//!   free. Only if the process is killed repeatedly within a few commits, there are a few more.
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -18,14 +20,14 @@ use crate::sample::PLAIN;
 
 const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0xF111 };
 const SEGMENT_BYTES: u32 = 64 << 10;
-/// A log that has not got on after so many rests never will.
+/// A log without progress after this many rests will never make any.
 const WAITS_MAX: u32 = 1_000;
 
-/// Seeds with which the log once stood still until the next start: settlements that would have emptied a
-/// segment waited for a file, or for the cleaner, which waited for them.
+/// Seeds with which the log once made no progress until the next start. Settlements that would have emptied a
+/// segment waited for a file or for the compactor, which waited for them.
 const WEDGED: [u64; 9] = [174, 312, 318, 510, 534, 576, 594, 648, 666];
 
-/// A disk for a read that fails.
+/// A disk whose reads fail.
 struct Unreadable;
 
 impl Disk for Unreadable {
@@ -68,9 +70,9 @@ impl Disk for Unreadable {
 
 struct World {
     seed: u64,
-    /// It restarts when the limit is reached, and then no more.
+    /// The world restarts when the limit is reached, and not afterwards.
     is_calm: bool,
-    /// So often the cleaner will not be able to read, in the middle of what it copies too.
+    /// Number of reads of the compactor that will fail, also while it copies.
     reads_to_fail: u32,
     random: Random,
     disk: SimDisk,
@@ -120,7 +122,7 @@ impl World {
         Now::from_ms(self.now)
     }
 
-    /// All that the helpers do without anybody asking; tells whether there was anything.
+    /// Does everything that the helpers do without a request. Returns whether there was anything.
     fn turn(&mut self) -> bool {
         let now = self.now();
         let mut did = false;
@@ -143,7 +145,7 @@ impl World {
         did
     }
 
-    /// Until nothing is to be done any more.
+    /// Runs until nothing is left to do.
     fn rest(&mut self) {
         for turns in 0.. {
             assert!(turns < 100_000, "seed {}: the log never comes to rest", self.seed);
@@ -181,7 +183,7 @@ impl World {
         Ok(())
     }
 
-    /// A large body; its message is still to come.
+    /// Writes a large body, whose message is still to come.
     fn chunks(&mut self) -> Result<Body<'static>, Refused> {
         let body = self.log.take_body_id();
         for index in 0..3 {
@@ -194,7 +196,7 @@ impl World {
         Ok(Body::Chunked { body, chunks: 3, bytes: 6000 })
     }
 
-    /// Publishes until the limit is met; how many messages that were.
+    /// Publishes until the limit is reached. Returns the number of messages.
     fn fill(&mut self) -> u64 {
         let (mut count, mut waits) = (0, 0);
         loop {
@@ -244,7 +246,7 @@ impl World {
         self.files_max = self.files_max.max(self.disk.slots().expect("the disk is well").len());
     }
 
-    /// Settles everything, in an order of its own.
+    /// Settles everything, in a random order.
     fn settle_all(&mut self) {
         let restart_every = if self.is_calm { [0, 0] } else { [300, 40] }[self.random.below(2) as usize];
         let is_random = self.random.once_in(2);
@@ -317,7 +319,7 @@ fn all_that_is_settled_is_free_again() {
     for seed in seeds.chain(WEDGED) {
         let world = run(seed);
         let most = world.settings.segments_max as usize;
-        // What cannot be read keeps its room, whatever is made of the rest.
+        // An unreadable segment keeps its space, whatever happens to the others.
         let more = if seed.is_multiple_of(3) { most + 3 } else { 3 * usize::from(!world.is_calm) };
         assert!(world.files_max <= most + more, "seed {seed}: too many files");
         beyond += u64::from(world.files_max > most);
@@ -327,7 +329,7 @@ fn all_that_is_settled_is_free_again() {
 }
 
 #[test]
-fn a_limit_that_was_lowered_gives_its_files_back_at_the_next_start() {
+fn a_lowered_limit_removes_surplus_files_at_the_next_start() {
     let home = std::env::temp_dir().join(format!("leveret-lowered-{}", std::process::id()));
     std::fs::create_dir_all(&home).expect("the temporary folder can be written");
     let files = || FileDisk::new(&home).slots().expect("it is there").len();
@@ -367,7 +369,7 @@ fn a_limit_that_was_lowered_gives_its_files_back_at_the_next_start() {
     assert!(before > 10, "{before} files");
     for entry in std::fs::read_dir(&home).expect("it is there") {
         let file = entry.and_then(|entry| entry.metadata()).expect("it is there");
-        assert_eq!(file.permissions().mode() & 0o077, 0, "messages and hashes are nobody else's");
+        assert_eq!(file.permissions().mode() & 0o077, 0, "other users cannot read messages and hashes");
     }
     drop(start(20));
     assert_eq!(files(), before, "the limit is as it was");

@@ -1,4 +1,4 @@
-//! What belongs together is durable together: a transaction at whose every call the power goes.
+//! Transactions are atomic on the disk: the power fails at every call of a transaction.
 
 use super::sim_disk::{Mutant, SimDisk, Trouble};
 use leveret_core::journal::{Batch, Journal, Settled, Target, Urgency, is_group};
@@ -8,7 +8,7 @@ use leveret_storage::{Identity, Keeper, Log, SEGMENTS_RESERVED, Settings, Write}
 
 const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0x61_0A9 };
 const NOW: Now = Now::from_ms(1);
-/// Two queues' incarnations.
+/// The incarnations of two queues.
 const INPUT: u64 = 7;
 const OUTPUT: u64 = 8;
 const COMMIT_BYTES: u32 = 152 << 10;
@@ -67,7 +67,7 @@ impl World {
         message
     }
 
-    /// Writes until `batch` is durable, or everything is; how many commits that took. `None`: the power went.
+    /// Writes until `is_done`. Returns the number of commits, or `None` if the power failed.
     fn write_until(&mut self, is_done: impl Fn(&Self) -> bool) -> Option<u32> {
         let mut commits = 0;
         while !is_done(self) {
@@ -90,7 +90,7 @@ impl World {
         self.write_until(|world| world.keeper.is_idle(&world.journal))
     }
 
-    /// Takes 40 messages out of one queue and puts `bodies` into the other, as a transaction.
+    /// Takes 40 messages out of one queue and publishes `bodies` to the other, as a transaction.
     fn transact(&mut self, inputs: &[MessageId], bodies: &[usize]) -> Batch {
         self.journal.begin_group();
         for (offset, bytes) in bodies.iter().enumerate() {
@@ -107,7 +107,7 @@ impl World {
         self.keeper.log().index().queues().get(&queue).map_or(0, |queue| queue.live)
     }
 
-    /// Every message of the output can be read back, as it was.
+    /// Checks that every message of the output queue can be read back unchanged.
     fn check_bodies(&mut self, bodies: &[usize]) {
         let mut found = vec![0; bodies.len()];
         let mut sizes = std::collections::BTreeMap::new();
@@ -137,16 +137,17 @@ impl World {
     }
 }
 
-/// Segments that the log may have.
+/// Maximum number of segments of the log.
 const SEGMENTS: u32 = 30;
 
-/// The power goes at every call in turn, of the transaction and of the start after it.
+/// Cuts the power at every call in turn, of the transaction and of the start after it.
 fn at_every_cut(bodies: &[usize]) -> (u32, u32) {
     at_cuts(bodies, SEGMENTS, 1)
 }
 
-/// A disk whose power goes at call number `cut` while a transaction settles 40 messages and publishes these bodies;
-/// whether the transaction was answered before, and whether all of it was written.
+/// Cuts the power at call number `cut` while a transaction settles 40 messages and publishes these bodies.
+///
+/// Returns the disk, whether the transaction was answered before, and whether all of it was written.
 fn cut_in_a_transaction(cut: u64, bodies: &[usize]) -> (SimDisk, bool, bool) {
     let disk = SimDisk::new(cut, Mutant::None, IDENTITY);
     disk.start(Trouble::Never);
@@ -162,12 +163,13 @@ fn cut_in_a_transaction(cut: u64, bodies: &[usize]) -> (SimDisk, bool, bool) {
     (disk, is_answered, is_over)
 }
 
-/// The same as [`at_every_cut`] for each call whose number is a multiple of `step`. Starts may use `segments_max` segments.
+/// Same as [`at_every_cut`] for each call whose number is a multiple of `step`. Starts may use `segments_max`
+/// segments.
 fn at_cuts(bodies: &[usize], segments_max: u32, step: usize) -> (u32, u32) {
     let (mut nothing, mut whole) = (0, 0);
     for cut in (0..).step_by(step) {
         let (disk, is_answered, is_over) = cut_in_a_transaction(cut, bodies);
-        // The start may be cut too; the one after it must come to the same end.
+        // The start may be cut too; the one after it must have the same result.
         disk.start(Trouble::Cut(cut % 7));
         drop(World::open_with(&disk, segments_max));
         disk.power_cut();
@@ -202,10 +204,10 @@ fn at_cuts(bodies: &[usize], segments_max: u32, step: usize) -> (u32, u32) {
     unreachable!("the last cut comes too late")
 }
 
-/// A message outside of any group, then a transaction in one commit with it or without, then a message behind
-/// them; one bit of the transaction's commit is flipped.
+/// A message outside of any transaction, then a transaction in one commit with it or without, then another
+/// message. One bit of the transaction's commit is flipped.
 #[test]
-fn a_damaged_transaction_is_whole_or_not_there() {
+fn a_damaged_transaction_is_complete_or_absent() {
     for place in (100..3_000).step_by(97) {
         let disk = SimDisk::new(place, Mutant::None, IDENTITY);
         disk.start(Trouble::Never);
@@ -226,7 +228,7 @@ fn a_damaged_transaction_is_whole_or_not_there() {
 }
 
 #[test]
-fn what_fits_into_a_commit_is_in_one() {
+fn a_transaction_that_fits_into_a_commit_is_in_one() {
     let (nothing, whole) = at_every_cut(&[1000; 30]);
     assert!(nothing > 1 && whole > 0, "{nothing} and {whole}");
     let disk = SimDisk::new(1, Mutant::None, IDENTITY);
@@ -239,15 +241,15 @@ fn what_fits_into_a_commit_is_in_one() {
 }
 
 #[test]
-fn what_no_commit_holds_is_there_whole_or_not_at_all() {
-    // 90 messages of 10 KB and one settlement came back as 45 messages and no settlement once.
+fn a_transaction_larger_than_a_commit_is_complete_or_absent() {
+    // Once, 90 messages of 10 KB and one settlement came back as 45 messages and no settlement.
     let (nothing, whole) = at_every_cut(&[10_000; 90]);
     assert!(nothing > 10 && whole > 10, "{nothing} and {whole}");
 }
 
-/// A start that has no room to write anything of it again must not leave what is there of it.
+/// A start without space to write anything again must not leave a part of the transaction.
 #[test]
-fn on_a_disk_that_is_full_by_then_it_is_whole_or_not_there_as_well() {
+fn on_a_disk_that_is_full_a_transaction_is_complete_or_absent_too() {
     for segments_max in [3, 5] {
         let (nothing, whole) = at_cuts(&[10_000; 90], segments_max, 4);
         assert!(nothing > 4 && whole > 0, "{segments_max}: {nothing} and {whole}");
@@ -258,9 +260,10 @@ fn on_a_disk_that_is_full_by_then_it_is_whole_or_not_there_as_well() {
     assert!(nothing > 4 && whole > 0, "{nothing} and {whole}");
 }
 
-/// A start whose disk fails while it ends a transaction is served as it can be read: with all of it, or nothing.
+/// A start whose disk fails while it finishes a transaction is served read-only: with all of the transaction
+/// or nothing.
 #[test]
-fn a_start_that_cannot_end_it_shows_no_half_of_it() {
+fn a_start_that_cannot_finish_a_transaction_shows_no_part_of_it() {
     let bodies = [10_000; 90];
     let (mut nothing, mut unwritable) = (0, 0);
     for cut in (0..400).step_by(5) {
@@ -284,10 +287,12 @@ fn a_start_that_cannot_end_it_shows_no_half_of_it() {
     assert!(nothing > 10 && unwritable > 10, "{nothing} and {unwritable}");
 }
 
-/// A start that the disk refuses a part of a transaction leaves it as it is: undone at that start, the half of it that had
-/// been written in its own right was left. The start that can read it again ends it.
+/// A start that cannot read a part of a transaction leaves it as it is.
+///
+/// When it was undone at that start, a half of it that had been written separately remained. The start that
+/// can read everything finishes it.
 #[test]
-fn what_the_disk_refuses_of_it_at_one_start_is_ended_by_a_later_one() {
+fn a_transaction_that_is_unreadable_at_one_start_is_finished_by_a_later_one() {
     let bodies = [10_000; 90];
     let (mut left, mut ended) = (0, 0);
     for cut in (0..400).step_by(5) {
@@ -330,7 +335,7 @@ fn what_the_disk_refuses_of_it_at_one_start_is_ended_by_a_later_one() {
 }
 
 #[test]
-fn large_bodies_belong_to_it() {
+fn large_bodies_belong_to_their_transaction() {
     let (nothing, whole) = at_every_cut(&[100, 200_000, 100, 70_000]);
     assert!(nothing > 3 && whole > 0, "{nothing} and {whole}");
     let mut bodies = vec![20_000; 20];
@@ -345,7 +350,7 @@ fn ten_thousand_settlements_come_with_a_message() {
     disk.start(Trouble::Never);
     let mut world = World::open(&disk).expect("it opens");
     world.journal.begin_group();
-    // Every other one, so that nothing merges.
+    // Every other one, so that they do not merge.
     for offset in 0..10_000 {
         world.journal.settle_stored(Settled { queue: INPUT, start: 2 * offset, end: 2 * offset + 1 });
     }
@@ -358,10 +363,12 @@ fn ten_thousand_settlements_come_with_a_message() {
     assert_eq!((world.live(INPUT), world.live(OUTPUT)), (0, 1));
 }
 
-/// What is settled cannot be undone. A start without room settled what a transaction had published, too, once
-/// the first half of what that replaced was settled: both were gone.
+/// A settlement cannot be undone.
+///
+/// Before, a start without space also settled what a transaction had published, when the first half of the
+/// replaced messages was settled already. Both were lost.
 #[test]
-fn what_takes_two_commits_to_settle_is_never_gone_on_both_sides() {
+fn a_replacement_settled_in_two_commits_is_never_lost_on_both_sides() {
     const INPUTS: u64 = 100;
     let (mut finished, bodies) = (0, [10_000; 90]);
     for cut in (0..).step_by(2) {
@@ -377,7 +384,7 @@ fn what_takes_two_commits_to_settle_is_never_gone_on_both_sides() {
         for (offset, bytes) in bodies.iter().enumerate() {
             world.publish(OUTPUT, offset as u64, *bytes);
         }
-        // Every other one, so that nothing merges; those that are there come first.
+        // Every other one, so that they do not merge; those that exist come first.
         for offset in 0..40_000 {
             world.journal.settle_stored(Settled { queue: INPUT, start: 2 * offset, end: 2 * offset + 1 });
         }
@@ -404,7 +411,7 @@ fn what_takes_two_commits_to_settle_is_never_gone_on_both_sides() {
     }
 }
 
-/// Messages said one by one and a clean stop; where every commit of it lies.
+/// Writes messages one by one and stops cleanly. Returns the position of every commit.
 fn stopped(messages: u64) -> (SimDisk, Vec<(u32, usize)>) {
     let disk = SimDisk::new(1, Mutant::None, IDENTITY);
     disk.start(Trouble::Never);
@@ -418,9 +425,9 @@ fn stopped(messages: u64) -> (SimDisk, Vec<(u32, usize)>) {
     (disk, places)
 }
 
-/// Nothing can prove that a store's last commit was whole but what lies behind it.
+/// Only data behind it could prove that the last commit of a store was complete.
 #[test]
-fn after_a_clean_stop_no_lost_message_is_taken_for_half_a_commit() {
+fn after_a_clean_stop_no_lost_message_is_taken_for_a_torn_commit() {
     let mut lost = 0;
     for messages in [1, 2, 7] {
         for place in 0..stopped(messages).1.len() {
@@ -437,10 +444,10 @@ fn after_a_clean_stop_no_lost_message_is_taken_for_half_a_commit() {
     assert!(lost > 0, "something was lost");
 }
 
-/// A large transaction is begun on the disk in each of many lives and never comes to its end. What it has
-/// written there would fill the disk, were it not reclaimed.
+/// A large transaction is started in each of many epochs and never committed. Its written parts would fill
+/// the disk if they were not reclaimed.
 #[test]
-fn what_was_begun_and_never_committed_is_reclaimed() {
+fn transactions_that_were_started_and_never_committed_are_reclaimed() {
     const LIVES: u64 = 30;
     let disk = SimDisk::new(1, Mutant::None, IDENTITY);
     let mut begun = 0;
@@ -466,10 +473,10 @@ fn what_was_begun_and_never_committed_is_reclaimed() {
     assert_eq!(world.live(OUTPUT), 90);
 }
 
-/// A transaction that the disk has no room for waits with what is begun of it, and has not taken the room
-/// that is kept for the cleaner.
+/// A transaction that exceeds the disk space waits with its written part, and does not use the reserve of the
+/// compactor.
 #[test]
-fn what_is_begun_leaves_the_reserve_to_the_cleaner() {
+fn an_unfinished_transaction_leaves_the_reserve_to_the_compactor() {
     const SEGMENTS: u32 = 12;
     let disk = SimDisk::new(1, Mutant::None, IDENTITY);
     disk.start(Trouble::Never);
@@ -490,9 +497,9 @@ fn what_is_begun_leaves_the_reserve_to_the_cleaner() {
     );
 }
 
-/// What consumers settle beside a transaction that waits for room is written, and makes that room in the end.
+/// Settlements beside a waiting transaction are written, and eventually free space for it.
 #[test]
-fn settlements_beside_a_transaction_that_waits_are_written_and_make_its_room() {
+fn settlements_beside_a_waiting_transaction_are_written_and_free_its_space() {
     let disk = SimDisk::new(1, Mutant::None, IDENTITY);
     disk.start(Trouble::Never);
     let mut world = World::open_with(&disk, 12).expect("it opens");

@@ -1,4 +1,4 @@
-//! The store alone: on the simulated disk, and on real files where it is about those.
+//! The store alone: on the simulated disk, and on real files where necessary.
 
 #[path = "../formats/mod.rs"]
 mod formats;

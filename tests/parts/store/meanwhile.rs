@@ -1,4 +1,4 @@
-//! A scan of a store whose broker goes on writing: what moves meanwhile is no damage.
+//! A scan of a store whose broker continues to write: changes during the scan are not reported as damage.
 
 use std::io;
 
@@ -11,7 +11,7 @@ use crate::sample::PLAIN;
 const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0x3EA11 };
 const NOW: Now = Now::from_ms(1);
 
-/// A disk as it was for so many reads, and then as it became.
+/// A disk that changes after a number of reads.
 struct Moving {
     before: SimDisk,
     after: SimDisk,
@@ -71,11 +71,11 @@ fn publish(log: &mut Log, disk: &mut SimDisk, offset: u64) {
         log.prepare_done(job.run(disk)).expect("the disk is well");
     }
     log.append(&Record::Message(message), Urgency::Awaited, NOW).expect("there is room");
-    let job = log.next_commit(NOW).expect("somebody waits");
+    let job = log.next_commit(NOW).expect("a commit is awaited");
     log.commit_done(job.run(disk)).expect("the disk is well");
 }
 
-/// A log of so many messages.
+/// Returns a log with this many messages.
 fn filled(messages: u64) -> (SimDisk, usize) {
     let mut disk = SimDisk::new(1, Mutant::None, IDENTITY);
     disk.start(Trouble::Never);
@@ -86,7 +86,7 @@ fn filled(messages: u64) -> (SimDisk, usize) {
 }
 
 #[test]
-fn a_segment_that_is_opened_during_a_look_is_none_that_was_lost() {
+fn a_segment_opened_during_a_scan_is_not_reported_as_lost() {
     let ((before, few), (after, many)) = (filled(40), filled(60));
     assert!(many > few, "no segment was opened");
     let mut moments = 0;

@@ -1,5 +1,5 @@
-//! Damage to the newest segment, which no later one speaks of: what can be known of it comes from its own
-//! header, from the heads of its commits, and from what is noted beside the log.
+//! Damage to the newest segment, which no later one describes. It can be reconstructed only from its own
+//! header, from the headers of its commits, and from the header copy beside the log.
 
 use std::collections::BTreeMap;
 
@@ -9,16 +9,16 @@ use leveret_storage::{ACCESS_SLOTS, Access, Disk, Log, NEWEST_SLOT, Range, Recor
 
 use crate::small::{HEADER_BYTES, IDENTITY, NOW, body, new_disk, open, publish_ten, readable, turn, zero};
 
-/// Where a commit lies, and its first message.
+/// Position of a commit, and its first message.
 type Tens = ((u32, usize), u64);
 
 struct Store {
     disk: SimDisk,
-    /// Of the newest segment.
+    /// Commits of the newest segment.
     commits: Vec<Tens>,
-    /// All that are live.
+    /// All live offsets.
     live: Vec<u64>,
-    /// The note beside the log before the newest segment was opened.
+    /// The header copy before the newest segment was opened.
     note_before: Vec<u8>,
 }
 
@@ -31,8 +31,9 @@ fn commit_ten(log: &mut Log, disk: &mut SimDisk, offset: &mut u64) -> Tens {
     (place, *offset - 10)
 }
 
-/// A log of so many segments, the newest with some commits of ten messages each; with those before them gone,
-/// when it `lasts`, as all do that have served for a while.
+/// Returns a log of `segments` segments, the newest one with some commits of ten messages each.
+///
+/// With `lasts`, the segments before are deleted, as in every store that is in use for some time.
 fn store(segments: usize, lasts: bool) -> Store {
     let mut disk = new_disk();
     let (mut log, _) = open(&disk, IDENTITY);
@@ -46,7 +47,7 @@ fn store(segments: usize, lasts: bool) -> Store {
         while log.index().segments().len() > 1 {
             turn(&mut log, &mut disk);
         }
-        // The first of those that stay opened its segment.
+        // The first remaining message opened its segment.
         let (mut log, _) = open(&disk, IDENTITY);
         assert_eq!(readable(&mut log, &mut disk), (start..offset).collect::<Vec<_>>());
     }
@@ -73,19 +74,19 @@ fn first_block(disk: &mut SimDisk, slot: u32) -> Vec<u8> {
     bytes
 }
 
-/// A card puts back what a block had before.
+/// Restores the old content of a block, as a card may do.
 fn put_back(disk: &mut SimDisk, slot: u32, block: &[u8]) {
     disk.write(slot, 0, block).expect("the disk is well");
     disk.sync(slot).expect("the disk is well");
 }
 
-/// A bit in the body of the fourth message of a commit.
+/// Flips a bit in the body of the fourth message of a commit.
 fn flip_fourth(disk: &SimDisk, &((slot, at), first): &Tens) {
     let before: usize = (first..first + 3).map(|offset| body(offset).len() + 30).sum();
     disk.flip(slot, at + HEADER_BYTES + before + 60);
 }
 
-/// Starts and inspections find the same, again and again.
+/// Checks that several starts and inspections find the same.
 fn finds(case: &str, disk: &mut SimDisk, expected: &[u64]) {
     for start in 0..3 {
         let (log, report) = Log::inspect(disk).expect("it is readable");
@@ -101,17 +102,17 @@ fn finds(case: &str, disk: &mut SimDisk, expected: &[u64]) {
     }
 }
 
-/// Each commit was written after the sync of the one before it: so the heads of those behind it prove all but
-/// the last, though not one of them is whole. The last is like one that was cut short.
+/// Each commit was written after the sync of the one before. So the headers of the later ones prove all but
+/// the last, even if none of them is intact. The last one is like a torn commit.
 #[test]
-fn every_commit_of_the_newest_segment_damaged_costs_what_was_touched_and_the_last() {
+fn damage_to_every_commit_of_the_newest_segment_loses_the_damaged_messages_and_the_last_commit() {
     for (segments, lasts) in [(3, false), (1, false), (1, true), (3, true)] {
         for is_noted in [true, false] {
             let Store { mut disk, commits, live, .. } = store(segments, lasts);
             if !is_noted {
                 zero(&mut disk, NEWEST_SLOT, 0..1);
             }
-            // What the start that began them wrote is damaged, too.
+            // The records written at the start that opened them are damaged, too.
             let of_newest =
                 disk.written().into_iter().filter(|(slot, at)| *slot == commits[0].0.0 && *at > 0);
             let places: Vec<usize> = commits.iter().map(|((_, at), _)| *at).collect();
@@ -130,9 +131,10 @@ fn every_commit_of_the_newest_segment_damaged_costs_what_was_touched_and_the_las
     }
 }
 
-/// Nothing names the newest segment any more, and none of its commits is whole: their heads prove that it was there.
+/// Nothing names the newest segment any more, and none of its commits is intact. Their headers prove that it
+/// existed.
 #[test]
-fn a_newest_segment_without_header_note_and_whole_commit_is_told() {
+fn a_newest_segment_without_header_copy_and_intact_commit_is_reported() {
     let Store { mut disk, commits, live, note_before } = store(3, false);
     put_back(&mut disk, NEWEST_SLOT, &note_before);
     let ((slot, _), first) = commits[0];
@@ -152,9 +154,9 @@ fn a_newest_segment_without_header_note_and_whole_commit_is_told() {
     assert_eq!(found, live.into_iter().filter(|offset| *offset < first).collect::<Vec<_>>());
 }
 
-/// A card puts back the header that the file of the newest segment had when it was another one, and loses the note.
+/// A card restores the old header in the file of the newest segment, and loses the header copy.
 #[test]
-fn a_newest_segment_behind_an_old_header_is_found_without_the_note() {
+fn a_newest_segment_behind_an_old_header_is_found_without_the_header_copy() {
     let mut disk = new_disk();
     let (mut log, _) = open(&disk, IDENTITY);
     let (mut offset, mut settled, mut headers) = (0, 0, BTreeMap::new());
@@ -176,7 +178,7 @@ fn a_newest_segment_behind_an_old_header_is_found_without_the_note() {
     put_back(&mut disk, slot, &old.expect("the file was a segment before"));
     flip_fourth(&disk, &commits[0]);
     zero(&mut disk, NEWEST_SLOT, 0..1);
-    // Nothing says where the damaged commit would stand in the log, so it is lost as a whole.
+    // The position of the damaged commit in the log is unknown, so it is lost completely.
     let left: Vec<u64> = (settled..offset).filter(|offset| *offset >= first + 10).collect();
     let (_, report) = Log::inspect(&mut disk).expect("it is readable");
     assert!(!report.describe_damage().is_empty(), "{report:?}");
@@ -187,9 +189,9 @@ fn a_newest_segment_behind_an_old_header_is_found_without_the_note() {
     }
 }
 
-/// The oldest segment of a log follows on nothing: that its first commit is missing, its header tells.
+/// The oldest segment of a log follows no other one. Its header tells that its first commit is missing.
 #[test]
-fn the_first_commit_of_the_oldest_segment_damaged_costs_what_was_touched_and_is_told() {
+fn damage_to_the_first_commit_of_the_oldest_segment_loses_the_damaged_messages_and_is_reported() {
     let mut disk = new_disk();
     let (mut log, _) = open(&disk, IDENTITY);
     let mut offset = 0;
@@ -217,10 +219,10 @@ fn the_first_commit_of_the_oldest_segment_damaged_costs_what_was_touched_and_is_
     }
 }
 
-/// A disk without room gives up one file of access, a power cut leaves the other one half written, and then
-/// the end of the log is destroyed, so that not one head of a commit is left of it.
+/// A full disk stops the writing of one access file, and a power cut tears the other one. Then the end of the
+/// log is destroyed, including all commit headers.
 #[test]
-fn a_half_written_file_of_access_still_tells_that_the_end_of_the_log_is_lost() {
+fn a_torn_access_file_still_reveals_that_the_end_of_the_log_is_lost() {
     let mut disk = new_disk();
     let say = |disk: &mut SimDisk, log: &mut Log, version: u64, key: &[u8]| {
         let version = u64::from(log.life()) << 32 | version;
@@ -248,7 +250,7 @@ fn a_half_written_file_of_access_still_tells_that_the_end_of_the_log_is_lost() {
     }
 }
 
-/// Another disk with the same files.
+/// Returns another disk with the same files.
 fn copy_of(disk: &SimDisk) -> SimDisk {
     let (mut copy, mut of) = (new_disk(), disk.clone());
     for slot in of.slots().expect("the disk is well").into_iter().chain([NEWEST_SLOT]) {

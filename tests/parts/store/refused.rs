@@ -1,4 +1,4 @@
-//! Blocks that the disk refuses to read: each costs what lies in it, and nothing else.
+//! Unreadable blocks: each costs only the data in it.
 
 use std::collections::BTreeSet;
 
@@ -16,7 +16,7 @@ const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0xE10 };
 const NOW: Now = Now::from_ms(1);
 const SEGMENT_BYTES: u32 = 64 << 10;
 const ALICE: &[u8] = b"\0\x02\x05alice";
-/// Messages of a commit, and commits.
+/// Messages per commit, and number of commits.
 const MESSAGES: u64 = 5;
 const COMMITS: u64 = 46;
 
@@ -35,7 +35,7 @@ fn commit(log: &mut Log, disk: &mut SimDisk) {
     while let Some(job) = log.next_prepare() {
         log.prepare_done(job.run(disk)).expect("the disk is well");
     }
-    let job = log.next_commit(NOW).expect("somebody waits");
+    let job = log.next_commit(NOW).expect("a commit is awaited");
     log.commit_done(job.run(disk)).expect("the disk is well");
 }
 
@@ -48,7 +48,7 @@ fn publish(log: &mut Log, offset: u64) {
     log.append(&record, Urgency::Awaited, NOW).expect("there is room");
 }
 
-/// A user, and messages in several segments.
+/// Returns a store with a user, and messages in several segments.
 fn written() -> SimDisk {
     let mut disk = SimDisk::new(1, Mutant::None, IDENTITY);
     let (mut log, _) = open(&disk);
@@ -66,7 +66,7 @@ fn written() -> SimDisk {
     disk
 }
 
-/// The offsets of messages that can be read, each as it was written.
+/// Returns the offsets of readable messages, and checks their bodies.
 fn served(log: &Log, disk: &SimDisk) -> BTreeSet<u64> {
     let mut found = BTreeSet::new();
     log.read_live(&mut disk.clone(), |record| {
@@ -80,7 +80,7 @@ fn served(log: &Log, disk: &SimDisk) -> BTreeSet<u64> {
     found
 }
 
-/// Every block there is, by file and first byte.
+/// Returns every block, by file and first byte.
 fn blocks(disk: &SimDisk) -> Vec<(u32, usize)> {
     let slots = disk.clone().slots().expect("it can be read");
     let of = |slot| (0..SEGMENT_BYTES as usize).step_by(BLOCK_BYTES).map(move |at| (slot, at));
@@ -88,7 +88,7 @@ fn blocks(disk: &SimDisk) -> Vec<(u32, usize)> {
 }
 
 #[test]
-fn a_refused_block_costs_its_commit_and_is_told() {
+fn an_unreadable_block_loses_its_commit_and_is_reported() {
     let all: BTreeSet<u64> = (0..MESSAGES * COMMITS).collect();
     let places = blocks(&written());
     assert!(places.len() > 4 * 16, "{} blocks", places.len());
@@ -105,7 +105,7 @@ fn a_refused_block_costs_its_commit_and_is_told() {
             report.is_damaged() || !report.refused.is_empty() || !inspected.describe_damage().is_empty();
         assert!(lost.is_empty() || is_told, "file {slot}, byte {at}: {lost:?} are lost without a word");
         lossy += usize::from(!lost.is_empty());
-        // What is promised now holds, whether or not the block can be read again one day.
+        // Messages confirmed now are kept, whether or not the block becomes readable again.
         for offset in 1_000..1_020 {
             publish(&mut log, offset);
             commit(&mut log, &mut disk);
@@ -128,10 +128,12 @@ fn a_refused_block_costs_its_commit_and_is_told() {
     assert!(lossy > 20, "only {lossy} blocks cost anything");
 }
 
-/// A start writes the files of access anew from the log. What the disk refuses just then would be missing in them, and
-/// a later start, whose log is damaged, would take it for deleted.
+/// A start rewrites the access files from the log.
+///
+/// Data in an unreadable block would be missing in them. A later start, whose log is damaged, would take it
+/// for deleted.
 #[test]
-fn a_user_whom_the_disk_refuses_for_a_moment_is_there_after_damage_too() {
+fn a_temporarily_unreadable_user_exists_after_damage_too() {
     let places = blocks(&written());
     let mut refused = 0;
     for after in 0..120 {
@@ -156,10 +158,12 @@ fn a_user_whom_the_disk_refuses_for_a_moment_is_there_after_damage_too() {
     assert!(refused > 20, "{refused} starts were refused something");
 }
 
-/// The last commit is refused for good, so a start looks thrice, and the last look counts. The newest segment is read twice
-/// in it: what the disk refuses in the first read only is written again by the start, and must be told as well.
+/// The last commit is permanently unreadable, so a start reads three times, and the last time counts.
+///
+/// In that pass the newest segment is read twice. Data that only the first read misses is written again by
+/// the start, and must be reported as well.
 #[test]
-fn whoever_was_deleted_is_not_there_though_the_disk_refuses_a_read_for_a_moment() {
+fn a_deleted_user_stays_deleted_although_a_read_fails_temporarily() {
     let mut disk = written();
     let (mut log, _) = open(&disk);
     for turn in 0..2 {
@@ -191,7 +195,7 @@ fn whoever_was_deleted_is_not_there_though_the_disk_refuses_a_read_for_a_moment(
 }
 
 #[test]
-fn a_file_that_cannot_be_opened_costs_what_lies_in_it_and_is_told() {
+fn a_file_that_cannot_be_opened_loses_its_content_and_is_reported() {
     let all: BTreeSet<u64> = (0..MESSAGES * COMMITS).collect();
     let slots = written().slots().expect("it can be read");
     let (mut lossy, mut spare) = (0, 0);
@@ -206,7 +210,7 @@ fn a_file_that_cannot_be_opened_costs_what_lies_in_it_and_is_told() {
         assert_eq!(report.unopened.len(), 1, "file {slot} is told");
         assert!(log.is_damaged() && report.unwritable.is_none(), "file {slot}");
         let lost = &all - &served(&log, &disk);
-        // The last commit is written once more by each start.
+        // The last commit is repeated by each start.
         assert!(lost.len() as u64 <= of_file * MESSAGES, "file {slot}: {} are lost", lost.len());
         lossy += usize::from(!lost.is_empty());
         spare += usize::from(of_file == 0);
@@ -215,7 +219,7 @@ fn a_file_that_cannot_be_opened_costs_what_lies_in_it_and_is_told() {
             commit(&mut log, &mut disk);
         }
         drop(log);
-        // What is promised now holds, whether or not the file can be opened again one day.
+        // Messages confirmed now are kept, whether or not the file can be opened again.
         for relents in [false, true, true] {
             disk.lose_file(slot, !relents);
             let (log, report) = open(&disk);
@@ -237,7 +241,7 @@ fn the_newest_segment_that_cannot_be_opened_leaves_access_in_doubt_unless_the_fi
     disk.lose_access_files();
     let (_, report) = open(&disk);
     assert!(matches!(report.access.access, Access::InDoubt(_)), "{:?}", report.access.access);
-    // A spare one may have held nothing: the newest that can be opened is not full.
+    // A spare file may have contained nothing: the newest segment that can be opened is not full.
     let disk = written();
     let all = disk.clone().slots().expect("it can be read");
     let spare = all.into_iter().find(|slot| disk.written().iter().all(|(other, _)| other != slot));
@@ -247,10 +251,10 @@ fn the_newest_segment_that_cannot_be_opened_leaves_access_in_doubt_unless_the_fi
     assert_eq!(report.access.access, Access::Whole, "nothing of it can be missing");
 }
 
-/// Nobody is told that a store is new when it cannot be read; else what can be read of it is served, and who may come in is
-/// in doubt where nothing is left that says it.
+/// An unreadable store is never reported as new. Otherwise everything readable is served, and access is in
+/// doubt if no record of it is left.
 #[test]
-fn a_disk_that_refuses_many_blocks_is_served_as_far_as_it_can_be_read() {
+fn a_disk_with_many_unreadable_blocks_is_served_as_far_as_it_can_be_read() {
     let disk = written();
     disk.lose_access_files();
     let whole = served(&Log::read_only(&mut disk.clone()).expect("it is there").0, &disk);
@@ -271,10 +275,10 @@ fn a_disk_that_refuses_many_blocks_is_served_as_far_as_it_can_be_read() {
     assert!(matches!(opened, Err(OpenError::Unreadable(_))), "{opened:?}");
 }
 
-/// A file that is refused as a whole at one start: what lies in it is there again when it can be read, however much was
-/// written meanwhile.
+/// A file is unreadable at one start. Its content is back when it can be read again, whatever was written
+/// meanwhile.
 #[test]
-fn a_file_that_is_refused_at_one_start_stays_in_the_log() {
+fn a_file_that_is_unreadable_at_one_start_stays_in_the_log() {
     let all: BTreeSet<u64> = (0..MESSAGES * COMMITS).collect();
     let places = blocks(&written());
     let last = written().written().last().copied().expect("there were commits").0;
@@ -299,17 +303,17 @@ fn a_file_that_is_refused_at_one_start_stays_in_the_log() {
     assert!(lossy > 2, "{lossy} files cost anything");
 }
 
-/// However often it is asked for, and however long the log goes on beside it: what lies in a refused block
-/// is neither forgotten nor written over, every life tells of it that asks for it, and the first that may
-/// read it again serves it.
+/// Data in an unreadable block is neither forgotten nor overwritten, however often it is requested and
+/// however long the log is used. Every epoch that needs it reports it, and the first one that can read it
+/// serves it.
 #[test]
-fn a_block_that_is_refused_for_years_is_kept_until_the_disk_relents() {
+fn a_block_that_is_unreadable_for_years_is_kept_until_it_can_be_read() {
     let all: BTreeSet<u64> = (0..MESSAGES * COMMITS).collect();
     let mut disk = written();
     let (slot, at) = disk.written()[20];
     let (mut log, report) = open(&disk);
     assert!(report.refused.is_empty() && !log.is_damaged());
-    // In life: nothing of it was read by the start.
+    // While the broker runs: the start did not read this block.
     disk.refuse(slot, at);
     let kept = &all - &read_back(&mut log, &mut disk);
     assert!((1..=MESSAGES).contains(&(kept.len() as u64)), "{kept:?}");
@@ -328,7 +332,7 @@ fn a_block_that_is_refused_for_years_is_kept_until_the_disk_relents() {
             }
         }
         recycled += log.counters().segments_recycled;
-        // A start reads footers; what it does not read it cannot miss.
+        // A start reads footers; it cannot miss what it does not read.
         log = open(&disk).0;
         assert_eq!(read_back(&mut log, &mut disk), &all - &kept, "year {year}");
         assert!(log.has_refused_reads(), "year {year}: not a word");
@@ -340,7 +344,7 @@ fn a_block_that_is_refused_for_years_is_kept_until_the_disk_relents() {
     assert!(!report.is_damaged() && report.refused.is_empty() && !log.is_damaged(), "{report:?}");
 }
 
-/// The first of the messages, as far as they can be read back in life.
+/// Returns the first part of the messages that can be read back at run time.
 fn read_back(log: &mut Log, disk: &mut SimDisk) -> BTreeSet<u64> {
     let (mut came, mut from) = (BTreeSet::new(), 0);
     while from < MESSAGES * COMMITS {

@@ -1,4 +1,5 @@
-//! A file system that is full for a while: what waits goes on by itself when there is room, and nothing else.
+//! A file system that is full for some time: everything that waits continues automatically when there is
+//! space.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -21,7 +22,7 @@ struct World {
     disk: SimDisk,
     log: Log,
     now_ms: u64,
-    /// Times that the file system was asked for room.
+    /// Number of requests for space from the file system.
     prepares: u64,
     published: u64,
 }
@@ -37,7 +38,7 @@ impl World {
         Now::from_ms(self.now_ms)
     }
 
-    /// What the loop does in one turn.
+    /// Does what the event loop does in one turn.
     fn turn(&mut self) {
         if let Some(job) = self.log.next_commit(self.now()) {
             self.log.commit_done(job.run(&mut self.disk)).expect("a full disk is no broken one");
@@ -51,7 +52,7 @@ impl World {
         (0..count).for_each(|_| self.turn());
     }
 
-    /// Time passes, a tenth of a second at a time.
+    /// Lets time pass in steps of 0.1 s.
     fn pass_s(&mut self, seconds: u64) {
         for _ in 0..10 * seconds {
             self.now_ms += 100;
@@ -59,7 +60,7 @@ impl World {
         }
     }
 
-    /// Whether a message was taken.
+    /// Publishes a message. Returns whether it was accepted.
     fn publish(&mut self) -> bool {
         let record = Record::Message(Message {
             targets: Targets::List(&[Target { queue: 1, offset: self.published, lane: 0 }]),
@@ -71,7 +72,7 @@ impl World {
         is_taken
     }
 
-    /// Publishes until nothing more is taken; tells how many were.
+    /// Publishes until nothing more is accepted. Returns the number of messages.
     fn publish_all(&mut self) -> u64 {
         let (before, mut refused) = (self.published, 0);
         while refused < 20 {
@@ -85,7 +86,7 @@ impl World {
         self.log.is_idle() && !self.log.is_postponed()
     }
 
-    /// What a start finds now.
+    /// Returns the messages that a start finds now.
     fn found(&mut self) -> BTreeSet<u64> {
         let (log, report) = open(&self.disk);
         assert!(!report.is_damaged() && report.unwritable.is_none(), "{report:?}");
@@ -117,7 +118,7 @@ fn new_disk() -> SimDisk {
 }
 
 #[test]
-fn room_that_comes_back_is_found_by_itself_and_asked_for_gently() {
+fn freed_file_system_space_is_found_automatically_with_few_attempts() {
     let mut world = World::new(new_disk());
     world.turns(20);
     world.disk.foresee(Trouble::Full(0));
@@ -128,7 +129,7 @@ fn room_that_comes_back_is_found_by_itself_and_asked_for_gently() {
     world.pass_s(600);
     assert!((20..60).contains(&world.prepares), "asked {} times in ten minutes", world.prepares);
     assert!(world.log.ask_deadline().ms_left(world.now()).is_some_and(|ms| ms <= 30_000));
-    // Somebody made room; nothing was consumed.
+    // Space was freed outside; nothing was consumed.
     world.disk.start(Trouble::Never);
     world.pass_s(31);
     assert!(!world.log.space().is_file_system_full(), "it does not ask any more");
@@ -138,7 +139,7 @@ fn room_that_comes_back_is_found_by_itself_and_asked_for_gently() {
 }
 
 #[test]
-fn a_half_made_file_does_not_fill_the_file_system() {
+fn an_incomplete_new_file_does_not_fill_the_file_system() {
     let mut world = World::new(new_disk());
     world.turns(20);
     world.publish_all();
@@ -160,7 +161,7 @@ fn a_half_made_file_does_not_fill_the_file_system() {
 }
 
 #[test]
-fn a_commit_without_room_waits_and_is_written_once_there_is_some() {
+fn a_commit_without_space_waits_and_is_written_once_there_is_some() {
     for after in 0..12 {
         for count in [1, 2, 5, 9] {
             let mut world = World::new(new_disk());
@@ -192,7 +193,7 @@ fn acknowledgements_are_recorded_from_the_reserve_while_publishers_wait() {
         world.turns(4);
     }
     let files = world.disk.slots().expect("they can be listed").len();
-    // One write is refused, and the next ones find the room that a file has given up.
+    // One write fails, and the next ones use the space of a deleted file.
     world.disk.foresee(Trouble::NoRoom(0, 1));
     world.log.settle(1, Range { start: 0, end: 4 }, Urgency::Awaited, world.now());
     world.turns(2);
@@ -206,7 +207,7 @@ fn acknowledgements_are_recorded_from_the_reserve_while_publishers_wait() {
 }
 
 #[test]
-fn a_full_disk_at_a_start_is_no_broken_one() {
+fn a_full_disk_at_a_start_is_not_a_failed_disk() {
     for after in 0..6 {
         let mut world = World::new(new_disk());
         world.turns(20);
@@ -227,17 +228,17 @@ fn a_full_disk_at_a_start_is_no_broken_one() {
 }
 
 #[test]
-fn out_of_a_sync_it_is_final() {
+fn a_failed_sync_is_final() {
     let mut world = World::new(new_disk());
     world.turns(20);
     world.disk.foresee(Trouble::FailedSync(0));
     assert!(world.publish());
-    let job = world.log.next_commit(world.now()).expect("somebody waits");
+    let job = world.log.next_commit(world.now()).expect("a commit is awaited");
     assert!(world.log.commit_done(job.run(&mut world.disk)).is_err() && world.log.has_failed());
 }
 
 #[test]
-fn a_full_share_is_a_full_disk() {
+fn an_exceeded_quota_counts_as_a_full_disk() {
     // ENOSPC, EDQUOT; EIO.
     for (errno, is_one) in [(28, true), (122, true), (5, false)] {
         assert_eq!(is_full(&io::Error::from_raw_os_error(errno)), is_one, "{errno}");

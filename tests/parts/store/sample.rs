@@ -1,8 +1,8 @@
-//! What these tests publish: a test says only what matters to it.
+//! Sample messages: a test states only the fields that matter to it.
 
 use leveret_storage::{Body, Message, Targets};
 
-/// A message as small as may be, but for its body; to no queue.
+/// The smallest possible message, except for its body, without a queue.
 pub(crate) const PLAIN: Message<'static> = Message {
     targets: Targets::List(&[]),
     enqueued_ms: 0,
@@ -13,7 +13,7 @@ pub(crate) const PLAIN: Message<'static> = Message {
     body: Body::Inline(&[7; 500]),
 };
 
-/// What the field publishes, of a usual length: with a time, a key and a content type.
+/// A message of usual size: with a timestamp, a key and a content type.
 pub(crate) const USUAL: Message<'static> = Message {
     enqueued_ms: 1_700_000_000_000,
     exchange: b"amq.topic",

@@ -1,12 +1,16 @@
-//! The log on a disk that fails in every way we know: random traffic, cuts at any call, recovery, checks.
+//! The log on a disk with all known faults: random traffic, cuts at any call, recovery, checks.
 //!
-//! A run is a seed: `LEVERET_SEED=n cargo test --profile checked -p leveret-storage --test store sim::one_seed` replays one,
-//! `LEVERET_SEEDS=n` runs so many. Checked after each recovery: what was reported durable is there unless it
-//! was settled; what was settled and durable is gone; nothing is invented or altered; definitions are exact;
-//! offsets are never used twice; a life is never lived twice; no synced block was written again.
+//! A run follows from a seed: `LEVERET_SEED=n cargo test --profile checked -p leveret-storage --test store sim::one_seed`
+//! replays one, `LEVERET_SEEDS=n` runs n of them. Checked after each recovery:
+//! - What was reported durable exists unless it was settled.
+//! - Durably settled messages are gone.
+//! - No message is invented or altered.
+//! - Definitions are exact.
+//! - Offsets are never used twice, and no epoch repeats.
+//! - No synced block was overwritten.
 //!
-//! One run in a few is a sieve: one queue keeps every other of many small messages that lie far apart, so
-//! that what is settled in it takes more than a commit, and what lies beside them leaves the log soon.
+//! Some runs are sieves: one queue keeps every other of many small messages that are far apart. So its
+//! settlements need more than one commit, and the messages beside them are deleted soon.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,15 +24,15 @@ use leveret_storage::{
 
 const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0x5EC2E7 };
 const LIVES: u64 = 7;
-/// One run in so many is a sieve.
+/// One run in this many is a sieve.
 const SIEVE_ONE_IN: u64 = 12;
-/// The queue of a sieve, what lies beside it, how far apart its messages lie, and how many there are.
+/// The queue of a sieve, the queue beside it, the distance of its messages, and their number.
 const SIEVE: u64 = 1;
 const BESIDE: u64 = 2;
 const FAR: u64 = 1 << 21;
 const SIEVE_MAX: usize = 1_500;
 
-/// The queues and offsets a copy was for, and its content, or the number of the body that has it.
+/// Targets of a copy, and its content or the number of its body.
 type FoundCopy = (Vec<(u64, u64)>, Result<Vec<u8>, u64>);
 
 #[derive(Clone, Debug)]
@@ -42,18 +46,18 @@ struct Sent {
 struct QueueModel {
     messages: BTreeMap<u64, Sent>,
     next: u64,
-    /// One above the highest offset that ever was durable.
+    /// One above the highest offset that was ever durable.
     durable_next: u64,
     gone: Option<Position>,
 }
 
-/// The world: the log, its disk, and what must be true.
+/// The log, its disk, and the expected state.
 struct World {
     random: Random,
     disk: SimDisk,
     log: Option<Log>,
     job: Option<CommitJob>,
-    /// A fetch on its way: queue, first offset, and the content of each message that was live then.
+    /// A fetch under way: queue, first offset, and the content of each message that was live then.
     fetch: Option<(FetchJob, u64, u64, BTreeMap<u64, u64>)>,
     fetched: u64,
     now: u64,
@@ -68,17 +72,17 @@ struct World {
     complaints: Vec<String>,
     cuts: u64,
     cleaned: u64,
-    /// Every message that was ever sent to a queue: queue, offset, content.
+    /// Every message ever sent to a queue: queue, offset, content.
     ever: BTreeSet<(u64, u64, u64)>,
-    /// What the last life reported as durable.
+    /// The position that the last epoch reported as durable.
     reported: Position,
     is_sieve: bool,
     segments_max: u32,
-    /// Chances of starts that cannot read something; `None`: every start reads all.
+    /// Random numbers for starts that cannot read something; `None`: every start reads everything.
     unread: Option<Random>,
-    /// Starts that could not, and told of it, or refused to start.
+    /// Number of starts that could not, and reported it or failed.
     unread_told: u64,
-    /// Some start before this one could not.
+    /// An earlier start could not read something.
     has_been_unread: bool,
 }
 
@@ -138,7 +142,7 @@ impl World {
             self.log = None;
             self.job = None;
             self.fetch = None;
-            // A kill keeps the page cache; most ends do not.
+            // A kill keeps the page cache; most ends are power cuts.
             if self.disk.is_off() || !self.random.once_in(3) {
                 self.disk.power_cut();
                 self.cuts += 1;
@@ -157,7 +161,7 @@ impl World {
         if !self.open() && !self.damaged {
             self.complain("the last start failed".into());
         }
-        // Damage to the last commit cannot be told from a torn one: it is cut and written over.
+        // Damage to the last commit cannot be distinguished from a torn commit: it is cut and overwritten.
         if !self.damaged {
             self.complaints.extend(self.disk.violations());
         }
@@ -182,7 +186,7 @@ impl World {
         }
     }
 
-    /// Starts the store and checks what it found. False when the power went again.
+    /// Starts the store and checks what it found. Returns false if the power failed again.
     fn open(&mut self) -> bool {
         self.now = 0;
         let settings = self.settings();
@@ -193,11 +197,12 @@ impl World {
         if report.unwritable.is_some() {
             return false;
         }
-        // A first format that was cut may leave garbage that nobody can tell from a damaged store.
+        // An interrupted first format may leave garbage that looks like a damaged store.
         let served_before = self.life > 0;
         let is_told = !report.set_aside.is_empty() || report.commits_missing > 0;
         let is_damaged = self.damaged || (self.disk.has_failed_sync() && report.is_cut_short());
-        // A start that could not read a commit goes on without it: its number is missing while its segment is there.
+        // A start that could not read a commit continues without it. Its number is missing while its segment
+        // exists.
         if served_before && !is_damaged && is_told && !self.has_been_unread {
             self.complain(format!("damage reported where there is none: {report:?}"));
         }
@@ -213,14 +218,14 @@ impl World {
         true
     }
 
-    /// A start with a disk that refuses some reads: it tells of it or has everything. Whichever it is, the next
-    /// start, which reads again, is to have everything.
+    /// Starts with a disk that fails some reads: the start reports it or has everything. In both cases the
+    /// next start, which reads again, must have everything.
     fn start_unread(&mut self) {
         let Some(random) = &mut self.unread else { return };
         if !random.once_in(2) {
             return;
         }
-        // A start reads what was refused twice more: few refusals cost nothing, and many are told.
+        // A start retries failed reads twice: few failures have no effect, and many are reported.
         let is_short = random.once_in(2);
         let refusals = if is_short { 1 + random.below(5) } else { 700 + random.below(300) };
         self.disk.start(Trouble::FailedRead(random.below(60), refusals));
@@ -241,7 +246,7 @@ impl World {
                 if is_short && !report.refused.is_empty() {
                     self.complain(format!("what was refused for a moment is gone: {report:?}"));
                 }
-                // A file whose header and commits are all refused is left out of the log, for good.
+                // A file whose header and commits are all unreadable is permanently left out of the log.
                 self.damaged |= !is_short && report.set_aside.iter().any(|aside| aside.segment == 0);
                 if !is_told && report.unwritable.is_none() {
                     self.check(&log, &report);
@@ -291,7 +296,7 @@ impl World {
         let durable = self.reported;
         for (&(queue, offset), content) in actual {
             let known = self.queues.get(&queue).and_then(|queue| queue.messages.get(&offset));
-            // Damage may lose a settlement; what comes back then must still be what was sent.
+            // Damage may lose a settlement; a message that comes back must still be one that was sent.
             let was_sent = self.damaged && self.ever.contains(&(queue, offset, *content));
             if known.map(|sent| sent.content) != Some(*content) && !was_sent {
                 self.complaints.push(format!("message {queue}/{offset} is invented or altered"));
@@ -331,7 +336,7 @@ impl World {
                 self.complaints.push(format!("queue {id} would use offset {} again", queue.next));
             }
         }
-        // What is gone for good is not used again.
+        // Deleted queues are not used again.
         self.queues.retain(|id, queue| {
             queue.gone.is_none() && (log.index().queues().contains_key(id) || queue.durable_next == 0)
         });
@@ -341,7 +346,7 @@ impl World {
         let mut actual = BTreeMap::new();
         let mut note = |key: &[u8], value: &[u8]| {
             let number = |bytes: &[u8]| bytes.try_into().ok().map(u64::from_le_bytes);
-            // What the log itself says of access has a shorter key.
+            // The log's own access records have a shorter key.
             if let Some(key) = number(key) {
                 actual.insert(key, number(value).unwrap_or(u64::MAX));
             }
@@ -377,7 +382,7 @@ impl World {
         Now::from_ms(self.now)
     }
 
-    /// A step of a sieve.
+    /// Takes a step of a sieve.
     fn sift(&mut self) {
         match self.random.below(12) {
             0 | 1 => {
@@ -393,7 +398,7 @@ impl World {
         }
     }
 
-    /// Publishes a message with a body of less than so many bytes, so far behind the last one.
+    /// Publishes a message with a body of less than `bytes_max` bytes, `step` offsets after the last one.
     fn publish_to(&mut self, queue: u64, step: u64, bytes_max: u64) {
         self.content += 1;
         while self.content % 23 < 4 || self.content % 300 >= bytes_max {
@@ -405,7 +410,7 @@ impl World {
         self.publish_body(&[Target { queue, offset: next, lane: 0 }], Body::Inline(&body));
     }
 
-    /// Settles up to 150 of those that are open.
+    /// Settles up to 150 open messages.
     fn settle_where(&mut self, queue: u64, is_meant: impl Fn(u64) -> bool) {
         let Some(model) = self.queues.get_mut(&queue) else { return };
         let now = Now::from_ms(self.now);
@@ -439,7 +444,7 @@ impl World {
         [Urgency::Awaited, Urgency::Window, Urgency::Lazy][self.random.below(3) as usize]
     }
 
-    /// One to three targets; a queue that is not there yet is made.
+    /// Returns one to three targets; a missing queue is created.
     fn targets(&mut self) -> Vec<Target> {
         let mut queues = BTreeSet::new();
         for _ in 0..=self.random.below(3) {
@@ -603,7 +608,7 @@ impl World {
 
 /// Reading back.
 impl World {
-    /// Reads all that is live and compares it with what was sent.
+    /// Reads all live messages, and compares them with what was sent.
     fn drain(&mut self) {
         for queue in self.queues.keys().copied().collect::<Vec<u64>>() {
             let mut at = 0;
@@ -613,7 +618,7 @@ impl World {
         }
     }
 
-    /// One fetch, begun with one step and ended with another.
+    /// Runs one fetch, begun in one step and ended in another.
     fn fetch(&mut self) {
         if self.fetch.is_some() {
             self.end_fetch();
@@ -626,7 +631,7 @@ impl World {
         }
     }
 
-    /// False when nothing is live from `start` on, or the log cannot fetch now.
+    /// Begins a fetch. Returns false if nothing is live from `start` on, or if the log cannot fetch now.
     fn begin_fetch(&mut self, queue: u64, start: u64) -> bool {
         let Some(log) = self.log.as_mut() else { return false };
         let Some(index) = log.index().queues().get(&queue) else { return false };
@@ -648,7 +653,7 @@ impl World {
         begun
     }
 
-    /// Runs and takes the fetch; where the next one begins.
+    /// Runs and takes the fetch. Returns where the next one begins.
     fn end_fetch(&mut self) -> u64 {
         let Some((job, queue, start, live)) = self.fetch.take() else { return u64::MAX };
         let Some(log) = self.log.as_mut() else { return u64::MAX };
@@ -676,7 +681,7 @@ impl World {
     }
 }
 
-/// Runs a seed; its complaints.
+/// Runs a seed. Returns its complaints.
 fn run(seed: u64, mutant: Mutant) -> (Vec<String>, World) {
     let mut world = World::new(seed, mutant);
     world.run();
@@ -718,10 +723,12 @@ fn nothing_durable_is_lost_and_nothing_settled_comes_back() {
     assert!(fetched > 50 * seeds, "the runs fetch too little");
 }
 
-/// What a start cannot read is not lost: it tells of it, and the next one that can read it has it; but for a file of
-/// which it could read neither header nor commits, see the README's known faults.
+/// Data that a start cannot read is not lost: the start reports it, and the next one that can read it has it.
+///
+/// The exception is a file of which it could read neither the header nor a commit; see the README's known
+/// faults.
 #[test]
-fn what_a_start_could_not_read_is_there_when_it_can_be_read() {
+fn data_that_a_start_could_not_read_is_back_when_it_can_be_read() {
     let seeds = number("LEVERET_SEEDS").unwrap_or(500);
     let (mut told, mut failed) = (0, Vec::new());
     let one = number("LEVERET_SEED");
@@ -740,7 +747,7 @@ fn what_a_start_could_not_read_is_there_when_it_can_be_read() {
 }
 
 #[test]
-fn the_checks_see_every_mutant() {
+fn the_checks_detect_every_mutant() {
     for mutant in [
         Mutant::SyncLeftOut,
         Mutant::SettlementDropped,

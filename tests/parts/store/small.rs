@@ -1,4 +1,4 @@
-//! A log of small segments, as the tests fill it that are about damage.
+//! A log of small segments, for the tests of damage.
 
 use crate::sim_disk::{Mutant, SimDisk, Trouble};
 use leveret_core::time::Now;
@@ -30,7 +30,7 @@ pub(crate) fn open(disk: &SimDisk, fresh: Identity) -> (Log, Report) {
     (log, report)
 }
 
-/// A message and its commit; where that lies.
+/// Publishes a message in a commit of its own. Returns the position of the commit.
 pub(crate) fn publish(log: &mut Log, disk: &mut SimDisk, offset: u64) -> (u32, usize) {
     let target = [Target { queue: 1, offset, lane: 0 }];
     let message = Message { targets: Targets::List(&target), ..PLAIN };
@@ -38,12 +38,12 @@ pub(crate) fn publish(log: &mut Log, disk: &mut SimDisk, offset: u64) -> (u32, u
         log.prepare_done(job.run(disk)).expect("the disk is well");
     }
     log.append(&Record::Message(message), Urgency::Awaited, NOW).expect("there is room");
-    let job = log.next_commit(NOW).expect("somebody waits");
+    let job = log.next_commit(NOW).expect("a commit is awaited");
     log.commit_done(job.run(disk)).expect("the disk is well");
     disk.written().last().copied().expect("it was written")
 }
 
-/// The offsets that can be read.
+/// Returns the offsets that can be read.
 pub(crate) fn readable(log: &mut Log, disk: &mut SimDisk) -> Vec<u64> {
     let (mut found, mut at) = (Vec::new(), 0);
     while at < u64::MAX {
@@ -57,7 +57,7 @@ pub(crate) fn all(count: u64) -> Vec<u64> {
     (0..count).collect()
 }
 
-/// What was sent with this offset.
+/// Returns the body that was sent with this offset.
 pub(crate) fn body(offset: u64) -> Vec<u8> {
     vec![offset as u8; 100 + (offset * 7919 % 700) as usize]
 }
@@ -74,7 +74,7 @@ pub(crate) fn turn(log: &mut Log, disk: &mut SimDisk) {
     }
 }
 
-/// Ten messages in one commit, from `offset` on; where that lies.
+/// Publishes ten messages in one commit, from `offset` on. Returns its position.
 pub(crate) fn publish_ten(log: &mut Log, disk: &mut SimDisk, offset: u64) -> (u32, usize) {
     for offset in offset..offset + 10 {
         let target = [Target { queue: 1, offset, lane: 0 }];

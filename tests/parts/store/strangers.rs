@@ -1,6 +1,8 @@
-//! Files that strangers have moved: files of two stores or of two days mixed, cut to any length, or there
-//! twice. Nothing that comes is altered or another store's, what is missing or back is told by the start and
-//! by `inspect` before it, and what is promised from then on holds.
+//! Store files that were changed outside the broker: mixed with another store or another day, cut, or present
+//! twice.
+//!
+//! Messages that are served are unaltered and of this store. Missing and returned data is reported by the
+//! start, and before by `inspect`. Messages confirmed afterwards are kept.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,7 +18,7 @@ use crate::small::{IDENTITY, NOW, OTHER, settings, turn};
 /// The bytes of each file.
 type Files = BTreeMap<u32, Vec<u8>>;
 
-/// What a message of this store and offset has as its body.
+/// Returns the body of a message of this store and offset.
 fn body(store: u8, offset: u64) -> Vec<u8> {
     let mut bytes = vec![store; 100 + (offset * 7919 % 700) as usize];
     bytes[..8].copy_from_slice(&offset.to_le_bytes());
@@ -38,7 +40,7 @@ impl Store {
         Self { log, disk, letter, next: 0 }
     }
 
-    /// Somebody may come in, which stands beside the log, too.
+    /// Creates a user, who is also recorded beside the log.
     fn let_in(&mut self) {
         for (version, key) in [(1, b"\0\x02\x05alice".as_slice()), (2, &ACCESS_WRITTEN_KEY)] {
             let record = Record::Defined { version, key, value: Some(b"") };
@@ -54,7 +56,8 @@ impl Store {
         Self { log, disk, letter, next: 100_000 }
     }
 
-    /// So many messages, a few in each commit; of those before them all but one in five is settled.
+    /// Publishes `count` messages, a few in each commit. All but one in five of the messages before are
+    /// settled.
     fn go_on(&mut self, count: u64) {
         for offset in self.next..self.next + count {
             let target = [Target { queue: 1, offset, lane: 0 }];
@@ -79,7 +82,7 @@ impl Store {
         }
     }
 
-    /// One more message, in a commit of its own; `false` when the disk is gone.
+    /// Publishes one more message in a commit of its own. Returns `false` if the disk is gone.
     fn goes_on(&mut self) -> bool {
         let target = [Target { queue: 1, offset: self.next, lane: 0 }];
         let message = Message { targets: Targets::List(&target), ..PLAIN };
@@ -90,7 +93,7 @@ impl Store {
             }
         }
         self.log.append(&Record::Message(message), Urgency::Awaited, NOW).expect("there is room");
-        let job = self.log.next_commit(NOW).expect("somebody waits");
+        let job = self.log.next_commit(NOW).expect("a commit is awaited");
         self.log.commit_done(job.run(&mut self.disk)).is_ok()
     }
 
@@ -107,7 +110,7 @@ impl Store {
         slots.map(&mut read).filter(|(_, bytes)| !bytes.is_empty()).collect()
     }
 
-    /// The offsets that can be read, each with the body that it had.
+    /// Returns the offsets that can be read, and checks their bodies.
     fn served(&mut self, case: &str) -> BTreeSet<u64> {
         let (mut found, mut at, letter) = (BTreeSet::new(), 0, self.letter);
         while at < u64::MAX {
@@ -129,7 +132,7 @@ impl Store {
     }
 }
 
-/// A store that has lived for a while, on two days.
+/// Returns a store that has been used for some time, on two days.
 fn two_days() -> (Files, Files, BTreeSet<u64>) {
     let mut store = Store::new(b'a', IDENTITY);
     store.go_on(300);
@@ -152,7 +155,7 @@ fn disk_of(files: &Files) -> SimDisk {
     disk
 }
 
-/// What strangers have made of the files of a store with these messages; how many it cost.
+/// Checks that changed files are reported and that the store continues. Returns the number of lost messages.
 fn is_told_and_goes_on(case: &str, files: &Files, live: &BTreeSet<u64>) -> usize {
     let disk = disk_of(files);
     let is_good =
@@ -175,7 +178,7 @@ fn is_told_and_goes_on(case: &str, files: &Files, live: &BTreeSet<u64>) -> usize
 }
 
 #[test]
-fn a_file_of_any_length_costs_what_is_gone_of_it_and_is_told() {
+fn a_file_cut_to_any_length_loses_only_the_missing_part_and_is_reported() {
     let (_, files, live) = two_days();
     for (name, bytes) in &files {
         for length in
@@ -188,10 +191,11 @@ fn a_file_of_any_length_costs_what_is_gone_of_it_and_is_told() {
     }
 }
 
-/// A file is used again when its segment has left the log. One that is gone, or was cut, is made whole before
-/// that: a write would find no file, and a segment that is short counts as one that was cut.
+/// A file is reused when its segment has been deleted. A missing or shortened one is completed before.
+///
+/// Otherwise a write would find no file, and a short segment would count as truncated.
 #[test]
-fn a_file_that_is_gone_or_was_cut_is_made_whole_before_it_is_used_again() {
+fn a_missing_or_cut_file_is_completed_before_it_is_reused() {
     let (_, files, _) = two_days();
     let of_log = |log: &Log| log.index().segments().values().map(|segment| segment.slot).collect();
     let mut old: Vec<u32> = of_log(&Store::of(&files, b'a').log);
@@ -216,7 +220,7 @@ fn a_file_that_is_gone_or_was_cut_is_made_whole_before_it_is_used_again() {
         for messages in 0.. {
             assert!(messages < 10_000, "{case}: the file is not used again");
             store.go_on(1);
-            // All but the last are taken, so that nothing fills the disk.
+            // All but the last are consumed, so that nothing fills the disk.
             store.log.settle(1, Range { start: 0, end: store.next - 1 }, Urgency::Window, NOW);
             if is_used_again(&store.log) {
                 break;
@@ -232,7 +236,7 @@ fn a_file_that_is_gone_or_was_cut_is_made_whole_before_it_is_used_again() {
 }
 
 #[test]
-fn a_file_of_another_store_is_not_taken_for_one_of_this() {
+fn files_of_another_store_are_not_accepted() {
     let (_, files, live) = two_days();
     let mut other = Store::new(b'b', OTHER);
     other.go_on(700);
@@ -244,14 +248,14 @@ fn a_file_of_another_store_is_not_taken_for_one_of_this() {
 }
 
 #[test]
-fn files_of_another_day_are_told() {
+fn files_of_another_day_are_reported() {
     let (first, files, live) = two_days();
     for (name, bytes) in &first {
         let mut mixed = files.clone();
         mixed.insert(*name, bytes.clone());
         is_told_and_goes_on(&format!("file {name} as it was"), &mixed, &live);
     }
-    // A backup over what is there: files that it does not have stay.
+    // A backup restored over existing files: files that it does not contain stay.
     let mut mixed = files.clone();
     mixed.extend(first.clone());
     is_told_and_goes_on("a backup over a newer store", &mixed, &live);
@@ -261,7 +265,7 @@ fn files_of_another_day_are_told() {
 }
 
 #[test]
-fn files_under_each_others_names_and_files_that_are_there_twice_are_told() {
+fn swapped_and_duplicate_files_are_reported() {
     let (_, files, live) = two_days();
     let names: Vec<u32> = files.keys().copied().filter(|name| *name < NEWEST_SLOT).collect();
     for (at, one) in names.iter().enumerate() {
@@ -279,7 +283,7 @@ fn files_under_each_others_names_and_files_that_are_there_twice_are_told() {
 }
 
 #[test]
-fn whatever_lies_in_a_spare_file_costs_nothing() {
+fn any_content_of_a_spare_file_loses_nothing() {
     let (_, files, live) = two_days();
     let store = Store::of(&files, b'a');
     let in_log: Vec<u32> = store.log.index().segments().values().map(|segment| segment.slot).collect();
@@ -299,10 +303,11 @@ fn whatever_lies_in_a_spare_file_costs_nothing() {
     }
 }
 
-/// Copies without each of the files, each two of them, and each one of the log or two without any of those
-/// beside it. What a young store has left then may be nothing but files that were never written to.
+/// Copies without each file, without each two, and one or two log files without those beside the log.
+///
+/// A young store may then consist only of files that were never written.
 #[test]
-fn a_directory_that_was_copied_in_part_is_told() {
+fn a_partly_copied_directory_is_reported() {
     for (age, count) in [("young", 30), ("lived", 300), ("old", 560)] {
         let mut store = Store::new(b'a', IDENTITY);
         store.let_in();
@@ -326,9 +331,9 @@ fn a_directory_that_was_copied_in_part_is_told() {
     }
 }
 
-/// What is gone is told by the start that goes on without it; then all is well again.
+/// Missing data is reported by the start that continues without it; then there is no report any more.
 #[test]
-fn a_part_of_a_store_is_told_and_goes_on() {
+fn a_part_of_a_store_is_reported_and_continues() {
     let (_, files, _) = two_days();
     let newest = |log: &Log| log.index().segments().values().map(|segment| segment.slot).next_back();
     let of_newest = newest(&Store::of(&files, b'a').log).expect("there is one");
@@ -357,10 +362,9 @@ fn a_part_of_a_store_is_told_and_goes_on() {
     }
 }
 
-/// Wherever a kill or a power cut ends it: a segment that was just sealed, or just opened, is no sign that
-/// files are gone.
+/// At any kill or power cut: a segment that was just sealed or just opened is no evidence of missing files.
 #[test]
-fn a_kill_while_a_segment_is_opened_is_no_copy_in_part() {
+fn a_kill_while_a_segment_is_opened_is_not_taken_for_a_partial_copy() {
     let mut sealed = 0;
     for (calls, is_killed) in (0..80).flat_map(|calls| [(calls, true), (calls, false)]) {
         let mut store = Store::new(b'a', IDENTITY);
@@ -386,10 +390,10 @@ fn a_kill_while_a_segment_is_opened_is_no_copy_in_part() {
     assert!(sealed > 2, "{sealed} of them found the newest segment sealed");
 }
 
-/// A full file system had no room for the note beside the log, and a power cut tore the header of the next segment. What
-/// lies behind a header, though, may be what is left of a segment.
+/// A full file system had no space for the header copy, and a power cut tore the header of the next segment.
+/// But data behind a header may be the rest of a segment.
 #[test]
-fn a_torn_header_without_a_note_is_no_copy_in_part() {
+fn a_torn_header_without_a_header_copy_is_not_taken_for_a_partial_copy() {
     let mut sealed = 0;
     for calls in 0..80 {
         let mut store = Store::new(b'a', IDENTITY);

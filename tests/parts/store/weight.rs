@@ -1,5 +1,5 @@
-//! What memory knows of the log, by counts: what a queue, a definition and a segment take, and what comes
-//! back when everything is consumed.
+//! Memory of the index, by counts: the bytes of a queue, a definition and a segment, and what is freed when
+//! everything is consumed.
 
 use super::sim_disk::{Mutant, Random, SimDisk, Trouble};
 use leveret_core::journal::{Definition, DestinationName, IndexRoom};
@@ -12,7 +12,7 @@ use leveret_storage::{
 use crate::sample::PLAIN;
 
 const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0xF112 };
-/// What a queue's messages take of each segment, as on a small board with 400 queues.
+/// The body of a queue's message in each segment, as on a small board with 400 queues.
 const BODY: [u8; 1_000] = [7; 1_000];
 
 struct World {
@@ -58,7 +58,7 @@ impl World {
         Self { log, disk, random: Random::new(9), now, version, next: vec![0; queues as usize] }
     }
 
-    /// What the loop does until there is nothing to do, the windows over.
+    /// Does what the event loop does until there is nothing to do and all commit windows are over.
     fn rest(&mut self) {
         let mut idle = 0;
         while idle < 3 {
@@ -105,7 +105,7 @@ impl World {
         }
     }
 
-    /// One turn of the loop.
+    /// Runs one turn of the event loop.
     fn step(&mut self) {
         self.now = Now::from_ms(self.now.as_ms() + 100);
         while let Some(job) = self.log.next_prepare() {
@@ -132,7 +132,7 @@ impl World {
         });
     }
 
-    /// Whether a message was taken.
+    /// Publishes a message. Returns whether it was accepted.
     fn publish(&mut self, queue: u64) -> bool {
         self.publish_bytes(queue, &BODY)
     }
@@ -165,7 +165,7 @@ impl World {
         self.rest();
     }
 
-    /// Whether the index is.
+    /// Returns whether the index is full.
     fn is_full(&self) -> bool {
         self.log.space().index_room() == IndexRoom::None
     }
@@ -175,7 +175,7 @@ impl World {
     }
 }
 
-/// A store of so many queues, each with four bindings.
+/// Returns a store with this many queues, each with four bindings.
 fn declared(queues: u64, segment_bytes: u32, index_bytes: usize) -> World {
     let mut world = World::new(queues, segment_bytes, index_bytes);
     for queue in 0..queues {
@@ -187,7 +187,7 @@ fn declared(queues: u64, segment_bytes: u32, index_bytes: usize) -> World {
 }
 
 #[test]
-fn what_exists_takes_what_the_memory_table_says_of_it() {
+fn queues_and_definitions_use_the_memory_stated_in_the_memory_table() {
     let nothing = World::new(100, 256 << 10, 64 << 20).bytes();
     let mut world = declared(100, 256 << 10, 64 << 20);
     let definition = (world.bytes() - nothing) / 500.0;
@@ -201,7 +201,7 @@ fn what_exists_takes_what_the_memory_table_says_of_it() {
     println!("{definition:.0} bytes a definition, {queue:.0} a queue that is empty again");
     // The keys of bindings are a little longer here.
     assert!(definition <= DEFINITION_BYTES as f64 + 16.0, "{definition} of {DEFINITION_BYTES} bytes");
-    // And meanwhile each of its five definitions has come to lie in a second segment.
+    // Meanwhile each of its five definitions is also in a second segment.
     assert!(
         queue <= QUEUE_STANDING_BYTES as f64 + 5.0 * 8.0 + 16.0,
         "{queue} of {QUEUE_STANDING_BYTES} bytes"
@@ -209,7 +209,7 @@ fn what_exists_takes_what_the_memory_table_says_of_it() {
 }
 
 #[test]
-fn four_hundred_queues_hold_no_publisher_back_however_little_the_index_may_take() {
+fn four_hundred_queues_block_no_publisher_however_small_the_index_is() {
     let mut world = declared(400, 1 << 20, 256 << 10);
     for n in 0..2_000 {
         assert!(world.publish(n % 400) && !world.is_full(), "at message {n}");
@@ -237,13 +237,13 @@ fn a_full_index_is_empty_again_when_everything_is_consumed() {
     world.settle_all();
     let left = (world.bytes() - before) / 200.0;
     println!("{left:.0} bytes a queue stay, of {:.0}", (full - before) / 200.0);
-    // Less than what the standing of a queue is, and a little for the segments that are left.
+    // Less than the fixed size of a queue, and a little for the remaining segments.
     assert!(left <= QUEUE_STANDING_BYTES as f64 + 32.0, "{left} bytes a queue stay");
 }
 
 /// Names like those of a client that declares a queue for each answer.
 #[test]
-fn queues_that_are_used_once_and_deleted_hold_nobody_back() {
+fn queues_that_are_used_once_and_deleted_block_no_publisher() {
     const QUEUES: u64 = 40_000;
     let mut world = World::new(QUEUES, 8 << 20, 1 << 20);
     let mut most = 0;
@@ -262,8 +262,7 @@ fn queues_that_are_used_once_and_deleted_hold_nobody_back() {
     assert!(most < (1 << 20) / 4 * 5, "{most} bytes");
 }
 
-/// What each segment of the log takes for each queue that has something in it, beside the segment itself, and
-/// what is left of a queue when everything is consumed.
+/// Returns the bytes per segment for each queue with messages in it, without the segment itself.
 fn bytes_of_pair(mut load: impl FnMut(&mut World)) -> f64 {
     const QUEUES: u64 = 40;
     let mut sizes = [(0.0, 0.0); 2];
@@ -278,7 +277,7 @@ fn bytes_of_pair(mut load: impl FnMut(&mut World)) -> f64 {
         world.settle_all();
     }
     let [(few, from), (many, to)] = sizes;
-    // Of the segment itself, with the places of its footer's parts.
+    // The segment itself, with the positions of its footer's parts.
     let alone = 260.0;
     ((many - few) / (to - from) - alone) / QUEUES as f64
 }
@@ -292,7 +291,7 @@ fn a_queue_takes_a_byte_or_two_of_each_segment_in_order_and_some_for_each_messag
             assert!(world.publish(n % 40));
         })
     };
-    // Of each queue some messages are out, one in five comes back and is acknowledged later.
+    // Some messages of each queue are unacknowledged; one in five is requeued and acknowledged later.
     let mut held = Vec::new();
     let mut n = 0;
     let requeued = bytes_of_pair(|world| {
@@ -329,29 +328,29 @@ fn a_queue_takes_a_byte_or_two_of_each_segment_in_order_and_some_for_each_messag
     }
     println!("in order {in_order:.2}, a third in no order {requeued:.2}, one in 2, 4, 10 stays {left:.2?}");
     assert!(in_order < 2.0, "{in_order} bytes in order");
-    // Two ranges or more of each queue in each segment.
+    // Two or more ranges of each queue in each segment.
     assert!(requeued < 25.0, "{requeued} bytes when a third is acknowledged in no order");
     assert!(left.iter().all(|bytes| *bytes < 12.0), "{left:?} bytes when others stay");
 }
 
-/// How a deep store is emptied.
+/// How a deep store is drained.
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Drain {
     /// One queue after the other, in order.
     OneByOne,
     /// A few messages of each queue in turn.
     InTurn,
-    /// As that, and every other message stays until the second round.
+    /// As `InTurn`, and every other message stays until the second round.
     WithHoles,
 }
 
-/// Consumers empty a thousand deep queues that lie beside each other in hundreds of segments, in one order or
-/// another; what memory knows never takes much more than it did before.
+/// Consumers drain a thousand deep queues that are interleaved in hundreds of segments, in different orders.
+/// The index never grows much.
 #[test]
 fn a_thousand_deep_queues_are_drained_within_the_memory_that_they_took() {
     const QUEUES: u64 = 1_000;
     const DEPTH: u64 = 60;
-    // Measured: nothing at all in order, and 112 bytes for the thirty ranges of a queue that has holes.
+    // Measured: nothing at all in order, and 112 bytes for the thirty ranges of a queue with holes.
     for (drain, more_max) in
         [(Drain::OneByOne, 16e3), (Drain::InTurn, 16e3), (Drain::WithHoles, QUEUES as f64 * 160.0)]
     {

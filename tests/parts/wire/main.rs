@@ -1,4 +1,4 @@
-//! The wire room alone: properties, and a second opinion on every octet.
+//! AMQP parsing alone: property tests, and a second implementation for comparison.
 
 #[path = "../../support/wire_checks/mod.rs"]
 mod wire_checks;

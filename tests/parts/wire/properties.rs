@@ -1,5 +1,7 @@
-//! Properties of the wire room that need no second opinion: what was read is written back octet for octet,
-//! and no input whatever makes a parser panic, read beyond its end or change its mind.
+//! Properties of the AMQP parser that need no second implementation.
+//!
+//! Parsed data is written back unchanged. No input makes a parser panic, read beyond its end or change its
+//! result.
 
 use crate::wire_checks::{
     check_any_frames, check_any_header, check_any_method, check_any_properties, check_any_table, written,
@@ -11,9 +13,10 @@ use leveret_amqp::{
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-// ---- random octets that are nearly right ------------------------------------------------------------------
+// ---- random bytes that are nearly valid -------------------------------------------------------------------
 
-/// One encoded value, of any type RabbitMQ takes and in any spelling: `L`, truths other than 1, and so on.
+/// One encoded value of any type that RabbitMQ accepts, in any encoding: `L`, true values other than 1, and
+/// so on.
 fn raw_value() -> impl Strategy<Value = Vec<u8>> {
     fn tagged(tag: u8, len: usize) -> BoxedStrategy<Vec<u8>> {
         vec(any::<u8>(), len).prop_map(move |payload| [&[tag][..], &payload].concat()).boxed()
@@ -43,19 +46,19 @@ fn raw_value() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-/// A short string of any octets.
+/// A short string of any bytes.
 fn raw_short() -> impl Strategy<Value = Vec<u8>> {
     vec(any::<u8>(), 0..12)
         .prop_map(|octets| [&[u8::try_from(octets.len()).expect("small")][..], &octets].concat())
 }
 
-/// The entries of a table; names may be any octets and may repeat.
+/// The entries of a table; names may be any bytes and may repeat.
 fn raw_table() -> impl Strategy<Value = Vec<u8>> {
     vec((raw_short(), raw_value()), 0..6)
         .prop_map(|entries| entries.into_iter().flat_map(|(name, value)| [name, value].concat()).collect())
 }
 
-/// Sound properties with every combination of flags.
+/// Valid properties with every combination of flags.
 fn raw_properties() -> impl Strategy<Value = Vec<u8>> {
     (any::<u16>(), vec(raw_short(), 14), raw_table(), any::<u64>()).prop_map(
         |(flags, strings, table, number)| {
@@ -78,7 +81,7 @@ fn raw_properties() -> impl Strategy<Value = Vec<u8>> {
     )
 }
 
-/// A method number that exists, followed by octets nobody meant.
+/// A method number that exists, followed by arbitrary bytes.
 fn nearly_a_method() -> impl Strategy<Value = Vec<u8>> {
     let class =
         prop_oneof![Just(10u16), Just(20), Just(30), Just(40), Just(50), Just(60), Just(85), Just(90)];
@@ -88,7 +91,7 @@ fn nearly_a_method() -> impl Strategy<Value = Vec<u8>> {
         .prop_map(|(class, method, rest)| [&class.to_be_bytes()[..], &method.to_be_bytes(), &rest].concat())
 }
 
-/// The octets with one of them changed, or an end cut off.
+/// The bytes with one of them changed, or with the end removed.
 fn damaged(octets: impl Strategy<Value = Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
     (octets, any::<prop::sample::Index>(), any::<u8>(), any::<bool>()).prop_map(
         |(mut octets, at, octet, cut)| {
@@ -158,7 +161,7 @@ proptest! {
     }
 
     #[test]
-    fn no_room_means_nothing_written(octets in raw_properties(), room in 0..200usize) {
+    fn without_space_nothing_is_written(octets in raw_properties(), room in 0..200usize) {
         let properties = Properties::parse(&octets).expect("sound properties");
         let mut buf = vec![0; room];
         let mut w = Writer::new(&mut buf);

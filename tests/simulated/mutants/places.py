@@ -1,14 +1,14 @@
-"""The mistakes: what each puts in the place of what, and under which name. A text has to be in its file exactly once.
+"""The mistakes: the file, the text that is replaced, and its replacement. A text has to be in its file exactly once.
 
-All of them are in one program; `PLANTED("name")` stands for the question whether that one is asked for. Each is as
-small as a slip of the hand would be. One that the simulator does not find is a reason to make the simulator search
-better, never to make the mistake grosser.
+All mistakes are in one program; `PLANTED("name")` is the condition that this mistake is selected. Each is as small as a
+typical programming error. If the simulator does not find one, the simulator has to be improved; the mistake must not be
+made more obvious.
 """
 
 import re
 
 PLACES = [
-    # The commit that says that a segment has left opens its file anew: a power cut in between leaves neither.
+    # The commit that records a deleted segment also reuses its file: a power cut in between may lose both.
     (
         "src/storage/commit_builder.rs",
         "        let job = self.build(&mut in_flight, now)?;\n",
@@ -20,14 +20,14 @@ PLACES = [
         "        }\n"
         "        let job = self.build(&mut in_flight, now)?;\n",
     ),
-    # A commit that may be in the page cache only says that a segment has left, and a start takes its word.
+    # A start trusts the record of a deleted segment in a last commit that may not have been synced.
     (
         "src/storage/recovery.rs",
         "        let last = left.split_off(before_last);\n",
         "        let is_believed = PLANTED(\"left-in-the-unsynced-last-commit-believed\");\n"
         "        let last = left.split_off(if is_believed { left.len().max(before_last) } else { before_last });\n",
     ),
-    # What is settled in a queue does not fit into one commit, and the second half is forgotten.
+    # The settlements of a queue do not fit into one commit, and the second half is not written.
     (
         "src/storage/compaction.rs",
         "                drain.half = Some((from, since));\n",
@@ -37,7 +37,7 @@ PLACES = [
         "                }\n"
         "                drain.half = Some((from, since));\n",
     ),
-    # Both halves are written, but the first counts as lying where the second does.
+    # Both halves are written, but the first is recorded in the segment of the second.
     (
         "src/storage/compaction.rs",
         "        let (mut from, since) = drain.half.take().unwrap_or((0, self.space.active.sequence()));\n",
@@ -65,20 +65,20 @@ PLACES = [
         "                let count = if PLANTED(\"further-targets-not-copied\") { 1 } else { usize::MAX };\n"
         "                cleaning.targets.extend(live.take(count));\n",
     ),
-    # A dead letter goes to a consumer while its move is still gathering.
+    # A dead letter is delivered before the commit of its move.
     (
         "src/broker/queues/head.rs",
         "                if cx.messages.flags(message).has(MessageFlags::MOVING) {\n",
         "                let is_ignored = PLANTED(\"moved-message-given-before-its-commit\");\n"
         "                if cx.messages.flags(message).has(MessageFlags::MOVING) && !is_ignored {\n",
     ),
-    # The upstream hears the place of a message that a power cut may take, and then of another at that place.
+    # The upstream receives the id of a message that a power cut may lose; then another message gets the same id.
     (
         "src/broker/queues/head.rs",
         "                    let is_forwarded = self.records[queue].is_forwarded;\n",
         "                    let is_forwarded = self.records[queue].is_forwarded && !PLANTED(\"named-before-its-mark\");\n",
     ),
-    # Confirmed when its commit is handed out, not when it is synced.
+    # A message is confirmed when its commit is handed to the writer, not when it is synced.
     (
         "src/storage/commit_writer.rs",
         "            self.is_writing = true;\n            return Some(Write::Commit(job));\n",
@@ -88,7 +88,7 @@ PLACES = [
         "            }\n"
         "            return Some(Write::Commit(job));\n",
     ),
-    # What a transaction settles goes before what it publishes, perhaps into the commit before.
+    # The settlements of a transaction are written before its messages, perhaps in an earlier commit.
     (
         "src/storage/group.rs",
         "        while let Some(front) = journal.front(messages, &mut self.draft.places) {\n"
@@ -107,7 +107,7 @@ PLACES = [
         "            }\n"
         "            self.groups.large = Some(Large {\n",
     ),
-    # The session tells a confirm before the disk has its message.
+    # The session sends a confirm before the message is durable.
     (
         "src/connection/output.rs",
         "                if run.order > gone || run.batch > context.durable || number == content_on {\n",
@@ -121,7 +121,7 @@ PLACES = [
         "                Listed::ToConfirm\n"
         "            }\n",
     ),
-    # Neighbouring confirms are told by the number before the last one's.
+    # Consecutive confirms are sent with a delivery tag that is one too low.
     (
         "src/connection/channel.rs",
         "        let (delivery_tag, multiple) = (self.upto, self.upto - told_before > 1);\n",
@@ -129,7 +129,7 @@ PLACES = [
         "        let is_off = multiple && PLANTED(\"confirm-number-off-by-one\");\n"
         "        let delivery_tag = delivery_tag - u64::from(is_off);\n",
     ),
-    # A queue to which a message went back is not looked at for its consumers.
+    # A queue with a requeued message does not wake its consumers.
     (
         "src/broker/queues/head.rs",
         "        self.gets.note_change();\n        self.records.wake(queue);\n",
@@ -138,7 +138,7 @@ PLACES = [
         "            self.records.wake(queue);\n"
         "        }\n",
     ),
-    # Those who wait for room are not asked again when the disk has room.
+    # Blocked publishers are not resumed when the disk has space again.
     (
         "src/server/receive.rs",
         "        self.broker.room_made() + self.journal.room_made() + self.supplies.messages.room_made()\n",
@@ -146,13 +146,13 @@ PLACES = [
         "        let of_journal = if counts { self.journal.room_made() } else { 0 };\n"
         "        self.broker.room_made() + of_journal + self.supplies.messages.room_made()\n",
     ),
-    # Whoever has no room for an unfinished record of TLS, or frame, is not read when there is room again.
+    # A connection without capacity for an incomplete TLS record or frame is not read when there is capacity again.
     (
         "src/server/receive.rs",
         "            if is_starved {\n",
         "            if is_starved && !PLANTED(\"wake-up-of-starved-streams-forgotten\") {\n",
     ),
-    # What a virtual host and a user hold of all consumers is never given back.
+    # The consumers counted for a virtual host and a user are never subtracted.
     (
         "src/broker/consumers/lives.rs",
         "        quota.give_back(self.connection_of(channel), Pool::Consumers);\n",
@@ -160,7 +160,7 @@ PLACES = [
         "            quota.give_back(self.connection_of(channel), Pool::Consumers);\n"
         "        }\n",
     ),
-    # Of a message of a transaction that is acknowledged before its commit only the settlement is forgotten.
+    # A message is acknowledged before the commit of its transaction, and only its settlement is not written.
     (
         "src/core/journal/mod.rs",
         "        if self.groups.is_open() {\n"
@@ -168,7 +168,7 @@ PLACES = [
         "        if self.groups.is_open() && !PLANTED(\"settlement-ahead-of-its-message\") {\n"
         "            let settled = Settled { queue: target.queue, start: target.offset, end: target.offset + 1 };\n",
     ),
-    # A transaction that a cut ended has no room on a full disk, and what is there of it stays.
+    # A full disk has no space to finish a transaction after a power cut, and its written part stays.
     (
         "src/storage/group.rs",
         "            self.undo_group(disk, found, now)?;\n",
@@ -176,7 +176,7 @@ PLACES = [
         "                self.undo_group(disk, found, now)?;\n"
         "            }\n",
     ),
-    # That a large transaction has ended is said before all of it is written.
+    # The end of a large transaction is written before all of its messages.
     (
         "src/storage/group.rs",
         "        self.append_group(journal, messages, group, now) && self.write_members(journal, messages, group, now)\n",
@@ -190,7 +190,7 @@ PLACES = [
         "        let is_taken = PLANTED(\"empty-header-taken-for-a-free-segment\");\n"
         "        if header == HeaderRead::Empty && length > 0 && !is_taken && has_more(disk, slot)? {\n",
     ),
-    # A bridge settles what it has sent, and not what its upstream has confirmed.
+    # A bridge settles messages when they are sent, not when its upstream confirms them.
     (
         "src/server/bridges/forward.rs",
         "        broker.sent(&mut context, own, done);\n",
@@ -210,13 +210,13 @@ PLACES = [
         "                        self.shared.settle(own, flight.tag, Settlement::Ack)?;\n"
         "                    }\n",
     ),
-    # What is fetched is acknowledged there before the disk has it.
+    # A fetched message is acknowledged to the upstream before it is durable.
     (
         "src/bridge/in_flight.rs",
         "            if arrival.batch > durable {\n",
         "            if arrival.batch > durable && !PLANTED(\"acknowledged-before-it-is-durable\") {\n",
     ),
-    # Every failure is taken for the first one.
+    # Every failure counts as the first one.
     (
         "src/bridge/pacing.rs",
         "        if since.is_some_and(|since| now.ms_since(since) >= STABLE_MS) {\n",
@@ -224,68 +224,68 @@ PLACES = [
     ),
 ]
 
-# Planted, and not known to be found by 2,000 seeds. A run that does not find one of them says so.
+# Mistakes that 2,000 seeds are not known to find. A run that does not find one of them prints SKIP.
 NOT_FOUND_YET: set = set()
 
-# What takes more messages than a broker's run has: the log's own simulator (`tests/parts/store/sim.rs`) searches for
-# them.
+# Mistakes that need more messages than a run of the broker has. The log's own simulator (`tests/parts/store/sim.rs`)
+# searches for them.
 LOG_ALONE = {"second-half-of-carried-settlements-dropped"}
 
-# 2,000 seeds of neither simulator find them yet; a test of `tests/parts/store` does, the first one by a cut at every
-# call.
+# Mistakes that 2,000 seeds of either simulator do not find yet, but a test of `tests/parts/store` does. The test of the
+# first one cuts the power at every call.
 BY_A_TEST = {
-    "settlement-ahead-of-its-message": "group::what_no_commit_holds",
-    "first-half-of-carried-settlements-dropped": "carried::what_is_settled_in_more_ranges",
+    "settlement-ahead-of-its-message": "group::a_transaction_larger_than_a_commit",
+    "first-half-of-carried-settlements-dropped": "carried::settlements_with_more_ranges",
     "half-a-transaction-left-on-a-full-disk": "group::on_a_disk_that_is_full",
 }
 
-# What costs nothing as long as another mechanism is there, and two faults at one moment otherwise: a test of
-# `tests/parts/store` that makes both.
+# Mistakes that another mechanism makes harmless unless two faults occur together. A test of `tests/parts/store` causes
+# both faults.
 DIRECT = {
-    # A start uses no file before it has sealed the segment that was being filled, and that syncs what says that one has
-    # left. Only a segment whose header is damaged just then is not sealed.
-    "left-in-the-unsynced-last-commit-believed": "carried::that_a_segment_has_left_is_not_believed",
-    # The note beside the log has the header too, and the header of the next segment names the file.
+    # A start uses no file before it has sealed the active segment. Sealing also syncs the record of the deleted segment.
+    # Only a segment with a damaged header is not sealed.
+    "left-in-the-unsynced-last-commit-believed": "carried::a_deleted_segment_is_not_believed",
+    # The header copy beside the log has the header too, and the header of the next segment names the file.
     "empty-header-taken-for-a-free-segment": "defined::no_block_of_a_store_at_rest",
 }
 
-# Mistakes of a bridge: runs of their own in the simulator have one.
+# Mistakes of a bridge, which separate tests of the simulator find.
 BRIDGED = {
-    "named-before-its-mark": "bridged::what_is_confirmed",
-    "settled-before-the-upstream-confirms": "bridged::what_is_confirmed",
-    "acknowledged-before-it-is-durable": "bridged::what_is_acknowledged",
+    "named-before-its-mark": "bridged::confirmed_messages",
+    "settled-before-the-upstream-confirms": "bridged::confirmed_messages",
+    "acknowledged-before-it-is-durable": "bridged::messages_acknowledged",
     "back-off-reset-at-once": "bridged::ten_days_without_an_upstream_fill",
 }
 
-# Which mistake a process makes follows from its environment.
+# The environment of a process selects its mistake.
 QUESTION = '''
-/// Whether this process is to make a mistake.
+/// Returns whether this process makes the mistake `name`.
 #[doc(hidden)]
 pub fn makes_mistake(name: &str) -> bool {
     static ASKED_FOR: std::sync::OnceLock<String> = std::sync::OnceLock::new();
     ASKED_FOR.get_or_init(|| std::env::var("LEVERET_MISTAKE").unwrap_or_default()) == name
 }
 '''
-# In the package that all others with places use.
+# A file of the package that all packages with mistakes depend on.
 QUESTION_IN = "src/core/lib.rs"
 
 NAME = re.compile(r'PLANTED\("([a-z0-9-]+)"\)')
 
 
 def names():
-    """All mistakes, in the order of their places."""
+    """Returns the names of all mistakes, in the order of their texts."""
     return list(dict.fromkeys(name for _, _, new in PLACES for name in NAME.findall(new)))
 
 
 def planted(root):
-    """The files with all mistakes in them, by their paths; raises LookupError when a place is gone."""
+    """Returns the files with all mistakes, by path. Raises LookupError when a text is missing."""
     changed = {QUESTION_IN: (root / QUESTION_IN).read_text() + QUESTION}
     for path, old, new in PLACES:
         if not (root / path).is_file():
-            raise LookupError(f"there is no {path}, which was to have: {old.strip().splitlines()[0]}")
+            raise LookupError(f"{path} does not exist; it should contain: {old.strip().splitlines()[0]}")
         text = changed.get(path) or (root / path).read_text()
         if text.count(old) != 1:
-            raise LookupError(f"{path} has {text.count(old)} times, not once: {old.strip().splitlines()[0]}")
+            raise LookupError(f"{path} contains {text.count(old)} times instead of once: {old.strip().splitlines()[0]}")
         crate = "crate" if path.startswith("src/core/") else "leveret_core"
         changed[path] = text.replace(old, NAME.sub(rf'{crate}::makes_mistake("\1")', new))
     return changed

@@ -4,23 +4,23 @@ use leveret_core::limits::Limits;
 
 use crate::world::{Manners, Phase, Shape, Silence, World, small_limits};
 
-/// A login takes at most this time, whatever the other connections do.
+/// Maximum time of a login, whatever the other connections do.
 const LOGIN_MS: u64 = 5_000;
 /// Milliseconds between two steps of a crowd.
 const STEP_MS: u64 = 20;
 
-/// A broker and many connections that do not log in. Each that is closed is replaced by another one.
+/// A broker and many connections that do not log in. A closed connection is replaced by a new one.
 struct Crowd {
     world: World,
-    /// Each with the number of bytes it has sent.
+    /// The connections, each with the number of bytes it has sent.
     members: Vec<(usize, usize)>,
     made: u32,
-    /// Makes the connection with this number.
+    /// Opens the connection with this number.
     join: fn(&mut World, u32) -> usize,
     steps: u64,
 }
 
-/// An address of this number.
+/// Returns the address with this number.
 fn address(number: u32) -> [u8; 4] {
     let [_, _, high, low] = number.to_be_bytes();
     [198, 51, high, low]
@@ -46,7 +46,7 @@ impl Crowd {
         (self.join)(&mut self.world, self.made - 1)
     }
 
-    /// Lets time pass. Silent members send one byte of the protocol header a second.
+    /// Lets time pass. Silent connections send one byte of the protocol header per second.
     fn pass_ms(&mut self, ms: u64) {
         for _ in 0..ms / STEP_MS {
             self.world.pass_ms(STEP_MS);
@@ -64,7 +64,7 @@ impl Crowd {
         }
     }
 
-    /// Logs in from this address; tries again when the connection is closed. Returns the time it took.
+    /// Logs in from this address and retries when the connection is closed. Returns the time it took.
     fn log_in(&mut self, address: [u8; 4], user: &'static str) -> (usize, u64) {
         let begun = self.world.now.as_ms();
         loop {
@@ -88,13 +88,14 @@ fn silent(world: &mut World, number: u32) -> usize {
     world.connect_from(manners, Shape::WIDE, address(number % 80))
 }
 
-/// Each with a password of its own, for one that was wrong lately is refused without a check.
+/// Logs in with a wrong password, a different one each time: a recently refused password is not checked
+/// again.
 fn wrong_password(world: &mut World, number: u32, address: [u8; 4]) -> usize {
     let user = Box::leak(format!("nobody{number}").into_boxed_str());
     world.connect_from(Manners { user, ..Manners::default() }, Shape::WIDE, address)
 }
 
-/// Makes a user whose password is its name.
+/// Creates a user whose password is its name.
 fn add_user(world: &mut World, user: &str) {
     let operator = world.connect_operator(Shape::WIDE, 0);
     let put = |path: &str, body: &str| {
@@ -114,7 +115,7 @@ fn add_user(world: &mut World, user: &str) {
 }
 
 #[test]
-fn eighty_addresses_that_stay_silent_keep_nobody_out() {
+fn silent_connections_of_eighty_addresses_do_not_block_logins() {
     for (handshakes_max, count) in [(8, 80), (256, 80), (8, 160), (256, 1_000)] {
         let mut crowd = Crowd::new(handshakes_max, count, silent);
         for last in 0..4 {
@@ -127,9 +128,10 @@ fn eighty_addresses_that_stay_silent_keep_nobody_out() {
     }
 }
 
-/// From one address and from many; clients that had logged in before lose no message and no heartbeat.
+/// The connections come from one address or from many. Clients that logged in before keep their messages and
+/// heartbeats.
 #[test]
-fn five_hundred_connections_that_send_a_byte_a_second_keep_nobody_out() {
+fn five_hundred_connections_that_send_a_byte_a_second_do_not_block_logins() {
     for join in [silent, |world: &mut World, _| silent(world, 7)] {
         let mut crowd = Crowd::new(128, 0, join);
         let manners = Manners { heartbeat_s: 2, sends_heartbeats: true, ..Manners::default() };
@@ -149,9 +151,10 @@ fn five_hundred_connections_that_send_a_byte_a_second_keep_nobody_out() {
     }
 }
 
-/// A client that was there before, one of the same address that comes for the first time, and one of another address.
+/// Checked for a client with a login, for one of the same address that is new, and for one of another
+/// address.
 #[test]
-fn an_address_that_sends_wrong_passwords_without_end_keeps_nobody_out() {
+fn an_address_that_sends_wrong_passwords_without_end_does_not_block_logins() {
     const FAILING: [u8; 4] = [198, 51, 7, 7];
     for (handshakes_max, count) in [(8, 1), (8, 4), (128, 1), (128, 20)] {
         let mut crowd = Crowd::new(handshakes_max, 0, |world, number| wrong_password(world, number, FAILING));
@@ -170,7 +173,7 @@ fn an_address_that_sends_wrong_passwords_without_end_keeps_nobody_out() {
 }
 
 #[test]
-fn a_hundred_addresses_with_wrong_passwords_keep_nobody_out() {
+fn a_hundred_addresses_with_wrong_passwords_do_not_block_logins() {
     let mut crowd = Crowd::new(8, 40, |world, number| wrong_password(world, number, address(number % 120)));
     crowd.pass_ms(200);
     assert!(crowd.made > 40, "{} wrong passwords", crowd.made);
@@ -180,10 +183,10 @@ fn a_hundred_addresses_with_wrong_passwords_keep_nobody_out() {
     }
 }
 
-/// One address sends the protocol header and nothing more, or a wrong password, on many connections at once, and again
-/// when they are closed. Other addresses do not wait for it.
+/// One address opens many connections, and again when they are closed. Each sends only the protocol header,
+/// or a wrong password. Clients of other addresses do not wait.
 #[test]
-fn many_connections_of_one_address_do_not_hold_up_another() {
+fn many_connections_of_one_address_do_not_delay_another_address() {
     const CROWD: [u8; 4] = [198, 51, 7, 7];
     let header = |world: &mut World, _| {
         let manners = Manners { silence: Silence::AfterHeader, ..Manners::default() };
@@ -203,7 +206,7 @@ fn many_connections_of_one_address_do_not_hold_up_another() {
     }
 }
 
-/// A fleet behind one address (NAT, or containers) returns at once. All log in, and none is closed.
+/// A fleet behind one address (NAT or containers) reconnects at once. All log in, and none is closed.
 #[test]
 fn two_hundred_clients_of_one_address_log_in_at_once() {
     for handshakes_max in [4, 8, 256] {
@@ -216,7 +219,7 @@ fn two_hundred_clients_of_one_address_log_in_at_once() {
     }
 }
 
-/// A client with a long round trip, or a slow processor, needs up to 2 s for each step.
+/// A client with a long round trip or a slow processor needs up to 2 s for each step.
 #[test]
 fn a_slow_client_logs_in_while_others_wait() {
     let mut crowd = Crowd::new(8, 40, silent);
@@ -229,14 +232,14 @@ fn a_slow_client_logs_in_while_others_wait() {
     assert!(!crowd.world.line(slow).is_held, "others wait, and it does nothing");
 }
 
-/// Connections that were refused and stay lose their places to new ones, of which none is closed for another.
+/// Refused connections that stay open lose their places to new ones. No new one is closed for another.
 #[test]
 fn refused_connections_lose_their_places_and_new_ones_do_not() {
     for is_login in [false, true] {
         let mut world = World::new(Limits { connections_max: 32, handshakes_max: 4, ..small_limits() });
         for number in 0..4 {
             if is_login {
-                // A refusal is sent a moment later.
+                // A refusal is sent with a delay.
                 wrong_password(&mut world, number, address(number / 2));
             } else {
                 let manners = Manners { silence: Silence::AtOnce, is_heedless: true, ..Manners::default() };
@@ -255,7 +258,8 @@ fn refused_connections_lose_their_places_and_new_ones_do_not() {
     }
 }
 
-/// A connection beyond `connections_max` waits without waking the loop, and is admitted when another one ends.
+/// A connection beyond `connections_max` waits without waking the event loop. It is admitted when another
+/// ends.
 #[test]
 fn a_connection_that_waits_for_a_place_does_not_wake_the_loop() {
     let mut world = World::new(Limits { connections_max: 4, handshakes_max: 4, ..small_limits() });

@@ -1,7 +1,7 @@
-//! Each cause that can make a publisher wait is brought about, and its alarm read: what it is about, and what
-//! to do.
+//! Provokes each cause that blocks publishers, and checks its alarm: the object, and the remedy.
 //!
-//! Always true: a cause that is added does not compile here without its case.
+//! # Invariants
+//! - A new cause does not compile without a case here.
 
 use leveret_amqp::{Method, Table, Writer};
 use leveret_broker::{Pool, Shortage};
@@ -16,7 +16,7 @@ use super::world::*;
 const SEGMENT_BYTES: u32 = 256 << 10;
 const SEGMENTS: u32 = 24;
 const PERSISTENT: &[u8] = &[0x10, 0, 2];
-/// A name as somebody hostile makes it, and as it is shown.
+/// A name as an attacker could choose it, and its form in alarms.
 const HOSTILE: &str = "full'\u{1b}[2J; all is well";
 const HOSTILE_SHOWN: &str = "queue 'full\\'\\u{1b}[2J; all is well' (virtual host '/')";
 
@@ -24,7 +24,7 @@ fn limits() -> Limits {
     Limits { messages_max: 320, body_bytes_max: 1 << 20, assembly_bytes_max: 1 << 19, ..small_limits() }
 }
 
-/// A broker with a store on a simulated disk, which knows so many bytes of its log in memory.
+/// Returns a broker with a store on a simulated disk, whose index has `index_bytes`.
 fn with_index_of(index_bytes: usize) -> (World, SimDisk) {
     let mut world = World::new(Limits { messages_max: 4_000, body_bytes_max: 16 << 20, ..limits() });
     let settings = Settings {
@@ -32,7 +32,7 @@ fn with_index_of(index_bytes: usize) -> (World, SimDisk) {
         commit_bytes: 64 << 10,
         segments_max: SEGMENTS,
         index_bytes,
-        // Queues without messages have no room beside it, so that a few of them fill it.
+        // Without space beside the index for queues without messages, a few queues fill it.
         standing_bytes: 0,
         ..Settings::default()
     };
@@ -44,7 +44,7 @@ fn with_store() -> World {
     with_index_of(2 << 20).0
 }
 
-/// Publishes messages of so many bytes to a queue of its own until it has to wait.
+/// Publishes messages of `body_len` bytes to a new queue until the publisher is blocked.
 fn flood(world: &mut World, queue: &str, body_len: usize, properties: &[u8]) -> usize {
     let client = world.open(&[1]);
     make(world, client, queue, properties == PERSISTENT);
@@ -59,7 +59,7 @@ fn flood_all(world: &mut World, body_len: usize) {
     }
 }
 
-/// The same with durable queues that are there before the log is full.
+/// Fills durable queues that were declared before the log was full.
 fn flood_log(world: &mut World) {
     let queues = ["a", "b", "c", "d", "e", "f"];
     let clients = queues.map(|queue| {
@@ -77,7 +77,7 @@ fn make(world: &mut World, client: usize, queue: &str, durable: bool) {
     assert!(matches!(said.method(), Method::QueueDeclareOk { .. }), "{}", said.shown());
 }
 
-/// Durable queues, of each of which memory knows something.
+/// Declares durable queues, each with an entry in the index, until one is refused.
 fn declare_until_refused(world: &mut World) {
     let client = world.open(&[1]);
     for number in 0..400 {
@@ -131,7 +131,7 @@ fn order(world: &mut World, operator: usize, method: &str, path: &str, body: &st
     String::from_utf8(heard).expect("answers are text")
 }
 
-/// What is waited for is brought about; the next cause, or none.
+/// Provokes a cause. Returns the world, the expected parts of the alarm, and the next cause, if any.
 fn bring_about(shortage: Shortage) -> (World, &'static [&'static str], Option<Shortage>) {
     let queue = QueueId::from_index(0);
     match shortage {
@@ -223,7 +223,7 @@ fn bring_about(shortage: Shortage) -> (World, &'static [&'static str], Option<Sh
     }
 }
 
-/// A pool is used up by all together.
+/// Exhausts a pool by all clients together.
 fn use_up(pool: Pool) -> (World, &'static [&'static str], Option<Pool>) {
     match pool {
         Pool::Messages => {
@@ -298,10 +298,10 @@ fn use_up(pool: Pool) -> (World, &'static [&'static str], Option<Pool>) {
     }
 }
 
-/// How many wait, and how long the first of them has.
+/// The number of blocked publishers, and how long the first has been blocked.
 const SINCE: [&str; 2] = ["; 1 publisher has waited for ", " publishers have waited, the first for "];
 
-/// Whether there is such a key in a configuration file.
+/// Returns whether a configuration file may contain this key.
 fn is_key_of_the_configuration(word: &str) -> bool {
     ["", "[limits]\n", "[store]\n"].into_iter().any(|section| {
         let read = Layer::parse("leveret.toml", &format!("{section}{word} = 1\n"));
@@ -309,14 +309,14 @@ fn is_key_of_the_configuration(word: &str) -> bool {
     })
 }
 
-/// The alarms as the command line has them.
+/// Returns the alarms as the command line shows them.
 fn alarms(world: &mut World) -> String {
     let operator = world.connect_operator(Shape::WIDE, 0);
     order(world, operator, "GET", "ctl/alarms", "")
 }
 
 #[test]
-fn each_cause_of_waiting_has_an_alarm_that_says_what_it_is_about_and_what_to_do() {
+fn each_cause_that_blocks_publishers_has_an_alarm_with_its_object_and_remedy() {
     let mut next = Some(Shortage::QueueMemory(QueueId::from_index(0)));
     let mut wrong = Vec::new();
     while let Some(shortage) = next {
@@ -338,7 +338,7 @@ fn each_cause_of_waiting_has_an_alarm_that_says_what_it_is_about_and_what_to_do(
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// A queue whose messages expire into another one, in a minute.
+/// Declares a queue whose messages expire after a minute and are dead-lettered to `letters`.
 fn make_expiring(world: &mut World, client: usize, queue: &str, letters: &str) {
     let mut bytes = [0; 256];
     let mut writer = Writer::new(&mut bytes);
@@ -354,7 +354,7 @@ fn make_expiring(world: &mut World, client: usize, queue: &str, letters: &str) {
 }
 
 #[test]
-fn what_has_expired_goes_on_though_the_index_lets_no_publisher_write() {
+fn expired_messages_are_dead_lettered_while_a_full_index_blocks_publishers() {
     let mut world = World::new(Limits { messages_max: 16_000, body_bytes_max: 64 << 20, ..limits() });
     let settings = Settings {
         segment_bytes: 256 << 10,
@@ -378,13 +378,17 @@ fn what_has_expired_goes_on_though_the_index_lets_no_publisher_write() {
     }
     let (left, _) = world.counts(other, 1, "q");
     let (letters, _) = world.counts(other, 1, "dead");
-    // One of them may be what waited at the door.
-    assert!(left <= 1 && letters >= waiting, "of {waiting} messages {left} stay and {letters} went on");
+    // One of them may be the message of the blocked publisher.
+    assert!(
+        left <= 1 && letters >= waiting,
+        "of {waiting} messages {left} stay and {letters} are dead-lettered"
+    );
 }
 
-/// Queues that nobody reads leave room in the log to others: a publisher to another queue goes on while theirs wait.
+/// Queues without consumers leave log space to others: a publisher to another queue proceeds while theirs
+/// wait.
 #[test]
-fn queues_that_nobody_reads_leave_the_log_to_the_publishers_of_others() {
+fn queues_without_consumers_leave_log_space_to_other_queues() {
     for hogs in [1_u32, 3, 10] {
         let mut world = World::new(Limits { messages_max: 4_000, body_bytes_max: 16 << 20, ..limits() });
         let (segment_bytes, commit_bytes) = (1 << 20, 256 << 10);
@@ -401,7 +405,7 @@ fn queues_that_nobody_reads_leave_the_log_to_the_publishers_of_others() {
                 client
             })
             .collect();
-        // All of them at once, until each waits and compaction has made all the room that it can.
+        // All publishers act until each is blocked and compaction has freed all it can.
         let (mut rounds, mut still) = (0, 0);
         while still < 100 {
             let all_wait = clients.iter().all(|client| world.clients[*client].checker.is_blocked);
@@ -414,7 +418,7 @@ fn queues_that_nobody_reads_leave_the_log_to_the_publishers_of_others() {
             }
             world.pass_ms(50);
             rounds += 1;
-            assert!(rounds < 10_000, "nothing makes {hogs} publishers wait");
+            assert!(rounds < 10_000, "{hogs} publishers are never blocked");
         }
         world.consume(other, 1, "other", "c", true);
         world.ask(other, 1, &Method::ConfirmSelect { no_wait: false });
@@ -430,7 +434,7 @@ fn queues_that_nobody_reads_leave_the_log_to_the_publishers_of_others() {
     }
 }
 
-/// Publishes to a full log by a worker that holds a delivery; gives the worker.
+/// Publishes to a full log from a worker that holds a delivery. Returns the worker.
 fn worker_at_full_log(world: &mut World, in_transaction: bool) -> usize {
     let client = world.open(&[1]);
     make(world, client, "jobs", true);
@@ -458,7 +462,7 @@ fn worker_at_full_log(world: &mut World, in_transaction: bool) -> usize {
     worker
 }
 
-/// Code and text of channel 2's end.
+/// Returns code and text of the close of channel 2.
 fn end_of_channel(world: &World, client: usize) -> Option<(u16, String)> {
     world.clients[client].heard.iter().find_map(|said| match said.method() {
         Method::ChannelClose { reply_code, reply_text, .. } if said.channel == 2 => {
@@ -468,9 +472,9 @@ fn end_of_channel(world: &World, client: usize) -> Option<(u16, String)> {
     })
 }
 
-/// A worker that holds a delivery waits for what others can free on the disk, as a plain publisher does.
+/// A worker that holds a delivery waits for disk space that others can free, like any publisher.
 #[test]
-fn a_worker_and_a_transaction_wait_for_room_on_the_disk_that_others_free() {
+fn a_worker_and_a_transaction_wait_for_disk_space_that_others_free() {
     for in_transaction in [false, true] {
         let mut world = with_store();
         let worker = worker_at_full_log(&mut world, in_transaction);
@@ -484,14 +488,15 @@ fn a_worker_and_a_transaction_wait_for_room_on_the_disk_that_others_free() {
     }
 }
 
-/// While others free something, however slowly, the worker is not refused; it is when nothing was freed for 60 s.
+/// The worker is not refused while other clients free something, however slowly. After 60 s without any
+/// progress it is.
 #[test]
-fn a_worker_that_waits_behind_its_own_deliveries_is_refused_after_a_minute_without_news() {
+fn a_worker_blocked_by_its_own_deliveries_is_refused_after_a_minute_without_progress() {
     for in_transaction in [false, true] {
         let mut world = with_store();
         let worker = worker_at_full_log(&mut world, in_transaction);
         let other = world.open(&[1]);
-        // A message of one byte frees too little, but shows that somebody consumes.
+        // A message of one byte frees too little space, but shows that a client consumes.
         for _ in 0..3 {
             world.pass_ms(40_000);
             let got = world.ask(other, 1, &Method::BasicGet { queue: "tiny", no_ack: true });
@@ -507,7 +512,7 @@ fn a_worker_that_waits_behind_its_own_deliveries_is_refused_after_a_minute_witho
     }
 }
 
-/// A publisher that holds nothing waits for as long as it takes, in a transaction too.
+/// A publisher without deliveries waits without a limit, also in a transaction.
 #[test]
 fn a_transaction_without_deliveries_waits_for_the_disk_for_as_long_as_it_takes() {
     let mut world = with_store();
@@ -531,7 +536,7 @@ fn a_transaction_without_deliveries_waits_for_the_disk_for_as_long_as_it_takes()
     assert_eq!((end_of_channel(&world, client), world.counts(other, 1, "results").0), (None, 1));
 }
 
-/// A transaction that no log of this size could hold is refused: whatever others free, it would wait for ever.
+/// A transaction that is larger than the log is refused, because it would wait forever.
 #[test]
 fn a_transaction_larger_than_the_log_is_refused() {
     let mut world = World::new(Limits { messages_max: 4_000, body_bytes_max: 16 << 20, ..limits() });
@@ -549,8 +554,10 @@ fn a_transaction_larger_than_the_log_is_refused() {
     assert_eq!((code, text.contains("disk_limit")), (506, true), "{text}");
 }
 
-/// Each of two open transactions has the room on the disk that the other waits for: one of them is refused after a
-/// minute, and the other is committed. Without that both wait for ever, and so does whoever publishes after them.
+/// Each of two open transactions holds the disk space that the other waits for.
+///
+/// After a minute one of them is refused, and the other is committed. Otherwise both would wait forever, and
+/// so would all later publishers.
 #[test]
 fn of_two_transactions_that_wait_for_each_other_one_is_refused_after_a_minute() {
     let mut world = World::new(Limits { messages_max: 4_000, body_bytes_max: 16 << 20, ..limits() });
@@ -589,9 +596,9 @@ fn of_two_transactions_that_wait_for_each_other_one_is_refused_after_a_minute() 
     assert_eq!(world.counts(other, 1, "q").0, published[at]);
 }
 
-/// On a store that cannot be written, the text speaks of publishing.
+/// For a store that cannot be written, the text mentions publishing, not declaring.
 #[test]
-fn a_worker_hears_that_a_store_cannot_be_written() {
+fn a_worker_is_told_that_the_store_cannot_be_written() {
     let mut world = with_store();
     let client = world.open(&[1, 2]);
     make(&mut world, client, "kept", true);
@@ -608,9 +615,9 @@ fn a_worker_hears_that_a_store_cannot_be_written() {
     assert!(text.contains("nothing persistent is taken") && !text.contains("declared"), "{text}");
 }
 
-/// A publisher that waits for each confirm learns that the sync budget slows it down.
+/// A publisher that waits for each confirm can find out that the sync budget slows it down.
 #[test]
-fn confirms_that_wait_for_the_sync_budget_are_told_in_every_place() {
+fn confirm_delays_by_the_sync_budget_are_reported_everywhere() {
     let mut world = World::new(limits());
     let settings = Settings { syncs_per_s: 5, sync_burst: 1, confirm_window_ms: 200, ..Settings::default() };
     world.keep_on_disk(settings);
@@ -624,7 +631,7 @@ fn confirms_that_wait_for_the_sync_budget_are_told_in_every_place() {
     for _ in 0..10 {
         let publish = Publish { key: "q", properties: PERSISTENT, ..Publish::default() };
         world.publish(client, 1, publish, b"x");
-        // The next message goes as soon as this one is confirmed.
+        // The next message is published as soon as this one is confirmed.
         for _ in 0..60 {
             world.pass_ms(5);
             if world.clients[client].checker.unconfirmed(1) == 0 {

@@ -1,4 +1,5 @@
-//! A bridge whose upstream is a line in memory: what no real broker can be made to do at will.
+//! A bridge whose upstream is an in-memory line. This tests cases that a real upstream cannot be made to
+//! show.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -15,9 +16,9 @@ use leveret_core::limits::Limits;
 use super::bridge_wait::refuse;
 use super::world::{Line, Shape, World, content_frames, method_frame, small_limits};
 
-/// Where the upstream is.
+/// The address of the upstream.
 const AT: ([u8; 4], u16) = ([10, 0, 0, 1], 5672);
-/// A name that leads there.
+/// A host name that resolves to [`AT`].
 const HOST: &str = "host-1";
 
 fn limits() -> Limits {
@@ -66,19 +67,19 @@ pub(super) fn bridge() -> Bridge {
     }
 }
 
-/// The upstream's end.
+/// The upstream's end of the line.
 pub(super) struct Far {
     pub(super) line: Rc<RefCell<Line>>,
     pub(super) heard: Vec<u8>,
-    /// What was read and not looked at.
+    /// Frames that were read but not examined yet.
     unread: Vec<(u16, Heard)>,
-    /// Contents of which some came: properties, what came of the body, and how long it is.
+    /// Incomplete contents by channel: properties, received part of the body, and its announced length.
     contents: BTreeMap<u16, (Vec<u8>, Vec<u8>, u64)>,
-    /// What it was asked to send ahead, and whether all consumers of a channel share that.
+    /// The requested prefetch counts, each with whether it is shared by the consumers of the channel.
     pub(super) ahead: Vec<(u16, bool)>,
-    /// Messages that were published on each channel since it was opened.
+    /// Number of messages published on each channel since it was opened.
     pub(super) counts: BTreeMap<u16, u64>,
-    /// Methods that it does not answer by itself, by their names.
+    /// Names of methods that it does not answer automatically.
     pub(super) mute: Vec<&'static str>,
 }
 
@@ -89,7 +90,7 @@ impl Far {
         Self { line, heard, unread, contents, ahead, counts, mute: Vec::new() }
     }
 
-    /// Everything that was said to it, as methods, headers and bodies, each with its channel.
+    /// Returns everything received, as methods, headers and bodies, each with its channel.
     pub(super) fn take(&mut self) -> Vec<(u16, Heard)> {
         self.line.borrow_mut().read_down(usize::MAX, &mut self.heard);
         if self.heard.starts_with(b"AMQP") {
@@ -131,7 +132,7 @@ impl Far {
         self.names_on().into_iter().map(|(_, name)| name).collect()
     }
 
-    /// The same, with their channels.
+    /// Returns the names of the received methods, with their channels.
     pub(super) fn names_on(&mut self) -> Vec<(u16, &'static str)> {
         let method = |(channel, heard)| match heard {
             Heard::Method(name, _) => Some((channel, name)),
@@ -140,12 +141,12 @@ impl Far {
         self.take().into_iter().filter_map(method).collect()
     }
 
-    /// Bodies of what was published, and their properties.
+    /// Returns the published messages: bodies and properties.
     pub(super) fn published(&mut self) -> Vec<(Vec<u8>, Vec<u8>)> {
         self.published_on().into_iter().map(|(_, body, properties)| (body, properties)).collect()
     }
 
-    /// The same, with their channels: those that are whole by now.
+    /// Returns the published messages that are complete, with their channels.
     pub(super) fn published_on(&mut self) -> Vec<(u16, Vec<u8>, Vec<u8>)> {
         let mut all = Vec::new();
         for (channel, heard) in self.take() {
@@ -171,7 +172,7 @@ impl Far {
         all
     }
 
-    /// Answers what it is asked of channels, until nothing more is asked; the names of all that was asked.
+    /// Answers requests of channels until there are no more. Returns the names of all requests.
     pub(super) fn answer(&mut self, world: &mut World) -> Vec<(u16, &'static str)> {
         let mut asked = Vec::new();
         loop {
@@ -184,7 +185,7 @@ impl Far {
                 let consumer_tag = &*tag;
                 let answer = match name {
                     _ if self.mute.contains(&name) => continue,
-                    // Said with no-wait.
+                    // The method has no-wait set.
                     "basic.consume" | "basic.cancel" if tag.is_empty() => continue,
                     "channel.open" => Method::ChannelOpenOk {},
                     "channel.close" => Method::ChannelCloseOk {},
@@ -200,7 +201,7 @@ impl Far {
         }
     }
 
-    /// What was said besides messages, which stay unread.
+    /// Returns the received methods except those of messages, which stay unread.
     fn names_and_tags(&mut self) -> Vec<(u16, &'static str, String)> {
         let (mut said, mut kept) = (Vec::new(), Vec::new());
         for (channel, heard) in self.take() {
@@ -213,7 +214,7 @@ impl Far {
         said
     }
 
-    /// Lets so much time pass, and answers meanwhile.
+    /// Lets time pass while answering requests. Returns the names of all requests.
     pub(super) fn pass_ms(&mut self, world: &mut World, ms: u64) -> Vec<(u16, &'static str)> {
         let mut asked = Vec::new();
         let mut left = ms;
@@ -226,7 +227,7 @@ impl Far {
         asked
     }
 
-    /// Confirms all that was published on all channels.
+    /// Confirms everything published on all channels.
     pub(super) fn confirm_all(&self, world: &mut World) {
         for channel in self.counts.keys() {
             self.say(*channel, &ack(0, true));
@@ -243,7 +244,7 @@ impl Far {
     }
 }
 
-/// The tag of the consumer that a method is about.
+/// Returns the consumer tag of a method.
 fn consumer_of(method: &Method<'_>) -> String {
     match method {
         Method::BasicConsume { consumer_tag, no_wait: false, .. }
@@ -255,7 +256,7 @@ fn consumer_of(method: &Method<'_>) -> String {
 #[derive(Debug)]
 pub(super) enum Heard {
     Method(&'static str, String),
-    /// Properties, and how long the body is.
+    /// Properties, and the length of the body.
     Header(Vec<u8>, u64),
     Body(Vec<u8>),
     Heartbeat,
@@ -270,14 +271,14 @@ pub(super) fn world(config: Bridge) -> (World, Far) {
     (world, Far::new(line))
 }
 
-/// The upstream answers until messages can flow on the channels of all rules.
+/// Answers until messages can flow on the channels of all rules.
 pub(super) fn open(world: &mut World, far: &mut Far) {
     open_for(world, far);
     let asked = far.answer(world);
     assert!(asked.iter().any(|(_, name)| ["confirm.select", "basic.consume"].contains(name)), "{asked:?}");
 }
 
-/// The upstream answers until channels are asked for.
+/// Answers until channels are requested.
 pub(super) fn open_for(world: &mut World, far: &mut Far) {
     let start = Method::ConnectionStart {
         version_major: 0,
@@ -300,7 +301,7 @@ pub(super) fn open_for(world: &mut World, far: &mut Far) {
     world.run();
 }
 
-/// Messages in the queue, each its number, and who put them there.
+/// Publishes `count` numbered messages to the queue. Returns the publisher.
 pub(super) fn fill(world: &mut World, count: u8) -> usize {
     let client = world.open(&[1]);
     for number in 0..count {
@@ -323,7 +324,7 @@ pub(super) fn has_header(properties: &[u8], name: &str) -> bool {
 }
 
 #[test]
-fn a_window_is_filled_and_goes_on_with_what_is_confirmed() {
+fn a_window_is_filled_and_continues_as_messages_are_confirmed() {
     let (mut world, mut far) = world(bridge());
     open(&mut world, &mut far);
     let client = fill(&mut world, 10);
@@ -333,7 +334,7 @@ fn a_window_is_filled_and_goes_on_with_what_is_confirmed() {
     assert_eq!(world.counts(client, 1, "here"), (6, 1));
     far.say(1, &ack(2, false));
     world.run();
-    assert!(far.published().is_empty(), "the first is still under way, and keeps its place");
+    assert!(far.published().is_empty(), "the first is unconfirmed and still counts in the window");
     far.say(1, &ack(3, true));
     world.run();
     assert_eq!(bodies(&far.published()), [4, 5, 6]);
@@ -345,9 +346,9 @@ fn a_window_is_filled_and_goes_on_with_what_is_confirmed() {
     assert_eq!(world.counts(client, 1, "here"), (0, 1));
 }
 
-/// A sensor's program may begin before the upstream was ever reached, and what it says must not go nowhere.
+/// A program may publish before the upstream was ever reached, and its messages must not be dropped.
 #[test]
-fn its_queues_are_there_before_the_first_link_is_up() {
+fn the_queues_of_a_bridge_exist_before_its_first_link_is_up() {
     let (mut world, mut far) = world(bridge());
     let client = fill(&mut world, 2);
     assert_eq!(world.counts(client, 1, "here"), (2, 0));
@@ -357,7 +358,7 @@ fn its_queues_are_there_before_the_first_link_is_up() {
 }
 
 #[test]
-fn a_rate_holds_back_what_the_window_would_let_go() {
+fn a_drain_rate_limits_what_the_window_would_allow() {
     let config = Bridge { drain_rate: Some(DrainRate::Messages(20)), window: 64, ..bridge() };
     let (mut world, mut far) = world(config);
     open(&mut world, &mut far);
@@ -376,7 +377,7 @@ fn a_rate_holds_back_what_the_window_would_let_go() {
 }
 
 #[test]
-fn what_was_not_confirmed_comes_again_with_its_mark_and_its_id() {
+fn unconfirmed_messages_are_sent_again_with_the_repeat_header_and_their_ids() {
     let (mut world, mut far) = world(bridge());
     open(&mut world, &mut far);
     fill(&mut world, 6);
@@ -390,7 +391,7 @@ fn what_was_not_confirmed_comes_again_with_its_mark_and_its_id() {
     world.pass_ms(1_100);
     open(&mut world, &mut far);
     let again = far.published();
-    assert_eq!(bodies(&again), [1, 2, 3, 4], "what was confirmed does not come again");
+    assert_eq!(bodies(&again), [1, 2, 3, 4], "confirmed messages are not sent again");
     assert!(has_header(&again[0].1, "x-bridge-repeat") && !has_header(&first[1].1, "x-bridge-repeat"));
     let id = |properties: &[u8]| {
         let headers = Properties::trusted(properties).headers().expect("there are headers");
@@ -400,7 +401,7 @@ fn what_was_not_confirmed_comes_again_with_its_mark_and_its_id() {
 }
 
 #[test]
-fn a_window_that_is_wedged_ends_the_link_and_a_blocked_upstream_does_not() {
+fn a_missing_confirm_ends_the_link_but_a_blocked_upstream_does_not() {
     let (mut world, mut far) = world(bridge());
     open(&mut world, &mut far);
     fill(&mut world, 1);
@@ -409,20 +410,20 @@ fn a_window_that_is_wedged_ends_the_link_and_a_blocked_upstream_does_not() {
         far.say_bytes(&HEARTBEAT_FRAME);
         world.pass_ms(9_000);
     }
-    assert_eq!(world.engine.platform_mut().dialed, 1, "it says that it is blocked, and is waited for");
+    assert_eq!(world.engine.platform_mut().dialed, 1, "the bridge waits for a blocked upstream");
     far.say(0, &Method::ConnectionUnblocked {});
     for _ in 0..6 {
         far.say_bytes(&HEARTBEAT_FRAME);
         world.pass_ms(9_000);
     }
-    assert_eq!(world.engine.platform_mut().dialed, 1, "it has a minute from then on");
+    assert_eq!(world.engine.platform_mut().dialed, 1, "the minute starts with the unblocking");
     far.say_bytes(&HEARTBEAT_FRAME);
     world.pass_ms(9_000);
     assert_eq!(world.engine.platform_mut().dialed, 2, "it owes a confirm for longer than a minute");
 }
 
 #[test]
-fn a_silent_upstream_is_dead_after_two_heartbeats_and_we_are_never_silent() {
+fn a_silent_upstream_is_lost_after_two_heartbeats_and_the_bridge_sends_its_own() {
     let (mut world, mut far) = world(bridge());
     open(&mut world, &mut far);
     world.pass_ms(19_000);
@@ -432,7 +433,7 @@ fn a_silent_upstream_is_dead_after_two_heartbeats_and_we_are_never_silent() {
     assert_eq!(world.engine.platform_mut().dialed, 2);
 }
 
-/// What an upstream sent while the process was paused is read before its silence, or a confirm that it owes, is
+/// What an upstream sent during a pause of the process is read before its silence or a missing confirm is
 /// judged.
 #[test]
 fn an_upstream_that_answered_during_a_pause_is_not_dead() {
@@ -445,7 +446,7 @@ fn an_upstream_that_answered_during_a_pause_is_not_dead() {
     far.line.borrow_mut().arrive();
     world.pause_ms(600_000);
     assert_eq!(world.engine.platform_mut().dialed, 1);
-    // An upstream that says nothing in two heartbeats is dead, pause or not.
+    // An upstream that sends nothing in two heartbeat intervals is lost, with or without a pause.
     world.pause_ms(600_000);
     world.pass_ms(1_000);
     assert_eq!(world.engine.platform_mut().dialed, 2);
@@ -464,11 +465,11 @@ fn an_error_of_the_link_disappears_when_the_link_is_up_again() {
     open(&mut world, &mut far);
     let shown = ask(&mut world, "GET /api/ctl/bridges");
     assert!(shown.contains("\"state\":\"running\"") && shown.contains("\"last_error\":\"\""), "{shown}");
-    assert!(shown.contains("\"failed\":1"), "that it was down stays counted: {shown}");
+    assert!(shown.contains("\"failed\":1"), "the failure stays counted: {shown}");
 }
 
 #[test]
-fn an_upstream_that_says_nonsense_ends_its_link_and_nobody_elses() {
+fn an_upstream_that_sends_invalid_frames_ends_only_its_own_link() {
     let heartbeat_with_payload = [8, 0, 0, 0, 0, 0, 1, 0, 0xce];
     let mut room = [0; 64];
     let mut writer = Writer::new(&mut room);
@@ -505,7 +506,7 @@ fn an_upstream_that_says_nonsense_ends_its_link_and_nobody_elses() {
 }
 
 #[test]
-fn every_octet_may_be_the_last() {
+fn a_link_may_break_after_any_byte() {
     let mut cut = 0;
     loop {
         let (mut world, mut far) = world(bridge());
@@ -532,7 +533,7 @@ fn every_octet_may_be_the_last() {
 }
 
 #[test]
-fn refused_messages_are_set_aside_or_waited_for() {
+fn refused_messages_are_parked_or_retried() {
     for (refused, parked) in [(Refused::Park, 1), (Refused::Wait, 0)] {
         let (mut world, mut far) = world(Bridge { forward: rule(refused), heartbeat_s: 0, ..bridge() });
         open(&mut world, &mut far);
@@ -545,16 +546,20 @@ fn refused_messages_are_set_aside_or_waited_for() {
         assert_eq!(world.counts(client, 1, "parked"), (parked, 0), "{refused}");
         assert!(far.line.borrow().is_held, "neither is a reason to end the link");
         let left = u32::from(refused == Refused::Wait);
-        assert_eq!(world.counts(client, 1, "here").0, left, "{refused}: what waits is in its queue");
+        assert_eq!(
+            world.counts(client, 1, "here").0,
+            left,
+            "{refused}: waiting messages stay in their queue"
+        );
     }
 }
 
-/// What an operator is told that somebody should see to.
+/// Returns the alarms that an operator sees.
 pub(super) fn alarms(world: &mut World) -> String {
     ask(world, "GET /api/ctl/alarms")
 }
 
-/// What an operator is answered.
+/// Returns the answer to an operator's request.
 pub(super) fn ask(world: &mut World, request: &str) -> String {
     let operator = world.connect_operator(Shape::WIDE, 0);
     let request = format!("{request} HTTP/1.1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
@@ -569,12 +574,12 @@ pub(super) fn ask(world: &mut World, request: &str) -> String {
 }
 
 #[test]
-fn what_is_set_aside_is_an_alarm_until_it_is_taken_out() {
+fn parked_messages_raise_an_alarm_until_they_are_acknowledged() {
     let (mut world, mut far) = world(Bridge { heartbeat_s: 0, ..bridge() });
     open(&mut world, &mut far);
     let client = fill(&mut world, 3);
     far.published();
-    assert!(!alarms(&mut world).contains("parked"), "what is on its way is in order");
+    assert!(!alarms(&mut world).contains("parked"), "messages under way raise no alarm");
     far.say(1, &Method::BasicNack { delivery_tag: 2, multiple: true, requeue: false });
     far.say(1, &ack(3, false));
     world.run();
@@ -584,22 +589,22 @@ fn what_is_set_aside_is_an_alarm_until_it_is_taken_out() {
         said.contains("parked: messages that were refused and set aside by bridges: 2, in parked;"),
         "{said}"
     );
-    // In nobody's hands it stays; taken out it is gone.
+    // A delivered message stays parked; only its acknowledgement ends the alarm.
     world.consume(client, 1, "parked", "who looks", true);
     world.run();
     assert_eq!(world.counts(client, 1, "parked"), (0, 1));
-    assert!(!alarms(&mut world).contains("parked"), "nothing is there any more");
+    assert!(!alarms(&mut world).contains("parked"), "the parking queue is empty");
 }
 
 #[test]
-fn nothing_is_left_when_a_bridge_goes() {
+fn a_removed_bridge_leaves_nothing() {
     let (mut world, mut far) = world(bridge());
     open(&mut world, &mut far);
     let client = fill(&mut world, 3);
     far.published();
     world.engine.set_bridges(&[]);
     world.run();
-    assert!(far.line.borrow().is_held, "what is under way is waited for");
+    assert!(far.line.borrow().is_held, "the link stays for messages under way");
     far.say(1, &ack(3, true));
     world.run();
     assert_eq!(far.names(), ["connection.close"]);

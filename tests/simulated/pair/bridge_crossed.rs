@@ -1,7 +1,9 @@
-//! What crosses on a bridge's line: a confirm that comes behind a refusal, an answer behind a change of mind, a close
-//! that meets a close, and writes that take less than was there.
+//! Crossing frames of a bridge: a confirm after a refusal, an answer to a superseded request, a close that
+//! meets a close, and partial writes.
 //!
-//! Always true: what comes late ends no link, wakes no rule that waits, and no frame stands inside another's.
+//! # Invariants
+//! - A late frame neither ends a link nor wakes a waiting rule.
+//! - No frame is written into another one.
 
 use leveret_amqp::{Method, Table};
 use leveret_config::bridge::{Bridge, Destination, Refused, Rule};
@@ -16,7 +18,7 @@ fn rule(queue: &str, refused: Refused) -> Rule {
     Rule { queue: queue.into(), to, refused, is_urgent: queue == "alarms" }
 }
 
-/// A rule that waits, and an urgent one.
+/// A bridge with two rules that wait when refused, one of them urgent.
 fn waiting() -> Bridge {
     let forward = vec![rule("here", Refused::Wait), rule("alarms", Refused::Wait)];
     Bridge { forward, heartbeat_s: 0, ..bridge() }
@@ -31,7 +33,7 @@ const fn nack(delivery_tag: u64, multiple: bool) -> Method<'static> {
     Method::BasicNack { delivery_tag, multiple, requeue: false }
 }
 
-/// Time jumps, and so many rounds at that instant follow.
+/// Advances the clock, and runs this many rounds at that time.
 fn jump(world: &mut World, ms: u64, rounds: u32) {
     world.now = Now::from_ms(world.now.as_ms() + ms);
     for _ in 0..rounds {
@@ -39,8 +41,8 @@ fn jump(world: &mut World, ms: u64, rounds: u32) {
     }
 }
 
-/// All that is sent on the first channel is confirmed, but what begins with 0, which is nacked; how often that was
-/// sent.
+/// Confirms everything published on the first channel, but nacks bodies that begin with 0. Returns how often
+/// such a body was sent.
 fn refuse_the_first(world: &mut World, far: &mut Far) -> u32 {
     let mut sent = 0;
     let came = far.published_on();
@@ -58,7 +60,7 @@ fn refuse_the_first(world: &mut World, far: &mut Far) -> u32 {
     sent
 }
 
-/// A message that no queue here takes, for its size.
+/// Delivers a message that is too large for any local queue.
 fn deliver_too_large(world: &mut World, far: &Far, delivery_tag: u64) {
     far.say(1, &delivery(delivery_tag));
     let body = vec![7; small_limits().message_size_max as usize + 1];
@@ -75,9 +77,10 @@ const fn delivery(delivery_tag: u64) -> Method<'static> {
 
 // ---- writes
 
-/// The socket is said to be writable and takes nothing: the frame that was cut is still the one to go on with.
+/// The socket is reported writable but accepts nothing. The partly written frame must still be continued
+/// first.
 #[test]
-fn a_write_that_takes_nothing_lets_no_frame_into_another() {
+fn a_write_that_accepts_nothing_never_interleaves_frames() {
     let (mut world, mut far) = world(waiting());
     open(&mut world, &mut far);
     let client = world.open(&[1]);
@@ -97,7 +100,7 @@ fn a_write_that_takes_nothing_lets_no_frame_into_another() {
     assert_eq!(large.1, vec![7; 100_000]);
 }
 
-/// A message of each rule is sent and not confirmed, and of the next one as much as the line has room for.
+/// Sends one message per rule without a confirm, and then the part of another one that the line accepts.
 fn begun_behind_a_late_confirm(down_room: usize) -> (World, Far) {
     let (mut world, mut far) = world(waiting());
     open(&mut world, &mut far);
@@ -112,10 +115,10 @@ fn begun_behind_a_late_confirm(down_room: usize) -> (World, Far) {
     (world, far)
 }
 
-/// A rule whose confirms are late is given up between two frames of a message: that goes on to its end first.
+/// The confirms of a rule are late while a message is between two frames. The message is completed first.
 #[test]
 fn no_channel_is_closed_in_the_middle_of_a_content() {
-    // With one of these the message stops between two frames.
+    // With one of these sizes the message stops between two frames.
     for room in 4_096 + 40..4_096 + 240 {
         let (mut world, mut far) = begun_behind_a_late_confirm(room);
         world.pass_ms(30_000);
@@ -138,9 +141,9 @@ fn no_channel_is_closed_in_the_middle_of_a_content() {
     }
 }
 
-/// While a frame is cut on a line that takes no more, a bridge has nothing to do until it does.
+/// While the line accepts nothing after a partial frame, the bridge has nothing to do.
 #[test]
-fn a_rule_that_is_given_up_keeps_the_loop_from_no_sleep() {
+fn a_rule_with_late_confirms_does_not_keep_the_loop_awake() {
     let (mut world, far) = begun_behind_a_late_confirm(6_000);
     world.pass_ms(30_000);
     far.say(2, &ack(1, false));
@@ -150,9 +153,10 @@ fn a_rule_that_is_given_up_keeps_the_loop_from_no_sleep() {
     assert!(world.turns - before < 100, "{} turns at one instant", world.turns - before);
 }
 
-/// The share of a page that a rule has ends in the middle of a message, or between two, or after the last.
+/// A rule may write a limited share of a page. It ends within a message, between two messages, or after the
+/// last.
 #[test]
-fn a_rule_that_had_its_share_goes_on_by_itself() {
+fn a_rule_continues_after_its_share_of_a_page() {
     for (len, has_other) in
         [(200, false), (200, true), (1_000, false), (1_000, true), (2_000, true), (3_900, true)]
     {
@@ -173,11 +177,11 @@ fn a_rule_that_had_its_share_goes_on_by_itself() {
     }
 }
 
-// ---- confirms behind a refusal
+// ---- confirms after a refusal
 
-/// Messages that went before the refusal are confirmed behind it, which says nothing of the refused one.
+/// Messages sent before the refusal are confirmed after it. That says nothing about the refused message.
 #[test]
-fn a_refusal_backs_off_though_others_are_taken() {
+fn a_refusal_backs_off_although_other_messages_are_confirmed() {
     let (mut world, mut far) = world(waiting());
     open(&mut world, &mut far);
     fill(&mut world, 100);
@@ -187,7 +191,7 @@ fn a_refusal_backs_off_though_others_are_taken() {
 }
 
 #[test]
-fn what_is_never_taken_is_parked_though_others_are_taken() {
+fn a_message_that_is_always_refused_is_parked_although_others_are_confirmed() {
     let (mut world, mut far) = world(Bridge { forward: vec![rule("here", Refused::Park)], ..waiting() });
     open(&mut world, &mut far);
     let client = fill(&mut world, 200);
@@ -198,13 +202,14 @@ fn what_is_never_taken_is_parked_though_others_are_taken() {
         world.pass_ms(100);
     }
     assert_eq!(world.counts(client, 1, "parked"), (1, 0));
-    // Five refusals in a row, and the one that parks it.
+    // Five refusals in a row, and the one that parks the message.
     assert_eq!(sent, 6);
 }
 
-/// A queue is deleted here while a message is under way, whose confirm comes at once, or when the rule tries again.
+/// A local queue is deleted while a message is unconfirmed. The confirm comes at once, or when the rule
+/// retries.
 #[test]
-fn a_queue_that_was_deleted_here_is_made_anew_whenever_the_last_confirm_comes() {
+fn a_deleted_local_queue_is_declared_again_whenever_the_last_confirm_comes() {
     for late_ms in [0, 5_000] {
         let (mut world, mut far) = world(waiting());
         open(&mut world, &mut far);
@@ -220,9 +225,9 @@ fn a_queue_that_was_deleted_here_is_made_anew_whenever_the_last_confirm_comes() 
     }
 }
 
-/// A queue is deleted or purged while a message of it is on the wire in part.
+/// A queue is deleted or purged while one of its messages is partly written.
 #[test]
-fn half_a_message_of_a_queue_that_is_gone_goes_to_its_end() {
+fn a_partly_sent_message_of_a_deleted_or_purged_queue_is_completed() {
     for (cut, is_deleted) in
         [1, 60, 200, 4_300, 5_000, 40_000].into_iter().flat_map(|cut| [(cut, true), (cut, false)])
     {
@@ -265,9 +270,9 @@ fn half_a_message_of_a_queue_that_is_gone_goes_to_its_end() {
 
 // ---- closes and answers
 
-/// The upstream closes a channel that is being closed, and answers that as well, as RabbitMQ does.
+/// The upstream closes a channel that is being closed, and also answers that close, as RabbitMQ does.
 #[test]
-fn closes_that_cross_cost_no_link() {
+fn crossing_closes_of_a_channel_do_not_end_the_link() {
     for has_tried in [false, true] {
         let (mut world, mut far) = world(waiting());
         open(&mut world, &mut far);
@@ -290,13 +295,13 @@ fn closes_that_cross_cost_no_link() {
     }
 }
 
-/// A consumer that begins again is to end before the upstream has answered the first of that.
+/// A restarted consumer is cancelled before the upstream has answered its `basic.qos`.
 #[test]
-fn what_a_consumer_began_anew_is_answered_behind_its_end() {
+fn an_answer_to_a_restarted_consumer_may_come_after_its_cancel() {
     let (mut world, mut far) = world(fetching());
     assert_eq!(open_fetch(&mut world, &mut far), 1);
     deliver_too_large(&mut world, &far, 1);
-    assert!(far.names().contains(&"basic.qos"), "it begins again with one more");
+    assert!(far.names().contains(&"basic.qos"), "the consumer is restarted with a larger prefetch");
     ask(&mut world, "POST /api/ctl/bridges/plant/pause");
     assert_eq!(far.names(), ["basic.cancel"]);
     far.say(1, &Method::BasicQosOk {});
@@ -305,9 +310,9 @@ fn what_a_consumer_began_anew_is_answered_behind_its_end() {
     assert!(far.line.borrow().is_held && !shown.contains("no place"), "{shown}");
 }
 
-/// The new consumer has all that it asked for, whatever the one before had and is not durable here.
+/// The new consumer receives its full prefetch, even while deliveries of the old one are not durable yet.
 #[test]
-fn a_consumer_that_begins_again_may_send_all_that_it_is_asked_for() {
+fn a_restarted_consumer_receives_its_full_prefetch() {
     let (mut world, mut far) = world(fetching());
     world.keep_on_disk(leveret_storage::Settings::default());
     world.run();
@@ -325,9 +330,9 @@ fn a_consumer_that_begins_again_may_send_all_that_it_is_asked_for() {
     assert!(far.line.borrow().is_held, "{}", ask(&mut world, "GET /api/ctl/bridges"));
 }
 
-/// A consumer that the upstream ends as soon as it has begun is no success.
+/// A consumer that the upstream cancels right after its start is not a success.
 #[test]
-fn a_queue_there_that_keeps_no_consumer_is_tried_ever_more_rarely() {
+fn an_upstream_queue_that_cancels_its_consumer_is_retried_with_back_off() {
     let (mut world, mut far) = world(Bridge { reconnect_max_ms: 300_000, ..fetching() });
     assert_eq!(open_fetch(&mut world, &mut far), 1);
     let mut tries = 0;
@@ -343,19 +348,21 @@ fn a_queue_there_that_keeps_no_consumer_is_tried_ever_more_rarely() {
     assert!((4..40).contains(&tries), "{tries} times in five minutes");
 }
 
-// ---- names
+// ---- message ids
 
-/// What is sent is known by its place at the other end, so the place is written down first, of each priority: a power
-/// cut that took the message would give the place, and with it the name, to another.
+/// The message id contains the offset of the message in its queue. So the offset is stored first, per
+/// priority.
+///
+/// Otherwise a power cut that loses the message would give its offset, and thus its id, to another message.
 #[test]
-fn no_place_is_named_before_the_disk_knows_of_it() {
+fn no_message_id_is_sent_before_its_offset_is_durable() {
     for arguments in [&[][..], b"\x0ex-max-priorityb\x03"] {
         let config = Bridge { forward: vec![rule("ranked", Refused::Park)], heartbeat_s: 0, ..bridge() };
         let (mut world, mut far) = world(config);
         world.keep_on_disk(leveret_storage::Settings::default());
         world.run();
         let client = world.open(&[1]);
-        // It was made without arguments.
+        // The bridge declared the queue without arguments.
         world.ask(client, 1, &delete("ranked"));
         let (passive, durable, exclusive, auto_delete, no_wait) = (false, true, false, false, false);
         let (queue, arguments) = ("ranked", Table::trusted(arguments));
@@ -367,15 +374,15 @@ fn no_place_is_named_before_the_disk_knows_of_it() {
         let ranked = Publish { key: "ranked", properties: &[0x18, 0, 2, 2], ..Publish::default() };
         world.publish(client, 1, ranked, &[7]);
         world.run();
-        assert!(far.published().is_empty(), "nobody knows of it but memory");
+        assert!(far.published().is_empty(), "the offset is not durable yet");
         world.pass_ms(20_000);
         assert_eq!(bodies(&far.published()), [7]);
     }
 }
 
-/// What somebody here had and gave back before its commit was made has no name either, when the bridge comes for it.
+/// A message that a local client requeued before its commit has no id yet when the bridge takes it.
 #[test]
-fn no_place_of_what_came_back_is_named_before_the_disk_knows_of_it() {
+fn no_message_id_of_a_requeued_message_is_sent_before_its_offset_is_durable() {
     let config = Bridge { forward: vec![rule("q", Refused::Park)], heartbeat_s: 0, ..bridge() };
     let (mut world, mut far) = world(config);
     world.keep_on_disk(leveret_storage::Settings::default());
@@ -397,7 +404,7 @@ fn no_place_of_what_came_back_is_named_before_the_disk_knows_of_it() {
     world.send(client, 1, &Method::BasicReject { delivery_tag, requeue: true });
     open(&mut world, &mut far);
     world.run();
-    assert!(far.published().is_empty(), "nobody knows of it but memory");
+    assert!(far.published().is_empty(), "the offset is not durable yet");
     world.pass_ms(200_000);
     assert_eq!(bodies(&far.published()), [7]);
 }

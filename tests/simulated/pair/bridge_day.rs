@@ -1,4 +1,4 @@
-//! The bytes of a day of a bridge: what is held when they are used, what goes on, and when all does again.
+//! The daily byte budget of a bridge: what waits when it is used up, what continues, and when all continues.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -17,13 +17,13 @@ fn rule(queue: &str, is_urgent: bool) -> Rule {
     Rule { queue: queue.into(), to, refused: Refused::Park, is_urgent }
 }
 
-/// Few bytes, and no heartbeats, so that what goes is known.
+/// A bridge with a small budget and without heartbeats, so that its traffic is predictable.
 fn metered() -> Bridge {
     let forward = vec![rule("here", false), rule("urgent", true)];
     Bridge { forward, heartbeat_s: 0, day_bytes_max: Some(3_000), ..bridge() }
 }
 
-/// Confirms everything until nothing more comes; what came.
+/// Confirms everything until nothing more is published. Returns what was published.
 fn drain(world: &mut World, far: &mut Far) -> Vec<u8> {
     let mut all = Vec::new();
     loop {
@@ -38,7 +38,7 @@ fn drain(world: &mut World, far: &mut Far) -> Vec<u8> {
 }
 
 #[test]
-fn what_is_not_urgent_waits_for_the_next_day_and_goes_on_in_order() {
+fn messages_that_are_not_urgent_wait_for_the_next_day_and_continue_in_order() {
     let (mut world, mut far) = world(metered());
     open(&mut world, &mut far);
     let client = fill(&mut world, 30);
@@ -53,7 +53,7 @@ fn what_is_not_urgent_waits_for_the_next_day_and_goes_on_in_order() {
     assert!(shown.contains("\"rules\":[{\"queue\":\"here\",\"state\":\"budget used\"},{\"queue\":\"urgent\",\"state\":\"running\"}]"), "{shown}");
     world.publish_to(client, 1, "urgent", &[200]);
     world.run();
-    assert_eq!(drain(&mut world, &mut far), [200], "what is urgent goes, and nothing else");
+    assert_eq!(drain(&mut world, &mut far), [200], "only the urgent message is sent");
     far.pass_ms(&mut world, 23 * HOUR_MS);
     assert!(drain(&mut world, &mut far).is_empty(), "the day is not over");
     let mut days = 0;
@@ -71,7 +71,7 @@ fn what_is_not_urgent_waits_for_the_next_day_and_goes_on_in_order() {
 }
 
 #[test]
-fn a_restart_in_the_middle_of_the_day_gives_no_new_one() {
+fn a_restart_in_the_middle_of_the_day_does_not_renew_its_budget() {
     let (mut before, mut far) = world(metered());
     open(&mut before, &mut far);
     fill(&mut before, 30);
@@ -93,13 +93,13 @@ fn a_restart_in_the_middle_of_the_day_gives_no_new_one() {
 }
 
 #[test]
-fn a_bridge_that_is_changed_has_no_new_day_and_a_larger_budget_counts_at_once() {
+fn a_changed_bridge_keeps_its_day_and_a_larger_budget_applies_at_once() {
     let (mut world, mut far) = world(metered());
     open(&mut world, &mut far);
     fill(&mut world, 30);
     let sent = drain(&mut world, &mut far).len();
     for (host, max, more) in [(2, 3_100, 0), (3, 1_000_000, 30 - sent)] {
-        // An upstream of its own, for the link before takes its leave of the other.
+        // The new bridge has an upstream of its own, because the old link is still closing.
         let line = Rc::new(RefCell::new(Line::new(Shape::WIDE)));
         world
             .engine
@@ -117,7 +117,7 @@ fn a_bridge_that_is_changed_has_no_new_day_and_a_larger_budget_counts_at_once() 
 }
 
 #[test]
-fn what_an_older_program_noted_is_read_and_a_paused_bridge_stays_paused() {
+fn notes_of_an_older_version_are_read_and_a_paused_bridge_stays_paused() {
     let old = "forward 1 8000 12 3 2 0 0 10 0 0 0 \"plant\"\n";
     let (mut world, _) = world(metered());
     world.engine.restore_bridges(old);
@@ -128,13 +128,13 @@ fn what_an_older_program_noted_is_read_and_a_paused_bridge_stays_paused() {
     assert!(notes.contains("day 0 0 60000 \"plant\"\n"), "{notes}");
 }
 
-/// The upstream answers a link that fetches until messages can flow; how many queues it was asked to consume.
+/// Answers a fetching link until messages can flow. Returns the number of queues that it consumes.
 pub(super) fn open_fetch(world: &mut World, far: &mut Far) -> usize {
     open_for(world, far);
     far.answer(world).iter().filter(|(_, name)| *name == "basic.consume").count()
 }
 
-/// A message of a rule comes, on its channel.
+/// Delivers a message of a rule on its channel.
 pub(super) fn deliver(world: &mut World, far: &Far, rule: u16, delivery_tag: u64) {
     let (redelivered, exchange, routing_key) = (false, "", &b"k"[..]);
     let consumer_tag = &*format!("bridge-{rule}");
@@ -145,7 +145,7 @@ pub(super) fn deliver(world: &mut World, far: &Far, rule: u16, delivery_tag: u64
 }
 
 #[test]
-fn what_is_fetched_stops_there_and_begins_again_with_the_day() {
+fn fetching_stops_when_the_budget_is_used_and_resumes_the_next_day() {
     let fetch = vec![rule("there", false), rule("urgent", true)];
     let (mut world, mut far) = world(Bridge { forward: Vec::new(), fetch, ..metered() });
     let client = world.open(&[1]);
@@ -158,7 +158,7 @@ fn what_is_fetched_stops_there_and_begins_again_with_the_day() {
     far.mute = vec!["basic.cancel"];
     let said = far.names();
     assert_eq!(said.iter().filter(|name| **name == "basic.cancel").count(), 1, "{said:?}");
-    // What was under way is taken, and so is what is urgent.
+    // Deliveries that were under way are accepted, and so are urgent ones.
     deliver(&mut world, &far, 0, 4);
     deliver(&mut world, &far, 1, 1);
     assert_eq!(far.names_on(), [(1, "basic.ack"), (2, "basic.ack")]);
@@ -181,7 +181,7 @@ fn the_next_day_wakes_a_broker_that_has_nothing_else_to_do() {
     let (mut world, _) = world(metered());
     let half_an_hour_left = "day 9000 0 84600000 \"plant\"\n";
     world.engine.restore_bridges(&format!("forward 1 0 0 0 0 0 0 0 0 0 0 \"plant\"\n{half_an_hour_left}"));
-    // What else begins with a broker is over by then; what is gone of the day is written down in a minute.
+    // The broker has finished its start by then, and stores the used part of the day within a minute.
     world.pass_ms(10_000);
     let now = world.engine.now();
     assert_eq!(world.engine.next_deadline().ms_left(now), Some(50_000));
@@ -191,7 +191,7 @@ fn the_next_day_wakes_a_broker_that_has_nothing_else_to_do() {
 }
 
 #[test]
-fn a_day_ends_on_a_board_that_is_cut_from_its_power_before_an_hour_is_over() {
+fn a_day_ends_even_if_the_power_is_cut_every_45_minutes() {
     let (mut world, mut far) = self::world(metered());
     open(&mut world, &mut far);
     fill(&mut world, 30);
@@ -200,7 +200,7 @@ fn a_day_ends_on_a_board_that_is_cut_from_its_power_before_an_hour_is_over() {
     let mut notes =
         world.engine.platform_mut().noted.last().expect("a budget that is used is written down").clone();
     let mut lives = 0;
-    // Lives of 45 minutes, each cut: what it noted last is all that the next one knows.
+    // Each life of 45 minutes ends with a power cut. The next one knows only the last stored notes.
     loop {
         let (mut world, mut far) = self::world(metered());
         world.engine.restore_bridges(&notes);

@@ -1,5 +1,4 @@
-//! What a link that fetches does with messages that find no room here or do not go on, and with an upstream
-//! that means harm.
+//! Fetching when messages find no local capacity or do not progress, and from a hostile upstream.
 
 use leveret_amqp::{ContentHeader, Method, Properties, Table, Writer};
 use leveret_config::bridge::{Bridge, Destination, Refused, Rule};
@@ -9,7 +8,7 @@ use super::bridge_day::open_fetch;
 use super::world::{World, content_frames, frame, method_frame};
 
 const STATUS: &str = "GET /api/ctl/bridges";
-/// How long something may stand still, in milliseconds: the default of `content_timeout`.
+/// Maximum time without progress, in milliseconds: the default of `content_timeout`.
 const PATIENCE_MS: u64 = 30_000;
 
 fn fetching() -> Bridge {
@@ -35,7 +34,7 @@ fn header(body_len: u64) -> Vec<u8> {
     writer.written().to_vec()
 }
 
-/// A queue that refuses what is beyond so many messages, in the place of the one that the bridge made.
+/// Replaces a queue of the bridge by one that rejects everything beyond `most` messages.
 fn narrow(world: &mut World, client: usize, queue: &str, most: i32) {
     world.ask(client, 1, &Method::QueueDelete { queue, if_unused: false, if_empty: false, no_wait: false });
     let mut room = [0; 128];
@@ -56,20 +55,24 @@ fn is_up(far: &Far) -> bool {
 }
 
 #[test]
-fn what_neither_its_queue_nor_the_one_for_parked_takes_goes_back_there_and_comes_again_with_room() {
+fn a_message_that_neither_its_queue_nor_the_parking_queue_accepts_is_requeued_upstream_and_fetched_later() {
     let (mut world, mut far) = world(fetching());
     assert_eq!(open_fetch(&mut world, &mut far), 1);
     let client = world.open(&[1]);
     narrow(&mut world, client, "here", 1);
     narrow(&mut world, client, "parked", 1);
-    // As many as the window of four holds.
+    // As many as the window of four allows.
     for tag in 1..=3 {
         deliver(&mut world, &far, tag);
     }
-    assert_eq!(far.names(), ["basic.ack", "basic.ack", "channel.close"], "one here, one parked, one nowhere");
+    assert_eq!(
+        far.names(),
+        ["basic.ack", "basic.ack", "channel.close"],
+        "one in its queue, one parked, one refused"
+    );
     let said = ask(&mut world, STATUS);
-    assert!(said.contains("takes nothing now"), "it is said why it stands: {said}");
-    // What was on its way on the channel is read over, and the upstream's again.
+    assert!(said.contains("takes nothing now"), "the status gives the reason: {said}");
+    // Deliveries already under way on the channel are skipped, and the upstream requeues them.
     deliver(&mut world, &far, 4);
     far.say(1, &Method::ChannelCloseOk {});
     world.run();
@@ -98,11 +101,11 @@ fn what_neither_its_queue_nor_the_one_for_parked_takes_goes_back_there_and_comes
     deliver(&mut world, &far, 2);
     assert_eq!(far.names(), ["basic.ack"]);
     assert_eq!(world.counts(client, 1, "parked").0, 1, "the queue was made again");
-    assert_eq!((world.engine.platform_mut().dialed, is_up(&far)), (1, true), "it was one link all the time");
+    assert_eq!((world.engine.platform_mut().dialed, is_up(&far)), (1, true), "the link was never replaced");
 }
 
 #[test]
-fn a_link_whose_rule_waits_can_be_taken_away() {
+fn a_bridge_with_a_waiting_rule_can_be_removed() {
     let (mut world, mut far) = world(fetching());
     assert_eq!(open_fetch(&mut world, &mut far), 1);
     let client = world.open(&[1]);
@@ -118,7 +121,7 @@ fn a_link_whose_rule_waits_can_be_taken_away() {
 }
 
 #[test]
-fn what_was_begun_and_does_not_go_on_ends_the_link_and_gives_its_memory_back() {
+fn a_content_without_progress_ends_the_link_and_frees_its_memory() {
     let halves: [Vec<u8>; 5] = [
         [delivery(1), header(1_000_000), frame(3, 1, &[7; 100])].concat(),
         [delivery(1), header(1_000_000)].concat(),
@@ -139,12 +142,12 @@ fn what_was_begun_and_does_not_go_on_ends_the_link_and_gives_its_memory_back() {
         let said = ask(&mut world, STATUS);
         assert!(said.contains("did not go on for 30000 ms"), "{said}");
         world.pass_ms(1_100);
-        assert_eq!(world.engine.platform_mut().dialed, 2, "it is tried again");
+        assert_eq!(world.engine.platform_mut().dialed, 2, "it is retried");
     }
 }
 
 #[test]
-fn what_goes_on_however_slowly_is_taken() {
+fn a_content_with_slow_progress_is_accepted() {
     let (mut world, mut far) = world(fetching());
     assert_eq!(open_fetch(&mut world, &mut far), 1);
     let client = world.open(&[1]);
@@ -160,7 +163,7 @@ fn what_goes_on_however_slowly_is_taken() {
 }
 
 #[test]
-fn what_comes_back_in_part_ends_a_link_that_forwards() {
+fn a_partly_returned_message_ends_a_forwarding_link() {
     let (mut world, mut far) = world(Bridge { heartbeat_s: 0, ..bridge() });
     open(&mut world, &mut far);
     let returned =
@@ -171,7 +174,7 @@ fn what_comes_back_in_part_ends_a_link_that_forwards() {
     assert!(!is_up(&far));
 }
 
-/// A table that nests as deep as its length allows.
+/// Returns a table that nests as deeply as its length allows.
 fn deep_table(depth: usize) -> Vec<u8> {
     let mut table = Vec::new();
     for _ in 0..depth {
@@ -191,7 +194,7 @@ fn properties_with(headers: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn a_hostile_upstream_harms_its_own_link_alone() {
+fn a_hostile_upstream_affects_only_its_own_link() {
     let wide: Vec<u8> =
         (0..5_000_u32).flat_map(|at| [&[4], &at.to_be_bytes()[..], b"t\x01"].concat()).collect();
     let cancelled = Method::BasicCancel { consumer_tag: "bridge-7", no_wait: true };
@@ -206,7 +209,7 @@ fn a_hostile_upstream_harms_its_own_link_alone() {
         |tag: u64, properties: &[u8]| [delivery(tag), content_frames(1, properties, b"x", 100_000)].concat();
     let ends: Vec<(&str, Vec<u8>)> = vec![
         ("an unknown consumer", method_frame(1, &unknown)),
-        ("a consumer's end that nobody asked for", method_frame(1, &cancelled)),
+        ("an unrequested cancel-ok", method_frame(1, &cancelled)),
         ("a confirm", method_frame(1, &Method::BasicAck { delivery_tag: 1, multiple: true })),
         ("a tag that does not rise", [whole(1, &[0, 0]), whole(1, &[0, 0])].concat()),
         ("more than the window", (1..=9).flat_map(|tag| [delivery(tag), header(0)].concat()).collect()),
@@ -253,7 +256,7 @@ fn a_hostile_upstream_harms_its_own_link_alone() {
 }
 
 #[test]
-fn a_storm_of_orders_is_answered_as_far_as_it_is_read_and_costs_no_memory() {
+fn a_flood_of_requests_is_answered_as_far_as_it_is_read_and_uses_no_memory() {
     let (mut world, mut far) = world(fetching());
     assert_eq!(open_fetch(&mut world, &mut far), 1);
     for at in 0..2_000 {
@@ -274,13 +277,13 @@ fn a_storm_of_orders_is_answered_as_far_as_it_is_read_and_costs_no_memory() {
 }
 
 #[test]
-fn what_was_counted_goes_on_when_a_bridge_is_changed() {
+fn counters_continue_when_a_bridge_is_changed() {
     let (mut world, mut far) = world(bridge());
     open(&mut world, &mut far);
     fill(&mut world, 3);
     far.say(1, &ack(2, true));
     world.run();
-    // To where nobody is, for the link before takes its leave of this one.
+    // To an unreachable upstream, because the old link is still closing.
     world.engine.set_bridges(&[Bridge { upstream: vec![upstream("host-2")], ..bridge() }]);
     let said = ask(&mut world, STATUS);
     assert!(said.contains("\"moved\":2"), "{said}");

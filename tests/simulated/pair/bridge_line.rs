@@ -1,4 +1,4 @@
-//! A bridge on a line that is slow: what is urgent goes first, and what is large arrives.
+//! A bridge on a slow line: urgent messages go first, and large ones arrive.
 
 use leveret_amqp::HEARTBEAT_FRAME;
 use leveret_config::bridge::{Bridge, Destination, Refused, Rule};
@@ -6,9 +6,9 @@ use leveret_config::bridge::{Bridge, Destination, Refused, Rule};
 use super::bridge::{Far, ack, ask, bridge, open, world};
 use super::world::{Shape, World};
 
-/// Octets that the line takes before they are read, as a kernel does.
+/// Number of unread bytes that the line accepts, like a kernel buffer.
 const ROOM: usize = 8 << 10;
-/// A body frame of a bridge, and the frames around a small message.
+/// Size of a body frame of a bridge, and of the frames around a small message.
 const FRAME: usize = 4096;
 const HEAD: usize = 512;
 
@@ -17,16 +17,16 @@ fn rule(queue: &str, is_urgent: bool) -> Rule {
     Rule { queue: queue.into(), to, refused: Refused::Park, is_urgent }
 }
 
-/// So much goes over the line, and nothing more.
+/// Reads at most `octets` bytes from the line.
 fn read(world: &mut World, far: &mut Far, octets: usize) -> usize {
     let read = far.line.borrow_mut().read_down(octets, &mut far.heard);
     world.run();
     read
 }
 
-/// An alarm took 20 to 32 s at 64 kbit/s, behind the telemetry that was on its way.
+/// Before, an urgent message took 20 to 32 s at 64 kbit/s, behind the telemetry already on its way.
 #[test]
-fn an_alarm_waits_for_what_the_kernel_has_and_one_frame() {
+fn an_urgent_message_waits_only_for_the_kernel_buffer_and_one_frame() {
     let forward = vec![rule("here", false), rule("alarms", true)];
     let (mut world, mut far) = world(Bridge { forward, window: 64, heartbeat_s: 0, ..bridge() });
     open(&mut world, &mut far);
@@ -36,7 +36,7 @@ fn an_alarm_waits_for_what_the_kernel_has_and_one_frame() {
         world.publish_to(client, 1, "here", &vec![number; 200_000]);
     }
     world.run();
-    // Wherever in a message, and in a frame of it, the line stands.
+    // The line may stop at any point of a message and of a frame.
     for round in 0..40 {
         read(&mut world, &mut far, 30_011 + round * 977);
         assert!(far.published_on().iter().all(|(on, ..)| *on == 1));
@@ -64,9 +64,9 @@ fn an_alarm_waits_for_what_the_kernel_has_and_one_frame() {
     assert_eq!((world.counts(client, 1, "here"), world.engine.platform_mut().dialed), ((0, 1), 1), "{came}");
 }
 
-/// At 64 kbit/s a message of 2 MB never arrived: it was to be confirmed a minute after it had been begun.
+/// Before, a message of 2 MB never arrived at 64 kbit/s: its confirm was due one minute after its first byte.
 #[test]
-fn what_takes_longer_than_a_confirm_may_arrives() {
+fn a_message_that_takes_longer_than_the_confirm_timeout_arrives() {
     let config = Bridge { heartbeat_s: 30, ..bridge() };
     let (mut world, mut far) = world(config);
     open(&mut world, &mut far);
@@ -95,9 +95,9 @@ fn what_takes_longer_than_a_confirm_may_arrives() {
     assert_eq!((world.counts(client, 1, "here"), world.engine.platform_mut().dialed), ((0, 1), 1));
 }
 
-/// A broker did not start for a password that was not there, and it would have had to be told of a new one.
+/// Before, a broker did not start when a password file was missing, and had to be told about a new one.
 #[test]
-fn a_password_file_is_the_bridges_own_trouble_and_is_read_for_each_try() {
+fn a_missing_password_file_affects_only_its_bridge_and_is_read_at_each_attempt() {
     let folder = std::env::temp_dir().join(format!("leveret-pair-{}", std::process::id()));
     std::fs::create_dir_all(&folder).expect("there is a place for it");
     let file = folder.join("password");

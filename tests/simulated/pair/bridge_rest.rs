@@ -21,7 +21,7 @@ fn with(change: impl FnMut(&mut OnDemand)) -> Bridge {
     config
 }
 
-/// It says that it closes, and is answered.
+/// Lets the bridge close the connection, and answers.
 fn say_goodbye(world: &mut World, far: &mut Far) {
     assert_eq!(far.answer(world).last(), Some(&(0, "connection.close")));
     far.say(0, &Method::ConnectionCloseOk {});
@@ -31,7 +31,7 @@ fn say_goodbye(world: &mut World, far: &mut Far) {
     far.heard.clear();
 }
 
-/// Nothing happens for so long but heartbeats of the upstream.
+/// Lets time pass in which the upstream sends only heartbeats.
 fn pass(world: &mut World, far: &Far, ms: u64) {
     if far.line.borrow().is_held {
         far.say_bytes(&HEARTBEAT_FRAME);
@@ -39,7 +39,7 @@ fn pass(world: &mut World, far: &Far, ms: u64) {
     world.pass_ms(ms);
 }
 
-/// The first contact, which is made at the start, is over.
+/// Returns a world in which the first connection, made at the start, is over.
 fn rested(config: Bridge) -> (World, Far) {
     let (mut world, mut far) = world(config);
     open(&mut world, &mut far);
@@ -56,11 +56,11 @@ fn state(world: &mut World) -> String {
 }
 
 #[test]
-fn it_rests_when_nothing_is_to_do_and_comes_back_for_enough_messages() {
+fn an_idle_bridge_disconnects_and_connects_again_for_enough_messages() {
     let (mut world, mut far) = rested(resting());
     assert!(state(&mut world).contains("\"state\":\"resting\""), "{}", state(&mut world));
     world.pass_ms(100 * HOUR_MS);
-    assert_eq!(world.engine.platform_mut().dialed, 1, "nothing is to do");
+    assert_eq!(world.engine.platform_mut().dialed, 1, "there is nothing to move");
     let client = fill(&mut world, 4);
     world.pass_ms(1_000);
     assert_eq!(world.engine.platform_mut().dialed, 1, "that is not enough");
@@ -81,7 +81,7 @@ fn it_rests_when_nothing_is_to_do_and_comes_back_for_enough_messages() {
 }
 
 #[test]
-fn it_comes_back_for_a_message_that_has_waited_and_for_no_other() {
+fn a_bridge_connects_for_a_message_that_has_waited_and_for_no_other() {
     let (mut world, mut far) = rested(resting());
     let client = fill(&mut world, 1);
     world.pass_ms(599_999);
@@ -100,13 +100,13 @@ fn it_comes_back_for_a_message_that_has_waited_and_for_no_other() {
     world.pass_ms(100_000);
     world.publish_to(client, 1, "here", &[2]);
     world.pass_ms(599_999);
-    assert_eq!(world.engine.platform_mut().dialed, 2, "what had waited was taken by somebody else");
+    assert_eq!(world.engine.platform_mut().dialed, 2, "another consumer took the waiting messages");
     world.pass_ms(1);
     assert_eq!(world.engine.platform_mut().dialed, 3);
 }
 
 #[test]
-fn it_comes_back_when_it_is_time() {
+fn a_bridge_connects_at_its_interval_or_time_of_day() {
     let (mut world, _) = rested(with(|demand| demand.interval_ms = HOUR_MS as u32));
     world.pass_ms(HOUR_MS - 1);
     assert_eq!(world.engine.platform_mut().dialed, 1);
@@ -121,7 +121,7 @@ fn it_comes_back_when_it_is_time() {
 }
 
 #[test]
-fn an_upstream_that_is_away_is_tried_as_ever_and_what_was_said_at_a_good_contact_is_news_again() {
+fn an_unreachable_upstream_is_retried_until_the_messages_are_forwarded() {
     let (mut world, mut far) = rested(resting());
     fill(&mut world, 5);
     assert_eq!(world.engine.platform_mut().dialed, 2);
@@ -141,7 +141,7 @@ fn an_upstream_that_is_away_is_tried_as_ever_and_what_was_said_at_a_good_contact
 }
 
 #[test]
-fn what_a_dying_link_gives_back_is_tried_again_and_it_rests_only_after_that() {
+fn messages_requeued_by_a_lost_link_are_sent_again_before_the_bridge_disconnects() {
     let (mut world, mut far) = rested(resting());
     let client = fill(&mut world, 5);
     open(&mut world, &mut far);
@@ -158,10 +158,10 @@ fn what_a_dying_link_gives_back_is_tried_again_and_it_rests_only_after_that() {
 }
 
 #[test]
-fn who_is_told_to_connect_connects_and_who_is_paused_does_not() {
+fn a_bridge_connects_when_told_to_and_not_while_paused() {
     let (mut world, mut far) = rested(resting());
     ask(&mut world, "POST /api/ctl/bridges/plant/resume");
-    assert_eq!(world.engine.platform_mut().dialed, 2, "an operator wants it");
+    assert_eq!(world.engine.platform_mut().dialed, 2, "an operator requested it");
     open(&mut world, &mut far);
     pass(&mut world, &far, 10_000);
     say_goodbye(&mut world, &mut far);
@@ -175,7 +175,7 @@ fn who_is_told_to_connect_connects_and_who_is_paused_does_not() {
 }
 
 #[test]
-fn told_to_connect_while_it_ends_it_comes_back_at_once() {
+fn a_bridge_told_to_connect_while_disconnecting_connects_again_at_once() {
     let (mut world, mut far) = world(resting());
     open(&mut world, &mut far);
     pass(&mut world, &far, 10_000);
@@ -190,7 +190,7 @@ fn told_to_connect_while_it_ends_it_comes_back_at_once() {
 }
 
 #[test]
-fn with_the_bytes_of_the_day_used_only_what_is_urgent_is_a_reason() {
+fn with_the_daily_budget_used_only_urgent_messages_cause_a_connection() {
     let rule = |queue: &str, is_urgent| Rule {
         queue: queue.into(),
         to: Destination::Queue("there".into()),
@@ -232,7 +232,7 @@ fn with_the_bytes_of_the_day_used_only_what_is_urgent_is_a_reason() {
 }
 
 #[test]
-fn what_is_fetched_at_a_contact_is_taken_over_before_it_ends() {
+fn waiting_messages_are_fetched_before_a_connection_ends() {
     let fetch = vec![Rule {
         queue: "far".into(),
         to: Destination::Queue("here".into()),
@@ -264,7 +264,7 @@ fn what_is_fetched_at_a_contact_is_taken_over_before_it_ends() {
 }
 
 #[test]
-fn what_a_link_costs_is_counted_by_what_it_was_for() {
+fn the_bytes_of_a_link_are_counted_by_kind() {
     let config = Bridge { heartbeat_s: 10, window: 64, ..bridge() };
     let (mut world, mut far) = world(config.clone());
     open(&mut world, &mut far);
@@ -310,14 +310,14 @@ fn what_a_link_costs_is_counted_by_what_it_was_for() {
     assert_eq!(kind(&next, "day", "repeated"), 0);
 }
 
-/// The number behind this name, if it is none.
+/// Returns the number of this name, or `None` if it is not a number.
 fn number(said: &str, name: &str) -> Option<f64> {
     let (_, after) = said.split_once(&format!("\"{name}\":")).expect("it is said");
     after[..after.find([',', '}']).expect("it ends")].parse().ok()
 }
 
 #[test]
-fn the_gauge_of_an_outage_follows_what_comes_in() {
+fn the_outage_gauge_follows_the_inflow() {
     let config = Bridge { heartbeat_s: 0, window: 64, ..bridge() };
     let (mut world, mut far) = world(config.clone());
     open(&mut world, &mut far);

@@ -1,17 +1,17 @@
-//! Random lives of a bridge that forwards, with an upstream that is strict about what it hears.
+//! Random runs of a forwarding bridge with an upstream that checks every frame.
 //!
-//! Queues of three rules share one connection, whose line narrows, stands still and breaks at any octet,
-//! while the upstream closes channels and refuses messages, and an operator pauses and restarts. A bridge
-//! that loses its place in the midst of a message then, or mistakes one channel for another, sends what
-//! looks right until somebody reads it to the letter.
+//! Queues of three rules share one connection. Its line narrows, stalls and breaks at any byte, while the
+//! upstream closes channels and refuses messages, and an operator pauses and restarts the bridge. A bridge
+//! that loses its position within a message, or confuses two channels, sends bytes that look right until they
+//! are checked exactly.
 //!
-//! What the upstream insists on:
-//! - frames are sound, a content is whole before anything else comes on its channel, and its octets are
-//!   those of one message;
-//! - nothing comes on a channel that is closed, none is opened twice, and none publishes before it confirms;
-//! - what comes again says so, unless it was refused; what comes first keeps its queue's order.
+//! The upstream requires:
+//! - Frames are valid. A content is complete before anything else comes on its channel, and its bytes belong
+//!   to one message.
+//! - Nothing comes on a closed channel. No channel is opened twice, and none publishes before confirm.select.
+//! - A repeated message is marked as such, unless it was refused. New messages keep the order of their queue.
 //!
-//! In the end all that was published is taken or set aside, and a bridge that goes leaves nothing.
+//! At the end everything published is taken or parked, and a removed bridge leaves nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -23,19 +23,19 @@ use super::bridge::{ack, ask, bridge, has_header, world};
 use super::bridge_strict_link::{FRAME_MAX, Link, Orders, Tally, assert_nothing_stays, frames, wait};
 use super::world::{Random, World, content_frames, delete, for_seeds};
 
-/// Among them 2, 4 and 7, which once found half a frame on the line.
+/// Includes 2, 4 and 7, which once found an incomplete frame on the line.
 const SEEDS: Range<u64> = 1..81;
 /// The queues of the rules, whose channels are numbered from 1.
 const QUEUES: [&str; 3] = ["here", "alarms", "third"];
 const PARKED: &str = "parked";
-/// The largest frames that the upstream asks for, in octets: the least that there may be, and what is usual.
+/// Values of frame_max in bytes that the upstream requests: the protocol minimum, and a common one.
 const FRAME_MAXES: [u32; 2] = [4_096, FRAME_MAX];
-/// How often the upstream is heard, at most, until nothing is under way any more.
+/// Maximum number of turns until nothing is under way any more.
 const CALM_TURNS_MAX: u32 = 3_000;
-/// Turns in which nothing is under way, until that is called rest.
+/// Consecutive turns with nothing under way that count as rest.
 const TURNS_AT_REST: u32 = 6;
 const CALM_TURN_MS: u64 = 400;
-/// A bridge that was taken away has so many turns for its farewell.
+/// Turns that a removed bridge has to close its link.
 const END_TURNS: u32 = 20;
 const END_TURN_MS: u64 = 2_000;
 
@@ -44,7 +44,7 @@ fn config(seed: u64) -> Bridge {
     let is_small = random.once_in(3);
     let rule = |queue: &str, refused, is_urgent| Rule {
         queue: queue.into(),
-        // What an exchange returns is parked; what a queue does, which is missing then, is tried again.
+        // A message that an exchange returns is parked. One that a missing queue returns is retried.
         to: match queue == QUEUES[2] {
             true => Destination::Exchange("moved".into(), Some(format!("{queue}.moved"))),
             false => Destination::Queue(format!("{queue}.moved")),
@@ -52,7 +52,7 @@ fn config(seed: u64) -> Bridge {
         refused,
         is_urgent,
     };
-    // What is too large is refused for good, so that who waits would wait forever.
+    // A too large message is refused permanently, so a rule that waits would wait forever.
     let alarms = if is_small { Refused::Park } else { Refused::Wait };
     Bridge {
         forward: vec![
@@ -68,7 +68,7 @@ fn config(seed: u64) -> Bridge {
     }
 }
 
-/// What the upstream owes an answer for on a channel.
+/// The answer that the upstream owes on a channel.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 enum Owed {
     #[default]
@@ -78,7 +78,7 @@ enum Owed {
     CloseOk,
 }
 
-/// What has come of a message.
+/// The received part of a message.
 #[derive(Default)]
 enum Coming {
     #[default]
@@ -96,29 +96,29 @@ struct Message {
 }
 
 impl Message {
-    /// The number that it was published with; all other octets of the body are to fit it.
+    /// Returns the number of the message. All other bytes of the body must match it.
     fn id(&self) -> u32 {
         let (id, rest) = self.body.split_first_chunk().expect("a body begins with its number");
         let id = u32::from_be_bytes(*id);
-        assert!(rest.iter().all(|octet| *octet == id as u8), "the body of {id} is not its own");
+        assert!(rest.iter().all(|octet| *octet == id as u8), "the body of {id} was altered");
         id
     }
 }
 
 #[derive(Default)]
 struct Channel {
-    /// The upstream has closed it, and was not answered yet.
+    /// The upstream has closed it and received no answer yet.
     is_closed: bool,
     has_confirms: bool,
     owed: Owed,
     coming: Coming,
     publishes: u64,
-    /// What was published and not decided on, by its number on the channel.
+    /// Published messages without a decision, by publish number of the channel.
     pending: BTreeMap<u64, Message>,
 }
 
 impl Channel {
-    /// Takes out the one of this number, with `multiple` those before it too; says what they were.
+    /// Removes the message of this number, and with `multiple` all earlier ones. Returns their ids.
     fn settle(&mut self, number: u64, multiple: bool) -> Vec<u32> {
         let first = if multiple { 0 } else { number };
         let numbers: Vec<u64> = self.pending.range(first..=number).map(|(number, _)| *number).collect();
@@ -126,7 +126,7 @@ impl Channel {
     }
 }
 
-/// Why the upstream closes a channel.
+/// The class of a fault for which the upstream closes a channel.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Fault {
     Publish,
@@ -136,11 +136,11 @@ enum Fault {
 struct Upstream {
     link: Link,
     channels: BTreeMap<u16, Channel>,
-    /// What has come at all.
+    /// All messages received so far.
     seen: BTreeSet<u32>,
     taken: BTreeSet<u32>,
     refused: BTreeSet<u32>,
-    /// The newest that has come on each channel.
+    /// The newest message of each channel.
     newest: BTreeMap<u16, u32>,
     closed_channels: u64,
 }
@@ -209,7 +209,7 @@ impl Upstream {
         }
     }
 
-    /// What was under way when the upstream closed the channel has no effect.
+    /// Methods that were under way when the upstream closed the channel have no effect.
     fn hear_on_closed(&mut self, number: u16, method: Method<'_>) {
         match method {
             Method::ChannelCloseOk {} => drop(self.channels.remove(&number)),
@@ -260,11 +260,11 @@ impl Upstream {
     fn check_order(&mut self, number: u16, id: u32, is_repeat: bool) {
         let was_refused = self.refused.contains(&id);
         if !self.seen.insert(id) {
-            assert!(is_repeat || was_refused, "{id} came again and did not say so");
+            assert!(is_repeat || was_refused, "{id} came again without being marked as a repeat");
             return;
         }
         let newest = self.newest.entry(number).or_default();
-        assert!(*newest < id || was_refused, "{id} came first behind {newest}");
+        assert!(*newest < id || was_refused, "{id} came first after {newest}");
         *newest = id.max(*newest);
     }
 
@@ -272,7 +272,7 @@ impl Upstream {
         self.channels.keys().copied().collect()
     }
 
-    /// Gives some of the answers that are owed on channels, or closes a channel instead.
+    /// Sends some of the owed answers, or closes a channel instead.
     fn answer_some(&mut self, random: &mut Random) {
         self.link.answer(random, &FRAME_MAXES);
         for number in self.numbers() {
@@ -323,13 +323,13 @@ impl Upstream {
         let close = Method::ChannelClose { reply_code: 404, reply_text: "NO", class_id, method_id };
         self.link.say(number, &close);
         if owed == Owed::CloseOk {
-            // The bridge's own close came before, and RabbitMQ answers it even so.
+            // The bridge's own close came before, and RabbitMQ answers it nevertheless.
             self.link.say(number, &Method::ChannelCloseOk {});
         }
         self.closed_channels += 1;
     }
 
-    /// Decides on some of what was published.
+    /// Confirms, refuses or returns some published messages.
     fn decide_on_some(&mut self, random: &mut Random) {
         for number in self.numbers() {
             for _ in 0..1 + random.below(4) {
@@ -378,7 +378,7 @@ impl Upstream {
         self.link.say(number, &Method::BasicNack { delivery_tag: publish, multiple, requeue: false });
     }
 
-    /// Nobody wants it: it is returned, and then confirmed.
+    /// Returns a message as unroutable and then confirms it.
     fn give_back(&mut self, number: u16, publish: u64) {
         let message = self.channel(number).pending.remove(&publish).expect("it was not decided on");
         self.refused.insert(message.id());
@@ -395,13 +395,13 @@ struct Life {
     world: World,
     upstream: Upstream,
     orders: Orders,
-    /// Who publishes.
+    /// The publisher.
     client: usize,
-    /// The number of the message that is published next.
+    /// The number of the next message.
     next_id: u32,
-    /// In octets.
+    /// In bytes.
     message_size_max: usize,
-    /// Queues are deleted with what is in them, and nobody can account for that.
+    /// Queues are deleted with their messages, so that lost messages cannot be accounted for.
     loses_queues: bool,
 }
 
@@ -460,20 +460,20 @@ impl Life {
 
     fn publish(&mut self, random: &mut Random) {
         let queue = QUEUES[random.below(3) as usize];
-        // Contents that just fit into a frame, and that just do not.
+        // Contents that just fit into a frame, and contents that just do not.
         let len = random.one_of(&[0, 10, 10, 300, 4_084, 4_085, 9_000, 20_000]);
         let id = self.next_id;
         self.next_id += 1;
         let mut body = id.to_be_bytes().to_vec();
         body.resize(body.len() + len, id as u8);
         if body.len() > self.message_size_max {
-            // The bridge refuses it by itself.
+            // The bridge itself refuses this message.
             self.upstream.refused.insert(id);
         }
         self.world.publish_to(self.client, 1, queue, &body);
     }
 
-    /// The upstream says something.
+    /// Lets the upstream send something.
     fn speak(&mut self, random: &mut Random) {
         let upstream = &mut self.upstream;
         upstream.answer_some(random);
@@ -503,7 +503,7 @@ impl Life {
         }
     }
 
-    /// The upstream takes everything, until nothing is under way any more.
+    /// Lets the upstream accept everything until nothing is under way.
     fn calm_down(&mut self, random: &mut Random) {
         self.orders.hang_up(&self.world);
         ask(&mut self.world, "POST /api/ctl/bridges/plant/resume");
@@ -541,14 +541,14 @@ impl Life {
         self.world.engine.broker().queue_depth("/", queue).unwrap_or(0)
     }
 
-    /// What was published is with the upstream, or it was refused and is set aside.
+    /// Checks that each published message is upstream, or was refused and is parked.
     fn assert_all_are_somewhere(&mut self) {
         let upstream = &self.upstream;
         let missing: Vec<u32> = (1..self.next_id).filter(|id| !upstream.taken.contains(id)).collect();
         let lost: Vec<&u32> = missing.iter().filter(|id| !upstream.refused.contains(id)).collect();
-        assert!(lost.is_empty(), "{lost:?} are nowhere");
+        assert!(lost.is_empty(), "{lost:?} are lost");
         let parked = self.depth(PARKED) as usize;
-        assert!(parked >= missing.len(), "{parked} are set aside of {missing:?}");
+        assert!(parked >= missing.len(), "only {parked} of {missing:?} are parked");
     }
 
     fn end(&mut self, random: &mut Random) {
@@ -583,9 +583,9 @@ fn live(seed: u64, tally: &Tally) {
 }
 
 #[test]
-fn what_a_strict_upstream_hears_is_in_order_whatever_happens() {
+fn a_strict_upstream_receives_valid_frames_and_messages_in_order_despite_faults() {
     let tally = Tally::default();
-    for_seeds("what_a_strict_upstream_hears", SEEDS, |seed| live(seed, &tally));
+    for_seeds("a_strict_upstream_receives", SEEDS, |seed| live(seed, &tally));
     tally.assert_in_hundred_lives(&[
         ("messages that were taken", 20_000),
         ("messages that were refused", 3_000),

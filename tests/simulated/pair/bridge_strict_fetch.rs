@@ -1,17 +1,16 @@
-//! Random lives of a bridge that fetches, from an upstream that keeps accounts of what it gave.
+//! Random runs of a fetching bridge, with an upstream that keeps account of its deliveries.
 //!
-//! Messages come on two channels, frame by frame in turns, while the line breaks, the upstream closes
-//! channels and cancels consumers, and here queues are full, deleted, or slow to reach the disk. A bridge
-//! that counts wrongly then acknowledges what it does not have, or nothing comes any more.
+//! Messages come on two channels with interleaved frames, while the line breaks, and the upstream closes
+//! channels and cancels consumers. Local queues are full, deleted, or slow to become durable. A bridge that
+//! counts wrongly acknowledges messages it does not have, or receives nothing more.
 //!
-//! What the upstream insists on:
-//! - frames are sound, nothing comes on a channel that is closed, none is opened twice, and none has two
-//!   consumers;
-//! - what is acknowledged or rejected was given, and was not settled before;
-//! - what is too large is not acknowledged, and nothing else is rejected.
+//! The upstream requires:
+//! - Frames are valid. Nothing comes on a closed channel. No channel is opened twice or has two consumers.
+//! - An acknowledged or rejected message was delivered, and was not settled before.
+//! - A too large message is not acknowledged, and no other message is rejected.
 //!
-//! In the end all that is not too large is acknowledged, and is here where nobody took it away; a bridge
-//! that goes leaves nothing.
+//! At the end all messages that are not too large are acknowledged, and are in local queues unless they were
+//! removed. A removed bridge leaves nothing.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
@@ -28,21 +27,21 @@ const SEEDS: Range<u64> = 1..31;
 /// The upstream's queues, whose channels are numbered from 1.
 const THERE: [&str; 2] = ["there-0", "there-1"];
 const PARKED: &str = "parked";
-/// Where what is fetched is put, in the same order, and where it is set aside.
+/// Local target queues in the same order, and the queue for parked messages.
 const HERE: [&str; 3] = ["here-0", "here-1", PARKED];
-/// Octets of the largest message that the broker takes.
+/// Size of the largest message that the broker accepts, in bytes.
 const MESSAGE_SIZE_MAX: usize = 1 << 20;
-/// Octets of a body in a frame, and in one of a message that is too large, whose octets matter to nobody.
+/// Bytes of a body per frame; and per frame of a too large message, whose content does not matter.
 const PIECE: usize = 8_000;
 const LARGE_PIECE: usize = 120_000;
-/// Most that is delivered on a channel at once.
+/// Maximum number of deliveries on a channel at once.
 const DELIVERIES_MAX: usize = 6;
-/// How often the upstream is heard, at most, until it has nothing left.
+/// Maximum number of turns until the upstream has nothing left.
 const CALM_TURNS_MAX: u32 = 2_000;
-/// Turns in which the upstream has nothing left, until that is called rest.
+/// Consecutive turns in which the upstream has nothing left that count as rest.
 const TURNS_AT_REST: u32 = 4;
 const CALM_TURN_MS: u64 = 400;
-/// A bridge that was taken away has so many turns for its farewell.
+/// Turns that a removed bridge has to close its link.
 const END_TURNS: u32 = 20;
 const END_TURN_MS: u64 = 2_000;
 
@@ -50,7 +49,8 @@ fn config(seed: u64) -> Bridge {
     let random = &mut Random::of(seed, "config", &[]);
     let rule = |at: usize, refused| Rule {
         queue: THERE[at].into(),
-        // A queue that is deleted is made again if a rule names it; what an exchange does not route is set aside.
+        // A deleted queue that a rule names is declared again. Messages that an exchange does not route are
+        // parked.
         to: match at {
             1 => Destination::Exchange(String::new(), Some(HERE[at].into())),
             _ => Destination::Queue(HERE[at].into()),
@@ -68,14 +68,14 @@ fn config(seed: u64) -> Bridge {
     }
 }
 
-/// What becomes of the messages that are here, and of their queues.
+/// The treatment of local messages and their queues.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Fate {
-    /// They stay, and are few and small enough for that.
+    /// They stay; they are few and small enough.
     Kept,
-    /// They are taken away now and then.
+    /// They are purged occasionally.
     Purged,
-    /// They are, and queues are deleted, or come back with room for one message.
+    /// They are purged, and queues are deleted or redeclared with capacity for one message.
     Deleted,
 }
 
@@ -89,11 +89,11 @@ impl Fate {
     }
 }
 
-/// A message that the upstream has.
+/// A message of the upstream.
 #[derive(Clone, Copy, Debug)]
 struct Message {
     id: u32,
-    /// Octets of its body.
+    /// Size of its body in bytes.
     size: usize,
     was_given: bool,
 }
@@ -107,7 +107,7 @@ impl Message {
         if self.is_too_large() { LARGE_PIECE } else { PIECE }
     }
 
-    /// Its number, and then octets that fit it.
+    /// Returns its body: its number, and then bytes that match it.
     fn body(&self) -> Vec<u8> {
         let mut body = self.id.to_be_bytes().to_vec();
         body.resize(self.size, self.id as u8);
@@ -115,7 +115,7 @@ impl Message {
     }
 }
 
-/// What the upstream was asked for on a channel, and owes an answer to.
+/// A request on a channel that the upstream has not answered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Owed {
     Open,
@@ -127,16 +127,16 @@ enum Owed {
 
 #[derive(Default, Debug)]
 struct Channel {
-    /// The upstream has closed it, and was not answered yet.
+    /// The upstream has closed it and received no answer yet.
     is_closed: bool,
     owed: VecDeque<Owed>,
-    /// How many messages it is to send ahead.
+    /// The prefetch count.
     ahead: u16,
     has_consumer: bool,
-    /// What the newest consumer was given and has not settled, by tags.
+    /// Unsettled delivery tags of the newest consumer.
     given: BTreeSet<u64>,
     last_tag: u64,
-    /// What is given and not settled at all.
+    /// All unsettled deliveries.
     unsettled: BTreeMap<u64, Message>,
 }
 
@@ -210,7 +210,7 @@ impl Upstream {
         self.channels.keys().copied().collect()
     }
 
-    /// What was given on a channel and not settled is in its queue again.
+    /// Requeues the unsettled deliveries of a channel.
     fn take_back(&mut self, number: u16) {
         let channel = self.channel(number);
         channel.given.clear();
@@ -231,7 +231,7 @@ impl Upstream {
             Method::ChannelClose { .. } if channel.is_closed => {
                 self.link.say(number, &Method::ChannelCloseOk {});
             }
-            // What was under way when the upstream closed the channel has no effect.
+            // Methods that were under way when the upstream closed the channel have no effect.
             _ if channel.is_closed => {}
             Method::ChannelClose { .. } => channel.owed.push_back(Owed::Close),
             Method::BasicQos { prefetch_count, .. } => {
@@ -271,7 +271,7 @@ impl Upstream {
         }
     }
 
-    /// Gives some of the answers that are owed on channels, or closes a channel instead.
+    /// Sends some of the owed answers, or closes a channel instead.
     fn answer_some(&mut self, random: &mut Random) {
         self.link.answer(random, &[FRAME_MAX]);
         for number in self.numbers() {
@@ -322,13 +322,13 @@ impl Upstream {
         let close = Method::ChannelClose { reply_code: 406, reply_text: "NO", class_id: 60, method_id: 80 };
         self.link.say(number, &close);
         if owed.contains(&Owed::Close) {
-            // The bridge's own close came before, and RabbitMQ answers it even so.
+            // The bridge's own close came before, and RabbitMQ answers it nevertheless.
             self.link.say(number, &Method::ChannelCloseOk {});
         }
         self.closed_channels += 1;
     }
 
-    /// Closes a channel or cancels its consumer, as an upstream does whose queue is deleted.
+    /// Closes a channel or cancels its consumer, like an upstream whose queue is deleted.
     fn disturb_channels(&mut self, random: &mut Random) {
         for number in self.numbers() {
             let channel = self.channel(number);
@@ -346,7 +346,7 @@ impl Upstream {
         }
     }
 
-    /// Frames of what may be delivered now, those of a channel in their order.
+    /// Returns the frames of possible deliveries. Frames of one channel stay in order.
     fn deliver(&mut self, random: &mut Random, order: Order) -> Vec<Vec<u8>> {
         let mut lines: Vec<VecDeque<Vec<u8>>> =
             self.numbers().into_iter().map(|number| self.deliver_on(number)).collect();
@@ -387,7 +387,7 @@ impl Upstream {
         split(&octets)
     }
 
-    /// Messages that the bridge can take, and that are not acknowledged.
+    /// Returns the number of messages that the bridge can accept and has not acknowledged.
     fn left(&self) -> usize {
         let queued = self.queues.iter().flat_map(BTreeMap::values);
         let given = self.channels.values().flat_map(|channel| channel.unsettled.values());
@@ -395,17 +395,17 @@ impl Upstream {
     }
 }
 
-/// In which order frames of several channels are said.
+/// The order of frames of several channels.
 #[derive(Clone, Copy)]
 enum Order {
     OneByOne,
     Mixed,
 }
 
-/// Properties of a message that outlives a start, if its queue does.
+/// Properties of a persistent message (delivery mode 2).
 const DURABLE: &[u8] = &[0x10, 0, 2];
 
-/// One frame after another.
+/// Splits bytes into frames.
 fn split(octets: &[u8]) -> VecDeque<Vec<u8>> {
     let mut left = octets;
     let mut next = |len| {
@@ -422,13 +422,13 @@ struct Life {
     orders: Orders,
     fate: Fate,
     has_disk: bool,
-    /// Who deletes queues and takes messages away.
+    /// The client that deletes queues and consumes messages.
     client: usize,
-    /// The number of the message that is published next.
+    /// The number of the next message.
     next_id: u32,
-    /// What is to arrive at last.
+    /// Messages that must arrive in the end.
     sound: Vec<u32>,
-    /// Messages that were set aside, as far as they were seen.
+    /// Number of parked messages seen so far.
     parked: u64,
 }
 
@@ -501,7 +501,7 @@ impl Life {
         self.upstream.queues[random.below(2) as usize].insert(message.id, message);
     }
 
-    /// The upstream says something.
+    /// Lets the upstream send something.
     fn speak(&mut self, random: &mut Random) {
         self.upstream.answer_some(random);
         let order = random.one_of(&[Order::OneByOne, Order::Mixed]);
@@ -510,7 +510,7 @@ impl Life {
             if random.once_in(20) {
                 self.world.round();
             }
-            // Several of the largest messages are more than the line has room for.
+            // Several of the largest messages exceed the capacity of the line.
             if frame.len() >= LARGE_PIECE {
                 self.world.run();
             }
@@ -524,7 +524,7 @@ impl Life {
         }
     }
 
-    /// What was meant for a connection is not said on the next one.
+    /// Sends a frame unless its connection has been replaced.
     fn say_frame(&mut self, frame: &[u8]) {
         if self.upstream.link.is_the_same(&self.world) {
             self.upstream.link.say_bytes(frame);
@@ -547,7 +547,7 @@ impl Life {
         }
     }
 
-    /// A queue that refuses what comes when it has one message.
+    /// Declares a queue that rejects everything beyond one message.
     fn declare_for_one(&mut self, queue: &str) {
         let mut room = [0; 128];
         let mut writer = Writer::new(&mut room);
@@ -556,7 +556,7 @@ impl Life {
                 table.int("x-max-length", 1).and_then(|()| table.text("x-overflow", "reject-publish"))
             })
             .expect("it fits");
-        // Behind the length of the table.
+        // After the length of the table.
         let arguments = Table::trusted(&writer.written()[4..]);
         let declare = Method::QueueDeclare {
             queue,
@@ -570,7 +570,7 @@ impl Life {
         self.world.send(self.client, 1, &declare);
     }
 
-    /// Takes away what is here, or there would be no room for what comes.
+    /// Purges the local queues; otherwise there is no capacity for new messages.
     fn purge(&mut self) {
         let is_open = self.world.clients[self.client].checker.is_open(1);
         if self.fate == Fate::Kept || !is_open {
@@ -592,7 +592,7 @@ impl Life {
         HERE.iter().map(|queue| self.depth(queue) as usize).sum()
     }
 
-    /// The upstream delivers everything, until it has nothing left.
+    /// Lets the upstream deliver everything until it has nothing left.
     fn calm_down(&mut self, random: &mut Random) {
         self.orders.hang_up(&self.world);
         ask(&mut self.world, "POST /api/ctl/bridges/plant/resume");
@@ -610,7 +610,8 @@ impl Life {
         panic!("it does not come to rest: {channels:?} {}", ask(&mut self.world, "GET /api/ctl/bridges"));
     }
 
-    /// No queue is left that has room for one message only, nor a client whose channel was closed over it.
+    /// Replaces queues that have capacity for one message only, and the client whose channel was closed
+    /// because of them.
     fn renew_queues(&mut self) {
         self.world.lose(self.client);
         self.world.run();
@@ -643,7 +644,7 @@ impl Life {
     fn assert_all_have_arrived(&mut self) {
         let acknowledged = &self.upstream.acknowledged;
         let missing: Vec<&u32> = self.sound.iter().filter(|id| !acknowledged.contains(id)).collect();
-        assert!(missing.is_empty(), "{missing:?} are nowhere");
+        assert!(missing.is_empty(), "{missing:?} are lost");
         if self.fate == Fate::Kept {
             let (here, acknowledged) = (self.depth_of_all(), self.upstream.acknowledged.len());
             assert!(here >= acknowledged, "{here} are here of {acknowledged} that were acknowledged");
@@ -685,9 +686,9 @@ fn live(seed: u64, tally: &Tally) {
 }
 
 #[test]
-fn what_a_strict_upstream_gives_is_settled_once_and_rightly_whatever_happens() {
+fn deliveries_of_a_strict_upstream_are_settled_once_and_correctly_despite_faults() {
     let tally = Tally::default();
-    for_seeds("what_a_strict_upstream_gives", SEEDS, |seed| live(seed, &tally));
+    for_seeds("deliveries_of_a_strict_upstream", SEEDS, |seed| live(seed, &tally));
     tally.assert_in_hundred_lives(&[
         ("messages that were acknowledged", 20_000),
         ("messages that were rejected", 80),

@@ -1,8 +1,9 @@
-//! An upstream's end of the connection, and what else the random lives with a strict upstream share.
+//! The connection of the strict upstream, and other parts that both kinds of random runs share.
 //!
-//! Always true: the upstream says on a connection only what a broker may say at that stage of it, and it
-//! bears no frame that is not sound, that is larger than was agreed on, or that has no place there. Half a
-//! frame is heard with the next one, whose octets then stand where its own should.
+//! # Invariants
+//! - The upstream sends only what a broker may send at that stage of the connection.
+//! - It fails on any frame that is invalid, larger than negotiated, or out of place. An incomplete frame is
+//!   detected with the next one, whose bytes then follow at the wrong position.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -12,18 +13,18 @@ use leveret_amqp::{Frame, HEARTBEAT_FRAME, Method, Table, next_frame};
 use super::bridge::Far;
 use super::world::{Phase, Random, Shape, World};
 
-/// The largest frame that an upstream asks for, in octets.
+/// Largest frame_max that an upstream requests, in bytes.
 pub(super) const FRAME_MAX: u32 = 131_072;
 const GREETING: &[u8; 8] = b"AMQP\0\0\x09\x01";
-/// Fewer lives, as when one is replayed, need not have met everything.
+/// Fewer runs, as in a replay, need not cover all kinds of events.
 const LIVES_MIN: u64 = 20;
 
-/// How far the connection has come.
+/// The stage of the connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Stage {
-    /// The bridge's greeting is not there yet.
+    /// The protocol header of the bridge has not arrived yet.
     Silent,
-    /// Both sides agree on the connection.
+    /// The connection is being negotiated.
     Opening,
     /// Channels may be opened.
     Open,
@@ -31,7 +32,7 @@ enum Stage {
     Over,
 }
 
-/// What the upstream owes the bridge an answer for on the connection itself.
+/// The answer that the upstream owes on channel 0.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Owed {
     Nothing,
@@ -41,18 +42,18 @@ enum Owed {
     CloseOk,
 }
 
-/// The upstream's end of one connection after another.
+/// The upstream's end of successive connections.
 pub(super) struct Link {
     far: Far,
     stage: Stage,
     owed: Owed,
-    /// The largest frame that was agreed on, in octets.
+    /// The negotiated frame_max in bytes.
     frame_max: u32,
-    /// The upstream has said that it takes nothing for now.
+    /// The upstream has sent connection.blocked.
     is_blocked: bool,
-    /// How many connections the bridge had made when this was last asked.
+    /// Number of connections of the bridge at the last check.
     dialed: u32,
-    /// Connections that the upstream broke or closed.
+    /// Number of connections that the upstream broke or closed.
     pub(super) lost: u64,
 }
 
@@ -62,7 +63,7 @@ impl Link {
         Self { far, stage, owed, frame_max: FRAME_MAX, is_blocked: false, dialed: 0, lost: 0 }
     }
 
-    /// Looks whether the connection is still the one it was; if it is not, its channels are gone too.
+    /// Returns whether the connection was replaced since the last check. Then its channels are gone too.
     pub(super) fn is_another(&mut self, world: &World) -> bool {
         if self.is_the_same(world) {
             return false;
@@ -83,7 +84,7 @@ impl Link {
         line.is_lost() || !line.is_held
     }
 
-    /// Whether the upstream may say something.
+    /// Returns whether the upstream may send something.
     pub(super) fn is_up(&self) -> bool {
         self.stage != Stage::Over && !self.is_gone()
     }
@@ -92,7 +93,7 @@ impl Link {
         self.stage == Stage::Open && self.is_up()
     }
 
-    /// The whole frames of what the bridge has said; the rest of the last one is kept until it comes.
+    /// Returns the complete frames received. The rest of an incomplete one is kept.
     pub(super) fn read(&mut self) -> Vec<u8> {
         let heard = &mut self.far.heard;
         self.far.line.borrow_mut().read_down(usize::MAX, heard);
@@ -116,7 +117,7 @@ impl Link {
         heard.drain(..whole_len).collect()
     }
 
-    /// Takes note of what the bridge says on the connection itself.
+    /// Notes a method on channel 0.
     pub(super) fn hear(&mut self, method: Method<'_>) {
         self.owed = match method {
             Method::ConnectionStartOk { .. } => Owed::Tune,
@@ -127,7 +128,7 @@ impl Link {
         };
     }
 
-    /// Gives the answer that is owed; the upstream asks for frames no larger than one of these sizes.
+    /// Sends the owed answer. The upstream requests one of these values of frame_max.
     pub(super) fn answer(&mut self, random: &mut Random, frame_maxes: &[u32]) {
         match core::mem::replace(&mut self.owed, Owed::Nothing) {
             Owed::Nothing => {}
@@ -176,7 +177,7 @@ impl Link {
         }
     }
 
-    /// The upstream closes the connection, and does not wait for an answer.
+    /// Closes the connection without waiting for an answer.
     pub(super) fn close(&mut self) {
         let method =
             Method::ConnectionClose { reply_code: 320, reply_text: "bye", class_id: 0, method_id: 0 };
@@ -190,14 +191,14 @@ impl Link {
         self.far.line.borrow_mut().hang_up();
     }
 
-    /// The connection breaks.
+    /// Breaks the connection.
     pub(super) fn lose(&mut self) {
         self.stage = Stage::Over;
         self.far.line.borrow_mut().lose();
         self.lost += 1;
     }
 
-    /// The line becomes as narrow or as wide as chance has it, and may tell again of what is there.
+    /// Changes the capacity of the line randomly; existing data may be reported again.
     pub(super) fn disturb(&self, random: &mut Random) {
         let mut line = self.far.line.borrow_mut();
         if random.once_in(3) {
@@ -223,7 +224,7 @@ const START: Method<'static> = Method::ConnectionStart {
     locales: b"en_US",
 };
 
-/// The whole frames at the beginning of these octets.
+/// Returns the complete frames at the beginning of these bytes.
 pub(super) fn frames(octets: &[u8]) -> impl Iterator<Item = Frame<'_>> {
     let mut left = octets;
     core::iter::from_fn(move || {
@@ -233,7 +234,7 @@ pub(super) fn frames(octets: &[u8]) -> impl Iterator<Item = Frame<'_>> {
     })
 }
 
-/// The operator's requests that are under way: no life waits for their answers.
+/// Operator requests under way. No run waits for their answers.
 #[derive(Default)]
 pub(super) struct Orders {
     asking: Vec<usize>,
@@ -250,7 +251,7 @@ impl Orders {
         self.asking.push(operator);
     }
 
-    /// Those who asked go, or no place would be left for another.
+    /// Disconnects the operators; otherwise no place would be left for another one.
     pub(super) fn hang_up(&mut self, world: &World) {
         for operator in self.asking.drain(..) {
             world.operator(operator).hang_up();
@@ -258,14 +259,14 @@ impl Orders {
     }
 }
 
-/// Waits as long as chance has it, or not at all.
+/// Waits for a random time, or not at all.
 pub(super) fn wait(world: &mut World, random: &mut Random) {
     if random.once_in(2) {
         world.pass_ms(random.one_of(&[1, 50, 300, 1_100, 5_000, 25_000]));
     }
 }
 
-/// A bridge that was taken away has left nothing in the broker.
+/// Checks that a removed bridge has left nothing in the broker.
 pub(super) fn assert_nothing_stays(world: &mut World, client: usize) {
     world.operators.clear();
     let gauges = world.engine.broker().gauges();
@@ -273,14 +274,14 @@ pub(super) fn assert_nothing_stays(world: &mut World, client: usize) {
     assert_eq!((gauges.connections, gauges.consumers, gauges.deliveries), (clients, 0, 0));
 }
 
-/// What happened in all lives together, lest they keep their promises because nothing did.
+/// Counts events over all runs. Without enough events the checks would prove nothing.
 #[derive(Default)]
 pub(super) struct Tally {
     counts: Mutex<BTreeMap<&'static str, u64>>,
 }
 
 impl Tally {
-    /// One life has ended, and so much happened in it.
+    /// Adds the events of one run.
     pub(super) fn add(&self, happened: &[(&'static str, u64)]) {
         let mut counts = self.counts.lock().expect("who holds it does not panic");
         for (what, count) in happened.iter().chain(&[("lives", 1)]) {
@@ -288,7 +289,7 @@ impl Tally {
         }
     }
 
-    /// So much of each happens in a hundred lives at least.
+    /// Checks that at least these numbers of events happen per hundred runs.
     pub(super) fn assert_in_hundred_lives(&self, least: &[(&'static str, u64)]) {
         let counts = self.counts.lock().expect("who holds it does not panic");
         let lives = counts.get("lives").copied().unwrap_or(0);

@@ -1,5 +1,6 @@
-//! What an upstream does not take, or a queue there or here that is missing or full: its rule waits, alone, and
-//! tries one message at a time.
+//! Messages that the upstream refuses, and upstream or local queues that are missing or full.
+//!
+//! Only the affected rule waits, and it retries one message at a time.
 
 use leveret_amqp::{Method, Table, Writer};
 use leveret_config::bridge::{Bridge, Destination, Refused, Rule};
@@ -13,13 +14,13 @@ fn rule(queue: &str, refused: Refused) -> Rule {
     Rule { queue: queue.into(), to, refused, is_urgent: false }
 }
 
-/// A rule that waits, and another.
+/// A bridge with two rules that wait when refused.
 fn waiting() -> Bridge {
     let forward = vec![rule("here", Refused::Wait), rule("alarms", Refused::Wait)];
     Bridge { forward, heartbeat_s: 0, ..bridge() }
 }
 
-/// A queue that takes nothing.
+/// Declares a queue that accepts nothing.
 fn declare_full(world: &mut World, client: usize, queue: &str) {
     let mut bytes = vec![0; 128];
     let mut writer = Writer::new(&mut bytes);
@@ -42,7 +43,7 @@ fn not_found(over: (u16, u16)) -> Method<'static> {
     Method::ChannelClose { reply_code: 404, reply_text: "NOT_FOUND", class_id: over.0, method_id: over.1 }
 }
 
-/// What is tried on the channel of the first rule over so long, all of it nacked.
+/// Nacks everything sent on the channel of the first rule during this time. Returns what was sent.
 pub(super) fn refuse(world: &mut World, far: &mut Far, span_ms: u64) -> Vec<u8> {
     let mut tried = Vec::new();
     for _ in 0..span_ms / 100 {
@@ -58,7 +59,7 @@ pub(super) fn refuse(world: &mut World, far: &mut Far, span_ms: u64) -> Vec<u8> 
     tried
 }
 
-/// Waits until something is tried on the channel of the first rule; what.
+/// Waits until something is sent on the channel of the first rule. Returns it.
 fn next_try(world: &mut World, far: &mut Far) -> Vec<u8> {
     for _ in 0..100 {
         world.pass_ms(100);
@@ -72,14 +73,14 @@ fn next_try(world: &mut World, far: &mut Far) -> Vec<u8> {
 }
 
 #[test]
-fn one_message_at_a_time_is_tried_ever_more_rarely_until_all_go_on_in_order() {
+fn one_message_at_a_time_is_retried_with_back_off_until_all_continue_in_order() {
     let (mut world, mut far) = world(waiting());
     open(&mut world, &mut far);
     let client = fill(&mut world, 10);
     assert_eq!(bodies(&far.published()), [0, 1, 2, 3]);
     far.say(1, &nack(4, true));
     world.run();
-    assert_eq!(world.counts(client, 1, "here"), (10, 0), "all are back, and nobody takes them");
+    assert_eq!(world.counts(client, 1, "here"), (10, 0), "all are requeued, and there is no consumer");
     assert_eq!(far.answer(&mut world), [(1, "channel.close")], "a channel that waits is closed");
     let tried = refuse(&mut world, &mut far, 60_000);
     assert!(tried.iter().all(|body| *body == 0), "the first is tried, and no other: {tried:?}");
@@ -97,12 +98,12 @@ fn one_message_at_a_time_is_tried_ever_more_rarely_until_all_go_on_in_order() {
     }
     assert_eq!(moved, (0..10).collect::<Vec<u8>>());
     assert_eq!(world.counts(client, 1, "here"), (0, 1));
-    assert_eq!(world.engine.platform_mut().dialed, 1, "the connection was no part of it");
+    assert_eq!(world.engine.platform_mut().dialed, 1, "the connection stayed open");
 }
 
-/// One misrouted rule kept the one beside it at 0 of 270, and sent its messages 2,256 times.
+/// Before, one misrouted rule kept the rule beside it at 0 of 270 messages, and sent its own 2,256 times.
 #[test]
-fn another_rule_goes_on_as_if_nothing_were() {
+fn a_waiting_rule_does_not_affect_another_one() {
     let (mut world, mut far) = world(waiting());
     open(&mut world, &mut far);
     let client = fill(&mut world, 8);
@@ -129,9 +130,9 @@ fn another_rule_goes_on_as_if_nothing_were() {
     assert_eq!(world.engine.platform_mut().dialed, 1);
 }
 
-/// 200 messages that were refused took 202 connections.
+/// Before, 200 refused messages caused 202 connections.
 #[test]
-fn a_channel_that_is_closed_over_it_costs_one_message_and_no_link() {
+fn after_a_channel_close_one_message_is_retried_alone_and_the_link_stays() {
     let (mut world, mut far) = world(waiting());
     open(&mut world, &mut far);
     let client = fill(&mut world, 5);
@@ -157,10 +158,10 @@ fn a_channel_that_is_closed_over_it_costs_one_message_and_no_link() {
     assert_eq!(world.engine.platform_mut().dialed, 1);
 }
 
-/// A frame that is on the wire in part is made whole whatever becomes of its channel, or all that follows on the
-/// connection would be read as a part of it.
+/// A partly written frame is completed even if its channel is closed. Otherwise later bytes of the connection
+/// would be read as part of it.
 #[test]
-fn a_channel_that_is_closed_in_the_middle_of_a_message_leaves_the_others_their_frames() {
+fn a_channel_closed_in_the_middle_of_a_message_does_not_corrupt_other_channels() {
     for cut in [1, 60, 200, 5_000, 40_000] {
         let (mut world, mut far) = world(waiting());
         open(&mut world, &mut far);
@@ -182,7 +183,7 @@ fn a_channel_that_is_closed_in_the_middle_of_a_message_leaves_the_others_their_f
 }
 
 #[test]
-fn a_link_that_is_lost_meanwhile_sends_no_more_than_one() {
+fn a_waiting_rule_sends_only_one_message_on_a_new_link() {
     let (mut world, mut far) = world(waiting());
     open(&mut world, &mut far);
     fill(&mut world, 10);
@@ -198,14 +199,14 @@ fn a_link_that_is_lost_meanwhile_sends_no_more_than_one() {
 }
 
 #[test]
-fn an_operator_sees_that_a_rule_waits_and_why_and_has_it_try_at_once() {
+fn an_operator_sees_why_a_rule_waits_and_can_retry_at_once() {
     let (mut world, mut far) = world(Bridge { reconnect_max_ms: 300_000, ..waiting() });
     open(&mut world, &mut far);
     fill(&mut world, 10);
     far.published();
     far.say(1, &nack(4, true));
     world.run();
-    // By now a pause may be minutes long.
+    // At that time a pause may last minutes.
     refuse(&mut world, &mut far, 600_000);
     for order in ["resume", "retry"] {
         let shown = ask(&mut world, "GET /api/ctl/bridges");
@@ -221,10 +222,12 @@ fn an_operator_sees_that_a_rule_waits_and_why_and_has_it_try_at_once() {
     }
 }
 
-/// RabbitMQ nacks what comes while a quorum queue has no leader, or is full: that says little of the message.
-/// And a channel that was opened meanwhile may nack for ever, so each try has one of its own.
+/// RabbitMQ nacks messages while a quorum queue is full or has no leader, which says little about the
+/// message.
+///
+/// A channel opened meanwhile may nack forever, so each attempt uses a channel of its own.
 #[test]
-fn what_is_nacked_is_tried_again_alone_and_on_another_channel_before_it_is_set_aside() {
+fn a_nacked_message_is_retried_alone_and_on_another_channel_before_it_is_parked() {
     let config = Bridge { forward: vec![rule("here", Refused::Park)], ..waiting() };
     let (mut world, mut far) = world(config);
     open(&mut world, &mut far);
@@ -232,7 +235,7 @@ fn what_is_nacked_is_tried_again_alone_and_on_another_channel_before_it_is_set_a
     assert_eq!(bodies(&far.published()), [0, 1, 2, 3]);
     far.say(1, &nack(4, true));
     world.run();
-    assert_eq!(world.counts(client, 1, "parked").0, 0, "the upstream is in trouble, not a message");
+    assert_eq!(world.counts(client, 1, "parked").0, 0, "the upstream is at fault, not the message");
     for tries in 1..=5 {
         assert_eq!(next_try(&mut world, &mut far), [0]);
         assert_eq!(far.counts[&1], 1, "the channel is new");
@@ -243,16 +246,21 @@ fn what_is_nacked_is_tried_again_alone_and_on_another_channel_before_it_is_set_a
     assert_eq!(next_try(&mut world, &mut far), [1], "the next is tried alone, and not at once");
     far.say(1, &ack(1, false));
     world.run();
-    assert_eq!(bodies(&far.published()), [2, 3, 4, 5], "one that nothing helps is in nobody's way");
+    assert_eq!(
+        bodies(&far.published()),
+        [2, 3, 4, 5],
+        "a message that is always refused does not block others"
+    );
     far.say(1, &ack(5, true));
     world.run();
     assert_eq!((world.counts(client, 1, "parked").0, world.counts(client, 1, "here").0), (1, 0));
     assert_eq!(world.engine.platform_mut().dialed, 1);
 }
 
-/// A full queue there with 4,000 messages for it took 14,567 sends, and would have been parked whole.
+/// Before, a full upstream queue with 4,000 waiting messages caused 14,567 sends, and would have parked all
+/// of them.
 #[test]
-fn a_queue_that_is_full_for_long_is_tried_and_not_emptied_into_the_parked_one() {
+fn messages_for_a_full_upstream_queue_are_retried_and_not_all_parked() {
     let config = Bridge { forward: vec![rule("here", Refused::Park)], ..waiting() };
     let (mut world, mut far) = world(Bridge { reconnect_max_ms: 60_000, ..config });
     open(&mut world, &mut far);
@@ -267,7 +275,8 @@ fn a_queue_that_is_full_for_long_is_tried_and_not_emptied_into_the_parked_one() 
     assert_eq!(world.counts(client, 1, "here").0, 200 - parked, "the others wait");
 }
 
-/// Returns all that was published on the channel of the first rule, as a broker without the queue does; says what.
+/// Returns everything published on the channel of the first rule, like a broker without the queue. Gives the
+/// bodies.
 fn give_back(world: &mut World, far: &mut Far, count: &mut u64) -> Vec<u8> {
     let came = far.published();
     for (body, properties) in &came {
@@ -281,9 +290,9 @@ fn give_back(world: &mut World, far: &mut Far, count: &mut u64) -> Vec<u8> {
     bodies(&came)
 }
 
-/// 2,525 messages were parked in 20 s, though nothing was wrong with any of them.
+/// Before, 2,525 messages were parked in 20 s, although nothing was wrong with any of them.
 #[test]
-fn a_to_queue_that_is_missing_there_holds_its_rule_and_parks_nothing() {
+fn a_missing_upstream_target_queue_holds_its_rule_and_parks_nothing() {
     for refused in [Refused::Park, Refused::Wait] {
         let config = Bridge { forward: vec![rule("here", refused)], ..waiting() };
         let (mut world, mut far) = world(Bridge { park_after: 1, ..config });
@@ -312,9 +321,9 @@ fn a_to_queue_that_is_missing_there_holds_its_rule_and_parks_nothing() {
     }
 }
 
-/// The same in the other direction, for a queue here that somebody deletes.
+/// The opposite direction: a client deletes a local queue.
 #[test]
-fn a_to_queue_that_is_deleted_here_is_made_again_and_nothing_is_parked() {
+fn a_deleted_local_target_queue_is_declared_again_and_nothing_is_parked() {
     let fetch = vec![rule("commands", Refused::Park)];
     let config = Bridge { forward: Vec::new(), fetch, heartbeat_s: 0, ..bridge() };
     let (mut world, mut far) = world(config);
@@ -334,7 +343,7 @@ fn a_to_queue_that_is_deleted_here_is_made_again_and_nothing_is_parked() {
     assert!(shown.contains("\"state\":\"running\"") && shown.contains("\"last_error\":\"\""), "{shown}");
 }
 
-/// Each rule is told by itself, and one that waits does not hide behind another that runs.
+/// Each rule has a state of its own, so a waiting rule is visible beside a running one.
 #[test]
 fn the_state_names_a_rule_that_is_held_beside_one_that_runs() {
     let (mut world, mut far) = world(waiting());
@@ -355,9 +364,9 @@ fn the_state_names_a_rule_that_is_held_beside_one_that_runs() {
     );
 }
 
-/// The upstream asks for a pause of one channel, and nothing else waits for that.
+/// The upstream pauses one channel, and no other channel waits for that.
 #[test]
-fn channel_flow_from_the_upstream_pauses_one_rule_until_it_says_so() {
+fn channel_flow_from_the_upstream_pauses_and_resumes_one_rule() {
     let (mut world, mut far) = world(waiting());
     open(&mut world, &mut far);
     let client = fill(&mut world, 2);
@@ -390,10 +399,10 @@ fn channel_flow_from_the_upstream_pauses_one_rule_until_it_says_so() {
     assert_eq!(world.engine.platform_mut().dialed, 1);
 }
 
-/// What was begun is made whole before the answer, for nothing may come between the frames of a content.
+/// A partly sent content is completed before the answer, because nothing may come between its frames.
 #[test]
-fn channel_flow_in_the_middle_of_a_message_is_answered_behind_it() {
-    // More than is written at once, so that the answer comes before the rest of it.
+fn channel_flow_in_the_middle_of_a_message_is_answered_after_it() {
+    // More than one write, so that the answer is due before the rest of the content.
     for cut in [1, 60, 5_000, 40_000] {
         let (mut world, mut far) = world(waiting());
         open(&mut world, &mut far);
@@ -423,7 +432,7 @@ fn channel_flow_in_the_middle_of_a_message_is_answered_behind_it() {
 }
 
 #[test]
-fn what_is_parked_at_once_if_the_operator_says_so_and_goes_back_by_itself() {
+fn messages_are_parked_at_once_and_retried_later_if_configured() {
     let forward = vec![rule("here", Refused::Park)];
     let config = Bridge { forward, park_after: 0, park_retry_ms: Some(60_000), ..waiting() };
     let (mut world, mut far) = world(config);
@@ -442,7 +451,7 @@ fn what_is_parked_at_once_if_the_operator_says_so_and_goes_back_by_itself() {
 }
 
 #[test]
-fn what_cannot_be_set_aside_waits_alone() {
+fn a_message_that_cannot_be_parked_delays_only_its_own_rule() {
     let config =
         Bridge { forward: vec![rule("here", Refused::Park), rule("alarms", Refused::Park)], ..waiting() };
     let (mut world, mut far) = world(config);
@@ -469,7 +478,7 @@ fn what_cannot_be_set_aside_waits_alone() {
 }
 
 #[test]
-fn a_queue_that_is_missing_there_keeps_no_other_from_being_fetched() {
+fn a_missing_upstream_queue_does_not_stop_fetching_from_others() {
     let fetch = vec![rule("commands", Refused::Park), rule("news", Refused::Park)];
     let config = Bridge { forward: Vec::new(), fetch, heartbeat_s: 0, ..bridge() };
     let (mut world, mut far) = world(config);
@@ -492,7 +501,7 @@ fn a_queue_that_is_missing_there_keeps_no_other_from_being_fetched() {
 }
 
 #[test]
-fn a_queue_that_is_deleted_there_costs_no_link() {
+fn a_deleted_upstream_queue_does_not_end_the_link() {
     let fetch = vec![rule("commands", Refused::Park), rule("news", Refused::Park)];
     let config = Bridge { forward: Vec::new(), fetch, heartbeat_s: 0, ..bridge() };
     let (mut world, mut far) = world(config);
@@ -511,7 +520,7 @@ fn a_queue_that_is_deleted_there_costs_no_link() {
     assert_eq!(world.engine.platform_mut().dialed, 1);
 }
 
-/// A quorum queue of RabbitMQ refuses a prefetch that consumers share.
+/// RabbitMQ's quorum queues refuse a prefetch count that consumers share.
 #[test]
 fn the_window_is_divided_among_the_queues_that_are_fetched() {
     for (window, each) in [(4, 2), (5, 2), (1, 1)] {
@@ -538,7 +547,7 @@ fn a_delivery_before_its_consumer_has_begun_ends_the_link_and_keeps_no_memory() 
     assert!(!far.line.borrow().is_held);
 }
 
-/// It was downloaded again and again, its window was full, and the state said "running".
+/// Before, it was downloaded repeatedly, its window was full, and the state was "running".
 #[test]
 fn a_message_that_is_too_large_for_this_broker_costs_one_download_and_blocks_no_other() {
     for refused in [Refused::Park, Refused::Reject] {

@@ -1,5 +1,5 @@
-//! Bytes: the same conversation however it is cut into fragments, frames out of place, and a peer that is
-//! lost after any byte in either direction.
+//! Byte streams: the same conversation in fragments of any size, frames out of place, and a peer that is lost
+//! after any byte in either direction.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use leveret_amqp::{Method, Table};
 
 use crate::world::*;
 
-/// A name of a queue that outlives its declarer, and all the things that can be done with it.
+/// Uses a queue that outlives its connection in all possible ways.
 fn converse(world: &mut World, client: usize) {
     let publish = |key, mandatory| Publish { key, mandatory, ..Publish::default() };
     for channel in [1, 2] {
@@ -51,7 +51,7 @@ fn converse(world: &mut World, client: usize) {
     world.run();
 }
 
-/// What was heard on each channel, but for confirms, whose grouping is a matter of timing.
+/// Returns the received methods by channel, except confirms, whose grouping depends on timing.
 fn heard_by_channel(world: &World, client: usize) -> BTreeMap<u16, Vec<(String, Vec<u8>)>> {
     let mut heard = BTreeMap::<_, Vec<_>>::new();
     for said in &world.clients[client].heard {
@@ -69,7 +69,7 @@ fn any_fragments_both_ways_give_the_same_conversation() {
         let mut world = World::new(small_limits());
         let client = world.connect(Manners::default(), Shape::fragments(bytes));
         world.run();
-        // `ask` takes answers off the record, so the record is what came besides.
+        // `ask` removes answers from `heard`, so only the other methods are left there.
         converse(&mut world, client);
         assert_eq!(world.clients[client].checker.phase, Phase::Closed);
         let heard = heard_by_channel(&world, client);
@@ -81,7 +81,7 @@ fn any_fragments_both_ways_give_the_same_conversation() {
 }
 
 #[test]
-fn a_peer_lost_after_any_byte_leaves_nothing_and_disturbs_nobody() {
+fn a_peer_lost_after_any_byte_leaves_nothing_and_disturbs_no_other_client() {
     let mut world = World::new(small_limits());
     let client = world.connect(Manners::default(), Shape::WIDE);
     world.run();
@@ -109,7 +109,11 @@ fn lose_at(up: Option<u64>, down: Option<u64>) {
     world.pass_ms(20_000);
     assert_eq!(world.peers_count(), 1, "cut at {up:?}, {down:?}");
     world.ask(other, 1, &delete("q"));
-    assert_eq!(world.ask(other, 1, &passive_missing()).method().id(), (20, 40), "the exclusive one is gone");
+    assert_eq!(
+        world.ask(other, 1, &passive_missing()).method().id(),
+        (20, 40),
+        "the exclusive queue is gone"
+    );
     world.ask(other, 1, &Method::ChannelOpen {});
     world.declare(other, 1, "after");
     world.publish_to(other, 1, "after", b"still here");
@@ -122,7 +126,7 @@ const fn passive_missing() -> Method<'static> {
     passive("mine")
 }
 
-/// The conversation as a program has it that does not look at the answers: all of it is sent at once.
+/// The conversation of a program that does not wait for answers: everything is sent at once.
 fn converse_in_bursts(world: &mut World, client: usize) {
     let publish = |key, mandatory| Publish { key, mandatory, ..Publish::default() };
     for channel in [1, 2] {
@@ -158,7 +162,7 @@ fn converse_in_bursts(world: &mut World, client: usize) {
     world.run();
 }
 
-/// A publish in its parts: method, header, two bodies.
+/// Returns the parts of a publish: method, header, two body frames.
 fn parts() -> [Vec<u8>; 4] {
     let publish =
         Method::BasicPublish { exchange: "", routing_key: b"q", mandatory: false, immediate: false };
@@ -169,7 +173,7 @@ fn parts() -> [Vec<u8>; 4] {
 }
 
 #[test]
-fn what_other_channels_say_between_the_frames_of_a_content_is_heard() {
+fn frames_of_other_channels_between_those_of_a_content_are_processed() {
     for place in 1..4 {
         let mut world = World::new(small_limits());
         let client = world.open(&[1, 2]);
@@ -198,7 +202,7 @@ fn what_other_channels_say_between_the_frames_of_a_content_is_heard() {
 fn a_frame_out_of_place_closes_its_connection_and_no_other() {
     let [method, header, body, _] = parts();
     let header_of_another_class = frame(2, 1, &[0, 61, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0]);
-    // After how many parts, which frame, which code.
+    // Number of parts sent before, the frame, and the expected code.
     let cases: [(usize, Vec<u8>, u16); 10] = [
         (0, body.clone(), 505),
         (0, header.clone(), 505),
@@ -217,7 +221,7 @@ fn a_frame_out_of_place_closes_its_connection_and_no_other() {
             let other = world.open(&[1]);
             world.declare(other, 1, "q");
             let client = world.open_with(Manners::default(), Shape::fragments(fragments), &[1, 2]);
-            // Channel 2 is in the midst of a content of its own.
+            // Channel 2 is in the middle of a content of its own.
             let mut on_two = parts();
             for part in &mut on_two {
                 part[2] = 2;
@@ -240,7 +244,7 @@ fn a_frame_out_of_place_closes_its_connection_and_no_other() {
 }
 
 #[test]
-fn a_consumer_whose_queue_goes_while_it_is_cancelled_ends_once() {
+fn a_consumer_cancelled_while_its_queue_is_deleted_ends_once() {
     for deleter_comes_first in [true, false] {
         let mut world = World::new(small_limits());
         let clients = [world.open(&[1]), world.open(&[1])];
@@ -260,7 +264,7 @@ fn a_consumer_whose_queue_goes_while_it_is_cancelled_ends_once() {
 }
 
 #[test]
-fn what_could_not_be_routed_is_told_before_the_channel_ends() {
+fn unroutable_messages_are_returned_before_the_channel_closes() {
     let passive = Method::QueueDeclare {
         queue: "missing",
         passive: true,

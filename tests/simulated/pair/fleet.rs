@@ -1,8 +1,8 @@
-//! Ten thousand devices whose upstream was away and returns, on paper: how many of them try to connect in
-//! each second, with the back-off that bridges have.
+//! Computes how many of ten thousand devices reconnect in each second after an outage of their upstream, with
+//! the back-off of bridges.
 //!
-//! Always true: pauses come from `Backoff` itself and chances from a seed, so the same numbers come out each
-//! time, and the picture in the guide shows them: `LEVERET_DRAW=1` draws it anew.
+//! Pauses come from `Backoff` itself and random numbers from a seed, so the result is always the same. The
+//! guide shows it in a picture, which `LEVERET_DRAW=1` draws again.
 
 use std::fmt::Write;
 use std::fs;
@@ -14,13 +14,13 @@ use leveret_core::time::Now;
 use super::world::Random;
 
 const DEVICES: usize = 10_000;
-/// What bridges have unless `reconnect_max` is set, in milliseconds.
+/// Default of `reconnect_max` of bridges, in milliseconds.
 const RECONNECT_MAX_MS: u64 = 300_000;
 const MINUTE_MS: u64 = 60_000;
 const PICTURE: &str = "systemd/packages/guide/fleet.svg";
 
-/// Attempts in each second from the moment that all lose their upstream; the first one that comes after the
-/// outage succeeds, and is the device's last.
+/// Returns the connection attempts in each second since all devices lost their upstream. The first attempt
+/// after the outage succeeds, and is the last of its device.
 fn attempts(outage_ms: u64, mut chance: impl FnMut(Backoff) -> u64) -> Vec<usize> {
     let began = Now::from_ms(MINUTE_MS);
     let mut seconds = vec![0; ((outage_ms + RECONNECT_MAX_MS) / 1_000 + 2) as usize];
@@ -41,31 +41,33 @@ fn attempts(outage_ms: u64, mut chance: impl FnMut(Backoff) -> u64) -> Vec<usize
     seconds
 }
 
-/// With the chances that a broker has.
+/// Uses random numbers like a broker.
 fn by_chance(outage_ms: u64) -> Vec<usize> {
     let mut random = Random::new(10_000);
     attempts(outage_ms, move |_| random.below(u64::MAX))
 }
 
-/// As if each pause were the longest: 1, 2, 4 s and so on.
+/// Uses the longest pause each time: 1, 2, 4 s and so on.
 fn without_jitter(outage_ms: u64) -> Vec<usize> {
     attempts(outage_ms, |backoff| (1_000 << backoff.failures().min(20)).min(RECONNECT_MAX_MS))
 }
 
-/// The most in a second after the return.
+/// Returns the highest number of attempts per second after the outage.
 fn most_after(seconds: &[usize], outage_ms: u64) -> usize {
     seconds[(outage_ms / 1_000) as usize..].iter().copied().max().expect("there are seconds")
 }
 
-/// So many in a second are no herd: three times what there would be if all were spread evenly over the
-/// outage, or over the longest pause if the outage was longer.
+/// Returns the number of attempts per second up to which there is no herd.
+///
+/// It is three times the rate of attempts that are spread evenly over the outage, or over the longest pause
+/// if the outage was longer.
 const fn no_herd(outage_ms: u64) -> usize {
     let span_ms = if outage_ms < RECONNECT_MAX_MS { outage_ms } else { RECONNECT_MAX_MS };
     3 * DEVICES * 1_000 / span_ms as usize
 }
 
 #[test]
-fn a_fleet_does_not_come_back_all_at_once() {
+fn a_fleet_does_not_reconnect_all_at_once() {
     for minutes in [1, 5, 10, 60, 1_440] {
         let outage_ms = minutes * MINUTE_MS;
         let seconds = by_chance(outage_ms);
@@ -80,7 +82,7 @@ fn a_fleet_does_not_come_back_all_at_once() {
 }
 
 #[test]
-fn the_guide_shows_it_as_it_is() {
+fn the_picture_in_the_guide_is_current() {
     let picture = Path::new(env!("CARGO_MANIFEST_DIR")).join(PICTURE);
     let drawn = draw();
     if std::env::var_os("LEVERET_DRAW").is_some() {
@@ -93,11 +95,11 @@ fn the_guide_shows_it_as_it_is() {
 // ---- the picture
 
 const OUTAGE_MS: u64 = 60 * MINUTE_MS;
-/// Seconds that it shows before the return and after it, and attempts up to the top; a point for each second.
+/// Seconds shown before and after the return, and maximum number of attempts; one point per second.
 const BEFORE_S: usize = 120;
 const AFTER_S: usize = 330;
 const TOP: usize = 125;
-/// Where its axes meet, and points for each attempt.
+/// The origin of the axes, and points per attempt.
 const LEFT: usize = 45;
 const FLOOR: usize = 275;
 const POINTS: usize = 2;
@@ -107,7 +109,7 @@ const HEAD: &str = r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 510 3
 <rect width="510" height="325" fill="white"/>
 "#;
 
-/// A line of one or two points' ends with its text behind it.
+/// Draws a line between two points, with its text.
 fn mark(picture: &mut String, (from, to): ((usize, usize), (usize, usize)), at: (usize, usize), text: &str) {
     let ((x, y), (right, bottom)) = (from, to);
     let line = format_args!(r#"<path d="M{x} {y}L{right} {bottom}" stroke="silver"/>"#);

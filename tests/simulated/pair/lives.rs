@@ -1,12 +1,12 @@
-//! Random lives: publishers and consumers on several connections do what programs do, in any order, over
-//! lines of any shape, and vanish in the midst of it.
+//! Random runs: publishers and consumers on several connections act in any order, over lines of any shape,
+//! and disconnect at any time.
 //!
-//! What every run must keep:
-//! - what was confirmed is delivered at least once, and when it was acknowledged it is gone;
-//! - first deliveries keep the order of their publisher, per consumer;
-//! - a message is marked as new once at most, and one marked as redelivered has had a reason;
-//! - each publish is confirmed once, on its channel (the clients' checker sees to that);
-//! - in the end every pool is empty.
+//! Checked in every run:
+//! - A confirmed message is delivered at least once. After its acknowledgement it is gone.
+//! - First deliveries keep the order of their publisher, per consumer.
+//! - A message is delivered as new at most once. One marked as redelivered has a reason for it.
+//! - Each publish is confirmed once, on its channel (checked by the clients' checker).
+//! - At the end every pool is empty.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -26,15 +26,15 @@ type Copied = (usize, u64);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Acked {
     No,
-    /// Sent, on a connection that may have broken before it arrived; or somebody still reads what was
-    /// delivered to him before.
+    /// Sent on a connection that may have broken before it arrived; or another client may still read an
+    /// earlier delivery.
     Perhaps,
     Surely,
 }
 
 #[derive(Clone, Debug)]
 struct Fate {
-    /// It surely reached its queue.
+    /// It certainly reached its queue.
     certain: bool,
     heard: u32,
     was_new: bool,
@@ -48,15 +48,15 @@ enum Role {
     Both,
 }
 
-/// A client and what it knows.
+/// A client and its knowledge.
 struct Player {
     client: usize,
     role: Role,
-    /// Delivered and not settled, by channel and tag.
+    /// Unsettled deliveries, by channel and tag.
     outstanding: BTreeMap<(u16, u64), Copied>,
     /// Queue and mode of each consumer.
     consumers: BTreeMap<(u16, String), (usize, bool)>,
-    /// The last new message heard from each publisher, by consumer.
+    /// The last new message received from each publisher, by consumer.
     last_new: BTreeMap<(u16, String, u64), u64>,
     gets: VecDeque<(usize, bool)>,
     acked: Vec<Copied>,
@@ -81,17 +81,17 @@ struct Life {
     fates: BTreeMap<Copied, Fate>,
     next_id: u64,
     few_records: bool,
-    /// Queues from which messages went back.
+    /// Queues to which messages may have been requeued.
     disturbed: [bool; 3],
-    /// Queues from which a lost peer may have taken messages for good.
+    /// Queues from which a lost client may have taken messages permanently.
     leaky: [bool; 3],
 }
 
 fn limits(seed: u64) -> Limits {
     match seed % 3 {
-        // Publishers have to wait.
+        // Publishers are blocked.
         0 => Limits { messages_max: 64, ..small_limits() },
-        // Consumers do.
+        // Consumers are blocked.
         1 => Limits { unacknowledged_max: 64, ..small_limits() },
         _ => small_limits(),
     }
@@ -159,11 +159,11 @@ impl Life {
         match self.random.below(100) {
             0..=39 if role != Role::Consumer => self.publish(at),
             0..=9 if role != Role::Publisher => self.consume(at),
-            // A get that finds no record for its message is refused, which is not what this is about.
+            // A get without a free record for its message is refused, which is not the subject of this test.
             10..=19 if role != Role::Publisher && !self.few_records => self.get(at),
             20..=69 if role != Role::Publisher => self.settle(at),
             70..=71 if role != Role::Publisher => self.cancel(at),
-            // A publisher may be waiting for room, and then its close waits too.
+            // A publisher may be blocked, and then its close waits too.
             72 if role != Role::Publisher => self.close_channel(at),
             73 => self.vanish(at),
             74..=77 => {
@@ -262,7 +262,7 @@ impl Life {
 
     fn recover(&mut self, at: usize) {
         let channel = self.random.one_of(&CONSUMING);
-        // With nothing on its way it is clear which tags become void: all heard so far.
+        // With nothing under way, the void tags are known: all that were received.
         self.rest_reading(at);
         self.forget_outstanding(at, channel);
         self.world.send(self.players[at].client, channel, &Method::BasicRecover { requeue: true });
@@ -285,7 +285,7 @@ impl Life {
         let channel = self.random.one_of(&[CONSUMING[0], CONSUMING[1], GETTING]);
         let client = self.players[at].client;
         self.world.send(client, channel, &close_channel());
-        // Before and after: what is still on its way is heard in between.
+        // Before and after, because deliveries under way are received in between.
         self.forget_outstanding(at, channel);
         self.rest_reading(at);
         self.forget_outstanding(at, channel);
@@ -313,7 +313,7 @@ impl Life {
         });
     }
 
-    /// A player is gone, one way or the other, and another comes.
+    /// Disconnects a client, in an orderly way or not, and replaces it by a new one.
     fn vanish(&mut self, at: usize) {
         let politely = self.random.once_in(2);
         if politely {
@@ -325,7 +325,7 @@ impl Life {
             self.disturbed[*queue] = true;
             self.leaky[*queue] |= *no_ack;
         }
-        // Acknowledgements may have been lost with it.
+        // Acknowledgements may have been lost with the connection.
         for (queue, _) in player.outstanding.values().chain(&player.acked) {
             self.disturbed[*queue] = true;
         }
@@ -339,13 +339,13 @@ impl Life {
         self.join(role);
     }
 
-    /// The player reads until nothing moves any more.
+    /// Lets the client read until nothing moves any more.
     fn rest_reading(&mut self, at: usize) {
         self.world.clients[self.players[at].client].manners.greed = usize::MAX;
         self.rest();
     }
 
-    /// Nothing moves any more: what was sent has been seen, unless somebody waits.
+    /// Runs until nothing moves. Then everything sent has been processed, unless a client is blocked.
     fn rest(&mut self) {
         self.world.run();
         self.listen();
@@ -362,7 +362,8 @@ impl Life {
             for copied in player.published.drain(..) {
                 self.fates.get_mut(&copied).expect("published").certain = true;
             }
-            // Who sleeps may hear later what another has acknowledged since.
+            // A client that does not read may later receive an earlier delivery of a message that another has
+            // acknowledged.
             let settled = if somebody_sleeps { 0 } else { player.acked.len() };
             for copied in player.acked.drain(..settled) {
                 self.fates.get_mut(&copied).expect("heard of").acked = Acked::Surely;
@@ -370,7 +371,7 @@ impl Life {
         }
     }
 
-    /// Takes in what everybody heard.
+    /// Takes in what all clients received.
     fn listen(&mut self) {
         for at in 0..self.players.len() {
             let client = &mut self.world.clients[self.players[at].client];
@@ -396,7 +397,7 @@ impl Life {
                 self.players[at].take(no_ack, (said.channel, delivery_tag), copied);
             }
             Method::BasicGetOk { delivery_tag, redelivered, .. } => {
-                let (queue, no_ack) = self.players[at].gets.pop_front().expect("somebody asked");
+                let (queue, no_ack) = self.players[at].gets.pop_front().expect("a get was sent");
                 let copied = self.hear_message(queue, said, redelivered, no_ack);
                 self.players[at].take(no_ack, (said.channel, delivery_tag), copied);
             }
@@ -416,10 +417,13 @@ impl Life {
         assert!(said.body[16..].iter().all(|octet| *octet == 7), "the body is what was published");
         let fate = self.fates.get_mut(&copied).expect("it was published to that queue");
         assert_ne!(fate.acked, Acked::Surely, "{copied:?} comes again after its acknowledgement");
-        // A slow reader may hear it after another to whom it was redelivered.
-        assert!(redelivered || !fate.was_new, "{copied:?} is said to be new a second time");
+        // A slow reader may receive it after the client that it was redelivered to.
+        assert!(redelivered || !fate.was_new, "{copied:?} is delivered as new a second time");
         fate.was_new |= !redelivered;
-        assert!(!redelivered || self.disturbed[queue], "{copied:?} is said to be redelivered for no reason");
+        assert!(
+            !redelivered || self.disturbed[queue],
+            "{copied:?} is marked as redelivered without a reason"
+        );
         fate.heard += 1;
         fate.certain = true;
         if no_ack {
@@ -445,15 +449,15 @@ impl Life {
         }
         for (copied, fate) in &self.fates {
             let is_accounted_for = fate.acked != Acked::No || !fate.certain || self.leaky[copied.0];
-            assert!(is_accounted_for, "{copied:?} was taken and is lost: {fate:?}");
+            assert!(is_accounted_for, "{copied:?} was confirmed and is lost: {fate:?}");
         }
         self.world.end(&QUEUES);
     }
 }
 
 #[test]
-fn nothing_is_lost_doubled_or_out_of_order_whatever_peers_do() {
-    for_seeds("nothing_is_lost_doubled", 0..120, |seed| {
+fn no_message_is_lost_duplicated_or_out_of_order_whatever_peers_do() {
+    for_seeds("no_message_is_lost_duplicated", 0..120, |seed| {
         let mut life = Life::new(seed);
         for _ in 0..300 {
             life.step();
@@ -463,8 +467,8 @@ fn nothing_is_lost_doubled_or_out_of_order_whatever_peers_do() {
 }
 
 #[test]
-fn a_broker_lives_through_any_guests() {
-    for_seeds("a_broker_lives_through", 0..1_500, |seed| {
+fn a_broker_survives_any_hostile_clients() {
+    for_seeds("a_broker_survives", 0..1_500, |seed| {
         let mut random = Random::new(seed);
         let octets: Vec<u8> = (0..random.below(900)).map(|_| random.below(256) as u8).collect();
         hostile::check_any_session(&octets);

@@ -1,37 +1,37 @@
-//! The engine in one world with its clients, under a clock that jumps: what no socket can be made
-//! to do at will.
+//! The engine with simulated clients in one process, under a clock that jumps. This tests cases that need
+//! exact control of sockets and time.
 //!
-//! | file      | what it is about |
-//! |-----------|------------------|
-//! | `alarms`  | each cause that makes a publisher wait, and what an operator is told of it |
+//! | file      | subject |
+//! |-----------|---------|
+//! | `alarms`  | each cause that blocks publishers, and its alarm |
 //! | `time`    | heartbeats, half-open peers, idleness |
 //! | `bytes`   | fragments, frames out of place, a peer lost at every byte |
-//! | `lives`   | random lives of several connections, and what every run must keep |
-//! | `memory`  | who waits, who is refused, and that nobody hangs, when pools are full |
-//! | `bridge`  | a bridge whose upstream is a line in memory |
-//! | `bridge_crossed` | what crosses on a bridge's line, and writes that take less than was there |
-//! | `bridge_day` | the bytes of a day of a bridge |
-//! | `bridge_fetch` | what is fetched finds no room, stands still, or means harm |
-//! | `bridge_line` | a bridge on a slow line: what is urgent first, what is large all the same |
+//! | `lives`   | random runs of several connections |
+//! | `memory`  | full pools: blocked and refused clients, and the absence of deadlocks |
+//! | `bridge`  | a bridge whose upstream is an in-memory line |
+//! | `bridge_crossed` | crossing frames and partial writes of a bridge |
+//! | `bridge_day` | the daily byte budget of a bridge |
+//! | `bridge_fetch` | fetching without local capacity, without progress, or from a hostile upstream |
+//! | `bridge_line` | a bridge on a slow line: urgent and large messages |
 //! | `bridge_rest` | a bridge that connects on demand |
-//! | `bridge_strict` | random lives of a bridge that forwards, with an upstream that hears to the letter |
-//! | `bridge_strict_fetch` | random lives of one that fetches, from an upstream that keeps accounts |
-//! | `bridge_strict_link` | that upstream's end of a connection |
-//! | `bridge_wait` | what is refused waits alone |
+//! | `bridge_strict` | random runs of a forwarding bridge with an upstream that checks every frame |
+//! | `bridge_strict_fetch` | random runs of a fetching bridge, whose upstream keeps account of its deliveries |
+//! | `bridge_strict_link` | the connection of that upstream |
+//! | `bridge_wait` | waiting rules after refused messages |
 //! | `admission` | logins while other connections are silent, slow or send wrong passwords |
-//! | `fleet` | ten thousand devices whose upstream returns, on paper |
+//! | `fleet` | computed reconnections of ten thousand devices |
 //! | `management` | clients of the management API |
-//! | `management_changes` | what users change by the management API |
-//! | `management_metrics` | those who come for metrics without a login |
-//! | `management_fields` | what stands in its answers |
-//! | `management_rights` | who may ask it for what, and what deceives it |
+//! | `management_changes` | changes by the management API |
+//! | `management_metrics` | readers of metrics without a login |
+//! | `management_fields` | fields of the management API's answers |
+//! | `management_rights` | permissions of the management API, and attacks on it |
 //! | `management_uploads` | requests whose body is longer than a request buffer |
-//! | `operators` | the operator's clients, as peers among the others |
-//! | `shovels` | shovels that parameters define |
-//! | `mass`    | one command that means a lot of work |
+//! | `operators` | clients of the control socket |
+//! | `shovels` | shovels defined by parameters |
+//! | `mass`    | single commands that cause much work |
 //!
-//! Always true: no test here waits; a world that is stuck has come to rest without what was expected, and
-//! the assertion says so.
+//! No test here waits in real time. A world that is stuck comes to rest without the expected result, and an
+//! assertion fails.
 
 #[path = "../world/mod.rs"]
 mod world;

@@ -1,4 +1,4 @@
-//! Clients of the management API: who is let in, what a login costs, and how long anybody may take.
+//! Clients of the management API: which are admitted, what a login costs, and how long a client may take.
 
 use leveret_core::limits::Limits;
 
@@ -13,12 +13,12 @@ pub(super) fn get(path: &str, lines: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: localhost:15672\r\n{lines}\r\n")
 }
 
-/// Says something and hears what comes of it.
+/// Sends a request and returns the answer.
 pub(super) fn ask(world: &mut World, client: usize, request: &str) -> String {
     world.operator(client).write_up(request.as_bytes());
     world.run();
     let mut bytes = Vec::new();
-    // A password is checked by a helper, which takes its time.
+    // A helper checks the password, which takes time.
     for _ in 0..20 {
         world.pass_ms(50);
         world.operator(client).read_down(usize::MAX, &mut bytes);
@@ -35,7 +35,7 @@ pub(super) fn is_held(world: &World, client: usize) -> bool {
 }
 
 #[test]
-fn nothing_is_told_without_a_login_and_guest_comes_from_this_machine_only() {
+fn nothing_is_shown_without_a_login_and_guest_logs_in_only_from_this_machine() {
     for shape in [Shape::WIDE, Shape::fragments(1)] {
         let mut world = World::new(small_limits());
         let client = world.connect_management(shape, HOME);
@@ -60,7 +60,7 @@ fn nothing_is_told_without_a_login_and_guest_comes_from_this_machine_only() {
 }
 
 #[test]
-fn other_names_and_other_pages_are_refused_with_every_header_that_keeps_scripts_out() {
+fn foreign_host_names_and_origins_are_refused_with_all_security_headers() {
     let mut world = World::new(small_limits());
     let client = world.connect_management(Shape::WIDE, HOME);
     let rebound = format!("GET /api/whoami HTTP/1.1\r\nHost: evil.example\r\n{GUEST}\r\n");
@@ -77,7 +77,8 @@ fn other_names_and_other_pages_are_refused_with_every_header_that_keeps_scripts_
     }
     let none = ask(&mut world, client, &format!("GET /api/whoami HTTP/1.1\r\n{GUEST}\r\n"));
     assert_eq!(status(&none), "400", "no name at all");
-    // An old program says no name; what says which page it is of is a browser, and those always say one.
+    // An HTTP/1.0 program may omit `Host`. A request with an origin comes from a browser, which always sends
+    // `Host`.
     let old = |lines: &str| format!("PUT /api/vhosts/v HTTP/1.0\r\nContent-Length: 0\r\n{GUEST}{lines}\r\n");
     for (lines, answer) in [("Origin: http://evil.example\r\n", "403"), ("", "201")] {
         let client = world.connect_management(Shape::WIDE, HOME);
@@ -91,7 +92,7 @@ fn other_names_and_other_pages_are_refused_with_every_header_that_keeps_scripts_
 }
 
 #[test]
-fn where_metrics_are_shown_without_a_login_there_is_nothing_else() {
+fn the_listener_for_metrics_without_a_login_serves_nothing_else() {
     for shape in [Shape::WIDE, Shape::fragments(1)] {
         let mut world = World::new(small_limits());
         let client = world.connect_metrics(shape, AWAY);
@@ -99,7 +100,7 @@ fn where_metrics_are_shown_without_a_login_there_is_nothing_else() {
             let shown = ask(&mut world, client, &get(path, ""));
             assert_eq!((status(&shown), shown.contains("rabbitmq_identity_info")), ("200", true), "{shown}");
         }
-        // Also not to whom it would be shown elsewhere, and not by any spelling.
+        // Also not for a user who could see it elsewhere, and not with another spelling of the path.
         let names = [
             "",
             "app.js",
@@ -128,17 +129,17 @@ fn where_metrics_are_shown_without_a_login_there_is_nothing_else() {
         }
         let rebound = ask(&mut world, client, "GET /metrics HTTP/1.1\r\nHost: evil.example\r\n\r\n");
         assert_eq!((status(&rebound), rebound.contains("rabbitmq_")), ("403", false), "{rebound}");
-        // The door beside it is as shut as ever.
+        // The other listener still requires a login.
         let other = world.connect_management(shape, AWAY);
         assert_eq!(status(&ask(&mut world, other, &get("/metrics", ""))), "401");
     }
 }
 
 #[test]
-fn who_is_slow_with_a_request_or_an_answer_is_hung_up_on() {
+fn a_client_that_is_slow_with_a_request_or_an_answer_is_disconnected() {
     let mut world = World::new(small_limits());
     let [slow, idle] = [0, 1].map(|_| world.connect_management(Shape::WIDE, HOME));
-    // An octet a second is progress, and no request.
+    // One byte per second is progress, but not a complete request.
     for letter in get("/api/whoami", GUEST).bytes().take(16) {
         world.operator(slow).write_up(&[letter]);
         world.pass_ms(1_000);
@@ -149,7 +150,7 @@ fn who_is_slow_with_a_request_or_an_answer_is_hung_up_on() {
 }
 
 #[test]
-fn who_says_its_last_with_a_login_hears_what_came_of_it() {
+fn a_client_that_shuts_down_after_its_login_receives_the_answer() {
     let mut world = World::new(small_limits());
     let client = world.connect_management(Shape::WIDE, HOME);
     world.operator(client).write_up(get("/api/whoami", GUEST).as_bytes());
@@ -159,12 +160,12 @@ fn who_says_its_last_with_a_login_hears_what_came_of_it() {
 }
 
 #[test]
-fn who_is_idle_gives_its_place_to_who_waits_and_to_nobody_else() {
+fn an_idle_client_loses_its_place_only_to_a_waiting_client() {
     let mut world = World::new(small_limits());
     let most = small_limits().management_clients_max as usize;
     let crowd: Vec<usize> = (0..most).map(|_| world.connect_management(Shape::WIDE, HOME)).collect();
     world.run();
-    assert!(crowd.iter().all(|client| is_held(&world, *client)), "nobody waits");
+    assert!(crowd.iter().all(|client| is_held(&world, *client)), "no client waits");
     world.pass_ms(1_000);
     assert_eq!(status(&ask(&mut world, crowd[0], &get("/api/whoami", GUEST))), "200");
     let newcomer = world.connect_management(Shape::WIDE, AWAY);
@@ -174,13 +175,13 @@ fn who_is_idle_gives_its_place_to_who_waits_and_to_nobody_else() {
     assert!(held[0], "and not the one that asked last");
 }
 
-/// Half a request: who says no more than that is busy for as long as it may take.
+/// Half of a request. A client that sends no more counts as busy for as long as a request may take.
 const HALF: &[u8] = b"GET /api/whoami HTTP/1.1\r\nHost";
 
-/// All places are held and 20 more clients wait: by clients that send nothing, and by clients that send half a request.
-/// Another client is answered after them.
+/// All places are held and 20 more clients wait, all of them silent or with half a request. A client that
+/// connects after them is answered.
 #[test]
-fn silent_clients_and_slow_ones_lose_their_place_to_those_that_wait() {
+fn silent_and_slow_clients_lose_their_places_to_waiting_clients() {
     for (words, within_ms) in [(&b""[..], 1_000), (HALF, 20_000)] {
         for most in [1, 2, 8] {
             let mut world = World::new(Limits { management_clients_max: most, ..small_limits() });
@@ -197,10 +198,10 @@ fn silent_clients_and_slow_ones_lose_their_place_to_those_that_wait() {
     }
 }
 
-/// Clients of one address that send half a request, or nothing, do not hold up another address for longer than the first
-/// of them keeps its place.
+/// Clients of one address that are silent or send half a request delay another address at most until the
+/// first of them loses its place.
 #[test]
-fn a_crowd_of_one_address_does_not_hold_up_another() {
+fn many_clients_of_one_address_do_not_block_another_address() {
     for most in [1, 2, 8] {
         let mut world = World::new(Limits { management_clients_max: most, ..small_limits() });
         for round in 0..3 {
@@ -217,7 +218,7 @@ fn a_crowd_of_one_address_does_not_hold_up_another() {
     }
 }
 
-/// A client that reads a long answer for more than 8 s keeps its place while another one is idle.
+/// A client that needs more than 8 s to read a long answer keeps its place while another one is idle.
 #[test]
 fn an_idle_client_is_closed_before_one_that_reads_its_answer() {
     let mut world = World::new(Limits { management_clients_max: 2, ..small_limits() });
@@ -232,7 +233,7 @@ fn an_idle_client_is_closed_before_one_that_reads_its_answer() {
     assert_eq!((is_held(&world, reads), is_held(&world, idle)), (true, false));
 }
 
-/// A request that is coming in, and an answer that is being read, are not cut short at once.
+/// A request that is arriving, and an answer that is being read, are not interrupted at once.
 #[test]
 fn a_client_that_has_just_begun_keeps_its_place_for_a_moment() {
     let mut world = World::new(Limits { management_clients_max: 1, ..small_limits() });
@@ -248,11 +249,11 @@ fn a_client_that_has_just_begun_keeps_its_place_for_a_moment() {
     assert_eq!(status(&ask(&mut world, other, "")), "401");
 }
 
-/// A user whom no password fits.
+/// A user that no password matches.
 const NOBODYS: &str = r#"{"password_hash":"","hashing_algorithm":"leveret_password_hashing_pbkdf2_sha256",
     "tags":"administrator"}"#;
 
-/// A token for guest, as a line of a request.
+/// Returns a token for guest, as a header line.
 fn log_in(world: &mut World, client: usize) -> String {
     log_in_as(world, client, GUEST)
 }
@@ -261,7 +262,7 @@ fn post_login(who: &str) -> String {
     format!("POST /api/leveret/login HTTP/1.1\r\nHost: localhost:15672\r\nContent-Length: 0\r\n{who}\r\n")
 }
 
-/// The same for whoever logs in with this line.
+/// Returns a token for the user of this login line.
 fn log_in_as(world: &mut World, client: usize, who: &str) -> String {
     let answer = ask(world, client, &post_login(who));
     assert_eq!(status(&answer), "201", "{answer}");
@@ -271,7 +272,7 @@ fn log_in_as(world: &mut World, client: usize, who: &str) -> String {
 }
 
 #[test]
-fn a_token_logs_in_until_it_is_ended_idle_old_or_its_user_has_another_password() {
+fn a_token_is_valid_until_logout_idle_timeout_maximum_age_or_a_new_password() {
     let mut world = World::new(small_limits());
     let client = world.connect_management(Shape::WIDE, HOME);
     let whoami = |world: &mut World, token: &str| {
@@ -316,7 +317,7 @@ fn a_token_logs_in_until_it_is_ended_idle_old_or_its_user_has_another_password()
 }
 
 #[test]
-fn the_seventeenth_token_takes_the_place_of_the_one_used_longest_ago() {
+fn the_seventeenth_token_replaces_the_least_recently_used_one() {
     let mut world = World::new(small_limits());
     let client = world.connect_management(Shape::WIDE, HOME);
     let mut tokens = Vec::new();
@@ -331,7 +332,7 @@ fn the_seventeenth_token_takes_the_place_of_the_one_used_longest_ago() {
     assert_eq!(good.iter().filter(|good| **good).count(), 16);
 }
 
-/// Base64 of what needs no padding.
+/// Returns Base64 of a text that needs no padding.
 pub(super) fn base64(text: &str) -> String {
     const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let bits = text
@@ -341,7 +342,7 @@ pub(super) fn base64(text: &str) -> String {
     bits.flat_map(|bits| [18, 12, 6, 0].map(|shift| char::from(LETTERS[bits >> shift & 63]))).collect()
 }
 
-/// Users u10, u11 and so on with these tags, whose logins come back.
+/// Creates users u10, u11 and so on with these tags. Returns their login lines.
 fn crowd(world: &mut World, client: usize, tags: &str, range: core::ops::Range<u32>) -> Vec<String> {
     let log_ins = range.map(|number| {
         let body = format!(r#"{{"password":"xy","tags":"{tags}"}}"#);
@@ -354,7 +355,7 @@ fn crowd(world: &mut World, client: usize, tags: &str, range: core::ops::Range<u
 }
 
 #[test]
-fn twenty_users_do_not_push_out_an_administrator_nor_one_another() {
+fn twenty_users_displace_neither_an_administrators_token_nor_each_others() {
     let mut world = World::new(Limits { users_max: 64, ..small_limits() });
     let client = world.connect_management(Shape::WIDE, HOME);
     let logins = crowd(&mut world, client, "management", 10..30);
@@ -374,11 +375,11 @@ fn twenty_users_do_not_push_out_an_administrator_nor_one_another() {
         assert!(refused.contains("16 users are logged in"), "{refused}");
     }
     assert_eq!(whoami(&mut world, &guests), "200", "the administrator stays");
-    assert!(tokens.iter().all(|token| whoami(&mut world, token) == "200"), "and everybody else");
-    // Whoever has one already makes room for himself.
+    assert!(tokens.iter().all(|token| whoami(&mut world, token) == "200"), "and all others");
+    // A user who has a token already replaces it.
     let anew = log_in_as(&mut world, client, &logins[3]);
     assert_eq!([&tokens[3], &anew, &tokens[0]].map(|token| whoami(&mut world, token)), ["401", "200", "200"]);
-    // An administrator comes in instead of the other whose token was used longest ago.
+    // An administrator replaces the least recently used token of another administrator.
     let other = crowd(&mut world, client, "administrator", 30..31);
     world.pass_ms(1_000);
     let used = [&anew, &guests].into_iter().chain(&tokens[1..3]).chain(&tokens[4..]);
@@ -392,7 +393,7 @@ fn twenty_users_do_not_push_out_an_administrator_nor_one_another() {
 }
 
 #[test]
-fn a_stranger_takes_the_place_of_a_second_token_and_never_of_the_last() {
+fn a_new_user_displaces_a_users_second_token_but_never_the_last() {
     let mut world = World::new(Limits { users_max: 64, ..small_limits() });
     let client = world.connect_management(Shape::WIDE, HOME);
     let logins = crowd(&mut world, client, "management", 10..24);
@@ -407,17 +408,17 @@ fn a_stranger_takes_the_place_of_a_second_token_and_never_of_the_last() {
         |world: &mut World, token: &String| status(&ask(world, client, &get("/api/whoami", token))) == "200";
     assert_eq!(guests.each_ref().map(|token| good(&mut world, token)), [false, true, true]);
     assert!(tokens.iter().all(|token| good(&mut world, token)));
-    // One who has a token displaces his own, though others have more.
+    // A user who has a token replaces it, although others have more.
     let anew = log_in_as(&mut world, client, &logins[0]);
     assert_eq!(guests.each_ref().map(|token| good(&mut world, token)), [false, true, true]);
     assert_eq!([&tokens[0], &anew].map(|token| good(&mut world, token)), [false, true]);
 }
 
-/// ann, with the password `a`.
+/// The user ann with the password `a`.
 pub(super) const ANN: &str = "Authorization: Basic YW5uOmE=\r\n";
 
 #[test]
-fn a_user_loses_his_own_tokens_to_others_of_his_and_all_of_them_with_his_name() {
+fn a_users_tokens_displace_only_each_other_and_end_with_the_user() {
     let mut world = World::new(small_limits());
     let client = world.connect_management(Shape::WIDE, HOME);
     let change = |world: &mut World, verb: &str, body: &str| {
@@ -432,7 +433,7 @@ fn a_user_loses_his_own_tokens_to_others_of_his_and_all_of_them_with_his_name() 
         log_in(&mut world, client);
     }
     assert_eq!(status(&ask(&mut world, client, &get("/api/whoami", &token))), "200");
-    // One who is called so later is somebody else, whatever his password.
+    // A new user of the same name is a different user, even with the same password.
     let ann = ask(&mut world, client, &get("/api/users/ann", GUEST));
     let (_, hash) = ann.split_once("\"password_hash\":\"").expect("a hash");
     let hash = &hash[..hash.find('"').unwrap()];
@@ -443,7 +444,7 @@ fn a_user_loses_his_own_tokens_to_others_of_his_and_all_of_them_with_his_name() 
 }
 
 #[test]
-fn who_asks_whether_its_body_may_come_is_told_so_once() {
+fn expect_100_continue_is_answered_once() {
     let mut world = World::new(small_limits());
     let client = world.connect_management(Shape::WIDE, HOME);
     let head = format!(
@@ -453,13 +454,13 @@ fn who_asks_whether_its_body_may_come_is_told_so_once() {
     assert_eq!(ask(&mut world, client, &head), "HTTP/1.1 100 Continue\r\n\r\n");
     assert_eq!(ask(&mut world, client, "{\"durable\""), "", "it has been told");
     assert_eq!(status(&ask(&mut world, client, ":true}")), "201");
-    // Whoever sends it at once needs no answer to that, and one that is too long is told so instead.
+    // A client that sends its body at once gets no 100 answer; one with a too long body is refused instead.
     assert_eq!(status(&ask(&mut world, client, &format!("{head}{{\"durable\":true}}"))), "204");
     let long = head.replace("Length: 16", "Length: 999999");
     assert_eq!(status(&ask(&mut world, client, &long)), "413");
 }
 
-/// A request that was sent while the process was paused is read before the client counts as idle.
+/// A request that was sent during a pause of the process is read before the client counts as idle.
 #[test]
 fn a_request_that_was_sent_during_a_pause_is_answered() {
     let mut world = World::new(small_limits());
@@ -468,7 +469,7 @@ fn a_request_that_was_sent_during_a_pause_is_answered() {
     world.operator(client).write_up(get("/api/overview", GUEST).as_bytes());
     world.pause_ms(600_000);
     assert_eq!(status(&ask(&mut world, client, "")), "200");
-    // A client that asks for nothing is idle.
+    // A client without a request is idle.
     world.pause_ms(600_000);
     world.pass_ms(1);
     assert!(!is_held(&world, client));

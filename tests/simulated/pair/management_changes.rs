@@ -1,4 +1,4 @@
-//! What users change by the management API: as far as their permissions go, and in RabbitMQ's words.
+//! Changes by users over the management API: limited by their permissions, and with RabbitMQ's error texts.
 
 use super::management::{ANN, GUEST, ask, status};
 use super::world::{Shape, World, small_limits};
@@ -12,7 +12,7 @@ pub(super) fn say(world: &mut World, client: usize, login: &str, line: &str, bod
     ask(world, client, &request)
 }
 
-/// Requests of one user in their order, each with the status of its answer and what stands in it.
+/// Sends requests of one user in order. Checks the status of each answer and a part of its text.
 pub(super) fn script(world: &mut World, login: &str, lines: &[(&str, &str, &str, &str)]) {
     let client = world.connect_management(Shape::WIDE, HOME);
     for (line, body, wanted, part) in lines {
@@ -84,7 +84,7 @@ fn queues_exchanges_and_bindings_are_made_shown_and_deleted() {
 }
 
 #[test]
-fn what_is_published_is_delivered_with_its_properties() {
+fn a_published_message_is_delivered_with_its_properties() {
     let mut world = World::new(small_limits());
     let client = world.open(&[1]);
     world.declare(client, 1, "q");
@@ -101,7 +101,7 @@ fn what_is_published_is_delivered_with_its_properties() {
 }
 
 #[test]
-fn nobody_does_over_http_what_he_may_not_do_over_amqp() {
+fn amqp_permissions_apply_to_the_management_api() {
     let mut world = World::new(small_limits());
     let mine = r#"{"configure":"^mine","write":"^mine","read":"^mine"}"#;
     let key = r#"{"properties":{},"routing_key":"q","payload":"","payload_encoding":"string"}"#;
@@ -125,9 +125,9 @@ fn nobody_does_over_http_what_he_may_not_do_over_amqp() {
     );
 }
 
-/// As RabbitMQ 3.10.8 answered the same.
+/// RabbitMQ 3.10.8 gave the same answers.
 #[test]
-fn policies_are_set_shown_and_cleared_by_whom_it_is_given_to() {
+fn policies_are_set_shown_and_cleared_by_authorized_users() {
     let mut world = World::new(small_limits());
     let limit = r#"{"pattern":"^q","definition":{"max-length":3}}"#;
     let shown = concat!(
@@ -188,7 +188,7 @@ fn policies_are_set_shown_and_cleared_by_whom_it_is_given_to() {
             ("GET /api/vhosts/v", "", "200", r#""tracing":true"#),
             ("PUT /api/vhosts/v", r#"{"tracing":false}"#, "204", ""),
             ("GET /api/vhosts/v", "", "200", r#""tracing":false"#),
-            // As with RabbitMQ, a description and tags that are not given go; the type of queues stays.
+            // As in RabbitMQ, an absent description and absent tags are removed; the queue type stays.
             (
                 "PUT /api/vhosts/v",
                 r#"{"description":"x","tags":"t","default_queue_type":"quorum"}"#,
@@ -210,7 +210,7 @@ fn policies_are_set_shown_and_cleared_by_whom_it_is_given_to() {
             ),
             ("PUT /api/vhosts/v", "", "204", ""),
             ("GET /api/vhosts/v", "", "200", r#""description":"","tags":[],"default_queue_type":"quorum""#),
-            // The name of the cluster is node_name of the configuration.
+            // The cluster name is `node_name` in the configuration.
             ("PUT /api/cluster-name", r#"{"name":"x"}"#, "405", ""),
             ("PUT /api/vhosts/v", r#"{"tracing":7}"#, "400", "tracing is true or false"),
         ],
@@ -243,7 +243,7 @@ fn policies_are_set_shown_and_cleared_by_whom_it_is_given_to() {
 }
 
 #[test]
-fn head_is_answered_with_what_stands_above_the_answer() {
+fn head_is_answered_with_the_headers_only() {
     let mut world = World::new(small_limits());
     let client = world.connect_management(Shape::WIDE, HOME);
     for path in ["/api/whoami", "/api/queues", "/api/none"] {
@@ -309,7 +309,7 @@ fn messages_are_taken_and_put_back_as_rabbitmq_does() {
         let payloads: Vec<_> = shown.as_array().unwrap().iter().map(|one| one["payload"].clone()).collect();
         assert_eq!(payloads, ["hi", "ä\"", "/wD+", "", "ä"]);
         assert_eq!(shown[2]["payload_encoding"], "base64");
-        // A letter is cut in two.
+        // The limit cuts a multi-byte character.
         let cut = taken(&mut world, client, "ack_requeue_true", r#","count":2,"truncate":1"#);
         assert_eq!((&cut[1]["payload"], &cut[1]["payload_encoding"]), (&"ww==".into(), &"base64".into()));
         assert_eq!(cut[1]["payload_bytes"], large.len());
@@ -324,7 +324,7 @@ fn messages_are_taken_and_put_back_as_rabbitmq_does() {
 }
 
 #[test]
-fn what_a_client_that_vanishes_has_taken_goes_back() {
+fn messages_taken_by_a_lost_client_are_requeued() {
     let mut world = World::new(small_limits());
     let publisher = world.open(&[1]);
     world.declare(publisher, 1, "q");
@@ -350,7 +350,7 @@ fn what_a_client_that_vanishes_has_taken_goes_back() {
 }
 
 #[test]
-fn gets_that_cannot_be_are_refused_in_rabbitmqs_words() {
+fn invalid_gets_are_refused_with_rabbitmqs_error_texts() {
     let mut world = World::new(small_limits());
     let get = r#"{"ackmode":"ack_requeue_true","count":1,"encoding":"auto"}"#;
     script(
@@ -425,7 +425,7 @@ fn lists_are_sorted_filtered_and_taken_page_by_page() {
 }
 
 #[test]
-fn a_costly_pattern_holds_up_nobody() {
+fn a_costly_pattern_does_not_delay_other_clients() {
     let mut world = World::new(small_limits());
     let user = world.open(&[1]);
     let names: Vec<String> = (0..20).map(|number| format!("{number:n<200}")).collect();
@@ -441,14 +441,14 @@ fn a_costly_pattern_holds_up_nobody() {
     };
     let (plain, found) = turns_of("n$");
     assert_eq!(found, 20);
-    // Each match of it takes as long as thousands of looks: others have a turn after each.
+    // Each match takes as long as thousands of simple ones; other clients get a turn after each.
     let (costly, found) = turns_of("(n?){60}z");
     assert_eq!(found, 0);
     assert!(plain < 20 && costly > 20, "{costly} turns, and {plain} for a plain one");
 }
 
 #[test]
-fn who_only_watches_closes_nobodys_connection() {
+fn a_monitoring_user_cannot_close_connections() {
     let mut world = World::new(small_limits());
     let user = world.open(&[1]);
     let client = world.connect_management(Shape::WIDE, HOME);
@@ -463,7 +463,7 @@ fn who_only_watches_closes_nobodys_connection() {
 }
 
 #[test]
-fn looking_twice_changes_nothing() {
+fn peeking_twice_changes_nothing() {
     let mut world = World::new(small_limits());
     let user = world.open(&[1, 2]);
     world.declare(user, 1, "q");
@@ -493,7 +493,7 @@ fn looking_twice_changes_nothing() {
     assert_eq!((&part["messages"][0]["payload"], &part["next"]), (&"tw".into(), &2.into()));
     assert_eq!(look(&mut world, "position=7")["messages"], serde_json::json!([]));
     assert_eq!(world.counts_from_outside("q"), 3);
-    // What comes back stands first and says so, and is not shown while somebody has it.
+    // A requeued message comes first and is marked. It is not shown while a client holds it.
     world.consume(user, 1, "q", "c", false);
     world.run();
     let sent = world.deliveries(user);
@@ -520,7 +520,7 @@ fn looking_twice_changes_nothing() {
 }
 
 #[test]
-fn users_come_with_passwords_in_clear_and_definitions_over_http() {
+fn users_with_clear_passwords_and_definitions_are_imported_over_http() {
     let mut world = World::new(small_limits());
     let definitions = r#"{
         "vhosts": [{"name": "v"}],
@@ -581,13 +581,13 @@ fn users_come_with_passwords_in_clear_and_definitions_over_http() {
     }
 }
 
-/// Lets time pass until a sample is due, and a little more.
+/// Lets time pass until just after the next sample.
 fn pass_to_next_sample(world: &mut World) {
     let left = 5_000 - world.engine.now().as_ms() % 5_000;
     world.pass_ms(left + 100);
 }
 
-/// What the API says of `q`, and of all.
+/// Returns what the API shows for `q`, and for all queues.
 fn seen(world: &mut World, query: &str) -> (serde_json::Value, serde_json::Value) {
     let client = world.connect_management(Shape::WIDE, HOME);
     let queue = say(world, client, GUEST, &format!("GET /api/queues/%2F/q?{query}"), "");
@@ -621,7 +621,7 @@ fn rates_are_those_of_the_last_five_seconds_and_histories_are_as_long_as_asked_f
     assert_eq!(queue["messages_details"]["samples"].as_array().map(Vec::len), Some(3));
     assert_eq!(queue["message_stats"]["deliver_get_details"]["rate"], 0.0);
     assert_eq!(all["churn_rates"]["connection_created"], 1);
-    // Nothing happened since, and nobody looked: five seconds without a turn have a rate all the same.
+    // Five seconds without an event and without a request have a rate too.
     pass_to_next_sample(&mut world);
     world.pass_ms(20_000);
     let (queue, all) = seen(&mut world, "");
@@ -629,8 +629,8 @@ fn rates_are_those_of_the_last_five_seconds_and_histories_are_as_long_as_asked_f
         (&queue["messages_details"]["rate"], &all["message_stats"]["publish_details"]["rate"]),
         (&0.0.into(), &0.0.into())
     );
-    assert!(queue["messages_details"].get("samples").is_none(), "nobody asked");
-    // What is purged was not delivered, and what is taken twice was delivered twice.
+    assert!(queue["messages_details"].get("samples").is_none(), "samples were not requested");
+    // Purged messages do not count as delivered. Messages delivered twice count twice.
     pass_to_next_sample(&mut world);
     let api = world.connect_management(Shape::WIDE, HOME);
     taken(&mut world, api, "ack_requeue_true", r#","count":10"#);
@@ -641,7 +641,7 @@ fn rates_are_those_of_the_last_five_seconds_and_histories_are_as_long_as_asked_f
     assert_eq!(queue["messages_details"]["rate"], -10.0, "{queue}");
     assert_eq!(queue["message_stats"]["deliver_get_details"]["rate"], 5.0, "{queue}");
     assert_eq!(queue["message_stats"]["publish_details"]["rate"], 0.0, "{queue}");
-    // Another queue in its place begins anew.
+    // A new queue of the same name starts at zero.
     let gone = ("DELETE /api/queues/%2F/q", "", "204", "");
     let again = ("PUT /api/queues/%2F/q", "{}", "201", "");
     script(&mut world, GUEST, &[gone, again]);
@@ -674,7 +674,7 @@ fn lists_are_sorted_by_rates() {
 }
 
 #[test]
-fn a_file_that_makes_no_sense_somewhere_changes_nothing() {
+fn a_definitions_file_with_an_error_changes_nothing() {
     let mut world = World::new(small_limits());
     let file = r#"{"vhosts":[{"name":"v"}],"users":[{"name":"u","password":"p","tags":""}],
         "queues":[{"name":"q","vhost":"v","durable":"perhaps"}]}"#;
@@ -693,7 +693,7 @@ fn a_file_that_makes_no_sense_somewhere_changes_nothing() {
 }
 
 #[test]
-fn an_overview_counts_what_its_reader_sees() {
+fn an_overview_counts_only_what_its_user_may_see() {
     let mut world = World::new(small_limits());
     let client = world.open(&[1]);
     world.declare(client, 1, "q");

@@ -1,4 +1,4 @@
-//! What stands in the management API's answers about one queue, one virtual host and what is defined there.
+//! Fields of the management API's answers about a queue, a virtual host and their definitions.
 
 use super::management::GUEST;
 use super::management_changes::{body, say, script};
@@ -7,7 +7,7 @@ use super::world::{Publish, Shape, World, small_limits};
 const HOME: [u8; 4] = [127, 0, 0, 1];
 
 #[test]
-fn a_queue_tells_of_its_consumers_and_a_virtual_host_of_its_messages() {
+fn a_queue_shows_its_consumers_and_a_virtual_host_its_messages() {
     let mut world = World::new(small_limits());
     let client = world.open(&[1]);
     world.declare(client, 1, "q");
@@ -33,7 +33,7 @@ fn a_queue_tells_of_its_consumers_and_a_virtual_host_of_its_messages() {
 }
 
 #[test]
-fn definitions_of_a_virtual_host_are_its_own_and_go_into_another() {
+fn definitions_of_a_virtual_host_can_be_imported_into_another() {
     let mut world = World::new(small_limits());
     let policy = r#"{"pattern":"^q","definition":{"max-length":3}}"#;
     script(
@@ -78,7 +78,7 @@ fn definitions_of_a_virtual_host_are_its_own_and_go_into_another() {
     );
 }
 
-/// The names of the rows of an answer, each with its virtual host.
+/// Returns the names in an answer, each with its virtual host.
 fn named(world: &mut World, api: usize, line: &str) -> Vec<String> {
     let rows = body(&say(world, api, GUEST, line, ""));
     let rows = rows.get("items").unwrap_or(&rows).as_array().expect("a list").clone();
@@ -118,7 +118,7 @@ fn lists_are_sorted_by_virtual_host_and_name_unless_another_order_is_asked_for()
 }
 
 #[test]
-fn an_aliveness_test_takes_the_permissions_of_what_rabbitmq_does() {
+fn an_aliveness_test_needs_the_same_permissions_as_in_rabbitmq() {
     let mut world = World::new(small_limits());
     let rights = |[configure, write, read]: [&str; 3]| {
         format!(r#"{{"configure":"{configure}","write":"{write}","read":"{read}"}}"#)
@@ -167,7 +167,7 @@ fn an_aliveness_test_takes_the_permissions_of_what_rabbitmq_does() {
 }
 
 #[test]
-fn a_connection_tells_its_protocol_as_rabbitmq_does_and_an_overview_where_it_is_served() {
+fn a_connection_shows_its_protocol_and_an_overview_its_listeners_as_in_rabbitmq() {
     let mut world = World::new(small_limits());
     world.open(&[1]);
     let api = world.connect_management(Shape::WIDE, HOME);
@@ -191,14 +191,14 @@ fn a_connection_tells_its_protocol_as_rabbitmq_does_and_an_overview_where_it_is_
     assert_eq!(overview["contexts"], serde_json::json!([context("RabbitMQ Management", "15672"), metrics]));
 }
 
-/// Lets time pass until a sample is due, and a little more.
+/// Lets time pass until just after the next sample.
 fn pass_to_next_sample(world: &mut World) {
     let left = 5_000 - world.engine.now().as_ms() % 5_000;
     world.pass_ms(left + 100);
 }
 
 #[test]
-fn exchanges_channels_and_connections_tell_their_rates() {
+fn exchanges_channels_and_connections_show_their_rates() {
     let mut world = World::new(small_limits());
     let client = world.open(&[1, 2]);
     for queue in ["q", "r"] {
@@ -248,11 +248,11 @@ fn exchanges_channels_and_connections_tell_their_rates() {
     let connections = body(&say(&mut world, api, GUEST, "GET /api/connections", ""));
     let rate = |name: &str| connections[0][name]["rate"].as_f64().expect("a rate");
     assert!(rate("recv_oct_details") > 400.0 && rate("send_oct_details") > 300.0, "{connections}");
-    // Five seconds in which nothing happens.
+    // Five seconds without an event.
     (0..2).for_each(|_| pass_to_next_sample(&mut world));
     let channels = body(&say(&mut world, api, GUEST, "GET /api/channels?sort=number", ""));
     assert_eq!(channels[0]["message_stats"]["publish_details"]["rate"], 0.0, "{channels}");
-    // Another exchange in the place of one that went begins anew.
+    // A new exchange in the place of a deleted one starts at zero.
     for line in ["PUT /api/exchanges/%2F/x", "DELETE /api/exchanges/%2F/x", "PUT /api/exchanges/%2F/y"] {
         say(&mut world, api, GUEST, line, r#"{"type":"fanout"}"#);
     }

@@ -1,5 +1,5 @@
-//! Those who come for metrics without a login, beside the clients of the management API: strangers whom
-//! nobody knows, and who are to take nothing from an operator.
+//! Unauthenticated readers of metrics beside clients of the management API, from whom they must not take
+//! capacity.
 
 use leveret_core::limits::Limits;
 
@@ -7,23 +7,23 @@ use super::management::{GUEST, ask, get, is_held, status};
 use super::world::{Shape, World, small_limits};
 
 const HOME: [u8; 4] = [127, 0, 0, 1];
-/// Who reads hardly anything.
+/// The shape of a connection that is read very slowly.
 const NARROW: Shape = Shape { down_room: 300, ..Shape::WIDE };
 
 fn stranger(number: usize) -> [u8; 4] {
     [10, 0, 0, number as u8 + 1]
 }
 
-/// Somebody who asks for metrics and then does not read what comes.
+/// Requests metrics without reading the answer.
 fn slow_reader(world: &mut World, address: [u8; 4]) -> usize {
     let client = world.connect_metrics(NARROW, address);
     world.operator(client).write_up(get("/metrics/per-object", "").as_bytes());
     client
 }
 
-/// Clients of the API and of metrics share the places, and have those that become free in turn.
+/// Clients of the API and of metrics share the places, and take free ones in turn.
 #[test]
-fn slow_readers_of_metrics_and_clients_of_the_api_do_not_keep_each_other_out() {
+fn slow_readers_of_metrics_and_clients_of_the_api_do_not_block_each_other() {
     for most in [1, 2, 8] {
         let mut world = World::new(Limits { management_clients_max: most, ..small_limits() });
         for number in 0..40 {
@@ -52,14 +52,14 @@ fn slow_readers_of_metrics_and_clients_of_the_api_do_not_keep_each_other_out() {
 }
 
 #[test]
-fn who_reads_metrics_slowly_has_half_a_minute_for_all_of_it() {
+fn a_slow_reader_of_metrics_is_disconnected_after_half_a_minute() {
     let mut world = World::new(small_limits());
     let slow = slow_reader(&mut world, stranger(0));
     for _ in 0..29 {
         world.pass_ms(1_000);
         world.operator(slow).read_down(10, &mut Vec::new());
     }
-    assert!(is_held(&world, slow), "it reads, and nobody waits");
+    assert!(is_held(&world, slow), "it reads, and no client waits");
     world.pass_ms(2_000);
     assert!(!is_held(&world, slow));
 }

@@ -1,13 +1,14 @@
-//! Who may ask for what of the management API, by every tag on every path; and what comes over HTTP to
-//! deceive: requests whose end is unclear, names that would be headers, paths that lead elsewhere.
+//! Permissions of the management API for every tag on every path, and attacks over HTTP.
+//!
+//! The attacks are requests with an unclear end, names that would become headers, and paths that lead
+//! elsewhere.
 
 use super::management::{GUEST, ask, get, status};
 use super::world::{Shape, World, small_limits};
 
 const HOME: [u8; 4] = [127, 0, 0, 1];
 
-/// Users by a letter each, which is their password, too: nobody's tag, `management` without a virtual host,
-/// the same with one, `policymaker` with one, `monitoring` without, and `administrator` with one.
+/// Users by a letter, which is also their password; each with a tag, and whether it may enter a virtual host.
 const USERS: [(char, &str, bool); 6] = [
     ('n', "", true),
     ('m', "management", false),
@@ -16,9 +17,9 @@ const USERS: [(char, &str, bool); 6] = [
     ('w', "monitoring", false),
     ('a', "administrator", true),
 ];
-/// What the broker of a world is called.
+/// The node name of the broker in these tests.
 const NODE: &str = "leveret@here";
-/// Those who are let in at all.
+/// All users that may log in.
 const ALL: &str = "mvpwa";
 
 fn login(user: char) -> String {
@@ -40,7 +41,7 @@ fn say(world: &mut World, client: usize, login: &str, line: &str, body: &str) ->
     ask(world, client, &(head + body))
 }
 
-/// A world with these users, and somebody who asks.
+/// Returns a world with these users, and a client.
 fn peopled() -> (World, usize) {
     let mut world = World::new(small_limits());
     let client = world.connect_management(Shape::WIDE, HOME);
@@ -58,7 +59,8 @@ fn peopled() -> (World, usize) {
     (world, client)
 }
 
-/// A request, and who is not refused. What is asked for makes nothing, so that all may ask for it in turn.
+/// Requests, each with the users that are not refused. They create nothing, so that all users can send them
+/// in turn.
 const ASKED: &[(&str, &str)] = &[
     ("GET /api/whoami", ALL),
     ("GET /api/overview", ALL),
@@ -170,7 +172,7 @@ fn every_path_is_open_to_the_tags_that_it_is_for_and_to_no_other() {
     let of_node = names.map(|name| format!("GET /api/nodes/{name}"));
     let of_node = of_node.iter().map(|line| (line.as_str(), "wa"));
     let attempts = format!("GET /api/auth/attempts/{NODE}");
-    // An empty list of things to delete is no mistake; everything else lacks something.
+    // An empty list of objects to delete is valid; every other request lacks something.
     let body = r#"{"users":[]}"#;
     for (line, meant) in ASKED.iter().copied().chain(of_node).chain([(attempts.as_str(), "wa")]) {
         let nobody = say(&mut world, client, "", line, body);
@@ -201,7 +203,7 @@ fn every_path_is_open_to_the_tags_that_it_is_for_and_to_no_other() {
 }
 
 #[test]
-fn who_is_no_monitor_sees_of_consumers_and_clients_only_his_own() {
+fn users_without_the_monitoring_tag_see_only_their_own_consumers_and_clients() {
     let (mut world, client) = peopled();
     let theirs = world.open(&[1]);
     world.consume(theirs, 1, "q", "secret-tag", true);
@@ -215,7 +217,7 @@ fn who_is_no_monitor_sees_of_consumers_and_clients_only_his_own() {
         }
         let said = say(&mut world, client, &login(*user), "GET /api/consumers", "");
         assert_eq!(said.contains("secret-tag"), is_monitor, "{said}");
-        // What there is in a virtual host is for those who may enter it, and for administrators.
+        // Objects of a virtual host are visible to users who may enter it, and to administrators.
         for path in ["queues", "exchanges", "bindings"] {
             let said = say(&mut world, client, &login(*user), &format!("GET /api/{path}"), "");
             assert_eq!(
@@ -227,10 +229,10 @@ fn who_is_no_monitor_sees_of_consumers_and_clients_only_his_own() {
     }
 }
 
-/// What is behind the first request is never one of its own, and whoever is unclear about an end is hung up
-/// on.
+/// Bytes behind the first request never become a request of their own. A client whose request has an unclear
+/// end is disconnected.
 #[test]
-fn nothing_is_smuggled_behind_a_request() {
+fn no_request_is_smuggled_behind_another_one() {
     let hidden =
         format!("PUT /api/vhosts/hidden HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n{GUEST}\r\n");
     let post = |lines: &str, body: &str| {
@@ -283,7 +285,7 @@ fn nothing_is_smuggled_behind_a_request() {
             let said = ask(&mut world, client, &request);
             assert_eq!(status(&said), wanted, "{request:?}: {said}");
             assert_eq!(said.matches("HTTP/1.1 ").count(), 1, "one answer and no more: {request:?}: {said}");
-            assert!(!world.operator(client).is_held, "hung up on: {request:?}");
+            assert!(!world.operator(client).is_held, "disconnected: {request:?}");
         }
     }
     let client = world.connect_management(Shape::WIDE, HOME);
@@ -336,7 +338,7 @@ fn no_path_leads_to_a_file_and_no_name_becomes_a_header() {
         assert!(["400", "404"].contains(&status(&said)), "{path}: {said}");
         assert!(!said.contains("is_internal_user") && !said.contains("root:"), "{path}: {said}");
     }
-    // A key with line ends in it is said in `location`, and a name with them in answers and in refusals.
+    // `location` contains a key with line ends. Answers and refusals contain a name with line ends.
     let client = world.connect_management(Shape::WIDE, HOME);
     let name = "a%0D%0AX-Evil:%201%0D%0A%0D%0A%3Cscript%3E";
     let key = r#"{"routing_key":"k\r\nX-Evil: 1\r\n\r\n"}"#;

@@ -1,4 +1,5 @@
-//! Requests with a body that is longer than a request buffer: publishes and definitions, over the management API.
+//! Requests with a body that is longer than a request buffer: publishes and definitions, over the management
+//! API.
 
 use leveret_core::limits::Limits;
 
@@ -8,10 +9,10 @@ use super::world::{Shape, World, small_limits};
 
 const HOME: [u8; 4] = [127, 0, 0, 1];
 const PUBLISH: &str = "POST /api/exchanges/%2F/amq.default/publish";
-/// `message_size_max` of these worlds.
+/// `message_size_max` in these tests.
 const SIZE_MAX: usize = 1 << 20;
 
-/// A broker with a queue `q`, and a client of its management API.
+/// Returns a broker with a queue `q`, and a client of its management API.
 fn broker_with_queue(shape: Shape) -> (World, usize, usize) {
     let mut world = World::new(Limits { body_bytes_max: 6 << 20, ..small_limits() });
     let publisher = world.open(&[1]);
@@ -25,7 +26,7 @@ fn request(line: &str, lines: &str, length: usize) -> String {
     format!("{line} HTTP/1.1\r\nHost: localhost\r\n{lines}Content-Length: {length}\r\n\r\n")
 }
 
-/// The payload of the message in `q`, which is taken out.
+/// Removes the message from `q` and returns the answer about it.
 fn taken(world: &mut World, api: usize) -> serde_json::Value {
     let get = r#"{"ackmode":"ack_requeue_false","encoding":"auto","count":1}"#;
     body(&say(world, api, GUEST, "POST /api/queues/%2F/q/get", get))[0].clone()
@@ -56,7 +57,7 @@ fn a_publish_of_any_size_up_to_message_size_max_is_delivered() {
 }
 
 #[test]
-fn a_large_payload_in_base64_is_decoded_whatever_stands_before_it() {
+fn a_large_base64_payload_is_decoded_whatever_precedes_it() {
     let (mut world, _, api) = broker_with_queue(Shape::WIDE);
     for len in [49_152, 98_304, 98_305, 500_002, SIZE_MAX] {
         let letter = |at: usize| char::from(b' ' + (at * 7 % 93) as u8);
@@ -77,7 +78,7 @@ fn a_large_payload_in_base64_is_decoded_whatever_stands_before_it() {
             assert_eq!(message["payload"].as_str(), Some(&*payload), "{len}");
         }
     }
-    // Padding may stand at the end only.
+    // Padding is allowed at the end only.
     let padded = format!("{}YQ=={}", "YWJj".repeat(16_383), "YWJj".repeat(99));
     let said = format!(
         r#"{{"payload":"{padded}","payload_encoding":"base64","properties":{{}},"routing_key":"q"}}"#
@@ -89,7 +90,7 @@ fn a_large_payload_in_base64_is_decoded_whatever_stands_before_it() {
 }
 
 #[test]
-fn what_is_too_large_is_refused_with_the_limit_and_the_client_goes_on() {
+fn a_too_large_body_is_refused_with_the_limit_and_the_client_continues() {
     let (mut world, _, api) = broker_with_queue(Shape::WIDE);
     let payload = "x".repeat(SIZE_MAX + 1);
     let said = format!(
@@ -113,7 +114,7 @@ fn what_is_too_large_is_refused_with_the_limit_and_the_client_goes_on() {
         ("400", true),
         "{answer}"
     );
-    // A client that asks first is told before it sends anything.
+    // A client that asks first is answered before it sends its body.
     let waits = format!("{GUEST}Expect: 100-continue\r\n");
     let answer = ask(&mut world, api, &request("PUT /api/queues/%2F/large", &waits, 70_000));
     assert_eq!(status(&answer), "413", "{answer}");
@@ -124,7 +125,7 @@ fn what_is_too_large_is_refused_with_the_limit_and_the_client_goes_on() {
 }
 
 #[test]
-fn a_full_message_pool_is_told_with_a_text_of_its_own() {
+fn a_full_message_pool_has_an_error_text_of_its_own() {
     let (mut world, publisher, api) = broker_with_queue(Shape::WIDE);
     for _ in 0..5 {
         world.publish_to(publisher, 1, "q", &vec![0; SIZE_MAX]);
@@ -148,7 +149,7 @@ fn a_full_message_pool_is_told_with_a_text_of_its_own() {
 }
 
 #[test]
-fn nothing_is_kept_for_who_may_not_ask_nor_for_who_vanishes() {
+fn nothing_is_buffered_for_unauthorized_or_lost_clients() {
     let (mut world, publisher, api) = broker_with_queue(Shape::WIDE);
     world.lose(publisher);
     world.run();
@@ -169,7 +170,7 @@ fn nothing_is_kept_for_who_may_not_ask_nor_for_who_vanishes() {
         world.run();
         world.assert_no_bytes();
     }
-    // A client that sends nothing more is hung up on after two minutes.
+    // A client that sends nothing more is disconnected after two minutes.
     let api = world.connect_management(Shape::WIDE, HOME);
     ask(&mut world, api, &format!("{}{half}", request("POST /api/definitions", GUEST, 300_000)));
     world.pass_ms(121_000);
@@ -178,7 +179,7 @@ fn nothing_is_kept_for_who_may_not_ask_nor_for_who_vanishes() {
 }
 
 #[test]
-fn large_definitions_are_made_whole_or_told_what_is_wrong() {
+fn large_definitions_are_imported_completely_or_refused_with_the_error() {
     for shape in [Shape::WIDE, Shape { up_fragment: 999, ..Shape::WIDE }] {
         let (mut world, _, api) = broker_with_queue(shape);
         let binding = |number: usize| {
@@ -235,9 +236,9 @@ fn large_definitions_are_made_whole_or_told_what_is_wrong() {
     }
 }
 
-/// `curl -F file=@defs.json`.
+/// The form that `curl -F file=@defs.json` sends.
 #[test]
-fn a_form_with_a_file_of_definitions_is_taken_as_the_file() {
+fn a_form_with_a_definitions_file_is_imported_like_the_file() {
     let (mut world, _, api) = broker_with_queue(Shape { up_fragment: 5_000, ..Shape::WIDE });
     let post = |world: &mut World, form: &str| {
         let media = "Content-Type: multipart/form-data; boundary=\"----x\"\r\n";
@@ -264,7 +265,7 @@ fn a_form_with_a_file_of_definitions_is_taken_as_the_file() {
         assert_eq!(status(&made), "200", "{spaces}");
     }
     let file = part("file", "{}");
-    // As with RabbitMQ, a redirect before the file or behind it is answered with 303.
+    // As in RabbitMQ, a redirect field before or after the file is answered with 303.
     let place = "../#/import-succeeded";
     let redirect = part("redirect", place);
     let longest = format!("/{}", "x".repeat(1023));
@@ -302,9 +303,9 @@ fn a_form_with_a_file_of_definitions_is_taken_as_the_file() {
     world.assert_no_bytes();
 }
 
-/// Others go on while a file is made: a turn makes a few definitions and goes through a part of the text.
+/// Other clients proceed during an import: a turn creates a few definitions and parses a part of the text.
 #[test]
-fn a_turn_makes_a_few_definitions_only() {
+fn a_turn_creates_only_a_few_definitions() {
     let (mut world, _, api) = broker_with_queue(Shape::WIDE);
     let queue =
         |number: usize| format!(r#"{{"name":"{number}","vhost":"/","durable":true,"auto_delete":false}}"#);

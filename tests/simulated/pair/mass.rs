@@ -1,5 +1,5 @@
-//! One command that means a lot of work: done in steps, with everybody else's messages in between, and in
-//! order.
+//! Single commands that cause much work: done in steps, in order, and with the messages of other clients in
+//! between.
 
 use leveret_amqp::Method;
 use leveret_core::limits::Limits;
@@ -17,7 +17,7 @@ fn limits() -> Limits {
     }
 }
 
-/// A broker with many numbered messages in "many", and an undisturbed neighbour that both publishes and
+/// Returns a broker with many numbered messages in "many", and an undisturbed neighbour that publishes and
 /// consumes.
 fn crowded() -> (World, usize, usize) {
     let mut world = World::new(limits());
@@ -33,11 +33,11 @@ fn crowded() -> (World, usize, usize) {
     (world, worker, neighbour)
 }
 
-/// Lets the worker do something; while that is being done, the neighbour's messages must pass.
+/// Starts a command. While it is executed, the neighbour's messages must pass.
 fn during(world: &mut World, neighbour: usize, start: impl FnOnce(&mut World)) {
     start(world);
     while world.engine.broker().gauges().jobs == 0 {
-        assert!(world.round(), "no job was begun: it was all done in one go");
+        assert!(world.round(), "no job was started: everything was done at once");
     }
     let mut passed = 0;
     while world.engine.broker().gauges().jobs > 0 {
@@ -47,7 +47,7 @@ fn during(world: &mut World, neighbour: usize, start: impl FnOnce(&mut World)) {
         }
         let heard = world.deliveries(neighbour).len();
         passed += heard;
-        assert!(heard > 0 || world.engine.broker().gauges().jobs == 0, "the neighbour is held up");
+        assert!(heard > 0 || world.engine.broker().gauges().jobs == 0, "the neighbour is delayed");
     }
     assert!(passed >= 2, "{passed} messages passed");
     world.run();
@@ -82,7 +82,7 @@ fn a_deletion_of_a_queue_with_many_messages() {
     let (mut world, worker, neighbour) = crowded();
     during(&mut world, neighbour, |world| {
         world.send(worker, 1, &delete("many"));
-        // Its name is free at once; this one is another queue.
+        // The name is free at once, and this is a new queue.
         world.send(worker, 1, &declare("many"));
         world.publish_to(worker, 1, "many", &7_u32.to_be_bytes());
     });
@@ -90,7 +90,7 @@ fn a_deletion_of_a_queue_with_many_messages() {
     world.end(&["many", "own"]);
 }
 
-/// The worker holds all messages unacknowledged.
+/// Returns a broker whose worker holds all messages unacknowledged.
 fn with_all_unacknowledged() -> (World, usize, usize) {
     let (mut world, worker, neighbour) = crowded();
     world.consume(worker, 2, "many", "it", false);
@@ -121,7 +121,7 @@ fn a_connection_that_is_lost_with_many_unacknowledged() {
 }
 
 #[test]
-fn many_rejected_at_once_come_again_in_order_before_what_is_new() {
+fn many_messages_rejected_at_once_are_redelivered_in_order_before_new_ones() {
     let (mut world, worker, neighbour) = with_all_unacknowledged();
     world.publish_to(neighbour, 1, "many", &MANY.to_be_bytes());
     during(&mut world, neighbour, |world| {
@@ -129,7 +129,7 @@ fn many_rejected_at_once_come_again_in_order_before_what_is_new() {
         world.publish_to(neighbour, 1, "many", &(MANY + 1).to_be_bytes());
     });
     let heard = numbers(&world.deliveries(worker));
-    // The one published before the nack was under way already.
+    // The message published before the nack was already under way.
     let again: Vec<_> = heard.iter().copied().filter(|(number, _)| *number < MANY).collect();
     assert_eq!(again, all_in_order(true));
     assert_eq!(heard.last().map(|last| last.0), Some(MANY + 1));
@@ -137,7 +137,7 @@ fn many_rejected_at_once_come_again_in_order_before_what_is_new() {
 }
 
 #[test]
-fn many_acknowledged_at_once_are_gone() {
+fn many_messages_acknowledged_at_once_are_gone() {
     let (mut world, worker, neighbour) = with_all_unacknowledged();
     during(&mut world, neighbour, |world| world.ack(worker, 2, u64::from(MANY), true));
     assert_eq!(world.engine.messages().messages_used(), 0);
@@ -145,7 +145,7 @@ fn many_acknowledged_at_once_are_gone() {
 }
 
 #[test]
-fn many_recovered_come_again_in_order() {
+fn many_recovered_messages_are_redelivered_in_order() {
     let (mut world, worker, neighbour) = with_all_unacknowledged();
     during(&mut world, neighbour, |world| {
         world.send(worker, 2, &Method::BasicRecover { requeue: true });
@@ -188,13 +188,14 @@ fn an_exchange_with_many_bindings() {
 }
 
 #[test]
-fn a_message_that_nobody_was_sent_is_not_settled_with_its_channel() {
+fn a_message_of_a_get_that_was_never_sent_is_requeued_when_the_channel_closes() {
     let mut world = World::new(limits());
     let (publisher, getter) = (world.open(&[1]), world.open(&[1]));
     world.declare(publisher, 1, "q");
     world.publish_to(publisher, 1, "q", b"once");
     world.run();
-    // Both in one packet: when the second ends the channel, nothing has been written of what the first got.
+    // Both are in one packet: when the passive declare closes the channel, the answer to the get is not
+    // written yet.
     world.send(getter, 1, &Method::BasicGet { queue: "q", no_ack: true });
     world.send(getter, 1, &passive("nowhere"));
     world.run();

@@ -1,8 +1,10 @@
-//! Full pools: who waits, who is refused with the key to raise, and that whoever can free something is never
-//! made to wait for itself.
+//! Full pools: which clients are blocked, and which are refused with the key to raise.
 //!
-//! Each test would hang (come to rest without what is asserted) or run out of bounds without its rule. No
-//! time passes in them but where one says so: what frees memory must also wake who waits for it.
+//! No client is blocked that could free the missing capacity itself.
+//!
+//! Without its rule, each test would hang (come to rest without the expected result) or exceed a limit. Time
+//! passes only where a test says so, because an event that frees memory must also wake the clients that wait
+//! for it.
 
 use leveret_amqp::{Method, Table};
 use leveret_core::limits::Limits;
@@ -10,15 +12,15 @@ use leveret_core::mem::ENTRIES_PER_CHUNK;
 
 use crate::world::*;
 
-/// A publisher is told so long after its wait that it is over.
+/// Delay of `connection.unblocked` after a publisher may continue.
 const UNBLOCKED_AFTER_MS: u64 = 100;
 
-/// Room for so many messages; a sixteenth of it is the reserve.
+/// Returns limits for this many messages; a sixteenth of them is the reserve.
 fn room_for(messages_max: u32) -> Limits {
     Limits { messages_max, ..small_limits() }
 }
 
-/// A publisher for each queue, which nobody reads, fills it until it has to wait; each queue takes two thirds of what
+/// Blocks one publisher per queue, by filling queues without consumers. Each queue takes two thirds of what
 /// is left.
 fn fill<const N: usize>(world: &mut World, queues: [&str; N]) -> [usize; N] {
     queues.map(|queue| {
@@ -28,12 +30,12 @@ fn fill<const N: usize>(world: &mut World, queues: [&str; N]) -> [usize; N] {
             world.publish_to(filler, 1, queue, b"filling");
         }
         world.run();
-        assert!(world.clients[filler].checker.is_blocked, "the filler waits, and is told");
+        assert!(world.clients[filler].checker.is_blocked, "the filler is blocked and notified");
         filler
     })
 }
 
-/// The code and text of a channel that the broker closed.
+/// Returns code and text of a channel that the broker closed.
 fn channel_fault(world: &World, client: usize) -> Option<(u16, String)> {
     world.clients[client].heard.iter().find_map(|said| match said.method() {
         Method::ChannelClose { reply_code, reply_text, .. } => Some((reply_code, reply_text.to_string())),
@@ -41,8 +43,8 @@ fn channel_fault(world: &World, client: usize) -> Option<(u16, String)> {
     })
 }
 
-/// A worker takes from "in" and for each message publishes so many to "out", then acknowledges, all on one
-/// socket and without a pause.
+/// Lets a worker consume from "in", publish `per_message` messages to "out" for each, and acknowledge it. It
+/// uses one socket and does not pause.
 fn work(world: &mut World, worker: usize, per_message: usize) -> usize {
     let mut done = 0;
     loop {
@@ -62,7 +64,7 @@ fn work(world: &mut World, worker: usize, per_message: usize) -> usize {
     }
 }
 
-/// A worker with prefetch 4, so many tasks in its queue, and a pool that others have filled.
+/// Returns a worker with prefetch 4 and this many tasks in its queue, in a pool that others have filled.
 fn worker_in_a_full_pool(tasks: u32) -> (World, usize) {
     let mut world = World::new(room_for(320));
     let worker = world.open(&[1]);
@@ -78,7 +80,7 @@ fn worker_in_a_full_pool(tasks: u32) -> (World, usize) {
 }
 
 #[test]
-fn a_worker_that_publishes_and_acknowledges_on_one_socket_goes_on_with_the_pool_full() {
+fn a_worker_that_publishes_and_acknowledges_on_one_socket_continues_with_a_full_pool() {
     let (mut world, worker) = worker_in_a_full_pool(100);
     assert_eq!(work(&mut world, worker, 1), 100);
     assert_eq!(channel_fault(&world, worker), None);
@@ -91,9 +93,9 @@ fn a_worker_that_needs_more_than_the_reserve_is_refused_with_the_key_to_raise() 
     let (mut world, worker) = worker_in_a_full_pool(100);
     let done = work(&mut world, worker, 5);
     assert!(done < 100);
-    let (code, text) = channel_fault(&world, worker).expect("it is told");
+    let (code, text) = channel_fault(&world, worker).expect("its channel is closed");
     assert!(code == 506 && text.contains("raise messages_max"), "{code} {text}");
-    // What it had not acknowledged went back, and its connection can go on.
+    // Its unacknowledged messages were requeued, and its connection can continue.
     world.ask(worker, 1, &Method::ChannelOpen {});
     let (left, _) = world.counts(worker, 1, "in");
     assert!(left >= 1 && left as usize + done >= 100, "{left} left, {done} done");
@@ -117,7 +119,7 @@ fn a_worker_whose_bodies_fill_the_pool_is_refused_with_the_key_to_raise() {
         world.publish_to(worker, 1, "out", &[1; 100_000]);
     }
     world.run();
-    let (code, text) = channel_fault(&world, worker).expect("it is told");
+    let (code, text) = channel_fault(&world, worker).expect("its channel is closed");
     assert!(code == 506 && text.contains("raise body_bytes_max"), "{code} {text}");
     world.end(&["in", "out"]);
 }
@@ -193,7 +195,7 @@ fn a_second_content_of_a_connection_is_taken_or_refused_but_never_waits() {
         content.extend(content_frames(channel, &[0, 0], &[7; 1 << 20], 100_000));
         content
     };
-    // The method, the header and the first frame of the body.
+    // The method, the header and the first body frame.
     let beginning = method_frame(1, &publish).len() + 22 + 100_008;
     for _ in 0..2 {
         let other = world.open(&[1]);
@@ -210,7 +212,7 @@ fn a_second_content_of_a_connection_is_taken_or_refused_but_never_waits() {
     world.end(&["q"]);
 }
 
-/// A client that sends so many messages of 1 KiB to itself, and reads only when all are sent.
+/// Lets a client send `count` messages of 1 KiB to itself, and read only when all are sent.
 fn echo(limits: Limits, no_ack: bool, count: usize) -> (World, usize) {
     let mut world = World::new(limits);
     let shape = Shape { up_room: 64 << 10, down_room: 64 << 10, ..Shape::WIDE };
@@ -242,7 +244,7 @@ fn a_client_blocked_in_send_that_fills_the_pool_itself_is_told_so() {
     for no_ack in [true, false] {
         let (world, client) = echo(room_for(640), no_ack, 3_000);
         assert!(world.clients[client].is_done_sending(), "it is stuck in send");
-        let (code, text) = channel_fault(&world, client).expect("it is told");
+        let (code, text) = channel_fault(&world, client).expect("its channel is closed");
         assert!(code == 506 && text.contains("raise messages_max"), "{code} {text}");
         world.end(&["echo"]);
     }
@@ -273,7 +275,7 @@ fn ten_thousand_pipelined_declares_are_answered_in_order_when_they_are_read() {
     world.end(&names.iter().map(String::as_str).collect::<Vec<_>>());
 }
 
-/// A broker with 100 chunks for queue entries, and so many queues bound to amq.fanout.
+/// Returns a broker with 100 chunks for queue entries, and with this many queues bound to amq.fanout.
 fn with_fanout(queues: usize) -> (World, usize, Vec<String>) {
     let mut world =
         World::new(Limits { queue_entries_max: 100 * ENTRIES_PER_CHUNK as u32, ..small_limits() });
@@ -293,10 +295,10 @@ fn publish_to_all(world: &mut World, client: usize) {
 }
 
 #[test]
-fn a_fanout_that_can_never_fit_is_refused_and_reaches_nobody() {
+fn a_fanout_that_can_never_fit_is_refused_and_reaches_no_queue() {
     let (mut world, client, names) = with_fanout(150);
     publish_to_all(&mut world, client);
-    let (code, text) = channel_fault(&world, client).expect("it is told");
+    let (code, text) = channel_fault(&world, client).expect("its channel is closed");
     assert!(code == 506 && text.contains("raise queue_entries_max"), "{code} {text}");
     world.ask(client, 1, &Method::ChannelOpen {});
     for name in &names {
@@ -307,7 +309,7 @@ fn a_fanout_that_can_never_fit_is_refused_and_reaches_nobody() {
 }
 
 #[test]
-fn a_fanout_that_fits_later_waits_and_then_reaches_all() {
+fn a_fanout_that_fits_later_waits_and_then_reaches_all_queues() {
     let (mut world, client, mut names) = with_fanout(50);
     let other = world.open(&[1]);
     for number in 0..60 {
@@ -372,7 +374,7 @@ fn a_hundred_slow_consumers_of_a_large_message_share_one_copy() {
 }
 
 #[test]
-fn a_publisher_at_the_cap_is_told_waits_and_goes_on_without_any_timer() {
+fn a_publisher_at_its_limit_is_blocked_and_notified_and_resumes_without_a_timer() {
     let mut world = World::new(room_for(200));
     let consumer = world.open(&[1]);
     world.declare(consumer, 1, "q");
@@ -398,7 +400,7 @@ fn a_publisher_at_the_cap_is_told_waits_and_goes_on_without_any_timer() {
 }
 
 #[test]
-fn when_a_purge_makes_room_every_waiting_publisher_goes_on() {
+fn every_blocked_publisher_resumes_after_a_purge() {
     let mut world = World::new(room_for(1_000));
     let fillers = fill(&mut world, ["full", "b", "c", "d", "e", "f", "g", "h"]);
     let waiting: Vec<usize> = (0..300).map(|_| world.open(&[1])).collect();
@@ -423,7 +425,7 @@ fn when_a_purge_makes_room_every_waiting_publisher_goes_on() {
 }
 
 #[test]
-fn when_a_full_queue_is_unbound_its_publisher_goes_on() {
+fn a_publisher_resumes_when_the_full_queue_is_unbound() {
     let mut world = World::new(room_for(320));
     let (operator, publisher) = (world.open(&[1]), world.open(&[1]));
     world.declare(operator, 1, "full");
@@ -441,7 +443,7 @@ fn when_a_full_queue_is_unbound_its_publisher_goes_on() {
 }
 
 #[test]
-fn when_a_waiting_publisher_goes_the_next_one_has_its_turn() {
+fn when_a_blocked_publisher_disconnects_the_next_one_resumes() {
     let mut world = World::new(room_for(320));
     let fillers = fill(&mut world, ["full", "brimful"]);
     let second = world.open(&[1]);
@@ -462,7 +464,7 @@ fn when_a_waiting_publisher_goes_the_next_one_has_its_turn() {
 }
 
 #[test]
-fn a_client_that_is_gone_keeps_no_deliveries_while_its_input_waits() {
+fn a_lost_client_keeps_no_deliveries_while_its_input_waits() {
     for is_mandatory in [false, true] {
         let mut world = World::new(Limits { output_buffer_bytes: 16 << 10, ..small_limits() });
         let publisher = world.open(&[1]);
@@ -498,7 +500,7 @@ fn a_client_that_is_gone_keeps_no_deliveries_while_its_input_waits() {
 }
 
 #[test]
-fn a_request_that_waits_for_room_goes_out_with_its_reply_queue() {
+fn a_request_that_was_blocked_is_delivered_with_its_reply_queue() {
     let mut world = World::new(room_for(320));
     let server = world.open(&[1]);
     world.declare(server, 1, "requests");
@@ -527,7 +529,7 @@ fn a_request_that_waits_for_room_goes_out_with_its_reply_queue() {
 }
 
 #[test]
-fn a_publisher_that_does_not_read_its_returns_waits_for_itself_alone() {
+fn a_publisher_that_does_not_read_its_returns_blocks_only_itself() {
     let mut world = World::new(Limits { output_buffer_bytes: 8_192, ..small_limits() });
     let shape = Shape { down_room: 1_000, ..Shape::WIDE };
     let careless = world.open_with(Manners::default(), shape, &[1]);
@@ -567,7 +569,7 @@ fn no_queue_takes_the_whole_pool() {
 }
 
 #[test]
-fn deliveries_never_take_all_records_and_a_newcomer_gets_some() {
+fn deliveries_never_take_all_records_and_a_new_consumer_gets_some() {
     let limits = Limits { unacknowledged_max: 64, ..small_limits() };
     let mut world = World::new(limits);
     let publisher = world.open(&[1]);
@@ -579,9 +581,9 @@ fn deliveries_never_take_all_records_and_a_newcomer_gets_some() {
     let hoarders: Vec<usize> = (0..3).map(|_| world.open(&[1])).collect();
     for hoarder in &hoarders {
         world.consume(*hoarder, 1, "q", "it", false);
-        assert!(!world.deliveries(*hoarder).is_empty(), "a newcomer gets some");
+        assert!(!world.deliveries(*hoarder).is_empty(), "a new consumer gets some");
     }
-    // Each acknowledges all it has, again and again, until nothing is left.
+    // Each consumer acknowledges all it has, repeatedly, until nothing is left.
     let mut taken = world.counts(publisher, 1, "q").0;
     while taken > 0 {
         for hoarder in &hoarders {
@@ -589,14 +591,14 @@ fn deliveries_never_take_all_records_and_a_newcomer_gets_some() {
             world.run();
         }
         let left = world.counts(publisher, 1, "q").0;
-        assert!(left < taken, "it stands still at {left}");
+        assert!(left < taken, "no progress at {left}");
         taken = left;
     }
     world.end(&["q"]);
 }
 
 #[test]
-fn a_publisher_that_is_made_to_wait_is_not_closed_for_that() {
+fn a_blocked_publisher_is_not_closed_for_missing_progress() {
     let mut world = World::new(room_for(320));
     let manners = Manners { heartbeat_s: 60, sends_heartbeats: true, ..Manners::default() };
     let filler = world.open_with(manners, Shape::WIDE, &[1]);
@@ -609,25 +611,27 @@ fn a_publisher_that_is_made_to_wait_is_not_closed_for_that() {
     for _ in 0..400 {
         all.extend_from_slice(&one);
     }
-    // Reads that end within a frame, as they do when a publisher is fast.
+    // Reads that end within a frame, as with a fast publisher.
     for piece in all.chunks(100) {
         world.clients[filler].say(piece);
         world.run();
     }
-    assert!(world.clients[filler].checker.is_blocked, "it waits, and is told");
+    assert!(world.clients[filler].checker.is_blocked, "it is blocked and notified");
     for _ in 0..4 {
         world.pass_ms(30_000);
         assert_eq!(world.clients[filler].closed_with, None);
     }
 }
 
-/// `connection.tune` names the channels that a connection can have. When others have some of them, only the
-/// channel.open is refused: the connection and its other channels go on, and an open succeeds later.
+/// `connection.tune` tells how many channels a connection can have.
+///
+/// When other connections use some of them, only the `channel.open` is refused. The connection and its other
+/// channels continue, and a later `channel.open` succeeds.
 #[test]
-fn a_channel_that_there_is_no_room_for_is_refused_and_the_connection_goes_on() {
+fn a_channel_beyond_the_limit_is_refused_and_the_connection_continues() {
     let mut world = World::new(Limits { channels_max: 8, channel_max: 2047, ..small_limits() });
     let first = world.open(&[1, 2, 3, 4]);
-    assert_eq!(world.clients[first].channel_max, 4, "half of all, when nobody else has any");
+    assert_eq!(world.clients[first].channel_max, 4, "half of all while no other connection has any");
     let second = world.open(&[1, 2]);
     let refused = |world: &mut World, client: usize, number: u16| {
         let said = world.ask(client, number, &Method::ChannelOpen {});
@@ -640,7 +644,7 @@ fn a_channel_that_there_is_no_room_for_is_refused_and_the_connection_goes_on() {
         refused(&mut world, second, 3);
     }
     let third = world.open(&[1]);
-    // All eight but one are in use, and none is left for the last connection.
+    // Seven of eight channels are used, and none is left for the last connection.
     let fourth = world.open(&[1]);
     let fifth = world.open(&[]);
     refused(&mut world, fifth, 1);
@@ -654,10 +658,11 @@ fn a_channel_that_there_is_no_room_for_is_refused_and_the_connection_goes_on() {
     world.end(&[]);
 }
 
-/// Queues that nobody reads, bound to one fanout exchange, leave memory to others: a publisher to another queue is
-/// not even blocked. A single one may hold two thirds of the messages.
+/// Queues without consumers, bound to one fanout exchange, leave memory to others.
+///
+/// A publisher to another queue is not even blocked. A single such queue may hold two thirds of the messages.
 #[test]
-fn queues_that_nobody_reads_leave_memory_to_the_publishers_of_others() {
+fn queues_without_consumers_leave_memory_to_other_queues() {
     for hogs in [1, 3, 10] {
         for is_short_of_entries in [false, true] {
             let short = Limits { queue_entries_max: 2_100, ..room_for(4_000) };
@@ -677,7 +682,7 @@ fn queues_that_nobody_reads_leave_memory_to_the_publishers_of_others() {
             world.declare(other, 1, "other");
             let held = world.counts(other, 1, &names[0]).0;
             let (most, holders) = match is_short_of_entries {
-                // The same messages lie in all queues.
+                // All queues contain the same messages.
                 false => (1_000 * 15 / 16, 1),
                 true => (2_100 * 15 / 16, hogs),
             };
@@ -688,12 +693,12 @@ fn queues_that_nobody_reads_leave_memory_to_the_publishers_of_others() {
                 for _ in 0..10 {
                     world.publish_to(other, 1, "other", b"y");
                 }
-                // No time passes: nothing may wait for anything.
+                // No time passes: nothing may be blocked.
                 world.run();
                 assert_eq!(world.deliveries(other).len(), 10, "{hogs} hogs, round {round}");
             }
             assert!(!world.clients[other].checker.is_blocked);
-            // What is taken out of the queues lets their publisher go on.
+            // Messages taken out of the queues unblock their publisher.
             for _ in 0..20 {
                 names.iter().for_each(|name| drop(world.ask(other, 1, &purge(name))));
                 world.pass_ms(1_000);

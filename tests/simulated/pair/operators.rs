@@ -1,5 +1,5 @@
-//! The operator's clients are peers like the others: what they say and hear, how long they may be still, and
-//! how many there may be.
+//! Clients of the control socket: their requests and answers, how long they may be idle, and how many there
+//! may be.
 
 use leveret_core::limits::CONTROL_CLIENTS_MAX;
 
@@ -10,7 +10,7 @@ const NONE: &[u8] = b"GET /api/queues/%2F/none HTTP/1.1\r\n\r\n";
 const LAST: &[u8] = b"GET /api/vhosts?columns=name HTTP/1.1\r\nConnection: close\r\n\r\n";
 const IDLE_MS: u64 = 60_000;
 
-/// What is there for a client to read, at most so much of it.
+/// Returns at most `most` bytes that are there for a client to read.
 fn read(world: &World, operator: usize, most: usize) -> String {
     let mut bytes = Vec::new();
     world.operator(operator).read_down(most, &mut bytes);
@@ -22,7 +22,7 @@ fn is_held(world: &World, operator: usize) -> bool {
 }
 
 #[test]
-fn requests_said_at_once_are_answered_in_their_order_and_an_end_is_heard_after_them() {
+fn pipelined_requests_are_answered_in_order_before_the_connection_ends() {
     for shape in [Shape::WIDE, Shape::fragments(1)] {
         let mut world = World::new(small_limits());
         let client = world.open(&[1]);
@@ -36,25 +36,25 @@ fn requests_said_at_once_are_answered_in_their_order_and_an_end_is_heard_after_t
             heard.match_indices("HTTP/1.1 ").map(|(at, _)| &heard[at + 9..at + 12]).collect();
         assert_eq!(status, ["200", "404", "200"], "{heard}");
         assert_eq!(heard.matches("readings").count(), 2);
-        assert!(!is_held(&world, operator), "it said its last, and has its answers");
+        assert!(!is_held(&world, operator), "it has shut down and has its answers");
     }
 }
 
 #[test]
-fn a_client_that_closes_after_its_answer_is_shut_down_and_let_go() {
+fn a_client_that_closes_after_its_answer_is_disconnected() {
     let mut world = World::new(small_limits());
     let operator = world.connect_operator(Shape::WIDE, 0);
     world.operator(operator).write_up(LAST);
     world.run();
     assert!(read(&world, operator, usize::MAX).contains("200 OK"));
-    assert!(world.operator(operator).broker_is_done, "nothing more will be said");
+    assert!(world.operator(operator).broker_is_done, "the broker sends nothing more");
     world.operator(operator).hang_up();
     world.run();
     assert!(!is_held(&world, operator));
 }
 
 #[test]
-fn a_listing_goes_on_as_its_reader_takes_it_however_busy_the_broker_is() {
+fn a_listing_continues_as_it_is_read_however_busy_the_broker_is() {
     let mut world = World::new(small_limits());
     let client = world.open(&[1]);
     for number in 0..400 {
@@ -75,7 +75,7 @@ fn a_listing_goes_on_as_its_reader_takes_it_however_busy_the_broker_is() {
 }
 
 #[test]
-fn who_is_still_for_a_minute_is_hung_up_on_and_who_is_not_stays() {
+fn a_client_idle_for_a_minute_is_disconnected_and_an_active_one_stays() {
     let mut world = World::new(small_limits());
     let [still, busy] = [0, 1].map(|_| world.connect_operator(Shape::WIDE, 0));
     world.run();
@@ -86,7 +86,7 @@ fn who_is_still_for_a_minute_is_hung_up_on_and_who_is_not_stays() {
         assert!(read(&world, busy, usize::MAX).contains("404"));
     }
     assert_eq!((is_held(&world, still), is_held(&world, busy)), (false, true));
-    // Half a request is no reason to wait for the other half.
+    // Half a request does not reset the idle timeout.
     world.operator(busy).write_up(&NONE[..9]);
     world.pass_ms(IDLE_MS - 1);
     assert!(is_held(&world, busy));
@@ -94,9 +94,9 @@ fn who_is_still_for_a_minute_is_hung_up_on_and_who_is_not_stays() {
     assert!(!is_held(&world, busy));
 }
 
-/// Clients that hold all places and send nothing, or half a request, lose them to one that asks.
+/// Clients that hold all places and send nothing, or half a request, lose them to a client with a request.
 #[test]
-fn silent_clients_lose_their_place_to_one_that_speaks_and_connections_of_the_broker_are_not_counted() {
+fn silent_clients_lose_their_places_to_an_active_one_and_broker_connections_are_not_counted() {
     let overview = b"GET /api/connections?columns=state HTTP/1.1\r\n\r\n";
     for (words, within_ms) in [(&b""[..], 150), (&overview[..20], 1_600)] {
         let mut world = World::new(small_limits());
@@ -119,7 +119,7 @@ fn silent_clients_lose_their_place_to_one_that_speaks_and_connections_of_the_bro
 }
 
 #[test]
-fn other_users_are_turned_away() {
+fn other_users_are_refused() {
     let mut world = World::new(small_limits());
     let operator = world.connect_operator(Shape::WIDE, 1000);
     world.operator(operator).write_up(LIST);
@@ -128,11 +128,11 @@ fn other_users_are_turned_away() {
 }
 
 #[test]
-fn a_change_that_has_nothing_to_wait_for_is_answered_at_once() {
+fn a_change_without_a_commit_to_wait_for_is_answered_at_once() {
     const VHOST: &[u8] = b"PUT /api/vhosts/site HTTP/1.1\r\nContent-Length: 0\r\n\r\n";
     let mut world = World::new(small_limits());
     let operator = world.connect_operator(Shape::WIDE, 0);
-    // The second changes nothing: no commit follows it that could be what its answer waits for.
+    // The second request changes nothing, so there is no commit that its answer could wait for.
     for _ in 0..2 {
         world.operator(operator).write_up(VHOST);
         world.run();

@@ -1,5 +1,5 @@
-//! Shovels of runtime parameters whose upstream is a line in memory: how they come, what they ask for there,
-//! and how they end.
+//! Shovels of runtime parameters whose upstream is an in-memory line: their creation, their requests to the
+//! upstream, and their end.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -23,7 +23,7 @@ const FETCH: &str = concat!(
     r#""dest-uri":"amqp://","dest-queue":"here"}"#
 );
 
-/// A broker with room for shovels, and the upstream that they lead to.
+/// Returns a broker with capacity for shovels, and their upstream.
 fn house() -> (World, Far) {
     let mut world = World::new(Limits { bridges_max: 2, ..small_limits() });
     let line = Rc::new(RefCell::new(Line::new(Shape::WIDE)));
@@ -59,7 +59,7 @@ fn declared(queue: &str, message_count: u32) -> Method<'_> {
 const MISSING: Method<'_> =
     Method::ChannelClose { reply_code: 404, reply_text: "NOT_FOUND", class_id: 50, method_id: 10 };
 
-/// The upstream answers until messages can be forwarded; it has the queue.
+/// Answers until messages can be forwarded. The upstream has the queue.
 fn open_forward(world: &mut World, far: &mut Far) {
     open_for(world, far);
     assert_eq!(far.answer(world), [(1, "channel.open"), (1, "queue.declare")]);
@@ -87,7 +87,7 @@ fn deliver(world: &mut World, far: &Far, number: u64) {
 }
 
 #[test]
-fn a_parameter_makes_a_bridge_at_once_and_its_end_takes_it() {
+fn a_parameter_creates_a_bridge_at_once_and_its_deletion_removes_it() {
     let (mut world, mut far) = house();
     set(&mut world, FORWARD);
     open_forward(&mut world, &mut far);
@@ -108,7 +108,7 @@ fn a_parameter_makes_a_bridge_at_once_and_its_end_takes_it() {
 }
 
 #[test]
-fn a_queue_that_is_missing_there_is_declared() {
+fn a_missing_upstream_queue_is_declared() {
     let (mut world, mut far) = house();
     set(&mut world, FORWARD);
     open_for(&mut world, &mut far);
@@ -125,7 +125,7 @@ fn a_queue_that_is_missing_there_is_declared() {
     assert_eq!(far.names(), ["confirm.select"]);
 }
 
-/// Whether a queue is asked for that is there, and whether for a durable one.
+/// Returns whether a declare is passive, and whether it is for a durable queue.
 fn asked(far: &mut Far) -> (bool, bool) {
     far.line.borrow_mut().read_down(usize::MAX, &mut far.heard);
     let frame = next_frame(&far.heard, 1 << 20).expect("it speaks AMQP").expect("it has said something");
@@ -135,21 +135,21 @@ fn asked(far: &mut Far) -> (bool, bool) {
     }
 }
 
-/// What `declare` says of a bridge in the file: without it nothing is declared there.
+/// The effect of `declare` of a configured bridge: without it, the bridge declares nothing upstream.
 #[test]
-fn a_bridge_of_the_file_declares_if_it_is_to() {
+fn a_configured_bridge_declares_queues_if_declare_is_set() {
     let (mut world, mut far) = world(Bridge { declares: true, ..bridge() });
     open_for(&mut world, &mut far);
     far.answer(&mut world);
     far.say(1, &Method::ChannelClose { reply_code: 403, reply_text: "NO", class_id: 50, method_id: 10 });
     world.run();
-    assert_eq!(far.names(), ["channel.close-ok"], "nobody is to declare where he may not look");
+    assert_eq!(far.names(), ["channel.close-ok"], "without permission, nothing is declared");
     world.pass_ms(1_100);
-    assert_eq!(far.answer(&mut world), [(1, "channel.open"), (1, "queue.declare")], "it is tried again");
+    assert_eq!(far.answer(&mut world), [(1, "channel.open"), (1, "queue.declare")], "it is retried");
 }
 
 #[test]
-fn no_more_are_forwarded_than_there_are_to_be() {
+fn a_shovel_forwards_no_more_messages_than_configured() {
     let (mut world, mut far) = house();
     let client = fill(&mut world, 0);
     world.declare(client, 1, "here");
@@ -172,7 +172,7 @@ fn no_more_are_forwarded_than_there_are_to_be() {
 }
 
 #[test]
-fn what_was_in_the_queue_is_fetched_and_no_more() {
+fn a_shovel_fetches_the_initial_queue_length_and_no_more() {
     let (mut world, mut far) = house();
     set(&mut world, &with(FETCH, r#""delete-after":"queue-length""#));
     open_fetch(&mut world, &mut far, 2);
@@ -190,7 +190,7 @@ fn what_was_in_the_queue_is_fetched_and_no_more() {
 }
 
 #[test]
-fn a_queue_that_is_empty_is_the_end_at_once() {
+fn an_empty_queue_ends_the_shovel_at_once() {
     let (mut world, mut far) = house();
     set(&mut world, &with(FETCH, r#""src-delete-after":"queue-length""#));
     open_for(&mut world, &mut far);
@@ -203,7 +203,7 @@ fn a_queue_that_is_empty_is_the_end_at_once() {
 }
 
 #[test]
-fn messages_say_which_shovel_moved_them_and_have_the_properties_that_it_gives() {
+fn messages_name_their_shovel_and_have_its_configured_properties() {
     let (mut world, mut far) = house();
     set(
         &mut world,
@@ -231,7 +231,7 @@ fn messages_say_which_shovel_moved_them_and_have_the_properties_that_it_gives() 
 }
 
 #[test]
-fn what_comes_to_an_exchange_waits_for_the_link_in_a_queue_of_its_own() {
+fn messages_of_a_source_exchange_wait_for_the_link_in_a_private_queue() {
     let (mut world, mut far) = house();
     let value = FORWARD.replace(r#""src-queue":"here""#, r#""src-exchange":"amq.fanout""#);
     set(&mut world, &value.replace(r#","dest-queue":"there""#, ""));
@@ -248,12 +248,12 @@ fn what_comes_to_an_exchange_waits_for_the_link_in_a_queue_of_its_own() {
     let (broker, mut context) = world.engine.broker_mut();
     broker.clear_parameter(context.journal_mut(), Some("/"), "shovel", "s").expect("it is there");
     world.run();
-    assert_eq!(world.engine.broker().queue_depth("/", "shovel.s"), None, "nobody would empty it any more");
+    assert_eq!(world.engine.broker().queue_depth("/", "shovel.s"), None, "an orphaned queue is deleted");
     assert_eq!(world.engine.broker().queue_depth("/", "shovel.s.parked"), None);
 }
 
 #[test]
-fn a_shovel_of_another_key_or_exchange_gets_nothing_by_the_one_before() {
+fn a_shovel_with_another_key_or_exchange_gets_nothing_by_the_old_binding() {
     let (mut world, _) = house();
     let of = |exchange: &str| FORWARD.replace(r#""src-queue":"here""#, exchange);
     let client = world.open(&[1]);
@@ -271,7 +271,7 @@ fn a_shovel_of_another_key_or_exchange_gets_nothing_by_the_one_before() {
     assert_eq!(depth(&mut world, "amq.direct", "a"), Some(1), "what waits stays, and no more comes");
     assert_eq!(depth(&mut world, "amq.direct", "b"), Some(2));
     set(&mut world, FORWARD);
-    assert_eq!(depth(&mut world, "amq.direct", "b"), Some(2), "nobody would empty it");
+    assert_eq!(depth(&mut world, "amq.direct", "b"), Some(2), "the queue has no consumer");
     let (broker, mut context) = world.engine.broker_mut();
     broker
         .operator_delete_queue(&mut context, "/", "shovel.s", leveret_broker::DeleteIf::default())
@@ -285,7 +285,7 @@ fn a_shovel_of_another_key_or_exchange_gets_nothing_by_the_one_before() {
 }
 
 #[test]
-fn a_link_that_is_to_be_tried_once_is_not_tried_again_until_somebody_says_so() {
+fn a_link_to_be_tried_once_is_retried_only_on_request() {
     let (mut world, far) = house();
     set(&mut world, &with(FORWARD, r#""reconnect-delay":0"#));
     world.run();
@@ -297,7 +297,7 @@ fn a_link_that_is_to_be_tried_once_is_not_tried_again_until_somebody_says_so() {
 }
 
 #[test]
-fn there_are_no_more_shovels_than_there_is_room_for_and_they_go_with_their_virtual_host() {
+fn shovels_are_limited_by_bridges_max_and_deleted_with_their_virtual_host() {
     let (mut world, _far) = house();
     let (broker, mut context) = world.engine.broker_mut();
     broker.put_vhost(context.journal_mut(), "v").expect("there is room");
@@ -323,7 +323,7 @@ fn say(world: &mut World, login: &str, line: &str, body: &str) -> String {
 }
 
 #[test]
-fn the_management_api_defines_shows_and_ends_them() {
+fn the_management_api_creates_shows_and_deletes_shovels() {
     let (mut world, _far) = house();
     let body = |value: &str| format!("{{\"value\":{value}}}");
     let at = "/api/parameters/shovel/%2F/s";
@@ -389,7 +389,7 @@ fn the_management_api_defines_shows_and_ends_them() {
 }
 
 #[test]
-fn a_name_that_leads_to_this_machine_is_not_followed() {
+fn a_host_name_that_leads_to_this_machine_is_refused() {
     let (mut world, _far) = house();
     let line = Rc::new(RefCell::new(Line::new(Shape::WIDE)));
     world.engine.platform_mut().upstreams.push((SocketAddr::from(([127, 0, 0, 1], 5672)), line));
@@ -401,7 +401,7 @@ fn a_name_that_leads_to_this_machine_is_not_followed() {
 }
 
 #[test]
-fn a_shovel_that_is_paused_says_so_and_how_it_goes_on() {
+fn a_paused_shovel_says_so_and_how_to_resume_it() {
     let (mut world, mut far) = house();
     set(&mut world, FORWARD);
     open_forward(&mut world, &mut far);
@@ -410,9 +410,9 @@ fn a_shovel_that_is_paused_says_so_and_how_it_goes_on() {
     assert!(said.contains("it was paused: resume_bridge lets it go on"), "{said}");
 }
 
-/// As a power cut leaves it between a shovel's end and its drain: the queue, and nobody whose it is.
+/// The state after a power cut between the end of a shovel and that of its queue: the queue has no owner.
 #[test]
-fn a_queue_whose_shovel_is_gone_goes_at_the_next_start_and_no_other() {
+fn only_the_queue_of_a_missing_shovel_is_deleted_at_the_next_start() {
     let (mut world, _far) = house();
     let from_exchange = FORWARD.replace("\"src-queue\":\"here\"", "\"src-exchange\":\"amq.fanout\"");
     set(&mut world, &from_exchange);

@@ -1,5 +1,5 @@
-//! Time: heartbeats both ways, peers that fall silent at any stage, and a broker that sleeps when nothing is
-//! due.
+//! Time: heartbeats in both directions, peers that fall silent at any stage, and a broker that sleeps when
+//! nothing is due.
 
 use leveret_amqp::{Method, Table, Writer};
 use leveret_core::limits::Limits;
@@ -32,7 +32,8 @@ fn a_day_of_heartbeats_both_ways() {
         assert_eq!(checker.phase, Phase::Open, "heartbeat {interval}");
         let halves = DAY_MS / 500 / u64::from(interval);
         assert!((halves / 2..=halves + 1).contains(&checker.heartbeats), "{interval}: {checker:?}");
-        // One to send, one to read, one to look whether the peer is lost, each with a turn to settle it.
+        // One wake-up to send, one to read, one to check whether the peer is lost, each with a turn to
+        // process it.
         most_turns += 6 * halves + 6;
     }
     let turns = world.turns - before;
@@ -41,7 +42,7 @@ fn a_day_of_heartbeats_both_ways() {
 }
 
 #[test]
-fn traffic_stands_for_heartbeats() {
+fn any_traffic_counts_as_a_heartbeat() {
     let mut world = World::new(small_limits());
     let client = world.open_with(with_heartbeat(10, false), Shape::WIDE, &[1]);
     for _ in 0..1000 {
@@ -53,7 +54,7 @@ fn traffic_stands_for_heartbeats() {
 }
 
 #[test]
-fn a_publisher_that_waits_a_day_for_room_is_kept_and_goes_on() {
+fn a_publisher_that_is_blocked_for_a_day_stays_connected_and_resumes() {
     let mut world = World::new(Limits { messages_max: 64, ..small_limits() });
     let waiting = world.open_with(with_heartbeat(10, true), Shape::WIDE, &[1]);
     world.declare(waiting, 1, "q");
@@ -72,10 +73,12 @@ fn a_publisher_that_waits_a_day_for_room_is_kept_and_goes_on() {
     world.end(&["q"]);
 }
 
-/// A program that is stopped while its broker is full closes its connection, and does not hang until somebody
-/// makes room: what was not taken is dropped as if the line had broken. Who is let on, however slowly, loses nothing.
+/// A program that is stopped while its broker is full closes its connection, and does not hang.
+///
+/// What was not accepted is dropped as if the connection had broken. A client that is unblocked, however
+/// slowly, loses nothing.
 #[test]
-fn a_publisher_that_waits_for_room_may_leave() {
+fn a_blocked_publisher_can_close_its_connection() {
     for (gets, kept) in [(0, 41), (24, 60)] {
         let mut world = World::new(Limits { messages_max: 64, ..small_limits() });
         let waiting = world.open(&[1]);
@@ -104,7 +107,7 @@ fn a_publisher_that_waits_for_room_may_leave() {
     }
 }
 
-/// A process that was paused reads what came in time before it judges a heartbeat.
+/// A process that was paused reads what arrived in time before it judges a heartbeat.
 #[test]
 fn what_was_sent_during_a_pause_is_read_before_heartbeats_are_judged() {
     for shape in [Shape::WIDE, Shape::fragments(100)] {
@@ -122,8 +125,8 @@ fn what_was_sent_during_a_pause_is_read_before_heartbeats_are_judged() {
     }
 }
 
-/// A pause of the machine may have stopped the client as well. It has one more heartbeat interval to send something,
-/// as in RabbitMQ.
+/// A pause of the machine may have stopped the client as well. It has one more heartbeat interval to send
+/// something, as in RabbitMQ.
 #[test]
 fn a_client_that_was_silent_during_a_pause_is_lost_one_heartbeat_after_it() {
     for is_alive in [false, true] {
@@ -143,7 +146,8 @@ fn a_client_that_was_silent_during_a_pause_is_lost_one_heartbeat_after_it() {
     }
 }
 
-/// A client whose message was begun before a pause, and sent to its end during it, is not closed for standing still.
+/// A client whose message was begun before a pause and completed during it is not closed for missing
+/// progress.
 #[test]
 fn a_message_that_was_sent_during_a_pause_is_read_before_its_progress_is_judged() {
     let mut world = World::new(small_limits());
@@ -162,7 +166,7 @@ fn a_message_that_was_sent_during_a_pause_is_read_before_its_progress_is_judged(
     world.end(&["q"]);
 }
 
-/// A handshake goes on after a pause, at whichever step the pause came: the broker was late, and not the client.
+/// A handshake continues after a pause at any step: the broker was late, not the client.
 #[test]
 fn a_handshake_goes_on_after_a_pause_at_any_step() {
     for rounds in 0..6 {
@@ -235,17 +239,17 @@ fn idle_connections_without_heartbeats_cause_no_turn_at_all() {
         world.ask(client, 1, &declare);
         world.consume(client, 1, "", "", true);
     }
-    // The handshake's deadline is looked at once more before it is forgotten.
+    // The handshake's deadline is checked once more before it is dropped.
     world.pass_ms(60_000);
     let before = world.turns;
     world.pass_ms(365 * DAY_MS);
-    assert_eq!(world.turns, before, "nobody did anything, and nothing was due");
+    assert_eq!(world.turns, before, "there was no event, and nothing was due");
     world.end(&[]);
 }
 
-/// Nothing is given back then, so nothing may be due for that.
+/// No memory is released then, so no release may be due.
 #[test]
-fn with_all_memory_locked_nobody_stays_awake() {
+fn the_loop_sleeps_with_all_memory_locked() {
     let mut world = World::with_memory_locked(small_limits(), true);
     world.open(&[1]);
     world.pass_ms(60_000);
@@ -256,7 +260,7 @@ fn with_all_memory_locked_nobody_stays_awake() {
 }
 
 #[test]
-fn who_does_not_finish_the_handshake_is_closed_in_time() {
+fn a_client_that_does_not_finish_the_handshake_is_closed_in_time() {
     let timeout = u64::from(Limits::default().handshake_timeout_ms);
     let stages = [Silence::AtOnce, Silence::AfterHeader, Silence::AfterStartOk, Silence::AfterTuneOk];
     for silence in stages {
@@ -284,7 +288,7 @@ fn a_handshake_that_comes_one_byte_a_second_is_too_slow() {
     world.end(&[]);
 }
 
-/// What is sent and then not gone on with: every part of a frame, and of a content.
+/// Returns incomplete data: every part of a frame, and of a content.
 fn beginnings() -> Vec<Vec<u8>> {
     let mut declare = method_frame(1, &declare("never"));
     let publish =
@@ -298,7 +302,7 @@ fn beginnings() -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn who_sends_half_a_frame_or_half_a_content_is_told_and_closed() {
+fn a_client_with_an_incomplete_frame_or_content_is_closed_with_an_error() {
     let patience = u64::from(Limits::default().content_timeout_ms);
     let publish_len = method_frame(
         1,
@@ -325,7 +329,7 @@ fn who_sends_half_a_frame_or_half_a_content_is_told_and_closed() {
 }
 
 #[test]
-fn a_content_that_goes_on_slowly_is_no_half_content() {
+fn a_content_with_slow_progress_does_not_time_out() {
     let mut world = World::new(small_limits());
     let client = world.open(&[1]);
     world.declare(client, 1, "q");
@@ -344,7 +348,7 @@ fn a_content_that_goes_on_slowly_is_no_half_content() {
 }
 
 #[test]
-fn a_close_that_is_not_answered_ends_by_itself() {
+fn an_unanswered_close_ends_by_timeout() {
     let mut world = World::new(small_limits());
     let client = world.open(&[1]);
     world.clients[client].say(&frame(3, 1, b"a body without a publish"));
@@ -358,7 +362,8 @@ fn a_close_that_is_not_answered_ends_by_itself() {
     world.end(&[]);
 }
 
-/// A message that expires in an hour wakes the loop then, and goes on; in between nothing is done for it.
+/// A message that expires in an hour wakes the event loop then, and is dead-lettered. Nothing is done for it
+/// before.
 #[test]
 fn the_loop_sleeps_until_a_message_expires() {
     let mut world = World::new(small_limits());
@@ -386,7 +391,7 @@ fn the_loop_sleeps_until_a_message_expires() {
     world.pass_ms(1);
     world.publish_to(client, 1, "q", b"x");
     world.run();
-    // What the connection's beginning has left is looked at once more.
+    // A deadline left over from the handshake is checked once more.
     world.pass_ms(1_800_000);
     let before = world.turns;
     world.pass_ms(1_799_999);

@@ -1,13 +1,15 @@
-//! Damage to what was synced, as cheap cards do it.
+//! Damages synced blocks of the simulated disk, as cheap flash cards do.
 //!
 //! ```text
-//! one block    a bit flipped, zeros, ones, another block's bytes, what was there before, refused by reads,
-//!              refused by reads for ever
-//! several      the neighbouring blocks of a write, all of a file behind one, a file that cannot be opened,
-//!              the newest header and the note of it
+//! one block    a bit flipped, zeros, ones, another block's bytes, an older version of the block,
+//!              reads refused until the block is written again, reads refused permanently
+//! several      the neighbouring blocks of a write, the rest of a file from one block on, a file that cannot
+//!              be opened, the newest segment header together with its copy
 //! ```
 //!
-//! Always true: whoever damages says which blocks; what is only in the page cache stays as it is.
+//! # Invariants
+//! - Each function that damages blocks returns which blocks it damaged.
+//! - Data that is only in the page cache stays unchanged.
 
 use std::collections::BTreeSet;
 
@@ -16,35 +18,35 @@ use leveret_storage::{ACCESS_SLOTS, BLOCK_BYTES, NEWEST_SLOT, is_beside_the_log}
 use super::disk::{File, Inner, SECTOR, SimDisk};
 use super::random::Random;
 
-/// Blocks that a card loses together at most, beside one that it was writing.
+/// Maximum number of blocks that a card loses on one side of the block that it was writing.
 const NEIGHBOURS_MAX: u64 = 6;
 
-/// What was damaged.
+/// The blocks and files that were damaged.
 #[derive(Clone, Debug, Default)]
 pub struct Damaged {
     blocks: BTreeSet<(u32, usize)>,
     files: BTreeSet<u32>,
-    /// A file of users and permissions has bytes again that it had before, and nothing in them tells so.
+    /// A file of users and permissions has an older content, which its checksums cannot reveal.
     pub has_old_access: bool,
 }
 
 impl Damaged {
-    /// These blocks are.
+    /// Returns a damage of `blocks` alone.
     pub fn of(blocks: BTreeSet<(u32, usize)>) -> Self {
         Self { blocks, ..Self::default() }
     }
 
-    /// Whether nothing is damaged.
+    /// Returns whether nothing is damaged.
     pub fn is_nothing(&self) -> bool {
         self.files.is_empty() && self.blocks.is_empty()
     }
 
-    /// Whether a whole file is lost.
+    /// Returns whether a whole file is lost.
     pub fn has_files(&self) -> bool {
         !self.files.is_empty()
     }
 
-    /// Whether one of these blocks is damaged.
+    /// Returns whether one of `blocks` in the file `slot` is damaged.
     pub fn touches(&self, slot: u32, blocks: core::ops::RangeInclusive<usize>) -> bool {
         self.files.contains(&slot)
             || self.blocks.range((slot, *blocks.start())..=(slot, *blocks.end())).next().is_some()
@@ -52,14 +54,14 @@ impl Damaged {
 }
 
 impl SimDisk {
-    /// The same bytes on another disk, to which nothing happens.
+    /// Returns an independent disk with the same bytes, without planned faults.
     pub fn copy(&self) -> Self {
         let copy = Self(std::rc::Rc::new(std::cell::RefCell::new(self.0.borrow().clone())), Vec::new());
         copy.revive();
         copy
     }
 
-    /// After a power cut: what the device only said that it had synced is as it was before, here and there.
+    /// Reverts some sectors after a power cut: those whose syncs the device acknowledged without doing them.
     pub fn lose_owed(&self) -> Damaged {
         let mut inner = self.0.borrow_mut();
         let Inner { files, seed, starts, cuts, .. } = &mut *inner;
@@ -85,7 +87,7 @@ impl SimDisk {
         damaged
     }
 
-    /// A block that was synced cannot be read any more, whatever is written there from now on.
+    /// Makes a random synced block permanently unreadable. Writes do not repair it.
     pub fn wear_out(&self) {
         let mut inner = self.0.borrow_mut();
         let mut random = inner.next_damage();
@@ -101,8 +103,10 @@ impl SimDisk {
         }
     }
 
-    /// Blocks that cannot be read, whatever is written there: before a start, to which such a block may be
-    /// one that was cut short, and may be written over.
+    /// Returns the blocks that stay unreadable whatever is written there.
+    ///
+    /// Called before a start. The start may take such a block for a torn commit and overwrite it, so the
+    /// blocks of these files no longer count as synced.
     pub fn worn(&self) -> Damaged {
         let mut inner = self.0.borrow_mut();
         inner.files.values_mut().filter(|file| !file.worn.is_empty()).for_each(|file| file.synced.clear());
@@ -110,7 +114,7 @@ impl SimDisk {
         Damaged::of(worn.collect())
     }
 
-    /// A cut has taken blocks that were synced with the one that was being written.
+    /// Damages the blocks before the last written one, as a power cut during a write can.
     pub fn damage_neighbours(&self) -> Damaged {
         let mut inner = self.0.borrow_mut();
         let mut random = inner.next_damage();
@@ -124,7 +128,7 @@ impl SimDisk {
         Damaged::of(file.wipe(first..block, byte).map(|block| (slot, block)).collect())
     }
 
-    /// The header of the newest segment is gone, and the note of it beside the log.
+    /// Wipes the header of the newest segment, and the copy of this header beside the log.
     pub fn damage_newest(&self) -> Damaged {
         let mut inner = self.0.borrow_mut();
         let newest = inner.written.last().map(|(slot, _)| *slot);
@@ -137,7 +141,7 @@ impl SimDisk {
         damaged
     }
 
-    /// Damages something that was synced, in one of the ways that there are.
+    /// Damages something that was synced, in a random way.
     pub fn damage(&self) -> Damaged {
         let mut inner = self.0.borrow_mut();
         let inner = &mut *inner;
@@ -151,7 +155,8 @@ impl SimDisk {
             return damaged;
         }
         let random = &mut inner.next_damage();
-        // A header is one block of many, and tells what all the others are; most of all that of the newest.
+        // A segment header is one block among many, but it describes the whole segment. So the header of the
+        // newest segment is chosen more often.
         let last_written = inner.written.last().map(|(slot, _)| (*slot, 0));
         let newest = last_written.filter(|place| random.once_in(8) && places.contains(place));
         let (slot, block) = newest.unwrap_or_else(|| random.one_of(&places));
@@ -165,7 +170,7 @@ impl SimDisk {
                 (block..last).for_each(|block| file.put(block, &[0xA5; BLOCK_BYTES]));
                 block..last
             }
-            // A real disk takes another name for those.
+            // The files beside the log cannot be lost this way: a real disk falls back to their other name.
             1 if !is_beside_the_log(slot) => {
                 file.is_lost = true;
                 damaged.files.insert(slot);
@@ -195,7 +200,7 @@ impl SimDisk {
             }
             _ => file.flip(block, random),
         };
-        // What is no commit any more, or not to be told from a torn one, may be written over.
+        // The next start may overwrite a damaged commit, because it looks like a torn one.
         file.synced.clear();
         damaged.blocks.extend(blocks.map(|block| (slot, block)));
         damaged
@@ -210,7 +215,7 @@ impl File {
         bytes
     }
 
-    /// Puts bytes into a block behind the back of whoever wrote it.
+    /// Overwrites a block on the media and in the page cache, without marking it as written.
     fn put(&mut self, block: usize, bytes: &[u8]) {
         let from = block * BLOCK_BYTES;
         for side in [&mut self.media, &mut self.cache] {

@@ -1,11 +1,16 @@
-//! A disk for simulation: it loses, tears and reorders what was not synced, fails when told to, and counts.
+//! A simulated disk: it loses, tears and reorders unsynced writes, fails on demand, and counts calls.
 //!
-//! The fault model: a write goes to the page cache. A sync makes the cached sectors of one file durable. A
-//! power cut keeps or loses every unsynced sector by itself, and now and then leaves one as garbage; files
-//! whose directory was not synced may vanish. A kill leaves the cache as it is. A sync that fails leaves
-//! its sectors looking clean, so that no later sync writes them. What was synced may be damaged (`damage`).
+//! The fault model:
+//! - A write goes to the page cache. A sync makes the cached sectors of one file durable.
+//! - A power cut keeps or loses each unsynced sector independently. Sometimes it leaves garbage in one.
+//! - Files whose directory was not synced may vanish in a power cut.
+//! - A kill of the process leaves the page cache as it is.
+//! - A failed sync leaves its sectors clean, so no later sync writes them.
+//! - Synced blocks can be damaged (`damage`).
 //!
-//! Always true: a run is a function of its seed; after the cut every call fails until the power is back.
+//! # Invariants
+//! - A run is a function of its seed.
+//! - After a power cut, every call fails until the power is back.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,18 +34,18 @@ pub struct File {
     pub media: Vec<u8>,
     pub dirty: BTreeSet<usize>,
     pub is_durable: bool,
-    /// Blocks that cannot be read, until they are written again.
+    /// Blocks that cannot be read until they are written again.
     pub refused: BTreeSet<usize>,
-    /// Blocks that cannot be read any more, whatever is written there.
+    /// Blocks that stay unreadable whatever is written there.
     pub worn: BTreeSet<usize>,
     /// Blocks synced since the file was recycled.
     pub synced: BTreeSet<usize>,
     pub unsynced: BTreeSet<usize>,
-    /// It cannot be opened.
+    /// The file cannot be opened.
     pub is_lost: bool,
-    /// What was in blocks before they were written the last time.
+    /// Bytes of each block before its last write.
     pub stale: BTreeMap<usize, Vec<u8>>,
-    /// What was in sectors that a device has only promised to keep, since its last honest sync.
+    /// Old bytes of the sectors whose sync the device acknowledged but did not do, since its last real sync.
     pub owed: BTreeMap<usize, Vec<u8>>,
 }
 
@@ -48,61 +53,61 @@ pub struct File {
 pub struct Inner {
     pub files: BTreeMap<u32, File>,
     pub seed: u64,
-    /// Starts so far; and since the last of them: calls that a cut can hit, cuts, and damages.
+    /// Number of starts; and since the last start: calls that a cut can hit, cuts, and damages.
     pub starts: u64,
     pub calls: u64,
     pub cuts: u64,
     pub damages: u64,
     pub troubles: Troubles,
-    /// Of so many syncs the device ignores all but one; 0 when it is honest.
+    /// The device does one in this many syncs and ignores the others; 0 if it does all of them.
     pub lies_one_in: u64,
-    /// Files that were removed, as long as the directory was not synced.
+    /// Removed files, until the directory is synced.
     pub removed: BTreeMap<u32, File>,
     pub off: bool,
-    /// The process was killed, and the power stayed.
+    /// The process was killed while the power stayed on.
     pub killed: bool,
-    /// Bytes that all files may have.
+    /// Maximum size of all files together, in bytes.
     pub room: Option<u64>,
     pub mutant: Mutant,
     pub first_write: bool,
     pub has_failed_sync: bool,
-    /// In this life.
+    /// A read has failed since the last start.
     pub has_failed_read: bool,
-    /// Blocks of which a read has failed since this was last asked for.
+    /// Blocks that a read failed on since [`SimDisk::end_failed_reads`] was last called.
     pub unread: BTreeSet<(u32, usize)>,
     pub violations: Vec<String>,
     pub settled: BTreeMap<u64, RangeSet>,
     pub identity: Identity,
     pub counts: Counts,
-    /// Slot and place of each write to the log.
+    /// Slot and byte offset of each write to the log.
     pub written: Vec<(u32, usize)>,
 }
 
-/// What was asked of the disk.
+/// Counters of disk operations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Writes.
+    /// Number of writes.
     pub writes: u64,
-    /// Bytes of them.
+    /// Bytes written.
     pub bytes: u64,
-    /// Syncs of files.
+    /// Number of file syncs.
     pub syncs: u64,
-    /// Zeros written.
+    /// Zero bytes written.
     pub zeros: u64,
-    /// Reads.
+    /// Number of reads.
     pub reads: u64,
-    /// Bytes of them.
+    /// Bytes read.
     pub read_bytes: u64,
-    /// The most bytes that one of them asked for.
+    /// Largest number of bytes requested by one read.
     pub read_bytes_max: u64,
 }
 
-/// The disk, and which of its files could not be opened; clones are the same disk.
+/// A handle of the disk, and the files that could not be opened through it. Clones share the same disk.
 #[derive(Clone, Debug)]
 pub struct SimDisk(pub Rc<RefCell<Inner>>, pub Vec<Unopened>);
 
 impl SimDisk {
-    /// An empty one.
+    /// Creates an empty disk.
     pub fn new(seed: u64, mutant: Mutant, identity: Identity) -> Self {
         let inner = Inner {
             files: BTreeMap::new(),
@@ -131,37 +136,37 @@ impl SimDisk {
         Self(Rc::new(RefCell::new(inner)), Vec::new())
     }
 
-    /// What was asked of it so far.
+    /// Returns the counters since the disk was created, or since [`Self::forget_reads`] for reads.
     pub fn counts(&self) -> Counts {
         self.0.borrow().counts
     }
 
-    /// What is read is counted from now on.
+    /// Resets the counters of reads.
     pub fn forget_reads(&self) {
         let counts = &mut self.0.borrow_mut().counts;
         (counts.reads, counts.read_bytes, counts.read_bytes_max) = (0, 0, 0);
     }
 
-    /// Slot and place of each write to the log that was made.
+    /// Returns slot and byte offset of each write to the log.
     pub fn written(&self) -> Vec<(u32, usize)> {
         self.0.borrow().written.clone()
     }
 
-    /// A block cannot be read any more, until something is written there.
+    /// Makes the block at `at` unreadable until it is written again.
     pub fn refuse(&self, slot: u32, at: usize) {
         if let Some(file) = self.0.borrow_mut().files.get_mut(&slot) {
             file.refused.insert(at / BLOCK_BYTES);
         }
     }
 
-    /// A block can be read again.
+    /// Makes the block at `at` readable again.
     pub fn relent(&self, slot: u32, at: usize) {
         if let Some(file) = self.0.borrow_mut().files.get_mut(&slot) {
             file.refused.remove(&(at / BLOCK_BYTES));
         }
     }
 
-    /// Every block can be read again.
+    /// Makes every block readable again.
     pub fn heal(&self) {
         for file in self.0.borrow_mut().files.values_mut() {
             file.refused.clear();
@@ -169,19 +174,19 @@ impl SimDisk {
         }
     }
 
-    /// What was refused of late is read again, but for what is worn.
+    /// Makes every block readable again, except the worn ones.
     pub fn relent_all(&self) {
         self.0.borrow_mut().files.values_mut().for_each(|file| file.refused.clear());
     }
 
-    /// Whether a file cannot be opened.
+    /// Sets whether a file cannot be opened.
     pub fn lose_file(&self, slot: u32, is_lost: bool) {
         if let Some(file) = self.0.borrow_mut().files.get_mut(&slot) {
             file.is_lost = is_lost;
         }
     }
 
-    /// What opening a file comes to.
+    /// Simulates opening a file; fails if the file is lost.
     fn open(&mut self, slot: u32) -> io::Result<()> {
         if !self.0.borrow().files.get(&slot).is_some_and(|file| file.is_lost) {
             return Ok(());
@@ -193,7 +198,7 @@ impl SimDisk {
         Err(io::Error::other("the file cannot be opened"))
     }
 
-    /// Flips a bit of what is on the media.
+    /// Flips a bit at `at`, on the media and in the page cache.
     pub fn flip(&self, slot: u32, at: usize) {
         if let Some(file) = self.0.borrow_mut().files.get_mut(&slot) {
             file.media[at] ^= 1;
@@ -201,38 +206,39 @@ impl SimDisk {
         }
     }
 
-    /// Whether a slot has a file.
+    /// Returns whether a slot has a file.
     pub fn has_file(&self, slot: u32) -> bool {
         self.0.borrow().files.contains_key(&slot)
     }
 
-    /// Synced blocks that were written again.
+    /// Describes each write to a block that was already synced.
     pub fn violations(&self) -> Vec<String> {
         self.0.borrow().violations.clone()
     }
 
-    /// Whether a sync has failed: a file may be shorter than it looks ever since.
+    /// Returns whether a sync has ever failed. After that, a file may be shorter on the media than in the
+    /// cache.
     pub fn has_failed_sync(&self) -> bool {
         self.0.borrow().has_failed_sync
     }
 
-    /// Whether a read has failed in this life.
+    /// Returns whether a read has failed since the last start.
     pub fn has_failed_read(&self) -> bool {
         self.0.borrow().has_failed_read
     }
 
-    /// Whether the process was killed.
+    /// Returns whether the process was killed.
     pub fn is_killed(&self) -> bool {
         let inner = self.0.borrow();
         inner.off && inner.killed
     }
 
-    /// Whether the power went, or the process was killed.
+    /// Returns whether the power is off or the process was killed.
     pub fn is_off(&self) -> bool {
         self.0.borrow().off
     }
 
-    /// A process starts; so much trouble is ahead of it.
+    /// Starts a process and plans `trouble` for it.
     pub fn start(&self, trouble: Trouble) {
         let mut inner = self.0.borrow_mut();
         inner.troubles = Troubles::default();
@@ -243,44 +249,44 @@ impl SimDisk {
         self.foresee(trouble);
     }
 
-    /// No more reads fail; the blocks of which one has.
+    /// Ends the planned read failures, and returns the blocks that a read failed on.
     pub fn end_failed_reads(&self) -> Damaged {
         let mut inner = self.0.borrow_mut();
         inner.troubles.read = Spell::default();
         Damaged::of(core::mem::take(&mut inner.unread))
     }
 
-    /// More trouble is ahead.
+    /// Plans another fault.
     pub fn foresee(&self, trouble: Trouble) {
         self.0.borrow_mut().troubles.foresee(trouble);
     }
 
-    /// Of so many syncs the device makes only one, by chance; 0 for all of them.
+    /// Makes the device do only one in `one_in` syncs, by chance; 0 makes it do all of them.
     pub fn set_lies(&self, one_in: u64) {
         self.0.borrow_mut().lies_one_in = one_in;
     }
 
-    /// The file system has room for so many bytes of files, or for as many as it likes.
+    /// Limits the size of all log files to `bytes`; `None` removes the limit.
     pub fn set_room(&self, bytes: Option<u64>) {
         self.0.borrow_mut().room = bytes;
     }
 
-    /// After a kill: what was written stays in the page cache.
+    /// Restarts after a kill: written data stays in the page cache.
     pub fn revive(&self) {
         let mut inner = self.0.borrow_mut();
         inner.off = false;
         inner.troubles = Troubles::default();
-        // Whoever comes next did not write it, so it may write over it.
+        // The next process did not write these blocks, so it may overwrite them.
         inner.files.values_mut().for_each(|file| file.unsynced.clear());
     }
 
-    /// The power goes and comes back.
+    /// Cuts the power and restores it.
     pub fn power_cut(&self) {
         let mut inner = self.0.borrow_mut();
         inner.cuts += 1;
         let Inner { files, removed, seed, starts, cuts, .. } = &mut *inner;
         let of_file = |what: &str, slot: u32| Random::of(*seed, what, &[*starts, *cuts, slot.into()]);
-        // That a file is gone is durable with the directory.
+        // A removal is durable only once the directory is synced.
         for (slot, file) in core::mem::take(removed) {
             if of_file("cut undoes removal", slot).once_in(2) && file.is_durable {
                 files.entry(slot).or_insert(file);
@@ -299,7 +305,7 @@ impl SimDisk {
         inner.troubles = Troubles::default();
     }
 
-    /// The files of access beside the log are gone.
+    /// Removes the files of users and permissions beside the log.
     pub fn lose_access_files(&self) {
         self.0.borrow_mut().files.retain(|slot, _| !ACCESS_SLOTS.contains(slot));
     }
@@ -340,7 +346,8 @@ impl File {
         self.owed.clear();
     }
 
-    /// A sync that the device says it has made: what was there before is what a cut may leave.
+    /// Simulates a sync that the device acknowledges without doing it: a power cut may bring back the old
+    /// bytes.
     fn owe(&mut self) {
         for sector in &self.dirty {
             let mut old: Vec<u8> = self.media.iter().skip(sector * SECTOR).take(SECTOR).copied().collect();
@@ -352,7 +359,7 @@ impl File {
         self.owed = owed;
     }
 
-    /// A sync that fails: what it was for is there in part, and no later one writes the rest.
+    /// Simulates a failed sync: some sectors reach the media, and no later sync writes the others.
     fn fail_sync(&mut self, random: &mut Random) {
         for sector in core::mem::take(&mut self.dirty) {
             if random.once_in(2) {
@@ -383,18 +390,18 @@ impl File {
 }
 
 impl Inner {
-    /// The stream of one purpose in this call.
+    /// Returns the random numbers for one purpose in the current call.
     fn chance(&self, purpose: &str) -> Random {
         Random::of(self.seed, purpose, &[self.starts, self.calls])
     }
 
-    /// The stream for the next damage.
+    /// Returns the random numbers for the next damage.
     pub fn next_damage(&mut self) -> Random {
         self.damages += 1;
         Random::of(self.seed, "damage of blocks", &[self.starts, self.damages])
     }
 
-    /// Counts down; true when the power goes with this call.
+    /// Counts a call that a cut can hit. Returns true when the power fails during this call.
     fn call(&mut self) -> io::Result<bool> {
         if self.off {
             return Err(io::Error::other("the power is off"));
@@ -405,12 +412,12 @@ impl Inner {
         Ok(self.off)
     }
 
-    /// Whether the file system still lets itself be changed.
+    /// Fails if the file system has become read-only.
     fn change(&mut self) -> io::Result<()> {
         if self.troubles.read_only.hits() { Err(io::ErrorKind::ReadOnlyFilesystem.into()) } else { Ok(()) }
     }
 
-    /// Whether a file that ends there would be more than there is room for.
+    /// Returns whether a file of `end` bytes would exceed the limit for all files.
     fn is_beyond_room(&self, slot: u32, end: u64) -> bool {
         let others = self.files.iter().filter(|(other, _)| **other != slot && !is_beside_the_log(**other));
         let bytes: u64 = others.map(|(_, file)| file.cache.len() as u64).sum();
@@ -418,7 +425,7 @@ impl Inner {
         end > have && self.room.is_some_and(|room| bytes + end > room)
     }
 
-    /// Whether the device ignores this sync.
+    /// Returns whether the device ignores this sync.
     fn ignores_sync(&self) -> bool {
         self.lies_one_in > 0 && !self.chance("lie").once_in(self.lies_one_in)
     }
@@ -458,7 +465,8 @@ impl Disk for SimDisk {
         if inner.off {
             return Err(io::Error::other("the power is off"));
         }
-        // A directory is asked for that one, not the medium.
+        // The check for an interrupted repair looks into the directory, so a failing medium does not affect
+        // it.
         if slot == REPAIR_SLOT && !inner.files.contains_key(&slot) {
             return Ok(0);
         }
@@ -469,7 +477,7 @@ impl Disk for SimDisk {
             }
             return Err(io::Error::other("the read failed"));
         }
-        // As on a real disk, a file that is gone reads as an empty one.
+        // As on a real disk, a missing file reads as an empty one.
         let Some(File { cache, refused, worn, .. }) = inner.files.get(&slot) else { return Ok(0) };
         let from = (at as usize).min(cache.len());
         let count = bytes.len().min(cache.len() - from);
@@ -522,7 +530,7 @@ impl Disk for SimDisk {
         let broken: Vec<usize> = blocks.filter(|block| file.synced.contains(block)).collect();
         file.write(from, &all);
         if is_full {
-            // It is no commit yet, so whoever comes next may write over it.
+            // The commit is incomplete, so the next writer may overwrite it.
             file.unsynced.retain(|block| !(from / BLOCK_BYTES..).contains(block));
         }
         for block in broken {

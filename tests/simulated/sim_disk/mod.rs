@@ -1,15 +1,17 @@
-//! A disk in memory that fails as real ones do, and numbers from a seed.
+//! An in-memory disk with the faults of real disks, and random numbers from a seed.
 //!
-//! | file | what it holds |
-//! |------|---------------|
+//! The store accesses a disk only through the trait [`leveret_storage::Disk`]. So a test can cause, at any call
+//! and repeatably, faults that take years to occur on cheap cards.
+//!
+//! | file | contents |
+//! |------|----------|
 //! | `disk` | the files, the page cache, the media; power cuts and kills |
-//! | `trouble` | what goes wrong with it at which call |
-//! | `damage` | what happens to blocks that were synced |
-//! | `mutant` | mistakes to put in front of it |
+//! | `trouble` | which disk calls fail |
+//! | `damage` | damage to synced blocks |
+//! | `mutant` | deliberate mistakes between the store and the disk |
 //!
-//! Why it exists: the store sees a disk only through the trait [`leveret_storage::Disk`], so what takes
-//! years of cheap cards to happen can be had here at any call, again and again. Always true: a run is a
-//! function of its seed.
+//! # Invariants
+//! - A run is a function of its seed.
 
 #![allow(dead_code, unused_imports, missing_docs, unreachable_pub, reason = "each test uses its part")]
 

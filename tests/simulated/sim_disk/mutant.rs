@@ -1,34 +1,35 @@
-//! Mistakes between the store and the disk, to prove that the checks see them.
+//! Deliberate mistakes between the store and the disk, which prove that the checks detect them.
 //!
-//! Always true: a mistake is one that a store could make; what is written is a whole commit all the same.
+//! # Invariants
+//! - Each mistake is one that a store could make.
+//! - Every written commit stays complete and has a valid checksum.
 
 use leveret_storage::{Range, Ranges, Record};
 
 use super::disk::Inner;
 use super::trouble::COMMIT_HEADER_BYTES as COMMIT_HEADER;
 
-/// What happens seldom happens once in so many times: some hundred runs of a simulator have to pass before
-/// one of them shows it.
+/// A rare mistake happens once in this many times. A simulator needs some hundred runs to reveal it.
 pub const SELDOM: u64 = 150;
 
-/// A mistake put between the store and the disk, to prove that the checks see it.
+/// A mistake between the store and the disk, which the checks have to detect.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mutant {
     /// No mistake.
     None,
-    /// Syncs say that they are done and do nothing.
+    /// Syncs report success and do nothing.
     SyncLeftOut,
-    /// One sync in [`SELDOM`] says that it is done and does nothing.
+    /// One sync in [`SELDOM`] reports success and does nothing.
     SyncSeldomLeftOut,
-    /// Settlements say one offset more than was settled, whose message is still to come.
+    /// Settlements include the next offset, whose message has not been published yet.
     SettlementAhead,
-    /// Settlements are not written again when the segment that has them leaves the log.
+    /// Settlements are not rewritten when their segment is deleted.
     SettlementDropped,
-    /// Every commit and header says life 1.
+    /// Every commit and header carries epoch 1.
     NoLife,
-    /// The first write of a life is not made.
+    /// The first write after a start is skipped.
     LastCommitNotRewritten,
-    /// Each commit writes the block before it once more.
+    /// Each commit writes the block before it again.
     BlockRewritten,
 }
 
@@ -37,7 +38,7 @@ impl Inner {
         crc32c::crc32c_append(crc32c::crc32c(&self.identity.secret.to_le_bytes()), &self.identity.id)
     }
 
-    /// What the mutant makes of a write.
+    /// Returns the bytes that the mutant writes instead of `bytes`.
     pub fn mutate(&mut self, at: usize, bytes: &[u8]) -> Vec<u8> {
         let mut bytes = bytes.to_vec();
         let is_commit = bytes.starts_with(b"LVC");
@@ -65,7 +66,7 @@ impl Inner {
         bytes[4..8].copy_from_slice(&sum.to_le_bytes());
     }
 
-    /// Stretches every settlement in a commit by one offset.
+    /// Extends every settlement in a commit by one offset.
     fn settle_ahead(&mut self, bytes: &mut Vec<u8>) {
         let (padded, mut kept) = (bytes.len(), bytes[..COMMIT_HEADER].to_vec());
         let mut rest = &bytes[COMMIT_HEADER..];
@@ -91,8 +92,9 @@ impl Inner {
         self.seal_commit(bytes);
     }
 
-    /// Takes out of a commit all settlements that say nothing new. What is put in their place has the same
-    /// length, for the other records must stay where the log knows them.
+    /// Replaces all settlements in a commit that contain nothing new.
+    ///
+    /// The replacement has the same length, because the other records must keep their offsets in the log.
     fn drop_settlements(&mut self, bytes: &mut [u8]) {
         let mut at = COMMIT_HEADER;
         while let Ok((record, length)) = Record::parse(&bytes[at..]) {
@@ -111,7 +113,7 @@ impl Inner {
     }
 }
 
-/// A record of this length that means nothing: that something was deleted which never was.
+/// Returns a record of this length without effect: the deletion of a definition that never existed.
 fn filling(length: usize) -> Option<Vec<u8>> {
     (0..length).find_map(|name| {
         let key = vec![b'~'; name];

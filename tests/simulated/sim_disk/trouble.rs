@@ -1,48 +1,48 @@
-//! What goes wrong with a disk, and at which call.
+//! Which disk calls fail, and how.
 //!
-//! Always true: what is ahead is counted in calls, so that a run stays a function of its seed; a fault that
-//! passes is over after so many calls of its kind, one that lasts is there until the next start.
+//! # Invariants
+//! - Faults are planned by numbers of calls, so that a run stays a function of its seed.
+//! - A temporary fault ends after a given number of calls of its kind. A lasting one ends at the next start.
 
 use leveret_storage::Record;
 
-/// Bytes before the first record of a commit.
+/// Bytes of a commit before its first record.
 pub const COMMIT_HEADER_BYTES: usize = 76;
-/// So many calls of a kind are all that a life makes.
+/// As the count of a [`Spell`]: all calls of this kind until the next start fail.
 pub const LASTING: u64 = u64::MAX;
 
-/// What happens at which call, counted from now.
+/// A fault and the number of calls before it, counted from now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Trouble {
-    /// Nothing.
+    /// No fault.
     Never,
-    /// The power goes.
+    /// The power fails.
     Cut(u64),
-    /// The process is killed, and what it wrote stays in the page cache.
+    /// The process is killed; its writes stay in the page cache.
     Kill(u64),
-    /// The process is killed between the write of a commit which says that a segment has left, and its sync;
-    /// so many such commits from now.
+    /// The process is killed between the write and the sync of a commit that records a deleted segment. The
+    /// number counts such commits.
     KillAsLeft(u64),
-    /// The power goes between the sync of a commit that settles something and whatever comes next; so many
-    /// such commits from now.
+    /// The power fails after the sync of a commit that contains a settlement, before any other change. The
+    /// number counts such commits.
     CutAsSettled(u64),
-    /// A sync fails; so many syncs from now. What it was for is on the media in part.
+    /// A sync fails, and only some of its sectors reach the media. The number counts syncs.
     FailedSync(u64),
-    /// The file system is full for zeros from this call on.
+    /// From this call on, writing zeros fails because the file system is full.
     Full(u64),
-    /// The file system is full after so many writes and zeros, for so many; then it has room again.
+    /// The file system is full: the calls to skip, then the writes and zero fills that fail.
     NoRoom(u64, u64),
-    /// Writes are refused after so many, and so many of them.
+    /// Writes fail: the calls to skip, then the number that fail.
     FailedWrite(u64, u64),
-    /// Whatever would change the disk is refused after so many such calls, until the next start: the file
-    /// system is one that is only read by then.
+    /// The file system becomes read-only until the next start. The number counts calls that change the disk.
     ReadOnly(u64),
-    /// Reads are refused after so many, and so many of them.
+    /// Reads fail: the calls to skip, then the number that fail.
     FailedRead(u64, u64),
-    /// Syncs find the file system full after so many, and so many of them.
+    /// Syncs find the file system full: the calls to skip, then the number that fail.
     FullSync(u64, u64),
 }
 
-/// Calls of a kind that fail: so many after so many.
+/// Skips `after` calls of a kind, then lets `count` of them fail.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Spell {
     after: u64,
@@ -50,7 +50,7 @@ pub struct Spell {
 }
 
 impl Spell {
-    /// Counts a call; whether it is one of those that fail.
+    /// Counts a call. Returns whether it fails.
     pub const fn hits(&mut self) -> bool {
         if self.count == 0 {
             return false;
@@ -66,7 +66,7 @@ impl Spell {
     }
 }
 
-/// What is ahead.
+/// The planned faults, by kind of call.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Troubles {
     pub cut: Spell,
@@ -100,7 +100,8 @@ impl Troubles {
         }
     }
 
-    /// After a write: a kill may be due at the call behind it, a cut at the one behind its sync.
+    /// Notes a write. It may schedule a kill for the next call, or a power cut for the call after the next
+    /// sync.
     pub fn note_write(&mut self, bytes: &[u8]) {
         let is_left = |record: &Record<'_>| matches!(record, Record::Left { .. });
         if self.kill_as_left.count > 0 && says(bytes, is_left) && self.kill_as_left.hits() {
@@ -113,7 +114,7 @@ impl Troubles {
     }
 }
 
-/// Whether these bytes are a commit that has such a record.
+/// Returns whether `bytes` are a commit that contains a record for which `is_such` is true.
 fn says(bytes: &[u8], is_such: impl Fn(&Record<'_>) -> bool) -> bool {
     let mut rest = bytes.get(COMMIT_HEADER_BYTES..).filter(|_| bytes.starts_with(b"LVC")).unwrap_or_default();
     while let Ok((record, length)) = Record::parse(rest) {

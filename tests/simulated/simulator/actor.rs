@@ -1,8 +1,11 @@
-//! A client: a connection, its channels, what it asked for on them and waits to hear, and what it holds.
+//! A simulated client: a connection with its channels, its unanswered requests and its unacknowledged
+//! messages.
 //!
-//! Always true: it asks for more before the answers come, as programs do, but for what changes how a channel
-//! is to be understood; answers come in the order of the requests, or the checker of its frames has failed by
-//! then; the ledger is told of what was sent before it leaves, and of what was heard as it comes.
+//! # Invariants
+//! - The client sends requests before earlier ones are answered, as programs do. The exception are requests
+//!   that change how later frames of the channel are interpreted.
+//! - Answers come in the order of the requests; otherwise the frame checker has already failed.
+//! - The ledger learns of a request before it is sent, and of a frame as soon as it is received.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -15,13 +18,13 @@ use super::deaths::{Deaths, Delivery, is_dying};
 use super::ledger::{Holder, Key, Ledger, Settled, Tick};
 use super::world::{Client, Line, Phase, Said};
 
-/// More messages than a client publishes.
+/// More messages than one client ever publishes.
 const CONTENTS_MAX: u64 = 1_000_000;
 
 /// A message in a queue.
 pub type Place = (Key, u64);
 
-/// What a channel is for.
+/// The purpose of a channel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mode {
     Plain,
@@ -29,7 +32,7 @@ pub enum Mode {
     Transaction,
 }
 
-/// What was asked for and not answered.
+/// A request without an answer.
 #[derive(Clone, Debug)]
 pub enum Pending {
     Setting,
@@ -49,7 +52,7 @@ pub enum Pending {
     Close,
 }
 
-/// Where deliveries come from.
+/// The source of deliveries to a consumer.
 #[derive(Clone, Debug)]
 pub struct Consumer {
     pub key: Key,
@@ -60,26 +63,29 @@ pub struct Consumer {
 #[derive(Debug)]
 pub struct Channel {
     pub mode: Mode,
-    /// Asked for, with the moment.
+    /// Unanswered requests, each with the tick at which it was sent.
     pub pending: VecDeque<(Pending, Tick)>,
     pub consumers: BTreeMap<String, Consumer>,
-    /// By delivery tag.
+    /// Unacknowledged deliveries, by delivery tag.
     pub unacked: BTreeMap<u64, Place>,
-    /// By publish number.
+    /// Unconfirmed messages, by publish number.
     pub unconfirmed: BTreeMap<u64, u64>,
     pub publishes: u64,
-    /// What the open transaction has: messages, and settlements with whether they give back.
+    /// Contents of the open transaction: messages, and settlements with whether they requeue.
     pub published: Vec<u64>,
     pub decided: Vec<(Place, bool)>,
-    /// Settled, and nothing answered since.
+    /// Settlements sent since the last answer on the channel.
     pub settling: VecDeque<(Tick, Place)>,
-    /// Gets in a row that were taken for answered with nothing. Where a message is left out, because the
-    /// channel is about to be closed, the nothing that answers a later get is taken for its answer.
+    /// Consecutive gets that were counted as empty.
+    ///
+    /// The broker may omit the answer with a message when it is about to close the channel. Then the empty
+    /// answer to a later get is taken for the answer to an earlier one.
     pub empty_gets: Vec<(Key, bool)>,
     pub is_closing: bool,
 }
 
-/// The message of one of these gets was left out. Without acknowledgement it is gone, else it went back.
+/// Notes that one of these gets took a message which was not delivered: with `no_ack` it is lost, otherwise
+/// it was requeued.
 fn doubt_gets(ledger: &mut Ledger, gets: &[(Key, bool)]) {
     for (key, no_ack) in gets {
         ledger.note_return(key);
@@ -106,7 +112,8 @@ impl Channel {
         }
     }
 
-    /// What comes now was on its way when all was asked back, and somebody else may have it already.
+    /// Returns whether a recover is unanswered: deliveries that arrive now may already be with another
+    /// consumer.
     fn is_recovering(&self) -> bool {
         self.pending.iter().any(|(pending, _)| matches!(pending, Pending::Recover))
     }
@@ -116,23 +123,23 @@ impl Channel {
     }
 }
 
-/// How its connection behaves now.
+/// Current behaviour of the connection.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Link {
-    /// Nothing arrives at the broker before then, and nothing is read by the client.
+    /// Until this time nothing arrives at the broker; until `down_at` the client reads nothing.
     pub up_at: u64,
     pub down_at: u64,
-    /// A fragment takes at most so long.
+    /// Maximum delay of a fragment, in milliseconds.
     pub latency_ms: u64,
 }
 
-/// How the client left, if it has.
+/// Whether and how the client has left.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Leaving {
     No,
-    /// It has said so.
+    /// It has closed its connection in an orderly way.
     Politely,
-    /// It is gone, and what it asked for may happen as long as the broker has its connection.
+    /// It disappeared. Its requests may still take effect while the broker keeps the connection.
     Gone,
 }
 
@@ -146,19 +153,19 @@ pub struct Actor {
     pub channels: BTreeMap<u16, Channel>,
     pub next_channel: u16,
     pub act_at: u64,
-    /// How often it has thought of something.
+    /// Number of times that it has acted.
     pub acts: u64,
-    /// What it publishes next; no other client ever does.
+    /// Number of its next message. No other client uses the same numbers.
     pub next_content: u64,
     pub leaving: Leaving,
-    /// Requests of channels that are no more.
+    /// Unanswered requests of channels that have ended.
     ghosts: Vec<Pending>,
     has_ended: bool,
-    /// Consumers that acknowledge nothing, of a client that is gone, by channel and tag.
+    /// Consumers with `no_ack` of a client that disappeared, by channel and consumer tag.
     unread_consumers: BTreeMap<(u16, String), Key>,
-    /// Its gets without an answer, by channel: where each takes from, and whether that settles it.
+    /// Its unanswered gets, by channel: the queue of each, and whether it uses `no_ack`.
     unread_gets: BTreeMap<u16, VecDeque<(Key, bool)>>,
-    /// What it says and hears is shown on standard error.
+    /// Print its methods, sent and received, on standard error.
     is_traced: bool,
 }
 
@@ -198,7 +205,7 @@ impl Actor {
         (self.vhost, name.to_string())
     }
 
-    /// Its own queue.
+    /// Returns the name of its exclusive queue.
     pub fn own_queue(&self) -> String {
         format!("x{}", self.number)
     }
@@ -207,12 +214,12 @@ impl Actor {
         self.leaving == Leaving::No && self.client.checker.phase == Phase::Open
     }
 
-    /// Whether the broker may still do something for it.
+    /// Returns whether the broker still has the connection, and so may still process its requests.
     pub fn is_held(&self) -> bool {
         self.line.borrow().is_held
     }
 
-    /// Nothing is missing that it asked for.
+    /// Returns whether all its requests are answered.
     pub fn is_at_rest(&self) -> bool {
         self.leaving != Leaving::No
             || self.client.is_done_sending() && self.channels.values().all(Channel::is_at_rest)
@@ -229,7 +236,7 @@ impl Actor {
         format!("connection {}: {} octets unsent, {channels:?}", self.number, self.client.unsent())
     }
 
-    /// Asks for something on a channel.
+    /// Sends a request on a channel and remembers it as unanswered.
     pub fn ask(&mut self, ledger: &mut Ledger, number: u16, pending: Pending, method: &Method<'_>) {
         let at = ledger.tick();
         let Some(channel) = self.channels.get_mut(&number) else { return };
@@ -244,9 +251,9 @@ impl Actor {
         self.client.send(number, method);
     }
 
-    // ---- what it hears
+    // ---- receiving
 
-    /// Sends and receives, and tells the ledger.
+    /// Sends and receives, and tells the ledger. Returns whether anything moved.
     pub fn step(&mut self, ledger: &mut Ledger, now: leveret_core::time::Now) -> bool {
         let moved = self.client.step(&mut self.line.borrow_mut(), now);
         while let Some(said) = self.client.heard.pop_front() {
@@ -346,7 +353,7 @@ impl Actor {
         }
     }
 
-    /// The publishes that a confirm is about.
+    /// Removes and returns the messages that a confirm is about.
     fn confirmed(&mut self, number: u16, tag: u64, multiple: bool) -> Vec<u64> {
         let Some(channel) = self.channels.get_mut(&number) else { return Vec::new() };
         if multiple {
@@ -357,8 +364,9 @@ impl Actor {
         }
     }
 
-    /// The next request is answered; what was settled before it has been taken note of. The message of a get
-    /// may be left out where the channel is about to be closed.
+    /// Takes the next unanswered request, and notes that the settlements sent before it have been applied.
+    ///
+    /// A get may have no answer with a message if the channel is about to be closed.
     fn pop(&mut self, ledger: &mut Ledger, number: u16, id: (u16, u16)) -> Option<(Pending, Tick)> {
         let channel = self.channels.get_mut(&number)?;
         if !matches!(id, (60, 71 | 72)) {
@@ -394,13 +402,13 @@ impl Actor {
         match pending {
             Pending::Declare(key) => ledger.end_declaration(&key, true),
             Pending::Scan(key) => {
-                // An answer may be long on its way: what was deleted since was there then.
+                // The answer may be old: a queue deleted since then existed when it was sent.
                 if ledger.queue(&key).changed_at < since
                     && ledger.queue(&key).fact.is_there == Some(false)
                     && !super::topology::may_go(&key.1)
                     && ledger.queue(&key).fact.is_quiet()
                 {
-                    ledger.miss(format!("queue {key:?} was deleted and is there: {method:?}"));
+                    ledger.miss(format!("queue {key:?} was deleted and still exists: {method:?}"));
                 }
                 ledger.learn(&key, since, true);
             }
@@ -422,13 +430,13 @@ impl Actor {
                     ledger.note_settled(place, holder, Settled::Durable);
                 }
             }
-            // What was on its way then goes back as well.
+            // Deliveries that were on their way at that time are requeued as well.
             Pending::Recover => self.give_all_back(ledger, number),
             Pending::Setting | Pending::Consume | Pending::Get { .. } | Pending::Close => {}
         }
     }
 
-    /// A message that came, compared octet by octet with what was sent.
+    /// Compares a received message byte by byte with what was published.
     fn take(&self, ledger: &mut Ledger, said: &Said, (exchange, key): (&str, &[u8])) -> (u64, Deaths) {
         let number = number_of(&said.body);
         let Some(content) = ledger.contents.get(&number) else { return (number, Deaths::default()) };
@@ -441,7 +449,7 @@ impl Actor {
         }
     }
 
-    /// The ledger is told of a message that came from there.
+    /// Tells the ledger of a delivery.
     fn note_delivery(
         &self,
         ledger: &mut Ledger,
@@ -475,9 +483,9 @@ impl Actor {
     ) {
         let Some(channel) = self.channels.get(&number) else { return };
         match code {
-            // No such thing: it may be so if somebody deleted it, or nobody is sure that it is there.
+            // The queue may be missing if a client deleted it or if its existence is uncertain.
             404 if about != (60, 40) => {
-                // It may have been declared behind what was asked for here.
+                // A declaration may have been processed after the request.
                 let sure = channel.pending.front().and_then(|(pending, at)| match pending {
                     Pending::Scan(key) | Pending::Purge(key) | Pending::Get { key, .. } => {
                         Some(key).filter(|key| ledger.queue(key).changed_at < *at)
@@ -489,7 +497,7 @@ impl Actor {
                     && ledger.queue(key).fact.is_sure()
                 {
                     let key = key.clone();
-                    ledger.miss(format!("queue {key:?} is gone and nobody deleted it: {text}"));
+                    ledger.miss(format!("queue {key:?} does not exist, but no client deleted it: {text}"));
                 }
                 if let Some((Pending::Scan(key), at)) = channel.pending.front()
                     && is_meant(&key)
@@ -497,14 +505,16 @@ impl Actor {
                     ledger.learn(key, *at, false);
                 }
             }
-            // Shares and pools; deliveries that waited too long; somebody else's exclusive queue.
+            // Limits and pools; deliveries with an acknowledgement timeout; a queue exclusive to another
+            // client.
             506 | 406 | 405 | 404 => {}
             _ => ledger.complain(format!("channel {number} is closed with {code} {text}")),
         }
     }
 
-    /// The broker has closed a channel: what needed no acknowledgement there, and was not written yet, may be
-    /// gone, and nobody can say what it was.
+    /// Notes that the broker has closed a channel.
+    ///
+    /// Messages sent with `no_ack` that were not written yet may be lost, and it is unknown which they were.
     fn note_closed(&self, ledger: &mut Ledger, number: u16) {
         let Some(channel) = self.channels.get(&number) else { return };
         let consumed = channel.consumers.values().filter(|consumer| consumer.no_ack);
@@ -517,7 +527,8 @@ impl Actor {
         }
     }
 
-    /// A channel is no more: what it held goes back, what it asked for may happen or not.
+    /// Ends a channel: its unacknowledged messages are requeued, and its unanswered requests may or may not
+    /// happen.
     pub fn end_channel(&mut self, ledger: &mut Ledger, number: u16) {
         let Some(channel) = self.channels.remove(&number) else { return };
         let holder = self.holder(number);
@@ -549,7 +560,7 @@ impl Actor {
         self.lay_ghosts(ledger);
     }
 
-    /// What was asked for on channels that ended is over when the broker said so, or has let go.
+    /// Ends the requests of ended channels, once the broker has answered the close or dropped the connection.
     fn lay_ghosts(&mut self, ledger: &mut Ledger) {
         if self.leaving == Leaving::Gone && self.is_held() {
             return;
@@ -568,7 +579,7 @@ impl Actor {
         }
     }
 
-    /// Its connection is over for both sides.
+    /// Notes that the connection is closed on both sides.
     pub fn end(&mut self, ledger: &mut Ledger) {
         if self.leaving == Leaving::No {
             self.leaving = Leaving::Politely;
@@ -579,7 +590,7 @@ impl Actor {
         self.lay_ghosts(ledger);
     }
 
-    /// Its connection breaks, or the client is gone without a word: what was written to it is lost.
+    /// Notes that the connection broke or the client disappeared. Data written to it is lost.
     pub fn vanish(&mut self, ledger: &mut Ledger) {
         if self.leaving == Leaving::Gone {
             return;
@@ -593,7 +604,7 @@ impl Actor {
         self.client.die();
     }
 
-    /// Looks at what was written and never read: of those who need not acknowledge it, it is settled.
+    /// Reads what the broker wrote and the client never read. Messages sent with `no_ack` count as settled.
     fn read_unheard(&mut self, ledger: &mut Ledger) {
         self.client.overhear(&mut self.line.borrow_mut());
         while let Some(said) = self.client.heard.pop_front() {
@@ -605,7 +616,7 @@ impl Actor {
                         ledger.lose(&(key.clone(), content));
                     }
                 }
-                // Gets are answered in their order.
+                // Gets are answered in order.
                 Method::BasicGetOk { .. } => {
                     if let Some((key, true)) = self.next_unread_get(said.channel) {
                         ledger.lose(&(key, content));
@@ -618,7 +629,7 @@ impl Actor {
         }
     }
 
-    /// Remembers where what it will never read comes from.
+    /// Remembers the consumers and gets whose messages the client will never read.
     fn note_unread(&mut self) {
         for (number, channel) in &self.channels {
             let consumers = channel.consumers.iter().filter(|(_, consumer)| consumer.no_ack);
@@ -636,13 +647,13 @@ impl Actor {
         self.unread_gets.get_mut(&channel)?.pop_front()
     }
 
-    /// After a turn of the broker: whether it has let go of the connection.
+    /// Checks after a turn of the broker whether it has dropped the connection.
     pub fn note_turn(&mut self, ledger: &mut Ledger) {
         if self.has_ended || self.is_held() {
             return;
         }
         self.has_ended = true;
-        // The broker may have ended it without a word.
+        // The broker may have ended the connection without a close method.
         self.vanish(ledger);
         self.read_unheard(ledger);
         self.lay_ghosts(ledger);

@@ -1,14 +1,17 @@
-//! A bridge over power cuts, with an upstream that does what upstreams do: what was confirmed here arrives
-//! there at least once, in order, and what may be a repeat says so; or it is set aside. What is fetched and
-//! acknowledged there is here.
+//! Simulates a bridge across power cuts, with an upstream that shows the faults of real upstreams.
+//!
+//! Checked when forwarding: each message confirmed by the broker arrives upstream at least once and in order,
+//! or it is parked. Repeats are marked as such. Checked when fetching: each message acknowledged to the
+//! upstream is in the broker.
 //!
 //! ```text
 //! publisher ~ line ~> engine, simulated disk ~ line ~> upstream: takes, refuses, confirms late, breaks off
-//!                     engine, simulated disk <~ line ~ upstream: gives, closes, breaks off, gives again
+//!            engine, simulated disk <~ line ~ upstream: gives, closes, breaks off, gives again
 //! ```
 //!
-//! Always true: a run follows from its seed; everything that is checked is checked of what the publisher and
-//! the upstream saw.
+//! # Invariants
+//! - A run follows from its seed.
+//! - All checks use only what the publisher and the upstream saw.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,24 +34,27 @@ use super::world::sim_disk::{Mutant, SimDisk, Trouble};
 use super::world::{Client, Line, Manners, Memory, Phase, Random, Shape, consume, content_frames, passive};
 
 const SEEDS: core::ops::Range<u64> = 1..201;
-/// Seeds that once failed, with an upstream of fewer vices: two queues whose first messages found no memory, for what had come back unsent could not
-/// leave it; and a message that went on behind the end of its channel.
+/// Seeds that once failed, when the upstream had fewer faults.
+///
+/// In the first, two queues could not load their first messages, because returned messages that could not be
+/// sent filled the memory. In the second, a message was sent after its channel had ended.
 const FAILED_ONCE: [u64; 2] = [2798, 6020];
-/// Where the upstream is, and a name that leads there.
+/// Address of the upstream, and a host name that resolves to it.
 const AT: ([u8; 4], u16) = ([10, 0, 0, 1], 5672);
 const HOST: &str = "host-1";
 const WINDOW: u16 = 8;
-/// Publishes without a confirm, at most.
+/// Maximum number of unconfirmed messages.
 const UNCONFIRMED_MAX: usize = 24;
 const LIVES: u32 = 5;
-/// Messages that are there to be fetched by the end of the first life, and more in each: nobody takes them away
-/// here, and the disk is to have room for all.
+/// Number of messages to fetch up to the end of the first life, and the number added by each later life.
+///
+/// They are not consumed here, so the disk must have space for all of them.
 const FETCHED_MAX: u64 = 80;
-/// Steps in which everything must have arrived once nobody does harm any more.
+/// Maximum number of steps until everything has arrived, once all faults have ended.
 const CALM_STEPS: u64 = 400_000;
 const HOUR_MS: u64 = 3_600_000;
 
-/// Shows the broker's log where everything is shown.
+/// Prints the broker's log when tracing is on.
 struct Shown;
 
 impl log::Log for Shown {
@@ -63,14 +69,14 @@ impl log::Log for Shown {
     fn flush(&self) {}
 }
 
-/// The program of the device.
+/// The program on the device that publishes.
 struct Publisher {
     client: Client,
     line: Rc<RefCell<Line>>,
     is_ready: bool,
     publishes: u64,
     unconfirmed: BTreeMap<u64, u64>,
-    /// What a passive declare said last.
+    /// Message count in the last answer to a passive declare.
     ready: Option<u32>,
     delivered: Vec<u64>,
 }
@@ -102,13 +108,13 @@ impl Publisher {
         self.client.send(1, &method);
         let mut body = number.to_be_bytes().to_vec();
         body.resize(8 + body_bytes, 7);
-        // Persistent.
+        // Sets delivery mode 2 (persistent).
         self.client.say(&content_frames(1, &[0x10, 0, 2], &body, 4_000));
         self.publishes += 1;
         self.unconfirmed.insert(self.publishes, number);
     }
 
-    /// Sends and receives; what was confirmed goes into `confirmed`.
+    /// Sends and receives; adds confirmed messages to `confirmed`. Returns whether anything moved.
     fn step(&mut self, now: Now, confirmed: &mut BTreeSet<u64>) -> bool {
         let moved = self.client.step(&mut self.line.borrow_mut(), now);
         while let Some(said) = self.client.heard.pop_front() {
@@ -154,9 +160,9 @@ struct Bridged {
     publisher: Option<Publisher>,
     is_away: bool,
     cuts: u64,
-    /// The most of the pool of messages that was in use.
+    /// Highest number of messages in the message pool.
     messages_most: usize,
-    /// Steps of this life.
+    /// Steps in this life.
     steps: u64,
 }
 
@@ -208,7 +214,7 @@ impl Bridged {
         }
     }
 
-    /// A life begins; `false` when the power went during the start.
+    /// Starts a life. Returns `false` if the power failed during the start.
     fn start(&mut self) -> bool {
         self.now = 0;
         self.upstream.now = 0;
@@ -238,12 +244,13 @@ impl Bridged {
             return false;
         }
         if self.life == 1 {
-            // Nothing of a store before was durable, its name included.
+            // Nothing in the earlier store was durable, not even its name.
             self.store = [self.cuts as u8; 16];
         }
         engine.set_origin(self.store, self.life);
         engine.set_store(StoreDriver::new(log, self.plan.limits.frame_max as usize));
-        // A queue with arguments is there before the bridge, which would make it without.
+        // A queue with arguments is declared before the bridge starts. Otherwise the bridge would declare it
+        // without.
         if self.arguments.is_empty() {
             engine.set_bridges(std::slice::from_ref(&self.config));
         }
@@ -254,7 +261,7 @@ impl Bridged {
         true
     }
 
-    /// Whether somebody answers where the upstream should be.
+    /// Sets whether the upstream is unreachable.
     fn set_away(&mut self, is_away: bool) {
         self.is_away = is_away;
         let Some(engine) = &mut self.engine else { return };
@@ -265,8 +272,8 @@ impl Bridged {
         }
     }
 
-    /// Everybody sends, receives and decides once, or the clock jumps to whatever is due next, at most by
-    /// `jump_ms`; `false` when the power went.
+    /// Lets the publisher, the broker and the upstream act once. If nothing moves, the clock jumps to the
+    /// next due time, by at most `jump_ms`. Returns `false` if the power failed.
     fn step(&mut self, jump_ms: u64) -> bool {
         let (Some(engine), Some(publisher)) = (&mut self.engine, &mut self.publisher) else { return false };
         let clock = Now::from_ms(self.now);
@@ -294,12 +301,12 @@ impl Bridged {
         true
     }
 
-    /// How often the bridge has looked for its upstream in this life, whether or not anybody was there.
+    /// Returns how often the bridge has tried to connect in this life, successfully or not.
     fn tries(&self) -> u32 {
         self.engine.as_ref().map_or(0, |engine| engine.platform().tried)
     }
 
-    /// The publisher says a few more, if it may.
+    /// Publishes a few more messages, if the limit of unconfirmed ones allows it.
     fn publish(&mut self) {
         if self.config.forward.is_empty() {
             let mut random = Random::of(self.seed, "publisher there", &[self.cuts, self.steps]);
@@ -335,7 +342,7 @@ impl Bridged {
                 if random.once_in(3) {
                     self.publish();
                 }
-                // A socket may say that it is writable and take nothing.
+                // A socket may report that it is writable and then accept nothing.
                 if random.once_in(12) {
                     self.upstream.line.borrow_mut().tell_again();
                 }
@@ -354,10 +361,10 @@ impl Bridged {
         self.cuts += 1;
     }
 
-    /// Nobody does harm any more, until nothing is left to be moved; what is in a queue here then.
+    /// Runs without faults until nothing is left to move. Returns the messages in `queue` at the end.
     fn calm_down(&mut self, queue: &str) -> Vec<u64> {
         self.disk.start(Trouble::Never);
-        // All that is left to it is what a bridge gets over by itself.
+        // The only remaining fault is one that a bridge recovers from by itself.
         self.upstream.vices =
             Vices { forgets: Random::of(self.seed, "calm", &[]).one_of(&[0, 4]), ..Vices::default() };
         assert!(self.start(), "the last start failed");
@@ -385,7 +392,7 @@ impl Bridged {
         )
     }
 
-    /// Whether nothing is left that could be on its way to the upstream.
+    /// Returns whether no message can still be on its way to the upstream.
     fn is_empty(&self) -> bool {
         let (Some(publisher), Some(engine)) = (&self.publisher, &self.engine) else { return false };
         if self.config.forward.is_empty() {
@@ -409,40 +416,40 @@ impl Bridged {
         publisher.delivered.clone()
     }
 
-    /// What must hold of what the upstream has.
+    /// Checks the messages that the upstream has taken.
     fn check(&self, parked: &[u64]) {
         let (mut last_firsts, mut known) = (BTreeMap::new(), BTreeSet::new());
         for &(channel, number, is_repeat) in &self.upstream.taken {
             let last_first = last_firsts.entry(channel).or_insert(0);
             assert!(number < self.next, "{number} was never published");
             let is_first = known.insert(number);
-            // What was refused once comes later, if the power went before it was set aside.
+            // A refused message arrives later if the power failed before it was parked.
             if is_first && !self.upstream.refused.contains(&number) {
-                assert!(number > *last_first, "{number} came first behind {last_first}");
+                assert!(number > *last_first, "{number} came first after {last_first}");
                 *last_first = number;
             } else if !is_first {
-                assert!(is_repeat, "{number} came again and did not say so");
+                assert!(is_repeat, "{number} came again without being marked as a repeat");
             }
         }
         for number in parked {
             assert!(
                 self.upstream.refused.contains(number),
-                "{number} was set aside, and nobody had refused it"
+                "{number} was parked although it was never refused"
             );
         }
         known.extend(parked);
         let lost: Vec<&u64> = self.confirmed.difference(&known).collect();
-        assert!(lost.is_empty(), "confirmed, and nowhere: {lost:?}");
+        assert!(lost.is_empty(), "confirmed but lost: {lost:?}");
     }
 
-    /// What must hold of what is here, when the upstream has nothing left.
+    /// Checks the messages fetched by the broker, once the upstream has none left.
     fn check_fetched(&self, here: &[u64]) {
         let acknowledged = &self.upstream.source.acknowledged;
-        assert_eq!(acknowledged.len() as u64, self.next - 1, "all that was published there");
+        assert_eq!(acknowledged.len() as u64, self.next - 1, "everything published upstream is acknowledged");
         let known: BTreeSet<u64> = here.iter().copied().collect();
         let lost: Vec<&u64> = acknowledged.difference(&known).collect();
-        assert!(lost.is_empty(), "acknowledged there, and not here: {lost:?}");
-        assert!(known.is_subset(acknowledged), "nothing is here that was never there");
+        assert!(lost.is_empty(), "acknowledged upstream but missing in the broker: {lost:?}");
+        assert!(known.is_subset(acknowledged), "the broker has only messages that the upstream had");
     }
 }
 
@@ -490,7 +497,7 @@ fn config() -> Bridge {
 }
 
 #[test]
-fn what_is_confirmed_here_arrives_there_whatever_upstreams_and_power_do() {
+fn confirmed_messages_reach_the_upstream_despite_faults_and_power_cuts() {
     let (mut confirmed, mut taken, mut repeats, mut parked_count, mut breaks) = (0, 0, 0, 0, 0);
     if super::is_traced() && log::set_logger(&Shown).is_ok() {
         log::set_max_level(log::LevelFilter::Info);
@@ -520,7 +527,7 @@ fn what_is_confirmed_here_arrives_there_whatever_upstreams_and_power_do() {
     println!(
         "{confirmed} confirmed, {taken} taken, {repeats} marked, {parked_count} set aside, {breaks} breaks"
     );
-    // Or a change of the broker has quietly put the runs out of work.
+    // Otherwise a change of the broker has silently made these runs ineffective.
     let count = (seeds.end - seeds.start) as usize;
     if count >= 100 {
         assert!(confirmed > 200 * count && taken > 200 * count, "{confirmed} {taken}");
@@ -532,7 +539,7 @@ fn what_is_confirmed_here_arrives_there_whatever_upstreams_and_power_do() {
 }
 
 #[test]
-fn what_is_acknowledged_there_is_here_whatever_upstreams_and_power_do() {
+fn messages_acknowledged_to_the_upstream_are_kept_despite_faults_and_power_cuts() {
     let (mut arrived, mut given_again, mut breaks) = (0, 0, 0);
     let seeds = super::seeds_or(SEEDS);
     for seed in seeds.clone() {
@@ -565,7 +572,7 @@ fn what_is_acknowledged_there_is_here_whatever_upstreams_and_power_do() {
         breaks += run.upstream.breaks as usize;
     }
     println!("{arrived} here, {given_again} given again, {breaks} breaks");
-    // Or a change of the broker has quietly put the runs out of work.
+    // Otherwise a change of the broker has silently made these runs ineffective.
     let count = (seeds.end - seeds.start) as usize;
     if count >= 100 {
         assert!(arrived > 100 * count, "{arrived}");
@@ -573,15 +580,15 @@ fn what_is_acknowledged_there_is_here_whatever_upstreams_and_power_do() {
     }
 }
 
-/// A device whose upstream is away for ten days, and what it does when it comes back.
+/// A device whose upstream is unreachable for ten days and then returns.
 struct Outage {
     run: Bridged,
-    /// The most of the pool of messages in use by the end of each day.
+    /// Highest number of messages in the message pool up to the end of each day.
     most: Vec<usize>,
 }
 
 impl Outage {
-    /// Ten days with a reading each `every_ms`; a program of the device asks for each confirm.
+    /// Simulates ten days with one reading every `every_ms`. The device's program waits for each confirm.
     fn pass(arguments: Vec<u8>, segments: u32, every_ms: u64) -> Self {
         let mut run = Bridged::new(7);
         (run.upstream.vices, run.plan.slowness_ms, run.arguments) = (Vices::default(), 0, arguments);
@@ -612,7 +619,8 @@ impl Outage {
         Self { run, most }
     }
 
-    /// The upstream is back; milliseconds from its first message until the queue is empty.
+    /// Makes the upstream reachable again. Returns the milliseconds from its first message until the queue is
+    /// empty.
     fn drain(&mut self) -> u64 {
         let run = &mut self.run;
         run.set_away(false);
@@ -638,13 +646,13 @@ impl Outage {
 }
 
 #[test]
-fn ten_days_without_an_upstream_fill_the_disk_and_not_memory_and_then_drain_at_the_set_rate() {
+fn ten_days_without_an_upstream_fill_the_disk_but_not_memory_and_drain_at_the_set_rate() {
     let mut outage = Outage::pass(Vec::new(), 24, 60_000);
     let published = outage.run.next - 1;
     assert!(published > 5_000, "{published} readings");
     let publisher = outage.run.publisher.as_ref().expect("it is there");
-    assert_eq!(publisher.unconfirmed.len(), 1, "the disk is full, and its program waits");
-    // Pauses of chance up to five minutes: 5,760 of them in ten days, give or take.
+    assert_eq!(publisher.unconfirmed.len(), 1, "the disk is full, and the device's program waits");
+    // Random pauses of up to five minutes give about 5,760 attempts in ten days.
     let tries = outage.run.tries();
     assert!((4_000..8_000).contains(&tries), "{tries} tries in ten days");
     let last_day = outage.most.last().expect("there were ten");
@@ -658,14 +666,14 @@ fn ten_days_without_an_upstream_fill_the_disk_and_not_memory_and_then_drain_at_t
 }
 
 #[test]
-fn ten_days_without_an_upstream_drop_the_oldest_where_the_queue_says_so() {
+fn ten_days_without_an_upstream_drop_the_oldest_messages_if_the_queue_has_a_length_limit() {
     let mut bytes = [0; 64];
     let mut writer = Writer::new(&mut bytes);
     assert!(writer.table(|table: &mut TableWriter<'_, '_>| table.long("x-max-length", 1_000)).is_ok());
     let arguments = writer.written()[4..].to_vec();
     let mut outage = Outage::pass(arguments, 24, 60_000);
     let published = outage.run.next - 1;
-    assert!((14_400..=14_401).contains(&published), "nobody waited: {published} readings in ten days");
+    assert!((14_400..=14_401).contains(&published), "the program waited: {published} readings");
     outage.drain();
     let numbers: Vec<u64> = outage.run.upstream.taken.iter().map(|(_, number, _)| *number).collect();
     assert_eq!(numbers, (published - 999..=published).collect::<Vec<_>>());

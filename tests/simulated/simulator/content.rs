@@ -1,14 +1,14 @@
-//! What a message of a run is made of: its properties and bytes follow from its number and its length, so
-//! that whoever receives it can tell whether anything was altered.
+//! The content of simulated messages. Properties and body follow from the number and the length of a message,
+//! so a receiver detects any change.
 
 use super::deaths::{Deaths, is_dying, other_of, without_deaths};
 use super::ledger::{Holder, Key};
 use super::topology;
 
-/// A message as it was published.
+/// A published message.
 #[derive(Clone, Debug)]
 pub struct Content {
-    /// Its channel: what came from one is in order.
+    /// The channel it was published on. Messages of one channel stay in order.
     pub stream: Holder,
     pub vhost: &'static str,
     pub exchange: &'static str,
@@ -17,9 +17,9 @@ pub struct Content {
     pub mandatory: bool,
     pub len: u32,
     pub life: u32,
-    /// Queues that surely were its targets when it was sent, and how often each was about to go by then.
+    /// Queues that were certainly its targets when it was sent, each with its deletion count at that time.
     pub(super) targets: Vec<(Key, u32)>,
-    /// How often a binding had been about to go.
+    /// Number of unbindings requested up to that time.
     pub(super) unbound: u32,
 }
 
@@ -47,12 +47,12 @@ impl Content {
         }
     }
 
-    /// Most messages have one.
+    /// Returns its priority, if it has one, as most messages do.
     pub const fn priority(&self) -> Option<u8> {
         if self.len.is_multiple_of(4) { None } else { Some((self.len % 5) as u8) }
     }
 
-    /// How often it has died when it looks like that; `None`: it was altered.
+    /// Returns how often it has died according to a received copy, or `None` if the copy was altered.
     pub fn deaths_in(&self, exchange: &str, key: &[u8], properties: &[u8]) -> Option<Deaths> {
         let is_where_it_was = exchange == self.exchange && key == self.key.as_bytes();
         if !is_dying(&self.key) || !self.exchange.is_empty() {
@@ -63,17 +63,17 @@ impl Content {
         let (plain, deaths) = without_deaths(properties, &self.key, expiration)?;
         let names = [Some(&*self.key), other_of(&self.key)];
         let is_somewhere = exchange.is_empty() && names.iter().flatten().any(|name| name.as_bytes() == key);
-        // The first death takes its own time away.
+        // The first death removes the expiration.
         let wanted = self.properties_with(self.expires() && deaths.all() == 0);
         (is_somewhere && plain == wanted).then_some(deaths)
     }
 
-    /// Whether it has a time of its own.
+    /// Returns whether it has an expiration of its own.
     fn expires(&self) -> bool {
         self.exchange.is_empty() && topology::expires(&self.key, self.len)
     }
 
-    /// Its properties as they are written.
+    /// Returns its properties in wire format.
     pub fn properties(&self) -> Vec<u8> {
         self.properties_with(self.expires())
     }
@@ -93,7 +93,7 @@ impl Content {
     }
 }
 
-/// The bytes of a body: they begin with its number.
+/// Returns the bytes of a body; they begin with the message number.
 pub fn body_of(number: u64, len: u32) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(len as usize + 8);
     bytes.extend_from_slice(&number.to_le_bytes());
@@ -108,7 +108,7 @@ pub fn body_of(number: u64, len: u32) -> Vec<u8> {
     bytes
 }
 
-/// The content that a body was made for; its bytes are to be compared besides.
+/// Returns the message number in a body. The rest of the body has to be compared separately.
 pub fn number_of(body: &[u8]) -> u64 {
     body.first_chunk::<8>().map_or(u64::MAX, |first| u64::from_le_bytes(*first))
 }

@@ -1,23 +1,25 @@
-//! Messages that die and live on: what a queue gives up another one has, as often as that happens.
+//! Checks messages that are dead-lettered, repeatedly, between the two queues of a pair.
 //!
 //! ```text
-//! published ──→ s0 ── rejected, or back too often ──→ m0 ── rejected ──→ s0 ── … until somebody acknowledges
-//! published ──→ jN ── rejected ──→ wN ── waited long enough, or rejected ──→ jN ── … until somebody acknowledges
+//! published ──→ s0 ── rejected, or delivery limit ──→ m0 ── rejected ──→ s0 ── … until acknowledged
+//! published ──→ jN ── rejected ──→ wN ── expired, or rejected ──→ jN ── … until acknowledged
 //! ```
 //!
-//! How long a message waits in `wN`, and where it goes then, arguments say (`w0`), a policy (`w2`), or one the
-//! one and one the other (`w1`). Some are published to `wN`, and some to `jN` with a time of their own: those
-//! are dropped when it is over twice and nobody has rejected them in between, as in RabbitMQ.
+//! How long a message waits in `wN`, and where it goes then, is defined by arguments (`w0`), by a policy
+//! (`w2`), or by one of each (`w1`). Some messages are published to `wN`, and some to `jN` with an
+//! expiration. The latter are dropped when they expire twice without a rejection in between, as in RabbitMQ.
 //!
-//! Why a model of its own: in which of the two a message is depends on what became of each of its rejections,
-//! which a power cut may undo until somebody has what came of it; so nothing is said of one queue here, and
-//! everything of both.
+//! Such messages need a model of their own: which queue of the pair has a message depends on the outcome of
+//! each rejection. A power cut may undo a rejection until a client has seen its result. So the model makes no
+//! statement about one queue alone, only about both together.
 //!
-//! Always true: a message that was promised and not acknowledged is in one of the two, and never in both; its
-//! headers count one death more where it was published than in the other queue while it is in that one, and
-//! as many while it is where it was published; the last of them is of the queue that it is not in; of
-//! its deaths by rejection in each queue there are no more than clients asked for, and they grow; what had
-//! the same number of deaths when somebody had it comes as redelivered.
+//! # Invariants
+//! - A promised, unacknowledged message is in exactly one of the two queues.
+//! - While it is in the queue that it was published to, its headers count equally many deaths in both queues.
+//! - While it is in the other queue, they count one death more in the queue that it was published to.
+//! - Its last death was in the queue that it is not in now.
+//! - In each queue its deaths by rejection are at most the rejections that clients requested, and they grow.
+//! - A message that a client has received with the same number of deaths is marked as redelivered.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,38 +27,39 @@ use leveret_amqp::Table;
 
 use super::ledger::{Promise, Tick};
 
-/// Pairs of queues: where messages are published that may die, and where they are then.
+/// Pairs of queues: messages are published to the first, and dead-lettered to the second.
 pub const CHAINS: [[&str; 2]; 4] = [["s0", "m0"], ["j0", "w0"], ["j1", "w1"], ["j2", "w2"]];
-/// The first queue of all that messages die in.
+/// The first queue of all with dead letters.
 pub const DYING: &str = CHAINS[0][0];
-/// How often a message may come back to `s0` before it dies of that.
+/// Delivery limit of `s0`.
 pub const DELIVERY_LIMIT: i64 = 2;
-/// The flag of headers, in the first octet of the properties.
+/// Flag for the presence of headers, in the first byte of the properties.
 const HAS_HEADERS: u8 = 0x20;
 
-/// The pair that a queue is of, and which of the two it is.
+/// Returns the pair that a queue belongs to, and its position in the pair.
 pub fn place_of(queue: &str) -> Option<(usize, usize)> {
     let side_in = |pair: &[&str; 2]| pair.iter().position(|name| *name == queue);
     CHAINS.iter().enumerate().find_map(|(chain, pair)| Some((chain, side_in(pair)?)))
 }
 
-/// A queue whose messages die.
+/// Returns whether messages of a queue are dead-lettered.
 pub fn is_dying(queue: &str) -> bool {
     place_of(queue).is_some()
 }
 
-/// Where the messages of a queue live on.
+/// Returns the queue that dead letters of a queue go to.
 pub fn other_of(queue: &str) -> Option<&'static str> {
     place_of(queue).map(|(chain, side)| CHAINS[chain][1 - side])
 }
 
-/// A queue in which messages wait until they may go back.
+/// Returns whether messages wait in this queue for a delayed return.
 pub fn is_waiting(queue: &str) -> bool {
     place_of(queue).is_some_and(|(chain, side)| chain > 0 && side == 1)
 }
 
-/// Properties without what deaths have put in, and the deaths, of a message that was published to `home` with
-/// this time of its own; `None`: they are none that it can have.
+/// Removes what deaths have added to the properties, and returns both parts.
+///
+/// The message was published to `home` with this `expiration`. Returns `None` if its deaths are impossible.
 pub fn without_deaths(properties: &[u8], home: &str, expiration: Option<&[u8]>) -> Option<(Vec<u8>, Deaths)> {
     let (chain, home_side) = place_of(home)?;
     let mut plain = properties.to_vec();
@@ -81,7 +84,7 @@ pub fn without_deaths(properties: &[u8], home: &str, expiration: Option<&[u8]>) 
             ("rejected", _) => deaths.rejected[side] += count,
             ("delivery_limit", 0) if chain == 0 => {}
             ("expired", 1) if chain > 0 => deaths.expired[1] += count,
-            // Its own time goes with its first death.
+            // The first death removes the expiration.
             ("expired", 0) if chain > 0 && expiration.is_some() && is_first && count == 1 => {
                 deaths.expired[0] += 1;
             }
@@ -107,13 +110,13 @@ pub fn without_deaths(properties: &[u8], home: &str, expiration: Option<&[u8]>) 
 /// How often a message has died.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Deaths {
-    /// In each of the two queues.
+    /// Deaths in each queue of the pair.
     of: [u64; 2],
-    /// Of all these, because somebody rejected it.
+    /// Deaths in each queue caused by rejection.
     rejected: [u64; 2],
-    /// Of all these, because its time was over.
+    /// Deaths in each queue caused by expiration.
     expired: [u64; 2],
-    /// In which of the two it died last.
+    /// Position in the pair of the queue of its last death.
     last: Option<usize>,
 }
 
@@ -122,43 +125,44 @@ impl Deaths {
         self.of[0] + self.of[1]
     }
 
-    /// Whether it has waited to the end in the queue that is for that.
+    /// Returns whether it has expired in the queue in which messages wait.
     pub const fn has_waited(&self) -> bool {
         self.expired[1] > 0
     }
 
-    /// Whether a message with these that was published to `home` is in this queue of the two.
+    /// Returns whether a message with these deaths, published to `home`, can be in the queue at `side`.
     fn fits(&self, side: usize, home: usize) -> bool {
         let is_balanced = self.of[home] == self.of[1 - home] + u64::from(side != home);
         let came_from_there = self.last.is_none_or(|last| last != side);
-        // What goes round by itself is dropped.
+        // A message that completes a cycle without a rejection is dropped.
         let was_called = side == 1 || self.expired[0] == 0 || self.rejected[1] > 0;
         is_balanced && came_from_there && was_called
     }
 }
 
-/// What is known of one message.
+/// The known facts about one message.
 #[derive(Clone, Debug, Default)]
 struct Fate {
-    /// Of which pair its queues are, and to which of the two it was published.
+    /// Number of its pair of queues; and, in `home`, the position of the queue that it was published to.
     chain: usize,
     home: usize,
-    /// It may go round by itself, and is dropped then.
+    /// It may complete a cycle without a rejection, and is dropped then.
     is_mortal: bool,
     promise: Promise,
-    /// Somebody has acknowledged it, or may have.
+    /// It has been acknowledged, or may have been.
     vanishes: bool,
-    /// So it was in this life or an earlier one: its client may have forgotten it, and reject it with others.
+    /// As `vanishes`, in this life or an earlier one. Its client may have forgotten it, and reject it with
+    /// others.
     was_let_go: bool,
-    /// So many rejections were asked for, in each of the two queues.
+    /// Number of rejections requested in each of the two queues.
     rejected: [u64; 2],
-    /// With how many deaths who had it, and when.
+    /// Deliveries: the number of deaths, the connection, and the tick.
     heard: Vec<(u64, u64, Tick)>,
-    /// The disk had it when this life began, or it is of this life.
+    /// The disk had it when this life began, or it was published in this life.
     is_there: bool,
 }
 
-/// A delivery: who has it, since when its consumer is there, whether it is called so and needs no answer.
+/// A delivery: connection, tick at which its consumer began, redelivered flag, and acknowledgement mode.
 pub struct Delivery {
     pub connection: u64,
     pub since: Tick,
@@ -167,12 +171,12 @@ pub struct Delivery {
     pub no_ack: bool,
 }
 
-/// All of them, by virtual host and content.
+/// All messages with a model of deaths, by virtual host and content.
 #[derive(Clone, Debug, Default)]
 pub struct Fates(BTreeMap<(&'static str, u64), Fate>);
 
 impl Fates {
-    /// It is published to this queue; `is_mortal`: it may go round by itself.
+    /// Notes a message published to `queue`. `is_mortal`: it may complete a cycle without a rejection.
     pub fn publish(&mut self, vhost: &'static str, number: u64, queue: &str, is_mortal: bool) {
         let Some((chain, home)) = place_of(queue) else { return };
         let fate = Fate { chain, home, is_mortal, vanishes: is_mortal, is_there: true, ..Fate::default() };
@@ -185,13 +189,14 @@ impl Fates {
         }
     }
 
-    /// Its publisher was told that it has arrived.
+    /// Notes that its publisher has been told of its arrival.
     pub fn promise(&mut self, vhost: &'static str, number: u64, promise: Promise) {
         self.change(vhost, number, |fate| fate.promise = fate.promise.max(promise));
     }
 
-    /// A client has rejected it in this queue, or is about to when its transaction ends; `is_safe`: what dies
-    /// there surely goes on.
+    /// Notes a rejection in this queue, or one that takes effect with a transaction.
+    ///
+    /// `is_safe`: what dies there is certainly dead-lettered.
     pub fn reject(&mut self, (vhost, queue, number): (&'static str, &str, u64), is_safe: bool) {
         let Some((_, side)) = place_of(queue) else { return };
         self.change(vhost, number, |fate| {
@@ -200,18 +205,18 @@ impl Fates {
         });
     }
 
-    /// It may be gone.
+    /// Notes that the message may be gone.
     pub fn let_go(&mut self, vhost: &'static str, number: u64) {
         self.change(vhost, number, |fate| (fate.vanishes, fate.was_let_go) = (true, true));
     }
 
-    /// Each of them may be.
+    /// Notes that each message of a virtual host may be gone.
     pub fn doubt(&mut self, vhost: &'static str) {
         let here = self.0.iter_mut().filter(|((of, _), _)| *of == vhost);
         here.for_each(|(_, fate)| (fate.vanishes, fate.was_let_go) = (true, true));
     }
 
-    /// A client has it from this queue; what is wrong with that.
+    /// Notes a delivery from this queue. Returns what is wrong with it.
     pub fn deliver(
         &mut self,
         (vhost, queue, number): (&'static str, &str, u64),
@@ -223,20 +228,20 @@ impl Fates {
         let rejections = deaths.rejected.iter().zip(fate.rejected);
         let all = deaths.all();
         let Delivery { connection, since, now, redelivered, no_ack } = *delivery;
-        // What another connection heard may be younger than what is on its way to this one.
+        // A delivery to another connection may be newer than one that is still on its way to this connection.
         let is_older = |by: u64, at: Tick| by == connection || at < since;
         let is_again = |&(died, by, at): &(u64, u64, Tick)| died == all && is_older(by, at);
         let had_more = |&(died, by, at): &(u64, u64, Tick)| died > all && is_older(by, at);
         let wrong = if chain != fate.chain || !deaths.fits(side, fate.home) {
-            Some("has deaths that do not lead there")
+            Some("has deaths that are impossible in this queue")
         } else if rejections.into_iter().any(|(says, asked)| *says > asked) && !fate.was_let_go {
-            Some("was rejected less often than it says")
+            Some("was rejected less often than its headers count")
         } else if fate.heard.iter().any(had_more) {
             Some("had more deaths before")
         } else if fate.heard.iter().any(is_again) && !redelivered {
-            Some("was delivered before and is called new")
+            Some("was delivered before and is not marked as redelivered")
         } else if !fate.is_there {
-            Some("is of an earlier life, and the disk did not have it")
+            Some("is from an earlier life and was not on the disk")
         } else {
             None
         };
@@ -245,8 +250,10 @@ impl Fates {
         wrong.map(|why| format!("message {number} in {queue} {why}: {deaths:?}, {fate:?}"))
     }
 
-    /// After a start that has found these in the two queues of a pair, which are both there if `are_there`;
-    /// what is wrong.
+    /// Resets the model after a start that found these messages in the queues of a pair. Returns what is
+    /// wrong.
+    ///
+    /// `are_there`: both queues exist.
     pub fn begin(
         &mut self,
         (vhost, chain): (&'static str, usize),
@@ -265,14 +272,14 @@ impl Fates {
                 wrong.push(format!("message {number} was durable and is in neither queue: {fate:?}"));
             }
             fate.vanishes = !fate.is_there || fate.is_mortal;
-            // Without the other queue nothing is promised of what is about to die.
+            // Without the other queue, a message that is about to die has no guarantee.
             let is_promised = fate.is_there && (are_there || chain == 0);
             fate.promise = if is_promised { Promise::Durable } else { Promise::None };
         }
         wrong
     }
 
-    /// Both queues were emptied: what was promised has been taken.
+    /// Returns a promised message that never came, after both queues were consumed completely.
     pub fn left(&self) -> Option<String> {
         let mut left = self.0.iter().filter(|(_, fate)| fate.promise > Promise::None && !fate.vanishes);
         left.next().map(|(at, fate)| format!("message {at:?} was promised and never came: {fate:?}"))

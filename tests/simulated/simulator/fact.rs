@@ -1,19 +1,20 @@
-//! Whether something that clients make and delete is there, as far as they can know.
+//! Whether an object that clients create and delete exists, as far as clients can know.
 //!
-//! Always true: only what was answered, with nothing to the contrary under way beside it, is known; what a
-//! connection asked for that broke may happen or not.
+//! # Invariants
+//! - The state is known only from answers that no concurrent request contradicts.
+//! - A request of a broken connection may or may not have happened.
 
-/// One thing that can be made and deleted.
+/// The existence of one object.
 #[derive(Clone, Debug, Default)]
 pub struct Fact {
-    /// Whether it is there; `None`: nobody can know.
+    /// Whether the object exists; `None` if unknown.
     pub is_there: Option<bool>,
-    /// Requests without an answer, what all of them want, and whether they contradict each other.
+    /// Number of unanswered requests; what they all ask for; and whether they contradict each other.
     open: u32,
     wants: bool,
     is_mixed: bool,
     was_answered: bool,
-    /// Rises with every request to delete it.
+    /// Number of requests to delete the object.
     pub epoch: u32,
 }
 
@@ -22,7 +23,7 @@ impl Fact {
         Self { is_there: Some(is_there), ..Self::default() }
     }
 
-    /// Somebody asks for it to be there, or to be gone.
+    /// Notes a request to create the object (`wants`) or to delete it.
     pub fn ask(&mut self, wants: bool) {
         if self.open == 0 {
             (self.wants, self.is_mixed, self.was_answered) = (wants, false, false);
@@ -35,7 +36,7 @@ impl Fact {
         }
     }
 
-    /// A request has its answer, or will have none.
+    /// Notes that a request was answered or never will be.
     pub fn settle(&mut self, is_answered: bool) {
         self.open = self.open.saturating_sub(1);
         self.was_answered |= is_answered;
@@ -49,19 +50,19 @@ impl Fact {
         }
     }
 
-    /// Somebody has looked.
+    /// Notes an observation of the object.
     pub const fn learn(&mut self, is_there: bool) {
         if self.open == 0 {
             self.is_there = Some(is_there);
         }
     }
 
-    /// It is there, and nobody is about to delete it.
+    /// Returns whether the object exists and no deletion is under way.
     pub const fn is_sure(&self) -> bool {
         matches!(self.is_there, Some(true)) && !self.is_changing()
     }
 
-    /// Something may have happened to it that nobody was told of.
+    /// Returns whether the object may have changed without an answer.
     pub const fn is_changing(&self) -> bool {
         self.open > 0 && (self.is_mixed || !self.wants)
     }
@@ -70,7 +71,7 @@ impl Fact {
         self.open == 0
     }
 
-    /// Nobody waits for an answer any more.
+    /// Ends all requests as unanswered.
     pub fn forget_requests(&mut self) {
         while self.open > 0 {
             self.settle(false);

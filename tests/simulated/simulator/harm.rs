@@ -1,13 +1,15 @@
-//! What damage may cost: what lay in the blocks that it touched, and nothing else.
+//! Computes which messages and settlements a damage of the disk may lose.
 //!
 //! ```text
-//! the store before ── look ──→ where each message and each settlement lies
-//! the damage ─────── blocks ─→ which of those have no copy any more that is whole
-//! the next start ── found ───→ nothing else is missing, nothing else is there again, and it is told
+//! the store before ── read ──→ where each message and each settlement is stored
+//! the damage ─────── blocks ─→ which of them have no intact copy left
+//! the next start ── found ───→ nothing else is missing or back, and the start reports the damage
 //! ```
 //!
-//! Always true: a commit counts as touched with each block of it, and a file that cannot be opened with all
-//! its commits; what has another copy in a commit that was not touched is to be there.
+//! # Invariants
+//! - A commit counts as damaged if any of its blocks is. A file that cannot be opened damages all its
+//!   commits.
+//! - What has another copy in an undamaged commit must be found.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,10 +19,10 @@ use leveret_storage::{BLOCK_BYTES, Body, Log, Range, RangeSet, Record, Report};
 use super::content::number_of;
 use super::world::sim_disk::{Damaged, SimDisk};
 
-/// Bytes before the first record of a commit.
+/// Bytes of a commit before its first record.
 const COMMIT_HEADER_BYTES: u32 = 76;
 
-/// A record of a message or a settlement, and whether its commit was touched.
+/// A record of a message or a settlement, and whether its commit was damaged.
 struct Copy {
     segment: u64,
     commit: u64,
@@ -30,7 +32,7 @@ struct Copy {
     says: Says,
 }
 
-/// What counts of a record.
+/// The part of a record that matters here.
 enum Says {
     Message { targets: Vec<(u64, u64)>, body: Result<u64, u64> },
     Chunk { body: u64, index: u32, content: Option<u64> },
@@ -40,29 +42,29 @@ enum Says {
     Other,
 }
 
-/// What some damage may have cost.
+/// The possible losses by one damage.
 #[derive(Debug, Default)]
 pub struct Harm {
-    /// No start has come behind it.
+    /// No start has followed the damage.
     pub is_fresh: bool,
-    /// Anything may be missing or be there again.
+    /// Any message may be missing or back.
     pub is_unbounded: bool,
-    /// Contents with a place none of whose copies is whole, and whether a start can notice that.
+    /// Contents with a target that has no intact copy, and whether a start can notice the loss.
     lost: BTreeMap<u64, bool>,
-    /// Every content that the log knew.
+    /// All contents in the log.
     known: BTreeSet<u64>,
-    /// Contents whose settlement is in no commit that is whole.
+    /// Contents without an intact commit that contains their settlement.
     returned: BTreeSet<u64>,
-    /// Definitions were touched.
+    /// Definitions were damaged.
     has_definitions: bool,
-    /// Settlements were touched.
+    /// Settlements were damaged.
     has_settlements: bool,
-    /// That a segment has left was touched: all that it held may be there again.
+    /// The record of a deleted segment was damaged: all messages of that segment may be back.
     has_left: bool,
 }
 
 impl Harm {
-    /// What damage to these blocks may cost; `disk` is as it was before.
+    /// Computes what a damage to these blocks may cost; `disk` is the state before.
     pub fn of(disk: &mut SimDisk, damaged: &Damaged) -> Self {
         let Ok((log, _)) = Log::read_only(disk) else {
             return Self { is_fresh: true, is_unbounded: true, ..Self::default() };
@@ -72,7 +74,8 @@ impl Harm {
         let mut harm = Self { is_fresh: true, ..Self::default() };
         harm.note_lost(&copies, whole);
         harm.note_returned(&copies);
-        // Who says behind a gap that a segment has left is not believed: what was copied may be in the gap.
+        // Behind a gap, a record of a deleted segment is not trusted: the gap may have contained the
+        // segment's copies.
         let first_touched = copies.iter().filter(|copy| copy.is_touched).map(|copy| copy.commit).min();
         let is_behind = |copy: &Copy| first_touched.is_some_and(|first| copy.commit > first);
         let is_doubted = |copy: &Copy| matches!(copy.says, Says::Left) && is_behind(copy);
@@ -89,7 +92,7 @@ impl Harm {
         let (mut chunks, mut contents) = (BTreeMap::new(), BTreeMap::new());
         for copy in copies {
             if let Says::Chunk { body, index, content } = &copy.says {
-                // As with messages: what is copied may leave the log where it was.
+                // As with messages: once copied, a chunk's old segment may be deleted.
                 let last = chunks.entry((*body, *index)).or_insert((copy.segment, false));
                 if copy.segment > last.0 {
                     *last = (copy.segment, false);
@@ -100,8 +103,8 @@ impl Harm {
         }
         let broken: BTreeSet<u64> =
             chunks.iter().filter(|(_, (_, is_whole))| !is_whole).map(|((body, _), _)| *body).collect();
-        // By place: its content, the segment of its last copy, whether one there is whole, and whether one
-        // lies before a commit that is. What is copied may leave the log where it was.
+        // By target: its content, the segment of its last copy, whether a copy there is intact, and whether a
+        // damaged copy precedes an intact commit. Once a message is copied, its old segment may be deleted.
         let mut places: BTreeMap<(u64, u64), (u64, u64, bool, bool)> = BTreeMap::new();
         for copy in copies {
             let Says::Message { targets, body } = &copy.says else { continue };
@@ -143,36 +146,38 @@ impl Harm {
         }
     }
 
-    /// Whether this content may be missing.
+    /// Returns whether this content may be missing.
     pub fn may_lose(&self, content: u64) -> bool {
         self.is_unbounded || self.lost.contains_key(&content) || !self.known.contains(&content)
     }
 
-    /// Whether this content may be there again.
+    /// Returns whether this content may be back.
     pub fn may_return(&self, content: u64) -> bool {
         self.is_unbounded || self.has_left || self.has_settlements || self.returned.contains(&content)
     }
 
-    /// Whether this content was missing for it, and may be there again by now: what was refused is read.
+    /// Returns whether this content was missing because of this damage and may be back: the disk reads it
+    /// again.
     pub fn may_come_back(&self, content: u64) -> bool {
         !self.is_fresh && self.lost.contains_key(&content)
     }
 
-    /// Whether a definition may be another, or none.
+    /// Returns whether definitions may have changed or disappeared.
     pub fn may_change(&self) -> bool {
         self.is_unbounded || self.has_left || self.has_definitions
     }
 
-    /// Whether the loss of this content is to be told at the start: something behind it proves that it was
-    /// durable, and its segment is read commit by commit.
+    /// Returns whether the start must report the loss of this content.
+    ///
+    /// That is so if a later commit proves that it was durable, and its segment is read commit by commit.
     pub fn must_tell(&self, content: u64) -> bool {
         !self.is_unbounded && self.lost.get(&content) == Some(&true)
     }
 }
 
-/// Every record of the log.
+/// Reads every record of the log.
 fn copies(log: &Log, disk: &mut SimDisk, damaged: &Damaged) -> Vec<Copy> {
-    // From the first byte of the first record of a commit to the last of its last.
+    // By commit: from the first byte of its first record to the last byte of its last record.
     let mut spans: BTreeMap<(u64, u64, u32), (u32, u32)> = BTreeMap::new();
     let mut found = Vec::new();
     let walked = log.for_each_record(disk, |record| {
@@ -219,14 +224,14 @@ fn says(record: &Record<'_>) -> Says {
             ranges: ranges.iter().map(|range| (range.start, range.end)).collect(),
         },
         Record::Gone { queue } => Says::Settled { queue: *queue, ranges: vec![(0, u64::MAX)] },
-        // What is said of access is in every commit, and vouched for elsewhere.
+        // Every commit contains the access definitions, and their copies are checked elsewhere.
         Record::Defined { key, .. } if !is_access(key) => Says::Defined,
         Record::Left { .. } => Says::Left,
         _ => Says::Other,
     }
 }
 
-/// Whether a start has told of damage.
+/// Returns whether a start has reported damage.
 pub fn is_told(report: &Report) -> bool {
     report.is_damaged()
         || report.is_lost

@@ -1,18 +1,19 @@
-//! What clients saw, over all lives of the broker, and what follows from it.
+//! The record of what clients saw in all lives of the broker, and what follows from it.
 //!
-//! Why it exists: the broker is judged by what a program at the other end of a socket is told, and by what
-//! the disk holds when the next start reads it. Nothing here knows how far the broker is.
+//! The broker is judged only by what a client is told over its connection, and by what the next start finds
+//! on the disk. The ledger knows nothing about the internal state of the broker.
 //!
 //! ```text
 //! sent ──────────── may be in its queues
-//! confirmed ─────── is in every queue that was surely bound from the one to the other (`Promise`)
-//! delivered ─────── is out, at one channel; whoever had it once finds it redelivered
-//! settled ────────→ sent → applied, when the channel answered something later → durable, when a commit did
-//! the next start ── what was promised is on the disk, what was settled durably is not, nothing else is there
+//! confirmed ─────── is in every queue that was bound for certain since it was sent (`Promise`)
+//! delivered ─────── is at one channel; when delivered again, it is marked as redelivered
+//! settled ────────→ sent → applied, when a later request was answered → durable, when a commit was answered
+//! the next start ── promised messages are on the disk, durably settled ones are not, and there are no others
 //! ```
 //!
-//! Always true: what only may have happened is never a complaint; after a start the ledger is what the disk
-//! held, and all of that is promised.
+//! # Invariants
+//! - An event that only may have happened never causes a complaint.
+//! - After a start the ledger equals the content of the disk, and all of it is promised.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,30 +24,30 @@ use super::operator::Accesses;
 use super::policies::Policies;
 use super::topology::{self, BINDINGS};
 
-/// Counts what clients send and hear, over the whole run.
+/// A counter of everything that clients send and receive, over the whole run.
 pub type Tick = u64;
 
-/// A queue: its virtual host and its name.
+/// A queue: virtual host and name.
 pub type Key = (&'static str, String);
 
-/// A channel that has something.
+/// A channel that holds messages.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Holder {
     pub connection: u64,
     pub channel: u16,
 }
 
-/// How sure it is that a message is in a queue.
+/// How certain it is that a message is in a queue.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub enum Promise {
     #[default]
     None,
-    /// As long as the broker lives.
+    /// Until the end of this life.
     Life,
     Durable,
 }
 
-/// How far a settlement is.
+/// The progress of a settlement.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub enum Settled {
     #[default]
@@ -60,18 +61,18 @@ pub enum Settled {
 #[derive(Clone, Debug, Default)]
 pub struct Entry {
     pub promise: Promise,
-    /// A client had it, in an earlier life.
+    /// A client had it in an earlier life.
     pub(super) seen_before: bool,
-    /// An earlier life had reason to call it redelivered, which stays.
+    /// An earlier life had reason to mark it as redelivered, and the mark is permanent.
     pub(super) was_marked: bool,
-    /// Connections that had it in this life, and when they heard of it.
+    /// Connections that received it in this life, and when.
     pub(super) heard: Vec<(u64, Tick)>,
-    /// Who has it.
+    /// The channel that holds it.
     pub(super) out: Option<Holder>,
-    /// Who had it last.
+    /// The channel that held it last.
     pub(super) holder: Option<Holder>,
     pub(super) settled: Settled,
-    /// It may be gone: purged, dropped for the queue's length, deleted.
+    /// It may be gone: purged, deleted, or dropped by the length limit of the queue.
     pub(super) vanishes: bool,
 }
 
@@ -80,33 +81,34 @@ pub struct Entry {
 pub struct Queue {
     pub fact: Fact,
     pub(super) entries: BTreeMap<u64, Entry>,
-    /// Contents that were in it and are not any more.
+    /// Contents that have left the queue.
     pub(super) past: BTreeSet<u64>,
-    /// In this life something may have gone back to it that nobody saw.
+    /// In this life something may have been requeued without a client knowing.
     pub(super) may_have_returned: bool,
-    /// Purges without an answer.
+    /// Number of unanswered purges.
     pub(super) purges: u32,
-    /// When its last deletion was answered, or nobody waited for that any more.
+    /// When its last deletion was answered, or the last client stopped waiting for an answer.
     pub(super) gone_at: Tick,
-    /// When it was last made or deleted, or may have been: what was asked before may have an older answer.
+    /// When it was last created or deleted, or may have been. Answers to earlier requests may be outdated.
     pub(super) changed_at: Tick,
 }
 
-/// A transaction whose end was asked for.
+/// A transaction whose commit was requested.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Asked {
-    /// With how often each queue was about to lose what it has.
+    /// Each with the deletion count of its queue at the time of the request.
     pub(super) published: Vec<(Key, u64, u32)>,
     pub(super) settled: Vec<(Key, u64, u32)>,
-    /// Those of them that were surely in their queues, and in nobody's hands any more, when the life ended:
-    /// where they are gone, it has happened.
+    /// Entries of `settled` that were certainly in their queues and at no channel when the life ended.
+    ///
+    /// If they are gone after the start, the transaction has happened.
     pub(super) witnesses: Vec<(Key, u64, u32)>,
 }
 
-/// A message that two channels have, or had to their end: one of them is to have ended before.
+/// A message that two channels hold or held until they ended. One of them must have ended first.
 #[derive(Clone, Debug)]
 pub(super) struct Contest {
-    /// With whether it is known to have been there since.
+    /// Each with whether it is known to have existed since then.
     pub(super) holders: [(Holder, bool); 2],
     pub(super) since: Tick,
     pub(super) place: (Key, u64),
@@ -118,40 +120,40 @@ pub struct Ledger {
     pub now: Tick,
     pub life: u32,
     pub persist_all: bool,
-    /// There may be no room for a priority, whose messages then wait among others.
+    /// A priority may lack capacity for a level of its own; its messages then wait in another level.
     pub may_lack_levels: bool,
-    /// Messages that may be on their way to clients at once.
+    /// Maximum number of unacknowledged messages.
     pub unacknowledged_max: usize,
-    /// The store was damaged.
+    /// The store was damaged, so missing data is no complaint.
     pub is_lenient: bool,
-    /// The store of this life cannot be written.
+    /// The store cannot be written in this life.
     pub is_unwritable: bool,
     pub contents: BTreeMap<u64, Content>,
     pub queues: BTreeMap<Key, Queue>,
     pub exchanges: BTreeMap<(&'static str, &'static str), Fact>,
     pub bindings: BTreeMap<(&'static str, usize), Fact>,
-    /// How often a binding, or an exchange, was about to go.
+    /// Number of requests that remove a binding or an exchange.
     pub(super) unbound: u32,
     pub(super) asked: Vec<Asked>,
-    /// Published in transactions whose end was asked for and never answered, and found by no start yet: one
-    /// that has no room to finish such a transaction hides it, and a later one finishes it.
+    /// Messages of transactions whose commit was never answered, and that no start has found so far.
+    ///
+    /// A start without capacity to finish such a transaction hides it, and a later start finishes it.
     pub(super) undecided: BTreeSet<u64>,
-    /// The last message of a stream that came out of a level of a queue for the first time, as one connection
-    /// saw it.
+    /// The newest message of a stream that one connection received for the first time, by level of a queue.
     pub(super) last_new: BTreeMap<(u64, Key, u8, Holder), u64>,
     pub(super) contests: Vec<Contest>,
-    /// Called redelivered, though nothing of their queues is known to have gone back.
+    /// Messages marked as redelivered although nothing is known to have been requeued to their queues.
     pub(super) suspects: Vec<(Key, u64)>,
     pub accesses: Accesses,
-    /// What became of messages that may die.
+    /// State of the messages that may be dead-lettered.
     pub(super) fates: Fates,
     pub policies: Policies,
-    /// Queues whose messages have all waited long enough, so that none may be there any more.
+    /// Queues whose messages have all expired, so that none may be left.
     pub waited_out: BTreeSet<Key>,
     pub complaints: Vec<String>,
     pub confirmed: u64,
     pub delivered: u64,
-    /// Those of them that had waited for their time before.
+    /// Number of delivered messages that had expired in a waiting queue before.
     pub waited: u64,
 }
 
@@ -160,7 +162,7 @@ impl Ledger {
         self.complaints.push(what);
     }
 
-    /// Something that damage to the disk could explain.
+    /// Complains about something that damage to the disk could explain.
     pub fn miss(&mut self, what: String) {
         if !self.is_lenient {
             self.complaints.push(what);
@@ -188,7 +190,7 @@ impl Ledger {
 
     // ---- definitions
 
-    /// A declaration has its answer, or will have none.
+    /// Notes that a declaration was answered or never will be.
     pub fn end_declaration(&mut self, key: &Key, is_answered: bool) {
         let now = self.tick();
         let queue = self.queue(key);
@@ -198,7 +200,7 @@ impl Ledger {
         queue.fact.settle(is_answered);
     }
 
-    /// Somebody who asked at that time was told whether a queue is there.
+    /// Notes what an answer to a request of `asked_at` says about the existence of a queue.
     pub fn learn(&mut self, key: &Key, asked_at: Tick, is_there: bool) {
         let queue = self.queue(key);
         if queue.changed_at < asked_at {
@@ -206,7 +208,7 @@ impl Ledger {
         }
     }
 
-    /// A queue is about to be deleted: all that is in it may go, with every binding to it.
+    /// Notes a request to delete a queue: all its messages and all bindings to it may go.
     pub fn ask_deletion(&mut self, key: &Key) {
         self.unbound += 1;
         let queue = self.queue(key);
@@ -273,7 +275,7 @@ impl Ledger {
 
     // ---- publishing
 
-    /// Notes what is about to be published.
+    /// Notes a message that is about to be published.
     pub fn publish(&mut self, number: u64, mut content: Content) {
         let vhost = content.vhost;
         let mut names: Vec<String> = Vec::new();
@@ -295,7 +297,7 @@ impl Ledger {
         }
         for name in names {
             let key = (vhost, name);
-            // Without a place for its letters nothing is promised of what dies there.
+            // Without a queue for its dead letters, nothing is promised for messages that die there.
             if !self.has_sure_letters(&key) {
                 continue;
             }
@@ -307,15 +309,17 @@ impl Ledger {
         self.contents.insert(number, content);
     }
 
-    /// Whether what dies in a queue surely goes on: there is where it goes, and a policy that says so, if any
-    /// has to. Of a queue in which messages wait for as long as a policy says, that one says where to as well.
+    /// Returns whether messages that die in a queue are certainly dead-lettered.
+    ///
+    /// The target queue must exist, and the policy with the target too, if one is needed. For queues whose
+    /// messages wait as long as a policy says, the same policy also defines the target.
     fn has_sure_letters(&mut self, key: &Key) -> bool {
         let Some(other) = other_of(&key.1) else { return true };
         let is_said = key.1 != "j2" || self.policies.is_sure(key);
         is_said && self.queue(&(key.0, other.into())).fact.is_sure()
     }
 
-    /// The queues that surely have a content, if the broker took it.
+    /// Returns the queues that certainly have a message, if the broker accepted it.
     fn sure_targets(&mut self, number: u64) -> Vec<Key> {
         let Some(content) = self.contents.get(&number).cloned() else { return Vec::new() };
         let is_routed_still = content.exchange.is_empty() || content.unbound == self.unbound;
@@ -328,14 +332,14 @@ impl Ledger {
         sure
     }
 
-    /// The publisher was told that a message has arrived.
+    /// Notes a confirm.
     pub fn confirm(&mut self, number: u64) {
         self.confirmed += 1;
         let Some(content) = self.contents.get(&number) else { return };
         let is_logged = content.persistent || self.persist_all;
         for key in self.sure_targets(number) {
             if self.is_unwritable && is_logged && topology::is_durable(&key.1) {
-                self.complain(format!("message {number} is confirmed by a store that cannot be written"));
+                self.complain(format!("message {number} is confirmed although the store cannot be written"));
             }
             let promise =
                 if is_logged && topology::is_durable(&key.1) { Promise::Durable } else { Promise::Life };
@@ -354,8 +358,7 @@ impl Ledger {
         }
     }
 
-    /// The publisher was told that its transaction has happened. Which of its messages were refused nobody
-    /// says.
+    /// Notes the answer to a commit. It does not tell which messages of the transaction were rejected.
     pub fn confirm_committed(&mut self, number: u64) {
         self.confirm(number);
         self.undecided.remove(&number);
@@ -368,36 +371,36 @@ impl Ledger {
         }
     }
 
-    /// A message came back as not routable.
+    /// Notes a message returned as unroutable.
     pub fn take_return(&mut self, number: u64) {
         let Some(content) = self.contents.get(&number) else {
-            return self.complain(format!("message {number} came back and was never sent"));
+            return self.complain(format!("message {number} was returned but never sent"));
         };
         if !content.mandatory {
-            self.complain(format!("message {number} came back and was not mandatory"));
+            self.complain(format!("message {number} was returned but was not mandatory"));
         }
         let targets = self.sure_targets(number);
         if let Some(target) = targets.first() {
-            self.miss(format!("message {number} came back as unroutable, and {target:?} was there"));
+            self.miss(format!("message {number} was returned as unroutable, but {target:?} existed"));
         }
     }
 
-    /// A message was refused.
+    /// Notes a negative confirm.
     pub fn refuse(&mut self, number: u64) {
         let Some(content) = self.contents.get(&number).cloned() else { return };
         let may_refuse = |name: &&str| topology::may_route(content.exchange, &content.key, name);
         if !topology::QUEUES.iter().filter(|name| topology::refuses(name)).any(may_refuse) {
-            self.complain(format!("message {number} was refused, and goes to no queue that refuses any"));
+            self.complain(format!("message {number} was rejected, but goes to no queue that rejects any"));
         }
     }
 
-    /// A client has answered for a message, with an ack or not, and gives it back or not.
+    /// Notes that a client acknowledged or rejected a message, and whether it requeued it.
     pub fn note_verdict(&mut self, (key, number): &(Key, u64), (is_ack, gives_back): (bool, bool)) {
         match (is_ack, gives_back) {
             _ if !is_dying(&key.1) => {}
             (true, _) => self.fates.let_go(key.0, *number),
             (false, false) => {
-                // The policy of this one may be taken away at any time.
+                // The policy of `w2` may be deleted at any time.
                 let is_safe = key.1 != "w2" && self.has_sure_letters(key);
                 self.fates.reject((key.0, &key.1, *number), is_safe);
             }
@@ -405,12 +408,12 @@ impl Ledger {
         }
     }
 
-    /// A client has a message from a queue whose messages die; `since` when it consumes there.
+    /// Notes a delivery from a queue with dead letters.
     pub fn deliver_dying(&mut self, key: &Key, number: u64, deaths: Deaths, delivery: Delivery) {
         self.delivered += 1;
         self.waited += u64::from(deaths.has_waited());
         if self.waited_out.contains(key) {
-            self.miss(format!("message {number} waits in {key:?}, and its time was over long ago"));
+            self.miss(format!("message {number} waits in {key:?} long after it has expired"));
         }
         let now = self.tick();
         let wrong = self.fates.deliver((key.0, &key.1, number), deaths, &Delivery { now, ..delivery });
@@ -419,7 +422,7 @@ impl Ledger {
 
     // ---- deliveries
 
-    /// A client has a message. Its queue is where it consumes, or gets, `since` then.
+    /// Notes a delivery. The client has consumed from this queue, or sent its get, at `since`.
     pub fn deliver(
         &mut self,
         key: &Key,
@@ -441,14 +444,14 @@ impl Ledger {
         let queue = self.queue(key);
         let mut wrong = Vec::new();
         if queue.past.contains(&number) && since < queue.gone_at {
-            // It was on its way when its queue was deleted.
+            // The message was on its way when its queue was deleted.
             return;
         }
         if queue.past.contains(&number) && queue.fact.is_quiet() && !is_lenient {
-            wrong.push("was gone for good and is delivered".to_string());
+            wrong.push("was durably settled and is delivered".to_string());
         }
         if content.life < life && !queue.entries.contains_key(&number) && !is_lenient {
-            wrong.push("is of an earlier life, and the disk did not have it".into());
+            wrong.push("is from an earlier life and was not on the disk".into());
         }
         let has_returned = queue.may_have_returned;
         let entry = queue.entries.entry(number).or_default();
@@ -457,7 +460,7 @@ impl Ledger {
         let had = (entry.out, entry.settled);
         let is_later = |(connection, at): &(u64, Tick)| *connection == holder.connection || *at < since;
         if (entry.seen_before || entry.heard.iter().any(is_later)) && !redelivered {
-            wrong.push("was delivered before and is called new".into());
+            wrong.push("was delivered before and is not marked as redelivered".into());
         }
         let is_suspect = redelivered && content.life == life && entry.heard.is_empty() && !has_returned;
         entry.heard.push((holder.connection, now));
@@ -465,8 +468,8 @@ impl Ledger {
             if no_ack { (None, Settled::Applied) } else { (Some(holder), Settled::No) };
         entry.holder = Some(holder);
         if let Some(other) = other {
-            // Both may be so if the broker has ended one of the channels and its client has not heard of it;
-            // nobody knows which came first.
+            // Both can be true if the broker has ended one of the channels and its client does not know yet.
+            // The order of the two deliveries is unknown.
             (entry.out, entry.settled, entry.vanishes) = (None, Settled::No, true);
             let what = format!("message {number} of {key:?} is delivered to {holder:?}; {other:?}: {had:?}");
             let is_final = had.1 >= Settled::Applied;
@@ -478,7 +481,7 @@ impl Ledger {
             let place = (holder.connection, key.clone(), level, content.stream);
             let last = self.last_new.entry(place).or_insert(0);
             if number < *last && !lacks_levels {
-                wrong.push(format!("comes behind {last}, which was sent later"));
+                wrong.push(format!("comes after {last}, which was sent later"));
             }
             *last = number;
         }
@@ -490,7 +493,7 @@ impl Ledger {
         }
     }
 
-    /// A channel was there still when it was asked for something at that time.
+    /// Notes that a channel still existed when it sent a request at that time.
     pub fn note_alive(&mut self, holder: Holder, at: Tick) {
         for contest in self.contests.iter_mut().filter(|contest| contest.since < at) {
             let its = contest.holders.iter_mut().filter(|(other, _)| *other == holder);
@@ -501,19 +504,19 @@ impl Ledger {
         wrong.into_iter().for_each(|contest| self.miss(contest.what));
     }
 
-    /// A channel is no more, whoever ended it.
+    /// Notes the end of a channel, from either side.
     pub fn note_ended(&mut self, holder: Holder) {
         let has_part = |contest: &Contest| contest.holders.iter().any(|(other, _)| *other == holder);
         self.contests.retain(|contest| !has_part(contest));
     }
 
-    /// Nothing is on its way to anybody: whoever thinks that it has a channel has one.
+    /// Checks the contests. Nothing is under way, so each channel that a client believes to be open is open.
     pub fn check_contests(&mut self) {
         let wrong = core::mem::take(&mut self.contests);
         wrong.into_iter().for_each(|contest| self.miss(contest.what));
         for (key, number) in core::mem::take(&mut self.suspects) {
             if !self.queue(&key).may_have_returned {
-                let why = "is called redelivered, and nothing of its queue ever went back";
+                let why = "is marked as redelivered, but its queue never had a requeued message";
                 self.miss(format!("message {number} of {key:?} {why}"));
             }
         }
@@ -523,14 +526,14 @@ impl Ledger {
         self.queues.get_mut(&place.0)?.entries.get_mut(&place.1)
     }
 
-    /// Its client has asked for its end.
+    /// Notes that its client has acknowledged or rejected it.
     pub fn settle(&mut self, place: &(Key, u64), by: Holder) {
         if let Some(entry) = self.entry(place).filter(|entry| entry.holder == Some(by)) {
             (entry.out, entry.settled) = (None, entry.settled.max(Settled::Sent));
         }
     }
 
-    /// What was asked has happened: `settled` says how surely.
+    /// Notes the progress of a settlement.
     pub fn note_settled(&mut self, place: &(Key, u64), by: Holder, settled: Settled) {
         if let Some(entry) = self.entry(place)
             && entry.holder == Some(by)
@@ -541,23 +544,23 @@ impl Ledger {
         }
     }
 
-    /// It goes back to its queue, or may do so.
+    /// Notes that a message is or may be requeued.
     pub fn give_back(&mut self, place: &(Key, u64), from: Holder) {
         let has_part = |contest: &Contest| contest.holders.iter().any(|(other, _)| *other == from);
         self.contests.retain(|contest| !has_part(contest) || contest.place != *place);
-        // Somebody else may have it by now.
+        // Another channel may hold it already.
         if let Some(entry) = self.entry(place).filter(|entry| entry.holder == Some(from)) {
             entry.out = None;
             if entry.settled == Settled::Sent {
                 entry.settled = Settled::No;
-                // It was perhaps taken all the same.
+                // The settlement may have been applied nevertheless.
                 entry.vanishes = true;
             }
         }
         self.note_return(&place.0);
     }
 
-    /// It was written to a client that never read it, and needs no acknowledgement.
+    /// Notes a message that was written with `no_ack` to a client that never read it.
     pub fn lose(&mut self, place: &(Key, u64)) {
         if is_dying(&place.0.1) {
             return self.fates.let_go(place.0.0, place.1);
@@ -566,13 +569,13 @@ impl Ledger {
         self.queue(&place.0).entries.entry(place.1).or_default().vanishes = true;
     }
 
-    /// These messages may be gone without the transaction that settles them: its channel was closed, and they went to
-    /// somebody who need not acknowledge them.
+    /// Removes witnesses that may be gone without the transaction that settles them: their channel was
+    /// closed, and they were delivered to a consumer with `no_ack`.
     fn dismiss_witnesses(&mut self, are_gone: impl Fn(&(Key, u64, u32)) -> bool) {
         self.asked.iter_mut().for_each(|asked| asked.witnesses.retain(|place| !are_gone(place)));
     }
 
-    /// Nobody knows what of this queue is there still.
+    /// Notes that any message of a queue may be gone.
     pub fn doubt(&mut self, key: &Key) {
         if is_dying(&key.1) {
             return self.fates.doubt(key.0);
@@ -581,8 +584,8 @@ impl Ledger {
         self.queue(key).entries.values_mut().for_each(|entry| entry.vanishes = true);
     }
 
-    /// A client had it while it had asked for everything back: it went back, or a settlement of what came
-    /// later is for it as well.
+    /// Notes a delivery to a client with an unanswered recover: the message was requeued, or a settlement of
+    /// a later one includes it.
     pub fn pass_by(&mut self, key: &Key, number: u64, connection: u64) {
         let now = self.tick();
         if is_dying(&key.1) {
@@ -595,12 +598,12 @@ impl Ledger {
         entry.vanishes = true;
     }
 
-    /// What nobody saw may have gone back as well.
+    /// Notes that messages may have been requeued which no client saw.
     pub fn note_return(&mut self, key: &Key) {
         self.queue(key).may_have_returned = true;
     }
 
-    /// A transaction is about to end: all of it happens, or nothing.
+    /// Notes a commit request: either the whole transaction happens or nothing.
     pub fn ask_commit(&mut self, by: Holder, published: &[u64], settled: &[(Key, u64)]) {
         let mut asked = Asked::default();
         self.undecided.extend(published);
@@ -621,7 +624,7 @@ impl Ledger {
         }
         for place in settled {
             let is_its_own = |entry: &mut Entry| entry.out == Some(by) && !entry.vanishes;
-            // What dies goes from one queue to the other and back, whatever becomes of the transaction.
+            // A dead-lettered message moves between two queues, whatever happens to the transaction.
             if !is_dying(&place.0.1) && self.entry(place).is_some_and(is_its_own) {
                 let epoch = self.queue(&place.0).fact.epoch;
                 asked.settled.push((place.0.clone(), place.1, epoch));
@@ -630,9 +633,9 @@ impl Ledger {
         self.asked.push(asked);
     }
 
-    // ---- lives
+    // ---- lives of the broker
 
-    /// The process is about to be gone, and nobody knows yet what becomes of what is under way.
+    /// Chooses the witnesses of unanswered commits. The process is about to end.
     pub fn call_witnesses(&mut self) {
         let mut all = core::mem::take(&mut self.asked);
         for asked in &mut all {
@@ -647,7 +650,7 @@ impl Ledger {
         self.asked = all;
     }
 
-    /// The broker has stopped in good order, and everything it was told is on the disk.
+    /// Notes a clean stop: everything that the broker was told is on the disk.
     pub fn stop(&mut self) {
         for entry in self.queues.values_mut().flat_map(|queue| queue.entries.values_mut()) {
             if entry.settled == Settled::Applied {
@@ -656,7 +659,7 @@ impl Ledger {
         }
     }
 
-    /// Everything was consumed that there is: what was promised has been seen.
+    /// Checks, once everything was consumed, that each promised message was seen.
     pub fn check_all_seen(&mut self) {
         let mut wrong: Vec<String> = self.fates.left().into_iter().collect();
         for (key, queue) in &self.queues {

@@ -1,17 +1,18 @@
-//! One life of the broker, from its start to whatever ends it: the engine that serves in the field, its
-//! clients, what lies between them, and the clock.
+//! One life of the broker, from its start to its end: the production engine, its clients, their connections,
+//! and the clock.
 //!
 //! ```text
-//! step: clients do something ─ what is under way arrives ─ the engine takes a turn if its loop would wake up
-//!       ─ nothing moved? the clock jumps to whatever is due next
+//! step: clients act ─ data on the connections arrives ─ the engine takes a turn if its event loop would wake up
+//!       ─ if nothing moved, the clock jumps to the next due time
 //! ```
 //!
-//! A rest is a moment at which nothing moves, nothing is under way and the engine sleeps. Then somebody says
-//! of every socket that it is ready, which is not true, and a turn is taken: whoever gets on by that could
-//! have gone on before, and nothing would have woken the loop.
+//! The simulation is at rest when nothing moves, nothing is under way and the engine sleeps. Then every
+//! socket is falsely reported as ready, and the engine takes a turn. If a client proceeds, the engine had
+//! missed a wake-up: it could have proceeded before, and nothing would have woken the event loop.
 //!
-//! Always true: a life ends with the first complaint; whatever the engine does in the turn in which the power
-//! goes is seen by nobody.
+//! # Invariants
+//! - A life ends with the first complaint.
+//! - What the engine does in the turn of a power cut is visible to no client.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -28,24 +29,24 @@ use super::traffic::Mood;
 use super::world::sim_disk::Random;
 use super::world::{Client, Line, Manners, Memory, Shape};
 
-/// What ends a life from within.
+/// The reason why a life ended before its planned end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ended {
-    /// The power went, or the disk failed: the process is gone.
+    /// The power failed or a disk call did: the process is gone.
     Disk,
-    /// Something is wrong.
+    /// A check has failed.
     Complaint,
 }
 
-/// Steps in which everything must come to rest.
+/// Maximum number of steps until everything is at rest.
 pub(super) const CALM_STEPS: u64 = 60_000;
-/// Nobody waits for an answer and nothing is delivered for so long: then nothing comes any more.
+/// Milliseconds without an unanswered request and without a delivery after which nothing more is expected.
 const CALM_MS: u64 = 3_000;
-/// Turns without a rest after which an engine that still has work is held to be running in circles.
+/// Turns without a rest after which an engine that still has work is considered to loop forever.
 const TURNS_MAX: u64 = 100_000;
 /// More connections than a life has.
 const CONNECTIONS_MAX: u64 = 1_000;
-/// Calls in which a clean stop has to be over.
+/// Maximum number of calls that a clean stop may take.
 const FLUSHES_MAX: u64 = 1_000_000;
 
 pub struct Life<'r> {
@@ -55,7 +56,7 @@ pub struct Life<'r> {
     pub operator: Option<Operator>,
     pub now: u64,
     pub mood: Mood,
-    /// Clients ask for nothing new, and connections do no harm.
+    /// Clients send nothing new, and connections have no faults.
     pub is_calm: bool,
     turns_in_a_row: u64,
     /// Steps taken so far.
@@ -64,7 +65,7 @@ pub struct Life<'r> {
 
 impl<'r> Life<'r> {
     pub fn new(run: &'r mut Run, engine: Engine<Memory>) -> Self {
-        // Whatever came before: clients of a life are called the same.
+        // The numbers of a life's clients do not depend on earlier lives.
         run.next_connection = 1 + run.life * CONNECTIONS_MAX;
         let mood = run.chance("mood").one_of(&[Mood::Mixed, Mood::Mixed, Mood::Flood, Mood::Ebb]);
         Self {
@@ -80,7 +81,7 @@ impl<'r> Life<'r> {
         }
     }
 
-    /// The stream of one purpose in this step.
+    /// Returns the random numbers for one purpose in this step.
     pub fn chance(&self, purpose: &str) -> Random {
         Random::of(self.run.seed, purpose, &[self.run.life, self.steps])
     }
@@ -89,14 +90,14 @@ impl<'r> Life<'r> {
         Now::from_ms(self.now)
     }
 
-    /// So many steps, with whatever clients think of.
+    /// Takes this many steps, with random actions of the clients.
     pub fn run(&mut self, steps: u64) -> Result<(), Ended> {
         (0..steps).try_for_each(|_| self.step())
     }
 
     // ---- connections
 
-    /// A client connects.
+    /// Connects a new client.
     pub fn connect(&mut self) {
         let plan = &self.run.plan;
         let (latency_ms, trouble, heartbeat_s) =
@@ -134,7 +135,7 @@ impl<'r> Life<'r> {
         self.actors.push(actor);
     }
 
-    /// What connections suffer.
+    /// Applies a random fault to a connection.
     fn trouble_links(&mut self) {
         let one_in = self.run.plan.link_trouble_one_in;
         let random = &mut self.chance("link");
@@ -145,7 +146,7 @@ impl<'r> Life<'r> {
         let (what, long) = (random.below(6), self.now + random.below(8_000));
         let actor = &mut self.actors[at];
         match what {
-            // One direction stalls for a while.
+            // One direction stalls for some time.
             0 | 1 => actor.link.up_at = long,
             2 | 3 => actor.link.down_at = long,
             // Reset.
@@ -153,12 +154,12 @@ impl<'r> Life<'r> {
                 actor.vanish(&mut self.run.ledger);
                 actor.line.borrow_mut().lose();
             }
-            // Half open: nobody is there any more, and nobody says so.
+            // Half open: the client is gone, and the broker is not told.
             _ => actor.vanish(&mut self.run.ledger),
         }
     }
 
-    /// Everything arrives that is due; says whether anything moved.
+    /// Delivers all data that is due. Returns whether anything moved.
     fn exchange(&mut self) -> bool {
         let mut moved = false;
         let (now, clock) = (self.now, self.clock());
@@ -188,7 +189,7 @@ impl<'r> Life<'r> {
 
     // ---- turns
 
-    /// The engine takes a turn, if something was reported or it has work or something is due.
+    /// Lets the engine take a turn if a socket was reported, if it has work, or if a deadline is due.
     fn turn(&mut self) -> Result<bool, Ended> {
         self.engine.set_now(self.clock());
         let is_woken = Memory::report(&mut self.engine);
@@ -199,7 +200,7 @@ impl<'r> Life<'r> {
         }
         self.turns_in_a_row += 1;
         if self.turns_in_a_row > TURNS_MAX {
-            self.run.ledger.complain(format!("the engine does not come to rest: {:?}", self.engine));
+            self.run.ledger.complain(format!("the engine never sleeps: {:?}", self.engine));
             return Err(Ended::Complaint);
         }
         self.take_turn()?;
@@ -218,7 +219,7 @@ impl<'r> Life<'r> {
         self.check()
     }
 
-    /// What holds after each turn: every pool is within its limit.
+    /// Checks after each turn that every pool is within its limit.
     fn check_bounds(&mut self) {
         let (limits, gauges, messages) =
             (&self.run.plan.limits, self.engine.broker().gauges(), self.engine.messages());
@@ -234,7 +235,9 @@ impl<'r> Life<'r> {
         }
         let stuck = self.engine.store().map_or(0, |store| store.log().segments_stuck());
         if stuck > 0 && !self.run.is_damaged && !self.run.disk.has_failed_read() {
-            self.run.ledger.complain(format!("{stuck} segments never leave, and all of them can be read"));
+            self.run
+                .ledger
+                .complain(format!("{stuck} segments are never deleted, although all of them can be read"));
         }
     }
 
@@ -268,7 +271,7 @@ impl<'r> Life<'r> {
         Ok(())
     }
 
-    /// Offsets pass one of the widths that somebody might count on, or come near it.
+    /// Skips offsets so that they approach or pass a power of two at which integers may overflow.
     fn stride(&mut self) {
         let random = &mut self.chance("stride");
         if self.run.plan.has_strides && random.once_in(60) {
@@ -279,7 +282,7 @@ impl<'r> Life<'r> {
         }
     }
 
-    /// The process is paused, and the machine with its clients or without: what arrived is read late.
+    /// Pauses the process, with or without its clients: data that arrived is read late.
     fn pause(&mut self) {
         let random = &mut self.chance("pause");
         if self.run.plan.has_pauses && random.once_in(200) {
@@ -287,7 +290,7 @@ impl<'r> Life<'r> {
         }
     }
 
-    /// Nothing is under way, and nobody can go on before something is due.
+    /// Returns whether nothing is under way, so that nothing can proceed before the next deadline.
     fn is_at_rest(&self) -> bool {
         let is_still = |actor: &Actor| {
             let line = actor.line.borrow();
@@ -296,7 +299,8 @@ impl<'r> Life<'r> {
         self.actors.iter().all(is_still)
     }
 
-    /// A commit is under way or soon due; whoever waits for it and asks again may hasten it.
+    /// Returns whether a commit is under way or due soon. A request that waits for one may cause it to come
+    /// earlier.
     fn may_commit_soon(&self) -> bool {
         let windows = &self.run.plan.settings;
         let window_ms = windows.commit_window_ms.max(windows.confirm_window_ms).max(windows.settle_window_ms);
@@ -304,11 +308,11 @@ impl<'r> Life<'r> {
         left.is_some_and(|left| left <= window_ms) || self.engine.platform().helpers.due_ms().is_some()
     }
 
-    /// Nobody sleeps who could go on.
+    /// Checks that no client sleeps which could proceed.
     fn look_for_sleepers(&mut self) -> Result<(), Ended> {
         self.run.counts.rests += 1;
         let before = self.progress();
-        // A whole engine in words costs more than the run.
+        // Formatting the whole engine costs more than the run.
         let shown = super::is_traced().then(|| format!("{:?}", self.engine));
         Memory::report_falsely(&mut self.engine);
         for _ in 0..4 {
@@ -316,13 +320,16 @@ impl<'r> Life<'r> {
         }
         let after = self.progress();
         if before != after {
-            let what = "somebody slept who could go on";
-            self.run.ledger.complain(format!("{what}: {before:?} became {after:?}; it was {shown:?}"));
+            let what = "a client slept which could proceed";
+            self.run
+                .ledger
+                .complain(format!("{what}: {before:?} became {after:?}; the engine was {shown:?}"));
         }
         self.check()
     }
 
-    /// What changes when anybody gets on, by connection: octets taken by the broker, and given.
+    /// Returns what changes when a client proceeds, by connection: bytes accepted and bytes sent by the
+    /// broker.
     fn progress(&self) -> Vec<(u64, usize, u64)> {
         let of = |actor: &Actor| {
             let line = actor.line.borrow();
@@ -331,7 +338,7 @@ impl<'r> Life<'r> {
         self.actors.iter().map(of).collect()
     }
 
-    /// Time passes until something is due.
+    /// Advances the clock to the next due time.
     fn jump(&mut self, random: &mut Random) {
         let mut next = self.engine.next_deadline();
         if let Some(due_ms) = self.engine.platform_mut().helpers.due_ms() {
@@ -361,7 +368,7 @@ impl<'r> Life<'r> {
 
     // ---- ends
 
-    /// Steps without anything new until all who are there have what they asked for.
+    /// Takes steps without new requests until all clients have their answers.
     pub fn calm_down(&mut self, what: &str) -> Result<(), Ended> {
         self.is_calm = true;
         for actor in &mut self.actors {
@@ -394,7 +401,7 @@ impl<'r> Life<'r> {
         Err(Ended::Complaint)
     }
 
-    /// A clean stop, as of the process.
+    /// Stops the broker cleanly, as the process does.
     pub fn stop(&mut self) {
         self.is_calm = true;
         self.engine.begin_stop("by the simulator");
@@ -405,7 +412,7 @@ impl<'r> Life<'r> {
         }
     }
 
-    /// Whether all of it was written.
+    /// Returns whether the stop wrote everything.
     fn try_stop(&mut self) -> bool {
         while !self.engine.is_stopped() {
             if self.step().is_err() {
@@ -418,13 +425,13 @@ impl<'r> Life<'r> {
             while goes_on {
                 flushes += 1;
                 if flushes > FLUSHES_MAX {
-                    self.run.ledger.complain(format!("a clean stop has no end: {:?}", self.engine));
+                    self.run.ledger.complain(format!("a clean stop does not end: {:?}", self.engine));
                     return false;
                 }
                 let deadline = self.engine.flush_sleeps_until().unwrap_or(self.clock().after_ms(0));
                 let due = self.engine.platform_mut().helpers.due_ms();
                 let due = due.map_or(Deadline::NEVER, |due_ms| Now::from_ms(due_ms).after_ms(0));
-                // Each call takes time, so what a helper does ends while somebody asks without a pause.
+                // Each call takes time, so that helpers finish while the loop polls without a pause.
                 self.now += deadline.earlier(due).ms_left(self.clock()).unwrap_or(1).max(1);
                 self.engine.set_now(self.clock());
                 self.engine.platform_mut().helpers.now_ms = self.now;
@@ -438,7 +445,7 @@ impl<'r> Life<'r> {
         true
     }
 
-    /// The process is gone, with every connection.
+    /// Ends the process with all its connections.
     pub fn end(mut self) {
         self.run.ledger.call_witnesses();
         for actor in &mut self.actors {

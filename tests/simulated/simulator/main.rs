@@ -1,37 +1,45 @@
-//! THE BROKER'S WORST DAYS, by chance: the engine that serves in the field, sessions and all, with clients
-//! that speak AMQP over connections that stall and break, on a disk that fails in every way we know. A run is
-//! a seed.
+//! The simulator: random runs of the whole broker under faults.
 //!
-//! | file | what it holds |
-//! |------|---------------|
-//! | `run` | one life of the broker after the other on one disk |
-//! | `start` | what a start finds |
-//! | `life` | steps, connections, the clock, stops; who sleeps that could go on |
+//! A run has the production engine with its connections, AMQP clients whose connections stall and break, and
+//! a disk with all known kinds of faults. It follows from a seed.
+//!
+//! | file | contents |
+//! |------|----------|
+//! | `run` | the lives of the broker on one disk, one after the other |
+//! | `start` | what a start finds on the disk |
+//! | `life` | steps, connections, the clock, stops, and the check for missed wake-ups |
 //! | `wind_up` | the end of a run, after which nothing may be left |
-//! | `actor` | a client: what it asked for, what it hears, what it holds |
-//! | `traffic` | who does what |
-//! | `operator` | who changes who may do what |
-//! | `policies` | what an operator says of queues beside their arguments |
-//! | `harm` | what of the store damage may cost |
-//! | `content` | what a message is made of |
+//! | `actor` | a client: its requests, what it receives, what it holds |
+//! | `traffic` | the random actions of clients |
+//! | `operator` | changes of users, permissions and virtual hosts |
+//! | `policies` | changes of policies |
+//! | `harm` | what a damage of the store may cost |
+//! | `content` | properties and body of a message |
 //! | `ledger`, `fact` | what clients saw, and what follows from it |
-//! | `deaths` | the same of messages that die in one queue and live on in another |
-//! | `recover` | what of it a start must find |
-//! | `topology` | the names they use |
-//! | `plan` | what a run is made of |
-//! | `known.txt` | seeds that fail, and are to be mended |
-//! | `bridged`, `upstream`, `source` | a bridge, and the other side of it: runs of their own |
+//! | `deaths` | the ledger of messages that are dead-lettered between two queues |
+//! | `recover` | what a start must find |
+//! | `topology` | names of queues, exchanges and bindings |
+//! | `plan` | sizes, limits and faults of a run |
+//! | `known.txt` | seeds that fail and are not fixed yet |
+//! | `bridged`, `upstream`, `source` | separate runs of a bridge and its upstream |
 //!
-//! What is checked: what was confirmed, committed or answered is there after a power cut; what was settled
-//! and is durable is gone; nothing is invented, doubled or altered; what came from one channel comes in
-//! order; no message is called new that a client had; confirms and delivery tags count; transactions are
-//! whole; every request gets its answer; nobody sleeps who could go on; pools are never exceeded and empty in
-//! the end; no synced block is written again.
+//! The checks:
+//! - Everything confirmed, committed or answered survives a power cut.
+//! - Durably settled messages do not come back.
+//! - No message is invented, duplicated or altered.
+//! - Messages of one channel arrive in order.
+//! - A message that a client has had before is marked as redelivered.
+//! - Confirms and delivery tags are consecutive.
+//! - Transactions are atomic.
+//! - Every request is answered.
+//! - No client sleeps which could proceed.
+//! - Pools never exceed their limits, and are empty at the end.
+//! - No synced block is overwritten.
 //!
 //! ```text
-//! LEVERET_SEED=17 cargo test --profile checked --test simulator            one seed
-//! LEVERET_SEED=1..100001 cargo test --profile checked --test simulator     many
-//! LEVERET_CANARY=1 LEVERET_SEED=1..2001 cargo test ...                     they are to fail
+//! LEVERET_SEED=17 cargo test --profile checked --test simulator           one seed
+//! LEVERET_SEED=1..100001 cargo test --profile checked --test simulator    many seeds
+//! LEVERET_CANARY=1 LEVERET_SEED=1..2001 cargo test ...                    must fail
 //! ```
 
 #![allow(unreachable_pub, reason = "its files are one program")]
@@ -70,16 +78,16 @@ use std::thread;
 use run::{Counts, Run};
 use world::sim_disk::Mutant;
 
-/// Seeds of every day.
+/// Seeds of the daily runs.
 const SEEDS: Range<u64> = 1..201;
-/// A mistake of the disk is to be found by one of these.
+/// One of these seeds must detect each mistake of the disk.
 const MUTANT_SEEDS: Range<u64> = 1..201;
-/// Of the seeds of every day so many may be passed over.
+/// Maximum number of daily seeds that may be skipped.
 const KNOWN_MAX: usize = 10;
-/// Seeds that fail for a reason that is known and not mended yet.
+/// Seeds that fail for a known reason that is not fixed yet.
 const KNOWN: &str = include_str!("known.txt");
 
-/// The seeds in [`KNOWN`].
+/// Returns the seeds in [`KNOWN`].
 fn known() -> BTreeSet<u64> {
     let lines = KNOWN.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
     let seed = |line: &str| match line.split('\t').collect::<Vec<_>>()[..] {
@@ -89,20 +97,22 @@ fn known() -> BTreeSet<u64> {
         _ => None,
     };
     let found: BTreeSet<u64> = lines
-        .map(|line| seed(line).unwrap_or_else(|| panic!("known.txt has no such lines: {line}")))
+        .map(|line| seed(line).unwrap_or_else(|| panic!("known.txt has an invalid line: {line}")))
         .collect();
     let of_every_day = found.range(SEEDS).count();
-    assert!(of_every_day <= KNOWN_MAX, "{of_every_day} seeds of every day are passed over: mend one first");
+    assert!(of_every_day <= KNOWN_MAX, "{of_every_day} daily seeds are skipped: fix one first");
     found
 }
 
-/// With `LEVERET_CANARY` set, a walk has a mistake in its disk that shows in one of some hundred seeds, and
-/// is to fail: so a search that goes on for days can be asked now and then whether it would find anything.
+/// Returns the mistake to use in a walk: a rare one if `LEVERET_CANARY` is set, otherwise none.
+///
+/// The rare mistake shows in about one of some hundred seeds, so the walk must fail. This tells whether a
+/// search of several days would find anything.
 fn canary() -> Mutant {
     if std::env::var_os("LEVERET_CANARY").is_some() { Mutant::SyncSeldomLeftOut } else { Mutant::None }
 }
 
-/// The seeds to run: those in `LEVERET_SEED`, a number or from..to, or these.
+/// Returns the seeds in `LEVERET_SEED`, a number or from..to; otherwise `otherwise`.
 fn seeds_or(otherwise: Range<u64>) -> Range<u64> {
     let wanted = std::env::var("LEVERET_SEED").ok().and_then(|text| {
         let (from, to) = text.split_once("..").unwrap_or((&text, ""));
@@ -112,12 +122,12 @@ fn seeds_or(otherwise: Range<u64>) -> Range<u64> {
     wanted.unwrap_or(otherwise)
 }
 
-/// Whether it shows what clients say and hear.
+/// Returns whether the methods that clients send and receive are printed.
 fn is_traced() -> bool {
     std::env::var_os("LEVERET_TRACE").is_some()
 }
 
-/// Runs one seed; what it did, or what is wrong.
+/// Runs one seed. Returns its counts, or its complaints.
 fn run(seed: u64, mutant: Mutant) -> Result<Counts, String> {
     let ran = catch_unwind(AssertUnwindSafe(|| {
         let mut run = Run::new(seed, mutant);
@@ -127,7 +137,7 @@ fn run(seed: u64, mutant: Mutant) -> Result<Counts, String> {
     match ran {
         Ok((counts, complaints)) if complaints.is_empty() => Ok(counts),
         Ok((_, complaints)) => Err(complaints.join("\n")),
-        // What it said is on standard error.
+        // The panic message is on standard error already.
         Err(panic) => {
             let said = panic.downcast_ref::<String>().cloned();
             let said = said.or_else(|| panic.downcast_ref::<&str>().map(|text| text.to_string()));
@@ -136,15 +146,16 @@ fn run(seed: u64, mutant: Mutant) -> Result<Counts, String> {
     }
 }
 
-/// Walks the seeds on all processors, but for those in `passed_over`, until so many have failed; the sum of
-/// what they did, and the failures.
+/// Runs the seeds on all processors, except `passed_over`, until `failures_max` seeds have failed.
+///
+/// Returns the sum of their counts, and the failures.
 fn walk(
     seeds: Range<u64>,
     passed_over: &BTreeSet<u64>,
     mutant: Mutant,
     failures_max: usize,
 ) -> (Counts, BTreeMap<u64, String>) {
-    // A search for something says what it finds, at once: it may be ended before it is over.
+    // A search prints its findings at once, because it may be ended before it is complete.
     let is_search = matches!(mutant, Mutant::None | Mutant::SyncSeldomLeftOut);
     let (next, failed) = (AtomicU64::new(seeds.start), Mutex::new(BTreeMap::<u64, String>::new()));
     let sum = Mutex::new(Counts::default());
@@ -163,10 +174,10 @@ fn walk(
                     }
                     match run(seed, mutant) {
                         Ok(counts) => {
-                            let mut sum = sum.lock().expect("nobody panics with it");
+                            let mut sum = sum.lock().expect("no thread panics while it holds the lock");
                             sum.add(&counts);
                             if is_search && seed.is_multiple_of(1_000) {
-                                // Nobody has to watch.
+                                // A closed standard error does not end the walk.
                                 let _ = writeln!(std::io::stderr(), "up to about seed {seed}: {:?}", *sum);
                             }
                         }
@@ -178,15 +189,18 @@ fn walk(
                                     replay(seed)
                                 );
                             }
-                            failed.lock().expect("nobody panics with it").insert(seed, what);
+                            failed
+                                .lock()
+                                .expect("no thread panics while it holds the lock")
+                                .insert(seed, what);
                         }
                     }
                 }
             });
         }
     });
-    let sum = sum.into_inner().expect("nobody panicked with it");
-    (sum, failed.into_inner().expect("nobody panicked with it"))
+    let sum = sum.into_inner().expect("no thread panicked while it held the lock");
+    (sum, failed.into_inner().expect("no thread panicked while it held the lock"))
 }
 
 fn replay(seed: u64) -> String {
@@ -197,7 +211,7 @@ fn replay(seed: u64) -> String {
 fn nothing_is_lost_altered_or_forgotten() {
     let seeds = seeds_or(SEEDS);
     let failures_max = std::env::var("LEVERET_FAILURES").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
-    // Whoever names one seed wants to see it.
+    // A single seed is run even if it is known to fail.
     let is_walk = seeds.end - seeds.start > 1;
     let passed_over: BTreeSet<u64> =
         known().into_iter().filter(|seed| is_walk && seeds.contains(seed)).collect();
@@ -205,8 +219,8 @@ fn nothing_is_lost_altered_or_forgotten() {
     let failed: Vec<String> =
         failed.into_iter().map(|(seed, what)| format!("{}\n{what}", replay(seed))).collect();
     assert!(failed.is_empty(), "{}", failed.join("\n"));
-    println!("seeds {seeds:?}, {} of them passed over: {sum:?}", passed_over.len());
-    // Or a change of the broker has quietly put the runs out of work.
+    println!("seeds {seeds:?}, {} of them skipped: {sum:?}", passed_over.len());
+    // Otherwise a change of the broker has silently made these runs ineffective.
     let count = seeds.end - seeds.start - passed_over.len() as u64;
     if seeds.end - seeds.start >= SEEDS.end - SEEDS.start {
         sum.check_work(count);
@@ -214,7 +228,7 @@ fn nothing_is_lost_altered_or_forgotten() {
 }
 
 #[test]
-fn the_checks_see_every_mistake_of_the_disk() {
+fn the_checks_detect_every_disk_mutant() {
     for mutant in [
         Mutant::SyncLeftOut,
         Mutant::SettlementAhead,

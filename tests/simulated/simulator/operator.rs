@@ -1,8 +1,11 @@
-//! An operator: a program at the operator's socket that changes who may do what, one request after the other.
+//! A simulated operator: it changes users, permissions and policies over the management socket, one request
+//! after the other.
 //!
-//! Why it exists: a user who was deleted must not come back, and nobody may be locked out, whatever happens
-//! to the power. Always true: a change that was answered is there at every start from then on; one that was
-//! not may be there wholly or not at all.
+//! A deleted user must not come back, and users must not be locked out, even after power cuts.
+//!
+//! # Invariants
+//! - An answered change is there at every later start.
+//! - An unanswered change may be there completely or not at all.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,28 +21,28 @@ use super::world::{Line, Memory, Shape};
 
 use leveret_server::Engine;
 
-/// Users and virtual hosts that nobody works with.
+/// Users and virtual hosts that no client uses.
 const USERS: [&str; 3] = ["one", "two", "three"];
 const VHOSTS: [&str; 2] = ["first", "second"];
 const TAGS: [&str; 3] = ["", "monitoring", "administrator"];
 const PATTERNS: [&str; 3] = ["", ".*", "^a"];
-/// A life asks for something in so many steps.
+/// A life sends a request in one of this many steps.
 const ONE_IN: u64 = 25;
-/// A life that has queues for policies asks for a change of one in so many steps.
+/// A life with queues for policies changes a policy in one of this many steps.
 const POLICY_ONE_IN: u64 = 20;
 
-/// Who may do what, as far as operators change it here.
+/// The access definitions that the simulated operator changes.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub struct Access {
-    /// Tags and hash of each user.
+    /// Tags and password hash of each user.
     users: BTreeMap<String, (String, String)>,
     vhosts: BTreeSet<String>,
-    /// By virtual host and user: what may be configured.
+    /// By virtual host and user: the configure pattern.
     permissions: BTreeMap<(String, String), String>,
 }
 
 impl Access {
-    /// What a broker has of it.
+    /// Returns the part of a broker's access definitions that the operator changes.
     fn of(broker: &Broker) -> Self {
         let is_one = |name: &str| USERS.contains(&name);
         let users = broker.access().users().filter(|user| is_one(user.name));
@@ -57,18 +60,18 @@ impl Access {
     }
 }
 
-/// What clients know of it, over all lives.
+/// The knowledge of clients about the access definitions, over all lives.
 #[derive(Clone, Debug, Default)]
 pub struct Accesses {
     known: Access,
-    /// What it is when the request without an answer has happened.
+    /// The state after the unanswered request, if it happens.
     asked: Option<Access>,
-    /// What it ever was: a device that ignores syncs may give that back.
+    /// All earlier states: a device that ignores syncs may bring them back.
     past: BTreeSet<Access>,
 }
 
 impl Accesses {
-    /// After a start.
+    /// Resets the state after a start. Returns what is wrong.
     pub fn begin(&mut self, broker: &Broker, is_excused: bool, may_be_old: bool) -> Option<String> {
         let found = Access::of(broker);
         let asked = self.asked.take();
@@ -79,7 +82,7 @@ impl Accesses {
         (!is_possible).then_some(complaint)
     }
 
-    /// The request under way has its answer.
+    /// Notes the answer to the current request.
     fn settle(&mut self, has_happened: bool) {
         if let Some(asked) = self.asked.take().filter(|_| has_happened) {
             self.past.insert(core::mem::replace(&mut self.known, asked));
@@ -87,16 +90,16 @@ impl Accesses {
     }
 }
 
-/// The program.
+/// The operator's program.
 #[derive(Debug)]
 pub struct Operator {
     pub line: Rc<RefCell<Line>>,
     heard: Vec<u8>,
-    /// What it asked for and has no answer to.
+    /// The kind of its unanswered request.
     waits_for: Option<Change>,
 }
 
-/// What a request is about.
+/// The kind of object that a request changes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Change {
     Access,
@@ -114,12 +117,12 @@ impl Operator {
         self.line.borrow().is_held
     }
 
-    /// Nothing is missing that it asked for.
+    /// Returns whether all its requests are answered.
     pub fn is_at_rest(&self) -> bool {
         self.waits_for.is_none() || !self.is_held()
     }
 
-    /// Asks for a change that follows from chance; what it comes to is in the ledger then.
+    /// Requests a random change, and notes the expected result in the ledger.
     fn ask(&mut self, ledger: &mut Ledger, random: &mut Random) {
         let accesses = &mut ledger.accesses;
         let mut access = accesses.known.clone();
@@ -128,7 +131,7 @@ impl Operator {
         let (user_of, place) = (user.to_string(), (vhost.to_string(), user.to_string()));
         let (verb, path, body) = match random.below(10) {
             0..3 => {
-                // Every text of so many letters is the hash of some password.
+                // Every text of this length is a valid password hash.
                 let hash = random.one_of(&["A", "B", "C", "D"]).repeat(48);
                 let body = format!(
                     "{{\"password_hash\":\"{hash}\",\"tags\":\"{tags}\",\
@@ -167,7 +170,7 @@ impl Operator {
         self.send(Change::Access, (verb, &path, &body));
     }
 
-    /// Sends a request; what it comes to is in the ledger already.
+    /// Sends a request whose expected result is already in the ledger.
     pub fn send(&mut self, change: Change, (verb, path, body): (&str, &str, &str)) {
         let length = body.len();
         let request = format!("{verb} /api/{path} HTTP/1.1\r\nContent-Length: {length}\r\n\r\n{body}");
@@ -175,7 +178,7 @@ impl Operator {
         self.waits_for = Some(change);
     }
 
-    /// Hears what there is to hear.
+    /// Reads the answers that have arrived.
     pub fn step(&mut self, ledger: &mut Ledger) -> bool {
         let mut line = self.line.borrow_mut();
         let moved = line.arrive() | (line.read_down(usize::MAX, &mut self.heard) > 0);
@@ -185,10 +188,10 @@ impl Operator {
             let change = self.waits_for.take();
             let has_happened = match (status, change) {
                 (201 | 204, _) => true,
-                // There is no such thing, or no room for it, or its end is still under way.
+                // The object does not exist, there is no capacity for it, or its deletion is still under way.
                 (404 | 503, _) => false,
                 (other, _) => {
-                    ledger.complain(format!("an operator was refused with {other}: {change:?}"));
+                    ledger.complain(format!("a request of an operator was refused with {other}: {change:?}"));
                     false
                 }
             };
@@ -201,7 +204,7 @@ impl Operator {
     }
 }
 
-/// The status of a whole answer that the bytes begin with, and its length.
+/// Returns status and length of a complete answer at the beginning of the bytes.
 fn answer_in(bytes: &[u8]) -> Option<(u16, usize)> {
     let text = String::from_utf8_lossy(bytes);
     let head = text.find("\r\n\r\n")? + 4;
@@ -213,7 +216,7 @@ fn answer_in(bytes: &[u8]) -> Option<(u16, usize)> {
 }
 
 impl Life<'_> {
-    /// An operator thinks of something.
+    /// Lets the operator act, by chance.
     pub fn operate(&mut self) {
         let is_unwritable = self.run.ledger.is_unwritable;
         let random = &mut self.chance("operator");
@@ -227,8 +230,9 @@ impl Life<'_> {
         }
     }
 
-    /// Whoever said nothing for long was hung up on. With a request under way nobody knows what became of it,
-    /// until the next start.
+    /// Connects a new operator if the old connection has ended: the broker closes idle ones.
+    ///
+    /// The result of a request on an ended connection is unknown until the next start.
     fn call_operator(&mut self) {
         let is_gone = |operator: &Operator| !operator.is_held() && operator.waits_for.is_none();
         if self.operator.as_ref().is_none_or(is_gone) {
@@ -236,7 +240,7 @@ impl Life<'_> {
         }
     }
 
-    /// An operator thinks of a policy, where there are queues that go by one.
+    /// Lets the operator change a policy, if the run has queues with policies.
     pub fn police(&mut self) {
         let Habit::Deaths(chain) = self.run.plan.hazards.habit else { return };
         let is_unwritable = self.run.ledger.is_unwritable;

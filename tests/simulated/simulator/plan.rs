@@ -1,107 +1,108 @@
-//! What a run is made of: sizes, limits, habits and faults, each by chance.
+//! The random parameters of a run: sizes, limits, habits and faults.
 //!
-//! Why a run has only some of them: a mistake is found where two rare things meet, and they meet seldom where
-//! everything happens. So each run leaves most things out and does what is left often, with pools and a store
-//! so small that they are full most of the time.
+//! A mistake is found where two rare events meet, and they seldom meet in a run with all kinds of events. So
+//! each run omits most kinds of events and has the remaining ones often. Its pools and its store are so small
+//! that they are full most of the time.
 //!
-//! Always true: a plan follows from its seed and nothing else.
+//! # Invariants
+//! - A plan follows only from its seed.
 
 use super::deaths::CHAINS;
 use super::world::sim_disk::Random;
 use leveret_core::limits::Limits;
 use leveret_storage::Settings;
 
-/// Virtual hosts, and who works in each.
+/// Virtual hosts, and the user that works in each.
 pub const VHOSTS: [&str; 2] = ["/", "w"];
-/// Queues, with their levels, that there is always room for.
+/// Number of queues, including priority levels, that always have capacity.
 pub const QUEUES_ROOMY: u32 = 64;
 pub const USERS: [&str; 2] = ["guest", "ann"];
 
-/// Enough for all that a run ever has.
+/// Enough for all messages of a run.
 pub const INDEX_BYTES: usize = 2 << 20;
 
-/// What one run is made of.
+/// The parameters of one run.
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub limits: Limits,
     pub settings: Settings,
     pub persist_all: bool,
-    /// Helpers take less than this.
+    /// Each helper takes less than this many milliseconds.
     pub slowness_ms: u64,
-    /// Bodies may be so much larger than what goes into one piece; 0 for none.
+    /// Maximum number of bytes by which a body exceeds one chunk; 0: no such bodies.
     pub large_bytes: u32,
-    /// The largest body that is in one piece.
+    /// Size of the largest body in one chunk.
     pub body_bytes_max: u32,
-    /// Connections at once.
+    /// Maximum number of simultaneous connections.
     pub actors_max: usize,
-    /// Connections behave as badly as one in so many chances; 0: never.
+    /// Connections have a fault in one of this many chances; 0: never.
     pub link_trouble_one_in: u64,
     pub latency_ms: u64,
-    /// Seconds; 0: none.
+    /// In seconds; 0: none.
     pub heartbeat_s: u16,
-    /// Offsets advance by large steps now and then, without messages.
+    /// Offsets sometimes advance by large steps without messages.
     pub has_strides: bool,
-    /// The process is paused for some seconds now and then.
+    /// The process sometimes pauses for some seconds.
     pub has_pauses: bool,
     pub hazards: Hazards,
 }
 
-/// What may go wrong with the disk and the power. An `one_in` of 0 is never.
+/// Faults of the disk and the power. A field `…one_in` of 0 means never.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Hazards {
-    /// Lives end by a kill in the middle of a write, and the page cache stays.
+    /// Lives end with a kill in the middle of a write, after which the page cache stays.
     pub kills_one_in: u64,
     /// Starts are cut soon after such an end.
     pub hits_starts: bool,
-    /// The file system has room for so many segments.
+    /// The file system has space for this many segments.
     pub segments_room: Option<u32>,
-    /// Blocks that were synced are damaged between lives.
+    /// Synced blocks are damaged between lives.
     pub damage_one_in: u64,
-    /// Kills come just when a segment has left, before that is synced.
+    /// Kills come after the deletion of a segment is written, before it is synced.
     pub kills_as_left: bool,
-    /// Cuts come just when what is settled is durable, and nothing behind it.
+    /// Power cuts come right after a settlement is durable.
     pub cuts_as_settled: bool,
-    /// Syncs find the file system full, for what is allocated late.
+    /// Syncs find the file system full, as with delayed allocation.
     pub has_full_syncs: bool,
-    /// Reads fail for a while.
+    /// Reads fail for some time.
     pub has_read_spells: bool,
-    /// Reads of starts fail, for a while.
+    /// Reads during a start fail for some time.
     pub has_unread_starts: bool,
-    /// From some call of a start on, the file system is one that is only read.
+    /// From some call of a start on, the file system is read-only.
     pub has_unwritable_starts: bool,
-    /// Some blocks can never be read again.
+    /// Some blocks become permanently unreadable.
     pub wears: bool,
-    /// Cuts take what was synced beside what is written.
+    /// Power cuts damage synced blocks beside the one being written.
     pub hits_neighbours: bool,
-    /// Of so many syncs the device makes only one, and a power cut shows it; 0 for an honest device.
+    /// The device does one in this many syncs, which a power cut reveals; 0: all of them.
     pub lies_one_in: u64,
-    /// What clients mostly do, whatever the mood of a life.
+    /// The most frequent actions of clients, whatever the mood of a life.
     pub habit: Habit,
-    /// A client does so many things at a time, and seldom rests.
+    /// A client does this many things at a time, and seldom rests.
     pub haste: u64,
 }
 
-/// What clients mostly do.
+/// The most frequent actions of clients.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Habit {
     /// Anything.
     #[default]
     Any,
-    /// They take most of what they were sent, in any order, and leave holes.
+    /// They acknowledge most deliveries in any order, which leaves holes.
     Sieve,
-    /// They take nearly everything, and the rest stays: segments are nearly dead.
+    /// They acknowledge nearly everything, and the rest stays: segments have few live messages.
     Leave,
-    /// What goes to several queues, some of which are left alone.
+    /// They publish to several queues, some of which are not consumed.
     Copies,
-    /// Bodies in pieces; what is beside them goes soon, and some of them stay.
+    /// They publish bodies in chunks. Messages next to them are consumed soon, and some bodies stay.
     Pieces,
     /// One queue grows as long as it can.
     Deep,
-    /// Transactions that are larger than a commit, and settle what they were sent.
+    /// Their transactions are larger than a commit and settle deliveries.
     Transactions,
-    /// One queue keeps every other message, and what lies beside them is gone soon.
+    /// One queue keeps every other message, and the messages between them are consumed soon.
     Holes,
-    /// Messages are rejected and given back until they die, and live on, in this pair of queues.
+    /// They reject and requeue messages until these are dead-lettered, in this pair of queues.
     Deaths(usize),
 }
 
@@ -110,7 +111,7 @@ impl Plan {
         let random = &mut Random::of(seed, "plan", &[]);
         let is_large = random.once_in(4);
         let (segment, commit) = if is_large { (256 << 10, 84 << 10) } else { (64 << 10, 20 << 10) };
-        // A few unfinished frames fill what there is for them.
+        // A few incomplete frames fill the capacity for them.
         let is_starving = random.once_in(3);
         let is_tight = random.once_in(4);
         let limits = Limits {
@@ -148,14 +149,14 @@ impl Plan {
             sync_burst: 10,
             may_begin: true,
         };
-        // The draw of a setting that is gone, so that every seed stays what it was.
+        // Takes the random number of a removed setting, so that every seed keeps its meaning.
         random.once_in(3);
         let mut plan = Self {
             limits,
             settings,
             persist_all: {
                 let persist_all = random.once_in(8);
-                // The draw of a setting that is gone, so that every seed stays what it was.
+                // Takes the random number of a removed setting, so that every seed keeps its meaning.
                 random.once_in(2);
                 persist_all
             },
@@ -175,8 +176,8 @@ impl Plan {
         plan
     }
 
-    /// Messages may wait in one of a pair of queues until they go back to the other, for as long as arguments
-    /// or policies say. It has a stream of its own, so that every other seed stays what it was.
+    /// Sometimes chooses a pair of queues in which messages wait before they return, as long as arguments or
+    /// policies say. It uses separate random numbers, so that all other seeds keep their meaning.
     fn choose_chain(&mut self, random: &mut Random) {
         let hazards = &mut self.hazards;
         if hazards.habit == Habit::Any && random.once_in(3) {
@@ -222,7 +223,7 @@ impl Plan {
             self.settings.index_bytes = 16_000 + random.below(30_000) as usize;
         }
         if random.once_in(6) {
-            // Few and large commits: each third opens a segment, that of a start as well.
+            // Few and large commits: one third of them opens a segment, including that of a start.
             (hazards.kills_as_left, hazards.hits_starts) = (true, true);
             (hazards.segments_room, hazards.damage_one_in, hazards.lies_one_in) = (None, 0, 0);
             let window_ms = 20 + random.below(200);
@@ -236,7 +237,7 @@ impl Plan {
             hazards.hits_neighbours = random.once_in(3);
         }
         if self.large_bytes == 0 && random.once_in(12) {
-            // What is settled takes more than a commit has room for beside what is published.
+            // Settlements need more space than a commit has besides published messages.
             hazards.habit = Habit::Holes;
             hazards.haste = 6;
             (hazards.damage_one_in, hazards.lies_one_in) = (0, 0);
@@ -246,7 +247,7 @@ impl Plan {
             self.settings.segments_max = 12 + random.below(12) as u32;
         }
         if hazards.habit == Habit::Deep {
-            // Small messages, and few of them out at once: then it shows how far ahead they are marked.
+            // With small messages and few of them unacknowledged, it shows how far ahead messages are marked.
             (self.limits.messages_max, self.limits.unacknowledged_max) = (2_000, 64);
             self.limits.queue_entries_max = 4_000;
             hazards.haste = 4;
@@ -255,7 +256,7 @@ impl Plan {
         if hazards.habit == Habit::Any && random.once_in(5) {
             hazards.habit = Habit::Deaths(0);
         }
-        // What moves from one queue to another is in two places, or in none, if anywhere then.
+        // A message that moves between queues is in both or in none after such a cut, if ever.
         hazards.cuts_as_settled =
             matches!(hazards.habit, Habit::Transactions | Habit::Deaths(_)) && !random.once_in(3);
     }

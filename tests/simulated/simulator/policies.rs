@@ -1,16 +1,17 @@
-//! Policies: what an operator says of queues beside their arguments, changes, and takes away again.
+//! Policies of the simulated queues, which an operator changes and deletes.
 //!
 //! ```text
-//! w1      how long messages wait there, a user's policy or the operator's, or both
-//! j2      where its dead letters go; it is changed, and never taken away once it is there
-//! w2      how long messages wait there, and where they go then: all of it or nothing
+//! w1   how long messages wait there: a user policy, an operator policy, or both
+//! j2   where its dead letters go; the policy is changed, but never deleted
+//! w2   how long messages wait there and where they go then: both or neither
 //! ```
 //!
-//! Why it exists: what a policy says has to hold after each start as before it, or messages wait for ever, or
-//! go nowhere.
+//! A policy must hold after each start as before it. Otherwise messages wait forever or are dropped.
 //!
-//! Always true: a change that was answered is there at every start from then on; one that was not may be there
-//! wholly or not at all; no policy lets a queue give up messages without saying where they go.
+//! # Invariants
+//! - An answered change is there at every later start.
+//! - An unanswered change may be there completely or not at all.
+//! - No policy expires messages of a queue without a dead-letter target.
 
 use std::collections::BTreeMap;
 
@@ -22,27 +23,27 @@ use super::plan::VHOSTS;
 use super::topology;
 use super::world::sim_disk::Random;
 
-/// For how long messages wait where a policy says so, in milliseconds.
+/// Message TTLs that policies set, in milliseconds.
 const WAITS_MS: [i64; 4] = [30, 120, 400, 1_500];
 
-/// A policy: its virtual host, its name, which is that of its queue, and whether it is the operator's.
+/// Key of a policy: virtual host, name (that of its queue), and whether it is an operator policy.
 type Place = (String, String, bool);
 
-/// What each policy says.
+/// The content of each policy.
 pub type Said = BTreeMap<Place, Text>;
 
-/// What one policy says.
+/// The content of one policy.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Text {
     pattern: String,
     apply_to: String,
     priority: i32,
     wait_ms: Option<i64>,
-    /// The exchange and the routing key of its dead letters.
+    /// Exchange and routing key of dead letters.
     letters: Option<(String, String)>,
 }
 
-/// A policy that is on the disk.
+/// Returns the policy in a definition from the disk.
 pub fn found(definition: &Definition<'_>) -> Option<(Place, Text)> {
     let Definition::Policy { vhost, name, is_operators, pattern, apply_to, priority, definition } =
         definition
@@ -61,19 +62,19 @@ pub fn found(definition: &Definition<'_>) -> Option<(Place, Text)> {
     Some(((vhost.to_string(), name.to_string(), *is_operators), text))
 }
 
-/// A change that an operator thinks of: what the policy is to say, `None` if it is to go.
+/// A change that an operator requests: the new content, or `None` to delete the policy.
 pub struct Wanted(Place, Option<Text>);
 
-/// What an operator knows of them, over all lives.
+/// The knowledge of an operator about the policies, over all lives.
 #[derive(Clone, Debug, Default)]
 pub struct Policies {
     known: Said,
-    /// What they are when the request without an answer has happened.
+    /// The state after the unanswered request, if it happens.
     asked: Option<Said>,
 }
 
 impl Policies {
-    /// After a start that has found these; what is wrong.
+    /// Resets the state after a start that found these policies. Returns what is wrong.
     pub fn begin(&mut self, found: &Said, may_change: bool) -> Option<String> {
         let asked = self.asked.take();
         let is_possible = may_change || *found == self.known || asked.as_ref() == Some(found);
@@ -82,7 +83,7 @@ impl Policies {
         (!is_possible).then_some(complaint)
     }
 
-    /// A change of the policies of this pair of queues that follows from chance, if it has any.
+    /// Returns a random change of a policy for this pair of queues, if the pair has policies.
     pub fn think_of(&self, chain: usize, random: &mut Random) -> Option<Wanted> {
         let vhost = random.one_of(&VHOSTS);
         let (queue, is_operators) = match chain {
@@ -105,7 +106,7 @@ impl Policies {
         Some(Wanted(place, Some(text)))
     }
 
-    /// It is asked for: the verb, the path and the body of the request.
+    /// Notes a request, and returns its method, path and body.
     pub fn ask(&mut self, Wanted(place, text): Wanted) -> (&'static str, String, String) {
         let kind = if place.2 { "operator-policies" } else { "policies" };
         let path = format!("{kind}/{}/{}", place.0.replace('/', "%2F"), place.1);
@@ -119,20 +120,20 @@ impl Policies {
         (if body.is_some() { "PUT" } else { "DELETE" }, path, body.unwrap_or_default())
     }
 
-    /// The request under way has its answer.
+    /// Notes the answer to the current request.
     pub fn settle(&mut self, has_happened: bool) {
         if let Some(asked) = self.asked.take().filter(|_| has_happened) {
             self.known = asked;
         }
     }
 
-    /// Whether a queue surely has a policy, now and after whatever was asked for.
+    /// Returns whether a queue certainly has a policy, whether or not the current request happens.
     pub fn is_sure(&self, (vhost, queue): &Key) -> bool {
         let has = |said: &Said| said.keys().any(|(of, name, _)| of == vhost && name == queue);
         has(&self.known) && self.asked.as_ref().is_none_or(has)
     }
 
-    /// Whether messages surely leave a queue by themselves after a while.
+    /// Returns whether messages of a queue certainly expire.
     pub fn has_end_of_waiting(&self, key: &Key) -> bool {
         is_waiting(&key.1) && (key.1 == "w0" || self.is_sure(key))
     }

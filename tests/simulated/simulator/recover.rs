@@ -1,6 +1,7 @@
-//! The ledger after a start: what the disk held is compared with what was promised.
+//! The ledger after a start: compares the content of the disk with what was promised.
 //!
-//! Always true: afterwards the ledger is what was found, and all of it is promised.
+//! # Invariants
+//! - Afterwards the ledger equals what was found, and all of it is promised.
 
 use core::ops::Range;
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,26 +12,28 @@ use super::ledger::{Entry, Holder, Key, Ledger, Promise, Queue, Settled};
 use super::policies::Said;
 use super::topology::{self, BINDINGS};
 
-/// So many messages behind the last one that was on its way to a client, or next, may be called redelivered
-/// after a start, and one more for each life; besides those that were on their way and that no client read.
+/// Maximum number of messages behind the last delivered one that may be marked as redelivered after a start.
+///
+/// Each life may add one. Messages that were on their way and that no client has read come on top.
 const MARKED_AHEAD_MAX: usize = 256 + 24;
 
-/// What a start found on the disk.
+/// The content of the disk at a start.
 #[derive(Debug, Default)]
 pub struct Found {
-    /// Contents of each queue that is defined, level by level, and in order there.
+    /// Contents of each defined queue, by level, and in order within a level.
     pub queues: BTreeMap<(String, String), Vec<u64>>,
-    /// Those of them that will be called redelivered: in each level so many from the first on.
+    /// The ranges of `queues` that will be marked as redelivered: in each level, a number of its first
+    /// messages.
     pub marked: BTreeMap<(String, String), Vec<Range<usize>>>,
     pub exchanges: BTreeSet<(String, String)>,
-    /// Virtual host, source, routing key, queue.
+    /// By virtual host, source, routing key and queue.
     pub bindings: BTreeSet<(String, String, String, String)>,
     pub policies: Said,
 }
 
-/// After a start.
+/// The checks after a start.
 impl Ledger {
-    /// A start has found this on the disk.
+    /// Resets the ledger after a start that found this on the disk.
     pub fn begin(&mut self, life: u32, found: &Found, harms: &[Harm], is_told: bool) {
         self.life = life;
         self.last_new.clear();
@@ -42,7 +45,7 @@ impl Ledger {
             let vhost = super::plan::VHOSTS.into_iter().find(|known| known == vhost);
             match vhost {
                 Some(vhost) => keys.push((vhost, name.clone())),
-                None => self.miss(format!("queue {name} is in a virtual host that nobody made")),
+                None => self.miss(format!("queue {name} is in a virtual host that no client created")),
             }
         }
         keys.sort_unstable();
@@ -95,7 +98,7 @@ impl Ledger {
         wrong.into_iter().for_each(|what| self.complain(what));
     }
 
-    /// All of a transaction is there, or nothing. What was deleted since says nothing.
+    /// Checks that each transaction is complete or missing. Messages deleted since then prove nothing.
     fn check_transactions(&mut self, found: &Found) {
         let is_there = |(key, number, _): &(Key, u64, u32)| {
             let contents = found.queues.get(&(key.0.to_string(), key.1.clone()));
@@ -109,12 +112,12 @@ impl Ledger {
                 let queue = self.queues.get(key).filter(is_same)?;
                 Some(queue.entries.get(number).cloned().unwrap_or_default())
             };
-            // Routes are looked up when a transaction is committed, and a binding may have gone by then.
+            // Routes are looked up at the commit, when a binding may no longer exist.
             let is_routed_still = |number: &u64| {
                 let content = self.contents.get(number);
                 content.is_none_or(|it| it.exchange.is_empty() || it.unbound == self.unbound)
             };
-            // What went another way since is no witness that it never came.
+            // A message that left its queue in another way is no proof that it was never published.
             let is_missing = |place: &&(Key, u64, u32)| {
                 let is_plain =
                     |entry: Entry| entry.settled == Settled::No && !entry.has_been_out() && !entry.vanishes;
@@ -122,7 +125,7 @@ impl Ledger {
             };
             let is_settled = |place: &&(Key, u64, u32)| entry(place).is_some() && !is_there(place);
             let is_left = |place: &&(Key, u64, u32)| entry(place).is_some() && is_there(place);
-            // A consumer sees what a transaction published only when all of it is durable.
+            // A consumer receives messages of a transaction only when all of it is durable.
             let was_seen = |place: &&(Key, u64, u32)| entry(place).is_some_and(|entry| entry.has_been_out());
             let came = asked.published.iter().find(|place| is_there(place));
             let came = came.or_else(|| asked.published.iter().find(was_seen));
@@ -130,14 +133,16 @@ impl Ledger {
             let missing = asked.published.iter().find(is_missing);
             let has_not = missing.or_else(|| asked.settled.iter().find(is_left));
             if let Some((happened, has_not)) = happened.zip(has_not) {
-                wrong.push(format!("half of a transaction: {happened:?} happened, {has_not:?} did not"));
+                wrong.push(format!("partial transaction: {happened:?} happened, {has_not:?} did not"));
             }
         }
         wrong.into_iter().for_each(|what| self.complain(what));
     }
 
-    /// What no client had is called redelivered only as far as the broker looks ahead. Gives those that are
-    /// called so with reason.
+    /// Checks that messages without a delivery are marked as redelivered only as far as the broker marks
+    /// ahead.
+    ///
+    /// Returns the messages that are marked with reason.
     fn check_marks(&mut self, key: &Key, found: &Found) -> Vec<u64> {
         let name = (key.0.to_string(), key.1.clone());
         let (Some(levels), Some(contents)) = (found.marked.get(&name), found.queues.get(&name)) else {
@@ -157,13 +162,13 @@ impl Ledger {
         let falsely = marked.len() - last_out;
         if falsely > ahead_max && !self.is_lenient {
             self.complain(format!(
-                "queue {key:?}: {falsely} messages that nobody had are called redelivered"
+                "queue {key:?}: {falsely} messages without a delivery are marked as redelivered"
             ));
         }
         &marked[..last_out]
     }
 
-    /// What may die is in one of its two queues.
+    /// Checks that each message that may be dead-lettered is in one of its two queues.
     fn begin_dying(&mut self, found: &Found) {
         let pairs = |vhost| CHAINS.into_iter().enumerate().map(move |(chain, pair)| (vhost, chain, pair));
         for (vhost, chain, pair) in super::plan::VHOSTS.into_iter().flat_map(pairs) {
@@ -200,27 +205,28 @@ impl Ledger {
                 wrong.push(format!("message {number} cannot have come here"));
             }
             if !content.persistent && !self.persist_all {
-                wrong.push(format!("message {number} was not for the disk"));
+                wrong.push(format!("message {number} was transient and is on the disk"));
             }
             let level = topology::level(&key.1, content.priority());
             let before = last.entry((content.stream, level)).or_insert(0);
             if *before >= *number && !is_lenient && !lacks_levels && !is_dying(&key.1) {
-                wrong.push(format!("message {number} lies behind {before}"));
+                wrong.push(format!("message {number} is stored after {before}"));
             }
             *before = (*before).max(*number);
             let entry = queue.entries.get(number);
             let is_settled = entry.is_some_and(|entry| entry.settled == Settled::Durable);
-            // What died may be back in the same queue.
+            // A dead-lettered message may be back in the same queue.
             let was_gone = entry.is_none() && queue.past.contains(number);
             let is_gone = is_settled || was_gone && !self.undecided.contains(number);
             if is_gone && !is_dying(&key.1) {
                 let may_return = |harm: &Harm| harm.may_return(*number) || harm.may_come_back(*number);
                 if !(is_lenient && (!has_fresh || harms.iter().any(may_return))) {
-                    wrong.push(format!("message {number} was gone for good and is there again"));
+                    wrong.push(format!("message {number} was durably settled and is back"));
                 }
             }
         }
-        // What died may be back in the same queue, and damage have taken that it had left its place there.
+        // A dead-lettered message may be back in the same queue. Damage may have destroyed the record that it
+        // had left its earlier position there.
         let may_be_twice = is_lenient && is_dying(&key.1);
         if there.len() < contents.unwrap_or_default().len() && !may_be_twice {
             wrong.push("a message is there twice".into());
@@ -234,7 +240,8 @@ impl Ledger {
             if !harms.iter().any(|harm| harm.may_lose(*number)) {
                 wrong.push(format!("message {number} was durable and is lost"));
             } else if !is_told && harms.iter().any(|harm| harm.is_fresh && harm.must_tell(*number)) {
-                wrong.push(format!("message {number} was hit and is lost, and nobody is told"));
+                wrong
+                    .push(format!("message {number} was damaged and lost, but the start does not report it"));
             }
         }
         let old = core::mem::take(&mut queue.entries);

@@ -1,8 +1,10 @@
-//! A run: one disk and one life of the broker after the other on it, each ended by something worse.
+//! A run: one disk, and the lives of the broker on it, each ended by some fault. A life is one broker
+//! process.
 //!
-//! Always true: everything in a run follows from its seed. Whatever is left to chance has a stream of numbers
-//! of its own ([`Random::of`]), so a broker that does something else changes only what its clients and its
-//! disk see of that, and a seed goes on being what it was everywhere else.
+//! # Invariants
+//! - Everything in a run follows from its seed.
+//! - Each random decision has random numbers of its own ([`Random::of`]). So a change of the broker affects
+//!   only what its clients and its disk see of it, and a seed keeps its meaning everywhere else.
 
 use leveret_core::time::Now;
 use leveret_storage::{ACCESS_SLOTS, Disk, Log};
@@ -14,18 +16,18 @@ use super::plan::{INDEX_BYTES, Plan, QUEUES_ROOMY};
 use super::start::IDENTITY;
 use super::world::sim_disk::{Damaged, Mutant, Random, SimDisk, Trouble};
 
-/// Power cuts in a run, at least.
+/// Minimum number of power cuts in a run.
 const CUTS: u64 = 6;
-/// Bytes that may be live in the log when everything was deleted: users, permissions and virtual hosts.
+/// Maximum number of live bytes in the log after everything was deleted: users, permissions, virtual hosts.
 const LEFT_BYTES_MAX: u64 = 4 << 10;
-/// Lives in a run, at most.
+/// Maximum number of lives in a run.
 const LIVES: u64 = 16;
 
-/// What runs did.
+/// Counters of a run.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counts {
     pub cuts: u64,
-    /// Those of them that came while the store was being opened.
+    /// Those of the `cuts` that came while the store was being opened.
     pub cuts_at_start: u64,
     pub lives: u64,
     pub stops: u64,
@@ -36,31 +38,37 @@ pub struct Counts {
     pub delivered: u64,
     pub commits: u64,
     pub reads: u64,
-    /// Moments at which everybody slept, and nobody should have been awake.
+    /// Moments at which all clients and the broker slept, and none of them could have proceeded.
     pub rests: u64,
     /// Lives on a store that could not be written.
     pub unwritable: u64,
     pub damaged: u64,
-    /// Changes of who may do what.
+    /// Changes of users, permissions and virtual hosts.
     pub operated: u64,
     /// Changes of policies.
     pub policed: u64,
-    /// Deliveries of what had waited for its time before.
+    /// Deliveries of messages that had expired in a waiting queue.
     pub waited: u64,
-    /// The most bytes that were live in a log of which everything was deleted.
+    /// Highest number of live bytes in a log of which everything was deleted.
     pub left_bytes_max: u64,
 }
 
 impl Counts {
-    /// So many seeds have done as much as they should, or a change of the broker has quietly put them out
-    /// of work.
+    /// Checks that `seeds` runs did enough. Otherwise a change of the broker has silently made them
+    /// ineffective.
     pub fn check_work(&self, seeds: u64) {
         assert!(self.cuts >= 5 * seeds && self.lives > 5 * seeds, "cut too seldom: {self:?}");
         assert!(self.confirmed > 150 * seeds && self.delivered > 250 * seeds, "too little: {self:?}");
-        assert!(self.commits > 120 * seeds && self.reads > 40 * seeds, "the disk rests: {self:?}");
-        assert!(20 * self.unwritable > seeds, "every store can be written: {self:?}");
-        assert!(self.operated > 20 * seeds && self.rests > 40 * seeds, "operators rest: {self:?}");
-        assert!(self.policed > seeds && self.waited > seeds, "nothing waits: {self:?}");
+        assert!(self.commits > 120 * seeds && self.reads > 40 * seeds, "too few disk operations: {self:?}");
+        assert!(20 * self.unwritable > seeds, "no store was unwritable: {self:?}");
+        assert!(
+            self.operated > 20 * seeds && self.rests > 40 * seeds,
+            "too few operator changes or rests: {self:?}"
+        );
+        assert!(
+            self.policed > seeds && self.waited > seeds,
+            "too few policies or waiting messages: {self:?}"
+        );
     }
 
     pub const fn add(&mut self, other: &Self) {
@@ -87,31 +95,31 @@ impl Counts {
     }
 }
 
-/// Everything that outlives a life.
+/// The state that outlives a life.
 pub struct Run {
     pub seed: u64,
-    /// Which of its lives it is in, or would be, whatever became of those before.
+    /// Number of the current life, counting also lives whose start failed.
     pub life: u64,
     pub disk: SimDisk,
     pub ledger: Ledger,
     pub plan: Plan,
     pub is_damaged: bool,
-    /// All damage of the run, for whoever looks into it.
+    /// All damage of the run, for debugging.
     damages: Vec<String>,
-    /// What all of it may have cost.
+    /// The possible losses by each damage.
     pub harms: Vec<Harm>,
-    /// A start since then has told of damage.
+    /// A start since the last damage has reported it.
     pub is_told: bool,
-    /// The device has lost something that it said it had synced, or gives older bytes of a file of users and
-    /// permissions, and no start has come behind it.
+    /// A file of users and permissions may have old bytes: the device lost an acknowledged sync or returned
+    /// older data, and no start has followed.
     pub may_have_old_access: bool,
-    /// The log was damaged while the files beside it said nothing of users, for there was no room for them.
+    /// The log was damaged while no file beside it had the users, because there was no space for them.
     pub was_access_bare: bool,
-    /// The file system may have less room than the settings say.
+    /// The file system may have less space than the settings say.
     pub is_full: bool,
-    /// The life before was killed in the middle of a write.
+    /// The previous life was killed in the middle of a write.
     was_killed: bool,
-    /// Nothing more goes wrong.
+    /// No more faults are planned.
     pub is_last: bool,
     pub next_connection: u64,
     pub counts: Counts,
@@ -120,7 +128,7 @@ pub struct Run {
 impl Run {
     pub fn new(seed: u64, mutant: Mutant) -> Self {
         let mut plan = Plan::of(seed);
-        // What a mutant makes of settlements is no longer theirs when offsets leap.
+        // The mutants of settlements do not work when offsets advance by large steps.
         plan.has_strides &= matches!(mutant, Mutant::None | Mutant::SyncSeldomLeftOut);
         let disk = SimDisk::new(seed, mutant, IDENTITY);
         let room = plan.hazards.segments_room;
@@ -149,7 +157,7 @@ impl Run {
         }
     }
 
-    /// The stream of one purpose in this life.
+    /// Returns the random numbers for one purpose in this life.
     pub fn chance(&self, purpose: &str) -> Random {
         Random::of(self.seed, purpose, &[self.life])
     }
@@ -179,7 +187,7 @@ impl Run {
     fn plan_trouble(&mut self, life: u64) {
         let (hazards, mut random) = (self.plan.hazards, self.chance("trouble"));
         let calls = match random.below(6) {
-            // In the midst of the start.
+            // During the start.
             0 if life > 0 => random.below(8),
             0 | 1 => random.below(60),
             _ => random.below(400),
@@ -226,7 +234,7 @@ impl Run {
         }
     }
 
-    /// One life, and what ends it.
+    /// Runs one life until it ends.
     fn live(&mut self) {
         let mut random = self.chance("life");
         let steps = 60 + random.below(700);
@@ -247,7 +255,7 @@ impl Run {
             }
             life.end();
         }
-        // A kill keeps the page cache; most ends do not.
+        // A kill keeps the page cache; most ends are power cuts.
         if self.disk.is_killed() {
             self.disk.revive();
             self.was_killed = true;
@@ -268,7 +276,7 @@ impl Run {
         }
     }
 
-    /// The device has lost some of what it only said that it had synced.
+    /// Reverts some of the sectors whose syncs the device acknowledged without doing them.
     fn break_promises(&mut self) {
         let before = self.disk.copy();
         let lost = self.disk.lose_owed();
@@ -278,11 +286,11 @@ impl Run {
         }
     }
 
-    /// Something that was synced is damaged.
+    /// Damages something that was synced.
     fn damage(&mut self) {
         let mut random = self.chance("damage");
         if self.plan.hazards.wears && random.once_in(2) {
-            // What it costs is seen at each start.
+            // The cost of a worn block is determined at each start.
             self.disk.wear_out();
             (self.is_damaged, self.ledger.is_lenient) = (true, true);
             self.counts.damaged += 1;
@@ -296,7 +304,7 @@ impl Run {
         self.note_damage(before, &damaged);
     }
 
-    /// This is damaged, and what it may have cost follows from how it was `before`.
+    /// Notes a damage. `before` is the disk before it, from which follows what the damage may cost.
     pub fn note_damage(&mut self, mut before: SimDisk, damaged: &Damaged) {
         self.damages.push(format!("before life {}: {damaged:?}", self.ledger.life + 1));
         self.was_access_bare |= !has_access_file(&mut before);
@@ -306,7 +314,7 @@ impl Run {
         self.counts.damaged += 1;
     }
 
-    /// Damage just before the end, with another cut in the midst of mending now and then.
+    /// Damages the disk before the last life, and sometimes cuts the power during the repair.
     fn damage_last(&mut self) {
         self.disk.power_cut();
         self.damage();
@@ -318,7 +326,7 @@ impl Run {
         }
     }
 
-    /// A life without trouble, in which everything is brought to an end.
+    /// Runs a life without faults that brings everything to its end.
     fn last_life(&mut self) {
         self.life = LIVES;
         if self.plan.hazards.damage_one_in > 0 && self.chance("last").once_in(4) {
@@ -329,8 +337,8 @@ impl Run {
         self.disk.start(Trouble::Never);
         self.disk.set_lies(0);
         self.disk.set_room(None);
-        // Whoever waits for an index that is full waits for somebody to consume, and here everybody is to
-        // come to rest.
+        // A full index blocks publishers until a consumer frees entries. In the last life all clients have to
+        // finish.
         self.plan.settings.index_bytes = INDEX_BYTES;
         self.is_full = false;
         let Some(engine) = self.start() else {
@@ -346,13 +354,13 @@ impl Run {
         if ended == Err(Ended::Disk) {
             self.ledger.complain("the disk failed by itself".into());
         }
-        // Of what a damaged store has nobody knows what can be deleted.
+        // In a damaged store it is unknown what can be deleted.
         if ended.is_ok() && !self.is_damaged {
             self.check_reclaimed();
         }
     }
 
-    /// Everything was consumed and deleted, so nothing but users and what was deleted last takes room.
+    /// Checks that only users and the most recent deletions use space, after all messages were consumed.
     fn check_reclaimed(&mut self) {
         self.disk.start(Trouble::Never);
         let opened = Log::open(&mut self.disk, self.plan.settings.clone(), IDENTITY, Now::from_ms(0));
@@ -368,7 +376,7 @@ impl Run {
     }
 }
 
-/// Whether a file beside the log has the users, too.
+/// Returns whether a file beside the log has the users.
 fn has_access_file(disk: &mut SimDisk) -> bool {
     let mut magic = [0; 7];
     ACCESS_SLOTS.into_iter().any(|slot| disk.read(slot, 0, &mut magic).is_ok() && magic == *b"LEVERET")

@@ -1,7 +1,9 @@
-//! A queue of the upstream that a bridge fetches from: it gives what it has, and gives again what came back.
+//! An upstream queue that a bridge fetches from: it delivers its messages, and delivers returned ones again.
 //!
-//! Always true: a message that was acknowledged is never given again; what is given and not settled when its
-//! channel or connection ends is given again, marked as such, before what was not given yet.
+//! # Invariants
+//! - An acknowledged message is never delivered again.
+//! - Messages that are unsettled when their channel or connection ends are delivered again. They are marked
+//!   as redelivered, and come before messages that were not delivered yet.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,21 +11,21 @@ use leveret_amqp::Method;
 
 use super::world::{content_frames, method_frame};
 
-/// Persistent.
+/// Delivery mode 2 (persistent).
 const PROPERTIES: &[u8] = &[0x10, 0, 2];
 
-/// The queue, and what its one consumer holds.
+/// The queue, and the deliveries of its only consumer.
 #[derive(Debug, Default)]
 pub struct Source {
-    /// Messages that wait, by number: octets of the body behind the number, and whether it was given before.
+    /// Waiting messages by number: bytes of the body after the number, and whether it was delivered before.
     waiting: BTreeMap<u64, (usize, bool)>,
-    /// Messages that were given and not settled, by tag.
+    /// Unsettled messages, by delivery tag.
     unsettled: BTreeMap<u64, (u64, usize)>,
-    /// Tags that the newest consumer was given and has not settled.
+    /// Unsettled tags of the newest consumer.
     of_consumer: BTreeSet<u64>,
-    /// What the bridge says that it has.
+    /// Messages that the bridge has acknowledged.
     pub acknowledged: BTreeSet<u64>,
-    /// How often a message was given once more.
+    /// Number of redeliveries.
     pub given_again: u64,
     /// The channel of the consumer.
     channel: Option<u16>,
@@ -32,17 +34,17 @@ pub struct Source {
 }
 
 impl Source {
-    /// Somebody publishes there.
+    /// Publishes a message to the queue.
     pub fn take(&mut self, number: u64, body_bytes: usize) {
         self.waiting.insert(number, (body_bytes, false));
     }
 
-    /// Whether everything that was published there is acknowledged.
+    /// Returns whether all published messages are acknowledged.
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty() && self.unsettled.is_empty()
     }
 
-    /// The channel that has the consumer, or the whole connection, has ended.
+    /// Requeues unsettled messages after the channel of the consumer, or the connection, has ended.
     pub fn take_back(&mut self) {
         for (number, body_bytes) in core::mem::take(&mut self.unsettled).into_values() {
             self.waiting.insert(number, (body_bytes, true));
@@ -51,7 +53,7 @@ impl Source {
         (self.channel, self.last_tag) = (None, 0);
     }
 
-    /// Takes what a consumer says; the answer to it, if there is one.
+    /// Handles a method of the consumer. Returns the answer, if there is one.
     pub fn hear<'m>(&mut self, on: u16, method: &Method<'m>) -> Option<Method<'m>> {
         match *method {
             Method::BasicQos { prefetch_count, .. } => {
@@ -73,7 +75,7 @@ impl Source {
                 None
             }
             Method::BasicReject { .. } | Method::BasicNack { .. } => {
-                panic!("{method:?}: there is room for all of them")
+                panic!("{method:?}: the bridge has capacity for all messages")
             }
             _ => None,
         }
@@ -91,7 +93,7 @@ impl Source {
         }
     }
 
-    /// The next message, if one is to be given now: its channel, and its frames.
+    /// Returns the next delivery, if one is allowed now: its channel and its frames.
     pub fn give(&mut self) -> Option<(u16, Vec<u8>)> {
         let channel = self.channel.filter(|_| self.of_consumer.len() < self.ahead)?;
         let (number, (body_bytes, redelivered)) = self.waiting.pop_first()?;

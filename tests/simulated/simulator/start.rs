@@ -1,8 +1,8 @@
-//! A start: the store is opened and looked into, record by record, and the broker is filled from it, as the
-//! real one does.
+//! A start: opens the store, reads it record by record, and fills a broker from it, as the daemon does.
 //!
-//! Always true: what the store has is held against the ledger before anybody is let in; what the broker makes
-//! of it is seen by clients.
+//! # Invariants
+//! - The store is compared with the ledger before any client connects. Clients later see what the broker made
+//!   of it.
 
 use core::num::NonZeroU32;
 use core::ops::Range;
@@ -29,13 +29,13 @@ use super::world::platform::Helpers;
 
 pub const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0x5EC2E7 };
 
-/// A body as it lies in the log: whole, or the number its chunks have.
+/// A body in the log: complete, or in chunks, with the body number of the chunks and their total bytes.
 enum Bytes {
     Whole(Vec<u8>),
     Chunks(u64, u64),
 }
 
-/// A copy of a message: its targets, and what there is to compare.
+/// A copy of a message: its targets, and the parts to compare.
 struct Copy {
     targets: Vec<(u64, u64)>,
     exchange: Vec<u8>,
@@ -59,8 +59,9 @@ impl Copy {
     }
 }
 
-/// What PBKDF2 makes of the name of each of [`USERS`] in one round: the password is the name, and is checked
-/// in no time. Every other kind of hash takes as long as those that users have.
+/// PBKDF2 of the name of each of [`USERS`] with one iteration.
+///
+/// The password is the name. One iteration makes the check fast; other hashes need as much time as real ones.
 const DIGESTS: [[u8; 32]; 2] = [
     [
         0x53, 0xD5, 0x10, 0x2C, 0xCD, 0x0D, 0x21, 0x15, 0xFF, 0x3C, 0x65, 0x44, 0xD4, 0xBC, 0xD6, 0x00, 0xD7,
@@ -77,8 +78,8 @@ pub fn hash_of(user: &str) -> PasswordHash {
     PasswordHash::Pbkdf2 { iterations: NonZeroU32::MIN, salt: *b"salt of sixteen.", digest: DIGESTS[at] }
 }
 
-/// Queues of which damage has left but the name, and orphans, are more than the ledger promises: somebody
-/// deletes them.
+/// Deletes rebuilt queues and orphans. After damage only their names are left, and the ledger does not know
+/// them.
 fn delete_rebuilt(broker: &mut Broker, context: &mut Context<'_>) {
     while let Some((vhost, queue)) = broker.next_rebuilt() {
         if broker.operator_delete_queue(context, &vhost, &queue, leveret_broker::DeleteIf::default()).is_err()
@@ -93,7 +94,7 @@ fn delete_rebuilt(broker: &mut Broker, context: &mut Context<'_>) {
     }
 }
 
-/// An engine that was told nothing yet, on a disk and with helpers of this plan.
+/// Returns an empty engine on a disk and with helpers according to the plan.
 pub fn engine_on(plan: &Plan, disk: &SimDisk, (seed, life): (u64, u64)) -> Engine<Memory> {
     let limits = plan.limits.clone();
     let mut entropy = Random::of(seed, "entropy", &[life]);
@@ -119,7 +120,7 @@ pub fn engine_on(plan: &Plan, disk: &SimDisk, (seed, life): (u64, u64)) -> Engin
 }
 
 impl Run {
-    /// Opens the store and starts a broker with it; `None` when the power went again, or the disk failed.
+    /// Opens the store and starts a broker with it. Returns `None` if the power failed again or the disk did.
     pub fn start(&mut self) -> Option<Engine<Memory>> {
         let before = self.foresee_unread();
         let opened = Log::open(&mut self.disk, self.plan.settings.clone(), IDENTITY, Now::from_ms(0));
@@ -129,7 +130,7 @@ impl Run {
             eprintln!("start: {report:?}");
         }
         self.is_told |= is_told(&report);
-        // What was found may be lost with the next cut when it could not be written again.
+        // Data that could not be rewritten may be lost with the next power cut.
         if report.unwritable.is_some() {
             self.serve_unwritable(log, report);
             return None;
@@ -140,10 +141,10 @@ impl Run {
         let is_damaged = self.is_damaged || (self.disk.has_failed_sync() && report.is_cut_short());
         let tells = !report.set_aside.is_empty() || report.commits_missing > 0;
         if self.ledger.life > 0 && !is_damaged && tells {
-            self.ledger.complain(format!("damage is reported where there is none: {report:?}"));
+            self.ledger.complain(format!("undamaged store is reported as damaged: {report:?}"));
         }
         if log.life() <= self.ledger.life && !self.is_damaged {
-            self.ledger.complain(format!("life {} is lived twice", log.life()));
+            self.ledger.complain(format!("life {} happens twice", log.life()));
         }
         let found = self.find(&log);
         if super::is_traced() {
@@ -173,7 +174,7 @@ impl Run {
         Some(engine)
     }
 
-    /// An engine whose broker has what the log has.
+    /// Returns an engine whose broker has the content of the log.
     fn filled(
         &mut self,
         log: &Log,
@@ -189,8 +190,8 @@ impl Run {
         Some(engine)
     }
 
-    /// A life on a store that cannot be written: what was promised is there and is delivered, nothing is
-    /// confirmed. As nothing of it comes to the disk, it is forgotten afterwards.
+    /// Runs a life on a store that cannot be written: promised messages are there and are delivered, and
+    /// nothing is confirmed. As nothing reaches the disk, the ledger is restored afterwards.
     fn serve_unwritable(&mut self, log: Log, report: Report) {
         if self.disk.is_off() || self.is_damaged || report.is_new {
             return;
@@ -207,20 +208,20 @@ impl Run {
             let ended = life.run(steps);
             life.end();
             if ended == Err(Ended::Disk) {
-                self.ledger.complain("a broker has ended whose store could not be written before".into());
+                self.ledger.complain("a broker with an unwritable store has stopped before its end".into());
             }
         }
         let complaints = core::mem::replace(&mut self.ledger, kept).complaints;
         self.ledger.complaints = complaints;
     }
 
-    /// What a start cannot read, if there is anything: the disk as it is, to look into it.
+    /// Plans read failures for the start. Returns a copy of the disk if some reads can fail.
     fn foresee_unread(&mut self) -> Option<SimDisk> {
         let hazards = self.plan.hazards;
         let mut random = self.chance("unread");
         if hazards.has_unread_starts && !self.is_last && random.once_in(3) {
             let (after, count) = (random.below(60), 1 + random.below(5));
-            // A start reads what was refused twice more, so few refusals cost nothing.
+            // A start retries a failed read twice, so few failures have no effect.
             let times = if random.once_in(2) { 40 } else { 1 };
             self.disk.foresee(Trouble::FailedRead(after, count * times));
         }
@@ -232,7 +233,7 @@ impl Run {
         })
     }
 
-    /// What the start could not read is missing, if it was refused each time that the start asked.
+    /// Notes as damage what the start could not read, if all its attempts failed.
     fn note_unread(&mut self, before: Option<SimDisk>, was_refused: bool) {
         let Some(before) = before else { return };
         let (unread, worn) = (self.disk.end_failed_reads(), self.disk.worn());
@@ -243,7 +244,7 @@ impl Run {
         }
     }
 
-    /// Nobody is locked out, unless damage explains that; whoever works here can come in.
+    /// Checks that users can log in, unless damage explains the failure.
     fn check_access(
         &mut self,
         broker: &mut Broker,
@@ -259,7 +260,7 @@ impl Run {
         complaint.into_iter().for_each(|complaint| self.ledger.complain(complaint));
         if let Some(why) = doubt {
             if !is_damaged {
-                self.ledger.complain(format!("nobody gets in: {why}"));
+                self.ledger.complain(format!("no user can log in: {why}"));
             }
             let _ = broker.access_mut().confirm_access(journal);
         }
@@ -274,7 +275,7 @@ impl Run {
         }
     }
 
-    /// Reads everything there is.
+    /// Reads the whole content of the store.
     fn find(&mut self, log: &Log) -> Found {
         let mut found = Found::default();
         let queues = self.find_definitions(log, &mut found);
@@ -303,7 +304,7 @@ impl Run {
                     (parts.copied().collect(), Some(wanted))
                 }
             };
-            // What lost a part is never delivered.
+            // A message that lost a part is never delivered.
             if self.is_damaged && wanted.is_some_and(|wanted| bytes.len() as u64 != wanted) {
                 continue;
             }
@@ -311,11 +312,11 @@ impl Run {
             actual.extend(copy.targets.iter().map(|target| (*target, number)));
         }
         let mut counts: BTreeMap<u64, u64> = BTreeMap::new();
-        // Where in its queue a level begins, and where what is marked in it ends.
+        // By queue: where a level begins in it, and where the marked messages of the level end.
         let mut levels: BTreeMap<u64, Range<usize>> = BTreeMap::new();
         for ((incarnation, offset), number) in actual {
             if is_transient(incarnation) {
-                // Of another life: void.
+                // The message belongs to an earlier life and is void.
                 continue;
             }
             *counts.entry(incarnation).or_default() += 1;
@@ -345,8 +346,8 @@ impl Run {
         found
     }
 
-    /// What the cleaner copies it copies for every queue that still needs it: no copy of a message has a part
-    /// of its queues, and another one the rest.
+    /// Checks that the compactor copies a message for every queue that still needs it. No copy may have some
+    /// of its queues and another copy the rest.
     fn check_copies(&mut self, copies: &[Copy]) {
         let mut of: BTreeMap<(u64, u64), &[(u64, u64)]> = BTreeMap::new();
         for copy in copies {
@@ -373,7 +374,7 @@ impl Run {
         number
     }
 
-    /// Fills in the definitions; gives the queues by their incarnations.
+    /// Fills in the definitions. Returns the queues by their incarnations.
     fn find_definitions(&mut self, log: &Log, found: &mut Found) -> BTreeMap<u64, (String, String)> {
         let (mut queues, mut versions) = (BTreeMap::new(), BTreeSet::new());
         let is_gone = |incarnation| log.index().queues().get(&incarnation).is_some_and(|queue| queue.gone);

@@ -1,25 +1,27 @@
-//! The names that simulated clients use, and what each of them means.
+//! The names of simulated queues and exchanges, and what is declared under each.
 //!
 //! ```text
-//! d0 .. d2  durable       l0  durable, keeps 12 and none for long         r0  durable, keeps 12 and refuses
-//! d3        durable, with priorities      s0  m0  durable, and dead letters go from each to the other
-//! j0 w0     the same, and what is in `w0` goes back after a while
-//! j1 w1     the same, and a policy says after which     j2 w2  the same, and policies say all of that
-//! t0 t1     transient     a0  transient, goes when it is of no use        xN  exclusive, of connection N
+//! d0 .. d2  durable               d3  durable, with priorities
+//! l0  durable, max-length 12, message TTL; drops        r0  durable, max-length 12; rejects publishes
+//! s0 m0  durable, each dead-letters to the other
+//! j0 w0  as s0 m0; messages return from `w0` after a time
+//! j1 w1  as j0 w0; a policy defines the time       j2 w2  as j0 w0; policies define time and target
+//! t0 t1  transient       a0  transient, deleted when unused       xN  exclusive to connection N
 //! ```
 //!
-//! Always true: a name says what is declared under it, so that two clients never contradict each other; which
-//! bindings there may be is fixed, so that a message in a queue that it cannot get to is a mistake whenever
-//! it is seen.
+//! # Invariants
+//! - The name determines the declaration, so that two clients never contradict each other.
+//! - The set of possible bindings is fixed. So a message in a queue that it cannot be routed to is an error
+//!   whenever it is seen.
 
 use leveret_amqp::{Method, Table};
 
 use super::deaths::{DELIVERY_LIMIT, DYING, is_dying, other_of};
 
-/// Queues that everybody uses.
+/// Queues that all clients use.
 pub const QUEUES: [&str; 9] = ["d0", "d1", "d2", "d3", "l0", "r0", "a0", "t0", "t1"];
 
-/// Bindings there may be: source, routing key, queue.
+/// Possible bindings: source, routing key, queue.
 pub const BINDINGS: [(&str, &str, &str); 10] = [
     ("fan", "", "d0"),
     ("fan", "", "d1"),
@@ -33,10 +35,10 @@ pub const BINDINGS: [(&str, &str, &str); 10] = [
     ("top", "#.c", "t1"),
 ];
 
-/// Exchanges that are declared: name and type.
+/// Declared exchanges: name and type.
 pub const EXCHANGES: [(&str, &str); 3] = [("fan", "fanout"), ("dir", "direct"), ("top", "topic")];
 
-/// What is published through them.
+/// Exchanges and routing keys that clients publish with.
 pub const ROUTES: [(&str, &str); 7] = [
     ("fan", "x"),
     ("dir", "k0"),
@@ -47,68 +49,70 @@ pub const ROUTES: [(&str, &str); 7] = [
     ("top", "c"),
 ];
 
-/// Messages that the queues with a limited length keep.
+/// Maximum length of the queues that have one.
 const LENGTH_MAX: i64 = 12;
-/// For how long those keep one that drop any, in milliseconds.
+/// Message TTL of the queues that drop messages, in milliseconds.
 const MESSAGE_TTL_MS: i64 = 400;
-/// How long a message may wait by itself that goes to such a queue, in milliseconds.
+/// Expiration of some messages to a queue that drops messages, in milliseconds.
 pub const EXPIRATION_MS: &[u8] = b"90";
-/// The highest priority of the queue that has any.
+/// The highest priority of the queue with priorities.
 const PRIORITY_MAX: u8 = 3;
-/// After how long a queue goes that may, if nobody has a use for it, in milliseconds.
+/// Expiry of unused queues that may be deleted, in milliseconds.
 const EXPIRES_MS: i64 = 3_000;
 
-/// For how long a message waits in the queue whose arguments say so, in milliseconds.
+/// Message TTL of the waiting queue that has one in its arguments, in milliseconds.
 const WAIT_MS: i64 = 150;
 
 pub fn is_durable(queue: &str) -> bool {
     queue.starts_with(['d', 'l', 'r', 's', 'm', 'j', 'w'])
 }
 
-/// Whether policies say where its dead letters go, and not its arguments.
+/// Returns whether policies define the dead-letter target of a queue instead of its arguments.
 pub fn is_policed(queue: &str) -> bool {
     matches!(queue, "j2" | "w2")
 }
 
-/// It may drop any message, for its length or because its time is over.
+/// Returns whether the queue may drop any message, because of its length limit or its TTL.
 pub fn drops(queue: &str) -> bool {
     queue.starts_with('l')
 }
 
-/// It may refuse any message for its length.
+/// Returns whether the queue may reject any publish because of its length limit.
 pub fn refuses(queue: &str) -> bool {
     queue.starts_with('r')
 }
 
-/// Whether a message that goes there has a time of its own: half of what may vanish anyway, and some of what
-/// may die.
+/// Returns whether a message to this queue has an expiration.
+///
+/// Half of the messages that may be dropped anyway have one, and some of those that may be dead-lettered.
 pub fn expires(queue: &str, len: u32) -> bool {
     let is_chained = is_dying(queue) && !matches!(queue, "s0" | "m0");
     drops(queue) && len.is_multiple_of(2) || is_chained && (len / 4) % 8 == 1
 }
 
-/// Whether a message with a time of its own may be dropped there for that: its letter would go round by
-/// itself, or go nowhere.
+/// Returns whether a message may be dropped when its own expiration passes.
+///
+/// That is so if its dead letter would complete a cycle without a rejection, or would have no target.
 pub fn is_mortal(queue: &str, len: u32) -> bool {
     expires(queue, len) && !matches!(queue, "w0" | "w1")
 }
 
-/// Whether it has priorities.
+/// Returns whether a queue has priorities.
 pub fn has_levels(queue: &str) -> bool {
     queue == "d3"
 }
 
-/// Which of its levels a message of this priority waits in.
+/// Returns the level of the queue in which a message of this priority waits.
 pub fn level(queue: &str, priority: Option<u8>) -> u8 {
     if has_levels(queue) { priority.unwrap_or(0).min(PRIORITY_MAX) } else { 0 }
 }
 
-/// Whether it may go without anybody deleting it.
+/// Returns whether a queue may be deleted without a request.
 pub fn may_go(queue: &str) -> bool {
     queue.starts_with(['a', 'x'])
 }
 
-/// Whether a binding lets a message through.
+/// Returns whether a binding matches a routing key.
 fn fits(source: &str, pattern: &str, key: &str) -> bool {
     match source {
         "fan" => true,
@@ -122,14 +126,14 @@ fn fits(source: &str, pattern: &str, key: &str) -> bool {
     }
 }
 
-/// The bindings that may bring a message to queues, by their places in the table.
+/// Returns the indexes in [`BINDINGS`] that match a publish.
 pub fn bindings_for<'a>(exchange: &'a str, key: &'a str) -> impl Iterator<Item = usize> + 'a {
     let all = BINDINGS.iter().enumerate();
     all.filter(move |(_, (source, pattern, _))| *source == exchange && fits(source, pattern, key))
         .map(|(at, _)| at)
 }
 
-/// Whether a message may come to a queue at all.
+/// Returns whether a message can be in a queue at all.
 pub fn may_route(exchange: &str, key: &str, queue: &str) -> bool {
     match exchange {
         "" => key == queue || other_of(key) == Some(queue),
@@ -137,7 +141,7 @@ pub fn may_route(exchange: &str, key: &str, queue: &str) -> bool {
     }
 }
 
-/// Arguments of a declaration.
+/// Returns the arguments of a queue's declaration.
 pub fn arguments(queue: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut limit = |name: &str, most: i64| {

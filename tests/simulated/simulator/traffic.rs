@@ -1,7 +1,8 @@
-//! What simulated clients do: any of it at any time, chosen by chance.
+//! The random actions of simulated clients.
 //!
-//! Always true: the ledger is told before anything is sent; nobody sends what the protocol forbids, for that
-//! is what `tests/simulated/world/hostile.rs` is for.
+//! # Invariants
+//! - The ledger is told before anything is sent.
+//! - No client violates the protocol; `tests/simulated/world/hostile.rs` tests that.
 
 use super::world::sim_disk::Random;
 use leveret_amqp::{Method, Table};
@@ -17,19 +18,19 @@ use super::world::{
     bind, close_channel, close_connection, consume, content_frames, delete, passive, purge, qos,
 };
 
-/// What most clients do in a life.
+/// The actions of most clients in a life.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mood {
     /// Anything.
     Mixed,
-    /// They publish, until memory and disk are full.
+    /// They publish until memory and disk are full.
     Flood,
     /// They consume.
     Ebb,
 }
 
 impl Mood {
-    /// The number of an action, below 100.
+    /// Returns the number of an action, below 100.
     fn pick(self, random: &mut Random) -> u64 {
         match self {
             Self::Flood if !random.once_in(6) => 0,
@@ -39,19 +40,19 @@ impl Mood {
     }
 }
 
-/// A client with so much to send does not think of more.
+/// A client with this many unsent bytes starts nothing new.
 const UNSENT_MAX: usize = 60_000;
-/// Requests that a channel may wait for.
+/// Maximum number of unanswered requests of a channel.
 const PENDING_MAX: usize = 6;
 const CHANNELS_MAX: usize = 4;
-/// A frame is so much longer than what it carries (specification 4.2.3).
+/// Length of a frame without its payload (AMQP 0-9-1 specification, section 4.2.3).
 const FRAME_OVERHEAD: usize = 8;
 
-/// What a message is, apart from its body.
+/// Exchange, routing key and length of a message.
 pub type Freight = (&'static str, String, u32);
 
 impl Life<'_> {
-    /// Clients do what they think of.
+    /// Lets all clients act.
     pub fn act(&mut self) {
         if self.actors.len() < self.run.plan.actors_max && self.chance("arrival").once_in(12) {
             self.connect();
@@ -164,12 +165,14 @@ impl Actor {
         }
     }
 
-    /// Asks for some of what there usually is, as programs do when they begin; or nobody would meet anybody.
+    /// Declares a usual set of queues and bindings, as programs do at their start.
+    ///
+    /// Without it, few messages would reach a consumer.
     fn furnish(&mut self, ledger: &mut Ledger, random: &mut Random, habit: Habit) {
         let number = self.next_channel;
         let any = [random.one_of(&QUEUES), random.one_of(&QUEUES), random.one_of(&QUEUES)];
         let mut pair = CHAINS[if let Habit::Deaths(chain) = habit { chain } else { 0 }];
-        // Where dead letters go is there before any are.
+        // The target of dead letters is declared first.
         pair.reverse();
         let (queues, bindings): (&[&str], &[usize]) = match habit {
             Habit::Deep => (&["d0"], &[]),
@@ -208,7 +211,7 @@ impl Actor {
         }
     }
 
-    /// It has said that it leaves: what it asked for before still happens.
+    /// Leaves with a close method; earlier requests still take effect.
     fn end_politely(&mut self, _: &mut Ledger) {
         self.leaving = Leaving::Politely;
     }
@@ -242,13 +245,13 @@ impl Actor {
         let method =
             Method::BasicPublish { exchange, routing_key: key.as_bytes(), mandatory, immediate: false };
         self.send(number, &method);
-        // Some in many small frames.
+        // Some bodies are sent in many small frames.
         let whole = self.client.checker.frame_max as usize - FRAME_OVERHEAD;
         let piece = if content.is_multiple_of(10) { 100 } else { whole };
         self.client.say(&content_frames(number, &properties, &body_of(content, len), piece));
     }
 
-    /// Where a message goes, and how large it is.
+    /// Returns the target and the length of a message.
     fn load(&self, ledger: &Ledger, random: &mut Random, plan: &Plan, mood: Mood) -> Freight {
         let small = 8 + random.below(90) as u32;
         let large = plan.large_bytes;
@@ -263,7 +266,7 @@ impl Actor {
             }
             Habit::Deep if !random.once_in(6) => return ("", "d0".into(), small),
             Habit::Deaths(chain) if !random.once_in(4) => {
-                // Some go where they wait at first.
+                // Some messages are published to the queue in which they wait.
                 let side = usize::from(chain > 0 && random.once_in(6));
                 return ("", CHAINS[chain][side].into(), small * 4);
             }
@@ -288,7 +291,7 @@ impl Actor {
                 (exchange, key.to_string())
             }
         };
-        // An exchange that is not there costs the channel; that is asked for seldom.
+        // Publishing to a missing exchange closes the channel, so clients seldom do it.
         let is_there = exchange.is_empty()
             || ledger.exchanges.get(&(self.vhost, exchange)).is_some_and(super::fact::Fact::is_sure);
         if is_there || random.once_in(40) {
@@ -306,8 +309,8 @@ impl Actor {
         let published = core::mem::take(&mut channel.published);
         let decided = core::mem::take(&mut channel.decided);
         if rolls_back {
-            // The channel has them still; its client has forgotten their tags, and an ack of all before one
-            // that comes later is for them as well.
+            // The channel still holds the deliveries. But the client has forgotten their tags, and a later
+            // ack with `multiple` includes them.
             for (place, _) in &decided {
                 ledger.give_back(place, holder);
                 ledger.lose(place);
@@ -325,14 +328,14 @@ impl Actor {
 
     // ---- consuming
 
-    /// A queue to consume from that is there, as a rule.
+    /// Returns a queue to consume from, which usually exists.
     fn some_queue(&self, ledger: &Ledger, random: &mut Random, habit: Habit) -> Key {
         let wanted = match habit {
             Habit::Copies if !random.once_in(8) => random.one_of(&["d0", "l0"]),
             Habit::Pieces if !random.once_in(8) => "d0",
             Habit::Transactions | Habit::Holes if !random.once_in(8) => random.one_of(&["d0", "d1"]),
             Habit::Deaths(0) if !random.once_in(4) => random.one_of(&CHAINS[0]),
-            // Who consumes where messages wait is seldom, or none would wait to the end.
+            // Consumers of waiting queues are rare, or no message would expire there.
             Habit::Deaths(chain) if !random.once_in(4) => CHAINS[chain][usize::from(random.once_in(16))],
             _ => "",
         };
@@ -374,7 +377,7 @@ impl Actor {
         self.ask(ledger, number, Pending::Get { key, no_ack, since }, &method);
     }
 
-    /// All that the channel has not settled is to come again.
+    /// Requests the redelivery of all unsettled messages of the channel.
     pub fn give_all_back(&mut self, ledger: &mut Ledger, number: u16) {
         let holder = self.holder(number);
         let Some(channel) = self.channels.get_mut(&number) else { return };
@@ -491,7 +494,7 @@ impl Actor {
         self.ask(ledger, number, Pending::Declare(key), &topology::declare(name, &arguments));
     }
 
-    /// A binding between what there is, as far as it is there.
+    /// Binds a queue and an exchange that usually both exist.
     fn bind(&mut self, ledger: &mut Ledger, random: &mut Random, number: u16) {
         let at = random.below(BINDINGS.len() as u64) as usize;
         let (source, key, queue) = BINDINGS[at];

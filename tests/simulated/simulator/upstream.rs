@@ -1,8 +1,11 @@
-//! An upstream as a bridge may meet it: it confirms late and in any order, refuses, returns, closes, falls
-//! silent, stalls, and loses the connection between a publish and its confirm.
+//! A simulated upstream with the faults that a bridge may meet.
 //!
-//! Always true: what it has taken it keeps, whether or not the bridge has heard so; it never says anything
-//! that a RabbitMQ would not say in its place.
+//! It confirms late and in any order, rejects, returns, closes channels, falls silent, stalls, and loses the
+//! connection between a publish and its confirm.
+//!
+//! # Invariants
+//! - It keeps each message that it has taken, whether or not the bridge was told.
+//! - It never sends anything that RabbitMQ would not send in the same situation.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,17 +16,17 @@ use leveret_amqp::{ContentHeader, FrameKind, HEARTBEAT_FRAME, Method, Properties
 use super::source::Source;
 use super::world::{Line, Random, content_frames, method_frame};
 
-/// Its own heartbeats, in milliseconds.
+/// Interval of its heartbeats, in milliseconds.
 const BEAT_MS: u64 = 2_000;
 
-/// What it has decided of a publish, to be said when it is due.
+/// The decision about a publish, which is sent when it is due.
 #[derive(Clone, Copy, Debug)]
 struct Verdict {
     due_ms: u64,
     is_taken: bool,
 }
 
-/// What it does at all, each one in so many publishes; 0 is never.
+/// Its faults, each in one of this many publishes; 0: never.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Vices {
     pub nacks: u64,
@@ -31,24 +34,24 @@ pub struct Vices {
     pub closes: u64,
     pub resets: u64,
     pub stalls: u64,
-    /// It falls silent for good, and the connection stays.
+    /// It falls silent permanently, while the connection stays open.
     pub dies: u64,
-    /// It never says what became of a publish, and is well otherwise.
+    /// It never confirms a publish, and works normally otherwise.
     pub forgets: u64,
-    /// It closes a channel over nothing that was published.
+    /// It closes a channel without a publish as the cause.
     pub idle_closes: u64,
-    /// The most that a confirm is late, in milliseconds.
+    /// Maximum delay of a confirm, in milliseconds.
     pub late_ms: u64,
 }
 
-/// A channel that is open, or that it has closed and was not answered yet.
+/// A channel that is open, or that it has closed without an answer so far.
 #[derive(Debug, Default)]
 struct Channel {
     publishes: u64,
     verdicts: BTreeMap<u64, Verdict>,
     properties: Vec<u8>,
     key: Vec<u8>,
-    /// The body that comes in, and octets of it that are still to come.
+    /// The incoming body, and the number of bytes still to come.
     body: Vec<u8>,
     left: u64,
     is_closed: bool,
@@ -57,16 +60,16 @@ struct Channel {
 pub struct Upstream {
     pub line: Rc<RefCell<Line>>,
     pub vices: Vices,
-    /// What it has, in order, each with its channel and whether it was marked as perhaps sent before.
+    /// The messages that it has taken, in order: channel, number, and whether marked as a possible repeat.
     pub taken: Vec<(u16, u64, bool)>,
-    /// What it has ever said no to.
+    /// All messages that it has ever rejected.
     pub refused: BTreeSet<u64>,
-    /// By which names it knows messages: each stands for one, and each has one.
+    /// Message ids and their messages. Each id belongs to one message, and each message has one id.
     pub names: BTreeMap<String, u64>,
     named: BTreeMap<u64, String>,
-    /// The queue there that a bridge fetches from.
+    /// The queue that a bridge fetches from.
     pub source: Source,
-    /// How often it has ended a connection in the midst of it.
+    /// Number of connections that it has ended during a transfer.
     pub breaks: u64,
     pub now: u64,
     heard: Vec<u8>,
@@ -74,7 +77,7 @@ pub struct Upstream {
     channels: BTreeMap<u16, Channel>,
     beats_at: u64,
     deaf_until: u64,
-    /// What it leaves to chance follows from this and from how many messages it has had.
+    /// Its random decisions follow from the seed and from the number of messages received.
     seed: u64,
     messages: u64,
 }
@@ -101,7 +104,7 @@ impl Upstream {
         }
     }
 
-    /// The broker that had the connection is gone, or another connection has taken its place.
+    /// Forgets the connection: it was replaced by another one, or the broker has stopped.
     pub fn forget_connection(&mut self, dialed: u32) {
         if super::is_traced() {
             eprintln!("{} upstream: connection {dialed}", self.now);
@@ -113,12 +116,12 @@ impl Upstream {
         (self.beats_at, self.deaf_until) = (u64::MAX, 0);
     }
 
-    /// Nothing is under way that it has still to answer.
+    /// Returns whether no confirm is due or delayed.
     pub fn is_at_rest(&self) -> bool {
         self.channels.values().all(|channel| channel.verdicts.is_empty())
     }
 
-    /// When it does something by itself.
+    /// Returns when it acts next without input.
     pub fn next_ms(&self) -> u64 {
         if self.line.borrow().is_lost() || !self.line.borrow().is_held {
             return u64::MAX;
@@ -128,7 +131,7 @@ impl Upstream {
         due.min(self.beats_at).max(self.deaf_until)
     }
 
-    /// Reads and answers; says whether anything moved.
+    /// Reads and answers. Returns whether anything moved.
     pub fn step(&mut self, dialed: u32) -> bool {
         if dialed != self.dialed {
             self.forget_connection(dialed);
@@ -161,7 +164,7 @@ impl Upstream {
                 FrameKind::Body => self.take_body(on, frame.payload),
                 FrameKind::Heartbeat => {}
             }
-            // What it had said before it ended the connection counts; what comes after is not read.
+            // Frames before the end of the connection count; later ones are not read.
             if self.line.borrow().is_lost() {
                 return true;
             }
@@ -189,7 +192,7 @@ impl Upstream {
                 (on, Method::ChannelOpenOk {})
             }
             Method::ChannelClose { .. } if self.channels.get(&on).is_some_and(|it| it.is_closed) => {
-                // It has crossed ours.
+                // The close has crossed the upstream's own.
                 (on, Method::ChannelCloseOk {})
             }
             Method::ChannelClose { .. } => {
@@ -200,7 +203,7 @@ impl Upstream {
             }
             Method::ChannelCloseOk {} => {
                 let channel = self.channels.remove(&on).expect("it was closed");
-                assert!(channel.is_closed, "nobody has asked for that");
+                assert!(channel.is_closed, "a close-ok without a close");
                 return;
             }
             Method::ConfirmSelect { .. } => (on, Method::ConfirmSelectOk {}),
@@ -211,7 +214,7 @@ impl Upstream {
                 return;
             }
             Method::ConnectionClose { .. } => (0, Method::ConnectionCloseOk {}),
-            // What was under way when it closed the channel has no effect.
+            // Methods on a closed channel have no effect.
             _ if self.channels.get(&on).is_none_or(|channel| channel.is_closed) => return,
             method => match self.source.hear(on, &method) {
                 Some(answer) => (on, answer),
@@ -235,11 +238,11 @@ impl Upstream {
     fn take_name(&mut self, on: u16, number: u64) {
         let marked = Properties::trusted(&self.channels[&on].properties);
         let name = marked.headers().and_then(|headers| headers.get("x-bridge-id")?.as_str());
-        let name = name.expect("a bridge names its messages").to_string();
+        let name = name.expect("a bridge sets a message id").to_string();
         let other = *self.names.entry(name.clone()).or_insert(number);
-        assert_eq!(other, number, "both are called {name}");
+        assert_eq!(other, number, "two messages have the id {name}");
         let before = self.named.entry(number).or_insert_with(|| name.clone());
-        assert_eq!(*before, name, "{number} has another name than before");
+        assert_eq!(*before, name, "{number} has another id than before");
     }
 
     fn take_message(&mut self, on: u16, body: &[u8]) {
@@ -260,7 +263,7 @@ impl Upstream {
             let reply_text = "NOT_FOUND - no exchange 'there' in vhost '/'";
             let close = Method::ChannelClose { reply_code: 404, reply_text, class_id: 60, method_id: 40 };
             self.say(on, &close);
-            // What else was sent on it is not looked at any more.
+            // Later frames on this channel are ignored.
             if let Some(channel) = self.channels.get_mut(&on) {
                 (channel.is_closed, channel.verdicts) = (true, BTreeMap::new());
             }
@@ -313,7 +316,7 @@ impl Upstream {
         }
     }
 
-    /// Gives what its queue has, as far as that is asked for, and fails now and then.
+    /// Delivers messages of its queue, as far as the bridge allows, with occasional faults.
     fn give(&mut self) -> bool {
         let mut gave = false;
         while !self.line.borrow().is_lost()
@@ -348,7 +351,7 @@ impl Upstream {
         gave
     }
 
-    /// Says what is due.
+    /// Sends what is due.
     fn speak(&mut self) -> bool {
         let mut spoke = self.give();
         if self.beats_at <= self.now {
@@ -390,7 +393,7 @@ impl Upstream {
 
     fn say_bytes(&self, bytes: &[u8]) {
         let said = self.line.borrow_mut().write_up(bytes);
-        assert_eq!(said, bytes.len(), "there is room for what it says");
+        assert_eq!(said, bytes.len(), "the line accepts all bytes of the upstream");
     }
 }
 

@@ -1,7 +1,8 @@
-//! The end of a run: everybody leaves, everything is consumed and deleted, and nothing may be left anywhere.
+//! The end of a run: all clients leave, everything is consumed and deleted, and nothing may be left.
 //!
-//! Always true: it comes after the last trouble, so whatever does not come to its end now never would; on a
-//! store that was damaged only what can be known is demanded.
+//! # Invariants
+//! - It comes after the last fault, so anything unfinished afterwards would never finish.
+//! - On a damaged store, only what can be known is checked.
 
 use leveret_amqp::Method;
 use leveret_broker::Gauges;
@@ -14,13 +15,13 @@ use super::topology::may_go;
 use super::world::sim_disk::Random;
 use super::world::{Phase, close_connection, delete, passive};
 
-/// Polite clients have so long.
+/// Time that clients have to close their connections, in milliseconds.
 const POLITE_MS: u64 = 10_000;
-/// A peer that is gone while it waits for room is given up after so long.
+/// Time after which the broker drops a lost peer that is blocked for capacity, in milliseconds.
 const LOST_MS: u64 = 700_000;
 
 impl Life<'_> {
-    /// Everybody leaves, politely or not; nobody is left when they have had their time.
+    /// Ends all clients, by a close or by disappearing. Checks that the broker drops all of them in time.
     fn lose_everybody(&mut self) -> Result<(), Ended> {
         self.is_calm = true;
         for actor in &mut self.actors {
@@ -37,7 +38,7 @@ impl Life<'_> {
             while self.engine.broker().gauges().connections > 0 && self.now < end {
                 self.step()?;
             }
-            // Whoever says goodbye behind something that waits for room waits with it.
+            // A close that was sent behind a blocked publish waits with it.
             for actor in &mut self.actors {
                 actor.vanish(&mut self.run.ledger);
                 actor.line.borrow_mut().lose();
@@ -45,7 +46,7 @@ impl Life<'_> {
         }
         if self.engine.broker().gauges().connections > 0 {
             let what = format!(
-                "{} peers are gone and nobody noticed: {:?}",
+                "{} lost peers are still connected: {:?}",
                 self.engine.broker().gauges().connections,
                 self.engine
             );
@@ -54,7 +55,7 @@ impl Life<'_> {
         self.check()
     }
 
-    /// Two clients, one in each virtual host, and a channel of each.
+    /// Connects two clients, one in each virtual host, and opens a channel on each.
     fn call_cleaners(&mut self) -> Result<(), Ended> {
         let mut there = [false; 2];
         for _ in 0..200 {
@@ -75,14 +76,14 @@ impl Life<'_> {
                 actor.open_channel(&mut self.run.ledger, Mode::Plain);
             }
             if there == [true; 2] {
-                return self.calm_down("two clients come in");
+                return self.calm_down("two clients connect");
             }
         }
-        self.run.ledger.complain("nobody gets in".into());
+        self.run.ledger.complain("no client can connect".into());
         Err(Ended::Complaint)
     }
 
-    /// Asks for something on the channel of whoever cleans up in a virtual host.
+    /// Sends a request on the channel of the client that cleans up a virtual host.
     fn ask_cleaner(&mut self, vhost: &str, pending: Pending, method: &Method<'_>) {
         if let Some(actor) = self.actors.iter_mut().find(|actor| actor.vhost == vhost && actor.is_open()) {
             let number = actor.next_channel;
@@ -90,7 +91,7 @@ impl Life<'_> {
         }
     }
 
-    /// The queues that there are, found out where nobody knows.
+    /// Returns the existing queues. Declares passively those whose existence is unknown.
     fn look_for_queues(&mut self) -> Result<Vec<Key>, Ended> {
         let keys: Vec<Key> = self.run.ledger.queues.keys().cloned().collect();
         for key in &keys {
@@ -112,7 +113,7 @@ impl Life<'_> {
             .collect())
     }
 
-    /// Consumes all that is in these queues.
+    /// Consumes all messages of these queues.
     fn consume_all(&mut self, keys: &[Key]) -> Result<(), Ended> {
         for key in keys {
             let ledger = &mut self.run.ledger;
@@ -124,12 +125,12 @@ impl Life<'_> {
         self.calm_down("consuming everything")
     }
 
-    /// Everything is consumed and deleted; then nothing may be left anywhere.
+    /// Consumes and deletes everything. Then nothing may be left in the broker or in the store.
     pub fn wind_up(&mut self) -> Result<(), Ended> {
         self.lose_everybody()?;
         self.call_cleaners()?;
         let keys = self.look_for_queues()?;
-        // What waits in vain is seen when there is room for it to go on: nobody takes it before.
+        // Waiting queues are not consumed before: their messages have to expire, now that there is capacity.
         let policies = &self.run.ledger.policies;
         let (waiting, others): (Vec<Key>, Vec<Key>) =
             keys.iter().cloned().partition(|key| policies.has_end_of_waiting(key));
@@ -164,7 +165,7 @@ impl Life<'_> {
         let bytes = (messages.messages_used(), messages.body_bytes_used(), messages.assembly_bytes_used());
         let held = (pools.channels_used(), pools.reply_bytes_used(), self.engine.input_bytes_waiting());
         let is_empty = gauges == Gauges::default() && bytes == (0, 0, 0) && held == (0, 0, 0);
-        // Of what a damaged store has nobody knows what can be deleted.
+        // In a damaged store it is unknown what can be deleted.
         if !is_empty && !self.run.is_damaged {
             self.run
                 .ledger

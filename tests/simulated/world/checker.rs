@@ -1,15 +1,20 @@
-//! What a client demands of everything it receives: sound frames in an order the protocol allows.
+//! The checks of a client on everything it receives: valid frames in an order that the protocol allows.
 //!
-//! Always demanded: frames no larger than agreed; contents complete and not mixed up on their channel;
-//! replies in the order of the requests, each once; delivery tags that count from one; deliveries only for
-//! consumers that have been announced; every publish confirmed at most once, on its channel; nothing after a
-//! close; blocked and unblocked in turns.
+//! # Invariants
+//! - No frame is larger than negotiated.
+//! - Contents are complete and not interleaved on their channel.
+//! - Replies come in the order of the requests, each once.
+//! - Delivery tags count up from one.
+//! - Deliveries are only for consumers that have been announced.
+//! - Every publish is confirmed at most once, on its channel.
+//! - Nothing comes after a close.
+//! - `connection.blocked` and `connection.unblocked` alternate.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use leveret_amqp::{ContentHeader, FrameKind, Method, next_frame};
 
-/// One thing the broker said: a method, with its content if it carries one.
+/// A received method, with its content if it carries one.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Said {
     pub channel: u16,
@@ -23,7 +28,7 @@ impl Said {
         Method::parse(&self.payload).expect("it was parsed before")
     }
 
-    /// As text, for comparing.
+    /// Formats the method for comparisons.
     pub fn shown(&self) -> String {
         format!("{} {:?}", self.channel, self.method())
     }
@@ -31,14 +36,14 @@ impl Said {
 
 type Id = (u16, u16);
 
-/// How far the connection has come.
+/// State of the connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Phase {
     Start,
     Tune,
     Opening,
     Open,
-    /// One side has said connection.close.
+    /// One side has sent connection.close.
     Closing,
     Closed,
 }
@@ -46,29 +51,30 @@ pub enum Phase {
 #[derive(Debug, Default)]
 struct Channel {
     is_open: bool,
-    /// We asked for its end.
+    /// The client has sent channel.close.
     is_closing: bool,
-    /// Replies to come.
+    /// Expected replies.
     expected: VecDeque<Id>,
     last_tag: u64,
     consumers: BTreeSet<String>,
     content: Option<Content>,
-    /// Publishes so far and those not confirmed, once confirms are selected.
+    /// Number of publishes, and the unconfirmed ones, since confirm.select.
     selected: bool,
     published: u64,
     unconfirmed: BTreeSet<u64>,
-    /// The message of a get was left out: that is so where the channel is about to be closed, and only there.
+    /// The answer with the message of a get was omitted. That is allowed only if the channel is about to be
+    /// closed.
     is_doomed: bool,
 }
 
 #[derive(Debug)]
 struct Content {
     said: Said,
-    /// Octets of body to come; `None` before the header.
+    /// Bytes of the body still to come; `None` before the header.
     left: Option<u64>,
 }
 
-/// The demands, and what is remembered for them.
+/// The checks and their state.
 #[derive(Debug)]
 pub struct Checker {
     pub phase: Phase,
@@ -92,7 +98,7 @@ impl Default for Checker {
     }
 }
 
-/// The reply to a request, if it has one.
+/// Returns the reply to a request, if it has one.
 fn reply_to(method: &Method<'_>) -> Option<Id> {
     let no_wait = matches!(
         method,
@@ -117,7 +123,7 @@ fn reply_to(method: &Method<'_>) -> Option<Id> {
 }
 
 impl Checker {
-    /// The client sends this; what it leads to may come from now on.
+    /// Notes a method sent by the client. Its consequences are allowed from now on.
     pub fn note_sent(&mut self, number: u16, method: &Method<'_>) {
         if number == 0 {
             match method {
@@ -136,7 +142,7 @@ impl Checker {
                 channel.published += 1;
                 channel.unconfirmed.insert(channel.published);
             }
-            // Without a reply that would announce it.
+            // There is no reply that would announce the consumer.
             Method::BasicConsume { no_wait: true, consumer_tag, .. } => {
                 channel.consumers.insert((*consumer_tag).to_string());
             }
@@ -147,14 +153,15 @@ impl Checker {
         }
     }
 
-    /// Takes one frame from the front of `bytes`; what it completes, if it completes anything.
+    /// Takes one frame from the front of `bytes`. Returns its length, and the method that it completes, if
+    /// any.
     pub fn take(&mut self, bytes: &[u8]) -> Option<(usize, Option<Said>)> {
         let frame = next_frame(bytes, self.frame_max).expect("frames are sound and not too large")?;
-        assert_ne!(self.phase, Phase::Closed, "nothing comes after the end: {frame:?}");
+        assert_ne!(self.phase, Phase::Closed, "a frame after the end: {frame:?}");
         let number = frame.header.channel;
         let said = match frame.header.kind().expect("frames are of a kind that there is") {
             FrameKind::Heartbeat => {
-                assert!(number == 0 && frame.payload.is_empty(), "a heartbeat has nothing in it");
+                assert!(number == 0 && frame.payload.is_empty(), "a heartbeat is empty");
                 assert!(self.phase != Phase::Start && self.phase != Phase::Tune, "heartbeats are agreed on");
                 self.heartbeats += 1;
                 None
@@ -190,11 +197,11 @@ impl Checker {
             (Phase::Tune, Method::ConnectionTune { .. }) => Phase::Opening,
             (Phase::Opening, Method::ConnectionOpenOk {}) => Phase::Open,
             (Phase::Closing, Method::ConnectionCloseOk {}) => {
-                assert_eq!(self.zero_expected.pop_front(), Some((10, 51)), "nobody asked to close");
+                assert_eq!(self.zero_expected.pop_front(), Some((10, 51)), "a close-ok without a close");
                 Phase::Closed
             }
             (Phase::Open, Method::ConnectionCloseOk {}) => {
-                assert_eq!(self.zero_expected.pop_front(), Some((10, 51)), "nobody asked to close");
+                assert_eq!(self.zero_expected.pop_front(), Some((10, 51)), "a close-ok without a close");
                 Phase::Closed
             }
             (phase, Method::ConnectionClose { .. }) if phase != Phase::Start => Phase::Closing,
@@ -203,11 +210,11 @@ impl Checker {
                 Phase::Open
             }
             (Phase::Open, Method::ConnectionBlocked { .. }) => {
-                assert!(!core::mem::replace(&mut self.is_blocked, true), "blocked is said once");
+                assert!(!core::mem::replace(&mut self.is_blocked, true), "blocked is sent twice");
                 Phase::Open
             }
             (Phase::Open, Method::ConnectionUnblocked {}) => {
-                assert!(core::mem::replace(&mut self.is_blocked, false), "unblocked is said once");
+                assert!(core::mem::replace(&mut self.is_blocked, false), "unblocked is sent without blocked");
                 Phase::Open
             }
             (phase, method) => panic!("{method:?} in {phase:?}"),
@@ -225,9 +232,9 @@ impl Checker {
 
     fn take_body(&mut self, number: u16, payload: &[u8]) -> Option<Said> {
         let content = self.content(number);
-        assert!(!payload.is_empty(), "a body frame brings something");
+        assert!(!payload.is_empty(), "a body frame is not empty");
         let left = content.left.as_mut().expect("the header comes before the body");
-        *left = left.checked_sub(payload.len() as u64).expect("no more comes than was announced");
+        *left = left.checked_sub(payload.len() as u64).expect("the body is not longer than announced");
         content.said.body.extend_from_slice(payload);
         self.finish_content(number)
     }
@@ -243,17 +250,17 @@ impl Checker {
         Some(content.said)
     }
 
-    /// Publishes on this channel that are not confirmed.
+    /// Returns the number of unconfirmed publishes on this channel.
     pub fn unconfirmed(&self, number: u16) -> usize {
         self.channels.get(&number).map_or(0, |channel| channel.unconfirmed.len())
     }
 
-    /// Replies that did not come yet, on any channel.
+    /// Returns the number of missing replies on all channels.
     pub fn replies_missing(&self) -> usize {
         self.channels.values().map(|channel| channel.expected.len()).sum()
     }
 
-    /// Whether some channel has an answer to a get missing, and is there still.
+    /// Returns whether an answer to a get is missing on a channel that is still open.
     pub fn is_doomed(&self) -> bool {
         self.channels.values().any(|channel| channel.is_doomed)
     }
@@ -266,9 +273,9 @@ impl Checker {
 impl Channel {
     fn check_method(&mut self, method: &Method<'_>) {
         if let Method::ChannelCloseOk {} = method {
-            // A close of ours that crossed theirs is answered too.
-            assert!(self.is_closing, "nobody asked to close the channel");
-            // The message of a get that was not written yet is not written any more.
+            // A close of the client that crossed the broker's own is answered too.
+            assert!(self.is_closing, "a channel close-ok without a close");
+            // After a close, the broker no longer writes the message of a get.
             let missing = self.expected.iter().find(|reply| **reply != (60, 71));
             assert!(!self.is_open || missing == Some(&(20, 41)), "replies are missing: {missing:?}");
             *self = Self::default();
@@ -286,15 +293,15 @@ impl Channel {
             }
             Method::BasicGetOk { delivery_tag, .. } => {
                 self.take_tag(*delivery_tag);
-                assert_eq!(self.expected.pop_front(), Some((60, 71)), "a get-ok that nobody waits for");
+                assert_eq!(self.expected.pop_front(), Some((60, 71)), "an unexpected get-ok");
             }
             Method::BasicGetEmpty {} => {
-                // Nobody can tell which of several gets this answers.
-                assert_eq!(self.expected.pop_front(), Some((60, 71)), "a get-empty that nobody waits for");
+                // It is unknown which of several gets this answers.
+                assert_eq!(self.expected.pop_front(), Some((60, 71)), "an unexpected get-empty");
             }
             Method::BasicReturn { .. } | Method::ChannelFlow { .. } => {}
             Method::BasicCancel { consumer_tag, .. } => {
-                assert!(self.consumers.remove(*consumer_tag), "the end of a consumer nobody knows");
+                assert!(self.consumers.remove(*consumer_tag), "a cancel of an unknown consumer");
             }
             Method::BasicAck { delivery_tag, multiple }
             | Method::BasicNack { delivery_tag, multiple, .. } => self.confirm(*delivery_tag, *multiple),
@@ -320,7 +327,7 @@ impl Channel {
     }
 
     fn take_tag(&mut self, tag: u64) {
-        assert_eq!(tag, self.last_tag + 1, "delivery tags count");
+        assert_eq!(tag, self.last_tag + 1, "delivery tags are consecutive");
         self.last_tag = tag;
     }
 

@@ -1,8 +1,9 @@
-//! A client in the world: it shakes hands by itself, keeps its heartbeats, answers closes, and otherwise says
-//! what it is told to say.
+//! A simulated client. It does the handshake, sends heartbeats and answers closes by itself, and otherwise
+//! sends what a test tells it to.
 //!
-//! Always true: it demands of all it receives what `checker` demands; what it sends goes through its line in
-//! order, as far as the line has room.
+//! # Invariants
+//! - Everything it receives passes the checks of `checker`.
+//! - Its bytes go through its line in order, as far as the line has capacity.
 
 use std::collections::VecDeque;
 
@@ -14,11 +15,11 @@ use leveret_core::time::{Deadline, Now};
 use super::checker::{Checker, Phase, Said};
 use super::line::Line;
 
-/// After what a client falls silent for good.
+/// The step after which a client sends nothing more.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Silence {
     Never,
-    /// It connects and says nothing.
+    /// It connects and sends nothing.
     AtOnce,
     /// It sends the protocol header only.
     AfterHeader,
@@ -30,18 +31,19 @@ pub enum Silence {
 #[derive(Clone, Debug)]
 pub struct Manners {
     pub silence: Silence,
-    /// Seconds it asks for; it sends its own at half of them while `sends_heartbeats`.
+    /// The heartbeat interval that it requests, in seconds. It sends its own at half of it if
+    /// `sends_heartbeats`.
     pub heartbeat_s: u16,
     pub sends_heartbeats: bool,
     pub frame_max: u32,
-    /// Most it reads a round.
+    /// Maximum number of bytes that it reads in one round.
     pub greed: usize,
     /// It does not read while it still has something to send, like a program blocked in `send`.
     pub sends_first: bool,
-    /// It looks at frames only to see that they are sound, and reacts to nothing.
+    /// It only checks that frames are valid, and reacts to none.
     pub is_heedless: bool,
     pub capabilities: &'static [&'static str],
-    /// Whom it logs in as; the password is the same word.
+    /// User name and password; both are the same word.
     pub user: &'static str,
     pub vhost: &'static str,
 }
@@ -71,14 +73,14 @@ impl Default for Manners {
 pub struct Client {
     pub manners: Manners,
     pub checker: Checker,
-    /// Everything heard that nobody asked about yet.
+    /// Received methods that no test has taken yet.
     pub heard: VecDeque<Said>,
-    /// The most channels, as connection.tune named them.
+    /// The channel limit in connection.tune.
     pub channel_max: u16,
-    /// connection.close as it came: code and text.
+    /// Code and text of the received connection.close.
     pub closed_with: Option<(u16, String)>,
     outgoing: Vec<u8>,
-    /// What was said before the connection was open.
+    /// Bytes queued before the connection was open.
     held_back: Vec<u8>,
     incoming: Vec<u8>,
     next_heartbeat: Deadline,
@@ -105,30 +107,30 @@ impl Client {
         }
     }
 
-    /// Says these bytes as soon as the connection is open.
+    /// Sends these bytes as soon as the connection is open.
     pub fn say(&mut self, bytes: &[u8]) {
         let is_open = !matches!(self.checker.phase, Phase::Start | Phase::Tune | Phase::Opening);
         if is_open { &mut self.outgoing } else { &mut self.held_back }.extend_from_slice(bytes);
     }
 
-    /// Says a method.
+    /// Sends a method.
     pub fn send(&mut self, channel: u16, method: &Method<'_>) {
         self.checker.note_sent(channel, method);
         self.say(&method_frame(channel, method));
     }
 
-    /// Says octets whatever the state of the connection.
+    /// Sends bytes in any state of the connection.
     pub fn say_raw(&mut self, octets: &[u8]) {
         self.outgoing.extend_from_slice(octets);
     }
 
-    /// Stops: nothing is sent and nothing is read any more. The line stays.
+    /// Stops sending and reading. The line stays.
     pub fn die(&mut self) {
         self.is_dead = true;
         self.outgoing.clear();
     }
 
-    /// Takes note of what was written to it and it will never read, and reacts to none of it.
+    /// Notes what was written to the client and will never be read, without a reaction.
     pub fn overhear(&mut self, line: &mut Line) {
         line.read_down(usize::MAX, &mut self.incoming);
         if !line.is_held {
@@ -147,12 +149,12 @@ impl Client {
         self.outgoing.is_empty() && self.held_back.is_empty()
     }
 
-    /// Octets that it has not handed to its line yet.
+    /// Returns the number of bytes that it has not passed to its line yet.
     pub const fn unsent(&self) -> usize {
         self.outgoing.len() + self.held_back.len()
     }
 
-    /// Most recent moment at which something arrived.
+    /// Returns when something last arrived.
     pub fn last_read(&self) -> Now {
         self.last_read
     }
@@ -161,7 +163,7 @@ impl Client {
         if self.is_dead { Deadline::NEVER } else { self.next_heartbeat }
     }
 
-    /// Sends and receives what is possible; says whether anything moved.
+    /// Sends and receives what is possible. Returns whether anything moved.
     pub fn step(&mut self, line: &mut Line, now: Now) -> bool {
         if self.is_dead {
             return false;
@@ -205,7 +207,7 @@ impl Client {
 
     fn skip_frames(&mut self) {
         let mut at = 0;
-        // What has no header like ours is the answer to one.
+        // A protocol header from the broker is the answer to a wrong header.
         if self.incoming.starts_with(b"AMQP") {
             at = self.incoming.len();
         }
@@ -276,7 +278,7 @@ fn start_ok(capabilities: &[&str], user: &str) -> Vec<u8> {
     method_frame(0, &start_ok)
 }
 
-/// A method as a frame.
+/// Returns a method as a frame.
 pub fn method_frame(channel: u16, method: &Method<'_>) -> Vec<u8> {
     let mut bytes = vec![0; 4096];
     let mut writer = Writer::new(&mut bytes);
@@ -286,7 +288,7 @@ pub fn method_frame(channel: u16, method: &Method<'_>) -> Vec<u8> {
     bytes
 }
 
-/// Any frame.
+/// Returns any frame.
 pub fn frame(kind: u8, channel: u16, payload: &[u8]) -> Vec<u8> {
     let mut bytes = vec![kind];
     bytes.extend(channel.to_be_bytes());
@@ -296,7 +298,7 @@ pub fn frame(kind: u8, channel: u16, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A content header and the body behind it, in frames of at most `piece` octets of body.
+/// Returns a content header and the body after it, in frames of at most `piece` bytes of body.
 pub fn content_frames(channel: u16, properties: &[u8], body: &[u8], piece: usize) -> Vec<u8> {
     let mut bytes = vec![0; properties.len() + 64];
     let mut writer = Writer::new(&mut bytes);

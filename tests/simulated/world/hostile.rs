@@ -1,12 +1,14 @@
-//! Any octets as the life of a broker: up to three guests who say anything, and a witness who must be served.
+//! Runs a broker on arbitrary bytes: up to three hostile clients send anything, and a witness must be served.
 //!
-//! Why it exists: a fuzzer finds what nobody thought of, if its octets lead somewhere. So they are read as
-//! instructions: sound methods with arbitrary arguments, contents of any size, raw octets, fragments,
-//! windows, breaks, and time.
+//! A fuzzer finds unexpected cases only if its bytes lead somewhere. So they are read as instructions: valid
+//! methods with arbitrary arguments, contents of any size, raw bytes, fragments, windows, breaks, and time.
 //!
-//! Always demanded: no panic; every pool within its limits after each turn; the world comes to rest; what
-//! the guests are sent is sound frames; the witness hears its own message when they are gone; then nothing is
-//! left of them.
+//! # Invariants
+//! - The broker never panics.
+//! - Every pool is within its limits after each turn.
+//! - The world comes to rest.
+//! - The hostile clients receive valid frames.
+//! - The witness receives its own message after they have left. Then nothing is left of them.
 
 use leveret_amqp::{Method, Table, Writer};
 use leveret_core::limits::Limits;
@@ -44,7 +46,7 @@ pub(super) fn limits() -> Limits {
     }
 }
 
-/// The octets as instructions; zeros when they are at an end.
+/// The bytes as instructions; zeros after their end.
 pub(super) struct Script<'o>(pub(super) &'o [u8]);
 
 impl<'o> Script<'o> {
@@ -78,11 +80,11 @@ struct Guests<'o> {
     script: Script<'o>,
     world: World,
     lines: [Option<usize>; GUESTS],
-    /// Somebody said octets that may have declared anything.
+    /// A client sent raw bytes that may have declared anything.
     anything: bool,
 }
 
-/// Lives through it.
+/// Runs the script and checks the result.
 pub fn check_any_session(octets: &[u8]) {
     let mut world = World::new(limits());
     let witness = world.open(&[1]);
@@ -194,7 +196,7 @@ impl Guests<'_> {
                 queue,
                 passive: delivery_tag == 1,
                 durable: false,
-                // Nobody else would know its name to delete it.
+                // No other client would know its name to delete it.
                 exclusive: queue.is_empty(),
                 auto_delete: other_flag || queue.is_empty(),
                 no_wait,
@@ -254,7 +256,7 @@ impl Guests<'_> {
         let piece = self.script.one_of(&[4_088, 4_088, 100]);
         let mut bytes = method_frame(channel, &method);
         bytes.extend(content_frames(channel, &properties, &vec![7; size], piece));
-        // Some stop in the midst of it, and go on with something else.
+        // Some contents are incomplete, and followed by something else.
         if self.script.octet() == 255 {
             bytes.truncate(bytes.len() - bytes.len() / 3);
         }
@@ -262,7 +264,7 @@ impl Guests<'_> {
         self.say(guest, &bytes.repeat(times));
     }
 
-    /// All guests go, and nothing is left of them.
+    /// Ends all hostile clients. Checks that nothing is left of them.
     fn leave(mut self, witness: usize) {
         for guest in self.lines.into_iter().flatten() {
             self.world.lose(guest);
@@ -292,7 +294,7 @@ impl Guests<'_> {
     }
 }
 
-/// Arguments of a queue.
+/// Returns the arguments of a queue.
 fn arguments(which: u8) -> Vec<u8> {
     let mut bytes = vec![0; 128];
     let mut writer = Writer::new(&mut bytes);
@@ -308,7 +310,7 @@ fn arguments(which: u8) -> Vec<u8> {
     writer.written()[4..].to_vec()
 }
 
-/// Properties that the broker looks into, and some it does not.
+/// Returns properties, some of which the broker interprets.
 fn properties(which: u8) -> Vec<u8> {
     let headers = |name: &str, value: &str| {
         let mut bytes = vec![0; 128];

@@ -1,12 +1,14 @@
-//! Any octets as requests to the management API: up to three clients who say anything, and a witness of AMQP
-//! and one of HTTP who must be served.
+//! Sends arbitrary bytes as requests to the management API, from up to three hostile clients.
 //!
-//! Why it exists: what a parser takes is one thing, what the engine does with it another. The octets are read
-//! as instructions: requests out of words that mean something, sound or damaged at any place, raw octets,
-//! fragments, small windows, breaks, and time.
+//! A witness over AMQP and one over HTTP must be served. This tests not only the parser, but also what the
+//! engine does with its result. The bytes are read as instructions: requests made of meaningful words, valid
+//! or damaged at any position, raw bytes, fragments, small windows, breaks, and time.
 //!
-//! Always demanded: no panic; the world comes to rest; every answer begins as one; when the clients are gone,
-//! nothing is left of them, and a message and a request are served as ever.
+//! # Invariants
+//! - The broker never panics.
+//! - The world comes to rest.
+//! - Every answer begins like an HTTP answer.
+//! - When the clients have left, nothing is left of them, and a message and a request are served as before.
 
 use super::hostile::{Script, limits};
 use super::{LOST_MS, Shape, World};
@@ -103,11 +105,11 @@ struct Clients<'o> {
     script: Script<'o>,
     world: World,
     places: [Option<usize>; CLIENTS],
-    /// A request may have changed what the witness has.
+    /// A request may have changed the objects of the witness.
     anything: bool,
 }
 
-/// Lives through it.
+/// Runs the script and checks the result.
 pub fn check_any_requests(octets: &[u8]) {
     let mut world = World::new(limits());
     let witness = world.open(&[1]);
@@ -172,7 +174,7 @@ impl Clients<'_> {
         request += &format!("Content-Length: {}\r\n\r\n{body}", body.len());
         let mut octets = request.into_bytes();
         match script.below(8) {
-            // Some stop in the midst of it, or are damaged.
+            // Some requests are incomplete or damaged.
             0 => octets.truncate(octets.len() * script.below(256) / 256),
             1 => {
                 let at = octets.len() * script.below(256) / 256;
@@ -189,7 +191,7 @@ impl Clients<'_> {
         self.world.operator(client).read_down(most, &mut Vec::new());
     }
 
-    /// All clients go, and nothing is left of them.
+    /// Ends all hostile clients. Checks that nothing is left of them.
     fn leave(mut self, witness: usize) {
         for client in self.places.into_iter().flatten() {
             self.world.operator(client).hang_up();

@@ -1,28 +1,30 @@
-//! A TCP connection in memory, both kernels' buffers and the network between them.
+//! An in-memory TCP connection, with the buffers of both kernels and the network between them.
 //!
 //! ```text
 //!   client ─ write ─> [ under way ] ─ arrive: a fragment a round ─> [ received ] ─ read ─> broker
 //!   client <─ read ─ [ down: the broker's send buffer and the client's window ] <─ write ─ broker
 //! ```
 //!
-//! Always true: bytes keep their order and none is made up; readiness is reported once per change, as an
-//! edge-triggered poll does, so a loop that forgets a flag stands still here as it would there; a line that
-//! was cut after so many bytes lets exactly so many through.
+//! # Invariants
+//! - Bytes keep their order, and none are invented.
+//! - Readiness is reported once per change, like an edge-triggered poll. So an event loop that loses a flag
+//!   hangs here as in production.
+//! - A line with a cut lets exactly the given number of bytes through.
 
 use std::collections::VecDeque;
 
-/// What the poll would report.
+/// The events that a poll would report.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Edges {
     pub readable: bool,
     pub writable: bool,
-    /// The other side sends no more.
+    /// The other side sends nothing more.
     pub closed: bool,
     /// The connection is broken.
     pub error: bool,
 }
 
-/// What the broker's socket said.
+/// Result of a call on the broker's socket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Io {
     Bytes(usize),
@@ -33,13 +35,13 @@ pub enum Io {
 /// Sizes of buffers and fragments, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
-    /// Most that arrives at the broker at once.
+    /// Maximum number of bytes that arrive at the broker at once.
     pub up_fragment: usize,
-    /// Most that may be under way to the broker before the client's write blocks.
+    /// Maximum number of bytes on the way to the broker before the client's write blocks.
     pub up_room: usize,
-    /// Most that the broker's socket takes in one write.
+    /// Maximum number of bytes that the broker's socket accepts in one write.
     pub down_fragment: usize,
-    /// Most that may wait for the client to read it before the broker's write blocks.
+    /// Maximum number of unread bytes for the client before the broker's write blocks.
     pub down_room: usize,
 }
 
@@ -47,19 +49,19 @@ impl Shape {
     pub const WIDE: Self =
         Self { up_fragment: 1 << 20, up_room: 4 << 20, down_fragment: 1 << 20, down_room: 4 << 20 };
 
-    /// Everything in fragments of so many bytes.
+    /// Returns a shape with fragments of this many bytes.
     pub const fn fragments(bytes: usize) -> Self {
         Self { up_fragment: bytes, down_fragment: bytes, ..Self::WIDE }
     }
 }
 
-/// How the connection stands, as the network sees it.
+/// State of the connection, as the network sees it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
     Alive,
-    /// The client has said that it sends no more; it still reads.
+    /// The client has shut down sending; it still reads.
     HungUp,
-    /// Gone: what was not read is lost, and writing fails.
+    /// The connection is gone: unread data is lost, and writing fails.
     Lost,
 }
 
@@ -70,16 +72,17 @@ pub struct Line {
     under_way: VecDeque<u8>,
     received: VecDeque<u8>,
     down: VecDeque<u8>,
-    /// What the broker last offered and the line did not take: the broker keeps it, or it is lost with the connection.
+    /// The bytes of the broker's last write that the line did not accept. The broker keeps them, or they are
+    /// lost with the connection.
     refused: Vec<u8>,
     state: State,
-    /// The broker shut down its side, or closed the socket.
+    /// The broker has shut down its side or closed the socket.
     pub broker_is_done: bool,
     /// The broker has the connection: it waits to be accepted, or has not been closed.
     pub is_held: bool,
     wants_space: bool,
     edges: Edges,
-    /// The line breaks when so many bytes went up, or down.
+    /// The line breaks after this many bytes in one direction.
     pub cut_up: Option<u64>,
     pub cut_down: Option<u64>,
     sent_up: u64,
@@ -108,7 +111,7 @@ impl Line {
 
     // ---- the client's end
 
-    /// Writes what there is room for; says how much.
+    /// Writes as many bytes as the line accepts. Returns how many it accepted.
     pub fn write_up(&mut self, bytes: &[u8]) -> usize {
         if self.state != State::Alive {
             return bytes.len();
@@ -119,7 +122,7 @@ impl Line {
         count
     }
 
-    /// Reads at most so many bytes.
+    /// Reads at most `most` bytes.
     pub fn read_down(&mut self, most: usize, into: &mut Vec<u8>) -> usize {
         let count = most.min(self.down.len());
         into.extend(self.down.drain(..count));
@@ -129,19 +132,19 @@ impl Line {
         count
     }
 
-    /// Takes what the broker still had to send when it let go of the connection.
+    /// Returns the bytes that the broker still had to send when it dropped the connection.
     pub fn take_refused(&mut self) -> Vec<u8> {
         core::mem::take(&mut self.refused)
     }
 
-    /// Sends no more, but still reads.
+    /// Shuts down sending; reading continues.
     pub fn hang_up(&mut self) {
         if self.state == State::Alive {
             self.state = State::HungUp;
         }
     }
 
-    /// Breaks: nothing arrives any more, in either direction.
+    /// Breaks the line: nothing arrives any more, in either direction.
     pub fn lose(&mut self) {
         self.state = State::Lost;
         self.under_way.clear();
@@ -161,14 +164,14 @@ impl Line {
         self.sent_down
     }
 
-    /// Bytes that the broker has not taken yet.
+    /// Returns the number of bytes that the broker has not read yet.
     pub fn waiting_up(&self) -> usize {
         self.under_way.len() + self.received.len()
     }
 
     // ---- the network
 
-    /// Lets the next fragment arrive; says whether anything did.
+    /// Lets the next fragment arrive. Returns whether anything did.
     pub fn arrive(&mut self) -> bool {
         let left = self.cut_up.map_or(u64::MAX, |cut| cut - self.sent_up);
         let count = self.under_way.len().min(self.shape.up_fragment).min(left as usize);
@@ -177,7 +180,7 @@ impl Line {
             self.sent_up += count as u64;
             self.edges.readable = true;
         } else if left == 0 && self.state == State::Alive {
-            // What arrived before the break counts.
+            // Data that arrived before the break counts.
             self.state = State::HungUp;
             self.under_way.clear();
         }
@@ -189,7 +192,7 @@ impl Line {
         count > 0
     }
 
-    /// Tells of room for the broker's bytes, where a fragment was smaller than the space there is.
+    /// Reports the line as writable if it has space again. A fragment may have been smaller than the space.
     pub fn offer_space(&mut self) {
         if self.wants_space && self.down.len() < self.shape.down_room {
             self.wants_space = false;
@@ -197,23 +200,23 @@ impl Line {
         }
     }
 
-    /// Whether something is on its way to the broker that has not arrived.
+    /// Returns whether something is still on its way to the broker.
     pub fn has_to_arrive(&self) -> bool {
         !self.under_way.is_empty() || self.state == State::HungUp && !self.edges.closed
     }
 
-    /// What the broker wrote and nobody has read.
+    /// Returns the number of bytes that the broker wrote and the client has not read.
     pub fn unread(&self) -> usize {
         self.down.len()
     }
 
-    /// Everything that is there already counts as if it had just come.
+    /// Reports existing data and space again, as if they had just changed.
     pub fn tell_again(&mut self) {
         self.edges.readable |= !self.received.is_empty();
         self.edges.writable = true;
     }
 
-    /// What changed since this was last asked. A closed side is reported once, too.
+    /// Returns the changes since the last call. A closed side is also reported once.
     pub fn take_edges(&mut self, closed_told: &mut bool) -> Edges {
         let closed = self.edges.closed && !core::mem::replace(closed_told, self.edges.closed);
         let edges = Edges { closed, ..self.edges };
@@ -242,7 +245,7 @@ impl Line {
         Io::Bytes(count)
     }
 
-    /// Takes what there is room for.
+    /// Accepts as many bytes as the line has space for.
     pub fn transmit(&mut self, bytes: &[u8]) -> Io {
         if self.state == State::Lost {
             self.refused = bytes.to_vec();

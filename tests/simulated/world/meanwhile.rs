@@ -1,14 +1,16 @@
-//! A disk on which somebody else does something in the midst of what is done.
+//! A disk that runs another operation between the calls of a job.
 //!
-//! Why it exists: helpers work side by side, and each of their jobs is several calls. Always true: the other
-//! thing happens once, before one of the calls or behind the last.
+//! Helpers work concurrently, and each of their jobs makes several calls.
+//!
+//! # Invariants
+//! - The other operation happens once: before one of the calls, or after the last one.
 
 use std::io;
 
 use super::sim_disk::SimDisk;
 use leveret_storage::{Disk, Unopened};
 
-/// The disk, and what happens to it after so many calls.
+/// The disk, and the operation that happens after `calls_left` calls.
 pub struct Meanwhile<F: FnOnce(&mut SimDisk)> {
     disk: SimDisk,
     calls_left: u64,
@@ -20,7 +22,7 @@ impl<F: FnOnce(&mut SimDisk)> Meanwhile<F> {
         Self { disk, calls_left, other: Some(other) }
     }
 
-    /// The next call is due.
+    /// Returns the disk for the next call, after running the other operation if it is due.
     fn disk(&mut self) -> &mut SimDisk {
         match self.calls_left.checked_sub(1) {
             Some(left) => self.calls_left = left,
@@ -29,7 +31,7 @@ impl<F: FnOnce(&mut SimDisk)> Meanwhile<F> {
         &mut self.disk
     }
 
-    /// The last call was made.
+    /// Ends the job; runs the other operation if it has not happened.
     pub fn end(mut self) {
         self.other.take().into_iter().for_each(|other| other(&mut self.disk));
     }

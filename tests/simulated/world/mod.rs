@@ -1,21 +1,24 @@
-//! A world in memory: the engine that serves in the field, joined to clients by lines of bytes, under a clock
-//! that jumps.
+//! A simulated world in memory: the production engine, clients connected by byte streams, and a clock that
+//! jumps.
 //!
-//! | file      | what it is |
+//! Timing such as a full window, a late byte or a day of heartbeats can be reproduced exactly here.
+//!
+//! | file      | contents |
 //! |-----------|------------|
-//! | `platform` | what the engine runs on: lines and no system |
-//! | `meanwhile` | what one helper does in the midst of what the other does |
-//! | `line`    | one connection: fragments, windows, breaks |
-//! | `client`  | the other side |
-//! | `checker` | what a client demands of what it hears |
-//! | `hostile` | any octets as the life of a broker, for the fuzzer |
-//! | `hostile_http` | the same as requests to the management API |
-//! | `sim_disk` | a disk that fails, of which others make use as well |
+//! | `platform` | the platform of the engine: lines instead of sockets, no operating system |
+//! | `meanwhile` | operations of one helper during a job of another |
+//! | `line` | one connection: fragments, windows, breaks |
+//! | `client`  | the simulated client |
+//! | `checker` | the checks of a client on what it receives |
+//! | `hostile` | arbitrary bytes as AMQP clients, for the fuzzer |
+//! | `hostile_http` | arbitrary bytes as requests to the management API |
+//! | `sim_disk` | a disk that fails; other tests use it as well |
 //!
-//! Why it exists: what depends on timing (a window that is full, a byte that comes late, a day of heartbeats)
-//! can be had here exactly, again and again. Always true: the same calls give the same run; a world that
-//! does not come to rest is a failure, for the loop would be burning a processor; so is one that rests while
-//! somebody in it could go on (the engine looks before every sleep, in builds with assertions).
+//! # Invariants
+//! - The same calls give the same run.
+//! - A world that never comes to rest is a failure, because the event loop would use a whole processor.
+//! - It is also a failure if the world rests while a client could proceed. The engine checks that before
+//!   every sleep, in builds with assertions.
 
 #![allow(dead_code, unused_imports, missing_docs, unreachable_pub, reason = "each test uses its part")]
 
@@ -51,8 +54,8 @@ pub use platform::{Helpers, Memory};
 pub use sim_disk::Random;
 use sim_disk::{Mutant, SimDisk};
 
-/// Of the password `guest`, in one round: to hash it as often as a broker does was two thirds of what many
-/// tests took.
+/// Hash of the password `guest` with one iteration. The broker's number of iterations would take two thirds
+/// of the time of many tests.
 const GUEST: PasswordHash = PasswordHash::Pbkdf2 {
     iterations: NonZeroU32::MIN,
     salt: *b"guest of leveret",
@@ -62,15 +65,16 @@ const GUEST: PasswordHash = PasswordHash::Pbkdf2 {
     ],
 };
 
-/// A peer that is gone while it waits for room is given up after so long.
+/// Time after which the broker drops a lost peer that is blocked for capacity, in milliseconds.
 pub const LOST_MS: u64 = 600_000;
-/// Who waits for a handshake place is looked at so often, and has one after so many looks at the latest.
+/// A connection that waits for a handshake slot is checked at this interval, and has one after at most
+/// `ADMIT_TRIES` checks.
 const ADMIT_MS: u64 = 20;
 const ADMIT_TRIES: u32 = 5;
-/// Rounds at one instant after which a world that still moves is held to be running in circles.
+/// Rounds at one time after which a world that still moves is considered to loop forever.
 const ROUNDS_MAX: u64 = 3_000_000;
 
-/// Limits small enough to be filled in a test.
+/// Limits small enough to be reached in a test.
 pub fn small_limits() -> Limits {
     Limits {
         connections_max: 600,
@@ -98,7 +102,7 @@ pub struct Publish<'a> {
     pub key: &'a str,
     pub mandatory: bool,
     pub properties: &'a [u8],
-    /// Octets of body per frame.
+    /// Bytes of body per frame.
     pub piece: usize,
 }
 
@@ -114,13 +118,13 @@ pub struct World {
     pub engine: Engine<Memory>,
     pub clients: Vec<Client>,
     pub lines: Vec<Rc<RefCell<Line>>>,
-    /// Those of the operator's clients.
+    /// Lines of clients of the management and metrics listeners.
     pub operators: Vec<Rc<RefCell<Line>>>,
     pub now: Now,
     limits: Limits,
-    /// Turns made so far.
+    /// Number of turns so far.
     pub turns: u64,
-    /// The most jobs that waited at the end of a turn.
+    /// Highest number of jobs that waited at the end of a turn.
     pub jobs_seen: usize,
 }
 
@@ -159,7 +163,7 @@ impl World {
         }
     }
 
-    /// What is durable goes to a new store on a simulated disk.
+    /// Stores durable data in a new store on a simulated disk.
     pub fn keep_on_disk(&mut self, settings: Settings) -> SimDisk {
         let identity = StoreIdentity { id: *b"0123456789abcdef", secret: 0x5EC2E7 };
         let mut disk = SimDisk::new(1, Mutant::None, identity);
@@ -171,13 +175,13 @@ impl World {
         disk
     }
 
-    /// A client connects, from an address of its own; its number.
+    /// Connects a client from an address of its own. Returns its number.
     pub fn connect(&mut self, manners: Manners, shape: Shape) -> usize {
         let [_, a, b, c] = (self.lines.len() as u32 + 1).to_be_bytes();
         self.connect_from(manners, shape, [127, a, b, c])
     }
 
-    /// A client connects from this address; its number.
+    /// Connects a client from this address. Returns its number.
     pub fn connect_from(&mut self, manners: Manners, shape: Shape, address: [u8; 4]) -> usize {
         let number = self.lines.len();
         let line = Rc::new(RefCell::new(Line::new(shape)));
@@ -187,7 +191,7 @@ impl World {
         number
     }
 
-    /// A program connects to the operator's socket, as this user; its number among those.
+    /// Connects a program to the operator's socket as this user. Returns its number among the operators.
     pub fn connect_operator(&mut self, shape: Shape, uid: u32) -> usize {
         let line = Rc::new(RefCell::new(Line::new(shape)));
         self.engine.open_control_socket();
@@ -196,7 +200,7 @@ impl World {
         self.operators.len() - 1
     }
 
-    /// A program connects to the management API, from this address; its number among the operator's clients.
+    /// Connects a program to the management API from this address. Returns its number among the operators.
     pub fn connect_management(&mut self, shape: Shape, address: [u8; 4]) -> usize {
         let line = Rc::new(RefCell::new(Line::new(shape)));
         self.engine.platform_mut().arrive_management(&line, SocketAddr::from((address, 7)));
@@ -204,7 +208,7 @@ impl World {
         self.operators.len() - 1
     }
 
-    /// A program connects to where metrics are shown without a login.
+    /// Connects a program to the metrics listener without a login. Returns its number among the operators.
     pub fn connect_metrics(&mut self, shape: Shape, address: [u8; 4]) -> usize {
         let line = Rc::new(RefCell::new(Line::new(shape)));
         let address = PeerAddress::Network(SocketAddr::from((address, 7)));
@@ -213,22 +217,22 @@ impl World {
         self.operators.len() - 1
     }
 
-    /// The connection of an operator's client.
+    /// Returns the connection of an operator.
     pub fn operator(&self, number: usize) -> RefMut<'_, Line> {
         self.operators[number].borrow_mut()
     }
 
-    /// The connection of a client.
+    /// Returns the connection of a client.
     pub fn line(&self, client: usize) -> RefMut<'_, Line> {
         self.lines[client].borrow_mut()
     }
 
-    /// Connections that the broker has not closed.
+    /// Returns the number of connections that the broker has not closed.
     pub fn peers_count(&self) -> usize {
         self.lines.iter().filter(|line| line.borrow().is_held).count()
     }
 
-    /// A client with an open connection and these channels.
+    /// Connects a client and opens these channels.
     pub fn open(&mut self, channels: &[u16]) -> usize {
         self.open_with(Manners::default(), Shape::WIDE, channels)
     }
@@ -236,7 +240,7 @@ impl World {
     pub fn open_with(&mut self, manners: Manners, shape: Shape, channels: &[u16]) -> usize {
         let client = self.connect(manners, shape);
         self.run();
-        // A place may have to be cleared away first; who waits for one is looked at every so often.
+        // A connection slot may have to be freed first. Waiting connections are checked at an interval.
         for _ in 0..ADMIT_TRIES {
             if self.clients[client].checker.phase != Phase::Open {
                 self.pass_ms(ADMIT_MS);
@@ -252,8 +256,8 @@ impl World {
 
     // ---- time
 
-    /// One round: everybody sends and receives once, and the engine takes a turn if its loop would wake up.
-    /// Says whether anything moved.
+    /// Runs one round: all clients send and receive once, and the engine takes a turn if its loop would wake
+    /// up. Returns whether anything moved.
     pub fn round(&mut self) -> bool {
         let mut moved = false;
         for (client, line) in self.clients.iter_mut().zip(&self.lines) {
@@ -274,7 +278,7 @@ impl World {
         moved
     }
 
-    /// What holds after each turn: every pool is within its limit.
+    /// Checks after each turn that every pool is within its limit.
     fn check_bounds(&mut self) {
         let (limits, gauges) = (&self.limits, self.engine.broker().gauges());
         assert!(self.engine.messages().messages_used() <= limits.messages_max as usize);
@@ -288,7 +292,7 @@ impl World {
         self.jobs_seen = self.jobs_seen.max(gauges.jobs);
     }
 
-    /// Goes on until nobody can do anything before time passes.
+    /// Runs until nothing moves any more at this time.
     pub fn run(&mut self) {
         let mut rounds = 0;
         while self.round() {
@@ -302,7 +306,7 @@ impl World {
         clients.fold(self.engine.next_deadline(), Deadline::earlier)
     }
 
-    /// Lets so much time pass, jumping from deadline to deadline.
+    /// Lets `ms` milliseconds pass, jumping from deadline to deadline.
     pub fn pass_ms(&mut self, ms: u64) {
         let end = Now::from_ms(self.now.as_ms() + ms);
         loop {
@@ -317,8 +321,9 @@ impl World {
         self.run();
     }
 
-    /// Pauses the broker's process: clients send meanwhile, and the first turn afterwards begins before the
-    /// system has reported what arrived.
+    /// Pauses the broker's process while clients continue to send.
+    ///
+    /// The first turn afterwards begins before the system has reported what arrived.
     pub fn pause_ms(&mut self, ms: u64) {
         for (client, line) in self.clients.iter_mut().zip(&self.lines) {
             client.step(&mut line.borrow_mut(), self.now);
@@ -335,12 +340,12 @@ impl World {
 
     // ---- what clients do
 
-    /// Says a method; nothing moves before the world runs.
+    /// Queues a method for sending; nothing moves before the world runs.
     pub fn send(&mut self, client: usize, channel: u16, method: &Method<'_>) {
         self.clients[client].send(channel, method);
     }
 
-    /// Says a method and gives the answer to it.
+    /// Sends a method and returns its answer.
     #[track_caller]
     pub fn ask(&mut self, client: usize, channel: u16, method: &Method<'_>) -> Said {
         self.clients[client].heard.retain(|said| said.channel != channel || is_unasked(said));
@@ -370,7 +375,7 @@ impl World {
         assert!(matches!(said.method(), Method::QueueDeclareOk { .. }), "{}", said.shown());
     }
 
-    /// Messages that are ready, and consumers.
+    /// Returns the numbers of ready messages and of consumers.
     pub fn counts(&mut self, client: usize, channel: u16, queue: &str) -> (u32, u32) {
         let said = self.ask(client, channel, &passive(queue));
         match said.method() {
@@ -379,7 +384,7 @@ impl World {
         }
     }
 
-    /// Messages that are ready, as somebody sees it who has nothing to do with it.
+    /// Returns the number of ready messages, as seen by a new client.
     pub fn counts_from_outside(&mut self, queue: &str) -> u32 {
         let visitor = self.open(&[1]);
         let (ready, _) = self.counts(visitor, 1, queue);
@@ -397,12 +402,12 @@ impl World {
         self.send(client, channel, &Method::BasicAck { delivery_tag, multiple });
     }
 
-    /// What the client heard and nobody asked about, as text.
+    /// Formats the methods that the client received and no test has taken.
     pub fn shown(&self, client: usize) -> Vec<String> {
         self.clients[client].heard.iter().map(Said::shown).collect()
     }
 
-    /// What was delivered to the client and not taken yet.
+    /// Takes the deliveries that the client received.
     pub fn deliveries(&mut self, client: usize) -> Vec<Said> {
         let heard = core::mem::take(&mut self.clients[client].heard);
         let is_delivery = |said: &Said| matches!(said.method(), Method::BasicDeliver { .. });
@@ -413,28 +418,28 @@ impl World {
 
     // ---- how it ends
 
-    /// The client says nothing more; what it sent still arrives.
+    /// Shuts down sending of a client; what it sent still arrives.
     pub fn hang_up(&mut self, client: usize) {
         self.line(client).hang_up();
     }
 
-    /// The connection breaks.
+    /// Breaks a client's connection.
     pub fn lose(&mut self, client: usize) {
         self.clients[client].die();
         self.line(client).lose();
     }
 
-    /// Everybody is gone: then nothing is left but what was declared to stay.
+    /// Breaks all connections. Then only declared objects are left that outlive them.
     pub fn lose_everybody(&mut self) {
         for client in 0..self.clients.len() {
             self.lose(client);
         }
-        // Those who wait for room are given time for what they sent before.
+        // Blocked publishers get time for what they sent before.
         self.pass_ms(LOST_MS);
         assert_eq!(self.peers_count(), 0, "a lost peer is noticed");
     }
 
-    /// A newcomer deletes these queues; then every pool must be empty.
+    /// Deletes these queues from a new client. Then every pool must be empty.
     #[track_caller]
     pub fn end(mut self, queues: &[&str]) {
         self.lose_everybody();
@@ -449,7 +454,7 @@ impl World {
 }
 
 impl World {
-    /// Everything was given back: nobody is connected, nothing was declared, nothing is held.
+    /// Checks that every pool is empty: no connections, no definitions, no messages.
     #[track_caller]
     pub fn assert_empty(&self) {
         let gauges = self.engine.broker().gauges();
@@ -457,7 +462,7 @@ impl World {
         self.assert_no_bytes();
     }
 
-    /// No session holds anything and there are no messages, whatever is declared.
+    /// Checks that no connection holds anything and that there are no messages, whatever is declared.
     #[track_caller]
     pub fn assert_no_bytes(&self) {
         let messages = self.engine.messages();
@@ -475,7 +480,7 @@ impl World {
     }
 }
 
-/// What an operator would be told of it.
+/// Returns what an operator would see about the process.
 fn process() -> Process {
     Process {
         environment: String::new(),
@@ -508,7 +513,7 @@ fn process() -> Process {
     }
 }
 
-/// Whether it came without a question.
+/// Returns whether a method comes without a request.
 fn is_unasked(said: &Said) -> bool {
     matches!(
         said.method(),
@@ -582,8 +587,8 @@ pub const fn purge(queue: &str) -> Method<'_> {
     Method::QueuePurge { queue, no_wait: false }
 }
 
-/// Runs a seeded test for each seed, or for those in `LEVERET_SEED` (a number, or from..to); says how to
-/// replay the one that fails.
+/// Runs a seeded test for each seed, or for those in `LEVERET_SEED` (a number, or from..to). Prints how to
+/// replay a failing seed.
 pub fn for_seeds(test: &str, seeds: core::ops::Range<u64>, run: impl Fn(u64) + std::panic::RefUnwindSafe) {
     let only = std::env::var("LEVERET_SEED").ok().and_then(|seeds| {
         let (from, to) = seeds.split_once("..").unwrap_or((&seeds, ""));

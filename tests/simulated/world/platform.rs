@@ -1,11 +1,12 @@
-//! The world outside of the engine, in memory: lines instead of sockets, a simulated disk or none, and
-//! helpers that take as long as they are told to.
+//! The in-memory platform of the engine: lines instead of sockets, a simulated disk or none, and helpers with
+//! a given slowness.
 //!
-//! A helper's job is done to the disk when it is handed over or when it is over, as chance has it: a power
-//! cut finds both. And what the other helper has may be done in the midst of it.
+//! The disk operation of a helper's job happens when the job is handed over or when it ends, by chance. So a
+//! power cut meets both cases. The other helper's job may happen during it.
 //!
-//! Always true: what happens at a line is reported once, when it begins, and only of those lines that the
-//! engine has registered; so an engine that forgets a flag stands still here as it would in the field.
+//! # Invariants
+//! - An event of a line is reported once, and only for lines that the engine has registered. So an engine
+//!   that loses a flag hangs here as in production.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -77,7 +78,7 @@ impl Drop for LineEnd {
     }
 }
 
-/// A line that the engine hears of, and by which name.
+/// A line whose events are reported to the engine, and its identifier.
 #[derive(Debug)]
 struct Registered {
     line: Rc<RefCell<Line>>,
@@ -85,14 +86,14 @@ struct Registered {
     closed_told: bool,
 }
 
-/// A job that a helper has.
+/// A job of a helper.
 enum Job<J, D> {
-    /// It is done to the disk when it is due.
+    /// Its disk operation happens when the job is due.
     ToDo(J, u64),
     Done(D, u64),
 }
 
-/// In so many calls of a job what the other helper has is done.
+/// The other helper's job happens within this many calls of a job.
 const CALLS_MAX: u64 = 6;
 
 impl<J, D> Job<J, D> {
@@ -107,17 +108,17 @@ impl<J, D> Job<J, D> {
     }
 }
 
-/// The threads beside the loop, as values.
+/// The helper threads of the event loop, as values.
 pub struct Helpers {
-    /// What is written and read, if there is a store.
+    /// The disk of the store, if there is one.
     pub disk: Option<SimDisk>,
     pub certificates: Option<CertificateStore>,
     pub now_ms: u64,
-    /// What they leave to chance follows from this and from the number of the job.
+    /// Random decisions follow from the seed and the number of the job.
     seed: (u64, u64),
     writes: u64,
     works: u64,
-    /// A job takes less than this; 0: it is over at once.
+    /// A job takes less than this many milliseconds; 0: it ends at once.
     pub slowness_ms: u64,
     writing: Option<Job<WriteJob, WriteDone>>,
     reading: Option<Job<ReadJob, ReadOutcome>>,
@@ -150,14 +151,14 @@ impl Helpers {
         }
     }
 
-    /// When the first of them is done with what it has.
+    /// Returns when the first of the current jobs ends.
     pub fn due_ms(&self) -> Option<u64> {
         let working = self.working.as_ref().map(|(_, due_ms)| *due_ms);
         let disk = [self.writing.as_ref().map(Job::due_ms), self.reading.as_ref().map(Job::due_ms)];
         disk.into_iter().chain([working]).flatten().min()
     }
 
-    /// The stream of one purpose for the job of this number.
+    /// Returns the random numbers for one purpose in this job.
     fn chance(&self, purpose: &str, job: u64) -> Random {
         Random::of(self.seed.0, purpose, &[self.seed.1, job])
     }
@@ -170,7 +171,7 @@ impl Helpers {
         self.disk.clone().expect("jobs for a disk come from a store")
     }
 
-    /// Writes, and perhaps has what is to be read be read meanwhile.
+    /// Writes, and sometimes performs the pending read during it.
     fn write(&mut self, job: WriteJob) -> WriteDone {
         let mut disk = self.disk();
         let mut random = self.chance("writing meets", self.writes);
@@ -185,7 +186,7 @@ impl Helpers {
         done
     }
 
-    /// Reads, and perhaps has what is to be written be written meanwhile.
+    /// Reads, and sometimes performs the pending write during it.
     fn read(&mut self, job: ReadJob) -> ReadOutcome {
         let mut disk = self.disk();
         let mut random = self.chance("reading meets", self.reads);
@@ -201,18 +202,18 @@ impl Helpers {
     }
 }
 
-/// What the engine runs on.
+/// The platform.
 #[derive(Default)]
 pub struct Memory {
     arrivals: VecDeque<(ListenerId, Accepted<LineEnd>)>,
     has_news_of_operators: bool,
     registered: Vec<Registered>,
-    /// Whom the engine can connect to, and how often it did.
+    /// Addresses that the engine can connect to, and the number of connections it made.
     pub upstreams: Vec<(SocketAddr, Rc<RefCell<Line>>)>,
     pub dialed: u32,
-    /// How often it tried, those included whom it does not reach.
+    /// Number of connection attempts, including failed ones.
     pub tried: u32,
-    /// What was written down of bridges, the newest last.
+    /// Recorded events of bridges, the newest last.
     pub noted: Vec<String>,
     looking: Option<NameLookup>,
     pub helpers: Helpers,
@@ -225,19 +226,19 @@ impl core::fmt::Debug for Memory {
 }
 
 impl Memory {
-    /// Somebody connects from this address.
+    /// Connects a client from this address.
     pub fn arrive(&mut self, line: &Rc<RefCell<Line>>, address: SocketAddr) {
         self.arrive_at(ListenerId::Amqp(0), line, PeerAddress::Network(address));
     }
 
-    /// Somebody connects to this listener.
+    /// Connects a client to this listener.
     pub fn arrive_at(&mut self, listener: ListenerId, line: &Rc<RefCell<Line>>, address: PeerAddress) {
         line.borrow_mut().is_held = true;
         self.arrivals.push_back((listener, Accepted { socket: LineEnd(line.clone()), address }));
     }
 
-    /// Says of every line that something may have happened to it, although nothing has: whoever gets on by
-    /// that has been forgotten.
+    /// Reports every line as ready although nothing has happened. A client that proceeds now had missed a
+    /// wake-up.
     pub fn report_falsely(engine: &mut Engine<Self>) {
         let readiness = Readiness { is_readable: true, is_writable: true, ..Readiness::default() };
         for index in 0..engine.platform_mut().registered.len() {
@@ -248,30 +249,30 @@ impl Memory {
         engine.note_listener(ListenerId::Control);
     }
 
-    /// A program of this machine connects to the operator's socket, as this user.
+    /// Connects a local program to the operator's socket as this user.
     pub fn arrive_operator(&mut self, line: &Rc<RefCell<Line>>, uid: u32) {
         self.arrive_at(ListenerId::Control, line, PeerAddress::Local { pid: 1, uid });
         self.has_news_of_operators = true;
     }
 
-    /// Somebody connects to the management API.
+    /// Connects a client to the management API.
     pub fn arrive_management(&mut self, line: &Rc<RefCell<Line>>, address: SocketAddr) {
         self.arrive_at(ListenerId::Management(0), line, PeerAddress::Network(address));
     }
 
-    /// Operator's clients that were not let in yet.
+    /// Returns the number of connections to the operator's socket that are not accepted yet.
     pub fn operators_outside(&self) -> usize {
         self.arrivals.iter().filter(|(listener, _)| *listener == ListenerId::Control).count()
     }
 
-    /// Tells the engine what happened since this was last done; says whether that was anything, a result of
-    /// a helper included.
+    /// Reports all events since the last call to the engine. Returns whether there were any, including
+    /// results of helpers.
     pub fn report(engine: &mut Engine<Self>) -> bool {
         let now_ms = engine.now().as_ms();
         engine.platform_mut().helpers.now_ms = now_ms;
         let mut any = engine.platform_mut().helpers.due_ms().is_some_and(|due_ms| due_ms <= now_ms);
         any |= engine.platform_mut().looking.is_some();
-        // Of those that came to the operator's socket it is told once.
+        // Connections to the operator's socket are reported once.
         let arrivals = engine.platform_mut().arrivals.iter().map(|(listener, _)| *listener);
         let listeners: Vec<_> = arrivals.filter(|listener| *listener != ListenerId::Control).collect();
         listeners.into_iter().for_each(|listener| engine.note_listener(listener));
@@ -320,7 +321,7 @@ impl Platform for Memory {
     fn register(&mut self, socket: &mut LineEnd, peer: PeerId) -> io::Result<()> {
         let line = socket.0.clone();
         self.registered.retain(|registered| !Rc::ptr_eq(&registered.line, &line));
-        // What is there already is reported at once.
+        // Existing data is reported at once.
         line.borrow_mut().tell_again();
         self.registered.push(Registered { line, peer, closed_told: false });
         Ok(())
