@@ -580,28 +580,6 @@ impl fmt::Write for Cut {
     }
 }
 
-#[cfg(test)]
-mod cause_tests {
-    use super::*;
-
-    #[test]
-    fn what_the_system_says_of_writing_is_said_in_words() {
-        // EPIPE, ECONNRESET, ETIMEDOUT, and one that no word is kept for: EIO.
-        for (number, part) in [(32, "had closed"), (104, "was cut"), (110, "never received"), (5, "failed")] {
-            let said = Cause::of_writing(&io::Error::from_raw_os_error(number));
-            assert!(said.as_str().contains(part), "{said}");
-            assert_eq!(said.as_str().contains("os error"), number == 5, "{said}");
-        }
-    }
-
-    #[test]
-    fn it_is_cut_between_letters_and_shows_no_control_characters() {
-        let long = "ü".repeat(500);
-        let cause = Cause::new(format_args!("a\x1b[2J\n{long}"));
-        assert!(cause.as_str().starts_with("a?[2J?üü") && cause.as_str().len() <= TEXT_BYTES_MAX);
-    }
-}
-
 // Upstreams that are none: what they are instead, as far as their first octets tell.
 //
 // Always true: whoever may still turn out to speak AMQP is not called a stranger.
@@ -733,4 +711,26 @@ pub(super) fn lost<'i>(words: core::fmt::Arguments<'_>) -> Event<'i> {
 #[cold]
 pub(super) fn misplaced<'i>(method: &Method<'_>) -> Event<'i> {
     lost(format_args!("{} where it has no place", method.name()))
+}
+
+#[cfg(test)]
+mod cause_tests {
+    use super::*;
+
+    #[test]
+    fn what_the_system_says_of_writing_is_said_in_words() {
+        // EPIPE, ECONNRESET, ETIMEDOUT, and one that no word is kept for: EIO.
+        for (number, part) in [(32, "had closed"), (104, "was cut"), (110, "never received"), (5, "failed")] {
+            let said = Cause::of_writing(&io::Error::from_raw_os_error(number));
+            assert!(said.as_str().contains(part), "{said}");
+            assert_eq!(said.as_str().contains("os error"), number == 5, "{said}");
+        }
+    }
+
+    #[test]
+    fn it_is_cut_between_letters_and_shows_no_control_characters() {
+        let long = "ü".repeat(500);
+        let cause = Cause::new(format_args!("a\x1b[2J\n{long}"));
+        assert!(cause.as_str().starts_with("a?[2J?üü") && cause.as_str().len() <= TEXT_BYTES_MAX);
+    }
 }

@@ -103,108 +103,6 @@ pub fn marked(
     )
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const ORIGIN: Origin = Origin { store: [0xab; 16], life: 3 };
-    const OWN: OwnId = OwnId { queue: 5, offset: 0x1a2, is_transient: false };
-
-    fn written(properties: &[u8], write: impl FnOnce(Properties<'_>, &mut Writer<'_>)) -> Vec<u8> {
-        let mut out = [0; 1000];
-        let mut writer = Writer::new(&mut out);
-        write(Properties::parse(properties).expect("sound"), &mut writer);
-        let written = writer.written().to_vec();
-        Properties::parse(&written).expect("what is written is sound");
-        written
-    }
-
-    fn with_marks(properties: &[u8], marks: Marks) -> Vec<u8> {
-        written(properties, |properties, writer| {
-            marked(properties, marks, ORIGIN, writer).expect("it fits");
-        })
-    }
-
-    fn names(properties: &[u8]) -> Vec<String> {
-        let headers = Properties::trusted(properties).headers().expect("there are headers");
-        headers.iter().map(|(name, _)| String::from_utf8_lossy(name).into_owned()).collect()
-    }
-
-    #[test]
-    fn the_first_bridge_names_the_message_and_the_next_ones_say_which_they_are() {
-        let marks = Marks { id: Some(OWN), is_repeat: false };
-        // A content type, a header of a strange type, persistent.
-        let properties = b"\xb0\x00\x01t\x00\x00\x00\x0b\x01aL\0\0\0\0\0\0\0\x01\x02";
-        let once = with_marks(properties, marks);
-        assert_eq!(names(&once), ["a", "x-bridge-id", "x-bridge-hops"]);
-        let sent = Properties::trusted(&once);
-        assert_eq!((sent.content_type(), sent.is_persistent()), (Some(&b"t"[..]), true));
-        assert_eq!(own_id_of(sent, ORIGIN), Some(OWN));
-        assert_eq!(hops_of(sent), 1);
-        let second = Origin { store: [1; 16], life: 1 };
-        let via = written(&once, |properties, writer| {
-            let other = OwnId { queue: 9, offset: 9, is_transient: true };
-            let marks = Marks { id: Some(other), is_repeat: true };
-            marked(properties, marks, second, writer).expect("it fits");
-            let mut out = [0; 1000];
-            let mut twice = Writer::new(&mut out);
-            marked(properties, marks, second, &mut twice).expect("it fits");
-            assert_eq!(own_id_of(Properties::trusted(twice.written()), second), Some(other));
-        });
-        assert_eq!(names(&via), ["a", "x-bridge-id", "x-bridge-via", "x-bridge-hops", "x-bridge-repeat"]);
-        assert_eq!(hops_of(Properties::trusted(&via)), 2);
-        let headers = Properties::trusted(&via).headers().expect("there are headers");
-        let expected = "abababababababababababababababab-5-1a2";
-        assert_eq!(headers.get(ID).and_then(|value| value.as_str()), Some(expected), "the first one's stays");
-        assert_eq!(headers.as_bytes().get(..11), Some(&b"\x01aL\0\0\0\0\0\0\0\x01"[..]), "octet by octet");
-        let third = with_marks(&via, Marks { id: None, is_repeat: false });
-        assert!(names(&third).contains(&REPEAT.to_string()), "a repeat stays one");
-    }
-
-    #[test]
-    fn who_parked_it_is_nobody_elses_business() {
-        let parked = b"\x20\0\0\0\0\x19\x0ex-parked-causeS\0\0\0\x05full!";
-        let sent = with_marks(parked, Marks { id: Some(OWN), is_repeat: false });
-        assert_eq!(names(&sent), ["x-bridge-id", "x-bridge-hops"]);
-    }
-
-    /// A sensor that may write to one exchange reached an actuator's queue on the other side by them.
-    #[test]
-    fn keys_and_users_of_the_other_side_are_kept_as_data_and_decide_nothing() {
-        // Headers `CC` and `BCC`, each a list of one key, and the property `user_id`.
-        let list = |name: &str| {
-            let mut entry = vec![name.len() as u8];
-            entry.extend_from_slice(name.as_bytes());
-            entry.extend_from_slice(b"A\0\0\0\x08S\0\0\0\x03key");
-            entry
-        };
-        let table = [list("CC"), list("BCC")].concat();
-        let length = (table.len() as u32).to_be_bytes();
-        let properties = [b"\x20\x10", &length[..], &table, b"\x04evil"].concat();
-        let once = with_marks(&properties, Marks { id: Some(OWN), is_repeat: false });
-        assert_eq!(names(&once), ["x-bridge-id", "x-bridge-hops", "x-bridge-cc", "x-bridge-user-id"]);
-        let sent = Properties::trusted(&once);
-        let headers = sent.headers().expect("there are headers");
-        assert_eq!(sent.user_id(), None);
-        assert_eq!(headers.get(USER).and_then(|value| value.as_str()), Some("evil"));
-        assert!(headers.get(COPIES).is_some_and(|value| value.as_array().is_some()));
-        assert_eq!(
-            names(&with_marks(&once, Marks { id: None, is_repeat: false })).len(),
-            4,
-            "once is enough"
-        );
-    }
-
-    #[test]
-    fn what_does_not_fit_is_said() {
-        let mut out = [0; 20];
-        let marks = Marks { id: Some(OWN), is_repeat: false };
-        let mut writer = Writer::new(&mut out);
-        assert_eq!(marked(Properties::EMPTY, marks, ORIGIN, &mut writer), Err(Full));
-        assert_eq!(writer.at(), 0);
-    }
-}
-
 // What a message is known by beyond this broker: the same however often it is sent, and no other's.
 //
 // ```text
@@ -258,32 +156,6 @@ impl OwnId {
         let (offset, queue) = (last.next()??, last.next()??);
         let id = Self { queue, offset, is_transient: text.contains("-t") };
         (id.text(origin) == text).then_some(id)
-    }
-}
-
-#[cfg(test)]
-mod own_id_tests {
-    use super::*;
-
-    #[test]
-    fn what_is_written_reads_back_and_what_is_anothers_does_not() {
-        let origin = Origin { store: *b"\0a store's own i", life: u32::MAX };
-        for is_transient in [false, true] {
-            for number in [0, 1, 255, u64::MAX] {
-                let id = OwnId { queue: number, offset: u64::MAX - number, is_transient };
-                let text = id.text(origin);
-                assert_eq!(OwnId::parse(text.as_bytes(), origin), Some(id), "{text}");
-                let other = Origin { store: [7; 16], ..origin };
-                assert_eq!(OwnId::parse(text.as_bytes(), other), None);
-                let later = Origin { life: 1, ..origin };
-                assert_eq!(OwnId::parse(text.as_bytes(), later).is_none(), is_transient);
-                let longer = format!("{text}-0");
-                assert_eq!(OwnId::parse(longer.as_bytes(), origin), None);
-            }
-        }
-        for nonsense in [&b""[..], b"-", b"\xff", b"00000000000000000000000000000000"] {
-            assert_eq!(OwnId::parse(nonsense, Origin::default()), None);
-        }
     }
 }
 
@@ -414,6 +286,134 @@ fn write_end(which: &str, end: &End, uri: usize, table: &mut TableWriter<'_, '_>
     ];
     let mut said = parts.iter().filter_map(|(name, text)| Some((name, (*text)?)));
     said.try_for_each(|(name, text)| table.text(&format!("{which}-{name}"), text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ORIGIN: Origin = Origin { store: [0xab; 16], life: 3 };
+    const OWN: OwnId = OwnId { queue: 5, offset: 0x1a2, is_transient: false };
+
+    fn written(properties: &[u8], write: impl FnOnce(Properties<'_>, &mut Writer<'_>)) -> Vec<u8> {
+        let mut out = [0; 1000];
+        let mut writer = Writer::new(&mut out);
+        write(Properties::parse(properties).expect("sound"), &mut writer);
+        let written = writer.written().to_vec();
+        Properties::parse(&written).expect("what is written is sound");
+        written
+    }
+
+    fn with_marks(properties: &[u8], marks: Marks) -> Vec<u8> {
+        written(properties, |properties, writer| {
+            marked(properties, marks, ORIGIN, writer).expect("it fits");
+        })
+    }
+
+    fn names(properties: &[u8]) -> Vec<String> {
+        let headers = Properties::trusted(properties).headers().expect("there are headers");
+        headers.iter().map(|(name, _)| String::from_utf8_lossy(name).into_owned()).collect()
+    }
+
+    #[test]
+    fn the_first_bridge_names_the_message_and_the_next_ones_say_which_they_are() {
+        let marks = Marks { id: Some(OWN), is_repeat: false };
+        // A content type, a header of a strange type, persistent.
+        let properties = b"\xb0\x00\x01t\x00\x00\x00\x0b\x01aL\0\0\0\0\0\0\0\x01\x02";
+        let once = with_marks(properties, marks);
+        assert_eq!(names(&once), ["a", "x-bridge-id", "x-bridge-hops"]);
+        let sent = Properties::trusted(&once);
+        assert_eq!((sent.content_type(), sent.is_persistent()), (Some(&b"t"[..]), true));
+        assert_eq!(own_id_of(sent, ORIGIN), Some(OWN));
+        assert_eq!(hops_of(sent), 1);
+        let second = Origin { store: [1; 16], life: 1 };
+        let via = written(&once, |properties, writer| {
+            let other = OwnId { queue: 9, offset: 9, is_transient: true };
+            let marks = Marks { id: Some(other), is_repeat: true };
+            marked(properties, marks, second, writer).expect("it fits");
+            let mut out = [0; 1000];
+            let mut twice = Writer::new(&mut out);
+            marked(properties, marks, second, &mut twice).expect("it fits");
+            assert_eq!(own_id_of(Properties::trusted(twice.written()), second), Some(other));
+        });
+        assert_eq!(names(&via), ["a", "x-bridge-id", "x-bridge-via", "x-bridge-hops", "x-bridge-repeat"]);
+        assert_eq!(hops_of(Properties::trusted(&via)), 2);
+        let headers = Properties::trusted(&via).headers().expect("there are headers");
+        let expected = "abababababababababababababababab-5-1a2";
+        assert_eq!(headers.get(ID).and_then(|value| value.as_str()), Some(expected), "the first one's stays");
+        assert_eq!(headers.as_bytes().get(..11), Some(&b"\x01aL\0\0\0\0\0\0\0\x01"[..]), "octet by octet");
+        let third = with_marks(&via, Marks { id: None, is_repeat: false });
+        assert!(names(&third).contains(&REPEAT.to_string()), "a repeat stays one");
+    }
+
+    #[test]
+    fn who_parked_it_is_nobody_elses_business() {
+        let parked = b"\x20\0\0\0\0\x19\x0ex-parked-causeS\0\0\0\x05full!";
+        let sent = with_marks(parked, Marks { id: Some(OWN), is_repeat: false });
+        assert_eq!(names(&sent), ["x-bridge-id", "x-bridge-hops"]);
+    }
+
+    /// A sensor that may write to one exchange reached an actuator's queue on the other side by them.
+    #[test]
+    fn keys_and_users_of_the_other_side_are_kept_as_data_and_decide_nothing() {
+        // Headers `CC` and `BCC`, each a list of one key, and the property `user_id`.
+        let list = |name: &str| {
+            let mut entry = vec![name.len() as u8];
+            entry.extend_from_slice(name.as_bytes());
+            entry.extend_from_slice(b"A\0\0\0\x08S\0\0\0\x03key");
+            entry
+        };
+        let table = [list("CC"), list("BCC")].concat();
+        let length = (table.len() as u32).to_be_bytes();
+        let properties = [b"\x20\x10", &length[..], &table, b"\x04evil"].concat();
+        let once = with_marks(&properties, Marks { id: Some(OWN), is_repeat: false });
+        assert_eq!(names(&once), ["x-bridge-id", "x-bridge-hops", "x-bridge-cc", "x-bridge-user-id"]);
+        let sent = Properties::trusted(&once);
+        let headers = sent.headers().expect("there are headers");
+        assert_eq!(sent.user_id(), None);
+        assert_eq!(headers.get(USER).and_then(|value| value.as_str()), Some("evil"));
+        assert!(headers.get(COPIES).is_some_and(|value| value.as_array().is_some()));
+        assert_eq!(
+            names(&with_marks(&once, Marks { id: None, is_repeat: false })).len(),
+            4,
+            "once is enough"
+        );
+    }
+
+    #[test]
+    fn what_does_not_fit_is_said() {
+        let mut out = [0; 20];
+        let marks = Marks { id: Some(OWN), is_repeat: false };
+        let mut writer = Writer::new(&mut out);
+        assert_eq!(marked(Properties::EMPTY, marks, ORIGIN, &mut writer), Err(Full));
+        assert_eq!(writer.at(), 0);
+    }
+}
+
+#[cfg(test)]
+mod own_id_tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_reads_back_and_what_is_anothers_does_not() {
+        let origin = Origin { store: *b"\0a store's own i", life: u32::MAX };
+        for is_transient in [false, true] {
+            for number in [0, 1, 255, u64::MAX] {
+                let id = OwnId { queue: number, offset: u64::MAX - number, is_transient };
+                let text = id.text(origin);
+                assert_eq!(OwnId::parse(text.as_bytes(), origin), Some(id), "{text}");
+                let other = Origin { store: [7; 16], ..origin };
+                assert_eq!(OwnId::parse(text.as_bytes(), other), None);
+                let later = Origin { life: 1, ..origin };
+                assert_eq!(OwnId::parse(text.as_bytes(), later).is_none(), is_transient);
+                let longer = format!("{text}-0");
+                assert_eq!(OwnId::parse(longer.as_bytes(), origin), None);
+            }
+        }
+        for nonsense in [&b""[..], b"-", b"\xff", b"00000000000000000000000000000000"] {
+            assert_eq!(OwnId::parse(nonsense, Origin::default()), None);
+        }
+    }
 }
 
 #[cfg(test)]

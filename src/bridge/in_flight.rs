@@ -129,77 +129,6 @@ impl Flights {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn id(offset: u64) -> OwnId {
-        OwnId { queue: 1, offset, is_transient: false }
-    }
-
-    fn flying(count: u64) -> Flights {
-        let mut flights = Flights::new(8);
-        (0..count).for_each(|at| flights.launch(100 + at, id(at)));
-        flights
-    }
-
-    /// What a confirm settles, by tags.
-    fn settled(
-        flights: &mut Flights,
-        number: u64,
-        multiple: bool,
-        taken: bool,
-    ) -> Vec<(u64, Option<Refusal>)> {
-        let mut all = Vec::new();
-        while let Some((flight, refusal)) = flights.confirm(number, multiple, taken).expect("it was sent") {
-            all.push((flight.tag, refusal));
-            if !multiple {
-                break;
-            }
-        }
-        all
-    }
-
-    #[test]
-    fn each_is_settled_once_in_whichever_order() {
-        let mut flights = flying(6);
-        assert_eq!(settled(&mut flights, 2, false, true), [(101, None)]);
-        assert_eq!(flights.len(), 6, "the first is still under way");
-        assert_eq!(settled(&mut flights, 2, false, true), []);
-        assert_eq!(settled(&mut flights, 3, true, true), [(100, None), (102, None)]);
-        assert_eq!((flights.len(), flights.room()), (3, 5));
-        assert_eq!(settled(&mut flights, 3, true, true), []);
-        assert_eq!(
-            settled(&mut flights, 5, true, false),
-            [(103, Some(Refusal::Nacked)), (104, Some(Refusal::Nacked))]
-        );
-        assert_eq!(flights.only().map(|flight| flight.tag), Some(105));
-        assert_eq!(settled(&mut flights, 0, true, true), [(105, None)]);
-        assert!(flights.is_empty() && flights.only().is_none());
-        flights.launch(7, id(7));
-        assert_eq!(settled(&mut flights, 7, false, true), [(7, None)], "numbers go on");
-    }
-
-    #[test]
-    fn what_came_back_is_refused_although_it_is_confirmed() {
-        let mut flights = flying(3);
-        assert_eq!(flights.note_return(Some(id(1)), 312), Ok(()));
-        let refused = Some(Refusal::Returned(312));
-        assert_eq!(settled(&mut flights, 3, true, true), [(100, None), (101, refused), (102, None)]);
-    }
-
-    #[test]
-    fn what_was_not_sent_is_the_upstreams_mistake() {
-        let mut flights = flying(2);
-        assert!(flights.confirm(3, false, true).is_err() && flights.confirm(3, true, true).is_err());
-        assert!(flights.confirm(0, false, true).is_err());
-        assert!(flights.note_return(Some(id(9)), 312).is_err() && flights.note_return(None, 312).is_err());
-        assert_eq!(flights.note_return(Some(id(0)), 312), Ok(()));
-        assert!(flights.note_return(Some(id(0)), 312).is_err(), "it came back already");
-        assert_eq!(Flights::new(4).confirm(0, true, true), Ok(None), "everything so far is nothing");
-    }
-}
-
 // What came from upstream and is not acknowledged there: the window of a link that fetches.
 //
 // Always true: the upstream's tags rise; one is acknowledged when what came with it is durable here, and all
@@ -329,6 +258,77 @@ impl Inflow {
             0 => (self.today, gone_ms),
             yesterday => (self.today + yesterday, gone_ms + super::pacing::DAY_MS),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(offset: u64) -> OwnId {
+        OwnId { queue: 1, offset, is_transient: false }
+    }
+
+    fn flying(count: u64) -> Flights {
+        let mut flights = Flights::new(8);
+        (0..count).for_each(|at| flights.launch(100 + at, id(at)));
+        flights
+    }
+
+    /// What a confirm settles, by tags.
+    fn settled(
+        flights: &mut Flights,
+        number: u64,
+        multiple: bool,
+        taken: bool,
+    ) -> Vec<(u64, Option<Refusal>)> {
+        let mut all = Vec::new();
+        while let Some((flight, refusal)) = flights.confirm(number, multiple, taken).expect("it was sent") {
+            all.push((flight.tag, refusal));
+            if !multiple {
+                break;
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn each_is_settled_once_in_whichever_order() {
+        let mut flights = flying(6);
+        assert_eq!(settled(&mut flights, 2, false, true), [(101, None)]);
+        assert_eq!(flights.len(), 6, "the first is still under way");
+        assert_eq!(settled(&mut flights, 2, false, true), []);
+        assert_eq!(settled(&mut flights, 3, true, true), [(100, None), (102, None)]);
+        assert_eq!((flights.len(), flights.room()), (3, 5));
+        assert_eq!(settled(&mut flights, 3, true, true), []);
+        assert_eq!(
+            settled(&mut flights, 5, true, false),
+            [(103, Some(Refusal::Nacked)), (104, Some(Refusal::Nacked))]
+        );
+        assert_eq!(flights.only().map(|flight| flight.tag), Some(105));
+        assert_eq!(settled(&mut flights, 0, true, true), [(105, None)]);
+        assert!(flights.is_empty() && flights.only().is_none());
+        flights.launch(7, id(7));
+        assert_eq!(settled(&mut flights, 7, false, true), [(7, None)], "numbers go on");
+    }
+
+    #[test]
+    fn what_came_back_is_refused_although_it_is_confirmed() {
+        let mut flights = flying(3);
+        assert_eq!(flights.note_return(Some(id(1)), 312), Ok(()));
+        let refused = Some(Refusal::Returned(312));
+        assert_eq!(settled(&mut flights, 3, true, true), [(100, None), (101, refused), (102, None)]);
+    }
+
+    #[test]
+    fn what_was_not_sent_is_the_upstreams_mistake() {
+        let mut flights = flying(2);
+        assert!(flights.confirm(3, false, true).is_err() && flights.confirm(3, true, true).is_err());
+        assert!(flights.confirm(0, false, true).is_err());
+        assert!(flights.note_return(Some(id(9)), 312).is_err() && flights.note_return(None, 312).is_err());
+        assert_eq!(flights.note_return(Some(id(0)), 312), Ok(()));
+        assert!(flights.note_return(Some(id(0)), 312).is_err(), "it came back already");
+        assert_eq!(Flights::new(4).confirm(0, true, true), Ok(None), "everything so far is nothing");
     }
 }
 

@@ -55,63 +55,6 @@ impl Pace {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Sends messages of so many bytes whenever one may go, for so long; how many went.
-    fn sent(rate: DrainRate, bytes: u64, span_ms: u64) -> u64 {
-        let (mut now, end) = (Now::from_ms(5), 5 + span_ms);
-        let mut pace = Pace::new(Some(rate), now);
-        let mut count = 0;
-        for at in 5..end {
-            now = Now::from_ms(at);
-            while pace.left(now) > 0 {
-                assert_eq!(pace.deadline(now), Deadline::NEVER);
-                pace.note_sent(now, bytes);
-                count += 1;
-            }
-            assert!(!pace.deadline(now).is_due(now));
-        }
-        count
-    }
-
-    #[test]
-    fn over_any_span_the_rate_holds_but_for_one_message() {
-        for (rate, bytes, per_s) in [
-            (DrainRate::Messages(1), 9, 1),
-            (DrainRate::Messages(50), 100_000, 50),
-            (DrainRate::Bytes(1_000), 100, 10),
-            (DrainRate::Bytes(64_000), 256, 250),
-        ] {
-            for span_s in [1, 7, 60] {
-                let count = sent(rate, bytes, span_s * 1_000);
-                assert!(
-                    (per_s * span_s..=per_s * span_s + 1).contains(&count),
-                    "{rate:?}: {count} in {span_s} s"
-                );
-            }
-        }
-        // One that is larger than all of a second goes too, and is paid for.
-        assert_eq!(sent(DrainRate::Bytes(1_000), 10_000, 21_000), 3);
-    }
-
-    #[test]
-    fn a_pause_does_not_turn_into_a_burst() {
-        let start = Now::from_ms(0);
-        let mut pace = Pace::new(Some(DrainRate::Messages(100)), start);
-        let late = Now::from_ms(3_600_000);
-        let mut count = 0;
-        while pace.left(late) > 0 {
-            pace.note_sent(late, 1);
-            count += 1;
-        }
-        assert_eq!(count, 10);
-        let free = Pace::new(None, start);
-        assert!(free.left(late) > 0 && free.cost(1 << 40) == 0 && free.deadline(late) == Deadline::NEVER);
-    }
-}
-
 // When to try again.
 //
 // A thousand devices whose upstream comes back must not come all at once, so each pause is drawn from the
@@ -158,46 +101,6 @@ impl Backoff {
     /// Failures in a row.
     pub const fn failures(&self) -> u32 {
         self.failures
-    }
-}
-
-#[cfg(test)]
-mod backoff_tests {
-    use super::*;
-
-    /// The longest and the shortest pause there can be now.
-    fn span(backoff: Backoff, now: Now, since: Option<Now>) -> (u64, u64) {
-        let pause = |chance| {
-            let at = { backoff }.fail(now, since, 60_000, chance);
-            at.ms_left(now).expect("it is tried again")
-        };
-        let longest = (0..70_000).map(pause).max().expect("there are chances");
-        (pause(0), longest)
-    }
-
-    #[test]
-    fn the_span_doubles_up_to_its_most_and_only_a_stable_link_makes_it_short() {
-        let now = Now::from_ms(1_000_000);
-        let mut backoff = Backoff::default();
-        let mut longest = Vec::new();
-        for _ in 0..8 {
-            longest.push(span(backoff, now, None));
-            backoff.fail(now, None, 60_000, 0);
-        }
-        let most: Vec<u64> = longest.iter().map(|(_, most)| *most).collect();
-        assert_eq!(most, [1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 60_000, 60_000]);
-        assert!(longest.iter().all(|(least, _)| *least == PAUSE_MS_MIN), "the jitter is full");
-        let shortly = Some(Now::from_ms(now.as_ms() - STABLE_MS + 1));
-        assert_eq!(span(backoff, now, shortly).1, 60_000, "a link that broke soon is no success");
-        let long = Some(Now::from_ms(now.as_ms() - STABLE_MS));
-        assert_eq!(span(backoff, now, long).1, 1_000);
-    }
-
-    #[test]
-    fn failures_without_end_do_not_overflow() {
-        let mut backoff = Backoff { failures: u32::MAX };
-        let at = backoff.fail(Now::from_ms(0), None, u64::MAX - 1, u64::MAX - 7);
-        assert!(at.ms_left(Now::from_ms(0)).is_some());
     }
 }
 
@@ -292,53 +195,6 @@ impl DayBudget {
     }
 }
 
-#[cfg(test)]
-mod day_budget_tests {
-    use super::*;
-
-    const fn at(hours: u64) -> Now {
-        Now::from_ms(hours * 3_600_000)
-    }
-
-    #[test]
-    fn what_is_spent_holds_back_until_the_day_is_over_and_nothing_is_carried_over() {
-        let mut budget = DayBudget::new(Some(1_000), at(5));
-        budget.note(999);
-        assert!(!budget.is_spent());
-        budget.note(500);
-        assert!(budget.is_spent() && !budget.keep_time(at(28)) && budget.is_spent());
-        assert_eq!(budget.next_day().ms_left(at(28)), Some(3_600_000));
-        assert!(budget.keep_time(at(29)) && !budget.is_spent());
-        assert_eq!(budget.numbers(at(29)), [0, 1_499, 0]);
-        assert!(budget.keep_time(at(29 + 49)));
-        assert_eq!(budget.numbers(at(78)), [0, 0, 3_600_000], "a day passed with nothing");
-        assert!(!DayBudget::new(None, at(0)).is_spent());
-    }
-
-    #[test]
-    fn a_restart_gives_no_new_budget_and_no_longer_day() {
-        let mut before = DayBudget::new(Some(100), at(0));
-        before.note(100);
-        let [used, yesterday, gone_ms] = before.numbers(at(20));
-        let mut after = DayBudget::new(Some(100), at(0));
-        after.restore(at(0), [used, yesterday, gone_ms]);
-        assert!(after.is_spent() && !after.keep_time(at(3)) && after.is_spent());
-        assert!(after.keep_time(at(4)) && !after.is_spent());
-        after.restore(at(0), [1, 2, u64::MAX]);
-        assert!(after.keep_time(at(0)), "nonsense is a day that is over");
-    }
-
-    #[test]
-    fn it_is_written_down_a_few_times_a_day() {
-        let mut budget = DayBudget::new(Some(1_600), at(0));
-        let count = (0..1_600).filter(|_| {
-            budget.note(1);
-            budget.is_to_note()
-        });
-        assert_eq!(count.count(), 16);
-    }
-}
-
 // What a link costs, by the bytes of its socket, and how much of that went twice.
 //
 // Always true: whatever is counted as repeated or as payload was counted as sent or received as well.
@@ -384,5 +240,149 @@ impl Price {
     /// Its bytes as an operator is told.
     pub const fn kinds(&self) -> [(&'static str, u64); 3] {
         [("sent", self.sent), ("received", self.received), ("repeated", self.repeated)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Sends messages of so many bytes whenever one may go, for so long; how many went.
+    fn sent(rate: DrainRate, bytes: u64, span_ms: u64) -> u64 {
+        let (mut now, end) = (Now::from_ms(5), 5 + span_ms);
+        let mut pace = Pace::new(Some(rate), now);
+        let mut count = 0;
+        for at in 5..end {
+            now = Now::from_ms(at);
+            while pace.left(now) > 0 {
+                assert_eq!(pace.deadline(now), Deadline::NEVER);
+                pace.note_sent(now, bytes);
+                count += 1;
+            }
+            assert!(!pace.deadline(now).is_due(now));
+        }
+        count
+    }
+
+    #[test]
+    fn over_any_span_the_rate_holds_but_for_one_message() {
+        for (rate, bytes, per_s) in [
+            (DrainRate::Messages(1), 9, 1),
+            (DrainRate::Messages(50), 100_000, 50),
+            (DrainRate::Bytes(1_000), 100, 10),
+            (DrainRate::Bytes(64_000), 256, 250),
+        ] {
+            for span_s in [1, 7, 60] {
+                let count = sent(rate, bytes, span_s * 1_000);
+                assert!(
+                    (per_s * span_s..=per_s * span_s + 1).contains(&count),
+                    "{rate:?}: {count} in {span_s} s"
+                );
+            }
+        }
+        // One that is larger than all of a second goes too, and is paid for.
+        assert_eq!(sent(DrainRate::Bytes(1_000), 10_000, 21_000), 3);
+    }
+
+    #[test]
+    fn a_pause_does_not_turn_into_a_burst() {
+        let start = Now::from_ms(0);
+        let mut pace = Pace::new(Some(DrainRate::Messages(100)), start);
+        let late = Now::from_ms(3_600_000);
+        let mut count = 0;
+        while pace.left(late) > 0 {
+            pace.note_sent(late, 1);
+            count += 1;
+        }
+        assert_eq!(count, 10);
+        let free = Pace::new(None, start);
+        assert!(free.left(late) > 0 && free.cost(1 << 40) == 0 && free.deadline(late) == Deadline::NEVER);
+    }
+}
+
+#[cfg(test)]
+mod backoff_tests {
+    use super::*;
+
+    /// The longest and the shortest pause there can be now.
+    fn span(backoff: Backoff, now: Now, since: Option<Now>) -> (u64, u64) {
+        let pause = |chance| {
+            let at = { backoff }.fail(now, since, 60_000, chance);
+            at.ms_left(now).expect("it is tried again")
+        };
+        let longest = (0..70_000).map(pause).max().expect("there are chances");
+        (pause(0), longest)
+    }
+
+    #[test]
+    fn the_span_doubles_up_to_its_most_and_only_a_stable_link_makes_it_short() {
+        let now = Now::from_ms(1_000_000);
+        let mut backoff = Backoff::default();
+        let mut longest = Vec::new();
+        for _ in 0..8 {
+            longest.push(span(backoff, now, None));
+            backoff.fail(now, None, 60_000, 0);
+        }
+        let most: Vec<u64> = longest.iter().map(|(_, most)| *most).collect();
+        assert_eq!(most, [1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 60_000, 60_000]);
+        assert!(longest.iter().all(|(least, _)| *least == PAUSE_MS_MIN), "the jitter is full");
+        let shortly = Some(Now::from_ms(now.as_ms() - STABLE_MS + 1));
+        assert_eq!(span(backoff, now, shortly).1, 60_000, "a link that broke soon is no success");
+        let long = Some(Now::from_ms(now.as_ms() - STABLE_MS));
+        assert_eq!(span(backoff, now, long).1, 1_000);
+    }
+
+    #[test]
+    fn failures_without_end_do_not_overflow() {
+        let mut backoff = Backoff { failures: u32::MAX };
+        let at = backoff.fail(Now::from_ms(0), None, u64::MAX - 1, u64::MAX - 7);
+        assert!(at.ms_left(Now::from_ms(0)).is_some());
+    }
+}
+
+#[cfg(test)]
+mod day_budget_tests {
+    use super::*;
+
+    const fn at(hours: u64) -> Now {
+        Now::from_ms(hours * 3_600_000)
+    }
+
+    #[test]
+    fn what_is_spent_holds_back_until_the_day_is_over_and_nothing_is_carried_over() {
+        let mut budget = DayBudget::new(Some(1_000), at(5));
+        budget.note(999);
+        assert!(!budget.is_spent());
+        budget.note(500);
+        assert!(budget.is_spent() && !budget.keep_time(at(28)) && budget.is_spent());
+        assert_eq!(budget.next_day().ms_left(at(28)), Some(3_600_000));
+        assert!(budget.keep_time(at(29)) && !budget.is_spent());
+        assert_eq!(budget.numbers(at(29)), [0, 1_499, 0]);
+        assert!(budget.keep_time(at(29 + 49)));
+        assert_eq!(budget.numbers(at(78)), [0, 0, 3_600_000], "a day passed with nothing");
+        assert!(!DayBudget::new(None, at(0)).is_spent());
+    }
+
+    #[test]
+    fn a_restart_gives_no_new_budget_and_no_longer_day() {
+        let mut before = DayBudget::new(Some(100), at(0));
+        before.note(100);
+        let [used, yesterday, gone_ms] = before.numbers(at(20));
+        let mut after = DayBudget::new(Some(100), at(0));
+        after.restore(at(0), [used, yesterday, gone_ms]);
+        assert!(after.is_spent() && !after.keep_time(at(3)) && after.is_spent());
+        assert!(after.keep_time(at(4)) && !after.is_spent());
+        after.restore(at(0), [1, 2, u64::MAX]);
+        assert!(after.keep_time(at(0)), "nonsense is a day that is over");
+    }
+
+    #[test]
+    fn it_is_written_down_a_few_times_a_day() {
+        let mut budget = DayBudget::new(Some(1_600), at(0));
+        let count = (0..1_600).filter(|_| {
+            budget.note(1);
+            budget.is_to_note()
+        });
+        assert_eq!(count.count(), 16);
     }
 }

@@ -138,35 +138,6 @@ fn octal(field: &[u8]) -> Option<u64> {
     u64::from_str_radix(text, 8).ok()
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_written_reads_back() {
-        let mut archive = Vec::new();
-        for (name, content) in [("00000000.seg", &b"hello"[..]), ("00000001.seg", &[7; 1024])] {
-            begin(&mut archive, name, content.len() as u64, 1_700_000_000).unwrap();
-            archive.extend_from_slice(content);
-            pad(&mut archive, content.len() as u64).unwrap();
-        }
-        end(&mut archive).unwrap();
-        assert!(archive.len().is_multiple_of(BLOCK_BYTES));
-        let mut rest = &archive[..];
-        for (name, content) in [("00000000.seg", &b"hello"[..]), ("00000001.seg", &[7; 1024])] {
-            let entry = next(&mut rest).unwrap().unwrap();
-            assert_eq!((entry.name.as_str(), entry.bytes, entry.is_file), (name, content.len() as u64, true));
-            let mut read = vec![0; content.len()];
-            rest.read_exact(&mut read).unwrap();
-            assert_eq!(read, content);
-            skip_padding(&mut rest, entry.bytes).unwrap();
-        }
-        assert_eq!(next(&mut rest).unwrap(), None);
-        archive[0] ^= 1;
-        assert!(next(&mut &archive[..]).is_err());
-    }
-}
-
 // A folder found by its path, where nobody but root and the caller could say what the path leads to.
 //
 // Why it exists: root restores into a folder of another user, who may own the folders above it as well, and
@@ -426,5 +397,34 @@ impl Checksums {
         let mut told = Vec::new();
         file.take(TEXT_BYTES_MAX).read_to_end(&mut told)?;
         Ok(told == self.text())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_reads_back() {
+        let mut archive = Vec::new();
+        for (name, content) in [("00000000.seg", &b"hello"[..]), ("00000001.seg", &[7; 1024])] {
+            begin(&mut archive, name, content.len() as u64, 1_700_000_000).unwrap();
+            archive.extend_from_slice(content);
+            pad(&mut archive, content.len() as u64).unwrap();
+        }
+        end(&mut archive).unwrap();
+        assert!(archive.len().is_multiple_of(BLOCK_BYTES));
+        let mut rest = &archive[..];
+        for (name, content) in [("00000000.seg", &b"hello"[..]), ("00000001.seg", &[7; 1024])] {
+            let entry = next(&mut rest).unwrap().unwrap();
+            assert_eq!((entry.name.as_str(), entry.bytes, entry.is_file), (name, content.len() as u64, true));
+            let mut read = vec![0; content.len()];
+            rest.read_exact(&mut read).unwrap();
+            assert_eq!(read, content);
+            skip_padding(&mut rest, entry.bytes).unwrap();
+        }
+        assert_eq!(next(&mut rest).unwrap(), None);
+        archive[0] ^= 1;
+        assert!(next(&mut &archive[..]).is_err());
     }
 }

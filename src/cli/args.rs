@@ -344,115 +344,6 @@ fn help_on(command: Option<OsString>) -> Result<Ask, BadArguments> {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use leveret_config::units::Bytes;
-
-    fn parsed(line: &str) -> Result<Ask, BadArguments> {
-        parse(line.split_whitespace().map(OsString::from))
-    }
-
-    #[track_caller]
-    fn refused(line: &str, sentence: &str) {
-        assert_eq!(parsed(line).unwrap_err().sentence, sentence);
-    }
-
-    #[test]
-    fn the_command_is_serve_unless_said_otherwise() {
-        assert!(matches!(parsed(""), Ok(Ask::Serve(_))));
-        assert!(matches!(parsed("serve --board pi-4"), Ok(Ask::Serve(_))));
-        assert!(matches!(parsed("--board pi-4 check"), Ok(Ask::Check(_))));
-        assert!(matches!(parsed("-h"), Ok(Ask::Help(Page::Program))));
-        assert!(matches!(parsed("-V"), Ok(Ask::Version)));
-        assert!(matches!(parsed("ctl -q list_queues"), Ok(Ask::Ctl(rest)) if rest.len() == 2));
-        let by_name = parse_all(["/usr/bin/leveretctl", "ping"].map(OsString::from));
-        assert!(
-            matches!(parsed("restore f --data-dir d"), Ok(Ask::Restore(file, _)) if file == Path::new("f"))
-        );
-        refused("restore", "leveret restore FILE: name the backup");
-        assert!(matches!(by_name, Ok(Ask::Ctl(rest)) if rest == ["ping"]));
-    }
-
-    #[test]
-    fn flags_become_a_layer() {
-        let line = "--listen 127.0.0.1:0 --listen=[::1]:7 --data-dir d --memory-limit 64MB --config c";
-        let Ok(Ask::Serve(said)) = parsed(line) else { panic!("{line}") };
-        assert_eq!(said.file, Some("c".into()));
-        assert_eq!(said.flags.data_dir, Some("d".into()));
-        assert_eq!(said.flags.memory_limit, Some(Bytes(64_000_000)));
-        let ports = said.flags.listen.unwrap_or_default().into_iter().map(|listen| listen.socket.port());
-        assert_eq!(ports.collect::<Vec<_>>(), [0, 7]);
-    }
-
-    #[test]
-    fn what_makes_no_sense_is_named() {
-        refused("--lisen 127.0.0.1:1", "unknown option --lisen; did you mean --listen?");
-        refused("--memory_limit 1", "unknown option --memory_limit; did you mean --memory-limit?");
-        refused(
-            "-x",
-            "unknown option -x; there are --config, --board, --listen, --port, --listen-tls, --listen-unix, \
-                 --management, --management-tls, --metrics, --data-dir, --memory-limit, --log-level, --connect, --drop-in, \
-                 --help, --version",
-        );
-        assert_eq!(parsed("inspect").unwrap_err().exit_code, 3);
-        assert_eq!(parsed("inspect d --no").unwrap_err().exit_code, 3);
-        refused("--connect", "--connect goes with leveret check");
-        refused("serve --drop-in", "--drop-in goes with leveret check");
-        assert!(matches!(parsed("check --drop-in"), Ok(Ask::Check(said)) if said.is_drop_in));
-        assert!(matches!(parsed("check --connect"), Ok(Ask::Check(said)) if said.connects));
-        refused("chek", "unknown command chek; did you mean check?");
-        refused("status", "unknown command status; did you mean leveret ctl status?");
-        for line in ["bench --size 16", "help bench"] {
-            refused(line, "to measure a broker there is a program of its own, leveret-bench");
-        }
-        refused("serve check", "\"check\" is one argument too many");
-        refused("--config", "missing argument for option '--config'");
-        refused(
-            "--log-level loud",
-            "--log-level: \"loud\" is not a log level: error, warn, info, debug, trace or off",
-        );
-    }
-
-    #[test]
-    fn the_help_names_every_option_and_command() {
-        let help = Page::Program.text();
-        let commands = COMMANDS.each_ref().map(|command| command.name);
-        for word in OPTIONS.names().iter().chain(&commands) {
-            assert!(help.contains(word), "{word}");
-        }
-    }
-
-    #[test]
-    fn every_command_has_a_page_by_every_habit() {
-        for line in ["help restore", "restore --help", "--data-dir d restore -h"] {
-            let Ok(Ask::Help(page)) = parsed(line) else { panic!("{line}") };
-            let text = page.text();
-            assert!(text.starts_with("Usage: leveret restore FILE\n"), "{text}");
-            assert!(text.contains("--data-dir") && !text.contains("--listen"), "{text}");
-        }
-        for name in ["serve", "check"] {
-            let Ok(Ask::Help(page)) = parsed(&format!("{name} --help")) else { panic!("{name}") };
-            assert!(page.text().contains("--memory-limit"));
-        }
-        assert!(matches!(parsed("help"), Ok(Ask::Help(Page::Program))));
-        assert!(matches!(parsed("help inspect"), Ok(Ask::Inspect(None))));
-        assert!(matches!(parsed("help ctl"), Ok(Ask::Ctl(rest)) if rest == ["help"]));
-        assert!(matches!(parsed("version"), Ok(Ask::Version)));
-        refused("help chek", "unknown command chek; did you mean check?");
-    }
-
-    #[test]
-    fn a_port_alone_is_one_of_this_machine() {
-        for line in ["-p 25001", "--port 25001", "--listen 25001", "--listen localhost:25001"] {
-            let Ok(Ask::Serve(said)) = parsed(line) else { panic!("{line}") };
-            let sockets = said.flags.listen.unwrap_or_default().into_iter().map(|listen| listen.socket);
-            assert_eq!(sockets.collect::<Vec<_>>(), ["127.0.0.1:25001".parse().unwrap()], "{line}");
-        }
-        refused("--port 65536", "--port: \"65536\" is not a whole number from 0 to 65535");
-    }
-}
-
 // The options of one command line, as a table: what is read, what the help says and what an error names
 // come from it.
 //
@@ -738,5 +629,114 @@ fn print(text: &str) -> io::Result<()> {
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use leveret_config::units::Bytes;
+
+    fn parsed(line: &str) -> Result<Ask, BadArguments> {
+        parse(line.split_whitespace().map(OsString::from))
+    }
+
+    #[track_caller]
+    fn refused(line: &str, sentence: &str) {
+        assert_eq!(parsed(line).unwrap_err().sentence, sentence);
+    }
+
+    #[test]
+    fn the_command_is_serve_unless_said_otherwise() {
+        assert!(matches!(parsed(""), Ok(Ask::Serve(_))));
+        assert!(matches!(parsed("serve --board pi-4"), Ok(Ask::Serve(_))));
+        assert!(matches!(parsed("--board pi-4 check"), Ok(Ask::Check(_))));
+        assert!(matches!(parsed("-h"), Ok(Ask::Help(Page::Program))));
+        assert!(matches!(parsed("-V"), Ok(Ask::Version)));
+        assert!(matches!(parsed("ctl -q list_queues"), Ok(Ask::Ctl(rest)) if rest.len() == 2));
+        let by_name = parse_all(["/usr/bin/leveretctl", "ping"].map(OsString::from));
+        assert!(
+            matches!(parsed("restore f --data-dir d"), Ok(Ask::Restore(file, _)) if file == Path::new("f"))
+        );
+        refused("restore", "leveret restore FILE: name the backup");
+        assert!(matches!(by_name, Ok(Ask::Ctl(rest)) if rest == ["ping"]));
+    }
+
+    #[test]
+    fn flags_become_a_layer() {
+        let line = "--listen 127.0.0.1:0 --listen=[::1]:7 --data-dir d --memory-limit 64MB --config c";
+        let Ok(Ask::Serve(said)) = parsed(line) else { panic!("{line}") };
+        assert_eq!(said.file, Some("c".into()));
+        assert_eq!(said.flags.data_dir, Some("d".into()));
+        assert_eq!(said.flags.memory_limit, Some(Bytes(64_000_000)));
+        let ports = said.flags.listen.unwrap_or_default().into_iter().map(|listen| listen.socket.port());
+        assert_eq!(ports.collect::<Vec<_>>(), [0, 7]);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_named() {
+        refused("--lisen 127.0.0.1:1", "unknown option --lisen; did you mean --listen?");
+        refused("--memory_limit 1", "unknown option --memory_limit; did you mean --memory-limit?");
+        refused(
+            "-x",
+            "unknown option -x; there are --config, --board, --listen, --port, --listen-tls, --listen-unix, \
+                 --management, --management-tls, --metrics, --data-dir, --memory-limit, --log-level, --connect, --drop-in, \
+                 --help, --version",
+        );
+        assert_eq!(parsed("inspect").unwrap_err().exit_code, 3);
+        assert_eq!(parsed("inspect d --no").unwrap_err().exit_code, 3);
+        refused("--connect", "--connect goes with leveret check");
+        refused("serve --drop-in", "--drop-in goes with leveret check");
+        assert!(matches!(parsed("check --drop-in"), Ok(Ask::Check(said)) if said.is_drop_in));
+        assert!(matches!(parsed("check --connect"), Ok(Ask::Check(said)) if said.connects));
+        refused("chek", "unknown command chek; did you mean check?");
+        refused("status", "unknown command status; did you mean leveret ctl status?");
+        for line in ["bench --size 16", "help bench"] {
+            refused(line, "to measure a broker there is a program of its own, leveret-bench");
+        }
+        refused("serve check", "\"check\" is one argument too many");
+        refused("--config", "missing argument for option '--config'");
+        refused(
+            "--log-level loud",
+            "--log-level: \"loud\" is not a log level: error, warn, info, debug, trace or off",
+        );
+    }
+
+    #[test]
+    fn the_help_names_every_option_and_command() {
+        let help = Page::Program.text();
+        let commands = COMMANDS.each_ref().map(|command| command.name);
+        for word in OPTIONS.names().iter().chain(&commands) {
+            assert!(help.contains(word), "{word}");
+        }
+    }
+
+    #[test]
+    fn every_command_has_a_page_by_every_habit() {
+        for line in ["help restore", "restore --help", "--data-dir d restore -h"] {
+            let Ok(Ask::Help(page)) = parsed(line) else { panic!("{line}") };
+            let text = page.text();
+            assert!(text.starts_with("Usage: leveret restore FILE\n"), "{text}");
+            assert!(text.contains("--data-dir") && !text.contains("--listen"), "{text}");
+        }
+        for name in ["serve", "check"] {
+            let Ok(Ask::Help(page)) = parsed(&format!("{name} --help")) else { panic!("{name}") };
+            assert!(page.text().contains("--memory-limit"));
+        }
+        assert!(matches!(parsed("help"), Ok(Ask::Help(Page::Program))));
+        assert!(matches!(parsed("help inspect"), Ok(Ask::Inspect(None))));
+        assert!(matches!(parsed("help ctl"), Ok(Ask::Ctl(rest)) if rest == ["help"]));
+        assert!(matches!(parsed("version"), Ok(Ask::Version)));
+        refused("help chek", "unknown command chek; did you mean check?");
+    }
+
+    #[test]
+    fn a_port_alone_is_one_of_this_machine() {
+        for line in ["-p 25001", "--port 25001", "--listen 25001", "--listen localhost:25001"] {
+            let Ok(Ask::Serve(said)) = parsed(line) else { panic!("{line}") };
+            let sockets = said.flags.listen.unwrap_or_default().into_iter().map(|listen| listen.socket);
+            assert_eq!(sockets.collect::<Vec<_>>(), ["127.0.0.1:25001".parse().unwrap()], "{line}");
+        }
+        refused("--port 65536", "--port: \"65536\" is not a whole number from 0 to 65535");
     }
 }

@@ -313,28 +313,6 @@ fn value_of(name: &str) -> Result<String, String> {
     value.ok_or_else(|| format!("${{{name}}} has no value on this machine"))
 }
 
-#[cfg(test)]
-mod variables_tests {
-    use super::*;
-
-    #[test]
-    fn what_is_filled_in_and_what_is_refused() {
-        assert_eq!(expand("plain"), Ok("plain".to_string()));
-        let path = std::env::var("PATH").expect("a PATH");
-        assert_eq!(expand("a ${env:PATH} b"), Ok(format!("a {path} b")));
-        let host = expand("${hostname}").expect("a machine has a name");
-        assert_eq!(expand("x.${hostname}.${hostname}"), Ok(format!("x.{host}.{host}")));
-        for (text, part) in [
-            ("${nothing}", "there are ${hostname}"),
-            ("${env:LEVERET_IS_NOT_SET}", "has no value"),
-            ("${hostname", "without its }"),
-        ] {
-            let why = expand(text).expect_err("it is refused");
-            assert!(why.contains(part), "{why}");
-        }
-    }
-}
-
 // Why there is no configuration, in a sentence that says what to change.
 
 /// Why there is no configuration.
@@ -381,3 +359,25 @@ impl fmt::Display for ConfigError {
 }
 
 impl Error for ConfigError {}
+
+#[cfg(test)]
+mod variables_tests {
+    use super::*;
+
+    #[test]
+    fn what_is_filled_in_and_what_is_refused() {
+        assert_eq!(expand("plain"), Ok("plain".to_string()));
+        let path = std::env::var("PATH").expect("a PATH");
+        assert_eq!(expand("a ${env:PATH} b"), Ok(format!("a {path} b")));
+        let host = expand("${hostname}").expect("a machine has a name");
+        assert_eq!(expand("x.${hostname}.${hostname}"), Ok(format!("x.{host}.{host}")));
+        for (text, part) in [
+            ("${nothing}", "there are ${hostname}"),
+            ("${env:LEVERET_IS_NOT_SET}", "has no value"),
+            ("${hostname", "without its }"),
+        ] {
+            let why = expand(text).expect_err("it is refused");
+            assert!(why.contains(part), "{why}");
+        }
+    }
+}

@@ -245,7 +245,7 @@ fn is_configuration(line: &str) -> bool {
 
 /// What stands in the README and in the guide as lines of a configuration, with where.
 fn documented() -> Vec<(String, String)> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(3).unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
     let guide = fs::read_dir(root.join("systemd/packages/guide")).unwrap().map(|file| file.unwrap().path());
     let mut found = Vec::new();
     for path in [root.join("README.md")].into_iter().chain(guide) {

@@ -284,48 +284,6 @@ impl core::ops::IndexMut<Slot> for Channels {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_record_is_small() {
-        const { assert!(size_of::<Channel>() <= 512) };
-    }
-
-    #[test]
-    fn channels_are_found_by_owner_and_number_until_they_close() {
-        let mut channels = Channels::new(128 - REFUSED_MAX);
-        let owners: Vec<ConnectionId> = (0..8).map(ConnectionId::from_index).collect();
-        let mut own = [OwnChannels::NONE; 8];
-        for (owner, own) in owners.iter().zip(&mut own) {
-            for number in 1..=16 {
-                assert!(channels.open(own, *owner, number * 1000).is_some());
-            }
-        }
-        assert!(channels.open(&mut own[0], owners[0], 1).is_none(), "the pool is full");
-        for (owner, own) in owners.iter().zip(&mut own) {
-            for number in 1..=16 {
-                let slot = channels.find(own, *owner, number * 1000).unwrap();
-                assert_eq!((channels[slot].connection, channels[slot].number()), (*owner, number * 1000));
-                if number % 2 == 0 {
-                    channels.close(own, slot);
-                    assert_eq!(channels.find(own, *owner, number * 1000), None);
-                }
-            }
-            assert_eq!(own.count, 8);
-            let mut listed = 0;
-            let mut slot = own.first;
-            while slot != NONE {
-                listed += 1;
-                slot = channels.next(slot);
-            }
-            assert_eq!(listed, 8);
-        }
-        assert_eq!(channels.len(), 64);
-    }
-}
-
 // Publisher confirms of one channel, as state: which numbers may be told, not bytes that tell them.
 //
 // Why it exists: a publisher that sends a million messages and reads none of its confirms must cost no more
@@ -444,6 +402,48 @@ impl Run {
         } else {
             Method::BasicAck { delivery_tag, multiple }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_small() {
+        const { assert!(size_of::<Channel>() <= 512) };
+    }
+
+    #[test]
+    fn channels_are_found_by_owner_and_number_until_they_close() {
+        let mut channels = Channels::new(128 - REFUSED_MAX);
+        let owners: Vec<ConnectionId> = (0..8).map(ConnectionId::from_index).collect();
+        let mut own = [OwnChannels::NONE; 8];
+        for (owner, own) in owners.iter().zip(&mut own) {
+            for number in 1..=16 {
+                assert!(channels.open(own, *owner, number * 1000).is_some());
+            }
+        }
+        assert!(channels.open(&mut own[0], owners[0], 1).is_none(), "the pool is full");
+        for (owner, own) in owners.iter().zip(&mut own) {
+            for number in 1..=16 {
+                let slot = channels.find(own, *owner, number * 1000).unwrap();
+                assert_eq!((channels[slot].connection, channels[slot].number()), (*owner, number * 1000));
+                if number % 2 == 0 {
+                    channels.close(own, slot);
+                    assert_eq!(channels.find(own, *owner, number * 1000), None);
+                }
+            }
+            assert_eq!(own.count, 8);
+            let mut listed = 0;
+            let mut slot = own.first;
+            while slot != NONE {
+                listed += 1;
+                slot = channels.next(slot);
+            }
+            assert_eq!(listed, 8);
+        }
+        assert_eq!(channels.len(), 64);
     }
 }
 

@@ -351,28 +351,6 @@ fn amqplain_credentials(response: &[u8]) -> Result<(&[u8], &[u8]), Unusable> {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn credentials_of_both_mechanisms() {
-        let guest = Some((&b"guest"[..], &b"secret"[..]));
-        assert_eq!(plain_credentials(b"\0guest\0secret"), guest);
-        assert_eq!(plain_credentials(b"\0guest\0"), Some((&b"guest"[..], &b""[..])));
-        let of_another = &b"somebody\0guest\0secret"[..];
-        for bad in [of_another, b"guest\0guest\0secret", b"", b"guest", b"guest\0secret", b"\0a\0b\0c"] {
-            assert_eq!(plain_credentials(bad), None, "{bad:?}");
-        }
-        let table = b"\x05LOGINS\0\0\0\x05guest\x08PASSWORDS\0\0\0\x06secret";
-        assert_eq!(amqplain_credentials(table).ok(), guest);
-        let number = b"\x05LOGINS\0\0\0\x05guest\x08PASSWORDI\0\0\0\x05";
-        assert_eq!(amqplain_credentials(number), Err(Unusable::Wrong));
-        assert_eq!(amqplain_credentials(b"\x05LOGINS\0\0\0\x05guest"), Err(Unusable::Unreadable));
-        assert_eq!(amqplain_credentials(b"\x05LOGINS\0\0\0\x05gue"), Err(Unusable::Unreadable));
-    }
-}
-
 // The properties that a client sends in connection.start-ok, as far as they are kept.
 //
 // Texts, numbers, Booleans and the table `capabilities` are kept, under whatever names. All connections share a
@@ -470,6 +448,28 @@ fn write(table: &mut TableWriter<'_, '_>, properties: Table<'_>, extent: Extent)
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_of_both_mechanisms() {
+        let guest = Some((&b"guest"[..], &b"secret"[..]));
+        assert_eq!(plain_credentials(b"\0guest\0secret"), guest);
+        assert_eq!(plain_credentials(b"\0guest\0"), Some((&b"guest"[..], &b""[..])));
+        let of_another = &b"somebody\0guest\0secret"[..];
+        for bad in [of_another, b"guest\0guest\0secret", b"", b"guest", b"guest\0secret", b"\0a\0b\0c"] {
+            assert_eq!(plain_credentials(bad), None, "{bad:?}");
+        }
+        let table = b"\x05LOGINS\0\0\0\x05guest\x08PASSWORDS\0\0\0\x06secret";
+        assert_eq!(amqplain_credentials(table).ok(), guest);
+        let number = b"\x05LOGINS\0\0\0\x05guest\x08PASSWORDI\0\0\0\x05";
+        assert_eq!(amqplain_credentials(number), Err(Unusable::Wrong));
+        assert_eq!(amqplain_credentials(b"\x05LOGINS\0\0\0\x05guest"), Err(Unusable::Unreadable));
+        assert_eq!(amqplain_credentials(b"\x05LOGINS\0\0\0\x05gue"), Err(Unusable::Unreadable));
+    }
 }
 
 #[cfg(test)]

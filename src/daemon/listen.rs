@@ -518,38 +518,6 @@ pub(super) fn failure_of(error: &io::Error) -> AcceptFailure {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn who_comes_in_has_the_options_of_the_door() {
-        let limits = Limits::default();
-        let mut listener =
-            Listener::open("127.0.0.1:0".parse().unwrap(), false, &limits, &mut Passed(Vec::new())).unwrap();
-        listener.listen().unwrap();
-        let ListenerAddress::Network(address) = listener.address else { panic!("it is one of the network") };
-        let _client = std::net::TcpStream::connect(address).unwrap();
-        let (socket, _) = listener.listener.accept().unwrap();
-        let Stream::Tcp(stream) = &socket.stream else { panic!("it is one of the network") };
-        let socket = SockRef::from(stream);
-        assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
-        let times = (socket.tcp_keepalive_time().unwrap(), socket.tcp_keepalive_interval().unwrap());
-        assert_eq!(times, (KEEPALIVE_AFTER, KEEPALIVE_INTERVAL));
-        assert!(socket.tcp_user_timeout().unwrap() >= Some(USER_TIMEOUT));
-    }
-
-    #[test]
-    fn a_shortage_is_no_sign_that_nobody_is_there() {
-        let of = |errno: Errno| failure_of(&errno.into());
-        assert_eq!(of(Errno::AGAIN), AcceptFailure::Empty);
-        assert_eq!(of(Errno::PROTO), AcceptFailure::Connection);
-        for errno in [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::PERM] {
-            assert_eq!(of(errno), AcceptFailure::System);
-        }
-    }
-}
-
 // The listener for programs of this machine: a Unix socket.
 //
 // Always true: a socket that another process listens on is left alone, as is anything that is no socket; one
@@ -666,6 +634,38 @@ fn remove_stale(path: &Path, folder: Folder) -> io::Result<()> {
         }
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(error),
         _ => Err(io::Error::other("another program listens there")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_comes_in_has_the_options_of_the_door() {
+        let limits = Limits::default();
+        let mut listener =
+            Listener::open("127.0.0.1:0".parse().unwrap(), false, &limits, &mut Passed(Vec::new())).unwrap();
+        listener.listen().unwrap();
+        let ListenerAddress::Network(address) = listener.address else { panic!("it is one of the network") };
+        let _client = std::net::TcpStream::connect(address).unwrap();
+        let (socket, _) = listener.listener.accept().unwrap();
+        let Stream::Tcp(stream) = &socket.stream else { panic!("it is one of the network") };
+        let socket = SockRef::from(stream);
+        assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
+        let times = (socket.tcp_keepalive_time().unwrap(), socket.tcp_keepalive_interval().unwrap());
+        assert_eq!(times, (KEEPALIVE_AFTER, KEEPALIVE_INTERVAL));
+        assert!(socket.tcp_user_timeout().unwrap() >= Some(USER_TIMEOUT));
+    }
+
+    #[test]
+    fn a_shortage_is_no_sign_that_nobody_is_there() {
+        let of = |errno: Errno| failure_of(&errno.into());
+        assert_eq!(of(Errno::AGAIN), AcceptFailure::Empty);
+        assert_eq!(of(Errno::PROTO), AcceptFailure::Connection);
+        for errno in [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::PERM] {
+            assert_eq!(of(errno), AcceptFailure::System);
+        }
     }
 }
 

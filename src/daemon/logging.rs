@@ -248,22 +248,6 @@ const fn priority(level: log::Level) -> u8 {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_long_text_is_cut_between_characters_and_marked() {
-        for (text, shown) in [("a", 1024), ("ä", 1024), ("日", 1023), ("😀", 1024), ("\n", 1024)] {
-            let line = Text(format_args!("{}", text.repeat(3000))).to_string();
-            assert_eq!(line.len(), shown + CUT_MARK.len(), "{text}");
-            assert!(line.ends_with(CUT_MARK), "{text}");
-        }
-        let text = "x".repeat(LINE_BYTES_MAX);
-        assert_eq!(Text(format_args!("{text}")).to_string(), text);
-    }
-}
-
 // Writes log lines to standard error on a thread of its own, so that whoever logs never waits.
 //
 // Standard error may be a pipe that nobody reads, a serial line, or a journal that is being restarted; each
@@ -469,58 +453,6 @@ fn write_all(mut bytes: &[u8]) {
     }
 }
 
-#[cfg(test)]
-mod log_writer_tests {
-    use super::*;
-
-    /// What comes out in pieces of `bytes`.
-    fn taken(ring: &mut Ring, bytes: usize) -> Vec<u8> {
-        let mut piece = vec![0; bytes];
-        let count = ring.pop(&mut piece);
-        piece.truncate(count);
-        piece
-    }
-
-    #[test]
-    fn lines_come_out_as_they_went_in_whatever_the_place() {
-        let writer = LogWriter::new();
-        let mut ring = writer.ring();
-        let (mut came_in, mut came_out) = (Vec::new(), Vec::new());
-        for number in 0..20_000 {
-            let line = format!("{number}{}\n", "x".repeat(number % 700)).into_bytes();
-            while line.len() > LOG_RING_BYTES - ring.len {
-                came_out.extend(taken(&mut ring, PIECE_BYTES));
-                assert!(came_out.ends_with(b"\n"), "whole lines");
-            }
-            ring.push(&line);
-            came_in.extend(line);
-        }
-        while ring.len > 0 {
-            came_out.extend(taken(&mut ring, 900));
-        }
-        assert!(came_in == came_out);
-        assert_eq!(ring.dropped, 0);
-    }
-
-    #[test]
-    fn the_oldest_lines_make_room_and_are_counted() {
-        let writer = LogWriter::new();
-        for number in 0..5000 {
-            writer.append(format!("{number} {}\n", "x".repeat(number % 90)).as_bytes());
-        }
-        let mut ring = writer.ring();
-        let mut left = Vec::new();
-        while ring.len > 0 {
-            left.extend(taken(&mut ring, PIECE_BYTES));
-        }
-        let left = String::from_utf8(left).unwrap();
-        let numbers: Vec<u64> =
-            left.lines().map(|line| line.split(' ').next().unwrap().parse().unwrap()).collect();
-        assert_eq!(numbers, (ring.dropped..5000).collect::<Vec<_>>(), "the last ones, all of them");
-        assert!(left.len() > LOG_RING_BYTES - 200);
-    }
-}
-
 // Texts that strangers chose, made fit to be shown.
 //
 // Always true: no control character, nothing invisible and nothing that turns the direction of writing gets
@@ -576,6 +508,74 @@ impl<W: fmt::Write> fmt::Write for Escaping<'_, W> {
             rest = letters.as_str();
         }
         self.0.write_str(rest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_text_is_cut_between_characters_and_marked() {
+        for (text, shown) in [("a", 1024), ("ä", 1024), ("日", 1023), ("😀", 1024), ("\n", 1024)] {
+            let line = Text(format_args!("{}", text.repeat(3000))).to_string();
+            assert_eq!(line.len(), shown + CUT_MARK.len(), "{text}");
+            assert!(line.ends_with(CUT_MARK), "{text}");
+        }
+        let text = "x".repeat(LINE_BYTES_MAX);
+        assert_eq!(Text(format_args!("{text}")).to_string(), text);
+    }
+}
+
+#[cfg(test)]
+mod log_writer_tests {
+    use super::*;
+
+    /// What comes out in pieces of `bytes`.
+    fn taken(ring: &mut Ring, bytes: usize) -> Vec<u8> {
+        let mut piece = vec![0; bytes];
+        let count = ring.pop(&mut piece);
+        piece.truncate(count);
+        piece
+    }
+
+    #[test]
+    fn lines_come_out_as_they_went_in_whatever_the_place() {
+        let writer = LogWriter::new();
+        let mut ring = writer.ring();
+        let (mut came_in, mut came_out) = (Vec::new(), Vec::new());
+        for number in 0..20_000 {
+            let line = format!("{number}{}\n", "x".repeat(number % 700)).into_bytes();
+            while line.len() > LOG_RING_BYTES - ring.len {
+                came_out.extend(taken(&mut ring, PIECE_BYTES));
+                assert!(came_out.ends_with(b"\n"), "whole lines");
+            }
+            ring.push(&line);
+            came_in.extend(line);
+        }
+        while ring.len > 0 {
+            came_out.extend(taken(&mut ring, 900));
+        }
+        assert!(came_in == came_out);
+        assert_eq!(ring.dropped, 0);
+    }
+
+    #[test]
+    fn the_oldest_lines_make_room_and_are_counted() {
+        let writer = LogWriter::new();
+        for number in 0..5000 {
+            writer.append(format!("{number} {}\n", "x".repeat(number % 90)).as_bytes());
+        }
+        let mut ring = writer.ring();
+        let mut left = Vec::new();
+        while ring.len > 0 {
+            left.extend(taken(&mut ring, PIECE_BYTES));
+        }
+        let left = String::from_utf8(left).unwrap();
+        let numbers: Vec<u64> =
+            left.lines().map(|line| line.split(' ').next().unwrap().parse().unwrap()).collect();
+        assert_eq!(numbers, (ring.dropped..5000).collect::<Vec<_>>(), "the last ones, all of them");
+        assert!(left.len() > LOG_RING_BYTES - 200);
     }
 }
 

@@ -273,22 +273,6 @@ fn identity(config: &Config) -> Identity {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use leveret_config::Layer;
-
-    #[test]
-    fn the_cluster_has_one_name_over_amqp_and_over_the_management_api() {
-        for (text, begins) in [("", "leveret@"), ("node_name = \"plant@hall\"", "plant@hall")] {
-            let config = Config::gather(None, Layer::parse("leveret.toml", text).unwrap()).unwrap();
-            let node = process(&config, &[], &[]).node;
-            assert_eq!(identity(&config).cluster_name, node);
-            assert!(node.starts_with(begins), "{node}");
-        }
-    }
-}
-
 // Why a broker cannot start.
 //
 // Always true: each is one sentence that says what to change.
@@ -483,5 +467,21 @@ fn cannot_open(path: &Path, error: &io::Error) -> String {
             path.display()
         ),
         _ => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use leveret_config::Layer;
+
+    #[test]
+    fn the_cluster_has_one_name_over_amqp_and_over_the_management_api() {
+        for (text, begins) in [("", "leveret@"), ("node_name = \"plant@hall\"", "plant@hall")] {
+            let config = Config::gather(None, Layer::parse("leveret.toml", text).unwrap()).unwrap();
+            let node = process(&config, &[], &[]).node;
+            assert_eq!(identity(&config).cluster_name, node);
+            assert!(node.starts_with(begins), "{node}");
+        }
     }
 }

@@ -346,29 +346,6 @@ pub(super) fn shown(listener: &Listener) -> String {
     format!("{protocol} {}", listener.address)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn processor_time_is_read_behind_a_name_with_spaces() {
-        let stat = "7 (a b) c) S 1 7 7 0 -1 4194304 1 0 0 0 250 50 0 0 20 0 6 0 1 2 3";
-        assert_eq!((cpu_ms(stat, 100), cpu_ms("", 100)), (3_000, 0));
-    }
-
-    #[test]
-    fn a_token_says_whose_it_is() {
-        for peer in [0, 65_535].map(PeerId::from_index) {
-            assert_eq!(whose(token_of(peer)), Whose::Peer(peer));
-        }
-        assert_eq!(whose(Token(3)), Whose::Listener(ListenerId::Amqp(3)));
-        assert_eq!(whose(Token(CONTROL)), Whose::Listener(ListenerId::Control));
-        for place in [0, MANAGEMENT_LISTENERS_MAX - 1] {
-            assert_eq!(whose(management_token(place)), Whose::Listener(ListenerId::Management(place)));
-        }
-    }
-}
-
 // Random bytes of the system.
 
 /// Random bytes for names. Without any the process cannot keep its promises, but a board early in its boot
@@ -397,4 +374,27 @@ pub(super) fn read(folder: &Path) -> String {
 /// The system says why not.
 pub(super) fn write(folder: &Path, text: &str) -> io::Result<()> {
     small_file::write(&folder.join(NAME), text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processor_time_is_read_behind_a_name_with_spaces() {
+        let stat = "7 (a b) c) S 1 7 7 0 -1 4194304 1 0 0 0 250 50 0 0 20 0 6 0 1 2 3";
+        assert_eq!((cpu_ms(stat, 100), cpu_ms("", 100)), (3_000, 0));
+    }
+
+    #[test]
+    fn a_token_says_whose_it_is() {
+        for peer in [0, 65_535].map(PeerId::from_index) {
+            assert_eq!(whose(token_of(peer)), Whose::Peer(peer));
+        }
+        assert_eq!(whose(Token(3)), Whose::Listener(ListenerId::Amqp(3)));
+        assert_eq!(whose(Token(CONTROL)), Whose::Listener(ListenerId::Control));
+        for place in [0, MANAGEMENT_LISTENERS_MAX - 1] {
+            assert_eq!(whose(management_token(place)), Whose::Listener(ListenerId::Management(place)));
+        }
+    }
 }

@@ -222,19 +222,6 @@ pub(super) fn store_alarm(context: &RequestContext<'_>) -> Option<String> {
     Some(context.broker.views().explain(pools, waiters, context.process.disk_facts()).to_string())
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_log_that_compaction_can_free_is_no_alarm() {
-        // 85 % of a full log is settled.
-        assert!(is_mostly_settled(100, 15, 100));
-        assert!(!is_mostly_settled(100, 80, 100));
-        assert!(!is_mostly_settled(20, 0, 100));
-    }
-}
-
 // The health checks of the management API: what a probe asks to see whether this broker can be used.
 //
 // Always true: a check that has no meaning on one node passes, as it does on a RabbitMQ alone; one that
@@ -337,4 +324,17 @@ pub(super) fn protocol(call: &Call<'_>, context: &RequestContext<'_>) -> Answer 
         json.raw(b",\"protocol\":");
         json.text(name);
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_that_compaction_can_free_is_no_alarm() {
+        // 85 % of a full log is settled.
+        assert!(is_mostly_settled(100, 15, 100));
+        assert!(!is_mostly_settled(100, 80, 100));
+        assert!(!is_mostly_settled(20, 0, 100));
+    }
 }

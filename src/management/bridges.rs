@@ -266,27 +266,6 @@ impl Outage {
     }
 }
 
-#[cfg(test)]
-mod outage_tests {
-    use super::*;
-
-    const DAY: u64 = DAY_MS as u64;
-
-    #[test]
-    fn the_disk_lasts_as_long_as_what_comes_in_has_room() {
-        let forecast = |came, span_ms, room| Outage::forecast((came, span_ms), Some(room), 100);
-        let half_a_day = forecast(500, DAY / 2, 250_000);
-        assert_eq!((half_a_day.inflow_per_day, half_a_day.tenths_left), (Some(1_000), Some(25)));
-        let full = forecast(500, DAY / 2, 0);
-        assert_eq!(full.tenths_left, Some(0));
-        assert_eq!(forecast(0, DAY, 1).tenths_left, None, "nothing comes in");
-        assert_eq!(forecast(500, SPAN_MS_MIN - 1, 1).inflow_per_day, None, "too early");
-        assert_eq!(forecast(1, DAY, u64::MAX).tenths_left, Some(10_000));
-        assert_eq!(Outage::forecast((500, DAY), None, 100).tenths_left, None, "there is no disk");
-        assert_eq!(forecast(u64::MAX, DAY, u64::MAX).tenths_left, Some(0));
-    }
-}
-
 // A time in words, of the calendar in UTC.
 //
 // Always true: every number is some date.
@@ -310,4 +289,25 @@ pub fn day_of(days: u64) -> (u64, u64, u64) {
     let day = of_year - (153 * march + 2) / 5 + 1;
     let month = if march < 10 { march + 3 } else { march - 9 };
     (era * 400 + year + u64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod outage_tests {
+    use super::*;
+
+    const DAY: u64 = DAY_MS as u64;
+
+    #[test]
+    fn the_disk_lasts_as_long_as_what_comes_in_has_room() {
+        let forecast = |came, span_ms, room| Outage::forecast((came, span_ms), Some(room), 100);
+        let half_a_day = forecast(500, DAY / 2, 250_000);
+        assert_eq!((half_a_day.inflow_per_day, half_a_day.tenths_left), (Some(1_000), Some(25)));
+        let full = forecast(500, DAY / 2, 0);
+        assert_eq!(full.tenths_left, Some(0));
+        assert_eq!(forecast(0, DAY, 1).tenths_left, None, "nothing comes in");
+        assert_eq!(forecast(500, SPAN_MS_MIN - 1, 1).inflow_per_day, None, "too early");
+        assert_eq!(forecast(1, DAY, u64::MAX).tenths_left, Some(10_000));
+        assert_eq!(Outage::forecast((500, DAY), None, 100).tenths_left, None, "there is no disk");
+        assert_eq!(forecast(u64::MAX, DAY, u64::MAX).tenths_left, Some(0));
+    }
 }

@@ -420,37 +420,6 @@ fn log_validity(pair: &CertifiedKey, path: &Path, clock: Clock) {
     log::warn!("[tls] certificate: many clients will refuse it, for {path} {flaw}");
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_star_stands_for_one_label() {
-        assert!(matches_name("a.example", "A.example"));
-        assert!(matches_name("*.example", "a.example"));
-        for (pattern, name) in [("*.example", "a.b.example"), ("*.example", "example"), ("a.example", "")] {
-            assert!(!matches_name(pattern, name), "{pattern} {name}");
-        }
-    }
-
-    #[test]
-    fn what_is_missing_is_named() {
-        let refused = |tls: &Tls| load(tls).map(|_| ()).unwrap_err().to_string();
-        let mut tls = Tls::default();
-        assert!(refused(&tls).starts_with("[tls] certificate: name the PEM file"), "{}", refused(&tls));
-        tls.certificates.push("/no/such.pem".into());
-        assert!(refused(&tls).starts_with("[tls] key: name one file per certificate"));
-        tls.keys.push("/dev/null".into());
-        assert_eq!(refused(&tls), "[tls] certificate: /no/such.pem does not exist; name the PEM file");
-        for (path, why) in
-            [("/", "is no file"), ("/dev/zero", "is no file"), ("/proc/self/status", "holds no")]
-        {
-            tls.certificates = vec![path.into()];
-            assert!(refused(&tls).contains(why), "{}", refused(&tls));
-        }
-    }
-}
-
 // The operator's files of certificates, keys and lists, and what is wrong with them.
 //
 // Always true: a file is read whole or not at all, and none is larger than any such file; an error names the
@@ -537,4 +506,35 @@ fn open(key: &str, path: &Path) -> Result<(File, Metadata), TlsError> {
         return Err(TlsError::new(key, path, "is no file; name the PEM file itself"));
     }
     Ok((file, found))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_star_stands_for_one_label() {
+        assert!(matches_name("a.example", "A.example"));
+        assert!(matches_name("*.example", "a.example"));
+        for (pattern, name) in [("*.example", "a.b.example"), ("*.example", "example"), ("a.example", "")] {
+            assert!(!matches_name(pattern, name), "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let refused = |tls: &Tls| load(tls).map(|_| ()).unwrap_err().to_string();
+        let mut tls = Tls::default();
+        assert!(refused(&tls).starts_with("[tls] certificate: name the PEM file"), "{}", refused(&tls));
+        tls.certificates.push("/no/such.pem".into());
+        assert!(refused(&tls).starts_with("[tls] key: name one file per certificate"));
+        tls.keys.push("/dev/null".into());
+        assert_eq!(refused(&tls), "[tls] certificate: /no/such.pem does not exist; name the PEM file");
+        for (path, why) in
+            [("/", "is no file"), ("/dev/zero", "is no file"), ("/proc/self/status", "holds no")]
+        {
+            tls.certificates = vec![path.into()];
+            assert!(refused(&tls).contains(why), "{}", refused(&tls));
+        }
+    }
 }

@@ -272,40 +272,6 @@ impl fmt::Display for Utc {
     }
 }
 
-#[cfg(test)]
-mod clock_tests {
-    use super::*;
-
-    #[test]
-    fn days_are_those_of_the_calendar() {
-        assert_eq!(days_since_1970(1970, 1, 1), 0);
-        assert_eq!(days_since_1970(2000, 3, 1), 11_017);
-        assert_eq!(days_since_1970(2024, 2, 29), 19_782);
-        assert_eq!(days_since_1970(2026, 11, 20), 20_777);
-    }
-
-    #[test]
-    fn times_are_written_as_dates() {
-        assert_eq!(Utc(0).to_string(), "1970-01-01 00:00 UTC");
-        assert_eq!(Utc(2_466_633_599).to_string(), "2048-02-29 23:59 UTC");
-        assert_eq!(Utc(u64::MAX).to_string(), "9999-12-31 23:59 UTC");
-        for day in 0..40_000 {
-            let shown = Utc(day * 86_400).to_string();
-            let part = |range: core::ops::Range<usize>| shown[range].parse::<i64>().unwrap();
-            assert_eq!(days_since_1970(part(0..4), part(5..7), part(8..10)), day as i64);
-        }
-    }
-
-    #[test]
-    fn the_time_is_never_before_what_is_known() {
-        let year_3000 = 32_503_680_000;
-        let clock = Clock { not_before_s: year_3000 };
-        assert!(clock.is_behind() && clock.now_s() == year_3000);
-        let clock = Clock { not_before_s: 0 };
-        assert!(!clock.is_behind() && clock.now_s() > 1_700_000_000);
-    }
-}
-
 // The last time that is known to have been, in a file of the data directory.
 //
 // Why it exists: on a board whose clock starts in 1970, an expired certificate of an upstream would be good
@@ -361,6 +327,40 @@ impl KnownTime {
 /// What a file says; 0 when there is none, or it says nothing of use.
 fn read(file: &Path) -> u64 {
     small_file::read(file, DIGITS_MAX + 1).and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod clock_tests {
+    use super::*;
+
+    #[test]
+    fn days_are_those_of_the_calendar() {
+        assert_eq!(days_since_1970(1970, 1, 1), 0);
+        assert_eq!(days_since_1970(2000, 3, 1), 11_017);
+        assert_eq!(days_since_1970(2024, 2, 29), 19_782);
+        assert_eq!(days_since_1970(2026, 11, 20), 20_777);
+    }
+
+    #[test]
+    fn times_are_written_as_dates() {
+        assert_eq!(Utc(0).to_string(), "1970-01-01 00:00 UTC");
+        assert_eq!(Utc(2_466_633_599).to_string(), "2048-02-29 23:59 UTC");
+        assert_eq!(Utc(u64::MAX).to_string(), "9999-12-31 23:59 UTC");
+        for day in 0..40_000 {
+            let shown = Utc(day * 86_400).to_string();
+            let part = |range: core::ops::Range<usize>| shown[range].parse::<i64>().unwrap();
+            assert_eq!(days_since_1970(part(0..4), part(5..7), part(8..10)), day as i64);
+        }
+    }
+
+    #[test]
+    fn the_time_is_never_before_what_is_known() {
+        let year_3000 = 32_503_680_000;
+        let clock = Clock { not_before_s: year_3000 };
+        assert!(clock.is_behind() && clock.now_s() == year_3000);
+        let clock = Clock { not_before_s: 0 };
+        assert!(!clock.is_behind() && clock.now_s() > 1_700_000_000);
+    }
 }
 
 #[cfg(test)]

@@ -698,25 +698,6 @@ impl Place {
     }
 }
 
-#[cfg(test)]
-mod place_tests {
-    use super::*;
-
-    #[test]
-    fn places_read_back_whatever_the_offset() {
-        let message = MessageId::from_index(5);
-        assert_eq!(Place::of(Place::Plain(message).entry()), Place::Plain(message));
-        for shift in 0..61 {
-            let width = 1_u64 << shift;
-            for offset in [width - 1, width, width + 1] {
-                for place in [Place::Logged(message, offset), Place::Stored(offset, u32::MAX - 1)] {
-                    assert_eq!(Place::of(place.entry()), place);
-                }
-            }
-        }
-    }
-}
-
 // The ready list: queues that can deliver now.
 //
 // Always true: a queue is on the ready list exactly when it has a message, a consumer that can take it, and nothing
@@ -795,5 +776,24 @@ impl Records {
         let wants = |index: usize| self.wanted_level(QueueId::from_index(index)).is_some();
         let mut queues = self.slab.iter().filter(|(_, queue)| !queue.listed.is_ready && !queue.is_level());
         queues.find(|(index, _)| wants(*index)).map(|(index, _)| index)
+    }
+}
+
+#[cfg(test)]
+mod place_tests {
+    use super::*;
+
+    #[test]
+    fn places_read_back_whatever_the_offset() {
+        let message = MessageId::from_index(5);
+        assert_eq!(Place::of(Place::Plain(message).entry()), Place::Plain(message));
+        for shift in 0..61 {
+            let width = 1_u64 << shift;
+            for offset in [width - 1, width, width + 1] {
+                for place in [Place::Logged(message, offset), Place::Stored(offset, u32::MAX - 1)] {
+                    assert_eq!(Place::of(place.entry()), place);
+                }
+            }
+        }
     }
 }

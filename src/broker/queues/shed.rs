@@ -445,37 +445,6 @@ pub(crate) const fn take_step(left: &mut u32, units_before: u32, work: &Work) {
     *left = left.saturating_sub(1 + units / UNITS_PER_STEP);
 }
 
-#[cfg(test)]
-mod shedding_tests {
-    use super::*;
-
-    /// Asks, in vain, as many queues as a turn has time for; says whether more are to be asked.
-    fn turn(list: &mut Shedding, room_made: u64) -> bool {
-        list.begin(room_made);
-        for _ in 0..64 {
-            let queue = list.pop().expect("a queue");
-            list.push(queue);
-            list.note_step(false);
-        }
-        list.end(room_made);
-        list.is_due(|| room_made)
-    }
-
-    /// A change between two turns of a round concerns the queues that were asked in the first.
-    #[test]
-    fn who_was_asked_before_a_change_is_asked_again() {
-        let mut list = Shedding::with_capacity(100);
-        (0..100).for_each(|index| list.push(QueueId::from_index(index)));
-        assert_eq!([turn(&mut list, 1), turn(&mut list, 1)], [true, false], "nothing changed");
-        list.note_change();
-        assert!(turn(&mut list, 1));
-        list.note_change();
-        assert_eq!([turn(&mut list, 1), turn(&mut list, 1)], [true, false], "all were asked after it");
-        assert_eq!([turn(&mut list, 2), turn(&mut list, 3)], [true; 2], "room was made before each");
-        assert!(!turn(&mut list, 3));
-    }
-}
-
 // Out of memory: when memory is short, messages that the log has leave it (`page_in` is the way back).
 //
 // ```text
@@ -653,4 +622,35 @@ impl Queues {
 fn is_stored(messages: &Messages, queue: &Queue, message: MessageId) -> bool {
     let flags = messages.flags(message);
     flags.has(MessageFlags::STORED) && !flags.has(MessageFlags::MOVING) && queue.backlog.may_give_up()
+}
+
+#[cfg(test)]
+mod shedding_tests {
+    use super::*;
+
+    /// Asks, in vain, as many queues as a turn has time for; says whether more are to be asked.
+    fn turn(list: &mut Shedding, room_made: u64) -> bool {
+        list.begin(room_made);
+        for _ in 0..64 {
+            let queue = list.pop().expect("a queue");
+            list.push(queue);
+            list.note_step(false);
+        }
+        list.end(room_made);
+        list.is_due(|| room_made)
+    }
+
+    /// A change between two turns of a round concerns the queues that were asked in the first.
+    #[test]
+    fn who_was_asked_before_a_change_is_asked_again() {
+        let mut list = Shedding::with_capacity(100);
+        (0..100).for_each(|index| list.push(QueueId::from_index(index)));
+        assert_eq!([turn(&mut list, 1), turn(&mut list, 1)], [true, false], "nothing changed");
+        list.note_change();
+        assert!(turn(&mut list, 1));
+        list.note_change();
+        assert_eq!([turn(&mut list, 1), turn(&mut list, 1)], [true, false], "all were asked after it");
+        assert_eq!([turn(&mut list, 2), turn(&mut list, 3)], [true; 2], "room was made before each");
+        assert!(!turn(&mut list, 3));
+    }
 }

@@ -408,21 +408,6 @@ fn general_options() -> String {
     )
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_command_is_in_the_help_once() {
-        let shown: Vec<&str> = SECTIONS.iter().flat_map(|(_, names)| names.iter().copied()).collect();
-        for command in COMMANDS {
-            assert_eq!(shown.iter().filter(|name| **name == command.name).count(), 1, "{}", command.name);
-            assert!(command.usage.starts_with(command.name));
-        }
-        assert_eq!(shown.len(), COMMANDS.len());
-    }
-}
-
 // The arguments of `leveret ctl`: a command, its arguments, and options that may stand anywhere.
 
 /// The command and options that were asked for.
@@ -580,40 +565,6 @@ impl Call {
     }
 }
 
-#[cfg(test)]
-mod args_tests {
-    use super::*;
-
-    fn parsed(line: &str) -> Call {
-        parse(line.split_whitespace().map(OsString::from))
-    }
-
-    #[test]
-    fn options_stand_anywhere() {
-        let call = parsed("-q set_permissions -p v1 bob .* --timeout 5 .* -n rabbit@host .*");
-        assert_eq!((call.command.as_str(), call.vhost()), ("set_permissions", "v1"));
-        assert_eq!(call.args, ["bob", ".*", ".*", ".*"]);
-        assert_eq!((call.timeout, call.quiet, call.bad), (Some(Duration::from_secs(5)), true, None));
-        assert_eq!(parsed("add_user bob -- -x").args, ["bob", "-x"]);
-        assert!(parsed("delete_queue -e --if-unused q").has("if-empty"));
-    }
-
-    #[test]
-    fn what_makes_no_sense_is_kept() {
-        assert_eq!(parsed("list_queues --bogus").bad.as_deref(), Some("--bogus : "));
-        assert_eq!(parsed("list_queues -p").bad.as_deref(), Some("-p : "));
-        assert!(parsed("list_queues --formatter nosuch").bad.unwrap().contains("table, json"));
-    }
-
-    #[test]
-    fn machines_are_told_nothing_but_rows() {
-        assert!(parsed("list_queues").talks());
-        assert!(parsed("list_queues --formatter pretty_table").talks());
-        assert!(!parsed("list_queues --formatter json").talks());
-        assert!(!parsed("-s list_queues").talks());
-    }
-}
-
 // Commands of `rabbitmqctl` and of the program itself that people type here, and how it is done instead.
 //
 // Always true: none of these is a command here (a test looks), and each sentence ends with what to do.
@@ -707,25 +658,6 @@ pub(super) fn advice(name: &str) -> String {
     match find(name) {
         Some(words) => words.replace("{}", &format!("leveret {name}")),
         None => "'leveretctl help' lists the commands".to_string(),
-    }
-}
-
-#[cfg(test)]
-mod elsewhere_tests {
-    use super::*;
-
-    #[test]
-    fn nothing_here_is_a_command() {
-        for name in ELSEWHERE.iter().flat_map(|(names, _)| *names) {
-            assert!(super::super::COMMANDS.iter().all(|command| command.name != *name), "{name}");
-        }
-    }
-
-    #[test]
-    fn the_way_is_told() {
-        assert!(advice("restore").ends_with("leveret restore"));
-        assert!(advice("set_vm_memory_high_watermark").contains("memory_limit"));
-        assert!(advice("frobnicate").contains("leveretctl help"));
     }
 }
 
@@ -827,4 +759,72 @@ fn absent(candidates: &[PathBuf], error: &io::Error) -> Failure {
             tried.join(" nor at ")
         ),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_is_in_the_help_once() {
+        let shown: Vec<&str> = SECTIONS.iter().flat_map(|(_, names)| names.iter().copied()).collect();
+        for command in COMMANDS {
+            assert_eq!(shown.iter().filter(|name| **name == command.name).count(), 1, "{}", command.name);
+            assert!(command.usage.starts_with(command.name));
+        }
+        assert_eq!(shown.len(), COMMANDS.len());
+    }
+}
+
+#[cfg(test)]
+mod args_tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Call {
+        parse(line.split_whitespace().map(OsString::from))
+    }
+
+    #[test]
+    fn options_stand_anywhere() {
+        let call = parsed("-q set_permissions -p v1 bob .* --timeout 5 .* -n rabbit@host .*");
+        assert_eq!((call.command.as_str(), call.vhost()), ("set_permissions", "v1"));
+        assert_eq!(call.args, ["bob", ".*", ".*", ".*"]);
+        assert_eq!((call.timeout, call.quiet, call.bad), (Some(Duration::from_secs(5)), true, None));
+        assert_eq!(parsed("add_user bob -- -x").args, ["bob", "-x"]);
+        assert!(parsed("delete_queue -e --if-unused q").has("if-empty"));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_kept() {
+        assert_eq!(parsed("list_queues --bogus").bad.as_deref(), Some("--bogus : "));
+        assert_eq!(parsed("list_queues -p").bad.as_deref(), Some("-p : "));
+        assert!(parsed("list_queues --formatter nosuch").bad.unwrap().contains("table, json"));
+    }
+
+    #[test]
+    fn machines_are_told_nothing_but_rows() {
+        assert!(parsed("list_queues").talks());
+        assert!(parsed("list_queues --formatter pretty_table").talks());
+        assert!(!parsed("list_queues --formatter json").talks());
+        assert!(!parsed("-s list_queues").talks());
+    }
+}
+
+#[cfg(test)]
+mod elsewhere_tests {
+    use super::*;
+
+    #[test]
+    fn nothing_here_is_a_command() {
+        for name in ELSEWHERE.iter().flat_map(|(names, _)| *names) {
+            assert!(super::super::COMMANDS.iter().all(|command| command.name != *name), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_way_is_told() {
+        assert!(advice("restore").ends_with("leveret restore"));
+        assert!(advice("set_vm_memory_high_watermark").contains("memory_limit"));
+        assert!(advice("frobnicate").contains("leveretctl help"));
+    }
 }

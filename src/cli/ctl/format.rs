@@ -255,95 +255,6 @@ fn erlang_text(text: &Value) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    fn printed(formatter: Formatter, has_header: bool, rows: &[Vec<Value>]) -> String {
-        let mut out = Vec::new();
-        let mut printer = Printer::new(&mut out, formatter, &["name", "messages"], has_header);
-        for row in rows {
-            printer.row(row).unwrap();
-        }
-        printer.end().unwrap();
-        String::from_utf8(out).unwrap()
-    }
-
-    #[test]
-    fn tables_are_tab_separated_and_empty_ones_say_nothing() {
-        let rows = [vec![json!("a"), json!(1)], vec![json!("b\tc"), json!(true)]];
-        assert_eq!(printed(Formatter::Table, true, &rows), "name\tmessages\na\t1\nb\tc\ttrue\n");
-        assert_eq!(printed(Formatter::Table, false, &rows[..1]), "a\t1\n");
-        assert_eq!(printed(Formatter::Table, true, &[]), "");
-    }
-
-    #[test]
-    fn json_has_a_row_a_line_in_the_order_asked_for() {
-        let rows = [vec![json!("a\"b"), json!(1)], vec![json!("c"), json!([["k", "longstr", "v"]])]];
-        assert_eq!(
-            printed(Formatter::Json, true, &rows),
-            "[\n{\"name\":\"a\\\"b\",\"messages\":1}\n,\
-             {\"name\":\"c\",\"messages\":[[\"k\",\"longstr\",\"v\"]]}\n]\n"
-        );
-        assert!(serde_json::from_str::<Value>(&printed(Formatter::Json, true, &rows)).is_ok());
-        assert_eq!(printed(Formatter::Json, true, &[]), "[\n]\n");
-    }
-
-    #[test]
-    fn csv_doubles_quotes() {
-        let rows = [vec![json!("a\"b"), json!(["x", "y"])]];
-        assert_eq!(printed(Formatter::Csv, true, &rows), "\"name\",\"messages\"\n\"a\"\"b\",\"[x, y]\"\n");
-    }
-
-    #[test]
-    fn a_frame_fits_its_longest_cell() {
-        let drawn = printed(Formatter::PrettyTable, true, &[vec![json!("auto"), json!(0)]]);
-        assert_eq!(
-            drawn,
-            "\x1b(0lqqqqqqwqqqqqqqqqqk\x1b(B\n\
-             \x1b(0x\x1b(B \x1b[1mname\x1b[0m \x1b(0x\x1b(B \x1b[1mmessages\x1b[0m \x1b(0x\x1b(B\n\
-             \x1b(0tqqqqqqnqqqqqqqqqqu\x1b(B\n\
-             \x1b(0x\x1b(B auto \x1b(0x\x1b(B 0        \x1b(0x\x1b(B\n\
-             \x1b(0mqqqqqqvqqqqqqqqqqj\x1b(B\n"
-        );
-    }
-
-    #[test]
-    fn arguments_are_erlang_terms() {
-        let typed = json!([
-            ["x-max-length", "signedint", 10],
-            ["x-foo", "longstr", "b\"r"],
-            ["x-b", "bool", true],
-            ["x-t", "table", [["a", "signedint", 1]]],
-            ["x-l", "array", [["signedint", 1], ["longstr", "two"]]],
-            ["x-v", "void", null]
-        ]);
-        assert_eq!(
-            plain(&typed),
-            r#"[{"x-max-length",10},{"x-foo","b\"r"},{"x-b",true},{"x-t",[{"a",1}]},"#.to_string()
-                + r#"{"x-l",[1,"two"]},{"x-v",undefined}]"#
-        );
-        assert_eq!(plain(&json!([])), "[]");
-    }
-
-    #[test]
-    fn a_terminal_is_not_spoken_to_by_names() {
-        let mut out = Vec::new();
-        let mut printer = Printer::new(&mut out, Formatter::Table, &["name"], false).for_terminal(true);
-        printer.row(&[json!("a\x1b[2Jb\tc")]).unwrap();
-        printer.row(&[json!("orders\u{202e}stnuocca\u{200b}\u{2028}\u{e000}")]).unwrap();
-        printer.row(&[json!(["t\u{2066}", "ünïcödé"])]).unwrap();
-        let shown =
-            "a\\u{1b}[2Jb\tc\norders\\u{202e}stnuocca\\u{200b}\\u{2028}\\u{e000}\n[t\\u{2066}, ünïcödé]\n";
-        assert_eq!(String::from_utf8(out).unwrap(), shown);
-        let mut out = Vec::new();
-        let mut printer = Printer::new(&mut out, Formatter::Json, &["name"], false).for_terminal(true);
-        printer.row(&[json!("a\u{202e}b\u{e0041}ü")]).unwrap();
-        assert_eq!(String::from_utf8(out).unwrap(), "[\n{\"name\":\"a\\u202eb\\udb40\\udc41ü\"}\n");
-    }
-}
-
 // `report`: everything that an operator can ask a broker, in one text to attach when something went wrong,
 // and the last events that its flight recorder has, whether it answers or not;
 // and `await_startup`, for scripts that begin before it answers.
@@ -511,5 +422,94 @@ pub(super) fn await_startup(call: &Call) -> Result<(), Failure> {
             }
             Err(failure) => return Err(failure),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn printed(formatter: Formatter, has_header: bool, rows: &[Vec<Value>]) -> String {
+        let mut out = Vec::new();
+        let mut printer = Printer::new(&mut out, formatter, &["name", "messages"], has_header);
+        for row in rows {
+            printer.row(row).unwrap();
+        }
+        printer.end().unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn tables_are_tab_separated_and_empty_ones_say_nothing() {
+        let rows = [vec![json!("a"), json!(1)], vec![json!("b\tc"), json!(true)]];
+        assert_eq!(printed(Formatter::Table, true, &rows), "name\tmessages\na\t1\nb\tc\ttrue\n");
+        assert_eq!(printed(Formatter::Table, false, &rows[..1]), "a\t1\n");
+        assert_eq!(printed(Formatter::Table, true, &[]), "");
+    }
+
+    #[test]
+    fn json_has_a_row_a_line_in_the_order_asked_for() {
+        let rows = [vec![json!("a\"b"), json!(1)], vec![json!("c"), json!([["k", "longstr", "v"]])]];
+        assert_eq!(
+            printed(Formatter::Json, true, &rows),
+            "[\n{\"name\":\"a\\\"b\",\"messages\":1}\n,\
+             {\"name\":\"c\",\"messages\":[[\"k\",\"longstr\",\"v\"]]}\n]\n"
+        );
+        assert!(serde_json::from_str::<Value>(&printed(Formatter::Json, true, &rows)).is_ok());
+        assert_eq!(printed(Formatter::Json, true, &[]), "[\n]\n");
+    }
+
+    #[test]
+    fn csv_doubles_quotes() {
+        let rows = [vec![json!("a\"b"), json!(["x", "y"])]];
+        assert_eq!(printed(Formatter::Csv, true, &rows), "\"name\",\"messages\"\n\"a\"\"b\",\"[x, y]\"\n");
+    }
+
+    #[test]
+    fn a_frame_fits_its_longest_cell() {
+        let drawn = printed(Formatter::PrettyTable, true, &[vec![json!("auto"), json!(0)]]);
+        assert_eq!(
+            drawn,
+            "\x1b(0lqqqqqqwqqqqqqqqqqk\x1b(B\n\
+             \x1b(0x\x1b(B \x1b[1mname\x1b[0m \x1b(0x\x1b(B \x1b[1mmessages\x1b[0m \x1b(0x\x1b(B\n\
+             \x1b(0tqqqqqqnqqqqqqqqqqu\x1b(B\n\
+             \x1b(0x\x1b(B auto \x1b(0x\x1b(B 0        \x1b(0x\x1b(B\n\
+             \x1b(0mqqqqqqvqqqqqqqqqqj\x1b(B\n"
+        );
+    }
+
+    #[test]
+    fn arguments_are_erlang_terms() {
+        let typed = json!([
+            ["x-max-length", "signedint", 10],
+            ["x-foo", "longstr", "b\"r"],
+            ["x-b", "bool", true],
+            ["x-t", "table", [["a", "signedint", 1]]],
+            ["x-l", "array", [["signedint", 1], ["longstr", "two"]]],
+            ["x-v", "void", null]
+        ]);
+        assert_eq!(
+            plain(&typed),
+            r#"[{"x-max-length",10},{"x-foo","b\"r"},{"x-b",true},{"x-t",[{"a",1}]},"#.to_string()
+                + r#"{"x-l",[1,"two"]},{"x-v",undefined}]"#
+        );
+        assert_eq!(plain(&json!([])), "[]");
+    }
+
+    #[test]
+    fn a_terminal_is_not_spoken_to_by_names() {
+        let mut out = Vec::new();
+        let mut printer = Printer::new(&mut out, Formatter::Table, &["name"], false).for_terminal(true);
+        printer.row(&[json!("a\x1b[2Jb\tc")]).unwrap();
+        printer.row(&[json!("orders\u{202e}stnuocca\u{200b}\u{2028}\u{e000}")]).unwrap();
+        printer.row(&[json!(["t\u{2066}", "ünïcödé"])]).unwrap();
+        let shown =
+            "a\\u{1b}[2Jb\tc\norders\\u{202e}stnuocca\\u{200b}\\u{2028}\\u{e000}\n[t\\u{2066}, ünïcödé]\n";
+        assert_eq!(String::from_utf8(out).unwrap(), shown);
+        let mut out = Vec::new();
+        let mut printer = Printer::new(&mut out, Formatter::Json, &["name"], false).for_terminal(true);
+        printer.row(&[json!("a\u{202e}b\u{e0041}ü")]).unwrap();
+        assert_eq!(String::from_utf8(out).unwrap(), "[\n{\"name\":\"a\\u202eb\\udb40\\udc41ü\"}\n");
     }
 }

@@ -134,20 +134,6 @@ impl fmt::Display for Cut<'_> {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn bodies_are_cut_and_escaped() {
-        assert_eq!(Cut(b"a\n\"\x1b[1m").to_string(), r#""a\n\"\u{1b}[1m""#);
-        assert_eq!(Cut(b"\xff\0").to_string(), r#""\xff\x00""#);
-        assert_eq!(Cut("é".repeat(30).as_bytes()).to_string(), format!("\"{}\"...", "é".repeat(24)));
-        let odd = format!("x{}", "é".repeat(30));
-        assert_eq!(Cut(odd.as_bytes()).to_string(), format!("\"x{}\"...", "é".repeat(23)));
-    }
-}
-
 // Properties as JSON, under the names that RabbitMQ's management API gives them.
 //
 // Always true: nothing is lost. JSON has fewer types than a header table, and only text; so beside the
@@ -240,6 +226,20 @@ fn write_value(json: &mut Json<'_>, value: Value<'_>) {
             Some(number) => json.number(number),
             None => json.raw(b"null"),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bodies_are_cut_and_escaped() {
+        assert_eq!(Cut(b"a\n\"\x1b[1m").to_string(), r#""a\n\"\u{1b}[1m""#);
+        assert_eq!(Cut(b"\xff\0").to_string(), r#""\xff\x00""#);
+        assert_eq!(Cut("é".repeat(30).as_bytes()).to_string(), format!("\"{}\"...", "é".repeat(24)));
+        let odd = format!("x{}", "é".repeat(30));
+        assert_eq!(Cut(odd.as_bytes()).to_string(), format!("\"x{}\"...", "é".repeat(23)));
     }
 }
 

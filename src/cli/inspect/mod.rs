@@ -245,46 +245,6 @@ pub fn parse(parser: &mut lexopt::Parser) -> Result<Option<Options>, BadArgument
     Ok(Some(options))
 }
 
-#[cfg(test)]
-mod options_tests {
-    use super::*;
-
-    fn parsed(line: &str) -> Result<Option<Options>, String> {
-        parse(&mut lexopt::Parser::from_args(line.split_whitespace())).map_err(|bad| bad.to_string())
-    }
-
-    #[test]
-    fn options_are_understood() {
-        let plain = Options { directory: "d".into(), ..Options::default() };
-        assert_eq!(parsed("d"), Ok(Some(plain.clone())));
-        let file = Some(ExportTo::File("f".into()));
-        assert_eq!(
-            parsed("--records d --export f"),
-            Ok(Some(Options { records: true, export: file, ..plain.clone() }))
-        );
-        let stdout = Some(ExportTo::StandardOutput);
-        assert_eq!(parsed("d --export -"), Ok(Some(Options { export: stdout, ..plain.clone() })));
-        assert_eq!(parsed("d --details"), Ok(Some(Options { details: true, ..plain })));
-        assert_eq!(parsed("d --help"), Ok(None));
-    }
-
-    #[test]
-    fn what_makes_no_sense_is_named() {
-        let refused = |line: &str| parsed(line).unwrap_err();
-        assert!(refused("").starts_with("inspect: name the data directory"));
-        assert!(refused("d e").starts_with("\"e\" is one argument too many"));
-        assert!(refused("d --record").starts_with("unknown option --record; did you mean --records?"));
-        assert!(refused("d --export").starts_with("missing argument for option '--export'"));
-    }
-
-    #[test]
-    fn the_help_names_every_option() {
-        for word in OPTIONS.names() {
-            assert!(help().contains(word), "{word}");
-        }
-    }
-}
-
 // What an inspection comes to: a verdict, or why there is none.
 
 /// Why nothing can be told, as a sentence.
@@ -365,6 +325,46 @@ impl Verdict {
             Self::Orphans
         } else {
             Self::Good
+        }
+    }
+}
+
+#[cfg(test)]
+mod options_tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Option<Options>, String> {
+        parse(&mut lexopt::Parser::from_args(line.split_whitespace())).map_err(|bad| bad.to_string())
+    }
+
+    #[test]
+    fn options_are_understood() {
+        let plain = Options { directory: "d".into(), ..Options::default() };
+        assert_eq!(parsed("d"), Ok(Some(plain.clone())));
+        let file = Some(ExportTo::File("f".into()));
+        assert_eq!(
+            parsed("--records d --export f"),
+            Ok(Some(Options { records: true, export: file, ..plain.clone() }))
+        );
+        let stdout = Some(ExportTo::StandardOutput);
+        assert_eq!(parsed("d --export -"), Ok(Some(Options { export: stdout, ..plain.clone() })));
+        assert_eq!(parsed("d --details"), Ok(Some(Options { details: true, ..plain })));
+        assert_eq!(parsed("d --help"), Ok(None));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_named() {
+        let refused = |line: &str| parsed(line).unwrap_err();
+        assert!(refused("").starts_with("inspect: name the data directory"));
+        assert!(refused("d e").starts_with("\"e\" is one argument too many"));
+        assert!(refused("d --record").starts_with("unknown option --record; did you mean --records?"));
+        assert!(refused("d --export").starts_with("missing argument for option '--export'"));
+    }
+
+    #[test]
+    fn the_help_names_every_option() {
+        for word in OPTIONS.names() {
+            assert!(help().contains(word), "{word}");
         }
     }
 }

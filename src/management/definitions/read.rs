@@ -271,63 +271,6 @@ impl<'de> Visitor<'de> for List<'_> {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::io::Cursor;
-
-    fn order(text: &str) -> Result<Vec<String>, String> {
-        let mut found = Vec::new();
-        let read = read::<String>(&mut Cursor::new(text), |at, _, thing| {
-            found.push(format!("{at} {thing}"));
-            if thing == "\"stop\"" { Err("enough".to_string()) } else { Ok(()) }
-        });
-        read.map(|()| found).map_err(|error| error.to_string())
-    }
-
-    #[test]
-    fn things_come_after_what_they_need() {
-        let text = r#"{"bindings":[1],"queues":[2,3],"rabbit_version":"3.10.8","policies":[4],"users":[5]}"#;
-        assert_eq!(
-            order(text).unwrap(),
-            ["users[0] 5", "policies[0] 4", "queues[0] 2", "queues[1] 3", "bindings[0] 1"]
-        );
-    }
-
-    #[test]
-    fn a_byte_order_mark_is_skipped_once_and_only_at_the_beginning() {
-        assert_eq!(
-            order("\u{feff}{\"bindings\":[1],\"users\":[5]}").unwrap(),
-            ["users[0] 5", "bindings[0] 1"]
-        );
-        for text in ["\u{feff}", "\u{feff}\u{feff}{}", "{}\u{feff}", "{\u{feff}}"] {
-            order(text).unwrap_err();
-        }
-    }
-
-    #[test]
-    fn mistakes_say_where() {
-        for (text, why) in [
-            (r#"{"users":[{"name":"q"}"#, "EOF while parsing"),
-            (r#"{"users":3}"#, "after users[0]: invalid type: integer `3`, expected a list"),
-            ("[]", "an object with lists of definitions"),
-            ("[store]\nqueues = 1\n", "it is not JSON: expected value at line 1 column 2"),
-            ("queues_max = 1\n", "it is not JSON: expected value at line 1 column 1"),
-            ("\0\0", "it is not JSON: expected value at line 1 column 1"),
-            (r#"{"users":[]} x"#, "trailing characters"),
-            (r#"{"queues":["stop"]}"#, "enough"),
-            ("", "EOF"),
-        ] {
-            let error = order(text).unwrap_err();
-            assert!(error.contains(why), "{text}: {error}");
-        }
-        let deep = format!("{{\"users\":[{}{}]}}", "[".repeat(1000), "]".repeat(1000));
-        assert!(order(&deep).unwrap_err().contains("nested more than 128 deep"));
-        let long = format!("{{\"users\":[\"{}\"]}}", "x".repeat(FILE_BYTES_MAX as usize));
-        assert!(order(&long).unwrap_err().contains("longer than 16 MiB"));
-    }
-}
-
 // The lists of a file of definitions, out of pieces of it, one thing at a time.
 //
 // # Invariants
@@ -557,6 +500,63 @@ impl Scanner {
                 Some(Found::Thing(text))
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Cursor;
+
+    fn order(text: &str) -> Result<Vec<String>, String> {
+        let mut found = Vec::new();
+        let read = read::<String>(&mut Cursor::new(text), |at, _, thing| {
+            found.push(format!("{at} {thing}"));
+            if thing == "\"stop\"" { Err("enough".to_string()) } else { Ok(()) }
+        });
+        read.map(|()| found).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn things_come_after_what_they_need() {
+        let text = r#"{"bindings":[1],"queues":[2,3],"rabbit_version":"3.10.8","policies":[4],"users":[5]}"#;
+        assert_eq!(
+            order(text).unwrap(),
+            ["users[0] 5", "policies[0] 4", "queues[0] 2", "queues[1] 3", "bindings[0] 1"]
+        );
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_skipped_once_and_only_at_the_beginning() {
+        assert_eq!(
+            order("\u{feff}{\"bindings\":[1],\"users\":[5]}").unwrap(),
+            ["users[0] 5", "bindings[0] 1"]
+        );
+        for text in ["\u{feff}", "\u{feff}\u{feff}{}", "{}\u{feff}", "{\u{feff}}"] {
+            order(text).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn mistakes_say_where() {
+        for (text, why) in [
+            (r#"{"users":[{"name":"q"}"#, "EOF while parsing"),
+            (r#"{"users":3}"#, "after users[0]: invalid type: integer `3`, expected a list"),
+            ("[]", "an object with lists of definitions"),
+            ("[store]\nqueues = 1\n", "it is not JSON: expected value at line 1 column 2"),
+            ("queues_max = 1\n", "it is not JSON: expected value at line 1 column 1"),
+            ("\0\0", "it is not JSON: expected value at line 1 column 1"),
+            (r#"{"users":[]} x"#, "trailing characters"),
+            (r#"{"queues":["stop"]}"#, "enough"),
+            ("", "EOF"),
+        ] {
+            let error = order(text).unwrap_err();
+            assert!(error.contains(why), "{text}: {error}");
+        }
+        let deep = format!("{{\"users\":[{}{}]}}", "[".repeat(1000), "]".repeat(1000));
+        assert!(order(&deep).unwrap_err().contains("nested more than 128 deep"));
+        let long = format!("{{\"users\":[\"{}\"]}}", "x".repeat(FILE_BYTES_MAX as usize));
+        assert!(order(&long).unwrap_err().contains("longer than 16 MiB"));
     }
 }
 

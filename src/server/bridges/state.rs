@@ -530,34 +530,6 @@ impl Bridges {
     }
 }
 
-#[cfg(test)]
-mod notes_tests {
-    use super::*;
-
-    #[test]
-    fn a_line_is_read_by_the_bridge_that_it_is_of() {
-        let line = "forward 1 8000 12 3 2 \"a \\\"b\\n\"";
-        assert_eq!(read(line, "forward ", "a \"b\n"), Some([1, 8000, 12, 3, 2]));
-        assert_eq!(read::<5>(line, "fetch ", "a \"b\n"), None);
-        assert_eq!(read::<5>(line, "forward ", "a"), None);
-        let torn =
-            ["", "forward", "forward 1 2", "forward x 8000 12 3 2 \"a\"", "forward 1 2 3 \"a\"", &line[..20]];
-        assert_eq!(torn.map(|torn| read::<5>(torn, "forward ", "a")), [None; 6]);
-    }
-
-    /// Programs before this one wrote down how many messages were parked, by six causes.
-    #[test]
-    fn what_an_older_program_wrote_behind_it_is_left_out() {
-        let line = "forward 1 8000 12 3 2 0 0 10 0 0 7 \"plant\"";
-        assert_eq!(read(line, "forward ", "plant"), Some([1, 8000, 12, 3, 2]));
-        for name in ["a", "1 2 3 4 5 6 7 8 9"] {
-            let line = format!("day 52800 1200000 3600000 {name:?}");
-            assert_eq!(read(&line, "day ", name), Some([52_800, 1_200_000, 3_600_000]));
-            assert_eq!(read::<3>(&line, "day ", "b"), None);
-        }
-    }
-}
-
 // How one rule goes on, whatever becomes of its link: as ever, or waiting, or trying with one message.
 //
 // ```text
@@ -702,5 +674,33 @@ impl Course {
             *self = Self { held, ..Self::default() };
         }
         was_trying
+    }
+}
+
+#[cfg(test)]
+mod notes_tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_read_by_the_bridge_that_it_is_of() {
+        let line = "forward 1 8000 12 3 2 \"a \\\"b\\n\"";
+        assert_eq!(read(line, "forward ", "a \"b\n"), Some([1, 8000, 12, 3, 2]));
+        assert_eq!(read::<5>(line, "fetch ", "a \"b\n"), None);
+        assert_eq!(read::<5>(line, "forward ", "a"), None);
+        let torn =
+            ["", "forward", "forward 1 2", "forward x 8000 12 3 2 \"a\"", "forward 1 2 3 \"a\"", &line[..20]];
+        assert_eq!(torn.map(|torn| read::<5>(torn, "forward ", "a")), [None; 6]);
+    }
+
+    /// Programs before this one wrote down how many messages were parked, by six causes.
+    #[test]
+    fn what_an_older_program_wrote_behind_it_is_left_out() {
+        let line = "forward 1 8000 12 3 2 0 0 10 0 0 7 \"plant\"";
+        assert_eq!(read(line, "forward ", "plant"), Some([1, 8000, 12, 3, 2]));
+        for name in ["a", "1 2 3 4 5 6 7 8 9"] {
+            let line = format!("day 52800 1200000 3600000 {name:?}");
+            assert_eq!(read(&line, "day ", name), Some([52_800, 1_200_000, 3_600_000]));
+            assert_eq!(read::<3>(&line, "day ", "b"), None);
+        }
     }
 }
