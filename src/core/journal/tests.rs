@@ -1,4 +1,4 @@
-//! What leaves the journal when, and who waits for what.
+//! When messages leave the buffer, and what waits for which batch.
 
 use super::*;
 use crate::mem::{MessageFlags, MessageLimits, Share};
@@ -29,12 +29,12 @@ impl World {
         (message, appended.batch(), self.offsets)
     }
 
-    /// The consumer of a queue is done with a message; the queue holds one reference.
+    /// Settles a message of a queue. The caller still has to release the queue's reference.
     fn settle(&mut self, queue: u64, (message, _, offset): (MessageId, Batch, u64)) {
         self.journal.settle(&mut self.messages, Target { queue, offset }, message);
     }
 
-    /// What a commit would write: the number of messages, and what it covers.
+    /// Takes everything for a commit. Returns the number of messages and the last batch it completes.
     fn commit(&mut self) -> (usize, Batch) {
         let (mut count, mut targets) = (0, Vec::new());
         while self.journal.front(&mut self.messages, &mut targets).is_some() {
@@ -155,13 +155,13 @@ fn without_a_store_nothing_is_written_and_without_a_disk_nothing_is_taken() {
     assert_eq!(journal.admit(1_000, 1), Err(NoRoom::Disk));
 }
 
-/// Messages are known by 32 bits of their number.
+/// The mark of a message is 32 bits of its number.
 #[test]
 fn what_is_settled_before_its_commit_is_found_when_the_numbers_pass_a_width() {
     for width in [16, 31, 32, 33] {
         for before in 0..4 {
             let mut world = World::new();
-            world.journal.first = (1_u64 << width) - before;
+            world.journal.first_number = (1_u64 << width) - before;
             let published: Vec<_> = (0..6).map(|_| world.publish(&[5], Urgency::Window)).collect();
             for one in &published {
                 assert!(world.journal.is_gathering(&world.messages, one.0), "2^{width} - {before}");
@@ -181,7 +181,7 @@ fn facts_are_safe_though_messages_wait_for_room() {
     let user = Definition::User { name: "alice", tags: "", hash: &[0] };
     let batch = world.journal.define(user.key(), Some(user.value()));
     let said = world.journal.facts_said();
-    // The disk takes facts only.
+    // The disk takes log entries only.
     let facts_only = |world: &mut World| {
         while world.journal.fact().is_some() {
             world.journal.pop_fact();
