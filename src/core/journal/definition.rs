@@ -429,15 +429,16 @@ impl<'a> Definition<'a> {
                     definition,
                 })
             }
-            PARAMETER => Self::parse_parameter(Some(vhost), (key.name()?, key.name()?), key.0, value.0),
-            GLOBAL_PARAMETER => Self::parse_parameter(None, ("", vhost), key.0, value.0),
+            PARAMETER => Self::parse_parameter(Some(vhost), key.name()?, key.name()?, key.0, value.0),
+            GLOBAL_PARAMETER => Self::parse_parameter(None, "", vhost, key.0, value.0),
             _ => None,
         }
     }
 
     fn parse_parameter(
         vhost: Option<&'a str>,
-        (component, name): (&'a str, &'a str),
+        component: &'a str,
+        name: &'a str,
         rest: &[u8],
         value: &'a [u8],
     ) -> Option<Self> {

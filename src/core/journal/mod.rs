@@ -136,7 +136,7 @@ pub struct Front {
 
 /// A log entry about something other than messages.
 ///
-/// Entries accumulate. For one object the later entry applies, or the one with the higher version, holds.
+/// Entries accumulate. For one object the later entry applies, or the one with the higher version.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Fact {
     /// A definition was created, changed, or (without a value) deleted.
@@ -428,19 +428,19 @@ impl Journal {
             + size_of::<(Batch, MessageId)>();
         // Once for single settlements, once for those of groups.
         let settles = 2 * settles_max(pending) * size_of::<Settled>();
-        let facts = size_of::<(Batch, Fact)>() + size_of::<(Batch, u64, Fact)>();
-        let facts = ENTRIES_MAX * facts + ENTRY_BYTES_MAX + 4 * input_bytes;
+        let entries = size_of::<(Batch, Fact)>() + size_of::<(Batch, u64, Fact)>();
+        let entries = ENTRIES_MAX * entries + ENTRY_BYTES_MAX + 4 * input_bytes;
         let groups = GROUPS_MAX * size_of::<Group>();
-        (pending + Self::transaction_extra(messages_max)) * each + settles + facts + groups
+        (pending + Self::transaction_extra(messages_max)) * each + settles + entries + groups
     }
 
-    /// Switches the buffer on for epoch `life` of the store. `batch_bytes_max` is the size of a commit.
+    /// Switches the buffer on for epoch `epoch` of the store. `batch_bytes_max` is the size of a commit.
     ///
     /// If the store is not writable, everything that would have to be durable waits.
-    pub fn start(&mut self, life: u32, is_writable: bool, batch_bytes_max: u64) {
+    pub fn start(&mut self, epoch: u32, is_writable: bool, batch_bytes_max: u64) {
         self.mode = if is_writable { Mode::On } else { Mode::Unwritable };
         // No version of an earlier epoch is ever returned again.
-        self.last_version = u64::from(life) << 32;
+        self.last_version = u64::from(epoch) << 32;
         self.batch_bytes_max = batch_bytes_max;
     }
 
@@ -516,8 +516,8 @@ impl Journal {
 
     /// Returns whether nothing waits.
     pub fn is_empty(&self) -> bool {
-        let has_facts = !self.entries.is_empty() || !self.repeats.is_empty();
-        self.live == 0 && !has_facts && !self.has_stored_settles && self.groups.is_empty()
+        let has_entries = !self.entries.is_empty() || !self.repeats.is_empty();
+        self.live == 0 && !has_entries && !self.has_stored_settles && self.groups.is_empty()
     }
 
     /// Checks whether a message of `bytes` for `targets` queues is taken now.
