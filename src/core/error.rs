@@ -50,7 +50,7 @@ pub enum ReplyCode {
     NotImplemented = 540,
 }
 
-/// What a fault closes.
+/// The scope of a fault: what it closes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Scope {
     /// The channel; the connection stays open.
@@ -127,7 +127,7 @@ impl Advice {
 pub struct Fault {
     /// The reply code.
     pub code: ReplyCode,
-    /// What the fault closes: the channel or the connection.
+    /// Whether the fault closes the channel or the connection.
     pub scope: Scope,
     /// The advice that is logged with it.
     pub advice: Advice,
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_of_exactly_255_bytes_is_whole() {
+    fn a_text_of_exactly_255_bytes_is_not_cut() {
         let exact = "x".repeat(255 - "NOT_FOUND - ".len());
         let fault = Fault::new(ReplyCode::NotFound, format_args!("{exact}"));
         assert!(fault.text.ends_with("xxxxxx") && fault.text.len() == 255);

@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_is_read_as_it_was_written_and_cut_between_characters() {
+    fn an_event_is_read_as_written_and_truncated_between_characters() {
         let stamp = Stamp { number: 3, life: 2, unix_ms: u64::MAX, life_ms: 1 };
         let hostile = "a\n\u{1b}[2J\0";
         let found = parse_event(&record(stamp, Kind::Warn, format_args!("{hostile}"))).unwrap();
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_record_is_no_event_and_the_others_are() {
+    fn a_damaged_record_is_skipped_and_the_others_are_read() {
         let mut file = File::default();
         file.begin();
         for text in ["one", "two", "three"] {
@@ -305,7 +305,7 @@ mod tests {
             assert_eq!(file.numbers(1), [1, 3], "bit {bit}");
             file.bytes.clone_from(&whole);
         }
-        assert_eq!(read(&whole[..2 * RECORD_BYTES + 100]).unwrap().len(), 1, "a file that was cut");
+        assert_eq!(read(&whole[..2 * RECORD_BYTES + 100]).unwrap().len(), 1, "a truncated file");
         file.bytes[MAGIC.len()] = VERSION + 1;
         assert_eq!(read(&file.bytes).unwrap(), [], "another version");
         assert_eq!(read(b"#!/bin/sh\n"), Err(Foreign));
@@ -313,16 +313,16 @@ mod tests {
     }
 
     #[test]
-    fn a_life_goes_around_in_its_own_part_and_leaves_the_last_events_before_it() {
+    fn a_run_overwrites_its_own_events_and_keeps_the_last_events_before_it() {
         let mut file = File::default();
-        assert!(!file.begin(), "there was no life before");
+        assert!(!file.begin(), "there was no earlier run");
         for _ in 0..5_000 {
             file.add(Kind::Info, "first");
         }
         let ring = (EVENTS_MAX - KEPT_EVENTS) as u32;
         assert_eq!(file.numbers(1), (5_001 - ring..=5_000).collect::<Vec<_>>());
-        assert!(file.begin(), "it ended without a word");
-        assert_eq!(file.numbers(1), (5_001 - ring..=5_000).collect::<Vec<_>>(), "nothing is lost by a start");
+        assert!(file.begin(), "no event of its end");
+        assert_eq!(file.numbers(1), (5_001 - ring..=5_000).collect::<Vec<_>>(), "a start loses no event");
         for _ in 0..9_999 {
             file.add(Kind::Info, "second");
         }
@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn many_short_lives_leave_each_other_alone_as_long_as_there_is_room() {
+    fn many_short_runs_keep_all_events_while_they_fit() {
         let mut file = File::default();
         for _ in 0..100 {
             file.begin();

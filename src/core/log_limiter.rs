@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_has_a_budget_of_each_kind_and_what_goes_beyond_is_told() {
+    fn a_source_has_a_budget_per_kind_and_suppressed_lines_are_reported() {
         let mut limiter = LogLimiter::default();
         let start = Now::from_ms(1_000);
         assert_eq!(limiter.deadline(), Deadline::NEVER);
@@ -347,7 +347,7 @@ mod tests {
             "not logged one by one: 2 refused logins (most by 0.0.0.1), 98 closed channels (most by 0.0.0.1)"
         );
         limiter.report_due(Now::from_ms(1_000 + REPORT_MS - 1));
-        assert_eq!(limiter.suppressed.iter().sum::<u64>(), 100, "it is not time yet");
+        assert_eq!(limiter.suppressed.iter().sum::<u64>(), 100, "the deadline has not passed");
         limiter.report_due(Now::from_ms(1_000 + REPORT_MS));
         assert_eq!((limiter.suppressed.iter().sum::<u64>(), limiter.deadline()), (0, Deadline::NEVER));
         let later = Now::from_ms(1_000 + 2 * SOURCE_REFILL_MS);
@@ -355,19 +355,23 @@ mod tests {
     }
 
     #[test]
-    fn many_sources_together_have_a_budget_too_and_a_table_of_its_size() {
+    fn all_sources_together_have_a_budget_and_the_table_is_bounded() {
         let mut limiter = LogLimiter::default();
         let (mut lines, hour_ms) = (0, 3_600_000);
         for ms in (0..hour_ms).step_by(20) {
             lines += logged(&mut limiter, Now::from_ms(ms), peer(ms as u32), LogKind::Opening, 1);
         }
         assert_eq!(lines, TOTAL_BURST + hour_ms / TOTAL_REFILL_MS - 1);
-        assert_eq!(lines + limiter.suppressed.iter().sum::<u64>(), hour_ms / 20, "not one is lost sight of");
+        assert_eq!(
+            lines + limiter.suppressed.iter().sum::<u64>(),
+            hour_ms / 20,
+            "every line is logged or counted"
+        );
         assert_eq!(limiter.entries.len(), BUCKETS_MAX);
     }
 
     #[test]
-    fn one_source_cannot_use_up_what_all_have() {
+    fn one_source_cannot_use_up_the_common_budget() {
         let (mut limiter, mut lines) = (LogLimiter::default(), 0);
         for ms in (0..600_000).step_by(1000) {
             for kind in LogKind::ALL {
@@ -376,22 +380,22 @@ mod tests {
             let others = peer(2 + ms as u32);
             lines += logged(&mut limiter, Now::from_ms(ms), others, LogKind::Login, 1);
         }
-        assert!(lines > 40, "{lines} of others in ten minutes");
+        assert!(lines > 40, "{lines} lines of other sources in ten minutes");
     }
 
     #[test]
-    fn who_comes_and_goes_leaves_no_warning_out_and_is_told_seldom() {
+    fn lines_about_connections_suppress_no_warning_and_are_reported_less_often() {
         let (mut limiter, now) = (LogLimiter::default(), Now::from_ms(1_000));
         for number in 0..1_000 {
             logged(&mut limiter, now, peer(number), LogKind::Visit, 2);
         }
         assert_eq!(limiter.deadline(), now.after_ms(CONNECTION_REPORT_MS));
         assert_eq!(logged(&mut limiter, now, peer(1), LogKind::Login, 7), SOURCE_BURST);
-        assert_eq!(limiter.deadline(), now.after_ms(REPORT_MS), "a refusal is not told so late");
+        assert_eq!(limiter.deadline(), now.after_ms(REPORT_MS), "a refused login is reported earlier");
     }
 
     #[test]
-    fn a_network_of_ipv6_is_one_source_and_a_mapped_address_is_its_own() {
+    fn an_ipv6_network_is_one_source_and_a_mapped_address_is_its_ipv4_address() {
         let of = |text: &str| LogSource::Address(text.parse().unwrap()).key();
         assert_eq!(of("2001:db8:1:2::7"), of("2001:db8:1:2:3:4:5:6"));
         assert_ne!(of("2001:db8:1:2::7"), of("2001:db8:1:3::7"));
@@ -399,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_report_is_a_line() {
+    fn the_longest_report_has_less_than_1000_bytes() {
         let mut limiter = LogLimiter { suppressed: [u64::MAX; LogKind::ALL.len()], ..LogLimiter::default() };
         for kind in LogKind::ALL {
             let source = LogSource::Address(IpAddr::from([0xfd; 16]));

@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_fits_its_own_hash_only() {
+    fn a_password_matches_only_its_own_hash() {
         let mut entropy = counting();
         let [one, two] = [b"secret", b"secret"].map(|password| PasswordHash::of(password, &mut entropy));
         assert!(one != two, "each has its salt");
@@ -362,7 +362,7 @@ mod tests {
 
     /// "test12" from RabbitMQ's documentation of its hashes, and a hash by `rabbit_password:hash/2`.
     #[test]
-    fn hashes_of_rabbitmq_are_understood() {
+    fn hashes_of_rabbitmq_can_be_imported() {
         let hash = PasswordHash::import(
             "rabbit_password_hashing_sha256",
             "kI3GCqW5JLMJa4iX1lo7X4D6XbYqlLgxIs30+P6tENUV2POR",
@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_and_exported_reads_back() {
+    fn stored_and_exported_hashes_read_back() {
         let own = PasswordHash::of(b"x", &mut counting());
         let rabbit = PasswordHash::RabbitSha256 { salt: [1; 4], digest: [2; 32] };
         let rabbit_long = PasswordHash::RabbitSha512 { salt: [1; 4], digest: [2; 64] };
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_hash_is_refused() {
+    fn invalid_hashes_are_refused() {
         assert!(PasswordHash::import("rabbit_password_hashing_md5", "AAAA") == Err(BadHash::Unknown));
         for text in ["!", "AAAA", "kI3GCqW5JLMJa4iX1lo7X4D6XbYqlLgxIs30+P6tENUV2PO"] {
             for (algorithm, _) in ALGORITHMS {
@@ -412,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_or_endless_password_is_nobodys() {
+    fn an_empty_or_too_long_password_is_always_wrong() {
         let empty = PasswordHash::of(b"", &mut counting());
         let user = Name::try_from("u").unwrap();
         assert!(!PasswordCheck::new(user.clone(), b"", empty, true).is_right());

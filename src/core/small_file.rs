@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_whole_or_as_before() {
+    fn a_file_is_replaced_completely_or_unchanged() {
         let folder = std::env::temp_dir().join(format!("leveret-small-file-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         let path = folder.join("notes");

@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_deadline_is_due_at_its_instant_and_never_never() {
+    fn a_deadline_is_due_at_its_instant_and_never_is_never_due() {
         let now = Now::from_ms(1_000);
         assert!(!now.after_ms(5).is_due(Now::from_ms(1_004)));
         assert!(now.after_ms(5).is_due(Now::from_ms(1_005)));

@@ -70,7 +70,7 @@ mod tests {
     const SECOND: u64 = 1_000 * NS_PER_MS;
 
     #[test]
-    fn it_gives_its_capacity_at_once_and_then_what_comes_back() {
+    fn a_bucket_gives_its_capacity_at_once_and_then_its_rate() {
         let mut bucket = TokenBucket::default();
         let at = |ms: u64| Now::from_ms(7_000 + ms);
         let mut taken = |ms| bucket.try_take(at(ms), SECOND, 3 * SECOND);
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_beyond_it_is_waited_for() {
+    fn amounts_taken_beyond_the_content_are_waited_for() {
         let mut bucket = TokenBucket::default();
         let now = Now::from_ms(50);
         bucket.take(now, 5 * SECOND);
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_nearly_empty_one_has_something_and_hardly_anything() {
+    fn a_nearly_empty_bucket_contains_one_nanosecond() {
         let bucket = TokenBucket::nearly_empty(Now::from_ms(9), SECOND);
         assert_eq!(bucket.left_ns(Now::from_ms(9), SECOND), 1);
         assert_eq!(bucket.due(SECOND, SECOND), Now::from_ms(9).after_ms(1_000));

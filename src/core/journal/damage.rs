@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn an_acknowledged_loss_is_no_alarm_until_there_is_another() {
+    fn acknowledged_damage_is_no_alarm_until_there_is_more() {
         let mut damage = ReportedDamage::default();
         assert!(damage.value().is_none() && !damage.is_alarm());
         damage.merge(&found(&["a", "b"]));
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_that_could_not_be_delivered_are_no_alarm_again_after_a_start() {
+    fn acknowledged_undelivered_messages_are_no_alarm_after_a_restart() {
         let mut damage = ReportedDamage::default();
         let line = format!("{UNDELIVERED}3 to 4 of queue 'q' could not be read back");
         assert!(damage.add(&line) && damage.is_alarm());
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn however_many_there_are_they_take_a_bounded_number_of_bytes_and_the_next_is_an_alarm() {
+    fn the_value_is_bounded_and_a_new_report_beyond_the_bound_still_raises_the_alarm() {
         let mut many: Vec<String> =
             (0..200).map(|number| format!("segment {number} cannot be read")).collect();
         let mut damage = ReportedDamage::default();
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_nothing() {
+    fn an_invalid_value_counts_as_absent() {
         for value in [&[][..], &[1], &[1, 9, 0, 1, 2]] {
             assert_eq!(ReportedDamage::parse(value), ReportedDamage::default());
         }

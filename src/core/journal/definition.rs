@@ -615,7 +615,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_reads_back() {
+    fn definitions_read_back_as_written() {
         let exchange = Definition::Exchange {
             vhost: "/",
             name: "logs",
@@ -695,13 +695,13 @@ mod tests {
             }
             keys.push(key);
         }
-        assert!(keys.is_sorted(), "what a binding needs comes before it");
+        assert!(keys.is_sorted(), "objects sort before their bindings");
         assert_eq!(Definition::parse(b"\x08\x01/", b""), None, "of a later program");
     }
 
     /// Older versions write and read only the first eight bytes.
     #[test]
-    fn metadata_of_a_virtual_host_stand_behind_what_older_versions_read() {
+    fn metadata_of_a_virtual_host_follow_the_bytes_that_older_versions_read() {
         let with =
             |metadata| Definition::Vhost { name: "v", queues_max: Some(3), connections_max: None, metadata };
         let old = with(VhostMetadata::default());
@@ -721,7 +721,7 @@ mod tests {
 
     /// Recovery logs the definitions that exceed a limit.
     #[test]
-    fn no_words_for_a_user_tell_the_hash_of_its_password() {
+    fn no_text_about_a_user_contains_its_password_hash() {
         let user = Definition::User { name: "alice", tags: "administrator", hash: &[1, 211, 77] };
         for words in [format!("{user:?}"), format!("{user:#?}"), format!("{:?}", Some(user))] {
             assert!(words.contains("alice") && !words.contains("211"), "{words}");

@@ -211,7 +211,7 @@ impl Fact {
 /// }
 /// ```
 #[derive(Debug)]
-#[must_use = "a message that the journal has belongs into its queues"]
+#[must_use = "an appended message must be put into its queues"]
 pub struct Appended {
     message: MessageId,
     targets: u32,
@@ -240,7 +240,7 @@ impl Appended {
 pub enum IndexRoom {
     /// Enough for all messages.
     Enough,
-    /// Only dead letters get an index entry. Without them expired messages could never leave the log.
+    /// Enough for dead letters only. Otherwise expired messages could never leave their queues.
     Last,
     /// None.
     None,
@@ -260,15 +260,18 @@ const TARGET_BYTES: u64 = 21;
 /// Below this much free disk no new definitions are accepted.
 const DEFINITION_FREE_BYTES_MIN: u64 = 256 << 10;
 
-/// Publishers leave at most one part in this many of the log's limit to dead letters.
-const DEAD_LETTER_LOG_SHARE: u64 = 8;
+/// The log's limit divided by this is the most that publishers leave to dead letters.
+const DEAD_LETTER_LOG_DIVISOR: u64 = 8;
 
+/// A message that waits for its commit.
 #[derive(Clone, Copy, Debug)]
 struct Pending {
     message: MessageId,
+    /// Number of its targets in `Journal::targets`.
     targets: u32,
     /// Number of targets that are not settled. At 0 the buffer no longer holds the message and does not write it.
     live: u32,
+    /// Upper bound of the bytes of its record.
     bytes: u32,
     batch: Batch,
 }
@@ -279,29 +282,36 @@ pub struct Journal {
     mode: Mode,
     /// Broker time in milliseconds: the sum of the uptime over all epochs of the store.
     time_ms: u64,
+    /// The last version that was returned.
     last_version: u64,
+    /// Messages that wait for their commit.
     pending: VecDeque<Pending>,
     /// Number of pending messages at which publishers have to wait.
     pending_max: usize,
     /// Capacity: the number of pending messages including those of transactions, which are taken whole or not at all.
     pending_capacity: usize,
+    /// Bytes of the records of all pending messages.
     pending_bytes: u64,
     /// Number of pending messages that still have unsettled targets.
     live: usize,
     /// Number of the first pending message, counted since the start.
     first_number: u64,
+    /// The targets of all pending messages, in their order.
     targets: VecDeque<Target>,
     /// Number of targets removed since the start.
     targets_removed: u64,
     groups: Groups,
+    /// Messages in a commit that is not durable yet.
     in_commit: VecDeque<MessageId>,
     /// Messages that are held until this batch is durable, because they replace others: see `withhold_until`.
     withheld: VecDeque<(Batch, MessageId)>,
+    /// Log entries that wait for their commit.
     entries: VecDeque<(Batch, Fact)>,
     /// Log entries, with their numbers, that are in one commit and must go into the next one as well. The first
     /// `repeats_ready` of them may go into the next commit.
     repeats: VecDeque<(Batch, u64, Fact)>,
     repeats_ready: usize,
+    /// Heap memory of `entries` and `repeats` in bytes.
     entry_bytes: usize,
     /// Batch of the last log entry.
     last_entry_batch: Batch,
@@ -311,28 +321,35 @@ pub struct Journal {
     entries_durable: u64,
     /// Number of log entries that are durable in as many commits as they need.
     entries_safe: u64,
+    /// Settlements that wait for their commit, without those of groups.
     settles: Vec<Settled>,
     /// Whether some settlements are of messages in the log.
     has_stored_settles: bool,
+    /// The first batch whose confirm or reply waits for settlements.
     settles_awaited: Option<Batch>,
     /// Delivered watermarks (queue, offset) of messages that are delivered before their commit. They are written with
     /// the next commit.
     piggybacked: Vec<(u64, u64)>,
     /// Deleted queues, each with the number of the first message that was appended after the deletion.
     deleted_queues: VecDeque<(u64, u64)>,
+    /// The highest urgency of the changes since [`Self::take_urgency`].
     urgency: Option<Urgency>,
     change_count: u64,
+    /// The batch to which changes are added, and the bytes of its messages.
     open: Batch,
     open_bytes: u64,
     /// Whether something that must be written belongs to the open batch.
     is_open_used: bool,
     batch_bytes_max: u64,
+    /// The last durable batch.
     durable: Batch,
+    /// Bytes that may still be written, including pending messages; and the same for an empty log.
     disk_room_bytes: u64,
     disk_bytes_max: u64,
     is_file_system_full: bool,
     /// Room for the index of the log in memory, which can run out before the disk limit is reached.
     index_room: IndexRoom,
+    /// Counts whenever the buffer gains capacity.
     room_made: u64,
     /// Counts everything that frees bytes of the log, now or with the next compaction.
     freed_count: u64,
@@ -562,7 +579,7 @@ impl Journal {
 
     /// Returns the configuration key that limits the log at the moment, for the operator to raise.
     pub const fn room_key(&self) -> &'static str {
-        let has_disk = self.disk_room() > self.disk_bytes_max / DEAD_LETTER_LOG_SHARE;
+        let has_disk = self.disk_room() > self.disk_bytes_max / DEAD_LETTER_LOG_DIVISOR;
         match self.index_room {
             IndexRoom::None => "index_bytes_max",
             IndexRoom::Last if has_disk => "index_bytes_max",
@@ -580,7 +597,7 @@ impl Journal {
     ///
     /// That is at most 1/8 of the log's limit, but all of the disk while the last part of the index memory is in use.
     pub const fn kept_for_letters(&self, bytes: u64) -> u64 {
-        let part = self.disk_bytes_max / DEAD_LETTER_LOG_SHARE;
+        let part = self.disk_bytes_max / DEAD_LETTER_LOG_DIVISOR;
         match self.index_room {
             IndexRoom::Last | IndexRoom::None => self.disk_room_bytes,
             IndexRoom::Enough if bytes < part => bytes,
@@ -731,8 +748,9 @@ impl Journal {
             self.deleted_queues.push_back((queue, self.first_number + self.pending.len() as u64));
         }
         let batch = self.append_entry(Fact::Gone { queue });
-        if let (Some(first), Some((said, _))) = (self.pending.front(), self.entries.back_mut()) {
-            *said = first.batch;
+        if let (Some(first), Some((entry_batch, _))) = (self.pending.front(), self.entries.back_mut()) {
+            // No batch of a pending message is durable before the deletion.
+            *entry_batch = first.batch;
         }
         batch
     }
@@ -1144,7 +1162,7 @@ mod latency_tests {
     use super::*;
 
     #[test]
-    fn messages_count_with_the_time_from_the_first_of_their_batch_to_its_sync() {
+    fn messages_count_with_the_time_from_the_first_message_of_their_batch_until_it_is_durable() {
         let mut meter = LatencyMeter::new();
         let first = Batch::NONE.after();
         let second = first.after();

@@ -202,7 +202,7 @@ pub enum LimitsError {
     Contradiction {
         /// The key to change.
         key: &'static str,
-        /// What it must be.
+        /// The required value, in words.
         must: &'static str,
     },
     /// The operating system refuses to provide that much memory.
@@ -476,7 +476,7 @@ mod check_tests {
     }
 
     #[test]
-    fn no_number_that_can_be_written_makes_the_sum_wrap() {
+    fn no_configurable_number_makes_the_sum_wrap() {
         let replies = Limits { connections_max: 1 << 16, replies_bytes_max: 1 << 16, ..Limits::default() };
         let bodies = Limits { body_bytes_max: u64::MAX, ..Limits::default() };
         for limits in [replies, bodies] {

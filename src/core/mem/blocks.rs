@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chain_that_does_not_fit_takes_nothing() {
+    fn a_chain_that_does_not_fit_allocates_nothing() {
         let mut blocks = Blocks::with_pages(2);
         assert_eq!(blocks.allocate_chain(3 * PAGE_BYTES), None);
         assert_eq!(blocks.pages_used(), 0);
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn idle_pages_go_back_and_read_as_zeros_when_they_are_used_again() {
+    fn idle_pages_are_returned_to_the_system_and_can_be_used_again() {
         let mut blocks = Blocks::with_pages(512);
         let kept = blocks.allocate_chain(PAGE_BYTES).unwrap();
         let chain = blocks.allocate_chain(300 * PAGE_BYTES).unwrap();
@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn a_larger_burst_after_a_smaller_one_goes_back_from_its_first_page_on() {
+    fn a_larger_burst_after_a_smaller_one_is_returned_completely() {
         let mut blocks = Blocks::with_pages(512);
         for pages in [200, 500] {
             let chain = blocks.allocate_chain(pages * PAGE_BYTES).unwrap();
@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_given_back_in_pieces_does_not_keep_its_neighbours() {
+    fn runs_returned_in_pieces_do_not_keep_their_neighbours_resident() {
         let mut blocks = Blocks::with_pages(512);
         let chains: Vec<_> = (0..512).map(|_| blocks.allocate_chain(PAGE_BYTES).unwrap()).collect();
         let mut idle_at_last = 0;
@@ -398,7 +398,7 @@ mod tests {
 
     /// Random operations: no unit is ever in two chains, and all pages are free at the end.
     #[test]
-    fn no_leak_and_no_double_use_over_random_lives() {
+    fn no_leak_and_no_double_use_in_random_operations() {
         let mut blocks = Blocks::with_pages(40);
         let mut alive: Vec<(BlockId, u8, usize)> = Vec::new();
         let mut state = 0x9E37_79B9_7F4A_7C15_u64;

@@ -122,7 +122,7 @@ impl ByteChain {
 
     /// Removes the first `count` bytes. There must be that many.
     pub fn consume(&mut self, pool: &mut BytePool, count: usize) {
-        assert!(count <= self.len(), "no more is consumed than there is");
+        assert!(count <= self.len(), "count is at most the length");
         let mut left = count;
         self.len -= count as u32;
         while left > 0 {
@@ -170,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_come_out_as_they_went_in_and_the_pool_is_whole_again() {
+    fn bytes_are_read_as_appended_and_the_pool_is_empty_at_the_end() {
         let mut pool = BytePool::with_bytes(64 << 10);
         let mut chain = ByteChain::default();
         let mut expected = std::collections::VecDeque::new();
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_pool_takes_nothing_of_what_does_not_fit() {
+    fn an_append_that_does_not_fit_adds_nothing() {
         let mut pool = BytePool::with_bytes(8 << 10);
         let mut chain = ByteChain::default();
         assert!(chain.append(&mut pool, &[1; 5000]));

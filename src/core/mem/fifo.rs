@@ -48,7 +48,7 @@ struct Chunk {
     next: u32,
 }
 
-const _: () = assert!(CHUNK_BYTES == 256, "no chunk lies across two groups that are given back");
+const _: () = assert!(CHUNK_BYTES == 256, "no chunk spans two groups of PlainPool");
 
 /// The chunks of all queues.
 #[derive(Debug)]
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_chunks_are_for_what_is_read_back() {
+    fn the_last_chunks_are_for_messages_that_are_read_back() {
         let mut pool = FifoPool::with_entries(ENTRIES_PER_CHUNK);
         let (mut fifo, mut head) = (Fifo::default(), Fifo::default());
         while fifo.push(&mut pool, entry(1)) {}
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn keeps_order_and_offsets_over_many_chunks_and_gives_all_back() {
+    fn order_and_offsets_hold_over_many_chunks_and_all_chunks_are_returned() {
         let mut pool = FifoPool::with_entries(200);
         let mut fifo = Fifo::default();
         for round in 0..50_u64 {
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_pool_refuses_and_keeps_what_is_there() {
+    fn a_full_pool_refuses_and_keeps_existing_entries() {
         let mut pool = FifoPool::with_entries(2 * ENTRIES_PER_CHUNK);
         let (mut one, mut two) = (Fifo::default(), Fifo::default());
         for number in 0..=ENTRIES_PER_CHUNK {

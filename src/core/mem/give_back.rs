@@ -141,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_as_in_its_file_is_let_go() {
+    fn only_unwritten_mappings_of_files_are_dropped() {
         let range = Some(0xcb36_c000..0xcb4c_2000);
         for clean in [
             "cb36c000-cb4c2000 r-xp 00026000 fe:00 1835 /usr/lib/libc.so.6",
@@ -166,13 +166,13 @@ mod tests {
     }
 
     #[test]
-    fn more_than_there_are_addresses_is_not_given() {
+    fn more_than_the_address_space_cannot_be_mapped() {
         assert!(would_be_given([0, 1, 1 << 20].into_iter()));
         assert!(!would_be_given([1 << 20, 1 << 62].into_iter()));
     }
 
     #[test]
-    fn what_is_let_go_comes_back() {
+    fn dropped_pages_are_loaded_again() {
         let shown =
             |number: u32| format!("{number} is written by code of the program and by constants in it");
         let (before, kept) = (shown(7), vec![7; 100_000]);

@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn records_join_leave_and_move_in_order() {
+    fn records_are_added_removed_and_moved_in_order() {
         let mut slab = Slab::with_capacity(8);
         let mut list = List::default();
         for index in 0..6 {
@@ -367,7 +367,7 @@ mod slab_tests {
     use super::*;
 
     #[test]
-    fn freed_places_are_used_before_fresh_ones() {
+    fn freed_indices_are_used_before_new_ones() {
         let mut slab = Slab::with_capacity(3);
         let first = slab.insert("a").unwrap();
         let second = slab.insert("b").unwrap();
@@ -380,7 +380,7 @@ mod slab_tests {
 
     #[test]
     #[should_panic(expected = "freed twice")]
-    fn a_double_free_is_our_own_mistake() {
+    fn removing_twice_panics() {
         let mut slab = Slab::with_capacity(1);
         let index = slab.insert(1).unwrap();
         slab.remove(index);

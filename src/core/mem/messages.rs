@@ -222,7 +222,7 @@ impl Messages {
 
     /// Marks the body as complete: the message leaves the assembly share.
     pub fn finish(&mut self, id: MessageId) {
-        assert!(self.body_missing(id) == 0, "only a whole message is finished");
+        assert!(self.body_missing(id) == 0, "only a complete message is finished");
         self.releases += u64::from(self.leave_assembly(id) > 0);
     }
 
@@ -544,7 +544,7 @@ impl Messages {
 
     /// Records when a complete message reached its queues. Overwrites the fields that were used to write its bytes.
     pub fn set_arrived_ms(&mut self, id: MessageId, time_ms: u64) {
-        assert!(self.body_missing(id) == 0, "only a whole message comes to a queue");
+        assert!(self.body_missing(id) == 0, "only a complete message reaches a queue");
         let slot = &mut self.slots[id.index()];
         (slot.write_at, slot.write_block) = ((time_ms >> 32) as u16, time_ms as u32);
         slot.flags = slot.flags.with(MessageFlags::ARRIVED);

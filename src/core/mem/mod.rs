@@ -101,7 +101,7 @@ mod sort_tests {
 
     proptest! {
         #[test]
-        fn the_order_is_that_of_the_standard_library(items in prop::collection::vec(0_u32..300, 0..200)) {
+        fn sorts_as_the_standard_library(items in prop::collection::vec(0_u32..300, 0..200)) {
             let (mut sorted, mut expected) = (items.clone(), items.clone());
             sort(&mut sorted);
             expected.sort_unstable();

@@ -177,7 +177,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "freed twice")]
-    fn freeing_twice_is_noticed() {
+    fn freeing_twice_panics() {
         let mut places = FreePlaces::new(4);
         places.take();
         places.take();
@@ -187,7 +187,7 @@ mod tests {
 
     /// Random operations give the same results as a plain set of the taken places.
     #[test]
-    fn takes_and_gives_as_a_set_would() {
+    fn behaves_like_a_set_of_taken_places() {
         const MAX: usize = 9_000;
         let mut places = FreePlaces::new(MAX);
         let mut taken = BTreeSet::new();

@@ -32,7 +32,7 @@ impl<T: Pod> PlainPool<T> {
 
     /// Reserves memory for `max` values without touching it.
     pub(super) fn new(max: usize) -> Self {
-        const { assert!(Self::GROUP.is_multiple_of(64), "groups are whole words of places") };
+        const { assert!(Self::GROUP.is_multiple_of(64), "groups are whole words of FreePlaces") };
         Self {
             places: FreePlaces::new(max),
             data: lazy_zeroed(max),
@@ -134,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whole_groups_that_nobody_uses_go_back_and_their_neighbours_stay() {
+    fn unused_groups_are_returned_to_the_system_and_their_neighbours_stay() {
         let mut pool = PlainPool::<[u64; 16]>::new(4_000);
         let mut places: Vec<usize> = (0..4_000).map_while(|_| pool.take()).collect();
         assert_eq!((places.len(), pool.take()), (4_000, None));

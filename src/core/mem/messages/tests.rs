@@ -85,7 +85,7 @@ fn ordinary_publishers_leave_the_reserve_and_wait_until_the_low_mark() {
 }
 
 #[test]
-fn half_sent_contents_share_what_assembly_may_take() {
+fn incomplete_contents_share_the_assembly_share() {
     let mut pool = pool(100, 1 << 20, 64 << 10);
     let mut half = Vec::new();
     loop {
@@ -124,7 +124,7 @@ fn reserve(pool: &mut Messages, id: MessageId, pages: usize) -> Result<(), PoolF
 }
 
 #[test]
-fn a_large_message_that_waits_holds_up_no_small_one_and_comes_in_when_the_pool_was_turned_over() {
+fn a_waiting_large_message_delays_no_small_one_and_is_admitted_after_one_turnover_of_the_pool() {
     // 960 pages are for ordinary publishers.
     let mut pool = pool(4_000, 1024 * PAGE_BYTES, 1024 * PAGE_BYTES);
     let mut small: std::collections::VecDeque<_> = (0..500).map(|_| begun(&mut pool)).collect();
@@ -133,7 +133,7 @@ fn a_large_message_that_waits_holds_up_no_small_one_and_comes_in_when_the_pool_w
     }
     let large = begun(&mut pool);
     assert_eq!(reserve(&mut pool, large, 600), Err(PoolFull::Bodies));
-    assert!(!pool.is_held(), "nobody else has to wait for it");
+    assert!(!pool.is_held(), "no other publisher has to wait for it");
     // No page was freed yet, so others may use all that are left.
     while let Ok(id) = pool.begin("", b"q", Share::Ordinary) {
         match reserve(&mut pool, id, 1) {
@@ -156,7 +156,7 @@ fn a_large_message_that_waits_holds_up_no_small_one_and_comes_in_when_the_pool_w
             }
         }
     }
-    assert!((600..=700).contains(&gone), "{gone} had to go first");
+    assert!((600..=700).contains(&gone), "{gone} messages had to leave first");
     // Pages reserved for a message that is released are available to others again.
     pool.release(large);
     assert!(pool.lift_hold());
@@ -173,7 +173,7 @@ fn a_large_message_that_waits_holds_up_no_small_one_and_comes_in_when_the_pool_w
 
 /// Small messages may begin once nothing is reserved any more, although no message left the pool.
 #[test]
-fn the_end_of_a_claim_makes_room_for_others() {
+fn the_end_of_a_claim_frees_capacity_for_others() {
     let mut pool = pool(4_000, 1024 * PAGE_BYTES, 1024 * PAGE_BYTES);
     let small: Vec<_> = (0..500).map(|_| begun(&mut pool)).collect();
     for &id in &small {
@@ -190,7 +190,7 @@ fn the_end_of_a_claim_makes_room_for_others() {
 }
 
 #[test]
-fn a_content_that_waits_for_the_assembly_share_is_not_passed_by_for_ever() {
+fn a_content_that_waits_for_the_assembly_share_is_not_overtaken_forever() {
     let mut pool = pool(100, 4 << 20, 16 * PAGE_BYTES);
     let mut half: Vec<MessageId> = (0..6).map(|_| begun(&mut pool)).collect();
     for &id in &half {
@@ -231,7 +231,7 @@ fn a_content_that_waits_for_the_assembly_share_is_not_passed_by_for_ever() {
 }
 
 #[test]
-fn what_a_message_is_counted_for_is_what_it_takes() {
+fn the_footprint_of_a_message_is_what_it_occupies() {
     for key_len in [0, 81, 82, 120, 247, 248, 255] {
         for (properties_len, body_len) in [(0, 0), (0, 1), (0, 90), (200, 0), (30, 300), (0, 3000), (5, 9000)]
         {
@@ -248,7 +248,7 @@ fn what_a_message_is_counted_for_is_what_it_takes() {
 }
 
 #[test]
-fn names_that_do_not_fit_into_the_slot_take_a_unit_and_no_page() {
+fn names_that_do_not_fit_into_the_slot_take_a_unit_instead_of_a_page() {
     let mut pool = pool(64, 1 << 20, 1 << 20);
     for _ in 0..16 {
         make(&mut pool, &"k".repeat(120), b"", b"23.5");
@@ -257,7 +257,7 @@ fn names_that_do_not_fit_into_the_slot_take_a_unit_and_no_page() {
 }
 
 #[test]
-fn a_message_begun_in_vain_makes_no_room() {
+fn a_discarded_message_reports_no_capacity() {
     let mut pool = pool(64, 1 << 20, 1 << 20);
     let key = [b'k'; 200];
     let kept = make(&mut pool, "key", b"", &[7; 5000]);
@@ -275,7 +275,7 @@ fn a_message_begun_in_vain_makes_no_room() {
 
 /// Discarding a copy takes back only what the copy counted. Capacity from a message that left meanwhile stays.
 #[test]
-fn a_copy_made_in_vain_takes_no_room_away_that_others_made() {
+fn a_discarded_copy_takes_back_no_capacity_that_other_messages_freed() {
     for count in 2..40 {
         let mut pool = pool(64, 1 << 20, 1 << 20);
         let held: Vec<_> = (0..count).map(|_| make(&mut pool, "key", b"", &[7; 10])).collect();
@@ -283,6 +283,6 @@ fn a_copy_made_in_vain_takes_no_room_away_that_others_made() {
         let copy = pool.copy_with_properties(held[0], b"", MessageFlags::NONE).unwrap();
         pool.release(held[count - 1]);
         pool.discard(copy);
-        assert!(pool.room_made() > before, "of {count} one left, and nobody is told of room");
+        assert!(pool.room_made() > before, "one of {count} messages left, but no capacity is reported");
     }
 }
