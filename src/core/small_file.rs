@@ -1,7 +1,7 @@
 //! Small text files beside the log that are read and replaced as a whole.
 //!
-//! They hold a few bytes that are not worth a log record (the last known time, state of bridges that outlives a
-//! restart) but must survive a power cut during a write.
+//! They hold a few bytes that are not worth a log record: the last known time, and state of bridges that outlives a
+//! restart. They survive a power cut during a write.
 //!
 //! # Invariants
 //! - The file is complete and either old or new. Once [`write()`] has returned it is new.

@@ -749,7 +749,7 @@ impl Journal {
         }
         let batch = self.append_entry(Fact::Gone { queue });
         if let (Some(first), Some((entry_batch, _))) = (self.pending.front(), self.entries.back_mut()) {
-            // No batch of a pending message is durable before the deletion.
+            // So no batch of a pending message becomes durable before the deletion.
             *entry_batch = first.batch;
         }
         batch
