@@ -154,6 +154,7 @@ impl LogKind {
     }
 }
 
+/// The bucket of one source and kind.
 #[derive(Debug)]
 struct Entry {
     source: LogSource,
@@ -248,6 +249,7 @@ impl LogLimiter {
         self.report_due = Deadline::NEVER;
     }
 
+    /// Returns whether a line may be logged. Counts it as suppressed otherwise.
     fn may_log(&mut self, now: Now, source: LogSource, kind: LogKind) -> bool {
         let is_connection = kind == LogKind::Visit;
         let all = if is_connection { self.connections } else { self.total };
@@ -265,6 +267,7 @@ impl LogLimiter {
         false
     }
 
+    /// Returns the bucket of a source and kind. A new one replaces the fullest if the table is full.
     fn entry(&mut self, source: LogSource, kind: LogKind) -> &mut Entry {
         let found = self.entries.iter().position(|entry| entry.source == source && entry.kind == kind);
         let at = found.unwrap_or_else(|| {

@@ -17,6 +17,7 @@ pub const NS_PER_MS: u64 = 1_000_000;
 /// A bucket; a new one is full.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub struct TokenBucket {
+    /// When the bucket is full, in nanoseconds since the start of the process.
     full_at_ns: u64,
 }
 

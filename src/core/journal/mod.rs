@@ -343,7 +343,7 @@ pub struct Journal {
     batch_bytes_max: u64,
     /// The last durable batch.
     durable: Batch,
-    /// Bytes that may still be written, including pending messages; and the same for an empty log.
+    /// Bytes that may still be written, pending messages not subtracted; and the same for an empty log.
     disk_room_bytes: u64,
     disk_bytes_max: u64,
     is_file_system_full: bool,
@@ -417,6 +417,7 @@ impl Journal {
         self.freed_count
     }
 
+    /// Returns the number of pending messages at which publishers have to wait.
     const fn pending_max(messages_max: usize) -> usize {
         let share = messages_max / 8;
         if share < 256 {
@@ -628,6 +629,7 @@ impl Journal {
         self.push_pending(messages, message, targets, urgency)
     }
 
+    /// Adds a message whose targets are at the end of `targets`.
     fn push_pending(
         &mut self,
         messages: &mut Messages,
@@ -667,6 +669,7 @@ impl Journal {
         }
     }
 
+    /// Requests a commit of the open batch with this urgency. Returns that batch.
     fn request_commit(&mut self, urgency: Urgency) -> Batch {
         if self.mode != Mode::On {
             return Batch::NONE;
@@ -693,6 +696,7 @@ impl Journal {
         }
     }
 
+    /// Keeps only the highest watermark of each queue.
     fn merge_piggybacked(&mut self) {
         sort(&mut self.piggybacked);
         self.piggybacked.dedup_by(|next, kept| {
@@ -704,12 +708,14 @@ impl Journal {
         });
     }
 
+    /// Counts a change and raises the urgency to at least this one.
     fn note_change(&mut self, urgency: Urgency) {
         self.is_open_used |= urgency != Urgency::Lazy;
         self.change_count += 1;
         self.urgency = Some(self.urgency.map_or(urgency, |noted| noted.min(urgency)));
     }
 
+    /// Returns the index in `pending` of a message that has unsettled targets.
     #[inline]
     fn position_of(&self, messages: &Messages, message: MessageId) -> Option<usize> {
         let mark = messages.mark(message);
@@ -786,13 +792,14 @@ impl Journal {
         self.entries_safe
     }
 
-    fn append_entry(&mut self, fact: Fact) -> Batch {
+    /// Appends a log entry to the open batch. Returns the batch to wait for.
+    fn append_entry(&mut self, entry: Fact) -> Batch {
         if self.mode != Mode::On {
             return Batch::NONE;
         }
-        self.entry_bytes += fact.bytes();
+        self.entry_bytes += entry.bytes();
         self.entries_appended += 1;
-        self.entries.push_back((self.open, fact));
+        self.entries.push_back((self.open, entry));
         self.last_entry_batch = self.open;
         self.request_commit(Urgency::Awaited)
     }
@@ -846,6 +853,7 @@ impl Journal {
         }
     }
 
+    /// Adds a settlement and merges it with the last one if they are adjacent.
     #[inline]
     fn settle_range(&mut self, settled: Settled) {
         self.freed_count += 1;
@@ -894,24 +902,24 @@ impl Journal {
     /// first.
     pub fn fact(&self) -> Option<&Fact> {
         if self.repeats_ready > 0 {
-            return self.repeats.front().map(|(_, _, fact)| fact);
+            return self.repeats.front().map(|(_, _, entry)| entry);
         }
-        self.entries.front().map(|(_, fact)| fact)
+        self.entries.front().map(|(_, entry)| entry)
     }
 
     /// Removes the entry that [`Self::fact`] returned: it is in a commit.
     pub fn pop_fact(&mut self) {
         if let Some(ready) = self.repeats_ready.checked_sub(1) {
             self.repeats_ready = ready;
-            if let Some((_, _, fact)) = self.repeats.pop_front() {
-                self.entry_bytes -= fact.bytes();
+            if let Some((_, _, entry)) = self.repeats.pop_front() {
+                self.entry_bytes -= entry.bytes();
             }
-        } else if let Some((batch, fact)) = self.entries.pop_front() {
+        } else if let Some((batch, entry)) = self.entries.pop_front() {
             self.entries_in_commit += 1;
-            if fact.is_access() {
-                self.repeats.push_back((batch, self.entries_in_commit, fact));
+            if entry.is_access() {
+                self.repeats.push_back((batch, self.entries_in_commit, entry));
             } else {
-                self.entry_bytes -= fact.bytes();
+                self.entry_bytes -= entry.bytes();
             }
         }
         self.room_made += 1;
@@ -973,7 +981,7 @@ impl Journal {
         }
     }
 
-    /// Moves the front message to those that are in a commit.
+    /// Records that the message that [`Self::front`] returned is in a commit.
     pub fn hand_over(&mut self, messages: &mut Messages) {
         if let Some(pending) = self.pending.front().copied().filter(|pending| pending.live > 0) {
             messages.set_mark(pending.message, 0);
@@ -984,6 +992,7 @@ impl Journal {
         }
     }
 
+    /// Removes the first pending message with its targets.
     fn pop(&mut self) {
         if let Some(pending) = self.pending.pop_front() {
             self.targets.drain(..pending.targets as usize);
@@ -1007,10 +1016,10 @@ impl Journal {
         }
         self.drop_settled();
         let message = self.pending.front().map(|pending| pending.batch);
-        let fact = self.entries.iter().map(|(batch, _)| *batch).min();
+        let entry = self.entries.iter().map(|(batch, _)| *batch).min();
         let repeat = self.repeats.front().map(|(batch, _, _)| *batch);
         let group = self.groups.batch();
-        let first = [message, fact, repeat, group, self.settles_awaited].into_iter().flatten().min();
+        let first = [message, entry, repeat, group, self.settles_awaited].into_iter().flatten().min();
         match first {
             Some(batch) => batch.before(),
             None => {
@@ -1054,9 +1063,9 @@ impl Journal {
     ///
     /// The limit is either the disk limit or a file system that is full before it.
     pub const fn set_disk_room(&mut self, (bytes, bytes_max): (u64, u64), is_file_system_full: bool) {
-        // With another total, another share is reserved for other virtual hosts.
-        let is_divided_anew = bytes_max != self.disk_bytes_max;
-        if bytes > self.disk_room_bytes || is_divided_anew {
+        // With another total, other virtual hosts have another reserve.
+        let is_total_changed = bytes_max != self.disk_bytes_max;
+        if bytes > self.disk_room_bytes || is_total_changed {
             self.room_made += 1;
             self.freed_count += 1;
         }
@@ -1065,6 +1074,7 @@ impl Journal {
         self.disk_room_bytes = bytes;
     }
 
+    /// Begins a new batch.
     const fn close_batch(&mut self) {
         self.open = self.open.after();
         self.open_bytes = 0;

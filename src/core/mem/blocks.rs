@@ -34,10 +34,13 @@ const WHOLE_PAGE_FROM_BYTES: usize = PAGE_BYTES / 2;
 /// The first unit of a block, counted from 1; 0 for none.
 pub(super) type BlockId = u32;
 
+/// The use of a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum PageUse {
     Free,
+    /// One block of [`PAGE_BYTES`].
     Whole,
+    /// Blocks of [`BLOCK_UNIT_BYTES`].
     Split,
 }
 
@@ -61,7 +64,8 @@ pub(super) struct Blocks {
     next: Box<[BlockId]>,
     pages: Vec<Page>,
     places: FreePlaces,
-    split_with_room_head: u32,
+    /// First page of the list of split pages with free units, counted from 1; 0 for none.
+    split_free_head: u32,
     /// Number of free pages that may be resident in memory.
     pages_idle: usize,
     /// The page at which the next step of returning memory begins.
@@ -79,7 +83,7 @@ impl Blocks {
             next: lazy_zeroed(pages_max * UNITS_PER_PAGE),
             pages: Vec::with_capacity(pages_max),
             places: FreePlaces::new(pages_max),
-            split_with_room_head: 0,
+            split_free_head: 0,
             pages_idle: 0,
             trim_at: 0,
         }
@@ -223,12 +227,12 @@ impl Blocks {
     }
 
     fn take_unit(&mut self) -> Option<BlockId> {
-        if self.split_with_room_head == 0 {
+        if self.split_free_head == 0 {
             let page = self.take_page(PageUse::Split)?;
             self.pages[page].free_units = ALL_UNITS_FREE;
             self.link_split(page);
         }
-        let index = self.split_with_room_head as usize - 1;
+        let index = self.split_free_head as usize - 1;
         let page = &mut self.pages[index];
         let unit = page.free_units.trailing_zeros() as usize;
         page.free_units &= page.free_units - 1;
@@ -287,19 +291,19 @@ impl Blocks {
     }
 
     fn link_split(&mut self, index: usize) {
-        let head = self.split_with_room_head;
+        let head = self.split_free_head;
         self.pages[index].next = head;
         self.pages[index].previous = 0;
         if head != 0 {
             self.pages[head as usize - 1].previous = index as u32 + 1;
         }
-        self.split_with_room_head = index as u32 + 1;
+        self.split_free_head = index as u32 + 1;
     }
 
     fn unlink_split(&mut self, index: usize) {
         let (previous, next) = (self.pages[index].previous, self.pages[index].next);
         match previous {
-            0 => self.split_with_room_head = next,
+            0 => self.split_free_head = next,
             _ => self.pages[previous as usize - 1].next = next,
         }
         if next != 0 {

@@ -51,9 +51,12 @@ impl BytePool {
 /// One byte queue, whose bytes are in a [`BytePool`].
 #[derive(Debug, Default)]
 pub struct ByteChain {
+    /// First and last block of the chain; 0 if it is empty.
     first: BlockId,
     last: BlockId,
+    /// Offset of the first byte in the first block.
     read_at: u32,
+    /// Offset of the next byte in the last block.
     write_at: u32,
     len: u32,
 }

@@ -59,11 +59,15 @@ pub struct FifoPool {
 /// The entries of one queue, first in, first out.
 #[derive(Debug, Default)]
 pub struct Fifo {
+    /// First and last chunk, as index plus 1; 0 if there are no entries.
     head_chunk: u32,
     tail_chunk: u32,
+    /// Position of the first entry in the first chunk.
     head_at: u8,
+    /// Position of the next entry in the last chunk.
     tail_at: u8,
     len: u32,
+    /// Offset of the first entry in its queue.
     head_offset: u64,
 }
 

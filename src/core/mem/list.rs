@@ -151,6 +151,7 @@ impl<T> core::ops::IndexMut<usize> for Slab<T> {
 /// The links of a record to its neighbours on one list.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Links {
+    /// Indices of the neighbours plus 1; 0 for none.
     previous: u32,
     next: u32,
 }
@@ -159,6 +160,7 @@ pub struct Links {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct List {
+    /// Indices of the first and the last record plus 1; 0 for none.
     head: u32,
     tail: u32,
     len: u32,
@@ -278,6 +280,7 @@ impl List {
         }
     }
 
+    /// Merges two sorted lists. Records of `first` precede those of `second` with equal keys.
     fn merged<T>(
         slab: &mut Slab<T>,
         mut first: Self,
@@ -312,6 +315,7 @@ impl List {
     }
 }
 
+/// Returns the index that a link refers to.
 const fn place(link: u32) -> Option<usize> {
     match link {
         0 => None,

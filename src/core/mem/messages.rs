@@ -20,7 +20,7 @@
 //! # Invariants
 //! - Ordinary publishers never use the reserve. So deliveries, and acknowledgements on connections that also
 //!   publish, find memory while all other publishers wait.
-//! - Incomplete contents never hold more than the assembly share.
+//! - Incomplete contents never hold more than the assembly share, except for a single content that exceeds it.
 
 mod admission;
 mod slot;
@@ -39,16 +39,19 @@ pub use slot::{Cursor, MESSAGE_SLOT_BYTES, MessageFlags, MessageId, MessageLimit
 #[derive(Debug)]
 pub struct Messages {
     slots: PlainPool<Slot>,
+    /// Number of slots that ordinary publishers may not use.
     slots_reserve: usize,
     /// While fewer slots are in use, every share gets one without further checks, unless a message has a claim.
     slots_unchecked_max: usize,
     blocks: Blocks,
     pages_max: usize,
+    /// Number of pages that ordinary publishers may not use.
     pages_reserve: usize,
     /// While at most this many pages are in use, every share gets some without further checks.
     pages_unchecked_max: usize,
     /// Pages reserved to read a message back from the disk, in addition to the part that is always for that.
     read_back_pages: usize,
+    /// Pages of incomplete contents, and the assembly share, which limits them.
     assembly_pages: usize,
     assembly_pages_max: usize,
     /// Whether an ordinary publisher was refused. Then all of them wait until use has fallen to the low mark.
@@ -57,6 +60,7 @@ pub struct Messages {
     claim: Option<Claim>,
     /// Number of claims since the start.
     claims: u64,
+    /// Numbers of messages that left the pool and of pages they freed, since the start.
     frees: u64,
     pages_freed: u64,
     /// Number of pages that left the assembly share, since the start.
@@ -466,6 +470,7 @@ impl Messages {
         Err(self.refuse(share, full))
     }
 
+    /// Frees the slot and the blocks of a message.
     fn free(&mut self, id: MessageId) {
         self.leave_assembly(id);
         let chain = core::mem::take(&mut self.slots[id.index()].first_block);
@@ -493,6 +498,7 @@ impl Messages {
         pages
     }
 
+    /// Appends a chain to the blocks of a message.
     fn attach(&mut self, id: MessageId, chain: BlockId) {
         let slot = &mut self.slots[id.index()];
         if slot.first_block == 0 {
@@ -628,6 +634,7 @@ impl Messages {
         Ok(copy)
     }
 
+    /// Copies the body of one message to another, which has reserved memory for it.
     fn copy_body(&mut self, from: MessageId, to: MessageId) {
         let mut cursor = self.body_cursor(from, 0);
         let mut left = self.body_len(from) as usize;
@@ -640,6 +647,7 @@ impl Messages {
         }
     }
 
+    /// Returns a cursor at this offset of the stream.
     fn seek(&self, id: MessageId, offset: usize) -> Cursor {
         let slot = &self.slots[id.index()];
         let inline_len = slot.inline_len();

@@ -22,14 +22,20 @@ const BITS: usize = usize::BITS as usize;
 /// The free places of one pool.
 #[derive(Debug)]
 pub(super) struct FreePlaces {
+    /// One bit per place, set if the place was taken and is free again.
     bits: Box<[usize]>,
+    /// One bit per word of `bits`, and one per word of `words`: clear if that word is 0.
     words: Box<[usize]>,
     groups: Box<[usize]>,
     /// The lowest word of `bits` that may be non-zero.
     low: usize,
+    /// All taken places are below it.
     end: usize,
+    /// Number of places.
     max: usize,
+    /// Number of free places below `end`.
     freed: usize,
+    /// Number of places given back since the start.
     given: u64,
 }
 

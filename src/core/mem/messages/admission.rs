@@ -26,6 +26,7 @@ pub(super) struct Claim {
     pub(super) id: MessageId,
     /// The number of claims before it.
     pub(super) number: u64,
+    /// Number of pages that it needs.
     pub(super) pages: usize,
     /// The count of freed pages when it began to wait for pages.
     pub(super) pages_since: Option<u64>,
@@ -75,6 +76,7 @@ impl Messages {
         if is_unchecked { Ok(()) } else { self.admit_by_share(share, pages) }
     }
 
+    /// Checks whether a message of this share may begin.
     #[inline(never)]
     fn admit_by_share(&mut self, share: Share, pages: usize) -> Result<(), PoolFull> {
         if self.slots.used() >= self.slots_limit(share) {
@@ -95,13 +97,14 @@ impl Messages {
         if slots >= pages { PoolFull::Messages } else { PoolFull::Bodies }
     }
 
+    /// Returns the number of slots that messages of this share may use.
     const fn slots_limit(&self, share: Share) -> usize {
-        let most = self.slots.max();
+        let slots_max = self.slots.max();
         match share {
-            Share::ReadBack => most,
-            Share::Ordinary => most - self.slots_reserve,
-            Share::Transaction => most - non_transaction_part(self.slots_reserve, most),
-            Share::Reserve => most - read_back_part(most),
+            Share::ReadBack => slots_max,
+            Share::Ordinary => slots_max - self.slots_reserve,
+            Share::Transaction => slots_max - non_transaction_part(self.slots_reserve, slots_max),
+            Share::Reserve => slots_max - read_back_part(slots_max),
         }
     }
 
@@ -111,18 +114,17 @@ impl Messages {
         &self,
         share: Share,
         pages: usize,
-        asks: Option<MessageId>,
+        requester: Option<MessageId>,
     ) -> Result<(), PoolFull> {
-        let most = self.pages_max;
-        let limit =
-            match share {
-                Share::ReadBack => most,
-                Share::Ordinary => (most - self.pages_reserve - self.claimed_pages(asks))
-                    .saturating_sub(self.read_back_pages),
-                Share::Transaction => (most - non_transaction_part(self.pages_reserve, most))
-                    .saturating_sub(self.read_back_pages),
-                Share::Reserve => (most - read_back_part(most)).saturating_sub(self.read_back_pages),
-            };
+        let pages_max = self.pages_max;
+        let limit = match share {
+            Share::ReadBack => pages_max,
+            Share::Ordinary => (pages_max - self.pages_reserve - self.claimed_pages(requester))
+                .saturating_sub(self.read_back_pages),
+            Share::Transaction => (pages_max - non_transaction_part(self.pages_reserve, pages_max))
+                .saturating_sub(self.read_back_pages),
+            Share::Reserve => (pages_max - read_back_part(pages_max)).saturating_sub(self.read_back_pages),
+        };
         // Split pages may have units left for the end of a chain. Counting whole pages is conservative. But content
         // smaller than a page is not refused while a split page might still have units.
         let used = self.blocks.pages_used();
@@ -136,9 +138,9 @@ impl Messages {
         full
     }
 
-    /// Returns the pages that other messages than `asks` may not take because a waiting message has claimed them.
-    pub(super) fn claimed_pages(&self, asks: Option<MessageId>) -> usize {
-        let claim = self.claim.filter(|claim| Some(claim.id) != asks);
+    /// Returns the pages that other messages than `requester` may not take because a waiting message has claimed them.
+    pub(super) fn claimed_pages(&self, requester: Option<MessageId>) -> usize {
+        let claim = self.claim.filter(|claim| Some(claim.id) != requester);
         claim.map_or(0, |claim| claim.claimed_pages(claim.pages_since, self.pages_freed))
     }
 
@@ -150,17 +152,17 @@ impl Messages {
         &mut self,
         share: Share,
         pages: usize,
-        asks: MessageId,
+        requester: MessageId,
     ) -> Result<(), PoolFull> {
         let is_ordinary = share == Share::Ordinary;
-        let claim = self.claim.filter(|claim| is_ordinary && claim.id != asks);
+        let claim = self.claim.filter(|claim| is_ordinary && claim.id != requester);
         let reserved = claim.map_or(0, |claim| claim.claimed_pages(claim.assembly_since, self.assembly_left));
         let taken = self.assembly_pages + reserved;
         if taken == 0 || taken + pages <= self.assembly_pages_max {
             return Ok(());
         }
         let left = self.assembly_left;
-        if is_ordinary && let Some(claim) = self.claim_of(asks, pages) {
+        if is_ordinary && let Some(claim) = self.claim_of(requester, pages) {
             claim.assembly_since.get_or_insert(left);
         }
         Err(PoolFull::Assembly)
@@ -178,8 +180,8 @@ impl Messages {
 
     /// Returns whether the message with the claim would be admitted now.
     pub fn claim_fits(&self) -> bool {
-        let most = self.pages_max - self.pages_reserve;
-        let fits = |claim: Claim| self.blocks.pages_used() + claim.pages + self.read_back_pages <= most;
+        let pages_max = self.pages_max - self.pages_reserve;
+        let fits = |claim: Claim| self.blocks.pages_used() + claim.pages + self.read_back_pages <= pages_max;
         self.claim.is_some_and(|claim| claim.pages_since.is_some() && fits(claim))
     }
 

@@ -6,6 +6,7 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::mem::blocks::{BLOCK_UNIT_BYTES, BlockId, Blocks, PAGE_BYTES};
 
+/// Bytes of the stream that fit into the slot.
 pub(super) const INLINE_BYTES: usize = 94;
 /// One part in this many of the slots and pages is only for messages that are read back from the disk.
 pub(super) const READ_BACK_PART: usize = 64;
@@ -71,7 +72,9 @@ impl MessageFlags {
     pub const ROUTE: Self = Self(2048);
     /// Names and the first bytes of the content are in the slot.
     pub(super) const INLINE: Self = Self(512);
+    /// The content is incomplete and counts for the assembly share.
     pub(super) const ASSEMBLING: Self = Self(4);
+    /// It must be returned if it reaches no queue.
     pub(super) const MANDATORY: Self = Self(8);
 
     /// Returns the union of both flag sets.
@@ -136,12 +139,14 @@ pub struct MessageLimits {
     pub assembly_bytes_max: usize,
 }
 
+/// The slot of a message.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
 pub(super) struct Slot {
     pub(super) references: u32,
     pub(super) body_len: u32,
     pub(super) properties_len: u32,
+    /// First block of its chain; 0 for none.
     pub(super) first_block: BlockId,
     /// Bytes of the stream that are present. While the body arrives they end at `write_block` and `write_at`. In a
     /// complete message these two hold the time it reached its queues, if that is recorded.
