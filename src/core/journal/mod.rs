@@ -412,7 +412,7 @@ impl Journal {
         self.latency.histogram()
     }
 
-    /// Returns a count that rises when a message in the log is settled, its queue is deleted, or the log gets room.
+    /// Returns a count that rises when a message in the log is settled, its queue is deleted, or the log gets more space.
     pub const fn freed(&self) -> u64 {
         self.freed_count
     }
@@ -452,7 +452,7 @@ impl Journal {
         (pending + Self::transaction_extra(messages_max)) * each + settles + entries + groups
     }
 
-    /// Switches the buffer on for epoch `epoch` of the store. `batch_bytes_max` is the size of a commit.
+    /// Switches the buffer on for this epoch of the store. `batch_bytes_max` is the size of a commit.
     ///
     /// If the store is not writable, everything that would have to be durable waits.
     pub fn start(&mut self, epoch: u32, is_writable: bool, batch_bytes_max: u64) {

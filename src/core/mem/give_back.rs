@@ -25,7 +25,7 @@ const MAPS_BYTES: usize = 8 << 10;
 
 /// Allocates `count` zeros that are not resident until they are written to.
 ///
-/// Most C libraries return large zeroed memory lazy_zeroed. The one of Zig writes the zeros, so those pages are
+/// Most C libraries return large zeroed memory untouched. The one of Zig writes the zeros, so those pages are
 /// returned to the system at once.
 pub(super) fn lazy_zeroed<T: Pod>(count: usize) -> Box<[T]> {
     let mut zeros = bytemuck::zeroed_slice_box(count);

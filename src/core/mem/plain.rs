@@ -3,7 +3,7 @@
 //! # Invariants
 //! - The lowest free place is taken first.
 //! - Taking a place never allocates.
-//! - FreePlaces are grouped. A group without used places can be returned to the system and reads as zeros afterwards.
+//! - Places are grouped. A group without used places can be returned to the system and reads as zeros afterwards.
 
 use bytemuck::Pod;
 
