@@ -102,7 +102,8 @@ pub enum Share {
     Transaction,
     /// The whole reserve as well: for connections with unacknowledged deliveries, and for the broker itself.
     Reserve,
-    /// The part for reading back as well: for messages that are read back. Until they are delivered, nothing behind them is.
+    /// The part for reading back as well: for messages that are read back. Until they are delivered, nothing behind
+    /// them is.
     ReadBack,
 }
 
