@@ -1,20 +1,20 @@
-//! The vocabulary between sessions and the broker.
+//! Commands, outcomes and deliveries: the interface between connections and the broker.
 //!
-//! A session turns bytes into a [`Command`]; the broker applies it and answers with an [`Outcome`] on the
-//! spot. What the broker has to say unasked (deliveries, returns) waits in the connection's outbox as
-//! [`Delivery`] records until the session has room on the wire to write them. Nothing here borrows from
-//! both sides at once, so neither room ever sees into the other.
+//! A connection parses bytes into a [`Command`]. The broker applies it at once and returns an [`Outcome`].
+//! Deliveries and returns wait as [`Delivery`] records in the connection's outbox until the socket accepts them.
+//! Neither package depends on the other.
 //!
-//! Always true: a command is applied wholly or not at all; names and tables in it are validated bytes that
-//! borrow from the input; a message in it is owned by whoever holds the command.
+//! # Invariants
+//! - A command is applied completely or not at all.
+//! - Names and tables in a command are validated bytes borrowed from the input.
+//! - A message in a command is owned by the holder of the command.
 
 use crate::error::{Fault, ReplyCode};
 use crate::mem::MessageId;
 pub use crate::mem::{NAME_BYTES_MAX, Name};
 use crate::password::{PasswordCheck, Secret};
 
-/// Declares an index newtype; 0 is never a valid id, so "none" costs nothing.
-/// The version of RabbitMQ that Leveret says it is like, as a literal.
+/// The version of RabbitMQ that Leveret is compatible with, as a literal.
 #[macro_export]
 macro_rules! rabbitmq_version {
     () => {
@@ -22,10 +22,11 @@ macro_rules! rabbitmq_version {
     };
 }
 
-/// The last version of RabbitMQ whose semantics Leveret follows: clients of AMQP and of the management API,
-/// metrics and definitions say the same.
+/// The last version of RabbitMQ whose semantics Leveret follows. Clients of AMQP and of the management API, metrics
+/// and definitions see this version.
 pub const RABBITMQ_VERSION: &str = rabbitmq_version!();
 
+// Declares an index newtype. 0 is not a valid id, so an `Option` of it needs no additional memory.
 macro_rules! ids {
     ($($(#[$doc:meta])* $name:ident;)*) => {$(
         $(#[$doc])*
@@ -33,13 +34,13 @@ macro_rules! ids {
         pub struct $name(core::num::NonZeroU32);
 
         impl $name {
-            /// The id of the pool's slot `index` (0-based).
+            /// Returns the id of the pool's slot `index` (0-based).
             pub fn from_index(index: usize) -> Self {
                 let above = u32::try_from(index + 1).ok().and_then(core::num::NonZeroU32::new);
                 Self(above.expect("pools hold fewer than 2^32 things"))
             }
 
-            /// The 0-based slot in its pool.
+            /// Returns the 0-based slot in the pool.
             pub const fn index(self) -> usize {
                 self.0.get() as usize - 1
             }
@@ -48,9 +49,9 @@ macro_rules! ids {
 }
 
 ids! {
-    /// A connection; the slot is shared by the socket, the session and the broker's record.
+    /// A connection. Socket, connection state and the broker's record share its index.
     ConnectionId;
-    /// A channel that is open, in the broker's channel pool.
+    /// An open channel, in the broker's channel pool.
     ChannelId;
     /// A consumer.
     ConsumerId;
@@ -66,9 +67,9 @@ ids! {
     PolicyId;
 }
 
-/// What one peer asks of the broker.
+/// A request of a client to the broker.
 ///
-/// `arguments` are the bytes of a field table without its length, already validated by the wire.
+/// `arguments` are the bytes of a field table without its length, already validated.
 #[derive(Clone, Copy, PartialEq, Debug)]
 #[allow(missing_docs, reason = "fields are those of the AMQP method of the same name")]
 pub enum Command<'a> {
@@ -78,7 +79,7 @@ pub enum Command<'a> {
         password: Secret<'a>,
         from_loopback: bool,
     },
-    /// SASL EXTERNAL: the transport vouches for the user.
+    /// SASL EXTERNAL: the transport authenticated the user.
     LoginExternal {
         user: &'a str,
         from_loopback: bool,
@@ -87,11 +88,11 @@ pub enum Command<'a> {
     OpenVhost {
         vhost: &'a str,
     },
-    /// channel.open: the broker makes a channel record.
+    /// channel.open: the broker creates a channel record.
     OpenChannel {
         number: u16,
     },
-    /// channel.close by the client, or by us after a fault: everything it holds goes back.
+    /// channel.close by the client, or by the broker after a fault: everything the channel holds is released.
     CloseChannel,
     ExchangeDeclare {
         exchange: &'a str,
@@ -160,8 +161,8 @@ pub enum Command<'a> {
     Cancel {
         tag: &'a str,
     },
-    /// A complete message. The broker takes the message over, whatever the outcome, but for
-    /// [`Outcome::Wait`], where the session keeps it and asks again.
+    /// A complete message. The broker takes ownership, whatever the outcome. The exception is [`Outcome::Wait`]: the
+    /// connection keeps the message and retries.
     Publish {
         message: MessageId,
         mandatory: bool,
@@ -170,7 +171,7 @@ pub enum Command<'a> {
         queue: &'a str,
         no_ack: bool,
     },
-    /// Ack, and nack or reject that does not requeue, differ in `settlement`.
+    /// basic.ack, basic.nack and basic.reject; they differ in `settlement`.
     Settle {
         delivery_tag: u64,
         multiple: bool,
@@ -184,29 +185,29 @@ pub enum Command<'a> {
     TxRollback,
 }
 
-/// What becomes of a delivered message.
+/// How a delivered message is settled.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Settlement {
-    /// Done; forget it.
+    /// It is acknowledged and removed.
     Ack,
-    /// Not wanted: dropped, or on to where the queue's dead letters go.
+    /// It is rejected: dropped or dead-lettered.
     Reject,
-    /// Back to its old place in the queue, marked redelivered.
+    /// It returns to its old place in the queue, marked as redelivered.
     Requeue,
 }
 
-/// Why the broker on the other side of a bridge does not take a message.
+/// Why the upstream broker of a bridge refuses a message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Refusal {
-    /// It came back with this code: it reaches no queue there.
+    /// It was returned with this code because it reaches no queue there.
     Returned(u16),
-    /// It was not confirmed but refused: basic.nack.
+    /// The upstream refused it with basic.nack.
     Nacked,
-    /// Whenever it was sent, the other side closed the channel with this code.
+    /// The upstream closed the channel with this code each time the message was sent.
     Closed(u16),
-    /// It is larger than the other side takes.
+    /// It is larger than the upstream accepts.
     TooLarge,
-    /// It has crossed as many bridges as it may.
+    /// It has crossed the maximum number of bridges.
     Hops,
 }
 
@@ -226,68 +227,68 @@ impl core::fmt::Display for Refusal {
 /// The broker's answer to one command.
 #[derive(PartialEq, Debug)]
 pub enum Outcome {
-    /// It is done; the method's plain "ok" is the reply, if it has one.
+    /// The command is done. The reply is the method's plain "ok", if it has one.
     Done,
     /// [`Command::OpenChannel`].
     ChannelOpened(ChannelId),
-    /// [`Command::QueueDeclare`]: the name (server-made ones included) and the counts for declare-ok.
+    /// [`Command::QueueDeclare`]: the name (server-generated ones included) and the counts for declare-ok.
     QueueDeclared {
         /// The queue's name.
         queue: Box<str>,
-        /// Messages ready.
+        /// Number of ready messages.
         message_count: u32,
-        /// Consumers.
+        /// Number of consumers.
         consumer_count: u32,
     },
-    /// Purge and delete: messages that were ready.
+    /// Purge and delete: the number of messages that were ready.
     MessageCount(u32),
-    /// [`Command::Consume`]: the tag, server-made ones included.
+    /// [`Command::Consume`]: the tag, server-generated ones included.
     Consuming {
         /// The consumer tag.
         tag: Box<str>,
     },
-    /// [`Command::Publish`] was taken care of: a confirm may go out (after the channel's returns).
+    /// [`Command::Publish`] is complete: a confirm may be sent, after the channel's returns.
     Published,
-    /// [`Command::Publish`] was refused by a queue's overflow policy: a nack goes out.
+    /// [`Command::Publish`] was refused by a queue's overflow policy: a nack is sent.
     PublishRefused,
-    /// [`Command::Get`]: get-empty. (get-ok travels as a [`Delivery`] in the outbox.)
+    /// [`Command::Get`]: get-empty. (get-ok is a [`Delivery`] in the outbox.)
     GetEmpty,
     /// [`Command::Get`]: a delivery is in the outbox.
     GetQueued,
-    /// [`Command::Login`]: somebody has to take the time to check this, and bring the result to the broker,
-    /// which then knows the answer.
+    /// [`Command::Login`]: the caller must have this check done and pass the result to the broker, which then
+    /// replies.
     Check(Box<PasswordCheck>),
-    /// [`Command::Get`]: the message is being read back; the broker says what became of it when the
-    /// connection is no longer busy.
+    /// [`Command::Get`]: the message is being read back. The broker reports the result when the connection is no
+    /// longer busy.
     Later,
-    /// Nothing was done: not enough memory now. Ask again when told to.
+    /// Nothing was done because memory is short now. The caller retries when it is notified.
     Wait,
-    /// The peer's mistake.
+    /// The client's mistake.
     Fault(Fault),
 }
 
-/// Where a reply stands among the deliveries of its connection: it may be written once every delivery with
+/// The position of a reply among the deliveries of its connection. It may be written once every delivery with
 /// [`Delivery::sequence`] up to this is written. 0: at any frame boundary.
 pub type ReplyOrder = u64;
 
-/// One content frame set on its way to a peer.
+/// A message with its method, to be written to a client.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Delivery<'a> {
-    /// Position in the connection's outbox, rising; gaps are possible.
+    /// Position in the connection's outbox, ascending; gaps are possible.
     pub sequence: u64,
-    /// The channel's number on the wire.
+    /// The channel number.
     pub channel: u16,
-    /// Which method carries it.
+    /// The method that carries it.
     pub kind: DeliveryKind<'a>,
     /// The delivery tag; 0 for returns.
     pub delivery_tag: u64,
     /// The redelivered flag.
     pub redelivered: bool,
-    /// How often it came back to its queue, for a header that says so, in queues where one does.
+    /// How often it returned to its queue, for the `x-delivery-count` header; `None` for queues without that header.
     pub delivery_count: Option<u16>,
     /// The message; it stays until the delivery is reported as sent.
     pub message: MessageId,
-    /// Its channel is closed: it is written only if it was begun.
+    /// Whether its channel is closed. Then it is written only if it was begun.
     pub is_withdrawn: bool,
 }
 
@@ -301,18 +302,19 @@ pub enum DeliveryKind<'a> {
     },
     /// basic.get-ok.
     GetOk {
-        /// Ready messages left behind this one.
+        /// Number of ready messages left after this one.
         message_count: u32,
     },
     /// basic.return of a mandatory message; its confirm comes after it.
     Return(ReplyCode),
 }
 
-/// A connection's outbox as the session reads it: from the front, without taking. What was really written
-/// is reported to the broker afterwards, as a count.
+/// A connection's outbox, read from the front without removing anything.
+///
+/// The caller then reports to the broker how many deliveries were written.
 pub trait Outbox {
-    /// The delivery at the cursor.
+    /// Returns the delivery at the cursor.
     fn peek(&self) -> Option<Delivery<'_>>;
-    /// Moves the cursor past it.
+    /// Moves the cursor to the next delivery.
     fn advance(&mut self);
 }

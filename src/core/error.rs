@@ -1,26 +1,18 @@
-//! Who is at fault, and what the peer is told.
+//! Faults: protocol errors and refused requests, with the reply code and text that RabbitMQ would send.
 //!
-//! A [`Fault`] is something a peer did or asked for that cannot be; it ends a channel or a connection and
-//! carries the reply code and text that RabbitMQ would send. Our own mistakes are assertions, never faults;
-//! a disk's failure is not a fault either, for no peer can mend it.
+//! A [`Fault`] ends a channel or a connection. Bugs of the broker are assertions, never faults. A disk failure is
+//! not a fault either, because no client can correct it.
 //!
-//! The one table from code to name and scope is [`ReplyCode::row`].
+//! [`ReplyCode::row`] is the only table of codes, names and scopes.
 
 use core::fmt::{self, Write as _};
 use std::io;
 
-/// The longest reply text in bytes: an AMQP short string.
+/// Maximum length of a reply text in bytes (AMQP short string).
 pub const REPLY_TEXT_BYTES_MAX: usize = 255;
 
-/// A reply text as it goes on the wire, `NOT_FOUND - no queue 'q' in vhost '/'`.
+/// A reply text as it is sent: `NOT_FOUND - no queue 'q' in vhost '/'`.
 type ReplyText = heapless::String<REPLY_TEXT_BYTES_MAX>;
-
-/// Whether the process or the system has no file descriptor left: that passes, and says nothing of what was
-/// to be opened.
-pub fn is_out_of_descriptors(error: &io::Error) -> bool {
-    use rustix::io::Errno;
-    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
-}
 
 /// Reply codes of AMQP 0-9-1 (specification 1.2 "constants") that Leveret sends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,40 +30,40 @@ pub enum ReplyCode {
     NotFound = 404,
     /// A queue belongs to another connection.
     ResourceLocked = 405,
-    /// The request contradicts what is there.
+    /// The request contradicts the existing object.
     PreconditionFailed = 406,
     /// The bytes are not a frame.
     FrameError = 501,
-    /// A frame whose content cannot be read.
+    /// The content of a frame cannot be parsed.
     SyntaxError = 502,
-    /// A method that makes no sense here.
+    /// A method that is not allowed in this state.
     CommandInvalid = 503,
     /// A channel that is not open, or already is.
     ChannelError = 504,
-    /// A frame out of place.
+    /// An unexpected frame.
     UnexpectedFrame = 505,
-    /// A cap of this broker was reached.
+    /// A limit of this broker was reached.
     ResourceError = 506,
     /// Not permitted in this virtual host or by the negotiated limits.
     NotAllowed = 530,
-    /// Part of AMQP that Leveret leaves out.
+    /// A part of AMQP that Leveret does not implement.
     NotImplemented = 540,
 }
 
-/// What a fault ends.
+/// The scope of a fault: what it closes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Scope {
-    /// The channel; the connection goes on.
+    /// The channel; the connection stays open.
     Channel,
     /// The whole connection.
     Connection,
 }
 
 impl ReplyCode {
-    /// The one table: the name that begins every reply text, and what the code ends.
+    /// Returns the name that begins every reply text, and what the code closes.
     ///
-    /// RabbitMQ's division into soft and hard errors, but for 506: a channel that asked for more than this
-    /// board has is no reason to take the connection's other channels down.
+    /// The scopes are RabbitMQ's soft and hard errors, except 506: a channel that exceeds a limit of this board is no
+    /// reason to close the connection's other channels.
     const fn row(self) -> (&'static str, Scope) {
         match self {
             Self::ReplySuccess => ("OK", Scope::Connection),
@@ -92,31 +84,31 @@ impl ReplyCode {
         }
     }
 
-    /// The number on the wire.
+    /// Returns the number that is sent.
     pub const fn code(self) -> u16 {
         self as u16
     }
 
-    /// The upper-case name; clients split reply texts on it.
+    /// Returns the upper-case name; clients split reply texts at it.
     pub const fn name(self) -> &'static str {
         self.row().0
     }
 
-    /// What this code ends unless the fault says otherwise.
+    /// Returns what this code closes unless the fault says otherwise.
     pub const fn scope(self) -> Scope {
         self.row().1
     }
 }
 
-/// What an operator could do about a fault: in the log, beside what the peer is told, for that is RabbitMQ's.
+/// Advice to the operator about a fault. It is only logged, because the text for the client is RabbitMQ's.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum Advice {
-    /// Nothing that the text does not say.
+    /// None.
     #[default]
     None,
-    /// The message is larger than messages may be here.
+    /// The message exceeds the size limit.
     RaiseMessageSize,
-    /// The default exchange has no name that a pattern could be thought of for.
+    /// The default exchange has an empty name, so the pattern to match it is not obvious.
     MatchDefaultExchange,
 }
 
@@ -130,47 +122,47 @@ impl Advice {
     }
 }
 
-/// A peer's mistake, ready to be told to it.
+/// A client's mistake, with the reply for the client.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Fault {
-    /// The code on the wire.
+    /// The reply code.
     pub code: ReplyCode,
-    /// What the fault ends: the channel or the connection.
+    /// Whether the fault closes the channel or the connection.
     pub scope: Scope,
-    /// What the log says besides.
+    /// The advice that is logged with it.
     pub advice: Advice,
-    /// The whole text, name included, at most [`REPLY_TEXT_BYTES_MAX`] bytes. Not inline: a fault travels in
-    /// the answer to every command, and hardly any answer is one.
+    /// The whole text, name included, at most [`REPLY_TEXT_BYTES_MAX`] bytes. Boxed because the answer to every
+    /// command can carry a fault, but seldom does.
     pub text: Box<str>,
 }
 
 impl Fault {
-    /// A fault with the scope that belongs to its code. The text is cut as RabbitMQ cuts it: 252 bytes and
-    /// three dots.
+    /// Returns a fault with its code's scope. A text that is too long is cut as in RabbitMQ: 252 bytes and three
+    /// dots.
     #[cold]
     pub fn new(code: ReplyCode, explanation: fmt::Arguments<'_>) -> Self {
         Self { code, scope: code.scope(), advice: Advice::None, text: reply_text(code.name(), explanation) }
     }
 
-    /// The same, but it ends the connection whatever the code (403 and 404 can, during the handshake).
+    /// Returns a fault that closes the connection whatever its code (403 and 404 can, during the handshake).
     #[cold]
     pub fn connection(code: ReplyCode, explanation: fmt::Arguments<'_>) -> Self {
         Self { scope: Scope::Connection, ..Self::new(code, explanation) }
     }
 
-    /// The same, with something for the operator.
+    /// Returns the fault with advice to the operator.
     #[cold]
     pub fn advising(self, advice: Advice) -> Self {
         Self { advice, ..self }
     }
 
-    /// As the log has it.
+    /// Returns the fault as it is logged.
     pub const fn logged(&self) -> Logged<'_> {
         Logged(self)
     }
 }
 
-/// A fault as the log has it: what the peer is told, and what an operator could do.
+/// Formats a fault for the log: the text for the client, and the advice to the operator.
 #[derive(Clone, Copy, Debug)]
 pub struct Logged<'f>(&'f Fault);
 
@@ -187,21 +179,21 @@ impl fmt::Display for Fault {
 }
 
 fn reply_text(name: &str, explanation: fmt::Arguments<'_>) -> Box<str> {
-    let mut cut = Cut { text: ReplyText::new(), overflowed: false };
-    // Cut never fails, and what it is given to show are names and numbers.
-    let _ = write!(cut, "{name} - {explanation}");
-    cut.finish().as_str().into()
+    let mut writer = TruncatingWriter { text: ReplyText::new(), is_truncated: false };
+    // Writing to `TruncatingWriter` never fails, and neither does formatting names and numbers.
+    let _ = write!(writer, "{name} - {explanation}");
+    writer.finish().as_str().into()
 }
 
-/// Takes what fits and remembers that there was more.
-struct Cut {
+/// Keeps the text that fits and whether it was longer.
+struct TruncatingWriter {
     text: ReplyText,
-    overflowed: bool,
+    is_truncated: bool,
 }
 
-impl Cut {
+impl TruncatingWriter {
     fn finish(mut self) -> ReplyText {
-        if self.overflowed {
+        if self.is_truncated {
             truncate_at_char(&mut self.text, REPLY_TEXT_BYTES_MAX - 3);
             let _ = self.text.push_str("...");
         }
@@ -209,14 +201,14 @@ impl Cut {
     }
 }
 
-impl fmt::Write for Cut {
+impl fmt::Write for TruncatingWriter {
     fn write_str(&mut self, part: &str) -> fmt::Result {
-        if self.overflowed {
+        if self.is_truncated {
             return Ok(());
         }
         for character in part.chars() {
             if self.text.push(character).is_err() {
-                self.overflowed = true;
+                self.is_truncated = true;
                 break;
             }
         }
@@ -230,6 +222,13 @@ fn truncate_at_char(text: &mut ReplyText, bytes: usize) {
         end -= 1;
     }
     text.truncate(end);
+}
+
+/// Returns whether the process or the system has no free file descriptor. That is temporary, and no property of the
+/// file or socket to be opened.
+pub fn is_out_of_descriptors(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }
 
 #[cfg(test)]
@@ -252,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_of_exactly_255_bytes_is_whole() {
+    fn a_text_of_exactly_255_bytes_is_not_cut() {
         let exact = "x".repeat(255 - "NOT_FOUND - ".len());
         let fault = Fault::new(ReplyCode::NotFound, format_args!("{exact}"));
         assert!(fault.text.ends_with("xxxxxx") && fault.text.len() == 255);

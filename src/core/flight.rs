@@ -1,38 +1,39 @@
-//! The flight recorder's bytes: the last events of a broker and of its lives before, for whoever has to find
-//! out what happened.
+//! File format of the flight recorder: the last events of the broker, of this run and of earlier ones.
 //!
-//! Why it exists: what led to a kill, to a loop that stands still or to the watchdog is seldom in the log
-//! that is left on a board. So each event is written into a small file in memory, which the kernel keeps
-//! whatever becomes of the process. This is what stands in that file.
+//! A broker may be killed, hang in a loop or be stopped by the watchdog. The log that is left on a board seldom
+//! shows why. So each event is also written to a small file in memory, which the kernel keeps when the process
+//! ends.
 //!
 //! ```text
-//! file    │ header │ record │ record │ ...                       so many records of one size
+//! file    │ header │ record │ record │ ...                       2,048 records of one size
 //!
 //! header  │ "LVFLIGHT" │ version 1 │ 0 ...
 //!         0            8           9
-//! record  │ crc32c │ number │ life │ ms since 1970 │ ms of this life │ kind │ bytes │ text        │
-//!         0        4        8      12              20                28     29      30          256
+//! record  │ crc32c │ number │ run │ ms since 1970 │ ms of this run │ kind │ bytes │ text        │
+//!         0        4        8     12              20               28     29      30          256
 //! ```
 //!
-//! All numbers are little-endian, and the checksum is over all that follows it. The text is what was logged,
-//! as it was logged: it is made fit to be shown when somebody reads it.
+//! Numbers are little endian. The checksum covers everything after it. The text is stored as it was logged; the
+//! reader has to make it safe to display.
 //!
 //! ```text
-//! at a start      │ 1st of the new life ─→            ...  │ the last of the lives before │
-//! once around     │ over its own oldest, from the first place again │ those stay          │
+//! start of a run  │ first event of the new run ─→        ...  │ last events of earlier runs │
+//! full            │ over its own oldest, from the start again │ unchanged                   │
 //! ```
 //!
-//! Always true: records are numbered through all lives, from 1 on; a record that was not written whole, or
-//! not by us, is no event; a life overwrites its own events before it touches the last [`KEPT`] before it.
+//! # Invariants
+//! - Records are numbered through all runs, from 1.
+//! - A record with a wrong checksum is not an event: it was not written completely, or not by the broker.
+//! - A run overwrites its own events before it touches the last [`KEPT_EVENTS`] events before it.
 
 use core::fmt::{self, Write as _};
 
 use crate::mem::sort_by_key;
 
-/// How many events the file holds.
+/// Number of events in the file.
 pub const EVENTS_MAX: usize = 2048;
-/// How many of the lives before a life leaves alone, however much happens in it.
-const KEPT: usize = 512;
+/// Number of events of earlier runs that a run never overwrites.
+const KEPT_EVENTS: usize = 512;
 /// Bytes of a record, and of the header.
 pub const RECORD_BYTES: usize = 256;
 /// Bytes of the file.
@@ -41,28 +42,28 @@ pub const FILE_BYTES: usize = (1 + EVENTS_MAX) * RECORD_BYTES;
 const MAGIC: &[u8; 8] = b"LVFLIGHT";
 const VERSION: u8 = 1;
 const TEXT_AT: usize = 30;
-/// Beside the kind of an event: its text went on.
-const CUT: u8 = 0x80;
+/// Flag in the byte of the kind: the text was truncated.
+const TRUNCATED: u8 = 0x80;
 
-/// What an event is.
+/// The kind of an event.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
-    /// A life begins; the text is who.
+    /// A run begins; the text identifies the program.
     Started,
-    /// It ends as it should, or has said why not.
+    /// A run ends as intended, or with an error that was logged.
     Ended,
-    /// An error of the log.
+    /// A log line of level error.
     Error,
-    /// A warning.
+    /// A log line of level warning.
     Warn,
-    /// News.
+    /// A log line of level info.
     Info,
 }
 
 impl Kind {
     const ALL: [Self; 5] = [Self::Started, Self::Ended, Self::Error, Self::Warn, Self::Info];
 
-    /// What a line of the log is here; `None`: none of the events.
+    /// Returns the kind for a log level; `None` if lines of this level are not recorded.
     pub const fn of(level: log::Level) -> Option<Self> {
         match level {
             log::Level::Error => Some(Self::Error),
@@ -72,7 +73,7 @@ impl Kind {
         }
     }
 
-    /// A word for it.
+    /// Returns the word that is displayed for it.
     pub const fn word(self) -> &'static str {
         match self {
             Self::Started => "START",
@@ -84,84 +85,33 @@ impl Kind {
     }
 }
 
-/// Where and when an event happened.
+/// The number and time of an event.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Stamp {
-    /// Its number, through all lives.
+    /// Its number, counted through all runs.
     pub number: u32,
-    /// The life, from 1 on.
+    /// The run, counted from 1.
     pub life: u32,
-    /// Milliseconds since 1970, as far as the machine knew.
+    /// Milliseconds since 1970 by the system clock.
     pub unix_ms: u64,
-    /// Milliseconds of this life.
+    /// Milliseconds since the start of the run.
     pub life_ms: u64,
 }
 
 /// An event as it is read.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Event {
-    /// Where and when.
+    /// Its number and time.
     pub stamp: Stamp,
-    /// What.
+    /// Its kind.
     pub kind: Kind,
-    /// In its words; strangers may have chosen some.
+    /// Its text. Peers may have chosen parts of it.
     pub text: String,
-    /// There were more words.
+    /// Whether the text was truncated.
     pub is_cut: bool,
 }
 
-/// The record of an event.
-pub fn record(stamp: Stamp, kind: Kind, text: fmt::Arguments<'_>) -> [u8; RECORD_BYTES] {
-    let mut bytes = [0; RECORD_BYTES];
-    bytes[4..8].copy_from_slice(&stamp.number.to_le_bytes());
-    bytes[8..12].copy_from_slice(&stamp.life.to_le_bytes());
-    bytes[12..20].copy_from_slice(&stamp.unix_ms.to_le_bytes());
-    bytes[20..28].copy_from_slice(&stamp.life_ms.to_le_bytes());
-    let mut words = Words { room: &mut bytes[TEXT_AT..], len: 0 };
-    // It fails where the room ends, and then the rest is not even put into words.
-    let is_cut = words.write_fmt(text).is_err();
-    let len = words.len;
-    bytes[28] = kind as u8 | if is_cut { CUT } else { 0 };
-    bytes[29] = len as u8;
-    let sum = crc32c::crc32c(&bytes[4..]);
-    bytes[..4].copy_from_slice(&sum.to_le_bytes());
-    bytes
-}
-
-/// Takes whole characters as far as there is room.
-struct Words<'r> {
-    room: &'r mut [u8],
-    len: usize,
-}
-
-impl fmt::Write for Words<'_> {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        let mut fitting = text.len().min(self.room.len() - self.len);
-        while !text.is_char_boundary(fitting) {
-            fitting -= 1;
-        }
-        self.room[self.len..self.len + fitting].copy_from_slice(&text.as_bytes()[..fitting]);
-        self.len += fitting;
-        if fitting < text.len() { Err(fmt::Error) } else { Ok(()) }
-    }
-}
-
-/// The event of a record, if it is one.
-fn event(bytes: &[u8]) -> Option<Event> {
-    let word = |at: usize| bytes[at..at + 4].try_into().map_or(0, u32::from_le_bytes);
-    let long = |at: usize| bytes[at..at + 8].try_into().map_or(0, u64::from_le_bytes);
-    let stamp = Stamp { number: word(4), life: word(8), unix_ms: long(12), life_ms: long(20) };
-    let kind = Kind::ALL.into_iter().find(|kind| *kind as u8 == bytes[28] & !CUT)?;
-    let text = bytes[TEXT_AT..].get(..bytes[29].into())?;
-    (word(0) == crc32c::crc32c(&bytes[4..]) && stamp.number > 0).then(|| Event {
-        stamp,
-        kind,
-        text: String::from_utf8_lossy(text).into_owned(),
-        is_cut: bytes[28] & CUT != 0,
-    })
-}
-
-/// What a file that is no flight recorder is.
+/// Error: the file is not that of a flight recorder.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Foreign;
 
@@ -171,56 +121,36 @@ impl fmt::Display for Foreign {
     }
 }
 
-/// The events in a file, in their order. One of another version has none, and neither has an empty one.
+/// Returns the events in a file, in order. A file of another version, or an empty one, has none.
 ///
 /// # Errors
-/// It is something else.
+/// The file is something else.
 pub fn read(file: &[u8]) -> Result<Vec<Event>, Foreign> {
-    Ok(places(file)?.into_iter().filter_map(|(_, record)| event(record)).collect())
+    Ok(valid_records(file)?.into_iter().filter_map(|(_, record)| parse_event(record)).collect())
 }
 
-/// The records that are events, by their numbers.
-fn places(file: &[u8]) -> Result<Vec<(u32, &[u8])>, Foreign> {
-    if file.is_empty() {
-        return Ok(Vec::new());
-    }
-    if !file.starts_with(MAGIC) {
-        return Err(Foreign);
-    }
-    if file.get(MAGIC.len()) != Some(&VERSION) {
-        return Ok(Vec::new());
-    }
-    let records = file.chunks_exact(RECORD_BYTES).skip(1).take(EVENTS_MAX);
-    let mut found: Vec<_> =
-        records.filter_map(|record| event(record).map(|event| (event.stamp.number, record))).collect();
-    sort_by_key(&mut found, |(number, _)| *number);
-    // What was moved at a start stands there twice until it is written over.
-    found.dedup_by_key(|(number, _)| *number);
-    Ok(found)
-}
-
-/// A life that begins: where its events go, and what is to be written before the first.
+/// A run that begins: where its events are written, and what must be written before the first.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Begun {
-    /// The life, from 1 on.
+    /// The run, counted from 1.
     pub life: u32,
     /// The number of its first event.
     pub first: u32,
-    /// Whether the life before, if any, ended without a word.
+    /// Whether the previous run, if any, ended without an event of its end.
     pub is_sudden: bool,
-    /// The header, which stands at the start of the file.
+    /// The header, for the start of the file.
     pub header: [u8; RECORD_BYTES],
-    /// The events of the lives before, which stand at its end.
+    /// The events of earlier runs, for the end of the file.
     pub before: Vec<u8>,
 }
 
-/// Begins a life in a file that lives before may have left.
+/// Begins a run in a file that earlier runs may have left.
 ///
 /// # Errors
-/// It is something else.
+/// The file is something else.
 pub fn begin(file: &[u8]) -> Result<Begun, Foreign> {
-    let found = places(file)?;
-    let last = found.last().and_then(|(_, record)| event(record));
+    let found = valid_records(file)?;
+    let last = found.last().and_then(|(_, record)| parse_event(record));
     let mut header = [0; RECORD_BYTES];
     header[..MAGIC.len()].copy_from_slice(MAGIC);
     header[MAGIC.len()] = VERSION;
@@ -233,17 +163,88 @@ pub fn begin(file: &[u8]) -> Result<Begun, Foreign> {
     })
 }
 
-/// The byte at which an event stands, when `first` was the first of its life.
+/// Returns the offset of an event in the file, in bytes; `first` is the number of its run's first event.
 pub const fn place(first: u32, number: u32) -> u64 {
-    let nth = number.wrapping_sub(first) as usize % (EVENTS_MAX - KEPT);
+    let nth = number.wrapping_sub(first) as usize % (EVENTS_MAX - KEPT_EVENTS);
     ((1 + nth) * RECORD_BYTES) as u64
+}
+
+/// Returns the record of an event.
+pub fn record(stamp: Stamp, kind: Kind, text: fmt::Arguments<'_>) -> [u8; RECORD_BYTES] {
+    let mut bytes = [0; RECORD_BYTES];
+    bytes[4..8].copy_from_slice(&stamp.number.to_le_bytes());
+    bytes[8..12].copy_from_slice(&stamp.life.to_le_bytes());
+    bytes[12..20].copy_from_slice(&stamp.unix_ms.to_le_bytes());
+    bytes[20..28].copy_from_slice(&stamp.life_ms.to_le_bytes());
+    let mut writer = TextWriter { buffer: &mut bytes[TEXT_AT..], len: 0 };
+    // Fails at the end of the buffer; then the rest is not even formatted.
+    let is_cut = writer.write_fmt(text).is_err();
+    let len = writer.len;
+    bytes[28] = kind as u8 | if is_cut { TRUNCATED } else { 0 };
+    bytes[29] = len as u8;
+    let checksum = crc32c::crc32c(&bytes[4..]);
+    bytes[..4].copy_from_slice(&checksum.to_le_bytes());
+    bytes
+}
+
+/// Returns the valid records with their numbers, in order.
+fn valid_records(file: &[u8]) -> Result<Vec<(u32, &[u8])>, Foreign> {
+    if file.is_empty() {
+        return Ok(Vec::new());
+    }
+    if !file.starts_with(MAGIC) {
+        return Err(Foreign);
+    }
+    if file.get(MAGIC.len()) != Some(&VERSION) {
+        return Ok(Vec::new());
+    }
+    let records = file.chunks_exact(RECORD_BYTES).skip(1).take(EVENTS_MAX);
+    let mut found: Vec<_> =
+        records.filter_map(|record| parse_event(record).map(|event| (event.stamp.number, record))).collect();
+    sort_by_key(&mut found, |(number, _)| *number);
+    // Records that were moved at a start exist twice until they are overwritten.
+    found.dedup_by_key(|(number, _)| *number);
+    Ok(found)
+}
+
+/// Returns the event of a record, if the record is valid.
+fn parse_event(bytes: &[u8]) -> Option<Event> {
+    let word = |at: usize| bytes[at..at + 4].try_into().map_or(0, u32::from_le_bytes);
+    let long = |at: usize| bytes[at..at + 8].try_into().map_or(0, u64::from_le_bytes);
+    let stamp = Stamp { number: word(4), life: word(8), unix_ms: long(12), life_ms: long(20) };
+    let kind = Kind::ALL.into_iter().find(|kind| *kind as u8 == bytes[28] & !TRUNCATED)?;
+    let text = bytes[TEXT_AT..].get(..bytes[29].into())?;
+    (word(0) == crc32c::crc32c(&bytes[4..]) && stamp.number > 0).then(|| Event {
+        stamp,
+        kind,
+        text: String::from_utf8_lossy(text).into_owned(),
+        is_cut: bytes[28] & TRUNCATED != 0,
+    })
+}
+
+/// Writes whole characters into a buffer until it is full.
+struct TextWriter<'r> {
+    buffer: &'r mut [u8],
+    len: usize,
+}
+
+impl fmt::Write for TextWriter<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let mut fitting = text.len().min(self.buffer.len() - self.len);
+        while !text.is_char_boundary(fitting) {
+            fitting -= 1;
+        }
+        self.buffer[self.len..self.len + fitting].copy_from_slice(&text.as_bytes()[..fitting]);
+        self.len += fitting;
+        if fitting < text.len() { Err(fmt::Error) } else { Ok(()) }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// A file as a process would have it, with what a life writes.
+    /// A file of a process, with what a run writes into it.
     #[derive(Default)]
     struct File {
         bytes: Vec<u8>,
@@ -277,21 +278,22 @@ mod tests {
     }
 
     #[test]
-    fn an_event_is_read_as_it_was_written_and_cut_between_characters() {
+    fn an_event_is_read_as_written_and_truncated_between_characters() {
         let stamp = Stamp { number: 3, life: 2, unix_ms: u64::MAX, life_ms: 1 };
         let hostile = "a\n\u{1b}[2J\0";
-        let found = event(&record(stamp, Kind::Warn, format_args!("{hostile}"))).unwrap();
+        let found = parse_event(&record(stamp, Kind::Warn, format_args!("{hostile}"))).unwrap();
         assert_eq!(found, Event { stamp, kind: Kind::Warn, text: hostile.to_string(), is_cut: false });
         for (text, bytes) in [("x", 226), ("ä", 226), ("日", 225)] {
-            let found = event(&record(stamp, Kind::Info, format_args!("{}{}", text.repeat(300), 7))).unwrap();
+            let found =
+                parse_event(&record(stamp, Kind::Info, format_args!("{}{}", text.repeat(300), 7))).unwrap();
             assert_eq!((found.text.len(), found.is_cut), (bytes, true), "{text}");
         }
         let fits = "x".repeat(RECORD_BYTES - TEXT_AT);
-        assert!(!event(&record(stamp, Kind::Info, format_args!("{fits}"))).unwrap().is_cut);
+        assert!(!parse_event(&record(stamp, Kind::Info, format_args!("{fits}"))).unwrap().is_cut);
     }
 
     #[test]
-    fn a_torn_record_is_no_event_and_the_others_are() {
+    fn a_damaged_record_is_skipped_and_the_others_are_read() {
         let mut file = File::default();
         file.begin();
         for text in ["one", "two", "three"] {
@@ -303,7 +305,7 @@ mod tests {
             assert_eq!(file.numbers(1), [1, 3], "bit {bit}");
             file.bytes.clone_from(&whole);
         }
-        assert_eq!(read(&whole[..2 * RECORD_BYTES + 100]).unwrap().len(), 1, "a file that was cut");
+        assert_eq!(read(&whole[..2 * RECORD_BYTES + 100]).unwrap().len(), 1, "a truncated file");
         file.bytes[MAGIC.len()] = VERSION + 1;
         assert_eq!(read(&file.bytes).unwrap(), [], "another version");
         assert_eq!(read(b"#!/bin/sh\n"), Err(Foreign));
@@ -311,28 +313,28 @@ mod tests {
     }
 
     #[test]
-    fn a_life_goes_around_in_its_own_part_and_leaves_the_last_events_before_it() {
+    fn a_run_overwrites_its_own_events_and_keeps_the_last_events_before_it() {
         let mut file = File::default();
-        assert!(!file.begin(), "there was no life before");
+        assert!(!file.begin(), "there was no earlier run");
         for _ in 0..5_000 {
             file.add(Kind::Info, "first");
         }
-        let ring = (EVENTS_MAX - KEPT) as u32;
+        let ring = (EVENTS_MAX - KEPT_EVENTS) as u32;
         assert_eq!(file.numbers(1), (5_001 - ring..=5_000).collect::<Vec<_>>());
-        assert!(file.begin(), "it ended without a word");
-        assert_eq!(file.numbers(1), (5_001 - ring..=5_000).collect::<Vec<_>>(), "nothing is lost by a start");
+        assert!(file.begin(), "no event of its end");
+        assert_eq!(file.numbers(1), (5_001 - ring..=5_000).collect::<Vec<_>>(), "a start loses no event");
         for _ in 0..9_999 {
             file.add(Kind::Info, "second");
         }
         file.add(Kind::Ended, "");
-        assert_eq!(file.numbers(1), (5_001 - KEPT as u32..=5_000).collect::<Vec<_>>());
+        assert_eq!(file.numbers(1), (5_001 - KEPT_EVENTS as u32..=5_000).collect::<Vec<_>>());
         assert_eq!(file.numbers(2), (15_001 - ring..=15_000).collect::<Vec<_>>());
         assert!(!file.begin(), "it ended in order");
         assert_eq!(file.life, 3);
     }
 
     #[test]
-    fn many_short_lives_leave_each_other_alone_as_long_as_there_is_room() {
+    fn many_short_runs_keep_all_events_while_they_fit() {
         let mut file = File::default();
         for _ in 0..100 {
             file.begin();

@@ -1,6 +1,7 @@
-//! THE GROUND FLOOR: what every room may use, and what sees none of them.
+//! Limits, memory pools, errors, time and other types that all packages of Leveret share.
 //!
-//! Everybody calls its modules by their own names, as if they stood one floor higher: `crate::limits`, `crate::mem`.
+//! This package depends on no other package of Leveret. The others import its modules at their root, as
+//! `crate::limits` or `crate::mem`.
 
 #![warn(clippy::unwrap_used)]
 

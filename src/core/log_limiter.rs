@@ -1,7 +1,7 @@
-//! Lines in the log that a peer can cause, and how many of them there may be.
+//! Rate limit for log lines that peers can cause.
 //!
-//! A log lies on a card that wears, or goes over a link that is paid by the byte; so what a peer does is
-//! logged by a budget, and what goes beyond is counted and told later.
+//! The log is on a card that wears out, or goes over a link that is paid by the byte. So lines about peers have a
+//! budget. Lines beyond it are counted and reported later.
 //!
 //! ```text
 //! warn(source, kind) ─→ bucket of (source, kind) ─→ bucket of all ─→ the log
@@ -10,16 +10,17 @@
 //!                       counted by kind ──────→ one report line every REPORT_MS, and one at the end
 //! ```
 //!
-//! Connections that come and go are no trouble: they have a bucket of all for themselves, so that they leave
-//! no warning out, and are reported more seldom.
+//! Lines about connections that open and close are no warnings. They have a separate bucket for all sources, so
+//! that they suppress no warning, and they are reported less often.
 //!
-//! What is no line of the log is recorded all the same, where a flight recorder is kept ([`RECORDED_ONLY`]):
-//! by a budget of its own, for that is memory, which does not wear, but a flood is not to fill it.
+//! The flight recorder, if there is one, also records lines that are not logged ([`RECORDED_ONLY`]). They have a
+//! separate budget: the recorder is in memory, which does not wear out, but a flood must not fill it.
 //!
-//! Always true: every line asked for is written or counted, and every count is told; there is a deadline only
-//! while something is to be told, so an idle broker sleeps; the table has a fixed size, and the bucket that
-//! makes place is the fullest one, which loses least by being forgotten. An IPv6 source is its first 64
-//! bits, for nobody has fewer.
+//! # Invariants
+//! - Every line is either logged or counted, and every count is reported.
+//! - A deadline exists only while there is something to report, so an idle broker sleeps.
+//! - The table has a fixed size. A full table drops its fullest bucket, because that loses the least information.
+//! - An IPv6 source is identified by its first 64 bits: every peer has at least a /64 network.
 
 use core::fmt;
 use core::net::{IpAddr, Ipv6Addr};
@@ -30,42 +31,43 @@ use log::Level;
 use crate::time::{Deadline, Now};
 use crate::token_bucket::{NS_PER_MS, TokenBucket};
 
-/// Lines about one source and kind at once.
+/// Burst of lines about one source and kind.
 const SOURCE_BURST: u64 = 5;
-/// After that, one in so many milliseconds.
+/// After the burst, one line in this many milliseconds.
 const SOURCE_REFILL_MS: u64 = 60_000;
-/// Lines about all sources together at once.
+/// Burst of lines about all sources together.
 const TOTAL_BURST: u64 = 60;
-/// After that, one in so many milliseconds.
+/// After the burst, one line in this many milliseconds.
 const TOTAL_REFILL_MS: u64 = 5_000;
-/// What was left out is told in one line after so many milliseconds.
+/// Time until suppressed lines are reported, in milliseconds.
 const REPORT_MS: u64 = 30_000;
-/// The same of what is no trouble: a program that connects every second is to cost a card next to nothing.
-const NEWS_REPORT_MS: u64 = 600_000;
-/// Events that are recorded beside the lines, at once.
+/// Like [`REPORT_MS`], for lines that are no warnings: a program that connects every second must not wear out the
+/// card.
+const CONNECTION_REPORT_MS: u64 = 600_000;
+/// Burst of events that are recorded but not logged.
 const RECORDED_BURST: u64 = 64;
-/// After that, one in so many milliseconds.
+/// After the burst, one event in this many milliseconds.
 const RECORDED_REFILL_MS: u64 = 10_000;
-/// The target of what is for the flight recorder and no line of the log.
+/// The log target of events for the flight recorder only.
 pub const RECORDED_ONLY: &str = "recorded";
-/// Buckets remembered.
+/// Maximum number of buckets.
 const BUCKETS_MAX: usize = 128;
 
-/// Who caused a line, and whose budget it is on.
+/// The source of a line, which has its own budget.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LogSource {
-    /// A peer of the network.
+    /// A network peer.
     Address(IpAddr),
-    /// A program of this machine, by its user's id.
+    /// A program on the same machine, by its user id.
     User(u32),
     /// A bridge, by its number.
     Bridge(u64),
-    /// A peer whose address is not known.
+    /// A peer whose address is unknown.
     Anybody,
 }
 
 impl LogSource {
-    /// What sources are told apart by.
+    /// Returns the source under which its budget is kept.
     fn key(self) -> Self {
         match self {
             Self::Address(IpAddr::V6(address)) => match address.to_ipv4_mapped() {
@@ -83,33 +85,33 @@ impl fmt::Display for LogSource {
             Self::Address(address) => address.fmt(f),
             Self::User(id) => write!(f, "uid {id}"),
             Self::Bridge(_) => f.write_str("one of them"),
-            Self::Anybody => f.write_str("somebody"),
+            Self::Anybody => f.write_str("an unknown peer"),
         }
     }
 }
 
-/// What a line is about.
+/// The subject of a line.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LogKind {
-    /// A peer that speaks something else than it should.
+    /// A peer uses another protocol.
     Opening,
-    /// A TLS handshake that failed.
+    /// A TLS handshake failed.
     TlsHandshake,
-    /// A login that was refused, or must wait.
+    /// A login was refused or must wait.
     Login,
-    /// A connection that was closed for its peer's mistake.
+    /// A connection was closed because of its peer's mistake.
     Connection,
-    /// A channel that was closed for its peer's mistake.
+    /// A channel was closed because of its peer's mistake.
     Channel,
-    /// A connection that was closed because time was up.
+    /// A connection was closed because of a timeout.
     Timeout,
-    /// Something that there was no room for.
+    /// A request was refused because a limit was reached.
     Shortage,
-    /// A client that may not use the control socket.
+    /// A client may not use the control socket.
     Control,
-    /// A bridge that is up, or is not.
+    /// A bridge connected or disconnected.
     Bridge,
-    /// A connection that was opened, or is over: no trouble.
+    /// A connection was opened or closed; not a warning.
     Visit,
 }
 
@@ -127,7 +129,7 @@ impl LogKind {
         Self::Visit,
     ];
 
-    /// What many of them are called in a report.
+    /// Returns the plural for the report.
     const fn plural(self) -> &'static str {
         match self {
             Self::Opening => "wrong protocols",
@@ -143,42 +145,37 @@ impl LogKind {
         }
     }
 
-    /// When what was left out of it is told, in milliseconds.
+    /// Returns the time until suppressed lines are reported, in milliseconds.
     const fn report_ms(self) -> u64 {
         match self {
-            Self::Visit => NEWS_REPORT_MS,
+            Self::Visit => CONNECTION_REPORT_MS,
             _ => REPORT_MS,
         }
     }
 }
 
-/// The bucket with a token less; `None` when it has none. It holds `burst` and gets one each `refill_ms`.
-fn taken(mut bucket: TokenBucket, now: Now, burst: u64, refill_ms: u64) -> Option<TokenBucket> {
-    let cost_ns = refill_ms * NS_PER_MS;
-    bucket.try_take(now, cost_ns, burst * cost_ns).then_some(bucket)
-}
-
+/// The bucket of one source and kind.
 #[derive(Debug)]
 struct Entry {
     source: LogSource,
     kind: LogKind,
     bucket: TokenBucket,
-    /// Lines left out since the last report.
-    left_out: u64,
+    /// Lines suppressed since the last report.
+    suppressed: u64,
 }
 
-/// The budget of all lines that peers cause.
+/// The rate limit of all lines that peers cause.
 #[derive(Debug)]
 pub struct LogLimiter {
     entries: Vec<Entry, BUCKETS_MAX>,
-    /// Of all that is trouble.
+    /// Bucket of all lines except connections opened and closed.
     total: TokenBucket,
-    /// Of all visits.
-    visits: TokenBucket,
-    /// Of all that is recorded and no line.
+    /// Bucket of lines about connections opened and closed.
+    connections: TokenBucket,
+    /// Bucket of events that are recorded but not logged.
     recorded: TokenBucket,
-    /// Lines left out since the last report, by kind.
-    left_out: [u64; LogKind::ALL.len()],
+    /// Lines suppressed since the last report, by kind.
+    suppressed: [u64; LogKind::ALL.len()],
     report_due: Deadline,
 }
 
@@ -187,9 +184,9 @@ impl Default for LogLimiter {
         Self {
             entries: Vec::new(),
             total: TokenBucket::default(),
-            visits: TokenBucket::default(),
+            connections: TokenBucket::default(),
             recorded: TokenBucket::default(),
-            left_out: [0; LogKind::ALL.len()],
+            suppressed: [0; LogKind::ALL.len()],
             report_due: Deadline::NEVER,
         }
     }
@@ -201,7 +198,7 @@ impl LogLimiter {
         self.log(now, Level::Warn, source, kind, text);
     }
 
-    /// The same at any level that is logged at all.
+    /// Logs a line that `source` caused at any enabled level, or counts it.
     pub fn log(
         &mut self,
         now: Now,
@@ -217,62 +214,64 @@ impl LogLimiter {
         }
     }
 
-    /// Records what is no line of the log, if anything is recorded.
+    /// Passes a line that is not logged to the flight recorder, if there is one.
     pub fn record(&mut self, now: Now, level: Level, text: fmt::Arguments<'_>) {
         if log::log_enabled!(target: RECORDED_ONLY, level)
-            && let Some(recorded) = taken(self.recorded, now, RECORDED_BURST, RECORDED_REFILL_MS)
+            && let Some(recorded) = take_token(self.recorded, now, RECORDED_BURST, RECORDED_REFILL_MS)
         {
             self.recorded = recorded;
             log::log!(target: RECORDED_ONLY, level, "{text}");
         }
     }
 
-    /// When [`Self::report_due`] wants to be called.
+    /// Returns when [`Self::report_due`] must be called.
     pub const fn deadline(&self) -> Deadline {
         self.report_due
     }
 
-    /// Tells what was left out, if it is time.
+    /// Reports suppressed lines if the deadline has passed.
     pub fn report_due(&mut self, now: Now) {
         if self.report_due.is_due(now) {
             self.report();
         }
     }
 
-    /// Tells what was left out, because nothing comes after.
+    /// Reports suppressed lines now, because the broker stops.
     pub fn report(&mut self) {
         if self.report_due == Deadline::NEVER {
             return;
         }
-        let is_news =
-            LogKind::ALL.iter().all(|kind| *kind == LogKind::Visit || self.left_out[*kind as usize] == 0);
-        log::log!(if is_news { Level::Info } else { Level::Warn }, "{}", Report(self));
-        self.left_out = [0; LogKind::ALL.len()];
-        self.entries.iter_mut().for_each(|entry| entry.left_out = 0);
+        let is_info =
+            LogKind::ALL.iter().all(|kind| *kind == LogKind::Visit || self.suppressed[*kind as usize] == 0);
+        log::log!(if is_info { Level::Info } else { Level::Warn }, "{}", Report(self));
+        self.suppressed = [0; LogKind::ALL.len()];
+        self.entries.iter_mut().for_each(|entry| entry.suppressed = 0);
         self.report_due = Deadline::NEVER;
     }
 
+    /// Returns whether a line may be logged. Counts it as suppressed otherwise.
     fn may_log(&mut self, now: Now, source: LogSource, kind: LogKind) -> bool {
-        let is_visit = kind == LogKind::Visit;
-        let all = if is_visit { self.visits } else { self.total };
-        let total = taken(all, now, TOTAL_BURST, TOTAL_REFILL_MS);
+        let is_connection = kind == LogKind::Visit;
+        let all = if is_connection { self.connections } else { self.total };
+        let total = take_token(all, now, TOTAL_BURST, TOTAL_REFILL_MS);
         let entry = self.entry(source.key(), kind);
-        let own = taken(entry.bucket, now, SOURCE_BURST, SOURCE_REFILL_MS);
+        let own = take_token(entry.bucket, now, SOURCE_BURST, SOURCE_REFILL_MS);
         if let (Some(own), Some(total)) = (own, total) {
             entry.bucket = own;
-            *(if is_visit { &mut self.visits } else { &mut self.total }) = total;
+            *(if is_connection { &mut self.connections } else { &mut self.total }) = total;
             return true;
         }
-        entry.left_out += 1;
-        self.left_out[kind as usize] += 1;
+        entry.suppressed += 1;
+        self.suppressed[kind as usize] += 1;
         self.report_due = self.report_due.earlier(now.after_ms(kind.report_ms()));
         false
     }
 
+    /// Returns the bucket of a source and kind. A new one replaces the fullest if the table is full.
     fn entry(&mut self, source: LogSource, kind: LogKind) -> &mut Entry {
         let found = self.entries.iter().position(|entry| entry.source == source && entry.kind == kind);
         let at = found.unwrap_or_else(|| {
-            let fresh = Entry { source, kind, bucket: TokenBucket::default(), left_out: 0 };
+            let fresh = Entry { source, kind, bucket: TokenBucket::default(), suppressed: 0 };
             match self.entries.push(fresh) {
                 Ok(()) => self.entries.len() - 1,
                 Err(fresh) => {
@@ -287,14 +286,14 @@ impl LogLimiter {
         &mut self.entries[at]
     }
 
-    /// Who caused most of what was left out of a kind.
-    fn worst(&self, kind: LogKind) -> Option<LogSource> {
-        let entries = self.entries.iter().filter(|entry| entry.kind == kind && entry.left_out > 0);
-        entries.max_by_key(|entry| entry.left_out).map(|entry| entry.source)
+    /// Returns the source of most suppressed lines of a kind.
+    fn main_source(&self, kind: LogKind) -> Option<LogSource> {
+        let entries = self.entries.iter().filter(|entry| entry.kind == kind && entry.suppressed > 0);
+        entries.max_by_key(|entry| entry.suppressed).map(|entry| entry.source)
     }
 }
 
-/// The line that says what was left out.
+/// The line that reports what was suppressed.
 struct Report<'l>(&'l LogLimiter);
 
 impl fmt::Display for Report<'_> {
@@ -302,18 +301,26 @@ impl fmt::Display for Report<'_> {
         f.write_str("not logged one by one:")?;
         let mut separator = " ";
         for kind in LogKind::ALL {
-            let count = self.0.left_out[kind as usize];
+            let count = self.0.suppressed[kind as usize];
             if count == 0 {
                 continue;
             }
             write!(f, "{separator}{count} {}", kind.plural())?;
-            if let Some(source) = self.0.worst(kind) {
+            if let Some(source) = self.0.main_source(kind) {
                 write!(f, " (most by {source})")?;
             }
             separator = ", ";
         }
         Ok(())
     }
+}
+
+/// Returns the bucket after taking one token; `None` if it is empty.
+///
+/// The bucket holds `burst` tokens and gains one every `refill_ms`.
+fn take_token(mut bucket: TokenBucket, now: Now, burst: u64, refill_ms: u64) -> Option<TokenBucket> {
+    let cost_ns = refill_ms * NS_PER_MS;
+    bucket.try_take(now, cost_ns, burst * cost_ns).then_some(bucket)
 }
 
 #[cfg(test)]
@@ -324,13 +331,13 @@ mod tests {
         LogSource::Address(IpAddr::from(number.to_be_bytes()))
     }
 
-    /// How many of `count` lines get through at once.
+    /// Returns how many of `count` simultaneous lines are logged.
     fn logged(limiter: &mut LogLimiter, now: Now, source: LogSource, kind: LogKind, count: u64) -> u64 {
         (0..count).filter(|_| limiter.may_log(now, source, kind)).count() as u64
     }
 
     #[test]
-    fn a_source_has_a_budget_of_each_kind_and_what_goes_beyond_is_told() {
+    fn a_source_has_a_budget_per_kind_and_suppressed_lines_are_reported() {
         let mut limiter = LogLimiter::default();
         let start = Now::from_ms(1_000);
         assert_eq!(limiter.deadline(), Deadline::NEVER);
@@ -343,27 +350,31 @@ mod tests {
             "not logged one by one: 2 refused logins (most by 0.0.0.1), 98 closed channels (most by 0.0.0.1)"
         );
         limiter.report_due(Now::from_ms(1_000 + REPORT_MS - 1));
-        assert_eq!(limiter.left_out.iter().sum::<u64>(), 100, "it is not time yet");
+        assert_eq!(limiter.suppressed.iter().sum::<u64>(), 100, "the deadline has not passed");
         limiter.report_due(Now::from_ms(1_000 + REPORT_MS));
-        assert_eq!((limiter.left_out.iter().sum::<u64>(), limiter.deadline()), (0, Deadline::NEVER));
+        assert_eq!((limiter.suppressed.iter().sum::<u64>(), limiter.deadline()), (0, Deadline::NEVER));
         let later = Now::from_ms(1_000 + 2 * SOURCE_REFILL_MS);
         assert_eq!(logged(&mut limiter, later, peer(1), LogKind::Channel, 100), 2, "one for each interval");
     }
 
     #[test]
-    fn many_sources_together_have_a_budget_too_and_a_table_of_its_size() {
+    fn all_sources_together_have_a_budget_and_the_table_is_bounded() {
         let mut limiter = LogLimiter::default();
         let (mut lines, hour_ms) = (0, 3_600_000);
         for ms in (0..hour_ms).step_by(20) {
             lines += logged(&mut limiter, Now::from_ms(ms), peer(ms as u32), LogKind::Opening, 1);
         }
         assert_eq!(lines, TOTAL_BURST + hour_ms / TOTAL_REFILL_MS - 1);
-        assert_eq!(lines + limiter.left_out.iter().sum::<u64>(), hour_ms / 20, "not one is lost sight of");
+        assert_eq!(
+            lines + limiter.suppressed.iter().sum::<u64>(),
+            hour_ms / 20,
+            "every line is logged or counted"
+        );
         assert_eq!(limiter.entries.len(), BUCKETS_MAX);
     }
 
     #[test]
-    fn one_source_cannot_use_up_what_all_have() {
+    fn one_source_cannot_use_up_the_common_budget() {
         let (mut limiter, mut lines) = (LogLimiter::default(), 0);
         for ms in (0..600_000).step_by(1000) {
             for kind in LogKind::ALL {
@@ -372,22 +383,22 @@ mod tests {
             let others = peer(2 + ms as u32);
             lines += logged(&mut limiter, Now::from_ms(ms), others, LogKind::Login, 1);
         }
-        assert!(lines > 40, "{lines} of others in ten minutes");
+        assert!(lines > 40, "{lines} lines of other sources in ten minutes");
     }
 
     #[test]
-    fn who_comes_and_goes_leaves_no_warning_out_and_is_told_seldom() {
+    fn lines_about_connections_suppress_no_warning_and_are_reported_less_often() {
         let (mut limiter, now) = (LogLimiter::default(), Now::from_ms(1_000));
         for number in 0..1_000 {
             logged(&mut limiter, now, peer(number), LogKind::Visit, 2);
         }
-        assert_eq!(limiter.deadline(), now.after_ms(NEWS_REPORT_MS));
+        assert_eq!(limiter.deadline(), now.after_ms(CONNECTION_REPORT_MS));
         assert_eq!(logged(&mut limiter, now, peer(1), LogKind::Login, 7), SOURCE_BURST);
-        assert_eq!(limiter.deadline(), now.after_ms(REPORT_MS), "a refusal is not told so late");
+        assert_eq!(limiter.deadline(), now.after_ms(REPORT_MS), "a refused login is reported earlier");
     }
 
     #[test]
-    fn a_network_of_ipv6_is_one_source_and_a_mapped_address_is_its_own() {
+    fn an_ipv6_network_is_one_source_and_a_mapped_address_is_its_ipv4_address() {
         let of = |text: &str| LogSource::Address(text.parse().unwrap()).key();
         assert_eq!(of("2001:db8:1:2::7"), of("2001:db8:1:2:3:4:5:6"));
         assert_ne!(of("2001:db8:1:2::7"), of("2001:db8:1:3::7"));
@@ -395,11 +406,11 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_report_is_a_line() {
-        let mut limiter = LogLimiter { left_out: [u64::MAX; LogKind::ALL.len()], ..LogLimiter::default() };
+    fn the_longest_report_has_less_than_1000_bytes() {
+        let mut limiter = LogLimiter { suppressed: [u64::MAX; LogKind::ALL.len()], ..LogLimiter::default() };
         for kind in LogKind::ALL {
             let source = LogSource::Address(IpAddr::from([0xfd; 16]));
-            limiter.entry(source, kind).left_out = u64::MAX;
+            limiter.entry(source, kind).suppressed = u64::MAX;
         }
         assert!(Report(&limiter).to_string().len() < 1_000);
     }

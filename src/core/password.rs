@@ -1,17 +1,20 @@
-//! What a password is kept as, and whether one fits.
+//! Password hashes: how they are made, stored, imported, exported and verified.
 //!
-//! Why it exists: the broker keeps hashes, a helper thread compares with them, tools make and export them;
-//! all of them share this. What always holds: a check takes at least as long as one of our own hashes, also
-//! for a user that nobody has and for the quick hashes of RabbitMQ, so its time tells nothing; passwords and
-//! hashes are shown to nobody, `Debug` included, and a password's bytes are wiped after use.
+//! The broker stores hashes, a helper thread verifies passwords, and tools create and export hashes.
 //!
 //! ```text
-//! bytes of a hash | 0                                               no password fits
+//! bytes of a hash | 0                                               no password matches
 //!                 | 1 | iterations u32 LE | salt 16 | digest 32     PBKDF2-HMAC-SHA256
 //!                 | 2 | salt 4 | digest 32                          RabbitMQ: SHA-256(salt password)
 //!                 | 3 | salt 4 | digest 64                          RabbitMQ: SHA-512(salt password)
 //! exported        | base64 of what follows the first byte; iterations there big endian, as RabbitMQ's are
 //! ```
+//!
+//! # Invariants
+//! - Verifying takes at least as long as one PBKDF2 hash of [`ITERATIONS`] rounds. That includes unknown users and
+//!   the fast hashes of RabbitMQ, so the time reveals nothing.
+//! - `Debug` shows neither passwords nor hashes.
+//! - The bytes of a password to check are wiped after use.
 
 use core::fmt;
 use core::num::NonZeroU32;
@@ -23,66 +26,66 @@ use zeroize::Zeroizing;
 
 use crate::mem::Name;
 
-/// The longest password that is looked at, in bytes; longer ones fit nobody.
+/// Maximum length of a password in bytes. Longer ones never match.
 pub const PASSWORD_BYTES_MAX: usize = 512;
 
-/// Rounds of a hash made here: 80 ms of a Raspberry Pi Zero's only core, on which anything slower would
-/// keep a shelf of clients waiting that come back at once.
+/// Rounds of a new hash. They take 80 ms on the only core of a Raspberry Pi Zero. With more, many clients that
+/// reconnect at the same time would wait too long.
 pub const ITERATIONS: NonZeroU32 = NonZeroU32::MIN.saturating_add(20_000 - 1);
 
-/// More rounds than this nobody imports: they would hold up every other login.
+/// Maximum rounds of an imported hash. More would delay every other login.
 const ITERATIONS_MAX: u32 = 1_000_000;
 
 const SALT_BYTES: usize = 16;
 const DIGEST_BYTES: usize = 32;
 const RABBIT_SALT_BYTES: usize = 4;
 
-/// The longest hash as bytes.
+/// Maximum length of an encoded hash in bytes.
 pub const HASH_BYTES_MAX: usize = 1 + RABBIT_SALT_BYTES + 64;
 
-const NOBODYS: u8 = 0;
+const NO_PASSWORD: u8 = 0;
 const PBKDF2: u8 = 1;
 const RABBIT_SHA256: u8 = 2;
 const RABBIT_SHA512: u8 = 3;
 
-/// Names of the ways to hash in RabbitMQ's definitions, with the byte of each; the first is our own.
+/// Names of the algorithms in RabbitMQ's definitions, with the first byte of a hash. The first one is Leveret's.
 const ALGORITHMS: [(&str, u8); 3] = [
     ("leveret_password_hashing_pbkdf2_sha256", PBKDF2),
     ("rabbit_password_hashing_sha256", RABBIT_SHA256),
     ("rabbit_password_hashing_sha512", RABBIT_SHA512),
 ];
 
-/// What a password is kept as.
+/// The hash of a password.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum PasswordHash {
-    /// No password fits: such a user comes in by other means or not at all.
+    /// No password matches: the user cannot log in with a password.
     Nobodys,
-    /// Our own.
+    /// Leveret's own hash.
     Pbkdf2 {
-        /// Rounds.
+        /// Number of rounds.
         iterations: NonZeroU32,
-        /// Random bytes of this hash alone.
+        /// Random bytes of this hash.
         salt: [u8; SALT_BYTES],
         /// The derived key.
         digest: [u8; DIGEST_BYTES],
     },
-    /// Imported from RabbitMQ, its default.
+    /// Imported from RabbitMQ: its default algorithm.
     RabbitSha256 {
-        /// Random bytes of this hash alone.
+        /// Random bytes of this hash.
         salt: [u8; RABBIT_SALT_BYTES],
-        /// Over salt and password.
+        /// The digest of salt and password.
         digest: [u8; 32],
     },
     /// Imported from RabbitMQ.
     RabbitSha512 {
-        /// Random bytes of this hash alone.
+        /// Random bytes of this hash.
         salt: [u8; RABBIT_SALT_BYTES],
-        /// Over salt and password.
+        /// The digest of salt and password.
         digest: [u8; 64],
     },
 }
 
-/// Of the password `guest`, which is no secret, so its salt is none either.
+/// The hash of the password `guest`, which is public, so its salt is fixed.
 pub const GUEST: PasswordHash = PasswordHash::Pbkdf2 {
     iterations: ITERATIONS,
     salt: *b"guest of leveret",
@@ -92,11 +95,11 @@ pub const GUEST: PasswordHash = PasswordHash::Pbkdf2 {
     ],
 };
 
-/// What everybody is compared with who does not exist; no password fits.
+/// The hash that is computed for unknown users. No password matches.
 const DUMMY: PasswordHash = PasswordHash::Pbkdf2 { iterations: ITERATIONS, salt: [0; 16], digest: [0; 32] };
 
 impl PasswordHash {
-    /// A new hash of a password. Takes the time of a check.
+    /// Returns a new hash of a password. Takes as long as verifying one.
     pub fn of(password: &[u8], entropy: &mut dyn FnMut(&mut [u8])) -> Self {
         let (mut salt, mut digest) = ([0; SALT_BYTES], [0; DIGEST_BYTES]);
         entropy(&mut salt);
@@ -104,8 +107,8 @@ impl PasswordHash {
         Self::Pbkdf2 { iterations: ITERATIONS, salt, digest }
     }
 
-    /// A new hash of a password as RabbitMQ makes it, which takes no time worth mentioning: for a password
-    /// that comes where nobody may wait. An empty one is [`Self::Nobodys`].
+    /// Returns a new hash in RabbitMQ's default format, which is fast: for passwords that arrive where the caller
+    /// must not block. The hash of an empty password is [`Self::Nobodys`].
     pub fn as_rabbitmq(password: &[u8], salt: [u8; RABBIT_SALT_BYTES]) -> Self {
         if password.is_empty() {
             return Self::Nobodys;
@@ -118,11 +121,11 @@ impl PasswordHash {
         Self::RabbitSha256 { salt, digest: hash }
     }
 
-    /// A hash as definitions of RabbitMQ or an export of ours have it: `hashing_algorithm` and
-    /// `password_hash`. An empty one is [`Self::Nobodys`].
+    /// Parses `hashing_algorithm` and `password_hash` of definitions of RabbitMQ or Leveret. An empty hash is
+    /// [`Self::Nobodys`].
     ///
     /// # Errors
-    /// The algorithm is not known, or the text is no such hash.
+    /// The algorithm is unknown, or the text is not a hash of that algorithm.
     pub fn import(algorithm: &str, text: &str) -> Result<Self, BadHash> {
         if text.is_empty() {
             return Ok(Self::Nobodys);
@@ -138,28 +141,28 @@ impl PasswordHash {
         Self::from_bytes(&bytes).ok_or(BadHash::Malformed)
     }
 
-    /// `hashing_algorithm` and `password_hash` of an export.
+    /// Returns `hashing_algorithm` and `password_hash` for an export.
     pub fn export(&self) -> (&'static str, String) {
         let mut bytes = self.to_bytes();
         let name = |kind| ALGORITHMS.iter().find(|(_, other)| *other == kind).map_or("", |(name, _)| name);
         match bytes[0] {
-            NOBODYS => return (name(PBKDF2), String::new()),
+            NO_PASSWORD => return (name(PBKDF2), String::new()),
             PBKDF2 => bytes[1..5].reverse(),
             _ => {}
         }
         (name(bytes[0]), BASE64.encode(&bytes[1..]))
     }
 
-    /// The bytes by which it is kept.
+    /// Returns the encoded hash.
     pub fn to_bytes(&self) -> heapless::Vec<u8, HASH_BYTES_MAX> {
         let mut bytes = heapless::Vec::new();
-        // Every kind fits; see HASH_BYTES_MAX.
+        // Every kind fits: see [`HASH_BYTES_MAX`].
         let mut put = |part: &[u8]| {
             let fits = bytes.extend_from_slice(part).is_ok();
             debug_assert!(fits, "the longest kind sets the size");
         };
         match self {
-            Self::Nobodys => put(&[NOBODYS]),
+            Self::Nobodys => put(&[NO_PASSWORD]),
             Self::Pbkdf2 { iterations, salt, digest } => {
                 put(&[PBKDF2]);
                 put(&iterations.get().to_le_bytes());
@@ -175,17 +178,17 @@ impl PasswordHash {
         bytes
     }
 
-    /// Reads what [`Self::to_bytes`] gave; `None` when it is no hash.
+    /// Parses what [`Self::to_bytes`] returned; `None` for anything else.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (kind, rest) = bytes.split_first()?;
         match *kind {
-            NOBODYS if rest.is_empty() => Some(Self::Nobodys),
+            NO_PASSWORD if rest.is_empty() => Some(Self::Nobodys),
             PBKDF2 => {
                 let (iterations, rest) = rest.split_first_chunk()?;
                 let iterations = NonZeroU32::new(u32::from_le_bytes(*iterations))?;
                 let (salt, rest) = rest.split_first_chunk()?;
-                let is_bearable = iterations.get() <= ITERATIONS_MAX;
-                let digest = rest.try_into().ok().filter(|_| is_bearable)?;
+                let is_within_limit = iterations.get() <= ITERATIONS_MAX;
+                let digest = rest.try_into().ok().filter(|_| is_within_limit)?;
                 Some(Self::Pbkdf2 { iterations, salt: *salt, digest })
             }
             RABBIT_SHA256 => {
@@ -200,7 +203,7 @@ impl PasswordHash {
         }
     }
 
-    /// Whether the password is the one that was hashed. Takes at least the time of [`ITERATIONS`] rounds.
+    /// Returns whether the password matches. Takes at least the time of [`ITERATIONS`] rounds.
     pub fn fits(&self, password: &[u8]) -> bool {
         match self {
             Self::Pbkdf2 { iterations, salt, digest } => {
@@ -210,24 +213,10 @@ impl PasswordHash {
                 DUMMY.fits(password);
                 false
             }
-            Self::RabbitSha256 { salt, digest } => fits_salted(&digest::SHA256, salt, password, digest),
-            Self::RabbitSha512 { salt, digest } => fits_salted(&digest::SHA512, salt, password, digest),
+            Self::RabbitSha256 { salt, digest } => matches_salted(&digest::SHA256, salt, password, digest),
+            Self::RabbitSha512 { salt, digest } => matches_salted(&digest::SHA512, salt, password, digest),
         }
     }
-}
-
-fn fits_salted(algorithm: &'static digest::Algorithm, salt: &[u8], password: &[u8], wanted: &[u8]) -> bool {
-    DUMMY.fits(password);
-    let mut context = digest::Context::new(algorithm);
-    context.update(salt);
-    context.update(password);
-    equal(context.finish().as_ref(), wanted)
-}
-
-/// Compares in a time that depends on the lengths alone.
-pub fn equal(one: &[u8], two: &[u8]) -> bool {
-    let differing = one.iter().zip(two).fold(0, |differing, (a, b)| differing | (a ^ b));
-    one.len() == two.len() && core::hint::black_box(differing) == 0
 }
 
 impl fmt::Debug for PasswordHash {
@@ -239,9 +228,9 @@ impl fmt::Debug for PasswordHash {
 /// Why a hash cannot be imported.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum BadHash {
-    /// Nobody here can compute it.
+    /// The algorithm is unknown.
     Unknown,
-    /// The text is not what the algorithm says.
+    /// The text is not a hash of that algorithm.
     Malformed,
 }
 
@@ -261,7 +250,7 @@ impl fmt::Display for BadHash {
 
 impl core::error::Error for BadHash {}
 
-/// A password as a peer sent it, shown to nobody.
+/// A password as a peer sent it. `Debug` does not show it.
 #[derive(Clone, Copy, PartialEq)]
 pub struct Secret<'a>(pub &'a [u8]);
 
@@ -271,7 +260,7 @@ impl fmt::Debug for Secret<'_> {
     }
 }
 
-/// A login that somebody has to take the time to check.
+/// A login whose password must be verified outside the event loop.
 pub struct PasswordCheck {
     user: Name,
     password: Zeroizing<Box<[u8]>>,
@@ -280,34 +269,35 @@ pub struct PasswordCheck {
 }
 
 impl PasswordCheck {
-    /// For a user as the peer named it; a user who does not exist has [`PasswordHash::Nobodys`].
+    /// Creates the check for a user as the peer named it. Unknown users have [`PasswordHash::Nobodys`].
     pub fn new(user: Name, password: &[u8], hash: PasswordHash, from_loopback: bool) -> Self {
-        let is_readable = password.len() <= PASSWORD_BYTES_MAX;
-        let (password, hash) = if is_readable { (password, hash) } else { (&[][..], PasswordHash::Nobodys) };
+        let is_short_enough = password.len() <= PASSWORD_BYTES_MAX;
+        let (password, hash) =
+            if is_short_enough { (password, hash) } else { (&[][..], PasswordHash::Nobodys) };
         Self { user, password: Zeroizing::new(password.into()), hash, from_loopback }
     }
 
-    /// The user, as the peer named it.
+    /// Returns the user as the peer named it.
     pub fn user(&self) -> &str {
         &self.user
     }
 
-    /// What the peer says the password is.
+    /// Returns the password that the peer sent.
     pub fn password(&self) -> &[u8] {
         &self.password
     }
 
-    /// The hash that the password is compared with.
+    /// Returns the hash that the password is compared with.
     pub const fn hash(&self) -> &PasswordHash {
         &self.hash
     }
 
-    /// The peer connected from this very machine.
+    /// Returns whether the peer connected from the same machine.
     pub const fn from_loopback(&self) -> bool {
         self.from_loopback
     }
 
-    /// Takes the time. Nobody logs in with an empty password, as with RabbitMQ.
+    /// Verifies the password, which takes time. An empty password is always wrong, as in RabbitMQ.
     pub fn is_right(&self) -> bool {
         self.hash.fits(&self.password) && !self.password.is_empty()
     }
@@ -325,6 +315,25 @@ impl fmt::Debug for PasswordCheck {
     }
 }
 
+fn matches_salted(
+    algorithm: &'static digest::Algorithm,
+    salt: &[u8],
+    password: &[u8],
+    wanted: &[u8],
+) -> bool {
+    DUMMY.fits(password);
+    let mut context = digest::Context::new(algorithm);
+    context.update(salt);
+    context.update(password);
+    equal(context.finish().as_ref(), wanted)
+}
+
+/// Compares in a time that depends only on the lengths.
+pub fn equal(one: &[u8], two: &[u8]) -> bool {
+    let differing = one.iter().zip(two).fold(0, |differing, (a, b)| differing | (a ^ b));
+    one.len() == two.len() && core::hint::black_box(differing) == 0
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -340,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_fits_its_own_hash_only() {
+    fn a_password_matches_only_its_own_hash() {
         let mut entropy = counting();
         let [one, two] = [b"secret", b"secret"].map(|password| PasswordHash::of(password, &mut entropy));
         assert!(one != two, "each has its salt");
@@ -351,9 +360,9 @@ mod tests {
         assert!(GUEST.fits(b"guest") && !GUEST.fits(b"Guest"));
     }
 
-    /// "test12" from RabbitMQ's own documentation of its hashes, and one by `rabbit_password:hash/2`.
+    /// "test12" from RabbitMQ's documentation of its hashes, and a hash by `rabbit_password:hash/2`.
     #[test]
-    fn hashes_of_rabbitmq_are_understood() {
+    fn hashes_of_rabbitmq_can_be_imported() {
         let hash = PasswordHash::import(
             "rabbit_password_hashing_sha256",
             "kI3GCqW5JLMJa4iX1lo7X4D6XbYqlLgxIs30+P6tENUV2POR",
@@ -368,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_and_exported_reads_back() {
+    fn stored_and_exported_hashes_read_back() {
         let own = PasswordHash::of(b"x", &mut counting());
         let rabbit = PasswordHash::RabbitSha256 { salt: [1; 4], digest: [2; 32] };
         let rabbit_long = PasswordHash::RabbitSha512 { salt: [1; 4], digest: [2; 64] };
@@ -382,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_hash_is_refused() {
+    fn invalid_hashes_are_refused() {
         assert!(PasswordHash::import("rabbit_password_hashing_md5", "AAAA") == Err(BadHash::Unknown));
         for text in ["!", "AAAA", "kI3GCqW5JLMJa4iX1lo7X4D6XbYqlLgxIs30+P6tENUV2PO"] {
             for (algorithm, _) in ALGORITHMS {
@@ -403,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_or_endless_password_is_nobodys() {
+    fn an_empty_or_too_long_password_is_always_wrong() {
         let empty = PasswordHash::of(b"", &mut counting());
         let user = Name::try_from("u").unwrap();
         assert!(!PasswordCheck::new(user.clone(), b"", empty, true).is_right());

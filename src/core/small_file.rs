@@ -1,19 +1,20 @@
-//! Small files beside the log that are read whole and written anew whole.
+//! Small text files beside the log that are read and replaced as a whole.
 //!
-//! Why it exists: what is worth a few bytes and no record of the log (the last known time, what of bridges
-//! outlives a restart) still has to survive a power cut in the middle of being written.
+//! They hold a few bytes that are not worth a log record: the last known time, and state of bridges that outlives a
+//! restart. They survive a power cut during a write.
 //!
-//! Always true: the file is there whole, or as it was before, and once `write` has returned it stays; what is
-//! longer than it can be was not written here, and is not read.
+//! # Invariants
+//! - The file is complete and either old or new. Once [`write()`] has returned it is new.
+//! - A file longer than the maximum was not written here and is not read.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::path::Path;
 
-/// What a file says. `None`: there is none, it is no file, it has more than `bytes_max` bytes, or it is no
-/// text.
+/// Returns the contents. `None`: there is no file, it is not a regular file, it has more than `bytes_max` bytes, or
+/// it is not valid UTF-8.
 pub fn read(path: &Path, bytes_max: u64) -> Option<String> {
-    // Whoever put a pipe there would stop the start.
+    // Opening a pipe would block the start.
     if !fs::metadata(path).ok()?.is_file() {
         return None;
     }
@@ -22,17 +23,17 @@ pub fn read(path: &Path, bytes_max: u64) -> Option<String> {
     (read as u64 <= bytes_max).then_some(text)
 }
 
-/// Writes a file anew; it waits for the disk.
+/// Replaces the file; waits for the disk.
 ///
 /// # Errors
-/// The system says why not; the file is as it was, or new.
+/// The error of the system; the file is then either old or new.
 pub fn write(path: &Path, text: &str) -> io::Result<()> {
     let beside = path.with_extension("new");
     let mut file = File::create(&beside)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     fs::rename(&beside, path)?;
-    // Else a power cut may still bring the old one back.
+    // Without this a power cut may bring back the old file.
     path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
 }
 
@@ -41,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_whole_or_as_before() {
+    fn a_file_is_replaced_completely_or_unchanged() {
         let folder = std::env::temp_dir().join(format!("leveret-small-file-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         let path = folder.join("notes");

@@ -1,71 +1,72 @@
-//! Time as the core sees it: a value that is handed in, never read.
+//! Monotonic time, which is passed in as a value and never read here.
 //!
-//! The loop's clock is read in `host`, after each poll; everything below it is given a [`Now`]. So a test can
-//! run a day of heartbeats in a millisecond, and two things that happen in one turn happen at one time. Who
-//! reads another clock (how long a sync took, the date of an answer, whether a certificate has run out) says
-//! something with it, and no deadline of the loop follows but that of a bridge with a time of day.
-//! All of [`Now`] is monotonic: a board without a clock chip boots in 1970 and jumps, and nothing here may
-//! notice.
+//! The daemon reads the clock of the event loop after each poll; all code below gets a [`Now`]. So a test can run a
+//! day of heartbeats in a millisecond, and everything in one turn happens at the same time. Other clocks (the
+//! duration of a sync, the date of an HTTP reply, whether a certificate has expired) affect no deadline of the
+//! loop. The exception is a bridge with a time of day.
+//!
+//! [`Now`] is monotonic: a board without a real-time clock boots in 1970 and jumps later, which must not matter
+//! here.
 
 /// An instant in monotonic milliseconds since the process started.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Hash)]
 pub struct Now(u64);
 
 impl Now {
-    /// The instant `ms` milliseconds after the start of the process.
+    /// Returns the instant `ms` milliseconds after the start of the process.
     pub const fn from_ms(ms: u64) -> Self {
         Self(ms)
     }
 
-    /// Milliseconds since the start of the process.
+    /// Returns the milliseconds since the start of the process.
     pub const fn as_ms(self) -> u64 {
         self.0
     }
 
-    /// Milliseconds from `earlier` until this instant; 0 when `earlier` lies in the future.
+    /// Returns the milliseconds from `earlier` until this instant; 0 if `earlier` is in the future.
     pub const fn ms_since(self, earlier: Self) -> u64 {
         self.0.saturating_sub(earlier.0)
     }
 
-    /// The deadline `ms` milliseconds from this instant.
+    /// Returns the deadline `ms` milliseconds after this instant.
     pub const fn after_ms(self, ms: u64) -> Deadline {
         Deadline(self.0.saturating_add(ms))
     }
 }
 
-/// The instant at which somebody wants to be called again; [`Deadline::NEVER`] when nobody does.
+/// The instant at which something must be done; [`Deadline::NEVER`] if there is nothing to do.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
 pub struct Deadline(u64);
 
 impl Default for Deadline {
-    /// Not at all.
+    /// Returns [`Deadline::NEVER`].
     fn default() -> Self {
         Self::NEVER
     }
 }
 
 impl Deadline {
-    /// Not at all: later than every other deadline.
+    /// Later than every other deadline.
     pub const NEVER: Self = Self(u64::MAX);
 
-    /// Whether the deadline has been reached.
+    /// Returns whether the deadline has been reached.
     pub const fn is_due(self, now: Now) -> bool {
         now.0 >= self.0
     }
 
-    /// So many milliseconds later.
+    /// Returns the deadline moved `ms` milliseconds later.
     #[must_use]
     pub const fn later_ms(self, ms: u64) -> Self {
         Self(self.0.saturating_add(ms))
     }
 
-    /// The earlier of the two.
+    /// Returns the earlier of the two.
     #[must_use]
     pub fn earlier(self, other: Self) -> Self {
         self.min(other)
     }
 
-    /// Milliseconds left until the deadline, 0 when it is due, `None` for [`Deadline::NEVER`].
+    /// Returns the milliseconds until the deadline; 0 if it is due, `None` for [`Deadline::NEVER`].
     pub const fn ms_left(self, now: Now) -> Option<u64> {
         match self.0 {
             u64::MAX => None,
@@ -79,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_deadline_is_due_at_its_instant_and_never_never() {
+    fn a_deadline_is_due_at_its_instant_and_never_is_never_due() {
         let now = Now::from_ms(1_000);
         assert!(!now.after_ms(5).is_due(Now::from_ms(1_004)));
         assert!(now.after_ms(5).is_due(Now::from_ms(1_005)));

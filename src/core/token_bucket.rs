@@ -1,43 +1,45 @@
-//! A token bucket: how much of something may be had at once, and how much over any length of time.
+//! A token bucket: limits a rate, and allows a burst up to its capacity.
 //!
-//! Everything is told in the time that it takes to come back: a bucket of 10 that gets one a second holds 10 s, and a
-//! token costs 1 s of that. So what is kept is one instant, at which the bucket is full again, and whoever has many
-//! buckets of one kind keeps the kind once.
+//! Amounts are the time in which they refill. For example, a bucket of 10 tokens that gains one per second holds 10
+//! s, and a token costs 1 s. So the only state is the instant at which the bucket is full again. Capacity and costs
+//! are parameters: many buckets of one kind store them once.
 //!
-//! Always true: over any span, what was taken is worth no more than the span and the bucket's capacity, but for what was
-//! taken with [`TokenBucket::take`], which is made up for by waiting.
+//! # Invariants
+//! - Over any time span, at most the span plus the capacity is taken. [`TokenBucket::take`] may exceed that, and
+//!   then later calls have to wait for the difference.
 
 use super::time::{Deadline, Now};
 
-/// Nanoseconds of a millisecond: what buckets hold is told in nanoseconds, for a byte of a fast link takes less than a
+/// Nanoseconds per millisecond. Amounts are in nanoseconds, because a byte of a fast link takes less than a
 /// microsecond.
 pub const NS_PER_MS: u64 = 1_000_000;
 
-/// A bucket that fills again by itself; a new one is full.
+/// A bucket; a new one is full.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub struct TokenBucket {
+    /// When the bucket is full, in nanoseconds since the start of the process.
     full_at_ns: u64,
 }
 
 impl TokenBucket {
-    /// One of this capacity that is empty but for one nanosecond.
+    /// Returns a bucket of this capacity that contains only one nanosecond.
     pub const fn nearly_empty(now: Now, capacity_ns: u64) -> Self {
         Self { full_at_ns: ns(now) + capacity_ns.saturating_sub(1) }
     }
 
-    /// What is in it; below zero when more was taken than there was.
+    /// Returns the amount in the bucket; negative after [`Self::take`] took more than there was.
     pub fn left_ns(self, now: Now, capacity_ns: u64) -> i64 {
         let missing = self.full_at_ns.saturating_sub(ns(now));
         let [capacity, missing] = [capacity_ns, missing].map(|ns| i64::try_from(ns).unwrap_or(i64::MAX));
         capacity.saturating_sub(missing)
     }
 
-    /// Whether there is so much in it.
+    /// Returns whether the bucket contains `cost_ns`.
     pub fn has(self, now: Now, cost_ns: u64, capacity_ns: u64) -> bool {
         self.full_at_ns.saturating_sub(ns(now)).saturating_add(cost_ns) <= capacity_ns
     }
 
-    /// Takes so much out; `false`, and takes nothing, when there is less.
+    /// Takes `cost_ns` if the bucket contains it. Otherwise takes nothing and returns `false`.
     pub fn try_take(&mut self, now: Now, cost_ns: u64, capacity_ns: u64) -> bool {
         let has = self.has(now, cost_ns, capacity_ns);
         if has {
@@ -46,12 +48,12 @@ impl TokenBucket {
         has
     }
 
-    /// Takes so much out, whether or not it is there.
+    /// Takes `cost_ns`, whether or not the bucket contains it.
     pub fn take(&mut self, now: Now, cost_ns: u64) {
         self.full_at_ns = self.full_at_ns.max(ns(now)).saturating_add(cost_ns);
     }
 
-    /// When there is so much in it, if nothing is taken meanwhile.
+    /// Returns when the bucket will contain `cost_ns` if nothing is taken meanwhile.
     pub const fn due(self, cost_ns: u64, capacity_ns: u64) -> Deadline {
         let at_ns = self.full_at_ns.saturating_sub(capacity_ns.saturating_sub(cost_ns));
         Now::from_ms(0).after_ms(at_ns.div_ceil(NS_PER_MS))
@@ -69,7 +71,7 @@ mod tests {
     const SECOND: u64 = 1_000 * NS_PER_MS;
 
     #[test]
-    fn it_gives_its_capacity_at_once_and_then_what_comes_back() {
+    fn a_bucket_gives_its_capacity_at_once_and_then_its_rate() {
         let mut bucket = TokenBucket::default();
         let at = |ms: u64| Now::from_ms(7_000 + ms);
         let mut taken = |ms| bucket.try_take(at(ms), SECOND, 3 * SECOND);
@@ -81,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_beyond_it_is_waited_for() {
+    fn amounts_taken_beyond_the_content_are_waited_for() {
         let mut bucket = TokenBucket::default();
         let now = Now::from_ms(50);
         bucket.take(now, 5 * SECOND);
@@ -92,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn a_nearly_empty_one_has_something_and_hardly_anything() {
+    fn a_nearly_empty_bucket_contains_one_nanosecond() {
         let bucket = TokenBucket::nearly_empty(Now::from_ms(9), SECOND);
         assert_eq!(bucket.left_ns(Now::from_ms(9), SECOND), 1);
         assert_eq!(bucket.due(SECOND, SECOND), Now::from_ms(9).after_ms(1_000));

@@ -1,7 +1,7 @@
-//! How users, virtual hosts, exchanges, queues, bindings, policies and parameters are written down.
+//! The format in which users, virtual hosts, exchanges, queues, bindings, policies and parameters are stored.
 //!
 //! ```text
-//! key     | 0 access | 0 written down |
+//! key     | 0 access | 0 access is stored |
 //!         | 0 access | 1 vhost      | name |
 //!         | 0 access | 2 user       | name |
 //!         | 0 access | 3 permission | vhost | user |
@@ -14,74 +14,77 @@
 //!         | 5 operator policy | vhost | name |
 //!         | 6 parameter | vhost | component | name |
 //!         | 7 global parameter | name |
-//!         | 8 damage    | 0 |                        see `store::damage`
+//!         | 8 damage    | 0 |                        see `ReportedDamage`
 //!
-//! value of written down| whatever the store says with it, see `store::access` |
+//! value of access stored| whatever the storage adds, see `storage/access.rs` |
 //!          a vhost     | max-queues u32 | max-connections u32 | metadata |      0xffffffff: no limit
 //!          metadata    | flags: 1 protected | type of queues | description u16 + text | tags u16 + text |
-//!          a user      | tags, with commas between | hash, see the room password |
+//!          a user      | tags, with commas between | password hash |
 //!          a permission| configure u16 + text | write u16 + text | read u16 + text |
 //!          a topic     | write u16 + text | read u16 + text |
 //!          limits      | max-connections u32 | max-channels u32 |                of a user that has any
 //!          an exchange | flags: 1 auto-delete, 2 internal | version u64 | type | arguments |
-//!          a queue     | flags: 1 auto-delete, 2 rebuilt, 4 levels | incarnation u64 | arguments | levels |
-//!          its levels  | 14 "leveret-levels" as the name of one argument more, of type l | number u64 |
+//!          a queue     | flags: 1 auto-delete, 2 rebuilt, 4 priority queues | incarnation u64 | arguments | priorities |
+//!          priorities  | 14 "leveret-levels" as the name of one argument more, of type l | number u64 |
 //!          a binding   | version of the source u64 | version or incarnation of the destination u64 |
-//!          a policy    | to what it applies | priority i32 | pattern u16 + text | what it says |
+//!          a policy    | what it applies to | priority i32 | pattern u16 + text | definition |
 //!          a parameter | JSON |
 //! ```
 //!
-//! Versions that know no metadata of virtual hosts do not read it; without any, nothing stands there.
-//! Names have their length before them in one byte; arguments, and what a policy says, are the rest. Little
-//! endian, but for the number of the levels: programs that know no levels take it for an argument, which
-//! means nothing to them.
+//! Names are preceded by their length in one byte. Arguments and the definition of a policy take the rest of the
+//! value. Numbers are little endian. The exception is the number of the priority queues: programs without priority
+//! queues read it as an argument, which they ignore.
 //!
-//! Always true: what is written, [`Definition::parse`] gives back; kinds sort so that what a binding needs is
-//! read before it. Programs that know no policies or no parameters pass over them, and leave
-//! them where they are. Without the
-//! key `0 0` the log is silent about access, and what a new store begins with holds besides what else is
-//! written; with it, nobody and nothing exists but what is written. A binding names versions, so one that was
-//! left behind by a deletion that a power cut interrupted never binds another thing of the same name. What is
-//! said of a definition in words is what it is and its names: the hash of a password is in none of them, and
-//! no parameter's value, which may hold a password.
+//! The metadata of a virtual host is absent if it is empty. Older versions do not read it. Programs that know no
+//! policies or no parameters skip them and leave them in the log.
+//!
+//! # Invariants
+//! - [`Definition::parse`] returns what [`Definition::key`] and [`Definition::value`] wrote.
+//! - Keys sort so that everything a binding needs is read before the binding.
+//! - Without the key `0 0` the log has no statement about access: the defaults of a new store apply in addition to
+//!   what is stored. With it, only stored users, virtual hosts and permissions exist.
+//! - A binding names versions. A binding that a power cut left behind while its exchange or queue was deleted never
+//!   binds a later one of the same name.
+//! - `Display` and `Debug` show the type and the names of a definition. They never show a password hash, nor the
+//!   value of a parameter, which may contain a password.
 
 use core::fmt;
 
-/// Something that is defined.
+/// A definition: an object of the broker that outlives a restart.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Definition<'a> {
-    /// From here on nobody and nothing exists but what is written.
+    /// Marks that all access definitions are stored: only users, virtual hosts and permissions in the log exist.
     AccessWritten,
     /// A virtual host.
     Vhost {
         /// Its name.
         name: &'a str,
-        /// The most queues it may have.
+        /// Maximum number of queues.
         queues_max: Option<u32>,
-        /// The most connections it may have.
+        /// Maximum number of connections.
         connections_max: Option<u32>,
-        /// The metadata.
+        /// Its metadata.
         metadata: VhostMetadata<'a>,
     },
     /// A user.
     User {
         /// Its name.
         name: &'a str,
-        /// Its tags, with commas between them.
+        /// Its tags, separated by commas.
         tags: &'a str,
-        /// What its password is kept as.
+        /// The hash of its password.
         hash: &'a [u8],
     },
-    /// What a user may do in a virtual host, as patterns of names.
+    /// The permissions of a user in a virtual host, as patterns of names.
     Permission {
         /// The virtual host.
         vhost: &'a str,
         /// The user.
         user: &'a str,
-        /// What it may declare and delete, write to, and read from.
+        /// Patterns for configure, write and read.
         patterns: [&'a str; 3],
     },
-    /// With which routing keys a user may write to and read from a topic exchange.
+    /// The routing keys with which a user may write to and read from a topic exchange.
     TopicPermission {
         /// The virtual host.
         vhost: &'a str,
@@ -89,16 +92,16 @@ pub enum Definition<'a> {
         user: &'a str,
         /// The exchange.
         exchange: &'a str,
-        /// Patterns to write and to read.
+        /// Patterns for write and read.
         patterns: [&'a str; 2],
     },
-    /// What a user may have.
+    /// The limits of a user.
     UserLimits {
         /// The user.
         user: &'a str,
-        /// The most connections.
+        /// Maximum number of connections.
         connections_max: Option<u32>,
-        /// The most channels.
+        /// Maximum number of channels.
         channels_max: Option<u32>,
     },
     /// A durable exchange.
@@ -107,15 +110,15 @@ pub enum Definition<'a> {
         vhost: &'a str,
         /// Its name.
         name: &'a str,
-        /// Never used again for another exchange.
+        /// Its version, which no other exchange ever gets.
         version: u64,
         /// Its type.
         kind: &'a str,
-        /// It goes with its last binding.
+        /// Whether it is deleted with its last binding.
         auto_delete: bool,
-        /// Nobody publishes to it.
+        /// Whether clients cannot publish to it.
         internal: bool,
-        /// Its arguments: the bytes of a table.
+        /// Its arguments, encoded as an AMQP table.
         arguments: &'a [u8],
     },
     /// A durable queue.
@@ -124,33 +127,33 @@ pub enum Definition<'a> {
         vhost: &'a str,
         /// Its name.
         name: &'a str,
-        /// Never used again for another queue.
+        /// Its incarnation, which no other queue ever gets.
         incarnation: u64,
-        /// It goes with its last consumer.
+        /// Whether it is deleted with its last consumer.
         auto_delete: bool,
-        /// What it was declared with is lost: it is so until somebody declares it again.
+        /// Whether its original arguments are lost: recovery rebuilt it. A client's next declaration sets them.
         is_rebuilt: bool,
-        /// With priorities the incarnation of the level for priority 1, behind which are those of the
-        /// others; 0 without.
+        /// For a priority queue: the incarnation of priority 1, followed by those of the higher priorities. Otherwise
+        /// 0.
         levels_from: u64,
-        /// Its arguments: the bytes of a table.
+        /// Its arguments, encoded as an AMQP table.
         arguments: &'a [u8],
     },
-    /// A binding between durable things.
+    /// A binding between a durable exchange and a durable queue or exchange.
     Binding {
         /// The virtual host of both ends.
         vhost: &'a str,
-        /// The exchange it starts from.
+        /// The source exchange.
         source: &'a str,
-        /// The version of that; 0 for those that always exist.
+        /// The version of the source; 0 for predeclared exchanges.
         source_version: u64,
-        /// The queue or exchange that gets the messages.
+        /// The destination: a queue or an exchange.
         destination: DestinationName<'a>,
-        /// The version or incarnation of that.
+        /// The version or incarnation of the destination.
         destination_version: u64,
         /// The binding key.
         routing_key: &'a str,
-        /// Its arguments: the bytes of a table.
+        /// Its arguments, encoded as an AMQP table.
         arguments: &'a [u8],
     },
     /// A policy.
@@ -159,26 +162,26 @@ pub enum Definition<'a> {
         vhost: &'a str,
         /// Its name.
         name: &'a str,
-        /// It is an operator policy.
+        /// Whether it is an operator policy.
         is_operators: bool,
-        /// Of which names it speaks.
+        /// The pattern of the names it applies to.
         pattern: &'a str,
-        /// Of what: queues, exchanges or all.
+        /// The kinds of objects it applies to: queues, exchanges or all.
         apply_to: &'a str,
-        /// Of several the one with the highest counts.
+        /// The policy with the highest priority applies if several match.
         priority: i32,
-        /// What it says: the bytes of a table.
+        /// Its definition, encoded as an AMQP table.
         definition: &'a [u8],
     },
     /// A runtime parameter.
     Parameter {
-        /// Its virtual host; `None`: it is global.
+        /// Its virtual host; `None` for a global parameter.
         vhost: Option<&'a str>,
-        /// Whose it is; empty if it is global.
+        /// Its component; empty for a global parameter.
         component: &'a str,
         /// Its name.
         name: &'a str,
-        /// What it says: JSON.
+        /// Its value in JSON.
         value: &'a [u8],
     },
 }
@@ -186,69 +189,29 @@ pub enum Definition<'a> {
 /// The metadata of a virtual host, as RabbitMQ calls it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct VhostMetadata<'a> {
-    /// A description for people.
+    /// A description.
     pub description: &'a str,
-    /// The tags, with commas between them.
+    /// The tags, separated by commas.
     pub tags: &'a str,
-    /// The type of queues that are declared without one; empty if it is not set.
+    /// The type of queues that are declared without one; empty if not set.
     pub default_queue_type: &'a str,
-    /// The virtual host is not deleted until this is lifted (`protected_from_deletion`).
+    /// Whether the virtual host cannot be deleted (`protected_from_deletion`).
     pub is_protected: bool,
 }
 
 impl VhostMetadata<'_> {
-    /// Bytes of all texts.
+    /// Returns the bytes of all texts.
     pub const fn text_bytes(&self) -> usize {
         self.description.len() + self.tags.len() + self.default_queue_type.len()
     }
 }
 
-impl fmt::Display for Definition<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::AccessWritten => write!(f, "that all users are written down"),
-            Self::Vhost { name, .. } => write!(f, "virtual host {name:?}"),
-            Self::User { name, .. } => write!(f, "user {name:?}"),
-            Self::Permission { vhost, user, .. } => {
-                write!(f, "the permissions of user {user:?} in virtual host {vhost:?}")
-            }
-            Self::TopicPermission { vhost, user, exchange, .. } => write!(
-                f,
-                "the topic permissions of user {user:?} for exchange {exchange:?} in virtual host {vhost:?}"
-            ),
-            Self::UserLimits { user, .. } => write!(f, "the limits of user {user:?}"),
-            Self::Exchange { vhost, name, .. } => write!(f, "exchange {name:?} in virtual host {vhost:?}"),
-            Self::Queue { vhost, name, .. } => write!(f, "queue {name:?} in virtual host {vhost:?}"),
-            Self::Binding { vhost, source, destination, routing_key, .. } => write!(
-                f,
-                "the binding from exchange {source:?} to {destination:?} with key {routing_key:?} in virtual \
-                 host {vhost:?}"
-            ),
-            Self::Policy { vhost, name, is_operators, .. } => {
-                let kind = if *is_operators { "operator policy" } else { "policy" };
-                write!(f, "{kind} {name:?} in virtual host {vhost:?}")
-            }
-            Self::Parameter { vhost: None, name, .. } => write!(f, "global parameter {name:?}"),
-            Self::Parameter { vhost: Some(vhost), component, name, .. } => {
-                write!(f, "parameter {name:?} of {component:?} in virtual host {vhost:?}")
-            }
-        }
-    }
-}
-
-/// The same as in a message to people, so that no line written in haste tells a hash.
-impl fmt::Debug for Definition<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-/// Where a binding leads.
+/// The destination of a binding.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum DestinationName<'a> {
-    /// To an exchange.
+    /// An exchange.
     Exchange(&'a str),
-    /// To a queue.
+    /// A queue.
     Queue(&'a str),
 }
 
@@ -256,30 +219,6 @@ const ACCESS: u8 = 0;
 const ACCESS_WRITTEN: u8 = 0;
 /// The key of [`Definition::AccessWritten`].
 pub const ACCESS_WRITTEN_KEY: [u8; 2] = [ACCESS, ACCESS_WRITTEN];
-
-/// The key under which the store remembers what it could not read, see `store::damage`. No [`Definition`] has it.
-pub const DAMAGE_KEY: [u8; 2] = [DAMAGE, 0];
-
-/// Whether a key is of a definition that says who may do what: these are written twice.
-pub fn is_access(key: &[u8]) -> bool {
-    key.first() == Some(&ACCESS)
-}
-
-/// Virtual host and name in the key of what defines a queue.
-pub fn queue_in(key: &[u8]) -> Option<(&str, &str)> {
-    let mut key = Input(key);
-    let kind = key.byte()?;
-    let (vhost, name) = (key.name()?, key.name()?);
-    (kind == QUEUE && key.0.is_empty()).then_some((vhost, name))
-}
-
-/// The incarnation in what defines a queue; `None` when that is something else.
-pub fn incarnation_in(key: &[u8], value: &[u8]) -> Option<u64> {
-    match Definition::parse(key, value)? {
-        Definition::Queue { incarnation, .. } => Some(incarnation),
-        _ => None,
-    }
-}
 
 const VHOST: u8 = 1;
 const USER: u8 = 2;
@@ -299,11 +238,16 @@ const INTERNAL: u8 = 2;
 const REBUILT: u8 = 2;
 const LEVELS: u8 = 4;
 const PROTECTED: u8 = 1;
-/// What stands before the number of the levels, as before an argument's.
+/// Precedes the number of the priority queues, in the form of an argument's name and type.
 const LEVELS_NAME: &[u8] = b"\x0eleveret-levelsl";
 
+const NO_LIMIT: u32 = u32::MAX;
+
+/// The key of [`ReportedDamage`](super::ReportedDamage). No [`Definition`] has it.
+pub const DAMAGE_KEY: [u8; 2] = [DAMAGE, 0];
+
 impl<'a> Definition<'a> {
-    /// What is defined.
+    /// Returns the key, which identifies the definition.
     pub fn key(&self) -> Box<[u8]> {
         let mut key = Vec::new();
         match *self {
@@ -350,7 +294,7 @@ impl<'a> Definition<'a> {
         key.into_boxed_slice()
     }
 
-    /// What is said of it.
+    /// Returns the value.
     pub fn value(&self) -> Box<[u8]> {
         let mut value = Vec::new();
         match *self {
@@ -414,14 +358,14 @@ impl<'a> Definition<'a> {
         value.into_boxed_slice()
     }
 
-    /// Reads a definition; `None` when the bytes are none.
+    /// Parses a definition; returns `None` for invalid or unknown bytes.
     pub fn parse(key: &'a [u8], value: &'a [u8]) -> Option<Self> {
         let (mut key, mut value) = (Input(key), Input(value));
         let kind = key.byte()?;
         if kind == ACCESS {
             return Self::parse_access(key, value);
         }
-        // A global parameter has its own name in this place.
+        // For a global parameter this is its own name.
         let vhost = key.name()?;
         match kind {
             EXCHANGE => {
@@ -485,29 +429,30 @@ impl<'a> Definition<'a> {
                     definition,
                 })
             }
-            PARAMETER => Self::parse_parameter(Some(vhost), (key.name()?, key.name()?), key.0, value.0),
-            GLOBAL_PARAMETER => Self::parse_parameter(None, ("", vhost), key.0, value.0),
+            PARAMETER => Self::parse_parameter(Some(vhost), key.name()?, key.name()?, key.0, value.0),
+            GLOBAL_PARAMETER => Self::parse_parameter(None, "", vhost, key.0, value.0),
             _ => None,
         }
     }
 
     fn parse_parameter(
         vhost: Option<&'a str>,
-        (component, name): (&'a str, &'a str),
+        component: &'a str,
+        name: &'a str,
         rest: &[u8],
         value: &'a [u8],
     ) -> Option<Self> {
         rest.is_empty().then_some(Self::Parameter { vhost, component, name, value })
     }
 
-    /// The rest of what says who may do what.
+    /// Parses an access definition, without the first byte of its key.
     fn parse_access(mut key: Input<'a>, mut value: Input<'a>) -> Option<Self> {
         let definition = match key.byte()? {
             ACCESS_WRITTEN => Self::AccessWritten,
             VHOST => {
                 let name = key.name()?;
                 let (queues_max, connections_max) = (value.limit()?, value.limit()?);
-                // Older versions wrote none.
+                // Older versions wrote no metadata.
                 let metadata =
                     if value.0.is_empty() { VhostMetadata::default() } else { value.metadata()? };
                 Self::Vhost { name, queues_max, connections_max, metadata }
@@ -533,31 +478,90 @@ impl<'a> Definition<'a> {
     }
 }
 
-const NO_LIMIT: u32 = u32::MAX;
+impl fmt::Display for Definition<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AccessWritten => write!(f, "that all users are written down"),
+            Self::Vhost { name, .. } => write!(f, "virtual host {name:?}"),
+            Self::User { name, .. } => write!(f, "user {name:?}"),
+            Self::Permission { vhost, user, .. } => {
+                write!(f, "the permissions of user {user:?} in virtual host {vhost:?}")
+            }
+            Self::TopicPermission { vhost, user, exchange, .. } => write!(
+                f,
+                "the topic permissions of user {user:?} for exchange {exchange:?} in virtual host {vhost:?}"
+            ),
+            Self::UserLimits { user, .. } => write!(f, "the limits of user {user:?}"),
+            Self::Exchange { vhost, name, .. } => write!(f, "exchange {name:?} in virtual host {vhost:?}"),
+            Self::Queue { vhost, name, .. } => write!(f, "queue {name:?} in virtual host {vhost:?}"),
+            Self::Binding { vhost, source, destination, routing_key, .. } => write!(
+                f,
+                "the binding from exchange {source:?} to {destination:?} with key {routing_key:?} in virtual \
+                 host {vhost:?}"
+            ),
+            Self::Policy { vhost, name, is_operators, .. } => {
+                let kind = if *is_operators { "operator policy" } else { "policy" };
+                write!(f, "{kind} {name:?} in virtual host {vhost:?}")
+            }
+            Self::Parameter { vhost: None, name, .. } => write!(f, "global parameter {name:?}"),
+            Self::Parameter { vhost: Some(vhost), component, name, .. } => {
+                write!(f, "parameter {name:?} of {component:?} in virtual host {vhost:?}")
+            }
+        }
+    }
+}
+
+/// Formats like `Display`, so that no debug output contains a password hash.
+impl fmt::Debug for Definition<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Returns whether a key is of an access definition. These are written twice.
+pub fn is_access(key: &[u8]) -> bool {
+    key.first() == Some(&ACCESS)
+}
+
+/// Returns the virtual host and the name from the key of a queue.
+pub fn queue_in(key: &[u8]) -> Option<(&str, &str)> {
+    let mut key = Input(key);
+    let kind = key.byte()?;
+    let (vhost, name) = (key.name()?, key.name()?);
+    (kind == QUEUE && key.0.is_empty()).then_some((vhost, name))
+}
+
+/// Returns the incarnation from the definition of a queue; `None` for any other definition.
+pub fn incarnation_in(key: &[u8], value: &[u8]) -> Option<u64> {
+    match Definition::parse(key, value)? {
+        Definition::Queue { incarnation, .. } => Some(incarnation),
+        _ => None,
+    }
+}
 
 fn put_access(key: &mut Vec<u8>, kind: u8, names: &[&str]) {
     key.extend([ACCESS, kind]);
     names.iter().for_each(|name| put_name(key, name));
 }
 
-/// Patterns are longer than names, but not much.
+/// Appends a text of at most 65,535 bytes, with its length before it.
 fn put_text(out: &mut Vec<u8>, text: &str) {
-    assert!(text.len() <= u16::MAX.into(), "whoever takes it looks at its length");
+    assert!(text.len() <= u16::MAX.into(), "the caller limits the length");
     out.extend_from_slice(&(text.len() as u16).to_le_bytes());
     out.extend_from_slice(text.as_bytes());
 }
 
-/// A queue's arguments, and the number of its levels behind them.
+/// Appends a name of at most 255 bytes (AMQP short string), with its length before it.
+fn put_name(out: &mut Vec<u8>, name: &str) {
+    assert!(name.len() <= 255, "the caller limits the length");
+    out.push(name.len() as u8);
+    out.extend_from_slice(name.as_bytes());
+}
+
+/// Splits the value's rest into a queue's arguments and the number of its priority queues.
 fn split_levels(bytes: &[u8]) -> Option<(&[u8], u64)> {
     let (bytes, number) = bytes.split_last_chunk()?;
     Some((bytes.strip_suffix(LEVELS_NAME)?, u64::from_be_bytes(*number)))
-}
-
-/// Names on the wire have at most 255 bytes.
-fn put_name(out: &mut Vec<u8>, name: &str) {
-    assert!(name.len() <= 255, "whoever takes it looks at its length");
-    out.push(name.len() as u8);
-    out.extend_from_slice(name.as_bytes());
 }
 
 struct Input<'a>(&'a [u8]);
@@ -611,7 +615,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_reads_back() {
+    fn definitions_read_back_as_written() {
         let exchange = Definition::Exchange {
             vhost: "/",
             name: "logs",
@@ -691,13 +695,13 @@ mod tests {
             }
             keys.push(key);
         }
-        assert!(keys.is_sorted(), "what a binding needs comes before it");
+        assert!(keys.is_sorted(), "objects sort before their bindings");
         assert_eq!(Definition::parse(b"\x08\x01/", b""), None, "of a later program");
     }
 
-    /// The first eight bytes are all that older versions write, and read.
+    /// Older versions write and read only the first eight bytes.
     #[test]
-    fn metadata_of_a_virtual_host_stand_behind_what_older_versions_read() {
+    fn metadata_of_a_virtual_host_follow_the_bytes_that_older_versions_read() {
         let with =
             |metadata| Definition::Vhost { name: "v", queues_max: Some(3), connections_max: None, metadata };
         let old = with(VhostMetadata::default());
@@ -715,9 +719,9 @@ mod tests {
         assert!(Definition::parse(&key, &value[..value.len() - 1]).is_none());
     }
 
-    /// A start says in its log which definitions the limits have no room for.
+    /// Recovery logs the definitions that exceed a limit.
     #[test]
-    fn no_words_for_a_user_tell_the_hash_of_its_password() {
+    fn no_text_about_a_user_contains_its_password_hash() {
         let user = Definition::User { name: "alice", tags: "administrator", hash: &[1, 211, 77] };
         for words in [format!("{user:?}"), format!("{user:#?}"), format!("{:?}", Some(user))] {
             assert!(words.contains("alice") && !words.contains("211"), "{words}");

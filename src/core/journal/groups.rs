@@ -1,54 +1,67 @@
-//! The groups that wait to be written, and the one that is being said; see `group`.
+//! Groups: messages and settlements that become durable together or not at all, as those of a transaction.
+//!
+//! ```text
+//! begin_group ── publish, settle, publish, … ── end_group → the batch to wait for
+//! pending     │ 7 │ 8 │ 9 │ 10 │ 11 │      a group is messages 8 to 10, and settlements of its own
+//! ```
+//!
+//! The messages of a group are consecutive among all pending messages. Its settlements are kept apart from others
+//! until its messages are written. A pending message that a group settles is written all the same: its publisher
+//! may get the confirm before the group is durable.
+//!
+//! # Invariants
+//! - Groups are in the order of their messages.
+//! - A group without messages, or with one message and no settlements, is not kept as a group: one commit has all
+//!   of it anyway.
 
 use std::collections::VecDeque;
 
 use super::{Batch, Front, Journal, Settled, Target, Urgency};
-use super::{CHUNK_BYTES, TRANSIENT, merge};
+use super::{CHUNK_BYTES, TRANSIENT, merge_settles};
 use crate::mem::{MessageFlags, Messages};
 
-/// Incarnations with this bit are of no queue: what has it is a group that no commit could hold at once.
+/// Marks incarnations that stand for a group that no commit could hold at once, not for a queue.
 pub(super) const GROUP: u64 = 1 << 62;
 
-/// Groups that nobody waits for, beyond which no more are begun.
+/// Number of waiting groups at which no new ones are begun, except those that a client waits for.
 pub(super) const GROUPS_MAX: usize = 512;
 
-/// Whether this stands for a group in the log; see [`super::Journal::next_group`].
-pub const fn is_group(incarnation: u64) -> bool {
-    incarnation & (GROUP | TRANSIENT) == GROUP
-}
+/// Upper bounds of a record of settlements, in bytes: for each queue and for each range.
+const SETTLED_BYTES: u64 = 128;
+const RANGE_BYTES: u64 = 20;
 
-/// What is to become durable together.
+/// A group that waits to be written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Group {
-    /// The number of its first message since start.
+    /// The number of its first message, counted since the start.
     pub first: u64,
-    /// The one after its last.
+    /// The number after that of its last message.
     pub end: u64,
-    /// Bytes that its records take at most, bodies in chunks not counted.
+    /// Upper bound of the bytes of its records, without bodies that are written in chunks.
     pub bytes: u64,
     pub(super) settles: usize,
     pub(super) batch: Batch,
 }
 
-/// A place among the messages that wait.
+/// A position among the pending messages.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Cursor {
     pub(super) number: u64,
-    /// How many targets were before it since start.
+    /// Number of targets before it, counted since the start.
     pub(super) target: u64,
 }
 
-/// The groups that wait, and the one that is being said.
+/// The waiting groups and the open one.
 #[derive(Debug)]
 pub(super) struct Groups {
     pub(super) waiting: VecDeque<Group>,
-    /// Of all that wait, one behind the other.
+    /// Settlements of all waiting groups, in the order of the groups.
     pub(super) settles: VecDeque<Settled>,
-    /// Settlements that wait beyond which no more should be asked of the broker.
+    /// Number of settlements above which the broker should pause.
     settles_max: usize,
-    /// The first message of the one that is being said.
+    /// First message of the open group.
     pub(super) open: Option<u64>,
-    /// What that one settles.
+    /// Settlements of the open group.
     pub(super) open_settles: Vec<Settled>,
 }
 
@@ -75,12 +88,12 @@ impl Groups {
         self.open.is_some()
     }
 
-    /// The batch of the first.
+    /// Returns the batch of the first waiting group.
     pub(super) fn batch(&self) -> Option<Batch> {
         self.waiting.front().map(|group| group.batch)
     }
 
-    /// Takes a settlement of the one that is being said.
+    /// Adds a settlement to the open group.
     pub(super) fn settle(&mut self, settled: Settled) {
         match self.open_settles.last_mut() {
             Some(last) if last.queue == settled.queue && last.end == settled.start => last.end = settled.end,
@@ -89,71 +102,53 @@ impl Groups {
     }
 }
 
-// Groups: messages and settlements that become durable together or not at all, as a transaction's do.
-//
-// ```text
-// begin_group ── publish, settle, publish, … ── end_group → the batch to wait for
-// pending     │ 7 │ 8 │ 9 │ 10 │ 11 │      a group is messages 8 to 10, and settlements of its own
-// ```
-//
-// The messages of a group wait among all others, one behind the other; what it settles is kept apart from
-// other settlements until its messages are written. A message that a group settles is written all the same,
-// if it was not yet: whoever published it may hear that it is safe before the group is.
-//
-// Always true: groups are in the order of their messages; one with no messages, or with one message that
-// settles nothing, is none, for what is said of it is in one commit anyway.
-
-/// What a record of settlements takes, for each queue and for each range, in bytes at most.
-const SETTLED_BYTES: u64 = 128;
-const RANGE_BYTES: u64 = 20;
-
 impl Journal {
-    /// A name for a group in the log, which no other ever had.
+    /// Returns a new incarnation that stands for a group in the log.
     pub const fn next_group(&mut self) -> u64 {
         self.next_version() | GROUP
     }
 
-    /// What is published and settled from now on belongs together, until [`Self::end_group`].
+    /// Begins a group: what is published and settled until [`Self::end_group`] belongs to it.
     pub fn begin_group(&mut self) {
         assert!(!self.groups.is_open(), "no group is within another");
-        self.groups.open = Some(self.first + self.pending.len() as u64);
+        self.groups.open = Some(self.first_number + self.pending.len() as u64);
     }
 
-    /// Whether a group was begun and not ended.
+    /// Returns whether a group is open.
     pub const fn is_grouping(&self) -> bool {
         self.groups.is_open()
     }
 
-    /// Whether one more group may wait, beside those that somebody waits for.
+    /// Returns whether one more group that no client waits for may be begun.
     pub fn takes_group(&self) -> bool {
         self.groups.waiting.len() < GROUPS_MAX && !self.groups.is_crowded()
     }
 
-    /// All that belongs together was said, and is written this soon. Returns the batch to wait for.
+    /// Ends the group, which must be written with this urgency. Returns the batch to wait for.
     ///
-    /// What was published is [`MessageFlags::MOVING`] until that batch is durable, if something was settled or a
-    /// client waits for the group. A power cut before would bring back what was settled, and what became of it
-    /// would come once more; and a consumer of one message of a transaction must not see it without the others.
+    /// If the group settles something or a client waits for it, its messages are [`MessageFlags::MOVING`] until that
+    /// batch is durable. A power cut before would bring back what the group settled, and its messages would be
+    /// created once more. And a consumer must not see one message of a transaction without the others.
     pub fn end_group(&mut self, messages: &mut Messages, urgency: Urgency) -> Batch {
         let first = self.groups.open.take().expect("a group was begun");
         let mut settles = core::mem::take(&mut self.groups.open_settles);
-        merge(&mut settles);
-        self.freed += settles.len() as u64;
-        let end = self.first + self.pending.len() as u64;
+        merge_settles(&mut settles);
+        self.freed_count += settles.len() as u64;
+        let end = self.first_number + self.pending.len() as u64;
         let batch = if first == end || (settles.is_empty() && first + 1 == end) {
             settles.iter().for_each(|settled| self.settle_stored(*settled));
             let batch = if urgency == Urgency::Awaited { self.await_all() } else { self.open };
             if urgency == Urgency::Awaited {
-                self.hold_moving(messages, first, batch);
+                self.withhold_until(messages, first, batch);
             }
             batch
         } else {
             let bytes = settled_bytes(&settles) + self.message_bytes(messages, first);
-            let batch = self.expect_open(urgency);
+            let batch = self.request_commit(urgency);
             self.groups.waiting.push_back(Group { first, end, bytes, settles: settles.len(), batch });
             self.groups.settles.extend(&settles);
             if urgency == Urgency::Awaited || !settles.is_empty() {
-                self.hold_moving(messages, first, batch);
+                self.withhold_until(messages, first, batch);
             }
             batch
         };
@@ -162,32 +157,32 @@ impl Journal {
         batch
     }
 
-    /// Messages from `first` on may go to nobody before this batch is durable.
-    fn hold_moving(&mut self, messages: &mut Messages, first: u64, batch: Batch) {
-        for pending in self.pending.range((first - self.first) as usize..) {
+    /// Keeps the messages from number `first` on from being delivered until `batch` is durable.
+    fn withhold_until(&mut self, messages: &mut Messages, first: u64, batch: Batch) {
+        for pending in self.pending.range((first - self.first_number) as usize..) {
             if pending.live > 0 {
                 messages.retain(pending.message);
                 messages.add_flags(pending.message, MessageFlags::MOVING);
-                self.moving.push_back((batch, pending.message));
+                self.withheld.push_back((batch, pending.message));
             }
         }
     }
 
-    /// What is durable by now is no longer on its way.
-    pub(super) fn release_moved(&mut self, messages: &mut Messages) {
-        while let Some(&(batch, message)) = self.moving.front() {
+    /// Allows the delivery of messages whose batch has become durable.
+    pub(super) fn release_withheld(&mut self, messages: &mut Messages) {
+        while let Some(&(batch, message)) = self.withheld.front() {
             if batch > self.durable {
                 return;
             }
-            self.moving.pop_front();
+            self.withheld.pop_front();
             messages.clear_flags(message, MessageFlags::MOVING);
             messages.release(message);
         }
     }
 
-    /// Bytes that records of the messages from `first` on take at most, bodies in chunks not counted.
+    /// Returns an upper bound of the bytes of the records of messages from `first` on, without bodies in chunks.
     fn message_bytes(&self, messages: &Messages, first: u64) -> u64 {
-        let members = self.pending.range((first - self.first) as usize..);
+        let members = self.pending.range((first - self.first_number) as usize..);
         let bytes = members.map(|pending| {
             let body = if pending.live > 0 { messages.body_len(pending.message) } else { 0 };
             let chunked = if u64::from(body) > CHUNK_BYTES { body } else { 0 };
@@ -196,23 +191,24 @@ impl Journal {
         bytes.sum()
     }
 
-    /// The group whose turn it is to be written: [`Self::front`] has nothing more that was said before it.
+    /// Returns the group to write now. [`Self::front`] has no message left that was appended before it.
     pub fn group(&self) -> Option<Group> {
         let group = self.groups.waiting.front()?;
-        (group.first <= self.first).then_some(*group)
+        (group.first <= self.first_number).then_some(*group)
     }
 
-    /// The next message at or behind the cursor that belongs to the group and is to be written, with its
-    /// places in `targets`; the cursor stands at it then. Nothing leaves the journal.
+    /// Returns the next message of the group to write, at or after the cursor, and puts its targets into `targets`.
+    ///
+    /// Moves the cursor to that message. The message stays in the buffer.
     pub fn peek(&self, group: &Group, cursor: &mut Cursor, targets: &mut Vec<Target>) -> Option<Front> {
-        if cursor.number < self.first {
-            *cursor = Cursor { number: self.first, target: self.targets_before };
+        if cursor.number < self.first_number {
+            *cursor = Cursor { number: self.first_number, target: self.targets_removed };
         }
         while cursor.number < group.end {
-            let pending = self.pending.get((cursor.number - self.first) as usize)?;
+            let pending = self.pending.get((cursor.number - self.first_number) as usize)?;
             if pending.live > 0 {
-                let from = (cursor.target - self.targets_before) as usize;
-                self.places(cursor.number, from..from + pending.targets as usize, targets);
+                let from = (cursor.target - self.targets_removed) as usize;
+                self.targets_of(cursor.number, from..from + pending.targets as usize, targets);
                 if !targets.is_empty() {
                     return Some(Front { message: pending.message, number: cursor.number });
                 }
@@ -222,20 +218,20 @@ impl Journal {
         None
     }
 
-    /// Moves the cursor on by one message.
+    /// Moves the cursor to the next message.
     pub fn step(&self, cursor: &mut Cursor) {
-        let at = cursor.number.checked_sub(self.first).and_then(|at| self.pending.get(at as usize));
+        let at = cursor.number.checked_sub(self.first_number).and_then(|at| self.pending.get(at as usize));
         cursor.number += 1;
         cursor.target += at.map_or(0, |pending| u64::from(pending.targets));
     }
 
-    /// What the group whose turn it is settles, queue by queue, but for the first `done` of them.
+    /// Returns the settlements of the group to write now, queue by queue, without the first `done`.
     pub fn group_settles(&self, done: usize) -> impl Iterator<Item = Settled> {
         let count = self.groups.waiting.front().map_or(0, |group| group.settles);
         self.groups.settles.iter().copied().take(count).skip(done)
     }
 
-    /// The group whose turn it is went into commits, all of it.
+    /// Removes the group that was to be written: all of it is in commits.
     pub fn group_written(&mut self) {
         if let Some(group) = self.groups.waiting.pop_front() {
             self.groups.settles.drain(..group.settles);
@@ -244,7 +240,12 @@ impl Journal {
     }
 }
 
-/// Bytes that records of these settlements, in order, take at most.
+/// Returns whether this incarnation stands for a group in the log; see [`super::Journal::next_group`].
+pub const fn is_group(incarnation: u64) -> bool {
+    incarnation & (GROUP | TRANSIENT) == GROUP
+}
+
+/// Returns an upper bound of the bytes that records of these sorted settlements take.
 fn settled_bytes(settles: &[Settled]) -> u64 {
     let queues = settles.chunk_by(|one, next| one.queue == next.queue).count() as u64;
     SETTLED_BYTES * (queues + 1) + RANGE_BYTES * settles.len() as u64

@@ -1,22 +1,26 @@
-//! What is to be written down: the broker says what happened, the store fetches it when it makes a commit.
+//! The pending-write buffer: messages, settlements and log entries that wait for their commit.
+//!
+//! The broker appends to the [`Journal`]. The storage fetches from it when it builds a commit, and reports when
+//! that commit is durable.
 //!
 //! ```text
-//! broker ── publish, settle, define, mark ──→ Journal ── front, facts, settles ──→ store ──→ commit
+//! broker ── publish, settle, define, mark ──→ Journal ── front, facts, settles ──→ storage ──→ commit
 //!    ↑                                           │  durable(batch)                           │
 //!    └──────────── confirms, replies, pages ─────┴───────────────────────────────────────────┘
 //! ```
 //!
-//! Why it exists: a message that waits for its commit is held by reference, not as bytes. What is consumed
-//! and acknowledged before its commit is begun leaves the journal again and is never written; and neither
-//! room needs to know the other.
+//! A pending message is held by reference, not as bytes. If it is consumed and acknowledged before its commit
+//! begins, it leaves the buffer and is never written. Broker and storage do not depend on each other.
 //!
-//! Everything said belongs to a [`Batch`]: what becomes durable together. Whoever waits for something waits
-//! for its batch. A batch is closed when a commit takes all of it, or when it is as large as a commit.
+//! Everything appended belongs to a [`Batch`]: the unit that becomes durable as a whole. A confirm or a reply waits
+//! for a batch. A batch is closed when a commit takes all of it, or when it is as large as a commit.
 //!
-//! Always true: facts about what exists are written no later than messages that were said after them;
-//! batches become durable in order; nothing here knows a disk or a clock; what says who may do what goes into
-//! two commits, one after the other, and counts as durable with the second, so that a damaged block takes
-//! nobody's access and brings none back.
+//! # Invariants
+//! - Log entries are written no later than messages that were appended after them.
+//! - Batches become durable in order.
+//! - Access definitions (users, virtual hosts, permissions, limits) go into two consecutive commits and count as
+//!   durable with the second. So a damaged block neither removes an access nor brings a removed one back.
+//! - The buffer does no I/O and reads no clock.
 
 mod damage;
 pub mod definition;
@@ -35,10 +39,157 @@ pub use damage::{ReportedDamage, UNDELIVERED};
 pub use definition::{Definition, DestinationName, VhostMetadata};
 pub use groups::{Cursor, Group, is_group};
 
-/// A message on its way into queues: the journal has its record, or it is none for the journal.
+/// The number of a batch: what becomes durable as a whole. Numbers rise; [`Batch::NONE`] is always durable.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct Batch(u64);
+
+impl Batch {
+    /// The batch that is always durable: there is nothing to wait for.
+    pub const NONE: Self = Self(0);
+
+    /// Returns the batch with this number; batches are numbered from 1.
+    pub const fn numbered(number: u64) -> Self {
+        Self(number)
+    }
+
+    const fn before(self) -> Self {
+        Self(self.0 - 1)
+    }
+
+    const fn after(self) -> Self {
+        Self(self.0 + 1)
+    }
+
+    /// Returns whether there is nothing to wait for.
+    pub const fn is_none(self) -> bool {
+        self.0 == 0
+    }
+}
+
+/// How long a change may wait for its commit.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Urgency {
+    /// A confirm or a reply waits for it: it is written at once.
+    Awaited,
+    /// No client waits for it: it is written within the commit window.
+    Window,
+    /// It may be lost: it is written within the settle window.
+    Lazy,
+}
+
+/// Whether the buffer is in use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mode {
+    /// There is no store: nothing becomes durable, and no client waits for that.
+    Off,
+    /// Everything appended becomes durable.
+    On,
+    /// The store cannot be written: persistent messages wait and definitions are refused.
+    Unwritable,
+}
+
+/// Why a message is not taken now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NoRoom {
+    /// Too many messages wait for their commit, or the store cannot be written.
+    Commit,
+    /// The disk limit is reached, or the file system is full.
+    Disk,
+}
+
+/// A durable place of a message: a queue's incarnation and an offset in it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Target {
+    /// The queue's incarnation, which no other queue ever gets.
+    pub queue: u64,
+    /// The message's place in the queue.
+    pub offset: u64,
+}
+
+/// Marks the incarnations of transient messages, which are in the log only to be out of memory.
+const TRANSIENT: u64 = 1 << 63;
+
+/// Returns whether this incarnation is of transient messages, which recovery discards.
+pub const fn is_transient(incarnation: u64) -> bool {
+    incarnation & TRANSIENT != 0
+}
+
+/// A range of settled offsets; `end` is excluded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Settled {
+    /// The queue's incarnation.
+    pub queue: u64,
+    /// The first offset.
+    pub start: u64,
+    /// The offset after the last.
+    pub end: u64,
+}
+
+/// The message to be written next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Front {
+    /// The message; held until [`self::Journal::stored`].
+    pub message: MessageId,
+    /// Its number since the start. Unlike its id it is never used again.
+    pub number: u64,
+}
+
+/// A log entry about something other than messages.
 ///
-/// A queue takes no new message without one, and only the journal makes one: so what is to be durable is in
-/// no queue before the journal has it. It cannot be made up:
+/// Entries accumulate. For one object the later entry applies, or the one with the higher version.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Fact {
+    /// A definition was created, changed, or (without a value) deleted.
+    Defined {
+        /// The definition with the higher version holds.
+        version: u64,
+        /// Identifies what is defined; see [`self::definition`].
+        key: Box<[u8]>,
+        /// Its value.
+        value: Option<Box<[u8]>>,
+    },
+    /// The queue is deleted with all its messages.
+    Gone {
+        /// Its incarnation.
+        queue: u64,
+    },
+    /// Messages below the offset may have been delivered.
+    DeliveredWatermark {
+        /// The queue's incarnation.
+        queue: u64,
+        /// The first message that was certainly not delivered.
+        offset: u64,
+    },
+    /// At a clean stop: messages from this offset on were never delivered, although a watermark covers some of them.
+    WatermarkReset {
+        /// The queue's incarnation.
+        queue: u64,
+        /// The first message that was certainly not delivered.
+        offset: u64,
+        /// The highest watermark at that time. A higher one written later cancels this entry.
+        watermark: u64,
+    },
+}
+
+impl Fact {
+    /// Returns whether it defines access, and is therefore written twice.
+    fn is_access(&self) -> bool {
+        matches!(self, Self::Defined { key, .. } if is_access(key))
+    }
+
+    /// Returns the heap memory it takes in the buffer, in bytes, approximately.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Defined { key, value, .. } => key.len() + value.as_ref().map_or(0, |value| value.len()),
+            Self::Gone { .. } | Self::DeliveredWatermark { .. } | Self::WatermarkReset { .. } => 0,
+        }
+    }
+}
+
+/// Proof that the buffer has the record of a message, or that the message needs none.
+///
+/// A queue takes a new message only with an `Appended`, and only the buffer makes one. So no persistent message is
+/// in a queue before the buffer has it. Other packages cannot construct one:
 ///
 /// ```compile_fail,E0451
 /// use leveret_core::journal::{Appended, Batch};
@@ -49,7 +200,7 @@ pub use groups::{Cursor, Group, is_group};
 /// }
 /// ```
 ///
-/// That it is its fields which forbid it is shown by the same program without that line, which compiles:
+/// This program without that line compiles, so it is the private fields that prevent it:
 ///
 /// ```
 /// use leveret_core::journal::{Appended, Batch};
@@ -60,7 +211,7 @@ pub use groups::{Cursor, Group, is_group};
 /// }
 /// ```
 #[derive(Debug)]
-#[must_use = "a message that the journal has belongs into its queues"]
+#[must_use = "an appended message must be put into its queues"]
 pub struct Appended {
     message: MessageId,
     targets: u32,
@@ -68,158 +219,179 @@ pub struct Appended {
 }
 
 impl Appended {
-    /// The message.
+    /// Returns the message.
     pub const fn message(&self) -> MessageId {
         self.message
     }
 
-    /// So many queues of the log have it.
+    /// Returns the number of queues for which the message has a place in the log; 0 if it has no record.
     pub const fn targets(&self) -> u32 {
         self.targets
     }
 
-    /// With this its record is durable; nothing to wait for if it has none.
+    /// Returns the batch that makes the record durable; [`Batch::NONE`] if the message has no record.
     pub const fn batch(&self) -> Batch {
         self.batch
     }
 }
 
+/// How much of the memory for the index of the log is left.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum IndexRoom {
+    /// Enough for all messages.
+    Enough,
+    /// Enough for dead letters only. Otherwise expired messages could never leave their queues.
+    Last,
+    /// None.
+    None,
+}
+
+/// Bytes of a body in one record, at most.
+const CHUNK_BYTES: u64 = 64 << 10;
+
+/// Number of settlements kept before they are sorted and merged.
+const SETTLES_MAX: usize = 8192;
+/// Number and bytes of pending log entries above which [`Journal::is_crowded`] tells the broker to pause.
+const ENTRIES_MAX: usize = 1024;
+const ENTRY_BYTES_MAX: usize = 64 << 10;
+/// Upper bounds of what a record adds to names, properties and body: bytes per message and per target.
+const RECORD_BYTES: u64 = 48;
+const TARGET_BYTES: u64 = 21;
+/// Below this much free disk no new definitions are accepted.
+const DEFINITION_FREE_BYTES_MIN: u64 = 256 << 10;
+
+/// The log's limit divided by this is the most that publishers leave to dead letters.
+const DEAD_LETTER_LOG_DIVISOR: u64 = 8;
+
+/// A message that waits for its commit.
 #[derive(Clone, Copy, Debug)]
 struct Pending {
     message: MessageId,
+    /// Number of its targets in `Journal::targets`.
     targets: u32,
-    /// Targets not settled; at 0 the message is not held any more and nothing is written.
+    /// Number of targets that are not settled. At 0 the buffer no longer holds the message and does not write it.
     live: u32,
+    /// Upper bound of the bytes of its record.
     bytes: u32,
     batch: Batch,
 }
 
-/// Settlements kept before they are put in order and merged.
-const SETTLES_MAX: usize = 8192;
-/// Facts that wait, and bytes of them, beyond which no more should be asked of the broker.
-const FACTS_MAX: usize = 1024;
-const FACT_BYTES_MAX: usize = 64 << 10;
-/// What a record takes beyond names, properties and body, per message and per target, in bytes at most.
-const RECORD_BYTES: u64 = 48;
-const TARGET_BYTES: u64 = 21;
-/// Below so much room on the disk nothing new is defined.
-const DEFINITION_ROOM_BYTES: u64 = 256 << 10;
-
-/// Publishers leave dead letters one part in so many of the log at most.
-const LETTERS_LOG_PART: u64 = 8;
-
-/// How much is left of the memory for what is known of the log.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum IndexRoom {
-    /// For everybody.
-    Enough,
-    /// For dead letters, without which what has expired would never go.
-    Last,
-    /// For nobody.
-    None,
-}
-
-/// Everything that waits to be written.
+/// The pending-write buffer: everything that waits for a commit.
 #[derive(Debug)]
 pub struct Journal {
     mode: Mode,
-    /// Broker time in milliseconds: added up over lives.
+    /// Broker time in milliseconds: the sum of the uptime over all epochs of the store.
     time_ms: u64,
-    version: u64,
+    /// The last version that was returned.
+    last_version: u64,
+    /// Messages that wait for their commit.
     pending: VecDeque<Pending>,
-    /// So many pending messages make publishers wait.
+    /// Number of pending messages at which publishers have to wait.
     pending_max: usize,
-    /// So many there may be with those of transactions, which are taken whole or not at all.
-    pending_room: usize,
+    /// Capacity: the number of pending messages including those of transactions, which are taken whole or not at all.
+    pending_capacity: usize,
+    /// Bytes of the records of all pending messages.
     pending_bytes: u64,
-    /// Pending messages that are still wanted.
+    /// Number of pending messages that still have unsettled targets.
     live: usize,
-    /// The number of the first pending message since start.
-    first: u64,
+    /// Number of the first pending message, counted since the start.
+    first_number: u64,
+    /// The targets of all pending messages, in their order.
     targets: VecDeque<Target>,
-    /// How many targets have left since start.
-    targets_before: u64,
+    /// Number of targets removed since the start.
+    targets_removed: u64,
     groups: Groups,
-    handed: VecDeque<MessageId>,
-    /// Held until this batch is durable: messages that came to be with the end of others.
-    moving: VecDeque<(Batch, MessageId)>,
-    facts: VecDeque<(Batch, Fact)>,
-    /// Facts that went into a commit once and are to go into the next one too, with their numbers; so many of
-    /// them may.
+    /// Messages in a commit that is not durable yet.
+    in_commit: VecDeque<MessageId>,
+    /// Messages that are held until this batch is durable, because they replace others: see `withhold_until`.
+    withheld: VecDeque<(Batch, MessageId)>,
+    /// Log entries that wait for their commit.
+    entries: VecDeque<(Batch, Fact)>,
+    /// Log entries, with their numbers, that are in one commit and must go into the next one as well. The first
+    /// `repeats_ready` of them may go into the next commit.
     repeats: VecDeque<(Batch, u64, Fact)>,
     repeats_ready: usize,
-    fact_bytes: usize,
-    /// The batch of the last fact.
-    facts_batch: Batch,
-    /// How many facts were said, went into a commit, and are durable.
-    facts_numbered: u64,
-    facts_handed: u64,
-    facts_stored: u64,
-    /// How many are durable, in two commits where they must be.
-    facts_safe: u64,
+    /// Heap memory of `entries` and `repeats` in bytes.
+    entry_bytes: usize,
+    /// Batch of the last log entry.
+    last_entry_batch: Batch,
+    /// Numbers of the log entries that were appended, went into a commit, and are durable.
+    entries_appended: u64,
+    entries_in_commit: u64,
+    entries_durable: u64,
+    /// Number of log entries that are durable in as many commits as they need.
+    entries_safe: u64,
+    /// Settlements that wait for their commit, without those of groups.
     settles: Vec<Settled>,
-    /// Some of them are of messages that were written.
-    settles_matter: bool,
+    /// Whether some settlements are of messages in the log.
+    has_stored_settles: bool,
+    /// The first batch whose confirm or reply waits for settlements.
     settles_awaited: Option<Batch>,
-    /// Delivered before their commit: watermarks that go along with it.
-    riding: Vec<(u64, u64)>,
-    /// Queues that went, and the number of the first message that surely does not name them.
-    gone: VecDeque<(u64, u64)>,
+    /// Delivered watermarks (queue, offset) of messages that are delivered before their commit. They are written with
+    /// the next commit.
+    piggybacked: Vec<(u64, u64)>,
+    /// Deleted queues, each with the number of the first message that was appended after the deletion.
+    deleted_queues: VecDeque<(u64, u64)>,
+    /// The highest urgency of the changes since [`Self::take_urgency`].
     urgency: Option<Urgency>,
-    said: u64,
+    change_count: u64,
+    /// The batch to which changes are added, and the bytes of its messages.
     open: Batch,
     open_bytes: u64,
-    /// Something belongs to the open batch.
+    /// Whether something that must be written belongs to the open batch.
     is_open_used: bool,
     batch_bytes_max: u64,
+    /// The last durable batch.
     durable: Batch,
+    /// Bytes that may still be written, pending messages not subtracted; and the same for an empty log.
     disk_room_bytes: u64,
     disk_bytes_max: u64,
     is_file_system_full: bool,
-    /// Whether what memory may know of the log, not the disk limit, leaves no more room.
+    /// Room for the index of the log in memory, which can run out before the disk limit is reached.
     index_room: IndexRoom,
+    /// Counts whenever the buffer gains capacity.
     room_made: u64,
-    /// Rises with everything that frees bytes of the log, or will with the next compaction.
-    freed: u64,
+    /// Counts everything that frees bytes of the log, now or with the next compaction.
+    freed_count: u64,
     latency: LatencyMeter,
 }
 
 impl Journal {
-    /// A journal for messages of a pool of so many; off until [`Self::start`].
+    /// Returns an empty buffer for a pool of `messages_max` messages. It is off until [`Self::start`].
     pub fn new(messages_max: usize) -> Self {
         let pending_max = Self::pending_max(messages_max);
-        let pending_room = pending_max + Self::transaction_max(messages_max);
+        let pending_capacity = pending_max + Self::transaction_extra(messages_max);
         Self {
             mode: Mode::Off,
             time_ms: 0,
-            version: 0,
-            pending: VecDeque::with_capacity(pending_room),
+            last_version: 0,
+            pending: VecDeque::with_capacity(pending_capacity),
             pending_max,
-            pending_room,
+            pending_capacity,
             pending_bytes: 0,
             live: 0,
-            first: 0,
-            targets: VecDeque::with_capacity(pending_room),
-            targets_before: 0,
+            first_number: 0,
+            targets: VecDeque::with_capacity(pending_capacity),
+            targets_removed: 0,
             groups: Groups::new(settles_max(pending_max)),
-            handed: VecDeque::with_capacity(pending_room),
-            moving: VecDeque::with_capacity(pending_room),
-            facts: VecDeque::with_capacity(64),
+            in_commit: VecDeque::with_capacity(pending_capacity),
+            withheld: VecDeque::with_capacity(pending_capacity),
+            entries: VecDeque::with_capacity(64),
             repeats: VecDeque::new(),
             repeats_ready: 0,
-            fact_bytes: 0,
-            facts_batch: Batch::NONE,
-            facts_numbered: 0,
-            facts_handed: 0,
-            facts_stored: 0,
-            facts_safe: 0,
+            entry_bytes: 0,
+            last_entry_batch: Batch::NONE,
+            entries_appended: 0,
+            entries_in_commit: 0,
+            entries_durable: 0,
+            entries_safe: 0,
             settles: Vec::with_capacity(settles_max(pending_max)),
-            settles_matter: false,
+            has_stored_settles: false,
             settles_awaited: None,
-            riding: Vec::with_capacity(256),
-            gone: VecDeque::new(),
+            piggybacked: Vec::with_capacity(256),
+            deleted_queues: VecDeque::new(),
             urgency: None,
-            said: 0,
+            change_count: 0,
             open: Batch::numbered(1),
             open_bytes: 0,
             is_open_used: false,
@@ -230,21 +402,22 @@ impl Journal {
             is_file_system_full: false,
             index_room: IndexRoom::Enough,
             room_made: 0,
-            freed: 0,
+            freed_count: 0,
             latency: LatencyMeter::new(),
         }
     }
 
-    /// Returns how long messages waited for the disk whose publishers wait for it.
+    /// Returns how long messages waited for the disk whose publishers waited for a confirm.
     pub const fn latency(&self) -> LatencyHistogram {
         self.latency.histogram()
     }
 
-    /// Returns a count that rises when a message in the log is settled, its queue is deleted, or the log gets room.
+    /// Returns a count that rises when a message in the log is settled, its queue is deleted, or the log gets more space.
     pub const fn freed(&self) -> u64 {
-        self.freed
+        self.freed_count
     }
 
+    /// Returns the number of pending messages at which publishers have to wait.
     const fn pending_max(messages_max: usize) -> usize {
         let share = messages_max / 8;
         if share < 256 {
@@ -256,156 +429,158 @@ impl Journal {
         }
     }
 
-    /// Places that only transactions use.
-    const fn transaction_max(messages_max: usize) -> usize {
+    /// Returns the number of additional pending messages that only transactions may use.
+    const fn transaction_extra(messages_max: usize) -> usize {
         messages_max / 16
     }
 
-    /// Bytes that a journal for so many messages takes, for the memory table. What is asked of the broker at
-    /// once, and adds facts before anybody looks, is at most `input_bytes` of commands; a fact takes up to
-    /// four times its command.
+    /// Returns the memory of a buffer for `messages_max` messages, in bytes, for the memory table.
+    ///
+    /// Between two checks of [`Self::is_crowded`] the broker handles at most `input_bytes` of commands. Their log
+    /// entries take up to four times that size.
     pub const fn bytes(messages_max: usize, input_bytes: usize) -> usize {
         let pending = Self::pending_max(messages_max);
         let each = size_of::<Pending>()
             + size_of::<Target>()
             + size_of::<MessageId>()
             + size_of::<(Batch, MessageId)>();
-        // Those of single messages, and those of groups.
+        // Once for single settlements, once for those of groups.
         let settles = 2 * settles_max(pending) * size_of::<Settled>();
-        let facts = size_of::<(Batch, Fact)>() + size_of::<(Batch, u64, Fact)>();
-        let facts = FACTS_MAX * facts + FACT_BYTES_MAX + 4 * input_bytes;
+        let entries = size_of::<(Batch, Fact)>() + size_of::<(Batch, u64, Fact)>();
+        let entries = ENTRIES_MAX * entries + ENTRY_BYTES_MAX + 4 * input_bytes;
         let groups = GROUPS_MAX * size_of::<Group>();
-        (pending + Self::transaction_max(messages_max)) * each + settles + facts + groups
+        (pending + Self::transaction_extra(messages_max)) * each + settles + entries + groups
     }
 
-    /// From now on everything is written, in life number `life` of the store; or, when the store cannot be
-    /// written, is made to wait. A commit takes `batch_bytes_max`.
-    pub fn start(&mut self, life: u32, is_writable: bool, batch_bytes_max: u64) {
+    /// Switches the buffer on for this epoch of the store. `batch_bytes_max` is the size of a commit.
+    ///
+    /// If the store is not writable, everything that would have to be durable waits.
+    pub fn start(&mut self, epoch: u32, is_writable: bool, batch_bytes_max: u64) {
         self.mode = if is_writable { Mode::On } else { Mode::Unwritable };
-        // So the versions that another life of the broker gave are never given again.
-        self.version = u64::from(life) << 32;
+        // No version of an earlier epoch is ever returned again.
+        self.last_version = u64::from(epoch) << 32;
         self.batch_bytes_max = batch_bytes_max;
     }
 
-    /// Whether anything is written.
+    /// Returns whether the buffer is in use.
     pub const fn mode(&self) -> Mode {
         self.mode
     }
 
-    /// Broker time, in milliseconds over all lives of the store.
+    /// Returns broker time in milliseconds: the sum of the uptime over all epochs of the store.
     pub const fn time_ms(&self) -> u64 {
         self.time_ms
     }
 
-    /// The time of this turn.
+    /// Sets the time of this turn of the event loop.
     pub const fn set_time(&mut self, time_ms: u64) {
         self.time_ms = time_ms;
     }
 
-    /// A number higher than every one before, over all lives.
+    /// Returns a version: a number higher than all before, over all epochs.
     pub const fn next_version(&mut self) -> u64 {
-        self.version += 1;
-        self.version
+        self.last_version += 1;
+        self.last_version
     }
 
-    /// So many of these numbers, the first of which this is.
+    /// Reserves `count` versions and returns the first.
     pub const fn next_versions(&mut self, count: u64) -> u64 {
-        let first = self.version + 1;
-        self.version += count;
+        let first = self.last_version + 1;
+        self.last_version += count;
         first
     }
 
-    /// Everything up to this batch is durable.
+    /// Returns the last batch that is durable.
     pub const fn durable(&self) -> Batch {
         self.durable
     }
 
-    /// The batch that what is said now belongs to.
+    /// Returns the batch that a change made now belongs to.
     pub const fn batch(&self) -> Batch {
         self.open
     }
 
-    /// Rises with everything that is to be written.
+    /// Returns a count that rises with each change that must be written.
     pub const fn said(&self) -> u64 {
-        self.said
+        self.change_count
     }
 
-    /// Bytes that may still be written before the disk limit, without what waits here.
+    /// Returns the bytes that may still be written before the disk limit, pending messages subtracted.
     pub const fn disk_room(&self) -> u64 {
         self.disk_room_bytes.saturating_sub(self.pending_bytes)
     }
 
-    /// What that is at most, when the log is empty; 0 while there is no limit.
+    /// Returns the bytes that may be written while the log is empty; 0 without a limit.
     pub const fn disk_bytes_max(&self) -> u64 {
         self.disk_bytes_max
     }
 
-    /// Rises with everything that makes room here.
+    /// Returns a count that rises whenever the buffer gains capacity.
     pub const fn room_made(&self) -> u64 {
         self.room_made
     }
 
-    /// Whether so much waits that no more should be asked of the broker for now.
+    /// Returns whether the broker should pause because too many log entries or settlements wait.
     pub fn is_crowded(&self) -> bool {
-        self.fact_bytes > FACT_BYTES_MAX
-            || self.facts.len() + self.repeats.len() > FACTS_MAX
+        self.entry_bytes > ENTRY_BYTES_MAX
+            || self.entries.len() + self.repeats.len() > ENTRIES_MAX
             || self.groups.is_crowded()
     }
 
-    /// Messages that wait for their commit.
+    /// Returns the number of messages that wait for their commit.
     pub fn len(&self) -> usize {
         self.pending.len()
     }
 
-    /// Whether nothing waits.
+    /// Returns whether nothing waits.
     pub fn is_empty(&self) -> bool {
-        let has_facts = !self.facts.is_empty() || !self.repeats.is_empty();
-        self.live == 0 && !has_facts && !self.settles_matter && self.groups.is_empty()
+        let has_entries = !self.entries.is_empty() || !self.repeats.is_empty();
+        self.live == 0 && !has_entries && !self.has_stored_settles && self.groups.is_empty()
     }
 
-    // ---- what the broker says
-
-    /// Whether a message of `bytes` for so many queues is taken now.
+    /// Checks whether a message of `bytes` for `targets` queues is taken now.
     ///
     /// # Errors
-    /// What it would have to wait for.
+    /// What the message would have to wait for.
     pub fn admit(&self, bytes: u64, targets: usize) -> Result<(), NoRoom> {
         let bytes = bytes + RECORD_BYTES + TARGET_BYTES * targets as u64;
         match self.mode {
             Mode::Unwritable => Err(NoRoom::Commit),
-            // Before the commit: a transaction does not wait for that, and needs room on the disk all the same.
+            // The disk is checked first: a transaction does not wait for a commit, but it needs disk space as well.
             _ if self.pending_bytes + bytes > self.disk_room_bytes => Err(NoRoom::Disk),
             _ if self.pending.len() >= self.pending_max => Err(NoRoom::Commit),
             _ => Ok(()),
         }
     }
 
-    /// Whether a message of so many bytes, `body_bytes` of them its body, fits into a commit for so many
-    /// queues, a large body chunk by chunk; within a part of a group, too.
+    /// Returns whether a message fits into one commit for `targets` queues, and into one part of a group.
+    ///
+    /// `bytes` includes the body's `body_bytes`. A large body is written in chunks, so only one chunk counts.
     pub const fn fits_commit(&self, bytes: u64, body_bytes: u64, targets: usize) -> bool {
         let part = if body_bytes < CHUNK_BYTES { body_bytes } else { CHUNK_BYTES };
         let bytes = bytes - body_bytes + part + 6 * RECORD_BYTES + TARGET_BYTES * targets as u64;
         matches!(self.mode, Mode::Unwritable) || bytes <= self.batch_bytes_max
     }
 
-    /// Whether so many messages of one transaction are taken now, over what makes publishers wait.
+    /// Returns whether a transaction of `messages` messages is taken now. It may exceed the number of messages at
+    /// which publishers wait.
     pub fn fits_transaction(&self, messages: usize) -> bool {
-        self.mode != Mode::On || self.pending.len() + messages <= self.pending_room
+        self.mode != Mode::On || self.pending.len() + messages <= self.pending_capacity
     }
 
-    /// Whether the disk has room for what would exist from now on; what is to exist no longer needs none.
+    /// Returns whether the disk has room for a new definition. Removing a definition needs none.
     pub const fn has_room_to_define(&self) -> bool {
-        self.disk_room_bytes > DEFINITION_ROOM_BYTES
+        self.disk_room_bytes > DEFINITION_FREE_BYTES_MIN
     }
 
-    /// Whether the file system has less room than the disk limit.
+    /// Returns whether the file system has less room than the disk limit.
     pub const fn is_file_system_full(&self) -> bool {
         self.is_file_system_full
     }
 
-    /// The configuration's key that leaves no more room when there is none: what an operator can raise.
+    /// Returns the configuration key that limits the log at the moment, for the operator to raise.
     pub const fn room_key(&self) -> &'static str {
-        let has_disk = self.disk_room() > self.disk_bytes_max / LETTERS_LOG_PART;
+        let has_disk = self.disk_room() > self.disk_bytes_max / DEAD_LETTER_LOG_DIVISOR;
         match self.index_room {
             IndexRoom::None => "index_bytes_max",
             IndexRoom::Last if has_disk => "index_bytes_max",
@@ -413,16 +588,17 @@ impl Journal {
         }
     }
 
-    /// How much of `index_bytes_max` is left to what is known of the log in memory.
+    /// Sets how much of `index_bytes_max` is left for the index of the log in memory.
     pub fn set_index_room(&mut self, room: IndexRoom) {
         self.room_made += u64::from(room < self.index_room);
         self.index_room = room;
     }
 
-    /// Of the room on the disk, what publishers leave to dead letters, which want `bytes` of it: one part of it at
-    /// most, but all of it while the last room of the index is used.
+    /// Returns the bytes of the disk that publishers must leave to dead letters, which need `bytes`.
+    ///
+    /// That is at most 1/8 of the log's limit, but all of the disk while the last part of the index memory is in use.
     pub const fn kept_for_letters(&self, bytes: u64) -> u64 {
-        let part = self.disk_bytes_max / LETTERS_LOG_PART;
+        let part = self.disk_bytes_max / DEAD_LETTER_LOG_DIVISOR;
         match self.index_room {
             IndexRoom::Last | IndexRoom::None => self.disk_room_bytes,
             IndexRoom::Enough if bytes < part => bytes,
@@ -430,13 +606,13 @@ impl Journal {
         }
     }
 
-    /// A message that is not to be kept, and goes into its queues without a record.
+    /// Returns the proof for a transient message, which goes into its queues without a record.
     #[inline]
     pub const fn transient(message: MessageId) -> Appended {
         Appended { message, targets: 0, batch: Batch::NONE }
     }
 
-    /// Takes a message for these queues of the log. For none of them there is nothing to be written.
+    /// Appends a message for these queues of the log. Without queues nothing is written.
     pub fn append(
         &mut self,
         messages: &mut Messages,
@@ -453,6 +629,7 @@ impl Journal {
         self.push_pending(messages, message, targets, urgency)
     }
 
+    /// Adds a message whose targets are at the end of `targets`.
     fn push_pending(
         &mut self,
         messages: &mut Messages,
@@ -467,7 +644,7 @@ impl Journal {
         self.open_bytes += bytes;
         self.pending_bytes += bytes;
         messages.retain(message);
-        messages.set_mark(message, mark_of(self.first + self.pending.len() as u64));
+        messages.set_mark(message, mark_of(self.first_number + self.pending.len() as u64));
         let bytes = bytes.min(u64::from(u32::MAX)) as u32;
         let batch = self.open;
         if urgency == Urgency::Awaited {
@@ -475,56 +652,54 @@ impl Journal {
         }
         self.pending.push_back(Pending { message, targets, live: targets, bytes, batch });
         self.live += 1;
-        self.note(urgency);
+        self.note_change(urgency);
         Appended { message, targets, batch: self.open }
     }
 
-    /// Whether the message, to be kept, has not gone into a commit yet.
+    /// Returns whether a persistent message has not gone into a commit yet.
     #[inline]
     pub fn is_gathering(&self, messages: &Messages, message: MessageId) -> bool {
-        self.find_waiting(messages, message).is_some()
+        self.position_of(messages, message).is_some()
     }
 
-    /// Somebody waits for room here: whatever waits is written at once.
+    /// Requests a commit at once because a client waits for capacity in the buffer.
     pub fn hurry(&mut self) {
         if self.mode == Mode::On && self.live > 0 {
-            self.note(Urgency::Awaited);
+            self.note_change(Urgency::Awaited);
         }
     }
 
-    fn await_open(&mut self) -> Batch {
-        self.expect_open(Urgency::Awaited)
-    }
-
-    fn expect_open(&mut self, urgency: Urgency) -> Batch {
+    /// Requests a commit of the open batch with this urgency. Returns that batch.
+    fn request_commit(&mut self, urgency: Urgency) -> Batch {
         if self.mode != Mode::On {
             return Batch::NONE;
         }
-        self.note(urgency);
+        self.note_change(urgency);
         self.open
     }
 
-    /// Somebody waits for everything said so far.
+    /// Requests a commit of everything appended so far. Returns the batch to wait for.
     pub fn await_all(&mut self) -> Batch {
         if self.is_empty() { Batch::NONE } else { self.await_settles() }
     }
 
-    /// A message is delivered before its commit: the commit says so too.
+    /// Records that a message is delivered before its commit. The commit includes the delivered watermark.
     pub fn piggyback(&mut self, queue: u64, offset: u64) {
-        match self.riding.last_mut().filter(|last| last.0 == queue) {
+        match self.piggybacked.last_mut().filter(|last| last.0 == queue) {
             Some(last) => last.1 = last.1.max(offset),
             None => {
-                if self.riding.len() == self.riding.capacity() {
-                    self.merge_riding();
+                if self.piggybacked.len() == self.piggybacked.capacity() {
+                    self.merge_piggybacked();
                 }
-                self.riding.push((queue, offset));
+                self.piggybacked.push((queue, offset));
             }
         }
     }
 
-    fn merge_riding(&mut self) {
-        sort(&mut self.riding);
-        self.riding.dedup_by(|next, kept| {
+    /// Keeps only the highest watermark of each queue.
+    fn merge_piggybacked(&mut self) {
+        sort(&mut self.piggybacked);
+        self.piggybacked.dedup_by(|next, kept| {
             let same = next.0 == kept.0;
             if same {
                 kept.1 = kept.1.max(next.1);
@@ -533,120 +708,108 @@ impl Journal {
         });
     }
 
-    fn note(&mut self, urgency: Urgency) {
+    /// Counts a change and raises the urgency to at least this one.
+    fn note_change(&mut self, urgency: Urgency) {
         self.is_open_used |= urgency != Urgency::Lazy;
-        self.said += 1;
+        self.change_count += 1;
         self.urgency = Some(self.urgency.map_or(urgency, |noted| noted.min(urgency)));
     }
 
+    /// Returns the index in `pending` of a message that has unsettled targets.
     #[inline]
-    fn find_waiting(&self, messages: &Messages, message: MessageId) -> Option<usize> {
+    fn position_of(&self, messages: &Messages, message: MessageId) -> Option<usize> {
         let mark = messages.mark(message);
         if mark == 0 {
             return None;
         }
-        let at = marks_between(mark_of(self.first), mark) as usize;
-        // Marks come again after four billion messages, so what is found there may be another message.
+        let at = marks_between(mark_of(self.first_number), mark) as usize;
+        // Marks repeat after four billion messages, so the message found there may be another one.
         let found = self.pending.get(at).filter(|pending| pending.message == message && pending.live > 0);
         found.map(|_| at)
     }
 }
 
-/// Settlements kept when so many messages may wait for a commit.
-const fn settles_max(pending_max: usize) -> usize {
-    if SETTLES_MAX < 4 * pending_max { SETTLES_MAX } else { 4 * pending_max }
-}
-
-/// The mark of the message with this number; never 0.
-const fn mark_of(number: u64) -> u32 {
-    (number % (u32::MAX as u64)) as u32 + 1
-}
-
-/// How far the number of one mark lies behind that of another, less than four billion.
-const fn marks_between(first: u32, mark: u32) -> u32 {
-    // Marks go round and leave 0 out.
-    let apart = mark.wrapping_sub(first);
-    if mark < first { apart - 1 } else { apart }
-}
-
-// Facts come in, and how many of them are durable.
+// Log entries.
 
 impl Journal {
-    /// The batch with which all facts said so far are durable.
+    /// Returns the batch with which all log entries appended so far are durable.
     pub fn await_facts(&self) -> Batch {
-        if self.facts_batch > self.durable { self.facts_batch } else { Batch::NONE }
+        if self.last_entry_batch > self.durable { self.last_entry_batch } else { Batch::NONE }
     }
 
-    /// Notes that something exists, has changed or (without a value) is no more; see [`self::Definition`].
-    /// Returns the batch to wait for.
+    /// Appends that a definition was created, changed or (without a value) deleted; see [`self::Definition`]. Returns
+    /// the batch to wait for.
     pub fn define(&mut self, key: Box<[u8]>, value: Option<Box<[u8]>>) -> Batch {
         let version = self.next_version();
-        self.append_fact(Fact::Defined { version, key, value })
+        self.append_entry(Fact::Defined { version, key, value })
     }
 
-    /// Notes that a queue is gone with all its messages. Those that wait are not written any more, and their
-    /// publishers hear that they are safe when the deletion is: else the queue might come back without them.
+    /// Appends that a queue is deleted with all its messages. Pending messages of the queue are no longer written.
+    ///
+    /// Their publishers get their confirms when the deletion is durable. Otherwise a power cut could bring the queue
+    /// back without them.
     pub fn queue_gone(&mut self, queue: u64) -> Batch {
-        self.freed += 1;
+        self.freed_count += 1;
         if self.mode == Mode::On && !self.pending.is_empty() {
-            self.gone.push_back((queue, self.first + self.pending.len() as u64));
+            self.deleted_queues.push_back((queue, self.first_number + self.pending.len() as u64));
         }
-        let batch = self.append_fact(Fact::Gone { queue });
-        if let (Some(first), Some((said, _))) = (self.pending.front(), self.facts.back_mut()) {
-            *said = first.batch;
+        let batch = self.append_entry(Fact::Gone { queue });
+        if let (Some(first), Some((entry_batch, _))) = (self.pending.front(), self.entries.back_mut()) {
+            // So no batch of a pending message becomes durable before the deletion.
+            *entry_batch = first.batch;
         }
         batch
     }
 
-    /// Asks that it be written, before any of them is, that messages below `offset` may have been delivered.
-    /// Returns how many facts must be durable for that. Not a batch, which would include the messages said
-    /// before: on a full disk they wait for room that only deliveries can make.
+    /// Appends that messages below `offset` may have been delivered. It must be durable before any of them is
+    /// delivered.
+    ///
+    /// Returns how many log entries must be durable for that. A batch would be wrong: it includes messages that were
+    /// appended earlier. On a full disk those wait for space that only deliveries can free.
     pub fn set_delivered_watermark(&mut self, queue: u64, offset: u64) -> u64 {
-        self.append_fact(Fact::DeliveredWatermark { queue, offset });
-        self.facts_numbered
+        self.append_entry(Fact::DeliveredWatermark { queue, offset });
+        self.entries_appended
     }
 
-    /// Says before a clean stop that nothing from `offset` on was delivered, although `watermark` says so.
+    /// Appends at a clean stop that no message from `offset` on was delivered, although `watermark` covers some.
     pub fn reset_watermark(&mut self, queue: u64, offset: u64, watermark: u64) {
-        self.append_fact(Fact::WatermarkReset { queue, offset, watermark });
+        self.append_entry(Fact::WatermarkReset { queue, offset, watermark });
     }
 
-    /// How many facts are durable.
+    /// Returns how many log entries are durable.
     pub const fn facts_stored(&self) -> u64 {
-        self.facts_stored
+        self.entries_durable
     }
 
-    /// How many facts were said. Whoever waits for all of them need not wait for messages that were said
-    /// before them, which on a full disk wait for room.
+    /// Returns how many log entries were appended. Waiting for this count does not include messages that were
+    /// appended before, which on a full disk wait for space.
     pub const fn facts_said(&self) -> u64 {
-        self.facts_numbered
+        self.entries_appended
     }
 
-    /// How many facts are as durable as they are to be: what says who may do what is in two commits.
+    /// Returns how many log entries are durable in as many commits as they need: access definitions need two.
     pub const fn facts_safe(&self) -> u64 {
-        self.facts_safe
+        self.entries_safe
     }
 
-    fn append_fact(&mut self, fact: Fact) -> Batch {
+    /// Appends a log entry to the open batch. Returns the batch to wait for.
+    fn append_entry(&mut self, entry: Fact) -> Batch {
         if self.mode != Mode::On {
             return Batch::NONE;
         }
-        self.fact_bytes += fact.bytes();
-        self.facts_numbered += 1;
-        self.facts.push_back((self.open, fact));
-        self.facts_batch = self.open;
-        self.await_open()
+        self.entry_bytes += entry.bytes();
+        self.entries_appended += 1;
+        self.entries.push_back((self.open, entry));
+        self.last_entry_batch = self.open;
+        self.request_commit(Urgency::Awaited)
     }
 }
 
-// What is done with: settlements, and messages that need not be written any more.
-//
-// Always true: what was not written when its last place is settled never is, but for what a group settles;
-// settlements of a group are kept apart (`group`), all others are merged before they are fetched.
+// Settlements, and messages that need not be written any more.
 
 impl Journal {
-    /// A place of a message is done with. If that was its last one and it was not written, it never will be,
-    /// unless a group settles it.
+    /// Settles one target of a message. If it was the last one and the message is not in a commit, the message is
+    /// never written, unless a group settles it.
     pub fn settle(&mut self, messages: &mut Messages, target: Target, message: MessageId) {
         if self.mode != Mode::On {
             return;
@@ -656,15 +819,16 @@ impl Journal {
             return self.groups.settle(settled);
         }
         if !self.forsake(messages, message) {
-            self.settles_matter = true;
-            self.note(Urgency::Lazy);
+            self.has_stored_settles = true;
+            self.note_change(Urgency::Lazy);
         }
         self.settle_range(Settled { queue: target.queue, start: target.offset, end: target.offset + 1 });
     }
 
-    /// A place of a message is gone with its queue; says whether the message will not be written at all.
+    /// Removes one target of a message whose queue is deleted. Returns whether the message will not be written at
+    /// all.
     pub fn forsake(&mut self, messages: &mut Messages, message: MessageId) -> bool {
-        let Some(at) = self.find_waiting(messages, message) else { return false };
+        let Some(at) = self.position_of(messages, message) else { return false };
         let pending = &mut self.pending[at];
         pending.live -= 1;
         if pending.live > 0 {
@@ -678,20 +842,21 @@ impl Journal {
         true
     }
 
-    /// Offsets that were written long ago are done with, all at once.
+    /// Settles a range of offsets of messages that are in the log.
     pub fn settle_stored(&mut self, settled: Settled) {
         if self.groups.is_open() {
             self.groups.settle(settled);
         } else if self.mode == Mode::On {
-            self.settles_matter = true;
-            self.note(Urgency::Lazy);
+            self.has_stored_settles = true;
+            self.note_change(Urgency::Lazy);
             self.settle_range(settled);
         }
     }
 
+    /// Adds a settlement and merges it with the last one if they are adjacent.
     #[inline]
     fn settle_range(&mut self, settled: Settled) {
-        self.freed += 1;
+        self.freed_count += 1;
         if let Some(last) = self.settles.last_mut().filter(|last| last.queue == settled.queue) {
             if last.end == settled.start {
                 last.end = settled.end;
@@ -703,96 +868,90 @@ impl Journal {
             }
         }
         if self.settles.len() == self.settles.capacity() {
-            self.merge_settles();
+            merge_settles(&mut self.settles);
             if self.settles.len() > self.settles.capacity() / 2 {
-                self.note(Urgency::Awaited);
+                self.note_change(Urgency::Awaited);
             }
         }
         self.settles.push(settled);
     }
 
-    fn merge_settles(&mut self) {
-        merge(&mut self.settles);
-    }
-
-    /// Somebody waits until all that is settled so far is written; returns the batch to wait for.
+    /// Requests a commit of everything settled so far. Returns the batch to wait for.
     pub fn await_settles(&mut self) -> Batch {
-        if self.mode == Mode::On && self.settles_matter {
+        if self.mode == Mode::On && self.has_stored_settles {
             self.settles_awaited.get_or_insert(self.open);
         }
-        self.await_open()
+        self.request_commit(Urgency::Awaited)
     }
 }
 
-// The store's side of the journal: what it fetches for a commit, and what it says when that is durable.
-//
-// Always true: what is fetched comes in the order in which it was said; a batch is covered only when nothing
-// of it is left here.
+// Used by the storage: what goes into a commit, and what is durable.
 
 impl Journal {
-    /// How urgent what was said since the last question is.
+    /// Returns how urgent the changes since the last call are, and resets that.
     pub fn take_urgency(&mut self) -> Option<Urgency> {
         self.urgency.take()
     }
 
-    /// Whether something was said since the last question.
+    /// Returns whether something changed since the last call of [`Self::take_urgency`].
     pub const fn has_news(&self) -> bool {
         self.urgency.is_some()
     }
 
-    /// The next fact; first those that the last commit has.
+    /// Returns the next log entry for a commit. Entries that the last commit has and that are written twice come
+    /// first.
     pub fn fact(&self) -> Option<&Fact> {
         if self.repeats_ready > 0 {
-            return self.repeats.front().map(|(_, _, fact)| fact);
+            return self.repeats.front().map(|(_, _, entry)| entry);
         }
-        self.facts.front().map(|(_, fact)| fact)
+        self.entries.front().map(|(_, entry)| entry)
     }
 
-    /// The fact went into a commit.
+    /// Removes the entry that [`Self::fact`] returned: it is in a commit.
     pub fn pop_fact(&mut self) {
         if let Some(ready) = self.repeats_ready.checked_sub(1) {
             self.repeats_ready = ready;
-            if let Some((_, _, fact)) = self.repeats.pop_front() {
-                self.fact_bytes -= fact.bytes();
+            if let Some((_, _, entry)) = self.repeats.pop_front() {
+                self.entry_bytes -= entry.bytes();
             }
-        } else if let Some((batch, fact)) = self.facts.pop_front() {
-            self.facts_handed += 1;
-            if fact.is_access() {
-                self.repeats.push_back((batch, self.facts_handed, fact));
+        } else if let Some((batch, entry)) = self.entries.pop_front() {
+            self.entries_in_commit += 1;
+            if entry.is_access() {
+                self.repeats.push_back((batch, self.entries_in_commit, entry));
             } else {
-                self.fact_bytes -= fact.bytes();
+                self.entry_bytes -= entry.bytes();
             }
         }
         self.room_made += 1;
     }
 
-    /// Gives all settlements, merged and in order.
+    /// Passes all settlements to `each`, merged and sorted, and removes them.
     pub fn drain_settles(&mut self, each: impl FnMut(Settled)) {
-        self.merge_settles();
-        self.settles_matter = false;
+        merge_settles(&mut self.settles);
+        self.has_stored_settles = false;
         self.settles.drain(..).for_each(each);
     }
 
-    /// Hands out the watermarks that go along, one for each queue, until `each` has no room for one; says
-    /// whether all of them are handed out.
+    /// Passes the delivered watermarks to `each`, one per queue, until it returns `false` for lack of space. Returns
+    /// whether all of them were taken.
     pub fn drain_riding(&mut self, mut each: impl FnMut(u64, u64) -> bool) -> bool {
-        self.merge_riding();
-        while let Some(&(queue, offset)) = self.riding.last() {
+        self.merge_piggybacked();
+        while let Some(&(queue, offset)) = self.piggybacked.last() {
             if !each(queue, offset) {
                 return false;
             }
-            self.riding.pop();
+            self.piggybacked.pop();
         }
         true
     }
 
-    /// The next message to write, with its places in `targets`.
+    /// Returns the next message to write, and puts its targets into `targets`.
     pub fn front(&mut self, messages: &mut Messages, targets: &mut Vec<Target>) -> Option<Front> {
         loop {
-            self.pop_dead();
+            self.drop_settled();
             let pending = *self.pending.front()?;
-            let number = self.first;
-            self.places(number, 0..pending.targets as usize, targets);
+            let number = self.first_number;
+            self.targets_of(number, 0..pending.targets as usize, targets);
             if targets.is_empty() {
                 self.pending_bytes -= u64::from(pending.bytes);
                 self.live -= 1;
@@ -805,59 +964,62 @@ impl Journal {
         }
     }
 
-    /// The places of message `number` that still exist; it has those in `range` of all that wait.
-    fn places(&self, number: u64, range: core::ops::Range<usize>, targets: &mut Vec<Target>) {
+    /// Puts the existing targets of message `number` into `targets`. `range` is their place among all pending
+    /// targets.
+    fn targets_of(&self, number: u64, range: core::ops::Range<usize>, targets: &mut Vec<Target>) {
         targets.clear();
         targets.extend(self.targets.range(range).filter(|target| {
-            !self.gone.iter().any(|(queue, before)| *queue == target.queue && number < *before)
+            !self.deleted_queues.iter().any(|(queue, before)| *queue == target.queue && number < *before)
         }));
     }
 
-    /// Forgets messages at the front that nobody wants any more.
+    /// Removes messages at the front whose targets are all settled.
     #[inline]
-    fn pop_dead(&mut self) {
+    fn drop_settled(&mut self) {
         while self.pending.front().is_some_and(|pending| pending.live == 0) {
             self.pop();
         }
     }
 
-    /// The front message went into a commit.
+    /// Records that the message that [`Self::front`] returned is in a commit.
     pub fn hand_over(&mut self, messages: &mut Messages) {
         if let Some(pending) = self.pending.front().copied().filter(|pending| pending.live > 0) {
             messages.set_mark(pending.message, 0);
             self.pending_bytes -= u64::from(pending.bytes);
             self.live -= 1;
-            self.handed.push_back(pending.message);
+            self.in_commit.push_back(pending.message);
             self.pop();
         }
     }
 
+    /// Removes the first pending message with its targets.
     fn pop(&mut self) {
         if let Some(pending) = self.pending.pop_front() {
             self.targets.drain(..pending.targets as usize);
-            self.targets_before += u64::from(pending.targets);
-            self.first += 1;
+            self.targets_removed += u64::from(pending.targets);
+            self.first_number += 1;
             self.room_made += 1;
-            let first = self.first;
-            while self.gone.front().is_some_and(|(_, before)| *before <= first) {
-                self.gone.pop_front();
+            let first = self.first_number;
+            while self.deleted_queues.front().is_some_and(|(_, before)| *before <= first) {
+                self.deleted_queues.pop_front();
             }
         }
     }
 
-    /// A commit is made of everything fetched: the batch up to which it covers everything.
-    /// `settles_left` says that some settlements had no room in it.
+    /// Ends a commit of everything fetched. Returns the last batch that it completes.
+    ///
+    /// `settles_left` tells that some settlements did not fit.
     pub fn cover(&mut self, settles_left: bool) -> Batch {
         self.repeats_ready = self.repeats.len();
-        if !settles_left && !self.settles_matter {
+        if !settles_left && !self.has_stored_settles {
             self.settles_awaited = None;
         }
-        self.pop_dead();
+        self.drop_settled();
         let message = self.pending.front().map(|pending| pending.batch);
-        let fact = self.facts.iter().map(|(batch, _)| *batch).min();
+        let entry = self.entries.iter().map(|(batch, _)| *batch).min();
         let repeat = self.repeats.front().map(|(batch, _, _)| *batch);
         let group = self.groups.batch();
-        let first = [message, fact, repeat, group, self.settles_awaited].into_iter().flatten().min();
+        let first = [message, entry, repeat, group, self.settles_awaited].into_iter().flatten().min();
         match first {
             Some(batch) => batch.before(),
             None => {
@@ -869,47 +1031,50 @@ impl Journal {
         }
     }
 
-    /// Everything up to `batch` is durable; so is every message and every fact that was handed over.
+    /// Marks everything up to `batch`, and every message and log entry in a commit, as durable.
     pub fn stored(&mut self, messages: &mut Messages, batch: Batch) {
-        while let Some(message) = self.handed.pop_front() {
+        while let Some(message) = self.in_commit.pop_front() {
             messages.add_flags(message, MessageFlags::STORED);
             messages.release(message);
         }
         self.durable = self.durable.max(batch);
         self.latency.note_durable(self.durable, self.time_ms);
-        self.release_moved(messages);
-        self.facts_stored = self.facts_handed;
-        self.facts_safe = self.repeats.front().map_or(self.facts_handed, |(_, number, _)| number - 1);
+        self.release_withheld(messages);
+        self.entries_durable = self.entries_in_commit;
+        self.entries_safe = self.repeats.front().map_or(self.entries_in_commit, |(_, number, _)| number - 1);
         self.room_made += 1;
     }
 
-    /// Nothing is on its way to the disk: what left the journal again is waited for no longer.
+    /// Advances the durable batch while no commit is running: messages that left the buffer need none. Returns
+    /// whether it advanced.
     pub fn advance(&mut self, messages: &mut Messages) -> bool {
-        if self.mode != Mode::On || !self.handed.is_empty() {
+        if self.mode != Mode::On || !self.in_commit.is_empty() {
             return false;
         }
         let before = self.durable;
         let settles_left = self.settles_awaited.is_some();
         self.durable = self.durable.max(self.cover(settles_left));
         self.latency.note_durable(self.durable, self.time_ms);
-        self.release_moved(messages);
+        self.release_withheld(messages);
         self.durable > before
     }
 
-    /// So many bytes may still be written of so many when the log is empty; what says so is the disk limit, or a
-    /// file system that is full before that.
+    /// Sets the bytes that may still be written, and those while the log is empty.
+    ///
+    /// The limit is either the disk limit or a file system that is full before it.
     pub const fn set_disk_room(&mut self, (bytes, bytes_max): (u64, u64), is_file_system_full: bool) {
-        // Of less in all, less is kept for others, too.
-        let is_divided_anew = bytes_max != self.disk_bytes_max;
-        if bytes > self.disk_room_bytes || is_divided_anew {
+        // With another total, other virtual hosts have another reserve.
+        let is_total_changed = bytes_max != self.disk_bytes_max;
+        if bytes > self.disk_room_bytes || is_total_changed {
             self.room_made += 1;
-            self.freed += 1;
+            self.freed_count += 1;
         }
         self.is_file_system_full = is_file_system_full;
         self.disk_bytes_max = bytes_max;
         self.disk_room_bytes = bytes;
     }
 
+    /// Begins a new batch.
     const fn close_batch(&mut self) {
         self.open = self.open.after();
         self.open_bytes = 0;
@@ -917,154 +1082,10 @@ impl Journal {
     }
 }
 
-// What is said about things other than messages, and when that is durable.
-//
-// Always true: facts only add up; of two about the same thing the later one, or the higher version, holds.
-
-/// What is said about things other than messages.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Fact {
-    /// Something exists, has changed, or (without a value) exists no more.
-    Defined {
-        /// Of two the higher holds.
-        version: u64,
-        /// What is defined; see [`self::definition`].
-        key: Box<[u8]>,
-        /// Its value.
-        value: Option<Box<[u8]>>,
-    },
-    /// The queue is gone with everything in it.
-    Gone {
-        /// Its incarnation.
-        queue: u64,
-    },
-    /// Offsets below may have been delivered before.
-    DeliveredWatermark {
-        /// The queue's incarnation.
-        queue: u64,
-        /// The first that surely was not.
-        offset: u64,
-    },
-    /// At a clean stop: offsets from this one on were never delivered, although a mark ran ahead.
-    WatermarkReset {
-        /// The queue's incarnation.
-        queue: u64,
-        /// The first that surely was not.
-        offset: u64,
-        /// The highest mark there is; a higher one makes this void.
-        watermark: u64,
-    },
-}
-
-impl Fact {
-    /// Whether it says who may do what.
-    fn is_access(&self) -> bool {
-        matches!(self, Self::Defined { key, .. } if is_access(key))
-    }
-
-    /// What it takes here, roughly.
-    fn bytes(&self) -> usize {
-        match self {
-            Self::Defined { key, value, .. } => key.len() + value.as_ref().map_or(0, |value| value.len()),
-            Self::Gone { .. } | Self::DeliveredWatermark { .. } | Self::WatermarkReset { .. } => 0,
-        }
-    }
-}
-
-// The words that journal, broker and store have in common: batches, places of messages, settlements.
-
-/// The most of a body that is in one record.
-const CHUNK_BYTES: u64 = 64 << 10;
-
-/// What becomes durable together; rises. [`Batch::NONE`] is durable from the start.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
-pub struct Batch(u64);
-
-impl Batch {
-    /// A batch that is always durable: there is nothing to wait for.
-    pub const NONE: Self = Self(0);
-
-    /// The batch with this number; batches are numbered from 1.
-    pub const fn numbered(number: u64) -> Self {
-        Self(number)
-    }
-
-    const fn before(self) -> Self {
-        Self(self.0 - 1)
-    }
-
-    const fn after(self) -> Self {
-        Self(self.0 + 1)
-    }
-
-    /// Whether there is nothing to wait for.
-    pub const fn is_none(self) -> bool {
-        self.0 == 0
-    }
-}
-
-/// How long something may wait for its commit.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Urgency {
-    /// A confirm or an answer waits for the write.
-    Awaited,
-    /// Nobody does: the commit window.
-    Window,
-    /// It may be lost: the settle window.
-    Lazy,
-}
-
-/// Whether anything is written at all.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Mode {
-    /// There is no store: nothing is durable, and nobody waits for that.
-    Off,
-    /// What is said becomes durable.
-    On,
-    /// The store cannot be written: what would have to be durable waits or is refused.
-    Unwritable,
-}
-
-/// Why a message is not taken now.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum NoRoom {
-    /// Too much waits for its commit already, or the store cannot be written.
-    Commit,
-    /// The disk limit is reached, or the file system is full.
-    Disk,
-}
-
-/// A durable place of a message: a queue's incarnation and an offset in it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Target {
-    /// The queue's incarnation: never used again for another queue.
-    pub queue: u64,
-    /// The message's place in it.
-    pub offset: u64,
-}
-
-/// Incarnations with this bit are of messages that are in the log only to be out of memory.
-const TRANSIENT: u64 = 1 << 63;
-
-/// Whether this is the incarnation of messages that the next life throws away.
-pub const fn is_transient(incarnation: u64) -> bool {
-    incarnation & TRANSIENT != 0
-}
-
-/// Offsets that are done with, the end not included.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Settled {
-    /// The queue's incarnation.
-    pub queue: u64,
-    /// The first offset.
-    pub start: u64,
-    /// The one after the last.
-    pub end: u64,
-}
-
-/// Puts settlements in order and those that touch together. No offset is settled twice: a record that says
-/// so could not be read again.
-fn merge(settles: &mut Vec<Settled>) {
+/// Sorts settlements and merges adjacent ones.
+///
+/// No offset may be settled twice: recovery would reject the record.
+fn merge_settles(settles: &mut Vec<Settled>) {
     sort_by_key(settles, |settled| (settled.queue, settled.start));
     settles.dedup_by(|next, kept| {
         assert!(next.queue != kept.queue || next.start >= kept.end, "{next:?} is settled twice: {kept:?}");
@@ -1076,32 +1097,38 @@ fn merge(settles: &mut Vec<Settled>) {
     });
 }
 
-/// The message to be written next.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Front {
-    /// The message; held until [`self::Journal::stored`].
-    pub message: MessageId,
-    /// Its number since start: ids of messages are used again, this is not.
-    pub number: u64,
+/// Returns the number of settlements kept when `pending_max` messages may wait for a commit.
+const fn settles_max(pending_max: usize) -> usize {
+    if SETTLES_MAX < 4 * pending_max { SETTLES_MAX } else { 4 * pending_max }
 }
 
-// How long confirms wait for the disk, as a histogram.
+/// Returns the mark of the message with this number; never 0.
+const fn mark_of(number: u64) -> u32 {
+    (number % (u32::MAX as u64)) as u32 + 1
+}
 
-/// Upper bounds of the buckets, in milliseconds; what takes longer is counted in the last bucket alone.
+/// Returns the distance between the numbers of two marks, less than four billion.
+const fn marks_between(first: u32, mark: u32) -> u32 {
+    // Marks wrap around and omit 0.
+    let apart = mark.wrapping_sub(first);
+    if mark < first { apart - 1 } else { apart }
+}
+
+/// Upper bounds of the buckets of [`LatencyHistogram`], in milliseconds. The last bucket counts longer times.
 pub const LATENCY_BOUNDS_MS: [u64; 12] = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 5_000, 30_000];
-/// Batches that may wait at once. Beyond that no more are measured.
+/// Number of batches that are measured at the same time. Further ones are not measured.
 const BATCHES_MAX: usize = 64;
 
-/// The waiting times of messages whose publishers wait for the disk, since the start.
+/// How long publishers waited for the disk until their messages were durable, since the start.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct LatencyHistogram {
-    /// Messages by their waiting time: a bucket for each of [`LATENCY_BOUNDS_MS`], and one for all longer ones.
+    /// Number of messages by waiting time: a bucket for each of [`LATENCY_BOUNDS_MS`], and one for all longer times.
     pub counts: [u64; LATENCY_BOUNDS_MS.len() + 1],
     /// The sum of all waiting times, in milliseconds.
     pub sum_ms: u64,
 }
 
-/// Measures how long batches take from their first awaited message until they are durable.
+/// Measures the time from a batch's first awaited message until the batch is durable.
 #[derive(Debug)]
 struct LatencyMeter {
     histogram: LatencyHistogram,
@@ -1114,7 +1141,7 @@ impl LatencyMeter {
         Self { histogram: LatencyHistogram::default(), waiting: VecDeque::with_capacity(BATCHES_MAX) }
     }
 
-    /// Notes a message of this batch whose publisher waits for the disk.
+    /// Counts a message of this batch whose publisher waits for the disk.
     #[inline]
     fn note_awaited(&mut self, batch: Batch, now_ms: u64) {
         if let Some((_, _, count)) = self.waiting.back_mut().filter(|(last, ..)| *last == batch) {
@@ -1124,7 +1151,7 @@ impl LatencyMeter {
         }
     }
 
-    /// Notes that everything up to this batch is durable.
+    /// Records that everything up to this batch is durable.
     fn note_durable(&mut self, durable: Batch, now_ms: u64) {
         while let Some(&(_, since_ms, count)) = self.waiting.front().filter(|(batch, ..)| *batch <= durable) {
             self.waiting.pop_front();
@@ -1145,7 +1172,7 @@ mod latency_tests {
     use super::*;
 
     #[test]
-    fn messages_count_with_the_time_from_the_first_of_their_batch_to_its_sync() {
+    fn messages_count_with_the_time_from_the_first_message_of_their_batch_until_it_is_durable() {
         let mut meter = LatencyMeter::new();
         let first = Batch::NONE.after();
         let second = first.after();

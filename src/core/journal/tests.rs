@@ -1,4 +1,4 @@
-//! What leaves the journal when, and who waits for what.
+//! When messages leave the buffer, and what waits for which batch.
 
 use super::*;
 use crate::mem::{MessageFlags, MessageLimits, Share};
@@ -29,12 +29,12 @@ impl World {
         (message, appended.batch(), self.offsets)
     }
 
-    /// The consumer of a queue is done with a message; the queue holds one reference.
+    /// Settles a message of a queue. The caller still has to release the queue's reference.
     fn settle(&mut self, queue: u64, (message, _, offset): (MessageId, Batch, u64)) {
         self.journal.settle(&mut self.messages, Target { queue, offset }, message);
     }
 
-    /// What a commit would write: the number of messages, and what it covers.
+    /// Takes everything for a commit. Returns the number of messages and the last batch it completes.
     fn commit(&mut self) -> (usize, Batch) {
         let (mut count, mut targets) = (0, Vec::new());
         while self.journal.front(&mut self.messages, &mut targets).is_some() {
@@ -50,7 +50,7 @@ impl World {
 }
 
 #[test]
-fn what_is_settled_before_its_commit_is_not_written_and_no_longer_waited_for() {
+fn a_message_settled_before_its_commit_is_not_written_and_its_batch_becomes_durable() {
     let mut world = World::new();
     let published = world.publish(&[5], Urgency::Awaited);
     assert!(published.1 > world.journal.durable());
@@ -64,7 +64,7 @@ fn what_is_settled_before_its_commit_is_not_written_and_no_longer_waited_for() {
 }
 
 #[test]
-fn a_message_in_two_queues_is_written_until_both_are_done_with_it() {
+fn a_message_in_two_queues_is_written_unless_both_have_settled_it() {
     let mut world = World::new();
     let published = world.publish(&[5, 6], Urgency::Window);
     world.settle(5, published);
@@ -99,11 +99,11 @@ fn batches_are_no_larger_than_a_commit_and_become_durable_in_order() {
         world.journal.front(&mut world.messages, &mut targets).unwrap();
         world.journal.hand_over(&mut world.messages);
     }
-    assert_eq!(world.journal.cover(false), batches[0], "the next batch is not all in");
+    assert_eq!(world.journal.cover(false), batches[0], "the next batch is incomplete");
 }
 
 #[test]
-fn a_reply_waits_for_settlements_that_found_no_room() {
+fn a_reply_waits_for_settlements_that_did_not_fit_into_the_commit() {
     let mut world = World::new();
     let published = world.publish(&[5], Urgency::Window);
     let (_, covers) = world.commit();
@@ -116,7 +116,7 @@ fn a_reply_waits_for_settlements_that_found_no_room() {
 }
 
 #[test]
-fn a_queue_that_goes_takes_its_places_out_of_messages_that_wait() {
+fn a_deleted_queue_is_removed_from_the_targets_of_pending_messages() {
     let mut world = World::new();
     world.publish(&[5], Urgency::Window);
     world.publish(&[5, 6], Urgency::Window);
@@ -127,7 +127,7 @@ fn a_queue_that_goes_takes_its_places_out_of_messages_that_wait() {
     assert_eq!((front.number, targets.len(), targets[0].queue), (1, 1, 6));
     world.journal.hand_over(&mut world.messages);
     let front = world.journal.front(&mut world.messages, &mut targets).unwrap();
-    assert_eq!(front.message, later.0, "what came after is not meant");
+    assert_eq!(front.message, later.0, "a message after the deletion is kept");
 }
 
 #[test]
@@ -143,7 +143,7 @@ fn settlements_are_merged_whatever_their_order() {
 }
 
 #[test]
-fn without_a_store_nothing_is_written_and_without_a_disk_nothing_is_taken() {
+fn without_a_store_nothing_is_written_and_an_unwritable_store_takes_nothing() {
     let mut journal = Journal::new(4096);
     assert_eq!(journal.define(Box::default(), None), Batch::NONE);
     assert_eq!(journal.admit(10, 1), Ok(()));
@@ -155,13 +155,13 @@ fn without_a_store_nothing_is_written_and_without_a_disk_nothing_is_taken() {
     assert_eq!(journal.admit(1_000, 1), Err(NoRoom::Disk));
 }
 
-/// Messages are known by 32 bits of their number.
+/// The mark of a message is 32 bits of its number.
 #[test]
-fn what_is_settled_before_its_commit_is_found_when_the_numbers_pass_a_width() {
+fn a_pending_message_is_found_by_its_mark_when_numbers_pass_32_bits() {
     for width in [16, 31, 32, 33] {
         for before in 0..4 {
             let mut world = World::new();
-            world.journal.first = (1_u64 << width) - before;
+            world.journal.first_number = (1_u64 << width) - before;
             let published: Vec<_> = (0..6).map(|_| world.publish(&[5], Urgency::Window)).collect();
             for one in &published {
                 assert!(world.journal.is_gathering(&world.messages, one.0), "2^{width} - {before}");
@@ -175,13 +175,13 @@ fn what_is_settled_before_its_commit_is_found_when_the_numbers_pass_a_width() {
 }
 
 #[test]
-fn facts_are_safe_though_messages_wait_for_room() {
+fn log_entries_become_durable_while_messages_wait_for_disk_space() {
     let mut world = World::new();
     let (message, _, _) = world.publish(&[7], Urgency::Awaited);
     let user = Definition::User { name: "alice", tags: "", hash: &[0] };
     let batch = world.journal.define(user.key(), Some(user.value()));
     let said = world.journal.facts_said();
-    // The disk takes facts only.
+    // The disk takes log entries only.
     let facts_only = |world: &mut World| {
         while world.journal.fact().is_some() {
             world.journal.pop_fact();
@@ -190,14 +190,14 @@ fn facts_are_safe_though_messages_wait_for_room() {
         world.journal.stored(&mut world.messages, covered);
     };
     facts_only(&mut world);
-    assert!(world.journal.facts_safe() < said, "one commit is not enough for what says who may do what");
+    assert!(world.journal.facts_safe() < said, "one commit is not enough for access definitions");
     facts_only(&mut world);
     assert_eq!(world.journal.facts_safe(), said);
     assert!(world.journal.durable() < batch && world.journal.is_gathering(&world.messages, message));
 }
 
 #[test]
-fn what_goes_with_its_queue_is_safe_when_the_queue_is_surely_gone() {
+fn messages_of_a_deleted_queue_are_confirmed_when_the_deletion_is_durable() {
     let mut world = World::new();
     // More than one batch.
     let published: Vec<_> = (0..70).map(|_| world.publish(&[7], Urgency::Awaited)).collect();
@@ -208,12 +208,12 @@ fn what_goes_with_its_queue_is_safe_when_the_queue_is_surely_gone() {
         assert!(world.journal.forsake(&mut world.messages, message));
     }
     world.journal.advance(&mut world.messages);
-    assert!(world.journal.durable() < first, "the queue may come back, and without it");
+    assert!(world.journal.durable() < first, "the queue could come back without the messages");
     assert!(world.commit().1 >= last.max(gone));
 }
 
 #[test]
-fn another_limit_of_the_log_is_room_too() {
+fn a_change_of_the_log_limit_counts_as_new_capacity() {
     let mut journal = World::new().journal;
     journal.set_disk_room((1000, 8000), false);
     let before = journal.room_made();
@@ -221,7 +221,7 @@ fn another_limit_of_the_log_is_room_too() {
     assert!(journal.room_made() > before, "a queue may take more of a larger log");
     let before = journal.room_made();
     journal.set_disk_room((900, 9000), false);
-    assert_eq!(journal.room_made(), before, "and with less of everything nobody may");
+    assert_eq!(journal.room_made(), before, "less disk space is no new capacity");
     journal.set_disk_room((900, 7000), false);
-    assert!(journal.room_made() > before, "less is kept for other virtual hosts");
+    assert!(journal.room_made() > before, "less is reserved for other virtual hosts");
 }

@@ -1,7 +1,7 @@
-//! What every pool costs when it is full, line by line, and what the process needs besides.
+//! The memory table: what every pool costs when it is full, and what the process needs in addition.
 //!
-//! Always true: a line is reckoned from the sizes of the records themselves, so it cannot be forgotten when
-//! a record grows; what only measuring tells is a constant here.
+//! Lines are computed from the sizes of the records themselves, so they follow when a record grows. Sizes that can
+//! only be measured are constants in this file.
 
 use core::fmt::{self, Write};
 
@@ -13,61 +13,63 @@ use crate::mem::{
     BytePool, CHUNK_BYTES, ENTRIES_PER_CHUNK, MESSAGE_SLOT_BYTES, MessageLimits, Messages, PAGE_BYTES,
 };
 
-/// The program itself: code, constants, the C library's and the logger's needs. Measured, rounded up.
+/// Memory of the program itself: code, constants, C library and logger. Measured, rounded up.
 const PROGRAM_BYTES: u64 = 5_500_000;
-/// Clients of the control socket at once; further ones wait.
+/// Maximum number of clients of the control socket; further ones wait.
 pub const CONTROL_CLIENTS_MAX: usize = 4;
-/// A row of a list that the management API puts in order, and as much again while the list grows.
+/// Bytes of a row of a list that the management API sorts, doubled because the list grows by reallocation.
 pub const LISTED_ROW_BYTES: usize = 2 * 24;
 
-/// The most clients of the management API that `management_clients_max` may allow.
+/// Upper bound of `management_clients_max`.
 pub const MANAGEMENT_CLIENTS_MOST: usize = 8;
-/// Threads that wait for the disk, the one that does what else takes long, and the one that writes the log.
+/// Number of threads: those that wait for the disk, one for other slow work, and one that writes the log.
 const HELPERS: u64 = 4;
-/// Bytes of log lines that standard error has not taken yet; further ones are dropped and counted.
+/// Bytes of log lines that standard error has not accepted yet; further lines are dropped and counted.
 pub const LOG_RING_BYTES: usize = 32 << 10;
-/// The stack of each, in bytes.
+/// Stack of each helper thread in bytes.
 pub const HELPER_STACK_BYTES: usize = 128 << 10;
-/// The lines, and what is known of those who cause them.
+/// Bytes of buffered log lines and of the log rate limit.
 const LOG_BYTES: usize = LOG_RING_BYTES + size_of::<LogLimiter>();
-/// The main thread's stack as far as it is ever touched.
+/// Bytes of the main thread's stack that are ever touched.
 const STACK_BYTES: u64 = 256 << 10;
 
-const fn line(key: &'static str, count: u64, bytes_each: usize, reason: &'static str) -> MemoryLine {
-    MemoryLine { key, count, bytes_each: bytes_each as u64, reason }
-}
+/// Bytes of output that are reserved for each connection, so that this much can always be written at once.
+pub const OUTPUT_BYTES_MIN: usize = 1024;
+
+/// Maximum number of rules of one bridge in each direction.
+pub const BRIDGE_RULES_MAX: usize = 8;
 
 /// One line of the memory table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemoryLine {
-    /// The configuration key that sizes it, or what it is when no key does.
+    /// The configuration key that sizes it, or a name if no key does.
     pub key: &'static str,
-    /// How many such records the pool holds.
+    /// Number of records in the pool.
     pub count: u64,
-    /// Bytes each.
+    /// Bytes of each record.
     pub bytes_each: u64,
-    /// What the memory is for, as the table prints it.
+    /// The use of the memory, as the table prints it.
     pub reason: &'static str,
 }
 
 impl MemoryLine {
-    /// Bytes in all.
+    /// Returns the bytes of the whole line.
     pub const fn bytes(&self) -> u64 {
         self.count.saturating_mul(self.bytes_each)
     }
 }
 
-/// What the process may use at most, line by line.
+/// The maximum memory use of the process, line by line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemoryTable {
     /// The lines, in the order of the configuration.
     pub lines: Vec<MemoryLine>,
-    /// What the kernel may hold for the sockets besides, in bytes; `None` when that is left to the system.
+    /// Bytes that the kernel may hold for sockets in addition; `None` if the system decides.
     pub kernel_bytes: Option<u64>,
 }
 
 impl MemoryTable {
-    /// The table as text, its sum set against the limit.
+    /// Formats the table, with its sum and the limit.
     pub fn shown(&self, memory_limit_bytes: u64) -> String {
         let mut text = format!("# {:<20}{:>11} ×{:>10} ={:>13}\n", "memory", "count", "bytes", "in all");
         for line in &self.lines {
@@ -88,29 +90,28 @@ impl MemoryTable {
         text
     }
 
-    /// The sum of all lines in bytes; the kernel's part is not in it.
+    /// Returns the sum of all lines in bytes, without the kernel's part.
     pub fn bytes(&self) -> u64 {
         self.lines.iter().map(MemoryLine::bytes).fold(0, u64::saturating_add)
     }
 }
 
-/// Sizes of records in rooms above this one, handed in so that the ground floor need not see them.
+/// Sizes of records of other packages. They are passed in because this package does not depend on those.
 #[derive(Clone, Copy, Debug)]
 pub struct RecordSizes {
-    /// A session of TLS and what of its output waits; 0 when TLS is not spoken.
+    /// A TLS session with its pending output; 0 without TLS.
     pub tls_session_bytes: usize,
-    /// A handshake of TLS that is under way; 0 when TLS is not spoken.
+    /// A TLS handshake in progress; 0 without TLS.
     pub tls_handshake_bytes: usize,
-    /// A link of a bridge over TLS: its handshake, then its session, and what of its output waits; 0 when no
-    /// upstream speaks TLS.
+    /// A TLS link of a bridge: its handshake, then its session, and its pending output; 0 if no upstream uses TLS.
     pub tls_link_bytes: usize,
-    /// Where records of TLS are opened and sealed; 0 when TLS is not spoken.
+    /// Buffers in which TLS records are decrypted and encrypted; 0 without TLS.
     pub tls_record_bytes: usize,
-    /// Lists of revoked certificates; 0 when there are none.
+    /// Certificate revocation lists; 0 without any.
     pub tls_crl_bytes: usize,
     /// Socket, session and broker record of a connection together.
     pub connection_bytes: usize,
-    /// A bridge: what it is to do, its links and their windows, and the thread that looks names up.
+    /// A bridge: its rules, its links with their windows, and its resolver thread.
     pub bridge_bytes: usize,
     /// Session and broker record of a channel together.
     pub channel_bytes: usize,
@@ -118,15 +119,15 @@ pub struct RecordSizes {
     pub consumer_bytes: usize,
     /// A queue with its place in the name table.
     pub queue_bytes: usize,
-    /// What the store knows of a queue that is empty.
+    /// The storage's index of an empty queue.
     pub standing_queue_bytes: usize,
-    /// What the store knows of something that is defined.
+    /// The storage's index of a definition.
     pub definition_bytes: usize,
     /// An exchange with its place in the name table.
     pub exchange_bytes: usize,
     /// A binding with its places in the routing tables.
     pub binding_bytes: usize,
-    /// A virtual host with the exchanges it begins with.
+    /// A virtual host with its predeclared exchanges.
     pub vhost_bytes: usize,
     /// A user.
     pub user_bytes: usize,
@@ -136,36 +137,30 @@ pub struct RecordSizes {
     pub policy_bytes: usize,
     /// A runtime parameter.
     pub parameter_bytes: usize,
-    /// A connection that has not logged in, besides its record: its password, while that waits for its check.
+    /// A connection before login, in addition to its record: its password while the check is pending.
     pub login_bytes: usize,
-    /// The list of accepted connections that wait, and the tables of wrong passwords.
+    /// The list of accepted sockets that wait, and the tables of failed logins.
     pub admission_bytes: usize,
-    /// A delivery that is not settled, with its place in the tag table.
+    /// An unsettled delivery with its place in the tag table.
     pub unacknowledged_bytes: usize,
-    /// Buffers that sessions and broker have once.
+    /// Shared buffers of sessions and broker.
     pub scratch_bytes: usize,
-    /// Buffers that the store has once.
+    /// Shared buffers of the storage.
     pub store_bytes: usize,
-    /// A client of the control socket, and its part of the places for clients of both kinds.
+    /// A client of the control socket, with its part of the table for both kinds of clients.
     pub control_bytes: usize,
-    /// A client of the management API; 0 when nobody listens for one.
+    /// A client of the management API; 0 if the API has no listener.
     pub management_bytes: usize,
-    /// What was counted in the last minutes, for the management API.
+    /// Samples of the last minutes for the management API.
     pub samples_bytes: usize,
-    /// What JSON that others send is read into.
+    /// The buffer into which received JSON is parsed.
     pub json_bytes: usize,
-    /// The file of the flight recorder; 0 when there is none.
+    /// The file of the flight recorder; 0 without one.
     pub flight_bytes: usize,
 }
 
-/// Bytes that a connection can always write at once, because there is room to keep all of them.
-pub const OUTPUT_BYTES_MIN: usize = 1024;
-
-/// Rules that one bridge may have in each direction.
-pub const BRIDGE_RULES_MAX: usize = 8;
-
 impl Limits {
-    /// The sizes of the pool of messages.
+    /// Returns the sizes of the message pool.
     pub const fn message_limits(&self) -> MessageLimits {
         MessageLimits {
             messages_max: self.messages_max as usize,
@@ -174,7 +169,7 @@ impl Limits {
         }
     }
 
-    /// Returns the most channels that a connection can have, as connection.tune names it.
+    /// Returns the maximum number of channels of one connection, which connection.tune announces.
     ///
     /// A connection may have as many channels as it leaves to others, so half of `channels_max` when it is alone.
     pub fn channels_of_a_connection(&self) -> u16 {
@@ -182,30 +177,30 @@ impl Limits {
         self.channel_max.min(u16::try_from(half).unwrap_or(u16::MAX))
     }
 
-    /// Connections that bridges may have, one for each direction.
+    /// Returns the maximum number of bridge connections, one for each direction.
     pub const fn bridge_links(&self) -> usize {
         2 * self.bridges_max as usize
     }
 
-    /// Bytes of output kept free for connections that can keep [`OUTPUT_BYTES_MIN`] each.
+    /// Returns the bytes of output reserved for connections, [`OUTPUT_BYTES_MIN`] for each.
     pub const fn unsent_reserve_bytes(&self) -> usize {
         let connections = (self.connections_max as usize).saturating_add(self.bridge_links());
         connections.saturating_mul(OUTPUT_BYTES_MIN).div_ceil(PAGE_BYTES).saturating_mul(PAGE_BYTES)
     }
 
-    /// Bytes of output that sockets did not take, over all connections.
+    /// Returns the bytes of pending output over all connections.
     pub const fn unsent_pool_bytes(&self) -> usize {
         self.unsent_reserve_bytes().saturating_add(self.unsent_bytes_max as usize)
     }
 
-    /// Connections of every kind that the broker may have a record of.
+    /// Returns the maximum number of connection records of every kind in the broker.
     pub const fn connection_records(&self) -> usize {
-        // Each bridge has one for each rule that forwards besides, and one for what goes back.
+        // Each bridge has additional records: one per forwarding rule, and one for the messages it fetches.
         let own = self.bridges_max as usize * (BRIDGE_RULES_MAX + 1);
         self.connections_max as usize + self.bridge_links() + own
     }
 
-    /// The memory table: what every pool costs when it is full.
+    /// Returns the memory table: what every pool costs when it is full.
     pub fn memory_table(&self, sizes: &RecordSizes) -> MemoryTable {
         let mut lines = self.lines_of_peers(sizes);
         lines.retain(|line| line.key != "bridges_max" || line.count > 0);
@@ -221,9 +216,9 @@ impl Limits {
         MemoryTable { lines, kernel_bytes: self.kernel_bytes() }
     }
 
-    /// Who is there, and what they have declared.
+    /// Returns the lines for clients and what they declare.
     fn lines_of_peers(&self, sizes: &RecordSizes) -> Vec<MemoryLine> {
-        // An operator's numbers: on a 32-bit board the product may wrap to one that would seem to fit.
+        // The operator sets both factors; on a 32-bit board their product could wrap to a small one.
         let replies = (self.connections_max as usize).saturating_mul(self.replies_bytes_max as usize);
         vec![
             line(
@@ -258,7 +253,7 @@ impl Limits {
         ]
     }
 
-    /// Rows of the longest list of the management API.
+    /// Returns the number of rows of the longest list of the management API.
     fn listed_rows(&self) -> u32 {
         let rows = [
             self.connections_max,
@@ -270,7 +265,7 @@ impl Limits {
         rows.into_iter().fold(self.bindings_max, u32::max)
     }
 
-    /// Messages and their places.
+    /// Returns the lines for messages and their queue entries.
     fn lines_of_messages(&self, sizes: &RecordSizes) -> Vec<MemoryLine> {
         let page = PAGE_BYTES + Messages::PAGE_OVERHEAD_BYTES;
         vec![
@@ -297,7 +292,7 @@ impl Limits {
         ]
     }
 
-    /// What is there once.
+    /// Returns the lines for what exists once in the process.
     fn lines_of_the_process(&self, sizes: &RecordSizes) -> Vec<MemoryLine> {
         let management_bytes = match sizes.management_bytes {
             0 => 0,
@@ -367,14 +362,14 @@ impl Limits {
         ]
     }
 
-    /// How many things the log may have a definition of.
+    /// Returns how many definitions the log may contain.
     fn definitions(&self) -> u64 {
         let numbers = [
             self.queues_max,
             self.exchanges_max,
             self.bindings_max,
             self.vhosts_max,
-            // A user, and a user's limits.
+            // Once for users, once for the limits of users.
             self.users_max,
             self.users_max,
             self.permissions_max,
@@ -384,14 +379,15 @@ impl Limits {
         numbers.into_iter().map(u64::from).sum()
     }
 
-    /// What the index of the log may take, in bytes, for what is there whether it has messages or not.
+    /// Returns the bytes of the index of the log for queues and definitions, whether or not there are messages.
     pub fn standing_bytes(&self, sizes: &RecordSizes) -> u64 {
         u64::from(self.queues_max) * sizes.standing_queue_bytes as u64
             + self.definitions() * sizes.definition_bytes as u64
     }
 
-    /// What the allocator may lose between pieces of many sizes that come and go: a quarter of them. The
-    /// pools are in one piece each and lose nothing.
+    /// Returns the bytes that fragmentation may cost: a quarter of the memory for pieces of varying sizes.
+    ///
+    /// Each pool is one allocation and is not affected.
     fn spread_bytes(&self) -> u64 {
         (u64::from(self.names_bytes_max) + u64::from(self.index_bytes_max)) / 4
     }
@@ -413,14 +409,14 @@ impl Limits {
         ]
     }
 
-    /// The lines for users, permissions and virtual hosts.
+    /// Returns the lines for users, permissions and virtual hosts.
     fn access_lines(&self, sizes: &RecordSizes) -> [MemoryLine; 8] {
         let logins = "logins whose password is being checked";
         [
             line(
                 "vhosts_max",
                 self.vhosts_max.into(),
-                // And a bit for each of its users whose publishers wait.
+                // In addition, one bit per user for waiting publishers.
                 sizes.vhost_bytes + (self.users_max as usize + 1).div_ceil(8),
                 "virtual host, its first exchanges",
             ),
@@ -439,7 +435,7 @@ impl Limits {
         ]
     }
 
-    /// What the kernel may hold for all sockets: it takes twice the size asked for, each way.
+    /// Returns the bytes that the kernel may hold for all sockets: twice the requested size, each way.
     fn kernel_bytes(&self) -> Option<u64> {
         let (receive, send) = (self.socket_receive_buffer_bytes, self.socket_send_buffer_bytes);
         if receive == 0 || send == 0 {
@@ -453,7 +449,11 @@ impl Limits {
     }
 }
 
-/// Shows bytes as megabytes with one decimal.
+const fn line(key: &'static str, count: u64, bytes_each: usize, reason: &'static str) -> MemoryLine {
+    MemoryLine { key, count, bytes_each: bytes_each as u64, reason }
+}
+
+/// Formats bytes as megabytes with one decimal.
 pub struct Megabytes(pub u64);
 
 impl fmt::Display for Megabytes {

@@ -1,10 +1,13 @@
-//! Every cap in one place, and the sum of what they cost.
+//! The limits of a broker and the memory they cost.
 //!
-//! A board has so much memory and no more, so the broker's pools are sized here once, added up line by
-//! line, printed at start and by `leveret check`, and refused when the sum is above `memory_limit`.
+//! The memory of a board is fixed. So the pools are sized once, from these limits. Their sum is printed at start
+//! and by `leveret check`, line by line. The broker refuses to start if the sum exceeds `memory_limit`.
 //!
-//! Always true: whatever grows with what peers do has a field here and a line in [`Limits::memory_table`].
-//! A field's name is its configuration key.
+//! # Invariants
+//! - Everything that grows with the actions of peers has a field in [`Limits`] and a line in
+//!   [`Limits::memory_table`].
+//! - A field's name is its configuration key.
+//! - An error names one key to change and what it must be.
 
 mod memory;
 
@@ -15,50 +18,201 @@ pub use memory::{
     MANAGEMENT_CLIENTS_MOST, Megabytes, MemoryLine, MemoryTable, OUTPUT_BYTES_MIN, RecordSizes, grouped,
 };
 
-// Whether limits can be kept: their sum within `memory_limit`, and none against another.
-//
-// Always true: an error names the one key to change, and what it must be.
+/// Smallest frame size in bytes that AMQP allows a peer to negotiate.
+pub const FRAME_BYTES_MIN: u32 = 4096;
 
-/// With fewer segments the log cannot be cleaned.
+/// The limits of one broker. The defaults are for the generic board: 128 MB for the whole process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Maximum number of connections, handshakes included.
+    pub connections_max: u32,
+    /// Maximum number of clients of the management API, up to [`MANAGEMENT_CLIENTS_MOST`]. An idle one is closed for
+    /// a new one.
+    ///
+    /// [`MANAGEMENT_CLIENTS_MOST`]: self::MANAGEMENT_CLIENTS_MOST
+    pub management_clients_max: u32,
+    /// Maximum number of bridges. Each has a connection for each direction, in addition to `connections_max`.
+    pub bridges_max: u32,
+    /// Maximum number of connections in their handshake, at most half of them from one address. Further ones wait, or
+    /// the address with the most handshakes loses one.
+    pub handshakes_max: u32,
+    /// Maximum number of TLS connections, those in their handshake included; further ones wait.
+    pub tls_connections_max: u32,
+    /// Maximum number of connections in the TLS handshake; further ones wait as with `handshakes_max`.
+    pub tls_handshakes_max: u32,
+    /// Maximum number of open channels over all connections.
+    pub channels_max: u32,
+    /// Maximum channels per connection, 1 to 65535. connection.tune announces half of `channels_max` if that is less.
+    pub channel_max: u16,
+    /// Largest frame in bytes, announced in connection.tune, at least [`FRAME_BYTES_MIN`]. A frame must fit into half
+    /// the input buffer.
+    pub frame_max: u32,
+    /// Heartbeat interval announced in connection.tune, in seconds; 0 disables heartbeats.
+    pub heartbeat_s: u16,
+    /// Maximum number of consumers over all connections.
+    pub consumers_max: u32,
+    /// Maximum number of queues, including deleted ones whose messages are still unacknowledged.
+    pub queues_max: u32,
+    /// Maximum number of exchanges, predeclared ones included.
+    pub exchanges_max: u32,
+    /// Maximum number of bindings, exchange-to-exchange ones included. A headers binding with `x-match=any` counts
+    /// once per header.
+    pub bindings_max: u32,
+    /// Bytes of names, binding keys and argument tables over all exchanges, queues and bindings.
+    pub names_bytes_max: u32,
+    /// Maximum number of virtual hosts, including those being deleted.
+    pub vhosts_max: u32,
+    /// Maximum number of users.
+    pub users_max: u32,
+    /// Maximum number of permissions, topic permissions included.
+    pub permissions_max: u32,
+    /// Maximum number of policies, operator policies included.
+    pub policies_max: u32,
+    /// Maximum number of runtime parameters, global ones included; each shovel is one.
+    pub parameters_max: u32,
+    /// Bytes of the compiled patterns in permissions and policies. `.*` and the empty pattern take almost nothing.
+    pub patterns_bytes_max: u32,
+    /// Maximum number of messages in memory, regardless of how many queues hold each.
+    pub messages_max: u32,
+    /// Bytes of message data beyond what fits into the messages' slots.
+    pub body_bytes_max: u64,
+    /// Bytes of message data that incomplete messages may hold together.
+    pub assembly_bytes_max: u64,
+    /// Maximum number of queue entries: a message in three queues takes three.
+    pub queue_entries_max: u32,
+    /// Maximum number of messages that are unacknowledged or being written to a socket. One connection may hold as
+    /// many as it leaves to others: half of them when it is alone.
+    pub unacknowledged_max: u32,
+    /// Largest message body in bytes; larger ones are refused with 406.
+    pub message_size_max: u32,
+    /// Bytes read from one socket in one turn, and the longest contiguous input.
+    pub input_buffer_bytes: u32,
+    /// Bytes written to one socket in one turn.
+    pub output_buffer_bytes: u32,
+    /// Bytes of received but unprocessed input of waiting connections, over all of them.
+    pub stash_bytes_max: u32,
+    /// Bytes of replies kept for one connection that does not read them. Beyond it, the broker stops reading from it.
+    pub replies_bytes_max: u32,
+    /// Bytes of output that sockets did not accept, over all connections, in addition to 1 KiB for each of them.
+    pub unsent_bytes_max: u32,
+    /// SO_RCVBUF of each connection in bytes; 0 leaves it to the system.
+    pub socket_receive_buffer_bytes: u32,
+    /// SO_SNDBUF of each connection in bytes; 0 leaves it to the system.
+    pub socket_send_buffer_bytes: u32,
+    /// SO_RCVBUF and SO_SNDBUF of a connection from the same machine, whose segments are 64 KiB, in bytes. 0: as for
+    /// other connections.
+    pub socket_local_buffer_bytes: u32,
+    /// Maximum number of connections from the same machine with those buffers; further ones get the ordinary buffers.
+    pub socket_local_buffers_max: u32,
+    /// Time from accepting a connection until connection.open, in milliseconds.
+    pub handshake_timeout_ms: u32,
+    /// Time without progress of an incomplete frame or message, in milliseconds. It is also a tenth of the time in
+    /// which a message must arrive while another message waits for its memory.
+    pub content_timeout_ms: u32,
+    /// Time a consumer's socket may accept nothing while deliveries wait for it, in milliseconds; 0: unlimited.
+    pub consumer_stall_timeout_ms: u32,
+    /// Time until a delivery must be settled, and until an open transaction must grow, in milliseconds; 0: unlimited.
+    /// After that the channel is closed.
+    pub consumer_timeout_ms: u32,
+    /// Bytes of a segment of the log, best a multiple of the card's erase block. An existing store keeps its own
+    /// size.
+    pub segment_bytes: u32,
+    /// Size of the largest commit in bytes.
+    pub commit_bytes_max: u32,
+    /// Bytes of the index of the log in memory: which segment holds which part of each queue.
+    pub index_bytes_max: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections_max: 1024,
+            management_clients_max: 8,
+            bridges_max: 0,
+            handshakes_max: 256,
+            tls_connections_max: 64,
+            tls_handshakes_max: 16,
+            channels_max: 4096,
+            channel_max: 2047,
+            frame_max: 131_072,
+            heartbeat_s: 60,
+            consumers_max: 4096,
+            queues_max: 4096,
+            exchanges_max: 1024,
+            bindings_max: 8_192,
+            names_bytes_max: 1536 << 10,
+            vhosts_max: 64,
+            users_max: 64,
+            permissions_max: 256,
+            policies_max: 64,
+            parameters_max: 16,
+            patterns_bytes_max: 400 << 10,
+            messages_max: 179_000,
+            body_bytes_max: 35 << 20,
+            assembly_bytes_max: 18 << 20,
+            queue_entries_max: 400_000,
+            unacknowledged_max: 65_536,
+            message_size_max: 16 << 20,
+            input_buffer_bytes: 256 << 10,
+            output_buffer_bytes: 256 << 10,
+            stash_bytes_max: 768 << 10,
+            replies_bytes_max: 2 << 10,
+            unsent_bytes_max: 512 << 10,
+            socket_receive_buffer_bytes: 0,
+            socket_send_buffer_bytes: 0,
+            socket_local_buffer_bytes: 0,
+            socket_local_buffers_max: 32,
+            handshake_timeout_ms: 10_000,
+            content_timeout_ms: 30_000,
+            consumer_stall_timeout_ms: 600_000,
+            consumer_timeout_ms: 1_800_000,
+            segment_bytes: 4 << 20,
+            commit_bytes_max: 512 << 10,
+            index_bytes_max: 4096 << 10,
+        }
+    }
+}
+
+/// With fewer segments the log cannot be compacted.
 pub const SEGMENTS_MIN: u64 = 8;
 
 /// With less, a few segments and a backlog of a hundred queues would stop publishers.
 const INDEX_BYTES_MIN: u32 = 64 << 10;
 
-/// Why a set of limits cannot be.
+/// Why a set of limits is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LimitsError {
     /// The sum is above the limit.
     TooMuch {
-        /// Bytes of all lines.
+        /// Sum of all lines in bytes.
         sum: u64,
-        /// Bytes allowed.
+        /// Value of `memory_limit` in bytes.
         memory_limit: u64,
         /// The key of the largest line that can be lowered.
         key: &'static str,
     },
-    /// Even with the smallest pools the broker needs more than the limit.
+    /// The broker needs more than the limit even with the smallest pools.
     TooLittle {
-        /// Bytes allowed.
+        /// Value of `memory_limit` in bytes.
         memory_limit: u64,
-        /// Bytes needed at least.
+        /// Bytes needed with the smallest pools.
         least: u64,
     },
     /// One limit contradicts another.
     Contradiction {
         /// The key to change.
         key: &'static str,
-        /// What it must be.
+        /// The required value, in words.
         must: &'static str,
     },
-    /// The system does not give so much.
+    /// The operating system refuses to provide that much memory.
     NotGiven {
-        /// Bytes of all lines.
+        /// Sum of all lines in bytes.
         sum: u64,
-        /// Bytes allowed.
+        /// Value of `memory_limit` in bytes.
         memory_limit: u64,
     },
-    /// `disk_limit` leaves room for too few segments.
+    /// `disk_limit` has room for too few segments.
     Disk {
         /// `disk_limit` in bytes.
         disk_limit: u64,
@@ -68,7 +222,7 @@ pub enum LimitsError {
 }
 
 impl LimitsError {
-    /// The key to change.
+    /// Returns the key to change.
     pub const fn key(&self) -> &'static str {
         match self {
             Self::TooMuch { key, .. } | Self::Contradiction { key, .. } => key,
@@ -90,7 +244,7 @@ impl fmt::Display for LimitsError {
             ),
             Self::TooLittle { memory_limit, least } => {
                 match memory_limit {
-                    // Nobody means so few bytes.
+                    // A unit is missing: no operator wants so few bytes.
                     1..10_000 => {
                         return write!(
                             f,
@@ -131,12 +285,12 @@ impl fmt::Display for LimitsError {
 impl core::error::Error for LimitsError {}
 
 impl Limits {
-    /// The least `commit_bytes_max` for frames of so many bytes: every record must fit.
+    /// Returns the smallest `commit_bytes_max` for frames of `frame_max` bytes: every record must fit.
     pub const fn commit_bytes_min(frame_max: u32) -> u32 {
         (frame_max.saturating_add(96 << 10) / 3).saturating_mul(4).saturating_add(4095) / 4096 * 4096
     }
 
-    /// Whether these limits can be kept within `memory_limit` bytes and do not contradict each other.
+    /// Checks that these limits fit into `memory_limit` bytes and do not contradict each other.
     ///
     /// # Errors
     /// The key to change.
@@ -147,7 +301,8 @@ impl Limits {
         }
         let table = self.memory_table(sizes);
         let sum = table.bytes();
-        // What is below is below for every pool, so on a 32-bit board no size wraps where it becomes a usize.
+        // A sum below `isize::MAX` means that every pool is below it. So no size wraps in a `usize` on a 32-bit
+        // board.
         let memory_limit = memory_limit.min(isize::MAX as u64);
         if sum <= memory_limit {
             return Ok(table);
@@ -173,17 +328,17 @@ impl Limits {
         Err(LimitsError::TooMuch { sum, memory_limit, key })
     }
 
-    /// Whether a log of at most `disk_limit` bytes has room for the segments that it needs.
+    /// Checks that a log of at most `disk_limit` bytes has room for the segments that it needs.
     ///
     /// # Errors
-    /// What to write instead.
+    /// The value to set instead.
     pub fn check_disk(&self, disk_limit: u64) -> Result<(), LimitsError> {
         let segment_bytes = self.segment_bytes;
         let is_enough = disk_limit >= SEGMENTS_MIN * u64::from(segment_bytes);
         is_enough.then_some(()).ok_or(LimitsError::Disk { disk_limit, segment_bytes })
     }
 
-    /// What TLS needs besides, whose records are large.
+    /// Checks the additional requirements of TLS, whose records are large.
     fn check_tls(&self) -> Result<(), LimitsError> {
         let rules = [
             (self.tls_connections_max >= 1, "tls_connections_max", "at least 1 for TLS"),
@@ -321,7 +476,7 @@ mod check_tests {
     }
 
     #[test]
-    fn no_number_that_can_be_written_makes_the_sum_wrap() {
+    fn no_configurable_number_makes_the_sum_wrap() {
         let replies = Limits { connections_max: 1 << 16, replies_bytes_max: 1 << 16, ..Limits::default() };
         let bodies = Limits { body_bytes_max: u64::MAX, ..Limits::default() };
         for limits in [replies, bodies] {
@@ -356,160 +511,5 @@ mod check_tests {
         assert!(limits.check(&SIZES, u64::MAX).unwrap_err().to_string().starts_with("assembly_bytes_max"));
         let limits = Limits { index_bytes_max: 60 << 10, ..Limits::default() };
         assert_eq!(limits.check(&SIZES, u64::MAX).unwrap_err().key(), "index_bytes_max");
-    }
-}
-
-// The caps of a broker, each by its configuration key, and what they are by default.
-
-/// The smallest frame size AMQP allows a peer to negotiate, in bytes.
-pub const FRAME_BYTES_MIN: u32 = 4096;
-
-/// The caps of one broker. Defaults are the generic board: 128 MB for the whole process.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Connections at once, handshakes included.
-    pub connections_max: u32,
-    /// Clients of the management API at once, at most [`MANAGEMENT_CLIENTS_MOST`]; who is idle gives way.
-    ///
-    /// [`MANAGEMENT_CLIENTS_MOST`]: self::MANAGEMENT_CLIENTS_MOST
-    pub management_clients_max: u32,
-    /// Bridges at once, each with a connection for each direction, beside those above.
-    pub bridges_max: u32,
-    /// Connections that have not finished their handshake, half of them of one address at most; further ones
-    /// wait, or the address that holds most gives one up.
-    pub handshakes_max: u32,
-    /// Connections over TLS at once, those in their handshake included; further ones wait.
-    pub tls_connections_max: u32,
-    /// Connections that have not finished the handshake of TLS; further ones wait as for handshakes_max.
-    pub tls_handshakes_max: u32,
-    /// Channels open at once, over all connections.
-    pub channels_max: u32,
-    /// Channels per connection, 1 to 65535; connection.tune announces half of `channels_max` if that is less.
-    pub channel_max: u16,
-    /// Largest frame in bytes, announced in connection.tune, [`FRAME_BYTES_MIN`] and up; a frame must fit
-    /// into half the input buffer.
-    pub frame_max: u32,
-    /// Heartbeat interval announced in connection.tune, in seconds; 0 switches heartbeats off.
-    pub heartbeat_s: u16,
-    /// Consumers of all connections together.
-    pub consumers_max: u32,
-    /// Queues, those deleted ones included whose messages are still unacknowledged.
-    pub queues_max: u32,
-    /// Exchanges, predeclared ones included.
-    pub exchanges_max: u32,
-    /// Bindings, exchange-to-exchange ones included; one by any of several headers counts for each.
-    pub bindings_max: u32,
-    /// Bytes of names, binding keys and argument tables, over all exchanges, queues and bindings.
-    pub names_bytes_max: u32,
-    /// Virtual hosts, those included that are being deleted.
-    pub vhosts_max: u32,
-    /// Users that there may be.
-    pub users_max: u32,
-    /// Permissions, those for topics included.
-    pub permissions_max: u32,
-    /// Policies, operator policies included.
-    pub policies_max: u32,
-    /// Runtime parameters, global ones included; each shovel is one.
-    pub parameters_max: u32,
-    /// Bytes of the patterns in permissions and policies, compiled; `.*` and the empty one take next to
-    /// nothing.
-    pub patterns_bytes_max: u32,
-    /// Messages held in memory, however many queues hold each.
-    pub messages_max: u32,
-    /// Bytes of message data beyond what fits into the messages' own slots.
-    pub body_bytes_max: u64,
-    /// Bytes of message data that half-received messages may hold together.
-    pub assembly_bytes_max: u64,
-    /// Queue entries: a message in three queues takes three.
-    pub queue_entries_max: u32,
-    /// Messages delivered and not yet acknowledged, or on their way into a socket. One connection may hold
-    /// as many as it leaves to others: half of them when it is alone.
-    pub unacknowledged_max: u32,
-    /// Largest message body in bytes; larger ones are refused with 406.
-    pub message_size_max: u32,
-    /// Bytes read from one socket in one turn, and the longest input looked at together.
-    pub input_buffer_bytes: u32,
-    /// Bytes written to one socket in one turn.
-    pub output_buffer_bytes: u32,
-    /// Bytes of received but not yet handled input kept for connections that wait, over all of them.
-    pub stash_bytes_max: u32,
-    /// Bytes of replies kept for one connection that does not read them; beyond it, it is not read either.
-    pub replies_bytes_max: u32,
-    /// Bytes of output that sockets did not take, kept over all connections beside 1 KiB for each of them.
-    pub unsent_bytes_max: u32,
-    /// SO_RCVBUF of each connection in bytes; 0 leaves it to the system.
-    pub socket_receive_buffer_bytes: u32,
-    /// SO_SNDBUF of each connection in bytes; 0 leaves it to the system.
-    pub socket_send_buffer_bytes: u32,
-    /// SO_RCVBUF and SO_SNDBUF of a connection from this machine, whose segments are 64 KiB, in bytes; 0: as
-    /// of any other.
-    pub socket_local_buffer_bytes: u32,
-    /// So many connections from this machine have those at once; further ones have what others have.
-    pub socket_local_buffers_max: u32,
-    /// Time from accepting a connection until connection.open, in milliseconds.
-    pub handshake_timeout_ms: u32,
-    /// Time a half-sent frame or message may go without progress, in milliseconds. A tenth of what a message
-    /// may take to come in while another waits for its room.
-    pub content_timeout_ms: u32,
-    /// Time a consumer's socket may take nothing while deliveries wait for it, in milliseconds; 0: for ever.
-    pub consumer_stall_timeout_ms: u32,
-    /// Time a delivery may wait to be settled, and an open transaction for something to be added to it, in
-    /// milliseconds; 0: for ever. Then the channel is closed.
-    pub consumer_timeout_ms: u32,
-    /// Bytes of a segment of the log: best a multiple of the card's erase block; an old store keeps its own.
-    pub segment_bytes: u32,
-    /// The largest commit in bytes.
-    pub commit_bytes_max: u32,
-    /// Bytes of what memory knows of the log: which segment holds which part of each queue.
-    pub index_bytes_max: u32,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            connections_max: 1024,
-            management_clients_max: 8,
-            bridges_max: 0,
-            handshakes_max: 256,
-            tls_connections_max: 64,
-            tls_handshakes_max: 16,
-            channels_max: 4096,
-            channel_max: 2047,
-            frame_max: 131_072,
-            heartbeat_s: 60,
-            consumers_max: 4096,
-            queues_max: 4096,
-            exchanges_max: 1024,
-            bindings_max: 8_192,
-            names_bytes_max: 1536 << 10,
-            vhosts_max: 64,
-            users_max: 64,
-            permissions_max: 256,
-            policies_max: 64,
-            parameters_max: 16,
-            patterns_bytes_max: 400 << 10,
-            messages_max: 179_000,
-            body_bytes_max: 35 << 20,
-            assembly_bytes_max: 18 << 20,
-            queue_entries_max: 400_000,
-            unacknowledged_max: 65_536,
-            message_size_max: 16 << 20,
-            input_buffer_bytes: 256 << 10,
-            output_buffer_bytes: 256 << 10,
-            stash_bytes_max: 768 << 10,
-            replies_bytes_max: 2 << 10,
-            unsent_bytes_max: 512 << 10,
-            socket_receive_buffer_bytes: 0,
-            socket_send_buffer_bytes: 0,
-            socket_local_buffer_bytes: 0,
-            socket_local_buffers_max: 32,
-            handshake_timeout_ms: 10_000,
-            content_timeout_ms: 30_000,
-            consumer_stall_timeout_ms: 600_000,
-            consumer_timeout_ms: 1_800_000,
-            segment_bytes: 4 << 20,
-            commit_bytes_max: 512 << 10,
-            index_bytes_max: 4096 << 10,
-        }
     }
 }

@@ -1,4 +1,4 @@
-//! Message bytes beyond what a slot holds inline: chained blocks out of one region.
+//! Message bytes beyond the inline part of a slot: chained blocks of one region.
 //!
 //! ```text
 //! region   | page 0 (4 KiB)                | page 1                        | page 2 ...
@@ -6,63 +6,69 @@
 //! split    | u0 | u1 | u2 | ......... | u15|    sixteen blocks of 256 bytes
 //! ```
 //!
-//! A block is named by its first unit, counted from 1; 0 ends a chain. A chain takes whole pages as long as
-//! at least half a page is still needed, and units for the rest, so no message wastes more than 255 bytes.
+//! A block is identified by its first unit, counted from 1; 0 ends a chain. A chain takes whole pages as long as it
+//! needs at least half a page, and units for the rest. So its last block wastes at most 255 bytes if it is a unit,
+//! and at most half a page if it is a page.
 //!
-//! Always true: every unit is in exactly one chain or free; a page is whole, split or free; a page whose
-//! last unit is freed is free at once, and the lowest free page is taken first, so what a burst took can be
-//! given back page by page.
+//! # Invariants
+//! - Every unit is in exactly one chain or free.
+//! - A page is whole, split or free. It is free as soon as its last unit is.
+//! - The lowest free page is taken first, so the pages of a burst can be returned to the system.
 
-use super::give_back::{give_back, untouched};
-use super::places::Places;
+use super::give_back::{give_back, lazy_zeroed};
+use super::places::FreePlaces;
 
-/// The smaller block.
+/// Bytes of the smaller block.
 pub const BLOCK_UNIT_BYTES: usize = 256;
-/// The larger block, and what memory is given back by.
+/// Bytes of the larger block. Memory is returned to the system in whole pages.
 pub const PAGE_BYTES: usize = 4096;
 const UNITS_PER_PAGE: usize = PAGE_BYTES / BLOCK_UNIT_BYTES;
 const ALL_UNITS_FREE: u16 = u16::MAX;
-/// Runs of free pages shorter than this are not worth a call to the system: 32 KiB.
+/// Runs of fewer free pages (32 KiB) are not worth a system call.
 const TRIM_RUN_PAGES_MIN: usize = 8;
-/// Pages looked at in one step of giving memory back: 16 MiB, a few calls to the system.
+/// Pages checked in one step of returning memory (16 MiB): a few system calls.
 pub(super) const TRIM_PAGES: usize = 4096;
-/// From this many bytes on, a whole page is the better block.
+/// From this many bytes on, a chain takes a whole page.
 const WHOLE_PAGE_FROM_BYTES: usize = PAGE_BYTES / 2;
 
-/// The first unit of a block, from 1; 0 is "none".
+/// The first unit of a block, counted from 1; 0 for none.
 pub(super) type BlockId = u32;
 
+/// The use of a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Use {
+enum PageUse {
     Free,
+    /// One block of [`PAGE_BYTES`].
     Whole,
+    /// Blocks of [`BLOCK_UNIT_BYTES`].
     Split,
 }
 
 #[derive(Debug)]
 struct Page {
-    kind: Use,
-    /// The system holds memory for it.
+    kind: PageUse,
+    /// Whether the page may be resident in memory.
     resident: bool,
-    /// A set bit is a free unit; meaningful in split pages.
+    /// A set bit is a free unit; only used in split pages.
     free_units: u16,
-    /// Neighbours on the list of split pages that have room; from 1.
+    /// Neighbours on the list of split pages with free units, counted from 1.
     next: u32,
     previous: u32,
 }
 
-/// The region and who has which part of it.
+/// The region and the use of its pages.
 #[derive(Debug)]
 pub(super) struct Blocks {
     bytes: Box<[u8]>,
-    /// The next block of the chain, per unit.
+    /// Per unit: the next block of the chain.
     next: Box<[BlockId]>,
     pages: Vec<Page>,
-    places: Places,
-    split_with_room_head: u32,
-    /// Free pages that the system holds memory for.
+    places: FreePlaces,
+    /// First page of the list of split pages with free units, counted from 1; 0 for none.
+    split_free_head: u32,
+    /// Number of free pages that may be resident in memory.
     pages_idle: usize,
-    /// Where the search for idle pages goes on.
+    /// The page at which the next step of returning memory begins.
     trim_at: usize,
 }
 
@@ -73,11 +79,11 @@ impl Blocks {
     /// Reserves `pages_max` pages without touching them.
     pub(super) fn with_pages(pages_max: usize) -> Self {
         Self {
-            bytes: untouched(pages_max * PAGE_BYTES),
-            next: untouched(pages_max * UNITS_PER_PAGE),
+            bytes: lazy_zeroed(pages_max * PAGE_BYTES),
+            next: lazy_zeroed(pages_max * UNITS_PER_PAGE),
             pages: Vec::with_capacity(pages_max),
-            places: Places::new(pages_max),
-            split_with_room_head: 0,
+            places: FreePlaces::new(pages_max),
+            split_free_head: 0,
             pages_idle: 0,
             trim_at: 0,
         }
@@ -87,19 +93,18 @@ impl Blocks {
         self.places.used()
     }
 
-    /// Free pages that still cost memory.
+    /// Returns the number of free pages that may be resident in memory.
     pub(super) const fn pages_idle(&self) -> usize {
         self.pages_idle
     }
 
-    /// Looks at the next `count` pages and gives idle ones back to the system, neighbours together; says
-    /// whether it came to the end.
+    /// Checks the next `count` pages and returns runs of idle ones to the system. Returns whether it reached the end.
     pub(super) fn trim(&mut self, count: usize) -> bool {
         let start = self.trim_at;
         let end = (start + count).min(self.pages.len());
         let mut run = start..start;
         for index in start..end {
-            if self.pages[index].kind == Use::Free {
+            if self.pages[index].kind == PageUse::Free {
                 run.end = index + 1;
             } else {
                 self.give_back(run);
@@ -108,12 +113,12 @@ impl Blocks {
         }
         self.give_back(run);
         let is_end = end == self.pages.len();
-        // The next search begins in front again, however many pages there are by then.
+        // The next pass begins at the first page again.
         self.trim_at = if is_end { 0 } else { end };
         is_end
     }
 
-    /// Gives back what of a run of free pages is whole pages of the system; those at its ends may not be.
+    /// Returns a run of free pages to the system, except parts of a system page at its ends.
     fn give_back(&mut self, run: core::ops::Range<usize>) {
         let is_idle = self.pages[run.clone()].iter().any(|page| page.resident);
         if !is_idle || run.len() < TRIM_RUN_PAGES_MIN {
@@ -126,12 +131,12 @@ impl Blocks {
         }
     }
 
-    /// The most pages a chain of `bytes` can take from the free ones.
+    /// Returns the maximum number of free pages that a chain of `bytes` takes.
     pub(super) const fn pages_for(bytes: usize) -> usize {
         bytes.div_ceil(PAGE_BYTES)
     }
 
-    /// Bytes of the blocks that a chain for so many bytes is made of.
+    /// Returns the bytes of all blocks of a chain for `bytes`.
     pub(super) const fn bytes_for(bytes: usize) -> usize {
         let rest = bytes % PAGE_BYTES;
         let last =
@@ -139,7 +144,7 @@ impl Blocks {
         bytes - rest + last
     }
 
-    /// A chain of blocks for `bytes` bytes (not 0), or nothing at all.
+    /// Allocates a chain of blocks for `bytes` (at least 1), or nothing.
     pub(super) fn allocate_chain(&mut self, bytes: usize) -> Option<BlockId> {
         let mut left = bytes;
         let first = self.allocate_block(left)?;
@@ -157,20 +162,20 @@ impl Blocks {
         Some(first)
     }
 
-    /// Makes `chain` the continuation of the single block `block`.
+    /// Appends `chain` to the block `block`, which ends its chain.
     pub(super) fn link(&mut self, block: BlockId, chain: BlockId) {
         debug_assert!(self.next(block) == 0, "only the end of a chain is continued");
         self.next[block as usize - 1] = chain;
     }
 
-    /// Frees the first block of a chain and tells the one behind it.
+    /// Frees the first block of a chain and returns the next one.
     pub(super) fn unlink_first(&mut self, first: BlockId) -> BlockId {
         let next = self.next(first);
         self.free_block(first);
         next
     }
 
-    /// Gives a whole chain back.
+    /// Frees a chain.
     #[inline]
     pub(super) fn free_chain(&mut self, first: BlockId) {
         let mut block = first;
@@ -181,19 +186,19 @@ impl Blocks {
         }
     }
 
-    /// The block after this one in its chain, 0 at the end.
+    /// Returns the next block of the chain; 0 at the end.
     pub(super) fn next(&self, block: BlockId) -> BlockId {
         self.next[block as usize - 1]
     }
 
-    /// The bytes of a block.
+    /// Returns the bytes of a block.
     #[inline]
     pub(super) fn bytes(&self, block: BlockId) -> &[u8] {
         let start = (block as usize - 1) * BLOCK_UNIT_BYTES;
         &self.bytes[start..start + self.block_len(block)]
     }
 
-    /// The bytes of a block, to write.
+    /// Returns the bytes of a block for writing.
     #[inline]
     pub(super) fn bytes_mut(&mut self, block: BlockId) -> &mut [u8] {
         let start = (block as usize - 1) * BLOCK_UNIT_BYTES;
@@ -204,15 +209,15 @@ impl Blocks {
     #[inline]
     fn block_len(&self, block: BlockId) -> usize {
         match self.pages[(block as usize - 1) / UNITS_PER_PAGE].kind {
-            Use::Whole => PAGE_BYTES,
-            Use::Split => BLOCK_UNIT_BYTES,
-            Use::Free => panic!("block {block} lies in a free page"),
+            PageUse::Whole => PAGE_BYTES,
+            PageUse::Split => BLOCK_UNIT_BYTES,
+            PageUse::Free => panic!("block {block} lies in a free page"),
         }
     }
 
     fn allocate_block(&mut self, wanted_bytes: usize) -> Option<BlockId> {
         let block = if wanted_bytes >= WHOLE_PAGE_FROM_BYTES {
-            let page = self.take_page(Use::Whole)?;
+            let page = self.take_page(PageUse::Whole)?;
             (page * UNITS_PER_PAGE) as BlockId + 1
         } else {
             self.take_unit()?
@@ -222,12 +227,12 @@ impl Blocks {
     }
 
     fn take_unit(&mut self) -> Option<BlockId> {
-        if self.split_with_room_head == 0 {
-            let page = self.take_page(Use::Split)?;
+        if self.split_free_head == 0 {
+            let page = self.take_page(PageUse::Split)?;
             self.pages[page].free_units = ALL_UNITS_FREE;
             self.link_split(page);
         }
-        let index = self.split_with_room_head as usize - 1;
+        let index = self.split_free_head as usize - 1;
         let page = &mut self.pages[index];
         let unit = page.free_units.trailing_zeros() as usize;
         page.free_units &= page.free_units - 1;
@@ -237,10 +242,16 @@ impl Blocks {
         Some((index * UNITS_PER_PAGE + unit) as BlockId + 1)
     }
 
-    fn take_page(&mut self, kind: Use) -> Option<usize> {
+    fn take_page(&mut self, kind: PageUse) -> Option<usize> {
         let index = self.places.take()?;
         if index == self.pages.len() {
-            self.pages.push(Page { kind: Use::Free, resident: false, free_units: 0, next: 0, previous: 0 });
+            self.pages.push(Page {
+                kind: PageUse::Free,
+                resident: false,
+                free_units: 0,
+                next: 0,
+                previous: 0,
+            });
         }
         self.pages_idle -= usize::from(self.pages[index].resident);
         self.pages[index] = Page { kind, resident: true, free_units: 0, next: 0, previous: 0 };
@@ -250,9 +261,9 @@ impl Blocks {
     fn free_block(&mut self, block: BlockId) {
         let index = (block as usize - 1) / UNITS_PER_PAGE;
         match self.pages[index].kind {
-            Use::Whole => self.give_page(index),
-            Use::Split => self.free_unit(index, (block as usize - 1) % UNITS_PER_PAGE),
-            Use::Free => panic!("block {block} was freed twice"),
+            PageUse::Whole => self.give_page(index),
+            PageUse::Split => self.free_unit(index, (block as usize - 1) % UNITS_PER_PAGE),
+            PageUse::Free => panic!("block {block} was freed twice"),
         }
     }
 
@@ -274,25 +285,25 @@ impl Blocks {
     }
 
     fn give_page(&mut self, index: usize) {
-        self.pages[index] = Page { kind: Use::Free, resident: true, free_units: 0, next: 0, previous: 0 };
+        self.pages[index] = Page { kind: PageUse::Free, resident: true, free_units: 0, next: 0, previous: 0 };
         self.places.give(index);
         self.pages_idle += 1;
     }
 
     fn link_split(&mut self, index: usize) {
-        let head = self.split_with_room_head;
+        let head = self.split_free_head;
         self.pages[index].next = head;
         self.pages[index].previous = 0;
         if head != 0 {
             self.pages[head as usize - 1].previous = index as u32 + 1;
         }
-        self.split_with_room_head = index as u32 + 1;
+        self.split_free_head = index as u32 + 1;
     }
 
     fn unlink_split(&mut self, index: usize) {
         let (previous, next) = (self.pages[index].previous, self.pages[index].next);
         match previous {
-            0 => self.split_with_room_head = next,
+            0 => self.split_free_head = next,
             _ => self.pages[previous as usize - 1].next = next,
         }
         if next != 0 {
@@ -305,7 +316,7 @@ impl Blocks {
 mod tests {
     use super::*;
 
-    /// Pages of ours in the largest page of a system: 64 KiB.
+    /// Pages of this pool in the largest page of a system (64 KiB).
     const SYSTEM_PAGES_MAX: usize = 16;
 
     fn chain_len(blocks: &Blocks, first: BlockId) -> usize {
@@ -332,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chain_that_does_not_fit_takes_nothing() {
+    fn a_chain_that_does_not_fit_allocates_nothing() {
         let mut blocks = Blocks::with_pages(2);
         assert_eq!(blocks.allocate_chain(3 * PAGE_BYTES), None);
         assert_eq!(blocks.pages_used(), 0);
@@ -340,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn idle_pages_go_back_and_read_as_zeros_when_they_are_used_again() {
+    fn idle_pages_are_returned_to_the_system_and_can_be_used_again() {
         let mut blocks = Blocks::with_pages(512);
         let kept = blocks.allocate_chain(PAGE_BYTES).unwrap();
         let chain = blocks.allocate_chain(300 * PAGE_BYTES).unwrap();
@@ -361,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn a_larger_burst_after_a_smaller_one_goes_back_from_its_first_page_on() {
+    fn a_larger_burst_after_a_smaller_one_is_returned_completely() {
         let mut blocks = Blocks::with_pages(512);
         for pages in [200, 500] {
             let chain = blocks.allocate_chain(pages * PAGE_BYTES).unwrap();
@@ -373,12 +384,13 @@ mod tests {
     }
 
     #[test]
-    fn what_was_given_back_in_pieces_does_not_keep_its_neighbours() {
+    fn runs_returned_in_pieces_do_not_keep_their_neighbours_resident() {
         let mut blocks = Blocks::with_pages(512);
         let chains: Vec<_> = (0..512).map(|_| blocks.allocate_chain(PAGE_BYTES).unwrap()).collect();
         let mut idle_at_last = 0;
         for part in 0..8 {
-            // Each round frees runs of eight pages with seven such runs between them; the last joins all.
+            // Each round frees runs of eight pages with seven such runs between them. The last round joins all of
+            // them.
             for (_, &chain) in chains.iter().enumerate().filter(|(at, _)| at / 8 % 8 == part) {
                 blocks.free_chain(chain);
             }
@@ -388,9 +400,9 @@ mod tests {
         assert!(idle_at_last <= 4 * SYSTEM_PAGES_MAX, "{idle_at_last} pages stayed");
     }
 
-    /// Random lives of chains: no unit is ever in two chains, and everything comes back.
+    /// Random operations: no unit is ever in two chains, and all pages are free at the end.
     #[test]
-    fn no_leak_and_no_double_use_over_random_lives() {
+    fn no_leak_and_no_double_use_in_random_operations() {
         let mut blocks = Blocks::with_pages(40);
         let mut alive: Vec<(BlockId, u8, usize)> = Vec::new();
         let mut state = 0x9E37_79B9_7F4A_7C15_u64;

@@ -1,7 +1,10 @@
-//! Byte queues of single connections: replies on their way out, input that must wait.
+//! Byte queues of single connections: replies to be sent, and input that must wait.
 //!
-//! Always true: a chain without bytes owns no block; appending is all or nothing; the pool is apart from
-//! the messages' blocks, so a pool full of messages never keeps a reply or a frame from being held.
+//! # Invariants
+//! - An empty chain owns no block.
+//! - Appending is all or nothing.
+//! - The pool is separate from the messages' blocks. So a pool full of messages never prevents buffering a reply or
+//!   a frame.
 
 use super::blocks::{BlockId, Blocks, PAGE_BYTES, TRIM_PAGES};
 
@@ -13,60 +16,63 @@ pub struct BytePool {
 }
 
 impl BytePool {
-    /// Bytes that a pool for `bytes` of data takes, for the memory table.
+    /// Returns the bytes of a pool for `bytes` of data, for the memory table.
     pub const fn bytes(bytes: usize) -> usize {
         bytes.div_ceil(PAGE_BYTES).saturating_mul(PAGE_BYTES + Blocks::PAGE_OVERHEAD_BYTES)
     }
 
-    /// Room for `bytes_max` bytes, rounded up to pages.
+    /// Reserves memory for `bytes_max` bytes, rounded up to pages.
     pub fn with_bytes(bytes_max: usize) -> Self {
         let pages_max = bytes_max.div_ceil(PAGE_BYTES);
         Self { blocks: Blocks::with_pages(pages_max), pages_max }
     }
 
-    /// Bytes in pages of which nothing is used.
+    /// Returns the bytes in pages without any use.
     pub const fn bytes_free(&self) -> usize {
         (self.pages_max - self.blocks.pages_used()) * PAGE_BYTES
     }
 
-    /// Bytes in free pages that the system holds memory for.
+    /// Returns the bytes in free pages that may be resident in memory.
     pub const fn idle_bytes(&self) -> usize {
         self.blocks.pages_idle() * PAGE_BYTES
     }
 
-    /// Gives idle memory back to the system, a bounded part at a time; says whether that was the last part.
+    /// Returns one bounded part of the idle memory to the system. Returns whether that was the last part.
     pub fn trim(&mut self) -> bool {
         self.blocks.trim(TRIM_PAGES)
     }
 
-    /// Bytes in pages of which something is used; 0 when every chain is empty.
+    /// Returns the bytes in pages with any use; 0 if every chain is empty.
     pub const fn bytes_used(&self) -> usize {
         self.blocks.pages_used() * PAGE_BYTES
     }
 }
 
-/// One byte queue; its bytes lie in a [`BytePool`].
+/// One byte queue, whose bytes are in a [`BytePool`].
 #[derive(Debug, Default)]
 pub struct ByteChain {
+    /// First and last block of the chain; 0 if it is empty.
     first: BlockId,
     last: BlockId,
+    /// Offset of the first byte in the first block.
     read_at: u32,
+    /// Offset of the next byte in the last block.
     write_at: u32,
     len: u32,
 }
 
 impl ByteChain {
-    /// Bytes in the queue.
+    /// Returns the number of bytes in the queue.
     pub const fn len(&self) -> usize {
         self.len as usize
     }
 
-    /// Whether there are none.
+    /// Returns whether there are no bytes.
     pub const fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Appends all of `bytes`, or nothing and says `false` when the pool has no room.
+    /// Appends all of `bytes`. Appends nothing and returns `false` if the pool has no capacity.
     #[must_use]
     pub fn append(&mut self, pool: &mut BytePool, bytes: &[u8]) -> bool {
         if bytes.is_empty() {
@@ -107,7 +113,7 @@ impl ByteChain {
         }
     }
 
-    /// The first bytes, as many as lie in one piece; empty when there are none.
+    /// Returns the first contiguous bytes; empty if there are none.
     pub fn front<'a>(&self, pool: &'a BytePool) -> &'a [u8] {
         if self.first == 0 {
             return &[];
@@ -117,9 +123,9 @@ impl ByteChain {
         &block[self.read_at as usize..end]
     }
 
-    /// Drops the first `count` bytes, no more than there are.
+    /// Removes the first `count` bytes. There must be that many.
     pub fn consume(&mut self, pool: &mut BytePool, count: usize) {
-        assert!(count <= self.len(), "no more is consumed than there is");
+        assert!(count <= self.len(), "count is at most the length");
         let mut left = count;
         self.len -= count as u32;
         while left > 0 {
@@ -138,7 +144,7 @@ impl ByteChain {
         }
     }
 
-    /// Copies the first `out.len()` bytes without taking them.
+    /// Copies the first `out.len()` bytes without removing them.
     pub fn copy_front(&self, pool: &BytePool, out: &mut [u8]) {
         let mut block = self.first;
         let mut at = self.read_at as usize;
@@ -153,7 +159,7 @@ impl ByteChain {
         }
     }
 
-    /// Gives everything back.
+    /// Removes all bytes and frees the blocks.
     pub fn clear(&mut self, pool: &mut BytePool) {
         if self.first != 0 {
             pool.blocks.free_chain(self.first);
@@ -167,7 +173,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_come_out_as_they_went_in_and_the_pool_is_whole_again() {
+    fn bytes_are_read_as_appended_and_the_pool_is_empty_at_the_end() {
         let mut pool = BytePool::with_bytes(64 << 10);
         let mut chain = ByteChain::default();
         let mut expected = std::collections::VecDeque::new();
@@ -194,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_pool_takes_nothing_of_what_does_not_fit() {
+    fn an_append_that_does_not_fit_adds_nothing() {
         let mut pool = BytePool::with_bytes(8 << 10);
         let mut chain = ByteChain::default();
         assert!(chain.append(&mut pool, &[1; 5000]));

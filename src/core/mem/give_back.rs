@@ -1,16 +1,17 @@
-//! Memory that is not needed any more, given back to the system while its addresses stay ours.
+//! Returns memory to the system that is not needed any more, while its addresses stay reserved.
 //!
-//! The one place with `unsafe`. The need, measured: after one message of 16 MiB the process stayed 16.9 MB
-//! larger for good, and on a board that shares 64 MB with everything else a burst must not be paid for ever.
-//! Freeing and allocating anew would do too, but would allocate in the way of messages.
+//! Measured without this: after one message of 16 MiB the process stayed 16.9 MB larger. On a board with 64 MB for
+//! everything, a burst must not cost memory forever. Freeing and allocating again would have the same effect, but
+//! it would allocate in the path of messages. This is the only file with `unsafe` code.
 //!
-//! The program itself goes the same way once, when the start is over: a third of what is mapped by then was
-//! for the start alone (configuration, certificates, reading the log), and a process that idles for months
-//! should not be counted by it. What is needed again comes back from the page cache, or from the file.
+//! The program's own pages are dropped once, after the start. A third of what is mapped then was needed only for
+//! the start (configuration, certificates, reading the log). A process that idles for months should not be charged
+//! for it. Pages that are needed again come from the page cache or from the file.
 //!
-//! Always true: only whole system pages inside the range are given back, and nobody else can see them
-//! meanwhile, for the caller lends the range exclusively; they read as zeros afterwards. Of the program, only
-//! what nobody can have written to.
+//! # Invariants
+//! - Only whole system pages inside the range are returned. They read as zeros afterwards.
+//! - The caller borrows the range mutably, so no other code accesses it meanwhile.
+//! - Of the program, only pages that cannot have been written to are dropped.
 
 use core::mem::MaybeUninit;
 use core::ops::Range;
@@ -19,65 +20,68 @@ use std::io::{self, Read};
 
 use bytemuck::Pod;
 
-/// More than the list of mappings takes; what is beyond stays mapped.
+/// Bytes read of the list of mappings, more than it usually has. Mappings beyond it stay.
 const MAPS_BYTES: usize = 8 << 10;
 
-/// So many zeros that take no memory before they are written to. From most C libraries large zeroed memory
-/// comes untouched; zig's writes the zeros, so what it touched goes back at once.
-pub(super) fn untouched<T: Pod>(count: usize) -> Box<[T]> {
+/// Allocates `count` zeros that are not resident until they are written to.
+///
+/// Most C libraries return large zeroed memory untouched. The one of Zig writes the zeros, so those pages are
+/// returned to the system at once.
+pub(super) fn lazy_zeroed<T: Pod>(count: usize) -> Box<[T]> {
     let mut zeros = bytemuck::zeroed_slice_box(count);
     give_back(bytemuck::cast_slice_mut(&mut zeros));
     zeros
 }
 
-/// Gives back the whole system pages within `range`, and says which of its bytes they are. A system that will
-/// not take them keeps them: nothing is lost but the saving.
+/// Returns the whole system pages within `range` to the system, and their position in `range`.
+///
+/// If the system refuses, it keeps them: only the saving is lost.
 #[allow(unsafe_code, reason = "madvise is a call to the system, and there is no safe form of it")]
 pub(super) fn give_back(range: &mut [u8]) -> Range<usize> {
-    // SAFETY: the range is ours alone and any bytes, zeros included, are values of it.
+    // SAFETY: the slice is borrowed mutably, and any bytes, zeros included, are valid values.
     unsafe { advise(range.as_mut_ptr(), range.len()) }
 }
 
-/// The same for room in which there is no value.
+/// Returns the whole system pages within uninitialised memory to the system.
 #[allow(unsafe_code, reason = "madvise is a call to the system, and there is no safe form of it")]
-pub(super) fn give_back_room<T>(room: &mut [MaybeUninit<T>]) {
-    // SAFETY: the room is ours alone, and what is not initialised may be any bytes.
+pub(super) fn give_back_uninit<T>(room: &mut [MaybeUninit<T>]) {
+    // SAFETY: the slice is borrowed mutably, and uninitialised memory may have any contents.
     unsafe { advise(room.as_mut_ptr().cast(), size_of_val(room)) };
 }
 
-/// Whether the system would give room for all of these numbers of bytes, each in one piece, at this moment.
-/// Of what it gives to find out nothing is touched, and all of it goes back.
+/// Returns whether the system would currently provide memory for all these sizes in bytes, each contiguous.
+///
+/// The test mappings are never touched, and all are unmapped again.
 #[allow(unsafe_code, reason = "mmap is a call to the system, and there is no safe form of it")]
 pub fn would_be_given(pieces: impl Iterator<Item = u64>) -> bool {
     let (rights, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
     let mut given = Vec::new();
     let all = pieces.filter(|bytes| *bytes > 0).all(|bytes| {
         let Ok(bytes) = usize::try_from(bytes) else { return false };
-        // SAFETY: memory of nobody's, at an address that the system chooses.
+        // SAFETY: a new anonymous mapping, at an address that the system chooses, overlaps no other memory.
         let first = unsafe { libc::mmap(core::ptr::null_mut(), bytes, rights, kind, -1, 0) };
         let is_given = first != libc::MAP_FAILED;
         given.extend(is_given.then_some((first, bytes)));
         is_given
     });
     for (first, bytes) in given {
-        // SAFETY: it was given above, and nobody has ever looked at it.
+        // SAFETY: the mapping was created above, and no reference to it exists.
         unsafe { libc::munmap(first, bytes) };
     }
     all
 }
 
-/// Lets go of the code and constants that were mapped so far, the C library's too; whatever runs next comes
-/// back by itself.
+/// Drops the resident pages of code and constants of the program and its libraries. They are loaded again on use.
 pub fn let_go_of_start() {
     let mut text = [0; MAPS_BYTES];
-    // Without /proc it stays: nothing is lost but the saving.
+    // Without /proc they stay resident: only the saving is lost.
     let read = File::open("/proc/self/maps").and_then(|mut maps| read_into(&mut maps, &mut text));
     let lines = text[..read.unwrap_or(0)].split(|byte| *byte == b'\n');
     let lines = lines.filter_map(|line| core::str::from_utf8(line).ok());
-    lines.filter_map(never_written).for_each(|range| drop_clean(&range));
+    lines.filter_map(unwritten_mapping).for_each(|range| drop_unwritten(&range));
 }
 
-/// Reads what there is and fits, and says how much that was.
+/// Reads until the end of the file or of `text`. Returns the number of bytes.
 fn read_into(from: &mut File, text: &mut [u8]) -> io::Result<usize> {
     let mut end = 0;
     loop {
@@ -88,9 +92,11 @@ fn read_into(from: &mut File, text: &mut [u8]) -> io::Result<usize> {
     }
 }
 
-/// The addresses of a mapping of a file that nobody can have written to: code, or the first part of the file
-/// (constants, symbols). What the loader relocated and then protected stands behind the code.
-fn never_written(line: &str) -> Option<Range<usize>> {
+/// Returns the addresses of a mapping of a file that cannot have been written to.
+///
+/// That is code, or the first part of the file (constants, symbols). Data that the loader relocated and then
+/// protected comes after the code.
+fn unwritten_mapping(line: &str) -> Option<Range<usize>> {
     let mut fields = line.split_ascii_whitespace();
     let (addresses, rights, offset) = (fields.next()?, fields.next()?, fields.next()?);
     let is_of_a_file = fields.nth(2)?.starts_with('/');
@@ -101,19 +107,19 @@ fn never_written(line: &str) -> Option<Range<usize>> {
 }
 
 #[allow(unsafe_code, reason = "madvise is a call to the system, and there is no safe form of it")]
-fn drop_clean(mapping: &Range<usize>) {
+fn drop_unwritten(mapping: &Range<usize>) {
     let first = core::ptr::with_exposed_provenance_mut(mapping.start);
-    // SAFETY: the kernel says that this is a private mapping of a file that is not writable. It never was:
-    // loaders relocate data only, for neither we nor a C library have relocations in code. Whoever runs or
-    // reads it finds the same bytes of the file again.
+    // SAFETY: the kernel reports a private mapping of a file that is not writable. It never was writable: loaders
+    // relocate data only, because neither the program nor a C library has relocations in code. Later accesses read
+    // the same bytes from the file again.
     let result = unsafe { libc::madvise(first, mapping.len(), libc::MADV_DONTNEED) };
     if result != 0 {
-        log::debug!("the system keeps what the start needed: {}", io::Error::last_os_error());
+        log::debug!("could not drop the pages that only the start needed: {}", io::Error::last_os_error());
     }
 }
 
 /// # Safety
-/// The range is exclusively the caller's, from the heap (so private and anonymous), and may become zeros.
+/// The range must be exclusively the caller's, from the heap (so private and anonymous), and may become zeros.
 #[allow(unsafe_code, reason = "madvise is a call to the system, and there is no safe form of it")]
 unsafe fn advise(first: *mut u8, bytes: usize) -> Range<usize> {
     let page_bytes = rustix::param::page_size();
@@ -122,10 +128,10 @@ unsafe fn advise(first: *mut u8, bytes: usize) -> Range<usize> {
     if len == 0 {
         return 0..0;
     }
-    // SAFETY: by the caller's word for the range; this part of it begins and ends at page boundaries.
+    // SAFETY: the caller guarantees the range; this part of it begins and ends at page boundaries.
     let result = unsafe { libc::madvise(first.add(start).cast(), len, libc::MADV_DONTNEED) };
     if result != 0 {
-        log::debug!("the system does not take {len} bytes back: {}", io::Error::last_os_error());
+        log::debug!("the system did not take back {len} bytes: {}", io::Error::last_os_error());
     }
     start..start + len
 }
@@ -135,14 +141,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_as_in_its_file_is_let_go() {
+    fn only_unwritten_mappings_of_files_are_dropped() {
         let range = Some(0xcb36_c000..0xcb4c_2000);
         for clean in [
             "cb36c000-cb4c2000 r-xp 00026000 fe:00 1835 /usr/lib/libc.so.6",
             "cb36c000-cb4c2000 r--p 00000000 fe:00 1835 /usr/lib/libc.so.6",
             "cb36c000-cb4c2000 r-xp 000cd000 08:01 12 /opt/a folder/leveret (deleted)",
         ] {
-            assert_eq!(never_written(clean), range, "{clean}");
+            assert_eq!(unwritten_mapping(clean), range, "{clean}");
         }
         for other in [
             "cb515000-cb519000 r--p 001cf000 fe:00 1835 /usr/lib/libc.so.6",
@@ -155,18 +161,18 @@ mod tests {
             "nonsense",
             "",
         ] {
-            assert_eq!(never_written(other), None, "{other}");
+            assert_eq!(unwritten_mapping(other), None, "{other}");
         }
     }
 
     #[test]
-    fn more_than_there_are_addresses_is_not_given() {
+    fn more_than_the_address_space_cannot_be_mapped() {
         assert!(would_be_given([0, 1, 1 << 20].into_iter()));
         assert!(!would_be_given([1 << 20, 1 << 62].into_iter()));
     }
 
     #[test]
-    fn what_is_let_go_comes_back() {
+    fn dropped_pages_are_loaded_again() {
         let shown =
             |number: u32| format!("{number} is written by code of the program and by constants in it");
         let (before, kept) = (shown(7), vec![7; 100_000]);

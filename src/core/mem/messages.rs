@@ -1,4 +1,4 @@
-//! Messages: one slot each, however many queues hold them.
+//! The pool of messages: one slot per message, regardless of how many queues hold it.
 //!
 //! ```text
 //! slot (128 B) | counts and lengths | inline: first 94 bytes of the stream |
@@ -6,17 +6,21 @@
 //! stream       | exchange | routing key | properties | body |
 //! ```
 //!
-//! Exchange and routing key always lie in one piece, so routing borrows them: when they are longer than the
-//! inline part, the inline part stays empty and the chain begins with a whole page.
+//! Exchange and routing key are contiguous, so routing borrows them. If they are longer than the inline part, that
+//! stays empty and the chain begins with a block that holds both.
 //!
-//! A message lives in three steps: [`Messages::begin`] (the method arrived), [`Messages::reserve_content`]
-//! (the header arrived: everything it will ever need is reserved now, or nothing), [`Messages::append_body`]
-//! until [`Messages::finish`]. From then on it does not change; [`Messages::retain`] and
-//! [`Messages::release`] count its holders.
+//! A message is built in three steps:
+//! 1. [`Messages::begin`], when the method frame arrived.
+//! 2. [`Messages::reserve_content`], when the content header arrived: reserves all memory the message needs, or
+//!    none.
+//! 3. [`Messages::append_body`] until [`Messages::finish`].
 //!
-//! Always true: ordinary publishers never take the reserve, so what drains the broker (deliveries,
-//! acknowledgements of connections that also publish) finds memory when everybody else waits; half-sent
-//! contents never hold more than the assembly share.
+//! After that its bytes do not change. [`Messages::retain`] and [`Messages::release`] count the references.
+//!
+//! # Invariants
+//! - Ordinary publishers never use the reserve. So deliveries, and acknowledgements on connections that also
+//!   publish, find memory while all other publishers wait.
+//! - Incomplete contents never hold more than the assembly share, except for a single content that exceeds it.
 
 mod admission;
 mod slot;
@@ -24,60 +28,64 @@ mod slot;
 mod tests;
 
 use admission::Claim;
-use slot::{INLINE_BYTES, Slot, easy, last_part, names_room, text};
+use slot::{INLINE_BYTES, Slot, names_block_len, read_back_part, text, unchecked_max};
 
 use super::blocks::{BlockId, Blocks, PAGE_BYTES, TRIM_PAGES};
-use super::plain::Plain;
+use super::plain::PlainPool;
 
 pub use slot::{Cursor, MESSAGE_SLOT_BYTES, MessageFlags, MessageId, MessageLimits, PoolFull, Share};
 
-/// The pools of slots and blocks.
+/// The pools of message slots and blocks.
 #[derive(Debug)]
 pub struct Messages {
-    slots: Plain<Slot>,
+    slots: PlainPool<Slot>,
+    /// Number of slots that ordinary publishers may not use.
     slots_reserve: usize,
-    /// With fewer in use every share may have one, unless somebody waits.
-    slots_easy: usize,
+    /// While fewer slots are in use, every share gets one without further checks, unless a message has a claim.
+    slots_unchecked_max: usize,
     blocks: Blocks,
     pages_max: usize,
+    /// Number of pages that ordinary publishers may not use.
     pages_reserve: usize,
-    /// The same for pages, with no more in use.
-    pages_easy: usize,
-    /// Pages kept to read a message back, beyond the last part.
-    pages_kept: usize,
+    /// While at most this many pages are in use, every share gets some without further checks.
+    pages_unchecked_max: usize,
+    /// Pages reserved to read a message back from the disk, in addition to the part that is always for that.
+    read_back_pages: usize,
+    /// Pages of incomplete contents, and the assembly share, which limits them.
     assembly_pages: usize,
     assembly_pages_max: usize,
-    /// An ordinary publisher was refused, and all of them wait until use has fallen to the low mark.
+    /// Whether an ordinary publisher was refused. Then all of them wait until use has fallen to the low mark.
     is_held: bool,
-    /// Of a message that waits.
+    /// The claim of the message that waits, if any.
     claim: Option<Claim>,
-    /// How many there have been.
+    /// Number of claims since the start.
     claims: u64,
+    /// Numbers of messages that left the pool and of pages they freed, since the start.
     frees: u64,
     pages_freed: u64,
-    /// Pages that left the assembly share.
+    /// Number of pages that left the assembly share, since the start.
     assembly_left: u64,
-    /// Number of times that there was room for others although no message left: a content became whole and left the
-    /// assembly share, a claim ended for which pages were set aside, or fewer pages are kept to read a message back.
+    /// Number of times capacity was freed although no message left the pool. Either a content became complete and
+    /// left the assembly share, a claim with reserved pages ended, or fewer pages are reserved for reading back.
     releases: u64,
 }
 
 impl Messages {
-    /// Bytes of bookkeeping that each 4 KiB page of bodies costs on top.
+    /// Bytes of bookkeeping for each 4 KiB page of bodies.
     pub const PAGE_OVERHEAD_BYTES: usize = Blocks::PAGE_OVERHEAD_BYTES;
 
-    /// Reserves the pools without touching them.
+    /// Reserves the pools' address space without touching it.
     pub fn new(limits: MessageLimits) -> Self {
         let pages_max = limits.body_bytes_max / PAGE_BYTES;
         Self {
-            slots: Plain::new(limits.messages_max),
+            slots: PlainPool::new(limits.messages_max),
             slots_reserve: limits.messages_max / 16,
-            slots_easy: easy(limits.messages_max),
+            slots_unchecked_max: unchecked_max(limits.messages_max),
             blocks: Blocks::with_pages(pages_max),
             pages_max,
             pages_reserve: pages_max / 16,
-            pages_easy: easy(pages_max),
-            pages_kept: 0,
+            pages_unchecked_max: unchecked_max(pages_max),
+            read_back_pages: 0,
             assembly_pages: 0,
             assembly_pages_max: limits.assembly_bytes_max.div_ceil(PAGE_BYTES),
             is_held: false,
@@ -90,21 +98,21 @@ impl Messages {
         }
     }
 
-    /// Starts a message. The caller holds the first reference.
+    /// Begins a message. The caller holds the first reference.
     ///
     /// # Errors
-    /// No slot, or no page for names that do not fit inline.
+    /// No slot is free, or no page for names that do not fit inline.
     pub fn begin(&mut self, exchange: &str, routing_key: &[u8], share: Share) -> Result<MessageId, PoolFull> {
         debug_assert!(exchange.len() <= 255 && routing_key.len() <= 255, "short strings");
         let names_len = exchange.len() + routing_key.len();
         let mut first_block = 0;
         if names_len > INLINE_BYTES {
             self.admit(share, 1)?;
-            first_block = self.blocks.allocate_chain(names_room(names_len)).ok_or(PoolFull::Bodies)?;
+            first_block = self.blocks.allocate_chain(names_block_len(names_len)).ok_or(PoolFull::Bodies)?;
         } else {
             self.admit(share, 0)?;
         }
-        // What was admitted has a place.
+        // An admitted message has a slot.
         let place = self.slots.take().ok_or(PoolFull::Messages)?;
         let flags = if first_block == 0 { MessageFlags::INLINE } else { MessageFlags::NONE };
         self.slots[place] = Slot {
@@ -127,10 +135,10 @@ impl Messages {
         Ok(id)
     }
 
-    /// Takes the properties and reserves everything the body will need, or nothing.
+    /// Stores the properties and reserves all blocks for the body, or none.
     ///
     /// # Errors
-    /// Too few blocks, or too many contents are incomplete already; the message stays as it was.
+    /// Too few blocks are free, or too many contents are incomplete already. The message is unchanged.
     pub fn reserve_content(
         &mut self,
         id: MessageId,
@@ -139,15 +147,17 @@ impl Messages {
         body_len: u32,
         share: Share,
     ) -> Result<(), PoolFull> {
-        // What is read back comes as fast as the disk gives it, and holds up nobody who sends.
-        self.reserve(id, (properties, body_len), flags, share, share != Share::ReadBack)
+        // Reading back is as fast as the disk and delays no publisher, so it needs no assembly share.
+        self.reserve(id, properties, body_len, flags, share, share != Share::ReadBack)
     }
 
-    /// Takes the properties and reserves everything the body of a message of the broker's own will need, or nothing.
-    /// That is written at once, so it takes nothing of the share for bodies that come in slowly.
+    /// Stores the properties and reserves all blocks for the body of a message that the broker itself creates, or
+    /// none.
+    ///
+    /// Its body is written at once, so it takes nothing of the share for bodies that arrive slowly.
     ///
     /// # Errors
-    /// Too few blocks; the message stays as it was.
+    /// Too few blocks are free. The message is unchanged.
     pub fn reserve_whole(
         &mut self,
         id: MessageId,
@@ -156,30 +166,31 @@ impl Messages {
         body_len: u32,
         share: Share,
     ) -> Result<(), PoolFull> {
-        self.reserve(id, (properties, body_len), flags, share, false)
+        self.reserve(id, properties, body_len, flags, share, false)
     }
 
-    // Each of the two that call it is one of its own: this is on the way of every message.
+    // Inlined into both callers, because every published message passes here.
     #[inline(always)]
     fn reserve(
         &mut self,
         id: MessageId,
-        (properties, body_len): (&[u8], u32),
+        properties: &[u8],
+        body_len: u32,
         flags: MessageFlags,
         share: Share,
         assembles: bool,
     ) -> Result<(), PoolFull> {
         let slot = &self.slots[id.index()];
         let stream_len = slot.filled as usize + properties.len() + body_len as usize;
-        let room = slot.first_room();
+        let first_part_len = slot.first_part_len();
         let mut pages = 0;
-        if stream_len > room {
-            pages = Blocks::pages_for(stream_len - room);
+        if stream_len > first_part_len {
+            pages = Blocks::pages_for(stream_len - first_part_len);
             self.admit_content(share, pages, id)?;
             if assembles {
                 self.admit_assembly(share, pages, id)?;
             }
-            let chain = self.blocks.allocate_chain(stream_len - room).ok_or(PoolFull::Bodies)?;
+            let chain = self.blocks.allocate_chain(stream_len - first_part_len).ok_or(PoolFull::Bodies)?;
             self.attach(id, chain);
             self.drop_claim(id);
         }
@@ -196,35 +207,35 @@ impl Messages {
         Ok(())
     }
 
-    /// Adds bytes of the body; never more than was announced.
+    /// Appends bytes of the body, no more than the content header announced.
     pub fn append_body(&mut self, id: MessageId, bytes: &[u8]) {
         let slot = &self.slots[id.index()];
         assert!(
             slot.filled as usize + bytes.len() <= slot.stream_len(),
-            "the session appends no more than the content header announced"
+            "the connection appends no more than the content header announced"
         );
         self.append(id, bytes);
     }
 
-    /// Body bytes still to come.
+    /// Returns the number of body bytes still to come.
     #[inline]
     pub fn body_missing(&self, id: MessageId) -> u32 {
         let slot = &self.slots[id.index()];
         (slot.stream_len() - slot.filled as usize) as u32
     }
 
-    /// The body is whole: the message leaves the assembly share.
+    /// Marks the body as complete: the message leaves the assembly share.
     pub fn finish(&mut self, id: MessageId) {
-        assert!(self.body_missing(id) == 0, "only a whole message is finished");
+        assert!(self.body_missing(id) == 0, "only a complete message is finished");
         self.releases += u64::from(self.leave_assembly(id) > 0);
     }
 
-    /// One more holder (a queue, a delivery on its way).
+    /// Adds a reference, for a queue or a delivery.
     pub fn retain(&mut self, id: MessageId) {
         self.slots[id.index()].references += 1;
     }
 
-    /// One holder less; the last one frees slot and blocks.
+    /// Drops a reference. The last one frees slot and blocks.
     pub fn release(&mut self, id: MessageId) {
         let slot = &mut self.slots[id.index()];
         assert!(slot.references > 0, "message released more often than held");
@@ -234,19 +245,19 @@ impl Messages {
         }
     }
 
-    /// Whether more than one holds it.
+    /// Returns whether there is more than one reference.
     pub fn is_shared(&self, id: MessageId) -> bool {
         self.slots[id.index()].references > 1
     }
 
-    /// The exchange it was published to.
+    /// Returns the exchange it was published to.
     #[inline]
     pub fn exchange(&self, id: MessageId) -> &str {
         let slot = &self.slots[id.index()];
         text(&self.names(id)[..slot.exchange_len as usize])
     }
 
-    /// The routing key it was published with: any bytes.
+    /// Returns the routing key it was published with: any bytes.
     #[inline]
     pub fn routing_key(&self, id: MessageId) -> &[u8] {
         let slot = &self.slots[id.index()];
@@ -254,7 +265,7 @@ impl Messages {
         &self.names(id)[start..start + slot.key_len as usize]
     }
 
-    /// Exchange and routing key, one behind the other.
+    /// Returns exchange and routing key as one slice.
     pub fn names(&self, id: MessageId) -> &[u8] {
         let slot = &self.slots[id.index()];
         let len = slot.names_len();
@@ -264,68 +275,69 @@ impl Messages {
         }
     }
 
-    /// The length of [`Self::names`].
+    /// Returns the length of [`Self::names`].
     #[inline]
     pub fn names_len(&self, id: MessageId) -> usize {
         self.slots[id.index()].names_len()
     }
 
-    /// The length of the exchange's name within [`Self::names`].
+    /// Returns the length of the exchange's name within [`Self::names`].
     pub fn exchange_len(&self, id: MessageId) -> usize {
         self.slots[id.index()].exchange_len as usize
     }
 
-    /// What is known of it.
+    /// Returns its flags.
     pub fn flags(&self, id: MessageId) -> MessageFlags {
         self.slots[id.index()].flags.without(MessageFlags::INLINE)
     }
 
-    /// Notes more that is known of it.
+    /// Sets flags.
     pub fn add_flags(&mut self, id: MessageId, flags: MessageFlags) {
         let slot = &mut self.slots[id.index()];
         slot.flags = slot.flags.with(flags);
     }
 
-    /// Notes that something is not so any more.
+    /// Clears flags.
     pub fn clear_flags(&mut self, id: MessageId, flags: MessageFlags) {
         let slot = &mut self.slots[id.index()];
         slot.flags = slot.flags.without(flags);
     }
 
-    /// Body length in bytes.
+    /// Returns the length of the body in bytes.
     pub fn body_len(&self, id: MessageId) -> u32 {
         self.slots[id.index()].body_len
     }
 
-    /// Length of the properties in bytes.
+    /// Returns the length of the properties in bytes.
     pub fn properties_len(&self, id: MessageId) -> u32 {
         self.slots[id.index()].properties_len
     }
 
-    /// Bytes of pool memory that the message occupies, slot included.
+    /// Returns the bytes of pool memory that the message occupies, slot included.
     #[inline]
     pub fn footprint_bytes(&self, id: MessageId) -> u32 {
         let slot = &self.slots[id.index()];
         MESSAGE_SLOT_BYTES as u32 + slot.block_bytes()
     }
 
-    /// Frees a message that was begun or copied in vain, before anybody else asked for room. No room is made by
-    /// that and by its beginning together, so nobody is told of any: whoever waits for room would try again
-    /// for ever.
+    /// Frees a message that was begun or copied but is not used, before any other request for memory.
+    ///
+    /// Beginning and freeing it cancel out, so no capacity is reported. Otherwise a waiting publisher would retry
+    /// forever.
     pub fn discard(&mut self, id: MessageId) {
-        assert!(!self.is_shared(id), "nobody else holds what was made in vain");
+        assert!(!self.is_shared(id), "a discarded message has one reference");
         let pages_freed = self.pages_freed;
         self.free(id);
         self.frees -= 1;
         self.pages_freed = pages_freed;
     }
 
-    /// Whether it must be returned if it reaches no queue; remembered while a transaction is open.
+    /// Returns whether it must be returned if it reaches no queue; kept while a transaction is open.
     pub fn is_mandatory(&self, id: MessageId) -> bool {
         self.flags(id).has(MessageFlags::MANDATORY)
     }
 
-    /// Remembers whether it must be returned.
+    /// Sets whether it must be returned if it reaches no queue.
     pub fn set_mandatory(&mut self, id: MessageId, mandatory: bool) {
         let flags = &mut self.slots[id.index()].flags;
         *flags = if mandatory {
@@ -335,18 +347,19 @@ impl Messages {
         };
     }
 
-    /// The next message on the owner's list.
+    /// Returns the next message on the owner's list.
     pub fn link(&self, id: MessageId) -> Option<MessageId> {
         MessageId::from_link(self.slots[id.index()].link)
     }
 
-    /// Sets the next message on the owner's list; only while one owner alone holds it.
+    /// Sets the next message on the owner's list; allowed only while that owner has the only reference.
     pub fn set_link(&mut self, id: MessageId, next: Option<MessageId>) {
         self.slots[id.index()].link = next.map_or(0, MessageId::to_link);
     }
 
-    /// The mark of whoever holds it while it waits to be written; 0 for none. It shares its place with the
-    /// link: a message is on a list or waits to be written, never both.
+    /// Returns the mark that its pending write set; 0 for none.
+    ///
+    /// The mark shares its memory with the link: a message is either on a list or waits to be written.
     pub fn mark(&self, id: MessageId) -> u32 {
         self.slots[id.index()].link
     }
@@ -356,38 +369,40 @@ impl Messages {
         self.slots[id.index()].link = mark;
     }
 
-    /// Bytes of names, properties and body together.
+    /// Returns the bytes of names, properties and body together.
     #[inline]
     pub fn stream_len(&self, id: MessageId) -> usize {
         self.slots[id.index()].stream_len()
     }
 
-    /// Whether so much is in use that messages the store has should leave memory: half of what ordinary
-    /// publishers may use, or whatever keeps a large one from coming in.
+    /// Returns whether messages that are in the log should leave memory.
+    ///
+    /// That is the case above half of what ordinary publishers may use, or while a large message waits for pages.
     pub fn is_above_spill_mark(&self) -> bool {
         self.slots.used() > (self.slots.max() - self.slots_reserve) / 2
             || self.blocks.pages_used() > self.pages_for_publishers() / 2
             || self.claims_pages()
     }
 
-    /// Keeps room to read back a message of so many bytes, or of as many as leave room for one of
-    /// `message_bytes_max` to come in: what cannot leave memory may fill all the rest, and then nobody could
-    /// ever have that message, nor what is behind it.
+    /// Reserves pages to read back a message of `bytes`, but leaves enough for a new message of `message_bytes_max`.
+    ///
+    /// Messages that cannot leave memory may fill all other pages. Without the reserve the message on the disk, and
+    /// all messages behind it in its queue, could never be delivered.
     pub fn keep_for_read_back(&mut self, bytes: u64, message_bytes_max: u64) {
         let pages = |bytes| usize::try_from(bytes).unwrap_or(usize::MAX).div_ceil(PAGE_BYTES);
         let room = (self.pages_max - self.pages_reserve).saturating_sub(pages(message_bytes_max));
-        let kept = pages(bytes).saturating_sub(last_part(self.pages_max)).min(room);
-        self.releases += u64::from(kept < self.pages_kept);
-        self.pages_easy = easy(self.pages_max).saturating_sub(kept);
-        self.pages_kept = kept;
+        let kept = pages(bytes).saturating_sub(read_back_part(self.pages_max)).min(room);
+        self.releases += u64::from(kept < self.read_back_pages);
+        self.pages_unchecked_max = unchecked_max(self.pages_max).saturating_sub(kept);
+        self.read_back_pages = kept;
     }
 
-    /// Pages that ordinary publishers may use.
+    /// Returns the number of pages that ordinary publishers may use.
     const fn pages_for_publishers(&self) -> usize {
-        (self.pages_max - self.pages_reserve).saturating_sub(self.pages_kept)
+        (self.pages_max - self.pages_reserve).saturating_sub(self.read_back_pages)
     }
 
-    /// Returns the slots and the bytes of blocks that ordinary publishers can still have.
+    /// Returns the slots and the bytes of blocks that are free for ordinary publishers.
     #[inline]
     pub const fn ordinary_free(&self) -> (usize, usize) {
         let slots = (self.slots.max() - self.slots_reserve).saturating_sub(self.slots.used());
@@ -395,59 +410,58 @@ impl Messages {
         (slots, pages * PAGE_BYTES)
     }
 
-    /// Bytes that nobody uses and the system holds memory for, about.
+    /// Returns about how many unused bytes are resident in memory.
     pub const fn idle_bytes(&self) -> usize {
         self.slots.idle_bytes() + self.blocks.pages_idle() * PAGE_BYTES
     }
 
-    /// Gives idle memory back to the system, a bounded part at a time; says whether that was the last part.
+    /// Returns one bounded part of the idle memory to the system. Returns whether that was the last part.
     pub fn trim(&mut self) -> bool {
         let (slots, blocks) = (self.slots.trim(), self.blocks.trim(TRIM_PAGES));
         slots && blocks
     }
 
-    /// Counts messages that left the pool.
+    /// Returns how many messages left the pool since the start.
     pub const fn frees(&self) -> u64 {
         self.frees
     }
 
-    /// Rises with everything that makes room for a message.
+    /// Returns a count that rises whenever capacity for a message becomes free.
     pub const fn room_made(&self) -> u64 {
         self.frees + self.releases
     }
 
-    /// Messages in the pool.
+    /// Returns the number of messages in the pool.
     pub const fn messages_used(&self) -> usize {
         self.slots.used()
     }
 
-    /// All message slots there are.
+    /// Returns the number of message slots.
     pub const fn messages_max(&self) -> usize {
         self.slots.max()
     }
 
-    /// Bytes of blocks in use, whole pages.
+    /// Returns the bytes of blocks in use, in whole pages.
     pub const fn body_bytes_used(&self) -> usize {
         self.blocks.pages_used() * PAGE_BYTES
     }
 
-    /// All bytes of blocks there are.
+    /// Returns the bytes of all blocks.
     pub const fn body_bytes_max(&self) -> usize {
         self.pages_max * PAGE_BYTES
     }
 
-    /// Bytes of blocks that they may hold.
+    /// Returns the bytes of blocks that incomplete contents may hold.
     pub const fn assembly_bytes_max(&self) -> usize {
         self.assembly_pages_max * PAGE_BYTES
     }
 
-    /// Bytes of blocks that incomplete contents hold, whole pages.
+    /// Returns the bytes of blocks that incomplete contents hold, in whole pages.
     pub const fn assembly_bytes_used(&self) -> usize {
         self.assembly_pages * PAGE_BYTES
     }
 
-    /// Whether a content of so many pages may take them. A large one that may not has a claim instead, if
-    /// nobody else has.
+    /// Checks whether a content may take `pages`. A large one that is refused gets the claim, if no other has it.
     fn admit_content(&mut self, share: Share, pages: usize, id: MessageId) -> Result<(), PoolFull> {
         let Err(full) = self.admit_pages(share, pages, Some(id)) else { return Ok(()) };
         if share == Share::Ordinary && self.claim(id, pages) {
@@ -456,6 +470,7 @@ impl Messages {
         Err(self.refuse(share, full))
     }
 
+    /// Frees the slot and the blocks of a message.
     fn free(&mut self, id: MessageId) {
         self.leave_assembly(id);
         let chain = core::mem::take(&mut self.slots[id.index()].first_block);
@@ -469,7 +484,7 @@ impl Messages {
         }
     }
 
-    /// Says how many pages of the assembly share that made free.
+    /// Removes a message from the assembly share. Returns how many pages of the share that frees.
     #[inline(always)]
     fn leave_assembly(&mut self, id: MessageId) -> usize {
         let slot = &mut self.slots[id.index()];
@@ -483,6 +498,7 @@ impl Messages {
         pages
     }
 
+    /// Appends a chain to the blocks of a message.
     fn attach(&mut self, id: MessageId, chain: BlockId) {
         let slot = &mut self.slots[id.index()];
         if slot.first_block == 0 {
@@ -494,17 +510,15 @@ impl Messages {
     }
 }
 
-// The bytes of a message: copied in once, read from any place on.
-//
-// Always true: nothing is written beyond what was reserved, nothing read beyond what is there.
+// The bytes of a message: written once, in order, and never beyond what was reserved; read from any offset.
 
 impl Messages {
-    /// Where the properties begin.
+    /// Returns a cursor at the beginning of the properties.
     pub fn properties_cursor(&self, id: MessageId) -> Cursor {
         self.seek(id, self.names_len(id))
     }
 
-    /// A place in the body, `offset` bytes from its beginning.
+    /// Returns a cursor in the body, `offset` bytes from its beginning.
     #[inline]
     pub fn body_cursor(&self, id: MessageId, offset: u32) -> Cursor {
         let slot = &self.slots[id.index()];
@@ -512,11 +526,11 @@ impl Messages {
         self.seek(id, head + offset as usize)
     }
 
-    /// Copies the next `out.len()` bytes and moves on. The caller asks for no more than there is.
+    /// Copies the next `out.len()` bytes and advances the cursor. There must be that many.
     pub fn read(&self, id: MessageId, cursor: &mut Cursor, out: &mut [u8]) {
         let mut done = 0;
         while done < out.len() {
-            let rest = self.rest_at(id, cursor);
+            let rest = self.bytes_at(id, cursor);
             let take = rest.len().min(out.len() - done);
             assert!(take > 0, "read beyond the end of the message");
             out[done..done + take].copy_from_slice(&rest[..take]);
@@ -525,7 +539,7 @@ impl Messages {
         }
     }
 
-    /// When a whole message came to its queues, in milliseconds of broker time; 0 when nobody asked.
+    /// Returns when a complete message reached its queues, in ms of broker time; 0 if that was not recorded.
     pub fn arrived_ms(&self, id: MessageId) -> u64 {
         let slot = &self.slots[id.index()];
         match slot.flags.has(MessageFlags::ARRIVED) {
@@ -534,22 +548,22 @@ impl Messages {
         }
     }
 
-    /// Notes when a whole message came to its queues; nothing is written into it any more.
+    /// Records when a complete message reached its queues. Overwrites the fields that were used to write its bytes.
     pub fn set_arrived_ms(&mut self, id: MessageId, time_ms: u64) {
-        assert!(self.body_missing(id) == 0, "only a whole message comes to a queue");
+        assert!(self.body_missing(id) == 0, "only a complete message reaches a queue");
         let slot = &mut self.slots[id.index()];
         (slot.write_at, slot.write_block) = ((time_ms >> 32) as u16, time_ms as u32);
         slot.flags = slot.flags.with(MessageFlags::ARRIVED);
     }
 
-    /// The properties in one piece: borrowed when they are, else copied into `scratch`.
+    /// Returns the properties as one slice: borrowed if they are contiguous, otherwise copied into `scratch`.
     ///
     /// # Panics
-    /// When `scratch` is shorter than the longest frame, which properties never exceed.
+    /// Panics if `scratch` is shorter than the properties. The longest frame always suffices.
     pub fn properties<'a>(&'a self, id: MessageId, scratch: &'a mut [u8]) -> &'a [u8] {
         let len = self.properties_len(id) as usize;
         let mut cursor = self.properties_cursor(id);
-        let here = self.rest_at(id, &mut cursor);
+        let here = self.bytes_at(id, &mut cursor);
         if here.len() >= len {
             return &here[..len];
         }
@@ -557,7 +571,7 @@ impl Messages {
         &scratch[..len]
     }
 
-    /// Copies into the stream; room for it was reserved.
+    /// Appends to the stream, within the reserved memory.
     fn append(&mut self, id: MessageId, mut bytes: &[u8]) {
         let slot = &mut self.slots[id.index()];
         let filled = slot.filled as usize;
@@ -575,7 +589,7 @@ impl Messages {
             block[at..at + take].copy_from_slice(&bytes[..take]);
             bytes = &bytes[take..];
             slot.write_at += take as u16;
-            // The next block is gone to only when there is something for it: the last has none behind it.
+            // Advances only if there are bytes left: the last block has no successor.
             if take == 0 || (at + take == block.len() && !bytes.is_empty()) {
                 slot.write_block = self.blocks.next(slot.write_block);
                 slot.write_at = 0;
@@ -583,10 +597,10 @@ impl Messages {
         }
     }
 
-    /// A copy with other properties, held by the caller; the old message is untouched.
+    /// Returns a copy with other properties; the caller holds its only reference. The old message is unchanged.
     ///
     /// # Errors
-    /// No room for the copy.
+    /// The pool has no capacity for the copy.
     pub fn copy_with_properties(
         &mut self,
         id: MessageId,
@@ -599,10 +613,10 @@ impl Messages {
         self.copy_as(id, (text(exchange), routing_key), properties, flags)
     }
 
-    /// The same, as if it were published to another exchange with another key.
+    /// Returns a copy as if it were published to another exchange with another key and other properties.
     ///
     /// # Errors
-    /// No room for the copy.
+    /// The pool has no capacity for the copy.
     pub fn copy_as(
         &mut self,
         id: MessageId,
@@ -620,6 +634,7 @@ impl Messages {
         Ok(copy)
     }
 
+    /// Copies the body of one message to another, which has reserved memory for it.
     fn copy_body(&mut self, from: MessageId, to: MessageId) {
         let mut cursor = self.body_cursor(from, 0);
         let mut left = self.body_len(from) as usize;
@@ -632,6 +647,7 @@ impl Messages {
         }
     }
 
+    /// Returns a cursor at this offset of the stream.
     fn seek(&self, id: MessageId, offset: usize) -> Cursor {
         let slot = &self.slots[id.index()];
         let inline_len = slot.inline_len();
@@ -644,12 +660,12 @@ impl Messages {
             at -= self.blocks.bytes(block).len();
             block = self.blocks.next(block);
         }
-        // At the very end of the stream: nothing is read from here.
+        // At the end of the stream no byte is read from here.
         Cursor { block, at: if block == 0 { inline_len as u32 } else { at as u32 } }
     }
 
-    /// What is left of the piece the cursor stands in, moving to the next piece when it is at the end.
-    fn rest_at(&self, id: MessageId, cursor: &mut Cursor) -> &[u8] {
+    /// Returns the rest of the contiguous bytes at the cursor. Moves a cursor at their end to the next block.
+    fn bytes_at(&self, id: MessageId, cursor: &mut Cursor) -> &[u8] {
         let slot = &self.slots[id.index()];
         if cursor.block == 0 {
             let rest = &slot.inline[(cursor.at as usize).min(INLINE_BYTES)..];

@@ -1,22 +1,21 @@
-//! OWNS BYTES. Everything that grows with traffic lives in a pool here, sized once at boot.
+//! Memory pools: everything that grows with traffic has its memory here, sized once at start.
 //!
-//! | file       | what it holds |
-//! |------------|---------------|
-//! | `places`   | which places of a pool are free, the lowest first |
-//! | `slab`     | records of one type, addressed by index |
-//! | `plain`    | the same for plain data, of which idle parts anywhere go back to the system |
-//! | `blocks`   | message bytes: 256 B units and whole 4 KiB pages out of one region |
-//! | `list`     | doubly linked lists through records of a slab |
-//! | `messages` | message slots: reference count, lengths, the first bytes inline, the rest in blocks |
-//! | `name`     | names, kept inline |
-//! | `bytes`    | byte queues of single connections, in a region of their own |
-//! | `give_back` | memory back to the system |
-//! | `sort`     | putting things in order, in little code |
-//! | `fifo`     | queue entries in chunks of a shared pool |
+//! | file        | contents |
+//! |-------------|----------|
+//! | `places`    | the free places of a pool; the lowest is taken first |
+//! | `plain`     | a pool of plain data that returns idle groups of places to the system |
+//! | `blocks`    | message bytes in 256 B units and whole 4 KiB pages of one region |
+//! | `list`      | [`Slab`]: records of one type, addressed by index, and doubly linked lists of them |
+//! | `messages`  | message slots: reference count, lengths, the first bytes inline, the rest in blocks |
+//! | `bytes`     | byte queues of single connections, in a region of their own |
+//! | `fifo`      | queue entries in chunks of a shared pool |
+//! | `give_back` | returns memory to the system |
 //!
-//! Always true: a pool reserves address space at boot and never asks the allocator again, so nothing here
-//! allocates while messages flow; memory becomes resident when it is first used, so an idle broker is
-//! small; a pool that is full says so to its caller, who makes the peer wait or refuses.
+//! # Invariants
+//! - A pool reserves address space at start and never calls the allocator again. So nothing here allocates while
+//!   messages flow.
+//! - Memory becomes resident when it is first used, so an idle broker is small.
+//! - A full pool reports that to its caller, which makes the peer wait or refuses the request.
 
 mod blocks;
 mod bytes;
@@ -31,46 +30,43 @@ use core::cmp::Ordering;
 
 pub use blocks::{BLOCK_UNIT_BYTES, PAGE_BYTES};
 pub use bytes::{ByteChain, BytePool};
-pub use fifo::Slab;
 pub use fifo::{CHUNK_BYTES, ENTRIES_PER_CHUNK, Entry, Fifo, FifoPool, READ_BACK_CHUNKS};
 pub use give_back::{let_go_of_start, would_be_given};
-pub use list::{Links, LinksOf, List};
+pub use list::{Links, LinksOf, List, Slab};
 pub use messages::{
     Cursor, MESSAGE_SLOT_BYTES, MessageFlags, MessageId, MessageLimits, Messages, PoolFull, Share,
 };
 
-// Names, kept inline.
-
-/// The longest name on the wire in bytes (AMQP short string).
+/// Maximum length of a name in bytes (AMQP short string).
 pub const NAME_BYTES_MAX: usize = 255;
 
-/// A name kept inline: consumer tags, server-made names, users.
+/// A name kept inline: consumer tags, server-generated names, users.
 pub type Name = heapless::String<NAME_BYTES_MAX>;
 
-// Putting things in order, in little code.
+// Sorting.
 //
-// Why it exists: the standard library's sort is made of some ten functions that are compiled anew for each
-// type, 8 KB a type on ARM: for the twenty types sorted here together a fifteenth of the program. What is
-// sorted here is short, or in order already. Always true: no memory is taken; the work is at most that of
-// a heapsort, n log n, in whatever order a peer has brought the items; equal items come in any order.
+// The sort of the standard library consists of about ten functions, which are compiled for each type: 8 KB a type
+// on ARM. For the twenty types sorted here that is 1/15 of the program. The slices sorted here are short or in
+// order already. This heapsort takes no memory and at most n log n steps in whatever order a peer sends the items.
+// Equal items end up in any order.
 
-/// Puts items in rising order.
+/// Sorts the items.
 pub fn sort<T: Ord>(items: &mut [T]) {
     sort_by(items, Ord::cmp);
 }
 
-/// Puts items in the rising order of their keys.
+/// Sorts the items by their keys.
 pub fn sort_by_key<T, K: Ord>(items: &mut [T], key: impl Fn(&T) -> K) {
     sort_by(items, |one, other| key(one).cmp(&key(other)));
 }
 
-/// Puts items in the order that `compare` says.
+/// Sorts the items by `compare`.
 pub fn sort_by<T>(items: &mut [T], compare: impl Fn(&T, &T) -> Ordering) {
     if items.is_sorted_by(|one, next| compare(one, next).is_le()) {
         return;
     }
     let len = items.len();
-    // The first steps make a heap, the others take the largest from it.
+    // The first half of `len` steps builds a heap; each further step takes the largest item from it.
     for step in (0..len + len / 2).rev() {
         let top = step.checked_sub(len);
         if top.is_none() {
@@ -80,7 +76,7 @@ pub fn sort_by<T>(items: &mut [T], compare: impl Fn(&T, &T) -> Ordering) {
     }
 }
 
-/// Moves an item down to where none below it is larger.
+/// Moves an item down the heap until both its children are no larger.
 fn sink<T>(items: &mut [T], mut at: usize, compare: &impl Fn(&T, &T) -> Ordering) {
     loop {
         let mut child = 2 * at + 1;
@@ -105,7 +101,7 @@ mod sort_tests {
 
     proptest! {
         #[test]
-        fn the_order_is_that_of_the_standard_library(items in prop::collection::vec(0_u32..300, 0..200)) {
+        fn sorts_as_the_standard_library(items in prop::collection::vec(0_u32..300, 0..200)) {
             let (mut sorted, mut expected) = (items.clone(), items.clone());
             sort(&mut sorted);
             expected.sort_unstable();

@@ -1,37 +1,46 @@
-//! Which places of a pool are free: the lowest is taken first.
+//! The free places of a pool. The lowest free place is taken first.
 //!
 //! ```text
 //! groups  | 1 ...                    a clear bit: that word below is 0
 //! words   | 0 1 0 0 1 0 ...          a clear bit: that word below is 0
 //! bits    | ... | 0 0 1 1 0 | ...    a set bit: that place is free again
-//!                                ^ end: from here on nothing is taken
+//!                                ^ end: places from here on were never taken, or the end was lowered
 //! ```
 //!
-//! Taking the lowest keeps what lives together at the bottom, so that after a burst the top can go back to
-//! the system. The bits lie apart from the places, so a free place holds nothing that must be kept.
+//! Because the lowest place is taken, used places stay at the bottom of the region. After a burst its top can be
+//! returned to the system. The bits are separate from the places, so a free place contains nothing that must be
+//! kept.
 //!
-//! Always true: a place is taken, or its bit is set, or it lies at or above `end`; no bit is set below the
-//! word `low`; giving looks at three words, and so does taking but for what it tidies up behind others (the
-//! upper levels are cleared only when somebody looks there in vain).
+//! # Invariants
+//! - A place is taken, or its bit is set, or it is at or above `end`.
+//! - No bit is set below the word `low`.
+//! - Giving a place back accesses three words. So does taking one, except for bits of the upper levels that it
+//!   clears while it searches: they are cleared only when their word turns out to be 0.
 
 const BITS: usize = usize::BITS as usize;
 
 /// The free places of one pool.
 #[derive(Debug)]
-pub(super) struct Places {
+pub(super) struct FreePlaces {
+    /// One bit per place, set if the place was taken and is free again.
     bits: Box<[usize]>,
+    /// One bit per word of `bits`, and one per word of `words`: clear if that word is 0.
     words: Box<[usize]>,
     groups: Box<[usize]>,
-    /// The word of `bits` to look at first.
+    /// The lowest word of `bits` that may be non-zero.
     low: usize,
+    /// All taken places are below it.
     end: usize,
+    /// Number of places.
     max: usize,
+    /// Number of free places below `end`.
     freed: usize,
+    /// Number of places given back since the start.
     given: u64,
 }
 
-impl Places {
-    /// So many places, all free.
+impl FreePlaces {
+    /// Returns `max` free places.
     pub(super) fn new(max: usize) -> Self {
         let level = |below: usize| vec![0; below.div_ceil(BITS)].into_boxed_slice();
         let bits = level(max);
@@ -40,23 +49,24 @@ impl Places {
         Self { bits, words, groups, low: 0, end: 0, max, freed: 0, given: 0 }
     }
 
-    /// How many places are taken.
+    /// Returns the number of taken places.
     #[inline]
     pub(super) const fn used(&self) -> usize {
         self.end - self.freed
     }
 
-    /// How often one was given back: whoever waits for a place has to try again when this has risen.
+    /// Returns how many places were given back since the start. A caller that waits for a place retries when it
+    /// rises.
     pub(super) const fn given(&self) -> u64 {
         self.given
     }
 
-    /// How many places there are.
+    /// Returns the number of places.
     pub(super) const fn max(&self) -> usize {
         self.max
     }
 
-    /// Every taken place is below.
+    /// Returns the end: all taken places are below it.
     pub(super) const fn end(&self) -> usize {
         self.end
     }
@@ -81,7 +91,7 @@ impl Places {
         Some(place)
     }
 
-    /// The lowest word with a bit set.
+    /// Returns the lowest non-zero word of `bits`.
     #[cold]
     fn lowest(&mut self) -> Option<usize> {
         loop {
@@ -103,7 +113,7 @@ impl Places {
     /// Gives a place back.
     ///
     /// # Panics
-    /// When it is free already: its owner has lost count.
+    /// Panics if the place is free already, which is a bug of the caller.
     #[inline]
     pub(super) fn give(&mut self, place: usize) {
         let (at, bit) = (place / BITS, 1 << (place % BITS));
@@ -119,7 +129,7 @@ impl Places {
         self.freed += 1;
     }
 
-    /// Whether nothing in `range` is taken; it begins and ends at multiples of a word, or behind the end.
+    /// Returns whether no place in `range` is taken. Its ends are multiples of a word, or at or above `end`.
     pub(super) fn are_free(&self, range: core::ops::Range<usize>) -> bool {
         debug_assert!(range.start.is_multiple_of(BITS), "whole words only");
         let top = range.end.min(self.end);
@@ -134,7 +144,7 @@ impl Places {
         true
     }
 
-    /// Lowers the end to behind the highest place that is taken.
+    /// Lowers the end to just above the highest taken place.
     pub(super) fn shrink(&mut self) {
         while let Some(last) = self.end.checked_sub(1) {
             let (at, bit) = (last / BITS, last % BITS);
@@ -157,7 +167,7 @@ mod tests {
 
     #[test]
     fn the_lowest_is_taken_first_and_the_end_follows_the_highest() {
-        let mut places = Places::new(300);
+        let mut places = FreePlaces::new(300);
         for place in 0..300 {
             assert_eq!(places.take(), Some(place));
         }
@@ -173,19 +183,19 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "freed twice")]
-    fn freeing_twice_is_noticed() {
-        let mut places = Places::new(4);
+    fn freeing_twice_panics() {
+        let mut places = FreePlaces::new(4);
         places.take();
         places.take();
         places.give(0);
         places.give(0);
     }
 
-    /// Random lives beside a plain set of what is taken.
+    /// Random operations give the same results as a plain set of the taken places.
     #[test]
-    fn takes_and_gives_as_a_set_would() {
+    fn behaves_like_a_set_of_taken_places() {
         const MAX: usize = 9_000;
-        let mut places = Places::new(MAX);
+        let mut places = FreePlaces::new(MAX);
         let mut taken = BTreeSet::new();
         let mut state = 0x9E37_79B9_7F4A_7C15_u64;
         let mut random = move |below: usize| {
@@ -195,7 +205,7 @@ mod tests {
             (state % below as u64) as usize
         };
         for step in 0..40_000 {
-            // Tides: it fills, and it empties.
+            // The pool fills and empties in turns.
             if random(100) < if step / 10_000 % 2 == 0 { 80 } else { 20 } {
                 let free = (0..MAX).find(|place| !taken.contains(place));
                 let place = places.take();

@@ -1,62 +1,64 @@
-//! Plain data in a pool that is sized once: message slots, chunks of queue entries.
+//! Pools of plain data, sized once: message slots and chunks of queue entries.
 //!
-//! Always true: the lowest free place is taken first; taking never allocates; places whose neighbours are all
-//! free go back to the system, and read as zeros when they are taken again.
+//! # Invariants
+//! - The lowest free place is taken first.
+//! - Taking a place never allocates.
+//! - Places are grouped. A group without used places can be returned to the system and reads as zeros afterwards.
 
 use bytemuck::Pod;
 
-use super::give_back::{give_back, untouched};
-use super::places::Places;
+use super::give_back::{give_back, lazy_zeroed};
+use super::places::FreePlaces;
 
-/// Places are given back so many bytes at a time: the largest page of the boards we know.
+/// Bytes of a group: the largest page size of supported boards.
 const GROUP_BYTES: usize = 64 << 10;
-/// Groups looked at in one step of giving back.
+/// Number of groups checked in one step of returning memory.
 const TRIM_GROUPS: usize = 256;
 
 /// A pool of plain values.
 #[derive(Debug)]
-pub(super) struct Plain<T> {
-    places: Places,
+pub(super) struct PlainPool<T> {
+    places: FreePlaces,
     data: Box<[T]>,
-    /// The system holds memory for the group.
+    /// Per group: whether it may be resident in memory.
     resident: Box<[bool]>,
     resident_groups: usize,
-    /// Where the search for idle groups goes on.
+    /// The group at which the next step of returning memory begins.
     trim_at: usize,
 }
 
-impl<T: Pod> Plain<T> {
+impl<T: Pod> PlainPool<T> {
     const GROUP: usize = GROUP_BYTES / size_of::<T>();
 
-    /// Reserves room for `max` values without touching it.
+    /// Reserves memory for `max` values without touching it.
     pub(super) fn new(max: usize) -> Self {
-        const { assert!(Self::GROUP.is_multiple_of(64), "groups are whole words of places") };
+        const { assert!(Self::GROUP.is_multiple_of(64), "groups are whole words of FreePlaces") };
         Self {
-            places: Places::new(max),
-            data: untouched(max),
+            places: FreePlaces::new(max),
+            data: lazy_zeroed(max),
             resident: vec![false; max.div_ceil(Self::GROUP)].into_boxed_slice(),
             resident_groups: 0,
             trim_at: 0,
         }
     }
 
-    /// How many places are in use.
+    /// Returns the number of places in use.
     #[inline]
     pub(super) const fn used(&self) -> usize {
         self.places.used()
     }
 
-    /// How often a place was given back.
+    /// Returns how many places were given back since the start.
     pub(super) const fn given(&self) -> u64 {
         self.places.given()
     }
 
-    /// How many places there are.
+    /// Returns the number of places.
     pub(super) const fn max(&self) -> usize {
         self.places.max()
     }
 
-    /// Takes a place; what is in it is left from before, or zeros.
+    /// Takes a place. Its value is an earlier one or zeros.
     #[inline]
     pub(super) fn take(&mut self) -> Option<usize> {
         let place = self.places.take()?;
@@ -74,13 +76,12 @@ impl<T: Pod> Plain<T> {
         self.places.give(place);
     }
 
-    /// Bytes that nobody uses and the system holds memory for, about.
+    /// Returns about how many unused bytes are resident in memory.
     pub(super) const fn idle_bytes(&self) -> usize {
         (self.resident_groups * Self::GROUP).saturating_sub(self.places.used()) * size_of::<T>()
     }
 
-    /// Gives idle groups back to the system, neighbours together, a bounded part at a time; says whether it
-    /// came to the end.
+    /// Returns idle groups to the system, one bounded part per call. Returns whether it reached the end.
     pub(super) fn trim(&mut self) -> bool {
         self.places.shrink();
         let groups = self.resident.len();
@@ -112,7 +113,7 @@ impl<T: Pod> Plain<T> {
     }
 }
 
-impl<T> core::ops::Index<usize> for Plain<T> {
+impl<T> core::ops::Index<usize> for PlainPool<T> {
     type Output = T;
 
     #[inline]
@@ -121,7 +122,7 @@ impl<T> core::ops::Index<usize> for Plain<T> {
     }
 }
 
-impl<T> core::ops::IndexMut<usize> for Plain<T> {
+impl<T> core::ops::IndexMut<usize> for PlainPool<T> {
     #[inline]
     fn index_mut(&mut self, place: usize) -> &mut T {
         &mut self.data[place]
@@ -133,12 +134,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whole_groups_that_nobody_uses_go_back_and_their_neighbours_stay() {
-        let mut pool = Plain::<[u64; 16]>::new(4_000);
+    fn unused_groups_are_returned_to_the_system_and_their_neighbours_stay() {
+        let mut pool = PlainPool::<[u64; 16]>::new(4_000);
         let mut places: Vec<usize> = (0..4_000).map_while(|_| pool.take()).collect();
         assert_eq!((places.len(), pool.take()), (4_000, None));
         places.iter().for_each(|&place| pool[place] = [place as u64; 16]);
-        // One straggler in the fourth group, one near the end.
+        // Two places stay in use: one in the fourth group, one near the end.
         let stragglers = [3 * 512 + 5, 3_999];
         places.retain(|place| !stragglers.contains(place));
         places.iter().for_each(|&place| pool.give(place));

@@ -1,4 +1,4 @@
-//! What a message is in the pool: its slot, and from which part of the pools it may come.
+//! The representation of a message in the pool, and the shares of the pools.
 
 use core::num::NonZeroU32;
 
@@ -6,82 +6,84 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::mem::blocks::{BLOCK_UNIT_BYTES, BlockId, Blocks, PAGE_BYTES};
 
+/// Bytes of the stream that fit into the slot.
 pub(super) const INLINE_BYTES: usize = 94;
-/// One in so many slots and pages is for what is read back alone.
-pub(super) const LAST_PART: usize = 64;
+/// One part in this many of the slots and pages is only for messages that are read back from the disk.
+pub(super) const READ_BACK_PART: usize = 64;
 /// Bytes of one message slot.
 pub const MESSAGE_SLOT_BYTES: usize = size_of::<Slot>();
 const _: () = assert!(MESSAGE_SLOT_BYTES == 128, "two cache lines, whatever the target");
 
-/// A message in the pool.
+/// Identifies a message in the pool.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub struct MessageId(NonZeroU32);
 
 impl MessageId {
-    /// The id of slot `index` (0-based).
+    /// Returns the id of slot `index` (0-based).
     ///
     /// # Panics
-    /// Beyond 2^32 - 2, which no pool reaches.
+    /// Panics beyond 2^32 - 2, which no pool reaches.
     pub fn from_index(index: usize) -> Self {
         let above = u32::try_from(index + 1).ok().and_then(NonZeroU32::new);
         Self(above.expect("pools hold fewer than 2^32 messages"))
     }
 
-    /// The message that a slot's link names; 0 is none.
+    /// Returns the message that a slot's link refers to; 0 refers to none.
     pub(super) fn from_link(link: u32) -> Option<Self> {
         NonZeroU32::new(link).map(Self)
     }
 
-    /// What a link to it holds.
+    /// Returns the value of a link to this message.
     pub(super) const fn to_link(self) -> u32 {
         self.0.get()
     }
 
-    /// The slot of the id.
+    /// Returns the index of its slot.
     pub const fn index(self) -> usize {
         self.0.get() as usize - 1
     }
 }
 
-/// What is known of a message without reading its properties.
+/// Properties of a message that the broker needs without parsing the AMQP properties.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
 #[repr(transparent)]
 pub struct MessageFlags(u16);
 
 impl MessageFlags {
-    /// No flag at all.
+    /// No flag.
     pub const NONE: Self = Self(0);
     /// delivery_mode is 2.
     pub const PERSISTENT: Self = Self(1);
-    /// The broker must look into the properties before it routes: there are headers, an expiration, a
-    /// user id or a reply-to.
+    /// The properties must be parsed before routing: they have headers, an expiration, a user id or a reply-to.
     pub const LOOK_INSIDE: Self = Self(2);
-    /// Its expiration is 0: it goes to a waiting consumer at once, or has expired.
+    /// Its expiration is 0: it is delivered to a waiting consumer at once or expires.
     pub const DUE_AT_ONCE: Self = Self(16);
-    /// The store has it: its body can be read back.
+    /// It is in the log: its body can be read back.
     pub const STORED: Self = Self(32);
-    /// It is in the place of another message, whose end the log does not have for good yet.
+    /// It replaces another message whose settlement is not durable yet.
     pub const MOVING: Self = Self(1024);
-    /// It has an expiration of its own.
+    /// It has its own expiration.
     pub const EXPIRES: Self = Self(64);
-    /// It is noted when it came to its queues.
+    /// The time it reached its queues is recorded.
     pub(super) const ARRIVED: Self = Self(128);
-    /// Its headers have keys that nobody is told: BCC.
+    /// Its headers have a BCC key, which is removed before delivery.
     pub const BLIND: Self = Self(256);
-    /// It is none that was published: it says where the message before it goes, until that is committed.
+    /// Not a published message: keeps the routing of the message before it until the transaction is committed.
     pub const ROUTE: Self = Self(2048);
-    /// Names and the first of the content lie in the slot.
+    /// Names and the first bytes of the content are in the slot.
     pub(super) const INLINE: Self = Self(512);
+    /// The content is incomplete and counts for the assembly share.
     pub(super) const ASSEMBLING: Self = Self(4);
+    /// It must be returned if it reaches no queue.
     pub(super) const MANDATORY: Self = Self(8);
 
-    /// These flags and the others.
+    /// Returns the union of both flag sets.
     #[must_use]
     pub const fn with(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
-    /// Whether all of `other` is set.
+    /// Returns whether all flags of `other` are set.
     pub const fn has(self, other: Self) -> bool {
         self.0 & other.0 == other.0
     }
@@ -91,21 +93,21 @@ impl MessageFlags {
     }
 }
 
-/// From which part of the pools a message may come.
+/// The share of the pools that a message may take memory from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Share {
-    /// What every publisher may use.
+    /// The share of every publisher.
     Ordinary,
-    /// Half of the reserve as well: for a connection with an open transaction, which may be forgotten.
+    /// Also half of the reserve: for connections with an open transaction, which may be rolled back.
     Transaction,
-    /// The reserve as well: for a connection that others wait for (it holds unacknowledged deliveries), and
-    /// for the broker itself.
+    /// The whole reserve as well: for connections with unacknowledged deliveries, and for the broker itself.
     Reserve,
-    /// The last of it too: for what is read back, for until that is delivered nothing behind it is.
+    /// The part for reading back as well: for messages that are read back. Until they are delivered, nothing behind
+    /// them is.
     ReadBack,
 }
 
-/// Which pool had no room; each names the configuration key that sizes it.
+/// The pool that is full. Each one has a configuration key for its size.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PoolFull {
     /// `messages_max`
@@ -117,7 +119,7 @@ pub enum PoolFull {
 }
 
 impl PoolFull {
-    /// The configuration key to raise.
+    /// Returns the configuration key to raise.
     pub const fn key(self) -> &'static str {
         match self {
             Self::Messages => "messages_max",
@@ -130,28 +132,30 @@ impl PoolFull {
 /// The sizes of the pools.
 #[derive(Clone, Copy, Debug)]
 pub struct MessageLimits {
-    /// Message slots.
+    /// Number of message slots.
     pub messages_max: usize,
-    /// Bytes of blocks; rounded down to pages.
+    /// Bytes of blocks, rounded down to pages.
     pub body_bytes_max: usize,
-    /// Bytes of blocks that contents may hold while they are incomplete.
+    /// Bytes of blocks that incomplete contents may hold.
     pub assembly_bytes_max: usize,
 }
 
+/// The slot of a message.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
 pub(super) struct Slot {
     pub(super) references: u32,
     pub(super) body_len: u32,
     pub(super) properties_len: u32,
+    /// First block of its chain; 0 for none.
     pub(super) first_block: BlockId,
-    /// Stream bytes present; behind `write_block` and `write_at` while the body comes in. Of a whole message
-    /// those two say when it came to its queues, if that matters.
+    /// Bytes of the stream that are present. While the body arrives they end at `write_block` and `write_at`. In a
+    /// complete message these two hold the time it reached its queues, if that is recorded.
     pub(super) filled: u32,
     pub(super) write_block: BlockId,
-    /// The next slot on a list of whoever holds the message (an open transaction); from 1.
+    /// The slot after it on its owner's list (an open transaction), counted from 1; or the mark of its pending write.
     pub(super) link: u32,
-    /// The offset within the last page where the next octet of the body goes.
+    /// The offset in `write_block` of the next byte of the body.
     pub(super) write_at: u16,
     pub(super) exchange_len: u8,
     pub(super) key_len: u8,
@@ -159,48 +163,40 @@ pub(super) struct Slot {
     pub(super) inline: [u8; INLINE_BYTES],
 }
 
-/// A place in a message's stream, to read on from.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Cursor {
-    /// 0 while inside the inline part.
-    pub(super) block: BlockId,
-    pub(super) at: u32,
-}
-
 impl Slot {
-    /// Pages of the assembly share that it holds.
+    /// Returns the pages of the assembly share that it holds.
     #[inline]
     pub(super) const fn assembly_pages(&self) -> usize {
         if !self.flags.has(MessageFlags::ASSEMBLING) {
             return 0;
         }
-        Blocks::pages_for(self.stream_len().saturating_sub(self.first_room()))
+        Blocks::pages_for(self.stream_len().saturating_sub(self.first_part_len()))
     }
 
     pub(super) const fn names_len(&self) -> usize {
         self.exchange_len as usize + self.key_len as usize
     }
 
-    /// Bytes of the stream that lie in the slot.
+    /// Returns the size of the inline part in bytes; 0 if it is not used.
     pub(super) const fn inline_len(&self) -> usize {
         if self.flags.has(MessageFlags::INLINE) { INLINE_BYTES } else { 0 }
     }
 
-    /// Bytes before the chain of the content: those in the slot, or those of the block that the names took.
-    pub(super) const fn first_room(&self) -> usize {
-        if self.inline_len() > 0 { INLINE_BYTES } else { names_room(self.names_len()) }
+    /// Returns the bytes before the content's chain: those of the inline part, or of the block with the names.
+    pub(super) const fn first_part_len(&self) -> usize {
+        if self.inline_len() > 0 { INLINE_BYTES } else { names_block_len(self.names_len()) }
     }
 
-    /// Bytes of all its blocks.
+    /// Returns the bytes of all its blocks.
     #[inline]
     pub(super) const fn block_bytes(&self) -> u32 {
-        let beyond = self.stream_len().saturating_sub(self.first_room());
+        let beyond = self.stream_len().saturating_sub(self.first_part_len());
         self.names_block_bytes() + Blocks::bytes_for(beyond) as u32
     }
 
-    /// Bytes of the block that its names took, if the slot did not hold them.
+    /// Returns the bytes of the block with its names; 0 if they are in the slot.
     pub(super) const fn names_block_bytes(&self) -> u32 {
-        if self.inline_len() > 0 { 0 } else { names_room(self.names_len()) as u32 }
+        if self.inline_len() > 0 { 0 } else { names_block_len(self.names_len()) as u32 }
     }
 
     #[inline]
@@ -209,28 +205,37 @@ impl Slot {
     }
 }
 
-/// Bytes of the block for names that the slot does not hold. They stay in one piece, and with 257 to 510
-/// bytes only a page is one.
-pub(super) const fn names_room(names_len: usize) -> usize {
+/// A position in a message's stream.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Cursor {
+    /// 0 while inside the inline part.
+    pub(super) block: BlockId,
+    pub(super) at: u32,
+}
+
+/// Returns the bytes of a block for names that do not fit into the slot.
+///
+/// Names are contiguous, and names of 257 to 510 bytes are contiguous only in a page.
+pub(super) const fn names_block_len(names_len: usize) -> usize {
     if names_len <= BLOCK_UNIT_BYTES { BLOCK_UNIT_BYTES } else { PAGE_BYTES }
 }
 
-/// What of a pool is for reading back alone.
-pub(super) const fn last_part(all: usize) -> usize {
-    all.div_ceil(LAST_PART)
+/// Returns the part of a pool of `all` that is only for reading back.
+pub(super) const fn read_back_part(all: usize) -> usize {
+    all.div_ceil(READ_BACK_PART)
 }
 
-/// What transactions leave of a pool: half of the reserve, and what is for reading back alone.
-pub(super) const fn half_reserve(reserve: usize, all: usize) -> usize {
-    (reserve + last_part(all)).div_ceil(2)
+/// Returns the part of a pool that transactions may not use: half of the reserve, and the part for reading back.
+pub(super) const fn non_transaction_part(reserve: usize, all: usize) -> usize {
+    (reserve + read_back_part(all)).div_ceil(2)
 }
 
-/// Up to where nobody has to ask how much there is. In a small pool the last part is more than the reserve.
-pub(super) fn easy(all: usize) -> usize {
-    all - (all / 16).max(last_part(all))
+/// Returns the use up to which every share is admitted. In a small pool the part for reading back exceeds the reserve.
+pub(super) fn unchecked_max(all: usize) -> usize {
+    all - (all / 16).max(read_back_part(all))
 }
 
-/// Names were checked when they came off the wire.
+/// Returns names as text. They were validated when they were received.
 pub(super) fn text(bytes: &[u8]) -> &str {
     core::str::from_utf8(bytes).unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! The pool of messages by itself: what is held is there, what is let go is free again.
+//! Tests of the message pool: held messages are unchanged, released memory is free again.
 
 use super::*;
 
@@ -85,7 +85,7 @@ fn ordinary_publishers_leave_the_reserve_and_wait_until_the_low_mark() {
 }
 
 #[test]
-fn half_sent_contents_share_what_assembly_may_take() {
+fn incomplete_contents_share_the_assembly_share() {
     let mut pool = pool(100, 1 << 20, 64 << 10);
     let mut half = Vec::new();
     loop {
@@ -113,7 +113,7 @@ fn a_content_that_does_not_fit_changes_nothing() {
     pool.reserve_content(id, b"", MessageFlags::NONE, 10, Share::Reserve).unwrap();
 }
 
-/// A message without its content.
+/// Returns a message without content.
 fn begun(pool: &mut Messages) -> MessageId {
     pool.begin("", b"q", Share::Ordinary).unwrap()
 }
@@ -124,8 +124,8 @@ fn reserve(pool: &mut Messages, id: MessageId, pages: usize) -> Result<(), PoolF
 }
 
 #[test]
-fn a_large_message_that_waits_holds_up_no_small_one_and_comes_in_when_the_pool_was_turned_over() {
-    // 960 pages for ordinary publishers.
+fn a_waiting_large_message_delays_no_small_one_and_is_admitted_after_one_turnover_of_the_pool() {
+    // 960 pages are for ordinary publishers.
     let mut pool = pool(4_000, 1024 * PAGE_BYTES, 1024 * PAGE_BYTES);
     let mut small: std::collections::VecDeque<_> = (0..500).map(|_| begun(&mut pool)).collect();
     for id in small.clone() {
@@ -133,8 +133,8 @@ fn a_large_message_that_waits_holds_up_no_small_one_and_comes_in_when_the_pool_w
     }
     let large = begun(&mut pool);
     assert_eq!(reserve(&mut pool, large, 600), Err(PoolFull::Bodies));
-    assert!(!pool.is_held(), "nobody else has to wait for it");
-    // Nothing is freed: the others may use what there is, to the last page.
+    assert!(!pool.is_held(), "no other publisher has to wait for it");
+    // No page was freed yet, so others may use all that are left.
     while let Ok(id) = pool.begin("", b"q", Share::Ordinary) {
         match reserve(&mut pool, id, 1) {
             Ok(()) => small.push_back(id),
@@ -143,7 +143,7 @@ fn a_large_message_that_waits_holds_up_no_small_one_and_comes_in_when_the_pool_w
     }
     assert!(small.len() >= 959, "{}", small.len());
     assert_eq!(reserve(&mut pool, large, 600), Err(PoolFull::Bodies));
-    // One goes, one comes: the large one is in after so many as it needs have gone.
+    // For each message that leaves another one begins: the large one is admitted after as many as it has pages.
     let mut gone = 0;
     while reserve(&mut pool, large, 600).is_err() {
         pool.release(small.pop_front().expect("it came in before all others had gone"));
@@ -156,8 +156,8 @@ fn a_large_message_that_waits_holds_up_no_small_one_and_comes_in_when_the_pool_w
             }
         }
     }
-    assert!((600..=700).contains(&gone), "{gone} had to go first");
-    // What is set aside for one that goes away is for others again.
+    assert!((600..=700).contains(&gone), "{gone} messages had to leave first");
+    // Pages reserved for a message that is released are available to others again.
     pool.release(large);
     assert!(pool.lift_hold());
     let another = begun(&mut pool);
@@ -171,9 +171,9 @@ fn a_large_message_that_waits_holds_up_no_small_one_and_comes_in_when_the_pool_w
     assert_eq!(reserve(&mut pool, all, 960), Ok(()));
 }
 
-/// Small messages may go on as soon as nothing is set aside any more, although no message left.
+/// Small messages may begin once nothing is reserved any more, although no message left the pool.
 #[test]
-fn the_end_of_a_claim_makes_room_for_others() {
+fn the_end_of_a_claim_frees_capacity_for_others() {
     let mut pool = pool(4_000, 1024 * PAGE_BYTES, 1024 * PAGE_BYTES);
     let small: Vec<_> = (0..500).map(|_| begun(&mut pool)).collect();
     for &id in &small {
@@ -190,7 +190,7 @@ fn the_end_of_a_claim_makes_room_for_others() {
 }
 
 #[test]
-fn a_content_that_waits_for_the_assembly_share_is_not_passed_by_for_ever() {
+fn a_content_that_waits_for_the_assembly_share_is_not_overtaken_forever() {
     let mut pool = pool(100, 4 << 20, 16 * PAGE_BYTES);
     let mut half: Vec<MessageId> = (0..6).map(|_| begun(&mut pool)).collect();
     for &id in &half {
@@ -198,7 +198,7 @@ fn a_content_that_waits_for_the_assembly_share_is_not_passed_by_for_ever() {
     }
     let large = begun(&mut pool);
     assert_eq!((reserve(&mut pool, large, 9), pool.awaits_assembly()), (Err(PoolFull::Assembly), Some(0)));
-    // What was free is for others, what becomes free is not; whoever others wait for does not wait itself.
+    // Free memory is for others, memory freed later is not. The reserve's share does not wait.
     let (second, third) = (begun(&mut pool), begun(&mut pool));
     assert_eq!(reserve(&mut pool, second, 3), Ok(()));
     pool.release(half.remove(0));
@@ -211,12 +211,12 @@ fn a_content_that_waits_for_the_assembly_share_is_not_passed_by_for_ever() {
         pool.release(half.remove(0));
         assert_eq!(reserve(&mut pool, third, 2), Err(PoolFull::Assembly));
     }
-    // Nine pages were freed since it began to wait: they are its own.
+    // Nine pages were freed since it began to wait: they are reserved for it.
     assert_eq!(reserve(&mut pool, large, 9), Ok(()));
     assert_eq!(pool.awaits_assembly(), None);
     pool.release(half.remove(0));
     assert_eq!(reserve(&mut pool, third, 2), Ok(()));
-    // The claim of one that gives up goes with it.
+    // The claim ends with the message that is released.
     let (fourth, fifth) = (begun(&mut pool), begun(&mut pool));
     assert_eq!(reserve(&mut pool, fourth, 12), Err(PoolFull::Assembly));
     assert_eq!(pool.awaits_assembly(), Some(1));
@@ -231,13 +231,13 @@ fn a_content_that_waits_for_the_assembly_share_is_not_passed_by_for_ever() {
 }
 
 #[test]
-fn what_a_message_is_counted_for_is_what_it_takes() {
+fn the_footprint_of_a_message_is_what_it_occupies() {
     for key_len in [0, 81, 82, 120, 247, 248, 255] {
         for (properties_len, body_len) in [(0, 0), (0, 1), (0, 90), (200, 0), (30, 300), (0, 3000), (5, 9000)]
         {
             let mut pool = pool(64, 1 << 20, 1 << 20);
             let (key, properties) = ("k".repeat(key_len), vec![1; properties_len]);
-            // Sixteen alike fill the pages that they share.
+            // Sixteen equal messages fill the pages that they share.
             let ids: Vec<_> =
                 (0..16).map(|_| make(&mut pool, &key, &properties, &vec![2; body_len])).collect();
             let counted: usize =
@@ -248,7 +248,7 @@ fn what_a_message_is_counted_for_is_what_it_takes() {
 }
 
 #[test]
-fn names_that_do_not_fit_into_the_slot_take_a_unit_and_no_page() {
+fn names_that_do_not_fit_into_the_slot_take_a_unit_instead_of_a_page() {
     let mut pool = pool(64, 1 << 20, 1 << 20);
     for _ in 0..16 {
         make(&mut pool, &"k".repeat(120), b"", b"23.5");
@@ -257,7 +257,7 @@ fn names_that_do_not_fit_into_the_slot_take_a_unit_and_no_page() {
 }
 
 #[test]
-fn a_message_begun_in_vain_makes_no_room() {
+fn a_discarded_message_reports_no_capacity() {
     let mut pool = pool(64, 1 << 20, 1 << 20);
     let key = [b'k'; 200];
     let kept = make(&mut pool, "key", b"", &[7; 5000]);
@@ -273,9 +273,9 @@ fn a_message_begun_in_vain_makes_no_room() {
     assert!(pool.room_made() > before, "a message that leaves makes room");
 }
 
-/// What a copy counted when it was made is undone with it, and nothing else: a message that left meanwhile made room.
+/// Discarding a copy takes back only what the copy counted. Capacity from a message that left meanwhile stays.
 #[test]
-fn a_copy_made_in_vain_takes_no_room_away_that_others_made() {
+fn a_discarded_copy_takes_back_no_capacity_that_other_messages_freed() {
     for count in 2..40 {
         let mut pool = pool(64, 1 << 20, 1 << 20);
         let held: Vec<_> = (0..count).map(|_| make(&mut pool, "key", b"", &[7; 10])).collect();
@@ -283,6 +283,6 @@ fn a_copy_made_in_vain_takes_no_room_away_that_others_made() {
         let copy = pool.copy_with_properties(held[0], b"", MessageFlags::NONE).unwrap();
         pool.release(held[count - 1]);
         pool.discard(copy);
-        assert!(pool.room_made() > before, "of {count} one left, and nobody is told of room");
+        assert!(pool.room_made() > before, "one of {count} messages left, but no capacity is reported");
     }
 }
