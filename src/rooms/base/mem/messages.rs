@@ -28,7 +28,7 @@ mod stream;
 
 use claim::Claim;
 pub use slot::{Cursor, MESSAGE_SLOT_BYTES, MessageFlags, MessageId, MessageLimits, PoolFull, Share};
-use slot::{INLINE_BYTES, Slot, easy, last_part, names_room, text};
+use slot::{INLINE_BYTES, Slot, easy, last_part, last_slots, names_room, text};
 
 /// The pools of slots and blocks.
 #[derive(Debug)]
@@ -70,7 +70,7 @@ impl Messages {
         let pages_max = limits.body_bytes_max / PAGE_BYTES;
         Self {
             slots: Plain::new(limits.messages_max),
-            slots_reserve: limits.messages_max / 16,
+            slots_reserve: (limits.messages_max / 16).max(last_slots(limits.messages_max)),
             slots_easy: easy(limits.messages_max),
             blocks: Blocks::with_pages(pages_max),
             pages_max,

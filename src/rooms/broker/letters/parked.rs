@@ -17,7 +17,7 @@
 //! given it any more, or in the bridge's, and never in neither.
 
 use crate::command::QueueId;
-use crate::mem::MessageId;
+use crate::mem::{MessageId, Share};
 use crate::properties::copy_flags;
 use crate::wire::field::Table;
 use crate::wire::props::{Edit, HeadersEdit, Properties, PropertyEdit};
@@ -114,7 +114,11 @@ impl Post<'_> {
         self.letters.targets = targets;
         let flags = copy_flags(cx.messages, message, &written);
         let copy = is_taken
-            .then(|| cx.messages.copy_as(message, (&exchange, &key), written.as_bytes(), flags).ok())
+            .then(|| {
+                cx.messages
+                    .copy_as(message, (&exchange, &key), written.as_bytes(), flags, Share::Reserve)
+                    .ok()
+            })
             .flatten();
         self.queues.return_scratch(scratch);
         copy.map(|copy| Letter::Copy(copy, 1))

@@ -14,7 +14,7 @@
 use crate::command::{ExchangeId, Name, QueueId, VhostId};
 use crate::error::Fault;
 use crate::journal::Urgency;
-use crate::mem::MessageId;
+use crate::mem::{MessageId, Share};
 use crate::properties::copy_flags;
 use crate::wire::Writer;
 use crate::wire::field::Table;
@@ -153,7 +153,8 @@ impl Post<'_> {
             return None;
         }
         let flags = copy_flags(cx.messages, message, &written);
-        let copy = cx.messages.copy_as(message, (&address.name, &own_key), writer.written(), flags);
+        let names = (&*address.name, &*own_key);
+        let copy = cx.messages.copy_as(message, names, writer.written(), flags, Share::DeadLetter);
         copy.ok().map(|copy| Letter::Copy(copy, kept))
     }
 

@@ -5,7 +5,7 @@
 
 use super::Messages;
 use super::claim::{Claim, LARGE_PAGES_MIN};
-use super::slot::{LAST_PART, MessageId, PoolFull, Share, half_reserve, last_part};
+use super::slot::{LAST_PART, MessageId, PoolFull, Share, half_reserve, last_part, last_slots};
 use crate::mem::blocks::Blocks;
 
 impl Messages {
@@ -62,13 +62,14 @@ impl Messages {
         if slots >= pages { PoolFull::Messages } else { PoolFull::Bodies }
     }
 
-    const fn slots_limit(&self, share: Share) -> usize {
+    fn slots_limit(&self, share: Share) -> usize {
         let most = self.slots.max();
         match share {
-            Share::ReadBack => most,
+            Share::DeadLetter => most,
+            Share::ReadBack => most - 1,
             Share::Ordinary => most - self.slots_reserve,
             Share::Transaction => most - half_reserve(self.slots_reserve, most),
-            Share::Reserve => most - last_part(most),
+            Share::Reserve => most.saturating_sub(last_slots(most)),
         }
     }
 
@@ -82,7 +83,7 @@ impl Messages {
     ) -> Result<(), PoolFull> {
         let most = self.pages_max;
         let limit = match share {
-            Share::ReadBack => most,
+            Share::ReadBack | Share::DeadLetter => most,
             Share::Ordinary => {
                 (most - self.pages_reserve - self.set_aside(asks)).saturating_sub(self.pages_kept)
             }

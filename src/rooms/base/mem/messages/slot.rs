@@ -101,8 +101,12 @@ pub enum Share {
     /// The reserve as well: for a connection that others wait for (it holds unacknowledged deliveries), and
     /// for the broker itself.
     Reserve,
-    /// The last of it too: for what is read back, for until that is delivered nothing behind it is.
+    /// The last of it too, except for one slot: for a message that is read back, because nothing behind it in its queue
+    /// is delivered before it.
     ReadBack,
+    /// Everything: for a dead letter, which replaces the message that it is of. Without the last slot, memory full of
+    /// expired messages that were read back would never be free again.
+    DeadLetter,
 }
 
 /// Which pool had no room; each names the configuration key that sizes it.
@@ -220,6 +224,11 @@ pub(super) const fn last_part(all: usize) -> usize {
     all.div_ceil(LAST_PART)
 }
 
+/// Slots that only messages that are read back and dead letters may take.
+pub(super) fn last_slots(all: usize) -> usize {
+    last_part(all).max(2)
+}
+
 /// What transactions leave of a pool: half of the reserve, and what is for reading back alone.
 pub(super) const fn half_reserve(reserve: usize, all: usize) -> usize {
     (reserve + last_part(all)).div_ceil(2)
@@ -227,7 +236,7 @@ pub(super) const fn half_reserve(reserve: usize, all: usize) -> usize {
 
 /// Up to where nobody has to ask how much there is. In a small pool the last part is more than the reserve.
 pub(super) fn easy(all: usize) -> usize {
-    all - (all / 16).max(last_part(all))
+    all.saturating_sub((all / 16).max(last_slots(all)))
 }
 
 /// Names were checked when they came off the wire.

@@ -103,7 +103,7 @@ impl Messages {
         // At most two short strings.
         let names: heapless::Vec<u8, 510> = heapless::Vec::from_slice(self.names(id)).unwrap_or_default();
         let (exchange, routing_key) = names.split_at(self.exchange_len(id).min(names.len()));
-        self.copy_as(id, (text(exchange), routing_key), properties, flags)
+        self.copy_as(id, (text(exchange), routing_key), properties, flags, Share::Reserve)
     }
 
     /// The same, as if it were published to another exchange with another key.
@@ -116,10 +116,11 @@ impl Messages {
         (exchange, routing_key): (&str, &[u8]),
         properties: &[u8],
         flags: MessageFlags,
+        share: Share,
     ) -> Result<MessageId, PoolFull> {
-        let copy = self.begin(exchange, routing_key, Share::Reserve)?;
+        let copy = self.begin(exchange, routing_key, share)?;
         let body_len = self.body_len(id);
-        if let Err(full) = self.reserve_whole(copy, properties, flags, body_len, Share::Reserve) {
+        if let Err(full) = self.reserve_whole(copy, properties, flags, body_len, share) {
             self.discard(copy);
             return Err(full);
         }
