@@ -128,7 +128,9 @@ impl Post<'_> {
         .copied()
         .take(255)
         .collect();
-        cx.messages.copy_as(message, (EXCHANGE, &key), writer.written(), MessageFlags::NONE).ok()
+        cx.messages
+            .copy_as(message, (EXCHANGE, &key), writer.written(), MessageFlags::NONE, Share::Reserve)
+            .ok()
     }
 
     fn write_event(

@@ -21,7 +21,7 @@ use leveret_amqp::field::Table;
 use leveret_amqp::props::{Edit, HeadersEdit, Properties, PropertyEdit};
 use leveret_amqp::{Full, Writer};
 use leveret_core::command::QueueId;
-use leveret_core::mem::MessageId;
+use leveret_core::mem::{MessageId, Share};
 
 use super::Post;
 use super::give_up::{Parking, Reason};
@@ -114,7 +114,11 @@ impl Post<'_> {
         self.letters.targets = targets;
         let flags = copy_flags(cx.messages, message, &written);
         let copy = is_taken
-            .then(|| cx.messages.copy_as(message, (&exchange, &key), written.as_bytes(), flags).ok())
+            .then(|| {
+                cx.messages
+                    .copy_as(message, (&exchange, &key), written.as_bytes(), flags, Share::Reserve)
+                    .ok()
+            })
             .flatten();
         self.queues.return_scratch(scratch);
         copy.map(|copy| Letter::Copy(copy, 1))

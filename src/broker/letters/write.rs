@@ -18,7 +18,7 @@ use leveret_amqp::props::{BLIND_BYTES_MAX, Edit, HeadersEdit, Properties, Proper
 use leveret_core::command::{ExchangeId, Name, QueueId, VhostId};
 use leveret_core::error::Fault;
 use leveret_core::journal::Urgency;
-use leveret_core::mem::MessageId;
+use leveret_core::mem::{MessageId, Share};
 
 use super::Post;
 use super::give_up::{Death, Reason};
@@ -153,7 +153,8 @@ impl Post<'_> {
             return None;
         }
         let flags = copy_flags(cx.messages, message, &written);
-        let copy = cx.messages.copy_as(message, (&address.name, &own_key), writer.written(), flags);
+        let names = (&*address.name, &*own_key);
+        let copy = cx.messages.copy_as(message, names, writer.written(), flags, Share::DeadLetter);
         copy.ok().map(|copy| Letter::Copy(copy, kept))
     }
 

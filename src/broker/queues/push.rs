@@ -267,7 +267,7 @@ impl Queues {
         let needed = targets.iter().filter(|&&queue| self.records.needs_chunk(queue)).count();
         let reserve = match share {
             Share::Ordinary => self.settings.chunks_reserve,
-            Share::Transaction | Share::Reserve | Share::ReadBack => 0,
+            Share::Transaction | Share::Reserve | Share::ReadBack | Share::DeadLetter => 0,
         };
         if needed > self.fan_out_max() {
             return Err(Hindrance::Fault(out_of("queue_entries_max")));
@@ -282,7 +282,7 @@ impl Queues {
                 true => self.records.crowded_queue(free, targets),
                 false => Shortage::Pool(Pool::Entries),
             })),
-            (false, Share::Transaction | Share::Reserve | Share::ReadBack) => {
+            (false, Share::Transaction | Share::Reserve | Share::ReadBack | Share::DeadLetter) => {
                 Err(Hindrance::Fault(out_of("queue_entries_max")))
             }
         }

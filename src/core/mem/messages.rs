@@ -28,7 +28,7 @@ mod slot;
 mod tests;
 
 use admission::Claim;
-use slot::{INLINE_BYTES, Slot, names_block_len, read_back_part, text, unchecked_max};
+use slot::{INLINE_BYTES, Slot, names_block_len, read_back_part, read_back_slots, text, unchecked_max};
 
 use super::blocks::{BlockId, Blocks, PAGE_BYTES, TRIM_PAGES};
 use super::plain::PlainPool;
@@ -79,7 +79,7 @@ impl Messages {
         let pages_max = limits.body_bytes_max / PAGE_BYTES;
         Self {
             slots: PlainPool::new(limits.messages_max),
-            slots_reserve: limits.messages_max / 16,
+            slots_reserve: (limits.messages_max / 16).max(read_back_slots(limits.messages_max)),
             slots_unchecked_max: unchecked_max(limits.messages_max),
             blocks: Blocks::with_pages(pages_max),
             pages_max,
@@ -610,7 +610,7 @@ impl Messages {
         // At most two short strings.
         let names: heapless::Vec<u8, 510> = heapless::Vec::from_slice(self.names(id)).unwrap_or_default();
         let (exchange, routing_key) = names.split_at(self.exchange_len(id).min(names.len()));
-        self.copy_as(id, (text(exchange), routing_key), properties, flags)
+        self.copy_as(id, (text(exchange), routing_key), properties, flags, Share::Reserve)
     }
 
     /// Returns a copy as if it were published to another exchange with another key and other properties.
@@ -623,10 +623,11 @@ impl Messages {
         (exchange, routing_key): (&str, &[u8]),
         properties: &[u8],
         flags: MessageFlags,
+        share: Share,
     ) -> Result<MessageId, PoolFull> {
-        let copy = self.begin(exchange, routing_key, Share::Reserve)?;
+        let copy = self.begin(exchange, routing_key, share)?;
         let body_len = self.body_len(id);
-        if let Err(full) = self.reserve_whole(copy, properties, flags, body_len, Share::Reserve) {
+        if let Err(full) = self.reserve_whole(copy, properties, flags, body_len, share) {
             self.discard(copy);
             return Err(full);
         }

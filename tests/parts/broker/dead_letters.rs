@@ -341,7 +341,7 @@ fn a_long_chain_of_queues_moves_on_step_by_step() {
 
 /// Takes every free message record, until it is released.
 pub(crate) fn filled(house: &mut TestBroker) -> Vec<MessageId> {
-    core::iter::from_fn(|| house.messages.begin("", b"", Share::Reserve).ok()).collect()
+    core::iter::from_fn(|| house.messages.begin("", b"", Share::DeadLetter).ok()).collect()
 }
 
 /// Without capacity for the dead letter nothing is settled; with some, it proceeds automatically.

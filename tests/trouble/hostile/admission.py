@@ -416,7 +416,7 @@ def wrong_passwords_next_door(board: str) -> None:
             sprayer = Sprayer(server, OTHER, response)
             try:
                 with ThreadPoolExecutor(4) as pool:
-                    ask = [pool.submit(served, server, ("plain", "tls")[number % 2], OTHER, LOGIN_S, "known", "right")
+                    ask = [pool.submit(login_time, server, ("plain", "tls")[number % 2], OTHER, LOGIN_S, "known", "right")
                            for number in range(40)]
                     plain, tls = (max(asked.result() for asked in ask[at::2]) for at in range(2))
                 first = login_time(server, "tls", OTHER, LOGIN_S, "honest", "right")

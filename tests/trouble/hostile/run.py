@@ -157,9 +157,12 @@ def silent_connects() -> None:
             time.sleep(5.0)
             grown = broker.rss_kib() - before
             assert grown < 16 * 1024, f"the silent ones cost {grown} KiB"
-            # The first ones made room for others; nobody came after the last ones.
-            hung_up = sum(closed_by_peer(peer) for peer in peers[-100:])
-            assert hung_up > 90, f"only {hung_up} of the last 100 were hung up on after the handshake's time"
+            # The first connections made room for others; none came after the last 100. The kernel may have let these in
+            # seconds later: it drops the first SYN of a connection when the listener's queue is full.
+            deadline = time.monotonic() + patience(15.0)
+            while (hung_up := sum(closed_by_peer(peer) for peer in peers[-100:])) <= 90 and time.monotonic() < deadline:
+                time.sleep(0.5)
+            assert hung_up > 90, f"only {hung_up} of the last 100 were closed after the handshake's time"
         witness.verdict()
         late = Client(broker.address, timeout=60.0)
         late.close()

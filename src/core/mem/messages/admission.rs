@@ -5,7 +5,9 @@
 //! - A query changes nothing: it makes no publisher wait.
 
 use super::Messages;
-use super::slot::{MessageId, PoolFull, READ_BACK_PART, Share, non_transaction_part, read_back_part};
+use super::slot::{
+    MessageId, PoolFull, READ_BACK_PART, Share, non_transaction_part, read_back_part, read_back_slots,
+};
 use crate::mem::blocks::Blocks;
 
 /// Messages of at most this many pages (64 KiB) are never large.
@@ -98,13 +100,14 @@ impl Messages {
     }
 
     /// Returns the number of slots that messages of this share may use.
-    const fn slots_limit(&self, share: Share) -> usize {
+    fn slots_limit(&self, share: Share) -> usize {
         let slots_max = self.slots.max();
         match share {
-            Share::ReadBack => slots_max,
+            Share::DeadLetter => slots_max,
+            Share::ReadBack => slots_max - 1,
             Share::Ordinary => slots_max - self.slots_reserve,
             Share::Transaction => slots_max - non_transaction_part(self.slots_reserve, slots_max),
-            Share::Reserve => slots_max - read_back_part(slots_max),
+            Share::Reserve => slots_max.saturating_sub(read_back_slots(slots_max)),
         }
     }
 
@@ -118,7 +121,7 @@ impl Messages {
     ) -> Result<(), PoolFull> {
         let pages_max = self.pages_max;
         let limit = match share {
-            Share::ReadBack => pages_max,
+            Share::ReadBack | Share::DeadLetter => pages_max,
             Share::Ordinary => (pages_max - self.pages_reserve - self.claimed_pages(requester))
                 .saturating_sub(self.read_back_pages),
             Share::Transaction => (pages_max - non_transaction_part(self.pages_reserve, pages_max))

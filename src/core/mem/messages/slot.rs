@@ -102,9 +102,12 @@ pub enum Share {
     Transaction,
     /// The whole reserve as well: for connections with unacknowledged deliveries, and for the broker itself.
     Reserve,
-    /// The part for reading back as well: for messages that are read back. Until they are delivered, nothing behind
-    /// them is.
+    /// The part for reading back as well, except for one slot: for messages that are read back. Until they are
+    /// delivered, nothing behind them is.
     ReadBack,
+    /// Everything: for a dead letter, which replaces the message that it is of. Without the last slot, memory full of
+    /// expired messages that were read back would never be free again.
+    DeadLetter,
 }
 
 /// The pool that is full. Each one has a configuration key for its size.
@@ -225,6 +228,11 @@ pub(super) const fn read_back_part(all: usize) -> usize {
     all.div_ceil(READ_BACK_PART)
 }
 
+/// Returns the number of slots that only messages that are read back and dead letters may take.
+pub(super) fn read_back_slots(all: usize) -> usize {
+    read_back_part(all).max(2)
+}
+
 /// Returns the part of a pool that transactions may not use: half of the reserve, and the part for reading back.
 pub(super) const fn non_transaction_part(reserve: usize, all: usize) -> usize {
     (reserve + read_back_part(all)).div_ceil(2)
@@ -232,7 +240,7 @@ pub(super) const fn non_transaction_part(reserve: usize, all: usize) -> usize {
 
 /// Returns the use up to which every share is admitted. In a small pool the part for reading back exceeds the reserve.
 pub(super) fn unchecked_max(all: usize) -> usize {
-    all - (all / 16).max(read_back_part(all))
+    all.saturating_sub((all / 16).max(read_back_slots(all)))
 }
 
 /// Returns names as text. They were validated when they were received.

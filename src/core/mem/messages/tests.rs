@@ -266,7 +266,7 @@ fn a_discarded_message_reports_no_capacity() {
     pool.reserve_content(begun, b"", MessageFlags::NONE, 2 << 20, Share::Ordinary).unwrap_err();
     pool.discard(begun);
     assert_eq!(pool.room_made(), before, "begun");
-    let copy = pool.copy_as(kept, ("amq.topic", &key), b"", MessageFlags::NONE).unwrap();
+    let copy = pool.copy_as(kept, ("amq.topic", &key), b"", MessageFlags::NONE, Share::Reserve).unwrap();
     pool.discard(copy);
     assert_eq!(pool.room_made(), before, "copied");
     pool.release(kept);
@@ -284,5 +284,25 @@ fn a_discarded_copy_takes_back_no_capacity_that_other_messages_freed() {
         pool.release(held[count - 1]);
         pool.discard(copy);
         assert!(pool.room_made() > before, "one of {count} messages left, but no capacity is reported");
+    }
+}
+
+/// Expired messages that were read back may take all memory that read-back can take. A dead letter replaces its message,
+/// so one slot is enough for all of them to leave.
+#[test]
+fn a_dead_letter_has_a_slot_when_messages_that_were_read_back_fill_the_pool() {
+    let mut pool = pool(64, 1 << 20, 1 << 20);
+    let mut read_back = Vec::new();
+    while let Ok(id) = pool.begin("", b"q", Share::ReadBack) {
+        read_back.push(id);
+    }
+    assert_eq!(read_back.len(), 63);
+    for id in read_back {
+        let names = ("dead", &b"letter"[..]);
+        assert!(pool.copy_as(id, names, b"", MessageFlags::NONE, Share::Reserve).is_err());
+        let letter = pool.copy_as(id, names, b"", MessageFlags::NONE, Share::DeadLetter).unwrap();
+        assert!(pool.copy_as(id, names, b"", MessageFlags::NONE, Share::DeadLetter).is_err());
+        pool.release(id);
+        assert_eq!(pool.messages_used(), 63, "{letter:?} is in the place of its message");
     }
 }
