@@ -1,18 +1,19 @@
-//! One channel of a link: that of one rule, from its opening to its end.
+//! One channel of a link, which serves one rule.
 //!
 //! ```text
 //! Closed ─ open → Open ─→ Prepare… ─→ Select ─┬ forward ────────────────→ Ready
 //!   ▲                                         └ fetch ─→ Consume ───────→ Ready ─ cancel → Cancel → Idle
 //!   │                                                                        │
-//!   ├──── closed there: we answer ◄── from every stage ──────────────────────┤
-//!   └──── Closing: we close, and read over what comes until that is answered ┘
+//!   ├──── closed by the upstream, answered ◄── from every stage ─────────────┤
+//!   └──── Closing: closed by the bridge; input is ignored until the answer ──┘
 //! ```
 //!
-//! Each stage but `Ready`, `Idle` and `Closed` has one method that is said first and then waits for its answer.
+//! Each stage except `Ready`, `Idle` and `Closed` sends one method first and then waits for its answer.
 //!
-//! Always true: what is said next follows from the stage alone, so what finds no room is said later; nothing is
-//! heard on a channel that is closed; of a content a frame that does not belong where it comes is seen, and what
-//! was announced is what comes.
+//! # Invariants
+//! - The next method follows from the stage alone, so a method that finds no space is sent later.
+//! - Nothing is received on a closed channel.
+//! - Frames of a content arrive in order, and the body has the announced length. Anything else ends the link.
 
 use leveret_amqp::{ContentHeader, Method, Table};
 use leveret_core::time::Deadline;
@@ -21,7 +22,7 @@ use super::client::{Cause, Event, lost, misplaced};
 use super::headers::Origin;
 use super::headers::own_id_of;
 
-/// How far it is.
+/// The stage of a channel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 enum Stage {
     #[default]
@@ -34,27 +35,27 @@ enum Stage {
     Cancel,
     Idle,
     Closing,
-    /// The upstream has closed it, which is to be answered; or looked for something that was not there, and
-    /// then it is opened again.
+    /// The upstream has closed the channel, and the bridge has to answer. With `again` the reason was a missing
+    /// queue, and the channel is opened again.
     Answer {
         again: bool,
     },
 }
 
-/// How far a content that comes in is.
+/// How much of an arriving content has arrived.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 enum Content {
-    /// There is none: a method comes next.
+    /// No content: a method comes next.
     #[default]
     None,
-    /// Its header comes next.
+    /// The header comes next.
     Header,
-    /// So many octets of its body come next.
+    /// This number of bytes of the body is still to come.
     Body(u64),
 }
 
 impl Content {
-    /// So many octets of a body are still to come.
+    /// The state with `left` bytes of the body still to come.
     const fn of_body(left: u64) -> Self {
         if left == 0 { Self::None } else { Self::Body(left) }
     }
@@ -64,26 +65,26 @@ impl Content {
 #[derive(Default, Debug)]
 pub(super) struct Channel {
     stage: Stage,
-    /// What the stage says first has been said.
+    /// Whether the first method of the stage was sent.
     is_said: bool,
     due: Deadline,
-    /// The queue that is consumed, and so many messages ahead; `None`: it is published to.
+    /// The queue that is consumed, and the prefetch count; `None` if the rule publishes.
     consumes: Option<(String, u16)>,
-    /// What is seen to before that.
+    /// The declarations that are made first.
     preparing: Option<Preparing>,
     depth: u32,
     content: Content,
-    /// The code with which the content came back that came last, if it did.
+    /// The reply code of the returned message whose content is arriving.
     returning: Option<u16>,
-    /// How far the consumer is in beginning again with another number: its methods that are still to be said.
+    /// Number of methods still to be sent to restart the consumer with another prefetch count.
     widening: u8,
-    /// The upstream has asked for this by channel.flow, and is to be answered.
+    /// The value of a channel.flow that has to be answered.
     flow: Option<bool>,
-    /// The upstream takes no message for now.
+    /// Whether the upstream has paused publishing by channel.flow.
     is_stopped: bool,
-    /// A message is begun on it and not whole: no method may come between its frames.
+    /// Whether a message has begun and is not complete. No method may come between its frames.
     is_in_message: bool,
-    /// The upstream has closed it while we did, and is to hear that it was heard.
+    /// Both sides have closed the channel at the same time, and the upstream's close has to be answered.
     crossed: bool,
 }
 
@@ -100,16 +101,16 @@ impl Channel {
         self.is_stopped
     }
 
-    /// Notes whether a message is begun on it and not whole; says whether an answer has waited for its end.
+    /// Records whether a message has begun and is not complete. Returns whether an answer has waited for its end.
     pub(super) const fn note_message(&mut self, is_cut: bool) -> bool {
         self.is_in_message = is_cut;
         !is_cut && self.flow.is_some()
     }
 
-    /// When the upstream should have answered.
+    /// Returns when the upstream should have answered.
     pub(super) fn deadline(&self) -> Deadline {
         match self.stage {
-            // Or it is our answer that is still to come.
+            // Nothing is awaited, or the bridge itself has to answer.
             Stage::Closed | Stage::Ready | Stage::Idle | Stage::Answer { .. } => Deadline::NEVER,
             _ => self.due,
         }
@@ -130,28 +131,28 @@ impl Channel {
         self.due = due;
         match self.stage {
             Stage::Closed | Stage::Closing | Stage::Answer { again: false } => {}
-            // Nobody there knows of it yet, or any more.
+            // The upstream does not know the channel yet, or no longer.
             Stage::Open if !self.is_said => *self = Self::default(),
             Stage::Answer { again: true } => self.stage = Stage::Answer { again: false },
             _ => (self.stage, self.is_said, self.widening, self.flow) = (Stage::Closing, false, 0, None),
         }
     }
 
-    /// Its consumer is to end.
+    /// Ends the consumer.
     pub(super) fn cancel(&mut self, due: Deadline) {
         if self.stage == Stage::Ready && self.consumes.is_some() {
             (self.stage, self.is_said, self.due) = (Stage::Cancel, false, due);
         }
     }
 
-    /// So many messages are to come ahead. A consumer keeps the number that it began with, so it begins again.
+    /// Changes the prefetch count. A consumer keeps the count it started with, so it is restarted.
     pub(super) fn widen(&mut self, ahead: u16) {
         if let (Stage::Ready, Some((_, now))) = (self.stage, &mut self.consumes) {
             (*now, self.widening) = (ahead, 3);
         }
     }
 
-    /// What is to be said next, if anything is.
+    /// Returns the method to be sent next, if any.
     pub(super) fn next_method<'m>(&'m self, tag: &'m str) -> Option<Method<'m>> {
         let queue_and_ahead = self.consumes.as_ref();
         let ahead = queue_and_ahead.map_or(0, |(_, ahead)| *ahead);
@@ -205,7 +206,7 @@ impl Channel {
         }
     }
 
-    /// Another stage begins, of which nobody else need know.
+    /// Enters another stage that causes no event.
     fn begin<'i>(&mut self, stage: Stage) -> Option<Event<'i>> {
         (self.stage, self.is_said) = (stage, false);
         None
@@ -216,7 +217,7 @@ impl Channel {
         Some(Event::Ready { rule, depth: self.depth })
     }
 
-    /// What the upstream says on it, which is the channel of this rule and has a consumer of this tag.
+    /// Handles a method of the upstream on this channel. `rule` is its rule and `tag` its consumer tag.
     pub(super) fn hear<'i>(&mut self, rule: usize, method: &Method<'i>, tag: &str) -> Option<Event<'i>> {
         if matches!(self.stage, Stage::Closed | Stage::Answer { .. }) {
             return Some(misplaced(method));
@@ -232,7 +233,7 @@ impl Channel {
         if self.content != Content::None {
             return Some(misplaced(method));
         }
-        // What was not said has no answer.
+        // A method that was not sent has no answer.
         let awaits = |stage: Stage| self.stage == stage && self.is_said;
         let is_fetch = self.consumes.is_some();
         let confirms = self.stage == Stage::Ready && !is_fetch;
@@ -267,7 +268,7 @@ impl Channel {
                 Some(Event::Confirm { rule, number, multiple, is_taken: false })
             }
             Method::BasicReturn { reply_code, .. } if confirms => {
-                // Its header says which it is.
+                // The header tells which message it is.
                 (self.content, self.returning) = (Content::Header, Some(reply_code));
                 None
             }
@@ -291,15 +292,16 @@ impl Channel {
         }
     }
 
-    /// The upstream has closed it, with this code, which others hear of as `closed` unless it was to end.
+    /// Handles a channel.close with this code. `closed` is the event, unless the channel was to end anyway.
     fn hear_end<'i>(&mut self, code: u16, closed: Event<'i>) -> Option<Event<'i>> {
         match self.stage {
-            // Ours has crossed it, and is answered all the same, as RabbitMQ does and the specification wants.
+            // Both closes have crossed. The upstream's is answered nevertheless, as RabbitMQ does and the
+            // specification requires.
             Stage::Closing if self.is_said => {
                 self.crossed = true;
                 None
             }
-            // It was as good as closed.
+            // The channel.close was not sent yet: the channel counts as closed.
             Stage::Closing => self.begin(Stage::Answer { again: false }),
             Stage::Prepare if self.preparing.as_mut().is_some_and(|it| it.is_missing(code)) => {
                 self.flow = None;
@@ -313,10 +315,10 @@ impl Channel {
         }
     }
 
-    /// What comes while it is being closed is nobody's business any more.
+    /// Ignores what arrives while the channel is being closed.
     fn read_over<'i>(&mut self, method: &Method<'i>) -> Option<Event<'i>> {
         match method {
-            // Ours to a close that crossed it may not have found room yet.
+            // The answer to a crossed close may not have found space yet.
             Method::ChannelCloseOk {} if core::mem::take(&mut self.crossed) => {
                 self.begin(Stage::Answer { again: false })
             }
@@ -335,7 +337,7 @@ impl Channel {
 
     // ---- contents
 
-    /// A content header came.
+    /// Handles a content header.
     pub(super) fn take_header<'i>(
         &mut self,
         rule: usize,
@@ -351,7 +353,7 @@ impl Channel {
         })
     }
 
-    /// Some of a body came.
+    /// Handles a part of a body.
     pub(super) fn take_body<'i>(&mut self, rule: usize, octets: &'i [u8]) -> Option<Event<'i>> {
         let left = if let Content::Body(left) = self.content { left } else { 0 };
         match left.checked_sub(octets.len() as u64).filter(|_| left > 0) {
@@ -372,56 +374,52 @@ const fn consume_of<'m>(queue: &'m str, consumer_tag: &'m str, no_wait: bool) ->
     Method::BasicConsume { queue, consumer_tag, no_local, no_ack, exclusive, no_wait, arguments }
 }
 
-// What a link needs at the upstream before messages flow: a queue that is declared where it is missing,
-// or one behind an exchange that is fetched from.
-//
-// ```text
-// queue.declare passive ─ ok ──────────────────────────────────────────→ ready
-//          └─ 404, channel closed → channel.open → queue.declare durable ─ ok ─┘
-// an exchange: queue.declare exclusive, named there ─ ok → queue.bind ─ ok → ready
-// ```
-//
-// Always true: a queue that is there is used as it is; what is asked next follows from what was answered.
-
-/// What is needed.
+/// What a link declares at the upstream before messages flow: a queue that is declared if it is missing, or a
+/// queue bound to an exchange that is fetched from. An existing queue is used as it is.
+///
+/// ```text
+/// queue.declare passive ─ ok ──────────────────────────────────────────→ ready
+///           └─ 404, channel closed → channel.open → queue.declare durable ─ ok ─┘
+/// an exchange: queue.declare exclusive, server-named ─ ok → queue.bind ─ ok → ready
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Preparation {
-    /// A queue of this name, durable and with these arguments if there is none.
+    /// A queue of this name. If it is missing, it is declared durable with these arguments.
     Queue(String, Vec<u8>),
-    /// A queue that goes with the connection, bound to this exchange with this key.
+    /// A queue that ends with the connection, bound to this exchange with this routing key.
     Source(String, String),
 }
 
-/// How far it is.
+/// The step of a preparation.
 #[derive(Clone, PartialEq, Eq, Debug)]
-enum Step {
+enum PreparationStep {
     Look,
     Declare,
     Bind(String),
 }
 
-/// What is needed, while it is seen to.
+/// A preparation in progress.
 #[derive(Debug)]
 pub(super) struct Preparing {
     needed: Preparation,
-    step: Step,
+    step: PreparationStep,
 }
 
 impl Preparing {
     pub(super) const fn new(needed: Preparation) -> Self {
-        Self { needed, step: Step::Look }
+        Self { needed, step: PreparationStep::Look }
     }
 
-    /// What is to be asked.
+    /// Returns the method to be sent.
     pub(super) fn method(&self) -> Method<'_> {
         let (auto_delete, no_wait) = (false, false);
         let (queue, (passive, durable, exclusive), arguments) = match (&self.needed, &self.step) {
-            (Preparation::Source(exchange, key), Step::Bind(queue)) => {
+            (Preparation::Source(exchange, key), PreparationStep::Bind(queue)) => {
                 let arguments = Table::EMPTY;
                 return Method::QueueBind { queue, exchange, routing_key: key, no_wait, arguments };
             }
             (Preparation::Source(..), _) => ("", (false, false, true), Table::EMPTY),
-            (Preparation::Queue(queue, arguments), Step::Declare) => {
+            (Preparation::Queue(queue, arguments), PreparationStep::Declare) => {
                 (&**queue, (false, true, false), Table::trusted(arguments))
             }
             (Preparation::Queue(queue, _), _) => (&**queue, (true, false, false), Table::EMPTY),
@@ -429,21 +427,22 @@ impl Preparing {
         Method::QueueDeclare { queue, passive, durable, exclusive, auto_delete, no_wait, arguments }
     }
 
-    /// A queue is there; whether it has to be bound, and is the one to be consumed from.
+    /// Handles queue.declare-ok. Returns whether the queue has to be bound, in which case it is consumed.
     pub(super) fn has_to_bind(&mut self, queue: &str) -> bool {
         let is_source = matches!(self.needed, Preparation::Source(..));
         if is_source {
-            self.step = Step::Bind(queue.to_string());
+            self.step = PreparationStep::Bind(queue.to_string());
         }
         is_source
     }
 
-    /// The channel was closed with this code: whether that means no more than that the queue is not there.
+    /// Returns whether the channel was closed with this code only because the queue is missing.
     pub(super) fn is_missing(&mut self, code: u16) -> bool {
-        let is_missing =
-            matches!(self.needed, Preparation::Queue(..)) && self.step == Step::Look && code == 404;
+        let is_missing = matches!(self.needed, Preparation::Queue(..))
+            && self.step == PreparationStep::Look
+            && code == 404;
         if is_missing {
-            self.step = Step::Declare;
+            self.step = PreparationStep::Declare;
         }
         is_missing
     }

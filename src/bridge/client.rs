@@ -1,5 +1,4 @@
-//! The client's side of one connection to an upstream: from the first octet to confirms and deliveries, with a
-//! channel for each rule.
+//! One AMQP connection to an upstream, from the client's side, with a channel for each rule.
 //!
 //! ```text
 //!   upstream                          here
@@ -10,14 +9,17 @@
 //!                              <-     connection.tune-ok, connection.open
 //!   connection.open-ok         ->     Event::Open
 //!
-//!   of each rule, whenever it is asked for, see `channel`
+//!   for each rule, when it is opened (see `channel`):
 //!                              <-     channel.open, …
 //!   …-ok                       ->     Event::Ready
 //! ```
 //!
-//! Always true: what the upstream sends ends the link, or a channel, or leads to one event; the end of one
-//! channel is nothing to the others; what is to be said besides messages fits into a buffer of fixed size, and
-//! what does not fit now is said when there is room; no password is shown.
+//! # Invariants
+//! - What the upstream sends ends the link or a channel, or leads to one event.
+//! - The end of one channel does not affect the others.
+//! - Methods other than publishes fit into a buffer of fixed size. A method that does not fit now is sent when
+//!   there is space.
+//! - No password is shown.
 
 use core::fmt::{self, Write as _};
 use std::io;
@@ -34,17 +36,17 @@ use super::channel::Channel;
 use super::channel::Preparation;
 use super::headers::{Origin, OwnId};
 
-/// Room for what is said besides messages: the longest is connection.start-ok.
+/// Size of the buffer for methods other than publishes. The longest is connection.start-ok.
 const OUT_BYTES: usize = 2048;
-/// A frame of basic.ack or basic.nack, rounded up.
+/// Size of a frame of basic.ack or basic.nack, rounded up.
 const SETTLE_BYTES_MAX: usize = 32;
-/// How long it may take from connecting until the connection is open, and then a channel, in milliseconds.
+/// Time limit from connecting until the connection is open, and then for each step of a channel, in milliseconds.
 const OPENING_MS: u64 = 30_000;
 
-/// How far a connection is.
+/// The stage of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Stage {
-    /// Nothing was heard yet.
+    /// Nothing was received yet.
     Start,
     /// connection.start-ok was sent.
     Login,
@@ -52,31 +54,31 @@ pub enum Stage {
     Opening,
     /// Channels can be opened.
     Open,
-    /// It is over.
+    /// The connection has ended.
     Over,
 }
 
-/// What becomes of a message that the upstream has delivered.
+/// How a message that the upstream delivered is settled.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
-    /// It is ours, and with `true` all before it on its channel as well.
+    /// Acknowledged; with `true` all messages before it on its channel as well.
     Taken(bool),
-    /// It goes to the dead letters of its queue there, if that has any, or nowhere.
+    /// Refused without requeue: the upstream dead-letters or drops it.
     Dead,
 }
 
-/// What a link says of itself and who it is for.
+/// The upstream, and how the bridge identifies itself there.
 #[derive(Clone, Debug)]
 pub struct Credentials {
-    /// Whom it connects to, and as whom.
+    /// The address and the user.
     pub upstream: Upstream,
-    /// What it is called in the upstream's list of connections.
+    /// The name in the upstream's list of connections.
     pub name: String,
-    /// What this broker calls itself.
+    /// The version of this broker.
     pub version: String,
 }
 
-/// One connection.
+/// One connection to an upstream.
 #[derive(Debug)]
 pub struct Client {
     stage: Stage,
@@ -86,19 +88,19 @@ pub struct Client {
     heartbeat_ms: u64,
     heard: Now,
     is_unheard: bool,
-    /// Octets of input that were not handled at the last look.
+    /// Number of bytes of input that were not handled at the last call.
     unread: usize,
     wrote: Now,
     opening_due: Deadline,
     out: Vec<u8>,
     is_blocked: bool,
-    /// One for each rule, on channel 1 and up.
+    /// One channel for each rule, from channel 1 on.
     channels: Vec<Channel>,
 }
 
 impl Client {
-    /// One whose socket is connected or about to be, with so many rules; frames of at most `frame_max` bytes
-    /// are taken.
+    /// Starts a connection for `rules` rules, whose socket is connected or connecting. Frames of at most `frame_max`
+    /// bytes are accepted.
     pub fn new(
         now: Now,
         rules: usize,
@@ -125,35 +127,35 @@ impl Client {
         }
     }
 
-    /// How far it is.
+    /// Returns the stage of the connection.
     pub const fn stage(&self) -> Stage {
         self.stage
     }
 
-    /// Bytes of a frame at most; agreed upon once it is open.
+    /// Returns the maximum size of a frame in bytes, as negotiated once the connection is open.
     pub const fn frame_max(&self) -> u32 {
         self.frame_max
     }
 
-    /// The upstream takes no messages for now.
+    /// Returns whether the upstream accepts no messages for now (`connection.blocked`).
     pub const fn is_blocked(&self) -> bool {
         self.is_blocked
     }
 
     // ---- rules
 
-    /// The channel that a rule has, or would have.
+    /// Returns the channel number of a rule.
     pub const fn channel_of(rule: usize) -> u16 {
         rule as u16 + 1
     }
 
-    /// Whether the channel of a rule is closed on both sides, so that it can be opened.
+    /// Returns whether the channel of a rule is closed on both sides, so that it can be opened.
     pub fn is_closed(&self, rule: usize) -> bool {
         self.channels[rule].is_closed()
     }
 
-    /// Opens the channel of a rule, which is closed, after what is needed was seen to: to consume this queue with
-    /// so many messages ahead, or to publish.
+    /// Opens the closed channel of a rule after the declarations in `preparation`: to consume a queue with a prefetch
+    /// count, or to publish.
     pub fn open(
         &mut self,
         now: Now,
@@ -165,31 +167,30 @@ impl Client {
         self.talk();
     }
 
-    /// Closes the channel of a rule; what still comes on it is read over.
+    /// Closes the channel of a rule. What still arrives on it is ignored.
     pub fn close_channel(&mut self, now: Now, rule: usize) {
         self.channels[rule].close(now.after_ms(OPENING_MS));
         self.talk();
     }
 
-    /// Ends the consumer of a rule: what was delivered until then still comes, and behind it
-    /// [`Event::Cancelled`].
+    /// Ends the consumer of a rule. Messages delivered before still arrive, followed by [`Event::Cancelled`].
     pub fn cancel(&mut self, now: Now, rule: usize) {
         self.channels[rule].cancel(now.after_ms(OPENING_MS));
         self.talk();
     }
 
-    /// The upstream is to send a rule's messages so many ahead from now on.
+    /// Raises the prefetch count of a rule's consumer.
     pub fn widen(&mut self, rule: usize, prefetch_count: u16) {
         self.channels[rule].widen(prefetch_count);
         self.talk();
     }
 
-    /// Whether the upstream has paused a rule by channel.flow: no message of it may begin.
+    /// Returns whether the upstream has paused a rule by channel.flow. No message of the rule may begin then.
     pub fn is_stopped(&self, rule: usize) -> bool {
         self.channels[rule].is_stopped()
     }
 
-    /// Notes whether a message of a rule is begun and not whole.
+    /// Records whether a message of a rule has begun and is not complete.
     pub fn note_message(&mut self, rule: usize, is_cut: bool) {
         if self.channels[rule].note_message(is_cut) {
             self.talk();
@@ -198,7 +199,8 @@ impl Client {
 
     // ---- time
 
-    /// When [`Self::keep_time`] wants to be called; while nothing is read, nothing can be heard.
+    /// Returns when [`Self::keep_time`] must be called. While the socket is not read, the upstream's silence does not
+    /// count.
     pub fn deadline(&self, is_read: bool) -> Deadline {
         if self.stage != Stage::Open {
             return self.opening_due;
@@ -212,10 +214,10 @@ impl Client {
         self.wrote.after_ms(self.heartbeat_ms / 2).earlier(lost).earlier(channels)
     }
 
-    /// Does what is due.
+    /// Sends heartbeats and checks timeouts.
     ///
     /// # Errors
-    /// The upstream has said nothing for too long, or has not answered.
+    /// The upstream has sent nothing for too long, or has not answered.
     pub fn keep_time(&mut self, now: Now, is_read: bool) -> Result<(), Cause> {
         let in_vain = |waited_for| {
             Err(Cause::new(format_args!("it was waited {OPENING_MS} ms for {waited_for}, in vain")))
@@ -240,7 +242,7 @@ impl Client {
         }
         if self.wrote.after_ms(self.heartbeat_ms / 2).is_due(now) {
             self.wrote = now;
-            // What waits to be written is as good as a heartbeat.
+            // Bytes that wait to be written will serve as a heartbeat.
             if self.out.is_empty() {
                 self.out.extend_from_slice(&HEARTBEAT_FRAME);
             }
@@ -248,14 +250,14 @@ impl Client {
         Ok(())
     }
 
-    // ---- what is said
+    // ---- sending
 
-    /// What is to be written besides messages.
+    /// Returns the bytes to be written, publishes excepted.
     pub fn pending(&self) -> &[u8] {
         &self.out
     }
 
-    /// So many octets of it were written.
+    /// Removes `count` bytes that were written.
     pub fn note_written(&mut self, now: Now, count: usize) {
         if count > 0 {
             self.wrote = now;
@@ -264,12 +266,12 @@ impl Client {
         }
     }
 
-    /// Octets of messages were written.
+    /// Records that bytes of messages were written.
     pub const fn note_sent(&mut self, now: Now) {
         self.wrote = now;
     }
 
-    /// So many octets of input are there: how many more than were left, if any was heard.
+    /// Records the length of the input, and returns how many bytes of it are new.
     pub const fn note_input(&mut self, now: Now, len: usize) -> usize {
         let more = len.saturating_sub(self.unread);
         if more > 0 {
@@ -278,27 +280,27 @@ impl Client {
         more
     }
 
-    /// So many octets of input were not handled.
+    /// Records how many bytes of input were not handled.
     pub const fn note_left(&mut self, len: usize) {
         self.unread = len;
     }
 
-    /// Whether a content has begun to come, and is not all there.
+    /// Returns whether a content has begun to arrive and is not complete.
     pub fn is_in_content(&self) -> bool {
         self.channels.iter().any(Channel::is_in_content)
     }
 
-    /// Whether nothing at all was heard yet.
+    /// Returns whether nothing was received yet.
     pub const fn is_unheard(&self) -> bool {
         self.is_unheard
     }
 
-    /// Whether there is room to settle a delivery; if not, there is when something was written.
+    /// Returns whether there is space to settle a delivery. If not, there is after the next write.
     pub fn can_settle(&self) -> bool {
         OUT_BYTES - self.out.len() >= SETTLE_BYTES_MAX
     }
 
-    /// Settles a delivery of a rule, for which there is room.
+    /// Settles a delivery of a rule. The caller has checked [`Self::can_settle`].
     pub fn settle(&mut self, rule: usize, delivery_tag: u64, verdict: Verdict) {
         let method = match verdict {
             Verdict::Taken(multiple) => Method::BasicAck { delivery_tag, multiple },
@@ -308,24 +310,23 @@ impl Client {
         assert!(is_said, "whoever settles has asked for room");
     }
 
-    /// The content header of a rule's last event comes again, for there was no room for its message.
+    /// Makes the content header of a rule's last event arrive again, because there was no memory for its message.
     pub fn take_header_back(&mut self, rule: usize) {
         self.channels[rule].take_header_back();
     }
 
-    /// Ends the connection, as far as that can be said.
+    /// Closes the connection. If there is no space for connection.close, the end of the socket has to suffice.
     #[cold]
     pub fn close(&mut self) {
         if self.stage == Stage::Open {
             let close =
                 Method::ConnectionClose { reply_code: 200, reply_text: "Goodbye", class_id: 0, method_id: 0 };
-            // Where there is no room for a word the end of the socket says it as well.
             let _ = self.try_say(0, &close);
         }
         self.stage = Stage::Over;
     }
 
-    /// Says what the channels have to say, as far as there is room.
+    /// Writes the pending methods of the channels, as far as there is space.
     fn talk(&mut self) {
         if self.stage != Stage::Open {
             return;
@@ -334,7 +335,7 @@ impl Client {
         for (rule, channel) in channels.iter_mut().enumerate() {
             while let Some(method) = channel.next_method(&tag_of(rule)) {
                 if !self.try_say(Self::channel_of(rule), &method) {
-                    // The rest follows when something was written.
+                    // The rest follows after the next write.
                     break;
                 }
                 channel.note_said();
@@ -352,7 +353,7 @@ impl Client {
         is_said
     }
 
-    /// Says something during the opening, where every step waits for its answer.
+    /// Writes a method of the opening, in which every step waits for an answer.
     fn say<'i>(&mut self, method: &Method<'_>, stage: Stage) -> Option<Event<'i>> {
         self.stage = stage;
         match self.try_say(0, method) {
@@ -361,7 +362,7 @@ impl Client {
         }
     }
 
-    // ---- what is heard
+    // ---- receiving
 
     /// Handles the input from `at` on, up to the next event.
     pub fn next<'i>(&mut self, input: &'i [u8], at: &mut usize) -> Event<'i> {
@@ -441,7 +442,7 @@ impl Client {
                     (Stage::Opening, 530) => "it refused the virtual host",
                     _ => "it closed the connection",
                 };
-                // It hears that the end was heard, if there is room for that.
+                // Acknowledges connection.close if there is space.
                 let _ = self.try_say(0, &Method::ConnectionCloseOk {});
                 Some(lost(format_args!("{what}: {reply_code} {reply_text}")))
             }
@@ -501,7 +502,7 @@ impl Client {
                 "it takes {channels} channels, and the bridge needs {channel_max}: one for each rule"
             )));
         }
-        // A minute at most is what others take for granted; what was set was chosen for the link.
+        // A heartbeat of one minute at most is common. A configured value was chosen for this link.
         let heartbeat = (self.heartbeat_ms / 1000) as u16;
         let tune_ok = Method::ConnectionTuneOk { channel_max, frame_max: self.frame_max, heartbeat };
         let vhost = core::mem::take(&mut self.credentials.upstream.vhost);
@@ -510,7 +511,7 @@ impl Client {
     }
 }
 
-/// The tag of the consumer of a rule.
+/// Returns the consumer tag of a rule.
 fn tag_of(rule: usize) -> heapless::String<16> {
     let mut tag = heapless::String::new();
     let is_written = core::fmt::Write::write_fmt(&mut tag, format_args!("bridge-{rule}"));
@@ -518,28 +519,24 @@ fn tag_of(rule: usize) -> heapless::String<16> {
     tag
 }
 
-// Why a link is not up, as one sentence.
-//
-// Always true: it is short, and whoever reads it can tell who has to do something.
-
-/// The longest, in bytes.
+/// Maximum length in bytes.
 const TEXT_BYTES_MAX: usize = 200;
 
-/// One sentence, cut where it is too long.
+/// Why a link is not up: one sentence that tells who has to act, cut at [`TEXT_BYTES_MAX`].
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Cause(heapless::String<TEXT_BYTES_MAX>);
 
 impl Cause {
-    /// With these words; what an upstream says of itself may be among them, so what no terminal should be
-    /// sent is left out.
+    /// Makes a cause from `words`. They may contain text of the upstream, so characters that a terminal must not get
+    /// are removed.
     pub fn new(words: fmt::Arguments<'_>) -> Self {
         let mut cut = Cut(heapless::String::new());
-        // It never fails: what does not fit is cut.
+        // Never fails: text that does not fit is cut.
         let _ = cut.write_fmt(words);
         Self(cut.0)
     }
 
-    /// Writing to an upstream has failed.
+    /// Describes an error of writing to an upstream.
     #[cold]
     pub fn of_writing(error: &io::Error) -> Self {
         match error.kind() {
@@ -554,7 +551,7 @@ impl Cause {
         }
     }
 
-    /// The sentence.
+    /// Returns the sentence.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -566,7 +563,7 @@ impl fmt::Display for Cause {
     }
 }
 
-/// Takes as much as fits.
+/// Accepts as much text as fits.
 struct Cut(heapless::String<TEXT_BYTES_MAX>);
 
 impl fmt::Write for Cut {
@@ -580,11 +577,8 @@ impl fmt::Write for Cut {
     }
 }
 
-// Upstreams that are none: what they are instead, as far as their first octets tell.
-//
-// Always true: whoever may still turn out to speak AMQP is not called a stranger.
-
-/// An upstream that does not speak AMQP, or not yet enough to tell.
+/// Recognises by the first bytes an upstream that does not speak AMQP 0-9-1. Returns `None` while it may still
+/// turn out to.
 #[cold]
 pub(super) fn stranger<'i>(input: &[u8]) -> Option<Event<'i>> {
     if input.starts_with(b"AMQP") {
@@ -605,7 +599,7 @@ pub(super) fn stranger<'i>(input: &[u8]) -> Option<Event<'i>> {
     }
 }
 
-/// Why an upstream that should speak TLS does not, as far as its first octets tell.
+/// Recognises by the first bytes why an upstream does not speak TLS as expected.
 #[cold]
 pub fn not_tls(input: &[u8]) -> Option<Cause> {
     match input {
@@ -620,94 +614,92 @@ pub fn not_tls(input: &[u8]) -> Option<Cause> {
     }
 }
 
-// What an upstream said, as the engine is told of it. A rule is named by its place in its direction.
-
-/// What input led to.
+/// The result of handling input. A rule is named by its index among the rules of its direction.
 #[derive(Debug)]
 pub enum Event<'i> {
-    /// Every whole frame was handled.
+    /// Every complete frame was handled.
     NeedMore,
     /// The connection is open: channels can be opened.
     Open,
-    /// Messages of a rule can flow; so many were in its queue there, if that was asked.
+    /// The channel of a rule is ready for messages.
     Ready {
-        /// Which rule.
+        /// The rule.
         rule: usize,
-        /// Messages that were in the queue there.
+        /// Number of messages in the upstream queue, if that was asked.
         depth: u32,
     },
-    /// The upstream confirms, or refuses, what it was sent.
+    /// The upstream confirms or refuses published messages.
     Confirm {
-        /// On the channel of which rule.
+        /// The rule.
         rule: usize,
-        /// The number of the message.
+        /// The publish number.
         number: u64,
-        /// And all before it.
+        /// Whether all messages before it are confirmed as well.
         multiple: bool,
-        /// It is taken over.
+        /// Confirmed (basic.ack) instead of refused (basic.nack).
         is_taken: bool,
     },
-    /// A message came back: it reaches no queue there.
+    /// A message was returned: it reaches no queue at the upstream.
     Returned {
-        /// On the channel of which rule.
+        /// The rule.
         rule: usize,
-        /// The code.
+        /// The reply code.
         code: u16,
-        /// What it is known by, if it is one of ours.
+        /// The identifier of the message, if it is one of this bridge.
         id: Option<OwnId>,
     },
-    /// A message comes in; its header and body follow.
+    /// A message arrives; its header and body follow.
     Deliver {
-        /// For which rule.
+        /// The rule.
         rule: usize,
-        /// Its tag there.
+        /// Its delivery tag at the upstream.
         tag: u64,
         /// It may have been delivered before.
         redelivered: bool,
         /// The exchange it was published to.
         exchange: &'i str,
-        /// The key it was published with.
+        /// The routing key it was published with.
         key: &'i [u8],
     },
-    /// The header of what comes in.
+    /// The content header of the arriving message.
     Header {
-        /// For which rule.
+        /// The rule.
         rule: usize,
         /// Its properties.
         properties: Properties<'i>,
-        /// So many octets of body follow.
+        /// Length of the body in bytes.
         body_len: u64,
     },
-    /// Some of the body of what comes in.
+    /// A part of the body of the arriving message.
     Body(usize, &'i [u8]),
-    /// The consumer of a rule is over, as was asked: nothing more comes in for it.
+    /// The consumer of a rule has ended as requested: no more messages arrive for it.
     Cancelled(usize),
-    /// The upstream takes messages of a rule again, after a pause that it has asked for.
+    /// The upstream accepts messages of a rule again after channel.flow.
     Resumed(usize),
-    /// The upstream has closed the channel of a rule, with this code, over a publish or over something else.
+    /// The upstream has closed the channel of a rule.
     Closed {
-        /// Which rule.
+        /// The rule.
         rule: usize,
-        /// The code.
+        /// The reply code.
         code: u16,
-        /// It was over a publish.
+        /// Whether a publish was the reason.
         over_publish: bool,
-        /// In words.
+        /// The reason as text.
         cause: Cause,
     },
-    /// A rule's consumer there has ended, for its queue was deleted or moved; its channel is still there.
+    /// The consumer of a rule was cancelled because its queue was deleted or moved. The channel is still open.
     QueueGone(usize, Cause),
-    /// The link is over.
+    /// The link has ended.
     Lost(Cause),
 }
 
-/// The link is over, for this reason.
+/// Ends the link with this reason.
 #[cold]
 pub(super) fn lost<'i>(words: core::fmt::Arguments<'_>) -> Event<'i> {
     Event::Lost(Cause::new(words))
 }
 
-/// The link is over, for the upstream has said this where it may not.
+/// Ends the link because the upstream sent this method where it is not allowed.
 #[cold]
 pub(super) fn misplaced<'i>(method: &Method<'_>) -> Event<'i> {
     lost(format_args!("{} where it has no place", method.name()))
@@ -719,7 +711,7 @@ mod cause_tests {
 
     #[test]
     fn what_the_system_says_of_writing_is_said_in_words() {
-        // EPIPE, ECONNRESET, ETIMEDOUT, and one that no word is kept for: EIO.
+        // EPIPE, ECONNRESET, ETIMEDOUT, and EIO as an example of an error without a text of its own.
         for (number, part) in [(32, "had closed"), (104, "was cut"), (110, "never received"), (5, "failed")] {
             let said = Cause::of_writing(&io::Error::from_raw_os_error(number));
             assert!(said.as_str().contains(part), "{said}");

@@ -1,38 +1,39 @@
-//! When a link that rests is to be there again, where a link is paid for by the byte, or costs power.
+//! When an on-demand link is opened: one that is paid for by the byte or costs power.
 //!
-//! Always true: a contact is due for what waits, for how long something has waited, for the time since the
-//! last contact and for a time of day, and for nothing else; so as not to come with a whole fleet at once,
-//! the last two come a little late, each device by a span of its own.
+//! # Invariants
+//! - A link is opened for the number of waiting messages, for the age of the oldest one, for publishers that wait
+//!   for capacity, for the time since the last connection, and for a time of day.
+//! - The last two are delayed by a random span of each device, so that a whole fleet does not connect at once.
 
 use leveret_config::bridge::OnDemand;
 use leveret_core::time::{Deadline, Now};
 
-/// The interval is longer by up to this part of it.
+/// The interval is lengthened by at most this part of it.
 const SPREAD_PART: u64 = 8;
-/// A time of day comes later by up to so much, in milliseconds.
+/// A time of day is delayed by at most this, in milliseconds.
 const SPREAD_MS_MAX: u64 = 600_000;
-/// The clock is looked at so often at least, for it may be set, in milliseconds.
+/// The clock is read at least this often, because it may be set, in milliseconds.
 const LOOK_MS: u64 = 600_000;
-/// In milliseconds.
+/// A day in milliseconds.
 const DAY_MS: u64 = 24 * 3_600_000;
 
-/// What a contact is for.
+/// Why a link is opened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Reason {
     /// Enough messages wait.
     Messages,
-    /// One waits for long enough.
+    /// A message has waited long enough.
     Age,
-    /// Publishers wait for room that a contact would make.
+    /// Publishers wait for capacity that a connection would free.
     Room,
-    /// The last contact was long enough ago.
+    /// The last connection was long enough ago.
     Interval,
-    /// It is time.
+    /// A configured time of day has come.
     Time,
 }
 
 impl Reason {
-    /// As the log has it.
+    /// Returns the reason as it is logged.
     pub const fn words(self) -> &'static str {
         match self {
             Self::Messages => "as many messages wait as connect_messages says",
@@ -44,46 +45,47 @@ impl Reason {
     }
 }
 
-/// Of the links of a bridge that rest, or may.
+/// The state of a bridge's on-demand links while they are closed.
 #[derive(Clone, Debug)]
 pub struct Demand {
     config: OnDemand,
-    /// The last contact ended then.
+    /// When the last connection ended.
     since: Now,
-    /// Something has waited since then.
+    /// Since when something has waited.
     waiting_since: Option<Now>,
-    /// What the clock said at the last look.
+    /// The date of the last look, in milliseconds since 1970.
     unix_ms: u64,
     looked: Now,
     spread: u64,
 }
 
 impl Demand {
-    /// No link rests yet.
+    /// Creates the state; no link is closed yet.
     pub const fn new(config: OnDemand, now: Now) -> Self {
         Self { config, since: now, waiting_since: None, unix_ms: 0, looked: now, spread: 0 }
     }
 
-    /// How long a link moves nothing before it rests, in milliseconds.
+    /// Returns how long a link transfers nothing before it is closed, in milliseconds.
     pub const fn rest_after_ms(&self) -> u64 {
         self.config.rest_after_ms as u64
     }
 
-    /// A link rests from now on, whatever the clock says; `chance`: any number.
+    /// Records that a link was closed; `chance` is any random number.
     pub const fn rest(&mut self, now: Now, unix_ms: u64, chance: u64) {
         (self.since, self.waiting_since) = (now, None);
         (self.unix_ms, self.looked, self.spread) = (unix_ms, now, chance);
     }
 
-    /// Whether a look at so many messages that wait would find something that the last one did not.
+    /// Returns whether a look with `waiting` messages would find something that the last one did not.
     pub const fn is_news(&self, waiting: u64) -> bool {
         waiting >= self.config.messages as u64 || (waiting > 0) != self.waiting_since.is_some()
     }
 
-    /// Whether a contact is due, with so many messages waiting, and publishers behind them or not.
+    /// Returns whether a link has to be opened, given the number of waiting messages and whether publishers wait
+    /// behind them.
     pub fn look(&mut self, now: Now, unix_ms: u64, (waiting, has_room): (u64, bool)) -> Option<Reason> {
         self.waiting_since = (waiting > 0).then(|| self.waiting_since.unwrap_or(now));
-        // By a clock that may have been set forward since the last look.
+        // The clock may have been set forward since the last look.
         let ms_since = unix_ms.saturating_sub(self.unix_ms);
         let has_struck = self.ms_to_time().is_some_and(|ms| ms_since >= ms);
         (self.unix_ms, self.looked) = (unix_ms, now);
@@ -100,13 +102,13 @@ impl Demand {
         }
     }
 
-    /// When a contact is due, if nothing more comes and the clock is not set.
+    /// Returns when a link has to be opened if no more messages arrive and the clock is not set.
     pub fn due(&self) -> Deadline {
         let time = self.ms_to_time().map_or(Deadline::NEVER, |ms| self.looked.after_ms(ms));
         self.age_due().earlier(self.interval_due()).earlier(time)
     }
 
-    /// When to look again.
+    /// Returns when to look again.
     pub fn deadline(&self) -> Deadline {
         match self.config.times.is_empty() {
             true => self.due(),
@@ -114,12 +116,12 @@ impl Demand {
         }
     }
 
-    /// When something has waited for long enough.
+    /// Returns when the oldest message has waited long enough.
     fn age_due(&self) -> Deadline {
         self.waiting_since.map_or(Deadline::NEVER, |since| since.after_ms(self.config.age_ms.into()))
     }
 
-    /// When the last contact was long enough ago.
+    /// Returns when the last connection was long enough ago.
     fn interval_due(&self) -> Deadline {
         match u64::from(self.config.interval_ms) {
             0 => Deadline::NEVER,
@@ -127,7 +129,7 @@ impl Demand {
         }
     }
 
-    /// From the last look until the next time of day, each of which is taken to come a little late.
+    /// Returns the milliseconds from the last look to the next time of day, with the random delay.
     fn ms_to_time(&self) -> Option<u64> {
         let (late, of_day) = (self.spread % SPREAD_MS_MAX, self.unix_ms % DAY_MS);
         let times = self.config.times.iter().map(|time| (u64::from(time.0) * 60_000 + late) % DAY_MS);

@@ -1,17 +1,20 @@
-//! The headers that a message gets on its way; all else of its properties stays octet by octet, but for what a
-//! message of somebody else may not decide on this side.
+//! Headers that a message gets on its way, the identifier of a message across brokers, and the headers of a
+//! shovel.
 //!
-//! | header | what it says |
-//! |--------|--------------|
-//! | `x-bridge-id` | the same for each repeat of one message: from the first bridge that it crosses |
-//! | `x-bridge-via` | the same of the last bridge, where that is not the first |
-//! | `x-bridge-hops` | how many bridges it has crossed |
-//! | `x-bridge-repeat` | it may have been sent before |
-//! | `x-bridge-cc` | what was its `CC`: a list of keys that routed it where it was published, and nowhere else |
-//! | `x-bridge-user-id` | what was its property `user_id`: who sent it where that was looked at |
+//! | header | content |
+//! |--------|---------|
+//! | `x-bridge-id` | identifier of the message, the same in every repeat, set by the first bridge that it crosses |
+//! | `x-bridge-via` | identifier set by the last bridge, if that is not the first |
+//! | `x-bridge-hops` | number of bridges crossed |
+//! | `x-bridge-repeat` | the message may have been sent before |
+//! | `x-bridge-cc` | the former `CC` header: routing keys that apply only where the message was published |
+//! | `x-bridge-user-id` | the former property `user_id`, which was checked only where the message was published |
+//! | `x-shovelled` | an array of tables, one for each shovel with its source and destination; the last shovel comes first |
+//! | `x-shovelled-timestamp` | seconds since 1970 |
 //!
-//! Always true: a message without such headers keeps its own in one piece, and only gets more; nothing that a
-//! bridge brings is routed by its headers, or taken for a user's of this side.
+//! # Invariants
+//! - All other properties stay octet by octet. A message without such headers keeps its own in one piece.
+//! - A message that a bridge brings is not routed by its headers, and not attributed to a user of this broker.
 
 use core::fmt::Write as _;
 
@@ -25,10 +28,10 @@ const HOPS: &str = "x-bridge-hops";
 const REPEAT: &str = "x-bridge-repeat";
 const COPIES: &str = "x-bridge-cc";
 const USER: &str = "x-bridge-user-id";
-/// Further keys that RabbitMQ routes a message by.
+/// Additional routing keys, by which RabbitMQ routes a message.
 const CC: &str = "CC";
 
-/// What a message had on its way before, and what it has anew or no more.
+/// Headers of earlier transfers, which are removed or set again.
 const OF_SENDING: [&str; 9] = [
     VIA,
     HOPS,
@@ -41,30 +44,30 @@ const OF_SENDING: [&str; 9] = [
     "x-parked-count",
 ];
 
-/// What a message gets.
+/// The headers that a message gets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Marks {
-    /// What it is known by here; `None`: it is not from here.
+    /// The identifier given here; `None` if the message does not come from this broker.
     pub id: Option<OwnId>,
-    /// It may have been sent before.
+    /// Whether the message may have been sent before.
     pub is_repeat: bool,
 }
 
-/// How many bridges a message has crossed.
+/// Returns the number of bridges that a message has crossed.
 pub fn hops_of(properties: Properties<'_>) -> u64 {
     let hops =
         properties.headers().and_then(|headers| headers.get(HOPS)).and_then(|value| value.as_integer());
     hops.and_then(|hops| u64::try_from(hops).ok()).unwrap_or(0)
 }
 
-/// What a message that came back from the upstream is known by here.
+/// Returns the identifier of a message that the upstream returned, if this broker gave it.
 pub(super) fn own_id_of(properties: Properties<'_>, origin: Origin) -> Option<OwnId> {
     let headers = properties.headers()?;
     let id = headers.get(VIA).or_else(|| headers.get(ID))?;
     OwnId::parse(id.as_bytes()?, origin)
 }
 
-/// Writes a message's properties with its marks.
+/// Writes a message's properties with the headers of `Marks`.
 ///
 /// # Errors
 /// They do not fit.
@@ -90,7 +93,7 @@ pub fn marked(
             if is_repeat {
                 table.bool(REPEAT, true)?;
             }
-            // What an earlier bridge has kept of them stays, and is not written twice.
+            // Keys kept by an earlier bridge stay and are not written twice.
             if let Some(keys) = headers.get(CC).filter(|_| headers.get(COPIES).is_none()) {
                 table.value(COPIES.as_bytes(), keys)?;
             }
@@ -103,40 +106,38 @@ pub fn marked(
     )
 }
 
-// What a message is known by beyond this broker: the same however often it is sent, and no other's.
-//
-// ```text
-// 0123…cdef-5-1a2        of a durable queue: the store, the queue's incarnation, the offset in its log
-// 0123…cdef-t9-5-1a2     transient: the life of the store, the queue's number in it, the place in the queue
-// ```
-//
-// All numbers are hexadecimal. Always true: what is written reads back as it was, and nothing else does.
-
-/// The longest, in bytes.
+/// Maximum length of an identifier in bytes.
 pub(super) const ID_BYTES_MAX: usize = 32 + 2 + 8 + 2 * 17;
 
-/// Whose messages they are: the store, and its life.
+/// The origin of messages: a store and its epoch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Origin {
-    /// Tells stores apart.
+    /// The identifier of the store.
     pub store: [u8; 16],
-    /// Which of its lives this is.
+    /// The epoch of the store.
     pub life: u32,
 }
 
-/// What a message of this broker is known by.
+/// The identifier of a message of this broker.
+///
+/// ```text
+/// 0123…cdef-5-1a2        durable queue: store, incarnation of the queue, offset in its log
+/// 0123…cdef-t9-5-1a2     transient queue: store, epoch, number of the queue in the epoch, place in the queue
+/// ```
+///
+/// All numbers are hexadecimal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct OwnId {
-    /// The queue, as a number that no other ever has, in this life or in all of them.
+    /// The number of the queue: unique in the epoch for a transient queue, and in the store for a durable one.
     pub queue: u64,
-    /// The place in it.
+    /// The place of the message in the queue.
     pub offset: u64,
-    /// It counts in this life only.
+    /// Whether the identifier is valid only in the current epoch.
     pub is_transient: bool,
 }
 
 impl OwnId {
-    /// As a header has it.
+    /// Formats the identifier as it stands in the header.
     pub(super) fn text(self, origin: Origin) -> heapless::String<ID_BYTES_MAX> {
         let mut text = heapless::String::new();
         let Self { queue, offset, is_transient } = self;
@@ -149,7 +150,7 @@ impl OwnId {
         text
     }
 
-    /// Reads a header, if it is one of ours.
+    /// Parses a header; `None` if it is not an identifier of this broker.
     pub(super) fn parse(text: &[u8], origin: Origin) -> Option<Self> {
         let text = core::str::from_utf8(text).ok()?;
         let mut last = text.rsplit('-').map(|part| u64::from_str_radix(part, 16).ok());
@@ -159,21 +160,11 @@ impl OwnId {
     }
 }
 
-// What a shovel's messages get besides a bridge's marks: RabbitMQ's headers of shovels, and properties that
-// were asked for.
-//
-// | header | what it says |
-// |--------|--------------|
-// | `x-shovelled` | an array of tables: by which shovels, from where to where; the last one first |
-// | `x-shovelled-timestamp` | when, in seconds since 1970 |
-//
-// Always true: what is not asked for stays octet by octet.
-
 const SHOVELLED: &str = "x-shovelled";
 const TIMESTAMP: &str = "x-shovelled-timestamp";
 
-/// Writes a message's properties as a shovel wants them; `way`: places in the shovel's two lists of addresses,
-/// over which it goes; `scratch` is room for its headers.
+/// Writes a message's properties with a shovel's headers and configured properties. `way` has the indices into
+/// the shovel's two lists of addresses; `scratch` is a buffer for the headers.
 ///
 /// # Errors
 /// They do not fit.
@@ -213,7 +204,7 @@ pub fn shovelled(
     written
 }
 
-/// Writes one property: what is wanted, or else its own.
+/// Writes one property: the configured value, or else the message's own.
 fn write_property(
     kind: PropertyKind,
     wanted: Option<&Property>,
@@ -318,7 +309,7 @@ mod tests {
     #[test]
     fn the_first_bridge_names_the_message_and_the_next_ones_say_which_they_are() {
         let marks = Marks { id: Some(OWN), is_repeat: false };
-        // A content type, a header of a strange type, persistent.
+        // A content type, a header of an unusual type, and persistent.
         let properties = b"\xb0\x00\x01t\x00\x00\x00\x0b\x01aL\0\0\0\0\0\0\0\x01\x02";
         let once = with_marks(properties, marks);
         assert_eq!(names(&once), ["a", "x-bridge-id", "x-bridge-hops"]);
@@ -353,10 +344,11 @@ mod tests {
         assert_eq!(names(&sent), ["x-bridge-id", "x-bridge-hops"]);
     }
 
-    /// A sensor that may write to one exchange reached an actuator's queue on the other side by them.
+    /// A sensor that might write to one exchange could reach a queue of an actuator at the other broker by these
+    /// headers.
     #[test]
     fn keys_and_users_of_the_other_side_are_kept_as_data_and_decide_nothing() {
-        // Headers `CC` and `BCC`, each a list of one key, and the property `user_id`.
+        // The headers `CC` and `BCC`, each with one key, and the property `user_id`.
         let list = |name: &str| {
             let mut entry = vec![name.len() as u8];
             entry.extend_from_slice(name.as_bytes());

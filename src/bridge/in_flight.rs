@@ -1,12 +1,4 @@
-//! What was sent upstream and is not confirmed: the window of a rule that forwards.
-//!
-//! ```text
-//! number upstream   first …            first + ring.len()
-//! ring            │ tag, id │ done │ tag, id │            each with its delivery tag here
-//! ```
-//!
-//! Always true: numbers are those that the upstream gives, from 1 on and without gaps; each is settled once,
-//! in whichever order confirms come; a confirm of what was not sent is the upstream's mistake.
+//! Messages in flight on a link: sent and not confirmed, or received and not acknowledged.
 
 use std::collections::VecDeque;
 
@@ -16,12 +8,12 @@ use leveret_core::journal::Batch;
 use super::client::Cause;
 use super::headers::OwnId;
 
-/// One message under way.
+/// One message that was sent and is not confirmed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Flight {
-    /// Its delivery tag here.
+    /// Its delivery tag at this broker.
     pub tag: u64,
-    /// What it is known by.
+    /// Its identifier.
     pub id: OwnId,
     state: State,
 }
@@ -29,51 +21,62 @@ pub struct Flight {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
     Sent,
-    /// It came back with this code; its confirm is still to come.
+    /// The message was returned with this code; its confirm is still to come.
     Returned(u16),
     Done,
 }
 
-/// The window.
+/// The window of a rule that forwards: messages that were sent and are not confirmed.
+///
+/// ```text
+/// publish number   first …            first + ring.len()
+/// ring            │ tag, id │ done │ tag, id │            each with its delivery tag at this broker
+/// ```
+///
+/// # Invariants
+/// - Publish numbers are those of the upstream: from 1 on, without gaps.
+/// - Each message is settled once, in whatever order confirms arrive. A confirm of a message that was not sent is
+///   an error of the upstream.
 #[derive(Debug)]
 pub struct Flights {
     ring: VecDeque<Flight>,
-    /// The number of the first.
+    /// The publish number of the first message.
     first: u64,
     window: usize,
 }
 
 impl Flights {
-    /// Nothing is under way, and never more than `window` will be.
+    /// Creates an empty window for at most `window` messages.
     pub fn new(window: usize) -> Self {
         Self { ring: VecDeque::with_capacity(window), first: 1, window }
     }
 
-    /// Messages under way, those included that wait for one sent before.
+    /// Returns the number of messages in the window. Messages confirmed out of order count until those before them
+    /// are confirmed.
     pub fn len(&self) -> usize {
         self.ring.len()
     }
 
-    /// Whether nothing is under way.
+    /// Returns whether no message is in flight.
     pub fn is_empty(&self) -> bool {
         self.ring.is_empty()
     }
 
-    /// How many more may be sent.
+    /// Returns how many more messages may be sent.
     pub fn room(&self) -> usize {
         self.window - self.ring.len()
     }
 
-    /// One more was sent.
+    /// Adds a message that was sent.
     pub fn launch(&mut self, tag: u64, id: OwnId) {
         assert!(self.room() > 0, "nothing is sent beyond the window");
         self.ring.push_back(Flight { tag, id, state: State::Sent });
     }
 
-    /// One came back: it reaches no queue.
+    /// Records that a message was returned: it reached no queue.
     ///
     /// # Errors
-    /// It was not sent.
+    /// The message was not sent.
     pub fn note_return(&mut self, id: Option<OwnId>, code: u16) -> Result<(), Cause> {
         let found = self.ring.iter_mut().find(|flight| flight.state == State::Sent && Some(flight.id) == id);
         let Some(flight) = found else {
@@ -83,10 +86,11 @@ impl Flights {
         Ok(())
     }
 
-    /// The next that this confirm settles, and why it was refused if it was; `None` when it settles no more.
+    /// Returns the next message that this confirm settles, and the reason if it was refused; `None` when it settles
+    /// no more.
     ///
     /// # Errors
-    /// What it confirms was not sent.
+    /// The confirm is for a message that was not sent.
     pub fn confirm(
         &mut self,
         number: u64,
@@ -94,7 +98,7 @@ impl Flights {
         is_taken: bool,
     ) -> Result<Option<(Flight, Option<Refusal>)>, Cause> {
         let end = self.first + self.ring.len() as u64;
-        // 0 with `multiple` is everything so far.
+        // 0 with `multiple` means all messages sent so far.
         let last = if is_multiple && number == 0 { end - 1 } else { number };
         if last >= end || last == 0 && !is_multiple {
             return Err(Cause::new(format_args!("it confirmed message {number}, which it was not sent")));
@@ -120,7 +124,7 @@ impl Flights {
         Ok(Some((settled, refusal)))
     }
 
-    /// What it is that was sent alone, if one thing was.
+    /// Returns the message in flight if it is the only one.
     pub fn only(&self) -> Option<Flight> {
         match self.ring.len() {
             1 => self.ring.front().copied(),
@@ -129,53 +133,52 @@ impl Flights {
     }
 }
 
-// What came from upstream and is not acknowledged there: the window of a link that fetches.
-//
-// Always true: the upstream's tags rise; one is acknowledged when what came with it is durable here, and all
-// before it are.
-
-/// One message that was taken over.
+/// One message that was received and is not acknowledged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Arrival {
     tag: u64,
     batch: Batch,
 }
 
-/// The window.
+/// The window of a rule that fetches: messages that were received and are not acknowledged upstream.
+///
+/// # Invariants
+/// - The upstream's delivery tags rise.
+/// - A message is acknowledged when it is durable here and all messages before it are.
 #[derive(Debug)]
 pub struct Arrivals {
     ring: VecDeque<Arrival>,
-    /// The upstream was asked for so many ahead of what is acknowledged.
+    /// The prefetch count that the upstream was asked for.
     ahead: usize,
-    /// There are no more of them, whatever it was asked for before.
+    /// The upper limit of messages, whatever prefetch count was asked for before.
     window: usize,
 }
 
 impl Arrivals {
-    /// Nothing has come, and the upstream is to send no more than so many ahead.
+    /// Creates an empty window; the upstream may send `ahead` messages.
     pub fn new(ahead: usize) -> Self {
         Self { ring: VecDeque::with_capacity(ahead), ahead, window: ahead }
     }
 
-    /// The consumer there begins again, and is to send no more than `ahead`: beside those that are here, and
-    /// those of the one before that may still be under way.
+    /// Restarts the consumer with a prefetch count of `ahead`. Messages that have arrived, and those that the
+    /// previous consumer may still send, come on top.
     pub fn begin_again(&mut self, ahead: usize) {
         self.window = self.ring.len() + self.ahead + ahead;
         self.ahead = ahead;
     }
 
-    /// Whether nothing waits to be acknowledged.
+    /// Returns whether no message waits for its acknowledgement.
     pub fn is_empty(&self) -> bool {
         self.ring.is_empty()
     }
 
-    /// Messages that wait to be acknowledged.
+    /// Returns the number of messages that wait for their acknowledgement.
     pub fn len(&self) -> usize {
         self.ring.len()
     }
 
-    /// The message of this tag is ours when this batch is durable. `false`: the upstream sends more than it
-    /// was asked for, or tags that do not rise.
+    /// Records a message that is durable with `batch`. Returns `false` if the upstream sends more than it was asked
+    /// for, or tags that do not rise.
     #[must_use]
     pub fn take(&mut self, tag: u64, batch: Batch) -> bool {
         let rises = self.ring.back().is_none_or(|last| last.tag < tag);
@@ -186,8 +189,8 @@ impl Arrivals {
         rises && fits
     }
 
-    /// The next tag that can be acknowledged now: of one message, or where `together`, of as many as are
-    /// durable; and how many messages that are.
+    /// Returns the next tag that can be acknowledged and the number of messages it covers: one, or with `together`
+    /// all that are durable.
     pub fn next_durable(&mut self, durable: Batch, together: bool) -> Option<(u64, u64)> {
         let mut found = None;
         let mut count = 0;
@@ -206,53 +209,53 @@ impl Arrivals {
     }
 }
 
-// How much comes in that is to be forwarded: what an operator wants to know of an outage before there is one.
-//
-// Always true: counters of queues only rise while a queue is there.
-
-/// Messages that came into the queues of a bridge.
+/// Counts messages that arrive in the queues of a bridge. The operator sees from it how fast an outage fills the
+/// disk.
+///
+/// The counters of a queue only rise while the queue exists.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct Inflow {
-    /// What their counters say altogether, when that was looked at last.
+    /// The sum of the queues' counters at the last call.
     counted: u64,
-    /// This day, until then.
+    /// Messages of the current day up to the last call.
     today: u64,
     yesterday: u64,
 }
 
 impl Inflow {
-    /// The queues' counters say so much; they begin again when a queue does.
+    /// Records the sum of the queues' counters. It falls when a queue is deleted.
     pub const fn note(&mut self, counted: u64) {
         self.today = self.today.saturating_add(counted.saturating_sub(self.counted));
         self.counted = counted;
     }
 
-    /// The counters say so much already, and that is nothing that came.
+    /// Sets the sum of the queues' counters without counting messages.
     pub const fn begin(&mut self, counted: u64) {
         self.counted = counted;
     }
 
-    /// Another day begins.
+    /// Begins another day.
     pub const fn end_day(&mut self) {
         (self.yesterday, self.today) = (self.today, 0);
     }
 
-    /// What [`Self::note`] was last told.
+    /// Returns the last value given to [`Self::note`].
     pub const fn counted(&self) -> u64 {
         self.counted
     }
 
-    /// What is to be written down: of this day and of the one before.
+    /// Returns the values to be stored: messages of the current day and of the day before.
     pub const fn numbers(&self) -> [u64; 2] {
         [self.today, self.yesterday]
     }
 
-    /// Goes on with what was.
+    /// Restores stored values.
     pub const fn restore(&mut self, [today, yesterday]: [u64; 2]) {
         (self.today, self.yesterday) = (today, yesterday);
     }
 
-    /// Messages, and the milliseconds in which they came; `gone_ms`: of this day.
+    /// Returns a number of messages and the milliseconds in which they arrived. `gone_ms` is the elapsed part of the
+    /// day.
     pub const fn span(&self, gone_ms: u64) -> (u64, u64) {
         match self.yesterday {
             0 => (self.today, gone_ms),
@@ -275,7 +278,7 @@ mod tests {
         flights
     }
 
-    /// What a confirm settles, by tags.
+    /// Returns the tags that a confirm settles.
     fn settled(
         flights: &mut Flights,
         number: u64,

@@ -1,20 +1,20 @@
-//! How fast messages leave: so many a second, or so many bytes.
-//!
-//! After an outage a backlog would fill a thin or metered link for hours, and with it go the device's own
-//! programs; so a rate may be set. What was not used is kept for a tenth of a second only, so that a pause
-//! does not turn into a burst.
-//!
-//! Always true: a message is sent whole as soon as anything is left, and what it takes too much is made up
-//! for by waiting: over any span, the rate holds but for one message.
+//! Rate limit, retry delays, byte budget of a day, and traffic counters of a link.
 
 use leveret_config::bridge::DrainRate;
 use leveret_core::time::{Deadline, Now};
 use leveret_core::token_bucket::{NS_PER_MS, TokenBucket};
 
-/// What is kept of what was not used.
+/// Time for which an unused allowance is kept. It is short, so that a pause is not followed by a burst.
 const CAPACITY_NS: u64 = 100 * NS_PER_MS;
 
-/// What may be sent now, and how that grows.
+/// The rate limit of a rule, in messages or bytes per second.
+///
+/// After an outage, a backlog would fill a slow or metered link for hours, and other programs of the device could
+/// not use it.
+///
+/// # Invariants
+/// - A message is sent completely as soon as any allowance is left, and the excess is made up for by waiting.
+///   Over any span the rate is exceeded by at most one message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Pace {
     rate: Option<DrainRate>,
@@ -22,18 +22,18 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// `None`: as fast as the link takes it.
+    /// Creates a limit; `None` means no limit.
     pub const fn new(rate: Option<DrainRate>, now: Now) -> Self {
         Self { rate, bucket: TokenBucket::nearly_empty(now, CAPACITY_NS) }
     }
 
-    /// What may be sent by `now`, in nanoseconds of the rate. A message may go while it is above zero, and
-    /// [`Self::cost`] is taken off.
+    /// Returns the allowance at `now`, in nanoseconds of the rate. A message may be sent while it is above zero.
+    /// [`Self::cost`] is subtracted then.
     pub fn left(&self, now: Now) -> i64 {
         if self.rate.is_none() { i64::MAX } else { self.bucket.left_ns(now, CAPACITY_NS) }
     }
 
-    /// What a message of so many bytes on the wire takes.
+    /// Returns the cost of a message of `bytes` on the wire.
     pub fn cost(&self, bytes: u64) -> i64 {
         let (units, per_s) = match self.rate {
             None => return 0,
@@ -44,41 +44,40 @@ impl Pace {
         i64::try_from(cost_ns).unwrap_or(i64::MAX)
     }
 
-    /// A message of so many bytes was sent.
+    /// Subtracts the cost of a message of `bytes`.
     pub fn note_sent(&mut self, now: Now, bytes: u64) {
         self.bucket.take(now, self.cost(bytes) as u64);
     }
 
-    /// When the next may be sent, if none may now.
+    /// Returns when the next message may be sent, if none may now.
     pub fn deadline(&self, now: Now) -> Deadline {
         if self.left(now) > 0 { Deadline::NEVER } else { self.bucket.due(1, CAPACITY_NS) }
     }
 }
 
-// When to try again.
-//
-// A thousand devices whose upstream comes back must not come all at once, so each pause is drawn from the
-// whole of a span that doubles with every failure (full jitter). A link that came up and broke at once is
-// no success: only one that lasted makes the span short again.
-//
-// Always true: a pause is at least [`PAUSE_MS_MIN`] and at most what was set.
-
-/// The first span, in milliseconds.
+/// Upper limit of the first delay, in milliseconds.
 const SPAN_MS_FIRST: u64 = 1_000;
-/// No pause is shorter, in milliseconds.
+/// Minimum delay, in milliseconds.
 pub(super) const PAUSE_MS_MIN: u64 = 200;
-/// A link that lasted so long was stable, in milliseconds.
+/// A link that was up for this long was stable, in milliseconds.
 const STABLE_MS: u64 = 60_000;
 
-/// How often it failed in a row.
+/// Delays between connection attempts.
+///
+/// Each delay is random, up to a limit that doubles with every failure (full jitter), so that a thousand devices
+/// do not reconnect at the same moment. A link that breaks shortly after it came up counts as a failure: only a
+/// stable one resets the limit.
+///
+/// # Invariants
+/// - A delay is at least [`PAUSE_MS_MIN`] and at most the configured maximum.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Backoff {
     failures: u32,
 }
 
 impl Backoff {
-    /// The link is not up any more, or did not come up; `since` then it was. When to try again, with `chance`
-    /// any number.
+    /// Records that the link broke (it was up since `since`) or did not come up. Returns when to try again; `chance`
+    /// is any random number.
     pub fn fail(&mut self, now: Now, since: Option<Now>, span_ms_max: u64, chance: u64) -> Deadline {
         if since.is_some_and(|since| now.ms_since(since) >= STABLE_MS) {
             self.failures = 0;
@@ -88,62 +87,61 @@ impl Backoff {
         now.after_ms(PAUSE_MS_MIN.max(chance % (span_ms + 1)))
     }
 
-    /// It counts as having failed once more, without a pause.
+    /// Counts a failure without a delay.
     pub const fn note_failure(&mut self) {
         self.failures = self.failures.saturating_add(1);
     }
 
-    /// Somebody says that it is to be tried anew.
+    /// Resets the delays on request of an operator.
     pub const fn reset(&mut self) {
         self.failures = 0;
     }
 
-    /// Failures in a row.
+    /// Returns the number of consecutive failures.
     pub const fn failures(&self) -> u32 {
         self.failures
     }
 }
 
-// So many bytes a day, for a link that is paid by the byte.
-//
-// A day is 24 hours of this broker's own time, for a board without a clock knows no midnight. How much of it
-// is gone, and what was used, is handed out to be written down and taken in again after a restart; the time
-// that the broker was off counts as nothing, so that a restart never gives a new budget.
-//
-// Always true: what is over is made up for by no later day, and nothing unused is carried over; whoever is
-// not held back is counted all the same.
-
-/// In milliseconds.
+/// A day in milliseconds.
 pub(super) const DAY_MS: u64 = 24 * 3_600_000;
-/// It is to be written down after so many parts of the budget: a power cut gives back no more.
+/// The state is stored each time this part of the budget was used, so a power cut gives back at most that.
 const NOTED_PARTS: u64 = 16;
 
-/// What may go today.
+/// The byte budget of a day, for a link that is paid by the byte.
+///
+/// A day is 24 hours of this broker's run time, because a board without a clock knows no midnight. The elapsed
+/// time and the bytes used are stored and restored after a restart. Time that the broker was off does not count,
+/// so a restart never gives a new budget.
+///
+/// # Invariants
+/// - Unused bytes are not carried over, and excess bytes are not deducted from a later day.
+/// - Urgent rules are counted although they are not stopped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DayBudget {
-    /// `None`: it is only counted.
+    /// `None`: bytes are only counted.
     bytes_max: Option<u64>,
     used: u64,
     yesterday: u64,
-    /// When the day began, and how much of it was gone by then.
+    /// When the day began, and the part of it that had elapsed before the last restart.
     since: Now,
     gone_ms: u64,
     noted: u64,
 }
 
 impl DayBudget {
-    /// A day that begins now.
+    /// Begins a day at `now`.
     pub const fn new(bytes_max: Option<u64>, now: Now) -> Self {
         Self { bytes_max, used: 0, yesterday: 0, since: now, gone_ms: 0, noted: 0 }
     }
 
-    /// Goes on with a day of which so much was gone.
+    /// Continues a stored day.
     pub fn restore(&mut self, now: Now, [used, yesterday, gone_ms]: [u64; 3]) {
         (self.used, self.noted, self.yesterday) = (used, used, yesterday);
         (self.since, self.gone_ms) = (now, gone_ms.min(DAY_MS));
     }
 
-    /// What [`Self::restore`] wants: used today, used the day before, milliseconds gone.
+    /// Returns the values for [`Self::restore`]: bytes used today, bytes used the day before, milliseconds elapsed.
     pub fn numbers(&self, now: Now) -> [u64; 3] {
         [self.used, self.yesterday, self.gone_ms(now).min(DAY_MS)]
     }
@@ -152,7 +150,7 @@ impl DayBudget {
         self.gone_ms.saturating_add(now.ms_since(self.since))
     }
 
-    /// The day ends when it is over. `true`: it did.
+    /// Ends the day when it is over. Returns whether it did.
     pub const fn keep_time(&mut self, now: Now) -> bool {
         let gone = self.gone_ms(now);
         let days = gone / DAY_MS;
@@ -164,27 +162,27 @@ impl DayBudget {
         true
     }
 
-    /// So many bytes went.
+    /// Counts `bytes`.
     pub const fn note(&mut self, bytes: u64) {
         self.used = self.used.saturating_add(bytes);
     }
 
-    /// Whether those are held back that the budget is for.
+    /// Returns whether the budget is used up.
     pub fn is_spent(&self) -> bool {
         self.bytes_max.is_some_and(|max| self.used >= max)
     }
 
-    /// When the next day begins.
+    /// Returns when the next day begins.
     pub const fn next_day(&self) -> Deadline {
         self.since.after_ms(DAY_MS.saturating_sub(self.gone_ms))
     }
 
-    /// The same day, with another budget.
+    /// Returns the same day with another budget.
     pub const fn with_max(self, bytes_max: Option<u64>) -> Self {
         Self { bytes_max, ..self }
     }
 
-    /// Whether so much went since this was last asked that it is to be written down.
+    /// Returns whether enough was used since the last call that the state has to be stored.
     pub fn is_to_note(&mut self) -> bool {
         let step = self.bytes_max.map_or(u64::MAX, |max| (max / NOTED_PARTS).max(1));
         let is_due = self.used - self.noted >= step;
@@ -195,49 +193,45 @@ impl DayBudget {
     }
 }
 
-// What a link costs, by the bytes of its socket, and how much of that went twice.
-//
-// Always true: whatever is counted as repeated or as payload was counted as sent or received as well.
-
-/// Bytes of one link in one day.
+/// Traffic of one link in one day, in bytes of its socket.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct Price {
-    /// What went, TLS included.
+    /// Bytes sent, TLS included.
     pub sent: u64,
-    /// What came, TLS included.
+    /// Bytes received, TLS included.
     pub received: u64,
-    /// Messages that may have gone or come before.
+    /// Bytes of messages that may have been sent or received before.
     pub repeated: u64,
-    /// Bodies of messages that went or came for the first time.
+    /// Bytes of bodies that were sent or received for the first time.
     pub payload: u64,
-    /// Messages, not bytes, that went or came for the first time.
+    /// Number of messages that were sent or received for the first time.
     pub messages: u64,
 }
 
 impl Price {
-    /// So many numbers say all of it.
+    /// Number of values in [`Self::numbers`].
     pub const NUMBERS: usize = 5;
 
-    /// All of it.
+    /// Returns all counters.
     pub const fn numbers(&self) -> [u64; Self::NUMBERS] {
         let Self { sent, received, repeated, payload, messages } = *self;
         [sent, received, repeated, payload, messages]
     }
 
-    /// What [`Self::numbers`] said.
+    /// Restores counters from [`Self::numbers`].
     pub const fn from_numbers(numbers: [u64; Self::NUMBERS]) -> Self {
         let [sent, received, repeated, payload, messages] = numbers;
         Self { sent, received, repeated, payload, messages }
     }
 
-    /// That as well.
+    /// Adds other counters.
     pub fn add(&mut self, other: Self) {
         let (mut all, other) = (self.numbers(), other.numbers());
         all.iter_mut().zip(other).for_each(|(number, more)| *number = number.saturating_add(more));
         *self = Self::from_numbers(all);
     }
 
-    /// Its bytes as an operator is told.
+    /// Returns the byte counters with the names that the operator sees.
     pub const fn kinds(&self) -> [(&'static str, u64); 3] {
         [("sent", self.sent), ("received", self.received), ("repeated", self.repeated)]
     }
@@ -247,7 +241,7 @@ impl Price {
 mod tests {
     use super::*;
 
-    /// Sends messages of so many bytes whenever one may go, for so long; how many went.
+    /// Sends messages of `bytes` whenever one may be sent, for `span_ms`; returns their number.
     fn sent(rate: DrainRate, bytes: u64, span_ms: u64) -> u64 {
         let (mut now, end) = (Now::from_ms(5), 5 + span_ms);
         let mut pace = Pace::new(Some(rate), now);
@@ -280,7 +274,7 @@ mod tests {
                 );
             }
         }
-        // One that is larger than all of a second goes too, and is paid for.
+        // A message that is larger than the allowance of a second is sent too, and is paid for.
         assert_eq!(sent(DrainRate::Bytes(1_000), 10_000, 21_000), 3);
     }
 
@@ -304,7 +298,7 @@ mod tests {
 mod backoff_tests {
     use super::*;
 
-    /// The longest and the shortest pause there can be now.
+    /// Returns the longest and the shortest possible delay.
     fn span(backoff: Backoff, now: Now, since: Option<Now>) -> (u64, u64) {
         let pause = |chance| {
             let at = { backoff }.fail(now, since, 60_000, chance);

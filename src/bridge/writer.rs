@@ -1,13 +1,12 @@
-//! A message as the frames of a publish, from any octet of them on.
+//! Writes a message as the frames of a publish, from any byte on.
 //!
 //! ```text
 //! | basic.publish | content header | body frame | body frame | last body frame |
 //! 0                                head                                      total
 //! ```
 //!
-//! Why it exists: a socket takes as much as it likes, and the rest is kept as a number. Body frames are short,
-//! for between two of them a message of another channel may go first. Always true: the same message gives the
-//! same octets every time.
+//! A socket may take only a part, and the rest is remembered as a position. Body frames are short, because a
+//! message of another channel may be sent between two of them. The same message always gives the same bytes.
 
 use leveret_amqp::{
     ContentHeader, FRAME_END, FRAME_HEADER_LEN, FRAME_OVERHEAD, FrameHeader, FrameKind, Full, Method,
@@ -15,15 +14,15 @@ use leveret_amqp::{
 };
 use leveret_core::mem::{MessageId, Messages};
 
-/// Octets of a body frame at most, the least that everybody takes: half a second at 64 kbit/s.
+/// Maximum size of a body frame in bytes: the minimum frame size of AMQP, half a second at 64 kbit/s.
 pub const BODY_FRAME_BYTES: u32 = leveret_core::limits::FRAME_BYTES_MIN;
-/// Of its payload.
+/// Maximum payload of a body frame in bytes.
 const PAYLOAD_BYTES: u32 = BODY_FRAME_BYTES - FRAME_OVERHEAD as u32;
 
-/// Writes the method and the header of a publish on a channel; says how long they are.
+/// Writes the method and the header of a publish, and returns their length.
 ///
 /// # Errors
-/// They do not fit, or the header is larger than a frame may be.
+/// They do not fit, or the header exceeds the frame size.
 pub fn write_head(
     channel: u16,
     (exchange, key): (&str, &[u8]),
@@ -42,14 +41,14 @@ pub fn write_head(
     Ok(writer.at())
 }
 
-/// Octets of all frames of a publish whose head and body are so long.
+/// Returns the length of all frames of a publish with this length of head and body.
 pub fn publish_len(head: usize, body_len: u32) -> u64 {
     let frames = u64::from(body_len.div_ceil(PAYLOAD_BYTES));
     head as u64 + u64::from(body_len) + frames * FRAME_OVERHEAD as u64
 }
 
-/// Octets from octet `sent` of a publish to the end of the frame that it stands in; 0 between two frames. Its
-/// method and header count as one frame.
+/// Returns the bytes from position `sent` to the end of its frame; 0 between two frames. Method and header count
+/// as one frame.
 pub fn left_of_frame(head: usize, total: u64, sent: u64) -> u64 {
     let frame = u64::from(BODY_FRAME_BYTES);
     match sent.checked_sub(head as u64) {
@@ -60,8 +59,7 @@ pub fn left_of_frame(head: usize, total: u64, sent: u64) -> u64 {
     }
 }
 
-/// Writes on from octet `sent` of a publish on a channel whose head is this, as much as fits; says how much was
-/// written.
+/// Writes a publish from position `sent` on, as far as it fits, and returns the number of bytes written.
 pub fn write_publish(
     messages: &Messages,
     message: MessageId,
@@ -82,13 +80,13 @@ pub fn write_publish(
     writer.at
 }
 
-/// Body frames.
+/// Writes body frames.
 struct Body<'w> {
     messages: &'w Messages,
     message: MessageId,
     channel: u16,
     body_len: u32,
-    /// Where reading stands: the offset in the body, and the place.
+    /// The position in the body: offset and cursor.
     cursor: Option<(u32, leveret_core::mem::Cursor)>,
     out: &'w mut [u8],
     at: usize,
@@ -102,7 +100,7 @@ impl Body<'_> {
         take
     }
 
-    /// Writes some of the frame that octet `into` of all body frames lies in.
+    /// Writes a part of the frame that contains position `into` of the body frames.
     fn write(&mut self, into: u64) -> usize {
         let frame_bytes = u64::from(BODY_FRAME_BYTES);
         let (frame, within) = (into / frame_bytes, (into % frame_bytes) as usize);
