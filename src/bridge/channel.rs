@@ -66,7 +66,7 @@ impl Content {
 pub(super) struct Channel {
     stage: Stage,
     /// Whether the first method of the stage was sent.
-    is_said: bool,
+    is_sent: bool,
     due: Deadline,
     /// The queue that is consumed, and the prefetch count; `None` if the rule publishes.
     consumes: Option<(String, u16)>,
@@ -132,16 +132,16 @@ impl Channel {
         match self.stage {
             Stage::Closed | Stage::Closing | Stage::Answer { again: false } => {}
             // The upstream does not know the channel yet, or no longer.
-            Stage::Open if !self.is_said => *self = Self::default(),
+            Stage::Open if !self.is_sent => *self = Self::default(),
             Stage::Answer { again: true } => self.stage = Stage::Answer { again: false },
-            _ => (self.stage, self.is_said, self.widening, self.flow) = (Stage::Closing, false, 0, None),
+            _ => (self.stage, self.is_sent, self.widening, self.flow) = (Stage::Closing, false, 0, None),
         }
     }
 
     /// Ends the consumer.
     pub(super) fn cancel(&mut self, due: Deadline) {
         if self.stage == Stage::Ready && self.consumes.is_some() {
-            (self.stage, self.is_said, self.due) = (Stage::Cancel, false, due);
+            (self.stage, self.is_sent, self.due) = (Stage::Cancel, false, due);
         }
     }
 
@@ -173,7 +173,7 @@ impl Channel {
                 _ => None,
             };
         }
-        if self.is_said {
+        if self.is_sent {
             return None;
         }
         Some(match self.stage {
@@ -200,15 +200,15 @@ impl Channel {
             Stage::Ready => self.widening = self.widening.saturating_sub(1),
             Stage::Answer { again: false } => *self = Self::default(),
             Stage::Answer { again: true } => {
-                (self.stage, self.is_said, self.is_stopped) = (Stage::Open, false, false);
+                (self.stage, self.is_sent, self.is_stopped) = (Stage::Open, false, false);
             }
-            _ => self.is_said = true,
+            _ => self.is_sent = true,
         }
     }
 
     /// Enters another stage that causes no event.
     fn begin<'i>(&mut self, stage: Stage) -> Option<Event<'i>> {
-        (self.stage, self.is_said) = (stage, false);
+        (self.stage, self.is_sent) = (stage, false);
         None
     }
 
@@ -234,7 +234,7 @@ impl Channel {
             return Some(misplaced(method));
         }
         // A method that was not sent has no answer.
-        let awaits = |stage: Stage| self.stage == stage && self.is_said;
+        let awaits = |stage: Stage| self.stage == stage && self.is_sent;
         let is_fetch = self.consumes.is_some();
         let confirms = self.stage == Stage::Ready && !is_fetch;
         let flows = matches!(self.stage, Stage::Ready | Stage::Cancel) && is_fetch;
@@ -297,7 +297,7 @@ impl Channel {
         match self.stage {
             // Both closes have crossed. The upstream's is answered nevertheless, as RabbitMQ does and the
             // specification requires.
-            Stage::Closing if self.is_said => {
+            Stage::Closing if self.is_sent => {
                 self.crossed = true;
                 None
             }
@@ -322,7 +322,7 @@ impl Channel {
             Method::ChannelCloseOk {} if core::mem::take(&mut self.crossed) => {
                 self.begin(Stage::Answer { again: false })
             }
-            Method::ChannelCloseOk {} if self.is_said => {
+            Method::ChannelCloseOk {} if self.is_sent => {
                 *self = Self::default();
                 None
             }

@@ -306,8 +306,8 @@ impl Client {
             Verdict::Taken(multiple) => Method::BasicAck { delivery_tag, multiple },
             Verdict::Dead => Method::BasicReject { delivery_tag, requeue: false },
         };
-        let is_said = self.try_say(Self::channel_of(rule), &method);
-        assert!(is_said, "whoever settles has asked for room");
+        let is_sent = self.try_say(Self::channel_of(rule), &method);
+        assert!(is_sent, "whoever settles has asked for room");
     }
 
     /// Makes the content header of a rule's last event arrive again, because there was no memory for its message.
@@ -348,9 +348,9 @@ impl Client {
         let mut frame = [0; OUT_BYTES];
         let room = OUT_BYTES - self.out.len();
         let mut writer = Writer::new(&mut frame[..room]);
-        let is_said = method.emit_frame(channel, &mut writer).is_ok();
+        let is_sent = method.emit_frame(channel, &mut writer).is_ok();
         self.out.extend_from_slice(writer.written());
-        is_said
+        is_sent
     }
 
     /// Writes a method of the opening, in which every step waits for an answer.
@@ -367,9 +367,9 @@ impl Client {
     /// Handles the input from `at` on, up to the next event.
     pub fn next<'i>(&mut self, input: &'i [u8], at: &mut usize) -> Event<'i> {
         if self.stage == Stage::Start
-            && let Some(stranger) = stranger(&input[*at..])
+            && let Some(other_protocol) = other_protocol(&input[*at..])
         {
-            return stranger;
+            return other_protocol;
         }
         loop {
             let frame = match next_frame(&input[*at..], self.frame_max) {
@@ -580,7 +580,7 @@ impl fmt::Write for Cut {
 /// Recognises by the first bytes an upstream that does not speak AMQP 0-9-1. Returns `None` while it may still
 /// turn out to.
 #[cold]
-pub(super) fn stranger<'i>(input: &[u8]) -> Option<Event<'i>> {
+pub(super) fn other_protocol<'i>(input: &[u8]) -> Option<Event<'i>> {
     if input.starts_with(b"AMQP") {
         return Some(match input {
             [_, _, _, _, id, major, minor, revision, ..] => {

@@ -1,11 +1,12 @@
-//! Channels of all connections: one small record each, in one pool.
+//! Channels of all connections, and the publisher confirms of each.
 //!
-//! Why it exists: a board has memory for so many channels, whoever opens them; so they lie in a pool of that
-//! size, found by connection and number through chained buckets that never grow. A connection that uses one
-//! channel remembers its place and never searches.
+//! All records are in one pool of `channels_max` records. A record is found by connection and channel number
+//! through a hash table with chained buckets that never grows. A connection remembers the channel it used last,
+//! so a client with one channel needs no lookup.
 //!
-//! Always true: a record is in exactly one bucket and on the list of its connection; a record without a
-//! broker's channel is either about to get one or waits for the peer to be done with it.
+//! # Invariants
+//! - A record is in exactly one bucket and on the list of its connection.
+//! - A record without a channel of the broker is either being opened or waits for the client's channel.close-ok.
 
 use core::hash::BuildHasher as _;
 
@@ -18,45 +19,45 @@ use leveret_core::time::Now;
 
 use super::publish::Content;
 
-/// The place of a record in the pool; [`NONE`] where there is none.
+/// The index of a record in the pool, or [`NONE`].
 pub(super) type Slot = u32;
 pub(super) const NONE: Slot = u32::MAX;
 
-/// One channel as its session sees it.
+/// One channel.
 #[derive(Debug)]
 pub(super) struct Channel {
     connection: ConnectionId,
     number: u16,
     pub(super) state: State,
     pub(super) content: Content,
-    /// When the content grew last.
+    /// When the content last grew.
     pub(super) progress: Now,
-    /// When its body began.
+    /// When the body began.
     pub(super) begun: Now,
     pub(super) confirms: Confirms,
-    /// The next channel of the connection on the same list of those with confirms.
+    /// The next channel on the same [`ConfirmList`].
     next_to_confirm: Slot,
-    /// The list of those with confirms that the channel is on.
+    /// The [`ConfirmList`] that the channel is on.
     pub(super) listed: Listed,
-    /// What an empty queue name stands for.
+    /// The queue that an empty queue name refers to.
     pub(super) last_queue: Name,
     next_in_bucket: Slot,
     next: Slot,
     previous: Slot,
 }
 
-/// Whether a channel has confirms.
+/// Which [`ConfirmList`] a channel is on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Listed {
-    /// The channel has no confirms to send.
+    /// None: the channel has no confirms to send.
     No,
-    /// Some may be told as far as the disk is concerned.
+    /// The list of channels whose first confirm does not wait for the disk.
     ToConfirm,
-    /// The first waits for the disk.
+    /// The list of channels whose first confirm waits for the disk.
     ToBeStored,
 }
 
-/// A list of channels of one connection with confirms.
+/// A list of channels of one connection that have confirms to send.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ConfirmList {
     pub(super) first: Slot,
@@ -103,18 +104,19 @@ impl ConfirmList {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum State {
-    /// The broker is being asked for it.
+    /// The broker is opening it.
     Opening,
-    /// The channel is in use, under this id at the broker.
+    /// The channel is in use; the broker knows it by this id.
     Open(ChannelId),
-    /// We closed it; everything but channel.close-ok is ignored.
+    /// The broker has closed it. Everything except channel.close-ok is ignored.
     Closing,
-    /// The peer has agreed, in the middle of a content that we had refused: the rest of it may still come.
+    /// The client has answered channel.close in the middle of a content that was refused. The rest of the content may
+    /// still arrive.
     Ended,
 }
 
 impl State {
-    /// Whether we closed it and the peer may not have noticed.
+    /// Returns whether the broker has closed the channel and the client may not know yet.
     pub(super) const fn is_closed(self) -> bool {
         matches!(self, Self::Closing | Self::Ended)
     }
@@ -126,7 +128,7 @@ impl Channel {
     }
 }
 
-/// All records of all connections.
+/// The records of all channels.
 #[derive(Debug)]
 pub(super) struct Channels {
     records: Slab<Channel>,
@@ -134,14 +136,14 @@ pub(super) struct Channels {
     hasher: RandomState,
 }
 
-/// A connection's own channels.
+/// The channels of one connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct OwnChannels {
     pub(super) first: Slot,
     pub(super) count: u16,
-    /// Those that hold a message which is not complete or not taken yet.
+    /// Number of channels with a message that is incomplete or was not taken yet.
     pub(super) contents: u16,
-    /// The one used last: number and place.
+    /// The channel used last: number and index.
     cached: (u16, Slot),
 }
 
@@ -183,7 +185,7 @@ impl Channels {
         None
     }
 
-    /// A new record in state [`State::Opening`]; `None` when the pool is full.
+    /// Creates a record in state [`State::Opening`]; `None` when the pool is full.
     pub(super) fn open(&mut self, own: &mut OwnChannels, owner: ConnectionId, number: u16) -> Option<Slot> {
         let bucket = self.bucket(owner, number);
         let record = Channel {
@@ -212,7 +214,7 @@ impl Channels {
         Some(slot)
     }
 
-    /// Gives the record back.
+    /// Removes a record.
     pub(super) fn close(&mut self, own: &mut OwnChannels, slot: Slot) {
         let record = self.records.remove(slot as usize);
         match record.previous {
@@ -244,17 +246,17 @@ impl Channels {
         }
     }
 
-    /// Bytes of records that nobody uses and the system holds memory for, about.
+    /// Returns about how many bytes of unused records the system holds memory for.
     pub(super) const fn idle_bytes(&self) -> usize {
         self.records.idle_bytes()
     }
 
-    /// Gives them back to the system.
+    /// Returns the memory of unused records to the system.
     pub(super) fn trim(&mut self) {
         self.records.trim();
     }
 
-    /// The channel of the same connection after this one.
+    /// Returns the next channel of the same connection.
     pub(super) fn next(&self, slot: Slot) -> Slot {
         self.records[slot as usize].next
     }
@@ -284,31 +286,14 @@ impl core::ops::IndexMut<Slot> for Channels {
     }
 }
 
-// Publisher confirms of one channel, as state: which numbers may be told, not bytes that tell them.
-//
-// Why it exists: a publisher that sends a million messages and reads none of its confirms must cost no more
-// than one that sends none. Neighbouring confirms of one kind are one [`Run`], told by one frame with
-// `multiple`, however long it has grown when there is room on the wire.
-//
-// ```text
-//   numbers   1 2 3 4 5 6 7 8 9 10 11
-//             |told|  run  | run |    |
-//              up to  ack   nack   next: 11
-//              told   ..7   ..10
-// ```
-//
-// Always true: runs follow each other without gaps, from `told` on; a run is told only after every return
-// put into the outbox before it (its order) is written and everything in it is durable; a run at the front
-// never grows later in order or batch, so it cannot be overtaken for ever.
-
-/// Confirms of one kind that follow each other.
+/// Consecutive confirms of one kind.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Run {
-    /// The last number in it; the first is the one after the run before.
+    /// The last publish number in the run. The run begins after the run before it.
     pub(super) upto: u64,
-    /// Every delivery up to this sequence goes before it.
+    /// Deliveries and returns up to this sequence number are written first.
     pub(super) order: ReplyOrder,
-    /// Everything in it is durable when this batch is.
+    /// All messages of the run are durable when this batch is.
     pub(super) batch: Batch,
     /// Refused (basic.nack) instead of taken (basic.ack).
     pub(super) refused: bool,
@@ -316,30 +301,45 @@ pub(super) struct Run {
 
 const RUNS_MAX: usize = 5;
 
-/// The numbering of one channel.
+/// The publisher confirms of one channel, as numbers.
+///
+/// A publisher that sends a million messages and reads none of its confirms must cost no more than one that sends
+/// none. Consecutive confirms of one kind are therefore one [`Run`], which is sent as one frame with `multiple`
+/// when there is space.
+///
+/// ```text
+///   numbers   1 2 3 4 5 6 7 8 9 10 11
+///             |sent |  run  | run |    |
+///              up to   ack    nack   next: 11
+///              sent    ..7    ..10
+/// ```
+///
+/// # Invariants
+/// - Runs follow each other without gaps, from `sent` on.
+/// - A run is sent after every return up to its order is written and all of its messages are durable.
+/// - The order and the batch of the first run never increase, so it is sent at some time.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Confirms {
     /// The number of the next publish; 0 while the channel is not in confirm mode.
     next: u64,
-    /// Everything up to this number has been written.
-    told: u64,
+    /// Everything up to this number was sent.
+    sent: u64,
     runs: heapless::Vec<Run, RUNS_MAX>,
 }
 
 impl Confirms {
-    /// confirm.select: later publishes are numbered, from 1. A second one changes nothing.
+    /// Handles confirm.select: later publishes are numbered from 1. A second one changes nothing.
     pub(super) fn select(&mut self) {
         self.next = self.next.max(1);
     }
 
-    /// Whether a further publish can be numbered; there is not when its answer might need a run that has no
-    /// place.
+    /// Returns whether another publish can be numbered, that is, whether a free run is left for its answer.
     pub(super) fn has_room(&self) -> bool {
         self.next == 0 || !self.runs.is_full()
     }
 
-    /// The next publish was taken care of, durably so when `batch` is durable. Says whether there is
-    /// something to tell.
+    /// Records that the next publish was handled, and is durable with `batch`. Returns whether there is something to
+    /// send.
     pub(super) fn settle(&mut self, refused: bool, order: ReplyOrder, batch: Batch) -> bool {
         if self.next == 0 {
             return false;
@@ -363,25 +363,25 @@ impl Confirms {
         true
     }
 
-    /// The run to be told next.
+    /// Returns the run to be sent next.
     pub(super) fn front(&self) -> Option<Run> {
         self.runs.first().copied()
     }
 
-    /// Takes the front run to send it; also returns the number confirmed before it.
+    /// Removes the first run to send it. Also returns the number confirmed before it.
     pub(super) fn take(&mut self) -> Option<(Run, u64)> {
         let run = self.front()?;
         self.runs.remove(0);
-        Some((run, core::mem::replace(&mut self.told, run.upto)))
+        Some((run, core::mem::replace(&mut self.sent, run.upto)))
     }
 
-    /// Drops the runs from the first on that waits for a delivery or for the disk.
+    /// Drops all runs from the first one on that waits for a delivery or for the disk.
     pub(super) fn drop_waiting(&mut self, durable: Batch) {
         let kept = self.runs.iter().take_while(|run| run.order == 0 && run.batch <= durable).count();
         self.runs.truncate(kept);
     }
 
-    /// Drops the runs from the first on that waits for the disk.
+    /// Drops all runs from the first one on that waits for the disk.
     pub(super) fn drop_stored_later(&mut self, durable: Batch) {
         let kept = self.runs.iter().take_while(|run| run.batch <= durable).count();
         self.runs.truncate(kept);
@@ -389,14 +389,14 @@ impl Confirms {
 }
 
 impl Run {
-    /// How many messages it says are taken, when everything up to `told_before` was told.
-    pub(super) const fn taken_after(self, told_before: u64) -> u64 {
-        if self.refused { 0 } else { self.upto - told_before }
+    /// Returns how many messages the run acknowledges, if everything up to `sent_before` was sent.
+    pub(super) const fn taken_after(self, sent_before: u64) -> u64 {
+        if self.refused { 0 } else { self.upto - sent_before }
     }
 
-    /// The method that tells it, when everything up to `told_before` was told.
-    pub(super) fn method(self, told_before: u64) -> Method<'static> {
-        let (delivery_tag, multiple) = (self.upto, self.upto - told_before > 1);
+    /// Returns the method for the run, if everything up to `sent_before` was sent.
+    pub(super) fn method(self, sent_before: u64) -> Method<'static> {
+        let (delivery_tag, multiple) = (self.upto, self.upto - sent_before > 1);
         if self.refused {
             Method::BasicNack { delivery_tag, multiple, requeue: false }
         } else {
@@ -451,7 +451,7 @@ mod tests {
 mod confirms_tests {
     use super::*;
 
-    fn told(confirms: &mut Confirms) -> Vec<Method<'static>> {
+    fn sent(confirms: &mut Confirms) -> Vec<Method<'static>> {
         core::iter::from_fn(|| confirms.take().map(|(run, before)| run.method(before))).collect()
     }
 
@@ -472,10 +472,10 @@ mod confirms_tests {
         for refused in [false, false, false, true, false] {
             assert!(confirms.has_room() && confirms.settle(refused, 0, Batch::NONE));
         }
-        assert_eq!(told(&mut confirms), [ack(3, true), nack(4, false), ack(5, false)]);
+        assert_eq!(sent(&mut confirms), [ack(3, true), nack(4, false), ack(5, false)]);
         confirms.settle(true, 0, Batch::NONE);
         confirms.settle(true, 0, Batch::NONE);
-        assert_eq!(told(&mut confirms), [nack(7, true)]);
+        assert_eq!(sent(&mut confirms), [nack(7, true)]);
     }
 
     #[test]

@@ -1,10 +1,10 @@
-//! The record of one connection: where in its life it is, and its parts.
+//! The record of one connection, and the pools and settings that all connections share.
 //!
-//! What it does stands in the files above: each is an `impl Connection` about one subject, and the parts that
-//! belong to it.
+//! The other files of this package each contain an `impl Connection` about one subject.
 //!
-//! Always true: only an open connection has channels that are in use; what is held in pools is given back by
-//! `teardown` whatever the connection was doing.
+//! # Invariants
+//! - Only an open connection has channels that are in use.
+//! - [`Connection::teardown`] returns everything that the connection holds in pools, whatever it was doing.
 
 use core::fmt::{self, Write as _};
 use core::net::SocketAddr;
@@ -26,34 +26,34 @@ use super::input::BodyFrame;
 use super::methods::{Mechanism, Pending};
 use super::output::Blocked;
 
-/// How long a peer may take to close its socket when all has been said.
+/// Time limit for a client to close its socket after the last frame.
 pub(super) const PARTING_MS: u64 = 3_000;
 
-/// What is known of the other end before it spoke.
+/// Facts about a client that are known before it sends anything.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Peer {
-    /// It connected from this very machine.
+    /// Whether it connected from this machine.
     pub from_loopback: bool,
-    /// Whose budget lines about it in the log are on.
+    /// The source whose log budget its lines use.
     pub source: LogSource,
-    /// Its port, by which the log tells connections of one address apart; 0 has none.
+    /// Its port, by which the log tells connections of one address apart; 0 if it has none.
     pub port: u16,
 }
 
-/// Bytes of the names by which the log tells who a connection belongs to; longer ones are cut.
+/// Maximum length of the names in a log line, in bytes. Longer names are cut.
 const NAMES_BYTES_MAX: usize = 62;
 
-/// Who a line of the log is about: `10.0.0.7:51234 user meter vhost plant`, as far as it is known.
+/// The connection that a log line is about: `10.0.0.7:51234 user meter vhost plant`, as far as it is known.
 #[derive(Debug)]
 pub struct Caller<'c> {
-    /// The other end.
+    /// The client's address.
     pub peer: Peer,
     names: &'c str,
-    /// What the client calls the connection; empty if it does not.
+    /// The name that the client gave its connection, or empty.
     connection_name: &'c str,
 }
 
-/// Characters of a `connection_name` that a line of the log shows.
+/// Number of characters of a `connection_name` in a log line.
 const CONNECTION_NAME_SHOWN: usize = 48;
 
 impl fmt::Display for Caller<'_> {
@@ -72,12 +72,12 @@ impl fmt::Display for Caller<'_> {
     }
 }
 
-/// How far a connection has come.
+/// The stage of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Stage {
-    /// Nobody has logged in yet.
+    /// No user has logged in yet.
     Unproven,
-    /// Somebody has, and has not opened a virtual host yet.
+    /// The user has logged in and has not opened a virtual host yet.
     LoggedIn,
     /// The connection is in use.
     Open,
@@ -85,42 +85,42 @@ pub enum Stage {
     Over,
 }
 
-/// What a handshake agrees on.
+/// The result of the negotiation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Negotiated {
-    /// Bytes of a frame at most.
+    /// Maximum size of a frame in bytes.
     pub frame_max: u32,
-    /// Channels at most.
+    /// Maximum number of channels.
     pub channel_max: u16,
-    /// Heartbeat interval in milliseconds; 0 is none.
+    /// Heartbeat interval in milliseconds; 0 means none.
     pub heartbeat_ms: u32,
 }
 
-/// Where in its life a connection is. Only the open one knows channels.
+/// The state of a connection. Only an open one has channels.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Phase {
-    /// The eight octets come first.
+    /// The protocol header is expected.
     Header { due: Deadline },
-    /// connection.start is sent or on its way: start-ok is expected.
+    /// connection.start is sent or will be; start-ok is expected.
     Start { due: Deadline },
-    /// connection.tune is sent or on its way: tune-ok is expected.
+    /// connection.tune is sent or will be; tune-ok is expected.
     Tune { due: Deadline },
     /// connection.open is expected.
     Opening { due: Deadline },
-    /// It was refused and is left waiting, against guessing; then it is told so, if it can be.
+    /// It was refused and has to wait, against guessing passwords. Then it gets the refusal if it supports that.
     Refused { until: Deadline, tell: Option<Mechanism> },
     /// The connection is in use.
     Open,
-    /// We sent connection.close: everything but close-ok is ignored. A deaf one does not even look for
-    /// that, because its input is not frames.
+    /// The broker has sent connection.close: everything except close-ok is ignored. If `is_deaf`, close-ok is not
+    /// looked for either, because the input is not a sequence of frames.
     Closing { until: Deadline, is_deaf: bool },
-    /// We sent close-ok: closing the socket is up to the peer.
+    /// The broker has sent close-ok: the client closes the socket.
     Ending { until: Deadline },
-    /// To be closed when what there is to write is written.
+    /// To be closed when the pending output is written.
     Finished { until: Deadline },
 }
 
-/// What the client said it understands.
+/// Capabilities that the client announced.
 #[derive(Clone, Copy, Default, Debug)]
 pub(super) struct Capabilities {
     pub(super) authentication_failure_close: bool,
@@ -128,56 +128,56 @@ pub(super) struct Capabilities {
     pub(super) connection_blocked: bool,
 }
 
-/// What is being read, and what the broker is asked for it.
+/// The state of reading.
 #[derive(Debug)]
 pub(super) struct Input {
     pub(super) pending: Pending,
-    /// The channel that a fault ended, until the broker has been told.
+    /// The channel that an error ended, until the broker knows.
     pub(super) release: Option<(Slot, ChannelId)>,
-    /// The channel whose finished publish the broker had no room for.
+    /// The channel whose complete publish the broker had no capacity for.
     pub(super) held_publish: Slot,
     pub(super) body: BodyFrame,
     pub(super) is_suspended: bool,
 }
 
-/// What is to be written besides the outbox.
+/// Output besides the deliveries in the outbox.
 #[derive(Debug)]
 pub(super) struct Output {
     pub(super) replies: ByteChain,
-    /// The peer spoke another protocol, and is answered with the header of this one.
+    /// The client spoke another protocol, and gets the header of AMQP 0-9-1.
     pub(super) is_protocol_header_due: bool,
-    /// Bytes of `connection.start` that are not written yet.
+    /// Number of bytes of `connection.start` that are not written yet.
     pub(super) start_left: u16,
-    /// How much of the front delivery of the outbox is written, if only a part of it is.
+    /// The position in the first delivery of the outbox, if it is partly written.
     pub(super) begun: Option<Begun>,
     pub(super) is_heartbeat_due: bool,
-    /// The channel on which a content will never be complete, because the connection closes; 0 if none.
+    /// The channel on which a content never becomes complete, because the connection closes; 0 if none.
     pub(super) cut_channel: u16,
 }
 
-/// Channels with confirms.
+/// The channels with confirms.
 #[derive(Debug)]
 pub(super) struct Confirming {
-    /// Those whose first confirm may be told.
+    /// Channels whose first confirm may be sent.
     pub(super) to_tell: ConfirmList,
-    /// Those whose first confirm waits for the disk.
+    /// Channels whose first confirm waits for the disk.
     pub(super) to_be_stored: ConfirmList,
 }
 
-/// When what happened last.
+/// Times of the last events.
 #[derive(Debug)]
 pub(super) struct Timing {
-    /// When the peer sent something.
+    /// When the client last sent something.
     pub(super) heard: Now,
-    /// When input went on that we had let stand.
+    /// When reading was last resumed after the broker had stopped it.
     pub(super) resumed: Now,
-    /// When something was written.
+    /// When something was last written.
     pub(super) wrote: Now,
-    /// When a content or frame that was begun must have gone on.
+    /// When an incomplete content or frame must have continued.
     pub(super) content_due: Deadline,
-    /// Octets of an incomplete frame at the last look.
+    /// Number of bytes of an incomplete frame at the last look.
     pub(super) unread: u32,
-    /// Since when there are so many.
+    /// Since when that number has not changed.
     pub(super) unread_since: Now,
 }
 
@@ -186,10 +186,10 @@ pub(super) struct Timing {
 pub struct Connection {
     pub(super) id: ConnectionId,
     pub(super) peer: Peer,
-    /// Who the peer is by its verified certificate.
+    /// The name in the client's verified certificate.
     pub(super) certificate_name: Option<Box<str>>,
     pub(super) client: ClientProperties,
-    /// How it logged in; empty before.
+    /// The mechanism of its login; empty before.
     pub(super) mechanism: &'static str,
     /// User and virtual host, for the log; empty until both are known.
     names: heapless::String<NAMES_BYTES_MAX>,
@@ -206,7 +206,7 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Logs something that this peer caused; `text` goes on where its name ends.
+    /// Logs an event that this client caused; `text` follows the client's name.
     pub(super) fn warn(&self, context: &mut Context<'_>, kind: LogKind, text: fmt::Arguments<'_>) {
         context.log.warn(context.now, self.peer.source, kind, format_args!("{}{text}", self.caller()));
     }
@@ -216,18 +216,18 @@ impl Connection {
         self.client.table()
     }
 
-    /// By what it logged in: `PLAIN`, `AMQPLAIN` or `EXTERNAL`; empty before.
+    /// Returns the mechanism of the login: `PLAIN`, `AMQPLAIN` or `EXTERNAL`; empty before.
     pub const fn mechanism(&self) -> &'static str {
         self.mechanism
     }
 
-    /// Who it is, for the log.
+    /// Returns the client's name for the log.
     pub fn caller(&self) -> Caller<'_> {
         let name = self.client.table().get("connection_name").and_then(|value| value.as_str());
         Caller { peer: self.peer, names: &self.names, connection_name: name.unwrap_or_default() }
     }
 
-    /// From now on the log says whose it is.
+    /// Sets the user and the virtual host that the log shows.
     pub fn set_names(&mut self, user: &str, vhost: &str) {
         self.names.clear();
         let named = [(" user ", user), (" vhost ", vhost)];
@@ -239,7 +239,7 @@ impl Connection {
         }
     }
 
-    /// A connection that was just accepted.
+    /// Creates the record of a connection that was just accepted.
     pub fn new(now: Now, id: ConnectionId, peer: Peer, settings: &Settings) -> Self {
         Self {
             id,
@@ -285,12 +285,12 @@ impl Connection {
         }
     }
 
-    /// The transport verified who the peer is, before it spoke: it may log in as that by SASL EXTERNAL.
+    /// Sets the name that the transport has verified. The client may log in with it by SASL EXTERNAL.
     pub fn set_certificate_name(&mut self, name: &str) {
         self.certificate_name = Some(name.into());
     }
 
-    /// How far the connection has come.
+    /// Returns the stage of the connection.
     pub const fn stage(&self) -> Stage {
         match self.phase {
             Phase::Header { .. } | Phase::Start { .. } => Stage::Unproven,
@@ -302,18 +302,18 @@ impl Connection {
         }
     }
 
-    /// Whether the broker let its user in, whatever became of it since.
+    /// Returns whether the broker accepted a login, even if the connection was closed since.
     pub const fn is_logged_in(&self) -> bool {
         self.is_logged_in
     }
 
-    /// What was agreed on in the handshake, as far as it has come.
+    /// Returns the results of the negotiation up to now.
     pub const fn negotiated(&self) -> Negotiated {
         self.negotiated
     }
 
-    /// Whether nothing more will be asked of the broker and nothing of the outbox is needed any more: it
-    /// may forget the connection now, before the socket is closed.
+    /// Returns whether the broker may forget the connection before the socket is closed: nothing more is asked of it,
+    /// and nothing in the outbox is needed.
     pub const fn is_over(&self) -> bool {
         let ends = matches!(
             self.phase,
@@ -322,8 +322,8 @@ impl Connection {
         ends && self.output.begun.is_none()
     }
 
-    /// Ends the connection from our side: connection.close with this fault, then a bounded wait. A peer
-    /// that is not that far is closed without a word.
+    /// Closes the connection with this error: sends connection.close and waits for a limited time. A client that has
+    /// not logged in is disconnected without a frame.
     pub fn close(&mut self, context: &mut Context<'_>, fault: &Fault) {
         match self.phase {
             Phase::Open | Phase::Opening { .. } => self.close_connection(context, fault, (0, 0)),
@@ -334,8 +334,8 @@ impl Connection {
         }
     }
 
-    /// Tells the peer that a consumer ended. `false`: no room for it now, ask again; `true` also when the
-    /// peer does not want to know.
+    /// Notifies the client that a consumer was cancelled. Returns `false` if there is no capacity for that now, and
+    /// `true` also when the client does not support the notification.
     pub fn server_cancel(
         &mut self,
         context: &mut Context<'_>,
@@ -346,7 +346,7 @@ impl Connection {
         if !self.capabilities.consumer_cancel_notify || !self.is_channel_open(context, channel_number) {
             return true;
         }
-        // The last room there is belongs to the answer that is on its way.
+        // The last capacity is reserved for the answer that is expected.
         if !self.has_reply_room(context) || self.expects_answer() {
             return false;
         }
@@ -355,7 +355,8 @@ impl Connection {
         true
     }
 
-    /// This publisher waits for room in memory or on the disk. Clients that asked for it get `connection.blocked`, once.
+    /// Records that this publisher waits for memory or for the disk. A client that supports it gets
+    /// `connection.blocked`, once.
     pub const fn block(&mut self, now: Now, is_for_disk: bool) {
         if !self.blocked.now {
             (self.blocked.now, self.blocked.since, self.blocked.lasts) = (true, now, true);
@@ -365,16 +366,15 @@ impl Connection {
         }
     }
 
-    /// This publisher does not wait any more. `connection.unblocked` follows only when that lasts, because room may be
-    /// filled again at once.
+    /// Records that this publisher no longer waits. `connection.unblocked` follows only if that lasts, because the
+    /// capacity may be used up again at once.
     pub const fn unblock(&mut self, now: Now) {
         if self.blocked.now {
             (self.blocked.now, self.blocked.since, self.blocked.lasts) = (false, now, false);
         }
     }
 
-    /// The socket is gone: gives back everything held in pools. The broker forgets the connection apart
-    /// from this.
+    /// Releases everything held in pools, because the socket is gone. The broker is told separately.
     pub fn teardown(&mut self, context: &mut Context<'_>) {
         context.pools.clients.give_back(core::mem::take(&mut self.client));
         self.drop_channels(context);
@@ -385,7 +385,7 @@ impl Connection {
         self.finish(context.now);
     }
 
-    /// Gives the records of all channels back, half-sent messages included.
+    /// Removes the records of all channels, and incomplete messages.
     pub(super) fn drop_channels(&mut self, context: &mut Context<'_>) {
         while self.channels.first != NONE {
             let slot = self.channels.first;
@@ -413,23 +413,21 @@ impl Connection {
     }
 }
 
-// What a session is lent for one call, and what all sessions hold together.
-
-/// What sessions hold beyond their own records.
+/// Pools that all connections share.
 #[derive(Debug)]
 pub struct Pools {
     pub(super) channels: Channels,
     pub(super) replies: BytePool,
     pub(super) clients: ClientPool,
-    /// The consumer tag of the basic.cancel under way. There is one at most: a command is answered before
+    /// The consumer tag of the basic.cancel in progress. There is at most one, because a command is answered before
     /// any connection is asked for its next.
     pub(super) cancelled_tag: Name,
-    /// Messages that publishers have been told are taken, since the start.
+    /// Number of messages that were confirmed to publishers since the start.
     pub(super) confirmed: u64,
 }
 
 impl Pools {
-    /// Reserves the pools without touching them.
+    /// Reserves the pools without touching their memory.
     pub fn new(limits: &Limits) -> Self {
         let replies = limits.connections_max as usize * limits.replies_bytes_max as usize;
         Self {
@@ -441,91 +439,83 @@ impl Pools {
         }
     }
 
-    /// Bytes of a channel's record, for the memory table.
+    /// Returns the size of a channel's record in bytes, for the memory table.
     pub const fn channel_record_bytes() -> usize {
         Channels::RECORD_BYTES
     }
 
-    /// Bytes that the properties of clients take for each connection, for the memory table.
+    /// Returns the size of the client properties per connection in bytes, for the memory table.
     pub const fn client_properties_bytes() -> usize {
         handshake::BYTES_PER_CONNECTION
     }
 
-    /// Bytes of the records for refused channels, for the memory table.
+    /// Returns the size of the records for refused channels in bytes, for the memory table.
     pub const fn refused_channel_bytes() -> usize {
         Channels::REFUSED_BYTES
     }
 
-    /// Bytes that nobody uses and the system holds memory for, about.
+    /// Returns about how many unused bytes the system holds memory for.
     pub const fn idle_bytes(&self) -> usize {
         self.channels.idle_bytes() + self.replies.idle_bytes()
     }
 
-    /// Gives idle memory back to the system, a bounded part at a time; says whether that was the last part.
+    /// Returns unused memory to the system, a limited part per call. Returns whether that was the last part.
     pub fn trim(&mut self) -> bool {
         self.channels.trim();
         self.replies.trim()
     }
 
-    /// Messages that publishers have been told are taken, since the start.
+    /// Returns the number of messages that were confirmed to publishers since the start.
     pub const fn confirmed(&self) -> u64 {
         self.confirmed
     }
 
-    /// Channels open or closing.
+    /// Returns the number of channels that are open or closing.
     pub const fn channels_used(&self) -> usize {
         self.channels.len()
     }
 
-    /// Bytes of replies on their way, in whole pages; 0 when there are none.
+    /// Returns the bytes of waiting replies, in whole pages.
     pub const fn reply_bytes_used(&self) -> usize {
         self.replies.bytes_used()
     }
 }
 
-/// Where a command's names lie when they are not in the input as they are (the queue declared last, names
-/// that came with line ends). The loop owns one for all connections.
+/// Names of a command that are not in the input as they are: the last declared queue, and names with line breaks.
+/// The server has one for all connections.
 #[derive(Debug, Default)]
 pub struct Names {
     pub(super) queue: Name,
     pub(super) exchange: Name,
 }
 
-/// What a session is lent for one call.
+/// What a connection borrows for one call.
 #[derive(Debug)]
 pub struct Context<'p> {
     /// The time of this turn.
     pub now: Now,
-    /// The sessions' pools.
+    /// The pools of all connections.
     pub pools: &'p mut Pools,
     /// The messages.
     pub messages: &'p mut Messages,
-    /// What all connections share.
+    /// The settings of all connections.
     pub settings: &'p Settings,
-    /// From which part of the pools this connection publishes.
+    /// The share of the memory pools that this connection publishes from.
     pub share: Share,
     /// Everything up to this batch is durable.
     pub durable: Batch,
-    /// The sequence of the last delivery that was put into the connection's outbox.
+    /// The sequence number of the last delivery that was put into the connection's outbox.
     pub last_delivery: ReplyOrder,
-    /// What is logged of peers goes through it.
+    /// The rate limiter for log lines that clients cause.
     pub log: &'p mut LogLimiter,
 }
-
-// What every connection is told and held to.
-//
-// Why it exists: connection.start says the same to everybody, so it is written once, at boot, and sent from
-// there; the limits a session keeps lie beside it, so that a session needs to see no more of the
-// configuration than this.
-//
-// Always true: nothing of it changes while the broker runs, and what was told is what is held to.
 
 /// How the broker introduces itself in connection.start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Identity {
-    /// `product`: some clients choose their behaviour by it.
+    /// `product`: some clients change their behaviour depending on it.
     pub product: String,
-    /// `version`: likewise.
+    /// `version`: some clients change their behaviour depending on it.
     pub version: String,
     /// `platform`
     pub platform: String,
@@ -537,7 +527,7 @@ pub struct Identity {
     pub cluster_name: String,
 }
 
-/// What all connections share and nobody changes.
+/// Settings that all connections share. They do not change while the broker runs.
 #[derive(Debug)]
 pub struct Settings {
     pub(super) channel_max: u16,
@@ -547,13 +537,13 @@ pub struct Settings {
     pub(super) replies_bytes_max: usize,
     pub(super) handshake_timeout_ms: u64,
     pub(super) content_timeout_ms: u64,
-    /// The frame of connection.start, ready to be sent.
+    /// The frame of connection.start, encoded once at start.
     pub(super) start_frame: Box<[u8]>,
-    /// The same for a peer with a client certificate.
+    /// The frame for a client with a certificate.
     pub(super) start_frame_external: Box<[u8]>,
 }
 
-/// What a client may rely on; every one of them is true.
+/// The announced capabilities. All of them are implemented.
 const CAPABILITIES: [&str; 9] = [
     "publisher_confirms",
     "exchange_exchange_bindings",
@@ -566,12 +556,12 @@ const CAPABILITIES: [&str; 9] = [
     "direct_reply_to",
 ];
 
-/// connection.start must fit into the smallest frame there is, whatever the operator calls the product.
+/// connection.start must fit into AMQP's smallest frame, however long the configured product name is.
 const START_BYTES_MAX: usize = 4096;
 const TEXT_BYTES_MAX: usize = 400;
 
 impl Settings {
-    /// The part of the limits that a session keeps, and connection.start ready to be sent.
+    /// Takes the settings of connections from the limits, and encodes connection.start.
     pub fn new(limits: &Limits, identity: &Identity) -> Self {
         Self {
             channel_max: limits.channels_of_a_connection(),
@@ -592,7 +582,7 @@ fn start_frame(identity: &Identity, mechanisms: &[u8]) -> Box<[u8]> {
     let mut writer = Writer::new(&mut properties);
     let mut frame = vec![0; START_BYTES_MAX];
     let mut out = Writer::new(&mut frame);
-    // Both fit: six texts of at most TEXT_BYTES_MAX and nine names.
+    // Both fit: six texts of at most `TEXT_BYTES_MAX` bytes, and nine names.
     let complete = writer.table(|table| write_properties(table, identity)).and_then(|()| {
         let start = Method::ConnectionStart {
             version_major: 0,
@@ -609,7 +599,7 @@ fn start_frame(identity: &Identity, mechanisms: &[u8]) -> Box<[u8]> {
     frame.into_boxed_slice()
 }
 
-/// In the order of RabbitMQ, which is the alphabet's.
+/// Writes the server properties in alphabetical order, as RabbitMQ does.
 fn write_properties(table: &mut TableWriter<'_, '_>, identity: &Identity) -> Result<(), Full> {
     table.table("capabilities", |capabilities| {
         CAPABILITIES.iter().try_for_each(|name| capabilities.bool(name, true))

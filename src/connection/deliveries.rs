@@ -1,13 +1,13 @@
-//! One delivery as bytes: a method frame, a header frame and body frames, from any byte of them on.
+//! The frames of one delivery: method, header and body, written from any byte on.
 //!
 //! ```text
 //!   | method frame | header frame | body frame (frame_max) | body frame (frame_max) | last body frame |
 //!   0              method         header                                                        total
 //! ```
 //!
-//! A delivery larger than the output buffer is written in parts; how much was written is kept as a number. Where
-//! each frame begins follows from lengths alone. The properties are written anew for each part if they differ from
-//! those of the stored message: without `BCC`, or with `x-delivery-count`.
+//! A delivery larger than the output buffer is written in parts, and the number of bytes written is kept. The
+//! beginning of each frame follows from lengths alone. Properties that differ from those of the stored message
+//! (without `BCC`, or with `x-delivery-count`) are computed again for each part.
 
 use leveret_amqp::props::{BLIND_BYTES_MAX, Properties, PropertyEdit};
 use leveret_amqp::{
@@ -20,33 +20,33 @@ use leveret_core::mem::{Cursor, MessageFlags, MessageId, Messages};
 /// A delivery that is partly written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Begun {
-    /// Bytes of it that were written.
+    /// Number of its bytes that were written.
     pub(super) sent: u64,
-    /// Where in the message the body goes on, when that is known: offset in the body, and place.
+    /// Where the body continues in the message, if known: offset in the body, and cursor.
     pub(super) body_at: Option<(u32, Cursor)>,
 }
 
-/// Class, weight and body size: what a header frame holds before the properties.
+/// Class, weight and body size: the part of a header frame before the properties.
 const CONTENT_HEAD_LEN: usize = 12;
-/// Frame header, ids, three names, a tag, a flag and a count or code.
+/// Frame header and end, ids, three names, a tag, a flag and a count or code.
 const METHOD_FRAME_BYTES_MAX: usize = FRAME_OVERHEAD + 4 + 3 * 256 + 8 + 1 + 4;
 
-/// The header that says how often a message came back, as RabbitMQ calls it.
+/// RabbitMQ's header with the number of previous deliveries.
 const COUNT_HEADER: &str = "x-delivery-count";
-/// What it takes: its entry, and a table for it.
+/// The size of this header in bytes, with a table for it.
 const COUNT_BYTES: usize = 32;
 
-/// Properties that are not sent as they are.
+/// Properties that differ from those of the stored message.
 type Rewritten = heapless::Vec<u8, { BLIND_BYTES_MAX + COUNT_BYTES }>;
 
-/// Whether the properties are not sent as they are.
+/// Returns whether the properties differ from those of the stored message.
 #[inline]
 fn is_rewritten(messages: &Messages, delivery: &Delivery<'_>) -> bool {
     delivery.delivery_count.is_some() || messages.flags(delivery.message).has(MessageFlags::BLIND)
 }
 
-/// The properties of such a delivery; `None` when they are too long for that. The same delivery gives the
-/// same each time.
+/// Returns the changed properties; `None` when they are too long. The result is the same for each part of a
+/// delivery.
 #[cold]
 fn rewritten(messages: &Messages, delivery: &Delivery<'_>, frame_max: u32) -> Option<Rewritten> {
     let room = (frame_max as usize).checked_sub(FRAME_OVERHEAD + CONTENT_HEAD_LEN + COUNT_BYTES)?;
@@ -59,7 +59,7 @@ fn rewritten(messages: &Messages, delivery: &Delivery<'_>, frame_max: u32) -> Op
     let headers = properties.headers().unwrap_or(Table::EMPTY);
     let mut octets = [0; BLIND_BYTES_MAX + COUNT_BYTES];
     let mut writer = Writer::new(&mut octets);
-    // What a peer's frames have no room for it is not told.
+    // The count is left out if it does not fit into the client's frames.
     let count = delivery.delivery_count.filter(|_| len <= room);
     let mut fill = |table: &mut TableWriter<'_, '_>| match count {
         Some(count) => table.sorted(headers, &|name| name != b"BCC", &[COUNT_HEADER], &mut |table, name| {
@@ -74,15 +74,15 @@ fn rewritten(messages: &Messages, delivery: &Delivery<'_>, frame_max: u32) -> Op
     Rewritten::from_slice(writer.written()).ok()
 }
 
-/// Where the frames of a delivery begin.
+/// The positions of a delivery's frames.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Layout {
     method_len: u32,
-    /// With the method frame.
+    /// End of the header frame, counted from the beginning of the delivery.
     header_end: u32,
     body_len: u32,
     frame_max: u32,
-    /// The properties differ from those of the stored message.
+    /// Whether the properties differ from those of the stored message.
     is_rewritten: bool,
 }
 
@@ -105,7 +105,7 @@ impl Layout {
         }
     }
 
-    /// Whether the delivery has one body frame at most, and is written as it is stored.
+    /// Returns whether the delivery has at most one body frame and is written as it is stored.
     #[inline]
     pub(super) const fn is_small(self) -> bool {
         self.body_len <= self.payload_max() && !self.is_rewritten
@@ -115,7 +115,7 @@ impl Layout {
         self.frame_max - FRAME_OVERHEAD as u32
     }
 
-    /// Octets in all.
+    /// Returns the length of the delivery in bytes.
     #[inline]
     pub(super) const fn total(self) -> u64 {
         let frames = if self.body_len <= self.payload_max() {
@@ -126,7 +126,7 @@ impl Layout {
         self.header_end as u64 + self.body_len as u64 + frames * FRAME_OVERHEAD as u64
     }
 
-    /// The end of the frame that `sent` lies in; `sent` itself where a frame begins.
+    /// Returns the end of the frame that contains byte `sent`, or `sent` if a frame begins there.
     pub(super) fn frame_end(self, sent: u64) -> u64 {
         let (method_len, header_end) = (u64::from(self.method_len), u64::from(self.header_end));
         if sent == 0 {
@@ -142,10 +142,10 @@ impl Layout {
     }
 }
 
-/// basic.deliver, get-ok or return, with the overhead of its frame.
+/// Returns the length of the frame of basic.deliver, basic.get-ok or basic.return.
 #[inline]
 const fn method_frame_len(kind: DeliveryKind<'_>, names_len: usize) -> usize {
-    // The two names with their lengths.
+    // Two names, each with its length.
     let names = names_len + 2;
     FRAME_OVERHEAD
         + 4
@@ -156,7 +156,7 @@ const fn method_frame_len(kind: DeliveryKind<'_>, names_len: usize) -> usize {
         }
 }
 
-/// A place to write to that was made as large as what is written.
+/// A destination that has exactly the size of what is written.
 struct Put<'o> {
     out: &'o mut [u8],
     at: usize,
@@ -187,7 +187,7 @@ impl Put<'_> {
         self.raw(&u64::from(body_len).to_be_bytes());
     }
 
-    /// The method frame of a delivery.
+    /// Writes the method frame of a delivery.
     #[inline]
     fn method_frame(&mut self, messages: &Messages, delivery: &Delivery<'_>, len: u32) {
         let size = len - FRAME_OVERHEAD as u32;
@@ -225,7 +225,7 @@ impl Put<'_> {
     }
 }
 
-/// Writes a whole delivery that [`Layout::is_small`] into `out`, which has exactly its length.
+/// Writes a delivery that [`Layout::is_small`] into `out`, which has exactly its length.
 #[inline]
 pub(super) fn write_small(messages: &Messages, delivery: &Delivery<'_>, layout: Layout, out: &mut [u8]) {
     let id = delivery.message;
@@ -234,7 +234,7 @@ pub(super) fn write_small(messages: &Messages, delivery: &Delivery<'_>, layout: 
     put.method_frame(messages, delivery, layout.method_len);
     put.frame_header(FrameKind::Header, delivery.channel, CONTENT_HEAD_LEN as u32 + properties_len);
     put.content_head(layout.body_len);
-    // Properties and body lie one behind the other, so one cursor reads both.
+    // Properties and body follow each other, so one cursor reads both.
     let mut cursor = messages.properties_cursor(id);
     let end = put.at + properties_len as usize;
     messages.read(id, &mut cursor, &mut put.out[put.at..end]);
@@ -249,8 +249,7 @@ pub(super) fn write_small(messages: &Messages, delivery: &Delivery<'_>, layout: 
     }
 }
 
-/// Writes a delivery from byte `begun.sent` on, up to byte `until` or the end of `out`. Gives where it
-/// stands then; the difference was written.
+/// Writes a delivery from byte `begun.sent` on, up to byte `until` or the end of `out`. Returns the new position.
 pub(super) fn write_part(
     messages: &Messages,
     delivery: &Delivery<'_>,
@@ -265,7 +264,7 @@ pub(super) fn write_part(
     part.begun
 }
 
-/// A delivery being written in pieces.
+/// Writes a delivery in parts.
 struct PartWriter<'p> {
     messages: &'p Messages,
     delivery: &'p Delivery<'p>,
@@ -300,7 +299,7 @@ impl PartWriter<'_> {
         self.at == self.out.len()
     }
 
-    /// Copies what has not gone yet of a piece that begins at byte `start`, as far as there is room.
+    /// Copies the unsent rest of a piece that begins at byte `start`, as far as it fits.
     fn copy(&mut self, piece: &[u8], start: u64) {
         let skip = (self.begun.sent - start) as usize;
         let rest = piece.get(skip..).unwrap_or_default();
@@ -351,7 +350,7 @@ impl PartWriter<'_> {
         }
     }
 
-    /// Writes on in the body frame that is due.
+    /// Continues the current body frame.
     fn write_body(&mut self) {
         let frame_max = u64::from(self.layout.frame_max);
         let payload_max = self.layout.payload_max();
@@ -386,7 +385,7 @@ impl PartWriter<'_> {
     }
 }
 
-/// Moves a cursor on by reading into nowhere.
+/// Advances a cursor without using the bytes.
 fn skip(messages: &Messages, id: MessageId, cursor: &mut Cursor, mut count: usize) {
     let mut nowhere = [0; 256];
     while count > 0 {

@@ -1,24 +1,27 @@
-//! Octets as RabbitMQ's error texts show them.
+//! Bytes in error texts, as RabbitMQ shows them.
 //!
-//! Why it exists: clients and their users compare error texts, and RabbitMQ's contain pieces of the offending
-//! frame in Erlang's notation, line breaks included. What always holds: nothing here fails or allocates; the
-//! octets of a peer never reach a text unescaped unless they are printable ASCII.
+//! Clients and their users compare error texts, and RabbitMQ's contain parts of the offending frame in Erlang's
+//! notation, line breaks included.
+//!
+//! # Invariants
+//! - Nothing here fails or allocates.
+//! - Bytes of a client appear unescaped in a text only if they are printable ASCII.
 
 use core::fmt::{self, Display, Formatter, Write as _};
 
-/// A frame that was refused, as in `type 1, first 16 octets = <<0,60,0,40,...>>`.
+/// A refused frame, as in `type 1, first 16 octets = <<0,60,0,40,...>>`.
 pub(super) struct FrameSnippet<'a> {
     pub(super) raw_kind: u8,
     pub(super) payload: &'a [u8],
 }
 
-/// The same with `: {invalid_frame_end_marker,0}` behind it.
+/// Such a frame followed by `: {invalid_frame_end_marker,0}`.
 pub(super) struct BadEnd<'a> {
     pub(super) snippet: FrameSnippet<'a>,
     pub(super) found: u8,
 }
 
-/// `<<0,60,0,40>>`: always numbers, however many there are.
+/// Bytes as numbers, as in `<<0,60,0,40>>`.
 pub(super) struct Numbers<'a>(pub(super) &'a [u8]);
 
 const SNIPPET_BYTES: usize = 16;
@@ -32,7 +35,7 @@ impl Display for FrameSnippet<'_> {
 }
 
 impl FrameSnippet<'_> {
-    /// Writes it and tells the column behind it.
+    /// Writes the frame and returns the column behind it.
     fn write(&self, f: &mut Formatter<'_>) -> Result<usize, fmt::Error> {
         let (which, shown) = match self.payload.get(..SNIPPET_BYTES) {
             Some(first) if self.payload.len() > SNIPPET_BYTES => ("first 16", first),
@@ -115,7 +118,7 @@ fn write_text(f: &mut Formatter<'_>, octets: &[u8], start: usize) -> Result<usiz
     Ok(column)
 }
 
-/// Erlang also takes the upper half of Latin-1 for printable; a reply text is UTF-8, so those stay numbers.
+/// Erlang also considers the upper half of Latin-1 printable. A reply text is UTF-8, so those stay numbers.
 fn is_printable(octet: u8) -> bool {
     matches!(octet, 0x20..=0x7E | 0x08..=0x0D | 0x1B)
 }

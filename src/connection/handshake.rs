@@ -1,4 +1,4 @@
-//! From the first octet to connection.open-ok.
+//! The handshake: from the protocol header to connection.open-ok; and the client properties that are kept.
 //!
 //! ```text
 //!   client                         server
@@ -11,10 +11,13 @@
 //!                             <-   connection.open-ok    → Open
 //! ```
 //!
-//! Why it exists: everybody on the network gets this far, so nothing here is held for a peer but a deadline,
-//! and one that makes a mistake is left waiting for a second before its socket is closed. What always holds:
-//! until somebody logged in, a mistake is answered with silence, as RabbitMQ does it; frames are no larger
-//! than the smallest that AMQP knows; no password reaches a log.
+//! Everything on the network can get this far, so a handshake holds only a deadline. A client that makes a
+//! mistake waits for a second before its socket is closed.
+//!
+//! # Invariants
+//! - Before the login, a mistake is answered with silence, as in RabbitMQ.
+//! - Frames are at most as large as AMQP's minimum frame size.
+//! - No password reaches a log.
 
 use core::fmt;
 
@@ -36,7 +39,7 @@ use super::methods::{Kind, Mechanism, Pending};
 use super::timers;
 
 impl Mechanism {
-    /// User and password in a start-ok's response.
+    /// Returns the user and the password in a response of connection.start-ok.
     fn credentials(self, response: &[u8]) -> Result<(&str, &[u8]), Unusable> {
         let (user, password) = match self {
             Self::Plain => plain_credentials(response).ok_or(Unusable::Unreadable)?,
@@ -47,29 +50,29 @@ impl Mechanism {
     }
 }
 
-/// Why there is no user and password in a response.
+/// Why a response contains no credentials.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Unusable {
-    /// It is not what the mechanism says.
+    /// It does not follow the mechanism's format.
     Unreadable,
-    /// It is, but nobody can have such credentials.
+    /// The format is right, but no user can have such credentials.
     Wrong,
 }
 
 impl Connection {
-    /// Whether it has not spoken yet.
+    /// Returns whether the client has sent nothing yet.
     pub const fn awaits_header(&self) -> bool {
         matches!(self.phase, Phase::Header { .. })
     }
 
-    /// Gives the peer more time for its handshake: so long it has waited for us.
+    /// Extends the handshake timeout by the time that the client has waited for the broker.
     pub const fn postpone(&mut self, ms: u64) {
         if let Phase::Header { due } = &mut self.phase {
             *due = due.later_ms(ms);
         }
     }
 
-    /// Waits for the protocol header. `None` when it is there and the handshake goes on.
+    /// Waits for the protocol header. Returns `None` when it has arrived and the handshake continues.
     pub(super) fn step_header(
         &mut self,
         context: &Context<'_>,
@@ -87,7 +90,7 @@ impl Connection {
                 self.phase = Phase::Start { due };
                 return None;
             }
-            // Whoever owns the socket says what it was, with its address.
+            // The caller reports which protocol it was, with the address.
             Opening::Http | Opening::Tls | Opening::Mqtt | Opening::OtherAmqp | Opening::Unknown => {}
         }
         *at = input.len();
@@ -96,7 +99,7 @@ impl Connection {
         Some(Step::Finished)
     }
 
-    /// connection.start for this peer.
+    /// Returns the frame of connection.start for this client.
     pub(super) fn start_frame<'s>(&self, settings: &'s Settings) -> &'s [u8] {
         if self.certificate_name.is_some() { &settings.start_frame_external } else { &settings.start_frame }
     }
@@ -237,7 +240,7 @@ impl Connection {
         Some(Step::Command { channel: None, command })
     }
 
-    /// The broker let it in.
+    /// Continues after the broker has accepted the login.
     pub(super) fn tune(&mut self, context: &mut Context<'_>) {
         let settings = context.settings;
         self.is_logged_in = true;
@@ -266,14 +269,14 @@ impl Connection {
         self.timing.wrote = context.now;
     }
 
-    /// Leaves the peer waiting for a while; then its socket is closed without a word.
+    /// Keeps the client waiting for a while. Then its socket is closed without an answer.
     pub(super) fn refuse(&mut self, context: &mut Context<'_>, why: fmt::Arguments<'_>) {
         self.warn(context, LogKind::Login, format_args!(": refused during the handshake: {why}"));
         let until = context.now.after_ms(timers::REFUSAL_DELAY_MS);
         self.phase = Phase::Refused { until, tell: None };
     }
 
-    /// The same for wrong credentials; a client that said it understands is told in the end.
+    /// Like [`Self::refuse`], for wrong credentials. A client that supports it gets connection.close at the end.
     pub(super) fn refuse_login(
         &mut self,
         context: &mut Context<'_>,
@@ -286,7 +289,7 @@ impl Connection {
         }
     }
 
-    /// The delay is over.
+    /// Sends the refusal after the delay.
     pub(super) fn send_refusal(&mut self, context: &mut Context<'_>, mechanism: Mechanism) {
         let fault = Fault::connection(
             ReplyCode::AccessRefused,
@@ -312,7 +315,7 @@ fn capabilities(client_properties: Table<'_>) -> Capabilities {
     }
 }
 
-/// What the client may have less of but not more, and not less than AMQP demands.
+/// Checks negotiated limits: the client may lower them, but not below AMQP's minimum.
 fn check_negotiated(settings: &Settings, channel_max: u16, frame_max: u32) -> Option<Fault> {
     let not_allowed = |key: &str, value: u32, detail: &str, than: &str, limit: u32| {
         let text = format_args!("negotiated {key} = {value}{detail} is {than} allowed value ({limit})");
@@ -332,15 +335,15 @@ fn check_negotiated(settings: &Settings, channel_max: u16, frame_max: u32) -> Op
     None
 }
 
-/// `[authorization identity] NUL user NUL password`. Nobody can act for another here, so, as in RabbitMQ, no
-/// identity may be named: whoever names one means something that would not happen.
+/// Parses `[authorization identity] NUL user NUL password`. Acting for another user is not supported, so an
+/// authorization identity is refused, as in RabbitMQ.
 fn plain_credentials(response: &[u8]) -> Option<(&[u8], &[u8])> {
     let mut parts = response.split(|octet| *octet == 0);
     let (identity, user, password) = (parts.next()?, parts.next()?, parts.next()?);
     (identity.is_empty() && parts.next().is_none()).then_some((user, password))
 }
 
-/// A field table without its length. Numbers are no credentials, but RabbitMQ reads them.
+/// Parses a field table without its length. Numbers are no credentials, but RabbitMQ reads them.
 fn amqplain_credentials(response: &[u8]) -> Result<(&[u8], &[u8]), Unusable> {
     let table = Table::parse(response).map_err(|_| Unusable::Unreadable)?;
     let field = |name| table.get(name).map(|value| value.as_bytes()).ok_or(Unusable::Unreadable);
@@ -351,25 +354,23 @@ fn amqplain_credentials(response: &[u8]) -> Result<(&[u8], &[u8]), Unusable> {
     }
 }
 
-// The properties that a client sends in connection.start-ok, as far as they are kept.
-//
-// Texts, numbers, Booleans and the table `capabilities` are kept, under whatever names. All connections share a
-// pool of [`BYTES_PER_CONNECTION`] for each that there may be. One connection gets at most half of what is free of
-// it; when that is too little, texts are cut, then all but the names of the program are left out. No login is
-// refused for it.
-
-/// Bytes of the pool for each connection that there may be.
+/// Size of the pool per possible connection, in bytes.
 pub(super) const BYTES_PER_CONNECTION: usize = 256;
-/// The most bytes that one connection's properties take.
+/// Maximum size of one connection's properties, in bytes.
 const BYTES_MAX: usize = 2_048;
-/// Bytes to which texts are cut when there is no room for the whole.
+/// Texts are cut to this many bytes if there is no capacity for the whole.
 const CUT_TEXT_BYTES: usize = 36;
-/// What stands behind a text that was cut.
+/// Marks a text that was cut.
 const ELLIPSIS: &str = "…";
-/// What an operator knows a program by: kept when there is room for nothing else.
+/// Properties by which an operator recognises a program. They are kept even if nothing else fits.
 const NAMES: [&str; 3] = ["connection_name", "product", "version"];
 
-/// The properties of one client, as the entries of a field table.
+/// The properties that a client sent in connection.start-ok, as the entries of a field table.
+///
+/// Texts, numbers, Booleans and the table `capabilities` are kept under any name. All connections share a pool of
+/// [`BYTES_PER_CONNECTION`] per possible connection. One connection gets at most half of its free part. If that
+/// is too small, texts are cut, and then all properties except [`NAMES`] are left out. A login never fails
+/// because of it.
 #[derive(Debug, Default)]
 pub(super) struct ClientProperties {
     entries: Box<[u8]>,
@@ -381,7 +382,7 @@ pub(super) struct ClientPool {
     free_bytes: usize,
 }
 
-/// How much of the properties is kept.
+/// How many of the properties are kept.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Extent {
     Whole,
@@ -394,7 +395,7 @@ impl ClientPool {
         Self { free_bytes: connections_max * BYTES_PER_CONNECTION }
     }
 
-    /// Keeps the properties of a client, or as much of them as there is room for.
+    /// Keeps the properties of a client, or as many of them as fit.
     pub(super) fn keep(&mut self, properties: Table<'_>) -> ClientProperties {
         let room = BYTES_MAX.min(self.free_bytes / 2);
         let mut bytes = [0; 4 + BYTES_MAX];
@@ -409,7 +410,7 @@ impl ClientPool {
         ClientProperties::default()
     }
 
-    /// Takes the memory of a client's properties back.
+    /// Releases the memory of a client's properties.
     pub(super) fn give_back(&mut self, properties: ClientProperties) {
         self.free_bytes += properties.entries.len();
     }

@@ -1,12 +1,13 @@
-//! The frames of an open connection: which come next, what is wrong with them, and who handles each.
+//! The frames of an open connection: reading, errors, closing.
 //!
-//! Why it exists: everything a peer sends after the handshake passes through one loop, in order. Frames of
-//! methods and headers are handled when they are complete; body frames are streamed, so a large one is never
-//! held twice. Frames out of place end the connection with the words RabbitMQ has for it.
+//! Everything that a client sends after the handshake passes through one loop, in order. Method and header frames
+//! are handled when they are complete. Body frames are streamed, so a large one is never in memory twice. A
+//! misplaced frame ends the connection with RabbitMQ's error text.
 //!
-//! What always holds: the input is consumed up to the first thing that somebody else must decide, and no
-//! further; a frame that cannot be begun now has not been touched; once we closed the connection, nothing but
-//! close-ok means anything.
+//! # Invariants
+//! - Input is consumed up to the first point at which the caller must decide something, and not further.
+//! - A frame that cannot be begun now stays in the input.
+//! - After the broker has closed the connection, only connection.close-ok counts.
 
 use leveret_amqp::{
     FRAME_END, FRAME_HEADER_LEN, FRAME_OVERHEAD, Frame, FrameError, FrameHeader, FrameKind, Method,
@@ -26,11 +27,10 @@ use super::publish::misplaced_body;
 use super::publish::{Content, PublishFlags, message_flags};
 
 impl Connection {
-    /// Handles input from `input[*at..]`, moves `at` past what was consumed, and stops at the first thing
-    /// that somebody else must decide.
+    /// Handles input from `input[*at..]`, advances `at` past the consumed bytes, and stops at the first point at
+    /// which the caller must decide something.
     ///
-    /// A command borrows from `input` and `names`; it is to be answered before anything else is asked of
-    /// any session.
+    /// A command borrows from `input` and `names`. It must be answered before any connection is called again.
     pub fn next<'a>(
         &mut self,
         context: &mut Context<'_>,
@@ -74,7 +74,7 @@ impl Connection {
         }
     }
 
-    /// The broker is to take back what a channel held that a fault ended, before anything else.
+    /// Asks the broker first to take back what a channel held that was closed because of an error.
     fn step_release(&mut self) -> Option<Step<'static>> {
         let (_, channel) = self.input.release.take()?;
         self.input.pending = Pending::on_connection(Kind::Release, (0, 0));
@@ -141,14 +141,14 @@ impl Connection {
         };
         match self.command(context, names, slot, method) {
             Ok(command) => self.ask(context, slot, command),
-            // These are the channel's only, so there is a channel to release.
+            // Only these errors concern the channel alone, so there is a channel to release.
             Err(fault) => {
                 self.conclude(context, Verdict::Fault(fault, method.id(), slot)).unwrap_or(Step::NeedMore)
             }
         }
     }
 
-    /// The command on its way to the broker.
+    /// Makes the step that passes a command to the broker.
     pub(super) fn ask<'a>(&self, context: &Context<'_>, slot: Slot, command: Command<'a>) -> Step<'a> {
         let channel = match context.pools.channels[slot].state {
             State::Open(channel) => Some(channel),
@@ -157,7 +157,7 @@ impl Connection {
         Step::Command { channel, command }
     }
 
-    /// What a verdict means for the caller; `None` when the input goes on (or the connection is closing).
+    /// Translates a verdict for the caller; `None` when the input continues (or the connection is closing).
     fn conclude<'a>(&mut self, context: &mut Context<'_>, verdict: Verdict<'a>) -> Option<Step<'a>> {
         match verdict {
             Verdict::Step(step) => Some(step),
@@ -170,7 +170,7 @@ impl Connection {
         }
     }
 
-    /// A body frame is streamed from its header on. `None`: `unread` begins with another frame.
+    /// Begins to stream a body frame. Returns `None` if `unread` begins with another frame.
     #[inline]
     fn begin_body(&mut self, context: &Context<'_>, unread: &[u8]) -> Option<Verdict<'static>> {
         let header = FrameHeader::peek(unread)?;
@@ -189,7 +189,7 @@ impl Connection {
         Some(if is_next { Verdict::Done } else { misplaced_body(content) })
     }
 
-    /// Takes what there is of the body frame. `None`: more is needed.
+    /// Consumes the available part of the body frame. Returns `None` if more is needed.
     fn stream_body(
         &mut self,
         context: &mut Context<'_>,
@@ -212,8 +212,8 @@ impl Connection {
         Some(self.body_frame_complete(context, self.input.body.slot))
     }
 
-    /// The octets of the body are in the message by now, so the text cannot show them; it is the one text
-    /// that differs from RabbitMQ's.
+    /// The bytes of the body are already in the message, so the text cannot show them. It is the only text that
+    /// differs from RabbitMQ's.
     fn bad_body_end(&mut self, context: &mut Context<'_>, found: u8) -> Verdict<'static> {
         self.input.body = BodyFrame::NONE;
         let fault = hard_fault(
@@ -233,7 +233,7 @@ impl Connection {
             _ if number == 0 => Verdict::Fault(unexpected_frame(frame), (0, 0), NONE),
             Some(FrameKind::Method) => self.handle_channel_method(context, number, frame.payload),
             Some(FrameKind::Header) => self.handle_header(context, number, frame.payload),
-            // Body frames never come here: they were begun when their header was there.
+            // Body frames do not reach this match: they were begun when their header had arrived.
             Some(FrameKind::Body | FrameKind::Heartbeat) => {
                 Verdict::Fault(unexpected_frame(frame), (0, 0), NONE)
             }
@@ -269,7 +269,8 @@ impl Connection {
         }
     }
 
-    /// Input after the end: nothing but close-ok, and a close that crossed ours, mean anything.
+    /// Handles input after the end: only connection.close-ok, and a connection.close that crossed the broker's,
+    /// count.
     pub(super) fn step_over<'a>(
         &mut self,
         context: &mut Context<'_>,
@@ -295,7 +296,7 @@ impl Connection {
         }
     }
 
-    /// Whether the client closes the connection in this input, which nobody has handled yet.
+    /// Returns whether this unhandled input contains the client's connection.close.
     pub fn has_close(&self, input: &[u8]) -> bool {
         const CLOSE: [u8; 4] = [0, 10, 0, 50];
         let begun = match self.input.body.is_begun {
@@ -317,8 +318,8 @@ impl Connection {
         false
     }
 
-    /// The client closes the connection behind what waits ([`Self::has_close`]): that is given up, the rest is
-    /// read over, and the close is answered.
+    /// Closes the connection although input waits for capacity ([`Self::has_close`] is true). The waiting input is
+    /// dropped and the close is answered.
     pub fn leave(&mut self, context: &mut Context<'_>) {
         let text =
             format_args!(": the client closes it while it waits for room: what was not taken is dropped");
@@ -327,11 +328,11 @@ impl Connection {
         self.begin_end(context, Phase::Closing { until, is_deaf: false });
     }
 
-    /// Reads over the next frame of a connection that we closed; `false` when there is none.
+    /// Skips the next frame of a connection that the broker has closed. Returns `false` when there is none.
     fn skip_frame(&mut self, context: &mut Context<'_>, input: &[u8], at: &mut usize) -> bool {
         let unread = &input[*at..];
         if self.input.body.is_begun {
-            // Payload and end octet apart: together they may be 2^32, which a 32-bit board cannot count.
+            // Payload and end octet are counted apart: together they may be 2^32, which does not fit into 32 bits.
             let here = unread.len().min(self.input.body.left as usize);
             self.input.body.left -= here as u32;
             let has_end = self.input.body.left == 0 && unread.len() > here;
@@ -364,7 +365,7 @@ impl Connection {
         true
     }
 
-    /// Input that is not frames any more. `unread` begins with the culprit.
+    /// Closes the connection because the input is not a valid frame. `unread` begins with that frame.
     pub(super) fn fail_frame(&mut self, context: &mut Context<'_>, unread: &[u8], error: FrameError) {
         let fault = match error {
             FrameError::TooLarge(header) => hard_fault(
@@ -396,8 +397,8 @@ impl Connection {
         self.phase = Phase::Closing { until, is_deaf: true };
     }
 
-    /// Ends what the fault ends. `slot` is [`NONE`] when no open channel is concerned. A channel's end is
-    /// told behind its deliveries up to `order`, as far as the broker does not take them back.
+    /// Ends the channel or the connection as `fault` demands. `slot` is [`NONE`] when no open channel is concerned.
+    /// The close of a channel is sent after its deliveries up to `order`, unless the broker takes them back.
     pub(super) fn fail(
         &mut self,
         context: &mut Context<'_>,
@@ -426,7 +427,7 @@ impl Connection {
         }
     }
 
-    /// Sends connection.close and waits for the answer, for a while.
+    /// Sends connection.close and waits for the answer for a limited time.
     pub(super) fn close_connection(&mut self, context: &mut Context<'_>, fault: &Fault, id: (u16, u16)) {
         self.warn(context, LogKind::Connection, format_args!(": closed: {fault}"));
         let close = Method::ConnectionClose {
@@ -440,7 +441,7 @@ impl Connection {
         self.begin_end(context, Phase::Closing { until, is_deaf: false });
     }
 
-    /// From here on nothing is asked of the broker.
+    /// Ends the use of the broker.
     fn begin_end(&mut self, context: &mut Context<'_>, phase: Phase) {
         self.phase = phase;
         self.input.pending = Pending::NOTHING;
@@ -451,8 +452,8 @@ impl Connection {
         self.stop_channels(context);
     }
 
-    /// No channel is of use any more but those with confirms that can still be told; those which would have
-    /// to wait for a return are not, for the client must not take their messages for routed.
+    /// Stops all channels except those with confirms that can still be sent. Confirms that wait for a return are
+    /// dropped, because the client must not take their messages for routed.
     fn stop_channels(&mut self, context: &mut Context<'_>) {
         self.input.held_publish = NONE;
         self.input.body.slot = NONE;
@@ -474,37 +475,33 @@ impl Connection {
     }
 }
 
-// Publishes and acknowledgements whose frames are all there: what comes by the million.
-//
-// Why it exists: a small publish is three frames, and taking them one by one through every check costs more
-// than routing the message. When all three lie in the input, are what they should be, and the pools have
-// room, the message is made in one go. What always holds: anything unusual, however slightly, leaves
-// everything untouched and is left to the general way (`content`, `methods`), which gives the same result;
-// so nothing is decided here but that nothing needs to be.
-
 const PUBLISH_ID: [u8; 4] = [0, 60, 0, 40];
 const ACK_ID: [u8; 4] = [0, 60, 0, 80];
-/// basic.ack: its frame is always as long as this.
+/// The payload of basic.ack has a fixed length.
 const ACK_PAYLOAD_LEN: usize = 4 + 8 + 1;
 /// Class 60, weight 0.
 const CONTENT_ID: [u8; 4] = [0, 60, 0, 0];
 const MANDATORY: u8 = 1;
 const IMMEDIATE: u8 = 2;
 
-/// A publish as it lies in the input.
+/// A complete publish in the input.
 struct WholePublish<'i> {
     exchange: &'i [u8],
     routing_key: &'i [u8],
     bits: u8,
     properties: &'i [u8],
     body: &'i [u8],
-    /// Octets of input that it takes.
+    /// Number of bytes of input that it takes.
     input_len: usize,
 }
 
 impl Connection {
-    /// Handles a whole publish or acknowledgement at the start of `unread`; says how many octets it took.
-    /// `None`: it is for somebody else.
+    /// The fast path: handles a complete publish or acknowledgement at the start of `unread` and returns its length.
+    ///
+    /// A small publish is three frames. Handling them one by one through every check costs more than routing the
+    /// message. If all three are in the input, are valid, and the pools have capacity, the message is made in one
+    /// step. In any other case nothing changes, `None` is returned, and the general path handles the frames with the
+    /// same result.
     #[inline]
     pub(super) fn step_fast_path(
         &mut self,
@@ -580,7 +577,7 @@ impl Connection {
         Some((whole.input_len, Step::Command { channel: Some(channel), command }))
     }
 
-    /// An open channel without a content under way.
+    /// Returns an open channel without a content in progress.
     #[inline]
     fn idle_channel(&mut self, context: &Context<'_>, number: u16) -> Option<(Slot, ChannelId)> {
         let slot = context.pools.channels.find(&mut self.channels, self.id, number)?;
@@ -609,7 +606,7 @@ impl<'i> WholePublish<'i> {
                 (body, behind)
             }
         };
-        // Class, method and the unused ticket.
+        // Skips class, method and the unused ticket.
         let (exchange, arguments) = take_short(method.get(6..)?)?;
         let (routing_key, arguments) = take_short(arguments)?;
         let [bits] = *arguments else {
@@ -624,8 +621,8 @@ impl<'i> WholePublish<'i> {
     }
 }
 
-/// The payload of the frame that `unread` begins with, when it is whole and of this kind and channel; and
-/// what is behind it.
+/// Returns the payload of the frame at the start of `unread` if the frame is complete and of this type and
+/// channel, and the bytes behind it.
 #[inline]
 fn take_frame(unread: &[u8], kind: FrameKind, number: u16) -> Option<(&[u8], &[u8])> {
     let (header, unread) = unread.split_first_chunk::<FRAME_HEADER_LEN>()?;
@@ -642,17 +639,12 @@ fn take_short(unread: &[u8]) -> Option<(&[u8], &[u8])> {
     unread.split_at_checked(usize::from(*len))
 }
 
-// What is wrong with a frame or a method, in RabbitMQ's words.
-//
-// Always true: the checks come in RabbitMQ's order, so that a frame with two mistakes is refused for the
-// same one; nothing here changes anything.
-
-/// A connection-scoped fault with one of the codes that end connections anyway.
+/// Makes an error of the connection with a reply code that ends connections anyway.
 pub(super) fn hard_fault(code: ReplyCode, explanation: core::fmt::Arguments<'_>) -> Fault {
     Fault::connection(code, explanation)
 }
 
-/// What a payload can be read as; `None` when it is too short for its kind or of none.
+/// Returns how a payload can be read; `None` when it is too short for its type or of no type.
 pub(super) fn payload_kind(frame: Frame<'_>) -> Option<FrameKind> {
     let kind = frame.header.kind()?;
     let is_possible = match kind {
@@ -672,8 +664,8 @@ pub(super) fn unexpected_frame(frame: Frame<'_>) -> Fault {
     hard_fault(ReplyCode::UnexpectedFrame, format_args!("{}", snippet(frame)))
 }
 
-/// What is wrong with a frame before its payload is read as anything; RabbitMQ's checks in its order. The
-/// frame is allowed on channel 0 only, and methods and heartbeats are allowed there.
+/// Checks a frame before its payload is read, in RabbitMQ's order, so that a frame with two mistakes is refused
+/// for the same one. The frame is allowed on channel 0 only, and methods and heartbeats are allowed there.
 pub(super) fn fault_of_frame(frame: Frame<'_>) -> Option<Fault> {
     let kind = payload_kind(frame);
     match (kind, frame.header.channel) {
@@ -683,7 +675,7 @@ pub(super) fn fault_of_frame(frame: Frame<'_>) -> Option<Fault> {
     }
 }
 
-/// The fault for a method that cannot be read, and which method it concerns.
+/// Returns the error for a method that cannot be read, and the method it concerns.
 pub(super) fn fault_of_method(
     error: MethodError,
     payload: &[u8],
@@ -706,7 +698,7 @@ pub(super) fn fault_of_method(
     }
 }
 
-/// A method that makes no sense in this phase of the connection.
+/// Returns the error for a method that is not allowed in this phase of the connection.
 pub(super) fn unexpected_method(phase: &str) -> Fault {
     hard_fault(ReplyCode::ChannelError, format_args!("unexpected method in connection state {phase}"))
 }
@@ -715,46 +707,44 @@ const fn snippet(frame: Frame<'_>) -> FrameSnippet<'_> {
     FrameSnippet { raw_kind: frame.header.raw_kind, payload: frame.payload }
 }
 
-// What input led to: for whoever drives a connection, and inside it for one frame.
-
-/// Why input stands still although there is some.
+/// Why input stops although there is some.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Suspension {
-    /// The peer does not read its replies: go on when some of the output has been written.
+    /// The client does not read its replies: continue when some output was written.
     ReplySpace,
-    /// There is no room for the message it publishes: go on when messages have left the broker.
+    /// There is no capacity for the published message: continue when messages have left the broker.
     ContentRoom(PoolFull),
 }
 
-/// What input led to.
+/// The result of handling input.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Step<'a> {
-    /// Every whole frame has been handled.
+    /// Every complete frame was handled.
     NeedMore,
-    /// Apply it, [`super::Connection::answer`], and call [`super::Connection::next`] again.
+    /// Apply the command, call [`super::Connection::answer`], then call [`super::Connection::next`] again.
     Command {
         /// The broker's channel; `None` for commands of the connection itself.
         channel: Option<ChannelId>,
-        /// What the peer asks for.
+        /// The command.
         command: Command<'a>,
     },
-    /// Input stands still for now.
+    /// Input stops for now.
     Suspended(Suspension),
-    /// Nothing more will be read: write what there is to write, then close the socket.
+    /// Nothing more is read: write the pending output, then close the socket.
     Finished,
 }
 
-/// What handling one frame led to.
+/// The result of handling one frame.
 pub(super) enum Verdict<'a> {
-    /// The frame is handled.
+    /// The frame was handled.
     Done,
     /// It cannot be begun now and stays in the input.
     Wait(Suspension),
-    /// It is handled, and the broker is asked.
+    /// It was handled, and the broker is asked.
     Step(Step<'a>),
     /// A method on an open channel that becomes a command with names.
     Named(Slot, Method<'a>),
-    /// The peer's mistake, with the method at fault and the channel, if it is one that is open.
+    /// An error of the client, with the method and, if it is open, the channel.
     Fault(Fault, (u16, u16), Slot),
 }
 
@@ -767,9 +757,9 @@ impl Verdict<'_> {
 /// The body frame that is being streamed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BodyFrame {
-    /// Whose content it belongs to; [`NONE`] when it is only read over.
+    /// The channel of its content; [`NONE`] when it is skipped.
     pub(super) slot: Slot,
-    /// Octets of payload still to come; the end octet follows.
+    /// Number of payload bytes still to come, before the end octet.
     pub(super) left: u32,
     pub(super) is_begun: bool,
 }

@@ -1,11 +1,11 @@
-//! Methods on channels: those the session answers itself, and those that become commands.
+//! Methods on channels become commands of the broker, or are answered here.
 //!
-//! Why it exists: here the words of AMQP end and the vocabulary of the broker begins. What the wire leaves
-//! to context is filled in (an empty queue name is the one declared last), what RabbitMQ strips is stripped,
-//! what nobody implements is refused in its words.
+//! What AMQP leaves to the context is filled in (an empty queue name means the last declared queue). Names are
+//! stripped as in RabbitMQ. Methods that RabbitMQ does not implement are refused with its texts.
 //!
-//! Always true: a method is answered here, or becomes one command whose answer is awaited, or is a fault;
-//! what is borrowed from the input goes no further than the command.
+//! # Invariants
+//! - A method is answered here, becomes one command whose answer is awaited, or is an error.
+//! - Data borrowed from the input is not kept beyond the command.
 
 use leveret_amqp::Method;
 use leveret_core::command::{Command, Name, Settlement};
@@ -66,7 +66,7 @@ impl Connection {
         }
     }
 
-    /// A method on a number that is not open.
+    /// Handles a method on a channel number that is not open.
     fn open_channel<'a>(
         &mut self,
         context: &mut Context<'_>,
@@ -88,7 +88,7 @@ impl Connection {
         Verdict::Step(Step::Command { channel: None, command: Command::OpenChannel { number } })
     }
 
-    /// We closed the channel: only its end is of interest, and contents are read over.
+    /// Handles a method on a channel that the broker has closed: only its end counts, and contents are skipped.
     fn handle_while_closing<'a>(
         &mut self,
         context: &mut Context<'_>,
@@ -110,9 +110,9 @@ impl Connection {
         Verdict::Done
     }
 
-    /// A method inside a content that we refused. A client that hears of our channel.close there may agree at
-    /// once, and use the number again, while another of its threads still sends the body; RabbitMQ's clients
-    /// may, because it refuses no content before its end. `None`: it is out of place all the same.
+    /// Handles a method inside a refused content. A client may answer channel.close at once and use the number again
+    /// while another of its threads still sends the body. RabbitMQ's clients do so, because RabbitMQ refuses no
+    /// content before its end. Returns `None` if the method is misplaced nevertheless.
     fn handle_inside_refused<'a>(
         &mut self,
         context: &mut Context<'_>,
@@ -184,7 +184,7 @@ impl Connection {
         }
     }
 
-    /// Acknowledgements of all kinds: no reply, no names.
+    /// Handles acknowledgements of all kinds. They have no reply and no names.
     #[inline]
     fn settle<'a>(
         &mut self,
@@ -218,10 +218,10 @@ impl Connection {
         Verdict::Done
     }
 
-    /// The command for a method that [`has_names`].
+    /// Makes the command for a method that [`has_names`].
     ///
     /// # Errors
-    /// The fault of a method that relies on a queue declared before, when there is none.
+    /// The method relies on the last declared queue, and there is none.
     pub(super) fn command<'a>(
         &mut self,
         context: &mut Context<'_>,
@@ -332,7 +332,7 @@ fn exchange_command<'a>(names: &'a mut Names, method: Method<'a>) -> Result<Comm
     })
 }
 
-/// Whether the command for this method holds names.
+/// Returns whether the command for this method contains names.
 const fn has_names(method: &Method<'_>) -> bool {
     matches!(
         method,
@@ -372,7 +372,7 @@ const fn refusal(requeue: bool) -> Settlement {
     if requeue { Settlement::Requeue } else { Settlement::Reject }
 }
 
-/// What AMQP has and RabbitMQ has not, and methods that only servers send.
+/// Returns the error for methods that RabbitMQ does not implement, and for methods that only servers send.
 fn not_implemented(method: &Method<'_>) -> Fault {
     let code = ReplyCode::NotImplemented;
     match method {
@@ -398,7 +398,8 @@ fn queue_or_last<'a>(queue: &'a str, last_queue: &Name, room: &'a mut Name) -> R
     Ok(room)
 }
 
-/// An empty queue name means the last queue; with an empty key as well, the key is its name too.
+/// Resolves names: an empty queue name means the last declared queue. If the key is empty as well, it is the
+/// queue's name.
 fn queue_and_key<'a>(
     queue: &'a str,
     routing_key: &'a str,
@@ -410,7 +411,7 @@ fn queue_and_key<'a>(
     Ok((queue, if is_both { queue } else { routing_key }))
 }
 
-/// The name without line ends, as RabbitMQ keeps it.
+/// Returns the name without line breaks, as RabbitMQ keeps it.
 fn strip<'a>(name: &'a str, room: &'a mut Name) -> &'a str {
     let is_line_end = |letter: char| matches!(letter, '\r' | '\n');
     if !name.contains(is_line_end) {
@@ -418,7 +419,7 @@ fn strip<'a>(name: &'a str, room: &'a mut Name) -> &'a str {
     }
     room.clear();
     for piece in name.split(is_line_end) {
-        // No longer than the name, which fits.
+        // The piece is no longer than the name, which fits.
         let _ = room.push_str(piece);
     }
     room
@@ -426,21 +427,16 @@ fn strip<'a>(name: &'a str, room: &'a mut Name) -> &'a str {
 
 fn keep(room: &mut Name, name: &str) {
     room.clear();
-    // Names on the wire are no longer than a Name.
+    // A name in a frame is no longer than a `Name`.
     let _ = room.push_str(name);
 }
-
-// The command that the broker is being asked, and what its answer becomes.
-//
-// Always true: there is one at most in a connection; it knows what its reply needs, so that nothing else has
-// to be kept of the method that led to it.
 
 /// How a client logs in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Mechanism {
     Plain,
     AmqPlain,
-    /// The transport vouches for the user.
+    /// The transport has authenticated the user.
     External,
 }
 
@@ -454,21 +450,21 @@ impl Mechanism {
     }
 }
 
-/// What a command was for: what its answer becomes.
+/// The kind of a command, which determines its reply.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Kind {
     Nothing,
     Login(Mechanism),
     OpenVhost,
     OpenChannel,
-    /// By the client.
+    /// Closed by the client.
     CloseChannel,
-    /// After a fault: the peer was told already.
+    /// Closed after an error, of which the client knows.
     Release,
     Publish,
-    /// No reply whatever the outcome, but for faults.
+    /// No reply, except for errors.
     Silent,
-    /// The method's plain "ok".
+    /// The method's "ok" without arguments.
     Plain,
     ConfirmSelect,
     QueueDeclare,
@@ -479,7 +475,7 @@ pub(super) enum Kind {
     Get,
 }
 
-/// The command that the broker is being asked.
+/// The command that the broker is being asked. A connection has at most one.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pending {
     pub(super) kind: Kind,

@@ -28,9 +28,9 @@ const SMALL_FRAME_BYTES_MAX: usize = 32;
 /// What one fill wrote.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Filled {
-    /// Bytes at the start of the buffer.
+    /// Number of bytes written to the buffer.
     pub bytes: usize,
-    /// Deliveries that left the front of the outbox.
+    /// Number of deliveries that left the front of the outbox.
     pub deliveries: u32,
     /// The first of them was dropped, because its channel was closed before any of it was written. Only the front of
     /// an outbox can be left over from a closed channel.
@@ -45,9 +45,9 @@ pub(super) struct Blocked {
     pub(super) concerned: bool,
     /// The missing capacity is on the disk, not in memory.
     pub(super) is_for_disk: bool,
-    /// Since when it is as it is now.
+    /// When the state last changed.
     pub(super) since: Now,
-    /// It is so for long enough to be told: waiting counts at once.
+    /// The state has lasted long enough to be sent. The beginning of waiting counts at once.
     pub(super) lasts: bool,
 }
 
@@ -95,7 +95,7 @@ impl Page<'_> {
         count
     }
 
-    /// Writes a method of at most [`SMALL_FRAME_BYTES_MAX`] bytes; the caller made sure of the room.
+    /// Writes a method of at most [`SMALL_FRAME_BYTES_MAX`] bytes. The caller has checked the capacity.
     fn small_method(&mut self, channel: u16, method: &Method<'_>) {
         let mut writer = Writer::new(self.room());
         let written = method.emit_frame(channel, &mut writer);
@@ -127,7 +127,7 @@ impl Connection {
         page.filled
     }
 
-    /// Finishes the frame in which the fill before ended.
+    /// Completes the frame in which the previous fill ended.
     fn finish_frame<O: Outbox>(
         &mut self,
         context: &Context<'_>,
@@ -177,7 +177,7 @@ impl Connection {
                 has_asides = self.has_asides();
             }
             let Some(delivery) = front else { return };
-            // Its channel was closed by us, and the broker is about to take it back.
+            // The broker has closed its channel and is about to take the delivery back.
             if self.output.begun.is_none() && Some(delivery.channel) == released {
                 return;
             }
@@ -200,7 +200,7 @@ impl Connection {
         if self.output.begun.is_some() || total > page.out.len() as u64 || !layout.is_small() {
             return self.write_until(messages, page, delivery, layout, total);
         }
-        // A delivery that does not fit now but fits into a fill of its own waits for the next.
+        // A delivery that does not fit now, but into an empty buffer, waits for the next fill.
         if total > page.left() as u64 {
             return Room::Full;
         }
@@ -259,7 +259,7 @@ impl Connection {
         while let Some(reply) = Reply::front(&self.output.replies, &context.pools.replies) {
             let is_inside = content_on != 0 && reply.channel == content_on;
             if is_inside && content_on == self.output.cut_channel {
-                // The content on its channel is never complete, so nothing can follow on that channel.
+                // The content on its channel never becomes complete, so nothing can follow on that channel.
                 self.output.replies.consume(&mut context.pools.replies, RECORD_HEAD_BYTES + reply.len);
                 continue;
             }
@@ -267,7 +267,7 @@ impl Connection {
                 return Room::Left;
             }
             let is_last = self.output.replies.len() == RECORD_HEAD_BYTES + reply.len;
-            // The last reply is the close; confirms go before it.
+            // The last reply is the close. Confirms go before it.
             if is_last
                 && self.phase != Phase::Open
                 && self.write_confirms(context, page, gone, content_on) == Room::Full
@@ -330,18 +330,18 @@ impl Connection {
         Room::Left
     }
 
-    /// Whether there is something to write besides what waits in the outbox.
+    /// Returns whether there is something to write besides the deliveries in the outbox.
     pub fn has_output(&self) -> bool {
         self.has_remainder() || self.has_asides()
     }
 
-    /// Whether the last fill ended inside a delivery, or inside `connection.start`.
+    /// Returns whether the last fill ended inside a delivery or inside `connection.start`.
     pub const fn has_remainder(&self) -> bool {
         self.output.is_protocol_header_due || self.output.start_left > 0 || self.output.begun.is_some()
     }
 
-    /// Whether the front delivery of the outbox is partly written. It must stay there until it is counted as sent,
-    /// also when its channel is closed: the frames are a promise.
+    /// Returns whether the first delivery of the outbox is partly written. It must stay there until it is counted as
+    /// sent, even if its channel is closed, because the rest of its frames must follow.
     pub const fn has_begun_delivery(&self) -> bool {
         self.output.begun.is_some()
     }
@@ -350,7 +350,7 @@ impl Connection {
 /// The head of the first reply that waits.
 struct Reply {
     order: u64,
-    /// Bytes of its frame.
+    /// Length of its frame in bytes.
     len: usize,
     channel: u16,
 }
@@ -360,7 +360,7 @@ impl Reply {
         if replies.is_empty() {
             return None;
         }
-        // Behind the record's head stand the frame's type and its channel.
+        // The record's head is followed by the frame's type and channel.
         let mut head = [0; RECORD_HEAD_BYTES + 3];
         replies.copy_front(pool, &mut head);
         let [order @ .., len_high, len_low, _, channel_high, channel_low] = head;

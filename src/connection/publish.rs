@@ -5,11 +5,12 @@
 //!                                        └─ no body ──────────────────────────┘
 //! ```
 //!
-//! Why it exists: contents are where a peer fills our memory, so each step takes what it needs from the
-//! pools or takes nothing. What always holds: a content that was refused (too large, no room, channel closed)
-//! goes on being counted without its message, so the frames behind it are read for what they are; a
-//! connection whose content waits for room holds no other incomplete content, so it waits only for what
-//! others can free.
+//! # Invariants
+//! - Each step reserves all the memory that it needs, or none.
+//! - The frames of a refused content (too large, no memory, channel closed) are still counted, without a message.
+//!   The frames behind it are therefore read correctly.
+//! - A connection whose content waits for memory holds no other incomplete content. So it waits only for memory
+//!   that others can free.
 
 use leveret_amqp::{BASIC_CLASS, ContentHeader, Properties, WireError};
 use leveret_core::command::Command;
@@ -22,7 +23,7 @@ use super::input::{PUBLISH, Step, Suspension, Verdict};
 use super::methods::{Kind, Pending};
 
 impl Connection {
-    /// basic.publish on an open channel without a content under way.
+    /// Handles basic.publish on an open channel without a content in progress.
     pub(super) fn begin_publish<'a>(
         &mut self,
         context: &mut Context<'_>,
@@ -51,7 +52,7 @@ impl Connection {
         Verdict::Done
     }
 
-    /// A publish on a channel that is closing: its content is read over.
+    /// Handles basic.publish on a closing channel: its content is ignored.
     pub(super) fn skip_publish(&mut self, context: &mut Context<'_>, slot: Slot) {
         self.set_content(context, slot, Content::Header { message: None, flags: PublishFlags::NONE });
     }
@@ -98,7 +99,7 @@ impl Connection {
         if missing == 0 { self.complete(context, slot, kept, flags) } else { Verdict::Done }
     }
 
-    /// Takes everything the message will ever need, or nothing.
+    /// Reserves all the memory that the message will need, or none.
     fn reserve(
         &self,
         context: &mut Context<'_>,
@@ -129,18 +130,18 @@ impl Connection {
             context.share,
         );
         reserved.map_err(|full| {
-            // This content itself is one of those that are not complete.
+            // This content is itself one of the incomplete ones.
             if self.may_wait(context, 1) { Refusal::Wait(full) } else { Refusal::Fault(no_room(full)) }
         })
     }
 
-    /// Whether a publish may stand still until others have freed memory: not when this connection holds
-    /// memory itself, in other contents or in deliveries that others wait for.
+    /// Returns whether a publish may wait until others have freed memory. It may not if this connection itself holds
+    /// memory that others wait for: other contents, or unsettled deliveries.
     fn may_wait(&self, context: &Context<'_>, own: u16) -> bool {
         context.share == Share::Ordinary && self.channels.contents <= own
     }
 
-    /// Adds octets of a body frame, which was seen to fit.
+    /// Appends bytes of a body frame; their length was checked.
     #[inline]
     pub(super) fn append_body(&mut self, context: &mut Context<'_>, slot: Slot, octets: &[u8]) {
         if slot == NONE {
@@ -156,7 +157,7 @@ impl Connection {
         }
     }
 
-    /// A body frame has come to its end.
+    /// Handles the end of a body frame.
     pub(super) fn body_frame_complete(&mut self, context: &mut Context<'_>, slot: Slot) -> Verdict<'static> {
         if slot == NONE {
             return Verdict::Done;
@@ -204,7 +205,7 @@ impl Connection {
         Some(Step::Command { channel: Some(channel), command })
     }
 
-    /// The publish that the broker had no room for, once more.
+    /// Repeats the publish that the broker had no capacity for.
     pub(super) fn publish_again(&mut self, context: &Context<'_>) -> Option<Step<'static>> {
         if self.input.held_publish == NONE {
             return None;
@@ -213,13 +214,13 @@ impl Connection {
         self.publish(context, slot)
     }
 
-    /// The broker has taken the message over.
+    /// Records that the broker has taken the message.
     #[inline]
     pub(super) fn content_taken(&mut self, context: &mut Context<'_>, slot: Slot) {
         self.set_content(context, slot, Content::None);
     }
 
-    /// A method where a content must go on; `None` when it may come.
+    /// Returns the error of a method that arrives where a content must continue; `None` if a method may come.
     #[inline]
     pub(super) fn misplaced_method<'a>(content: Content) -> Option<Verdict<'a>> {
         match content {
@@ -229,7 +230,7 @@ impl Connection {
         }
     }
 
-    /// Gives the message of a channel's content back; what is still to come of it is read over.
+    /// Releases the message of a channel's content. The rest of the content is ignored.
     pub(super) fn drop_content(&mut self, context: &mut Context<'_>, slot: Slot) {
         let (content, message) = match context.pools.channels[slot].content {
             Content::None => return,
@@ -258,7 +259,7 @@ impl Connection {
     }
 }
 
-/// A body frame where this content is under way.
+/// Returns the error of a body frame that arrives in this state.
 #[cold]
 pub(super) fn misplaced_body<'a>(content: Content) -> Verdict<'a> {
     match content {
@@ -323,18 +324,16 @@ fn expected_body<'a>() -> Verdict<'a> {
     Verdict::hard(ReplyCode::UnexpectedFrame, text, PUBLISH)
 }
 
-// How far the content of a channel has come: a record, which `publish` moves on.
-
-/// How far the content of a channel has come. Without a message it is only read over.
+/// How much of a channel's content has arrived. Without a message the content is ignored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Content {
-    /// A method comes next.
+    /// No content: a method comes next.
     None,
     /// The header comes next.
     Header { message: Option<MessageId>, flags: PublishFlags },
-    /// So many octets of body come next.
+    /// This number of body bytes comes next.
     Body { message: Option<MessageId>, flags: PublishFlags, missing: u64 },
-    /// Complete; the broker is being asked, or had no room.
+    /// The content is complete. The broker is being asked, or had no capacity.
     Complete { message: MessageId, flags: PublishFlags },
 }
 
@@ -361,7 +360,7 @@ impl PublishFlags {
     pub(super) const NONE: Self = Self { mandatory: false, immediate: false };
 }
 
-/// What is known of a message by its properties.
+/// Returns the message flags that follow from the properties.
 pub fn message_flags(properties: Properties<'_>) -> MessageFlags {
     properties.message_flags()
 }

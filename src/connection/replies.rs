@@ -1,13 +1,16 @@
-//! The broker's answers as methods, kept until they may be written.
+//! The broker's answers become methods, and wait until they may be written.
 //!
 //! ```text
 //!   a connection's replies: | order (8) | length (2) | frame | order | length | frame | ...
 //! ```
 //!
-//! Why it exists: a reply may have to wait (for the deliveries before it, for the peer to read), and replies
-//! keep the order of the requests. What always holds: there is room for the reply when the command is
-//! returned to the broker; a connection's replies never take more than their share of the pool, so no
-//! connection can keep another from being answered.
+//! A reply may have to wait for the deliveries before it, or for the client to read. Replies keep the order of
+//! the requests.
+//!
+//! # Invariants
+//! - There is capacity for the reply when a command is given to the broker.
+//! - The replies of a connection never exceed its part of the pool, so no connection can keep another one from
+//!   being answered.
 
 use super::channel::{ConfirmList, Listed, NONE, Slot, State};
 use super::connection::Context;
@@ -22,18 +25,18 @@ use leveret_core::log_limiter::LogKind;
 use leveret_core::mem::BLOCK_UNIT_BYTES;
 use leveret_core::time::Now;
 
-/// Octets before each frame.
+/// Number of bytes before each frame.
 pub(super) const RECORD_HEAD_BYTES: usize = 10;
 /// The longest record: queue.declare-ok with the longest name.
 const RECORD_BYTES_MAX: usize = RECORD_HEAD_BYTES + 7 + 4 + 256 + 8 + 1;
 
 impl Connection {
-    /// Takes the broker's answer to the command that [`Self::next`] returned last. The reply follows the
-    /// deliveries up to `order`; so do the confirm of a publish and the close of a channel. The confirm waits
-    /// for `batch` as well; other answers that have to are given when it is durable.
+    /// Handles the broker's answer to the command that [`Self::next`] returned last. The reply, the confirm of a
+    /// publish and the close of a channel follow the deliveries up to `order`. The confirm also waits for `batch`;
+    /// the caller gives other answers only when they are durable.
     pub fn answer(&mut self, context: &mut Context<'_>, outcome: Outcome, order: ReplyOrder, batch: Batch) {
         let pending = core::mem::replace(&mut self.input.pending, Pending::NOTHING);
-        // An outcome is large; the two that come by the million are told without moving it.
+        // An outcome is large. The two most frequent ones are handled without moving it.
         match (pending.kind, &outcome) {
             (Kind::Publish, Outcome::Published) => {
                 self.published(context, pending.slot, false, (order, batch));
@@ -163,7 +166,7 @@ impl Connection {
         }
     }
 
-    /// Puts a reply behind the others. There is room: whoever begins something asks for it first.
+    /// Appends a reply. The caller has checked that there is capacity.
     pub(super) fn push_reply(
         &mut self,
         context: &mut Context<'_>,
@@ -181,8 +184,8 @@ impl Connection {
         head[8..].copy_from_slice(&(len as u16).to_be_bytes());
         let record = &record[..RECORD_HEAD_BYTES + len];
         if !self.output.replies.append(&mut context.pools.replies, record) {
-            // The pool is sized so that this cannot be; were it otherwise, a reply that is missing would
-            // be worse than a connection that is.
+            // The size of the pool rules this out. If it happened nevertheless, a missing reply would be worse than a
+            // closed connection.
             self.warn(
                 context,
                 LogKind::Shortage,
@@ -192,13 +195,13 @@ impl Connection {
         }
     }
 
-    /// Whether a reply and the closes it may be followed by fit.
+    /// Returns whether a reply, and the closes that may follow it, fit.
     pub(super) const fn has_reply_room(&self, context: &Context<'_>) -> bool {
         self.has_room_for(context, 3)
     }
 
-    /// Whether the closes fit that may follow anything at all: of a channel (behind its last confirms), and
-    /// of the connection.
+    /// Returns whether the closes fit that may follow anything: of a channel after its last confirms, and of the
+    /// connection.
     #[inline]
     pub(super) const fn has_close_room(&self, context: &Context<'_>) -> bool {
         self.has_room_for(context, 2)
@@ -206,31 +209,31 @@ impl Connection {
 
     #[inline]
     const fn has_room_for(&self, context: &Context<'_>, records: usize) -> bool {
-        // The chain's first block may be used up but for its last octet, so it takes one block more than
-        // its length says.
+        // The first block of the chain may be used except for its last byte, so the chain takes one block more than
+        // its length suggests.
         self.output.replies.len() + records * RECORD_BYTES_MAX + BLOCK_UNIT_BYTES
             <= context.settings.replies_bytes_max
     }
 
-    /// Turns the confirms of a channel that closes into replies, so that they go before the close. What is
-    /// not durable yet is not confirmed.
+    /// Turns the confirms of a closing channel into replies, so that they are sent before the close. Messages that
+    /// are not durable yet are not confirmed.
     pub(super) fn flush_confirms(&mut self, context: &mut Context<'_>, slot: Slot) {
         context.pools.channels[slot].confirms.drop_stored_later(context.durable);
-        while let Some((run, told_before)) = context.pools.channels[slot].confirms.take() {
+        while let Some((run, sent_before)) = context.pools.channels[slot].confirms.take() {
             let number = context.pools.channels[slot].number();
-            self.push_reply(context, number, &run.method(told_before), run.order);
+            self.push_reply(context, number, &run.method(sent_before), run.order);
         }
         self.unlist_to_confirm(context, slot);
     }
 
-    /// The channel is gone for both sides: its number may be used again.
+    /// Removes a channel that is closed on both sides. Its number may be used again.
     pub(super) fn drop_channel(&mut self, context: &mut Context<'_>, slot: Slot) {
         self.unlist_to_confirm(context, slot);
         self.drop_content(context, slot);
         context.pools.channels.close(&mut self.channels, slot);
     }
 
-    /// Puts a channel on the list where its first confirm belongs, or on none.
+    /// Moves a channel to the list for its first confirm, or removes it from the lists.
     #[inline]
     pub(super) fn list_to_confirm(&mut self, context: &mut Context<'_>, slot: Slot) {
         let record = &context.pools.channels[slot];
@@ -260,9 +263,10 @@ impl Connection {
         }
     }
 
-    /// Closes a channel for a fault that no method of the peer caused. `false`: not now, for there is no room
-    /// for the close, or an answer is still expected; `true` also when it is closed already. Then the broker
-    /// has to be asked to take back what it held, so [`Self::next`] must be called.
+    /// Closes a channel for an error that no method of the client caused. Returns `false` if that is not possible
+    /// now, because there is no capacity for the close or an answer is still expected, and `true` also when the
+    /// channel is closed already. The broker then has to take back what the channel held, so [`Self::next`] must be
+    /// called.
     pub fn close_channel(&mut self, context: &mut Context<'_>, number: u16, fault: &Fault) -> bool {
         let found = context.pools.channels.find(&mut self.channels, self.id, number);
         let Some(slot) = found.filter(|slot| matches!(context.pools.channels[*slot].state, State::Open(_)))
@@ -281,7 +285,7 @@ impl Connection {
         true
     }
 
-    /// More is durable: confirms that waited for that may be told now.
+    /// Sends confirms that waited for the disk, as far as their messages are durable now.
     pub fn note_durable(&mut self, context: &mut Context<'_>) {
         let mut slot = self.confirms.to_be_stored.first;
         while slot != NONE {
@@ -291,35 +295,35 @@ impl Connection {
         }
     }
 
-    /// Whether confirms wait for the disk.
+    /// Returns whether confirms wait for the disk.
     pub const fn awaits_disk(&self) -> bool {
         !self.confirms.to_be_stored.is_empty()
     }
 
-    /// Whether the peer wants no answer to the command that [`Self::next`] returned last.
+    /// Returns whether the client wants no answer to the command that [`Self::next`] returned last.
     pub const fn wants_no_answer(&self) -> bool {
         self.input.pending.no_wait
     }
 
-    /// The answer to the command that [`Self::next`] returned last comes later; input stands still until
-    /// then.
+    /// Records that the answer to the command that [`Self::next`] returned last comes later. Input stops until then.
     pub const fn defer(&mut self) {
         self.input.is_suspended = true;
     }
 
-    /// The same for a login. Time that it waits for us does not count against the handshake.
+    /// Like [`Self::defer`], for a login. The time that it waits for the broker does not count against the handshake
+    /// timeout.
     pub fn defer_login(&mut self, now: Now) {
         self.input.is_suspended = true;
         self.phase = Phase::Start { due: now.after_ms(timers::LOGIN_PATIENCE_MS) };
     }
 
-    /// Whether an answer is still expected: the connection may have closed while it was on its way.
+    /// Returns whether an answer is still expected. The connection may have closed meanwhile.
     pub fn expects_answer(&self) -> bool {
         self.input.pending.is_something() && matches!(self.phase, Phase::Start { .. } | Phase::Open)
     }
 }
 
-/// The "ok" of a method that has nothing to say but that.
+/// Returns the "ok" of a method whose answer has no arguments.
 const fn plain_ok(id: (u16, u16)) -> Option<Method<'static>> {
     Some(match id {
         (40, 10) => Method::ExchangeDeclareOk {},

@@ -1,9 +1,12 @@
-//! Everything about a connection that has its time.
+//! Deadlines of a connection: heartbeats, handshake, contents, closing.
 //!
-//! Why it exists: the loop sleeps until the earliest deadline of all connections and calls those that are
-//! due; this file says when and what then. What always holds: time during which we ourselves keep a peer
-//! waiting counts against nobody; a deadline that was met once does not fire again before something changed,
-//! so no connection keeps the loop awake.
+//! The event loop sleeps until the earliest deadline of all connections, and calls the connections whose deadline
+//! has passed.
+//!
+//! # Invariants
+//! - Time during which the broker itself keeps a client waiting does not count against the client.
+//! - A deadline that has fired does not fire again before something changed, so no connection keeps the loop
+//!   busy.
 
 use super::channel::NONE;
 use super::connection::Context;
@@ -13,31 +16,31 @@ use super::publish::Content;
 use leveret_core::log_limiter::LogKind;
 use leveret_core::time::{Deadline, Now};
 
-/// How long a refused peer is left waiting: what guessing passwords costs.
+/// Delay before a refused client is disconnected, which slows down guessing passwords.
 pub(super) const REFUSAL_DELAY_MS: u64 = 1_000;
-/// How long a login may wait for its password to be checked.
+/// Time limit for the check of a password.
 pub(super) const LOGIN_PATIENCE_MS: u64 = 60_000;
-/// How long a peer may take to answer connection.close, unless its heartbeat says less.
+/// Time limit for the answer to connection.close, unless the heartbeat is shorter.
 const CLOSE_OK_MS: u64 = 30_000;
 
 /// A deadline that is judged this many milliseconds late was missed by the broker, not by the client: the process
 /// was paused, or the board was too busy.
 const LATE_MS: u64 = 1_000;
 
-/// How long a publisher must not have been waiting before it is told so.
+/// A publisher must have been unblocked for this long before it gets connection.unblocked.
 const UNBLOCKED_AFTER_MS: u64 = 100;
 
-/// What a deadline that passed led to.
+/// The result of a deadline that has passed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Timeout {
-    /// The connection goes on; it may have something to write now.
+    /// The connection continues; it may have output now.
     GoOn,
-    /// The peer is gone or will not listen: close the socket at once.
+    /// The client is gone or does not read: close the socket at once.
     Close,
 }
 
 impl Connection {
-    /// When [`Self::handle_timeout`] wants to be called. Ask again after every other call.
+    /// Returns when [`Self::handle_timeout`] must be called. It changes with every other call.
     pub fn deadline(&self) -> Deadline {
         match self.phase {
             Phase::Header { due } | Phase::Start { due } | Phase::Tune { due } => due,
@@ -134,7 +137,7 @@ impl Connection {
             Phase::Open => match self.handle_heartbeats(context) {
                 Timeout::GoOn => {
                     self.blocked.lasts |= self.blocked_deadline().is_due(now);
-                    // One whose input we let stand has all the time that we take.
+                    // If the broker has stopped reading, the client has as much time as that takes.
                     if !self.input.is_suspended {
                         self.check_contents(context);
                     }
@@ -167,7 +170,7 @@ impl Connection {
         Timeout::GoOn
     }
 
-    /// Looks for a content without progress; sets the next time to look.
+    /// Looks for a content without progress, and sets the time of the next look.
     fn check_contents(&mut self, context: &mut Context<'_>) {
         if !self.timing.content_due.is_due(context.now) {
             return;
@@ -193,7 +196,7 @@ impl Connection {
         }
     }
 
-    /// Whether a body has been coming in for `ms` milliseconds.
+    /// Returns whether a body has been arriving for `ms` milliseconds.
     pub fn has_body_for(&self, context: &Context<'_>, ms: u64) -> bool {
         let mut slot = if self.channels.contents > 0 { self.channels.first } else { NONE };
         while slot != NONE {
@@ -207,7 +210,7 @@ impl Connection {
         false
     }
 
-    /// So many octets are there to be handled. Those left over from the last time are no sign of life.
+    /// Records the length of the input. Bytes left over from the last time are no sign of life.
     #[inline]
     pub(super) fn note_input(&mut self, now: Now, octets: usize) {
         if self.input.is_suspended {
@@ -220,7 +223,7 @@ impl Connection {
         }
     }
 
-    /// All whole frames are handled: what is left over must go on in time.
+    /// Records that all complete frames were handled: an incomplete frame must continue in time.
     #[inline]
     pub(super) fn note_progress(&mut self, context: &Context<'_>, has_moved: bool, unread: usize) {
         let unread = unread as u32;
@@ -235,7 +238,7 @@ impl Connection {
         }
     }
 
-    /// How long to wait for close-ok.
+    /// Returns how long to wait for connection.close-ok.
     pub(super) const fn close_patience_ms(&self) -> u64 {
         match self.negotiated.heartbeat_ms as u64 {
             ms if ms > 0 && ms < CLOSE_OK_MS => ms,
