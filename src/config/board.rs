@@ -1,12 +1,12 @@
-//! `board = "auto"`: which profile fits the machine.
+//! Board profiles, and the choice of a profile with `board = "auto"`.
 //!
-//! Two facts decide: what the device tree says of the machine (its model, and what it is compatible with),
-//! and the memory: what is built in, and what a control group leaves of it to this process. The model can
-//! only lower what the memory would allow, for it knows the processor and the kind of card; a model that is
-//! not known gets no more than the default.
+//! Two facts decide: the device tree (model and compatible strings), and the memory (built in, and left to this
+//! process by a control group). The model can only lower what the memory allows, because it tells the processor
+//! and the kind of card. An unknown model gets at most the default profile.
 //!
-//! Always true: the same facts give the same profile, and the reason is a sentence that names them; a machine
-//! that says nothing gets the default; one smaller than every profile gets the smallest.
+//! # Invariants
+//! - The same facts give the same profile. The reason is a sentence that names them.
+//! - A machine without any facts gets the default. A machine smaller than every profile gets the smallest.
 
 use std::fs;
 use std::path::Path;
@@ -16,23 +16,23 @@ use super::nearest::describe_unknown;
 use super::settings::Layer;
 use leveret_core::limits::Megabytes;
 
-/// The name that asks for a choice.
+/// The board name that asks for a choice.
 pub const AUTO: &str = "auto";
 
-/// A profile that comes with the program.
+/// A profile that is built into the program.
 #[derive(Clone, Copy, Debug)]
 pub struct Board {
     /// Its name.
     pub name: &'static str,
-    /// Its text, without comments.
+    /// Its text without comments.
     pub text: &'static str,
-    /// Bytes of memory a machine must show to be given it: somewhat less than what is built in, for the
-    /// kernel and the graphics keep a part.
+    /// Minimum memory of a machine for this profile, in bytes: somewhat less than what is built in, because the
+    /// kernel and the graphics reserve a part.
     memory_bytes_min: u64,
 }
 
-/// A profile's text without its comments, which are for who reads the file, and would be more than half of
-/// what all profiles take in the program. Lines keep their numbers.
+/// Removes comments from a profile's text. They are for readers of the file, and would be more than half of the
+/// profiles in the program. Lines keep their numbers.
 macro_rules! profile {
     ($name:literal) => {{
         const TEXT: &str = include_str!(concat!("../../boards/", $name, ".toml"));
@@ -48,8 +48,7 @@ macro_rules! profile {
     }};
 }
 
-/// Writes `text` without comments that have a line of their own; says how long that is, whether there is room
-/// or not.
+/// Writes `text` without lines that are only a comment, and returns the length, whether it fits or not.
 const fn bare(text: &[u8], room: &mut [u8]) -> usize {
     let (mut at, mut len) = (0, 0);
     let mut is_comment = is_comment_at(text, 0);
@@ -69,7 +68,7 @@ const fn bare(text: &[u8], room: &mut [u8]) -> usize {
     len
 }
 
-/// Whether the line that begins here is nothing but a comment.
+/// Returns whether the line at `at` is only a comment.
 const fn is_comment_at(text: &[u8], mut at: usize) -> bool {
     while at < text.len() && text[at] == b' ' {
         at += 1;
@@ -77,8 +76,8 @@ const fn is_comment_at(text: &[u8], mut at: usize) -> bool {
     at < text.len() && text[at] == b'#'
 }
 
-/// The profiles: the default first, then those of a size each, the smallest first, then those that only their
-/// own model gets.
+/// The profiles: the default, then one for each memory size from the smallest up, then those that only their own
+/// model gets.
 pub const BOARDS: [Board; 11] = [
     Board { name: "generic", text: profile!("generic"), memory_bytes_min: 850_000_000 },
     Board { name: "router-64", text: profile!("router-64"), memory_bytes_min: 0 },
@@ -93,11 +92,11 @@ pub const BOARDS: [Board; 11] = [
     Board { name: "qemu-virt", text: profile!("qemu-virt"), memory_bytes_min: 200_000_000 },
 ];
 
-/// Those of a size each.
+/// The profiles for memory sizes.
 const BY_SIZE: core::ops::Range<usize> = 1..7;
 
-/// The best profiles for machines whose model, or what they are compatible with, has this in it, the first
-/// match: where the memory is too small for one, the largest smaller one.
+/// The best profile for machines whose model or compatible string contains this text; the first match counts. If
+/// the memory is too small, the largest smaller profile is taken.
 const MODELS: [(&str, &str); 19] = [
     ("Raspberry Pi Zero 2", "pi-zero-2-w"),
     ("Raspberry Pi Zero", "pi-zero-w"),
@@ -114,39 +113,39 @@ const MODELS: [(&str, &str); 19] = [
     ("Raspberry Pi", "pi-4"),
     ("BeagleBone", "beaglebone-black"),
     ("ti,am335x-bone", "beaglebone-black"),
-    // Makers of gateways name their own product, and in what it is compatible with the processor: fsl,imx8mp.
+    // Gateways have a product name of their own as model; the compatible string names the processor: fsl,imx8mp.
     ("i.MX8", "imx8"),
     ("iMX8", "imx8"),
     ("fsl,imx8", "imx8"),
     ("linux,dummy-virt", "qemu-virt"),
 ];
 
-/// What is known of the machine.
+/// Facts about a machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Machine {
-    /// The model, as the device tree names it.
+    /// The model in the device tree.
     pub model: Option<String>,
-    /// What it is compatible with, from the most to the least special, as the device tree names it.
+    /// The compatible strings of the device tree, the most specific first.
     pub compatible: Vec<String>,
-    /// Bytes of memory.
+    /// Memory in bytes.
     pub memory_bytes: Option<u64>,
-    /// Bytes that a control group leaves to this process, kernel buffers and page cache included.
+    /// Memory that a control group allows this process, in bytes, kernel buffers and page cache included.
     pub group_bytes: Option<u64>,
 }
 
-/// The profile that was chosen.
+/// A chosen profile.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Choice {
     /// Its name.
     pub board: &'static str,
-    /// What it was chosen by, as a clause.
+    /// The reason, as a clause.
     pub why: String,
 }
 
 impl Machine {
-    /// Looks at the machine this runs on. What cannot be found out is not known.
+    /// Finds out the facts about this machine. A fact that cannot be found out is `None`.
     pub fn look() -> Self {
-        // Not from /proc/meminfo, which a service that is shut in well cannot see.
+        // Not from /proc/meminfo, which a strictly confined service cannot read.
         let memory = rustix::system::sysinfo();
         Self {
             model: device_tree("model").pop(),
@@ -159,20 +158,19 @@ impl Machine {
         }
     }
 
-    /// The profile that `auto` would take, if the device tree names a board that there are profiles for.
+    /// Returns the profile that `auto` would take, if there is a profile for the model.
     pub(super) fn recognised(&self, memory_limit_bytes: Option<u64>) -> Option<Choice> {
         self.by_model().map(|_| self.choose(memory_limit_bytes))
     }
 
-    /// The best profile for its model.
+    /// Returns the best profile for the model.
     fn by_model(&self) -> Option<&'static Board> {
         let names = || self.model.iter().chain(&self.compatible);
         let (_, name) = MODELS.iter().find(|(part, _)| names().any(|name| name.contains(part)))?;
         BOARDS.iter().find(|board| board.name == *name)
     }
 
-    /// The profile for it. A `memory_limit` that is set says what a control group has to allow, whichever profile it
-    /// is.
+    /// Chooses a profile. If `memory_limit` is set, a control group has to allow that, whatever the profile.
     pub fn choose(&self, memory_limit_bytes: Option<u64>) -> Choice {
         let facts = self.facts();
         let Some(memory) = self.memory_bytes else {
@@ -213,19 +211,19 @@ impl Machine {
     }
 }
 
-/// The strings of a property of the device tree; none where there is none.
+/// Returns the strings of a property of the device tree, or none.
 fn device_tree(property: &str) -> Vec<String> {
-    // A service that is shut in well does not see the first.
+    // A strictly confined service cannot read the first folder.
     let folders = ["/proc/device-tree", "/sys/firmware/devicetree/base"];
     let text = folders.iter().find_map(|folder| fs::read_to_string(Path::new(folder).join(property)).ok());
     let strings = text.iter().flat_map(|text| text.split(['\0', '\n']));
     strings.filter(|string| !string.is_empty()).map(str::to_string).collect()
 }
 
-/// What stands in the profile of a board: one of those built in, or a file when the name is a path.
+/// Loads the profile of a board: a built-in one, or a file if the name is a path.
 ///
 /// # Errors
-/// No board is called so, the file cannot be read, or it is no profile.
+/// There is no such board, the file cannot be read, or it is not a profile.
 pub(super) fn profile(name: &str) -> Result<Layer, ConfigError> {
     let profile = match BOARDS.iter().find(|board| board.name == name) {
         Some(board) => Layer::parse(&format!("boards/{name}.toml"), board.text)?,
@@ -241,7 +239,7 @@ pub(super) fn profile(name: &str) -> Result<Layer, ConfigError> {
     }
 }
 
-/// What a control group must allow for a profile.
+/// Returns the memory that a control group must allow for a profile, in bytes.
 fn needed_bytes(board: &Board) -> u64 {
     Layer::parse(board.name, board.text)
         .ok()
@@ -249,12 +247,12 @@ fn needed_bytes(board: &Board) -> u64 {
         .map_or(u64::MAX, |limit| group_bytes(limit.0, None))
 }
 
-/// The kernel takes limits of a control group in whole pages, and rounds down: no page is larger than this.
+/// The kernel rounds limits of a control group down to whole pages. No page is larger than this.
 const GROUP_UNIT_BYTES: u64 = 64 << 10;
 
-/// What a control group is to allow a broker with this `memory_limit`: besides that as much as the kernel's socket
-/// buffers may take, which count there as well, and not less than half the limit, for the page cache counts, too. In
-/// whole pages.
+/// Returns the memory that a control group should allow a broker with this `memory_limit`, in whole pages: the limit,
+/// and on top the kernel's socket buffers or half the limit, whichever is larger. The kernel counts socket buffers and
+/// the page cache as well.
 pub const fn group_bytes(memory_limit_bytes: u64, socket_buffers_bytes: Option<u64>) -> u64 {
     let half = memory_limit_bytes / 2;
     let besides = match socket_buffers_bytes {
@@ -264,8 +262,8 @@ pub const fn group_bytes(memory_limit_bytes: u64, socket_buffers_bytes: Option<u
     memory_limit_bytes.saturating_add(besides).div_ceil(GROUP_UNIT_BYTES).saturating_mul(GROUP_UNIT_BYTES)
 }
 
-/// The lowest limit on memory of the control group in `groups` (as in `/proc/self/cgroup`) and those it is
-/// in; `root` is where their files are.
+/// Returns the lowest memory limit of the control group in `groups` (in the format of `/proc/self/cgroup`) and
+/// its parents. `root` is the folder of the control groups.
 fn group_limit(groups: &str, root: &Path) -> Option<u64> {
     let limits = groups.lines().filter_map(|line| {
         let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
@@ -280,7 +278,7 @@ fn group_limit(groups: &str, root: &Path) -> Option<u64> {
         let above = group.ancestors().take_while(|folder| folder.starts_with(&root));
         above.filter_map(|folder| fs::read_to_string(folder.join(file)).ok()?.trim().parse().ok()).min()
     });
-    // The first kind of groups says "no limit" as the largest number of pages.
+    // Control groups version 1 express "no limit" as the largest number of pages.
     limits.min().filter(|bytes| *bytes < 1 << 60)
 }
 
@@ -301,7 +299,7 @@ mod tests {
         assert_eq!(machine(model, megabytes).choose(None).board, board, "{model}, {megabytes} MB");
     }
 
-    /// Models and memory as such boards show them.
+    /// Models and memory as these boards report them.
     #[test]
     fn every_board_gets_its_profile() {
         chosen("Raspberry Pi Zero W Rev 1.1", 448, "pi-zero-w");
@@ -320,7 +318,7 @@ mod tests {
         chosen("Raspberry Pi 5 Model B Rev 1.1", 2_070, "pi-4");
     }
 
-    /// As the device trees of their makers name them.
+    /// Models as the makers' device trees name them.
     #[test]
     fn gateways_get_theirs_and_with_less_memory_that_of_the_pi_they_are_like() {
         chosen("TI AM335x BeagleBone Black", 510, "beaglebone-black");
@@ -337,7 +335,7 @@ mod tests {
         chosen("linux,dummy-virt", 55, "router-64");
     }
 
-    /// Who builds a gateway names his product; the processor is in what it is compatible with.
+    /// The maker of a gateway chooses the model name; the processor is in the compatible string.
     #[test]
     fn what_a_machine_is_compatible_with_counts_when_its_model_says_nothing() {
         let with = |compatible: &[&str], megabytes| {
@@ -354,7 +352,7 @@ mod tests {
         assert_eq!(with(&["acme,gateway-4711", "fsl,imx8mp"], 2_020).why, why);
     }
 
-    /// What the generator writes for a profile is rounded down by the kernel to whole pages.
+    /// The kernel rounds the limit that the systemd generator writes down to whole pages.
     #[test]
     fn a_group_made_for_a_profile_is_enough_for_it() {
         for (megabytes, name) in
@@ -369,7 +367,7 @@ mod tests {
         }
     }
 
-    /// The group follows a limit that is set, so it says nothing of the profile.
+    /// The control group follows a configured limit, so it does not affect the choice of the profile.
     #[test]
     fn with_a_limit_that_is_set_the_group_has_to_allow_that() {
         let small = Machine { group_bytes: Some(80_000_000), ..machine("linux,dummy-virt", 250) };

@@ -1,7 +1,9 @@
-//! `[[bridge]]`: where messages go to and come from beyond this broker.
+//! The section `[[bridge]]`: queues that are forwarded to an upstream broker, or fetched from it.
 //!
-//! Always true: what is not built is refused by its name; variables are filled in once, when the file is
-//! read; the password is shown to nobody.
+//! # Invariants
+//! - An unsupported setting is refused by its name.
+//! - Variables are expanded once, when the file is read.
+//! - No password is shown.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -18,91 +20,93 @@ use super::transports::{quoted, words};
 use super::units::{BadValue, Bytes, Count, Millis, Seconds};
 use super::upstream::Upstream;
 
-/// Rules that one bridge may have in each direction.
+/// Maximum number of rules of a bridge per direction.
 pub const RULES_MAX: usize = leveret_core::limits::BRIDGE_RULES_MAX;
-/// Upstream addresses that one bridge may have.
+/// Maximum number of upstream addresses of a bridge.
 const UPSTREAMS_MAX: usize = 8;
-/// Messages under way at once, each direction.
+/// Default number of messages in flight per rule.
 const WINDOW_DEFAULT: u16 = 256;
-/// The most of them.
+/// Maximum number of messages in flight per rule.
 pub const WINDOW_MAX: u16 = 1024;
-/// Seconds between heartbeats.
+/// Default heartbeat interval in seconds.
 pub(super) const HEARTBEAT_S_DEFAULT: u16 = 30;
-/// The longest pause between two tries, in milliseconds.
+/// Default maximum delay between two connection attempts, in milliseconds.
 const RECONNECT_MAX_MS_DEFAULT: u32 = 300_000;
-/// How long the upstream may take to confirm, in milliseconds.
+/// Default time limit for a confirm of the upstream, in milliseconds.
 pub(super) const CONFIRM_TIMEOUT_MS_DEFAULT: u32 = 60_000;
 /// RabbitMQ's own limit since 3.8, in bytes.
 pub(super) const MESSAGE_BYTES_MAX_DEFAULT: u32 = 128 << 20;
-/// How many bridges a message may cross.
+/// Default maximum number of bridges that a message may cross.
 pub(super) const HOPS_MAX_DEFAULT: u16 = 8;
-/// Refusals in a row before a message is parked: some 15 s by pauses of chance, longer than a cluster of
-/// RabbitMQ takes to find a leader.
+/// Default number of consecutive refusals before a message is parked: about 15 s with random delays, longer than
+/// a RabbitMQ cluster takes to elect a leader.
 pub(super) const PARK_AFTER_DEFAULT: u16 = 5;
-/// A password file is not larger.
+/// Maximum length of a password in a file, in bytes.
 const PASSWORD_BYTES_MAX: u64 = 255;
-/// What else may stand in a password file: a byte-order mark and a line end.
+/// A password file may also contain a byte-order mark and a line end.
 const FILE_BYTES_BESIDES: u64 = 5;
 
 /// One bridge.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Bridge {
-    /// Its name, which no other has.
+    /// Its unique name.
     pub name: String,
-    /// The virtual host here.
+    /// The virtual host at this broker.
     pub vhost: String,
-    /// Where it connects to, tried in turn; at least one.
+    /// Upstream addresses, tried in turn; at least one.
     pub upstream: Vec<Upstream>,
-    /// From here to there.
+    /// Rules from this broker to the upstream.
     pub forward: Vec<Rule>,
-    /// From there to here.
+    /// Rules from the upstream to this broker.
     pub fetch: Vec<Rule>,
-    /// Messages under way at once, in each direction.
+    /// Maximum number of messages in flight per rule.
     pub window: u16,
-    /// Seconds between heartbeats; 0 is none.
+    /// Heartbeat interval in seconds; 0 means none.
     pub heartbeat_s: u16,
-    /// The longest pause between two tries, in milliseconds.
+    /// Maximum delay between two connection attempts, in milliseconds.
     pub reconnect_max_ms: u32,
-    /// How long the upstream may take to confirm, in milliseconds.
+    /// Time limit for a confirm of the upstream, in milliseconds.
     pub confirm_timeout_ms: u32,
-    /// The most that is forwarded in a second; `None`: as much as the link takes.
+    /// Maximum rate of forwarding; `None`: no limit.
     pub drain_rate: Option<DrainRate>,
-    /// Bytes of a day, both ways, beyond which only urgent rules go on; `None`: they are only counted.
+    /// Byte budget of a day for both directions, beyond which only urgent rules continue; `None`: bytes are only
+    /// counted.
     pub day_bytes_max: Option<u64>,
-    /// An outage of so many days has to have room on the disk, or there is an alarm.
+    /// An alarm is raised if the disk cannot take the messages of an outage of this many days.
     pub outage_days_min: Option<u16>,
-    /// When it connects; `None`: it is always connected, or tries to be.
+    /// When an on-demand link is opened; `None`: the link is always open.
     pub on_demand: Option<OnDemand>,
-    /// The largest body that the upstream takes, in bytes.
+    /// Maximum size of a body that the upstream accepts, in bytes.
     pub message_size_max: u32,
-    /// How many bridges a message may cross.
+    /// Maximum number of bridges that a message may cross.
     pub hops_max: u16,
-    /// The queue here for messages that were refused.
+    /// The queue at this broker for messages that were refused.
     pub parked: String,
-    /// A message is parked when its rule was refused so often in a row; of what no try can help, at once.
+    /// Number of consecutive refusals after which a message is parked. A message that can never be accepted is parked
+    /// at once.
     pub park_after: u16,
-    /// What is parked goes back by itself after so long, in milliseconds; `None`: when somebody says so.
+    /// Time after which parked messages are sent again, in milliseconds; `None`: only on request.
     pub park_retry_ms: Option<u32>,
-    /// Where the password of addresses stands that say none; it is read whenever it is needed.
+    /// A file with the password for addresses without one. It is read for each connection attempt.
     pub password_file: Option<PathBuf>,
-    /// Queues that rules name there and that are missing are declared: durable.
+    /// Whether missing upstream queues of rules are declared, durable.
     pub declares: bool,
-    /// How TLS is spoken with upstreams whose address says so.
+    /// TLS settings for upstreams with `amqps://`.
     pub tls: UpstreamTls,
-    /// What it is besides, if it is one of RabbitMQ's shovels.
+    /// The shovel that the bridge implements, if any.
     pub shovel: Option<Box<Shovel>>,
 }
 
-/// Whom to trust over TLS, and as whom to show ourselves.
+/// Trusted authorities, and the client certificate of a bridge.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub struct UpstreamTls {
-    /// PEM file of the authorities that sign certificates of upstreams; `None`: those that the system knows.
+    /// PEM file with the authorities that sign upstream certificates; `None`: those of the system.
     pub ca_file: Option<PathBuf>,
-    /// PEM files of our own certificate and of its key, both or neither.
+    /// PEM files with the client certificate and its key; both or neither.
     pub identity: Option<(PathBuf, PathBuf)>,
-    /// What the upstream's certificate is to be made out to, when that is not the host of its address.
+    /// The name expected in the upstream's certificate, if it is not the host of the address.
     pub server_name: Option<String>,
-    /// The only certificate that is accepted, whatever stands in it and whoever signed it.
+    /// The only accepted certificate, whatever its content and issuer.
     pub certificate_sha256: Option<Sha256>,
 }
 
@@ -113,7 +117,7 @@ pub struct Sha256(pub [u8; 32]);
 impl FromStr for Sha256 {
     type Err = BadValue;
 
-    /// Reads 64 hexadecimal digits, with or without the colons of `openssl x509 -fingerprint`.
+    /// Parses 64 hexadecimal digits, with or without the colons of `openssl x509 -fingerprint`.
     fn from_str(text: &str) -> Result<Self, BadValue> {
         let digits: Option<Vec<u8>> = text
             .chars()
@@ -140,12 +144,12 @@ impl fmt::Display for Sha256 {
     }
 }
 
-/// So much in a second, more than 0.
+/// A rate above 0.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DrainRate {
-    /// A bare number.
+    /// Messages per second: a bare number.
     Messages(u32),
-    /// A size: of messages with their properties, as they are on the wire without TLS.
+    /// Bytes per second: a size. Messages count with their properties, as they are on the wire without TLS.
     Bytes(u32),
 }
 
@@ -180,32 +184,32 @@ impl fmt::Display for DrainRate {
     }
 }
 
-/// From a queue to a queue or an exchange.
+/// A rule: from a queue to a queue or an exchange.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Rule {
-    /// Where messages come from.
+    /// The source queue.
     pub queue: String,
-    /// Where they go.
+    /// The destination.
     pub to: Destination,
-    /// What becomes of those that are refused there.
+    /// How refused messages are handled.
     pub refused: Refused,
-    /// It goes before others, and goes on when the bytes of the day are used.
+    /// Whether the rule goes before others, and continues when the byte budget is used up.
     pub is_urgent: bool,
 }
 
-/// Where messages go.
+/// The destination of messages.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Destination {
-    /// To this queue.
+    /// This queue.
     Queue(String),
-    /// To this exchange, with this key, or with the message's own.
+    /// This exchange, with this routing key, or with the message's own.
     Exchange(String, Option<String>),
-    /// To the exchange that the message was published to, with this key, or with its own.
+    /// The exchange that the message was published to, with this routing key, or with its own.
     AsItWas(Option<String>),
 }
 
 impl Destination {
-    /// The exchange that messages are published to, if it is not their own.
+    /// Returns the exchange that messages are published to, if it is not their own.
     pub fn exchange(&self) -> Option<&str> {
         match self {
             Self::Queue(_) => Some(""),
@@ -214,7 +218,7 @@ impl Destination {
         }
     }
 
-    /// The key that they are published with, if it is not their own.
+    /// Returns the routing key that messages are published with, if it is not their own.
     pub fn key(&self) -> Option<&str> {
         match self {
             Self::Queue(queue) => Some(queue),
@@ -224,15 +228,15 @@ impl Destination {
 }
 
 super::transports::words! {
-    /// What becomes of messages that the other side refuses.
+    /// How messages are handled that the other broker refuses.
     Refused of "refused":
-    /// They are set aside, and the rest flows.
+    /// They are parked, and the others continue.
     #[default]
     Park = "park",
-    /// They stay first in line, and all of their rule behind them wait.
+    /// They stay at the head of the queue, and all messages of the rule behind them wait.
     Wait = "wait",
-    /// Of what is fetched and too large for this broker: it is rejected there, to the dead letters of its queue if
-    /// that has any. All else is set aside.
+    /// A fetched message that is too large for this broker is rejected, so the upstream dead-letters or drops it. Any
+    /// other refused message is parked.
     Reject = "reject",
 }
 
@@ -243,7 +247,7 @@ read_from_text! {
 }
 
 section! {
-    /// What is said under `[[bridge]]`.
+    /// The keys under `[[bridge]]`.
     struct BridgeLayer {
         name: Name,
         vhost: Name,
@@ -280,7 +284,7 @@ section! {
 }
 
 section! {
-    /// What is said under `[[bridge.forward]]` and `[[bridge.fetch]]`.
+    /// The keys under `[[bridge.forward]]` and `[[bridge.fetch]]`.
     struct RuleLayer {
         queue: Name,
         to_queue: Name,
@@ -291,7 +295,7 @@ section! {
     }
 }
 
-/// A name with its variables filled in.
+/// A name with its variables expanded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Name(String);
 
@@ -306,10 +310,10 @@ impl Readable for Name {
     }
 }
 
-/// How the bridges of shovels are named, by which orders find them.
+/// Prefix of the names of bridges that shovels create.
 const SHOVELS_BEGIN: &str = "shovel ";
 
-/// One address or a list of them.
+/// One address or a list of addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Upstreams(Vec<Upstream>);
 
@@ -330,7 +334,7 @@ impl Readable for Upstreams {
     }
 }
 
-/// Rules of one direction.
+/// The rules of one direction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Rules(Vec<Rule>);
 
@@ -386,7 +390,7 @@ impl Readable for Bridges {
     }
 }
 
-/// Sections that may be there several times, each made into something.
+/// Reads a section that may occur several times, and converts each occurrence.
 fn tables<L: Default + super::file::Section, T>(
     value: &Value<'_>,
     heading: &str,
@@ -500,12 +504,12 @@ fn bridge(value: &Value<'_>, said: BridgeLayer) -> Result<Bridge, Wrong> {
     }
 }
 
-/// Whether a certificate could be made out to it.
+/// Returns whether a certificate could contain this name.
 fn is_host_name(name: &str) -> bool {
     name.bytes().all(|octet| octet.is_ascii_alphanumeric() || b"-._:".contains(&octet))
 }
 
-/// Addresses that say no password have this one, or the one that everybody knows.
+/// Sets the password of addresses that contain none: this one, or `guest`.
 #[cold]
 fn with_password(mut upstream: Vec<Upstream>, password: Option<&Secret>) -> Vec<Upstream> {
     for address in &mut upstream {
@@ -514,13 +518,13 @@ fn with_password(mut upstream: Vec<Upstream>, password: Option<&Secret>) -> Vec<
     upstream
 }
 
-/// The password that stands in a file.
+/// Reads the password from a file.
 ///
 /// # Errors
-/// What is wrong with it.
+/// What is wrong with the file.
 #[cold]
 pub fn read_password(file: &Path) -> Result<Secret, String> {
-    // A bare name is a credential of the service manager, if that gives any.
+    // A bare name is a credential of the service manager, if that provides any.
     let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").filter(|_| file.components().count() == 1);
     let file = &credentials.map_or_else(|| file.to_path_buf(), |folder| PathBuf::from(folder).join(file));
     let shown = file.display();
@@ -537,17 +541,18 @@ pub fn read_password(file: &Path) -> Result<Secret, String> {
 }
 
 impl Bridge {
-    /// Whether it forwards the queue into which it puts what is refused of that: such a message would go round.
+    /// Returns whether the bridge forwards the queue that it parks refused messages in. Such a message would
+    /// circulate.
     pub fn feeds_itself(&self) -> bool {
         self.forward.iter().any(|rule| rule.queue == self.parked && rule.refused == Refused::Park)
     }
 
-    /// Whether TLS is spoken with one of its upstreams.
+    /// Returns whether one of the upstreams uses TLS.
     pub fn has_tls(&self) -> bool {
         self.upstream.iter().any(|address| address.with_tls)
     }
 
-    /// As a file says it, with what variables stood for.
+    /// Formats the bridge as in a file, with variables expanded.
     #[cold]
     pub(super) fn shown(&self) -> Vec<String> {
         let upstream: Vec<String> = self.upstream.iter().map(|address| format!("\"{address}\"")).collect();
@@ -589,7 +594,7 @@ impl Bridge {
                         lines.push(format!("to_exchange = {exchange:?}"));
                         lines.extend(key.as_ref().map(|key| format!("to_key = {key:?}")));
                     }
-                    // No file can say it.
+                    // This destination exists only for shovels, and has no key.
                     Destination::AsItWas(_) => {}
                 }
                 lines.push(format!("refused = {}", rule.refused));
@@ -600,45 +605,42 @@ impl Bridge {
     }
 }
 
-// `link = "on_demand"`: when a bridge that is not always connected connects.
-//
-// Always true: what is of use on demand only is refused without it.
-
-/// Messages that wait to be forwarded.
+/// Default number of messages that wait to be forwarded before a link is opened.
 const MESSAGES_DEFAULT: u32 = 1_000;
-/// How long one may wait, in milliseconds.
+/// Default age of the oldest waiting message before a link is opened, in milliseconds.
 const AGE_MS_DEFAULT: u32 = 3_600_000;
-/// From one contact to the next, in milliseconds.
+/// Default time from one connection to the next, in milliseconds.
 const INTERVAL_MS_DEFAULT: u32 = 6 * 3_600_000;
-/// With nothing to move, in milliseconds.
+/// Default idle time before a link is closed, in milliseconds.
 const REST_AFTER_MS_DEFAULT: u32 = 10_000;
-/// A link that ends sooner may not have heard of what waits for it, in milliseconds.
+/// Minimum idle time: a link that is closed earlier may not have received what waits at the upstream, in
+/// milliseconds.
 const REST_AFTER_MS_MIN: u32 = 1_000;
-/// Times of day that one bridge may have.
+/// Maximum number of times of day of a bridge.
 const TIMES_MAX: usize = 8;
 
 words! {
-    /// Whether links are always there.
+    /// When links are open.
     LinkMode of "link":
-    /// They are, or are tried.
+    /// Always, or as soon as the upstream can be reached.
     #[default]
     Always = "always",
-    /// They end when there is nothing to move, and begin again for what stands in [`OnDemand`].
+    /// While there is something to transfer; [`OnDemand`] says when they are opened.
     OnDemand = "on_demand",
 }
 
-/// What a bridge connects for, and when it ends its links.
+/// When an on-demand link is opened and closed. Its keys are refused without `link = "on_demand"`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct OnDemand {
-    /// So many messages wait to be forwarded; at least 1.
+    /// It is opened when this many messages wait to be forwarded; at least 1.
     pub messages: u32,
-    /// One has waited so long, in milliseconds.
+    /// It is opened when a message has waited this long, in milliseconds.
     pub age_ms: u32,
-    /// The last contact was so long ago, in milliseconds; 0: that is no reason.
+    /// It is opened when the last connection was this long ago, in milliseconds; 0: never for this reason.
     pub interval_ms: u32,
-    /// These times of the day have come.
+    /// It is opened at these times of day.
     pub times: Vec<TimeOfDay>,
-    /// A link ends when it has moved nothing for so long, in milliseconds.
+    /// It is closed when nothing was transferred for this long, in milliseconds.
     pub rest_after_ms: u32,
 }
 
@@ -673,7 +675,7 @@ read_from_text! {
     TimeOfDay;
 }
 
-/// What a file says of it.
+/// The keys of an on-demand link in a file.
 pub(super) struct Said {
     pub(super) link: Option<LinkMode>,
     pub(super) messages: Option<Count<u32>>,
@@ -723,12 +725,12 @@ impl Said {
 }
 
 impl OnDemand {
-    /// Whether nothing but messages here that wait makes it connect.
+    /// Returns whether a link is opened only for messages that wait at this broker.
     pub(super) const fn is_never_without_messages(&self) -> bool {
         self.interval_ms == 0 && self.times.is_empty()
     }
 
-    /// As a file says it.
+    /// Formats the keys as in a file.
     #[cold]
     pub(super) fn shown(&self) -> [String; 6] {
         let times: Vec<String> = self.times.iter().map(TimeOfDay::to_string).collect();
@@ -789,7 +791,7 @@ mod tests {
         assert_eq!(again[0].tls.identity, Some(("/c.pem".into(), "/k.pem".into())));
     }
 
-    /// As OpenSSL tells it.
+    /// A fingerprint as OpenSSL prints it.
     fn pinned() -> String {
         format!("server_certificate_sha256 = \"{}\"\n", ["A0"; 32].join(":"))
     }
@@ -870,7 +872,7 @@ mod tests {
         }
         fs::remove_file(&file).expect("it was written");
         assert!(read_password(&file).is_err_and(|why| why.contains("cannot be read")));
-        // The broker starts without it: it is that bridge's trouble, at each try to connect.
+        // The broker starts without the file. Each attempt to connect reports the error.
         let bridges = read(&format!("{PLANT}password_file = {file:?}\n{RULE}")).expect("it is right");
         assert_eq!(bridges[0].password_file, Some(file));
     }

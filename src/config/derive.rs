@@ -1,13 +1,15 @@
-//! `memory_limit` alone is enough: the pools that nobody set follow from it, in the profile's proportions.
+//! Limits that follow from `memory_limit`, in the proportions of the profile.
 //!
 //! ```text
-//! profile's limits ──scaled by s──→ what was set by hand laid over ──→ memory table ──→ sum ≤ memory_limit
+//! profile's limits ──scaled by s──→ configured limits applied ──→ memory table ──→ sum ≤ memory_limit
 //!                         └──────────── the largest s for which that holds ◄───────────┘
 //! ```
 //!
-//! Always true: with the profile's own `memory_limit` its limits are what it says; more memory
-//! never makes a pool smaller; what is set by hand stays as it is, and can make the other pools smaller but
-//! never larger; the same words give the same limits.
+//! # Invariants
+//! - With the profile's own `memory_limit` the result is the profile's limits.
+//! - More memory never makes a pool smaller.
+//! - A configured limit stays as it is. It can make other pools smaller but never larger.
+//! - The same configuration gives the same limits.
 
 use super::settings::Config;
 use super::settings::LimitsLayer;
@@ -16,29 +18,29 @@ use super::units::Bytes;
 use leveret_core::limits::{Limits, LimitsError, MemoryTable, RecordSizes};
 use leveret_core::mem::PAGE_BYTES;
 
-/// How [`Config::fit`] learns what things cost with a configuration.
+/// A function that returns the sizes of all records for a configuration, for [`Config::fit`].
 pub type SizesOf = fn(&Config) -> RecordSizes;
 
-/// A scale of 1: the profile as it is. Scales are whole numbers, for every machine to round alike.
+/// A scale of 1: the profile's own limits. Scales are integers, so that every machine rounds alike.
 const ONE: u64 = 1 << 16;
-/// The largest scale: some hundred gigabytes for the smallest profile.
+/// Maximum scale: some hundred gigabytes for the smallest profile.
 const SCALE_MAX: u64 = ONE << 16;
 
-/// A body of RabbitMQ 3.10's default size is as large as `message_size_max` grows by itself.
+/// Maximum of a derived `message_size_max`: RabbitMQ 3.10's default.
 const MESSAGE_BYTES_MAX: u64 = 128 << 20;
-/// Buffers are halved with the memory down to this, in bytes; no frame is halved below half of it.
+/// Buffers are not halved below this size in bytes, and frames not below half of it.
 const BUFFER_BYTES_MIN: u32 = 16 << 10;
-/// What a record of TLS needs of the input buffer and of the stash, in bytes.
+/// Size in bytes that a TLS record needs of the input buffer and of the input backlog.
 const TLS_BUFFER_BYTES: u32 = 40 << 10;
 const TLS_STASH_BYTES: u64 = 128 << 10;
-/// A message may be as large as this with however little memory, in bytes.
+/// Minimum of a derived `message_size_max` in bytes.
 const MESSAGE_BYTES_MIN: u64 = 64 << 10;
 /// Bodies are stored in whole pages of memory.
 const PAGE: u64 = PAGE_BYTES as u64;
 
-/// A pool that grows and shrinks with the memory.
+/// A pool that scales with the memory.
 struct Pool {
-    /// The least that is of use and the most that ids allow; a profile that says less or more widens it.
+    /// Useful minimum, and maximum that the identifiers allow. A profile with a value outside widens the range.
     range: core::ops::RangeInclusive<u64>,
     /// The size is rounded to a multiple of this.
     step: u64,
@@ -92,7 +94,7 @@ impl Pool {
     }
 }
 
-/// So many times as much, in whole steps; what is no multiple of the step itself stays so at a scale of 1.
+/// Scales a size in whole steps. A size that is not a multiple of the step stays as it is at a scale of 1.
 fn scaled(own: u64, scale: u64, step: u64) -> u64 {
     if scale == ONE {
         return own;
@@ -101,7 +103,7 @@ fn scaled(own: u64, scale: u64, step: u64) -> u64 {
     u64::try_from(wide).unwrap_or(u64::MAX) / step * step
 }
 
-/// The limits that follow from a profile at a scale, with what was set by hand.
+/// Returns the limits for a scale of the profile, with the configured ones applied.
 fn limits_at(profile: &Limits, by_hand: &ByHand, scale: u64, with_tls: bool) -> Limits {
     let mut limits = profile.clone();
     for pool in &POOLS {
@@ -113,7 +115,7 @@ fn limits_at(profile: &Limits, by_hand: &ByHand, scale: u64, with_tls: bool) -> 
     limits
 }
 
-/// Buffers and frames shrink by halves, and never grow: more of them gains nothing.
+/// Halves buffers and frames with the memory. They never grow, because larger ones are no faster.
 fn derive_buffers(limits: &mut Limits, profile: &Limits, by_hand: &ByHand, scale: u64, with_tls: bool) {
     let halvings = (ONE / scale.max(1)).max(1).ilog2();
     let halved = |own: u32, least: u32| (own >> halvings).max(own.min(least));
@@ -130,25 +132,25 @@ fn derive_buffers(limits: &mut Limits, profile: &Limits, by_hand: &ByHand, scale
     limits.stash_bytes_max = u32::try_from(stash).unwrap_or(u32::MAX);
     let least = Limits::commit_bytes_min(limits.frame_max);
     limits.commit_bytes_max = (halved(profile.commit_bytes_max, 0) / 4096 * 4096).max(least);
-    // The segments stay as they are: they are a matter of the card, and a store that is there keeps its own.
+    // Segments are not scaled: their size depends on the card, and an existing store keeps its own.
     limits.segment_bytes = said.segment_bytes.max(3 * limits.commit_bytes_max.min(1 << 28));
 }
 
-/// The largest message and what half-received ones may hold, within the room for bodies; that room makes way
-/// for those that were set by hand.
+/// Derives the maximum size of messages and the pool of incomplete ones from the pool of bodies. The pool of
+/// bodies grows if these are configured larger.
 fn derive_message_size(limits: &mut Limits, profile: &Limits, by_hand: &ByHand, scale: u64) {
     let said = {
         let mut said = limits.clone();
         by_hand.lay_over(&mut said);
         said
     };
-    // Not the frame of this scale, or a message might become smaller where frames become larger.
+    // The frame size of this scale is not used: a message might become smaller where frames become larger.
     let frame = u64::from(by_hand.frame_max.unwrap_or(profile.frame_max));
     let message_by_hand = by_hand.has("message_size_max").then(|| u64::from(said.message_size_max));
     let least_assembly =
         message_by_hand.unwrap_or(MESSAGE_BYTES_MIN.min(profile.message_size_max.into())) + frame;
     let wanted = if by_hand.has("assembly_bytes_max") { said.assembly_bytes_max } else { least_assembly };
-    // A sixteenth of the pool is kept back from publishers, and `wanted` must be left.
+    // A sixteenth of the pool is reserved, and `wanted` must remain.
     let least_body = (wanted.div_ceil(15) * 16).next_multiple_of(PAGE);
     limits.body_bytes_max = limits.body_bytes_max.max(least_body);
     let body = if by_hand.has("body_bytes_max") { said.body_bytes_max } else { limits.body_bytes_max };
@@ -162,8 +164,8 @@ fn derive_message_size(limits: &mut Limits, profile: &Limits, by_hand: &ByHand, 
 }
 
 impl Config {
-    /// Makes the pools that were not set by hand as large as `memory_limit` allows, and says what all adds up
-    /// to. When not even the smallest fit, they are what stands in the configuration then.
+    /// Makes the pools that were not configured as large as `memory_limit` allows. Returns the memory table. If not
+    /// even the smallest pools fit, the configuration contains the smallest ones.
     ///
     /// # Errors
     /// The key to change.
@@ -184,7 +186,7 @@ impl Config {
         })
     }
 
-    /// The lines of `[limits]` and `frame_max`, those marked that are neither the profile's nor set by hand.
+    /// Returns the lines of `[limits]` and `frame_max`. Derived values are marked.
     pub(super) fn shown_limits(&self) -> (String, Vec<String>) {
         let lines = |limits: &Limits| {
             let frame_max = format!("{FRAME_MAX} = {}", Bytes(limits.frame_max));
@@ -200,7 +202,7 @@ impl Config {
         (marked.next().unwrap_or_default(), marked.collect())
     }
 
-    /// Whether a key is that of a limit that nobody set, so that it follows from the profile and the memory.
+    /// Returns whether a limit was not configured, so that it follows from the profile and the memory.
     pub fn limit_follows(&self, key: &str) -> bool {
         let is_limit = key == FRAME_MAX || LimitsLayer::KEYS.contains(&key);
         is_limit && !self.by_hand.has(key)
@@ -209,7 +211,7 @@ impl Config {
     fn limits_at(&self, by_hand: &ByHand, scale: u64) -> Limits {
         let with_tls = self.serves_tls() || self.has_tls_bridge();
         let mut limits = limits_at(&self.profile.limits, by_hand, scale, with_tls);
-        // What costs no memory is none of our business.
+        // Limits that cost no memory are not compared.
         limits.heartbeat_s = self.limits.heartbeat_s;
         limits.channel_max = self.limits.channel_max;
         if !by_hand.has(BRIDGES_MAX) {
@@ -218,14 +220,15 @@ impl Config {
         limits
     }
 
-    /// What all adds up to with these limits.
+    /// Returns the memory needed with these limits.
     fn sum_with(&self, limits: Limits, sizes_of: SizesOf) -> u64 {
         let config = Self { limits, ..self.clone() };
         config.limits.memory_table(&sizes_of(&config)).bytes()
     }
 
-    /// The scale at which a broker without TLS uses as much of the memory as the profile does of its own, for
-    /// the rest is there for TLS; less, where TLS or what was set by hand takes more than that.
+    /// Returns the largest scale that fits. Without TLS, the broker uses the same part of the memory as the profile
+    /// does, because the rest is reserved for TLS. TLS or configured limits may need more than that, and then the
+    /// scale is smaller.
     fn largest_scale(&self, sizes_of: SizesOf) -> u64 {
         let nothing = ByHand::default();
         let by_hand = nothing.clone();
@@ -235,14 +238,15 @@ impl Config {
         let used = plain.sum_with(plain.limits_at(&nothing, ONE), sizes_of).min(own);
         let share = u128::from(limit) * u128::from(used) / u128::from(own);
         let share = u64::try_from(share).unwrap_or(limit);
-        // Where a few more entries would cost nothing, the profile's numbers are still the profile's.
+        // The profile's numbers are kept where a few more entries would cost nothing.
         let most = if limit > own { SCALE_MAX } else { ONE };
         let usual =
             largest(most, |scale| plain.sum_with(plain.limits_at(&nothing, scale), sizes_of) <= share);
         largest(usual, |scale| self.sum_with(self.limits_at(&self.by_hand, scale), sizes_of) <= limit)
     }
 
-    /// Why even the smallest pools are too large: what was set by hand and costs most, or else the memory.
+    /// Explains why even the smallest pools are too large: because of the most expensive configured limit, or of the
+    /// memory.
     fn explain(&self, sizes_of: SizesOf, sum: u64, memory_limit: u64) -> LimitsError {
         let least_with = |by_hand: &ByHand| self.sum_with(self.limits_at(by_hand, 0), sizes_of);
         let least = least_with(&ByHand::default());
@@ -256,7 +260,8 @@ impl Config {
     }
 }
 
-/// The largest number up to `most` that fits, where all below one that fits do; 0 when none does.
+/// Returns the largest number up to `most` that fits, provided that all numbers below one that fits do; 0 if none
+/// does.
 fn largest(most: u64, fits: impl Fn(u64) -> bool) -> u64 {
     if fits(most) {
         return most;
@@ -281,8 +286,7 @@ mod tests {
 
     const GIGABYTE: u64 = 1_000_000_000;
 
-    /// About what things cost: the rooms above know it, and what stands here of theirs are their numbers of
-    /// 64-bit machines. With what they really cost, `host/sizes.rs` tries every profile.
+    /// Approximate sizes of records on 64-bit machines. `daemon/sizes.rs` tests every profile with the real sizes.
     fn about(config: &Config) -> RecordSizes {
         let limits = &config.limits;
         let [frame, segment, commit] = [limits.frame_max, limits.segment_bytes, limits.commit_bytes_max]
@@ -329,7 +333,7 @@ mod tests {
         Config::gather(None, flags).unwrap()
     }
 
-    /// One client of the management API with half a request must not keep everybody else out.
+    /// One client of the management API with an incomplete request must not block all others.
     #[test]
     fn two_clients_of_the_management_api_are_served_on_every_board() {
         for board in &BOARDS {
@@ -341,7 +345,7 @@ mod tests {
         }
     }
 
-    /// Numbers by chance, the same in every run.
+    /// A fixed sequence of pseudo-random numbers.
     struct Chance(u64);
 
     impl Chance {
@@ -351,7 +355,7 @@ mod tests {
         }
     }
 
-    /// Some pools set by hand, to between an eighth and three times what they are in the profile.
+    /// Configures some pools with an eighth to three times of their size in the profile.
     fn set_some(config: &mut Config, chance: &mut Chance) {
         let mut text = String::from("[limits]\n");
         for line in LimitsLayer::shown(&config.profile.limits) {
@@ -367,7 +371,7 @@ mod tests {
         config.by_hand.add(&layer);
     }
 
-    /// The pools in their order that may be set without contradicting anything.
+    /// The pools in an order in which they can be configured without contradiction.
     const NAMED: [&str; 19] = [
         "connections_max",
         "handshakes_max",
@@ -390,7 +394,7 @@ mod tests {
         "queue_entries_max",
     ];
 
-    /// What may not shrink with more memory.
+    /// Returns the values that must not shrink with more memory.
     fn amounts(limits: &Limits) -> Vec<u64> {
         let buffers = [limits.frame_max, limits.input_buffer_bytes, limits.output_buffer_bytes];
         let sizes = [limits.message_size_max, limits.commit_bytes_max].into_iter().chain(buffers);
@@ -409,7 +413,7 @@ mod tests {
             if !is_alone {
                 set_some(&mut config, &mut chance);
             }
-            // As many small ones as large ones.
+            // As many small numbers as large ones.
             let most = 10_u64.pow(7 + chance.below(3) as u32);
             config.memory_limit_bytes = (10_000_000 + chance.below(most)).min(8 * GIGABYTE);
             let limit = config.memory_limit_bytes;

@@ -1,11 +1,11 @@
-//! TOML, read key by key into what a source says.
+//! Reading TOML into the layer of one source.
 //!
-//! Each key says itself how its value is written ([`Readable`]); [`read`] walks the tables and gives every
-//! key to the section it stands in. No derived deserialisers: together they were a twenty-fifth of the
-//! program.
+//! Each key defines how its value is read ([`Readable`]). [`read`] walks the tables and passes every key to its
+//! section. Derived deserialisers are not used: they were 4 % of the program.
 //!
-//! Always true: a key that is not known, and was not in older versions either, or a value that does not fit is told with its place in the text, and
-//! then nothing of the text is taken.
+//! # Invariants
+//! - An unknown key, or a value that does not fit, is an error with its place in the text. Nothing of the text is
+//!   used then. Keys of older versions ([`REMOVED_KEYS`]) cause only a warning.
 
 use std::error::Error;
 use std::fs::File;
@@ -18,33 +18,33 @@ use leveret_json::BYTE_ORDER_MARK;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-/// Keys of older versions, and what holds in their place. They are passed over with a warning, so that a board starts with
-/// its old file after an update.
+/// Keys of older versions, and what replaces them. They cause only a warning, so a board starts with its old file
+/// after an update.
 pub(super) const REMOVED_KEYS: [(&str, &str); 1] =
     [("spill_transient", "transient messages stay in memory, and their publishers wait when it is full")];
 
-/// A value as it stands in the text.
+/// A value in the text.
 pub(super) type Value<'a> = Spanned<DeValue<'a>>;
 
-/// What is wrong in a text, and where.
+/// An error in a text, and its place.
 #[derive(Debug)]
 pub(super) struct Wrong {
-    /// Bytes from the start of the text.
+    /// Offset in bytes from the start of the text.
     pub(super) at: usize,
     /// One sentence, without the place.
     pub(super) why: String,
-    /// Where the first is that it does not go together with.
+    /// Offset of the earlier occurrence that it contradicts.
     pub(super) first: Option<usize>,
 }
 
 impl Wrong {
-    /// At the place of a value.
+    /// Makes an error at a value.
     #[cold]
     pub(super) fn value(value: &Value<'_>, why: impl fmt::Display) -> Self {
         Self { at: value.span().start, why: why.to_string(), first: None }
     }
 
-    /// A value of another kind than the key takes.
+    /// Makes an error for a value of the wrong type.
     #[cold]
     pub(super) fn kind(value: &Value<'_>, wanted: &str) -> Self {
         let found = match value.get_ref() {
@@ -60,20 +60,20 @@ impl Wrong {
     }
 }
 
-/// What a key's value is made from.
+/// The type of a key's value.
 pub(super) trait Readable: Sized {
-    /// The value, or why it does not fit.
+    /// Reads the value, or returns why it does not fit.
     fn read(value: &Value<'_>) -> Result<Self, Wrong>;
 }
 
-/// Sets what was said.
+/// Sets `place` if the key was set.
 pub(super) fn put<T>(place: &mut T, said: Option<T>) {
     if let Some(value) = said {
         *place = value;
     }
 }
 
-/// What is written as a text in quotes or as a bare number, before it is understood.
+/// Returns the text of a string or a number before it is parsed.
 pub(super) fn written(value: &Value<'_>) -> Result<String, Wrong> {
     match value.get_ref() {
         DeValue::String(text) => Ok(text.to_string()),
@@ -83,13 +83,13 @@ pub(super) fn written(value: &Value<'_>) -> Result<String, Wrong> {
                 .map(|number| number.to_string())
                 .map_err(|_| Wrong::value(value, "the number is too large"))
         }
-        // So a version may do without quotes; what takes whole numbers says so.
+        // A version number may be written without quotes. Types that need an integer refuse it.
         DeValue::Float(number) => Ok(number.as_str().to_string()),
         _ => Err(Wrong::kind(value, "a number or a text in quotes")),
     }
 }
 
-/// Reads the types that a flag on the command line takes too: by the same `FromStr`.
+/// Reads types that are also used by command-line flags, with the same `FromStr`.
 macro_rules! read_from_text {
     ($($kind:ident $(<$param:ident>)?;)*) => {$(
         impl$(<$param: TryFrom<u64>>)? $crate::file::Readable for $kind$(<$param>)? {
@@ -125,35 +125,34 @@ impl<T: Readable> Readable for Vec<T> {
     fn read(value: &Value<'_>) -> Result<Self, Wrong> {
         match value.get_ref() {
             DeValue::Array(list) => list.iter().map(T::read).collect(),
-            // One without brackets is a list of one.
+            // A value without brackets is a list of one.
             DeValue::String(_) => T::read(value).map(|one| vec![one]),
             _ => Err(Wrong::kind(value, "a list in square brackets")),
         }
     }
 }
 
-/// What stands under one heading, or above all of them.
+/// A section, or the top level.
 pub(super) trait Section {
-    /// The keys it knows, the sections below it included.
+    /// Returns its keys, the names of sections below it included.
     fn keys(&self) -> &'static [&'static str];
 
-    /// Takes the value of a key; the section of that name instead, if the key is one; or says that it knows
-    /// no such key.
+    /// Reads the value of a key. Returns the section if the key is the name of one, or that the key is unknown.
     fn take(&mut self, key: &str, value: &Value<'_>) -> Result<Taken<'_>, Wrong>;
 }
 
-/// What a section makes of a key.
+/// The result of passing a key to a section.
 pub(super) enum Taken<'a> {
-    /// Its value is taken.
+    /// The value was read.
     Value,
-    /// It is the name of this section.
+    /// The key is the name of this section.
     Section(&'a mut dyn Section),
-    /// The key is not known.
+    /// The key is unknown.
     Unknown,
 }
 
-/// Declares what stands under a heading: its keys, each with how its value is written, and the
-/// sections below it. Each key is a field that is `None` until it is said.
+/// Declares a section: its keys with their types, and the sections below it. Each key is a field that is `None`
+/// until it is set.
 macro_rules! section {
     (
         $(#[$doc:meta])* $vis:vis struct $layer:ident {
@@ -169,7 +168,7 @@ macro_rules! section {
         }
 
         impl $layer {
-            /// The keys, the sections below included.
+            /// The keys, the names of sections below included.
             pub(super) const KEYS: &'static [&'static str] =
                 &[$(stringify!($key),)* $($(stringify!($section),)*)?];
         }
@@ -199,7 +198,7 @@ macro_rules! section {
 pub(super) use read_from_text;
 pub(super) use section;
 
-/// Reads a whole text into `top`; `unknown` says why a key is refused, given those that would be known there.
+/// Reads a whole text into `top`. `unknown` explains why a key is refused, given the keys of its section.
 pub(super) fn read(
     text: &str,
     top: &mut dyn Section,
@@ -208,7 +207,7 @@ pub(super) fn read(
     let table = DeTable::parse(text).map_err(|error| {
         let at = error.span().map_or(0, |span| span.start.min(text.len()));
         let why = match error.message() {
-            // The library points at the key, but does not say it.
+            // The library gives the place of the key, but not its name.
             "duplicate key" => {
                 let key = error.span().and_then(|span| text.get(span)).unwrap_or_default();
                 format!("{key} stands there twice")
@@ -244,13 +243,11 @@ pub(super) fn fill(
     Ok(())
 }
 
-// Reading a text file that an operator wrote: bounded, and never waiting for anybody.
-
-/// Reads a text file of the operator's, without the byte-order mark that it may begin with. `None`: it has more than
-/// `bytes_max` bytes.
+/// Reads a text file of at most `bytes_max` bytes, without a byte-order mark at its beginning. Returns `None` if
+/// the file is larger.
 ///
 /// # Errors
-/// It cannot be read, is no regular file, or is not UTF-8.
+/// It cannot be read, is not a regular file, or is not UTF-8.
 pub(super) fn read_text_file(file: &Path, bytes_max: u64) -> io::Result<Option<String>> {
     // Opening a pipe must not wait for its writer.
     let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
@@ -267,18 +264,14 @@ pub(super) fn read_text_file(file: &Path, bytes_max: u64) -> io::Result<Option<S
     String::from_utf8(text).map(Some).map_err(io::Error::other)
 }
 
-// `${hostname}`, `${machine_id}` and `${env:NAME}` in values: one file for a whole fleet.
-//
-// Always true: what stands for nothing is refused, never left empty; what was filled in is not looked into
-// again.
-
-/// Where a machine's own id stands.
+/// The file with the machine's identifier.
 const MACHINE_ID: &str = "/etc/machine-id";
 
-/// The text with its variables filled in.
+/// Expands `${hostname}`, `${machine_id}` and `${env:NAME}`, so that one file fits a whole fleet. A variable
+/// without a value is an error, and inserted text is not expanded again.
 ///
 /// # Errors
-/// Which variable has no value, or what is wrong with how it is written.
+/// The variable without a value, or the syntax error.
 #[cold]
 pub(super) fn expand(text: &str) -> Result<String, String> {
     let mut expanded = String::with_capacity(text.len());
@@ -313,30 +306,28 @@ fn value_of(name: &str) -> Result<String, String> {
     value.ok_or_else(|| format!("${{{name}}} has no value on this machine"))
 }
 
-// Why there is no configuration, in a sentence that says what to change.
-
-/// Why there is no configuration.
+/// Why there is no configuration: a sentence that says what to change.
 #[derive(Debug)]
 pub enum ConfigError {
     /// The file cannot be read.
     Unreadable {
-        /// The file as it was named.
+        /// The path of the file as given.
         file: PathBuf,
-        /// What the system says.
+        /// The error of the system.
         why: io::Error,
     },
-    /// The file says something that cannot be.
+    /// The file contains an error.
     Refused {
-        /// The file as it was named.
+        /// The path of the file as given.
         file: String,
         /// The line, from 1.
         line: usize,
         /// What is wrong with it.
         why: String,
     },
-    /// Two keys do not go together.
+    /// Two keys contradict each other.
     Contradiction(String),
-    /// No profile has this name; what there is instead.
+    /// There is no profile of this name; the text suggests others.
     UnknownBoard(String),
     /// A profile names another profile.
     BoardInBoard(String),

@@ -1,7 +1,8 @@
-//! Whom a new store begins with: `default_user` and `default_pass`.
+//! The first user of a new store: `default_user` and `default_pass`.
 //!
-//! Always true: they count for a new store only, for one that has users says itself who they are; the
-//! password is shown to nobody, neither by `leveret check` nor in a log.
+//! # Invariants
+//! - They apply to a new store only. A store with users keeps them.
+//! - The password is shown neither by `leveret check` nor in a log.
 
 use std::fmt;
 
@@ -9,13 +10,13 @@ use leveret_core::mem::NAME_BYTES_MAX;
 
 use super::file::{Readable, Value, Wrong};
 
-/// The user that everybody knows, and its password.
+/// The well-known user, whose password is the same word.
 pub const GUEST: &str = "guest";
 
-/// The user of a new store.
+/// The first user of a new store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FirstUser {
-    /// Its name; `None`: a new store has no user at all.
+    /// Its name; `None`: a new store has no user.
     pub name: Option<String>,
     /// Its password.
     pub password: Secret,
@@ -28,7 +29,7 @@ impl Default for FirstUser {
 }
 
 impl FirstUser {
-    /// Whether it makes sense together.
+    /// Checks that name and password go together.
     pub(super) fn check(&self) -> Result<(), String> {
         match (&self.name, self.password.0.as_str()) {
             (Some(name), GUEST) if name != GUEST => Err(format!(
@@ -38,7 +39,7 @@ impl FirstUser {
         }
     }
 
-    /// As a file says it.
+    /// Formats the keys as in a file.
     pub(super) fn shown(&self) -> Vec<String> {
         let user = self.name.as_ref().map_or_else(|| "false".to_string(), |name| format!("{name:?}"));
         let password = self.password.0 != GUEST;
@@ -47,7 +48,7 @@ impl FirstUser {
     }
 }
 
-/// A text that is not to be seen.
+/// A text that is not shown.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(pub String);
 
@@ -62,13 +63,13 @@ impl Readable for Secret {
         match value.get_ref().as_str() {
             Some("") => Err(Wrong::value(value, "it must not be empty: nobody logs in without a password")),
             Some(text) => Ok(Self(text.to_string())),
-            // What stands there is not repeated: it may be the password all the same.
+            // The text is not repeated in the error: it may be the password.
             None => Err(Wrong::value(value, "it must be a text in quotes")),
         }
     }
 }
 
-/// What is written for `default_user`: a name, or `false`.
+/// The value of `default_user`: a name, or `false`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UserName(pub Option<String>);
 

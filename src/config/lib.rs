@@ -1,12 +1,27 @@
-//! What the operator said, made into one [`Config`].
+//! The configuration: four layers make one [`Config`].
 //!
-//! Four layers, each over the one before: built-in defaults, the board's profile, the configuration file, the
-//! flags. What neither file nor flags say of the limits then follows from `memory_limit` (`derive.rs`).
-//! Profile and file are the same TOML; `boards/generic.toml` names every key with its unit, range and
-//! default, and a test holds it to that.
+//! The layers are built-in defaults, the profile of the board, the configuration file, and command-line flags;
+//! later ones override earlier ones. Limits that neither the file nor flags set follow from `memory_limit`
+//! (`derive`). Profile and file are the same TOML. `boards/generic.toml` documents every key with its unit, range
+//! and default, and a test compares it with the program.
 //!
-//! Always true: a key that is not known, or a value that does not fit its key, is refused with the file, the
-//! line and what to write instead. Nothing is guessed, nothing is cut to fit.
+//! | file         | content                                                              |
+//! |--------------|----------------------------------------------------------------------|
+//! | `settings`   | [`Config`], its layers, and the keys of each section                 |
+//! | `file`       | reading TOML: values, sections, variables, errors                    |
+//! | `board`      | board profiles, and the choice of `board = "auto"`                   |
+//! | `derive`     | limits that follow from `memory_limit`                               |
+//! | `units`      | values with units: sizes, times, addresses, log levels               |
+//! | `transports` | listeners and TLS                                                    |
+//! | `bridge`     | `[[bridge]]`, with on-demand links                                   |
+//! | `shovels`    | RabbitMQ's shovel parameters                                         |
+//! | `upstream`   | addresses of upstream brokers                                        |
+//! | `first_user` | `default_user` and `default_pass`                                    |
+//! | `nearest`    | suggestions for mistyped words                                       |
+//!
+//! # Invariants
+//! - An unknown key, or a value that does not fit its key, is refused with the file, the line and what to write
+//!   instead. No value is guessed or cut to fit.
 
 #![warn(clippy::unwrap_used)]
 
@@ -45,30 +60,30 @@ use transports::{TlsLayer, non_empty, quoted};
 use units::{Bytes, Seconds};
 
 impl Config {
-    /// Whether a bridge speaks TLS with one of its upstreams.
+    /// Returns whether a bridge uses TLS with one of its upstreams.
     pub fn has_tls_bridge(&self) -> bool {
         self.has_shovel_room() || self.bridges.iter().any(Bridge::has_tls)
     }
 
-    /// Whether there is room for more bridges than the file has: shovels, which may speak TLS.
+    /// Returns whether more bridges fit than the file has: shovels, which may use TLS.
     pub fn has_shovel_room(&self) -> bool {
         self.by_hand.bridges_max() > self.bridges.len()
     }
 
-    /// Links of bridges that may speak TLS at once: none, or all of them.
+    /// Returns the number of bridge links that may use TLS at once: none, or all of them.
     pub fn tls_links(&self) -> usize {
         if self.has_tls_bridge() { self.limits.bridge_links() } else { 0 }
     }
 
-    /// The configuration that follows from the file named on the command line and the flags.
+    /// Loads the configuration from the file named on the command line and the flags.
     ///
     /// # Errors
-    /// What is wrong, where, and what to change, as one sentence.
+    /// One sentence: what is wrong, where, and what to change.
     pub fn gather(file: Option<&Path>, flags: Layer) -> Result<Self, ConfigError> {
         Self::gather_on(Machine::look, file, flags)
     }
 
-    /// The same on a machine that `look` tells of, when it is asked.
+    /// Loads the configuration for a machine that `look` describes when it is called.
     fn gather_on(
         look: impl FnOnce() -> Machine,
         path: Option<&Path>,
@@ -105,7 +120,7 @@ impl Config {
         Ok(config)
     }
 
-    /// The configuration that the same file and flags give now.
+    /// Loads the configuration again from the same file and flags.
     ///
     /// # Errors
     /// As for [`Self::gather`].
@@ -113,7 +128,7 @@ impl Config {
         Self::gather(self.origin.file.as_deref(), self.origin.flags.clone())
     }
 
-    /// A mistake in the limits, with the place of the key that is to be changed, where a file says it.
+    /// Converts an error in the limits, and adds the line of the key that has to be changed if a file sets it.
     pub fn blame(&self, error: &LimitsError) -> ConfigError {
         self.blame_key(error.key(), error.to_string())
     }
@@ -126,14 +141,14 @@ impl Config {
         }
     }
 
-    /// What is to be told before a start, and does not keep it from starting.
+    /// Returns warnings that do not prevent a start.
     pub fn warnings(&self) -> impl Iterator<Item = String> {
         let machine = Machine::look();
         let of_machine = self.machine_warning(&machine).into_iter().chain(self.board_warning(&machine));
         of_machine.chain(self.management_warning()).chain(self.removed_warnings())
     }
 
-    /// Keys of the file that this version does not have any more.
+    /// Returns warnings about keys of the file that this version no longer has.
     fn removed_warnings(&self) -> impl Iterator<Item = String> {
         let file = self.origin.file.as_deref();
         REMOVED_KEYS.iter().filter_map(move |(key, instead)| {
@@ -143,17 +158,17 @@ impl Config {
         })
     }
 
-    /// Whether anybody comes in over TLS, so that `[tls]` must name certificates.
+    /// Returns whether a listener uses TLS, so that `[tls]` must name certificates.
     pub fn serves_tls(&self) -> bool {
         !self.listen_tls.is_empty() || !self.management_tls.is_empty()
     }
 
-    /// Whether the management API is served.
+    /// Returns whether the management API is served.
     pub fn serves_management(&self) -> bool {
         !self.management.is_empty() || !self.management_tls.is_empty()
     }
 
-    /// Passwords go through the management API as they are.
+    /// Returns a warning if passwords cross a network through the management API without TLS.
     fn management_warning(&self) -> Option<String> {
         let open = self.management.iter().find(|listen| !listen.socket.ip().is_loopback())?;
         Some(format!(
@@ -163,7 +178,7 @@ impl Config {
         ))
     }
 
-    /// What is to be told of the limit on a machine that has less.
+    /// Returns a warning if the machine has less memory than the limit.
     fn machine_warning(&self, machine: &Machine) -> Option<String> {
         let (limit, has) =
             (self.memory_limit_bytes, machine.memory_bytes.into_iter().chain(machine.group_bytes).min()?);
@@ -178,9 +193,9 @@ impl Config {
         })
     }
 
-    /// What is to be told of a profile that is not the one for the board.
+    /// Returns a warning if the profile is not the one for this board.
     fn board_warning(&self, machine: &Machine) -> Option<String> {
-        // A profile of the operator's own may be for any board.
+        // A profile of the operator may be for any board.
         let is_built_in = BOARDS.iter().any(|board| board.name == self.board);
         let is_chosen = self.board_why.is_some();
         let choice =
@@ -194,7 +209,7 @@ impl Config {
         })
     }
 
-    /// Key and value of everything, the way a file would say it.
+    /// Formats all keys and values as in a file.
     pub fn shown(&self) -> String {
         let listen: Vec<String> = self.listen.iter().map(|listen| format!("\"{listen}\"")).collect();
         let why = self.board_why.as_ref().map_or_else(String::new, |why| format!("  # {AUTO}: {why}"));
@@ -243,7 +258,7 @@ impl Config {
     }
 }
 
-/// Lays what a layer says over what the layers below it said.
+/// Applies a layer over the layers before it.
 fn lay_over(config: &mut Config, layer: Layer, announced: &mut Announced) {
     put(&mut config.listen, layer.listen);
     put(&mut config.listen_tls, layer.listen_tls);
@@ -277,5 +292,3 @@ fn lay_over(config: &mut Config, layer: Layer, announced: &mut Announced) {
 
 #[cfg(test)]
 mod tests;
-
-// The rooms below, by the names that everybody has for them.

@@ -1,15 +1,13 @@
-//! "Did you mean": the known word nearest to a mistyped one.
-//!
-//! Operators meet it in keys, flags and board names; a guess is offered only when it is a likely one.
+//! Suggestions for mistyped keys, flags and board names. A suggestion is made only if it is likely.
 
-/// The known word that `said` was probably meant to be.
+/// Returns the known word that `said` was probably meant to be.
 pub fn nearest<'a>(said: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let edits_max = (said.chars().count() / 3).clamp(1, 3);
     let candidates = known.into_iter().map(|word| (edits(said, word), word));
     candidates.filter(|(edits, _)| *edits <= edits_max).min().map(|(_, word)| word)
 }
 
-/// Letters to insert, drop or change to make one word the other.
+/// Returns the number of characters to insert, delete or change to turn one word into the other.
 fn edits(from: &str, to: &str) -> usize {
     let to: Vec<char> = to.chars().collect();
     let mut row: Vec<usize> = (0..=to.len()).collect();
@@ -25,7 +23,7 @@ fn edits(from: &str, to: &str) -> usize {
     row[to.len()]
 }
 
-/// Why a word is refused: the one it was probably meant to be, or all there are.
+/// Formats why a word is refused: with a suggestion, or with all known words.
 pub fn describe_unknown(what: &str, said: &str, known: &[&str]) -> String {
     match nearest(said, known.iter().copied()) {
         Some(word) => format!("unknown {what} {said}; did you mean {word}?"),

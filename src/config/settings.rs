@@ -1,4 +1,4 @@
-//! Everything the operator decides, and what holds where nothing is said.
+//! All settings, their defaults, and the layers they come from.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -18,67 +18,68 @@ use super::units::{
     Seconds, Switch,
 };
 
-/// The board profile that is taken when none is named.
+/// The board profile that is used when none is named.
 pub(super) const BOARD_DEFAULT: &str = BOARDS[0].name;
 
-/// Everything the operator decides.
+/// The configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// The board profile it started from: a name, or the path of a file.
+    /// The board profile: a name, or the path of a file.
     pub board: String,
-    /// What the profile was chosen by, when that was left to us.
+    /// Why the profile was chosen, with `board = "auto"`.
     pub board_why: Option<String>,
     /// Addresses to listen on, in the order given.
     pub listen: Vec<ListenAddress>,
     /// Addresses to listen on with TLS.
     pub listen_tls: Vec<TlsAddress>,
-    /// Where programs of this machine come in besides.
+    /// The Unix socket for programs of this machine.
     pub unix: UnixListener,
     /// Addresses to listen on for the management API and its page; empty: it is off.
     pub management: Vec<ListenAddress>,
-    /// Addresses to listen on for the same with TLS.
+    /// Addresses to listen on for the management API with TLS.
     pub management_tls: Vec<ListenAddress>,
     /// Addresses to listen on for metrics without a login.
     pub metrics: Vec<ListenAddress>,
-    /// Names by which browsers may call these, besides addresses, `localhost` and the machine's own name.
+    /// Host names that browsers may use for the management API, besides addresses, `localhost` and the machine's own
+    /// name.
     pub management_hosts: Vec<String>,
-    /// What this node is called by operators' tools; without an `@` the machine's name is put behind it.
+    /// The node name for management tools. Without an `@` the machine's name is appended.
     pub node_name: String,
-    /// How TLS is spoken.
+    /// The settings of TLS.
     pub tls: Tls,
-    /// Where everything that outlives the process is kept.
+    /// The folder for everything that outlives the process.
     pub data_dir: PathBuf,
-    /// A file of definitions, as RabbitMQ exports them, that are made at every start.
+    /// A file with definitions in RabbitMQ's format that are created at every start.
     pub load_definitions: Option<PathBuf>,
-    /// How it is kept there.
+    /// The settings of the store.
     pub store: Store,
-    /// Resident memory of the process, in bytes, that the limits must add up to at most.
+    /// Maximum resident memory of the process in bytes; the limits must fit into it.
     pub memory_limit_bytes: u64,
-    /// All memory is touched and locked at the start.
+    /// Whether all memory is touched and locked at start.
     pub memory_lock: bool,
-    /// The level from which on lines are logged.
+    /// The minimum level of log lines.
     pub log_level: log::LevelFilter,
-    /// A file in memory that keeps the last events, whatever becomes of the process.
+    /// A file in memory that keeps the last events after the process has ended.
     pub flight_recorder: Option<PathBuf>,
-    /// Users that can connect from this machine itself only.
+    /// Users that can connect only from this machine.
     pub loopback_users: Vec<String>,
-    /// Where messages go to and come from beyond this broker.
+    /// Bridges to other brokers.
     pub bridges: Vec<Bridge>,
-    /// Whom a new store begins with.
+    /// The first user of a new store.
     pub first_user: FirstUser,
     /// Product and version announced to clients.
     pub product: Product,
-    /// Every cap; those that nobody set follow from `memory_limit` once [`Self::fit`] was called.
+    /// All limits. Those that were not set follow from `memory_limit` after [`Self::fit`].
     pub limits: Limits,
-    /// What stands in the profile.
+    /// The limits of the profile.
     pub profile: Profile,
-    /// What of the limits a person set.
+    /// The limits that the file or flags set.
     pub(super) by_hand: ByHand,
-    /// Where all of this was said, to look there again.
+    /// The file and flags that the configuration was made from.
     pub origin: Origin,
 }
 
-/// What a configuration was made of.
+/// The sources of a configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Origin {
     /// The file named on the command line.
@@ -88,8 +89,8 @@ pub struct Origin {
 }
 
 impl Default for Config {
-    /// The built-in defaults: the loopback addresses, so that nobody outside reaches a broker that was only
-    /// tried out. `localhost` is `::1` first on many systems, hence both.
+    /// Returns the built-in defaults. They listen on the loopback addresses, so a broker that is only tried out is
+    /// not reachable from outside. `localhost` is `::1` first on many systems, hence both addresses.
     fn default() -> Self {
         let ipv4 = ListenAddress::required(SocketAddr::from((Ipv4Addr::LOCALHOST, AMQP_PORT)));
         let socket = SocketAddr::from((Ipv6Addr::LOCALHOST, AMQP_PORT));
@@ -124,21 +125,17 @@ impl Default for Config {
     }
 }
 
-/// The folder systemd made for us (`StateDirectory=`), or one beside where the program was started.
+/// Returns the folder that systemd has made (`StateDirectory=`), or one in the current folder.
 fn data_dir_default() -> PathBuf {
     std::env::var_os("STATE_DIRECTORY").map_or_else(|| PathBuf::from("leveret-data"), PathBuf::from)
 }
 
-// What one source says: a profile, a file, or the flags.
-//
-// Always true: what is not said stays as it is in the layer below; a key in the wrong section is told where
-// it belongs.
-
-/// More than any configuration file has; it keeps `--config /dev/zero` from eating the memory.
+/// Maximum size of a configuration file in bytes. It keeps `--config /dev/zero` from using up the memory.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
 section! {
-    /// What one source says: a profile, a file, or the flags; whatever is `None` stays as it was below.
+    /// The settings of one source: a profile, a file, or the flags. A key that is `None` keeps the value of the layer
+    /// below.
     pub struct Layer {
         /// See [`Config::board`].
         pub board: String,
@@ -185,22 +182,22 @@ section! {
     }
 }
 
-/// What was said of a section, key by key.
+/// The keys of a section that were set.
 pub(super) trait Said {
-    /// Whether a key was said.
+    /// Returns whether a key was set.
     fn has(&self, key: &str) -> bool;
-    /// This layer without what it says of `key`.
+    /// Returns this layer without `key`.
     fn without(&self, key: &str) -> Self;
-    /// Takes what `later` says over what is said here.
+    /// Overrides this layer with the keys that `later` sets.
     fn take_over(&mut self, later: &Self);
 }
 
-/// Declares the keys of a section: the key, how it is written, and the field it sets, which says what it
-/// means.
+/// Declares the keys of a section: the key, its type, and the field that it sets, whose documentation explains
+/// it.
 macro_rules! section_keys {
     ($layer:ident sets $target:ident; $($key:ident: $unit:ident $(<$kind:ty>)? => $field:ident;)*) => {
         section! {
-            /// What is said of these.
+            /// The keys of this section that were set.
             pub(super) struct $layer {
                 $($key: $unit $(<$kind>)?,)*
             }
@@ -295,7 +292,7 @@ section_keys! {
     flash_years_min: Count<u32> => flash_years_min;
 }
 
-/// The line of a file, from 1, that says a key, if one does.
+/// Returns the line of a file, from 1, that sets a key.
 pub(super) fn line_of(file: &Path, key: &str) -> Option<usize> {
     let text = read_text(file).ok()?;
     let says = |line: &str| {
@@ -316,7 +313,7 @@ impl Layer {
         Self::parse(&file.display().to_string(), &read_text(file)?)
     }
 
-    /// What `text` says, which stands in `file`.
+    /// Parses `text` of the file `file`.
     ///
     /// # Errors
     /// What is wrong, on which line, and what to write instead.
@@ -337,7 +334,7 @@ impl Layer {
     }
 }
 
-/// Why a key is refused: it belongs elsewhere, or does not exist.
+/// Explains why a key is refused: it belongs elsewhere, or does not exist.
 fn describe_unknown_key(key: &str, known: &[&str]) -> String {
     let is_top = known.contains(&"limits");
     let sections =
@@ -352,32 +349,30 @@ fn describe_unknown_key(key: &str, known: &[&str]) -> String {
     }
 }
 
-// The section `[store]`.
-
-/// How what outlives the process is kept.
+/// The section `[store]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Store {
-    /// The most that the segments of the log take on the disk, in bytes; `None`: half of what was free.
+    /// Maximum size of the log on the disk in bytes; `None`: half of what was free.
     pub disk_limit_bytes: Option<u64>,
-    /// Every message to a durable queue is persistent, whatever its delivery_mode.
+    /// Whether every message to a durable queue is persistent, whatever its delivery mode.
     pub persist_all: bool,
-    /// Where there is no store, none is begun: the start fails.
+    /// Whether a start fails if there is no store.
     pub require_store: bool,
-    /// How long persistent messages that nobody awaits may gather before they are synced, in milliseconds:
-    /// so much a power cut may take.
+    /// How long persistent messages without a waiting publisher are gathered before they are synced, in milliseconds.
+    /// A power cut may lose them.
     pub commit_window_ms: u32,
-    /// How long awaited ones gather once the sync budget is used up, in milliseconds.
+    /// How long messages with waiting publishers are gathered once the sync budget is used up, in milliseconds.
     pub confirm_window_ms: u32,
-    /// How long acknowledgements alone may gather, in milliseconds: after a power cut their messages come
+    /// How long acknowledgements alone are gathered, in milliseconds. After a power cut their messages are delivered
     /// again.
     pub settle_window_ms: u32,
-    /// Syncs a second that the card may do for ever; 0 is without limit.
+    /// Number of syncs per second that the card can sustain; 0 means no limit.
     pub syncs_per_s: u32,
-    /// Syncs that may be done at once after a rest.
+    /// Number of syncs that may be done at once after a pause.
     pub sync_burst: u32,
-    /// Bytes that may be written to the card before it is worn out; 0 when nobody says.
+    /// Number of bytes that can be written to the card before it is worn out; 0 if unknown.
     pub flash_endurance_bytes: u64,
-    /// An alarm is raised when it lasts fewer years than this; 0 for never.
+    /// An alarm is raised when the card is expected to last fewer years than this; 0 means never.
     pub flash_years_min: u32,
 }
 
@@ -398,17 +393,15 @@ impl Default for Store {
     }
 }
 
-// What the limits follow from: what stands in the profile, and what a person set over it.
-
-/// The memory of the whole process when nothing is said, in bytes.
+/// The default memory limit of the process in bytes.
 pub(super) const MEMORY_LIMIT_BYTES_DEFAULT: u64 = 128_000_000;
 
-/// What stands in a profile, beside what a person sets.
+/// The limits of a profile, before the file and flags are applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Profile {
     /// Its limits.
     pub limits: Limits,
-    /// Its `memory_limit`, in bytes.
+    /// Its `memory_limit` in bytes.
     pub memory_limit_bytes: u64,
 }
 
@@ -418,26 +411,26 @@ impl Default for Profile {
     }
 }
 
-/// What a person set of the limits, in the file or by flags.
+/// The limits that the file or flags set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct ByHand {
     limits: LimitsLayer,
     pub(super) frame_max: Option<u32>,
 }
 
-/// The key that is set besides those of `[limits]` and costs memory.
+/// A key outside of `[limits]` that costs memory.
 pub(super) const FRAME_MAX: &str = "frame_max";
-/// The key that follows from how many bridges are said.
+/// A key whose default is the number of configured bridges.
 pub(super) const BRIDGES_MAX: &str = "bridges_max";
 
 impl ByHand {
-    /// What a layer says, over what was said before.
+    /// Adds the limits that a layer sets.
     pub(super) fn add(&mut self, layer: &Layer) {
         self.limits.take_over(&layer.limits);
         self.frame_max = layer.frame_max.map(|bytes| bytes.0).or(self.frame_max);
     }
 
-    /// Bridges that there is to be room for.
+    /// Returns the number of bridges to reserve memory for.
     pub(super) fn bridges_max(&self) -> usize {
         let mut limits = Limits { bridges_max: 0, ..Limits::default() };
         self.limits.lay_over(&mut limits);
@@ -459,9 +452,7 @@ impl ByHand {
     }
 }
 
-// Who the broker says it is.
-
-/// Who the broker says it is in connection.start.
+/// The product that the broker announces in connection.start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Product {
     /// `product` in the server's properties.
@@ -470,7 +461,7 @@ pub struct Product {
     pub version: String,
 }
 
-/// What the layers say about product and version: an explicit one goes before `compat`, whichever came last.
+/// Product and version of the layers: an explicit value overrides `compat`, whichever was set last.
 #[derive(Default)]
 pub(super) struct Announced {
     pub(super) compat: Option<Compat>,
@@ -481,7 +472,8 @@ pub(super) struct Announced {
 impl Announced {
     pub(super) fn product(self) -> Product {
         let (name, version) = match self.compat {
-            // Celery's client sets its prefetch right only where it is told so, and nobody configures that.
+            // Celery's client handles its prefetch correctly only with RabbitMQ's name, and users do not configure
+            // that.
             Some(Compat::RabbitMq) | None => ("RabbitMQ", RABBITMQ_VERSION),
             Some(Compat::None) => ("Leveret", env!("CARGO_PKG_VERSION")),
         };

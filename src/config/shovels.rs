@@ -1,15 +1,16 @@
-//! A shovel, as RabbitMQ 3.10 has it in a runtime parameter, made a bridge of ours.
+//! Shovels: RabbitMQ 3.10's runtime parameter `shovel` becomes a bridge.
 //!
-//! | keys | become |
-//! |------|--------|
-//! | `src-uri`, `dest-uri` | one of them this broker (`amqp://`, no host), the other the upstream |
-//! | `src-queue`, `src-exchange` | a rule's queue; what comes to an exchange here waits in a durable queue |
-//! | `dest-queue`, `dest-exchange` | where the rule leads; neither: to where the message was published first |
-//! | `prefetch-count`, `reconnect-delay` | the window, and the longest pause between two tries |
+//! | keys | meaning |
+//! |------|---------|
+//! | `src-uri`, `dest-uri` | one of them is this broker (`amqp://`, no host), the other is the upstream |
+//! | `src-queue`, `src-exchange` | the queue of a rule; messages of an exchange at this broker wait in a durable queue |
+//! | `dest-queue`, `dest-exchange` | the destination of the rule; neither: where the message was first published to |
+//! | `prefetch-count`, `reconnect-delay` | the window, and the maximum delay between two connection attempts |
 //! | all others | [`Shovel`], beside the bridge |
 //!
-//! Always true: what is wrong is said in RabbitMQ's words; what is not built is refused by the name of its
-//! key; no password is in an error, nor in what is shown of an address.
+//! # Invariants
+//! - Errors have RabbitMQ's texts. An unsupported setting is refused by the name of its key.
+//! - No password is in an error or in a shown address.
 
 use std::collections::BTreeMap;
 
@@ -21,14 +22,14 @@ use super::bridge::{
 };
 use super::upstream::{self, Upstream};
 
-/// Addresses that one end may have.
+/// Maximum number of addresses of one end.
 const URIS_MAX: usize = 8;
-/// Messages under way, unless `prefetch-count` says otherwise.
+/// Default number of messages in flight.
 const PREFETCH_DEFAULT: u64 = 1_000;
-/// Seconds between two tries, unless `reconnect-delay` says otherwise.
+/// Default delay between two connection attempts in seconds.
 const DELAY_S_DEFAULT: u64 = 5;
 
-/// What a key's value has to be.
+/// The type of a key's value.
 #[derive(Clone, Copy)]
 enum Kind {
     Number,
@@ -72,7 +73,7 @@ const KEYS: [(&str, Kind); 25] = [
     ("dest-publish-properties", Kind::Properties),
 ];
 
-/// What messages may get, and whether it is a number.
+/// Properties that messages may get, and whether each is a number.
 const PROPERTIES: [(&str, bool); 13] = [
     ("content_type", false),
     ("content_encoding", false),
@@ -89,10 +90,10 @@ const PROPERTIES: [(&str, bool); 13] = [
     ("cluster_id", false),
 ];
 
-/// The bridge that a parameter makes.
+/// Makes the bridge for a parameter.
 ///
 /// # Errors
-/// It makes none: why, in RabbitMQ's words where it would refuse it too.
+/// The reason, with RabbitMQ's text where RabbitMQ would refuse it too.
 #[cold]
 pub fn parse(vhost: &str, name: &str, json: &[u8]) -> Result<Bridge, String> {
     let value = Value::parse(json).map_err(|_| "a shovel's value must be JSON")?;
@@ -113,12 +114,12 @@ fn text(said: &Fields<'_>, key: &str) -> Option<String> {
     }
 }
 
-/// The value of the first of these keys that is there.
+/// Returns the value of the first of these keys that is present.
 fn first<'s>(said: &Fields<'s>, keys: &[&str]) -> Option<Value<'s>> {
     keys.iter().find_map(|key| said.get(key))
 }
 
-// ---- what RabbitMQ refuses
+// ---- values that RabbitMQ refuses
 
 #[cold]
 fn problems(name: &str, said: &Fields<'_>) -> Vec<String> {
@@ -136,7 +137,7 @@ fn problems(name: &str, said: &Fields<'_>) -> Vec<String> {
     if has("dest-exchange") && has("dest-queue") {
         problems.push("Cannot specify 'dest-exchange' and 'dest-queue'".to_string());
     }
-    // Only its name, for whoever mistypes a key of addresses writes passwords behind it.
+    // Only the name of the key, because a mistyped key of addresses may be followed by passwords.
     let is_known = |key: &str| KEYS.iter().any(|(known, _)| *known == key);
     let unknown: Vec<String> =
         said.names().filter(|key| !is_known(key)).map(|key| format!("<<{key:?}>>")).collect();
@@ -155,7 +156,7 @@ fn problems(name: &str, said: &Fields<'_>) -> Vec<String> {
     problems
 }
 
-/// What is wrong with the value of a key.
+/// Returns the error in the value of a key.
 fn problem(key: &str, kind: Kind, value: &Value<'_>) -> Option<String> {
     let shown = erlang(value);
     let wanted = match kind {
@@ -203,7 +204,7 @@ fn wrong_properties(key: &str, value: &Value<'_>) -> Option<String> {
     })
 }
 
-/// An address may have a password: none is repeated.
+/// An address may contain a password: no part of it is repeated.
 fn wrong_uris(key: &str, value: &Value<'_>) -> Option<String> {
     let texts = uris_of(value);
     if texts.is_empty() || texts.len() > URIS_MAX {
@@ -215,7 +216,7 @@ fn wrong_uris(key: &str, value: &Value<'_>) -> Option<String> {
         .map(|why| format!("{key} is not a valid URI: {why}"))
 }
 
-/// The texts of one address or of a list, and one more than there may be; none where it is neither.
+/// Returns the texts of one address or of a list, at most one more than allowed; none for another type.
 fn uris_of(value: &Value<'_>) -> Vec<String> {
     match value {
         Value::String(text) => vec![text.to_string()],
@@ -227,7 +228,7 @@ fn uris_of(value: &Value<'_>) -> Vec<String> {
     }
 }
 
-/// A value as RabbitMQ shows it.
+/// Formats a value as RabbitMQ shows it.
 fn erlang(value: &Value<'_>) -> String {
     match value {
         Value::String(text) => format!("<<{text:?}>>"),
@@ -235,7 +236,7 @@ fn erlang(value: &Value<'_>) -> String {
     }
 }
 
-// ---- what is not built
+// ---- unsupported settings
 
 #[cold]
 fn refuse_unbuilt(said: &Fields<'_>) -> Result<(), String> {
@@ -257,7 +258,7 @@ fn refuse_unbuilt(said: &Fields<'_>) -> Result<(), String> {
 
 // ---- the bridge
 
-/// A name without this character: percent-encoded, as in an address.
+/// Percent-encodes one character in a name.
 fn without(name: &str, part: char) -> String {
     name.replace('%', "%25").replace(part, &format!("%{:02X}", u32::from(part)))
 }
@@ -268,8 +269,8 @@ fn made(vhost: &str, name: &str, said: &Fields<'_>) -> Result<Bridge, String> {
     let destinations = addresses(said, "dest-uri")?;
     let is_forward = check_ends(&sources, &destinations)?;
     let (here, there) = if is_forward { (&sources, &destinations) } else { (&destinations, &sources) };
-    // What is its own here has its name, and where it is defined if that need be said; so that no two shovels
-    // can have the same, what parts the names is not in them.
+    // A queue at this broker is named after the shovel, and after its virtual host if necessary. The separating
+    // characters are encoded in the names, so two shovels never have the same queue.
     let (own, of_vhost) = match vhost {
         "/" => (format!("shovel.{}", without(name, '.')), String::new()),
         _ => (
@@ -312,7 +313,7 @@ fn made(vhost: &str, name: &str, said: &Fields<'_>) -> Result<Bridge, String> {
     })
 }
 
-/// Whether messages go from here to there; the other way round it fetches.
+/// Returns whether messages are forwarded from this broker; otherwise they are fetched.
 #[cold]
 fn check_ends(sources: &Addresses, destinations: &Addresses) -> Result<bool, String> {
     let why = match (sources.is_here(), destinations.is_here()) {
@@ -330,7 +331,7 @@ fn check_ends(sources: &Addresses, destinations: &Addresses) -> Result<bool, Str
     Err(why.to_string())
 }
 
-/// An end by its keys, which begin with `which`.
+/// Reads one end by its keys, which begin with `which`.
 fn end(said: &Fields<'_>, which: &str, uris: Vec<String>, is_here: bool) -> End {
     let own = |key: &str| text(said, &format!("{which}-{key}"));
     let arguments = said.get(&format!("{which}-queue-args"));
@@ -346,7 +347,7 @@ fn end(said: &Fields<'_>, which: &str, uris: Vec<String>, is_here: bool) -> End 
 
 fn rule(source: &End, destination: &End, own: &str) -> Rule {
     Rule {
-        // There, a queue of the upstream's naming stands for the exchange.
+        // At the upstream, a queue with a server-generated name stands for the exchange.
         queue: source.queue.clone().unwrap_or_else(|| own.to_string()),
         to: match (&destination.queue, &destination.exchange) {
             (Some(queue), _) => Destination::Queue(queue.clone()),
@@ -393,7 +394,7 @@ fn number(said: &Fields<'_>, keys: &[&str], default: u64) -> u64 {
     said.map_or(default, |number| number.max(0.0) as u64)
 }
 
-/// Names fit into AMQP's short strings.
+/// Checks that names fit into AMQP's short strings.
 fn check_names(rule: &Rule, source: &End, parked: &str) -> Result<(), String> {
     let names = [Some(&*rule.queue), rule.to.exchange(), rule.to.key(), Some(parked)];
     let others = [source.exchange.as_deref(), source.key.as_deref()];
@@ -413,9 +414,9 @@ fn check_names(rule: &Rule, source: &End, parked: &str) -> Result<(), String> {
 
 /// One address of an end.
 struct Address {
-    /// As it is shown.
+    /// The address as it is shown.
     shown: String,
-    /// `None`: it is this broker.
+    /// `None`: this broker.
     upstream: Option<Upstream>,
     vhost: String,
     heartbeat_s: Option<u16>,
@@ -437,7 +438,7 @@ impl Addresses {
         self.0.first().map_or_else(|| "/".to_string(), |address| address.vhost.clone())
     }
 
-    /// What all of them say of TLS.
+    /// Returns the TLS settings that all addresses agree on.
     fn tls(&self) -> Result<UpstreamTls, String> {
         let mut all = self.0.iter().filter(|it| it.upstream.as_ref().is_some_and(|it| it.with_tls));
         let first = all.next().map(|address| address.tls.clone()).unwrap_or_default();
@@ -462,7 +463,7 @@ fn addresses(said: &Fields<'_>, key: &str) -> Result<Addresses, String> {
 }
 
 impl Address {
-    /// Reads one; the error has no password.
+    /// Parses an address. The error contains no password.
     #[cold]
     fn parse(text: &str) -> Result<Self, String> {
         let (address, query) = text.split_once('?').unwrap_or((text, ""));
@@ -503,13 +504,13 @@ impl Address {
                 "keyfile" => key = Some(value.into()),
                 "server_name_indication" => parsed.tls.server_name = Some(value),
                 "verify" if value == "verify_peer" => {}
-                // What they ask for is so, or does not change what messages meet.
+                // These settings are fulfilled, or do not affect messages.
                 "connection_timeout" | "channel_max" | "depth" | "fail_if_no_peer_cert" => {}
                 "verify" => {
                     let why = "is not supported here, for the upstream's certificate is always checked";
                     return Err(format!("its parameter verify={value} {why}"));
                 }
-                // What stands behind a ? may be half of a password.
+                // The text behind a `?` may be half of a password.
                 _ if name.contains('@') => return Err("a ? in its password is written %3F".into()),
                 _ => return Err(format!("its parameter '{name}' is not supported here")),
             }
@@ -523,28 +524,24 @@ impl Address {
     }
 }
 
-// What RabbitMQ's shovels say besides what bridges do.
-//
-// Always true: no password is in what is shown of an address.
-
-/// What a shovel is besides a bridge.
+/// The settings of a shovel that a bridge does not have. No password is in a shown address.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Shovel {
     /// The parameter's name.
     pub name: String,
-    /// The virtual host that the parameter is in.
+    /// The parameter's virtual host.
     pub vhost: String,
-    /// Where messages come from.
+    /// The source.
     pub source: End,
-    /// Where they go.
+    /// The destination.
     pub destination: End,
-    /// When it is over, and its parameter with it.
+    /// When the shovel ends, and its parameter is deleted.
     pub delete_after: DeleteAfter,
-    /// A link that fails is not tried again: `reconnect-delay` is 0.
+    /// Whether a link that fails is not tried again: `reconnect-delay` is 0.
     pub is_tried_once: bool,
-    /// Messages get `x-shovelled`, and `x-shovelled-timestamp`.
+    /// Whether messages get `x-shovelled` and `x-shovelled-timestamp`.
     pub adds_headers: bool,
-    /// The second of the two.
+    /// Whether messages get `x-shovelled-timestamp`.
     pub adds_timestamp: bool,
     /// Properties that messages get instead of their own.
     pub properties: BTreeMap<&'static str, Property>,
@@ -562,28 +559,28 @@ pub enum Property {
 /// One end of a shovel.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub struct End {
-    /// Its addresses, without who logs in there.
+    /// Its addresses without credentials.
     pub uris: Vec<String>,
-    /// It is this broker.
+    /// Whether it is this broker.
     pub is_here: bool,
-    /// A queue.
+    /// The queue.
     pub queue: Option<String>,
-    /// Or an exchange.
+    /// The exchange.
     pub exchange: Option<String>,
-    /// And a key.
+    /// The routing key.
     pub key: Option<String>,
-    /// What the queue is declared with where there is none: an object of JSON, or nothing.
+    /// Arguments for declaring a missing queue: a JSON object, or empty.
     pub arguments: String,
 }
 
-/// When a shovel is over.
+/// When a shovel ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DeleteAfter {
     /// Never.
     Never,
-    /// When as many messages were moved as were in the queue when it began.
+    /// After as many messages as were in the queue at the beginning.
     QueueLength,
-    /// When so many were.
+    /// After this number of messages.
     Messages(u64),
 }
 

@@ -1,4 +1,4 @@
-//! Every sentence an operator may meet, and the order of the layers.
+//! Tests of every error text of the configuration, and of the order of the layers.
 
 use std::fs;
 
@@ -7,10 +7,10 @@ use super::transports::FileMode;
 use super::*;
 use leveret_core::limits::Limits;
 
-/// With its comments.
+/// The generic profile with its comments.
 const GENERIC: &str = include_str!("../../boards/generic.toml");
 
-/// What a configuration file with this text comes to, over the generic board.
+/// Loads a configuration file with this text over the generic board.
 fn gathered(text: &str) -> Result<Config, ConfigError> {
     let mut config = Config::default();
     let mut announced = Announced::default();
@@ -209,7 +209,7 @@ fn profiles_come_without_their_comments_and_say_the_same() {
     }
 }
 
-/// Whether a line sets a key at the top level.
+/// Returns whether a line sets a key at the top level.
 fn is_setting(line: &str) -> bool {
     line.split_once(" = ")
         .is_some_and(|(key, _)| key.bytes().all(|byte| byte == b'_' || byte.is_ascii_lowercase()))
@@ -234,7 +234,8 @@ fn the_readme_shows_a_configuration_that_is_one() {
     assert_eq!(gathered(example).unwrap().memory_limit_bytes, 96_000_000);
 }
 
-/// Whether a line could be one of a configuration; headings of systemd's files begin with a capital.
+/// Returns whether a line could belong to a configuration. Sections of systemd's files begin with a capital
+/// letter.
 fn is_configuration(line: &str) -> bool {
     let is_lower = |text: &str| text.starts_with(|first: char| first.is_ascii_lowercase());
     match line.split_once(" = ") {
@@ -243,7 +244,7 @@ fn is_configuration(line: &str) -> bool {
     }
 }
 
-/// What stands in the README and in the guide as lines of a configuration, with where.
+/// Returns the lines of configuration in the README and in the guide, each with its place.
 fn documented() -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
     let guide = fs::read_dir(root.join("systemd/packages/guide")).unwrap().map(|file| file.unwrap().path());
@@ -276,7 +277,7 @@ fn every_configuration_that_is_documented_is_one() {
     let documented = documented();
     assert!(documented.len() >= 10, "{documented:?}");
     for (place, text) in documented {
-        // Of a password file its name alone is to be right.
+        // Only the name of a password file has to be right.
         let text = text.replace("password_file = \"/", "ca_file = \"/").replace("amqp://", "amqps://");
         let (head, rule) =
             ("[[bridge]]\nname = \"b\"\n", "[[bridge.forward]]\nqueue = \"q\"\nto_queue = \"q\"\n");
@@ -295,7 +296,7 @@ fn what_is_shown_can_be_read_back() {
         let config = gather(board).unwrap();
         let again = gathered(&config.shown()).unwrap();
         assert_eq!(again.limits, config.limits);
-        // Against the generic profile much would be marked as derived.
+        // With the generic profile many values would be marked as derived.
         let shown: Vec<String> =
             again.shown().lines().map(|line| line.split("  # ").next().unwrap().to_string()).collect();
         assert_eq!(shown.join("\n").replace("generic", board), config.shown());
@@ -306,7 +307,7 @@ fn what_is_shown_can_be_read_back() {
 fn compat_says_rabbitmq_and_single_texts_go_before_it() {
     let product = |text: &str| gathered(text).unwrap().product;
     assert_eq!(product("compat = \"none\"").name, "Leveret");
-    // Celery's client looks at it, and whoever uses that has not read this.
+    // Celery's client looks at the product, and its users have not read the guide.
     let rabbit = product("");
     assert_eq!((rabbit.name.as_str(), rabbit.version.as_str()), ("RabbitMQ", "3.13.7"));
     assert_eq!(product("compat = \"rabbitmq\""), rabbit);
@@ -391,7 +392,7 @@ fn a_board_that_is_recognised_and_not_used_is_a_warning() {
     assert_eq!(warning(None, unknown), None);
 }
 
-/// A board starts with its old file after an update.
+/// After an update a board starts with its old file.
 #[test]
 fn a_key_of_an_older_version_is_passed_over_with_a_warning() {
     let file = std::env::temp_dir().join(format!("leveret-old-key-{}.toml", std::process::id()));

@@ -1,6 +1,5 @@
-//! The keys of TLS and of the Unix socket: which files, who may come, and the words for it.
-//!
-//! Always true: a file is only named here, never opened; an empty name is none.
+//! Listeners: the settings of TLS and of the Unix socket. Files are only named here, not opened; an empty name
+//! means none.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -18,32 +17,32 @@ pub const AMQP_PORT: u16 = 5672;
 /// The port registered for AMQP over TLS.
 pub const AMQPS_PORT: u16 = 5671;
 
-/// How TLS is spoken.
+/// The settings of TLS.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tls {
-    /// PEM files with a certificate each, and those that lead to its authority; the first is for clients that
-    /// name no server, or one that none is made out to.
+    /// PEM files, each with a certificate and its chain. The first is used for clients that name no server, or a name
+    /// that no certificate has.
     pub certificates: Vec<PathBuf>,
     /// PEM files with the private keys, in the same order.
     pub keys: Vec<PathBuf>,
-    /// A PEM file with the authorities that sign clients' certificates.
+    /// A PEM file with the authorities that sign client certificates.
     pub client_ca: Option<PathBuf>,
-    /// PEM files with lists of clients' certificates that count no longer.
+    /// PEM files with certificate revocation lists.
     pub crls: Vec<PathBuf>,
-    /// Whether clients show certificates.
+    /// Whether clients present certificates.
     pub client_certificates: ClientCertificates,
-    /// The oldest version of TLS that is spoken.
+    /// The minimum version of TLS.
     pub minimum_version: TlsVersion,
-    /// What of a client's certificate is its user name.
+    /// The field of a client certificate that is the user name.
     pub login_from: LoginFrom,
 }
 
-/// Where programs of the same machine come in.
+/// The Unix socket for programs of this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnixListener {
-    /// The path of the socket; `None`: there is none.
+    /// The path of the socket; `None`: there is no socket.
     pub path: Option<PathBuf>,
-    /// Who may connect, as the permissions of a file.
+    /// The permissions of the socket.
     pub mode: FileMode,
 }
 
@@ -53,7 +52,7 @@ impl Default for UnixListener {
     }
 }
 
-/// Declares the values of a key that takes one of some words.
+/// Declares the values of a key that has a fixed set of words.
 macro_rules! words {
     ($(#[$doc:meta])* $kind:ident of $key:literal: $($(#[$why:meta])* $variant:ident = $word:literal,)*) => {
         $(#[$doc])*
@@ -86,40 +85,40 @@ macro_rules! words {
 pub(super) use words;
 
 words! {
-    /// Whether clients show certificates.
+    /// Whether clients present certificates.
     ClientCertificates of "client_certificates":
-    /// They are not asked for any.
+    /// They are not asked for one.
     #[default]
     None = "none",
-    /// They may, and then it must be a good one.
+    /// They may present one, which then must be valid.
     Allow = "allow",
-    /// Without a good one nobody comes in.
+    /// A client without a valid certificate is refused.
     Require = "require",
 }
 
 words! {
-    /// The oldest version of TLS that is spoken.
+    /// The minimum version of TLS.
     TlsVersion of "minimum_version":
     /// 1.2 and 1.3.
     #[default]
     Tls12 = "1.2",
-    /// 1.3 alone.
+    /// 1.3 only.
     Tls13 = "1.3",
 }
 
 words! {
-    /// What of a client's certificate is its user name; RabbitMQ's words for it.
+    /// The field of a client certificate that is the user name, in RabbitMQ's words.
     LoginFrom of "login_from":
     /// The common name of its subject.
     #[default]
     CommonName = "common_name",
-    /// The whole subject, as RFC 4514 writes it: `CN=meter-1,O=Plant`.
+    /// The whole subject in the format of RFC 4514: `CN=meter-1,O=Plant`.
     DistinguishedName = "distinguished_name",
-    /// The first alternative name that is one of a machine.
+    /// The first alternative name of type DNS.
     Dns = "subject_alternative_name_dns",
-    /// The first alternative name that is an address of mail.
+    /// The first alternative name of type email.
     Email = "subject_alternative_name_email",
-    /// The first alternative name that is a URI.
+    /// The first alternative name of type URI.
     Uri = "subject_alternative_name_uri",
 }
 
@@ -150,7 +149,7 @@ impl fmt::Display for FileMode {
     }
 }
 
-/// An address to listen on with TLS; without a port, on the one registered for it.
+/// An address to listen on with TLS. The default port is the one registered for AMQPS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TlsAddress(pub ListenAddress);
 
@@ -183,7 +182,7 @@ impl Readable for Paths {
     }
 }
 
-/// A path, unless it is empty.
+/// Returns the path, or `None` if it is empty.
 pub(super) fn non_empty(path: PathBuf) -> Option<PathBuf> {
     (!path.as_os_str().is_empty()).then_some(path)
 }
@@ -230,7 +229,7 @@ fn list(paths: &[PathBuf]) -> String {
     format!("[{}]", paths.join(", "))
 }
 
-/// A path as TOML takes it.
+/// Formats a path as a TOML string.
 pub(super) fn quoted(path: &Path) -> String {
     format!("{:?}", path.display().to_string())
 }

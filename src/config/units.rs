@@ -1,8 +1,10 @@
-//! Values as people write them: sizes, times, addresses, levels.
+//! Values as people write them: sizes, times, addresses, log levels.
 //!
-//! A flag on the command line and a value in a file go through the same `FromStr`, so both take the same
-//! spellings and refuse with the same words. Always true: what does not fit its key is refused here, where
-//! the place it was written in is still known, and never cut to fit.
+//! A command-line flag and a value in a file use the same `FromStr`, so both accept the same spellings and give
+//! the same errors.
+//!
+//! # Invariants
+//! - A value that does not fit its key is refused here, where its place is still known. It is never cut to fit.
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -10,7 +12,7 @@ use std::str::FromStr;
 
 use super::file::{Readable, Value, Wrong, read_from_text};
 
-/// A value that cannot be used, and what would do instead.
+/// A value that cannot be used, and what to write instead.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadValue {
     said: String,
@@ -74,13 +76,13 @@ impl<T: TryFrom<u64>> FromStr for Count<T> {
 pub struct Bytes<T>(pub T);
 
 impl<T: Copy + Into<u64>> fmt::Display for Bytes<T> {
-    /// In the largest unit that leaves a whole number.
+    /// Formats the size in the largest unit that leaves a whole number.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         show(f, self.0.into(), &SIZE_UNITS)
     }
 }
 
-/// Which messages are kept: those that say so, or all that go to durable queues.
+/// Which messages are persistent: those marked so, or all in durable queues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Persist(pub bool);
 
@@ -102,7 +104,7 @@ impl FromStr for Persist {
     }
 }
 
-/// Whether something is done: `true` or `false`.
+/// A Boolean: `true` or `false`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Switch(pub bool);
 
@@ -142,7 +144,7 @@ impl FromStr for DiskLimit {
     }
 }
 
-/// What a card takes, or `none`.
+/// The endurance of a card in bytes, or `none`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlashEndurance(pub u64);
 
@@ -166,7 +168,7 @@ impl FromStr for FlashEndurance {
     }
 }
 
-/// Units of size, the largest first. A letter alone counts in 1024s, as `rabbitmq.conf` and systemd have it.
+/// Units of size, the largest first. A single letter is a power of 1024, as in `rabbitmq.conf` and in systemd.
 const SIZE_UNITS: [(&str, u64); 12] = [
     ("TiB", 1 << 40),
     ("TB", 1_000_000_000_000),
@@ -251,19 +253,20 @@ impl FromStr for Seconds {
     }
 }
 
-/// An address to listen on; a port alone, or one of `localhost`, is one of 127.0.0.1.
+/// An address to listen on. A port alone, or one of `localhost`, means 127.0.0.1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListenAddress {
-    /// Address and port; port 0 takes any that is free.
+    /// Address and port; port 0 takes any free one.
     pub socket: SocketAddr,
     /// The interface of an IPv6 link-local address, as in `[fe80::1%eth0]:5672`.
     pub zone: Option<Zone>,
-    /// Whether to go on without it on a machine that has no such address; so for `[::1]` when nobody asked.
+    /// Whether a machine without this address starts nevertheless. The default address `[::1]` is optional in this
+    /// sense.
     pub if_available: bool,
 }
 
 impl ListenAddress {
-    /// An address that must be had.
+    /// Returns an address that must be available.
     pub const fn required(socket: SocketAddr) -> Self {
         Self { socket, zone: None, if_available: false }
     }
@@ -282,7 +285,7 @@ impl fmt::Display for ListenAddress {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Zone([u8; ZONE_BYTES_MAX]);
 
-/// `IFNAMSIZ` of linux/if.h without the zero at its end.
+/// `IFNAMSIZ` of linux/if.h without the terminating zero.
 const ZONE_BYTES_MAX: usize = 15;
 
 impl Zone {
@@ -294,14 +297,14 @@ impl Zone {
         Some(Self(padded))
     }
 
-    /// The interface's name.
+    /// Returns the interface's name.
     pub fn name(&self) -> &str {
-        // It was made of ASCII.
+        // It was made from ASCII.
         core::str::from_utf8(&self.0).unwrap_or_default().trim_end_matches('\0')
     }
 }
 
-/// An IPv6 address and the name of the interface behind its `%`, or, as URIs have it, behind `%25`.
+/// Splits an IPv6 address from the interface behind its `%`, or behind `%25` as in URIs.
 pub(super) fn split_zone(text: &str) -> Option<(Ipv6Addr, Zone)> {
     let (address, zone) = text.split_once('%')?;
     let address: Ipv6Addr = address.parse().ok()?;
@@ -328,7 +331,7 @@ impl FromStr for ListenAddress {
     }
 }
 
-/// The level from which on lines are logged.
+/// The minimum level of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogLevel(pub log::LevelFilter);
 
@@ -343,12 +346,12 @@ impl FromStr for LogLevel {
     }
 }
 
-/// Whom the broker says it is, for clients that behave by it.
+/// The product that the broker claims to be, for clients whose behaviour depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compat {
-    /// Leveret, by its own name and version.
+    /// Leveret, with its own name and version.
     None,
-    /// RabbitMQ 3.13, unless told otherwise: Celery's client then sets its prefetch as it does there.
+    /// RabbitMQ 3.13 (the default): Celery's client then sets its prefetch as it does with RabbitMQ.
     RabbitMq,
 }
 
@@ -364,7 +367,7 @@ impl FromStr for Compat {
     }
 }
 
-/// A short text told to every client, such as a product's name.
+/// A short text that every client gets, such as a product's name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Label(pub String);
 
@@ -380,13 +383,13 @@ impl FromStr for Label {
     }
 }
 
-/// The digits at the start, and the rest without blanks around it.
+/// Splits the digits at the start from the trimmed rest.
 fn split_number(text: &str) -> (&str, &str) {
     let end = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
     (&text[..end], text[end..].trim())
 }
 
-/// Writes `amount` in the largest unit that leaves a whole number, so that reading it gives it back.
+/// Formats `amount` in the largest unit that leaves a whole number, so that parsing it gives the same value.
 fn show(f: &mut fmt::Formatter<'_>, amount: u64, units: &[(&str, u64)]) -> fmt::Result {
     match units.iter().find(|(_, times)| amount >= *times && amount.is_multiple_of(*times)) {
         Some((unit, times)) => write!(f, "\"{}{unit}\"", amount / times),

@@ -1,6 +1,6 @@
-//! Addresses of upstream brokers: `amqp://user:password@host:port/vhost`, and `amqps://` over TLS.
+//! Addresses of upstream brokers: `amqp://user:password@host:port/vhost`, and `amqps://` with TLS.
 //!
-//! Always true: the password is shown to nobody; a name is not looked up here.
+//! The password is never shown. Host names are not looked up here.
 
 use core::net::IpAddr;
 use std::fmt;
@@ -9,31 +9,31 @@ use super::first_user::{GUEST, Secret};
 use super::transports::{AMQP_PORT, AMQPS_PORT};
 use super::units::split_zone;
 
-/// The longest user name, password or name of a virtual host, in bytes: an AMQP short string.
+/// Maximum length of a user name, a password or a virtual host in bytes: an AMQP short string.
 const PART_BYTES_MAX: usize = 255;
 
-/// Where an upstream broker is, and as whom to log in there.
+/// The address of an upstream broker, and the user there.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Upstream {
-    /// TLS is spoken with it.
+    /// Whether TLS is used.
     pub with_tls: bool,
-    /// A name or an address, without brackets.
+    /// A name, or an address without brackets.
     pub host: String,
     /// The port.
     pub port: u16,
-    /// The user there.
+    /// The user.
     pub user: String,
-    /// Its password; `None`: none was said.
+    /// The password; `None` if the address contains none.
     pub password: Option<Secret>,
-    /// The virtual host there.
+    /// The virtual host.
     pub vhost: String,
 }
 
 impl Upstream {
-    /// Reads an address.
+    /// Parses an address.
     ///
     /// # Errors
-    /// What is wrong with it, without its password.
+    /// What is wrong with it. The error does not contain the password.
     #[cold]
     pub fn parse(text: &str) -> Result<Self, String> {
         let (with_tls, rest) = match text.split_once("://") {
@@ -50,7 +50,7 @@ impl Upstream {
         }
         let (authority, vhost) = rest.split_once('/').unwrap_or((rest, ""));
         if vhost.contains('@') {
-            // What stands there may be half of a password, and is shown to nobody.
+            // This part of the text may be half of a password, so the error does not repeat it.
             return Err("a / in its password is written %2F, and an @ in its virtual host %40".to_string());
         }
         let (login, place) = authority.rsplit_once('@').unwrap_or(("", authority));
@@ -92,8 +92,8 @@ impl Upstream {
 }
 
 impl Upstream {
-    /// Whether its host says that it is on this machine, where some users may come from who may from nowhere
-    /// else. A name may lead here as well: that is known once it was looked up.
+    /// Returns whether the host is this machine. Some users may connect only from there. A host name may also resolve
+    /// to this machine; that is known after the look-up.
     pub fn is_this_machine(&self) -> bool {
         let name = self.host.trim_end_matches('.').to_ascii_lowercase();
         let is_name = name == "localhost" || name.ends_with(".localhost");
@@ -101,7 +101,7 @@ impl Upstream {
     }
 }
 
-/// Whether an address leads to this machine and is no address of it that others have, too.
+/// Returns whether an address is this machine and not an address that other machines use as well.
 pub fn is_this_machine(address: IpAddr) -> bool {
     let address = address.to_canonical();
     address.is_loopback() || address.is_unspecified()
@@ -117,7 +117,7 @@ impl fmt::Display for Upstream {
     }
 }
 
-/// Host and port; an IPv6 address stands in brackets.
+/// Splits host and port. An IPv6 address is in brackets.
 #[cold]
 fn split_port(place: &str, usual: u16) -> Result<(&str, u16), String> {
     let (host, port) = match place.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
@@ -136,7 +136,7 @@ fn split_port(place: &str, usual: u16) -> Result<(&str, u16), String> {
     })
 }
 
-/// A part with its %-signs undone.
+/// Decodes percent-encoding.
 #[cold]
 pub(super) fn decoded(part: &str) -> Result<String, String> {
     let mut bytes = Vec::with_capacity(part.len());
@@ -160,7 +160,7 @@ fn escaped(high: Option<u8>, low: Option<u8>) -> Option<u8> {
     u8::try_from(digit(high)? * 16 + digit(low)?).ok()
 }
 
-/// A part as an address has it.
+/// A percent-encoded part of an address.
 struct Encoded<'a>(&'a str);
 
 impl fmt::Display for Encoded<'_> {
