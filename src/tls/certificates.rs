@@ -1,8 +1,9 @@
-//! Certificates and keys: from the files the operator named to what rustls works with.
+//! Certificates and keys: from the configured files to rustls' configuration.
 //!
-//! Always true: whatever is wrong with a file is said with the key it was named by, its path, and what to do;
-//! nothing out of a file is ever shown, for it may be a key that was named in the wrong place; what is in use
-//! stays in use until all of the new is good.
+//! # Invariants
+//! - An error names the configuration key, the path, and what to do. The content of a file is never shown,
+//!   because it may be a private key under the wrong key of the configuration.
+//! - What is in use stays in use until everything new is valid.
 
 use std::fs::{File, Metadata};
 use std::io::{self, Read, Take};
@@ -29,31 +30,33 @@ use super::revoked::Revoked;
 use super::verifier::{Clock, Utc, system_s};
 use super::verifier::{Judge, Unanimous};
 
-/// A chain is sent in every full handshake, and waits in a buffer of this connection's share.
+/// Maximum size of a certificate chain in bytes. It is sent in every full handshake, from a buffer of the
+/// connection.
 const CHAIN_BYTES_MAX: usize = 12 << 10;
-/// How often the files are looked at, when somebody connects.
+/// Minimum time between two looks at the files; they are looked at when a client connects.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// What is read out of the files.
+/// Everything loaded from the files.
 #[derive(Clone, Debug)]
 struct Loaded {
     server: Arc<ServerConfig>,
     clock: Clock,
-    /// When the first of our certificates ends, in seconds since 1970.
+    /// When the first of the certificates expires, in seconds since 1970.
     end_s: u64,
 }
 
-/// What follows when there is nothing that could be used.
+/// The consequence when no certificate can be used.
 const SHUT: &str = "nobody comes in by TLS until that file can be used; the rest is served";
 
-/// By what a file is known to be another than before.
+/// Identifies a version of a file.
 type Stamp = Option<(u64, u64, i64, i64, u64)>;
 
-/// Holds what is in use, and reads it again when the files change. It lives with whoever shakes hands.
+/// The certificates in use; reads them again when the files change. It belongs to the helper thread that runs
+/// handshakes.
 #[derive(Debug)]
 pub struct CertificateStore {
     tls: Tls,
-    /// `None`: there is nothing yet that could be used, so nobody comes in.
+    /// `None`: there is no valid certificate yet, so clients with TLS are refused.
     loaded: Option<Loaded>,
     stamps: Vec<Stamp>,
     looked: Instant,
@@ -63,18 +66,18 @@ impl CertificateStore {
     /// Reads the files.
     ///
     /// # Errors
-    /// What is wrong with one of them.
+    /// The error in one of them.
     pub fn open(tls: &Tls) -> Result<Self, TlsError> {
         let stamps = stamps(tls);
         Ok(Self { tls: tls.clone(), loaded: Some(load(tls)?), stamps, looked: Instant::now() })
     }
 
-    /// The same at a start: what a power cut has left of a file must not keep the rest of the broker from its work, be
-    /// it other listeners or bridges. So with a file that cannot be used nobody comes in by TLS until it can; then what is to be told
-    /// of that is given too.
+    /// Reads the files at a start. A file that was damaged by a power cut must not prevent other listeners and
+    /// bridges from working. With an unusable file, clients with TLS are refused until it can be used, and the
+    /// returned text says so.
     ///
     /// # Errors
-    /// What is wrong with the configuration itself.
+    /// The error in the configuration itself.
     pub fn open_or_wait(tls: &Tls) -> Result<(Self, Option<String>), TlsError> {
         let stamps = stamps(tls);
         match Self::open(tls) {
@@ -86,24 +89,24 @@ impl CertificateStore {
         }
     }
 
-    /// Nobody comes in, for there is nothing that could be used.
+    /// Returns whether clients are refused because there is no valid certificate.
     pub const fn is_shut(&self) -> bool {
         self.loaded.is_none()
     }
 
-    /// When the first of our certificates ends, in seconds since 1970; 0 when there is none.
+    /// Returns when the first of the certificates expires, in seconds since 1970; 0 when there is none.
     pub fn end_s(&self) -> u64 {
         self.loaded.as_ref().map_or(0, |loaded| loaded.end_s)
     }
 
-    /// What a new connection works with, if there is anything; looks whether the files have changed, if that
-    /// is some time ago.
+    /// Returns the configuration for a new connection, if there is one. Looks at the files if the last look was some
+    /// time ago.
     pub(super) fn current(&mut self) -> Option<Arc<ServerConfig>> {
         self.look_again();
         self.loaded.as_ref().map(|loaded| loaded.server.clone())
     }
 
-    /// Reads the files again if they have changed, unless that was looked at a moment ago.
+    /// Reads the files again if they have changed, at most once per [`LOOK_AGAIN`].
     pub fn look_again(&mut self) {
         if self.looked.elapsed() >= LOOK_AGAIN {
             self.looked = Instant::now();
@@ -115,8 +118,8 @@ impl CertificateStore {
         }
     }
 
-    /// Reads everything again, after what the configuration says now, and says whether it is in use from now
-    /// on. Connections that are there stay.
+    /// Reads everything again with a changed configuration. Returns whether it is in use now. Existing connections
+    /// are not affected.
     pub fn reload(&mut self, tls: &Tls) -> bool {
         let stamps = stamps(tls);
         self.read_again(tls, stamps)
@@ -143,11 +146,11 @@ impl CertificateStore {
         self.loaded.as_ref().map_or(Clock { not_before_s: 0 }, |loaded| loaded.clock)
     }
 
-    /// The user name in a certificate that was found good; `None`: it has none of that kind.
+    /// Returns the user name in a valid certificate; `None` if it has no name of the configured kind.
     pub(super) fn login(&self, certificate: &Certificate<'_>) -> Option<String> {
         let kind = match self.tls.login_from {
             LoginFrom::CommonName => {
-                // Several are one name to RabbitMQ.
+                // RabbitMQ joins several common names to one user name.
                 let names: Vec<&str> = certificate.common_names().collect();
                 return (!names.is_empty()).then(|| names.join(","));
             }
@@ -215,7 +218,7 @@ fn read_key(key: &str, path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> 
     Err(TlsError::new(key, path, why))
 }
 
-/// What the operator calls a certificate and its key: section and key of the configuration.
+/// How errors name a certificate and its key: section and key of the configuration.
 type PairKeys = [&'static str; 2];
 
 pub(super) fn read_pair(
@@ -242,12 +245,12 @@ pub(super) fn read_pair(
             let why = format!("is not the key of the certificate in {}", certificate.display());
             Err(TlsError::new(key_key, key, why))
         }
-        // A kind of key that cannot be asked for its other half is taken at its word.
+        // A type of key whose public half cannot be computed is accepted.
         _ => Ok(Arc::new(pair)),
     }
 }
 
-/// The certificate that is made out to the name a client asks for, else the first.
+/// Chooses the certificate for the name that a client asks for, or else the first.
 #[derive(Debug)]
 struct ByName {
     first: Arc<CertifiedKey>,
@@ -277,7 +280,7 @@ fn is_made_out_to(pair: &CertifiedKey, name: &str) -> bool {
     })
 }
 
-/// Whether a name is that of a certificate, whose leftmost label may be a star.
+/// Returns whether a name matches that of a certificate, whose leftmost label may be `*`.
 fn matches_name(pattern: &str, name: &str) -> bool {
     match pattern.strip_prefix("*.") {
         Some(domain) => name.split_once('.').is_some_and(|(_, rest)| rest.eq_ignore_ascii_case(domain)),
@@ -285,7 +288,7 @@ fn matches_name(pattern: &str, name: &str) -> bool {
     }
 }
 
-/// Those of `[tls]`.
+/// The certificates of `[tls]`.
 const OWN: PairKeys = ["[tls] certificate", "[tls] key"];
 
 fn load(tls: &Tls) -> Result<Loaded, TlsError> {
@@ -337,8 +340,8 @@ fn load(tls: &Tls) -> Result<Loaded, TlsError> {
     };
     let first = pairs.remove(0);
     let mut server = builder.with_cert_resolver(Arc::new(ByName { first, others: pairs }));
-    // Clients keep their sessions themselves, sealed with a key that is made anew with every reading: nothing
-    // is stored here, and no session outlives the certificates it was begun with.
+    // Clients keep their sessions, encrypted with a key that is renewed with every reading of the files. No session
+    // is stored here, and none outlives the certificates that it was begun with.
     server.session_storage = Arc::new(NoServerSessionStorage {});
     server.ticketer = rustls::crypto::ring::Ticketer::new().map_err(|error| failed(&error))?;
     server.send_tls13_tickets = 1;
@@ -366,7 +369,7 @@ fn verifier(
     }
     let roots = Arc::new(roots);
     let judge = |lists| {
-        // Lists count beyond their time, and who has none has revoked nobody: see `revoked`.
+        // Lists are used beyond their time, and an authority without a list has revoked nothing; see `revoked`.
         let builder = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone())
             .with_crls(lists)
             .allow_unknown_revocation_status();
@@ -374,7 +377,7 @@ fn verifier(
             if how == ClientCertificates::Allow { builder.allow_unauthenticated() } else { builder };
         builder.build().map_err(|error| match error {
             VerifierBuilderError::InvalidCrl(why) => {
-                // The first of them, for it is not told which.
+                // The first file, because rustls does not say which one it is.
                 let file = tls.crls.first().unwrap_or(path);
                 TlsError::new("[tls] crl", file, format_args!("or another list cannot be used: {why:?}"))
             }
@@ -390,7 +393,7 @@ fn verifier(
     Ok(Arc::new(Unanimous { first, others, roots }))
 }
 
-/// Says when clients will not take our certificate, or the clock is surely wrong.
+/// Logs when clients will not accept the certificate, or when the clock is certainly wrong.
 fn log_validity(pair: &CertifiedKey, path: &Path, clock: Clock) {
     let Some(certificate) = pair.cert.first().and_then(|der| Certificate::parse(der)) else { return };
     let (path, until) = (path.display(), Utc(certificate.not_after));
@@ -420,29 +423,24 @@ fn log_validity(pair: &CertifiedKey, path: &Path, clock: Clock) {
     log::warn!("[tls] certificate: many clients will refuse it, for {path} {flaw}");
 }
 
-// The operator's files of certificates, keys and lists, and what is wrong with them.
-//
-// Always true: a file is read whole or not at all, and none is larger than any such file; an error names the
-// key and the file.
-
-/// More than any chain of certificates or list of authorities has.
+/// Maximum size of a file in bytes, larger than any chain or list of authorities.
 const FILE_BYTES_MAX: u64 = 512 << 10;
 
-/// Why there is no TLS, as one sentence that says what to change.
+/// Why there is no TLS: one sentence that says what to change.
 #[derive(Debug)]
 pub struct TlsError {
     why: String,
-    /// What a file holds is at fault, and not what the configuration says.
+    /// Whether the content of a file is wrong, and not the configuration.
     pub(super) is_of_file: bool,
 }
 
 impl TlsError {
-    /// Of a file; `key` names section and key.
+    /// Makes an error of a file; `key` names section and key.
     pub(super) fn new(key: &str, path: &Path, why: impl fmt::Display) -> Self {
         Self { why: format!("{key}: {} {why}", path.display()), is_of_file: true }
     }
 
-    /// Of the configuration.
+    /// Makes an error of the configuration.
     pub(super) fn said(why: impl Into<String>) -> Self {
         Self { why: why.into(), is_of_file: false }
     }
@@ -454,14 +452,14 @@ impl fmt::Display for TlsError {
     }
 }
 
-/// A bare name is one of the unit's credentials, when there is one of that name.
+/// Resolves a path. A bare name is a credential of the systemd unit, if there is one.
 pub(super) fn resolve(path: &Path) -> PathBuf {
     let is_bare = path.file_name() == Some(path.as_os_str());
     let folder = std::env::var_os("CREDENTIALS_DIRECTORY").filter(|_| is_bare);
     folder.map(|folder| Path::new(&folder).join(path)).filter(|path| path.exists()).unwrap_or(path.into())
 }
 
-/// The text of a file of the operator's.
+/// Reads a file completely.
 pub(super) fn read(key: &str, path: &Path) -> Result<(Vec<u8>, Metadata), TlsError> {
     let resolved = resolve(path);
     let (file, found) = open(key, &resolved)?;
@@ -478,7 +476,7 @@ pub(super) fn read(key: &str, path: &Path) -> Result<(Vec<u8>, Metadata), TlsErr
     Ok((text, found))
 }
 
-/// A file of the operator's, to be read piece by piece, and no further than any such file goes.
+/// Opens a file for reading piece by piece, up to [`FILE_BYTES_MAX`].
 pub(super) fn open_bounded(key: &str, path: &Path) -> Result<Take<File>, TlsError> {
     Ok(open(key, &resolve(path))?.0.take(FILE_BYTES_MAX))
 }

@@ -12,15 +12,18 @@
 //! basicConstraints value{ cA?, pathLenConstraint? }           OID 2.5.29.19
 //! ```
 //!
-//! Why it exists: whether a certificate is sound and by whom it is signed is for rustls to say; a login name
-//! and a time are all that is wanted of it here, and of a list whose it is. Always true: nothing is copied
-//! but names, nothing is trusted to be whole, and what is not understood is not there.
+//! Only a login name and times are read from a certificate here, and the authority from a revocation list. rustls
+//! decides whether a certificate is valid and who signed it.
+//!
+//! # Invariants
+//! - Only names are copied.
+//! - Input may be incomplete or invalid. Parts that are not understood count as absent.
 
 use rustls::pki_types::SignatureVerificationAlgorithm;
 
 use super::verifier::days_since_1970;
 
-/// Tags, as octets.
+/// Tags of DER.
 const INTEGER: u8 = 0x02;
 const OID: u8 = 0x06;
 const UTF8_STRING: u8 = 0x0c;
@@ -43,10 +46,10 @@ const EXTENSIONS: u8 = 0xa3;
 const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];
 const SUBJECT_ALTERNATIVE_NAME: &[u8] = &[0x55, 0x1d, 0x11];
 const BASIC_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 0x13];
-/// The tag of an alternative name that is an address.
+/// The tag of an alternative name that is an IP address.
 const ADDRESS: u8 = 0x87;
 
-/// Kinds of attributes in a distinguished name, and what RabbitMQ calls them.
+/// Types of attributes in a distinguished name, and RabbitMQ's names for them.
 const ATTRIBUTES: [(&[u8], &str); 17] = [
     (COMMON_NAME, "CN"),
     (&[0x55, 0x04, 0x04], "SN"),
@@ -67,7 +70,7 @@ const ATTRIBUTES: [(&[u8], &str); 17] = [
     (&[0x09, 0x92, 0x26, 0x89, 0x93, 0xf2, 0x2c, 0x64, 0x01, 0x01], "UID"),
 ];
 
-/// A kind of subject alternative name, by its tag.
+/// A type of subject alternative name, by its tag.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub(super) enum AlternativeName {
@@ -76,7 +79,7 @@ pub(super) enum AlternativeName {
     Uri = 0x86,
 }
 
-/// The parts of a certificate that are of interest here.
+/// The parts of a certificate that are used here.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Certificate<'a> {
     /// Seconds since 1970.
@@ -84,31 +87,31 @@ pub(super) struct Certificate<'a> {
     /// Seconds since 1970.
     pub(super) not_after: u64,
     pub(super) subject: &'a [u8],
-    /// Who signed it.
+    /// The issuer's name.
     pub(super) issuer: &'a [u8],
-    /// How it is used, and the key.
+    /// The algorithm and the public key.
     pub(super) public_key: &'a [u8],
-    /// The same with its tag and length.
+    /// The public key with its tag and length.
     pub(super) public_key_der: &'a [u8],
     alternative_names: &'a [u8],
-    /// Whether the version is 3, as standards want it since 1999.
+    /// Whether the version is 3, as standards require since 1999.
     pub(super) is_version_3: bool,
-    /// Whether the certificate is one of an authority (CA:TRUE).
+    /// Whether it is the certificate of an authority (CA:TRUE).
     pub(super) is_authority: bool,
 }
 
-/// Octets of DER, taken from the front.
+/// Reads elements from the front of DER.
 #[derive(Clone, Copy)]
 struct Der<'a>(&'a [u8]);
 
 impl<'a> Der<'a> {
-    /// The next element: its tag and content.
+    /// Returns the next element: its tag and content.
     fn next(&mut self) -> Option<(u8, &'a [u8])> {
         let (&tag, rest) = self.0.split_first()?;
         let (&first, mut rest) = rest.split_first()?;
         let len = match first {
             0..=0x7f => usize::from(first),
-            // Longer lengths than these no certificate has.
+            // Certificates have no longer length fields than these.
             0x81..=0x83 => {
                 let (octets, after) = rest.split_at_checked(usize::from(first & 3))?;
                 rest = after;
@@ -121,7 +124,7 @@ impl<'a> Der<'a> {
         Some((tag, content))
     }
 
-    /// The content of the next element, if it has this tag; otherwise it stays.
+    /// Returns the content of the next element if it has this tag. Otherwise the element stays.
     fn take(&mut self, tag: u8) -> Option<&'a [u8]> {
         let mut ahead = *self;
         let (found, content) = ahead.next()?;
@@ -133,7 +136,7 @@ impl<'a> Der<'a> {
 }
 
 impl<'a> Certificate<'a> {
-    /// Reads a certificate; `None`: this is none.
+    /// Parses a certificate; `None` if it is not one.
     pub(super) fn parse(der: &'a [u8]) -> Option<Self> {
         let mut outer = Der(Der(der).take(SEQUENCE)?);
         let mut tbs = Der(outer.take(SEQUENCE)?);
@@ -169,14 +172,14 @@ impl<'a> Certificate<'a> {
         })
     }
 
-    /// Whether it names a host or an address that a client could connect to. A common name is none.
+    /// Returns whether it names a host or an address that a client could connect to. A common name does not count.
     pub(super) fn names_a_host(&self) -> bool {
         let mut names = Der(self.alternative_names);
         let mut all = core::iter::from_fn(move || names.next());
         all.any(|(tag, _)| tag == AlternativeName::Dns as u8 || tag == ADDRESS)
     }
 
-    /// Whether the key has made a signature in one of these ways.
+    /// Returns whether the key has made this signature with one of these algorithms.
     pub(super) fn has_signed(
         &self,
         message: &[u8],
@@ -193,7 +196,8 @@ impl<'a> Certificate<'a> {
         })
     }
 
-    /// The subject as RFC 4514 writes it and RabbitMQ does: the last part first. `None`: there is none.
+    /// Returns the subject in the format of RFC 4514, as RabbitMQ writes it: the last part first. `None` if there is
+    /// none.
     pub(super) fn distinguished_name(&self) -> Option<String> {
         let mut subject = Der(self.subject);
         let mut parts = Vec::new();
@@ -220,7 +224,7 @@ impl<'a> Certificate<'a> {
         Some(parts.join(",")).filter(|name| !name.is_empty())
     }
 
-    /// The common names of the subject, in their order.
+    /// Returns the common names of the subject in order.
     pub(super) fn common_names(&self) -> impl Iterator<Item = &'a str> {
         let mut subject = Der(self.subject);
         let sets = core::iter::from_fn(move || subject.next());
@@ -237,7 +241,7 @@ impl<'a> Certificate<'a> {
         })
     }
 
-    /// The alternative names of one kind, in their order.
+    /// Returns the alternative names of one type in order.
     pub(super) fn alternative_names(&self, kind: AlternativeName) -> impl Iterator<Item = &'a str> {
         let mut names = Der(self.alternative_names);
         let all = core::iter::from_fn(move || names.next());
@@ -245,24 +249,24 @@ impl<'a> Certificate<'a> {
     }
 }
 
-/// The parts of a list of revoked certificates that are of interest here.
+/// The parts of a certificate revocation list that are used here.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RevocationList<'a> {
-    /// As the subject of a certificate.
+    /// The authority's name, in the form of a certificate's subject.
     pub(super) issuer: &'a [u8],
     /// Seconds since 1970.
     pub(super) this_update: u64,
-    /// Seconds since 1970, if it says when there is to be another.
+    /// Seconds since 1970; `None` if the list announces no next one.
     pub(super) next_update: Option<u64>,
-    /// What is signed, with its tag and length.
+    /// The signed part with its tag and length.
     signed: &'a [u8],
-    /// How.
+    /// The signature algorithm.
     algorithm: &'a [u8],
     signature: &'a [u8],
 }
 
 impl<'a> RevocationList<'a> {
-    /// Reads a list; `None`: this is none.
+    /// Parses a list; `None` if it is not one.
     pub(super) fn parse(der: &'a [u8]) -> Option<Self> {
         let mut outer = Der(Der(der).take(SEQUENCE)?);
         let whole = outer.0;
@@ -278,7 +282,7 @@ impl<'a> RevocationList<'a> {
         Some(Self { issuer, this_update, next_update, signed, algorithm, signature })
     }
 
-    /// Whether the key of an authority's certificate has signed it.
+    /// Returns whether an authority's key has signed the list.
     pub(super) fn is_signed_by(
         &self,
         authority: &Certificate<'_>,
@@ -292,12 +296,12 @@ impl<'a> RevocationList<'a> {
     }
 }
 
-/// A string of whole octets: none of the bits of the last is unused.
+/// Reads a bit string without unused bits.
 fn bits<'a>(der: &mut Der<'a>) -> Option<&'a [u8]> {
     der.take(BIT_STRING)?.split_first().filter(|(unused, _)| **unused == 0).map(|(_, octets)| octets)
 }
 
-/// The value of an extension.
+/// Returns the value of an extension.
 fn find_extension<'a>(extensions: &'a [u8], oid: &[u8]) -> Option<&'a [u8]> {
     let mut list = Der(Der(extensions).take(SEQUENCE)?);
     while let Some(extension) = list.take(SEQUENCE) {
@@ -311,7 +315,7 @@ fn find_extension<'a>(extensions: &'a [u8], oid: &[u8]) -> Option<&'a [u8]> {
     None
 }
 
-/// An object identifier in numbers with dots.
+/// Formats an object identifier as numbers with dots.
 fn dotted(oid: &[u8]) -> String {
     let mut numbers: Vec<u64> = Vec::new();
     let mut number = 0_u64;
@@ -329,8 +333,8 @@ fn dotted(oid: &[u8]) -> String {
     numbers.join(".")
 }
 
-/// Adds the value of an attribute: as UTF-8, with what RFC 4514 reserves and all that is not printable ASCII
-/// escaped, as RabbitMQ does. What is no text is written in hexadecimal digits.
+/// Appends the value of an attribute as UTF-8. Characters that RFC 4514 reserves and all that are not printable
+/// ASCII are escaped, as RabbitMQ does. A value that is not a text is written in hexadecimal digits.
 fn push_value(part: &mut String, tag: u8, value: &[u8]) {
     let of_units = |size: usize| -> Vec<u8> {
         let units =
@@ -362,13 +366,13 @@ fn push_value(part: &mut String, tag: u8, value: &[u8]) {
     }
 }
 
-/// A text that may be a name: UTF-8 without control characters.
+/// Returns the text if it may be a name: UTF-8 without control characters.
 fn printable(text: &[u8]) -> Option<&str> {
     let text = core::str::from_utf8(text).ok()?;
     (!text.is_empty() && !text.contains(char::is_control)).then_some(text)
 }
 
-/// `YYMMDDHHMMSSZ` or `YYYYMMDDHHMMSSZ` in seconds since 1970; earlier is 1970.
+/// Reads `YYMMDDHHMMSSZ` or `YYYYMMDDHHMMSSZ` as seconds since 1970. Earlier times become 1970.
 fn time(der: &mut Der<'_>) -> Option<u64> {
     let (tag, text) = der.next()?;
     let text = core::str::from_utf8(text).ok()?.strip_suffix('Z')?;
@@ -393,7 +397,7 @@ fn time(der: &mut Der<'_>) -> Option<u64> {
 pub(super) mod tests {
     use super::*;
 
-    /// A certificate as version 1: without extensions, signed anew.
+    /// Converts a certificate to version 1: without extensions, signed again.
     pub(in super::super) fn version_1(der: &[u8], sign: impl Fn(&[u8]) -> Vec<u8>) -> Vec<u8> {
         let mut outer = Der(Der(der).take(SEQUENCE).unwrap());
         let (mut tbs, algorithm) = (Der(outer.take(SEQUENCE).unwrap()), outer.take(SEQUENCE).unwrap());
@@ -464,7 +468,7 @@ pub(super) mod tests {
         elements(SEQUENCE, &[element(OID, oid), element(tag, text)])
     }
 
-    /// What RabbitMQ 3.10.8 makes of the same subjects, by `rabbit_cert_info:subject/1`.
+    /// Expected values are from RabbitMQ 3.10.8's `rabbit_cert_info:subject/1`.
     #[test]
     fn a_distinguished_name_is_written_as_rabbitmq_writes_it() {
         let set = |attributes: &[Vec<u8>]| elements(SET, attributes);

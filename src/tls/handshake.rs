@@ -1,16 +1,20 @@
-//! The handshake of TLS, one step at a time, by whoever may take long.
+//! The TLS handshake, one step at a time on a helper thread; and the cipher suites.
 //!
 //! ```text
-//! loop: gather until a record is whole ──Handshake──→ helper: step() ──Shaken──→ loop: write what it says
-//!            ↑                                                                        │
-//!            └──────────────────── More ──────────────────────────────────────────────┘→ Open, or Failed
+//! loop: gather until a record is complete ──Handshake──→ helper: step() ──Shaken──→ loop: write the output
+//!            ↑                                                                             │
+//!            └──────────────────── More ───────────────────────────────────────────────────┘
 //! ```
 //!
-//! Why it exists: a step may sign with a private key, which takes 50 ms and more on an old ARM, or check a
-//! chain of certificates; so the whole handshake moves to a helper for each step and comes back, and holds
-//! nothing of the broker's. Always true: what a peer may send before its handshake is over is bounded, in
-//! octets and in records, for every record costs a step; nothing is begun before a whole record is there, and
-//! no octet is looked at twice to find that out; who does not speak TLS is found out by the first octets.
+//! A step may sign with a private key, which takes 50 ms and more on an old ARM processor, or verify a chain of
+//! certificates. The handshake therefore moves to a helper thread for each step and back. It holds no broker
+//! state.
+//!
+//! # Invariants
+//! - The bytes and the records that a peer may send before the end of its handshake are bounded, because every
+//!   record costs a step.
+//! - A step runs only when a complete record is there. No byte is looked at twice to find that out.
+//! - A peer that does not speak TLS is recognised by its first bytes.
 
 use std::borrow::Cow;
 
@@ -28,73 +32,74 @@ use super::records::{Connection, End, RECORD_BYTES_MAX, first_record_len, is_ali
 use super::upstream::Target;
 use super::verifier::{Clock, KnownTime, Utc, explain_other, system_s};
 
-/// What a peer may have sent that has not been used up: its certificates have to fit.
+/// Maximum number of bytes that are not consumed yet: the certificates of a client must fit.
 const INCOMING_BYTES_MAX: usize = RECORD_BYTES_MAX + (4 << 10);
-/// Records of a handshake. A whole one takes half a dozen; a client that cuts its own to pieces of 256 octets
-/// has room for the longest chain of certificates in so many.
+/// Maximum number of records of a handshake. A complete handshake has about six. A client that splits its
+/// messages into records of 256 bytes can still send the longest chain of certificates.
 const RECORDS_MAX: u32 = 128;
-/// Octets of a handshake, whatever of it was used up: two hellos and the longest chain.
+/// Maximum number of bytes of a handshake: two hellos and the longest chain.
 const SENT_BYTES_MAX: usize = 2 * INCOMING_BYTES_MAX;
-/// A session keeps the certificates of its client for as long as it lives.
+/// Maximum size of a client's certificates in bytes. A session keeps them until its end.
 pub const CLIENT_CHAIN_BYTES_MAX: usize = 8 << 10;
-/// So does a link with those of its upstream, which may come from an authority of the public's.
+/// Maximum size of an upstream's certificates in bytes. A link keeps them until its end. Public authorities have longer
+/// chains.
 pub(super) const UPSTREAM_CHAIN_BYTES_MAX: usize = 16 << 10;
-/// Bytes of a handshake in progress: what came, and rustls' own. Measured (5.3 KiB when little came), rounded
+/// Memory of a handshake in progress in bytes: input, and rustls' state. Measured 5.3 KiB with little input, and rounded
 /// up.
 pub const HANDSHAKE_BYTES: usize = INCOMING_BYTES_MAX + (16 << 10);
 
-/// A handshake that is under way.
+/// A handshake in progress.
 pub struct Handshake {
-    /// From the first step on.
+    /// Set in the first step.
     connection: Option<Connection>,
-    /// With whom, if we are the client.
+    /// The upstream, if Leveret is the client.
     target: Option<Target>,
     incoming: Vec<u8>,
-    /// So much of it is whole records, of those that may belong to a handshake.
+    /// Bytes at its beginning that are complete records of types that a handshake may have.
     whole: usize,
-    /// Some of them no step has seen.
+    /// Whether no step has seen some of them.
     is_fresh: bool,
-    /// Whole records that ever came, as far as they may belong to a handshake.
+    /// Number of complete records received, of types that a handshake may have.
     records: u32,
-    /// Octets that ever came.
+    /// Number of bytes received.
     sent: usize,
 }
 
-/// What a step led to.
+/// The result of a step.
 pub struct Shaken {
-    /// To be sent, whatever is next.
+    /// Bytes to be sent in any case.
     pub outgoing: Vec<u8>,
-    /// How it goes on.
+    /// How the handshake continues.
     pub next: Next,
 }
 
-/// How a handshake goes on.
+/// How a handshake continues.
 pub enum Next {
-    /// The peer has to say more.
+    /// More input of the peer is needed.
     More(Box<Handshake>),
     /// The handshake is over.
     Open(Box<Opened>),
-    /// It has failed: why, and what to change.
+    /// It has failed: the reason, and what to change.
     Failed(String),
 }
 
 /// A connection whose handshake is over.
 pub struct Opened {
     pub(super) connection: Connection,
-    /// What the peer sent behind its handshake: readable, and not yet.
+    /// Input that followed the handshake: plaintext, and still encrypted.
     pub(super) plain: Vec<u8>,
     pub(super) incoming: Vec<u8>,
-    /// The user name in the client's certificate, if it showed one.
+    /// The user name in the client's certificate, if it presented one.
     pub login: Option<String>,
     /// Version and cipher, for the log.
     pub spoken: String,
 }
 
-/// Why a handshake cannot go on.
+/// Why a handshake cannot continue.
 enum HandshakeError {
-    /// rustls says so.
+    /// An error of rustls.
     Tls(Error),
-    /// We refuse the peer, for this reason.
+    /// Leveret refuses the peer for this reason.
     Other(Cow<'static, str>),
 }
 
@@ -105,19 +110,19 @@ impl From<Error> for HandshakeError {
 }
 
 impl Handshake {
-    /// Begins with nothing; with an upstream it is for us to say something first.
+    /// Begins a handshake. With an upstream as `target`, Leveret sends first.
     pub(super) fn new(target: Option<Target>) -> Box<Self> {
         let is_fresh = target.is_some();
         let incoming = Vec::new();
         Box::new(Self { connection: None, target, incoming, whole: 0, is_fresh, records: 0, sent: 0 })
     }
 
-    /// How much may still come before a step has to use some of it up.
+    /// Returns how many more bytes are accepted before a step must consume some.
     pub const fn room(&self) -> usize {
         INCOMING_BYTES_MAX - self.incoming.len()
     }
 
-    /// Takes what came, no more than there is room for.
+    /// Appends input, at most [`Self::room`] bytes.
     pub fn take_in(&mut self, bytes: &[u8]) {
         self.incoming.extend_from_slice(bytes);
         self.sent += bytes.len();
@@ -131,17 +136,17 @@ impl Handshake {
         }
     }
 
-    /// The first octets, as long as nothing else is known of the peer.
+    /// Returns the first bytes while nothing else is known of the peer.
     pub fn opening(&self) -> Option<&[u8]> {
         (self.sent == self.incoming.len()).then_some(&self.incoming)
     }
 
-    /// Whether there is a whole record that no step has seen, or never will be.
+    /// Returns whether a step can run: a complete record is there that no step has seen, or none can come.
     pub const fn is_ready(&self) -> bool {
         self.is_fresh || self.room() == 0
     }
 
-    /// Why it has come too far, if it has.
+    /// Returns the exceeded limit, if any.
     fn excess(&self) -> Option<String> {
         if self.records >= RECORDS_MAX {
             Some(format!("its handshake is not over after {RECORDS_MAX} records"))
@@ -152,7 +157,7 @@ impl Handshake {
         }
     }
 
-    /// Goes on as far as it can with what is there. This may take long.
+    /// Continues as far as possible with the input. This may take long.
     pub fn step(
         mut self: Box<Self>,
         mut certificates: Option<&mut CertificateStore>,
@@ -222,7 +227,7 @@ impl Handshake {
         Ok(Connection::Server(UnbufferedServerConnection::new(config)?))
     }
 
-    /// What the handshake has brought to light.
+    /// Returns the results of the handshake.
     fn finish(&mut self, plain: Vec<u8>) -> Result<Opened, HandshakeError> {
         let (Some(connection), incoming) = (self.connection.take(), core::mem::take(&mut self.incoming))
         else {
@@ -245,7 +250,7 @@ impl Handshake {
     }
 }
 
-/// Goes on as far as whole records allow.
+/// Continues as far as complete records allow.
 fn run<E: End>(
     connection: &mut UnbufferedConnectionCommon<E>,
     (incoming, whole): &mut (&mut Vec<u8>, &mut usize),
@@ -279,7 +284,7 @@ fn run<E: End>(
             _ => false,
         };
         incoming.drain(..discard);
-        // Only whole records are ever discarded.
+        // Only complete records are discarded.
         **whole = whole.saturating_sub(discard);
         if !goes_on && (is_over || connection.is_handshaking()) {
             return Ok(());
@@ -287,12 +292,12 @@ fn run<E: End>(
     }
 }
 
-/// Whether a client may come in, and as whom.
+/// Checks whether a client is accepted, and returns its user name.
 fn admit(mut opened: Opened, certificates: Option<&mut CertificateStore>) -> Result<Opened, HandshakeError> {
     let Some(certificates) = certificates else { return Ok(opened) };
     let chain = opened.connection.peer_certificates().unwrap_or_default();
     let Some(certificate) = chain.first().and_then(|der| Certificate::parse(der)) else { return Ok(opened) };
-    // A session that is taken up again comes without a look at the certificate it was begun with.
+    // When a session is resumed, rustls does not verify the certificate again.
     if certificate.not_after < certificates.clock().now_s() {
         let until = Utc(certificate.not_after);
         return Err(HandshakeError::Other(format!("its certificate was good until {until} only").into()));
@@ -301,14 +306,13 @@ fn admit(mut opened: Opened, certificates: Option<&mut CertificateStore>) -> Res
     Ok(opened)
 }
 
-/// What rustls wants the peer to know of the failure.
+/// Sends the alert of rustls about the failure.
 fn send_alert<E: End>(
     connection: &mut UnbufferedConnectionCommon<E>,
     incoming: &mut [u8],
     outgoing: &mut Vec<u8>,
 ) {
-    // What waits is handed out before anything is looked at; looked at again, the same octets would fail
-    // again.
+    // rustls returns pending output before it processes input. The input would fail again.
     while connection.wants_write() {
         match E::process(connection, incoming).state {
             Ok(ConnectionState::EncodeTlsData(mut data)) => encode(|room| data.encode(room), outgoing),
@@ -317,7 +321,7 @@ fn send_alert<E: End>(
     }
 }
 
-/// Appends what an encoder gives, which is asked first how much that is.
+/// Appends the output of an encoder, which is asked for its length first.
 fn encode(mut encoder: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>, outgoing: &mut Vec<u8>) {
     if let Err(EncodeError::InsufficientSize(InsufficientSizeError { required_size })) = encoder(&mut []) {
         let at = outgoing.len();
@@ -327,8 +331,8 @@ fn encode(mut encoder: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>, outg
     }
 }
 
-/// Stands for a slower processor in tests: the first step of each handshake, which is the one that signs,
-/// takes as many milliseconds longer as the environment says.
+/// Simulates a slow processor in tests: the first step of each handshake, which signs, takes longer by the number of
+/// milliseconds in an environment variable.
 fn take_time_as_told() {
     #[cfg(debug_assertions)]
     if let Some(ms) = std::env::var("LEVERET_SLOW_HANDSHAKE_MS").ok().and_then(|text| text.parse().ok()) {
@@ -336,7 +340,7 @@ fn take_time_as_told() {
     }
 }
 
-/// Why a handshake failed, in words that say what to change.
+/// Explains why a handshake failed, and what to change.
 fn explain(error: &Error, clock: Clock) -> String {
     let at = |time: &UnixTime| Utc(time.as_secs());
     match error {
@@ -393,12 +397,8 @@ fn explain_alert(alert: AlertDescription) -> String {
     format!("{hint} (it says {alert:?})")
 }
 
-// Which ciphers, in which order.
-//
-// Why it exists: without instructions for AES in the processor, ChaCha20-Poly1305 is several times as fast,
-// and takes the same time whatever the data. Always true: one provider, ring, on every machine.
-
-/// The ciphers of ring; without AES in the processor, ChaCha20 stands first.
+/// Returns ring's cipher suites. Without AES instructions in the processor, ChaCha20-Poly1305 comes first: it is several
+/// times as fast, and its duration does not depend on the data.
 pub(super) fn provider() -> CryptoProvider {
     let mut provider = ring::default_provider();
     if !has_aes() {
@@ -419,19 +419,19 @@ const fn is_chacha20(suite: CipherSuite) -> bool {
     )
 }
 
-/// Whether the processor has instructions for AES.
+/// Returns whether the processor has instructions for AES.
 #[cfg(target_arch = "x86_64")]
 pub(super) fn has_aes() -> bool {
     std::arch::is_x86_feature_detected!("aes") && std::arch::is_x86_feature_detected!("pclmulqdq")
 }
 
-/// Whether the processor has instructions for AES.
+/// Returns whether the processor has instructions for AES.
 #[cfg(target_arch = "aarch64")]
 pub(super) fn has_aes() -> bool {
     std::arch::is_aarch64_feature_detected!("aes") && std::arch::is_aarch64_feature_detected!("pmull")
 }
 
-/// Whether the processor has instructions for AES: what the kernel says in AT_HWCAP2.
+/// Returns whether the processor has instructions for AES, from the kernel's AT_HWCAP2.
 #[cfg(target_arch = "arm")]
 pub(super) fn has_aes() -> bool {
     const AES_AND_PMULL: usize = 0b11;
@@ -439,7 +439,7 @@ pub(super) fn has_aes() -> bool {
     features & AES_AND_PMULL == AES_AND_PMULL
 }
 
-/// Whether the processor has instructions for AES: nobody knows, so what is good without comes first.
+/// Returns `false`: it is unknown whether the processor has instructions for AES.
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "arm")))]
 pub(super) fn has_aes() -> bool {
     false

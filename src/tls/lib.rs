@@ -1,22 +1,18 @@
-//! TLS by rustls, with ring on every machine.
+//! TLS with rustls and its provider ring.
 //!
-//! | file           | what it does |
-//! |----------------|--------------|
-//! | `certificates` | what is in use, and reading it again |
-//! | `clock`        | what time it is at least |
-//! | `der`          | names and times in a certificate |
-//! | `files`        | the operator's files, and what is wrong with them |
-//! | `handshake`    | the handshake, step by step, on a helper |
-//! | `known_time`   | the last time that is known to have been |
-//! | `records`      | opening and sealing, on the loop |
-//! | `revoked`      | lists of certificates that count no longer |
-//! | `suites`       | which ciphers, in which order |
-//! | `upstream`     | the other end: whom a bridge connects to |
-//! | `verifier`     | whether a client's certificate is good |
+//! | file           | content                                                                     |
+//! |----------------|-----------------------------------------------------------------------------|
+//! | `certificates` | the certificates and keys in use, and reading them again                    |
+//! | `verifier`     | verification of client certificates; the clock; the last known time         |
+//! | `revoked`      | certificate revocation lists                                                |
+//! | `handshake`    | the handshake, step by step, on a helper thread; cipher suites              |
+//! | `records`      | opening and sealing records, on the event loop                              |
+//! | `upstream`     | TLS as a client of an upstream broker                                       |
+//! | `der`          | names and times in certificates                                             |
 //!
-//! Why rustls' own buffers are not used: they grow with what a peer sends, up to 100 KB each. Here encrypted
-//! input is opened in the loop's scratch; what is no whole record yet, what of an opened one cannot be
-//! handled yet, and at most one record of sealed output wait in a pool that has room for each connection.
+//! rustls' own buffers are not used: they grow with what a peer sends, up to 100 KB each. Here, encrypted input
+//! is opened in a buffer of the event loop. Incomplete records, plaintext that cannot be handled yet, and at most
+//! one sealed record wait in a pool with a part for each connection.
 
 #![warn(clippy::unwrap_used)]
 
@@ -32,8 +28,6 @@ mod upstream;
 mod upstream_tests;
 mod verifier;
 
-// The rooms below, by the names that everybody has for them.
-
 use rustls::Error;
 
 use leveret_config::bridge::UpstreamTls;
@@ -48,20 +42,20 @@ pub use records::{PLAIN_BYTES_MAX, RECORD_BYTES_MAX, SEALED_BYTES_MAX, SESSION_B
 pub use revoked::CRL_BYTES;
 pub use verifier::KnownTime;
 
-/// Bytes of a link over TLS: its handshake and then its session, with the certificates of its upstream.
+/// Size of a link with TLS in bytes: handshake, then session, with the upstream's certificates.
 pub const LINK_BYTES: usize = HANDSHAKE_BYTES + SESSION_BYTES + UPSTREAM_CHAIN_BYTES_MAX;
-/// Replies of rustls' own, such as an alert: a few dozen octets each.
+/// Maximum size of a message of rustls itself, such as an alert, in bytes.
 const REPLY_BYTES_MAX: usize = 512;
 
-/// TLS on one connection.
+/// The TLS state of one connection.
 pub enum Tls {
-    /// In its handshake, waiting for the peer.
+    /// The handshake waits for the peer.
     Shaking(Box<Handshake>),
-    /// A step of the handshake is being made elsewhere.
+    /// A step of the handshake runs on a helper thread.
     Away,
     /// The handshake is over, and the session is in use.
     Open(Box<Session>),
-    /// It has failed: there is only something left to be written, maybe.
+    /// TLS has failed; there may be something left to write.
     Over,
 }
 
@@ -77,41 +71,42 @@ impl core::fmt::Debug for Tls {
 }
 
 impl Tls {
-    /// At the very beginning, with a client that has come.
+    /// Begins a handshake as a server.
     pub fn from_client() -> Self {
         Self::Shaking(Handshake::new(None))
     }
 
-    /// At the very beginning, with us as the client of an upstream at this host.
+    /// Begins a handshake as a client of an upstream.
     pub fn to_upstream(host: &str, tls: &UpstreamTls) -> Self {
         Self::Shaking(Handshake::new(Some(upstream::Target::new(host, tls))))
     }
 }
 
-/// The keys of a connection whose handshake is over, and the beginning of a record that is not all there.
+/// The keys of a connection after the handshake, and the beginning of an incomplete record.
 pub struct Session {
     connection: Connection,
-    /// Lies in what the connection has reserved.
+    /// The incomplete record, in the part of the pool that the connection has reserved.
     pub held: ByteChain,
-    /// It has broken the rules, or has said that we have: rustls must not be asked for anything more.
+    /// A violation of the protocol by either side. rustls must not be called again.
     broken: Option<Error>,
 }
 
-/// What came out of encrypted input.
+/// The result of opening input.
 #[derive(Debug, Default)]
 pub struct Unsealed {
-    /// Octets of plaintext.
+    /// Bytes of plaintext.
     pub plain: usize,
-    /// Octets of input that are done with.
+    /// Bytes of input that were consumed.
     pub taken: usize,
-    /// Records that held some.
+    /// Number of records with plaintext.
     pub records: u32,
-    /// Nothing more will come.
+    /// The peer sends nothing more.
     pub end: bool,
 }
 
 impl Session {
-    /// Goes on where the handshake has ended. What came behind it is the stash's; `None`: there is no room.
+    /// Begins after the handshake. Plaintext that came with it is put into `stash`; returns `None` if there is no
+    /// capacity.
     pub fn begin(opened: Opened, pool: &mut BytePool, stash: &mut ByteChain) -> Option<Self> {
         let mut held = ByteChain::default();
         if held.append(pool, &opened.incoming) && stash.append(pool, &opened.plain) {
@@ -121,7 +116,7 @@ impl Session {
         None
     }
 
-    /// Why it is over, if an upstream says why, or breaks the rules.
+    /// Returns why the session has ended, if the upstream says why or violates the protocol.
     pub fn fault(&self) -> Option<String> {
         Some(match self.broken.as_ref()? {
             Error::AlertReceived(alert) => upstream::explain_alert(*alert),
@@ -129,8 +124,8 @@ impl Session {
         })
     }
 
-    /// Opens every whole record of `input` into `plain`, which is as long. What rustls has to say to the peer
-    /// is added to `unsent`.
+    /// Opens every complete record of `input` into `plain`, which is as long. Messages of rustls for the peer are
+    /// appended to `unsent`.
     pub fn unseal(
         &mut self,
         input: &mut [u8],
@@ -154,11 +149,11 @@ impl Session {
         }
     }
 
-    /// Seals at most [`PLAIN_BYTES_MAX`] octets into `out`, which has [`SEALED_BYTES_MAX`]; says how long it
-    /// is.
+    /// Seals at most [`PLAIN_BYTES_MAX`] bytes into `out`, which has [`SEALED_BYTES_MAX`] bytes, and returns the
+    /// length.
     ///
     /// # Errors
-    /// The session is over.
+    /// The session has ended.
     pub fn seal(&mut self, plain: &[u8], out: &mut [u8]) -> std::io::Result<usize> {
         if self.broken.is_some() {
             return Err(std::io::ErrorKind::InvalidData.into());
@@ -166,7 +161,7 @@ impl Session {
         seal(&mut self.connection, plain, out).map_err(std::io::Error::other)
     }
 
-    /// Seals the farewell into `out`; 0 when there is none to be said.
+    /// Seals close_notify into `out`; returns 0 if it cannot be sent.
     pub fn farewell(&mut self, out: &mut [u8]) -> usize {
         if self.broken.is_some() { 0 } else { farewell(&mut self.connection, out).unwrap_or(0) }
     }

@@ -1,11 +1,12 @@
-//! Records of TLS once the handshake is over: opened where they lie, sealed one by one.
+//! TLS records after the handshake: opened in place, sealed one by one.
 //!
 //! ```text
 //! record  { type 1, version 2, length 2, length octets, of which a tag at the end }    at most 18 KiB + 5
 //! ```
 //!
-//! Always true: nothing is kept here but keys and counters; a record is opened as a whole or stays with the
-//! caller; a sealed record is at most [`RECORD_BYTES_MAX`] long, and has to be sent to its end.
+//! # Invariants
+//! - Only keys and counters are kept here. A record is opened completely or stays with the caller.
+//! - A sealed record has at most [`RECORD_BYTES_MAX`] bytes and must be sent completely.
 
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
@@ -14,19 +15,19 @@ use rustls::unbuffered::{
 };
 use rustls::{CommonState, Error};
 
-/// What one record holds at most.
+/// Maximum plaintext of one record in bytes.
 pub const PLAIN_BYTES_MAX: usize = 16 << 10;
 const HEAD_BYTES: usize = 5;
-/// A record with all that encryption may add.
+/// Maximum size of a record with the overhead of encryption in bytes.
 pub const RECORD_BYTES_MAX: usize = HEAD_BYTES + PLAIN_BYTES_MAX + (2 << 10);
-/// Room for a sealed record and what rustls wants to say besides.
+/// Buffer size for a sealed record and messages of rustls in bytes.
 pub const SEALED_BYTES_MAX: usize = RECORD_BYTES_MAX + 256;
 
-/// Bytes of a session that is open: rustls' own with its keys. Measured (4.2 KiB with all else that a
-/// connection allocates), rounded up.
+/// Memory of an open session in bytes: rustls' state with its keys. Measured 4.2 KiB including all other
+/// allocations of a connection, and rounded up.
 pub const SESSION_BYTES: usize = 6 << 10;
 
-/// A connection, and which end of it we are.
+/// A connection as a server or as a client.
 pub(super) enum Connection {
     Server(UnbufferedServerConnection),
     Client(UnbufferedClientConnection),
@@ -43,7 +44,7 @@ impl core::ops::Deref for Connection {
     }
 }
 
-/// Does the same with either end.
+/// Calls the same function for either side.
 macro_rules! with_either {
     ($connection:expr, |$end:ident| $done:expr) => {
         match $connection {
@@ -60,7 +61,7 @@ macro_rules! with_either {
 }
 pub(super) use with_either;
 
-/// One end of a connection, as rustls has it.
+/// One side of a connection, as rustls represents it.
 pub(super) trait End: Sized {
     fn process<'c, 'i>(
         connection: &'c mut UnbufferedConnectionCommon<Self>,
@@ -86,39 +87,39 @@ impl End for ClientConnectionData {
     }
 }
 
-/// The length of the record at the start of `bytes`, which may be longer than they are; `None`: it cannot be
-/// told yet.
+/// Returns the length of the record at the start of `bytes`, which may be incomplete; `None` if it is not known
+/// yet.
 pub(super) fn first_record_len(bytes: &[u8]) -> Option<usize> {
     let head = bytes.get(..HEAD_BYTES)?;
     Some(HEAD_BYTES + usize::from(u16::from_be_bytes([head[3], head[4]])))
 }
 
-/// Whether what is left over is the beginning of a record and no more. Otherwise it is a piece of a handshake
-/// message that rustls wants to be shown again, whole, with every call.
+/// Returns whether the rest is only the beginning of a record. Otherwise it is a part of a handshake message that
+/// rustls must see again completely with every call.
 pub(super) fn is_aligned(left_over: &[u8]) -> bool {
     first_record_len(left_over).is_none_or(|len| len > left_over.len())
 }
 
-/// What opening led to.
+/// The result of opening.
 #[derive(Debug, Default)]
 pub(super) struct Opening {
-    /// Octets of input that are done with.
+    /// Bytes of input that were consumed.
     pub(super) taken: usize,
-    /// Octets of plaintext.
+    /// Bytes of plaintext.
     pub(super) plain: usize,
-    /// Octets that rustls wants to be sent.
+    /// Bytes that rustls wants to send.
     pub(super) reply: usize,
-    /// Records with plaintext.
+    /// Number of records with plaintext.
     pub(super) records: u32,
-    /// The peer will say nothing more.
+    /// The peer sends nothing more.
     pub(super) end: bool,
 }
 
-/// Opens every whole record of `input`; `plain` must be as long. What rustls has to say to the peer goes to
-/// the start of `reply`.
+/// Opens every complete record of `input`; `plain` must be as long. Messages of rustls for the peer are written
+/// to the start of `reply`.
 ///
 /// # Errors
-/// The peer breaks the rules, or somebody on the way has changed something.
+/// The peer violates the protocol, or data was changed on the way.
 pub(super) fn open(
     connection: &mut Connection,
     input: &mut [u8],
@@ -173,7 +174,7 @@ fn open_at<E: End>(
         }
     }
     if done.end {
-        // What follows a farewell is nobody's.
+        // Input after close_notify is ignored.
         done.taken = input.len();
     }
     if is_aligned(&input[done.taken..]) { Ok(done) } else { Err(Error::General(PIECES.into())) }
@@ -181,8 +182,7 @@ fn open_at<E: End>(
 
 const PIECES: &str = "pieces of a handshake after the handshake";
 
-/// Seals at most [`PLAIN_BYTES_MAX`] octets into one record, for which `out` must have room; says how long it
-/// is.
+/// Seals at most [`PLAIN_BYTES_MAX`] bytes into one record and returns its length. `out` must be large enough.
 ///
 /// # Errors
 /// The connection can send nothing more.
@@ -190,7 +190,7 @@ pub(super) fn seal(connection: &mut Connection, plain: &[u8], out: &mut [u8]) ->
     with_either!(connection, |end| with_traffic(end, out, |traffic, room| traffic.encrypt(plain, room)))
 }
 
-/// Seals the farewell.
+/// Seals close_notify.
 ///
 /// # Errors
 /// The connection can send nothing more.
@@ -206,7 +206,7 @@ fn with_traffic<E: End>(
     let general = |error: &dyn core::fmt::Display| Error::General(error.to_string());
     let mut at = 0;
     loop {
-        // No octets are shown, and none are missed: what is left over is never part of a message.
+        // rustls gets no input here and needs none: the rest is never a part of a message.
         match E::process(connection, &mut []).state? {
             ConnectionState::WriteTraffic(mut traffic) => {
                 let len = act(&mut traffic, &mut out[at..]).map_err(|error| general(&error))?;

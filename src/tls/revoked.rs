@@ -1,12 +1,14 @@
-//! Lists of certificates that count no longer: what `crl` under `[tls]` names.
+//! Certificate revocation lists: the files of `crl` under `[tls]`.
 //!
-//! Why it exists: a device that was stolen holds a certificate that is good for years. What is decided here,
-//! for boards that nobody visits: a list that is out of date goes on counting, because who was revoked stays
-//! so, and because refusing everybody until somebody comes by with a new list (or with the time) would be
-//! the worse harm; it is said loudly when it is read. An authority without a list has revoked nobody. Of
-//! several lists of one authority each counts: who is on any of them stays out, whatever their order and
-//! their dates, for an older one that was left behind must let nobody in. Always true: all lists together
-//! take a bounded part of memory; a list that bears the name of an authority is signed by one of that name.
+//! A stolen device has a certificate that is valid for years. Decisions for boards that no person visits:
+//! - An outdated list still counts. Revoked certificates stay revoked, and refusing all clients until someone
+//!   brings a new list would be worse. A warning is logged when the list is read.
+//! - An authority without a list has revoked nothing.
+//! - If an authority has several lists, each counts, whatever their order and dates.
+//!
+//! # Invariants
+//! - All lists together take a bounded amount of memory.
+//! - A list with the name of an authority is signed by an authority of that name.
 
 use std::path::{Path, PathBuf};
 
@@ -19,37 +21,36 @@ use super::certificates::{TlsError, read};
 use super::der::{Certificate, RevocationList};
 use super::verifier::{Clock, Utc};
 
-/// All lists together: some two hundred certificates.
+/// Maximum size of all lists together in bytes: about two hundred certificates.
 const LISTS_BYTES_MAX: usize = 8 << 10;
-/// Bytes of memory that they take at most, the old ones included while new ones are read. An entry has 22
-/// octets at least and takes up to 180 bytes with the tables it lies in.
+/// Maximum memory of the lists in bytes, old lists included while new ones are read. An entry has at least 22
+/// bytes and takes up to 180 bytes with its tables.
 pub const CRL_BYTES: usize = LISTS_BYTES_MAX * 16;
 
-/// What the files hold.
+/// The content of the files.
 #[derive(Debug, Default)]
 pub(super) struct Revoked {
     lists: Vec<CertificateRevocationListDer<'static>>,
-    /// Which file each is from.
+    /// The file of each list.
     paths: Vec<PathBuf>,
-    /// Whether each is signed by an authority that is known.
+    /// Whether each list is signed by a known authority.
     are_known: Vec<bool>,
 }
 
-/// The lists, for whoever checks certificates. Of those that are gone through together the first of a name is
-/// all that counts.
+/// The lists for the verifiers. rustls uses only the first list of each authority name in a set.
 #[derive(Debug, Default)]
 pub(super) struct Sets {
-    /// Those that share the name of their authority with nobody, to be gone through together.
+    /// Lists whose authority name is unique. They form one set.
     pub(super) alone: Vec<CertificateRevocationListDer<'static>>,
-    /// The others, to be gone through one by one.
+    /// The other lists. Each is used alone.
     pub(super) sharing: Vec<Sharing>,
 }
 
-/// A list that shares the name of its authority with another list, or its authority with another one.
+/// A list that shares the name of its authority with another list or another authority.
 #[derive(Debug)]
 pub(super) struct Sharing {
     pub(super) list: CertificateRevocationListDer<'static>,
-    /// It is signed by an authority that is known.
+    /// Whether it is signed by a known authority.
     pub(super) is_known: bool,
 }
 
@@ -57,7 +58,7 @@ impl Revoked {
     /// Reads the files.
     ///
     /// # Errors
-    /// What is wrong with one of them.
+    /// The error in one of them.
     pub(super) fn read(paths: &[PathBuf]) -> Result<Self, TlsError> {
         let mut all = Self::default();
         for path in paths {
@@ -93,10 +94,10 @@ impl Revoked {
         self.lists.is_empty()
     }
 
-    /// Finds out whose each is.
+    /// Finds the authority of each list.
     ///
     /// # Errors
-    /// One is of nobody who bears the name of its authority.
+    /// A list is not signed by any authority of its name.
     pub(super) fn attribute(
         &mut self,
         authorities: &[CertificateDer<'static>],
@@ -118,12 +119,12 @@ impl Revoked {
         Ok(())
     }
 
-    /// When the latest was made, in seconds since 1970: it is no earlier than that.
+    /// Returns when the latest list was made, in seconds since 1970. The current time is not earlier.
     pub(super) fn made_s(&self) -> u64 {
         self.each().map(|(list, _)| list.this_update).max().unwrap_or(0)
     }
 
-    /// The lists as they are gone through.
+    /// Returns the lists as sets for the verifiers.
     pub(super) fn sets(self, authorities: &[CertificateDer<'static>]) -> Sets {
         let is_alone = |list: &RevocationList<'_>| {
             let of_its_name = self.each().filter(|(other, _)| other.issuer == list.issuer);
@@ -141,7 +142,7 @@ impl Revoked {
         sets
     }
 
-    /// Says what the operator should know of them.
+    /// Logs what the operator should know about the lists.
     pub(super) fn tell(&self, authorities: &[CertificateDer<'static>], clock: Clock) {
         for (list, path) in self.each() {
             log_revocation_list(&list, path, clock);
@@ -161,7 +162,7 @@ impl Revoked {
     }
 }
 
-/// The authorities that bear the name of a list's.
+/// Returns the authorities with the name of a list's authority.
 fn namesakes<'a>(
     authorities: &'a [CertificateDer<'static>],
     list: &RevocationList<'_>,

@@ -1,4 +1,4 @@
-//! The whole way of TLS in memory: rustls' own client at the other end, every octet handed over by itself.
+//! Tests of TLS in memory with rustls' own client, byte by byte.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -15,7 +15,7 @@ use super::records::is_aligned;
 use super::*;
 use leveret_config::transports::{ClientCertificates, LoginFrom, Tls as Keys, TlsVersion};
 
-/// An authority with its folder, removed at the end.
+/// An authority with its folder, which is removed at the end.
 pub(super) struct Office {
     pub(super) folder: PathBuf,
     authority: CertifiedIssuer<'static, KeyPair>,
@@ -69,14 +69,14 @@ impl Office {
         Paper { certificate, key, serial }
     }
 
-    /// One of X.509 version 1.
+    /// Issues a certificate of X.509 version 1.
     pub(super) fn issue_version_1(&self, name: &str) {
         let paper = self.issue(name, None);
         let der = version_1(paper.certificate.der(), |tbs| paper.key.sign(tbs).unwrap());
         fs::write(self.path(&format!("{name}.pem")), pem(&der)).unwrap();
     }
 
-    /// One that has signed itself, and may be an authority's.
+    /// Issues a self-signed certificate, optionally one of an authority.
     pub(super) fn issue_itself(&self, name: &str, is_ca: IsCa) {
         let mut params = self.params(name);
         params.is_ca = is_ca;
@@ -116,7 +116,7 @@ impl Office {
     }
 }
 
-/// A certificate as a PEM file.
+/// Formats a certificate as a PEM file.
 fn pem(der: &[u8]) -> String {
     const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::from("-----BEGIN CERTIFICATE-----\n");
@@ -137,7 +137,7 @@ impl Drop for Office {
     }
 }
 
-/// Both ends, and what lies between.
+/// Both sides, and the bytes between them.
 struct Line {
     client: ClientConnection,
     pools: (BytePool, BytePool),
@@ -173,7 +173,7 @@ impl Line {
         }
     }
 
-    /// Shakes hands, octet by octet; says how many steps it took.
+    /// Runs the handshake byte by byte; returns the number of steps.
     fn shake(
         &mut self,
         certificates: &mut CertificateStore,
@@ -205,7 +205,7 @@ impl Line {
         Err("no end".into())
     }
 
-    /// Hands what the client says over in pieces of this size; what comes out of it.
+    /// Passes what the client sends in pieces of this size; returns the plaintext.
     fn send(&mut self, session: &mut Session, piece: usize) -> (Vec<u8>, bool) {
         let mut held = vec![0; session.held.len()];
         session.held.copy_front(&self.pools.0, &mut held);
@@ -363,7 +363,7 @@ fn the_certificate_is_chosen_by_the_name_asked_for() {
     }
 }
 
-/// As editors under Windows write files.
+/// Editors under Windows write a byte-order mark.
 #[test]
 fn a_byte_order_mark_before_a_certificate_or_a_key_is_skipped() {
     let office = Office::new("mark");
@@ -435,7 +435,7 @@ fn damaged_handshakes_and_records_end_their_connection_and_nothing_else() {
     }
 }
 
-/// The same octets in records of so many each.
+/// Cuts the bytes into records of this size.
 fn cut(records: &[u8], each: usize) -> Vec<u8> {
     let mut out = Vec::new();
     let mut rest = records;
@@ -458,7 +458,7 @@ fn a_handshake_takes_so_many_records_and_no_more() {
     let mut certificates = CertificateStore::open(&office.keys("localhost")).unwrap();
     for versions in BOTH {
         let hello = Line::new(&office.client(None, versions), "localhost").said();
-        // One octet in each: cut off after a bounded number of steps, if they come one by one or at once.
+        // Records of one byte: refused after a bounded number of steps, whether they arrive one by one or at once.
         let tiny = cut(&hello, 1);
         assert!(tiny.len() / 6 > 128, "the hello has {} octets", tiny.len() / 6);
         for piece in [1, tiny.len()] {
@@ -482,7 +482,7 @@ fn a_handshake_takes_so_many_records_and_no_more() {
             assert_eq!(why.as_deref(), Some("its handshake is not over after 128 records"));
             assert_eq!(steps, if piece == 1 { 128 } else { 1 });
         }
-        // In a hundred pieces it is a hello like any other.
+        // A hello in a hundred pieces is accepted.
         let mut handshake = Handshake::new(None);
         handshake.take_in(&cut(&hello, hello.len().div_ceil(100)));
         let shaken = handshake.step(Some(&mut certificates), &mut KnownTime::default());

@@ -1,10 +1,12 @@
-//! The other end of TLS: whom a bridge connects to, whether it is who it says, and why it is not.
+//! TLS as a client of an upstream: verification of its certificate, and explanations of failures.
 //!
-//! Why a verifier of our own: rustls' would hold every authority that the system knows, 100 KB and more, for
-//! as long as a connection lives. Here the file is read when a certificate is to be judged, piece by piece,
-//! and only the authorities are kept that bear the name of one who signed it. So a file that was renewed
-//! counts from the next connection on. Always true: nobody is believed whose certificate rustls does not find
-//! good; the time that it is held against is the clock's, or the last one known if that is later.
+//! rustls' own verifier would keep all authorities of the system in memory, 100 KB and more, as long as a
+//! connection exists. Here the file is read for each verification, piece by piece, and only authorities are kept
+//! whose name is that of an issuer in the chain. A renewed file therefore counts from the next connection on.
+//!
+//! # Invariants
+//! - A certificate is accepted only if rustls finds it valid.
+//! - It is checked against the clock or the last known time, whichever is later.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -32,7 +34,7 @@ use super::verifier::KnownTime;
 use super::verifier::{Clock, Utc, system_s};
 use super::verifier::{Refusal, explain_other};
 
-/// Where systems keep the authorities that they know.
+/// Files in which systems keep their authorities.
 const SYSTEM_ROOTS: [&str; 5] = [
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
@@ -41,22 +43,22 @@ const SYSTEM_ROOTS: [&str; 5] = [
     "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
 ];
 const CA_FILE: &str = "ca_file";
-/// Its names are many, when there are any.
+/// Maximum number of a certificate's names in an error text.
 const NAMES_SHOWN: usize = 3;
 
-/// Whom a handshake is with.
+/// The upstream of a handshake.
 #[derive(Debug)]
 pub(super) struct Target {
     name: String,
     tls: UpstreamTls,
-    /// Known from the first step on.
+    /// Set in the first step.
     clock: Clock,
 }
 
 impl Target {
-    /// An upstream at this host.
+    /// Makes the target for an upstream at this host.
     pub(super) fn new(host: &str, tls: &UpstreamTls) -> Self {
-        // A certificate is made out to an address without its interface, which only this machine knows.
+        // A certificate for an address does not contain the interface, which only this machine knows.
         let host = host.split_once('%').map_or(host, |(address, _)| address);
         let name = tls.server_name.as_deref().unwrap_or(host).to_string();
         Self { name, tls: tls.clone(), clock: Clock { not_before_s: 0 } }
@@ -66,15 +68,15 @@ impl Target {
         self.clock
     }
 
-    /// Whether the upstream's certificate is held against the clock.
+    /// Returns whether the certificate is checked against the clock.
     pub(super) const fn judges_by_time(&self) -> bool {
         self.tls.certificate_sha256.is_none()
     }
 
-    /// A connection that has said nothing yet.
+    /// Begins a connection.
     ///
     /// # Errors
-    /// Which file cannot be used, or why the name cannot.
+    /// The file that cannot be used, or why the name cannot.
     pub(super) fn begin(&mut self, known: &mut KnownTime) -> Result<UnbufferedClientConnection, String> {
         let provider = Arc::new(handshake::provider());
         let keys = ["certificate", "key"];
@@ -104,7 +106,7 @@ impl Target {
         UnbufferedClientConnection::new(Arc::new(config), name).map_err(failed)
     }
 
-    /// Why a handshake failed, in words that say what to change.
+    /// Explains why a handshake failed, and what to change.
     pub(super) fn explain(&self, error: &Error) -> String {
         let at = |time: &UnixTime| Utc(time.as_secs());
         match error {
@@ -132,7 +134,7 @@ impl Target {
                     .into()
             }
             Error::InvalidCertificate(CertificateError::NotValidForNameContext { presented, .. }) => {
-                // rustls shows them as DnsName("…") and IpAddress(…).
+                // rustls formats names as DnsName("…") and IpAddress(…).
                 let bare = |name: &String| {
                     let inside = name.split_once('(').map_or(name.as_str(), |(_, inside)| inside);
                     inside.trim_matches(['"', ')']).to_string()
@@ -163,7 +165,7 @@ impl Target {
     }
 }
 
-/// What an upstream says before it hangs up.
+/// Explains an alert of the upstream.
 pub(super) fn explain_alert(alert: AlertDescription) -> String {
     let hint = match alert {
         AlertDescription::CertificateRequired => "it wants a client certificate: set certificate and key",
@@ -186,7 +188,7 @@ pub(super) fn explain_alert(alert: AlertDescription) -> String {
     format!("{hint} (it says {alert:?})")
 }
 
-/// Accepts one certificate, whatever stands in it, and no other.
+/// A verifier that accepts exactly one certificate, whatever its content.
 #[derive(Debug)]
 struct OneCertificate {
     sum: Sha256,
@@ -220,7 +222,7 @@ impl ServerCertVerifier for OneCertificate {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        // rustls' own way reads certificates of version 3 alone.
+        // rustls' standard function reads only certificates of version 3.
         let ways = self.provider.signature_verification_algorithms.mapping.iter();
         let ways = ways.filter(|(scheme, _)| *scheme == dss.scheme);
         let has_signed = |own: &Certificate<'_>| {
@@ -249,7 +251,7 @@ impl ServerCertVerifier for OneCertificate {
     }
 }
 
-/// Judges an upstream's certificate.
+/// A verifier for an upstream's certificate.
 #[derive(Debug)]
 struct Verifier {
     ca_file: Option<PathBuf>,
@@ -257,7 +259,7 @@ struct Verifier {
 }
 
 impl Verifier {
-    /// The authorities that may have signed one of these.
+    /// Loads the authorities that may have signed a certificate of this chain.
     fn roots(&self, chain: &[&CertificateDer<'_>]) -> Result<RootCertStore, Error> {
         let said = |why: String| Error::General(why);
         let path = match &self.ca_file {
@@ -290,7 +292,7 @@ impl Verifier {
     }
 }
 
-/// The file of the authorities that the system knows.
+/// Returns the file with the authorities of the system.
 fn system_roots() -> Option<&'static Path> {
     SYSTEM_ROOTS.iter().map(Path::new).find(|path| path.exists())
 }

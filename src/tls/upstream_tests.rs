@@ -1,4 +1,4 @@
-//! Both ends are ours: a link's client and a listener's server, every octet handed over in memory.
+//! Tests with Leveret on both sides: a link's client and a listener's server, byte by byte in memory.
 
 use std::fs;
 use std::sync::Arc;
@@ -13,10 +13,10 @@ use super::*;
 use leveret_config::bridge::Sha256;
 use leveret_config::transports::ClientCertificates;
 
-/// What came of a handshake at the client's end, and what the server's end became.
+/// The result of a handshake at the client's side, and at the server's.
 type Met = (Result<Session, String>, Result<Session, String>);
 
-/// Makes steps at one end until it waits; what it says is added to `said`.
+/// Runs steps at one side until it waits; its output is appended to `said`.
 fn advance(
     mut handshake: Box<Handshake>,
     certificates: Option<&mut CertificateStore>,
@@ -62,7 +62,7 @@ fn meet(server: &mut CertificateStore, host: &str, tls: &UpstreamTls, known: &mu
     (client.map(begun_with_input), ended(listener).map(begun))
 }
 
-/// What is left over at the client's end (an alert, or tickets) is opened at once.
+/// Opens input that is left over at the client's side (an alert, or tickets).
 fn begun_with_input(mut opened: Opened) -> Session {
     let mut left = core::mem::take(&mut opened.incoming);
     let mut session = begun(opened);
@@ -163,7 +163,7 @@ fn a_clock_that_is_not_to_be_trusted_is_told_and_the_last_known_time_counts() {
     let mut server = CertificateStore::open(&office.keys("early")).unwrap();
     let early = why(meet(&mut server, "early", &trusting(&office), &mut KnownTime::default()));
     assert!(early.contains("the clock here is not to be trusted") && early.contains("2040-01-01"), "{early}");
-    // In 2041, as far as is known, it is good, and what was good before is not any more in 2046.
+    // In 2041, the last known time, the certificate is valid; in 2046 it no longer is.
     fs::write(office.path("last-known-time"), "2240611200\n").unwrap();
     let known = || KnownTime::kept_in(&office.folder);
     assert!(meet(&mut server, "early", &trusting(&office), &mut known()).0.is_ok());
@@ -193,7 +193,7 @@ fn a_certificate_of_ours_is_shown_and_its_refusal_is_told() {
         let tls = UpstreamTls { identity, ..trusting(&office) };
         let (client, listener) = meet(&mut server, "rabbit", &tls, &mut known);
         assert!(listener.is_err());
-        // With TLS 1.3 the client's handshake is over before anybody has looked at its certificate.
+        // With TLS 1.3 the client's handshake ends before the server has verified its certificate.
         let told = client.unwrap().fault().expect("an alert says it");
         assert!(told.contains(part), "{told}");
     }
@@ -203,7 +203,7 @@ fn a_certificate_of_ours_is_shown_and_its_refusal_is_told() {
     assert!(said.contains("is not the key of the certificate"), "{said}");
 }
 
-/// Certificates that no careful verifier takes, by name, and what is said of each on both sides.
+/// Returns certificates that a strict verifier refuses, by name, with the explanation on both sides.
 fn odd(office: &Office) -> [(&'static str, &'static str); 3] {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.distinguished_name.push(rcgen::DnType::CommonName, "rabbit");
@@ -217,7 +217,8 @@ fn odd(office: &Office) -> [(&'static str, &'static str); 3] {
     ]
 }
 
-/// With a common name only it was "made out to , not to …", and with version 1 `Other(OtherError(…))`.
+/// Regression test: with only a common name, the text was "made out to , not to …", and with version 1
+/// `Other(OtherError(…))`.
 #[test]
 fn a_server_certificate_that_breaks_rules_is_refused_with_what_to_do_on_both_sides() {
     let office = Office::new("upstream-odd");
@@ -269,7 +270,7 @@ fn a_client_certificate_that_breaks_rules_is_refused_with_what_to_do_on_both_sid
     }
 }
 
-/// The SHA-256 of a certificate in a file.
+/// Returns the SHA-256 of a certificate in a file.
 fn sum_of(office: &Office, name: &str) -> Sha256 {
     let der = CertificateDer::from_pem_file(office.path(&format!("{name}.pem"))).unwrap();
     let mut sum = [0; 32];
@@ -298,7 +299,7 @@ fn server_certificate_sha256_accepts_exactly_one_certificate() {
     assert_eq!(known.seconds(), 0, "nothing was held against the clock");
 }
 
-/// Both versions of TLS sign in ways of their own.
+/// Tests both versions of TLS, which sign differently.
 #[test]
 fn who_has_the_certificate_and_not_its_key_is_no_upstream() {
     let office = Office::new("upstream-stolen");

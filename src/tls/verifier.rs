@@ -1,9 +1,9 @@
-//! Who says whether a client's certificate is good: rustls, asked once for each set of lists.
+//! Verification of client certificates, the current time, and the last known time.
 //!
-//! Why it exists: of several lists that bear the name of one authority rustls takes the first and looks at no
-//! other, and if that is another authority's of the same name it refuses everybody. So a list that shares its
-//! name is looked at by itself. Always true: the first of those asked, who has every list whose name is its
-//! own, must find the certificate good; each other one can only refuse it.
+//! # Invariants
+//! - A client certificate is valid only if every verifier of [`Unanimous`] accepts it.
+//! - The time used is the clock's or later. That never makes an expired certificate valid.
+//! - The stored last known time never decreases, and is written at most once a day.
 
 use core::fmt;
 use core::time::Duration;
@@ -23,7 +23,11 @@ use rustls::{
 
 use super::der::Certificate;
 
-/// All that have to agree.
+/// A set of verifiers that all have to agree.
+///
+/// If several revocation lists have the name of one authority, rustls uses the first and ignores the others. If
+/// that one belongs to another authority of the same name, rustls refuses every certificate. A list that shares
+/// its name is therefore checked by a verifier of its own, which can only refuse.
 #[derive(Debug)]
 pub(super) struct Unanimous {
     pub(super) first: Arc<dyn ClientCertVerifier>,
@@ -32,7 +36,7 @@ pub(super) struct Unanimous {
     pub(super) roots: Arc<RootCertStore>,
 }
 
-/// A refusal in words that say what to change.
+/// A refusal as a text that says what to change.
 #[derive(Debug)]
 pub(super) struct Refusal(pub(super) String);
 
@@ -45,12 +49,12 @@ impl core::fmt::Display for Refusal {
 impl core::error::Error for Refusal {}
 
 impl Refusal {
-    /// As rustls hands it on.
+    /// Wraps the text into an error that rustls passes on.
     pub(super) fn error(words: &str) -> Error {
         CertificateError::Other(OtherError(Arc::new(Self(words.to_string())))).into()
     }
 
-    /// The words of an error that is one.
+    /// Returns the text of such an error.
     pub(super) fn of(error: &Error) -> Option<&str> {
         let Error::InvalidCertificate(CertificateError::Other(OtherError(other))) = error else {
             return None;
@@ -59,7 +63,7 @@ impl Refusal {
     }
 }
 
-/// What webpki alone has a name for, in words: of the certificate of a client, or of a server.
+/// Explains errors that only webpki has names for, for the certificate of a client or of a server.
 pub(super) fn explain_other(error: &Error, whose: &str) -> Option<String> {
     if let Some(words) = Refusal::of(error) {
         return Some(words.to_string());
@@ -88,17 +92,17 @@ pub(super) fn explain_other(error: &Error, whose: &str) -> Option<String> {
     })
 }
 
-/// One who has one list.
+/// The verifier for one list.
 #[derive(Debug)]
 pub(super) struct Judge {
     pub(super) verifier: Arc<dyn ClientCertVerifier>,
-    /// The list was found to be signed by an authority that is known, so if it is not by the one that signed
-    /// a certificate, that is another of the same name.
+    /// Whether the list is signed by a known authority. If that is not the issuer of the certificate, it is another
+    /// authority of the same name.
     pub(super) may_be_of_namesake: bool,
 }
 
-/// What comes of a list, or of an authority, that is another's of the same name. That a certificate is
-/// revoked goes before it, when both come of different ways to an authority.
+/// Returns whether the error comes from a list or authority of the same name that is not the issuer's. A
+/// revocation takes precedence if both occur.
 const fn is_of_namesake(error: &Error) -> bool {
     matches!(
         error,
@@ -115,7 +119,7 @@ const fn is_of_namesake(error: &Error) -> bool {
 }
 
 impl Unanimous {
-    /// Whether a client's certificate is itself in `client_ca`, where its authority should be.
+    /// Returns whether a client's certificate is itself in `client_ca`, where its authority should be.
     fn is_known_itself(&self, der: &CertificateDer<'_>) -> bool {
         let certificate = Certificate::parse(der);
         certificate.is_some_and(|own| {
@@ -128,7 +132,7 @@ impl Unanimous {
     }
 }
 
-/// Why a certificate that is in `client_ca` is refused all the same.
+/// Explains why a certificate in `client_ca` is refused nevertheless.
 fn refused_itself(error: Error, der: &CertificateDer<'_>) -> Error {
     let is_authority = Certificate::parse(der).is_some_and(|own| own.is_authority);
     match error {
@@ -202,29 +206,26 @@ impl ClientCertVerifier for Unanimous {
     }
 }
 
-// What time it is, on a board whose clock may say 1970.
-//
-// Why it exists: a board without a battery-backed clock starts at some time long past, and until it has
-// heard of the right one every client's certificate is "not valid yet". But it is never earlier than when
-// our own certificates were made, so that is taken as the least. Always true: the time handed out is the
-// clock's or later; that never makes an expired certificate good.
-
 const DAY_S: i64 = 86_400;
 
 /// The system's clock, but never earlier than a known time.
+///
+/// A board without a battery-backed clock starts at a time in the past. Until it gets the right time, every
+/// client certificate would be "not valid yet". But the time is not earlier than the creation of the broker's own
+/// certificates, so that is the minimum.
 #[derive(Clone, Copy, Default, Debug)]
 pub(super) struct Clock {
-    /// Seconds since 1970.
+    /// The minimum in seconds since 1970.
     pub(super) not_before_s: u64,
 }
 
 impl Clock {
-    /// Seconds since 1970 as far as can be known.
+    /// Returns the time in seconds since 1970.
     pub(super) fn now_s(self) -> u64 {
         system_s().max(self.not_before_s)
     }
 
-    /// Whether the system's clock is surely wrong.
+    /// Returns whether the system's clock is certainly wrong.
     pub(super) fn is_behind(self) -> bool {
         system_s() < self.not_before_s
     }
@@ -236,12 +237,12 @@ impl TimeProvider for Clock {
     }
 }
 
-/// What the system's clock says, in seconds since 1970.
+/// Returns the system's clock in seconds since 1970.
 pub(super) fn system_s() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// Days of a date of the Gregorian calendar since 1970; the year begins in March, so that leap days come
+/// Returns the days from 1970 to a date of the Gregorian calendar. The year begins in March, so leap days come
 /// last.
 pub(super) const fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
     let year = if month <= 2 { year - 1 } else { year };
@@ -249,13 +250,13 @@ pub(super) const fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
     year * 365 + year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400) + day_of_year - 719_468
 }
 
-/// A time in seconds since 1970 as people write it: `2026-11-20 14:03 UTC`.
+/// A time in seconds since 1970 that is formatted like `2026-11-20 14:03 UTC`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Utc(pub(super) u64);
 
 impl fmt::Display for Utc {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Beyond the year 9999 nobody cares.
+        // Dates beyond the year 9999 are not supported.
         let seconds = self.0.min(253_402_300_799) as i64;
         let days = seconds / DAY_S;
         let mut year = 1970 + days / 366;
@@ -272,42 +273,39 @@ impl fmt::Display for Utc {
     }
 }
 
-// The last time that is known to have been, in a file of the data directory.
-//
-// Why it exists: on a board whose clock starts in 1970, an expired certificate of an upstream would be good
-// again after every power cut. Whenever an upstream's certificate is found good by the clock alone, the
-// clock is right enough to be written down. Always true: what is written down never becomes earlier; it is
-// written at most once a day, for the sake of the flash.
-
-/// In the data directory.
+/// The name of the file in the data directory.
 const FILE_NAME: &str = "last-known-time";
-/// A time that is so much later is worth writing down, in seconds.
+/// The file is written again when the time is this much later, in seconds.
 const WORTH_S: u64 = 86_400;
-/// A number of seconds has no more digits.
+/// Maximum number of digits of a number of seconds.
 const DIGITS_MAX: u64 = 20;
 
-/// The last time that is known.
+/// The last known time, in a file of the data directory.
+///
+/// On a board whose clock starts in 1970, an expired certificate of an upstream would be valid again after every
+/// power cut. If the certificate of an upstream is valid at the clock's time, that time is plausible and is
+/// stored.
 #[derive(Debug, Default)]
 pub struct KnownTime {
-    /// `None`: it is not kept.
+    /// `None`: it is not stored.
     file: Option<PathBuf>,
     /// Seconds since 1970; `None`: the file was not read yet.
     seconds: Option<u64>,
 }
 
 impl KnownTime {
-    /// Kept in this folder, which need not be there yet.
+    /// Uses a file in this folder, which need not exist yet.
     pub fn kept_in(folder: &Path) -> Self {
         Self { file: Some(folder.join(FILE_NAME)), seconds: None }
     }
 
-    /// Seconds since 1970; 0: nothing is known.
+    /// Returns the seconds since 1970; 0 if unknown.
     pub(super) fn seconds(&mut self) -> u64 {
         let file = self.file.as_deref();
         *self.seconds.get_or_insert_with(|| file.map_or(0, read))
     }
 
-    /// By the clock a certificate was found good.
+    /// Stores the time of a clock at which a certificate was valid.
     pub(super) fn note(&mut self, clock: Clock) {
         let now_s = clock.now_s();
         if clock.is_behind() || now_s < self.seconds() + WORTH_S {
@@ -324,7 +322,7 @@ impl KnownTime {
     }
 }
 
-/// What a file says; 0 when there is none, or it says nothing of use.
+/// Returns the content of the file; 0 if there is none or it is invalid.
 fn read(file: &Path) -> u64 {
     small_file::read(file, DIGITS_MAX + 1).and_then(|text| text.trim().parse().ok()).unwrap_or(0)
 }
@@ -380,11 +378,11 @@ mod known_time_tests {
         assert!(noted > 1_700_000_000);
         assert_eq!(KnownTime::kept_in(&folder).seconds(), noted, "it outlives the process");
         let file = folder.join(FILE_NAME);
-        // A day has to pass before it is written again.
+        // A day must pass before it is written again.
         fs::remove_file(&file).unwrap();
         known.note(Clock { not_before_s: 0 });
         assert!(!file.exists());
-        // A clock that is surely wrong says nothing.
+        // A clock that is certainly wrong is ignored.
         let mut before = KnownTime::kept_in(&folder);
         before.note(Clock { not_before_s: system_s() + 1_000 });
         assert!(!file.exists() && before.seconds() == 0);
