@@ -1,20 +1,19 @@
-//! What a start needs from outside the process, looked at before there is one.
+//! A dry run of a start, for `leveret check`.
 //!
-//! Why it exists: `leveret check` is what a person runs before the restart of a broker that nobody can reach
-//! when it does not come back. So what a start would refuse, this refuses, by the same functions.
-//!
-//! Always true: nothing is made, changed or listened on; the broker of the same configuration may be running.
+//! A person runs `leveret check` before restarting a broker that cannot be reached if it does not come back. So
+//! whatever a start would refuse is refused here by the same functions. Nothing is created, changed or listened
+//! on; a broker with the same configuration may be running.
 
 use leveret_config::Config;
 
 use super::start::StartError;
 use super::{disk, listen, start};
 
-/// Whether a broker would start with this configuration, as far as that can be seen without one; else why
-/// not. What it would complain of in its log is given as sentences.
+/// Returns whether a broker would start with this configuration, as far as that can be found out. The returned
+/// sentences are the warnings that it would log.
 ///
 /// # Errors
-/// What would keep it from starting.
+/// Why it would not start.
 pub fn rehearse(config: &Config) -> Result<Vec<String>, StartError> {
     let mut remarks = Vec::new();
     listen::wanted(config)?;

@@ -6,9 +6,10 @@
 //!   └────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! Always true: whoever still has work is on a list of the engine's, and the poll does not sleep then; a
-//! helper's result is taken in the turn that its wake-up begins; time is read once after each sleep, and
-//! once before it, for how long it may be.
+//! # Invariants
+//! - If there is work left, it is on a list of the server, and the poll does not sleep.
+//! - The result of a helper thread is handled in the turn that its wake-up begins.
+//! - The time is read once after each sleep, and once before it to compute its duration.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -27,21 +28,21 @@ use super::systemd;
 use super::{signals, system};
 
 const EVENTS_PER_POLL: usize = 256;
-/// A turn that takes so long is recorded, in milliseconds.
+/// Turns that take this long are recorded, in milliseconds.
 const LONG_TURN_MS: u64 = 250;
 
-/// The engine on this machine: sockets, clock, threads and signals.
+/// The server on this machine: sockets, clock, threads and signals.
 pub struct EventLoop {
     pub(super) engine: Engine<System>,
-    /// The configuration as it was read last.
+    /// The configuration as it was last read.
     pub(super) config: Config,
     events: Events,
     started: Instant,
     signals: UnixStream,
     pub(super) hangups: UnixStream,
-    /// The service manager wants to hear of us so often, and at the latest then.
+    /// The interval at which the service manager expects a watchdog message, and the next deadline.
     watchdog: Option<(u64, Deadline)>,
-    /// When the addresses that were not there are tried again.
+    /// When unavailable listen addresses are tried again.
     listen_again: Deadline,
     has_said_stopping: bool,
 }
@@ -53,7 +54,7 @@ impl core::fmt::Debug for EventLoop {
 }
 
 impl EventLoop {
-    /// Around an engine that is ready.
+    /// Wraps a server that is ready.
     pub(super) fn new(
         engine: Engine<System>,
         config: Config,
@@ -73,10 +74,10 @@ impl EventLoop {
         }
     }
 
-    /// Turns until a signal says to stop.
+    /// Runs turns until a signal says to stop.
     ///
     /// # Errors
-    /// The system's poll failed, or the disk.
+    /// The system's poll or the disk failed.
     pub fn run(&mut self) -> Result<(), StartError> {
         systemd::ready();
         let stopped = self.run_until_stopped();
@@ -87,7 +88,7 @@ impl EventLoop {
     }
 
     fn run_until_stopped(&mut self) -> Result<(), StartError> {
-        // What the start took was no turn.
+        // The duration of the start does not count as a turn.
         let now = self.clock();
         self.engine.set_now(now);
         if self.engine.platform().has_closed_listener() {
@@ -120,7 +121,7 @@ impl EventLoop {
         Ok(())
     }
 
-    /// What of a turn concerns the system.
+    /// Does what concerns the system after a turn.
     fn follow_up(&mut self) {
         if self.engine.is_stopping() && !core::mem::replace(&mut self.has_said_stopping, true) {
             systemd::stopping();
@@ -145,8 +146,7 @@ impl EventLoop {
         Ok(())
     }
 
-    /// Tries the addresses that were not there and the certificates that could not be used again, every
-    /// [`LISTEN_AGAIN_MS`].
+    /// Tries unavailable addresses and unusable certificates again, every [`LISTEN_AGAIN_MS`].
     fn listen_again(&mut self) {
         let now = self.engine.now();
         if self.listen_again.is_due(now) {
@@ -159,9 +159,9 @@ impl EventLoop {
         }
     }
 
-    /// Waits for events until then at most; `None`: only takes those that are there.
+    /// Waits for events until `deadline`; with `None`, handles only those that are there.
     fn wait_until(&mut self, deadline: Option<Deadline>) -> Result<(), StartError> {
-        // Without a sleep the time after it is read soon enough to say how long the turn took.
+        // Without a sleep, the time is read soon enough afterwards to measure the turn.
         let (timeout, slept_from) = match deadline {
             None => (Some(Duration::ZERO), None),
             Some(deadline) => {
@@ -186,7 +186,7 @@ impl EventLoop {
             match event.token() {
                 SIGNAL => is_stop_wanted = true,
                 HANGUP => is_reload_wanted = true,
-                // What they woke us for is taken in every turn.
+                // Results of helper threads are handled in every turn.
                 HELPERS => {}
                 token => report(&mut self.engine, token, event),
             }

@@ -1,33 +1,28 @@
-//! OWNS SOCKETS, CLOCKS AND THREADS. The only room that reads a clock for the loop, and one that sees all
-//! others. What is decided is decided in `engine`; here is the system that it runs on.
+//! The platform of the event loop: sockets, the clock, threads, signals, systemd.
 //!
-//! | file | what it holds |
-//! |------|---------------|
-//! | `event_loop` | the poll, the clock, and the engine's turns between |
-//! | `start`, `start_error` | everything that runs, made and reserved; why it cannot be |
-//! | `sizes` | what things cost in memory with a configuration |
-//! | `entropy` | random bytes |
-//! | `system` | what the engine asks of the world outside, by `mio` and threads |
-//! | `socket` | a socket of the network or of this machine |
-//! | `listen`, `local` | listening and accepting |
-//! | `bridge_file` | what of bridges outlives a restart |
-//! | `buffer_size`, `buffers` | the kernel's buffers, and who of this machine has the large ones |
-//! | `descriptors` | how many there may be |
-//! | `directory` | whether the data directory is what it was set up to be |
-//! | `disk` | opening the store |
-//! | `helper` | threads that wait for what takes long |
-//! | `flight_recorder` | the file of the last events |
-//! | `logging`, `log_writer` | the log, and the thread that writes it |
-//! | `printable` | what a terminal may be sent |
-//! | `resolver` | names of upstreams, each on a thread of its own |
-//! | `worker` | passwords, handshakes and configuration, on such a thread |
-//! | `defined` | what a file says there is to be at a start |
-//! | `signals` | being asked to stop, or to read the configuration again |
-//! | `probe`, `probe_line` | whether upstreams take what bridges have for them |
-//! | `rehearse` | whether a start would come to its end |
-//! | `reload` | what of a changed configuration can be had without a restart |
+//! This is the only package that reads the clock for the server, apart from certificate checks in `tls`. The
+//! server makes the decisions; this package provides the system calls.
 //!
-//! Always true: one thread decides; nothing here blocks but the poll.
+//! | file              | content                                                                          |
+//! |-------------------|----------------------------------------------------------------------------------|
+//! | `event_loop`      | the poll, the clock, signals, and the server's turns between                     |
+//! | `start`           | a start: memory, listeners, store; `load_definitions`; why a start fails         |
+//! | `dry_run`         | whether a start would succeed, for `leveret check`                               |
+//! | `sizes`           | memory of each record with a configuration                                       |
+//! | `system`          | the implementation of the server's platform with `mio` and threads               |
+//! | `socket`          | a connected socket, and its kernel buffers                                       |
+//! | `listen`          | listening and accepting, on the network and on Unix sockets                      |
+//! | `disk`            | the data directory, opening the store                                            |
+//! | `helpers`         | helper threads: disk, password hashing, TLS handshakes, name look-up             |
+//! | `flight_recorder` | the file with the last events                                                    |
+//! | `logging`         | log lines, and the thread that writes them; escaping of untrusted text           |
+//! | `signals`         | SIGTERM, SIGINT and SIGHUP; the limit of file descriptors                        |
+//! | `systemd`         | readiness, watchdog, passed sockets                                              |
+//! | `reload`          | changing the configuration at run time                                           |
+//! | `probe`           | `leveret check --connect`                                                        |
+//!
+//! # Invariants
+//! - One thread makes decisions. Nothing in it blocks except the poll.
 
 mod disk;
 mod dry_run;
@@ -56,10 +51,10 @@ pub use sizes::{fit, record_sizes};
 pub use start::StartError;
 pub use system::SOCKET_NAME;
 
-/// Serves until a signal says to stop.
+/// Runs the broker until a signal says to stop.
 ///
 /// # Errors
-/// What keeps it from starting, or from going on.
+/// Why it cannot start or continue.
 pub fn serve(config: &Config) -> Result<(), StartError> {
     EventLoop::open(config)?.run()
 }

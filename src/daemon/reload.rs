@@ -1,14 +1,13 @@
-//! SIGHUP: what of a changed configuration can be had without a restart.
+//! SIGHUP: changes of the configuration that take effect without a restart.
 //!
-//! Always true: a configuration that cannot be read changes nothing; what was changed and needs a restart is
-//! named, so that nobody waits for it.
+//! A configuration with an error changes nothing. Changed keys that need a restart are logged.
 
 use leveret_config::Config;
 
 use super::event_loop::EventLoop;
 use super::logging;
 
-/// Keys that are live at once; those of [`is_live`] sections besides.
+/// Keys that take effect at once, besides those of [`is_live`] sections.
 const LIVE: [&str; 1] = ["log_level"];
 
 impl EventLoop {
@@ -20,7 +19,7 @@ impl EventLoop {
         self.engine.reload(Box::new(self.config.clone()));
     }
 
-    /// Makes of the configuration what can be made of it.
+    /// Applies the changed configuration as far as possible.
     pub(super) fn take_reloaded(&mut self, again: Result<Config, String>) {
         let config = match again {
             Ok(config) => config,
@@ -41,7 +40,7 @@ impl EventLoop {
     }
 }
 
-/// The keys that somebody changed and that are not live; not the limits that follow from them.
+/// Returns the changed keys that need a restart, without limits that follow from them.
 fn changed_keys(before: &Config, after: &Config) -> Vec<String> {
     let [shown_before, shown_after] = [before.shown(), after.shown()];
     let mut gone: Vec<_> = shown_keys(&shown_before).collect();
@@ -59,12 +58,13 @@ fn changed_keys(before: &Config, after: &Config) -> Vec<String> {
     changed
 }
 
-/// Whether all of a section is live at once.
+/// Returns whether all keys of a section take effect at once.
 fn is_live(section: &str) -> bool {
     section == "[tls]" || section.starts_with("[[bridge")
 }
 
-/// Section, key and value of each line; behind a mark stands why it is so, which changes by itself.
+/// Returns section, key and value of each line. A comment behind a value explains a derived value, and is
+/// ignored.
 fn shown_keys(shown: &str) -> impl Iterator<Item = (&str, &str, &str)> {
     let mut section = "";
     shown.lines().filter_map(move |line| {
@@ -104,9 +104,9 @@ mod tests {
             (BRIDGE, "", nothing),
             ("", "listen = []\n[limits]\nqueues_max = 77", vec!["listen", "queues_max"]),
             ("[limits]\nqueues_max = 77", "", vec!["queues_max"]),
-            // Many limits follow from the memory; only the key that was changed is named.
+            // Many limits follow from the memory. Only the changed key is named.
             ("", "memory_limit = \"40MB\"", vec!["memory_limit"]),
-            // A key that is there or not shifts none of the others.
+            // A key that was added or removed does not shift others.
             ("", "load_definitions = \"/d.json\"", vec!["load_definitions"]),
             ("load_definitions = \"/d.json\"", "", vec!["load_definitions"]),
         ] {

@@ -1,7 +1,7 @@
-//! Signals as something the poll can wait for: SIGTERM and SIGINT to stop, SIGHUP to read again.
+//! Signals as sockets that the poll can wait for: SIGTERM and SIGINT to stop, SIGHUP to reload the configuration;
+//! and the limit of file descriptors.
 //!
-//! Always true: a signal handler only writes a byte into a socket; what the signal means is decided by the
-//! turn that reads it.
+//! A signal handler only writes a byte into a socket. The turn that reads it reacts to the signal.
 
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
@@ -17,7 +17,7 @@ use signal_hook::low_level::pipe;
 
 use super::start::StartError;
 
-/// A socket that becomes readable when one of these signals comes.
+/// Returns a socket that becomes readable when one of these signals arrives.
 pub(super) fn open(poll: &mut Poll, token: Token, signals: &[i32]) -> Result<UnixStream, StartError> {
     let failed = |error| StartError::System("listen for signals", error);
     let (mut ours, theirs) = UnixStream::pair().map_err(failed)?;
@@ -29,7 +29,7 @@ pub(super) fn open(poll: &mut Poll, token: Token, signals: &[i32]) -> Result<Uni
     Ok(ours)
 }
 
-/// Whether a signal has come since the last time.
+/// Returns whether a signal has arrived since the last call.
 pub(super) fn drain(signals: &mut UnixStream) -> bool {
     let mut bytes = [0; 16];
     let mut came = false;
@@ -39,17 +39,15 @@ pub(super) fn drain(signals: &mut UnixStream) -> bool {
     came
 }
 
-// File descriptors: the number that the limits need, and the number that the system allows.
-//
-// Connections never take the descriptors that the store needs.
 
-/// Standard streams, the poll and its waker, signals, the spare one, the operator's listener; and what is
-/// open for a moment: certificates, the configuration, the service manager's socket.
+/// Descriptors besides connections and the store: standard streams, poll, waker, signals, a spare one, the
+/// control socket, and files that are open for a moment.
 const OWN: u64 = 20;
 
-/// Returns the number of connections for which there are descriptors, at most `connections_max`, and of accepted ones
-/// that may wait besides. Raises the process's own limit as far as the system allows. When there are too few, a third is
-/// for connections that wait.
+/// Returns the number of connections for which there are file descriptors, at most `connections_max`, and the
+/// number of accepted connections that may wait besides. Raises the process's limit as far as the system allows.
+/// If there are too few, a third is for waiting connections. Connections never take the descriptors that the
+/// store needs.
 ///
 /// # Errors
 /// There is no descriptor for a single connection.
@@ -75,7 +73,7 @@ pub(super) fn connections(config: &Config) -> Result<(u32, usize), StartError> {
     Ok((connections, waiting as usize))
 }
 
-/// Descriptors of everything but connections.
+/// Returns the number of descriptors besides those of connections.
 fn others(config: &Config) -> u64 {
     let listeners = config.listen.len() + config.listen_tls.len() + usize::from(config.unix.path.is_some());
     let links = config.limits.bridge_links();
@@ -86,7 +84,7 @@ fn others(config: &Config) -> u64 {
     OWN + (listeners + links + CONTROL_CLIENTS_MAX + management + 2 * FileDisk::DESCRIPTORS_MAX) as u64
 }
 
-/// Raises the process's limit to `wanted` if it is lower and that is allowed; what it is then.
+/// Raises the process's limit to `wanted` if it is lower and that is allowed. Returns the limit.
 fn raise_to(wanted: u64) -> u64 {
     let limit = getrlimit(Resource::Nofile);
     let current = limit.current.unwrap_or(u64::MAX);

@@ -1,4 +1,4 @@
-//! What things cost in memory with a configuration, asked of the rooms that make them.
+//! Memory of each record with a configuration, asked from the packages that define the records.
 
 use super::helpers::LOOKUP_STACK_BYTES;
 use super::socket::Socket;
@@ -10,11 +10,10 @@ use leveret_core::limits::{
 };
 use leveret_core::{flight, mem};
 
-/// What each thing that peers can make costs with this configuration, and what the rooms need once, for the
-/// memory table.
+/// Returns the sizes of all records and of fixed buffers, for the memory table.
 pub fn record_sizes(config: &Config) -> RecordSizes {
     let limits = &config.limits;
-    // What is larger than any segment is refused by the rules of `Limits`; until then no sum may wrap.
+    // The rules of `Limits` refuse larger values later. Until then no sum may overflow.
     let [frame, segment, commit] = [limits.frame_max, limits.segment_bytes, limits.commit_bytes_max]
         .map(|bytes| bytes.min(leveret_storage::SEGMENT_BYTES_MAX) as usize);
     let if_link = |bytes| if config.has_tls_bridge() { bytes } else { 0 };
@@ -84,8 +83,8 @@ pub fn record_sizes(config: &Config) -> RecordSizes {
     }
 }
 
-/// Makes the limits follow from the memory, and finds out whether the system gives it: a pool that it does
-/// not give would end the process in the middle of its start.
+/// Derives the limits from the memory, and checks that the system provides the memory. A pool that cannot be
+/// allocated would end the process during its start.
 ///
 /// # Errors
 /// The key to change.
@@ -103,7 +102,7 @@ mod tests {
     use leveret_config::Layer;
     use leveret_config::board::BOARDS;
 
-    /// A configuration with this text.
+    /// Returns a configuration with this text.
     fn said(text: &str) -> Config {
         Config::gather(None, Layer::parse("leveret.toml", text).unwrap()).unwrap()
     }
@@ -114,7 +113,7 @@ mod tests {
         said(&format!("board = \"{board}\"\n{limit}{listen}"))
     }
 
-    /// The least memory that a broker with this configuration starts with.
+    /// Returns the smallest memory limit that a broker with this configuration starts with.
     fn least(mut config: Config) -> u64 {
         config.memory_limit_bytes = 1;
         match config.fit(record_sizes) {
@@ -225,7 +224,7 @@ mod tests {
         assert_eq!(limits("memory_limit = \"2GB\"").message_size_max, 128 << 20);
     }
 
-    /// The first of them is what most people begin with.
+    /// The first one is what most users begin with.
     #[test]
     fn every_configuration_in_the_readme_and_the_guide_starts() {
         let texts = [

@@ -1,7 +1,6 @@
-//! A connected socket, of the network or of this machine.
+//! A connected socket, of the network or of this machine, and the kernel's buffers of connections.
 //!
-//! Why it exists: above this file nobody cares which of the two it is. Always true: a socket does not block;
-//! peeking leaves what it shows where it is.
+//! Sockets do not block.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr};
@@ -19,9 +18,9 @@ use super::listen::Listener;
 #[derive(Debug)]
 pub(super) struct Socket {
     pub(super) stream: Stream,
-    /// The poll reports what happens to it.
+    /// Whether the poll reports its events.
     is_registered: bool,
-    /// The kernel's buffers it was given.
+    /// The kernel buffers it was given.
     pub(super) buffer_size: BufferSize,
 }
 
@@ -29,7 +28,7 @@ pub(super) struct Socket {
 pub(super) enum Stream {
     /// A connection over TCP.
     Tcp(TcpStream),
-    /// Of this machine.
+    /// A Unix socket.
     Unix(UnixStream),
 }
 
@@ -38,7 +37,7 @@ impl Socket {
         Self { stream, is_registered: false, buffer_size: BufferSize::Usual }
     }
 
-    /// Lets the poll report what happens, under this token and no other.
+    /// Registers the socket with the poll under this token.
     pub(super) fn register(
         &mut self,
         registry: &Registry,
@@ -119,19 +118,18 @@ impl Write for Socket {
     }
 }
 
-// The kernel's buffers of one connection.
 
-/// Which buffers a connection has.
+/// The size of a connection's kernel buffers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum BufferSize {
-    /// Of a connection over the network.
+    /// For a connection over the network.
     Usual,
-    /// Of a connection from this machine.
+    /// For a connection from this machine.
     Local,
 }
 
 impl BufferSize {
-    /// Sets them; 0 leaves it to the system.
+    /// Sets the sizes; 0 keeps the system's default.
     pub(super) fn set(self, socket: &SockRef<'_>, limits: &Limits) -> io::Result<()> {
         let [receive, send] = match self {
             Self::Usual => [limits.socket_receive_buffer_bytes, limits.socket_send_buffer_bytes],
@@ -147,31 +145,32 @@ impl BufferSize {
     }
 }
 
-// The kernel's buffers of sockets: as small as a profile says, and large enough for this machine's programs.
-//
-// The loopback's segments are 64 KiB. A buffer of less than two of them is full with one that is not whole,
-// and its receiver acknowledges that one after 40 ms only. So connections from this machine get larger
-// buffers, as many as `limits` has added up; when those are taken, listeners ask for segments of which
-// several fit into the small ones, which costs some speed but no waiting. On a real link they are shorter.
-//
-// Always true: never more connections than `socket_local_buffers_max` have the large buffers.
 
-/// With buffers from here on up nobody waits: two segments of the loopback.
+/// Buffers of at least this size cause no delay: two segments of the loopback interface.
 const ENOUGH_BYTES: u32 = 128 << 10;
-/// So many segments fit into a small buffer.
+/// Number of segments that fit into a small buffer.
 const SEGMENTS_PER_BUFFER: u32 = 4;
-/// No segment is asked to be shorter: Ethernet's.
+/// Segments are not limited below Ethernet's size.
 const SEGMENT_BYTES_MIN: u32 = 1460;
 
-/// No network's segments are so long, in bytes; the loopback's are, whichever of our addresses it was.
+/// Segments of at least this size in bytes occur only on the loopback interface.
 const LOCAL_SEGMENT_BYTES_MIN: u32 = 16 << 10;
 
-/// How many have the large buffers.
+/// Counts the connections with large kernel buffers.
+///
+/// Segments of the loopback interface have 64 KiB. A buffer of fewer than two segments is full with one that is
+/// not complete, and its receiver acknowledges that one only after 40 ms. Connections from this machine therefore
+/// get larger buffers, up to `socket_local_buffers_max`, which the memory table includes. When all are in use,
+/// listeners ask for segments of which several fit into a small buffer. That costs some speed but causes no
+/// delay. On a real link segments are shorter anyway.
+///
+/// # Invariants
+/// - At most `socket_local_buffers_max` connections have large buffers.
 #[derive(Debug)]
 pub(super) struct LocalBuffers {
     used: u32,
     max: u32,
-    /// What segments are limited to when there are no more, in bytes; 0 where that is not needed.
+    /// The segment size for further connections in bytes; 0 if it need not be limited.
     segment_bytes: u32,
 }
 
@@ -187,7 +186,7 @@ impl LocalBuffers {
         buffers
     }
 
-    /// The buffers for somebody who came in.
+    /// Chooses the buffers of a new connection.
     pub(super) fn take(&mut self, socket: &Socket, listeners: &[Listener]) -> BufferSize {
         if self.used >= self.max || !is_local(socket) {
             return BufferSize::Usual;
@@ -199,7 +198,7 @@ impl LocalBuffers {
         BufferSize::Local
     }
 
-    /// A connection that held a buffer size is gone.
+    /// Returns the buffers of a closed connection.
     pub(super) fn give_back(&mut self, size: BufferSize, listeners: &[Listener]) {
         if size == BufferSize::Local {
             self.used -= 1;

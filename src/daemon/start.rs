@@ -1,4 +1,4 @@
-//! Everything that runs, made and reserved before anybody is let in.
+//! A start: everything is created and reserved before the first connection is accepted.
 
 use core::fmt;
 use std::convert::Infallible;
@@ -32,10 +32,10 @@ use super::systemd;
 use super::{disk, helpers, signals, sizes, system};
 
 impl EventLoop {
-    /// Reserves everything, listens, and says so.
+    /// Reserves everything, opens the store, and listens.
     ///
     /// # Errors
-    /// What keeps it from starting.
+    /// Why the broker cannot start.
     pub fn open(config: &Config) -> Result<Self, StartError> {
         leave_no_core();
         let mut config = config.clone();
@@ -86,8 +86,8 @@ impl EventLoop {
 
     fn begin(&mut self, waker: Arc<Waker>) -> Result<(), StartError> {
         let Self { engine, config, .. } = self;
-        // The store is opened last: what reading it takes for a moment is given back to the system only when
-        // nothing lies behind it.
+        // The store is opened last. Memory that reading it takes temporarily is returned to the system only if nothing
+        // is allocated behind it.
         if let Some((store, threads)) = disk::open(config, engine.broker_mut(), waker)? {
             engine.platform_mut().disk = Some(threads);
             let (id, life) = (store.log().id(), store.log().life());
@@ -116,7 +116,7 @@ impl EventLoop {
         if config.memory_lock {
             lock_memory()?;
         }
-        // After the control socket: whoever could connect can use the command line, too.
+        // After the control socket: a script that can connect can also use the command line.
         engine.platform_mut().listen()?;
         let management = engine.platform().management.iter().enumerate();
         for (place, listener) in management.filter(|(_, listener)| listener.is_listening()) {
@@ -125,7 +125,7 @@ impl EventLoop {
             let scheme = if listener.with_tls { "https" } else { "http" };
             log::info!("{what} on {scheme}://{}/", listener.address);
         }
-        // Said no earlier: whoever waits for this line takes it for a start that worked.
+        // Logged last: scripts wait for this line.
         engine
             .platform()
             .listeners
@@ -136,8 +136,7 @@ impl EventLoop {
     }
 }
 
-/// A process that fails writes its memory nowhere: there are messages and passwords in it, and a card that is
-/// small.
+/// Disables core dumps: memory contains messages and passwords, and the card is small.
 fn leave_no_core() {
     let none = Rlimit { current: Some(0), maximum: getrlimit(Resource::Core).maximum };
     if let Err(error) = setrlimit(Resource::Core, none) {
@@ -145,7 +144,7 @@ fn leave_no_core() {
     }
 }
 
-/// Makes the limits of it, and says what is to be known of them.
+/// Derives the limits and logs what the operator should know about them.
 fn fit(config: &mut Config) -> Result<MemoryTable, StartError> {
     let table = sizes::fit(config).map_err(|error| StartError::Limits(config.blame(&error)))?;
     for remark in config.warnings() {
@@ -160,10 +159,10 @@ fn open_certificates(config: &Config) -> Result<CertificateStore, StartError> {
     Ok(certificates)
 }
 
-/// The certificates. Beside them: what is to be told, if a file of them cannot be used.
+/// Loads the certificates. Also returns a warning if one of their files cannot be used.
 ///
 /// # Errors
-/// What is wrong with the configuration itself.
+/// The error in the configuration itself.
 pub(super) fn read_certificates(config: &Config) -> Result<(CertificateStore, Option<String>), StartError> {
     CertificateStore::open_or_wait(&config.tls).map_err(StartError::Tls)
 }
@@ -183,12 +182,12 @@ fn log_limits(config: &Config, table: &MemoryTable) {
     log::info!("data in {}", absolute(&config.data_dir));
 }
 
-/// Whether the management API is served at a place among its listeners and those of metrics.
+/// Returns whether the listener at `place` among those of management and metrics serves the management API.
 const fn is_api(config: &Config, place: usize) -> bool {
     place < config.management.len() + config.management_tls.len()
 }
 
-/// The name of this node, and of the cluster that it is alone.
+/// Returns the name of this node and of its cluster.
 fn node_name(config: &Config) -> String {
     match config.node_name.contains('@') {
         true => config.node_name.clone(),
@@ -248,13 +247,12 @@ fn process(config: &Config, listeners: &[Listener], management: &[Listener]) -> 
     }
 }
 
-/// A path as whoever reads it elsewhere can use it. What it names may not be there yet, so that cannot be
-/// asked.
+/// Returns an absolute path. The file need not exist yet, so the path is not canonicalised.
 fn absolute(path: &Path) -> String {
     path::absolute(path).unwrap_or_else(|_| path.to_path_buf()).display().to_string()
 }
 
-/// Touches and locks all that is reserved, and what comes later, so that nothing here ever waits for a page.
+/// Touches and locks all reserved memory, and later allocations, so that no page fault delays the broker.
 fn lock_memory() -> Result<(), StartError> {
     let all = MlockAllFlags::CURRENT | MlockAllFlags::FUTURE;
     mlockall(all).map_err(|error| StartError::MemoryLock(error.into()))?;
@@ -273,43 +271,40 @@ fn identity(config: &Config) -> Identity {
     }
 }
 
-// Why a broker cannot start.
-//
-// Always true: each is one sentence that says what to change.
 
-/// Why the broker cannot start, as one sentence that says what to change.
+/// Why the broker cannot start: one sentence that says what to change.
 #[derive(Debug)]
 pub enum StartError {
-    /// An address cannot be listened on.
+    /// The address cannot be listened on.
     Listen(ListenAddress, io::Error),
-    /// An address is named twice.
+    /// The address is configured twice.
     ListenTwice(ListenAddress),
-    /// systemd passed a socket that the configuration does not name: its address, if it is one of TCP.
+    /// systemd passed a socket that is not configured: its address if it is a TCP socket.
     Passed(Option<SocketAddr>),
-    /// A Unix socket cannot be listened on.
+    /// The Unix socket cannot be listened on.
     ListenLocal(PathBuf, io::Error),
     /// The certificates cannot be used.
     Tls(TlsError),
-    /// No address at all could be listened on.
+    /// None of the addresses could be listened on.
     NowhereToListen,
-    /// The data directory is not as it must be: what it is, what is wrong, what to type.
+    /// The data directory is not usable: its path, what is wrong, and what to type.
     Directory(PathBuf, String),
-    /// The store must not be touched.
+    /// The store must not be opened.
     Store(PathBuf, OpenError),
     /// The limits do not fit the memory or each other.
     Limits(ConfigError),
-    /// The system refused something every program gets.
+    /// The system refused something that every program gets.
     System(&'static str, io::Error),
-    /// The system does not let the memory be locked.
+    /// The system does not allow locking memory.
     MemoryLock(io::Error),
-    /// The system allows so few file descriptors, and that many are wanted.
+    /// The system allows too few file descriptors.
     Descriptors {
-        /// File descriptors that the system allows.
+        /// Number that the system allows.
         allowed: u64,
-        /// File descriptors that the configuration needs.
+        /// Number that the configuration needs.
         wanted: u64,
     },
-    /// The limits leave no room for what a broker needs at least.
+    /// The limits are below the broker's minimum.
     TooSmall(leveret_core::error::Fault),
 }
 
@@ -381,19 +376,17 @@ fn is_link_local(listen: &ListenAddress) -> bool {
 
 impl core::error::Error for StartError {}
 
-// `load_definitions`: what a file says there is to be, made at a start.
-//
-// # Invariants
-// - A file that cannot be read, or is damaged, changes nothing and stops no start: what it says is in the store since
-//   an earlier start, and an alarm tells of it.
-// - A thing in it that cannot be made is told, and the rest is made.
-// - What is there already is not written again, so starting often costs no flash.
-// - systemd does not take the time that the hashes of passwords need for a start that has failed.
 
-/// Makes everything that the file says.
+/// Creates everything that the file of `load_definitions` defines.
+///
+/// - A file that cannot be read or is damaged changes nothing and does not prevent a start. Its definitions are
+///   in the store since an earlier start, and an alarm is raised.
+/// - A definition that cannot be created is logged, and the others are created.
+/// - Existing definitions are not written again, so frequent starts do not wear the flash.
+/// - systemd is notified meanwhile, because hashing passwords takes long.
 ///
 /// # Errors
-/// The file cannot be read to its end: a sentence with its name, and the line where it is damaged.
+/// The file cannot be read to its end: one sentence with its name, and the line with the error.
 pub(super) fn load(path: &Path, (broker, mut context): (&mut Broker, Context<'_>)) -> Result<(), String> {
     let (mut made, mut refused) = (0, 0);
     go_through(path, |at, parsed| {
@@ -423,7 +416,7 @@ pub(super) fn load(path: &Path, (broker, mut context): (&mut Broker, Context<'_>
     Ok(())
 }
 
-/// What is to be told of the file, with nothing made.
+/// Returns warnings about the file without creating anything.
 pub(super) fn rehearse(path: &Path) -> Vec<String> {
     let mut remarks = Vec::new();
     let done = go_through(path, |at, parsed| match parsed {
@@ -437,7 +430,7 @@ pub(super) fn rehearse(path: &Path) -> Vec<String> {
     remarks
 }
 
-/// Hands over each thing that the file says, or why it makes no sense.
+/// Passes each definition of the file, or its error, to `take`.
 fn go_through(path: &Path, mut take: impl FnMut(At<'_>, Result<Parsed, String>)) -> Result<(), String> {
     let unusable = |why: String| {
         let path = path.display();

@@ -1,7 +1,8 @@
-//! What the engine asks of the world outside, by `mio` and threads.
+//! The implementation of the server's platform with `mio` and threads.
 //!
-//! Always true: every socket has one token, by which the loop tells whose it is; helpers wake the poll when
-//! they have a result.
+//! # Invariants
+//! - Every socket has one token, which identifies its owner.
+//! - A helper thread wakes the poll when it has a result.
 
 use std::io;
 use std::net::SocketAddr;
@@ -32,30 +33,30 @@ use super::start::StartError;
 
 /// The name of the control socket in the data directory.
 pub const SOCKET_NAME: &str = "ctl.sock";
-/// Operators' clients that may wait outside.
+/// Number of clients that may wait in the control socket's queue.
 const CONTROL_BACKLOG: i32 = 64;
 
-/// The token of the signals' pipe.
+/// The token of the pipe for SIGTERM and SIGINT.
 pub(super) const SIGNAL: Token = Token(usize::MAX - 1);
-/// The token of the helpers.
+/// The token of the helper threads.
 pub(super) const HELPERS: Token = Token(usize::MAX - 2);
-/// The token of the pipe of SIGHUP.
+/// The token of the pipe for SIGHUP.
 pub(super) const HANGUP: Token = Token(usize::MAX - 3);
-/// The token of the operator's listener.
+/// The token of the control socket's listener.
 const CONTROL: usize = usize::MAX - 16;
 /// The token of the first listener of the management API.
 const FIRST_MANAGEMENT: usize = CONTROL - MANAGEMENT_LISTENERS_MAX;
-/// The first token of a peer; tokens below are those of listeners.
+/// The first token of a connection; lower tokens are those of listeners.
 const FIRST_PEER: usize = 1 << 16;
 
-/// What a token of the poll stands for.
+/// The owner of a token.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Whose {
     Listener(ListenerId),
     Peer(PeerId),
 }
 
-/// Of a token that belongs to a socket.
+/// Returns the owner of a socket's token.
 pub(super) fn whose(Token(token): Token) -> Whose {
     match token {
         CONTROL => Whose::Listener(ListenerId::Control),
@@ -67,7 +68,7 @@ pub(super) fn whose(Token(token): Token) -> Whose {
     }
 }
 
-/// The token of a listener of the management API.
+/// Returns the token of a listener of the management API.
 pub(super) const fn management_token(place: usize) -> Token {
     Token(FIRST_MANAGEMENT + place)
 }
@@ -76,33 +77,33 @@ const fn token_of(peer: PeerId) -> Token {
     Token(FIRST_PEER + peer.index())
 }
 
-/// The system as the engine has it.
+/// The platform of the server.
 pub(super) struct System {
     pub(super) poll: Poll,
     pub(super) listeners: Vec<Listener>,
     pub(super) management: Vec<Listener>,
-    /// No certificate can be used, so listeners with TLS stay closed.
+    /// Whether no certificate can be used, so that listeners with TLS stay closed.
     pub(super) is_tls_shut: bool,
     control_listener: Option<LocalListener>,
     control_path: PathBuf,
     spare: SpareDescriptor,
     local_buffers: LocalBuffers,
     limits: Limits,
-    /// Where there is a store.
+    /// The disk threads, if there is a store.
     pub(super) disk: Option<Threads>,
     worker: Helper<WorkerJob, (WorkerResult, CertificateState)>,
-    /// Where there may be bridges.
+    /// The name look-up, if there may be bridges.
     pub(super) resolver: Option<Resolver>,
 }
 
 impl System {
-    /// Whether an address is not listened on because its address family, its interface or the certificate is missing.
+    /// Returns whether a listener is closed because its address family, its interface or a certificate is missing.
     pub(super) fn has_closed_listener(&self) -> bool {
         self.is_tls_shut
             || self.listeners.iter().chain(&self.management).any(|listener| !listener.is_listening())
     }
 
-    /// Lets the kernel accept connections at every listener that may be open now.
+    /// Lets the kernel accept connections at every listener that may be open.
     ///
     /// # Errors
     /// See [`Listener::listen`].
@@ -123,7 +124,7 @@ impl System {
         Ok(())
     }
 
-    /// Tries listeners again that are not open yet.
+    /// Tries closed listeners again.
     pub(super) fn listen_again(&mut self) {
         let Self { poll, limits, is_tls_shut, .. } = self;
         for (place, listener) in self.listeners.iter_mut().enumerate() {
@@ -157,10 +158,10 @@ impl System {
         }
     }
 
-    /// Listens for the operator in the data directory, which is ours by now. `false`: it cannot, and says so;
-    /// the rest of the broker runs without it.
+    /// Opens the control socket in the data directory, which this process has locked. Returns `false`, and logs why,
+    /// if that fails. The broker runs without it then.
     pub(super) fn open_control_listener(&mut self) -> bool {
-        // The mode lets in root and our user; the kernel is asked besides who each client is.
+        // The permissions admit root and the broker's user. The kernel is also asked who each client is.
         let opened = LocalListener::open(&self.control_path, Folder::Ours, 0o600, CONTROL_BACKLOG);
         match opened.and_then(|mut listener| listener.register(&self.poll, Token(CONTROL)).map(|()| listener))
         {
@@ -247,7 +248,7 @@ impl Platform for System {
 
     fn close(&mut self, socket: Socket) {
         self.give_back(&socket);
-        // The poll forgets a descriptor that is closed, for nobody has a copy of it.
+        // The descriptor has no duplicate, so the poll forgets it when it is closed.
         drop(socket);
     }
 
@@ -321,22 +322,22 @@ impl Platform for System {
     }
 }
 
-/// Returns the processor time in milliseconds that `/proc/PID/stat` tells, in user and in system mode; 0 if it tells
-/// none.
+/// Returns the processor time in milliseconds from `/proc/PID/stat`, in user and in system mode; 0 if it is
+/// missing.
 fn cpu_ms(stat: &str, ticks_per_s: u64) -> u64 {
-    // The name of the program is in parentheses and may hold spaces; utime and stime are fields 14 and 15.
+    // The name of the program is in parentheses and may contain spaces; utime and stime are fields 14 and 15.
     let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
     let ticks: u64 =
         fields.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
     ticks * 1000 / ticks_per_s.max(1)
 }
 
-/// Milliseconds since 1970, as far as the machine knows.
+/// Returns the milliseconds since 1970 on the machine's clock.
 pub(super) fn unix_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64)
 }
 
-/// What is spoken at a listener, and where it is.
+/// Formats protocol and address of a listener.
 pub(super) fn shown(listener: &Listener) -> String {
     let protocol = match (&listener.address, listener.with_tls) {
         (ListenerAddress::Local(_), _) => "amqp/local",
@@ -346,32 +347,30 @@ pub(super) fn shown(listener: &Listener) -> String {
     format!("{protocol} {}", listener.address)
 }
 
-// Random bytes of the system.
 
-/// Random bytes for names. Without any the process cannot keep its promises, but a board early in its boot
-/// may block here for a moment, and then goes on.
+/// Returns random bytes. Early in the boot of a board this may block for a moment. The broker cannot work without
+/// random bytes, so a failure ends the process.
 pub(super) fn entropy(bytes: &mut [u8]) {
     if let Err(error) = getrandom::fill(bytes) {
         panic!("the system gives no random bytes: {error}");
     }
 }
 
-// The file in the data directory with what of bridges outlives a restart.
 
-/// Its name.
+/// The name of the file in the data directory with bridge state that outlives a restart.
 const NAME: &str = "bridges";
-/// Longer than any that was written.
+/// Maximum length of the file in bytes.
 const BYTES_MAX: u64 = 256 << 10;
 
-/// What it says; empty when there is none.
+/// Reads the file; empty if there is none.
 pub(super) fn read(folder: &Path) -> String {
     small_file::read(&folder.join(NAME), BYTES_MAX).unwrap_or_default()
 }
 
-/// Writes it anew.
+/// Replaces the file.
 ///
 /// # Errors
-/// The system says why not.
+/// The error of the system.
 pub(super) fn write(folder: &Path, text: &str) -> io::Result<()> {
     small_file::write(&folder.join(NAME), text)
 }
