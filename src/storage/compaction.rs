@@ -1,17 +1,24 @@
-//! The cleaner: how segments leave the log.
+//! The compactor: copies live records and removes segments from the log.
 //!
-//! A segment leaves in two steps, the first durable before the second: its live records are *copied* behind
-//! the tail (when it has any); the settlements and deletions that may lie in it are *carried*, that is
-//! written again, and with the last of them a record says that it has left. The first step reads the segment
-//! from its start to its last live record, each part of it once; the second needs no reading, for the index
-//! has all that is settled. While there is room, all segments with nothing live in them leave together, with
-//! a sync that the budget has left or a commit that is made anyway: so a deep queue that is deleted costs few
+//! A segment is removed in two steps, the first durable before the second:
+//!
+//! 1. Its live records are *copied* to the end of the log. The compactor reads the segment from its start to
+//! its last live record, each part once. 2. Settlements and deletions that may lie in it are *rewritten*. The
+//! last of these commits records that the segment is removed. This step reads nothing, because the index has
+//! all settlements.
+//!
+//! While space is plentiful, all segments without live records are removed together. This happens when the
+//! sync budget allows it, or with a commit that is made anyway. Deleting a long queue therefore costs few
 //! commits.
 //!
-//! Always true: a copy keeps its identity, and what is in it but for queues that are done with it; a segment
-//! is drained only when nothing in it is live, so not before its copies are durable; nothing is carried that
-//! kills nothing any more; segments that leave together leave in one commit, for what is settled in one may
-//! lie in another; no copying is begun whose end may find no room.
+//! The file also contains [`DefinitionReplication`], which keeps two copies of each definition.
+//!
+//! # Invariants
+//! - A copy keeps its identity and its content, except for target queues in which the message is settled.
+//! - A segment is drained only when none of its records is live, and so not before its copies are durable.
+//! - A settlement is rewritten only while it still settles a record in the log.
+//! - Segments removed together are removed in one commit, because settlements of one may lie in another.
+//! - Copying starts only if there is space for all copies.
 
 use leveret_core::journal::Urgency;
 use leveret_core::journal::definition::{ACCESS_WRITTEN_KEY, is_access};
@@ -32,34 +39,36 @@ use super::record::{
 };
 use super::space::SEGMENTS_RESERVED;
 
-/// The cleaner starts when no more than this many segments are free beside the reserved ones.
+/// The compactor starts when at most this many segments are free beside the reserved ones.
 const CLEAN_BELOW_FREE: usize = 1;
-/// Once it has started, it goes on until one in so many segments more is free: what it copies in one go lies
-/// together, apart from what is published meanwhile, and what has lived for long mostly lives on.
+/// Once started, the compactor continues until 1/16 of all segments more are free. What it copies in one pass
+/// lies together, apart from new messages, and old records mostly stay live.
 const CLEAN_AHEAD_PART: usize = 16;
-/// At most so many, so that publishers are held back for seconds only.
+/// Maximum number of these additional segments, so that publishers are throttled for seconds only.
 const CLEAN_AHEAD_MAX: usize = 8;
-/// A segment is worth copying when what must be written for it takes at most so many percent of its bytes.
+/// A segment is worth compacting if at most this percentage of its bytes must be written.
 const WRITTEN_PERCENT_MAX: u64 = 96;
-/// The same while it goes on though segments are not short any more.
+/// The same while the compactor continues although segments are not short any more.
 const WRITTEN_AHEAD_PERCENT_MAX: u64 = 75;
-/// The same with the last room there is: what gives less may not give enough for the next one.
+/// The same with the last free segment: compacting a fuller segment may not free enough space to compact the
+/// next one.
 const WRITTEN_LAST_PERCENT_MAX: u64 = 50;
-/// While the cleaner is at work, what is new takes one of so many parts of a commit: so what has lived for
-/// long lies together, apart from what may die soon.
+/// While the compactor works, new messages take at most this fraction (1/32) of a commit. Old records then
+/// lie together, apart from messages that may soon be consumed.
 const FRESH_PART: usize = 32;
-/// About what a settled range takes when it is written again, in bytes.
+/// Approximate bytes of a rewritten settled range.
 const RANGE_BYTES: usize = 5;
-/// Room in a commit that makes carrying worth while, in bytes.
+/// Minimum space in a commit for rewriting settlements, in bytes.
 const CARRY_BYTES_MIN: usize = 2 * RECORD_OVERHEAD_BYTES_MAX;
-/// Ranges in a record that carries them: unpacked they lie on the stack.
+/// Maximum number of ranges in a rewriting record. They are unpacked on the stack.
 const CARRY_RANGES: usize = 256;
-/// The most bytes that are read at once, but for a longer commit; beyond `commit_bytes` only for one that its
-/// checksum has proven.
+/// Maximum bytes read at once, unless a commit is longer. Above `commit_bytes` only for a commit whose
+/// checksum has been verified.
 const READ_BYTES_MAX: usize = 128 << 10;
 
 impl Log {
-    /// Whether the cleaner is to look for a segment to clean: something has changed since it last did.
+    /// Returns whether the compactor should look for a segment, because something has changed since it last
+    /// did.
     pub fn looks_for_work(&self) -> bool {
         self.cleaner.may_clean
             && !self.cleaner.is_cleaning()
@@ -67,10 +76,12 @@ impl Log {
             && !self.cleaner.buffer.is_empty()
     }
 
-    /// Whether new messages of so many bytes should be left to the next commit, though this one may have
-    /// room: the cleaner is at work and what is new has had its part, or they would not fit into the segment
-    /// that the commit fills up. Never true of the first ones of a commit. Who appends all the same is
-    /// served.
+    /// Returns whether new messages of `bytes` should wait for the next commit, even if they fit into this
+    /// one.
+    ///
+    /// That is so when the compactor works and new messages have had their share of the commit. It is also so
+    /// when they would not fit into the segment that the commit fills up. Never true for the first messages
+    /// of a commit. A caller may append nevertheless.
     pub fn yields(&mut self, bytes: usize) -> bool {
         let has_had_its_part = self.cleaner.is_cleaning()
             && self.gathering.fresh_bytes() + bytes > self.settings.commit_bytes as usize / FRESH_PART;
@@ -81,15 +92,17 @@ impl Log {
         yields
     }
 
-    /// Whether what gathers fills the active segment up, and would not fit with so many bytes more.
+    /// Returns whether the pending commit fills the active segment up, and would not fit with `bytes` more.
     #[inline]
     fn overfills(&self, bytes: usize) -> bool {
         let room = self.space.filling_room();
         self.gathering.len() <= room && self.gathering.len() + bytes + self.space.settle_share() > room
     }
 
-    /// The segments with nothing live in them start to leave. While room is needed it is the oldest alone,
-    /// for which the least is to be written again; and one with a deletion that must be is the only such one.
+    /// Starts removing segments without live records.
+    ///
+    /// While space is needed, only the oldest is removed, because it requires the least rewriting. At most
+    /// one of the segments has a deletion that must be rewritten.
     pub(super) fn find_drain(&mut self) {
         if self.cleaner.drain.is_some()
             || self.in_flight.as_ref().is_some_and(|commit| !commit.drained.is_empty())
@@ -128,7 +141,7 @@ impl Log {
         self.hurry_to_leave();
     }
 
-    /// Writes again what is settled in queues that the draining segment may speak of, as far as it fits.
+    /// Rewrites the settlements that the draining segments may contain, as far as they fit.
     pub(super) fn gather_carried(&mut self, in_flight: &mut InFlight, end: usize) {
         let Some(mut drain) = self.cleaner.drain.take() else {
             return;
@@ -164,7 +177,7 @@ impl Log {
         self.cleaner.spares.draining = drain.queues;
     }
 
-    /// Writes all that is settled in one queue; false when the commit was full before that.
+    /// Rewrites all settlements of one queue. Returns `false` if the commit is full before that.
     fn carry_queue(&mut self, queue: u64, drain: &mut Drain, in_flight: &mut InFlight, end: usize) -> bool {
         let Some(entry) = self.index.queues().get(&queue) else {
             return true;
@@ -207,7 +220,7 @@ impl Log {
         true
     }
 
-    /// Writes deletions in access that the last commit carried once more, for two commits are to have them.
+    /// Writes access deletions that the last commit rewrote once more, because each belongs in two commits.
     pub(super) fn gather_deletions_again(&mut self, end: usize) {
         let gathering = &mut self.gathering;
         while let Some((key, version)) =
@@ -217,7 +230,7 @@ impl Log {
         }
     }
 
-    /// What the cleaner wants to read, if it has work and the read helper is free.
+    /// Returns the next read of the compactor, if it has work and the read helper is free.
     pub fn next_clean_read(&mut self) -> Option<ReadJob> {
         if self.failed || self.cleaner.buffer.is_empty() {
             return None;
@@ -230,7 +243,7 @@ impl Log {
             self.index.set_cleaned(self.cleaner.cleaning.as_ref().map_or(0, |cleaning| cleaning.segment));
         }
         let is_crowded = self.space.weight.is_crowded();
-        // Settlements may wait for room that they cannot have before the cleaner goes on.
+        // Settlements may wait for space that exists only after the compactor has continued.
         let is_all_written = !self.has_gathered() && self.in_flight.is_none();
         let cleaning = self.cleaner.cleaning.as_mut()?;
         if let Some(position) = cleaning.copied {
@@ -247,7 +260,7 @@ impl Log {
         if cleaning.reading || is_crowded || cleaning.waits_for == self.writer.number + 1 {
             return None;
         }
-        // What had no room in one commit may be in the buffer still.
+        // The buffer may still hold records that did not fit into a commit.
         self.copy_on();
         let cleaning = self.cleaner.cleaning.as_mut()?;
         if cleaning.copied.is_some() || cleaning.waits_for == self.writer.number + 1 {
@@ -267,7 +280,8 @@ impl Log {
         })
     }
 
-    /// A commit may be longer than those of today, for settings change: then the buffer is, for that one.
+    /// Shrinks the buffer after it has grown for one commit longer than `commit_bytes`, which may have been
+    /// lowered.
     fn give_buffer_back(&mut self) {
         let most = self.settings.commit_bytes as usize;
         if self.cleaner.buffer.capacity() > most {
@@ -275,8 +289,8 @@ impl Log {
         }
     }
 
-    /// Takes what was read and copies what is live in it, as far as there is room. What cannot be read
-    /// stays where it is: it counts as live, so its segment stays too.
+    /// Takes the result of a read and copies the live records in it, as far as there is space. Records that
+    /// cannot be read count as live, so that their segment stays.
     pub fn clean_read_done(&mut self, done: ReadDone) {
         self.cleaner.buffer = done.buffer;
         if self.double_done(done.outcome.as_ref().map_or(0, |known| *known)) {
@@ -292,7 +306,8 @@ impl Log {
         (cleaning.read, cleaning.asked) = ((cleaning.at, known), cleaning.wanted);
         if known < BLOCK_BYTES {
             if cleaning.is_careful {
-                // Half of it may be copied already, when it could be read a moment ago.
+                // The first half of the commit may have been copied already, if it could be read a moment
+                // ago.
                 cleaning.skip = 0;
                 cleaning.at += BLOCK_BYTES as u32;
             }
@@ -302,14 +317,14 @@ impl Log {
         self.copy_on();
     }
 
-    /// Bytes that the cleaner reads at once: an eighth of a segment, so that small segments are read in parts
-    /// like large ones; never more than a commit has, which is what there is memory for.
+    /// Returns the bytes that the compactor reads at once: 1/8 of a segment, so that small segments are read
+    /// in parts like large ones. At most `commit_bytes`, the size of the buffer.
     fn read_bytes(&self) -> usize {
         let Settings { segment_bytes, commit_bytes, .. } = self.settings;
         READ_BYTES_MAX.min(segment_bytes as usize / 8).min(commit_bytes as usize)
     }
 
-    /// Copies what is live in the buffer, as far as there is room; says what to read next.
+    /// Copies the live records in the buffer, as far as there is space, and determines the next read.
     fn copy_on(&mut self) {
         let Some(mut cleaning) = self.cleaner.cleaning.take() else { panic!("there is nothing to copy") };
         let bytes = core::mem::take(&mut self.cleaner.buffer);
@@ -346,7 +361,8 @@ impl Log {
             match reader::served(bytes, self.writer.identity.seed(), cleaning.segment) {
                 Some(served) => self.copy_served(cleaning, bytes, &served),
                 None => {
-                    // Half of it may be copied already, when it could be read a moment ago.
+                    // The first half of the commit may have been copied already, if it could be read a moment
+                    // ago.
                     cleaning.skip = 0;
                     cleaning.at += BLOCK_BYTES as u32;
                 }
@@ -367,7 +383,7 @@ impl Log {
         debug_assert!(commit.bytes() >= COMMIT_HEADER_BYTES, "commits are whole blocks");
     }
 
-    /// Copies what is live of the good records of a damaged commit; then goes on block by block.
+    /// Copies the live records of a damaged commit that can still be served, then continues block by block.
     fn copy_served(&mut self, cleaning: &mut Cleaning, bytes: &[u8], served: &Served) {
         for &(from, length) in &served.records {
             let skip = from - COMMIT_HEADER_BYTES;
@@ -384,7 +400,7 @@ impl Log {
         cleaning.skip = 0;
     }
 
-    /// Copies a record as far as it is live; `false` when there is no room for it now.
+    /// Copies a record as far as it is live. Returns `false` if there is no space for it now.
     fn copy_live(&mut self, record: &Record<'_>, raw: &[u8], cleaning: &mut Cleaning) -> bool {
         let live = self.index.live_in(record, cleaning.segment);
         if live == 0 {
@@ -401,14 +417,14 @@ impl Log {
         true
     }
 
-    /// A copy is for those queues only that still need it here: else it would be as large as before for the
-    /// sake of one, and look worth copying again.
+    /// Copies a record for those queues only that still need it here. A copy for all queues would stay as
+    /// large for one live queue, and look worth compacting again.
     fn copy_record(&mut self, record: &Record<'_>, raw: &[u8], cleaning: &mut Cleaning) {
         if let Record::Defined { key, .. } = record
             && **key == ACCESS_WRITTEN_KEY
             && self.access.has_digest()
         {
-            // The next commit has it anyway.
+            // The next commit contains the digest anyway.
             self.access.note_digest_due();
             self.gathering.appended.0 += 1;
             return;
@@ -431,9 +447,12 @@ impl Log {
         self.counters.bytes_copied += copied as u64;
     }
 
-    /// The most percent of a segment that may have to be written for it, when it is time to clean: while
-    /// segments are short nearly all, else less until some more are free, and with the last room. A full
-    /// index alone must not have what lies densely written again and again.
+    /// Returns the percentage of a segment's bytes that may be written for compacting it, or `None` if the
+    /// compactor should not run.
+    ///
+    /// The percentage is high while segments are short, lower while the compactor continues until some more
+    /// are free, and lowest with the last free segment. A full index alone must not cause dense segments to
+    /// be rewritten repeatedly.
     fn percent_worth_writing(&mut self) -> Option<u64> {
         let spare = self.space.slots.spare();
         let low = SEGMENTS_RESERVED + CLEAN_BELOW_FREE;
@@ -451,13 +470,14 @@ impl Log {
             .then_some(percent.min(WRITTEN_PERCENT_MAX - self.cleaner.reckoning.caution_percent()))
     }
 
-    /// What the log has taken so far, in bytes: ends of segments that stay unused too, but no new messages.
+    /// Returns the bytes that the log has used so far, without new messages. Unused ends of segments count.
     const fn taken_besides_new(&self) -> u64 {
         let segments = self.space.active.sequence() * self.settings.segment_bytes as u64;
         (segments + self.space.active.tail() as u64).saturating_sub(self.gathering.fresh_bytes_before())
     }
 
-    /// The sealed segment that gives the most room for what is written for it, if there is one to be cleaned.
+    /// Returns the sealed segment that frees the most space for the bytes written, if one is worth
+    /// compacting.
     fn choose_victim(&mut self) -> Option<Cleaning> {
         if self.cleaner.drain.is_some() {
             return None;
@@ -493,7 +513,7 @@ impl Log {
         let (_, segment) = best?;
         self.cleaner.reckoning.note_chosen(taken);
         let found = self.index.segments().get(&segment)?;
-        // The header's length is not known here; blocks that are no commit are passed over one by one.
+        // The header's length is not known here. Blocks that are no commit are skipped.
         Some(Cleaning {
             segment,
             slot: found.slot,
@@ -511,15 +531,15 @@ impl Log {
         })
     }
 
-    /// The next definition to read because it lies at one place only.
+    /// Returns the read of the next definition that needs a second copy.
     pub(super) fn next_double(&mut self) -> Option<ReadJob> {
-        // A full file system may not have the room that the limit promises.
+        // A full file system may lack space that `disk_limit` allows.
         let is_scarce = self.space.is_short() && self.space.is_file_system_full();
         if self.cleaner.cleaning.is_some() || self.cleaner.drain.is_some() || is_scarce {
             return None;
         }
         if !self.cleaner.doubling.is_going {
-            // Copies that are on their way are not known to be there yet.
+            // Copies in flight are not in the index yet.
             if !self.cleaner.doubling.is_due || self.cleaner.doubling.copied > self.durable {
                 return None;
             }
@@ -552,8 +572,8 @@ impl Log {
         }
     }
 
-    /// Copies that queues are deleted, where messages of theirs lie elsewhere: those would come back with
-    /// their names when the one segment that knows better is lost.
+    /// Copies deletions of queues whose messages lie in other segments. If the only segment with the deletion
+    /// were lost, those messages would reappear under the queue's name.
     fn double_deletions(&mut self) {
         let mut last = 0;
         while let Some(queue) = self.index.next_gone_once(last, self.space.active.sequence()) {
@@ -566,7 +586,8 @@ impl Log {
         }
     }
 
-    /// Whether what was read is a definition, and copies it then. What cannot be read stays where it is.
+    /// Returns whether the read was one for a definition, and if so copies the definition. One that cannot be
+    /// read stays where it is.
     pub(super) fn double_done(&mut self, known: usize) -> bool {
         let Some((version, place)) = self.cleaner.doubling.reading.take() else { return false };
         let (bytes, key) =
@@ -596,37 +617,37 @@ impl Log {
             self.gathering.note_access();
         }
         self.cleaner.doubling.copied = self.note_appended(Urgency::Lazy, self.schedule.asked_at());
-        // What is written a second time is no news: the cleaner and this would keep each other busy for ever.
+        // A second copy does not make compaction worthwhile. Otherwise compaction and replication would keep
+        // each other busy forever.
         self.cleaner.reckoning.note_no_news();
     }
 }
 
-// What the cleaner remembers of its work: the segments on their way out, and the one that it copies.
-
-/// The most that a record takes that says that a segment has left, in bytes.
+/// Maximum bytes of a record that removes a segment.
 pub(super) const LEFT_BYTES_MAX: usize = 16;
 
-/// Where the cleaner stands.
+/// The state of the compactor.
 #[derive(Debug)]
 pub(super) struct Cleaner {
-    /// Segments that leave, and the one that is copied.
+    /// Segments that are being removed.
     pub(super) drain: Option<Drain>,
+    /// The segment whose live records are being copied.
     pub(super) cleaning: Option<Cleaning>,
-    /// Definitions that are copied because they lie at one place only.
+    /// The copying of definitions that need a second copy.
     pub(super) doubling: Doubling,
-    /// The cleaner has started, and goes on until some more segments are free.
+    /// Whether the compactor has started and continues until some more segments are free.
     pub(super) cleans_ahead: bool,
-    /// What the cleaner learned from the segments that it has cleaned.
+    /// The results of past compactions.
     pub(super) reckoning: Reckoning,
-    /// Something has changed since the cleaner looked for work.
+    /// Whether something has changed since the compactor last looked for a segment.
     pub(super) may_clean: bool,
-    /// What was read; empty while a read is on its way.
+    /// Bytes read from the segment; empty while a read is in flight.
     pub(super) buffer: Vec<u8>,
     pub(super) spares: CleanerSpares,
 }
 
 impl Cleaner {
-    /// A cleaner that has not looked for work yet, and reads so many bytes at once at most.
+    /// Creates a compactor that reads at most `buffer_bytes` at once.
     pub(super) fn new(buffer_bytes: usize) -> Self {
         Self {
             drain: None,
@@ -640,31 +661,33 @@ impl Cleaner {
         }
     }
 
-    /// Whether a segment is on its way out.
+    /// Returns whether a segment is being compacted or removed.
     pub(super) const fn is_cleaning(&self) -> bool {
         self.drain.is_some() || self.cleaning.is_some()
     }
 
-    /// Whether a segment was read to its end, and leaves when its copies are durable.
+    /// Returns whether a segment was read to its end, and is removed when its copies are durable.
     pub(super) fn is_done_copying(&self) -> bool {
         self.cleaning.as_ref().is_some_and(|cleaning| cleaning.copied.is_some())
     }
 }
 
-/// Segments on their way out whose settlements are being carried.
+/// Segments that are being removed, while their settlements are being rewritten.
 #[derive(Debug)]
 pub(super) struct Drain {
-    /// Rising.
+    /// Ascending.
     pub(super) segments: Vec<u64>,
-    /// Queues to carry, last first.
+    /// Queues whose settlements are still to be rewritten, in descending order.
     pub(super) queues: Vec<u64>,
+    /// Deletions of definitions that are still to be rewritten: key and version.
     pub(super) deletions: Vec<(Box<[u8]>, u64)>,
-    /// The queue that is half carried: the end of its last range written, and the segment of its first.
+    /// Progress in a partially rewritten queue: the end of the last range written, and the segment of the
+    /// first.
     pub(super) half: Option<(u64, u64)>,
 }
 
 impl Drain {
-    /// But for the first, no segment has a deletion that must be written again.
+    /// Starts removing `segments`. Only the first of them may have a deletion that must be rewritten.
     pub(super) fn of(segments: Vec<u64>, index: &Index, mut queues: Vec<u64>) -> Self {
         let first = segments.first().copied().unwrap_or(0);
         let deletions = index.deletions_to_carry(first);
@@ -674,7 +697,7 @@ impl Drain {
         Self { segments, queues, deletions, half: None }
     }
 
-    /// How many segments may leave with one commit of so many bytes.
+    /// Returns the maximum number of segments removed with one commit of `commit_bytes`.
     pub(super) const fn segments_max(commit_bytes: usize) -> usize {
         commit_bytes / 8 / LEFT_BYTES_MAX
     }
@@ -685,68 +708,73 @@ impl Drain {
 pub(super) struct Cleaning {
     pub(super) segment: u64,
     pub(super) slot: u32,
-    /// The commit to copy next, and the bytes of its records that are done.
+    /// Offset of the commit to copy next.
     pub(super) at: u32,
+    /// Bytes of that commit's records that are copied already.
     pub(super) skip: usize,
-    /// What of the segment is in the buffer: so many bytes from this one on.
+    /// Offset and length of the part of the segment that is in the buffer.
     pub(super) read: (u32, usize),
-    /// How many were asked for.
+    /// Number of bytes that were requested for the buffer.
     pub(super) asked: usize,
     /// Bytes to read next.
     pub(super) wanted: usize,
-    /// The disk has refused to read here: no more is read at once than one commit.
+    /// Whether the disk has refused a read here. Then single blocks are read.
     pub(super) is_careful: bool,
-    /// Live records that are not copied yet, and perhaps some that are settled meanwhile.
+    /// Number of live records still to be copied. It may include some that were settled meanwhile.
     pub(super) left: u64,
-    /// The segment was read to its end; its copies are durable with this position.
+    /// Position with which the copies are durable, once the segment was read to its end.
     pub(super) copied: Option<Position>,
     pub(super) reading: bool,
-    /// There was no room any more in what gathered for the commit of this number.
+    /// Number of the commit to wait for, because the pending commit has no more space; 0 for none.
     pub(super) waits_for: u64,
     pub(super) targets: Vec<Target>,
 }
 
-// What the cleaner has learned from the segments that it has cleaned: nothing must be copied for nothing
-// again and again, and wear the card of a board on which nothing happens.
-//
-// Always true: without news the log is gone over once at most, for what is dead in it is gone by then; once
-// a segment gave no room, what has been written since then is left alone, until one gives some or there is
-// news.
-
-/// A segment that took as much to clean as it gave lowers what is worth copying by so many percent for the
-/// next ones, by so many at most, and one that gave room raises it by one again.
+/// A compaction that frees no space lowers the threshold for the next ones by this many percentage points.
+/// One that frees space raises it by 1 again.
 const CAUTION_STEP_PERCENT: u64 = 5;
+/// The threshold is lowered by at most this many percentage points.
 const CAUTION_MAX_PERCENT: u64 = 46;
 
-/// What came of the cleaner's work so far.
+/// The results of past compactions, which stop the compactor when it would only wear the flash.
+///
+/// Compacting a segment copies its live records to the end of the log and then removes the segment. If the
+/// copies take as much space as the removal frees, the log merely rotates.
+///
+/// # Invariants
+/// - While nothing is appended, each segment is compacted at most once.
+/// - After a compaction that freed no space, segments written since then are left alone until a later
+///   compaction frees space or something is appended.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Reckoning {
-    /// What the log had taken when the last one was chosen, what is new left out, in bytes.
+    /// Bytes of the log, without new messages, when the current segment was chosen.
     taken_before: Option<u64>,
-    /// The first of those written since one gave no room.
+    /// First segment that was written after a compaction freed no space.
     barren_from: Option<u64>,
-    /// How often something was said, new or of what is done with; and how often by then.
+    /// Number of entries appended since the start that can make compaction worthwhile.
     said: u64,
+    /// Value of `said` when the current pass over the log began.
     said_then: u64,
-    /// Segments cleaned since then.
+    /// Number of segments compacted in the current pass.
     cleaned: usize,
-    /// It is content with so many percent less: segments gave no room of late.
+    /// Percentage points by which the threshold is lowered at the moment.
     caution_percent: u64,
 }
 
 impl Reckoning {
-    /// Something was said, new or of what is done with.
+    /// Counts an entry that can make compaction worthwhile: a new record, or the end of an old one.
     pub(super) const fn note_said(&mut self) {
         self.said += 1;
     }
 
-    /// What was said last is no news: it was there before.
+    /// Takes back the last count: the entry was a copy of one that the log already had.
     pub(super) const fn note_no_news(&mut self) {
         self.said -= 1;
     }
 
-    /// Learns from what the segment that was cleaned last has taken until it had left. `taken_bytes` is what
-    /// the log has taken so far, but for what is new in it; `active` is the segment that is written.
+    /// Evaluates the compaction that has just finished.
+    ///
+    /// `taken_bytes` is the size of the log now, without new messages; `active` is the segment being written.
     pub(super) fn learn(&mut self, taken_bytes: u64, segment_bytes: u32, active: u64) {
         if self.said_then != self.said {
             (self.said_then, self.barren_from, self.cleaned) = (self.said, None, 0);
@@ -761,35 +789,30 @@ impl Reckoning {
         }
     }
 
-    /// Whether each of so many segments was cleaned since the last news.
+    /// Returns whether all of `segments` have been compacted since something was last appended.
     pub(super) const fn has_been_through(&self, segments: usize) -> bool {
         self.cleaned > segments
     }
 
-    /// By how many percent less than otherwise may have to be written for a segment.
+    /// Returns the percentage points by which the threshold is lowered.
     pub(super) const fn caution_percent(&self) -> u64 {
         self.caution_percent
     }
 
-    /// Whether a segment is of those that are left alone.
+    /// Returns whether `sequence` is left alone because compacting its predecessors freed nothing.
     pub(super) fn is_barren(&self, sequence: u64) -> bool {
         self.barren_from.is_some_and(|barren| sequence >= barren)
     }
 
-    /// A segment was chosen.
+    /// Records that a segment was chosen for compaction.
     pub(super) const fn note_chosen(&mut self, taken_bytes: u64) {
         self.taken_before = Some(taken_bytes);
         self.cleaned += 1;
     }
 }
 
-// What a segment that leaves has written again: what the cleaner reckons with when it chooses one.
-//
-// Always true: nothing is reckoned too low, for it is the room that must be there.
-
 impl Index {
-    /// What is settled, to know at once what a segment that leaves has written again; in the memory of
-    /// `since`.
+    /// Returns the cost of removing segments. The vector `since` is reused.
     pub(super) fn carries(&self, mut since: Vec<(u64, usize)>) -> Carries {
         let settled = self.queues().values().filter(|queue| queue.settled_since != u64::MAX);
         since.clear();
@@ -805,65 +828,69 @@ impl Index {
     }
 }
 
-/// What is settled, by the oldest segment that tells of it.
+/// The cost of removing a segment: settlements that it may contain must be written again first. Never an
+/// underestimate, because the compactor reserves this space.
 pub(super) struct Carries {
-    /// Segments, rising, and in how many ranges is settled what they and those before them are the first to
-    /// tell of.
+    /// Per segment, ascending: cumulative number of settled ranges first recorded in it or in an older
+    /// segment.
     since: Vec<(u64, usize)>,
-    /// Segments that may tell of any: when it was written again, none of them does any more.
+    /// Number of segments that share one rewrite of these ranges.
     segments: u64,
 }
 
 impl Carries {
-    /// How many ranges, about and rather too many, are written again before `segment` leaves, and for how
-    /// many segments at once.
+    /// Returns a high estimate of the number of ranges rewritten before `segment` is removed, and the number
+    /// of segments that share this rewrite.
     pub(super) fn before(&self, segment: u64) -> (usize, u64) {
         let end = self.since.partition_point(|(since, _)| *since <= segment);
         let ranges = end.checked_sub(1).map_or(0, |last| self.since[last].1);
         (ranges, self.segments)
     }
 
+    /// Returns the vector for reuse.
     pub(super) fn into_since(self) -> Vec<(u64, usize)> {
         self.since
     }
 }
 
-// Definitions lie twice, in different erase blocks: what exists must not hang on one block of a card.
-//
-// ```text
-// declared           | N: definition |                      one block of the segment that fills
-// as soon as may be  | N: definition, copy |                two blocks of it
-// N is sealed        | N: copy | N + 1: copy |              two segments; the oldest counts no more
-// ```
-//
-// A checkpoint of everything at each segment would cost what all definitions take, for ever. This costs two
-// copies of what is defined, once, and one more when the cleaner has brought both into one segment: nothing
-// beside the messages that it is for. Deletions are copied as well, as long as they kill something that lies
-// elsewhere; that of a queue, as long as messages of it do.
-//
-// Always true: one definition is read at a time, by the helper; nobody waits for a copy, and it rides along
-// with what is written within the settle window; copies get the room that publishers get and leave the
-// reserve alone, but they come before the next segment is cleaned, which may bring both copies into one: so
-// a limit that is nearly full for years has them in two as well; nothing is copied while the cleaner copies,
-// which has the buffer; a copy is made of what is durable, so it lies in another commit than that.
-
-/// How far the definitions have been gone through.
+/// Keeps two copies of each definition in different erase blocks, so that one bad block of the flash does not
+/// lose it.
+///
+/// ```text
+/// declared           | N: definition |                      one block of the active segment
+/// soon after         | N: definition, copy |                two blocks of it
+/// N is sealed        | N: copy | N + 1: copy |              two segments; the oldest copy does not count any more
+/// ```
+///
+/// A checkpoint of all definitions in every segment would cost their full size for every segment. This costs
+/// two copies per definition, and one more whenever compaction has brought both into one segment. Deletions
+/// are copied as well, as long as they delete a record in another segment. The deletion of a queue is copied
+/// as long as messages of the queue lie elsewhere.
+///
+/// # Invariants
+/// - One definition is read at a time, by the helper. A copy delays nothing: it is written within the settle
+///   window.
+/// - Copies use the space available to publishers, not the reserve.
+/// - Copies precede the compaction of the next segment, which may bring both copies into one. A definition
+///   therefore gets two copies even if the log is nearly full for years.
+/// - Nothing is replicated during compaction, which uses the buffer.
+/// - A copy is made of a durable record, so it lies in another commit.
 #[derive(Debug, Default)]
 pub(super) struct Doubling {
-    /// Something was defined or a segment was opened since they were gone through.
+    /// Whether a definition was written or a segment was opened since the last pass.
     pub(super) is_due: bool,
-    /// They are being gone through.
+    /// Whether a pass over the definitions is in progress.
     pub(super) is_going: bool,
     /// The key that was looked at last.
     pub(super) key: Vec<u8>,
-    /// What is being read: its version, and where it lies.
+    /// Version and location of the definition that is being read.
     pub(super) reading: Option<(u64, Place)>,
-    /// The copies made so far are durable with this.
+    /// Position with which the copies made so far are durable.
     pub(super) copied: Position,
 }
 
 impl Doubling {
-    /// Nobody knows yet what lies at one place only.
+    /// Creates it with a pass due, because the index has not been searched yet.
     pub(super) fn due() -> Self {
         Self { is_due: true, ..Self::default() }
     }

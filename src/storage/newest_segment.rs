@@ -1,13 +1,17 @@
-//! The newest segment: where the log ends, and whether that end is the one that was synced.
+//! The newest segment: where the log ends, and whether that is the end that was synced.
 //!
 //! ```text
-//! segment | header | commit | ... | last commit | what a commit left unfinished, or damage | zeros | footer
-//!                                               ^ tail                 ^ heads, footer, headers and notes
-//!                                                                        know of commits up to here
+//! segment | header | commit | ... | last commit | an unfinished commit, or damage | zeros | footer
+//!                                               ^ tail                            ^ commit headers, footer, segment
+//!                                                                   headers and header copy prove commits up to here
 //! ```
 //!
-//! Always true: what may be damage is not written over, and its numbers are not used again; only what nothing
-//! proves to have been synced is taken for a commit that was not finished.
+//! The file also contains the header copy (the file `newest`), the assignment of files with unreadable
+//! headers to segments, and the proofs that a commit was synced.
+//!
+//! # Invariants
+//! - Possible damage is not overwritten, and its commit numbers are not reused.
+//! - Data is taken for an unfinished commit only if nothing proves that it was synced.
 
 use std::io;
 
@@ -33,9 +37,9 @@ use super::space::Slot;
 use super::varint::Input;
 
 impl<D: Disk> Reader<'_, '_, D> {
-    /// Reads the messages of the newest segment, and the other facts of commits that are not `known` from a read before:
-    /// the disk may have refused them then, and what is written again is to be in the index. A commit of number `proven`,
-    /// if not 0, was surely synced.
+    /// Reads the messages of the newest segment, and the other entries of commits that are not `known` from
+    /// an earlier read. The disk may have refused them then, and the entries that are written again must be
+    /// in the index. If `proven` is not 0, the commit with this number was certainly synced.
     pub(super) fn read_newest(
         &mut self,
         segment: SegmentRef,
@@ -57,8 +61,8 @@ impl<D: Disk> Reader<'_, '_, D> {
         let last = commits.last().and_then(|(_, at)| commit_at(*at));
         let (again, again_records) =
             last.map_or((Vec::new(), 0), |commit| records_again(&commit, |segment| self.is_needed(segment)));
-        // The last commit, and what it repeats, may be in the page cache only. It is written again, and noted
-        // then: a footer must not promise what a power cut can still take away.
+        // The last commit, and what it repeats, may exist only in the page cache. It is added to the footer
+        // when it is written again: a footer must not prove commits that a power cut can still destroy.
         let mut footer = Footer::default();
         let synced = self.chain.number.saturating_sub(u64::from(self.chain.covers));
         for (_, at) in commits.iter().filter(|(number, _)| *number < synced) {
@@ -74,12 +78,12 @@ impl<D: Disk> Reader<'_, '_, D> {
         let sealed = footer::of_segment(&self.bytes, segment.sequence, self.identity.seed());
         let is_sealed = sealed.is_some();
         if let Some((lengths, trailer)) = sealed {
-            // A life may have left nothing but that. Commits of another one with its number, or a lower one,
-            // would count as older than it.
+            // An epoch may have left nothing but this footer. Commits of another epoch with the same or a
+            // lower number would count as older.
             self.chain.life = self.chain.life.max(trailer.life);
             let end = self.segment_bytes as usize;
             let base = end - lengths.footer();
-            // The messages are known already, from the commits themselves.
+            // The messages are known already from the commits.
             let _ = self.read_parts(segment.sequence, base, base..base + lengths.parts, false);
             tail = self.segment_bytes;
         }
@@ -88,8 +92,8 @@ impl<D: Disk> Reader<'_, '_, D> {
         Ok(Newest { segment, tail, length, again, again_records, footer, is_sealed, synced, is_damaged })
     }
 
-    /// The newest commit that something in the newest segment, which is in the buffer and was read up to byte
-    /// `tail`, proves to have been synced; or 0.
+    /// Returns the newest commit that the newest segment proves to have been synced, or 0. The segment is in
+    /// the buffer and was read up to offset `tail`.
     pub(super) fn synced_in_newest(&self, segment: SegmentRef, tail: u32) -> u64 {
         let seed = Some(self.identity.seed());
         let heads = synced_by_heads(&self.bytes, tail as usize, segment.sequence, &self.chain, seed);
@@ -99,13 +103,14 @@ impl<D: Disk> Reader<'_, '_, D> {
         )
     }
 
-    /// Whether a segment has something live: what was copied of it is damaged, if it is said to have left.
+    /// Returns whether a segment has live records. If its removal was recorded, their copies are damaged.
     fn is_needed(&self, segment: u64) -> bool {
         self.index.segments().get(&segment).is_some_and(|segment| segment.live > 0)
     }
 
-    /// Whether the end of the log is damage and no unfinished commit. Then nothing is written over it, and
-    /// its numbers are not used again, so that every start sees it until its segment leaves the log.
+    /// Finds out whether the end of the log is damaged, and not just an unfinished commit. Damage is not
+    /// overwritten and its commit numbers are not reused, so that every start sees it until its segment is
+    /// removed.
     pub(super) fn find_lost_end(
         &mut self,
         newest: &mut Newest,
@@ -122,7 +127,8 @@ impl<D: Disk> Reader<'_, '_, D> {
                 self.report.set_aside.push(SetAside { slot, segment: header.sequence, from: first, to: end });
             }
             synced = synced.max(heads);
-            // A file has its length before it gets a header. What the note beside the log names is judged by that.
+            // A file has its full length before it gets a header. The header copy decides for the segment
+            // that it names.
             if (length as u32) < end && self.noted.is_none_or(|noted| noted.slot != slot) {
                 self.note_cut(SegmentRef { sequence: header.sequence, slot }, length as u32);
                 self.set_aside.push(slot);
@@ -145,8 +151,8 @@ impl<D: Disk> Reader<'_, '_, D> {
         Ok(())
     }
 
-    /// Returns the newest commit that heads of commits prove to have been synced in segment `sequence`, the one behind the
-    /// newest of the log: its header is damaged, and so is every commit. Sets its file aside.
+    /// Returns the newest commit that commit headers prove to have been synced in segment `sequence`, the one
+    /// after the newest of the log. Its segment header and all its commits are damaged. Sets its file aside.
     fn find_next_without_header(
         &mut self,
         sequence: u64,
@@ -176,9 +182,9 @@ impl<D: Disk> Reader<'_, '_, D> {
         Ok(synced)
     }
 
-    /// What the note beside the log says of the newest segment: its header was synced, its file had its
-    /// length. Where they are not as they were, and no commit of it can be found either, as many as may have
-    /// been there are taken for lost.
+    /// Checks the newest segment against the header copy beside the log, which proves that the header was
+    /// synced and the file had its full length. If that is not so any more and no commit of the segment can
+    /// be found, the maximum number of its commits counts as lost.
     pub(super) fn find_noted(&mut self, newest: &mut Newest) -> io::Result<()> {
         let Some(noted) = self.noted.filter(|noted| noted.sequence >= newest.segment.sequence) else {
             return Ok(());
@@ -208,8 +214,8 @@ impl<D: Disk> Reader<'_, '_, D> {
         Ok(())
     }
 
-    /// A segment has its length before it gets a header. So one that is shorter was cut, and as many commits
-    /// as may have been in what is gone are taken for lost.
+    /// Detects a truncated newest segment. A segment has its full length before it gets a header. The maximum
+    /// number of commits in the missing part counts as lost.
     pub(super) fn find_cut_end(&mut self, newest: &mut Newest) {
         let (end, length) = (self.segment_bytes, newest.length);
         if length < end {
@@ -221,6 +227,7 @@ impl<D: Disk> Reader<'_, '_, D> {
         }
     }
 
+    /// Reports a truncated segment file.
     pub(super) fn note_cut(&mut self, segment: SegmentRef, length: u32) {
         let (SegmentRef { sequence, slot }, to) = (segment, self.segment_bytes);
         self.report.set_aside.push(SetAside { slot, segment: sequence, from: length, to });
@@ -228,8 +235,8 @@ impl<D: Disk> Reader<'_, '_, D> {
         self.cut.push(slot);
     }
 
-    /// Files that cannot be opened, or of which neither the header nor a commit can be read, and that are not known to be
-    /// older segments.
+    /// Returns the number of files that cannot be opened, or whose header and commits cannot be read, and
+    /// that are not known to be older segments.
     pub(super) fn unopened_beside(&self, found: &[FoundFile], list: &[SegmentRef]) -> u32 {
         let is_listed = |slot| list.iter().any(|segment| segment.slot == slot);
         let is_unread =
@@ -237,8 +244,8 @@ impl<D: Disk> Reader<'_, '_, D> {
         found.iter().filter(|file| is_unread(file.slot) && !is_listed(file.slot)).count() as u32
     }
 
-    /// Files that cannot be opened may be newer segments when the newest one that can is full: another is
-    /// opened only then. So many commits as may be in them are taken for lost.
+    /// Takes files that cannot be opened for newer segments if the newest readable segment is full: another
+    /// is opened only then. The maximum number of their commits counts as lost.
     pub(super) fn pass_over_unopened(&mut self, newest: &mut Newest, unopened: u32) {
         let room = (self.segment_bytes - newest.tail) as usize;
         let footer = newest.footer.bytes_max() + Footer::bytes_max_of(newest.again.len());
@@ -253,14 +260,17 @@ impl<D: Disk> Reader<'_, '_, D> {
         (newest.is_damaged, newest.tail) = (true, self.segment_bytes);
     }
 
-    /// A segment is sealed when the next one is opened, and each is noted beside the log. So where the newest
-    /// is sealed, and there is neither a file that is newer nor that note, files are gone, as of a directory
-    /// that was copied in part. So many commits as one of them has are taken for lost. A note that is old
-    /// could not be written, which is no sign of that. One that is not good is one: when a note is half
-    /// written, the newer header is there already.
+    /// Detects missing files, such as in a partial copy of the directory.
     ///
-    /// A power cut can tear the newer header while there is no note, because a full file system had no room for one. So a
-    /// file with a bad header and nothing behind it counts as the newer file: no commit of it was durable.
+    /// A segment is sealed when the next one is opened, and each opened segment gets a header copy. If the
+    /// newest segment is sealed, and there is neither a newer file nor its header copy, files are missing.
+    /// The maximum number of commits of one segment counts as lost. An old header copy is no sign of this,
+    /// because it may not have been written. An invalid one is a sign: when it is half written, the newer
+    /// header already exists.
+    ///
+    /// A power cut can tear the newer header while there is no header copy, because a full file system had no
+    /// space for one. A file with a bad header and nothing behind it therefore counts as the newer file: no
+    /// commit of it was durable.
     pub(super) fn find_gone(
         &mut self,
         newest: &mut Newest,
@@ -288,8 +298,8 @@ impl<D: Disk> Reader<'_, '_, D> {
         Ok(())
     }
 
-    /// Nothing is written to a file with a block that the disk refuses to read: what lies there may be a
-    /// commit that was durable, and may be read again one day, so its number is not used either.
+    /// Keeps files with refused blocks from being written to. A refused block may contain a durable commit
+    /// and become readable again, so its commit number is not used either.
     pub(super) fn keep_off_refused(&mut self, newest: &mut Newest, slots: &mut [Slot]) {
         let end = self.segment_bytes;
         for &(slot, _) in &self.disk.refused {
@@ -316,45 +326,44 @@ impl<D: Disk> Reader<'_, '_, D> {
     }
 }
 
-// The newest segment's header once more, beside the log.
-//
-// Why it exists: only the newest header says which segments are the log, and nothing behind the newest
-// segment proves that it ever was there. So a card that loses that header's block would bring back what an
-// older list has, and one that loses the segment would take its commits without a word.
-//
-// ```text
-// newest | magic "LEVERETN" | CRC32C u32 | slot u32 | header, as it stands in the segment | zeros to 4 KiB |
-//          0                  8            12         16
-// ```
-//
-// All little endian; the CRC covers everything from `slot` to the end of the header's list.
-//
-// Always true: it is written after the sync of the header and synced before the first commit of the segment
-// is written, so it proves the header durable, and a commit of the newest segment proves the note; it is
-// written once for each segment, and again at a start that goes on from another one. A note that is not good
-// says nothing of the newest segment. One that could not be written is that of an older segment, and what is
-// found of a newer one is believed instead.
-
 const MAGIC: [u8; 8] = *b"LEVERETN";
 const HEADER_AT: usize = 16;
-/// A longer one is no note: no store has so many segments.
+/// Maximum bytes of a header copy. No store has enough segments for a longer one.
 const NOTE_BYTES_MAX: usize = 1 << 20;
 
-/// What a good note says.
+/// A valid header copy: the newest segment's header once more, in the file `newest` beside the log.
+///
+/// Only the newest header contains the list of segments, and nothing behind the newest segment proves that it
+/// existed. Without the copy, a flash card that loses the header's block would bring back the segments of an
+/// older list. One that loses the segment would lose its commits undetected.
+///
+/// ```text
+/// newest | magic "LEVERETN" | CRC32C u32 | slot u32 | header, as in the segment | zeros to 4 KiB |
+///          0                  8            12         16
+/// ```
+///
+/// All integers are little endian. The CRC covers everything from `slot` to the end of the header's list.
+///
+/// # Invariants
+/// - It is written after the sync of the header, and synced before the first commit of the segment is
+///   written. So it proves that the header is durable, and a commit of the newest segment proves the copy.
+/// - It is written once per segment, and again at a start that continues with another segment.
+/// - An invalid copy has no meaning. If it could not be written, an older segment's copy stays, and a newer
+///   segment that is found is believed instead.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Note {
     pub(super) segment: SegmentRef,
     pub(super) header: SegmentHeader,
-    /// Bytes that it takes in the segment.
+    /// Bytes of the header in the segment.
     pub(super) header_bytes: u32,
 }
 
-/// Whether there is a note, good or not.
+/// Returns whether there is a header copy, valid or not.
 fn is_there<D: Disk>(disk: &mut D) -> bool {
     disk.read(NEWEST_SLOT, 0, &mut [0]).map_or(true, |length| length > 0)
 }
 
-/// Reads the note; `None` when there is none that is good.
+/// Reads the header copy; returns `None` if there is no valid one.
 pub(super) fn read<D: Disk>(disk: &mut D) -> Option<Note> {
     let mut bytes = vec![0; BLOCK_BYTES];
     let mut known = disk.read(NEWEST_SLOT, 0, &mut bytes).ok()?;
@@ -371,10 +380,10 @@ pub(super) fn read<D: Disk>(disk: &mut D) -> Option<Note> {
     is_good.then_some(Note { segment, header, header_bytes })
 }
 
-/// Writes the note of a segment whose header was just synced; returns the bytes.
+/// Writes the header copy of a segment whose header was just synced; returns the bytes.
 ///
 /// # Errors
-/// It cannot be written: an older one may have stayed, or none.
+/// It cannot be written. There may be an older one or none.
 pub(super) fn write<D: Disk>(disk: &mut D, slot: u32, header: &[u8]) -> io::Result<usize> {
     let length = SegmentHeader::length(header).unwrap_or(0);
     let mut bytes = Vec::with_capacity(padded(HEADER_AT + length));
@@ -395,10 +404,10 @@ pub(super) fn write<D: Disk>(disk: &mut D, slot: u32, header: &[u8]) -> io::Resu
     Ok(bytes.len())
 }
 
-/// Makes the note that of the segment that a start goes on from, before any file is used again.
+/// Writes the header copy of the segment with which a start continues, before any file is reused.
 ///
 /// # Errors
-/// A note of a newer segment stays, which will be missed when its file is used again.
+/// The copy of a newer segment stays. That segment would count as lost when its file is reused.
 pub(super) fn renew<D: Disk>(disk: &mut D, active: SegmentRef) -> io::Result<()> {
     let noted = read(disk).map_or(0, |note| note.segment.sequence);
     if noted == active.sequence {
@@ -416,7 +425,7 @@ pub(super) fn renew<D: Disk>(disk: &mut D, active: SegmentRef) -> io::Result<()>
     }
 }
 
-/// The header of a segment as it stands there.
+/// Reads the header of a segment from its file.
 fn header_of<D: Disk>(disk: &mut D, segment: SegmentRef) -> Option<Vec<u8>> {
     if segment.sequence == 0 {
         return None;
@@ -436,7 +445,7 @@ fn header_of<D: Disk>(disk: &mut D, segment: SegmentRef) -> Option<Vec<u8>> {
     }
 }
 
-/// Makes the note say nothing.
+/// Invalidates the header copy.
 ///
 /// # Errors
 /// It stays as it is.
@@ -448,20 +457,15 @@ pub fn forget<D: Disk>(disk: &mut D) -> io::Result<()> {
     zeroed.or_else(|_| disk.remove(NEWEST_SLOT).and_then(|()| disk.sync_directory()))
 }
 
-// Which segments the files are whose headers cannot be read.
-//
-// Always true: no two files are the same segment; where no block lies in the wrong file, each is the one that its first
-// whole commit is of.
-
-/// A file whose header cannot be read, and what its whole commits say.
+/// A file with an unreadable segment header, and the segments that its whole commits name.
 pub(super) struct Headless {
     pub(super) slot: u32,
-    /// The segments that they are of, in the order of their first, and how many each has.
+    /// The named segments in the order of their first commit, each with its number of commits.
     said: Vec<(u64, usize)>,
 }
 
 impl Headless {
-    /// Of a file whose commits say this, one after the other.
+    /// Creates it from the segments that the file's commits name, in order.
     pub(super) fn of(slot: u32, commits: impl Iterator<Item = u64>) -> Self {
         let mut said: Vec<(u64, usize)> = Vec::new();
         for segment in commits {
@@ -474,9 +478,12 @@ impl Headless {
     }
 }
 
-/// Which segment each of these files is, rising: what its first commit says, for behind the newest ones there may be
-/// those of an older use. A card may have put a block of another file there. So where two say the same, the one with
-/// more such commits is it, and the other is what its next ones say.
+/// Assigns a segment to each of these files; returns the segments in ascending order.
+///
+/// Each file is the segment that its first whole commit names, because older commits of an earlier use may
+/// follow the newest ones. The flash may have moved a block of another file there. So if two files name the
+/// same segment, it is the one with more such commits. The other is the segment that its next commits name.
+/// No two files are the same segment.
 pub(super) fn segments_of(mut files: Vec<Headless>) -> Vec<SegmentRef> {
     sort_by_key(&mut files, |file| file.slot);
     loop {
@@ -518,25 +525,15 @@ mod headless_tests {
     fn no_segment_is_two_files_and_a_block_of_another_file_does_not_hide_what_is_behind_it() {
         assert_eq!(found(&[(0, &[1, 1, 1]), (1, &[1, 2, 2]), (2, &[3])]), [(1, 0), (2, 1), (3, 2)]);
         assert_eq!(found(&[(0, &[1, 2, 2]), (1, &[1, 1])]), [(1, 1), (2, 0)]);
-        // Each has a block of the other first.
+        // Each begins with a block of the other.
         assert_eq!(found(&[(0, &[2, 1, 1]), (1, &[1, 2, 2])]), [(1, 1), (2, 0)]);
-        // A whole copy: the lower file is it.
+        // A complete copy: the file with the lower number is chosen.
         assert_eq!(found(&[(4, &[7, 7]), (3, &[7, 7])]), [(7, 3)]);
     }
 }
 
-// What remains prove about what cannot be read: a start must not take for an unfinished end what is damage,
-// nor for somebody else's files what is its own.
-//
-// A commit is written only after the sync of the one before it. So whatever tells of a later one proves that
-// an earlier one was durable, whether or not that later one is whole itself: a header or a footer says how
-// many there were, the head of a torn commit says its number. And each commit says whose it is.
-//
-// Always true: nothing is written; a torn or a hostile head cannot claim more commits than there are blocks
-// for them, nor memory: what it says of its length is proven block by block.
-
-/// The records of the last commit, to be written again, and how many they are. That a segment has left is not
-/// said again of one that is needed.
+/// Returns the records of the last commit that are to be written again, and their number. The removal of a
+/// segment that is still needed is not repeated.
 pub(super) fn records_again(commit: &Commit<'_>, is_needed: impl Fn(u64) -> bool) -> (Vec<u8>, u32) {
     let (mut again, mut count) = (Vec::with_capacity(commit.records.len()), commit.header.records);
     let mut rest = commit.records;
@@ -551,11 +548,11 @@ pub(super) fn records_again(commit: &Commit<'_>, is_needed: impl Fn(u64) -> bool
     (again, count)
 }
 
-/// Bytes read at once to see that a file is empty.
+/// Bytes read at once to check that a file is empty.
 const LOOK_BYTES: usize = 16 * BLOCK_BYTES;
 
-/// Whether anything lies behind an empty header, however far: then the header was not always empty. The files
-/// that nothing was ever written to are read for that at every start; there are a few of them at most.
+/// Returns whether a file with an empty header contains anything. If it does, the header was lost. Files that
+/// were never written are read completely at every start; there are only a few.
 pub(super) fn has_more<D: Disk>(disk: &mut D, slot: u32) -> io::Result<bool> {
     let mut bytes = vec![0; LOOK_BYTES];
     for at in (BLOCK_BYTES as u64..SEGMENT_BYTES_MAX.into()).step_by(LOOK_BYTES) {
@@ -570,7 +567,8 @@ pub(super) fn has_more<D: Disk>(disk: &mut D, slot: u32) -> io::Result<bool> {
     Ok(false)
 }
 
-/// Whose store it is, by the commits in files whose headers are all damaged: what most files say.
+/// Returns the owner of a store whose segment headers are all damaged: the one that the commits of most files
+/// name.
 pub(super) fn owner_of<D: Disk>(disk: &mut D, found: &[FoundFile]) -> io::Result<Option<Owner>> {
     let mut said = Vec::new();
     for file in found.iter().filter(|file| file.header == HeaderRead::Bad) {
@@ -579,7 +577,7 @@ pub(super) fn owner_of<D: Disk>(disk: &mut D, found: &[FoundFile]) -> io::Result
     Ok(said_most(said))
 }
 
-/// Whose the store is when each file says this: what most of them say, and of as many the first.
+/// Returns the value that occurs most often, the first one in case of a tie.
 pub(super) fn said_most<T: Copy + PartialEq>(said: impl IntoIterator<Item = T>) -> Option<T> {
     let mut counted: Vec<(T, usize)> = Vec::new();
     for owner in said {
@@ -609,9 +607,11 @@ fn first_owner<D: Disk>(disk: &mut D, slot: u32) -> io::Result<Option<Owner>> {
     Ok(None)
 }
 
-/// The number of the last commit that segment `sequence` surely had and that nothing repeats, or 0: the chain stands at
-/// its last whole one, its footer says `trailer` or 0, and the header of the `next` segment in the log says that so many
-/// were synced before it. The buffer is as long as a segment.
+/// Returns the number of the last commit that segment `sequence` certainly had and that no later commit
+/// repeats, or 0.
+///
+/// The chain is at the segment's last whole commit. `trailer` is the number in its footer, or 0. `next` is
+/// the following segment with the number of commits in its header. The buffer is as long as a segment.
 pub(super) fn proven_by_next<D: Disk>(
     disk: &mut ReadAround<'_, D>,
     (sequence, chain, trailer): (u64, &Chain, u64),
@@ -632,26 +632,31 @@ pub(super) fn proven_by_next<D: Disk>(
     Ok(told.or(before).unwrap_or(0).max(trailer))
 }
 
-/// The newest commit that good headers know to have been synced.
+/// Returns the newest commit that good segment headers prove to have been synced.
 pub(super) fn synced_by_headers(headers: &Headers<'_>) -> u64 {
     headers.iter().map(|(_, _, header)| header.commits).max().unwrap_or(0)
 }
 
-/// Whether heads of commits, however damaged, prove that one of the segment with this header was synced. The
-/// file's `bytes` have its commits from byte `first` on.
+/// Returns whether commit headers, even of damaged commits, prove that a commit of the segment was synced.
+/// The commits start at offset `first` of `bytes`.
 pub(super) fn has_synced(bytes: &[u8], first: u32, header: &SegmentHeader, seed: Option<u32>) -> bool {
     let before = Chain { number: header.commits, life: header.life, ..Chain::default() };
     synced_by_heads(bytes, first as usize, header.sequence, &before, seed) > header.commits
 }
 
-/// The newest commit that heads of commits prove to have been synced: they lie in `bytes` from byte `from`
-/// on, are of the store with this `seed`, claim to be of segment `sequence` and to come after `chain`.
+/// Returns the newest commit that commit headers prove to have been synced, or 0.
 ///
-/// A head proves it by its number; and of so many heads, however damaged, all but the last were synced. What
-/// makes a head one is whose it says it is: that is secret, so no body of a message can look like one.
+/// A commit is written only after the sync of the one before. A header of a commit therefore proves the
+/// previous commit, even if its own commit is torn or damaged. Of several headers, all commits except the
+/// last were synced. The headers lie in `bytes` from offset `from` on, name the store with this `seed` and
+/// segment `sequence`, and follow `chain`. The identity in the header is secret, so no message body can
+/// imitate a header.
 ///
-/// The first commit of a life repeats the last one before it, which may never have been synced. A kill can tear its head,
-/// and then the rest of the head, `covers` too, is that of an older use of the file. So `covers` counts as 1 there at least.
+/// A torn or forged header can claim at most one commit per block, and its length is verified block by block.
+///
+/// The first commit of an epoch repeats the last one before it, which may never have been synced. A kill can
+/// tear its header, and then the rest of the header, including `covers`, is from an older use of the file. So
+/// `covers` counts as at least 1 there.
 pub(super) fn synced_by_heads(
     bytes: &[u8],
     from: usize,
@@ -667,7 +672,7 @@ pub(super) fn synced_by_heads(
         life = life.max(header.life);
         let most = chain.number + ((at - from) / BLOCK_BYTES) as u64 + 1;
         let is_next = header.number > chain.number && header.number <= most;
-        // What an older use of the file left has another segment and an older number; damage hits one of
+        // Headers of an older use of the file have another segment and an older number; damage changes one of
         // them. What a commit repeats may never have been synced.
         heads += u64::from((header.segment == sequence || is_next) && covers == 0);
         if header.segment == sequence && header.life >= chain.life && header.number <= most {
@@ -683,7 +688,8 @@ mod sync_proof_tests {
     use crate::commit::{CommitHeader, begin, finish};
     use crate::segment::Identity;
 
-    /// A kill tears the head of the first commit of a life, and the rest of the head is that of an older use of the file.
+    /// A kill tears the header of the first commit of an epoch, and the rest of the header is from an older
+    /// use of the file.
     #[test]
     fn the_first_head_of_a_life_proves_nothing_of_the_commit_that_it_repeats() {
         let owner =

@@ -1,12 +1,24 @@
-//! What the read helper does to bring messages back: find where they lie, read them in few calls, check them.
+//! Reads messages back from the log, as jobs for the read helper.
 //!
-//! A part of the footer is read only as far as it is needed. Neighbours are read together as long as at
-//! least half of what is read is wanted. A part that is damaged, or was never written, is no loss: then the
-//! records are looked for in the segment's commits.
+//! ```text
+//! fetch, fetch_chunk → FetchJob ~ helper ~ FetchDone → fetch_done, chunk_done → the caller's own memory
+//! ```
 //!
-//! Always true: what was found has been checked, record by record, and is what was asked for; a place that
-//! cannot be read costs the records in it and no others; no buffer grows beyond one fetch and one span,
-//! but for a single longer record, or a longer commit that its checksum has proven, until the next fetch.
+//! The event loop determines from the index which offsets are live and in which segment they lie. The helper
+//! finds their locations, reads them with few calls, and verifies them. A part of the footer is read only as
+//! far as needed. Neighbouring records are read together as long as at least half of the bytes are wanted. If
+//! a part is damaged or was never written, the records are searched in the segment's commits. There is one
+//! buffer, so one fetch at a time.
+//!
+//! The file also contains [`Pins`], which keeps files unchanged while they are read or copied.
+//!
+//! # Invariants
+//! - Only durable records are read. Every record found has been verified and is one that was requested.
+//! - A location that cannot be read loses only its own records.
+//! - A fetch covers a known range of offsets. A live message in this range that is not found is lost.
+//! - The file that a fetch reads is not reused before the fetch is done.
+//! - No buffer grows beyond one fetch and one span. The exceptions are a single longer record, and a longer
+//!   commit with a verified checksum; their memory is freed before the next fetch.
 
 use std::io;
 
@@ -22,30 +34,31 @@ use super::record::{Message, Range, Record};
 use super::settled::SHARED_SPAN_BYTES_MAX;
 use super::space::Slot;
 
-/// The most bytes of records that one fetch brings, but for a single record that is longer.
+/// Maximum bytes of records per fetch, except for a single longer record.
 pub const FETCH_BYTES: usize = 128 << 10;
-/// The most records of one fetch.
+/// Maximum records per fetch.
 const RECORDS_MAX: usize = 1024;
-/// The most ranges of offsets of one fetch.
+/// Maximum ranges of offsets per fetch.
 const WANTED_MAX: usize = 256;
-/// The most bytes read by one call, but for a longer record.
+/// Maximum bytes per read call, except for a longer record.
 const SPAN_BYTES_MAX: usize = 32 << 10;
-/// After so many guesses a block is searched for by halves.
+/// Number of guesses after which a block is found by binary search.
 const GUESSES_MAX: usize = 4;
 
-/// The buffers of a fetch, used again and again.
+/// The buffers of a fetch, which are reused.
 #[derive(Debug)]
 pub(super) struct Scratch {
-    /// Live offsets to read, rising.
+    /// Live offsets to read, ascending.
     pub(super) wanted: Vec<Range>,
-    /// What was noted of the segment that fills.
+    /// The messages of the active segment, as recorded for its footer.
     pub(super) noted: Vec<u8>,
-    /// What was found; first its place in the segment, after reading that in `bytes`.
+    /// The records found. Before reading, `at` is the offset in the segment; afterwards, the offset in
+    /// `bytes`.
     pub(super) found: Vec<FetchedMessage>,
     pub(super) bytes: Vec<u8>,
 }
 
-/// A record that was found.
+/// The location of a record.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct FetchedMessage {
     pub(super) offset: u64,
@@ -54,7 +67,7 @@ pub(super) struct FetchedMessage {
 }
 
 impl Scratch {
-    /// For segments of so many bytes.
+    /// Creates buffers for segments of `segment_bytes`.
     pub(super) fn new(segment_bytes: u32) -> Self {
         Self {
             wanted: Vec::with_capacity(WANTED_MAX),
@@ -64,7 +77,7 @@ impl Scratch {
         }
     }
 
-    /// Bytes it takes at most: one record may be as long as a commit.
+    /// Returns their maximum bytes. One record may be as long as a commit.
     pub(super) const fn bytes(segment_bytes: usize, commit_bytes: usize) -> usize {
         let fetch = FETCH_BYTES + SPAN_BYTES_MAX;
         let longest = if fetch > commit_bytes { fetch } else { commit_bytes };
@@ -72,7 +85,7 @@ impl Scratch {
         longest + lists + segment_bytes / NOTED_PART
     }
 
-    /// Ready for the next fetch; what a single long record took is given back.
+    /// Clears the buffers for the next fetch, and frees the memory of a single long record.
     pub(super) fn reset(mut self) -> Self {
         self.wanted.clear();
         self.found.clear();
@@ -88,7 +101,7 @@ impl Scratch {
     }
 }
 
-/// A fetch that was run.
+/// The result of a fetch.
 #[derive(Debug)]
 pub struct FetchDone {
     pub(super) job: FetchJob,
@@ -96,12 +109,12 @@ pub struct FetchDone {
 }
 
 impl FetchDone {
-    /// Whether the disk refused to read something.
+    /// Returns whether the disk refused a read.
     pub const fn was_refused(&self) -> bool {
         self.error.is_some()
     }
 
-    /// The messages that were found, by rising offset.
+    /// Returns the messages found, ascending by offset.
     pub(super) fn messages(&self) -> impl Iterator<Item = (u64, Message<'_>)> {
         let scratch = &self.job.scratch;
         scratch.found.iter().filter_map(|found| match Record::parse_known(scratch.bytes_of(found)) {
@@ -111,39 +124,41 @@ impl FetchDone {
     }
 }
 
-/// Reads messages or a chunk back.
+/// Reads messages or a chunk.
 #[derive(Debug)]
 pub struct FetchJob {
     pub(super) source: Source,
     pub(super) queue: u64,
     pub(super) segment: u64,
+    /// The file of the segment.
     pub(super) slot: u32,
     /// Bytes of the segment that are in use.
     pub(super) segment_bytes: u32,
     pub(super) seed: u32,
     pub(super) bytes_max: usize,
+    /// End of the offsets that the fetch covers.
     pub(super) through: u64,
     pub(super) hint: Range,
     pub(super) scratch: Scratch,
 }
 
-/// Where a fetch learns where its records lie.
+/// Where a fetch finds the locations of its records.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Source {
     /// There is nothing to read.
     Nothing,
-    /// From what was noted of the segment that fills, a copy of which the job has.
+    /// In the job's copy of the active segment's footer entries.
     Noted,
-    /// From the queue's part of the segment's footer, which lies in this span of it.
+    /// In the queue's part of the segment's footer, which lies within this span.
     Span(BodyPart),
-    /// From the records themselves: the segment has no good footer.
+    /// In the commits, because the segment has no good footer.
     Scan,
-    /// It is known: a chunk of a body, with its index.
+    /// The location of a chunk is known. Contains the body and the index of the chunk.
     Chunk(Place, u64, u32),
 }
 
 impl FetchJob {
-    /// Does it; blocks.
+    /// Runs the job; blocks.
     pub fn run(mut self, disk: &mut impl Disk) -> FetchDone {
         let mut error = None;
         self.scratch.found.clear();
@@ -172,9 +187,10 @@ impl FetchJob {
         FetchDone { job: self, error }
     }
 
+    /// Finds the records in the active segment's footer entries.
     fn find_noted(&mut self) {
         let mut smallest = Smallest::new(core::mem::take(&mut self.scratch.found), RECORDS_MAX);
-        // What was noted in memory is well formed.
+        // Entries in memory are well formed.
         let _ = for_each_message(&self.scratch.noted, |entry| {
             if entry.queue == self.queue && self.scratch.is_wanted(entry.offset) {
                 smallest.push(FetchedMessage { offset: entry.offset, at: entry.at, bytes: entry.bytes });
@@ -183,7 +199,7 @@ impl FetchJob {
         self.keep(smallest);
     }
 
-    /// Goes through the segment commit by commit.
+    /// Finds the records by reading the segment commit by commit.
     fn find_by_scan(&mut self, disk: &mut impl Disk, error: &mut Option<io::ErrorKind>) {
         let mut smallest = Smallest::new(core::mem::take(&mut self.scratch.found), RECORDS_MAX);
         let mut bytes = core::mem::take(&mut self.scratch.bytes);
@@ -226,8 +242,8 @@ impl FetchJob {
         self.keep(smallest);
     }
 
-    /// Whether there is memory for a commit: for one of today's, and for a longer one when its checksum says
-    /// that it is one, or its `head` whose it is: that is secret.
+    /// Returns whether memory may be allocated for a commit of `length`: if it is not longer than usual, if
+    /// the secret identity in its header is correct, or if its checksum is.
     fn may_hold(&self, disk: &mut impl Disk, at: u32, length: usize, head: &[u8]) -> bool {
         length <= FETCH_BYTES + SPAN_BYTES_MAX
             || Claim::read(head).is_some_and(|claim| reader::is_served(&claim, self.seed, self.segment))
@@ -248,7 +264,7 @@ impl FetchJob {
         }
     }
 
-    /// Keeps what fits, the later one of two records of the same offset.
+    /// Keeps the records that fit into the fetch; of two records with the same offset the later one.
     fn keep(&mut self, smallest: Smallest<FetchedMessage>) {
         let (found, is_cut) = smallest.sorted();
         self.scratch.found = found;
@@ -269,7 +285,7 @@ impl FetchJob {
         }
     }
 
-    /// The fetch ends before what was found at `count`.
+    /// Ends the fetch before the record at index `count`.
     fn end_behind(&mut self, count: usize) {
         if let Some(next) = self.scratch.found.get(count) {
             self.through = next.offset;
@@ -277,7 +293,7 @@ impl FetchJob {
         self.scratch.found.truncate(count);
     }
 
-    /// Goes through a span to the part of the queue. A long one is that part.
+    /// Finds the queue's part within a span. A long span is a single part.
     fn find_part(
         &mut self,
         disk: &mut impl Disk,
@@ -305,7 +321,7 @@ impl FetchJob {
         Some(BodyPart { at: span.at + from as u32, bytes: (at.min(known) - from) as u32 })
     }
 
-    /// Finds the wanted offsets in a part of the footer. `None` when the part is damaged.
+    /// Finds the wanted offsets in a part of the footer. Returns `None` if the part is damaged.
     fn find_in_part(
         &mut self,
         disk: &mut impl Disk,
@@ -348,7 +364,7 @@ impl FetchJob {
         Some(())
     }
 
-    /// Reads and checks what was found; what is bad is left out.
+    /// Reads and verifies the records found. Bad ones are left out.
     fn read(&mut self, disk: &mut impl Disk, error: &mut Option<io::ErrorKind>) {
         let mut found = core::mem::take(&mut self.scratch.found);
         let (mut done, mut end) = (0, 0);
@@ -362,7 +378,7 @@ impl FetchJob {
             }
             let known = read(disk, self.slot, start, &mut self.scratch.bytes[end..end + length], error);
             if known < length && span > 1 {
-                // Not to lose its neighbours too.
+                // Read them one by one, so that one bad record does not lose its neighbours.
                 end = self.read_singly(disk, &mut found[done..done + span], end, error);
             } else {
                 let from = end;
@@ -392,7 +408,7 @@ impl FetchJob {
         end
     }
 
-    /// Checks the record that was read to byte `at` and moves it to byte `to`; tells where it ends there.
+    /// Verifies the record at offset `at` of the buffer and moves it to offset `to`; returns its end.
     fn take(&mut self, found: &mut FetchedMessage, at: usize, known: usize, to: usize) -> usize {
         let bytes = found.bytes as usize;
         let is_good =
@@ -406,6 +422,7 @@ impl FetchJob {
         to + bytes
     }
 
+    /// Returns whether the bytes are the record that was requested.
     fn is_asked_for(&self, bytes: &[u8], offset: u64) -> bool {
         match (Record::parse(bytes), self.source) {
             (Ok((Record::Chunk { body, index, .. }, _)), Source::Chunk(_, asked, at)) => {
@@ -419,7 +436,7 @@ impl FetchJob {
     }
 }
 
-/// How many of `found` to read with one call.
+/// Returns how many of `found` are read with one call.
 fn span_of(found: &[FetchedMessage]) -> usize {
     let (start, mut wanted, mut end) = (found[0].at, 0, found[0].at);
     let is_near = |found: &&FetchedMessage| {
@@ -433,7 +450,7 @@ fn span_of(found: &[FetchedMessage]) -> usize {
     found.iter().take_while(is_near).count().max(1)
 }
 
-/// Reads and notes an error; tells how many bytes were read.
+/// Reads, and stores an error in `error`; returns the number of bytes read.
 fn read(
     disk: &mut impl Disk,
     slot: u32,
@@ -447,20 +464,20 @@ fn read(
     })
 }
 
-/// A walk through the blocks of a part.
+/// A search in the blocks of a part.
 struct PartSearch {
     slot: u32,
     queue: u64,
     seed: u32,
     part: BodyPart,
     blocks: usize,
-    /// The offsets that the blocks not yet seen are likely to be about.
+    /// The offsets that the remaining blocks probably cover.
     hint: Range,
     bytes: [u8; PART_BLOCK_BYTES],
 }
 
 impl PartSearch {
-    /// Reads the block from `low` on that has `offset`, or the one before its place. `None` on damage.
+    /// Reads the block, from `low` on, that contains `offset` or where it would be. Returns `None` on damage.
     fn seek(
         &mut self,
         disk: &mut impl Disk,
@@ -495,7 +512,7 @@ impl PartSearch {
         (low + skipped as usize).min(self.blocks - 1)
     }
 
-    /// The first and the last offset of a block, which is left in `bytes`.
+    /// Reads a block into `bytes`; returns its first and last offset.
     fn read_block(
         &mut self,
         disk: &mut impl Disk,
@@ -512,35 +529,23 @@ impl PartSearch {
     }
 }
 
-// Reading back: a queue's messages, or a chunk of a large body, as jobs for the read helper; and holding the files still
-// for whoever copies them.
-//
-// ```text
-// fetch, fetch_chunk → FetchJob ~ helper ~ FetchDone → fetch_done, chunk_done → the caller's own memory
-// ```
-//
-// The loop decides by what it has in memory which offsets are live and in which segment they lie; the
-// helper finds and reads them (`read_back`). There is one buffer, so one fetch at a time.
-//
-// Always true: only durable records are read; the file that a fetch reads is not used again before it is
-// done; a fetch covers a known range of offsets, and what it did not find in there is lost.
-
-/// What a fetch came to.
+/// The result of a fetch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Fetched {
-    /// The end of the offsets that were covered. Those below that were live and not called are lost.
+    /// End of the offsets covered. Live offsets below that were not passed to the caller are lost.
     pub through: u64,
-    /// What could not be read lies elsewhere by now: ask again, from `through` on.
+    /// Whether records were moved meanwhile. Fetch again from `through` on.
     pub retry: bool,
-    /// The disk's last complaint.
+    /// The last error of the disk.
     pub error: Option<io::ErrorKind>,
 }
 
 impl Log {
-    /// A job that reads live messages of a queue, from `offsets.start` on and within `offsets`, as many as
-    /// fit into `bytes_max` and [`FETCH_BYTES`] and lie in one segment; at least one if there is any, however
-    /// long. `None` while another fetch is on its way, and while the segment's footer is being written: ask
-    /// again when a fetch or a commit is done.
+    /// Returns a job that reads live messages of a queue within `offsets`.
+    ///
+    /// The job reads messages from one segment, up to `bytes_max` and [`FETCH_BYTES`], but at least one if
+    /// there is any. Returns `None` while another fetch is in flight or the segment's footer is being
+    /// written. Retry when a fetch or a commit is done.
     pub fn fetch(&mut self, queue: u64, offsets: Range, bytes_max: u32) -> Option<FetchJob> {
         let mut scratch = self.reading.spare.take()?;
         let known = self.index.queues().get(&queue);
@@ -548,14 +553,14 @@ impl Log {
             return self.job(Source::Nothing, 0, scratch).map(|job| FetchJob { through: offsets.end, ..job });
         };
         let is_sealing = self.in_flight.as_ref().is_some_and(|in_flight| in_flight.seals == plan.segment);
-        // When that takes long, the segment is read commit by commit.
+        // If that takes long, the segment is read commit by commit.
         if is_sealing && !self.is_postponed() {
             self.reading.spare = Some(scratch);
             return None;
         }
-        // What is noted may be beyond what could be written before the disk failed.
+        // After a disk failure the footer entries may include records that were not written.
         let source = if plan.segment == self.space.active.sequence() && !self.failed {
-            // What is copied forward by the commit on its way is not in its new place yet.
+            // Copies made by the commit in flight are not at their new location yet.
             let noted = match self.in_flight {
                 Some(_) => self.space.active.footer().messages_before_last(),
                 None => self.space.active.footer().messages(),
@@ -573,7 +578,7 @@ impl Log {
         Some(FetchJob { queue, bytes_max, through: plan.through, hint: plan.hint, ..job })
     }
 
-    /// A job that reads one chunk of a large body. `None` while another fetch is on its way.
+    /// Returns a job that reads one chunk of a large body, or `None` while another fetch is in flight.
     pub fn fetch_chunk(&mut self, body: u64, index: u32) -> Option<FetchJob> {
         let scratch = self.reading.spare.take()?;
         match self.index.place_of_chunk(body, index) {
@@ -601,8 +606,8 @@ impl Log {
         })
     }
 
-    /// Takes what a [`Log::fetch`] brought and calls `each` with every message that is whole, by rising
-    /// offset. Messages that were settled meanwhile may be among them.
+    /// Applies the result of [`Log::fetch`] and calls `each` with every intact message, ascending by offset.
+    /// Some may have been settled meanwhile.
     pub fn fetch_done(&mut self, done: FetchDone, mut each: impl FnMut(u64, &Message<'_>)) -> Fetched {
         let FetchDone { job, error } = done;
         self.has_refused_reads |= error.is_some();
@@ -617,7 +622,7 @@ impl Log {
         Fetched { through, retry: moved.is_some(), error }
     }
 
-    /// Takes what a [`Log::fetch_chunk`] brought; `each` gets the chunk, or `None` when it is lost.
+    /// Applies the result of [`Log::fetch_chunk`]; `each` receives the chunk, or `None` if it is lost.
     pub fn chunk_done(&mut self, done: FetchDone, each: impl FnOnce(Option<&[u8]>)) -> Fetched {
         let FetchDone { job, error } = done;
         self.has_refused_reads |= error.is_some();
@@ -636,7 +641,7 @@ impl Log {
         Fetched { through: 0, retry, error }
     }
 
-    /// The first wanted offset that was not found where it was and is elsewhere now.
+    /// Returns the first wanted offset that was not found and has moved to another segment.
     fn first_moved(&self, job: &FetchJob) -> Option<u64> {
         let queue = self.index.queues().get(&job.queue)?;
         let mut found = job.scratch.found.iter().map(|found| found.offset).peekable();
@@ -653,6 +658,7 @@ impl Log {
         None
     }
 
+    /// Releases the file and the buffers of a finished fetch.
     fn unpin(&mut self, job: FetchJob) {
         self.reading.pins.set_read(None);
         if self.space.slots.get(job.slot) == Slot::Pinned && !self.reading.pins.has(job.slot) {
@@ -661,8 +667,8 @@ impl Log {
         self.reading.spare = Some(job.scratch.reset());
     }
 
-    /// What a copy is made of: everything durable at this moment. `None` while a commit is on its way; ask
-    /// again when it is done. Ends a hold before it.
+    /// Pins all files with durable records for a backup, and releases an earlier pin. Returns `None` while a
+    /// commit is in flight; retry when it is done.
     pub fn pin_for_backup(&mut self) -> Option<Vec<PinnedFile>> {
         if self.in_flight.is_some() || self.failed || self.schedule.is_starting() {
             return None;
@@ -682,12 +688,12 @@ impl Log {
         Some(held)
     }
 
-    /// Whether what was held is still as it was.
+    /// Returns whether the pinned files are still unchanged.
     pub const fn is_pinned_for_backup(&self) -> bool {
         self.reading.pins.is_copying()
     }
 
-    /// The files may be used again.
+    /// Releases the pinned files, so that they may be reused.
     pub fn release_backup_pin(&mut self) {
         for slot in self.reading.pins.take_copied() {
             if self.space.slots.get(slot) == Slot::Pinned && !self.reading.pins.has(slot) {
@@ -696,7 +702,7 @@ impl Log {
         }
     }
 
-    /// Gives a hold up when it takes room that somebody needs.
+    /// Releases the files pinned for a backup if their space is needed.
     pub(super) fn yield_backup_pin(&mut self) {
         if self.is_pinned_for_backup() && self.space.is_short() {
             log::warn!("the disk is nearly full: a backup under way is given up to make room");
@@ -716,27 +722,27 @@ impl Scratch {
     }
 }
 
-// Files that are read or copied now, and so must not be used again although their segments may have left.
-//
-// Why files are held still for a copy: it is a store only if none of them is used again before it is copied. What is
-// durable at one moment lies in the live segments, in the active one up to its tail; those files are not given to new
-// segments until the copy is done, though they may leave the log meanwhile.
-//
-// Always true: one file at most is read, for there is one buffer to read into; a copy never costs anybody a confirm:
-// when room gets short it is given up, and whoever copies is told so.
-
 /// A file to be copied.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PinnedFile {
-    /// Its number.
+    /// The slot of the file.
     pub slot: u32,
-    /// So many bytes of it, from its start; what lies behind them is zeros in the copy.
+    /// Number of bytes to copy from its start. In the copy, zeros follow.
     pub bytes: u32,
     /// The file's length in bytes.
     pub length: u32,
 }
 
-/// Slots that somebody needs as they are.
+/// Files that must not be reused while they are read or copied, although their segments may have been
+/// removed.
+///
+/// A copy is a consistent store only if none of its files is reused before it is copied. What is durable at
+/// one moment lies in the live segments, in the active one up to its tail.
+///
+/// # Invariants
+/// - At most one file is read, because there is one buffer.
+/// - A copy never delays a publisher confirm: when space gets short, the pin is released, and the backup can
+///   see that.
 #[derive(Debug, Default)]
 pub(super) struct Pins {
     read: Option<u32>,
@@ -744,28 +750,28 @@ pub(super) struct Pins {
 }
 
 impl Pins {
-    /// Whether the slot's file is to stay as it is.
+    /// Returns whether the slot's file must stay unchanged.
     pub(super) fn has(&self, slot: u32) -> bool {
         self.read == Some(slot) || self.copied.contains(&slot)
     }
 
-    /// This file is read, or none any more.
+    /// Sets the file that is being read.
     pub(super) const fn set_read(&mut self, slot: Option<u32>) {
         self.read = slot;
     }
 
-    /// These files are copied.
+    /// Sets the files that are being copied.
     pub(super) fn set_copied(&mut self, slots: impl Iterator<Item = u32>) {
         self.copied.clear();
         self.copied.extend(slots);
     }
 
-    /// Whether files are copied.
+    /// Returns whether files are being copied.
     pub(super) const fn is_copying(&self) -> bool {
         !self.copied.is_empty()
     }
 
-    /// No file is copied any more; those that were.
+    /// Unpins the files that were being copied and returns them.
     pub(super) fn take_copied(&mut self) -> Vec<u32> {
         core::mem::take(&mut self.copied)
     }
