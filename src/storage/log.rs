@@ -589,7 +589,6 @@ impl Settings {
     }
 }
 
-
 /// Number of buckets of [`SyncTimes`], one per power of two of microseconds. The last holds everything above
 /// 4 seconds.
 const BUCKETS: usize = 24;

@@ -1,33 +1,35 @@
-//! Parts of footers: where in a segment the messages of one queue lie, to be found and read alone.
+//! Parts of footers: the locations of one queue's messages in a segment, which can be found and read
+//! independently.
 //!
 //! ```text
-//! part    | block, 1 KiB | block, 1 KiB | ... | block, as long as it is |
+//! part    | block, 1 KiB | block, 1 KiB | ... | last block, as long as needed |
 //!
 //! block   | CRC32C u32 | length u16, top bit: the next block is of the same queue | queue varint
-//!         | first offset varint | entry | entry | ... | zeros when another block follows |
+//!         | first offset varint | entry | entry | ... | zeros if another block follows |
 //!
-//! entry   | flags | [1: offsets left out] | [2: bytes between the records, signed] | [not 4: bytes]
-//!         | [8: lane u8] | [16: targets of the record] | [32: id of the body, which is in chunks] |
+//! entry   | flags | [1: offsets skipped] | [2: bytes between the records, signed] | [not 4: bytes]
+//!         | [8: lane u8] | [16: targets of the record] | [32: id of the body, which is chunked] |
 //! ```
 //!
-//! Numbers are varints. An entry says what differs from the one before it; at the start of a block that is
-//! the offset before the first, a record that ends at byte 0 and has no bytes, lane 0. A message of a steady
-//! queue takes one byte. The CRC covers all but itself; it starts from the store's seed and the segment's
-//! sequence.
+//! Numbers are varints. An entry contains the differences to the previous entry. At the start of a block that
+//! is the offset before the first, a record that ends at byte 0 and has no bytes, and lane 0. With steady
+//! traffic a message takes one byte. The CRC covers everything except itself. It starts from the store's seed
+//! and the segment's sequence.
 //!
-//! Always true: the entries of a queue rise by offset, each offset once; each block can be read without any
-//! other, so a few messages of a million are found by reading a few blocks.
+//! # Invariants
+//! - The entries of a queue are ascending by offset, each offset once.
+//! - Each block can be read independently, so a few of a million messages are found by reading a few blocks.
 
 use leveret_core::mem::sort;
 
 use super::commit_builder::ResizeZeroed;
 use super::varint::{self, Input};
 
-/// Bytes of each block of a part but the last.
+/// Bytes of each block of a part except the last.
 pub(super) const PART_BLOCK_BYTES: usize = 1024;
-/// The most that the head of a block takes, in bytes.
+/// Maximum bytes of the head of a block.
 const HEAD_BYTES_MAX: usize = 26;
-/// The most that an entry takes, in bytes.
+/// Maximum bytes of an entry.
 const ENTRY_BYTES_MAX: usize = 48;
 const FOLLOWED: u16 = 0x8000;
 
@@ -38,48 +40,48 @@ const HAS_LANE: u8 = 8;
 const IS_SHARED: u8 = 16;
 const IS_CHUNKED: u8 = 32;
 
-/// Where a queue's part of a segment's footer lies in the segment; without bytes when that is not known.
+/// The location of a queue's part of a footer in the segment. It has no bytes if the location is unknown.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct BodyPart {
     pub(super) at: u32,
     pub(super) bytes: u32,
 }
 
-/// One message in one queue. The order is that of a footer.
+/// One message in one queue, in the order of a footer.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct Entry {
     pub queue: u64,
     pub offset: u64,
-    /// The record's first byte in the segment.
+    /// Offset of the record in the segment.
     pub at: u32,
-    /// The record's length.
+    /// Bytes of the record.
     pub bytes: u32,
-    /// How many queues the record is for.
+    /// Number of queues that share the record.
     pub targets: u32,
     pub lane: u8,
     pub is_chunked: bool,
-    /// The body's id when it is in chunks.
+    /// The id of the body if it is chunked.
     pub body: u64,
 }
 
 impl Entry {
-    /// The bytes of the record that count for the queue.
+    /// Returns the record's bytes that count for this queue.
     pub(super) const fn share(&self) -> u32 {
         self.bytes / self.targets
     }
 }
 
-/// The `most` smallest of all that is pushed, in the memory of twice as many.
+/// Collects the `most` smallest of all items pushed, with memory for twice this number.
 #[derive(Debug, Default)]
 pub(super) struct Smallest<T> {
     items: Vec<T>,
     most: usize,
-    /// Something was left out; everything that was kept is smaller.
+    /// Whether items were left out. All items kept are smaller than those.
     pub is_cut: bool,
 }
 
 impl<T: Ord + Copy> Smallest<T> {
-    /// Keeps `most` items in `items`, which is emptied.
+    /// Creates a collector of `most` items in the memory of `items`, which is cleared.
     pub(super) fn new(mut items: Vec<T>, most: usize) -> Self {
         items.clear();
         Self { items, most, is_cut: false }
@@ -94,14 +96,14 @@ impl<T: Ord + Copy> Smallest<T> {
 
     fn cut(&mut self) {
         if self.items.len() > self.most {
-            // In linear time, for a segment in no order is cut many times.
+            // In linear time, because an unordered segment causes many cuts.
             self.items.select_nth_unstable(self.most);
             self.items.truncate(self.most);
             self.is_cut = true;
         }
     }
 
-    /// The items, rising.
+    /// Returns the items in ascending order, and `is_cut`.
     pub(super) fn sorted(mut self) -> (Vec<T>, bool) {
         self.cut();
         sort(&mut self.items);
@@ -109,7 +111,7 @@ impl<T: Ord + Copy> Smallest<T> {
     }
 }
 
-/// What an entry is written against.
+/// The previous entry, to which the next one is relative.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Before {
     next: u64,
@@ -119,7 +121,7 @@ pub(super) struct Before {
 }
 
 impl Before {
-    /// The state behind `entry`.
+    /// Returns the state after `entry`.
     pub(super) const fn after(entry: &Entry) -> Self {
         Self { next: entry.offset + 1, end: entry.at + entry.bytes, bytes: entry.bytes, lane: entry.lane }
     }
@@ -163,24 +165,24 @@ fn put(out: &mut heapless::Vec<u8, ENTRY_BYTES_MAX>, value: u64) {
     let _ = out.extend_from_slice(&bytes[..length]);
 }
 
-/// Writes parts one after the other; entries come in their order.
+/// Writes parts one after the other. Entries must be in order.
 #[derive(Debug)]
 pub(super) struct BodyPartWriter<'a> {
     out: &'a mut Vec<u8>,
-    /// Queue and place of each part, the place counted from the start of `out`.
+    /// Queue and location of each part, relative to the start of `out`.
     parts: &'a mut Vec<(u64, BodyPart)>,
     seed: u32,
     block: usize,
     before: Before,
 }
 
-/// What the checksums of a segment's parts start from.
+/// Returns the initial value of the checksums of a segment's parts.
 pub(super) fn part_seed(seed: u32, sequence: u64) -> u32 {
     crc32c::crc32c_append(seed, &sequence.to_le_bytes())
 }
 
 impl<'a> BodyPartWriter<'a> {
-    /// `seed` is that of [`part_seed`].
+    /// Creates a writer into cleared buffers; `seed` is the result of [`part_seed`].
     pub(super) fn new(out: &'a mut Vec<u8>, parts: &'a mut Vec<(u64, BodyPart)>, seed: u32) -> Self {
         out.clear();
         parts.clear();
@@ -245,18 +247,18 @@ impl<'a> BodyPartWriter<'a> {
     }
 }
 
-/// A checked block.
+/// A block with a verified checksum.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BodyPartBlock<'a> {
     pub queue: u64,
     pub first: u64,
-    /// From the start of this block to that of the next one, of this queue or another.
+    /// Distance to the start of the next block, of this queue or another.
     pub stride: usize,
     entries: Input<'a>,
 }
 
 impl<'a> BodyPartBlock<'a> {
-    /// The block at the start of `bytes`; `None` when it is damaged or no block.
+    /// Parses the block at the start of `bytes`; returns `None` if it is damaged or no block.
     pub(super) fn parse(bytes: &'a [u8], seed: u32) -> Option<Self> {
         let mut input = Input::new(bytes);
         let sum = input.u32()?;
@@ -271,7 +273,7 @@ impl<'a> BodyPartBlock<'a> {
         Some(Self { queue, first, stride, entries })
     }
 
-    /// Its entries, rising.
+    /// Iterates over its entries in ascending order.
     pub(super) fn entries(&self) -> impl Iterator<Item = Entry> + use<'a> {
         let (mut input, queue) = (self.entries, self.queue);
         let mut before = Before { next: self.first, ..Before::default() };
@@ -294,8 +296,8 @@ fn read_entry(input: &mut Input<'_>, queue: u64, before: &mut Before) -> Option<
     Some(Entry { queue, offset, at, bytes, targets: targets.max(1), lane, is_chunked, body })
 }
 
-/// The most bytes that `entry` can take in its part, beside what blocks take for themselves. `before` is the
-/// newest entry of the queue, when that is known.
+/// Returns an upper bound of the bytes of `entry` in its part, without the overhead of blocks. `before` is
+/// the newest entry of the queue, if it is known.
 pub(super) fn bytes_max(entry: &Entry, before: Option<Before>) -> usize {
     let head =
         if before.is_some() { 0 } else { 6 + varint::bytes(entry.queue) + varint::bytes(entry.offset) };
