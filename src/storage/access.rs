@@ -34,7 +34,7 @@ use leveret_core::journal::definition::{ACCESS_WRITTEN_KEY, is_access};
 use leveret_core::time::Now;
 
 use super::commit::{BLOCK_BYTES, Owner, padded};
-use super::commit_builder::Gathering;
+use super::commit_builder::PendingCommit;
 use super::commit_builder::ResizeZeroed;
 use super::disk::{ACCESS_SLOTS, Disk};
 use super::index::DefinitionIndex;
@@ -77,7 +77,7 @@ impl Log {
                 Some((value, place)) => {
                     is_thin |= place != FoundAt::First && !is_digest;
                     if is_digest {
-                        written = Some((definition.version, said(value)));
+                        written = Some((definition.version, parse_digest(value)));
                     }
                     read.push(AccessDefinition { key: key.clone(), value: value.into() });
                 }
@@ -91,17 +91,17 @@ impl Log {
             _ if report.commits_lost_at_end >= LOST_COMMITS_MIN => {
                 Access::InDoubt("the end of the log, which may have changed them, cannot be read")
             }
-            None | Some((_, Said::Nothing)) if report.is_damaged() => {
+            None | Some((_, DigestValue::Empty)) if report.is_damaged() => {
                 Access::InDoubt("the store is damaged, and too old to say whether they are all there")
             }
             None if self.access.was_there => {
                 Access::InDoubt("nothing is left of them, although there was something")
             }
             None => Access::Silent,
-            Some((_, Said::Nothing)) => Access::Whole,
-            Some((_, Said::Whole(digest))) if *digest == self.index.access() => Access::Whole,
-            Some((_, Said::Whole(_))) => Access::InDoubt("they are not those that were written last"),
-            Some((_, Said::InDoubt)) => DOUBTED,
+            Some((_, DigestValue::Empty)) => Access::Whole,
+            Some((_, DigestValue::Whole(digest))) if *digest == self.index.access() => Access::Whole,
+            Some((_, DigestValue::Whole(_))) => Access::InDoubt("they are not those that were written last"),
+            Some((_, DigestValue::InDoubt)) => DOUBTED,
         };
         let kept = read_snapshot(disk).filter(|copy| copy.owner.identity == self.writer.identity);
         let kept = kept.map(|copy| copy.snapshot);
@@ -112,22 +112,22 @@ impl Log {
         };
         let kept = kept.filter(|snapshot| !snapshot.is_in_doubt);
         let kept = kept.map(|kept| (self.differences(&kept, &unreadable), kept));
-        let said = written.map(|(_, said)| said);
-        let kept = kept.filter(|(restored, kept)| self.is_current(kept, restored, said));
+        let digest_value = written.map(|(_, value)| value);
+        let kept = kept.filter(|(restored, kept)| self.is_current(kept, restored, digest_value));
         let restored = kept.as_ref().map(|(restored, _)| restored.clone()).unwrap_or_default();
         is_thin |= !restored.is_empty();
         let by_log = access;
         let access = if kept.is_some() { Access::Whole } else { by_log };
         let is_in_doubt = matches!(access, Access::InDoubt(_));
-        let version = self.version_of_life();
-        self.access.vouch = match written {
+        let version = self.version_of_epoch();
+        self.access.digest = match written {
             // The digest does not hold yet; see `restore_access`.
             _ if !restored.is_empty() => None,
             Some((version, _)) if by_log == Access::Whole => {
-                Some(Vouch { version, is_in_doubt, is_due: false })
+                Some(DigestState { version, is_in_doubt, is_due: false })
             }
             // The log does not contain the digest yet.
-            _ if is_in_doubt || kept.is_some() => Some(Vouch { version, is_in_doubt, is_due: true }),
+            _ if is_in_doubt || kept.is_some() => Some(DigestState { version, is_in_doubt, is_due: true }),
             _ => None,
         };
         report.access = AccessReport { access, unreadable, is_thin, restored, definitions: read };
@@ -136,8 +136,8 @@ impl Log {
     }
 
     /// Returns a version above all versions of earlier epochs.
-    pub(super) const fn version_of_life(&self) -> u64 {
-        (self.writer.life as u64) << 32
+    pub(super) const fn version_of_epoch(&self) -> u64 {
+        (self.writer.epoch as u64) << 32
     }
 
     /// Returns the definitions that must be written so that the log agrees with the snapshot. Newer
@@ -161,7 +161,12 @@ impl Log {
     ///
     /// Otherwise the snapshot is from a file that could for a while neither be written nor removed, and
     /// contains permissions that were revoked since.
-    fn is_current(&self, snapshot: &Snapshot, restored: &[Restored], said: Option<Said>) -> bool {
+    fn is_current(
+        &self,
+        snapshot: &Snapshot,
+        restored: &[Restored],
+        digest_value: Option<DigestValue>,
+    ) -> bool {
         let definitions = self.index.definitions();
         let newest = definitions.get(&ACCESS_WRITTEN_KEY[..]).map_or(0, |known| known.version);
         if snapshot.version >= newest {
@@ -178,7 +183,7 @@ impl Log {
                 together.add(key, snapshot.definitions[at].version);
             }
         }
-        matches!(said, Some(Said::Whole(digest)) if digest == together)
+        matches!(digest_value, Some(DigestValue::Whole(digest)) if digest == together)
     }
 
     /// Writes lost definitions into the log again, and the new digest with the last of them. If the digest
@@ -189,7 +194,7 @@ impl Log {
         restored: &[Restored],
         now: Now,
     ) -> io::Result<()> {
-        let version = self.version_of_life();
+        let version = self.version_of_epoch();
         for Restored { key, value } in restored {
             let record = Record::Defined { version, key, value: value.as_deref() };
             while self.append_reserved(&record, Urgency::Awaited, now).is_err() {
@@ -197,9 +202,9 @@ impl Log {
             }
         }
         if !restored.is_empty() {
-            self.access.vouch = Some(Vouch { version, is_in_doubt: false, is_due: true });
+            self.access.digest = Some(DigestState { version, is_in_doubt: false, is_due: true });
         }
-        while self.has_gathered() && !restored.is_empty() {
+        while self.has_pending_records() && !restored.is_empty() {
             self.step_at_once(disk, now)?;
         }
         Ok(())
@@ -207,7 +212,7 @@ impl Log {
 
     /// Writes the pending commit now.
     fn step_at_once<D: Disk>(&mut self, disk: &mut D, now: Now) -> io::Result<()> {
-        self.hurry();
+        self.make_due();
         match self.step(disk, now)? {
             Step::Nothing => Err(io::ErrorKind::StorageFull.into()),
             Step::Prepared | Step::Committed => Ok(()),
@@ -218,20 +223,20 @@ impl Log {
     /// access updates them. Blocks.
     pub(super) fn renew_access_file<D: Disk>(&mut self, disk: &mut D) -> io::Result<()> {
         self.access.keeps_files = true;
-        let Some(vouch) = self.access.vouch else { return Ok(()) };
+        let Some(digest) = self.access.digest else { return Ok(()) };
         let owner = Owner { identity: self.writer.identity, segment_bytes: self.settings.segment_bytes };
-        let is_kept = |copy: &Copy| {
+        let is_kept = |copy: &AccessCopy| {
             let kept = &copy.snapshot;
             copy.owner == owner
                 && kept.digest() == self.index.access()
-                && kept.is_in_doubt == vouch.is_in_doubt
-                && kept.version >= vouch.version
+                && kept.is_in_doubt == digest.is_in_doubt
+                && kept.version >= digest.version
         };
         let kept = copies(disk).map(|copy| copy.as_ref().is_some_and(is_kept));
         if kept == [true; _] {
             return Ok(());
         }
-        let (version, is_in_doubt) = (vouch.version, vouch.is_in_doubt);
+        let (version, is_in_doubt) = (digest.version, digest.is_in_doubt);
         let mut snapshot = Snapshot { version, is_in_doubt, ..Snapshot::default() };
         let mut bytes = Vec::new();
         for (key, definition) in self.index.definitions().iter().filter(|(key, _)| is_counted(key)) {
@@ -241,7 +246,7 @@ impl Log {
             }
             if let Some((value, _)) = self.read_definition(disk, (key, definition), &mut bytes)? {
                 let (key, version) = (key.clone(), definition.version);
-                snapshot.definitions.push(Entry { key, version, value: value.into() });
+                snapshot.definitions.push(AccessEntry { key, version, value: value.into() });
             }
         }
         if !is_in_doubt && snapshot.digest() != self.index.access() {
@@ -343,28 +348,28 @@ fn hash(key: &[u8], version: u64) -> u64 {
 
 /// The decoded value of the digest's definition.
 #[derive(Clone, Copy)]
-pub(super) enum Said {
-    Nothing,
+pub(super) enum DigestValue {
+    Empty,
     Whole(Digest),
     InDoubt,
 }
 
 /// Decodes the value of the digest's definition.
-pub(super) fn said(value: &[u8]) -> Said {
+pub(super) fn parse_digest(value: &[u8]) -> DigestValue {
     let mut input = Input::new(value);
     match input.byte() {
-        None => Said::Nothing,
+        None => DigestValue::Empty,
         Some(WHOLE) => match (input.u32(), input.u64()) {
-            (Some(count), Some(sum)) => Said::Whole(Digest { count, sum }),
-            _ => Said::InDoubt,
+            (Some(count), Some(sum)) => DigestValue::Whole(Digest { count, sum }),
+            _ => DigestValue::InDoubt,
         },
-        Some(_) => Said::InDoubt,
+        Some(_) => DigestValue::InDoubt,
     }
 }
 
 /// The digest that the log writes with its commits.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Vouch {
+pub(super) struct DigestState {
     pub(super) version: u64,
     pub(super) is_in_doubt: bool,
     /// Whether it must be written even if nothing else is.
@@ -379,7 +384,7 @@ pub(super) struct AccessState {
     /// Whether access definitions existed before this start.
     pub(super) was_there: bool,
     /// The digest for the next commits, once there are access definitions.
-    pub(super) vouch: Option<Vouch>,
+    pub(super) digest: Option<DigestState>,
     /// Whether the files beside the log are updated with each change. During a start they are evidence and
     /// stay unchanged.
     pub(super) keeps_files: bool,
@@ -387,7 +392,7 @@ pub(super) struct AccessState {
     pub(super) are_files_lost: bool,
     /// Deletions that were rewritten once and are still to be written with the next commit, because each
     /// belongs in two commits.
-    pub(super) deletions_again: Vec<(Box<[u8]>, u64)>,
+    pub(super) repeated_deletions: Vec<(Box<[u8]>, u64)>,
 }
 
 impl AccessState {
@@ -395,36 +400,36 @@ impl AccessState {
     pub(super) const fn new(was_there: bool) -> Self {
         Self {
             was_there,
-            vouch: None,
+            digest: None,
             keeps_files: false,
             are_files_lost: false,
-            deletions_again: Vec::new(),
+            repeated_deletions: Vec::new(),
         }
     }
 
     /// Returns whether access definitions have ever existed.
     pub(super) const fn is_there(&self) -> bool {
-        self.was_there || self.vouch.is_some()
+        self.was_there || self.digest.is_some()
     }
 
     /// Returns whether commits contain a digest.
     pub(super) const fn has_digest(&self) -> bool {
-        self.vouch.is_some()
+        self.digest.is_some()
     }
 
     /// Returns whether a commit must be made for the digest or for deletions alone.
     pub(super) fn is_due(&self) -> bool {
-        self.is_digest_due() || !self.deletions_again.is_empty()
+        self.is_digest_due() || !self.repeated_deletions.is_empty()
     }
 
     fn is_digest_due(&self) -> bool {
-        self.vouch.is_some_and(|vouch| vouch.is_due)
+        self.digest.is_some_and(|digest| digest.is_due)
     }
 
     /// Makes the next commit contain the digest, if there is one at all.
     pub(super) const fn note_digest_due(&mut self) {
-        if let Some(vouch) = &mut self.vouch {
-            vouch.is_due = true;
+        if let Some(digest) = &mut self.digest {
+            digest.is_due = true;
         }
     }
 
@@ -434,8 +439,8 @@ impl AccessState {
     /// wherever it lies in the log.
     pub(super) fn note_built(&mut self, is_change: bool) -> bool {
         let may_change = is_change || self.is_digest_due();
-        if let Some(vouch) = &mut self.vouch {
-            vouch.is_due = is_change;
+        if let Some(digest) = &mut self.digest {
+            digest.is_due = is_change;
         }
         self.keeps_files && may_change
     }
@@ -456,58 +461,61 @@ impl AccessState {
     }
 
     /// Records that a deletion was rewritten once.
-    pub(super) fn carry_again(&mut self, key: Box<[u8]>, version: u64) {
-        self.deletions_again.push((key, version));
+    pub(super) fn repeat_deletion(&mut self, key: Box<[u8]>, version: u64) {
+        self.repeated_deletions.push((key, version));
     }
 
     /// Takes a deletion that was rewritten once, if its record `fits`.
-    pub(super) fn next_again(&mut self, fits: impl FnOnce(&Record<'_>) -> bool) -> Option<(Box<[u8]>, u64)> {
-        self.deletions_again
+    pub(super) fn next_repeated_deletion(
+        &mut self,
+        fits: impl FnOnce(&Record<'_>) -> bool,
+    ) -> Option<(Box<[u8]>, u64)> {
+        self.repeated_deletions
             .pop_if(|(key, version)| fits(&Record::Defined { version: *version, key, value: None }))
     }
 
     /// Handles an access definition that is being appended. Returns `false` if the record must not be written
     /// as it is, because the digest of its commit replaces it.
-    pub(super) fn note(&mut self, record: &Record<'_>, gathering: &mut Gathering) -> bool {
+    pub(super) fn note(&mut self, record: &Record<'_>, pending: &mut PendingCommit) -> bool {
         let Record::Defined { version, key, .. } = record else { return true };
         if !is_access(key) {
             return true;
         }
         if **key == ACCESS_WRITTEN_KEY {
-            self.vouch = Some(Vouch { version: *version, is_in_doubt: false, is_due: true });
+            self.digest = Some(DigestState { version: *version, is_in_doubt: false, is_due: true });
             return false;
         }
-        gathering.note_access();
-        if let Some(vouch) = &mut self.vouch {
+        pending.note_access();
+        if let Some(digest) = &mut self.digest {
             // The newest version counts; a copy of an old definition changes nothing.
-            vouch.version = vouch.version.max(*version);
-            vouch.is_due = true;
+            digest.version = digest.version.max(*version);
+            digest.is_due = true;
         }
         true
     }
 
     /// Appends the digest of everything durable with this commit. The commit may have up to `end` bytes.
-    pub(super) fn gather_digest(&self, gathering: &mut Gathering, index: &Index, end: usize) {
-        let Some(vouch) = self.vouch else { return };
-        let is_room = gathering.len() + DIGEST_RECORD_BYTES <= end;
-        if gathering.ends_with_digest() || !(vouch.is_due || is_room) {
+    pub(super) fn append_digest(&self, pending: &mut PendingCommit, index: &Index, end: usize) {
+        let Some(digest) = self.digest else { return };
+        let is_room = pending.len() + DIGEST_RECORD_BYTES <= end;
+        if pending.ends_with_digest() || !(digest.is_due || is_room) {
             return;
         }
-        let value = digest_with(gathering, index).encode(vouch.is_in_doubt);
+        let value = digest_with(pending, index).encode(digest.is_in_doubt);
         let key = &ACCESS_WRITTEN_KEY;
-        gathering.add(&Record::Defined { version: vouch.version, key, value: Some(&value) });
-        gathering.note_digest();
+        pending.add(&Record::Defined { version: digest.version, key, value: Some(&value) });
+        pending.note_digest();
     }
 }
 
 /// Returns the digest of the durable and the pending definitions.
-fn digest_with(gathering: &Gathering, index: &Index) -> Digest {
+fn digest_with(pending: &PendingCommit, index: &Index) -> Digest {
     let mut digest = index.access();
-    if !gathering.has_access() {
+    if !pending.has_access() {
         return digest;
     }
     let mut changed: Vec<(&[u8], u64, bool)> = Vec::new();
-    let mut records = gathering.record_bytes();
+    let mut records = pending.record_bytes();
     while let Ok((record, bytes)) = Record::parse_known(records) {
         records = &records[bytes..];
         let Record::Defined { version, key, value } = record else { continue };
@@ -532,14 +540,14 @@ fn digest_with(gathering: &Gathering, index: &Index) -> Digest {
 }
 
 /// Returns the locations of all access definitions in the log, ascending by key.
-pub(super) fn access_places(index: &Index) -> Vec<Known> {
+pub(super) fn access_places(index: &Index) -> Vec<DefinitionLocations> {
     let segments = index.segments();
     let slot_of = |place: Place| segments.get(&place.segment).map(|segment| (segment.slot, place));
     let known = index.definitions().iter().filter(|(key, _)| is_counted(key));
     let known = known.map(|(key, definition)| {
         let places = [Some(definition.place), definition.second].map(|place| place.and_then(slot_of));
         let places = if definition.deleted { None } else { Some(places) };
-        Known { key: key.clone(), version: definition.version, places }
+        DefinitionLocations { key: key.clone(), version: definition.version, places }
     });
     known.collect()
 }
@@ -555,7 +563,7 @@ const READS: usize = 3;
 
 /// An access definition in a copy.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Entry {
+pub(super) struct AccessEntry {
     pub(super) key: Box<[u8]>,
     pub(super) version: u64,
     pub(super) value: Box<[u8]>,
@@ -569,12 +577,12 @@ pub(super) struct Snapshot {
     /// Whether no operator has confirmed that the definitions are complete.
     pub(super) is_in_doubt: bool,
     /// Ascending by key.
-    pub(super) definitions: Vec<Entry>,
+    pub(super) definitions: Vec<AccessEntry>,
 }
 
 /// The location of an access definition in the log.
 #[derive(Clone, Debug)]
-pub(super) struct Known {
+pub(super) struct DefinitionLocations {
     pub(super) key: Box<[u8]>,
     pub(super) version: u64,
     /// Files and locations of both copies; `None` if it was deleted.
@@ -583,7 +591,7 @@ pub(super) struct Known {
 
 /// The result of updating the copies.
 #[derive(Clone, Copy, Default, Debug)]
-pub(super) struct Updated {
+pub(super) struct UpdateResult {
     /// Bytes written.
     pub(super) bytes: usize,
     /// Whether no good copy is left.
@@ -623,7 +631,7 @@ pub(super) struct Updated {
 /// - The older copy is written first. Once there are two, one is good while the other is written.
 /// - Lost copies are written again with the next change.
 /// - A copy that cannot be written is not fatal, unless an old one stays that would be believed.
-pub(super) struct Copy {
+pub(super) struct AccessCopy {
     number: u64,
     pub(super) owner: Owner,
     pub(super) snapshot: Snapshot,
@@ -651,7 +659,7 @@ impl Snapshot {
             self.definitions.remove(at);
         }
         if let Some(value) = value {
-            let entry = Entry { key: key.into(), version, value: value.into() };
+            let entry = AccessEntry { key: key.into(), version, value: value.into() };
             self.definitions.insert(place.unwrap_or_else(|at| at), entry);
         }
     }
@@ -669,7 +677,7 @@ impl Snapshot {
 
     fn encode(&self, number: u64, owner: &Owner, end: u64) -> Vec<u8> {
         let mut out = vec![0; FIXED_BYTES];
-        for Entry { key, version, value } in &self.definitions {
+        for AccessEntry { key, version, value } in &self.definitions {
             Record::Defined { version: *version, key, value: Some(value) }.encode(&mut out);
         }
         let length = out.len() as u32;
@@ -702,7 +710,7 @@ fn read_end(bytes: &[u8], identity: &Identity) -> Option<u64> {
     is_good.then_some(end)
 }
 
-impl Copy {
+impl AccessCopy {
     fn parse(bytes: &[u8]) -> Option<Self> {
         let mut input = Input::new(bytes);
         let (magic, sum, length) = (input.take(8)?, input.u32()?, input.u32()? as usize);
@@ -718,7 +726,7 @@ impl Copy {
         while !records.is_empty() {
             let (record, taken) = Record::parse(records).ok()?;
             let Record::Defined { version, key, value: Some(value) } = record else { return None };
-            snapshot.definitions.push(Entry { key: key.into(), version, value: value.into() });
+            snapshot.definitions.push(AccessEntry { key: key.into(), version, value: value.into() });
             records = &records[taken..];
         }
         let end = read_end(&bytes[length..], &owner.identity).unwrap_or(0);
@@ -727,19 +735,19 @@ impl Copy {
 }
 
 /// Returns the newest good copy.
-pub(super) fn read_snapshot<D: Disk>(disk: &mut D) -> Option<Copy> {
+pub(super) fn read_snapshot<D: Disk>(disk: &mut D) -> Option<AccessCopy> {
     copies(disk).into_iter().flatten().max_by_key(|copy| copy.number)
 }
 
 /// Returns each of the copies that is good.
-pub(super) fn copies<D: Disk>(disk: &mut D) -> [Option<Copy>; ACCESS_SLOTS.len()] {
+pub(super) fn copies<D: Disk>(disk: &mut D) -> [Option<AccessCopy>; ACCESS_SLOTS.len()] {
     ACCESS_SLOTS.map(|slot| read_copy(disk, slot))
 }
 
 /// Reads a copy. One that cannot be read after several attempts is treated as not good; the log may still be
 /// complete.
-fn read_copy<D: Disk>(disk: &mut D, slot: u32) -> Option<Copy> {
-    Copy::parse(&read_bytes(disk, slot)?)
+fn read_copy<D: Disk>(disk: &mut D, slot: u32) -> Option<AccessCopy> {
+    AccessCopy::parse(&read_bytes(disk, slot)?)
 }
 
 /// Reads the bytes of a copy, good or not, up to its claimed length.
@@ -766,15 +774,15 @@ pub(super) fn read_end_of<D: Disk>(disk: &mut D, identity: &Identity) -> u64 {
 }
 
 /// Records in the existing copies that a commit is the last of its epoch and was synced; returns the bytes
-/// written. `said_nothing` means that the epoch only repeated what was known.
+/// written. `only_repeated` means that the epoch only repeated what was known.
 pub(super) fn note_end<D: Disk>(
     disk: &mut D,
     owner: &Owner,
     number: u64,
-    said_nothing: bool,
+    only_repeated: bool,
 ) -> io::Result<usize> {
     let kept = read_snapshot(disk).filter(|copy| copy.owner == *owner);
-    let needed = number - u64::from(said_nothing);
+    let needed = number - u64::from(only_repeated);
     match kept {
         Some(kept) if kept.end < needed => write(disk, owner, &kept.snapshot, number),
         _ => Ok(0),
@@ -794,9 +802,9 @@ fn is_copy_there<D: Disk>(disk: &mut D, slot: u32) -> bool {
 }
 
 /// Rebuilds the snapshot from the locations in the log; `None` if some definition cannot be read.
-fn rebuild<D: Disk>(disk: &mut D, known: &[Known]) -> Option<Snapshot> {
+fn rebuild<D: Disk>(disk: &mut D, known: &[DefinitionLocations]) -> Option<Snapshot> {
     let (mut snapshot, mut bytes) = (Snapshot::default(), Vec::new());
-    for Known { key, version, places } in known {
+    for DefinitionLocations { key, version, places } in known {
         snapshot.version = snapshot.version.max(*version);
         let Some(places) = places else { continue };
         let value = places.iter().flatten().find_map(|(slot, place)| {
@@ -812,7 +820,7 @@ fn rebuild<D: Disk>(disk: &mut D, known: &[Known]) -> Option<Snapshot> {
                 _ => None,
             }
         });
-        snapshot.definitions.push(Entry { key: key.clone(), version: *version, value: value? });
+        snapshot.definitions.push(AccessEntry { key: key.clone(), version: *version, value: value? });
     }
     Some(snapshot)
 }
@@ -824,37 +832,37 @@ pub(super) fn update<D: Disk>(
     owner: &Owner,
     number: u64,
     records: &[u8],
-    lost: Option<&[Known]>,
-) -> io::Result<Updated> {
+    lost: Option<&[DefinitionLocations]>,
+) -> io::Result<UpdateResult> {
     let kept = read_snapshot(disk).filter(|copy| copy.owner == *owner);
     let before = kept.as_ref().map(|copy| &copy.snapshot);
     let rebuilt = lost.and_then(|known| rebuild(disk, known));
     let is_some = rebuilt.is_some() || kept.is_some();
     let mut snapshot = rebuilt.or_else(|| before.cloned()).unwrap_or_default();
-    let (mut vouched, mut vouched_version) = (Said::Nothing, 0);
+    let (mut digest_value, mut digest_version) = (DigestValue::Empty, 0);
     for_each_record(records, 0, |record, _| match record {
         Record::Defined { version, key, value } if **key == ACCESS_WRITTEN_KEY => {
-            (vouched, vouched_version) = (said(value.unwrap_or_default()), *version);
+            (digest_value, digest_version) = (parse_digest(value.unwrap_or_default()), *version);
         }
         Record::Defined { version, key, value } if is_access(key) => snapshot.apply(key, *version, *value),
         _ => {}
     });
-    let is_known = match vouched {
+    let is_known = match digest_value {
         // There are no access definitions yet.
-        Said::Nothing => return Ok(Updated::default()),
-        Said::Whole(digest) => digest == snapshot.digest(),
-        Said::InDoubt => is_some,
+        DigestValue::Empty => return Ok(UpdateResult::default()),
+        DigestValue::Whole(digest) => digest == snapshot.digest(),
+        DigestValue::InDoubt => is_some,
     };
     if !is_known {
-        return forget(disk).map(|()| Updated { bytes: 0, is_lost: true });
+        return forget(disk).map(|()| UpdateResult { bytes: 0, is_lost: true });
     }
-    snapshot.is_in_doubt = matches!(vouched, Said::InDoubt);
-    snapshot.version = snapshot.version.max(vouched_version);
+    snapshot.is_in_doubt = matches!(digest_value, DigestValue::InDoubt);
+    snapshot.version = snapshot.version.max(digest_version);
     if before == Some(&snapshot) {
-        return Ok(Updated::default());
+        return Ok(UpdateResult::default());
     }
     let bytes = write(disk, owner, &snapshot, number)?;
-    Ok(Updated { bytes, is_lost: bytes == 0 })
+    Ok(UpdateResult { bytes, is_lost: bytes == 0 })
 }
 
 /// Writes both copies, the older one first, and returns the bytes written.

@@ -50,7 +50,7 @@ const GROUP_BITS: u32 = 3 << 30;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct CommitHeader {
     /// Number of the broker start that wrote it, from 1.
-    pub life: u32,
+    pub epoch: u32,
     /// Number of the commit. Rises by one with every commit, over all epochs.
     pub number: u64,
     /// Sequence of the segment that contains the commit.
@@ -99,7 +99,7 @@ pub(super) fn finish(buffer: &mut Vec<u8>, header: &CommitHeader, owner: &Owner)
     let length = buffer.len();
     buffer[..4].copy_from_slice(&COMMIT_MAGIC);
     buffer[8..12].copy_from_slice(&(length as u32).to_le_bytes());
-    buffer[12..16].copy_from_slice(&header.life.to_le_bytes());
+    buffer[12..16].copy_from_slice(&header.epoch.to_le_bytes());
     buffer[16..24].copy_from_slice(&header.number.to_le_bytes());
     buffer[24..32].copy_from_slice(&header.segment.to_le_bytes());
     buffer[32..40].copy_from_slice(&header.time_ms.to_le_bytes());
@@ -135,7 +135,7 @@ pub(super) fn proven_length<D: Disk>(
     let mut bytes = [0; PROOF_STEP_BYTES];
     let known = disk.read(slot, at, &mut bytes)?;
     let Some(length) = claimed_length(&bytes[..known]) else { return Ok(None) };
-    let said = u32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
+    let expected = u32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
     let mut done = known.min(length);
     let mut sum = crc32c::crc32c_append(seed, &bytes[8..done]);
     while done < length {
@@ -146,12 +146,12 @@ pub(super) fn proven_length<D: Disk>(
         sum = crc32c::crc32c_append(sum, &bytes[..step]);
         done += step;
     }
-    Ok((sum == said).then_some(length))
+    Ok((sum == expected).then_some(length))
 }
 
 /// The fields of a block read as a commit header. Nothing is verified.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Claim {
+pub(super) struct ClaimedHeader {
     /// Whether the block begins with the magic of a commit.
     pub has_magic: bool,
     /// The identity in the header.
@@ -162,7 +162,7 @@ pub(super) struct Claim {
     pub header: CommitHeader,
 }
 
-impl Claim {
+impl ClaimedHeader {
     /// Reads the claim in the first bytes of `block`; returns `None` if the block is too short.
     pub(super) fn read(block: &[u8]) -> Option<Self> {
         let mut input = Input::new(block);
@@ -178,15 +178,15 @@ impl Claim {
 impl CommitHeader {
     /// Returns whether a commit with this header belongs to `segment`, after a last commit with the given
     /// epoch and number. A commit left over from an earlier epoch does not.
-    pub(super) const fn follows(&self, segment: u64, (life, number): (u32, u64)) -> bool {
-        self.segment == segment && self.life >= life && self.number > number
+    pub(super) const fn follows(&self, segment: u64, (epoch, number): (u32, u64)) -> bool {
+        self.segment == segment && self.epoch >= epoch && self.number > number
     }
 
     fn read(input: &mut Input<'_>) -> Option<Self> {
-        let (life, number, segment, time_ms) = (input.u32()?, input.u64()?, input.u64()?, input.u64()?);
+        let (epoch, number, segment, time_ms) = (input.u32()?, input.u64()?, input.u64()?, input.u64()?);
         let (records, covers) = (input.u32()?, input.u32()?);
         let (has_group, covers) = (covers & GROUP_BITS != 0, covers & !GROUP_BITS);
-        Some(Self { life, number, segment, time_ms, records, covers, has_group })
+        Some(Self { epoch, number, segment, time_ms, records, covers, has_group })
     }
 }
 
@@ -246,7 +246,7 @@ mod tests {
     use super::*;
 
     const HEADER: CommitHeader = CommitHeader {
-        life: 3,
+        epoch: 3,
         number: 77,
         segment: 9,
         time_ms: 123_456,

@@ -1,6 +1,6 @@
 //! Builds commit jobs from the pending commit, and applies their results.
 //!
-//! [`Gathering`] collects the records of the next commit. [`ActiveSegment`] is the segment that it is written
+//! [`PendingCommit`] collects the records of the next commit. [`ActiveSegment`] is the segment that it is written
 //! to. The same walk over records feeds the index here and in recovery.
 //!
 //! # Invariants
@@ -13,11 +13,11 @@ use std::io;
 use leveret_core::journal::definition::is_access;
 use leveret_core::time::Now;
 
-use super::access::{DIGEST_RECORD_BYTES, Updated, access_places};
+use super::access::{DIGEST_RECORD_BYTES, UpdateResult, access_places};
 use super::commit::{self, BLOCK_BYTES, COMMIT_HEADER_BYTES, CommitHeader, Owner, padded};
 use super::disk::Disk;
 use super::footer::{Footer, Trailer};
-use super::jobs::{CommitDone, CommitJob, EndJob, Outcome, Reached, Seal, Write};
+use super::jobs::{CommitDone, CommitJob, EndJob, Outcome, Seal, SegmentWrite, WrittenPart};
 use super::log::Position;
 use super::log::{Failed, InFlight, Log};
 use super::parts::BodyPart;
@@ -42,31 +42,31 @@ impl Log {
         self.yield_backup_pin();
         let most = self.commit_bytes_max()?;
         let end = if self.access.has_digest() { most - DIGEST_RECORD_BYTES } else { most };
-        self.gather_deletions_again(end);
-        let settled_from = self.gathering.len();
+        self.repeat_access_deletions(end);
+        let settled_from = self.pending.len();
         let mut in_flight = InFlight {
             position: self.durable,
             at: self.space.active.tail(),
             settled_from,
             opens: None,
             seals: 0,
-            carried: core::mem::take(&mut self.cleaner.spares.carried),
+            rewritten: core::mem::take(&mut self.compactor.buffers.rewritten),
             drained: Vec::new(),
             postponed: None,
         };
         if self.space.is_short() {
             // Entries that free a segment come first.
-            self.gather_carried(&mut in_flight, end);
-            in_flight.position = self.gather_settlements(end);
+            self.rewrite_settlements(&mut in_flight, end);
+            in_flight.position = self.append_settlements(end);
         } else {
-            in_flight.position = self.gather_settlements(end);
-            self.gather_carried(&mut in_flight, end);
+            in_flight.position = self.append_settlements(end);
+            self.rewrite_settlements(&mut in_flight, end);
         }
-        if !self.has_gathered() && !self.must_commit() {
-            self.cleaner.spares.carried = in_flight.carried;
+        if !self.has_pending_records() && !self.must_commit() {
+            self.compactor.buffers.rewritten = in_flight.rewritten;
             return None;
         }
-        self.access.gather_digest(&mut self.gathering, &self.index, most);
+        self.access.append_digest(&mut self.pending, &self.index, most);
         let job = self.build(&mut in_flight, now)?;
         self.counters.commits += 1;
         self.in_flight = Some(in_flight);
@@ -99,7 +99,7 @@ impl Log {
             return None;
         }
         self.schedule.set_closing(true);
-        self.hurry();
+        self.make_due();
         let job = self.next_commit(now);
         self.schedule.set_closing(false);
         job
@@ -109,8 +109,8 @@ impl Log {
     /// where damage to the end of the log does not reach.
     pub(super) fn end(&self) -> Option<EndJob> {
         let owner = Owner { identity: self.writer.identity, segment_bytes: self.settings.segment_bytes };
-        let said_nothing = self.counters.commits < 2;
-        let job = EndJob { owner, number: self.writer.number, said_nothing };
+        let only_repeated = self.counters.commits < 2;
+        let job = EndJob { owner, number: self.writer.number, only_repeated };
         (self.access.keeps_files() && !self.failed && self.writer.number > 0).then_some(job)
     }
 
@@ -174,43 +174,47 @@ impl Log {
         apply_records(&mut self.index, settled, segment, at + settled_from as u32, |_| true);
         apply_records(&mut self.index, records, segment, at + first as u32, |_| true);
         self.index.set_bytes(self.space.active.sequence(), self.space.active.tail());
-        let mut carried = in_flight.carried;
-        for (queue, since) in carried.drain(..) {
-            self.index.settled_again(queue, since);
+        let mut rewritten = in_flight.rewritten;
+        for (queue, since) in rewritten.drain(..) {
+            self.index.note_rewritten(queue, since);
         }
-        self.cleaner.spares.carried = carried;
+        self.compactor.buffers.rewritten = rewritten;
         if !in_flight.drained.is_empty() {
             self.free(in_flight.drained);
         }
         if self.space.is_short() {
             self.index.forget_pending();
-            for (queue, settled) in self.settling.iter() {
+            for (queue, settled) in self.settlements.iter() {
                 settled.iter().for_each(|range| self.index.note_pending(queue, *range));
             }
         }
         self.durable = self.durable.max(in_flight.position);
-        self.cleaner.may_clean = true;
+        self.compactor.may_have_work = true;
         self.index.end_dropped(self.durable);
-        self.gathering.give_back(commit.bytes);
-        self.space.spares.header =
-            header.map_or_else(|| core::mem::take(&mut self.space.spares.header), |write| write.bytes);
+        self.pending.reuse_buffer(commit.bytes);
+        self.space.buffers.header =
+            header.map_or_else(|| core::mem::take(&mut self.space.buffers.header), |write| write.bytes);
         if let Some(seal) = seal {
             self.index.set_parts(seal.trailer.sequence, seal.at, &seal.parts);
-            self.space.spares.seal = (seal.noted, seal.bytes, seal.parts);
+            self.space.buffers.seal = (seal.footer, seal.bytes, seal.parts);
         }
-        let is_stale = self.space.weight.is_stale(&self.index);
-        if changes_segments || is_stale || self.space.weight.is_tight() || self.cleaner.cleaning.is_some() {
-            self.weigh_index();
+        let is_stale = self.space.index_memory.is_stale(&self.index);
+        if changes_segments
+            || is_stale
+            || self.space.index_memory.is_tight()
+            || self.compactor.compaction.is_some()
+        {
+            self.measure_index();
         }
-        self.cleaner.doubling.is_due |= changes_segments | self.index.take_defined();
+        self.compactor.replication.is_due |= changes_segments | self.index.take_defined();
         self.find_drain();
         Ok(self.durable)
     }
 
     /// Builds the commit from everything pending. Returns `None` if there is no segment with space for it.
     fn build(&mut self, in_flight: &mut InFlight, now: Now) -> Option<CommitJob> {
-        let length = padded(self.gathering.len());
-        self.space.active.note(self.gathering.record_bytes());
+        let length = padded(self.pending.len());
+        self.space.active.note(self.pending.record_bytes());
         let (mut header, mut seal) = (None, None);
         let is_full = self.space.ends_active_early() || !self.space.active.holds_with_footer(length);
         let slot = if is_full { self.space.slots.take_free() } else { None };
@@ -226,26 +230,29 @@ impl Log {
             in_flight.opens = Some((opened, write.bytes.len() as u32));
             in_flight.at = self.space.active.tail();
             header = Some(write);
-            self.space.active.note(self.gathering.record_bytes());
+            self.space.active.note(self.pending.record_bytes());
         }
         self.writer.number += 1;
-        let keeps_access = self.access.note_built(self.gathering.has_access());
-        let gathered = self.gathering.take();
+        let keeps_access = self.access.note_built(self.pending.has_access());
+        let content = self.pending.take();
         self.schedule.note_built(now);
         let commit_header = CommitHeader {
-            life: self.writer.life,
+            epoch: self.writer.epoch,
             number: self.writer.number,
             segment: self.space.active.sequence(),
             time_ms: self.time_ms(now),
-            records: gathered.records,
+            records: content.records,
             covers: core::mem::take(&mut self.writer.covers),
-            has_group: gathered.has_group,
+            has_group: content.has_group,
         };
-        let commit =
-            Write { slot: self.space.active.slot(), at: self.space.active.tail(), bytes: gathered.bytes };
+        let commit = SegmentWrite {
+            slot: self.space.active.slot(),
+            at: self.space.active.tail(),
+            bytes: content.bytes,
+        };
         self.space.active.advance(length);
         let owner = Owner { identity: self.writer.identity, segment_bytes: self.settings.segment_bytes };
-        let (done, gives) = (Reached::Nothing, self.space.slots.to_give());
+        let (done, gives) = (WrittenPart::Nothing, self.space.slots.to_give());
         Some(CommitJob {
             seal,
             header,
@@ -254,8 +261,8 @@ impl Log {
             owner,
             keeps_access,
             access_places: (keeps_access && self.access.are_files_lost()).then(|| access_places(&self.index)),
-            access: Updated::default(),
-            noted: 0,
+            access: UpdateResult::default(),
+            header_copy_bytes: 0,
             done,
             gives,
             given: None,
@@ -271,22 +278,22 @@ impl Log {
             return None;
         }
         let trailer = Trailer {
-            life: self.writer.life,
+            epoch: self.writer.epoch,
             sequence: self.space.active.sequence(),
             number: self.number_synced(),
             time_ms: self.time_ms(now),
         };
-        let (empty, bytes, parts) = core::mem::take(&mut self.space.spares.seal);
-        let mut noted = self.space.active.replace_footer(empty);
+        let (empty, bytes, parts) = core::mem::take(&mut self.space.buffers.seal);
+        let mut footer = self.space.active.replace_footer(empty);
         let Space { naming, active, .. } = &mut self.space;
-        naming.note(&mut noted, &self.index, active, self.settings.segment_bytes);
+        naming.note(&mut footer, &self.index, active, self.settings.segment_bytes);
         Some(Seal {
             slot: self.space.active.slot(),
             segment_bytes: self.settings.segment_bytes,
             tail: self.space.active.tail(),
             trailer,
             seed: self.writer.identity.seed(),
-            noted,
+            footer,
             bytes,
             parts,
             at: 0,
@@ -306,8 +313,8 @@ impl Log {
     }
 
     /// Opens a segment in the file `slot` and returns it with the write of its header.
-    fn open_segment(&mut self, slot: u32, now: Now) -> (SegmentRef, Write) {
-        let mut live = core::mem::take(&mut self.space.spares.live);
+    fn open_segment(&mut self, slot: u32, now: Now) -> (SegmentRef, SegmentWrite) {
+        let mut live = core::mem::take(&mut self.space.buffers.live);
         live.clear();
         let segments = self.index.segments().iter();
         live.extend(segments.map(|(&sequence, segment)| SegmentRef { sequence, slot: segment.slot }));
@@ -316,19 +323,19 @@ impl Log {
             has_access: self.access.is_there(),
             identity: self.writer.identity,
             segment_bytes: self.settings.segment_bytes,
-            life: self.writer.life,
+            epoch: self.writer.epoch,
             sequence: self.space.active.sequence(),
             time_ms: self.time_ms(now),
             commits: self.number_synced(),
             written: self.written_ever(),
             live,
         };
-        let mut bytes = core::mem::take(&mut self.space.spares.header);
+        let mut bytes = core::mem::take(&mut self.space.buffers.header);
         header.encode(&mut bytes);
-        self.space.spares.live = header.live;
+        self.space.buffers.live = header.live;
         let names_bytes = queue_names::room_kept(&self.index, self.settings.segment_bytes);
         self.space.active.begin(bytes.len(), names_bytes);
-        (self.space.active.segment(), Write { slot, at: 0, bytes })
+        (self.space.active.segment(), SegmentWrite { slot, at: 0, bytes })
     }
 
     /// Releases the files of segments whose removal is durable.
@@ -342,7 +349,7 @@ impl Log {
             self.counters.segments_recycled += 1;
         }
         self.index.remove_segments(&left);
-        self.cleaner.spares.drained = left;
+        self.compactor.buffers.drained = left;
         self.yield_backup_pin();
     }
 
@@ -458,33 +465,33 @@ impl ActiveSegment {
     }
 
     /// Returns the bytes behind the tail.
-    const fn rest(&self) -> usize {
+    const fn bytes_left(&self) -> usize {
         (self.segment_bytes - self.tail) as usize
     }
 
     /// Returns whether `commit_bytes` fit if the segment gets no footer.
     pub(super) const fn holds(&self, commit_bytes: usize) -> bool {
-        commit_bytes <= self.rest()
+        commit_bytes <= self.bytes_left()
     }
 
     /// Returns whether `commit_bytes` and the footer fit. The commit's records are already in the footer.
     pub(super) const fn holds_with_footer(&self, commit_bytes: usize) -> bool {
-        commit_bytes + padded(self.footer.bytes_max()) <= self.rest()
+        commit_bytes + padded(self.footer.bytes_max()) <= self.bytes_left()
     }
 
     /// Returns whether `commit_bytes` and the footer fit. The commit's records are not yet in the footer.
     pub(super) fn fits(&self, commit_bytes: usize) -> bool {
         let footer = padded(self.footer.bytes_max() + Footer::bytes_max_of(commit_bytes));
-        commit_bytes + footer <= self.rest()
+        commit_bytes + footer <= self.bytes_left()
     }
 
     /// Returns the maximum bytes of a commit in this segment. The last free segment may be filled without
     /// leaving space for the footer.
     pub(super) fn commit_room(&self, is_last: bool) -> usize {
         if is_last {
-            return self.rest();
+            return self.bytes_left();
         }
-        let room = self.rest().saturating_sub(padded(self.footer.bytes_max()));
+        let room = self.bytes_left().saturating_sub(padded(self.footer.bytes_max()));
         room / 2 / BLOCK_BYTES * BLOCK_BYTES
     }
 
@@ -514,7 +521,7 @@ impl ActiveSegment {
 /// The buffer begins with space for the commit header and contains whole records from there on, so that a
 /// commit only lacks its header.
 #[derive(Debug)]
-pub(super) struct Gathering {
+pub(super) struct PendingCommit {
     bytes: Vec<u8>,
     /// Number of records in `bytes`.
     records: u32,
@@ -538,7 +545,7 @@ pub(super) struct Gathering {
 
 /// The content of one commit.
 #[derive(Debug)]
-pub(super) struct Gathered {
+pub(super) struct CommitContent {
     /// Space for the header, and the records.
     pub(super) bytes: Vec<u8>,
     pub(super) records: u32,
@@ -546,7 +553,7 @@ pub(super) struct Gathered {
     pub(super) has_group: bool,
 }
 
-impl Gathering {
+impl PendingCommit {
     /// Creates a buffer of `commit_bytes`, with the records that a start writes again.
     pub(super) fn new(commit_bytes: usize, again: &[u8], again_records: u32) -> Self {
         let mut bytes = Vec::with_capacity(commit_bytes);
@@ -679,10 +686,10 @@ impl Gathering {
     }
 
     /// Takes the pending commit. Later records belong to the next one.
-    pub(super) fn take(&mut self) -> Gathered {
+    pub(super) fn take(&mut self) -> CommitContent {
         let mut empty = core::mem::take(&mut self.spare);
         commit::begin(&mut empty);
-        let gathered = Gathered {
+        let content = CommitContent {
             bytes: core::mem::replace(&mut self.bytes, empty),
             records: self.records,
             has_group: self.has_group,
@@ -690,11 +697,11 @@ impl Gathering {
         self.fresh_bytes_before += self.fresh_bytes as u64;
         (self.records, self.fresh_bytes, self.copied_bytes, self.digest_at) = (0, 0, 0, 0);
         (self.has_group, self.has_access, self.frees) = (false, false, false);
-        gathered
+        content
     }
 
     /// Takes back the buffer of a finished commit.
-    pub(super) fn give_back(&mut self, buffer: Vec<u8>) {
+    pub(super) fn reuse_buffer(&mut self, buffer: Vec<u8>) {
         self.spare = buffer;
     }
 }
@@ -702,7 +709,7 @@ impl Gathering {
 /// Buffers of finished jobs that open and seal segments. They are reused, so that writing the log allocates
 /// nothing.
 #[derive(Debug)]
-pub(super) struct SegmentSpares {
+pub(super) struct SegmentBuffers {
     /// For the header of a segment.
     pub(super) header: Vec<u8>,
     /// For the list of segments in the header.
@@ -711,7 +718,7 @@ pub(super) struct SegmentSpares {
     pub(super) seal: (Footer, Vec<u8>, Vec<(u64, BodyPart)>),
 }
 
-impl SegmentSpares {
+impl SegmentBuffers {
     pub(super) fn new(segment_bytes: u32) -> Self {
         let seal = (Footer::default().with_room(segment_bytes), Vec::new(), Vec::new());
         Self { header: Vec::new(), live: Vec::new(), seal }
@@ -720,15 +727,15 @@ impl SegmentSpares {
 
 /// Buffers for the removal of segments, reused as well.
 #[derive(Debug, Default)]
-pub(super) struct CleanerSpares {
+pub(super) struct CompactorBuffers {
     /// Queues whose settlements are still to be rewritten.
     pub(super) draining: Vec<u64>,
     /// Queues whose settlements were rewritten.
-    pub(super) carried: Vec<(u64, u64)>,
+    pub(super) rewritten: Vec<(u64, u64)>,
     /// Segments to remove.
     pub(super) drained: Vec<u64>,
-    /// For [`super::Index::carries`].
-    pub(super) since: Vec<(u64, usize)>,
+    /// For [`super::Index::rewrite_cost`].
+    pub(super) ranges_up_to: Vec<(u64, usize)>,
 }
 
 /// Zeros that are copied at once.

@@ -26,7 +26,7 @@ use leveret_core::time::{Deadline, Now};
 use leveret_core::token_bucket::{NS_PER_MS, TokenBucket};
 
 use super::commit::padded;
-use super::compaction::Cleaning;
+use super::compaction::Compaction;
 use super::disk::is_full;
 use super::jobs::{PrepareDone, PrepareJob};
 use super::log::{Failed, Log, Settings};
@@ -38,8 +38,9 @@ const PREPARE_STEP_BYTES: u32 = 256 << 10;
 impl Log {
     /// Returns whether waiting entries should be appended now, because a commit is about to be made.
     pub fn is_time(&self, now: Now) -> bool {
-        let hurry = self.must_leave(now) || self.cleaner.is_done_copying() || self.schedule.is_starting();
-        !self.failed && self.in_flight.is_none() && (self.schedule.due_at().is_due(now) || hurry)
+        let make_due =
+            self.must_remove(now) || self.compactor.is_done_copying() || self.schedule.is_starting();
+        !self.failed && self.in_flight.is_none() && (self.schedule.due_at().is_due(now) || make_due)
     }
 
     /// Returns whether a commit is made even if it is empty.
@@ -53,25 +54,27 @@ impl Log {
         if self.failed || self.in_flight.is_some() {
             return false;
         }
-        let has_gathered = self.has_gathered() && !self.gathers_copies_only();
-        let something =
-            self.must_commit() || has_gathered || !self.settling.is_empty() || self.cleaner.drain.is_some();
-        let hurry = self.must_leave(now) || self.cleaner.is_done_copying();
-        something && (self.schedule.due_at().is_due(now) || hurry)
+        let has_pending_records = self.has_pending_records() && !self.has_only_pending_copies();
+        let something = self.must_commit()
+            || has_pending_records
+            || !self.settlements.is_empty()
+            || self.compactor.drain.is_some();
+        let make_due = self.must_remove(now) || self.compactor.is_done_copying();
+        something && (self.schedule.due_at().is_due(now) || make_due)
     }
 
     /// Returns whether only copies are pending and more are to follow.
     ///
     /// A waiting publisher has nothing in such a commit and waits only for a few reads. One commit per read
     /// would take as much space as the segment frees.
-    fn gathers_copies_only(&self) -> bool {
-        self.is_copying() && self.gathering.has_only_copies() && !self.access.is_due()
+    fn has_only_pending_copies(&self) -> bool {
+        self.is_copying() && self.pending.has_only_copies() && !self.access.is_due()
     }
 
     /// Returns whether segments are being removed, and their space is needed or the sync budget allows a
     /// sync.
-    fn must_leave(&self, now: Now) -> bool {
-        self.cleaner.drain.is_some()
+    fn must_remove(&self, now: Now) -> bool {
+        self.compactor.drain.is_some()
             && (self.space.needs_room() || self.space.wants_files() || self.schedule.has_sync(now))
     }
 
@@ -82,64 +85,65 @@ impl Log {
 
     /// Returns whether only settlements wait.
     pub(super) fn has_only_settlements(&self) -> bool {
-        !self.has_gathered() && self.cleaner.drain.is_none() && !self.schedule.is_starting()
+        !self.has_pending_records() && self.compactor.drain.is_none() && !self.schedule.is_starting()
     }
 
     /// Schedules the next commit after one was handed out.
     pub(super) fn after_handing_out(&mut self, now: Now) {
         let frees = self.in_flight.as_ref().is_some_and(|commit| !commit.drained.is_empty());
-        let has_more = !self.settling.is_empty() || self.has_gathered();
+        let has_more = !self.settlements.is_empty() || self.has_pending_records();
         self.schedule.note_handed_out(frees, has_more, now);
     }
 
     /// Schedules the removal of segments: at once if their space is needed or the sync budget allows a sync,
     /// otherwise with the next commit.
-    pub(super) fn hurry_to_leave(&mut self) {
-        let must_leave = self.must_leave(self.schedule.asked_at());
-        self.schedule.note_leaving(must_leave);
+    pub(super) fn schedule_removal(&mut self) {
+        let must_remove = self.must_remove(self.schedule.asked_at());
+        self.schedule.note_removal(must_remove);
     }
 
     /// Returns whether the compactor continues copying without waiting for another commit.
     pub(super) fn is_copying(&self) -> bool {
-        let is_going =
-            |cleaning: &Cleaning| cleaning.copied.is_none() && cleaning.waits_for != self.writer.number + 1;
-        !self.space.weight.is_crowded() && self.cleaner.cleaning.as_ref().is_some_and(is_going)
+        let is_running = |compaction: &Compaction| {
+            compaction.copied.is_none() && compaction.waits_for != self.writer.number + 1
+        };
+        !self.space.index_memory.is_crowded() && self.compactor.compaction.as_ref().is_some_and(is_running)
     }
 
     /// Returns the maximum bytes of the next commit, or `None` while the pending records must wait for space.
     pub(super) fn commit_bytes_max(&self) -> Option<usize> {
         let most = self.settings.commit_bytes as usize;
-        let spare = self.space.slots.spare();
+        let available = self.space.slots.available();
         // A publisher that waits for space must not cause each settlement to take a block of the last segment
         // before the compactor has freed any.
         let is_lazy = self.has_only_lazy_settlements() || (self.is_copying() && self.has_only_settlements());
         // A compacted segment is removed when everything appended before is durable.
         let may_wait =
-            !self.cleaner.is_done_copying() && (self.cleaner.is_cleaning() || !self.would_leave_half());
-        if spare == 0 && is_lazy && may_wait {
+            !self.compactor.is_done_copying() && (self.compactor.is_active() || !self.would_leave_half());
+        if available == 0 && is_lazy && may_wait {
             return None;
         }
         if self.space.fits_active(most) || (self.space.slots.free() > 0 && self.may_open()) {
             let filling = self.space.filling_room().min(most);
             let fills =
-                self.gathering.records() > 0 && self.gathering.len() + self.space.settle_share() <= filling;
+                self.pending.records() > 0 && self.pending.len() + self.space.settle_share() <= filling;
             return Some(if fills { filling } else { most });
         }
         let room = self.space.active_room().min(most);
-        (padded(self.gathering.len() + 1) <= room).then_some(room)
+        (padded(self.pending.len() + 1) <= room).then_some(room)
     }
 
     /// Returns whether the next commit may open a segment.
     fn may_open(&self) -> bool {
-        let spare = self.space.slots.spare();
-        if spare > SEGMENTS_RESERVED
+        let available = self.space.slots.available();
+        if available > SEGMENTS_RESERVED
             || self.schedule.is_starting()
-            || self.cleaner.is_cleaning()
-            || self.gathering.frees()
+            || self.compactor.is_active()
+            || self.pending.frees()
         {
             return true;
         }
-        spare == SEGMENTS_RESERVED || self.would_leave_half() || self.is_last_of_no_use()
+        available == SEGMENTS_RESERVED || self.would_leave_half() || self.is_last_segment_useless()
     }
 
     /// Returns whether watermarks or definitions wait while the last segment is reserved for a compactor that
@@ -147,8 +151,8 @@ impl Log {
     ///
     /// Nothing is delivered without its watermark. So nothing would be settled either, and the compactor
     /// would never find anything.
-    fn is_last_of_no_use(&self) -> bool {
-        !self.cleaner.may_clean && !self.has_only_settlements()
+    fn is_last_segment_useless(&self) -> bool {
+        !self.compactor.may_have_work && !self.has_only_settlements()
     }
 
     /// Returns whether the waiting settlements leave some segment at most half live, or the active one is so
@@ -166,7 +170,7 @@ impl Log {
 
     /// Returns whether there are such segments, and there is not enough space for any of them.
     fn is_half_dead_without_room(&self) -> bool {
-        let room = self.space.room_to_clean() as u64;
+        let room = self.space.room_to_compact() as u64;
         self.has_half_dead() && self.half_dead_copies().all(|bytes| bytes > room)
     }
 
@@ -196,7 +200,7 @@ impl Log {
         // Without a file a start would fail, and so would the next one. If a segment without live records is
         // being removed, one file yields another without any reading. So do settlements that empty a segment.
         let gives_one = || {
-            self.cleaner.drain.is_some()
+            self.compactor.drain.is_some()
                 || self.index.would_leave(self.space.active.sequence(), |live, _| live == 0)
         };
         let most = match is_stuck {
@@ -220,10 +224,10 @@ impl Log {
     /// Returns whether a start, the compactor or settlements that free space cannot write what they must
     /// write. Unreadable records take up the space that their copies should have freed.
     fn is_stuck(&self) -> bool {
-        let is_blocked = padded(self.gathering.len() + 1) > self.space.active_room();
-        let must = self.schedule.is_starting() || self.cleaner.drain.is_some();
-        let copying = match (self.gathering.records(), &self.cleaner.cleaning) {
-            (0, Some(cleaning)) => cleaning.waits_for == self.writer.number + 1,
+        let is_blocked = padded(self.pending.len() + 1) > self.space.active_room();
+        let must = self.schedule.is_starting() || self.compactor.drain.is_some();
+        let copying = match (self.pending.records(), &self.compactor.compaction) {
+            (0, Some(compaction)) => compaction.waits_for == self.writer.number + 1,
             (_, Some(_)) => is_blocked,
             (_, None) if is_blocked => {
                 (self.has_settlements() && self.would_leave_half()) || self.has_half_dead()
@@ -233,7 +237,7 @@ impl Log {
             (0, None) if !self.has_room(1) => self.is_half_dead_without_room(),
             (_, None) => false,
         };
-        self.space.slots.spare() == 0 && (copying || (must && is_blocked))
+        self.space.slots.available() == 0 && (copying || (must && is_blocked))
     }
 
     /// Applies the result of a prepare job. If the file system has less space than `disk_limit` allows, the
@@ -253,7 +257,7 @@ impl Log {
                     self.space.slots.prepared = 0;
                     self.space.slots.set(slot, Slot::Free);
                     self.space.slots.note_room();
-                    self.cleaner.may_clean = true;
+                    self.compactor.may_have_work = true;
                 }
                 Ok(())
             }
@@ -268,14 +272,14 @@ impl Log {
     }
 
     /// Updates the memory use of the index.
-    pub(super) fn weigh_index(&mut self) {
-        self.space.weight.set(&self.index);
-        if self.space.weight.is_full() {
-            self.index.give_back();
-            self.space.weight.set(&self.index);
+    pub(super) fn measure_index(&mut self) {
+        self.space.index_memory.set(&self.index);
+        if self.space.index_memory.is_full() {
+            self.index.release_memory();
+            self.space.index_memory.set(&self.index);
         }
         if self.space.ends_active_early() {
-            self.hurry();
+            self.make_due();
         }
     }
 }
@@ -300,7 +304,7 @@ pub(super) struct Schedule {
     /// When a commit was last requested.
     asked_at: Now,
     /// When a commit last recorded the broker time.
-    said_at: Now,
+    time_recorded_at: Now,
     /// Whether a client waits for the pending commit.
     is_awaited: bool,
     /// Whether the pending commit has a waiting client and waits for the sync budget.
@@ -324,7 +328,7 @@ impl Schedule {
             budget: SyncBudget::new(settings.syncs_per_s, settings.sync_burst),
             due_at: Now::from_ms(0).after_ms(0),
             asked_at: Now::from_ms(0),
-            said_at: Now::from_ms(0),
+            time_recorded_at: Now::from_ms(0),
             is_awaited: true,
             is_over_budget: false,
             over_budget: (0, Now::from_ms(0)),
@@ -339,7 +343,7 @@ impl Schedule {
     }
 
     /// Makes a commit due at once.
-    pub(super) const fn hurry(&mut self) {
+    pub(super) const fn make_due(&mut self) {
         self.due_at = Now::from_ms(0).after_ms(0);
     }
 
@@ -364,8 +368,8 @@ impl Schedule {
     }
 
     /// Schedules the removal of segments: at once if necessary, otherwise within the settle window.
-    pub(super) fn note_leaving(&mut self, must_leave: bool) {
-        let window_ms = if must_leave { 0 } else { self.settle_window_ms };
+    pub(super) fn note_removal(&mut self, must_remove: bool) {
+        let window_ms = if must_remove { 0 } else { self.settle_window_ms };
         self.due_at = self.due_at.earlier(self.asked_at.after_ms(window_ms));
     }
 
@@ -423,13 +427,13 @@ impl Schedule {
     }
 
     /// Records that the broker time was written, or need not be.
-    pub(super) const fn note_said(&mut self, now: Now) {
-        self.said_at = now;
+    pub(super) const fn note_time_recorded(&mut self, now: Now) {
+        self.time_recorded_at = now;
     }
 
     /// Records that a commit was built, which contains the broker time.
     pub(super) const fn note_built(&mut self, now: Now) {
-        (self.is_starting, self.is_closing, self.said_at) = (false, false, now);
+        (self.is_starting, self.is_closing, self.time_recorded_at) = (false, false, now);
     }
 
     /// Records that a commit was handed out, whether it frees files, and whether more entries wait.
@@ -448,9 +452,9 @@ impl Schedule {
     /// If this epoch ends abruptly, at most 1/8 of its time is forgotten, or a minute if that is longer; of a
     /// long epoch at most an hour.
     pub(super) const fn time_deadline(&self) -> Deadline {
-        let eighth_ms = self.said_at.as_ms() / 8;
+        let eighth_ms = self.time_recorded_at.as_ms() / 8;
         let ms = if eighth_ms < TIME_MS_MAX { eighth_ms } else { TIME_MS_MAX };
-        self.said_at.after_ms(if ms > TIME_MS_MIN { ms } else { TIME_MS_MIN })
+        self.time_recorded_at.after_ms(if ms > TIME_MS_MIN { ms } else { TIME_MS_MIN })
     }
 }
 

@@ -25,7 +25,7 @@ use super::group::{self, Groups};
 use super::jobs::{CommitDone, CommitJob, EndJob, PrepareDone, PrepareJob, ReadDone, ReadJob};
 use super::log::{Failed, Log, Refused};
 use super::read_back::FetchJob;
-use super::read_back::{FetchDone, Scratch};
+use super::read_back::{FetchBuffers, FetchDone};
 use super::record::{
     Body, CHUNK_BODY_BYTES, Message, RECORD_OVERHEAD_BYTES_MAX, Range, Record, Target, Targets,
 };
@@ -128,7 +128,7 @@ pub struct Keeper {
     /// Whether the number of that commit is to be recorded beside the log.
     is_ending: bool,
     /// Whether the broker time is to be recorded if no other commit does so.
-    says_time: bool,
+    records_time: bool,
     chunking: Option<Chunking>,
     pub(super) groups: Groups,
     ranges: Vec<Range>,
@@ -184,7 +184,7 @@ impl Draft {
 /// footers of the active and the sealed segment.
 pub const fn buffer_bytes(segment_bytes: usize, commit_bytes: usize, frame_max: usize) -> usize {
     let commits = 3 * commit_bytes + frame_max + CHUNK_BODY_BYTES;
-    commits + Scratch::bytes(segment_bytes, commit_bytes) + Footer::bytes(segment_bytes)
+    commits + FetchBuffers::bytes(segment_bytes, commit_bytes) + Footer::bytes(segment_bytes)
 }
 
 impl Keeper {
@@ -198,7 +198,7 @@ impl Keeper {
             is_flushing: false,
             is_closing: false,
             is_ending: false,
-            says_time: false,
+            records_time: false,
             chunking: None,
             groups: Groups::default(),
             ranges: Vec::with_capacity(512),
@@ -258,8 +258,8 @@ impl Keeper {
     /// Handles [`Log::time_deadline`]: records the broker time now if `is_needed`, and schedules the next
     /// deadline.
     pub const fn say_time(&mut self, is_needed: bool, now: Now) {
-        self.log.schedule.note_said(now);
-        self.says_time = is_needed;
+        self.log.schedule.note_time_recorded(now);
+        self.records_time = is_needed;
     }
 
     /// Returns the next write if none is in flight and one is due.
@@ -273,7 +273,7 @@ impl Keeper {
             return None;
         }
         if self.log.is_time(now) && !journal.is_empty() {
-            self.gather(journal, messages, now);
+            self.append_waiting(journal, messages, now);
         }
         let is_again = self.log.is_postponed();
         let job = self.next_commit(journal, now);
@@ -315,11 +315,11 @@ impl Keeper {
     fn next_commit(&mut self, journal: &Journal, now: Now) -> Option<CommitJob> {
         let job = self.log.next_commit(now);
         // Every commit contains the time.
-        self.says_time &= job.is_none();
+        self.records_time &= job.is_none();
         if job.is_some() || !journal.is_empty() || !self.log.is_idle() {
             return job;
         }
-        if core::mem::take(&mut self.says_time) {
+        if core::mem::take(&mut self.records_time) {
             return self.log.empty_commit(now);
         }
         if !self.is_closing {
@@ -370,7 +370,7 @@ impl Keeper {
     }
 
     /// Appends as much as one commit holds, in the order of arrival.
-    fn gather(&mut self, journal: &mut Journal, messages: &mut Messages, now: Now) {
+    fn append_waiting(&mut self, journal: &mut Journal, messages: &mut Messages, now: Now) {
         while let Some(fact) = journal.fact() {
             if self.log.append_reserved(&record_of(fact), Urgency::Awaited, now).is_err() {
                 return;
@@ -380,7 +380,7 @@ impl Keeper {
         // A group that waits for a commit of its own precedes settlements that would fill the commit.
         let is_late = self.groups.is_waiting;
         if !is_late {
-            self.gather_settles(journal, now);
+            self.append_settlements(journal, now);
         }
         // The watermark of a delivered message is in this commit or an earlier one, its message in this one
         // or a later one.
@@ -391,13 +391,13 @@ impl Keeper {
         if !all_ride {
             return;
         }
-        if self.gather_messages(journal, messages, now) && is_late {
-            self.gather_settles(journal, now);
+        if self.append_messages(journal, messages, now) && is_late {
+            self.append_settlements(journal, now);
         }
     }
 
     /// Appends waiting messages. Returns `false` when the commit or the disk has no space for more.
-    fn gather_messages(&mut self, journal: &mut Journal, messages: &mut Messages, now: Now) -> bool {
+    fn append_messages(&mut self, journal: &mut Journal, messages: &mut Messages, now: Now) -> bool {
         loop {
             let front = journal.front(messages, &mut self.draft.places);
             if let Some(group) = journal.group() {
@@ -419,16 +419,16 @@ impl Keeper {
     }
 
     /// Appends waiting settlements.
-    fn gather_settles(&mut self, journal: &mut Journal, now: Now) {
-        let mut settling = 0;
+    fn append_settlements(&mut self, journal: &mut Journal, now: Now) {
+        let mut queue = 0;
         journal.drain_settles(|settled| {
-            if settled.queue != settling || self.ranges.len() == self.ranges.capacity() {
-                self.write_settled(settling, now);
-                settling = settled.queue;
+            if settled.queue != queue || self.ranges.len() == self.ranges.capacity() {
+                self.write_settled(queue, now);
+                queue = settled.queue;
             }
             self.ranges.push(Range { start: settled.start, end: settled.end });
         });
-        self.write_settled(settling, now);
+        self.write_settled(queue, now);
     }
 
     /// Appends the settlements of one queue. If space is scarce, the log keeps them for a later commit.

@@ -120,11 +120,11 @@ impl Log {
 
     /// Appends the damage that this start found first to the pending commit. Returns `false` if it has no
     /// space: no segment may be removed from the log before the damage is written.
-    pub(super) fn gather_damage(&mut self, report: &Report, now: Now) -> bool {
+    pub(super) fn append_damage(&mut self, report: &Report, now: Now) -> bool {
         if !report.has_new_damage {
             return true;
         }
-        let (version, value) = (self.version_of_life(), report.reported_damage.value());
+        let (version, value) = (self.version_of_epoch(), report.reported_damage.value());
         let record = Record::Defined { version, key: &DAMAGE_KEY, value: value.as_deref() };
         self.append_reserved(&record, Urgency::Awaited, now).is_ok()
     }

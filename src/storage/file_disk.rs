@@ -91,7 +91,7 @@ pub struct FileDisk {
     /// The directory, once it was opened.
     folder: Option<Arc<OwnedFd>>,
     /// Open segment files; the most recently used one is last.
-    open: Vec<Open>,
+    open: Vec<OpenFile>,
     lock: Option<File>,
     only_reads: bool,
     unopened: Vec<Unopened>,
@@ -99,7 +99,7 @@ pub struct FileDisk {
 
 /// An open segment file.
 #[derive(Debug)]
-struct Open {
+struct OpenFile {
     slot: u32,
     file: File,
     /// Whether bytes were written that are not synced yet.
@@ -155,13 +155,13 @@ impl FileDisk {
     }
 
     /// Returns the open file of a slot; opens it if necessary.
-    fn file(&mut self, slot: u32) -> io::Result<&mut Open> {
+    fn file(&mut self, slot: u32) -> io::Result<&mut OpenFile> {
         if let Some(at) = self.open.iter().position(|open| open.slot == slot) {
             self.open[at..].rotate_left(1);
         } else {
             self.make_room();
             let file = self.open_segment(slot)?;
-            self.open.push(Open { slot, file, is_unsynced: false });
+            self.open.push(OpenFile { slot, file, is_unsynced: false });
         }
         self.open.last_mut().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
@@ -178,7 +178,7 @@ impl FileDisk {
     /// Opens a file, and waits while no descriptors are left, after closing its own files. The lack of
     /// descriptors is temporary and says nothing about the disk. A read-only disk returns the error instead.
     fn descriptor<T>(&mut self, open: impl Fn() -> io::Result<T>) -> io::Result<T> {
-        let mut is_told = self.only_reads;
+        let mut is_reported = self.only_reads;
         loop {
             match open() {
                 Err(error) if is_out_of_descriptors(&error) => {
@@ -189,7 +189,7 @@ impl FileDisk {
                     if self.only_reads {
                         return Err(error);
                     }
-                    if !core::mem::replace(&mut is_told, true) {
+                    if !core::mem::replace(&mut is_reported, true) {
                         log::error!(
                             "the store waits for a file descriptor ({error}): raise the limit (LimitNOFILE)"
                         );
@@ -303,9 +303,9 @@ impl FileDisk {
 /// Returns whether the error means that a link or another object that is no regular file has this name, such
 /// as a directory, a pipe or a socket.
 fn is_no_file(error: &io::Error) -> bool {
-    let is_said = Errno::from_io_error(error)
+    let is_known_error = Errno::from_io_error(error)
         .is_some_and(|errno| [Errno::LOOP, Errno::ISDIR, Errno::NXIO, Errno::NODEV].contains(&errno));
-    is_said || error.kind() == io::ErrorKind::InvalidInput
+    is_known_error || error.kind() == io::ErrorKind::InvalidInput
 }
 
 /// Returns whether the broker may run without the lock file, because the directory is locked. Not so if

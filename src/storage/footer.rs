@@ -36,7 +36,7 @@
 use super::commit::padded;
 use super::commit_builder::ResizeZeroed;
 use super::log::Place;
-use super::parts::{self, Before, BodyPart, BodyPartWriter, Entry, Smallest, part_seed};
+use super::parts::{self, BodyPart, BodyPartWriter, MessageEntry, PreviousEntry, Smallest, part_seed};
 use super::record::{Body, Message, Record, Target, Targets};
 use super::recovery::Chain;
 use super::segment::{FOOTER_MAGIC, NAMED};
@@ -48,7 +48,7 @@ pub(super) const TRAILER_BYTES: usize = 44;
 const GROUP_ENTRIES: usize = 4096;
 /// The recorded messages of a segment take at most this fraction (1/8) of its bytes: three for a record of at
 /// least 24.
-pub(super) const NOTED_PART: usize = 8;
+pub(super) const RECORDED_PART: usize = 8;
 /// Binary logarithm of the number of queues whose newest entry is known while a segment is active.
 const SEEN_QUEUES_LOG2: u32 = 11;
 /// Overhead of the blocks in parts: this fraction (1/10) of their bytes, plus a fixed amount.
@@ -57,7 +57,7 @@ const BLOCKS_BYTES_MIN: usize = 64;
 
 const MESSAGE: u8 = 1;
 const CHUNK: u8 = 2;
-const FACT_HAS_PLACE: u8 = 1;
+const ENTRY_HAS_OFFSET: u8 = 1;
 const HAS_PLACE: u8 = 8;
 const IS_NEXT: u8 = 16;
 const IS_CHUNKED: u8 = 32;
@@ -65,10 +65,10 @@ const IS_CHUNKED: u8 = 32;
 /// The footer of the active segment.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Footer {
-    messages: Noted,
-    facts: Noted,
+    messages: RecordedEntries,
+    entries: RecordedEntries,
     /// The newest entries of some queues, to estimate the bytes of their next entries.
-    seen: Vec<Option<(u64, Before)>>,
+    seen: Vec<Option<(u64, PreviousEntry)>>,
     parts_bytes: usize,
     /// Bytes reserved for queue names.
     names_bytes: usize,
@@ -78,7 +78,7 @@ pub(super) struct Footer {
 
 /// Records in their order.
 #[derive(Clone, Debug, Default)]
-struct Noted {
+struct RecordedEntries {
     bytes: Vec<u8>,
     end: u32,
     last: Option<Target>,
@@ -91,7 +91,7 @@ struct Mark {
     last: Option<Target>,
 }
 
-impl Noted {
+impl RecordedEntries {
     const fn mark(&self) -> Mark {
         Mark { bytes: self.bytes.len(), end: self.end, last: self.last }
     }
@@ -107,8 +107,8 @@ impl Noted {
         self.put_place(at, bytes);
     }
 
-    fn begin_fact(&mut self, kind: u8, at: u32, bytes: u32) {
-        self.bytes.extend([kind, u8::from(at != self.end) * FACT_HAS_PLACE]);
+    fn begin_entry(&mut self, kind: u8, at: u32, bytes: u32) {
+        self.bytes.extend([kind, u8::from(at != self.end) * ENTRY_HAS_OFFSET]);
         self.put_place(at, bytes);
     }
 
@@ -125,7 +125,7 @@ impl Noted {
 /// The content of a trailer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Trailer {
-    pub(super) life: u32,
+    pub(super) epoch: u32,
     pub(super) sequence: u64,
     pub(super) number: u64,
     pub(super) time_ms: u64,
@@ -134,15 +134,15 @@ pub(super) struct Trailer {
 impl Trailer {
     /// Returns the chain of commits at the end of the segment.
     pub(super) const fn chain(&self) -> Chain {
-        let Self { life, sequence: segment, number, time_ms, .. } = *self;
-        Chain { segment, life, number, is_known: true, time_ms, covers: 0 }
+        let Self { epoch, sequence: segment, number, time_ms, .. } = *self;
+        Chain { segment, epoch, number, is_known: true, time_ms, covers: 0 }
     }
 }
 
 impl Footer {
     /// Returns an upper bound of the bytes that the footer takes.
     pub(super) const fn bytes_max(&self) -> usize {
-        self.facts.bytes.len()
+        self.entries.bytes.len()
             + self.names_bytes
             + self.parts_bytes
             + self.parts_bytes / BLOCKS_SHARE
@@ -159,16 +159,16 @@ impl Footer {
     /// Returns the maximum memory of footers: two with their recorded messages, the encoded form of one, and
     /// the entries being sorted.
     pub(super) const fn bytes(segment_bytes: usize) -> usize {
-        let seen = size_of::<Option<(u64, Before)>>() << SEEN_QUEUES_LOG2;
-        let each = segment_bytes / NOTED_PART + segment_bytes / 64 + seen;
-        2 * each + segment_bytes / NOTED_PART + 2 * GROUP_ENTRIES * size_of::<Entry>()
+        let seen = size_of::<Option<(u64, PreviousEntry)>>() << SEEN_QUEUES_LOG2;
+        let each = segment_bytes / RECORDED_PART + segment_bytes / 64 + seen;
+        2 * each + segment_bytes / RECORDED_PART + 2 * GROUP_ENTRIES * size_of::<MessageEntry>()
     }
 
     /// Reserves memory for the usual content of a segment of `segment_bytes`, so that it does not grow while
     /// messages flow.
     pub(super) fn with_room(mut self, segment_bytes: u32) -> Self {
         self.messages.bytes.reserve(segment_bytes as usize / 16);
-        self.facts.bytes.reserve(segment_bytes as usize / 64);
+        self.entries.bytes.reserve(segment_bytes as usize / 64);
         self
     }
 
@@ -184,7 +184,7 @@ impl Footer {
 
     /// Adds the records of a commit. The first record is at offset `at`.
     pub(super) fn note_records(&mut self, mut records: &[u8], mut at: u32) {
-        self.mark = (self.messages.mark(), self.facts.mark(), self.parts_bytes);
+        self.mark = (self.messages.mark(), self.entries.mark(), self.parts_bytes);
         while let Ok((record, bytes)) = Record::parse_known(records) {
             self.note(&record, &records[..bytes], at);
             records = &records[bytes..];
@@ -195,14 +195,14 @@ impl Footer {
     /// Takes back the last [`Footer::note_records`].
     pub(super) fn undo(&mut self) {
         self.messages.undo(self.mark.0);
-        self.facts.undo(self.mark.1);
+        self.entries.undo(self.mark.1);
         self.parts_bytes = self.mark.2;
         self.seen.fill(None);
     }
 
     pub(super) fn clear(&mut self) {
         self.messages.undo(Mark::default());
-        self.facts.undo(Mark::default());
+        self.entries.undo(Mark::default());
         (self.parts_bytes, self.names_bytes) = (0, 0);
         self.seen.fill(None);
     }
@@ -219,13 +219,13 @@ impl Footer {
 
     /// Adds a name behind all other entries.
     pub(super) fn note_name(&mut self, record: &Record<'_>) {
-        let facts = &mut self.facts.bytes;
-        let start = facts.len();
-        record.encode(facts);
-        let bytes = facts.len() - start;
-        facts.extend([NAMED, 0]);
-        varint::put(facts, bytes as u64);
-        facts[start..].rotate_left(bytes);
+        let entries = &mut self.entries.bytes;
+        let start = entries.len();
+        record.encode(entries);
+        let bytes = entries.len() - start;
+        entries.extend([NAMED, 0]);
+        varint::put(entries, bytes as u64);
+        entries[start..].rotate_left(bytes);
     }
 
     /// Takes this footer to be written, and replaces it by an empty one with the buffers of `spare`.
@@ -242,51 +242,51 @@ impl Footer {
             self.note_message(message, at, bytes);
             return;
         }
-        let facts = &mut self.facts;
-        facts.begin_fact(raw[0], at, bytes);
+        let entries = &mut self.entries;
+        entries.begin_entry(raw[0], at, bytes);
         match record {
             Record::Chunk { body, index, .. } => {
-                varint::put(&mut facts.bytes, *body);
-                varint::put(&mut facts.bytes, (*index).into());
+                varint::put(&mut entries.bytes, *body);
+                varint::put(&mut entries.bytes, (*index).into());
             }
-            _ => facts.bytes.extend_from_slice(raw),
+            _ => entries.bytes.extend_from_slice(raw),
         }
     }
 
     fn note_message(&mut self, message: &Message<'_>, at: u32, bytes: u32) {
-        let noted = &mut self.messages;
-        let start = noted.bytes.len();
-        noted.begin_message(at, bytes);
+        let recorded = &mut self.messages;
+        let start = recorded.bytes.len();
+        recorded.begin_message(at, bytes);
         let only = if message.targets.len() == 1 { message.targets.iter().next() } else { None };
-        if only.is_some() && only == noted.last.and_then(next_of) {
-            noted.bytes[start] |= IS_NEXT;
+        if only.is_some() && only == recorded.last.and_then(next_of) {
+            recorded.bytes[start] |= IS_NEXT;
         } else {
-            varint::put(&mut noted.bytes, message.targets.len() as u64);
+            varint::put(&mut recorded.bytes, message.targets.len() as u64);
             for target in message.targets.iter() {
-                varint::put(&mut noted.bytes, target.queue);
-                varint::put(&mut noted.bytes, target.offset);
-                noted.bytes.push(target.lane);
+                varint::put(&mut recorded.bytes, target.queue);
+                varint::put(&mut recorded.bytes, target.offset);
+                recorded.bytes.push(target.lane);
             }
         }
-        noted.last = only;
+        recorded.last = only;
         let body = if let Body::Chunked { body, .. } = message.body { Some(body) } else { None };
         if let Some(body) = body {
-            noted.bytes[start] |= IS_CHUNKED;
-            varint::put(&mut noted.bytes, body);
+            recorded.bytes[start] |= IS_CHUNKED;
+            varint::put(&mut recorded.bytes, body);
         }
         for target in message.targets.iter() {
             self.count_entry(&entry_of(target, message.targets.len(), body, at, bytes));
         }
     }
 
-    fn count_entry(&mut self, entry: &Entry) {
+    fn count_entry(&mut self, entry: &MessageEntry) {
         self.seen.resize(1 << SEEN_QUEUES_LOG2, None);
         // Spreads consecutive numbers evenly.
         let hash = entry.queue.wrapping_mul(0x9E37_79B9_7F4A_7C15);
         let place = (hash >> (u64::BITS - SEEN_QUEUES_LOG2)) as usize;
         let before = self.seen[place].filter(|(queue, _)| *queue == entry.queue).map(|(_, before)| before);
         self.parts_bytes += parts::bytes_max(entry, before);
-        self.seen[place] = Some((entry.queue, Before::after(entry)));
+        self.seen[place] = Some((entry.queue, PreviousEntry::after(entry)));
     }
 
     /// Writes the whole footer in whole blocks to `out`; it belongs at the very end of its segment. Stores
@@ -300,7 +300,7 @@ impl Footer {
     ) {
         self.group(BodyPartWriter::new(out, parts, part_seed(seed, trailer.sequence)));
         let parts_bytes = out.len();
-        out.extend_from_slice(&self.facts.bytes);
+        out.extend_from_slice(&self.entries.bytes);
         let facts_bytes = out.len() - parts_bytes;
         out.resize_zeroed(padded(out.len() + TRAILER_BYTES) - TRAILER_BYTES);
         let start = out.len();
@@ -308,18 +308,18 @@ impl Footer {
         out.extend_from_slice(&[0; 4]);
         out.extend_from_slice(&(facts_bytes as u32).to_le_bytes());
         out.extend_from_slice(&(parts_bytes as u32).to_le_bytes());
-        out.extend_from_slice(&trailer.life.to_le_bytes());
+        out.extend_from_slice(&trailer.epoch.to_le_bytes());
         out.extend_from_slice(&trailer.sequence.to_le_bytes());
         out.extend_from_slice(&trailer.number.to_le_bytes());
         out.extend_from_slice(&trailer.time_ms.to_le_bytes());
-        let facts = &out[parts_bytes..parts_bytes + facts_bytes];
-        let sum = crc32c::crc32c_append(crc32c::crc32c_append(seed, &out[start + 8..]), facts);
+        let entries = &out[parts_bytes..parts_bytes + facts_bytes];
+        let sum = crc32c::crc32c_append(crc32c::crc32c_append(seed, &out[start + 8..]), entries);
         out[start + 4..start + 8].copy_from_slice(&sum.to_le_bytes());
     }
 
     /// Passes the messages to `writer`, grouped by queue, each offset once: of two records the later one.
     fn group(&self, mut writer: BodyPartWriter<'_>) {
-        let (mut done, mut held): (Option<Entry>, Option<Entry>) = (None, None);
+        let (mut done, mut held): (Option<MessageEntry>, Option<MessageEntry>) = (None, None);
         let mut is_cut = true;
         // No entry takes less than three bytes.
         let mut items = Vec::with_capacity((self.messages.bytes.len() / 3 + 1).min(2 * GROUP_ENTRIES));
@@ -347,10 +347,10 @@ impl Footer {
     }
 }
 
-fn entry_of(target: Target, targets: usize, body: Option<u64>, at: u32, bytes: u32) -> Entry {
+fn entry_of(target: Target, targets: usize, body: Option<u64>, at: u32, bytes: u32) -> MessageEntry {
     let Target { queue, offset, lane } = target;
     let (is_chunked, body) = (body.is_some(), body.unwrap_or(0));
-    Entry { queue, offset, at, bytes, targets: targets as u32, lane, is_chunked, body }
+    MessageEntry { queue, offset, at, bytes, targets: targets as u32, lane, is_chunked, body }
 }
 
 fn next_of(target: Target) -> Option<Target> {
@@ -360,14 +360,14 @@ fn next_of(target: Target) -> Option<Target> {
 /// The lengths that a trailer claims.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Lengths {
-    pub(super) facts: usize,
+    pub(super) entries: usize,
     pub(super) parts: usize,
 }
 
 impl Lengths {
     /// Returns the bytes of the whole footer in whole blocks.
     pub(super) const fn footer(&self) -> usize {
-        padded(self.facts + self.parts + TRAILER_BYTES)
+        padded(self.entries + self.parts + TRAILER_BYTES)
     }
 
     /// Returns the lengths claimed by the last bytes of a segment, if they look like a trailer and fit into
@@ -377,44 +377,44 @@ impl Lengths {
         let mut input = Input::new(trailer);
         let magic = input.take(4)?;
         input.u32()?;
-        let lengths = Self { facts: input.u32()? as usize, parts: input.u32()? as usize };
-        let fits = lengths.facts < segment_bytes && lengths.parts < segment_bytes;
+        let lengths = Self { entries: input.u32()? as usize, parts: input.u32()? as usize };
+        let fits = lengths.entries < segment_bytes && lengths.parts < segment_bytes;
         (*magic == FOOTER_MAGIC && fits && lengths.footer() <= segment_bytes).then_some(lengths)
     }
 }
 
 /// Verifies a footer's entries and its trailer, which is at the end of `end`.
-pub(super) fn parse(facts: &[u8], end: &[u8], seed: u32) -> Option<Trailer> {
+pub(super) fn parse(entries: &[u8], end: &[u8], seed: u32) -> Option<Trailer> {
     let trailer = end.get(end.len().checked_sub(TRAILER_BYTES)?..)?;
     if trailer[..4] != FOOTER_MAGIC {
         return None;
     }
     let mut input = Input::new(&trailer[4..]);
     let sum = input.u32()?;
-    if crc32c::crc32c_append(crc32c::crc32c_append(seed, input.rest()), facts) != sum {
+    if crc32c::crc32c_append(crc32c::crc32c_append(seed, input.rest()), entries) != sum {
         return None;
     }
     input.take(8)?;
-    let (life, sequence) = (input.u32()?, input.u64()?);
-    Some(Trailer { life, sequence, number: input.u64()?, time_ms: input.u64()? })
+    let (epoch, sequence) = (input.u32()?, input.u64()?);
+    Some(Trailer { epoch, sequence, number: input.u64()?, time_ms: input.u64()? })
 }
 
 /// Returns the footer of the segment with these bytes, if it is good.
 pub(super) fn of_segment(bytes: &[u8], sequence: u64, seed: u32) -> Option<(Lengths, Trailer)> {
     let lengths = Lengths::claimed(bytes, bytes.len())?;
-    let facts = bytes.len() - lengths.footer() + lengths.parts;
-    let trailer = parse(&bytes[facts..facts + lengths.facts], bytes, seed)?;
+    let entries = bytes.len() - lengths.footer() + lengths.parts;
+    let trailer = parse(&bytes[entries..entries + lengths.entries], bytes, seed)?;
     (trailer.sequence == sequence).then_some((lengths, trailer))
 }
 
 /// Calls `each` with the entries of a footer (chunks without their bytes) and their locations. Returns `None`
 /// if they are malformed, which never happens in a verified footer.
-pub(super) fn for_each_fact(
-    facts: &[u8],
+pub(super) fn for_each_entry(
+    entries: &[u8],
     segment: u64,
     mut each: impl FnMut(&Record<'_>, Place),
 ) -> Option<()> {
-    let mut input = Input::new(facts);
+    let mut input = Input::new(entries);
     let mut end = 0_u32;
     while !input.is_empty() {
         let (kind, has_place) = read_kind(&mut input)?;
@@ -440,8 +440,8 @@ pub(super) fn for_each_fact(
 }
 
 /// Calls `each` with the records of the queue names in a footer.
-pub(super) fn for_each_name(facts: &[u8], mut each: impl FnMut(&[u8])) -> Option<()> {
-    let mut input = Input::new(facts);
+pub(super) fn for_each_name(entries: &[u8], mut each: impl FnMut(&[u8])) -> Option<()> {
+    let mut input = Input::new(entries);
     while !input.is_empty() {
         let (kind, has_place) = read_kind(&mut input)?;
         let (_, bytes) = read_place(&mut input, has_place, 0)?;
@@ -460,7 +460,7 @@ pub(super) fn for_each_name(facts: &[u8], mut each: impl FnMut(&[u8])) -> Option
 
 /// Reads the kind of an entry, and whether its offset follows.
 fn read_kind(input: &mut Input<'_>) -> Option<(u8, bool)> {
-    Some((input.byte()?, input.byte()? & FACT_HAS_PLACE != 0))
+    Some((input.byte()?, input.byte()? & ENTRY_HAS_OFFSET != 0))
 }
 
 #[inline]
@@ -470,8 +470,8 @@ fn read_place(input: &mut Input<'_>, has_place: bool, end: u32) -> Option<(u32, 
 }
 
 /// Calls `each` with every target of the messages recorded in a [`Footer`], in their order.
-pub(super) fn for_each_message(noted: &[u8], mut each: impl FnMut(&Entry)) -> Option<()> {
-    let mut input = Input::new(noted);
+pub(super) fn for_each_message(recorded: &[u8], mut each: impl FnMut(&MessageEntry)) -> Option<()> {
+    let mut input = Input::new(recorded);
     let (mut end, mut last) = (0_u32, None);
     while !input.is_empty() {
         let flags = input.byte()?;
@@ -509,7 +509,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     /// Records messages with these targets, one behind the other; returns the expected entries.
-    fn note(footer: &mut Footer, messages: &[(Vec<(u64, u8)>, usize)]) -> Vec<Entry> {
+    fn note(footer: &mut Footer, messages: &[(Vec<(u64, u8)>, usize)]) -> Vec<MessageEntry> {
         let mut next: BTreeMap<u64, u64> = BTreeMap::new();
         let (mut bytes, mut expected) = (Vec::new(), Vec::new());
         for (queues, body) in messages {
@@ -554,14 +554,14 @@ mod tests {
             }
             let mut footer = Footer::default();
             let expected = note(&mut footer, &messages);
-            let trailer = Trailer { life: 1, sequence: 2, number: 3, time_ms: 4 };
+            let trailer = Trailer { epoch: 1, sequence: 2, number: 3, time_ms: 4 };
             let (mut out, mut parts) = (Vec::new(), Vec::new());
             footer.finish(&trailer, 9, &mut out, &mut parts);
             prop_assert!(out.len() <= padded(footer.bytes_max()), "{} {}", out.len(), footer.bytes_max());
             let lengths = Lengths::claimed(&out, out.len()).expect("a trailer");
             prop_assert_eq!(lengths.footer(), out.len());
-            let facts = &out[lengths.parts..lengths.parts + lengths.facts];
-            prop_assert_eq!(parse(facts, &out, 9), Some(trailer));
+            let entries = &out[lengths.parts..lengths.parts + lengths.entries];
+            prop_assert_eq!(parse(entries, &out, 9), Some(trailer));
             let (mut found, mut at) = (Vec::new(), 0);
             while at < lengths.parts {
                 let block = BodyPartBlock::parse(&out[at..lengths.parts], part_seed(9, 2)).expect("a block");
@@ -588,20 +588,20 @@ mod tests {
         {
             let mut footer = Footer::default();
             footer.note_records(&bytes, 4172);
-            let trailer = Trailer { life: 1, sequence: 2, number: 3, time_ms: 4 };
+            let trailer = Trailer { epoch: 1, sequence: 2, number: 3, time_ms: 4 };
             let (mut out, mut parts) = (Vec::new(), Vec::new());
             footer.finish(&trailer, 9, &mut out, &mut parts);
             let lengths = Lengths::claimed(&out, out.len()).expect("a trailer");
-            let read = |out: &[u8]| parse(&out[lengths.parts..][..lengths.facts], out, 9);
+            let read = |out: &[u8]| parse(&out[lengths.parts..][..lengths.entries], out, 9);
             assert_eq!(read(&out), Some(trailer));
-            let facts = lengths.parts..lengths.parts + lengths.facts;
-            for at in facts.chain(out.len() - TRAILER_BYTES..out.len()) {
+            let entries = lengths.parts..lengths.parts + lengths.entries;
+            for at in entries.chain(out.len() - TRAILER_BYTES..out.len()) {
                 let mut damaged = out.clone();
                 damaged[at] ^= 0x80;
                 assert_eq!(read(&damaged), None, "a bit of byte {at} is another");
             }
             let (mut found, mut end) = (Vec::new(), 4172);
-            for_each_fact(&out[lengths.parts..][..lengths.facts], 2, |record, place| {
+            for_each_entry(&out[lengths.parts..][..lengths.entries], 2, |record, place| {
                 assert_eq!(place.at, end);
                 end += place.bytes;
                 let mut bytes = Vec::new();
@@ -630,7 +630,7 @@ mod tests {
         let mut footer = Footer::default();
         let expected = note(&mut footer, &messages);
         let (mut out, mut parts) = (Vec::new(), Vec::new());
-        let trailer = Trailer { life: 1, sequence: 2, number: 3, time_ms: 4 };
+        let trailer = Trailer { epoch: 1, sequence: 2, number: 3, time_ms: 4 };
         footer.finish(&trailer, 9, &mut out, &mut parts);
         assert_eq!((parts.len(), expected.len()), (1000, 40_000));
         let used = out.len() as f64 / 40_000.0;

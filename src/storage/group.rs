@@ -72,7 +72,7 @@ impl Keeper {
                 self.groups.is_waiting = !is_written;
                 return is_written;
             }
-            self.groups.large = Some(Large {
+            self.groups.large = Some(LargeGroup {
                 first: group.first,
                 incarnation: journal.next_group(),
                 body: self.log.take_body_id(),
@@ -80,7 +80,7 @@ impl Keeper {
                 bytes: 0,
                 cursor: Cursor::default(),
                 settled: 0,
-                is_said: false,
+                is_appended: false,
             });
         }
         self.append_group(journal, messages, group, now) && self.write_members(journal, messages, group, now)
@@ -168,29 +168,31 @@ impl Keeper {
     fn append_group(&mut self, journal: &Journal, messages: &Messages, group: &Group, now: Now) -> bool {
         let Self { log, draft, groups, .. } = self;
         let Groups { large: Some(large), bodies, .. } = groups else { return true };
-        if large.is_said {
+        if large.is_appended {
             return true;
         }
         while large.has_more(journal, group, draft) {
             let (body, index) = (large.body, large.parts);
-            let mut members = Members { journal, messages, group, bodies, draft };
+            let mut members = GroupSources { journal, messages, group, bodies, draft };
             if !log.append_part(body, index, now, |out, room| large.fill(&mut members, out, room)) {
                 return false;
             }
             large.parts += 1;
         }
         if large.parts > 0
-            && log.append(&large.said(journal.time_ms(), &large.target()), Urgency::Awaited, now).is_err()
+            && log
+                .append(&large.group_message(journal.time_ms(), &large.target()), Urgency::Awaited, now)
+                .is_err()
         {
             return false;
         }
-        large.is_said = true;
+        large.is_appended = true;
         true
     }
 }
 
 /// The sources of a large group's records.
-struct Members<'a> {
+struct GroupSources<'a> {
     journal: &'a Journal,
     messages: &'a Messages,
     group: &'a Group,
@@ -198,7 +200,7 @@ struct Members<'a> {
     draft: &'a mut Draft,
 }
 
-impl Large {
+impl LargeGroup {
     /// Returns whether a record is in no part yet.
     fn has_more(&mut self, journal: &Journal, group: &Group, draft: &mut Draft) -> bool {
         let has_messages = journal.peek(group, &mut self.cursor, &mut draft.places).is_some();
@@ -206,7 +208,7 @@ impl Large {
     }
 
     /// Appends records to a part with space for `room` bytes, and advances the progress.
-    fn fill(&mut self, members: &mut Members<'_>, out: &mut Vec<u8>, room: usize) {
+    fn fill(&mut self, members: &mut GroupSources<'_>, out: &mut Vec<u8>, room: usize) {
         let from = out.len();
         // A single record may be longer than the usual size of a part.
         let takes = |out: &Vec<u8>, bytes: usize| {
@@ -222,11 +224,11 @@ impl Large {
     /// Appends messages to a part. Returns whether all messages are in some part now.
     fn fill_messages(
         &mut self,
-        members: &mut Members<'_>,
+        members: &mut GroupSources<'_>,
         out: &mut Vec<u8>,
         takes: impl Fn(&Vec<u8>, usize) -> bool,
     ) -> bool {
-        let Members { journal, messages, group, bodies, draft } = members;
+        let GroupSources { journal, messages, group, bodies, draft } = members;
         while let Some(front) = journal.peek(group, &mut self.cursor, &mut draft.places) {
             let body_len = messages.body_len(front.message) as usize;
             let written = body_of(bodies, front.number);
@@ -264,7 +266,7 @@ impl Large {
     }
 
     /// Returns the record that makes the group exist.
-    fn said<'a>(&self, time_ms: u64, target: &'a [Target; 1]) -> Record<'a> {
+    fn group_message<'a>(&self, time_ms: u64, target: &'a [Target; 1]) -> Record<'a> {
         Record::Message(Message {
             targets: Targets::List(target),
             enqueued_ms: time_ms,
@@ -297,18 +299,18 @@ fn next_ranges(journal: &Journal, done: usize) -> (u64, heapless::Vec<Range, RAN
 
 /// A large group found at a start: its incarnation, its body, and the number of its parts.
 #[derive(Clone, Copy)]
-struct Waiting {
+struct UnfinishedGroup {
     incarnation: u64,
     body: u64,
     parts: u32,
 }
 
 /// Returns the large groups in the index.
-fn waiting(index: &Index) -> impl Iterator<Item = Waiting> {
+fn waiting(index: &Index) -> impl Iterator<Item = UnfinishedGroup> {
     let groups = index.queues().iter().filter(|(incarnation, queue)| is_group(**incarnation) && !queue.gone);
     groups.filter_map(|(&incarnation, queue)| {
         let (&parts, &body) = queue.large.first_key_value()?;
-        Some(Waiting { incarnation, body, parts: u32::try_from(parts).ok()? })
+        Some(UnfinishedGroup { incarnation, body, parts: u32::try_from(parts).ok()? })
     })
 }
 
@@ -320,7 +322,7 @@ fn waiting(index: &Index) -> impl Iterator<Item = Waiting> {
 fn read_part<D: Disk>(
     index: &Index,
     disk: &mut D,
-    (group, part): (Waiting, u32),
+    (group, part): (UnfinishedGroup, u32),
     bytes: &mut Vec<u8>,
 ) -> io::Result<bool> {
     bytes.clear();
@@ -363,8 +365,8 @@ pub(super) fn bodies_named<D: Disk>(index: &Index, disk: &mut D) -> io::Result<O
 }
 
 /// A large group found at a start, with its content as far as it can be read.
-pub(super) struct Found {
-    group: Waiting,
+pub(super) struct FoundGroup {
+    group: UnfinishedGroup,
     /// Offsets of its messages by queue.
     messages: BTreeMap<u64, RangeSet>,
     /// Large bodies of its messages.
@@ -382,8 +384,8 @@ pub(super) struct Found {
     refused: Option<(u32, u32)>,
 }
 
-impl Found {
-    fn read<D: Disk>(index: &Index, disk: &mut D, group: Waiting) -> io::Result<Self> {
+impl FoundGroup {
+    fn read<D: Disk>(index: &Index, disk: &mut D, group: UnfinishedGroup) -> io::Result<Self> {
         let (messages, bodies) = (BTreeMap::new(), Vec::new());
         let (has_missing, has_settled, is_damaged, refused) = (false, false, false, None);
         let mut found =
@@ -444,15 +446,19 @@ impl Found {
 impl Log {
     /// Marks that the record appended next forms a group with others.
     pub(super) const fn note_group(&mut self) {
-        self.gathering.note_group();
+        self.pending.note_group();
     }
 
     /// Returns the large groups that an earlier epoch did not complete. All records of such a group may
     /// exist: damage may have hit its end, and older versions write the end later.
-    pub(super) fn find_groups<D: Disk>(&self, disk: &mut D, report: &mut Report) -> io::Result<Vec<Found>> {
+    pub(super) fn find_groups<D: Disk>(
+        &self,
+        disk: &mut D,
+        report: &mut Report,
+    ) -> io::Result<Vec<FoundGroup>> {
         let mut found = Vec::new();
         for group in waiting(&self.index).collect::<Vec<_>>() {
-            found.push(Found::read(&self.index, disk, group)?);
+            found.push(FoundGroup::read(&self.index, disk, group)?);
         }
         report.groups_damaged = found.iter().filter(|found| found.is_damaged).count() as u32;
         report.refused.extend(found.iter().filter_map(|found| found.refused));
@@ -466,7 +472,7 @@ impl Log {
     pub(super) fn end_groups<D: Disk>(
         &mut self,
         disk: &mut D,
-        groups: &[Found],
+        groups: &[FoundGroup],
         report: &mut Report,
         now: Now,
     ) -> io::Result<()> {
@@ -491,7 +497,7 @@ impl Log {
     fn end_group<D: Disk>(
         &mut self,
         disk: &mut D,
-        found: &Found,
+        found: &FoundGroup,
         settled: &mut Option<Position>,
         report: &mut Report,
         now: Now,
@@ -512,7 +518,7 @@ impl Log {
     }
 
     /// Hides the records of these groups during this epoch.
-    pub(super) fn hide_groups(&mut self, groups: &[Found]) {
+    pub(super) fn hide_groups(&mut self, groups: &[FoundGroup]) {
         for found in groups.iter().filter(|found| found.has_missing && !found.has_settled) {
             for (queue, offsets) in &found.messages {
                 offsets.ranges().iter().for_each(|range| self.index.settle(*queue, *range));
@@ -523,7 +529,7 @@ impl Log {
 
     /// Settles the existing messages of a group and ends it in the same commit, so that a power cut cannot
     /// leave a part of it. Without space for that the group stays hidden, and the next start tries again.
-    fn undo_group<D: Disk>(&mut self, disk: &mut D, found: &Found, now: Now) -> io::Result<()> {
+    fn undo_group<D: Disk>(&mut self, disk: &mut D, found: &FoundGroup, now: Now) -> io::Result<()> {
         self.hide_groups(core::slice::from_ref(found));
         let bytes = found.undoing().map(|record| record.bytes_max()).sum();
         if !self.has_room(bytes) {
@@ -546,7 +552,7 @@ impl Log {
     fn finish_group<D: Disk>(
         &mut self,
         disk: &mut D,
-        group: Waiting,
+        group: UnfinishedGroup,
         settled: &mut Option<Position>,
         now: Now,
     ) -> io::Result<bool> {
@@ -566,7 +572,7 @@ impl Log {
                     return Ok(false);
                 }
                 if matches!(record, Record::Settled { .. }) {
-                    settled.get_or_insert(self.gathering.appended);
+                    settled.get_or_insert(self.pending.appended);
                 }
                 if let Record::Message(message) = &record {
                     reached.extend(message.targets.iter().map(|target| (target.queue, target.offset + 1)));
@@ -580,7 +586,7 @@ impl Log {
                 return Ok(false);
             }
         }
-        let last = self.gathering.appended;
+        let last = self.pending.appended;
         while self.durable < last {
             if !self.write_now(disk, now)? {
                 return Ok(false);
@@ -608,7 +614,7 @@ impl Log {
 
     /// Writes the pending commit. Returns `false` if there is no space for it.
     fn write_now<D: Disk>(&mut self, disk: &mut D, now: Now) -> io::Result<bool> {
-        self.hurry();
+        self.make_due();
         Ok(!matches!(self.step(disk, now)?, Step::Nothing))
     }
 
@@ -628,7 +634,7 @@ impl Log {
 #[derive(Debug, Default)]
 pub(super) struct Groups {
     /// The group that exceeds one commit.
-    pub(super) large: Option<Large>,
+    pub(super) large: Option<LargeGroup>,
     /// Large bodies written before their messages: number of the message, and id of the body.
     pub(super) bodies: Vec<(u64, u64)>,
     /// Number of settlements of the current group that are written individually.
@@ -639,7 +645,7 @@ pub(super) struct Groups {
 
 /// A group that exceeds one commit.
 #[derive(Debug)]
-pub(super) struct Large {
+pub(super) struct LargeGroup {
     /// Number of its first message.
     pub(super) first: u64,
     pub(super) incarnation: u64,
@@ -651,7 +657,7 @@ pub(super) struct Large {
     /// Number of settlements that are in a part.
     pub(super) settled: usize,
     /// Whether the message that makes it exist was appended.
-    pub(super) is_said: bool,
+    pub(super) is_appended: bool,
 }
 
 impl Groups {

@@ -19,8 +19,10 @@ use leveret_core::journal::{is_group, is_transient};
 use super::access::Digest;
 use super::commit::BLOCK_BYTES;
 use super::log::{Place, Position, Settings};
-use super::parts::{BodyPart, Entry};
-use super::queue_index::{ALLOCATION_BYTES, Lost, QueueIndex, Seen, WatermarkReset, tree_bytes};
+use super::parts::{BodyPart, MessageEntry};
+use super::queue_index::{
+    ALLOCATION_BYTES, AddOutcome, QueueIndex, SettleEffect, WatermarkReset, tree_bytes,
+};
 use super::record::{Body, CHUNK_BODY_BYTES, Message, Range, Record, Target};
 use super::settled::Spans;
 
@@ -107,12 +109,12 @@ impl Index {
 
     /// Sets the segment that is being compacted; 0 for none. Of three copies of a definition, one in such a
     /// segment is given up.
-    pub(super) const fn set_cleaned(&mut self, segment: u64) {
+    pub(super) const fn set_compacting(&mut self, segment: u64) {
         self.leaving[0] = segment;
     }
 
-    /// Sets the segment that is being drained; see [`Self::set_cleaned`].
-    pub(super) const fn set_drained(&mut self, segment: u64) {
+    /// Sets the segment that is being drained; see [`Self::set_compacting`].
+    pub(super) const fn set_draining(&mut self, segment: u64) {
         self.leaving[1] = segment;
     }
 
@@ -162,8 +164,8 @@ impl Index {
     }
 
     /// Frees memory that is kept for reuse.
-    pub(super) fn give_back(&mut self) {
-        self.queues.values_mut().for_each(|queue| queue.give_back());
+    pub(super) fn release_memory(&mut self) {
+        self.queues.values_mut().for_each(|queue| queue.release_memory());
         self.spare_spans = Spans::default();
     }
 
@@ -196,7 +198,7 @@ impl Index {
 
     /// Ends the compaction of a segment. If it was read to its end, records that are still live are
     /// unreadable.
-    pub(super) fn end_copying(&mut self, sequence: u64, was_read_to_its_end: bool) {
+    pub(super) fn end_compaction(&mut self, sequence: u64, was_read_to_its_end: bool) {
         if let Some(segment) = self.segments.get_mut(&sequence) {
             segment.stuck = segment.live > 0 && was_read_to_its_end;
         }
@@ -259,7 +261,7 @@ impl Index {
     }
 
     /// Records that all settlements of the queue were written again, in `segment` and later ones.
-    pub(super) fn settled_again(&mut self, queue: u64, segment: u64) {
+    pub(super) fn note_rewritten(&mut self, queue: u64, segment: u64) {
         if let Some(queue) = self.queues.get_mut(&queue) {
             queue.settled_since = segment;
         }
@@ -287,19 +289,24 @@ impl Index {
         }
         // All its queues may have settled it already. Then no later settlement frees its chunks.
         if let Some(large) = body.and_then(|body| self.bodies.get_mut(&body)).filter(|l| l.holders == 0) {
-            large.bury(&mut self.segments);
+            large.mark_dead(&mut self.segments);
         }
     }
 
     /// Applies a message in one of its queues, as recorded in a footer.
-    pub(super) fn apply_entry(&mut self, entry: &Entry, segment: u64) {
+    pub(super) fn apply_entry(&mut self, entry: &MessageEntry, segment: u64) {
         let body = entry.is_chunked.then_some(entry.body);
         self.apply_target(entry.queue, entry.offset, body, entry.share(), segment);
     }
 
     /// Applies messages of one queue, ascending by offset. Contiguous messages that are certainly new are
     /// added together, because a start goes over all messages.
-    pub(super) fn apply_entries(&mut self, queue: u64, entries: impl Iterator<Item = Entry>, segment: u64) {
+    pub(super) fn apply_entries(
+        &mut self,
+        queue: u64,
+        entries: impl Iterator<Item = MessageEntry>,
+        segment: u64,
+    ) {
         let new_from = self.queues.get(&queue).map_or(0, |queue| queue.new_from());
         let mut entries = entries.peekable();
         while let Some(entry) = entries.next() {
@@ -331,12 +338,12 @@ impl Index {
         let seen = entry.add(offset, segment, bytes);
         self.runs = self.runs + entry.runs.len() - runs;
         match seen {
-            Seen::Again | Seen::Dead => {}
-            Seen::Moved(old, lost) => {
+            AddOutcome::Again | AddOutcome::Dead => {}
+            AddOutcome::Moved(old, lost) => {
                 self.lose(old, lost.into());
                 self.gain(segment, 1, bytes.into());
             }
-            Seen::New => {
+            AddOutcome::New => {
                 if let Some(body) = body {
                     let large = self.bodies.entry(body).or_default();
                     large.holders += 1;
@@ -386,7 +393,7 @@ impl Index {
     }
 
     fn apply_defined(&mut self, version: u64, key: &[u8], (deleted, queue): (bool, u64), place: Place) {
-        self.has_defined |= is_twice(key);
+        self.has_defined |= has_two_copies(key);
         let Some(old) = self.definitions.get_mut(key) else {
             let segments = vec![place.segment];
             let fresh = DefinitionIndex { version, place, second: None, deleted, queue, segments };
@@ -420,7 +427,7 @@ impl Index {
         if !deleted {
             self.access.add(key, version);
         }
-        let counts_second = is_twice(key);
+        let counts_second = has_two_copies(key);
         (old.version, old.place, old.second, old.deleted) = (version, place, None, deleted);
         old.queue = queue;
         for lost in lost.into_iter().take(if counts_second { 2 } else { 1 }).flatten() {
@@ -440,7 +447,7 @@ impl Index {
         let leaving = self.leaving;
         let Some(definition) = self.definitions.get_mut(key) else { panic!("it is not known yet") };
         let is_deleted = definition.deleted;
-        let lost = if !is_twice(key) {
+        let lost = if !has_two_copies(key) {
             definition.second = Some(definition.place);
             Some(core::mem::replace(&mut definition.place, place))
         } else {
@@ -489,24 +496,24 @@ impl Index {
         let Self { queues, segments, bodies, runs, .. } = self;
         let entry = queues.entry(queue).or_default();
         let before = entry.runs.len();
-        let mut buried = |entry: &mut QueueIndex, fresh: Range, segments: &mut BTreeMap<u64, Segment>| {
+        let mut mark_dead = |entry: &mut QueueIndex, fresh: Range, segments: &mut BTreeMap<u64, Segment>| {
             while let Some((&offset, &body)) = entry.large.range(fresh.start..fresh.end).next() {
                 entry.large.remove(&offset);
                 let Some(large) = bodies.get_mut(&body) else { continue };
                 entry.large_bytes = entry.large_bytes.saturating_sub(large.bytes());
                 large.holders -= 1;
                 if large.holders == 0 {
-                    large.bury(segments);
+                    large.mark_dead(segments);
                 }
             }
         };
         entry.settle(range, |entry, lost| match lost {
-            Lost::Live(segment, count, bytes) => {
+            SettleEffect::Live(segment, count, bytes) => {
                 if let Some(segment) = segments.get_mut(&segment) {
                     segment.lose(count.into(), bytes.into());
                 }
             }
-            Lost::Offsets(fresh) => buried(entry, fresh, segments),
+            SettleEffect::Offsets(fresh) => mark_dead(entry, fresh, segments),
         });
         *runs = *runs + entry.runs.len() - before;
     }
@@ -555,7 +562,7 @@ impl Index {
     /// Marks the chunks of a body as dead, because no message will reference it.
     pub(super) fn drop_body(&mut self, body: u64) {
         if let Some(large) = self.bodies.get_mut(&body) {
-            large.bury(&mut self.segments);
+            large.mark_dead(&mut self.segments);
         }
     }
 
@@ -587,7 +594,7 @@ impl Index {
     pub(super) fn end_recovery(&mut self, named: Option<&[u64]>) {
         for (body, large) in &mut self.bodies {
             if large.holders == 0 && named.is_some_and(|named| !named.contains(body)) {
-                large.bury(&mut self.segments);
+                large.mark_dead(&mut self.segments);
             }
         }
         self.forget_gone();
@@ -662,26 +669,27 @@ impl Index {
 
     /// Returns the first definition after the key `after` that has a single copy, or two copies in one sealed
     /// segment. Deletions are included as long as they affect a record elsewhere.
-    pub(super) fn next_thin(&self, after: &[u8], active: u64) -> Option<(&[u8], &DefinitionIndex)> {
+    pub(super) fn next_with_one_copy(&self, after: &[u8], active: u64) -> Option<(&[u8], &DefinitionIndex)> {
         let behind = (Bound::Excluded(after), Bound::Unbounded);
         let mut definitions = self.definitions.range::<[u8], _>(behind);
-        let found = definitions.find(|(key, definition)| is_twice(key) && definition.is_thin(active));
+        let found =
+            definitions.find(|(key, definition)| has_two_copies(key) && definition.has_one_copy(active));
         found.map(|(key, definition)| (&**key, &**definition))
     }
 
     /// Returns the first queue after `after` whose deletion is recorded in a single sealed segment only.
-    pub(super) fn next_gone_once(&self, after: u64, active: u64) -> Option<u64> {
+    pub(super) fn next_deletion_with_one_copy(&self, after: u64, active: u64) -> Option<u64> {
         let mut queues = self.queues.range((Bound::Excluded(after), Bound::Unbounded));
-        let is_gone_once = |queue: &QueueIndex| {
+        let has_one_copy = |queue: &QueueIndex| {
             let only = queue.gone_only_in(active);
             only.is_some_and(|only| segments_of(&self.segments, queue).any(|segment| segment != only))
         };
-        queues.find(|(_, queue)| is_gone_once(queue)).map(|(queue, _)| *queue)
+        queues.find(|(_, queue)| has_one_copy(queue)).map(|(queue, _)| *queue)
     }
 
     /// Returns the queues whose settlements must be written again before these segments (ascending) may be
     /// removed, each with the number of its ranges.
-    pub(super) fn queues_to_carry(&self, leaving: &[u64]) -> impl Iterator<Item = (u64, usize)> {
+    pub(super) fn queues_to_rewrite(&self, leaving: &[u64]) -> impl Iterator<Item = (u64, usize)> {
         let last = leaving.last().copied().unwrap_or(0);
         self.queues.iter().filter_map(move |(&queue, entry)| {
             let stays = |segment: u64| leaving.binary_search(&segment).is_err();
@@ -692,7 +700,7 @@ impl Index {
     }
 
     /// Returns the deleted definitions whose record must be written again before `segment` may be removed.
-    pub(super) fn deletions_to_carry(&self, segment: u64) -> impl Iterator<Item = (&[u8], u64)> {
+    pub(super) fn deletions_to_rewrite(&self, segment: u64) -> impl Iterator<Item = (&[u8], u64)> {
         self.definitions.iter().filter_map(move |(key, definition)| {
             let kills = definition.segments.iter().any(|other| *other != segment);
             (definition.deleted && definition.lies_in(key, segment) && kills)
@@ -754,7 +762,7 @@ mod tests {
                         offset += 1 + gap / 7 * gap;
                         let (targets, is_chunked) = (1 + kind % 2, kind == 29);
                         let (at, body) = (offset as u32, u64::from(is_chunked) * (1 << 20 | offset));
-                        Entry {
+                        MessageEntry {
                             queue: *queue, offset, at, bytes: 60 + kind, targets, lane: 0, is_chunked, body,
                         }
                     });
@@ -776,7 +784,7 @@ mod tests {
         (1..=2).for_each(|sequence| index.add_segment(sequence, sequence as u32, 64 << 10));
         let record = Record::Defined { version: 1, key: b"key", value: Some(b"value") };
         index.apply(&record, Place { segment: 1, at: 4096, bytes: 20 });
-        index.set_cleaned(1);
+        index.set_compacting(1);
         index.apply(&record, Place { segment: 2, at: 8192, bytes: 20 });
         let live: Vec<u64> = index.segments().values().map(|segment| segment.live).collect();
         assert_eq!(live, [0, 1]);
@@ -835,7 +843,7 @@ impl DefinitionIndex {
     ///
     /// A deletion may be lost together with the records that it deletes. A sealed segment's footer contains
     /// both copies in it; the active segment's blocks fail one by one.
-    pub(super) fn is_thin(&self, active: u64) -> bool {
+    pub(super) fn has_one_copy(&self, active: u64) -> bool {
         let first = self.place.segment;
         let is_alone = self.second.is_none_or(|second| second.segment == first && first != active);
         let second = self.second.map_or(first, |second| second.segment);
@@ -864,12 +872,12 @@ impl DefinitionIndex {
     /// Returns whether one of its counted copies is in `segment`.
     pub(super) fn lies_in(&self, key: &[u8], segment: u64) -> bool {
         self.place.segment == segment
-            || is_twice(key) && self.second.is_some_and(|place| place.segment == segment)
+            || has_two_copies(key) && self.second.is_some_and(|place| place.segment == segment)
     }
 }
 
 /// Returns whether both copies of a definition count. Not so for the definition that every commit repeats.
-pub(super) fn is_twice(key: &[u8]) -> bool {
+pub(super) fn has_two_copies(key: &[u8]) -> bool {
     *key != ACCESS_WRITTEN_KEY
 }
 
@@ -901,7 +909,7 @@ impl LargeBody {
     }
 
     /// Marks the body as dead and subtracts its chunks from their segments.
-    pub(super) fn bury(&mut self, segments: &mut BTreeMap<u64, Segment>) {
+    pub(super) fn mark_dead(&mut self, segments: &mut BTreeMap<u64, Segment>) {
         if core::mem::replace(&mut self.dead, true) {
             return;
         }
@@ -917,7 +925,7 @@ impl LargeBody {
 /// use it: dead letters.
 const LAST_PART: usize = 8;
 /// Maximum number of queues and definitions deleted between two measurements, each a few hundred bytes.
-const DELETED_PER_WEIGHING: usize = 256;
+const DELETED_PER_MEASUREMENT: usize = 256;
 /// The active segment ends early when deleted objects in it take this fraction (1/8) of the limit.
 const DELETED_PART: usize = 8;
 
@@ -931,10 +939,10 @@ const DELETED_PART: usize = 8;
 ///
 /// # Invariants
 /// - The index is measured after every change of segments, and at each commit once it is nearly full. It is
-///   measured at the latest when [`DELETED_PER_WEIGHING`] queues and definitions were deleted.
+///   measured at the latest when [`DELETED_PER_MEASUREMENT`] queues and definitions were deleted.
 /// - At most one segment is therefore written beyond the limit.
 #[derive(Debug)]
-pub(super) struct IndexWeight {
+pub(super) struct IndexMemory {
     /// Bytes used, without definitions and empty queues within their own limit.
     bytes: usize,
     /// The part of `bytes` for deleted queues and definitions.
@@ -952,10 +960,10 @@ pub(super) struct IndexWeight {
     overflow: Option<usize>,
 }
 
-impl IndexWeight {
+impl IndexMemory {
     /// Measures the index that a start found.
     pub(super) fn new(index: &Index, settings: &Settings) -> Self {
-        let mut weight = Self {
+        let mut index_memory = Self {
             bytes: 0,
             deleted_bytes: 0,
             deleted_in_active: 0,
@@ -966,10 +974,10 @@ impl IndexWeight {
             ends_active: false,
             overflow: None,
         };
-        weight.set(index);
-        weight.crowded_bytes = weight.bytes.max(weight.bytes_max) / 4 * 5;
-        weight.overflow = None;
-        weight
+        index_memory.set(index);
+        index_memory.crowded_bytes = index_memory.bytes.max(index_memory.bytes_max) / 4 * 5;
+        index_memory.overflow = None;
+        index_memory
     }
 
     /// Measures the index.
@@ -990,7 +998,7 @@ impl IndexWeight {
 
     /// Returns whether enough was deleted since the last measurement to measure again.
     pub(super) const fn is_stale(&self, index: &Index) -> bool {
-        index.deleted_in_last() >= self.deleted_in_active + DELETED_PER_WEIGHING
+        index.deleted_in_last() >= self.deleted_in_active + DELETED_PER_MEASUREMENT
     }
 
     /// Returns whether the index exceeds its limit.

@@ -164,7 +164,7 @@ impl Log {
             for (from, length) in records {
                 let Ok((record, _)) = Record::parse(&rest[from..from + length]) else { continue };
                 let place = Place { segment, at: (at + from) as u32, bytes: length as u32 };
-                let (commit, life) = (header.number, header.life);
+                let (commit, life) = (header.number, header.epoch);
                 found.records += 1;
                 each(&FoundRecord { place, commit, life, is_of_damaged_commit: whole.is_none(), record })?;
             }

@@ -10,7 +10,7 @@
 
 use std::io;
 
-use super::access::{self, Known, Updated};
+use super::access::{self, DefinitionLocations, UpdateResult};
 use super::commit::{self, COMMIT_HEADER_BYTES, CommitHeader, Owner, padded, proven_length};
 use super::commit_builder::ResizeZeroed;
 use super::disk::{ACCESS_SLOTS, Disk, is_full};
@@ -23,21 +23,21 @@ use super::parts::BodyPart;
 #[derive(Debug)]
 pub struct CommitJob {
     pub(super) seal: Option<Seal>,
-    pub(super) header: Option<Write>,
+    pub(super) header: Option<SegmentWrite>,
     /// The pending records. The helper adds the header, so that the event loop does not compute the checksum.
-    pub(super) commit: Write,
+    pub(super) commit: SegmentWrite,
     pub(super) commit_header: CommitHeader,
     pub(super) owner: Owner,
     /// Whether the commit may change users or permissions, which are also kept beside the log.
     pub(super) keeps_access: bool,
     /// Locations of all access definitions in the log, if the files beside it were lost.
-    pub(super) access_places: Option<Vec<Known>>,
+    pub(super) access_places: Option<Vec<DefinitionLocations>>,
     /// Result of updating those files.
-    pub(super) access: Updated,
+    pub(super) access: UpdateResult,
     /// Bytes of the header copy beside the log for the segment that it opens.
-    pub(super) noted: usize,
+    pub(super) header_copy_bytes: usize,
     /// The parts of the job that are durable.
-    pub(super) done: Reached,
+    pub(super) done: WrittenPart,
     /// A free segment file that may be deleted if the file system has no space for a write.
     pub(super) gives: Option<u32>,
     /// That file, if it was deleted.
@@ -46,7 +46,7 @@ pub struct CommitJob {
 
 /// The last durable part of a commit job, in the order of writing.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) enum Reached {
+pub(super) enum WrittenPart {
     Nothing,
     Seal,
     Header,
@@ -65,7 +65,7 @@ pub(super) enum Outcome {
 
 /// Bytes and the location to write them to.
 #[derive(Debug)]
-pub(super) struct Write {
+pub(super) struct SegmentWrite {
     pub(super) slot: u32,
     pub(super) at: u32,
     pub(super) bytes: Vec<u8>,
@@ -73,12 +73,12 @@ pub(super) struct Write {
 
 /// A free segment file that may be deleted for its space.
 #[derive(Default)]
-struct Reserve {
+struct DeletableFile {
     file: Option<u32>,
     given: Option<u32>,
 }
 
-impl Reserve {
+impl DeletableFile {
     /// Writes and syncs. If the file system is full, deletes the file and tries once more.
     fn put(&mut self, disk: &mut impl Disk, (slot, at): (u32, u32), bytes: &[u8]) -> Result<(), Outcome> {
         let mut written = disk.write(slot, at.into(), bytes);
@@ -106,7 +106,7 @@ pub(super) struct Seal {
     pub(super) tail: u32,
     pub(super) trailer: Trailer,
     pub(super) seed: u32,
-    pub(super) noted: Footer,
+    pub(super) footer: Footer,
     /// The encoded footer; empty if the segment has no space for it.
     pub(super) bytes: Vec<u8>,
     /// Location of each queue's part, relative to `at`.
@@ -115,8 +115,8 @@ pub(super) struct Seal {
 }
 
 impl Seal {
-    fn run(&mut self, disk: &mut impl Disk, reserve: &mut Reserve) -> Result<(), Outcome> {
-        self.noted.finish(&self.trailer, self.seed, &mut self.bytes, &mut self.parts);
+    fn run(&mut self, disk: &mut impl Disk, reserve: &mut DeletableFile) -> Result<(), Outcome> {
+        self.footer.finish(&self.trailer, self.seed, &mut self.bytes, &mut self.parts);
         let room = (self.segment_bytes - self.tail) as usize;
         if self.bytes.len() > room {
             // Without a footer, a start reads the segment commit by commit.
@@ -146,7 +146,7 @@ impl CommitJob {
     /// Writes the parts. Each is durable before the next is begun, so that a header proves the footer, and a
     /// commit the header.
     fn write(&mut self, disk: &mut impl Disk) -> Result<(), Outcome> {
-        let mut reserve = Reserve { file: self.gives.take(), given: None };
+        let mut reserve = DeletableFile { file: self.gives.take(), given: None };
         let written = self.write_log(disk, &mut reserve);
         self.given = reserve.given;
         written?;
@@ -159,29 +159,29 @@ impl CommitJob {
         Ok(())
     }
 
-    fn write_log(&mut self, disk: &mut impl Disk, reserve: &mut Reserve) -> Result<(), Outcome> {
-        if self.done == Reached::Nothing {
+    fn write_log(&mut self, disk: &mut impl Disk, reserve: &mut DeletableFile) -> Result<(), Outcome> {
+        if self.done == WrittenPart::Nothing {
             if let Some(seal) = &mut self.seal {
                 seal.run(disk, reserve)?;
             }
-            self.done = Reached::Seal;
+            self.done = WrittenPart::Seal;
         }
-        if self.done == Reached::Seal {
+        if self.done == WrittenPart::Seal {
             if let Some(header) = &self.header {
                 reserve.put(disk, (header.slot, header.at), &header.bytes)?;
-                self.noted = note_newest(disk, header);
+                self.header_copy_bytes = write_header_copy(disk, header);
             }
             commit::finish(&mut self.commit.bytes, &self.commit_header, &self.owner);
-            self.done = Reached::Header;
+            self.done = WrittenPart::Header;
         }
-        let Write { slot, at, bytes } = &self.commit;
+        let SegmentWrite { slot, at, bytes } = &self.commit;
         reserve.put(disk, (*slot, *at), bytes)
     }
 }
 
 /// Writes the header copy. Without it, damage to the newest header is only detected less reliably, so an
 /// error is not fatal.
-fn note_newest(disk: &mut impl Disk, header: &Write) -> usize {
+fn write_header_copy(disk: &mut impl Disk, header: &SegmentWrite) -> usize {
     newest_segment::write(disk, header.slot, &header.bytes).unwrap_or_else(|error| {
         log::warn!("the file newest cannot be written ({error}): the end of the log is not noted");
         0
@@ -193,15 +193,15 @@ impl CommitDone {
     /// that was given up.
     pub fn syncs(&self) -> u64 {
         let access = if self.job.access.bytes > 0 { ACCESS_SLOTS.len() as u64 } else { 0 };
-        let noted = u64::from(self.job.noted > 0);
-        1 + u64::from(self.job.seal.is_some()) + u64::from(self.job.header.is_some()) + noted + access
+        let header_copy = u64::from(self.job.header_copy_bytes > 0);
+        1 + u64::from(self.job.seal.is_some()) + u64::from(self.job.header.is_some()) + header_copy + access
     }
 
     /// Returns the bytes written.
     pub fn bytes(&self) -> usize {
         let footer = self.job.seal.as_ref().map_or(0, |seal| seal.bytes.len());
         let header = self.job.header.as_ref().map_or(0, |header| header.bytes.len());
-        footer + header + self.job.noted + self.job.commit.bytes.len() + self.job.access.bytes
+        footer + header + self.job.header_copy_bytes + self.job.commit.bytes.len() + self.job.access.bytes
     }
 }
 
@@ -211,15 +211,15 @@ pub struct EndJob {
     pub(super) owner: Owner,
     pub(super) number: u64,
     /// Whether this epoch only repeated the last commit found.
-    pub(super) said_nothing: bool,
+    pub(super) only_repeated: bool,
 }
 
 impl EndJob {
     /// Runs the job; blocks. If the disk refuses the write, nothing is lost. Damage at the end of the log is
     /// then only detected less reliably.
     pub fn run(self, disk: &mut impl Disk) {
-        let Self { owner, number, said_nothing } = self;
-        if let Err(error) = access::note_end(disk, &owner, number, said_nothing) {
+        let Self { owner, number, only_repeated } = self;
+        if let Err(error) = access::note_end(disk, &owner, number, only_repeated) {
             log::warn!("access.a and access.b cannot be written ({error}): the end of the log is not noted");
         }
     }

@@ -25,15 +25,15 @@ use leveret_core::time::{Deadline, Now};
 
 use super::access::AccessState;
 use super::commit::{BLOCK_BYTES, padded};
-use super::commit_builder::{ActiveSegment, Gathering};
+use super::commit_builder::{ActiveSegment, PendingCommit};
 use super::commit_schedule::Schedule;
-use super::compaction::Cleaner;
+use super::compaction::Compactor;
 use super::footer::Footer;
 use super::index::Index;
 use super::jobs::CommitJob;
-use super::queue_names::Footers;
+use super::queue_names::FooterView;
+use super::read_back::FetchBuffers;
 use super::read_back::Pins;
-use super::read_back::Scratch;
 use super::record::{self, Message, Range, Ranges, Record};
 use super::segment::Identity;
 use super::segment::SegmentRef;
@@ -71,7 +71,7 @@ pub(super) struct InFlight {
     pub(super) seals: u64,
     /// Queues whose settlements this commit writes again completely, each with the oldest segment that now
     /// has them.
-    pub(super) carried: Vec<(u64, u64)>,
+    pub(super) rewritten: Vec<(u64, u64)>,
     /// Segments that this commit removes from the log.
     pub(super) drained: Vec<u64>,
     /// The job itself, while the file system has no space for it.
@@ -80,10 +80,10 @@ pub(super) struct InFlight {
 
 /// The identity and progress of the writing process, as written in the headers of segments and commits.
 #[derive(Debug)]
-pub(super) struct Writer {
+pub(super) struct WriterState {
     pub(super) identity: Identity,
     /// Number of this start of the broker, from 1.
-    pub(super) life: u32,
+    pub(super) epoch: u32,
     /// Number of the newest commit, counted over all epochs.
     pub(super) number: u64,
     /// Broker time at the start of this epoch, in milliseconds.
@@ -94,9 +94,9 @@ pub(super) struct Writer {
 
 /// State for reading messages back and for copying the segment files.
 #[derive(Debug)]
-pub(super) struct Reading {
+pub(super) struct ReadState {
     /// The buffers for the next fetch.
-    pub(super) spare: Option<Scratch>,
+    pub(super) spare: Option<FetchBuffers>,
     pub(super) pins: Pins,
 }
 
@@ -104,18 +104,18 @@ pub(super) struct Reading {
 #[derive(Debug)]
 pub struct Log {
     pub(super) settings: Settings,
-    pub(super) writer: Writer,
+    pub(super) writer: WriterState,
     pub(super) index: Index,
     /// The segment files and the space in them.
     pub(super) space: Space,
-    pub(super) gathering: Gathering,
+    pub(super) pending: PendingCommit,
     /// Settlements that are kept beside the pending commit until they are written.
-    pub(super) settling: Settling,
+    pub(super) settlements: PendingSettlements,
     pub(super) durable: Position,
     pub(super) in_flight: Option<InFlight>,
     pub(super) schedule: Schedule,
-    pub(super) cleaner: Cleaner,
-    pub(super) reading: Reading,
+    pub(super) compactor: Compactor,
+    pub(super) reading: ReadState,
     pub(super) counters: Counters,
     pub(super) failed: bool,
     /// Whether recovery at this start could not read the whole log.
@@ -129,9 +129,9 @@ pub struct Log {
 }
 
 /// The recovered state with which a log is started.
-pub(super) struct Start {
+pub(super) struct RecoveredState {
     pub(super) settings: Settings,
-    pub(super) writer: Writer,
+    pub(super) writer: WriterState,
     pub(super) index: Index,
     pub(super) slots: Vec<Slot>,
     /// Live segment files that are missing or shorter than a segment.
@@ -148,7 +148,7 @@ pub(super) struct Start {
 }
 
 impl Log {
-    pub(super) fn start(start: Start) -> Self {
+    pub(super) fn start(start: RecoveredState) -> Self {
         let settings = start.settings;
         let commit_bytes = (settings.commit_bytes as usize).max(padded(start.again.len() + BLOCK_BYTES));
         let slots = Slots::new(&start.slots, settings.segments_max, start.active.slot, start.cut);
@@ -161,13 +161,16 @@ impl Log {
             writer: start.writer,
             space: Space::new(&settings, slots, active, &start.index),
             index: start.index,
-            gathering: Gathering::new(commit_bytes, &start.again, start.again_records),
-            settling: Settling::default(),
+            pending: PendingCommit::new(commit_bytes, &start.again, start.again_records),
+            settlements: PendingSettlements::default(),
             durable: Position(0),
             in_flight: None,
             schedule: Schedule::new(&settings),
-            cleaner: Cleaner::new(settings.commit_bytes as usize),
-            reading: Reading { spare: Some(Scratch::new(settings.segment_bytes)), pins: Pins::default() },
+            compactor: Compactor::new(settings.commit_bytes as usize),
+            reading: ReadState {
+                spare: Some(FetchBuffers::new(settings.segment_bytes)),
+                pins: Pins::default(),
+            },
             counters: Counters { written_before: start.written_before, ..Counters::default() },
             failed: false,
             is_damaged: false,
@@ -205,7 +208,7 @@ impl Log {
 
     /// Returns the number of this start, from 1.
     pub const fn life(&self) -> u32 {
-        self.writer.life
+        self.writer.epoch
     }
 
     /// Returns the store's identity, including its secret.
@@ -224,9 +227,9 @@ impl Log {
     }
 
     /// Returns a view of the segment footers, in which names and definitions can be looked up.
-    pub(super) fn footers(&self) -> Footers<'_> {
+    pub(super) fn footers(&self) -> FooterView<'_> {
         let (segment_bytes, seed) = (self.settings.segment_bytes, self.writer.identity.seed());
-        Footers { index: &self.index, segment_bytes, seed }
+        FooterView { index: &self.index, segment_bytes, seed }
     }
 
     /// Returns the number of awaited commits that waited for the sync budget, since the start, and when the last of
@@ -258,8 +261,8 @@ impl Log {
     /// Returns the reason when the record cannot be appended now; nothing was changed.
     pub fn append(&mut self, record: &Record<'_>, urgency: Urgency, now: Now) -> Result<Position, Refused> {
         self.admit(record.bytes_max())?;
-        let bytes = self.gathering.add(record);
-        self.gathering.note_fresh(bytes);
+        let bytes = self.pending.add(record);
+        self.pending.note_fresh(bytes);
         if let Record::Message(message) = record {
             self.count_payload(
                 message,
@@ -285,8 +288,8 @@ impl Log {
     ) -> Result<Position, Refused> {
         let message = Message { body: record::Body::Inline(&[]), ..*message };
         self.admit(Record::Message(message).bytes_max() + body_bytes)?;
-        let bytes = self.gathering.add_with(|out| record::encode_message(&message, body_bytes, out, fill));
-        self.gathering.note_fresh(bytes);
+        let bytes = self.pending.add_with(|out| record::encode_message(&message, body_bytes, out, fill));
+        self.pending.note_fresh(bytes);
         self.count_payload(&message, body_bytes);
         Ok(self.note_appended(urgency, now))
     }
@@ -303,12 +306,12 @@ impl Log {
         now: Now,
     ) -> Result<Position, Refused> {
         self.admit_to_commit(record.bytes_max())?;
-        if !self.access.note(record, &mut self.gathering) {
+        if !self.access.note(record, &mut self.pending) {
             return Ok(self.note_appended(urgency, now));
         }
-        self.gathering.add(record);
+        self.pending.add(record);
         if let Record::Gone { .. } = record {
-            self.gathering.note_frees();
+            self.pending.note_frees();
         }
         Ok(self.note_appended(urgency, now))
     }
@@ -324,15 +327,15 @@ impl Log {
         now: Now,
         fill: impl FnOnce(&mut Vec<u8>, usize),
     ) -> bool {
-        let taken = self.gathering.len() + self.space.settle_share() + record::RECORD_OVERHEAD_BYTES_MAX;
-        let room = self.space.gather_bytes_max().saturating_sub(taken);
+        let taken = self.pending.len() + self.space.settle_share() + record::RECORD_OVERHEAD_BYTES_MAX;
+        let room = self.space.pending_bytes_max().saturating_sub(taken);
         if !self.space.has_disk_room(padded(taken + room)) {
             return false;
         }
         let mut bytes = 0;
-        self.gathering.add_with(|out| bytes = record::encode_part(body, index, out, |out| fill(out, room)));
+        self.pending.add_with(|out| bytes = record::encode_part(body, index, out, |out| fill(out, room)));
         if bytes == 0 {
-            self.hurry();
+            self.make_due();
             return false;
         }
         self.counters.payload_bytes += bytes as u64;
@@ -346,11 +349,11 @@ impl Log {
     /// others.
     pub fn append_settled(&mut self, queue: u64, ranges: &[Range], now: Now) -> bool {
         let record = Record::Settled { queue, ranges: Ranges::List(ranges) };
-        let is_scarce = self.space.is_short() || !self.settling.is_empty();
+        let is_scarce = self.space.is_short() || !self.settlements.is_empty();
         if is_scarce || !self.has_room(record.bytes_max()) {
             return false;
         }
-        self.gathering.add(&record);
+        self.pending.add(&record);
         self.note_appended(Urgency::Lazy, now);
         true
     }
@@ -358,10 +361,10 @@ impl Log {
     /// Records that offsets of a queue are settled. Always accepted; written with one of the next commits.
     pub fn settle(&mut self, queue: u64, range: Range, urgency: Urgency, now: Now) -> Position {
         if range.is_empty() {
-            return self.gathering.appended;
+            return self.pending.appended;
         }
         let (is_short, index) = (self.space.is_short(), &mut self.index);
-        self.settling.insert(queue, range, self.gathering.appended, |fresh| {
+        self.settlements.insert(queue, range, self.pending.appended, |fresh| {
             if is_short {
                 index.note_pending(queue, fresh);
             }
@@ -371,7 +374,7 @@ impl Log {
 
     /// Discards chunks whose message will never be appended.
     pub fn drop_body(&mut self, body: u64) {
-        self.index.drop_body_on_its_way(body, self.gathering.appended);
+        self.index.drop_body_on_its_way(body, self.pending.appended);
     }
 
     fn count_payload(&mut self, message: &Message<'_>, body_bytes: usize) {
@@ -379,22 +382,22 @@ impl Log {
     }
 
     pub(super) fn note_appended(&mut self, urgency: Urgency, now: Now) -> Position {
-        self.cleaner.reckoning.note_said();
-        self.gathering.appended.0 += 1;
+        self.compactor.history.note_appended();
+        self.pending.appended.0 += 1;
         self.note(urgency, now);
-        self.gathering.appended
+        self.pending.appended
     }
 
     /// Returns whether the pending commit has space for `bytes` and still for the share reserved for
     /// settlements.
     pub(super) fn has_room(&self, bytes: usize) -> bool {
-        self.gathering.len() + bytes + self.space.settle_share() <= self.space.gather_bytes_max()
+        self.pending.len() + bytes + self.space.settle_share() <= self.space.pending_bytes_max()
     }
 
     /// Returns an error if records of `bytes` cannot be appended now.
     pub(super) fn admit(&mut self, bytes: usize) -> Result<(), Refused> {
         self.admit_to_commit(bytes)?;
-        let commit = padded(self.gathering.len() + bytes + self.space.settle_share());
+        let commit = padded(self.pending.len() + bytes + self.space.settle_share());
         if self.space.has_disk_room(commit) { Ok(()) } else { Err(Refused::Disk) }
     }
 
@@ -405,7 +408,7 @@ impl Log {
         }
         if !self.has_room(bytes) {
             // Other records wait, so the pending commit is written without waiting for its window.
-            self.hurry();
+            self.make_due();
             return Err(Refused::Gathering);
         }
         Ok(())
@@ -428,26 +431,26 @@ impl Log {
 
     /// Returns whether settlements wait that did not fit into the last commit.
     pub fn has_settlements(&self) -> bool {
-        !self.settling.is_empty()
+        !self.settlements.is_empty()
     }
 
     /// Returns whether anything other than settlements waits for the next commit.
-    pub(super) fn has_gathered(&self) -> bool {
-        self.gathering.records() > 0 || self.access.is_due()
+    pub(super) fn has_pending_records(&self) -> bool {
+        self.pending.records() > 0 || self.access.is_due()
     }
 
     /// Appends the waiting settlements to the pending commit, up to `end` bytes. Returns the position up to
     /// which everything is contained in the commit.
-    pub(super) fn gather_settlements(&mut self, end: usize) -> Position {
-        let gathering = &mut self.gathering;
-        self.settling.drain(|queue, ranges| {
-            let count = record::ranges_fitting(ranges, end.saturating_sub(gathering.len()));
+    pub(super) fn append_settlements(&mut self, end: usize) -> Position {
+        let pending = &mut self.pending;
+        self.settlements.drain(|queue, ranges| {
+            let count = record::ranges_fitting(ranges, end.saturating_sub(pending.len()));
             if count > 0 {
-                gathering.add(&Record::Settled { queue, ranges: Ranges::List(&ranges[..count]) });
+                pending.add(&Record::Settled { queue, ranges: Ranges::List(&ranges[..count]) });
             }
             count
         });
-        self.settling.said_through(self.gathering.appended)
+        self.settlements.covered_through(self.pending.appended)
     }
 
     pub(super) fn fail(&mut self, error: io::Error) -> Failed {
@@ -464,7 +467,7 @@ impl Log {
 
     /// Returns whether nothing is pending and no commit is in flight.
     pub fn is_idle(&self) -> bool {
-        self.in_flight.is_none() && !self.has_gathered() && self.settling.is_empty()
+        self.in_flight.is_none() && !self.has_pending_records() && self.settlements.is_empty()
     }
 
     /// Returns when [`Log::next_commit`] should be called again if nothing else happens.
@@ -488,8 +491,8 @@ impl Log {
     }
 
     /// Makes the next commit due at once.
-    pub(super) const fn hurry(&mut self) {
-        self.schedule.hurry();
+    pub(super) const fn make_due(&mut self) {
+        self.schedule.make_due();
     }
 
     /// Returns the number of segments that the compactor cannot free, because live records in them are
@@ -500,7 +503,7 @@ impl Log {
 
     /// Returns the bytes that the index took when it became full, once each time.
     pub const fn take_index_overflow(&mut self) -> Option<usize> {
-        self.space.weight.take_overflow()
+        self.space.index_memory.take_overflow()
     }
 
     /// Returns when a full file system is asked for space again.
@@ -670,7 +673,7 @@ impl fmt::Display for Counters {
         }
         write!(
             f,
-            "; {} of it copied by the cleaner; {} of zeros; {} segments used again",
+            "; {} of it copied by the compactor; {} of zeros; {} segments used again",
             Megabytes(self.bytes_copied),
             Megabytes(self.bytes_zeroed),
             self.segments_recycled
@@ -712,7 +715,7 @@ const SPARE_RANGES_MAX: usize = 2048;
 /// Emptied sets are reused, so steady traffic allocates nothing.
 #[derive(Debug, Default)]
 /// Queues with a non-empty set.
-pub(super) struct Settling {
+pub(super) struct PendingSettlements {
     order: Vec<u64>,
     sets: HashMap<u64, RangeSet, FixedState>,
     /// The position at which the oldest waiting settlement was recorded.
@@ -723,7 +726,7 @@ pub(super) struct Settling {
     spare_bytes: usize,
 }
 
-impl Settling {
+impl PendingSettlements {
     pub(super) const fn is_empty(&self) -> bool {
         self.order.is_empty()
     }
@@ -746,7 +749,7 @@ impl Settling {
     }
 
     /// Returns the position up to which everything is written when the log is written up to `appended`.
-    pub(super) fn said_through(&self, appended: Position) -> Position {
+    pub(super) fn covered_through(&self, appended: Position) -> Position {
         if self.is_empty() { appended } else { self.first }
     }
 

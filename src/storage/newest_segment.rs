@@ -18,7 +18,7 @@ use std::io;
 use leveret_core::mem::sort_by_key;
 
 use super::commit::{
-    BLOCK_BYTES, COMMIT_HEADER_BYTES, Claim, Commit, Owner, claimed_length, padded, proven_length,
+    BLOCK_BYTES, COMMIT_HEADER_BYTES, ClaimedHeader, Commit, Owner, claimed_length, padded, proven_length,
     whole_commits,
 };
 use super::commit_builder::ResizeZeroed;
@@ -51,8 +51,8 @@ impl<D: Disk> Reader<'_, '_, D> {
         for (_, at) in commits.iter().filter(|commit| known.binary_search(commit).is_err()) {
             if let Some(commit) = Commit::parse(&self.bytes[*at as usize..], self.identity.seed()) {
                 let first = at + COMMIT_HEADER_BYTES as u32;
-                let is_fact = |record: &Record<'_>| !matches!(record, Record::Message(_));
-                apply_records(&mut self.index, commit.records, segment.sequence, first, is_fact);
+                let is_no_message = |record: &Record<'_>| !matches!(record, Record::Message(_));
+                apply_records(&mut self.index, commit.records, segment.sequence, first, is_no_message);
             }
         }
         let served_end = self.serve(segment, tail..self.segment_bytes, proven, Pass::Messages);
@@ -80,7 +80,7 @@ impl<D: Disk> Reader<'_, '_, D> {
         if let Some((lengths, trailer)) = sealed {
             // An epoch may have left nothing but this footer. Commits of another epoch with the same or a
             // lower number would count as older.
-            self.chain.life = self.chain.life.max(trailer.life);
+            self.chain.epoch = self.chain.epoch.max(trailer.epoch);
             let end = self.segment_bytes as usize;
             let base = end - lengths.footer();
             // The messages are known already from the commits.
@@ -96,8 +96,9 @@ impl<D: Disk> Reader<'_, '_, D> {
     /// the buffer and was read up to offset `tail`.
     pub(super) fn synced_in_newest(&self, segment: SegmentRef, tail: u32) -> u64 {
         let seed = Some(self.identity.seed());
-        let heads = synced_by_heads(&self.bytes, tail as usize, segment.sequence, &self.chain, seed);
-        heads.max(
+        let headers =
+            synced_by_commit_headers(&self.bytes, tail as usize, segment.sequence, &self.chain, seed);
+        headers.max(
             footer::of_segment(&self.bytes, segment.sequence, self.identity.seed())
                 .map_or(0, |(_, trailer)| trailer.number),
         )
@@ -115,21 +116,27 @@ impl<D: Disk> Reader<'_, '_, D> {
         &mut self,
         newest: &mut Newest,
         (headers, found): (&Headers<'_>, &[FoundFile]),
-        noted: u64,
+        recorded_end: u64,
     ) -> io::Result<()> {
         let (chain, end, seed) = (self.chain, self.segment_bytes, Some(self.identity.seed()));
-        let mut synced = synced_by_headers(headers).max(newest.synced).max(noted);
+        let mut synced = synced_by_headers(headers).max(newest.synced).max(recorded_end);
         for &(slot, first, header) in headers.iter().filter(|h| h.2.sequence > newest.segment.sequence) {
             let length = self.disk.read(slot, 0, &mut self.bytes)?;
-            let heads = synced_by_heads(&self.bytes[..length], first as usize, header.sequence, &chain, seed);
-            if heads > chain.number {
+            let headers = synced_by_commit_headers(
+                &self.bytes[..length],
+                first as usize,
+                header.sequence,
+                &chain,
+                seed,
+            );
+            if headers > chain.number {
                 self.set_aside.push(slot);
                 self.report.set_aside.push(SetAside { slot, segment: header.sequence, from: first, to: end });
             }
-            synced = synced.max(heads);
+            synced = synced.max(headers);
             // A file has its full length before it gets a header. The header copy decides for the segment
             // that it names.
-            if (length as u32) < end && self.noted.is_none_or(|noted| noted.slot != slot) {
+            if (length as u32) < end && self.header_copy.is_none_or(|copied| copied.slot != slot) {
                 self.note_cut(SegmentRef { sequence: header.sequence, slot }, length as u32);
                 self.set_aside.push(slot);
                 let commits = u64::from((end - length as u32).div_ceil(BLOCK_BYTES as u32));
@@ -167,8 +174,8 @@ impl<D: Disk> Reader<'_, '_, D> {
             }
             let length = self.disk.read(slot, 0, &mut self.bytes)?;
             let seed = Some(self.identity.seed());
-            let heads = synced_by_heads(&self.bytes[..length], BLOCK_BYTES, sequence, chain, seed);
-            if heads > chain.number {
+            let headers = synced_by_commit_headers(&self.bytes[..length], BLOCK_BYTES, sequence, chain, seed);
+            if headers > chain.number {
                 self.set_aside.push(slot);
                 self.report.set_aside.push(SetAside {
                     slot,
@@ -177,7 +184,7 @@ impl<D: Disk> Reader<'_, '_, D> {
                     to: self.segment_bytes,
                 });
             }
-            synced = synced.max(heads);
+            synced = synced.max(headers);
         }
         Ok(synced)
     }
@@ -185,26 +192,27 @@ impl<D: Disk> Reader<'_, '_, D> {
     /// Checks the newest segment against the header copy beside the log, which proves that the header was
     /// synced and the file had its full length. If that is not so any more and no commit of the segment can
     /// be found, the maximum number of its commits counts as lost.
-    pub(super) fn find_noted(&mut self, newest: &mut Newest) -> io::Result<()> {
-        let Some(noted) = self.noted.filter(|noted| noted.sequence >= newest.segment.sequence) else {
+    pub(super) fn check_header_copy(&mut self, newest: &mut Newest) -> io::Result<()> {
+        let Some(copied) = self.header_copy.filter(|copied| copied.sequence >= newest.segment.sequence)
+        else {
             return Ok(());
         };
-        let (SegmentRef { sequence, slot }, end) = (noted, self.segment_bytes);
-        if noted == newest.segment {
-            if self.is_noted_only {
+        let (SegmentRef { sequence, slot }, end) = (copied, self.segment_bytes);
+        if copied == newest.segment {
+            if self.is_only_in_header_copy {
                 let to = BLOCK_BYTES as u32;
                 self.report.set_aside.push(SetAside { slot, segment: sequence, from: 0, to });
             }
             return Ok(());
         }
         let length = self.disk.read(slot, 0, &mut self.bytes)? as u32;
-        if !self.is_noted_only && length == end {
+        if !self.is_only_in_header_copy && length == end {
             return Ok(());
         }
-        if self.is_noted_only {
+        if self.is_only_in_header_copy {
             self.report.set_aside.push(SetAside { slot, segment: sequence, from: 0, to: end });
         } else {
-            self.note_cut(noted, length);
+            self.note_cut(copied, length);
         }
         let commits = u64::from(end / BLOCK_BYTES as u32);
         self.report.commits_lost_at_end += commits;
@@ -279,7 +287,7 @@ impl<D: Disk> Reader<'_, '_, D> {
     ) -> io::Result<()> {
         let sequence = newest.segment.sequence;
         let is_newer = |(_, _, header): &(u32, u32, &SegmentHeader)| header.sequence > sequence;
-        let is_whole = self.noted.is_some() || headers.iter().any(is_newer);
+        let is_whole = self.header_copy.is_some() || headers.iter().any(is_newer);
         if !newest.is_sealed || newest.is_damaged || is_whole {
             return Ok(());
         }
@@ -329,7 +337,7 @@ impl<D: Disk> Reader<'_, '_, D> {
 const MAGIC: [u8; 8] = *b"LEVERETN";
 const HEADER_AT: usize = 16;
 /// Maximum bytes of a header copy. No store has enough segments for a longer one.
-const NOTE_BYTES_MAX: usize = 1 << 20;
+const HEADER_COPY_BYTES_MAX: usize = 1 << 20;
 
 /// A valid header copy: the newest segment's header once more, in the file `newest` beside the log.
 ///
@@ -351,7 +359,7 @@ const NOTE_BYTES_MAX: usize = 1 << 20;
 /// - An invalid copy has no meaning. If it could not be written, an older segment's copy stays, and a newer
 ///   segment that is found is believed instead.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Note {
+pub(super) struct HeaderCopy {
     pub(super) segment: SegmentRef,
     pub(super) header: SegmentHeader,
     /// Bytes of the header in the segment.
@@ -364,11 +372,11 @@ fn is_there<D: Disk>(disk: &mut D) -> bool {
 }
 
 /// Reads the header copy; returns `None` if there is no valid one.
-pub(super) fn read<D: Disk>(disk: &mut D) -> Option<Note> {
+pub(super) fn read<D: Disk>(disk: &mut D) -> Option<HeaderCopy> {
     let mut bytes = vec![0; BLOCK_BYTES];
     let mut known = disk.read(NEWEST_SLOT, 0, &mut bytes).ok()?;
     if let HeaderRead::Longer(needed) = SegmentHeader::parse(bytes.get(HEADER_AT..known)?) {
-        bytes.resize_zeroed(padded(HEADER_AT.saturating_add(needed)).min(NOTE_BYTES_MAX));
+        bytes.resize_zeroed(padded(HEADER_AT.saturating_add(needed)).min(HEADER_COPY_BYTES_MAX));
         known = disk.read(NEWEST_SLOT, 0, &mut bytes).ok()?;
     }
     let mut input = Input::new(&bytes[..known]);
@@ -377,7 +385,7 @@ pub(super) fn read<D: Disk>(disk: &mut D) -> Option<Note> {
     let end = HEADER_AT + SegmentHeader::length(input.rest())?;
     let is_good = *magic == MAGIC && sum == crc32c::crc32c(bytes.get(12..end)?);
     let segment = SegmentRef { sequence: header.sequence, slot };
-    is_good.then_some(Note { segment, header, header_bytes })
+    is_good.then_some(HeaderCopy { segment, header, header_bytes })
 }
 
 /// Writes the header copy of a segment whose header was just synced; returns the bytes.
@@ -433,7 +441,7 @@ fn header_of<D: Disk>(disk: &mut D, segment: SegmentRef) -> Option<Vec<u8>> {
     let mut bytes = vec![0; BLOCK_BYTES];
     let mut known = disk.read(segment.slot, 0, &mut bytes).ok()?;
     if let HeaderRead::Longer(needed) = SegmentHeader::parse(&bytes[..known]) {
-        bytes.resize_zeroed(needed.min(NOTE_BYTES_MAX));
+        bytes.resize_zeroed(needed.min(HEADER_COPY_BYTES_MAX));
         known = disk.read(segment.slot, 0, &mut bytes).ok()?;
     }
     match SegmentHeader::parse(&bytes[..known]) {
@@ -458,23 +466,23 @@ pub fn forget<D: Disk>(disk: &mut D) -> io::Result<()> {
 }
 
 /// A file with an unreadable segment header, and the segments that its whole commits name.
-pub(super) struct Headless {
+pub(super) struct UnreadableHeader {
     pub(super) slot: u32,
     /// The named segments in the order of their first commit, each with its number of commits.
-    said: Vec<(u64, usize)>,
+    named: Vec<(u64, usize)>,
 }
 
-impl Headless {
+impl UnreadableHeader {
     /// Creates it from the segments that the file's commits name, in order.
     pub(super) fn of(slot: u32, commits: impl Iterator<Item = u64>) -> Self {
-        let mut said: Vec<(u64, usize)> = Vec::new();
+        let mut named: Vec<(u64, usize)> = Vec::new();
         for segment in commits {
-            match said.iter_mut().find(|(other, _)| *other == segment) {
+            match named.iter_mut().find(|(other, _)| *other == segment) {
                 Some((_, count)) => *count += 1,
-                None => said.push((segment, 1)),
+                None => named.push((segment, 1)),
             }
         }
-        Self { slot, said }
+        Self { slot, named }
     }
 }
 
@@ -484,10 +492,10 @@ impl Headless {
 /// follow the newest ones. The flash may have moved a block of another file there. So if two files name the
 /// same segment, it is the one with more such commits. The other is the segment that its next commits name.
 /// No two files are the same segment.
-pub(super) fn segments_of(mut files: Vec<Headless>) -> Vec<SegmentRef> {
+pub(super) fn segments_of(mut files: Vec<UnreadableHeader>) -> Vec<SegmentRef> {
     sort_by_key(&mut files, |file| file.slot);
     loop {
-        let claim = |file: &Headless| file.said.first().copied();
+        let claim = |file: &UnreadableHeader| file.named.first().copied();
         let is_outdone = |at: usize| {
             let (sequence, count) = claim(&files[at])?;
             let others = (0..files.len()).filter(|other| *other != at);
@@ -497,22 +505,24 @@ pub(super) fn segments_of(mut files: Vec<Headless>) -> Vec<SegmentRef> {
             rivals.any(outdoes).then_some(at)
         };
         match (0..files.len()).find_map(is_outdone) {
-            Some(at) => drop(files[at].said.remove(0)),
+            Some(at) => drop(files[at].named.remove(0)),
             None => break,
         }
     }
-    let said = |file: &Headless| Some(SegmentRef { sequence: file.said.first()?.0, slot: file.slot });
-    let mut found: Vec<SegmentRef> = files.iter().filter_map(said).collect();
+    let named =
+        |file: &UnreadableHeader| Some(SegmentRef { sequence: file.named.first()?.0, slot: file.slot });
+    let mut found: Vec<SegmentRef> = files.iter().filter_map(named).collect();
     sort_by_key(&mut found, |segment| segment.sequence);
     found
 }
 
 #[cfg(test)]
-mod headless_tests {
+mod unreadable_header_tests {
     use super::*;
 
     fn found(files: &[(u32, &[u64])]) -> Vec<(u64, u32)> {
-        let files = files.iter().map(|(slot, said)| Headless::of(*slot, said.iter().copied())).collect();
+        let files =
+            files.iter().map(|(slot, named)| UnreadableHeader::of(*slot, named.iter().copied())).collect();
         segments_of(files).into_iter().map(|SegmentRef { sequence, slot }| (sequence, slot)).collect()
     }
 
@@ -570,17 +580,17 @@ pub(super) fn has_more<D: Disk>(disk: &mut D, slot: u32) -> io::Result<bool> {
 /// Returns the owner of a store whose segment headers are all damaged: the one that the commits of most files
 /// name.
 pub(super) fn owner_of<D: Disk>(disk: &mut D, found: &[FoundFile]) -> io::Result<Option<Owner>> {
-    let mut said = Vec::new();
+    let mut named = Vec::new();
     for file in found.iter().filter(|file| file.header == HeaderRead::Bad) {
-        said.extend(first_owner(disk, file.slot)?);
+        named.extend(first_owner(disk, file.slot)?);
     }
-    Ok(said_most(said))
+    Ok(most_frequent(named))
 }
 
 /// Returns the value that occurs most often, the first one in case of a tie.
-pub(super) fn said_most<T: Copy + PartialEq>(said: impl IntoIterator<Item = T>) -> Option<T> {
+pub(super) fn most_frequent<T: Copy + PartialEq>(named: impl IntoIterator<Item = T>) -> Option<T> {
     let mut counted: Vec<(T, usize)> = Vec::new();
-    for owner in said {
+    for owner in named {
         match counted.iter_mut().find(|(other, _)| *other == owner) {
             Some((_, count)) => *count += 1,
             None => counted.push((owner, 1)),
@@ -620,7 +630,7 @@ pub(super) fn proven_by_next<D: Disk>(
     buffer: &mut [u8],
 ) -> io::Result<u64> {
     let next = next.filter(|(next, _)| next.sequence == sequence + 1 && chain.is_adjacent(sequence));
-    let Some((next, told)) = next else { return Ok(trailer) };
+    let Some((next, next_commits)) = next else { return Ok(trailer) };
     let length = if disk.is_unopened(next.slot) { 0 } else { disk.read(next.slot, 0, buffer)? };
     let mut headers = whole_commits(&buffer[..length], BLOCK_BYTES, seed).map(|(_, commit)| commit.header);
     let first = headers.find(|header| header.segment == next.sequence);
@@ -629,7 +639,7 @@ pub(super) fn proven_by_next<D: Disk>(
     if first.is_some_and(|first| missing <= Some(first.covers.into())) {
         return Ok(0);
     }
-    Ok(told.or(before).unwrap_or(0).max(trailer))
+    Ok(next_commits.or(before).unwrap_or(0).max(trailer))
 }
 
 /// Returns the newest commit that good segment headers prove to have been synced.
@@ -640,8 +650,8 @@ pub(super) fn synced_by_headers(headers: &Headers<'_>) -> u64 {
 /// Returns whether commit headers, even of damaged commits, prove that a commit of the segment was synced.
 /// The commits start at offset `first` of `bytes`.
 pub(super) fn has_synced(bytes: &[u8], first: u32, header: &SegmentHeader, seed: Option<u32>) -> bool {
-    let before = Chain { number: header.commits, life: header.life, ..Chain::default() };
-    synced_by_heads(bytes, first as usize, header.sequence, &before, seed) > header.commits
+    let before = Chain { number: header.commits, epoch: header.epoch, ..Chain::default() };
+    synced_by_commit_headers(bytes, first as usize, header.sequence, &before, seed) > header.commits
 }
 
 /// Returns the newest commit that commit headers prove to have been synced, or 0.
@@ -657,29 +667,29 @@ pub(super) fn has_synced(bytes: &[u8], first: u32, header: &SegmentHeader, seed:
 /// The first commit of an epoch repeats the last one before it, which may never have been synced. A kill can
 /// tear its header, and then the rest of the header, including `covers`, is from an older use of the file. So
 /// `covers` counts as at least 1 there.
-pub(super) fn synced_by_heads(
+pub(super) fn synced_by_commit_headers(
     bytes: &[u8],
     from: usize,
     sequence: u64,
     chain: &Chain,
     seed: Option<u32>,
 ) -> u64 {
-    let (mut proven, mut heads, mut life) = (0, 0, chain.life);
+    let (mut proven, mut headers, mut epoch) = (0, 0, chain.epoch);
     for at in (from..bytes.len()).step_by(BLOCK_BYTES) {
-        let claim = Claim::read(&bytes[at..]).filter(|claim| Some(claim.identity.seed()) == seed);
-        let Some(Claim { header, .. }) = claim else { continue };
-        let covers = header.covers.max(u32::from(header.life > life));
-        life = life.max(header.life);
+        let claim = ClaimedHeader::read(&bytes[at..]).filter(|claim| Some(claim.identity.seed()) == seed);
+        let Some(ClaimedHeader { header, .. }) = claim else { continue };
+        let covers = header.covers.max(u32::from(header.epoch > epoch));
+        epoch = epoch.max(header.epoch);
         let most = chain.number + ((at - from) / BLOCK_BYTES) as u64 + 1;
         let is_next = header.number > chain.number && header.number <= most;
         // Headers of an older use of the file have another segment and an older number; damage changes one of
         // them. What a commit repeats may never have been synced.
-        heads += u64::from((header.segment == sequence || is_next) && covers == 0);
-        if header.segment == sequence && header.life >= chain.life && header.number <= most {
+        headers += u64::from((header.segment == sequence || is_next) && covers == 0);
+        if header.segment == sequence && header.epoch >= chain.epoch && header.number <= most {
             proven = proven.max(header.number.saturating_sub(1 + u64::from(covers)));
         }
     }
-    if heads > 1 { proven.max(chain.number + heads - 1) } else { proven }
+    if headers > 1 { proven.max(chain.number + headers - 1) } else { proven }
 }
 
 #[cfg(test)]
@@ -694,16 +704,17 @@ mod sync_proof_tests {
     fn the_first_head_of_a_life_proves_nothing_of_the_commit_that_it_repeats() {
         let owner =
             Owner { identity: Identity { id: *b"0123456789abcdef", secret: 5 }, segment_bytes: 1 << 20 };
-        let head = |life, number| {
+        let head = |epoch, number| {
             let (time_ms, records, covers, has_group) = (1, 1, 0, false);
-            let header = CommitHeader { life, number, segment: 15, time_ms, records, covers, has_group };
+            let header = CommitHeader { epoch, number, segment: 15, time_ms, records, covers, has_group };
             let mut buffer = Vec::new();
             begin(&mut buffer);
             finish(&mut buffer, &header, &owner);
             buffer
         };
-        let chain = Chain { number: 158, life: 4, ..Chain::default() };
-        let proven = |bytes: &[u8]| synced_by_heads(bytes, 0, 15, &chain, Some(owner.identity.seed()));
+        let chain = Chain { number: 158, epoch: 4, ..Chain::default() };
+        let proven =
+            |bytes: &[u8]| synced_by_commit_headers(bytes, 0, 15, &chain, Some(owner.identity.seed()));
         let lost = vec![0; BLOCK_BYTES];
         assert_eq!(proven(&[lost.clone(), head(5, 160)].concat()), 158);
         assert_eq!(proven(&[head(4, 159), head(5, 160)].concat()), 158);

@@ -49,7 +49,7 @@ pub struct BodyPart {
 
 /// One message in one queue, in the order of a footer.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) struct Entry {
+pub(super) struct MessageEntry {
     pub queue: u64,
     pub offset: u64,
     /// Offset of the record in the segment.
@@ -64,7 +64,7 @@ pub(super) struct Entry {
     pub body: u64,
 }
 
-impl Entry {
+impl MessageEntry {
     /// Returns the record's bytes that count for this queue.
     pub(super) const fn share(&self) -> u32 {
         self.bytes / self.targets
@@ -113,21 +113,21 @@ impl<T: Ord + Copy> Smallest<T> {
 
 /// The previous entry, to which the next one is relative.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Before {
+pub(super) struct PreviousEntry {
     next: u64,
     end: u32,
     bytes: u32,
     lane: u8,
 }
 
-impl Before {
+impl PreviousEntry {
     /// Returns the state after `entry`.
-    pub(super) const fn after(entry: &Entry) -> Self {
+    pub(super) const fn after(entry: &MessageEntry) -> Self {
         Self { next: entry.offset + 1, end: entry.at + entry.bytes, bytes: entry.bytes, lane: entry.lane }
     }
 }
 
-fn encode(entry: &Entry, before: Before) -> heapless::Vec<u8, ENTRY_BYTES_MAX> {
+fn encode(entry: &MessageEntry, before: PreviousEntry) -> heapless::Vec<u8, ENTRY_BYTES_MAX> {
     let mut out = heapless::Vec::new();
     let mut flags = 0;
     let _ = out.push(0);
@@ -173,7 +173,7 @@ pub(super) struct BodyPartWriter<'a> {
     parts: &'a mut Vec<(u64, BodyPart)>,
     seed: u32,
     block: usize,
-    before: Before,
+    before: PreviousEntry,
 }
 
 /// Returns the initial value of the checksums of a segment's parts.
@@ -186,10 +186,10 @@ impl<'a> BodyPartWriter<'a> {
     pub(super) fn new(out: &'a mut Vec<u8>, parts: &'a mut Vec<(u64, BodyPart)>, seed: u32) -> Self {
         out.clear();
         parts.clear();
-        Self { out, parts, seed, block: 0, before: Before::default() }
+        Self { out, parts, seed, block: 0, before: PreviousEntry::default() }
     }
 
-    pub(super) fn push(&mut self, entry: &Entry) {
+    pub(super) fn push(&mut self, entry: &MessageEntry) {
         if self.parts.last().is_none_or(|(queue, _)| *queue != entry.queue) {
             self.end_part();
             self.parts.push((entry.queue, BodyPart { at: self.out.len() as u32, bytes: 0 }));
@@ -211,24 +211,24 @@ impl<'a> BodyPartWriter<'a> {
         self.end_part();
     }
 
-    fn begin_block(&mut self, entry: &Entry) {
+    fn begin_block(&mut self, entry: &MessageEntry) {
         self.block = self.out.len();
         self.out.extend_from_slice(&[0; 6]);
         varint::put(self.out, entry.queue);
         varint::put(self.out, entry.offset);
-        self.before = Before { next: entry.offset, ..Before::default() };
+        self.before = PreviousEntry { next: entry.offset, ..PreviousEntry::default() };
     }
 
     #[inline]
-    fn put(&mut self, entry: &Entry) {
+    fn put(&mut self, entry: &MessageEntry) {
         self.out.extend_from_slice(&encode(entry, self.before));
-        self.before = Before::after(entry);
+        self.before = PreviousEntry::after(entry);
     }
 
     fn end_block(&mut self, followed: u16) {
         let length = self.out.len() - self.block;
-        let said = length as u16 | followed;
-        self.out[self.block + 4..self.block + 6].copy_from_slice(&said.to_le_bytes());
+        let length_field = length as u16 | followed;
+        self.out[self.block + 4..self.block + 6].copy_from_slice(&length_field.to_le_bytes());
         let sum = crc32c::crc32c_append(self.seed, &self.out[self.block + 4..]);
         self.out[self.block..self.block + 4].copy_from_slice(&sum.to_le_bytes());
         if followed != 0 {
@@ -262,8 +262,8 @@ impl<'a> BodyPartBlock<'a> {
     pub(super) fn parse(bytes: &'a [u8], seed: u32) -> Option<Self> {
         let mut input = Input::new(bytes);
         let sum = input.u32()?;
-        let said = u16::from_le_bytes(input.take(2)?.try_into().ok()?);
-        let (length, is_followed) = (usize::from(said & !FOLLOWED), said & FOLLOWED != 0);
+        let length_field = u16::from_le_bytes(input.take(2)?.try_into().ok()?);
+        let (length, is_followed) = (usize::from(length_field & !FOLLOWED), length_field & FOLLOWED != 0);
         if length > PART_BLOCK_BYTES || crc32c::crc32c_append(seed, bytes.get(4..length)?) != sum {
             return None;
         }
@@ -274,14 +274,14 @@ impl<'a> BodyPartBlock<'a> {
     }
 
     /// Iterates over its entries in ascending order.
-    pub(super) fn entries(&self) -> impl Iterator<Item = Entry> + use<'a> {
+    pub(super) fn entries(&self) -> impl Iterator<Item = MessageEntry> + use<'a> {
         let (mut input, queue) = (self.entries, self.queue);
-        let mut before = Before { next: self.first, ..Before::default() };
+        let mut before = PreviousEntry { next: self.first, ..PreviousEntry::default() };
         core::iter::from_fn(move || read_entry(&mut input, queue, &mut before))
     }
 }
 
-fn read_entry(input: &mut Input<'_>, queue: u64, before: &mut Before) -> Option<Entry> {
+fn read_entry(input: &mut Input<'_>, queue: u64, before: &mut PreviousEntry) -> Option<MessageEntry> {
     let flags = input.byte()?;
     let gap = if flags & HAS_GAP != 0 { input.varint()? } else { 0 };
     let offset = before.next.checked_add(gap).filter(|offset| *offset < u64::MAX)?;
@@ -292,19 +292,19 @@ fn read_entry(input: &mut Input<'_>, queue: u64, before: &mut Before) -> Option<
     let targets = if flags & IS_SHARED != 0 { u32::try_from(input.varint()?).ok()? } else { 1 };
     let is_chunked = flags & IS_CHUNKED != 0;
     let body = if is_chunked { input.varint()? } else { 0 };
-    *before = Before { next: offset + 1, end: at.checked_add(bytes)?, bytes, lane };
-    Some(Entry { queue, offset, at, bytes, targets: targets.max(1), lane, is_chunked, body })
+    *before = PreviousEntry { next: offset + 1, end: at.checked_add(bytes)?, bytes, lane };
+    Some(MessageEntry { queue, offset, at, bytes, targets: targets.max(1), lane, is_chunked, body })
 }
 
 /// Returns an upper bound of the bytes of `entry` in its part, without the overhead of blocks. `before` is
 /// the newest entry of the queue, if it is known.
-pub(super) fn bytes_max(entry: &Entry, before: Option<Before>) -> usize {
+pub(super) fn bytes_max(entry: &MessageEntry, before: Option<PreviousEntry>) -> usize {
     let head =
         if before.is_some() { 0 } else { 6 + varint::bytes(entry.queue) + varint::bytes(entry.offset) };
     let exact = before.filter(|before| before.next == entry.offset);
     head + exact.map_or_else(
         || {
-            let farthest = Before { next: 0, end: u32::MAX, bytes: u32::MAX, lane: !entry.lane };
+            let farthest = PreviousEntry { next: 0, end: u32::MAX, bytes: u32::MAX, lane: !entry.lane };
             encode(entry, farthest).len()
         },
         |before| encode(entry, before).len(),
@@ -318,11 +318,11 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn entries() -> impl Strategy<Value = Vec<Entry>> {
+    fn entries() -> impl Strategy<Value = Vec<MessageEntry>> {
         let entry = (0_u64..4, 0_u64..6, 0_u32..4 << 20, 1_u32..90_000, 0_u8..12, any::<u64>());
         prop::collection::vec(entry, 0..900).prop_map(|entries| {
             let (mut last, mut end) = (None, 0);
-            let mut made: Vec<Entry> = Vec::new();
+            let mut made: Vec<MessageEntry> = Vec::new();
             for (queue, gap, at, bytes, kind, body) in entries {
                 let queue = last.map_or(queue, |(last, _)| last + u64::from(queue == 3 && gap == 5));
                 let first = last.is_none_or(|(last, _)| last != queue);
@@ -331,7 +331,16 @@ mod tests {
                 let at = if kind < 8 { end } else { at };
                 let bytes = if kind % 2 == 0 { 300 } else { bytes };
                 let (lane, targets) = (kind / 10, 1 + u32::from(kind == 9) * (bytes % 50));
-                made.push(Entry { queue, offset, at, bytes, targets, lane, is_chunked: kind == 7, body });
+                made.push(MessageEntry {
+                    queue,
+                    offset,
+                    at,
+                    bytes,
+                    targets,
+                    lane,
+                    is_chunked: kind == 7,
+                    body,
+                });
                 made.last_mut().expect("just pushed").body *= u64::from(kind == 7);
                 (last, end) = (Some((queue, offset)), at + bytes);
             }

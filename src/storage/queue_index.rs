@@ -77,7 +77,7 @@ impl Default for QueueIndex {
 
 /// What a message record means for a queue index.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Seen {
+pub(super) enum AddOutcome {
     /// The message is settled.
     Dead,
     /// Another copy in the same segment is known.
@@ -90,7 +90,7 @@ pub(super) enum Seen {
 
 /// What a settlement changes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Lost {
+pub(super) enum SettleEffect {
     /// A segment loses this number of live messages and bytes.
     Live(u64, u32, u32),
     /// Offsets that were not settled before.
@@ -99,7 +99,7 @@ pub(super) enum Lost {
 
 /// What one fetch reads.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Plan {
+pub(super) struct FetchPlan {
     pub segment: u64,
     /// End of the offsets that this fetch covers.
     pub through: u64,
@@ -138,9 +138,9 @@ impl QueueIndex {
     }
 
     /// Frees memory that is kept for reuse.
-    pub(super) fn give_back(&mut self) {
-        self.runs.give_back();
-        self.settled.give_back();
+    pub(super) fn release_memory(&mut self) {
+        self.runs.release_memory();
+        self.settled.release_memory();
     }
 
     /// Returns the first and the last segment with records of this queue, live or settled; `None` if there
@@ -159,23 +159,23 @@ impl QueueIndex {
     }
 
     /// Adds a message in `segment`.
-    pub(super) fn add(&mut self, offset: u64, segment: u64, bytes: u32) -> Seen {
+    pub(super) fn add(&mut self, offset: u64, segment: u64, bytes: u32) -> AddOutcome {
         self.hold(segment);
         self.next_offset = self.next_offset.max(offset + 1);
         if self.gone || self.settled.contains(offset) {
-            return Seen::Dead;
+            return AddOutcome::Dead;
         }
         match self.runs.around(offset) {
-            Some(run) if run.segment == segment => Seen::Again,
+            Some(run) if run.segment == segment => AddOutcome::Again,
             Some(run) => {
                 let lost = self.take_out(run, offset, bytes);
                 self.put_in(Range { start: offset, end: offset + 1 }, segment, bytes);
-                Seen::Moved(run.segment, lost)
+                AddOutcome::Moved(run.segment, lost)
             }
             None => {
                 self.put_in(Range { start: offset, end: offset + 1 }, segment, bytes);
                 self.live += 1;
-                Seen::New
+                AddOutcome::New
             }
         }
     }
@@ -200,7 +200,7 @@ impl QueueIndex {
         let is_free = |from| self.settled.contains_all(Range { start: from, end: start });
         let before = self.runs.before(start);
         let before = before.filter(|run| run.segment == segment && is_free(run.offsets.end));
-        if let Some(run) = before.and_then(|run| self.runs.heat(run.offsets.start)) {
+        if let Some(run) = before.and_then(|run| self.runs.uncompress(run.offsets.start)) {
             run.offsets.end = end;
             run.live += live;
             run.bytes += bytes;
@@ -253,16 +253,16 @@ impl QueueIndex {
     }
 
     /// Settles offsets and passes the consequences to `tell`, part by part.
-    pub(super) fn settle(&mut self, range: Range, mut tell: impl FnMut(&mut Self, Lost)) {
+    pub(super) fn settle(&mut self, range: Range, mut tell: impl FnMut(&mut Self, SettleEffect)) {
         let mut settled = core::mem::take(&mut self.settled);
         settled.insert(range, |fresh| {
             self.lose(fresh, &mut tell);
-            tell(self, Lost::Offsets(fresh));
+            tell(self, SettleEffect::Offsets(fresh));
         });
         self.settled = settled;
     }
 
-    fn lose(&mut self, fresh: Range, tell: &mut impl FnMut(&mut Self, Lost)) {
+    fn lose(&mut self, fresh: Range, tell: &mut impl FnMut(&mut Self, SettleEffect)) {
         let mut runs = core::mem::take(&mut self.runs);
         runs.retain_in(fresh, |run| {
             // Offsets settled before are not in `fresh`, so all of `fresh` is live.
@@ -271,7 +271,7 @@ impl QueueIndex {
             run.bytes -= bytes;
             run.live -= count;
             self.live -= u64::from(count);
-            tell(self, Lost::Live(run.segment, count, bytes));
+            tell(self, SettleEffect::Live(run.segment, count, bytes));
             run.live > 0
         });
         self.runs = runs;
@@ -293,7 +293,7 @@ impl QueueIndex {
         self.gone_in = if newer == 0 { [older, 0] } else { [newer, older] };
         // Free the memory of a backlog after it was consumed.
         if self.live == 0 {
-            self.give_back();
+            self.release_memory();
         }
     }
 
@@ -345,7 +345,7 @@ impl QueueIndex {
     ///
     /// `wanted` receives exactly the live offsets, up to its capacity. Returns `None` if nothing is live
     /// there.
-    pub(super) fn plan(&self, offsets: Range, wanted: &mut Vec<Range>) -> Option<Plan> {
+    pub(super) fn plan(&self, offsets: Range, wanted: &mut Vec<Range>) -> Option<FetchPlan> {
         wanted.clear();
         let mut pieces = self.pieces_from(offsets.start).peekable();
         let (_, run) = *pieces.peek().filter(|(piece, _)| piece.start < offsets.end)?;
@@ -357,7 +357,7 @@ impl QueueIndex {
             }
             wanted.push(Range { start: piece.start, end: piece.end.min(through) });
         }
-        Some(Plan { segment: run.segment, through, hint: run.offsets })
+        Some(FetchPlan { segment: run.segment, through, hint: run.offsets })
     }
 }
 

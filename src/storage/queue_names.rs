@@ -66,13 +66,13 @@ pub(super) fn room_kept(index: &Index, segment_bytes: u32) -> usize {
 
 /// The progress of writing names into footers.
 #[derive(Debug, Default)]
-pub(super) struct Naming {
+pub(super) struct NameProgress {
     /// The key that was written last; the next footer continues after it.
     after: Vec<u8>,
     payload: Vec<u8>,
 }
 
-impl Naming {
+impl NameProgress {
     /// Adds the names of the queues with messages in the active segment to its footer, as far as there is
     /// space in a segment of `segment_bytes`.
     pub(super) fn note(
@@ -113,26 +113,26 @@ impl Naming {
 }
 
 /// The footers of a log.
-pub(super) struct Footers<'l> {
+pub(super) struct FooterView<'l> {
     pub(super) index: &'l Index,
     pub(super) segment_bytes: u32,
     pub(super) seed: u32,
 }
 
-impl Footers<'_> {
+impl FooterView<'_> {
     /// See [`Log::read_names`](super::log::Log::read_names).
     pub(super) fn read_names<D: Disk>(&self, disk: &mut D, queues: &BTreeSet<u64>) -> io::Result<Names> {
         let mut names = Names::new();
         for &segment in self.index.segments().keys() {
-            let Some(facts) = self.read_facts(disk, segment)? else { continue };
+            let Some(entries) = self.read_entries(disk, segment)? else { continue };
             let mut note = |queue: u64, key: &[u8]| {
                 if queues.contains(&queue) {
                     names.insert(queue, key.into());
                 }
             };
-            for_each_name(&facts, &mut note);
+            for_each_name(&entries, &mut note);
             // A verified footer is well formed.
-            let _ = footer::for_each_fact(&facts, segment, |record, _| {
+            let _ = footer::for_each_entry(&entries, segment, |record, _| {
                 if let Record::Defined { key, value: Some(value), .. } = record
                     && let Some(queue) = incarnation_in(key, value)
                 {
@@ -151,10 +151,10 @@ impl Footers<'_> {
         bytes: &mut Vec<u8>,
     ) -> io::Result<bool> {
         for segment in definition.segments() {
-            let Some(facts) = self.read_facts(disk, *segment)? else { continue };
+            let Some(entries) = self.read_entries(disk, *segment)? else { continue };
             let mut is_found = false;
             // A verified footer is well formed.
-            let _ = footer::for_each_fact(&facts, *segment, |record, _| {
+            let _ = footer::for_each_entry(&entries, *segment, |record, _| {
                 if let Record::Defined { version, key: found, value: Some(_) } = record
                     && (*version, *found) == (definition.version, key)
                 {
@@ -171,7 +171,7 @@ impl Footers<'_> {
     }
 
     /// Returns the entries of a segment's footer, if it is good.
-    fn read_facts<D: Disk>(&self, disk: &mut D, sequence: u64) -> io::Result<Option<Vec<u8>>> {
+    fn read_entries<D: Disk>(&self, disk: &mut D, sequence: u64) -> io::Result<Option<Vec<u8>>> {
         let Some(segment) = self.index.segments().get(&sequence) else { return Ok(None) };
         let (slot, end) = (segment.slot, self.segment_bytes as usize);
         let mut block = [0; BLOCK_BYTES];
@@ -179,20 +179,20 @@ impl Footers<'_> {
             return Ok(None);
         }
         let Some(lengths) = Lengths::claimed(&block, end) else { return Ok(None) };
-        let mut facts = vec![0; lengths.facts];
-        if !read_all(disk, slot, end - lengths.footer() + lengths.parts, &mut facts)? {
+        let mut entries = vec![0; lengths.entries];
+        if !read_all(disk, slot, end - lengths.footer() + lengths.parts, &mut entries)? {
             return Ok(None);
         }
-        let trailer = footer::parse(&facts, &block, self.seed);
+        let trailer = footer::parse(&entries, &block, self.seed);
         let trailer = trailer.filter(|trailer| trailer.sequence == sequence);
-        Ok(trailer.map(|_| facts))
+        Ok(trailer.map(|_| entries))
     }
 }
 
 /// Calls `each` with the names in a verified footer.
-pub(super) fn for_each_name(facts: &[u8], mut each: impl FnMut(u64, &[u8])) {
+pub(super) fn for_each_name(entries: &[u8], mut each: impl FnMut(u64, &[u8])) {
     // A verified footer is well formed.
-    let _ = footer::for_each_name(facts, |record| {
+    let _ = footer::for_each_name(entries, |record| {
         if let Ok((Record::Optional { payload, .. }, _)) = Record::parse(record)
             && let Some((queue, key)) = parse(payload)
         {

@@ -22,10 +22,10 @@
 
 use std::io;
 
-use super::commit::{BLOCK_BYTES, Claim, Commit, claimed_length, proven_length};
+use super::commit::{BLOCK_BYTES, ClaimedHeader, Commit, claimed_length, proven_length};
 use super::commit_builder::ResizeZeroed;
 use super::disk::Disk;
-use super::footer::{NOTED_PART, for_each_message};
+use super::footer::{RECORDED_PART, for_each_message};
 use super::index::Segment;
 use super::log::{Log, Place};
 use super::parts::{BodyPart, BodyPartBlock, PART_BLOCK_BYTES, Smallest, part_seed};
@@ -47,11 +47,11 @@ const GUESSES_MAX: usize = 4;
 
 /// The buffers of a fetch, which are reused.
 #[derive(Debug)]
-pub(super) struct Scratch {
+pub(super) struct FetchBuffers {
     /// Live offsets to read, ascending.
     pub(super) wanted: Vec<Range>,
     /// The messages of the active segment, as recorded for its footer.
-    pub(super) noted: Vec<u8>,
+    pub(super) recorded: Vec<u8>,
     /// The records found. Before reading, `at` is the offset in the segment; afterwards, the offset in
     /// `bytes`.
     pub(super) found: Vec<FetchedMessage>,
@@ -66,12 +66,12 @@ pub(super) struct FetchedMessage {
     pub(super) bytes: u32,
 }
 
-impl Scratch {
+impl FetchBuffers {
     /// Creates buffers for segments of `segment_bytes`.
     pub(super) fn new(segment_bytes: u32) -> Self {
         Self {
             wanted: Vec::with_capacity(WANTED_MAX),
-            noted: Vec::with_capacity(segment_bytes as usize / 16),
+            recorded: Vec::with_capacity(segment_bytes as usize / 16),
             found: Vec::with_capacity(2 * RECORDS_MAX),
             bytes: Vec::with_capacity(FETCH_BYTES + SPAN_BYTES_MAX),
         }
@@ -82,7 +82,7 @@ impl Scratch {
         let fetch = FETCH_BYTES + SPAN_BYTES_MAX;
         let longest = if fetch > commit_bytes { fetch } else { commit_bytes };
         let lists = WANTED_MAX * size_of::<Range>() + 2 * RECORDS_MAX * size_of::<FetchedMessage>();
-        longest + lists + segment_bytes / NOTED_PART
+        longest + lists + segment_bytes / RECORDED_PART
     }
 
     /// Clears the buffers for the next fetch, and frees the memory of a single long record.
@@ -116,8 +116,8 @@ impl FetchDone {
 
     /// Returns the messages found, ascending by offset.
     pub(super) fn messages(&self) -> impl Iterator<Item = (u64, Message<'_>)> {
-        let scratch = &self.job.scratch;
-        scratch.found.iter().filter_map(|found| match Record::parse_known(scratch.bytes_of(found)) {
+        let buffers = &self.job.buffers;
+        buffers.found.iter().filter_map(|found| match Record::parse_known(buffers.bytes_of(found)) {
             Ok((Record::Message(message), _)) => Some((found.offset, message)),
             _ => None,
         })
@@ -127,7 +127,7 @@ impl FetchDone {
 /// Reads messages or a chunk.
 #[derive(Debug)]
 pub struct FetchJob {
-    pub(super) source: Source,
+    pub(super) source: FetchSource,
     pub(super) queue: u64,
     pub(super) segment: u64,
     /// The file of the segment.
@@ -139,16 +139,16 @@ pub struct FetchJob {
     /// End of the offsets that the fetch covers.
     pub(super) through: u64,
     pub(super) hint: Range,
-    pub(super) scratch: Scratch,
+    pub(super) buffers: FetchBuffers,
 }
 
 /// Where a fetch finds the locations of its records.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Source {
+pub(super) enum FetchSource {
     /// There is nothing to read.
     Nothing,
     /// In the job's copy of the active segment's footer entries.
-    Noted,
+    Recorded,
     /// In the queue's part of the segment's footer, which lies within this span.
     Span(BodyPart),
     /// In the commits, because the segment has no good footer.
@@ -161,25 +161,25 @@ impl FetchJob {
     /// Runs the job; blocks.
     pub fn run(mut self, disk: &mut impl Disk) -> FetchDone {
         let mut error = None;
-        self.scratch.found.clear();
+        self.buffers.found.clear();
         match self.source {
-            Source::Nothing => {}
-            Source::Chunk(place, ..) => {
-                self.scratch.found.push(FetchedMessage { offset: 0, at: place.at, bytes: place.bytes });
+            FetchSource::Nothing => {}
+            FetchSource::Chunk(place, ..) => {
+                self.buffers.found.push(FetchedMessage { offset: 0, at: place.at, bytes: place.bytes });
                 self.read(disk, &mut error);
             }
-            Source::Noted => {
-                self.find_noted();
+            FetchSource::Recorded => {
+                self.find_recorded();
                 self.read(disk, &mut error);
             }
-            Source::Span(span) => {
+            FetchSource::Span(span) => {
                 let part = self.find_part(disk, span, &mut error);
                 if part.and_then(|part| self.find_in_part(disk, part, &mut error)).is_none() {
                     self.find_by_scan(disk, &mut error);
                 }
                 self.read(disk, &mut error);
             }
-            Source::Scan => {
+            FetchSource::Scan => {
                 self.find_by_scan(disk, &mut error);
                 self.read(disk, &mut error);
             }
@@ -188,11 +188,11 @@ impl FetchJob {
     }
 
     /// Finds the records in the active segment's footer entries.
-    fn find_noted(&mut self) {
-        let mut smallest = Smallest::new(core::mem::take(&mut self.scratch.found), RECORDS_MAX);
+    fn find_recorded(&mut self) {
+        let mut smallest = Smallest::new(core::mem::take(&mut self.buffers.found), RECORDS_MAX);
         // Entries in memory are well formed.
-        let _ = for_each_message(&self.scratch.noted, |entry| {
-            if entry.queue == self.queue && self.scratch.is_wanted(entry.offset) {
+        let _ = for_each_message(&self.buffers.recorded, |entry| {
+            if entry.queue == self.queue && self.buffers.is_wanted(entry.offset) {
                 smallest.push(FetchedMessage { offset: entry.offset, at: entry.at, bytes: entry.bytes });
             }
         });
@@ -201,8 +201,8 @@ impl FetchJob {
 
     /// Finds the records by reading the segment commit by commit.
     fn find_by_scan(&mut self, disk: &mut impl Disk, error: &mut Option<io::ErrorKind>) {
-        let mut smallest = Smallest::new(core::mem::take(&mut self.scratch.found), RECORDS_MAX);
-        let mut bytes = core::mem::take(&mut self.scratch.bytes);
+        let mut smallest = Smallest::new(core::mem::take(&mut self.buffers.found), RECORDS_MAX);
+        let mut bytes = core::mem::take(&mut self.buffers.bytes);
         let mut at = BLOCK_BYTES as u32;
         while at < self.segment_bytes {
             bytes.resize_zeroed(BLOCK_BYTES);
@@ -238,7 +238,7 @@ impl FetchJob {
             at += commit.bytes() as u32;
         }
         bytes.clear();
-        self.scratch.bytes = bytes;
+        self.buffers.bytes = bytes;
         self.keep(smallest);
     }
 
@@ -246,7 +246,8 @@ impl FetchJob {
     /// the secret identity in its header is correct, or if its checksum is.
     fn may_hold(&self, disk: &mut impl Disk, at: u32, length: usize, head: &[u8]) -> bool {
         length <= FETCH_BYTES + SPAN_BYTES_MAX
-            || Claim::read(head).is_some_and(|claim| reader::is_served(&claim, self.seed, self.segment))
+            || ClaimedHeader::read(head)
+                .is_some_and(|claim| reader::is_served(&claim, self.seed, self.segment))
             || matches!(proven_length(disk, self.slot, at.into(), self.seed), Ok(Some(_)))
     }
 
@@ -258,7 +259,7 @@ impl FetchJob {
         smallest: &mut Smallest<FetchedMessage>,
     ) {
         for target in message.targets.iter().filter(|target| target.queue == self.queue) {
-            if self.scratch.is_wanted(target.offset) {
+            if self.buffers.is_wanted(target.offset) {
                 smallest.push(FetchedMessage { offset: target.offset, at, bytes });
             }
         }
@@ -267,8 +268,8 @@ impl FetchJob {
     /// Keeps the records that fit into the fetch; of two records with the same offset the later one.
     fn keep(&mut self, smallest: Smallest<FetchedMessage>) {
         let (found, is_cut) = smallest.sorted();
-        self.scratch.found = found;
-        let found = &mut self.scratch.found;
+        self.buffers.found = found;
+        let found = &mut self.buffers.found;
         found.reverse();
         found.dedup_by_key(|found| found.offset);
         found.reverse();
@@ -287,10 +288,10 @@ impl FetchJob {
 
     /// Ends the fetch before the record at index `count`.
     fn end_behind(&mut self, count: usize) {
-        if let Some(next) = self.scratch.found.get(count) {
+        if let Some(next) = self.buffers.found.get(count) {
             self.through = next.offset;
         }
-        self.scratch.found.truncate(count);
+        self.buffers.found.truncate(count);
     }
 
     /// Finds the queue's part within a span. A long span is a single part.
@@ -304,7 +305,7 @@ impl FetchJob {
             return Some(span);
         }
         let seed = part_seed(self.seed, self.segment);
-        let bytes = &mut self.scratch.bytes;
+        let bytes = &mut self.buffers.bytes;
         bytes.resize_zeroed(span.bytes as usize);
         let known = read(disk, self.slot, span.at, bytes, error);
         let (mut at, mut from) = (0, None);
@@ -339,22 +340,22 @@ impl FetchJob {
         };
         let (mut low, mut wanted, mut sum) = (0, 0, 0);
         while low < search.blocks {
-            let Some(range) = self.scratch.wanted.get(wanted) else { break };
+            let Some(range) = self.buffers.wanted.get(wanted) else { break };
             let at = range.start.max(search.hint.start);
             low = search.seek(disk, at, low, error)? + 1;
             for entry in BodyPartBlock::parse(&search.bytes, search.seed)?.entries() {
                 search.hint.start = entry.offset + 1;
-                while self.scratch.wanted.get(wanted).is_some_and(|range| range.end <= entry.offset) {
+                while self.buffers.wanted.get(wanted).is_some_and(|range| range.end <= entry.offset) {
                     wanted += 1;
                 }
-                let Some(range) = self.scratch.wanted.get(wanted) else { break };
+                let Some(range) = self.buffers.wanted.get(wanted) else { break };
                 if range.start > entry.offset {
                     continue;
                 }
                 let found = FetchedMessage { offset: entry.offset, at: entry.at, bytes: entry.bytes };
-                self.scratch.found.push(found);
+                self.buffers.found.push(found);
                 sum += entry.bytes as usize;
-                let count = self.scratch.found.len();
+                let count = self.buffers.found.len();
                 if count > RECORDS_MAX || (sum > self.bytes_max && count > 1) {
                     self.end_behind(count - 1);
                     return Some(());
@@ -366,17 +367,17 @@ impl FetchJob {
 
     /// Reads and verifies the records found. Bad ones are left out.
     fn read(&mut self, disk: &mut impl Disk, error: &mut Option<io::ErrorKind>) {
-        let mut found = core::mem::take(&mut self.scratch.found);
+        let mut found = core::mem::take(&mut self.buffers.found);
         let (mut done, mut end) = (0, 0);
         while done < found.len() {
             let span = span_of(&found[done..]);
             let start = found[done].at;
             let last = &found[done + span - 1];
             let length = (last.at + last.bytes - start) as usize;
-            if self.scratch.bytes.len() < end + length {
-                self.scratch.bytes.resize_zeroed(end + length);
+            if self.buffers.bytes.len() < end + length {
+                self.buffers.bytes.resize_zeroed(end + length);
             }
-            let known = read(disk, self.slot, start, &mut self.scratch.bytes[end..end + length], error);
+            let known = read(disk, self.slot, start, &mut self.buffers.bytes[end..end + length], error);
             if known < length && span > 1 {
                 // Read them one by one, so that one bad record does not lose its neighbours.
                 end = self.read_singly(disk, &mut found[done..done + span], end, error);
@@ -390,7 +391,7 @@ impl FetchJob {
             done += span;
         }
         found.retain(|found| found.bytes > 0);
-        self.scratch.found = found;
+        self.buffers.found = found;
     }
 
     fn read_singly(
@@ -401,7 +402,7 @@ impl FetchJob {
         error: &mut Option<io::ErrorKind>,
     ) -> usize {
         for found in found {
-            let room = &mut self.scratch.bytes[end..end + found.bytes as usize];
+            let room = &mut self.buffers.bytes[end..end + found.bytes as usize];
             let known = read(disk, self.slot, found.at, room, error);
             end = self.take(found, end, end + known, end);
         }
@@ -412,12 +413,12 @@ impl FetchJob {
     fn take(&mut self, found: &mut FetchedMessage, at: usize, known: usize, to: usize) -> usize {
         let bytes = found.bytes as usize;
         let is_good =
-            at + bytes <= known && self.is_asked_for(&self.scratch.bytes[at..at + bytes], found.offset);
+            at + bytes <= known && self.is_asked_for(&self.buffers.bytes[at..at + bytes], found.offset);
         if !is_good {
             found.bytes = 0;
             return to;
         }
-        self.scratch.bytes.copy_within(at..at + bytes, to);
+        self.buffers.bytes.copy_within(at..at + bytes, to);
         found.at = to as u32;
         to + bytes
     }
@@ -425,7 +426,7 @@ impl FetchJob {
     /// Returns whether the bytes are the record that was requested.
     fn is_asked_for(&self, bytes: &[u8], offset: u64) -> bool {
         match (Record::parse(bytes), self.source) {
-            (Ok((Record::Chunk { body, index, .. }, _)), Source::Chunk(_, asked, at)) => {
+            (Ok((Record::Chunk { body, index, .. }, _)), FetchSource::Chunk(_, asked, at)) => {
                 (body, index) == (asked, at)
             }
             (Ok((Record::Message(message), _)), _) => {
@@ -458,8 +459,8 @@ fn read(
     bytes: &mut [u8],
     error: &mut Option<io::ErrorKind>,
 ) -> usize {
-    disk.read(slot, at.into(), bytes).unwrap_or_else(|said| {
-        *error = Some(said.kind());
+    disk.read(slot, at.into(), bytes).unwrap_or_else(|failure| {
+        *error = Some(failure.kind());
         0
     })
 }
@@ -547,49 +548,51 @@ impl Log {
     /// there is any. Returns `None` while another fetch is in flight or the segment's footer is being
     /// written. Retry when a fetch or a commit is done.
     pub fn fetch(&mut self, queue: u64, offsets: Range, bytes_max: u32) -> Option<FetchJob> {
-        let mut scratch = self.reading.spare.take()?;
+        let mut buffers = self.reading.spare.take()?;
         let known = self.index.queues().get(&queue);
-        let Some(plan) = known.and_then(|known| known.plan(offsets, &mut scratch.wanted)) else {
-            return self.job(Source::Nothing, 0, scratch).map(|job| FetchJob { through: offsets.end, ..job });
+        let Some(plan) = known.and_then(|known| known.plan(offsets, &mut buffers.wanted)) else {
+            return self
+                .job(FetchSource::Nothing, 0, buffers)
+                .map(|job| FetchJob { through: offsets.end, ..job });
         };
         let is_sealing = self.in_flight.as_ref().is_some_and(|in_flight| in_flight.seals == plan.segment);
         // If that takes long, the segment is read commit by commit.
         if is_sealing && !self.is_postponed() {
-            self.reading.spare = Some(scratch);
+            self.reading.spare = Some(buffers);
             return None;
         }
         // After a disk failure the footer entries may include records that were not written.
         let source = if plan.segment == self.space.active.sequence() && !self.failed {
             // Copies made by the commit in flight are not at their new location yet.
-            let noted = match self.in_flight {
+            let recorded = match self.in_flight {
                 Some(_) => self.space.active.footer().messages_before_last(),
                 None => self.space.active.footer().messages(),
             };
-            scratch.note(noted);
-            Source::Noted
+            buffers.note(recorded);
+            FetchSource::Recorded
         } else {
             match self.index.span_of(plan.segment, queue) {
-                BodyPart { bytes: 0, .. } => Source::Scan,
-                span => Source::Span(span),
+                BodyPart { bytes: 0, .. } => FetchSource::Scan,
+                span => FetchSource::Span(span),
             }
         };
-        let job = self.job(source, plan.segment, scratch)?;
+        let job = self.job(source, plan.segment, buffers)?;
         let bytes_max = (bytes_max as usize).min(FETCH_BYTES);
         Some(FetchJob { queue, bytes_max, through: plan.through, hint: plan.hint, ..job })
     }
 
     /// Returns a job that reads one chunk of a large body, or `None` while another fetch is in flight.
     pub fn fetch_chunk(&mut self, body: u64, index: u32) -> Option<FetchJob> {
-        let scratch = self.reading.spare.take()?;
+        let buffers = self.reading.spare.take()?;
         match self.index.place_of_chunk(body, index) {
-            Some(place) => self.job(Source::Chunk(place, body, index), place.segment, scratch),
-            None => self.job(Source::Nothing, 0, scratch),
+            Some(place) => self.job(FetchSource::Chunk(place, body, index), place.segment, buffers),
+            None => self.job(FetchSource::Nothing, 0, buffers),
         }
     }
 
-    fn job(&mut self, source: Source, segment: u64, scratch: Scratch) -> Option<FetchJob> {
+    fn job(&mut self, source: FetchSource, segment: u64, buffers: FetchBuffers) -> Option<FetchJob> {
         let found = self.index.segments().get(&segment);
-        let source = if found.is_some() { source } else { Source::Nothing };
+        let source = if found.is_some() { source } else { FetchSource::Nothing };
         let (slot, segment_bytes) = found.map_or((u32::MAX, 0), |found| (found.slot, found.bytes));
         self.reading.pins.set_read(found.map(|found| found.slot));
         Some(FetchJob {
@@ -602,7 +605,7 @@ impl Log {
             bytes_max: 0,
             through: 0,
             hint: Range { start: 0, end: 0 },
-            scratch,
+            buffers,
         })
     }
 
@@ -613,8 +616,8 @@ impl Log {
         self.has_refused_reads |= error.is_some();
         let moved = self.first_moved(&job);
         let through = moved.unwrap_or(job.through);
-        for found in job.scratch.found.iter().take_while(|found| found.offset < through) {
-            if let Ok((Record::Message(message), _)) = Record::parse_known(job.scratch.bytes_of(found)) {
+        for found in job.buffers.found.iter().take_while(|found| found.offset < through) {
+            if let Ok((Record::Message(message), _)) = Record::parse_known(job.buffers.bytes_of(found)) {
                 each(found.offset, &message);
             }
         }
@@ -626,12 +629,12 @@ impl Log {
     pub fn chunk_done(&mut self, done: FetchDone, each: impl FnOnce(Option<&[u8]>)) -> Fetched {
         let FetchDone { job, error } = done;
         self.has_refused_reads |= error.is_some();
-        let found = job.scratch.found.first().map(|found| job.scratch.bytes_of(found));
+        let found = job.buffers.found.first().map(|found| job.buffers.bytes_of(found));
         let mut retry = false;
         match found.and_then(|bytes| Record::parse_known(bytes).ok()) {
             Some((Record::Chunk { bytes, .. }, _)) => each(Some(bytes)),
             _ => {
-                if let Source::Chunk(place, body, index) = job.source {
+                if let FetchSource::Chunk(place, body, index) = job.source {
                     retry = self.index.place_of_chunk(body, index).is_some_and(|now| now != place);
                 }
                 each(None);
@@ -644,8 +647,8 @@ impl Log {
     /// Returns the first wanted offset that was not found and has moved to another segment.
     fn first_moved(&self, job: &FetchJob) -> Option<u64> {
         let queue = self.index.queues().get(&job.queue)?;
-        let mut found = job.scratch.found.iter().map(|found| found.offset).peekable();
-        for range in &job.scratch.wanted {
+        let mut found = job.buffers.found.iter().map(|found| found.offset).peekable();
+        for range in &job.buffers.wanted {
             for offset in range.start..range.end.min(job.through) {
                 if found.next_if_eq(&offset).is_some() {
                     continue;
@@ -664,7 +667,7 @@ impl Log {
         if self.space.slots.get(job.slot) == Slot::Pinned && !self.reading.pins.has(job.slot) {
             self.space.slots.release(job.slot);
         }
-        self.reading.spare = Some(job.scratch.reset());
+        self.reading.spare = Some(job.buffers.reset());
     }
 
     /// Pins all files with durable records for a backup, and releases an earlier pin. Returns `None` while a
@@ -711,10 +714,10 @@ impl Log {
     }
 }
 
-impl Scratch {
-    fn note(&mut self, noted: &[u8]) {
-        self.noted.clear();
-        self.noted.extend_from_slice(noted);
+impl FetchBuffers {
+    fn note(&mut self, recorded: &[u8]) {
+        self.recorded.clear();
+        self.recorded.extend_from_slice(recorded);
     }
 
     pub(super) fn bytes_of(&self, found: &FetchedMessage) -> &[u8] {

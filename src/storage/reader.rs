@@ -10,14 +10,14 @@
 use core::ops::Range;
 use std::io;
 
-use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Claim, CommitHeader, padded};
+use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, ClaimedHeader, CommitHeader, padded};
 use super::commit_builder::ResizeZeroed;
 use super::damage::{ReadAround, is_about_a_block};
 use super::disk::Disk;
 use super::footer::{self, Footer, Lengths};
 use super::index::Index;
 use super::log::Place;
-use super::newest_segment::{proven_by_next, synced_by_headers, synced_by_heads};
+use super::newest_segment::{proven_by_next, synced_by_commit_headers, synced_by_headers};
 use super::parts::{BodyPart, BodyPartBlock, part_seed};
 use super::record::{Record, RecordError};
 use super::recovery::{Chain, CommitWalk, Lister, Listing, Report, SetAside};
@@ -31,7 +31,7 @@ use super::{access, group};
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pass {
     /// All records except messages; damage is reported.
-    Facts,
+    Entries,
     /// Messages only; damage is reported by another pass.
     Messages,
     /// No records, because the footer contains them. Only damage is reported.
@@ -42,7 +42,7 @@ impl Pass {
     /// Returns whether this pass reads the record.
     pub(super) const fn wants(self, record: &Record<'_>) -> bool {
         match self {
-            Self::Facts => !matches!(record, Record::Message(_)),
+            Pass::Entries => !matches!(record, Record::Message(_)),
             Self::Messages => matches!(record, Record::Message(_)),
             Self::Check => false,
         }
@@ -55,7 +55,7 @@ impl Pass {
 }
 
 /// A segment whose other entries were read and whose messages are still to be read.
-struct Old {
+struct OlderSegment {
     segment: SegmentRef,
     header_bytes: u32,
     /// The chain of commits before the segment.
@@ -103,9 +103,9 @@ pub(super) struct Reader<'d, 'r, D> {
     /// Number of missing or unopened files that may be segments newer than all others.
     pub(super) newer_missing: u32,
     /// The newest segment according to the header copy.
-    pub(super) noted: Option<SegmentRef>,
+    pub(super) header_copy: Option<SegmentRef>,
     /// Whether the header is readable only in the header copy.
-    pub(super) is_noted_only: bool,
+    pub(super) is_only_in_header_copy: bool,
     /// Whether every commit is verified, even where a footer suffices for a start.
     pub(super) checks_all: bool,
     pub(super) identity: Identity,
@@ -125,8 +125,8 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
             set_aside: Vec::new(),
             cut: Vec::new(),
             newer_missing: 0,
-            noted: None,
-            is_noted_only: false,
+            header_copy: None,
+            is_only_in_header_copy: false,
             checks_all: false,
             identity,
             segment_bytes,
@@ -139,22 +139,22 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         &mut self,
         headers: &mut Vec<FoundHeader<'_>>,
         found: &[FoundFile],
-        noted: u64,
+        recorded_end: u64,
     ) -> io::Result<Newest> {
         let mut lister = Lister {
             disk: self.disk,
             bytes: &mut self.bytes,
-            has_note: self.noted.is_some(),
+            has_header_copy: self.header_copy.is_some(),
             identity: self.identity,
         };
-        let Listing { segments: list, headless, leaving, .. } = lister.list(headers, found)?;
+        let Listing { segments: list, unreadable_headers, leaving, .. } = lister.list(headers, found)?;
         self.leaving = leaving;
-        for SegmentRef { sequence, slot } in headless {
+        for SegmentRef { sequence, slot } in unreadable_headers {
             let aside = SetAside { slot, segment: sequence, from: 0, to: BLOCK_BYTES as u32 };
             self.report.set_aside.push(aside);
         }
         let headers = &**headers;
-        let Some(&newest) = list.last() else { return self.read_nothing(found, noted) };
+        let Some(&newest) = list.last() else { return self.read_nothing(found, recorded_end) };
         // The header of the oldest segment contains the number of commits before it.
         let oldest = headers
             .iter()
@@ -165,7 +165,7 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         }
         let mut olds = Vec::new();
         for at in 0..list.len() - 1 {
-            olds.extend(self.read_facts(list[at], list.get(at + 1).copied(), headers)?);
+            olds.extend(self.read_entries(list[at], list.get(at + 1).copied(), headers)?);
         }
         let header_bytes = bytes_of_header(newest, headers);
         self.index.add_segment(newest.sequence, newest.slot, self.segment_bytes);
@@ -174,9 +174,9 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         // on that.
         self.read_footer(newest)?;
         self.chain = chain;
-        let (tail, known) = self.scan(newest, header_bytes, Pass::Facts)?;
-        let proven = synced_by_headers(headers).max(noted).max(self.synced_in_newest(newest, tail));
-        self.serve(newest, tail..self.segment_bytes, proven, Pass::Facts);
+        let (tail, known) = self.scan(newest, header_bytes, Pass::Entries)?;
+        let proven = synced_by_headers(headers).max(recorded_end).max(self.synced_in_newest(newest, tail));
+        self.serve(newest, tail..self.segment_bytes, proven, Pass::Entries);
         for old in &olds {
             self.read_messages(old, headers)?;
         }
@@ -184,16 +184,18 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         let mut newest = self.read_newest(newest, header_bytes, (proven, &known))?;
         let named = group::bodies_named(&self.index, self.disk)?;
         self.index.end_recovery(named.as_deref());
-        self.find_lost_end(&mut newest, (headers, found), noted)?;
-        self.find_noted(&mut newest)?;
+        self.find_lost_end(&mut newest, (headers, found), recorded_end)?;
+        self.check_header_copy(&mut newest)?;
         self.find_cut_end(&mut newest);
         self.pass_over_unopened(&mut newest, self.unopened_beside(found, &list));
         self.find_gone(&mut newest, headers, found)?;
         if newest.is_damaged || !self.report.set_aside.is_empty() {
             self.index.forget_watermark_resets();
         }
-        let is_noted_only = self.is_noted_only && self.noted == Some(newest.segment);
-        if is_noted_only || !headers.iter().any(|(_, _, header)| header.sequence == newest.segment.sequence) {
+        let is_only_in_header_copy = self.is_only_in_header_copy && self.header_copy == Some(newest.segment);
+        if is_only_in_header_copy
+            || !headers.iter().any(|(_, _, header)| header.sequence == newest.segment.sequence)
+        {
             // Its header is damaged. The next segment will have a good one.
             newest.tail = self.segment_bytes;
         }
@@ -201,13 +203,13 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
     }
 
     /// Returns the result if no file contains a log: the store is new, or it is lost.
-    fn read_nothing(&mut self, found: &[FoundFile], noted: u64) -> io::Result<Newest> {
-        self.report.is_lost = self.is_noted_only || self.has_remains(found)?;
+    fn read_nothing(&mut self, found: &[FoundFile], recorded_end: u64) -> io::Result<Newest> {
+        self.report.is_lost = self.is_only_in_header_copy || self.has_remains(found)?;
         self.report.is_new = !self.report.is_lost;
         self.report.is_gone =
             self.report.is_lost && found.iter().all(|file| file.header == HeaderRead::Empty);
         // Its commit numbers are not reused, or the next start would count them as missing.
-        self.chain.number = noted;
+        self.chain.number = recorded_end;
         self.newer_missing = self.unopened_beside(found, &[]);
         let tail = self.segment_bytes;
         let mut newest = Newest {
@@ -219,9 +221,9 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
             footer: Footer::default(),
             is_sealed: false,
             synced: 0,
-            is_damaged: noted > 0,
+            is_damaged: recorded_end > 0,
         };
-        self.find_noted(&mut newest)?;
+        self.check_header_copy(&mut newest)?;
         Ok(newest)
     }
 
@@ -239,7 +241,8 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
             let HeaderRead::Good(header, bytes) = &file.header else { continue };
             let (first, chain, seed) = (*bytes as usize, Chain::default(), Some(self.identity.seed()));
             let length = self.disk.read(file.slot, 0, &mut self.bytes)?;
-            let synced = synced_by_heads(&self.bytes[..length], first, header.sequence, &chain, seed);
+            let synced =
+                synced_by_commit_headers(&self.bytes[..length], first, header.sequence, &chain, seed);
             if header.commits.max(synced) > 0 {
                 return Ok(true);
             }
@@ -249,12 +252,12 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
 
     /// Reads everything except the messages of a segment that is not the newest, from its footer if that is
     /// good.
-    fn read_facts(
+    fn read_entries(
         &mut self,
         segment: SegmentRef,
         next: Option<SegmentRef>,
         headers: &Headers<'_>,
-    ) -> io::Result<Option<Old>> {
+    ) -> io::Result<Option<OlderSegment>> {
         if self.disk.is_unopened(segment.slot) {
             let SegmentRef { sequence, slot } = segment;
             let aside = SetAside { slot, segment: sequence, from: 0, to: self.segment_bytes };
@@ -285,7 +288,7 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
             self.chain = chain;
             let (pass, known) = match footer {
                 Some(_) => (Pass::Check, at_footer.number),
-                None => (Pass::Facts, 0),
+                None => (Pass::Entries, 0),
             };
             let (tail, commits) = self.scan(segment, header_bytes, pass)?;
             let through = self.number_before(segment, next, headers, known)?;
@@ -305,11 +308,11 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
             self.chain = at_footer;
         }
         let footer = footer.map(|lengths| (lengths, at_footer.number));
-        Ok(Some(Old { segment, header_bytes, chain, footer, next }))
+        Ok(Some(OlderSegment { segment, header_bytes, chain, footer, next }))
     }
 
     /// Reads the messages of a segment that is not the newest.
-    fn read_messages(&mut self, old: &Old, headers: &Headers<'_>) -> io::Result<()> {
+    fn read_messages(&mut self, old: &OlderSegment, headers: &Headers<'_>) -> io::Result<()> {
         let (segment, mut number) = (old.segment, 0);
         if let Some((lengths, of_footer)) = old.footer {
             let base = self.segment_bytes as usize - lengths.footer();
@@ -320,9 +323,9 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
             }
             number = of_footer;
             self.chain = old.chain;
-            let (tail, _) = self.scan(segment, old.header_bytes, Pass::Facts)?;
+            let (tail, _) = self.scan(segment, old.header_bytes, Pass::Entries)?;
             let through = self.number_before(segment, old.next, headers, number)?;
-            self.read_end(segment, tail, through, Pass::Facts)?;
+            self.read_end(segment, tail, through, Pass::Entries)?;
         }
         self.chain = old.chain;
         let (tail, _) = self.scan(segment, old.header_bytes, Pass::Messages)?;
@@ -371,10 +374,10 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         let Some(lengths) = Lengths::claimed(&block, self.segment_bytes as usize) else {
             return Ok(None);
         };
-        let facts = &mut self.bytes[..lengths.facts];
+        let entries = &mut self.bytes[..lengths.entries];
         let at = end - lengths.footer() as u64 + lengths.parts as u64;
-        self.disk.read(segment.slot, at, facts)?;
-        let Some(trailer) = footer::parse(facts, &block, self.identity.seed()) else {
+        self.disk.read(segment.slot, at, entries)?;
+        let Some(trailer) = footer::parse(entries, &block, self.identity.seed()) else {
             return Ok(None);
         };
         if trailer.sequence != segment.sequence {
@@ -382,7 +385,7 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         }
         let index = &mut self.index;
         let applied =
-            footer::for_each_fact(facts, segment.sequence, |record, place| index.apply(record, place));
+            footer::for_each_entry(entries, segment.sequence, |record, place| index.apply(record, place));
         if applied.is_none() {
             return Ok(None);
         }
@@ -435,8 +438,10 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         let count = last.map_or(0, |slot| slot as usize + 1);
         let mut slots = vec![Slot::Unusable; count];
         // A header that is only in the header copy does not make a file one of this store.
-        let noted_only = self.noted.filter(|_| self.is_noted_only).map(|noted| noted.slot);
-        let stand = || headers.iter().map(|(slot, _, _)| *slot).filter(|slot| Some(*slot) != noted_only);
+        let only_in_header_copy =
+            self.header_copy.filter(|_| self.is_only_in_header_copy).map(|noted| noted.slot);
+        let stand =
+            || headers.iter().map(|(slot, _, _)| *slot).filter(|slot| Some(*slot) != only_in_header_copy);
         for file in found {
             let is_ours = stand().any(|slot| slot == file.slot)
                 || matches!(file.header, HeaderRead::Empty)
@@ -487,7 +492,7 @@ fn bytes_of_header(segment: SegmentRef, headers: &Headers<'_>) -> u32 {
 
 /// The records found in a damaged commit.
 #[derive(Debug, Default)]
-pub(super) struct Records {
+pub(super) struct FoundRecords {
     /// Offset and length of each whole record.
     pub(super) whole: Vec<(usize, usize)>,
     damaged: u64,
@@ -506,7 +511,7 @@ pub(super) struct Records {
 ///   number of records of the commit, and its end.
 /// - The compactor and fetches find the same records as the start, by the same rule.
 #[derive(Debug)]
-pub(super) struct Served {
+pub(super) struct ServedCommit {
     pub(super) header: CommitHeader,
     /// Bytes of the commit in the segment.
     pub(super) bytes: usize,
@@ -516,12 +521,12 @@ pub(super) struct Served {
 
 /// Returns the damaged commit at the start of `bytes` if its header appears whole and names this segment and
 /// the store with this seed.
-pub(super) fn served(bytes: &[u8], seed: u32, segment: u64) -> Option<Served> {
-    let claim = Claim::read(bytes).filter(|claim| is_served(claim, seed, segment))?;
+pub(super) fn served(bytes: &[u8], seed: u32, segment: u64) -> Option<ServedCommit> {
+    let claim = ClaimedHeader::read(bytes).filter(|claim| is_served(claim, seed, segment))?;
     let records = bytes.get(COMMIT_HEADER_BYTES..claim.length)?;
     let found = walk_records(records, claim.header.records);
     let records = found.whole.into_iter().map(|(at, length)| (COMMIT_HEADER_BYTES + at, length)).collect();
-    Some(Served { header: claim.header, bytes: padded(claim.length), records })
+    Some(ServedCommit { header: claim.header, bytes: padded(claim.length), records })
 }
 
 /// Adds a good record of a damaged commit to the footer, so that it is found when the segment is sealed.
@@ -553,14 +558,14 @@ pub(super) fn all_served(
 }
 
 /// Returns whether the good records of a commit with this header may be served.
-pub(super) fn is_served(claim: &Claim, seed: u32, segment: u64) -> bool {
+pub(super) fn is_served(claim: &ClaimedHeader, seed: u32, segment: u64) -> bool {
     let is_ours = claim.has_magic && claim.identity.seed() == seed && claim.header.segment == segment;
     is_ours && !claim.header.has_group && claim.length >= COMMIT_HEADER_BYTES
 }
 
 /// Returns the whole records of a commit that had `count` records.
-pub(super) fn walk_records(bytes: &[u8], count: u32) -> Records {
-    let (mut at, mut found, mut sure) = (0, Records::default(), None);
+pub(super) fn walk_records(bytes: &[u8], count: u32) -> FoundRecords {
+    let (mut at, mut found, mut sure) = (0, FoundRecords::default(), None);
     while at < bytes.len() {
         match Record::parse(&bytes[at..]) {
             Ok((_, length)) => {
@@ -618,12 +623,12 @@ impl<D: Disk> Reader<'_, '_, D> {
         headers: &Headers<'_>,
         trailer: u64,
     ) -> io::Result<u64> {
-        let told = |next: SegmentRef| {
+        let with_commits = |next: SegmentRef| {
             let header = headers.iter().find(|(_, _, header)| header.sequence == next.sequence);
             (next, header.map(|(_, _, header)| header.commits))
         };
         let known = (segment.sequence, &self.chain, trailer);
-        proven_by_next(self.disk, known, next.map(told), self.identity.seed(), &mut self.bytes)
+        proven_by_next(self.disk, known, next.map(with_commits), self.identity.seed(), &mut self.bytes)
     }
 
     /// Serves the good records of damaged commits behind offset `tail` of a segment that is not the newest,

@@ -31,10 +31,10 @@ use super::commit_builder::ResizeZeroed;
 use super::damage::{REFUSED_IN_FILE_MAX, ReadAround, is_about_a_block};
 use super::disk::{Disk, REPAIR_SLOT, Unopened, is_full};
 use super::file_disk::FileDisk;
-use super::log::{Log, Place, Settings, Start, Writer};
-use super::newest_segment::Note;
-use super::newest_segment::{Headless, segments_of};
-use super::newest_segment::{has_more, has_synced, owner_of, said_most};
+use super::log::{Log, Place, RecoveredState, Settings, WriterState};
+use super::newest_segment::HeaderCopy;
+use super::newest_segment::{UnreadableHeader, segments_of};
+use super::newest_segment::{has_more, has_synced, most_frequent, owner_of};
 use super::queue_names::Names;
 use super::reader::Reader;
 use super::reader::for_each_record;
@@ -173,7 +173,7 @@ impl Log {
         self.refused_files = report.refused.iter().map(|(slot, _)| *slot).collect();
         self.refused_files.dedup();
         self.merge_damage(disk, report)?;
-        if let Err(error) = self.begin_life(disk, report, now) {
+        if let Err(error) = self.begin_epoch(disk, report, now) {
             self.hide_groups(&groups);
             return Err(error);
         }
@@ -186,9 +186,9 @@ impl Log {
     ///
     /// If segments are short, also writes an empty commit for the next start to repeat, and the records that
     /// free space. Otherwise a broker that is killed soon after each start would use up the disk.
-    fn begin_life<D: Disk>(&mut self, disk: &mut D, report: &Report, now: Now) -> io::Result<()> {
-        let mut is_damage_gathered = self.gather_damage(report, now);
-        if is_damage_gathered {
+    fn begin_epoch<D: Disk>(&mut self, disk: &mut D, report: &Report, now: Now) -> io::Result<()> {
+        let mut is_damage_appended = self.append_damage(report, now);
+        if is_damage_appended {
             self.find_drain();
         }
         // If the end of the log is lost, the header copy is evidence until the next segment has its own.
@@ -197,13 +197,13 @@ impl Log {
         }
         // A process that was killed before it synced the directory may have created a file.
         disk.sync_directory()?;
-        let mut is_large = self.gathering.len() > BLOCK_BYTES;
-        while self.schedule.is_starting() || (self.space.is_short() && self.cleaner.drain.is_some()) {
+        let mut is_large = self.pending.len() > BLOCK_BYTES;
+        while self.schedule.is_starting() || (self.space.is_short() && self.compactor.drain.is_some()) {
             match self.step(disk, now)? {
                 Step::Prepared => continue,
-                Step::Committed if is_damage_gathered => {}
+                Step::Committed if is_damage_appended => {}
                 Step::Committed => {
-                    is_damage_gathered = self.gather_damage(report, now);
+                    is_damage_appended = self.append_damage(report, now);
                     self.find_drain();
                 }
                 Step::Nothing if self.schedule.is_starting() => return Err(io::ErrorKind::StorageFull.into()),
@@ -211,7 +211,7 @@ impl Log {
             }
             if core::mem::take(&mut is_large) && self.space.is_short() {
                 self.schedule.set_starting(true);
-                self.hurry();
+                self.make_due();
             }
         }
         self.space.remove_surplus(disk);
@@ -292,14 +292,14 @@ fn recover<D: Disk>(
     settings: Settings,
     fresh: Identity,
     checks_all: bool,
-) -> Result<(Start, Report), OpenError> {
+) -> Result<(RecoveredState, Report), OpenError> {
     let found = read_headers(disk).map_err(OpenError::Unreadable)?;
     if found.iter().any(|found| found.header == HeaderRead::NewerVersion) {
         return Err(OpenError::NewerFormat);
     }
     let note = newest_segment::read(disk);
     let mut headers = own_headers(&found);
-    let is_noted_only = note.as_ref().is_some_and(|note| take_noted(&mut headers, note));
+    let is_only_in_header_copy = note.as_ref().is_some_and(|note| use_header_copy(&mut headers, note));
     let owner = match headers.first() {
         Some((_, _, header)) => {
             Some(Owner { identity: header.identity, segment_bytes: header.segment_bytes })
@@ -314,12 +314,13 @@ fn recover<D: Disk>(
         return Err(OpenError::OlderFormat);
     }
     let mut reader = Reader::new(disk, identity, segment_bytes);
-    reader.noted = note.as_ref().filter(|note| note.header.identity == identity).map(|note| note.segment);
-    reader.is_noted_only = is_noted_only;
+    reader.header_copy =
+        note.as_ref().filter(|note| note.header.identity == identity).map(|note| note.segment);
+    reader.is_only_in_header_copy = is_only_in_header_copy;
     reader.checks_all = checks_all;
     let kept = kept.filter(|copy| copy.owner.identity == identity);
-    let noted = access::read_end_of(reader.disk, &identity);
-    let mut newest = reader.read_log(&mut headers, &found, noted).map_err(OpenError::Unreadable)?;
+    let recorded_end = access::read_end_of(reader.disk, &identity);
+    let mut newest = reader.read_log(&mut headers, &found, recorded_end).map_err(OpenError::Unreadable)?;
     let has_found_nothing = reader.report.is_lost || reader.report.is_new;
     if has_found_nothing && reader.disk.refused.len() > REFUSED_IN_FILE_MAX {
         // A new store in the same directory would be what the next start finds, even if the disk can read the
@@ -332,16 +333,16 @@ fn recover<D: Disk>(
     let mut slots = reader.slots(&found, &headers);
     reader.keep_off_refused(&mut newest, &mut slots);
     // A version begins with the epoch that wrote it. If the log is lost, its epochs must not be used again.
-    let kept_life = kept.map_or(0, |copy| (copy.snapshot.version >> 32) as u32);
-    let header_life = headers.iter().map(|(_, _, header)| header.life).max().unwrap_or(0);
-    let life = header_life.max(reader.chain.life).max(kept_life).saturating_add(1 + reader.newer_missing);
+    let kept_epoch = kept.map_or(0, |copy| (copy.snapshot.version >> 32) as u32);
+    let header_epoch = headers.iter().map(|(_, _, header)| header.epoch).max().unwrap_or(0);
+    let epoch = header_epoch.max(reader.chain.epoch).max(kept_epoch).saturating_add(1 + reader.newer_missing);
     let sequence_max = headers.first().map_or(0, |(_, _, header)| header.sequence);
     let has_commit = newest.again_records > 0 || reader.chain.number > 0;
-    let start = Start {
+    let start = RecoveredState {
         settings,
-        writer: Writer {
+        writer: WriterState {
             identity,
-            life,
+            epoch,
             number: reader.chain.number,
             time_base_ms: reader.chain.time_ms,
             covers: if has_commit && !newest.is_damaged { reader.chain.covers + 1 } else { 0 },
@@ -515,8 +516,8 @@ impl AccessReport {
                 (Err(_), None) => {}
             }
         }
-        let is_said = self.definitions.first().is_some_and(|first| *first.key == ACCESS_WRITTEN_KEY);
-        if self.access == Access::Whole && !is_said {
+        let is_recorded = self.definitions.first().is_some_and(|first| *first.key == ACCESS_WRITTEN_KEY);
+        if self.access == Access::Whole && !is_recorded {
             let (key, value) = (ACCESS_WRITTEN_KEY.into(), [].into());
             self.definitions.insert(0, AccessDefinition { key, value });
         }
@@ -537,7 +538,7 @@ pub(super) enum Step {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Chain {
     pub(super) segment: u64,
-    pub(super) life: u32,
+    pub(super) epoch: u32,
     pub(super) number: u64,
     /// Whether the number is that of the last commit written.
     pub(super) is_known: bool,
@@ -555,8 +556,8 @@ impl Chain {
 
     /// Advances to a commit.
     pub(super) fn advance(&mut self, header: &CommitHeader) {
-        let CommitHeader { life, number, segment, time_ms, covers, .. } = *header;
-        *self = Self { segment, life, number, is_known: true, time_ms: time_ms.max(self.time_ms), covers };
+        let CommitHeader { epoch, number, segment, time_ms, covers, .. } = *header;
+        *self = Self { segment, epoch, number, is_known: true, time_ms: time_ms.max(self.time_ms), covers };
     }
 }
 
@@ -619,7 +620,7 @@ impl CommitWalk {
             let behind = rest.get(commit.bytes()..).unwrap_or_default();
             let (begin, end) = (at as u32, (at + commit.bytes()) as u32);
             let Commit { header, records } = commit;
-            let belongs = header.follows(self.sequence, (chain.life, chain.number))
+            let belongs = header.follows(self.sequence, (chain.epoch, chain.number))
                 && !is_misplaced(&header, chain.number, behind, self.seed);
             if !belongs {
                 self.at += BLOCK_BYTES;
@@ -644,7 +645,7 @@ fn is_misplaced(header: &CommitHeader, before: u64, behind: &[u8], seed: u32) ->
     }
     let mut behind = whole_commits(behind, 0, seed).map(|(_, commit)| commit.header);
     let next = behind.find(|next| next.segment == header.segment && next.number > before);
-    next.is_some_and(|next| next.number < header.number && next.life <= header.life)
+    next.is_some_and(|next| next.number < header.number && next.epoch <= header.epoch)
 }
 
 /// Maximum bytes read for a header. No store has enough segments for a longer one.
@@ -686,14 +687,14 @@ pub(super) fn own_headers(found: &[FoundFile]) -> Vec<FoundHeader<'_>> {
     let mut headers: Vec<FoundHeader<'_>> = good.collect();
     sort_newest_first(&mut headers);
     // A file of another store may have been copied here, and may be the newest.
-    let ours = said_most(headers.iter().map(|(_, _, header)| header.identity));
+    let ours = most_frequent(headers.iter().map(|(_, _, header)| header.identity));
     headers.retain(|(_, _, header)| Some(header.identity) == ours);
     headers
 }
 
 /// Uses the header copy beside the log in place of a header that its file has lost. Returns whether it was
 /// used.
-pub(super) fn take_noted<'h>(headers: &mut Vec<FoundHeader<'h>>, note: &'h Note) -> bool {
+pub(super) fn use_header_copy<'h>(headers: &mut Vec<FoundHeader<'h>>, note: &'h HeaderCopy) -> bool {
     let is_newer = headers.iter().all(|(_, _, header)| header.sequence < note.segment.sequence);
     let is_ours = headers.is_empty() || headers.iter().any(|(_, _, h)| h.identity == note.header.identity);
     if is_newer && is_ours {
@@ -714,7 +715,7 @@ pub(super) struct Listing {
     /// The segments, oldest first.
     pub(super) segments: Vec<SegmentRef>,
     /// Segments whose header cannot be read.
-    pub(super) headless: Vec<SegmentRef>,
+    pub(super) unreadable_headers: Vec<SegmentRef>,
     /// Files with the header of another file.
     pub(super) misplaced: Vec<u32>,
     /// Segments that the last commit removes. The commit may exist only in the page cache, so they are listed
@@ -736,7 +737,7 @@ pub(super) struct Lister<'l, 'r, D> {
     /// Buffer of the size of a segment.
     pub(super) bytes: &'l mut [u8],
     /// Whether the header copy beside the log is good.
-    pub(super) has_note: bool,
+    pub(super) has_header_copy: bool,
     pub(super) identity: Identity,
 }
 
@@ -763,7 +764,7 @@ impl<D: Disk> Lister<'_, '_, D> {
             // names the segment.
             not_begun.extend(header.live.iter().map(|segment| segment.slot));
         }
-        self.add_headless(found, (newest, &not_begun), &mut listing)?;
+        self.add_unreadable_headers(found, (newest, &not_begun), &mut listing)?;
         self.leave_out(newest, headers, &mut listing)?;
         Ok(listing)
     }
@@ -808,17 +809,17 @@ impl<D: Disk> Lister<'_, '_, D> {
     /// A header that the flash moved is older than the commits behind it. The lists of newer headers name
     /// such files; for the newest segment the header copy does. Without the header copy, every file outside
     /// the list is examined.
-    fn add_headless(
+    fn add_unreadable_headers(
         &mut self,
         found: &[FoundFile],
         (newest, not_begun): (u64, &[u32]),
         listing: &mut Listing,
     ) -> io::Result<()> {
-        let mut headless = Vec::new();
+        let mut unreadable_headers = Vec::new();
         let is_bad = |file: &&FoundFile| match &file.header {
             HeaderRead::Bad => true,
             HeaderRead::Good(header, _) if header.sequence <= newest => {
-                (not_begun.contains(&file.slot) || !self.has_note)
+                (not_begun.contains(&file.slot) || !self.has_header_copy)
                     && listing.segments.iter().all(|s| s.slot != file.slot)
                     || listing.misplaced.contains(&file.slot)
             }
@@ -827,11 +828,12 @@ impl<D: Disk> Lister<'_, '_, D> {
         for file in found.iter().filter(is_bad) {
             let length = self.disk.read(file.slot, 0, self.bytes)?;
             let commits = whole_commits(&self.bytes[..length], BLOCK_BYTES, self.identity.seed());
-            let said = commits.map(|(_, commit)| commit.header.segment);
-            headless.push(Headless::of(file.slot, said.filter(|sequence| *sequence > newest)));
+            let named = commits.map(|(_, commit)| commit.header.segment);
+            unreadable_headers
+                .push(UnreadableHeader::of(file.slot, named.filter(|sequence| *sequence > newest)));
         }
-        listing.headless = segments_of(headless);
-        let newer = &listing.headless;
+        listing.unreadable_headers = segments_of(unreadable_headers);
+        let newer = &listing.unreadable_headers;
         // The list is older than the current use of their files.
         listing.segments.retain(|segment| newer.iter().all(|newer| newer.slot != segment.slot));
         listing.segments.extend_from_slice(newer);

@@ -73,7 +73,7 @@ struct Chunk {
 
 /// The previous run, to which the next one is relative.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Before {
+struct PreviousRun {
     end: u64,
     length: u64,
     segment: u64,
@@ -81,7 +81,7 @@ struct Before {
     bytes: u32,
 }
 
-impl Before {
+impl PreviousRun {
     const fn start(first: u64) -> Self {
         Self { end: first, length: 0, segment: 0, live: 0, bytes: 0 }
     }
@@ -102,7 +102,7 @@ pub(super) fn share_of(bytes: u32, count: u32, all: u32) -> u32 {
     u32::try_from(u64::from(bytes) * u64::from(count) / u64::from(all.max(1))).unwrap_or(u32::MAX)
 }
 
-fn pack(run: &Run, before: &Before) -> heapless::Vec<u8, RUN_BYTES_MAX> {
+fn pack(run: &Run, before: &PreviousRun) -> heapless::Vec<u8, RUN_BYTES_MAX> {
     let mut out = heapless::Vec::new();
     let put = |out: &mut heapless::Vec<u8, RUN_BYTES_MAX>, value: u64| {
         let (bytes, length) = varint::encode(value);
@@ -139,7 +139,7 @@ fn pack(run: &Run, before: &Before) -> heapless::Vec<u8, RUN_BYTES_MAX> {
     out
 }
 
-fn unpack(input: &mut Input<'_>, before: &mut Before) -> Option<Run> {
+fn unpack(input: &mut Input<'_>, before: &mut PreviousRun) -> Option<Run> {
     let flags = input.byte()?;
     let start = before.end + if flags & HAS_GAP != 0 { input.varint()? } else { 0 };
     let length = match flags >> LENGTH_SHIFT {
@@ -156,7 +156,7 @@ fn unpack(input: &mut Input<'_>, before: &mut Before) -> Option<Run> {
     let beyond = if flags & HAS_BYTES != 0 { varint::unzigzag(input.varint()?) } else { 0 };
     let bytes = (i64::from(before.likely_bytes(live)) + beyond) as u32;
     let run = Run { offsets: Range { start, end: start + length }, segment, live, bytes };
-    *before = Before::after(&run);
+    *before = PreviousRun::after(&run);
     Some(run)
 }
 
@@ -174,13 +174,13 @@ impl Chunk {
     fn fill(&mut self, runs: &[Run], most: usize) -> usize {
         self.first = runs.first().map_or(0, |run| run.offsets.start);
         (self.runs, self.used) = (0, 0);
-        let mut before = Before::start(self.first);
+        let mut before = PreviousRun::start(self.first);
         let fitting = runs.iter().take_while(|run| self.push(run, &mut before, most)).count();
         self.end = before.end;
         fitting
     }
 
-    fn push(&mut self, run: &Run, before: &mut Before, most: usize) -> bool {
+    fn push(&mut self, run: &Run, before: &mut PreviousRun, most: usize) -> bool {
         let (packed, used) = (pack(run, before), usize::from(self.used));
         let end = used + packed.len();
         if end > most && used > 0 {
@@ -188,26 +188,29 @@ impl Chunk {
         }
         self.bytes[used..end].copy_from_slice(&packed);
         (self.used, self.runs) = (end as u16, self.runs + 1);
-        *before = Before::after(run);
+        *before = PreviousRun::after(run);
         true
     }
 
     /// Returns the state to which a run appended to the chunk is relative.
-    fn behind(&self) -> Before {
+    fn behind(&self) -> PreviousRun {
         let mut runs = self.iter();
         runs.by_ref().for_each(drop);
         runs.before
     }
 
     fn iter(&self) -> ChunkRuns<'_> {
-        ChunkRuns { input: Input::new(&self.bytes[..self.used.into()]), before: Before::start(self.first) }
+        ChunkRuns {
+            input: Input::new(&self.bytes[..self.used.into()]),
+            before: PreviousRun::start(self.first),
+        }
     }
 }
 
 #[derive(Clone, Debug)]
 struct ChunkRuns<'a> {
     input: Input<'a>,
-    before: Before,
+    before: PreviousRun,
 }
 
 impl Iterator for ChunkRuns<'_> {
@@ -224,10 +227,10 @@ pub struct Runs {
     #[expect(clippy::vec_box, reason = "chunks are put between others, and given back one by one")]
     chunks: Vec<Box<Chunk>>,
     /// The run that was changed last, uncompressed.
-    hot: Option<Run>,
+    uncompressed: Option<Run>,
     /// The state to which a run appended to the last chunk is relative, if known. Otherwise the whole chunk
     /// would be decompressed for every new segment of a queue.
-    behind: Option<Before>,
+    behind: Option<PreviousRun>,
     count: usize,
     /// A freed chunk, for reuse.
     spare: Option<Box<Chunk>>,
@@ -252,7 +255,7 @@ impl Runs {
     }
 
     /// Frees memory that is kept for reuse.
-    pub(super) fn give_back(&mut self) {
+    pub(super) fn release_memory(&mut self) {
         self.spare = None;
         self.chunks.shrink_to_fit();
     }
@@ -267,13 +270,13 @@ impl Runs {
         let first = self.chunks.partition_point(|chunk| chunk.end <= offset);
         let ends_behind = move |run: &Run| run.offsets.end > offset;
         let mut packed = self.chunks[first..].iter().flat_map(|chunk| chunk.iter());
-        let mut hot = self.hot.filter(ends_behind);
+        let mut uncompressed = self.uncompressed.filter(ends_behind);
         let mut next = packed.find(ends_behind);
-        core::iter::from_fn(move || match (hot, next) {
+        core::iter::from_fn(move || match (uncompressed, next) {
             (Some(run), Some(other)) if run.offsets.start > other.offsets.start => {
                 core::mem::replace(&mut next, packed.next())
             }
-            (Some(_), _) => hot.take(),
+            (Some(_), _) => uncompressed.take(),
             (None, _) => {
                 let run = next.take()?;
                 next = packed.next();
@@ -285,8 +288,8 @@ impl Runs {
     /// Returns the run that contains `offset`, which may be settled.
     pub(super) fn around(&self, offset: u64) -> Option<Run> {
         let is_around = |run: &Run| run.offsets.start <= offset && offset < run.offsets.end;
-        if let Some(hot) = self.hot.filter(is_around) {
-            return Some(hot);
+        if let Some(uncompressed) = self.uncompressed.filter(is_around) {
+            return Some(uncompressed);
         }
         let chunk = self.chunks.get(self.chunks.partition_point(|chunk| chunk.end <= offset))?;
         if chunk.first > offset { None } else { chunk.iter().find(is_around) }
@@ -294,23 +297,23 @@ impl Runs {
 
     /// Returns the last run that ends at or before `offset`.
     pub(super) fn before(&self, offset: u64) -> Option<Run> {
-        let hot = self.hot.filter(|hot| hot.offsets.end <= offset);
+        let uncompressed = self.uncompressed.filter(|uncompressed| uncompressed.offsets.end <= offset);
         let behind = self.chunks.partition_point(|chunk| chunk.first < offset);
-        if let Some(hot) = hot
-            && self.chunks[..behind].last().is_none_or(|chunk| chunk.end <= hot.offsets.start)
+        if let Some(uncompressed) = uncompressed
+            && self.chunks[..behind].last().is_none_or(|chunk| chunk.end <= uncompressed.offsets.start)
         {
-            return Some(hot);
+            return Some(uncompressed);
         }
         let ends_before = |run: &Run| run.offsets.end <= offset;
         let mut chunks = self.chunks[..behind].iter().rev();
         let packed = chunks.find_map(|chunk| chunk.iter().take_while(ends_before).last());
-        hot.into_iter().chain(packed).max_by_key(|run| run.offsets.start)
+        uncompressed.into_iter().chain(packed).max_by_key(|run| run.offsets.start)
     }
 
     /// Adds a run at free offsets. It becomes the uncompressed run.
     pub(super) fn insert(&mut self, run: Run) {
-        self.cool();
-        self.hot = Some(run);
+        self.compress();
+        self.uncompressed = Some(run);
         self.count += 1;
     }
 
@@ -318,8 +321,8 @@ impl Runs {
     /// right behind them.
     pub(super) fn replace(&mut self, start: u64, with: &[Run]) {
         self.count = self.count + with.len() - 1;
-        if self.hot.is_some_and(|hot| hot.offsets.start == start) {
-            self.hot = with.last().copied();
+        if self.uncompressed.is_some_and(|uncompressed| uncompressed.offsets.start == start) {
+            self.uncompressed = with.last().copied();
             for run in with.iter().rev().skip(1) {
                 self.put(*run);
             }
@@ -339,25 +342,25 @@ impl Runs {
 
     /// Makes the run that starts at `start` the uncompressed one and returns it. The caller may extend it up
     /// to the next run.
-    pub(super) fn heat(&mut self, start: u64) -> Option<&mut Run> {
-        if self.hot.is_none_or(|hot| hot.offsets.start != start) {
+    pub(super) fn uncompress(&mut self, start: u64) -> Option<&mut Run> {
+        if self.uncompressed.is_none_or(|uncompressed| uncompressed.offsets.start != start) {
             let run = self.around(start)?;
             self.count += 1;
             self.replace(start, &[]);
-            self.cool();
-            self.hot = Some(run);
+            self.compress();
+            self.uncompressed = Some(run);
         }
-        self.hot.as_mut()
+        self.uncompressed.as_mut()
     }
 
     /// Calls `change` with the runs that overlap `range`. It may shrink them, and returns whether to keep
     /// them.
     pub(super) fn retain_in(&mut self, range: Range, mut change: impl FnMut(&mut Run) -> bool) {
         let overlaps = |run: &Run| run.offsets.start < range.end && run.offsets.end > range.start;
-        if let Some(hot) = self.hot.as_mut().filter(|hot| overlaps(hot))
-            && !change(hot)
+        if let Some(uncompressed) = self.uncompressed.as_mut().filter(|uncompressed| overlaps(uncompressed))
+            && !change(uncompressed)
         {
-            self.hot = None;
+            self.uncompressed = None;
             self.count -= 1;
         }
         let first = self.chunks.partition_point(|chunk| chunk.end <= range.start);
@@ -381,8 +384,8 @@ impl Runs {
     }
 
     /// Compresses the uncompressed run.
-    fn cool(&mut self) {
-        if let Some(run) = self.hot.take() {
+    fn compress(&mut self) {
+        if let Some(run) = self.uncompressed.take() {
             self.put(run);
         }
     }
@@ -401,7 +404,7 @@ impl Runs {
                 let (chunk, _) = Chunk::of(&[run], &mut self.spare);
                 self.chunks.push(chunk);
             }
-            self.behind = Some(Before::after(&run));
+            self.behind = Some(PreviousRun::after(&run));
         } else if self.chunks.is_empty() {
             let (chunk, _) = Chunk::of(&[run], &mut self.spare);
             self.chunks.push(chunk);
@@ -512,8 +515,8 @@ mod tests {
                     }
                     (3, Some(old)) => {
                         let start = old.offsets.start;
-                        let hot = runs.heat(start).expect("it is there");
-                        hot.bytes = bytes;
+                        let uncompressed = runs.uncompress(start).expect("it is there");
+                        uncompressed.bytes = bytes;
                         model.iter_mut().find(|run| run.offsets.start == start).expect("too").bytes = bytes;
                     }
                     (4, Some(old)) => {

@@ -90,7 +90,7 @@ pub(super) struct SegmentHeader {
     /// Bytes of each segment of the store.
     pub segment_bytes: u32,
     /// Number of the broker start that opened it.
-    pub life: u32,
+    pub epoch: u32,
     /// Its sequence.
     pub sequence: u64,
     /// Broker time when it was opened, in milliseconds.
@@ -161,7 +161,7 @@ impl SegmentHeader {
         out[..8].copy_from_slice(&SEGMENT_MAGIC);
         out[12..16].copy_from_slice(&(length as u32).to_le_bytes());
         out[16..20].copy_from_slice(&self.segment_bytes.to_le_bytes());
-        out[20..24].copy_from_slice(&self.life.to_le_bytes());
+        out[20..24].copy_from_slice(&self.epoch.to_le_bytes());
         out[24..40].copy_from_slice(&self.identity.id);
         out[40..48].copy_from_slice(&self.identity.secret.to_le_bytes());
         out[48..56].copy_from_slice(&self.sequence.to_le_bytes());
@@ -209,7 +209,7 @@ impl SegmentHeader {
     /// Returns the header and its flags.
     fn parse_checked(bytes: &[u8]) -> Option<(Self, u32)> {
         let mut input = Input::new(bytes);
-        let (segment_bytes, life) = (input.u32()?, input.u32()?);
+        let (segment_bytes, epoch) = (input.u32()?, input.u32()?);
         let identity = Identity { id: input.take(16)?.try_into().ok()?, secret: input.u64()? };
         let (sequence, time_ms, commits, count) = (input.u64()?, input.u64()?, input.u64()?, input.u32()?);
         let (flags, more) = (input.u32()?, input.u32()?);
@@ -227,7 +227,7 @@ impl SegmentHeader {
         }
         let has_access = flags & HAS_ACCESS != 0;
         let header =
-            Self { identity, segment_bytes, life, sequence, time_ms, commits, has_access, written, live };
+            Self { identity, segment_bytes, epoch, sequence, time_ms, commits, has_access, written, live };
         (is_segment_size(segment_bytes) && input.is_empty()).then_some((header, flags))
     }
 }
@@ -242,7 +242,7 @@ mod tests {
             written: 1 << 40 | live,
             identity: Identity { id: *b"0123456789abcdef", secret: 42 },
             segment_bytes: SEGMENT_BYTES_MIN,
-            life: 2,
+            epoch: 2,
             sequence: 4 * live + 9,
             time_ms: 77,
             commits: 99,

@@ -263,7 +263,7 @@ impl SettledSet {
     }
 
     /// Frees memory that is kept for reuse.
-    pub(super) fn give_back(&mut self) {
+    pub(super) fn release_memory(&mut self) {
         self.spare = Vec::new();
         self.chunks.iter_mut().for_each(|chunk| chunk.bytes.shrink_to_fit());
         self.chunks.shrink_to_fit();
@@ -315,7 +315,7 @@ mod tests {
         println!("{each:.2} bytes a range");
         assert!(each < 4.0, "{each:.2} bytes a range");
         set.insert(Range { start: 0, end: u64::MAX }, |_| {});
-        set.give_back();
+        set.release_memory();
         assert_eq!((set.len(), set.heap_bytes(16)), (1, 0));
     }
 }

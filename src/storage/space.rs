@@ -15,12 +15,12 @@ use leveret_core::journal::IndexRoom;
 use leveret_core::time::{Deadline, Now};
 
 use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES};
-use super::commit_builder::{ActiveSegment, SegmentSpares};
+use super::commit_builder::{ActiveSegment, SegmentBuffers};
 use super::disk::Disk;
 use super::index::Index;
-use super::index::IndexWeight;
+use super::index::IndexMemory;
 use super::log::Settings;
-use super::queue_names::Naming;
+use super::queue_names::NameProgress;
 
 /// The segment files, the active segment, and how many bytes may still be written.
 #[derive(Debug)]
@@ -30,10 +30,10 @@ pub struct Space {
     pub(super) slots: Slots,
     pub(super) active: ActiveSegment,
     /// Memory use of the index, compared with its limit.
-    pub(super) weight: IndexWeight,
-    pub(super) spares: SegmentSpares,
+    pub(super) index_memory: IndexMemory,
+    pub(super) buffers: SegmentBuffers,
     /// Which queues were named last in a footer.
-    pub(super) naming: Naming,
+    pub(super) naming: NameProgress,
 }
 
 impl Space {
@@ -44,9 +44,9 @@ impl Space {
             commit_bytes: settings.commit_bytes,
             slots,
             active,
-            weight: IndexWeight::new(index, settings),
-            spares: SegmentSpares::new(settings.segment_bytes),
-            naming: Naming::default(),
+            index_memory: IndexMemory::new(index, settings),
+            buffers: SegmentBuffers::new(settings.segment_bytes),
+            naming: NameProgress::default(),
         }
     }
 
@@ -79,7 +79,7 @@ impl Space {
 
     /// Returns whether segments should be removed at once, because their space is needed or soon will be.
     pub(super) const fn needs_room(&self) -> bool {
-        self.slots.spare() <= SEGMENTS_RESERVED + SEGMENTS_READY || self.weight.is_full()
+        self.slots.available() <= SEGMENTS_RESERVED + SEGMENTS_READY || self.index_memory.is_full()
     }
 
     /// Returns whether a new file would be prepared next. Reusing the file of a removed segment causes no
@@ -90,31 +90,31 @@ impl Space {
 
     /// Returns whether only entries that free space may open another segment.
     pub(super) const fn is_short(&self) -> bool {
-        self.slots.spare() <= SEGMENTS_RESERVED
+        self.slots.available() <= SEGMENTS_RESERVED
     }
 
     /// Returns whether the whole reserve is free.
     pub(super) const fn leaves_reserve_alone(&self) -> bool {
-        self.slots.spare() >= SEGMENTS_RESERVED
+        self.slots.available() >= SEGMENTS_RESERVED
     }
 
     /// Returns whether a publisher's commit of `commit_bytes` leaves the reserve alone.
     #[inline]
     pub(super) fn has_disk_room(&self, commit_bytes: usize) -> bool {
-        let spare = self.slots.spare();
-        !self.weight.is_full()
+        let available = self.slots.available();
+        !self.index_memory.is_full()
             && !self.slots.has_no_commit_room
-            && spare >= SEGMENTS_RESERVED
+            && available >= SEGMENTS_RESERVED
             && (self.fits_active(commit_bytes) || self.slots.free() > SEGMENTS_RESERVED)
     }
 
     /// Returns a low estimate of the bytes that may still be appended before the disk limit; 0 while the
     /// index is full.
     pub fn room_bytes(&self) -> u64 {
-        if self.weight.is_full() || self.slots.has_no_commit_room {
+        if self.index_memory.is_full() || self.slots.has_no_commit_room {
             return 0;
         }
-        let Some(free) = self.slots.spare().checked_sub(SEGMENTS_RESERVED) else { return 0 };
+        let Some(free) = self.slots.available().checked_sub(SEGMENTS_RESERVED) else { return 0 };
         let segment = u64::from(self.segment_bytes);
         free as u64 * (segment / 16 * 15) + self.active.room_bytes(self.commit_bytes)
     }
@@ -138,7 +138,7 @@ impl Space {
 
     /// Returns the maximum bytes of a commit in the active segment.
     pub(super) fn active_room(&self) -> usize {
-        self.active.commit_room(self.slots.spare() == 0)
+        self.active.commit_room(self.slots.available() == 0)
     }
 
     /// Returns about the bytes of a commit that fills the active segment up; 0 if that is not worth its sync.
@@ -148,19 +148,19 @@ impl Space {
     }
 
     /// Returns the maximum bytes of the pending commit.
-    pub(super) fn gather_bytes_max(&self) -> usize {
+    pub(super) fn pending_bytes_max(&self) -> usize {
         let most = self.commit_bytes as usize;
-        if self.slots.spare() > 0 { most } else { self.active_room().min(most) }
+        if self.slots.available() > 0 { most } else { self.active_room().min(most) }
     }
 
     /// Returns whether the next commit opens a segment although the active one has space, because deleted
     /// objects in the active segment fill the index.
     pub(super) const fn ends_active_early(&self) -> bool {
-        self.weight.ends_active() && self.slots.free() > SEGMENTS_RESERVED
+        self.index_memory.ends_active() && self.slots.free() > SEGMENTS_RESERVED
     }
 
     /// Returns the bytes that the compactor may write before it frees a segment.
-    pub(super) fn room_to_clean(&self) -> usize {
+    pub(super) fn room_to_compact(&self) -> usize {
         let segment = self.segment_bytes as usize;
         self.active_room() + if self.slots.free() > 0 { segment - 2 * BLOCK_BYTES } else { 0 }
     }
@@ -180,7 +180,7 @@ impl Space {
 
     /// Returns how much of the index's memory is left.
     pub const fn index_room(&self) -> IndexRoom {
-        match (self.weight.is_full(), self.weight.is_tight()) {
+        match (self.index_memory.is_full(), self.index_memory.is_tight()) {
             (true, _) => IndexRoom::None,
             (false, true) => IndexRoom::Last,
             (false, false) => IndexRoom::Enough,
@@ -371,7 +371,7 @@ impl Slots {
     }
 
     /// Returns the number of segments that are free or may still be created.
-    pub(super) const fn spare(&self) -> usize {
+    pub(super) const fn available(&self) -> usize {
         self.free + self.limit().saturating_sub(self.used)
     }
 
