@@ -73,7 +73,7 @@ impl Log {
             }
             let is_digest = **key == ACCESS_WRITTEN_KEY;
             is_thin |= definition.second.is_none() && !is_digest;
-            match self.read_definition(disk, (key, definition), &mut bytes)? {
+            match self.read_definition(disk, key, definition, &mut bytes)? {
                 Some((value, place)) => {
                     is_thin |= place != FoundAt::First && !is_digest;
                     if is_digest {
@@ -244,7 +244,7 @@ impl Log {
             if definition.deleted {
                 continue;
             }
-            if let Some((value, _)) = self.read_definition(disk, (key, definition), &mut bytes)? {
+            if let Some((value, _)) = self.read_definition(disk, key, definition, &mut bytes)? {
                 let (key, version) = (key.clone(), definition.version);
                 snapshot.definitions.push(AccessEntry { key, version, value: value.into() });
             }
@@ -264,7 +264,8 @@ impl Log {
     pub(super) fn read_definition<'b, D: Disk>(
         &self,
         disk: &mut D,
-        (key, definition): (&[u8], &DefinitionIndex),
+        key: &[u8],
+        definition: &DefinitionIndex,
         bytes: &'b mut Vec<u8>,
     ) -> io::Result<Option<(&'b [u8], FoundAt)>> {
         let first = (FoundAt::First, definition.place);
@@ -284,7 +285,7 @@ impl Log {
         }
         let at = match found_at {
             Some(at) => at,
-            None if self.footers().read_repeated(disk, (key, definition), bytes)? => FoundAt::Footer,
+            None if self.footers().read_repeated(disk, key, definition, bytes)? => FoundAt::Footer,
             None => return Ok(None),
         };
         match Record::parse_known(bytes) {

@@ -178,7 +178,7 @@ impl ClaimedHeader {
 impl CommitHeader {
     /// Returns whether a commit with this header belongs to `segment`, after a last commit with the given
     /// epoch and number. A commit left over from an earlier epoch does not.
-    pub(super) const fn follows(&self, segment: u64, (epoch, number): (u32, u64)) -> bool {
+    pub(super) const fn follows(&self, segment: u64, epoch: u32, number: u64) -> bool {
         self.segment == segment && self.epoch >= epoch && self.number > number
     }
 

@@ -393,8 +393,10 @@ pub(super) struct ActiveSegment {
 impl ActiveSegment {
     /// Creates it from the state that a start found. No segment had a sequence above `sequence_max`.
     pub(super) fn new(
-        (segment, segment_bytes): (SegmentRef, u32),
-        (tail, footer): (u32, Footer),
+        segment: SegmentRef,
+        segment_bytes: u32,
+        tail: u32,
+        footer: Footer,
         sequence_max: u64,
     ) -> Self {
         let footer = footer.with_room(segment_bytes);

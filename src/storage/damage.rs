@@ -107,7 +107,7 @@ impl Log {
         let mut bytes = Vec::new();
         let written = match self.index.definitions().get(&DAMAGE_KEY[..]) {
             Some(definition) if !definition.deleted => {
-                let value = self.read_definition(disk, (&DAMAGE_KEY, definition), &mut bytes)?;
+                let value = self.read_definition(disk, &DAMAGE_KEY, definition, &mut bytes)?;
                 value.map_or_else(ReportedDamage::default, |(value, _)| ReportedDamage::parse(value))
             }
             _ => ReportedDamage::default(),

@@ -495,47 +495,6 @@ fn misaligned_in(partition: &Path) -> Option<Misaligned> {
     (!start_bytes.is_multiple_of(erase_bytes)).then_some(Misaligned { start_bytes, erase_bytes })
 }
 
-#[cfg(test)]
-mod alignment_tests {
-    use super::*;
-    use std::path::PathBuf;
-
-    /// Creates a card with one partition as `/sys` shows it; returns the partition's directory.
-    fn card(name: &str, start: &str, erase_size: Option<&str>) -> PathBuf {
-        let card = std::env::temp_dir().join(format!("leveret-card-{}-{name}", std::process::id()));
-        fs::create_dir_all(card.join("device")).unwrap();
-        fs::create_dir_all(card.join("part")).unwrap();
-        fs::write(card.join("part/start"), start).unwrap();
-        if let Some(size) = erase_size {
-            fs::write(card.join("device/preferred_erase_size"), size).unwrap();
-        }
-        card.join("part")
-    }
-
-    #[test]
-    fn it_is_told_only_where_both_are_known_and_do_not_fit() {
-        let cases = [
-            ("fits", "8192\n", Some("4194304\n"), None),
-            (
-                "does-not",
-                "63\n",
-                Some("4194304\n"),
-                Some(Misaligned { start_bytes: 32_256, erase_bytes: 4 << 20 }),
-            ),
-            ("unknown", "63\n", None, None),
-            ("none", "63\n", Some("0\n"), None),
-            ("strange", "x\n", Some("4194304\n"), None),
-            ("huge", "18446744073709551615\n", Some("4194304\n"), None),
-        ];
-        for (name, start, erase_size, expected) in cases {
-            let part = card(name, start, erase_size);
-            assert_eq!(misaligned_in(&part), expected, "{name}");
-            fs::remove_dir_all(part.parent().unwrap()).unwrap();
-        }
-        assert_eq!(misaligned_in(Path::new("/nowhere")), None);
-    }
-}
-
 /// Copy-on-write file systems, by the magic numbers of `statfs`.
 const ELSEWHERE: [(u32, &str); 6] = [
     (0xF2F5_2010, "f2fs"),
@@ -594,6 +553,47 @@ fn judge(file_system: u32, flags: IFlags) -> Option<NotInPlace> {
         return Some(NotInPlace::Elsewhere("btrfs"));
     }
     ELSEWHERE.iter().find_map(is_known).map(NotInPlace::Elsewhere)
+}
+
+#[cfg(test)]
+mod alignment_tests {
+    use super::*;
+    use std::path::PathBuf;
+
+    /// Creates a card with one partition as `/sys` shows it; returns the partition's directory.
+    fn card(name: &str, start: &str, erase_size: Option<&str>) -> PathBuf {
+        let card = std::env::temp_dir().join(format!("leveret-card-{}-{name}", std::process::id()));
+        fs::create_dir_all(card.join("device")).unwrap();
+        fs::create_dir_all(card.join("part")).unwrap();
+        fs::write(card.join("part/start"), start).unwrap();
+        if let Some(size) = erase_size {
+            fs::write(card.join("device/preferred_erase_size"), size).unwrap();
+        }
+        card.join("part")
+    }
+
+    #[test]
+    fn it_is_told_only_where_both_are_known_and_do_not_fit() {
+        let cases = [
+            ("fits", "8192\n", Some("4194304\n"), None),
+            (
+                "does-not",
+                "63\n",
+                Some("4194304\n"),
+                Some(Misaligned { start_bytes: 32_256, erase_bytes: 4 << 20 }),
+            ),
+            ("unknown", "63\n", None, None),
+            ("none", "63\n", Some("0\n"), None),
+            ("strange", "x\n", Some("4194304\n"), None),
+            ("huge", "18446744073709551615\n", Some("4194304\n"), None),
+        ];
+        for (name, start, erase_size, expected) in cases {
+            let part = card(name, start, erase_size);
+            assert_eq!(misaligned_in(&part), expected, "{name}");
+            fs::remove_dir_all(part.parent().unwrap()).unwrap();
+        }
+        assert_eq!(misaligned_in(Path::new("/nowhere")), None);
+    }
 }
 
 #[cfg(test)]

@@ -322,7 +322,8 @@ fn waiting(index: &Index) -> impl Iterator<Item = UnfinishedGroup> {
 fn read_part<D: Disk>(
     index: &Index,
     disk: &mut D,
-    (group, part): (UnfinishedGroup, u32),
+    group: UnfinishedGroup,
+    part: u32,
     bytes: &mut Vec<u8>,
 ) -> io::Result<bool> {
     bytes.clear();
@@ -351,7 +352,7 @@ pub(super) fn bodies_named<D: Disk>(index: &Index, disk: &mut D) -> io::Result<O
     let (mut named, mut bytes) = (Vec::new(), Vec::new());
     for group in waiting(index) {
         for part in 0..group.parts {
-            if !read_part(index, disk, (group, part), &mut bytes)? {
+            if !read_part(index, disk, group, part, &mut bytes)? {
                 return Ok(None);
             }
             for_each_record(&bytes, 0, |record, _| {
@@ -392,7 +393,7 @@ impl FoundGroup {
             Self { group, messages, bodies, bytes: 0, has_missing, has_settled, is_damaged, refused };
         let mut bytes = Vec::new();
         for part in 0..group.parts {
-            match read_part(index, disk, (group, part), &mut bytes) {
+            match read_part(index, disk, group, part, &mut bytes) {
                 Ok(is_good) => found.is_damaged |= !is_good,
                 Err(error) if is_about_a_block(&error) => {
                     found.refused = index.block_of_chunk(group.body, part)
@@ -558,7 +559,7 @@ impl Log {
     ) -> io::Result<bool> {
         let (mut bytes, mut reached) = (Vec::new(), BTreeMap::new());
         for part in 0..group.parts {
-            if !read_part(&self.index, disk, (group, part), &mut bytes)? {
+            if !read_part(&self.index, disk, group, part, &mut bytes)? {
                 // It was readable a moment ago. Without it, half of the transaction would be visible.
                 return Err(io::Error::other("a part of a large transaction cannot be read any more"));
             }

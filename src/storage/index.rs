@@ -228,7 +228,7 @@ impl Index {
             }
             Record::Defined { version, key, value } => {
                 let queue = value.and_then(|value| incarnation_in(key, value)).unwrap_or(0);
-                self.apply_defined(*version, key, (value.is_none(), queue), place);
+                self.apply_defined(*version, key, value.is_none(), queue, place);
             }
             Record::DeliveredWatermark { queue, offset } => {
                 self.note_settlement(*queue, place);
@@ -392,7 +392,7 @@ impl Index {
         self.gain(place.segment, 1, place.bytes.into());
     }
 
-    fn apply_defined(&mut self, version: u64, key: &[u8], (deleted, queue): (bool, u64), place: Place) {
+    fn apply_defined(&mut self, version: u64, key: &[u8], deleted: bool, queue: u64, place: Place) {
         self.has_defined |= has_two_copies(key);
         let Some(old) = self.definitions.get_mut(key) else {
             let segments = vec![place.segment];
@@ -733,64 +733,6 @@ fn note(list: &mut Vec<u64>, segment: u64) {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::record::Ranges;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn messages_noted_together_are_noted_as_one_by_one(
-            blocks in prop::collection::vec(
-                (1_u64..4, 0_u64..150, prop::collection::vec((0_u64..9, 0_u32..30), 0..40)), 1..9),
-            settled in prop::collection::vec((1_u64..4, 0_u64..200), 0..6),
-            gone in 1_u64..20,
-        ) {
-            let mut indexes = [Index::default(), Index::default()];
-            for (index, is_together) in indexes.iter_mut().zip([false, true]) {
-                let place = Place { segment: 1, at: 0, bytes: 9 };
-                (1..10).for_each(|segment| index.add_segment(segment, segment as u32, 1 << 20));
-                index.apply(&Record::Gone { queue: gone }, place);
-                for &(queue, start) in &settled {
-                    let ranges = [Range { start, end: start + 7 }];
-                    index.apply(&Record::Settled { queue, ranges: Ranges::List(&ranges) }, place);
-                }
-                for (segment, (queue, first, steps)) in (1..).zip(&blocks) {
-                    let mut offset = *first;
-                    let entries = steps.iter().map(|&(gap, kind)| {
-                        offset += 1 + gap / 7 * gap;
-                        let (targets, is_chunked) = (1 + kind % 2, kind == 29);
-                        let (at, body) = (offset as u32, u64::from(is_chunked) * (1 << 20 | offset));
-                        MessageEntry {
-                            queue: *queue, offset, at, bytes: 60 + kind, targets, lane: 0, is_chunked, body,
-                        }
-                    });
-                    if is_together {
-                        index.apply_entries(*queue, entries, segment);
-                    } else {
-                        entries.for_each(|entry| index.apply_entry(&entry, segment));
-                    }
-                }
-            }
-            prop_assert_eq!(format!("{:?}", indexes[0]), format!("{:?}", indexes[1]));
-        }
-    }
-
-    /// Such a segment once stayed in the log forever, because of the copy that had just been copied.
-    #[test]
-    fn the_only_place_of_a_definition_counts_no_more_when_the_cleaner_has_copied_it() {
-        let mut index = Index::default();
-        (1..=2).for_each(|sequence| index.add_segment(sequence, sequence as u32, 64 << 10));
-        let record = Record::Defined { version: 1, key: b"key", value: Some(b"value") };
-        index.apply(&record, Place { segment: 1, at: 4096, bytes: 20 });
-        index.set_compacting(1);
-        index.apply(&record, Place { segment: 2, at: 8192, bytes: 20 });
-        let live: Vec<u64> = index.segments().values().map(|segment| segment.live).collect();
-        assert_eq!(live, [0, 1]);
-    }
-}
-
 /// A segment of the log.
 #[derive(Clone, Debug)]
 pub struct Segment {
@@ -1030,5 +972,63 @@ impl IndexMemory {
     /// Returns the bytes that the index took when it became full, once each time.
     pub(super) const fn take_overflow(&mut self) -> Option<usize> {
         self.overflow.take()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Ranges;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn messages_noted_together_are_noted_as_one_by_one(
+            blocks in prop::collection::vec(
+                (1_u64..4, 0_u64..150, prop::collection::vec((0_u64..9, 0_u32..30), 0..40)), 1..9),
+            settled in prop::collection::vec((1_u64..4, 0_u64..200), 0..6),
+            gone in 1_u64..20,
+        ) {
+            let mut indexes = [Index::default(), Index::default()];
+            for (index, is_together) in indexes.iter_mut().zip([false, true]) {
+                let place = Place { segment: 1, at: 0, bytes: 9 };
+                (1..10).for_each(|segment| index.add_segment(segment, segment as u32, 1 << 20));
+                index.apply(&Record::Gone { queue: gone }, place);
+                for &(queue, start) in &settled {
+                    let ranges = [Range { start, end: start + 7 }];
+                    index.apply(&Record::Settled { queue, ranges: Ranges::List(&ranges) }, place);
+                }
+                for (segment, (queue, first, steps)) in (1..).zip(&blocks) {
+                    let mut offset = *first;
+                    let entries = steps.iter().map(|&(gap, kind)| {
+                        offset += 1 + gap / 7 * gap;
+                        let (targets, is_chunked) = (1 + kind % 2, kind == 29);
+                        let (at, body) = (offset as u32, u64::from(is_chunked) * (1 << 20 | offset));
+                        MessageEntry {
+                            queue: *queue, offset, at, bytes: 60 + kind, targets, lane: 0, is_chunked, body,
+                        }
+                    });
+                    if is_together {
+                        index.apply_entries(*queue, entries, segment);
+                    } else {
+                        entries.for_each(|entry| index.apply_entry(&entry, segment));
+                    }
+                }
+            }
+            prop_assert_eq!(format!("{:?}", indexes[0]), format!("{:?}", indexes[1]));
+        }
+    }
+
+    /// Such a segment once stayed in the log forever, because of the copy that had just been copied.
+    #[test]
+    fn the_only_place_of_a_definition_counts_no_more_when_the_cleaner_has_copied_it() {
+        let mut index = Index::default();
+        (1..=2).for_each(|sequence| index.add_segment(sequence, sequence as u32, 64 << 10));
+        let record = Record::Defined { version: 1, key: b"key", value: Some(b"value") };
+        index.apply(&record, Place { segment: 1, at: 4096, bytes: 20 });
+        index.set_compacting(1);
+        index.apply(&record, Place { segment: 2, at: 8192, bytes: 20 });
+        let live: Vec<u64> = index.segments().values().map(|segment| segment.live).collect();
+        assert_eq!(live, [0, 1]);
     }
 }

@@ -80,7 +80,7 @@ struct DeletableFile {
 
 impl DeletableFile {
     /// Writes and syncs. If the file system is full, deletes the file and tries once more.
-    fn put(&mut self, disk: &mut impl Disk, (slot, at): (u32, u32), bytes: &[u8]) -> Result<(), Outcome> {
+    fn put(&mut self, disk: &mut impl Disk, slot: u32, at: u32, bytes: &[u8]) -> Result<(), Outcome> {
         let mut written = disk.write(slot, at.into(), bytes);
         if written.as_ref().is_err_and(is_full)
             && let Some(file) = self.file.take()
@@ -125,7 +125,7 @@ impl Seal {
             return Ok(());
         }
         self.at = self.segment_bytes - self.bytes.len() as u32;
-        reserve.put(disk, (self.slot, self.at), &self.bytes)
+        reserve.put(disk, self.slot, self.at, &self.bytes)
     }
 }
 
@@ -168,14 +168,14 @@ impl CommitJob {
         }
         if self.done == WrittenPart::Seal {
             if let Some(header) = &self.header {
-                reserve.put(disk, (header.slot, header.at), &header.bytes)?;
+                reserve.put(disk, header.slot, header.at, &header.bytes)?;
                 self.header_copy_bytes = write_header_copy(disk, header);
             }
             commit::finish(&mut self.commit.bytes, &self.commit_header, &self.owner);
             self.done = WrittenPart::Header;
         }
         let SegmentWrite { slot, at, bytes } = &self.commit;
-        reserve.put(disk, (*slot, *at), bytes)
+        reserve.put(disk, *slot, *at, bytes)
     }
 }
 

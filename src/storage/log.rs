@@ -153,8 +153,10 @@ impl Log {
         let commit_bytes = (settings.commit_bytes as usize).max(padded(start.again.len() + BLOCK_BYTES));
         let slots = Slots::new(&start.slots, settings.segments_max, start.active.slot, start.cut);
         let active = ActiveSegment::new(
-            (start.active, settings.segment_bytes),
-            (start.tail, start.footer),
+            start.active,
+            settings.segment_bytes,
+            start.tail,
+            start.footer,
             start.sequence_max,
         );
         Self {
@@ -673,35 +675,11 @@ impl fmt::Display for Counters {
         }
         write!(
             f,
-            "; {} of it copied by the compactor; {} of zeros; {} segments used again",
+            "; {} of it copied by the cleaner; {} of zeros; {} segments used again",
             Megabytes(self.bytes_copied),
             Megabytes(self.bytes_zeroed),
             self.segments_recycled
         )
-    }
-}
-
-#[cfg(test)]
-mod counters_tests {
-    use super::*;
-
-    #[test]
-    fn quantiles_are_upper_bounds() {
-        let mut times = SyncTimes::default();
-        for took_us in [3, 100, 100, 100, 100, 100, 100, 100, 100, 5_000] {
-            times.add(took_us);
-        }
-        assert_eq!([0, 100, 500, 900, 1000].map(|at| times.quantile_us(at)), [1, 4, 128, 128, 8192]);
-        times.add(u64::MAX);
-        assert_eq!(times.buckets()[BUCKETS - 1], 1);
-    }
-
-    #[test]
-    fn the_ratio_is_told_when_there_is_one() {
-        let none = Counters::default().to_string();
-        assert!(!none.contains("a byte"), "{none}");
-        let some = Counters { bytes_written: 1_100, payload_bytes: 1_000, ..Counters::default() };
-        assert!(some.to_string().contains("(1.100 bytes a byte)"), "{some}");
     }
 }
 
@@ -777,5 +755,29 @@ impl PendingSettlements {
             }
         }
         self.order.drain(..done);
+    }
+}
+
+#[cfg(test)]
+mod counters_tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_upper_bounds() {
+        let mut times = SyncTimes::default();
+        for took_us in [3, 100, 100, 100, 100, 100, 100, 100, 100, 5_000] {
+            times.add(took_us);
+        }
+        assert_eq!([0, 100, 500, 900, 1000].map(|at| times.quantile_us(at)), [1, 4, 128, 128, 8192]);
+        times.add(u64::MAX);
+        assert_eq!(times.buckets()[BUCKETS - 1], 1);
+    }
+
+    #[test]
+    fn the_ratio_is_told_when_there_is_one() {
+        let none = Counters::default().to_string();
+        assert!(!none.contains("a byte"), "{none}");
+        let some = Counters { bytes_written: 1_100, payload_bytes: 1_000, ..Counters::default() };
+        assert!(some.to_string().contains("(1.100 bytes a byte)"), "{some}");
     }
 }

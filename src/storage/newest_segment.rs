@@ -44,7 +44,8 @@ impl<D: Disk> Reader<'_, '_, D> {
         &mut self,
         segment: SegmentRef,
         header_bytes: u32,
-        (proven, known): (u64, &[(u64, u32)]),
+        proven: u64,
+        known: &[(u64, u32)],
     ) -> io::Result<Newest> {
         self.served.clear();
         let (mut tail, commits) = self.scan(segment, header_bytes, Pass::Messages)?;
@@ -115,7 +116,8 @@ impl<D: Disk> Reader<'_, '_, D> {
     pub(super) fn find_lost_end(
         &mut self,
         newest: &mut Newest,
-        (headers, found): (&Headers<'_>, &[FoundFile]),
+        headers: &Headers<'_>,
+        found: &[FoundFile],
         recorded_end: u64,
     ) -> io::Result<()> {
         let (chain, end, seed) = (self.chain, self.segment_bytes, Some(self.identity.seed()));
@@ -516,32 +518,6 @@ pub(super) fn segments_of(mut files: Vec<UnreadableHeader>) -> Vec<SegmentRef> {
     found
 }
 
-#[cfg(test)]
-mod unreadable_header_tests {
-    use super::*;
-
-    fn found(files: &[(u32, &[u64])]) -> Vec<(u64, u32)> {
-        let files =
-            files.iter().map(|(slot, named)| UnreadableHeader::of(*slot, named.iter().copied())).collect();
-        segments_of(files).into_iter().map(|SegmentRef { sequence, slot }| (sequence, slot)).collect()
-    }
-
-    #[test]
-    fn a_file_is_the_segment_that_its_first_commit_is_of() {
-        assert_eq!(found(&[(0, &[9, 3, 3, 3]), (1, &[8, 8]), (2, &[])]), [(8, 1), (9, 0)]);
-    }
-
-    #[test]
-    fn no_segment_is_two_files_and_a_block_of_another_file_does_not_hide_what_is_behind_it() {
-        assert_eq!(found(&[(0, &[1, 1, 1]), (1, &[1, 2, 2]), (2, &[3])]), [(1, 0), (2, 1), (3, 2)]);
-        assert_eq!(found(&[(0, &[1, 2, 2]), (1, &[1, 1])]), [(1, 1), (2, 0)]);
-        // Each begins with a block of the other.
-        assert_eq!(found(&[(0, &[2, 1, 1]), (1, &[1, 2, 2])]), [(1, 1), (2, 0)]);
-        // A complete copy: the file with the lower number is chosen.
-        assert_eq!(found(&[(4, &[7, 7]), (3, &[7, 7])]), [(7, 3)]);
-    }
-}
-
 /// Returns the records of the last commit that are to be written again, and their number. The removal of a
 /// segment that is still needed is not repeated.
 pub(super) fn records_again(commit: &Commit<'_>, is_needed: impl Fn(u64) -> bool) -> (Vec<u8>, u32) {
@@ -624,7 +600,9 @@ fn first_owner<D: Disk>(disk: &mut D, slot: u32) -> io::Result<Option<Owner>> {
 /// the following segment with the number of commits in its header. The buffer is as long as a segment.
 pub(super) fn proven_by_next<D: Disk>(
     disk: &mut ReadAround<'_, D>,
-    (sequence, chain, trailer): (u64, &Chain, u64),
+    sequence: u64,
+    chain: &Chain,
+    trailer: u64,
     next: Option<(SegmentRef, Option<u64>)>,
     seed: u32,
     buffer: &mut [u8],
@@ -690,6 +668,32 @@ pub(super) fn synced_by_commit_headers(
         }
     }
     if headers > 1 { proven.max(chain.number + headers - 1) } else { proven }
+}
+
+#[cfg(test)]
+mod unreadable_header_tests {
+    use super::*;
+
+    fn found(files: &[(u32, &[u64])]) -> Vec<(u64, u32)> {
+        let files =
+            files.iter().map(|(slot, named)| UnreadableHeader::of(*slot, named.iter().copied())).collect();
+        segments_of(files).into_iter().map(|SegmentRef { sequence, slot }| (sequence, slot)).collect()
+    }
+
+    #[test]
+    fn a_file_is_the_segment_that_its_first_commit_is_of() {
+        assert_eq!(found(&[(0, &[9, 3, 3, 3]), (1, &[8, 8]), (2, &[])]), [(8, 1), (9, 0)]);
+    }
+
+    #[test]
+    fn no_segment_is_two_files_and_a_block_of_another_file_does_not_hide_what_is_behind_it() {
+        assert_eq!(found(&[(0, &[1, 1, 1]), (1, &[1, 2, 2]), (2, &[3])]), [(1, 0), (2, 1), (3, 2)]);
+        assert_eq!(found(&[(0, &[1, 2, 2]), (1, &[1, 1])]), [(1, 1), (2, 0)]);
+        // Each begins with a block of the other.
+        assert_eq!(found(&[(0, &[2, 1, 1]), (1, &[1, 2, 2])]), [(1, 1), (2, 0)]);
+        // A complete copy: the file with the lower number is chosen.
+        assert_eq!(found(&[(4, &[7, 7]), (3, &[7, 7])]), [(7, 3)]);
+    }
 }
 
 #[cfg(test)]

@@ -147,7 +147,8 @@ impl FooterView<'_> {
     pub(super) fn read_repeated<D: Disk>(
         &self,
         disk: &mut D,
-        (key, definition): (&[u8], &DefinitionIndex),
+        key: &[u8],
+        definition: &DefinitionIndex,
         bytes: &mut Vec<u8>,
     ) -> io::Result<bool> {
         for segment in definition.segments() {

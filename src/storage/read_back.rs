@@ -45,6 +45,190 @@ const SPAN_BYTES_MAX: usize = 32 << 10;
 /// Number of guesses after which a block is found by binary search.
 const GUESSES_MAX: usize = 4;
 
+/// The result of a fetch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Fetched {
+    /// End of the offsets covered. Live offsets below that were not passed to the caller are lost.
+    pub through: u64,
+    /// Whether records were moved meanwhile. Fetch again from `through` on.
+    pub retry: bool,
+    /// The last error of the disk.
+    pub error: Option<io::ErrorKind>,
+}
+
+impl Log {
+    /// Returns a job that reads live messages of a queue within `offsets`.
+    ///
+    /// The job reads messages from one segment, up to `bytes_max` and [`FETCH_BYTES`], but at least one if
+    /// there is any. Returns `None` while another fetch is in flight or the segment's footer is being
+    /// written. Retry when a fetch or a commit is done.
+    pub fn fetch(&mut self, queue: u64, offsets: Range, bytes_max: u32) -> Option<FetchJob> {
+        let mut buffers = self.reading.spare.take()?;
+        let known = self.index.queues().get(&queue);
+        let Some(plan) = known.and_then(|known| known.plan(offsets, &mut buffers.wanted)) else {
+            return self
+                .job(FetchSource::Nothing, 0, buffers)
+                .map(|job| FetchJob { through: offsets.end, ..job });
+        };
+        let is_sealing = self.in_flight.as_ref().is_some_and(|in_flight| in_flight.seals == plan.segment);
+        // If that takes long, the segment is read commit by commit.
+        if is_sealing && !self.is_postponed() {
+            self.reading.spare = Some(buffers);
+            return None;
+        }
+        // After a disk failure the footer entries may include records that were not written.
+        let source = if plan.segment == self.space.active.sequence() && !self.failed {
+            // Copies made by the commit in flight are not at their new location yet.
+            let recorded = match self.in_flight {
+                Some(_) => self.space.active.footer().messages_before_last(),
+                None => self.space.active.footer().messages(),
+            };
+            buffers.note(recorded);
+            FetchSource::Recorded
+        } else {
+            match self.index.span_of(plan.segment, queue) {
+                BodyPart { bytes: 0, .. } => FetchSource::Scan,
+                span => FetchSource::Span(span),
+            }
+        };
+        let job = self.job(source, plan.segment, buffers)?;
+        let bytes_max = (bytes_max as usize).min(FETCH_BYTES);
+        Some(FetchJob { queue, bytes_max, through: plan.through, hint: plan.hint, ..job })
+    }
+
+    /// Returns a job that reads one chunk of a large body, or `None` while another fetch is in flight.
+    pub fn fetch_chunk(&mut self, body: u64, index: u32) -> Option<FetchJob> {
+        let buffers = self.reading.spare.take()?;
+        match self.index.place_of_chunk(body, index) {
+            Some(place) => self.job(FetchSource::Chunk(place, body, index), place.segment, buffers),
+            None => self.job(FetchSource::Nothing, 0, buffers),
+        }
+    }
+
+    fn job(&mut self, source: FetchSource, segment: u64, buffers: FetchBuffers) -> Option<FetchJob> {
+        let found = self.index.segments().get(&segment);
+        let source = if found.is_some() { source } else { FetchSource::Nothing };
+        let (slot, segment_bytes) = found.map_or((u32::MAX, 0), |found| (found.slot, found.bytes));
+        self.reading.pins.set_read(found.map(|found| found.slot));
+        Some(FetchJob {
+            source,
+            queue: 0,
+            segment,
+            slot,
+            segment_bytes,
+            seed: self.writer.identity.seed(),
+            bytes_max: 0,
+            through: 0,
+            hint: Range { start: 0, end: 0 },
+            buffers,
+        })
+    }
+
+    /// Applies the result of [`Log::fetch`] and calls `each` with every intact message, ascending by offset.
+    /// Some may have been settled meanwhile.
+    pub fn fetch_done(&mut self, done: FetchDone, mut each: impl FnMut(u64, &Message<'_>)) -> Fetched {
+        let FetchDone { job, error } = done;
+        self.has_refused_reads |= error.is_some();
+        let moved = self.first_moved(&job);
+        let through = moved.unwrap_or(job.through);
+        for found in job.buffers.found.iter().take_while(|found| found.offset < through) {
+            if let Ok((Record::Message(message), _)) = Record::parse_known(job.buffers.bytes_of(found)) {
+                each(found.offset, &message);
+            }
+        }
+        self.unpin(job);
+        Fetched { through, retry: moved.is_some(), error }
+    }
+
+    /// Applies the result of [`Log::fetch_chunk`]; `each` receives the chunk, or `None` if it is lost.
+    pub fn chunk_done(&mut self, done: FetchDone, each: impl FnOnce(Option<&[u8]>)) -> Fetched {
+        let FetchDone { job, error } = done;
+        self.has_refused_reads |= error.is_some();
+        let found = job.buffers.found.first().map(|found| job.buffers.bytes_of(found));
+        let mut retry = false;
+        match found.and_then(|bytes| Record::parse_known(bytes).ok()) {
+            Some((Record::Chunk { bytes, .. }, _)) => each(Some(bytes)),
+            _ => {
+                if let FetchSource::Chunk(place, body, index) = job.source {
+                    retry = self.index.place_of_chunk(body, index).is_some_and(|now| now != place);
+                }
+                each(None);
+            }
+        }
+        self.unpin(job);
+        Fetched { through: 0, retry, error }
+    }
+
+    /// Returns the first wanted offset that was not found and has moved to another segment.
+    fn first_moved(&self, job: &FetchJob) -> Option<u64> {
+        let queue = self.index.queues().get(&job.queue)?;
+        let mut found = job.buffers.found.iter().map(|found| found.offset).peekable();
+        for range in &job.buffers.wanted {
+            for offset in range.start..range.end.min(job.through) {
+                if found.next_if_eq(&offset).is_some() {
+                    continue;
+                }
+                if queue.segment_of(offset).is_some_and(|segment| segment != job.segment) {
+                    return Some(offset);
+                }
+            }
+        }
+        None
+    }
+
+    /// Releases the file and the buffers of a finished fetch.
+    fn unpin(&mut self, job: FetchJob) {
+        self.reading.pins.set_read(None);
+        if self.space.slots.get(job.slot) == Slot::Pinned && !self.reading.pins.has(job.slot) {
+            self.space.slots.release(job.slot);
+        }
+        self.reading.spare = Some(job.buffers.reset());
+    }
+
+    /// Pins all files with durable records for a backup, and releases an earlier pin. Returns `None` while a
+    /// commit is in flight; retry when it is done.
+    pub fn pin_for_backup(&mut self) -> Option<Vec<PinnedFile>> {
+        if self.in_flight.is_some() || self.failed || self.schedule.is_starting() {
+            return None;
+        }
+        self.release_backup_pin();
+        let of = |(sequence, segment): (&u64, &Segment)| PinnedFile {
+            slot: segment.slot,
+            length: self.settings.segment_bytes,
+            bytes: if *sequence == self.space.active.sequence() {
+                self.space.active.tail()
+            } else {
+                self.settings.segment_bytes
+            },
+        };
+        let held: Vec<PinnedFile> = self.index.segments().iter().map(of).collect();
+        self.reading.pins.set_copied(held.iter().map(|held| held.slot));
+        Some(held)
+    }
+
+    /// Returns whether the pinned files are still unchanged.
+    pub const fn is_pinned_for_backup(&self) -> bool {
+        self.reading.pins.is_copying()
+    }
+
+    /// Releases the pinned files, so that they may be reused.
+    pub fn release_backup_pin(&mut self) {
+        for slot in self.reading.pins.take_copied() {
+            if self.space.slots.get(slot) == Slot::Pinned && !self.reading.pins.has(slot) {
+                self.space.slots.release(slot);
+            }
+        }
+    }
+
+    /// Releases the files pinned for a backup if their space is needed.
+    pub(super) fn yield_backup_pin(&mut self) {
+        if self.is_pinned_for_backup() && self.space.is_short() {
+            log::warn!("the disk is nearly full: a backup under way is given up to make room");
+            self.release_backup_pin();
+        }
+    }
+}
+
 /// The buffers of a fetch, which are reused.
 #[derive(Debug)]
 pub(super) struct FetchBuffers {
@@ -527,190 +711,6 @@ impl PartSearch {
         let parsed = BodyPartBlock::parse(&self.bytes, self.seed)?;
         (parsed.queue == self.queue).then_some(())?;
         Some((parsed.first, parsed.entries().last()?.offset))
-    }
-}
-
-/// The result of a fetch.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Fetched {
-    /// End of the offsets covered. Live offsets below that were not passed to the caller are lost.
-    pub through: u64,
-    /// Whether records were moved meanwhile. Fetch again from `through` on.
-    pub retry: bool,
-    /// The last error of the disk.
-    pub error: Option<io::ErrorKind>,
-}
-
-impl Log {
-    /// Returns a job that reads live messages of a queue within `offsets`.
-    ///
-    /// The job reads messages from one segment, up to `bytes_max` and [`FETCH_BYTES`], but at least one if
-    /// there is any. Returns `None` while another fetch is in flight or the segment's footer is being
-    /// written. Retry when a fetch or a commit is done.
-    pub fn fetch(&mut self, queue: u64, offsets: Range, bytes_max: u32) -> Option<FetchJob> {
-        let mut buffers = self.reading.spare.take()?;
-        let known = self.index.queues().get(&queue);
-        let Some(plan) = known.and_then(|known| known.plan(offsets, &mut buffers.wanted)) else {
-            return self
-                .job(FetchSource::Nothing, 0, buffers)
-                .map(|job| FetchJob { through: offsets.end, ..job });
-        };
-        let is_sealing = self.in_flight.as_ref().is_some_and(|in_flight| in_flight.seals == plan.segment);
-        // If that takes long, the segment is read commit by commit.
-        if is_sealing && !self.is_postponed() {
-            self.reading.spare = Some(buffers);
-            return None;
-        }
-        // After a disk failure the footer entries may include records that were not written.
-        let source = if plan.segment == self.space.active.sequence() && !self.failed {
-            // Copies made by the commit in flight are not at their new location yet.
-            let recorded = match self.in_flight {
-                Some(_) => self.space.active.footer().messages_before_last(),
-                None => self.space.active.footer().messages(),
-            };
-            buffers.note(recorded);
-            FetchSource::Recorded
-        } else {
-            match self.index.span_of(plan.segment, queue) {
-                BodyPart { bytes: 0, .. } => FetchSource::Scan,
-                span => FetchSource::Span(span),
-            }
-        };
-        let job = self.job(source, plan.segment, buffers)?;
-        let bytes_max = (bytes_max as usize).min(FETCH_BYTES);
-        Some(FetchJob { queue, bytes_max, through: plan.through, hint: plan.hint, ..job })
-    }
-
-    /// Returns a job that reads one chunk of a large body, or `None` while another fetch is in flight.
-    pub fn fetch_chunk(&mut self, body: u64, index: u32) -> Option<FetchJob> {
-        let buffers = self.reading.spare.take()?;
-        match self.index.place_of_chunk(body, index) {
-            Some(place) => self.job(FetchSource::Chunk(place, body, index), place.segment, buffers),
-            None => self.job(FetchSource::Nothing, 0, buffers),
-        }
-    }
-
-    fn job(&mut self, source: FetchSource, segment: u64, buffers: FetchBuffers) -> Option<FetchJob> {
-        let found = self.index.segments().get(&segment);
-        let source = if found.is_some() { source } else { FetchSource::Nothing };
-        let (slot, segment_bytes) = found.map_or((u32::MAX, 0), |found| (found.slot, found.bytes));
-        self.reading.pins.set_read(found.map(|found| found.slot));
-        Some(FetchJob {
-            source,
-            queue: 0,
-            segment,
-            slot,
-            segment_bytes,
-            seed: self.writer.identity.seed(),
-            bytes_max: 0,
-            through: 0,
-            hint: Range { start: 0, end: 0 },
-            buffers,
-        })
-    }
-
-    /// Applies the result of [`Log::fetch`] and calls `each` with every intact message, ascending by offset.
-    /// Some may have been settled meanwhile.
-    pub fn fetch_done(&mut self, done: FetchDone, mut each: impl FnMut(u64, &Message<'_>)) -> Fetched {
-        let FetchDone { job, error } = done;
-        self.has_refused_reads |= error.is_some();
-        let moved = self.first_moved(&job);
-        let through = moved.unwrap_or(job.through);
-        for found in job.buffers.found.iter().take_while(|found| found.offset < through) {
-            if let Ok((Record::Message(message), _)) = Record::parse_known(job.buffers.bytes_of(found)) {
-                each(found.offset, &message);
-            }
-        }
-        self.unpin(job);
-        Fetched { through, retry: moved.is_some(), error }
-    }
-
-    /// Applies the result of [`Log::fetch_chunk`]; `each` receives the chunk, or `None` if it is lost.
-    pub fn chunk_done(&mut self, done: FetchDone, each: impl FnOnce(Option<&[u8]>)) -> Fetched {
-        let FetchDone { job, error } = done;
-        self.has_refused_reads |= error.is_some();
-        let found = job.buffers.found.first().map(|found| job.buffers.bytes_of(found));
-        let mut retry = false;
-        match found.and_then(|bytes| Record::parse_known(bytes).ok()) {
-            Some((Record::Chunk { bytes, .. }, _)) => each(Some(bytes)),
-            _ => {
-                if let FetchSource::Chunk(place, body, index) = job.source {
-                    retry = self.index.place_of_chunk(body, index).is_some_and(|now| now != place);
-                }
-                each(None);
-            }
-        }
-        self.unpin(job);
-        Fetched { through: 0, retry, error }
-    }
-
-    /// Returns the first wanted offset that was not found and has moved to another segment.
-    fn first_moved(&self, job: &FetchJob) -> Option<u64> {
-        let queue = self.index.queues().get(&job.queue)?;
-        let mut found = job.buffers.found.iter().map(|found| found.offset).peekable();
-        for range in &job.buffers.wanted {
-            for offset in range.start..range.end.min(job.through) {
-                if found.next_if_eq(&offset).is_some() {
-                    continue;
-                }
-                if queue.segment_of(offset).is_some_and(|segment| segment != job.segment) {
-                    return Some(offset);
-                }
-            }
-        }
-        None
-    }
-
-    /// Releases the file and the buffers of a finished fetch.
-    fn unpin(&mut self, job: FetchJob) {
-        self.reading.pins.set_read(None);
-        if self.space.slots.get(job.slot) == Slot::Pinned && !self.reading.pins.has(job.slot) {
-            self.space.slots.release(job.slot);
-        }
-        self.reading.spare = Some(job.buffers.reset());
-    }
-
-    /// Pins all files with durable records for a backup, and releases an earlier pin. Returns `None` while a
-    /// commit is in flight; retry when it is done.
-    pub fn pin_for_backup(&mut self) -> Option<Vec<PinnedFile>> {
-        if self.in_flight.is_some() || self.failed || self.schedule.is_starting() {
-            return None;
-        }
-        self.release_backup_pin();
-        let of = |(sequence, segment): (&u64, &Segment)| PinnedFile {
-            slot: segment.slot,
-            length: self.settings.segment_bytes,
-            bytes: if *sequence == self.space.active.sequence() {
-                self.space.active.tail()
-            } else {
-                self.settings.segment_bytes
-            },
-        };
-        let held: Vec<PinnedFile> = self.index.segments().iter().map(of).collect();
-        self.reading.pins.set_copied(held.iter().map(|held| held.slot));
-        Some(held)
-    }
-
-    /// Returns whether the pinned files are still unchanged.
-    pub const fn is_pinned_for_backup(&self) -> bool {
-        self.reading.pins.is_copying()
-    }
-
-    /// Releases the pinned files, so that they may be reused.
-    pub fn release_backup_pin(&mut self) {
-        for slot in self.reading.pins.take_copied() {
-            if self.space.slots.get(slot) == Slot::Pinned && !self.reading.pins.has(slot) {
-                self.space.slots.release(slot);
-            }
-        }
-    }
-
-    /// Releases the files pinned for a backup if their space is needed.
-    pub(super) fn yield_backup_pin(&mut self) {
-        if self.is_pinned_for_backup() && self.space.is_short() {
-            log::warn!("the disk is nearly full: a backup under way is given up to make room");
-            self.release_backup_pin();
-        }
     }
 }
 

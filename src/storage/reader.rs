@@ -181,10 +181,10 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
             self.read_messages(old, headers)?;
         }
         self.chain = chain;
-        let mut newest = self.read_newest(newest, header_bytes, (proven, &known))?;
+        let mut newest = self.read_newest(newest, header_bytes, proven, &known)?;
         let named = group::bodies_named(&self.index, self.disk)?;
         self.index.end_recovery(named.as_deref());
-        self.find_lost_end(&mut newest, (headers, found), recorded_end)?;
+        self.find_lost_end(&mut newest, headers, found, recorded_end)?;
         self.check_header_copy(&mut newest)?;
         self.find_cut_end(&mut newest);
         self.pass_over_unopened(&mut newest, self.unopened_beside(found, &list));
@@ -627,8 +627,15 @@ impl<D: Disk> Reader<'_, '_, D> {
             let header = headers.iter().find(|(_, _, header)| header.sequence == next.sequence);
             (next, header.map(|(_, _, header)| header.commits))
         };
-        let known = (segment.sequence, &self.chain, trailer);
-        proven_by_next(self.disk, known, next.map(with_commits), self.identity.seed(), &mut self.bytes)
+        proven_by_next(
+            self.disk,
+            segment.sequence,
+            &self.chain,
+            trailer,
+            next.map(with_commits),
+            self.identity.seed(),
+            &mut self.bytes,
+        )
     }
 
     /// Serves the good records of damaged commits behind offset `tail` of a segment that is not the newest,

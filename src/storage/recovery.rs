@@ -235,7 +235,7 @@ impl Log {
         let definitions =
             self.index.definitions().iter().filter(|(key, _)| !is_access(key) && ***key != DAMAGE_KEY);
         for (key, definition) in definitions.filter(|(_, definition)| !definition.deleted) {
-            match self.read_definition(disk, (key, definition), &mut bytes)? {
+            match self.read_definition(disk, key, definition, &mut bytes)? {
                 Some((value, place)) => each(key, value, place == FoundAt::Footer),
                 None => damaged += 1,
             }
@@ -620,7 +620,7 @@ impl CommitWalk {
             let behind = rest.get(commit.bytes()..).unwrap_or_default();
             let (begin, end) = (at as u32, (at + commit.bytes()) as u32);
             let Commit { header, records } = commit;
-            let belongs = header.follows(self.sequence, (chain.epoch, chain.number))
+            let belongs = header.follows(self.sequence, chain.epoch, chain.number)
                 && !is_misplaced(&header, chain.number, behind, self.seed);
             if !belongs {
                 self.at += BLOCK_BYTES;
@@ -764,7 +764,7 @@ impl<D: Disk> Lister<'_, '_, D> {
             // names the segment.
             not_begun.extend(header.live.iter().map(|segment| segment.slot));
         }
-        self.add_unreadable_headers(found, (newest, &not_begun), &mut listing)?;
+        self.add_unreadable_headers(found, newest, &not_begun, &mut listing)?;
         self.leave_out(newest, headers, &mut listing)?;
         Ok(listing)
     }
@@ -812,7 +812,8 @@ impl<D: Disk> Lister<'_, '_, D> {
     fn add_unreadable_headers(
         &mut self,
         found: &[FoundFile],
-        (newest, not_begun): (u64, &[u32]),
+        newest: u64,
+        not_begun: &[u32],
         listing: &mut Listing,
     ) -> io::Result<()> {
         let mut unreadable_headers = Vec::new();

@@ -48,6 +48,36 @@ use super::commit::{BLOCK_BYTES, padded};
 use super::commit_builder::ResizeZeroed;
 use super::varint::{self, Input};
 
+/// The version of the format.
+pub const FORMAT: u8 = 2;
+/// The first bytes of a segment.
+pub(super) const SEGMENT_MAGIC: [u8; 8] = *b"LEVERET2";
+/// The first bytes of a commit.
+pub(super) const COMMIT_MAGIC: [u8; 4] = *b"LVC2";
+/// The first bytes of a footer's trailer.
+pub(super) const FOOTER_MAGIC: [u8; 4] = *b"LVF3";
+/// The bit in a record's kind which means that a reader may ignore the record if it does not know the kind.
+pub(super) const OPTIONAL: u8 = 0x80;
+/// The kind of a record with a queue name, which only footers contain.
+pub(super) const NAMED: u8 = OPTIONAL | 1;
+// Kind `OPTIONAL | 2` (130) was written by repairs of older versions. It is ignored, and not used again.
+
+/// The identity of a store, created once when it is formatted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Identity {
+    /// Distinguishes stores; not secret.
+    pub id: [u8; 16],
+    /// Part of every checksum; never leaves the store.
+    pub secret: u64,
+}
+
+impl Identity {
+    /// Returns the initial value of this store's commit checksums.
+    pub(super) fn seed(&self) -> u32 {
+        crc32c::crc32c_append(crc32c::crc32c(&self.secret.to_le_bytes()), &self.id)
+    }
+}
+
 const MAGIC_OF_ANY_VERSION: [u8; 7] = *b"LEVERET";
 const FIXED_BYTES: usize = 76;
 const HAS_ACCESS: u32 = 1;
@@ -338,35 +368,5 @@ mod tests {
             let is_read = matches!(SegmentHeader::parse(&bytes), HeaderRead::Good(..));
             assert_eq!(is_read, is_one, "{segment_bytes}");
         }
-    }
-}
-
-/// The version of the format.
-pub const FORMAT: u8 = 2;
-/// The first bytes of a segment.
-pub(super) const SEGMENT_MAGIC: [u8; 8] = *b"LEVERET2";
-/// The first bytes of a commit.
-pub(super) const COMMIT_MAGIC: [u8; 4] = *b"LVC2";
-/// The first bytes of a footer's trailer.
-pub(super) const FOOTER_MAGIC: [u8; 4] = *b"LVF3";
-/// The bit in a record's kind which means that a reader may ignore the record if it does not know the kind.
-pub(super) const OPTIONAL: u8 = 0x80;
-/// The kind of a record with a queue name, which only footers contain.
-pub(super) const NAMED: u8 = OPTIONAL | 1;
-// Kind `OPTIONAL | 2` (130) was written by repairs of older versions. It is ignored, and not used again.
-
-/// The identity of a store, created once when it is formatted.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Identity {
-    /// Distinguishes stores; not secret.
-    pub id: [u8; 16],
-    /// Part of every checksum; never leaves the store.
-    pub secret: u64,
-}
-
-impl Identity {
-    /// Returns the initial value of this store's commit checksums.
-    pub(super) fn seed(&self) -> u32 {
-        crc32c::crc32c_append(crc32c::crc32c(&self.secret.to_le_bytes()), &self.id)
     }
 }

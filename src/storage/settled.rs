@@ -270,56 +270,6 @@ impl SettledSet {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::RangeSet;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn it_is_the_set_of_its_ranges(
-            inserts in prop::collection::vec((0_u64..4_000, 0_u64..4, 0_u8..40), 0..1_500),
-        ) {
-            let (mut set, mut model) = (SettledSet::default(), RangeSet::default());
-            for (start, length, kind) in inserts {
-                // Some settle many offsets at once.
-                let length = if kind == 0 { length * 300 } else { length };
-                let range = Range { start, end: start + length };
-                let (mut fresh, mut expected) = (Vec::new(), Vec::new());
-                set.insert(range, |part| fresh.push(part));
-                model.insert(range, |part| expected.push(part));
-                prop_assert_eq!(fresh, expected);
-                prop_assert_eq!((set.len(), set.end()), (model.ranges().len(), model.end()));
-                for at in [start.saturating_sub(1), start, start + length] {
-                    prop_assert_eq!(set.contains(at), model.contains(at), "{}", at);
-                    let count = (at..at + 9).filter(|offset| model.contains(*offset)).count() as u64;
-                    let range = Range { start: at, end: at + 9 };
-                    prop_assert_eq!((set.count_in(range), set.contains_all(range)), (count, count == 9));
-                }
-            }
-            prop_assert!(set.iter_from(0).eq(model.ranges().iter().copied()));
-            let behind = model.ranges().iter().filter(|range| range.end > 700);
-            prop_assert!(set.iter_from(700).eq(behind.copied()));
-            prop_assert!(set.chunks.iter().all(|chunk| (1..=CHUNK_RANGES).contains(&chunk.ranges)));
-        }
-    }
-
-    #[test]
-    fn a_message_that_stays_costs_a_few_bytes() {
-        let mut set = SettledSet::default();
-        for at in 0..10_000 {
-            set.insert(Range { start: at * 10, end: at * 10 + 9 }, |_| {});
-        }
-        let each = set.heap_bytes(16) as f64 / 10_000.0;
-        println!("{each:.2} bytes a range");
-        assert!(each < 4.0, "{each:.2} bytes a range");
-        set.insert(Range { start: 0, end: u64::MAX }, |_| {});
-        set.release_memory();
-        assert_eq!((set.len(), set.heap_bytes(16)), (1, 0));
-    }
-}
-
 /// A set of offsets as uncompressed ranges, for settlements that wait to be written.
 ///
 /// The ranges are ascending, not empty, and do not touch each other. A queue that is consumed in order
@@ -397,35 +347,6 @@ impl RangeSet {
     }
 }
 
-#[cfg(test)]
-mod ranges_tests {
-    use super::*;
-    use proptest::prelude::*;
-    use std::collections::BTreeSet;
-
-    proptest! {
-        #[test]
-        fn it_is_the_set_of_its_offsets(inserts in prop::collection::vec((0_u64..60, 0_u64..12), 0..40)) {
-            let (mut set, mut model) = (RangeSet::default(), BTreeSet::new());
-            for (start, length) in inserts {
-                let mut fresh = BTreeSet::new();
-                set.insert(Range { start, end: start + length }, |part| {
-                    for offset in part.start..part.end {
-                        assert!(fresh.insert(offset));
-                    }
-                });
-                let expected: BTreeSet<u64> =
-                    (start..start + length).filter(|offset| !model.contains(offset)).collect();
-                prop_assert_eq!(&fresh, &expected);
-                model.extend(expected);
-                prop_assert!((0..80).all(|offset| set.contains(offset) == model.contains(&offset)));
-                prop_assert!(set.ranges().iter().all(|range| !range.is_empty()));
-                prop_assert!(set.ranges().windows(2).all(|pair| pair[0].end < pair[1].start));
-            }
-        }
-    }
-}
-
 /// A span ends with the part that makes it at least this long, in bytes.
 const SPAN_BYTES: u32 = 2 << 10;
 /// A span of at least this number of bytes is a single part.
@@ -474,6 +395,85 @@ impl Spans {
     /// Returns its heap bytes.
     pub(super) const fn heap_bytes(&self) -> usize {
         size_of::<(u64, u32)>() * self.starts.capacity()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::RangeSet;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn it_is_the_set_of_its_ranges(
+            inserts in prop::collection::vec((0_u64..4_000, 0_u64..4, 0_u8..40), 0..1_500),
+        ) {
+            let (mut set, mut model) = (SettledSet::default(), RangeSet::default());
+            for (start, length, kind) in inserts {
+                // Some settle many offsets at once.
+                let length = if kind == 0 { length * 300 } else { length };
+                let range = Range { start, end: start + length };
+                let (mut fresh, mut expected) = (Vec::new(), Vec::new());
+                set.insert(range, |part| fresh.push(part));
+                model.insert(range, |part| expected.push(part));
+                prop_assert_eq!(fresh, expected);
+                prop_assert_eq!((set.len(), set.end()), (model.ranges().len(), model.end()));
+                for at in [start.saturating_sub(1), start, start + length] {
+                    prop_assert_eq!(set.contains(at), model.contains(at), "{}", at);
+                    let count = (at..at + 9).filter(|offset| model.contains(*offset)).count() as u64;
+                    let range = Range { start: at, end: at + 9 };
+                    prop_assert_eq!((set.count_in(range), set.contains_all(range)), (count, count == 9));
+                }
+            }
+            prop_assert!(set.iter_from(0).eq(model.ranges().iter().copied()));
+            let behind = model.ranges().iter().filter(|range| range.end > 700);
+            prop_assert!(set.iter_from(700).eq(behind.copied()));
+            prop_assert!(set.chunks.iter().all(|chunk| (1..=CHUNK_RANGES).contains(&chunk.ranges)));
+        }
+    }
+
+    #[test]
+    fn a_message_that_stays_costs_a_few_bytes() {
+        let mut set = SettledSet::default();
+        for at in 0..10_000 {
+            set.insert(Range { start: at * 10, end: at * 10 + 9 }, |_| {});
+        }
+        let each = set.heap_bytes(16) as f64 / 10_000.0;
+        println!("{each:.2} bytes a range");
+        assert!(each < 4.0, "{each:.2} bytes a range");
+        set.insert(Range { start: 0, end: u64::MAX }, |_| {});
+        set.release_memory();
+        assert_eq!((set.len(), set.heap_bytes(16)), (1, 0));
+    }
+}
+
+#[cfg(test)]
+mod ranges_tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    proptest! {
+        #[test]
+        fn it_is_the_set_of_its_offsets(inserts in prop::collection::vec((0_u64..60, 0_u64..12), 0..40)) {
+            let (mut set, mut model) = (RangeSet::default(), BTreeSet::new());
+            for (start, length) in inserts {
+                let mut fresh = BTreeSet::new();
+                set.insert(Range { start, end: start + length }, |part| {
+                    for offset in part.start..part.end {
+                        assert!(fresh.insert(offset));
+                    }
+                });
+                let expected: BTreeSet<u64> =
+                    (start..start + length).filter(|offset| !model.contains(offset)).collect();
+                prop_assert_eq!(&fresh, &expected);
+                model.extend(expected);
+                prop_assert!((0..80).all(|offset| set.contains(offset) == model.contains(&offset)));
+                prop_assert!(set.ranges().iter().all(|range| !range.is_empty()));
+                prop_assert!(set.ranges().windows(2).all(|pair| pair[0].end < pair[1].start));
+            }
+        }
     }
 }
 
