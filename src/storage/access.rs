@@ -4,8 +4,7 @@
 //! A start sets damaged records aside and continues with the rest. For messages that is right. For access
 //! definitions it is not: the rest may include a permission that was revoked. Therefore every commit with
 //! enough space, and each commit that follows a change, repeats a digest of all access definitions. A start
-//! compares it with what it has read. If the log is not complete, the files beside the log may be; otherwise
-//! nobody can log in.
+//! compares it with what it has read. If the log is not complete, the files beside the log may be; otherwise all logins are refused.
 //!
 //! ```text
 //! value of the definition "access is written down", see `journal::definition`
@@ -60,7 +59,7 @@ pub(super) enum FoundAt {
 /// Number of commits lost at the end that may contain a confirmed change: every change is in two commits.
 const LOST_COMMITS_MIN: u64 = 2;
 
-const DOUBTED: Access = Access::InDoubt("they were so before, and nobody has confirmed them");
+const DOUBTED: Access = Access::InDoubt("they were in doubt before, and no operator has confirmed them");
 
 impl Log {
     /// Judges the access definitions that were read, and prepares the digest of the next commits.
@@ -86,7 +85,7 @@ impl Log {
         }
         let access = match &written {
             _ if report.is_new => Access::New,
-            _ if report.is_lost => Access::InDoubt("nothing of the store can be read any more"),
+            _ if report.is_lost => Access::InDoubt("no part of the store can be read"),
             _ if !unreadable.is_empty() => Access::InDoubt("some of them cannot be read"),
             _ if report.commits_lost_at_end >= LOST_COMMITS_MIN => {
                 Access::InDoubt("the end of the log, which may have changed them, cannot be read")
@@ -94,9 +93,7 @@ impl Log {
             None | Some((_, DigestValue::Empty)) if report.is_damaged() => {
                 Access::InDoubt("the store is damaged, and too old to say whether they are all there")
             }
-            None if self.access.was_there => {
-                Access::InDoubt("nothing is left of them, although there was something")
-            }
+            None if self.access.was_there => Access::InDoubt("the log has lost all of them"),
             None => Access::Silent,
             Some((_, DigestValue::Empty)) => Access::Whole,
             Some((_, DigestValue::Whole(digest))) if *digest == self.index.access() => Access::Whole,
@@ -698,12 +695,14 @@ impl Snapshot {
     }
 }
 
+/// Appends the number of the last synced commit.
 fn put_end(out: &mut Vec<u8>, end: u64, owner: &Owner) {
     out.extend_from_slice(&END_MAGIC);
     out.extend_from_slice(&crc32c::crc32c_append(owner.identity.seed(), &end.to_le_bytes()).to_le_bytes());
     out.extend_from_slice(&end.to_le_bytes());
 }
 
+/// Reads the number of the last synced commit at the start of `bytes`, if it is valid.
 fn read_end(bytes: &[u8], identity: &Identity) -> Option<u64> {
     let mut input = Input::new(bytes);
     let (magic, sum, end) = (input.take(4)?, input.u32()?, input.u64()?);
@@ -795,6 +794,7 @@ pub(super) fn is_there<D: Disk>(disk: &mut D) -> bool {
     ACCESS_SLOTS.into_iter().any(|slot| is_copy_there(disk, slot))
 }
 
+/// Returns whether the file of a copy exists and is not empty, or cannot be read.
 fn is_copy_there<D: Disk>(disk: &mut D, slot: u32) -> bool {
     match disk.read(slot, 0, &mut [0]) {
         Ok(length) => length > 0,
@@ -912,6 +912,7 @@ pub(super) fn write<D: Disk>(
     Ok(written)
 }
 
+/// Creates or replaces the file of a copy, durably.
 fn make<D: Disk>(disk: &mut D, slot: u32, bytes: &[u8]) -> io::Result<()> {
     let is_new = !is_copy_there(disk, slot);
     disk.create(slot)?;

@@ -312,6 +312,7 @@ impl Keeper {
         Some(Write::Prepare(job))
     }
 
+    /// Returns the next commit, including those for the time and for a clean stop.
     fn next_commit(&mut self, journal: &Journal, now: Now) -> Option<CommitJob> {
         let job = self.log.next_commit(now);
         // Every commit contains the time.

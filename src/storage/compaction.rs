@@ -300,7 +300,7 @@ impl Log {
         }
         let Some(mut compaction) = self.compactor.compaction.take().filter(|compaction| compaction.reading)
         else {
-            panic!("a read is done that nobody asked for")
+            panic!("the result of a read that was not requested")
         };
         compaction.reading = false;
         self.has_refused_reads |= done.outcome.is_err();
@@ -360,6 +360,7 @@ impl Log {
         self.compactor.compaction = Some(compaction);
     }
 
+    /// Copies the live records of the commit at the start of `bytes`.
     fn copy_commit(&mut self, compaction: &mut Compaction, bytes: &[u8]) {
         let commit = Commit::parse(bytes, self.writer.identity.seed());
         let Some(commit) = commit.filter(|commit| commit.header.segment == compaction.segment) else {
@@ -624,6 +625,7 @@ impl Log {
         true
     }
 
+    /// Appends the second copy of a definition or of a deletion.
     fn append_second_copy(&mut self, record: &Record<'_>) {
         self.counters.bytes_doubled += self.pending.add(record) as u64;
         if let Record::Defined { key, .. } = record
@@ -817,7 +819,7 @@ impl CompactionHistory {
 
     /// Returns whether `sequence` is left alone because compacting its predecessors freed nothing.
     pub(super) fn is_unprofitable(&self, sequence: u64) -> bool {
-        self.unprofitable_from.is_some_and(|barren| sequence >= barren)
+        self.unprofitable_from.is_some_and(|first| sequence >= first)
     }
 
     /// Records that a segment was chosen for compaction.

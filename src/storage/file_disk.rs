@@ -435,7 +435,7 @@ impl Disk for FileDisk {
         // A deleted file disappears with this process, whatever was synced.
         if rustix::fs::fstat(&open.file)?.st_nlink == 0 {
             return Err(io::Error::other(
-                "a file of the store was removed while it was in use; leave its folder alone",
+                "a file of the store was deleted while in use; do not change files in the data directory",
             ));
         }
         open.is_unsynced = false;
@@ -476,7 +476,7 @@ impl fmt::Display for Misaligned {
         write!(
             f,
             "the partition begins at byte {start_bytes} of the card, which is no multiple of its erase block \
-             of {erase_bytes} bytes: this wears the card; let it begin at one when the card is made anew"
+             of {erase_bytes} bytes: this wears the card; align the partition when the card is set up again"
         )
     }
 }
@@ -544,6 +544,7 @@ pub fn not_in_place(directory: &Path) -> Option<NotInPlace> {
     judge(fstatfs(&segment).ok()?.f_type as u32, ioctl_getflags(&segment).unwrap_or(IFlags::empty()))
 }
 
+/// Returns why a file with these flags on this file system is not overwritten in place.
 fn judge(file_system: u32, flags: IFlags) -> Option<NotInPlace> {
     let is_known = |(number, name): &(u32, &'static str)| (*number == file_system).then_some(*name);
     if flags.contains(IFlags::COMPRESSED) {

@@ -279,6 +279,7 @@ impl Footer {
         }
     }
 
+    /// Adds an estimate of the bytes of an entry in its part.
     fn count_entry(&mut self, entry: &MessageEntry) {
         self.seen.resize(1 << SEEN_QUEUES_LOG2, None);
         // Spreads consecutive numbers evenly.

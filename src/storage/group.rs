@@ -386,6 +386,7 @@ pub(super) struct FoundGroup {
 }
 
 impl FoundGroup {
+    /// Reads a group and compares it with the index.
     fn read<D: Disk>(index: &Index, disk: &mut D, group: UnfinishedGroup) -> io::Result<Self> {
         let (messages, bodies) = (BTreeMap::new(), Vec::new());
         let (has_missing, has_settled, is_damaged, refused) = (false, false, false, None);
@@ -406,6 +407,7 @@ impl FoundGroup {
         Ok(found)
     }
 
+    /// Adds a record of the group.
     fn take(&mut self, index: &Index, record: &Record<'_>) {
         match record {
             Record::Message(message) => {
@@ -439,6 +441,7 @@ impl FoundGroup {
         settled.chain([self.gone()])
     }
 
+    /// Returns the record that ends the group.
     const fn gone(&self) -> Record<'_> {
         Record::Gone { queue: self.group.incarnation }
     }

@@ -180,6 +180,7 @@ impl Index {
         self.next_body
     }
 
+    /// Adds an empty segment, which becomes the active one.
     pub(super) fn add_segment(&mut self, sequence: u64, slot: u32, bytes: u32) {
         let (live, live_bytes, pending, pending_bytes) = (0, 0, 0, 0);
         let (stuck, spans) = (false, Spans::default());
@@ -190,6 +191,7 @@ impl Index {
         self.deleted_in_last = 0;
     }
 
+    /// Sets the bytes of a segment that are in use.
     pub(super) fn set_bytes(&mut self, sequence: u64, bytes: u32) {
         if let Some(segment) = self.segments.get_mut(&sequence) {
             segment.bytes = bytes;
@@ -250,6 +252,7 @@ impl Index {
         self.queues.entry(queue).or_default()
     }
 
+    /// Records that a segment contains settlements or watermarks of a queue.
     fn note_settlement(&mut self, queue: u64, place: Place) {
         let queue = self.queue(queue);
         queue.settled_since = queue.settled_since.min(place.segment);
@@ -275,6 +278,7 @@ impl Index {
         }
     }
 
+    /// Subtracts a live record from its segment.
     fn lose(&mut self, segment: u64, bytes: u64) {
         if let Some(segment) = self.segments.get_mut(&segment) {
             segment.lose(1, bytes);
@@ -328,6 +332,7 @@ impl Index {
         }
     }
 
+    /// Applies a message in one of its queues; `body` is the id of its chunked body.
     fn apply_target(&mut self, queue: u64, offset: u64, body: Option<u64>, bytes: u32, segment: u64) {
         if let Some(body) = body {
             self.next_body = self.next_body.max(body);
@@ -392,6 +397,7 @@ impl Index {
         self.gain(place.segment, 1, place.bytes.into());
     }
 
+    /// Applies a definition of the queue with incarnation `queue`, or of another object.
     fn apply_defined(&mut self, version: u64, key: &[u8], deleted: bool, queue: u64, place: Place) {
         self.has_defined |= has_two_copies(key);
         let Some(old) = self.definitions.get_mut(key) else {
@@ -492,6 +498,7 @@ impl Index {
         self.queues.get(&queue).is_some_and(|queue| queue.gone)
     }
 
+    /// Settles offsets of a queue and subtracts their records from their segments.
     pub(super) fn settle(&mut self, queue: u64, range: Range) {
         let Self { queues, segments, bodies, runs, .. } = self;
         let entry = queues.entry(queue).or_default();
@@ -539,6 +546,7 @@ impl Index {
         }
     }
 
+    /// Forgets all pending settlements.
     pub(super) fn forget_pending(&mut self) {
         for segment in self.segments.values_mut() {
             (segment.pending, segment.pending_bytes) = (0, 0);
@@ -624,6 +632,7 @@ impl Index {
         self.forget_gone();
     }
 
+    /// Forgets deleted queues without records in the log.
     fn forget_gone(&mut self) {
         let segments = &self.segments;
         self.queues.retain(|_, queue| !queue.gone || segments_of(segments, queue).next().is_some());
@@ -725,6 +734,7 @@ fn segments_of(segments: &BTreeMap<u64, Segment>, queue: &QueueIndex) -> impl It
     between.into_iter().flatten().map(|(sequence, _)| *sequence)
 }
 
+/// Adds a segment to an ascending list without duplicates.
 fn note(list: &mut Vec<u64>, segment: u64) {
     if let Err(at) = list.binary_search(&segment) {
         // Two segments are the rule, and a list that doubles its capacity would have space for four.
@@ -755,6 +765,7 @@ pub struct Segment {
 }
 
 impl Segment {
+    /// Subtracts live records.
     pub(super) const fn lose(&mut self, count: u64, bytes: u64) {
         assert!(self.live >= count, "a segment loses more than it has");
         self.live -= count;

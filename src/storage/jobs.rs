@@ -159,6 +159,7 @@ impl CommitJob {
         Ok(())
     }
 
+    /// Writes the parts of the log; the access files are not included.
     fn write_log(&mut self, disk: &mut impl Disk, reserve: &mut DeletableFile) -> Result<(), Outcome> {
         if self.done == WrittenPart::Nothing {
             if let Some(seal) = &mut self.seal {

@@ -148,6 +148,7 @@ pub(super) struct RecoveredState {
 }
 
 impl Log {
+    /// Creates a log from the recovered state.
     pub(super) fn start(start: RecoveredState) -> Self {
         let settings = start.settings;
         let commit_bytes = (settings.commit_bytes as usize).max(padded(start.again.len() + BLOCK_BYTES));
@@ -379,10 +380,12 @@ impl Log {
         self.index.drop_body_on_its_way(body, self.pending.appended);
     }
 
+    /// Counts the bytes of a message for the write amplification.
     fn count_payload(&mut self, message: &Message<'_>, body_bytes: usize) {
         self.counters.payload_bytes += (message.key.len() + message.properties.len() + body_bytes) as u64;
     }
 
+    /// Advances the position and schedules the commit after an entry was appended.
     pub(super) fn note_appended(&mut self, urgency: Urgency, now: Now) -> Position {
         self.compactor.history.note_appended();
         self.pending.appended.0 += 1;
@@ -455,6 +458,7 @@ impl Log {
         self.settlements.covered_through(self.pending.appended)
     }
 
+    /// Marks the log as failed.
     pub(super) fn fail(&mut self, error: io::Error) -> Failed {
         self.failed = true;
         Failed(error)

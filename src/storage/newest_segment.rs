@@ -419,17 +419,17 @@ pub(super) fn write<D: Disk>(disk: &mut D, slot: u32, header: &[u8]) -> io::Resu
 /// # Errors
 /// The copy of a newer segment stays. That segment would count as lost when its file is reused.
 pub(super) fn renew<D: Disk>(disk: &mut D, active: SegmentRef) -> io::Result<()> {
-    let noted = read(disk).map_or(0, |note| note.segment.sequence);
-    if noted == active.sequence {
+    let copied = read(disk).map_or(0, |note| note.segment.sequence);
+    if copied == active.sequence {
         return Ok(());
     }
     let written = match header_of(disk, active) {
         Some(header) => write(disk, active.slot, &header).map(|_| ()),
-        None if noted < active.sequence => return Ok(()),
+        None if copied < active.sequence => return Ok(()),
         None => Err(io::ErrorKind::NotFound.into()),
     };
     match written {
-        Err(_) if noted > active.sequence => forget(disk),
+        Err(_) if copied > active.sequence => forget(disk),
         // The next segment will have one.
         _ => Ok(()),
     }
@@ -576,6 +576,7 @@ pub(super) fn most_frequent<T: Copy + PartialEq>(named: impl IntoIterator<Item =
     counted.into_iter().find(|(_, count)| *count == most).map(|(owner, _)| owner)
 }
 
+/// Returns the owner named by the first commit of a file with a correct checksum.
 fn first_owner<D: Disk>(disk: &mut D, slot: u32) -> io::Result<Option<Owner>> {
     let mut bytes = [0; BLOCK_BYTES];
     for at in (BLOCK_BYTES as u64..SEGMENT_BYTES_MAX.into()).step_by(BLOCK_BYTES) {

@@ -94,6 +94,7 @@ impl<T: Ord + Copy> Smallest<T> {
         self.items.push(item);
     }
 
+    /// Removes all items except the smallest.
     fn cut(&mut self) {
         if self.items.len() > self.most {
             // In linear time, because an unordered segment causes many cuts.
@@ -127,6 +128,7 @@ impl PreviousEntry {
     }
 }
 
+/// Encodes an entry relative to the previous one.
 fn encode(entry: &MessageEntry, before: PreviousEntry) -> heapless::Vec<u8, ENTRY_BYTES_MAX> {
     let mut out = heapless::Vec::new();
     let mut flags = 0;

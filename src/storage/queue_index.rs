@@ -247,6 +247,7 @@ impl QueueIndex {
         (self.gone && other == 0 && only != active).then_some(only)
     }
 
+    /// Extends the range of segments with messages of this queue.
     fn hold(&mut self, segment: u64) {
         let (first, last) = self.held;
         self.held = (first.min(segment), last.max(segment));
@@ -262,6 +263,7 @@ impl QueueIndex {
         self.settled = settled;
     }
 
+    /// Removes newly settled offsets from their runs.
     fn lose(&mut self, fresh: Range, tell: &mut impl FnMut(&mut Self, SettleEffect)) {
         let mut runs = core::mem::take(&mut self.runs);
         runs.retain_in(fresh, |run| {

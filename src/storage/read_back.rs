@@ -83,7 +83,8 @@ impl Log {
                 Some(_) => self.space.active.footer().messages_before_last(),
                 None => self.space.active.footer().messages(),
             };
-            buffers.note(recorded);
+            buffers.recorded.clear();
+            buffers.recorded.extend_from_slice(recorded);
             FetchSource::Recorded
         } else {
             match self.index.span_of(plan.segment, queue) {
@@ -105,6 +106,7 @@ impl Log {
         }
     }
 
+    /// Creates a job for a segment and pins its file.
     fn job(&mut self, source: FetchSource, segment: u64, buffers: FetchBuffers) -> Option<FetchJob> {
         let found = self.index.segments().get(&segment);
         let source = if found.is_some() { source } else { FetchSource::Nothing };
@@ -223,7 +225,7 @@ impl Log {
     /// Releases the files pinned for a backup if their space is needed.
     pub(super) fn yield_backup_pin(&mut self) {
         if self.is_pinned_for_backup() && self.space.is_short() {
-            log::warn!("the disk is nearly full: a backup under way is given up to make room");
+            log::warn!("the disk is nearly full: the running backup is cancelled to free space");
             self.release_backup_pin();
         }
     }
@@ -282,6 +284,11 @@ impl FetchBuffers {
     fn is_wanted(&self, offset: u64) -> bool {
         let at = self.wanted.partition_point(|range| range.end <= offset);
         self.wanted.get(at).is_some_and(|range| range.start <= offset)
+    }
+
+    /// Returns the bytes of a record that was read.
+    pub(super) fn bytes_of(&self, found: &FetchedMessage) -> &[u8] {
+        &self.bytes[found.at as usize..][..found.bytes as usize]
     }
 }
 
@@ -435,6 +442,7 @@ impl FetchJob {
             || matches!(proven_length(disk, self.slot, at.into(), self.seed), Ok(Some(_)))
     }
 
+    /// Adds the wanted targets of a message to the records found.
     fn note_targets(
         &self,
         message: &Message<'_>,
@@ -578,6 +586,7 @@ impl FetchJob {
         self.buffers.found = found;
     }
 
+    /// Reads and verifies records one by one.
     fn read_singly(
         &mut self,
         disk: &mut impl Disk,
@@ -690,6 +699,7 @@ impl PartSearch {
         None
     }
 
+    /// Estimates the block that contains `offset` by interpolation.
     fn guess(&self, offset: u64, low: usize) -> usize {
         let all = u128::from(self.hint.end.saturating_sub(self.hint.start).max(1));
         let before = u128::from(offset.saturating_sub(self.hint.start));
@@ -711,17 +721,6 @@ impl PartSearch {
         let parsed = BodyPartBlock::parse(&self.bytes, self.seed)?;
         (parsed.queue == self.queue).then_some(())?;
         Some((parsed.first, parsed.entries().last()?.offset))
-    }
-}
-
-impl FetchBuffers {
-    fn note(&mut self, recorded: &[u8]) {
-        self.recorded.clear();
-        self.recorded.extend_from_slice(recorded);
-    }
-
-    pub(super) fn bytes_of(&self, found: &FetchedMessage) -> &[u8] {
-        &self.bytes[found.at as usize..][..found.bytes as usize]
     }
 }
 

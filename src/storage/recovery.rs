@@ -287,6 +287,7 @@ impl Log {
     }
 }
 
+/// Reads the store and returns the state of the log and the report.
 fn recover<D: Disk>(
     disk: &mut ReadAround<'_, D>,
     settings: Settings,
@@ -326,7 +327,7 @@ fn recover<D: Disk>(
         // A new store in the same directory would be what the next start finds, even if the disk can read the
         // old one then.
         let why =
-            io::Error::other("the disk refuses to read so much of it that no part of the log can be found");
+            io::Error::other("the disk refuses to read so many blocks that no part of the log can be found");
         return Err(OpenError::Unreadable(why));
     }
     let settings = settings.with_segments_of(segment_bytes);
@@ -769,6 +770,7 @@ impl<D: Disk> Lister<'_, '_, D> {
         Ok(listing)
     }
 
+    /// Drops headers with a duplicate sequence whose segment has no commit behind them.
     fn drop_misplaced(
         &mut self,
         headers: &mut Vec<FoundHeader<'_>>,

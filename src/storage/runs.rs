@@ -102,6 +102,7 @@ pub(super) fn share_of(bytes: u32, count: u32, all: u32) -> u32 {
     u32::try_from(u64::from(bytes) * u64::from(count) / u64::from(all.max(1))).unwrap_or(u32::MAX)
 }
 
+/// Encodes a run relative to the previous one.
 fn pack(run: &Run, before: &PreviousRun) -> heapless::Vec<u8, RUN_BYTES_MAX> {
     let mut out = heapless::Vec::new();
     let put = |out: &mut heapless::Vec<u8, RUN_BYTES_MAX>, value: u64| {
@@ -139,6 +140,7 @@ fn pack(run: &Run, before: &PreviousRun) -> heapless::Vec<u8, RUN_BYTES_MAX> {
     out
 }
 
+/// Decodes a run and replaces `before` by it.
 fn unpack(input: &mut Input<'_>, before: &mut PreviousRun) -> Option<Run> {
     let flags = input.byte()?;
     let start = before.end + if flags & HAS_GAP != 0 { input.varint()? } else { 0 };

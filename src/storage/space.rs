@@ -297,11 +297,13 @@ impl Slots {
         }
     }
 
+    /// Records that the file system is full, and schedules the next attempt.
     pub(super) fn note_full(&mut self, now: Now) {
         self.full_until = Some(now.after_ms(self.ask_again_ms));
         self.ask_again_ms = (self.ask_again_ms * 3 / 2).min(ASK_AGAIN_MS_MAX);
     }
 
+    /// Records that the file system has space again.
     pub(super) const fn note_room(&mut self) {
         self.full_until = None;
         self.has_no_commit_room = false;
@@ -328,6 +330,7 @@ impl Slots {
         self.slots.get(slot as usize).copied().unwrap_or(Slot::Unusable)
     }
 
+    /// Changes the use of a slot, and the counts with it.
     pub(super) fn set(&mut self, slot: u32, state: Slot) {
         let Some(place) = self.slots.get_mut(slot as usize) else { panic!("there is no file {slot}") };
         let old = core::mem::replace(place, state);
@@ -361,6 +364,7 @@ impl Slots {
         Some(slot)
     }
 
+    /// Returns the number of segments ready to be opened.
     pub(super) const fn free(&self) -> usize {
         self.free
     }
