@@ -4,7 +4,8 @@
 //! A start sets damaged records aside and continues with the rest. For messages that is right. For access
 //! definitions it is not: the rest may include a permission that was revoked. Therefore every commit with
 //! enough space, and each commit that follows a change, repeats a digest of all access definitions. A start
-//! compares it with what it has read. If the log is not complete, the files beside the log may be; otherwise all logins are refused.
+//! compares it with what it has read. If the log is not complete, the files
+//! beside the log may be; otherwise all logins are refused.
 //!
 //! ```text
 //! value of the definition "access is written down", see `journal::definition`
@@ -14,8 +15,8 @@
 //! ```
 //!
 //! All integers are little endian. The sum is over a hash of key and version of each live access definition
-//! except this one. "In doubt" means that a start found them incomplete and no operator has confirmed them
-//! since. Versions without the digest ignore the value.
+//! except this one. The state "in doubt" means that a start found them incomplete and no operator has
+//! confirmed them since. Versions without the digest ignore the value.
 //!
 //! The files beside the log contain every confirmed change. Definitions that the log has lost are written
 //! into the log again from these files. A file that is older than the digest in the log is ignored: it could
@@ -622,9 +623,10 @@ pub(super) struct UpdateResult {
 ///
 /// # Invariants
 /// - A copy is written after the sync of the commit that it reflects, and before the change is confirmed.
-/// - A good copy agrees with the digest of the newest commit that contains one. There are three exceptions:
-///   between that commit and the copy; if the copy could neither be written nor removed (its version shows
-///   that it is old); and during a start, which reads and reconciles both.
+/// - A good copy agrees with the digest of the newest commit that contains one. There are three exceptions.
+///   The first is the time between that commit and the copy. The second is a copy that could neither be
+///   written nor removed; its version shows that it is old. The third is a start, which reads and reconciles
+///   both.
 /// - A copy that is not good has no meaning.
 /// - The older copy is written first. Once there are two, one is good while the other is written.
 /// - Lost copies are written again with the next change.
@@ -872,9 +874,8 @@ pub(super) fn update<D: Disk>(
 /// be written is created anew, and given up if that fails too: the log has all definitions, and the broker
 /// continues.
 ///
-/// # Errors
-/// Writing a copy is not permitted, or the disk failed: the directory cannot be synced, or an old copy stays
-/// that would be believed.
+/// # Errors Writing a copy is not permitted, or the disk failed. The disk failed if the directory cannot be
+/// synced, or if an old copy stays that would be believed.
 pub(super) fn write<D: Disk>(
     disk: &mut D,
     owner: &Owner,

@@ -30,8 +30,8 @@ use super::space::Slot;
 use super::space::Space;
 
 impl Log {
-    /// Returns the next commit if none is in flight and one is due: a publisher waits, a window has passed,
-    /// or pending records must make space.
+    /// Returns the next commit if none is in flight and one is due. It is due if a publisher waits, a window
+    /// has passed, or pending records must make space.
     pub fn next_commit(&mut self, now: Now) -> Option<CommitJob> {
         if self.is_postponed() {
             return self.next_postponed(now);
@@ -529,7 +529,7 @@ pub(super) struct PendingCommit {
     records: u32,
     /// Bytes of new messages and chunks in this commit.
     fresh_bytes: usize,
-    /// The same for all commits before.
+    /// Bytes of new messages and chunks in all commits before.
     fresh_bytes_before: u64,
     /// The position of everything appended so far, settlements included.
     pub(super) appended: Position,

@@ -449,8 +449,8 @@ impl Schedule {
 
     /// Returns when the log should record the broker time, which timeouts that span restarts depend on.
     ///
-    /// If this epoch ends abruptly, at most 1/8 of its time is forgotten, or a minute if that is longer; of a
-    /// long epoch at most an hour.
+    /// If this epoch ends abruptly, at most 1/8 of its time is forgotten. The minimum is a minute, the
+    /// maximum an hour.
     pub(super) const fn time_deadline(&self) -> Deadline {
         let eighth_ms = self.time_recorded_at.as_ms() / 8;
         let ms = if eighth_ms < TIME_MS_MAX { eighth_ms } else { TIME_MS_MAX };

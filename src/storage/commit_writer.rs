@@ -116,7 +116,7 @@ struct Chunking {
 #[derive(Debug)]
 pub struct Keeper {
     pub(super) log: Log,
-    /// What the commit in flight makes durable.
+    /// The part of the pending-write buffer that the commit in flight makes durable.
     covers: Batch,
     is_writing: bool,
     /// Whether a commit is due for which there is no free segment yet.

@@ -41,17 +41,17 @@ use super::space::SEGMENTS_RESERVED;
 
 /// The compactor starts when at most this many segments are free beside the reserved ones.
 const COMPACT_BELOW_FREE: usize = 1;
-/// Once started, the compactor continues until 1/16 of all segments more are free. What it copies in one pass
-/// lies together, apart from new messages, and old records mostly stay live.
+/// Once started, the compactor continues until 1/16 of all segments more are free. The copies of one pass lie
+/// together, apart from new messages, and old records mostly stay live.
 const COMPACT_AHEAD_PART: usize = 16;
 /// Maximum number of these additional segments, so that publishers are throttled for seconds only.
 const COMPACT_AHEAD_MAX: usize = 8;
 /// A segment is worth compacting if at most this percentage of its bytes must be written.
 const WRITTEN_PERCENT_MAX: u64 = 96;
-/// The same while the compactor continues although segments are not short any more.
+/// This percentage applies while the compactor continues although segments are not short any more.
 const WRITTEN_AHEAD_PERCENT_MAX: u64 = 75;
-/// The same with the last free segment: compacting a fuller segment may not free enough space to compact the
-/// next one.
+/// This percentage applies with the last free segment: compacting a fuller segment may not free enough space
+/// to compact the next one.
 const WRITTEN_LAST_PERCENT_MAX: u64 = 50;
 /// While the compactor works, new messages take at most this fraction (1/32) of a commit. Old records then
 /// lie together, apart from messages that may soon be consumed.

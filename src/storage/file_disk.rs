@@ -300,8 +300,8 @@ impl FileDisk {
     }
 }
 
-/// Returns whether the error means that a link or another object that is no regular file has this name, such
-/// as a directory, a pipe or a socket.
+/// Returns whether the error means that an object with this name is no regular file, but for example a link,
+/// a directory, a pipe or a socket.
 fn is_no_file(error: &io::Error) -> bool {
     let is_known_error = Errno::from_io_error(error)
         .is_some_and(|errno| [Errno::LOOP, Errno::ISDIR, Errno::NXIO, Errno::NODEV].contains(&errno));
@@ -460,8 +460,8 @@ const SECTOR_BYTES: u64 = 512;
 ///
 /// A flash card erases in large blocks. If a partition begins within one, every segment spans one block more
 /// than necessary. That wears the card, and a power cut may destroy neighbouring data. It cannot be corrected
-/// here, so it is reported once, before much data is stored. It is reported only if the system provides both
-/// the start of the partition and the size of an erase block, as for SD cards and eMMC.
+/// here, so it is reported once, before much data is stored. It is reported only if the system provides the
+/// start of the partition and the size of an erase block. It does for SD cards and eMMC.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Misaligned {
     /// Start of the partition, in bytes.

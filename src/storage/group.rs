@@ -472,7 +472,7 @@ impl Log {
     }
 
     /// Completes or undoes these groups. Blocks. If the disk fails meanwhile, the remaining groups are
-    /// hidden, so that a broker which only serves what it can read shows no half of one.
+    /// hidden. A broker that can only read then shows no half of a group.
     pub(super) fn end_groups<D: Disk>(
         &mut self,
         disk: &mut D,

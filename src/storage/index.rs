@@ -1,14 +1,14 @@
 //! The in-memory index of the log: which segment holds which part of each queue.
 //!
 //! [`Index::apply`] is used both when a commit becomes durable and in recovery. It does not depend on the
-//! order of records. A message is live if it was seen and not settled. Of two copies, the one seen last
-//! determines its place. Of two definitions, the one with the higher version holds.
+//! order of records. A message is live if it was seen and not settled. The copy seen last determines the
+//! place of a message. The higher of two versions determines a definition.
 //!
 //! # Invariants
 //! - A segment's `live` is the number of message targets, definitions and chunks whose place is in the
 //!   segment.
-//! - A segment is removed only when `live` is 0 and every settlement or deletion in it that still affects a
-//!   record elsewhere was written again.
+//! - A segment is removed only when `live` is 0 and its settlements and deletions that still affect records
+//!   elsewhere were written again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -107,7 +107,7 @@ impl Index {
         self.access
     }
 
-    /// Sets the segment that is being compacted; 0 for none. Of three copies of a definition, one in such a
+    /// Sets the segment that is being compacted; 0 for none. If a definition has three copies, one in such a
     /// segment is given up.
     pub(super) const fn set_compacting(&mut self, segment: u64) {
         self.leaving[0] = segment;
@@ -446,9 +446,9 @@ impl Index {
 
     /// Applies another copy of a known definition.
     ///
-    /// Two copies count. Of three, one is given up: preferably one in a segment that is being removed, then
-    /// one in the segment of the newest copy, then the oldest. Of a definition that is in every commit, only
-    /// the newest copy counts.
+    /// Two copies count. If there are three, one is given up: preferably one in a segment that is being
+    /// removed, then one in the newest copy's segment, then the oldest. A definition that is in every commit
+    /// counts only in its newest copy.
     fn apply_again(&mut self, key: &[u8], place: Place) {
         let leaving = self.leaving;
         let Some(definition) = self.definitions.get_mut(key) else { panic!("it is not known yet") };
@@ -885,10 +885,10 @@ const DELETED_PART: usize = 8;
 /// The memory use of the index, as last measured, and its limit.
 ///
 /// Definitions and empty queues have memory of their own, sufficient for the number that the other limits
-/// allow. They do not block publishers. What they take beyond that, with very long names, counts against the
-/// limit, so that the memory of both is bounded. Deleted definitions and queues count until their segments
-/// have been removed. The active segment cannot be removed, so it ends early if it contains many deletions
-/// while the index is full.
+/// allow. They do not block publishers. The excess, with very long names, counts against the limit, so that
+/// the memory of both is bounded. Deleted definitions and queues count until their segments have been
+/// removed. The active segment cannot be removed, so it ends early if it contains many deletions while the
+/// index is full.
 ///
 /// # Invariants
 /// - The index is measured after every change of segments, and at each commit once it is nearly full. It is

@@ -72,8 +72,8 @@ impl Log {
     }
 
     fn read<D: Disk>(disk: &mut D, checks_all: bool) -> Result<(Self, Report), OpenError> {
-        let nobody = Identity { id: [0; 16], secret: 0 };
-        let (mut log, mut report) = Self::look(disk, Settings::default(), nobody, checks_all)?;
+        let unused = Identity { id: [0; 16], secret: 0 };
+        let (mut log, mut report) = Self::look(disk, Settings::default(), unused, checks_all)?;
         if report.is_new {
             return Err(OpenError::NoStore);
         }

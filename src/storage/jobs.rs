@@ -2,8 +2,8 @@
 //!
 //! # Invariants
 //! - A job owns its buffers and returns them whatever happens.
-//! - Jobs of one kind never overlap. What a finished commit job wrote is therefore durable before the next
-//!   job is created.
+//! - Jobs of one kind never overlap. The writes of a finished commit job are therefore durable before the
+//!   next job is created.
 //! - Nothing is retried, because the state of a disk is unknown after a failure. There are two exceptions. A
 //!   write for which the file system had no space is repeated at its place, before its sync, when there is
 //!   space. The files beside the log are read again, and recreated once (`access`).
@@ -137,7 +137,7 @@ pub struct CommitDone {
 }
 
 impl CommitJob {
-    /// Runs the job or continues it; blocks. If the outcome is [`Outcome::Durable`], everything is durable.
+    /// Runs the job or continues it; blocks. Everything is durable if the outcome is `Durable`.
     pub fn run(mut self, disk: &mut impl Disk) -> CommitDone {
         let outcome = self.write(disk).err().unwrap_or(Outcome::Durable);
         CommitDone { job: self, outcome }

@@ -50,10 +50,10 @@
 //! - A segment's file is reused only when a durable commit records that the segment was removed.
 //! - Damage loses only the records that it touches. A damaged commit is lost as a whole if it contains a group,
 //!   or if its header is damaged.
-//! - All losses are reported, except at the end of the log after a kill: commits there of which at most one
-//!   header is left look like an unfinished commit.
-//! - A failed write or sync is final, except a write for which the file system has no space, and writes to the
-//!   access files beside the log.
+//! - All losses are reported, with one exception. At the end of the log after a kill, commits of which at
+//!   most one header is left look like an unfinished commit.
+//! - A failed write or sync is final. The exceptions are a write for which the file system has no space, and
+//!   writes to the access files beside the log.
 //! - The log has no clock and no threads: time is passed in, and jobs are handed out.
 
 #![warn(clippy::unwrap_used)]

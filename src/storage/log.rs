@@ -559,7 +559,7 @@ pub struct Settings {
     pub syncs_per_s: u32,
     /// Number of syncs that may be done in a burst after an idle period.
     pub sync_burst: u32,
-    /// Whether a new store is created when there is none.
+    /// Whether a new store is created if the disk contains no store.
     pub may_begin: bool,
 }
 
@@ -602,7 +602,7 @@ impl Settings {
 /// 4 seconds.
 const BUCKETS: usize = 24;
 
-/// What the store has done since the process began.
+/// The work of the store since the process began.
 ///
 /// Counts only rise. `bytes_written` includes the compactor's copies and excludes the zeros that prepare a
 /// segment.

@@ -6,8 +6,8 @@
 //!                                                                   headers and header copy prove commits up to here
 //! ```
 //!
-//! The file also contains the header copy (the file `newest`), the assignment of files with unreadable
-//! headers to segments, and the proofs that a commit was synced.
+//! This module also contains the header copy (the file `newest`) and the proofs that a commit was synced. It
+//! assigns files with unreadable headers to segments.
 //!
 //! # Invariants
 //! - Possible damage is not overwritten, and its commit numbers are not reused.
@@ -245,8 +245,8 @@ impl<D: Disk> Reader<'_, '_, D> {
         self.cut.push(slot);
     }
 
-    /// Returns the number of files that cannot be opened, or whose header and commits cannot be read, and
-    /// that are not known to be older segments.
+    /// Returns the number of files that cannot be opened or read, and that are not known to be older
+    /// segments. A file counts as unreadable if its first block is refused.
     pub(super) fn unopened_beside(&self, found: &[FoundFile], list: &[SegmentRef]) -> u32 {
         let is_listed = |slot| list.iter().any(|segment| segment.slot == slot);
         let is_unread =
@@ -636,10 +636,10 @@ pub(super) fn has_synced(bytes: &[u8], first: u32, header: &SegmentHeader, seed:
 /// Returns the newest commit that commit headers prove to have been synced, or 0.
 ///
 /// A commit is written only after the sync of the one before. A header of a commit therefore proves the
-/// previous commit, even if its own commit is torn or damaged. Of several headers, all commits except the
-/// last were synced. The headers lie in `bytes` from offset `from` on, name the store with this `seed` and
-/// segment `sequence`, and follow `chain`. The identity in the header is secret, so no message body can
-/// imitate a header.
+/// previous commit, even if its own commit is torn or damaged. If there are several headers, all commits
+/// except the last were synced. The headers lie in `bytes` from offset `from` on, name the store with this
+/// `seed` and segment `sequence`, and follow `chain`. The identity in the header is secret, so no message
+/// body can imitate a header.
 ///
 /// A torn or forged header can claim at most one commit per block, and its length is verified block by block.
 ///
@@ -662,7 +662,7 @@ pub(super) fn synced_by_commit_headers(
         let most = chain.number + ((at - from) / BLOCK_BYTES) as u64 + 1;
         let is_next = header.number > chain.number && header.number <= most;
         // Headers of an older use of the file have another segment and an older number; damage changes one of
-        // them. What a commit repeats may never have been synced.
+        // them. A repeated commit may never have been synced.
         headers += u64::from((header.segment == sequence || is_next) && covers == 0);
         if header.segment == sequence && header.epoch >= chain.epoch && header.number <= most {
             proven = proven.max(header.number.saturating_sub(1 + u64::from(covers)));
@@ -703,8 +703,8 @@ mod sync_proof_tests {
     use crate::commit::{CommitHeader, begin, finish};
     use crate::segment::Identity;
 
-    /// A kill tears the header of the first commit of an epoch, and the rest of the header is from an older
-    /// use of the file.
+    /// A kill tears the header of an epoch's first commit. The rest of the header is from an older use of the
+    /// file.
     #[test]
     fn the_first_head_of_a_life_proves_nothing_of_the_commit_that_it_repeats() {
         let owner =

@@ -11,8 +11,8 @@
 //!         | [8: lane u8] | [16: targets of the record] | [32: id of the body, which is chunked] |
 //! ```
 //!
-//! Numbers are varints. An entry contains the differences to the previous entry. At the start of a block that
-//! is the offset before the first, a record that ends at byte 0 and has no bytes, and lane 0. With steady
+//! Numbers are varints. An entry contains the differences to the previous entry. At the start of a block, the
+//! previous entry is the offset before the first in lane 0, with an empty record at byte 0. With steady
 //! traffic a message takes one byte. The CRC covers everything except itself. It starts from the store's seed
 //! and the segment's sequence.
 //!

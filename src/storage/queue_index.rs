@@ -2,7 +2,7 @@
 //!
 //! A queue's messages are grouped in *runs*: ascending offsets in one segment. A queue therefore needs one
 //! run per segment, however many messages it has, and a run takes a few bytes (layout in `runs`). Offsets
-//! that were settled before the next message was written do not end a run: a message consumed before its
+//! that were settled before the next message was written do not end a run. A message consumed before its
 //! commit is never written, and such gaps must take no memory. When the compactor copies a message, the
 //! message moves to a run of the new segment.
 //!
@@ -75,7 +75,7 @@ impl Default for QueueIndex {
     }
 }
 
-/// What a message record means for a queue index.
+/// The effect of a message record on a queue index.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum AddOutcome {
     /// The message is settled.
@@ -88,7 +88,7 @@ pub(super) enum AddOutcome {
     New,
 }
 
-/// What a settlement changes.
+/// The effect of a settlement.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum SettleEffect {
     /// A segment loses this number of live messages and bytes.
@@ -97,7 +97,7 @@ pub(super) enum SettleEffect {
     Offsets(Range),
 }
 
-/// What one fetch reads.
+/// The messages that one fetch reads.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct FetchPlan {
     pub segment: u64,

@@ -74,7 +74,7 @@ pub(super) struct NameProgress {
 
 impl NameProgress {
     /// Adds the names of the queues with messages in the active segment to its footer, as far as there is
-    /// space in a segment of `segment_bytes`.
+    /// space.
     pub(super) fn note(
         &mut self,
         footer: &mut Footer,

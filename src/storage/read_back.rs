@@ -433,8 +433,8 @@ impl FetchJob {
         self.keep(smallest);
     }
 
-    /// Returns whether memory may be allocated for a commit of `length`: if it is not longer than usual, if
-    /// the secret identity in its header is correct, or if its checksum is.
+    /// Returns whether memory may be allocated for a commit of `length` bytes. That is so if it is not longer
+    /// than usual, or if the secret identity in its header or its checksum is correct.
     fn may_hold(&self, disk: &mut impl Disk, at: u32, length: usize, head: &[u8]) -> bool {
         length <= FETCH_BYTES + SPAN_BYTES_MAX
             || ClaimedHeader::read(head)
@@ -738,8 +738,8 @@ pub struct PinnedFile {
 /// Files that must not be reused while they are read or copied, although their segments may have been
 /// removed.
 ///
-/// A copy is a consistent store only if none of its files is reused before it is copied. What is durable at
-/// one moment lies in the live segments, in the active one up to its tail.
+/// A copy is a consistent store only if none of its files is reused before it is copied. All durable records
+/// lie in the live segments, in the active one up to its tail.
 ///
 /// # Invariants
 /// - At most one file is read, because there is one buffer.

@@ -133,8 +133,8 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         }
     }
 
-    /// Lists and reads the segments, and removes misplaced headers from `headers`. `noted` is the number of a
-    /// commit recorded as synced beside the log, or 0.
+    /// Lists and reads the segments, and removes misplaced headers from `headers`. `recorded_end` is the
+    /// number of a commit recorded as synced beside the log, or 0.
     pub(super) fn read_log(
         &mut self,
         headers: &mut Vec<FoundHeader<'_>>,
@@ -229,9 +229,9 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
 
     /// Returns whether files without a log once contained one.
     ///
-    /// A power cut during the first start leaves the previous content of the disk, and headers that record no
-    /// commit, with half of the first commit behind them. The access files are created after that commit. So
-    /// is a second segment file, even if nothing was written to it.
+    /// A power cut during the first start leaves the previous content of the disk. It also leaves headers
+    /// that record no commit, with half of the first commit behind them. The access files are created after
+    /// that commit. So is a second segment file, even if nothing was written to it.
     fn has_remains(&mut self, found: &[FoundFile]) -> io::Result<bool> {
         let has_one_more = found.iter().filter(|file| file.is_unused()).count() > 1;
         if has_one_more || access::is_there(self.disk) {
@@ -507,8 +507,8 @@ pub(super) struct FoundRecords {
 /// # Invariants
 /// - No location is guessed. Message bodies come from clients and may look like records or commits, so a
 ///   search through the bytes could find forged ones.
-/// - A record behind a damaged one is used only if everything from there on is consistent: each checksum, the
-///   number of records of the commit, and its end.
+/// - A record behind a damaged one is used only if the rest is consistent: each checksum, the number of
+///   records of the commit, and its end.
 /// - The compactor and fetches find the same records as the start, by the same rule.
 #[derive(Debug)]
 pub(super) struct ServedCommit {
@@ -608,7 +608,7 @@ pub(super) fn claimed_extent(bytes: &[u8]) -> Option<usize> {
 //
 // The next segment tells how many commits this one had. Their good records are served like those between two
 // whole commits, and the rest is reported as lost. Nothing behind the last commit proven to be synced is
-// served. What the next segment's first commit repeats is not lost.
+// served. Commits that the next segment's first commit repeats are not lost.
 
 impl<D: Disk> Reader<'_, '_, D> {
     /// Returns the number of the last commit that `segment` certainly had and that no later commit repeats,
@@ -638,8 +638,8 @@ impl<D: Disk> Reader<'_, '_, D> {
         )
     }
 
-    /// Serves the good records of damaged commits behind offset `tail` of a segment that is not the newest,
-    /// up to commit `through`, and reports the rest as missing.
+    /// Serves the good records of damaged commits behind offset `tail` of a segment that is not the newest.
+    /// Goes up to commit `through`, and reports the missing commits.
     pub(super) fn read_end(
         &mut self,
         segment: SegmentRef,

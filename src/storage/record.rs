@@ -23,7 +23,8 @@
 //! # Invariants
 //! - [`Record::parse`] returns exactly what an encoder wrote. Malformed bytes give an error, never a panic.
 //! - Every record is independent, so the log may be read in any order and any record twice. Messages and
-//!   settlements are sets. Of two definitions the higher version holds, of two watermarks the higher offset.
+//!   settlements are sets. If there are two definitions the higher version holds, if there are two watermarks
+//!   the higher offset.
 //! - A watermark reset counts as long as there is no watermark above the one that it names.
 
 use super::commit_builder::ResizeZeroed;
@@ -283,7 +284,7 @@ pub enum Record<'a> {
     },
     /// A record of a later version that this one may ignore.
     Optional {
-        /// Its kind, with [`OPTIONAL`] set.
+        /// Its kind, with the bit `OPTIONAL` set.
         kind: u8,
         /// The payload, which this version does not understand.
         payload: &'a [u8],

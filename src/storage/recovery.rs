@@ -222,7 +222,7 @@ impl Log {
     /// and whether only a footer still contains the definition.
     ///
     /// Access definitions are excluded; they are in the report of the start
-    /// ([`AccessReport`](super::AccessReport)).
+    /// ([`AccessReport`]).
     ///
     /// # Errors
     /// The disk cannot be read. A damaged value is left out and counted in the result.
@@ -392,7 +392,7 @@ pub struct SetAside {
     pub to: u32,
 }
 
-/// What a start found.
+/// The result of reading the store at a start.
 #[derive(Debug, Default)]
 pub struct Report {
     /// Whether the disk was empty and was formatted.
@@ -422,7 +422,7 @@ pub struct Report {
     /// Whether the file of a repair exists which an older version did not finish. The segment under repair
     /// may be damaged.
     pub has_unfinished_repair: bool,
-    /// What this start and earlier ones could not read, until an operator acknowledges it.
+    /// Damage found by this start and earlier ones, until an operator acknowledges it.
     pub reported_damage: ReportedDamage,
     /// Whether this start has added a sentence to `reported_damage`.
     pub has_new_damage: bool,

@@ -32,8 +32,8 @@
 //! 2       | "LEVERET2"  | "LVC2" | "LVF3" |
 //! ```
 //!
-//! Additions need no new version if older programs may ignore them: records with a kind that has [`OPTIONAL`]
-//! set, the lower flags of a header, and what follows the flags.
+//! Additions need no new version if older programs may ignore them. These are records with a kind that has
+//! [`OPTIONAL`] set, the lower flags of a header, and what follows the flags.
 //!
 //! # Invariants
 //! - A header is synced before the first commit of its segment is written. So a commit proves its header
@@ -87,8 +87,8 @@ const FLAGS_PASSED_OVER: u32 = 0xffff;
 const PREFIX_BYTES: usize = 16;
 /// The smallest segment in bytes.
 pub const SEGMENT_BYTES_MIN: u32 = 64 << 10;
-/// The largest segment in bytes. A segment is read as a whole, so a larger size in a damaged or foreign
-/// header would exceed the address space of a 32-bit board.
+/// The largest segment in bytes. A segment is read as a whole. A larger size in a damaged or foreign header
+/// would exceed the address space of a 32-bit board.
 pub const SEGMENT_BYTES_MAX: u32 = 256 << 20;
 
 /// Returns whether a store can have segments of this size. Sizes come from the disk and must be validated.
@@ -135,7 +135,7 @@ pub(super) struct SegmentHeader {
     pub live: Vec<SegmentRef>,
 }
 
-/// What the first bytes of a segment file are.
+/// The result of parsing the first bytes of a segment file.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum HeaderRead {
     /// A header, and its bytes.
