@@ -3,9 +3,9 @@
 //! A segment is removed in two steps, the first durable before the second:
 //!
 //! 1. Its live records are *copied* to the end of the log. The compactor reads the segment from its start to
-//! its last live record, each part once. 2. Settlements and deletions that may lie in it are *rewritten*. The
-//! last of these commits records that the segment is removed. This step reads nothing, because the index has
-//! all settlements.
+//!    its last live record, each part once.
+//! 2. Settlements and deletions that may lie in it are *rewritten*. The last of these commits records that
+//!    the segment is removed. This step reads nothing, because the index has all settlements.
 //!
 //! While space is plentiful, all segments without live records are removed together. This happens when the
 //! sync budget allows it, or with a commit that is made anyway. Deleting a long queue therefore costs few
@@ -830,19 +830,19 @@ impl CompactionHistory {
 }
 
 impl Index {
-    /// Returns the cost of removing segments. The vector `since` is reused.
-    pub(super) fn rewrite_cost(&self, mut since: Vec<(u64, usize)>) -> RewriteCost {
+    /// Returns the cost of removing segments. The vector `ranges_up_to` is reused.
+    pub(super) fn rewrite_cost(&self, mut ranges_up_to: Vec<(u64, usize)>) -> RewriteCost {
         let settled = self.queues().values().filter(|queue| queue.settled_since != u64::MAX);
-        since.clear();
-        since.extend(settled.map(|queue| (queue.settled_since, 1 + queue.settled.len())));
-        sort(&mut since);
+        ranges_up_to.clear();
+        ranges_up_to.extend(settled.map(|queue| (queue.settled_since, 1 + queue.settled.len())));
+        sort(&mut ranges_up_to);
         let mut ranges = 0;
-        for (_, sum) in &mut since {
+        for (_, sum) in &mut ranges_up_to {
             ranges += *sum;
             *sum = ranges;
         }
-        let oldest = since.first().map_or(u64::MAX, |(oldest, _)| *oldest);
-        RewriteCost { since, segments: self.segments().range(oldest..).count().max(1) as u64 }
+        let oldest = ranges_up_to.first().map_or(u64::MAX, |(oldest, _)| *oldest);
+        RewriteCost { ranges_up_to, sharing_segments: self.segments().range(oldest..).count().max(1) as u64 }
     }
 }
 
@@ -851,23 +851,23 @@ impl Index {
 pub(super) struct RewriteCost {
     /// Per segment, ascending: cumulative number of settled ranges first recorded in it or in an older
     /// segment.
-    since: Vec<(u64, usize)>,
+    ranges_up_to: Vec<(u64, usize)>,
     /// Number of segments that share one rewrite of these ranges.
-    segments: u64,
+    sharing_segments: u64,
 }
 
 impl RewriteCost {
     /// Returns a high estimate of the number of ranges rewritten before `segment` is removed, and the number
     /// of segments that share this rewrite.
     pub(super) fn before(&self, segment: u64) -> (usize, u64) {
-        let end = self.since.partition_point(|(since, _)| *since <= segment);
-        let ranges = end.checked_sub(1).map_or(0, |last| self.since[last].1);
-        (ranges, self.segments)
+        let end = self.ranges_up_to.partition_point(|(recorded_in, _)| *recorded_in <= segment);
+        let ranges = end.checked_sub(1).map_or(0, |last| self.ranges_up_to[last].1);
+        (ranges, self.sharing_segments)
     }
 
     /// Returns the vector for reuse.
     pub(super) fn into_buffer(self) -> Vec<(u64, usize)> {
-        self.since
+        self.ranges_up_to
     }
 }
 

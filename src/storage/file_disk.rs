@@ -435,7 +435,7 @@ impl Disk for FileDisk {
         // A deleted file disappears with this process, whatever was synced.
         if rustix::fs::fstat(&open.file)?.st_nlink == 0 {
             return Err(io::Error::other(
-                "a file of the store was deleted while in use; do not change files in the data directory",
+                "a file of the store was removed while in use; do not change files in the data directory",
             ));
         }
         open.is_unsynced = false;

@@ -42,7 +42,7 @@ impl Pass {
     /// Returns whether this pass reads the record.
     pub(super) const fn wants(self, record: &Record<'_>) -> bool {
         match self {
-            Pass::Entries => !matches!(record, Record::Message(_)),
+            Self::Entries => !matches!(record, Record::Message(_)),
             Self::Messages => matches!(record, Record::Message(_)),
             Self::Check => false,
         }

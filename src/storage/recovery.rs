@@ -1,14 +1,15 @@
 //! Recovery: turns the files found at a start into a log again.
 //!
-//! 1. All segment headers are read. The newest header with a commit behind it is proven; its list of segments
-//! is the log. A header without a commit proves nothing, and its file is free. 2. The listed segments are
-//! read in order into the index, by their footers or commit by commit. The newest segment is always read
-//! commit by commit. Settlements and all other entries are applied before the messages, so that settled
-//! messages leave no trace. A bad commit with a good one behind it is damage: it is set aside and reported.
-//! So is a bad commit that was certainly synced (`newest_segment`). Any other bad commit at the end is the
-//! unfinished tail and is cut off. 3. A new epoch begins. The last accepted commit, which may exist only in
-//! the page cache, is written again and synced before anything relies on it. Unfinished large groups are
-//! completed or undone (`group`), and lost access definitions are written again (`access`).
+//! 1. All segment headers are read. The newest header with a commit behind it is proven; its list of
+//!    segments is the log. A header without a commit proves nothing, and its file is free.
+//! 2. The listed segments are read in order into the index, by their footers or commit by commit. The newest
+//!    segment is always read commit by commit. Settlements and all other entries are applied before the
+//!    messages, so that settled messages leave no trace. A bad commit with a good one behind it is damage:
+//!    it is set aside and reported. So is a bad commit that was certainly synced (`newest_segment`). Any
+//!    other bad commit at the end is the unfinished tail and is cut off.
+//! 3. A new epoch begins. The last accepted commit, which may exist only in the page cache, is written again
+//!    and synced before anything relies on it. Unfinished large groups are completed or undone (`group`),
+//!    and lost access definitions are written again (`access`).
 //!
 //! # Invariants
 //! - The same bytes give the same log.
