@@ -1,9 +1,11 @@
-//! Whether what the log says of users and permissions is all of it.
+//! Decides at a start whether the log's definitions of users and permissions are complete, and keeps copies
+//! of them.
 //!
-//! Why it exists: a start sets aside what is damaged and goes on with the rest. For messages that is right;
-//! of access, the rest may be what somebody took away. So every commit that has room, and each that follows a
-//! change, repeats a digest of all that says who may do what, and a start compares it with what it has read:
-//! it lets in whom the log vouches for, or nobody.
+//! A start sets damaged records aside and continues with the rest. For messages that is right. For access
+//! definitions it is not: the rest may include a permission that was revoked. Therefore every commit with
+//! enough space, and each commit that follows a change, repeats a digest of all access definitions. A start
+//! compares it with what it has read. If the log is not complete, the files
+//! beside the log may be; otherwise all logins are refused.
 //!
 //! ```text
 //! value of the definition "access is written down", see `journal::definition`
@@ -12,18 +14,18 @@
 //! | 1 whole, 2 in doubt | definitions u32 | sum u64 |
 //! ```
 //!
-//! Little endian. The sum is over a hash of key and version of each live definition of access, this one left
-//! out. In doubt: a start could not vouch for them, and nobody has confirmed them since. Versions before
-//! there was a digest take no notice of the value.
+//! All integers are little endian. The sum is over a hash of key and version of each live access definition
+//! except this one. The state "in doubt" means that a start found them incomplete and no operator has
+//! confirmed them since. Versions without the digest ignore the value.
 //!
-//! Whom the log cannot vouch for, the files beside it may (`access_file`): what they say is everything that
-//! anybody was told to be done, and what the log has lost of it is written into the log again. A file that
-//! is older than what the log says of itself vouches for nobody: it could not be removed when it was due. And
-//! a file that is not older and says "in doubt" is believed.
+//! The files beside the log contain every confirmed change. Definitions that the log has lost are written
+//! into the log again from these files. A file that is older than the digest in the log is ignored: it could
+//! not be removed when it was due. A file that is not older and says "in doubt" is believed.
 //!
-//! Always true: a commit with a change of access has the digest with it, so a power cut never parts them; the
-//! digest is of what is durable with its commit; a doubt ends when somebody confirms what there is, and with
-//! nothing else, however often it starts.
+//! # Invariants
+//! - A commit with a change of access contains the digest, so a power cut never separates them.
+//! - The digest covers what is durable with its commit.
+//! - A doubt ends only when an operator confirms the definitions, however often the broker starts.
 
 use std::io;
 
@@ -32,7 +34,7 @@ use leveret_core::journal::definition::{ACCESS_WRITTEN_KEY, is_access};
 use leveret_core::time::Now;
 
 use super::commit::{BLOCK_BYTES, Owner, padded};
-use super::commit_builder::Gathering;
+use super::commit_builder::PendingCommit;
 use super::commit_builder::ResizeZeroed;
 use super::disk::{ACCESS_SLOTS, Disk};
 use super::index::DefinitionIndex;
@@ -46,22 +48,22 @@ use super::recovery::{Access, AccessDefinition, AccessReport, Report, Restored, 
 use super::segment::Identity;
 use super::varint::Input;
 
-/// Where a definition could be read.
+/// Where a definition was read from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum FoundAt {
     First,
     Second,
-    /// At no place of its own: a footer repeats it.
+    /// Neither place can be read; a footer repeats it.
     Footer,
 }
 
-/// So many commits lost at the end may have held a change that was answered: every change is in two.
+/// Number of commits lost at the end that may contain a confirmed change: every change is in two commits.
 const LOST_COMMITS_MIN: u64 = 2;
 
-const DOUBTED: Access = Access::InDoubt("they were so before, and nobody has confirmed them");
+const DOUBTED: Access = Access::InDoubt("they were in doubt before, and no operator has confirmed them");
 
 impl Log {
-    /// Judges what was read of access, and goes on from there.
+    /// Judges the access definitions that were read, and prepares the digest of the next commits.
     pub(super) fn judge_access<D: Disk>(&mut self, disk: &mut D, report: &mut Report) -> io::Result<()> {
         let (mut unreadable, mut is_thin, mut written, mut read) = (Vec::new(), false, None, Vec::new());
         let mut bytes = Vec::new();
@@ -71,11 +73,11 @@ impl Log {
             }
             let is_digest = **key == ACCESS_WRITTEN_KEY;
             is_thin |= definition.second.is_none() && !is_digest;
-            match self.read_definition(disk, (key, definition), &mut bytes)? {
+            match self.read_definition(disk, key, definition, &mut bytes)? {
                 Some((value, place)) => {
                     is_thin |= place != FoundAt::First && !is_digest;
                     if is_digest {
-                        written = Some((definition.version, said(value)));
+                        written = Some((definition.version, parse_digest(value)));
                     }
                     read.push(AccessDefinition { key: key.clone(), value: value.into() });
                 }
@@ -84,22 +86,20 @@ impl Log {
         }
         let access = match &written {
             _ if report.is_new => Access::New,
-            _ if report.is_lost => Access::InDoubt("nothing of the store can be read any more"),
+            _ if report.is_lost => Access::InDoubt("no part of the store can be read"),
             _ if !unreadable.is_empty() => Access::InDoubt("some of them cannot be read"),
             _ if report.commits_lost_at_end >= LOST_COMMITS_MIN => {
                 Access::InDoubt("the end of the log, which may have changed them, cannot be read")
             }
-            None | Some((_, Said::Nothing)) if report.is_damaged() => {
+            None | Some((_, DigestValue::Empty)) if report.is_damaged() => {
                 Access::InDoubt("the store is damaged, and too old to say whether they are all there")
             }
-            None if self.access.was_there => {
-                Access::InDoubt("nothing is left of them, although there was something")
-            }
+            None if self.access.was_there => Access::InDoubt("the log has lost all of them"),
             None => Access::Silent,
-            Some((_, Said::Nothing)) => Access::Whole,
-            Some((_, Said::Whole(digest))) if *digest == self.index.access() => Access::Whole,
-            Some((_, Said::Whole(_))) => Access::InDoubt("they are not those that were written last"),
-            Some((_, Said::InDoubt)) => DOUBTED,
+            Some((_, DigestValue::Empty)) => Access::Whole,
+            Some((_, DigestValue::Whole(digest))) if *digest == self.index.access() => Access::Whole,
+            Some((_, DigestValue::Whole(_))) => Access::InDoubt("they are not those that were written last"),
+            Some((_, DigestValue::InDoubt)) => DOUBTED,
         };
         let kept = read_snapshot(disk).filter(|copy| copy.owner.identity == self.writer.identity);
         let kept = kept.map(|copy| copy.snapshot);
@@ -110,22 +110,22 @@ impl Log {
         };
         let kept = kept.filter(|snapshot| !snapshot.is_in_doubt);
         let kept = kept.map(|kept| (self.differences(&kept, &unreadable), kept));
-        let said = written.map(|(_, said)| said);
-        let kept = kept.filter(|(restored, kept)| self.is_current(kept, restored, said));
+        let digest_value = written.map(|(_, value)| value);
+        let kept = kept.filter(|(restored, kept)| self.is_current(kept, restored, digest_value));
         let restored = kept.as_ref().map(|(restored, _)| restored.clone()).unwrap_or_default();
         is_thin |= !restored.is_empty();
         let by_log = access;
         let access = if kept.is_some() { Access::Whole } else { by_log };
         let is_in_doubt = matches!(access, Access::InDoubt(_));
-        let version = self.version_of_life();
-        self.access.vouch = match written {
-            // What it would say of itself is not yet so; see `restore_access`.
+        let version = self.version_of_epoch();
+        self.access.digest = match written {
+            // The digest does not hold yet; see `restore_access`.
             _ if !restored.is_empty() => None,
             Some((version, _)) if by_log == Access::Whole => {
-                Some(Vouch { version, is_in_doubt, is_due: false })
+                Some(DigestState { version, is_in_doubt, is_due: false })
             }
-            // The log does not say so itself yet.
-            _ if is_in_doubt || kept.is_some() => Some(Vouch { version, is_in_doubt, is_due: true }),
+            // The log does not contain the digest yet.
+            _ if is_in_doubt || kept.is_some() => Some(DigestState { version, is_in_doubt, is_due: true }),
             _ => None,
         };
         report.access = AccessReport { access, unreadable, is_thin, restored, definitions: read };
@@ -133,13 +133,13 @@ impl Log {
         Ok(())
     }
 
-    /// Above every version of the lives before.
-    pub(super) const fn version_of_life(&self) -> u64 {
-        (self.writer.life as u64) << 32
+    /// Returns a version above all versions of earlier epochs.
+    pub(super) const fn version_of_epoch(&self) -> u64 {
+        (self.writer.epoch as u64) << 32
     }
 
-    /// What the log must be told so that it says what the snapshot says. What is newer in the log stays: it
-    /// was durable, although nobody was told so.
+    /// Returns the definitions that must be written so that the log agrees with the snapshot. Newer
+    /// definitions in the log are kept: they were durable, although no client got a confirmation.
     fn differences(&self, snapshot: &Snapshot, unreadable: &[Box<[u8]>]) -> Vec<Restored> {
         let definitions = self.index.definitions();
         let lost = snapshot.definitions.iter().filter(|entry| {
@@ -154,10 +154,17 @@ impl Log {
         lost.chain(deleted.map(|(key, _)| Restored { key: key.clone(), value: None })).collect()
     }
 
-    /// Whether a snapshot can be the newest: the log knows of nothing newer, or has what is newer itself, so
-    /// that the two together are what it says that there is. Else it is of a file that could for a while
-    /// neither be written nor removed, and says what was taken away since.
-    fn is_current(&self, snapshot: &Snapshot, restored: &[Restored], said: Option<Said>) -> bool {
+    /// Returns whether a snapshot is current: the log contains nothing newer, or the log and the snapshot
+    /// together match the log's digest.
+    ///
+    /// Otherwise the snapshot is from a file that could for a while neither be written nor removed, and
+    /// contains permissions that were revoked since.
+    fn is_current(
+        &self,
+        snapshot: &Snapshot,
+        restored: &[Restored],
+        digest_value: Option<DigestValue>,
+    ) -> bool {
         let definitions = self.index.definitions();
         let newest = definitions.get(&ACCESS_WRITTEN_KEY[..]).map_or(0, |known| known.version);
         if snapshot.version >= newest {
@@ -174,18 +181,18 @@ impl Log {
                 together.add(key, snapshot.definitions[at].version);
             }
         }
-        matches!(said, Some(Said::Whole(digest)) if digest == together)
+        matches!(digest_value, Some(DigestValue::Whole(digest)) if digest == together)
     }
 
-    /// Writes what the log had lost into it again, and that this is all, with the last of it: a log that said
-    /// so earlier would vouch for what it has lost. Blocks.
+    /// Writes lost definitions into the log again, and the new digest with the last of them. If the digest
+    /// came earlier, it would vouch for definitions that are not there. Blocks.
     pub(super) fn restore_access<D: Disk>(
         &mut self,
         disk: &mut D,
         restored: &[Restored],
         now: Now,
     ) -> io::Result<()> {
-        let version = self.version_of_life();
+        let version = self.version_of_epoch();
         for Restored { key, value } in restored {
             let record = Record::Defined { version, key, value: value.as_deref() };
             while self.append_reserved(&record, Urgency::Awaited, now).is_err() {
@@ -193,40 +200,41 @@ impl Log {
             }
         }
         if !restored.is_empty() {
-            self.access.vouch = Some(Vouch { version, is_in_doubt: false, is_due: true });
+            self.access.digest = Some(DigestState { version, is_in_doubt: false, is_due: true });
         }
-        while self.has_gathered() && !restored.is_empty() {
+        while self.has_pending_records() && !restored.is_empty() {
             self.step_at_once(disk, now)?;
         }
         Ok(())
     }
 
+    /// Writes the pending commit now.
     fn step_at_once<D: Disk>(&mut self, disk: &mut D, now: Now) -> io::Result<()> {
-        self.hurry();
+        self.make_due();
         match self.step(disk, now)? {
             Step::Nothing => Err(io::ErrorKind::StorageFull.into()),
             Step::Prepared | Step::Committed => Ok(()),
         }
     }
 
-    /// Makes both files beside the log say what the log says, unless they do; from now on every commit that
-    /// changes access does. Blocks.
+    /// Updates both files beside the log unless they agree with it. From now on, every commit that changes
+    /// access updates them. Blocks.
     pub(super) fn renew_access_file<D: Disk>(&mut self, disk: &mut D) -> io::Result<()> {
         self.access.keeps_files = true;
-        let Some(vouch) = self.access.vouch else { return Ok(()) };
+        let Some(digest) = self.access.digest else { return Ok(()) };
         let owner = Owner { identity: self.writer.identity, segment_bytes: self.settings.segment_bytes };
-        let is_kept = |copy: &Copy| {
+        let is_kept = |copy: &AccessCopy| {
             let kept = &copy.snapshot;
             copy.owner == owner
                 && kept.digest() == self.index.access()
-                && kept.is_in_doubt == vouch.is_in_doubt
-                && kept.version >= vouch.version
+                && kept.is_in_doubt == digest.is_in_doubt
+                && kept.version >= digest.version
         };
         let kept = copies(disk).map(|copy| copy.as_ref().is_some_and(is_kept));
         if kept == [true; _] {
             return Ok(());
         }
-        let (version, is_in_doubt) = (vouch.version, vouch.is_in_doubt);
+        let (version, is_in_doubt) = (digest.version, digest.is_in_doubt);
         let mut snapshot = Snapshot { version, is_in_doubt, ..Snapshot::default() };
         let mut bytes = Vec::new();
         for (key, definition) in self.index.definitions().iter().filter(|(key, _)| is_counted(key)) {
@@ -234,13 +242,14 @@ impl Log {
             if definition.deleted {
                 continue;
             }
-            if let Some((value, _)) = self.read_definition(disk, (key, definition), &mut bytes)? {
+            if let Some((value, _)) = self.read_definition(disk, key, definition, &mut bytes)? {
                 let (key, version) = (key.clone(), definition.version);
-                snapshot.definitions.push(Entry { key, version, value: value.into() });
+                snapshot.definitions.push(AccessEntry { key, version, value: value.into() });
             }
         }
         if !is_in_doubt && snapshot.digest() != self.index.access() {
-            // The disk refuses what it gave a moment ago. A copy without it would delete it at a later start.
+            // The disk refuses what it returned a moment ago. A copy without that definition would delete it
+            // at a later start.
             self.access.are_files_lost = true;
             return if kept.contains(&true) { Ok(()) } else { forget(disk) };
         }
@@ -248,11 +257,13 @@ impl Log {
         Ok(())
     }
 
-    /// The value of a definition, from the one or the other place that has it, or a footer; and from which.
+    /// Reads the value of a definition from one of its places or from a footer, and returns which of them it
+    /// was.
     pub(super) fn read_definition<'b, D: Disk>(
         &self,
         disk: &mut D,
-        (key, definition): (&[u8], &DefinitionIndex),
+        key: &[u8],
+        definition: &DefinitionIndex,
         bytes: &'b mut Vec<u8>,
     ) -> io::Result<Option<(&'b [u8], FoundAt)>> {
         let first = (FoundAt::First, definition.place);
@@ -272,7 +283,7 @@ impl Log {
         }
         let at = match found_at {
             Some(at) => at,
-            None if self.footers().read_repeated(disk, (key, definition), bytes)? => FoundAt::Footer,
+            None if self.footers().read_repeated(disk, key, definition, bytes)? => FoundAt::Footer,
             None => return Ok(None),
         };
         match Record::parse_known(bytes) {
@@ -282,15 +293,13 @@ impl Log {
     }
 }
 
-// The digest of users and permissions: what each commit says of them in a few bytes, so that a start knows
-// whether it has all that was written last.
-
 const WHOLE: u8 = 1;
 const IN_DOUBT: u8 = 2;
-/// What the digest takes in a commit at most, in bytes.
+/// Maximum bytes of the digest in a commit.
 pub(super) const DIGEST_RECORD_BYTES: usize = 48;
 
-/// A digest of definitions of access: how many, and the sum of their hashes.
+/// A digest of access definitions: their number, and the sum of their hashes. A start uses it to check that
+/// it has read everything written last.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Digest {
     count: u32,
@@ -321,12 +330,12 @@ impl Digest {
     }
 }
 
-/// Whether a key is of a definition that the digest is of; those lie at two places each.
+/// Returns whether the digest covers the definition with this key. These definitions have two copies each.
 pub(super) fn is_counted(key: &[u8]) -> bool {
     is_access(key) && *key != ACCESS_WRITTEN_KEY
 }
 
-/// FNV-1a, its bits mixed (the end of splitmix64) so that sums of hashes do not cancel out.
+/// FNV-1a, finished like splitmix64 so that sums of hashes do not cancel out.
 fn hash(key: &[u8], version: u64) -> u64 {
     let bytes = key.iter().copied().chain(version.to_le_bytes());
     let mut hash = bytes
@@ -336,170 +345,176 @@ fn hash(key: &[u8], version: u64) -> u64 {
     hash ^ (hash >> 31)
 }
 
-/// What the value of the digest's definition says.
+/// The decoded value of the digest's definition.
 #[derive(Clone, Copy)]
-pub(super) enum Said {
-    Nothing,
+pub(super) enum DigestValue {
+    Empty,
     Whole(Digest),
     InDoubt,
 }
 
-pub(super) fn said(value: &[u8]) -> Said {
+/// Decodes the value of the digest's definition.
+pub(super) fn parse_digest(value: &[u8]) -> DigestValue {
     let mut input = Input::new(value);
     match input.byte() {
-        None => Said::Nothing,
+        None => DigestValue::Empty,
         Some(WHOLE) => match (input.u32(), input.u64()) {
-            (Some(count), Some(sum)) => Said::Whole(Digest { count, sum }),
-            _ => Said::InDoubt,
+            (Some(count), Some(sum)) => DigestValue::Whole(Digest { count, sum }),
+            _ => DigestValue::InDoubt,
         },
-        Some(_) => Said::InDoubt,
+        Some(_) => DigestValue::InDoubt,
     }
 }
 
-/// What the log says with every commit.
+/// The digest that the log writes with its commits.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Vouch {
+pub(super) struct DigestState {
     pub(super) version: u64,
     pub(super) is_in_doubt: bool,
-    /// It is to be written even if nothing else is.
+    /// Whether it must be written even if nothing else is.
     pub(super) is_due: bool,
 }
 
-// What the log knows of users and permissions while it runs; `access` judges it at a start.
-//
-// Always true: once a digest is to be said, every commit that has room for it says it.
-
-/// What the log knows of access while it runs.
+/// The state of the access definitions while the log runs.
+///
+/// Once there is a digest, every commit with space for it contains it.
 #[derive(Debug)]
 pub(super) struct AccessState {
-    /// It was said before this start who there is.
+    /// Whether access definitions existed before this start.
     pub(super) was_there: bool,
-    /// What each commit says of access, once something was said.
-    pub(super) vouch: Option<Vouch>,
-    /// The files beside the log follow what is written. During a start they are what vouches, and stay.
+    /// The digest for the next commits, once there are access definitions.
+    pub(super) digest: Option<DigestState>,
+    /// Whether the files beside the log are updated with each change. During a start they are evidence and
+    /// stay unchanged.
     pub(super) keeps_files: bool,
-    /// There is no good one of them any more.
+    /// Whether none of these files is good any more.
     pub(super) are_files_lost: bool,
-    /// Deletions that were carried once, for the next commit: two commits are to have them.
-    pub(super) deletions_again: Vec<(Box<[u8]>, u64)>,
+    /// Deletions that were rewritten once and are still to be written with the next commit, because each
+    /// belongs in two commits.
+    pub(super) repeated_deletions: Vec<(Box<[u8]>, u64)>,
 }
 
 impl AccessState {
-    /// What a start begins with: whether it was said before who there is.
+    /// Creates the state at a start. `was_there` tells whether access definitions existed before.
     pub(super) const fn new(was_there: bool) -> Self {
         Self {
             was_there,
-            vouch: None,
+            digest: None,
             keeps_files: false,
             are_files_lost: false,
-            deletions_again: Vec::new(),
+            repeated_deletions: Vec::new(),
         }
     }
 
-    /// Whether it was ever said who there is.
+    /// Returns whether access definitions have ever existed.
     pub(super) const fn is_there(&self) -> bool {
-        self.was_there || self.vouch.is_some()
+        self.was_there || self.digest.is_some()
     }
 
-    /// Whether commits have a digest.
+    /// Returns whether commits contain a digest.
     pub(super) const fn has_digest(&self) -> bool {
-        self.vouch.is_some()
+        self.digest.is_some()
     }
 
-    /// Whether a commit is to be made for the digest alone, or for deletions.
+    /// Returns whether a commit must be made for the digest or for deletions alone.
     pub(super) fn is_due(&self) -> bool {
-        self.is_digest_due() || !self.deletions_again.is_empty()
+        self.is_digest_due() || !self.repeated_deletions.is_empty()
     }
 
     fn is_digest_due(&self) -> bool {
-        self.vouch.is_some_and(|vouch| vouch.is_due)
+        self.digest.is_some_and(|digest| digest.is_due)
     }
 
-    /// The next commit is to have a digest, if there is one at all.
+    /// Makes the next commit contain the digest, if there is one at all.
     pub(super) const fn note_digest_due(&mut self) {
-        if let Some(vouch) = &mut self.vouch {
-            vouch.is_due = true;
+        if let Some(digest) = &mut self.digest {
+            digest.is_due = true;
         }
     }
 
-    /// A commit is built, which changes access or does not; whether the files beside the log follow it. A
-    /// change is followed by a commit that tells of it: so its loss is noticed, wherever in the log it lies.
+    /// Records that a commit was built; returns whether the files beside the log must be updated with it.
+    ///
+    /// A change is followed by another commit with a digest. The loss of the change is therefore noticed
+    /// wherever it lies in the log.
     pub(super) fn note_built(&mut self, is_change: bool) -> bool {
         let may_change = is_change || self.is_digest_due();
-        if let Some(vouch) = &mut self.vouch {
-            vouch.is_due = is_change;
+        if let Some(digest) = &mut self.digest {
+            digest.is_due = is_change;
         }
         self.keeps_files && may_change
     }
 
-    /// Whether the files beside the log follow what is written.
+    /// Returns whether the files beside the log are updated with each change.
     pub(super) const fn keeps_files(&self) -> bool {
         self.keeps_files
     }
 
-    /// Whether there is no good one of them any more.
+    /// Returns whether none of these files is good any more.
     pub(super) const fn are_files_lost(&self) -> bool {
         self.are_files_lost
     }
 
-    /// They were written, or are lost.
+    /// Sets whether these files are lost.
     pub(super) const fn set_files_lost(&mut self, are_lost: bool) {
         self.are_files_lost = are_lost;
     }
 
-    /// A deletion was carried once.
-    pub(super) fn carry_again(&mut self, key: Box<[u8]>, version: u64) {
-        self.deletions_again.push((key, version));
+    /// Records that a deletion was rewritten once.
+    pub(super) fn repeat_deletion(&mut self, key: Box<[u8]>, version: u64) {
+        self.repeated_deletions.push((key, version));
     }
 
-    /// Takes a deletion that was carried once, if `fits`.
-    pub(super) fn next_again(&mut self, fits: impl FnOnce(&Record<'_>) -> bool) -> Option<(Box<[u8]>, u64)> {
-        self.deletions_again
+    /// Takes a deletion that was rewritten once, if its record `fits`.
+    pub(super) fn next_repeated_deletion(
+        &mut self,
+        fits: impl FnOnce(&Record<'_>) -> bool,
+    ) -> Option<(Box<[u8]>, u64)> {
+        self.repeated_deletions
             .pop_if(|(key, version)| fits(&Record::Defined { version: *version, key, value: None }))
     }
 
-    /// A definition of access is to gather; `false`: it is not to be written as it is, for the digest of its commit
-    /// says it.
-    pub(super) fn note(&mut self, record: &Record<'_>, gathering: &mut Gathering) -> bool {
+    /// Handles an access definition that is being appended. Returns `false` if the record must not be written
+    /// as it is, because the digest of its commit replaces it.
+    pub(super) fn note(&mut self, record: &Record<'_>, pending: &mut PendingCommit) -> bool {
         let Record::Defined { version, key, .. } = record else { return true };
         if !is_access(key) {
             return true;
         }
         if **key == ACCESS_WRITTEN_KEY {
-            self.vouch = Some(Vouch { version: *version, is_in_doubt: false, is_due: true });
+            self.digest = Some(DigestState { version: *version, is_in_doubt: false, is_due: true });
             return false;
         }
-        gathering.note_access();
-        if let Some(vouch) = &mut self.vouch {
-            // What is said later holds; a copy of something old changes nothing.
-            vouch.version = vouch.version.max(*version);
-            vouch.is_due = true;
+        pending.note_access();
+        if let Some(digest) = &mut self.digest {
+            // The newest version counts; a copy of an old definition changes nothing.
+            digest.version = digest.version.max(*version);
+            digest.is_due = true;
         }
         true
     }
 
-    /// Appends the digest of everything that is there with this commit, which ends at byte `end` at most.
-    pub(super) fn gather_digest(&self, gathering: &mut Gathering, index: &Index, end: usize) {
-        let Some(vouch) = self.vouch else { return };
-        let is_room = gathering.len() + DIGEST_RECORD_BYTES <= end;
-        if gathering.ends_with_digest() || !(vouch.is_due || is_room) {
+    /// Appends the digest of everything durable with this commit. The commit may have up to `end` bytes.
+    pub(super) fn append_digest(&self, pending: &mut PendingCommit, index: &Index, end: usize) {
+        let Some(digest) = self.digest else { return };
+        let is_room = pending.len() + DIGEST_RECORD_BYTES <= end;
+        if pending.ends_with_digest() || !(digest.is_due || is_room) {
             return;
         }
-        let value = digest_with(gathering, index).encode(vouch.is_in_doubt);
+        let value = digest_with(pending, index).encode(digest.is_in_doubt);
         let key = &ACCESS_WRITTEN_KEY;
-        gathering.add(&Record::Defined { version: vouch.version, key, value: Some(&value) });
-        gathering.note_digest();
+        pending.add(&Record::Defined { version: digest.version, key, value: Some(&value) });
+        pending.note_digest();
     }
 }
 
-/// The digest of what is durable and of what gathers.
-fn digest_with(gathering: &Gathering, index: &Index) -> Digest {
+/// Returns the digest of the durable and the pending definitions.
+fn digest_with(pending: &PendingCommit, index: &Index) -> Digest {
     let mut digest = index.access();
-    if !gathering.has_access() {
+    if !pending.has_access() {
         return digest;
     }
     let mut changed: Vec<(&[u8], u64, bool)> = Vec::new();
-    let mut records = gathering.record_bytes();
+    let mut records = pending.record_bytes();
     while let Ok((record, bytes)) = Record::parse_known(records) {
         records = &records[bytes..];
         let Record::Defined { version, key, value } = record else { continue };
@@ -523,108 +538,109 @@ fn digest_with(gathering: &Gathering, index: &Index) -> Digest {
     digest
 }
 
-/// Where the log has everything there is of access, rising by the keys.
-pub(super) fn access_places(index: &Index) -> Vec<Known> {
+/// Returns the locations of all access definitions in the log, ascending by key.
+pub(super) fn access_places(index: &Index) -> Vec<DefinitionLocations> {
     let segments = index.segments();
     let slot_of = |place: Place| segments.get(&place.segment).map(|segment| (segment.slot, place));
     let known = index.definitions().iter().filter(|(key, _)| is_counted(key));
     let known = known.map(|(key, definition)| {
         let places = [Some(definition.place), definition.second].map(|place| place.and_then(slot_of));
         let places = if definition.deleted { None } else { Some(places) };
-        Known { key: key.clone(), version: definition.version, places }
+        DefinitionLocations { key: key.clone(), version: definition.version, places }
     });
     known.collect()
 }
-
-// Users and permissions once more, beside the log: small files that a damaged log does not take along.
-//
-// Why it exists: the newest part of the log is what a bad card loses in a power cut, and nobody is on site
-// to say who may come in. So whoever the log cannot vouch for, these files can: they hold every definition
-// of access, not only a digest of them.
-//
-// ```text
-// directory | access.a | access.b |                two copies, written and synced one after the other
-//
-// copy      | magic "LEVERETA" | CRC32C u32 | length u32 | copy number u64 | version u64 | store id 16 |
-//             0                  8            12           16                24            32
-//           | secret u64 | segment bytes u32 | 1 whole, 2 in doubt | definitions ... | end | zeros |
-//             48           56                  60                    61                length
-//
-// end       | magic "LVEN" | CRC32C u32 | commit u64 |      a commit that was synced: the log has no less
-// ```
-//
-// Little endian. The CRC covers everything from `length` on. `version` is that of the newest change: a
-// definition of the log that is not newer and is not in here was deleted. The last byte of the magic is the
-// version of the format. A restored backup has no such files; the next start makes them. The *end* stands
-// here because what destroys the end of the log destroys what would tell of it: a clean stop notes its last
-// commit. Versions that know nothing of it leave it out. Its CRC starts from the store's seed, so it holds
-// in a copy that is not good, too.
-//
-// Always true: a copy is written after the commit that it is of was synced, and before anybody is told that
-// the change is done; a good copy says what the digest of the newest commit with one says, but for the
-// moment between that commit and the copy, for one that could neither be written nor removed (its version
-// says that it is old), and for a start, which reads both and brings them together; a copy that is not good
-// says nothing; the older copy is written first, so once there are two, one is good while the other is
-// written; copies that were lost come back with the next change; a copy that cannot be written never ends
-// the store, unless an old one stays that would be believed.
 
 const MAGIC: [u8; 8] = *b"LEVERETA";
 const END_MAGIC: [u8; 4] = *b"LVEN";
 const END_BYTES: usize = 16;
 const FIXED_BYTES: usize = 61;
-/// More is not kept twice: every change of one user writes all of it, which wears a card.
+/// Maximum bytes of a copy. Each change of a user writes the whole copy, which wears the flash.
 const FILE_BYTES_MAX: usize = 128 << 10;
-/// Cards refuse a read now and then: what vouches for everybody is asked for again.
+/// Number of attempts to read a copy. Flash cards sometimes refuse a read, and these copies are essential.
 const READS: usize = 3;
 
-/// A definition.
+/// An access definition in a copy.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Entry {
+pub(super) struct AccessEntry {
     pub(super) key: Box<[u8]>,
     pub(super) version: u64,
     pub(super) value: Box<[u8]>,
 }
 
-/// Every definition of access with its version.
+/// All access definitions with their versions.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Snapshot {
-    /// Of the newest change, deletions and what was said of all of it included.
+    /// Version of the newest change, deletions and the digest included.
     pub(super) version: u64,
-    /// Nobody has confirmed that this is all.
+    /// Whether no operator has confirmed that the definitions are complete.
     pub(super) is_in_doubt: bool,
-    /// Rising by their keys.
-    pub(super) definitions: Vec<Entry>,
+    /// Ascending by key.
+    pub(super) definitions: Vec<AccessEntry>,
 }
 
-/// Where the log has a definition.
+/// The location of an access definition in the log.
 #[derive(Clone, Debug)]
-pub(super) struct Known {
+pub(super) struct DefinitionLocations {
     pub(super) key: Box<[u8]>,
     pub(super) version: u64,
-    /// Files and places in them; `None`: it was deleted.
+    /// Files and locations of both copies; `None` if it was deleted.
     pub(super) places: Option<[Option<(u32, Place)>; 2]>,
 }
 
-/// What became of the copies.
+/// The result of updating the copies.
 #[derive(Clone, Copy, Default, Debug)]
-pub(super) struct Updated {
+pub(super) struct UpdateResult {
     /// Bytes written.
     pub(super) bytes: usize,
-    /// There is no good copy any more.
+    /// Whether no good copy is left.
     pub(super) is_lost: bool,
 }
 
-/// A good copy.
-pub(super) struct Copy {
+/// A good copy of the access definitions, in a file beside the log.
+///
+/// The newest part of the log is what a bad flash card loses in a power cut. If the log cannot vouch for the
+/// users, these files can: they contain every access definition, not only a digest.
+///
+/// ```text
+/// directory | access.a | access.b |                two copies, written and synced one after the other
+///
+/// copy      | magic "LEVERETA" | CRC32C u32 | length u32 | copy number u64 | version u64 | store id 16 |
+///             0                  8            12           16                24            32
+///           | secret u64 | segment bytes u32 | 1 whole, 2 in doubt | definitions ... | end | zeros |
+///             48           56                  60                    61                length
+///
+/// end       | magic "LVEN" | CRC32C u32 | commit u64 |      a commit that was synced: the log has no less
+/// ```
+///
+/// All integers are little endian. The CRC covers everything from `length` on. The last byte of the magic is
+/// the version of the format. `version` is that of the newest change: a definition of the log that is not
+/// newer and is missing here was deleted. A restored backup has no such files; the next start creates them.
+///
+/// The *end* is the number of the last commit of a clean stop. It is here because damage to the end of the
+/// log would destroy it there. Versions that do not know it leave it out. Its CRC starts from the store's
+/// seed, so that it is valid even in a copy that is not good.
+///
+/// # Invariants
+/// - A copy is written after the sync of the commit that it reflects, and before the change is confirmed.
+/// - A good copy agrees with the digest of the newest commit that contains one. There are three exceptions.
+///   The first is the time between that commit and the copy. The second is a copy that could neither be
+///   written nor removed; its version shows that it is old. The third is a start, which reads and reconciles
+///   both.
+/// - A copy that is not good has no meaning.
+/// - The older copy is written first. Once there are two, one is good while the other is written.
+/// - Lost copies are written again with the next change.
+/// - A copy that cannot be written is not fatal, unless an old one stays that would be believed.
+pub(super) struct AccessCopy {
     number: u64,
     pub(super) owner: Owner,
     pub(super) snapshot: Snapshot,
-    /// A commit that was synced; 0 when nothing is known.
+    /// Number of a commit that was synced; 0 if none is known.
     pub(super) end: u64,
 }
 
 impl Snapshot {
-    /// Takes a definition in, unless it is older than what is known.
+    /// Applies a definition unless it is older than the known one.
     pub(super) fn apply(&mut self, key: &[u8], version: u64, value: Option<&[u8]>) {
         if !is_counted(key) {
             return;
@@ -632,7 +648,7 @@ impl Snapshot {
         let place = self.place(key);
         let is_old = match place {
             Ok(at) => self.definitions[at].version >= version,
-            // The cleaner also copies what was deleted since.
+            // The compactor also copies definitions that were deleted since.
             Err(_) => version <= self.version,
         };
         if is_old {
@@ -643,12 +659,12 @@ impl Snapshot {
             self.definitions.remove(at);
         }
         if let Some(value) = value {
-            let entry = Entry { key: key.into(), version, value: value.into() };
+            let entry = AccessEntry { key: key.into(), version, value: value.into() };
             self.definitions.insert(place.unwrap_or_else(|at| at), entry);
         }
     }
 
-    /// Where a key stands, or would.
+    /// Returns the index of a key, or where it would be inserted.
     pub(super) fn place(&self, key: &[u8]) -> Result<usize, usize> {
         self.definitions.binary_search_by(|entry| (*entry.key).cmp(key))
     }
@@ -661,7 +677,7 @@ impl Snapshot {
 
     fn encode(&self, number: u64, owner: &Owner, end: u64) -> Vec<u8> {
         let mut out = vec![0; FIXED_BYTES];
-        for Entry { key, version, value } in &self.definitions {
+        for AccessEntry { key, version, value } in &self.definitions {
             Record::Defined { version: *version, key, value: Some(value) }.encode(&mut out);
         }
         let length = out.len() as u32;
@@ -681,12 +697,14 @@ impl Snapshot {
     }
 }
 
+/// Appends the number of the last synced commit.
 fn put_end(out: &mut Vec<u8>, end: u64, owner: &Owner) {
     out.extend_from_slice(&END_MAGIC);
     out.extend_from_slice(&crc32c::crc32c_append(owner.identity.seed(), &end.to_le_bytes()).to_le_bytes());
     out.extend_from_slice(&end.to_le_bytes());
 }
 
+/// Reads the number of the last synced commit at the start of `bytes`, if it is valid.
 fn read_end(bytes: &[u8], identity: &Identity) -> Option<u64> {
     let mut input = Input::new(bytes);
     let (magic, sum, end) = (input.take(4)?, input.u32()?, input.u64()?);
@@ -694,7 +712,7 @@ fn read_end(bytes: &[u8], identity: &Identity) -> Option<u64> {
     is_good.then_some(end)
 }
 
-impl Copy {
+impl AccessCopy {
     fn parse(bytes: &[u8]) -> Option<Self> {
         let mut input = Input::new(bytes);
         let (magic, sum, length) = (input.take(8)?, input.u32()?, input.u32()? as usize);
@@ -710,7 +728,7 @@ impl Copy {
         while !records.is_empty() {
             let (record, taken) = Record::parse(records).ok()?;
             let Record::Defined { version, key, value: Some(value) } = record else { return None };
-            snapshot.definitions.push(Entry { key: key.into(), version, value: value.into() });
+            snapshot.definitions.push(AccessEntry { key: key.into(), version, value: value.into() });
             records = &records[taken..];
         }
         let end = read_end(&bytes[length..], &owner.identity).unwrap_or(0);
@@ -718,23 +736,23 @@ impl Copy {
     }
 }
 
-/// The newest good copy.
-pub(super) fn read_snapshot<D: Disk>(disk: &mut D) -> Option<Copy> {
+/// Returns the newest good copy.
+pub(super) fn read_snapshot<D: Disk>(disk: &mut D) -> Option<AccessCopy> {
     copies(disk).into_iter().flatten().max_by_key(|copy| copy.number)
 }
 
-/// Each of the copies, when it is good.
-pub(super) fn copies<D: Disk>(disk: &mut D) -> [Option<Copy>; ACCESS_SLOTS.len()] {
+/// Returns each of the copies that is good.
+pub(super) fn copies<D: Disk>(disk: &mut D) -> [Option<AccessCopy>; ACCESS_SLOTS.len()] {
     ACCESS_SLOTS.map(|slot| read_copy(disk, slot))
 }
 
-/// A copy that cannot be read, however often it is tried, is one that is not good: the log is still to be
-/// asked.
-fn read_copy<D: Disk>(disk: &mut D, slot: u32) -> Option<Copy> {
-    Copy::parse(&read_bytes(disk, slot)?)
+/// Reads a copy. One that cannot be read after several attempts is treated as not good; the log may still be
+/// complete.
+fn read_copy<D: Disk>(disk: &mut D, slot: u32) -> Option<AccessCopy> {
+    AccessCopy::parse(&read_bytes(disk, slot)?)
 }
 
-/// A copy, good or not, as far as it says that it goes.
+/// Reads the bytes of a copy, good or not, up to its claimed length.
 fn read_bytes<D: Disk>(disk: &mut D, slot: u32) -> Option<Vec<u8>> {
     let mut bytes = vec![0; BLOCK_BYTES];
     let mut read = |bytes: &mut [u8]| (0..READS).find_map(|_| disk.read(slot, 0, bytes).ok());
@@ -749,35 +767,36 @@ fn read_bytes<D: Disk>(disk: &mut D, slot: u32) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// The newest commit that any copy knows to have been synced, for the store of this `identity`. That note is
-/// good or not by itself: a copy that a power cut has left half written may still have it.
+/// Returns the newest commit that any copy records as synced, for the store with this `identity`. The record
+/// has its own checksum, so a copy left half written by a power cut may still contain it.
 pub(super) fn read_end_of<D: Disk>(disk: &mut D, identity: &Identity) -> u64 {
     let copies = ACCESS_SLOTS.into_iter().filter_map(|slot| read_bytes(disk, slot));
     let end_in = |bytes: Vec<u8>| (0..bytes.len()).filter_map(|at| read_end(&bytes[at..], identity)).max();
     copies.filter_map(end_in).max().unwrap_or(0)
 }
 
-/// Notes that a commit is the last of its life and was synced, in the copies that there are; returns the
-/// bytes written. A life that `said_nothing` has repeated what was known.
+/// Records in the existing copies that a commit is the last of its epoch and was synced; returns the bytes
+/// written. `only_repeated` means that the epoch only repeated what was known.
 pub(super) fn note_end<D: Disk>(
     disk: &mut D,
     owner: &Owner,
     number: u64,
-    said_nothing: bool,
+    only_repeated: bool,
 ) -> io::Result<usize> {
     let kept = read_snapshot(disk).filter(|copy| copy.owner == *owner);
-    let needed = number - u64::from(said_nothing);
+    let needed = number - u64::from(only_repeated);
     match kept {
         Some(kept) if kept.end < needed => write(disk, owner, &kept.snapshot, number),
         _ => Ok(0),
     }
 }
 
-/// Whether there ever was a copy, good or not: a store that has one is not new.
+/// Returns whether there is a copy, good or not. A store that has one is not new.
 pub(super) fn is_there<D: Disk>(disk: &mut D) -> bool {
     ACCESS_SLOTS.into_iter().any(|slot| is_copy_there(disk, slot))
 }
 
+/// Returns whether the file of a copy exists and is not empty, or cannot be read.
 fn is_copy_there<D: Disk>(disk: &mut D, slot: u32) -> bool {
     match disk.read(slot, 0, &mut [0]) {
         Ok(length) => length > 0,
@@ -785,10 +804,10 @@ fn is_copy_there<D: Disk>(disk: &mut D, slot: u32) -> bool {
     }
 }
 
-/// Everything, from where the log has it; `None` when some of it cannot be read.
-fn rebuild<D: Disk>(disk: &mut D, known: &[Known]) -> Option<Snapshot> {
+/// Rebuilds the snapshot from the locations in the log; `None` if some definition cannot be read.
+fn rebuild<D: Disk>(disk: &mut D, known: &[DefinitionLocations]) -> Option<Snapshot> {
     let (mut snapshot, mut bytes) = (Snapshot::default(), Vec::new());
-    for Known { key, version, places } in known {
+    for DefinitionLocations { key, version, places } in known {
         snapshot.version = snapshot.version.max(*version);
         let Some(places) = places else { continue };
         let value = places.iter().flatten().find_map(|(slot, place)| {
@@ -804,58 +823,59 @@ fn rebuild<D: Disk>(disk: &mut D, known: &[Known]) -> Option<Snapshot> {
                 _ => None,
             }
         });
-        snapshot.definitions.push(Entry { key: key.clone(), version: *version, value: value? });
+        snapshot.definitions.push(AccessEntry { key: key.clone(), version: *version, value: value? });
     }
     Some(snapshot)
 }
 
-/// Brings the copies up to a commit that was just synced, from its records; when they were lost, from what
-/// the log has besides.
+/// Updates the copies from the records of a commit that was just synced. If the copies were lost, `lost`
+/// contains the locations of the other definitions in the log.
 pub(super) fn update<D: Disk>(
     disk: &mut D,
     owner: &Owner,
     number: u64,
     records: &[u8],
-    lost: Option<&[Known]>,
-) -> io::Result<Updated> {
+    lost: Option<&[DefinitionLocations]>,
+) -> io::Result<UpdateResult> {
     let kept = read_snapshot(disk).filter(|copy| copy.owner == *owner);
     let before = kept.as_ref().map(|copy| &copy.snapshot);
     let rebuilt = lost.and_then(|known| rebuild(disk, known));
     let is_some = rebuilt.is_some() || kept.is_some();
     let mut snapshot = rebuilt.or_else(|| before.cloned()).unwrap_or_default();
-    let (mut vouched, mut vouched_version) = (Said::Nothing, 0);
+    let (mut digest_value, mut digest_version) = (DigestValue::Empty, 0);
     for_each_record(records, 0, |record, _| match record {
         Record::Defined { version, key, value } if **key == ACCESS_WRITTEN_KEY => {
-            (vouched, vouched_version) = (said(value.unwrap_or_default()), *version);
+            (digest_value, digest_version) = (parse_digest(value.unwrap_or_default()), *version);
         }
         Record::Defined { version, key, value } if is_access(key) => snapshot.apply(key, *version, *value),
         _ => {}
     });
-    let is_known = match vouched {
-        // Nobody has said yet who there is.
-        Said::Nothing => return Ok(Updated::default()),
-        Said::Whole(digest) => digest == snapshot.digest(),
-        Said::InDoubt => is_some,
+    let is_known = match digest_value {
+        // There are no access definitions yet.
+        DigestValue::Empty => return Ok(UpdateResult::default()),
+        DigestValue::Whole(digest) => digest == snapshot.digest(),
+        DigestValue::InDoubt => is_some,
     };
     if !is_known {
-        return forget(disk).map(|()| Updated { bytes: 0, is_lost: true });
+        return forget(disk).map(|()| UpdateResult { bytes: 0, is_lost: true });
     }
-    snapshot.is_in_doubt = matches!(vouched, Said::InDoubt);
-    snapshot.version = snapshot.version.max(vouched_version);
+    snapshot.is_in_doubt = matches!(digest_value, DigestValue::InDoubt);
+    snapshot.version = snapshot.version.max(digest_version);
     if before == Some(&snapshot) {
-        return Ok(Updated::default());
+        return Ok(UpdateResult::default());
     }
     let bytes = write(disk, owner, &snapshot, number)?;
-    Ok(Updated { bytes, is_lost: bytes == 0 })
+    Ok(UpdateResult { bytes, is_lost: bytes == 0 })
 }
 
-/// Writes both copies, the older one first, and that a commit of the number `synced` was, unless a newer one
-/// is known; returns the bytes. A copy that cannot be written is made anew,
-/// and given up when that fails, too: the log has all that it has, and goes on.
+/// Writes both copies, the older one first, and returns the bytes written.
 ///
-/// # Errors
-/// A copy may not be written; or the disk failed: not even the directory can be synced, or an old copy stays
-/// that would be believed.
+/// The copies also record that commit `synced` was synced, unless they know a newer one. A copy that cannot
+/// be written is created anew, and given up if that fails too: the log has all definitions, and the broker
+/// continues.
+///
+/// # Errors Writing a copy is not permitted, or the disk failed. The disk failed if the directory cannot be
+/// synced, or if an old copy stays that would be believed.
 pub(super) fn write<D: Disk>(
     disk: &mut D,
     owner: &Owner,
@@ -875,11 +895,12 @@ pub(super) fn write<D: Disk>(
     let mut written = 0;
     for slot in slots {
         let made = make(disk, slot, &bytes).or_else(|error| {
-            // Whoever set it up made a mistake: that is no fault of the file, and it may be the last witness.
+            // A wrong permission is a mistake of the installation. The file is intact, and may be the last
+            // good copy.
             if error.kind() == io::ErrorKind::PermissionDenied {
                 return Err(error);
             }
-            // A bad sector under it, or an inode of which nothing can be had: another file, elsewhere.
+            // A bad sector or a damaged inode: create another file elsewhere.
             let _ = disk.remove(slot);
             make(disk, slot, &bytes)
         });
@@ -892,6 +913,7 @@ pub(super) fn write<D: Disk>(
     Ok(written)
 }
 
+/// Creates or replaces the file of a copy, durably.
 fn make<D: Disk>(disk: &mut D, slot: u32, bytes: &[u8]) -> io::Result<()> {
     let is_new = !is_copy_there(disk, slot);
     disk.create(slot)?;
@@ -900,6 +922,7 @@ fn make<D: Disk>(disk: &mut D, slot: u32, bytes: &[u8]) -> io::Result<()> {
     if is_new { disk.sync_directory() } else { Ok(()) }
 }
 
+/// Gives up a copy that cannot be written.
 #[cold]
 fn give_up<D: Disk>(disk: &mut D, slot: u32, error: io::Error) -> io::Result<()> {
     let name = if slot == ACCESS_SLOTS[0] { "access.a" } else { "access.b" };
@@ -912,10 +935,10 @@ fn give_up<D: Disk>(disk: &mut D, slot: u32, error: io::Error) -> io::Result<()>
     silenced.map_err(|_| error)
 }
 
-/// Makes the copies say nothing; where there are any, a start goes on knowing that there was a store.
+/// Invalidates the existing copies. A start still sees from the files that there was a store.
 ///
 /// # Errors
-/// One of them stays as it is, and would be believed.
+/// A copy stays as it is, and would be believed.
 pub fn forget<D: Disk>(disk: &mut D) -> io::Result<()> {
     for slot in ACCESS_SLOTS {
         if is_copy_there(disk, slot) {
@@ -925,14 +948,14 @@ pub fn forget<D: Disk>(disk: &mut D) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes a copy say nothing: what is old would be believed when the log is damaged.
+/// Invalidates a copy: an old one would be believed when the log is damaged.
 fn silence<D: Disk>(disk: &mut D, slot: u32) -> io::Result<()> {
     let zeroed = disk.write(slot, 0, &[0; BLOCK_BYTES]).and_then(|()| disk.sync(slot));
     let Err(error) = zeroed else { return Ok(()) };
     if disk.remove(slot).is_ok() {
         return disk.sync_directory();
     }
-    // What cannot be read, or is empty, says nothing as it is.
+    // A copy that cannot be read, or is empty, is invalid anyway.
     if matches!(disk.read(slot, 0, &mut [0]), Ok(0) | Err(_)) { Ok(()) } else { Err(error) }
 }
 

@@ -1,24 +1,31 @@
-//! Commits: what becomes durable together.
+//! Commits: the records that become durable together.
 //!
 //! ```text
-//! commit | magic "LVC2" | CRC32C u32 | length u32 | life u32 | number u64 | segment u64 | time u64 |
-//!          0              4            8            12         16           24            32
+//! commit | magic "LVC2" | CRC32C u32 | length u32 | epoch u32 | number u64 | segment u64 | time u64 |
+//!          0              4            8            12          16           24            32
 //!        | records u32 | covers u32 | store id 16 | secret u64 | segment bytes u32 |
 //!          40            44           48            64           72
 //!        | records ... | zeros to the next 4 KiB |
 //!          76            length
 //! ```
 //!
-//! All little endian. The magic tells the version (`format`). The CRC covers everything from `length` to the
-//! end of the records, and starts from the store's own seed, which is secret: nobody can send a message whose
-//! body reads as a commit of this store. Length is without the zeros. The first commit of a life is a copy of
-//! the last one that was found: `covers` is how many commits right before it lose nothing when they are not
-//! readable. Who the store is stands in every commit, so that losing the headers of segments is not losing
-//! the messages. The two highest bits of `covers` are set when some of its records belong together; one of
-//! them is enough, for it is asked of damaged commits only.
+//! All integers are little endian.
 //!
-//! Always true: a commit is whole or no part of the log, but for what `salvage` serves; it starts in a block
-//! of its own; its number is above that of every commit before it, its life not below theirs.
+//! - The magic contains the version of the format (`segment`).
+//! - The CRC covers everything from `length` to the end of the records. It starts from the store's secret
+//!   seed, so that no client can send a message whose body reads as a commit of this store.
+//! - `length` excludes the zeros.
+//! - The first commit of an epoch is a copy of the last commit that was found. `covers` is the number of
+//!   commits right before it which may be unreadable without any loss.
+//! - The store's identity is in every commit, so that losing the segment headers does not lose the messages.
+//! - The two highest bits of `covers` are set when some records form a group. One bit suffices for a reader,
+//!   because only damaged commits are asked for it.
+//!
+//! # Invariants
+//! - A commit is whole or no part of the log, except for the records that `damage` recovers from a damaged
+//!   commit.
+//! - A commit starts in a block of its own.
+//! - Its number is above the numbers of all commits before it, and its epoch is not below theirs.
 
 use std::io;
 
@@ -28,72 +35,71 @@ use super::segment::COMMIT_MAGIC;
 use super::segment::Identity;
 use super::varint::Input;
 
-/// What commits are padded to, in bytes: the block that is never written twice.
+/// The block size in bytes to which commits are padded. A synced block is not written again.
 pub const BLOCK_BYTES: usize = 4096;
-/// Bytes of a commit's header.
+/// Bytes of a commit header.
 pub(super) const COMMIT_HEADER_BYTES: usize = 76;
 
-/// Bytes that are read at once to prove a commit.
+/// Bytes read at once to verify a commit's checksum.
 const PROOF_STEP_BYTES: usize = 16 << 10;
 
-/// The bits of `covers` that say that records belong together.
+/// The bits of `covers` which mark a commit with grouped records.
 const GROUP_BITS: u32 = 3 << 30;
 
-/// What a commit's header says, but for length and checksum.
+/// The header of a commit without length and checksum.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct CommitHeader {
-    /// Which start of the broker wrote it, from 1.
-    pub life: u32,
-    /// Rises by one with every commit, over all lives.
+    /// Number of the broker start that wrote it, from 1.
+    pub epoch: u32,
+    /// Number of the commit. Rises by one with every commit, over all epochs.
     pub number: u64,
-    /// The sequence of the segment it lies in.
+    /// Sequence of the segment that contains the commit.
     pub segment: u64,
     /// Broker time in milliseconds.
     pub time_ms: u64,
-    /// Records in it.
+    /// Number of records.
     pub records: u32,
-    /// Commits right before it whose records it repeats.
+    /// Number of commits right before it whose records it repeats.
     pub covers: u32,
-    /// It may have records that belong together, so that of a damaged one none is served.
+    /// Whether some records may form a group. No record of such a commit is served if the commit is damaged.
     pub has_group: bool,
 }
 
-/// The store that a commit belongs to.
+/// The store that wrote a commit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Owner {
-    /// The store.
+    /// Its identity.
     pub identity: Identity,
     /// Bytes of each of its segments.
     pub segment_bytes: u32,
 }
 
-/// A commit as it lies in a segment.
+/// A whole commit as read from a segment.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Commit<'a> {
-    /// Its header.
     pub header: CommitHeader,
-    /// The records' bytes.
+    /// The encoded records.
     pub records: &'a [u8],
 }
 
-/// `bytes` rounded up to whole blocks.
+/// Rounds `bytes` up to whole blocks.
 pub(super) const fn padded(bytes: usize) -> usize {
-    // A length may come from the disk: on a 32-bit board the largest would wrap.
+    // A length may come from the disk: on a 32-bit board the largest would overflow.
     bytes.div_ceil(BLOCK_BYTES).saturating_mul(BLOCK_BYTES)
 }
 
-/// Starts a commit in `buffer`: room for the header. Records are appended behind it.
+/// Starts a commit in `buffer` with an empty header. The caller appends records.
 pub(super) fn begin(buffer: &mut Vec<u8>) {
     buffer.clear();
     buffer.resize_zeroed(COMMIT_HEADER_BYTES);
 }
 
-/// Completes the commit in `buffer` with header, zeros and checksum.
+/// Completes the commit in `buffer` with header, padding and checksum.
 pub(super) fn finish(buffer: &mut Vec<u8>, header: &CommitHeader, owner: &Owner) {
     let length = buffer.len();
     buffer[..4].copy_from_slice(&COMMIT_MAGIC);
     buffer[8..12].copy_from_slice(&(length as u32).to_le_bytes());
-    buffer[12..16].copy_from_slice(&header.life.to_le_bytes());
+    buffer[12..16].copy_from_slice(&header.epoch.to_le_bytes());
     buffer[16..24].copy_from_slice(&header.number.to_le_bytes());
     buffer[24..32].copy_from_slice(&header.segment.to_le_bytes());
     buffer[32..40].copy_from_slice(&header.time_ms.to_le_bytes());
@@ -108,7 +114,7 @@ pub(super) fn finish(buffer: &mut Vec<u8>, header: &CommitHeader, owner: &Owner)
     buffer.resize_zeroed(padded(length));
 }
 
-/// The length that the commit at the start of `block` claims, if it looks like one at all.
+/// Returns the length that the commit at the start of `block` claims, or `None` if the block is no commit.
 pub(super) fn claimed_length(block: &[u8]) -> Option<usize> {
     let mut input = Input::new(block);
     let magic = input.take(4)?;
@@ -116,8 +122,10 @@ pub(super) fn claimed_length(block: &[u8]) -> Option<usize> {
     (*magic == COMMIT_MAGIC && length >= COMMIT_HEADER_BYTES).then_some(length)
 }
 
-/// The length of the commit at byte `at` of a slot when its checksum agrees. Read in small steps: a length
-/// that nobody has proven takes no memory.
+/// Returns the length of the commit at offset `at` of a slot if its checksum is correct.
+///
+/// The commit is read in small steps, so that an unverified length does not determine how much memory is
+/// used.
 pub(super) fn proven_length<D: Disk>(
     disk: &mut D,
     slot: u32,
@@ -127,7 +135,7 @@ pub(super) fn proven_length<D: Disk>(
     let mut bytes = [0; PROOF_STEP_BYTES];
     let known = disk.read(slot, at, &mut bytes)?;
     let Some(length) = claimed_length(&bytes[..known]) else { return Ok(None) };
-    let said = u32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
+    let expected = u32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
     let mut done = known.min(length);
     let mut sum = crc32c::crc32c_append(seed, &bytes[8..done]);
     while done < length {
@@ -138,15 +146,15 @@ pub(super) fn proven_length<D: Disk>(
         sum = crc32c::crc32c_append(sum, &bytes[..step]);
         done += step;
     }
-    Ok((sum == said).then_some(length))
+    Ok((sum == expected).then_some(length))
 }
 
-/// What a block would say if it were the start of a commit; checked in no way.
+/// The fields of a block read as a commit header. Nothing is verified.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Claim {
-    /// It begins as a commit does.
+pub(super) struct ClaimedHeader {
+    /// Whether the block begins with the magic of a commit.
     pub has_magic: bool,
-    /// It says so of whose it is.
+    /// The identity in the header.
     pub identity: Identity,
     /// Bytes of header and records.
     pub length: usize,
@@ -154,8 +162,8 @@ pub(super) struct Claim {
     pub header: CommitHeader,
 }
 
-impl Claim {
-    /// What the first bytes of `block` claim; `None` when they are too few.
+impl ClaimedHeader {
+    /// Reads the claim in the first bytes of `block`; returns `None` if the block is too short.
     pub(super) fn read(block: &[u8]) -> Option<Self> {
         let mut input = Input::new(block);
         let has_magic = *input.take(4)? == COMMIT_MAGIC;
@@ -168,21 +176,21 @@ impl Claim {
 }
 
 impl CommitHeader {
-    /// Whether it belongs here: to this segment, behind everything accepted so far, which ended with a commit
-    /// of this life and number. A commit that an earlier life left behind does not.
-    pub(super) const fn follows(&self, segment: u64, (life, number): (u32, u64)) -> bool {
-        self.segment == segment && self.life >= life && self.number > number
+    /// Returns whether a commit with this header belongs to `segment`, after a last commit with the given
+    /// epoch and number. A commit left over from an earlier epoch does not.
+    pub(super) const fn follows(&self, segment: u64, epoch: u32, number: u64) -> bool {
+        self.segment == segment && self.epoch >= epoch && self.number > number
     }
 
     fn read(input: &mut Input<'_>) -> Option<Self> {
-        let (life, number, segment, time_ms) = (input.u32()?, input.u64()?, input.u64()?, input.u64()?);
+        let (epoch, number, segment, time_ms) = (input.u32()?, input.u64()?, input.u64()?, input.u64()?);
         let (records, covers) = (input.u32()?, input.u32()?);
         let (has_group, covers) = (covers & GROUP_BITS != 0, covers & !GROUP_BITS);
-        Some(Self { life, number, segment, time_ms, records, covers, has_group })
+        Some(Self { epoch, number, segment, time_ms, records, covers, has_group })
     }
 }
 
-/// The whole commits in `bytes` from byte `from` on, each with the byte where it begins. What is none is passed over
+/// Returns the whole commits in `bytes` from offset `from` on, each with its offset. Other data is skipped
 /// block by block.
 pub(super) fn whole_commits(
     bytes: &[u8],
@@ -203,7 +211,8 @@ pub(super) fn whole_commits(
 }
 
 impl<'a> Commit<'a> {
-    /// The commit at the start of `bytes`, if there is a whole and healthy one.
+    /// Parses the commit at the start of `bytes`; returns `None` if it is incomplete or its checksum is
+    /// wrong.
     pub(super) fn parse(bytes: &'a [u8], seed: u32) -> Option<Self> {
         let length = claimed_length(bytes)?;
         let commit = bytes.get(..length)?;
@@ -218,14 +227,15 @@ impl<'a> Commit<'a> {
         Some(Self { header, records: commit.get(COMMIT_HEADER_BYTES..)? })
     }
 
-    /// Whose the commit at the start of `bytes` says that it is; its checksum is still to be looked at.
+    /// Returns the store that the commit at the start of `bytes` claims to belong to. The checksum is not
+    /// verified.
     pub(super) fn claimed_owner(bytes: &[u8]) -> Option<Owner> {
         let mut input = Input::new(bytes.get(48..)?);
         let identity = Identity { id: input.take(16)?.try_into().ok()?, secret: input.u64()? };
         Some(Owner { identity, segment_bytes: input.u32()? })
     }
 
-    /// Bytes it takes in the segment, padding included.
+    /// Returns the bytes that the commit takes in the segment, padding included.
     pub(super) const fn bytes(&self) -> usize {
         padded(COMMIT_HEADER_BYTES + self.records.len())
     }
@@ -236,7 +246,7 @@ mod tests {
     use super::*;
 
     const HEADER: CommitHeader = CommitHeader {
-        life: 3,
+        epoch: 3,
         number: 77,
         segment: 9,
         time_ms: 123_456,

@@ -1,27 +1,32 @@
-//! When a commit is due, and how much it may take: what waits for it, how long it may gather, what the card can stand,
-//! and who may use the last of the room.
+//! Decides when a commit is due, how many bytes it may take, and whether it may open a reserved segment.
 //!
 //! ```text
-//! appended, by urgency ──→ due at: now, or a window from now ─┐
-//! cleaner, room, start, clean stop ───────────────────────────┼─→ is_due → next_commit
-//! token bucket of syncs: empty → what is awaited gathers too ─┘
+//! appended, by urgency ──→ due at: now, or a window from now ──────┐
+//! compactor, space, start, clean stop ─────────────────────────────┼─→ is_due → next_commit
+//! token bucket of syncs: empty → confirmed messages are delayed too ┘
 //! ```
 //!
-//! Settlements and facts may open the first of the two segments that publishers leave; the last only the cleaner, or
-//! settlements that leave some segment so empty that the cleaner can free it, the active one included: one that holds
-//! nothing but settlements is freed when they are written again, merged; or facts, when the cleaner has no use for it.
+//! Publishers leave two segments free. Settlements and entries may open the first of them. The last one is
+//! for:
 //!
-//! Always true: whatever is appended makes a commit due within the window of its urgency; nothing is due while a commit
-//! is on its way; what nobody awaits, and frees no file, takes no token. A segment leaves the log by a record in a
-//! durable commit, so none has to be opened for that; a file beyond the limit is made only when neither a start nor the
-//! cleaner could write otherwise.
+//! - the compactor;
+//! - settlements that leave some segment so empty that the compactor can free it. This may be the active one:
+//!   a segment with nothing but settlements is freed when they are rewritten, merged;
+//! - entries, when the compactor cannot use it.
+//!
+//! # Invariants
+//! - Whatever is appended makes a commit due within the window of its urgency.
+//! - Nothing is due while a commit is in flight.
+//! - A commit that no publisher waits for, and that frees no file, takes no token.
+//! - Removing a segment opens none, because the removal is a record in a durable commit.
+//! - A file beyond the limit is created only when neither a start nor the compactor could write otherwise.
 
 use leveret_core::journal::Urgency;
 use leveret_core::time::{Deadline, Now};
 use leveret_core::token_bucket::{NS_PER_MS, TokenBucket};
 
 use super::commit::padded;
-use super::compaction::Cleaning;
+use super::compaction::Compaction;
 use super::disk::is_full;
 use super::jobs::{PrepareDone, PrepareJob};
 use super::log::{Failed, Log, Settings};
@@ -31,133 +36,145 @@ use super::space::{SEGMENTS_EMERGENCY, SEGMENTS_RESERVED, Slot};
 const PREPARE_STEP_BYTES: u32 = 256 << 10;
 
 impl Log {
-    /// Whether what waits elsewhere should be appended now, for a commit is about to be made.
+    /// Returns whether waiting entries should be appended now, because a commit is about to be made.
     pub fn is_time(&self, now: Now) -> bool {
-        let hurry = self.must_leave(now) || self.cleaner.is_done_copying() || self.schedule.is_starting();
-        !self.failed && self.in_flight.is_none() && (self.schedule.due_at().is_due(now) || hurry)
+        let make_due =
+            self.must_remove(now) || self.compactor.is_done_copying() || self.schedule.is_starting();
+        !self.failed && self.in_flight.is_none() && (self.schedule.due_at().is_due(now) || make_due)
     }
 
-    /// Whether a commit is made even if it is empty.
+    /// Returns whether a commit is made even if it is empty.
     pub(super) const fn must_commit(&self) -> bool {
         self.schedule.must_commit() || self.space.ends_active_early()
     }
 
-    /// Whether a commit should be made now.
+    /// Returns whether a commit should be made now.
     pub(super) fn is_due(&mut self, now: Now) -> bool {
         self.schedule.note_asked(now);
         if self.failed || self.in_flight.is_some() {
             return false;
         }
-        let has_gathered = self.has_gathered() && !self.gathers_copies_only();
-        let something =
-            self.must_commit() || has_gathered || !self.settling.is_empty() || self.cleaner.drain.is_some();
-        let hurry = self.must_leave(now) || self.cleaner.is_done_copying();
-        something && (self.schedule.due_at().is_due(now) || hurry)
+        let has_pending_records = self.has_pending_records() && !self.has_only_pending_copies();
+        let something = self.must_commit()
+            || has_pending_records
+            || !self.settlements.is_empty()
+            || self.compactor.drain.is_some();
+        let make_due = self.must_remove(now) || self.compactor.is_done_copying();
+        something && (self.schedule.due_at().is_due(now) || make_due)
     }
 
-    /// Whether nothing gathers but copies, and more of them are to come: whoever awaits a commit has nothing in
-    /// this one and waits for a few reads, where a commit for each would take as much as the segment gives.
-    fn gathers_copies_only(&self) -> bool {
-        self.is_copying() && self.gathering.has_only_copies() && !self.access.is_due()
+    /// Returns whether only copies are pending and more are to follow.
+    ///
+    /// A waiting publisher has nothing in such a commit and waits only for a few reads. One commit per read
+    /// would take as much space as the segment frees.
+    fn has_only_pending_copies(&self) -> bool {
+        self.is_copying() && self.pending.has_only_copies() && !self.access.is_due()
     }
 
-    /// A segment is on its way out, and its room is needed or a sync for it is to be had.
-    fn must_leave(&self, now: Now) -> bool {
-        self.cleaner.drain.is_some()
+    /// Returns whether segments are being removed, and their space is needed or the sync budget allows a
+    /// sync.
+    fn must_remove(&self, now: Now) -> bool {
+        self.compactor.drain.is_some()
             && (self.space.needs_room() || self.space.wants_files() || self.schedule.has_sync(now))
     }
 
+    /// Returns whether only settlements wait, and no client waits for them.
     pub(super) fn has_only_lazy_settlements(&self) -> bool {
         self.has_only_settlements() && !self.schedule.is_awaited()
     }
 
+    /// Returns whether only settlements wait.
     pub(super) fn has_only_settlements(&self) -> bool {
-        !self.has_gathered() && self.cleaner.drain.is_none() && !self.schedule.is_starting()
+        !self.has_pending_records() && self.compactor.drain.is_none() && !self.schedule.is_starting()
     }
 
-    /// A commit was handed out: what is still there gathers for the next one.
+    /// Schedules the next commit after one was handed out.
     pub(super) fn after_handing_out(&mut self, now: Now) {
         let frees = self.in_flight.as_ref().is_some_and(|commit| !commit.drained.is_empty());
-        let has_more = !self.settling.is_empty() || self.has_gathered();
+        let has_more = !self.settlements.is_empty() || self.has_pending_records();
         self.schedule.note_handed_out(frees, has_more, now);
     }
 
-    /// Segments are to leave: at once when their room is needed or the sync budget has one left, else with
-    /// what is written anyway.
-    pub(super) fn hurry_to_leave(&mut self) {
-        let must_leave = self.must_leave(self.schedule.asked_at());
-        self.schedule.note_leaving(must_leave);
+    /// Schedules the removal of segments: at once if their space is needed or the sync budget allows a sync,
+    /// otherwise with the next commit.
+    pub(super) fn schedule_removal(&mut self) {
+        let must_remove = self.must_remove(self.schedule.asked_at());
+        self.schedule.note_removal(must_remove);
     }
 
-    /// Whether the cleaner goes on with what it copies though no other commit is made.
+    /// Returns whether the compactor continues copying without waiting for another commit.
     pub(super) fn is_copying(&self) -> bool {
-        let is_going =
-            |cleaning: &Cleaning| cleaning.copied.is_none() && cleaning.waits_for != self.writer.number + 1;
-        !self.space.weight.is_crowded() && self.cleaner.cleaning.as_ref().is_some_and(is_going)
+        let is_running = |compaction: &Compaction| {
+            compaction.copied.is_none() && compaction.waits_for != self.writer.number + 1
+        };
+        !self.space.index_memory.is_crowded() && self.compactor.compaction.as_ref().is_some_and(is_running)
     }
 
-    /// The most bytes of the next commit; `None` while what gathers has to wait for room.
+    /// Returns the maximum bytes of the next commit, or `None` while the pending records must wait for space.
     pub(super) fn commit_bytes_max(&self) -> Option<usize> {
         let most = self.settings.commit_bytes as usize;
-        let spare = self.space.slots.spare();
-        // Who awaits something that finds no room must not have every settlement take a block of the last
-        // one, before the cleaner has made any.
+        let available = self.space.slots.available();
+        // A publisher that waits for space must not cause each settlement to take a block of the last segment
+        // before the compactor has freed any.
         let is_lazy = self.has_only_lazy_settlements() || (self.is_copying() && self.has_only_settlements());
-        // What the cleaner has copied leaves the log when everything said before it is durable.
+        // A compacted segment is removed when everything appended before is durable.
         let may_wait =
-            !self.cleaner.is_done_copying() && (self.cleaner.is_cleaning() || !self.would_leave_half());
-        if spare == 0 && is_lazy && may_wait {
+            !self.compactor.is_done_copying() && (self.compactor.is_active() || !self.would_leave_half());
+        if available == 0 && is_lazy && may_wait {
             return None;
         }
         if self.space.fits_active(most) || (self.space.slots.free() > 0 && self.may_open()) {
             let filling = self.space.filling_room().min(most);
             let fills =
-                self.gathering.records() > 0 && self.gathering.len() + self.space.settle_share() <= filling;
+                self.pending.records() > 0 && self.pending.len() + self.space.settle_share() <= filling;
             return Some(if fills { filling } else { most });
         }
         let room = self.space.active_room().min(most);
-        (padded(self.gathering.len() + 1) <= room).then_some(room)
+        (padded(self.pending.len() + 1) <= room).then_some(room)
     }
 
-    /// Whether the next commit may open a segment.
+    /// Returns whether the next commit may open a segment.
     fn may_open(&self) -> bool {
-        let spare = self.space.slots.spare();
-        if spare > SEGMENTS_RESERVED
+        let available = self.space.slots.available();
+        if available > SEGMENTS_RESERVED
             || self.schedule.is_starting()
-            || self.cleaner.is_cleaning()
-            || self.gathering.frees()
+            || self.compactor.is_active()
+            || self.pending.frees()
         {
             return true;
         }
-        spare == SEGMENTS_RESERVED || self.would_leave_half() || self.is_last_of_no_use()
+        available == SEGMENTS_RESERVED || self.would_leave_half() || self.is_last_segment_useless()
     }
 
-    /// Whether the last segment is kept for a cleaner that has looked and found nothing that fits into it,
-    /// while marks or definitions wait: nothing is delivered without its mark, so nothing would be settled
-    /// either, and the cleaner would never find anything.
-    fn is_last_of_no_use(&self) -> bool {
-        !self.cleaner.may_clean && !self.has_only_settlements()
+    /// Returns whether watermarks or definitions wait while the last segment is reserved for a compactor that
+    /// finds nothing fitting into it.
+    ///
+    /// Nothing is delivered without its watermark. So nothing would be settled either, and the compactor
+    /// would never find anything.
+    fn is_last_segment_useless(&self) -> bool {
+        !self.compactor.may_have_work && !self.has_only_settlements()
     }
 
-    /// Whether the settlements that wait leave some segment at most half live, or the active one is so: then
-    /// the cleaner can free it when they are written.
+    /// Returns whether the waiting settlements leave some segment at most half live, or the active one is so
+    /// already. The compactor can free it when they are written.
     fn would_leave_half(&self) -> bool {
         let is_worth = |live, bytes| self.space.copies_bytes(live) * 2 <= u64::from(bytes);
         self.index.would_leave(self.space.active.sequence(), is_worth)
     }
 
-    /// Whether the cleaner would free some segment by copying at most half of it, if it had room for that.
+    /// Returns whether the compactor could free some segment by copying at most half of it, given enough
+    /// space.
     fn has_half_dead(&self) -> bool {
         self.half_dead_copies().next().is_some()
     }
 
-    /// The same, and it has room for none of them.
+    /// Returns whether there are such segments, and there is not enough space for any of them.
     fn is_half_dead_without_room(&self) -> bool {
-        let room = self.space.room_to_clean() as u64;
+        let room = self.space.room_to_compact() as u64;
         self.has_half_dead() && self.half_dead_copies().all(|bytes| bytes > room)
     }
 
-    /// What the copies take of each segment that is at most half live.
+    /// Returns the bytes of the copies for each segment that is at most half live.
     fn half_dead_copies(&self) -> impl Iterator<Item = u64> {
         let sealed =
             self.index.segments().iter().filter(|(sequence, _)| **sequence != self.space.active.sequence());
@@ -167,7 +184,7 @@ impl Log {
         copies.filter(|(copies, bytes)| copies * 2 <= u64::from(*bytes)).map(|(copies, _)| copies)
     }
 
-    /// The next step towards another ready segment, if one is wanted.
+    /// Returns the next step of preparing another segment, if one is needed.
     pub fn next_prepare(&mut self) -> Option<PrepareJob> {
         if self.failed
             || self.space.slots.preparing.is_some()
@@ -180,10 +197,10 @@ impl Log {
         if self.space.slots.unready == 0 && !is_wanted {
             return None;
         }
-        // Without one a start would fail, and so would the next; and a segment with nothing in it that is on
-        // its way out, or settlements that leave one so, give a file for a file, without reading anything.
+        // Without a file a start would fail, and so would the next one. If a segment without live records is
+        // being removed, one file yields another without any reading. So do settlements that empty a segment.
         let gives_one = || {
-            self.cleaner.drain.is_some()
+            self.compactor.drain.is_some()
                 || self.index.would_leave(self.space.active.sequence(), |live, _| live == 0)
         };
         let most = match is_stuck {
@@ -192,7 +209,7 @@ impl Log {
             false => self.space.slots.max,
         };
         let Some(slot) = self.space.slots.begin(most) else {
-            // The limit is reached as well, so that it is what says how much room there is.
+            // The limit is reached, so it determines the available space, not the file system.
             self.space.slots.note_room();
             return None;
         };
@@ -204,26 +221,27 @@ impl Log {
         Some(PrepareJob { slot, create, from: prepared, bytes, last })
     }
 
-    /// Neither a start nor the cleaner can write what must be written, nor can settlements that make room:
-    /// what the cleaner cannot read keeps the room that its copies should have made.
+    /// Returns whether a start, the compactor or settlements that free space cannot write what they must
+    /// write. Unreadable records take up the space that their copies should have freed.
     fn is_stuck(&self) -> bool {
-        let is_blocked = padded(self.gathering.len() + 1) > self.space.active_room();
-        let must = self.schedule.is_starting() || self.cleaner.drain.is_some();
-        let copying = match (self.gathering.records(), &self.cleaner.cleaning) {
-            (0, Some(cleaning)) => cleaning.waits_for == self.writer.number + 1,
+        let is_blocked = padded(self.pending.len() + 1) > self.space.active_room();
+        let must = self.schedule.is_starting() || self.compactor.drain.is_some();
+        let copying = match (self.pending.records(), &self.compactor.compaction) {
+            (0, Some(compaction)) => compaction.waits_for == self.writer.number + 1,
             (_, Some(_)) => is_blocked,
             (_, None) if is_blocked => {
                 (self.has_settlements() && self.would_leave_half()) || self.has_half_dead()
             }
-            // A block or two are left, which settlements fit into and nothing that they leave a share for.
+            // One or two blocks are left. Settlements fit into them, but no record that leaves the share of
+            // settlements free.
             (0, None) if !self.has_room(1) => self.is_half_dead_without_room(),
             (_, None) => false,
         };
-        self.space.slots.spare() == 0 && (copying || (must && is_blocked))
+        self.space.slots.available() == 0 && (copying || (must && is_blocked))
     }
 
-    /// Takes the outcome of a prepare job. A file system with less room than promised lowers the limit until
-    /// it has some.
+    /// Applies the result of a prepare job. If the file system has less space than `disk_limit` allows, the
+    /// limit is lowered until it has some.
     ///
     /// # Errors
     /// The disk failed; this is final.
@@ -239,12 +257,12 @@ impl Log {
                     self.space.slots.prepared = 0;
                     self.space.slots.set(slot, Slot::Free);
                     self.space.slots.note_room();
-                    self.cleaner.may_clean = true;
+                    self.compactor.may_have_work = true;
                 }
                 Ok(())
             }
             Err(error) if is_full(&error) => {
-                // Preparing the file is begun again.
+                // The file is prepared from the beginning again.
                 self.space.slots.prepared = 0;
                 self.space.slots.note_full(self.schedule.asked_at());
                 Ok(())
@@ -253,29 +271,29 @@ impl Log {
         }
     }
 
-    /// Looks how much memory the index takes.
-    pub(super) fn weigh_index(&mut self) {
-        self.space.weight.set(&self.index);
-        if self.space.weight.is_full() {
-            self.index.give_back();
-            self.space.weight.set(&self.index);
+    /// Updates the memory use of the index.
+    pub(super) fn measure_index(&mut self) {
+        self.space.index_memory.set(&self.index);
+        if self.space.index_memory.is_full() {
+            self.index.release_memory();
+            self.space.index_memory.set(&self.index);
         }
         if self.space.ends_active_early() {
-            self.hurry();
+            self.make_due();
         }
     }
 }
 
-// When the next commit is due, as far as what was said and the syncs that the card can stand decide it.
-//
-// Always true: whatever is noted makes a commit due within the window of its urgency; a moment that is due
-// moves forward only when a commit was handed out or nothing waits after all.
-
-/// Between two commits that say how late it is.
+/// Minimum interval between two commits that record the broker time.
 const TIME_MS_MIN: u64 = 60_000;
+/// Maximum interval between two commits that record the broker time.
 const TIME_MS_MAX: u64 = 3_600_000;
 
-/// Deadlines of the next commit, and why one is made even if it is empty.
+/// When the next commit is due, and whether it is made even if it is empty.
+///
+/// # Invariants
+/// - Every `note` makes a commit due within the window of its urgency.
+/// - A due time moves later only when a commit was handed out or nothing waits any more.
 #[derive(Debug)]
 pub(super) struct Schedule {
     commit_window_ms: u64,
@@ -283,24 +301,25 @@ pub(super) struct Schedule {
     settle_window_ms: u64,
     budget: SyncBudget,
     due_at: Deadline,
-    /// When a commit was last asked for.
+    /// When a commit was last requested.
     asked_at: Now,
-    /// When a commit last said how late it is.
-    said_at: Now,
-    /// Somebody waits for what gathers.
+    /// When a commit last recorded the broker time.
+    time_recorded_at: Now,
+    /// Whether a client waits for the pending commit.
     is_awaited: bool,
-    /// The commit that gathers is awaited, and waits for the sync budget.
+    /// Whether the pending commit has a waiting client and waits for the sync budget.
     is_over_budget: bool,
-    /// Awaited commits that waited for the sync budget, since the start, and when the last of them did.
+    /// Number of commits since the start that waited for the sync budget while a client waited, and the time
+    /// of the last one.
     over_budget: (u64, Now),
-    /// The first commit of this life is still to come.
+    /// Whether the first commit of this epoch is still to be made.
     is_starting: bool,
-    /// The next commit is the last of this life, or one that says how late it is.
+    /// Whether the next commit is the last of this epoch, or one that records the broker time.
     is_closing: bool,
 }
 
 impl Schedule {
-    /// That of a life which begins: its first commit is due.
+    /// Creates the schedule of a new epoch, whose first commit is due at once.
     pub(super) fn new(settings: &Settings) -> Self {
         Self {
             commit_window_ms: settings.commit_window_ms,
@@ -309,7 +328,7 @@ impl Schedule {
             budget: SyncBudget::new(settings.syncs_per_s, settings.sync_burst),
             due_at: Now::from_ms(0).after_ms(0),
             asked_at: Now::from_ms(0),
-            said_at: Now::from_ms(0),
+            time_recorded_at: Now::from_ms(0),
             is_awaited: true,
             is_over_budget: false,
             over_budget: (0, Now::from_ms(0)),
@@ -318,22 +337,22 @@ impl Schedule {
         }
     }
 
-    /// When a commit is due.
+    /// Returns when a commit is due.
     pub(super) const fn due_at(&self) -> Deadline {
         self.due_at
     }
 
-    /// A commit is due at once.
-    pub(super) const fn hurry(&mut self) {
+    /// Makes a commit due at once.
+    pub(super) const fn make_due(&mut self) {
         self.due_at = Now::from_ms(0).after_ms(0);
     }
 
-    /// A commit is due at this time, not before.
+    /// Makes a commit due at `now`, not before.
     pub(super) fn set_due(&mut self, now: Now) {
         self.due_at = now.after_ms(0);
     }
 
-    /// Something of this urgency waits.
+    /// Schedules a commit for an entry of this urgency.
     pub(super) fn note(&mut self, urgency: Urgency, now: Now) {
         let window_ms = match urgency {
             Urgency::Awaited => {
@@ -348,18 +367,18 @@ impl Schedule {
         self.due_at = self.due_at.earlier(now.after_ms(window_ms));
     }
 
-    /// Segments are to leave: at once if they must, else within the window of settlements.
-    pub(super) fn note_leaving(&mut self, must_leave: bool) {
-        let window_ms = if must_leave { 0 } else { self.settle_window_ms };
+    /// Schedules the removal of segments: at once if necessary, otherwise within the settle window.
+    pub(super) fn note_removal(&mut self, must_remove: bool) {
+        let window_ms = if must_remove { 0 } else { self.settle_window_ms };
         self.due_at = self.due_at.earlier(self.asked_at.after_ms(window_ms));
     }
 
-    /// Whether somebody waits for what gathers.
+    /// Returns whether a client waits for the pending commit.
     pub(super) const fn is_awaited(&self) -> bool {
         self.is_awaited
     }
 
-    /// Whether the card can stand another sync now.
+    /// Returns whether the budget allows another sync now.
     pub(super) fn has_sync(&self, now: Now) -> bool {
         self.budget.has_one(now)
     }
@@ -370,54 +389,54 @@ impl Schedule {
         self.over_budget
     }
 
-    /// Nothing waits after all.
+    /// Cancels the scheduled commit, because nothing waits after all.
     pub(super) const fn rest(&mut self) {
         self.due_at = Deadline::NEVER;
         self.is_awaited = false;
         self.is_over_budget = false;
     }
 
-    /// A commit is asked for.
+    /// Records that a commit was requested.
     pub(super) const fn note_asked(&mut self, now: Now) {
         self.asked_at = now;
     }
 
-    /// When one was last asked for.
+    /// Returns when a commit was last requested.
     pub(super) const fn asked_at(&self) -> Now {
         self.asked_at
     }
 
-    /// Whether the first commit of this life is still to come; it is made even if it is empty.
+    /// Returns whether the first commit of this epoch is still to be made. It is made even if it is empty.
     pub(super) const fn is_starting(&self) -> bool {
         self.is_starting
     }
 
-    /// From now on, or no longer, the next commit is made as the first one of a life is.
+    /// Sets whether the next commit is made like the first one of an epoch.
     pub(super) const fn set_starting(&mut self, is_starting: bool) {
         self.is_starting = is_starting;
     }
 
-    /// From now on, or no longer, the next commit is made even if it is empty.
+    /// Sets whether the next commit is made even if it is empty.
     pub(super) const fn set_closing(&mut self, is_closing: bool) {
         self.is_closing = is_closing;
     }
 
-    /// Whether a commit is made even if it is empty.
+    /// Returns whether a commit is made even if it is empty.
     pub(super) const fn must_commit(&self) -> bool {
         self.is_starting || self.is_closing
     }
 
-    /// How late it is was said, or need not be.
-    pub(super) const fn note_said(&mut self, now: Now) {
-        self.said_at = now;
+    /// Records that the broker time was written, or need not be.
+    pub(super) const fn note_time_recorded(&mut self, now: Now) {
+        self.time_recorded_at = now;
     }
 
-    /// A commit is built, which says how late it is.
+    /// Records that a commit was built, which contains the broker time.
     pub(super) const fn note_built(&mut self, now: Now) {
-        (self.is_starting, self.is_closing, self.said_at) = (false, false, now);
+        (self.is_starting, self.is_closing, self.time_recorded_at) = (false, false, now);
     }
 
-    /// A commit was handed out: whether it has made room for files, and whether more gathers for the next.
+    /// Records that a commit was handed out, whether it frees files, and whether more entries wait.
     pub(super) fn note_handed_out(&mut self, frees_files: bool, has_more: bool, now: Now) {
         if core::mem::take(&mut self.is_over_budget) {
             self.over_budget = (self.over_budget.0 + 1, now);
@@ -428,22 +447,22 @@ impl Schedule {
         self.due_at = if has_more { now.after_ms(0) } else { Deadline::NEVER };
     }
 
-    /// When the log should say how late it is, for those who wait for that over restarts: of a life that ends
-    /// without a word, an eighth is forgotten at most, or a minute; of a long one an hour.
+    /// Returns when the log should record the broker time, which timeouts that span restarts depend on.
+    ///
+    /// If this epoch ends abruptly, at most 1/8 of its time is forgotten. The minimum is a minute, the
+    /// maximum an hour.
     pub(super) const fn time_deadline(&self) -> Deadline {
-        let eighth_ms = self.said_at.as_ms() / 8;
+        let eighth_ms = self.time_recorded_at.as_ms() / 8;
         let ms = if eighth_ms < TIME_MS_MAX { eighth_ms } else { TIME_MS_MAX };
-        self.said_at.after_ms(if ms > TIME_MS_MIN { ms } else { TIME_MS_MIN })
+        self.time_recorded_at.after_ms(if ms > TIME_MS_MIN { ms } else { TIME_MS_MIN })
     }
 }
 
-// The syncs that a card can stand: a token bucket.
-
-/// Syncs that may still be done at once, and how fast they come back.
+/// The syncs that the flash can sustain, as a token bucket.
 #[derive(Debug)]
 pub(super) struct SyncBudget {
     bucket: TokenBucket,
-    /// What one sync costs; 0 is free.
+    /// Tokens for one sync; 0 means no limit.
     cost_ns: u64,
     capacity_ns: u64,
 }
@@ -459,7 +478,7 @@ impl SyncBudget {
         self.bucket.has(now, self.cost_ns, self.capacity_ns)
     }
 
-    /// Takes one; a sync that has to be done although there is none left costs nothing.
+    /// Takes a token. A sync that is done although none is left takes nothing.
     pub(super) fn take_one(&mut self, now: Now) {
         self.bucket.try_take(now, self.cost_ns, self.capacity_ns);
     }

@@ -1,13 +1,18 @@
-//! Keeps the log in step with the journal: fetches what waits when a commit is about to be made, and tells
-//! the journal what has become durable.
+//! Moves entries and messages from the pending-write buffer (`Journal`) into the log, one commit at a time.
+//!
+//! When a commit is due, the commit writer appends what waits in the buffer. When the commit is durable, it
+//! reports that to the buffer.
 //!
 //! ```text
-//! Journal ──facts, settlements, messages──→ Log ──→ Write ~ helper ~ WriteDone ──→ Journal::stored
+//! Journal ──entries, settlements, messages──→ Log ──→ Write ~ helper ~ WriteDone ──→ Journal::stored
 //! ```
 //!
-//! Always true: one write is on its way at a time, a commit before anything else; messages are encoded only
-//! when their commit is made, facts before them; a large body goes chunk by chunk, over several commits if
-//! need be, and its message after the last; what belongs together goes as `group` says.
+//! # Invariants
+//! - One write is in flight at a time, and a commit has priority over other writes.
+//! - Messages are encoded only when their commit is built, and entries precede them.
+//! - A large body is written chunk by chunk, if necessary over several commits. Its message follows the last
+//!   chunk.
+//! - Transactions too large for one commit are written by `group`.
 
 use leveret_core::journal::{Batch, Fact, Front, Journal, Target as Place, Urgency};
 use leveret_core::mem::{MessageId, Messages};
@@ -20,23 +25,23 @@ use super::group::{self, Groups};
 use super::jobs::{CommitDone, CommitJob, EndJob, PrepareDone, PrepareJob, ReadDone, ReadJob};
 use super::log::{Failed, Log, Refused};
 use super::read_back::FetchJob;
-use super::read_back::{FetchDone, Scratch};
+use super::read_back::{FetchBuffers, FetchDone};
 use super::record::{
     Body, CHUNK_BODY_BYTES, Message, RECORD_OVERHEAD_BYTES_MAX, Range, Record, Target, Targets,
 };
 
-/// Something to be written, by a helper.
+/// A write job for a helper thread.
 #[derive(Debug)]
 pub enum Write {
     /// A commit.
     Commit(CommitJob),
-    /// A step towards another segment.
+    /// A step of preparing another segment.
     Prepare(PrepareJob),
-    /// Which commit is the last of a life.
+    /// Recording which commit is the last of an epoch.
     End(EndJob),
 }
 
-/// Something that was written, or not.
+/// The result of a write job.
 #[derive(Debug)]
 pub enum WriteDone {
     /// See [`Write::Commit`].
@@ -48,7 +53,7 @@ pub enum WriteDone {
 }
 
 impl Write {
-    /// Does it; blocks.
+    /// Runs the job; blocks.
     pub fn run(self, disk: &mut impl Disk) -> WriteDone {
         match self {
             Self::Commit(job) => WriteDone::Commit(job.run(disk)),
@@ -62,22 +67,22 @@ impl Write {
 }
 
 impl WriteDone {
-    /// Whether it was a commit.
+    /// Returns whether it was a commit.
     pub const fn is_commit(&self) -> bool {
         matches!(self, Self::Commit(_))
     }
 }
 
-/// Something to be read, by a helper.
+/// A read job for a helper thread.
 #[derive(Debug)]
 pub enum Read {
-    /// For the cleaner.
+    /// For the compactor.
     Clean(ReadJob),
     /// For a queue.
     Fetch(FetchJob),
 }
 
-/// Something that was read, or not.
+/// The result of a read job.
 #[derive(Debug)]
 pub enum ReadOutcome {
     /// See [`Read::Clean`].
@@ -87,7 +92,7 @@ pub enum ReadOutcome {
 }
 
 impl Read {
-    /// Does it; blocks.
+    /// Runs the job; blocks.
     pub fn run(self, disk: &mut impl Disk) -> ReadOutcome {
         match self {
             Self::Clean(job) => ReadOutcome::Clean(job.run(disk)),
@@ -99,29 +104,31 @@ impl Read {
 /// A large body that is being written.
 #[derive(Clone, Copy, Debug)]
 struct Chunking {
-    /// Its number in the journal.
+    /// Number of its message in the pending-write buffer.
     number: u64,
+    /// Id of the body in the log.
     body: u64,
+    /// Number of chunks appended so far.
     done: u32,
 }
 
-/// The log and what it is fed with.
+/// The log, and the state of moving the pending-write buffer into it.
 #[derive(Debug)]
 pub struct Keeper {
     pub(super) log: Log,
-    /// What the commit on its way makes durable.
+    /// The part of the pending-write buffer that the commit in flight makes durable.
     covers: Batch,
     is_writing: bool,
-    /// A commit is due, but there is no segment for it yet.
+    /// Whether a commit is due for which there is no free segment yet.
     is_blocked: bool,
-    /// The end is near: nothing is prepared that will not be used.
+    /// Whether the broker is stopping. Then no segments are prepared.
     is_flushing: bool,
-    /// This life is to end with a commit that proves the one before it.
+    /// Whether the epoch is to end with a commit that proves the one before it.
     is_closing: bool,
-    /// Which commit that was is to be noted beside the log.
+    /// Whether the number of that commit is to be recorded beside the log.
     is_ending: bool,
-    /// Broker time is to be written down, if nothing else is.
-    says_time: bool,
+    /// Whether the broker time is to be recorded if no other commit does so.
+    records_time: bool,
     chunking: Option<Chunking>,
     pub(super) groups: Groups,
     ranges: Vec<Range>,
@@ -129,17 +136,17 @@ pub struct Keeper {
     chunk: Vec<u8>,
 }
 
-/// What a message's record is put together in.
+/// Buffers in which the record of a message is put together.
 #[derive(Debug)]
 pub(super) struct Draft {
-    /// Where the message goes.
+    /// The queues and offsets of the message.
     pub(super) places: Vec<Place>,
     targets: Vec<Target>,
     properties: Vec<u8>,
 }
 
 impl Draft {
-    /// The record of a message that goes to `places`.
+    /// Returns the record of a message that goes to `places`.
     pub(super) fn record<'a>(
         &'a mut self,
         messages: &'a Messages,
@@ -157,7 +164,7 @@ impl Draft {
         }));
         Message {
             targets: Targets::List(&self.targets),
-            // What must expire has to say since when; for all others about now will do.
+            // A message that expires needs its exact arrival time. For others the current time suffices.
             enqueued_ms: match messages.arrived_ms(message) {
                 0 => time_ms,
                 arrived_ms => arrived_ms,
@@ -171,15 +178,17 @@ impl Draft {
     }
 }
 
-/// Bytes that the store's buffers take at most, for the memory table: what gathers, is written and is copied;
-/// what is read back; what the footers say of the segment that fills and of the one that is sealed.
+/// Returns the maximum bytes of the store's buffers, for the memory table.
+///
+/// They hold the pending commit, the commit in flight, the compactor's buffer, fetched messages, and the
+/// footers of the active and the sealed segment.
 pub const fn buffer_bytes(segment_bytes: usize, commit_bytes: usize, frame_max: usize) -> usize {
     let commits = 3 * commit_bytes + frame_max + CHUNK_BODY_BYTES;
-    commits + Scratch::bytes(segment_bytes, commit_bytes) + Footer::bytes(segment_bytes)
+    commits + FetchBuffers::bytes(segment_bytes, commit_bytes) + Footer::bytes(segment_bytes)
 }
 
 impl Keeper {
-    /// Keeps `log`, for messages with properties of at most `frame_max` bytes.
+    /// Creates a commit writer for `log`, for messages with properties of at most `frame_max` bytes.
     pub fn new(log: Log, frame_max: usize) -> Self {
         Self {
             log,
@@ -189,7 +198,7 @@ impl Keeper {
             is_flushing: false,
             is_closing: false,
             is_ending: false,
-            says_time: false,
+            records_time: false,
             chunking: None,
             groups: Groups::default(),
             ranges: Vec::with_capacity(512),
@@ -202,17 +211,17 @@ impl Keeper {
         }
     }
 
-    /// The log.
+    /// Returns the log.
     pub const fn log(&self) -> &Log {
         &self.log
     }
 
-    /// The log, for reading back.
+    /// Returns the log, for reading messages back.
     pub const fn log_mut(&mut self) -> &mut Log {
         &mut self.log
     }
 
-    /// When [`Self::next_write`] should be asked again if nothing else happens.
+    /// Returns when [`Self::next_write`] should be called again if nothing else happens.
     pub fn deadline(&self) -> Deadline {
         if self.is_writing {
             return Deadline::NEVER;
@@ -222,13 +231,13 @@ impl Keeper {
         if is_asking { due.earlier(self.log.ask_deadline()) } else { due }
     }
 
-    /// Whether everything is written, or never will be, for a clean stop.
+    /// Returns whether everything is written or can never be written. A clean stop waits for this.
     pub fn is_idle(&self, journal: &Journal) -> bool {
         let is_idle = !self.is_writing && self.log.is_idle() && journal.is_empty();
         self.log.has_failed() || is_idle && !self.is_closing && !self.is_ending
     }
 
-    /// Whether something waits that finds no room on the disk, so that waiting for it would never end.
+    /// Returns whether a commit finds no space on the disk, so that waiting for it would never end.
     pub fn is_stuck(&self) -> bool {
         !self.is_writing && (self.is_blocked || self.log.is_postponed())
     }
@@ -240,19 +249,20 @@ impl Keeper {
         self.log.note(Urgency::Awaited, now);
     }
 
-    /// Ends this life, when everything else is written.
+    /// Ends this epoch after everything else is written.
     pub fn close(&mut self, now: Now) {
         self.is_closing = true;
         self.flush(now);
     }
 
-    /// Broker time is due to be written down ([`Log::time_deadline`]): now, or when it is due again.
+    /// Handles [`Log::time_deadline`]: records the broker time now if `is_needed`, and schedules the next
+    /// deadline.
     pub const fn say_time(&mut self, is_needed: bool, now: Now) {
-        self.log.schedule.note_said(now);
-        self.says_time = is_needed;
+        self.log.schedule.note_time_recorded(now);
+        self.records_time = is_needed;
     }
 
-    /// What to write next, if the helper is free and it is time.
+    /// Returns the next write if none is in flight and one is due.
     pub fn next_write(&mut self, journal: &mut Journal, messages: &mut Messages, now: Now) -> Option<Write> {
         journal.set_time(self.log.time_ms(now));
         if let Some(urgency) = journal.take_urgency() {
@@ -263,7 +273,7 @@ impl Keeper {
             return None;
         }
         if self.log.is_time(now) && !journal.is_empty() {
-            self.gather(journal, messages, now);
+            self.append_waiting(journal, messages, now);
         }
         let is_again = self.log.is_postponed();
         let job = self.next_commit(journal, now);
@@ -302,14 +312,15 @@ impl Keeper {
         Some(Write::Prepare(job))
     }
 
+    /// Returns the next commit, including those for the time and for a clean stop.
     fn next_commit(&mut self, journal: &Journal, now: Now) -> Option<CommitJob> {
         let job = self.log.next_commit(now);
-        // Any commit says it.
-        self.says_time &= job.is_none();
+        // Every commit contains the time.
+        self.records_time &= job.is_none();
         if job.is_some() || !journal.is_empty() || !self.log.is_idle() {
             return job;
         }
-        if core::mem::take(&mut self.says_time) {
+        if core::mem::take(&mut self.records_time) {
             return self.log.empty_commit(now);
         }
         if !self.is_closing {
@@ -319,7 +330,7 @@ impl Keeper {
         self.log.closing_commit(now)
     }
 
-    /// Takes the outcome of what was written.
+    /// Applies the result of a write.
     ///
     /// # Errors
     /// The disk failed: nothing more becomes durable, and the process must end.
@@ -351,6 +362,7 @@ impl Keeper {
         Ok(())
     }
 
+    /// Reports the space left on the disk and in the index to the pending-write buffer.
     fn report_room(&self, journal: &mut Journal) {
         let most = self.log.space.most_bytes();
         let room = (self.log.space.room_bytes(), most);
@@ -358,20 +370,21 @@ impl Keeper {
         journal.set_index_room(self.log.space.index_room());
     }
 
-    /// Fetches as much as one commit takes, in the order in which it was said.
-    fn gather(&mut self, journal: &mut Journal, messages: &mut Messages, now: Now) {
+    /// Appends as much as one commit holds, in the order of arrival.
+    fn append_waiting(&mut self, journal: &mut Journal, messages: &mut Messages, now: Now) {
         while let Some(fact) = journal.fact() {
             if self.log.append_reserved(&record_of(fact), Urgency::Awaited, now).is_err() {
                 return;
             }
             journal.pop_fact();
         }
-        // A group that waits for a commit of its own comes before settlements that would fill it.
+        // A group that waits for a commit of its own precedes settlements that would fill the commit.
         let is_late = self.groups.is_waiting;
         if !is_late {
-            self.gather_settles(journal, now);
+            self.append_settlements(journal, now);
         }
-        // What was delivered is marked in this commit or before, its message in this one or later.
+        // The watermark of a delivered message is in this commit or an earlier one, its message in this one
+        // or a later one.
         let log = &mut self.log;
         let all_ride = journal.drain_riding(|queue, offset| {
             log.append_reserved(&Record::DeliveredWatermark { queue, offset }, Urgency::Lazy, now).is_ok()
@@ -379,13 +392,13 @@ impl Keeper {
         if !all_ride {
             return;
         }
-        if self.gather_messages(journal, messages, now) && is_late {
-            self.gather_settles(journal, now);
+        if self.append_messages(journal, messages, now) && is_late {
+            self.append_settlements(journal, now);
         }
     }
 
-    /// `false` when the commit or the disk has no room for more.
-    fn gather_messages(&mut self, journal: &mut Journal, messages: &mut Messages, now: Now) -> bool {
+    /// Appends waiting messages. Returns `false` when the commit or the disk has no space for more.
+    fn append_messages(&mut self, journal: &mut Journal, messages: &mut Messages, now: Now) -> bool {
         loop {
             let front = journal.front(messages, &mut self.draft.places);
             if let Some(group) = journal.group() {
@@ -406,19 +419,20 @@ impl Keeper {
         }
     }
 
-    fn gather_settles(&mut self, journal: &mut Journal, now: Now) {
-        let mut settling = 0;
+    /// Appends waiting settlements.
+    fn append_settlements(&mut self, journal: &mut Journal, now: Now) {
+        let mut queue = 0;
         journal.drain_settles(|settled| {
-            if settled.queue != settling || self.ranges.len() == self.ranges.capacity() {
-                self.write_settled(settling, now);
-                settling = settled.queue;
+            if settled.queue != queue || self.ranges.len() == self.ranges.capacity() {
+                self.write_settled(queue, now);
+                queue = settled.queue;
             }
             self.ranges.push(Range { start: settled.start, end: settled.end });
         });
-        self.write_settled(settling, now);
+        self.write_settled(queue, now);
     }
 
-    /// Appends the settlements of one queue, or leaves them to the log for the next commit with room.
+    /// Appends the settlements of one queue. If space is scarce, the log keeps them for a later commit.
     fn write_settled(&mut self, queue: u64, now: Now) {
         if !self.ranges.is_empty() && !self.log.append_settled(queue, &self.ranges, now) {
             for range in &self.ranges {
@@ -428,7 +442,7 @@ impl Keeper {
         self.ranges.clear();
     }
 
-    /// Appends a message; `false` when the commit or the disk has no room for it now.
+    /// Appends a message. Returns `false` when the commit or the disk has no space for it now.
     pub(super) fn write_message(
         &mut self,
         messages: &Messages,
@@ -457,7 +471,7 @@ impl Keeper {
                 self.log.append_message(&record, body_len, Urgency::Awaited, now, fill)
             }
         };
-        // Else the journal's first message would be tried for ever.
+        // Otherwise the first message in the buffer would be retried forever.
         assert!(outcome != Err(Refused::TooLarge), "a commit has room for the largest record");
         if outcome.is_ok() {
             self.chunking = None;
@@ -466,12 +480,12 @@ impl Keeper {
         outcome.is_ok()
     }
 
-    /// The body that was written last stays, whatever becomes of its message.
+    /// Keeps the body that was written last, even if its message is never appended.
     pub(super) const fn keep_body(&mut self) {
         self.chunking = None;
     }
 
-    /// Writes what is left of a large body; `None` when not all of it went in.
+    /// Appends the remaining chunks of a large body. Returns `None` if not all of them fit.
     pub(super) fn write_chunks(&mut self, messages: &Messages, front: Front, now: Now) -> Option<u64> {
         let Front { message, number } = front;
         if self.chunking.is_none_or(|chunking| chunking.number != number) {
@@ -493,7 +507,7 @@ impl Keeper {
         Some(chunking.body)
     }
 
-    /// A message was settled while its body was being written: nobody needs the chunks.
+    /// Discards the chunks of a message that was settled while its body was being written.
     fn drop_abandoned(&mut self) {
         if let Some(chunking) = self.chunking.take() {
             self.log.drop_body(chunking.body);

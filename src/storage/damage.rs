@@ -1,4 +1,6 @@
-//! What a start could not read, as sentences, written into the log before a damaged segment leaves it.
+//! Reports what a start could not read, and reads around blocks that the disk refuses.
+//!
+//! The damage is described in sentences. They are written into the log before a damaged segment is removed.
 
 use std::fmt::Write as _;
 use std::io;
@@ -15,11 +17,12 @@ use super::log::Log;
 use super::record::Record;
 use super::recovery::{Report, SetAside};
 
-/// The most ranges of a segment that a sentence names.
+/// Maximum number of ranges per segment in a sentence.
 const RANGES_MAX: usize = 4;
 
 impl Report {
-    /// What could not be read, as sentences that are the same at every start as long as the damage is the same.
+    /// Describes what could not be read. The sentences are the same at every start as long as the damage is
+    /// the same.
     pub fn describe_damage(&self) -> Vec<String> {
         let mut lines = Vec::new();
         if self.is_lost {
@@ -104,7 +107,7 @@ impl Log {
         let mut bytes = Vec::new();
         let written = match self.index.definitions().get(&DAMAGE_KEY[..]) {
             Some(definition) if !definition.deleted => {
-                let value = self.read_definition(disk, (&DAMAGE_KEY, definition), &mut bytes)?;
+                let value = self.read_definition(disk, &DAMAGE_KEY, definition, &mut bytes)?;
                 value.map_or_else(ReportedDamage::default, |(value, _)| ReportedDamage::parse(value))
             }
             _ => ReportedDamage::default(),
@@ -115,39 +118,41 @@ impl Log {
         Ok(())
     }
 
-    /// Adds the damage that this start was the first to find to the commit that gathers. Returns `false` when the commit has
-    /// no room: no segment may leave the log before the damage is written.
-    pub(super) fn gather_damage(&mut self, report: &Report, now: Now) -> bool {
+    /// Appends the damage that this start found first to the pending commit. Returns `false` if it has no
+    /// space: no segment may be removed from the log before the damage is written.
+    pub(super) fn append_damage(&mut self, report: &Report, now: Now) -> bool {
         if !report.has_new_damage {
             return true;
         }
-        let (version, value) = (self.version_of_life(), report.reported_damage.value());
+        let (version, value) = (self.version_of_epoch(), report.reported_damage.value());
         let record = Record::Defined { version, key: &DAMAGE_KEY, value: value.as_deref() };
         self.append_reserved(&record, Urgency::Awaited, now).is_ok()
     }
 }
 
-// Reading around what the disk refuses: a block that cannot be read costs that block.
-//
-// Why it exists: a card that wears refuses single sectors, for good or until it is asked again. What lies in
-// them is damaged; everything else is still to be served.
-//
-// Always true: a refused read is repeated block by block; what is refused then reads as 0xFF, which is no
-// header, no commit and no empty block, and is noted. A block is asked for once; of a file with more than
-// [`REFUSED_IN_FILE_MAX`] refused blocks no further block is asked for, since each refusal can take a second. A disk that
-// refuses more than [`REFUSED_MAX`] blocks is broken as a whole: then the error is returned. A file that cannot even be
-// opened reads as an empty one; the disk knows which those are.
-
-/// After so many refused blocks of one file, the rest of it counts as refused.
+/// Number of refused blocks after which the rest of a file counts as refused.
 pub(super) const REFUSED_IN_FILE_MAX: usize = 16;
-/// With more refused blocks than this the disk counts as broken.
+/// Number of refused blocks above which the disk counts as broken.
 const REFUSED_MAX: usize = 256;
+/// The content of a refused block.
 const REFUSED: u8 = 0xFF;
 
-/// A disk whose reads go around bad blocks.
+/// A disk wrapper that reads around blocks which the disk refuses.
+///
+/// A worn flash card refuses single sectors, permanently or until the next attempt. The records in them are
+/// damaged; all others must still be served.
+///
+/// # Invariants
+/// - A refused read is repeated block by block. A refused block is recorded and reads as 0xFF, which is no
+///   header, no commit and no empty block.
+/// - A block is requested only once. After [`REFUSED_IN_FILE_MAX`] refused blocks of a file, no further block
+///   of it is requested, because each refusal can take a second.
+/// - If the disk refuses more than [`REFUSED_MAX`] blocks, it is broken as a whole, and the error is
+///   returned.
+/// - A file that cannot be opened reads as empty. The disk lists these files.
 pub(super) struct ReadAround<'d, D> {
     disk: &'d mut D,
-    /// File, and first byte of the block; each once, rising.
+    /// File and offset of each refused block, ascending, without duplicates.
     pub(super) refused: Vec<(u32, u32)>,
 }
 
@@ -156,7 +161,7 @@ impl<'d, D: Disk> ReadAround<'d, D> {
         Self { disk, refused: Vec::new() }
     }
 
-    /// Whether a slot's file cannot be opened.
+    /// Returns whether a slot's file cannot be opened.
     pub(super) fn is_unopened(&self, slot: u32) -> bool {
         self.disk.unopened().iter().any(|file| file.slot == Some(slot))
     }
@@ -192,24 +197,24 @@ impl<'d, D: Disk> ReadAround<'d, D> {
         Ok(done)
     }
 
-    /// Whether a block is not asked for again.
+    /// Returns whether a block is not requested again.
     fn is_given_up(&self, block: (u32, u32)) -> bool {
         self.refused.binary_search(&block).is_ok() || self.is_file_given_up(block.0)
     }
 
-    /// Whether so many blocks of a file were refused that the others count as refused too.
+    /// Returns whether the unread blocks of a file count as refused too.
     pub(super) fn is_file_given_up(&self, slot: u32) -> bool {
         self.refused_of(slot).len() > REFUSED_IN_FILE_MAX
     }
 
-    /// The blocks of a file that were refused.
+    /// Returns the refused blocks of a file.
     fn refused_of(&self, slot: u32) -> &[(u32, u32)] {
         let from = self.refused.partition_point(|(other, _)| *other < slot);
         let to = self.refused.partition_point(|(other, _)| *other <= slot);
         &self.refused[from..to]
     }
 
-    /// Whether a part of what is to be read is known to be refused.
+    /// Returns whether a part of the requested bytes is known to be refused.
     fn has_refused(&self, slot: u32, at: u64, length: usize) -> bool {
         let end = at + length as u64;
         let is_within = |block: u32| u64::from(block) < end && at < u64::from(block) + BLOCK_BYTES as u64;
@@ -217,9 +222,8 @@ impl<'d, D: Disk> ReadAround<'d, D> {
     }
 }
 
-/// Whether an error is about a part of a file: what the system says of a bad sector, or of one whose own
-/// checksum does not fit, as file systems with checksums have them. That memory is short, or the file gone,
-/// says nothing of the card.
+/// Returns whether an error is about a part of a file: a bad sector, or a wrong checksum in a file system
+/// with checksums. A lack of memory, or a missing file, says nothing about the card.
 pub(super) fn is_about_a_block(error: &io::Error) -> bool {
     match Errno::from_io_error(error) {
         Some(errno) => {
@@ -288,7 +292,7 @@ impl<D: Disk> Disk for ReadAround<'_, D> {
 mod read_around_tests {
     use super::*;
 
-    /// A disk that refuses every block, and counts how often it is asked.
+    /// A disk that refuses every block, and counts the requests.
     struct Dead {
         asked: usize,
     }
@@ -328,7 +332,7 @@ mod read_around_tests {
         }
     }
 
-    /// Each refusal can take a second, so a dead card must not take an hour.
+    /// Each refusal can take a second, so a dead card must not delay a start by an hour.
     #[test]
     fn a_file_with_many_refused_blocks_is_given_up() {
         let mut dead = Dead { asked: 0 };

@@ -1,108 +1,110 @@
-//! What the store asks of a disk: a handful of calls, so that one can be simulated.
+//! The interface of a disk, small enough to be simulated.
 //!
-//! A disk is a set of files called slots, numbered from 0. Each helper thread has a disk of its own over the
-//! same directory, so nothing is shared and nothing is locked between threads.
+//! A disk is a set of files called slots, numbered from 0. Each helper thread has its own disk object over
+//! the same directory, so threads share no state and need no locks.
 //!
-//! Always true: only [`Disk::sync`] makes bytes durable, and only [`Disk::sync_directory`] makes files
-//! durable; after a failed call of either kind nothing is assumed about what went before it.
+//! # Invariants
+//! - Only [`Disk::sync`] makes bytes durable, and only [`Disk::sync_directory`] makes files durable.
+//! - After a failed call of either kind, nothing is assumed about earlier writes.
 
 use std::io;
 
-/// Whether the file system, or somebody's share of it, has no room. That says nothing against the disk, and
-/// it passes.
+/// Returns whether the error means that the file system, or the user's quota, is full. This is no fault of
+/// the disk and is temporary.
 pub fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-/// The slots of two small files that are not part of the log; see `access_file`.
+/// The slots of the two small files `access.a` and `access.b`, which are not part of the log; see `access`.
 pub const ACCESS_SLOTS: [u32; 2] = [u32::MAX - 1, u32::MAX];
 
-/// The slot of another one; see `newest_note`.
+/// The slot of the file `newest`, which is not part of the log; see `newest_segment`.
 pub const NEWEST_SLOT: u32 = u32::MAX - 2;
 
-/// The slot of the file `mending`: a segment that a repair by an older version had not finished. It is reported, and not
-/// read.
+/// The slot of the file `mending`: a segment that a repair by an older version did not finish. It is
+/// reported, and not read.
 pub const REPAIR_SLOT: u32 = u32::MAX - 3;
 
-/// Whether a slot is that of a file beside the log.
+/// Returns whether a slot belongs to a file beside the log.
 pub const fn is_beside_the_log(slot: u32) -> bool {
     slot >= REPAIR_SLOT
 }
 
-/// A file of the store that cannot be opened: its inode is damaged, or something else stands there.
+/// A file of the store that cannot be opened: its inode is damaged, or another object has its name.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Unopened {
     /// The file's name.
     pub name: String,
-    /// Its slot; `None` for a file that is none.
+    /// Its slot; `None` if it has none.
     pub slot: Option<u32>,
-    /// What the system says.
+    /// The error of the operating system.
     pub why: String,
 }
 
-/// The files of a store, by slot, and the calls that reach them.
+/// The files of a store, by slot.
 pub trait Disk {
-    /// Takes the store for this process, until the disk is dropped.
+    /// Locks the store for this process, until the disk is dropped.
     ///
     /// # Errors
-    /// `WouldBlock` when another process has it.
+    /// `WouldBlock` if another process has locked it.
     fn lock(&mut self) -> io::Result<()>;
 
-    /// Files that this disk was asked for and could not open, each once.
+    /// Returns the files that this disk could not open, each once.
     fn unopened(&self) -> &[Unopened] {
         &[]
     }
 
-    /// All slots of the log that there are, in any order.
+    /// Returns all slots of the log, in any order.
     ///
     /// # Errors
     /// The directory cannot be read.
     fn slots(&mut self) -> io::Result<Vec<u32>>;
 
-    /// Makes an empty file for a slot, unless it has one.
+    /// Creates an empty file for a slot, unless it has one.
     ///
     /// # Errors
     /// The file system refuses.
     fn create(&mut self, slot: u32) -> io::Result<()>;
 
-    /// Takes so many bytes of the file system for a slot, so that it is known at once whether there is room;
-    /// not a byte is written.
+    /// Reserves `bytes` of the file system for a slot without writing, so that a lack of space is known at
+    /// once.
     ///
     /// # Errors
-    /// [`is_full`]; nothing was taken.
+    /// [`is_full`]; nothing was reserved.
     fn reserve(&mut self, slot: u32, bytes: u64) -> io::Result<()> {
         let _ = (slot, bytes);
         Ok(())
     }
 
-    /// Reads into `bytes` from byte `at` of a slot; returns how many there were: fewer only at its end.
+    /// Reads into `bytes` from offset `at` of a slot. Returns the number of bytes, which is smaller than
+    /// requested only at the end of the file.
     ///
     /// # Errors
     /// The disk cannot read them.
     fn read(&mut self, slot: u32, at: u64, bytes: &mut [u8]) -> io::Result<usize>;
 
-    /// Writes `bytes` from byte `at` of a slot on.
+    /// Writes `bytes` from offset `at` of a slot on.
     ///
     /// # Errors
-    /// The disk cannot take all of them.
+    /// The disk cannot write all of them.
     fn write(&mut self, slot: u32, at: u64, bytes: &[u8]) -> io::Result<()>;
 
-    /// Writes zeros; apart from [`Disk::write`] because such bytes are counted apart.
+    /// Writes zeros. Separate from [`Disk::write`], because these bytes are counted separately.
     ///
     /// # Errors
-    /// The disk cannot take all of them.
+    /// The disk cannot write all of them.
     fn zero(&mut self, slot: u32, at: u64, bytes: u32) -> io::Result<()>;
 
     /// Makes everything written to a slot durable.
     ///
     /// # Errors
-    /// Something may be lost; this is final.
+    /// Written bytes may be lost; this is final.
     fn sync(&mut self, slot: u32) -> io::Result<()>;
 
-    /// Removes a slot's file, to give its room back; a disk may keep it.
+    /// Deletes a slot's file to free its space. A disk may keep it.
     ///
     /// # Errors
-    /// The file is still there.
+    /// The file still exists.
     fn remove(&mut self, slot: u32) -> io::Result<()> {
         let _ = slot;
         Err(io::ErrorKind::Unsupported.into())

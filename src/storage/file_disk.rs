@@ -1,14 +1,17 @@
 //! The disk as files of one directory.
 //!
-//! Always true: reads and writes name their place, no file has a cursor; `fdatasync` is the only sync on a
-//! segment, never a sync of the file system; nothing is mapped; the lock file is held as long as the disk; a
-//! disk that only reads leaves no trace. The path is walked once; everything after that is opened within the
-//! folder found then, no link is followed there, and only a file is taken for one: root works in folders that
-//! belong to others, who may put into them what they like. A file that cannot be opened is one damaged file
-//! and is noted; the small ones have a second name for that, because the first cannot be taken away either
-//! when its inode is damaged. However many segments there are, a few files are open
-//! ([`FileDisk::DESCRIPTORS_MAX`]), and one with bytes that are not synced is never closed for others: who
-//! opens it again might not hear that they were lost.
+//! # Invariants
+//! - Reads and writes are positional; files have no cursor. Nothing is memory-mapped.
+//! - Segments are synced with `fdatasync` only, never by syncing the file system.
+//! - The lock file is held as long as the disk. A disk that only reads leaves no trace.
+//! - The path is resolved once. Everything else is opened relative to the directory found then. Links are not
+//!   followed there, and only regular files are accepted. The reason: root may work in directories of other
+//!   users, who can place anything in them.
+//! - A file that cannot be opened counts as one damaged file and is recorded. The small files have a second
+//!   name for this case, because a file with a damaged inode cannot be deleted either.
+//! - However many segments there are, only a few files are open ([`FileDisk::DESCRIPTORS_MAX`]). A file with
+//!   unsynced bytes is never closed to open others, because a later open might not report that they were
+//!   lost.
 
 use core::fmt;
 use std::fs::{DirBuilder, File, TryLockError};
@@ -30,29 +33,30 @@ use rustix::process::geteuid;
 use super::damage::is_about_a_block;
 use super::disk::{ACCESS_SLOTS, Disk, NEWEST_SLOT, REPAIR_SLOT, Unopened};
 
-/// The file in the data directory that whoever writes there locks.
+/// The file in the data directory that a writing process locks.
 pub const LOCK_NAME: &str = "lock";
 const SUFFIX: &str = ".seg";
 const NEWEST_NAME: &str = "newest";
 const REPAIR_NAME: &str = "mending";
 const ACCESS_NAMES: [&str; 2] = ["access.a", "access.b"];
-/// Taken for those that cannot be opened.
+/// Used in place of access files that cannot be opened.
 const ACCESS_SPARE_NAMES: [&str; 2] = ["access.c", "access.d"];
 const ZEROS: [u8; 16 << 10] = [0; 16 << 10];
-/// Segments kept open: commits use two, the cleaner and the fetches of a few queues one each; and opening one
-/// again is nothing beside a sync.
+/// Number of segment files kept open: two for commits, one each for the compactor and the fetches of a few
+/// queues. Opening one again is cheap compared with a sync.
 const OPEN_MAX: usize = 16;
-/// How long to wait for others to close something when there are no descriptors left.
+/// Time to wait for other parts of the process to close a file when no descriptors are left.
 const DESCRIPTOR_WAIT: Duration = Duration::from_millis(20);
 
-/// Has btrfs write over what is prepared instead of elsewhere: there room that was made ready would be none,
-/// and a full file system would take no commit, not even one that says what may be freed. It is heard only
-/// while the file is empty, and of one that is not to be compressed: zeros that are take no room. Whatever
-/// knows nothing of it refuses it; those of them that write elsewhere all the same (f2fs, UBIFS) keep room
-/// for what is written over themselves. What cannot be had is told (`in_place`).
+/// Makes btrfs overwrite prepared blocks in place.
+///
+/// Without this, prepared space would be useless there: a full file system could not write any commit, not
+/// even one that frees space. The flag has an effect only while the file is empty and not compressed, because
+/// compressed zeros reserve no space. Other file systems refuse the flag. Some of them also write elsewhere
+/// (f2fs, UBIFS) but reserve space for overwriting. [`not_in_place`] reports the others.
 fn write_in_place(file: &File) {
     if let Ok(flags) = ioctl_getflags(file) {
-        // One after the other: what is compressed cannot be marked otherwise.
+        // Two separate calls, because a compressed file cannot be marked.
         let plain = flags - IFlags::COMPRESSED;
         if plain != flags {
             let _refused = ioctl_setflags(file, plain);
@@ -61,52 +65,52 @@ fn write_in_place(file: &File) {
     }
 }
 
-/// What a directory of a store lets others do: nothing, whatever the umask says. There are messages in it, and
-/// hashes of passwords.
+/// Permissions of a store's directory: owner only, regardless of the umask. It contains messages and password
+/// hashes.
 const DIRECTORY_MODE: u32 = 0o700;
 
-/// Makes a directory, and makes that durable: else a power cut may take it away with everything in it.
+/// Creates a directory and makes it durable. Otherwise a power cut could remove it with its content.
 ///
 /// # Errors
-/// It cannot be made, or the directory above it cannot be synced.
+/// The directory cannot be created, or its parent cannot be synced.
 pub fn make_directory(directory: &Path) -> io::Result<()> {
     DirBuilder::new().mode(DIRECTORY_MODE).create(directory)?;
     let parent = directory.parent().filter(|parent| !parent.as_os_str().is_empty());
     match File::open(parent.unwrap_or(Path::new("."))) {
         Ok(parent) => parent.sync_all(),
-        // Whoever may make a directory somewhere may not always look what is there.
+        // A process that may create a directory may lack permission to read its parent.
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
         Err(error) => Err(error),
     }
 }
 
-/// Files in a directory.
+/// A disk in the form of files in a directory.
 #[derive(Debug)]
 pub struct FileDisk {
     directory: PathBuf,
-    /// The directory, once it was found.
+    /// The directory, once it was opened.
     folder: Option<Arc<OwnedFd>>,
-    /// The one used last at the end.
-    open: Vec<Open>,
+    /// Open segment files; the most recently used one is last.
+    open: Vec<OpenFile>,
     lock: Option<File>,
     only_reads: bool,
     unopened: Vec<Unopened>,
 }
 
-/// A segment's file.
+/// An open segment file.
 #[derive(Debug)]
-struct Open {
+struct OpenFile {
     slot: u32,
     file: File,
-    /// Something was written to it since it was synced.
+    /// Whether bytes were written that are not synced yet.
     is_unsynced: bool,
 }
 
 impl FileDisk {
-    /// File descriptors that one disk has at most: its segments, its lock, and the directory.
+    /// Maximum file descriptors of one disk: its segments, its lock, and the directory.
     pub const DESCRIPTORS_MAX: usize = OPEN_MAX + 2;
 
-    /// The disk over `directory`, which must be there.
+    /// Creates the disk over `directory`, which must exist.
     pub fn new(directory: &Path) -> Self {
         Self {
             directory: directory.to_path_buf(),
@@ -118,13 +122,13 @@ impl FileDisk {
         }
     }
 
-    /// The disk over a directory that is open already, for one who is to make its files.
+    /// Creates the disk over an open directory, to create the files in it.
     pub fn within(folder: OwnedFd) -> Self {
         Self { folder: Some(Arc::new(folder)), ..Self::new(Path::new("")) }
     }
 
-    /// The disk over `directory` for one who looks while another may be writing: no file is opened for
-    /// writing, none is made, and there is no lock to take.
+    /// Creates a read-only disk over `directory`, which another process may be writing to. No file is created
+    /// or opened for writing, and nothing is locked.
     pub fn only_reading(directory: &Path) -> Self {
         Self { only_reads: true, ..Self::new(directory) }
     }
@@ -133,7 +137,7 @@ impl FileDisk {
         if self.only_reads { Err(io::ErrorKind::PermissionDenied.into()) } else { Ok(()) }
     }
 
-    /// The directory; found by its path once.
+    /// Returns the directory; resolves its path once.
     fn open_folder(&mut self) -> io::Result<Arc<OwnedFd>> {
         if let Some(folder) = &self.folder {
             return Ok(folder.clone());
@@ -150,18 +154,19 @@ impl FileDisk {
         self.descriptor(|| open_plain(&folder, name, flags))
     }
 
-    fn file(&mut self, slot: u32) -> io::Result<&mut Open> {
+    /// Returns the open file of a slot; opens it if necessary.
+    fn file(&mut self, slot: u32) -> io::Result<&mut OpenFile> {
         if let Some(at) = self.open.iter().position(|open| open.slot == slot) {
             self.open[at..].rotate_left(1);
         } else {
             self.make_room();
             let file = self.open_segment(slot)?;
-            self.open.push(Open { slot, file, is_unsynced: false });
+            self.open.push(OpenFile { slot, file, is_unsynced: false });
         }
         self.open.last_mut().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
-    /// Closes the file that was used longest ago, unless there is room for one more.
+    /// Closes the least recently used synced file if the maximum number is open.
     fn make_room(&mut self) {
         if self.open.len() >= OPEN_MAX
             && let Some(at) = self.open.iter().position(|open| !open.is_unsynced)
@@ -170,10 +175,10 @@ impl FileDisk {
         }
     }
 
-    /// Opens something. That there are no descriptors left says nothing of the disk, and it passes: so what
-    /// can be closed is, and then it waits. Who only looks is told instead.
+    /// Opens a file, and waits while no descriptors are left, after closing its own files. The lack of
+    /// descriptors is temporary and says nothing about the disk. A read-only disk returns the error instead.
     fn descriptor<T>(&mut self, open: impl Fn() -> io::Result<T>) -> io::Result<T> {
-        let mut is_told = self.only_reads;
+        let mut is_reported = self.only_reads;
         loop {
             match open() {
                 Err(error) if is_out_of_descriptors(&error) => {
@@ -184,7 +189,7 @@ impl FileDisk {
                     if self.only_reads {
                         return Err(error);
                     }
-                    if !core::mem::replace(&mut is_told, true) {
+                    if !core::mem::replace(&mut is_reported, true) {
                         log::error!(
                             "the store waits for a file descriptor ({error}): raise the limit (LimitNOFILE)"
                         );
@@ -196,7 +201,7 @@ impl FileDisk {
         }
     }
 
-    /// Opens the file of a slot, and takes note when that is not possible.
+    /// Opens the file of a slot, and records it if that is impossible.
     fn open_slot(&mut self, slot: u32, flags: OFlags) -> io::Result<File> {
         let name = self.name_of(slot);
         let error = match self.open_at(&name, flags) {
@@ -216,8 +221,7 @@ impl FileDisk {
         }
     }
 
-    /// What a slot's file is called: a small one otherwise when that name leads to nothing that can be
-    /// opened.
+    /// Returns the file name of a slot. A small file uses its second name if the first one cannot be opened.
     fn name_of(&self, slot: u32) -> String {
         if slot == NEWEST_SLOT {
             return NEWEST_NAME.into();
@@ -232,7 +236,7 @@ impl FileDisk {
         if is_lost { ACCESS_SPARE_NAMES[at].into() } else { ACCESS_NAMES[at].into() }
     }
 
-    /// What a second name holds is old once the first one can be opened again.
+    /// Removes the file with the second name, which is outdated, after the first can be opened again.
     fn remove_spare_name(&mut self, slot: u32) -> io::Result<()> {
         let Some(at) = ACCESS_SLOTS.iter().position(|other| *other == slot) else { return Ok(()) };
         if self.name_of(slot) == ACCESS_NAMES[at] {
@@ -245,7 +249,7 @@ impl FileDisk {
         Ok(())
     }
 
-    /// A card at its end, or a card image to inspect, may only be readable.
+    /// Opens a segment. A worn card, or a card image under inspection, may be read-only.
     fn open_segment(&mut self, slot: u32) -> io::Result<File> {
         if !self.only_reads {
             match self.open_slot(slot, OFlags::RDWR) {
@@ -256,14 +260,15 @@ impl FileDisk {
         self.open_slot(slot, OFlags::RDONLY)
     }
 
-    /// What kept a file from being opened for writing says more than that it was not.
+    /// Returns the reason why a file could not be opened for writing, instead of the error of the failed
+    /// write.
     fn why_only_readable(&mut self, slot: u32, error: io::Error) -> io::Error {
         self.open_slot(slot, OFlags::WRONLY).err().unwrap_or(error)
     }
 
-    /// Locks the lock's file, too: brokers of other versions know only that.
+    /// Locks the lock file as well, because other versions of the broker know only that.
     fn lock_file(&mut self) -> io::Result<()> {
-        // On a card that can only be read any more, what it holds is still to be delivered.
+        // The messages on a read-only card must still be delivered.
         let file = match self.open_at(LOCK_NAME, OFlags::WRONLY | OFlags::CREATE) {
             Err(error) if !is_out_of_descriptors(&error) => {
                 self.open_at(LOCK_NAME, OFlags::RDONLY).map_err(|_| error)?
@@ -281,8 +286,8 @@ impl FileDisk {
         }
     }
 
-    /// What root makes in the folder of another belongs to that one, who could not use it otherwise. A file
-    /// with a second name may be somebody else's.
+    /// Changes the owner of a file created by root to the directory's owner, who could not use it otherwise.
+    /// Files with a second hard link are left alone, because they may belong to another user.
     fn give_to_owner(&self, file: &File) -> io::Result<()> {
         let Some(folder) = &self.folder else { return Ok(()) };
         let (owner, found) = (rustix::fs::fstat(folder)?, file.metadata()?);
@@ -295,23 +300,24 @@ impl FileDisk {
     }
 }
 
-/// Whether a link or something else that is no file stands there: a directory, a pipe that nobody reads, a
-/// socket.
+/// Returns whether the error means that an object with this name is no regular file, but for example a link,
+/// a directory, a pipe or a socket.
 fn is_no_file(error: &io::Error) -> bool {
-    let is_said = Errno::from_io_error(error)
+    let is_known_error = Errno::from_io_error(error)
         .is_some_and(|errno| [Errno::LOOP, Errno::ISDIR, Errno::NXIO, Errno::NODEV].contains(&errno));
-    is_said || error.kind() == io::ErrorKind::InvalidInput
+    is_known_error || error.kind() == io::ErrorKind::InvalidInput
 }
 
-/// Whether the lock's file is not needed, for the directory is locked: nobody has it, and nobody made a
-/// mistake with whom it belongs to.
+/// Returns whether the broker may run without the lock file, because the directory is locked. Not so if
+/// another process holds the lock, or on missing permission, which is a mistake of the installation.
 fn is_dispensable(error: &io::Error) -> bool {
     !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::PermissionDenied)
 }
 
-/// Opens a file that is one, made for its owner only, for it holds messages and the hashes of passwords.
+/// Opens a regular file, or creates it with permissions for its owner only, because it contains messages and
+/// password hashes.
 fn open_plain(folder: &OwnedFd, name: &str, flags: OFlags) -> io::Result<File> {
-    // Not to wait for the other end of a pipe.
+    // `NONBLOCK`: do not wait for the other end of a pipe.
     let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = File::from(openat(folder, name, flags, Mode::RUSR | Mode::WUSR)?);
     if file.metadata()?.is_file() {
@@ -321,14 +327,13 @@ fn open_plain(folder: &OwnedFd, name: &str, flags: OFlags) -> io::Result<File> {
     }
 }
 
-// The store on files, as all who open one do it: what is generic would be compiled anew in each package, and
-// so would what calls it if it were inlined there.
-// A system call is made in each: inlined everywhere they would only make the program larger.
+// `inline(never)`: the generic code that calls these functions is compiled in each package. Inlined there,
+// the system calls would only enlarge the program.
 impl Disk for FileDisk {
     fn lock(&mut self) -> io::Result<()> {
         self.may_write()?;
         let folder = self.open_folder()?;
-        // The directory always, so that no two brokers find different things to lock.
+        // The directory is always locked, so that all brokers lock the same object.
         let by_folder = match flock(folder, FlockOperation::NonBlockingLockExclusive) {
             Err(Errno::WOULDBLOCK) => return Err(io::ErrorKind::WouldBlock.into()),
             locked => locked,
@@ -353,7 +358,7 @@ impl Disk for FileDisk {
             let entry = entry?;
             let name = entry.file_name();
             let number = name.to_str().ok().and_then(|name| name.strip_suffix(SUFFIX));
-            // Other names are not ours; a number that no store of this kind reaches is not either.
+            // Other names, and numbers above any that a store uses, are not files of the store.
             slots.extend(number.and_then(|number| number.parse::<u32>().ok()).filter(|slot| *slot < 1 << 20));
         }
         Ok(slots)
@@ -368,8 +373,8 @@ impl Disk for FileDisk {
         self.give_to_owner(&file)
     }
 
-    /// The file's length stays, for it says how far it is prepared. A file system that cannot promise room is
-    /// asked how much it has: so a full one is not filled with zeros again and again.
+    /// Keeps the file's length, which tells how far it is prepared. On a file system that cannot reserve
+    /// space, compares the free space instead, so that a full one is not filled with zeros repeatedly.
     #[inline(never)]
     fn reserve(&mut self, slot: u32, bytes: u64) -> io::Result<()> {
         let file = &self.file(slot)?.file;
@@ -387,7 +392,7 @@ impl Disk for FileDisk {
     fn read(&mut self, slot: u32, at: u64, bytes: &mut [u8]) -> io::Result<usize> {
         let file = match self.file(slot) {
             Ok(open) => &open.file,
-            // A file that somebody removed is damage like any other: the rest is still to be served.
+            // A deleted file is damage like any other: the rest must still be served.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
             Err(error) => return Err(error),
         };
@@ -427,10 +432,10 @@ impl Disk for FileDisk {
     fn sync(&mut self, slot: u32) -> io::Result<()> {
         let open = self.file(slot)?;
         open.file.sync_data()?;
-        // Whoever removed it meanwhile left it to nobody: it goes with this process, whatever it says.
+        // A deleted file disappears with this process, whatever was synced.
         if rustix::fs::fstat(&open.file)?.st_nlink == 0 {
             return Err(io::Error::other(
-                "a file of the store was removed while it was in use; leave its folder alone",
+                "a file of the store was removed while in use; do not change files in the data directory",
             ));
         }
         open.is_unsynced = false;
@@ -448,24 +453,20 @@ impl Disk for FileDisk {
     }
 }
 
-// Whether the partition begins where an erase block of the card does.
-//
-// Why it exists: a card erases in large blocks. Where a partition begins in the midst of one, every segment
-// lies across one block more than it must: that wears the card, and a power cut may take the neighbours of
-// what is written with it. Nothing here can mend it, so it is told once, before there is much to move.
-//
-// Always true: it is told only where the system says both where the partition begins and how large an erase
-// block is, which it does for SD cards and eMMC.
-
-/// What `/sys` counts in, in bytes.
+/// The unit of `/sys` in bytes.
 const SECTOR_BYTES: u64 = 512;
 
-/// A partition that does not begin with an erase block.
+/// A partition that does not begin at an erase block boundary of the flash.
+///
+/// A flash card erases in large blocks. If a partition begins within one, every segment spans one block more
+/// than necessary. That wears the card, and a power cut may destroy neighbouring data. It cannot be corrected
+/// here, so it is reported once, before much data is stored. It is reported only if the system provides the
+/// start of the partition and the size of an erase block. It does for SD cards and eMMC.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Misaligned {
-    /// Where it begins, in bytes.
+    /// Start of the partition, in bytes.
     pub start_bytes: u64,
-    /// An erase block, in bytes.
+    /// Size of an erase block, in bytes.
     pub erase_bytes: u64,
 }
 
@@ -475,12 +476,12 @@ impl fmt::Display for Misaligned {
         write!(
             f,
             "the partition begins at byte {start_bytes} of the card, which is no multiple of its erase block \
-             of {erase_bytes} bytes: this wears the card; let it begin at one when the card is made anew"
+             of {erase_bytes} bytes: this wears the card; align the partition when the card is set up again"
         )
     }
 }
 
-/// Whether the partition that a directory lies on is misaligned; `None` too where that is not known.
+/// Returns the misalignment of a directory's partition; `None` if it is aligned or unknown.
 pub fn misaligned(directory: &Path) -> Option<Misaligned> {
     let device = fs::metadata(directory).ok()?.dev();
     let name = format!("{}:{}", major(device), minor(device));
@@ -494,12 +495,73 @@ fn misaligned_in(partition: &Path) -> Option<Misaligned> {
     (!start_bytes.is_multiple_of(erase_bytes)).then_some(Misaligned { start_bytes, erase_bytes })
 }
 
+/// Copy-on-write file systems, by the magic numbers of `statfs`.
+const ELSEWHERE: [(u32, &str); 6] = [
+    (0xF2F5_2010, "f2fs"),
+    (0x2405_1905, "UBIFS"),
+    (0x2FC1_2FC1, "ZFS"),
+    (0xCA45_1A4E, "bcachefs"),
+    (0x3434, "NILFS"),
+    (0x72B6, "JFFS2"),
+];
+/// Writes in place only in marked files.
+const BTRFS: u32 = 0x9123_683E;
+
+/// The reason why prepared space may not be available.
+///
+/// Prepared space is useful only if the file system overwrites in place. If it does not, a full file system
+/// may have no space for a commit. The store then deletes a free segment file, and the operator should keep
+/// some space free. This is reported once at a start, and by every inspection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NotInPlace {
+    /// The file system writes overwritten blocks elsewhere. Contains its name.
+    Elsewhere(&'static str),
+    /// The file system compresses the store's files.
+    Compressed,
+}
+
+impl fmt::Display for NotInPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Elsewhere(name) => {
+                write!(f, "the file system ({name}) writes elsewhere what is written over")?
+            }
+            Self::Compressed => f.write_str("the file system compresses the files of the store")?,
+        }
+        f.write_str(
+            ", so room that was made ready may be none when it is full: leave some free (a lower disk_limit)",
+        )
+    }
+}
+
+/// Returns why the segments in a directory are not overwritten in place; `None` if they are or it is unknown.
+pub fn not_in_place(directory: &Path) -> Option<NotInPlace> {
+    let is_segment = |path: &Path| path.extension().is_some_and(|extension| extension == "seg");
+    let mut paths = fs::read_dir(directory).ok()?.flatten().map(|entry| entry.path());
+    // In directories of other users the name may belong to another object.
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let segment = open(paths.find(|path| is_segment(path))?, flags, Mode::empty()).ok()?;
+    judge(fstatfs(&segment).ok()?.f_type as u32, ioctl_getflags(&segment).unwrap_or(IFlags::empty()))
+}
+
+/// Returns why a file with these flags on this file system is not overwritten in place.
+fn judge(file_system: u32, flags: IFlags) -> Option<NotInPlace> {
+    let is_known = |(number, name): &(u32, &'static str)| (*number == file_system).then_some(*name);
+    if flags.contains(IFlags::COMPRESSED) {
+        return Some(NotInPlace::Compressed);
+    }
+    if file_system == BTRFS && !flags.contains(IFlags::NOCOW) {
+        return Some(NotInPlace::Elsewhere("btrfs"));
+    }
+    ELSEWHERE.iter().find_map(is_known).map(NotInPlace::Elsewhere)
+}
+
 #[cfg(test)]
 mod alignment_tests {
     use super::*;
     use std::path::PathBuf;
 
-    /// A card with one partition, as `/sys` shows it: the partition's folder.
+    /// Creates a card with one partition as `/sys` shows it; returns the partition's directory.
     fn card(name: &str, start: &str, erase_size: Option<&str>) -> PathBuf {
         let card = std::env::temp_dir().join(format!("leveret-card-{}-{name}", std::process::id()));
         fs::create_dir_all(card.join("device")).unwrap();
@@ -533,70 +595,6 @@ mod alignment_tests {
         }
         assert_eq!(misaligned_in(Path::new("/nowhere")), None);
     }
-}
-
-// Whether the file system writes over what is there, or elsewhere.
-//
-// Why it exists: room that was made ready is room only where a file system writes in place. Where it does
-// not (f2fs, UBIFS, what compresses), a full one may have none for a commit: the store gives up a file for
-// it then, and whoever runs it should leave some room free. So it is told once, and by every inspection.
-//
-// Always true: what cannot be found out is not told; nothing is written.
-
-/// File systems that write elsewhere, by the numbers that `statfs` gives them.
-const ELSEWHERE: [(u32, &str); 6] = [
-    (0xF2F5_2010, "f2fs"),
-    (0x2405_1905, "UBIFS"),
-    (0x2FC1_2FC1, "ZFS"),
-    (0xCA45_1A4E, "bcachefs"),
-    (0x3434, "NILFS"),
-    (0x72B6, "JFFS2"),
-];
-/// Writes in place what is marked so.
-const BTRFS: u32 = 0x9123_683E;
-
-/// Why room that was made ready may not be there.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum NotInPlace {
-    /// The file system writes elsewhere.
-    Elsewhere(&'static str),
-    /// It compresses the files of the store.
-    Compressed,
-}
-
-impl fmt::Display for NotInPlace {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Elsewhere(name) => {
-                write!(f, "the file system ({name}) writes elsewhere what is written over")?
-            }
-            Self::Compressed => f.write_str("the file system compresses the files of the store")?,
-        }
-        f.write_str(
-            ", so room that was made ready may be none when it is full: leave some free (a lower disk_limit)",
-        )
-    }
-}
-
-/// Whether the segments in a directory are not written in place; `None` too where that is not known.
-pub fn not_in_place(directory: &Path) -> Option<NotInPlace> {
-    let is_segment = |path: &Path| path.extension().is_some_and(|extension| extension == "seg");
-    let mut paths = fs::read_dir(directory).ok()?.flatten().map(|entry| entry.path());
-    // Something else may stand there, in a folder that belongs to others.
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let segment = open(paths.find(|path| is_segment(path))?, flags, Mode::empty()).ok()?;
-    judge(fstatfs(&segment).ok()?.f_type as u32, ioctl_getflags(&segment).unwrap_or(IFlags::empty()))
-}
-
-fn judge(file_system: u32, flags: IFlags) -> Option<NotInPlace> {
-    let is_known = |(number, name): &(u32, &'static str)| (*number == file_system).then_some(*name);
-    if flags.contains(IFlags::COMPRESSED) {
-        return Some(NotInPlace::Compressed);
-    }
-    if file_system == BTRFS && !flags.contains(IFlags::NOCOW) {
-        return Some(NotInPlace::Elsewhere("btrfs"));
-    }
-    ELSEWHERE.iter().find_map(is_known).map(NotInPlace::Elsewhere)
 }
 
 #[cfg(test)]

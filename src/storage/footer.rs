@@ -1,79 +1,84 @@
-//! Footers: what a sealed segment holds, without the bodies, so that a start need not read them.
+//! Footers: the content of a sealed segment without the bodies, so that a start need not read them.
 //!
 //! ```text
-//! ... unused | part | part | ... | facts | zeros | trailer 44 bytes | end of the segment
+//! ... unused | part | part | ... | entries | zeros | trailer 44 bytes | end of the segment
 //!
-//! trailer | magic "LVF3" | CRC32C u32 | facts length u32 | parts length u32 | life u32 | sequence u64
+//! trailer | magic "LVF3" | CRC32C u32 | entries length u32 | parts length u32 | epoch u32 | sequence u64
 //!         | last commit u64 | time u64 |
 //!
-//! fact    | kind | 1: a place follows | [at varint: else right behind the one before] | bytes varint
-//!         | its own, by kind:
+//! entry   | kind | 1: an offset follows | [at varint; absent: right behind the previous one] | bytes varint
+//!         | content, by kind:
 //! chunk   | body id | index
 //! others  | the record itself
 //! ```
 //!
-//! The last facts are names, which lie nowhere else: see `names`.
+//! The last entries are queue names, which are only in footers: see `queue_names`.
 //!
-//! The footer begins in a block of its own. Facts are all records but messages, in their order; they have
-//! the kinds of records. Messages are told queue by queue, in one part each (drawn in `parts`), so that a
-//! queue is read back through its own part and nothing else. The CRC covers the trailer behind it and then
-//! the facts; parts have their own.
+//! The footer begins in a block of its own. Entries are all records except messages, in their order, with the
+//! kinds of records. Messages are listed by queue in one part each (layout in `parts`), so that reading a
+//! queue needs only its own part. The CRC covers the rest of the trailer and then the entries; parts have
+//! their own.
 //!
-//! While a segment fills, its messages are noted in their order; whoever writes the footer groups them:
+//! While a segment is active, its messages are recorded in their order. The helper that writes the footer
+//! groups them:
 //!
 //! ```text
-//! noted   | flags: 8 = a place follows, 16 = the next offset of the same queue and lane,
-//!         |        32 = the body is chunks
+//! message | flags: 8 = an offset follows, 16 = the next offset of the same queue and lane,
+//!         |        32 = the body is chunked
 //!         | [at] | bytes | [n, n × (queue, offset, lane)] | [body id]
 //! ```
 //!
-//! Always true: room for the footer is kept while the segment fills; it is synced before the header of the
-//! next segment is written; a segment whose footer is not good, or did not fit, is read commit by commit.
+//! # Invariants
+//! - Space for the footer is reserved while the segment is active.
+//! - The footer is synced before the header of the next segment is written.
+//! - A segment whose footer is not good, or did not fit, is read commit by commit.
 
 use super::commit::padded;
 use super::commit_builder::ResizeZeroed;
 use super::log::Place;
-use super::parts::{self, Before, BodyPart, BodyPartWriter, Entry, Smallest, part_seed};
+use super::parts::{self, BodyPart, BodyPartWriter, MessageEntry, PreviousEntry, Smallest, part_seed};
 use super::record::{Body, Message, Record, Target, Targets};
 use super::recovery::Chain;
 use super::segment::{FOOTER_MAGIC, NAMED};
 use super::varint::{self, Input};
 
-/// Bytes at the very end of a sealed segment.
+/// Bytes of the trailer at the very end of a sealed segment.
 pub(super) const TRAILER_BYTES: usize = 44;
-/// Messages that are grouped at once; a segment with more is gone through more than once.
+/// Number of messages grouped at once. A segment with more needs several passes.
 const GROUP_ENTRIES: usize = 4096;
-/// What is noted of a segment takes one in so many of its bytes at most: three for a record of 24 or more.
-pub(super) const NOTED_PART: usize = 8;
-/// Queues whose newest entry is known while a segment fills: 2 to the power of this.
+/// The recorded messages of a segment take at most this fraction (1/8) of its bytes: three for a record of at
+/// least 24.
+pub(super) const RECORDED_PART: usize = 8;
+/// Binary logarithm of the number of queues whose newest entry is known while a segment is active.
 const SEEN_QUEUES_LOG2: u32 = 11;
-/// What blocks of parts take for themselves: one of so many bytes, and this once.
+/// Overhead of the blocks in parts: this fraction (1/10) of their bytes, plus a fixed amount.
 const BLOCKS_SHARE: usize = 10;
 const BLOCKS_BYTES_MIN: usize = 64;
 
 const MESSAGE: u8 = 1;
 const CHUNK: u8 = 2;
-const FACT_HAS_PLACE: u8 = 1;
+const ENTRY_HAS_OFFSET: u8 = 1;
 const HAS_PLACE: u8 = 8;
 const IS_NEXT: u8 = 16;
 const IS_CHUNKED: u8 = 32;
 
-/// The footer of the segment that is being filled.
+/// The footer of the active segment.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Footer {
-    messages: Noted,
-    facts: Noted,
-    /// The newest entries of some queues, to know what theirs will take.
-    seen: Vec<Option<(u64, Before)>>,
+    messages: RecordedEntries,
+    entries: RecordedEntries,
+    /// The newest entries of some queues, to estimate the bytes of their next entries.
+    seen: Vec<Option<(u64, PreviousEntry)>>,
     parts_bytes: usize,
-    /// Room that is kept for names.
+    /// Bytes reserved for queue names.
     names_bytes: usize,
+    /// State before the last commit's records, for [`Self::undo`].
     mark: (Mark, Mark, usize),
 }
 
-/// Records noted in their order.
+/// Records in their order.
 #[derive(Clone, Debug, Default)]
-struct Noted {
+struct RecordedEntries {
     bytes: Vec<u8>,
     end: u32,
     last: Option<Target>,
@@ -86,7 +91,7 @@ struct Mark {
     last: Option<Target>,
 }
 
-impl Noted {
+impl RecordedEntries {
     const fn mark(&self) -> Mark {
         Mark { bytes: self.bytes.len(), end: self.end, last: self.last }
     }
@@ -102,8 +107,8 @@ impl Noted {
         self.put_place(at, bytes);
     }
 
-    fn begin_fact(&mut self, kind: u8, at: u32, bytes: u32) {
-        self.bytes.extend([kind, u8::from(at != self.end) * FACT_HAS_PLACE]);
+    fn begin_entry(&mut self, kind: u8, at: u32, bytes: u32) {
+        self.bytes.extend([kind, u8::from(at != self.end) * ENTRY_HAS_OFFSET]);
         self.put_place(at, bytes);
     }
 
@@ -117,27 +122,27 @@ impl Noted {
     }
 }
 
-/// What a trailer says.
+/// The content of a trailer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Trailer {
-    pub(super) life: u32,
+    pub(super) epoch: u32,
     pub(super) sequence: u64,
     pub(super) number: u64,
     pub(super) time_ms: u64,
 }
 
 impl Trailer {
-    /// Where the chain of commits stands behind the segment.
+    /// Returns the chain of commits at the end of the segment.
     pub(super) const fn chain(&self) -> Chain {
-        let Self { life, sequence: segment, number, time_ms, .. } = *self;
-        Chain { segment, life, number, is_known: true, time_ms, covers: 0 }
+        let Self { epoch, sequence: segment, number, time_ms, .. } = *self;
+        Chain { segment, epoch, number, is_known: true, time_ms, covers: 0 }
     }
 }
 
 impl Footer {
-    /// At least the bytes that the footer takes as it stands.
+    /// Returns an upper bound of the bytes that the footer takes.
     pub(super) const fn bytes_max(&self) -> usize {
-        self.facts.bytes.len()
+        self.entries.bytes.len()
             + self.names_bytes
             + self.parts_bytes
             + self.parts_bytes / BLOCKS_SHARE
@@ -145,41 +150,41 @@ impl Footer {
             + TRAILER_BYTES
     }
 
-    /// The most that a commit of so many bytes usually adds. When many tiny records for many queues add
-    /// more, the worst is a segment without a footer.
+    /// Returns the usual maximum that a commit of `commit_bytes` adds. If many tiny records for many queues
+    /// add more, the segment may remain without a footer.
     pub(super) const fn bytes_max_of(commit_bytes: usize) -> usize {
         commit_bytes
     }
 
-    /// Bytes that footers take in memory at most: two with their notes, the written form of one, the entries
-    /// that are put in order.
+    /// Returns the maximum memory of footers: two with their recorded messages, the encoded form of one, and
+    /// the entries being sorted.
     pub(super) const fn bytes(segment_bytes: usize) -> usize {
-        let seen = size_of::<Option<(u64, Before)>>() << SEEN_QUEUES_LOG2;
-        let each = segment_bytes / NOTED_PART + segment_bytes / 64 + seen;
-        2 * each + segment_bytes / NOTED_PART + 2 * GROUP_ENTRIES * size_of::<Entry>()
+        let seen = size_of::<Option<(u64, PreviousEntry)>>() << SEEN_QUEUES_LOG2;
+        let each = segment_bytes / RECORDED_PART + segment_bytes / 64 + seen;
+        2 * each + segment_bytes / RECORDED_PART + 2 * GROUP_ENTRIES * size_of::<MessageEntry>()
     }
 
-    /// With room for what a segment of so many bytes usually has, so that it does not grow while messages
-    /// flow.
+    /// Reserves memory for the usual content of a segment of `segment_bytes`, so that it does not grow while
+    /// messages flow.
     pub(super) fn with_room(mut self, segment_bytes: u32) -> Self {
         self.messages.bytes.reserve(segment_bytes as usize / 16);
-        self.facts.bytes.reserve(segment_bytes as usize / 64);
+        self.entries.bytes.reserve(segment_bytes as usize / 64);
         self
     }
 
-    /// The messages noted so far, in their order; for [`for_each_message`].
+    /// Returns the messages recorded so far, in their order, for [`for_each_message`].
     pub(super) fn messages(&self) -> &[u8] {
         &self.messages.bytes
     }
 
-    /// The same without those of the last commit, which may still be on its way.
+    /// Returns the same without those of the last commit, which may still be in flight.
     pub(super) fn messages_before_last(&self) -> &[u8] {
         &self.messages.bytes[..self.mark.0.bytes]
     }
 
-    /// Adds the records of a commit whose first record lies at `at`.
+    /// Adds the records of a commit. The first record is at offset `at`.
     pub(super) fn note_records(&mut self, mut records: &[u8], mut at: u32) {
-        self.mark = (self.messages.mark(), self.facts.mark(), self.parts_bytes);
+        self.mark = (self.messages.mark(), self.entries.mark(), self.parts_bytes);
         while let Ok((record, bytes)) = Record::parse_known(records) {
             self.note(&record, &records[..bytes], at);
             records = &records[bytes..];
@@ -187,43 +192,43 @@ impl Footer {
         }
     }
 
-    /// Takes the last [`Footer::note_records`] back.
+    /// Takes back the last [`Footer::note_records`].
     pub(super) fn undo(&mut self) {
         self.messages.undo(self.mark.0);
-        self.facts.undo(self.mark.1);
+        self.entries.undo(self.mark.1);
         self.parts_bytes = self.mark.2;
         self.seen.fill(None);
     }
 
     pub(super) fn clear(&mut self) {
         self.messages.undo(Mark::default());
-        self.facts.undo(Mark::default());
+        self.entries.undo(Mark::default());
         (self.parts_bytes, self.names_bytes) = (0, 0);
         self.seen.fill(None);
     }
 
-    /// Keeps room for so many bytes of names.
+    /// Reserves space for queue names.
     pub(super) const fn keep_room_for_names(&mut self, bytes: usize) {
         self.names_bytes = bytes;
     }
 
-    /// The most bytes of names that there is room for, when the footer may take so many.
+    /// Returns the maximum bytes of names if the footer may take `footer_bytes`.
     pub(super) const fn room_for_names(&self, footer_bytes: usize) -> usize {
         footer_bytes.saturating_sub(self.bytes_max() - self.names_bytes)
     }
 
-    /// Notes a name, behind all other facts.
+    /// Adds a name behind all other entries.
     pub(super) fn note_name(&mut self, record: &Record<'_>) {
-        let facts = &mut self.facts.bytes;
-        let start = facts.len();
-        record.encode(facts);
-        let bytes = facts.len() - start;
-        facts.extend([NAMED, 0]);
-        varint::put(facts, bytes as u64);
-        facts[start..].rotate_left(bytes);
+        let entries = &mut self.entries.bytes;
+        let start = entries.len();
+        record.encode(entries);
+        let bytes = entries.len() - start;
+        entries.extend([NAMED, 0]);
+        varint::put(entries, bytes as u64);
+        entries[start..].rotate_left(bytes);
     }
 
-    /// An empty footer with the buffers of `spare`; this one is to be written.
+    /// Takes this footer to be written, and replaces it by an empty one with the buffers of `spare`.
     pub(super) fn replace(&mut self, spare: Self) -> Self {
         let mut full = core::mem::replace(self, spare);
         self.seen = core::mem::take(&mut full.seen);
@@ -237,55 +242,56 @@ impl Footer {
             self.note_message(message, at, bytes);
             return;
         }
-        let facts = &mut self.facts;
-        facts.begin_fact(raw[0], at, bytes);
+        let entries = &mut self.entries;
+        entries.begin_entry(raw[0], at, bytes);
         match record {
             Record::Chunk { body, index, .. } => {
-                varint::put(&mut facts.bytes, *body);
-                varint::put(&mut facts.bytes, (*index).into());
+                varint::put(&mut entries.bytes, *body);
+                varint::put(&mut entries.bytes, (*index).into());
             }
-            _ => facts.bytes.extend_from_slice(raw),
+            _ => entries.bytes.extend_from_slice(raw),
         }
     }
 
     fn note_message(&mut self, message: &Message<'_>, at: u32, bytes: u32) {
-        let noted = &mut self.messages;
-        let start = noted.bytes.len();
-        noted.begin_message(at, bytes);
+        let recorded = &mut self.messages;
+        let start = recorded.bytes.len();
+        recorded.begin_message(at, bytes);
         let only = if message.targets.len() == 1 { message.targets.iter().next() } else { None };
-        if only.is_some() && only == noted.last.and_then(next_of) {
-            noted.bytes[start] |= IS_NEXT;
+        if only.is_some() && only == recorded.last.and_then(next_of) {
+            recorded.bytes[start] |= IS_NEXT;
         } else {
-            varint::put(&mut noted.bytes, message.targets.len() as u64);
+            varint::put(&mut recorded.bytes, message.targets.len() as u64);
             for target in message.targets.iter() {
-                varint::put(&mut noted.bytes, target.queue);
-                varint::put(&mut noted.bytes, target.offset);
-                noted.bytes.push(target.lane);
+                varint::put(&mut recorded.bytes, target.queue);
+                varint::put(&mut recorded.bytes, target.offset);
+                recorded.bytes.push(target.lane);
             }
         }
-        noted.last = only;
+        recorded.last = only;
         let body = if let Body::Chunked { body, .. } = message.body { Some(body) } else { None };
         if let Some(body) = body {
-            noted.bytes[start] |= IS_CHUNKED;
-            varint::put(&mut noted.bytes, body);
+            recorded.bytes[start] |= IS_CHUNKED;
+            varint::put(&mut recorded.bytes, body);
         }
         for target in message.targets.iter() {
             self.count_entry(&entry_of(target, message.targets.len(), body, at, bytes));
         }
     }
 
-    fn count_entry(&mut self, entry: &Entry) {
+    /// Adds an estimate of the bytes of an entry in its part.
+    fn count_entry(&mut self, entry: &MessageEntry) {
         self.seen.resize(1 << SEEN_QUEUES_LOG2, None);
-        // Spreads numbers that follow each other evenly.
+        // Spreads consecutive numbers evenly.
         let hash = entry.queue.wrapping_mul(0x9E37_79B9_7F4A_7C15);
         let place = (hash >> (u64::BITS - SEEN_QUEUES_LOG2)) as usize;
         let before = self.seen[place].filter(|(queue, _)| *queue == entry.queue).map(|(_, before)| before);
         self.parts_bytes += parts::bytes_max(entry, before);
-        self.seen[place] = Some((entry.queue, Before::after(entry)));
+        self.seen[place] = Some((entry.queue, PreviousEntry::after(entry)));
     }
 
-    /// Writes the whole footer, whole blocks, over `out`; it belongs at the very end of its segment. Tells
-    /// where each queue's part lies, counted from the start of the footer, in `parts`.
+    /// Writes the whole footer in whole blocks to `out`; it belongs at the very end of its segment. Stores
+    /// each queue's part, relative to the start of the footer, in `parts`.
     pub(super) fn finish(
         &self,
         trailer: &Trailer,
@@ -295,7 +301,7 @@ impl Footer {
     ) {
         self.group(BodyPartWriter::new(out, parts, part_seed(seed, trailer.sequence)));
         let parts_bytes = out.len();
-        out.extend_from_slice(&self.facts.bytes);
+        out.extend_from_slice(&self.entries.bytes);
         let facts_bytes = out.len() - parts_bytes;
         out.resize_zeroed(padded(out.len() + TRAILER_BYTES) - TRAILER_BYTES);
         let start = out.len();
@@ -303,24 +309,24 @@ impl Footer {
         out.extend_from_slice(&[0; 4]);
         out.extend_from_slice(&(facts_bytes as u32).to_le_bytes());
         out.extend_from_slice(&(parts_bytes as u32).to_le_bytes());
-        out.extend_from_slice(&trailer.life.to_le_bytes());
+        out.extend_from_slice(&trailer.epoch.to_le_bytes());
         out.extend_from_slice(&trailer.sequence.to_le_bytes());
         out.extend_from_slice(&trailer.number.to_le_bytes());
         out.extend_from_slice(&trailer.time_ms.to_le_bytes());
-        let facts = &out[parts_bytes..parts_bytes + facts_bytes];
-        let sum = crc32c::crc32c_append(crc32c::crc32c_append(seed, &out[start + 8..]), facts);
+        let entries = &out[parts_bytes..parts_bytes + facts_bytes];
+        let sum = crc32c::crc32c_append(crc32c::crc32c_append(seed, &out[start + 8..]), entries);
         out[start + 4..start + 8].copy_from_slice(&sum.to_le_bytes());
     }
 
-    /// Feeds the messages to `writer`, grouped by queue, each offset once: of two records the later.
+    /// Passes the messages to `writer`, grouped by queue, each offset once: of two records the later one.
     fn group(&self, mut writer: BodyPartWriter<'_>) {
-        let (mut done, mut held): (Option<Entry>, Option<Entry>) = (None, None);
+        let (mut done, mut held): (Option<MessageEntry>, Option<MessageEntry>) = (None, None);
         let mut is_cut = true;
         // No entry takes less than three bytes.
         let mut items = Vec::with_capacity((self.messages.bytes.len() / 3 + 1).min(2 * GROUP_ENTRIES));
         while is_cut {
             let mut batch = Smallest::new(items, GROUP_ENTRIES);
-            // What was noted here is well formed.
+            // Entries in memory are well formed.
             let _ = for_each_message(&self.messages.bytes, |entry| {
                 if done.is_none_or(|done| *entry > done) {
                     batch.push(*entry);
@@ -342,73 +348,74 @@ impl Footer {
     }
 }
 
-fn entry_of(target: Target, targets: usize, body: Option<u64>, at: u32, bytes: u32) -> Entry {
+fn entry_of(target: Target, targets: usize, body: Option<u64>, at: u32, bytes: u32) -> MessageEntry {
     let Target { queue, offset, lane } = target;
     let (is_chunked, body) = (body.is_some(), body.unwrap_or(0));
-    Entry { queue, offset, at, bytes, targets: targets as u32, lane, is_chunked, body }
+    MessageEntry { queue, offset, at, bytes, targets: targets as u32, lane, is_chunked, body }
 }
 
 fn next_of(target: Target) -> Option<Target> {
     Some(Target { offset: target.offset.checked_add(1)?, ..target })
 }
 
-/// How long a footer says that it is.
+/// The lengths that a trailer claims.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Lengths {
-    pub(super) facts: usize,
+    pub(super) entries: usize,
     pub(super) parts: usize,
 }
 
 impl Lengths {
-    /// All of it, whole blocks.
+    /// Returns the bytes of the whole footer in whole blocks.
     pub(super) const fn footer(&self) -> usize {
-        padded(self.facts + self.parts + TRAILER_BYTES)
+        padded(self.entries + self.parts + TRAILER_BYTES)
     }
 
-    /// What the last bytes of a segment say, if they look like a trailer of one that is large enough.
+    /// Returns the lengths claimed by the last bytes of a segment, if they look like a trailer and fit into
+    /// the segment.
     pub(super) fn claimed(end: &[u8], segment_bytes: usize) -> Option<Self> {
         let trailer = end.get(end.len().checked_sub(TRAILER_BYTES)?..)?;
         let mut input = Input::new(trailer);
         let magic = input.take(4)?;
         input.u32()?;
-        let lengths = Self { facts: input.u32()? as usize, parts: input.u32()? as usize };
-        let fits = lengths.facts < segment_bytes && lengths.parts < segment_bytes;
+        let lengths = Self { entries: input.u32()? as usize, parts: input.u32()? as usize };
+        let fits = lengths.entries < segment_bytes && lengths.parts < segment_bytes;
         (*magic == FOOTER_MAGIC && fits && lengths.footer() <= segment_bytes).then_some(lengths)
     }
 }
 
-/// Checks a footer's facts and its trailer, the last bytes of `end`.
-pub(super) fn parse(facts: &[u8], end: &[u8], seed: u32) -> Option<Trailer> {
+/// Verifies a footer's entries and its trailer, which is at the end of `end`.
+pub(super) fn parse(entries: &[u8], end: &[u8], seed: u32) -> Option<Trailer> {
     let trailer = end.get(end.len().checked_sub(TRAILER_BYTES)?..)?;
     if trailer[..4] != FOOTER_MAGIC {
         return None;
     }
     let mut input = Input::new(&trailer[4..]);
     let sum = input.u32()?;
-    if crc32c::crc32c_append(crc32c::crc32c_append(seed, input.rest()), facts) != sum {
+    if crc32c::crc32c_append(crc32c::crc32c_append(seed, input.rest()), entries) != sum {
         return None;
     }
     input.take(8)?;
-    let (life, sequence) = (input.u32()?, input.u64()?);
-    Some(Trailer { life, sequence, number: input.u64()?, time_ms: input.u64()? })
+    let (epoch, sequence) = (input.u32()?, input.u64()?);
+    Some(Trailer { epoch, sequence, number: input.u64()?, time_ms: input.u64()? })
 }
 
-/// The footer of the segment whose bytes these are, all of them, when it has a good one.
+/// Returns the footer of the segment with these bytes, if it is good.
 pub(super) fn of_segment(bytes: &[u8], sequence: u64, seed: u32) -> Option<(Lengths, Trailer)> {
     let lengths = Lengths::claimed(bytes, bytes.len())?;
-    let facts = bytes.len() - lengths.footer() + lengths.parts;
-    let trailer = parse(&bytes[facts..facts + lengths.facts], bytes, seed)?;
+    let entries = bytes.len() - lengths.footer() + lengths.parts;
+    let trailer = parse(&bytes[entries..entries + lengths.entries], bytes, seed)?;
     (trailer.sequence == sequence).then_some((lengths, trailer))
 }
 
-/// Calls `each` with the facts of a footer: records, chunks without their bytes, and their places. `None` when they make
-/// no sense, which a checked footer never does.
-pub(super) fn for_each_fact(
-    facts: &[u8],
+/// Calls `each` with the entries of a footer (chunks without their bytes) and their locations. Returns `None`
+/// if they are malformed, which never happens in a verified footer.
+pub(super) fn for_each_entry(
+    entries: &[u8],
     segment: u64,
     mut each: impl FnMut(&Record<'_>, Place),
 ) -> Option<()> {
-    let mut input = Input::new(facts);
+    let mut input = Input::new(entries);
     let mut end = 0_u32;
     while !input.is_empty() {
         let (kind, has_place) = read_kind(&mut input)?;
@@ -416,7 +423,7 @@ pub(super) fn for_each_fact(
         end = at.checked_add(bytes)?;
         let place = Place { segment, at, bytes };
         match kind {
-            // It lies nowhere else.
+            // Names have no other location.
             NAMED => {
                 input.take(bytes as usize)?;
             }
@@ -433,9 +440,9 @@ pub(super) fn for_each_fact(
     Some(())
 }
 
-/// Calls `each` with the records of the names among the facts of a footer.
-pub(super) fn for_each_name(facts: &[u8], mut each: impl FnMut(&[u8])) -> Option<()> {
-    let mut input = Input::new(facts);
+/// Calls `each` with the records of the queue names in a footer.
+pub(super) fn for_each_name(entries: &[u8], mut each: impl FnMut(&[u8])) -> Option<()> {
+    let mut input = Input::new(entries);
     while !input.is_empty() {
         let (kind, has_place) = read_kind(&mut input)?;
         let (_, bytes) = read_place(&mut input, has_place, 0)?;
@@ -452,9 +459,9 @@ pub(super) fn for_each_name(facts: &[u8], mut each: impl FnMut(&[u8])) -> Option
     Some(())
 }
 
-/// The kind of a fact, and whether its place follows.
+/// Reads the kind of an entry, and whether its offset follows.
 fn read_kind(input: &mut Input<'_>) -> Option<(u8, bool)> {
-    Some((input.byte()?, input.byte()? & FACT_HAS_PLACE != 0))
+    Some((input.byte()?, input.byte()? & ENTRY_HAS_OFFSET != 0))
 }
 
 #[inline]
@@ -463,9 +470,9 @@ fn read_place(input: &mut Input<'_>, has_place: bool, end: u32) -> Option<(u32, 
     Some((at, u32::try_from(input.varint()?).ok()?))
 }
 
-/// Calls `each` with every target of the messages noted in a [`Footer`], in their order.
-pub(super) fn for_each_message(noted: &[u8], mut each: impl FnMut(&Entry)) -> Option<()> {
-    let mut input = Input::new(noted);
+/// Calls `each` with every target of the messages recorded in a [`Footer`], in their order.
+pub(super) fn for_each_message(recorded: &[u8], mut each: impl FnMut(&MessageEntry)) -> Option<()> {
+    let mut input = Input::new(recorded);
     let (mut end, mut last) = (0_u32, None);
     while !input.is_empty() {
         let flags = input.byte()?;
@@ -502,8 +509,8 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
-    /// Notes messages with these targets, one behind the other; tells what should be found.
-    fn note(footer: &mut Footer, messages: &[(Vec<(u64, u8)>, usize)]) -> Vec<Entry> {
+    /// Records messages with these targets, one behind the other; returns the expected entries.
+    fn note(footer: &mut Footer, messages: &[(Vec<(u64, u8)>, usize)]) -> Vec<MessageEntry> {
         let mut next: BTreeMap<u64, u64> = BTreeMap::new();
         let (mut bytes, mut expected) = (Vec::new(), Vec::new());
         for (queues, body) in messages {
@@ -548,14 +555,14 @@ mod tests {
             }
             let mut footer = Footer::default();
             let expected = note(&mut footer, &messages);
-            let trailer = Trailer { life: 1, sequence: 2, number: 3, time_ms: 4 };
+            let trailer = Trailer { epoch: 1, sequence: 2, number: 3, time_ms: 4 };
             let (mut out, mut parts) = (Vec::new(), Vec::new());
             footer.finish(&trailer, 9, &mut out, &mut parts);
             prop_assert!(out.len() <= padded(footer.bytes_max()), "{} {}", out.len(), footer.bytes_max());
             let lengths = Lengths::claimed(&out, out.len()).expect("a trailer");
             prop_assert_eq!(lengths.footer(), out.len());
-            let facts = &out[lengths.parts..lengths.parts + lengths.facts];
-            prop_assert_eq!(parse(facts, &out, 9), Some(trailer));
+            let entries = &out[lengths.parts..lengths.parts + lengths.entries];
+            prop_assert_eq!(parse(entries, &out, 9), Some(trailer));
             let (mut found, mut at) = (Vec::new(), 0);
             while at < lengths.parts {
                 let block = BodyPartBlock::parse(&out[at..lengths.parts], part_seed(9, 2)).expect("a block");
@@ -582,20 +589,20 @@ mod tests {
         {
             let mut footer = Footer::default();
             footer.note_records(&bytes, 4172);
-            let trailer = Trailer { life: 1, sequence: 2, number: 3, time_ms: 4 };
+            let trailer = Trailer { epoch: 1, sequence: 2, number: 3, time_ms: 4 };
             let (mut out, mut parts) = (Vec::new(), Vec::new());
             footer.finish(&trailer, 9, &mut out, &mut parts);
             let lengths = Lengths::claimed(&out, out.len()).expect("a trailer");
-            let read = |out: &[u8]| parse(&out[lengths.parts..][..lengths.facts], out, 9);
+            let read = |out: &[u8]| parse(&out[lengths.parts..][..lengths.entries], out, 9);
             assert_eq!(read(&out), Some(trailer));
-            let facts = lengths.parts..lengths.parts + lengths.facts;
-            for at in facts.chain(out.len() - TRAILER_BYTES..out.len()) {
+            let entries = lengths.parts..lengths.parts + lengths.entries;
+            for at in entries.chain(out.len() - TRAILER_BYTES..out.len()) {
                 let mut damaged = out.clone();
                 damaged[at] ^= 0x80;
                 assert_eq!(read(&damaged), None, "a bit of byte {at} is another");
             }
             let (mut found, mut end) = (Vec::new(), 4172);
-            for_each_fact(&out[lengths.parts..][..lengths.facts], 2, |record, place| {
+            for_each_entry(&out[lengths.parts..][..lengths.entries], 2, |record, place| {
                 assert_eq!(place.at, end);
                 end += place.bytes;
                 let mut bytes = Vec::new();
@@ -624,7 +631,7 @@ mod tests {
         let mut footer = Footer::default();
         let expected = note(&mut footer, &messages);
         let (mut out, mut parts) = (Vec::new(), Vec::new());
-        let trailer = Trailer { life: 1, sequence: 2, number: 3, time_ms: 4 };
+        let trailer = Trailer { epoch: 1, sequence: 2, number: 3, time_ms: 4 };
         footer.finish(&trailer, 9, &mut out, &mut parts);
         assert_eq!((parts.len(), expected.len()), (1000, 40_000));
         let used = out.len() as f64 / 40_000.0;

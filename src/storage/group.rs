@@ -1,26 +1,28 @@
-//! Groups in the log: what must become durable together, and is more than one commit holds.
+//! Groups: records that must become durable together, such as a transaction, even if they exceed one commit.
 //!
 //! ```text
-//! fits      commit │ message │ message │ settled │                       one commit, so all or nothing
-//! does not  commit │ chunk: message, message, … │
-//!           commit │ chunk: message, settled, … │ message of the group, its body those chunks │
-//!                                                                        from here on a start ends it
-//!           commit │ message │ message │ …                               the same, in their own right
-//!           commit │ message │ settled │ gone: the group │               it has happened
+//! small   commit │ message │ message │ settled │                       one commit, so all or nothing
+//! large   commit │ chunk: message, message, … │
+//!         commit │ chunk: message, settled, … │ group message, whose body is these chunks │
+//!                                                                      from here on a start completes the group
+//!         commit │ message │ message │ …                               the same records individually
+//!         commit │ message │ settled │ gone: the group │               the group is complete
 //! ```
 //!
-//! The message that makes a large group exist goes to an incarnation that is no queue's and was made for it
-//! (`journal::is_group`); its offset says how many chunks there are. Such a group is written twice, for which
-//! nothing else has to know of groups: until that message is durable, all else is chunks that belong to
-//! nothing and are reclaimed as such; from then on a start finds it and writes what the chunks say once more
-//! (facts are a set, so what is there already does no harm), or undoes it when the disk has no room for that:
-//! nobody was told that the group has happened. To undo it takes a block; until there is one it is hidden.
+//! The message that makes a large group exist is written to an incarnation created for it, which is no queue
+//! (`journal::is_group`). Its offset is the number of chunks. Until this message is durable, the rest is
+//! unreferenced chunks, which are reclaimed as such. From then on, a start finds the group and writes the
+//! records in the chunks again; records that exist already do no harm. If the disk has no space for that, the
+//! start undoes the group, which was not confirmed to any client. Undoing needs one block; until there is
+//! one, the group is hidden.
 //!
-//! Messages are written before what they replace is settled, so a group of which something is settled has
-//! all its messages: it is never undone, for a settlement cannot be, but waits for a start with room for it.
+//! Messages are written before the settlements of what they replace. A group of which something is settled
+//! therefore has all its messages. It is never undone, because a settlement cannot be undone, but waits for a
+//! start with enough space.
 //!
-//! Always true: a group is gone only with the last of what is in it, or when all of that is undone; whoever
-//! waits for it hears of it after that.
+//! # Invariants
+//! - A group is gone only with its last record, or when all of it is undone.
+//! - A client gets its confirmation only after that.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -43,11 +45,12 @@ use super::record::{
 use super::recovery::{LOOKS_MAX, Report, Step};
 use super::settled::RangeSet;
 
-/// Ranges that one record of a part holds.
+/// Maximum ranges in one record of a part.
 const RANGES_MAX: usize = 128;
 
 impl Keeper {
-    /// Writes what the log still lacks of the group; `false` when the commit or the disk has no room now.
+    /// Writes what the log still lacks of the group. Returns `false` if the commit or the disk has no space
+    /// now.
     pub(super) fn write_group(
         &mut self,
         journal: &mut Journal,
@@ -61,7 +64,7 @@ impl Keeper {
                 return false;
             }
             let bytes = group.bytes as usize + RECORD_OVERHEAD_BYTES_MAX;
-            // What comes before it in its commit must not keep it out for ever, so half of one is for that.
+            // Half a commit remains for records before the group, so that they cannot delay it forever.
             if bytes <= self.log.space.record_bytes_max() / 2 {
                 let is_written = !self.log.yields(bytes)
                     && self.log.admit(bytes).is_ok()
@@ -69,7 +72,7 @@ impl Keeper {
                 self.groups.is_waiting = !is_written;
                 return is_written;
             }
-            self.groups.large = Some(Large {
+            self.groups.large = Some(LargeGroup {
                 first: group.first,
                 incarnation: journal.next_group(),
                 body: self.log.take_body_id(),
@@ -77,13 +80,13 @@ impl Keeper {
                 bytes: 0,
                 cursor: Cursor::default(),
                 settled: 0,
-                is_said: false,
+                is_appended: false,
             });
         }
         self.append_group(journal, messages, group, now) && self.write_members(journal, messages, group, now)
     }
 
-    /// Writes the large bodies of the group, which belong to nothing until their messages are there.
+    /// Writes the large bodies of the group. They are unreferenced until their messages are written.
     fn write_bodies(&mut self, journal: &Journal, messages: &Messages, group: &Group, now: Now) -> bool {
         let mut cursor = Cursor::default();
         while let Some(front) = journal.peek(group, &mut cursor, &mut self.draft.places) {
@@ -102,7 +105,7 @@ impl Keeper {
         true
     }
 
-    /// Writes messages and settlements of the group in their own right.
+    /// Writes messages and settlements of the group individually.
     fn write_members(
         &mut self,
         journal: &mut Journal,
@@ -128,6 +131,7 @@ impl Keeper {
         true
     }
 
+    /// Writes the settlements of the group.
     fn write_group_settles(&mut self, journal: &Journal, now: Now) -> bool {
         loop {
             let (queue, ranges) = next_ranges(journal, self.groups.settled);
@@ -142,49 +146,53 @@ impl Keeper {
         }
     }
 
-    /// A start that finds a large group without this knows that nobody was told of it.
+    /// Writes the end of a large group. A start that finds a large group without this end knows that it was
+    /// not confirmed.
     fn write_group_end(&mut self, now: Now) -> bool {
         let Some(large) = self.groups.large.as_ref().filter(|large| large.parts > 0) else { return true };
         let gone = Record::Gone { queue: large.incarnation };
         self.log.append_reserved(&gone, Urgency::Awaited, now).is_ok()
     }
 
+    /// Resets the state after a group.
     fn end_group(&mut self) {
         self.groups.settled = 0;
-        // A body that is left belongs to a message that nobody wanted any more.
+        // A remaining body belongs to a message that is not needed any more.
         for (_, body) in self.groups.bodies.drain(..) {
             self.log.drop_body(body);
         }
         self.groups.large = None;
     }
 
-    /// Writes what makes a large group exist.
+    /// Writes the chunks of a large group and the message that makes it exist.
     fn append_group(&mut self, journal: &Journal, messages: &Messages, group: &Group, now: Now) -> bool {
         let Self { log, draft, groups, .. } = self;
         let Groups { large: Some(large), bodies, .. } = groups else { return true };
-        if large.is_said {
+        if large.is_appended {
             return true;
         }
         while large.has_more(journal, group, draft) {
             let (body, index) = (large.body, large.parts);
-            let mut members = Members { journal, messages, group, bodies, draft };
+            let mut members = GroupSources { journal, messages, group, bodies, draft };
             if !log.append_part(body, index, now, |out, room| large.fill(&mut members, out, room)) {
                 return false;
             }
             large.parts += 1;
         }
         if large.parts > 0
-            && log.append(&large.said(journal.time_ms(), &large.target()), Urgency::Awaited, now).is_err()
+            && log
+                .append(&large.group_message(journal.time_ms(), &large.target()), Urgency::Awaited, now)
+                .is_err()
         {
             return false;
         }
-        large.is_said = true;
+        large.is_appended = true;
         true
     }
 }
 
-/// Where the records of a large group come from.
-struct Members<'a> {
+/// The sources of a large group's records.
+struct GroupSources<'a> {
     journal: &'a Journal,
     messages: &'a Messages,
     group: &'a Group,
@@ -192,17 +200,17 @@ struct Members<'a> {
     draft: &'a mut Draft,
 }
 
-impl Large {
-    /// Whether something is in no part yet.
+impl LargeGroup {
+    /// Returns whether a record is in no part yet.
     fn has_more(&mut self, journal: &Journal, group: &Group, draft: &mut Draft) -> bool {
         let has_messages = journal.peek(group, &mut self.cursor, &mut draft.places).is_some();
         has_messages || journal.group_settles(self.settled).next().is_some()
     }
 
-    /// Puts records into a part for which there are `room` bytes, and notes which.
-    fn fill(&mut self, members: &mut Members<'_>, out: &mut Vec<u8>, room: usize) {
+    /// Appends records to a part with space for `room` bytes, and advances the progress.
+    fn fill(&mut self, members: &mut GroupSources<'_>, out: &mut Vec<u8>, room: usize) {
         let from = out.len();
-        // One record may be longer than a part is otherwise.
+        // A single record may be longer than the usual size of a part.
         let takes = |out: &Vec<u8>, bytes: usize| {
             let all = out.len() - from + bytes;
             all <= room && (out.len() == from || all <= CHUNK_BODY_BYTES)
@@ -213,14 +221,14 @@ impl Large {
         self.bytes += (out.len() - from) as u64;
     }
 
-    /// Says whether all of them are in some part now.
+    /// Appends messages to a part. Returns whether all messages are in some part now.
     fn fill_messages(
         &mut self,
-        members: &mut Members<'_>,
+        members: &mut GroupSources<'_>,
         out: &mut Vec<u8>,
         takes: impl Fn(&Vec<u8>, usize) -> bool,
     ) -> bool {
-        let Members { journal, messages, group, bodies, draft } = members;
+        let GroupSources { journal, messages, group, bodies, draft } = members;
         while let Some(front) = journal.peek(group, &mut self.cursor, &mut draft.places) {
             let body_len = messages.body_len(front.message) as usize;
             let written = body_of(bodies, front.number);
@@ -239,6 +247,7 @@ impl Large {
         true
     }
 
+    /// Appends settlements to a part.
     fn fill_settled(
         &mut self,
         journal: &Journal,
@@ -256,8 +265,8 @@ impl Large {
         }
     }
 
-    /// The record that makes the group exist.
-    fn said<'a>(&self, time_ms: u64, target: &'a [Target; 1]) -> Record<'a> {
+    /// Returns the record that makes the group exist.
+    fn group_message<'a>(&self, time_ms: u64, target: &'a [Target; 1]) -> Record<'a> {
         Record::Message(Message {
             targets: Targets::List(target),
             enqueued_ms: time_ms,
@@ -269,12 +278,13 @@ impl Large {
         })
     }
 
+    /// Returns the target of that record.
     const fn target(&self) -> [Target; 1] {
         [Target { queue: self.incarnation, offset: self.parts as u64, lane: 0 }]
     }
 }
 
-/// What the group settles in one queue, as much as one record holds, behind the first `done` ranges.
+/// Returns settlements of the group in one queue, up to one record, after the first `done` ranges.
 fn next_ranges(journal: &Journal, done: usize) -> (u64, heapless::Vec<Range, RANGES_MAX>) {
     let (mut queue, mut ranges) = (0, heapless::Vec::new());
     for settled in journal.group_settles(done) {
@@ -287,31 +297,33 @@ fn next_ranges(journal: &Journal, done: usize) -> (u64, heapless::Vec<Range, RAN
     (queue, ranges)
 }
 
-/// A large group that a start found: its incarnation, its body, and how many parts that has.
+/// A large group found at a start: its incarnation, its body, and the number of its parts.
 #[derive(Clone, Copy)]
-struct Waiting {
+struct UnfinishedGroup {
     incarnation: u64,
     body: u64,
     parts: u32,
 }
 
-fn waiting(index: &Index) -> impl Iterator<Item = Waiting> {
+/// Returns the large groups in the index.
+fn waiting(index: &Index) -> impl Iterator<Item = UnfinishedGroup> {
     let groups = index.queues().iter().filter(|(incarnation, queue)| is_group(**incarnation) && !queue.gone);
     groups.filter_map(|(&incarnation, queue)| {
         let (&parts, &body) = queue.large.first_key_value()?;
-        Some(Waiting { incarnation, body, parts: u32::try_from(parts).ok()? })
+        Some(UnfinishedGroup { incarnation, body, parts: u32::try_from(parts).ok()? })
     })
 }
 
-/// Reads a part of a group: its records; `false` when it is damaged. A card may refuse for a moment only, so it is asked
-/// more than once.
+/// Reads the records of a group's part. Returns `false` if it is damaged. The read is retried, because a
+/// flash card may refuse temporarily.
 ///
 /// # Errors
 /// The disk refuses to read it.
 fn read_part<D: Disk>(
     index: &Index,
     disk: &mut D,
-    (group, part): (Waiting, u32),
+    group: UnfinishedGroup,
+    part: u32,
     bytes: &mut Vec<u8>,
 ) -> io::Result<bool> {
     bytes.clear();
@@ -334,13 +346,13 @@ fn read_part<D: Disk>(
     Ok(true)
 }
 
-/// The large bodies that groups name: their messages may not be there in their own right yet. `None` when a part of a
-/// group cannot be read: nobody knows which bodies it names.
+/// Returns the large bodies that groups reference; their messages may not be written individually yet.
+/// Returns `None` if a part of a group cannot be read, because then it may reference any body.
 pub(super) fn bodies_named<D: Disk>(index: &Index, disk: &mut D) -> io::Result<Option<Vec<u64>>> {
     let (mut named, mut bytes) = (Vec::new(), Vec::new());
     for group in waiting(index) {
         for part in 0..group.parts {
-            if !read_part(index, disk, (group, part), &mut bytes)? {
+            if !read_part(index, disk, group, part, &mut bytes)? {
                 return Ok(None);
             }
             for_each_record(&bytes, 0, |record, _| {
@@ -353,35 +365,36 @@ pub(super) fn bodies_named<D: Disk>(index: &Index, disk: &mut D) -> io::Result<O
     Ok(Some(named))
 }
 
-/// A large group that a start found, and what it says, as far as it can be read.
-pub(super) struct Found {
-    group: Waiting,
-    /// Its messages, by their queues.
+/// A large group found at a start, with its content as far as it can be read.
+pub(super) struct FoundGroup {
+    group: UnfinishedGroup,
+    /// Offsets of its messages by queue.
     messages: BTreeMap<u64, RangeSet>,
-    /// Their large bodies.
+    /// Large bodies of its messages.
     bodies: Vec<u64>,
-    /// All that it says, in bytes.
+    /// Bytes of all its records.
     bytes: u64,
-    /// Something is not in the log in its own right.
+    /// Whether some record is not written individually yet.
     has_missing: bool,
-    /// Some of what it settles is settled in its own right: so all its messages were there before that, and
-    /// to settle those would lose what they replace.
+    /// Whether a settlement of the group is written individually. Then all its messages are, and undoing them
+    /// would lose what they replace.
     has_settled: bool,
-    /// Parts of it are damaged.
+    /// Whether parts of it are damaged.
     is_damaged: bool,
-    /// Where the disk refuses to read a part of it, file and block: a later start ends it.
+    /// File and block of a part that the disk refuses to read. A later start completes the group.
     refused: Option<(u32, u32)>,
 }
 
-impl Found {
-    fn read<D: Disk>(index: &Index, disk: &mut D, group: Waiting) -> io::Result<Self> {
+impl FoundGroup {
+    /// Reads a group and compares it with the index.
+    fn read<D: Disk>(index: &Index, disk: &mut D, group: UnfinishedGroup) -> io::Result<Self> {
         let (messages, bodies) = (BTreeMap::new(), Vec::new());
         let (has_missing, has_settled, is_damaged, refused) = (false, false, false, None);
         let mut found =
             Self { group, messages, bodies, bytes: 0, has_missing, has_settled, is_damaged, refused };
         let mut bytes = Vec::new();
         for part in 0..group.parts {
-            match read_part(index, disk, (group, part), &mut bytes) {
+            match read_part(index, disk, group, part, &mut bytes) {
                 Ok(is_good) => found.is_damaged |= !is_good,
                 Err(error) if is_about_a_block(&error) => {
                     found.refused = index.block_of_chunk(group.body, part)
@@ -394,6 +407,7 @@ impl Found {
         Ok(found)
     }
 
+    /// Adds a record of the group.
     fn take(&mut self, index: &Index, record: &Record<'_>) {
         match record {
             Record::Message(message) => {
@@ -418,7 +432,7 @@ impl Found {
         }
     }
 
-    /// What undoes it, and that it is gone.
+    /// Returns the records that undo the group and end it.
     fn undoing(&self) -> impl Iterator<Item = Record<'_>> {
         let settled = self.messages.iter().map(|(queue, offsets)| {
             let ranges = Ranges::List(offsets.ranges());
@@ -427,23 +441,28 @@ impl Found {
         settled.chain([self.gone()])
     }
 
+    /// Returns the record that ends the group.
     const fn gone(&self) -> Record<'_> {
         Record::Gone { queue: self.group.incarnation }
     }
 }
 
 impl Log {
-    /// What is appended next belongs together with other records.
+    /// Marks that the record appended next forms a group with others.
     pub(super) const fn note_group(&mut self) {
-        self.gathering.note_group();
+        self.pending.note_group();
     }
 
-    /// The large groups that a life did not come to the end of. All of one may be there: damage may have hit
-    /// what said so, and older versions say it later.
-    pub(super) fn find_groups<D: Disk>(&self, disk: &mut D, report: &mut Report) -> io::Result<Vec<Found>> {
+    /// Returns the large groups that an earlier epoch did not complete. All records of such a group may
+    /// exist: damage may have hit its end, and older versions write the end later.
+    pub(super) fn find_groups<D: Disk>(
+        &self,
+        disk: &mut D,
+        report: &mut Report,
+    ) -> io::Result<Vec<FoundGroup>> {
         let mut found = Vec::new();
         for group in waiting(&self.index).collect::<Vec<_>>() {
-            found.push(Found::read(&self.index, disk, group)?);
+            found.push(FoundGroup::read(&self.index, disk, group)?);
         }
         report.groups_damaged = found.iter().filter(|found| found.is_damaged).count() as u32;
         report.refused.extend(found.iter().filter_map(|found| found.refused));
@@ -452,23 +471,23 @@ impl Log {
         Ok(found)
     }
 
-    /// Ends them: each is there whole now, or nothing of it. Blocks. When the disk fails in between, nothing is
-    /// seen of those that are not ended: whoever serves what can be read shows no half of one.
+    /// Completes or undoes these groups. Blocks. If the disk fails meanwhile, the remaining groups are
+    /// hidden. A broker that can only read then shows no half of a group.
     pub(super) fn end_groups<D: Disk>(
         &mut self,
         disk: &mut D,
-        groups: &[Found],
+        groups: &[FoundGroup],
         report: &mut Report,
         now: Now,
     ) -> io::Result<()> {
         for (at, found) in groups.iter().enumerate() {
-            // What cannot be read now stays as it is: a later start ends it.
+            // A group that cannot be read now stays as it is. A later start completes it.
             if found.refused.is_some() {
                 continue;
             }
             let mut settled = found.has_settled.then_some(self.durable);
             if let Err(error) = self.end_group(disk, found, &mut settled, report, now) {
-                // What is settled comes last, so once it is durable, all of its messages are there.
+                // Settlements come last, so once one is durable, all messages of the group are.
                 let is_whole = settled.is_some_and(|settled| settled <= self.durable);
                 self.hide_groups(&groups[at + usize::from(is_whole)..]);
                 return Err(error);
@@ -477,32 +496,33 @@ impl Log {
         Ok(())
     }
 
-    /// Ends one; `settled` says with which batch something that it settles is settled, once it is.
+    /// Completes or undoes one group. `settled` receives the position of its first settlement that is
+    /// written.
     fn end_group<D: Disk>(
         &mut self,
         disk: &mut D,
-        found: &Found,
+        found: &FoundGroup,
         settled: &mut Option<Position>,
         report: &mut Report,
         now: Now,
     ) -> io::Result<()> {
-        // What is settled is written last, and finds room when messages do not.
+        // Settlements are written last, and find space when messages do not.
         let may_finish = !found.is_damaged && (found.has_settled || found.bytes <= self.space.room_bytes());
         let is_whole =
             !found.has_missing || may_finish && self.finish_group(disk, found.group, settled, now)?;
         if is_whole {
-            // Without room for this the next start ends it again, which does no harm.
+            // Without space for this, the next start completes it again, which does no harm.
             let _ = self.append_reserved(&found.gone(), Urgency::Lazy, now);
         } else if settled.is_none() {
             report.groups_undone += 1;
             self.undo_group(disk, found, now)?;
         }
-        // Else all of its messages are there; the next start with room writes what they replace.
+        // Otherwise all its messages exist. The next start with space writes the settlements.
         Ok(())
     }
 
-    /// Nothing of them is there, as far as this life can see.
-    pub(super) fn hide_groups(&mut self, groups: &[Found]) {
+    /// Hides the records of these groups during this epoch.
+    pub(super) fn hide_groups(&mut self, groups: &[FoundGroup]) {
         for found in groups.iter().filter(|found| found.has_missing && !found.has_settled) {
             for (queue, offsets) in &found.messages {
                 offsets.ranges().iter().for_each(|range| self.index.settle(*queue, *range));
@@ -511,9 +531,9 @@ impl Log {
         }
     }
 
-    /// Settles what is there of a group, and says in the same commit that it is gone: else a cut in between
-    /// would leave a part of it. What has no room for that stays hidden, and the next start does the same.
-    fn undo_group<D: Disk>(&mut self, disk: &mut D, found: &Found, now: Now) -> io::Result<()> {
+    /// Settles the existing messages of a group and ends it in the same commit, so that a power cut cannot
+    /// leave a part of it. Without space for that the group stays hidden, and the next start tries again.
+    fn undo_group<D: Disk>(&mut self, disk: &mut D, found: &FoundGroup, now: Now) -> io::Result<()> {
         self.hide_groups(core::slice::from_ref(found));
         let bytes = found.undoing().map(|record| record.bytes_max()).sum();
         if !self.has_room(bytes) {
@@ -531,19 +551,19 @@ impl Log {
         Ok(())
     }
 
-    /// Writes in their own right what the parts of a group say; `false` when the disk has no room for it
+    /// Writes the records in a group's parts individually. Returns `false` if the disk has no space for them
     /// after all.
     fn finish_group<D: Disk>(
         &mut self,
         disk: &mut D,
-        group: Waiting,
+        group: UnfinishedGroup,
         settled: &mut Option<Position>,
         now: Now,
     ) -> io::Result<bool> {
         let (mut bytes, mut reached) = (Vec::new(), BTreeMap::new());
         for part in 0..group.parts {
-            if !read_part(&self.index, disk, (group, part), &mut bytes)? {
-                // It was whole a moment ago. Without it a half of the transaction would be there.
+            if !read_part(&self.index, disk, group, part, &mut bytes)? {
+                // It was readable a moment ago. Without it, half of the transaction would be visible.
                 return Err(io::Error::other("a part of a large transaction cannot be read any more"));
             }
             let mut rest = &bytes[..];
@@ -556,7 +576,7 @@ impl Log {
                     return Ok(false);
                 }
                 if matches!(record, Record::Settled { .. }) {
-                    settled.get_or_insert(self.gathering.appended);
+                    settled.get_or_insert(self.pending.appended);
                 }
                 if let Record::Message(message) = &record {
                     reached.extend(message.targets.iter().map(|target| (target.queue, target.offset + 1)));
@@ -564,13 +584,13 @@ impl Log {
                 rest = &rest[length..];
             }
         }
-        // What was delivered before its commit says so in that commit, which is not there.
+        // The watermark of messages delivered before their commit is in that commit, which is missing.
         for (queue, offset) in reached {
             if !self.append_again(disk, &Record::DeliveredWatermark { queue, offset }, now)? {
                 return Ok(false);
             }
         }
-        let last = self.gathering.appended;
+        let last = self.pending.appended;
         while self.durable < last {
             if !self.write_now(disk, now)? {
                 return Ok(false);
@@ -579,7 +599,8 @@ impl Log {
         Ok(true)
     }
 
-    /// Appends a record, with a commit before it if need be; `false` when there is no room for one.
+    /// Appends a record, if necessary after writing the pending commit. Returns `false` if there is no space
+    /// for it.
     fn append_again<D: Disk>(&mut self, disk: &mut D, record: &Record<'_>, now: Now) -> io::Result<bool> {
         loop {
             self.note_group();
@@ -595,13 +616,13 @@ impl Log {
         }
     }
 
-    /// Writes what gathers; `false` when there is no room for it.
+    /// Writes the pending commit. Returns `false` if there is no space for it.
     fn write_now<D: Disk>(&mut self, disk: &mut D, now: Now) -> io::Result<bool> {
-        self.hurry();
+        self.make_due();
         Ok(!matches!(self.step(disk, now)?, Step::Nothing))
     }
 
-    /// Writes what gathers as the first commit of a life is written, with the last room there is.
+    /// Writes the pending commit like the first commit of an epoch, with the last space there is.
     fn write_first<D: Disk>(&mut self, disk: &mut D, now: Now) -> io::Result<()> {
         self.schedule.set_starting(true);
         while self.schedule.is_starting() {
@@ -613,25 +634,23 @@ impl Log {
     }
 }
 
-// How far large groups have been written: those that no commit holds at once.
-
-/// How far the keeper has come with groups.
+/// The commit writer's progress in writing groups.
 #[derive(Debug, Default)]
 pub(super) struct Groups {
-    /// The one that no commit holds at once.
-    pub(super) large: Option<Large>,
-    /// Large bodies that are written, of messages that are not: numbers of messages, and ids.
+    /// The group that exceeds one commit.
+    pub(super) large: Option<LargeGroup>,
+    /// Large bodies written before their messages: number of the message, and id of the body.
     pub(super) bodies: Vec<(u64, u64)>,
-    /// Settlements of the one that is being written that are in the log in their own right.
+    /// Number of settlements of the current group that are written individually.
     pub(super) settled: usize,
-    /// A group waits for a commit of its own.
+    /// Whether a group waits for a commit of its own.
     pub(super) is_waiting: bool,
 }
 
-/// A group that no commit holds at once.
+/// A group that exceeds one commit.
 #[derive(Debug)]
-pub(super) struct Large {
-    /// The number of its first message.
+pub(super) struct LargeGroup {
+    /// Number of its first message.
     pub(super) first: u64,
     pub(super) incarnation: u64,
     pub(super) body: u64,
@@ -639,31 +658,31 @@ pub(super) struct Large {
     pub(super) bytes: u64,
     /// The first message that is in no part yet.
     pub(super) cursor: Cursor,
-    /// Settlements that are in a part.
+    /// Number of settlements that are in a part.
     pub(super) settled: usize,
-    /// The message that makes it exist was appended.
-    pub(super) is_said: bool,
+    /// Whether the message that makes it exist was appended.
+    pub(super) is_appended: bool,
 }
 
 impl Groups {
-    /// The message is written: the body is its own.
+    /// Removes the body of a message that is written now.
     pub(super) fn take_body(&mut self, number: u64) {
         self.bodies.retain(|(other, _)| *other != number);
     }
 
-    /// The body of a message that was written before the message.
+    /// Returns the body of a message if it was written before the message.
     pub(super) fn body_of(&self, number: u64) -> Option<u64> {
         body_of(&self.bodies, number)
     }
 }
 
-/// The body of a message, among those that are written: they are in the order of their messages.
+/// Returns the body of a message. The bodies are in the order of their messages.
 pub(super) fn body_of(bodies: &[(u64, u64)], number: u64) -> Option<u64> {
     let at = bodies.binary_search_by_key(&number, |(number, _)| *number).ok()?;
     Some(bodies[at].1)
 }
 
-/// A body of so many bytes that is in chunks.
+/// Returns the reference to a chunked body of `bytes`.
 pub(super) const fn chunked(body: u64, bytes: usize) -> Body<'static> {
     Body::Chunked { body, chunks: bytes.div_ceil(CHUNK_BODY_BYTES) as u32, bytes: bytes as u64 }
 }

@@ -1,12 +1,14 @@
-//! What the log holds, as far as memory must know it: which segment holds which part of each queue.
+//! The in-memory index of the log: which segment holds which part of each queue.
 //!
-//! One [`Index::apply`] serves life (when a commit is durable) and recovery. It does not care for order:
-//! a message is live when it was seen and not settled, of two copies the one seen last is its place, of two
-//! definitions the higher version holds.
+//! [`Index::apply`] is used both when a commit becomes durable and in recovery. It does not depend on the
+//! order of records. A message is live if it was seen and not settled. The copy seen last determines the
+//! place of a message. The higher of two versions determines a definition.
 //!
-//! Always true: a segment's `live` is the number of message targets, definitions and chunks whose place it
-//! is; a segment is left out of the log only when that is 0 and every settlement or deletion in it that
-//! still kills a record elsewhere was written again.
+//! # Invariants
+//! - A segment's `live` is the number of message targets, definitions and chunks whose place is in the
+//!   segment.
+//! - A segment is removed only when `live` is 0 and its settlements and deletions that still affect records
+//!   elsewhere were written again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -17,69 +19,72 @@ use leveret_core::journal::{is_group, is_transient};
 use super::access::Digest;
 use super::commit::BLOCK_BYTES;
 use super::log::{Place, Position, Settings};
-use super::parts::{BodyPart, Entry};
-use super::queue_index::{ALLOCATION_BYTES, Lost, QueueIndex, Seen, WatermarkReset, tree_bytes};
+use super::parts::{BodyPart, MessageEntry};
+use super::queue_index::{
+    ALLOCATION_BYTES, AddOutcome, QueueIndex, SettleEffect, WatermarkReset, tree_bytes,
+};
 use super::record::{Body, CHUNK_BODY_BYTES, Message, Range, Record, Target};
 use super::settled::Spans;
 
-/// What the log holds: segments, queues, large bodies and definitions.
+/// The index of segments, queues, large bodies and definitions.
 #[derive(Clone, Debug, Default)]
 pub struct Index {
     segments: BTreeMap<u64, Segment>,
-    // In boxes, for a tree is little more than half full when its keys rise.
+    // Boxed, because a tree with ascending keys is little more than half full.
     queues: BTreeMap<u64, Box<QueueIndex>>,
     definitions: BTreeMap<Box<[u8]>, Box<DefinitionIndex>>,
     bodies: BTreeMap<u64, LargeBody>,
     next_body: u64,
-    /// Runs of all queues.
+    /// Number of runs of all queues.
     runs: usize,
-    /// Of the live definitions of access.
+    /// Digest of the live access definitions.
     access: Digest,
-    /// Segments whose records are being written again, to leave the log: cleaned, drained.
+    /// The segments that are being compacted and drained; 0 for none.
     leaving: [u64; 2],
-    /// Something was defined.
+    /// Whether a definition was added since the last `take_defined`.
     has_defined: bool,
-    /// How often a queue or a definition was deleted since the last segment was added.
+    /// Number of queues and definitions deleted since the last segment was added.
     deleted_in_last: usize,
-    /// The memory of those of a segment that has left, for the next.
+    /// Memory of a removed segment's spans, for reuse.
     spare_spans: Spans,
-    /// Bodies that no message will name, and what was appended when that was said.
+    /// Bodies that no message will reference, each with the position up to which its chunks were appended.
     dropped: Vec<(u64, Position)>,
 }
 
 impl Index {
-    /// The segments of the log by sequence.
+    /// Returns the segments of the log by sequence.
     pub const fn segments(&self) -> &BTreeMap<u64, Segment> {
         &self.segments
     }
 
-    /// The queues by incarnation, deleted ones included as long as the log holds records of theirs.
+    /// Returns the queues by incarnation. Deleted queues are included as long as the log holds records of
+    /// them.
     pub const fn queues(&self) -> &BTreeMap<u64, Box<QueueIndex>> {
         &self.queues
     }
 
-    /// The definitions by key, deleted ones included.
+    /// Returns the definitions by key, deleted ones included.
     pub const fn definitions(&self) -> &BTreeMap<Box<[u8]>, Box<DefinitionIndex>> {
         &self.definitions
     }
 
-    /// The queues that have messages, but for what the log alone knows them by, and transient ones.
+    /// Returns the queues that have messages, except transient ones and those that represent groups.
     pub fn queues_with_messages(&self) -> BTreeSet<u64> {
         let is_queue = |incarnation: u64, queue: &QueueIndex| {
             queue.live > 0 && !queue.gone && !is_transient(incarnation) && !is_group(incarnation)
         };
-        // One by one, for they come in order: collecting would bring a sort of its own.
+        // Inserted one by one, because they are in order: `collect` would add code for sorting.
         let mut found = BTreeSet::new();
         found.extend(self.queues.iter().filter(|(at, queue)| is_queue(**at, queue)).map(|(at, _)| *at));
         found
     }
 
-    /// Whether what a key defines was deleted after this queue had begun to exist.
+    /// Returns whether the object defined by `key` was deleted after this queue was created.
     pub fn is_deleted_since(&self, key: &[u8], queue: u64) -> bool {
         self.definitions.get(key).is_some_and(|definition| definition.deleted && definition.version > queue)
     }
 
-    /// The version of the newest definition of each queue.
+    /// Returns the version of the newest definition of each queue.
     pub fn versions_of_queues(&self) -> BTreeMap<u64, u64> {
         let mut newest = BTreeMap::new();
         for definition in self.definitions.values().filter(|definition| definition.names_queue()) {
@@ -89,7 +94,7 @@ impl Index {
         newest
     }
 
-    /// Bytes of the largest body that some queue has, rather too many; 0 when there is no message.
+    /// Returns a high estimate of the bytes of the largest live body; 0 if there is no message.
     pub fn largest_body_bytes(&self) -> u64 {
         let wanted = self.bodies.values().filter(|body| !body.dead);
         let in_one_piece = self.queues.values().any(|queue| queue.live > 0);
@@ -97,22 +102,23 @@ impl Index {
         wanted.map(LargeBody::bytes).max().unwrap_or(0).max(least)
     }
 
-    /// The digest of the live definitions of access.
+    /// Returns the digest of the live access definitions.
     pub(super) const fn access(&self) -> Digest {
         self.access
     }
 
-    /// Of three copies, one in such a segment is given up; 0 for none.
-    pub(super) const fn set_cleaned(&mut self, segment: u64) {
+    /// Sets the segment that is being compacted; 0 for none. If a definition has three copies, one in such a
+    /// segment is given up.
+    pub(super) const fn set_compacting(&mut self, segment: u64) {
         self.leaving[0] = segment;
     }
 
-    /// See [`Self::set_cleaned`].
-    pub(super) const fn set_drained(&mut self, segment: u64) {
+    /// Sets the segment that is being drained; see [`Self::set_compacting`].
+    pub(super) const fn set_draining(&mut self, segment: u64) {
         self.leaving[1] = segment;
     }
 
-    /// Bytes that all of it takes in memory, about and rather too many.
+    /// Returns a high estimate of its memory in bytes.
     pub fn bytes(&self) -> usize {
         let queues = self.queues.values().map(|queue| queue.heap_bytes()).sum::<usize>();
         let keys = self.definitions.keys().map(|key| key.len() + ALLOCATION_BYTES).sum::<usize>();
@@ -128,7 +134,7 @@ impl Index {
             + definitions
     }
 
-    /// Of [`Self::bytes`], what stays however much is consumed: definitions, and queues that have nothing.
+    /// Returns the part of [`Self::bytes`] that does not depend on messages: definitions and empty queues.
     pub(super) fn standing_bytes(&self) -> usize {
         let definitions = self.definitions.iter().filter(|(_, definition)| !definition.deleted);
         let bytes = |key: &[u8], definition: &DefinitionIndex| {
@@ -139,8 +145,8 @@ impl Index {
             + self.queues.values().filter(|queue| !queue.gone).count() * QUEUE_STANDING_BYTES
     }
 
-    /// Of [`Self::bytes`], what goes with the segments that it lies in, and needs no copy for that: how many deleted
-    /// queues and definitions there are, and their bytes.
+    /// Returns the number of deleted queues and definitions, and their part of [`Self::bytes`]. They are
+    /// forgotten when their segments are removed, and need no copies for that.
     pub(super) fn deleted(&self) -> (usize, usize) {
         let queues = self.queues.values().filter(|queue| queue.gone);
         let definitions = self.definitions.iter().filter(|(_, definition)| definition.deleted);
@@ -152,58 +158,60 @@ impl Index {
         queues.chain(definitions).fold((0, 0), |(count, sum), bytes| (count + 1, sum + bytes))
     }
 
-    /// How often a queue or a definition was deleted since the last segment was added, which is the active one.
+    /// Returns the number of queues and definitions deleted since the active segment was added.
     pub(super) const fn deleted_in_last(&self) -> usize {
         self.deleted_in_last
     }
 
-    /// Gives back what is kept to be used again.
-    pub(super) fn give_back(&mut self) {
-        self.queues.values_mut().for_each(|queue| queue.give_back());
+    /// Frees memory that is kept for reuse.
+    pub(super) fn release_memory(&mut self) {
+        self.queues.values_mut().for_each(|queue| queue.release_memory());
         self.spare_spans = Spans::default();
     }
 
-    /// Runs of all queues.
+    /// Returns the number of runs of all queues.
     pub const fn runs(&self) -> usize {
         self.runs
     }
 
-    /// An id for a large body that no other ever had.
+    /// Returns an unused id for a large body.
     pub const fn take_body_id(&mut self) -> u64 {
         self.next_body += 1;
         self.next_body
     }
 
+    /// Adds an empty segment, which becomes the active one.
     pub(super) fn add_segment(&mut self, sequence: u64, slot: u32, bytes: u32) {
         let (live, live_bytes, pending, pending_bytes) = (0, 0, 0, 0);
         let (stuck, spans) = (false, Spans::default());
         let segment = Segment { slot, live, live_bytes, pending, pending_bytes, bytes, stuck, spans };
         let known = self.segments.insert(sequence, segment);
-        // What counts for the one before would never be counted out of this one.
+        // The counts of the old segment would never be subtracted from the new one.
         assert!(known.is_none(), "a segment of the log is added twice");
         self.deleted_in_last = 0;
     }
 
+    /// Sets the bytes of a segment that are in use.
     pub(super) fn set_bytes(&mut self, sequence: u64, bytes: u32) {
         if let Some(segment) = self.segments.get_mut(&sequence) {
             segment.bytes = bytes;
         }
     }
 
-    /// The cleaner has copied what it could: when it has read the segment to its end, what is live now could
-    /// not be read.
-    pub(super) fn end_copying(&mut self, sequence: u64, was_read_to_its_end: bool) {
+    /// Ends the compaction of a segment. If it was read to its end, records that are still live are
+    /// unreadable.
+    pub(super) fn end_compaction(&mut self, sequence: u64, was_read_to_its_end: bool) {
         if let Some(segment) = self.segments.get_mut(&sequence) {
             segment.stuck = segment.live > 0 && was_read_to_its_end;
         }
     }
 
-    /// Segments that the cleaner has given up.
+    /// Returns the number of segments that the compactor has given up.
     pub(super) fn stuck(&self) -> usize {
         self.segments.values().filter(|segment| segment.stuck).count()
     }
 
-    /// Takes note of one record.
+    /// Applies one record.
     pub(super) fn apply(&mut self, record: &Record<'_>, place: Place) {
         match record {
             Record::Message(message) => self.apply_message(message, place),
@@ -222,7 +230,7 @@ impl Index {
             }
             Record::Defined { version, key, value } => {
                 let queue = value.and_then(|value| incarnation_in(key, value)).unwrap_or(0);
-                self.apply_defined(*version, key, (value.is_none(), queue), place);
+                self.apply_defined(*version, key, value.is_none(), queue, place);
             }
             Record::DeliveredWatermark { queue, offset } => {
                 self.note_settlement(*queue, place);
@@ -235,7 +243,7 @@ impl Index {
                 let queue = self.queue(*queue);
                 queue.watermark_reset = queue.watermark_reset.max(reset);
             }
-            // Who writes or reads the log sees to it.
+            // Handled by the code that writes or reads the log.
             Record::Left { .. } | Record::Optional { .. } => {}
         }
     }
@@ -244,24 +252,25 @@ impl Index {
         self.queues.entry(queue).or_default()
     }
 
+    /// Records that a segment contains settlements or watermarks of a queue.
     fn note_settlement(&mut self, queue: u64, place: Place) {
         let queue = self.queue(queue);
         queue.settled_since = queue.settled_since.min(place.segment);
     }
 
-    /// Something is missing from the log, a mark perhaps: so what rested does not count.
+    /// Forgets all watermark corrections, because part of the log is missing, perhaps a higher watermark.
     pub(super) fn forget_watermark_resets(&mut self) {
         self.queues.values_mut().for_each(|queue| queue.watermark_reset = WatermarkReset::default());
     }
 
-    /// Everything settled in the queue was written again, in `segment` and later ones.
-    pub(super) fn settled_again(&mut self, queue: u64, segment: u64) {
+    /// Records that all settlements of the queue were written again, in `segment` and later ones.
+    pub(super) fn note_rewritten(&mut self, queue: u64, segment: u64) {
         if let Some(queue) = self.queues.get_mut(&queue) {
             queue.settled_since = segment;
         }
     }
 
-    // What is damaged may name a segment that is in the log no more: it counts for none.
+    // A damaged record may name a segment that is not in the log any more; such records are not counted.
     fn gain(&mut self, segment: u64, count: u64, bytes: u64) {
         if let Some(segment) = self.segments.get_mut(&segment) {
             segment.live += count;
@@ -269,6 +278,7 @@ impl Index {
         }
     }
 
+    /// Subtracts a live record from its segment.
     fn lose(&mut self, segment: u64, bytes: u64) {
         if let Some(segment) = self.segments.get_mut(&segment) {
             segment.lose(1, bytes);
@@ -281,21 +291,26 @@ impl Index {
         for target in message.targets.iter() {
             self.apply_target(target.queue, target.offset, body, share, place.segment);
         }
-        // All its queues may be done with it already; then nothing will end its chunks later.
+        // All its queues may have settled it already. Then no later settlement frees its chunks.
         if let Some(large) = body.and_then(|body| self.bodies.get_mut(&body)).filter(|l| l.holders == 0) {
-            large.bury(&mut self.segments);
+            large.mark_dead(&mut self.segments);
         }
     }
 
-    /// Takes note of a message in one of its queues, as a footer tells it.
-    pub(super) fn apply_entry(&mut self, entry: &Entry, segment: u64) {
+    /// Applies a message in one of its queues, as recorded in a footer.
+    pub(super) fn apply_entry(&mut self, entry: &MessageEntry, segment: u64) {
         let body = entry.is_chunked.then_some(entry.body);
         self.apply_target(entry.queue, entry.offset, body, entry.share(), segment);
     }
 
-    /// Takes note of messages of one queue, rising by offset. Those that are surely new and lie one behind
-    /// the other are noted together, for a start goes over all that there are.
-    pub(super) fn apply_entries(&mut self, queue: u64, entries: impl Iterator<Item = Entry>, segment: u64) {
+    /// Applies messages of one queue, ascending by offset. Contiguous messages that are certainly new are
+    /// added together, because a start goes over all messages.
+    pub(super) fn apply_entries(
+        &mut self,
+        queue: u64,
+        entries: impl Iterator<Item = MessageEntry>,
+        segment: u64,
+    ) {
         let new_from = self.queues.get(&queue).map_or(0, |queue| queue.new_from());
         let mut entries = entries.peekable();
         while let Some(entry) = entries.next() {
@@ -317,6 +332,7 @@ impl Index {
         }
     }
 
+    /// Applies a message in one of its queues; `body` is the id of its chunked body.
     fn apply_target(&mut self, queue: u64, offset: u64, body: Option<u64>, bytes: u32, segment: u64) {
         if let Some(body) = body {
             self.next_body = self.next_body.max(body);
@@ -327,12 +343,12 @@ impl Index {
         let seen = entry.add(offset, segment, bytes);
         self.runs = self.runs + entry.runs.len() - runs;
         match seen {
-            Seen::Again | Seen::Dead => {}
-            Seen::Moved(old, lost) => {
+            AddOutcome::Again | AddOutcome::Dead => {}
+            AddOutcome::Moved(old, lost) => {
                 self.lose(old, lost.into());
                 self.gain(segment, 1, bytes.into());
             }
-            Seen::New => {
+            AddOutcome::New => {
                 if let Some(body) = body {
                     let large = self.bodies.entry(body).or_default();
                     large.holders += 1;
@@ -344,25 +360,24 @@ impl Index {
         }
     }
 
-    /// Where the parts of the footer of a sealed segment lie, counted from byte `base` of the segment.
+    /// Sets the locations of the queues' parts in the footer of a sealed segment, relative to `base`.
     pub(super) fn set_parts(&mut self, segment: u64, base: u32, parts: &[(u64, BodyPart)]) {
         if let Some(segment) = self.segments.get_mut(&segment) {
             segment.spans = Spans::of(base, parts, core::mem::take(&mut self.spare_spans));
         }
     }
 
-    /// Where in a sealed segment's footer the part of a queue is to be looked for; no bytes when that is not
-    /// known.
+    /// Returns the location of a queue's part in a sealed segment's footer; empty if it is unknown.
     pub(super) fn span_of(&self, segment: u64, queue: u64) -> BodyPart {
         self.segments.get(&segment).map_or(BodyPart::default(), |segment| segment.spans.find(queue))
     }
 
-    /// Where a chunk of a large body lies.
+    /// Returns the location of a chunk of a large body.
     pub(super) fn place_of_chunk(&self, body: u64, index: u32) -> Option<Place> {
         self.bodies.get(&body)?.chunks.get(&index).copied()
     }
 
-    /// The file and the first byte of the block in which a chunk of a large body begins.
+    /// Returns the file and the offset of the block in which a chunk of a large body begins.
     pub(super) fn block_of_chunk(&self, body: u64, index: u32) -> Option<(u32, u32)> {
         let place = self.place_of_chunk(body, index)?;
         let block = BLOCK_BYTES as u32;
@@ -382,8 +397,9 @@ impl Index {
         self.gain(place.segment, 1, place.bytes.into());
     }
 
-    fn apply_defined(&mut self, version: u64, key: &[u8], (deleted, queue): (bool, u64), place: Place) {
-        self.has_defined |= is_twice(key);
+    /// Applies a definition of the queue with incarnation `queue`, or of another object.
+    fn apply_defined(&mut self, version: u64, key: &[u8], deleted: bool, queue: u64, place: Place) {
+        self.has_defined |= has_two_copies(key);
         let Some(old) = self.definitions.get_mut(key) else {
             let segments = vec![place.segment];
             let fresh = DefinitionIndex { version, place, second: None, deleted, queue, segments };
@@ -396,7 +412,7 @@ impl Index {
             return;
         };
         if *key != ACCESS_WRITTEN_KEY {
-            // That one is in every commit, and never deleted.
+            // That definition is in every commit and is never deleted.
             note(&mut old.segments, place.segment);
         }
         if old.version > version {
@@ -417,7 +433,7 @@ impl Index {
         if !deleted {
             self.access.add(key, version);
         }
-        let counts_second = is_twice(key);
+        let counts_second = has_two_copies(key);
         (old.version, old.place, old.second, old.deleted) = (version, place, None, deleted);
         old.queue = queue;
         for lost in lost.into_iter().take(if counts_second { 2 } else { 1 }).flatten() {
@@ -428,19 +444,21 @@ impl Index {
         }
     }
 
-    /// A definition is seen at another place. Two count, and of three one is given up: one that is to leave,
-    /// or lies in the segment of the newest, or is the oldest. Of what is in every commit the newest alone
-    /// counts.
+    /// Applies another copy of a known definition.
+    ///
+    /// Two copies count. If there are three, one is given up: preferably one in a segment that is being
+    /// removed, then one in the newest copy's segment, then the oldest. A definition that is in every commit
+    /// counts only in its newest copy.
     fn apply_again(&mut self, key: &[u8], place: Place) {
         let leaving = self.leaving;
         let Some(definition) = self.definitions.get_mut(key) else { panic!("it is not known yet") };
         let is_deleted = definition.deleted;
-        let lost = if !is_twice(key) {
+        let lost = if !has_two_copies(key) {
             definition.second = Some(definition.place);
             Some(core::mem::replace(&mut definition.place, place))
         } else {
             match definition.second {
-                // The cleaner has copied the only one: it would stay for that one's sake.
+                // The compactor has copied the only copy, which would otherwise keep the segment alive.
                 None if leaving.contains(&definition.place.segment) => {
                     Some(core::mem::replace(&mut definition.place, place))
                 }
@@ -469,47 +487,48 @@ impl Index {
         self.gain(place.segment, 1, place.bytes.into());
     }
 
-    /// Whether a message was ever seen in this queue, or settled there.
+    /// Returns whether a message was ever seen or settled at this offset of the queue.
     pub(super) fn has_known(&self, target: &Target) -> bool {
         let queue = self.queues.get(&target.queue);
         queue.is_some_and(|q| q.settled.contains(target.offset) || q.segment_of(target.offset).is_some())
     }
 
-    /// Whether it is known that a queue was deleted.
+    /// Returns whether a queue is known to be deleted.
     pub(super) fn is_gone(&self, queue: u64) -> bool {
         self.queues.get(&queue).is_some_and(|queue| queue.gone)
     }
 
+    /// Settles offsets of a queue and subtracts their records from their segments.
     pub(super) fn settle(&mut self, queue: u64, range: Range) {
         let Self { queues, segments, bodies, runs, .. } = self;
         let entry = queues.entry(queue).or_default();
         let before = entry.runs.len();
-        let mut buried = |entry: &mut QueueIndex, fresh: Range, segments: &mut BTreeMap<u64, Segment>| {
+        let mut mark_dead = |entry: &mut QueueIndex, fresh: Range, segments: &mut BTreeMap<u64, Segment>| {
             while let Some((&offset, &body)) = entry.large.range(fresh.start..fresh.end).next() {
                 entry.large.remove(&offset);
                 let Some(large) = bodies.get_mut(&body) else { continue };
                 entry.large_bytes = entry.large_bytes.saturating_sub(large.bytes());
                 large.holders -= 1;
                 if large.holders == 0 {
-                    large.bury(segments);
+                    large.mark_dead(segments);
                 }
             }
         };
         entry.settle(range, |entry, lost| match lost {
-            Lost::Live(segment, count, bytes) => {
+            SettleEffect::Live(segment, count, bytes) => {
                 if let Some(segment) = segments.get_mut(&segment) {
                     segment.lose(count.into(), bytes.into());
                 }
             }
-            Lost::Offsets(fresh) => buried(entry, fresh, segments),
+            SettleEffect::Offsets(fresh) => mark_dead(entry, fresh, segments),
         });
         *runs = *runs + entry.runs.len() - before;
     }
 
-    /// Offsets are settled that are not durably so yet: what their segments are going to lose.
+    /// Adds settlements that are not durable yet to the pending counts of their segments.
     pub(super) fn note_pending(&mut self, queue: u64, range: Range) {
         let Self { queues, segments, bodies, .. } = self;
-        // What is settled before its message was written may be all that was ever said of the queue.
+        // A settlement of a message that was never written may be the only record of the queue.
         let Some(entry) = queues.get(&queue) else { return };
         let mut note = |segment, count: u32, bytes: u32| {
             if let Some(segment) = segments.get_mut(&segment) {
@@ -527,6 +546,7 @@ impl Index {
         }
     }
 
+    /// Forgets all pending settlements.
     pub(super) fn forget_pending(&mut self) {
         for segment in self.segments.values_mut() {
             (segment.pending, segment.pending_bytes) = (0, 0);
@@ -534,11 +554,12 @@ impl Index {
         self.bodies.values_mut().for_each(|large| large.pending = 0);
     }
 
-    /// Whether what is pending leaves some segment, or the active one is so anyway, that it `is_worth`
-    /// copying, by its live bytes and all that it takes.
+    /// Returns whether the pending settlements leave some segment worth copying according to `is_worth`,
+    /// which receives its live bytes and its bytes. The active segment is tested even without pending
+    /// settlements.
     pub(super) fn would_leave(&self, active: u64, is_worth: impl Fn(u64, u32) -> bool) -> bool {
         self.segments.iter().any(|(sequence, segment)| {
-            // Bytes are shares, so only the count tells that nothing is left.
+            // Bytes are shares of messages, so only the count shows that nothing is left.
             let is_empty = segment.pending >= segment.live;
             let bytes = segment.live_bytes.saturating_sub(segment.pending_bytes);
             let left = if is_empty { 0 } else { bytes.max(1) };
@@ -546,20 +567,21 @@ impl Index {
         })
     }
 
-    /// Chunks whose message will never come.
+    /// Marks the chunks of a body as dead, because no message will reference it.
     pub(super) fn drop_body(&mut self, body: u64) {
         if let Some(large) = self.bodies.get_mut(&body) {
-            large.bury(&mut self.segments);
+            large.mark_dead(&mut self.segments);
         }
     }
 
-    /// The same, where some of them may still be on their way: everything up to this was appended.
+    /// Does the same for a body whose chunks may still be in flight. Everything up to `appended` was
+    /// appended.
     pub(super) fn drop_body_on_its_way(&mut self, body: u64, appended: Position) {
         self.drop_body(body);
         self.dropped.push((body, appended));
     }
 
-    /// Chunks that were on their way when their body was dropped have arrived: they are dead too.
+    /// Marks in-flight chunks of dropped bodies as dead when they have become durable.
     pub(super) fn end_dropped(&mut self, durable: Position) {
         let mut dropped = core::mem::take(&mut self.dropped);
         dropped.retain(|(body, position)| {
@@ -572,18 +594,21 @@ impl Index {
         self.dropped = dropped;
     }
 
-    /// Ends recovery: chunks without a message are dead, but for those of the bodies that a group names, and
-    /// what kills nothing any more is forgotten. `None`: a group cannot be read, so it may name any body.
+    /// Ends recovery: marks chunks without a message as dead, and forgets deletions that no longer affect a
+    /// record.
+    ///
+    /// Bodies in `named` are referenced by a group and stay. `None` means that a group cannot be read, so
+    /// that it may reference any body.
     pub(super) fn end_recovery(&mut self, named: Option<&[u64]>) {
         for (body, large) in &mut self.bodies {
             if large.holders == 0 && named.is_some_and(|named| !named.contains(body)) {
-                large.bury(&mut self.segments);
+                large.mark_dead(&mut self.segments);
             }
         }
         self.forget_gone();
     }
 
-    /// Takes segments out, rising, that have left the log durably.
+    /// Removes segments (ascending) whose removal from the log is durable.
     pub(super) fn remove_segments(&mut self, left: &[u64]) {
         let has_left = |segment: &u64| left.binary_search(segment).is_ok();
         for segment in left {
@@ -607,23 +632,24 @@ impl Index {
         self.forget_gone();
     }
 
+    /// Forgets deleted queues without records in the log.
     fn forget_gone(&mut self) {
         let segments = &self.segments;
         self.queues.retain(|_, queue| !queue.gone || segments_of(segments, queue).next().is_some());
         self.runs = self.queues.values().map(|queue| queue.runs.len()).sum();
     }
 
-    /// Whether a message still waits in this queue and `segment` is its place.
+    /// Returns whether the message is live in this queue and its place is in `segment`.
     pub(super) fn is_held_in(&self, target: &Target, segment: u64) -> bool {
         self.queues.get(&target.queue).and_then(|queue| queue.segment_of(target.offset)) == Some(segment)
     }
 
-    /// Whether `record`, found in `segment`, must be copied before the segment can be left out.
+    /// Returns whether `record`, found in `segment`, must be copied before the segment can be removed.
     pub(super) fn is_live_in(&self, record: &Record<'_>, segment: u64) -> bool {
         self.live_in(record, segment) > 0
     }
 
-    /// For how much of what is live in `segment` this record counts, when it is found there.
+    /// Returns how much a record found in `segment` contributes to the segment's `live`.
     pub(super) fn live_in(&self, record: &Record<'_>, segment: u64) -> u64 {
         let is_live = match record {
             Record::Message(message) => {
@@ -645,33 +671,34 @@ impl Index {
         is_live.into()
     }
 
-    /// Whether something was defined since the last question.
+    /// Returns whether a definition was added since the last call.
     pub(super) const fn take_defined(&mut self) -> bool {
         core::mem::replace(&mut self.has_defined, false)
     }
 
-    /// The first definition behind a key that lies at one place only, or in one sealed segment only; and
-    /// deletions, as long as they kill something elsewhere.
-    pub(super) fn next_thin(&self, after: &[u8], active: u64) -> Option<(&[u8], &DefinitionIndex)> {
+    /// Returns the first definition after the key `after` that has a single copy, or two copies in one sealed
+    /// segment. Deletions are included as long as they affect a record elsewhere.
+    pub(super) fn next_with_one_copy(&self, after: &[u8], active: u64) -> Option<(&[u8], &DefinitionIndex)> {
         let behind = (Bound::Excluded(after), Bound::Unbounded);
         let mut definitions = self.definitions.range::<[u8], _>(behind);
-        let found = definitions.find(|(key, definition)| is_twice(key) && definition.is_thin(active));
+        let found =
+            definitions.find(|(key, definition)| has_two_copies(key) && definition.has_one_copy(active));
         found.map(|(key, definition)| (&**key, &**definition))
     }
 
-    /// The first queue behind `after` of whose deletion one full segment alone knows.
-    pub(super) fn next_gone_once(&self, after: u64, active: u64) -> Option<u64> {
+    /// Returns the first queue after `after` whose deletion is recorded in a single sealed segment only.
+    pub(super) fn next_deletion_with_one_copy(&self, after: u64, active: u64) -> Option<u64> {
         let mut queues = self.queues.range((Bound::Excluded(after), Bound::Unbounded));
-        let is_gone_once = |queue: &QueueIndex| {
+        let has_one_copy = |queue: &QueueIndex| {
             let only = queue.gone_only_in(active);
             only.is_some_and(|only| segments_of(&self.segments, queue).any(|segment| segment != only))
         };
-        queues.find(|(_, queue)| is_gone_once(queue)).map(|(queue, _)| *queue)
+        queues.find(|(_, queue)| has_one_copy(queue)).map(|(queue, _)| *queue)
     }
 
-    /// Queues whose settlements must be written again before these segments, rising, may be left out, and in
-    /// how many ranges.
-    pub(super) fn queues_to_carry(&self, leaving: &[u64]) -> impl Iterator<Item = (u64, usize)> {
+    /// Returns the queues whose settlements must be written again before these segments (ascending) may be
+    /// removed, each with the number of its ranges.
+    pub(super) fn queues_to_rewrite(&self, leaving: &[u64]) -> impl Iterator<Item = (u64, usize)> {
         let last = leaving.last().copied().unwrap_or(0);
         self.queues.iter().filter_map(move |(&queue, entry)| {
             let stays = |segment: u64| leaving.binary_search(&segment).is_err();
@@ -681,8 +708,8 @@ impl Index {
         })
     }
 
-    /// Deleted definitions whose record must be written again before `segment` may be left out.
-    pub(super) fn deletions_to_carry(&self, segment: u64) -> impl Iterator<Item = (&[u8], u64)> {
+    /// Returns the deleted definitions whose record must be written again before `segment` may be removed.
+    pub(super) fn deletions_to_rewrite(&self, segment: u64) -> impl Iterator<Item = (&[u8], u64)> {
         self.definitions.iter().filter_map(move |(key, definition)| {
             let kills = definition.segments.iter().any(|other| *other != segment);
             (definition.deleted && definition.lies_in(key, segment) && kills)
@@ -691,27 +718,271 @@ impl Index {
     }
 }
 
-/// The usual length of a key: two names and what a binding says.
+/// Usual bytes of a key: two names and the arguments of a binding.
 const KEY_BYTES: usize = 48;
-/// What memory knows of a definition in the log.
+/// Memory of one definition in the index.
 pub const DEFINITION_BYTES: usize = tree_bytes::<Box<[u8]>, Box<DefinitionIndex>>(1)
     + DefinitionIndex::USUAL_BYTES
     + KEY_BYTES
     + ALLOCATION_BYTES;
-/// What memory knows of a queue in the log that has no messages any more, beside its definition.
+/// Memory of a queue without messages in the index, in addition to its definition.
 pub const QUEUE_STANDING_BYTES: usize = tree_bytes::<u64, Box<QueueIndex>>(1) + QueueIndex::STANDING_BYTES;
 
-/// The segments of the log among which those are that have records of a queue.
+/// Returns the segments that may contain records of a queue.
 fn segments_of(segments: &BTreeMap<u64, Segment>, queue: &QueueIndex) -> impl Iterator<Item = u64> {
     let between = queue.held_between().map(|(first, last)| segments.range(first..=last));
     between.into_iter().flatten().map(|(sequence, _)| *sequence)
 }
 
+/// Adds a segment to an ascending list without duplicates.
 fn note(list: &mut Vec<u64>, segment: u64) {
     if let Err(at) = list.binary_search(&segment) {
-        // Two are the rule, and a list that doubles has room for four.
+        // Two segments are the rule, and a list that doubles its capacity would have space for four.
         list.reserve_exact(usize::from(list.len() == list.capacity()));
         list.insert(at, segment);
+    }
+}
+
+/// A segment of the log.
+#[derive(Clone, Debug)]
+pub struct Segment {
+    /// The slot of its file.
+    pub slot: u32,
+    /// Number of targets, definitions and chunks whose place is in it.
+    pub live: u64,
+    /// Bytes of those records. The bytes of a message for several queues are divided among them.
+    pub live_bytes: u64,
+    /// Number of live records that are settled, but not durably.
+    pub(super) pending: u64,
+    /// Approximate bytes of the pending records.
+    pub(super) pending_bytes: u64,
+    /// Bytes in use, header included.
+    pub bytes: u32,
+    /// Whether the compactor could not read all its live records.
+    pub stuck: bool,
+    /// Locations of the queues' parts of its footer.
+    pub(super) spans: Spans,
+}
+
+impl Segment {
+    /// Subtracts live records.
+    pub(super) const fn lose(&mut self, count: u64, bytes: u64) {
+        assert!(self.live >= count, "a segment loses more than it has");
+        self.live -= count;
+        self.live_bytes = self.live_bytes.saturating_sub(bytes);
+    }
+}
+
+/// The newest state of one definition: the one with the highest version in the log.
+#[derive(Clone, Debug)]
+pub struct DefinitionIndex {
+    /// Its version.
+    pub version: u64,
+    /// Location of the record in the log.
+    pub place: Place,
+    /// Location of the second copy: in another commit, and soon in another segment.
+    pub second: Option<Place>,
+    /// Whether the record deletes the object.
+    pub deleted: bool,
+    /// Incarnation of the queue that it defines. 0 if it defines none, or if a footer of version 1 does not
+    /// contain the incarnation.
+    pub queue: u64,
+    /// Segments with records of this key.
+    pub(super) segments: Vec<u64>,
+}
+
+impl DefinitionIndex {
+    /// Returns whether damage to one block, or to one sealed segment, may lose the definition.
+    ///
+    /// A deletion may be lost together with the records that it deletes. A sealed segment's footer contains
+    /// both copies in it; the active segment's blocks fail one by one.
+    pub(super) fn has_one_copy(&self, active: u64) -> bool {
+        let first = self.place.segment;
+        let is_alone = self.second.is_none_or(|second| second.segment == first && first != active);
+        let second = self.second.map_or(first, |second| second.segment);
+        let kills = || self.segments.iter().any(|segment| *segment != first && *segment != second);
+        is_alone && (!self.deleted || first == active || kills())
+    }
+
+    /// Returns whether it names a queue that may have messages.
+    pub(super) const fn names_queue(&self) -> bool {
+        self.queue != 0 && !self.deleted
+    }
+
+    /// Usual heap bytes, itself included: there are records of it in two segments.
+    pub(super) const USUAL_BYTES: usize = size_of::<Self>() + 2 * size_of::<u64>() + 2 * ALLOCATION_BYTES;
+
+    /// Returns the heap bytes, itself included.
+    pub(super) const fn heap_bytes(&self) -> usize {
+        size_of::<Self>() + self.segments.capacity() * size_of::<u64>() + 2 * ALLOCATION_BYTES
+    }
+
+    /// Returns the segments with records of its key.
+    pub(super) fn segments(&self) -> &[u64] {
+        &self.segments
+    }
+
+    /// Returns whether one of its counted copies is in `segment`.
+    pub(super) fn lies_in(&self, key: &[u8], segment: u64) -> bool {
+        self.place.segment == segment
+            || has_two_copies(key) && self.second.is_some_and(|place| place.segment == segment)
+    }
+}
+
+/// Returns whether both copies of a definition count. Not so for the definition that every commit repeats.
+pub(super) fn has_two_copies(key: &[u8]) -> bool {
+    *key != ACCESS_WRITTEN_KEY
+}
+
+/// A body over 64 KiB: the locations of its chunks, and the number of messages that use it.
+///
+/// It is dead from the time when no message needs it any more. It is removed when the last segment with a
+/// chunk of it has been removed.
+#[derive(Clone, Debug, Default)]
+pub(super) struct LargeBody {
+    /// Location of each chunk by its index.
+    pub(super) chunks: BTreeMap<u32, Place>,
+    /// Number of live messages that have this body.
+    pub(super) holders: u64,
+    /// Number of those that are settled, but not durably.
+    pub(super) pending: u64,
+    /// Whether no live message needs the body.
+    pub(super) dead: bool,
+}
+
+impl LargeBody {
+    /// Returns the bytes of all its known chunks in the log.
+    pub(super) fn bytes(&self) -> u64 {
+        self.chunks.values().map(|place| u64::from(place.bytes)).sum()
+    }
+
+    /// Returns its heap bytes.
+    pub(super) fn heap_bytes(&self) -> usize {
+        tree_bytes::<u32, Place>(self.chunks.len())
+    }
+
+    /// Marks the body as dead and subtracts its chunks from their segments.
+    pub(super) fn mark_dead(&mut self, segments: &mut BTreeMap<u64, Segment>) {
+        if core::mem::replace(&mut self.dead, true) {
+            return;
+        }
+        for place in self.chunks.values() {
+            if let Some(segment) = segments.get_mut(&place.segment) {
+                segment.lose(1, place.bytes.into());
+            }
+        }
+    }
+}
+
+/// When at most this fraction (1/8) of the limit is left, only records that free space by being written may
+/// use it: dead letters.
+const LAST_PART: usize = 8;
+/// Maximum number of queues and definitions deleted between two measurements, each a few hundred bytes.
+const DELETED_PER_MEASUREMENT: usize = 256;
+/// The active segment ends early when deleted objects in it take this fraction (1/8) of the limit.
+const DELETED_PART: usize = 8;
+
+/// The memory use of the index, as last measured, and its limit.
+///
+/// Definitions and empty queues have memory of their own, sufficient for the number that the other limits
+/// allow. They do not block publishers. The excess, with very long names, counts against the limit, so that
+/// the memory of both is bounded. Deleted definitions and queues count until their segments have been
+/// removed. The active segment cannot be removed, so it ends early if it contains many deletions while the
+/// index is full.
+///
+/// # Invariants
+/// - The index is measured after every change of segments, and at each commit once it is nearly full. It is
+///   measured at the latest when [`DELETED_PER_MEASUREMENT`] queues and definitions were deleted.
+/// - At most one segment is therefore written beyond the limit.
+#[derive(Debug)]
+pub(super) struct IndexMemory {
+    /// Bytes used, without definitions and empty queues within their own limit.
+    bytes: usize,
+    /// The part of `bytes` for deleted queues and definitions.
+    deleted_bytes: usize,
+    /// Number of queues and definitions deleted in the active segment.
+    deleted_in_active: usize,
+    bytes_max: usize,
+    /// Separate limit of definitions and empty queues.
+    standing_max: usize,
+    /// The compactor waits when the index takes at least this many bytes, deleted objects excluded. Its
+    /// copies may split runs, and each run takes memory.
+    crowded_bytes: usize,
+    is_full: bool,
+    ends_active: bool,
+    overflow: Option<usize>,
+}
+
+impl IndexMemory {
+    /// Measures the index that a start found.
+    pub(super) fn new(index: &Index, settings: &Settings) -> Self {
+        let mut index_memory = Self {
+            bytes: 0,
+            deleted_bytes: 0,
+            deleted_in_active: 0,
+            bytes_max: settings.index_bytes,
+            standing_max: settings.standing_bytes,
+            crowded_bytes: 0,
+            is_full: false,
+            ends_active: false,
+            overflow: None,
+        };
+        index_memory.set(index);
+        index_memory.crowded_bytes = index_memory.bytes.max(index_memory.bytes_max) / 4 * 5;
+        index_memory.overflow = None;
+        index_memory
+    }
+
+    /// Measures the index.
+    pub(super) fn set(&mut self, index: &Index) {
+        let was_full = self.is_full;
+        let (deleted, deleted_bytes) = index.deleted();
+        self.bytes = index.bytes() - index.standing_bytes().min(self.standing_max);
+        self.deleted_bytes = deleted_bytes;
+        self.deleted_in_active = index.deleted_in_last();
+        self.is_full = self.bytes > self.bytes_max;
+        // An object that is created and deleted repeatedly is in the index once.
+        let in_active_bytes = deleted_bytes / deleted.max(1) * self.deleted_in_active.min(deleted);
+        self.ends_active = self.is_full && in_active_bytes > self.bytes_max / DELETED_PART;
+        if self.is_full && !was_full {
+            self.overflow = Some(self.bytes);
+        }
+    }
+
+    /// Returns whether enough was deleted since the last measurement to measure again.
+    pub(super) const fn is_stale(&self, index: &Index) -> bool {
+        index.deleted_in_last() >= self.deleted_in_active + DELETED_PER_MEASUREMENT
+    }
+
+    /// Returns whether the index exceeds its limit.
+    pub(super) const fn is_full(&self) -> bool {
+        self.is_full
+    }
+
+    /// Returns whether at most the last eighth is left.
+    pub(super) const fn is_tight(&self) -> bool {
+        self.bytes > self.bytes_max - self.bytes_max / LAST_PART
+    }
+
+    /// Returns whether the index would not be full without deleted objects.
+    pub(super) const fn is_full_of_deleted(&self) -> bool {
+        self.is_full && self.bytes.saturating_sub(self.deleted_bytes) <= self.bytes_max
+    }
+
+    /// Returns whether the active segment should end, so that deleted objects in it can be removed.
+    pub(super) const fn ends_active(&self) -> bool {
+        self.ends_active
+    }
+
+    /// Returns whether the compactor should wait. Deleted objects do not count, because only the compactor
+    /// removes them.
+    pub(super) const fn is_crowded(&self) -> bool {
+        self.bytes.saturating_sub(self.deleted_bytes) >= self.crowded_bytes
+    }
+
+    /// Returns the bytes that the index took when it became full, once each time.
+    pub(super) const fn take_overflow(&mut self) -> Option<usize> {
+        self.overflow.take()
     }
 }
 
@@ -744,7 +1015,7 @@ mod tests {
                         offset += 1 + gap / 7 * gap;
                         let (targets, is_chunked) = (1 + kind % 2, kind == 29);
                         let (at, body) = (offset as u32, u64::from(is_chunked) * (1 << 20 | offset));
-                        Entry {
+                        MessageEntry {
                             queue: *queue, offset, at, bytes: 60 + kind, targets, lane: 0, is_chunked, body,
                         }
                     });
@@ -759,262 +1030,16 @@ mod tests {
         }
     }
 
-    /// The segment stayed in the log for good once, for the sake of the place that had just been copied.
+    /// Such a segment once stayed in the log forever, because of the copy that had just been copied.
     #[test]
     fn the_only_place_of_a_definition_counts_no_more_when_the_cleaner_has_copied_it() {
         let mut index = Index::default();
         (1..=2).for_each(|sequence| index.add_segment(sequence, sequence as u32, 64 << 10));
         let record = Record::Defined { version: 1, key: b"key", value: Some(b"value") };
         index.apply(&record, Place { segment: 1, at: 4096, bytes: 20 });
-        index.set_cleaned(1);
+        index.set_compacting(1);
         index.apply(&record, Place { segment: 2, at: 8192, bytes: 20 });
         let live: Vec<u64> = index.segments().values().map(|segment| segment.live).collect();
         assert_eq!(live, [0, 1]);
-    }
-}
-
-// What memory knows of one segment of the log.
-
-/// A segment that is part of the log.
-#[derive(Clone, Debug)]
-pub struct Segment {
-    /// Its file.
-    pub slot: u32,
-    /// Targets, definitions and chunks whose place it is.
-    pub live: u64,
-    /// Their bytes; a message for several queues is shared by them.
-    pub live_bytes: u64,
-    /// Those that are settled, but not durably, and about how many bytes they have.
-    pub(super) pending: u64,
-    pub(super) pending_bytes: u64,
-    /// Bytes in use, header included.
-    pub bytes: u32,
-    /// The cleaner could not read all that is live in it.
-    pub stuck: bool,
-    /// Where the queues' parts of its footer lie.
-    pub(super) spans: Spans,
-}
-
-impl Segment {
-    pub(super) const fn lose(&mut self, count: u64, bytes: u64) {
-        assert!(self.live >= count, "a segment loses more than it has");
-        self.live -= count;
-        self.live_bytes = self.live_bytes.saturating_sub(bytes);
-    }
-}
-
-// Where a definition lies: the newest state of one key, at two places as a rule.
-//
-// Always true: of all states that the log has of a key this is the one with the highest version.
-
-/// The newest state of one definition.
-#[derive(Clone, Debug)]
-pub struct DefinitionIndex {
-    /// Its version.
-    pub version: u64,
-    /// The place of the record in the log.
-    pub place: Place,
-    /// Where it lies too, in another commit, and soon in another segment.
-    pub second: Option<Place>,
-    /// Whether the record says that the object was deleted.
-    pub deleted: bool,
-    /// The incarnation of the queue that it defines; 0 when it defines none, or one that a footer of version
-    /// 1 does not tell.
-    pub queue: u64,
-    /// Segments with records of this key.
-    pub(super) segments: Vec<u64>,
-}
-
-impl DefinitionIndex {
-    /// Whether damage to one block, or to one sealed segment, may take it. A deletion is no loss when what it
-    /// kills goes with it; a sealed segment's footer has both, the active one's blocks go one by one.
-    pub(super) fn is_thin(&self, active: u64) -> bool {
-        let first = self.place.segment;
-        let is_alone = self.second.is_none_or(|second| second.segment == first && first != active);
-        let second = self.second.map_or(first, |second| second.segment);
-        let kills = || self.segments.iter().any(|segment| *segment != first && *segment != second);
-        is_alone && (!self.deleted || first == active || kills())
-    }
-
-    /// Whether there is a name in it for messages.
-    pub(super) const fn names_queue(&self) -> bool {
-        self.queue != 0 && !self.deleted
-    }
-
-    /// Bytes it takes on the heap as a rule, itself included: there are records of it in two segments.
-    pub(super) const USUAL_BYTES: usize = size_of::<Self>() + 2 * size_of::<u64>() + 2 * ALLOCATION_BYTES;
-
-    /// Bytes it takes on the heap, itself included.
-    pub(super) const fn heap_bytes(&self) -> usize {
-        size_of::<Self>() + self.segments.capacity() * size_of::<u64>() + 2 * ALLOCATION_BYTES
-    }
-
-    /// Segments with records of its key.
-    pub(super) fn segments(&self) -> &[u64] {
-        &self.segments
-    }
-
-    /// Whether a segment has a place of it that counts.
-    pub(super) fn lies_in(&self, key: &[u8], segment: u64) -> bool {
-        self.place.segment == segment
-            || is_twice(key) && self.second.is_some_and(|place| place.segment == segment)
-    }
-}
-
-/// Whether both places of a definition count: those of what every commit repeats do not.
-pub(super) fn is_twice(key: &[u8]) -> bool {
-    *key != ACCESS_WRITTEN_KEY
-}
-
-// Where the pieces of a large body lie, and who still needs it.
-//
-// Always true: it is dead from when nobody needs it any more, and goes when the last segment with a piece of
-// it has left the log.
-
-/// A body over 64 KiB.
-#[derive(Clone, Debug, Default)]
-pub(super) struct LargeBody {
-    /// Place by index.
-    pub(super) chunks: BTreeMap<u32, Place>,
-    /// Messages in queues that have it.
-    pub(super) holders: u64,
-    /// Those of them that are done with it, but not durably.
-    pub(super) pending: u64,
-    /// Whether no live message needs the body.
-    pub(super) dead: bool,
-}
-
-impl LargeBody {
-    /// Bytes of all that is known of it, in the log.
-    pub(super) fn bytes(&self) -> u64 {
-        self.chunks.values().map(|place| u64::from(place.bytes)).sum()
-    }
-
-    /// Bytes that it takes in memory beside its own record.
-    pub(super) fn heap_bytes(&self) -> usize {
-        tree_bytes::<u32, Place>(self.chunks.len())
-    }
-
-    /// Nobody needs it any more: its segments lose its pieces.
-    pub(super) fn bury(&mut self, segments: &mut BTreeMap<u64, Segment>) {
-        if core::mem::replace(&mut self.dead, true) {
-            return;
-        }
-        for place in self.chunks.values() {
-            if let Some(segment) = segments.get_mut(&place.segment) {
-                segment.lose(1, place.bytes.into());
-            }
-        }
-    }
-}
-
-// What memory knows of the log, held against what it may take.
-//
-// What definitions and empty queues take holds no publisher back. It has room of its own, for as many as the
-// other limits allow; what they take beyond that, with very long names, counts too, so that the memory of
-// both is bounded. Deleted definitions and queues count until their segments have left the log. The active
-// segment does not leave, so it ends early when it has much of what is deleted while the index is full.
-//
-// Always true: it is weighed after every change of segments, at each commit once it is nearly full, and at the
-// latest when [`DELETED_PER_WEIGHING`] queues and definitions were deleted; so what is written beyond the
-// limit is one segment at most.
-
-/// While no more than one of so many parts of the limit is left, it is left to what makes room by being written:
-/// dead letters.
-const LAST_PART: usize = 8;
-/// Between two weighings so many queues and definitions are deleted at most, each some hundred bytes.
-const DELETED_PER_WEIGHING: usize = 256;
-/// The active segment ends early when what is deleted in it takes one of so many parts of the limit.
-const DELETED_PART: usize = 8;
-
-/// Bytes of the index, as they were weighed last.
-#[derive(Debug)]
-pub(super) struct IndexWeight {
-    /// Beside what stands.
-    bytes: usize,
-    /// Of those, deleted queues and definitions.
-    deleted_bytes: usize,
-    /// How often one was deleted in the active segment.
-    deleted_in_active: usize,
-    bytes_max: usize,
-    /// The room of what stands.
-    standing_max: usize,
-    /// At so many, beside what is deleted, the cleaner waits: its copies may cut runs in pieces, and each takes
-    /// memory.
-    crowded_bytes: usize,
-    is_full: bool,
-    ends_active: bool,
-    overflow: Option<usize>,
-}
-
-impl IndexWeight {
-    /// What a start found.
-    pub(super) fn new(index: &Index, settings: &Settings) -> Self {
-        let mut weight = Self {
-            bytes: 0,
-            deleted_bytes: 0,
-            deleted_in_active: 0,
-            bytes_max: settings.index_bytes,
-            standing_max: settings.standing_bytes,
-            crowded_bytes: 0,
-            is_full: false,
-            ends_active: false,
-            overflow: None,
-        };
-        weight.set(index);
-        weight.crowded_bytes = weight.bytes.max(weight.bytes_max) / 4 * 5;
-        weight.overflow = None;
-        weight
-    }
-
-    /// It is like this now.
-    pub(super) fn set(&mut self, index: &Index) {
-        let was_full = self.is_full;
-        let (deleted, deleted_bytes) = index.deleted();
-        self.bytes = index.bytes() - index.standing_bytes().min(self.standing_max);
-        self.deleted_bytes = deleted_bytes;
-        self.deleted_in_active = index.deleted_in_last();
-        self.is_full = self.bytes > self.bytes_max;
-        // One that is made and deleted again and again lies there once.
-        let in_active_bytes = deleted_bytes / deleted.max(1) * self.deleted_in_active.min(deleted);
-        self.ends_active = self.is_full && in_active_bytes > self.bytes_max / DELETED_PART;
-        if self.is_full && !was_full {
-            self.overflow = Some(self.bytes);
-        }
-    }
-
-    /// Whether so much was deleted since it was weighed that it should be weighed again.
-    pub(super) const fn is_stale(&self, index: &Index) -> bool {
-        index.deleted_in_last() >= self.deleted_in_active + DELETED_PER_WEIGHING
-    }
-
-    /// Whether it takes as much as it may.
-    pub(super) const fn is_full(&self) -> bool {
-        self.is_full
-    }
-
-    /// Whether the last of it is used, or all.
-    pub(super) const fn is_tight(&self) -> bool {
-        self.bytes > self.bytes_max - self.bytes_max / LAST_PART
-    }
-
-    /// Whether it would not be full without what is deleted.
-    pub(super) const fn is_full_of_deleted(&self) -> bool {
-        self.is_full && self.bytes.saturating_sub(self.deleted_bytes) <= self.bytes_max
-    }
-
-    /// Whether the active segment should end, so that what is deleted in it can leave.
-    pub(super) const fn ends_active(&self) -> bool {
-        self.ends_active
-    }
-
-    /// Whether it takes so much that the cleaner waits; not for what is deleted, for only the cleaner makes that leave.
-    pub(super) const fn is_crowded(&self) -> bool {
-        self.bytes.saturating_sub(self.deleted_bytes) >= self.crowded_bytes
-    }
-
-    /// How many bytes it took when it became full, once each time.
-    pub(super) const fn take_overflow(&mut self) -> Option<usize> {
-        self.overflow.take()
     }
 }

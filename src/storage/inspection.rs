@@ -1,8 +1,9 @@
 //! Reading a store without changing it: for `leveret check`, `inspect`, `restore` and tests.
 //!
-//! An inspection uses the reader that a start uses, so it finds what a start would find. It takes no lock and writes nothing:
-//! it works while a broker writes, on a file system mounted read-only, and for a user without write permission. While a
-//! broker writes, a file may be read half written. Only damage that two inspections in a row find is real.
+//! An inspection uses the reader of a start, so it finds what a start would find. It takes no lock and writes
+//! nothing. So it works while a broker writes, on a file system mounted read-only, and for a user without
+//! write permission. While a broker writes, a file may be read half written. Only damage that two consecutive
+//! inspections find is real.
 
 use std::io;
 
@@ -20,35 +21,35 @@ use super::recovery::OpenError;
 use super::recovery::Report;
 use super::segment::Identity;
 
-/// A record of a segment.
+/// A record found in a segment.
 #[derive(Clone, Copy, Debug)]
 pub struct FoundRecord<'a> {
-    /// Where it lies.
+    /// Location of the record.
     pub place: Place,
-    /// The number of its commit.
+    /// Number of its commit.
     pub commit: u64,
-    /// The life of the broker that wrote the commit.
+    /// Number of the broker start that wrote the commit.
     pub life: u32,
-    /// The checksum of the commit is wrong, the checksum of this record is right.
+    /// Whether the checksum of the commit is wrong and the checksum of this record is right.
     pub is_of_damaged_commit: bool,
     /// The record.
     pub record: Record<'a>,
 }
 
-/// What one segment consists of.
+/// The content of one segment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct SegmentFound {
-    /// Its place in the log.
+    /// Its sequence.
     pub sequence: u64,
-    /// Its file.
+    /// The slot of its file.
     pub slot: u32,
-    /// Whole commits.
+    /// Number of whole commits.
     pub commits: u64,
-    /// Records in those, and those that can be read in damaged ones.
+    /// Number of records in those, and of readable records in damaged commits.
     pub records: u64,
     /// Bytes up to the end of the last commit.
     pub used_bytes: u32,
-    /// It is full and has a footer.
+    /// Whether it is full and has a footer.
     pub is_sealed: bool,
 }
 
@@ -56,22 +57,23 @@ impl Log {
     /// Reads the store as a start does. The log must not be appended to.
     ///
     /// # Errors
-    /// See [`Log::open`]; there is no store.
+    /// See [`Log::open`]; or there is no store.
     pub fn read_only<D: Disk>(disk: &mut D) -> Result<(Self, Report), OpenError> {
         Self::read(disk, false)
     }
 
-    /// Reads the store as a start does, and checks every commit besides. The log must not be appended to.
+    /// Reads the store as a start does, and additionally verifies every commit. The log must not be appended
+    /// to.
     ///
     /// # Errors
-    /// See [`Log::open`]; there is no store.
+    /// See [`Log::open`]; or there is no store.
     pub fn inspect<D: Disk>(disk: &mut D) -> Result<(Self, Report), OpenError> {
         Self::read(disk, true)
     }
 
     fn read<D: Disk>(disk: &mut D, checks_all: bool) -> Result<(Self, Report), OpenError> {
-        let nobody = Identity { id: [0; 16], secret: 0 };
-        let (mut log, mut report) = Self::look(disk, Settings::default(), nobody, checks_all)?;
+        let unused = Identity { id: [0; 16], secret: 0 };
+        let (mut log, mut report) = Self::look(disk, Settings::default(), unused, checks_all)?;
         if report.is_new {
             return Err(OpenError::NoStore);
         }
@@ -81,7 +83,8 @@ impl Log {
         Ok((log, report))
     }
 
-    /// Calls `each` with every message of a queue that can be read, by rising offset: it is read as for a delivery.
+    /// Calls `each` with every readable message of a queue, ascending by offset. Messages are read as for a
+    /// delivery.
     ///
     /// # Errors
     /// The first error of `each`.
@@ -105,8 +108,8 @@ impl Log {
         Ok(())
     }
 
-    /// Calls `each` with every record that can be read, segment by segment, live or not. A start writes the last commit
-    /// again, so the records of such a commit come twice.
+    /// Calls `each` with every readable record, segment by segment, live or not. A start writes the last
+    /// commit again, so the records of such a commit appear twice.
     ///
     /// # Errors
     /// The disk cannot be read, or `each` failed: the first error.
@@ -130,6 +133,7 @@ impl Log {
         Ok(segments)
     }
 
+    /// Calls `each` with the records of one segment.
     fn walk_records(
         &self,
         bytes: &[u8],
@@ -160,7 +164,7 @@ impl Log {
             for (from, length) in records {
                 let Ok((record, _)) = Record::parse(&rest[from..from + length]) else { continue };
                 let place = Place { segment, at: (at + from) as u32, bytes: length as u32 };
-                let (commit, life) = (header.number, header.life);
+                let (commit, life) = (header.number, header.epoch);
                 found.records += 1;
                 each(&FoundRecord { place, commit, life, is_of_damaged_commit: whole.is_none(), record })?;
             }
@@ -170,17 +174,17 @@ impl Log {
         Ok(())
     }
 
-    /// Bytes of a segment.
+    /// Returns the bytes of a segment.
     pub const fn segment_bytes(&self) -> u32 {
         self.settings.segment_bytes
     }
 
-    /// Whether a message waits in a queue, and its record in this segment is the one that counts.
+    /// Returns whether a message is live in a queue, and its place is in this segment.
     pub fn is_live_in(&self, target: &Target, segment: u64) -> bool {
         self.index.is_held_in(target, segment)
     }
 
-    /// Reads a part of a large body into `bytes`; `None` when it cannot be read.
+    /// Reads a chunk of a large body into `bytes`; returns `None` if it cannot be read.
     pub fn read_chunk<'b, D: Disk>(
         &self,
         disk: &mut D,
@@ -196,8 +200,8 @@ impl Log {
         }
     }
 
-    /// Walks over all live messages and chunks, segment by segment. A record of the commit that this life repeated may be
-    /// seen twice.
+    /// Calls `each` with all live messages and chunks, segment by segment. A record of the commit that this
+    /// epoch repeated may appear twice.
     ///
     /// # Errors
     /// The disk cannot be read.
@@ -212,7 +216,7 @@ impl Log {
     }
 }
 
-/// Where each record of a whole commit lies, and its length.
+/// Returns the offset and length of each record of a whole commit.
 fn records_of(records: &[u8]) -> impl Iterator<Item = (usize, usize)> {
     let mut at = 0;
     core::iter::from_fn(move || {

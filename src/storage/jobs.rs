@@ -1,14 +1,16 @@
-//! What the helper threads do: jobs are values, handed out and handed back with their outcome.
+//! The jobs of the helper threads, which are handed out as values and handed back with their result.
 //!
-//! Always true: a job owns its buffers and gives them back whatever happens; jobs of one kind never
-//! overlap, so what a finished commit job wrote is durable before the next one is made; nothing is tried
-//! twice, for a disk that failed once has an unknown state. The exceptions are a write, before its sync, for
-//! which the file system has no room: it is made again, at its place, when there is some; and the files
-//! beside the log, which are read again, and made anew once (`access_file`).
+//! # Invariants
+//! - A job owns its buffers and returns them whatever happens.
+//! - Jobs of one kind never overlap. The writes of a finished commit job are therefore durable before the
+//!   next job is created.
+//! - Nothing is retried, because the state of a disk is unknown after a failure. There are two exceptions. A
+//!   write for which the file system had no space is repeated at its place, before its sync, when there is
+//!   space. The files beside the log are read again, and recreated once (`access`).
 
 use std::io;
 
-use super::access::{self, Known, Updated};
+use super::access::{self, DefinitionLocations, UpdateResult};
 use super::commit::{self, COMMIT_HEADER_BYTES, CommitHeader, Owner, padded, proven_length};
 use super::commit_builder::ResizeZeroed;
 use super::disk::{ACCESS_SLOTS, Disk, is_full};
@@ -16,34 +18,35 @@ use super::footer::{Footer, Trailer};
 use super::newest_segment;
 use super::parts::BodyPart;
 
-/// Writes a commit, and when it opens a segment, the footer of the one before and its own header first.
+/// Writes a commit. If the commit opens a segment, the footer of the previous segment and the new header are
+/// written first.
 #[derive(Debug)]
 pub struct CommitJob {
     pub(super) seal: Option<Seal>,
-    pub(super) header: Option<Write>,
-    /// The gathered records; the helper completes them, so that the loop need not checksum them again.
-    pub(super) commit: Write,
+    pub(super) header: Option<SegmentWrite>,
+    /// The pending records. The helper adds the header, so that the event loop does not compute the checksum.
+    pub(super) commit: SegmentWrite,
     pub(super) commit_header: CommitHeader,
     pub(super) owner: Owner,
-    /// It may change who may do what, which is kept beside the log, too.
+    /// Whether the commit may change users or permissions, which are also kept beside the log.
     pub(super) keeps_access: bool,
-    /// Where the log has all of it, when the files beside it were lost.
-    pub(super) access_places: Option<Vec<Known>>,
-    /// What became of them.
-    pub(super) access: Updated,
-    /// Bytes of the note beside the log about the segment that it opens.
-    pub(super) noted: usize,
-    /// What of it is durable.
-    pub(super) done: Reached,
-    /// A file that is ready to be a segment, to be given up when the file system has no room for a write.
+    /// Locations of all access definitions in the log, if the files beside it were lost.
+    pub(super) access_places: Option<Vec<DefinitionLocations>>,
+    /// Result of updating those files.
+    pub(super) access: UpdateResult,
+    /// Bytes of the header copy beside the log for the segment that it opens.
+    pub(super) header_copy_bytes: usize,
+    /// The parts of the job that are durable.
+    pub(super) done: WrittenPart,
+    /// A free segment file that may be deleted if the file system has no space for a write.
     pub(super) gives: Option<u32>,
-    /// It was given up.
+    /// That file, if it was deleted.
     pub(super) given: Option<u32>,
 }
 
-/// The parts of a commit job, one after the other.
+/// The last durable part of a commit job, in the order of writing.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) enum Reached {
+pub(super) enum WrittenPart {
     Nothing,
     Seal,
     Header,
@@ -54,30 +57,30 @@ pub(super) enum Reached {
 pub(super) enum Outcome {
     /// Everything that was written is durable.
     Durable,
-    /// There was no room for a write; it is to be run again.
+    /// The file system had no space for a write. The job is run again later.
     NoRoom,
     /// The disk failed.
     Failed(io::Error),
 }
 
-/// Bytes for a place.
+/// Bytes and the location to write them to.
 #[derive(Debug)]
-pub(super) struct Write {
+pub(super) struct SegmentWrite {
     pub(super) slot: u32,
     pub(super) at: u32,
     pub(super) bytes: Vec<u8>,
 }
 
-/// A file that is given up for the room it takes.
+/// A free segment file that may be deleted for its space.
 #[derive(Default)]
-struct Reserve {
+struct DeletableFile {
     file: Option<u32>,
     given: Option<u32>,
 }
 
-impl Reserve {
-    /// Writes and syncs.
-    fn put(&mut self, disk: &mut impl Disk, (slot, at): (u32, u32), bytes: &[u8]) -> Result<(), Outcome> {
+impl DeletableFile {
+    /// Writes and syncs. If the file system is full, deletes the file and tries once more.
+    fn put(&mut self, disk: &mut impl Disk, slot: u32, at: u32, bytes: &[u8]) -> Result<(), Outcome> {
         let mut written = disk.write(slot, at.into(), bytes);
         if written.as_ref().is_err_and(is_full)
             && let Some(file) = self.file.take()
@@ -94,39 +97,39 @@ impl Reserve {
     }
 }
 
-/// A segment to be sealed. Grouping what its footer says takes time, so it is left to the helper.
+/// Seals a segment. Grouping the records of the footer takes time, so the helper does it.
 #[derive(Debug)]
 pub(super) struct Seal {
     pub(super) slot: u32,
     pub(super) segment_bytes: u32,
-    /// The end of the segment's commits.
+    /// End of the segment's commits.
     pub(super) tail: u32,
     pub(super) trailer: Trailer,
     pub(super) seed: u32,
-    pub(super) noted: Footer,
-    /// The footer; empty when there is no room for it.
+    pub(super) footer: Footer,
+    /// The encoded footer; empty if the segment has no space for it.
     pub(super) bytes: Vec<u8>,
-    /// Where each queue's part lies, counted from `at`.
+    /// Location of each queue's part, relative to `at`.
     pub(super) parts: Vec<(u64, BodyPart)>,
     pub(super) at: u32,
 }
 
 impl Seal {
-    fn run(&mut self, disk: &mut impl Disk, reserve: &mut Reserve) -> Result<(), Outcome> {
-        self.noted.finish(&self.trailer, self.seed, &mut self.bytes, &mut self.parts);
+    fn run(&mut self, disk: &mut impl Disk, reserve: &mut DeletableFile) -> Result<(), Outcome> {
+        self.footer.finish(&self.trailer, self.seed, &mut self.bytes, &mut self.parts);
         let room = (self.segment_bytes - self.tail) as usize;
         if self.bytes.len() > room {
-            // The segment will be read commit by commit.
+            // Without a footer, a start reads the segment commit by commit.
             self.bytes.clear();
             self.parts.clear();
             return Ok(());
         }
         self.at = self.segment_bytes - self.bytes.len() as u32;
-        reserve.put(disk, (self.slot, self.at), &self.bytes)
+        reserve.put(disk, self.slot, self.at, &self.bytes)
     }
 }
 
-/// A commit job that was run.
+/// The result of a commit job.
 #[derive(Debug)]
 pub struct CommitDone {
     pub(super) job: CommitJob,
@@ -134,15 +137,16 @@ pub struct CommitDone {
 }
 
 impl CommitJob {
-    /// Does it, or goes on with it; blocks. Everything is durable when the outcome is good.
+    /// Runs the job or continues it; blocks. Everything is durable if the outcome is `Durable`.
     pub fn run(mut self, disk: &mut impl Disk) -> CommitDone {
         let outcome = self.write(disk).err().unwrap_or(Outcome::Durable);
         CommitDone { job: self, outcome }
     }
 
-    /// Each part is durable before the next is begun: so a header proves the footer, a commit the header.
+    /// Writes the parts. Each is durable before the next is begun, so that a header proves the footer, and a
+    /// commit the header.
     fn write(&mut self, disk: &mut impl Disk) -> Result<(), Outcome> {
-        let mut reserve = Reserve { file: self.gives.take(), given: None };
+        let mut reserve = DeletableFile { file: self.gives.take(), given: None };
         let written = self.write_log(disk, &mut reserve);
         self.given = reserve.given;
         written?;
@@ -155,28 +159,30 @@ impl CommitJob {
         Ok(())
     }
 
-    fn write_log(&mut self, disk: &mut impl Disk, reserve: &mut Reserve) -> Result<(), Outcome> {
-        if self.done == Reached::Nothing {
+    /// Writes the parts of the log; the access files are not included.
+    fn write_log(&mut self, disk: &mut impl Disk, reserve: &mut DeletableFile) -> Result<(), Outcome> {
+        if self.done == WrittenPart::Nothing {
             if let Some(seal) = &mut self.seal {
                 seal.run(disk, reserve)?;
             }
-            self.done = Reached::Seal;
+            self.done = WrittenPart::Seal;
         }
-        if self.done == Reached::Seal {
+        if self.done == WrittenPart::Seal {
             if let Some(header) = &self.header {
-                reserve.put(disk, (header.slot, header.at), &header.bytes)?;
-                self.noted = note_newest(disk, header);
+                reserve.put(disk, header.slot, header.at, &header.bytes)?;
+                self.header_copy_bytes = write_header_copy(disk, header);
             }
             commit::finish(&mut self.commit.bytes, &self.commit_header, &self.owner);
-            self.done = Reached::Header;
+            self.done = WrittenPart::Header;
         }
-        let Write { slot, at, bytes } = &self.commit;
-        reserve.put(disk, (*slot, *at), bytes)
+        let SegmentWrite { slot, at, bytes } = &self.commit;
+        reserve.put(disk, *slot, *at, bytes)
     }
 }
 
-/// What cannot be noted is only told less surely when it is destroyed, so it ends nothing.
-fn note_newest(disk: &mut impl Disk, header: &Write) -> usize {
+/// Writes the header copy. Without it, damage to the newest header is only detected less reliably, so an
+/// error is not fatal.
+fn write_header_copy(disk: &mut impl Disk, header: &SegmentWrite) -> usize {
     newest_segment::write(disk, header.slot, &header.bytes).unwrap_or_else(|error| {
         log::warn!("the file newest cannot be written ({error}): the end of the log is not noted");
         0
@@ -184,36 +190,37 @@ fn note_newest(disk: &mut impl Disk, header: &Write) -> usize {
 }
 
 impl CommitDone {
-    /// Syncs that it did, but for those of the directory and of a copy of access that was given up.
+    /// Returns the number of syncs, except those of the directory and of a copy of the access definitions
+    /// that was given up.
     pub fn syncs(&self) -> u64 {
         let access = if self.job.access.bytes > 0 { ACCESS_SLOTS.len() as u64 } else { 0 };
-        let noted = u64::from(self.job.noted > 0);
-        1 + u64::from(self.job.seal.is_some()) + u64::from(self.job.header.is_some()) + noted + access
+        let header_copy = u64::from(self.job.header_copy_bytes > 0);
+        1 + u64::from(self.job.seal.is_some()) + u64::from(self.job.header.is_some()) + header_copy + access
     }
 
-    /// Bytes that it wrote.
+    /// Returns the bytes written.
     pub fn bytes(&self) -> usize {
         let footer = self.job.seal.as_ref().map_or(0, |seal| seal.bytes.len());
         let header = self.job.header.as_ref().map_or(0, |header| header.bytes.len());
-        footer + header + self.job.noted + self.job.commit.bytes.len() + self.job.access.bytes
+        footer + header + self.job.header_copy_bytes + self.job.commit.bytes.len() + self.job.access.bytes
     }
 }
 
-/// Notes beside the log which commit is the last of this life.
+/// Records beside the log which commit is the last of this epoch.
 #[derive(Debug)]
 pub struct EndJob {
     pub(super) owner: Owner,
     pub(super) number: u64,
-    /// That commit only repeats what was there.
-    pub(super) said_nothing: bool,
+    /// Whether this epoch only repeated the last commit found.
+    pub(super) only_repeated: bool,
 }
 
 impl EndJob {
-    /// Does it; blocks. A disk that refuses it loses nothing: what is then destroyed at the end of the log is
-    /// told less surely.
+    /// Runs the job; blocks. If the disk refuses the write, nothing is lost. Damage at the end of the log is
+    /// then only detected less reliably.
     pub fn run(self, disk: &mut impl Disk) {
-        let Self { owner, number, said_nothing } = self;
-        if let Err(error) = access::note_end(disk, &owner, number, said_nothing) {
+        let Self { owner, number, only_repeated } = self;
+        if let Err(error) = access::note_end(disk, &owner, number, only_repeated) {
             log::warn!("access.a and access.b cannot be written ({error}): the end of the log is not noted");
         }
     }
@@ -225,21 +232,21 @@ pub struct ReadJob {
     pub(super) slot: u32,
     pub(super) at: u32,
     pub(super) buffer: Vec<u8>,
-    /// The buffer may grow to so many bytes for a commit that is longer, of the store with this seed, once
-    /// its checksum has proven it.
+    /// For a commit that is longer than the buffer: the size to which the buffer may grow, and the store's
+    /// seed. The buffer grows only after the commit's checksum has been verified.
     pub(super) longer: Option<(usize, u32)>,
 }
 
-/// A read job that was run.
+/// The result of a read job.
 #[derive(Debug)]
 pub struct ReadDone {
     pub(super) buffer: Vec<u8>,
-    /// Bytes that were there.
+    /// Number of bytes read.
     pub(super) outcome: io::Result<usize>,
 }
 
 impl ReadJob {
-    /// Does it; blocks.
+    /// Runs the job; blocks.
     pub fn run(mut self, disk: &mut impl Disk) -> ReadDone {
         if let Some((bytes, seed)) = self.longer
             && let Ok(Some(length)) = proven_length(disk, self.slot, self.at.into(), seed)
@@ -251,19 +258,20 @@ impl ReadJob {
     }
 }
 
-/// Makes one more segment ready, or a part of one: small and synced, so that it never holds up a commit.
+/// Prepares another segment, or a part of one. The step is small and synced, so that it never delays a
+/// commit.
 #[derive(Debug)]
 pub struct PrepareJob {
     pub(super) slot: u32,
-    /// The file is still to be made, for a segment of so many bytes.
+    /// Size of the segment if the file is still to be created.
     pub(super) create: Option<u32>,
     pub(super) from: u32,
     pub(super) bytes: u32,
-    /// The segment is complete with this.
+    /// Whether this step completes the segment.
     pub(super) last: bool,
 }
 
-/// A prepare job that was run.
+/// The result of a prepare job.
 #[derive(Debug)]
 pub struct PrepareDone {
     pub(super) job: PrepareJob,
@@ -271,11 +279,11 @@ pub struct PrepareDone {
 }
 
 impl PrepareJob {
-    /// Does it; blocks.
+    /// Runs the job; blocks.
     pub fn run(self, disk: &mut impl Disk) -> PrepareDone {
         let outcome = self.prepare(disk);
         if outcome.as_ref().is_err_and(is_full) {
-            // A file that is of no use is not to be what fills the file system. A disk may keep it.
+            // An unusable file must not fill the file system. The disk may fail to delete it.
             let _ = disk.remove(self.slot);
         }
         PrepareDone { job: self, outcome }

@@ -1,61 +1,60 @@
-//! OWNS DISK. The append log: messages, settlements and definitions in one order, durable by commits.
+//! The append log: it stores messages, settlements and definitions in one order, durable by commits.
 //!
-//! | file | what it holds |
-//! |------|---------------|
-//! | `log`, `gathering`, `settling`, `settings`, `place` | what is appended and gathers for a commit; how a store behaves; where something lies, and its turn |
-//! | `due`, `schedule`, `sync_budget` | when a commit is due and how much it may take; the syncs that the card can stand |
-//! | `build`, `active_segment` | from what gathers to a commit job, and from its outcome to "durable"; opening and sealing segments |
-//! | `space`, `slots` | how much may be written, and who may use the last of it; the files |
-//! | `clean`, `cleaning`, `reckoning`, `carries`, `doubling` | the cleaner: copy what is live, carry what is settled, leave the rest out; definitions lie in two erase blocks |
-//! | `names` | what queues are called, in footers, for when their definitions are lost |
-//! | `access`, `access_state`, `access_digest`, `access_file` | whether what is said of users and permissions is all of it; the same once more, beside the log |
-//! | `newest_note` | the newest segment's header once more, beside the log |
-//! | `recover`, `reader`, `newest`, `listing`, `headless`, `sync_proof`, `chain`, `report` | starting: what lies on the disk becomes a log again |
-//! | `damage` | what could not be read, remembered until an operator acknowledges it |
-//! | `salvage`, `damaged_end` | what of a damaged commit is still served, and of those at the end of a segment |
-//! | `read_around` | reading a disk that refuses single blocks |
+//! | file | content |
+//! |------|---------|
+//! | `log` | [`Log`]: appending, positions, settlements that wait; settings and counters |
+//! | `commit_builder` | the pending commit and the active segment; commit jobs and their results; reused buffers |
+//! | `commit_schedule` | when a commit is due and how many bytes it may take; the sync budget |
+//! | `commit_writer` | from the pending-write buffer (`journal`) into the log, one commit at a time |
+//! | `group` | transactions and other records that become durable together, even if they exceed one commit |
+//! | `jobs` | the jobs of the helper threads |
+//! | `space` | the segment files, and the space that publishers and the compactor may use |
+//! | `compaction` | the compactor: copies live records, removes segments; two copies of each definition |
+//! | `index`, `queue_index` | the in-memory index of segments, definitions, large bodies and queues |
+//! | `runs`, `settled` | compressed sets of live and settled offsets |
+//! | `read_back` | reading a queue's messages; keeping files unchanged while they are read or copied |
+//! | `recovery` | from the files of a stopped store to a log; the report of a start |
+//! | `reader` | reading segments into an index; the good records of damaged commits |
+//! | `newest_segment` | the end of the log: what was synced, what is damaged; the header copy beside the log |
+//! | `damage` | describing damage for the operator; reading around blocks that the disk refuses |
+//! | `access` | whether users and permissions are complete; their copies beside the log |
+//! | `queue_names` | queue names in footers, for lost definitions |
 //! | `inspection` | reading a store without changing it |
-//! | `index`, `index_weight`, `segment_index`, `definition_index`, `large_body`, `queue_index`, `runs`, `ranges`, `settled`, `spans` | which segment holds which part of each queue, and what is settled |
-//! | `fetch`, `read_back`, `pins` | reading a queue's messages back; files that stay as they are while they are read or copied |
-//! | `keeper` | from the journal into the log, a commit at a time |
-//! | `group`, `large_group` | what must become durable together, and is more than one commit holds |
-//! | `jobs` | what the helper threads do |
-//! | `alignment`, `in_place` | whether the partition wears the card more than it must; whether room that is made ready stays |
-//! | `format` | the version of the format |
-//! | `record`, `commit`, `segment`, `footer`, `parts`, `varint` | the bytes, drawn in each file |
-//! | `record_walk`, `identity` | from bytes to records and into the index; who a store is |
-//! | `counters`, `spares`, `zeroes` | what was done so far; buffers that go round, and that grow by zeroes |
-//! | `disk`, `file_disk` | what is asked of a disk, and files |
+//! | `record`, `commit`, `segment`, `footer`, `parts`, `varint` | the formats, with a layout in each file |
+//! | `disk`, `file_disk` | the interface of a disk, and its implementation with files |
 //!
 //! # The format
 //!
 //! ```text
 //! directory | lock | access.a | access.b | newest | 00000000.seg | ...  segments of one size, recycled
-//! segment   | header: who, which, the list of live segments | commit | commit | ... | footer |
-//! commit    | header: life, number, length, whose, CRC32C | record | record | ... | zeros to 4 KiB |
+//! segment   | header: store, sequence, list of live segments | commit | commit | ... | footer |
+//! commit    | header: epoch, number, length, store, CRC32C | record | record | ... | zeros to 4 KiB |
 //! record    | type | length | CRC32C | payload |
 //! ```
 //!
-//! # The life of a commit
+//! An *epoch* is one run of the broker on this store. Epochs are numbered from 1.
 //!
-//! Records are encoded into the buffer that gathers; settled offsets are kept as sets and encoded when the
-//! commit is built. A full segment is sealed first: footer, sync; header of the next, sync. Then the commit
-//! is written in one piece and synced, by a helper. Only then its records enter the index, and everything up
-//! to its position is durable. The next commit is handed out after that, never before.
+//! # How a commit is made
 //!
-//! # What always holds
+//! Records are encoded into the pending commit. Settled offsets are kept as sets and encoded when the commit
+//! is built. A full segment is sealed first: its footer is written and synced, then the header of the next
+//! segment. Then a helper thread writes the commit with one call and syncs it. Only then its records enter the
+//! index, and everything up to its position is durable. The next commit is handed out after that, never before.
+//!
+//! # Invariants
 //!
 //! - A block that was synced is not written again before its segment is recycled.
-//! - Facts form a set that only grows: reading them twice or in another order changes nothing, so copies,
-//!   repeated commits and recovery need no rules of their own.
-//! - A settlement is dropped only when every segment with something that it kills has durably left the log;
-//!   a segment's file is used again only when a durable commit says that the segment has left.
-//! - Damage costs the records that it touched, and of a commit with a group, or with a damaged head, all.
-//!   All that is lost is told, but for the end of the log after a kill: there, commits of which one head or
-//!   none is left look like one that was not finished.
-//! - A failed write or sync is final, but for a write for which the file system has no room, and for the
-//!   files of access beside the log.
-//! - No clock, no thread: time is handed in, jobs are handed out.
+//! - Records form a set that only grows. Reading them twice or in another order changes nothing, so copies,
+//!   repeated commits and recovery need no special rules.
+//! - A settlement is dropped only when every segment with a record that it settles has durably left the log.
+//! - A segment's file is reused only when a durable commit records that the segment was removed.
+//! - Damage loses only the records that it touches. A damaged commit is lost as a whole if it contains a group,
+//!   or if its header is damaged.
+//! - All losses are reported, with one exception. At the end of the log after a kill, commits of which at
+//!   most one header is left look like an unfinished commit.
+//! - A failed write or sync is final. The exceptions are a write for which the file system has no space, and
+//!   writes to the access files beside the log.
+//! - The log has no clock and no threads: time is passed in, and jobs are handed out.
 
 #![warn(clippy::unwrap_used)]
 
@@ -87,8 +86,6 @@ mod segment;
 mod settled;
 mod space;
 mod varint;
-
-// The ground floor, by the names that everybody has for it.
 
 pub use access::forget as forget_access;
 pub use commit::BLOCK_BYTES;

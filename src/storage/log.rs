@@ -1,11 +1,18 @@
-//! The log as the loop's thread sees it: facts go in, jobs come out, results go in, "durable" comes out.
+//! The append log as the event loop sees it: appending entries, handing out commit jobs and taking their
+//! results.
 //!
 //! ```text
-//! append, settle → gathered (memory) → next_commit → CommitJob ~ helper ~ CommitDone → commit_done → Durable
+//! append, settle → pending commit (memory) → next_commit → CommitJob ~ helper ~ CommitDone → commit_done → durable
 //! ```
 //!
-//! Always true: at most one commit is on its way; what is gathered keeps its order; the index changes only
-//! by what is durable; a failure is final: nothing more is handed out and nothing becomes durable.
+//! The file also holds the types that describe a store from outside: [`Settings`], [`Counters`], [`Place`]
+//! and [`Position`].
+//!
+//! # Invariants
+//! - At most one commit is in flight.
+//! - Records keep the order in which they were appended.
+//! - The index changes only when a commit is durable.
+//! - A disk failure is final: no more jobs are handed out, and nothing more becomes durable.
 
 use core::fmt;
 use std::io;
@@ -18,15 +25,15 @@ use leveret_core::time::{Deadline, Now};
 
 use super::access::AccessState;
 use super::commit::{BLOCK_BYTES, padded};
-use super::commit_builder::{ActiveSegment, Gathering};
+use super::commit_builder::{ActiveSegment, PendingCommit};
 use super::commit_schedule::Schedule;
-use super::compaction::Cleaner;
+use super::compaction::Compactor;
 use super::footer::Footer;
 use super::index::Index;
 use super::jobs::CommitJob;
-use super::queue_names::Footers;
+use super::queue_names::FooterView;
+use super::read_back::FetchBuffers;
 use super::read_back::Pins;
-use super::read_back::Scratch;
 use super::record::{self, Message, Range, Ranges, Record};
 use super::segment::Identity;
 use super::segment::SegmentRef;
@@ -34,58 +41,62 @@ use super::settled::RangeSet;
 use super::space::Space;
 use super::space::{Slot, Slots};
 
-/// Why something is not appended now.
+/// The reason why a record cannot be appended now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Refused {
-    /// The commit that gathers is full; ask again when the next one has been handed out.
+    /// The pending commit is full. Retry after the next commit has been handed out.
     Gathering,
-    /// `disk_limit` is reached; ask again when segments have become free.
+    /// `disk_limit` is reached. Retry after segments have become free.
     Disk,
-    /// It fits into no commit.
+    /// The record is larger than any commit can hold.
     TooLarge,
 }
 
-/// The store's disk failed; the process must end. Carries what the system said.
+/// The disk failed, and the process must end. Carries the error of the operating system.
 #[derive(Debug)]
 pub struct Failed(pub io::Error);
 
-/// A commit on its way.
+/// The commit that has been handed out and is not durable yet.
 #[derive(Debug)]
 pub(super) struct InFlight {
+    /// The position that is durable when this commit is.
     pub(super) position: Position,
+    /// Offset of the commit in its segment, in bytes.
     pub(super) at: u32,
-    /// Where in its bytes the gathered settlements begin.
+    /// Offset in the commit's bytes at which the settlements begin.
     pub(super) settled_from: usize,
+    /// The segment that this commit opens, and the bytes of its header.
     pub(super) opens: Option<(SegmentRef, u32)>,
-    /// The segment that it seals, 0 for none.
+    /// Sequence of the segment that this commit seals; 0 if it seals none.
     pub(super) seals: u64,
-    /// Queues whose settlements are completely written again with this commit, and since which segment.
-    pub(super) carried: Vec<(u64, u64)>,
-    /// The segments that it says have left.
+    /// Queues whose settlements this commit writes again completely, each with the oldest segment that now
+    /// has them.
+    pub(super) rewritten: Vec<(u64, u64)>,
+    /// Segments that this commit removes from the log.
     pub(super) drained: Vec<u64>,
-    /// The commit itself, while it waits for room on the file system.
+    /// The job itself, while the file system has no space for it.
     pub(super) postponed: Option<CommitJob>,
 }
 
-/// Who writes, and how far this life of the store has come: what heads of segments and commits say.
+/// The identity and progress of the writing process, as written in the headers of segments and commits.
 #[derive(Debug)]
-pub(super) struct Writer {
+pub(super) struct WriterState {
     pub(super) identity: Identity,
-    /// Which start of the broker this is, from 1.
-    pub(super) life: u32,
-    /// The number of the newest commit, over all lives.
+    /// Number of this start of the broker, from 1.
+    pub(super) epoch: u32,
+    /// Number of the newest commit, counted over all epochs.
     pub(super) number: u64,
-    /// Broker time when this life began, in milliseconds.
+    /// Broker time at the start of this epoch, in milliseconds.
     pub(super) time_base_ms: u64,
-    /// How many commits before it the next one repeats.
+    /// Number of preceding commits that the next commit repeats.
     pub(super) covers: u32,
 }
 
-/// What is kept for whoever reads messages back, or copies the files.
+/// State for reading messages back and for copying the segment files.
 #[derive(Debug)]
-pub(super) struct Reading {
+pub(super) struct ReadState {
     /// The buffers for the next fetch.
-    pub(super) spare: Option<Scratch>,
+    pub(super) spare: Option<FetchBuffers>,
     pub(super) pins: Pins,
 }
 
@@ -93,36 +104,37 @@ pub(super) struct Reading {
 #[derive(Debug)]
 pub struct Log {
     pub(super) settings: Settings,
-    pub(super) writer: Writer,
+    pub(super) writer: WriterState,
     pub(super) index: Index,
-    /// The files, and who may use the last of them.
+    /// The segment files and the space in them.
     pub(super) space: Space,
-    pub(super) gathering: Gathering,
-    /// Settlements that wait beside what gathers.
-    pub(super) settling: Settling,
+    pub(super) pending: PendingCommit,
+    /// Settlements that are kept beside the pending commit until they are written.
+    pub(super) settlements: PendingSettlements,
     pub(super) durable: Position,
     pub(super) in_flight: Option<InFlight>,
     pub(super) schedule: Schedule,
-    pub(super) cleaner: Cleaner,
-    pub(super) reading: Reading,
+    pub(super) compactor: Compactor,
+    pub(super) reading: ReadState,
     pub(super) counters: Counters,
     pub(super) failed: bool,
-    /// This start could not read all of it.
+    /// Whether recovery at this start could not read the whole log.
     pub(super) is_damaged: bool,
-    /// Files of which this start could not read some blocks: their segments stay in the log, for a later start may read them.
+    /// Files with blocks that this start could not read. Their segments stay in the log, because a later
+    /// start may be able to read them.
     pub(super) refused_files: Vec<u32>,
-    /// Since this start the disk has refused to read something.
+    /// Whether the disk has refused a read since this start.
     pub(super) has_refused_reads: bool,
     pub(super) access: AccessState,
 }
 
-/// What a log starts from.
-pub(super) struct Start {
+/// The recovered state with which a log is started.
+pub(super) struct RecoveredState {
     pub(super) settings: Settings,
-    pub(super) writer: Writer,
+    pub(super) writer: WriterState,
     pub(super) index: Index,
     pub(super) slots: Vec<Slot>,
-    /// Those of the log that are shorter than a segment, or gone.
+    /// Live segment files that are missing or shorter than a segment.
     pub(super) cut: Vec<u32>,
     pub(super) active: SegmentRef,
     pub(super) had_access: bool,
@@ -130,32 +142,38 @@ pub(super) struct Start {
     pub(super) sequence_max: u64,
     pub(super) written_before: u64,
     pub(super) footer: Footer,
-    /// Records of the last accepted commit, to be written again.
+    /// Records of the last accepted commit, which are written again.
     pub(super) again: Vec<u8>,
     pub(super) again_records: u32,
 }
 
 impl Log {
-    pub(super) fn start(start: Start) -> Self {
+    /// Creates a log from the recovered state.
+    pub(super) fn start(start: RecoveredState) -> Self {
         let settings = start.settings;
         let commit_bytes = (settings.commit_bytes as usize).max(padded(start.again.len() + BLOCK_BYTES));
         let slots = Slots::new(&start.slots, settings.segments_max, start.active.slot, start.cut);
         let active = ActiveSegment::new(
-            (start.active, settings.segment_bytes),
-            (start.tail, start.footer),
+            start.active,
+            settings.segment_bytes,
+            start.tail,
+            start.footer,
             start.sequence_max,
         );
         Self {
             writer: start.writer,
             space: Space::new(&settings, slots, active, &start.index),
             index: start.index,
-            gathering: Gathering::new(commit_bytes, &start.again, start.again_records),
-            settling: Settling::default(),
+            pending: PendingCommit::new(commit_bytes, &start.again, start.again_records),
+            settlements: PendingSettlements::default(),
             durable: Position(0),
             in_flight: None,
             schedule: Schedule::new(&settings),
-            cleaner: Cleaner::new(settings.commit_bytes as usize),
-            reading: Reading { spare: Some(Scratch::new(settings.segment_bytes)), pins: Pins::default() },
+            compactor: Compactor::new(settings.commit_bytes as usize),
+            reading: ReadState {
+                spare: Some(FetchBuffers::new(settings.segment_bytes)),
+                pins: Pins::default(),
+            },
             counters: Counters { written_before: start.written_before, ..Counters::default() },
             failed: false,
             is_damaged: false,
@@ -166,55 +184,55 @@ impl Log {
         }
     }
 
-    /// Broker time in milliseconds: time added up over all lives.
+    /// Returns the broker time in milliseconds, accumulated over all epochs.
     pub const fn time_ms(&self, now: Now) -> u64 {
         self.writer.time_base_ms + now.as_ms()
     }
 
-    /// Everything up to this is durable.
+    /// Returns the position up to which everything is durable.
     pub const fn durable(&self) -> Position {
         self.durable
     }
 
-    /// What the log holds, as far as it is durable.
+    /// Returns the index of everything that is durable.
     pub const fn index(&self) -> &Index {
         &self.index
     }
 
-    /// An id for the chunks of a large body.
+    /// Returns a new id for the chunks of a large body.
     pub const fn take_body_id(&mut self) -> u64 {
         self.index.take_body_id()
     }
 
-    /// What tells this store from others; may be shown and sent.
+    /// Returns the id of this store. It is not secret.
     pub const fn id(&self) -> [u8; 16] {
         self.writer.identity.id
     }
 
-    /// This start's number, from 1.
+    /// Returns the number of this start, from 1.
     pub const fn life(&self) -> u32 {
-        self.writer.life
+        self.writer.epoch
     }
 
-    /// The store's identity.
+    /// Returns the store's identity, including its secret.
     pub const fn identity(&self) -> &Identity {
         &self.writer.identity
     }
 
-    /// Whether this start could not read all of it.
+    /// Returns whether recovery at this start could not read the whole log.
     pub const fn is_damaged(&self) -> bool {
         self.is_damaged
     }
 
-    /// Whether the disk has refused to read something since this start.
+    /// Returns whether the disk has refused a read since this start.
     pub const fn has_refused_reads(&self) -> bool {
         self.has_refused_reads
     }
 
-    /// The footers of its segments, for whoever looks names and definitions up in them.
-    pub(super) fn footers(&self) -> Footers<'_> {
+    /// Returns a view of the segment footers, in which names and definitions can be looked up.
+    pub(super) fn footers(&self) -> FooterView<'_> {
         let (segment_bytes, seed) = (self.settings.segment_bytes, self.writer.identity.seed());
-        Footers { index: &self.index, segment_bytes, seed }
+        FooterView { index: &self.index, segment_bytes, seed }
     }
 
     /// Returns the number of awaited commits that waited for the sync budget, since the start, and when the last of
@@ -223,31 +241,31 @@ impl Log {
         self.schedule.over_budget()
     }
 
-    /// The files, and how much may be written to them.
+    /// Returns the segment files and the space in them.
     pub const fn space(&self) -> &Space {
         &self.space
     }
 
-    /// Counters since start.
+    /// Returns the counters since the start.
     pub const fn counters(&self) -> Counters {
         self.counters
     }
 
-    /// Bytes that all lives of the store wrote to the disk, zeros that prepare files included. What was
-    /// written behind a kill to other files than the newest is not in it.
+    /// Returns the bytes written to the disk in all epochs, including the zeros that prepare files. Writes
+    /// made shortly before a kill are missing, except those to the newest segment.
     pub const fn written_ever(&self) -> u64 {
         let Counters { written_before, bytes_written, bytes_zeroed, .. } = self.counters;
         written_before.saturating_add(bytes_written + bytes_zeroed)
     }
 
-    /// Appends a message, a chunk, a definition or a mark to what gathers.
+    /// Appends a message, a chunk, a definition or a watermark to the pending commit.
     ///
     /// # Errors
-    /// There is no room now; nothing was changed.
+    /// Returns the reason when the record cannot be appended now; nothing was changed.
     pub fn append(&mut self, record: &Record<'_>, urgency: Urgency, now: Now) -> Result<Position, Refused> {
         self.admit(record.bytes_max())?;
-        let bytes = self.gathering.add(record);
-        self.gathering.note_fresh(bytes);
+        let bytes = self.pending.add(record);
+        self.pending.note_fresh(bytes);
         if let Record::Message(message) = record {
             self.count_payload(
                 message,
@@ -259,10 +277,10 @@ impl Log {
         Ok(self.note_appended(urgency, now))
     }
 
-    /// Appends a message whose inline body `fill` copies into place; `message.body` is not looked at.
+    /// Appends a message whose inline body `fill` writes in place; `message.body` is ignored.
     ///
     /// # Errors
-    /// There is no room now; nothing was changed.
+    /// Returns the reason when the message cannot be appended now; nothing was changed.
     pub fn append_message(
         &mut self,
         message: &Message<'_>,
@@ -273,16 +291,17 @@ impl Log {
     ) -> Result<Position, Refused> {
         let message = Message { body: record::Body::Inline(&[]), ..*message };
         self.admit(Record::Message(message).bytes_max() + body_bytes)?;
-        let bytes = self.gathering.add_with(|out| record::encode_message(&message, body_bytes, out, fill));
-        self.gathering.note_fresh(bytes);
+        let bytes = self.pending.add_with(|out| record::encode_message(&message, body_bytes, out, fill));
+        self.pending.note_fresh(bytes);
         self.count_payload(&message, body_bytes);
         Ok(self.note_appended(urgency, now))
     }
 
-    /// Appends a fact that must find room even at the disk limit: what is deleted, what is marked.
+    /// Appends an entry that must be accepted even at the disk limit: a deletion, a definition or a
+    /// watermark.
     ///
     /// # Errors
-    /// The commit that gathers is full; nothing was changed.
+    /// The pending commit is full; nothing was changed.
     pub fn append_reserved(
         &mut self,
         record: &Record<'_>,
@@ -290,18 +309,20 @@ impl Log {
         now: Now,
     ) -> Result<Position, Refused> {
         self.admit_to_commit(record.bytes_max())?;
-        if !self.access.note(record, &mut self.gathering) {
+        if !self.access.note(record, &mut self.pending) {
             return Ok(self.note_appended(urgency, now));
         }
-        self.gathering.add(record);
+        self.pending.add(record);
         if let Record::Gone { .. } = record {
-            self.gathering.note_frees();
+            self.pending.note_frees();
         }
         Ok(self.note_appended(urgency, now))
     }
 
-    /// Appends a part of a group: a chunk with the records that `fill` puts there, in so many bytes; `false`
-    /// when it puts none, or the disk has no room now.
+    /// Appends a part of a group: a chunk that contains the records which `fill` appends.
+    ///
+    /// `fill` receives the buffer and the maximum number of bytes. Returns `false` if `fill` appends nothing,
+    /// or if the disk has no space now.
     pub(super) fn append_part(
         &mut self,
         body: u64,
@@ -309,16 +330,15 @@ impl Log {
         now: Now,
         fill: impl FnOnce(&mut Vec<u8>, usize),
     ) -> bool {
-        let taken = self.gathering.len() + self.space.settle_share() + record::RECORD_OVERHEAD_BYTES_MAX;
-        let room = self.space.gather_bytes_max().saturating_sub(taken);
+        let taken = self.pending.len() + self.space.settle_share() + record::RECORD_OVERHEAD_BYTES_MAX;
+        let room = self.space.pending_bytes_max().saturating_sub(taken);
         if !self.space.has_disk_room(padded(taken + room)) {
             return false;
         }
         let mut bytes = 0;
-        self.gathering.add_with(|out| bytes = record::encode_part(body, index, out, |out| fill(out, room)));
+        self.pending.add_with(|out| bytes = record::encode_part(body, index, out, |out| fill(out, room)));
         if bytes == 0 {
-            // What gathers is in its way.
-            self.hurry();
+            self.make_due();
             return false;
         }
         self.counters.payload_bytes += bytes as u64;
@@ -326,26 +346,28 @@ impl Log {
         true
     }
 
-    /// Appends settlements (rising, apart) to what gathers, without remembering them; `false` when they are
-    /// better remembered ([`Log::settle`]), because room is scarce and they may merge with others.
+    /// Appends settlements (ascending, disjoint) to the pending commit without merging them.
+    ///
+    /// Returns `false` when space is scarce. The caller then uses [`Log::settle`], which may merge them with
+    /// others.
     pub fn append_settled(&mut self, queue: u64, ranges: &[Range], now: Now) -> bool {
         let record = Record::Settled { queue, ranges: Ranges::List(ranges) };
-        let is_scarce = self.space.is_short() || !self.settling.is_empty();
+        let is_scarce = self.space.is_short() || !self.settlements.is_empty();
         if is_scarce || !self.has_room(record.bytes_max()) {
             return false;
         }
-        self.gathering.add(&record);
+        self.pending.add(&record);
         self.note_appended(Urgency::Lazy, now);
         true
     }
 
-    /// Notes that offsets of a queue are done with. Always taken; written with one of the next commits.
+    /// Records that offsets of a queue are settled. Always accepted; written with one of the next commits.
     pub fn settle(&mut self, queue: u64, range: Range, urgency: Urgency, now: Now) -> Position {
         if range.is_empty() {
-            return self.gathering.appended;
+            return self.pending.appended;
         }
         let (is_short, index) = (self.space.is_short(), &mut self.index);
-        self.settling.insert(queue, range, self.gathering.appended, |fresh| {
+        self.settlements.insert(queue, range, self.pending.appended, |fresh| {
             if is_short {
                 index.note_pending(queue, fresh);
             }
@@ -353,31 +375,34 @@ impl Log {
         self.note_appended(urgency, now)
     }
 
-    /// Forgets chunks whose message will never be appended.
+    /// Discards chunks whose message will never be appended.
     pub fn drop_body(&mut self, body: u64) {
-        self.index.drop_body_on_its_way(body, self.gathering.appended);
+        self.index.drop_body_on_its_way(body, self.pending.appended);
     }
 
+    /// Counts the bytes of a message for the write amplification.
     fn count_payload(&mut self, message: &Message<'_>, body_bytes: usize) {
         self.counters.payload_bytes += (message.key.len() + message.properties.len() + body_bytes) as u64;
     }
 
+    /// Advances the position and schedules the commit after an entry was appended.
     pub(super) fn note_appended(&mut self, urgency: Urgency, now: Now) -> Position {
-        self.cleaner.reckoning.note_said();
-        self.gathering.appended.0 += 1;
+        self.compactor.history.note_appended();
+        self.pending.appended.0 += 1;
         self.note(urgency, now);
-        self.gathering.appended
+        self.pending.appended
     }
 
-    /// Room for `bytes` in the commit that gathers, a share for settlements left free.
+    /// Returns whether the pending commit has space for `bytes` and still for the share reserved for
+    /// settlements.
     pub(super) fn has_room(&self, bytes: usize) -> bool {
-        self.gathering.len() + bytes + self.space.settle_share() <= self.space.gather_bytes_max()
+        self.pending.len() + bytes + self.space.settle_share() <= self.space.pending_bytes_max()
     }
 
-    /// Whether records of so many bytes are taken now.
+    /// Returns an error if records of `bytes` cannot be appended now.
     pub(super) fn admit(&mut self, bytes: usize) -> Result<(), Refused> {
         self.admit_to_commit(bytes)?;
-        let commit = padded(self.gathering.len() + bytes + self.space.settle_share());
+        let commit = padded(self.pending.len() + bytes + self.space.settle_share());
         if self.space.has_disk_room(commit) { Ok(()) } else { Err(Refused::Disk) }
     }
 
@@ -387,52 +412,53 @@ impl Log {
             return Err(Refused::TooLarge);
         }
         if !self.has_room(bytes) {
-            // What gathers should not wait for its window when others wait for it.
-            self.hurry();
+            // Other records wait, so the pending commit is written without waiting for its window.
+            self.make_due();
             return Err(Refused::Gathering);
         }
         Ok(())
     }
 
-    /// Whether nothing can be written any more.
+    /// Returns whether the disk has failed, so that nothing can be written any more.
     pub const fn has_failed(&self) -> bool {
         self.failed
     }
 
-    /// Whether a commit is on its way.
+    /// Returns whether a commit is in flight.
     pub const fn is_busy(&self) -> bool {
         self.in_flight.is_some()
     }
 
-    /// Whether a commit waits for room; it is on its way nevertheless.
+    /// Returns whether the commit in flight waits for space on the file system.
     pub fn is_postponed(&self) -> bool {
         self.in_flight.as_ref().is_some_and(|commit| commit.postponed.is_some())
     }
 
-    /// Whether settlements wait that had no room in the last commit.
+    /// Returns whether settlements wait that did not fit into the last commit.
     pub fn has_settlements(&self) -> bool {
-        !self.settling.is_empty()
+        !self.settlements.is_empty()
     }
 
-    /// Whether there is something for the next commit but settlements.
-    pub(super) fn has_gathered(&self) -> bool {
-        self.gathering.records() > 0 || self.access.is_due()
+    /// Returns whether anything other than settlements waits for the next commit.
+    pub(super) fn has_pending_records(&self) -> bool {
+        self.pending.records() > 0 || self.access.is_due()
     }
 
-    /// Puts the gathered settlements behind the gathered records, as many as fit; tells up to where
-    /// everything is in the commit.
-    pub(super) fn gather_settlements(&mut self, end: usize) -> Position {
-        let gathering = &mut self.gathering;
-        self.settling.drain(|queue, ranges| {
-            let count = record::ranges_fitting(ranges, end.saturating_sub(gathering.len()));
+    /// Appends the waiting settlements to the pending commit, up to `end` bytes. Returns the position up to
+    /// which everything is contained in the commit.
+    pub(super) fn append_settlements(&mut self, end: usize) -> Position {
+        let pending = &mut self.pending;
+        self.settlements.drain(|queue, ranges| {
+            let count = record::ranges_fitting(ranges, end.saturating_sub(pending.len()));
             if count > 0 {
-                gathering.add(&Record::Settled { queue, ranges: Ranges::List(&ranges[..count]) });
+                pending.add(&Record::Settled { queue, ranges: Ranges::List(&ranges[..count]) });
             }
             count
         });
-        self.settling.said_through(self.gathering.appended)
+        self.settlements.covered_through(self.pending.appended)
     }
 
+    /// Marks the log as failed.
     pub(super) fn fail(&mut self, error: io::Error) -> Failed {
         self.failed = true;
         Failed(error)
@@ -445,97 +471,95 @@ impl Log {
         }
     }
 
-    /// Whether nothing is gathered and nothing is on its way.
+    /// Returns whether nothing is pending and no commit is in flight.
     pub fn is_idle(&self) -> bool {
-        self.in_flight.is_none() && !self.has_gathered() && self.settling.is_empty()
+        self.in_flight.is_none() && !self.has_pending_records() && self.settlements.is_empty()
     }
 
-    /// When [`Log::next_commit`] should be asked again if nothing else happens.
+    /// Returns when [`Log::next_commit`] should be called again if nothing else happens.
     pub fn deadline(&self) -> Deadline {
         if self.in_flight.is_some() || self.failed { Deadline::NEVER } else { self.schedule.due_at() }
     }
 
-    /// Something of this urgency waits elsewhere to be appended when the next commit is made.
+    /// Schedules a commit for an entry of this urgency that is not appended yet.
     pub fn note(&mut self, urgency: Urgency, now: Now) {
         self.schedule.note(urgency, now);
     }
 
-    /// When the log should say how late it is, for those who wait for that over restarts.
+    /// Returns when the log should record the broker time, which timeouts that span restarts depend on.
     pub const fn time_deadline(&self) -> Deadline {
         self.schedule.time_deadline()
     }
 
-    /// Nothing waits after all.
+    /// Cancels the scheduled commit, because nothing waits after all.
     pub const fn rest(&mut self) {
         self.schedule.rest();
     }
 
-    /// Nothing may gather for long: the cleaner waits for room.
-    pub(super) const fn hurry(&mut self) {
-        self.schedule.hurry();
+    /// Makes the next commit due at once.
+    pub(super) const fn make_due(&mut self) {
+        self.schedule.make_due();
     }
 
-    /// Segments that the cleaner has given up, for some of what is live in them cannot be read.
+    /// Returns the number of segments that the compactor cannot free, because live records in them are
+    /// unreadable.
     pub fn segments_stuck(&self) -> usize {
         self.index.stuck()
     }
 
-    /// How many bytes the index took when it became full, once each time.
+    /// Returns the bytes that the index took when it became full, once each time.
     pub const fn take_index_overflow(&mut self) -> Option<usize> {
-        self.space.weight.take_overflow()
+        self.space.index_memory.take_overflow()
     }
 
-    /// When a full file system is to be asked for room again.
+    /// Returns when a full file system is asked for space again.
     pub fn ask_deadline(&self) -> Deadline {
         if self.failed { Deadline::NEVER } else { self.space.ask_deadline() }
     }
 }
 
-// Where a record lies, and where something stands in the order of everything appended.
-
-/// Where a record lies.
+/// The location of a record in the log.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Place {
-    /// The segment's sequence.
+    /// Sequence of the segment.
     pub segment: u64,
-    /// Its first byte in the segment.
+    /// Offset of the record's first byte in the segment.
     pub at: u32,
-    /// Its length in bytes.
+    /// Length in bytes.
     pub bytes: u32,
 }
 
-/// A place in the order of everything appended; durable when [`Log::durable`] has reached it.
+/// A position in the order of everything appended. It is durable when [`Log::durable`] has reached it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub struct Position(pub u64);
 
-// How a store behaves: sizes, limits and windows.
-//
-// Always true: the largest commit is at most a third of a segment.
-
-/// How a store behaves. Sizes hold for a new store; an old one keeps its segment size.
+/// Sizes, limits and time windows of a store.
+///
+/// The sizes apply to a new store; an existing store keeps its segment size. The largest commit is at most a
+/// third of a segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Bytes of a segment: a multiple of 4 KiB, from 64 KiB; best a multiple of the card's erase block.
+    /// Bytes of a segment: a multiple of 4 KiB, at least 64 KiB. Best a multiple of the flash's erase block.
     pub segment_bytes: u32,
-    /// The largest commit in bytes, a multiple of 4 KiB: at least 4 KiB, at most a third of a segment.
+    /// Maximum bytes of a commit: a multiple of 4 KiB, at least 4 KiB, at most a third of a segment.
     pub commit_bytes: u32,
-    /// `disk_limit` in segments of `segment_bytes`, at least 4.
+    /// `disk_limit` as a number of segments of `segment_bytes`; at least 4.
     pub segments_max: u32,
-    /// The most memory that the index may take, in bytes: what is above it is not written any more.
+    /// Maximum memory of the index, in bytes. While it takes more, no new messages are appended.
     pub index_bytes: usize,
-    /// The memory that definitions and empty queues may take beside that, in bytes.
+    /// Additional memory for definitions and empty queues, in bytes.
     pub standing_bytes: usize,
-    /// How long persistent messages that nobody awaits may gather, in milliseconds.
+    /// Maximum delay of persistent messages without publisher confirms, in milliseconds.
     pub commit_window_ms: u64,
-    /// How long awaited ones gather once the sync budget is used up, in milliseconds.
+    /// Maximum delay of confirmed messages while the sync budget is used up, in milliseconds.
     pub confirm_window_ms: u64,
-    /// How long settlements alone may gather, in milliseconds.
+    /// Maximum delay of a commit that contains only settlements, in milliseconds.
     pub settle_window_ms: u64,
-    /// Syncs a second that the card may do for ever; 0 is without limit.
+    /// Sustained syncs per second that the flash may do; 0 means no limit.
     pub syncs_per_s: u32,
-    /// Syncs that may be done at once after a rest.
+    /// Number of syncs that may be done in a burst after an idle period.
     pub sync_burst: u32,
-    /// Where there is no store, a new one is begun.
+    /// Whether a new store is created if the disk contains no store.
     pub may_begin: bool,
 }
 
@@ -558,7 +582,7 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// The same for a store whose segments are of another size: its limit is one of bytes.
+    /// Returns the settings for a store with another segment size. The limit in bytes stays the same.
     pub(super) fn with_segments_of(self, segment_bytes: u32) -> Self {
         if segment_bytes == self.segment_bytes {
             return self;
@@ -574,58 +598,58 @@ impl Settings {
     }
 }
 
-// What the store has done since the process began, for whoever watches over a card.
-//
-// Always true: counts only rise; "for messages" is what commits, headers and footers wrote, copies of the
-// cleaner included, and zeros that prepare a segment are counted apart.
-
-/// Powers of two of microseconds that sync times are counted by: the last holds all above 4 seconds.
+/// Number of buckets of [`SyncTimes`], one per power of two of microseconds. The last holds everything above
+/// 4 seconds.
 const BUCKETS: usize = 24;
 
-/// Counters since start.
+/// The work of the store since the process began.
+///
+/// Counts only rise. `bytes_written` includes the compactor's copies and excludes the zeros that prepare a
+/// segment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Commits handed out.
     pub commits: u64,
-    /// Syncs asked of the disk.
+    /// Syncs requested from the disk.
     pub syncs: u64,
-    /// Bytes written by commits, headers and footers.
+    /// Bytes written in commits, segment headers and footers.
     pub bytes_written: u64,
-    /// Bytes of key, properties and body of messages appended.
+    /// Bytes of routing keys, properties and bodies of appended messages.
     pub payload_bytes: u64,
-    /// Bytes of records copied forward.
+    /// Bytes of records copied by the compactor.
     pub bytes_copied: u64,
-    /// Bytes of definitions copied so that they lie twice.
+    /// Bytes of definitions copied by definition replication.
     pub bytes_doubled: u64,
-    /// Bytes read to copy them.
+    /// Bytes that the compactor read.
     pub bytes_read_to_copy: u64,
     /// Bytes of zeros written to prepare segments.
     pub bytes_zeroed: u64,
-    /// Bytes that the lives before this one wrote, zeros too.
+    /// Bytes written in earlier epochs, including zeros.
     pub written_before: u64,
-    /// Segments whose file is used again.
+    /// Number of segments whose file was recycled.
     pub segments_recycled: u64,
 }
 
-/// How long commits took on the disk: a histogram by powers of two.
+/// A histogram of commit durations on the disk, by powers of two.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SyncTimes {
     buckets: [u64; BUCKETS],
 }
 
 impl SyncTimes {
-    /// Counts one that took so many microseconds.
+    /// Counts a commit that took `took_us` microseconds.
     pub fn add(&mut self, took_us: u64) {
         let bucket = (u64::BITS - took_us.leading_zeros()) as usize;
         self.buckets[bucket.min(BUCKETS - 1)] += 1;
     }
 
-    /// How many took less than each power of two of microseconds, from 1 on.
+    /// Returns the number of commits per bucket: bucket `n` counts those that took less than 2^`n`
+    /// microseconds and fit no lower bucket.
     pub const fn buckets(&self) -> &[u64; BUCKETS] {
         &self.buckets
     }
 
-    /// A time in microseconds that so many per mille did not exceed, rounded up to a power of two.
+    /// Returns an upper bound of the given quantile in microseconds, rounded up to a power of two.
     pub fn quantile_us(&self, per_mille: u64) -> u64 {
         let all: u64 = self.buckets.iter().sum();
         let mut left = (all * per_mille).div_ceil(1000);
@@ -663,6 +687,81 @@ impl fmt::Display for Counters {
     }
 }
 
+/// Maximum ranges for which an emptied set keeps its memory.
+const RANGES_KEPT: usize = 256;
+/// Maximum ranges for which all emptied sets together keep their memory.
+const SPARE_RANGES_MAX: usize = 2048;
+
+/// Settlements that wait to be written together: one set of offsets per queue, in the order of first arrival.
+///
+/// Emptied sets are reused, so steady traffic allocates nothing.
+#[derive(Debug, Default)]
+/// Queues with a non-empty set.
+pub(super) struct PendingSettlements {
+    order: Vec<u64>,
+    sets: HashMap<u64, RangeSet, FixedState>,
+    /// The position at which the oldest waiting settlement was recorded.
+    first: Position,
+    /// Emptied sets for reuse.
+    spare: Vec<RangeSet>,
+    /// Heap memory of the sets in `spare`, in bytes.
+    spare_bytes: usize,
+}
+
+impl PendingSettlements {
+    pub(super) const fn is_empty(&self) -> bool {
+        self.order.is_empty()
+    }
+
+    /// Adds settled offsets of a queue. Calls `fresh` with those that were not waiting already.
+    ///
+    /// `appended` is the position of everything appended so far.
+    pub(super) fn insert(&mut self, queue: u64, range: Range, appended: Position, fresh: impl FnMut(Range)) {
+        if self.is_empty() {
+            self.first = appended;
+        }
+        let (order, spare, spare_bytes) = (&mut self.order, &mut self.spare, &mut self.spare_bytes);
+        let set = self.sets.entry(queue).or_insert_with(|| {
+            order.push(queue);
+            let set = spare.pop().unwrap_or_default();
+            *spare_bytes -= set.heap_bytes();
+            set
+        });
+        set.insert(range, fresh);
+    }
+
+    /// Returns the position up to which everything is written when the log is written up to `appended`.
+    pub(super) fn covered_through(&self, appended: Position) -> Position {
+        if self.is_empty() { appended } else { self.first }
+    }
+
+    /// Returns the waiting ranges queue by queue.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u64, &[Range])> {
+        self.order.iter().filter_map(|queue| Some((*queue, self.sets.get(queue)?.ranges())))
+    }
+
+    /// Passes the ranges to `take` queue by queue, which returns how many it took. Stops at the first queue
+    /// with ranges left.
+    pub(super) fn drain(&mut self, mut take: impl FnMut(u64, &[Range]) -> usize) {
+        let mut done = 0;
+        for &queue in &self.order {
+            let Some(set) = self.sets.get_mut(&queue) else { continue };
+            set.drop_first(take(queue, set.ranges()));
+            if !set.is_empty() {
+                break;
+            }
+            done += 1;
+            if let Some(mut set) = self.sets.remove(&queue) {
+                let room = (SPARE_RANGES_MAX * size_of::<Range>()).saturating_sub(self.spare_bytes);
+                set.shrink_to(RANGES_KEPT.min(room / size_of::<Range>()));
+                self.spare_bytes += set.heap_bytes();
+                self.spare.push(set);
+            }
+        }
+        self.order.drain(..done);
+    }
+}
+
 #[cfg(test)]
 mod counters_tests {
     use super::*;
@@ -684,78 +783,5 @@ mod counters_tests {
         assert!(!none.contains("a byte"), "{none}");
         let some = Counters { bytes_written: 1_100, payload_bytes: 1_000, ..Counters::default() };
         assert!(some.to_string().contains("(1.100 bytes a byte)"), "{some}");
-    }
-}
-
-// Settlements that wait for a commit: a set of offsets for each queue, in the order of the queues' first.
-//
-// Always true: a queue is listed when its set is not empty; what was taken once is kept for the next, so
-// steady traffic allocates nothing.
-
-/// Ranges that an emptied set keeps room for, and all of them together.
-const RANGES_KEPT: usize = 256;
-const SPARE_RANGES_MAX: usize = 2048;
-
-/// Settlements that wait to be written together.
-#[derive(Debug, Default)]
-pub(super) struct Settling {
-    order: Vec<u64>,
-    sets: HashMap<u64, RangeSet, FixedState>,
-    /// What was appended when the first of them came.
-    first: Position,
-    spare: Vec<RangeSet>,
-    /// Bytes that those in `spare` keep.
-    spare_bytes: usize,
-}
-
-impl Settling {
-    pub(super) const fn is_empty(&self) -> bool {
-        self.order.is_empty()
-    }
-
-    /// Adds offsets of a queue, when so much was appended; calls `fresh` with those that were not waiting already.
-    pub(super) fn insert(&mut self, queue: u64, range: Range, appended: Position, fresh: impl FnMut(Range)) {
-        if self.is_empty() {
-            self.first = appended;
-        }
-        let (order, spare, spare_bytes) = (&mut self.order, &mut self.spare, &mut self.spare_bytes);
-        let set = self.sets.entry(queue).or_insert_with(|| {
-            order.push(queue);
-            let set = spare.pop().unwrap_or_default();
-            *spare_bytes -= set.heap_bytes();
-            set
-        });
-        set.insert(range, fresh);
-    }
-
-    /// Up to where everything was said, when `appended` is all: up to the first that waits.
-    pub(super) fn said_through(&self, appended: Position) -> Position {
-        if self.is_empty() { appended } else { self.first }
-    }
-
-    /// All of it, queue by queue.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (u64, &[Range])> {
-        self.order.iter().filter_map(|queue| Some((*queue, self.sets.get(queue)?.ranges())))
-    }
-
-    /// Hands over queue by queue; `take` says how many of the ranges it took. Ends with the first queue of
-    /// which something is left.
-    pub(super) fn drain(&mut self, mut take: impl FnMut(u64, &[Range]) -> usize) {
-        let mut done = 0;
-        for &queue in &self.order {
-            let Some(set) = self.sets.get_mut(&queue) else { continue };
-            set.drop_first(take(queue, set.ranges()));
-            if !set.is_empty() {
-                break;
-            }
-            done += 1;
-            if let Some(mut set) = self.sets.remove(&queue) {
-                let room = (SPARE_RANGES_MAX * size_of::<Range>()).saturating_sub(self.spare_bytes);
-                set.shrink_to(RANGES_KEPT.min(room / size_of::<Range>()));
-                self.spare_bytes += set.heap_bytes();
-                self.spare.push(set);
-            }
-        }
-        self.order.drain(..done);
     }
 }

@@ -1,33 +1,35 @@
-//! Parts of footers: where in a segment the messages of one queue lie, to be found and read alone.
+//! Parts of footers: the locations of one queue's messages in a segment, which can be found and read
+//! independently.
 //!
 //! ```text
-//! part    | block, 1 KiB | block, 1 KiB | ... | block, as long as it is |
+//! part    | block, 1 KiB | block, 1 KiB | ... | last block, as long as needed |
 //!
 //! block   | CRC32C u32 | length u16, top bit: the next block is of the same queue | queue varint
-//!         | first offset varint | entry | entry | ... | zeros when another block follows |
+//!         | first offset varint | entry | entry | ... | zeros if another block follows |
 //!
-//! entry   | flags | [1: offsets left out] | [2: bytes between the records, signed] | [not 4: bytes]
-//!         | [8: lane u8] | [16: targets of the record] | [32: id of the body, which is in chunks] |
+//! entry   | flags | [1: offsets skipped] | [2: bytes between the records, signed] | [not 4: bytes]
+//!         | [8: lane u8] | [16: targets of the record] | [32: id of the body, which is chunked] |
 //! ```
 //!
-//! Numbers are varints. An entry says what differs from the one before it; at the start of a block that is
-//! the offset before the first, a record that ends at byte 0 and has no bytes, lane 0. A message of a steady
-//! queue takes one byte. The CRC covers all but itself; it starts from the store's seed and the segment's
-//! sequence.
+//! Numbers are varints. An entry contains the differences to the previous entry. At the start of a block, the
+//! previous entry is the offset before the first in lane 0, with an empty record at byte 0. With steady
+//! traffic a message takes one byte. The CRC covers everything except itself. It starts from the store's seed
+//! and the segment's sequence.
 //!
-//! Always true: the entries of a queue rise by offset, each offset once; each block can be read without any
-//! other, so a few messages of a million are found by reading a few blocks.
+//! # Invariants
+//! - The entries of a queue are ascending by offset, each offset once.
+//! - Each block can be read independently, so a few of a million messages are found by reading a few blocks.
 
 use leveret_core::mem::sort;
 
 use super::commit_builder::ResizeZeroed;
 use super::varint::{self, Input};
 
-/// Bytes of each block of a part but the last.
+/// Bytes of each block of a part except the last.
 pub(super) const PART_BLOCK_BYTES: usize = 1024;
-/// The most that the head of a block takes, in bytes.
+/// Maximum bytes of the head of a block.
 const HEAD_BYTES_MAX: usize = 26;
-/// The most that an entry takes, in bytes.
+/// Maximum bytes of an entry.
 const ENTRY_BYTES_MAX: usize = 48;
 const FOLLOWED: u16 = 0x8000;
 
@@ -38,48 +40,48 @@ const HAS_LANE: u8 = 8;
 const IS_SHARED: u8 = 16;
 const IS_CHUNKED: u8 = 32;
 
-/// Where a queue's part of a segment's footer lies in the segment; without bytes when that is not known.
+/// The location of a queue's part of a footer in the segment. It has no bytes if the location is unknown.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct BodyPart {
     pub(super) at: u32,
     pub(super) bytes: u32,
 }
 
-/// One message in one queue. The order is that of a footer.
+/// One message in one queue, in the order of a footer.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) struct Entry {
+pub(super) struct MessageEntry {
     pub queue: u64,
     pub offset: u64,
-    /// The record's first byte in the segment.
+    /// Offset of the record in the segment.
     pub at: u32,
-    /// The record's length.
+    /// Bytes of the record.
     pub bytes: u32,
-    /// How many queues the record is for.
+    /// Number of queues that share the record.
     pub targets: u32,
     pub lane: u8,
     pub is_chunked: bool,
-    /// The body's id when it is in chunks.
+    /// The id of the body if it is chunked.
     pub body: u64,
 }
 
-impl Entry {
-    /// The bytes of the record that count for the queue.
+impl MessageEntry {
+    /// Returns the record's bytes that count for this queue.
     pub(super) const fn share(&self) -> u32 {
         self.bytes / self.targets
     }
 }
 
-/// The `most` smallest of all that is pushed, in the memory of twice as many.
+/// Collects the `most` smallest of all items pushed, with memory for twice this number.
 #[derive(Debug, Default)]
 pub(super) struct Smallest<T> {
     items: Vec<T>,
     most: usize,
-    /// Something was left out; everything that was kept is smaller.
+    /// Whether items were left out. All items kept are smaller than those.
     pub is_cut: bool,
 }
 
 impl<T: Ord + Copy> Smallest<T> {
-    /// Keeps `most` items in `items`, which is emptied.
+    /// Creates a collector of `most` items in the memory of `items`, which is cleared.
     pub(super) fn new(mut items: Vec<T>, most: usize) -> Self {
         items.clear();
         Self { items, most, is_cut: false }
@@ -92,16 +94,17 @@ impl<T: Ord + Copy> Smallest<T> {
         self.items.push(item);
     }
 
+    /// Removes all items except the smallest.
     fn cut(&mut self) {
         if self.items.len() > self.most {
-            // In linear time, for a segment in no order is cut many times.
+            // In linear time, because an unordered segment causes many cuts.
             self.items.select_nth_unstable(self.most);
             self.items.truncate(self.most);
             self.is_cut = true;
         }
     }
 
-    /// The items, rising.
+    /// Returns the items in ascending order, and `is_cut`.
     pub(super) fn sorted(mut self) -> (Vec<T>, bool) {
         self.cut();
         sort(&mut self.items);
@@ -109,23 +112,24 @@ impl<T: Ord + Copy> Smallest<T> {
     }
 }
 
-/// What an entry is written against.
+/// The previous entry, to which the next one is relative.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Before {
+pub(super) struct PreviousEntry {
     next: u64,
     end: u32,
     bytes: u32,
     lane: u8,
 }
 
-impl Before {
-    /// The state behind `entry`.
-    pub(super) const fn after(entry: &Entry) -> Self {
+impl PreviousEntry {
+    /// Returns the state after `entry`.
+    pub(super) const fn after(entry: &MessageEntry) -> Self {
         Self { next: entry.offset + 1, end: entry.at + entry.bytes, bytes: entry.bytes, lane: entry.lane }
     }
 }
 
-fn encode(entry: &Entry, before: Before) -> heapless::Vec<u8, ENTRY_BYTES_MAX> {
+/// Encodes an entry relative to the previous one.
+fn encode(entry: &MessageEntry, before: PreviousEntry) -> heapless::Vec<u8, ENTRY_BYTES_MAX> {
     let mut out = heapless::Vec::new();
     let mut flags = 0;
     let _ = out.push(0);
@@ -163,31 +167,31 @@ fn put(out: &mut heapless::Vec<u8, ENTRY_BYTES_MAX>, value: u64) {
     let _ = out.extend_from_slice(&bytes[..length]);
 }
 
-/// Writes parts one after the other; entries come in their order.
+/// Writes parts one after the other. Entries must be in order.
 #[derive(Debug)]
 pub(super) struct BodyPartWriter<'a> {
     out: &'a mut Vec<u8>,
-    /// Queue and place of each part, the place counted from the start of `out`.
+    /// Queue and location of each part, relative to the start of `out`.
     parts: &'a mut Vec<(u64, BodyPart)>,
     seed: u32,
     block: usize,
-    before: Before,
+    before: PreviousEntry,
 }
 
-/// What the checksums of a segment's parts start from.
+/// Returns the initial value of the checksums of a segment's parts.
 pub(super) fn part_seed(seed: u32, sequence: u64) -> u32 {
     crc32c::crc32c_append(seed, &sequence.to_le_bytes())
 }
 
 impl<'a> BodyPartWriter<'a> {
-    /// `seed` is that of [`part_seed`].
+    /// Creates a writer into cleared buffers; `seed` is the result of [`part_seed`].
     pub(super) fn new(out: &'a mut Vec<u8>, parts: &'a mut Vec<(u64, BodyPart)>, seed: u32) -> Self {
         out.clear();
         parts.clear();
-        Self { out, parts, seed, block: 0, before: Before::default() }
+        Self { out, parts, seed, block: 0, before: PreviousEntry::default() }
     }
 
-    pub(super) fn push(&mut self, entry: &Entry) {
+    pub(super) fn push(&mut self, entry: &MessageEntry) {
         if self.parts.last().is_none_or(|(queue, _)| *queue != entry.queue) {
             self.end_part();
             self.parts.push((entry.queue, BodyPart { at: self.out.len() as u32, bytes: 0 }));
@@ -209,24 +213,24 @@ impl<'a> BodyPartWriter<'a> {
         self.end_part();
     }
 
-    fn begin_block(&mut self, entry: &Entry) {
+    fn begin_block(&mut self, entry: &MessageEntry) {
         self.block = self.out.len();
         self.out.extend_from_slice(&[0; 6]);
         varint::put(self.out, entry.queue);
         varint::put(self.out, entry.offset);
-        self.before = Before { next: entry.offset, ..Before::default() };
+        self.before = PreviousEntry { next: entry.offset, ..PreviousEntry::default() };
     }
 
     #[inline]
-    fn put(&mut self, entry: &Entry) {
+    fn put(&mut self, entry: &MessageEntry) {
         self.out.extend_from_slice(&encode(entry, self.before));
-        self.before = Before::after(entry);
+        self.before = PreviousEntry::after(entry);
     }
 
     fn end_block(&mut self, followed: u16) {
         let length = self.out.len() - self.block;
-        let said = length as u16 | followed;
-        self.out[self.block + 4..self.block + 6].copy_from_slice(&said.to_le_bytes());
+        let length_field = length as u16 | followed;
+        self.out[self.block + 4..self.block + 6].copy_from_slice(&length_field.to_le_bytes());
         let sum = crc32c::crc32c_append(self.seed, &self.out[self.block + 4..]);
         self.out[self.block..self.block + 4].copy_from_slice(&sum.to_le_bytes());
         if followed != 0 {
@@ -245,23 +249,23 @@ impl<'a> BodyPartWriter<'a> {
     }
 }
 
-/// A checked block.
+/// A block with a verified checksum.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BodyPartBlock<'a> {
     pub queue: u64,
     pub first: u64,
-    /// From the start of this block to that of the next one, of this queue or another.
+    /// Distance to the start of the next block, of this queue or another.
     pub stride: usize,
     entries: Input<'a>,
 }
 
 impl<'a> BodyPartBlock<'a> {
-    /// The block at the start of `bytes`; `None` when it is damaged or no block.
+    /// Parses the block at the start of `bytes`; returns `None` if it is damaged or no block.
     pub(super) fn parse(bytes: &'a [u8], seed: u32) -> Option<Self> {
         let mut input = Input::new(bytes);
         let sum = input.u32()?;
-        let said = u16::from_le_bytes(input.take(2)?.try_into().ok()?);
-        let (length, is_followed) = (usize::from(said & !FOLLOWED), said & FOLLOWED != 0);
+        let length_field = u16::from_le_bytes(input.take(2)?.try_into().ok()?);
+        let (length, is_followed) = (usize::from(length_field & !FOLLOWED), length_field & FOLLOWED != 0);
         if length > PART_BLOCK_BYTES || crc32c::crc32c_append(seed, bytes.get(4..length)?) != sum {
             return None;
         }
@@ -271,15 +275,15 @@ impl<'a> BodyPartBlock<'a> {
         Some(Self { queue, first, stride, entries })
     }
 
-    /// Its entries, rising.
-    pub(super) fn entries(&self) -> impl Iterator<Item = Entry> + use<'a> {
+    /// Iterates over its entries in ascending order.
+    pub(super) fn entries(&self) -> impl Iterator<Item = MessageEntry> + use<'a> {
         let (mut input, queue) = (self.entries, self.queue);
-        let mut before = Before { next: self.first, ..Before::default() };
+        let mut before = PreviousEntry { next: self.first, ..PreviousEntry::default() };
         core::iter::from_fn(move || read_entry(&mut input, queue, &mut before))
     }
 }
 
-fn read_entry(input: &mut Input<'_>, queue: u64, before: &mut Before) -> Option<Entry> {
+fn read_entry(input: &mut Input<'_>, queue: u64, before: &mut PreviousEntry) -> Option<MessageEntry> {
     let flags = input.byte()?;
     let gap = if flags & HAS_GAP != 0 { input.varint()? } else { 0 };
     let offset = before.next.checked_add(gap).filter(|offset| *offset < u64::MAX)?;
@@ -290,19 +294,19 @@ fn read_entry(input: &mut Input<'_>, queue: u64, before: &mut Before) -> Option<
     let targets = if flags & IS_SHARED != 0 { u32::try_from(input.varint()?).ok()? } else { 1 };
     let is_chunked = flags & IS_CHUNKED != 0;
     let body = if is_chunked { input.varint()? } else { 0 };
-    *before = Before { next: offset + 1, end: at.checked_add(bytes)?, bytes, lane };
-    Some(Entry { queue, offset, at, bytes, targets: targets.max(1), lane, is_chunked, body })
+    *before = PreviousEntry { next: offset + 1, end: at.checked_add(bytes)?, bytes, lane };
+    Some(MessageEntry { queue, offset, at, bytes, targets: targets.max(1), lane, is_chunked, body })
 }
 
-/// The most bytes that `entry` can take in its part, beside what blocks take for themselves. `before` is the
-/// newest entry of the queue, when that is known.
-pub(super) fn bytes_max(entry: &Entry, before: Option<Before>) -> usize {
+/// Returns an upper bound of the bytes of `entry` in its part, without the overhead of blocks. `before` is
+/// the newest entry of the queue, if it is known.
+pub(super) fn bytes_max(entry: &MessageEntry, before: Option<PreviousEntry>) -> usize {
     let head =
         if before.is_some() { 0 } else { 6 + varint::bytes(entry.queue) + varint::bytes(entry.offset) };
     let exact = before.filter(|before| before.next == entry.offset);
     head + exact.map_or_else(
         || {
-            let farthest = Before { next: 0, end: u32::MAX, bytes: u32::MAX, lane: !entry.lane };
+            let farthest = PreviousEntry { next: 0, end: u32::MAX, bytes: u32::MAX, lane: !entry.lane };
             encode(entry, farthest).len()
         },
         |before| encode(entry, before).len(),
@@ -316,11 +320,11 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn entries() -> impl Strategy<Value = Vec<Entry>> {
+    fn entries() -> impl Strategy<Value = Vec<MessageEntry>> {
         let entry = (0_u64..4, 0_u64..6, 0_u32..4 << 20, 1_u32..90_000, 0_u8..12, any::<u64>());
         prop::collection::vec(entry, 0..900).prop_map(|entries| {
             let (mut last, mut end) = (None, 0);
-            let mut made: Vec<Entry> = Vec::new();
+            let mut made: Vec<MessageEntry> = Vec::new();
             for (queue, gap, at, bytes, kind, body) in entries {
                 let queue = last.map_or(queue, |(last, _)| last + u64::from(queue == 3 && gap == 5));
                 let first = last.is_none_or(|(last, _)| last != queue);
@@ -329,7 +333,16 @@ mod tests {
                 let at = if kind < 8 { end } else { at };
                 let bytes = if kind % 2 == 0 { 300 } else { bytes };
                 let (lane, targets) = (kind / 10, 1 + u32::from(kind == 9) * (bytes % 50));
-                made.push(Entry { queue, offset, at, bytes, targets, lane, is_chunked: kind == 7, body });
+                made.push(MessageEntry {
+                    queue,
+                    offset,
+                    at,
+                    bytes,
+                    targets,
+                    lane,
+                    is_chunked: kind == 7,
+                    body,
+                });
                 made.last_mut().expect("just pushed").body *= u64::from(kind == 7);
                 (last, end) = (Some((queue, offset)), at + bytes);
             }

@@ -1,14 +1,15 @@
-//! What memory knows of one queue: which segment holds which of its offsets, and which are live.
+//! The index of one queue: which segment holds which of its offsets, and which are live.
 //!
-//! A queue's messages come in *runs*: rising offsets in one segment, so a queue costs a run per segment
-//! however many messages it has, and a run costs a few bytes (drawn in `runs`). Offsets that were settled
-//! before the next one was written do not end a run: what was consumed before its commit is never written at
-//! all, and such holes must cost nothing. A message that the cleaner copies leaves its run for one of the
-//! segment it is copied to.
+//! A queue's messages are grouped in *runs*: ascending offsets in one segment. A queue therefore needs one
+//! run per segment, however many messages it has, and a run takes a few bytes (layout in `runs`). Offsets
+//! that were settled before the next message was written do not end a run. A message consumed before its
+//! commit is never written, and such gaps must take no memory. When the compactor copies a message, the
+//! message moves to a run of the new segment.
 //!
-//! Always true: an offset of a run is live, and lies in the run's segment, or it is settled; runs rise, do
-//! not overlap, and have something live in them; `live` is the number of offsets in runs that are not
-//! settled.
+//! # Invariants
+//! - An offset in a run is live and lies in the run's segment, or it is settled.
+//! - Runs are ascending, do not overlap, and contain at least one live offset.
+//! - `live` is the number of offsets in runs that are not settled.
 
 use std::collections::BTreeMap;
 
@@ -16,38 +17,39 @@ use super::record::Range;
 use super::runs::{Run, Runs, share_of};
 use super::settled::SettledSet;
 
-/// Up to where a queue had been delivered when the broker was stopped, although a mark ran ahead.
+/// Corrects a delivered watermark that ran ahead: written at a clean stop with the offset up to which
+/// messages were really delivered.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub(super) struct WatermarkReset {
-    /// The highest mark of then; a higher one makes this void.
+    /// The highest watermark at that time; a higher one makes this void.
     pub(super) watermark: u64,
-    /// The first offset that surely was not delivered.
+    /// The first offset that was certainly not delivered.
     pub(super) offset: u64,
 }
 
-/// What is known of one queue.
+/// The index of one queue.
 #[derive(Clone, Debug)]
 pub struct QueueIndex {
-    /// Where its live messages lie.
+    /// Locations of its live messages.
     pub runs: Runs,
     /// Settled offsets.
     pub settled: SettledSet,
-    /// Live messages.
+    /// Number of live messages.
     pub live: u64,
-    /// The highest mark: nothing from there on was delivered; 0 when there is none.
+    /// The highest watermark: nothing from there on was delivered; 0 if there is none.
     pub delivered_through: u64,
-    /// What the last clean stop said of that.
+    /// The correction of that by the last clean stop.
     pub(super) watermark_reset: WatermarkReset,
-    /// The queue is deleted.
+    /// Whether the queue is deleted.
     pub gone: bool,
-    /// The newest two segments that say so; 0 for none.
+    /// The newest two segments that record the deletion; 0 for none.
     gone_in: [u64; 2],
-    /// Settlements and marks lie in this segment and later ones.
+    /// The oldest segment with settlements and watermarks of this queue.
     pub(super) settled_since: u64,
-    /// The first and the last segment with messages of this queue, dead ones too; none when the first is
-    /// behind the last.
+    /// The first and the last segment with messages of this queue, settled ones included. There are none if
+    /// the first is above the last.
     held: (u64, u64),
-    /// Live messages whose bodies are chunks.
+    /// Live messages with chunked bodies: the body's id by offset.
     pub(super) large: BTreeMap<u64, u64>,
     /// Bytes of those chunks.
     pub(super) large_bytes: u64,
@@ -73,60 +75,60 @@ impl Default for QueueIndex {
     }
 }
 
-/// What a record means for a queue that already knows some.
+/// The effect of a message record on a queue index.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Seen {
+pub(super) enum AddOutcome {
     /// The message is settled.
     Dead,
     /// Another copy in the same segment is known.
     Again,
-    /// Another copy, in the segment named, was its place until now, for so many bytes.
+    /// Another copy was known. Contains its segment and its bytes.
     Moved(u64, u32),
-    /// It was not known.
+    /// The message was not known.
     New,
 }
 
-/// What a settlement costs.
+/// The effect of a settlement.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Lost {
-    /// A segment loses so many live messages of so many bytes.
+pub(super) enum SettleEffect {
+    /// A segment loses this number of live messages and bytes.
     Live(u64, u32, u32),
-    /// These offsets were not settled before.
+    /// Offsets that were not settled before.
     Offsets(Range),
 }
 
-/// What one fetch reads.
+/// The messages that one fetch reads.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Plan {
+pub(super) struct FetchPlan {
     pub segment: u64,
-    /// Where the offsets that this fetch covers end.
+    /// End of the offsets that this fetch covers.
     pub through: u64,
-    /// The offsets that the part is likely to be about.
+    /// The offsets that the queue's part of the footer probably covers.
     pub hint: Range,
 }
 
 impl QueueIndex {
-    /// The offset that the next message may take: no message, settlement or delivery ever had it.
+    /// Returns the next free offset: no message, settlement or delivery has used it.
     pub fn next_offset(&self) -> u64 {
         self.next_offset.max(self.settled.end()).max(self.delivered_through)
     }
 
-    /// The first offset that surely was not delivered.
+    /// Returns the first offset that was certainly not delivered.
     pub fn delivered_below(&self) -> u64 {
         let WatermarkReset { watermark, offset } = self.watermark_reset;
         if watermark == self.delivered_through { offset } else { self.delivered_through }
     }
 
-    /// Bytes of the log that its live messages take, chunks included: exact after a start, later as exact as
-    /// [`Run::bytes`].
+    /// Returns the bytes of its live messages in the log, chunks included. Exact after a start, later as
+    /// exact as [`Run::bytes`].
     pub fn live_bytes(&self) -> u64 {
         self.runs.iter().map(|run| u64::from(run.bytes)).sum::<u64>() + self.large_bytes
     }
 
-    /// Bytes it takes on the heap when all its messages are settled, itself included.
+    /// Heap bytes when all messages are settled, itself included.
     pub(super) const STANDING_BYTES: usize = size_of::<Self>() + 3 * ALLOCATION_BYTES;
 
-    /// Bytes it takes on the heap, itself included, about.
+    /// Returns the approximate heap bytes, itself included.
     pub(super) fn heap_bytes(&self) -> usize {
         size_of::<Self>()
             + self.runs.heap_bytes(ALLOCATION_BYTES)
@@ -135,20 +137,20 @@ impl QueueIndex {
             + 3 * ALLOCATION_BYTES
     }
 
-    /// Gives back what is kept to be used again.
-    pub(super) fn give_back(&mut self) {
-        self.runs.give_back();
-        self.settled.give_back();
+    /// Frees memory that is kept for reuse.
+    pub(super) fn release_memory(&mut self) {
+        self.runs.release_memory();
+        self.settled.release_memory();
     }
 
-    /// The segments between which every record of this queue lies, dead or alive, both included; `None` when
-    /// there is none.
+    /// Returns the first and the last segment with records of this queue, live or settled; `None` if there
+    /// are none.
     pub(super) fn held_between(&self) -> Option<(u64, u64)> {
         let (first, last) = self.held;
         (first <= last).then_some(self.held)
     }
 
-    /// The segment that holds a live message.
+    /// Returns the segment that holds a live message.
     pub fn segment_of(&self, offset: u64) -> Option<u64> {
         if self.settled.contains(offset) {
             return None;
@@ -156,34 +158,34 @@ impl QueueIndex {
         self.runs.around(offset).map(|run| run.segment)
     }
 
-    /// Takes note of a message in `segment`.
-    pub(super) fn add(&mut self, offset: u64, segment: u64, bytes: u32) -> Seen {
+    /// Adds a message in `segment`.
+    pub(super) fn add(&mut self, offset: u64, segment: u64, bytes: u32) -> AddOutcome {
         self.hold(segment);
         self.next_offset = self.next_offset.max(offset + 1);
         if self.gone || self.settled.contains(offset) {
-            return Seen::Dead;
+            return AddOutcome::Dead;
         }
         match self.runs.around(offset) {
-            Some(run) if run.segment == segment => Seen::Again,
+            Some(run) if run.segment == segment => AddOutcome::Again,
             Some(run) => {
                 let lost = self.take_out(run, offset, bytes);
                 self.put_in(Range { start: offset, end: offset + 1 }, segment, bytes);
-                Seen::Moved(run.segment, lost)
+                AddOutcome::Moved(run.segment, lost)
             }
             None => {
                 self.put_in(Range { start: offset, end: offset + 1 }, segment, bytes);
                 self.live += 1;
-                Seen::New
+                AddOutcome::New
             }
         }
     }
 
-    /// From here on every message is new: none of them was seen before, settled or deleted.
+    /// Returns the offset from which on every message is new: neither seen, settled nor deleted.
     pub(super) fn new_from(&self) -> u64 {
         if self.gone { u64::MAX } else { self.next_offset.max(self.settled.end()) }
     }
 
-    /// Takes note of messages in `segment` from [`Self::new_from`] on.
+    /// Adds messages in `segment` with offsets from [`Self::new_from`] on.
     pub(super) fn add_new(&mut self, offsets: Range, segment: u64, bytes: u32) {
         assert!(offsets.start >= self.new_from(), "a message is noted twice");
         self.hold(segment);
@@ -192,13 +194,13 @@ impl QueueIndex {
         self.put_in(offsets, segment, bytes);
     }
 
-    /// Puts live messages that are in no run into one.
+    /// Adds live messages that are in no run to one.
     fn put_in(&mut self, offsets: Range, segment: u64, bytes: u32) {
         let (Range { start, end }, live) = (offsets, (offsets.end - offsets.start) as u32);
         let is_free = |from| self.settled.contains_all(Range { start: from, end: start });
         let before = self.runs.before(start);
         let before = before.filter(|run| run.segment == segment && is_free(run.offsets.end));
-        if let Some(run) = before.and_then(|run| self.runs.heat(run.offsets.start)) {
+        if let Some(run) = before.and_then(|run| self.runs.uncompress(run.offsets.start)) {
             run.offsets.end = end;
             run.live += live;
             run.bytes += bytes;
@@ -207,7 +209,7 @@ impl QueueIndex {
         self.runs.insert(Run { offsets, segment, live, bytes });
     }
 
-    /// Takes a live message out of the run that has it; the bytes that the run loses.
+    /// Removes a live message from its run; returns the bytes that the run loses.
     fn take_out(&mut self, mut run: Run, offset: u64, bytes: u32) -> u32 {
         let start = run.offsets.start;
         let before = Range { start, end: offset };
@@ -231,7 +233,7 @@ impl QueueIndex {
         lost
     }
 
-    /// A segment says that it is deleted.
+    /// Records that `segment` contains the deletion of the queue.
     pub(super) const fn note_gone(&mut self, segment: u64) {
         self.gone = true;
         if self.gone_in[0] != segment {
@@ -239,43 +241,45 @@ impl QueueIndex {
         }
     }
 
-    /// The one segment that says that it is deleted, when there is no other and it is not `active`.
+    /// Returns the only segment that contains the deletion, unless it is `active` or there is another.
     pub(super) fn gone_only_in(&self, active: u64) -> Option<u64> {
         let [only, other] = self.gone_in;
         (self.gone && other == 0 && only != active).then_some(only)
     }
 
+    /// Extends the range of segments with messages of this queue.
     fn hold(&mut self, segment: u64) {
         let (first, last) = self.held;
         self.held = (first.min(segment), last.max(segment));
     }
 
-    /// Settles offsets and tells what that costs, part by part.
-    pub(super) fn settle(&mut self, range: Range, mut tell: impl FnMut(&mut Self, Lost)) {
+    /// Settles offsets and passes the consequences to `tell`, part by part.
+    pub(super) fn settle(&mut self, range: Range, mut tell: impl FnMut(&mut Self, SettleEffect)) {
         let mut settled = core::mem::take(&mut self.settled);
         settled.insert(range, |fresh| {
             self.lose(fresh, &mut tell);
-            tell(self, Lost::Offsets(fresh));
+            tell(self, SettleEffect::Offsets(fresh));
         });
         self.settled = settled;
     }
 
-    fn lose(&mut self, fresh: Range, tell: &mut impl FnMut(&mut Self, Lost)) {
+    /// Removes newly settled offsets from their runs.
+    fn lose(&mut self, fresh: Range, tell: &mut impl FnMut(&mut Self, SettleEffect)) {
         let mut runs = core::mem::take(&mut self.runs);
         runs.retain_in(fresh, |run| {
-            // All of it that was settled before is not fresh, so what is fresh is live.
+            // Offsets settled before are not in `fresh`, so all of `fresh` is live.
             let count = (run.offsets.end.min(fresh.end) - run.offsets.start.max(fresh.start)) as u32;
             let bytes = share_of(run.bytes, count, run.live);
             run.bytes -= bytes;
             run.live -= count;
             self.live -= u64::from(count);
-            tell(self, Lost::Live(run.segment, count, bytes));
+            tell(self, SettleEffect::Live(run.segment, count, bytes));
             run.live > 0
         });
         self.runs = runs;
     }
 
-    /// Calls `each` with the segments that have live messages of `range`, how many, and how many bytes.
+    /// Calls `each` with the segments of live messages in `range`, their number and their bytes.
     pub(super) fn for_each_held(&self, range: Range, mut each: impl FnMut(u64, u32, u32)) {
         let runs = self.runs.iter_from(range.start);
         for run in runs.take_while(|run| run.offsets.start < range.end) {
@@ -285,22 +289,22 @@ impl QueueIndex {
         }
     }
 
-    /// Segments have left the log. Nothing lives in one that leaves, so no run does.
+    /// Forgets removed segments. They contain no live messages, and so no runs.
     pub(super) fn forget_segments(&mut self, have_left: impl Fn(&u64) -> bool) {
         let [newer, older] = self.gone_in.map(|segment| if have_left(&segment) { 0 } else { segment });
         self.gone_in = if newer == 0 { [older, 0] } else { [newer, older] };
-        // What a backlog took is given back when it is gone.
+        // Free the memory of a backlog after it was consumed.
         if self.live == 0 {
-            self.give_back();
+            self.release_memory();
         }
     }
 
-    /// Live offsets as ranges, rising: as many offsets as [`QueueIndex::live`] says.
+    /// Returns the live offsets as ascending ranges; [`QueueIndex::live`] offsets in total.
     pub fn live_ranges(&self) -> impl Iterator<Item = Range> + '_ {
         self.live_ranges_from(0)
     }
 
-    /// Live offsets from `start` on.
+    /// Returns the live offsets from `start` on.
     pub fn live_ranges_from(&self, start: u64) -> impl Iterator<Item = Range> + '_ {
         let mut pieces = self.pieces_from(start).map(|(piece, _)| piece).peekable();
         core::iter::from_fn(move || {
@@ -312,7 +316,7 @@ impl QueueIndex {
         })
     }
 
-    /// Live offsets from `start` on which lie together, and the run of each.
+    /// Returns contiguous live offsets from `start` on, each with its run.
     fn pieces_from(&self, start: u64) -> impl Iterator<Item = (Range, Run)> + '_ {
         let mut runs = self.runs.iter_from(start);
         let mut holes = self.settled.iter_from(start).peekable();
@@ -339,9 +343,11 @@ impl QueueIndex {
         })
     }
 
-    /// What to read for the first live messages within `offsets`, all in one segment: `wanted` gets exactly
-    /// the live offsets, as many ranges as it has room for. `None` when nothing is live there.
-    pub(super) fn plan(&self, offsets: Range, wanted: &mut Vec<Range>) -> Option<Plan> {
+    /// Plans the read of the first live messages within `offsets`, all in one segment.
+    ///
+    /// `wanted` receives exactly the live offsets, up to its capacity. Returns `None` if nothing is live
+    /// there.
+    pub(super) fn plan(&self, offsets: Range, wanted: &mut Vec<Range>) -> Option<FetchPlan> {
         wanted.clear();
         let mut pieces = self.pieces_from(offsets.start).peekable();
         let (_, run) = *pieces.peek().filter(|(piece, _)| piece.start < offsets.end)?;
@@ -353,14 +359,14 @@ impl QueueIndex {
             }
             wanted.push(Range { start: piece.start, end: piece.end.min(through) });
         }
-        Some(Plan { segment: run.segment, through, hint: run.offsets })
+        Some(FetchPlan { segment: run.segment, through, hint: run.offsets })
     }
 }
 
-/// What the allocator adds to each piece it hands out, about.
+/// Approximate overhead of the allocator per allocation.
 pub(super) const ALLOCATION_BYTES: usize = 16;
 
-/// Bytes of a tree's nodes, which are half full at least.
+/// Returns the bytes of a tree's nodes, which are at least half full.
 pub(super) const fn tree_bytes<K, V>(entries: usize) -> usize {
     entries * (2 * (size_of::<K>() + size_of::<V>()) + ALLOCATION_BYTES)
 }
@@ -370,7 +376,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// What is known the simple way: the segment of every offset seen, and whether it is settled.
+    /// A simple model: the segment of every offset seen, and whether it is settled.
     #[derive(Default)]
     struct Model {
         places: BTreeMap<u64, u64>,
@@ -422,7 +428,7 @@ mod tests {
             let (mut segment, mut next) = (1, 0);
             for (step, offset, length) in steps {
                 match step {
-                    // The next messages; some may be settled already, some never come.
+                    // The next messages. Some may be settled already, some offsets are never written.
                     0..4 => {
                         next += if step == 3 { length } else { 0 };
                         for offset in next..next + length {

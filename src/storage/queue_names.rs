@@ -1,22 +1,24 @@
-//! What queues are called, beside what defines them: in the footers of the segments with their messages.
+//! Queue names in the footers of the segments with their messages, in addition to the definitions.
 //!
-//! Why it exists: a definition lies twice, and a card may lose both. Messages are known by the incarnation of
-//! their queue alone, so without its name nobody could say where they belong. A footer is the cheapest third
-//! place: it is written anyway, far from the definitions, and leaves with the messages.
+//! A definition has two copies, and a flash card may lose both. Messages contain only the incarnation of
+//! their queue, so without its name their queue could not be identified. A footer is the cheapest third
+//! place: it is written anyway, far from the definitions, and is removed together with the messages.
 //!
 //! ```text
 //! payload | incarnation varint | key of the definition |        of a record of the kind 129
 //! ```
 //!
-//! Names take one of [`SHARE`] bytes of a segment at most. Where all of them are more, each footer goes on
-//! where the last one stopped, so that a backlog over some segments has every name in one of them.
+//! Names take at most one of [`SHARE`] bytes of a segment. If all names need more, each footer continues
+//! after the last name of the previous one. A backlog over several segments therefore has every name in one
+//! of them.
 //!
-//! A footer repeats the definitions that its segment has as well, values and all: where no block of a
-//! definition can be read any more, they are read from there.
+//! A footer also repeats the definitions that its segment contains, with their values. If no copy of a
+//! definition can be read, it is read from a footer.
 //!
-//! Always true: names never take the room of something else in a footer; they are read only when a definition
-//! is missing, so a sound store pays nothing for them at a start; what a name says is a hint for who rebuilds
-//! a queue, and counts for nothing when the queue is defined.
+//! # Invariants
+//! - Names never take space that another part of a footer needs.
+//! - They are read only when a definition is missing, so an undamaged store reads none at a start.
+//! - A name is only a hint for rebuilding a queue. It is ignored if the queue has a definition.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -35,21 +37,21 @@ use super::record::Record;
 use super::segment::NAMED;
 use super::varint::{self, Input};
 
-/// Names take one of so many bytes of a segment at most.
+/// Names take at most one of this number of bytes of a segment.
 const SHARE: usize = 128;
-/// What one takes beside its key at most: kind, place, length, checksum and incarnation.
+/// Maximum bytes of a name beside its key: kind, place, length, checksum and incarnation.
 pub(super) const NAME_OVERHEAD_BYTES: usize = 24;
 
-/// The keys under which queues are defined, by their incarnations.
+/// The keys of the definitions of queues, by incarnation.
 pub type Names = BTreeMap<u64, Box<[u8]>>;
 
-/// A name as its record has it.
+/// Parses the payload of a name's record.
 fn parse(payload: &[u8]) -> Option<(u64, &[u8])> {
     let mut input = Input::new(payload);
     Some((input.varint()?, input.rest()))
 }
 
-/// Room that a footer keeps for names, in bytes.
+/// Returns the bytes that a footer reserves for names.
 pub(super) fn room_kept(index: &Index, segment_bytes: u32) -> usize {
     let most = segment_bytes as usize / SHARE;
     let mut bytes = 0;
@@ -62,17 +64,17 @@ pub(super) fn room_kept(index: &Index, segment_bytes: u32) -> usize {
     bytes
 }
 
-/// Which names were written last.
+/// The progress of writing names into footers.
 #[derive(Debug, Default)]
-pub(super) struct Naming {
-    /// The key that was read last; reading goes on behind it.
+pub(super) struct NameProgress {
+    /// The key that was written last; the next footer continues after it.
     after: Vec<u8>,
     payload: Vec<u8>,
 }
 
-impl Naming {
-    /// Notes the names of the queues with messages in the active segment in its footer, as far as there is room in
-    /// a segment of so many bytes.
+impl NameProgress {
+    /// Adds the names of the queues with messages in the active segment to its footer, as far as there is
+    /// space.
     pub(super) fn note(
         &mut self,
         footer: &mut Footer,
@@ -89,7 +91,7 @@ impl Naming {
         let again = definitions.range::<[u8], _>((Bound::Unbounded, Bound::Included(&**after)));
         let mut last = None;
         for (key, definition) in behind.chain(again).filter(|(_, definition)| definition.names_queue()) {
-            // No segment is newer.
+            // No segment is newer than the active one.
             let is_there =
                 |queue: &super::QueueIndex| queue.held_between().is_some_and(|(_, last)| last == segment);
             if !index.queues().get(&definition.queue).is_some_and(|queue| is_there(queue)) {
@@ -111,26 +113,26 @@ impl Naming {
 }
 
 /// The footers of a log.
-pub(super) struct Footers<'l> {
+pub(super) struct FooterView<'l> {
     pub(super) index: &'l Index,
     pub(super) segment_bytes: u32,
     pub(super) seed: u32,
 }
 
-impl Footers<'_> {
-    /// See [`Log::read_names`].
+impl FooterView<'_> {
+    /// See [`Log::read_names`](super::log::Log::read_names).
     pub(super) fn read_names<D: Disk>(&self, disk: &mut D, queues: &BTreeSet<u64>) -> io::Result<Names> {
         let mut names = Names::new();
         for &segment in self.index.segments().keys() {
-            let Some(facts) = self.read_facts(disk, segment)? else { continue };
+            let Some(entries) = self.read_entries(disk, segment)? else { continue };
             let mut note = |queue: u64, key: &[u8]| {
                 if queues.contains(&queue) {
                     names.insert(queue, key.into());
                 }
             };
-            for_each_name(&facts, &mut note);
-            // A checked footer makes sense.
-            let _ = footer::for_each_fact(&facts, segment, |record, _| {
+            for_each_name(&entries, &mut note);
+            // A verified footer is well formed.
+            let _ = footer::for_each_entry(&entries, segment, |record, _| {
                 if let Record::Defined { key, value: Some(value), .. } = record
                     && let Some(queue) = incarnation_in(key, value)
                 {
@@ -141,18 +143,19 @@ impl Footers<'_> {
         Ok(names)
     }
 
-    /// Reads a definition that can be read from no place of its own, as a footer repeats it.
+    /// Reads a definition with no readable copy from a footer that repeats it.
     pub(super) fn read_repeated<D: Disk>(
         &self,
         disk: &mut D,
-        (key, definition): (&[u8], &DefinitionIndex),
+        key: &[u8],
+        definition: &DefinitionIndex,
         bytes: &mut Vec<u8>,
     ) -> io::Result<bool> {
         for segment in definition.segments() {
-            let Some(facts) = self.read_facts(disk, *segment)? else { continue };
+            let Some(entries) = self.read_entries(disk, *segment)? else { continue };
             let mut is_found = false;
-            // A checked footer makes sense.
-            let _ = footer::for_each_fact(&facts, *segment, |record, _| {
+            // A verified footer is well formed.
+            let _ = footer::for_each_entry(&entries, *segment, |record, _| {
                 if let Record::Defined { version, key: found, value: Some(_) } = record
                     && (*version, *found) == (definition.version, key)
                 {
@@ -168,8 +171,8 @@ impl Footers<'_> {
         Ok(false)
     }
 
-    /// The facts of a segment's footer, if it has a good one.
-    fn read_facts<D: Disk>(&self, disk: &mut D, sequence: u64) -> io::Result<Option<Vec<u8>>> {
+    /// Returns the entries of a segment's footer, if it is good.
+    fn read_entries<D: Disk>(&self, disk: &mut D, sequence: u64) -> io::Result<Option<Vec<u8>>> {
         let Some(segment) = self.index.segments().get(&sequence) else { return Ok(None) };
         let (slot, end) = (segment.slot, self.segment_bytes as usize);
         let mut block = [0; BLOCK_BYTES];
@@ -177,20 +180,20 @@ impl Footers<'_> {
             return Ok(None);
         }
         let Some(lengths) = Lengths::claimed(&block, end) else { return Ok(None) };
-        let mut facts = vec![0; lengths.facts];
-        if !read_all(disk, slot, end - lengths.footer() + lengths.parts, &mut facts)? {
+        let mut entries = vec![0; lengths.entries];
+        if !read_all(disk, slot, end - lengths.footer() + lengths.parts, &mut entries)? {
             return Ok(None);
         }
-        let trailer = footer::parse(&facts, &block, self.seed);
+        let trailer = footer::parse(&entries, &block, self.seed);
         let trailer = trailer.filter(|trailer| trailer.sequence == sequence);
-        Ok(trailer.map(|_| facts))
+        Ok(trailer.map(|_| entries))
     }
 }
 
-/// Calls `each` with the names in the facts of a checked footer.
-pub(super) fn for_each_name(facts: &[u8], mut each: impl FnMut(u64, &[u8])) {
-    // A checked footer makes sense.
-    let _ = footer::for_each_name(facts, |record| {
+/// Calls `each` with the names in a verified footer.
+pub(super) fn for_each_name(entries: &[u8], mut each: impl FnMut(u64, &[u8])) {
+    // A verified footer is well formed.
+    let _ = footer::for_each_name(entries, |record| {
         if let Ok((Record::Optional { payload, .. }, _)) = Record::parse(record)
             && let Some((queue, key)) = parse(payload)
         {
@@ -199,7 +202,7 @@ pub(super) fn for_each_name(facts: &[u8], mut each: impl FnMut(u64, &[u8])) {
     });
 }
 
-/// Whether all of it could be read.
+/// Reads `bytes`; returns whether all of them could be read.
 fn read_all<D: Disk>(disk: &mut D, slot: u32, at: usize, bytes: &mut [u8]) -> io::Result<bool> {
     match disk.read(slot, at as u64, bytes) {
         Err(error) if is_about_a_block(&error) => Ok(false),

@@ -1,20 +1,23 @@
-//! Reading the log at a start: headers, footers and commits become an index.
+//! Reads the log at a start: turns headers, footers and commits into an index.
 //!
-//! Always true: nothing is written; facts are read before messages, and each in the order of the log; a
-//! footer that is not good in every part is passed over for the commits themselves; a file that cannot be
-//! opened is not used, and no number that something in it may have is used again.
+//! # Invariants
+//! - Nothing is written.
+//! - Other entries are read before messages, each in the order of the log.
+//! - A footer with any bad part is ignored, and the commits are read instead.
+//! - A file that cannot be opened is not used. Commit numbers and sequences that it may contain are not
+//!   reused.
 
 use core::ops::Range;
 use std::io;
 
-use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Claim, CommitHeader, padded};
+use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, ClaimedHeader, CommitHeader, padded};
 use super::commit_builder::ResizeZeroed;
 use super::damage::{ReadAround, is_about_a_block};
 use super::disk::Disk;
 use super::footer::{self, Footer, Lengths};
 use super::index::Index;
 use super::log::Place;
-use super::newest_segment::{proven_by_next, synced_by_headers, synced_by_heads};
+use super::newest_segment::{proven_by_next, synced_by_commit_headers, synced_by_headers};
 use super::parts::{BodyPart, BodyPartBlock, part_seed};
 use super::record::{Record, RecordError};
 use super::recovery::{Chain, CommitWalk, Lister, Listing, Report, SetAside};
@@ -24,84 +27,86 @@ use super::space::Slot;
 use super::varint::Input;
 use super::{access, group};
 
-/// Which records are read from a segment.
+/// Selects the records that are read from a segment.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pass {
-    /// All records but messages; damage is reported.
-    Facts,
+    /// All records except messages; damage is reported.
+    Entries,
     /// Messages only; damage is reported by another pass.
     Messages,
-    /// No records: the footer has them. Only damage is reported.
+    /// No records, because the footer contains them. Only damage is reported.
     Check,
 }
 
 impl Pass {
-    /// Whether this pass reads the record.
+    /// Returns whether this pass reads the record.
     pub(super) const fn wants(self, record: &Record<'_>) -> bool {
         match self {
-            Self::Facts => !matches!(record, Record::Message(_)),
+            Self::Entries => !matches!(record, Record::Message(_)),
             Self::Messages => matches!(record, Record::Message(_)),
             Self::Check => false,
         }
     }
 
-    /// Whether this pass reports damage. Each segment has one pass that does.
+    /// Returns whether this pass reports damage. Each segment has one pass that does.
     pub(super) fn reports(self) -> bool {
         self != Self::Messages
     }
 }
 
-/// A segment whose facts are read and whose messages are still to come.
-struct Old {
+/// A segment whose other entries were read and whose messages are still to be read.
+struct OlderSegment {
     segment: SegmentRef,
     header_bytes: u32,
-    /// Where the chain stood before it.
+    /// The chain of commits before the segment.
     chain: Chain,
-    /// Its footer, when it has a good one, and the last commit that it tells of.
+    /// Lengths of its footer and number of the footer's last commit, if the footer is good.
     footer: Option<(Lengths, u64)>,
-    /// The segment behind it.
+    /// The following segment.
     next: Option<SegmentRef>,
 }
 
-/// The newest segment as read.
+/// The newest segment after reading.
 pub(super) struct Newest {
     pub(super) segment: SegmentRef,
     pub(super) tail: u32,
-    /// Bytes of its file.
+    /// Length of its file in bytes.
     pub(super) length: u32,
-    /// The records of its last commit, and how many there are.
+    /// Records of its last commit, which are written again, and their number.
     pub(super) again: Vec<u8>,
     pub(super) again_records: u32,
     pub(super) footer: Footer,
-    /// It has its own footer: the next one was about to be opened.
+    /// Whether it has a footer: the next segment was about to be opened.
     pub(super) is_sealed: bool,
-    /// The number of the newest commit that something in the segment proves to have been synced.
+    /// Number of the newest commit that the segment proves to have been synced.
     pub(super) synced: u64,
-    /// Commits behind the last one were durable and cannot be read.
+    /// Whether durable commits behind the last readable one are lost.
     pub(super) is_damaged: bool,
 }
 
+/// The state of reading the log.
 pub(super) struct Reader<'d, 'r, D> {
     pub(super) disk: &'d mut ReadAround<'r, D>,
-    /// One segment.
+    /// Buffer with the content of one segment.
     pub(super) bytes: Vec<u8>,
     pub(super) index: Index,
     pub(super) chain: Chain,
     pub(super) report: Report,
-    /// Segments that the last commit leaves out.
+    /// Segments that the last commit removes.
     pub(super) leaving: Vec<u64>,
     /// Good records of damaged commits.
     pub(super) served: Vec<Place>,
-    /// Files that are damaged and not to be used.
+    /// Damaged files, which are not used.
     pub(super) set_aside: Vec<u32>,
-    /// Files of segments that are shorter than those, or gone.
+    /// Live segment files that are missing or shorter than a segment.
     pub(super) cut: Vec<u32>,
-    /// Segments that may be newer than every one that is there: files that cannot be opened, or are gone.
+    /// Number of missing or unopened files that may be segments newer than all others.
     pub(super) newer_missing: u32,
-    /// The newest segment, by the note beside the log; and whether its file has not its header.
-    pub(super) noted: Option<SegmentRef>,
-    pub(super) is_noted_only: bool,
-    /// Every commit is checked, also where a footer has what a start needs.
+    /// The newest segment according to the header copy.
+    pub(super) header_copy: Option<SegmentRef>,
+    /// Whether the header is readable only in the header copy.
+    pub(super) is_only_in_header_copy: bool,
+    /// Whether every commit is verified, even where a footer suffices for a start.
     pub(super) checks_all: bool,
     pub(super) identity: Identity,
     pub(super) segment_bytes: u32,
@@ -120,37 +125,37 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
             set_aside: Vec::new(),
             cut: Vec::new(),
             newer_missing: 0,
-            noted: None,
-            is_noted_only: false,
+            header_copy: None,
+            is_only_in_header_copy: false,
             checks_all: false,
             identity,
             segment_bytes,
         }
     }
 
-    /// Lists the log and reads it; takes headers out that are misplaced. It is `noted` beside the log that a
-    /// commit of that number was synced, or 0.
+    /// Lists and reads the segments, and removes misplaced headers from `headers`. `recorded_end` is the
+    /// number of a commit recorded as synced beside the log, or 0.
     pub(super) fn read_log(
         &mut self,
         headers: &mut Vec<FoundHeader<'_>>,
         found: &[FoundFile],
-        noted: u64,
+        recorded_end: u64,
     ) -> io::Result<Newest> {
         let mut lister = Lister {
             disk: self.disk,
             bytes: &mut self.bytes,
-            has_note: self.noted.is_some(),
+            has_header_copy: self.header_copy.is_some(),
             identity: self.identity,
         };
-        let Listing { segments: list, headless, leaving, .. } = lister.list(headers, found)?;
+        let Listing { segments: list, unreadable_headers, leaving, .. } = lister.list(headers, found)?;
         self.leaving = leaving;
-        for SegmentRef { sequence, slot } in headless {
+        for SegmentRef { sequence, slot } in unreadable_headers {
             let aside = SetAside { slot, segment: sequence, from: 0, to: BLOCK_BYTES as u32 };
             self.report.set_aside.push(aside);
         }
         let headers = &**headers;
-        let Some(&newest) = list.last() else { return self.read_nothing(found, noted) };
-        // The header of the oldest segment says how many commits there were before it.
+        let Some(&newest) = list.last() else { return self.read_nothing(found, recorded_end) };
+        // The header of the oldest segment contains the number of commits before it.
         let oldest = headers
             .iter()
             .find(|(slot, _, header)| (header.sequence, *slot) == (list[0].sequence, list[0].slot));
@@ -160,48 +165,51 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         }
         let mut olds = Vec::new();
         for at in 0..list.len() - 1 {
-            olds.extend(self.read_facts(list[at], list.get(at + 1).copied(), headers)?);
+            olds.extend(self.read_entries(list[at], list.get(at + 1).copied(), headers)?);
         }
         let header_bytes = bytes_of_header(newest, headers);
         self.index.add_segment(newest.sequence, newest.slot, self.segment_bytes);
         let chain = self.chain;
-        // Where it is sealed, its footer knows what damaged commits said, and later starts go by that.
+        // If the segment is sealed, its footer contains the records of damaged commits, and later starts rely
+        // on that.
         self.read_footer(newest)?;
         self.chain = chain;
-        let (tail, known) = self.scan(newest, header_bytes, Pass::Facts)?;
-        let proven = synced_by_headers(headers).max(noted).max(self.synced_in_newest(newest, tail));
-        self.serve(newest, tail..self.segment_bytes, proven, Pass::Facts);
+        let (tail, known) = self.scan(newest, header_bytes, Pass::Entries)?;
+        let proven = synced_by_headers(headers).max(recorded_end).max(self.synced_in_newest(newest, tail));
+        self.serve(newest, tail..self.segment_bytes, proven, Pass::Entries);
         for old in &olds {
             self.read_messages(old, headers)?;
         }
         self.chain = chain;
-        let mut newest = self.read_newest(newest, header_bytes, (proven, &known))?;
+        let mut newest = self.read_newest(newest, header_bytes, proven, &known)?;
         let named = group::bodies_named(&self.index, self.disk)?;
         self.index.end_recovery(named.as_deref());
-        self.find_lost_end(&mut newest, (headers, found), noted)?;
-        self.find_noted(&mut newest)?;
+        self.find_lost_end(&mut newest, headers, found, recorded_end)?;
+        self.check_header_copy(&mut newest)?;
         self.find_cut_end(&mut newest);
         self.pass_over_unopened(&mut newest, self.unopened_beside(found, &list));
         self.find_gone(&mut newest, headers, found)?;
         if newest.is_damaged || !self.report.set_aside.is_empty() {
             self.index.forget_watermark_resets();
         }
-        let is_noted_only = self.is_noted_only && self.noted == Some(newest.segment);
-        if is_noted_only || !headers.iter().any(|(_, _, header)| header.sequence == newest.segment.sequence) {
-            // Its header is damaged; the next one will be good.
+        let is_only_in_header_copy = self.is_only_in_header_copy && self.header_copy == Some(newest.segment);
+        if is_only_in_header_copy
+            || !headers.iter().any(|(_, _, header)| header.sequence == newest.segment.sequence)
+        {
+            // Its header is damaged. The next segment will have a good one.
             newest.tail = self.segment_bytes;
         }
         Ok(newest)
     }
 
-    /// No file has anything of a log: there was none, or it is lost.
-    fn read_nothing(&mut self, found: &[FoundFile], noted: u64) -> io::Result<Newest> {
-        self.report.is_lost = self.is_noted_only || self.has_remains(found)?;
+    /// Returns the result if no file contains a log: the store is new, or it is lost.
+    fn read_nothing(&mut self, found: &[FoundFile], recorded_end: u64) -> io::Result<Newest> {
+        self.report.is_lost = self.is_only_in_header_copy || self.has_remains(found)?;
         self.report.is_new = !self.report.is_lost;
         self.report.is_gone =
             self.report.is_lost && found.iter().all(|file| file.header == HeaderRead::Empty);
-        // Its numbers are not used again, or the next start would miss them.
-        self.chain.number = noted;
+        // Its commit numbers are not reused, or the next start would count them as missing.
+        self.chain.number = recorded_end;
         self.newer_missing = self.unopened_beside(found, &[]);
         let tail = self.segment_bytes;
         let mut newest = Newest {
@@ -213,16 +221,17 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
             footer: Footer::default(),
             is_sealed: false,
             synced: 0,
-            is_damaged: noted > 0,
+            is_damaged: recorded_end > 0,
         };
-        self.find_noted(&mut newest)?;
+        self.check_header_copy(&mut newest)?;
         Ok(newest)
     }
 
-    /// Whether files that hold no log any more held one once. What first starts leave when the power goes in
-    /// the middle of them is what the disk had there before, and headers that know of no commit, with half of
-    /// the first commit behind them. The files of access come after that commit, and so does a second segment
-    /// file, even one that nothing was written to yet.
+    /// Returns whether files without a log once contained one.
+    ///
+    /// A power cut during the first start leaves the previous content of the disk. It also leaves headers
+    /// that record no commit, with half of the first commit behind them. The access files are created after
+    /// that commit. So is a second segment file, even if nothing was written to it.
     fn has_remains(&mut self, found: &[FoundFile]) -> io::Result<bool> {
         let has_one_more = found.iter().filter(|file| file.is_unused()).count() > 1;
         if has_one_more || access::is_there(self.disk) {
@@ -232,7 +241,8 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
             let HeaderRead::Good(header, bytes) = &file.header else { continue };
             let (first, chain, seed) = (*bytes as usize, Chain::default(), Some(self.identity.seed()));
             let length = self.disk.read(file.slot, 0, &mut self.bytes)?;
-            let synced = synced_by_heads(&self.bytes[..length], first, header.sequence, &chain, seed);
+            let synced =
+                synced_by_commit_headers(&self.bytes[..length], first, header.sequence, &chain, seed);
             if header.commits.max(synced) > 0 {
                 return Ok(true);
             }
@@ -240,30 +250,31 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         Ok(false)
     }
 
-    /// Reads all but the messages of a segment that is not the newest: by its footer if that is good.
-    fn read_facts(
+    /// Reads everything except the messages of a segment that is not the newest, from its footer if that is
+    /// good.
+    fn read_entries(
         &mut self,
         segment: SegmentRef,
         next: Option<SegmentRef>,
         headers: &Headers<'_>,
-    ) -> io::Result<Option<Old>> {
+    ) -> io::Result<Option<OlderSegment>> {
         if self.disk.is_unopened(segment.slot) {
             let SegmentRef { sequence, slot } = segment;
             let aside = SetAside { slot, segment: sequence, from: 0, to: self.segment_bytes };
             self.report.set_aside.push(aside);
             return Ok(None);
         }
-        // The file of one that has left may have been given up for its room.
+        // The file of a removed segment may have been deleted to free space.
         if self.leaving.contains(&segment.sequence) && self.disk.read(segment.slot, 0, &mut [0])? == 0 {
             return Ok(None);
         }
         let header = headers.iter().find(|(slot, _, _)| *slot == segment.slot);
-        // An older one there is what the card has put back; what is behind it is read all the same.
+        // An older header was moved there by the flash; the commits behind it are read nevertheless.
         if header.is_some_and(|(_, _, header)| header.sequence > segment.sequence) {
             if self.leaving.contains(&segment.sequence) {
                 return Ok(None);
             }
-            // The list is older than the file's present use: the newest header was lost.
+            // The list is older than the file's present use, because the newest header was lost.
             let (slot, sequence) = (segment.slot, segment.sequence);
             self.report.set_aside.push(SetAside { slot, segment: sequence, from: 0, to: 0 });
             return Ok(None);
@@ -277,7 +288,7 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
             self.chain = chain;
             let (pass, known) = match footer {
                 Some(_) => (Pass::Check, at_footer.number),
-                None => (Pass::Facts, 0),
+                None => (Pass::Entries, 0),
             };
             let (tail, commits) = self.scan(segment, header_bytes, pass)?;
             let through = self.number_before(segment, next, headers, known)?;
@@ -297,10 +308,11 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
             self.chain = at_footer;
         }
         let footer = footer.map(|lengths| (lengths, at_footer.number));
-        Ok(Some(Old { segment, header_bytes, chain, footer, next }))
+        Ok(Some(OlderSegment { segment, header_bytes, chain, footer, next }))
     }
 
-    fn read_messages(&mut self, old: &Old, headers: &Headers<'_>) -> io::Result<()> {
+    /// Reads the messages of a segment that is not the newest.
+    fn read_messages(&mut self, old: &OlderSegment, headers: &Headers<'_>) -> io::Result<()> {
         let (segment, mut number) = (old.segment, 0);
         if let Some((lengths, of_footer)) = old.footer {
             let base = self.segment_bytes as usize - lengths.footer();
@@ -311,9 +323,9 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
             }
             number = of_footer;
             self.chain = old.chain;
-            let (tail, _) = self.scan(segment, old.header_bytes, Pass::Facts)?;
+            let (tail, _) = self.scan(segment, old.header_bytes, Pass::Entries)?;
             let through = self.number_before(segment, old.next, headers, number)?;
-            self.read_end(segment, tail, through, Pass::Facts)?;
+            self.read_end(segment, tail, through, Pass::Entries)?;
         }
         self.chain = old.chain;
         let (tail, _) = self.scan(segment, old.header_bytes, Pass::Messages)?;
@@ -321,8 +333,8 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         self.read_end(segment, tail, through, Pass::Messages)
     }
 
-    /// Notes where the parts lie of a footer at byte `base` of its segment, and perhaps what they tell; they
-    /// are at `within` of the buffer.
+    /// Records the locations of a footer's parts and, with `has_messages`, the messages in them. The footer
+    /// is at offset `base` of its segment; the parts are at `within` of the buffer.
     pub(super) fn read_parts(
         &mut self,
         segment: u64,
@@ -351,6 +363,8 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         Some(())
     }
 
+    /// Reads everything except the messages from a segment's footer; returns `None` if the footer is not
+    /// good.
     fn read_footer(&mut self, segment: SegmentRef) -> io::Result<Option<Lengths>> {
         let end = u64::from(self.segment_bytes);
         let mut block = [0; BLOCK_BYTES];
@@ -360,10 +374,10 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         let Some(lengths) = Lengths::claimed(&block, self.segment_bytes as usize) else {
             return Ok(None);
         };
-        let facts = &mut self.bytes[..lengths.facts];
+        let entries = &mut self.bytes[..lengths.entries];
         let at = end - lengths.footer() as u64 + lengths.parts as u64;
-        self.disk.read(segment.slot, at, facts)?;
-        let Some(trailer) = footer::parse(facts, &block, self.identity.seed()) else {
+        self.disk.read(segment.slot, at, entries)?;
+        let Some(trailer) = footer::parse(entries, &block, self.identity.seed()) else {
             return Ok(None);
         };
         if trailer.sequence != segment.sequence {
@@ -371,7 +385,7 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         }
         let index = &mut self.index;
         let applied =
-            footer::for_each_fact(facts, segment.sequence, |record, place| index.apply(record, place));
+            footer::for_each_entry(entries, segment.sequence, |record, place| index.apply(record, place));
         if applied.is_none() {
             return Ok(None);
         }
@@ -380,7 +394,7 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         Ok(Some(lengths))
     }
 
-    /// Reads a segment commit by commit; returns its end, and number and place of each commit.
+    /// Reads a segment commit by commit; returns its end, and number and offset of each commit.
     pub(super) fn scan(
         &mut self,
         segment: SegmentRef,
@@ -399,14 +413,14 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
                     self.report.commits_missing += step.missing.unwrap_or(0);
                     self.report.set_aside.push(SetAside { slot, segment: sequence, from, to: at });
                 }
-                // The one behind them proves that they were synced.
+                // The following commit proves that the missing ones were synced.
                 self.serve(segment, step.gap.clone(), header.number - 1, pass);
             }
             let records = &self.bytes[step.records.start as usize..step.records.end as usize];
             let wants = |record: &Record<'_>| pass.wants(record);
             let count = apply_records(&mut self.index, records, sequence, step.records.start, wants);
             if pass.reports() && count != header.records {
-                // Some are of a kind that this version does not know, or were written wrongly.
+                // Some records have an unknown type or were written incorrectly.
                 self.report.set_aside.push(SetAside { slot, segment: sequence, from: at, to: step.end });
             }
             self.chain.advance(&header);
@@ -415,17 +429,19 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         Ok((walk.tail, commits))
     }
 
-    /// What each file may be used for from now on.
+    /// Returns the use of each file.
     pub(super) fn slots(&mut self, found: &[FoundFile], headers: &Headers<'_>) -> Vec<Slot> {
-        // The file of a segment may be gone.
+        // The file of a segment may be missing.
         let of_log = self.index.segments().values().map(|segment| segment.slot);
         let of_files = found.iter().map(|file| file.slot).chain(self.set_aside.iter().copied());
         let last = of_files.chain(of_log).max();
         let count = last.map_or(0, |slot| slot as usize + 1);
         let mut slots = vec![Slot::Unusable; count];
-        // A header that is noted only makes no file one of this store.
-        let noted_only = self.noted.filter(|_| self.is_noted_only).map(|noted| noted.slot);
-        let stand = || headers.iter().map(|(slot, _, _)| *slot).filter(|slot| Some(*slot) != noted_only);
+        // A header that is only in the header copy does not make a file one of this store.
+        let only_in_header_copy =
+            self.header_copy.filter(|_| self.is_only_in_header_copy).map(|noted| noted.slot);
+        let stand =
+            || headers.iter().map(|(slot, _, _)| *slot).filter(|slot| Some(*slot) != only_in_header_copy);
         for file in found {
             let is_ours = stand().any(|slot| slot == file.slot)
                 || matches!(file.header, HeaderRead::Empty)
@@ -453,12 +469,14 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         slots
     }
 
-    /// A format that was cut short leaves a bad header and nothing behind it.
+    /// Returns whether nothing follows the header: an interrupted format leaves a bad header and nothing
+    /// behind it.
     fn is_blank_behind(&mut self, file: &FoundFile) -> bool {
         let length = self.disk.read(file.slot, BLOCK_BYTES as u64, &mut self.bytes).unwrap_or(0);
         self.bytes[..length].iter().all(|byte| *byte == 0)
     }
 
+    /// Returns whether the file has its full length.
     fn is_whole(&mut self, slot: u32) -> bool {
         let at = u64::from(self.segment_bytes) - BLOCK_BYTES as u64;
         let mut block = [0; BLOCK_BYTES];
@@ -466,59 +484,58 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
     }
 }
 
+/// Returns the bytes of a segment's header; one block if the header is unknown.
 fn bytes_of_header(segment: SegmentRef, headers: &Headers<'_>) -> u32 {
     let header = headers.iter().find(|(_, _, header)| header.sequence == segment.sequence);
     header.map_or(BLOCK_BYTES as u32, |(_, bytes, _)| *bytes)
 }
 
-// What of a damaged commit is still served.
-//
-// A commit is damaged when its checksum does not hold; each of its records has a checksum of its own. Where
-// a whole commit behind it proves that it was synced, its good records are served, and what is damaged costs
-// what it touched: unless the commit has records that belong together (a transaction, a dead-lettering). Of
-// those all are served or none, and so none are.
-//
-// Always true: no place is guessed. Bodies are what strangers sent and may look like records or commits,
-// so a search through the bytes for what looks right would find what they want found. A record behind one
-// that is damaged is taken only when from there on everything fits: each checksum, the number of records
-// that the commit had, and its end. What a start serves of a commit, the cleaner and whoever reads back
-// find again by the same rule.
-
-/// Records of a damaged commit.
+/// The records found in a damaged commit.
 #[derive(Debug, Default)]
-pub(super) struct Records {
-    /// Where each whole one lies, and its length.
+pub(super) struct FoundRecords {
+    /// Offset and length of each whole record.
     pub(super) whole: Vec<(usize, usize)>,
     damaged: u64,
 }
 
 /// A damaged commit whose good records are served.
+///
+/// A commit is damaged if its checksum is wrong, but each record has its own checksum. If a whole commit
+/// behind it proves that it was synced, its good records are served. An exception are commits with grouped
+/// records (a transaction, a dead-lettering): of those all records are served or none, and so none are.
+///
+/// # Invariants
+/// - No location is guessed. Message bodies come from clients and may look like records or commits, so a
+///   search through the bytes could find forged ones.
+/// - A record behind a damaged one is used only if the rest is consistent: each checksum, the number of
+///   records of the commit, and its end.
+/// - The compactor and fetches find the same records as the start, by the same rule.
 #[derive(Debug)]
-pub(super) struct Served {
+pub(super) struct ServedCommit {
     pub(super) header: CommitHeader,
-    /// Bytes it takes in the segment.
+    /// Bytes of the commit in the segment.
     pub(super) bytes: usize,
-    /// Where each record lies behind the commit's first byte, and its length.
+    /// Offset of each record in the commit, and its length.
     pub(super) records: Vec<(usize, usize)>,
 }
 
-/// The damaged commit at the start of `bytes`, if its header is whole as far as that can be seen: it is of
-/// the store with this seed and of this segment.
-pub(super) fn served(bytes: &[u8], seed: u32, segment: u64) -> Option<Served> {
-    let claim = Claim::read(bytes).filter(|claim| is_served(claim, seed, segment))?;
+/// Returns the damaged commit at the start of `bytes` if its header appears whole and names this segment and
+/// the store with this seed.
+pub(super) fn served(bytes: &[u8], seed: u32, segment: u64) -> Option<ServedCommit> {
+    let claim = ClaimedHeader::read(bytes).filter(|claim| is_served(claim, seed, segment))?;
     let records = bytes.get(COMMIT_HEADER_BYTES..claim.length)?;
     let found = walk_records(records, claim.header.records);
     let records = found.whole.into_iter().map(|(at, length)| (COMMIT_HEADER_BYTES + at, length)).collect();
-    Some(Served { header: claim.header, bytes: padded(claim.length), records })
+    Some(ServedCommit { header: claim.header, bytes: padded(claim.length), records })
 }
 
-/// Notes a good record of a damaged commit for the footer, so that it is found when the segment is sealed.
+/// Adds a good record of a damaged commit to the footer, so that it is found when the segment is sealed.
 pub(super) fn note(footer: &mut Footer, bytes: &[u8], place: &Place) {
     footer.note_records(&bytes[place.at as usize..][..place.bytes as usize], place.at);
 }
 
-/// The good records of the commits of these numbers that lie one behind the other in `bytes` from byte `at`
-/// on, all of them damaged; and where the last one ends.
+/// Returns the good records of consecutive damaged commits with these numbers, from offset `at` of `bytes`
+/// on, and the end of the last commit.
 pub(super) fn all_served(
     bytes: &[u8],
     mut at: u32,
@@ -540,15 +557,15 @@ pub(super) fn all_served(
     (places, at)
 }
 
-/// Whether the good records of a commit that claims this are served.
-pub(super) fn is_served(claim: &Claim, seed: u32, segment: u64) -> bool {
+/// Returns whether the good records of a commit with this header may be served.
+pub(super) fn is_served(claim: &ClaimedHeader, seed: u32, segment: u64) -> bool {
     let is_ours = claim.has_magic && claim.identity.seed() == seed && claim.header.segment == segment;
     is_ours && !claim.header.has_group && claim.length >= COMMIT_HEADER_BYTES
 }
 
-/// The whole records of a commit that had `count` of them.
-pub(super) fn walk_records(bytes: &[u8], count: u32) -> Records {
-    let (mut at, mut found, mut sure) = (0, Records::default(), None);
+/// Returns the whole records of a commit that had `count` records.
+pub(super) fn walk_records(bytes: &[u8], count: u32) -> FoundRecords {
+    let (mut at, mut found, mut sure) = (0, FoundRecords::default(), None);
     while at < bytes.len() {
         match Record::parse(&bytes[at..]) {
             Ok((_, length)) => {
@@ -573,7 +590,7 @@ pub(super) fn walk_records(bytes: &[u8], count: u32) -> Records {
     found
 }
 
-/// The bytes that the record at the start of `bytes` claims to take.
+/// Returns the bytes that the record at the start of `bytes` claims to take.
 pub(super) fn claimed_extent(bytes: &[u8]) -> Option<usize> {
     let mut input = Input::new(bytes);
     input.byte()?;
@@ -581,24 +598,24 @@ pub(super) fn claimed_extent(bytes: &[u8]) -> Option<usize> {
     (bytes.len() - input.rest().len()).checked_add(4)?.checked_add(length)
 }
 
-// The end of a segment where neither its commits nor its footer can be read.
+// Reading the end of a segment whose last commits and footer cannot be read:
 //
 // ```text
-// segment | header | commit | ... | last whole commit | damaged commits | damaged footer, or none |
-//                                                     ^ tail
-// next one | header: so many commits were synced before it | first commit: its number, how many it repeats |
+// segment   | header | commit | ... | last whole commit | damaged commits | damaged footer, or none |
+//                                                       ^ tail
+// next one  | header: number of commits synced before it | first commit: its number, how many it repeats |
 // ```
 //
-// What lies behind such a segment knows how many commits it had. So the good records of those are served as
-// they are between two whole commits, and the rest is reported as lost.
-//
-// Always true: nothing behind the last commit that is proven to have been synced is served; what the next
-// segment's first commit repeats is not lost.
+// The next segment tells how many commits this one had. Their good records are served like those between two
+// whole commits, and the rest is reported as lost. Nothing behind the last commit proven to be synced is
+// served. Commits that the next segment's first commit repeats are not lost.
 
 impl<D: Disk> Reader<'_, '_, D> {
-    /// The number of the last commit that `segment` surely had and that nothing repeats, or 0; the chain
-    /// stands at its last whole one, `trailer` is what its footer says or 0, `next` is the segment behind it
-    /// in the log.
+    /// Returns the number of the last commit that `segment` certainly had and that no later commit repeats,
+    /// or 0.
+    ///
+    /// The chain is at its last whole commit. `trailer` is the number in its footer, or 0. `next` is the
+    /// following segment.
     pub(super) fn number_before(
         &mut self,
         segment: SegmentRef,
@@ -606,16 +623,23 @@ impl<D: Disk> Reader<'_, '_, D> {
         headers: &Headers<'_>,
         trailer: u64,
     ) -> io::Result<u64> {
-        let told = |next: SegmentRef| {
+        let with_commits = |next: SegmentRef| {
             let header = headers.iter().find(|(_, _, header)| header.sequence == next.sequence);
             (next, header.map(|(_, _, header)| header.commits))
         };
-        let known = (segment.sequence, &self.chain, trailer);
-        proven_by_next(self.disk, known, next.map(told), self.identity.seed(), &mut self.bytes)
+        proven_by_next(
+            self.disk,
+            segment.sequence,
+            &self.chain,
+            trailer,
+            next.map(with_commits),
+            self.identity.seed(),
+            &mut self.bytes,
+        )
     }
 
-    /// Serves what is good of the damaged commits behind byte `tail` of a segment that is not the newest, up
-    /// to the commit numbered `through`, and reports what is missing.
+    /// Serves the good records of damaged commits behind offset `tail` of a segment that is not the newest.
+    /// Goes up to commit `through`, and reports the missing commits.
     pub(super) fn read_end(
         &mut self,
         segment: SegmentRef,
@@ -638,8 +662,8 @@ impl<D: Disk> Reader<'_, '_, D> {
         Ok(())
     }
 
-    /// Serves what is good of damaged commits that begin where `within` does, in the segment that is in the
-    /// buffer: of those behind the chain, up to the one numbered `through`. Tells where the last one ends.
+    /// Serves the good records of damaged commits within the given range of the buffered segment, from the
+    /// one after the chain up to commit `through`. Returns the end of the last one.
     pub(super) fn serve(
         &mut self,
         segment: SegmentRef,
@@ -662,10 +686,8 @@ impl<D: Disk> Reader<'_, '_, D> {
     }
 }
 
-// From the bytes of one commit to records and into the index.
-
-/// Calls `each` with the records of a commit that was checked, and their places; the first lies at `at`.
-/// Returns how many there were.
+/// Calls `each` with the records of a verified commit and their offsets and lengths. The first record is at
+/// offset `at`. Returns the number of records.
 pub(super) fn for_each_record(
     mut records: &[u8],
     mut at: u32,
@@ -681,8 +703,8 @@ pub(super) fn for_each_record(
     count
 }
 
-/// Feeds those records of a commit that are wanted to the index; the first lies at byte `at` of its segment.
-/// Returns how many there were of all.
+/// Applies the wanted records of a commit to the index. The first record is at offset `at` of its segment.
+/// Returns the number of all records.
 pub(super) fn apply_records(
     index: &mut Index,
     records: &[u8],
@@ -697,7 +719,7 @@ pub(super) fn apply_records(
     })
 }
 
-/// See [`Log::read_record`].
+/// See [`Log::read_record`](super::log::Log::read_record).
 pub(super) fn read_record<'b, D: Disk>(
     index: &Index,
     disk: &mut D,

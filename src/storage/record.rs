@@ -1,37 +1,39 @@
-//! Records: what the log says, one fact each.
+//! Records: the entries of the log.
 //!
 //! ```text
-//! record     | type u8 | length varint | CRC32C u32 | payload: length bytes |
-//!              the CRC covers type, length and payload; type 0 is padding and ends a commit
+//! record       | type u8 | length varint | CRC32C u32 | payload: length bytes |
+//!                the CRC covers type, length and payload; type 0 is padding and ends a commit
 //!
-//! 1 message  | flags | targets n | n × (queue, offset, lane) | enqueued ms | [expiration ms]
-//!            | exchange | key | properties | body: the rest, or (body id, chunks, bytes) when chunked
-//! 2 chunk    | body id | index | bytes: the rest
-//! 3 settled  | queue | n | n × (gap since the end of the range before, length)
-//! 4 gone     | queue                            the queue is deleted, all its offsets are settled
-//! 5 defined  | version | flags | key | value: the rest        flag 1: deleted, there is no value
-//! 6 marked   | queue | offset                   everything below may have been delivered
-//! 7 left     | segment                          this segment is no longer part of the log
-//! 8 rested   | queue | offset | marked          stopped: below that mark, nothing from here on was delivered
-//! 129 named  | a queue's name, in footers only (`names`)
-//! 130        | commit: this one stands for lost ones; the repair that wrote it found no commit behind that number
-//! 128 and up | whatever a later version says that others may pass over
+//! 1 message    | flags | targets n | n × (queue, offset, lane) | enqueued ms | [expiration ms]
+//!              | exchange | key | properties | body: the rest, or (body id, chunks, bytes) when chunked
+//! 2 chunk      | body id | index | bytes: the rest
+//! 3 settled    | queue | n | n × (gap since the end of the previous range, length)
+//! 4 gone       | queue                            the queue is deleted, all its offsets are settled
+//! 5 defined    | version | flags | key | value: the rest        flag 1: deleted, there is no value
+//! 6 watermark  | queue | offset                   everything below may have been delivered
+//! 7 left       | segment                          this segment is no longer part of the log
+//! 8 reset      | queue | offset | watermark       clean stop: from this offset to that watermark nothing was delivered
+//! 129 named    | a queue's name, in footers only (`queue_names`)
+//! 130          | commit: stands for lost ones; the repair that wrote it found no commit behind that number
+//! 128 and up   | records of a later version that this one may ignore
 //! ```
 //!
-//! Numbers are varints; exchange, key, properties and a definition's key have their length before them.
+//! Numbers are varints. Exchange, key, properties and a definition's key are preceded by their length.
 //!
-//! Always true: what an encoder wrote, [`Record::parse`] gives back; hostile bytes give an error, never a
-//! panic; every fact stands for itself, so the log may be read in any order and any record twice: messages
-//! and settlements are sets, of two definitions the higher version holds, of two marks the higher offset.
-//! What rested counts while there is no mark above the one that it speaks of.
+//! # Invariants
+//! - [`Record::parse`] returns exactly what an encoder wrote. Malformed bytes give an error, never a panic.
+//! - Every record is independent, so the log may be read in any order and any record twice. Messages and
+//!   settlements are sets. If there are two definitions the higher version holds, if there are two watermarks
+//!   the higher offset.
+//! - A watermark reset counts as long as there is no watermark above the one that it names.
 
 use super::commit_builder::ResizeZeroed;
 use super::segment::OPTIONAL;
 use super::varint::{self, Input};
 
-/// Bodies above this are stored in chunks of at most this, in bytes.
+/// Maximum bytes of an inline body and of a chunk. Larger bodies are stored in chunks.
 pub const CHUNK_BODY_BYTES: usize = 64 << 10;
-/// The most a record takes on top of a chunk or an inline body, in bytes, names and properties not counted.
+/// Maximum bytes of a record beside its chunk or inline body, without names and properties.
 pub const RECORD_OVERHEAD_BYTES_MAX: usize = 128;
 
 const MESSAGE: u8 = 1;
@@ -46,38 +48,38 @@ const WATERMARK_RESET: u8 = 8;
 const HAS_EXPIRATION: u8 = 1;
 const IS_CHUNKED: u8 = 2;
 
-/// Why bytes are not a record.
+/// The reason why bytes are not a record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RecordError {
-    /// Padding or the end of the bytes: there are no more records.
+    /// Padding, or the end of the bytes: there are no more records.
     End,
-    /// The bytes end within the record, or a field contradicts another.
+    /// The record is incomplete, or its fields contradict each other.
     Malformed,
     /// The checksum does not match.
     Damaged,
-    /// A type that this version does not know, and may not pass over.
+    /// A type that this version does not know and may not ignore.
     Unknown(u8),
 }
 
-/// One queue that a message went to.
+/// A queue that a message was routed to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Target {
-    /// The queue's incarnation: never used again for another queue.
+    /// The queue's incarnation, which no other queue ever gets.
     pub queue: u64,
-    /// The message's place in it; rises by one for each message that is logged.
+    /// The message's offset in the queue; rises by one with each message that is logged.
     pub offset: u64,
-    /// The priority lane.
+    /// The message's priority lane.
     pub lane: u8,
 }
 
-/// Targets to encode, or as they lie in a record.
+/// Targets to encode, or encoded in a record.
 #[derive(Clone, Copy, Debug)]
 pub enum Targets<'a> {
-    /// Queues and offsets that are to be encoded.
+    /// Targets to be encoded.
     List(&'a [Target]),
-    /// As parsed: checked.
+    /// Encoded targets, validated by the parser.
     Encoded {
-        /// How many are encoded.
+        /// Number of targets.
         count: usize,
         /// Their bytes.
         bytes: &'a [u8],
@@ -85,7 +87,7 @@ pub enum Targets<'a> {
 }
 
 impl<'a> Targets<'a> {
-    /// How many queues the message went to.
+    /// Returns the number of targets.
     pub const fn len(&self) -> usize {
         match self {
             Self::List(list) => list.len(),
@@ -93,12 +95,12 @@ impl<'a> Targets<'a> {
         }
     }
 
-    /// Whether there are none.
+    /// Returns whether there are no targets.
     pub const fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Each of them.
+    /// Iterates over the targets.
     pub fn iter(&self) -> impl Iterator<Item = Target> + use<'a> {
         let (list, bytes): (&'a [Target], &'a [u8]) = match self {
             Self::List(list) => (list, &[]),
@@ -121,33 +123,33 @@ fn read_target(input: &mut Input<'_>) -> Option<Target> {
     (target.offset < u64::MAX).then_some(target)
 }
 
-/// A range of offsets, its end not included.
+/// A range of offsets; the end is exclusive.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Range {
     /// The first offset.
     pub start: u64,
-    /// The one after the last.
+    /// The offset after the last.
     pub end: u64,
 }
 
 impl Range {
-    /// Whether no offset is in it.
+    /// Returns whether it contains no offset.
     pub const fn is_empty(&self) -> bool {
         self.end <= self.start
     }
 }
 
-/// Ranges to encode (rising, apart), or as they lie in a record.
+/// Ranges to encode (ascending, disjoint), or encoded in a record.
 #[derive(Clone, Copy, Debug)]
 pub enum Ranges<'a> {
-    /// Ranges that are to be encoded.
+    /// Ranges to be encoded.
     List(&'a [Range]),
-    /// As parsed: checked.
+    /// Encoded ranges, validated by the parser.
     Encoded(&'a [u8]),
 }
 
 impl<'a> Ranges<'a> {
-    /// Each of them, rising.
+    /// Iterates over the ranges in ascending order.
     pub fn iter(&self) -> impl Iterator<Item = Range> + use<'a> {
         let (list, bytes): (&'a [Range], &'a [u8]) = match self {
             Self::List(list) => (list, &[]),
@@ -169,7 +171,7 @@ impl PartialEq for Ranges<'_> {
     }
 }
 
-/// How many of `ranges` a settlement of so many bytes has room for.
+/// Returns how many of `ranges` fit into a settlement of `bytes`.
 pub(super) fn ranges_fitting(ranges: &[Range], bytes: usize) -> usize {
     let (mut end, mut left) = (0, bytes.saturating_sub(RECORD_OVERHEAD_BYTES_MAX));
     let fits = |range: &&Range| {
@@ -188,18 +190,18 @@ fn read_range(input: &mut Input<'_>, previous_end: u64) -> Option<Range> {
     (end > start).then_some(Range { start, end })
 }
 
-/// A message's body.
+/// The body of a message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Body<'a> {
     /// The whole body.
     Inline(&'a [u8]),
-    /// In chunk records that came before.
+    /// In chunk records that precede the message.
     Chunked {
-        /// The chunks' common id.
+        /// The common id of the chunks.
         body: u64,
-        /// How many chunks the body has.
+        /// Number of chunks.
         chunks: u32,
-        /// Bytes of all of them.
+        /// Bytes of all chunks.
         bytes: u64,
     },
 }
@@ -207,13 +209,13 @@ pub enum Body<'a> {
 /// A message with all its durable targets.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Message<'a> {
-    /// Where it went; never empty.
+    /// Its queues and offsets; never empty.
     pub targets: Targets<'a>,
-    /// Broker time at which it came, in milliseconds.
+    /// Broker time of its arrival, in milliseconds.
     pub enqueued_ms: u64,
     /// Its own expiration in milliseconds.
     pub expiration_ms: Option<u64>,
-    /// The exchange: a name or an id, as the caller likes.
+    /// The exchange: a name or an id, chosen by the caller.
     pub exchange: &'a [u8],
     /// The routing key.
     pub key: &'a [u8],
@@ -223,21 +225,21 @@ pub struct Message<'a> {
     pub body: Body<'a>,
 }
 
-/// One record, borrowed from the log's bytes or from what is to be logged.
+/// One record, borrowed from the log's bytes or from data to be logged.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Record<'a> {
     /// A message.
     Message(Message<'a>),
-    /// Part of a large body; exists only once a message names its id.
+    /// A part of a large body. It counts only if a message references its id.
     Chunk {
         /// The body's id.
         body: u64,
-        /// Counted from 0.
+        /// Index of the chunk, from 0.
         index: u32,
-        /// The part.
+        /// Its bytes.
         bytes: &'a [u8],
     },
-    /// These offsets are done with, every copy of them.
+    /// These offsets are settled, in every copy.
     Settled {
         /// The queue's incarnation.
         queue: u64,
@@ -249,50 +251,51 @@ pub enum Record<'a> {
         /// The queue's incarnation.
         queue: u64,
     },
-    /// A definition; opaque to the store.
+    /// A definition, opaque to the store.
     Defined {
-        /// Rises with every change.
+        /// Version, which rises with every change.
         version: u64,
-        /// What is defined.
+        /// Key of the object.
         key: &'a [u8],
-        /// Its new value; `None` when it is deleted.
+        /// Its new value; `None` if it is deleted.
         value: Option<&'a [u8]>,
     },
     /// Offsets below may have been delivered before.
     DeliveredWatermark {
         /// The queue's incarnation.
         queue: u64,
-        /// The first that surely was not.
+        /// The first offset that was certainly not delivered.
         offset: u64,
     },
-    /// At a clean stop: offsets from this one on were never delivered, although a mark ran ahead.
+    /// At a clean stop: offsets from this one on were never delivered, although a watermark ran ahead.
     WatermarkReset {
         /// The queue's incarnation.
         queue: u64,
-        /// The first that surely was not.
+        /// The first offset that was certainly not delivered.
         offset: u64,
-        /// The highest mark there is; a higher one makes this void.
+        /// The highest watermark at that time; a higher one makes this void.
         watermark: u64,
     },
-    /// A segment is no longer part of the log: nothing in it is live, and what it settled was written again.
+    /// A segment is no longer part of the log: none of its records is live, and its settlements were written
+    /// again.
     Left {
         /// Its sequence.
         segment: u64,
     },
-    /// Something of a later version that this one may pass over.
+    /// A record of a later version that this one may ignore.
     Optional {
-        /// Its kind, with [`OPTIONAL`] set.
+        /// Its kind, with the bit `OPTIONAL` set.
         kind: u8,
-        /// The record's bytes, which this version does not understand.
+        /// The payload, which this version does not understand.
         payload: &'a [u8],
     },
 }
 
 impl<'a> Record<'a> {
-    /// Reads the record at the start of `bytes`; tells its length too.
+    /// Parses the record at the start of `bytes`; returns it and its length.
     ///
     /// # Errors
-    /// The bytes are padding, or no whole and healthy record.
+    /// The bytes are padding, or no complete and undamaged record.
     pub fn parse(bytes: &'a [u8]) -> Result<(Self, usize), RecordError> {
         let (kind, sum, payload, length) = split(bytes)?;
         let head = length - payload.len() - 4;
@@ -302,7 +305,7 @@ impl<'a> Record<'a> {
         Ok((Self::parse_payload(kind, payload)?, length))
     }
 
-    /// [`Record::parse`] for bytes that were checked before, or that this process wrote itself.
+    /// Does the same for bytes that were verified before or written by this process.
     #[inline]
     pub(super) fn parse_known(bytes: &'a [u8]) -> Result<(Self, usize), RecordError> {
         let (kind, _, payload, length) = split(bytes)?;
@@ -372,7 +375,7 @@ impl<'a> Record<'a> {
         }
     }
 
-    /// The most bytes that [`Record::encode`] can take.
+    /// Returns an upper bound of the bytes that [`Record::encode`] writes.
     pub fn bytes_max(&self) -> usize {
         let own = match self {
             Self::Message(message) => {
@@ -392,7 +395,7 @@ impl<'a> Record<'a> {
     }
 }
 
-/// Appends a message whose inline body, `body_len` bytes, `fill` copies to its place from wherever it lies.
+/// Appends a message whose inline body of `body_len` bytes `fill` writes in place.
 pub(super) fn encode_message(
     message: &Message<'_>,
     body_len: usize,
@@ -429,7 +432,7 @@ pub(super) fn encode_message(
     });
 }
 
-/// Appends a chunk whose bytes `fill` appends; says how many it did. Nothing is appended when there are none.
+/// Appends a chunk whose bytes `fill` appends; returns their number. Appends nothing if there are none.
 pub(super) fn encode_part(
     body: u64,
     index: u32,
@@ -455,7 +458,8 @@ fn put_counted(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
-/// Writes the payload behind a guess of its length's length, and moves it by a byte or two if that was wrong.
+/// Appends a record whose payload `payload` writes. The payload is moved by a byte or two if the guessed
+/// length of the length field was wrong.
 fn encode_with(out: &mut Vec<u8>, kind: u8, payload: impl FnOnce(&mut Vec<u8>)) {
     const GUESS: usize = 2;
     let start = out.len();
@@ -486,7 +490,7 @@ fn encode_with(out: &mut Vec<u8>, kind: u8, payload: impl FnOnce(&mut Vec<u8>)) 
     out[payload_start - 4..payload_start].copy_from_slice(&sum.to_le_bytes());
 }
 
-/// Type, checksum, payload and whole length of the record at the start of `bytes`.
+/// Returns type, checksum, payload and total length of the record at the start of `bytes`.
 #[inline]
 fn split(bytes: &[u8]) -> Result<(u8, u32, &[u8], usize), RecordError> {
     let mut input = Input::new(bytes);

@@ -1,18 +1,20 @@
-//! Starting: what lies on the disk becomes a log again.
+//! Recovery: turns the files found at a start into a log again.
 //!
-//! 1. All headers are read. The newest one with a commit behind it is proven; its list is the log. A header
-//!    without a commit promises nothing and its file is free.
-//! 2. The segments of the list are read in order, by their footers or commit by commit, into the index:
-//!    first what is settled and all other facts, then the messages, so that those nobody needs any more
-//!    leave no trace. The newest is always read commit by commit. A bad commit with a good one behind it is
-//!    damage, set aside and reported, and so is one that was surely synced (`sync_proof`); any other at the
-//!    end is the tail, and cut.
-//! 3. A new life begins: the last accepted commit is written again, and synced before anybody builds on it.
-//!    It may have been in the page cache only. Large groups that a life did not come to the end of are
-//!    finished or undone (`group`), and what the log has lost of access is written (`access`).
+//! 1. All segment headers are read. The newest header with a commit behind it is proven; its list of
+//!    segments is the log. A header without a commit proves nothing, and its file is free.
+//! 2. The listed segments are read in order into the index, by their footers or commit by commit. The newest
+//!    segment is always read commit by commit. Settlements and all other entries are applied before the
+//!    messages, so that settled messages leave no trace. A bad commit with a good one behind it is damage:
+//!    it is set aside and reported. So is a bad commit that was certainly synced (`newest_segment`). Any
+//!    other bad commit at the end is the unfinished tail and is cut off.
+//! 3. A new epoch begins. The last accepted commit, which may exist only in the page cache, is written again
+//!    and synced before anything relies on it. Unfinished large groups are completed or undone (`group`),
+//!    and lost access definitions are written again (`access`).
 //!
-//! Always true: the same bytes give the same log; whatever the bytes, a start never fails for their sake but
-//! for a format that is newer than this program; nothing is written before step 3.
+//! # Invariants
+//! - The same bytes give the same log.
+//! - No content of the files makes a start fail, except a format that is not supported.
+//! - Nothing is written before step 3.
 
 use core::cmp::Reverse;
 use core::ops::Range;
@@ -30,10 +32,10 @@ use super::commit_builder::ResizeZeroed;
 use super::damage::{REFUSED_IN_FILE_MAX, ReadAround, is_about_a_block};
 use super::disk::{Disk, REPAIR_SLOT, Unopened, is_full};
 use super::file_disk::FileDisk;
-use super::log::{Log, Place, Settings, Start, Writer};
-use super::newest_segment::Note;
-use super::newest_segment::{Headless, segments_of};
-use super::newest_segment::{has_more, has_synced, owner_of, said_most};
+use super::log::{Log, Place, RecoveredState, Settings, WriterState};
+use super::newest_segment::HeaderCopy;
+use super::newest_segment::{UnreadableHeader, segments_of};
+use super::newest_segment::{has_more, has_synced, most_frequent, owner_of};
 use super::queue_names::Names;
 use super::reader::Reader;
 use super::reader::for_each_record;
@@ -44,21 +46,21 @@ use super::segment::{
 };
 use super::{access, footer, newest_segment, reader};
 
-/// How often a start reads the store while the disk refuses to read something of it.
+/// Maximum number of times that a start reads the store while the disk refuses to read a part of it.
 pub(super) const LOOKS_MAX: u32 = 3;
 
-/// Why a store cannot be opened.
+/// The reason why a store cannot be opened.
 #[derive(Debug)]
 pub enum OpenError {
-    /// Another process has it.
+    /// Another process uses it.
     InUse,
     /// A newer version of Leveret wrote it.
     NewerFormat,
-    /// Leveret 0.1 wrote it, or a part of it.
+    /// Leveret 0.1 wrote at least a part of it.
     OlderFormat,
-    /// There is none, and none is to be made.
+    /// There is no store, and none may be created.
     NoStore,
-    /// It cannot even be read.
+    /// The store cannot be read at all.
     Unreadable(io::Error),
 }
 
@@ -89,11 +91,12 @@ impl core::fmt::Display for OpenError {
 impl core::error::Error for OpenError {}
 
 impl Log {
-    /// Opens the store on `disk`, formatting an empty one with `fresh`. Blocks; afterwards everything found
-    /// is durable, unless the report says that the store cannot be written.
+    /// Opens the store on `disk`, or formats an empty one with the identity `fresh`. Blocks.
+    ///
+    /// Afterwards everything found is durable, unless the report says that the store cannot be written.
     ///
     /// # Errors
-    /// It cannot be read, or must not be touched.
+    /// The store cannot be read, or must not be opened.
     pub fn open<D: Disk>(
         disk: &mut D,
         settings: Settings,
@@ -121,15 +124,15 @@ impl Log {
         Ok((log, report))
     }
 
-    /// Whether what a start has to write may wait for room like everything else: what was found is all there
-    /// is, and who may come in is known without it.
+    /// Returns whether the start may continue although its first commits must wait for space. Then everything
+    /// found is complete, and users are known without these commits.
     fn may_begin_later(&self, error: &io::Error, report: &Report) -> bool {
         let is_known = !report.is_new && !report.is_lost && report.access.restored.is_empty();
         is_full(error) && self.space.is_file_system_full() && !self.failed && is_known
     }
 
-    /// Reads the store, and again as long as the disk refuses some of it: a card may refuse for a moment only,
-    /// and what is written afterwards goes by what was read.
+    /// Reads the store, and repeats this while the disk refuses to read a part of it. A flash card may refuse
+    /// temporarily, and later writes depend on what was read.
     fn look_well<D: Disk>(
         disk: &mut D,
         settings: Settings,
@@ -145,8 +148,8 @@ impl Log {
         Self::look(disk, settings, fresh, false)
     }
 
-    /// Reads the store as a start does, and writes nothing. With `checks_all` every commit is checked, also where a
-    /// footer has what a start needs.
+    /// Reads the store as a start does, and writes nothing. With `checks_all`, every commit is verified, even
+    /// where a footer suffices for a start.
     pub(super) fn look<D: Disk>(
         disk: &mut D,
         settings: Settings,
@@ -164,14 +167,14 @@ impl Log {
         Ok((log, report))
     }
 
-    /// The first commits of a life.
+    /// Writes the first commits of an epoch.
     fn begin<D: Disk>(&mut self, disk: &mut D, report: &mut Report, now: Now) -> io::Result<()> {
         let groups = self.find_groups(disk, report)?;
         self.is_damaged = !report.describe_damage().is_empty();
         self.refused_files = report.refused.iter().map(|(slot, _)| *slot).collect();
         self.refused_files.dedup();
         self.merge_damage(disk, report)?;
-        if let Err(error) = self.begin_life(disk, report, now) {
+        if let Err(error) = self.begin_epoch(disk, report, now) {
             self.hide_groups(&groups);
             return Err(error);
         }
@@ -180,27 +183,28 @@ impl Log {
         self.renew_access_file(disk)
     }
 
-    /// Writes the last commit again under the new life. When segments are short, also an empty one, for the
-    /// next start to repeat, and what makes room: else a broker that dies soon after each start would use up
-    /// the disk.
-    fn begin_life<D: Disk>(&mut self, disk: &mut D, report: &Report, now: Now) -> io::Result<()> {
-        let mut is_damage_gathered = self.gather_damage(report, now);
-        if is_damage_gathered {
+    /// Writes the last commit again in the new epoch.
+    ///
+    /// If segments are short, also writes an empty commit for the next start to repeat, and the records that
+    /// free space. Otherwise a broker that is killed soon after each start would use up the disk.
+    fn begin_epoch<D: Disk>(&mut self, disk: &mut D, report: &Report, now: Now) -> io::Result<()> {
+        let mut is_damage_appended = self.append_damage(report, now);
+        if is_damage_appended {
             self.find_drain();
         }
-        // Where the end is lost, the note is one of the witnesses until the next segment has its own.
+        // If the end of the log is lost, the header copy is evidence until the next segment has its own.
         if report.commits_lost_at_end == 0 {
             newest_segment::renew(disk, self.space.active.segment())?;
         }
-        // A file may have been made by a process that was killed before it synced the directory.
+        // A process that was killed before it synced the directory may have created a file.
         disk.sync_directory()?;
-        let mut is_large = self.gathering.len() > BLOCK_BYTES;
-        while self.schedule.is_starting() || (self.space.is_short() && self.cleaner.drain.is_some()) {
+        let mut is_large = self.pending.len() > BLOCK_BYTES;
+        while self.schedule.is_starting() || (self.space.is_short() && self.compactor.drain.is_some()) {
             match self.step(disk, now)? {
                 Step::Prepared => continue,
-                Step::Committed if is_damage_gathered => {}
+                Step::Committed if is_damage_appended => {}
                 Step::Committed => {
-                    is_damage_gathered = self.gather_damage(report, now);
+                    is_damage_appended = self.append_damage(report, now);
                     self.find_drain();
                 }
                 Step::Nothing if self.schedule.is_starting() => return Err(io::ErrorKind::StorageFull.into()),
@@ -208,19 +212,21 @@ impl Log {
             }
             if core::mem::take(&mut is_large) && self.space.is_short() {
                 self.schedule.set_starting(true);
-                self.hurry();
+                self.make_due();
             }
         }
         self.space.remove_surplus(disk);
         Ok(())
     }
 
-    /// Reads the values of all definitions, in the order of their keys, but for those of access, which the report of
-    /// the start has ([`AccessReport`](super::AccessReport)); tells of each whether no place of its own can be read, but
-    /// a footer that repeats it.
+    /// Reads the values of all definitions in the order of their keys. `each` receives the key, the value,
+    /// and whether only a footer still contains the definition.
+    ///
+    /// Access definitions are excluded; they are in the report of the start
+    /// ([`AccessReport`]).
     ///
     /// # Errors
-    /// The disk cannot be read. A value that is damaged is left out and counted in the result.
+    /// The disk cannot be read. A damaged value is left out and counted in the result.
     pub fn read_definitions<D: Disk>(
         &self,
         disk: &mut D,
@@ -230,7 +236,7 @@ impl Log {
         let definitions =
             self.index.definitions().iter().filter(|(key, _)| !is_access(key) && ***key != DAMAGE_KEY);
         for (key, definition) in definitions.filter(|(_, definition)| !definition.deleted) {
-            match self.read_definition(disk, (key, definition), &mut bytes)? {
+            match self.read_definition(disk, key, definition, &mut bytes)? {
                 Some((value, place)) => each(key, value, place == FoundAt::Footer),
                 None => damaged += 1,
             }
@@ -238,7 +244,7 @@ impl Log {
         Ok(damaged)
     }
 
-    /// Reads one record, checked; `None` when it is damaged, or the disk refuses to read it.
+    /// Reads and verifies one record; returns `None` if it is damaged, or the disk refuses to read it.
     ///
     /// # Errors
     /// The file cannot be read.
@@ -251,7 +257,7 @@ impl Log {
         reader::read_record(&self.index, disk, place, bytes)
     }
 
-    /// Whether a message found in the log still waits in a queue, with the offsets that do.
+    /// Returns the queues and offsets in which a message found in the log is still live.
     pub fn live_targets(&self, message: &Message<'_>) -> impl Iterator<Item = (u64, u64)> {
         message.targets.iter().filter_map(|target| {
             let queue = self.index.queues().get(&target.queue)?;
@@ -259,7 +265,7 @@ impl Log {
         })
     }
 
-    /// What footers say that these queues are called; of two names the newer.
+    /// Returns the names of these queues that the footers contain; of two names the newer one.
     ///
     /// # Errors
     /// The disk cannot be read.
@@ -267,10 +273,10 @@ impl Log {
         self.footers().read_names(disk, queues)
     }
 
-    /// See [`Self::open`].
+    /// Opens a store in files; see [`Self::open`].
     ///
     /// # Errors
-    /// As there.
+    /// As [`Self::open`].
     #[inline(never)]
     pub fn open_files(
         files: &mut FileDisk,
@@ -282,19 +288,20 @@ impl Log {
     }
 }
 
+/// Reads the store and returns the state of the log and the report.
 fn recover<D: Disk>(
     disk: &mut ReadAround<'_, D>,
     settings: Settings,
     fresh: Identity,
     checks_all: bool,
-) -> Result<(Start, Report), OpenError> {
+) -> Result<(RecoveredState, Report), OpenError> {
     let found = read_headers(disk).map_err(OpenError::Unreadable)?;
     if found.iter().any(|found| found.header == HeaderRead::NewerVersion) {
         return Err(OpenError::NewerFormat);
     }
     let note = newest_segment::read(disk);
     let mut headers = own_headers(&found);
-    let is_noted_only = note.as_ref().is_some_and(|note| take_noted(&mut headers, note));
+    let is_only_in_header_copy = note.as_ref().is_some_and(|note| use_header_copy(&mut headers, note));
     let owner = match headers.first() {
         Some((_, _, header)) => {
             Some(Owner { identity: header.identity, segment_bytes: header.segment_bytes })
@@ -309,34 +316,35 @@ fn recover<D: Disk>(
         return Err(OpenError::OlderFormat);
     }
     let mut reader = Reader::new(disk, identity, segment_bytes);
-    reader.noted = note.as_ref().filter(|note| note.header.identity == identity).map(|note| note.segment);
-    reader.is_noted_only = is_noted_only;
+    reader.header_copy =
+        note.as_ref().filter(|note| note.header.identity == identity).map(|note| note.segment);
+    reader.is_only_in_header_copy = is_only_in_header_copy;
     reader.checks_all = checks_all;
     let kept = kept.filter(|copy| copy.owner.identity == identity);
-    let noted = access::read_end_of(reader.disk, &identity);
-    let mut newest = reader.read_log(&mut headers, &found, noted).map_err(OpenError::Unreadable)?;
+    let recorded_end = access::read_end_of(reader.disk, &identity);
+    let mut newest = reader.read_log(&mut headers, &found, recorded_end).map_err(OpenError::Unreadable)?;
     let has_found_nothing = reader.report.is_lost || reader.report.is_new;
     if has_found_nothing && reader.disk.refused.len() > REFUSED_IN_FILE_MAX {
-        // A new store in the same directory would be what the next start finds, even if the disk can read the old
-        // one by then.
+        // A new store in the same directory would be what the next start finds, even if the disk can read the
+        // old one then.
         let why =
-            io::Error::other("the disk refuses to read so much of it that no part of the log can be found");
+            io::Error::other("the disk refuses to read so many blocks that no part of the log can be found");
         return Err(OpenError::Unreadable(why));
     }
     let settings = settings.with_segments_of(segment_bytes);
     let mut slots = reader.slots(&found, &headers);
     reader.keep_off_refused(&mut newest, &mut slots);
-    // A version begins with the life it is of. Where the log is lost, its numbers must not be used again.
-    let kept_life = kept.map_or(0, |copy| (copy.snapshot.version >> 32) as u32);
-    let header_life = headers.iter().map(|(_, _, header)| header.life).max().unwrap_or(0);
-    let life = header_life.max(reader.chain.life).max(kept_life).saturating_add(1 + reader.newer_missing);
+    // A version begins with the epoch that wrote it. If the log is lost, its epochs must not be used again.
+    let kept_epoch = kept.map_or(0, |copy| (copy.snapshot.version >> 32) as u32);
+    let header_epoch = headers.iter().map(|(_, _, header)| header.epoch).max().unwrap_or(0);
+    let epoch = header_epoch.max(reader.chain.epoch).max(kept_epoch).saturating_add(1 + reader.newer_missing);
     let sequence_max = headers.first().map_or(0, |(_, _, header)| header.sequence);
     let has_commit = newest.again_records > 0 || reader.chain.number > 0;
-    let start = Start {
+    let start = RecoveredState {
         settings,
-        writer: Writer {
+        writer: WriterState {
             identity,
-            life,
+            epoch,
             number: reader.chain.number,
             time_base_ms: reader.chain.time_ms,
             covers: if has_commit && !newest.is_damaged { reader.chain.covers + 1 } else { 0 },
@@ -356,8 +364,8 @@ fn recover<D: Disk>(
     Ok((start, reader.report))
 }
 
-/// Whether segments of the log are of version 1. Such a header in a file that is not part of the log means nothing: its
-/// segment has left.
+/// Returns whether segments of the log have format version 1. Such a header in a file outside the log means
+/// nothing: its segment was removed.
 fn has_older_format(found: &[FoundFile], headers: &Headers<'_>) -> bool {
     let is_live = |slot: u32| match headers.first() {
         Some((_, _, newest)) => newest.live.iter().any(|segment| segment.slot == slot),
@@ -366,111 +374,111 @@ fn has_older_format(found: &[FoundFile], headers: &Headers<'_>) -> bool {
     found.iter().any(|file| file.header == HeaderRead::OlderVersion && is_live(file.slot))
 }
 
-/// What the lives before this one wrote: what was written to the newest segment since its header lies in it.
+/// Returns the bytes written in earlier epochs. The newest segment is counted up to its tail.
 fn written_before(headers: &Headers<'_>, newest: SegmentRef, tail: u32) -> u64 {
     let written = headers.iter().map(|(_, _, header)| header.written).max().unwrap_or(0);
     written.saturating_add(if newest.sequence > 0 { tail.into() } else { 0 })
 }
 
-// What a start tells of the store that it found.
-
-/// Part of the log that could not be read and was set aside.
+/// A part of the log that could not be read and was set aside.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SetAside {
     /// The file.
     pub slot: u32,
-    /// Its place in the log; 0 when that is not known.
+    /// Sequence of the segment; 0 if it is unknown.
     pub segment: u64,
-    /// Bytes of the file, the end not included.
+    /// First byte of the part.
     pub from: u32,
-    /// See `from`.
+    /// End of the part (exclusive).
     pub to: u32,
 }
 
-/// What a start found.
+/// The result of reading the store at a start.
 #[derive(Debug, Default)]
 pub struct Report {
-    /// It was empty and was formatted.
+    /// Whether the disk was empty and was formatted.
     pub is_new: bool,
-    /// Damage in the middle.
+    /// Damaged parts in the middle of the log.
     pub set_aside: Vec<SetAside>,
-    /// Commits that are missing from the middle.
+    /// Number of commits missing from the middle of the log.
     pub commits_missing: u64,
-    /// Full segments whose footer is not good: nobody knows whether commits are missing at their ends. A
-    /// power cut right after a crash may do that without harm.
+    /// Number of full segments with a bad footer. Commits may be missing at their ends. A power cut right
+    /// after a crash may cause this without any loss.
     pub footers_missing: u32,
-    /// Commits that are missing from the end: whatever they said, nothing behind them repeats it.
+    /// Number of commits lost at the end of the log. No later commit repeats their content.
     pub commits_lost_at_end: u64,
-    /// The newest file of the log is not there, and perhaps others: this is a part of a store.
+    /// Whether the newest file of the log, and perhaps others, are missing: the store is incomplete.
     pub newest_gone: bool,
-    /// Blocks that the disk refuses to read: file, and first byte.
+    /// Blocks that the disk refuses to read: file and offset.
     pub refused: Vec<(u32, u32)>,
-    /// Parts set aside that are not there, for the file of a segment ends too early.
+    /// Number of parts in `set_aside` that are missing because a segment file is too short.
     pub files_cut: usize,
     /// Files that cannot be opened.
     pub unopened: Vec<Unopened>,
-    /// There was a log, but nothing of it can be read any more.
+    /// Whether there was a log, but no part of it can be read any more.
     pub is_lost: bool,
-    /// So it is, and no file has anything of it: the files were moved or deleted, or another file system is
-    /// mounted.
+    /// Whether the log is lost and no file contains any part of it: the files were moved or deleted, or
+    /// another file system is mounted.
     pub is_gone: bool,
-    /// The file of a repair is there that an older version did not finish: the segment that it was at may be damaged.
+    /// Whether the file of a repair exists which an older version did not finish. The segment under repair
+    /// may be damaged.
     pub has_unfinished_repair: bool,
-    /// What this start and earlier ones could not read, until an operator acknowledges it.
+    /// Damage found by this start and earlier ones, until an operator acknowledges it.
     pub reported_damage: ReportedDamage,
-    /// This start has added a sentence to `reported_damage`.
+    /// Whether this start has added a sentence to `reported_damage`.
     pub has_new_damage: bool,
-    /// Large transactions that did not come to their end and cannot be read: some of their messages may be
-    /// there.
+    /// Number of unfinished large transactions that cannot be read. Some of their messages may have been
+    /// kept.
     pub groups_damaged: u32,
-    /// Large transactions that did not come to their end: nothing of them is there.
+    /// Number of unfinished large transactions that were undone completely.
     pub groups_undone: u32,
-    /// What can be said of users and permissions.
+    /// The state of users and permissions.
     pub access: AccessReport,
-    /// The file system is full.
+    /// Whether the file system is full.
     pub is_full: bool,
-    /// What a start writes waits for room, too: until then, what was found may be in the page cache only.
+    /// Whether the first commits of the start wait for space. Until they are written, what was found may
+    /// exist only in the page cache.
     pub is_pending: bool,
-    /// The store can be read but not written: nothing can become durable.
+    /// The error if the store can be read but not written, so that nothing can become durable.
     pub unwritable: Option<io::Error>,
 }
 
 impl Report {
-    /// Whether something that was written is surely missing.
+    /// Returns whether part of the log is certainly missing.
     pub fn is_damaged(&self) -> bool {
         !self.set_aside.is_empty() || self.commits_missing > 0
     }
 
-    /// Whether all that is wrong is that files of segments end too early.
+    /// Returns whether the only damage is that segment files are too short.
     pub fn is_cut_short(&self) -> bool {
         self.commits_missing == 0 && self.set_aside.len() == self.files_cut
     }
 }
 
-/// What can be said of the users and permissions in a store.
+/// The state of the users and permissions in a store.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Access {
     /// There was no store.
     #[default]
     New,
-    /// A sound store in which nobody ever wrote who there is.
+    /// An undamaged store in which users were never written.
     Silent,
-    /// Everything that was written last is there.
+    /// Everything written last was found.
     Whole,
-    /// Something is missing, or may be; and why it is said.
+    /// Something is missing or may be missing. Contains the reason.
     InDoubt(&'static str),
 }
 
-/// A definition as the files beside the log have it.
+/// A definition that the files beside the log contain and the log has lost.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Restored {
     /// Its key.
     pub key: Box<[u8]>,
-    /// Its value; `None`: it was deleted.
+    /// Its value; `None` if it was deleted.
     pub value: Option<Box<[u8]>>,
 }
 
-/// A definition of access.
+/// A definition of a user, a permission or the like.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct AccessDefinition {
     /// Its key.
@@ -479,25 +487,25 @@ pub struct AccessDefinition {
     pub value: Box<[u8]>,
 }
 
-/// What a start reads of access.
+/// The access definitions that a start found.
 #[derive(Debug, Default)]
 pub struct AccessReport {
-    /// Whether it can be relied on.
+    /// Whether they can be relied on.
     pub access: Access,
     /// Keys of definitions that cannot be read.
     pub unreadable: Vec<Box<[u8]>>,
-    /// Some definition can be read from one place only: it is time to write them again.
+    /// Whether some definition has a single readable copy, so that it should be written again.
     pub is_thin: bool,
-    /// Definitions that the log had lost, or had not as they were written last, and the files beside it have.
+    /// Definitions that the log had lost or had in an older version, and that the files beside it contain.
     pub restored: Vec<Restored>,
-    /// All there is of access, rising by the keys. It is read once, for a disk that refuses to read it a second time must
-    /// not lock anybody out.
+    /// All access definitions, ascending by key. They are read once: if the disk refuses a second read, users
+    /// must not be locked out.
     pub definitions: Vec<AccessDefinition>,
 }
 
 impl AccessReport {
-    /// Takes in what the log is told to say, and, where all of it is there, that somebody has said so: the log may have
-    /// lost that, too, and without it a new store's user would be there.
+    /// Applies the restored definitions. If access is whole, also adds the definition [`ACCESS_WRITTEN_KEY`],
+    /// which the log may have lost. Without it, the default user of a new store would be created.
     pub(super) fn take_restored(&mut self) {
         for Restored { key, value } in &self.restored {
             let place = self.definitions.binary_search_by(|known| known.key.cmp(key));
@@ -510,99 +518,99 @@ impl AccessReport {
                 (Err(_), None) => {}
             }
         }
-        let is_said = self.definitions.first().is_some_and(|first| *first.key == ACCESS_WRITTEN_KEY);
-        if self.access == Access::Whole && !is_said {
+        let is_recorded = self.definitions.first().is_some_and(|first| *first.key == ACCESS_WRITTEN_KEY);
+        if self.access == Access::Whole && !is_recorded {
             let (key, value) = (ACCESS_WRITTEN_KEY.into(), [].into());
             self.definitions.insert(0, AccessDefinition { key, value });
         }
     }
 }
 
-/// What was done while a store is opened.
+/// What [`Log::step`] has done.
 pub(super) enum Step {
-    /// A part of a segment.
+    /// It prepared a part of a segment.
     Prepared,
-    /// A commit.
+    /// It wrote a commit.
     Committed,
-    /// There was nothing to do, or no room for it.
+    /// There was nothing to do, or no space for it.
     Nothing,
 }
 
-// The chain of commits, and the walk along it through one segment.
-//
-// ```text
-// segment | header | commit 7 | commit 8 | damaged, or another's | commit 10 | ...
-//                             ^          ^ tail                  ^ at
-//                     what a step has before it: nothing, or a gap (tail..at) and how many are missing in it
-// ```
-//
-// Always true: a step is a whole commit of this segment whose number is above, and whose life is not below, those of
-// every one before it; the same bytes and the same chain give the same steps.
-
-/// Where the chain of commits stands: what its last commit says.
+/// The chain of commits: the fields of its last commit.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Chain {
     pub(super) segment: u64,
-    pub(super) life: u32,
+    pub(super) epoch: u32,
     pub(super) number: u64,
-    /// The number is that of the last commit there was.
+    /// Whether the number is that of the last commit written.
     pub(super) is_known: bool,
-    /// The latest that any of its commits says.
+    /// The latest time in any of its commits.
     pub(super) time_ms: u64,
     pub(super) covers: u32,
 }
 
 impl Chain {
-    /// Whether the numbers of a segment's commits go on where the chain stands. Segments that left the log took their
-    /// numbers with them.
+    /// Returns whether the numbers of a segment's commits continue where the chain ends. Numbers in removed
+    /// segments are gone.
     pub(super) const fn is_adjacent(&self, segment: u64) -> bool {
         self.is_known && segment <= self.segment + 1
     }
 
-    /// Goes on to a commit.
+    /// Advances to a commit.
     pub(super) fn advance(&mut self, header: &CommitHeader) {
-        let CommitHeader { life, number, segment, time_ms, covers, .. } = *header;
-        *self = Self { segment, life, number, is_known: true, time_ms: time_ms.max(self.time_ms), covers };
+        let CommitHeader { epoch, number, segment, time_ms, covers, .. } = *header;
+        *self = Self { segment, epoch, number, is_known: true, time_ms: time_ms.max(self.time_ms), covers };
     }
 }
 
-/// A whole commit.
+/// A whole commit found by a [`CommitWalk`].
 pub(super) struct WholeCommit {
-    /// From the end of the one before it to its first byte.
+    /// The bytes from the end of the previous commit to the start of this one.
     pub(super) gap: Range<u32>,
-    /// Commits that are missing before it, if that is known.
+    /// Number of commits missing before it, if that is known.
     pub(super) missing: Option<u64>,
     pub(super) header: CommitHeader,
-    /// Where its records lie.
+    /// Location of its records.
     pub(super) records: Range<u32>,
-    /// Where it ends, padding included.
+    /// End of the commit, padding included.
     pub(super) end: u32,
 }
 
 impl WholeCommit {
-    /// Whether nothing was lost with what is missing before it, for it repeats that.
+    /// Returns whether nothing was lost with the missing commits, because this one repeats them.
     pub(super) fn covers_gap(&self) -> bool {
         self.missing.is_none_or(|missing| missing <= u64::from(self.header.covers))
     }
 }
 
-/// A walk through one segment's bytes.
+/// A walk over the commits in one segment's bytes.
+///
+/// ```text
+/// segment | header | commit 7 | commit 8 | damaged, or foreign | commit 10 | ...
+///                             ^          ^ tail                ^ at
+///                     a step reports the gap before its commit (tail..at, maybe empty) and the number of missing commits
+/// ```
+///
+/// # Invariants
+/// - A step is a whole commit of this segment. Its number is above, and its epoch is not below, those of
+///   every commit before it.
+/// - The same bytes and the same chain give the same steps.
 pub(super) struct CommitWalk {
     sequence: u64,
     seed: u32,
     at: usize,
-    /// Behind the last commit.
+    /// End of the last commit.
     pub(super) tail: u32,
 }
 
 impl CommitWalk {
-    /// Begins at byte `first` of segment `sequence`.
+    /// Begins at offset `first` of segment `sequence`.
     pub(super) const fn new(sequence: u64, seed: u32, first: u32) -> Self {
         Self { sequence, seed, at: first as usize, tail: first }
     }
 
-    /// The next commit in `bytes`, which are the segment up to where commits end; the chain goes on to it when the
-    /// caller has seen to what is missing.
+    /// Returns the next commit in `bytes`, the segment up to the end of its commits. The caller handles
+    /// missing commits and then advances the chain.
     pub(super) fn next(&mut self, bytes: &[u8], chain: &Chain) -> Option<WholeCommit> {
         while self.at < bytes.len() {
             let (at, rest) = (self.at, &bytes[self.at..]);
@@ -610,11 +618,11 @@ impl CommitWalk {
                 self.at += BLOCK_BYTES;
                 continue;
             };
-            // A file that was cut short may end in a commit's padding.
+            // A truncated file may end within a commit's padding.
             let behind = rest.get(commit.bytes()..).unwrap_or_default();
             let (begin, end) = (at as u32, (at + commit.bytes()) as u32);
             let Commit { header, records } = commit;
-            let belongs = header.follows(self.sequence, (chain.life, chain.number))
+            let belongs = header.follows(self.sequence, chain.epoch, chain.number)
                 && !is_misplaced(&header, chain.number, behind, self.seed);
             if !belongs {
                 self.at += BLOCK_BYTES;
@@ -630,29 +638,22 @@ impl CommitWalk {
     }
 }
 
-/// Whether a commit that leaves others out stands where one of them was, because the card has put its block
-/// there: then the next one behind it belongs before it. `before` is the number of the last one before it.
+/// Returns whether a commit whose number skips others stands in the place of one of them, because the flash
+/// moved its block. Then the next commit behind it belongs before it. `before` is the number of the previous
+/// commit.
 fn is_misplaced(header: &CommitHeader, before: u64, behind: &[u8], seed: u32) -> bool {
     if header.number == before + 1 {
         return false;
     }
     let mut behind = whole_commits(behind, 0, seed).map(|(_, commit)| commit.header);
     let next = behind.find(|next| next.segment == header.segment && next.number > before);
-    next.is_some_and(|next| next.number < header.number && next.life <= header.life)
+    next.is_some_and(|next| next.number < header.number && next.epoch <= header.epoch)
 }
 
-// Which files are the log, and in which order.
-//
-// The newest header with a commit behind it has the list of the log. Segments whose headers cannot be read, but whose
-// commits are newer, come behind it; what commits since then say has left is left out.
-//
-// Always true: nothing is written; no segment is listed twice; what says that a segment has left is believed only where
-// all that was copied of it before is there.
-
-/// The most bytes that a header is read with: no store has so many segments.
+/// Maximum bytes read for a header. No store has enough segments for a longer one.
 const HEADER_BYTES_MAX: usize = 1 << 20;
 
-/// The header of every file there is.
+/// Reads the header of every file.
 pub(super) fn read_headers<D: Disk>(disk: &mut D) -> io::Result<Vec<FoundFile>> {
     let mut slots = disk.slots()?;
     sort(&mut slots);
@@ -668,7 +669,7 @@ pub(super) fn read_headers<D: Disk>(disk: &mut D) -> io::Result<Vec<FoundFile>> 
             header = SegmentHeader::parse(&bytes[..length]);
         }
         if matches!(header, HeaderRead::Longer(_)) {
-            // Its length is what is damaged.
+            // The length field itself is damaged.
             header = HeaderRead::Bad;
         }
         if header == HeaderRead::Empty && length > 0 && has_more(disk, slot)? {
@@ -679,7 +680,7 @@ pub(super) fn read_headers<D: Disk>(disk: &mut D) -> io::Result<Vec<FoundFile>> 
     Ok(found)
 }
 
-/// The good headers of this store, newest first.
+/// Returns the good headers of this store, newest first.
 pub(super) fn own_headers(found: &[FoundFile]) -> Vec<FoundHeader<'_>> {
     let good = found.iter().filter_map(|file| match &file.header {
         HeaderRead::Good(header, bytes) => Some((file.slot, *bytes, header)),
@@ -687,15 +688,15 @@ pub(super) fn own_headers(found: &[FoundFile]) -> Vec<FoundHeader<'_>> {
     });
     let mut headers: Vec<FoundHeader<'_>> = good.collect();
     sort_newest_first(&mut headers);
-    // Somebody may have put the file of another store here, and that one may be the newest.
-    let ours = said_most(headers.iter().map(|(_, _, header)| header.identity));
+    // A file of another store may have been copied here, and may be the newest.
+    let ours = most_frequent(headers.iter().map(|(_, _, header)| header.identity));
     headers.retain(|(_, _, header)| Some(header.identity) == ours);
     headers
 }
 
-/// Puts the header that is noted beside the log in the place of the one that its file has lost; tells whether
-/// it has.
-pub(super) fn take_noted<'h>(headers: &mut Vec<FoundHeader<'h>>, note: &'h Note) -> bool {
+/// Uses the header copy beside the log in place of a header that its file has lost. Returns whether it was
+/// used.
+pub(super) fn use_header_copy<'h>(headers: &mut Vec<FoundHeader<'h>>, note: &'h HeaderCopy) -> bool {
     let is_newer = headers.iter().all(|(_, _, header)| header.sequence < note.segment.sequence);
     let is_ours = headers.is_empty() || headers.iter().any(|(_, _, h)| h.identity == note.header.identity);
     if is_newer && is_ours {
@@ -710,32 +711,41 @@ fn sort_newest_first(headers: &mut [FoundHeader<'_>]) {
     sort_by_key(headers, |(slot, _, header)| (Reverse(header.sequence), *slot));
 }
 
-/// The log as its files say.
+/// The segments of the log and where they were found.
 #[derive(Default)]
 pub(super) struct Listing {
-    /// Its segments, oldest first.
+    /// The segments, oldest first.
     pub(super) segments: Vec<SegmentRef>,
-    /// Those of them whose header cannot be read.
-    pub(super) headless: Vec<SegmentRef>,
-    /// Files whose header is of another one.
+    /// Segments whose header cannot be read.
+    pub(super) unreadable_headers: Vec<SegmentRef>,
+    /// Files with the header of another file.
     pub(super) misplaced: Vec<u32>,
-    /// Segments that the last commit leaves out. It may be in the page cache only, so they are listed.
+    /// Segments that the last commit removes. The commit may exist only in the page cache, so they are listed
+    /// as well.
     pub(super) leaving: Vec<u64>,
 }
 
-/// What lists the log.
+/// Finds which files are the log, and their order.
+///
+/// The newest header with a commit behind it contains the list of segments. Segments with unreadable headers
+/// but newer commits follow. Segments removed by later commits are left out.
+///
+/// # Invariants
+/// - Nothing is written.
+/// - No segment is listed twice.
+/// - A removal is believed only if all copies made before it were found.
 pub(super) struct Lister<'l, 'r, D> {
     pub(super) disk: &'l mut ReadAround<'r, D>,
-    /// As long as a segment.
+    /// Buffer of the size of a segment.
     pub(super) bytes: &'l mut [u8],
-    /// The note beside the log is good.
-    pub(super) has_note: bool,
+    /// Whether the header copy beside the log is good.
+    pub(super) has_header_copy: bool,
     pub(super) identity: Identity,
 }
 
 impl<D: Disk> Lister<'_, '_, D> {
-    /// Lists the log, and takes out headers that stand before a segment which is not theirs: a card has put their block
-    /// there. What is behind them is read all the same.
+    /// Lists the segments. Drops headers in front of a segment that is not theirs, because the flash moved
+    /// their block. The content behind them is read nevertheless.
     pub(super) fn list(
         &mut self,
         headers: &mut Vec<FoundHeader<'_>>,
@@ -752,14 +762,16 @@ impl<D: Disk> Lister<'_, '_, D> {
                 listing.segments.push(segment);
                 break;
             }
-            // Its list is not proven, but where the header of a segment in it was lost, nothing else names that.
+            // The list of this header is unproven. But if a segment in it has lost its header, nothing else
+            // names the segment.
             not_begun.extend(header.live.iter().map(|segment| segment.slot));
         }
-        self.add_headless(found, (newest, &not_begun), &mut listing)?;
+        self.add_unreadable_headers(found, newest, &not_begun, &mut listing)?;
         self.leave_out(newest, headers, &mut listing)?;
         Ok(listing)
     }
 
+    /// Drops headers with a duplicate sequence whose segment has no commit behind them.
     fn drop_misplaced(
         &mut self,
         headers: &mut Vec<FoundHeader<'_>>,
@@ -778,8 +790,8 @@ impl<D: Disk> Lister<'_, '_, D> {
         Ok(())
     }
 
-    /// Whether some commit of the segment with this header was durable: a whole one is there, or something
-    /// that proves it of damaged ones.
+    /// Returns whether a commit of the segment with this header was durable: a whole commit exists, or
+    /// damaged ones prove it.
     fn has_begun(
         &mut self,
         segment: SegmentRef,
@@ -795,20 +807,23 @@ impl<D: Disk> Lister<'_, '_, D> {
         Ok(has_commit || is_proven() || footer::of_segment(self.bytes, segment.sequence, seed).is_some())
     }
 
-    /// Adds segments whose header is damaged but whose commits are newer than segment `newest`. A header that a card has
-    /// put back is older than the commits behind it: the lists of newer headers name such files. For the newest segment
-    /// the note beside the log does that. Without the note, every file outside the list is looked at.
-    fn add_headless(
+    /// Adds segments with damaged headers whose commits are newer than segment `newest`.
+    ///
+    /// A header that the flash moved is older than the commits behind it. The lists of newer headers name
+    /// such files; for the newest segment the header copy does. Without the header copy, every file outside
+    /// the list is examined.
+    fn add_unreadable_headers(
         &mut self,
         found: &[FoundFile],
-        (newest, not_begun): (u64, &[u32]),
+        newest: u64,
+        not_begun: &[u32],
         listing: &mut Listing,
     ) -> io::Result<()> {
-        let mut headless = Vec::new();
+        let mut unreadable_headers = Vec::new();
         let is_bad = |file: &&FoundFile| match &file.header {
             HeaderRead::Bad => true,
             HeaderRead::Good(header, _) if header.sequence <= newest => {
-                (not_begun.contains(&file.slot) || !self.has_note)
+                (not_begun.contains(&file.slot) || !self.has_header_copy)
                     && listing.segments.iter().all(|s| s.slot != file.slot)
                     || listing.misplaced.contains(&file.slot)
             }
@@ -817,21 +832,23 @@ impl<D: Disk> Lister<'_, '_, D> {
         for file in found.iter().filter(is_bad) {
             let length = self.disk.read(file.slot, 0, self.bytes)?;
             let commits = whole_commits(&self.bytes[..length], BLOCK_BYTES, self.identity.seed());
-            let said = commits.map(|(_, commit)| commit.header.segment);
-            headless.push(Headless::of(file.slot, said.filter(|sequence| *sequence > newest)));
+            let named = commits.map(|(_, commit)| commit.header.segment);
+            unreadable_headers
+                .push(UnreadableHeader::of(file.slot, named.filter(|sequence| *sequence > newest)));
         }
-        listing.headless = segments_of(headless);
-        let newer = &listing.headless;
-        // The list is older than the present use of their files.
+        listing.unreadable_headers = segments_of(unreadable_headers);
+        let newer = &listing.unreadable_headers;
+        // The list is older than the current use of their files.
         listing.segments.retain(|segment| newer.iter().all(|newer| newer.slot != segment.slot));
         listing.segments.extend_from_slice(newer);
         Ok(())
     }
 
-    /// Takes out of the list what has left the log since the header that made it. What only the last commit
-    /// says does not count yet: it may be in the page cache only, and then the segment is still needed. Nor
-    /// does what is said behind missing commits, for the copies may be among those: a segment counts as long
-    /// as its file is no other's.
+    /// Removes segments from the list that were removed from the log after the header was written.
+    ///
+    /// Removals in the last commit do not count yet: the commit may exist only in the page cache, and then
+    /// the segment is still needed. Removals behind missing commits do not count either, because the copies
+    /// may be among those. Such a segment counts as long as its file contains no other segment.
     fn leave_out(
         &mut self,
         newest: u64,

@@ -1,37 +1,38 @@
-//! The runs of one queue, packed: a thousand queues over thousands of segments are millions of them.
+//! The runs of one queue, compressed: a thousand queues in thousands of segments have millions of runs.
 //!
 //! ```text
 //! chunk | first offset | end | runs | bytes | run | run | ...
 //!
-//! run   | flags | [1: offsets left out before it] | [length] | [4: segments further, signed]
-//!       | [8: offsets that are settled] | [16: bytes beyond what the run before makes likely, signed] |
+//! run   | flags | [1: offsets skipped before it] | [length] | [4: difference of segments, signed]
+//!       | [8: offsets that are settled] | [16: difference to the estimated bytes, signed] |
 //!
-//! flags | length, less that of the run before, plus 3; 7: it follows | bits as above, and 2: next segment |
+//! flags | length minus the previous run's length, plus 3; 7: the length follows | bits as above, and 2: next segment |
 //! ```
 //!
-//! Numbers are varints, each against the run before; at the start of a chunk that is one of no length that
-//! ends at the chunk's first offset, in segment 0. A queue of steady traffic takes a byte or two for each
-//! segment. One run is kept unpacked: the one that was changed last, for messages mostly come one after the
-//! other; so a message of steady traffic packs nothing.
+//! Numbers are varints relative to the previous run. At the start of a chunk that is an empty run in segment
+//! 0 which ends at the chunk's first offset. A queue with steady traffic takes a byte or two per segment. The
+//! run changed last is kept uncompressed, because most messages arrive in order; steady traffic therefore
+//! compresses nothing.
 //!
-//! Always true: runs rise and do not overlap; no chunk is empty, and what is changed is one chunk, or two
-//! when it is cut in halves or put together with the next; the unpacked run is in no chunk. The last chunk of
-//! all that is given up is kept for the next, so a queue of steady traffic allocates nothing; it goes when the
-//! queue is empty and a segment leaves, or when memory is short.
+//! # Invariants
+//! - Runs are ascending and do not overlap. No chunk is empty. The uncompressed run is in no chunk.
+//! - A change affects one chunk, or two if a chunk is split or merged with the next.
+//! - The last chunk that was freed is kept for reuse, so a queue with steady traffic allocates nothing. It is
+//!   freed when the queue is empty and a segment is removed, or when memory is short.
 
 use super::record::Range;
 use super::varint::{self, Input};
 
 /// Bytes of runs in a chunk.
 const CHUNK_RUNS_BYTES: usize = 236;
-/// The most runs that are unpacked at once: those of a chunk, and what a change adds.
+/// Maximum number of runs decompressed at once: those of a chunk, and those added by a change.
 const UNPACKED_MAX: usize = CHUNK_RUNS_BYTES + 4;
-/// The most that a run takes, in bytes: five numbers and the flags.
+/// Maximum bytes of a run: five numbers and the flags.
 const RUN_BYTES_MAX: usize = 51;
-/// Two chunks become one when they take no more than this together.
+/// Two chunks are merged if together they take at most this number of bytes.
 const TOGETHER_BYTES: usize = CHUNK_RUNS_BYTES / 2;
 
-/// So many chunks have room in their list, however few there are.
+/// The list of chunks keeps memory for at least this number of chunks.
 const CHUNKS_KEPT: usize = 4;
 
 const HAS_GAP: u8 = 1;
@@ -40,22 +41,22 @@ const HAS_SEGMENT: u8 = 4;
 const HAS_SETTLED: u8 = 8;
 const HAS_BYTES: u8 = 16;
 const LENGTH_SHIFT: u8 = 5;
-/// The length follows, for it is not among those that the flags can tell.
+/// Code of a length that follows, because the flags cannot express it.
 const LENGTH_FOLLOWS: u8 = 7;
-/// What is added to the difference of lengths, so that it is not negative.
+/// Added to the difference of lengths, so that it is not negative.
 const LENGTH_BIAS: i64 = 3;
 
-/// Offsets whose live records lie in one segment; those that are missing are settled.
+/// Offsets whose live records lie in one segment. Missing offsets are settled.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Run {
     /// The offsets.
     pub offsets: Range,
     /// The segment.
     pub segment: u64,
-    /// Live messages.
+    /// Number of live messages.
     pub live: u32,
-    /// Bytes of their records; a record for several queues is shared. After some were settled that is what
-    /// their number makes likely.
+    /// Bytes of their records; the bytes of a record for several queues are divided among them. After some
+    /// were settled, an estimate from the number of those left.
     pub bytes: u32,
 }
 
@@ -70,9 +71,9 @@ struct Chunk {
     bytes: [u8; CHUNK_RUNS_BYTES],
 }
 
-/// What a run is written against.
+/// The previous run, to which the next one is relative.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Before {
+struct PreviousRun {
     end: u64,
     length: u64,
     segment: u64,
@@ -80,7 +81,7 @@ struct Before {
     bytes: u32,
 }
 
-impl Before {
+impl PreviousRun {
     const fn start(first: u64) -> Self {
         Self { end: first, length: 0, segment: 0, live: 0, bytes: 0 }
     }
@@ -90,18 +91,19 @@ impl Before {
         Self { end: run.offsets.end, length, segment: run.segment, live: run.live, bytes: run.bytes }
     }
 
-    /// What `live` messages take when they are like those of the run before.
+    /// Estimates the bytes of `live` messages from the average of the previous run.
     fn likely_bytes(&self, live: u32) -> u32 {
         share_of(self.bytes, live, self.live)
     }
 }
 
-/// What `count` of `all` messages take when all take `bytes`; as much as there can be when that is too much.
+/// Returns the share of `count` messages if `all` messages take `bytes`, limited to `u32::MAX`.
 pub(super) fn share_of(bytes: u32, count: u32, all: u32) -> u32 {
     u32::try_from(u64::from(bytes) * u64::from(count) / u64::from(all.max(1))).unwrap_or(u32::MAX)
 }
 
-fn pack(run: &Run, before: &Before) -> heapless::Vec<u8, RUN_BYTES_MAX> {
+/// Encodes a run relative to the previous one.
+fn pack(run: &Run, before: &PreviousRun) -> heapless::Vec<u8, RUN_BYTES_MAX> {
     let mut out = heapless::Vec::new();
     let put = |out: &mut heapless::Vec<u8, RUN_BYTES_MAX>, value: u64| {
         let (bytes, length) = varint::encode(value);
@@ -138,7 +140,8 @@ fn pack(run: &Run, before: &Before) -> heapless::Vec<u8, RUN_BYTES_MAX> {
     out
 }
 
-fn unpack(input: &mut Input<'_>, before: &mut Before) -> Option<Run> {
+/// Decodes a run and replaces `before` by it.
+fn unpack(input: &mut Input<'_>, before: &mut PreviousRun) -> Option<Run> {
     let flags = input.byte()?;
     let start = before.end + if flags & HAS_GAP != 0 { input.varint()? } else { 0 };
     let length = match flags >> LENGTH_SHIFT {
@@ -155,12 +158,12 @@ fn unpack(input: &mut Input<'_>, before: &mut Before) -> Option<Run> {
     let beyond = if flags & HAS_BYTES != 0 { varint::unzigzag(input.varint()?) } else { 0 };
     let bytes = (i64::from(before.likely_bytes(live)) + beyond) as u32;
     let run = Run { offsets: Range { start, end: start + length }, segment, live, bytes };
-    *before = Before::after(&run);
+    *before = PreviousRun::after(&run);
     Some(run)
 }
 
 impl Chunk {
-    /// As many of `runs` as fit, at least one.
+    /// Creates a chunk with as many of `runs` as fit, at least one. Returns it and their number.
     fn of(runs: &[Run], spare: &mut Option<Box<Self>>) -> (Box<Self>, usize) {
         let empty = || Box::new(Self { first: 0, end: 0, runs: 0, used: 0, bytes: [0; CHUNK_RUNS_BYTES] });
         let mut chunk = spare.take().unwrap_or_else(empty);
@@ -168,17 +171,18 @@ impl Chunk {
         (chunk, taken)
     }
 
-    /// Holds as many of `runs` as fit into so many bytes, at least one, and nothing else; tells how many.
+    /// Replaces its content by as many of `runs` as fit into `most` bytes, at least one. Returns their
+    /// number.
     fn fill(&mut self, runs: &[Run], most: usize) -> usize {
         self.first = runs.first().map_or(0, |run| run.offsets.start);
         (self.runs, self.used) = (0, 0);
-        let mut before = Before::start(self.first);
+        let mut before = PreviousRun::start(self.first);
         let fitting = runs.iter().take_while(|run| self.push(run, &mut before, most)).count();
         self.end = before.end;
         fitting
     }
 
-    fn push(&mut self, run: &Run, before: &mut Before, most: usize) -> bool {
+    fn push(&mut self, run: &Run, before: &mut PreviousRun, most: usize) -> bool {
         let (packed, used) = (pack(run, before), usize::from(self.used));
         let end = used + packed.len();
         if end > most && used > 0 {
@@ -186,26 +190,29 @@ impl Chunk {
         }
         self.bytes[used..end].copy_from_slice(&packed);
         (self.used, self.runs) = (end as u16, self.runs + 1);
-        *before = Before::after(run);
+        *before = PreviousRun::after(run);
         true
     }
 
-    /// What a run behind its last one is written against.
-    fn behind(&self) -> Before {
+    /// Returns the state to which a run appended to the chunk is relative.
+    fn behind(&self) -> PreviousRun {
         let mut runs = self.iter();
         runs.by_ref().for_each(drop);
         runs.before
     }
 
     fn iter(&self) -> ChunkRuns<'_> {
-        ChunkRuns { input: Input::new(&self.bytes[..self.used.into()]), before: Before::start(self.first) }
+        ChunkRuns {
+            input: Input::new(&self.bytes[..self.used.into()]),
+            before: PreviousRun::start(self.first),
+        }
     }
 }
 
 #[derive(Clone, Debug)]
 struct ChunkRuns<'a> {
     input: Input<'a>,
-    before: Before,
+    before: PreviousRun,
 }
 
 impl Iterator for ChunkRuns<'_> {
@@ -216,62 +223,62 @@ impl Iterator for ChunkRuns<'_> {
     }
 }
 
-/// See the top of the file.
+/// The runs of one queue.
 #[derive(Clone, Debug, Default)]
 pub struct Runs {
     #[expect(clippy::vec_box, reason = "chunks are put between others, and given back one by one")]
     chunks: Vec<Box<Chunk>>,
-    /// The run that was changed last.
-    hot: Option<Run>,
-    /// What a run behind the last chunk's is written against, unless that chunk was changed otherwise: else
-    /// each segment that a queue gets messages in would have all of the chunk unpacked.
-    behind: Option<Before>,
+    /// The run that was changed last, uncompressed.
+    uncompressed: Option<Run>,
+    /// The state to which a run appended to the last chunk is relative, if known. Otherwise the whole chunk
+    /// would be decompressed for every new segment of a queue.
+    behind: Option<PreviousRun>,
     count: usize,
-    /// One that was given up.
+    /// A freed chunk, for reuse.
     spare: Option<Box<Chunk>>,
 }
 
 impl Runs {
-    /// How many runs there are.
+    /// Returns the number of runs.
     pub const fn len(&self) -> usize {
         self.count
     }
 
-    /// Whether there is none.
+    /// Returns whether there are no runs.
     pub const fn is_empty(&self) -> bool {
         self.count == 0
     }
 
-    /// Bytes on the heap, with what the allocator adds to each piece of so many.
+    /// Returns the heap bytes. The allocator adds `allocation_bytes` per allocation.
     pub(super) const fn heap_bytes(&self, allocation_bytes: usize) -> usize {
         let each = size_of::<Chunk>() + allocation_bytes;
         let chunks = self.chunks.len() + self.spare.is_some() as usize;
         chunks * each + self.chunks.capacity() * size_of::<Box<Chunk>>()
     }
 
-    /// Gives back what is kept to be used again.
-    pub(super) fn give_back(&mut self) {
+    /// Frees memory that is kept for reuse.
+    pub(super) fn release_memory(&mut self) {
         self.spare = None;
         self.chunks.shrink_to_fit();
     }
 
-    /// All of them, rising.
+    /// Iterates over the runs in ascending order.
     pub fn iter(&self) -> impl Iterator<Item = Run> + '_ {
         self.iter_from(0)
     }
 
-    /// Those that end behind `offset`, rising.
+    /// Iterates over the runs that end after `offset`, in ascending order.
     pub(super) fn iter_from(&self, offset: u64) -> impl Iterator<Item = Run> + '_ {
         let first = self.chunks.partition_point(|chunk| chunk.end <= offset);
         let ends_behind = move |run: &Run| run.offsets.end > offset;
         let mut packed = self.chunks[first..].iter().flat_map(|chunk| chunk.iter());
-        let mut hot = self.hot.filter(ends_behind);
+        let mut uncompressed = self.uncompressed.filter(ends_behind);
         let mut next = packed.find(ends_behind);
-        core::iter::from_fn(move || match (hot, next) {
+        core::iter::from_fn(move || match (uncompressed, next) {
             (Some(run), Some(other)) if run.offsets.start > other.offsets.start => {
                 core::mem::replace(&mut next, packed.next())
             }
-            (Some(_), _) => hot.take(),
+            (Some(_), _) => uncompressed.take(),
             (None, _) => {
                 let run = next.take()?;
                 next = packed.next();
@@ -280,44 +287,44 @@ impl Runs {
         })
     }
 
-    /// The one that `offset` lies in, settled or not.
+    /// Returns the run that contains `offset`, which may be settled.
     pub(super) fn around(&self, offset: u64) -> Option<Run> {
         let is_around = |run: &Run| run.offsets.start <= offset && offset < run.offsets.end;
-        if let Some(hot) = self.hot.filter(is_around) {
-            return Some(hot);
+        if let Some(uncompressed) = self.uncompressed.filter(is_around) {
+            return Some(uncompressed);
         }
         let chunk = self.chunks.get(self.chunks.partition_point(|chunk| chunk.end <= offset))?;
         if chunk.first > offset { None } else { chunk.iter().find(is_around) }
     }
 
-    /// The last that ends at `offset` or before.
+    /// Returns the last run that ends at or before `offset`.
     pub(super) fn before(&self, offset: u64) -> Option<Run> {
-        let hot = self.hot.filter(|hot| hot.offsets.end <= offset);
+        let uncompressed = self.uncompressed.filter(|uncompressed| uncompressed.offsets.end <= offset);
         let behind = self.chunks.partition_point(|chunk| chunk.first < offset);
-        if let Some(hot) = hot
-            && self.chunks[..behind].last().is_none_or(|chunk| chunk.end <= hot.offsets.start)
+        if let Some(uncompressed) = uncompressed
+            && self.chunks[..behind].last().is_none_or(|chunk| chunk.end <= uncompressed.offsets.start)
         {
-            return Some(hot);
+            return Some(uncompressed);
         }
         let ends_before = |run: &Run| run.offsets.end <= offset;
         let mut chunks = self.chunks[..behind].iter().rev();
         let packed = chunks.find_map(|chunk| chunk.iter().take_while(ends_before).last());
-        hot.into_iter().chain(packed).max_by_key(|run| run.offsets.start)
+        uncompressed.into_iter().chain(packed).max_by_key(|run| run.offsets.start)
     }
 
-    /// Adds one where there is none; it is the unpacked one from now on.
+    /// Adds a run at free offsets. It becomes the uncompressed run.
     pub(super) fn insert(&mut self, run: Run) {
-        self.cool();
-        self.hot = Some(run);
+        self.compress();
+        self.uncompressed = Some(run);
         self.count += 1;
     }
 
-    /// Puts others, rising and within its offsets or right behind them, in the place of the one that starts
-    /// at `start`.
+    /// Replaces the run that starts at `start` by others, which are ascending and lie within its offsets or
+    /// right behind them.
     pub(super) fn replace(&mut self, start: u64, with: &[Run]) {
         self.count = self.count + with.len() - 1;
-        if self.hot.is_some_and(|hot| hot.offsets.start == start) {
-            self.hot = with.last().copied();
+        if self.uncompressed.is_some_and(|uncompressed| uncompressed.offsets.start == start) {
+            self.uncompressed = with.last().copied();
             for run in with.iter().rev().skip(1) {
                 self.put(*run);
             }
@@ -335,25 +342,27 @@ impl Runs {
         self.join(at);
     }
 
-    /// The one that starts at `start`, to be made longer up to the next one at most, in place.
-    pub(super) fn heat(&mut self, start: u64) -> Option<&mut Run> {
-        if self.hot.is_none_or(|hot| hot.offsets.start != start) {
+    /// Makes the run that starts at `start` the uncompressed one and returns it. The caller may extend it up
+    /// to the next run.
+    pub(super) fn uncompress(&mut self, start: u64) -> Option<&mut Run> {
+        if self.uncompressed.is_none_or(|uncompressed| uncompressed.offsets.start != start) {
             let run = self.around(start)?;
             self.count += 1;
             self.replace(start, &[]);
-            self.cool();
-            self.hot = Some(run);
+            self.compress();
+            self.uncompressed = Some(run);
         }
-        self.hot.as_mut()
+        self.uncompressed.as_mut()
     }
 
-    /// Changes those that have offsets of `range`; `change` may take away from them, and says which to keep.
+    /// Calls `change` with the runs that overlap `range`. It may shrink them, and returns whether to keep
+    /// them.
     pub(super) fn retain_in(&mut self, range: Range, mut change: impl FnMut(&mut Run) -> bool) {
         let overlaps = |run: &Run| run.offsets.start < range.end && run.offsets.end > range.start;
-        if let Some(hot) = self.hot.as_mut().filter(|hot| overlaps(hot))
-            && !change(hot)
+        if let Some(uncompressed) = self.uncompressed.as_mut().filter(|uncompressed| overlaps(uncompressed))
+            && !change(uncompressed)
         {
-            self.hot = None;
+            self.uncompressed = None;
             self.count -= 1;
         }
         let first = self.chunks.partition_point(|chunk| chunk.end <= range.start);
@@ -367,7 +376,7 @@ impl Runs {
                 gone = before - runs.len();
             });
             self.count -= gone;
-            // It may be gone, or be two.
+            // The chunk may have been removed or split.
             at = (at + 1 + self.chunks.len()).saturating_sub(chunks);
         }
         for at in (first.saturating_sub(1)..at).rev() {
@@ -376,14 +385,14 @@ impl Runs {
         self.chunks.shrink_to(CHUNKS_KEPT.max(2 * self.chunks.len()));
     }
 
-    /// Packs the unpacked one.
-    fn cool(&mut self) {
-        if let Some(run) = self.hot.take() {
+    /// Compresses the uncompressed run.
+    fn compress(&mut self) {
+        if let Some(run) = self.uncompressed.take() {
             self.put(run);
         }
     }
 
-    /// Packs one that is in no chunk.
+    /// Adds a run that is in no chunk to one.
     fn put(&mut self, run: Run) {
         let behind = self.chunks.partition_point(|chunk| chunk.first <= run.offsets.start);
         if behind == self.chunks.len()
@@ -397,7 +406,7 @@ impl Runs {
                 let (chunk, _) = Chunk::of(&[run], &mut self.spare);
                 self.chunks.push(chunk);
             }
-            self.behind = Some(Before::after(&run));
+            self.behind = Some(PreviousRun::after(&run));
         } else if self.chunks.is_empty() {
             let (chunk, _) = Chunk::of(&[run], &mut self.spare);
             self.chunks.push(chunk);
@@ -409,6 +418,7 @@ impl Runs {
         }
     }
 
+    /// Decompresses a chunk, changes its runs, and compresses them again.
     fn edit(&mut self, at: usize, change: impl FnOnce(&mut Unpacked)) {
         let Some(chunk) = self.chunks.get_mut(at) else { return };
         self.behind = None;
@@ -429,7 +439,7 @@ impl Runs {
         }
     }
 
-    /// Puts a chunk and the next together when both are nearly empty.
+    /// Merges a chunk with the next if both are nearly empty.
     fn join(&mut self, at: usize) {
         let used = |at: usize| self.chunks.get(at).map_or(CHUNK_RUNS_BYTES, |chunk| chunk.used.into());
         if used(at) + used(at + 1) > TOGETHER_BYTES {
@@ -439,7 +449,7 @@ impl Runs {
         self.behind = None;
         let mut runs: Unpacked = self.chunks[at].iter().collect();
         runs.extend(next.iter());
-        // What they take against each other is one run anew at most.
+        // Relative to the first chunk, at most one run takes more bytes.
         let fitting = self.chunks[at].fill(&runs, CHUNK_RUNS_BYTES);
         assert!(fitting == runs.len(), "two halves do not fit into one chunk");
         self.spare = Some(next);
@@ -456,7 +466,7 @@ mod tests {
         Run { offsets: Range { start, end: start + length }, segment, live, bytes }
     }
 
-    /// What a list of runs would say.
+    /// Compares the runs with a plain list.
     fn check(runs: &Runs, model: &[Run]) {
         assert_eq!(runs.iter().collect::<Vec<_>>(), model);
         assert_eq!(runs.len(), model.len());
@@ -507,8 +517,8 @@ mod tests {
                     }
                     (3, Some(old)) => {
                         let start = old.offsets.start;
-                        let hot = runs.heat(start).expect("it is there");
-                        hot.bytes = bytes;
+                        let uncompressed = runs.uncompress(start).expect("it is there");
+                        uncompressed.bytes = bytes;
                         model.iter_mut().find(|run| run.offsets.start == start).expect("too").bytes = bytes;
                     }
                     (4, Some(old)) => {
@@ -541,7 +551,7 @@ mod tests {
         }
     }
 
-    /// Bytes for each of so many runs when the next message of one comes in the next segment.
+    /// Returns the bytes per run when each message arrives in the next segment.
     fn bytes_per_run(count: u64, mut shape: impl FnMut(u64) -> (u64, u32)) -> f64 {
         let (mut runs, mut next) = (Runs::default(), 0);
         for segment in 0..count {

@@ -1,31 +1,46 @@
-//! Segments: the files of the log, all of one size, made once and recycled.
+//! Segments: the files of the log, all of one size, created once and recycled.
 //!
 //! ```text
 //! segment | header, whole blocks | commit | commit | ... | unused | footer, whole blocks |
 //!
-//! header  | magic "LEVERET2" | CRC32C u32 | length u32 | segment bytes u32 | life u32 |
+//! header  | magic "LEVERET2" | CRC32C u32 | length u32 | segment bytes u32 | epoch u32 |
 //!           0                  8            12           16                  20
 //!         | store id 16 | secret u64 | sequence u64 | time u64 | commits u64 | live n u32 |
 //!           24            40           48             56         64            72
-//!         | flags u32 | more u32 | so many bytes, passed over |
+//!         | flags u32 | more u32 | `more` bytes, partly ignored |
 //!           76          80         84
-//!         | n × (sequence minus the one before, slot): varints, rising, this segment not included |
+//!         | n × (sequence minus the previous one, slot): varints, ascending, without this segment |
 //!
-//! more    | written u64: bytes that all lives wrote to the disk before this header, zeros too; or nothing
-//!         | what follows is passed over: repairs of older versions wrote a u64 here
-//! flags   | 1: it was said who there is, so a log that says nothing of that has lost it
+//! more    | written u64: bytes that all epochs wrote to the disk before this header, zeros included; or nothing
+//!         | the rest is ignored: repairs of older versions wrote a u64 here
+//! flags   | 1: access definitions have existed, so a log without any has lost them
 //! ```
 //!
-//! All little endian. The CRC covers the magic and everything from `length` to the end of the list. A *slot*
-//! is the number in a file's name, a *sequence* is a segment's place in the log: it rises, slots are used
-//! again. The last byte of the magic is the version of the format. Magic, CRC and length stand alike in every
-//! version, so that a damaged byte is not taken for a newer one, which the broker does not touch. Of the
-//! flags the lower 16 mean nothing bad to whoever does not know them; a higher one that is not known makes
-//! the header one of a newer version.
+//! All integers are little endian. A *slot* is the number in a file's name and is reused. A *sequence* is a
+//! segment's place in the log and only rises.
 //!
-//! Always true: a header is synced before the first commit of its segment is written, so a commit proves its
-//! header durable, and a header without a commit promises nothing. What the newest proven header leaves out
-//! is not part of the log, whatever lies there.
+//! - The CRC covers the magic and everything from `length` to the end of the list.
+//! - The last byte of the magic is the version of the format. The broker does not touch a newer version.
+//!   Magic, CRC and length are the same in every version, so that a damaged byte is not taken for a newer
+//!   version.
+//! - Unknown flags in the lower 16 bits are ignored. An unknown higher flag makes the header one of a newer
+//!   version.
+//!
+//! ```text
+//! version | segment     | commit | footer |
+//! 1       | "LEVERET1"  | "LVC1" | "LVF2" | Leveret 0.1; not read any more
+//! 2       | "LEVERET2"  | "LVC2" | "LVF3" |
+//! ```
+//!
+//! Additions need no new version if older programs may ignore them. These are records with a kind that has
+//! [`OPTIONAL`] set, the lower flags of a header, and what follows the flags.
+//!
+//! # Invariants
+//! - A header is synced before the first commit of its segment is written. So a commit proves its header
+//!   durable, and a header without a commit proves nothing.
+//! - Segments that the newest proven header does not list are not part of the log, whatever their files
+//!   contain.
+//! - An unknown version is reported. Its files are never interpreted or overwritten.
 
 use core::cmp::Ordering;
 
@@ -33,81 +48,111 @@ use super::commit::{BLOCK_BYTES, padded};
 use super::commit_builder::ResizeZeroed;
 use super::varint::{self, Input};
 
+/// The version of the format.
+pub const FORMAT: u8 = 2;
+/// The first bytes of a segment.
+pub(super) const SEGMENT_MAGIC: [u8; 8] = *b"LEVERET2";
+/// The first bytes of a commit.
+pub(super) const COMMIT_MAGIC: [u8; 4] = *b"LVC2";
+/// The first bytes of a footer's trailer.
+pub(super) const FOOTER_MAGIC: [u8; 4] = *b"LVF3";
+/// The bit in a record's kind which means that a reader may ignore the record if it does not know the kind.
+pub(super) const OPTIONAL: u8 = 0x80;
+/// The kind of a record with a queue name, which only footers contain.
+pub(super) const NAMED: u8 = OPTIONAL | 1;
+// Kind `OPTIONAL | 2` (130) was written by repairs of older versions. It is ignored, and not used again.
+
+/// The identity of a store, created once when it is formatted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Identity {
+    /// Distinguishes stores; not secret.
+    pub id: [u8; 16],
+    /// Part of every checksum; never leaves the store.
+    pub secret: u64,
+}
+
+impl Identity {
+    /// Returns the initial value of this store's commit checksums.
+    pub(super) fn seed(&self) -> u32 {
+        crc32c::crc32c_append(crc32c::crc32c(&self.secret.to_le_bytes()), &self.id)
+    }
+}
+
 const MAGIC_OF_ANY_VERSION: [u8; 7] = *b"LEVERET";
 const FIXED_BYTES: usize = 76;
 const HAS_ACCESS: u32 = 1;
-/// Flags that may be set although nobody here knows them.
+/// Flags that are ignored if they are unknown.
 const FLAGS_PASSED_OVER: u32 = 0xffff;
-/// What stands alike in every version of the format: magic, CRC, length.
+/// Bytes that are the same in every version of the format: magic, CRC, length.
 const PREFIX_BYTES: usize = 16;
 /// The smallest segment in bytes.
 pub const SEGMENT_BYTES_MIN: u32 = 64 << 10;
-/// The largest segment in bytes. One is read as a whole, so what a damaged or foreign header claims beyond
-/// this would ask a 32-bit board for memory that it cannot even address.
+/// The largest segment in bytes. A segment is read as a whole. A larger size in a damaged or foreign header
+/// would exceed the address space of a 32-bit board.
 pub const SEGMENT_BYTES_MAX: u32 = 256 << 20;
 
-/// Whether a store can have segments of this size. Sizes come from the disk, so they are not to be trusted.
+/// Returns whether a store can have segments of this size. Sizes come from the disk and must be validated.
 pub(super) const fn is_segment_size(segment_bytes: u32) -> bool {
     SEGMENT_BYTES_MIN <= segment_bytes
         && segment_bytes <= SEGMENT_BYTES_MAX
         && (segment_bytes as usize).is_multiple_of(BLOCK_BYTES)
 }
 
-/// The CRC of a header, from its magic to the end of its list.
+/// Returns the CRC of a header, from its magic to the end of its list.
 fn checksum(header: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&header[..8]), &header[12..])
 }
 
-/// A segment of the log and the file it lies in.
+/// A segment of the log and its file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct SegmentRef {
-    /// Its place in the log, from 1.
+    /// Its sequence, from 1.
     pub sequence: u64,
-    /// Its file.
+    /// The slot of its file.
     pub slot: u32,
 }
 
-/// What the header of a segment says.
+/// The content of a segment header.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct SegmentHeader {
     /// The store it belongs to.
     pub identity: Identity,
     /// Bytes of each segment of the store.
     pub segment_bytes: u32,
-    /// The life that opened it.
-    pub life: u32,
-    /// Its place in the log.
+    /// Number of the broker start that opened it.
+    pub epoch: u32,
+    /// Its sequence.
     pub sequence: u64,
     /// Broker time when it was opened, in milliseconds.
     pub time_ms: u64,
-    /// The number of the newest commit that was synced before: whoever finds fewer has lost some.
+    /// Number of the newest commit that was synced before. If fewer are found, some are lost.
     pub commits: u64,
-    /// It was said before who there is.
+    /// Whether access definitions existed before.
     pub has_access: bool,
-    /// Bytes that all lives wrote before; 0 where that was not counted yet.
+    /// Bytes that all epochs wrote before; 0 if that was not counted yet.
     pub written: u64,
-    /// All older segments that are part of the log, rising.
+    /// All older segments of the log, ascending.
     pub live: Vec<SegmentRef>,
 }
 
-/// What the first bytes of a segment are.
+/// The result of parsing the first bytes of a segment file.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum HeaderRead {
-    /// A header, and the bytes it takes.
+    /// A header, and its bytes.
     Good(SegmentHeader, u32),
     /// A header of a newer version of the format.
     NewerVersion,
     /// A header of version 1.
     OlderVersion,
-    /// The header is longer than the bytes given: so many are needed.
+    /// The header is longer than the bytes given. Contains the number of bytes needed.
     Longer(usize),
     /// Nothing was ever written.
     Empty,
-    /// The block is no header that is known.
+    /// The block is no known header.
     Bad,
 }
 
-/// What was found of one file.
+/// A file of the store, as found.
 pub(super) struct FoundFile {
     pub(super) slot: u32,
     pub(super) length: u64,
@@ -115,20 +160,20 @@ pub(super) struct FoundFile {
 }
 
 impl FoundFile {
-    /// It was prepared, and nothing was written to it.
+    /// Returns whether the file was prepared and never written.
     pub(super) fn is_unused(&self) -> bool {
         self.header == HeaderRead::Empty && self.length > 0
     }
 }
 
-/// A good header: its file, its bytes, and what it says.
+/// A good header: its file, its bytes, and its content.
 pub(super) type FoundHeader<'h> = (u32, u32, &'h SegmentHeader);
 
 /// The good headers, newest first.
 pub(super) type Headers<'h> = [FoundHeader<'h>];
 
 impl SegmentHeader {
-    /// Writes the header over `out`, whole blocks.
+    /// Writes the header in whole blocks to `out`.
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         out.clear();
         out.resize_zeroed(FIXED_BYTES);
@@ -146,7 +191,7 @@ impl SegmentHeader {
         out[..8].copy_from_slice(&SEGMENT_MAGIC);
         out[12..16].copy_from_slice(&(length as u32).to_le_bytes());
         out[16..20].copy_from_slice(&self.segment_bytes.to_le_bytes());
-        out[20..24].copy_from_slice(&self.life.to_le_bytes());
+        out[20..24].copy_from_slice(&self.epoch.to_le_bytes());
         out[24..40].copy_from_slice(&self.identity.id);
         out[40..48].copy_from_slice(&self.identity.secret.to_le_bytes());
         out[48..56].copy_from_slice(&self.sequence.to_le_bytes());
@@ -158,12 +203,12 @@ impl SegmentHeader {
         out.resize_zeroed(padded(length));
     }
 
-    /// The bytes that the header at the start of `bytes` claims to have, zeros behind it not included.
+    /// Returns the claimed length of the header at the start of `bytes`, without the zeros behind it.
     pub(super) fn length(bytes: &[u8]) -> Option<usize> {
         Input::new(bytes.get(12..)?).u32().map(|length| length as usize)
     }
 
-    /// Reads the header at the start of `bytes`.
+    /// Parses the header at the start of `bytes`.
     pub(super) fn parse(bytes: &[u8]) -> HeaderRead {
         if bytes.iter().all(|byte| *byte == 0) {
             return HeaderRead::Empty;
@@ -191,10 +236,10 @@ impl SegmentHeader {
         }
     }
 
-    /// The header, and its flags.
+    /// Returns the header and its flags.
     fn parse_checked(bytes: &[u8]) -> Option<(Self, u32)> {
         let mut input = Input::new(bytes);
-        let (segment_bytes, life) = (input.u32()?, input.u32()?);
+        let (segment_bytes, epoch) = (input.u32()?, input.u32()?);
         let identity = Identity { id: input.take(16)?.try_into().ok()?, secret: input.u64()? };
         let (sequence, time_ms, commits, count) = (input.u64()?, input.u64()?, input.u64()?, input.u32()?);
         let (flags, more) = (input.u32()?, input.u32()?);
@@ -202,7 +247,7 @@ impl SegmentHeader {
         let mut live = Vec::new();
         let mut previous = 0;
         for _ in 0..count {
-            // A header that names a segment twice, or itself, was never written: it is somebody's forgery.
+            // A header that lists a segment twice, or itself, was never written by a broker: it is forged.
             let older = u64::checked_add(previous, input.varint()?)?;
             if older <= previous || older >= sequence {
                 return None;
@@ -212,7 +257,7 @@ impl SegmentHeader {
         }
         let has_access = flags & HAS_ACCESS != 0;
         let header =
-            Self { identity, segment_bytes, life, sequence, time_ms, commits, has_access, written, live };
+            Self { identity, segment_bytes, epoch, sequence, time_ms, commits, has_access, written, live };
         (is_segment_size(segment_bytes) && input.is_empty()).then_some((header, flags))
     }
 }
@@ -227,7 +272,7 @@ mod tests {
             written: 1 << 40 | live,
             identity: Identity { id: *b"0123456789abcdef", secret: 42 },
             segment_bytes: SEGMENT_BYTES_MIN,
-            life: 2,
+            epoch: 2,
             sequence: 4 * live + 9,
             time_ms: 77,
             commits: 99,
@@ -323,50 +368,5 @@ mod tests {
             let is_read = matches!(SegmentHeader::parse(&bytes), HeaderRead::Good(..));
             assert_eq!(is_read, is_one, "{segment_bytes}");
         }
-    }
-}
-
-// The version of the format.
-//
-// ```text
-// version | segment     | commit | footer |
-// 1       | "LEVERET1"  | "LVC1" | "LVF2" | Leveret 0.1; not read any more
-// 2       | "LEVERET2"  | "LVC2" | "LVF3" |
-// ```
-//
-// What comes later needs no new version when older programs may pass over it: records of a kind with
-// [`OPTIONAL`] set, the lower flags of a header, and what follows the flags.
-//
-// Always true: a version that this program does not know is reported, never guessed at and never written over.
-
-/// The version.
-pub const FORMAT: u8 = 2;
-/// What a segment begins with.
-pub(super) const SEGMENT_MAGIC: [u8; 8] = *b"LEVERET2";
-/// What a commit begins with.
-pub(super) const COMMIT_MAGIC: [u8; 4] = *b"LVC2";
-/// What a footer's trailer begins with.
-pub(super) const FOOTER_MAGIC: [u8; 4] = *b"LVF3";
-/// The bit in a record's kind which says that whoever does not know the kind passes over the record.
-pub(super) const OPTIONAL: u8 = 0x80;
-/// The kind of a name's record, which only footers have.
-pub(super) const NAMED: u8 = OPTIONAL | 1;
-// Kind `OPTIONAL | 2` (130) was written by repairs of older versions. It is passed over, and not used again.
-
-// Who a store is.
-
-/// Who a store is: made once, when it is formatted.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Identity {
-    /// Tells stores apart; may be shown and sent.
-    pub id: [u8; 16],
-    /// Goes into every checksum; never leaves the store.
-    pub secret: u64,
-}
-
-impl Identity {
-    /// What the checksums of this store's commits start from.
-    pub(super) fn seed(&self) -> u32 {
-        crc32c::crc32c_append(crc32c::crc32c(&self.secret.to_le_bytes()), &self.id)
     }
 }

@@ -1,37 +1,41 @@
-//! What is settled in one queue, packed: a message that stays while others behind it are acknowledged costs a
-//! range, and a queue whose consumers acknowledge in no order, or requeue, has one for each that stays.
+//! The settled offsets of one queue, compressed, and other sets of offset ranges.
+//!
+//! A message that stays in the queue while later ones are acknowledged splits a range. If consumers
+//! acknowledge out of order, or requeue, there is a range for each message that stays.
 //!
 //! ```text
 //! chunk | first offset | end | length | gap | length | gap | ... | length |
 //! ```
 //!
-//! Lengths and gaps are varints, so a range takes two bytes or three. The last range is kept unpacked: what is
-//! consumed in order makes it longer, and packs nothing.
+//! Lengths and gaps are varints, so a range takes two or three bytes. The last range is kept uncompressed:
+//! consumption in order only extends it, and compresses nothing.
 //!
-//! Always true: ranges rise, are not empty and do not touch each other; no chunk is empty; a change touches
-//! the chunks that it is about and no others. The memory of a chunk that is given up is kept for the next.
+//! # Invariants
+//! - Ranges are ascending, not empty, and do not touch each other. No chunk is empty.
+//! - A change affects only the chunks that contain its offsets.
+//! - The memory of a freed chunk is kept for the next.
 
 use super::parts::BodyPart;
 use super::record::Range;
 use super::varint::{self, Input};
 
-/// The most ranges of a chunk.
+/// Maximum ranges per chunk.
 const CHUNK_RANGES: usize = 64;
-/// Two chunks become one when they have no more than so many together.
+/// Two chunks are merged if together they have at most this number of ranges.
 const TOGETHER_RANGES: usize = CHUNK_RANGES / 2;
-/// So many chunks have room in their list, however few there are.
+/// The list of chunks keeps memory for at least this number of chunks.
 const CHUNKS_KEPT: usize = 4;
-/// Room for so many bytes comes at once.
+/// Bytes by which a chunk's memory grows at once.
 const STEP_BYTES: usize = 32;
 
-/// A set of offsets.
+/// A compressed set of offsets.
 #[derive(Clone, Debug, Default)]
 pub struct SettledSet {
     chunks: Vec<Chunk>,
-    /// Behind all chunks; empty when nothing is settled.
+    /// The last range, behind all chunks; empty if nothing is settled.
     last: Range,
     count: usize,
-    /// The memory of a chunk that was given up.
+    /// The memory of a freed chunk.
     spare: Vec<u8>,
 }
 
@@ -55,7 +59,7 @@ impl Chunk {
         chunk
     }
 
-    /// Adds a range behind the others.
+    /// Appends a range.
     fn push(&mut self, range: Range) {
         if self.ranges > 0 {
             self.put(range.start - self.end);
@@ -72,7 +76,7 @@ impl Chunk {
         varint::put(&mut self.bytes, number);
     }
 
-    /// Takes the ranges of the next chunk.
+    /// Appends the ranges of the next chunk.
     fn join(&mut self, next: &Self) {
         self.put(next.first - self.end);
         self.bytes.reserve_exact(next.bytes.len());
@@ -99,39 +103,39 @@ impl Chunk {
 }
 
 impl SettledSet {
-    /// How many ranges there are.
+    /// Returns the number of ranges.
     pub const fn len(&self) -> usize {
         self.count
     }
 
-    /// Whether nothing is in it.
+    /// Returns whether the set is empty.
     pub const fn is_empty(&self) -> bool {
         self.count == 0
     }
 
-    /// The end of the last range; 0 when there is none.
+    /// Returns the end of the last range; 0 if there is none.
     pub const fn end(&self) -> u64 {
         self.last.end
     }
 
-    /// Whether `offset` is in it.
+    /// Returns whether `offset` is in the set.
     #[inline]
     pub fn contains(&self, offset: u64) -> bool {
         self.around(offset).is_some()
     }
 
-    /// Whether every offset of `range` is in it; so it is when there is none.
+    /// Returns whether every offset of `range` is in the set; true for an empty range.
     pub fn contains_all(&self, range: Range) -> bool {
         range.is_empty() || self.around(range.start).is_some_and(|around| around.end >= range.end)
     }
 
-    /// How many offsets of `range` are in it.
+    /// Returns the number of offsets of `range` that are in the set.
     pub fn count_in(&self, range: Range) -> u64 {
         let within = self.iter_from(range.start).take_while(|old| old.start < range.end);
         within.map(|old| old.end.min(range.end) - old.start.max(range.start)).sum()
     }
 
-    /// The range that has an offset.
+    /// Returns the range that contains an offset.
     #[inline]
     fn around(&self, offset: u64) -> Option<Range> {
         if offset >= self.last.start {
@@ -144,7 +148,7 @@ impl SettledSet {
         chunk.iter().find(|range| range.end > offset).filter(|range| range.start <= offset)
     }
 
-    /// The ranges that end behind `offset`, rising.
+    /// Iterates over the ranges that end after `offset`, in ascending order.
     pub fn iter_from(&self, offset: u64) -> impl Iterator<Item = Range> + '_ {
         let first = self.chunks.partition_point(|chunk| chunk.end <= offset);
         let packed = self.chunks[first..].iter().flat_map(Chunk::iter);
@@ -152,7 +156,7 @@ impl SettledSet {
         packed.chain(last).skip_while(move |range| range.end <= offset)
     }
 
-    /// Adds `range` and calls `fresh` with each part of it that was not in the set. One without offsets adds
+    /// Adds `range` and calls `fresh` with each part of it that was not in the set. An empty range adds
     /// nothing.
     pub fn insert(&mut self, range: Range, mut fresh: impl FnMut(Range)) {
         if range.is_empty() {
@@ -175,7 +179,7 @@ impl SettledSet {
             return;
         }
         let reaches_last = range.end >= self.last.start;
-        // Those that it touches are among these chunks, if there are any.
+        // The ranges that it touches are in these chunks, if anywhere.
         let low = self.chunks.partition_point(|chunk| chunk.end < range.start);
         let high = self.chunks.partition_point(|chunk| chunk.first <= range.end).max(low);
         let (mut merged, mut from, mut touched) = (range, range.start, 0);
@@ -198,7 +202,7 @@ impl SettledSet {
             return;
         }
         let mut ranges = Unpacked::new();
-        // Of the chunks in between nothing is left.
+        // Nothing remains of the chunks in between.
         let at = if low == high { low.min(self.chunks.len().saturating_sub(1)) } else { low };
         let behind = high.max(at + 1).min(self.chunks.len());
         if let Some(first) = self.chunks.get(at) {
@@ -215,7 +219,7 @@ impl SettledSet {
         self.replace(at, behind, &ranges);
     }
 
-    /// Packs a range behind all chunks.
+    /// Compresses a range behind all chunks.
     fn pack(&mut self, range: Range) {
         match self.chunks.last_mut() {
             Some(chunk) if chunk.ranges < CHUNK_RANGES => chunk.push(range),
@@ -223,7 +227,7 @@ impl SettledSet {
         }
     }
 
-    /// Puts a chunk of these ranges before the one at `at`.
+    /// Inserts a chunk of these ranges before the one at `at`.
     fn put_chunk(&mut self, at: usize, ranges: &[Range]) {
         let chunk = Chunk::of(ranges, core::mem::take(&mut self.spare));
         if self.chunks.len() == self.chunks.capacity() {
@@ -232,7 +236,7 @@ impl SettledSet {
         self.chunks.insert(at, chunk);
     }
 
-    /// Puts these ranges in the place of the chunks from `at` to `behind`.
+    /// Replaces the chunks from `at` to `behind` by these ranges.
     fn replace(&mut self, at: usize, behind: usize, ranges: &[Range]) {
         if let Some(last) = self.chunks.drain(at..behind).next_back() {
             self.spare = last.bytes;
@@ -252,17 +256,145 @@ impl SettledSet {
         self.chunks.shrink_to(CHUNKS_KEPT.max(2 * self.chunks.len()));
     }
 
-    /// Bytes on the heap, with what the allocator adds to each piece of so many.
+    /// Returns the heap bytes. The allocator adds `allocation_bytes` per allocation.
     pub(super) fn heap_bytes(&self, allocation_bytes: usize) -> usize {
         let chunks = self.chunks.iter().map(|chunk| chunk.bytes.capacity() + allocation_bytes);
         self.chunks.capacity() * size_of::<Chunk>() + chunks.sum::<usize>() + self.spare.capacity()
     }
 
-    /// Gives back what is kept to be used again.
-    pub(super) fn give_back(&mut self) {
+    /// Frees memory that is kept for reuse.
+    pub(super) fn release_memory(&mut self) {
         self.spare = Vec::new();
         self.chunks.iter_mut().for_each(|chunk| chunk.bytes.shrink_to_fit());
         self.chunks.shrink_to_fit();
+    }
+}
+
+/// A set of offsets as uncompressed ranges, for settlements that wait to be written.
+///
+/// The ranges are ascending, not empty, and do not touch each other. A queue that is consumed in order
+/// therefore needs one range.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RangeSet {
+    ranges: Vec<Range>,
+}
+
+impl RangeSet {
+    /// Returns the ranges in ascending order.
+    pub fn ranges(&self) -> &[Range] {
+        &self.ranges
+    }
+
+    /// Returns whether the set is empty.
+    pub const fn is_empty(&self) -> bool {
+        self.ranges.is_empty()
+    }
+
+    /// Returns whether `offset` is in the set.
+    #[inline]
+    pub fn contains(&self, offset: u64) -> bool {
+        let at = self.ranges.partition_point(|range| range.end <= offset);
+        self.ranges.get(at).is_some_and(|range| range.start <= offset)
+    }
+
+    /// Returns the end of the last range; 0 if there is none.
+    pub fn end(&self) -> u64 {
+        self.ranges.last().map_or(0, |range| range.end)
+    }
+
+    /// Adds `range` and calls `fresh` with each part of it that was not in the set. An empty range adds
+    /// nothing: encoded it would be an invalid record, at which a reader would stop reading the commit.
+    pub fn insert(&mut self, range: Range, mut fresh: impl FnMut(Range)) {
+        if range.is_empty() {
+            return;
+        }
+        let first = self.ranges.partition_point(|old| old.end < range.start);
+        let mut last = first;
+        let mut merged = range;
+        let mut from = range.start;
+        while let Some(old) = self.ranges.get(last).filter(|old| old.start <= range.end) {
+            if from < old.start {
+                fresh(Range { start: from, end: old.start });
+            }
+            from = from.max(old.end);
+            merged = Range { start: merged.start.min(old.start), end: merged.end.max(old.end) };
+            last += 1;
+        }
+        if from < range.end {
+            fresh(Range { start: from, end: range.end });
+        }
+        if last == first {
+            self.ranges.insert(first, merged);
+        } else {
+            self.ranges[first] = merged;
+            self.ranges.drain(first + 1..last);
+        }
+    }
+
+    /// Returns its heap bytes.
+    pub(super) const fn heap_bytes(&self) -> usize {
+        self.ranges.capacity() * size_of::<Range>()
+    }
+
+    /// Frees memory beyond that for `count` ranges.
+    pub(super) fn shrink_to(&mut self, count: usize) {
+        self.ranges.shrink_to(count);
+    }
+
+    /// Removes the first `count` ranges.
+    pub(super) fn drop_first(&mut self, count: usize) {
+        self.ranges.drain(..count);
+    }
+}
+
+/// A span ends with the part that makes it at least this long, in bytes.
+const SPAN_BYTES: u32 = 2 << 10;
+/// A span of at least this number of bytes is a single part.
+pub(super) const SHARED_SPAN_BYTES_MAX: u32 = 2 * SPAN_BYTES;
+
+/// The approximate locations of the queues' parts in one segment's footer; empty if it has no footer.
+///
+/// Exact locations of each queue in each segment would be the largest part of the index. So small parts are
+/// combined into a *span*, and a reader searches it for the part. A large part is a span of its own. Spans
+/// are ascending by queue and by offset, without gaps, as parts are.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Spans {
+    /// The first queue of each span, and the span's offset in the segment.
+    starts: Vec<(u64, u32)>,
+    end: u32,
+}
+
+impl Spans {
+    /// Creates the spans of these parts, which are relative to offset `base` of the segment. The memory of
+    /// `spare` is reused.
+    pub(super) fn of(base: u32, parts: &[(u64, BodyPart)], spare: Self) -> Self {
+        let mut starts = spare.starts;
+        starts.clear();
+        let (mut end, mut is_large) = (base, false);
+        for (queue, BodyPart { at, bytes }) in parts {
+            let at = base + at;
+            let is_full = starts.last().is_none_or(|(_, start)| at - start >= SPAN_BYTES);
+            if is_full || is_large || *bytes >= SPAN_BYTES {
+                starts.push((*queue, at));
+            }
+            (end, is_large) = (at + bytes, *bytes >= SPAN_BYTES);
+        }
+        Self { starts, end }
+    }
+
+    /// Returns the span with the part of a queue; empty if there is none.
+    pub(super) fn find(&self, queue: u64) -> BodyPart {
+        let behind = self.starts.partition_point(|(first, _)| *first <= queue);
+        let Some((_, at)) = behind.checked_sub(1).and_then(|at| self.starts.get(at)) else {
+            return BodyPart::default();
+        };
+        let end = self.starts.get(behind).map_or(self.end, |(_, next)| *next);
+        BodyPart { at: *at, bytes: end - at }
+    }
+
+    /// Returns its heap bytes.
+    pub(super) const fn heap_bytes(&self) -> usize {
+        size_of::<(u64, u32)>() * self.starts.capacity()
     }
 }
 
@@ -279,7 +411,7 @@ mod tests {
         ) {
             let (mut set, mut model) = (SettledSet::default(), RangeSet::default());
             for (start, length, kind) in inserts {
-                // Some settle much at once.
+                // Some settle many offsets at once.
                 let length = if kind == 0 { length * 300 } else { length };
                 let range = Range { start, end: start + length };
                 let (mut fresh, mut expected) = (Vec::new(), Vec::new());
@@ -311,87 +443,8 @@ mod tests {
         println!("{each:.2} bytes a range");
         assert!(each < 4.0, "{each:.2} bytes a range");
         set.insert(Range { start: 0, end: u64::MAX }, |_| {});
-        set.give_back();
+        set.release_memory();
         assert_eq!((set.len(), set.heap_bytes(16)), (1, 0));
-    }
-}
-
-// Sets of offsets as ranges: what gathers to be settled.
-//
-// Always true: the ranges rise, are not empty and do not touch each other; so a queue that is consumed in
-// order costs one range however long it lives.
-
-/// A set of offsets.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RangeSet {
-    ranges: Vec<Range>,
-}
-
-impl RangeSet {
-    /// The ranges, rising.
-    pub fn ranges(&self) -> &[Range] {
-        &self.ranges
-    }
-
-    /// Whether nothing is in it.
-    pub const fn is_empty(&self) -> bool {
-        self.ranges.is_empty()
-    }
-
-    /// Whether `offset` is in it.
-    #[inline]
-    pub fn contains(&self, offset: u64) -> bool {
-        let at = self.ranges.partition_point(|range| range.end <= offset);
-        self.ranges.get(at).is_some_and(|range| range.start <= offset)
-    }
-
-    /// The end of the last range; 0 when there is none.
-    pub fn end(&self) -> u64 {
-        self.ranges.last().map_or(0, |range| range.end)
-    }
-
-    /// Adds `range` and calls `fresh` with each part of it that was not in the set. One without offsets adds
-    /// nothing: written down it would be no record, and end its commit for whoever reads that.
-    pub fn insert(&mut self, range: Range, mut fresh: impl FnMut(Range)) {
-        if range.is_empty() {
-            return;
-        }
-        let first = self.ranges.partition_point(|old| old.end < range.start);
-        let mut last = first;
-        let mut merged = range;
-        let mut from = range.start;
-        while let Some(old) = self.ranges.get(last).filter(|old| old.start <= range.end) {
-            if from < old.start {
-                fresh(Range { start: from, end: old.start });
-            }
-            from = from.max(old.end);
-            merged = Range { start: merged.start.min(old.start), end: merged.end.max(old.end) };
-            last += 1;
-        }
-        if from < range.end {
-            fresh(Range { start: from, end: range.end });
-        }
-        if last == first {
-            self.ranges.insert(first, merged);
-        } else {
-            self.ranges[first] = merged;
-            self.ranges.drain(first + 1..last);
-        }
-    }
-
-    /// Bytes it takes on the heap.
-    pub(super) const fn heap_bytes(&self) -> usize {
-        self.ranges.capacity() * size_of::<Range>()
-    }
-
-    /// Gives back room beyond that for `count` ranges.
-    pub(super) fn shrink_to(&mut self, count: usize) {
-        self.ranges.shrink_to(count);
-    }
-
-    /// Forgets the first `count` ranges.
-    pub(super) fn drop_first(&mut self, count: usize) {
-        self.ranges.drain(..count);
     }
 }
 
@@ -421,60 +474,6 @@ mod ranges_tests {
                 prop_assert!(set.ranges().windows(2).all(|pair| pair[0].end < pair[1].start));
             }
         }
-    }
-}
-
-// Where about in a segment's footer the part of a queue lies.
-//
-// A place for each queue in each segment would be most of what memory knows of a log. So small parts are
-// told together, a *span*, and whoever reads one goes through it to the part; a large part is a span of its
-// own.
-//
-// Always true: spans rise by queue and by place, and lie one behind the other without holes, as parts do.
-
-/// A span ends with the part in which it reaches so many bytes.
-const SPAN_BYTES: u32 = 2 << 10;
-/// A span of so many bytes is one part.
-pub(super) const SHARED_SPAN_BYTES_MAX: u32 = 2 * SPAN_BYTES;
-
-/// The spans of one segment; none when it has no footer.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Spans {
-    /// The first queue of each, and its first byte in the segment.
-    starts: Vec<(u64, u32)>,
-    end: u32,
-}
-
-impl Spans {
-    /// Of these parts, counted from byte `base` of the segment; in the memory of `spare`.
-    pub(super) fn of(base: u32, parts: &[(u64, BodyPart)], spare: Self) -> Self {
-        let mut starts = spare.starts;
-        starts.clear();
-        let (mut end, mut is_large) = (base, false);
-        for (queue, BodyPart { at, bytes }) in parts {
-            let at = base + at;
-            let is_full = starts.last().is_none_or(|(_, start)| at - start >= SPAN_BYTES);
-            if is_full || is_large || *bytes >= SPAN_BYTES {
-                starts.push((*queue, at));
-            }
-            (end, is_large) = (at + bytes, *bytes >= SPAN_BYTES);
-        }
-        Self { starts, end }
-    }
-
-    /// The span that has the part of a queue, if there is one; without bytes when there is none.
-    pub(super) fn find(&self, queue: u64) -> BodyPart {
-        let behind = self.starts.partition_point(|(first, _)| *first <= queue);
-        let Some((_, at)) = behind.checked_sub(1).and_then(|at| self.starts.get(at)) else {
-            return BodyPart::default();
-        };
-        let end = self.starts.get(behind).map_or(self.end, |(_, next)| *next);
-        BodyPart { at: *at, bytes: end - at }
-    }
-
-    /// Bytes on the heap.
-    pub(super) const fn heap_bytes(&self) -> usize {
-        size_of::<(u64, u32)>() * self.starts.capacity()
     }
 }
 

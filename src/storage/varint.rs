@@ -1,9 +1,10 @@
-//! Numbers in as few bytes as they need: seven bits a byte, least first, the top bit says "more follows".
+//! Variable-length integers: seven bits per byte, least significant first; the top bit means that more bytes
+//! follow.
 //!
-//! Always true: what [`put`] wrote, [`Input::varint`] reads; reading never goes beyond its bytes and never
-//! panics, whatever they are.
+//! [`Input::varint`] reads what [`put`] wrote. Reading never exceeds the input and never panics, whatever the
+//! bytes are.
 
-/// Bytes of the largest number.
+/// Maximum bytes of a number.
 const BYTES_MAX: usize = 10;
 
 /// Appends `value`.
@@ -15,7 +16,7 @@ pub(super) fn put(out: &mut Vec<u8>, value: u64) {
     out.extend_from_slice(&bytes[..length]);
 }
 
-/// The bytes of `value`, and how many there are.
+/// Returns the bytes of `value` and their number.
 #[inline]
 pub(super) fn encode(mut value: u64) -> ([u8; BYTES_MAX], usize) {
     let (mut bytes, mut length) = ([0; BYTES_MAX], 0);
@@ -28,22 +29,22 @@ pub(super) fn encode(mut value: u64) -> ([u8; BYTES_MAX], usize) {
     (bytes, length + 1)
 }
 
-/// How many bytes `value` takes.
+/// Returns the number of bytes of `value`.
 pub(super) const fn bytes(value: u64) -> usize {
     (64 - (value | 1).leading_zeros() as usize).div_ceil(7)
 }
 
-/// A signed number so that small ones stay small.
+/// Maps a signed number to an unsigned one so that small absolute values stay small.
 pub(super) const fn zigzag(value: i64) -> u64 {
     (value.wrapping_shl(1) ^ (value >> 63)) as u64
 }
 
-/// Takes [`zigzag`] back.
+/// Reverses [`zigzag`].
 pub(super) const fn unzigzag(value: u64) -> i64 {
     (value >> 1) as i64 ^ -((value & 1) as i64)
 }
 
-/// Bytes being read from the front. `None` means that they end too early or mean nothing.
+/// Bytes being read from the front. Its methods return `None` if the input is too short or malformed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Input<'a> {
     bytes: &'a [u8],
@@ -80,7 +81,7 @@ impl<'a> Input<'a> {
         self.take(8)?.try_into().ok().map(u64::from_le_bytes)
     }
 
-    // Records are read in dozens of places, so this is there once; most numbers are of one byte.
+    // Not inlined, because records are read in dozens of places. Most numbers have one byte.
     #[inline(never)]
     pub(super) fn varint(&mut self) -> Option<u64> {
         let (first, rest) = self.bytes.split_first()?;
@@ -101,7 +102,7 @@ impl<'a> Input<'a> {
         None
     }
 
-    /// A length before its bytes.
+    /// Reads a length and that number of bytes.
     #[inline]
     pub(super) fn counted(&mut self) -> Option<&'a [u8]> {
         let count = usize::try_from(self.varint()?).ok()?;

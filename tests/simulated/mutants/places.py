@@ -32,7 +32,7 @@ PLACES = [
         "src/storage/compaction.rs",
         "                drain.half = Some((from, since));\n",
         "                if PLANTED(\"second-half-of-carried-settlements-dropped\") {\n"
-        "                    in_flight.carried.push((queue, since));\n"
+        "                    in_flight.rewritten.push((queue, since));\n"
         "                    return true;\n"
         "                }\n"
         "                drain.half = Some((from, since));\n",
@@ -61,9 +61,9 @@ PLACES = [
     ),
     (
         "src/storage/compaction.rs",
-        "                cleaning.targets.extend(live);\n",
+        "                compaction.targets.extend(live);\n",
         "                let count = if PLANTED(\"further-targets-not-copied\") { 1 } else { usize::MAX };\n"
-        "                cleaning.targets.extend(live.take(count));\n",
+        "                compaction.targets.extend(live.take(count));\n",
     ),
     # A dead letter is delivered before the commit of its move.
     (
@@ -101,11 +101,11 @@ PLACES = [
     ),
     (
         "src/storage/group.rs",
-        "            self.groups.large = Some(Large {\n",
+        "            self.groups.large = Some(LargeGroup {\n",
         "            if PLANTED(\"settlements-before-their-transaction\") {\n"
         "                return self.write_members(journal, messages, group, now);\n"
         "            }\n"
-        "            self.groups.large = Some(Large {\n",
+        "            self.groups.large = Some(LargeGroup {\n",
     ),
     # The session sends a confirm before the message is durable.
     (
