@@ -1,8 +1,10 @@
-//! Opening the store, and the threads that do what the engine's `store_driver` asks for.
+//! The data directory, opening the store, and the disk threads.
 //!
-//! Always true: the loop's thread touches no disk once it runs; after a failed write nothing more is
-//! confirmed, because the turn ends there and the process with it; a store that cannot be used is said to be
-//! so, loudly, and the rest of the broker runs without it, but lets nobody in whom no store vouches for.
+//! # Invariants
+//! - The event loop's thread does not access the disk once it runs.
+//! - After a failed write nothing is confirmed: the turn ends there, and the process with it.
+//! - If a store cannot be used, an error is logged and the broker runs without it, but accepts no login, because
+//!   no store says which users there are.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -29,12 +31,12 @@ use super::sizes::record_sizes;
 use super::start::StartError;
 use super::system::entropy;
 
-/// The most that `disk_limit = "auto"` takes.
+/// Maximum of `disk_limit = "auto"` in bytes.
 const AUTO_LIMIT_BYTES_MAX: u64 = 8 << 30;
 
-/// The threads that wait for the disk.
+/// The threads that access the disk.
 pub(super) struct Threads {
-    /// With what was written comes how many microseconds it took.
+    /// The writer also returns how many microseconds the write took.
     pub(super) writer: Helper<Write, (WriteDone, u64)>,
     pub(super) reader: Helper<leveret_storage::Read, leveret_storage::ReadOutcome>,
 }
@@ -42,11 +44,11 @@ pub(super) struct Threads {
 /// The clock begins with the process.
 const START: Now = Now::from_ms(0);
 
-/// Opens the store of `config` and declares again what it holds. `None`: there is none to work with, and
-/// nothing can be durable, and nobody is let in.
+/// Opens the store of `config` and restores its content. Returns `None` if there is no usable store: then nothing
+/// is durable, and no login is accepted.
 ///
 /// # Errors
-/// The store is another process's, or a newer version's, or whoever set it up made a mistake.
+/// The store is in use by another process, was written by a newer version, or was set up wrongly.
 pub(super) fn open(
     config: &Config,
     (broker, mut context): (&mut Broker, Context<'_>),
@@ -129,7 +131,7 @@ fn settings(config: &Config, directory: &Path) -> Settings {
     }
 }
 
-/// Half of what is free, our own files counted as free.
+/// Returns half of the free space in bytes, own files counted as free.
 fn auto_limit(directory: &Path) -> u64 {
     let free = rustix::fs::statvfs(directory).map_or(0, |found| found.f_bavail * found.f_frsize);
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
@@ -137,7 +139,7 @@ fn auto_limit(directory: &Path) -> u64 {
     ((free + ours) / 2).min(AUTO_LIMIT_BYTES_MAX)
 }
 
-/// Whom a new store begins with. Making a hash takes long on purpose, so only where it is needed.
+/// Returns the first user of a new store. Hashing takes long on purpose, so it is done only if needed.
 fn first_user(config: &Config, access: Access) -> First<'_> {
     if !matches!(access, Access::New | Access::Silent) {
         return None;
@@ -149,7 +151,7 @@ fn first_user(config: &Config, access: Access) -> First<'_> {
     Some((name, hash))
 }
 
-/// Whoever writes `default_user` into the configuration of a store that has users waits for it in vain.
+/// Logs that `default_user` has no effect on a store that has users.
 fn log_first_user(config: &Config, broker: &Broker, access: Access) {
     let name = config.first_user.name.as_deref().filter(|_| config.first_user != FirstUser::default());
     if let (Some(name), Access::Whole) = (name, access)
@@ -162,7 +164,7 @@ fn log_first_user(config: &Config, broker: &Broker, access: Access) {
     }
 }
 
-/// There is no store: who may come in is not known, and nothing can be durable.
+/// Handles a store that cannot be used: it is not known who may log in, and nothing can be durable.
 fn degraded(
     broker: &mut Broker,
     journal: &mut Journal,
@@ -223,7 +225,7 @@ fn tell(report: &Report, directory: &Path) {
     }
 }
 
-/// What became of transactions that no commit holds, and that had no time to be written to their end.
+/// Logs what happened to transactions that no commit contains and that were not written completely.
 fn log_groups(report: &Report, directory: &Path) {
     if report.groups_undone > 0 {
         log::warn!(
@@ -235,7 +237,7 @@ fn log_groups(report: &Report, directory: &Path) {
     }
 }
 
-/// What the store knows of users and permissions, where that is not what the log says.
+/// Logs what the store knows of users and permissions if that differs from the log.
 fn log_access(report: &Report, directory: &Path) {
     if report.access.access == Access::Whole && !report.access.restored.is_empty() {
         log::warn!(
@@ -260,33 +262,29 @@ fn log_access(report: &Report, directory: &Path) {
     }
 }
 
-// Whether the data directory is what it was set up to be.
-//
-// Why it exists: a mistake in setting up (a folder that is not there, that another user owns) is not a
-// broken disk. The one is told to whoever made it, with what to type, and ends the start; with the other the
-// broker runs, as far as that goes without a disk. A broker that took a mistake for a broken disk would run
-// for years without keeping anything.
-//
-// Always true: nothing is made but the last folder of the path, and by a rehearsal not even that.
-
-/// Where `leveret restore` puts everything until it is whole.
+/// The folder in which `leveret restore` collects everything until it is complete.
 pub const RESTORE_PART: &str = "restore.part";
 
 /// `SYSFS_MAGIC` of linux/magic.h.
 const SYSFS_MAGIC: FsWord = 0x6265_6572;
 
-/// What stands where the data directory belongs.
+/// The state of the data directory.
 enum DirectoryState {
     Directory,
     Nothing,
-    /// The disk says something against looking.
+    /// The disk reports an error.
     Bad(io::Error),
 }
 
-/// Makes the directory if it is not there. Within the result: what the disk says against it.
+/// Creates the data directory if it is missing: only the last folder of the path. The inner result is an error of
+/// the disk.
+///
+/// A mistake in the setup (a folder that is missing, or owned by another user) is not a broken disk. A mistake is
+/// reported with what to type and ends the start. With a broken disk the broker runs as far as possible.
+/// Otherwise a broker with a mistake in its setup might run for years without storing anything.
 ///
 /// # Errors
-/// It, or something in it, is not what it must be.
+/// The directory, or something in it, is not as required.
 pub(super) fn prepare(config: &Config, files: &mut FileDisk) -> Result<io::Result<()>, StartError> {
     match find(config)? {
         DirectoryState::Directory => {}
@@ -297,11 +295,11 @@ pub(super) fn prepare(config: &Config, files: &mut FileDisk) -> Result<io::Resul
         }
         DirectoryState::Bad(error) => return Ok(Err(error)),
     }
-    // Before anything is made in it: an empty mount point stays empty.
+    // Checked before anything is created in it: an empty mount point stays empty.
     expect_store(config, files)
 }
 
-/// Whether there is a store where there must be one, or at least no half of one.
+/// Checks that there is a store where one is required, or at least no incomplete one.
 fn expect_store(config: &Config, files: &mut FileDisk) -> Result<io::Result<()>, StartError> {
     match files.slots() {
         Ok(slots) if slots.is_empty() && config.store.require_store => {
@@ -321,10 +319,10 @@ fn expect_store(config: &Config, files: &mut FileDisk) -> Result<io::Result<()>,
     }
 }
 
-/// Whether [`prepare`] would find what it needs, with nothing made or changed.
+/// Checks whether [`prepare`] would succeed, without creating or changing anything.
 ///
 /// # Errors
-/// As of [`prepare`].
+/// See [`prepare`].
 pub(super) fn rehearse(config: &Config) -> Result<io::Result<()>, StartError> {
     let directory = config.data_dir.as_path();
     let to_be_written = match find(config)? {
@@ -357,8 +355,8 @@ fn find(config: &Config) -> Result<DirectoryState, StartError> {
     }
 }
 
-/// Whether the file system of `place` is one in which files can be made. What the kernel shows of itself lets
-/// root ask for that, and refuses it when it comes to it.
+/// Checks that files can be created in the file system of `place`. The kernel's pseudo file systems tell root that it
+/// may, and refuse it then.
 fn expect_files(config: &Config, place: &Path) -> Result<(), StartError> {
     let kind = statfs(place).map(|found| found.f_type);
     if kind.is_ok_and(|kind| kind == PROC_SUPER_MAGIC || kind == SYSFS_MAGIC) {
@@ -374,10 +372,10 @@ fn parent(directory: &Path) -> &Path {
     parent.unwrap_or(Path::new("."))
 }
 
-/// The error again, if it is the disk's.
+/// Returns the error if it is one of the disk.
 ///
 /// # Errors
-/// The directory is not as it has to be, with what is to be changed.
+/// The directory is not as required; the error says what to change.
 pub(super) fn judge(config: &Config, error: io::Error) -> Result<io::Error, StartError> {
     let directory = &config.data_dir;
     let why = match error.kind() {
@@ -400,7 +398,7 @@ pub(super) fn judge(config: &Config, error: io::Error) -> Result<io::Error, Star
     Err(StartError::Directory(directory.clone(), why))
 }
 
-/// What to type so that the broker may use it.
+/// Returns what to type so that the broker may use it.
 fn forbidden(directory: &Path, error: &io::Error) -> String {
     let (user, group) = (rustix::process::geteuid(), rustix::process::getegid());
     if fs::metadata(directory).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
@@ -412,7 +410,7 @@ fn forbidden(directory: &Path, error: &io::Error) -> String {
             directory.display()
         );
     }
-    // It cannot even be looked at: the folder it is in, or one above, is closed.
+    // It cannot be read at all: a folder above it forbids access.
     let closed = directory.ancestors().skip(1).find(|above| fs::metadata(above).is_ok());
     if let (Err(_), Some(above)) = (fs::metadata(directory), closed) {
         return format!(

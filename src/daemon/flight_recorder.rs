@@ -1,11 +1,13 @@
-//! Writes the events of this life into the flight recorder's file, which outlives the process.
+//! The flight recorder: writes the events of this process into a file that outlives it.
 //!
-//! Why a file and neither a mapping nor a descriptor that somebody keeps: a record that was written to a file
-//! in memory is the kernel's, whatever becomes of us, and it takes one system call for an event that is rare;
-//! no memory is shared, nobody has to keep anything, and whoever asks later needs only its name.
+//! The file is in a file system in memory. A record written there survives the process and costs one system call for a
+//! rare event. A memory mapping or a descriptor passed to another process would need more, and a reader only needs the
+//! file's name.
 //!
-//! Always true: it lies in memory, never on a card; nobody but its own process writes to it; whoever records
-//! an event waits for nobody; what cannot be recorded is told once, and the broker runs on.
+//! # Invariants
+//! - The file is in memory, never on a card. Only one process writes to it.
+//! - Recording an event does not block.
+//! - A failure is logged once, and the broker continues.
 
 use std::fmt;
 use std::fs::File;
@@ -24,29 +26,29 @@ use rustix::io::Errno;
 use super::system::unix_ms;
 use leveret_core::flight::{self, Begun, FILE_BYTES, Kind, Stamp};
 
-/// File systems in memory, as `statfs` numbers them.
+/// Numbers of file systems in memory, in `statfs`.
 const TMPFS: u64 = 0x0102_1994;
 const RAMFS: u64 = 0x8584_58f6;
 
-/// How often the lock is tried for, and the pause between: longer than a reader looks.
+/// Number of attempts to get the lock, and the delay between them: together longer than a reader holds it.
 const LOCK_TRIES: u32 = 50;
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
-/// The one there is, for there is but one log.
+/// The only flight recorder, as there is only one log.
 static RECORDER: OnceLock<FlightRecorder> = OnceLock::new();
 
 struct FlightRecorder {
     file: File,
     life: u32,
-    /// The number of the first event of this life.
+    /// The number of the first event of this process.
     first: u32,
     next: AtomicU32,
     started: Instant,
-    /// The log was told that something could not be recorded.
+    /// Whether a failure was logged.
     has_failed: AtomicBool,
 }
 
-/// Starts recording in a file; whether the life before ended without a word. Later calls change nothing.
+/// Starts recording in a file. Returns whether the previous process ended unexpectedly. Later calls change nothing.
 pub(super) fn start(path: &Path) -> io::Result<bool> {
     let (file, begun) = open(path)?;
     let first = AtomicU32::new(begun.first);
@@ -59,12 +61,12 @@ pub(super) fn start(path: &Path) -> io::Result<bool> {
     Ok(begun.is_sudden)
 }
 
-/// Whether events are recorded.
+/// Returns whether events are recorded.
 pub(super) fn is_on() -> bool {
     RECORDER.get().is_some()
 }
 
-/// Records an event, if it is on.
+/// Records an event, if recording is on.
 pub(super) fn record(kind: Kind, text: fmt::Arguments<'_>) {
     let Some(recorder) = RECORDER.get() else { return };
     if let Err(error) = recorder.append(kind, text)
@@ -83,7 +85,7 @@ impl FlightRecorder {
     }
 }
 
-/// Takes the file for this process. Who reads it for a report has it as well, but for a moment only.
+/// Locks the file for this process. A reader may hold the lock for a moment.
 fn lock(file: &File) -> io::Result<()> {
     for _ in 0..LOCK_TRIES {
         match flock(file, FlockOperation::NonBlockingLockExclusive) {
@@ -94,13 +96,13 @@ fn lock(file: &File) -> io::Result<()> {
     Err(io::Error::other("another broker has it"))
 }
 
-/// Opens the file, and writes into it what a life begins with.
+/// Opens the file and begins the events of this process.
 fn open(path: &Path) -> io::Result<(File, Begun)> {
     if !path.is_absolute() {
         return Err(io::Error::other("it is to be a whole path, from / on"));
     }
     let folder = path.parent().unwrap_or(path);
-    // The type has another width on each architecture.
+    // The width of the type depends on the architecture.
     #[allow(clippy::unnecessary_cast, clippy::cast_sign_loss)]
     let kind = statfs(folder)?.f_type as u64 & 0xffff_ffff;
     if kind != TMPFS && kind != RAMFS {
@@ -109,7 +111,7 @@ fn open(path: &Path) -> io::Result<(File, Begun)> {
             folder.display()
         )));
     }
-    // Neither a link that somebody laid out nor a pipe without a reader.
+    // Neither a symbolic link nor a pipe without a reader is opened.
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
     let mut options = File::options();
     options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(flags);

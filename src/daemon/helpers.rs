@@ -1,11 +1,13 @@
-//! A thread that waits for the disk, so that the loop need not.
+//! Helper threads for whatever takes long: disk, password hashing, TLS handshakes, name look-up.
 //!
 //! ```text
 //! loop ──jobs──→ helper ──results──→ loop        bounded queues both ways; the waker ends the poll
 //! ```
 //!
-//! Always true: a helper holds no state of the broker, just the job in hand and its disk; a job that was
-//! taken gives a result, unless the process ends; the loop never waits for a helper but at the very end.
+//! # Invariants
+//! - A helper holds no broker state, only its current job and its disk.
+//! - Every job gives a result, unless the process ends.
+//! - The event loop does not wait for a helper, except at the very end.
 
 use std::collections::VecDeque;
 use std::io;
@@ -24,16 +26,16 @@ use mio::Waker;
 
 use super::system;
 
-/// Jobs or results on their way: one job at a time, and the word to stop.
+/// Capacity of each queue: one job, and the order to stop.
 const PLACES: usize = 4;
 
-/// What a helper is told.
+/// An order for a helper.
 enum Order<J> {
     Do(J),
     Stop,
 }
 
-/// The loop's end of a helper.
+/// The event loop's side of a helper.
 pub(super) struct Helper<J: Send + 'static, D: Send + 'static> {
     orders: Producer<'static, Order<J>>,
     results: Consumer<'static, D>,
@@ -41,7 +43,7 @@ pub(super) struct Helper<J: Send + 'static, D: Send + 'static> {
 }
 
 impl<J: Send + 'static, D: Send + 'static> Helper<J, D> {
-    /// Starts a thread that does jobs with `work`.
+    /// Starts a thread that handles jobs with `work`.
     ///
     /// # Errors
     /// The system starts no more threads.
@@ -53,7 +55,7 @@ impl<J: Send + 'static, D: Send + 'static> Helper<J, D> {
         Self::start_with_stack(name, waker, HELPER_STACK_BYTES, work)
     }
 
-    /// The same with a stack of so many bytes.
+    /// Starts a thread with this stack size in bytes.
     ///
     /// # Errors
     /// The system starts no more threads.
@@ -63,7 +65,7 @@ impl<J: Send + 'static, D: Send + 'static> Helper<J, D> {
         stack_bytes: usize,
         mut work: impl FnMut(J) -> D + Send + 'static,
     ) -> io::Result<Self> {
-        // They live as long as the process: one pair per helper.
+        // One pair per helper, which exists as long as the process.
         let orders: &'static mut Queue<Order<J>, PLACES> = Box::leak(Box::new(Queue::new()));
         let results: &'static mut Queue<D, PLACES> = Box::leak(Box::new(Queue::new()));
         let (orders, mut to_do) = orders.split();
@@ -88,7 +90,7 @@ impl<J: Send + 'static, D: Send + 'static> Helper<J, D> {
         Ok(Self { orders, results, thread: Some(thread) })
     }
 
-    /// Gives it a job; the one before must be done.
+    /// Gives the helper a job; the previous one must be done.
     pub(super) fn give(&mut self, job: J) {
         let is_given = self.orders.enqueue(Order::Do(job)).is_ok();
         assert!(is_given, "one job at a time");
@@ -97,7 +99,7 @@ impl<J: Send + 'static, D: Send + 'static> Helper<J, D> {
         }
     }
 
-    /// A result, if one is there.
+    /// Returns a result, if there is one.
     pub(super) fn take(&mut self) -> Option<D> {
         self.results.dequeue()
     }
@@ -113,7 +115,7 @@ impl<J: Send + 'static, D: Send + 'static> Drop for Helper<J, D> {
     }
 }
 
-/// A helper that fails would leave everybody waiting for ever; so the process ends.
+/// Ends the process if a helper panics, because its jobs would never be completed.
 struct Alarm;
 
 impl Drop for Alarm {
@@ -124,10 +126,8 @@ impl Drop for Alarm {
     }
 }
 
-// The thread that does what would hold the loop up: passwords, handshakes of TLS, and reading the
-// configuration again. It has the certificates, and the last time that is known.
-
-/// Starts the thread; with each result comes what is to be known of the certificates.
+/// Starts the worker thread: password hashing, TLS handshakes, and reading the configuration again. It owns the
+/// certificates and the last known time. Each result contains the state of the certificates.
 ///
 /// # Errors
 /// The system starts no more threads.
@@ -165,7 +165,7 @@ fn run(
     }
 }
 
-/// Reads the configuration again, and of one that can be the certificates.
+/// Reads the configuration again and, if it is valid, the certificates.
 fn reload(before: &Config, certificates: Option<&mut CertificateStore>) -> Result<Config, String> {
     let mut config = before.again().map_err(|error| error.to_string())?;
     config.fit(super::sizes::record_sizes).map_err(|error| config.blame(&error).to_string())?;
@@ -177,15 +177,13 @@ fn reload(before: &Config, certificates: Option<&mut CertificateStore>) -> Resul
     Ok(config)
 }
 
-// Names of upstreams, each looked up on a thread of its own: a name server that does not answer must keep no
-// login waiting, and no other bridge.
-//
-// Always true: a thread lives as long as its lookup; there are no more of them than links of bridges.
-
-/// The system's resolver needs more than other helpers, in bytes.
+/// Stack size for the system's resolver in bytes, which needs more than other helpers.
 pub(super) const LOOKUP_STACK_BYTES: usize = 256 << 10;
 
-/// The lookups that are under way, and those that have to wait.
+/// Name look-ups in progress, and those that wait.
+///
+/// Each look-up has a thread of its own, which ends with it: a name server that does not answer must not delay a login
+/// or another bridge. There are at most as many threads as bridge links.
 pub(super) struct Resolver {
     waker: Arc<Waker>,
     tell: Sender<FoundAddresses>,
@@ -196,23 +194,23 @@ pub(super) struct Resolver {
     look_up: LookUp,
 }
 
-/// Whoever answers: the system's resolver, but for tests, where no name server is to be slow at will.
+/// The function that looks a name up: the system's resolver, or a replacement in tests.
 type LookUp = fn(&NameLookup) -> FoundAddresses;
 
 impl Resolver {
-    /// So many names may be looked up at once.
+    /// Creates a resolver for at most `running_max` look-ups at once.
     pub(super) fn new(waker: Arc<Waker>, running_max: usize) -> Self {
         let (tell, found) = mpsc::channel();
         Self { waker, tell, found, running: 0, running_max, waiting: VecDeque::new(), look_up }
     }
 
-    /// Begins a lookup.
+    /// Begins a look-up.
     pub(super) fn give(&mut self, lookup: NameLookup) {
         self.waiting.push_back(lookup);
         self.go_on();
     }
 
-    /// What one of them has found, if one has.
+    /// Returns the result of a look-up, if there is one.
     pub(super) fn take(&mut self) -> Option<FoundAddresses> {
         let found = self.found.try_recv().ok()?;
         self.running -= 1;
@@ -228,7 +226,7 @@ impl Resolver {
             let (tell, waker, ticket) = (self.tell.clone(), self.waker.clone(), lookup.ticket);
             let look_up = self.look_up;
             let work = move || {
-                // Nobody listens when the process ends.
+                // The receiver is gone when the process ends.
                 let _ = tell.send(look_up(&lookup));
                 let _ = waker.wake();
             };
@@ -257,7 +255,7 @@ mod resolver_tests {
 
     use super::*;
 
-    /// `never` is what a name server does not answer.
+    /// The name `never` is not answered.
     fn answer(lookup: &NameLookup) -> FoundAddresses {
         match &*lookup.host {
             "never" => loop {
@@ -291,7 +289,7 @@ mod resolver_tests {
         for ticket in 2..5 {
             resolver.give(lookup(ticket, "127.0.0.1"));
         }
-        // One at a time beside the one that hangs, in their order.
+        // One at a time beside the one without an answer, in order.
         for ticket in 2..5 {
             let found = next(&mut poll, &mut resolver);
             assert_eq!(found.ticket, ticket);

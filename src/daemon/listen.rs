@@ -1,8 +1,9 @@
-//! The listeners: addresses to listen on, and accepting from them.
+//! Listening and accepting, on the network and on Unix sockets.
 //!
-//! Always true: running out of descriptors closes the newcomer, not the loop. A socket that systemd passes is
-//! one of an address that the configuration names, which says who is let in there; any other is refused, for
-//! whoever connected to it would wait for ever.
+//! # Invariants
+//! - When file descriptors run out, the new connection is closed and the event loop continues.
+//! - A socket passed by systemd must have an address that the configuration names, because the configuration says
+//!   which protocol it serves. Any other is refused: its clients would wait forever.
 
 use core::fmt;
 use std::fs::{self, File, Permissions};
@@ -34,32 +35,32 @@ use super::socket::{BufferSize, Socket, Stream};
 use super::start::StartError;
 use super::systemd;
 
-/// Listeners of the management API and for metrics at most.
+/// Maximum number of listeners of the management API and for metrics.
 pub(super) const MANAGEMENT_LISTENERS_MAX: usize = 16;
-/// How often an address is tried again whose address family, interface or certificate is missing.
+/// Interval for trying an address again whose address family, interface or certificate is missing.
 pub(super) const LISTEN_AGAIN_MS: u64 = 2_000;
-/// Peers that may wait in the kernel's queue.
+/// Number of connections that may wait in the kernel's queue.
 const BACKLOG: i32 = 1024;
-/// Bytes that the kernel takes from a bridge before they are sent: two seconds at 64 kbit/s, and as much as a
+/// Bytes that the kernel accepts from a bridge before they are sent: two seconds at 64 kbit/s, and as much as a
 /// fast link sends between two turns.
 const UNSENT_BYTES_MAX: u32 = 16 << 10;
-/// A silent peer is probed after this time, and so often.
+/// Idle time after which the kernel probes a peer, and interval between probes.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-/// A peer that answers no probe, or takes no byte, for so long is given up, or for consumer_stall_timeout
-/// where that is longer. Long, because the kernel counts a program that works for minutes without reading
-/// just like one that is gone; heartbeats find the gone ones sooner, in connections that have them.
+/// A peer that answers no probe, or takes no byte, for this time is disconnected; after consumer_stall_timeout if
+/// that is longer. The time is long because the kernel cannot distinguish a peer that is gone from a program that
+/// does not read for minutes. Heartbeats detect lost peers sooner.
 const USER_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// One listening socket.
 #[derive(Debug)]
 pub(super) struct Listener {
     listener: ListeningSocket,
-    /// What it is called in the log.
+    /// Its name in the log.
     pub(super) address: ListenerAddress,
-    /// Whoever comes in here speaks TLS.
+    /// Whether clients use TLS.
     pub(super) with_tls: bool,
-    /// Whether the kernel accepts connections. A listener with TLS stays closed while there is no certificate to use.
+    /// Whether the kernel accepts connections. A listener with TLS stays closed while there is no certificate.
     is_listening: bool,
 }
 
@@ -67,16 +68,16 @@ pub(super) struct Listener {
 enum ListeningSocket {
     Tcp(TcpListener),
     Local(LocalListener),
-    /// The address family, or the interface, is not there yet: nobody can connect.
+    /// The address family or the interface is missing: no client can connect.
     Absent(ListenAddress),
 }
 
-/// Where a listener is.
+/// The address of a listener.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum ListenerAddress {
-    /// On the network.
+    /// A network address.
     Network(SocketAddr),
-    /// On an interface, as the configuration names it.
+    /// An address on an interface, as configured.
     Interface(ListenAddress),
     /// A Unix socket.
     Local(PathBuf),
@@ -106,8 +107,8 @@ impl ListeningSocket {
 }
 
 impl Listener {
-    /// Binds to an address, without accepting connections yet; port 0 takes a free one. Accepted connections inherit the
-    /// options of the listening socket, so options cost no system call for each connection.
+    /// Binds to an address without accepting connections yet; port 0 takes a free one. Accepted connections inherit
+    /// the options of the listening socket, so options cost no system call per connection.
     fn open(listen: ListenAddress, with_tls: bool, limits: &Limits, passed: &mut Passed) -> io::Result<Self> {
         let address = address_with_scope(listen)?;
         let (socket, is_listening) = match passed.take(address) {
@@ -125,10 +126,10 @@ impl Listener {
         Ok(Self { listener: ListeningSocket::Tcp(listener), address, with_tls, is_listening })
     }
 
-    /// Opens one, or keeps its place among the others where its address family or interface is not there yet.
+    /// Opens a listener, or keeps its place if the address family or interface is missing.
     ///
     /// # Errors
-    /// Whatever else the system says against it.
+    /// Any other error of the system.
     fn open_or_wait(
         listen: ListenAddress,
         with_tls: bool,
@@ -149,11 +150,11 @@ impl Listener {
         }
     }
 
-    /// Lets the kernel accept connections: as late as possible, so that whatever a script does next after it could
-    /// connect, the command line included, works.
+    /// Lets the kernel accept connections. This is the last step of a start, so that whatever a script does after a
+    /// successful connection works, the command line included.
     ///
     /// # Errors
-    /// Another program has begun to listen there since.
+    /// Another program has begun to listen there.
     pub(super) fn listen(&mut self) -> Result<(), StartError> {
         match (&self.listener, &self.address) {
             (ListeningSocket::Absent(_), _) => return Ok(()),
@@ -180,18 +181,18 @@ impl Listener {
         log::info!("listening {}on {}", if self.with_tls { "with TLS " } else { "" }, self.address);
     }
 
-    /// Whether the kernel accepts connections here.
+    /// Returns whether the kernel accepts connections here.
     pub(super) const fn is_listening(&self) -> bool {
         self.is_listening
     }
 
-    /// Whether it is bound to its address and does not accept connections yet.
+    /// Returns whether it is bound to its address and does not accept connections yet.
     pub(super) const fn is_closed(&self) -> bool {
         !self.is_listening && !matches!(self.listener, ListeningSocket::Absent(_))
     }
 
-    /// Listens after all, if the address family or interface that was missing is there now, or another program has left
-    /// the port. `is_tls_shut`: no certificate can be used, so an address with TLS is not tried.
+    /// Tries to listen again: the missing address family or interface may be there now, or another program may have
+    /// left the port. With `is_tls_shut` no certificate can be used, so an address with TLS is not tried.
     pub(super) fn try_again(&mut self, poll: &Poll, token: Token, limits: &Limits, is_tls_shut: bool) {
         if self.with_tls && is_tls_shut {
             return;
@@ -223,7 +224,7 @@ impl Listener {
         }
     }
 
-    /// Keeps the segments of those who come from now on to so many bytes; 0: as long as the link allows.
+    /// Limits the segment size of future connections to `bytes`; 0: no limit.
     pub(super) fn limit_segments(&self, bytes: u32) {
         if let ListeningSocket::Tcp(listener) = &self.listener
             && let Err(error) = SockRef::from(listener).set_tcp_mss(bytes)
@@ -232,7 +233,7 @@ impl Listener {
         }
     }
 
-    /// The next visitor, if one waits and can be accepted.
+    /// Accepts the next connection, if one waits and can be accepted.
     pub(super) fn accept(
         &mut self,
         spare: &mut SpareDescriptor,
@@ -251,7 +252,7 @@ impl Listener {
             let hint = "raise the limit (LimitNOFILE)";
             let text = format_args!("no file descriptor for a new connection ({error}): {hint}");
             limiter.warn(now, LogSource::Anybody, LogKind::Shortage, text);
-            // It is said before anybody looks whether somebody is there.
+            // Logged although it is not known yet whether a connection waits.
             let turned_away = spare.turn_away(&self.listener);
             return Err(turned_away.map_or_else(|error| failure_of(&error), |()| AcceptFailure::Connection));
         }
@@ -264,37 +265,37 @@ impl Listener {
     }
 }
 
-/// The sockets that systemd listens with and passed to this process.
+/// The sockets that systemd passed to this process.
 pub(super) struct Passed(Vec<RawSocket>);
 
 impl Passed {
     /// # Errors
-    /// What systemd says of them makes no sense.
+    /// The environment variables are invalid.
     pub(super) fn to_us() -> Result<Self, StartError> {
         let failed = |error| StartError::System("take over leveret.socket", io::Error::other(error));
         let sockets = systemd::passed_sockets().map_err(failed)?;
         Ok(Self(sockets.into_iter().map(RawSocket::from).collect()))
     }
 
-    /// The one with this address.
+    /// Removes the socket with this address.
     fn take(&mut self, address: SocketAddr) -> Option<RawSocket> {
         let is_it = |socket: &RawSocket| address_of(socket) == Some(address);
         self.0.iter().position(is_it).map(|place| self.0.swap_remove(place))
     }
 
     /// # Errors
-    /// There is one that the configuration does not name.
+    /// A socket is left that the configuration does not name.
     pub(super) fn none_left(self) -> Result<(), StartError> {
         self.0.first().map_or(Ok(()), |socket| Err(StartError::Passed(address_of(socket))))
     }
 }
 
-/// Where a socket is on the network.
+/// Returns the network address of a socket.
 fn address_of(socket: &RawSocket) -> Option<SocketAddr> {
     socket.local_addr().ok()?.as_socket()
 }
 
-/// The address with the number of the interface that it names.
+/// Returns the address with the number of its interface.
 ///
 /// # Errors
 /// There is no such interface now.
@@ -307,8 +308,7 @@ fn address_with_scope(listen: ListenAddress) -> io::Result<SocketAddr> {
     Ok(address)
 }
 
-/// Whether an address family that the kernel lacks, or an interface that is not there, keeps an address from being
-/// listened on.
+/// Returns whether the error means that the kernel lacks the address family, or that the interface is missing.
 fn is_absent(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::AFNOSUPPORT | Errno::NODEV))
 }
@@ -320,21 +320,21 @@ fn why_absent(error: &io::Error) -> &'static str {
     }
 }
 
-/// A new socket that is bound to an address.
+/// Returns a new socket that is bound to an address.
 fn bound(listen: ListenAddress) -> io::Result<RawSocket> {
     let address = listen.socket;
     let socket = RawSocket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
-        // 0.0.0.0 and :: are two listeners that do not get in each other's way.
+        // 0.0.0.0 and :: are two listeners that do not conflict.
         socket.set_only_v6(true)?;
     }
     bind(&socket, listen)?;
     Ok(socket)
 }
 
-/// Binds to an address. One that no interface has yet is bound all the same: a board may start before its
-/// network does, and must not stay without a broker for that.
+/// Binds to an address, also to one that no interface has yet: a board may start before its network, and must
+/// have a broker nevertheless.
 fn bind(socket: &RawSocket, listen: ListenAddress) -> io::Result<()> {
     let address = listen.socket;
     match socket.bind(&address.into()) {
@@ -354,10 +354,10 @@ fn bind(socket: &RawSocket, listen: ListenAddress) -> io::Result<()> {
     }
 }
 
-/// Addresses to listen on, and whether with TLS; those without come first.
+/// Returns the addresses to listen on, and whether with TLS; those without TLS come first.
 ///
 /// # Errors
-/// There is none, also counting the Unix socket, or one is named twice.
+/// There is no address, not even a Unix socket, or an address is named twice.
 pub(super) fn wanted(config: &Config) -> Result<Vec<(ListenAddress, bool)>, StartError> {
     let with_tls = config.listen_tls.iter().map(|listen| (listen.0, true));
     let wanted: Vec<_> = config.listen.iter().map(|listen| (*listen, false)).chain(with_tls).collect();
@@ -374,8 +374,8 @@ pub(super) fn wanted(config: &Config) -> Result<Vec<(ListenAddress, bool)>, Star
     Ok(wanted)
 }
 
-/// Opens all listeners, each under the token of its place; an address that may be missing is left out when it
-/// is. Those without TLS come first.
+/// Opens all listeners, each with the token of its place. An optional address is left out if it is missing.
+/// Listeners without TLS come first.
 pub(super) fn open_listeners(
     poll: &mut Poll,
     config: &Config,
@@ -411,7 +411,7 @@ pub(super) fn open_listeners(
     if listeners.is_empty() { Err(StartError::NowhereToListen) } else { Ok(listeners) }
 }
 
-/// Opens the listeners of the management API, those with TLS behind the others, and behind them those for metrics.
+/// Opens the listeners of the management API without TLS, then those with TLS, then those for metrics.
 pub(super) fn open_management(
     poll: &Poll,
     config: &Config,
@@ -427,7 +427,7 @@ pub(super) fn open_management(
         return Err(StartError::System("listen on so many addresses of management and metrics", why));
     }
     for (listen, with_tls) in wanted {
-        // An absent one keeps its place, for the places say which are those of the API.
+        // A missing address keeps its place, because places identify the listeners of the API.
         let opened = Listener::open_or_wait(*listen, with_tls, &config.limits, passed);
         let mut listener = opened.map_err(|error| StartError::Listen(*listen, error))?;
         let failed = |error| StartError::System("wait for connections", error);
@@ -437,8 +437,8 @@ pub(super) fn open_management(
     Ok(listeners)
 }
 
-/// A descriptor kept back, to be able to accept and close a visitor when there are no others: otherwise it
-/// would stay in the queue and wake the loop for ever.
+/// A spare file descriptor, for accepting and closing a connection when there are no others. Otherwise the
+/// connection would stay in the queue and wake the event loop again and again.
 #[derive(Debug)]
 pub(super) struct SpareDescriptor(Option<File>);
 
@@ -448,7 +448,7 @@ impl SpareDescriptor {
     }
 
     /// # Errors
-    /// Accepting fails all the same: nobody is there, or there was no spare one to do it with.
+    /// Accepting fails nevertheless: no connection waits, or there is no spare descriptor.
     fn turn_away(&mut self, listener: &ListeningSocket) -> io::Result<()> {
         drop(self.0.take());
         let accepted = listener.accept().map(drop);
@@ -457,7 +457,7 @@ impl SpareDescriptor {
     }
 }
 
-/// Gives a new connection the kernel's buffers that it is to have.
+/// Sets the kernel buffers of a new connection.
 pub(super) fn prepare(socket: &Socket, limits: &Limits, size: BufferSize) -> io::Result<()> {
     match &socket.stream {
         Stream::Tcp(stream) => size.set(&SockRef::from(stream), limits),
@@ -478,13 +478,12 @@ pub(super) fn connect(address: SocketAddr, limits: &Limits) -> io::Result<Socket
     Ok(Socket::new(Stream::Tcp(TcpStream::from_std(socket.into()))))
 }
 
-/// What is written and not sent waits in the kernel, where nothing urgent can go before it, and where nobody can
-/// tell how much of it has gone. So the kernel takes little more than it can send.
+/// Limits the unsent data in the kernel. Urgent data cannot overtake it there, and its amount is unknown.
 fn limit_unsent(socket: &RawSocket) -> io::Result<()> {
     socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX)
 }
 
-/// For a loop that gathers its writes and must notice lost peers.
+/// Sets options for an event loop that gathers its writes and must notice lost peers.
 fn set_options(socket: &RawSocket, limits: &Limits) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_INTERVAL);
@@ -492,12 +491,12 @@ fn set_options(socket: &RawSocket, limits: &Limits) -> io::Result<()> {
     if limits.consumer_stall_timeout_ms == 0 {
         return Ok(());
     }
-    // A little later than the engine closes such a connection, which says why.
+    // A little later than the server closes such a connection and says why.
     let stall = Duration::from_millis(limits.consumer_stall_timeout_ms.into());
     socket.set_tcp_user_timeout(Some(USER_TIMEOUT.max(stall) + Duration::from_secs(5)))
 }
 
-/// On Linux accept() also says what has become of the connection meanwhile, which it takes out of the queue.
+/// On Linux accept() also reports what has happened to the connection meanwhile, which is removed from the queue.
 pub(super) fn failure_of(error: &io::Error) -> AcceptFailure {
     match Errno::from_io_error(error) {
         Some(Errno::WOULDBLOCK) => AcceptFailure::Empty,
@@ -518,33 +517,34 @@ pub(super) fn failure_of(error: &io::Error) -> AcceptFailure {
     }
 }
 
-// The listener for programs of this machine: a Unix socket.
-//
-// Always true: a socket that another process listens on is left alone, as is anything that is no socket; one
-// that was left behind is removed, and ours is at the end. In a folder that is ours alone nobody else
-// listens, so one that may not even be asked was left behind by another user; and what root makes there
-// belongs to the folder's owner, who has to get on with it one day.
-
-/// What is known of the folder that a socket is to stand in.
+/// What is known of the folder of a Unix socket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Folder {
-    /// Nothing: others may listen there.
+    /// Other programs may listen there.
     Anybodys,
-    /// This process has the lock on it.
+    /// This process has locked it.
     Ours,
 }
 
 /// A Unix socket that is listened on.
+///
+/// # Invariants
+/// - A socket that another process listens on is left alone, and so is anything that is not a socket. A socket
+///   that was left behind is removed. The own socket is removed at the end.
+/// - In a folder that this process has locked, no other process listens. A socket there that may not be connected
+///   to was left behind by another user.
+/// - A socket that root creates in a folder of another user belongs to that user, so that the broker can later
+///   run as that user.
 #[derive(Debug)]
 pub(super) struct LocalListener {
     listener: UnixListener,
     path: PathBuf,
-    /// Device and number of its file, to know it again.
+    /// Device and inode number of its file, to recognise it.
     file: (u64, u64),
 }
 
 impl LocalListener {
-    /// Listens; whoever may write to a file of this mode may connect.
+    /// Listens. Whoever may write to a file of this mode may connect.
     pub(super) fn open(path: &Path, folder: Folder, mode: u32, backlog: i32) -> io::Result<Self> {
         let bound = Self::bind(path, folder, mode)?;
         bound.listen(backlog).map(|()| bound)
@@ -559,7 +559,7 @@ impl LocalListener {
         &self.path
     }
 
-    /// Makes the socket, which accepts nobody yet.
+    /// Creates the socket, which accepts no connections yet.
     pub(super) fn bind(path: &Path, folder: Folder, mode: u32) -> io::Result<Self> {
         remove_stale(path, folder)?;
         let socket = RawSocket::new(Domain::UNIX, Type::STREAM, None)?;
@@ -580,7 +580,7 @@ impl LocalListener {
 
     pub(super) fn accept(&self) -> io::Result<(Socket, PeerAddress)> {
         let (stream, _) = self.listener.accept()?;
-        // The process is 0 where it is of another namespace, such as a container's.
+        // The process number is 0 if it is in another namespace, such as a container's.
         let who = getsockopt(&stream, PeerCredentials)?;
         let address = PeerAddress::Local { pid: who.pid(), uid: who.uid() };
         Ok((Socket::new(Stream::Unix(stream)), address))
@@ -597,8 +597,8 @@ impl Drop for LocalListener {
     }
 }
 
-/// What root makes in the folder of another belongs to that one, as the files of the store do. What is given
-/// is the socket itself, whatever its owner may put in its place meanwhile.
+/// Gives a socket that root creates in a folder of another user to that user, as the store does with files. The
+/// descriptor is used, whatever the owner may put in the place of the file meanwhile.
 fn give_to_owner(path: &Path) -> io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let owner = fs::metadata(folder.unwrap_or(Path::new(".")))?;
@@ -615,7 +615,7 @@ fn give_to_owner(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes a socket that nobody listens on any more.
+/// Removes a socket that no process listens on any more.
 fn remove_stale(path: &Path, folder: Folder) -> io::Result<()> {
     let found = match fs::symlink_metadata(path) {
         Ok(found) => found,
@@ -685,7 +685,7 @@ mod local_tests {
         let refused = LocalListener::open(&path, Folder::Anybodys, 0o600, 8).unwrap_err().to_string();
         assert_eq!(refused, "another program listens there");
         let client = std::os::unix::net::UnixStream::connect(&path).unwrap();
-        // The first is the probe of the second listener.
+        // The first connection is the probe of the second listener.
         listener.accept().unwrap();
         let (_, address) = listener.accept().unwrap();
         assert_eq!(address.to_string(), format!("process {} of user {}", std::process::id(), uid()));

@@ -1,15 +1,16 @@
-//! Where log lines go and what they look like: standard error, in the shape its reader wants.
+//! Log lines on standard error: their format, and the thread that writes them.
 //!
-//! A person gets level and text. The journal gets the level as `<n>` in front, which it takes off, and stamps
-//! the time itself. Anything else, a file say, gets the time too. `RUST_LOG` goes before the configuration.
+//! On a terminal a line has level and text. For systemd's journal it begins with `<n>`, which the journal
+//! removes; the journal adds the time. Any other destination also gets the time. `RUST_LOG` overrides the
+//! configuration.
 //!
-//! Always true: one record is one line of at most [`LINE_BYTES_MAX`] bytes of text, and nothing unprintable
-//! gets into it, for texts contain what peers sent: nobody forges an entry or speaks to the terminal that
-//! shows it. Whoever logs does not wait ([`super::log_writer`]); who ends the program waits for the last
-//! lines, a second at most.
+//! Lines are also recorded by the flight recorder if it is on, from level `info` regardless of the level of the
+//! log, because lines wear a card and records do not.
 //!
-//! What is logged is recorded as well ([`super::flight_recorder`]), where that is wanted, and from `info` on
-//! whatever the level of the log: lines cost a card, records do not. So a line is made in one place.
+//! # Invariants
+//! - One record is one line with at most [`LINE_BYTES_MAX`] bytes of text. Texts contain data of clients, so
+//!   unprintable characters are escaped: a client cannot forge a line or control a terminal.
+//! - Logging does not block. The end of the program waits at most a second for the last lines.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::cell::RefCell;
@@ -34,24 +35,24 @@ use rustix::io::Errno;
 
 use super::flight_recorder;
 
-/// Bytes of a line's text; what is longer is cut, and marked so.
+/// Maximum length of a line's text in bytes. A longer text is cut and marked.
 const LINE_BYTES_MAX: usize = 1024;
-/// What stands behind a text that was cut.
+/// Marks a text that was cut.
 const CUT_MARK: &str = "... [cut]";
-/// How long the end of the program waits for standard error to take the last lines.
+/// Time limit for writing the last lines at the end of the program.
 const LAST_LINES: Duration = Duration::from_millis(900);
 
-/// Up to which level lines are printed.
+/// The maximum level of printed lines.
 static PRINTED: AtomicUsize = AtomicUsize::new(log::LevelFilter::Off as usize);
 
-/// Starts logging, and recording where a file is named for it; later calls change nothing.
+/// Starts logging, and recording if a file is given; later calls change nothing.
 ///
 /// # Errors
 /// The system starts no more threads.
 pub fn start(level: log::LevelFilter, recorder: Option<&Path>) -> io::Result<()> {
     WRITER.start()?;
     let mut builder = Builder::new();
-    // What is let through is set beside it, so that it can be changed; RUST_LOG goes before it.
+    // The level is kept separately, so that it can be changed. RUST_LOG overrides it.
     builder.filter_level(if is_fixed() { level } else { log::LevelFilter::Trace }).parse_default_env();
     if is_journal() {
         builder.format(write_for_journal);
@@ -63,7 +64,7 @@ pub fn start(level: log::LevelFilter, recorder: Option<&Path>) -> io::Result<()>
     builder.target(Target::Pipe(Box::new(Out)));
     let printer = builder.build();
     let level = if is_fixed() { printer.filter() } else { level };
-    // It fails only when there is a logger already, and then there is nothing to do.
+    // Fails only if there is a logger already.
     drop(log::set_boxed_logger(Box::new(Lines(printer))));
     let recorded = recorder.map(|file| (file, flight_recorder::start(file)));
     show_up_to(level);
@@ -82,7 +83,7 @@ pub fn start(level: log::LevelFilter, recorder: Option<&Path>) -> io::Result<()>
     Ok(())
 }
 
-/// Changes how much is logged, unless RUST_LOG says it.
+/// Changes the level of the log, unless RUST_LOG sets it.
 pub fn set_level(level: log::LevelFilter) {
     if !is_fixed() {
         show_up_to(level);
@@ -95,7 +96,7 @@ fn show_up_to(level: log::LevelFilter) {
     log::set_max_level(level.max(recorded));
 }
 
-/// What is made of a line: it is recorded, printed, or both.
+/// Records and prints lines.
 struct Lines(env_logger::Logger);
 
 impl Lines {
@@ -128,22 +129,22 @@ fn is_fixed() -> bool {
     std::env::var_os("RUST_LOG").is_some()
 }
 
-/// Says why the program ends, whether logging was started or not.
+/// Logs why the program ends, whether logging was started or not.
 pub fn log_fatal(error: &dyn std::error::Error) {
     if WRITER.is_started() {
         return log_last_words(Instant::now() + LAST_LINES, format_args!("{error}"));
     }
-    // Nobody is left to be told when standard error is closed.
+    // If standard error is closed, there is nowhere to report to.
     let _ = writeln!(io::stderr(), "{}{error}", mark_of_last());
 }
 
-/// Waits until the last lines are out, a second at most.
+/// Waits until the last lines are written, at most a second.
 pub fn finish() {
     flight_recorder::record(Kind::Ended, format_args!("the process ends"));
     WRITER.flush(Instant::now() + LAST_LINES);
 }
 
-/// Says how a thread panicked: as the standard library does, but it would wait for standard error.
+/// Logs a panic as the standard library does, which would wait for standard error.
 fn log_panic(panicked: &PanicHookInfo<'_>) {
     let thread = thread::current();
     let name = thread.name().unwrap_or("?");
@@ -154,7 +155,7 @@ fn log_panic(panicked: &PanicHookInfo<'_>) {
     let place = panicked.location().map(ToString::to_string).unwrap_or_default();
     let deadline = Instant::now() + LAST_LINES;
     log_last_words(deadline, format_args!("thread '{name}' panicked at {place}: {text}"));
-    // What is shipped has neither names nor the tables by which a stack is walked.
+    // A release build has neither names nor the tables for walking the stack.
     let trace = if cfg!(debug_assertions) { Backtrace::capture() } else { Backtrace::disabled() };
     if trace.status() == BacktraceStatus::Captured {
         for line in trace.to_string().lines() {
@@ -163,7 +164,7 @@ fn log_panic(panicked: &PanicHookInfo<'_>) {
     }
 }
 
-/// Puts a line behind all others, whatever the level that is logged, and waits until it is out.
+/// Appends a line, whatever the level of the log, and waits until it is written.
 fn log_last_words(deadline: Instant, text: fmt::Arguments<'_>) {
     flight_recorder::record(Kind::Error, text);
     WRITER.append(format!("{}{}\n", mark_of_last(), Text(text)).as_bytes());
@@ -174,7 +175,7 @@ fn mark_of_last() -> &'static str {
     if is_journal() { "<3>" } else { "leveret: " }
 }
 
-/// Whether standard error is the very stream that systemd connected to the journal.
+/// Returns whether standard error is the stream that systemd connected to the journal.
 fn is_journal() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
     fs::metadata("/proc/self/fd/2").is_ok_and(|file| stream == format!("{}:{}", file.dev(), file.ino()))
@@ -192,7 +193,7 @@ fn write_for_file(out: &mut Line, record: &log::Record<'_>) -> io::Result<()> {
     writeln!(out, "{} {:5} {}", out.timestamp_millis(), record.level(), Text(*record.args()))
 }
 
-/// Where the logger's lines go, each in one piece.
+/// The destination of the logger's lines, each in one piece.
 struct Out;
 
 impl io::Write for Out {
@@ -217,7 +218,7 @@ impl fmt::Display for Text<'_> {
     }
 }
 
-/// Lets so many bytes through, whole characters; then it fails, so that nobody goes on for nothing.
+/// Passes a limited number of bytes, in complete characters, and then fails, so that formatting stops.
 struct Cutting<'a, 'f> {
     out: &'a mut fmt::Formatter<'f>,
     left: usize,
@@ -231,14 +232,14 @@ impl fmt::Write for Cutting<'_, '_> {
             fitting -= 1;
         }
         self.is_cut |= fitting < text.len();
-        // What would come behind a line that was cut is cut as well.
+        // Text behind a cut is cut as well.
         self.left = if self.is_cut { 0 } else { self.left - fitting };
         self.out.write_str(&text[..fitting])?;
         if self.is_cut { Err(fmt::Error) } else { Ok(()) }
     }
 }
 
-/// The syslog priority of a level.
+/// Returns the syslog priority of a level.
 const fn priority(level: log::Level) -> u8 {
     match level {
         log::Level::Error => 3,
@@ -248,39 +249,37 @@ const fn priority(level: log::Level) -> u8 {
     }
 }
 
-// Writes log lines to standard error on a thread of its own, so that whoever logs never waits.
-//
-// Standard error may be a pipe that nobody reads, a serial line, or a journal that is being restarted; each
-// of them can keep a writer for ever.
-//
-// ```text
-// whoever logs ─append→ ring of LOG_RING_BYTES ─→ this thread ─write→ standard error
-//                │ no room
-//                ▼
-//             the oldest lines go; their number is written in their place
-// ```
-//
-// Always true: the lock is held to copy a line or a piece, and never over a call that can wait; a line is in
-// the ring whole or not at all, in the order of coming, and the last ones are always there. Whoever logs
-// allocates nothing here, and nobody wakes up while nothing is logged.
-
-/// Bytes written at once.
+/// Maximum number of bytes per write.
 const PIECE_BYTES: usize = 4096;
 
-/// The one there is: there is but one standard error.
+/// The only writer, as there is only one standard error.
 pub(super) static WRITER: LogWriter = LogWriter::new();
 
 thread_local! {
-    /// What the thread that writes has to say itself; `None` in all others.
+    /// Lines that the writing thread logs itself; `None` in all other threads.
     static OWN_LINES: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
 }
 
-/// The ring, and those who wait for it.
+/// Writes log lines to standard error in a thread of its own, so that logging does not block. Standard error may
+/// be a pipe that is not read, a serial line, or a journal that is being restarted. Each can block a writer
+/// forever.
+///
+/// ```text
+/// logging thread ─append→ ring of LOG_RING_BYTES ─→ writing thread ─write→ standard error
+///                 │ full
+///                 ▼
+///              the oldest lines are dropped; their number is written instead
+/// ```
+///
+/// # Invariants
+/// - The lock is held only to copy a line, never during a call that can block.
+/// - A line is in the ring completely or not at all. Lines keep their order, and the last ones are always there.
+/// - Logging does not allocate here, and no thread wakes up while nothing is logged.
 pub(super) struct LogWriter {
     ring: Mutex<Ring>,
     /// Signalled when there is something to write.
     filled: Condvar,
-    /// Signalled when there is nothing left to write.
+    /// Signalled when everything is written.
     drained: Condvar,
 }
 
@@ -288,9 +287,9 @@ struct Ring {
     bytes: [u8; LOG_RING_BYTES],
     start: usize,
     len: usize,
-    /// Lines that made room for later ones and were not told of yet.
+    /// Number of lines that were dropped and not reported yet.
     dropped: u64,
-    /// What was taken out last is not written yet.
+    /// Whether the last lines taken out are not written yet.
     is_writing: bool,
     is_started: bool,
 }
@@ -300,13 +299,13 @@ impl Ring {
         self.len == 0 && self.dropped == 0 && !self.is_writing
     }
 
-    /// Puts a line behind the others.
+    /// Appends a line.
     fn push(&mut self, line: &[u8]) {
         debug_assert!(line.len() <= PIECE_BYTES && line.ends_with(b"\n"), "a line goes out in one piece");
         while line.len() > LOG_RING_BYTES - self.len {
             self.drop_oldest();
         }
-        // An empty one begins anew, so that it takes no more memory than is needed.
+        // An empty ring starts from its beginning, so it touches no more memory than necessary.
         self.start = if self.len == 0 { 0 } else { self.start };
         let at = (self.start + self.len) % LOG_RING_BYTES;
         let (first, rest) = line.split_at(line.len().min(LOG_RING_BYTES - at));
@@ -322,7 +321,7 @@ impl Ring {
         self.dropped += 1;
     }
 
-    /// Takes out the whole lines that fit into `piece`.
+    /// Removes the complete lines that fit into `piece`.
     fn pop(&mut self, piece: &mut [u8]) -> usize {
         let (first, rest) = self.halves();
         let first = &first[..first.len().min(piece.len())];
@@ -335,7 +334,7 @@ impl Ring {
         count
     }
 
-    /// What lies before the end of the room, and what lies at its beginning.
+    /// Returns the content before the end of the buffer and the content at its beginning.
     fn halves(&self) -> (&[u8], &[u8]) {
         let first = self.len.min(LOG_RING_BYTES - self.start);
         (&self.bytes[self.start..self.start + first], &self.bytes[..self.len - first])
@@ -374,14 +373,14 @@ impl LogWriter {
         started
     }
 
-    /// Whether lines are taken.
+    /// Returns whether the thread runs.
     pub(super) fn is_started(&self) -> bool {
         self.ring().is_started
     }
 
-    /// Takes a line, which ends with its line break.
+    /// Appends a line, which ends with a line break.
     pub(super) fn append(&self, line: &[u8]) {
-        // What the writing thread logs itself is written ahead of the lines that it is about to write.
+        // Lines that the writing thread itself logs are written before the lines that it is about to write.
         let is_own = OWN_LINES.with_borrow_mut(|own| own.as_mut().map(|own| own.extend_from_slice(line)));
         if is_own.is_none() {
             self.ring().push(line);
@@ -389,7 +388,7 @@ impl LogWriter {
         }
     }
 
-    /// Waits until everything is written, but not beyond `deadline`.
+    /// Waits until everything is written, at most until `deadline`.
     pub(super) fn flush(&self, deadline: Instant) {
         if OWN_LINES.with_borrow(Option::is_some) {
             return;
@@ -418,7 +417,7 @@ impl LogWriter {
         }
     }
 
-    /// Waits for lines; so many are missing before the first, and so many bytes are in `piece`.
+    /// Waits for lines. Returns the number of lines dropped before the first one, and the number of bytes in `piece`.
     fn next(&self, piece: &mut [u8]) -> (u64, usize) {
         let mut ring = self.ring();
         ring.is_writing = false;
@@ -431,14 +430,13 @@ impl LogWriter {
         (core::mem::take(&mut ring.dropped), ring.pop(piece))
     }
 
-    /// Nobody panics while he holds it; were it so, what is in it would be as good as before.
+    /// A panic while the lock is held is not possible. If it were, the content would still be valid.
     fn ring(&self) -> MutexGuard<'_, Ring> {
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Writes past the standard library's lock, for who panics takes that. What standard error refuses is lost:
-/// there is no other place to say so.
+/// Writes without the standard library's lock, which a panic takes. A failure cannot be reported anywhere.
 fn write_all(mut bytes: &[u8]) {
     let stderr = io::stderr();
     while !bytes.is_empty() {
@@ -453,13 +451,7 @@ fn write_all(mut bytes: &[u8]) {
     }
 }
 
-// Texts that strangers chose, made fit to be shown.
-//
-// Always true: no control character, nothing invisible and nothing that turns the direction of writing gets
-// through, so nobody forges a line, speaks to the terminal, or makes a name look like another. Everything
-// else is shown as it is, in whatever script.
-
-/// Marks without width that are part of no script's letters: they make two names look alike.
+/// Marks without width that belong to no script: they make two names look alike.
 const INVISIBLE: [(char, char); 8] = [
     ('\u{34f}', '\u{34f}'),
     ('\u{115f}', '\u{1160}'),
@@ -471,20 +463,22 @@ const INVISIBLE: [(char, char); 8] = [
     ('\u{e0100}', '\u{e01ef}'),
 ];
 
-/// Whether a character may be shown as it is.
+/// Returns whether a character may be shown as it is. Control characters, invisible characters and characters
+/// that change the writing direction may not: they could forge a line, control the terminal, or make a name look
+/// like another. All scripts are allowed.
 pub fn is_printable(letter: char) -> bool {
     if letter.is_ascii() {
         return !letter.is_ascii_control();
     }
-    // Behind another letter the standard library escapes what has no shape of its own (controls, formats,
-    // separators, private and unassigned places), and leaves marks that combine.
+    // Behind another letter, the standard library escapes characters without a shape of their own (controls,
+    // formats, separators, private and unassigned code points), and leaves combining marks.
     let mut room = [b'a'; 5];
     let len = 1 + letter.encode_utf8(&mut room[1..]).len();
     let is_shaped = str::from_utf8(&room[..len]).is_ok_and(|pair| pair.escape_debug().count() == 2);
     is_shaped && !INVISIBLE.iter().any(|(first, last)| (*first..=*last).contains(&letter))
 }
 
-/// A text with everything escaped that is not printable.
+/// A text that is formatted with all unprintable characters escaped.
 pub struct Printable<T>(pub T);
 
 impl<T: fmt::Display> fmt::Display for Printable<T> {
@@ -493,7 +487,7 @@ impl<T: fmt::Display> fmt::Display for Printable<T> {
     }
 }
 
-/// Escapes what passes through.
+/// Escapes what is written through it.
 pub(super) struct Escaping<'w, W>(pub(super) &'w mut W);
 
 impl<W: fmt::Write> fmt::Write for Escaping<'_, W> {
@@ -531,7 +525,7 @@ mod tests {
 mod log_writer_tests {
     use super::*;
 
-    /// What comes out in pieces of `bytes`.
+    /// Takes lines out of the ring in pieces of `bytes`.
     fn taken(ring: &mut Ring, bytes: usize) -> Vec<u8> {
         let mut piece = vec![0; bytes];
         let count = ring.pop(&mut piece);

@@ -1,11 +1,13 @@
-//! `leveret check --connect`: every upstream of every bridge tried once, by somebody who can wait.
+//! `leveret check --connect`: tries every upstream of every bridge once, with blocking sockets.
 //!
-//! What a rule needs is asked for in such a way that nothing comes of it: a publish whose expiration is no
-//! number, a consumer whose priority is none. Both are refused with 406 by who would allow the same done
-//! right, and with 403 or 404 by who would not.
+//! The permission for a rule is tested with a request that has no effect: a publish with an invalid expiration,
+//! or a consumer with an invalid priority. An upstream that permits the valid request refuses this one with 406;
+//! otherwise it answers 403 or 404.
 //!
-//! Always true: no message is published or delivered; each upstream gets one line, with what works and what
-//! does not.
+//! # Invariants
+//! - No message is published or delivered.
+//! - Each upstream gets one line that says what works and what does not.
+//! - No step waits longer than [`PATIENCE`].
 
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
@@ -23,23 +25,23 @@ use leveret_core::mem::{ByteChain, BytePool};
 use leveret_core::time::Now;
 use leveret_tls::{KnownTime, Next, PLAIN_BYTES_MAX, RECORD_BYTES_MAX, SEALED_BYTES_MAX, Session, Tls};
 
-/// What asks nothing of anybody, and is no expiration.
+/// An invalid expiration.
 const NO_EXPIRATION: &[u8] = b"check";
-/// Room for a method and a content header of ours.
+/// Buffer size for a method and a content header.
 const SAID_BYTES_MAX: usize = 2048;
-/// The code that says: allowed, but not like this.
+/// The reply code that means: permitted, but invalid.
 const PRECONDITION_FAILED: u16 = 406;
-/// Of a frame no more is taken than this, in bytes.
+/// Maximum size of a received frame in bytes.
 const FRAME_BYTES_MAX: u32 = 128 << 10;
 
-/// What an upstream was found to do.
+/// The result of trying an upstream.
 #[derive(Default)]
 struct Found {
     works: Vec<String>,
     fails: Vec<String>,
 }
 
-/// Tries every upstream once; a line for each, and whether all of it works.
+/// Tries every upstream once. Returns a line for each, and whether everything works.
 pub fn try_upstreams(config: &Config) -> (String, bool) {
     let (mut text, mut is_good) = (String::new(), true);
     for bridge in &config.bridges {
@@ -111,19 +113,19 @@ fn shown(rule: &Rule, is_forward: bool) -> String {
         (false, _) => format!("to fetch from queue '{}'", rule.queue),
         (true, Destination::Queue(queue)) => format!("to forward to queue '{queue}'"),
         (true, Destination::Exchange(exchange, _)) => format!("to forward to exchange '{exchange}'"),
-        // A shovel's alone, and those are not in the file.
+        // Only shovels have this destination, and they are not in the file.
         (true, Destination::AsItWas(_)) => "to forward to where messages were published".to_string(),
     }
 }
 
-/// A login at an upstream.
+/// An open connection to an upstream.
 struct Talk {
     line: Line,
     input: Vec<u8>,
     frame_max: u32,
 }
 
-/// What was asked is allowed, or why not.
+/// Whether a request is permitted, or why not.
 type Allowed = Result<(), String>;
 
 impl Talk {
@@ -174,7 +176,7 @@ impl Talk {
         self.line.write(writer.written())
     }
 
-    /// What is answered: nothing but yes, or the code and text with which the channel is closed.
+    /// Waits for the answer: success, or the code and text with which the channel is closed.
     fn hear(&mut self) -> Result<Result<(), (u16, String)>, String> {
         loop {
             let frame = next_frame(&self.input, self.frame_max);
@@ -200,7 +202,7 @@ impl Talk {
         }
     }
 
-    /// Asks, and opens the channel again if it was closed for it.
+    /// Sends a request, and opens the channel again if it was closed.
     fn ask(&mut self, method: &Method<'_>, content: &[u8]) -> Result<Result<(), (u16, String)>, String> {
         self.say(1, method)?;
         self.line.write(content)?;
@@ -233,7 +235,7 @@ impl Talk {
         })
     }
 
-    /// What is to be refused with 406 is allowed if it is.
+    /// Returns whether the request is permitted: an upstream that permits it answers with 406.
     fn is_allowed(&mut self, method: &Method<'_>, content: &[u8]) -> Result<Allowed, String> {
         Ok(match self.ask(method, content)? {
             Ok(()) | Err((PRECONDITION_FAILED, _)) => Ok(()),
@@ -291,31 +293,27 @@ impl Talk {
     }
 }
 
-// A connection to an upstream for whoever can wait: sockets that block, and TLS over them.
-//
-// Always true: nothing is waited for longer than [`PATIENCE`]; what TLS refuses is told as a link tells it.
-
-/// How long an upstream may take for whatever it is asked.
+/// Time limit for each step.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
-/// Room for what rustls says by itself, and for what came behind a handshake.
+/// Size of the buffers for messages of rustls and for input behind a handshake.
 const POOL_BYTES: usize = 64 << 10;
 
-/// What begins the words of what TLS says.
+/// Prefix of errors of TLS.
 const OF_TLS: &str = "TLS: ";
 
-/// A connection.
+/// A blocking connection, optionally with TLS.
 pub(super) struct Line {
     socket: TcpStream,
     safe: Option<Safe>,
 }
 
-/// What TLS needs besides.
+/// The state of TLS.
 struct Safe {
     session: Session,
     pool: BytePool,
-    /// Sealed, and not opened yet.
+    /// Encrypted input that was not opened yet.
     held: Vec<u8>,
-    /// What came behind the handshake.
+    /// Plaintext that followed the handshake.
     early: Vec<u8>,
 }
 
@@ -340,10 +338,10 @@ impl Line {
         Err(why)
     }
 
-    /// Shakes hands; says what is spoken.
+    /// Runs the TLS handshake; returns version and cipher.
     ///
     /// # Errors
-    /// Why that failed.
+    /// Why it failed.
     pub(super) fn shake(
         &mut self,
         host: &str,
@@ -389,10 +387,10 @@ impl Line {
         }
     }
 
-    /// Writes all of it.
+    /// Writes all bytes.
     ///
     /// # Errors
-    /// The peer does not take it.
+    /// The peer does not accept them.
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), String> {
         let Some(safe) = &mut self.safe else { return self.socket.write_all(bytes).map_err(failed) };
         let mut sealed = vec![0; SEALED_BYTES_MAX];
@@ -405,7 +403,7 @@ impl Line {
         Ok(())
     }
 
-    /// Why nothing is taken: what it has said before it hung up, if it has.
+    /// Returns why nothing is accepted: what the peer sent before it closed the connection, if anything.
     fn last_words(&mut self, error: io::Error) -> String {
         match self.read(&mut Vec::new()) {
             Err(why) if why.starts_with(OF_TLS) => why,
@@ -413,10 +411,10 @@ impl Line {
         }
     }
 
-    /// Adds what comes next to `input`.
+    /// Appends the next input to `input`.
     ///
     /// # Errors
-    /// Nothing comes.
+    /// No input arrives.
     pub(super) fn read(&mut self, input: &mut Vec<u8>) -> Result<(), String> {
         let mut room = vec![0; RECORD_BYTES_MAX];
         loop {

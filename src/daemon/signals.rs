@@ -39,7 +39,6 @@ pub(super) fn drain(signals: &mut UnixStream) -> bool {
     came
 }
 
-
 /// Descriptors besides connections and the store: standard streams, poll, waker, signals, a spare one, the
 /// control socket, and files that are open for a moment.
 const OWN: u64 = 20;

@@ -118,7 +118,6 @@ impl Write for Socket {
     }
 }
 
-
 /// The size of a connection's kernel buffers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum BufferSize {
@@ -144,7 +143,6 @@ impl BufferSize {
         Ok(())
     }
 }
-
 
 /// Buffers of at least this size cause no delay: two segments of the loopback interface.
 const ENOUGH_BYTES: u32 = 128 << 10;

@@ -271,7 +271,6 @@ fn identity(config: &Config) -> Identity {
     }
 }
 
-
 /// Why the broker cannot start: one sentence that says what to change.
 #[derive(Debug)]
 pub enum StartError {
@@ -375,7 +374,6 @@ fn is_link_local(listen: &ListenAddress) -> bool {
 }
 
 impl core::error::Error for StartError {}
-
 
 /// Creates everything that the file of `load_definitions` defines.
 ///

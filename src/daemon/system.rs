@@ -347,7 +347,6 @@ pub(super) fn shown(listener: &Listener) -> String {
     format!("{protocol} {}", listener.address)
 }
 
-
 /// Returns random bytes. Early in the boot of a board this may block for a moment. The broker cannot work without
 /// random bytes, so a failure ends the process.
 pub(super) fn entropy(bytes: &mut [u8]) {
@@ -355,7 +354,6 @@ pub(super) fn entropy(bytes: &mut [u8]) {
         panic!("the system gives no random bytes: {error}");
     }
 }
-
 
 /// The name of the file in the data directory with bridge state that outlives a restart.
 const NAME: &str = "bridges";
