@@ -1,4 +1,6 @@
-//! Just enough tar to carry a store: regular files with short names, as every `tar` writes and reads them.
+//! Files of backups and exports: a minimal tar format, checksums, and safe creation of folders and files.
+//!
+//! The archive contains regular files with short names, as every `tar` writes and reads them.
 //!
 //! ```text
 //! file  | header 512 bytes | content | zeros to the next 512 |
@@ -25,7 +27,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
 
-/// What everything is padded to.
+/// Files are padded to a multiple of this size in bytes.
 const BLOCK_BYTES: usize = 512;
 const SIZE_AT: core::ops::Range<usize> = 124..136;
 const SUM_AT: core::ops::Range<usize> = 148..156;
@@ -36,13 +38,13 @@ const TYPE_AT: usize = 156;
 pub(super) struct Entry {
     /// Its name.
     pub(super) name: String,
-    /// Bytes of its content.
+    /// Length of its content in bytes.
     pub(super) bytes: u64,
-    /// It is a regular file.
+    /// Whether it is a regular file.
     pub(super) is_file: bool,
 }
 
-/// Writes the head of a file; `bytes` of content and [`pad`] must follow.
+/// Writes the header of a file. The content of `bytes` bytes and [`pad`] must follow.
 pub(super) fn begin(out: &mut impl Write, name: &str, bytes: u64, unix_s: u64) -> io::Result<()> {
     let mut head = [0; BLOCK_BYTES];
     let mut put = |at: usize, text: &str| head[at..at + text.len()].copy_from_slice(text.as_bytes());
@@ -61,7 +63,7 @@ pub(super) fn begin(out: &mut impl Write, name: &str, bytes: u64, unix_s: u64) -
     out.write_all(&head)
 }
 
-/// Writes the zeros behind a content of so many bytes.
+/// Writes the padding after a content of `bytes` bytes.
 pub(super) fn pad(out: &mut impl Write, bytes: u64) -> io::Result<()> {
     out.write_all(&[0; BLOCK_BYTES][..padding(bytes)])
 }
@@ -78,7 +80,7 @@ pub(super) fn end(out: &mut impl Write) -> io::Result<()> {
     out.write_all(&[0; 2 * BLOCK_BYTES])
 }
 
-/// Reads the head of the next file; its content and [`skip_padding`] must follow. `None` at the end.
+/// Reads the header of the next file; `None` at the end. Its content and [`skip_padding`] must follow.
 pub(super) fn next(archive: &mut impl Read) -> io::Result<Option<Entry>> {
     let mut head = [0; BLOCK_BYTES];
     archive.read_exact(&mut head)?;
@@ -97,14 +99,14 @@ pub(super) fn next(archive: &mut impl Read) -> io::Result<Option<Entry>> {
     Ok(Some(Entry { name, bytes, is_file: matches!(head[TYPE_AT], b'0' | 0) }))
 }
 
-/// Reads the zeros behind a content of so many bytes.
+/// Skips the padding after a content of `bytes` bytes.
 pub(super) fn skip_padding(archive: &mut impl Read, bytes: u64) -> io::Result<()> {
     let mut zeros = [0; BLOCK_BYTES];
     archive.read_exact(&mut zeros[..padding(bytes)])?;
     all_zeros(&zeros)
 }
 
-/// Reads what is behind the end: zeros, as many as the tool that wrote them likes.
+/// Skips the zeros after the end. Their number depends on the program that wrote the archive.
 pub(super) fn skip_end(archive: &mut impl Read) -> io::Result<()> {
     let mut rest = [0; BLOCK_BYTES];
     archive.read_exact(&mut rest)?;
@@ -138,24 +140,16 @@ fn octal(field: &[u8]) -> Option<u64> {
     u64::from_str_radix(text, 8).ok()
 }
 
-// A folder found by its path, where nobody but root and the caller could say what the path leads to.
-//
-// Why it exists: root restores into a folder of another user, who may own the folders above it as well, and
-// put a link into one of them that leads elsewhere.
-//
-// Always true: the path is walked one name at a time, each in the folder that is open; a link is followed
-// only if it and the folder it lies in belong to root or to the caller; the last name is never a link.
-
-/// So many links a path may lead through.
+/// Maximum number of symbolic links in a path.
 const LINKS_MAX: usize = 40;
-/// What a folder is made with that is not there.
+/// The permissions of a created folder.
 const FOLDER_MODE: u32 = 0o755;
 
-/// The folders that had to be made, each with the one that it is in, the outermost first.
+/// The folders that were created, each with its parent, the outermost first.
 pub(super) struct Made(Vec<(OwnedFd, OsString)>);
 
 impl Made {
-    /// Removes them again, with this file in the innermost; one with anything else in it stays.
+    /// Removes the folders, and `file` in the innermost one. A folder with other content stays.
     pub(super) fn remove(self, file: &str) {
         if let Some(Ok(innermost)) = self.0.last().map(|(above, name)| open_way(above, name)) {
             let _ = unlinkat(&innermost, file, AtFlags::empty());
@@ -166,10 +160,14 @@ impl Made {
     }
 }
 
-/// Opens the folder, which is made if need be, with those above it; tells which were made.
+/// Opens a folder, and creates it and its parents if necessary. Returns which folders were created.
+///
+/// Root may restore into a folder of another user, who may have put a symbolic link into a folder above it. The path is
+/// therefore walked name by name, each in the open parent folder. A link is followed only if it and its folder belong
+/// to root or to the caller. The last name must not be a link.
 ///
 /// # Errors
-/// It cannot be opened or made, or somebody else's link is on the way.
+/// It cannot be opened or created, or the path contains a link of another user.
 pub(super) fn open_or_make(path: &Path) -> io::Result<(OwnedFd, Made)> {
     let mut made = Vec::new();
     let mut names: VecDeque<OsString> = names_of(path);
@@ -183,7 +181,7 @@ pub(super) fn open_or_make(path: &Path) -> io::Result<(OwnedFd, Made)> {
             let why = if is_last {
                 Some("it is a link; name the folder that it leads to".to_string())
             } else {
-                stranger_of(&folder, &name)?.map(|owner| {
+                foreign_owner_of(&folder, &name)?.map(|owner| {
                     format!(
                         "{} is a link that user {owner} may have lead anywhere; name the folder behind it",
                         walked.display()
@@ -212,7 +210,7 @@ pub(super) fn open_or_make(path: &Path) -> io::Result<(OwnedFd, Made)> {
         let is_made = match mkdirat(&folder, &name, Mode::from_raw_mode(FOLDER_MODE)) {
             Ok(()) => true,
             Err(Errno::EXIST) => false,
-            // A file system that can only be read, or somebody who may only look: it may be there.
+            // In a read-only file system, or without write permission, the folder may exist.
             Err(_) if kind_of(&folder, &name)?.is_some() => false,
             Err(error) => return Err(error.into()),
         };
@@ -227,7 +225,7 @@ pub(super) fn open_or_make(path: &Path) -> io::Result<(OwnedFd, Made)> {
     Ok((openat(&folder, ".", flags, Mode::empty())?, Made(made)))
 }
 
-/// A folder that was made is there after a power cut, as far as the caller may look what is there.
+/// Syncs a folder so that created folders survive a power cut, if the caller may read it.
 fn sync_names(folder: &OwnedFd) -> io::Result<()> {
     match openat(folder, ".", OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
         Ok(folder) => Ok(fsync(folder)?),
@@ -241,7 +239,7 @@ fn names_of(path: &Path) -> VecDeque<OsString> {
     names.map(|part| part.as_os_str().to_owned()).collect()
 }
 
-/// A folder on the way, in which nothing need be read.
+/// Opens a folder on the path, which need not be readable.
 fn open_way(at: impl std::os::fd::AsFd, name: &std::ffi::OsStr) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(openat(at, name, flags, Mode::empty())?)
@@ -255,24 +253,20 @@ fn kind_of(folder: &OwnedFd, name: &OsString) -> io::Result<Option<FileType>> {
     }
 }
 
-/// Whose link it is, or whose folder it lies in, if that is neither root nor the caller.
-fn stranger_of(folder: &OwnedFd, name: &OsString) -> io::Result<Option<u32>> {
+/// Returns the owner of a link or of its folder, if that is neither root nor the caller.
+fn foreign_owner_of(folder: &OwnedFd, name: &OsString) -> io::Result<Option<u32>> {
     let owners = [statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?.st_uid, fstat(folder)?.st_uid];
     Ok(owners.into_iter().find(|owner| *owner != 0 && *owner != geteuid().as_raw()))
 }
 
-// A file that has its name only when it is whole, in a folder that may belong to somebody else.
-//
-// Why it exists: root writes exports and backups into folders of others, who may put links there.
-//
-// Always true: the path is walked once, to the folder; within it the file is made under a name that nobody
-// can know, exclusively, following no link, for its owner only; it is synced before it gets its name, and
-// what is not finished is gone.
-
-/// The file while it is written.
+/// A file that gets its name only when it is complete.
+///
+/// Root writes exports and backups into folders of other users, who may put links there. The path of the folder is
+/// resolved once. The file is created there exclusively, with a random name, for its owner only, following no link. It
+/// is synced before it gets its name. An incomplete file is removed.
 #[derive(Debug)]
 pub(super) struct NewFile {
-    /// What is written to.
+    /// The open file.
     pub(super) file: File,
     folder: OwnedFd,
     part: String,
@@ -280,20 +274,20 @@ pub(super) struct NewFile {
     is_finished: bool,
 }
 
-/// What becomes of a file that has the name already.
+/// How an existing file of the same name is handled.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Old {
-    /// It is replaced; a link is, too, and not what it leads to.
+    /// It is replaced. If it is a link, the link itself is replaced.
     Replaced,
-    /// It stays, and the new one is not finished.
+    /// It stays, and the new file is removed.
     Kept,
 }
 
 impl NewFile {
-    /// Begins a file for `target`.
+    /// Creates a file for `target`.
     ///
     /// # Errors
-    /// The folder is not there or takes no file.
+    /// The folder is missing, or no file can be created in it.
     pub(super) fn create(target: &Path) -> io::Result<Self> {
         let name = target.file_name().ok_or(io::ErrorKind::IsADirectory)?.to_owned();
         let folder = target.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
@@ -317,7 +311,7 @@ impl NewFile {
         match old {
             Old::Replaced => renameat(folder, part, folder, name)?,
             Old::Kept => match renameat_with(folder, part, folder, name, RenameFlags::NOREPLACE) {
-                // File systems that do not know how, such as FAT on a stick.
+                // Some file systems do not support it, such as FAT on a USB stick.
                 Err(Errno::INVAL | Errno::NOSYS) => {
                     if rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
                         return Err(io::ErrorKind::AlreadyExists.into());

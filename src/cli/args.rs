@@ -1,6 +1,7 @@
-//! The command line: what is asked for, and the flags as a configuration layer.
+//! The command line of `leveret`: commands, options, and flags as a layer of the configuration.
 //!
-//! A flag has the name of its key with hyphens and takes the same spellings; `config::units` reads both.
+//! A flag has the name of its configuration key with hyphens and accepts the same values; `leveret_config::units`
+//! parses both.
 
 use std::error::Error;
 use std::ffi::{OsStr, OsString};
@@ -18,49 +19,49 @@ use lexopt::Arg;
 
 use crate::{check, ctl, inspect, restore};
 
-/// What a person wants of the program.
+/// What the program is to do.
 #[derive(Debug)]
 pub enum Ask {
-    /// Be a broker.
+    /// Run the broker.
     Serve(Said),
-    /// Show the configuration and the memory it adds up to.
+    /// Show the configuration and the memory table.
     Check(Said),
-    /// Look at a data directory; `None`: say how.
+    /// Inspect a data directory; `None`: print the help.
     Inspect(Option<inspect::Options>),
-    /// Make a store of a backup.
+    /// Create a store from a backup.
     Restore(PathBuf, Said),
-    /// Speak to a running broker; the arguments are its own.
+    /// Run a command of `leveretctl` with these arguments.
     Ctl(Vec<OsString>),
-    /// Say which version this is.
+    /// Print the version.
     Version,
-    /// Say how to use it, or one command of it.
+    /// Print help for the program or a command.
     Help(Page),
 }
 
-/// Where the configuration comes from.
+/// The sources of the configuration on the command line.
 #[derive(Debug, Default)]
 pub struct Said {
     /// The file named by `--config`.
     pub file: Option<PathBuf>,
     /// The flags.
     pub flags: Layer,
-    /// `leveret check` is to connect to the upstreams of bridges.
+    /// Whether `leveret check` connects to the upstreams of bridges.
     pub connects: bool,
-    /// `leveret check` is to print a drop-in for the systemd unit, and nothing else.
+    /// Whether `leveret check` only prints a drop-in for the systemd unit.
     pub is_drop_in: bool,
 }
 
-/// What help is asked for.
+/// A page of the help.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Page {
-    /// All of it.
+    /// The page of the program.
     Program,
-    /// One of [`COMMANDS`] that has no help of its own.
+    /// The page of a command that has no help of its own.
     Command(&'static CommandRow),
 }
 
 impl Page {
-    /// What is printed.
+    /// Returns the text of the page.
     pub fn text(self) -> String {
         match self {
             Self::Program => {
@@ -87,7 +88,7 @@ impl Page {
 
 const WHAT_IT_IS: &str = "Leveret: a small RabbitMQ-compatible AMQP 0-9-1 broker.\n";
 
-/// The column at which the help says what a command does.
+/// The column of the descriptions of commands in the help.
 const USAGE_COLUMN: usize = 36;
 
 const AFTER_OPTIONS: &str = "\
@@ -100,7 +101,7 @@ pub struct CommandRow {
     name: &'static str,
     usage: &'static str,
     about: &'static str,
-    /// The options that have an effect on it; all of them where none is named.
+    /// The options that it uses; all if the list is empty.
     options: &'static [&'static str],
 }
 
@@ -245,16 +246,16 @@ const OPTIONS: Table<Said> = Table(&[Section {
     ],
 }]);
 
-/// The name by which the program is `leveret ctl`.
+/// If the program is called by this name, it is `leveret ctl`.
 const CTL_NAME: &str = "leveretctl";
 
-/// What people ask for here, and another program does.
+/// A command that users look for here; another program has it.
 const BENCH: &str = "bench";
 
-/// Reads the arguments, the program's own name first.
+/// Parses all arguments, beginning with the program's name.
 ///
 /// # Errors
-/// The first argument that makes no sense, and what was probably meant.
+/// The first invalid argument, and what was probably meant.
 pub fn parse_all(arguments: impl IntoIterator<Item = OsString>) -> Result<Ask, BadArguments> {
     let mut arguments = arguments.into_iter();
     let name = arguments.next();
@@ -264,10 +265,10 @@ pub fn parse_all(arguments: impl IntoIterator<Item = OsString>) -> Result<Ask, B
     parse(arguments)
 }
 
-/// Reads the arguments, the program's own name left out.
+/// Parses the arguments after the program's name.
 ///
 /// # Errors
-/// The first argument that makes no sense, and what was probably meant.
+/// The first invalid argument, and what was probably meant.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Ask, BadArguments> {
     let mut parser = lexopt::Parser::from_args(arguments);
     let mut said = Said::default();
@@ -282,7 +283,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Ask, BadAr
             Next::Word(word) => word,
         };
         match (command.as_deref(), word.to_str()) {
-            // Their options are their own.
+            // These commands have options of their own.
             (None, Some(BENCH)) => return Err(unknown_command(BENCH)),
             (None, Some("inspect")) => {
                 let asked = inspect::parse(&mut parser).map(Ask::Inspect);
@@ -312,7 +313,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Ask, BadAr
     }
 }
 
-/// What is said about a command that is not there.
+/// Returns the error for an unknown command.
 fn unknown_command(name: &str) -> BadArguments {
     if name == BENCH {
         return BadArguments::new(
@@ -326,12 +327,12 @@ fn unknown_command(name: &str) -> BadArguments {
     BadArguments::new(describe_unknown("command", name, &COMMANDS.each_ref().map(|command| command.name)))
 }
 
-/// The page of a command; that of the program where the name is of none.
+/// Returns the page of a command, or that of the program for an unknown name.
 fn page_of(name: &str) -> Page {
     COMMANDS.iter().find(|command| command.name == name).map_or(Page::Program, Page::Command)
 }
 
-/// `leveret help`, and `leveret help COMMAND`.
+/// Handles `leveret help` and `leveret help COMMAND`.
 fn help_on(command: Option<OsString>) -> Result<Ask, BadArguments> {
     let Some(command) = command else { return Ok(Ask::Help(Page::Program)) };
     match command.to_string_lossy().as_ref() {
@@ -344,72 +345,67 @@ fn help_on(command: Option<OsString>) -> Result<Ask, BadArguments> {
     }
 }
 
-// The options of one command line, as a table: what is read, what the help says and what an error names
-// come from it.
-//
-// Always true: an option that is understood is in the help, and an error names what the help names.
-
-/// The column at which the help says what an option does.
+/// The column of the descriptions of options in the help.
 const ABOUT_COLUMN: usize = 24;
 
-/// One option that a `T` takes.
+/// An option of a command line whose values are stored in a `T`.
 pub struct OptionRow<T> {
     /// Its name, such as `--config`.
     pub name: &'static str,
-    /// One letter that means the same.
+    /// Its short name.
     pub letter: Option<char>,
-    /// What its value is called in the help; empty for an option without one.
+    /// The name of its value in the help; empty for an option without one.
     pub value: &'static str,
-    /// What the help says of it, line by line.
+    /// Its description in the help, line by line.
     pub about: &'static str,
-    /// What it does.
+    /// Its effect.
     pub action: Action<T>,
 }
 
-/// What an option does.
+/// The effect of an option.
 pub enum Action<T> {
-    /// It says something, perhaps by its value.
+    /// It sets something.
     Take(fn(&mut T, &mut Given<'_>) -> Result<(), BadArguments>),
-    /// It asks for the help, whatever else is said.
+    /// It asks for the help.
     Help,
-    /// It asks for the version, whatever else is said.
+    /// It asks for the version.
     Version,
 }
 
-/// What stood next in a command line.
+/// The next item of a command line.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Next {
-    /// An option, which is taken.
+    /// An option, which was handled.
     Option,
-    /// A word that is none.
+    /// A word that is not an option.
     Word(OsString),
-    /// Help is asked for.
+    /// The help is requested.
     Help,
-    /// The version is asked for.
+    /// The version is requested.
     Version,
-    /// Nothing.
+    /// The end.
     End,
 }
 
-/// Options that belong together, under a heading.
+/// Options with a common heading in the help.
 pub struct Section<T: 'static> {
-    /// What stands above them in the help.
+    /// The heading.
     pub heading: &'static str,
     /// The options.
     pub rows: &'static [OptionRow<T>],
 }
 
-/// All options of a command line.
+/// All options of a command line. Parsing, help and errors are made from this table, so they agree.
 pub struct Table<T: 'static>(pub &'static [Section<T>]);
 
-/// An option that was given, and where its value is to be had.
+/// An option on the command line, with access to its value.
 pub struct Given<'p> {
     name: &'static str,
     parser: &'p mut lexopt::Parser,
 }
 
 impl<T> OptionRow<T> {
-    /// An option with a value.
+    /// Makes an option with a value.
     pub const fn new(
         name: &'static str,
         value: &'static str,
@@ -441,15 +437,15 @@ impl<T> Table<T> {
         self.0.iter().flat_map(|section| section.rows)
     }
 
-    /// The names of all options, as the help has them.
+    /// Returns the names of all options as in the help.
     pub fn names(&self) -> Vec<&'static str> {
         self.rows().map(|row| row.name).collect()
     }
 
-    /// Reads what comes next; if that is an option, with its value.
+    /// Parses the next item, and the value if it is an option.
     ///
     /// # Errors
-    /// There is no such option, or its value makes no sense.
+    /// The option is unknown, or its value is invalid.
     pub fn next(&self, options: &mut T, parser: &mut lexopt::Parser) -> Result<Next, BadArguments> {
         let asked = match parser.next()? {
             None => return Ok(Next::End),
@@ -469,7 +465,7 @@ impl<T> Table<T> {
         Ok(Next::Option)
     }
 
-    /// The sections of the help that those options make whose names `is_shown`.
+    /// Formats the help for the options whose names `is_shown` accepts.
     pub fn help(&self, is_shown: impl Fn(&str) -> bool) -> String {
         let mut text = String::new();
         for section in self.0 {
@@ -482,7 +478,7 @@ impl<T> Table<T> {
                 if !row.value.is_empty() {
                     left += &format!(" {}", row.value);
                 }
-                // Two blanks at the least, however long the option is.
+                // At least two blanks, however long the option is.
                 let width = ABOUT_COLUMN.max(left.len() + 2);
                 let about = row.about.replace('\n', &format!("\n{:ABOUT_COLUMN$}", ""));
                 text += &format!("{left:width$}{about}\n");
@@ -494,28 +490,28 @@ impl<T> Table<T> {
 }
 
 impl Given<'_> {
-    /// Its value as a path.
+    /// Returns the value as a path.
     ///
     /// # Errors
-    /// It has none.
+    /// The value is missing.
     pub fn path(&mut self) -> Result<PathBuf, BadArguments> {
         Ok(self.parser.value()?.into())
     }
 
-    /// Its value, understood.
+    /// Returns the parsed value.
     ///
     /// # Errors
-    /// It has none, or one that makes no sense.
+    /// The value is missing or invalid.
     pub fn value<V: FromStr<Err: fmt::Display>>(&mut self) -> Result<V, BadArguments> {
         let text = self.parser.value()?;
         let text = text.to_str().ok_or_else(|| self.bad(format_args!("{text:?} is not UTF-8")))?;
         text.parse().map_err(|error| self.bad(format_args!("{error}")))
     }
 
-    /// Its value as a whole number from `min` to `max`.
+    /// Returns the value as an integer from `min` to `max`.
     ///
     /// # Errors
-    /// It has none, or one that is no such number.
+    /// The value is missing, or not such a number.
     pub fn number<N>(&mut self, min: N, max: N) -> Result<N, BadArguments>
     where
         N: FromStr + PartialOrd + fmt::Display,
@@ -527,30 +523,30 @@ impl Given<'_> {
         }
     }
 
-    /// Its value makes no sense, for this reason.
+    /// Returns an error for the value.
     pub fn bad(&self, why: fmt::Arguments<'_>) -> BadArguments {
         BadArguments::new(format!("{}: {why}", self.name))
     }
 }
 
-/// Why the arguments make no sense, as one sentence.
+/// Why the arguments are invalid: one sentence.
 #[derive(Debug, PartialEq, Eq)]
 pub struct BadArguments {
-    /// What is wrong.
+    /// The error text.
     pub sentence: String,
-    /// What the program ends with.
+    /// The exit code.
     pub exit_code: u8,
-    /// Whose help lists what there is.
+    /// The program whose help lists the arguments.
     pub program: &'static str,
 }
 
 impl BadArguments {
-    /// `leveret` ends with 1.
+    /// Makes an error with exit code 1, that of `leveret`.
     pub const fn new(sentence: String) -> Self {
         Self { sentence, exit_code: 1, program: "leveret" }
     }
 
-    /// A word where there is no place for one.
+    /// Makes an error for a superfluous word.
     pub fn one_too_many(word: &OsStr) -> Self {
         Self::new(format!("{word:?} is one argument too many"))
     }
@@ -570,11 +566,7 @@ impl fmt::Display for BadArguments {
 
 impl Error for BadArguments {}
 
-// The program from its arguments to its end.
-//
-// Why it is here and not in `main.rs`: what is done once is to be small; see `Cargo.toml`.
-
-/// Does what the arguments say; the code to end with.
+/// Runs the program with the arguments of the process and returns the exit code.
 pub fn main() -> ExitCode {
     let code = run().unwrap_or_else(|error| {
         logging::log_fatal(error.as_ref());
@@ -623,7 +615,7 @@ fn run() -> Result<ExitCode, Box<dyn Error>> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Prints to standard output. The reader of a pipe that closes it has seen enough, such as `head`.
+/// Prints to standard output. A closed pipe, as by `head`, is not an error.
 fn print(text: &str) -> io::Result<()> {
     let mut out = io::stdout();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {

@@ -1,6 +1,5 @@
-//! `leveret check`: the configuration that results, what it adds up to, and whether the broker would start.
-//!
-//! It prints before it judges, so the table that explains a refusal is always there.
+//! `leveret check`: prints the resulting configuration and the memory table, and checks whether the broker would
+//! start. The report is printed first, so the table that explains a failure is always there.
 
 use std::fmt::Write;
 
@@ -9,10 +8,10 @@ use leveret_config::Config;
 use leveret_config::board;
 use leveret_daemon::StartError;
 
-/// The report on a configuration, and whether the broker would start with it.
+/// Returns the report on a configuration, and whether the broker would start with it.
 ///
 /// # Errors
-/// What would keep it from starting, beside the report.
+/// Why it would not start, besides the report.
 pub fn check(mut config: Config) -> (String, Result<(), StartError>) {
     let fitted = leveret_daemon::fit(&mut config).map_err(|error| StartError::Limits(config.blame(&error)));
     let rehearsed = fitted.and_then(|_| leveret_daemon::rehearse(&config));
@@ -32,10 +31,10 @@ pub fn check(mut config: Config) -> (String, Result<(), StartError>) {
     (report, verdict)
 }
 
-/// A drop-in for the systemd unit: what the unit cannot know, because it follows from the configuration.
+/// Returns a drop-in for the systemd unit with settings that follow from the configuration.
 ///
 /// # Errors
-/// The configuration makes no broker.
+/// The broker would not start.
 pub fn drop_in(mut config: Config) -> Result<String, StartError> {
     let table = leveret_daemon::fit(&mut config).map_err(|error| StartError::Limits(config.blame(&error)))?;
     let bytes = board::group_bytes(config.memory_limit_bytes, table.kernel_bytes);
@@ -50,7 +49,7 @@ mod tests {
 
     const GUIDE: &str = include_str!("../../systemd/packages/guide/configuration.md");
 
-    /// The guide's table of profiles has what the generator will write.
+    /// The guide's table of profiles has the values that the generator writes.
     #[test]
     fn the_guide_says_how_much_memory_the_unit_of_each_profile_may_have() {
         for board in &board::BOARDS {

@@ -1,8 +1,7 @@
-//! WHAT THE BINARY DOES BESIDES SERVING: reading its arguments, checking a configuration,
-//! inspecting a data directory, speaking to a running broker.
+//! The command line: `leveretctl`, `check`, `inspect`, `backup restore`, and the start of the broker.
 //!
-//! Everything here runs on behalf of a person at a prompt or of systemd, never for a peer. Always true: what
-//! that person did wrong is answered with one sentence that says what to change.
+//! Everything here runs for a person at a terminal, a script or systemd, never for a client. A mistake of that
+//! person is answered with one sentence that says what to change.
 
 #![warn(clippy::unwrap_used)]
 
@@ -18,13 +17,11 @@ mod store_limits;
 use std::error::Error;
 use std::process::ExitCode;
 
-// The rooms of the broker, by the names they have there.
-
-/// What the program ends with when it could not do what was asked.
+/// Returns the exit code for a failed command.
 pub fn exit_code(error: &(dyn Error + 'static)) -> ExitCode {
     match error.downcast_ref::<args::BadArguments>() {
         Some(bad) => ExitCode::from(bad.exit_code),
-        // The codes below say what was found.
+        // Other exit codes of `inspect` report what was found.
         None if error.is::<inspect::InspectError>() => ExitCode::from(inspect::CANNOT),
         None => ExitCode::FAILURE,
     }
