@@ -329,37 +329,30 @@ impl NewFile {
 impl Drop for NewFile {
     fn drop(&mut self) {
         if !self.is_finished {
-            // It cannot be helped, and its name says what it is.
+            // A failure cannot be handled, and the file's name says what it is.
             let _ = unlinkat(&self.folder, &*self.part, AtFlags::empty());
         }
     }
 }
 
-// SHA-256 sums of the files of an archive, written and checked as `sha256sum` does.
-//
-// Why it exists: a stick that was pulled too early leaves zeros, and a store that ends in zeros is one that
-// a power cut left: its last commits are gone, the deletion of a user among them perhaps, and nothing in it
-// says so. So the last file of a backup says what all the others are.
-//
-// ```text
-// sum of the first file, 64 hex digits | two spaces | name | newline | sum of the second | ...
-// ```
-
-/// What the file is called.
+/// The name of the file with the checksums.
 pub(super) const NAME: &str = "SHA256SUMS";
-/// Bytes that are copied at a time.
+/// Number of bytes copied at a time.
 const STEP_BYTES: usize = 64 << 10;
-/// Names and sums of more files than a store has.
+/// Maximum size of the file with the checksums in bytes.
 const TEXT_BYTES_MAX: u64 = 8 << 20;
 
-/// The sums of the files so far.
+/// SHA-256 checksums of the files of an archive, in the format of `sha256sum`. They are its last file.
+///
+/// A USB stick that is removed too early leaves zeros, and a store that ends in zeros looks like one after a power cut:
+/// its last commits are missing, perhaps with the deletion of a user, and nothing in it says so.
 #[derive(Default)]
 pub(super) struct Checksums {
     text: String,
 }
 
 impl Checksums {
-    /// Copies a file's content and notes its sum; returns how many bytes there were.
+    /// Copies a file's content, records its checksum, and returns its length in bytes.
     pub(super) fn copy(&mut self, name: &str, from: &mut impl Read, to: &mut impl Write) -> io::Result<u64> {
         let (mut context, mut buffer, mut copied) = (Context::new(&SHA256), vec![0; STEP_BYTES], 0);
         loop {
@@ -374,19 +367,19 @@ impl Checksums {
             copied += count as u64;
         }
         for byte in context.finish().as_ref() {
-            // Writing into a string does not fail.
+            // Writing into a String cannot fail.
             let _ = write!(self.text, "{byte:02x}");
         }
         let _ = writeln!(self.text, "  {name}");
         Ok(copied)
     }
 
-    /// The file that says them.
+    /// Returns the content of the file with the checksums.
     pub(super) fn text(&self) -> &[u8] {
         self.text.as_bytes()
     }
 
-    /// Whether that file says of all that was copied what was found.
+    /// Returns whether the checksums in `file` are those of the copied files.
     pub(super) fn agree(&self, file: &mut impl Read) -> io::Result<bool> {
         let mut told = Vec::new();
         file.take(TEXT_BYTES_MAX).read_to_end(&mut told)?;

@@ -1,19 +1,21 @@
-//! `leveret restore FILE`: a backup made a store again.
+//! `leveret backup restore FILE`: makes a store of a backup.
 //!
 //! ```text
 //! FOLDER/restore.part/*.seg   written, synced and checked
-//! FOLDER/access.a, access.b   what they say of an older store is made to say nothing, and synced
-//! FOLDER/NEWEST.seg           has its name, and that is synced
-//! FOLDER/*.seg                and so have the others
+//! FOLDER/access.a, access.b   copies of an older store are invalidated, and synced
+//! FOLDER/NEWEST.seg           gets its name, and the folder is synced
+//! FOLDER/*.seg                and so do the others
 //! ```
 //!
-//! Always true: a store that is there is not touched, nor is one that a broker has; nothing but segment files
-//! leaves the archive, each to its own name in the one folder; what cannot be restored whole leaves nothing,
-//! and whole is what its last file says that it is: a store that was damaged before comes back so. Wherever
-//! the power goes, a start finds what was there before, or the backup with its own users, or a store whose
-//! newest segment tells that others are missing: nobody gets in who is of neither.
-//! The folder belongs to another user, who may put links there: it is opened once, every file is made in it
-//! exclusively, and given away while it is open.
+//! # Invariants
+//! - An existing store is not touched, and neither is a folder that a broker uses.
+//! - Only segment files are unpacked, each under its own name.
+//! - If the backup cannot be restored completely, no file is left. It is complete if its last file says so: a
+//!   store that was damaged when it was backed up is restored as it was.
+//! - After a power cut at any time, a start finds the previous content, or the backup with its users, or a store
+//!   whose newest segment tells that others are missing. Then no login is accepted.
+//! - The folder belongs to another user, who may put links there. It is opened once, and every file is created in
+//!   it exclusively and given to that user while it is open.
 
 use std::error::Error;
 use std::fmt;
@@ -33,19 +35,19 @@ use crate::inspect::report::Inspection;
 use leveret_daemon::RESTORE_PART;
 use leveret_storage::{Disk, FileDisk, LOCK_NAME, OpenError, REPAIR_SLOT, forget_access, forget_newest};
 
-/// More than any segment has.
+/// Maximum size of a segment in bytes.
 const SEGMENT_BYTES_MAX: u64 = 256 << 20;
 
-/// What keeps a backup from being restored.
+/// Why a backup cannot be restored.
 #[derive(Debug)]
 pub enum NotRestored {
     /// A file or folder cannot be used.
     File(PathBuf, io::Error),
-    /// There is a store already.
+    /// The folder contains a store.
     HasStore(PathBuf),
-    /// A broker runs there.
+    /// A broker uses the folder.
     InUse(PathBuf),
-    /// The archive holds no store, or not the one that was backed up.
+    /// The archive contains no store, or not the one that was backed up.
     NoStore(PathBuf, String),
 }
 
@@ -67,10 +69,10 @@ impl fmt::Display for NotRestored {
 
 impl Error for NotRestored {}
 
-/// Restores the archive into the folder, which is made if need be; says what there is then.
+/// Restores the archive into a folder, which is created if necessary. Returns a description of the store.
 ///
 /// # Errors
-/// See [`NotRestored`]; the folder is as it was, and not there if it was not.
+/// See [`NotRestored`]. The folder is as it was before.
 pub fn run(archive: &Path, folder: &Path) -> Result<String, NotRestored> {
     let of = |path: &Path| {
         let path = path.to_path_buf();
@@ -120,7 +122,7 @@ fn restore(
         NotRestored::NoStore(archive.to_path_buf(), why)
     })?;
     let why = match sums {
-        // What was damaged on the board before is not the archive's fault, and this may be all that is left.
+        // Damage that existed before the backup is no fault of the archive, and the backup may be all that is left.
         Sums::Agree => None,
         _ if !inspection.is_whole() => Some("the store in it is damaged".to_string()),
         Sums::Differ => Some(format!(
@@ -137,8 +139,7 @@ fn restore(
     if let Some(why) = why {
         return Err(NotRestored::NoStore(archive.to_path_buf(), why));
     }
-    // What a store that was removed from here said of users and permissions beside its log is not that of the
-    // backup, and newer: it would hold.
+    // Copies of users and permissions of a removed store are not those of the backup, and might be newer.
     forget_access(&mut disk).map_err(of(folder))?;
     forget_newest(&mut disk).map_err(of(folder))?;
     if disk.read(REPAIR_SLOT, 0, &mut [0]).is_ok_and(|length| length > 0) {
@@ -156,19 +157,19 @@ fn restore(
     ))
 }
 
-/// Files that go again unless all of them are there.
+/// Files that are removed again unless all of them are complete.
 struct Made {
     folder: OwnedFd,
     part: OwnedFd,
     files: Vec<String>,
-    /// So many of them have their names.
+    /// Number of files that have their names.
     named: usize,
     is_finished: bool,
 }
 
 impl Made {
-    /// With an empty folder for what is not whole. What is left of a restore that was cut short is for
-    /// somebody to remove who knows that it is that: whoever owns the folder may give the name to others.
+    /// Begins with an empty folder for incomplete files. The rest of an interrupted restore is not removed
+    /// automatically, because the owner of the folder may have put something else there.
     fn begin(folder: OwnedFd) -> io::Result<Self> {
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
         match unlinkat(&folder, RESTORE_PART, AtFlags::REMOVEDIR) {
@@ -206,7 +207,8 @@ impl Made {
 
 impl Drop for Made {
     fn drop(&mut self) {
-        // It cannot be helped, and the next attempt will say so. The newest goes last, as it came first.
+        // A failure cannot be handled; the next attempt reports it. The newest segment is removed last, as it was
+        // named first.
         if !self.is_finished {
             for file in &self.files[self.named..] {
                 let _ = unlinkat(&self.part, &**file, AtFlags::empty());
@@ -219,17 +221,17 @@ impl Drop for Made {
     }
 }
 
-/// What the last file of an archive says of all others.
+/// The result of comparing checksums.
 enum Sums {
-    /// What was found.
+    /// They are equal.
     Agree,
-    /// Something else.
+    /// They differ.
     Differ,
-    /// Nothing: it is another file.
+    /// The last file of the archive is not the one with the checksums.
     Missing,
 }
 
-/// Unpacks everything.
+/// Unpacks all files.
 fn unpack(archive: &mut impl Read, made: &mut Made) -> io::Result<Sums> {
     let owner = fstat(&made.folder)?;
     let (mut sums, mut told) = (Checksums::default(), Sums::Missing);
@@ -262,7 +264,7 @@ fn unpack(archive: &mut impl Read, made: &mut Made) -> io::Result<Sums> {
     Ok(told)
 }
 
-/// The broker's user is not root. The file that is open is given, whatever its name is by now.
+/// Gives an open file to the folder's owner, which is the broker's user, whatever the file's name is now.
 fn give(file: &File, owner: &Stat) -> io::Result<()> {
     if geteuid().is_root() {
         fchown(file, Some(Uid::from_raw(owner.st_uid)), Some(Gid::from_raw(owner.st_gid)))?;

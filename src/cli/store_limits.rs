@@ -1,12 +1,12 @@
-//! Compares what the store of a data directory holds with the limits of a configuration.
+//! Compares the content of a store with the limits of a configuration.
 //!
-//! A start under smaller limits keeps what is beyond them and does not serve it (alarm `limits`); `leveret check` says
-//! so before. The counts are those of a start, or less: a binding is counted once and its names once, although some
-//! bindings take more of both.
+//! A start with smaller limits keeps what exceeds them and does not serve it (alarm `limits`). `leveret check`
+//! warns before. The counts are those of a start or lower: a binding is counted once, and so are its names,
+//! although some bindings take more.
 //!
 //! # Invariants
 //! - The store is only read, without its lock: a broker may be using it.
-//! - Memory for the definitions is what the index of the log takes, as at a start, and one definition at a time.
+//! - The memory used is the index of the log, as at a start, and one definition at a time.
 
 use leveret_broker::{declared_arguments, levels_of};
 use leveret_config::Config;
@@ -29,8 +29,7 @@ struct Counts {
     parameters: u64,
 }
 
-/// Returns a warning for each limit that the store is beyond. A store that cannot be read, or is not there, is beyond
-/// none.
+/// Returns a warning for each exceeded limit. A store that is missing or cannot be read exceeds none.
 pub(crate) fn beyond(config: &Config) -> Vec<String> {
     let mut disk = FileDisk::only_reading(&config.data_dir);
     let Ok((log, report)) = Log::read_only(&mut disk) else { return Vec::new() };
@@ -77,10 +76,10 @@ pub(crate) fn beyond(config: &Config) -> Vec<String> {
 }
 
 impl Counts {
-    /// Counts a definition; what this version cannot read is not counted.
+    /// Counts a definition. One that this version cannot read is not counted.
     fn add(&mut self, index: &Index, key: &[u8], value: &[u8]) {
         let Some(definition) = Definition::parse(key, value) else { return };
-        // Each level of a queue with priorities takes a queue's place while it has messages.
+        // Each priority of a queue counts as a queue while it has messages.
         let is_kept = |queue: &u64| index.queues().get(queue).is_some_and(|queue| !queue.gone);
         let levels = levels_of(&definition);
         let is_delayed = matches!(definition, Definition::Exchange { .. }) && !levels.is_empty();
@@ -124,7 +123,7 @@ impl Counts {
     }
 }
 
-/// The queues whose messages a start brings back.
+/// Iterates over the queues whose messages a start restores.
 fn served(index: &Index) -> impl Iterator<Item = &QueueIndex> {
     let queues =
         index.queues().iter().filter(|(id, queue)| !queue.gone && !is_transient(**id) && !is_group(**id));

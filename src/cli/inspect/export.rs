@@ -1,7 +1,9 @@
-//! Every live message that can be read, one JSON object a line: for a broker that takes over.
+//! Exports every live message as one JSON object per line, for importing into another broker.
 //!
-//! Always true: a message is exported once, for all the queues that still have it; its body is the one that
-//! was published or the message is not exported; a body in chunks is never held, only one chunk of it.
+//! # Invariants
+//! - A message is exported once, with all queues that have it.
+//! - A message is exported only with the complete body that was published.
+//! - Of a body in chunks only one chunk is in memory.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -18,14 +20,14 @@ use crate::json::{self, Base64, Object};
 use leveret_management::json::Json;
 use leveret_storage::{Body, FileDisk, Log, Message, Range, RangeSet};
 
-/// What an export wrote and what it could not read.
+/// The result of an export.
 #[derive(Debug, Default)]
 pub(super) struct Exported {
-    /// Messages.
+    /// Number of messages.
     pub(super) messages: u64,
     /// Bytes of their bodies.
     pub(super) bytes: u64,
-    /// Messages that cannot be read, each counted for every queue that has it.
+    /// Number of messages that cannot be read, counted once per queue.
     pub(super) unreadable: u64,
 }
 
@@ -64,7 +66,7 @@ fn all(inspection: &mut Inspection, directory: &Path, sink: &mut Sink<'_>) -> io
     Ok(export.exported)
 }
 
-/// The file or stream that the lines go to.
+/// The destination of the lines: a file or a stream.
 enum Sink<'s> {
     File(BufWriter<File>),
     Stream(&'s mut dyn Write),
@@ -78,7 +80,7 @@ impl Sink<'_> {
         }
     }
 
-    /// The place of the next line, to come back to.
+    /// Returns the position of the next line.
     fn mark(&mut self) -> io::Result<u64> {
         match self {
             Self::File(file) => file.stream_position(),
@@ -86,8 +88,8 @@ impl Sink<'_> {
         }
     }
 
-    /// Takes back what was written since the mark. What a stream has taken can only be cut, so that the
-    /// half line is no JSON and everybody notices.
+    /// Removes what was written since the position. In a stream the line can only be left incomplete, so that it is
+    /// not valid JSON.
     fn take_back(&mut self, mark: u64) -> io::Result<()> {
         match self {
             Self::File(file) => {
@@ -110,7 +112,7 @@ impl Sink<'_> {
     }
 }
 
-/// Where messages come from.
+/// The source of messages.
 struct Source {
     names: Names,
     disk: FileDisk,
@@ -118,19 +120,19 @@ struct Source {
 }
 
 impl Source {
-    /// A part of a large body.
+    /// Returns a chunk of a large body.
     fn chunk(&mut self, log: &Log, body: u64, index: u32) -> Option<&[u8]> {
         log.read_chunk(&mut self.disk, (body, index), &mut self.chunk)
     }
 
-    /// Whether a body can be read from its first byte to its last.
+    /// Returns whether a body can be read completely.
     fn has_body(&mut self, log: &Log, body: &Body<'_>) -> bool {
         let Body::Chunked { body, chunks, bytes } = *body else { return true };
         let lengths = (0..chunks).map(|index| self.chunk(log, body, index).map(|part| part.len() as u64));
         lengths.sum::<Option<u64>>() == Some(bytes)
     }
 
-    /// Writes a body; false when a part of it was gone.
+    /// Writes a body; returns false if a part of it was missing.
     fn write_body(&mut self, log: &Log, object: &mut Object<'_, '_>, body: &Body<'_>) -> bool {
         object.number("payload_bytes", bytes_of(body));
         let encoding = match *body {
@@ -168,13 +170,14 @@ const fn bytes_of(body: &Body<'_>) -> u64 {
 
 struct Export<'e, 's> {
     sink: &'e mut Sink<'s>,
-    /// What was exported of each queue.
+    /// The exported messages of each queue.
     done: BTreeMap<u64, RangeSet>,
     exported: Exported,
 }
 
 impl Export<'_, '_> {
-    /// Exports what was not exported yet, queue by queue. A message that is in several queues comes with the first.
+    /// Exports messages that were not exported yet, queue by queue. A message in several queues is exported with the
+    /// first.
     fn round(&mut self, log: &mut Log, directory: &Path) -> io::Result<()> {
         let mut disk = FileDisk::only_reading(directory);
         let names = Names::of(log, &mut disk)?;
@@ -209,13 +212,13 @@ impl Export<'_, '_> {
         Ok(())
     }
 
-    /// The queues that still have the message and with which it was not exported yet.
+    /// Returns the queues that still have the message and were not exported with it.
     fn targets(&self, log: &Log, message: &Message<'_>) -> Vec<(u64, u64)> {
         let is_new = |queue, offset| !self.done.get(&queue).is_some_and(|done| done.contains(offset));
         log.live_targets(message).filter(|&(queue, offset)| is_new(queue, offset)).collect()
     }
 
-    /// Writes the line of a message; false when a part of its body was gone, and then there is no line.
+    /// Writes the line of a message. Returns false, and writes nothing, if a part of its body was missing.
     fn write(
         &mut self,
         source: &mut Source,
@@ -248,7 +251,7 @@ impl Export<'_, '_> {
     }
 }
 
-/// Each queue with the place of the message in it.
+/// Writes each queue with the position of the message in it.
 fn write_queues(json: &mut Json<'_>, (source, log): (&Source, &Log), targets: &[(u64, u64)]) {
     json.raw(b"[");
     let mut is_first = true;

@@ -1,18 +1,17 @@
-//! `leveret inspect`: what a data directory holds, whether it is whole, and its messages as JSON.
+//! `leveret inspect`: the content of a data directory, its damage, and its messages as JSON.
 //!
-//! It runs the reader that a start runs, checks every commit besides, and counts. Always true: nothing is written and no
-//! lock is taken, so a broker may be writing meanwhile; what is exported is what was published, byte for byte.
+//! It runs the reader that a start runs, checks every commit, and counts.
 //!
-//! | file         | what it is for                                                       |
-//! |--------------|----------------------------------------------------------------------|
-//! | `options`    | the command line                                                     |
-//! | `inspection` | the store as a start reads it, and which messages cannot be read     |
-//! | `report`     | the tables                                                           |
-//! | `verdict`    | what an inspection comes to                                          |
-//! | `names`      | what queues are called                                               |
-//! | `dump`       | every record, one a line                                             |
-//! | `export`     | every live message, one a line; `json` writes it, `props` decodes it |
-//! | `broker`     | whether a broker has the directory                                   |
+//! | file     | content                                                                      |
+//! |----------|------------------------------------------------------------------------------|
+//! | `names`  | names of queues; whether a broker uses the directory                         |
+//! | `report` | the inspection, and its tables                                               |
+//! | `dump`   | every record, one per line; properties of messages as JSON                   |
+//! | `export` | every live message, one per line                                             |
+//!
+//! # Invariants
+//! - Nothing is written and no lock is taken, so a broker may be writing meanwhile.
+//! - Exported messages are those published, byte for byte.
 
 mod dump;
 mod export;
@@ -31,21 +30,21 @@ use std::process::ExitCode;
 use std::time::Duration;
 use std::{fmt, thread};
 
-/// The exit code when a directory could not be inspected, or the command line makes no sense.
+/// The exit code when a directory could not be inspected, or the arguments are invalid.
 pub const CANNOT: u8 = 3;
-/// How long what a broker is writing may look unfinished.
+/// How long data that a broker is writing may look incomplete.
 const UNFINISHED_FOR: Duration = Duration::from_millis(300);
-/// How often a store is read beside a broker that writes.
+/// Maximum number of inspections of a store while a broker writes.
 const INSPECTIONS_MAX: usize = 4;
 
-/// Does what is asked, on standard output.
+/// Runs `leveret inspect` on standard output.
 ///
 /// # Errors
-/// The directory cannot be inspected, or something cannot be written.
+/// The directory cannot be inspected, or output cannot be written.
 pub fn run(options: &Options) -> Result<ExitCode, InspectError> {
     let stdout = io::stdout().lock();
     let outcome = match options.export {
-        // The messages have standard output for themselves.
+        // Exported messages use standard output alone.
         Some(ExportTo::StandardOutput) => {
             inspect(options, &mut io::stderr().lock(), &mut BufWriter::new(stdout))
         }
@@ -53,7 +52,7 @@ pub fn run(options: &Options) -> Result<ExitCode, InspectError> {
     };
     match outcome {
         Ok(verdict) => Ok(ExitCode::from(verdict.code())),
-        // Whoever read it has seen enough.
+        // The reader of the pipe has seen enough.
         Err(InspectError::Output(why)) if why.kind() == io::ErrorKind::BrokenPipe => {
             Ok(ExitCode::from(CANNOT))
         }
@@ -61,7 +60,7 @@ pub fn run(options: &Options) -> Result<ExitCode, InspectError> {
     }
 }
 
-/// Does what is asked: reports to `out`, exports to `messages` if that is where they go.
+/// Writes the report to `out`, and the export to `messages` if it goes there.
 ///
 /// # Errors
 /// See [`run`].
@@ -96,8 +95,9 @@ pub fn inspect(
     Ok(verdict)
 }
 
-/// Inspects the store. While a broker has the directory, up to [`INSPECTIONS_MAX`] times: what all of them find damaged is
-/// damaged, and users are in doubt when all of them find so. Also returns how many places were being written.
+/// Inspects the store. While a broker uses the directory, it is inspected up to [`INSPECTIONS_MAX`] times: what
+/// all of them find damaged is damaged, and users are in doubt when all of them say so. Also returns how many
+/// places were being written.
 fn inspect_store(
     disk: &mut FileDisk,
     directory: &Path,
@@ -113,7 +113,7 @@ fn inspect_store(
             break;
         }
         thread::sleep(UNFINISHED_FOR);
-        // Files may have come since.
+        // There may be new files.
         *disk = FileDisk::only_reading(directory);
         let mut again = Inspection::of(disk);
         if let (Ok(again), Ok(earlier)) = (&mut again, &inspection) {
@@ -133,9 +133,7 @@ fn write_exported(out: &mut dyn Write, target: &ExportTo, exported: &Exported) -
     Ok(())
 }
 
-// What `leveret inspect` is asked to do: its command line, understood.
-
-/// What `leveret inspect --help` prints.
+/// Returns the text of `leveret inspect --help`.
 pub fn help() -> String {
     format!("{BEFORE_OPTIONS}\n{}{AFTER_OPTIONS}", OPTIONS.help(|_| true))
 }
@@ -192,23 +190,23 @@ const OPTIONS: Table<Options> = Table(&[Section {
     ],
 }]);
 
-/// Everything a run depends on.
+/// The options of `leveret inspect`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
     /// The data directory.
     pub directory: PathBuf,
-    /// Print what the log consists of.
+    /// Print the structure of the log.
     pub details: bool,
     /// Print every record.
     pub records: bool,
-    /// Where live messages go.
+    /// The destination of live messages.
     pub export: Option<ExportTo>,
 }
 
-/// Where messages are written to.
+/// The destination of an export.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ExportTo {
-    /// A file that is not there yet.
+    /// A new file.
     File(PathBuf),
     /// Standard output.
     StandardOutput,
@@ -223,10 +221,10 @@ impl fmt::Display for ExportTo {
     }
 }
 
-/// Reads what comes after `leveret inspect`; `None` when help was asked for.
+/// Parses the arguments after `leveret inspect`; `None` if help was requested.
 ///
 /// # Errors
-/// The first argument that makes no sense, or that the directory is not named.
+/// The first invalid argument, or the directory is missing.
 pub fn parse(parser: &mut lexopt::Parser) -> Result<Option<Options>, BadArguments> {
     let mut options = Options::default();
     let mut directory = None;
@@ -245,26 +243,24 @@ pub fn parse(parser: &mut lexopt::Parser) -> Result<Option<Options>, BadArgument
     Ok(Some(options))
 }
 
-// What an inspection comes to: a verdict, or why there is none.
-
-/// Why nothing can be told, as a sentence.
+/// Why there is no result: one sentence.
 #[derive(Debug)]
 pub enum InspectError {
-    /// The directory cannot be looked at.
+    /// The directory cannot be read.
     Directory {
         /// The path.
         path: PathBuf,
-        /// Why it cannot be read.
+        /// The reason.
         why: OpenError,
     },
     /// The file for the export cannot be written.
     Export {
         /// The path.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the system.
         why: io::Error,
     },
-    /// Nobody takes what is printed.
+    /// The output cannot be written.
     Output(io::Error),
 }
 
@@ -294,21 +290,21 @@ impl From<io::Error> for InspectError {
     }
 }
 
-/// What there is to say in the end.
+/// The result of an inspection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
-    /// Every checksum holds.
+    /// Every checksum is right.
     Good,
-    /// Something cannot be read.
+    /// A part cannot be read.
     Damaged,
-    /// What is there is as it was written, but there are messages whose queue nothing defines.
+    /// Everything can be read, but there are messages whose queue has no definition.
     Orphans,
-    /// What is there is as it was written, but users and permissions are not all there, or may not be.
+    /// Everything can be read, but users and permissions are, or may be, incomplete.
     AccessInDoubt,
 }
 
 impl Verdict {
-    /// The exit code.
+    /// Returns the exit code.
     pub const fn code(self) -> u8 {
         match self {
             Self::Good => 0,

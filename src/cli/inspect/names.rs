@@ -1,6 +1,7 @@
-//! What the definitions in a store say: the log knows queues by number, people by name.
+//! Names of queues, and whether a broker uses a data directory.
 //!
-//! Always true: what cannot be read has no name here and is shown by its number.
+//! The log identifies queues by number; names come from the definitions. A queue whose definition cannot be read
+//! is shown by its number.
 
 use crate::json::Object;
 use leveret_broker::levels_of;
@@ -14,25 +15,25 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// What is defined.
+/// The definitions of a store.
 #[derive(Debug, Default)]
 pub(super) struct Names {
-    /// Virtual host and name of each queue by its incarnation.
+    /// Virtual host and name of each queue, by its incarnation.
     pub(super) queues: BTreeMap<u64, (String, String)>,
-    /// The levels of queues with priorities: of which queue, by its incarnation, and for which priority.
+    /// Queues that hold one priority of another queue: that queue's incarnation, and the priority.
     pub(super) levels: BTreeMap<u64, (u64, u64)>,
-    /// Queues with messages that nothing defines, and virtual host and name if a footer has them.
+    /// Queues with messages but without a definition; virtual host and name if a footer contains them.
     pub(super) orphans: BTreeMap<u64, Option<(String, String)>>,
-    /// Those of them that nobody declared: what delayed exchanges keep.
+    /// Number of those that belong to delayed exchanges.
     pub(super) hidden: usize,
     pub(super) exchanges: u64,
     pub(super) bindings: u64,
-    /// Definitions that are damaged, and those that only another version understands.
+    /// Number of definitions that are damaged or of another version.
     pub(super) unread: u64,
 }
 
 impl Names {
-    /// The definitions in a store.
+    /// Reads the definitions of a store.
     pub(super) fn of<D: Disk>(log: &Log, disk: &mut D) -> io::Result<Self> {
         let mut names = Self::default();
         let damaged = log.read_definitions(disk, |key, value, _| names.add(Definition::parse(key, value)))?;
@@ -74,18 +75,18 @@ impl Names {
         }
     }
 
-    /// Virtual host and name of a queue, defined or not.
+    /// Returns virtual host and name of a queue, with or without a definition.
     fn of_queue(&self, queue: u64) -> Option<&(String, String)> {
         let queue = self.levels.get(&queue).map_or(queue, |(whole, _)| *whole);
         self.queues.get(&queue).or_else(|| self.orphans.get(&queue)?.as_ref())
     }
 
-    /// For which priority a queue's messages are; 0 where there is one level only.
+    /// Returns the priority of a queue's messages; 0 without priorities.
     fn priority_of(&self, queue: u64) -> u64 {
         self.levels.get(&queue).map_or(0, |(_, priority)| *priority)
     }
 
-    /// What to call a queue in a table: its name and its virtual host.
+    /// Formats a queue for a table: its name and its virtual host.
     pub(super) fn shown(&self, queue: u64) -> impl fmt::Display {
         struct Shown<'n>(u64, Option<&'n (String, String)>, u64);
         impl fmt::Display for Shown<'_> {
@@ -106,7 +107,7 @@ impl Names {
         Shown(queue, self.of_queue(queue), self.priority_of(queue))
     }
 
-    /// The fields that name a queue.
+    /// Writes the fields that name a queue.
     pub(super) fn write(&self, object: &mut Object<'_, '_>, queue: u64) {
         if let Some((vhost, name)) = self.of_queue(queue) {
             object.bytes("vhost", vhost.as_bytes());
@@ -126,7 +127,7 @@ fn shown_limit(limit: Option<u32>) -> String {
     limit.map_or_else(|| "none".into(), |most| most.to_string())
 }
 
-/// A definition as words of a line.
+/// A definition, formatted for a line.
 pub(super) struct Defined<'a>(pub(super) Definition<'a>);
 
 impl fmt::Display for Defined<'_> {
@@ -216,7 +217,7 @@ fn flags(f: &mut fmt::Formatter<'_>, flags: &[(&str, bool)]) -> fmt::Result {
     flags.iter().filter(|(_, is_set)| *is_set).try_for_each(|(name, _)| write!(f, " {name}"))
 }
 
-/// Bytes as text with what is no text escaped, in quotes.
+/// Bytes as a quoted text, with escapes.
 pub(super) struct Quoted<'a>(pub(super) &'a [u8]);
 
 impl fmt::Display for Quoted<'_> {
@@ -233,31 +234,29 @@ impl fmt::Display for Quoted<'_> {
     }
 }
 
-// Whether a broker has the directory, found out without touching its lock.
-//
-// Trying to take the lock would tell, but a broker that starts in that moment would be turned away. The
-// kernel lists all locks for everybody to read.
-
-/// How often the list is read before a lock is believed not to be there.
+/// The list is read this often before a lock counts as missing.
 const READS: u32 = 3;
-/// Room for more locks than any board holds.
+/// Size of the buffer for the list of locks in bytes.
 const LIST_BYTES: usize = 64 << 10;
 
-/// Who has the directory.
+/// Which process uses the data directory.
+///
+/// Trying to take the lock would tell, but a broker that starts at that moment would fail. The kernel's list of
+/// all locks is readable for everyone, so it is used instead.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Broker {
     /// No broker has the directory open.
     No,
-    /// A process; 0 when it is none that can be seen from here.
+    /// A process; 0 if it is in another namespace.
     Process(u32),
-    /// The kernel does not say.
+    /// The kernel's list cannot be read.
     Unknown,
 }
 
 impl Broker {
-    /// Who has `directory`.
+    /// Finds out which process uses `directory`.
     pub(super) fn of(directory: &Path) -> Self {
-        // The lock's file may be damaged; of older versions a broker locks nothing else.
+        // The lock file may be damaged; older versions lock only the directory.
         let locked = [fs::metadata(directory), fs::metadata(directory.join("lock"))];
         let inodes: Vec<u64> = locked.iter().flatten().map(MetadataExt::ino).collect();
         for _ in 0..READS {
@@ -272,8 +271,8 @@ impl Broker {
     }
 }
 
-/// The kernel counts lines between two reads of its list: a lock given up meanwhile makes it leave one out.
-/// So as few reads as it takes, and again before "nobody" is believed.
+/// Reads the list with as few reads as possible: a lock that is released between two reads makes the kernel skip
+/// another one.
 fn read_at_once(file: &str) -> io::Result<String> {
     let mut bytes = Vec::with_capacity(LIST_BYTES);
     fs::File::open(file)?.take(LIST_BYTES as u64).read_to_end(&mut bytes)?;
@@ -291,8 +290,8 @@ impl fmt::Display for Broker {
     }
 }
 
-/// Who has a file locked by `flock`: `1: FLOCK ADVISORY WRITE 4711 b3:02:1234 0 EOF`. The device is not
-/// compared, for some file systems tell another one here.
+/// Returns the process that holds a `flock` on a file: `1: FLOCK ADVISORY WRITE 4711 b3:02:1234 0 EOF`. The
+/// device is not compared, because some file systems report another one here.
 fn holder(locks: &str, inode: u64) -> Option<u32> {
     locks.lines().find_map(|line| {
         let mut words = line.split_whitespace().skip(1);

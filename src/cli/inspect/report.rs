@@ -1,7 +1,8 @@
-//! The tables: what a person reads, and what a script greps.
+//! The tables of `leveret inspect`, for people and scripts.
 //!
-//! Always true: the first word of a line says what it is about, a number stands alone between blanks, and
-//! its unit is in its name or above it; what is not known is a question mark.
+//! # Invariants
+//! - The first word of a line names its subject. A number stands alone between blanks, and its unit is in its
+//!   name or above it. An unknown value is a question mark.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,17 +20,17 @@ use super::Verdict;
 use super::names::Broker;
 use super::names::Names;
 
-/// What a report is about.
+/// The subject of a report.
 pub(super) struct Subject<'a> {
     pub(super) directory: &'a Path,
     pub(super) broker: Broker,
-    /// Places that looked wrong while they were being written.
+    /// Number of places that looked damaged while a broker was writing them.
     pub(super) changing: usize,
     pub(super) inspection: &'a Inspection,
     pub(super) names: &'a Names,
 }
 
-/// Writes what there is, and what is wrong with it.
+/// Writes the content of the store and its damage.
 pub(super) fn write(out: &mut dyn Write, subject: &Subject<'_>) -> io::Result<()> {
     let Subject { directory, broker, changing, inspection, names } = subject;
     writeln!(out, "store      {}, id {}, format {FORMAT}", directory.display(), Id(inspection.log.id()))?;
@@ -48,7 +49,7 @@ pub(super) fn write(out: &mut dyn Write, subject: &Subject<'_>) -> io::Result<()
     write_damage(out, inspection)
 }
 
-/// Writes what the log consists of.
+/// Writes the structure of the log.
 pub(super) fn write_details(
     out: &mut dyn Write,
     inspection: &Inspection,
@@ -56,7 +57,7 @@ pub(super) fn write_details(
 ) -> io::Result<()> {
     writeln!(out)?;
     writeln!(out, "log        {} segments of {} bytes", segments.len(), inspection.log.segment_bytes())?;
-    // `life()` is the life that the next start would begin; the last one that wrote is one less.
+    // The log's epoch is that of the next start; the last one that wrote is one less.
     writeln!(out, "last       life {}", inspection.log.life().saturating_sub(1))?;
     writeln!(out)?;
     writeln!(
@@ -121,7 +122,7 @@ fn count_of(offsets: &RangeSet) -> u64 {
     offsets.ranges().iter().map(|range| range.end - range.start).sum()
 }
 
-/// Writes what cannot be read, and what earlier starts could not read.
+/// Writes what cannot be read now, and what earlier starts could not read.
 fn write_damage(out: &mut dyn Write, inspection: &Inspection) -> io::Result<()> {
     if inspection.report.footers_missing > 0 {
         writeln!(
@@ -153,7 +154,7 @@ fn write_damage(out: &mut dyn Write, inspection: &Inspection) -> io::Result<()> 
     Ok(())
 }
 
-/// Says which messages belong to no queue that is defined.
+/// Writes the messages whose queue has no definition.
 fn write_orphans(out: &mut dyn Write, inspection: &Inspection, names: &Names) -> io::Result<()> {
     for &queue in names.orphans.keys() {
         let count = inspection.log.index().queues().get(&queue).map_or(0, |queue| queue.live);
@@ -174,7 +175,7 @@ fn write_orphans(out: &mut dyn Write, inspection: &Inspection, names: &Names) ->
     )
 }
 
-/// Says whether users and permissions can be relied on.
+/// Writes whether users and permissions can be trusted.
 pub(super) fn write_access(out: &mut dyn Write, access: Access) -> io::Result<()> {
     match access {
         Access::InDoubt(why) => writeln!(
@@ -187,7 +188,7 @@ pub(super) fn write_access(out: &mut dyn Write, access: Access) -> io::Result<()
     }
 }
 
-/// Writes what to think of the store, and what to do: the first line.
+/// Writes the verdict and what to do: the first line.
 pub(super) fn write_verdict(
     out: &mut dyn Write,
     verdict: Verdict,
@@ -222,7 +223,8 @@ pub(super) fn write_verdict(
     }
 }
 
-/// Whether messages may have been in what cannot be read: more than headers of segments, which others repeat.
+/// Returns whether messages may have been lost: more is damaged than headers of segments, of which there are
+/// copies.
 fn may_hide_messages(report: &Report) -> bool {
     let is_header = |from: u32, to: u32| from == 0 && to as usize <= leveret_storage::BLOCK_BYTES;
     report.is_lost
@@ -254,16 +256,13 @@ impl fmt::Display for Id {
     }
 }
 
-// One inspection: the store as a start would read it, and which of its messages cannot be read.
-//
-// Always true: a message counts as unreadable when a start would have it in a queue and could not deliver it.
-
-/// A store, with every message of it read once.
+/// The store as a start would read it, with every message read once. A message is unreadable if a start would
+/// have it in a queue and could not deliver it.
 #[derive(Debug)]
 pub(crate) struct Inspection {
     pub(super) log: Log,
     pub(super) report: Report,
-    /// What is damaged, one sentence each.
+    /// The damage, one sentence each.
     pub(super) damage: Vec<String>,
     /// Offsets of messages that cannot be read, by the incarnation of their queue.
     pub(super) unreadable: BTreeMap<u64, RangeSet>,
@@ -304,23 +303,23 @@ impl Inspection {
         Ok(Self { damage: report.describe_damage(), log, report, unreadable })
     }
 
-    /// Whether all of it can be read.
+    /// Returns whether everything can be read.
     pub(crate) fn is_whole(&self) -> bool {
         self.damage.is_empty() && self.unreadable.is_empty()
     }
 
-    /// The file of the newest segment.
+    /// Returns the file of the newest segment.
     pub(crate) fn newest_slot(&self) -> Option<u32> {
         self.log.index().segments().values().next_back().map(|segment| segment.slot)
     }
 
-    /// How many messages cannot be read, each once for every queue that has it.
+    /// Returns the number of messages that cannot be read, counted once per queue.
     pub(super) fn count_unreadable(&self) -> u64 {
         self.unreadable.values().flat_map(RangeSet::ranges).map(|range| range.end - range.start).sum()
     }
 
-    /// Drops damage that an earlier inspection did not find: a broker was writing there. Returns how many sentences and queues
-    /// it dropped.
+    /// Drops damage that an earlier inspection did not find, because a broker was writing there. Returns the number
+    /// of sentences and queues dropped.
     pub(super) fn keep_damage_of(&mut self, earlier: &Self) -> usize {
         let before = self.damage.len() + self.unreadable.len();
         self.damage.retain(|line| earlier.damage.contains(line));
@@ -340,7 +339,7 @@ impl Inspection {
     }
 }
 
-/// The queues whose messages a start serves.
+/// Returns the queues whose messages a start serves.
 pub(super) fn queues_of(log: &Log) -> Vec<u64> {
     let is_served = |id: u64, queue: &QueueIndex| !queue.gone && !is_group(id) && !is_transient(id);
     let queues = log.index().queues().iter();
