@@ -23,11 +23,11 @@ use super::arguments::copy_flags;
 use super::consumers::{ConsumerState, Mode, NewConsumer, Transaction};
 use super::definitions::{DeleteIf, QueueDeclaration};
 use super::deliver::OutboxView;
-use super::letters::{Parking, Reason};
 use super::publish::Publish;
 use super::queue::{BROWSED_MAX, BrowseResult};
 use super::reply_text::QueueInWords;
 use super::reply_text::out_of;
+use super::republish::{Parking, Reason};
 use super::state::REPLY_TO;
 use super::topology::{BindingSpec, Destination, ExchangeDeclaration};
 use super::{Broker, Context};
@@ -707,7 +707,7 @@ impl Broker {
             return Err(Fault::new(ReplyCode::PreconditionFailed, why));
         }
         let parking = Parking { bridge: bridge.into(), queue: queue.into(), why };
-        let Some(place) = self.post().parking_place(parking) else {
+        let Some(place) = self.post().parking_index(parking) else {
             let why = format_args!("too many bridges set messages aside, for too many causes");
             return Err(Fault::new(ReplyCode::ResourceError, why));
         };

@@ -225,9 +225,9 @@ impl Broker {
         let gone = self.queues.retire_delayed_queue(cx.journal, queue);
         self.jobs.begin(Job::Queue(queue));
         for held in gone {
-            self.post().let_go_of_held(cx, held);
+            self.post().settle_held(cx, held);
         }
-        while let Some(queue) = self.letters.next_perhaps_done() {
+        while let Some(queue) = self.republish.next_maybe_empty() {
             self.free_queue_if_done(queue);
         }
     }
@@ -960,9 +960,9 @@ impl Broker {
         self.apply_to_queue(cx, queue);
         let rank = first_rank(cx.journal, self.queues.at(queue), 0);
         self.queues.at_mut(queue).rank = rank;
-        self.queues.look_at_stored(queue);
+        self.queues.examine_stored(queue);
         if self.queues.at(queue).settings.may_expire {
-            self.queues.note_shed(queue);
+            self.queues.list_for_trim(queue);
         }
         self.queues.records_mut().append_queue(cx, &self.access, queue.index(), true);
         Ok(())

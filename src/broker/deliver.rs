@@ -21,10 +21,10 @@ use leveret_core::mem::Messages;
 use super::consumers::ConsumerState;
 use super::deliveries::{Carrier, NewDelivery};
 use super::job::Job;
-use super::letters::{Cleared, Turn};
 use super::queue::{Front, Rank, Taken};
 use super::queues::{Getting, Patience};
 use super::reply_text::out_of;
+use super::republish::{ExpiryResult, TrimTurn};
 use super::state::count_up;
 use super::{Broker, Context};
 
@@ -89,12 +89,12 @@ impl Broker {
 
     /// Lets queues give up expired, rejected and surplus messages, and deletes expired queues.
     fn give_up(&mut self, cx: &mut Context<'_>) {
-        let mut turn = Turn::new();
+        let mut turn = TrimTurn::new();
         while let Some(unused) = self.post().shed(cx, &mut turn) {
             self.retire_queue(cx, unused);
             self.jobs.begin(Job::Queue(unused));
         }
-        while let Some(queue) = self.letters.next_perhaps_done() {
+        while let Some(queue) = self.republish.next_maybe_empty() {
             self.free_queue_if_done(queue);
         }
     }
@@ -102,7 +102,7 @@ impl Broker {
     /// Whether some queue has messages to give up, and may be able to.
     pub fn may_shed(&self, journal: &Journal, messages: &Messages) -> bool {
         let room_made = || self.room_made() + journal.room_made() + messages.room_made();
-        self.queues.may_give_up(journal, room_made)
+        self.queues.may_expire_or_trim(journal, room_made)
     }
 
     /// Deliveries that a queue makes before the next queue's turn: one, when the prefetch is that of a whole
@@ -131,7 +131,7 @@ impl Broker {
             }
         }
         if self.queues.at(queue).rank != Rank::Plain {
-            self.queues.look_at_first_level(queue);
+            self.queues.examine_first_level(queue);
         }
         self.queues.records_mut().wake(queue);
         delivered
@@ -195,7 +195,7 @@ impl Broker {
             }
             if self.queues.at(level).settings.may_expire {
                 let is_clear =
-                    self.post().expire_before_delivery(cx, level, Patience::OneTurn) == Cleared::Yes;
+                    self.post().expire_before_delivery(cx, level, Patience::OneTurn) == ExpiryResult::Yes;
                 // Expiring messages is work, too: messages behind them may have to wait for the next turn.
                 let units = cx.work.units() - units_before;
                 if !is_clear || delivered + units / UNITS_PER_DELIVERY >= most {
@@ -399,11 +399,11 @@ impl Broker {
     ) -> Result<Option<bool>, Fault> {
         let connection = self.consumers.connection_of(channel);
         let level = match self.expire_before_get(cx, queue) {
-            (Cleared::Yes, level) => level,
-            (Cleared::NotYet, _) => return Ok(None),
+            (ExpiryResult::Yes, level) => level,
+            (ExpiryResult::NotYet, _) => return Ok(None),
             // An expired message is given to nobody, and the client must not wait for room that only he may
             // make.
-            (Cleared::No, _) => return Ok(Some(false)),
+            (ExpiryResult::No, _) => return Ok(Some(false)),
         };
         let (whole, record) = (self.queues.at(queue), self.queues.at(level));
         if (whole.returning > 0 || record.returning > 0) && !whole.dying {
@@ -446,17 +446,17 @@ impl Broker {
     }
 
     /// Expires messages at the front before a get; then gives the level whose first message is the queue's.
-    fn expire_before_get(&mut self, cx: &mut Context<'_>, queue: QueueId) -> (Cleared, QueueId) {
+    fn expire_before_get(&mut self, cx: &mut Context<'_>, queue: QueueId) -> (ExpiryResult, QueueId) {
         if self.queues.at(queue).has_expiry() {
             self.queues.touch_queue(cx.journal, queue);
         }
         loop {
             let level = self.queues.records().first_level(queue);
             if !self.queues.at(level).settings.may_expire {
-                return (Cleared::Yes, level);
+                return (ExpiryResult::Yes, level);
             }
             let cleared = self.post().expire_before_delivery(cx, level, Patience::No);
-            if cleared != Cleared::Yes || self.queues.records().first_level(queue) == level {
+            if cleared != ExpiryResult::Yes || self.queues.records().first_level(queue) == level {
                 return (cleared, level);
             }
             self.queues.records_mut().wake(queue);

@@ -10,7 +10,7 @@ use core::ops::{Index, IndexMut};
 use leveret_core::command::{ChannelId, ConsumerId, QueueId, Settlement};
 use leveret_core::mem::{Links, List, MessageId, Slab, sort_by_key};
 
-use crate::letters::Reason;
+use crate::republish::Reason;
 
 // The requeued messages of one queue, in the order of their offsets.
 //

@@ -17,10 +17,10 @@ use super::access::{OperatorFault, Right, Thing, VHOST_METADATA_BYTES_MAX, Vhost
 use super::context::Work;
 use super::definitions::{DeleteIf, QueueDeclaration};
 use super::job::{Job, Sweep};
-use super::letters::{Firehose, TracedName};
 use super::parameters::{ParameterCheck, ParameterName, ParameterNeeds, ParameterView, Setter};
 use super::policy::{NewPolicy, PolicyKind, PolicyView};
 use super::reply_text::{check_changeable, check_deletable, check_room};
+use super::republish::{Firehose, TracedName};
 use super::topology::{BindingSpec, Destination, ExchangeDeclaration, refuse_default};
 use super::{Broker, Context};
 

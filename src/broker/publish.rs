@@ -166,7 +166,7 @@ impl Broker {
         };
         let is_taken = matches!(result, Ok(Outcome::Published | Outcome::PublishRefused));
         match copy {
-            Some(copy) if is_taken => self.post().post_trace(cx, channel, copy),
+            Some(copy) if is_taken => self.post().publish_trace(cx, channel, copy),
             Some(copy) => cx.messages.discard(copy),
             None => {}
         }
@@ -470,7 +470,7 @@ impl Broker {
         let len = bytes.len() + reply_to.as_ref().map_or(0, |token| token.len());
         let (is_blind, is_long) = (headers.get("BCC").is_some(), len > BLIND_BYTES_MAX);
         // BCC could not be taken out of such long headers later.
-        let drops_blind = is_blind && is_long;
+        let drops_bcc = is_blind && is_long;
         self.route((cx.messages, cx.work), channel, exchange, (message, headers), targets)?;
         let due = match expiration_ms {
             None => MessageFlags::NONE,
@@ -478,13 +478,13 @@ impl Broker {
             Some(_) => MessageFlags::EXPIRES,
         };
         let known = if is_blind && !is_long { due.with(MessageFlags::BLIND) } else { due };
-        if reply_to.is_none() && !drops_blind {
+        if reply_to.is_none() && !drops_bcc {
             cx.messages.add_flags(message, known);
             return Ok(message);
         }
         let edit = PropertyEdit {
             reply_to: reply_to.as_ref().map_or(Edit::Keep, |token| Edit::Set(token.as_bytes())),
-            headers: if drops_blind { HeadersEdit::Without("BCC") } else { HeadersEdit::Keep },
+            headers: if drops_bcc { HeadersEdit::Without("BCC") } else { HeadersEdit::Keep },
             ..PropertyEdit::default()
         };
         let mut writer = Writer::new(&mut scratch.rewritten);
@@ -647,13 +647,13 @@ impl Broker {
         targets: &mut Vec<QueueId>,
     ) -> Result<Outcome, Fault> {
         let promised = self.check_commit_fits(cx, channel, targets)?;
-        self.letters.promise(promised);
+        self.republish.promise(promised);
         // The commit was within its work limit when it was checked, and must not end half-way.
         cx.work.lift_limit();
         let said = cx.journal.said();
         cx.journal.begin_group();
         let outcome = self.carry_out(cx, channel, targets);
-        self.letters.promise(Promised::default());
+        self.republish.promise(Promised::default());
         let batch = cx.journal.end_group(cx.messages, Urgency::Awaited);
         if cx.journal.said() != said {
             cx.await_batch(batch);
@@ -689,7 +689,7 @@ impl Broker {
             assert!(outcome != Outcome::Wait, "a commit never waits");
             is_refused |= outcome == Outcome::PublishRefused;
         }
-        self.letters.promise(Promised::default());
+        self.republish.promise(Promised::default());
         let mut settlements = transaction.settlements;
         if !settlements.is_empty() {
             // The deletion of a queue settles its messages.

@@ -535,7 +535,7 @@ impl Broker {
         }
         self.end_returning(queue);
         if self.queues.records().get(queue.index()).is_some() {
-            self.queues.look_at_stored(queue);
+            self.queues.examine_stored(queue);
         }
     }
 

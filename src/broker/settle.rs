@@ -18,9 +18,9 @@ use leveret_core::time::{Deadline, Now};
 use super::consumers::{Channel, Mode, Transaction};
 use super::deliveries::Carrier;
 use super::job::{Job, spend};
-use super::letters::Reason;
 use super::queue::Purged;
 use super::queues::take_step;
+use super::republish::Reason;
 use super::state::count_up;
 use super::{Broker, Context};
 
@@ -416,12 +416,12 @@ impl Broker {
         let before = core::mem::replace(&mut self.watch.now_s, (now.as_ms() / 1000) as u32);
         self.watch.left = LOOK_STEP;
         self.queues.set_minute(self.watch.now_s / 60);
-        before != self.watch.now_s || self.letters.unix_s() == 0
+        before != self.watch.now_s || self.republish.unix_s() == 0
     }
 
     /// Sets the date, in seconds since 1970: it is written into headers, and nothing depends on it.
     pub const fn set_unix_time(&mut self, unix_s: u64) {
-        self.letters.set_unix_s(unix_s);
+        self.republish.set_unix_s(unix_s);
     }
 
     /// When a channel may be overdue next.

@@ -24,7 +24,6 @@ use super::consumers::{Channel, Connection, Consumer, ConsumerState, Consumers};
 use super::context::Work;
 use super::deliveries::Deliveries;
 use super::job::{Begun, Job, Jobs};
-use super::letters::{Firehose, Letters, Post, Reason, TracedName};
 use super::orphans::{self, LeftOut, Recovery};
 use super::parameters::Parameters;
 use super::policy::Policies;
@@ -33,6 +32,7 @@ use super::queue::Queue;
 use super::queues::{DelayWheel, Expiry, Getting, Queues};
 use super::quota::{Declared, Declarer, Quota, Room};
 use super::reply_text::QueueInWords;
+use super::republish::{Firehose, Reason, RepublishState, Republisher, TracedName};
 use super::shortage::Shortage;
 use super::topology::{ExchangeDeclaration, NewExchange, Topology};
 use super::views::Views;
@@ -93,7 +93,7 @@ pub struct Broker {
     pub(crate) quota: Quota,
     pub(crate) counters: Counters,
     pub(crate) firehose: Firehose,
-    pub(crate) letters: Letters,
+    pub(crate) republish: RepublishState,
 }
 
 impl core::fmt::Debug for Broker {
@@ -155,7 +155,7 @@ impl Broker {
             quota: Quota::new(limits),
             counters: Counters::default(),
             firehose: Firehose::default(),
-            letters: Letters::with_capacity(queues),
+            republish: RepublishState::with_capacity(queues),
         };
         broker.begin_access()?;
         Ok(broker)
@@ -163,10 +163,10 @@ impl Broker {
 
     /// Takes a bounded number of messages that the log has out of memory, if memory is short; says whether it
     /// is worth while to go on.
-    pub fn spill(&mut self, cx: &mut Context<'_>) -> bool {
+    pub fn evict(&mut self, cx: &mut Context<'_>) -> bool {
         let before = self.quota.pinned().unsettled_bytes;
         let connection_of = |channel| self.consumers.connection_of(channel);
-        let goes_on = self.queues.spill(cx, &mut self.quota, connection_of);
+        let goes_on = self.queues.evict(cx, &mut self.quota, connection_of);
         if self.quota.pinned().unsettled_bytes < before {
             self.consumers.note_settled();
         }
@@ -206,9 +206,9 @@ impl Broker {
     }
 
     /// Borrows what `letters` needs to send a dead letter, a due delayed message or a copy for the firehose.
-    pub(crate) const fn post(&mut self) -> Post<'_> {
-        Post {
-            letters: &mut self.letters,
+    pub(crate) const fn post(&mut self) -> Republisher<'_> {
+        Republisher {
+            republish: &mut self.republish,
             firehose: &mut self.firehose,
             queues: &mut self.queues,
             topology: &mut self.topology,

@@ -164,7 +164,7 @@ impl Consumers {
             && queues.records().is_over_length(queue)
         {
             // Messages over the length limit waited for this consumer.
-            queues.note_shed_anew(queue);
+            queues.relist_for_trim(queue);
         }
         if queues.at(queue).settings.overflow != Overflow::DropHead {
             // A publisher that waits for room on the disk may be refused now.

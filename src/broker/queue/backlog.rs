@@ -217,7 +217,7 @@ impl Backlog {
     }
 
     /// Whether messages may still go to the middle, whose number of messages is limited.
-    pub(crate) const fn may_give_up(&self) -> bool {
+    pub(crate) const fn can_evict(&self) -> bool {
         self.middle_messages < ABSENT_MAX
     }
 
@@ -393,7 +393,7 @@ impl Backlog {
     }
 
     /// A requeued message leaves memory: from now on only the log has it.
-    pub(crate) fn give_up_returned(&mut self, size: Size) {
+    pub(crate) fn evict_returned(&mut self, size: Size) {
         self.count_out(size);
         self.returned_absent += 1;
         self.returned_absent_bytes += size.body_len;
@@ -524,7 +524,7 @@ impl Backlog {
     }
 
     /// The first message of the fifo leaves memory: from now on only the log has it.
-    pub(crate) fn give_up(&mut self, pool: &mut FifoPool, offset: u64, size: Size) {
+    pub(crate) fn evict(&mut self, pool: &mut FifoPool, offset: u64, size: Size) {
         self.pop(pool, QueuePart::Fifo);
         self.count_out(size);
         self.stored_bytes += size.body_len;

@@ -116,7 +116,7 @@ pub(crate) struct Listed {
     /// The list of queues to be read from the log, or being read.
     pub(crate) is_fetching: bool,
     /// The list of queues that have messages to give up.
-    pub(crate) is_shedding: bool,
+    pub(crate) is_listed_for_trim: bool,
     /// The ready list: queues that can deliver now.
     pub(super) is_ready: bool,
     pub(super) ready_links: Links,

@@ -1,4 +1,4 @@
-//! Queues by themselves: what comes in, in which order it goes, what is given up, and who is told to wait.
+//! Tests of queues alone: order, expiry, limits, and blocked publishers.
 
 use super::*;
 use crate::Context;
@@ -6,10 +6,10 @@ use crate::arguments::QueueSettings;
 use crate::consumers::{ConsumerState, Consumers, NewConsumer};
 use crate::context::Work;
 use crate::deliveries::{Carrier, NewDelivery};
-use crate::letters::Reason;
 use crate::policy::{Applied, Policies};
 use crate::queue::{Queue, Taken, first_rank};
 use crate::quota::Quota;
+use crate::republish::Reason;
 use crate::shortage::Shortage;
 use leveret_amqp::Full;
 use leveret_amqp::Writer;
@@ -19,7 +19,7 @@ use leveret_core::journal::{Journal, Urgency};
 use leveret_core::limits::Limits;
 use leveret_core::mem::{MessageFlags, MessageId, Messages, Share};
 
-/// Queues, and what is lent to them.
+/// Queues and the objects that they borrow.
 struct World {
     queues: Queues,
     consumers: Consumers,
@@ -30,7 +30,7 @@ struct World {
     vhost: VhostId,
 }
 
-/// The bytes of a table.
+/// Returns the bytes of a table.
 fn table(fill: impl FnOnce(&mut TableWriter<'_, '_>) -> Result<(), Full>) -> Vec<u8> {
     let mut bytes = [0; 256];
     let mut writer = Writer::new(&mut bytes);
@@ -39,13 +39,13 @@ fn table(fill: impl FnOnce(&mut TableWriter<'_, '_>) -> Result<(), Full>) -> Vec
     bytes[4..end].to_vec()
 }
 
-/// Properties with a priority alone.
+/// Returns properties with only a priority.
 const fn priority(priority: u8) -> [u8; 3] {
     [0x08, 0, priority]
 }
 
 impl World {
-    /// Room for 8 queues and 100 messages.
+    /// Capacity for 8 queues and 100 messages.
     fn new() -> Self {
         let limits = Limits { queues_max: 8, messages_max: 100, unacknowledged_max: 50, ..Limits::default() };
         let vhost = VhostId::from_index(0);
@@ -84,7 +84,7 @@ impl World {
         id
     }
 
-    /// A message comes to queues, or to their levels for it, as one that is published does.
+    /// Pushes a message to queues, or to its levels of them, as a publish does.
     fn put_with(&mut self, queues: &[QueueId], body: &str, properties: &[u8], flags: MessageFlags) {
         let message = self.message(body, properties, flags);
         let mut targets = queues.to_vec();
@@ -111,7 +111,7 @@ impl World {
         String::from_utf8(bytes).unwrap()
     }
 
-    /// Delivers what stands first in a queue; its level and its delivery.
+    /// Delivers the first message of a queue; returns its level and its delivery.
     fn take(&mut self, queue: QueueId) -> (QueueId, usize) {
         let level = self.queues.records().first_level(queue);
         let mut cx = Context::new(&mut self.journal, &mut self.messages, &mut self.work);
@@ -164,7 +164,7 @@ impl World {
         self.queues.has_expired(&mut cx, level, Patience::No)
     }
 
-    /// Empties a queue; bodies in the order in which they went, with a space between them.
+    /// Empties a queue. Returns the bodies in the order of departure, separated by a space.
     fn drain(&mut self, queue: QueueId) -> String {
         let mut bodies = Vec::new();
         loop {
@@ -176,7 +176,7 @@ impl World {
         bodies.join(" ")
     }
 
-    /// Somebody takes messages from a queue from now on.
+    /// Starts a consumer that takes messages from a queue.
     fn consumer(&mut self, queue: QueueId) -> usize {
         let connection = self.consumers.connect(&mut self.quota).unwrap();
         self.quota.enter_vhost(connection, self.vhost);
@@ -187,7 +187,7 @@ impl World {
         consumer
     }
 
-    /// Why a message may not come to a queue now; the queue that is full, or a text.
+    /// Returns why a message is refused by a queue now: the queue that is full, or a text.
     fn reserve(&mut self, queue: QueueId, share: Share) -> Result<(), Result<QueueId, String>> {
         let message = self.message("m", &[], MessageFlags::NONE);
         let cx = Context::new(&mut self.journal, &mut self.messages, &mut self.work);
@@ -201,7 +201,7 @@ impl World {
         })
     }
 
-    /// Nothing is in memory any more.
+    /// Asserts that nothing is in memory any more.
     fn assert_empty(&self) {
         assert_eq!((self.messages.messages_used(), self.queues.deliveries().len()), (0, 0));
     }
@@ -473,7 +473,7 @@ fn a_queue_that_refuses_is_full_at_its_length_and_drops_nothing() {
     assert_eq!(world.drain(queue), "a b c");
 }
 
-// ---- time
+// ---- expiry
 
 #[test]
 fn a_message_expires_when_it_stands_first_and_its_time_has_come() {
@@ -486,11 +486,11 @@ fn a_message_expires_when_it_stands_first_and_its_time_has_come() {
     world.put(queue, &["b"]);
     assert!(!world.has_expired(queue));
     world.queues.take_due(&world.journal);
-    assert_eq!(world.queues.shedding.len(), 0, "it is too early");
+    assert_eq!(world.queues.trim_list.len(), 0, "it is too early");
     world.journal.set_time(1_100);
     assert!(world.has_expired(queue));
     world.queues.take_due(&world.journal);
-    assert_eq!(world.queues.shedding.pop(), Some(queue));
+    assert_eq!(world.queues.trim_list.pop(), Some(queue));
     world.drop_first(queue);
     assert!(!world.has_expired(queue));
     let mut cx = Context::new(&mut world.journal, &mut world.messages, &mut world.work);
@@ -546,7 +546,7 @@ fn a_queue_that_nobody_uses_has_its_time_and_a_consumer_ends_that() {
     assert!(!world.queues.records().is_unused_for_too_long(&world.journal, queue));
 }
 
-// ---- what is given up
+// ---- rejected messages
 
 #[test]
 fn what_is_given_up_waits_apart_and_is_given_to_nobody() {
@@ -579,7 +579,7 @@ fn a_queue_that_is_gone_has_no_dead_letters() {
     assert!(!world.queues.records().has_dead_letters(queue));
 }
 
-// ---- room
+// ---- capacity
 
 #[test]
 fn whoever_publishes_to_a_queue_with_its_share_waits_until_it_has_less() {

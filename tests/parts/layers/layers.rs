@@ -49,7 +49,7 @@ const LOG_FREELY: [&str; 11] = [
     "tls/verifier.rs",
     "tls/revoked.rs",
     "broker/access/users.rs",
-    "broker/letters/",
+    "broker/republish/",
     "broker/queues/page_in.rs",
     "broker/queues/push.rs",
     "connection/output.rs",

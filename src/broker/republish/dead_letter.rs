@@ -1,15 +1,20 @@
-//! Dead letters: a message that a queue gives up is published where its arguments, or its policy, say.
+//! Writes and publishes dead letters: a message that a queue removes is published to its dead-letter
+//! exchange.
 //!
 //! ```text
-//! queue ── rejected, expired, maxlen, delivery limit ──→ letter: the message with its death
-//!   └── x-dead-letter-exchange, -routing-key ──→ route ──→ queues, but for circles
+//! queue ── rejected, expired, maxlen, delivery limit ──→ dead letter: the message with an x-death entry
+//!   └── x-dead-letter-exchange, -routing-key ──→ route ──→ queues, without automatic cycles
 //! ```
 //!
-//! Always true: a message in the log is settled in its queue and published to the others in one group, so
-//! that a power cut leaves it in one place; nothing is settled before there is room for the letter, which
-//! comes from a reserve, of memory and of the log: without room the message stays where it is, late but never
-//! lost. As in RabbitMQ a letter is dropped that reaches no queue, or that a full target refuses, unless the
-//! target dead-letters what it refuses: then the letter goes on at once, a few times at most.
+//! As in RabbitMQ, a dead letter is dropped if it reaches no queue or if a full target refuses it. If the
+//! target dead-letters what it refuses, the dead letter is published again at once, up to [`CHAINED_MAX`]
+//! times.
+//!
+//! # Invariants
+//! - A message in the log is settled in its queue and published to the others in one group: after a power cut
+//!   it is in one place.
+//! - Nothing is settled before there is capacity for the dead letter, which comes from a reserve of memory
+//!   and of the log. Without capacity the message stays where it is: late, but not lost.
 
 use crate::arguments::copy_flags;
 use leveret_amqp::Writer;
@@ -20,68 +25,69 @@ use leveret_core::error::Fault;
 use leveret_core::journal::Urgency;
 use leveret_core::mem::MessageId;
 
-use super::Post;
-use super::give_up::{Death, Reason};
+use super::Republisher;
+use super::expire_trim::{Death, Reason};
 use crate::Context;
 use crate::context::Work;
 use crate::queue::Targets;
 use crate::queues::LevelChoice;
 use crate::queues::Scratch;
 
-/// How many times the routing work of one message a letter may take.
+/// The routing of a dead letter may take this many times the work that one publish may take.
 const ROUTING_TIMES: u32 = 8;
-/// Letters that one letter may cause at once, by being refused.
-const LETTERS_AT_ONCE: u32 = 8;
-/// Bytes of a header frame around the properties.
+/// Maximum number of further dead letters that one dead letter may cause at once by being refused.
+const CHAINED_MAX: u32 = 8;
+/// Bytes of a header frame besides the properties.
 const HEADER_BYTES: usize = 22;
 
-/// What is sent on when a message is given up.
+/// The copy that replaces a message when it is removed from its queue.
 #[must_use = "the message goes with it"]
-pub(crate) enum Letter {
-    /// Nothing: the letter reaches no queue.
-    Nowhere,
-    /// A copy, for the first so many of the queues in `Letters::targets`; the others refuse it, and
-    /// dead-letter that.
+pub(crate) enum Republication {
+    /// No copy: it reaches no queue, or cannot be written.
+    Dropped,
+    /// A copy, and the number of queues at the front of `RepublishState::targets` that accept it. The other
+    /// queues refuse it and dead-letter the refusal.
     Copy(MessageId, usize),
 }
 
-/// The exchange and routing key that letters are sent to.
-struct Address {
+/// The exchange and routing key that dead letters of a queue are published to.
+struct DeadLetterTarget {
     exchange: ExchangeId,
     name: heapless::String<255>,
     key: Option<heapless::Vec<u8, 255>>,
 }
 
-/// The number of no route.
+/// `routed_at` of a queue that must not get the dead letter; no routing has this number.
 const NEVER_ROUTED: u64 = u64::MAX;
 
-impl Post<'_> {
-    /// The letter for a message that the queue gives up; `None`: there is no room for it now. Changes no
-    /// queue.
+impl Republisher<'_> {
+    /// Writes the dead letter for a message that the queue removes. Changes no queue.
+    ///
+    /// Returns `None` if there is no capacity for it now.
     #[cold]
-    pub(crate) fn write_letter(
+    pub(crate) fn write_dead_letter(
         &mut self,
         cx: &mut Context<'_>,
         queue: QueueId,
         message: MessageId,
         reason: Reason,
-    ) -> Option<Letter> {
+    ) -> Option<Republication> {
         if let Reason::Parked(place) = reason {
             return self.write_parked(cx, queue, message, place);
         }
-        let Some(address) = self.dead_letter_address(queue) else { return Some(Letter::Nowhere) };
+        let Some(address) = self.dead_letter_target(queue) else { return Some(Republication::Dropped) };
         let mut scratch = self.queues.lend_scratch();
-        let mut targets = core::mem::take(&mut self.letters.targets);
-        let letter = self.address_letter(cx, (queue, message, reason), &address, &mut scratch, &mut targets);
+        let mut targets = core::mem::take(&mut self.republish.targets);
+        let letter = self.write_and_route(cx, (queue, message, reason), &address, &mut scratch, &mut targets);
         self.queues.return_scratch(scratch);
-        self.letters.targets = targets;
+        self.republish.targets = targets;
         if letter.is_some() {
             self.counters.note_dead_lettered(reason);
         }
         letter
     }
 
-    fn dead_letter_address(&self, queue: QueueId) -> Option<Address> {
+    fn dead_letter_target(&self, queue: QueueId) -> Option<DeadLetterTarget> {
         let record = self.queues.at(queue);
         let terms = self.policies.terms(
             &self.queues.records().record_of_queue(queue).arguments,
@@ -89,22 +95,22 @@ impl Post<'_> {
         );
         let name = terms.value("x-dead-letter-exchange").and_then(|value| value.as_str())?;
         let key = terms.value("x-dead-letter-routing-key").and_then(|value| value.as_bytes());
-        Some(Address {
+        Some(DeadLetterTarget {
             exchange: self.topology.find_exchange(record.vhost, name)?,
             name: heapless::String::try_from(name).ok()?,
-            // A key that is too long leads where an empty key does.
+            // A key that is too long routes like an empty key.
             key: key.map(|key| heapless::Vec::from_slice(key).unwrap_or_default()),
         })
     }
 
-    fn address_letter(
+    fn write_and_route(
         &mut self,
         cx: &mut Context<'_>,
         (queue, message, reason): (QueueId, MessageId, Reason),
-        address: &Address,
+        address: &DeadLetterTarget,
         scratch: &mut Scratch,
         targets: &mut Vec<QueueId>,
-    ) -> Option<Letter> {
+    ) -> Option<Republication> {
         cx.work.charge(8);
         cx.work.charge_octets(cx.messages.body_len(message) as usize);
         let properties = Properties::trusted(cx.messages.properties(message, &mut scratch.properties));
@@ -113,25 +119,25 @@ impl Post<'_> {
         let death = Death {
             reason,
             queue: name.as_str(),
-            unix_s: self.letters.unix_s,
+            unix_s: self.republish.unix_s,
             exchange: cx.messages.exchange(message),
             routing_key: cx.messages.routing_key(message),
             expiration: properties.expiration(),
             headers: properties.headers().unwrap_or(Table::EMPTY),
-            drops_copies: address.key.is_some(),
-            drops_blind: properties.as_bytes().len() > BLIND_BYTES_MAX / 4,
+            drops_cc: address.key.is_some(),
+            drops_bcc: properties.as_bytes().len() > BLIND_BYTES_MAX / 4,
         };
-        let mut writer = self.writer_of_letter(&mut scratch.rewritten);
+        let mut writer = self.copy_properties_writer(&mut scratch.rewritten);
         let edit = PropertyEdit { expiration: Edit::Remove, ..PropertyEdit::default() };
         let written = properties.write_with_headers(edit, &mut |headers| death.write(headers), &mut writer);
         let edit = PropertyEdit { headers: HeadersEdit::Without("BCC"), ..edit };
-        // Headers that fill a frame stay without x-death. Only rejected messages may go on so: for all others
-        // x-death is what ends a circle.
+        // Headers that fill a frame stay without x-death. Only rejected messages may be republished without
+        // it: for all other reasons x-death is what ends a cycle.
         let is_written =
             written.is_ok() || reason == Reason::Rejected && properties.write_with(edit, &mut writer).is_ok();
         if !is_written {
             self.log_dropped(&name, "its headers fill a frame");
-            return Some(Letter::Nowhere);
+            return Some(Republication::Dropped);
         }
         let written = Properties::trusted(writer.written());
         let own_key = address.key.as_deref().unwrap_or(death.routing_key);
@@ -139,34 +145,36 @@ impl Post<'_> {
         let headers = written.headers().unwrap_or(Table::EMPTY);
         if let Err(fault) = self.route(cx.work, address.exchange, &own_key, headers, targets) {
             self.log_dropped(&name, &fault.text);
-            return Some(Letter::Nowhere);
+            return Some(Republication::Dropped);
         }
-        self.leave_out_passed(cx.work, vhost, &death, targets);
+        self.remove_passed(cx.work, vhost, &death, targets);
         let (kept, _) = self.queues.records().keep_willing(cx.messages, message, targets, None);
         if targets.is_empty() {
-            return Some(Letter::Nowhere);
+            return Some(Republication::Dropped);
         }
         self.queues.choose_levels_for(cx, self.quota, LevelChoice::of(&written, 0), targets);
         let names_len = address.name.len() + own_key.len();
         let bytes = names_len + written.as_bytes().len() + cx.messages.body_len(message) as usize;
-        if !self.takes_letter(cx, (message, bytes as u64), targets) {
+        if !self.has_capacity_for(cx, (message, bytes as u64), targets) {
             return None;
         }
         let flags = copy_flags(cx.messages, message, &written);
         let copy = cx.messages.copy_as(message, (&address.name, &own_key), writer.written(), flags);
-        copy.ok().map(|copy| Letter::Copy(copy, kept))
+        copy.ok().map(|copy| Republication::Copy(copy, kept))
     }
 
-    /// Leaves out the queues that the dead letter has passed before without being rejected. Its publisher may
-    /// have made up any number of deaths, so each is looked at once, whatever the number of queues.
-    fn leave_out_passed(
+    /// Removes the target queues that the dead letter has passed without a rejection.
+    ///
+    /// The publisher may have forged any number of x-death entries, so each is examined once, whatever the
+    /// number of queues.
+    fn remove_passed(
         &mut self,
         work: &mut Work,
         vhost: VhostId,
         death: &Death<'_>,
         targets: &mut Vec<QueueId>,
     ) {
-        let deaths = death.each_passed(&mut |queue| {
+        let deaths = death.for_each_passed(&mut |queue| {
             if let Some(queue) = self.queues.records().find_queue(vhost, queue) {
                 self.queues.at_mut(queue).routed_at = NEVER_ROUTED;
             }
@@ -175,15 +183,15 @@ impl Post<'_> {
         targets.retain(|queue| self.queues.at(*queue).routed_at != NEVER_ROUTED);
     }
 
-    /// A writer for the properties of a letter, as large as a frame allows.
-    pub(crate) fn writer_of_letter<'a>(&self, rewritten: &'a mut [u8]) -> Writer<'a> {
+    /// Returns a writer for the properties of a copy, limited to the size of a frame.
+    pub(crate) fn copy_properties_writer<'a>(&self, rewritten: &'a mut [u8]) -> Writer<'a> {
         Writer::new(&mut rewritten[..self.queues.frame_max().saturating_sub(HEADER_BYTES)])
     }
 
-    /// Routes a letter with this key and these headers.
+    /// Routes a copy with this routing key and these headers.
     ///
     /// # Errors
-    /// Routing takes more work than a few messages may take.
+    /// Routing takes more than [`ROUTING_TIMES`] times the work of a publish.
     pub(super) fn route(
         &mut self,
         work: &mut Work,
@@ -195,22 +203,22 @@ impl Post<'_> {
         self.topology.limit_routing(work, ROUTING_TIMES);
         let mut chosen = Targets { queues: self.queues.records_mut(), chosen: targets };
         let routed = self.topology.route(work, exchange, key, headers, &mut chosen);
-        // A commit must not end half-way.
+        // The commit must not end half-way.
         work.lift_limit();
         routed.map(|_| ())
     }
 
-    /// Logs, once a minute at most, why a dead letter was dropped.
+    /// Logs, at most once a minute, why a dead letter was dropped.
     fn log_dropped(&mut self, queue: &str, why: &str) {
-        if self.is_minute_to_say() {
+        if self.should_log_this_minute() {
             log::error!("queue '{}': a message cannot be dead-lettered: {why}", queue.escape_debug());
         }
     }
 
-    /// Whether nothing was logged in this minute about dropped letters; notes that it is now.
-    pub(crate) fn is_minute_to_say(&mut self) -> bool {
+    /// Returns whether no dropped message was logged in this minute yet, and notes that one is logged now.
+    pub(crate) fn should_log_this_minute(&mut self) -> bool {
         let minute = self.queues.minute();
-        self.letters.dropped_logged_minute.replace(minute) != Some(minute)
+        self.republish.dropped_logged_minute.replace(minute) != Some(minute)
     }
 
     #[cold]
@@ -219,8 +227,8 @@ impl Post<'_> {
         self.log_dropped(&name, why);
     }
 
-    /// Whether all target queues take a letter of this many bytes now.
-    pub(crate) fn takes_letter(
+    /// Returns whether all target queues have capacity for a copy of this many bytes now.
+    pub(crate) fn has_capacity_for(
         &mut self,
         cx: &mut Context<'_>,
         (message, bytes): (MessageId, u64),
@@ -228,72 +236,74 @@ impl Post<'_> {
     ) -> bool {
         let needed = targets.iter().filter(|queue| self.queues.at(**queue).backlog.needs_chunk()).count();
         let lacks_slot = self.queues.take_lacks_slot();
-        if lacks_slot || !self.queues.entries().may_take(needed + self.letters.promised.chunks, 0) {
+        if lacks_slot || !self.queues.entries().may_take(needed + self.republish.promised.chunks, 0) {
             return false;
         }
         let logged = self.queues.logged_targets(cx, message, targets);
         let takes = logged == 0
             || cx.journal.takes_group()
-                && cx.journal.fits_transaction(self.letters.promised.logged + 1)
+                && cx.journal.fits_transaction(self.republish.promised.logged + 1)
                 && cx.journal.fits_commit(bytes, cx.messages.body_len(message).into(), logged)
                 && cx.journal.admit(bytes, logged).is_ok();
         if !takes {
-            // The letter may wait for the commit that is being gathered.
+            // The copy may be waiting for capacity that the pending commit frees.
             cx.journal.hurry();
         }
         takes
     }
 
-    /// Sends a letter on, and has the message that it is of taken away: one step to the log, if the log has it.
+    /// Publishes a copy and removes its original with `take`: one group in the log, if the log has the
+    /// original.
     pub(super) fn send(
         &mut self,
         cx: &mut Context<'_>,
-        letter: Letter,
+        letter: Republication,
         is_logged: bool,
         take: impl FnOnce(&mut Self, &mut Context<'_>),
     ) {
-        let has_begun = self.begin_letter_group(cx, &letter, is_logged);
-        self.post_letter(cx, letter);
+        let has_begun = self.begin_group_for(cx, &letter, is_logged);
+        self.publish_copy(cx, letter);
         take(self, cx);
-        self.end_letter_group(cx, has_begun);
+        self.end_group_of(cx, has_begun);
     }
 
-    /// Begins a group of the log for a letter and the settlement of its message, if needed; says whether it
-    /// has to be ended.
-    fn begin_letter_group(&self, cx: &mut Context<'_>, letter: &Letter, is_logged: bool) -> bool {
-        let Letter::Copy(copy, _) = *letter else { return false };
+    /// Begins a group in the log for a copy and the settlement of its original, if needed. Returns whether it
+    /// began one.
+    fn begin_group_for(&self, cx: &mut Context<'_>, letter: &Republication, is_logged: bool) -> bool {
+        let Republication::Copy(copy, _) = *letter else { return false };
         let begins = is_logged
             && !cx.journal.is_grouping()
-            && self.queues.logged_targets(cx, copy, &self.letters.targets) > 0;
+            && self.queues.logged_targets(cx, copy, &self.republish.targets) > 0;
         if begins {
             cx.journal.begin_group();
         }
         begins
     }
 
-    /// Pushes a letter to its queues. Their length limits are checked later: letters may cause letters.
-    pub(crate) fn post_letter(&mut self, cx: &mut Context<'_>, letter: Letter) {
-        self.post(cx, letter, &mut { LETTERS_AT_ONCE });
+    /// Publishes a copy to its queues. Their length limits are checked later, because dead letters may cause
+    /// dead letters.
+    pub(crate) fn publish_copy(&mut self, cx: &mut Context<'_>, letter: Republication) {
+        self.post(cx, letter, &mut { CHAINED_MAX });
     }
 
-    fn post(&mut self, cx: &mut Context<'_>, letter: Letter, left: &mut u32) {
-        let Letter::Copy(copy, kept) = letter else { return };
-        let targets = core::mem::take(&mut self.letters.targets);
+    fn post(&mut self, cx: &mut Context<'_>, letter: Republication, left: &mut u32) {
+        let Republication::Copy(copy, kept) = letter else { return };
+        let targets = core::mem::take(&mut self.republish.targets);
         if kept > 0 {
-            self.queues.push_letter(cx, copy, &targets[..kept]);
+            self.queues.push_copy(cx, copy, &targets[..kept]);
         }
         let refused = targets[kept..].iter().copied();
-        let refused: heapless::Vec<QueueId, { LETTERS_AT_ONCE as usize }> =
+        let refused: heapless::Vec<QueueId, { CHAINED_MAX as usize }> =
             refused.take(*left as usize).collect();
         let is_all = kept + refused.len() == targets.len();
         let beyond = (!is_all).then(|| targets[targets.len() - 1]);
-        self.letters.targets = targets;
+        self.republish.targets = targets;
         if let Some(queue) = beyond {
             self.log_refused(queue, "it is full, as are too many before it");
         }
         for queue in refused {
             *left = left.saturating_sub(1);
-            match self.write_letter(cx, queue, copy, Reason::MaxLength) {
+            match self.write_dead_letter(cx, queue, copy, Reason::MaxLength) {
                 Some(letter) => self.post(cx, letter, left),
                 None => self.log_refused(queue, "it is full, and there is no room elsewhere"),
             }
@@ -301,10 +311,10 @@ impl Post<'_> {
         cx.messages.release(copy);
     }
 
-    /// Ends the group of the log that [`Self::begin_letter_group`] began.
-    fn end_letter_group(&self, cx: &mut Context<'_>, has_begun: bool) {
+    /// Ends the group that [`Self::begin_group`] began.
+    fn end_group_of(&self, cx: &mut Context<'_>, has_begun: bool) {
         if has_begun {
-            // Nobody waits for this group to be durable.
+            // No client waits for this group to be durable.
             let _ = cx.journal.end_group(cx.messages, Urgency::Window);
         }
     }
