@@ -163,7 +163,7 @@ impl Broker {
 
     /// Takes a bounded number of messages that the log has out of memory, if memory is short; says whether it
     /// is worth while to go on.
-    pub fn evict(&mut self, cx: &mut Context<'_>) -> bool {
+    pub fn spill(&mut self, cx: &mut Context<'_>) -> bool {
         let before = self.quota.pinned().unsettled_bytes;
         let connection_of = |channel| self.consumers.connection_of(channel);
         let goes_on = self.queues.evict(cx, &mut self.quota, connection_of);
