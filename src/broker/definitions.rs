@@ -1,15 +1,18 @@
-//! Exchanges, queues and bindings begin and end, and what policies say of them.
+//! Declares and deletes exchanges, queues and bindings, and applies policies to them.
 //!
 //! ```text
-//! declare ──→ rights, arguments, room, policies ──→ the record ──→ the log
-//! delete  ──→ the name goes at once ──→ the log ──→ a job clears what hung on it
-//! policy set, cleared ──→ a job, in steps ──→ queues, exchanges: which apply, what follows
+//! declare ──→ permissions, arguments, capacity, policies ──→ the record ──→ the log
+//! delete  ──→ the name is freed at once ──→ the log ──→ a job clears the rest
+//! policy set, cleared ──→ a job, in steps ──→ queues, exchanges: matching policies, new settings
 //! ```
 //!
-//! Always true: the order of the checks is RabbitMQ's, because clients see which one fails first; an exclusive queue is
-//! touched by its own connection alone; an auto-delete queue goes with its last consumer, but not before it had one; a
-//! deleted queue's name is free at once; a queue's settings are what its arguments and its policies say together, as soon
-//! as it has heard of a change.
+//! # Invariants
+//! - The order of the checks is RabbitMQ's, because clients see which one fails first.
+//! - Only its own connection can use an exclusive queue.
+//! - An auto-delete queue is deleted with its last consumer, but not before it had one.
+//! - The name of a deleted queue is free at once.
+//! - A queue's settings follow from its arguments and policies, as soon as the queue has been notified of a
+//!   change.
 
 use leveret_amqp::field::{Table, Value};
 use leveret_core::command::{BindingId, ChannelId, ConnectionId, ExchangeId, Outcome, QueueId, VhostId};
@@ -33,7 +36,7 @@ use super::topology::{
 };
 use super::{Broker, Context};
 
-/// queue.declare's fields.
+/// The fields of `queue.declare`.
 pub(crate) struct QueueDeclaration<'a> {
     pub(crate) queue: &'a str,
     pub(crate) durable: bool,
@@ -46,8 +49,8 @@ pub(crate) struct QueueDeclaration<'a> {
 const TYPE: &str = "x-queue-type";
 
 impl QueueDeclaration<'_> {
-    /// Whether the queue outlives the broker: an exclusive queue dies with its connection, so durable means
-    /// nothing for it.
+    /// Returns whether the queue survives a restart. An exclusive queue is deleted with its connection, so
+    /// its durable flag has no effect.
     const fn outlives_broker(&self) -> bool {
         self.durable && !self.exclusive
     }
@@ -57,22 +60,22 @@ impl QueueDeclaration<'_> {
     }
 }
 
-/// What must be true of a queue that is to be deleted.
+/// Conditions for deleting a queue.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct DeleteIf {
-    /// It has no consumers.
+    /// The queue has no consumers.
     pub unused: bool,
-    /// It has no messages ready.
+    /// The queue has no ready messages.
     pub empty: bool,
 }
 
-/// Units of matching that are as much work as looking at one record in a job.
+/// Units of matching work that cost as much as processing one record in a job.
 const UNITS_PER_RECORD: u32 = 8;
 
 impl Broker {
     // ---- exchanges and bindings
 
-    /// exchange.declare with passive set: a client who is told that the exchange is there may rely on it.
+    /// Handles a passive `exchange.declare`: after a positive answer the client may rely on the exchange.
     pub(crate) fn check_exchange_exists(
         &self,
         cx: &mut Context<'_>,
@@ -107,7 +110,7 @@ impl Broker {
         self.create_exchange(cx, vhost, declaration)
     }
 
-    /// Makes an exchange whose name is free.
+    /// Creates an exchange whose name is free.
     pub(crate) fn create_exchange(
         &mut self,
         cx: &mut Context<'_>,
@@ -121,7 +124,7 @@ impl Broker {
         self.recovery.check_not_left_out(&self.access, vhost, name, declaration.durable)?;
         let version = version_for(cx.journal, declaration.durable)?;
         if version != 0 && declaration.is_delayed() {
-            // The log knows the slots of a delayed exchange by the versions behind the exchange's own.
+            // The log identifies the slots of a delayed exchange by the versions behind the exchange's own.
             cx.journal.next_versions(SLOTS.into());
         }
         let exchange = self.add_exchange(cx, vhost, declaration, version)?;
@@ -185,10 +188,10 @@ impl Broker {
         Ok(Outcome::Done)
     }
 
-    /// Takes the name of a deleted exchange away; the record goes when its bindings are cleared.
+    /// Frees the name of a deleted exchange. The record is freed when its bindings are cleared.
     pub(crate) fn retire_exchange(&mut self, cx: &mut Context<'_>, exchange: ExchangeId) {
         if let Some(queue) = self.topology.exchange(exchange).delayed_queue {
-            // The hidden queue goes first, so that no message in it outlives the exchange in the log.
+            // The hidden queue is deleted first, so that no message in it outlives the exchange in the log.
             self.retire_delayed_queue(cx, queue);
         }
         self.topology.retire_exchange(cx, &self.access, exchange);
@@ -200,7 +203,7 @@ impl Broker {
         self.release_vhost(vhost);
     }
 
-    /// Makes the hidden queue of a delayed exchange with this version.
+    /// Creates the hidden queue of a delayed exchange with this version.
     pub(crate) fn add_delayed_queue(
         &mut self,
         cx: &mut Context<'_>,
@@ -232,7 +235,7 @@ impl Broker {
         }
     }
 
-    /// Whether a connection may bind, or unbind, a destination to a source.
+    /// Checks whether a connection may bind a destination to a source, or unbind it.
     pub(crate) fn check_bind(
         &self,
         work: &mut Work,
@@ -251,14 +254,15 @@ impl Broker {
         self.check_key(work, connection, source, Right::Read, spec.routing_key.as_bytes())
     }
 
-    /// Whether routing keys are to be checked when a connection's user writes to, or reads from, an exchange.
+    /// Returns whether routing keys are to be checked when a connection's user writes to or reads from an
+    /// exchange.
     #[inline]
     fn limits_keys(&self, connection: ConnectionId, exchange: ExchangeId) -> bool {
         self.access.limits_topics(&self.consumers.connection(connection).identity)
             && self.topology.exchange(exchange).kind == Kind::Topic
     }
 
-    /// Whether the user of a connection may write to, or read from, an exchange with this routing key.
+    /// Checks whether the user of a connection may write to, or read from, an exchange with this routing key.
     pub(crate) fn check_key(
         &self,
         work: &mut Work,
@@ -275,13 +279,13 @@ impl Broker {
         self.access.check_topic(work, &self.consumers.connection(connection).identity, topic, right, key)
     }
 
-    /// exchange.bind and queue.bind, once both ends are known.
+    /// Handles `exchange.bind` and `queue.bind` when both ends are known.
     pub(crate) fn bind(&mut self, cx: &mut Context<'_>, new: &FoundBinding<'_>) -> Result<Outcome, Fault> {
         self.topology.bind(cx, &self.access, &mut self.quota, &mut self.queues, new)?;
         Ok(Outcome::Done)
     }
 
-    /// exchange.unbind; a missing binding, exchange or queue is no error.
+    /// Handles `exchange.unbind`. A missing binding, exchange or queue is not an error.
     pub(crate) fn unbind_exchange(
         &mut self,
         cx: &mut Context<'_>,
@@ -300,14 +304,14 @@ impl Broker {
     /// Removes a binding for a client or an operator.
     ///
     /// # Errors
-    /// The log takes nothing now.
+    /// The log accepts nothing now.
     pub(crate) fn unbind(&mut self, cx: &mut Context<'_>, binding: BindingId) -> Result<(), Fault> {
         check_deletable(cx.journal, self.topology.binding(binding).stored)?;
         self.remove_binding(cx, binding);
         Ok(())
     }
 
-    /// Removes a binding. An auto-delete source goes with its last binding.
+    /// Removes a binding. An auto-delete source is deleted with its last binding.
     pub(crate) fn remove_binding(&mut self, cx: &mut Context<'_>, binding: BindingId) {
         let unused =
             self.topology.remove_binding(cx, &self.access, &mut self.quota, &mut self.queues, binding);
@@ -319,8 +323,10 @@ impl Broker {
 
     // ---- routes of messages
 
-    /// Chooses the queues for a message of a channel into `targets`, and remembers the route if it can be
-    /// used again. `headers` is empty unless routing needs them.
+    /// Chooses the queues for a message of a channel into `targets`, and caches the route if it can be used
+    /// again.
+    ///
+    /// `headers` is empty unless routing needs them.
     ///
     /// # Errors
     /// Routing takes more work than allowed.
@@ -347,7 +353,7 @@ impl Broker {
 
     // ---- queues
 
-    /// The queue of this name, if this connection may use it.
+    /// Returns the queue of this name, if this connection may use it.
     pub(crate) fn require_queue(
         &self,
         connection: ConnectionId,
@@ -383,7 +389,7 @@ impl Broker {
         )
     }
 
-    /// queue.declare with passive set: a client who is told that the queue is there may rely on it.
+    /// Handles a passive `queue.declare`: after a positive answer the client may rely on the queue.
     pub(crate) fn check_queue_exists(
         &mut self,
         cx: &mut Context<'_>,
@@ -400,7 +406,7 @@ impl Broker {
         Ok(self.declared(queue))
     }
 
-    /// queue.declare of a reply queue: says whether somebody still waits for the reply.
+    /// Handles `queue.declare` of a reply queue: answers whether a consumer still waits for the reply.
     fn check_reply_queue(&self, vhost: VhostId, name: &str) -> Result<Outcome, Fault> {
         let exists = name == REPLY_TO || self.queues.records().find_queue(vhost, name).is_some();
         if exists {
@@ -441,8 +447,10 @@ impl Broker {
         }
     }
 
-    /// Returns the arguments of a declaration with the default queue type of the virtual host, if it names no
-    /// type and its flags suit that type; else `None`. As RabbitMQ 3.11 does it.
+    /// Returns the arguments of a declaration with the default queue type of the virtual host added.
+    ///
+    /// As in RabbitMQ 3.11, it returns `None` if the declaration names a type, or if its flags do not suit
+    /// that type.
     pub(crate) fn with_default_type(
         &self,
         vhost: VhostId,
@@ -475,7 +483,7 @@ impl Broker {
         Ok(self.declared(queue))
     }
 
-    /// Whether a connection may declare a queue with these dead letter arguments.
+    /// Checks whether a connection may declare a queue with these dead-letter arguments.
     fn check_dead_letters(
         &self,
         work: &mut Work,
@@ -492,7 +500,7 @@ impl Broker {
         Ok(())
     }
 
-    /// Makes a queue whose name is free, if its arguments and the limits allow it.
+    /// Creates a queue whose name is free, if its arguments and the limits allow it.
     pub(crate) fn create_checked(
         &mut self,
         cx: &mut Context<'_>,
@@ -556,7 +564,7 @@ impl Broker {
         Ok(())
     }
 
-    /// Ready messages of a queue, those that it has adopted and that do not stand in it yet included.
+    /// Returns the number of ready messages of a queue, including adopted ones that are not in it yet.
     fn ready_or_adopted(&self, queue: QueueId) -> u32 {
         self.queues.records().ready_in(queue).saturating_add(self.recovery.adopted_by(queue))
     }
@@ -587,7 +595,7 @@ impl Broker {
         self.end_creation(created, orphan)
     }
 
-    /// Makes a queue; with the incarnation of an orphan, the one whose messages the store has.
+    /// Creates a queue; with the incarnation of an orphan, the one whose messages the storage has.
     pub(crate) fn create_as(
         &mut self,
         cx: &mut Context<'_>,
@@ -663,7 +671,7 @@ impl Broker {
         self.bind(cx, &spec.between(source, Destination::Queue(queue)))
     }
 
-    /// queue.unbind; a missing binding, exchange or queue is no error.
+    /// Handles `queue.unbind`. A missing binding, exchange or queue is not an error.
     pub(crate) fn unbind_queue(
         &mut self,
         cx: &mut Context<'_>,
@@ -698,7 +706,7 @@ impl Broker {
         Ok(Outcome::MessageCount(count))
     }
 
-    /// Takes all ready messages out of a queue, those that it has adopted included; says how many, and gives the jobs
+    /// Takes all ready messages out of a queue, including adopted ones. Returns their number, and the jobs
     /// that drop them.
     pub(crate) fn purge(&mut self, queue: QueueId) -> (u32, Vec<Job>) {
         let adopted = self.recovery.purge_adopted(queue);
@@ -734,10 +742,11 @@ impl Broker {
         Ok(Outcome::MessageCount(count))
     }
 
-    /// Whether a queue may be deleted now, under these conditions; says how many messages it has ready.
+    /// Checks whether a queue may be deleted now, under these conditions. Returns the number of its ready
+    /// messages.
     ///
     /// # Errors
-    /// It is in use, or not empty, or the store cannot be written.
+    /// The queue is in use or not empty, or the storage cannot be written.
     pub(crate) fn check_queue_deletable(
         &self,
         journal: &Journal,
@@ -754,10 +763,10 @@ impl Broker {
         Err(Fault::new(ReplyCode::PreconditionFailed, format_args!("{words} {problem}")))
     }
 
-    /// Takes the name of a deleted queue away and stops its deliveries; a job clears the rest.
+    /// Frees the name of a deleted queue and stops its deliveries; a job clears the rest.
     pub(crate) fn retire_queue(&mut self, cx: &mut Context<'_>, queue: QueueId) {
         let index = queue.index();
-        // The levels go before their queue, so that none outlives it in the log.
+        // The levels are deleted before their queue, so that none outlives it in the log.
         for level in self.queues.records_mut().retire_levels(cx.journal, queue) {
             self.jobs.begin(Job::Queue(level));
         }
@@ -794,7 +803,7 @@ impl Broker {
         }
     }
 
-    /// Applies changed policies to some more queues and exchanges; says whether that is all.
+    /// Applies changed policies to some more queues and exchanges. Returns whether all are done.
     pub(crate) fn run_policies(&mut self, cx: &mut Context<'_>, left: &mut u32) -> bool {
         while let Some(listener) =
             self.policies.next_to_tell(self.queues.records().places(), self.topology.exchange_places())
@@ -815,7 +824,7 @@ impl Broker {
         true
     }
 
-    /// The policies that apply to a queue of this name that is about to be made.
+    /// Returns the policies that apply to a queue of this name that is about to be created.
     pub(crate) fn policies_for(
         &self,
         work: &mut Work,
@@ -830,13 +839,13 @@ impl Broker {
         self.policies.choose(work, vhost, name, subject)
     }
 
-    /// What the arguments and policies of a queue say together.
+    /// Returns the effective policy of a queue: its arguments and policies combined.
     pub(crate) fn terms_of(&self, queue: QueueId) -> Terms<'_> {
         let record = self.queues.records().record_of_queue(queue);
         self.policies.terms(&record.arguments, record.applied)
     }
 
-    /// Finds out which policies apply to a queue, and gives the queue its new settings.
+    /// Determines which policies apply to a queue, and gives the queue its new settings.
     pub(crate) fn apply_to_queue(&mut self, cx: &mut Context<'_>, queue: QueueId) {
         // A level takes the settings of its queue.
         let Some(record) = self.queues.records().get(queue.index()).filter(|record| !record.is_level())
@@ -864,7 +873,7 @@ impl Broker {
         self.topology.apply_policies(exchange, applied, self.policies.alternate(applied));
     }
 
-    /// Finds out which policies apply to an exchange that has just been made.
+    /// Determines which policies apply to an exchange that has just been created.
     pub(crate) fn apply_to_new_exchange(&mut self, work: &mut Work, exchange: ExchangeId) {
         if !self.policies.is_empty() {
             self.apply_to_exchange(work, exchange);
@@ -873,14 +882,14 @@ impl Broker {
 
     // ---- virtual hosts
 
-    /// Deletes what is left of a virtual host, as much as `left` allows; says whether that is all.
+    /// Deletes what is left of a virtual host, as much as `left` allows. Returns whether all is deleted.
     pub(crate) fn run_vhost(&mut self, cx: &mut Context<'_>, sweep: &mut Sweep, left: &mut u32) -> bool {
         while sweep.queue < self.queues.records().places() {
             if cx.journal.is_crowded() || !spend(left) {
                 return false;
             }
             let queue = self.queues.records().get(sweep.queue);
-            // Levels go with their queue, and hidden queues with their exchange.
+            // Levels are deleted with their queue, and hidden queues with their exchange.
             let is_part = |queue: &Queue| queue.is_level() || queue.delayed_exchange.is_some();
             let is_swept = |queue: &Queue| queue.vhost == sweep.vhost && !queue.dying && !is_part(queue);
             if queue.is_some_and(is_swept) {
@@ -907,7 +916,7 @@ impl Broker {
         true
     }
 
-    /// At a start: deletes at once a virtual host that has nothing but the predeclared exchanges.
+    /// Deletes at once, at start, a virtual host that has only the predeclared exchanges.
     pub(crate) fn drop_empty_vhost(&mut self, cx: &mut Context<'_>, vhost: VhostId) {
         for (name, ..) in PREDECLARED {
             if let Some(exchange) = self.topology.find_exchange(vhost, name) {
@@ -918,11 +927,12 @@ impl Broker {
         self.remove_vhost(vhost);
     }
 
-    // ---- what a start could not put back
+    // ---- what could not be restored at start
 
-    /// Gives a queue that was just declared the messages of the orphan with its incarnation. They stand in
-    /// the queue when the store has been asked where they lie; until then the queue waits. If the queue could
-    /// not be declared the orphan stays one.
+    /// Gives a queue that was just declared the messages of the orphan with its incarnation.
+    ///
+    /// The messages are in the queue when the storage has been asked for their offsets; until then the queue
+    /// waits. If the queue could not be declared, the orphan stays.
     pub(crate) fn end_creation(
         &mut self,
         created: Result<QueueId, Fault>,
@@ -942,7 +952,7 @@ impl Broker {
     /// Gives a rebuilt queue the flags and arguments that a client declares it with.
     ///
     /// # Errors
-    /// There is no room for the arguments, or the store cannot be written.
+    /// There is no capacity for the arguments, or the storage cannot be written.
     pub(crate) fn redefine_rebuilt(
         &mut self,
         cx: &mut Context<'_>,
@@ -969,10 +979,10 @@ impl Broker {
     }
 
     /// Deletes an exchange or queue that the start left out, a queue with its messages, and orphans of that
-    /// name; `false` when there is no such thing.
+    /// name. Returns `false` when there is none.
     ///
-    /// # Errors
-    /// The store cannot be written; or the deletion has a condition (if-unused, if-empty) that cannot be
+    /// The storage cannot be written; or the deletion has a condition (if-unused, if-empty) that cannot be
+    /// checked.
     /// checked.
     pub(crate) fn delete_left_out(
         &mut self,
@@ -990,10 +1000,10 @@ impl Broker {
         }
     }
 
-    /// Deletes the orphan of a queue of this name; `false` when there is none.
+    /// Deletes the orphan of a queue of this name. Returns `false` when there is none.
     ///
     /// # Errors
-    /// The store cannot be written.
+    /// The storage cannot be written.
     pub(crate) fn delete_orphan_of(
         &mut self,
         cx: &mut Context<'_>,
@@ -1018,8 +1028,8 @@ impl Broker {
         orphan.contents.count
     }
 
-    /// Writes down that the definition of a queue of this name is void, if there is one and no queue has the
-    /// name by now.
+    /// Appends to the log that the definition of a queue of this name is void, if there is one and no queue
+    /// has the name now.
     pub(crate) fn forget_name(&mut self, cx: &mut Context<'_>, vhost: &str, name: &str) {
         let is_used = self
             .access

@@ -1,4 +1,4 @@
-//! Consumers by themselves: who gets the next message, who waits for what, and when records go.
+//! Tests of consumers alone: the order of service, what they wait for, and when records are freed.
 
 use super::*;
 use crate::Context;
@@ -15,7 +15,7 @@ use leveret_core::journal::{Journal, Urgency};
 use leveret_core::limits::Limits;
 use leveret_core::mem::{MessageFlags, Messages, Share};
 
-/// Consumers, and what is lent to them.
+/// Consumers and the objects that they borrow.
 struct World {
     consumers: Consumers,
     queues: Queues,
@@ -26,13 +26,13 @@ struct World {
     vhost: VhostId,
 }
 
-/// A consumer of a tag that is no different from others.
+/// Returns a consumer with this tag and default properties.
 fn plain(tag: &str) -> NewConsumer {
     NewConsumer { tag: Name::try_from(tag).unwrap(), priority: 0, no_ack: false, exclusive: false }
 }
 
 impl World {
-    /// Room for so many deliveries, and for 1,000 bytes in each outbox.
+    /// Capacity for this many deliveries, and for 1,000 bytes in each outbox.
     fn with_deliveries(unacknowledged_max: u32) -> Self {
         let limits = Limits {
             unacknowledged_max,
@@ -59,7 +59,7 @@ impl World {
         Self::with_deliveries(64)
     }
 
-    /// A queue with so many messages of 10 bytes.
+    /// Creates a queue with this many messages of 10 bytes.
     fn queue(&mut self, single_active: bool, messages: usize) -> QueueId {
         let settings = QueueSettings::of(&Policies::with_capacity(0).terms(&[], Applied::default()));
         let settings = QueueSettings { single_active, ..settings };
@@ -78,7 +78,7 @@ impl World {
         self.messages.release(message);
     }
 
-    /// A connection with a channel.
+    /// Creates a connection with a channel.
     fn channel(&mut self) -> ChannelId {
         let connection = self.consumers.connect(&mut self.quota).unwrap();
         self.quota.enter_vhost(connection, self.vhost);
@@ -96,7 +96,8 @@ impl World {
         consumer
     }
 
-    /// Gives the next message of a queue to whose turn it is; his tag, or nothing if nobody may have one.
+    /// Delivers the next message of a queue. Returns the tag of its consumer, or `None` if no consumer may
+    /// take one.
     fn deliver(&mut self, queue: QueueId) -> Option<String> {
         loop {
             let level = self.queues.records().wanted_level(queue)?;
@@ -124,13 +125,13 @@ impl World {
         self.consumers.put_into_outbox(&self.messages, queues, quota, new, || 0);
     }
 
-    /// The tags of those who get all that is to go, with a space between them.
+    /// Delivers all messages that can be delivered. Returns the consumers' tags, separated by a space.
     fn deliver_all(&mut self, queue: QueueId) -> String {
         let tags: Vec<_> = core::iter::from_fn(|| self.deliver(queue)).collect();
         tags.join(" ")
     }
 
-    /// All that the connection of a channel has to send is written.
+    /// Marks everything that the connection of a channel has to send as written.
     fn written(&mut self, channel: ChannelId) {
         let connection = self.consumers.connection_of(channel);
         while let Some(index) = self.consumers.connection(connection).outbox.front() {
@@ -143,7 +144,7 @@ impl World {
         self.consumers.unpark(&mut self.work, &mut self.queues, &self.quota, connection);
     }
 
-    /// Acknowledges a delivery; `false`: there is none of that tag that was sent.
+    /// Acknowledges a delivery. Returns `false` if no sent delivery has this tag.
     fn ack(&mut self, channel: ChannelId, tag: u64) -> bool {
         let Some(index) = self.consumers.find_sent(&self.queues, channel, tag) else { return false };
         self.consumers.leave_unacknowledged(&mut self.queues, channel, index);

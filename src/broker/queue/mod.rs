@@ -1,24 +1,22 @@
-//! A queue, and the records of all queues: what waits in each, in order; names, levels, limits; what the log knows.
+//! The records of all queues: messages in order, names, levels, limits, and what the log has of them.
 //!
-//! Why it exists: what a queue is stands here, without what is done about it. When queues are looked at, what leaves
-//! memory and what is given up is decided by `queues`; who gets a message, by `consumers`.
+//! This module only describes queues. [`crate::queues`] decides when queues are examined, which messages
+//! leave memory and which are removed. `consumers` decides which consumer gets a message.
 //!
-//! | file | what |
+//! | file | content |
 //! |---|---|
-//! | `record` | the record of one queue |
-//! | `backlog`, `place` | what waits in a queue, in memory and out of it; what stands at one place of it |
-//! | `logged`, `requeue_counts` | what the log has of it; how often messages of quorum queues came back |
-//! | `records` | the records of all queues: found, begun, ended |
-//! | `levels` | queues with priorities: a level for each |
-//! | `ready` | the ready list: queues that can deliver now |
-//! | `fullness` | limits of length and shares of memory: which queues take a message |
-//! | `definitions` | how queues are written down |
-//! | `routes` | the queues of a message that waits for its commit |
-//! | `browse` | a queue is looked into, and nothing of it changes |
+//! | `record` | the record of one queue; finding, creating and deleting records; writing them to the log |
+//! | `backlog` | the messages waiting in a queue, in memory and out of it; the ready list of queues that can deliver now |
+//! | `durable_index` | what the log has of a queue; requeue counts of quorum queues |
+//! | `levels` | queues with priorities; stored routes of messages in a transaction |
+//! | `fullness` | length limits and shares of memory: which queues take a message |
+//! | `browse` | reading a queue's messages without changing it |
 //!
-//! Always true: offsets rise with arrival and stay with a message for life, so requeued messages go before
-//! everything that has not been delivered yet, in their old order (in that of their return once half of all
-//! delivery records serve such messages); a message is in one place of one queue, or in one delivery of it.
+//! # Invariants
+//! - Offsets rise with arrival and never change. Requeued messages therefore precede everything not yet
+//!   delivered, in their old order. When half of all delivery records belong to such messages, further ones
+//!   are in the order of their return.
+//! - A message is in one place of one queue, or in one delivery of it.
 
 mod backlog;
 mod browse;

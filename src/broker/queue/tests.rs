@@ -1,4 +1,4 @@
-//! Queue records by themselves: names, levels, the ready list, limits, and looking into a queue.
+//! Tests of queue records alone: names, levels, the ready list, limits, and browsing.
 
 use super::*;
 use crate::arguments::{Overflow, QueueSettings};
@@ -10,7 +10,7 @@ use leveret_core::journal::Journal;
 use leveret_core::limits::Limits;
 use leveret_core::mem::{FifoPool, MessageFlags, MessageId, MessageLimits, Messages, Share};
 
-/// The records, and what a backlog lies in.
+/// The records, and the pools that a backlog uses.
 struct World {
     records: Records,
     pool: FifoPool,
@@ -29,7 +29,7 @@ fn settings() -> QueueSettings {
 }
 
 impl World {
-    /// Room for 8 queues and levels.
+    /// Capacity for 8 queues and levels.
     fn new() -> Self {
         let limits = Limits { queues_max: 8, ..Limits::default() };
         let quota = Quota::new(&limits);
@@ -62,7 +62,7 @@ impl World {
         self.records.level_at(&mut self.quota, queue, priority, None)
     }
 
-    /// A message with a body of so many bytes.
+    /// Creates a message with a body of this many bytes.
     fn message(&mut self, body_len: u32) -> MessageId {
         let id = self.messages.begin("", b"key", Share::Ordinary).unwrap();
         self.messages.reserve_content(id, &[], MessageFlags::NONE, body_len, Share::Ordinary).unwrap();
@@ -71,7 +71,7 @@ impl World {
         id
     }
 
-    /// Puts messages with bodies of these sizes into a queue, or a level.
+    /// Adds messages with bodies of these sizes to a queue or level.
     fn put(&mut self, queue: QueueId, sizes: &[u32]) {
         for body_len in sizes {
             let message = self.message(*body_len);
