@@ -806,7 +806,6 @@ impl Broker {
     }
 }
 
-
 /// Capacity that a commit being carried out still needs at most. Dead letters that it causes leave that much
 /// free, or the commit would end half-way.
 #[derive(Clone, Copy, Default, Debug)]

@@ -457,7 +457,6 @@ impl Broker {
     }
 }
 
-
 /// Counters since the start. Metrics and the management API both show them.
 ///
 /// # Invariants
@@ -570,7 +569,6 @@ pub(crate) const fn count_up(counter: &mut u32) {
     *counter = counter.wrapping_add(1);
 }
 
-
 /// Bytes of a connection's record, with its places in tables and on lists, for the memory table.
 pub const CONNECTION_BYTES: usize = Slab::<Connection>::record_bytes()
     + Quota::CONNECTION_BYTES
@@ -626,7 +624,6 @@ pub const fn buffer_bytes(frame_max: usize, messages_max: usize) -> usize {
     let once = orphans::ORPHANS_BYTES + DelayWheel::held_bytes(messages_max);
     2 * frame_max + 256 + Topology::header_names_bytes(frame_max) + once
 }
-
 
 /// Fills a buffer with random bytes, for names that must not be guessable.
 pub type Entropy = Box<dyn FnMut(&mut [u8])>;

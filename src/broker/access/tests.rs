@@ -1,4 +1,5 @@
-//! Access by itself: users and virtual hosts that come and go, their rights, and what is written down.
+//! Tests of access alone: creating and deleting users and virtual hosts, their permissions, and what is
+//! written.
 
 use super::*;
 use crate::context::Work;
@@ -6,7 +7,7 @@ use leveret_core::journal::Journal;
 use leveret_core::limits::Limits;
 use leveret_core::password::PasswordHash;
 
-/// The users and virtual hosts of a new store, with a journal that nobody reads.
+/// Returns the users and virtual hosts of a new store, with a journal that is not read.
 fn access() -> (Access, Journal) {
     let limits = Limits::default();
     let mut entropy: crate::Entropy = Box::new(|bytes| bytes.fill(7));

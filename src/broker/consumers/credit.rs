@@ -323,7 +323,6 @@ impl Consumers {
     }
 }
 
-
 /// The consumers of one queue, in the order in which they are served.
 #[derive(Debug, Default)]
 pub(crate) struct QueueConsumers {

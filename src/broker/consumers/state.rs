@@ -181,7 +181,6 @@ impl Consumers {
     }
 }
 
-
 /// One connection.
 #[derive(Debug)]
 pub(crate) struct Connection {

@@ -1,4 +1,4 @@
-//! Recovery by itself: what a start left out, whose names that blocks, and messages without a queue.
+//! Tests of definitions that were left out, the names that they block, and messages without a queue.
 
 use super::*;
 use crate::access::FIRST_VHOST;
@@ -11,7 +11,7 @@ use leveret_core::journal::{Definition, DestinationName, Fact, Journal};
 use leveret_core::limits::Limits;
 use leveret_core::mem::{MessageLimits, Messages};
 
-/// What a start found, and what is lent to it.
+/// What a start found, and the objects that it borrows.
 struct World {
     recovery: Recovery,
     access: Access,
@@ -25,7 +25,7 @@ const QUEUE: DestinationName<'_> = DestinationName::Queue("q");
 const EXCHANGE: DestinationName<'_> = DestinationName::Exchange("q");
 
 impl World {
-    /// At most so many definitions are known that were left out.
+    /// Records at most this many definitions that were left out.
     fn new(left_out_max: usize) -> Self {
         let limits = Limits::default();
         let mut access = Access::new(&limits, &mut (Box::new(|bytes: &mut [u8]| bytes.fill(7)) as _), 1);
@@ -76,7 +76,8 @@ impl World {
         self.recovery.delete_left_out(&mut cx, &self.access, self.vhost, name, is_conditional)
     }
 
-    /// What was written down since somebody asked: queues of the log that are gone, and definitions that are.
+    /// Returns what was written since the last call: queues of the log that are deleted, and definitions that
+    /// are.
     fn written(&mut self) -> (Vec<u64>, Vec<Box<[u8]>>) {
         let (mut queues, mut keys) = (Vec::new(), Vec::new());
         while let Some(fact) = self.journal.fact() {

@@ -1,11 +1,11 @@
-//! Parameters by themselves: set, cleared, and left without a place.
+//! Tests of parameters alone: setting, clearing, and parameters without a place.
 
 use super::*;
 use crate::access::OperatorFault;
 use leveret_core::command::VhostId;
 use leveret_core::journal::{Batch, Fact, Journal};
 
-/// A component that takes every value but one, and reserves another for administrators.
+/// A component that accepts every value but one, and reserves another for administrators.
 fn check(said: &ParameterView<'_>) -> Result<ParameterNeeds, String> {
     let vhost = said.vhost.unwrap_or_default().to_string();
     match said.value {
@@ -38,7 +38,7 @@ struct World {
 }
 
 impl World {
-    /// Parameters with room for four, and for this many shovels.
+    /// Creates parameters with capacity for four, and for this many shovels.
     fn new(shovels_max: usize) -> Self {
         let mut journal = Journal::new(16);
         journal.start(1, true, u64::MAX);
@@ -59,14 +59,14 @@ impl World {
         self.parameters.clear(&mut self.journal, id, said.full_name()).map(drop)
     }
 
-    /// Names and values of all parameters.
+    /// Returns names and values of all parameters.
     fn all(&self) -> Vec<String> {
         let places = (0..self.parameters.places()).filter_map(|place| self.parameters.at(place, |_| "v"));
         places.map(|view| format!("{}={}", view.name, String::from_utf8_lossy(view.value))).collect()
     }
 
-    /// How many definitions were written since the last call, and how many of these say that a parameter is
-    /// gone.
+    /// Returns how many definitions were written since the last call, and how many of these delete a
+    /// parameter.
     fn written(&mut self) -> [usize; 2] {
         let mut counts = [0; 2];
         while let Some(fact) = self.journal.fact() {

@@ -1,4 +1,4 @@
-//! Policies by themselves: said, checked, chosen, told and taken away.
+//! Tests of policies alone: setting, checking, choosing, notifying and clearing.
 
 use super::*;
 use crate::access::{OperatorFault, PatternBytes};
@@ -8,7 +8,7 @@ use leveret_amqp::field::{Table, Value};
 use leveret_core::command::{ExchangeId, QueueId, VhostId};
 use leveret_core::journal::{Batch, Definition, Fact, Journal};
 
-/// The bytes of a table with one field.
+/// Returns the bytes of a table with one field.
 fn table(name: &str, text: &str) -> Vec<u8> {
     let mut bytes = [0; 256];
     let mut writer = Writer::new(&mut bytes);
@@ -25,7 +25,7 @@ fn vhost(index: usize) -> VhostId {
     VhostId::from_index(index)
 }
 
-/// Policies with room for four, with everything their methods borrow.
+/// Policies with capacity for four, and everything their methods borrow.
 struct World {
     policies: Policies,
     patterns: PatternBytes,
@@ -54,7 +54,7 @@ impl World {
         self.policies.applied_view(applied)
     }
 
-    /// Tells as many queues and exchanges of a change, and says how many heard of it.
+    /// Notifies this many queues and exchanges of a change. Returns how many were notified.
     fn tell(&mut self, queues: usize, exchanges: usize) -> usize {
         let mut told = 0;
         while let Some(listener) = self.policies.next_to_tell(queues, exchanges) {
@@ -65,7 +65,7 @@ impl World {
         told
     }
 
-    /// Names of policies written down since the last call, cleared ones with a `-`.
+    /// Returns the names of policies written since the last call, cleared ones with a `-`.
     fn written(&mut self) -> Vec<String> {
         let mut names = Vec::new();
         while let Some(fact) = self.journal.fact() {

@@ -647,7 +647,6 @@ impl Purged {
     }
 }
 
-
 /// Entry flags: the lower 3 bits are the kind, the upper 61 the log offset. No queue ever uses up that many
 /// offsets.
 const LOGGED: u64 = 1;
@@ -713,7 +712,6 @@ mod place_tests {
         }
     }
 }
-
 
 // The ready list. A queue is on it exactly when it has a message, a consumer that can take it, and nothing
 // that has to come first. Of a queue with priorities the queue itself is on the list, never one of its

@@ -314,7 +314,6 @@ impl Records {
     }
 }
 
-
 /// Octets of a hidden queue in a stored route.
 const HIDDEN_LEN: usize = 1 + 4 + 8;
 

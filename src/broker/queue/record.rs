@@ -300,7 +300,6 @@ impl Queue {
     }
 }
 
-
 /// All queue records, including those of levels and of hidden queues.
 #[derive(Debug)]
 pub(crate) struct Records {
@@ -549,7 +548,6 @@ impl Records {
         was_ready
     }
 }
-
 
 impl Records {
     /// Appends to the log that a queue exists, or that it is deleted with all its messages.

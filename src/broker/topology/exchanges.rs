@@ -1,11 +1,12 @@
-//! Exchanges as they come and go: found, made, compared, written to the journal, retired, freed.
+//! Creates, finds, compares, stores and deletes exchanges; checks the fields of `exchange.declare`.
 //!
-//! Why it exists: an exchange is more than its record: a root in the trie, a place under its name, a definition in the
-//! journal and a number in the quota, and all of them end when it does.
+//! Besides its record, an exchange has a root in the trie, a place under its name, a definition in the
+//! journal and a number in the quota. All of them end with it.
 //!
-//! Always true: only an exchange with a version is in the journal; a repeated declaration is compared with
-//! the first, whatever policies say; the name of a deleted exchange goes first, and the record when nothing
-//! is bound any more.
+//! # Invariants
+//! - Only an exchange with a version is in the journal.
+//! - A repeated declaration is compared with the first one, whatever policies are applied.
+//! - The name of a deleted exchange is freed first, and the record when nothing is bound any more.
 
 use core::fmt;
 use std::sync::Arc;
@@ -27,7 +28,7 @@ use crate::{Access, Context};
 pub(crate) struct NewExchange<'a> {
     pub(crate) vhost: VhostId,
     pub(crate) declaration: ExchangeDeclaration<'a>,
-    /// The version of the exchange, which no other ever has; 0 when it is not in the log.
+    /// Version of the exchange, never reused; 0 when it is not in the log.
     pub(crate) version: u64,
     pub(crate) declarer: Option<Declarer>,
     /// The hidden queue of a delayed exchange, where messages wait for their delay.
@@ -39,7 +40,7 @@ impl Topology {
         find_exchange(&self.exchanges, &self.exchange_table, vhost, name)
     }
 
-    /// The exchange of this name.
+    /// Returns the exchange of this name.
     ///
     /// # Errors
     /// There is no such exchange.
@@ -58,19 +59,19 @@ impl Topology {
         &self.exchanges[exchange.index()]
     }
 
-    /// Counts a message that was published to an exchange and went to so many queues.
+    /// Counts a message that was published to an exchange and routed to this many queues.
     #[inline]
     pub(crate) fn count_published(&mut self, exchange: ExchangeId, queues: u32) {
         let [published, routed] = &mut self.exchanges[exchange.index()].published;
         (*published, *routed) = (published.wrapping_add(1), routed.wrapping_add(queues));
     }
 
-    /// Places of exchanges ever used.
+    /// Returns the number of places of exchanges ever used.
     pub(crate) const fn exchange_places(&self) -> usize {
         self.exchanges.places()
     }
 
-    /// The exchange in a place, if it is not retired.
+    /// Returns the exchange in a place, if it is not retired.
     pub(crate) fn exchange_at(&self, place: usize) -> Option<&Exchange> {
         self.exchanges.get(place).filter(|record| !record.dying)
     }
@@ -110,8 +111,8 @@ impl Topology {
         Ok(())
     }
 
-    /// Adds an exchange under its name. The caller checked its declaration, made sure of room, and counted it
-    /// unless it is predeclared.
+    /// Adds an exchange under its name. The caller has checked its declaration and the capacity, and has
+    /// counted it unless it is predeclared.
     pub(crate) fn insert_exchange(&mut self, new: &NewExchange<'_>) -> ExchangeId {
         let said = &new.declaration;
         assert!(said.is_delayed() == new.delayed_queue.is_some(), "a delayed exchange has its hidden queue");
@@ -140,7 +141,7 @@ impl Topology {
             incoming: List::default(),
             pairs: 0,
             routed_at: 0,
-            // It rises with every exchange.
+            // The revision rises with every exchange.
             serial: self.revision() + 1,
             published: [0; 2],
             dying: false,
@@ -151,7 +152,7 @@ impl Topology {
         ExchangeId::from_index(index)
     }
 
-    /// Notes which policies apply to an exchange, and their alternate exchange, unless the exchange was
+    /// Sets which policies apply to an exchange, and their alternate exchange, unless the exchange was
     /// declared with one.
     pub(crate) fn apply_policies(
         &mut self,
@@ -168,7 +169,7 @@ impl Topology {
         }
     }
 
-    /// Writes down that an exchange exists, or is gone.
+    /// Appends to the log that an exchange exists, or is deleted.
     pub(crate) fn append_exchange(
         &mut self,
         cx: &mut Context<'_>,
@@ -193,8 +194,8 @@ impl Topology {
         cx.await_batch(record.defined);
     }
 
-    /// Takes the name of a deleted exchange away, in the journal too; the record stays until its bindings are
-    /// gone.
+    /// Frees the name of a deleted exchange, in the journal too; the record stays until its bindings are
+    /// removed.
     pub(crate) fn retire_exchange(&mut self, cx: &mut Context<'_>, access: &Access, exchange: ExchangeId) {
         self.append_exchange(cx, access, exchange, false);
         let record = &mut self.exchanges[exchange.index()];
@@ -204,7 +205,7 @@ impl Topology {
         self.revise();
     }
 
-    /// Frees the record of a retired exchange without bindings; says which virtual host it was in.
+    /// Frees the record of a retired exchange without bindings. Returns its virtual host.
     pub(crate) fn free_exchange(&mut self, quota: &mut Quota, exchange: ExchangeId) -> VhostId {
         let record = self.exchanges.remove(exchange.index());
         assert!(record.dying && record.bindings.is_empty() && record.incoming.is_empty());
@@ -217,21 +218,14 @@ impl Topology {
         record.vhost
     }
 
-    /// Whether the exchange is the source of a binding.
+    /// Returns whether the exchange is the source of a binding.
     pub(crate) fn is_source(&self, exchange: ExchangeId) -> bool {
         !self.exchanges[exchange.index()].bindings.is_empty()
     }
 }
 
-// exchange.declare's fields, and whether an exchange can be made of them.
-//
-// Why it exists: a client who declares an existing exchange is told first what is wrong with the type, and
-// of the rest only what differs; so each check stands by itself, in RabbitMQ's words.
-//
-// Always true: a declaration is checked without being changed, and a check that succeeded once succeeds again.
-
-/// Exchange types that plug-ins or later versions of RabbitMQ add. The client is told which plug-in is
-/// missing; RabbitMQ without it says only that the type is unknown.
+/// Exchange types that plug-ins or later versions of RabbitMQ add. The fault names the missing plug-in;
+/// RabbitMQ without it says only that the type is unknown.
 const PLUG_INS: [(&str, &str); 8] = [
     ("x-consistent-hash", "rabbitmq_consistent_hash_exchange"),
     ("x-event", "rabbitmq_event_exchange"),
@@ -243,7 +237,10 @@ const PLUG_INS: [(&str, &str); 8] = [
     ("x-rtopic", "rabbitmq_rtopic_exchange"),
 ];
 
-/// exchange.declare's fields.
+/// The fields of `exchange.declare`.
+///
+/// The checks are separate, in RabbitMQ's order: a client that declares an existing exchange first learns
+/// what is wrong with the type, and of the rest only what differs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ExchangeDeclaration<'a> {
     pub(crate) exchange: &'a str,
@@ -255,18 +252,18 @@ pub(crate) struct ExchangeDeclaration<'a> {
 }
 
 impl<'a> ExchangeDeclaration<'a> {
-    /// Whether the exchange is a delayed one.
+    /// Returns whether the exchange is a delayed one.
     pub(crate) fn is_delayed(&self) -> bool {
         self.kind == DELAYED
     }
 
-    /// Bytes that the names of the exchange count for.
+    /// Returns the bytes that the names of the exchange count for.
     pub(crate) const fn bytes(&self) -> usize {
         self.exchange.len() + self.arguments.len()
     }
 
-    /// The first check, whether the exchange exists or not: its type is known, and it is not the default one.
-    /// `x-delayed-type` is checked only for a new exchange.
+    /// Checks, whether the exchange exists or not, that its type is known and that it is not the default
+    /// exchange. `x-delayed-type` is checked only for a new exchange.
     pub(crate) fn check_askable(&self) -> Result<(), Fault> {
         if !self.is_delayed() {
             kind_named(self.kind)?;
@@ -274,7 +271,7 @@ impl<'a> ExchangeDeclaration<'a> {
         refuse_default(self.exchange)
     }
 
-    /// The kind of a new exchange, by which it routes.
+    /// Returns how a new exchange routes.
     ///
     /// # Errors
     /// There is no such type, or `x-delayed-type` is missing or wrong.
@@ -300,10 +297,10 @@ impl<'a> ExchangeDeclaration<'a> {
         refuse_if(name.starts_with("amq."), words)
     }
 
-    /// The alternate exchange that the arguments name.
+    /// Returns the alternate exchange that the arguments name.
     ///
     /// # Errors
-    /// The argument is there, but names no exchange.
+    /// The argument exists, but names no exchange.
     pub(crate) fn alternate(&self, access: &Access, vhost: VhostId) -> Result<Option<&'a str>, Fault> {
         match Table::trusted(self.arguments).get("alternate-exchange") {
             None => Ok(None),
@@ -320,7 +317,7 @@ impl<'a> ExchangeDeclaration<'a> {
     }
 }
 
-/// The kind that a type's name stands for.
+/// Returns the kind for a type's name.
 fn kind_named(kind: &str) -> Result<Kind, Fault> {
     Kind::from_name(kind).ok_or_else(|| {
         let invalid = |words: fmt::Arguments<'_>| Fault::connection(ReplyCode::CommandInvalid, words);
@@ -334,7 +331,7 @@ fn kind_named(kind: &str) -> Result<Kind, Fault> {
     })
 }
 
-/// An exchange's name and virtual host as reply texts show them.
+/// Returns an exchange's name and virtual host as reply texts show them.
 pub(crate) fn exchange_in_words<'a>(
     access: &'a Access,
     vhost: VhostId,
@@ -355,7 +352,7 @@ pub(crate) fn check_deletable_name(access: &Access, vhost: VhostId, name: &str) 
     refuse_if(is_system_name(name), format_args!("deletion of system {words} not allowed"))
 }
 
-/// Whether the name is one that only predeclared exchanges have.
+/// Returns whether only predeclared exchanges have such a name.
 pub(super) fn is_system_name(name: &str) -> bool {
     name.is_empty() || name.starts_with("amq.")
 }

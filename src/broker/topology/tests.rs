@@ -1,5 +1,5 @@
-//! Topology by itself: exchanges and bindings that come and go, how they route messages, and which
-//! definitions are written.
+//! Tests of the topology alone: creating and deleting exchanges and bindings, routing, and the definitions
+//! written.
 
 use super::*;
 use crate::access::FIRST_VHOST;
@@ -31,7 +31,7 @@ struct World {
     vhost: VhostId,
 }
 
-/// The bytes of a table.
+/// Returns the bytes of a table.
 fn table(fill: impl FnOnce(&mut TableWriter<'_, '_>) -> Result<(), Full>) -> Vec<u8> {
     let mut bytes = [0; 256];
     let mut writer = Writer::new(&mut bytes);
@@ -69,7 +69,7 @@ impl World {
         }
     }
 
-    /// Declares an exchange that is written down if it is durable, and has a hidden queue if it is delayed.
+    /// Declares an exchange that is written if it is durable, and has a hidden queue if it is delayed.
     fn add(&mut self, declaration: ExchangeDeclaration<'_>) -> ExchangeId {
         let vhost = self.vhost;
         if !declaration.exchange.is_empty() {
@@ -98,7 +98,7 @@ impl World {
         self.queues.records_mut().insert_hidden(record).unwrap()
     }
 
-    /// A queue that the log has under this incarnation, or not at all with 0.
+    /// Creates a queue that the log has under this incarnation, or not at all with 0.
     fn queue(&mut self, name: &str, incarnation: u64) -> QueueId {
         let mut record = self.record(name);
         record.logged = Logged::as_incarnation(incarnation);
@@ -135,7 +135,7 @@ impl World {
         self.topology.retire_exchange(&mut cx, &self.access, exchange);
     }
 
-    /// Names of the queues that a message goes to, with a space between them.
+    /// Returns the names of the queues that a message is routed to, separated by a space.
     fn targets(&mut self, exchange: ExchangeId, key: &str, headers: &[u8]) -> String {
         let mut chosen = Vec::new();
         let mut targets = Targets { queues: self.queues.records_mut(), chosen: &mut chosen };
@@ -148,7 +148,8 @@ impl World {
         names.join(" ")
     }
 
-    /// The definitions written since the last call: kind and source of each, with a `-` if it is gone.
+    /// Returns the definitions written since the last call: kind and source of each, with a `-` if it is
+    /// deleted.
     fn written(&mut self) -> Vec<String> {
         let mut written = Vec::new();
         while let Some(fact) = self.journal.fact() {
