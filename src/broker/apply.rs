@@ -21,14 +21,14 @@ use leveret_core::journal::{Batch, Journal, Urgency};
 use leveret_core::mem::{MessageFlags, MessageId, Share};
 use leveret_core::password::PasswordCheck;
 
-use super::access::{Identity, Login, Right, Thing};
+use super::access::{Identity, Login, Resource, Right};
 use super::arguments::copy_flags;
 use super::consumers::{ConsumerState, Mode, NewConsumer, Transaction};
 use super::definitions::{DeleteIf, QueueDeclaration};
 use super::deliver::OutboxView;
 use super::publish::Publish;
-use super::queue::{BROWSED_MAX, BrowseResult};
-use super::reply_text::QueueInWords;
+use super::queue_records::{BROWSED_MAX, BrowseResult};
+use super::reply_text::QueueText;
 use super::reply_text::out_of;
 use super::republish::{Parking, Reason};
 use super::state::REPLY_TO;
@@ -53,7 +53,7 @@ pub(crate) struct ConsumeRequest<'a> {
     pub(crate) arguments: &'a [u8],
 }
 
-fn priority_of(queue: QueueInWords<'_>, arguments: Table<'_>) -> Result<i32, Fault> {
+fn priority_of(queue: QueueText<'_>, arguments: Table<'_>) -> Result<i32, Fault> {
     let Some(value) = arguments.get("x-priority") else { return Ok(0) };
     match value.as_integer() {
         Some(number) => Ok(number.clamp(i32::MIN.into(), i32::MAX.into()) as i32),
@@ -254,7 +254,7 @@ impl Broker {
             }
             Command::ExchangeBind { destination, source, routing_key, arguments } => {
                 let spec = BindingSpec { source, routing_key, arguments };
-                self.check_bind(cx.work, connection, vhost, Thing::Exchange(destination), &spec)?;
+                self.check_bind(cx.work, connection, vhost, Resource::Exchange(destination), &spec)?;
                 let source_id = self.topology.require_exchange(&self.access, vhost, source)?;
                 let destination = Destination::Exchange(self.topology.require_exchange(
                     &self.access,
@@ -265,7 +265,7 @@ impl Broker {
             }
             Command::ExchangeUnbind { destination, source, routing_key, arguments } => {
                 let spec = BindingSpec { source, routing_key, arguments };
-                self.check_bind(cx.work, connection, vhost, Thing::Exchange(destination), &spec)?;
+                self.check_bind(cx.work, connection, vhost, Resource::Exchange(destination), &spec)?;
                 self.unbind_exchange(cx, vhost, destination, &spec)?;
                 self.jobs.note_due();
                 Ok(Outcome::Done)
@@ -300,7 +300,7 @@ impl Broker {
                 self.consume(cx, connection, channel, &request)
             }
             Command::Get { queue, no_ack } => {
-                self.check(cx.work, connection, vhost, Right::Read, Thing::Queue(queue))?;
+                self.check(cx.work, connection, vhost, Right::Read, Resource::Queue(queue))?;
                 let queue = self.require_queue(connection, vhost, queue)?;
                 self.get(cx, channel, queue, no_ack)
             }
@@ -325,12 +325,12 @@ impl Broker {
                 format_args!("attempt to reuse consumer tag '{}'", request.tag),
             ));
         }
-        self.check(cx.work, connection, vhost, Right::Read, Thing::Queue(request.queue))?;
+        self.check(cx.work, connection, vhost, Right::Read, Resource::Queue(request.queue))?;
         let queue = self.require_queue(connection, vhost, request.queue)?;
-        let words = self.queue_in_words(vhost, request.queue);
+        let words = self.queue_text(vhost, request.queue);
         let priority = priority_of(words, Table::trusted(request.arguments))?;
         let record = self.queues.at(queue);
-        if record.audience.has_exclusive() || request.exclusive && record.audience.is_taken() {
+        if record.queue_consumers.has_exclusive() || request.exclusive && record.queue_consumers.is_taken() {
             return Err(Fault::new(ReplyCode::AccessRefused, format_args!("{words} in exclusive use")));
         }
         let tag = self.consumer_tag(request.tag);
@@ -628,7 +628,7 @@ impl Broker {
     }
 
     fn sent_in_memory(&self, channel: ChannelId, tag: u64) -> Option<(usize, MessageId)> {
-        let record = self.consumers.find_channel(channel).filter(|record| !record.closing)?;
+        let record = self.consumers.find_channel(channel).filter(|record| !record.is_closed())?;
         let head = record.unacknowledged.front()?;
         let is_head = self.queues.deliveries()[head].tag == tag;
         let index = if is_head { head } else { self.queues.deliveries().find(channel, tag)? };
@@ -650,7 +650,7 @@ impl Broker {
             mandatory: false,
             share: Share::Reserve,
             may_wait: true,
-            gives_up: false,
+            has_timed_out: false,
             urgency: Urgency::Awaited,
         };
         let mut targets = core::mem::take(&mut self.publishing.targets);
@@ -682,7 +682,7 @@ impl Broker {
         let (connection, channel) = self.connect_user(cx, user, vhost)?;
         let vhost = self.consumers.channel(channel).vhost;
         let found = self
-            .check(cx.work, connection, vhost, Right::Read, Thing::Queue(queue))
+            .check(cx.work, connection, vhost, Right::Read, Resource::Queue(queue))
             .and_then(|()| self.require_queue(connection, vhost, queue));
         self.release(cx, connection);
         let queue = found?;
@@ -716,7 +716,7 @@ impl Broker {
             return Err(Fault::new(ReplyCode::PreconditionFailed, why));
         }
         let parking = Parking { bridge: bridge.into(), queue: queue.into(), why };
-        let Some(place) = self.post().parking_index(parking) else {
+        let Some(place) = self.republisher().parking_index(parking) else {
             let why = format_args!("too many bridges set messages aside, for too many causes");
             return Err(Fault::new(ReplyCode::ResourceError, why));
         };

@@ -11,8 +11,8 @@ use leveret_amqp::props::Properties;
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::mem::{MessageFlags, MessageId, Messages};
 
-use super::policy::Terms;
-use super::reply_text::{Lossy, QueueInWords, Shown};
+use super::policy::EffectivePolicy;
+use super::reply_text::{Lossy, QueueText, Shown};
 
 /// What happens to a message for a full queue (`x-overflow`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -57,12 +57,13 @@ pub(crate) struct QueueSettings {
 }
 
 impl QueueSettings {
-    pub(crate) fn of(terms: &Terms<'_>) -> Self {
-        let overflow = terms.value("x-overflow").and_then(|value| value.as_bytes());
-        let is_quorum = is_quorum(terms.arguments());
-        let delivery_limit = if is_quorum { terms.limit("x-delivery-limit") } else { u64::MAX };
-        let message_ttl_ms = terms.limit("x-message-ttl");
-        let (max_length, max_length_bytes) = (terms.limit("x-max-length"), terms.limit("x-max-length-bytes"));
+    pub(crate) fn of(effective: &EffectivePolicy<'_>) -> Self {
+        let overflow = effective.value("x-overflow").and_then(|value| value.as_bytes());
+        let is_quorum = is_quorum(effective.arguments());
+        let delivery_limit = if is_quorum { effective.limit("x-delivery-limit") } else { u64::MAX };
+        let message_ttl_ms = effective.limit("x-message-ttl");
+        let (max_length, max_length_bytes) =
+            (effective.limit("x-max-length"), effective.limit("x-max-length-bytes"));
         Self {
             max_length,
             max_length_bytes,
@@ -74,13 +75,13 @@ impl QueueSettings {
             },
             message_ttl_ms,
             may_expire: message_ttl_ms != u64::MAX,
-            expires_ms: terms.limit("x-expires"),
-            dead_letters: terms.value("x-dead-letter-exchange").is_some(),
+            expires_ms: effective.limit("x-expires"),
+            dead_letters: effective.value("x-dead-letter-exchange").is_some(),
             delivery_limit: u32::try_from(delivery_limit).unwrap_or(u32::MAX),
             tells_requeues: is_quorum,
-            single_active: terms.arguments().get("x-single-active-consumer") == Some(Value::Bool(true)),
-            max_priority: max_priority(terms.arguments()),
-            consumer_timeout_ms: consumer_timeout_ms(terms),
+            single_active: effective.arguments().get("x-single-active-consumer") == Some(Value::Bool(true)),
+            max_priority: max_priority(effective.arguments()),
+            consumer_timeout_ms: consumer_timeout_ms(effective),
         }
     }
 
@@ -100,9 +101,9 @@ impl QueueSettings {
 ///
 /// RabbitMQ 3.10 has no such argument and accepts any value, so a value that is not a time counts as missing
 /// here too.
-fn consumer_timeout_ms(terms: &Terms<'_>) -> u32 {
-    let said = terms.time("x-consumer-timeout");
-    said.map_or(u32::MAX, |ms| u32::try_from(ms).unwrap_or(u32::MAX).min(u32::MAX - 1))
+fn consumer_timeout_ms(effective: &EffectivePolicy<'_>) -> u32 {
+    let timeout = effective.time("x-consumer-timeout");
+    timeout.map_or(u32::MAX, |ms| u32::try_from(ms).unwrap_or(u32::MAX).min(u32::MAX - 1))
 }
 
 /// The flags of a declaration that some arguments forbid.
@@ -184,7 +185,7 @@ pub(crate) const MILLISECONDS_MAX: i64 = 100 * 365 * 24 * 60 * 60 * 1000;
 ///
 /// # Errors
 /// The first argument that is not valid, in RabbitMQ's words.
-pub(crate) fn check(queue: QueueInWords<'_>, arguments: Table<'_>, flags: QueueFlags) -> Result<(), Fault> {
+pub(crate) fn check(queue: QueueText<'_>, arguments: Table<'_>, flags: QueueFlags) -> Result<(), Fault> {
     let quorum = is_quorum(arguments);
     check_type(queue, arguments, flags)?;
     for (name, takes, check) in &KNOWN {
@@ -193,8 +194,8 @@ pub(crate) fn check(queue: QueueInWords<'_>, arguments: Table<'_>, flags: QueueF
         }
     }
     // The fault names the first argument, as declared, that belongs to another type of queue.
-    for (said, _) in arguments.iter() {
-        let known = KNOWN.iter().find(|(name, ..)| name.as_bytes() == said);
+    for (declared, _) in arguments.iter() {
+        let known = KNOWN.iter().find(|(name, ..)| name.as_bytes() == declared);
         if let Some((name, ..)) = known.filter(|(_, takes, _)| !takes.is_taken(quorum)) {
             return Err(wrong_type(queue, name, quorum));
         }
@@ -206,7 +207,7 @@ pub(crate) fn check(queue: QueueInWords<'_>, arguments: Table<'_>, flags: QueueF
 ///
 /// # Errors
 /// 406 with both values, or with "none" if only one of them has the argument.
-pub(crate) fn compare(queue: QueueInWords<'_>, received: Table<'_>, current: Table<'_>) -> Result<(), Fault> {
+pub(crate) fn compare(queue: QueueText<'_>, received: Table<'_>, current: Table<'_>) -> Result<(), Fault> {
     let quorum = is_quorum(current);
     // Arguments of another type of queue are ignored.
     for (name, ..) in KNOWN.iter().filter(|(_, takes, _)| takes.is_taken(quorum)) {
@@ -279,7 +280,7 @@ pub(crate) fn is_quorum(arguments: Table<'_>) -> bool {
 }
 
 fn check_one(
-    queue: QueueInWords<'_>,
+    queue: QueueText<'_>,
     name: &str,
     check: &Check,
     value: Value<'_>,
@@ -334,7 +335,7 @@ fn check_one(
     }
 }
 
-fn check_type(queue: QueueInWords<'_>, arguments: Table<'_>, flags: QueueFlags) -> Result<(), Fault> {
+fn check_type(queue: QueueText<'_>, arguments: Table<'_>, flags: QueueFlags) -> Result<(), Fault> {
     let Some(value) = arguments.get("x-queue-type") else { return Ok(()) };
     match text(queue, "x-queue-type", value)? {
         // On one node, a quorum queue is a durable queue.
@@ -352,7 +353,7 @@ fn check_type(queue: QueueInWords<'_>, arguments: Table<'_>, flags: QueueFlags) 
     }
 }
 
-fn check_quorum_flags(queue: QueueInWords<'_>, flags: QueueFlags) -> Result<(), Fault> {
+fn check_quorum_flags(queue: QueueText<'_>, flags: QueueFlags) -> Result<(), Fault> {
     let wrong = [
         (!flags.durable, "non-durable"),
         (flags.exclusive, "exclusive-owner"),
@@ -367,24 +368,24 @@ fn check_quorum_flags(queue: QueueInWords<'_>, flags: QueueFlags) -> Result<(), 
     }
 }
 
-fn integer(queue: QueueInWords<'_>, name: &str, value: Value<'_>) -> Result<i64, Fault> {
+fn integer(queue: QueueText<'_>, name: &str, value: Value<'_>) -> Result<i64, Fault> {
     value
         .as_integer()
         .ok_or_else(|| invalid(queue, name, format_args!("\"expected integer, got {}\"", value.type_name())))
 }
 
-fn text<'a>(queue: QueueInWords<'_>, name: &str, value: Value<'a>) -> Result<&'a [u8], Fault> {
+fn text<'a>(queue: QueueText<'_>, name: &str, value: Value<'a>) -> Result<&'a [u8], Fault> {
     match value {
         Value::LongStr(text) => Ok(text),
         other => Err(invalid(queue, name, format_args!("{{unacceptable_type,{}}}", other.type_name()))),
     }
 }
 
-fn invalid(queue: QueueInWords<'_>, name: &str, why: fmt::Arguments<'_>) -> Fault {
+fn invalid(queue: QueueText<'_>, name: &str, why: fmt::Arguments<'_>) -> Fault {
     Fault::new(ReplyCode::PreconditionFailed, format_args!("invalid arg '{name}' for {queue}: {why}"))
 }
 
-fn wrong_type(queue: QueueInWords<'_>, name: &str, is_quorum: bool) -> Fault {
+fn wrong_type(queue: QueueText<'_>, name: &str, is_quorum: bool) -> Fault {
     let kind = if is_quorum { "quorum" } else { "classic" };
     Fault::new(
         ReplyCode::PreconditionFailed,

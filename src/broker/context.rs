@@ -2,7 +2,6 @@
 //!
 //! The journal and the messages belong to the caller of the broker, which passes them on to the storage.
 //! Facts about a single command are not state of the broker.
-//! Always true: a new context awaits no batch and declares for nobody.
 
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::journal::{Batch, Journal};
@@ -55,7 +54,7 @@ impl<'a> Context<'a> {
     ///
     /// What the client asked for is already the case, because of another client's change. That change must be
     /// durable before this client relies on it.
-    pub(crate) fn await_others(&mut self) {
+    pub(crate) fn await_all_changes(&mut self) {
         let batch = self.journal.await_facts();
         self.await_batch(batch);
     }

@@ -20,19 +20,19 @@ use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::journal::{DestinationName, Journal};
 use leveret_core::mem::{MessageId, Messages};
 
-use super::access::{PREDECLARED, Right, Thing, Topic};
+use super::access::{PREDECLARED, Resource, Right, Topic};
 use super::arguments::{self, QueueFlags, QueueSettings, inequivalent_flag, is_quorum};
 use super::context::Work;
 use super::job::{Job, Sweep, spend};
 use super::orphans::{Orphan, key_of};
-use super::policy::{Applied, Listener, Subject, Terms};
-use super::queue::{Logged, Peeked, Queue, SLOTS, Targets, first_rank};
+use super::policy::{Applied, EffectivePolicy, Listener, Subject};
+use super::queue_records::{DurableIndex, Peeked, Queue, SLOTS, Targets, first_rank};
 use super::quota::Declared;
 use super::reply_text::{check_deletable, version_for};
 use super::state::REPLY_TO;
 use super::topology::{
-    BindingSpec, Destination, ExchangeDeclaration, FoundBinding, Kind, NewExchange, check_deletable_name,
-    exchange_in_words, refuse_default,
+    BindingSpec, Destination, ExchangeDeclaration, ExchangeKind, FoundBinding, NewExchange,
+    check_deletable_name, exchange_text, refuse_default,
 };
 use super::{Broker, Context};
 
@@ -97,15 +97,15 @@ impl Broker {
     ) -> Result<Outcome, Fault> {
         let name = declaration.exchange;
         declaration.check_askable()?;
-        self.check(cx.work, connection, vhost, Right::Configure, Thing::Exchange(name))?;
+        self.check(cx.work, connection, vhost, Right::Configure, Resource::Exchange(name))?;
         if let Some(exchange) = self.topology.find_exchange(vhost, name) {
             self.topology.compare_exchange(cx, &self.access, exchange, declaration)?;
             return Ok(Outcome::Done);
         }
         declaration.check_name()?;
         if let Some(alternate) = declaration.alternate(&self.access, vhost)? {
-            self.check(cx.work, connection, vhost, Right::Read, Thing::Exchange(name))?;
-            self.check(cx.work, connection, vhost, Right::Write, Thing::Exchange(alternate))?;
+            self.check(cx.work, connection, vhost, Right::Read, Resource::Exchange(name))?;
+            self.check(cx.work, connection, vhost, Right::Write, Resource::Exchange(alternate))?;
         }
         self.create_exchange(cx, vhost, declaration)
     }
@@ -169,17 +169,17 @@ impl Broker {
         if_unused: bool,
     ) -> Result<Outcome, Fault> {
         check_deletable_name(&self.access, vhost, name)?;
-        self.check(cx.work, connection, vhost, Right::Configure, Thing::Exchange(name))?;
+        self.check(cx.work, connection, vhost, Right::Configure, Resource::Exchange(name))?;
         let Some(exchange) = self.topology.find_exchange(vhost, name) else {
             if !self.delete_left_out(cx, vhost, DestinationName::Exchange(name), if_unused)? {
-                cx.await_others();
+                cx.await_all_changes();
             }
             return Ok(Outcome::Done);
         };
         if if_unused && self.topology.is_source(exchange) {
             return Err(Fault::new(
                 ReplyCode::PreconditionFailed,
-                format_args!("{} in use", exchange_in_words(&self.access, vhost, name)),
+                format_args!("{} in use", exchange_text(&self.access, vhost, name)),
             ));
         }
         check_deletable(cx.journal, self.topology.exchange(exchange).version != 0)?;
@@ -210,7 +210,7 @@ impl Broker {
         vhost: VhostId,
         (version, durable): (u64, bool),
     ) -> Result<QueueId, Fault> {
-        let settings = QueueSettings::of(&self.policies.terms(&[], Applied::default()));
+        let settings = QueueSettings::of(&self.policies.effective_policy(&[], Applied::default()));
         self.declare_quota(Declared::Queue, 0, cx.declarer)?;
         let mut record = Queue::delayed_queue(cx.journal, vhost, settings, version, durable);
         record.declared.declarer = cx.declarer;
@@ -228,7 +228,7 @@ impl Broker {
         let gone = self.queues.retire_delayed_queue(cx.journal, queue);
         self.jobs.begin(Job::Queue(queue));
         for held in gone {
-            self.post().settle_held(cx, held);
+            self.republisher().settle_held(cx, held);
         }
         while let Some(queue) = self.republish.next_maybe_empty() {
             self.free_queue_if_done(queue);
@@ -241,15 +241,15 @@ impl Broker {
         work: &mut Work,
         connection: ConnectionId,
         vhost: VhostId,
-        destination: Thing<'_>,
+        destination: Resource<'_>,
         spec: &BindingSpec<'_>,
     ) -> Result<(), Fault> {
         self.check(work, connection, vhost, Right::Write, destination)?;
-        if let Thing::Exchange(name) = destination {
+        if let Resource::Exchange(name) = destination {
             refuse_default(name)?;
         }
         refuse_default(spec.source)?;
-        self.check(work, connection, vhost, Right::Read, Thing::Exchange(spec.source))?;
+        self.check(work, connection, vhost, Right::Read, Resource::Exchange(spec.source))?;
         let Some(source) = self.topology.find_exchange(vhost, spec.source) else { return Ok(()) };
         self.check_key(work, connection, source, Right::Read, spec.routing_key.as_bytes())
     }
@@ -259,7 +259,7 @@ impl Broker {
     #[inline]
     fn limits_keys(&self, connection: ConnectionId, exchange: ExchangeId) -> bool {
         self.access.limits_topics(&self.consumers.connection(connection).identity)
-            && self.topology.exchange(exchange).kind == Kind::Topic
+            && self.topology.exchange(exchange).kind == ExchangeKind::Topic
     }
 
     /// Checks whether the user of a connection may write to, or read from, an exchange with this routing key.
@@ -296,7 +296,7 @@ impl Broker {
         let destination = self.topology.find_exchange(vhost, destination).map(Destination::Exchange);
         match destination.and_then(|to| self.topology.find_binding(vhost, spec, to)) {
             Some(binding) => self.unbind(cx, binding)?,
-            None => cx.await_others(),
+            None => cx.await_all_changes(),
         }
         Ok(())
     }
@@ -363,7 +363,7 @@ impl Broker {
         let queue =
             self.queues.records().find_queue(vhost, name).filter(|queue| !self.queues.at(*queue).hidden);
         let queue = queue.ok_or_else(|| {
-            Fault::new(ReplyCode::NotFound, format_args!("no {}", self.queue_in_words(vhost, name)))
+            Fault::new(ReplyCode::NotFound, format_args!("no {}", self.queue_text(vhost, name)))
         })?;
         self.check_exclusive(connection, queue)?;
         Ok(queue)
@@ -384,7 +384,7 @@ impl Broker {
             format_args!(
                 "cannot obtain exclusive access to locked {}. It could be originally declared on another \
                  connection or the exclusive property value does not match that of the original declaration.",
-                self.queue_in_words(record.vhost, &record.name)
+                self.queue_text(record.vhost, &record.name)
             ),
         )
     }
@@ -412,7 +412,7 @@ impl Broker {
         if exists {
             return Ok(Outcome::QueueDeclared { queue: name.into(), message_count: 0, consumer_count: 1 });
         }
-        Err(Fault::new(ReplyCode::NotFound, format_args!("no {}", self.queue_in_words(vhost, name))))
+        Err(Fault::new(ReplyCode::NotFound, format_args!("no {}", self.queue_text(vhost, name))))
     }
 
     pub(crate) fn declare_queue(
@@ -437,10 +437,10 @@ impl Broker {
         if declaration.queue.is_empty() {
             let name = self.unique_name("amq.gen-");
             let named = QueueDeclaration { queue: &name, ..*declaration };
-            self.check(cx.work, connection, vhost, Right::Configure, Thing::Queue(&name))?;
+            self.check(cx.work, connection, vhost, Right::Configure, Resource::Queue(&name))?;
             return self.create_declared(cx, connection, vhost, &named);
         }
-        self.check(cx.work, connection, vhost, Right::Configure, Thing::Queue(declaration.queue))?;
+        self.check(cx.work, connection, vhost, Right::Configure, Resource::Queue(declaration.queue))?;
         match self.queues.records().find_queue(vhost, declaration.queue) {
             Some(queue) => self.compare_queue(cx, connection, vhost, queue, declaration),
             None => self.create_declared(cx, connection, vhost, declaration),
@@ -494,8 +494,8 @@ impl Broker {
         let arguments = Table::trusted(declaration.arguments);
         if let Some(Value::LongStr(exchange)) = arguments.get("x-dead-letter-exchange") {
             let exchange = core::str::from_utf8(exchange).unwrap_or_default();
-            self.check(work, connection, vhost, Right::Read, Thing::Queue(declaration.queue))?;
-            self.check(work, connection, vhost, Right::Write, Thing::Exchange(exchange))?;
+            self.check(work, connection, vhost, Right::Read, Resource::Queue(declaration.queue))?;
+            self.check(work, connection, vhost, Right::Write, Resource::Exchange(exchange))?;
         }
         Ok(())
     }
@@ -508,7 +508,7 @@ impl Broker {
         vhost: VhostId,
         declaration: &QueueDeclaration<'_>,
     ) -> Result<QueueId, Fault> {
-        let words = self.queue_in_words(vhost, declaration.queue);
+        let words = self.queue_text(vhost, declaration.queue);
         arguments::check(words, Table::trusted(declaration.arguments), declaration.flags())?;
         self.access.check_queue_limit(vhost, declaration.queue)?;
         let queue = self.create_queue(cx, owner, vhost, declaration, false)?;
@@ -546,7 +546,7 @@ impl Broker {
         queue: QueueId,
         declaration: &QueueDeclaration<'_>,
     ) -> Result<(), Fault> {
-        let words = self.queue_in_words(vhost, declaration.queue);
+        let words = self.queue_text(vhost, declaration.queue);
         let record = self.queues.at(queue);
         if record.declared.is_rebuilt && declaration.outlives_broker() {
             arguments::check(words, Table::trusted(declaration.arguments), declaration.flags())?;
@@ -574,7 +574,7 @@ impl Broker {
         Outcome::QueueDeclared {
             queue: record.name.clone(),
             message_count: self.ready_or_adopted(queue),
-            consumer_count: record.audience.len(),
+            consumer_count: record.queue_consumers.len(),
         }
     }
 
@@ -615,7 +615,7 @@ impl Broker {
             true => Applied::default(),
             false => self.policies_for(cx.work, vhost, declaration.queue, declaration.arguments),
         };
-        let settings = QueueSettings::of(&self.policies.terms(declaration.arguments, applied));
+        let settings = QueueSettings::of(&self.policies.effective_policy(declaration.arguments, applied));
         let mut record = Queue::new(vhost, declaration.queue, declaration.arguments, settings);
         record.applied = applied;
         record.declared.durable = durable;
@@ -623,7 +623,7 @@ impl Broker {
         record.declared.exclusive_owner = owner.filter(|_| declaration.exclusive);
         record.hidden = hidden;
         let incarnation = incarnation.unwrap_or(version_for(cx.journal, record.declared.durable)?);
-        record.logged = Logged::as_incarnation(incarnation);
+        record.logged = DurableIndex::as_incarnation(incarnation);
         record.rank = first_rank(cx.journal, &record, 0);
         let queue = self.add_queue(cx, record)?;
         self.queues.records_mut().append_queue(cx, &self.access, queue.index(), true);
@@ -643,9 +643,9 @@ impl Broker {
         let queue = self.queues.records_mut().insert(record)?;
         self.access.hold_vhost(vhost);
         if is_rebuilt {
-            self.recovery.rebuilt_came();
+            self.recovery.note_rebuilt();
         }
-        self.watch.note_timeout(consumer_timeout_ms);
+        self.ack_timeout.note_timeout(consumer_timeout_ms);
         if !hidden {
             self.access.count_queue(vhost, true);
         }
@@ -665,7 +665,7 @@ impl Broker {
         queue: &str,
         spec: &BindingSpec<'_>,
     ) -> Result<Outcome, Fault> {
-        self.check_bind(cx.work, connection, vhost, Thing::Queue(queue), spec)?;
+        self.check_bind(cx.work, connection, vhost, Resource::Queue(queue), spec)?;
         let source = self.topology.require_exchange(&self.access, vhost, spec.source)?;
         let queue = self.require_queue(connection, vhost, queue)?;
         self.bind(cx, &spec.between(source, Destination::Queue(queue)))
@@ -680,14 +680,14 @@ impl Broker {
         queue: &str,
         spec: &BindingSpec<'_>,
     ) -> Result<Outcome, Fault> {
-        self.check_bind(cx.work, connection, vhost, Thing::Queue(queue), spec)?;
+        self.check_bind(cx.work, connection, vhost, Resource::Queue(queue), spec)?;
         if let Some(queue) = self.queues.records().find_queue(vhost, queue)
             && let Some(binding) = self.topology.find_binding(vhost, spec, Destination::Queue(queue))
         {
             self.check_exclusive(connection, queue)?;
             self.unbind(cx, binding)?;
         } else {
-            cx.await_others();
+            cx.await_all_changes();
         }
         Ok(Outcome::Done)
     }
@@ -699,7 +699,7 @@ impl Broker {
         vhost: VhostId,
         name: &str,
     ) -> Result<Outcome, Fault> {
-        self.check(cx.work, connection, vhost, Right::Read, Thing::Queue(name))?;
+        self.check(cx.work, connection, vhost, Right::Read, Resource::Queue(name))?;
         let queue = self.require_queue(connection, vhost, name)?;
         let (count, drops) = self.purge(queue);
         drops.into_iter().for_each(|job| self.begin_job(connection, job));
@@ -723,7 +723,7 @@ impl Broker {
         name: &str,
         only_if: DeleteIf,
     ) -> Result<Outcome, Fault> {
-        self.check(cx.work, connection, vhost, Right::Configure, Thing::Queue(name))?;
+        self.check(cx.work, connection, vhost, Right::Configure, Resource::Queue(name))?;
         if self.queues.records().find_queue(vhost, name).is_none() {
             if !self.delete_left_out(
                 cx,
@@ -731,7 +731,7 @@ impl Broker {
                 DestinationName::Queue(name),
                 only_if.unused || only_if.empty,
             )? {
-                cx.await_others();
+                cx.await_all_changes();
             }
             return Ok(Outcome::MessageCount(0));
         }
@@ -755,11 +755,11 @@ impl Broker {
     ) -> Result<u32, Fault> {
         let (record, count) = (self.queues.at(queue), self.ready_or_adopted(queue));
         let problem = match () {
-            () if only_if.unused && !record.audience.is_empty() => "in use",
+            () if only_if.unused && !record.queue_consumers.is_empty() => "in use",
             () if only_if.empty && count > 0 => "not empty",
             () => return check_deletable(journal, record.logged.is_on()).map(|()| count),
         };
-        let words = self.queue_in_words(record.vhost, &record.name);
+        let words = self.queue_text(record.vhost, &record.name);
         Err(Fault::new(ReplyCode::PreconditionFailed, format_args!("{words} {problem}")))
     }
 
@@ -775,7 +775,7 @@ impl Broker {
         let record = self.queues.at_mut(queue);
         let (vhost, hidden, owner) = (record.vhost, record.hidden, record.declared.exclusive_owner.take());
         if record.declared.is_rebuilt {
-            self.recovery.rebuilt_gone();
+            self.recovery.note_rebuilt_gone();
         }
         if !hidden {
             self.counters.queues_deleted += 1;
@@ -794,10 +794,10 @@ impl Broker {
     /// Drops the policies of a virtual host that is deleted.
     pub(crate) fn drop_policies_of(&mut self, journal: &mut Journal, vhost: VhostId, name: &str) {
         self.policies.drop_of_vhost(journal, vhost, name);
-        self.tell_of_policies();
+        self.notify_of_policies();
     }
 
-    pub(crate) fn tell_of_policies(&mut self) {
+    pub(crate) fn notify_of_policies(&mut self) {
         if self.policies.take_job() {
             self.jobs.begin(Job::Policies);
         }
@@ -806,12 +806,12 @@ impl Broker {
     /// Applies changed policies to some more queues and exchanges. Returns whether all are done.
     pub(crate) fn run_policies(&mut self, cx: &mut Context<'_>, left: &mut u32) -> bool {
         while let Some(listener) =
-            self.policies.next_to_tell(self.queues.records().places(), self.topology.exchange_places())
+            self.policies.next_to_notify(self.queues.records().places(), self.topology.exchange_places())
         {
             if *left == 0 {
                 return false;
             }
-            self.policies.told(listener);
+            self.policies.note_notified(listener);
             let before = cx.work.units();
             match listener {
                 Listener::Queue(queue) => self.apply_to_queue(cx, queue),
@@ -820,7 +820,7 @@ impl Broker {
             let units = cx.work.units().saturating_sub(before);
             *left = left.saturating_sub(1 + units / UNITS_PER_RECORD);
         }
-        self.policies.end_telling(self.access.pattern_bytes_mut());
+        self.policies.end_notification(self.access.pattern_bytes_mut());
         true
     }
 
@@ -840,9 +840,9 @@ impl Broker {
     }
 
     /// Returns the effective policy of a queue: its arguments and policies combined.
-    pub(crate) fn terms_of(&self, queue: QueueId) -> Terms<'_> {
+    pub(crate) fn effective_policy_of(&self, queue: QueueId) -> EffectivePolicy<'_> {
         let record = self.queues.records().record_of_queue(queue);
-        self.policies.terms(&record.arguments, record.applied)
+        self.policies.effective_policy(&record.arguments, record.applied)
     }
 
     /// Determines which policies apply to a queue, and gives the queue its new settings.
@@ -852,23 +852,23 @@ impl Broker {
         else {
             return;
         };
-        let applied = match record.hidden || record.dying {
+        let applied = match record.hidden || record.is_deleted() {
             true => Applied::default(),
             false => self.policies_for(cx.work, record.vhost, &record.name, &record.arguments),
         };
         let record = self.queues.at_mut(queue);
         record.applied = applied;
-        if !record.dying {
-            let settings = QueueSettings::of(&self.terms_of(queue));
+        if !record.is_deleted() {
+            let settings = QueueSettings::of(&self.effective_policy_of(queue));
             self.queues.renew(cx.journal, queue, settings);
             self.consumers.keep_one_active(&mut self.queues, queue);
-            self.watch.note_timeout(settings.consumer_timeout_ms);
+            self.ack_timeout.note_timeout(settings.consumer_timeout_ms);
         }
     }
 
     fn apply_to_exchange(&mut self, work: &mut Work, exchange: ExchangeId) {
         let found = self.topology.exchange_at(exchange.index());
-        let Some(record) = found.filter(|record| record.kind != Kind::Default) else { return };
+        let Some(record) = found.filter(|record| record.kind != ExchangeKind::Default) else { return };
         let applied = self.policies.choose(work, record.vhost, &record.name, Subject::Exchange);
         self.topology.apply_policies(exchange, applied, self.policies.alternate(applied));
     }
@@ -891,7 +891,8 @@ impl Broker {
             let queue = self.queues.records().get(sweep.queue);
             // Levels are deleted with their queue, and hidden queues with their exchange.
             let is_part = |queue: &Queue| queue.is_level() || queue.delayed_exchange.is_some();
-            let is_swept = |queue: &Queue| queue.vhost == sweep.vhost && !queue.dying && !is_part(queue);
+            let is_swept =
+                |queue: &Queue| queue.vhost == sweep.vhost && !queue.is_deleted() && !is_part(queue);
             if queue.is_some_and(is_swept) {
                 let queue = QueueId::from_index(sweep.queue);
                 self.retire_queue(cx, queue);
@@ -966,7 +967,7 @@ impl Broker {
         record.arguments = declaration.arguments.into();
         record.times.peeked = Peeked::NOTHING;
         (record.declared.auto_delete, record.declared.is_rebuilt) = (declaration.auto_delete, false);
-        self.recovery.rebuilt_gone();
+        self.recovery.note_rebuilt_gone();
         self.apply_to_queue(cx, queue);
         let rank = first_rank(cx.journal, self.queues.at(queue), 0);
         self.queues.at_mut(queue).rank = rank;

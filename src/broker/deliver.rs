@@ -23,8 +23,8 @@ use leveret_core::mem::Messages;
 use super::consumers::ConsumerState;
 use super::deliveries::{Carrier, NewDelivery};
 use super::job::Job;
-use super::queue::{Front, Rank, Taken};
-use super::queues::{Getting, Patience};
+use super::queue_flow::{Getting, Patience};
+use super::queue_records::{Front, Rank, Taken};
 use super::reply_text::out_of;
 use super::republish::{ExpiryResult, TrimTurn};
 use super::state::count_up;
@@ -78,21 +78,21 @@ impl Broker {
     pub fn deliver(&mut self, cx: &mut Context<'_>, most: u32) {
         self.queues.records_mut().write_requeue_counts(cx.journal, &self.access);
         self.consumers.recheck_over_share(cx.work, &mut self.queues, &self.quota);
-        self.give_up(cx);
+        self.expire_and_trim(cx);
         self.serve_gets(cx);
         let mut left = most;
         while left > 0 {
             let Some(queue) = self.queues.records_mut().pop_ready() else { return };
-            left -= self.take_its_turn(cx, queue, left.min(self.burst(queue)));
+            left -= self.deliver_burst(cx, queue, left.min(self.burst(queue)));
             self.queues.records().charge_levels(cx.work);
             left = left.saturating_sub(cx.work.take() / UNITS_PER_DELIVERY);
         }
     }
 
     /// Removes expired, rejected and surplus messages from queues, and deletes expired queues.
-    fn give_up(&mut self, cx: &mut Context<'_>) {
+    fn expire_and_trim(&mut self, cx: &mut Context<'_>) {
         let mut turn = TrimTurn::new();
-        while let Some(unused) = self.post().shed(cx, &mut turn) {
+        while let Some(unused) = self.republisher().expire_and_trim(cx, &mut turn) {
             self.retire_queue(cx, unused);
             self.jobs.begin(Job::Queue(unused));
         }
@@ -112,7 +112,7 @@ impl Broker {
     /// It is 1 if the prefetch is that of a whole channel, so that its other consumers get their part.
     #[inline]
     fn burst(&self, queue: QueueId) -> u32 {
-        let next = self.queues.records().audience(queue).next();
+        let next = self.queues.records().queue_consumers(queue).next();
         match next.is_some_and(|index| self.consumers.shares_credit(self.consumers.at(index).channel)) {
             true => 1,
             false => QUEUE_BURST,
@@ -121,16 +121,17 @@ impl Broker {
 
     /// Delivers at most `most` messages from a queue that was removed from the ready list.
     #[inline]
-    fn take_its_turn(&mut self, cx: &mut Context<'_>, queue: QueueId, most: u32) -> u32 {
+    fn deliver_burst(&mut self, cx: &mut Context<'_>, queue: QueueId, most: u32) -> u32 {
         let delivered = self.deliver_from(cx, queue, most);
         let record = self.queues.at(queue);
         if record.has_rules() {
             // If a consumer is ready, messages over the length limit of a queue are delivered in the next
             // turn, or after the sync or the read that the first one waits for.
             let first = self.queues.at(self.queues.records().first_level(queue));
-            let is_over = !record.audience.is_ready() || delivered < most && first.front != Front::Blocked;
+            let is_over =
+                !record.queue_consumers.is_ready() || delivered < most && first.front != Front::Blocked;
             if is_over || self.queues.is_far_over_length(queue) {
-                self.post().enforce_limits(cx, queue);
+                self.republisher().enforce_limits(cx, queue);
             }
         }
         if self.queues.at(queue).rank != Rank::Plain {
@@ -157,7 +158,7 @@ impl Broker {
         if !self.queues.records_mut().leave_ready(queue) {
             return;
         }
-        let delivered = self.take_its_turn(cx, queue, CATCH_UP_MAX);
+        let delivered = self.deliver_burst(cx, queue, CATCH_UP_MAX);
         cx.work.charge((delivered * UNITS_PER_DELIVERY) as usize);
     }
 
@@ -174,7 +175,7 @@ impl Broker {
             cx.work.charge(1);
             // The queue of a cancelled consumer whose client must still be notified may be deleted.
             let consumer = self.consumers.at(index);
-            if !consumer.to_tell || consumer.unsettled > 0 {
+            if !consumer.needs_cancel_notice || consumer.unsettled > 0 {
                 self.catch_up(cx, consumer.queue);
             }
         }
@@ -184,7 +185,7 @@ impl Broker {
         let (mut delivered, units_before) = (0, cx.work.units());
         while delivered < most {
             let Some(level) = self.queues.records().wanted_level(queue) else { break };
-            let Some(consumer) = self.queues.records().audience(queue).next() else {
+            let Some(consumer) = self.queues.records().queue_consumers(queue).next() else {
                 panic!("a queue that wants a delivery has a consumer for it");
             };
             if !self.consumers.has_credit(consumer) {
@@ -198,8 +199,8 @@ impl Broker {
                 continue;
             }
             if self.queues.at(level).settings.may_expire {
-                let is_clear =
-                    self.post().expire_before_delivery(cx, level, Patience::OneTurn) == ExpiryResult::Yes;
+                let is_clear = self.republisher().expire_before_delivery(cx, level, Patience::OneTurn)
+                    == ExpiryResult::Done;
                 // Expiring messages is work too: messages behind them may have to wait for the next turn.
                 let units = cx.work.units() - units_before;
                 if !is_clear || delivered + units / UNITS_PER_DELIVERY >= most {
@@ -223,7 +224,7 @@ impl Broker {
         let channel = self.send(cx, index, queue, taken, Carrier::Deliver);
         self.consumers.end_turn(cx.work, &mut self.queues, index);
         if self.firehose.is_on {
-            self.post().trace_delivered(cx, channel, taken.message, (queue, taken.redelivered));
+            self.republisher().trace_delivered(cx, channel, taken.message, (queue, taken.redelivered));
         }
     }
 
@@ -246,8 +247,8 @@ impl Broker {
     /// Appends a delivery to its connection's outbox. The caller has checked the capacity of the pool.
     #[inline]
     pub(crate) fn put_into_outbox(&mut self, messages: &Messages, new: NewDelivery) {
-        let (queues, quota, watch) = (&mut self.queues, &mut self.quota, &mut self.watch);
-        self.consumers.put_into_outbox(messages, queues, quota, new, || watch.begin());
+        let (queues, quota, ack_timeout) = (&mut self.queues, &mut self.quota, &mut self.ack_timeout);
+        self.consumers.put_into_outbox(messages, queues, quota, new, || ack_timeout.begin());
     }
 
     /// Returns whether a connection may have one more delivery.
@@ -405,17 +406,17 @@ impl Broker {
     ) -> Result<Option<bool>, Fault> {
         let connection = self.consumers.connection_of(channel);
         let level = match self.expire_before_get(cx, queue) {
-            (ExpiryResult::Yes, level) => level,
-            (ExpiryResult::NotYet, _) => return Ok(None),
+            (ExpiryResult::Done, level) => level,
+            (ExpiryResult::More, _) => return Ok(None),
             // An expired message is not delivered, and the client must not wait for capacity that only it may
             // free.
-            (ExpiryResult::No, _) => return Ok(Some(false)),
+            (ExpiryResult::Blocked, _) => return Ok(Some(false)),
         };
         let (whole, record) = (self.queues.at(queue), self.queues.at(level));
-        if (whole.returning > 0 || record.returning > 0) && !whole.dying {
+        if (whole.returning > 0 || record.returning > 0) && !whole.is_deleted() {
             return Ok(None);
         }
-        if record.backlog.ready() == 0 || whole.dying {
+        if record.backlog.ready() == 0 || whole.is_deleted() {
             self.counters.get_empty += 1;
             count_up(&mut self.consumers.channel_mut(channel).counters.get_empty);
             return Ok(Some(false));
@@ -432,12 +433,12 @@ impl Broker {
             };
         }
         let Some(first) = self.queues.first_to_go(cx, level) else { return Ok(None) };
-        let stand_in = self.get_stand_in(channel, queue, no_ack)?;
+        let stand_in = self.get_record(channel, queue, no_ack)?;
         let taken = self.queues.take_first(cx, level, first);
         self.queues.note_delivery(cx, level, &taken);
         let behind = self.queues.records().first_level(queue);
         if self.queues.at(behind).settings.may_expire {
-            self.post().expire_behind(cx, behind);
+            self.republisher().expire_behind(cx, behind);
         }
         // The last message of a level may have left or expired: another level is first then, and may be
         // deliverable at once.
@@ -447,7 +448,7 @@ impl Broker {
         let left = self.queues.records().ready_in(queue);
         let channel = self.send(cx, stand_in, level, &taken, Carrier::Get(left));
         if self.firehose.is_on {
-            self.post().trace_delivered(cx, channel, taken.message, (level, taken.redelivered));
+            self.republisher().trace_delivered(cx, channel, taken.message, (level, taken.redelivered));
         }
         Ok(Some(true))
     }
@@ -460,10 +461,10 @@ impl Broker {
         loop {
             let level = self.queues.records().first_level(queue);
             if !self.queues.at(level).settings.may_expire {
-                return (ExpiryResult::Yes, level);
+                return (ExpiryResult::Done, level);
             }
-            let cleared = self.post().expire_before_delivery(cx, level, Patience::No);
-            if cleared != ExpiryResult::Yes || self.queues.records().first_level(queue) == level {
+            let cleared = self.republisher().expire_before_delivery(cx, level, Patience::No);
+            if cleared != ExpiryResult::Done || self.queues.records().first_level(queue) == level {
                 return (cleared, level);
             }
             self.queues.records_mut().wake(queue);
@@ -479,12 +480,12 @@ impl Broker {
             if outcome.is_some() {
                 continue;
             }
-            let is_over = self.consumers.find_channel(channel).is_none_or(|record| record.closing);
+            let is_over = self.consumers.find_channel(channel).is_none_or(|record| record.is_closed());
             let is_gone =
                 self.queues.records().get(queue.index()).is_none_or(|record| record.serial != serial);
             let result = match () {
                 () if is_over || is_gone => Ok(Some(false)),
-                () if self.queues.is_kept_from_get(queue) => Ok(None),
+                () if self.queues.cannot_get_yet(queue) => Ok(None),
                 () => self.get_now(cx, channel, queue, no_ack),
             };
             if let Some(outcome) = result.transpose() {
@@ -507,7 +508,7 @@ impl Broker {
     }
 
     /// Returns the consumer record that represents this channel's gets from this queue, acknowledged or not.
-    fn get_stand_in(&mut self, channel: ChannelId, queue: QueueId, no_ack: bool) -> Result<usize, Fault> {
+    fn get_record(&mut self, channel: ChannelId, queue: QueueId, no_ack: bool) -> Result<usize, Fault> {
         let mut at = self.consumers.next_of_channel(channel, None);
         while let Some(index) = at {
             let consumer = self.consumers.at(index);

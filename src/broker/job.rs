@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use leveret_core::command::{ChannelId, ConnectionId, ExchangeId, QueueId, Settlement, VhostId};
 
-use super::queue::Purged;
+use super::queue_records::Purged;
 
 /// A piece of work.
 #[derive(Debug)]

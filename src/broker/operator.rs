@@ -16,7 +16,7 @@ use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::journal::{Batch, DestinationName, Journal, VhostMetadata};
 use leveret_core::password::PasswordHash;
 
-use super::access::{OperatorFault, Right, Thing, VHOST_METADATA_BYTES_MAX, VhostChange, check_name};
+use super::access::{OperatorFault, Resource, Right, VHOST_METADATA_BYTES_MAX, VhostChange, check_name};
 use super::context::Work;
 use super::definitions::{DeleteIf, QueueDeclaration};
 use super::job::{Job, Sweep};
@@ -108,9 +108,9 @@ impl Broker {
         };
         let who = self.access.identity_of(user);
         for (right, thing) in [
-            (Right::Configure, Thing::Queue(queue)),
-            (Right::Write, Thing::Exchange("")),
-            (Right::Read, Thing::Queue(queue)),
+            (Right::Configure, Resource::Queue(queue)),
+            (Right::Write, Resource::Exchange("")),
+            (Right::Read, Resource::Queue(queue)),
         ] {
             self.access.check(&mut Work::default(), &who, vhost, right, thing)?;
         }
@@ -384,7 +384,7 @@ impl Broker {
         let id = self.access.require_vhost(vhost)?;
         let view = PolicyView { vhost, policy: *said };
         let batch = self.policies.set(cx.journal, self.access.pattern_bytes_mut(), id, &view)?;
-        self.tell_of_policies();
+        self.notify_of_policies();
         self.run_jobs(cx);
         Ok(batch)
     }
@@ -402,7 +402,7 @@ impl Broker {
     ) -> Changed {
         let id = self.access.find_vhost(vhost).ok_or(OperatorFault::NoSuchParameter)?;
         self.policies.clear(cx.journal, id, vhost, kind, name)?;
-        self.tell_of_policies();
+        self.notify_of_policies();
         self.run_jobs(cx);
         Ok(cx.journal.await_facts())
     }
@@ -487,7 +487,7 @@ impl Broker {
             .find_vhost(vhost)
             .ok_or_else(|| Fault::new(ReplyCode::NotFound, format_args!("no virtual host '{vhost}'")))?;
         let at = self.recovery.find_orphan(incarnation)?;
-        let words = self.queue_in_words(id, queue);
+        let words = self.queue_text(id, queue);
         if queue.is_empty() || queue.len() > 255 || queue.starts_with("amq.") {
             return Err(Fault::new(
                 ReplyCode::PreconditionFailed,
@@ -564,7 +564,7 @@ impl Broker {
     pub fn queue_flow(&self, vhost: &str, queue: &str) -> Option<QueueFlow> {
         let queue = self.queues.records().find_queue(self.access.find_vhost(vhost)?, queue)?;
         Some(QueueFlow {
-            came: self.queues.records().sum_over_levels(queue, |level| level.backlog.came()),
+            came: self.queues.records().sum_over_levels(queue, |level| level.backlog.arrived_count()),
             ready: self.queues.records().ready_in(queue),
             body_bytes: self.queues.records().sum_over_levels(queue, |level| level.backlog.body_bytes()),
         })

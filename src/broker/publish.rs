@@ -19,17 +19,17 @@ use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::journal::{Journal, Mode as JournalMode, NoRoom, Urgency};
 use leveret_core::mem::{MessageFlags, MessageId, Messages, Share};
 
-use super::access::{Right, Thing};
+use super::access::{Resource, Right};
 use super::arguments::{Overflow, expiration_ms};
 use super::consumers::{FullQueue, Mode};
 use super::context::Work;
 use super::deliveries::{Carrier, NewDelivery};
-use super::queue::SLOT_BYTES;
-use super::queues::{Claim, Hindrance, Scratch};
+use super::queue_flow::{CannotPublish, Claim, Scratch};
+use super::queue_records::SLOT_BYTES;
 use super::reply_text::{Lossy, out_of, out_of_disk, unwritable_for_messages};
 use super::shortage::{Pool, Shortage};
 use super::state::{REPLY_TO, count_up};
-use super::topology::{copies, exchange_in_words};
+use super::topology::{copies, exchange_text};
 use super::{Broker, Context};
 
 /// How a message is published.
@@ -41,7 +41,7 @@ pub(crate) struct Publish {
     /// Whether the publisher can be made to wait; not in the middle of a commit.
     pub(crate) may_wait: bool,
     /// The publisher has waited too long for the disk.
-    pub(crate) gives_up: bool,
+    pub(crate) has_timed_out: bool,
     /// How long the message may wait for its commit, if it has one.
     pub(crate) urgency: Urgency,
 }
@@ -136,7 +136,7 @@ impl Broker {
             }
         };
         let copy = match self.firehose.is_on {
-            true => self.post().trace_published(cx, channel, routed, targets),
+            true => self.republisher().trace_published(cx, channel, routed, targets),
             false => None,
         };
         let routed_to = targets.len() as u32;
@@ -148,13 +148,15 @@ impl Broker {
             Mode::Confirm => (false, true),
             Mode::Transaction(_) => (true, true),
         };
-        let gives_up = core::mem::take(&mut self.consumers.connection_mut(connection).gives_up);
+        let has_timed_out = core::mem::take(&mut self.consumers.connection_mut(connection).has_timed_out);
         let room = match in_transaction {
-            true => self.queues.reserve_transaction(cx, &self.quota, connection, (routed, targets), gives_up),
+            true => {
+                self.queues.reserve_transaction(cx, &self.quota, connection, (routed, targets), has_timed_out)
+            }
             false => Ok(()),
         };
         let result = if let Err(hindrance) = room {
-            self.hinder(cx, routed, targets, channel, hindrance)
+            self.wait_or_refuse(cx, routed, targets, channel, hindrance)
         } else if in_transaction {
             // On the default exchange the keys are the names of the queues, so a commit finds them without a
             // stored route. A rewritten copy needs one, because its BCC keys may be removed.
@@ -164,12 +166,12 @@ impl Broker {
         } else {
             let share = self.publish_share(connection);
             let urgency = if is_awaited { Urgency::Awaited } else { Urgency::Window };
-            let publish = Publish { channel, mandatory, share, may_wait: true, gives_up, urgency };
+            let publish = Publish { channel, mandatory, share, may_wait: true, has_timed_out, urgency };
             self.deliver_to_targets(cx, routed, targets, &publish)
         };
         let is_taken = matches!(result, Ok(Outcome::Published | Outcome::PublishRefused));
         match copy {
-            Some(copy) if is_taken => self.post().publish_trace(cx, channel, copy),
+            Some(copy) if is_taken => self.republisher().publish_trace(cx, channel, copy),
             Some(copy) => cx.messages.discard(copy),
             None => {}
         }
@@ -208,16 +210,16 @@ impl Broker {
             return self.unroutable(cx.messages, message, publish);
         }
         let routed = targets.len() as u64;
-        let (kept, refused) = self.leave_out_unwilling(cx, message, targets);
+        let (kept, refused) = self.filter_targets(cx, message, targets);
         if self.queues.take_lacks_slot() {
             cx.messages.release(message);
             return Err(out_of("queues_max"));
         }
         self.queues.count_live_log_bytes(cx.journal);
-        let Publish { share, may_wait, gives_up, .. } = *publish;
-        let claim = Claim { share, may_wait, gives_up };
+        let Publish { share, may_wait, has_timed_out, .. } = *publish;
+        let claim = Claim { share, may_wait, has_timed_out };
         let mut reserved = self.queues.reserve(cx, &self.quota, message, &targets[..kept], claim);
-        if matches!(reserved, Err(Hindrance::Wait(Shortage::QueueDisk(_)))) {
+        if matches!(reserved, Err(CannotPublish::Wait(Shortage::QueueDisk(_)))) {
             // The count of bytes in the log may be outdated: some messages may have been taken since.
             self.queues.recount_live_log_bytes(cx.journal.durable());
             self.queues.count_live_log_bytes(cx.journal);
@@ -227,36 +229,36 @@ impl Broker {
             Ok(()) => {
                 self.counters.routed += routed;
                 if self.queues.push(cx, message, &targets[..kept], publish.urgency) {
-                    self.post().enforce_limits_after_push(cx, message, &targets[..kept]);
+                    self.republisher().enforce_limits_after_push(cx, message, &targets[..kept]);
                 }
                 if kept < targets.len() {
-                    self.post().dead_letter_refused(cx, message, &targets[kept..]);
+                    self.republisher().dead_letter_refused(cx, message, &targets[kept..]);
                 }
                 cx.messages.release(message);
                 Ok(if refused { Outcome::PublishRefused } else { Outcome::Published })
             }
-            Err(hindrance) => self.hinder(cx, message, targets, publish.channel, hindrance),
+            Err(hindrance) => self.wait_or_refuse(cx, message, targets, publish.channel, hindrance),
         }
     }
 
     /// Handles a message that is not accepted now: its publisher waits, or is refused.
-    fn hinder(
+    fn wait_or_refuse(
         &mut self,
         cx: &mut Context<'_>,
         message: MessageId,
         targets: &[QueueId],
         channel: ChannelId,
-        hindrance: Hindrance,
+        hindrance: CannotPublish,
     ) -> Result<Outcome, Fault> {
         match hindrance {
-            Hindrance::Wait(shortage) => {
+            CannotPublish::Wait(shortage) => {
                 self.publishing.shortage = shortage;
                 self.note_wait(cx.messages, message, targets, channel);
                 // The publisher may be waiting for the pending commit.
                 cx.journal.hurry();
                 Ok(Outcome::Wait)
             }
-            Hindrance::Fault(fault) => {
+            CannotPublish::Fault(fault) => {
                 cx.messages.release(message);
                 Err(fault)
             }
@@ -282,7 +284,7 @@ impl Broker {
     /// Has the publish that a connection waits for refused with 506 at the next attempt, if the disk still
     /// has no space for it.
     pub fn refuse_waiting(&mut self, connection: ConnectionId) {
-        self.consumers.connection_mut(connection).gives_up = true;
+        self.consumers.connection_mut(connection).has_timed_out = true;
     }
 
     /// Returns the part of the pools that a connection's publishes may use. A publisher with deliveries that
@@ -306,12 +308,12 @@ impl Broker {
     }
 
     /// Replaces queues with priorities by their levels, and removes target queues that do not take the
-    /// message (see `Records::keep_willing`).
+    /// message (see `Records::keep_accepting`).
     ///
     /// Returns how many queues at the front of `targets` take the message, and whether a length limit refused
     /// it.
     #[inline]
-    pub(crate) fn leave_out_unwilling(
+    pub(crate) fn filter_targets(
         &mut self,
         cx: &mut Context<'_>,
         message: MessageId,
@@ -328,7 +330,7 @@ impl Broker {
                 self.catch_up(cx, queue);
             }
         }
-        self.keep_willing(cx.messages, message, targets)
+        self.keep_accepting(cx.messages, message, targets)
     }
 
     /// Removes target queues that refuse the message because of their length limit, and those where a message
@@ -336,14 +338,14 @@ impl Broker {
     ///
     /// Returns how many queues at the front of `targets` take the message; those behind them refuse and
     /// dead-letter it. The Boolean tells whether a length limit refused it.
-    pub(crate) fn keep_willing(
+    pub(crate) fn keep_accepting(
         &self,
         messages: &Messages,
         message: MessageId,
         targets: &mut Vec<QueueId>,
     ) -> (usize, bool) {
         let credit = |queue| self.consumers.waiting_credit(&self.queues, &self.quota, queue);
-        self.queues.records().keep_willing(messages, message, targets, Some(&credit))
+        self.queues.records().keep_accepting(messages, message, targets, Some(&credit))
     }
 
     /// Notes the target queue that the channel's connection waits for, if one has used up its share.
@@ -371,7 +373,7 @@ impl Broker {
     pub fn is_kept_waiting(&mut self, messages: &Messages, connection: ConnectionId) -> bool {
         let Some(full) = self.consumers.connection(connection).waits_for else { return false };
         let record = self.queues.records().get(full.queue.index());
-        let is_there = record.is_some_and(|record| record.serial == full.serial && !record.dying)
+        let is_there = record.is_some_and(|record| record.serial == full.serial && !record.is_deleted())
             && self.revision() == full.revision;
         let is_full = is_there
             && !self.queues.records().is_well_within_share(self.queues.free_memory(messages), full.queue);
@@ -435,7 +437,7 @@ impl Broker {
         if found.is_some() && record.may_write == found && record.may_write_until == self.revision() {
             return Ok(());
         }
-        self.check(work, connection, vhost, Right::Write, Thing::Exchange(exchange))?;
+        self.check(work, connection, vhost, Right::Write, Resource::Exchange(exchange))?;
         let revision = self.revision();
         let record = self.consumers.channel_mut(channel);
         (record.may_write, record.may_write_until) = (found, revision);
@@ -448,7 +450,7 @@ impl Broker {
         if record.internal {
             return Err(Fault::new(
                 ReplyCode::AccessRefused,
-                format_args!("cannot publish to internal {}", exchange_in_words(&self.access, vhost, name)),
+                format_args!("cannot publish to internal {}", exchange_text(&self.access, vhost, name)),
             ));
         }
         Ok(exchange)
@@ -658,14 +660,14 @@ impl Broker {
         channel: ChannelId,
         targets: &mut Vec<QueueId>,
     ) -> Result<Outcome, Fault> {
-        let promised = self.check_commit_fits(cx, channel, targets)?;
-        self.republish.promise(promised);
+        let reservation = self.check_commit_fits(cx, channel, targets)?;
+        self.republish.set_reservation(reservation);
         // The commit was within its work limit when it was checked, and must not end half-way.
         cx.work.lift_limit();
         let said = cx.journal.said();
         cx.journal.begin_group();
         let outcome = self.carry_out(cx, channel, targets);
-        self.republish.promise(Promised::default());
+        self.republish.set_reservation(CommitReservation::default());
         let batch = cx.journal.end_group(cx.messages, Urgency::Awaited);
         if cx.journal.said() != said {
             cx.await_batch(batch);
@@ -694,18 +696,18 @@ impl Broker {
                 mandatory,
                 share: Share::Reserve,
                 may_wait: false,
-                gives_up: false,
+                has_timed_out: false,
                 urgency: Urgency::Awaited,
             };
             let outcome = self.deliver_to_targets(cx, message, targets, &publish)?;
             assert!(outcome != Outcome::Wait, "a commit never waits");
             is_refused |= outcome == Outcome::PublishRefused;
         }
-        self.republish.promise(Promised::default());
+        self.republish.set_reservation(CommitReservation::default());
         let mut settlements = transaction.settlements;
         if !settlements.is_empty() {
             // The deletion of a queue settles its messages.
-            cx.await_others();
+            cx.await_all_changes();
         }
         while let Some((index, settlement)) = self.queues.deliveries_mut().next_decided(&mut settlements) {
             self.settle_one(cx, index, settlement);
@@ -749,7 +751,7 @@ impl Broker {
         cx: &mut Context<'_>,
         channel: ChannelId,
         targets: &mut Vec<QueueId>,
-    ) -> Result<Promised, Fault> {
+    ) -> Result<CommitReservation, Fault> {
         let Mode::Transaction(transaction) = &self.consumers.channel(channel).mode else {
             panic!("only a transaction is committed");
         };
@@ -789,7 +791,7 @@ impl Broker {
         if returns > self.queues.deliveries().room() {
             return Err(out_of("unacknowledged_max"));
         }
-        Ok(Promised { chunks, logged })
+        Ok(CommitReservation { chunks, logged })
     }
 
     /// Checks whether the log has capacity for this many bytes together. A transaction larger than one commit
@@ -809,7 +811,7 @@ impl Broker {
 /// Capacity that a commit being carried out still needs at most. Dead letters that it causes leave that much
 /// free, or the commit would end half-way.
 #[derive(Clone, Copy, Default, Debug)]
-pub(crate) struct Promised {
+pub(crate) struct CommitReservation {
     /// Number of chunks for queue entries.
     pub(crate) chunks: usize,
     /// Number of messages for the log.

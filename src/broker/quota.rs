@@ -16,7 +16,7 @@
 //! - What is taken is given back as the same kind, so every count is 0 when everything was drained and
 //!   closed.
 //! - A connection is identified by its id and by a number that no other connection has had.
-//! - Queues have a rule of the same form for the messages in them (`queue::fullness`).
+//! - Queues have a rule of the same form for the messages in them (`queue_records::fullness`).
 
 use crate::reply_text::out_of;
 use leveret_core::command::{ConnectionId, VhostId};
@@ -233,7 +233,7 @@ impl Quota {
     }
 
     /// Notes a new connection, before its handshake.
-    pub(crate) fn connection_came(&mut self, connection: ConnectionId) {
+    pub(crate) fn note_connection(&mut self, connection: ConnectionId) {
         // No connection has the number 0.
         self.serial = self.serial.wrapping_add(1).max(1);
         let index = connection.index();
@@ -245,7 +245,7 @@ impl Quota {
     }
 
     /// Notes that a connection is closed and everything that it held was given back.
-    pub(crate) fn connection_gone(&mut self, connection: ConnectionId) {
+    pub(crate) fn note_connection_closed(&mut self, connection: ConnectionId) {
         let share = core::mem::take(self.share_mut(connection));
         assert!(share.vhost.is_none(), "a connection leaves its virtual host before it goes");
         assert_eq!(
@@ -313,7 +313,7 @@ impl Quota {
         room: usize,
     ) -> Result<(), Fault> {
         if room > 0 && *self.share_mut(connection).pool_mut(pool) as usize >= room {
-            return Err(has_its_share(pool.key()));
+            return Err(share_used_up(pool.key()));
         }
         Ok(())
     }
@@ -473,10 +473,10 @@ impl Quota {
             let names_held = share.names_bytes as usize;
             let held = share.declared_mut(declared);
             if *held as usize + places - 1 > DECLARED_TIMES * (room - places) {
-                return Err(has_its_share(declared.key()));
+                return Err(share_used_up(declared.key()));
             }
             if names_held + names_bytes > DECLARED_TIMES * (names_room - names_bytes) {
-                return Err(has_its_share("names_bytes_max"));
+                return Err(share_used_up("names_bytes_max"));
             }
             *held += places as u32;
             share.names_bytes += names_bytes as u32;
@@ -564,7 +564,7 @@ fn log_bytes_of(pinned: Pinned) -> u64 {
 }
 
 /// 506: a connection has used up its share of the pool that this key sizes.
-fn has_its_share(key: &str) -> Fault {
+fn share_used_up(key: &str) -> Fault {
     Fault::new(
         ReplyCode::ResourceError,
         format_args!(
@@ -607,7 +607,7 @@ mod tests {
     /// Creates a connection of the first user.
     fn connected(quota: &mut Quota, index: usize) -> ConnectionId {
         let connection = ConnectionId::from_index(index);
-        quota.connection_came(connection);
+        quota.note_connection(connection);
         quota.logged_in(connection, Some(0));
         quota.enter_vhost(connection, vhost());
         connection
@@ -633,7 +633,7 @@ mod tests {
         (0..25).for_each(|_| quota.give_back(two, Pool::Channels));
         for connection in [one, two] {
             quota.leave_vhost(connection);
-            quota.connection_gone(connection);
+            quota.note_connection_closed(connection);
         }
         assert_eq!(quota.holders(), 0);
     }
@@ -650,14 +650,14 @@ mod tests {
         assert_eq!((quota.names_bytes(), quota.exchanges()), (60, 1));
         assert_eq!(quota.fills()[0], (3, 100));
         quota.leave_vhost(connection);
-        quota.connection_gone(connection);
+        quota.note_connection_closed(connection);
         // Another connection with the same id is not responsible for these declarations.
         let again = connected(&mut quota, 0);
         quota.undeclare(Declared::Queue, 10, declarer);
         quota.undeclare(Declared::Exchange, 20, declarer);
         quota.undeclare(Declared::Binding(3), 30, declarer);
         quota.leave_vhost(again);
-        quota.connection_gone(again);
+        quota.note_connection_closed(again);
         assert_eq!((quota.names_bytes(), quota.exchanges(), quota.holders()), (0, 0, 0));
     }
 
@@ -719,7 +719,7 @@ mod tests {
         let one = connected(&mut quota, 0);
         quota.take_delivery(one, 10);
         quota.leave_vhost(one);
-        quota.connection_gone(one);
+        quota.note_connection_closed(one);
     }
 
     #[test]
@@ -732,7 +732,7 @@ mod tests {
         assert_eq!((quota.of_user(0), quota.connections_in(vhost())), ((0, 0), 1));
         quota.give_back(connection, Pool::Channels);
         quota.leave_vhost(connection);
-        quota.connection_gone(connection);
+        quota.note_connection_closed(connection);
         assert_eq!(quota.holders(), 0);
     }
 }

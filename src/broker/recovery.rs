@@ -26,7 +26,7 @@ use super::levels_of;
 use super::orphans::Orphan;
 use super::parameters::ParameterView;
 use super::policy::{Applied, ApplyTo, NewPolicy, PolicyKind};
-use super::queue::{Logged, Queue, RequeueCounts, first_rank};
+use super::queue_records::{DurableIndex, Queue, RequeueCounts, first_rank};
 use super::topology::{BindingSpec, Destination, ExchangeDeclaration};
 use super::{Broker, Context};
 
@@ -353,7 +353,7 @@ fn restored(put: Result<(), OperatorFault>) -> Restored {
 }
 
 impl Broker {
-    // ---- at a start
+    // ---- at start
 
     /// Declares a durable object again. Definitions come in the order of their keys, so an object precedes
     /// its parts.
@@ -395,11 +395,12 @@ impl Broker {
                 let Some(vhost) = self.access.find_vhost(vhost) else { return self.access.orphaned() };
                 let (arguments, requeues) = RequeueCounts::split(arguments);
                 // Policies are applied to the queue later, in `Broker::apply_policies`.
-                let settings = QueueSettings::of(&self.policies.terms(arguments, Applied::default()));
+                let settings =
+                    QueueSettings::of(&self.policies.effective_policy(arguments, Applied::default()));
                 let mut record = Queue::new(vhost, name, arguments, settings);
                 (record.declared.durable, record.declared.auto_delete, record.declared.is_rebuilt) =
                     (true, auto_delete, is_rebuilt);
-                record.logged = Logged::as_incarnation(incarnation);
+                record.logged = DurableIndex::as_incarnation(incarnation);
                 record.requeues = requeues;
                 record.rank = first_rank(cx.journal, &record, levels_from);
                 let is_news = record.levels_from() != levels_from;
@@ -524,11 +525,11 @@ impl Broker {
             return None;
         }
         let applied = self.policies_for(cx.work, vhost, name, &[]);
-        let settings = QueueSettings::of(&self.policies.terms(&[], applied));
+        let settings = QueueSettings::of(&self.policies.effective_policy(&[], applied));
         let mut record = Queue::new(vhost, name, &[], settings);
         record.applied = applied;
         (record.declared.durable, record.declared.is_rebuilt) = (true, true);
-        record.logged = Logged::as_incarnation(incarnation);
+        record.logged = DurableIndex::as_incarnation(incarnation);
         let queue = self.add_queue(cx, record).ok()?;
         self.queues.records_mut().append_queue(cx, &self.access, queue.index(), true);
         Some(queue)
@@ -536,7 +537,7 @@ impl Broker {
 
     /// Notes that all adopted messages are in their queue.
     pub fn end_adoption(&mut self, queue: QueueId) {
-        if self.recovery.end_adoption(queue) && !self.queues.at(queue).dying {
+        if self.recovery.end_adoption(queue) && !self.queues.at(queue).is_deleted() {
             let (_, drops) = self.purge(queue);
             drops.into_iter().for_each(|job| self.jobs.begin(job));
         }
@@ -550,7 +551,7 @@ impl Broker {
     #[cfg(debug_assertions)]
     pub fn next_rebuilt(&self) -> Option<(String, String)> {
         let mut queues = self.queues.records().iter().map(|(_, queue)| queue);
-        let queue = queues.find(|queue| queue.declared.is_rebuilt && !queue.dying)?;
+        let queue = queues.find(|queue| queue.declared.is_rebuilt && !queue.is_deleted())?;
         Some((self.access.vhost_name(queue.vhost).into(), queue.name.to_string()))
     }
 
@@ -620,7 +621,7 @@ impl Broker {
     /// is processed.
     pub fn apply_policies(&mut self, cx: &mut Context<'_>) {
         if !self.policies.is_empty() {
-            self.policies.begin_telling();
+            self.policies.begin_notification();
             while !self.run_policies(cx, &mut { u32::MAX }) {}
         }
     }

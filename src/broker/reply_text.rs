@@ -14,24 +14,24 @@ use super::access::OperatorFault;
 
 /// A queue's name and virtual host as reply texts show them.
 #[derive(Clone, Copy)]
-pub(crate) struct QueueInWords<'a> {
+pub(crate) struct QueueText<'a> {
     pub(crate) name: &'a str,
     pub(crate) vhost: &'a str,
 }
 
-impl fmt::Display for QueueInWords<'_> {
+impl fmt::Display for QueueText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "queue '{}' in vhost '{}'", self.name, self.vhost)
     }
 }
 
 /// An exchange's name and virtual host as reply texts show them.
-pub(crate) struct ExchangeInWords<'a> {
+pub(crate) struct ExchangeText<'a> {
     pub(crate) name: &'a str,
     pub(crate) vhost: &'a str,
 }
 
-impl fmt::Display for ExchangeInWords<'_> {
+impl fmt::Display for ExchangeText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "exchange '{}' in vhost '{}'", self.name, self.vhost)
     }
@@ -144,7 +144,7 @@ pub(crate) fn unwritable_for_messages() -> Fault {
 
 /// 506: a publisher waited too long for space in the log, while it held deliveries or had an open transaction
 /// itself.
-pub(crate) fn waits_behind_itself(journal: &Journal) -> Fault {
+pub(crate) fn waited_too_long(journal: &Journal) -> Fault {
     let raise = if journal.is_file_system_full() { "make room on the file system" } else { "raise" };
     let key = if journal.is_file_system_full() { "" } else { journal.room_key() };
     Fault::new(

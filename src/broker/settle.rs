@@ -18,11 +18,13 @@ use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::mem::Messages;
 use leveret_core::time::{Deadline, Now};
 
+use super::consumers::ChannelState;
 use super::consumers::{Channel, Mode, Transaction};
 use super::deliveries::Carrier;
 use super::job::{Job, spend};
-use super::queue::Purged;
-use super::queues::take_step;
+use super::queue_flow::take_step;
+use super::queue_records::Purged;
+use super::queue_records::QueueState;
 use super::republish::Reason;
 use super::state::count_up;
 use super::{Broker, Context};
@@ -31,7 +33,7 @@ use super::{Broker, Context};
 const STEP: u32 = 512;
 
 /// Maximum number of channels examined in one turn.
-const LOOK_STEP: u32 = 512;
+const CHECK_STEP: u32 = 512;
 
 /// A channel to be closed, and why.
 #[derive(Debug)]
@@ -128,7 +130,7 @@ impl Broker {
     pub(crate) fn settle_one(&mut self, cx: &mut Context<'_>, index: usize, settlement: Settlement) {
         match settlement {
             Settlement::Requeue => self.requeue_delivery(cx, index),
-            Settlement::Reject => self.give_up_delivery(cx, index, Reason::Rejected),
+            Settlement::Reject => self.dead_letter_or_drop(cx, index, Reason::Rejected),
             Settlement::Ack => {
                 self.counters.acknowledged += 1;
                 let channel = self.queues.deliveries()[index].channel;
@@ -155,7 +157,7 @@ impl Broker {
 
     /// Removes the message of a delivery for this reason: it is dead-lettered if its queue has a dead-letter
     /// exchange.
-    fn give_up_delivery(&mut self, cx: &mut Context<'_>, index: usize, reason: Reason) {
+    fn dead_letter_or_drop(&mut self, cx: &mut Context<'_>, index: usize, reason: Reason) {
         let queue = self.queues.deliveries()[index].queue;
         match queue.filter(|queue| self.queues.records().has_dead_letters(*queue)) {
             Some(queue) => self.dead_letter_delivery(cx, queue, index, reason),
@@ -174,7 +176,7 @@ impl Broker {
         self.consumers.uncount_delivery(cx.messages, &mut self.queues, &mut self.quota, index);
         let delivery = &self.queues.deliveries()[index];
         let (consumer, channel) = (delivery.consumer, delivery.channel);
-        self.post().dead_letter_delivery(cx, queue, index, reason);
+        self.republisher().dead_letter_delivery(cx, queue, index, reason);
         self.queues.note_release();
         self.after_uncount(cx, Some(queue), consumer, channel);
     }
@@ -185,16 +187,16 @@ impl Broker {
     fn count_requeue(&mut self, index: usize) -> bool {
         let channel = self.queues.deliveries()[index].channel;
         let connection = self.consumers.connection_of(channel);
-        !self.consumers.connection(connection).identity.is_own() && self.queues.comes_back_too_often(index)
+        !self.consumers.connection(connection).identity.is_own() && self.queues.count_requeue_in_queue(index)
     }
 
     /// Requeues a delivery at its old position.
     pub(crate) fn requeue_delivery(&mut self, cx: &mut Context<'_>, index: usize) {
         if self.count_requeue(index) {
-            return self.give_up_delivery(cx, index, Reason::DeliveryLimit);
+            return self.dead_letter_or_drop(cx, index, Reason::DeliveryLimit);
         }
         let queue = self.queues.deliveries()[index].queue;
-        let Some(queue) = queue.filter(|queue| !self.queues.at(*queue).dying) else {
+        let Some(queue) = queue.filter(|queue| !self.queues.at(*queue).is_deleted()) else {
             return self.finish_delivery(cx, index);
         };
         self.consumers.uncount_delivery(cx.messages, &mut self.queues, &mut self.quota, index);
@@ -207,7 +209,7 @@ impl Broker {
         }
         self.queues.put_back(cx.messages, queue, index);
         if self.queues.at(queue).has_rules() {
-            self.post().enforce_limits(cx, queue);
+            self.republisher().enforce_limits(cx, queue);
         }
         self.after_uncount(cx, Some(queue), consumer, channel);
     }
@@ -324,7 +326,7 @@ impl Broker {
                 return false;
             }
         }
-        while let Some(consumer) = self.queues.records().audience(queue).first() {
+        while let Some(consumer) = self.queues.records().queue_consumers(queue).first() {
             self.cancel_by_broker(cx, consumer);
             if !spend(left) {
                 return false;
@@ -334,7 +336,7 @@ impl Broker {
         if !self.remove_bindings(cx, left, next) {
             return false;
         }
-        self.queues.at_mut(queue).cleared = true;
+        self.queues.at_mut(queue).state = QueueState::Cleared;
         self.free_queue_if_done(queue);
         true
     }
@@ -378,7 +380,7 @@ impl Broker {
             self.requeue_delivery(cx, index);
         }
         self.end_returning_of(channel);
-        self.consumers.channel_mut(channel).cleared = true;
+        self.consumers.channel_mut(channel).state = ChannelState::Cleared;
         self.consumers.free_channel_if_done(&mut self.quota, channel);
         true
     }
@@ -400,7 +402,7 @@ impl Broker {
                 "nothing refers to a lost channel any more"
             );
         }
-        self.consumers.connection_mut(connection).cleared = true;
+        self.consumers.connection_mut(connection).is_cleared = true;
         self.free_connection_if_done(connection);
         true
     }
@@ -421,10 +423,10 @@ impl Broker {
     /// Sets the time of this turn. Returns whether a new second began, so that [`Self::set_unix_time`] is
     /// due.
     pub const fn set_time(&mut self, now: Now) -> bool {
-        let before = core::mem::replace(&mut self.watch.now_s, (now.as_ms() / 1000) as u32);
-        self.watch.left = LOOK_STEP;
-        self.queues.set_minute(self.watch.now_s / 60);
-        before != self.watch.now_s || self.republish.unix_s() == 0
+        let before = core::mem::replace(&mut self.ack_timeout.now_s, (now.as_ms() / 1000) as u32);
+        self.ack_timeout.left = CHECK_STEP;
+        self.queues.set_minute(self.ack_timeout.now_s / 60);
+        before != self.ack_timeout.now_s || self.republish.unix_s() == 0
     }
 
     /// Sets the date in seconds since 1970. It is only written into headers; no decision depends on it.
@@ -435,8 +437,8 @@ impl Broker {
     /// Returns when a channel may be overdue next.
     pub fn overdue_deadline(&self) -> Deadline {
         let holds_nothing = self.queues.deliveries().is_empty() && self.quota.pinned().open_messages == 0;
-        match self.watch.look_s {
-            Some(look_s) if !holds_nothing => Now::from_ms(u64::from(look_s) * 1000).after_ms(0),
+        match self.ack_timeout.next_check_s {
+            Some(next_check_s) if !holds_nothing => Now::from_ms(u64::from(next_check_s) * 1000).after_ms(0),
             _ => Deadline::NEVER,
         }
     }
@@ -446,35 +448,35 @@ impl Broker {
     ///
     /// A channel that is not closed is returned again by the next check.
     pub fn next_overdue(&mut self) -> Option<Overdue> {
-        if self.watch.look_s.is_none_or(|look_s| self.watch.now_s < look_s) {
+        if self.ack_timeout.next_check_s.is_none_or(|next_check_s| self.ack_timeout.now_s < next_check_s) {
             return None;
         }
-        while self.watch.hand < self.consumers.channel_places() {
-            if !spend(&mut self.watch.left) {
+        while self.ack_timeout.next_place < self.consumers.channel_places() {
+            if !spend(&mut self.ack_timeout.left) {
                 return None;
             }
-            let index = self.watch.hand;
-            self.watch.hand += 1;
+            let index = self.ack_timeout.next_place;
+            self.ack_timeout.next_place += 1;
             let overdue = self.check_overdue(ChannelId::from_index(index));
             if overdue.is_some() {
                 return overdue;
             }
         }
-        self.watch.end();
+        self.ack_timeout.end();
         None
     }
 
     fn check_overdue(&mut self, id: ChannelId) -> Option<Overdue> {
         let channel = self.consumers.find_channel(id)?;
-        if channel.closing || self.consumers.connection(channel.connection).dying {
+        if channel.is_closed() || self.consumers.connection(channel.connection).is_lost {
             return None;
         }
         let (delivered, touched) = (self.oldest_delivery(channel), open_since_s(channel));
         let (connection, number, code) = (channel.connection, channel.number, ReplyCode::PreconditionFailed);
-        let own_ms = self.watch.timeout_ms;
+        let own_ms = self.ack_timeout.timeout_ms;
         // Transaction and oldest delivery are both examined, because the next check depends on both.
-        let is_left_open = touched.is_some_and(|since_s| self.watch.is_overdue(since_s, own_ms));
-        let unsettled = delivered.filter(|(since_s, ms)| self.watch.is_overdue(*since_s, *ms));
+        let is_left_open = touched.is_some_and(|since_s| self.ack_timeout.is_overdue(since_s, own_ms));
+        let unsettled = delivered.filter(|(since_s, ms)| self.ack_timeout.is_overdue(*since_s, *ms));
         let fault = if let Some((_, ms)) = unsettled {
             // The text is RabbitMQ's.
             Fault::new(
@@ -504,7 +506,7 @@ impl Broker {
         let delivery = &self.queues.deliveries()[channel.unacknowledged.front()?];
         let queue = delivery.queue.and_then(|queue| self.queues.records().get(queue.index()));
         let own_ms = queue.map_or(u32::MAX, |queue| queue.settings.consumer_timeout_ms);
-        let timeout_ms = if own_ms == u32::MAX { self.watch.timeout_ms } else { own_ms };
+        let timeout_ms = if own_ms == u32::MAX { self.ack_timeout.timeout_ms } else { own_ms };
         Some((delivery.delivered_s, timeout_ms))
     }
 
@@ -552,7 +554,7 @@ impl Broker {
     pub(crate) fn touch(&mut self, channel: ChannelId) {
         let record = self.consumers.channel_mut(channel);
         let Mode::Transaction(transaction) = &mut record.mode else { return };
-        transaction.touched_s = self.watch.begin();
+        transaction.touched_s = self.ack_timeout.begin();
         let (was_empty, connection) = (transaction.is_empty(), record.connection);
         if was_empty {
             self.consumers.connection_mut(connection).open_transactions += 1;
@@ -570,10 +572,10 @@ impl Broker {
     pub(crate) fn end_consumer(&mut self, cx: &mut Context<'_>, index: usize) {
         let Some(queue) = self.consumers.end(cx.work, &mut self.queues, index) else { return };
         let record = self.queues.at(queue);
-        if record.declared.auto_delete && record.audience.is_empty() && !record.dying {
+        if record.declared.auto_delete && record.queue_consumers.is_empty() && !record.is_deleted() {
             self.retire_queue(cx, queue);
             self.jobs.begin(Job::Queue(queue));
-        } else if record.audience.is_empty() {
+        } else if record.queue_consumers.is_empty() {
             self.queues.touch_queue(cx.journal, queue);
         }
     }
@@ -598,7 +600,7 @@ impl Broker {
     }
 
     fn stop_channel(&mut self, cx: &mut Context<'_>, channel: ChannelId) {
-        self.consumers.channel_mut(channel).closing = true;
+        self.consumers.channel_mut(channel).state = ChannelState::Closing;
         self.consumers.mark_returning(&mut self.queues, channel);
         let mut at = self.consumers.next_of_channel(channel, None);
         while let Some(index) = at {
@@ -664,7 +666,7 @@ impl Broker {
     /// Ends a connection that will send no more commands. Its names are free now; its deliveries are requeued
     /// in bounded steps. May be called again.
     pub fn disconnect(&mut self, cx: &mut Context<'_>, connection: ConnectionId) {
-        if core::mem::replace(&mut self.consumers.connection_mut(connection).dying, true) {
+        if core::mem::replace(&mut self.consumers.connection_mut(connection).is_lost, true) {
             return;
         }
         self.forget_gets(connection);
@@ -672,7 +674,7 @@ impl Broker {
         let mut at = self.consumers.next_channel(connection, None);
         while let Some(channel) = at {
             at = self.consumers.next_channel(connection, Some(channel));
-            if !self.consumers.channel(channel).closing {
+            if !self.consumers.channel(channel).is_closed() {
                 self.stop_channel(cx, channel);
             }
         }
@@ -687,7 +689,7 @@ impl Broker {
     /// Notes that the socket is closed: the connection's id may be used again when everything is requeued.
     pub fn release(&mut self, cx: &mut Context<'_>, connection: ConnectionId) {
         self.disconnect(cx, connection);
-        self.consumers.connection_mut(connection).released = true;
+        self.consumers.connection_mut(connection).is_released = true;
         self.free_connection_if_done(connection);
     }
 

@@ -17,9 +17,10 @@ use leveret_core::mem::Slab;
 
 use super::Context;
 use super::access::{
-    self, Access, FIRST_VHOST, Identity, Load, OperatorFault, PREDECLARED, PREDECLARED_EXCHANGES, Right,
-    Thing,
+    self, Access, FIRST_VHOST, Identity, Load, OperatorFault, PREDECLARED, PREDECLARED_EXCHANGES, Resource,
+    Right,
 };
+use super::ack_timeout::AcknowledgementTimeout;
 use super::consumers::{Channel, Connection, Consumer, ConsumerState, Consumers};
 use super::context::Work;
 use super::deliveries::Deliveries;
@@ -28,15 +29,14 @@ use super::orphans::{self, LeftOut, Recovery};
 use super::parameters::Parameters;
 use super::policy::Policies;
 use super::publish::Publishing;
-use super::queue::Queue;
-use super::queues::{DelayWheel, Expiry, Getting, Queues};
+use super::queue_flow::{DelayWheel, Expiry, Getting, Queues};
+use super::queue_records::Queue;
 use super::quota::{Declared, Declarer, Quota, Room};
-use super::reply_text::QueueInWords;
+use super::reply_text::QueueText;
 use super::republish::{Firehose, Reason, RepublishState, Republisher, TracedName};
 use super::shortage::Shortage;
 use super::topology::{ExchangeDeclaration, NewExchange, Topology};
 use super::views::Views;
-use super::watch::Watch;
 
 /// The pseudo-queue of direct reply-to, and the prefix of its tokens.
 pub(crate) const REPLY_TO: &str = "amq.rabbitmq.reply-to";
@@ -88,7 +88,7 @@ pub struct Broker {
     pub(crate) recovery: Recovery,
     pub(crate) jobs: Jobs,
     pub(crate) publishing: Publishing,
-    pub(crate) watch: Watch,
+    pub(crate) ack_timeout: AcknowledgementTimeout,
     /// What connections, users and virtual hosts use of the shared pools, and their limits.
     pub(crate) quota: Quota,
     pub(crate) counters: Counters,
@@ -151,7 +151,7 @@ impl Broker {
             recovery: Recovery::new(queues + limits.exchanges_max as usize, seed),
             jobs: Jobs::with_capacity(queues + exchanges + 2 * connections + vhosts + 16),
             publishing: Publishing::with_capacity(queues),
-            watch: Watch::new(limits.consumer_timeout_ms),
+            ack_timeout: AcknowledgementTimeout::new(limits.consumer_timeout_ms),
             quota: Quota::new(limits),
             counters: Counters::default(),
             firehose: Firehose::default(),
@@ -181,7 +181,7 @@ impl Broker {
         }
         let queue = self.queues.at(self.queues.records().queue_of_level(lost.queue));
         let (name, first, last) =
-            (self.queue_in_words(queue.vhost, &queue.name).to_string(), lost.first, lost.last);
+            (self.queue_text(queue.vhost, &queue.name).to_string(), lost.first, lost.last);
         let line =
             format!("{UNDELIVERED}{first} to {last} of {} could not be read back", name.escape_debug());
         self.recovery.note_lost_messages(cx.journal, &line);
@@ -206,7 +206,7 @@ impl Broker {
     }
 
     /// Borrows what [`Republisher`] needs to publish a dead letter, a due delayed message or a firehose copy.
-    pub(crate) const fn post(&mut self) -> Republisher<'_> {
+    pub(crate) const fn republisher(&mut self) -> Republisher<'_> {
         Republisher {
             republish: &mut self.republish,
             firehose: &mut self.firehose,
@@ -324,7 +324,7 @@ impl Broker {
 
     /// Notes that a user was added or deleted.
     pub(crate) fn note_users(&mut self) {
-        self.quota.note_users(self.access.lives());
+        self.quota.note_users(self.access.user_serials());
     }
 
     /// Returns the number of connections and channels of a connection's user.
@@ -340,7 +340,7 @@ impl Broker {
         connection: ConnectionId,
         vhost: VhostId,
         right: Right,
-        thing: Thing<'_>,
+        thing: Resource<'_>,
     ) -> Result<(), Fault> {
         self.access.check(work, &self.consumers.connection(connection).identity, vhost, right, thing)
     }
@@ -438,8 +438,8 @@ impl Broker {
         name
     }
 
-    pub(crate) fn queue_in_words<'a>(&'a self, vhost: VhostId, name: &'a str) -> QueueInWords<'a> {
-        QueueInWords { name, vhost: self.access.vhost_name(vhost) }
+    pub(crate) fn queue_text<'a>(&'a self, vhost: VhostId, name: &'a str) -> QueueText<'a> {
+        QueueText { name, vhost: self.access.vhost_name(vhost) }
     }
 
     /// Returns the hidden queue behind `amq.rabbitmq.reply-to` of this channel.
@@ -619,7 +619,7 @@ pub const DELIVERY_BYTES: usize = Deliveries::RECORD_BYTES;
 /// Approximate bytes that the allocator adds to each allocation.
 const ALLOCATION_BYTES: usize = 16;
 
-/// Bytes of the buffers that exist once, for frames of this size and this many messages.
+/// Returns the bytes of the buffers that exist once, for frames of this size and this many messages.
 pub const fn buffer_bytes(frame_max: usize, messages_max: usize) -> usize {
     let once = orphans::ORPHANS_BYTES + DelayWheel::held_bytes(messages_max);
     2 * frame_max + 256 + Topology::header_names_bytes(frame_max) + once

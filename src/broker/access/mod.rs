@@ -38,7 +38,7 @@ pub(super) use rights::Topic;
 pub(super) use state::{
     FIRST_VHOST, PERMISSION_BYTES, PREDECLARED, PREDECLARED_EXCHANGES, USER_BYTES, VHOST_BYTES,
 };
-pub(super) use state::{Right, Thing};
+pub(super) use state::{Resource, Right};
 pub(super) use users::Load;
 
 pub use login::OperatorFault;

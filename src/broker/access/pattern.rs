@@ -133,11 +133,11 @@ fn prepared(text: &str) -> String {
     let mut rest = text.char_indices();
     // Start of the content of a bracketed class.
     let mut class: Option<usize> = None;
-    while let Some((at, letter)) = rest.next() {
-        let behind = &text[at + letter.len_utf8()..];
-        match letter {
+    while let Some((at, character)) = rest.next() {
+        let behind = &text[at + character.len_utf8()..];
+        match character {
             '\\' => {
-                out.push(letter);
+                out.push(character);
                 let Some((at, escaped)) = rest.next() else { break };
                 out.push(escaped);
                 // An escape with braces, like \\x{...}.
@@ -151,7 +151,7 @@ fn prepared(text: &str) -> String {
             '[' if behind.starts_with(':') => {
                 // The name of a class like [:alpha:] ends with its own bracket.
                 let length = behind.find(":]").map_or(0, |end| end + 2);
-                out.push(letter);
+                out.push(character);
                 out.push_str(&behind[..length]);
                 rest.by_ref().take(behind[..length].chars().count()).for_each(drop);
                 continue;
@@ -171,7 +171,7 @@ fn prepared(text: &str) -> String {
             }
             _ => {}
         }
-        out.push(letter);
+        out.push(character);
     }
     out
 }
@@ -180,7 +180,7 @@ fn prepared(text: &str) -> String {
 fn is_repetition(text: &str) -> bool {
     let Some((inside, _)) = text.split_once('}') else { return false };
     let (least, most) = inside.split_once(',').unwrap_or((inside, ""));
-    let is_number = |text: &str| text.bytes().all(|letter| letter.is_ascii_digit());
+    let is_number = |text: &str| text.bytes().all(|character| character.is_ascii_digit());
     !least.is_empty() && is_number(least) && is_number(most)
 }
 
@@ -242,7 +242,7 @@ mod tests {
         assert!(Pattern::new(&"a".repeat(PATTERN_BYTES_MAX + 1), PLENTY).is_err());
     }
 
-    /// Patterns as written by hand, or by a program from a list of devices.
+    /// Patterns as written by next_place, or by a program from a list of devices.
     #[test]
     fn patterns_may_be_as_long_as_is_promised() {
         let devices: Vec<_> = (0..100).map(|at| format!("meter-{at:02}")).collect();
@@ -372,28 +372,28 @@ enum Token {
 fn tokens(text: &str) -> impl Iterator<Item = Option<Token>> {
     let mut rest = text;
     core::iter::from_fn(move || {
-        let mut letters = rest.chars();
-        let token = match letters.next()? {
+        let mut chars = rest.chars();
+        let token = match chars.next()? {
             '^' => Some(Token::Start),
             '$' => Some(Token::End),
             '|' => Some(Token::Or),
             ')' => Some(Token::Close),
             '.' if rest.starts_with(".*") => {
-                letters.next();
+                chars.next();
                 Some(Token::AnyText)
             }
             '.' => Some(Token::AnyChar),
             '(' if rest.starts_with("(?:") => {
-                letters.nth(1);
+                chars.nth(1);
                 Some(Token::Open)
             }
             // "(?" begins another construct, whose question mark is refused later.
             '(' => Some(Token::Open),
-            '\\' => letters.next().filter(|mark| MARKS.contains(*mark)).map(Token::Char),
+            '\\' => chars.next().filter(|mark| MARKS.contains(*mark)).map(Token::Char),
             '*' | '+' | '?' | '{' | '}' | '[' | ']' => None,
-            letter => Some(Token::Char(letter)),
+            character => Some(Token::Char(character)),
         };
-        rest = letters.as_str();
+        rest = chars.as_str();
         Some(token)
     })
 }
@@ -468,8 +468,8 @@ impl Positions {
     fn behind(self, name: &str, is_right: impl Fn(char) -> bool) -> Self {
         let mut all = Self::default();
         for at in self.iter() {
-            let letter = name[at..].chars().next().filter(|letter| is_right(*letter));
-            letter.into_iter().for_each(|letter| all.insert(at + letter.len_utf8()));
+            let character = name[at..].chars().next().filter(|character| is_right(*character));
+            character.into_iter().for_each(|character| all.insert(at + character.len_utf8()));
         }
         all
     }
@@ -477,11 +477,11 @@ impl Positions {
     /// Returns the positions behind any characters, or none.
     fn behind_any(self, name: &str) -> Self {
         let (mut all, mut is_open) = (self, false);
-        for (at, letter) in name.char_indices() {
+        for (at, character) in name.char_indices() {
             is_open |= self.contains(at);
-            is_open &= letter != '\n';
+            is_open &= character != '\n';
             if is_open {
-                all.insert(at + letter.len_utf8());
+                all.insert(at + character.len_utf8());
             }
         }
         all
@@ -498,8 +498,8 @@ pub(super) fn matches(text: &str, name: &str) -> bool {
     let (mut before_group, mut behind_group) = (Positions::default(), Positions::default());
     for token in tokens(text).flatten() {
         here = match token {
-            Token::Char(meant) => here.behind(name, |letter| letter == meant),
-            Token::AnyChar => here.behind(name, |letter| letter != '\n'),
+            Token::Char(meant) => here.behind(name, |character| character == meant),
+            Token::AnyChar => here.behind(name, |character| character != '\n'),
             Token::AnyText => here.behind_any(name),
             Token::Open => {
                 (is_in_group, before_group, behind_group) = (true, here, Positions::default());
@@ -556,7 +556,7 @@ mod plain_pattern_tests {
             "a", "b", "ab", "é", r"\.", ".", ".*", "|", "(", "(?:", ")", "^", "$", "|", "a", "(a|b)", "\n",
             "^", "$",
         ];
-        let letters = ["a", "b", "é", ".", "\n"];
+        let chars = ["a", "b", "é", ".", "\n"];
         let (mut plain, mut matching) = (0, 0);
         for _ in 0..60_000 {
             let text: String = (0..below(9)).map(|_| parts[below(parts.len())]).collect();
@@ -566,7 +566,7 @@ mod plain_pattern_tests {
             plain += 1;
             let compiled = Regex::new(&text).unwrap();
             for _ in 0..8 {
-                let name: String = (0..below(6)).map(|_| letters[below(letters.len())]).collect();
+                let name: String = (0..below(6)).map(|_| chars[below(chars.len())]).collect();
                 assert_eq!(matches(&text, &name), compiled.is_match(&name), "{text:?} and {name:?}");
                 matching += usize::from(matches(&text, &name));
             }

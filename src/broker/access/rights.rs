@@ -16,9 +16,9 @@ use super::login::Identity;
 use super::login::OperatorFault;
 use super::pattern::{Pattern, escaped};
 use super::state::Access;
-use super::state::{Permission, Right, Thing, TopicPermission};
+use super::state::{Permission, Resource, Right, TopicPermission};
 use crate::context::Work;
-use crate::reply_text::ExchangeInWords;
+use crate::reply_text::ExchangeText;
 use crate::reply_text::check_changeable;
 
 /// A topic exchange whose routing keys are to be checked.
@@ -39,7 +39,7 @@ impl Access {
         who: &Identity,
         vhost: VhostId,
         right: Right,
-        thing: Thing<'_>,
+        thing: Resource<'_>,
     ) -> Result<(), Fault> {
         if who.is_own {
             return Ok(());
@@ -61,7 +61,7 @@ impl Access {
                 who.name
             ),
         );
-        let is_default = matches!(thing, Thing::Exchange(""));
+        let is_default = matches!(thing, Resource::Exchange(""));
         Err(if is_default { fault.advising(Advice::MatchDefaultExchange) } else { fault })
     }
 
@@ -97,7 +97,7 @@ impl Access {
             format_args!(
                 "access to topic '{}' in {} refused for user '{}'",
                 key.unwrap_or_default(),
-                ExchangeInWords { name: exchange, vhost: self.vhost_name(vhost) },
+                ExchangeText { name: exchange, vhost: self.vhost_name(vhost) },
                 who.name
             ),
         ))

@@ -16,7 +16,7 @@ use super::pattern::PatternBytes;
 use crate::recovery::Restored;
 use crate::reply_text::check_changeable;
 use crate::state::{Entropy, IndexTable};
-use crate::topology::Kind;
+use crate::topology::ExchangeKind;
 
 /// The name of the user of a new store.
 pub(super) const GUEST: &str = "guest";
@@ -25,15 +25,15 @@ pub(crate) const FIRST_VHOST: &str = "/";
 /// The tag of a new store's user.
 pub(super) const ADMINISTRATOR: &str = "administrator";
 /// What exists in every virtual host before any client declares anything: name, type, internal.
-pub(crate) const PREDECLARED: [(&str, Kind, bool); 8] = [
-    ("", Kind::Default, false),
-    ("amq.direct", Kind::Direct, false),
-    ("amq.fanout", Kind::Fanout, false),
-    ("amq.headers", Kind::Headers, false),
-    ("amq.match", Kind::Headers, false),
-    ("amq.topic", Kind::Topic, false),
-    ("amq.rabbitmq.trace", Kind::Topic, true),
-    ("amq.rabbitmq.log", Kind::Topic, true),
+pub(crate) const PREDECLARED: [(&str, ExchangeKind, bool); 8] = [
+    ("", ExchangeKind::Default, false),
+    ("amq.direct", ExchangeKind::Direct, false),
+    ("amq.fanout", ExchangeKind::Fanout, false),
+    ("amq.headers", ExchangeKind::Headers, false),
+    ("amq.match", ExchangeKind::Headers, false),
+    ("amq.topic", ExchangeKind::Topic, false),
+    ("amq.rabbitmq.trace", ExchangeKind::Topic, true),
+    ("amq.rabbitmq.log", ExchangeKind::Topic, true),
 ];
 
 /// Number of exchanges that a virtual host starts with.
@@ -120,7 +120,7 @@ impl Access {
     /// Returns the virtual host of this name that is not being deleted.
     pub(crate) fn find_vhost(&self, name: &str) -> Option<VhostId> {
         let mut vhosts = self.vhosts.iter();
-        vhosts.find(|(_, vhost)| *vhost.name == *name && !vhost.dying).map(|(index, _)| vhost_at(index))
+        vhosts.find(|(_, vhost)| *vhost.name == *name && !vhost.is_deleted).map(|(index, _)| vhost_at(index))
     }
 
     /// Returns the virtual host of this name.
@@ -229,12 +229,12 @@ pub(crate) enum Right {
 
 /// The kind of object that an operation needs a permission for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Thing<'a> {
+pub(crate) enum Resource<'a> {
     Exchange(&'a str),
     Queue(&'a str),
 }
 
-impl<'a> Thing<'a> {
+impl<'a> Resource<'a> {
     /// Returns the name that is matched: the default exchange is `amq.default` here.
     pub(super) fn name(self) -> &'a str {
         match self {
@@ -244,7 +244,7 @@ impl<'a> Thing<'a> {
     }
 }
 
-impl fmt::Display for Thing<'_> {
+impl fmt::Display for Resource<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match self {
             Self::Exchange(_) => "exchange",
@@ -282,7 +282,7 @@ pub(super) struct User {
     /// Number of topic permissions of the user, in all virtual hosts.
     pub(super) topics: u32,
     /// Number of the user, which distinguishes it from earlier users with its place or its name.
-    pub(super) life: u32,
+    pub(super) serial: u32,
     pub(super) limits: UserLimits,
 }
 
@@ -294,7 +294,7 @@ impl User {
             hash,
             remembered: None,
             topics: 0,
-            life: 0,
+            serial: 0,
             limits: UserLimits::default(),
         }
     }
@@ -342,7 +342,7 @@ pub(super) struct Vhost {
     /// The firehose copies the messages of the virtual host.
     pub(super) is_traced: bool,
     /// The virtual host is deleted, and being cleared.
-    pub(super) dying: bool,
+    pub(super) is_deleted: bool,
     /// Everything in the deleted virtual host is deleted too.
     pub(super) swept: bool,
 }
@@ -397,7 +397,7 @@ impl Access {
         self.forget_users();
         let Some((name, hash)) = first else { return };
         let Some(user) = self.add_user(User::new(name, ADMINISTRATOR, hash)) else {
-            panic!("users_max is at least 1, and there is nobody")
+            panic!("users_max is at least 1, and there is no user")
         };
         if let Some(vhost) = self.find_vhost(FIRST_VHOST) {
             let _ = self.put_permission(user, vhost, [".*"; 3]);
@@ -627,7 +627,7 @@ impl Access {
         }
         self.is_written = true;
         for index in 0..self.vhosts.places() {
-            if self.vhosts.get(index).is_some_and(|vhost| !vhost.dying) {
+            if self.vhosts.get(index).is_some_and(|vhost| !vhost.is_deleted) {
                 self.append_vhost(journal, vhost_at(index), true);
             }
         }

@@ -28,7 +28,7 @@ fn without_a_permission_nothing_is_allowed_and_with_one_what_its_patterns_say() 
     let (vhost, who) = (access.find_vhost("/").unwrap(), named(&access, "sensor"));
     let mut work = Work::default();
     let mut may = |access: &Access, right, name| {
-        access.check(&mut work, &who, vhost, right, Thing::Queue(name)).is_ok()
+        access.check(&mut work, &who, vhost, right, Resource::Queue(name)).is_ok()
     };
     assert!(!may(&access, Right::Read, "t-1"));
     let before = access.revision();
@@ -49,15 +49,15 @@ fn a_user_that_is_deleted_may_do_nothing_and_one_of_his_name_is_another() {
     access.set_topic_permissions(&mut journal, "sensor", "/", "amq.topic", "^a", "^a").unwrap();
     let mut who = named(&access, "sensor");
     assert!(access.may_impersonate(&who) && access.limits_topics(&who));
-    let life = access.lives().last();
+    let serial = access.user_serials().last();
     let place = access.delete_user(&mut journal, "sensor").unwrap();
     who.forget_user(place);
     let vhost = access.find_vhost("/").unwrap();
-    let refused = access.check(&mut Work::default(), &who, vhost, Right::Read, Thing::Queue("q"));
+    let refused = access.check(&mut Work::default(), &who, vhost, Right::Read, Resource::Queue("q"));
     assert!(refused.unwrap_err().text.contains("refused for user 'sensor'"));
     assert_eq!((access.permissions().count(), access.topic_permissions().count()), (1, 0));
     access.put_user(&mut journal, "sensor", PasswordHash::Nobodys, "").unwrap();
-    assert_ne!(access.lives().last(), life);
+    assert_ne!(access.user_serials().last(), serial);
     assert!(!access.has_permission("sensor", "/"));
 }
 

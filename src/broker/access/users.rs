@@ -1,7 +1,7 @@
 //! Users and virtual hosts: creation, limits, changes and deletion, and views of them for operators.
 //!
 //! # Invariants
-//! - A user is identified by its place and by a number that no other user has had (`life`).
+//! - A user is identified by its place and by a number that no other user has had (`serial`).
 //! - The id of a virtual host is not reused before its last queue, exchange and connection is gone.
 //! - A deleted virtual host cannot be found. Its name can be reused only when everything in it is cleared, so
 //!   the log never takes the new one for the old.
@@ -54,14 +54,14 @@ impl Access {
     }
 
     /// Returns all users: the place of each, and its number, which no other user has had.
-    pub(crate) fn lives(&self) -> impl Iterator<Item = (usize, u32)> {
-        self.users.iter().map(|(index, user)| (index, user.life))
+    pub(crate) fn user_serials(&self) -> impl Iterator<Item = (usize, u32)> {
+        self.users.iter().map(|(index, user)| (index, user.serial))
     }
 
     /// Adds a user; `None` if there is no capacity for one more.
     pub(super) fn add_user(&mut self, mut user: User) -> Option<usize> {
         self.epoch += 1;
-        user.life = self.epoch;
+        user.serial = self.epoch;
         self.users.insert(user).ok()
     }
 
@@ -244,7 +244,7 @@ impl Access {
 
     /// Returns whether a virtual host of this name is being cleared.
     pub(crate) fn is_being_deleted(&self, name: &str) -> bool {
-        self.vhosts.iter().any(|(_, vhost)| *vhost.name == *name && vhost.dying)
+        self.vhosts.iter().any(|(_, vhost)| *vhost.name == *name && vhost.is_deleted)
     }
 
     /// Creates a virtual host without limits. Its name must be free.
@@ -263,7 +263,7 @@ impl Access {
             queues: 0,
             held: 0,
             is_traced: false,
-            dying: false,
+            is_deleted: false,
             swept: false,
         };
         self.vhosts.insert(record).map(vhost_at).map_err(|_| out_of("vhosts_max"))
@@ -362,7 +362,7 @@ impl Access {
     /// The virtual host is being deleted.
     pub(crate) fn check_vhost_alive(&self, vhost: VhostId) -> Result<(), Fault> {
         let host = &self.vhosts[vhost.index()];
-        if host.dying {
+        if host.is_deleted {
             let text = format_args!("vhost {} not found", host.name);
             return Err(Fault::connection(ReplyCode::NotAllowed, text));
         }
@@ -390,13 +390,13 @@ impl Access {
 
     /// Frees the name of a virtual host.
     pub(crate) fn retire_vhost(&mut self, vhost: VhostId) {
-        self.vhosts[vhost.index()].dying = true;
+        self.vhosts[vhost.index()].is_deleted = true;
     }
 
     /// Notes that everything in a retired virtual host is deleted.
     pub(crate) fn note_swept(&mut self, vhost: VhostId) {
         let host = &mut self.vhosts[vhost.index()];
-        assert!(host.dying, "a virtual host is retired before it is cleared away");
+        assert!(host.is_deleted, "a virtual host is retired before it is cleared away");
         host.swept = true;
     }
 
@@ -476,7 +476,7 @@ impl Access {
 
     /// Returns the virtual host in a place, unless it is being deleted.
     pub fn vhost_at(&self, place: usize) -> Option<VhostView<'_>> {
-        let vhost = self.vhosts.get(place).filter(|vhost| !vhost.dying)?;
+        let vhost = self.vhosts.get(place).filter(|vhost| !vhost.is_deleted)?;
         let (metadata, is_traced) = (vhost.metadata(), vhost.is_traced);
         Some(VhostView { name: &vhost.name, limits: vhost.limits, metadata, is_traced })
     }

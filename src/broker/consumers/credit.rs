@@ -21,11 +21,11 @@ use super::state::ConsumerState;
 use super::state::Consumers;
 use crate::arguments::Overflow;
 use crate::context::Work;
-use crate::queues::Queues;
+use crate::queue_flow::Queues;
 use crate::quota::Quota;
 
 /// Maximum number of consumers examined for one that takes a message which expires at once.
-const WAITING_LOOKED_AT: u32 = 64;
+const WAITING_EXAMINED_MAX: u32 = 64;
 
 impl Consumers {
     // ---- credit
@@ -73,7 +73,7 @@ impl Consumers {
     /// Notes that a consumer received a message: the next credit of its channel goes to the consumer that has
     /// waited longest.
     #[cold]
-    pub(super) fn let_others_of_channel_first(&mut self, channel: ChannelId, index: usize) {
+    pub(super) fn move_to_end_of_channel(&mut self, channel: ChannelId, index: usize) {
         let list = &mut self.channels[channel.index()].consumers;
         list.remove(&mut self.slab, index, |consumer| &mut consumer.channel_links);
         list.push_back(&mut self.slab, index, |consumer| &mut consumer.channel_links);
@@ -89,7 +89,7 @@ impl Consumers {
             && quota.may_take_delivery(connection, queues.deliveries().room())
     }
 
-    /// Returns how many messages the first [`WAITING_LOOKED_AT`] waiting consumers of a queue can take now by
+    /// Returns how many messages the first [`WAITING_EXAMINED_MAX`] waiting consumers of a queue can take now by
     /// their prefetch limits.
     ///
     /// A number beyond what a queue can hold means that there is no limit.
@@ -98,8 +98,8 @@ impl Consumers {
         if whole.returning > 0 {
             return 0;
         }
-        let (mut credit, mut at) = (0, whole.audience.eligible.front());
-        for _ in 0..WAITING_LOOKED_AT {
+        let (mut credit, mut at) = (0, whole.queue_consumers.eligible.front());
+        for _ in 0..WAITING_EXAMINED_MAX {
             let Some(consumer) = at else { break };
             if self.connection_can_take(queues, quota, consumer) {
                 credit += u64::from(self.credit(consumer));
@@ -125,7 +125,7 @@ impl Consumers {
             return;
         }
         let queue = consumer.queue;
-        if queues.records().audience(queue).keeps_waiting(index) {
+        if queues.records().queue_consumers(queue).keeps_waiting(index) {
             return;
         }
         self.enter_eligible(work, queues, index);
@@ -144,7 +144,7 @@ impl Consumers {
 
     fn enter_eligible(&mut self, work: &mut Work, queues: &mut Queues, index: usize) {
         let (queue, priority) = (self.slab[index].queue, self.slab[index].priority);
-        let eligible = &mut queues.records_mut().audience_mut(queue).eligible;
+        let eligible = &mut queues.records_mut().queue_consumers_mut(queue).eligible;
         let (mut after, mut steps) = (eligible.back(), 0);
         while let Some(other) = after {
             if self.slab[other].priority >= priority {
@@ -164,11 +164,11 @@ impl Consumers {
             return;
         }
         let queue = self.slab[index].queue;
-        let eligible = &mut queues.records_mut().audience_mut(queue).eligible;
+        let eligible = &mut queues.records_mut().queue_consumers_mut(queue).eligible;
         eligible.remove(&mut self.slab, index, |consumer| &mut consumer.eligible_links);
         let record = queues.at(queue);
         if record.settings.limits_length
-            && !record.audience.is_ready()
+            && !record.queue_consumers.is_ready()
             && queues.records().is_over_length(queue)
         {
             // Messages over the length limit waited for this consumer.
@@ -182,10 +182,10 @@ impl Consumers {
 
     /// Makes all other consumers of a queue with a single active consumer ineligible.
     pub(crate) fn keep_one_active(&mut self, queues: &mut Queues, queue: QueueId) {
-        let mut at = queues.records().audience(queue).eligible.front();
+        let mut at = queues.records().queue_consumers(queue).eligible.front();
         while let Some(index) = at {
             at = List::after(&self.slab, index, |consumer| &consumer.eligible_links);
-            if queues.records().audience(queue).keeps_waiting(index) {
+            if queues.records().queue_consumers(queue).keeps_waiting(index) {
                 self.leave_eligible(queues, index);
             }
         }
@@ -193,7 +193,7 @@ impl Consumers {
 
     /// Moves a consumer that was served behind the others of its priority.
     pub(super) fn rotate(&mut self, work: &mut Work, queues: &mut Queues, index: usize) {
-        if queues.records().audience(self.slab[index].queue).eligible.len() > 1 {
+        if queues.records().queue_consumers(self.slab[index].queue).eligible.len() > 1 {
             self.leave_eligible(queues, index);
             self.enter_eligible(work, queues, index);
         }
@@ -225,7 +225,7 @@ impl Consumers {
     ) {
         let record = &self.connections[connection.index()];
         let can_take = record.writable
-            && !record.dying
+            && !record.is_lost
             && record.outbox_bytes < self.output_budget_bytes
             && quota.may_take_delivery(connection, queues.deliveries().room());
         if !can_take {
@@ -317,7 +317,7 @@ impl Consumers {
             let is_listed = consumer.eligible || consumer.parked;
             !is_listed
                 && self.has_credit(index)
-                && !queues.records().audience(consumer.queue).keeps_waiting(index)
+                && !queues.records().queue_consumers(consumer.queue).keeps_waiting(index)
         };
         self.slab.iter().map(|(index, _)| index).find(|index| is_forgotten(*index))
     }

@@ -8,7 +8,7 @@
 //! | `state` | all connections, channels and consumers, and their records |
 //! | `credit` | which consumers can take another message; the consumers of one queue in the order of their turns |
 //! | `outbox` | deliveries on their way to a socket, and deliveries that their channel has not settled |
-//! | `lives` | starting and ending consumers, channels and connections; the change of the single active consumer |
+//! | `user_serials` | starting and ending consumers, channels and connections; the change of the single active consumer |
 //!
 //! # Invariants
 //! - A consumer that can take a message is on its queue's list of eligible consumers. A consumer that could
@@ -16,13 +16,15 @@
 //! - A record is freed only when nothing refers to it any more.
 
 mod credit;
-mod lives;
+mod lifecycle;
 mod outbox;
 mod state;
 #[cfg(test)]
 mod tests;
 
 pub(super) use credit::QueueConsumers;
-pub(super) use lives::NewConsumer;
-pub(super) use state::{Channel, Connection, Consumer, ConsumerState, FullQueue, Mode, Transaction};
+pub(super) use lifecycle::NewConsumer;
+pub(super) use state::{
+    Channel, ChannelState, Connection, Consumer, ConsumerState, FullQueue, Mode, Transaction,
+};
 pub(super) use state::{Consumers, Fill};

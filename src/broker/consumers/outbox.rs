@@ -9,8 +9,8 @@ use super::state::ConsumerState;
 use super::state::Consumers;
 use crate::context::Work;
 use crate::deliveries::{Carrier, NewDelivery};
-use crate::queue::{Taken, block_bytes};
-use crate::queues::Queues;
+use crate::queue_flow::Queues;
+use crate::queue_records::{Taken, block_bytes};
 use crate::quota::Quota;
 use leveret_core::command::{ChannelId, ConnectionId, ConsumerId, QueueId, ReplyOrder};
 use leveret_core::mem::Messages;
@@ -65,7 +65,7 @@ impl Consumers {
         }
         let channel = self.slab[index].channel;
         if self.shares_credit(channel) {
-            self.let_others_of_channel_first(channel, index);
+            self.move_to_end_of_channel(channel, index);
         }
     }
 

@@ -156,7 +156,7 @@ impl Consumers {
 
     /// Returns the number of channels on which something was published.
     pub(crate) fn publishers(&self) -> usize {
-        self.channels.iter().filter(|(_, channel)| channel.has_published && !channel.closing).count()
+        self.channels.iter().filter(|(_, channel)| channel.has_published && !channel.is_closed()).count()
     }
 
     /// Returns all existing connections.
@@ -207,7 +207,7 @@ pub(crate) struct Connection {
     pub(crate) open_transactions: u32,
     /// The connection has waited too long for the disk: its next publish is refused if it would have to wait
     /// again.
-    pub(crate) gives_up: bool,
+    pub(crate) has_timed_out: bool,
     /// Number of jobs begun by the connection's last command; the connection is not read until they are done.
     pub(crate) jobs: u32,
     /// The connection is on the list of those whose output the turn must process.
@@ -215,11 +215,11 @@ pub(crate) struct Connection {
     /// The connection is on the list of those with a consumer that waits for the delivery share.
     pub(super) waits_for_share: bool,
     /// The connection is lost; its deliveries are being requeued.
-    pub(crate) dying: bool,
+    pub(crate) is_lost: bool,
     /// The connection's deliveries are all requeued.
-    pub(crate) cleared: bool,
+    pub(crate) is_cleared: bool,
     /// The socket is closed: the connection's id may be given to another connection.
-    pub(crate) released: bool,
+    pub(crate) is_released: bool,
 }
 
 impl Connection {
@@ -248,13 +248,13 @@ impl Connection {
             cancelled: List::default(),
             waits_for: None,
             open_transactions: 0,
-            gives_up: false,
+            has_timed_out: false,
             jobs: 0,
             noted: false,
             waits_for_share: false,
-            dying: false,
-            cleared: false,
-            released: false,
+            is_lost: false,
+            is_cleared: false,
+            is_released: false,
         }
     }
 }
@@ -302,10 +302,7 @@ pub(crate) struct Channel {
     pub(crate) outbox_len: u32,
     /// Sequence number of the channel's last delivery in the outbox.
     pub(crate) outbox_last: u64,
-    /// The channel is closed: nothing new starts, and its deliveries are being requeued.
-    pub(crate) closing: bool,
-    /// The channel's deliveries are all requeued: the record is freed when the outbox no longer refers to it.
-    pub(crate) cleared: bool,
+    pub(crate) state: ChannelState,
     /// Number of the channel among all that were opened, unique among all channels.
     pub(crate) serial: u64,
     pub(crate) counters: ChannelCounters,
@@ -313,6 +310,11 @@ pub(crate) struct Channel {
 }
 
 impl Channel {
+    /// Returns whether the channel is closed, cleared or not.
+    pub(crate) const fn is_closed(&self) -> bool {
+        !matches!(self.state, ChannelState::Open)
+    }
+
     pub(super) fn new(number: u16, connection: ConnectionId, vhost: VhostId) -> Self {
         Self {
             number,
@@ -332,13 +334,23 @@ impl Channel {
             has_published: false,
             outbox_len: 0,
             outbox_last: 0,
-            closing: false,
-            cleared: false,
+            state: ChannelState::Open,
             serial: 0,
             counters: ChannelCounters::default(),
             links: Links::default(),
         }
     }
+}
+
+/// The state of a channel's record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum ChannelState {
+    /// The channel is open.
+    Open,
+    /// The channel is closed: nothing new starts, and its deliveries are being requeued.
+    Closing,
+    /// The channel's deliveries are all requeued: the record is freed when the outbox no longer refers to it.
+    Cleared,
 }
 
 /// The mode of a channel: confirms and transactions exclude each other.
@@ -405,7 +417,7 @@ pub(crate) struct Consumer {
     /// The consumer is on its connection's list of those waiting for capacity in the output.
     pub(super) parked: bool,
     /// The consumer is on its connection's list of cancellations for the client.
-    pub(crate) to_tell: bool,
+    pub(crate) needs_cancel_notice: bool,
     /// The consumer counts in its queue's `returning`: its messages are being requeued.
     pub(crate) returning: bool,
     pub(super) channel_links: Links,
@@ -429,7 +441,7 @@ impl Consumer {
             unsettled: 0,
             eligible: false,
             parked: false,
-            to_tell: false,
+            needs_cancel_notice: false,
             returning: false,
             channel_links: Links::default(),
             queue_links: Links::default(),

@@ -3,11 +3,12 @@
 use super::*;
 use crate::Context;
 use crate::arguments::QueueSettings;
+use crate::consumers::ChannelState;
 use crate::context::Work;
 use crate::deliveries::Carrier;
 use crate::policy::{Applied, Policies};
-use crate::queue::{Queue, Taken};
-use crate::queues::Queues;
+use crate::queue_flow::Queues;
+use crate::queue_records::{Queue, Taken};
 use crate::quota::Quota;
 use leveret_core::command::{ChannelId, ConnectionId, Name, QueueId, VhostId};
 use leveret_core::error::Fault;
@@ -61,7 +62,8 @@ impl World {
 
     /// Creates a queue with this many messages of 10 bytes.
     fn queue(&mut self, single_active: bool, messages: usize) -> QueueId {
-        let settings = QueueSettings::of(&Policies::with_capacity(0).terms(&[], Applied::default()));
+        let settings =
+            QueueSettings::of(&Policies::with_capacity(0).effective_policy(&[], Applied::default()));
         let settings = QueueSettings { single_active, ..settings };
         let queue = self.queues.records_mut().insert(Queue::new(self.vhost, "q", &[], settings)).unwrap();
         (0..messages).for_each(|_| self.put(queue));
@@ -101,7 +103,7 @@ impl World {
     fn deliver(&mut self, queue: QueueId) -> Option<String> {
         loop {
             let level = self.queues.records().wanted_level(queue)?;
-            let index = self.queues.records().audience(queue).next()?;
+            let index = self.queues.records().queue_consumers(queue).next()?;
             if !self.consumers.has_credit(index) {
                 self.consumers.leave_eligible(&mut self.queues, index);
                 continue;
@@ -223,7 +225,7 @@ fn a_consumer_whose_socket_takes_no_more_is_passed_over_and_comes_back_with_it()
     world.start(slow, queue, plain("slow"));
     world.set_writable(slow, false);
     assert_eq!(world.deliver(queue), None);
-    assert!(!world.queues.records().audience(queue).is_ready(), "it costs nothing");
+    assert!(!world.queues.records().queue_consumers(queue).is_ready(), "it costs nothing");
     world.start(fast, queue, plain("fast"));
     assert_eq!(world.deliver(queue).as_deref(), Some("fast"));
     world.queues.records_mut().leave_ready(queue);
@@ -278,9 +280,9 @@ fn a_single_active_consumer_has_all_until_it_ends_and_then_the_highest_of_the_ot
     let low = world.start(channel, queue, NewConsumer { priority: -1, ..plain("low") });
     let high = world.start(channel, queue, NewConsumer { priority: 1, ..plain("high") });
     assert_eq!(world.deliver_all(queue), "active active");
-    assert_eq!(world.queues.records().audience(queue).single_active(), Some(active));
+    assert_eq!(world.queues.records().queue_consumers(queue).single_active(), Some(active));
     world.end(low);
-    assert_eq!(world.queues.records().audience(queue).single_active(), Some(active));
+    assert_eq!(world.queues.records().queue_consumers(queue).single_active(), Some(active));
     world.start(channel, queue, plain("plain"));
     world.end(active);
     world.put(queue);
@@ -340,7 +342,7 @@ fn a_consumer_is_found_by_its_tag_on_its_channel_until_it_ends() {
     assert_eq!((world.end(consumers[0]), world.end(consumers[0])), (Some(queue), None));
     assert_eq!(world.consumers.find(one, "same"), None);
     assert_eq!((world.consumers.active_on(one), world.consumers.active_on(two)), (0, 1));
-    assert_eq!(world.queues.records().audience(queue).len(), 1);
+    assert_eq!(world.queues.records().queue_consumers(queue).len(), 1);
 }
 
 #[test]
@@ -354,7 +356,7 @@ fn records_go_when_everything_went_back_and_not_before() {
     world.end(consumer);
     world.consumers.free_if_done(&mut world.quota, consumer);
     assert!(world.consumers.get(consumer).is_some(), "it knows where its message came from");
-    world.consumers.channel_mut(channel).cleared = true;
+    world.consumers.channel_mut(channel).state = ChannelState::Cleared;
     world.consumers.free_channel_if_done(&mut world.quota, channel);
     assert!(world.consumers.find_channel(channel).is_some(), "it has a consumer, and a delivery to send");
     world.written(channel);
@@ -365,7 +367,7 @@ fn records_go_when_everything_went_back_and_not_before() {
     assert!(world.consumers.find_channel(channel).is_none());
     for ready in [false, true] {
         let record = world.consumers.connection_mut(connection);
-        (record.cleared, record.released) = (true, ready);
+        (record.is_cleared, record.is_released) = (true, ready);
         if ready {
             world.quota.leave_vhost(connection);
         }

@@ -41,9 +41,9 @@ use leveret_core::journal::{Batch, Definition, DestinationName, Journal, Mode, R
 use crate::Context;
 use crate::access::{Access, OperatorFault};
 use crate::recovery::Contents;
-use crate::reply_text::QueueInWords;
+use crate::reply_text::QueueText;
 use crate::reply_text::{check_changeable, check_deletable};
-use crate::topology::exchange_in_words;
+use crate::topology::exchange_text;
 
 /// Definitions that a start left out, and messages without a queue.
 #[derive(Debug)]
@@ -132,12 +132,12 @@ impl Recovery {
     }
 
     /// Counts a rebuilt queue that has not been declared since.
-    pub(crate) const fn rebuilt_came(&mut self) {
+    pub(crate) const fn note_rebuilt(&mut self) {
         self.orphans.rebuilt += 1;
     }
 
     /// Subtracts a rebuilt queue that was declared or deleted.
-    pub(crate) fn rebuilt_gone(&mut self) {
+    pub(crate) fn note_rebuilt_gone(&mut self) {
         assert!(self.orphans.rebuilt > 0, "a rebuilt queue that goes was counted when it came");
         self.orphans.rebuilt -= 1;
     }
@@ -245,7 +245,7 @@ impl Recovery {
     ) -> Result<(), Fault> {
         let is_left_out = self.left_out.version_of(access.vhost_name(vhost), name).is_some();
         if is_left_out || durable && self.left_out.has_more {
-            Err(is_left_out_still(access, vhost, name))
+            Err(still_left_out(access, vhost, name))
         } else {
             Ok(())
         }
@@ -268,7 +268,7 @@ impl Recovery {
         let vhost_name = access.vhost_name(vhost);
         let Some(version) = self.left_out.version_of(vhost_name, name) else { return Ok(false) };
         if is_conditional {
-            return Err(is_left_out_still(access, vhost, name));
+            return Err(still_left_out(access, vhost, name));
         }
         check_deletable(cx.journal, true)?;
         let key = key_of(vhost_name, name);
@@ -301,7 +301,7 @@ pub(crate) fn key_of(vhost: &str, name: DestinationName<'_>) -> Box<[u8]> {
     }
 }
 
-fn is_left_out_still(access: &Access, vhost: VhostId, name: DestinationName<'_>) -> Fault {
+fn still_left_out(access: &Access, vhost: VhostId, name: DestinationName<'_>) -> Fault {
     let remedy = "raise that and start again, or delete it";
     match name {
         DestinationName::Exchange(name) => Fault::new(
@@ -309,7 +309,7 @@ fn is_left_out_still(access: &Access, vhost: VhostId, name: DestinationName<'_>)
             format_args!(
                 "{} is in the store, but the start did not know its type or exchanges_max had no room \
                  for it: {remedy}",
-                exchange_in_words(access, vhost, name)
+                exchange_text(access, vhost, name)
             ),
         ),
         DestinationName::Queue(name) => Fault::new(
@@ -317,7 +317,7 @@ fn is_left_out_still(access: &Access, vhost: VhostId, name: DestinationName<'_>)
             format_args!(
                 "{} is in the store with its messages, but queues_max had no room for it at the start: \
                  {remedy}",
-                QueueInWords { name, vhost: access.vhost_name(vhost) }
+                QueueText { name, vhost: access.vhost_name(vhost) }
             ),
         ),
     }

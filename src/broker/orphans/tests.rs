@@ -229,10 +229,10 @@ fn adopted_messages_count_for_their_queue_until_they_stand_in_it() {
 #[test]
 fn rebuilt_queues_are_told_of_until_each_was_declared_or_is_gone() {
     let mut world = World::new(8);
-    world.recovery.rebuilt_came();
-    world.recovery.rebuilt_came();
-    world.recovery.rebuilt_gone();
+    world.recovery.note_rebuilt();
+    world.recovery.note_rebuilt();
+    world.recovery.note_rebuilt_gone();
     assert!(world.recovery.has_rebuilt());
-    world.recovery.rebuilt_gone();
+    world.recovery.note_rebuilt_gone();
     assert!(!world.recovery.has_rebuilt());
 }

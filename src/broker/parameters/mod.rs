@@ -67,8 +67,8 @@ pub(crate) struct Parameters {
 }
 
 /// The check of a broker without components: it refuses every value.
-fn check_none(said: &ParameterView<'_>) -> Result<ParameterNeeds, String> {
-    Err(format!("component {} not found", said.component))
+fn check_none(view: &ParameterView<'_>) -> Result<ParameterNeeds, String> {
+    Err(format!("component {} not found", view.component))
 }
 
 impl Parameters {
@@ -102,8 +102,8 @@ impl Parameters {
     ///
     /// # Errors
     /// The component does not accept the value.
-    pub(crate) fn needs(&self, said: &ParameterView<'_>) -> Result<Option<ParameterNeeds>, OperatorFault> {
-        let needs = said.vhost.map(|_| (self.check)(said)).transpose();
+    pub(crate) fn needs(&self, view: &ParameterView<'_>) -> Result<Option<ParameterNeeds>, OperatorFault> {
+        let needs = view.vhost.map(|_| (self.check)(view)).transpose();
         needs.map_err(OperatorFault::Invalid)
     }
 
@@ -116,33 +116,33 @@ impl Parameters {
         &mut self,
         journal: &mut Journal,
         vhost: Option<VhostId>,
-        said: &ParameterView<'_>,
+        view: &ParameterView<'_>,
         needs: Option<&ParameterNeeds>,
         setter: &Setter<'_>,
     ) -> Changed {
         assert_eq!(needs.is_some(), vhost.is_some(), "what a virtual host has was checked");
-        if said.name.is_empty() || said.name.len() > NAME_BYTES_MAX {
+        if view.name.is_empty() || view.name.len() > NAME_BYTES_MAX {
             return Err(OperatorFault::BadName("parameter", "have from 1 to 255 bytes"));
         }
         if let Some(needs) = needs {
             setter.check(needs)?;
         }
-        if said.value.len() > PARAMETER_BYTES_MAX {
+        if view.value.len() > PARAMETER_BYTES_MAX {
             let why = format!("its value is longer than {PARAMETER_BYTES_MAX} bytes of JSON");
             return Err(OperatorFault::Invalid(why));
         }
         check_changeable(journal)?;
-        let old = self.find(vhost, said.full_name());
-        if old.is_some_and(|old| &*self.records[old].value == said.value) {
+        let old = self.find(vhost, view.full_name());
+        if old.is_some_and(|old| &*self.records[old].value == view.value) {
             return Ok(journal.await_facts());
         }
         check_room(journal)?;
-        let is_shovel = vhost.is_some() && said.component == SHOVEL;
+        let is_shovel = vhost.is_some() && view.component == SHOVEL;
         if old.is_none() && is_shovel && self.count(Parameter::is_shovel) >= self.shovels_max {
             return Err(OperatorFault::NoRoom("bridges_max"));
         }
-        self.put(vhost, said)?;
-        Ok(append(journal, said, true))
+        self.put(vhost, view)?;
+        Ok(append(journal, view, true))
     }
 
     /// Restores a parameter from the log at start.
@@ -152,22 +152,22 @@ impl Parameters {
     pub(crate) fn restore(
         &mut self,
         vhost: Option<VhostId>,
-        said: &ParameterView<'_>,
+        view: &ParameterView<'_>,
     ) -> Result<(), OperatorFault> {
-        self.put(vhost, said).inspect_err(|_| self.unplaced.add(said.full_name()))
+        self.put(vhost, view).inspect_err(|_| self.unplaced.add(view.full_name()))
     }
 
-    fn put(&mut self, vhost: Option<VhostId>, said: &ParameterView<'_>) -> Result<(), OperatorFault> {
-        assert_eq!(vhost.is_some(), said.vhost.is_some(), "a virtual host has a name");
+    fn put(&mut self, vhost: Option<VhostId>, view: &ParameterView<'_>) -> Result<(), OperatorFault> {
+        assert_eq!(vhost.is_some(), view.vhost.is_some(), "a virtual host has a name");
         self.version += 1;
-        let value = said.value.into();
-        if let Some(old) = self.find(vhost, said.full_name()) {
+        let value = view.value.into();
+        if let Some(old) = self.find(vhost, view.full_name()) {
             self.records[old].value = value;
             return Ok(());
         }
-        let parameter = Parameter { vhost, component: said.component.into(), name: said.name.into(), value };
+        let parameter = Parameter { vhost, component: view.component.into(), name: view.name.into(), value };
         self.records.insert(parameter).map_err(|_| OperatorFault::NoRoom("parameters_max"))?;
-        self.unplaced.remove(said.full_name());
+        self.unplaced.remove(view.full_name());
         Ok(())
     }
 

@@ -6,9 +6,9 @@ use leveret_core::command::VhostId;
 use leveret_core::journal::{Batch, Fact, Journal};
 
 /// A component that accepts every value but one, and reserves another for administrators.
-fn check(said: &ParameterView<'_>) -> Result<ParameterNeeds, String> {
-    let vhost = said.vhost.unwrap_or_default().to_string();
-    match said.value {
+fn check(parameter: &ParameterView<'_>) -> Result<ParameterNeeds, String> {
+    let vhost = parameter.vhost.unwrap_or_default().to_string();
+    match parameter.value {
         b"0" => Err("0 is not taken".to_string()),
         b"9" => Ok(ParameterNeeds { vhost, of_administrator: Some("read files") }),
         _ => Ok(ParameterNeeds { vhost, of_administrator: None }),
@@ -48,15 +48,15 @@ impl World {
         Self { parameters, journal }
     }
 
-    fn set(&mut self, said: ParameterView<'_>, setter: Setter<'_>) -> Result<Batch, OperatorFault> {
-        let needs = self.parameters.needs(&said)?;
-        let id = said.vhost.map(|_| vhost(0));
-        self.parameters.set(&mut self.journal, id, &said, needs.as_ref(), &setter)
+    fn set(&mut self, parameter: ParameterView<'_>, setter: Setter<'_>) -> Result<Batch, OperatorFault> {
+        let needs = self.parameters.needs(&parameter)?;
+        let id = parameter.vhost.map(|_| vhost(0));
+        self.parameters.set(&mut self.journal, id, &parameter, needs.as_ref(), &setter)
     }
 
-    fn clear(&mut self, said: ParameterView<'_>) -> Result<(), OperatorFault> {
-        let id = said.vhost.map(|_| vhost(0));
-        self.parameters.clear(&mut self.journal, id, said.full_name()).map(drop)
+    fn clear(&mut self, parameter: ParameterView<'_>) -> Result<(), OperatorFault> {
+        let id = parameter.vhost.map(|_| vhost(0));
+        self.parameters.clear(&mut self.journal, id, parameter.full_name()).map(drop)
     }
 
     /// Returns names and values of all parameters.

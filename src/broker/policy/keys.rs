@@ -265,7 +265,7 @@ pub(crate) enum Listener {
 
 /// How many places of queues and of exchanges have been notified.
 #[derive(Clone, Copy, Debug, Default)]
-struct Told {
+struct NotifiedPlaces {
     queues: usize,
     exchanges: usize,
 }
@@ -276,16 +276,16 @@ struct Told {
 /// during a notification restarts it from the first queue, for both changes together. Only one job runs at a
 /// time.
 #[derive(Debug, Default)]
-pub(super) struct Telling {
-    told: Option<Told>,
+pub(super) struct PolicyNotification {
+    notified: Option<NotifiedPlaces>,
     /// The job for the notification must still be begun.
     wants_job: bool,
 }
 
-impl Telling {
+impl PolicyNotification {
     /// Begins to notify of a change, from the first queue.
     pub(super) fn begin(&mut self) {
-        if self.told.replace(Told::default()).is_none() {
+        if self.notified.replace(NotifiedPlaces::default()).is_none() {
             self.wants_job = true;
         }
     }
@@ -297,19 +297,20 @@ impl Telling {
 
     /// Returns the next queue or exchange to notify, among this many places of each.
     pub(super) fn next(&self, queues: usize, exchanges: usize) -> Option<Listener> {
-        let told = self.told?;
-        if told.queues < queues {
-            return Some(Listener::Queue(QueueId::from_index(told.queues)));
+        let notified = self.notified?;
+        if notified.queues < queues {
+            return Some(Listener::Queue(QueueId::from_index(notified.queues)));
         }
-        (told.exchanges < exchanges).then(|| Listener::Exchange(ExchangeId::from_index(told.exchanges)))
+        (notified.exchanges < exchanges)
+            .then(|| Listener::Exchange(ExchangeId::from_index(notified.exchanges)))
     }
 
     /// Notes that a queue or an exchange has been notified.
     pub(super) fn note(&mut self, listener: Listener) {
-        let told = self.told.as_mut().expect("somebody hears of a change that there is");
+        let notified = self.notified.as_mut().expect("a notification is in progress");
         let (count, index) = match listener {
-            Listener::Queue(queue) => (&mut told.queues, queue.index()),
-            Listener::Exchange(exchange) => (&mut told.exchanges, exchange.index()),
+            Listener::Queue(queue) => (&mut notified.queues, queue.index()),
+            Listener::Exchange(exchange) => (&mut notified.exchanges, exchange.index()),
         };
         assert_eq!(*count, index, "changes are told in the order of places");
         *count += 1;
@@ -317,7 +318,7 @@ impl Telling {
 
     /// Notes that all have been notified.
     pub(super) const fn end(&mut self) {
-        self.told = None;
+        self.notified = None;
         self.wants_job = false;
     }
 }
@@ -328,13 +329,13 @@ impl Telling {
 /// other keys the argument counts, and without one the policy. An operator policy has only limits. Arguments
 /// have `x-` before the names that policies use.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Terms<'a> {
+pub(crate) struct EffectivePolicy<'a> {
     pub(super) arguments: Table<'a>,
     pub(super) policy: Table<'a>,
     pub(super) operator: Table<'a>,
 }
 
-impl<'a> Terms<'a> {
+impl<'a> EffectivePolicy<'a> {
     /// Returns the arguments alone, for keys that no policy can have.
     pub(crate) const fn arguments(&self) -> Table<'a> {
         self.arguments
@@ -357,8 +358,8 @@ impl<'a> Terms<'a> {
     /// missing.
     fn numbers(&self, argument: &str) -> [Option<u64>; 3] {
         let key = key_of(argument);
-        let said = [self.arguments.get(argument), self.policy.get(key), self.operator.get(key)];
-        said.map(|value| value.and_then(limit_in))
+        let values = [self.arguments.get(argument), self.policy.get(key), self.operator.get(key)];
+        values.map(|value| value.and_then(limit_in))
     }
 
     /// Returns the value of a key that is not a limit.

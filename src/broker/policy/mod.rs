@@ -21,7 +21,7 @@ mod tests;
 
 use std::sync::Arc;
 
-use keys::Telling;
+use keys::PolicyNotification;
 use keys::{DEFINITION_BYTES_MAX, NotFor};
 use leveret_amqp::field::Table;
 use leveret_core::command::{NAME_BYTES_MAX, PolicyId, VhostId};
@@ -32,8 +32,8 @@ use crate::access::{OperatorFault, Pattern, PatternBytes};
 use crate::context::Work;
 use crate::reply_text::{check_changeable, check_room};
 
+pub(super) use keys::EffectivePolicy;
 pub(super) use keys::Listener;
-pub(super) use keys::Terms;
 
 /// A queue or an exchange that policies may apply to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -105,7 +105,7 @@ impl Policy {
     }
 
     /// Returns the policy as an operator would set it.
-    const fn said(&self) -> NewPolicy<'_> {
+    const fn as_set(&self) -> NewPolicy<'_> {
         NewPolicy {
             kind: self.kind,
             name: &self.name,
@@ -120,7 +120,7 @@ impl Policy {
 /// All policies.
 pub(crate) struct Policies {
     records: Slab<Policy>,
-    telling: Telling,
+    notification: PolicyNotification,
 }
 
 impl Policies {
@@ -130,7 +130,7 @@ impl Policies {
         Slab::<Policy>::record_bytes() + DEFINITION_BYTES_MAX + 2 * 256 + 4 * 16;
 
     pub(crate) fn with_capacity(policies: usize) -> Self {
-        Self { records: Slab::with_capacity(policies), telling: Telling::default() }
+        Self { records: Slab::with_capacity(policies), notification: PolicyNotification::default() }
     }
 
     // ---- changes
@@ -147,17 +147,17 @@ impl Policies {
         vhost: VhostId,
         view: &PolicyView<'_>,
     ) -> Result<Batch, OperatorFault> {
-        let said = &view.policy;
-        if said.name.is_empty() || said.name.len() > NAME_BYTES_MAX {
+        let new = &view.policy;
+        if new.name.is_empty() || new.name.len() > NAME_BYTES_MAX {
             return Err(OperatorFault::BadName("policy", "have from 1 to 255 bytes"));
         }
-        keys::check(Table::trusted(said.definition), said.kind).map_err(OperatorFault::Invalid)?;
+        keys::check(Table::trusted(new.definition), new.kind).map_err(OperatorFault::Invalid)?;
         check_changeable(journal)?;
         // An operator policy is accepted on a full disk too, because it may free space.
-        if said.kind == PolicyKind::User {
+        if new.kind == PolicyKind::User {
             check_room(journal)?;
         }
-        self.put(patterns, vhost, said)?;
+        self.put(patterns, vhost, new)?;
         Ok(append(journal, view, true))
     }
 
@@ -169,28 +169,28 @@ impl Policies {
         &mut self,
         patterns: &mut PatternBytes,
         vhost: VhostId,
-        said: &NewPolicy<'_>,
+        new: &NewPolicy<'_>,
     ) -> Result<(), OperatorFault> {
-        let pattern = Pattern::new(said.pattern, patterns.most()).map_err(|why| {
+        let pattern = Pattern::new(new.pattern, patterns.most()).map_err(|why| {
             let text = format!("pattern should be regular expression but is invalid: {why}");
             OperatorFault::Invalid(text)
         })?;
-        let old = self.find(vhost, said.kind, said.name);
+        let old = self.find(vhost, new.kind, new.name);
         if old.is_none() && self.records.is_full() {
             return Err(OperatorFault::NoRoom("policies_max"));
         }
         let freed = old.map_or(0, |old| self.records[old].pattern.bytes());
         patterns.take(pattern.bytes(), freed)?;
-        let definition = Table::trusted(said.definition);
+        let definition = Table::trusted(new.definition);
         let alternate = definition.get("alternate-exchange").and_then(|value| value.as_str());
         let policy = Policy {
             vhost,
-            name: said.name.into(),
-            kind: said.kind,
+            name: new.name.into(),
+            kind: new.kind,
             pattern,
-            apply_to: said.apply_to,
-            priority: said.priority,
-            definition: said.definition.into(),
+            apply_to: new.apply_to,
+            priority: new.priority,
+            definition: new.definition.into(),
             alternate: alternate.map(Arc::from),
             not_for: keys::not_for(definition),
             is_gone: false,
@@ -199,7 +199,7 @@ impl Policies {
             Some(old) => self.records[old] = policy,
             None => assert!(self.records.insert(policy).is_ok(), "there was a place a moment ago"),
         }
-        self.telling.begin();
+        self.notification.begin();
         Ok(())
     }
 
@@ -233,8 +233,8 @@ impl Policies {
     fn drop_at(&mut self, journal: &mut Journal, index: usize, vhost_name: &str) {
         let policy = &mut self.records[index];
         policy.is_gone = true;
-        append(journal, &PolicyView { vhost: vhost_name, policy: policy.said() }, false);
-        self.telling.begin();
+        append(journal, &PolicyView { vhost: vhost_name, policy: policy.as_set() }, false);
+        self.notification.begin();
     }
 
     fn find(&self, vhost: VhostId, kind: PolicyKind, name: &str) -> Option<usize> {
@@ -264,9 +264,13 @@ impl Policies {
     }
 
     /// Returns the effective policy: arguments and the applied policies combined.
-    pub(crate) fn terms<'a>(&'a self, arguments: &'a [u8], applied: Applied) -> Terms<'a> {
+    pub(crate) fn effective_policy<'a>(
+        &'a self,
+        arguments: &'a [u8],
+        applied: Applied,
+    ) -> EffectivePolicy<'a> {
         let definition = |policy| self.get(policy).map_or(Table::EMPTY, |it| Table::trusted(&it.definition));
-        Terms {
+        EffectivePolicy {
             arguments: Table::trusted(arguments),
             policy: definition(applied.policy),
             operator: definition(applied.operator),
@@ -280,42 +284,42 @@ impl Policies {
 
     /// Returns the policies that apply to a queue or an exchange, for an operator.
     pub(crate) fn applied_view(&self, applied: Applied) -> AppliedView<'_> {
-        let terms = self.terms(&[], applied);
+        let effective = self.effective_policy(&[], applied);
         let name = |policy| self.get(policy).map(|policy| &*policy.name);
         AppliedView {
             policy: name(applied.policy),
             operator: name(applied.operator),
-            definition: terms.policy,
-            limits: terms.operator,
+            definition: effective.policy,
+            limits: effective.operator,
         }
     }
 
     // ---- notification
 
     /// Begins to notify all queues and exchanges of the policies that apply to them.
-    pub(crate) fn begin_telling(&mut self) {
-        self.telling.begin();
+    pub(crate) fn begin_notification(&mut self) {
+        self.notification.begin();
     }
 
     /// Returns whether the job for the notification must be begun; the caller begins it.
     pub(crate) const fn take_job(&mut self) -> bool {
-        self.telling.take_job()
+        self.notification.take_job()
     }
 
     /// Returns the next queue or exchange to notify, among this many places of each; `None` when all are
     /// done.
-    pub(crate) fn next_to_tell(&self, queues: usize, exchanges: usize) -> Option<Listener> {
-        self.telling.next(queues, exchanges)
+    pub(crate) fn next_to_notify(&self, queues: usize, exchanges: usize) -> Option<Listener> {
+        self.notification.next(queues, exchanges)
     }
 
     /// Notes that a queue or an exchange has been notified of the change.
-    pub(crate) fn told(&mut self, listener: Listener) {
-        self.telling.note(listener);
+    pub(crate) fn note_notified(&mut self, listener: Listener) {
+        self.notification.note(listener);
     }
 
     /// Ends the notification when all are done: nothing refers to cleared policies any more.
-    pub(crate) fn end_telling(&mut self, patterns: &mut PatternBytes) {
-        self.telling.end();
+    pub(crate) fn end_notification(&mut self, patterns: &mut PatternBytes) {
+        self.notification.end();
         for index in 0..self.records.places() {
             if self.records.get(index).is_some_and(|policy| policy.is_gone) {
                 patterns.give_back(self.records.remove(index).pattern.bytes());
@@ -352,7 +356,7 @@ impl Policies {
         name_of: impl Fn(VhostId) -> &'a str,
     ) -> Option<PolicyView<'a>> {
         let policy = self.records.get(place).filter(|policy| !policy.is_gone)?;
-        Some(PolicyView { vhost: name_of(policy.vhost), policy: policy.said() })
+        Some(PolicyView { vhost: name_of(policy.vhost), policy: policy.as_set() })
     }
 }
 

@@ -57,11 +57,11 @@ impl World {
     /// Notifies this many queues and exchanges of a change. Returns how many were notified.
     fn tell(&mut self, queues: usize, exchanges: usize) -> usize {
         let mut told = 0;
-        while let Some(listener) = self.policies.next_to_tell(queues, exchanges) {
-            self.policies.told(listener);
+        while let Some(listener) = self.policies.next_to_notify(queues, exchanges) {
+            self.policies.note_notified(listener);
             told += 1;
         }
-        self.policies.end_telling(&mut self.patterns);
+        self.policies.end_notification(&mut self.patterns);
         told
     }
 
@@ -240,22 +240,22 @@ fn patterns_are_counted_until_the_last_has_heard_that_they_are_gone() {
 fn a_change_is_told_from_the_first_queue_on_and_by_one_job() {
     let mut world = World::new();
     let expires = table("expires", "1");
-    assert_eq!(world.policies.next_to_tell(1, 1), None, "nothing has changed");
+    assert_eq!(world.policies.next_to_notify(1, 1), None, "nothing has changed");
     world.set(said("a", "", &expires)).unwrap();
     assert!(world.policies.take_job() && !world.policies.take_job());
     let queue = |index| Some(Listener::Queue(QueueId::from_index(index)));
-    assert_eq!(world.policies.next_to_tell(2, 1), queue(0));
-    world.policies.told(queue(0).unwrap());
-    assert_eq!(world.policies.next_to_tell(2, 1), queue(1));
+    assert_eq!(world.policies.next_to_notify(2, 1), queue(0));
+    world.policies.note_notified(queue(0).unwrap());
+    assert_eq!(world.policies.next_to_notify(2, 1), queue(1));
     world.clear(PolicyKind::User, "a").unwrap();
     assert!(!world.policies.take_job(), "the job is there");
-    assert_eq!(world.policies.next_to_tell(2, 1), queue(0));
+    assert_eq!(world.policies.next_to_notify(2, 1), queue(0));
     assert_eq!(world.tell(2, 1), 3);
-    assert_eq!(world.policies.next_to_tell(2, 1), None);
+    assert_eq!(world.policies.next_to_notify(2, 1), None);
     world.set(said("a", "", &expires)).unwrap();
     assert!(world.policies.take_job(), "the last job is done");
     let exchange = Listener::Exchange(ExchangeId::from_index(0));
-    assert_eq!(world.policies.next_to_tell(0, 1), Some(exchange), "there is no queue");
+    assert_eq!(world.policies.next_to_notify(0, 1), Some(exchange), "there is no queue");
 }
 
 #[test]
@@ -284,14 +284,15 @@ fn of_limits_the_smallest_counts_and_of_all_else_what_arguments_say() {
     world.set(said("p", ".*", &ttl)).unwrap();
     world.set(NewPolicy { kind: PolicyKind::Operator, ..said("o", ".*", &limit) }).unwrap();
     let applied = world.policies.choose(&mut Work::default(), vhost(0), "q", Subject::ClassicQueue);
-    let limit_with =
-        |arguments: &[u8], applied| world.policies.terms(arguments, applied).limit("x-message-ttl");
+    let limit_with = |arguments: &[u8], applied| {
+        world.policies.effective_policy(arguments, applied).limit("x-message-ttl")
+    };
     assert_eq!(limit_with(&[], applied), 50);
     assert_eq!(limit_with(&table("x-message-ttl", "40"), applied), 40);
     assert_eq!(limit_with(&table("x-message-ttl", "90"), applied), 50);
     assert_eq!(limit_with(&[], Applied::default()), u64::MAX);
     let own = table("x-message-ttl", "90");
-    let value = world.policies.terms(&own, applied).value("x-message-ttl");
+    let value = world.policies.effective_policy(&own, applied).value("x-message-ttl");
     assert_eq!(value.and_then(|value: Value<'_>| value.as_integer()), Some(90));
 }
 
@@ -300,5 +301,5 @@ fn of_limits_the_smallest_counts_and_of_all_else_what_arguments_say() {
 fn who_hears_out_of_turn_is_a_mistake_of_ours() {
     let mut world = World::new();
     world.set(said("a", "", &table("expires", "1"))).unwrap();
-    world.policies.told(Listener::Queue(QueueId::from_index(1)));
+    world.policies.note_notified(Listener::Queue(QueueId::from_index(1)));
 }

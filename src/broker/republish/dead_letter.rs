@@ -29,9 +29,9 @@ use super::Republisher;
 use super::expire_trim::{Death, Reason};
 use crate::Context;
 use crate::context::Work;
-use crate::queue::Targets;
-use crate::queues::LevelChoice;
-use crate::queues::Scratch;
+use crate::queue_flow::LevelChoice;
+use crate::queue_flow::Scratch;
+use crate::queue_records::Targets;
 
 /// The routing of a dead letter may take this many times the work that one publish may take.
 const ROUTING_TIMES: u32 = 8;
@@ -78,23 +78,24 @@ impl Republisher<'_> {
         let Some(address) = self.dead_letter_target(queue) else { return Some(Republication::Dropped) };
         let mut scratch = self.queues.lend_scratch();
         let mut targets = core::mem::take(&mut self.republish.targets);
-        let letter = self.write_and_route(cx, (queue, message, reason), &address, &mut scratch, &mut targets);
+        let republication =
+            self.write_and_route(cx, (queue, message, reason), &address, &mut scratch, &mut targets);
         self.queues.return_scratch(scratch);
         self.republish.targets = targets;
-        if letter.is_some() {
+        if republication.is_some() {
             self.counters.note_dead_lettered(reason);
         }
-        letter
+        republication
     }
 
     fn dead_letter_target(&self, queue: QueueId) -> Option<DeadLetterTarget> {
         let record = self.queues.at(queue);
-        let terms = self.policies.terms(
+        let effective = self.policies.effective_policy(
             &self.queues.records().record_of_queue(queue).arguments,
             self.queues.records().record_of_queue(queue).applied,
         );
-        let name = terms.value("x-dead-letter-exchange").and_then(|value| value.as_str())?;
-        let key = terms.value("x-dead-letter-routing-key").and_then(|value| value.as_bytes());
+        let name = effective.value("x-dead-republication-exchange").and_then(|value| value.as_str())?;
+        let key = effective.value("x-dead-republication-routing-key").and_then(|value| value.as_bytes());
         Some(DeadLetterTarget {
             exchange: self.topology.find_exchange(record.vhost, name)?,
             name: heapless::String::try_from(name).ok()?,
@@ -148,7 +149,7 @@ impl Republisher<'_> {
             return Some(Republication::Dropped);
         }
         self.remove_passed(cx.work, vhost, &death, targets);
-        let (kept, _) = self.queues.records().keep_willing(cx.messages, message, targets, None);
+        let (kept, _) = self.queues.records().keep_accepting(cx.messages, message, targets, None);
         if targets.is_empty() {
             return Some(Republication::Dropped);
         }
@@ -236,13 +237,13 @@ impl Republisher<'_> {
     ) -> bool {
         let needed = targets.iter().filter(|queue| self.queues.at(**queue).backlog.needs_chunk()).count();
         let lacks_slot = self.queues.take_lacks_slot();
-        if lacks_slot || !self.queues.entries().may_take(needed + self.republish.promised.chunks, 0) {
+        if lacks_slot || !self.queues.entries().may_take(needed + self.republish.reservation.chunks, 0) {
             return false;
         }
         let logged = self.queues.logged_targets(cx, message, targets);
         let takes = logged == 0
             || cx.journal.takes_group()
-                && cx.journal.fits_transaction(self.republish.promised.logged + 1)
+                && cx.journal.fits_transaction(self.republish.reservation.logged + 1)
                 && cx.journal.fits_commit(bytes, cx.messages.body_len(message).into(), logged)
                 && cx.journal.admit(bytes, logged).is_ok();
         if !takes {
@@ -257,20 +258,20 @@ impl Republisher<'_> {
     pub(super) fn send(
         &mut self,
         cx: &mut Context<'_>,
-        letter: Republication,
+        republication: Republication,
         is_logged: bool,
         take: impl FnOnce(&mut Self, &mut Context<'_>),
     ) {
-        let has_begun = self.begin_group_for(cx, &letter, is_logged);
-        self.publish_copy(cx, letter);
+        let has_begun = self.begin_group_for(cx, &republication, is_logged);
+        self.publish_copy(cx, republication);
         take(self, cx);
         self.end_group_of(cx, has_begun);
     }
 
     /// Begins a group in the log for a copy and the settlement of its original, if needed. Returns whether it
     /// began one.
-    fn begin_group_for(&self, cx: &mut Context<'_>, letter: &Republication, is_logged: bool) -> bool {
-        let Republication::Copy(copy, _) = *letter else { return false };
+    fn begin_group_for(&self, cx: &mut Context<'_>, republication: &Republication, is_logged: bool) -> bool {
+        let Republication::Copy(copy, _) = *republication else { return false };
         let begins = is_logged
             && !cx.journal.is_grouping()
             && self.queues.logged_targets(cx, copy, &self.republish.targets) > 0;
@@ -282,12 +283,12 @@ impl Republisher<'_> {
 
     /// Publishes a copy to its queues. Their length limits are checked later, because dead letters may cause
     /// dead letters.
-    pub(crate) fn publish_copy(&mut self, cx: &mut Context<'_>, letter: Republication) {
-        self.post(cx, letter, &mut { CHAINED_MAX });
+    pub(crate) fn publish_copy(&mut self, cx: &mut Context<'_>, republication: Republication) {
+        self.publish_chained(cx, republication, &mut { CHAINED_MAX });
     }
 
-    fn post(&mut self, cx: &mut Context<'_>, letter: Republication, left: &mut u32) {
-        let Republication::Copy(copy, kept) = letter else { return };
+    fn publish_chained(&mut self, cx: &mut Context<'_>, republication: Republication, left: &mut u32) {
+        let Republication::Copy(copy, kept) = republication else { return };
         let targets = core::mem::take(&mut self.republish.targets);
         if kept > 0 {
             self.queues.push_copy(cx, copy, &targets[..kept]);
@@ -304,7 +305,7 @@ impl Republisher<'_> {
         for queue in refused {
             *left = left.saturating_sub(1);
             match self.write_dead_letter(cx, queue, copy, Reason::MaxLength) {
-                Some(letter) => self.post(cx, letter, left),
+                Some(republication) => self.publish_chained(cx, republication, left),
                 None => self.log_refused(queue, "it is full, and there is no room elsewhere"),
             }
         }

@@ -6,9 +6,9 @@
 //!                                       queues ◄── routed by x-delayed-type ┴── x-delay -5000
 //! ```
 //!
-//! The hidden queue is a queue with levels (`queue::levels`) that clients cannot name. A message in it is
+//! The hidden queue is a queue with levels (`queue_records::levels`) that clients cannot name. A message in it is
 //! treated as in any queue: it is confirmed when durable, evicted when memory is short, recovered at start,
-//! and deleted with its exchange. `queues::delayed` decides when a slot is due.
+//! and deleted with its exchange. `queue_flow::delayed` decides when a slot is due.
 //!
 //! # Invariants
 //! - A message moves from slot to slot, and from there to its queues, with publish and settlement in one
@@ -25,12 +25,12 @@ use super::Republisher;
 use super::dead_letter::Republication;
 use crate::Context;
 use crate::arguments::copy_flags;
-use crate::queue::Queue;
-use crate::queue::Taken;
-use crate::queues::LevelChoice;
-use crate::queues::Scratch;
-use crate::queues::take_step;
-use crate::queues::{Held, NARROWEST_PUBLISHED, Next, Slot, delay_ms};
+use crate::queue_flow::LevelChoice;
+use crate::queue_flow::Scratch;
+use crate::queue_flow::take_step;
+use crate::queue_flow::{Held, NARROWEST_PUBLISHED, Next, Slot, delay_ms};
+use crate::queue_records::Queue;
+use crate::queue_records::Taken;
 
 /// Steps per turn for routing or moving delayed messages; a message may take several steps ([`take_step`]).
 const DELAYED_STEPS_PER_TURN: u32 = 512;
@@ -74,7 +74,7 @@ impl Republisher<'_> {
     fn open_slot(&mut self, cx: &mut Context<'_>, key: u64, level: QueueId) -> Step {
         let record = self.queues.records_mut().get_mut(level.index());
         let is_it = |record: &&mut Queue| {
-            record.times.due_ms == key && record.delayed_exchange.is_some() && !record.dying
+            record.times.due_ms == key && record.delayed_exchange.is_some() && !record.is_deleted()
         };
         let Some(record) = record.filter(is_it) else {
             self.queues.delay_wheel_mut().pop_slot();
@@ -109,8 +109,8 @@ impl Republisher<'_> {
         match moved.and_then(|slot| self.queues.level_of_slot(self.quota, whole, slot)) {
             Some(target) => self.move_first(cx, (level, message, is_logged), target),
             None if due_ms <= now_ms => {
-                let Some(letter) = self.write_due(cx, level, message) else { return Step::Blocked };
-                self.send_first(cx, level, letter, is_logged);
+                let Some(republication) = self.write_due(cx, level, message) else { return Step::Blocked };
+                self.send_first(cx, level, republication, is_logged);
                 Step::Done
             }
             None => {
@@ -170,8 +170,8 @@ impl Republisher<'_> {
 
     /// Routes a held message that is due.
     fn route_held(&mut self, cx: &mut Context<'_>, held: Held) -> Step {
-        let Some(letter) = self.write_due(cx, held.queue, held.message) else { return Step::Blocked };
-        self.send(cx, letter, held.logged().is_some(), |republisher, cx| {
+        let Some(republication) = self.write_due(cx, held.queue, held.message) else { return Step::Blocked };
+        self.send(cx, republication, held.logged().is_some(), |republisher, cx| {
             republisher.queues.delay_wheel_mut().pop_held();
             republisher.settle_held(cx, held);
         });
@@ -200,10 +200,10 @@ impl Republisher<'_> {
     ) -> Option<Republication> {
         let mut scratch = self.queues.lend_scratch();
         let mut targets = core::mem::take(&mut self.republish.targets);
-        let letter = self.write_and_route_due(cx, (level, message), &mut scratch, &mut targets);
+        let republication = self.write_and_route_due(cx, (level, message), &mut scratch, &mut targets);
         self.queues.return_scratch(scratch);
         self.republish.targets = targets;
-        letter
+        republication
     }
 
     fn write_and_route_due(
@@ -239,7 +239,7 @@ impl Republisher<'_> {
         if let Err(fault) = self.route(cx.work, exchange, &key, headers, targets) {
             return Some(self.drop_due(exchange, &fault.text));
         }
-        let (kept, _) = self.queues.records().keep_willing(cx.messages, message, targets, None);
+        let (kept, _) = self.queues.records().keep_accepting(cx.messages, message, targets, None);
         if targets.is_empty() {
             self.counters.unroutable_dropped += 1;
             return Some(Republication::Dropped);

@@ -18,8 +18,8 @@ use leveret_core::mem::{MessageFlags, MessageId, sort_by_key};
 use super::Republisher;
 use super::dead_letter::Republication;
 use crate::Context;
-use crate::queue::Front;
-use crate::queues::{Patience, take_step};
+use crate::queue_flow::{Patience, take_step};
+use crate::queue_records::Front;
 
 /// Maximum number of expired messages that one delivery turn of a queue removes.
 const DELIVER_STEP: u32 = 64;
@@ -49,18 +49,18 @@ impl TrimTurn {
 /// Whether the expired messages at the front of a queue have been removed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum ExpiryResult {
-    Yes,
+    Done,
     /// Some expired messages remain for the next step.
-    NotYet,
+    More,
     /// An expired message remains because there is no capacity for its dead letter now.
-    No,
+    Blocked,
 }
 
 impl Republisher<'_> {
     /// Removes messages from the listed queues until the turn's steps are used up.
     ///
     /// Returns early with an unused queue that has expired: the caller deletes it and calls again.
-    pub(crate) fn shed(&mut self, cx: &mut Context<'_>, turn: &mut TrimTurn) -> Option<QueueId> {
+    pub(crate) fn expire_and_trim(&mut self, cx: &mut Context<'_>, turn: &mut TrimTurn) -> Option<QueueId> {
         if !turn.has_begun {
             turn.has_begun = true;
             self.queues.take_due(cx.journal);
@@ -80,7 +80,7 @@ impl Republisher<'_> {
             let before = turn.left;
             self.queues.at_mut(queue).listed.is_listed_for_trim = false;
             let is_unused = self.queues.records().is_unused_for_too_long(cx.journal, queue);
-            if is_unused && !self.queues.at(queue).dying && !cx.journal.is_crowded() {
+            if is_unused && !self.queues.at(queue).is_deleted() && !cx.journal.is_crowded() {
                 self.queues.trim_list_mut().note_step(true);
                 return Some(queue);
             }
@@ -104,7 +104,7 @@ impl Republisher<'_> {
         is_unused: bool,
         left: &mut u32,
     ) -> bool {
-        if self.queues.at(queue).dying {
+        if self.queues.at(queue).is_deleted() {
             return true;
         }
         if is_unused {
@@ -190,8 +190,8 @@ impl Republisher<'_> {
         queues: &[QueueId],
     ) {
         for &queue in queues {
-            if let Some(letter) = self.write_dead_letter(cx, queue, message, Reason::MaxLength) {
-                self.publish_copy(cx, letter);
+            if let Some(republication) = self.write_dead_letter(cx, queue, message, Reason::MaxLength) {
+                self.publish_copy(cx, republication);
             }
         }
     }
@@ -224,8 +224,8 @@ impl Republisher<'_> {
             self.queues.want_pages(queue);
             return false;
         };
-        let Some(letter) = self.write_dead_letter(cx, queue, message, reason) else { return false };
-        self.send_first(cx, queue, letter, is_logged);
+        let Some(republication) = self.write_dead_letter(cx, queue, message, reason) else { return false };
+        self.send_first(cx, queue, republication, is_logged);
         true
     }
 
@@ -234,12 +234,12 @@ impl Republisher<'_> {
         &mut self,
         cx: &mut Context<'_>,
         queue: QueueId,
-        letter: Republication,
+        republication: Republication,
         is_logged: bool,
     ) {
-        self.send(cx, letter, is_logged, |republisher, cx| {
+        self.send(cx, republication, is_logged, |republisher, cx| {
             let Some(first) = republisher.queues.first(queue) else {
-                panic!("a letter takes nothing from its queue")
+                panic!("a message that is republished is the first of its queue")
             };
             let taken = republisher.queues.take_first(cx, queue, first);
             republisher.queues.forget_taken(cx, queue, &taken);
@@ -285,8 +285,8 @@ impl Republisher<'_> {
             self.queues.want_pages(queue);
             return false;
         };
-        let Some(letter) = self.write_dead_letter(cx, queue, message, reason) else { return false };
-        self.send(cx, letter, is_logged, |republisher, cx| {
+        let Some(republication) = self.write_dead_letter(cx, queue, message, reason) else { return false };
+        self.send(cx, republication, is_logged, |republisher, cx| {
             republisher.queues.drop_rejected(cx, queue);
         });
         true
@@ -309,7 +309,7 @@ impl Republisher<'_> {
         // During a commit the dead letter waits for its end, because capacity is reserved for the messages
         // that the commit publishes.
         let waits = cx.journal.is_grouping() && record.settings.dead_letters;
-        let looks = is_due && !self.queues.records().record_of_queue(queue).audience.is_ready();
+        let looks = is_due && !self.queues.records().record_of_queue(queue).queue_consumers.is_ready();
         if looks && waits {
             self.queues.relist_for_trim(queue);
         } else if looks {
@@ -352,11 +352,11 @@ impl Republisher<'_> {
     ) -> ExpiryResult {
         let mut left = DELIVER_STEP;
         if self.expire_by(cx, queue, &mut left, patience) {
-            return ExpiryResult::Yes;
+            return ExpiryResult::Done;
         }
         self.queues.at_mut(queue).front = Front::Expired;
         self.queues.list_for_trim(queue);
-        if left < DELIVER_STEP { ExpiryResult::NotYet } else { ExpiryResult::No }
+        if left < DELIVER_STEP { ExpiryResult::More } else { ExpiryResult::Blocked }
     }
 
     /// Removes expired messages and reschedules expiry after a message before them was taken.

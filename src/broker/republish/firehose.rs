@@ -27,8 +27,8 @@ use leveret_core::mem::{MessageFlags, MessageId, Share};
 use super::Republisher;
 use super::TracedName;
 use crate::Context;
-use crate::queues::Claim;
-use crate::queues::Scratch;
+use crate::queue_flow::Claim;
+use crate::queue_flow::Scratch;
 use crate::topology::copies;
 
 /// Exchange that the copies are published to.
@@ -175,9 +175,9 @@ impl Republisher<'_> {
         self.queues.choose_levels(cx, self.quota, copy, &mut targets);
         let (consumers, quota, queues) = (self.consumers, &*self.quota, &*self.queues);
         let credit = |queue| consumers.waiting_credit(queues, quota, queue);
-        let (kept, _) = queues.records().keep_willing(cx.messages, copy, &mut targets, Some(&credit));
+        let (kept, _) = queues.records().keep_accepting(cx.messages, copy, &mut targets, Some(&credit));
         targets.truncate(kept);
-        let claim = Claim { share: Share::Ordinary, may_wait: true, gives_up: false };
+        let claim = Claim { share: Share::Ordinary, may_wait: true, has_timed_out: false };
         if !targets.is_empty() {
             match self.queues.reserve(cx, self.quota, copy, &targets, claim) {
                 Ok(()) => self.queues.push_copy(cx, copy, &targets),

@@ -34,8 +34,8 @@ use leveret_core::mem::Messages;
 use crate::access::Access;
 use crate::consumers::Consumers;
 use crate::policy::Policies;
-use crate::publish::Promised;
-use crate::queues::Queues;
+use crate::publish::CommitReservation;
+use crate::queue_flow::Queues;
 use crate::quota::Quota;
 use crate::state::Counters;
 use crate::topology::Topology;
@@ -52,7 +52,7 @@ pub(crate) struct RepublishState {
     /// Buffer for the target queues of a copy. The buffer for those of a publish may be in use.
     targets: Vec<QueueId>,
     /// Capacity that the commit being carried out may still need.
-    promised: Promised,
+    reservation: CommitReservation,
     /// Time of this turn in seconds since 1970: the `time` of dead letters.
     unix_s: u64,
     /// Minute in which a dropped dead letter was logged last.
@@ -69,8 +69,8 @@ impl RepublishState {
     }
 
     /// Sets the capacity that a beginning commit may need, or none when it is over.
-    pub(crate) const fn promise(&mut self, promised: Promised) {
-        self.promised = promised;
+    pub(crate) const fn set_reservation(&mut self, reservation: CommitReservation) {
+        self.reservation = reservation;
     }
 
     /// Returns the date in seconds since 1970; 0 until it was set.

@@ -31,7 +31,7 @@ use super::Republisher;
 use super::dead_letter::Republication;
 use super::expire_trim::{Parking, Reason};
 use crate::Context;
-use crate::queues::LevelChoice;
+use crate::queue_flow::LevelChoice;
 
 const CAUSE: &str = "x-parked-cause";
 const BRIDGE: &str = "x-parked-bridge";

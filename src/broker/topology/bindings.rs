@@ -18,8 +18,8 @@ use leveret_core::journal::{Definition, DestinationName, Journal, Mode};
 use leveret_core::mem::{Links, List, Slab};
 
 use super::select::{self, Rule};
-use super::{Binding, BindingSpec, Destination, Exchange, FoundBinding, Kind, Topology};
-use crate::queues::Queues;
+use super::{Binding, BindingSpec, Destination, Exchange, ExchangeKind, FoundBinding, Topology};
+use crate::queue_flow::Queues;
 use crate::quota::{Declared, Quota, Room};
 use crate::reply_text::{out_of, version_for};
 use crate::{Access, Context};
@@ -78,12 +78,12 @@ impl Topology {
         queues: &mut Queues,
         new: &FoundBinding<'_>,
     ) -> Result<(), Fault> {
-        if self.exchange(new.source).kind == Kind::Headers {
+        if self.exchange(new.source).kind == ExchangeKind::Headers {
             select::check_match(Table::trusted(new.arguments))?;
         }
         if let Some(binding) = self.find_same(new) {
             if self.binding(binding).stored {
-                cx.await_others();
+                cx.await_all_changes();
             }
             return Ok(());
         }
@@ -106,8 +106,8 @@ impl Topology {
         queues: &mut Queues,
         new: &FoundBinding<'_>,
     ) -> Result<BindingId, Fault> {
-        let Exchange { kind, root, dying, .. } = self.exchanges[new.source.index()];
-        assert!(!dying, "nothing is bound to an exchange that is gone");
+        let Exchange { kind, root, is_deleted, .. } = self.exchanges[new.source.index()];
+        assert!(!is_deleted, "nothing is bound to an exchange that is gone");
         let key = new.routing_key.as_bytes();
         let (declared, bytes) = (new.declared(kind), new.bytes(kind));
         // Each exchange needs a root node, so nodes are reserved for the maximum number of exchanges.
@@ -179,7 +179,7 @@ impl Topology {
             node = parent;
         }
         let record = self.exchange(source);
-        (record.auto_delete && !record.dying && record.bindings.is_empty()).then_some(source)
+        (record.auto_delete && !record.is_deleted && record.bindings.is_empty()).then_some(source)
     }
 
     /// Returns whether the source or destination of a binding was deleted, and objects of the same names are
@@ -251,16 +251,16 @@ impl Topology {
 
 impl FoundBinding<'_> {
     /// Returns the places that a binding takes in the quota: one for each pair, if any single pair is enough.
-    fn declared(&self, kind: Kind) -> Declared {
+    fn declared(&self, kind: ExchangeKind) -> Declared {
         Declared::Binding(match kind {
-            Kind::Headers => select::places(Table::trusted(self.arguments)),
+            ExchangeKind::Headers => select::places(Table::trusted(self.arguments)),
             _ => 1,
         })
     }
 
     /// Returns the bytes of a binding's names; the trie may store the words of its routing key again.
-    const fn bytes(&self, kind: Kind) -> usize {
-        let words = matches!(kind, Kind::Direct | Kind::Topic);
+    const fn bytes(&self, kind: ExchangeKind) -> usize {
+        let words = matches!(kind, ExchangeKind::Direct | ExchangeKind::Topic);
         self.routing_key.len() * (1 + words as usize) + self.arguments.len()
     }
 }
@@ -278,8 +278,8 @@ fn incoming<'a>(
 }
 
 /// Returns whether a binding is on the list of its node, and not found by its pairs.
-fn is_on_node(kind: Kind, arguments: Table<'_>) -> bool {
-    kind != Kind::Headers || select::takes_everything(arguments)
+fn is_on_node(kind: ExchangeKind, arguments: Table<'_>) -> bool {
+    kind != ExchangeKind::Headers || select::takes_everything(arguments)
 }
 
 /// One pair of a binding, in the bucket of its hash.

@@ -17,11 +17,11 @@ use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::journal::{Batch, Definition};
 use leveret_core::mem::List;
 
-use super::{DELAYED, Exchange, Kind, Topology, find_exchange};
+use super::{DELAYED, Exchange, ExchangeKind, Topology, find_exchange};
 use crate::arguments::{self, inequivalent_flag};
 use crate::policy::Applied;
 use crate::quota::{Declared, Declarer, Quota};
-use crate::reply_text::ExchangeInWords;
+use crate::reply_text::ExchangeText;
 use crate::{Access, Context};
 
 /// The fields of a new exchange.
@@ -51,7 +51,7 @@ impl Topology {
         name: &str,
     ) -> Result<ExchangeId, Fault> {
         self.find_exchange(vhost, name).ok_or_else(|| {
-            Fault::new(ReplyCode::NotFound, format_args!("no {}", exchange_in_words(access, vhost, name)))
+            Fault::new(ReplyCode::NotFound, format_args!("no {}", exchange_text(access, vhost, name)))
         })
     }
 
@@ -73,7 +73,7 @@ impl Topology {
 
     /// Returns the exchange in a place, if it is not retired.
     pub(crate) fn exchange_at(&self, place: usize) -> Option<&Exchange> {
-        self.exchanges.get(place).filter(|record| !record.dying)
+        self.exchanges.get(place).filter(|record| !record.is_deleted)
     }
 
     /// Compares an existing exchange with another declaration of it; the answer waits until its definition is
@@ -89,7 +89,7 @@ impl Topology {
         declaration: &ExchangeDeclaration<'_>,
     ) -> Result<(), Fault> {
         let record = self.exchange(exchange);
-        let words = exchange_in_words(access, record.vhost, declaration.exchange);
+        let words = exchange_text(access, record.vhost, declaration.exchange);
         // As in RabbitMQ's plug-in, `x-delayed-type` is not compared.
         if declaration.kind != record.type_name() {
             return Err(inequivalent_flag("type", &words, &declaration.kind, &record.type_name()));
@@ -114,24 +114,27 @@ impl Topology {
     /// Adds an exchange under its name. The caller has checked its declaration and the capacity, and has
     /// counted it unless it is predeclared.
     pub(crate) fn insert_exchange(&mut self, new: &NewExchange<'_>) -> ExchangeId {
-        let said = &new.declaration;
-        assert!(said.is_delayed() == new.delayed_queue.is_some(), "a delayed exchange has its hidden queue");
-        assert!(said.durable || new.version == 0, "only what is durable is in the log");
-        let kind = match said.exchange {
-            "" => Kind::Default,
-            _ => said.new_kind().expect("the caller checked how it chooses"),
+        let declaration = &new.declaration;
+        assert!(
+            declaration.is_delayed() == new.delayed_queue.is_some(),
+            "a delayed exchange has its hidden queue"
+        );
+        assert!(declaration.durable || new.version == 0, "only what is durable is in the log");
+        let kind = match declaration.exchange {
+            "" => ExchangeKind::Default,
+            _ => declaration.new_kind().expect("the caller checked how it chooses"),
         };
-        let alternate = Table::trusted(said.arguments).get("alternate-exchange");
+        let alternate = Table::trusted(declaration.arguments).get("alternate-exchange");
         let record = Exchange {
             vhost: new.vhost,
-            name: said.exchange.into(),
+            name: declaration.exchange.into(),
             kind,
             version: new.version,
             defined: Batch::NONE,
-            durable: said.durable,
-            auto_delete: said.auto_delete,
-            internal: said.internal,
-            arguments: said.arguments.into(),
+            durable: declaration.durable,
+            auto_delete: declaration.auto_delete,
+            internal: declaration.internal,
+            arguments: declaration.arguments.into(),
             declarer: new.declarer,
             delayed_queue: new.delayed_queue,
             alternate: alternate.and_then(|value| value.as_str()).map(Into::into),
@@ -144,10 +147,10 @@ impl Topology {
             // The revision rises with every exchange.
             serial: self.revision() + 1,
             published: [0; 2],
-            dying: false,
+            is_deleted: false,
         };
         let index = self.exchanges.insert(record).expect("there was room");
-        self.exchange_table.insert((new.vhost, said.exchange), index);
+        self.exchange_table.insert((new.vhost, declaration.exchange), index);
         self.revise();
         ExchangeId::from_index(index)
     }
@@ -199,8 +202,8 @@ impl Topology {
     pub(crate) fn retire_exchange(&mut self, cx: &mut Context<'_>, access: &Access, exchange: ExchangeId) {
         self.append_exchange(cx, access, exchange, false);
         let record = &mut self.exchanges[exchange.index()];
-        assert!(!record.dying, "an exchange is retired once");
-        record.dying = true;
+        assert!(!record.is_deleted, "an exchange is retired once");
+        record.is_deleted = true;
         self.exchange_table.remove((record.vhost, &*record.name), exchange.index());
         self.revise();
     }
@@ -208,7 +211,7 @@ impl Topology {
     /// Frees the record of a retired exchange without bindings. Returns its virtual host.
     pub(crate) fn free_exchange(&mut self, quota: &mut Quota, exchange: ExchangeId) -> VhostId {
         let record = self.exchanges.remove(exchange.index());
-        assert!(record.dying && record.bindings.is_empty() && record.incoming.is_empty());
+        assert!(record.is_deleted && record.bindings.is_empty() && record.incoming.is_empty());
         self.trie.remove_root(record.root);
         // Predeclared exchanges are counted with their virtual host.
         if !is_system_name(&record.name) {
@@ -275,19 +278,20 @@ impl<'a> ExchangeDeclaration<'a> {
     ///
     /// # Errors
     /// There is no such type, or `x-delayed-type` is missing or wrong.
-    pub(crate) fn new_kind(&self) -> Result<Kind, Fault> {
+    pub(crate) fn new_kind(&self) -> Result<ExchangeKind, Fault> {
         if !self.is_delayed() {
             return kind_named(self.kind);
         }
-        let said = Table::trusted(self.arguments).get("x-delayed-type").and_then(|value| value.as_str());
+        let declaration =
+            Table::trusted(self.arguments).get("x-delayed-type").and_then(|value| value.as_str());
         // A message delayed by a delayed type would never be routed.
-        let said = said.filter(|kind| *kind != DELAYED).ok_or_else(|| {
+        let declaration = declaration.filter(|kind| *kind != DELAYED).ok_or_else(|| {
             Fault::new(
                 ReplyCode::PreconditionFailed,
                 format_args!("Invalid argument, 'x-delayed-type' must be an existing exchange type"),
             )
         });
-        said.and_then(kind_named)
+        declaration.and_then(kind_named)
     }
 
     /// Checks whether clients may give an exchange this name: `amq.` is reserved.
@@ -310,7 +314,7 @@ impl<'a> ExchangeDeclaration<'a> {
                 format_args!(
                     "invalid type '{}' for arg 'alternate-exchange' in {}",
                     other.type_name(),
-                    exchange_in_words(access, vhost, self.exchange)
+                    exchange_text(access, vhost, self.exchange)
                 ),
             )),
         }
@@ -318,8 +322,8 @@ impl<'a> ExchangeDeclaration<'a> {
 }
 
 /// Returns the kind for a type's name.
-fn kind_named(kind: &str) -> Result<Kind, Fault> {
-    Kind::from_name(kind).ok_or_else(|| {
+fn kind_named(kind: &str) -> Result<ExchangeKind, Fault> {
+    ExchangeKind::from_name(kind).ok_or_else(|| {
         let invalid = |words: fmt::Arguments<'_>| Fault::connection(ReplyCode::CommandInvalid, words);
         match PLUG_INS.iter().find(|(known, _)| *known == kind) {
             Some((_, plug_in)) => invalid(format_args!(
@@ -332,12 +336,8 @@ fn kind_named(kind: &str) -> Result<Kind, Fault> {
 }
 
 /// Returns an exchange's name and virtual host as reply texts show them.
-pub(crate) fn exchange_in_words<'a>(
-    access: &'a Access,
-    vhost: VhostId,
-    name: &'a str,
-) -> ExchangeInWords<'a> {
-    ExchangeInWords { name, vhost: access.vhost_name(vhost) }
+pub(crate) fn exchange_text<'a>(access: &'a Access, vhost: VhostId, name: &'a str) -> ExchangeText<'a> {
+    ExchangeText { name, vhost: access.vhost_name(vhost) }
 }
 
 /// Refuses to declare, bind or delete the default exchange.
@@ -348,7 +348,7 @@ pub(crate) fn refuse_default(name: &str) -> Result<(), Fault> {
 /// Checks whether an exchange of this name may be deleted: the predeclared ones stay.
 pub(crate) fn check_deletable_name(access: &Access, vhost: VhostId, name: &str) -> Result<(), Fault> {
     refuse_default(name)?;
-    let words = exchange_in_words(access, vhost, name);
+    let words = exchange_text(access, vhost, name);
     refuse_if(is_system_name(name), format_args!("deletion of system {words} not allowed"))
 }
 

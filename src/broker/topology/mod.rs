@@ -38,7 +38,7 @@ use crate::quota::Declarer;
 use crate::state::IndexTable;
 
 pub(super) use exchanges::NewExchange;
-pub(super) use exchanges::{ExchangeDeclaration, check_deletable_name, exchange_in_words, refuse_default};
+pub(super) use exchanges::{ExchangeDeclaration, check_deletable_name, exchange_text, refuse_default};
 pub(super) use select::copies;
 
 /// Nodes of the tries per binding: a topic pattern of that many words on average.
@@ -156,7 +156,7 @@ pub(crate) const DELAYED: &str = "x-delayed-message";
 
 /// How an exchange routes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Kind {
+pub(crate) enum ExchangeKind {
     /// The default exchange: the routing key is a queue's name.
     Default,
     /// The routing key equals the binding key.
@@ -169,7 +169,7 @@ pub(crate) enum Kind {
     Headers,
 }
 
-impl Kind {
+impl ExchangeKind {
     /// Returns the name of the type on the wire.
     pub(crate) const fn name(self) -> &'static str {
         match self {
@@ -191,7 +191,7 @@ impl Kind {
 pub(crate) struct Exchange {
     pub(crate) vhost: VhostId,
     pub(crate) name: Box<str>,
-    pub(crate) kind: Kind,
+    pub(crate) kind: ExchangeKind,
     /// Version of the exchange, never reused; 0 when it is not in the log.
     pub(crate) version: u64,
     /// The batch with which the definition of the exchange is durable.
@@ -223,7 +223,7 @@ pub(crate) struct Exchange {
     /// Messages published to the exchange, and queues that those were routed to, modulo 2³².
     pub(crate) published: [u32; 2],
     /// The exchange is deleted: its record is freed with its last binding.
-    pub(crate) dying: bool,
+    pub(crate) is_deleted: bool,
 }
 
 impl Exchange {

@@ -21,10 +21,10 @@ use leveret_core::mem::{List, Slab};
 
 use super::bindings::{Hook, Pairs};
 use super::trie::Trie;
-use super::{Binding, Destination, Exchange, Kind, Topology, find_exchange};
+use super::{Binding, Destination, Exchange, ExchangeKind, Topology, find_exchange};
 use crate::context::Work;
-use crate::queue::Targets;
-use crate::queues::delay_ms;
+use crate::queue_flow::delay_ms;
+use crate::queue_records::Targets;
 use crate::reply_text::{ErlangBinary, ErlangTerm};
 use crate::state::IndexTable;
 
@@ -99,7 +99,7 @@ impl Selection<'_, '_> {
         while visited < self.to_visit.len() {
             let exchange = self.to_visit[visited];
             visited += 1;
-            by_key_alone &= self.exchanges[exchange.index()].kind != Kind::Headers;
+            by_key_alone &= self.exchanges[exchange.index()].kind != ExchangeKind::Headers;
             if !self.follow(exchange, keys, names)? {
                 self.visit_alternate(exchange);
             }
@@ -117,9 +117,11 @@ impl Selection<'_, '_> {
             return Ok(true);
         }
         match kind {
-            Kind::Fanout => Ok(self.take_node(root)),
-            Kind::Headers => Ok(self.take_node(root) | self.take_by_headers(exchange, keys.headers, names)),
-            Kind::Default | Kind::Direct | Kind::Topic => {
+            ExchangeKind::Fanout => Ok(self.take_node(root)),
+            ExchangeKind::Headers => {
+                Ok(self.take_node(root) | self.take_by_headers(exchange, keys.headers, names))
+            }
+            ExchangeKind::Default | ExchangeKind::Direct | ExchangeKind::Topic => {
                 let mut any = self.take_key(kind, root, keys.own)?;
                 for value in keys.copies.into_iter().flatten() {
                     let key = value.as_bytes();
@@ -134,11 +136,11 @@ impl Selection<'_, '_> {
         }
     }
 
-    fn take_key(&mut self, kind: Kind, root: usize, key: &[u8]) -> Result<bool, Fault> {
+    fn take_key(&mut self, kind: ExchangeKind, root: usize, key: &[u8]) -> Result<bool, Fault> {
         match kind {
-            Kind::Topic => self.take_topic(root, key),
-            Kind::Direct => Ok(self.trie.child(root, key).is_some_and(|node| self.take_node(node))),
-            Kind::Default | Kind::Fanout | Kind::Headers => Ok(self.take_named(key)),
+            ExchangeKind::Topic => self.take_topic(root, key),
+            ExchangeKind::Direct => Ok(self.trie.child(root, key).is_some_and(|node| self.take_node(node))),
+            ExchangeKind::Default | ExchangeKind::Fanout | ExchangeKind::Headers => Ok(self.take_named(key)),
         }
     }
 
@@ -254,7 +256,7 @@ impl Selection<'_, '_> {
 
     fn visit(&mut self, exchange: ExchangeId) {
         let record = &mut self.exchanges[exchange.index()];
-        if record.routed_at != self.route && !record.dying {
+        if record.routed_at != self.route && !record.is_deleted {
             record.routed_at = self.route;
             self.to_visit.push(exchange);
             self.work.charge(1);

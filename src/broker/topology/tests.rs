@@ -6,8 +6,8 @@ use crate::access::FIRST_VHOST;
 use crate::arguments::QueueSettings;
 use crate::context::Work;
 use crate::policy::{Applied, Policies};
-use crate::queue::{Logged, Queue, Targets};
-use crate::queues::Queues;
+use crate::queue_flow::Queues;
+use crate::queue_records::{DurableIndex, Queue, Targets};
 use crate::quota::{Declared, Quota, Room};
 use crate::{Access, Context};
 use leveret_amqp::Full;
@@ -88,7 +88,7 @@ impl World {
 
     fn record(&self, name: &str) -> Queue {
         let policies = Policies::with_capacity(0);
-        let settings = QueueSettings::of(&policies.terms(&[], Applied::default()));
+        let settings = QueueSettings::of(&policies.effective_policy(&[], Applied::default()));
         Queue::new(self.vhost, name, &[], settings)
     }
 
@@ -101,7 +101,7 @@ impl World {
     /// Creates a queue that the log has under this incarnation, or not at all with 0.
     fn queue(&mut self, name: &str, incarnation: u64) -> QueueId {
         let mut record = self.record(name);
-        record.logged = Logged::as_incarnation(incarnation);
+        record.logged = DurableIndex::as_incarnation(incarnation);
         self.queues.records_mut().insert(record).unwrap()
     }
 

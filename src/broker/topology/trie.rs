@@ -18,7 +18,7 @@
 use crate::state::IndexTable;
 use leveret_core::mem::{List, Slab};
 
-use super::{Binding, Kind};
+use super::{Binding, ExchangeKind};
 
 /// A routing key or a word of one.
 #[derive(Debug)]
@@ -80,26 +80,26 @@ impl Trie {
     }
 
     /// Returns how many nodes have to be created for a binding with this routing key.
-    pub(super) fn missing(&self, root: usize, kind: Kind, key: &[u8]) -> usize {
+    pub(super) fn missing(&self, root: usize, kind: ExchangeKind, key: &[u8]) -> usize {
         let mut at = Some(root);
         let mut is_missing = |word: &[u8]| {
             at = at.and_then(|parent| self.child(parent, word));
             at.is_none()
         };
         match kind {
-            Kind::Fanout | Kind::Headers | Kind::Default => 0,
-            Kind::Direct => usize::from(is_missing(key)),
-            Kind::Topic => words(key).filter(|word| is_missing(word)).count(),
+            ExchangeKind::Fanout | ExchangeKind::Headers | ExchangeKind::Default => 0,
+            ExchangeKind::Direct => usize::from(is_missing(key)),
+            ExchangeKind::Topic => words(key).filter(|word| is_missing(word)).count(),
         }
     }
 
     /// Finds or creates the node for a binding with this routing key. The caller has checked the capacity for
     /// new nodes.
-    pub(super) fn place(&mut self, root: usize, kind: Kind, key: &[u8]) -> usize {
+    pub(super) fn place(&mut self, root: usize, kind: ExchangeKind, key: &[u8]) -> usize {
         match kind {
-            Kind::Fanout | Kind::Headers | Kind::Default => root,
-            Kind::Direct => self.child_or_new(root, key),
-            Kind::Topic => words(key).fold(root, |at, word| self.child_or_new(at, word)),
+            ExchangeKind::Fanout | ExchangeKind::Headers | ExchangeKind::Default => root,
+            ExchangeKind::Direct => self.child_or_new(root, key),
+            ExchangeKind::Topic => words(key).fold(root, |at, word| self.child_or_new(at, word)),
         }
     }
 

@@ -11,7 +11,7 @@ use leveret_core::limits::Megabytes;
 use leveret_core::mem::{ENTRIES_PER_CHUNK, Messages};
 
 use super::Views;
-use crate::queue::Queue;
+use crate::queue_records::Queue;
 use crate::shortage::{Pool, Shortage, Waiters};
 
 impl<'b> Views<'b> {

@@ -19,8 +19,8 @@ use crate::access::Access;
 use crate::consumers::{ConsumerState, Consumers, Fill, Mode};
 use crate::parameters::{ParameterView, Parameters};
 use crate::policy::{AppliedView, Policies, PolicyView};
-use crate::queue::Queue;
-use crate::queues::Queues;
+use crate::queue_flow::Queues;
+use crate::queue_records::Queue;
 use crate::quota::Quota;
 use crate::state::ChannelCounters;
 use crate::state::QUEUE_BYTES;
@@ -49,7 +49,7 @@ impl core::fmt::Debug for Views<'_> {
 impl<'b> Views<'b> {
     /// Returns the bytes that all messages take in the log, without what is settled and not yet compacted.
     pub fn live_log_bytes(self) -> u64 {
-        let queues = self.queues.records().iter().filter(|(_, queue)| !queue.dying);
+        let queues = self.queues.records().iter().filter(|(_, queue)| !queue.is_deleted());
         queues.map(|(_, queue)| queue.log_bytes()).sum()
     }
 
@@ -66,8 +66,8 @@ impl<'b> Views<'b> {
     /// Returns the queue in a place, unless it is hidden.
     pub fn queue_at(self, place: usize) -> Option<QueueView<'b>> {
         let records = self.queues.records();
-        let record = records.get(place).filter(|record| !record.hidden && !record.dying)?;
-        let exclusive = record.audience.first().filter(|_| record.audience.has_exclusive());
+        let record = records.get(place).filter(|record| !record.hidden && !record.is_deleted())?;
+        let exclusive = record.queue_consumers.first().filter(|_| record.queue_consumers.has_exclusive());
         let named = |index: usize| (self.consumers.at(index).tag.as_str(), self.consumers.at(index).channel);
         let id = QueueId::from_index(place);
         let sum = |of: fn(&Queue) -> u64| records.sum_over_levels(id, of);
@@ -90,18 +90,19 @@ impl<'b> Views<'b> {
             messages_persistent: sum(|level| level.logged.count()),
             message_bytes_ready: sum(|level| level.backlog.body_bytes()),
             message_bytes_unacknowledged: sum(|level| level.unsettled.body_bytes),
-            consumers: record.audience.len(),
+            consumers: record.queue_consumers.len(),
             exclusive_consumer: exclusive.map(named),
-            single_active_consumer: record.audience.single_active().map(named),
+            single_active_consumer: record.queue_consumers.single_active().map(named),
             memory_bytes: names_bytes + sum(|level| QUEUE_BYTES as u64 + level.backlog.bytes()),
-            came: sum(|level| level.backlog.came()),
-            went: sum(|level| level.backlog.went()),
+            came: sum(|level| level.backlog.arrived_count()),
+            went: sum(|level| level.backlog.taken_count()),
         })
     }
 
     /// Returns ready messages and unsettled deliveries in all queues of a virtual host except hidden ones.
     pub fn depth_of(self, vhost: &str) -> (u64, u64) {
-        let queues = self.queues.records().iter().filter(|(_, record)| !record.hidden && !record.dying);
+        let queues =
+            self.queues.records().iter().filter(|(_, record)| !record.hidden && !record.is_deleted());
         let own = queues.filter(|(_, record)| self.access.vhost_name(record.vhost) == vhost);
         own.fold((0, 0), |(ready, unacknowledged), (place, _)| {
             let id = QueueId::from_index(place);
@@ -145,7 +146,7 @@ impl<'b> Views<'b> {
         let source = self.topology.exchange_at(record.source.index())?;
         let (destination, exclusive) = match record.destination {
             Destination::Queue(queue) => {
-                let queue = self.queues.records().get(queue.index()).filter(|queue| !queue.dying)?;
+                let queue = self.queues.records().get(queue.index()).filter(|queue| !queue.is_deleted())?;
                 (&queue.name, queue.declared.exclusive_owner.is_some())
             }
             Destination::Exchange(exchange) => (&self.topology.exchange_at(exchange.index())?.name, false),
@@ -207,7 +208,7 @@ impl<'b> Views<'b> {
 
     /// Returns a connection that is in use.
     pub fn connection_view(self, connection: ConnectionId) -> Option<ConnectionView<'b>> {
-        let record = self.consumers.find_connection(connection).filter(|record| !record.dying)?;
+        let record = self.consumers.find_connection(connection).filter(|record| !record.is_lost)?;
         Some(ConnectionView {
             user: record.identity.name(),
             vhost: self.access.vhost_name(record.vhost?),
@@ -223,8 +224,8 @@ impl<'b> Views<'b> {
     /// Returns the channel in a place.
     pub fn channel_at(self, place: usize) -> Option<ChannelView<'b>> {
         let record =
-            self.consumers.find_channel(ChannelId::from_index(place)).filter(|record| !record.closing)?;
-        let connection = self.consumers.find_connection(record.connection).filter(|found| !found.dying)?;
+            self.consumers.find_channel(ChannelId::from_index(place)).filter(|record| !record.is_closed())?;
+        let connection = self.consumers.find_connection(record.connection).filter(|found| !found.is_lost)?;
         let (messages_uncommitted, acks_uncommitted) = match &record.mode {
             Mode::Transaction(open) => (open.messages, open.settlements.len()),
             Mode::Plain | Mode::Confirm => (0, 0),
@@ -255,8 +256,11 @@ impl<'b> Views<'b> {
     /// Returns the consumer in a place.
     pub fn consumer_at(self, place: usize) -> Option<ConsumerView<'b>> {
         let record = self.consumers.get(place).filter(|record| record.state == ConsumerState::Active)?;
-        let queue =
-            self.queues.records().get(record.queue.index()).filter(|queue| !queue.hidden && !queue.dying)?;
+        let queue = self
+            .queues
+            .records()
+            .get(record.queue.index())
+            .filter(|queue| !queue.hidden && !queue.is_deleted())?;
         Some(ConsumerView {
             vhost: self.access.vhost_name(queue.vhost),
             queue: &queue.name,
@@ -269,7 +273,7 @@ impl<'b> Views<'b> {
             priority: record.priority,
             activity: match queue.settings.single_active {
                 false => ConsumerActivity::Up,
-                true if queue.audience.keeps_waiting(place) => ConsumerActivity::Waiting,
+                true if queue.queue_consumers.keeps_waiting(place) => ConsumerActivity::Waiting,
                 true => ConsumerActivity::SingleActive,
             },
         })

@@ -8,8 +8,9 @@ use crate::consumers::{ConsumerState, Consumers, NewConsumer};
 use crate::context::Work;
 use crate::parameters::Parameters;
 use crate::policy::{Applied, Policies};
-use crate::queue::{Queue, first_rank};
-use crate::queues::Queues;
+use crate::queue_flow::Queues;
+use crate::queue_records::QueueState;
+use crate::queue_records::{Queue, first_rank};
 use crate::quota::Quota;
 use crate::shortage::{Pool, Shortage, Waiters};
 use crate::topology::{ExchangeDeclaration, NewExchange, Topology};
@@ -69,7 +70,7 @@ impl World {
     }
 
     fn queue_with(&mut self, name: &str, change: impl FnOnce(&mut QueueSettings)) -> QueueId {
-        let mut settings = QueueSettings::of(&self.policies.terms(&[], Applied::default()));
+        let mut settings = QueueSettings::of(&self.policies.effective_policy(&[], Applied::default()));
         change(&mut settings);
         let mut record = Queue::new(self.vhost, name, &[], settings);
         record.rank = first_rank(&mut self.journal, &record, 0);
@@ -219,7 +220,7 @@ fn who_waits_is_told_for_what_how_much_of_it_there_is_and_what_to_do() {
         "{none}"
     );
     world.queues.records_mut().retire(queue);
-    world.queues.at_mut(queue).cleared = true;
+    world.queues.at_mut(queue).state = QueueState::Cleared;
     world.queues.take_if_done(queue).expect("nothing refers to it");
     let gone = world.explained(Shortage::QueueMemory(queue), 1);
     assert!(gone.contains("a queue; 1 publisher") && gone.ends_with("wait, it goes on by itself"), "{gone}");

@@ -58,7 +58,7 @@ impl Size {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum First {
     /// A requeued message that is in memory.
-    CameBack,
+    Requeued,
     /// A requeued message that only the log has, with its log offset.
     Absent(u64),
     /// A message that was never delivered, in this part of the queue.
@@ -177,12 +177,12 @@ impl Backlog {
 
     /// Returns the number of messages that arrived since the queue exists in this process, including those
     /// recovered from the log at start.
-    pub(crate) const fn came(&self) -> u64 {
+    pub(crate) const fn arrived_count(&self) -> u64 {
         self.taken + self.fresh() as u64
     }
 
     /// Returns the number of messages taken for delivery; a message counts once for each delivery.
-    pub(crate) const fn went(&self) -> u64 {
+    pub(crate) const fn taken_count(&self) -> u64 {
         (self.taken + self.retaken).saturating_sub(self.dropped)
     }
 
@@ -251,12 +251,12 @@ impl Backlog {
         if let Some(index) = self.returned.first() {
             let delivery = &deliveries[index];
             let absent = delivery.logged.filter(|_| delivery.message.is_none());
-            return Some(absent.map_or(First::CameBack, First::Absent));
+            return Some(absent.map_or(First::Requeued, First::Absent));
         }
         if let Some(entry) = self.returned_entries.front(pool) {
             return Some(match Place::of(entry) {
                 Place::Stored(offset, _) => First::Absent(offset),
-                _ => First::CameBack,
+                _ => First::Requeued,
             });
         }
         let at = |part, fifo: &Fifo| fifo.front(pool).map(|entry| First::At(part, Place::of(entry)));
@@ -780,7 +780,7 @@ impl Records {
         let level = self.first_level(queue);
         let first = &self.slab[level.index()];
         let may_go = first.backlog.ready() > 0 && first.returning == 0 && first.front == Front::Free;
-        let is_wanted = whole.audience.is_ready() && whole.returning == 0 && !whole.dying;
+        let is_wanted = whole.queue_consumers.is_ready() && whole.returning == 0 && !whole.is_deleted();
         (may_go && is_wanted).then_some(level)
     }
 

@@ -24,7 +24,7 @@ use leveret_core::mem::{MessageFlags, MessageId, Messages, PoolFull, Share};
 
 use super::Queues;
 use crate::Context;
-use crate::queue::{First, LogRun, Place, Size};
+use crate::queue_records::{First, LogRun, Place, Size};
 
 /// Messages that could not be read back, by their offsets in the log.
 #[derive(Clone, Copy, Debug)]
@@ -70,7 +70,7 @@ impl Queues {
     fn fetch_for(&self, queue: QueueId) -> Option<Fetch> {
         let record = &self.records[queue];
         let (from, (start, count)) = match (self.absent_rejected(queue), self.first(queue)) {
-            _ if record.dying => return None,
+            _ if record.is_deleted() => return None,
             (Some(offset), _) => (FetchFrom::Rejected, (offset, 1)),
             (None, Some(First::Absent(offset))) => (FetchFrom::Returned, (offset, 1)),
             (None, _) => (FetchFrom::Middle, record.backlog.first_stored(&self.pool)?),
@@ -247,7 +247,7 @@ impl Queues {
     /// Returns the run that is being read, if it is still wanted: at the front of the middle, or one requeued
     /// message.
     fn front_run(&self, fetch: &Fetch) -> Option<(u64, u32)> {
-        let record = self.records.get(fetch.queue.index()).filter(|record| !record.dying)?;
+        let record = self.records.get(fetch.queue.index()).filter(|record| !record.is_deleted())?;
         let is_first = match fetch.from {
             FetchFrom::Returned => self.first(fetch.queue) == Some(First::Absent(fetch.start)),
             FetchFrom::Rejected => self.absent_rejected(fetch.queue) == Some(fetch.start),
@@ -295,9 +295,9 @@ pub(crate) struct Paging {
     /// Counter of freed memory (`Queues::page_room_made`) when the first queue began to wait for memory.
     awaiting_since: u64,
     /// Place at which the search for messages to evict continues.
-    hand: usize,
+    next_place: usize,
     /// The memory kept free to read back messages that only the log has.
-    read_back: ReadBackRoom,
+    read_back: ReadBackReserve,
 }
 
 impl Paging {
@@ -306,8 +306,8 @@ impl Paging {
             wanted: VecDeque::with_capacity(64),
             awaiting_memory: VecDeque::new(),
             awaiting_since: 0,
-            hand: 0,
-            read_back: ReadBackRoom::new(limits),
+            next_place: 0,
+            read_back: ReadBackReserve::new(limits),
         }
     }
 
@@ -351,16 +351,16 @@ impl Paging {
     // ---- eviction
 
     /// Returns the place, among `places`, at which the search for messages to evict continues.
-    pub(crate) const fn hand(&mut self, places: usize) -> usize {
-        if self.hand >= places {
-            self.hand = 0;
+    pub(crate) const fn next_place(&mut self, places: usize) -> usize {
+        if self.next_place >= places {
+            self.next_place = 0;
         }
-        self.hand
+        self.next_place
     }
 
     /// Moves the search on: this place has nothing more to evict.
-    pub(crate) const fn pass_on(&mut self) {
-        self.hand += 1;
+    pub(crate) const fn skip_place(&mut self) {
+        self.next_place += 1;
     }
 
     // ---- memory for reading back
@@ -379,7 +379,7 @@ impl Paging {
     /// messages.
     ///
     /// Returns whether the search for such a queue continues. A step examines a bounded number of queues.
-    pub(crate) fn keep_read_back_room(
+    pub(crate) fn keep_read_back_reserve(
         &mut self,
         messages: &mut Messages,
         places: usize,
@@ -395,7 +395,7 @@ const QUEUES_STEP: usize = 64;
 /// The memory kept free to read back the largest message that only the log has. That message may precede
 /// transient ones that fill the rest of the memory.
 #[derive(Debug)]
-pub(crate) struct ReadBackRoom {
+pub(crate) struct ReadBackReserve {
     /// Bytes of the largest message that only the log has, or of one that has left since; 0 if there is none.
     bytes: u64,
     /// Bytes of the largest possible message.
@@ -403,17 +403,17 @@ pub(crate) struct ReadBackRoom {
     /// Bytes that names and properties may add to a body.
     frame_bytes: u64,
     /// Place at which the search for a queue with messages that only the log has continues.
-    hand: usize,
+    next_place: usize,
     /// Number of consecutive places whose queues have no such message.
     clear: usize,
 }
 
-impl ReadBackRoom {
+impl ReadBackReserve {
     pub(crate) fn new(limits: &Limits) -> Self {
         // Exchange and routing key are short strings.
         let frame_bytes = u64::from(limits.frame_max) + 512;
         let message_bytes_max = u64::from(limits.message_size_max) + frame_bytes;
-        Self { bytes: 0, message_bytes_max, frame_bytes, hand: 0, clear: 0 }
+        Self { bytes: 0, message_bytes_max, frame_bytes, next_place: 0, clear: 0 }
     }
 
     /// Notes that from now on only the log has a message of this many bytes.
@@ -441,11 +441,11 @@ impl ReadBackRoom {
             return false;
         }
         for _ in 0..QUEUES_STEP {
-            if has_absent(self.hand) {
+            if has_absent(self.next_place) {
                 self.clear = 0;
                 break;
             }
-            self.hand = if self.hand + 1 < places { self.hand + 1 } else { 0 };
+            self.next_place = if self.next_place + 1 < places { self.next_place + 1 } else { 0 };
             self.clear += 1;
         }
         let is_needed = self.clear < places;

@@ -8,9 +8,9 @@
 //! - The client is notified of every consumer that it did not end itself.
 
 use super::state::Consumers;
-use super::state::{Channel, Connection, Consumer, ConsumerState};
+use super::state::{Channel, ChannelState, Connection, Consumer, ConsumerState};
 use crate::context::Work;
-use crate::queues::Queues;
+use crate::queue_flow::Queues;
 use crate::quota::{Pool, Quota};
 use crate::reply_text::out_of;
 use leveret_core::command::{ChannelId, ConnectionId, Name, QueueId, ReplyOrder, VhostId};
@@ -64,7 +64,7 @@ impl Consumers {
         record.prefetch_count = self.channels[channel.index()].prefetch_count;
         (record.tag, record.priority) = (new.tag, new.priority);
         (record.no_ack, record.exclusive) = (new.no_ack, new.exclusive);
-        queues.records_mut().audience_mut(queue).has_exclusive |= new.exclusive;
+        queues.records_mut().queue_consumers_mut(queue).has_exclusive |= new.exclusive;
         self.enter_queue(work, queues, index);
         self.make_eligible(work, queues, index);
     }
@@ -72,9 +72,9 @@ impl Consumers {
     /// Puts a consumer on its queue's list. A single active consumer stays the first, whatever the priority
     /// of the others, and those are in the order in which they become active.
     fn enter_queue(&mut self, work: &mut Work, queues: &mut Queues, index: usize) {
-        let audience = queues.records_mut().audience_mut(self.slab[index].queue);
-        let mut after = audience.all.back();
-        if let Some(active) = audience.single_active() {
+        let queue_consumers = queues.records_mut().queue_consumers_mut(self.slab[index].queue);
+        let mut after = queue_consumers.all.back();
+        if let Some(active) = queue_consumers.single_active() {
             let priority = self.slab[index].priority;
             while let Some(other) = after.filter(|&other| other != active) {
                 if self.slab[other].priority >= priority {
@@ -84,7 +84,7 @@ impl Consumers {
                 after = List::before(&self.slab, other, |consumer| &consumer.queue_links);
             }
         }
-        audience.all.insert_after(&mut self.slab, after, index, |consumer| &mut consumer.queue_links);
+        queue_consumers.all.insert_after(&mut self.slab, after, index, |consumer| &mut consumer.queue_links);
     }
 
     /// Ends a consumer. Returns its queue if the consumer was active.
@@ -98,10 +98,10 @@ impl Consumers {
         consumer.state = ConsumerState::Cancelled;
         let (queue, channel, exclusive) = (consumer.queue, consumer.channel, consumer.exclusive);
         self.table.remove((channel, self.slab[index].tag.as_str()), index);
-        let audience = queues.records_mut().audience_mut(queue);
-        audience.all.remove(&mut self.slab, index, |consumer| &mut consumer.queue_links);
-        audience.has_exclusive &= !exclusive;
-        if let Some(next) = audience.single_active() {
+        let queue_consumers = queues.records_mut().queue_consumers_mut(queue);
+        queue_consumers.all.remove(&mut self.slab, index, |consumer| &mut consumer.queue_links);
+        queue_consumers.has_exclusive &= !exclusive;
+        if let Some(next) = queue_consumers.single_active() {
             self.make_eligible(work, queues, next);
         }
         Some(queue)
@@ -112,7 +112,7 @@ impl Consumers {
     pub(crate) fn free_if_done(&mut self, quota: &mut Quota, index: usize) -> Option<QueueId> {
         // The last reference to a consumer may ask more often than needed.
         let consumer = self.slab.get(index)?;
-        if consumer.unsettled > 0 || consumer.state == ConsumerState::Active || consumer.to_tell {
+        if consumer.unsettled > 0 || consumer.state == ConsumerState::Active || consumer.needs_cancel_notice {
             return None;
         }
         let channel = consumer.channel;
@@ -148,9 +148,9 @@ impl Consumers {
     pub(crate) fn note_cancelled(&mut self, index: usize) {
         let connection = self.connection_of(self.slab[index].channel);
         let record = &mut self.connections[connection.index()];
-        if !record.dying {
+        if !record.is_lost {
             record.cancelled.push_back(&mut self.slab, index, |consumer| &mut consumer.connection_links);
-            self.slab[index].to_tell = true;
+            self.slab[index].needs_cancel_notice = true;
             self.note_output(connection);
         }
     }
@@ -183,7 +183,7 @@ impl Consumers {
 
     /// Notes that the client was notified of the consumer's end, or need not be.
     pub(crate) fn leave_cancelled(&mut self, index: usize) {
-        if core::mem::take(&mut self.slab[index].to_tell) {
+        if core::mem::take(&mut self.slab[index].needs_cancel_notice) {
             let connection = self.connection_of(self.slab[index].channel);
             let list = &mut self.connections[connection.index()].cancelled;
             list.remove(&mut self.slab, index, |consumer| &mut consumer.connection_links);
@@ -241,7 +241,7 @@ impl Consumers {
     /// Frees the record of a closed channel when nothing refers to it.
     pub(crate) fn free_channel_if_done(&mut self, quota: &mut Quota, channel: ChannelId) {
         let record = &self.channels[channel.index()];
-        if record.cleared && record.outbox_len == 0 && record.consumers.is_empty() {
+        if record.state == ChannelState::Cleared && record.outbox_len == 0 && record.consumers.is_empty() {
             let connection = record.connection;
             let list = &mut self.connections[connection.index()].channels;
             list.remove(&mut self.channels, channel.index(), |channel| &mut channel.links);
@@ -268,7 +268,7 @@ impl Consumers {
     /// Creates a connection, before its handshake; `None` if no record is free.
     pub(crate) fn connect(&mut self, quota: &mut Quota) -> Option<ConnectionId> {
         let connection = ConnectionId::from_index(self.connections.insert(Connection::new()).ok()?);
-        quota.connection_came(connection);
+        quota.note_connection(connection);
         Some(connection)
     }
 
@@ -279,10 +279,10 @@ impl Consumers {
         connection: ConnectionId,
     ) -> Option<Connection> {
         let record = &self.connections[connection.index()];
-        if !record.cleared || !record.released {
+        if !record.is_cleared || !record.is_released {
             return None;
         }
-        quota.connection_gone(connection);
+        quota.note_connection_closed(connection);
         Some(self.connections.remove(connection.index()))
     }
 
@@ -302,7 +302,7 @@ impl Consumers {
     /// Requests that the event loop close a connection with `connection.close` 320 and this reason.
     pub(crate) fn force_close(&mut self, connection: ConnectionId, reason: &str) {
         let Some(record) = self.connections.get_mut(connection.index()) else { return };
-        if record.forced.is_none() && !record.dying {
+        if record.forced.is_none() && !record.is_lost {
             record.forced = Some(reason.into());
             self.forced.push_back(connection);
         }

@@ -18,7 +18,7 @@ use leveret_core::mem::{MessageFlags, MessageId, Messages};
 use super::{PendingWatermark, Queues};
 use crate::Context;
 use crate::deliveries::{Carrier, Delivered, NewDelivery};
-use crate::queue::{First, Front, Place, QueuePart, Size, Taken, block_bytes};
+use crate::queue_records::{First, Front, Place, QueuePart, Size, Taken, block_bytes};
 use crate::republish::Reason;
 
 /// Bytes of memory that must be free for reading ahead.
@@ -35,8 +35,8 @@ impl Queues {
         let first = self.first(queue)?;
         let may_go = match first {
             First::At(_, Place::Plain(_)) => true,
-            First::CameBack if self.records[queue].is_forwarded => self.may_forward_returned(cx, queue),
-            First::CameBack => true,
+            First::Requeued if self.records[queue].is_forwarded => self.may_forward_returned(cx, queue),
+            First::Requeued => true,
             First::Absent(_) | First::At(_, Place::Stored(..)) => {
                 self.want_pages(queue);
                 false
@@ -144,7 +144,7 @@ impl Queues {
     /// Takes the first message of a queue, which is in memory.
     pub(crate) fn take_first(&mut self, cx: &mut Context<'_>, queue: QueueId, first: First) -> Taken {
         let taken = match first {
-            First::CameBack => {
+            First::Requeued => {
                 let record = &mut self.records[queue];
                 let mut taken =
                     record.backlog.take_returned(&mut self.pool, &mut self.deliveries, cx.messages);
@@ -213,7 +213,7 @@ impl Queues {
         let record = &mut self.records[queue];
         record.logged.settled(log_bytes(cx.messages, message));
         record.requeues.note_settled(offset, offset);
-        if record.dying {
+        if record.is_deleted() {
             cx.journal.forsake(cx.messages, message);
         } else {
             let target = Target { queue: record.logged.incarnation(), offset };
@@ -232,7 +232,7 @@ impl Queues {
             }
             Some(First::At(part, Place::Stored(start, count))) => {
                 assert_eq!(part, QueuePart::Middle, "only the middle has what is not in memory");
-                let count = if self.records[queue].dying { count } else { 1 };
+                let count = if self.records[queue].is_deleted() { count } else { 1 };
                 self.settle_run(cx.journal, queue, start, count);
                 self.records[queue].backlog.leave_stored(&mut self.pool, count);
                 true
@@ -260,7 +260,7 @@ impl Queues {
         // The virtual host of the queue has fewer bytes in the log now.
         self.releases += 1;
         let record = &self.records[queue];
-        if !record.dying {
+        if !record.is_deleted() {
             let end = start + u64::from(count);
             journal.settle_stored(Settled { queue: record.logged.incarnation(), start, end });
         }
@@ -296,9 +296,9 @@ impl Queues {
 
     /// Returns whether the queue cannot have a message for a `basic.get` yet. An expired first message is
     /// examined again, because nothing else may do so.
-    pub(crate) fn is_kept_from_get(&self, queue: QueueId) -> bool {
+    pub(crate) fn cannot_get_yet(&self, queue: QueueId) -> bool {
         let record = &self.records[self.records.first_level(queue)];
-        record.front == Front::Blocked && !record.dying
+        record.front == Front::Blocked && !record.is_deleted()
     }
 
     /// Counts a delivery as unsettled in its queue. The caller has checked the capacity of the pool.
@@ -329,12 +329,12 @@ impl Queues {
     }
 
     /// Counts one more requeue of a delivery. Returns whether that exceeds the delivery limit of its queue.
-    pub(crate) fn comes_back_too_often(&mut self, index: usize) -> bool {
+    pub(crate) fn count_requeue_in_queue(&mut self, index: usize) -> bool {
         let delivery = &mut self.deliveries[index];
         delivery.requeues = delivery.requeues.saturating_add(1);
         let queue = delivery.queue.map(|queue| &self.records[queue]);
         queue.is_some_and(|record| {
-            !record.dying && u32::from(delivery.requeues) > record.settings.delivery_limit
+            !record.is_deleted() && u32::from(delivery.requeues) > record.settings.delivery_limit
         })
     }
 

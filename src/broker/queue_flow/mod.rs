@@ -1,7 +1,7 @@
 //! Moves messages into queues, through them, out of memory and back, and removes them.
 //!
 //! This module decides what happens to a message while it is in a queue, using the records of
-//! [`crate::queue`]. Which consumer gets it, and where its dead letter goes, is decided elsewhere.
+//! [`crate::queue_records`]. Which consumer gets it, and where its dead letter goes, is decided elsewhere.
 //!
 //! | file | content |
 //! |---|---|
@@ -42,7 +42,7 @@ use trim::TrimList;
 
 use crate::arguments::QueueSettings;
 use crate::deliveries::Deliveries;
-use crate::queue::{Browsed, Queue, Records};
+use crate::queue_records::{Browsed, Queue, Records};
 use crate::recovery::Contents;
 use crate::shortage::Shortage;
 use crate::waiters::Waiters;
@@ -53,7 +53,7 @@ pub(super) use head::Getting;
 pub use page_in::Browses;
 pub use page_in::{Fetch, FetchFrom, Page, PageIn};
 pub use push::disk_shortage;
-pub(super) use push::{Claim, Hindrance, LevelChoice};
+pub(super) use push::{CannotPublish, Claim, LevelChoice};
 pub(super) use trim::Patience;
 pub(super) use trim::take_step;
 
@@ -73,7 +73,7 @@ pub(crate) struct Settings {
     /// Chunks of queue entries that ordinary publishers leave free.
     pub(crate) chunks_reserve: usize,
     /// Maximum bytes of the log that publishers leave free for dead letters.
-    pub(crate) letters_log_bytes: u64,
+    pub(crate) dead_letter_log_bytes: u64,
     /// Every message to a durable queue counts as persistent, whatever its delivery mode.
     pub(crate) persist_all: bool,
     /// Message slots that ordinary publishers may use.
@@ -157,7 +157,7 @@ impl Queues {
                 output_budget_bytes: u64::from(limits.output_buffer_bytes),
                 frame_max: frame,
                 chunks_reserve: pool.chunks_max() / 16,
-                letters_log_bytes: limits.segment_bytes.into(),
+                dead_letter_log_bytes: limits.segment_bytes.into(),
                 persist_all: false,
                 messages: limits.messages_max - limits.messages_max / 16,
                 body_bytes: limits.body_bytes_max - limits.body_bytes_max / 16,
@@ -419,7 +419,7 @@ impl Queues {
     ///
     /// A queue that was deleted meanwhile gets none.
     pub fn restore_messages(&mut self, queue: QueueId, start: u64, end: u64) -> bool {
-        if self.records[queue].dying {
+        if self.records[queue].is_deleted() {
             return true;
         }
         let mut start = start;

@@ -9,11 +9,11 @@
 //!   afterwards.
 
 /// Minimum time between two checks, in seconds.
-const LOOK_EVERY_S: u32 = 60;
+const CHECK_INTERVAL_MIN_S: u32 = 60;
 
 /// When to check for overdue deliveries, and the progress of the current check.
 #[derive(Debug)]
-pub(crate) struct Watch {
+pub(crate) struct AcknowledgementTimeout {
     /// How long a delivery may be unsettled, in milliseconds, unless its queue has a timeout; 0 is unlimited.
     pub(crate) timeout_ms: u32,
     /// The shortest of all timeouts so far, in milliseconds; 0 when all are unlimited.
@@ -21,19 +21,19 @@ pub(crate) struct Watch {
     /// Second of this turn since the start of the process.
     pub(crate) now_s: u32,
     /// When to check for overdue deliveries next, in seconds of broker time.
-    pub(crate) look_s: Option<u32>,
+    pub(crate) next_check_s: Option<u32>,
     /// Place of the channel where the current check continues.
-    pub(crate) hand: usize,
+    pub(crate) next_place: usize,
     /// When the first delivery that the current check has seen will be overdue, in seconds.
     first_s: Option<u32>,
     /// Number of channels that may still be checked in this turn.
     pub(crate) left: u32,
 }
 
-impl Watch {
+impl AcknowledgementTimeout {
     pub(crate) const fn new(timeout_ms: u32) -> Self {
         let shortest_ms = timeout_ms;
-        Self { timeout_ms, shortest_ms, now_s: 0, look_s: None, hand: 0, first_s: None, left: 0 }
+        Self { timeout_ms, shortest_ms, now_s: 0, next_check_s: None, next_place: 0, first_s: None, left: 0 }
     }
 
     /// Notes the consumer timeout of a queue; `u32::MAX` is none.
@@ -44,14 +44,14 @@ impl Watch {
         }
         self.shortest_ms = timeout_ms;
         let next_s = overdue_s(self.now_s, timeout_ms);
-        self.look_s = Some(self.look_s.map_or(next_s, |look_s| look_s.min(next_s)));
+        self.next_check_s = Some(self.next_check_s.map_or(next_s, |next_check_s| next_check_s.min(next_s)));
     }
 
     /// Notes that a delivery, or a message of a transaction, is held from now on. Returns the time in
     /// seconds.
     pub(crate) const fn begin(&mut self) -> u32 {
-        if self.look_s.is_none() && self.shortest_ms > 0 {
-            self.look_s = Some(overdue_s(self.now_s, self.shortest_ms));
+        if self.next_check_s.is_none() && self.shortest_ms > 0 {
+            self.next_check_s = Some(overdue_s(self.now_s, self.shortest_ms));
         }
         self.now_s
     }
@@ -69,12 +69,13 @@ impl Watch {
 
     /// Ends a check, and sets the time of the next.
     pub(crate) fn end(&mut self) {
-        let pause_s = LOOK_EVERY_S.min(self.shortest_ms.div_ceil(1000));
+        let pause_s = CHECK_INTERVAL_MIN_S.min(self.shortest_ms.div_ceil(1000));
         // This check has not seen deliveries from now on.
         let next_s = |first_s: u32| first_s.min(overdue_s(self.now_s, self.shortest_ms));
-        self.look_s = self.first_s.map(|first_s| next_s(first_s).max(self.now_s.saturating_add(pause_s)));
+        self.next_check_s =
+            self.first_s.map(|first_s| next_s(first_s).max(self.now_s.saturating_add(pause_s)));
         self.first_s = None;
-        self.hand = 0;
+        self.next_place = 0;
     }
 }
 

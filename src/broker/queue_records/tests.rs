@@ -25,7 +25,7 @@ fn vhost() -> VhostId {
 }
 
 fn settings() -> QueueSettings {
-    QueueSettings::of(&Policies::with_capacity(0).terms(&[], Applied::default()))
+    QueueSettings::of(&Policies::with_capacity(0).effective_policy(&[], Applied::default()))
 }
 
 impl World {
@@ -149,23 +149,26 @@ fn queues_that_refuse_a_message_are_left_out_and_those_that_bury_it_stand_behind
     let message = world.message(1);
     let mut targets = all.to_vec();
     let nobody: Option<&dyn Fn(QueueId) -> u64> = Some(&|_| 0);
-    assert_eq!(world.records.keep_willing(&world.messages, message, &mut targets, nobody), (5, false));
+    assert_eq!(world.records.keep_accepting(&world.messages, message, &mut targets, nobody), (5, false));
     all.into_iter().for_each(|queue| world.put(queue, &[1]));
-    assert_eq!(world.records.keep_willing(&world.messages, message, &mut targets, nobody), (2, true));
+    assert_eq!(world.records.keep_accepting(&world.messages, message, &mut targets, nobody), (2, true));
     assert_eq!(targets, [drops, plain, buries]);
     let now = world.queue("now", QueueSettings { message_ttl_ms: 0, ..settings() });
     let mut targets = vec![now, plain];
-    assert_eq!(world.records.keep_willing(&world.messages, message, &mut targets, nobody), (1, false));
+    assert_eq!(world.records.keep_accepting(&world.messages, message, &mut targets, nobody), (1, false));
     assert_eq!(targets, [plain], "it would expire at once, and nobody waits for it");
     let mut targets = vec![now];
-    assert_eq!(world.records.keep_willing(&world.messages, message, &mut targets, Some(&|_| 1)), (1, false));
+    assert_eq!(
+        world.records.keep_accepting(&world.messages, message, &mut targets, Some(&|_| 1)),
+        (1, false)
+    );
 }
 
 #[test]
 fn settings_that_change_are_counted_and_begin_their_times() {
     let mut world = World::new();
     let queue = world.queue("q", settings());
-    world.records[queue].logged = Logged::as_incarnation(7);
+    world.records[queue].logged = DurableIndex::as_incarnation(7);
     assert!(!world.records.set_settings(5, queue, settings()), "they are the same");
     let buries = QueueSettings { dead_letters: true, message_ttl_ms: 10, may_expire: true, ..settings() };
     assert!(!world.records.has_dead_lettering() && !world.records.has_deadlines());

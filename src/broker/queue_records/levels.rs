@@ -24,7 +24,8 @@ use leveret_core::error::Fault;
 use leveret_core::journal::{Definition, Journal};
 use leveret_core::mem::{MessageFlags, MessageId, Messages, Share};
 
-use super::logged::Logged;
+use super::durable_index::DurableIndex;
+use super::record::QueueState;
 use super::record::{Queue, Rank, Records};
 use crate::arguments::{QueueSettings, max_priority};
 use crate::context::Work;
@@ -76,7 +77,7 @@ impl Queue {
         let settings = QueueSettings { max_priority: SLOTS, ..settings };
         let mut record = Self::new(vhost, "", &[], settings);
         (record.declared.durable, record.hidden) = (durable, true);
-        record.logged = Logged::as_incarnation(version);
+        record.logged = DurableIndex::as_incarnation(version);
         record.rank = first_rank(journal, &record, version + u64::from(version != 0));
         record
     }
@@ -240,7 +241,7 @@ impl Records {
         (record.declared.durable, record.hidden, record.times.ttl_since_ms) =
             (whole.declared.durable, true, whole.times.ttl_since_ms);
         if let Rank::Lowest { levels_from: from @ 1.., .. } = whole.rank {
-            record.logged = Logged::as_incarnation(from + u64::from(priority) - 1);
+            record.logged = DurableIndex::as_incarnation(from + u64::from(priority) - 1);
         }
         (record.rank, record.delayed_exchange) =
             (Rank::Level { queue, priority, below }, whole.delayed_exchange);
@@ -282,7 +283,7 @@ impl Records {
         let (mut level, mut retired) = (self.highest_level(queue), Vec::new());
         while level != queue {
             let record = &mut self.slab[level.index()];
-            record.dying = true;
+            record.state = QueueState::Deleting;
             self.dead_lettering -= u32::from(record.dead_letters_logged());
             if record.logged.is_on() {
                 journal.queue_gone(record.logged.incarnation());
@@ -298,7 +299,10 @@ impl Records {
     pub(crate) fn is_done(&self, queue: QueueId) -> bool {
         // The last reference to a queue may ask more often than needed.
         self.slab.get(queue.index()).is_some_and(|record| {
-            record.cleared && record.unsettled.count == 0 && record.returning == 0 && !record.has_levels()
+            record.state == QueueState::Cleared
+                && record.unsettled.count == 0
+                && record.returning == 0
+                && !record.has_levels()
         })
     }
 
@@ -332,7 +336,7 @@ impl Targets<'_> {
     /// Adds a queue to the route of this number, at most once.
     pub(crate) fn choose(&mut self, queue: QueueId, route: u64) {
         let record = &mut self.queues.slab[queue.index()];
-        if record.routed_at != route && !record.dying {
+        if record.routed_at != route && !record.is_deleted() {
             record.routed_at = route;
             self.chosen.push(queue);
         }
@@ -403,7 +407,7 @@ impl Records {
                     core::str::from_utf8(&octets[..len]).ok().and_then(|name| self.find_queue(vhost, name))
                 }
             };
-            targets.extend(queue.filter(|queue| !self.slab[queue.index()].dying));
+            targets.extend(queue.filter(|queue| !self.slab[queue.index()].is_deleted()));
         }
     }
 

@@ -12,9 +12,9 @@ use super::Queues;
 use super::delayed::delay_ms;
 use super::head::log_bytes;
 use crate::Context;
-use crate::queue::{FreeMemory, Queue, Rank, Size, TIMES_FREE_DISK};
+use crate::queue_records::{FreeMemory, Queue, Rank, Size, TIMES_FREE_DISK};
 use crate::quota::{Declarer, Quota};
-use crate::reply_text::{out_of, unwritable_for_messages, waits_behind_itself};
+use crate::reply_text::{out_of, unwritable_for_messages, waited_too_long};
 use crate::shortage::{Pool, Shortage};
 use leveret_amqp::field::Table;
 use leveret_amqp::props::Properties;
@@ -24,7 +24,7 @@ use leveret_core::journal::{Appended, Batch, Journal, Mode, NoRoom, Urgency};
 use leveret_core::mem::{ENTRIES_PER_CHUNK, MessageFlags, MessageId, Messages, Share};
 
 /// Why a message that is valid in itself cannot be published now.
-pub(crate) enum Hindrance {
+pub(crate) enum CannotPublish {
     /// Others will free the missing capacity: the publisher waits.
     Wait(Shortage),
     Fault(Fault),
@@ -39,7 +39,7 @@ pub(crate) struct Claim {
     pub(crate) may_wait: bool,
     /// The publisher has waited too long for the disk and is refused now: see
     /// [`crate::Broker::refuse_waiting`].
-    pub(crate) gives_up: bool,
+    pub(crate) has_timed_out: bool,
 }
 
 /// The properties of a message that determine its level.
@@ -157,8 +157,8 @@ impl Queues {
         }
         let properties = cx.messages.properties(message, &mut self.scratch.properties);
         cx.work.charge_octets(properties.len());
-        let said = LevelChoice::of(&Properties::trusted(properties), cx.messages.arrived_ms(message));
-        self.choose_levels_for(cx, quota, said, targets);
+        let choice = LevelChoice::of(&Properties::trusted(properties), cx.messages.arrived_ms(message));
+        self.choose_levels_for(cx, quota, choice, targets);
     }
 
     /// Replaces each target queue that has priorities by its level for this priority and delay.
@@ -167,15 +167,15 @@ impl Queues {
         &mut self,
         cx: &mut Context<'_>,
         quota: &mut Quota,
-        said: LevelChoice,
+        choice: LevelChoice,
         targets: &mut [QueueId],
     ) {
         for target in targets {
             let record = &self.records[*target];
             if record.delayed_exchange.is_some() {
-                *target = self.slot_for(cx, quota, *target, said);
+                *target = self.slot_for(cx, quota, *target, choice);
             } else if let Rank::Lowest { .. } = record.rank {
-                let priority = said.priority.min(record.settings.max_priority);
+                let priority = choice.priority.min(record.settings.max_priority);
                 // The levels count in the share of the queue's declarer.
                 let declarer = record.declared.declarer.unwrap_or_else(Declarer::nobody);
                 *target = self.level_for(quota, *target, priority, Some(declarer));
@@ -257,7 +257,7 @@ impl Queues {
     /// Counts the bytes that all messages take in the log, because a publisher is about to wait for space.
     #[cold]
     pub(crate) fn recount_live_log_bytes(&mut self, durable: Batch) {
-        let queues = self.records.iter().filter(|(_, queue)| !queue.dying);
+        let queues = self.records.iter().filter(|(_, queue)| !queue.is_deleted());
         self.live_log_bytes = Some((durable, queues.map(|(_, queue)| queue.log_bytes()).sum()));
     }
 
@@ -269,7 +269,7 @@ impl Queues {
         message: MessageId,
         targets: &[QueueId],
         claim: Claim,
-    ) -> Result<(), Hindrance> {
+    ) -> Result<(), CannotPublish> {
         let share = claim.share;
         let needed = targets.iter().filter(|&&queue| self.records.needs_chunk(queue)).count();
         let reserve = match share {
@@ -277,7 +277,7 @@ impl Queues {
             Share::Transaction | Share::Reserve | Share::ReadBack => 0,
         };
         if needed > self.fan_out_max() {
-            return Err(Hindrance::Fault(out_of("queue_entries_max")));
+            return Err(CannotPublish::Fault(out_of("queue_entries_max")));
         }
         let fits = self.pool.may_take(needed, reserve);
         let free = self.free_memory(cx.messages).with(cx.messages, message);
@@ -285,12 +285,12 @@ impl Queues {
             share == Share::Reserve || targets.iter().all(|&queue| self.records.within_share(free, queue));
         match (fits && within_share, share) {
             (true, _) => self.reserve_log(cx, quota, message, targets, claim),
-            (false, Share::Ordinary) => Err(Hindrance::Wait(match fits {
+            (false, Share::Ordinary) => Err(CannotPublish::Wait(match fits {
                 true => self.records.crowded_queue(free, targets),
                 false => Shortage::Pool(Pool::Entries),
             })),
             (false, Share::Transaction | Share::Reserve | Share::ReadBack) => {
-                Err(Hindrance::Fault(out_of("queue_entries_max")))
+                Err(CannotPublish::Fault(out_of("queue_entries_max")))
             }
         }
     }
@@ -306,19 +306,19 @@ impl Queues {
         message: MessageId,
         targets: &[QueueId],
         claim: Claim,
-    ) -> Result<(), Hindrance> {
+    ) -> Result<(), CannotPublish> {
         let logged = self.logged_targets(cx, message, targets);
         if logged == 0 {
             return Ok(());
         }
         let bytes = cx.messages.stream_len(message) as u64;
         if !cx.journal.fits_commit(bytes, cx.messages.body_len(message).into(), logged) {
-            return Err(Hindrance::Fault(out_of("commit_bytes_max")));
+            return Err(CannotPublish::Fault(out_of("commit_bytes_max")));
         }
         let holds_up = claim.share == Share::Reserve && claim.may_wait;
         if holds_up && cx.journal.mode() == Mode::Unwritable {
             // Others wait for what the publisher holds, and the disk will not recover by itself.
-            return Err(Hindrance::Fault(unwritable_for_messages()));
+            return Err(CannotPublish::Fault(unwritable_for_messages()));
         }
         // Capacity was reserved for open transactions when their messages were published.
         let kept = self.kept_for_letters(cx.journal) + quota.open_log_bytes();
@@ -332,12 +332,12 @@ impl Queues {
             // For a commit all capacity was checked before.
             _ if !claim.may_wait => Ok(()),
             Err(NoRoom::Commit) if cx.journal.mode() == Mode::Unwritable => {
-                Err(Hindrance::Wait(Shortage::Unwritable))
+                Err(CannotPublish::Wait(Shortage::Unwritable))
             }
-            Err(NoRoom::Commit) => Err(Hindrance::Wait(Shortage::Commit)),
-            _ if claim.gives_up => Err(Hindrance::Fault(waits_behind_itself(cx.journal))),
-            Ok(()) => Err(Hindrance::Wait(self.records.longest_in_log(targets))),
-            Err(NoRoom::Disk) => Err(Hindrance::Wait(disk_shortage(cx.journal))),
+            Err(NoRoom::Commit) => Err(CannotPublish::Wait(Shortage::Commit)),
+            _ if claim.has_timed_out => Err(CannotPublish::Fault(waited_too_long(cx.journal))),
+            Ok(()) => Err(CannotPublish::Wait(self.records.longest_in_log(targets))),
+            Err(NoRoom::Disk) => Err(CannotPublish::Wait(disk_shortage(cx.journal))),
         }
     }
 
@@ -349,8 +349,8 @@ impl Queues {
         quota: &Quota,
         connection: ConnectionId,
         (message, targets): (MessageId, &[QueueId]),
-        gives_up: bool,
-    ) -> Result<(), Hindrance> {
+        has_timed_out: bool,
+    ) -> Result<(), CannotPublish> {
         if self.logged_targets(cx, message, targets) == 0 {
             return Ok(());
         }
@@ -361,15 +361,15 @@ impl Queues {
         let most = cx.journal.disk_bytes_max();
         if most > 0 && times * own > most {
             // The transaction would never fit, whatever others free.
-            return Err(Hindrance::Fault(out_of("disk_limit")));
+            return Err(CannotPublish::Fault(out_of("disk_limit")));
         }
         match cx.journal.admit(times * bytes + self.kept_for_letters(cx.journal), targets.len()) {
             Err(NoRoom::Commit) if cx.journal.mode() == Mode::Unwritable => {
-                Err(Hindrance::Fault(unwritable_for_messages()))
+                Err(CannotPublish::Fault(unwritable_for_messages()))
             }
             Ok(()) | Err(NoRoom::Commit) => Ok(()),
-            Err(NoRoom::Disk) if gives_up => Err(Hindrance::Fault(waits_behind_itself(cx.journal))),
-            Err(NoRoom::Disk) => Err(Hindrance::Wait(disk_shortage(cx.journal))),
+            Err(NoRoom::Disk) if has_timed_out => Err(CannotPublish::Fault(waited_too_long(cx.journal))),
+            Err(NoRoom::Disk) => Err(CannotPublish::Wait(disk_shortage(cx.journal))),
         }
     }
 }

@@ -36,7 +36,8 @@ use super::expiry::Expiry;
 use super::page_in::Page;
 use super::push::LevelChoice;
 use crate::Context;
-use crate::queue::{Rank, SLOTS};
+use crate::queue_records::QueueState;
+use crate::queue_records::{Rank, SLOTS};
 use crate::quota::{Declarer, Quota};
 
 impl Queues {
@@ -45,12 +46,12 @@ impl Queues {
     #[cold]
     pub(crate) fn retire_delayed_queue(&mut self, journal: &mut Journal, queue: QueueId) -> Vec<Held> {
         let record = &mut self.records[queue];
-        record.dying = true;
+        record.state = QueueState::Deleting;
         if record.logged.is_on() {
             journal.queue_gone(record.logged.incarnation());
         }
         let records = &self.records;
-        let gone = self.delay_wheel.take_held_of(|queue| records[queue].dying);
+        let gone = self.delay_wheel.take_held_of(|queue| records[queue].is_deleted());
         let mut unknown = 0;
         let all: heapless::Vec<QueueId, { SLOTS as usize + 1 }> = self.records.levels(queue).collect();
         for level in all {
@@ -71,16 +72,16 @@ impl Queues {
         cx: &mut Context<'_>,
         quota: &mut Quota,
         queue: QueueId,
-        said: LevelChoice,
+        choice: LevelChoice,
     ) -> QueueId {
         let now_ms = cx.journal.time_ms();
         if self.delay_wheel.unknown > 0 {
             self.register_slot(queue, Slot { number: 0, start_ms: now_ms });
             return queue;
         }
-        let at_ms = self.delay_wheel.stands_at_ms(now_ms);
-        let since_ms = if said.came_ms == 0 { now_ms } else { said.came_ms };
-        let slot = Slot::of(since_ms.saturating_add(said.delay_ms), at_ms, NARROWEST_PUBLISHED, u32::MAX);
+        let at_ms = self.delay_wheel.current_ms(now_ms);
+        let since_ms = if choice.came_ms == 0 { now_ms } else { choice.came_ms };
+        let slot = Slot::of(since_ms.saturating_add(choice.delay_ms), at_ms, NARROWEST_PUBLISHED, u32::MAX);
         let level = self.level_of_slot(quota, queue, slot);
         self.delay_wheel.lacks_slot |= level.is_none();
         level.unwrap_or(queue)
@@ -118,7 +119,7 @@ impl Queues {
     }
 
     /// Sets the arrival time of a message in a slot.
-    pub(crate) fn note_sleeper(&self, cx: &mut Context<'_>, message: MessageId) {
+    pub(crate) fn note_delayed_arrival(&self, cx: &mut Context<'_>, message: MessageId) {
         if cx.messages.arrived_ms(message) == 0 {
             cx.messages.set_arrived_ms(message, cx.journal.time_ms().max(1));
         }
@@ -142,11 +143,11 @@ impl Queues {
             Rank::Level { priority: number, .. } => Slot { number, start_ms: start_ms(number, due_ms) },
             Rank::Plain | Rank::Lowest { .. } => Slot { number: 0, start_ms: page.enqueued_ms },
         };
-        self.know_slot(level);
+        self.clear_unknown_slot(level);
         self.register_slot(level, slot);
     }
 
-    fn know_slot(&mut self, level: QueueId) {
+    fn clear_unknown_slot(&mut self, level: QueueId) {
         let record = &mut self.records[level];
         if record.times.due_ms == UNKNOWN {
             record.times.due_ms = u64::MAX;
@@ -159,9 +160,9 @@ impl Queues {
     pub(crate) fn slot_fetched(&mut self, level: QueueId) {
         self.delay_wheel.note_change();
         let record = &self.records[level];
-        match record.times.due_ms == UNKNOWN && !record.dying {
+        match record.times.due_ms == UNKNOWN && !record.is_deleted() {
             true if record.backlog.ready() > 0 => self.want_peek(level),
-            true => self.know_slot(level),
+            true => self.clear_unknown_slot(level),
             false => {}
         }
     }
@@ -198,7 +199,7 @@ const HELD_MAX: usize = 1024;
 /// As in RabbitMQ's delayed message exchange, text is read as a number and a fraction is cut off. Text that
 /// is not a number closes the channel there, and is no delay here.
 pub(crate) fn delay_ms(headers: Table<'_>) -> u64 {
-    let said = match headers.get("x-delay") {
+    let delay = match headers.get("x-delay") {
         None => return 0,
         Some(Value::LongStr(text)) => core::str::from_utf8(text).ok().and_then(|text| text.parse().ok()),
         Some(Value::Float(number)) => Some(f64::from(number) as i64),
@@ -208,7 +209,7 @@ pub(crate) fn delay_ms(headers: Table<'_>) -> u64 {
         }
         Some(value) => value.as_integer(),
     };
-    said.filter(|ms| (1..=DELAY_MAX_MS).contains(ms)).map_or(0, |ms| ms as u64)
+    delay.filter(|ms| (1..=DELAY_MAX_MS).contains(ms)).map_or(0, |ms| ms as u64)
 }
 
 /// A slot of the timing wheel, and when it begins.
@@ -389,7 +390,7 @@ impl DelayWheel {
     }
 
     /// Returns the wheel's time: not later than the start of any unopened slot.
-    pub(crate) fn stands_at_ms(&self, now_ms: u64) -> u64 {
+    pub(crate) fn current_ms(&self, now_ms: u64) -> u64 {
         match self.first_slot() {
             None => now_ms,
             Some(slot) if slot.tier().is_some_and(|tier| tier > NARROWEST_PUBLISHED) => {
@@ -413,12 +414,12 @@ impl DelayWheel {
         self.slots.pop(NEVER);
     }
 
-    /// Whether one more message may be held.
+    /// Returns whether one more message may be held.
     pub(crate) fn has_place(&self) -> bool {
         self.held.len() < self.held_max
     }
 
-    /// Whether nothing is held.
+    /// Returns whether no message is held.
     pub(crate) fn holds_none(&self) -> bool {
         self.held.is_empty()
     }

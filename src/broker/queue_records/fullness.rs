@@ -140,8 +140,8 @@ impl Records {
     pub(crate) fn left_queue_of(&self, shortage: Shortage) -> Option<u64> {
         let (Shortage::QueueMemory(queue) | Shortage::QueueDisk(queue)) = shortage else { return None };
         // The queue may have been deleted since.
-        self.slab.get(queue.index()).filter(|record| !record.dying)?;
-        let came = self.sum_over_levels(queue, |level| level.backlog.came());
+        self.slab.get(queue.index()).filter(|record| !record.is_deleted())?;
+        let came = self.sum_over_levels(queue, |level| level.backlog.arrived_count());
         Some(came.wrapping_sub(self.ready_in(queue).into()))
     }
 
@@ -150,7 +150,7 @@ impl Records {
         let whole = self.slab.iter().map(|(place, _)| QueueId::from_index(place));
         let shown = whole.filter(|queue| {
             let record = &self.slab[queue.index()];
-            !record.dying && !record.hidden
+            !record.is_deleted() && !record.hidden
         });
         let found = shown.map(|queue| (queue, self.sum_over_levels(queue, &much)));
         found.max_by_key(|(_, much)| *much).filter(|(_, much)| *much > 0)
@@ -181,7 +181,7 @@ impl Records {
     /// Returns whether removed messages of this queue are dead-lettered.
     pub(crate) fn has_dead_letters(&self, queue: QueueId) -> bool {
         let record = &self.slab[queue.index()];
-        record.settings.dead_letters && !record.dying
+        record.settings.dead_letters && !record.is_deleted()
     }
 
     /// Returns whether a message that the queue refuses because of its length limit is dead-lettered.
@@ -200,7 +200,7 @@ impl Records {
     /// Returns how many queues at the front of `targets` take the message; those behind them refuse and
     /// dead-letter it. The Boolean tells whether a length limit refused it.
     /// refused it.
-    pub(crate) fn keep_willing(
+    pub(crate) fn keep_accepting(
         &self,
         messages: &Messages,
         message: MessageId,
@@ -211,14 +211,14 @@ impl Records {
         let (mut kept, mut end, mut refused) = (0, 0, false);
         for at in 0..targets.len() {
             let queue = targets[at];
-            let is_taken_at_once =
+            let is_accepted_at_once =
                 |queue| credit.is_none_or(|credit| credit(queue) > u64::from(self.ready_before(queue)));
             let refuses = self.refuses(messages, queue, message)
                 && credit
                     .is_none_or(|credit| self.refuses_body(queue, messages.body_len(message), credit(queue)));
             refused |= refuses;
             let due = due || self[queue].settings.message_ttl_ms == 0;
-            let stays = !refuses && (!due || self.goes_on_though_due(queue) || is_taken_at_once(queue));
+            let stays = !refuses && (!due || self.outlives_expiry(queue) || is_accepted_at_once(queue));
             let is_dead_lettered = refuses && self.dead_letters_refused(queue);
             if stays || is_dead_lettered {
                 targets.swap(end, at);
@@ -234,7 +234,7 @@ impl Records {
     }
 
     /// Returns whether a message that expires at once is dead-lettered by the queue, or delayed first.
-    fn goes_on_though_due(&self, queue: QueueId) -> bool {
+    fn outlives_expiry(&self, queue: QueueId) -> bool {
         self[queue].delayed_exchange.is_some() || self.has_dead_letters(queue)
     }
 }

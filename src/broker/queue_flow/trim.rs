@@ -30,7 +30,7 @@ use super::page_in::{Fetch, Page};
 use crate::Context;
 use crate::arguments::expiration_ms;
 use crate::context::Work;
-use crate::queue::{First, Peeked, Place, Purged, PurgedItem};
+use crate::queue_records::{First, Peeked, Place, Purged, PurgedItem};
 
 /// Maximum number of messages that one command drops after the length limit was lowered.
 const DROP_STEP: u32 = 512;
@@ -120,7 +120,7 @@ impl Queues {
             return false;
         }
         // A ready consumer may take the message before the queue is over its limit.
-        match whole.audience.is_ready() {
+        match whole.queue_consumers.is_ready() {
             true => self.is_far_over_length(queue),
             false => self.records.is_over_length(queue),
         }
@@ -139,7 +139,7 @@ impl Queues {
         let first = self.first(queue)?;
         let (message, is_logged) = match first {
             First::Absent(_) | First::At(_, Place::Stored(..)) => return None,
-            First::CameBack => {
+            First::Requeued => {
                 let backlog = &self.records[queue].backlog;
                 let (message, logged) = backlog.first_returned(&self.pool, &self.deliveries);
                 (message, logged.is_some())
@@ -245,7 +245,7 @@ impl Queues {
         let expires = cx.messages.flags(message).has(MessageFlags::EXPIRES);
         let record = &self.records[queue];
         if record.delayed_exchange.is_some() {
-            return self.note_sleeper(cx, message);
+            return self.note_delayed_arrival(cx, message);
         }
         let is_first_to = expires && !record.settings.may_expire;
         if !expires && !record.settings.may_expire {
@@ -288,7 +288,7 @@ impl Queues {
         let record = &self.records[queue];
         let is_returning =
             record.returning > 0 || self.records[self.records.queue_of_level(queue)].returning > 0;
-        if record.dying || is_returning || !self.records.is_first_level(queue) {
+        if record.is_deleted() || is_returning || !self.records.is_first_level(queue) {
             return Head::Nothing;
         }
         let message = match self.first(queue) {
@@ -297,7 +297,7 @@ impl Queues {
                 return self.absent_head(cx.journal, queue, offset);
             }
             // A consumer had this message already, so it gets no extra turn for a waiting one.
-            Some(First::CameBack) => {
+            Some(First::Requeued) => {
                 patience = Patience::No;
                 record.backlog.first_returned(&self.pool, &self.deliveries).0
             }

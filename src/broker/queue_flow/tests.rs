@@ -7,7 +7,8 @@ use crate::consumers::{ConsumerState, Consumers, NewConsumer};
 use crate::context::Work;
 use crate::deliveries::{Carrier, NewDelivery};
 use crate::policy::{Applied, Policies};
-use crate::queue::{Queue, Taken, first_rank};
+use crate::queue_records::QueueState;
+use crate::queue_records::{Queue, Taken, first_rank};
 use crate::quota::Quota;
 use crate::republish::Reason;
 use crate::shortage::Shortage;
@@ -64,7 +65,7 @@ impl World {
 
     fn record(&mut self, name: &str, arguments: &[u8]) -> Queue {
         let policies = Policies::with_capacity(0);
-        let settings = QueueSettings::of(&policies.terms(arguments, Applied::default()));
+        let settings = QueueSettings::of(&policies.effective_policy(arguments, Applied::default()));
         let mut record = Queue::new(self.vhost, name, arguments, settings);
         record.rank = first_rank(&mut self.journal, &record, 0);
         record
@@ -191,13 +192,13 @@ impl World {
     fn reserve(&mut self, queue: QueueId, share: Share) -> Result<(), Result<QueueId, String>> {
         let message = self.message("m", &[], MessageFlags::NONE);
         let cx = Context::new(&mut self.journal, &mut self.messages, &mut self.work);
-        let claim = Claim { share, may_wait: true, gives_up: false };
+        let claim = Claim { share, may_wait: true, has_timed_out: false };
         let reserved = self.queues.reserve(&cx, &self.quota, message, &[queue], claim);
         self.messages.release(message);
         reserved.map_err(|hindrance| match hindrance {
-            Hindrance::Wait(Shortage::QueueMemory(queue)) => Ok(queue),
-            Hindrance::Wait(shortage) => Err(format!("{shortage:?}")),
-            Hindrance::Fault(fault) => Err(fault.text.to_string()),
+            CannotPublish::Wait(Shortage::QueueMemory(queue)) => Ok(queue),
+            CannotPublish::Wait(shortage) => Err(format!("{shortage:?}")),
+            CannotPublish::Fault(fault) => Err(fault.text.to_string()),
         })
     }
 
@@ -324,7 +325,7 @@ fn a_record_is_freed_when_it_is_cleared_and_nothing_refers_to_it() {
     let taken = world.take(queue);
     world.queues.records_mut().retire(queue);
     assert!(world.queues.take_if_done(queue).is_none(), "it is not cleared away");
-    world.queues.at_mut(queue).cleared = true;
+    world.queues.at_mut(queue).state = QueueState::Cleared;
     assert!(world.queues.take_if_done(queue).is_none(), "a message of it is delivered");
     world.queues.records_mut().begin_returning(queue);
     world.settle(taken);
@@ -422,11 +423,11 @@ fn levels_go_with_their_queue_which_goes_last() {
     let levels = world.queues.records_mut().retire_levels(&mut world.journal, queue);
     assert_eq!(levels.len(), 2);
     while world.drop_first(queue) {}
-    world.queues.at_mut(queue).cleared = true;
+    world.queues.at_mut(queue).state = QueueState::Cleared;
     for level in levels {
         assert!(world.queues.take_if_done(queue).is_none(), "it has levels");
         while world.drop_first(level) {}
-        world.queues.at_mut(level).cleared = true;
+        world.queues.at_mut(level).state = QueueState::Cleared;
         let (_, whole) = world.queues.take_if_done(level).unwrap();
         assert_eq!(whole, Some(queue));
     }

@@ -15,7 +15,7 @@ use leveret_core::command::QueueId;
 use leveret_core::journal::Journal;
 
 use super::Queues;
-use crate::queue::Peeked;
+use crate::queue_records::Peeked;
 
 /// A time in two halves, the high one first (a u64 would need padding), and its queue.
 type Time = (u32, u32, QueueId);
@@ -156,7 +156,7 @@ impl Queues {
     pub(crate) fn kept_for_letters(&self, journal: &Journal) -> u64 {
         match self.records.has_dead_lettering() {
             false => 0,
-            true => journal.kept_for_letters(self.settings.letters_log_bytes),
+            true => journal.kept_for_letters(self.settings.dead_letter_log_bytes),
         }
     }
 
@@ -209,7 +209,7 @@ impl Queues {
     #[cold]
     pub(crate) fn touch_queue(&mut self, journal: &Journal, queue: QueueId) {
         let record = &mut self.records[queue];
-        if record.settings.expires() && !record.dying {
+        if record.settings.expires() && !record.is_deleted() {
             record.times.unused_until_ms = journal.time_ms().saturating_add(record.settings.expires_ms);
             let due_ms = self.records.unused_until_ms(journal, queue);
             self.note_due(queue, due_ms);

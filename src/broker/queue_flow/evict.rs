@@ -17,7 +17,7 @@ use leveret_core::mem::{MessageFlags, MessageId, Messages};
 
 use super::Queues;
 use crate::Context;
-use crate::queue::{Place, Queue, Size, block_bytes};
+use crate::queue_records::{Place, Queue, Size, block_bytes};
 use crate::quota::Quota;
 
 /// Maximum number of messages that one step evicts.
@@ -47,7 +47,7 @@ impl Queues {
     ) -> bool {
         let (slab, places) = (&self.records, self.records.places());
         let has_absent = |index: usize| slab.get(index).is_some_and(Queue::has_absent);
-        let is_looking = self.paging.keep_read_back_room(cx.messages, places, has_absent);
+        let is_looking = self.paging.keep_read_back_reserve(cx.messages, places, has_absent);
         if cx.journal.mode() != Mode::On || !self.is_short(cx.messages) {
             return is_looking;
         }
@@ -58,14 +58,14 @@ impl Queues {
             return true;
         }
         for _ in 0..EVICT_QUEUES.min(places) {
-            let index = self.paging.hand(places);
+            let index = self.paging.next_place(places);
             let may_evict =
-                self.records.get(index).is_some_and(|queue| !queue.dying && queue.logged.count() > 0);
+                self.records.get(index).is_some_and(|queue| !queue.is_deleted() && queue.logged.count() > 0);
             if may_evict && self.evict_from_queue(cx, QueueId::from_index(index), &mut left) {
                 // The step is used up, or memory is no longer short.
                 return true;
             }
-            self.paging.pass_on();
+            self.paging.skip_place();
         }
         left < EVICT_STEP || is_looking
     }
@@ -94,7 +94,7 @@ impl Queues {
             // some queue finds no memory, and that queue is blocked until it does.
             let is_wanted = delivery.is_requeued()
                 && !self.paging.is_short_of_memory()
-                && !self.records[self.records.queue_of_level(queue)].audience.is_empty();
+                && !self.records[self.records.queue_of_level(queue)].queue_consumers.is_empty();
             if is_wanted || messages.is_shared(message) {
                 // Evicting this message would not free memory, or not for long: it goes behind the others.
                 self.deliveries.keep(index);
@@ -157,7 +157,7 @@ impl Queues {
     /// Returns `false` if it is not kept.
     fn keep_window(&mut self, queue: QueueId) -> bool {
         let record = &mut self.records[queue];
-        let window = if record.audience.is_empty() { 0 } else { WINDOW };
+        let window = if record.queue_consumers.is_empty() { 0 } else { WINDOW };
         record.backlog.keep_in_window(&mut self.pool, window)
     }
 

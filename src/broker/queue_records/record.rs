@@ -14,8 +14,8 @@ use leveret_core::journal::{Appended, Definition, Journal, Mode};
 use leveret_core::mem::{FifoPool, Links, List, Slab};
 
 use super::backlog::{Backlog, Place, Size};
-use super::logged::Logged;
-use super::logged::{RequeueCounts, RequeueCountsDue};
+use super::durable_index::DurableIndex;
+use super::durable_index::{RequeueCounts, RequeueCountsDue};
 use crate::arguments::QueueSettings;
 use crate::consumers::QueueConsumers;
 use crate::policy::Applied;
@@ -44,7 +44,7 @@ pub(crate) struct Queue {
     pub(crate) delayed_exchange: Option<ExchangeId>,
     /// The role of the record among the levels of a queue with priorities.
     pub(crate) rank: Rank,
-    pub(crate) logged: Logged,
+    pub(crate) logged: DurableIndex,
     /// How often messages were requeued, if the queue counts that.
     pub(crate) requeues: RequeueCounts,
     /// Messages that are ready for delivery.
@@ -58,16 +58,23 @@ pub(crate) struct Queue {
     /// A bridge consumes the queue, or has consumed it: other brokers know its messages by their offsets.
     pub(crate) is_forwarded: bool,
     pub(crate) front: Front,
-    pub(crate) audience: QueueConsumers,
+    pub(crate) queue_consumers: QueueConsumers,
     /// Bindings whose destination is this queue.
     pub(crate) bindings: List,
     /// Number of the route that last chose this queue: a message enters a queue once.
     pub(crate) routed_at: u64,
+    pub(crate) state: QueueState,
+}
+
+/// The state of a queue's record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum QueueState {
+    /// The queue exists.
+    Active,
     /// The queue is deleted: its name is free, and a job deletes its messages and bindings.
-    pub(crate) dying: bool,
-    /// The queue's messages and bindings are deleted: its record is freed with the last delivery that refers
-    /// to it.
-    pub(crate) cleared: bool,
+    Deleting,
+    /// The queue's messages and bindings are deleted: its record is freed with the last delivery that refers to it.
+    Cleared,
 }
 
 /// The flags and the owner that a queue was declared with.
@@ -99,7 +106,7 @@ pub(crate) struct Unsettled {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Times {
     /// When the queue is examined for expired messages; for a slot of a delayed exchange the slot's key
-    /// (`queues::delayed`). `u64::MAX` means never.
+    /// (`queue_flow::delayed`). `u64::MAX` means never.
     pub(crate) due_ms: u64,
     /// When the queue expires unless it is used; it does not expire while it has a consumer. `u64::MAX` means
     /// never.
@@ -201,7 +208,7 @@ impl Queue {
             hidden: false,
             delayed_exchange: None,
             rank: Rank::Plain,
-            logged: Logged::default(),
+            logged: DurableIndex::default(),
             requeues: RequeueCounts::default(),
             backlog: Backlog::default(),
             unsettled: Unsettled::default(),
@@ -215,11 +222,10 @@ impl Queue {
             returning: 0,
             is_forwarded: false,
             front: Front::Free,
-            audience: QueueConsumers::new(settings.single_active),
+            queue_consumers: QueueConsumers::new(settings.single_active),
             bindings: List::default(),
             routed_at: 0,
-            dying: false,
-            cleared: false,
+            state: QueueState::Active,
         }
     }
 
@@ -231,6 +237,12 @@ impl Queue {
             false => Place::Plain(appended.message()),
         };
         self.backlog.push(pool, place, size);
+    }
+
+    /// Returns whether the queue is deleted, cleared or not.
+    #[inline]
+    pub(crate) const fn is_deleted(&self) -> bool {
+        !matches!(self.state, QueueState::Active)
     }
 
     /// Returns whether only the log has some messages of the queue, delivered ones included.
@@ -292,9 +304,9 @@ impl Queue {
     #[inline]
     pub(crate) fn wants_delivery(&self) -> bool {
         self.backlog.ready() > 0
-            && self.audience.is_ready()
+            && self.queue_consumers.is_ready()
             && self.returning == 0
-            && !self.dying
+            && !self.is_deleted()
             && self.front == Front::Free
             && self.rank == Rank::Plain
     }
@@ -391,14 +403,14 @@ impl Records {
 
     /// Returns the consumers of a queue.
     #[inline]
-    pub(crate) fn audience(&self, queue: QueueId) -> &QueueConsumers {
-        &self.slab[queue.index()].audience
+    pub(crate) fn queue_consumers(&self, queue: QueueId) -> &QueueConsumers {
+        &self.slab[queue.index()].queue_consumers
     }
 
     /// Returns the consumers of a queue mutably.
     #[inline]
-    pub(crate) fn audience_mut(&mut self, queue: QueueId) -> &mut QueueConsumers {
-        &mut self.slab[queue.index()].audience
+    pub(crate) fn queue_consumers_mut(&mut self, queue: QueueId) -> &mut QueueConsumers {
+        &mut self.slab[queue.index()].queue_consumers
     }
 
     /// Returns the queue of this name.
@@ -474,8 +486,8 @@ impl Records {
     pub(crate) fn unused_until_ms(&self, journal: &Journal, queue: QueueId) -> u64 {
         let record = &self.slab[queue.index()];
         // A queue whose deletion cannot be written stays.
-        let may_go =
-            record.audience.is_empty() && !(record.logged.is_on() && journal.mode() == Mode::Unwritable);
+        let may_go = record.queue_consumers.is_empty()
+            && !(record.logged.is_on() && journal.mode() == Mode::Unwritable);
         if may_go { record.times.unused_until_ms } else { u64::MAX }
     }
 
@@ -491,8 +503,8 @@ impl Records {
     /// Frees the name of a queue and removes it from the ready list: nothing is delivered from it any more.
     pub(crate) fn retire(&mut self, queue: QueueId) {
         let record = &mut self.slab[queue.index()];
-        assert!(!record.dying, "a queue is retired once");
-        record.dying = true;
+        assert!(!record.is_deleted(), "a queue is retired once");
+        record.state = QueueState::Deleting;
         self.dead_lettering -= u32::from(record.dead_letters_logged());
         self.table.remove((record.vhost, &*record.name), queue.index());
         self.leave_ready(queue);
@@ -517,7 +529,7 @@ impl Records {
         }
         let had_letters = record.dead_letters_logged();
         record.settings = settings;
-        record.audience.set_single_active(settings.single_active);
+        record.queue_consumers.set_single_active(settings.single_active);
         self.dead_lettering =
             self.dead_lettering - u32::from(had_letters) + u32::from(record.dead_letters_logged());
         self.has_deadlines |= settings.may_expire;
@@ -620,7 +632,7 @@ impl Records {
             // The queue may have been deleted since, and another one be in its place.
             let Some(record) = self.slab.get_mut(queue.index()) else { continue };
             let is_due = record.requeues.take_due();
-            if is_due && journal.mode() == Mode::On && !record.dying && record.logged.is_on() {
+            if is_due && journal.mode() == Mode::On && !record.is_deleted() && record.logged.is_on() {
                 let (key, value) = self.definition_of_queue(access, queue.index(), true);
                 self.requeue_counts_due.note_written(journal.define(key, value));
             }
@@ -634,7 +646,7 @@ impl Records {
     #[cfg(debug_assertions)]
     pub(crate) fn pass_offsets(&mut self, journal: &mut Journal, count: u64) {
         for index in 0..self.slab.places() {
-            let Some(queue) = self.slab.get_mut(index).filter(|queue| !queue.dying) else { continue };
+            let Some(queue) = self.slab.get_mut(index).filter(|queue| !queue.is_deleted()) else { continue };
             if queue.logged.is_on() {
                 let start = queue.logged.pass_offsets(count);
                 let queue = queue.logged.incarnation();
@@ -653,7 +665,8 @@ impl Records {
             return false;
         }
         for (_, queue) in self.slab.iter() {
-            let reset = queue.logged.watermark_reset().filter(|_| !queue.dying && !journal.is_crowded());
+            let reset =
+                queue.logged.watermark_reset().filter(|_| !queue.is_deleted() && !journal.is_crowded());
             if let Some((taken_below, watermark)) = reset {
                 journal.reset_watermark(queue.logged.incarnation(), taken_below, watermark);
             }

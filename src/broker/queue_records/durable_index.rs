@@ -20,7 +20,7 @@ const WATERMARK_STEP_FORWARDED: u64 = 1024;
 
 /// What the log has of a queue; all 0 for a queue that is not durable.
 #[derive(Debug, Default)]
-pub(crate) struct Logged {
+pub(crate) struct DurableIndex {
     /// Number that identifies the queue in the log, never reused; 0 when nothing of the queue is logged.
     incarnation: u64,
     /// The batch with which the definition of the queue is durable.
@@ -44,7 +44,7 @@ pub(crate) struct Logged {
     taken_below: u64,
 }
 
-impl Logged {
+impl DurableIndex {
     /// Returns the empty index of a queue that the log identifies by this number; 0 for a queue that is not
     /// durable.
     pub(crate) fn as_incarnation(incarnation: u64) -> Self {

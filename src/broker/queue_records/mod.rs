@@ -1,6 +1,6 @@
 //! The records of all queues: messages in order, names, levels, limits, and what the log has of them.
 //!
-//! This module only describes queues. [`crate::queues`] decides when queues are examined, which messages
+//! This module only describes queues. [`crate::queue_flow`] decides when queues are examined, which messages
 //! leave memory and which are removed. `consumers` decides which consumer gets a message.
 //!
 //! | file | content |
@@ -20,23 +20,23 @@
 
 mod backlog;
 mod browse;
+mod durable_index;
 mod fullness;
 mod levels;
-mod logged;
 mod record;
 #[cfg(test)]
 mod tests;
 
 pub(super) use backlog::Place;
 pub(super) use backlog::{First, Purged, PurgedItem, QueuePart, SLOT_BYTES, Size, Taken, block_bytes};
+pub(super) use durable_index::DurableIndex;
+pub(super) use durable_index::RequeueCounts;
+pub use durable_index::declared_arguments;
 pub(super) use fullness::{FreeMemory, TIMES_FREE_DISK};
 pub(super) use levels::Targets;
 pub(super) use levels::{SLOTS, first_rank};
-pub(super) use logged::Logged;
-pub(super) use logged::RequeueCounts;
-pub use logged::declared_arguments;
 pub(super) use record::Records;
-pub(super) use record::{Front, Peeked, Queue, Rank};
+pub(super) use record::{Front, Peeked, Queue, QueueState, Rank};
 
 pub use browse::{BROWSED_MAX, BrowseResult, Browsed, LogRun};
 pub use levels::levels_of;
