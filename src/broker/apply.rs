@@ -717,7 +717,7 @@ impl Broker {
         }
         let parking = Parking { bridge: bridge.into(), queue: queue.into(), why };
         let Some(place) = self.republisher().parking_index(parking) else {
-            let why = format_args!("too many bridges set messages aside, for too many causes");
+            let why = format_args!("too many bridges park messages for too many causes");
             return Err(Fault::new(ReplyCode::ResourceError, why));
         };
         let source = self.queues.deliveries()[index].queue;

@@ -8,9 +8,9 @@
 //! | `policy` | policies | the effective policy of a queue: its policies and arguments combined |
 //! | `parameters` | runtime parameters | settings of components, for example shovels |
 //! | `topology` | exchanges, bindings, alternate exchanges | routes a message to queues |
-//! | `queue_records` | the records of all queues: messages, names, levels, limits | which queue has a name, is full, can deliver |
-//! | `queue_flow` | the pools and schedules of messages in queues | adds, takes, expires, evicts and reads back messages |
-//! | `consumers` | connections, channels, consumers; their credit, prefetch and outboxes | which consumer gets the next message |
+//! | `queue_records` | records of all queues: messages, names, limits | which queue has a name, is full, can deliver |
+//! | `queue_flow` | pools and schedules of messages in queues | adds, takes, expires, evicts, reads back messages |
+//! | `consumers` | connections, channels, consumers; credit, outboxes | which consumer gets the next message |
 //! | `republish` | little | publishes dead letters, due delayed messages and firehose copies |
 //! | `orphans` | what could not be restored at start | whether a name may be declared |
 //! | `views` | nothing | rows for operators; why publishers wait |
@@ -20,7 +20,7 @@
 //!
 //! | file | content |
 //! |---|---|
-//! | `state` | the broker's state, its creation, and steps shared by the files below; counters, record sizes, name tables |
+//! | `state` | the broker's state, its creation, steps shared by the files below; counters, sizes, name tables |
 //! | `definitions` | declares and deletes exchanges, queues and bindings; applies policies |
 //! | `settle`, `deliver` | settles deliveries and clears closed or deleted objects; delivers messages |
 //! | `publish` | publishes messages, one by one or with a commit |

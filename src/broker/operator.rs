@@ -2,8 +2,8 @@
 //! orphans.
 //!
 //! ```text
-//! delete a virtual host: its name ─→ permissions, policies, parameters ─→ close its connections ─→ a job: queues, exchanges
-//! delete a user: its name ─→ permissions ─→ close its connections, which may do nothing meanwhile
+//! delete a virtual host: name ─→ permissions, policies, parameters ─→ close connections ─→ job: queues, exchanges
+//! delete a user: name ─→ permissions ─→ close connections, which may do nothing meanwhile
 //! ```
 //!
 //! # Invariants

@@ -271,11 +271,14 @@ fn restore_definitions(
     if restoring.unread > 0 {
         let unread = restoring.unread;
         log::error!(
-            "{unread} definitions are stored that this version cannot read: they stay there, left out"
+            "{unread} stored definitions cannot be read by this version: they stay stored and are not used"
         );
     }
     if !repeated.is_empty() {
-        log::warn!("{} definitions were damaged and are written again, from footers", repeated.len());
+        log::warn!(
+            "{} damaged definitions were rewritten from the copies in segment footers",
+            repeated.len()
+        );
     }
     for (key, value) in repeated {
         context.journal_mut().define(key, Some(value));

@@ -45,7 +45,9 @@ impl Access {
             );
         }
         if !self.is_loopback_user(GUEST) && self.users.iter().any(|(_, user)| is_known(user)) {
-            log::warn!("guest may come in from anywhere, and everybody knows its password: give it another");
+            log::warn!(
+                "guest can log in from any machine, and its default password is publicly known: change it"
+            );
         }
     }
 

@@ -186,7 +186,7 @@ impl Recovery {
     }
 
     /// Returns the next queue whose adopted messages are to be put into it, with its incarnation.
-    /// [`Self::end_adoption`] must follow.
+    /// [`Broker::end_adoption`](crate::Broker::end_adoption) must follow.
     pub fn next_adopted(&self) -> Option<(u64, QueueId)> {
         self.orphans.adopted.last().map(|adoption| (adoption.incarnation, adoption.queue))
     }

@@ -12,7 +12,7 @@
 //! | `expiry` | when each queue is examined, and for what |
 //! | `delayed` | the messages of delayed exchanges and their timing wheel |
 //! | `evict` | moves messages out of memory |
-//! | `page_in` | reads messages back from the log: requests, waiting queues, the memory reserved for it; reads for browsing |
+//! | `page_in` | reads messages back from the log: requests, waiting queues, reserved memory; browsing |
 //!
 //! # Invariants
 //! - A queue with something to remove, to read back or to expire is on the list for it.

@@ -268,7 +268,7 @@ impl Queues {
         if lost > 0 {
             let name = &self.records[self.records.queue_of_level(fetch.queue)].name;
             log::error!(
-                "queue '{}': {lost} messages cannot be read back from the log; they are passed over",
+                "queue '{}': {lost} messages cannot be read back from the log; they are skipped",
                 name.escape_debug()
             );
             self.lost =

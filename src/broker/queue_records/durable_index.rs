@@ -185,27 +185,6 @@ impl DurableIndex {
     }
 }
 
-// Requeue counts of messages in quorum queues, as they are written to the log.
-//
-// A message that makes its consumer fail each time must reach its delivery limit, even if the power fails in
-// between. The counts are therefore part of the queue's definition, as one more argument, the last:
-//
-// ```text
-// | arguments | 15 "leveret-returns" x | length u32 | length ÷ 10 × (offset u64, count u16) |
-// ```
-//
-// All numbers are big-endian. Neighbouring messages with the same count are one range, written as two
-// entries: the first offset, then the last offset with [`RANGE_END`] set. Older versions read the first of
-// the two and drop the second. Programs that do not know the argument ignore it.
-//
-// Invariants:
-// - Ranges are ascending, do not overlap, and neighbours with the same count are one range.
-// - A queue has at most [`RANGES_MAX`] ranges. Beyond that the messages with the lowest count are dropped, so
-//   that the delivery limit still ends those that are nearest to it.
-// - At most one write of a queue is under way. Changes meanwhile go with the next one, so thousands of
-//   requeues in a second cost one write for each commit.
-// - The count of a message that a power cut took is never given to a new message at the same offset.
-
 /// Maximum number of ranges of messages with a count per queue. They take at most 5 KiB in its definition.
 const RANGES_MAX: usize = 256;
 /// Bytes of an entry in the argument.
@@ -227,7 +206,26 @@ struct Range {
     count: u16,
 }
 
-/// The requeue counts of one queue; most queues have none.
+/// The requeue counts of messages in one quorum queue, as they are written to the log; most queues have none.
+///
+/// A message that makes its consumer fail each time must reach its delivery limit, even if the power fails in
+/// between. The counts are therefore part of the queue's definition, as one more argument, the last:
+///
+/// ```text
+/// | arguments | 15 "leveret-returns" x | length u32 | length ÷ 10 × (offset u64, count u16) |
+/// ```
+///
+/// All numbers are big-endian. Neighbouring messages with the same count are one range, written as two
+/// entries: the first offset, then the last offset with [`RANGE_END`] set. Older versions read the first of
+/// the two and drop the second. Programs that do not know the argument ignore it.
+///
+/// # Invariants
+/// - Ranges are ascending, do not overlap, and neighbours with the same count are one range.
+/// - A queue has at most [`RANGES_MAX`] ranges. Beyond that the messages with the lowest count are dropped, so
+///   that the delivery limit still ends those that are nearest to it.
+/// - At most one write of a queue is under way. Changes meanwhile go with the next one, so thousands of
+///   requeues in a second cost one write for each commit.
+/// - The count of a message that a power cut took is never given to a new message at the same offset.
 #[derive(Debug, Default)]
 pub(crate) struct RequeueCounts {
     ranges: Vec<Range>,

@@ -5,7 +5,7 @@
 //!
 //! | file | content |
 //! |---|---|
-//! | `record` | the record of one queue; finding, creating and deleting records; writing them to the log |
+//! | `record` | the record of one queue; finding, creating, deleting and writing records |
 //! | `backlog` | the messages waiting in a queue, in memory and out of it; the ready list of queues that can deliver now |
 //! | `durable_index` | what the log has of a queue; requeue counts of quorum queues |
 //! | `levels` | queues with priorities; stored routes of messages in a transaction |

@@ -17,16 +17,15 @@
 //!   and of the log. Without capacity the message stays where it is: late, but not lost.
 
 use crate::arguments::copy_flags;
-use leveret_amqp::Writer;
-use leveret_amqp::field::Table;
+use leveret_amqp::field::{Array, ArrayWriter, Table, TableWriter, Value};
 use leveret_amqp::props::{BLIND_BYTES_MAX, Edit, HeadersEdit, Properties, PropertyEdit};
-use leveret_core::command::{ExchangeId, Name, QueueId, VhostId};
+use leveret_amqp::{Full, Writer};
+use leveret_core::command::{ExchangeId, Name, QueueId, Refusal, VhostId};
 use leveret_core::error::Fault;
 use leveret_core::journal::Urgency;
-use leveret_core::mem::MessageId;
+use leveret_core::mem::{MessageId, sort_by_key};
 
 use super::Republisher;
-use super::expire_trim::{Death, Reason};
 use crate::Context;
 use crate::context::Work;
 use crate::queue_flow::LevelChoice;
@@ -319,4 +318,218 @@ impl Republisher<'_> {
             let _ = cx.journal.end_group(cx.messages, Urgency::Window);
         }
     }
+}
+
+/// Maximum number of x-death entries searched for others of their queue and reason: a client may have forged
+/// any number.
+const GROUPED_ENTRIES_MAX: usize = 32;
+/// Headers that the first death writes. A further death writes only x-death.
+const OWN: [&str; 4] = ["x-death", "x-first-death-exchange", "x-first-death-queue", "x-first-death-reason"];
+
+/// Why a queue removes a message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Reason {
+    /// A consumer rejected the message without requeueing it.
+    Rejected,
+    /// The message's time to live is over.
+    Expired,
+    /// The queue is over its length limit.
+    MaxLength,
+    /// The message is over the delivery limit.
+    DeliveryLimit,
+    /// The other side of a bridge refuses the message; the number is the index of the cause in
+    /// `RepublishState::parkings`.
+    Parked(u8),
+}
+
+/// Why and by which bridge messages are parked, and in which queue.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Parking {
+    pub(crate) bridge: Box<str>,
+    pub(crate) queue: Box<str>,
+    pub(crate) why: Refusal,
+}
+
+impl Reason {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Rejected => "rejected",
+            Self::Expired => "expired",
+            Self::MaxLength => "maxlen",
+            Self::DeliveryLimit => "delivery_limit",
+            // A parked message has its own headers, see `parked`.
+            Self::Parked(_) => "parked",
+        }
+    }
+}
+
+/// One new x-death entry, and the headers that the message had before.
+///
+/// x-death is an array with the latest death first. It has one entry, with a count, per queue and reason. The
+/// names and the order of the fields are RabbitMQ's:
+///
+/// ```text
+/// x-death              array │ count reason queue time exchange routing-keys │ …
+/// x-first-death-reason, x-first-death-queue, x-first-death-exchange       of the very first death
+/// ```
+///
+/// These headers stand among the others, sorted by name. A dead letter that returns to a queue without a
+/// rejection in between is in an automatic cycle.
+pub(crate) struct Death<'a> {
+    pub(crate) reason: Reason,
+    pub(crate) queue: &'a str,
+    /// Time of the death in seconds since 1970.
+    pub(crate) unix_s: u64,
+    pub(crate) exchange: &'a str,
+    pub(crate) routing_key: &'a [u8],
+    /// The message's expiration property before the death.
+    pub(crate) expiration: Option<&'a [u8]>,
+    pub(crate) headers: Table<'a>,
+    /// The dead letter has another routing key, so the CC header is removed.
+    pub(crate) drops_cc: bool,
+    /// BCC is removed because, with this death, the headers may become too long for removing it later.
+    pub(crate) drops_bcc: bool,
+}
+
+impl<'a> Death<'a> {
+    /// Returns the x-death entries before this death.
+    fn before(&self) -> Option<Array<'a>> {
+        self.headers.get("x-death").and_then(|value| value.as_array())
+    }
+
+    /// Returns whether an older entry has the same queue and reason.
+    fn is_same(&self, value: Value<'_>) -> bool {
+        let is = |death: Table<'_>, name, text: &str| {
+            death.get(name).and_then(|value| value.as_bytes()) == Some(text.as_bytes())
+        };
+        let death = value.as_table();
+        death.is_some_and(|death| is(death, "queue", self.queue) && is(death, "reason", self.reason.name()))
+    }
+
+    /// Writes the headers with this death. An x-death header that is not a list of deaths is dropped.
+    pub(crate) fn write(&self, headers: &mut TableWriter<'_, '_>) -> Result<(), Full> {
+        let own = match self.headers.get("x-death") {
+            None => &OWN[..],
+            Some(_) => &OWN[..1],
+        };
+        let drops_bcc = self.drops_cc || self.drops_bcc;
+        let keeps = |name: &[u8]| !(self.drops_cc && name == b"CC" || drops_bcc && name == b"BCC");
+        headers.sorted(self.headers, &keeps, own, &mut |headers, name| match name {
+            "x-first-death-exchange" => headers.text(name, self.exchange),
+            "x-first-death-queue" => headers.text(name, self.queue),
+            "x-first-death-reason" => headers.text(name, self.reason.name()),
+            _ => headers.array(name, |deaths| match self.before() {
+                Some(before) => self.write_deaths(deaths, before),
+                None => deaths.table(|death| self.write_entry(death, true)),
+            }),
+        })
+    }
+
+    /// Writes this death and those before it: one entry with a total count for each queue and reason.
+    fn write_deaths(&self, deaths: &mut ArrayWriter<'_, '_>, before: Array<'_>) -> Result<(), Full> {
+        let mut known = heapless::Vec::<_, GROUPED_ENTRIES_MAX>::new();
+        let is_grouped = before.iter().try_for_each(|value| known.push(queue_and_reason(value))).is_ok();
+        // An entry without a count counts as 1; beside others it represents all entries of its queue and
+        // reason.
+        let uncounted = |kind| match known.len() {
+            1 => 0,
+            _ => known.iter().filter(|other| **other == kind).count() as i64,
+        };
+        let same = before.iter().find(|value| self.is_same(*value));
+        match same.and_then(|value| value.as_table().zip(queue_and_reason(value))) {
+            Some((same, kind)) => deaths.table(|death| write_counted(death, same, uncounted(Some(kind))))?,
+            None => deaths.table(|death| self.write_entry(death, false))?,
+        }
+        for (at, value) in before.iter().enumerate().filter(|(_, value)| !self.is_same(*value)) {
+            let kind = queue_and_reason(value);
+            match value.as_table().filter(|death| death.get("count").is_none()) {
+                _ if is_grouped && kind.is_some() && known[..at].contains(&kind) => {}
+                Some(death) if is_grouped && known.len() > 1 => deaths.table(|entry| {
+                    entry.long("count", uncounted(kind))?;
+                    death.iter().try_for_each(|(name, value)| entry.value(name, value))
+                })?,
+                _ => deaths.value(value)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes an x-death entry in RabbitMQ's order of fields: sorted, except in the very first entry.
+    fn write_entry(&self, death: &mut TableWriter<'_, '_>, is_first: bool) -> Result<(), Full> {
+        death.long("count", 1)?;
+        if is_first {
+            death.text("reason", self.reason.name())?;
+            death.text("queue", self.queue)?;
+            death.timestamp("time", self.unix_s)?;
+            death.text("exchange", self.exchange)?;
+            self.write_keys(death)?;
+            return self.write_expiration(death);
+        }
+        death.text("exchange", self.exchange)?;
+        self.write_expiration(death)?;
+        death.text("queue", self.queue)?;
+        death.text("reason", self.reason.name())?;
+        self.write_keys(death)?;
+        death.timestamp("time", self.unix_s)
+    }
+
+    fn write_keys(&self, death: &mut TableWriter<'_, '_>) -> Result<(), Full> {
+        death.array("routing-keys", |keys| {
+            keys.long_str(self.routing_key)?;
+            let copies = self.headers.get("CC").and_then(|value| value.as_array());
+            let copies = copies.into_iter().flatten().filter_map(|value| value.as_bytes());
+            copies.into_iter().try_for_each(|key| keys.long_str(key))
+        })
+    }
+
+    fn write_expiration(&self, death: &mut TableWriter<'_, '_>) -> Result<(), Full> {
+        self.expiration.map_or(Ok(()), |text| death.long_str("original-expiration", text))
+    }
+
+    /// Calls `each` with the queues that the message passed since it was last rejected: returning to these
+    /// would be a cycle.
+    ///
+    /// Returns how many deaths were examined.
+    pub(crate) fn for_each_passed(&self, each: &mut dyn FnMut(&str)) -> usize {
+        if self.reason == Reason::Rejected {
+            return 0;
+        }
+        each(self.queue);
+        let mut looked_at = 1;
+        for death in self.before().into_iter().flatten().filter_map(|value| value.as_table()) {
+            looked_at += 1;
+            let text = |name| death.get(name).and_then(|value| value.as_bytes());
+            if text("reason") == Some(Reason::Rejected.name().as_bytes()) {
+                break;
+            }
+            // Bytes that are not UTF-8 cannot be a queue's name.
+            if let Some(queue) = text("queue").and_then(|queue| core::str::from_utf8(queue).ok()) {
+                each(queue);
+            }
+        }
+        looked_at
+    }
+}
+
+/// Returns the queue and the reason of an x-death entry, or `None` if the value is none.
+fn queue_and_reason(value: Value<'_>) -> Option<(&[u8], &[u8])> {
+    let death = value.as_table()?;
+    let text = |name| death.get(name).and_then(|value| value.as_bytes());
+    text("queue").zip(text("reason"))
+}
+
+/// Writes an older death of the same queue and reason with its count raised by one and its fields sorted.
+///
+/// `uncounted` is the previous count if the entry has none.
+fn write_counted(death: &mut TableWriter<'_, '_>, same: Table<'_>, uncounted: i64) -> Result<(), Full> {
+    let count = same.get("count").and_then(|value| value.as_integer()).unwrap_or(uncounted);
+    death.long("count", count.saturating_add(1))?;
+    // A client may have forged the entry. One with more fields than the broker writes keeps their order.
+    let mut fields = heapless::Vec::<_, 16>::new();
+    let others = || same.iter().filter(|(name, _)| *name != b"count");
+    if others().try_for_each(|field| fields.push(field)).is_err() {
+        return others().try_for_each(|(name, value)| death.value(name, value));
+    }
+    sort_by_key(&mut fields, |(name, _)| *name);
+    fields.iter().try_for_each(|(name, value)| death.value(name, *value))
 }

@@ -133,8 +133,8 @@ impl Republisher<'_> {
             let exchange = self.queues.at(level).delayed_exchange;
             let name = exchange.map(|exchange| self.topology.exchange(exchange).name.escape_debug());
             log::warn!(
-                "exchange '{}': queues_max has no room for another span of time, which takes a place like a \
-                 queue: delayed messages wait for those before them, and are late; raise queues_max",
+                "exchange '{}': queues_max leaves no place for another delay slot, which counts like a queue: \
+                 delayed messages wait for earlier ones and are late; raise queues_max",
                 name.into_iter().flatten().collect::<String>()
             );
         }

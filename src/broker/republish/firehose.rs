@@ -193,7 +193,9 @@ impl Republisher<'_> {
         let minute = self.queues.minute();
         if self.firehose.omitted_logged_minute.replace(minute) != Some(minute) {
             let vhost = self.access.vhost_name(vhost).escape_debug();
-            log::warn!("virtual host '{vhost}' is traced, and there is no room for some of the copies");
+            log::warn!(
+                "virtual host '{vhost}' is traced, and some firehose copies were omitted for lack of capacity"
+            );
         }
     }
 }

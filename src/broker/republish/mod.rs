@@ -5,14 +5,14 @@
 //! the copies of the firehose, all take the same path:
 //!
 //! ```text
-//! queue: first message, reason ──→ copy written, routed, capacity checked ──→ pushed to its queues ──→ removed from the first
+//! first message, reason ──→ copy written, routed, capacity checked ──→ pushed to its queues ──→ original removed
 //! ```
 //!
 //! | file | content |
 //! |---|---|
-//! | `dead_letter` | writes, routes and publishes a dead letter |
+//! | `dead_letter` | writes, routes and publishes a dead letter; the `x-death` header |
 //! | `parked` | messages that the other side of a bridge refuses |
-//! | `expire_trim` | removes messages in bounded steps: rejected, expired, over the length limit; the `x-death` header |
+//! | `expire_trim` | removes messages in bounded steps: rejected, expired, over the length limit |
 //! | `delayed_release` | routes the messages of delayed exchanges when they are due |
 //! | `firehose` | copies of published and delivered messages for an operator |
 //!
@@ -40,8 +40,8 @@ use crate::quota::Quota;
 use crate::state::Counters;
 use crate::topology::Topology;
 
+pub(super) use dead_letter::{Parking, Reason};
 pub(super) use expire_trim::{ExpiryResult, TrimTurn};
-pub(super) use expire_trim::{Parking, Reason};
 pub use parked::{came_from, parked, unparked};
 
 /// State kept between calls of the [`Republisher`].

@@ -28,8 +28,7 @@ use leveret_core::command::QueueId;
 use leveret_core::mem::MessageId;
 
 use super::Republisher;
-use super::dead_letter::Republication;
-use super::expire_trim::{Parking, Reason};
+use super::dead_letter::{Parking, Reason, Republication};
 use crate::Context;
 use crate::queue_flow::LevelChoice;
 
@@ -91,7 +90,10 @@ impl Republisher<'_> {
             .find_queue(vhost, &queue)
             .filter(|target| !self.queues.records().refuses(cx.messages, *target, message));
         let Some(target) = target else {
-            self.log_refused(source, &format!("it was refused by an upstream, and {queue} takes no more"));
+            self.log_refused(
+                source,
+                &format!("an upstream refused it, and queue {queue} is missing or full"),
+            );
             return None;
         };
         cx.work.charge(8);
