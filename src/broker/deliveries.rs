@@ -497,7 +497,7 @@ mod records_tests {
     }
 
     #[test]
-    fn tags_are_found_in_any_order_while_one_sleeps() {
+    fn tags_are_found_in_any_order_while_one_stays_unacknowledged() {
         let mut pool = Deliveries::with_capacity(64);
         let sleepy = pool.insert(new(3, 1, 0), 0, (0, 0)).unwrap();
         for tag in 2..100_000_u64 {
@@ -515,7 +515,7 @@ mod records_tests {
     }
 
     #[test]
-    fn returned_messages_come_out_by_offset_whatever_the_order_they_came_back_in() {
+    fn requeued_messages_are_taken_by_offset_in_any_order_of_requeueing() {
         let mut pool = Deliveries::with_capacity(5000);
         let mut heap = RequeuedHeap::default();
         let mut state = 7_u64;

@@ -680,7 +680,7 @@ mod tests {
     }
 
     #[test]
-    fn deliveries_and_their_memory_are_shared_with_a_newcomer() {
+    fn deliveries_and_their_memory_are_shared_with_a_new_connection() {
         let mut quota = quota();
         let [one, two] = [0, 1].map(|index| connected(&mut quota, index));
         // 1,500 bytes are for ordinary publishers.
@@ -699,7 +699,7 @@ mod tests {
     }
 
     #[test]
-    fn open_transactions_of_all_hold_half_and_each_leaves_what_it_has() {
+    fn open_transactions_hold_at_most_half_and_each_leaves_as_much_as_it_holds() {
         let mut quota = quota();
         let [one, two] = [0, 1].map(|index| connected(&mut quota, index));
         // 150 slots and 1,500 bytes are for ordinary publishers: half of them is 75 and 750.
@@ -714,7 +714,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "a connection that goes holds nothing")]
-    fn a_connection_that_goes_with_a_delivery_is_a_mistake_of_ours() {
+    fn closing_a_connection_with_a_delivery_panics() {
         let mut quota = quota();
         let one = connected(&mut quota, 0);
         quota.take_delivery(one, 10);

@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_pattern_or_too_much_of_one_is_refused() {
+    fn invalid_and_oversized_patterns_are_refused() {
         for bad in ["(", "[a", r"\", r"(a)\1", "(?!amq)", "(?<=a)b", "(?<!a)b", "((a{100}){100}){100}"] {
             assert!(Pattern::new(bad, PLENTY).is_err(), "{bad}");
         }
@@ -244,7 +244,7 @@ mod tests {
 
     /// Patterns as written by next_place, or by a program from a list of devices.
     #[test]
-    fn patterns_may_be_as_long_as_is_promised() {
+    fn patterns_may_have_the_documented_length() {
         let devices: Vec<_> = (0..100).map(|at| format!("meter-{at:02}")).collect();
         let list = format!("^({})$", devices.join("|"));
         assert!(list.len() > 900);
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn the_usual_ones_take_their_text_and_others_are_counted() {
+    fn plain_patterns_take_their_text_and_compiled_ones_are_charged() {
         assert_eq!(pattern(".*").bytes(), 2);
         assert_eq!(pattern("").bytes(), 2);
         assert_eq!(pattern("^meter").bytes(), 12);
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn text_stands_for_itself_when_escaped() {
+    fn escaped_text_matches_itself() {
         let name = "a.b*c{2}[d]";
         let pattern = Pattern::expanded("{username}", &format!("^{}$", escaped(name)), PLENTY).unwrap();
         assert!(is_match(&pattern, name) && !is_match(&pattern, "axb*c{2}[d]"));
@@ -531,7 +531,7 @@ mod plain_pattern_tests {
     use super::*;
 
     #[test]
-    fn what_is_plain_and_what_is_not() {
+    fn plain_patterns_are_recognized() {
         for text in ["", "^$", "a", "^a|b$", "^(a|b)$", r"^(?:a|b)\.(x|y).*", r"^meter\-1$", "(|a)", "|"] {
             assert!(is_plain(text), "{text}");
         }
@@ -546,7 +546,7 @@ mod plain_pattern_tests {
 
     /// Compares random patterns and names, of few characters so that many match.
     #[test]
-    fn it_matches_what_the_compiled_pattern_matches() {
+    fn a_plain_pattern_matches_what_the_compiled_one_matches() {
         let mut state = 7_u64;
         let mut below = |bound: usize| {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -575,7 +575,7 @@ mod plain_pattern_tests {
     }
 
     #[test]
-    fn the_longest_name_has_its_place() {
+    fn the_longest_name_can_be_matched() {
         let name = "a".repeat(NAME_BYTES_MAX);
         assert!(matches("a$", &name) && matches("^.*$", &name) && matches(&format!("^{name}$"), &name));
         assert!(!matches("^a$", &name) && !matches("a", &"a".repeat(NAME_BYTES_MAX + 1)));

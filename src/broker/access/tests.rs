@@ -22,7 +22,7 @@ fn named(access: &Access, name: &str) -> Identity {
 }
 
 #[test]
-fn without_a_permission_nothing_is_allowed_and_with_one_what_its_patterns_say() {
+fn only_what_the_patterns_of_a_permission_match_is_allowed() {
     let (mut access, mut journal) = access();
     access.put_user(&mut journal, "sensor", PasswordHash::Nobodys, "").unwrap();
     let (vhost, who) = (access.find_vhost("/").unwrap(), named(&access, "sensor"));
@@ -42,7 +42,7 @@ fn without_a_permission_nothing_is_allowed_and_with_one_what_its_patterns_say() 
 }
 
 #[test]
-fn a_user_that_is_deleted_may_do_nothing_and_one_of_his_name_is_another() {
+fn a_deleted_user_may_do_nothing_and_a_new_one_of_its_name_is_another() {
     let (mut access, mut journal) = access();
     access.put_user(&mut journal, "sensor", PasswordHash::Nobodys, "impersonator").unwrap();
     access.set_permissions(&mut journal, "sensor", "/", ".*", ".*", ".*").unwrap();
@@ -62,7 +62,7 @@ fn a_user_that_is_deleted_may_do_nothing_and_one_of_his_name_is_another() {
 }
 
 #[test]
-fn a_deleted_virtual_host_keeps_its_place_until_nothing_names_it() {
+fn a_deleted_virtual_host_keeps_its_place_until_nothing_refers_to_it() {
     let (mut access, mut journal) = access();
     let vhost = access.add_vhost("tenant").unwrap();
     access.hold_vhost(vhost);
@@ -83,7 +83,7 @@ fn a_deleted_virtual_host_keeps_its_place_until_nothing_names_it() {
 }
 
 #[test]
-fn limits_of_users_and_of_virtual_hosts_are_told_apart() {
+fn limits_of_users_and_of_virtual_hosts_are_distinguished() {
     let (mut access, mut journal) = access();
     let limits = UserLimits { connections_max: Some(2), channels_max: Some(3) };
     access.set_user_limits(&mut journal, "guest", limits).unwrap();
@@ -101,7 +101,7 @@ fn limits_of_users_and_of_virtual_hosts_are_told_apart() {
 }
 
 #[test]
-fn when_the_store_cannot_vouch_for_users_nobody_comes_in_until_somebody_confirms() {
+fn logins_are_refused_until_doubtful_users_are_confirmed() {
     let (mut access, mut journal) = access();
     access.doubt_users("a block is damaged", Vec::new());
     let refused = access.check_admission(&journal, "guest", true).unwrap_err();

@@ -182,7 +182,7 @@ impl World {
 // ---- turns
 
 #[test]
-fn waiting_consumers_can_have_what_their_prefetch_allows() {
+fn waiting_consumers_have_the_credit_of_their_prefetch() {
     let mut world = World::new();
     let (queue, channel) = (world.queue(false, 0), world.channel());
     assert_eq!(world.consumers.waiting_credit(&world.queues, &world.quota, queue), 0);
@@ -218,7 +218,7 @@ fn a_prefetch_stops_its_consumer_until_something_is_settled() {
 // ---- what a connection takes
 
 #[test]
-fn a_consumer_whose_socket_takes_no_more_is_passed_over_and_comes_back_with_it() {
+fn a_consumer_is_skipped_while_its_socket_is_not_writable() {
     let mut world = World::new();
     let queue = world.queue(false, 3);
     let [slow, fast] = [(); 2].map(|()| world.channel());
@@ -235,7 +235,7 @@ fn a_consumer_whose_socket_takes_no_more_is_passed_over_and_comes_back_with_it()
 }
 
 #[test]
-fn an_outbox_holds_its_budget_and_takes_more_when_it_is_written() {
+fn an_outbox_is_limited_to_its_budget() {
     let mut world = World::with_deliveries(200);
     let (queue, channel) = (world.queue(false, 50), world.channel());
     world.start(channel, queue, plain("a"));
@@ -251,7 +251,7 @@ fn an_outbox_holds_its_budget_and_takes_more_when_it_is_written() {
 }
 
 #[test]
-fn who_has_his_share_of_deliveries_waits_until_anybody_settles_something() {
+fn a_connection_over_its_delivery_share_waits_for_a_settlement() {
     let mut world = World::with_deliveries(8);
     let queue = world.queue(false, 8);
     let [one, two] = [(); 2].map(|()| world.channel());
@@ -273,7 +273,7 @@ fn who_has_his_share_of_deliveries_waits_until_anybody_settles_something() {
 // ---- one at a time
 
 #[test]
-fn a_single_active_consumer_has_all_until_it_ends_and_then_the_highest_of_the_others() {
+fn the_single_active_consumer_is_followed_by_the_highest_priority() {
     let mut world = World::new();
     let (queue, channel) = (world.queue(true, 2), world.channel());
     let active = world.start(channel, queue, plain("active"));
@@ -317,7 +317,7 @@ fn a_tag_is_settled_once_and_only_when_its_delivery_was_written() {
 }
 
 #[test]
-fn a_reply_stands_behind_what_its_channel_was_given_before() {
+fn a_reply_follows_earlier_deliveries_of_its_channel() {
     let mut world = World::new();
     let (queue, channel) = (world.queue(false, 2), world.channel());
     let connection = world.consumers.connection_of(channel);
@@ -346,7 +346,7 @@ fn a_consumer_is_found_by_its_tag_on_its_channel_until_it_ends() {
 }
 
 #[test]
-fn records_go_when_everything_went_back_and_not_before() {
+fn records_are_freed_only_when_everything_is_requeued() {
     let mut world = World::new();
     let (queue, channel) = (world.queue(false, 1), world.channel());
     let connection = world.consumers.connection_of(channel);
@@ -382,7 +382,7 @@ fn records_go_when_everything_went_back_and_not_before() {
 }
 
 #[test]
-fn a_client_is_told_of_each_consumer_that_ended_without_its_doing() {
+fn a_client_is_notified_of_each_consumer_cancelled_by_the_broker() {
     let mut world = World::new();
     let (queue, channel) = (world.queue(false, 0), world.channel());
     let connection = world.consumers.connection_of(channel);
@@ -404,7 +404,7 @@ fn a_client_is_told_of_each_consumer_that_ended_without_its_doing() {
 }
 
 #[test]
-fn a_queue_waits_for_what_a_channel_gives_back() {
+fn a_queue_waits_for_messages_being_requeued() {
     let mut world = World::new();
     let (queue, channel) = (world.queue(false, 2), world.channel());
     let consumer = world.start(channel, queue, plain("a"));
@@ -419,7 +419,7 @@ fn a_queue_waits_for_what_a_channel_gives_back() {
 }
 
 #[test]
-fn a_connection_is_closed_by_force_once_and_told_the_first_reason() {
+fn a_connection_is_closed_by_force_once_with_the_first_reason() {
     let mut world = World::new();
     let connections = [(); 2].map(|()| world.channel()).map(|c| world.consumers.connection_of(c));
     world.consumers.force_close(connections[1], "first");

@@ -478,7 +478,7 @@ mod left_out_tests {
     use super::*;
 
     #[test]
-    fn what_is_too_much_to_be_remembered_may_be_anything() {
+    fn objects_beyond_the_list_may_have_any_name() {
         let mut left_out = LeftOut::new(2, 1);
         for (name, version) in [("a", 1), ("b", 2)] {
             left_out.add("/", DestinationName::Queue(name), version);
@@ -492,7 +492,7 @@ mod left_out_tests {
     }
 
     #[test]
-    fn levels_leave_room_for_what_they_are_of() {
+    fn levels_leave_places_for_their_queues() {
         let mut left_out = LeftOut::new(4, 1);
         left_out.add("/", DestinationName::Queue("a"), 1);
         left_out.add_levels(1, &[11, 12]);

@@ -83,7 +83,7 @@ fn invalid(why: &str) -> Result<Batch, OperatorFault> {
 }
 
 #[test]
-fn what_is_set_is_written_once_and_raises_the_version() {
+fn a_parameter_is_written_once_and_raises_the_version() {
     let mut world = World::new(8);
     assert!(world.set(shovel("s", "1"), OPERATOR).unwrap() > Batch::NONE);
     world.set(global("s", "2"), OPERATOR).unwrap();
@@ -99,7 +99,7 @@ fn what_is_set_is_written_once_and_raises_the_version() {
 }
 
 #[test]
-fn what_a_component_or_its_setter_may_not_is_refused() {
+fn invalid_values_and_missing_permissions_are_refused() {
     let mut world = World::new(8);
     assert_eq!(world.set(shovel("s", "0"), OPERATOR), invalid("0 is not taken"));
     assert!(matches!(world.set(shovel("", "1"), OPERATOR), Err(OperatorFault::BadName("parameter", _))));
@@ -119,7 +119,7 @@ fn what_a_component_or_its_setter_may_not_is_refused() {
 }
 
 #[test]
-fn shovels_and_parameters_have_their_number_and_one_that_is_there_can_change() {
+fn shovels_and_parameters_are_limited_and_existing_ones_can_change() {
     let mut world = World::new(1);
     world.set(shovel("a", "1"), ANN).expect("there is a place");
     assert_eq!(world.set(shovel("b", "1"), ANN), Err(OperatorFault::NoRoom("bridges_max")));
@@ -131,7 +131,7 @@ fn shovels_and_parameters_have_their_number_and_one_that_is_there_can_change() {
 }
 
 #[test]
-fn what_has_no_place_after_a_start_can_be_cleared_once() {
+fn a_parameter_without_a_place_can_be_cleared_once() {
     let mut world = World::new(8);
     for name in ["a", "b", "c", "d"] {
         world.parameters.restore(Some(vhost(0)), &shovel(name, "1")).unwrap();
@@ -154,7 +154,7 @@ fn what_has_no_place_after_a_start_can_be_cleared_once() {
 }
 
 #[test]
-fn more_than_can_be_remembered_may_be_anything() {
+fn parameters_beyond_the_list_may_have_any_name() {
     let mut world = World::new(8);
     let names: Vec<String> = (0..4 + 64).map(|at| at.to_string()).collect();
     for name in &names {
@@ -167,7 +167,7 @@ fn more_than_can_be_remembered_may_be_anything() {
 }
 
 #[test]
-fn parameters_of_a_virtual_host_go_with_it() {
+fn parameters_are_deleted_with_their_virtual_host() {
     let mut world = World::new(8);
     world.set(shovel("a", "1"), OPERATOR).unwrap();
     world.set(global("g", "1"), OPERATOR).unwrap();
@@ -179,7 +179,7 @@ fn parameters_of_a_virtual_host_go_with_it() {
 
 #[test]
 #[should_panic(expected = "what a virtual host has was checked")]
-fn what_nobody_checked_is_a_mistake_of_ours() {
+fn an_unchecked_value_panics() {
     let World { mut parameters, mut journal } = World::new(8);
     drop(parameters.set(&mut journal, Some(vhost(0)), &shovel("s", "1"), None, &OPERATOR));
 }

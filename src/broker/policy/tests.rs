@@ -132,7 +132,7 @@ fn the_highest_priority_counts_and_then_the_name() {
 
 /// The errors are those of RabbitMQ 3.10.8.
 #[test]
-fn mistakes_are_told_in_its_words() {
+fn mistakes_have_rabbitmqs_error_texts() {
     let checked = |key, value| keys::check(Table::trusted(&table(key, value)), PolicyKind::User);
     for (key, value, why) in [
         ("nonsense", "3", "[{<<\"nonsense\">>,3}] are not recognised policy settings"),
@@ -169,7 +169,7 @@ fn mistakes_are_told_in_its_words() {
 }
 
 #[test]
-fn what_cannot_be_is_refused_and_changes_nothing() {
+fn invalid_policies_are_refused_and_change_nothing() {
     let mut world = World::new();
     let expires = table("expires", "1");
     let long = "n".repeat(256);
@@ -187,7 +187,7 @@ fn what_cannot_be_is_refused_and_changes_nothing() {
 }
 
 #[test]
-fn one_changes_in_its_place_though_there_is_no_room_for_another() {
+fn a_policy_can_change_without_capacity_for_another() {
     let mut world = World::new();
     let expires = table("expires", "1");
     for name in ["a", "b", "c", "d"] {
@@ -206,7 +206,7 @@ fn one_changes_in_its_place_though_there_is_no_room_for_another() {
 }
 
 #[test]
-fn on_a_full_disk_the_operator_alone_may_say_something() {
+fn on_a_full_disk_only_operator_policies_can_be_set() {
     let mut world = World::new();
     world.journal.set_disk_room((0, 1 << 20), true);
     let expires = table("expires", "1");
@@ -219,7 +219,7 @@ fn on_a_full_disk_the_operator_alone_may_say_something() {
 }
 
 #[test]
-fn patterns_are_counted_until_the_last_has_heard_that_they_are_gone() {
+fn patterns_are_counted_until_all_are_notified_of_their_removal() {
     let mut world = World::new();
     world.patterns = PatternBytes::with_max(4 << 10);
     let expires = table("expires", "1");
@@ -237,7 +237,7 @@ fn patterns_are_counted_until_the_last_has_heard_that_they_are_gone() {
 }
 
 #[test]
-fn a_change_is_told_from_the_first_queue_on_and_by_one_job() {
+fn a_change_restarts_the_notification_within_one_job() {
     let mut world = World::new();
     let expires = table("expires", "1");
     assert_eq!(world.policies.next_to_notify(1, 1), None, "nothing has changed");
@@ -259,7 +259,7 @@ fn a_change_is_told_from_the_first_queue_on_and_by_one_job() {
 }
 
 #[test]
-fn those_of_a_virtual_host_go_with_it_and_the_rest_stays() {
+fn policies_are_deleted_with_their_virtual_host() {
     let mut world = World::new();
     let definition = table("alternate-exchange", "x");
     world.policies.put(&mut world.patterns, vhost(1), &said("other", "", &definition)).unwrap();
@@ -278,7 +278,7 @@ fn those_of_a_virtual_host_go_with_it_and_the_rest_stays() {
 }
 
 #[test]
-fn of_limits_the_smallest_counts_and_of_all_else_what_arguments_say() {
+fn the_smallest_limit_counts_and_arguments_precede_other_keys() {
     let mut world = World::new();
     let (ttl, limit) = (table("message-ttl", "50"), table("message-ttl", "70"));
     world.set(said("p", ".*", &ttl)).unwrap();
@@ -298,7 +298,7 @@ fn of_limits_the_smallest_counts_and_of_all_else_what_arguments_say() {
 
 #[test]
 #[should_panic(expected = "changes are told in the order of places")]
-fn who_hears_out_of_turn_is_a_mistake_of_ours() {
+fn notifications_out_of_order_panic() {
     let mut world = World::new();
     world.set(said("a", "", &table("expires", "1"))).unwrap();
     world.policies.note_notified(Listener::Queue(QueueId::from_index(1)));

@@ -467,7 +467,7 @@ mod delay_wheel_tests {
     /// Tests the wheel alone, without queues: messages leave it by due time, equal times in the order of
     /// arrival, and no message is moved more often than there are tiers.
     #[test]
-    fn whatever_is_put_into_slots_comes_out_in_the_order_of_its_time() {
+    fn messages_leave_their_slots_in_the_order_of_their_due_times() {
         let mut random = 7_u64;
         let mut next = move |below: u64| {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -532,7 +532,7 @@ mod delay_wheel_tests {
     }
 
     #[test]
-    fn a_delay_is_a_number_that_a_timer_of_32_bits_takes() {
+    fn a_delay_is_a_number_of_at_most_32_bits() {
         let table = |octets: &'static [u8]| delay_ms(Table::parse(octets).expect("a table"));
         assert_eq!(table(b"\x07x-delayI\0\0\x13\x88"), 5_000);
         assert_eq!(table(b"\x07x-delayI\xff\xff\xec\x78"), 0, "it has been delayed");

@@ -78,7 +78,7 @@ mod tests {
     /// Each queue is returned at its time and only once, however often times change, within the list's
     /// capacity.
     #[test]
-    fn times_that_move_take_no_more_room_and_none_is_lost() {
+    fn changed_times_take_no_more_memory_and_none_is_lost() {
         const QUEUES: usize = 20;
         let mut due = [u64::MAX; QUEUES];
         let mut expiry = Expiry::with_capacity(QUEUES);

@@ -22,7 +22,7 @@ use crate::queue_records::{First, Front, Place, QueuePart, Size, Taken, block_by
 use crate::republish::Reason;
 
 /// Bytes of memory that must be free for reading ahead.
-const HEAD_BYTES: usize = 16 << 10;
+const READ_AHEAD_FREE_BYTES: usize = 16 << 10;
 
 impl Queues {
     #[inline]
@@ -177,7 +177,7 @@ impl Queues {
         let offset = record.backlog.take_from(&mut self.pool, part, Size::of(cx.messages, message));
         let redelivered = logged.is_some_and(|offset| record.logged.taken(offset));
         let requeues = logged.map_or(0, |offset| record.requeues.count_of(offset));
-        let is_to_spare = || cx.messages.has_ordinary_room(HEAD_BYTES);
+        let is_to_spare = || cx.messages.has_ordinary_room(READ_AHEAD_FREE_BYTES);
         if part == QueuePart::Head && record.backlog.is_head_low(is_to_spare) {
             self.want_pages(queue);
         }

@@ -209,7 +209,7 @@ impl World {
 }
 
 #[test]
-fn messages_go_in_the_order_of_their_coming() {
+fn messages_are_delivered_in_order_of_arrival() {
     let mut world = World::new();
     let queue = world.queue("q", &[]);
     world.put(queue, &["a", "b", "c", "d"]);
@@ -219,7 +219,7 @@ fn messages_go_in_the_order_of_their_coming() {
 }
 
 #[test]
-fn what_comes_back_goes_before_all_others_in_its_old_order() {
+fn requeued_messages_precede_all_others_in_their_old_order() {
     let mut world = World::new();
     let queue = world.queue("q", &[]);
     world.put(queue, &["a", "b", "c", "d"]);
@@ -237,7 +237,7 @@ fn what_comes_back_goes_before_all_others_in_its_old_order() {
 }
 
 #[test]
-fn what_comes_back_takes_half_of_all_delivery_records_at_most() {
+fn requeued_messages_use_at_most_half_of_the_delivery_records() {
     let mut world = World::new();
     let queue = world.queue("q", &[]);
     let bodies: Vec<String> = (0..41).map(|number| number.to_string()).collect();
@@ -258,7 +258,7 @@ fn what_comes_back_takes_half_of_all_delivery_records_at_most() {
 }
 
 #[test]
-fn a_message_in_several_queues_is_held_once_until_all_are_done_with_it() {
+fn a_message_in_several_queues_is_stored_once_until_all_have_settled_it() {
     let mut world = World::new();
     let queues = ["one", "two", "three"].map(|name| world.queue(name, &[]));
     world.put_with(&queues, "a", &[], MessageFlags::NONE);
@@ -270,7 +270,7 @@ fn a_message_in_several_queues_is_held_once_until_all_are_done_with_it() {
 }
 
 #[test]
-fn a_queue_is_ready_exactly_when_it_has_a_message_and_somebody_for_it_and_nothing_returns() {
+fn a_queue_is_ready_with_a_message_and_a_consumer_and_without_a_requeue_in_progress() {
     let mut world = World::new();
     let queue = world.queue("q", &[]);
     world.put(queue, &["a"]);
@@ -300,7 +300,7 @@ fn a_queue_is_ready_exactly_when_it_has_a_message_and_somebody_for_it_and_nothin
 }
 
 #[test]
-fn a_name_leads_to_its_queue_until_that_is_retired() {
+fn a_name_refers_to_its_queue_until_the_queue_is_retired() {
     let mut world = World::new();
     let old = world.queue("q", &[]);
     assert_eq!(world.queues.records().find_queue(world.vhost, "q"), Some(old));
@@ -344,7 +344,7 @@ fn ranked(world: &mut World) -> QueueId {
 }
 
 #[test]
-fn a_level_is_made_when_its_first_message_comes_and_the_highest_goes_first() {
+fn a_level_is_created_for_its_first_message_and_the_highest_is_delivered_first() {
     let mut world = World::new();
     let queue = ranked(&mut world);
     assert_eq!(world.queues.records().len(), 1);
@@ -380,7 +380,7 @@ fn a_queue_with_priorities_is_ready_for_a_message_of_any_of_them() {
 }
 
 #[test]
-fn where_there_is_no_room_for_a_level_its_messages_go_to_the_next_lower_one() {
+fn without_capacity_for_a_level_its_messages_use_the_next_lower_one() {
     let mut world = World::new();
     let queue = ranked(&mut world);
     world.put_ranked(queue, &[(2, "two")]);
@@ -393,7 +393,7 @@ fn where_there_is_no_room_for_a_level_its_messages_go_to_the_next_lower_one() {
 }
 
 #[test]
-fn a_purge_takes_what_is_ready_in_all_levels_and_nothing_that_is_delivered() {
+fn a_purge_removes_ready_messages_of_all_levels_and_no_deliveries() {
     let mut world = World::new();
     let queue = ranked(&mut world);
     world.put_ranked(queue, &[(2, "delivered"), (2, "two"), (1, "one"), (0, "none"), (2, "back")]);
@@ -415,7 +415,7 @@ fn a_purge_takes_what_is_ready_in_all_levels_and_nothing_that_is_delivered() {
 }
 
 #[test]
-fn levels_go_with_their_queue_which_goes_last() {
+fn levels_are_deleted_before_their_queue() {
     let mut world = World::new();
     let queue = ranked(&mut world);
     world.put_ranked(queue, &[(1, "one"), (3, "three"), (0, "none")]);
@@ -439,7 +439,7 @@ fn levels_go_with_their_queue_which_goes_last() {
 // ---- limits
 
 #[test]
-fn bytes_of_bodies_count_and_what_is_delivered_does_not() {
+fn body_bytes_count_without_unacknowledged_messages() {
     let mut world = World::new();
     let queue = world.queue("q", &table(|table| table.long("x-max-length-bytes", 5)));
     world.put(queue, &["aaa", "bb"]);
@@ -454,7 +454,7 @@ fn bytes_of_bodies_count_and_what_is_delivered_does_not() {
 }
 
 #[test]
-fn a_queue_that_refuses_is_full_at_its_length_and_drops_nothing() {
+fn a_queue_with_reject_publish_is_full_at_its_limit_and_drops_nothing() {
     let mut world = World::new();
     let arguments = table(|table| {
         table.long("x-max-length", 2).and_then(|()| table.text("x-overflow", "reject-publish"))
@@ -477,7 +477,7 @@ fn a_queue_that_refuses_is_full_at_its_length_and_drops_nothing() {
 // ---- expiry
 
 #[test]
-fn a_message_expires_when_it_stands_first_and_its_time_has_come() {
+fn a_message_expires_when_it_is_first_and_due() {
     let mut world = World::new();
     let queue = world.queue("q", &table(|table| table.long("x-message-ttl", 100)));
     world.journal.set_time(1_000);
@@ -501,7 +501,7 @@ fn a_message_expires_when_it_stands_first_and_its_time_has_come() {
 }
 
 #[test]
-fn a_message_with_a_time_of_its_own_expires_in_a_queue_without_one() {
+fn a_message_with_its_own_ttl_expires_in_a_queue_without_one() {
     let mut world = World::new();
     let queue = world.queue("q", &[]);
     world.journal.set_time(1_000);
@@ -516,7 +516,7 @@ fn a_message_with_a_time_of_its_own_expires_in_a_queue_without_one() {
 }
 
 #[test]
-fn what_expires_in_a_queue_with_priorities_is_the_first_of_all_levels() {
+fn with_priorities_only_the_first_message_of_all_levels_expires() {
     let mut world = World::new();
     let arguments =
         table(|table| table.long("x-max-priority", 5).and_then(|()| table.long("x-message-ttl", 100)));
@@ -533,7 +533,7 @@ fn what_expires_in_a_queue_with_priorities_is_the_first_of_all_levels() {
 }
 
 #[test]
-fn a_queue_that_nobody_uses_has_its_time_and_a_consumer_ends_that() {
+fn an_unused_queue_expires_unless_it_has_a_consumer() {
     let mut world = World::new();
     let queue = world.queue("q", &table(|table| table.long("x-expires", 100)));
     world.journal.set_time(1_000);
@@ -550,7 +550,7 @@ fn a_queue_that_nobody_uses_has_its_time_and_a_consumer_ends_that() {
 // ---- rejected messages
 
 #[test]
-fn what_is_given_up_waits_apart_and_is_given_to_nobody() {
+fn rejected_messages_are_kept_apart_and_not_delivered() {
     let mut world = World::new();
     let queue = world.queue("q", &table(|table| table.text("x-dead-letter-exchange", "dlx")));
     assert!(world.queues.records().has_dead_letters(queue));
@@ -573,7 +573,7 @@ fn what_is_given_up_waits_apart_and_is_given_to_nobody() {
 }
 
 #[test]
-fn a_queue_that_is_gone_has_no_dead_letters() {
+fn a_deleted_queue_has_no_dead_letters() {
     let mut world = World::new();
     let queue = world.queue("q", &table(|table| table.text("x-dead-letter-exchange", "dlx")));
     world.queues.records_mut().retire(queue);
@@ -583,7 +583,7 @@ fn a_queue_that_is_gone_has_no_dead_letters() {
 // ---- capacity
 
 #[test]
-fn whoever_publishes_to_a_queue_with_its_share_waits_until_it_has_less() {
+fn publishers_to_a_queue_over_its_share_wait_until_it_has_less() {
     let mut world = World::new();
     let [full, other] = ["full", "other"].map(|name| world.queue(name, &[]));
     (0..62).for_each(|_| world.put(full, &["m"]));

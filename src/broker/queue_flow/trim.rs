@@ -468,7 +468,7 @@ mod trim_list_tests {
 
     /// A change between two turns of a round concerns also the queues that were processed in the first.
     #[test]
-    fn who_was_asked_before_a_change_is_asked_again() {
+    fn queues_processed_before_a_change_are_processed_again() {
         let mut list = TrimList::with_capacity(100);
         (0..100).for_each(|index| list.push(QueueId::from_index(index)));
         assert_eq!([turn(&mut list, 1), turn(&mut list, 1)], [true, false], "nothing changed");

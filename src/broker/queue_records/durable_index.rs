@@ -430,7 +430,7 @@ mod requeue_counts_tests {
     }
 
     #[test]
-    fn what_is_joined_is_split_again() {
+    fn joined_requeue_counts_can_be_split() {
         let own = arguments();
         let mut requeues = RequeueCounts::default();
         assert_eq!(requeues.join(&own), own, "without counts there is no argument");
@@ -493,7 +493,7 @@ mod requeue_counts_tests {
     }
 
     #[test]
-    fn counts_of_an_older_version_are_read_and_it_reads_ours() {
+    fn requeue_counts_are_compatible_with_the_older_version() {
         let own = arguments();
         let entries = [(3_u64, 2_u16), (9, 1), (4, 2)];
         let list =
@@ -510,7 +510,7 @@ mod requeue_counts_tests {
     }
 
     #[test]
-    fn an_argument_of_that_name_that_a_client_made_up_stays_the_clients() {
+    fn a_clients_own_argument_of_that_name_is_kept() {
         let mut bytes = [0; 200];
         let mut writer = Writer::new(&mut bytes);
         let written = writer.table(|table| table.value(NAME.as_bytes(), Value::Binary(&[0; 25])));

@@ -91,7 +91,7 @@ impl World {
 }
 
 #[test]
-fn a_name_is_one_of_its_virtual_host_and_free_at_once() {
+fn a_name_belongs_to_its_virtual_host_and_is_free_at_once() {
     let mut world = World::new();
     let one = world.queue("q", settings());
     let other = VhostId::from_index(1);
@@ -105,7 +105,7 @@ fn a_name_is_one_of_its_virtual_host_and_free_at_once() {
 }
 
 #[test]
-fn the_levels_of_a_queue_stand_from_the_highest_down_in_whatever_order_they_came() {
+fn levels_are_ordered_from_the_highest_whatever_their_order_of_creation() {
     let mut world = World::new();
     let queue = world.ranked();
     let [five, nine, two] = [5, 9, 2].map(|priority| world.level(queue, priority).unwrap());
@@ -123,7 +123,7 @@ fn the_levels_of_a_queue_stand_from_the_highest_down_in_whatever_order_they_came
 }
 
 #[test]
-fn without_room_for_a_level_the_next_lower_one_is_named() {
+fn without_capacity_for_a_level_the_next_lower_one_is_returned() {
     let mut world = World::new();
     let queue = world.ranked();
     let two = world.level(queue, 2).unwrap();
@@ -134,7 +134,7 @@ fn without_room_for_a_level_the_next_lower_one_is_named() {
 }
 
 #[test]
-fn queues_that_refuse_a_message_are_left_out_and_those_that_bury_it_stand_behind() {
+fn refusing_queues_are_removed_and_dead_lettering_ones_moved_to_the_end() {
     let mut world = World::new();
     let full = |overflow, dead_letters| {
         let limits = QueueSettings { max_length: 1, limits_length: true, overflow, ..settings() };
@@ -165,7 +165,7 @@ fn queues_that_refuse_a_message_are_left_out_and_those_that_bury_it_stand_behind
 }
 
 #[test]
-fn settings_that_change_are_counted_and_begin_their_times() {
+fn changed_settings_update_counts_and_times() {
     let mut world = World::new();
     let queue = world.queue("q", settings());
     world.records[queue].logged = DurableIndex::as_incarnation(7);
@@ -182,7 +182,7 @@ fn settings_that_change_are_counted_and_begin_their_times() {
 }
 
 #[test]
-fn who_looks_into_a_queue_sees_its_messages_in_their_order_over_all_levels() {
+fn browsing_returns_messages_in_order_over_all_levels() {
     let mut world = World::new();
     let queue = world.ranked();
     let nine = world.level(queue, 9).unwrap();

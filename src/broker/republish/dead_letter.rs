@@ -311,7 +311,7 @@ impl Republisher<'_> {
         cx.messages.release(copy);
     }
 
-    /// Ends the group that [`Self::begin_group`] began.
+    /// Ends the group that [`Self::begin_group_for`] began.
     fn end_group_of(&self, cx: &mut Context<'_>, has_begun: bool) {
         if has_begun {
             // No client waits for this group to be durable.

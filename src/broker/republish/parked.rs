@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_set_aside_says_why_and_counts_and_what_goes_back_only_counts() {
+    fn parking_headers_are_written_and_only_the_count_survives_unparking() {
         let words = ("plant", Some("telemetry"), "larger than the upstream takes");
         let set_aside = |properties: &[u8]| {
             written(properties, |properties, writer| parked(properties, words, 77, writer).expect("it fits"))

@@ -164,7 +164,7 @@ impl World {
 }
 
 #[test]
-fn a_declaration_that_cannot_be_is_refused_by_name() {
+fn invalid_declarations_are_refused_with_a_reason() {
     let world = World::new();
     let (number, twice) = (
         table(|table| table.long("alternate-exchange", 1)),
@@ -187,7 +187,7 @@ fn a_declaration_that_cannot_be_is_refused_by_name() {
 }
 
 #[test]
-fn each_kind_of_exchange_chooses_in_its_own_way() {
+fn each_exchange_type_routes_by_its_rule() {
     let mut world = World::new();
     let [default, direct, fanout, topic, headers] = [
         DEFAULT,
@@ -229,7 +229,7 @@ fn each_kind_of_exchange_chooses_in_its_own_way() {
 }
 
 #[test]
-fn a_delayed_exchange_keeps_what_says_so_and_routes_the_rest() {
+fn a_delayed_exchange_holds_delayed_messages_and_routes_others() {
     let mut world = World::new();
     let arguments = table(|table| table.text("x-delayed-type", "fanout"));
     let delayed = world.add(declaration("later", DELAYED, &arguments));
@@ -243,7 +243,7 @@ fn a_delayed_exchange_keeps_what_says_so_and_routes_the_rest() {
 }
 
 #[test]
-fn what_matches_nothing_goes_to_the_alternate_exchange_and_circles_end() {
+fn unmatched_messages_go_to_the_alternate_exchange_without_cycles() {
     let mut world = World::new();
     let to_two = table(|table| table.text("alternate-exchange", "two"));
     let to_one = table(|table| table.text("alternate-exchange", "one"));
@@ -267,7 +267,7 @@ fn what_matches_nothing_goes_to_the_alternate_exchange_and_circles_end() {
 }
 
 #[test]
-fn an_auto_delete_exchange_is_told_of_with_its_last_binding() {
+fn removing_the_last_binding_returns_an_auto_delete_exchange() {
     let mut world = World::new();
     let kept = world.add(declaration("kept", "topic", &[]));
     let auto_delete = ExchangeDeclaration { auto_delete: true, ..declaration("gone", "topic", &[]) };
@@ -296,7 +296,7 @@ fn an_auto_delete_exchange_is_told_of_with_its_last_binding() {
 }
 
 #[test]
-fn only_what_lasts_at_both_ends_is_written_down() {
+fn only_bindings_between_durable_objects_are_written() {
     let mut world = World::new();
     let source = world.add(declaration("src", "fanout", &[]));
     let brief = world.add(ExchangeDeclaration { durable: false, ..declaration("brief", "fanout", &[]) });
@@ -324,7 +324,7 @@ fn only_what_lasts_at_both_ends_is_written_down() {
 }
 
 #[test]
-fn a_binding_that_exists_anew_is_not_written_off() {
+fn a_binding_that_exists_again_is_not_deleted_in_the_log() {
     let mut world = World::new();
     let source = world.add(declaration("src", "fanout", &[]));
     let old = world.queue("kept", 7);
@@ -344,7 +344,7 @@ fn a_binding_that_exists_anew_is_not_written_off() {
 }
 
 #[test]
-fn a_binding_that_is_refused_counts_for_nothing() {
+fn a_refused_binding_is_not_counted() {
     let mut world = World::new();
     let topic = world.add(declaration("t", "topic", &[]));
     let headers = world.add(declaration("h", "headers", &[]));

@@ -152,7 +152,7 @@ fn a_row_counts_all_levels_of_its_queue() {
 }
 
 #[test]
-fn a_row_tells_whose_the_queue_is() {
+fn a_row_shows_the_owner_and_consumers_of_a_queue() {
     let mut world = World::new();
     let [shared, exclusive] = ["shared", "exclusive"].map(|name| world.queue(name));
     let single = world.queue_with("single", |settings| settings.single_active = true);
@@ -175,7 +175,7 @@ fn a_row_tells_whose_the_queue_is() {
 }
 
 #[test]
-fn a_binding_is_shown_as_long_as_both_its_ends_are() {
+fn a_binding_is_shown_while_its_source_and_destination_are() {
     let mut world = World::new();
     let queue = world.queue("q");
     let (durable, auto_delete, internal) = (false, false, false);
@@ -198,7 +198,7 @@ fn a_binding_is_shown_as_long_as_both_its_ends_are() {
 }
 
 #[test]
-fn who_waits_is_told_for_what_how_much_of_it_there_is_and_what_to_do() {
+fn the_text_names_the_shortage_its_amounts_and_the_remedy() {
     let mut world = World::new();
     let queue = world.queue("a 'name'\n");
     (0..3).for_each(|_| world.put(queue, &[]));
