@@ -93,8 +93,8 @@ impl Republisher<'_> {
             &self.queues.records().record_of_queue(queue).arguments,
             self.queues.records().record_of_queue(queue).applied,
         );
-        let name = effective.value("x-dead-republication-exchange").and_then(|value| value.as_str())?;
-        let key = effective.value("x-dead-republication-routing-key").and_then(|value| value.as_bytes());
+        let name = effective.value("x-dead-letter-exchange").and_then(|value| value.as_str())?;
+        let key = effective.value("x-dead-letter-routing-key").and_then(|value| value.as_bytes());
         Some(DeadLetterTarget {
             exchange: self.topology.find_exchange(record.vhost, name)?,
             name: heapless::String::try_from(name).ok()?,
