@@ -1,8 +1,8 @@
 //! Applies commands: what each changes, and what it answers.
 //!
 //! This file also has the broker's own connections: the local end of a bridge, and requests of the management
-//! API. They can do what any client can, and some things that no client can do in one step: park a message,
-//! or publish it again and settle it, both or neither.
+//! API. They can do what any client can, and two things that no client can do in one step. They park a
+//! message, or publish it again and settle it, both or neither.
 //!
 //! # Invariants
 //! - The state is changed and the answer given at once. An error is answered without waiting for anything.
@@ -691,7 +691,7 @@ impl Broker {
     }
 
     /// Moves a written delivery, with the cause, to the queue for messages that the other side of a bridge
-    /// refuses: at once, or when it is read back and there is capacity.
+    /// refuses. This happens at once, or when the message is read back and there is capacity.
     ///
     /// # Errors
     /// There is no such delivery or queue, or the queue accepts no more. The delivery is unchanged.

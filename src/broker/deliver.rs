@@ -125,8 +125,8 @@ impl Broker {
         let delivered = self.deliver_from(cx, queue, most);
         let record = self.queues.at(queue);
         if record.has_rules() {
-            // If a consumer is ready, messages over the length limit of a queue are delivered in the next
-            // turn, or after the sync or the read that the first one waits for.
+            // If a consumer is ready, messages over the length limit are kept: they are delivered in the next
+            // turn, or after the sync or read that the first one waits for.
             let first = self.queues.at(self.queues.records().first_level(queue));
             let is_over =
                 !record.queue_consumers.is_ready() || delivered < most && first.front != Front::Blocked;

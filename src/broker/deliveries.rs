@@ -11,9 +11,10 @@
 //!   └──────── requeued heap of the queue, by offset <──requeue─────┘
 //! ```
 //!
-//! Acknowledgements find their record by channel and delivery tag: first at the head of the channel's list,
-//! where it nearly always is, else through one table of buckets shared by all channels. Consecutive tags are
-//! in consecutive buckets, so the table behaves like one ring, however sparse a channel's tags become.
+//! Acknowledgements find their record by channel and delivery tag. Nearly always it is the head of the
+//! channel's list. Otherwise it is found through one table of buckets shared by all channels. Consecutive
+//! tags are in consecutive buckets, so the table behaves like one ring, however sparse a channel's tags
+//! become.
 
 use core::ops::{Index, IndexMut};
 

@@ -267,9 +267,8 @@ impl Broker {
 
     /// Returns whether a connection that waits for space on the disk may be waiting for itself.
     ///
-    /// That is so when the disk is full of messages that were delivered to it. It is also so for those of
-    /// another connection's open transaction, which itself waits for the space that this connection has
-    /// reserved.
+    /// That is so when the disk is full of messages that were delivered to it. It is also so when both this
+    /// connection and another have open transactions: each waits for the space that is reserved for the other.
     pub fn may_wait_for_itself(&self, connection: ConnectionId) -> bool {
         let own = self.quota.open_log_bytes_of(connection);
         self.holds_messages(connection) || (own > 0 && self.quota.open_log_bytes() > own)

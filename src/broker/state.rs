@@ -581,9 +581,9 @@ pub const CHANNEL_BYTES: usize = Slab::<Channel>::record_bytes() + 2 * size_of::
 pub const CONSUMER_BYTES: usize = Slab::<Consumer>::record_bytes() + IndexTable::ENTRY_BYTES;
 /// Bytes of a queue's record and everything that exists once per queue.
 ///
-/// That is its place among the targets of a message and of a dead letter, and on the lists of queues to trim,
-/// of times (twice), jobs, watermarks and reads (which grow by doubling). It includes the allocator's
-/// overhead for its names.
+/// That is its place among the targets of a message and of a dead letter, and on several lists. These are the
+/// lists of queues to trim, of times (twice), jobs, watermarks and reads (which grow by doubling). The size
+/// includes the allocator's overhead for its names.
 pub const QUEUE_BYTES: usize = Slab::<Queue>::record_bytes()
     + IndexTable::ENTRY_BYTES
     + 3 * size_of::<QueueId>()

@@ -189,115 +189,6 @@ pub(super) fn escaped(text: &str) -> String {
     regex_lite::escape(text)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const PLENTY: usize = 512 << 10;
-
-    fn pattern(text: &str) -> Pattern {
-        Pattern::new(text, PLENTY).unwrap()
-    }
-
-    fn is_match(pattern: &Pattern, name: &str) -> bool {
-        pattern.matches(&mut Work::default(), name)
-    }
-
-    /// Returns the units of work for matching this pattern with this name.
-    fn units(text: &str, name: &str) -> u32 {
-        let mut work = Work::default();
-        pattern(text).matches(&mut work, name);
-        work.units()
-    }
-
-    #[track_caller]
-    fn check(text: &str, matching: &[&str], others: &[&str]) {
-        let pattern = pattern(text);
-        assert!(matching.iter().all(|name| is_match(&pattern, name)), "{text}");
-        assert!(!others.iter().any(|name| is_match(&pattern, name)), "{text}");
-    }
-
-    #[test]
-    fn patterns_mean_what_they_mean_to_rabbitmq() {
-        check("", &[""], &["q", "amq.default"]);
-        check("^$", &[""], &["q"]);
-        check(".*", &["", "q", "é"], &[]);
-        check("q", &["q", "the queue"], &["", "Q"]);
-        check("^q", &["queue"], &["a q"]);
-        check("^(a|b)-[0-9]+$", &["a-1", "b-22"], &["a-", "c-1", "a-1x"]);
-        check("^a{2,3}$", &["aa", "aaa"], &["a", "aaaa"]);
-        check("^a{2,}$", &["aaaa"], &["a"]);
-        check("^{username}-{}$", &["{username}-{}"], &["username-"]);
-        check(r"^\d\.\x{41}\{$", &["1.A{"], &["1xA{"]);
-        check(r"^[](]+\(([[:digit:](]+)$", &["](](12(", "]((1"], &["x(1", "](", "]1"]);
-        check("^(?P<name>a+)(?<other>b)(?i:C)*$", &["aabcC", "ab"], &["b", "abd"]);
-        check(r"^[^]]{é}[\]{]?(é)$", &["x{é}]é", "x{é}é"], &["]{é}é", "x{é}é}"]);
-    }
-
-    #[test]
-    fn invalid_and_oversized_patterns_are_refused() {
-        for bad in ["(", "[a", r"\", r"(a)\1", "(?!amq)", "(?<=a)b", "(?<!a)b", "((a{100}){100}){100}"] {
-            assert!(Pattern::new(bad, PLENTY).is_err(), "{bad}");
-        }
-        assert!(Pattern::new(&"a".repeat(PATTERN_BYTES_MAX + 1), PLENTY).is_err());
-    }
-
-    /// Patterns as written by next_place, or by a program from a list of devices.
-    #[test]
-    fn patterns_may_have_the_documented_length() {
-        let devices: Vec<_> = (0..100).map(|at| format!("meter-{at:02}")).collect();
-        let list = format!("^({})$", devices.join("|"));
-        assert!(list.len() > 900);
-        for room in [PLENTY, 4 << 10] {
-            let list = Pattern::new(&list, room).unwrap();
-            assert!(devices.iter().all(|name| is_match(&list, name)));
-            assert!(!["meter-100", "meter-", "ameter-01"].iter().any(|name| is_match(&list, name)));
-            assert!(list.bytes() <= 2 * PATTERN_BYTES_MAX);
-        }
-        let full = |unit: &str| unit.repeat(PATTERN_BYTES_MAX / unit.len());
-        for unit in ["a", "a*", "|", "a|", ".*", r"\W", "[^a]", "(a)", "(a|b)+", "é?", "()"] {
-            let text = full(unit);
-            let pattern = Pattern::new(&text, PLENTY).unwrap_or_else(|why| panic!("{unit}: {why}"));
-            assert!(pattern.bytes() <= PLENTY);
-        }
-        let nested = format!("(?i)^(({})-[0-9]+)$", devices.join("|"));
-        assert!(is_match(&pattern(&nested), "METER-42-7"));
-        let why = Pattern::new(&nested, 16 << 10).err().unwrap();
-        assert!(why.0.contains("patterns_bytes_max"), "{why}");
-    }
-
-    #[test]
-    fn plain_patterns_take_their_text_and_compiled_ones_are_charged() {
-        assert_eq!(pattern(".*").bytes(), 2);
-        assert_eq!(pattern("").bytes(), 2);
-        assert_eq!(pattern("^meter").bytes(), 12);
-        let (short, long) = (pattern("^a+"), pattern("^[a-z]{60}$"));
-        assert!(short.bytes() >= 512 && long.bytes() > short.bytes());
-    }
-
-    /// Matching is charged by the size of the program, because a short text may have a large one, and of the
-    /// name.
-    #[test]
-    fn matching_is_charged_by_the_program_and_the_name() {
-        let long = "a".repeat(255);
-        assert_eq!(units(".*", &long), 0);
-        assert!(units("^meter", "meter-1") <= 1);
-        assert!(units("^meter-[0-9]+$", "meter-1") <= 20);
-        assert!((100..400).contains(&units(&"a|".repeat(500), &long)));
-        // Each match takes some millions of instructions.
-        let hostile = units("^(a|aa|a*)*(a?){100}[0-9]*$", &long);
-        assert!(hostile >= 4_000, "{hostile}");
-        assert!(units("^(a|aa|a*)*(a?){100}[0-9]*$", "a") < hostile / 100);
-    }
-
-    #[test]
-    fn escaped_text_matches_itself() {
-        let name = "a.b*c{2}[d]";
-        let pattern = Pattern::expanded("{username}", &format!("^{}$", escaped(name)), PLENTY).unwrap();
-        assert!(is_match(&pattern, name) && !is_match(&pattern, "axb*c{2}[d]"));
-    }
-}
-
 /// Bytes that all patterns of permissions and policies take together, and may take (`patterns_bytes_max`).
 pub(crate) struct PatternBytes {
     used: usize,
@@ -522,6 +413,115 @@ pub(super) fn matches(text: &str, name: &str) -> bool {
         };
     }
     !here.is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLENTY: usize = 512 << 10;
+
+    fn pattern(text: &str) -> Pattern {
+        Pattern::new(text, PLENTY).unwrap()
+    }
+
+    fn is_match(pattern: &Pattern, name: &str) -> bool {
+        pattern.matches(&mut Work::default(), name)
+    }
+
+    /// Returns the units of work for matching this pattern with this name.
+    fn units(text: &str, name: &str) -> u32 {
+        let mut work = Work::default();
+        pattern(text).matches(&mut work, name);
+        work.units()
+    }
+
+    #[track_caller]
+    fn check(text: &str, matching: &[&str], others: &[&str]) {
+        let pattern = pattern(text);
+        assert!(matching.iter().all(|name| is_match(&pattern, name)), "{text}");
+        assert!(!others.iter().any(|name| is_match(&pattern, name)), "{text}");
+    }
+
+    #[test]
+    fn patterns_mean_what_they_mean_to_rabbitmq() {
+        check("", &[""], &["q", "amq.default"]);
+        check("^$", &[""], &["q"]);
+        check(".*", &["", "q", "é"], &[]);
+        check("q", &["q", "the queue"], &["", "Q"]);
+        check("^q", &["queue"], &["a q"]);
+        check("^(a|b)-[0-9]+$", &["a-1", "b-22"], &["a-", "c-1", "a-1x"]);
+        check("^a{2,3}$", &["aa", "aaa"], &["a", "aaaa"]);
+        check("^a{2,}$", &["aaaa"], &["a"]);
+        check("^{username}-{}$", &["{username}-{}"], &["username-"]);
+        check(r"^\d\.\x{41}\{$", &["1.A{"], &["1xA{"]);
+        check(r"^[](]+\(([[:digit:](]+)$", &["](](12(", "]((1"], &["x(1", "](", "]1"]);
+        check("^(?P<name>a+)(?<other>b)(?i:C)*$", &["aabcC", "ab"], &["b", "abd"]);
+        check(r"^[^]]{é}[\]{]?(é)$", &["x{é}]é", "x{é}é"], &["]{é}é", "x{é}é}"]);
+    }
+
+    #[test]
+    fn invalid_and_oversized_patterns_are_refused() {
+        for bad in ["(", "[a", r"\", r"(a)\1", "(?!amq)", "(?<=a)b", "(?<!a)b", "((a{100}){100}){100}"] {
+            assert!(Pattern::new(bad, PLENTY).is_err(), "{bad}");
+        }
+        assert!(Pattern::new(&"a".repeat(PATTERN_BYTES_MAX + 1), PLENTY).is_err());
+    }
+
+    /// Patterns as written manually, or by a program from a list of devices.
+    #[test]
+    fn patterns_may_have_the_documented_length() {
+        let devices: Vec<_> = (0..100).map(|at| format!("meter-{at:02}")).collect();
+        let list = format!("^({})$", devices.join("|"));
+        assert!(list.len() > 900);
+        for room in [PLENTY, 4 << 10] {
+            let list = Pattern::new(&list, room).unwrap();
+            assert!(devices.iter().all(|name| is_match(&list, name)));
+            assert!(!["meter-100", "meter-", "ameter-01"].iter().any(|name| is_match(&list, name)));
+            assert!(list.bytes() <= 2 * PATTERN_BYTES_MAX);
+        }
+        let full = |unit: &str| unit.repeat(PATTERN_BYTES_MAX / unit.len());
+        for unit in ["a", "a*", "|", "a|", ".*", r"\W", "[^a]", "(a)", "(a|b)+", "é?", "()"] {
+            let text = full(unit);
+            let pattern = Pattern::new(&text, PLENTY).unwrap_or_else(|why| panic!("{unit}: {why}"));
+            assert!(pattern.bytes() <= PLENTY);
+        }
+        let nested = format!("(?i)^(({})-[0-9]+)$", devices.join("|"));
+        assert!(is_match(&pattern(&nested), "METER-42-7"));
+        let why = Pattern::new(&nested, 16 << 10).err().unwrap();
+        assert!(why.0.contains("patterns_bytes_max"), "{why}");
+    }
+
+    #[test]
+    fn plain_patterns_take_their_text_and_compiled_ones_are_charged() {
+        assert_eq!(pattern(".*").bytes(), 2);
+        assert_eq!(pattern("").bytes(), 2);
+        assert_eq!(pattern("^meter").bytes(), 12);
+        let (short, long) = (pattern("^a+"), pattern("^[a-z]{60}$"));
+        assert!(short.bytes() >= 512 && long.bytes() > short.bytes());
+    }
+
+    /// Matching is charged by the size of the program, because a short text may have a large one, and of the
+    /// name.
+    #[test]
+    fn matching_is_charged_by_the_program_and_the_name() {
+        let long = "a".repeat(255);
+        assert_eq!(units(".*", &long), 0);
+        assert!(units("^meter", "meter-1") <= 1);
+        assert!(units("^meter-[0-9]+$", "meter-1") <= 20);
+        assert!((100..400).contains(&units(&"a|".repeat(500), &long)));
+        // Each match takes some millions of instructions.
+        let hostile = units("^(a|aa|a*)*(a?){100}[0-9]*$", &long);
+        assert!(hostile >= 4_000, "{hostile}");
+        assert!(units("^(a|aa|a*)*(a?){100}[0-9]*$", "a") < hostile / 100);
+    }
+
+    #[test]
+    fn escaped_text_matches_itself() {
+        let name = "a.b*c{2}[d]";
+        let pattern = Pattern::expanded("{username}", &format!("^{}$", escaped(name)), PLENTY).unwrap();
+        assert!(is_match(&pattern, name) && !is_match(&pattern, "axb*c{2}[d]"));
+    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@
 //! | `state` | all connections, channels and consumers, and their records |
 //! | `credit` | which consumers can take another message; the consumers of one queue in the order of their turns |
 //! | `outbox` | deliveries on their way to a socket, and deliveries that their channel has not settled |
-//! | `user_serials` | starting and ending consumers, channels and connections; the change of the single active consumer |
+//! | `lifecycle` | starting and ending consumers, channels and connections; the change of the single active consumer |
 //!
 //! # Invariants
 //! - A consumer that can take a message is on its queue's list of eligible consumers. A consumer that could

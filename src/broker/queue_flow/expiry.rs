@@ -71,39 +71,6 @@ impl Expiry {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Each queue is returned at its time and only once, however often times change, within the list's
-    /// capacity.
-    #[test]
-    fn changed_times_take_no_more_memory_and_none_is_lost() {
-        const QUEUES: usize = 20;
-        let mut due = [u64::MAX; QUEUES];
-        let mut expiry = Expiry::with_capacity(QUEUES);
-        let room = expiry.times.capacity();
-        let mut random = 1_u64;
-        for now in 0..20_000 {
-            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            let (queue, at) = ((random >> 33) as usize % QUEUES, now + 1 + (random >> 40) % 300);
-            if at < due[queue] {
-                due[queue] = at;
-                let all = due.iter().enumerate().filter(|(_, at)| **at != u64::MAX);
-                let all = || all.map(|(queue, at)| (*at, QueueId::from_index(queue)));
-                expiry.add(at, QueueId::from_index(queue), all);
-            }
-            while let Some((at, queue)) = expiry.pop(now) {
-                if due[queue.index()] == at {
-                    due[queue.index()] = u64::MAX;
-                }
-            }
-            assert!(due.iter().all(|at| *at > now), "one was passed over");
-            assert_eq!(expiry.times.capacity(), room);
-        }
-    }
-}
-
 impl Queues {
     // ---- deliveries
 
@@ -213,6 +180,39 @@ impl Queues {
             record.times.unused_until_ms = journal.time_ms().saturating_add(record.settings.expires_ms);
             let due_ms = self.records.unused_until_ms(journal, queue);
             self.note_due(queue, due_ms);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each queue is returned at its time and only once, however often times change, within the list's
+    /// capacity.
+    #[test]
+    fn changed_times_take_no_more_memory_and_none_is_lost() {
+        const QUEUES: usize = 20;
+        let mut due = [u64::MAX; QUEUES];
+        let mut expiry = Expiry::with_capacity(QUEUES);
+        let room = expiry.times.capacity();
+        let mut random = 1_u64;
+        for now in 0..20_000 {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let (queue, at) = ((random >> 33) as usize % QUEUES, now + 1 + (random >> 40) % 300);
+            if at < due[queue] {
+                due[queue] = at;
+                let all = due.iter().enumerate().filter(|(_, at)| **at != u64::MAX);
+                let all = || all.map(|(queue, at)| (*at, QueueId::from_index(queue)));
+                expiry.add(at, QueueId::from_index(queue), all);
+            }
+            while let Some((at, queue)) = expiry.pop(now) {
+                if due[queue.index()] == at {
+                    due[queue.index()] = u64::MAX;
+                }
+            }
+            assert!(due.iter().all(|at| *at > now), "one was passed over");
+            assert_eq!(expiry.times.capacity(), room);
         }
     }
 }

@@ -8,7 +8,7 @@
 //! # Invariants
 //! - Order is kept.
 //! - A message that could not be read back is dropped and settled in the log; its bytes stay on the disk for
-//!   a repair.
+//!   a later attempt to recover it.
 //! - A queue that found no memory to read into, or no place among the queue entries, is tried again only
 //!   after some became free.
 //! - As long as a message is only in the log, memory is kept free to read back the largest such message.

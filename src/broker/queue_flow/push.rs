@@ -30,7 +30,7 @@ pub(crate) enum CannotPublish {
     Fault(Fault),
 }
 
-/// What a publisher that asks for capacity is entitled to.
+/// The capacity that a publisher may use, and whether it can be made to wait.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Claim {
     /// The part of the pools that the publisher may use.

@@ -694,29 +694,12 @@ impl Place {
     }
 }
 
-#[cfg(test)]
-mod place_tests {
-    use super::*;
-
-    #[test]
-    fn places_read_back_whatever_the_offset() {
-        let message = MessageId::from_index(5);
-        assert_eq!(Place::of(Place::Plain(message).entry()), Place::Plain(message));
-        for shift in 0..61 {
-            let width = 1_u64 << shift;
-            for offset in [width - 1, width, width + 1] {
-                for place in [Place::Logged(message, offset), Place::Stored(offset, u32::MAX - 1)] {
-                    assert_eq!(Place::of(place.entry()), place);
-                }
-            }
-        }
-    }
-}
-
-// The ready list. A queue is on it exactly when it has a message, a consumer that can take it, and nothing
-// that has to come first. Of a queue with priorities the queue itself is on the list, never one of its
-// levels.
 impl Records {
+    // ---- the ready list
+    //
+    // A queue is on it exactly when it has a message, a consumer that can take it, and nothing that has to
+    // come first. For a queue with priorities this is the queue itself, never one of its levels.
+
     /// Removes and returns the next queue that can deliver from the ready list.
     #[inline]
     pub(crate) fn pop_ready(&mut self) -> Option<QueueId> {
@@ -791,5 +774,24 @@ impl Records {
         let wants = |index: usize| self.wanted_level(QueueId::from_index(index)).is_some();
         let mut queues = self.slab.iter().filter(|(_, queue)| !queue.listed.is_ready && !queue.is_level());
         queues.find(|(index, _)| wants(*index)).map(|(index, _)| index)
+    }
+}
+
+#[cfg(test)]
+mod place_tests {
+    use super::*;
+
+    #[test]
+    fn places_read_back_whatever_the_offset() {
+        let message = MessageId::from_index(5);
+        assert_eq!(Place::of(Place::Plain(message).entry()), Place::Plain(message));
+        for shift in 0..61 {
+            let width = 1_u64 << shift;
+            for offset in [width - 1, width, width + 1] {
+                for place in [Place::Logged(message, offset), Place::Stored(offset, u32::MAX - 1)] {
+                    assert_eq!(Place::of(place.entry()), place);
+                }
+            }
+        }
     }
 }

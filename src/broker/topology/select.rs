@@ -163,8 +163,8 @@ impl Selection<'_, '_> {
         self.work.check().map(|()| any)
     }
 
-    /// Follows the bindings of a headers exchange that require headers, from the side with less to examine:
-    /// the headers, each with the bindings that require it, or the bindings, each with its header.
+    /// Follows the bindings of a headers exchange that require headers. It starts from the side with less to
+    /// examine: the headers, each with its bindings, or the bindings, each with its headers.
     fn take_by_headers(&mut self, exchange: ExchangeId, headers: Table<'_>, names: &mut Names) -> bool {
         let pairs = self.exchanges[exchange.index()].pairs as usize;
         if pairs == 0 || headers.is_empty() {
