@@ -6,7 +6,7 @@
 //! | file | content |
 //! |---|---|
 //! | `record` | the record of one queue; finding, creating, deleting and writing records |
-//! | `backlog` | the messages waiting in a queue, in memory and out of it; the ready list of queues that can deliver now |
+//! | `backlog` | the messages waiting in a queue, in memory and out of it; the ready list of queues |
 //! | `durable_index` | what the log has of a queue; requeue counts of quorum queues |
 //! | `levels` | queues with priorities; stored routes of messages in a transaction |
 //! | `fullness` | length limits and shares of memory: which queues take a message |
