@@ -1,12 +1,14 @@
-//! A command comes in: what it changes, and what it answers.
+//! Applies commands: what each changes, and what it answers.
 //!
-//! Always true: the state is changed and the answer given at once; an error answers without waiting for
-//! anything; a command that depends on which consumer has which messages comes behind the deliveries that
-//! were possible before it, so that commands mean the same whether they come one by one or many in one read.
+//! This file also has the broker's own connections: the local end of a bridge, and requests of the management
+//! API. They can do what any client can, and two things that no client can do in one step. They park a
+//! message, or publish it again and settle it, both or neither.
 //!
-//! The broker's own connections (the local end of a bridge, a request of the management API) do here what any
-//! client might, and what no client can do in one step: set a message aside, or publish it once more, and
-//! settle it, both or neither.
+//! # Invariants
+//! - The state is changed and the answer given at once. An error is answered without waiting for anything.
+//! - A command that depends on which consumer has which messages is applied after the deliveries that were
+//!   possible before it. Commands therefore have the same effect whether they arrive one by one or many in
+//!   one read.
 
 use leveret_amqp::field::Table;
 use leveret_amqp::props::Properties;
@@ -18,16 +20,16 @@ use leveret_core::journal::{Batch, Journal, Urgency};
 use leveret_core::mem::{MessageFlags, MessageId, Share};
 use leveret_core::password::PasswordCheck;
 
-use super::access::{Identity, Login, Right, Thing};
+use super::access::{Identity, Login, Resource, Right};
 use super::arguments::copy_flags;
 use super::consumers::{ConsumerState, Mode, NewConsumer, Transaction};
 use super::definitions::{DeleteIf, QueueDeclaration};
 use super::deliver::OutboxView;
-use super::letters::{Parking, Reason};
 use super::publish::Publish;
-use super::queue::{BROWSED_MAX, BrowseResult};
-use super::reply_text::QueueInWords;
+use super::queue_records::{BROWSED_MAX, BrowseResult};
+use super::reply_text::QueueText;
 use super::reply_text::out_of;
+use super::republish::{Parking, Reason};
 use super::state::REPLY_TO;
 use super::topology::{BindingSpec, Destination, ExchangeDeclaration};
 use super::{Broker, Context};
@@ -36,12 +38,12 @@ fn cannot_switch(from: &str, to: &str) -> Fault {
     Fault::new(ReplyCode::PreconditionFailed, format_args!("cannot switch from {from} to {to} mode"))
 }
 
-/// The fault of a command in a place where the session never sends it.
+/// The fault of a command that the connection layer never sends in this place.
 fn out_of_place() -> Fault {
     Fault::connection(ReplyCode::CommandInvalid, format_args!("unexpected method"))
 }
 
-/// basic.consume's fields.
+/// The fields of `basic.consume`.
 pub(crate) struct ConsumeRequest<'a> {
     pub(crate) queue: &'a str,
     pub(crate) tag: &'a str,
@@ -50,7 +52,7 @@ pub(crate) struct ConsumeRequest<'a> {
     pub(crate) arguments: &'a [u8],
 }
 
-fn priority_of(queue: QueueInWords<'_>, arguments: Table<'_>) -> Result<i32, Fault> {
+fn priority_of(queue: QueueText<'_>, arguments: Table<'_>) -> Result<i32, Fault> {
     let Some(value) = arguments.get("x-priority") else { return Ok(0) };
     match value.as_integer() {
         Some(number) => Ok(number.clamp(i32::MIN.into(), i32::MAX.into()) as i32),
@@ -64,20 +66,21 @@ fn priority_of(queue: QueueInWords<'_>, arguments: Table<'_>) -> Result<i32, Fau
     }
 }
 
-/// What identifies a delivery to another broker.
+/// Identifies a delivery to another broker.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DeliverySource {
-    /// The number of the queue, which no other ever has: for all lives of the broker where the queue is
-    /// durable, else for this one.
+    /// Number of the queue, never reused: in all runs of the process if the queue is durable, else in this
+    /// one.
     pub queue: u64,
-    /// The place of the message in its queue.
+    /// Offset of the message in its queue.
     pub offset: u64,
-    /// The message does not outlive the broker.
+    /// The message is lost when the broker stops.
     pub is_transient: bool,
 }
 
 impl OutboxView<'_> {
-    /// What identifies the delivery at the cursor; `None` for a message that comes from no queue.
+    /// Returns the identification of the delivery at the cursor; `None` for a message that comes from no
+    /// queue.
     pub fn source(&self) -> Option<DeliverySource> {
         let delivery = &self.broker.queues.deliveries()[self.at?];
         let queue = self.broker.queues.at(delivery.queue?);
@@ -88,8 +91,8 @@ impl OutboxView<'_> {
     }
 }
 
-/// Whether a copy is in its queue; without room for it now it is dropped. `refused` says why the queue takes
-/// no such message.
+/// Returns whether a copy is in its queue. Without capacity for it now, it is dropped. `refused` is the text
+/// for a queue that takes no such message.
 fn taken(cx: &mut Context<'_>, copy: MessageId, outcome: Outcome, refused: &str) -> Result<bool, Fault> {
     match outcome {
         Outcome::Published => Ok(true),
@@ -101,7 +104,7 @@ fn taken(cx: &mut Context<'_>, copy: MessageId, outcome: Outcome, refused: &str)
     }
 }
 
-/// A copy of a message with other properties, which nothing holds yet.
+/// Returns a copy of a message with other properties, which is not referenced yet.
 #[cold]
 fn copied(cx: &mut Context<'_>, message: MessageId, properties: &[u8]) -> Option<MessageId> {
     let flags = copy_flags(cx.messages, message, &Properties::trusted(properties));
@@ -109,7 +112,7 @@ fn copied(cx: &mut Context<'_>, message: MessageId, properties: &[u8]) -> Option
 }
 
 impl Broker {
-    /// Applies one command and says where a reply to it stands among the connection's deliveries.
+    /// Applies one command. Returns the position of its reply among the connection's deliveries.
     #[inline]
     pub fn apply(
         &mut self,
@@ -135,8 +138,8 @@ impl Broker {
         (outcome, self.consumers.reply_order(connection, channel))
     }
 
-    /// Whether a turn has something to do without new input: jobs, deliveries that became possible,
-    /// connections with something new to send.
+    /// Returns whether a turn has work without new input: jobs, deliveries that became possible, connections
+    /// with something new to send.
     pub fn has_work(&self, journal: &Journal) -> bool {
         self.queues.gets().is_due()
             || !self.jobs.is_empty() && !journal.is_crowded()
@@ -210,7 +213,7 @@ impl Broker {
         }
     }
 
-    /// Makes the deliveries of a queue that a command names that were possible before the command.
+    /// Makes the deliveries, possible before the command, of a queue that the command names.
     fn catch_up_for(&mut self, cx: &mut Context<'_>, vhost: VhostId, command: &Command<'_>) {
         if let Command::QueueDeclare { queue, .. }
         | Command::QueuePurge { queue }
@@ -250,7 +253,7 @@ impl Broker {
             }
             Command::ExchangeBind { destination, source, routing_key, arguments } => {
                 let spec = BindingSpec { source, routing_key, arguments };
-                self.check_bind(cx.work, connection, vhost, Thing::Exchange(destination), &spec)?;
+                self.check_bind(cx.work, connection, vhost, Resource::Exchange(destination), &spec)?;
                 let source_id = self.topology.require_exchange(&self.access, vhost, source)?;
                 let destination = Destination::Exchange(self.topology.require_exchange(
                     &self.access,
@@ -261,7 +264,7 @@ impl Broker {
             }
             Command::ExchangeUnbind { destination, source, routing_key, arguments } => {
                 let spec = BindingSpec { source, routing_key, arguments };
-                self.check_bind(cx.work, connection, vhost, Thing::Exchange(destination), &spec)?;
+                self.check_bind(cx.work, connection, vhost, Resource::Exchange(destination), &spec)?;
                 self.unbind_exchange(cx, vhost, destination, &spec)?;
                 self.jobs.note_due();
                 Ok(Outcome::Done)
@@ -296,7 +299,7 @@ impl Broker {
                 self.consume(cx, connection, channel, &request)
             }
             Command::Get { queue, no_ack } => {
-                self.check(cx.work, connection, vhost, Right::Read, Thing::Queue(queue))?;
+                self.check(cx.work, connection, vhost, Right::Read, Resource::Queue(queue))?;
                 let queue = self.require_queue(connection, vhost, queue)?;
                 self.get(cx, channel, queue, no_ack)
             }
@@ -321,19 +324,19 @@ impl Broker {
                 format_args!("attempt to reuse consumer tag '{}'", request.tag),
             ));
         }
-        self.check(cx.work, connection, vhost, Right::Read, Thing::Queue(request.queue))?;
+        self.check(cx.work, connection, vhost, Right::Read, Resource::Queue(request.queue))?;
         let queue = self.require_queue(connection, vhost, request.queue)?;
-        let words = self.queue_in_words(vhost, request.queue);
+        let words = self.queue_text(vhost, request.queue);
         let priority = priority_of(words, Table::trusted(request.arguments))?;
         let record = self.queues.at(queue);
-        if record.audience.has_exclusive() || request.exclusive && record.audience.is_taken() {
+        if record.queue_consumers.has_exclusive() || request.exclusive && record.queue_consumers.is_taken() {
             return Err(Fault::new(ReplyCode::AccessRefused, format_args!("{words} in exclusive use")));
         }
         let tag = self.consumer_tag(request.tag);
         self.start_consumer(cx, channel, queue, tag, priority, request)
     }
 
-    /// Makes the consumer of amq.rabbitmq.reply-to a queue of its own, which only its token reaches.
+    /// Gives the consumer of `amq.rabbitmq.reply-to` its own queue, which can be reached only with its token.
     fn consume_replies(
         &mut self,
         cx: &mut Context<'_>,
@@ -390,22 +393,22 @@ impl Broker {
         Ok(outcome)
     }
 
-    /// basic.cancel by the client; with an unknown tag it does nothing.
+    /// Handles `basic.cancel` of the client. With an unknown tag it does nothing.
     pub(crate) fn cancel(&mut self, cx: &mut Context<'_>, channel: ChannelId, tag: &str) {
         if let Some(index) = self.consumers.find(channel, tag) {
             self.catch_up(cx, self.consumers.at(index).queue);
             self.end_consumer(cx, index);
             self.free_consumer_if_done(index);
         } else if let Some(index) = self.consumers.find_cancelled(channel, tag) {
-            // The consumer's queue went just before, and basic.cancel-ok says that the consumer has ended: it
-            // is told once.
+            // The consumer's queue was deleted just before, and basic.cancel-ok says that the consumer has
+            // ended. The client is notified once.
             self.consumers.leave_cancelled(index);
             self.free_consumer_if_done(index);
         }
     }
 
-    /// The next cancelled consumer whose client must be told: channel number, tag, and where basic.cancel
-    /// stands among the connection's deliveries.
+    /// Returns the next cancelled consumer of which the client must be notified: channel number, tag, and the
+    /// position of `basic.cancel` among the connection's deliveries.
     pub fn next_cancelled(&self, connection: ConnectionId) -> Option<(u16, &str, ReplyOrder)> {
         self.consumers.next_cancelled(connection)
     }
@@ -421,7 +424,8 @@ impl Broker {
         if !global {
             record.prefetch_count = prefetch_count;
         }
-        // As in RabbitMQ, a prefetch for each new consumer lifts the one that all consumers of the channel share.
+        // As in RabbitMQ, a prefetch per new consumer removes the one that all consumers of the channel
+        // share.
         let shared = if global { prefetch_count } else { 0 };
         if core::mem::replace(&mut record.global_prefetch_count, shared) != shared {
             self.consumers.make_all_eligible(cx.work, &mut self.queues, channel);
@@ -440,45 +444,46 @@ impl Broker {
         Ok(Outcome::ChannelOpened(channel))
     }
 
-    /// A new connection, before its handshake.
+    /// Creates a connection, before its handshake.
     ///
     /// # Errors
-    /// No connection record is free: a lost connection is still being cleared away.
+    /// No connection record is free: a lost connection is still being cleared.
     pub fn connect(&mut self) -> Option<ConnectionId> {
         self.consumers.connect(&mut self.quota)
     }
 
-    /// How many more connections may be opened: those lost last may still be being cleared away.
+    /// Returns how many more connections may be opened. Lost connections may still be being cleared.
     pub const fn connections_room(&self) -> usize {
         self.consumers.connections_fill().room()
     }
 
-    /// Asks the loop to close a connection with connection.close 320 and this reason.
+    /// Requests that the event loop close a connection with `connection.close` 320 and this reason.
     pub fn force_close(&mut self, connection: ConnectionId, reason: &str) {
         self.consumers.force_close(connection, reason);
     }
 
-    /// The next connection that is to be closed by force, and what to tell it.
+    /// Returns the next connection that is to be closed by force, and the reason for its client.
     pub fn next_forced(&mut self) -> Option<(ConnectionId, Fault)> {
         self.consumers.next_forced()
     }
 
-    /// Whether a connection is to be closed by force.
+    /// Returns whether any connection is to be closed by force.
     pub fn has_forced(&self) -> bool {
         self.consumers.has_forced()
     }
 
-    /// Whether jobs of the connection's last command are still running; until they are done it is not read.
+    /// Returns whether jobs of the connection's last command are running; until they are done, the connection
+    /// is not read.
     pub fn is_busy(&self, connection: ConnectionId) -> bool {
         self.consumers.is_busy(connection)
     }
 
-    /// The next connection whose outbox got something since this was last asked.
+    /// Returns the next connection whose outbox received something since the last call.
     pub fn next_noted(&mut self) -> Option<ConnectionId> {
         self.consumers.next_noted()
     }
 
-    /// Opens a connection of the broker itself, in a virtual host.
+    /// Opens a connection of the broker itself in a virtual host.
     ///
     /// # Errors
     /// There is no such virtual host, or no connection record is free.
@@ -497,11 +502,13 @@ impl Broker {
         Ok(connection)
     }
 
-    /// Opens a connection for a user of the management API, and its channel, by which the user does what he
-    /// might do over AMQP. The connection is shown nowhere, and the caller releases it.
+    /// Opens a connection and a channel for a user of the management API, who can do with it what AMQP allows
+    /// that user.
+    ///
+    /// The connection is not listed anywhere, and the caller releases it.
     ///
     /// # Errors
-    /// The user may not come in, or no connection record is free.
+    /// The user is refused, or no connection record is free.
     #[cold]
     pub fn connect_user(
         &mut self,
@@ -529,11 +536,11 @@ impl Broker {
         unreachable!("opening a channel is answered with a channel or a fault")
     }
 
-    /// Moves a written delivery to another queue, with other properties. `None`: there is no room for the
-    /// copy now, and the delivery is as it was.
+    /// Moves a written delivery to another queue with other properties. Returns `None` if there is no
+    /// capacity for the copy now; the delivery is then unchanged.
     ///
     /// # Errors
-    /// There is no such queue, or the queue takes no more.
+    /// There is no such queue, or the queue accepts no more.
     #[cold]
     pub fn set_aside(
         &mut self,
@@ -556,8 +563,10 @@ impl Broker {
         is_moved.map(|is_moved| is_moved.then_some(batch))
     }
 
-    /// Publishes the message of a written delivery once more, with other properties, and settles the
-    /// delivery, both or neither. `false`: there is no room for the copy now, and the delivery is as it was.
+    /// Publishes the message of a written delivery again with other properties and settles the delivery, both
+    /// or neither.
+    ///
+    /// Returns `false` if there is no capacity for the copy now; the delivery is then unchanged.
     ///
     /// # Errors
     /// The message reaches no queue, or is refused.
@@ -588,11 +597,11 @@ impl Broker {
         taken(cx, copy, outcome?, "a queue refuses it by its own arguments")
     }
 
-    /// Puts a copy of a message that is in no queue into one, with other properties. `None`: there is no room
-    /// for the copy now.
+    /// Puts a copy of a message that is in no queue into one, with other properties. Returns `None` if there
+    /// is no capacity for the copy now.
     ///
     /// # Errors
-    /// There is no such queue, or the queue takes no more.
+    /// There is no such queue, or the queue accepts no more.
     #[cold]
     pub fn put_aside(
         &mut self,
@@ -618,7 +627,7 @@ impl Broker {
     }
 
     fn sent_in_memory(&self, channel: ChannelId, tag: u64) -> Option<(usize, MessageId)> {
-        let record = self.consumers.find_channel(channel).filter(|record| !record.closing)?;
+        let record = self.consumers.find_channel(channel).filter(|record| !record.is_closed())?;
         let head = record.unacknowledged.front()?;
         let is_head = self.queues.deliveries()[head].tag == tag;
         let index = if is_head { head } else { self.queues.deliveries().find(channel, tag)? };
@@ -626,7 +635,7 @@ impl Broker {
         delivery.message.filter(|_| delivery.sent).map(|message| (index, message))
     }
 
-    /// Pushes a copy to a queue and takes it over, pushed or not; says whether it is in the queue.
+    /// Pushes a copy to a queue and takes ownership of it, pushed or not. Returns whether it is in the queue.
     #[cold]
     fn push_aside(
         &mut self,
@@ -640,7 +649,7 @@ impl Broker {
             mandatory: false,
             share: Share::Reserve,
             may_wait: true,
-            gives_up: false,
+            has_timed_out: false,
             urgency: Urgency::Awaited,
         };
         let mut targets = core::mem::take(&mut self.publishing.targets);
@@ -651,18 +660,17 @@ impl Broker {
         taken(cx, copy, outcome?, "the queue for what is set aside takes no more, by its own arguments")
     }
 
-    /// Whether a message that the connection published reached no queue and stands first in its outbox
-    /// (basic.return).
+    /// Returns whether the first entry of the connection's outbox is a `basic.return` of a message that it
+    /// published.
     pub fn has_returned(&self, connection: ConnectionId) -> bool {
         let front = self.consumers.connection(connection).outbox.front();
         front.is_some_and(|index| self.queues.deliveries()[index].queue.is_none())
     }
 
-    /// Looks at messages of a queue, from the one in this place on, counted from 0, with the permissions of a
-    /// user.
+    /// Browses messages of a queue from this position on, counted from 0, with the permissions of a user.
     ///
     /// # Errors
-    /// The user may not read the queue, there is no such queue, or the place is too far behind.
+    /// The user may not read the queue, there is no such queue, or the position is too far from the front.
     pub fn look(
         &mut self,
         cx: &mut Context<'_>,
@@ -673,7 +681,7 @@ impl Broker {
         let (connection, channel) = self.connect_user(cx, user, vhost)?;
         let vhost = self.consumers.channel(channel).vhost;
         let found = self
-            .check(cx.work, connection, vhost, Right::Read, Thing::Queue(queue))
+            .check(cx.work, connection, vhost, Right::Read, Resource::Queue(queue))
             .and_then(|()| self.require_queue(connection, vhost, queue));
         self.release(cx, connection);
         let queue = found?;
@@ -681,11 +689,11 @@ impl Broker {
         Ok(BrowseResult { ready: self.queues.records().ready_in(queue), seen })
     }
 
-    /// Moves a written delivery, with the cause, to the queue for messages that a bridge's other side does
-    /// not take: at once, or as soon as it is read back and there is room.
+    /// Moves a written delivery, with the cause, to the queue for messages that the other side of a bridge
+    /// refuses. This happens at once, or when the message is read back and there is capacity.
     ///
     /// # Errors
-    /// There is no such delivery or queue, or the queue takes no more: the delivery is as it was.
+    /// There is no such delivery or queue, or the queue accepts no more. The delivery is unchanged.
     #[cold]
     pub fn park_delivery(
         &mut self,
@@ -707,8 +715,8 @@ impl Broker {
             return Err(Fault::new(ReplyCode::PreconditionFailed, why));
         }
         let parking = Parking { bridge: bridge.into(), queue: queue.into(), why };
-        let Some(place) = self.post().parking_place(parking) else {
-            let why = format_args!("too many bridges set messages aside, for too many causes");
+        let Some(place) = self.republisher().parking_index(parking) else {
+            let why = format_args!("too many bridges park messages for too many causes");
             return Err(Fault::new(ReplyCode::ResourceError, why));
         };
         let source = self.queues.deliveries()[index].queue;
@@ -720,7 +728,7 @@ impl Broker {
         Ok(())
     }
 
-    /// Sets the name of a connection in the firehose's copies; a longer name is cut.
+    /// Sets the name of a connection in firehose copies; a longer name is cut.
     pub fn name_traced(&mut self, connection: ConnectionId, name: &str) {
         let Some(place) = self.firehose.names.get_mut(connection.index()) else { return };
         place.clear();
@@ -765,7 +773,7 @@ impl Broker {
         }
     }
 
-    /// Ends a login whose password was checked.
+    /// Completes a login whose password was checked.
     pub fn checked(
         &mut self,
         journal: &Journal,
@@ -777,7 +785,7 @@ impl Broker {
         admitted.map_or_else(Outcome::Fault, |identity| self.admit(connection, identity))
     }
 
-    /// Logs a connection in as a user for whom a client certificate vouches.
+    /// Logs a connection in as the user that a client certificate names.
     pub(crate) fn login_external(
         &mut self,
         journal: &Journal,
@@ -795,7 +803,7 @@ impl Broker {
         Outcome::Done
     }
 
-    /// connection.open.
+    /// Handles `connection.open`.
     pub(crate) fn open_vhost(&mut self, connection: ConnectionId, name: &str) -> Result<Outcome, Fault> {
         let who = &self.consumers.connection(connection).identity;
         let connections_in = |vhost| self.quota.connections_in(vhost);

@@ -1,7 +1,8 @@
-//! Arguments of queue.declare: which are known, what they may be, and when two declarations are the same.
+//! Arguments of `queue.declare`: which are known, which values are valid, and when two declarations are
+//! equivalent.
 //!
-//! The checks and their texts are RabbitMQ 3.10's, recorded from it. Arguments it does not know are kept,
-//! ignored and not compared. What an argument *does* is decided by the code that acts on it.
+//! The checks and their texts are those of RabbitMQ 3.10. Arguments that it does not know are kept, ignored
+//! and not compared. The code that acts on an argument decides what it does.
 
 use core::fmt;
 
@@ -10,23 +11,23 @@ use leveret_amqp::props::Properties;
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::mem::{MessageFlags, MessageId, Messages};
 
-use super::policy::Terms;
-use super::reply_text::{Lossy, QueueInWords, Shown};
+use super::policy::EffectivePolicy;
+use super::reply_text::{Lossy, QueueText, Shown};
 
-/// What happens to a message that is too much for a full queue (`x-overflow`).
+/// What happens to a message for a full queue (`x-overflow`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) enum Overflow {
-    /// `drop-head`: the oldest message goes.
+    /// `drop-head`: the oldest message is dropped.
     #[default]
     DropHead,
-    /// `reject-publish`: the publisher gets basic.nack.
+    /// `reject-publish`: the publisher gets `basic.nack`.
     RejectPublish,
-    /// `reject-publish-dlx`: the publisher gets basic.nack, and the refused message is dead-lettered.
+    /// `reject-publish-dlx`: the publisher gets `basic.nack`, and the refused message is dead-lettered.
     RejectPublishDlx,
 }
 
-/// The settings of a queue, from its arguments and policies; a missing limit is the largest number, which
-/// nothing reaches.
+/// The settings of a queue, from its arguments and policies. A missing limit is the largest number, which is
+/// never reached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct QueueSettings {
     pub(crate) max_length: u64,
@@ -34,35 +35,35 @@ pub(crate) struct QueueSettings {
     /// The queue has a limit of messages or of bytes.
     pub(crate) limits_length: bool,
     pub(crate) overflow: Overflow,
-    /// The queue has a dead letter exchange.
+    /// The queue has a dead-letter exchange.
     pub(crate) dead_letters: bool,
-    /// The time to live of messages in the queue, in milliseconds.
+    /// Time to live of messages in the queue, in milliseconds.
     pub(crate) message_ttl_ms: u64,
-    /// Messages of the queue may expire, by its time to live or, since one with an expiration came, by their
-    /// own.
+    /// Messages of the queue may expire: by the queue's time to live or, since a message with an expiration
+    /// arrived, by their own.
     pub(crate) may_expire: bool,
-    /// The queue is deleted when it was unused for this long, in milliseconds.
+    /// The queue is deleted after it was unused for this long, in milliseconds.
     pub(crate) expires_ms: u64,
-    /// A message requeued more often than this is given up.
+    /// A message requeued more often than this is dropped or dead-lettered.
     pub(crate) delivery_limit: u32,
-    /// Deliveries have the header x-delivery-count (quorum queues).
+    /// Deliveries have the header `x-delivery-count` (quorum queues).
     pub(crate) tells_requeues: bool,
     /// The queue has a single active consumer.
     pub(crate) single_active: bool,
-    /// The highest priority that the queue tells apart.
+    /// The highest priority that the queue distinguishes.
     pub(crate) max_priority: u8,
-    /// The consumer timeout, in milliseconds; 0 is for ever, and the largest number stands for the one of the
-    /// configuration.
+    /// The consumer timeout in milliseconds; 0 is unlimited, and `u32::MAX` stands for the configured one.
     pub(crate) consumer_timeout_ms: u32,
 }
 
 impl QueueSettings {
-    pub(crate) fn of(terms: &Terms<'_>) -> Self {
-        let overflow = terms.value("x-overflow").and_then(|value| value.as_bytes());
-        let is_quorum = is_quorum(terms.arguments());
-        let delivery_limit = if is_quorum { terms.limit("x-delivery-limit") } else { u64::MAX };
-        let message_ttl_ms = terms.limit("x-message-ttl");
-        let (max_length, max_length_bytes) = (terms.limit("x-max-length"), terms.limit("x-max-length-bytes"));
+    pub(crate) fn of(effective: &EffectivePolicy<'_>) -> Self {
+        let overflow = effective.value("x-overflow").and_then(|value| value.as_bytes());
+        let is_quorum = is_quorum(effective.arguments());
+        let delivery_limit = if is_quorum { effective.limit("x-delivery-limit") } else { u64::MAX };
+        let message_ttl_ms = effective.limit("x-message-ttl");
+        let (max_length, max_length_bytes) =
+            (effective.limit("x-max-length"), effective.limit("x-max-length-bytes"));
         Self {
             max_length,
             max_length_bytes,
@@ -74,33 +75,35 @@ impl QueueSettings {
             },
             message_ttl_ms,
             may_expire: message_ttl_ms != u64::MAX,
-            expires_ms: terms.limit("x-expires"),
-            dead_letters: terms.value("x-dead-letter-exchange").is_some(),
+            expires_ms: effective.limit("x-expires"),
+            dead_letters: effective.value("x-dead-letter-exchange").is_some(),
             delivery_limit: u32::try_from(delivery_limit).unwrap_or(u32::MAX),
             tells_requeues: is_quorum,
-            single_active: terms.arguments().get("x-single-active-consumer") == Some(Value::Bool(true)),
-            max_priority: max_priority(terms.arguments()),
-            consumer_timeout_ms: consumer_timeout_ms(terms),
+            single_active: effective.arguments().get("x-single-active-consumer") == Some(Value::Bool(true)),
+            max_priority: max_priority(effective.arguments()),
+            consumer_timeout_ms: consumer_timeout_ms(effective),
         }
     }
 
-    /// The settings of a level of such a queue, which clients do not use directly.
+    /// Returns the settings of a level of such a queue, which clients do not use directly.
     pub(crate) const fn of_level(self) -> Self {
         Self { expires_ms: u64::MAX, ..self }
     }
 
-    /// Whether the queue is deleted when it is unused.
+    /// Returns whether the queue is deleted when it is unused.
     pub(crate) const fn expires(&self) -> bool {
         self.expires_ms != u64::MAX
     }
 }
 
-/// The consumer timeout of argument and policy, the shorter of both, so that a client that may declare a
-/// queue cannot lift a policy's limit. RabbitMQ 3.10 has no such argument and takes any value, so a value
-/// that is no time counts as none here, too.
-fn consumer_timeout_ms(terms: &Terms<'_>) -> u32 {
-    let said = terms.time("x-consumer-timeout");
-    said.map_or(u32::MAX, |ms| u32::try_from(ms).unwrap_or(u32::MAX).min(u32::MAX - 1))
+/// Returns the consumer timeout: the shorter of argument and policy, so that a client which may declare a
+/// queue cannot raise a policy's limit.
+///
+/// RabbitMQ 3.10 has no such argument and accepts any value, so a value that is not a time counts as missing
+/// here too.
+fn consumer_timeout_ms(effective: &EffectivePolicy<'_>) -> u32 {
+    let timeout = effective.time("x-consumer-timeout");
+    timeout.map_or(u32::MAX, |ms| u32::try_from(ms).unwrap_or(u32::MAX).min(u32::MAX - 1))
 }
 
 /// The flags of a declaration that some arguments forbid.
@@ -112,7 +115,7 @@ pub(crate) struct QueueFlags {
 }
 
 enum Check {
-    /// Milliseconds; `zero` says whether 0 is allowed.
+    /// Milliseconds; `zero` tells whether 0 is allowed.
     Milliseconds {
         zero: bool,
     },
@@ -131,13 +134,13 @@ enum Check {
     Anything,
 }
 
-/// Which types of queues have an argument.
+/// The types of queues that have an argument.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Takes {
     Both,
     Classic,
     Quorum,
-    /// Only streams have the argument; there are none here.
+    /// Only streams have the argument; there are no streams here.
     Neither,
 }
 
@@ -175,14 +178,14 @@ const KNOWN: [(&str, Takes, Check); 19] = [
     ("x-max-age", Takes::Neither, Check::Anything),
 ];
 
-/// The longest time that RabbitMQ allows in an argument, in milliseconds: a hundred years.
+/// The longest time that RabbitMQ allows in an argument, in milliseconds: 100 years.
 pub(crate) const MILLISECONDS_MAX: i64 = 100 * 365 * 24 * 60 * 60 * 1000;
 
 /// Checks the arguments of a new queue.
 ///
 /// # Errors
 /// The first argument that is not valid, in RabbitMQ's words.
-pub(crate) fn check(queue: QueueInWords<'_>, arguments: Table<'_>, flags: QueueFlags) -> Result<(), Fault> {
+pub(crate) fn check(queue: QueueText<'_>, arguments: Table<'_>, flags: QueueFlags) -> Result<(), Fault> {
     let quorum = is_quorum(arguments);
     check_type(queue, arguments, flags)?;
     for (name, takes, check) in &KNOWN {
@@ -191,8 +194,8 @@ pub(crate) fn check(queue: QueueInWords<'_>, arguments: Table<'_>, flags: QueueF
         }
     }
     // The fault names the first argument, as declared, that belongs to another type of queue.
-    for (said, _) in arguments.iter() {
-        let known = KNOWN.iter().find(|(name, ..)| name.as_bytes() == said);
+    for (declared, _) in arguments.iter() {
+        let known = KNOWN.iter().find(|(name, ..)| name.as_bytes() == declared);
         if let Some((name, ..)) = known.filter(|(_, takes, _)| !takes.is_taken(quorum)) {
             return Err(wrong_type(queue, name, quorum));
         }
@@ -203,8 +206,8 @@ pub(crate) fn check(queue: QueueInWords<'_>, arguments: Table<'_>, flags: QueueF
 /// Compares a declaration with the existing queue.
 ///
 /// # Errors
-/// 406 with both values, or with "none" where one has the argument and the other has not.
-pub(crate) fn compare(queue: QueueInWords<'_>, received: Table<'_>, current: Table<'_>) -> Result<(), Fault> {
+/// 406 with both values, or with "none" if only one of them has the argument.
+pub(crate) fn compare(queue: QueueText<'_>, received: Table<'_>, current: Table<'_>) -> Result<(), Fault> {
     let quorum = is_quorum(current);
     // Arguments of another type of queue are ignored.
     for (name, ..) in KNOWN.iter().filter(|(_, takes, _)| takes.is_taken(quorum)) {
@@ -216,7 +219,7 @@ pub(crate) fn compare(queue: QueueInWords<'_>, received: Table<'_>, current: Tab
     Ok(())
 }
 
-/// Whether two values mean the same: all widths of a number are one.
+/// Returns whether two values are equivalent; integers of all widths are the same type.
 pub(crate) fn equivalent(one: Option<Value<'_>>, two: Option<Value<'_>>) -> bool {
     match (one, two) {
         (None, None) => true,
@@ -266,7 +269,7 @@ fn with_default<'a>(name: &str, arguments: Table<'a>) -> Option<Value<'a>> {
     }
 }
 
-/// The priorities of a queue with these arguments go up to this number.
+/// Returns the highest priority of a queue with these arguments.
 pub(crate) fn max_priority(arguments: Table<'_>) -> u8 {
     let value = arguments.get("x-max-priority").and_then(|value| value.as_integer());
     value.and_then(|number| u8::try_from(number).ok()).unwrap_or(0)
@@ -277,7 +280,7 @@ pub(crate) fn is_quorum(arguments: Table<'_>) -> bool {
 }
 
 fn check_one(
-    queue: QueueInWords<'_>,
+    queue: QueueText<'_>,
     name: &str,
     check: &Check,
     value: Value<'_>,
@@ -332,10 +335,10 @@ fn check_one(
     }
 }
 
-fn check_type(queue: QueueInWords<'_>, arguments: Table<'_>, flags: QueueFlags) -> Result<(), Fault> {
+fn check_type(queue: QueueText<'_>, arguments: Table<'_>, flags: QueueFlags) -> Result<(), Fault> {
     let Some(value) = arguments.get("x-queue-type") else { return Ok(()) };
     match text(queue, "x-queue-type", value)? {
-        // A quorum queue on one node is a durable queue.
+        // On one node, a quorum queue is a durable queue.
         b"classic" | b"quorum" => Ok(()),
         b"stream" => {
             check_quorum_flags(queue, flags)?;
@@ -350,7 +353,7 @@ fn check_type(queue: QueueInWords<'_>, arguments: Table<'_>, flags: QueueFlags) 
     }
 }
 
-fn check_quorum_flags(queue: QueueInWords<'_>, flags: QueueFlags) -> Result<(), Fault> {
+fn check_quorum_flags(queue: QueueText<'_>, flags: QueueFlags) -> Result<(), Fault> {
     let wrong = [
         (!flags.durable, "non-durable"),
         (flags.exclusive, "exclusive-owner"),
@@ -365,24 +368,24 @@ fn check_quorum_flags(queue: QueueInWords<'_>, flags: QueueFlags) -> Result<(), 
     }
 }
 
-fn integer(queue: QueueInWords<'_>, name: &str, value: Value<'_>) -> Result<i64, Fault> {
+fn integer(queue: QueueText<'_>, name: &str, value: Value<'_>) -> Result<i64, Fault> {
     value
         .as_integer()
         .ok_or_else(|| invalid(queue, name, format_args!("\"expected integer, got {}\"", value.type_name())))
 }
 
-fn text<'a>(queue: QueueInWords<'_>, name: &str, value: Value<'a>) -> Result<&'a [u8], Fault> {
+fn text<'a>(queue: QueueText<'_>, name: &str, value: Value<'a>) -> Result<&'a [u8], Fault> {
     match value {
         Value::LongStr(text) => Ok(text),
         other => Err(invalid(queue, name, format_args!("{{unacceptable_type,{}}}", other.type_name()))),
     }
 }
 
-fn invalid(queue: QueueInWords<'_>, name: &str, why: fmt::Arguments<'_>) -> Fault {
+fn invalid(queue: QueueText<'_>, name: &str, why: fmt::Arguments<'_>) -> Fault {
     Fault::new(ReplyCode::PreconditionFailed, format_args!("invalid arg '{name}' for {queue}: {why}"))
 }
 
-fn wrong_type(queue: QueueInWords<'_>, name: &str, is_quorum: bool) -> Fault {
+fn wrong_type(queue: QueueText<'_>, name: &str, is_quorum: bool) -> Fault {
     let kind = if is_quorum { "quorum" } else { "classic" };
     Fault::new(
         ReplyCode::PreconditionFailed,
@@ -390,11 +393,7 @@ fn wrong_type(queue: QueueInWords<'_>, name: &str, is_quorum: bool) -> Fault {
     )
 }
 
-// Properties of messages that the broker answers for.
-//
-// Always true: the texts are RabbitMQ's; what a copy is known for follows from its own properties.
-
-/// The expiration property: a decimal number of milliseconds in a string.
+/// Returns the expiration property: a decimal number of milliseconds in a string. The errors are RabbitMQ's.
 #[inline(never)]
 pub(crate) fn expiration_ms(properties: &Properties<'_>) -> Result<Option<u64>, Fault> {
     let Some(text) = properties.expiration() else { return Ok(None) };
@@ -421,7 +420,8 @@ pub(crate) fn expiration_ms(properties: &Properties<'_>) -> Result<Option<u64>, 
     }
 }
 
-/// The flags of a message's copy with these properties.
+/// Returns the flags for a copy of a message with these properties. They follow from the copy's own
+/// properties.
 pub(crate) fn copy_flags(
     messages: &Messages,
     message: MessageId,

@@ -1,9 +1,7 @@
-//! The things lent to the broker for one call: journal, messages, work.
+//! What the broker borrows for one call: journal, messages, work.
 //!
-//! Why it exists: the journal and the messages belong to whoever runs the broker, who hands them on to the
-//! store; and facts about one command alone are no state of the broker.
-//!
-//! Always true: a new context awaits no batch and declares for nobody.
+//! The journal and the messages belong to the caller of the broker, which passes them on to the storage.
+//! Facts about a single command are not state of the broker.
 
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::journal::{Batch, Journal};
@@ -11,7 +9,8 @@ use leveret_core::mem::Messages;
 
 use super::quota::Declarer;
 
-/// The things lent to a call of the broker, and the batch that its answer must wait for.
+/// What a call of the broker borrows, and the batch that its answer must wait for. A new context waits for no
+/// batch and has no declarer.
 #[derive(Debug)]
 pub struct Context<'a> {
     pub(crate) journal: &'a mut Journal,
@@ -19,47 +18,50 @@ pub struct Context<'a> {
     pub(crate) work: &'a mut Work,
     /// The batch that the answer to the command must wait for.
     pub(crate) awaited: Batch,
-    /// For whom the command declares things; nobody at a start.
+    /// The connection in whose share the command declares things; `None` at start.
     pub(crate) declarer: Option<Declarer>,
 }
 
 impl<'a> Context<'a> {
-    /// A context for one call, whose work is charged to `work`.
+    /// Creates a context for one call, whose work is charged to `work`.
     #[inline]
     pub const fn new(journal: &'a mut Journal, messages: &'a mut Messages, work: &'a mut Work) -> Self {
         Self { journal, messages, work, awaited: Batch::NONE, declarer: None }
     }
 
-    /// The batch that must be durable before the command is answered.
+    /// Returns the batch that must be durable before the command is answered.
     #[inline]
     pub const fn awaited(&self) -> Batch {
         self.awaited
     }
 
-    /// The journal: changes to be written.
+    /// Returns the pending-write buffer.
     pub const fn journal_mut(&mut self) -> &mut Journal {
         self.journal
     }
 
-    /// All messages in memory.
+    /// Returns all messages in memory.
     pub const fn messages_mut(&mut self) -> &mut Messages {
         self.messages
     }
 
-    /// Has the answer wait for this batch, too.
+    /// Makes the answer wait for this batch too.
     pub(crate) fn await_batch(&mut self, batch: Batch) {
         self.awaited = self.awaited.max(batch);
     }
 
-    /// Has the answer wait for all changes so far: what the client asked for is so already, because of
-    /// another's change, which must be durable before the client relies on it.
-    pub(crate) fn await_others(&mut self) {
+    /// Makes the answer wait for all changes so far.
+    ///
+    /// What the client asked for is already the case, because of another client's change. That change must be
+    /// durable before this client relies on it.
+    pub(crate) fn await_all_changes(&mut self) {
         let batch = self.journal.await_facts();
         self.await_batch(batch);
     }
 
-    /// Has the answer wait until a definition is durable, on which a client that is told of it may rely. Not
-    /// for all changes: on a full disk these wait for room, and a mere query must not.
+    /// Makes the answer wait until a definition is durable that the client may rely on.
+    ///
+    /// It does not wait for all changes: on a full disk these wait for space, and a mere query must not.
     pub(crate) fn await_defined(&mut self, defined: Batch) {
         if defined > self.journal.durable() {
             self.await_batch(defined);
@@ -67,25 +69,21 @@ impl<'a> Context<'a> {
     }
 }
 
-// The work of a command beyond what its size tells: bindings looked at, consumers passed over.
-//
-// The engine takes the units ([`Work::take`]) and ends a connection's turn when they are many; within one
-// command there is a limit, so that no message can hold up all others by its routing.
-//
-// Always true: work that grows with several things at once (keys, their words, exchanges) is charged while
-// it is done, not afterwards.
-
-/// Octets whose reading, or copying, is as much work as one step.
+/// Reading or copying this many octets costs one unit of work.
 const OCTETS_PER_UNIT: usize = 512;
-/// Charges beyond this count as this many.
+/// A larger charge counts as this many units.
 const CHARGE_MAX: usize = 1 << 24;
 
-/// Units of work since they were last taken: steps that the size of a command does not tell, such as bindings
-/// looked at, consumers passed over, targets. Most messages take one or none.
+/// Units of work since they were last taken: steps that do not follow from the size of a command, such as
+/// bindings examined, consumers skipped, and targets. Most messages take one or none.
+///
+/// The event loop takes the units ([`Work::take`]) and ends a connection's turn when they are many. Within
+/// one command there is a limit, so that the routing of one message cannot delay all others. Work that grows
+/// with several things at once (keys, their words, exchanges) is charged while it is done, not afterwards.
 #[derive(Debug)]
 pub struct Work {
     units: u32,
-    /// The number of units beyond which the routing under way is refused.
+    /// Number of units beyond which the current routing is refused.
     units_max: u32,
 }
 
@@ -103,18 +101,18 @@ impl Work {
         self.units = self.units.saturating_add(units as u32);
     }
 
-    /// Charges what it takes to read or copy this many octets.
+    /// Charges the cost of reading or copying this many octets.
     #[inline]
     pub(crate) const fn charge_octets(&mut self, octets: usize) {
         self.charge(octets / OCTETS_PER_UNIT);
     }
 
-    /// Takes the units charged since the last call.
+    /// Returns the units charged since the last call.
     pub const fn take(&mut self) -> u32 {
         core::mem::replace(&mut self.units, 0)
     }
 
-    /// Units charged since they were last taken.
+    /// Returns the units charged since they were last taken.
     pub(crate) const fn units(&self) -> u32 {
         self.units
     }
@@ -124,20 +122,20 @@ impl Work {
         self.units_max = self.units.saturating_add(units);
     }
 
-    /// Lifts the limit of the work from here on.
+    /// Removes the limit of the work from here on.
     pub(crate) const fn lift_limit(&mut self) {
         self.units_max = u32::MAX;
     }
 
-    /// Units that are left under the limit.
+    /// Returns the number of units left under the limit.
     pub(crate) const fn left(&self) -> usize {
         self.units_max.saturating_sub(self.units) as usize
     }
 
-    /// Whether the work is still within its limit.
+    /// Checks whether the work is still within its limit.
     ///
     /// # Errors
-    /// 406 beyond the limit, for the message asks for too much work.
+    /// 406 beyond the limit, because the message requires too much work.
     pub(crate) fn check(&self) -> Result<(), Fault> {
         if self.units <= self.units_max {
             return Ok(());

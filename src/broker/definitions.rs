@@ -1,15 +1,18 @@
-//! Exchanges, queues and bindings begin and end, and what policies say of them.
+//! Declares and deletes exchanges, queues and bindings, and applies policies to them.
 //!
 //! ```text
-//! declare ──→ rights, arguments, room, policies ──→ the record ──→ the log
-//! delete  ──→ the name goes at once ──→ the log ──→ a job clears what hung on it
-//! policy set, cleared ──→ a job, in steps ──→ queues, exchanges: which apply, what follows
+//! declare ──→ permissions, arguments, capacity, policies ──→ the record ──→ the log
+//! delete  ──→ the name is freed at once ──→ the log ──→ a job clears the rest
+//! policy set, cleared ──→ a job, in steps ──→ queues, exchanges: matching policies, new settings
 //! ```
 //!
-//! Always true: the order of the checks is RabbitMQ's, because clients see which one fails first; an exclusive queue is
-//! touched by its own connection alone; an auto-delete queue goes with its last consumer, but not before it had one; a
-//! deleted queue's name is free at once; a queue's settings are what its arguments and its policies say together, as soon
-//! as it has heard of a change.
+//! # Invariants
+//! - The order of the checks is RabbitMQ's, because clients see which one fails first.
+//! - Only its own connection can use an exclusive queue.
+//! - An auto-delete queue is deleted with its last consumer, but not before it had one.
+//! - The name of a deleted queue is free at once.
+//! - A queue's settings follow from its arguments and policies, as soon as the queue has been notified of a
+//!   change.
 
 use leveret_amqp::field::{Table, Value};
 use leveret_core::command::{BindingId, ChannelId, ConnectionId, ExchangeId, Outcome, QueueId, VhostId};
@@ -17,23 +20,23 @@ use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::journal::{DestinationName, Journal};
 use leveret_core::mem::{MessageId, Messages};
 
-use super::access::{PREDECLARED, Right, Thing, Topic};
+use super::access::{PREDECLARED, Resource, Right, Topic};
 use super::arguments::{self, QueueFlags, QueueSettings, inequivalent_flag, is_quorum};
 use super::context::Work;
 use super::job::{Job, Sweep, spend};
 use super::orphans::{Orphan, key_of};
-use super::policy::{Applied, Listener, Subject, Terms};
-use super::queue::{Logged, Peeked, Queue, SLOTS, Targets, first_rank};
+use super::policy::{Applied, EffectivePolicy, Listener, Subject};
+use super::queue_records::{DurableIndex, Peeked, Queue, SLOTS, Targets, first_rank};
 use super::quota::Declared;
 use super::reply_text::{check_deletable, version_for};
 use super::state::REPLY_TO;
 use super::topology::{
-    BindingSpec, Destination, ExchangeDeclaration, FoundBinding, Kind, NewExchange, check_deletable_name,
-    exchange_in_words, refuse_default,
+    BindingSpec, Destination, ExchangeDeclaration, ExchangeKind, FoundBinding, NewExchange,
+    check_deletable_name, exchange_text, refuse_default,
 };
 use super::{Broker, Context};
 
-/// queue.declare's fields.
+/// The fields of `queue.declare`.
 pub(crate) struct QueueDeclaration<'a> {
     pub(crate) queue: &'a str,
     pub(crate) durable: bool,
@@ -46,8 +49,8 @@ pub(crate) struct QueueDeclaration<'a> {
 const TYPE: &str = "x-queue-type";
 
 impl QueueDeclaration<'_> {
-    /// Whether the queue outlives the broker: an exclusive queue dies with its connection, so durable means
-    /// nothing for it.
+    /// Returns whether the queue survives a restart. An exclusive queue is deleted with its connection, so
+    /// its durable flag has no effect.
     const fn outlives_broker(&self) -> bool {
         self.durable && !self.exclusive
     }
@@ -57,22 +60,22 @@ impl QueueDeclaration<'_> {
     }
 }
 
-/// What must be true of a queue that is to be deleted.
+/// Conditions for deleting a queue.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct DeleteIf {
-    /// It has no consumers.
+    /// The queue has no consumers.
     pub unused: bool,
-    /// It has no messages ready.
+    /// The queue has no ready messages.
     pub empty: bool,
 }
 
-/// Units of matching that are as much work as looking at one record in a job.
+/// Units of matching work that cost as much as processing one record in a job.
 const UNITS_PER_RECORD: u32 = 8;
 
 impl Broker {
     // ---- exchanges and bindings
 
-    /// exchange.declare with passive set: a client who is told that the exchange is there may rely on it.
+    /// Handles a passive `exchange.declare`: after a positive answer the client may rely on the exchange.
     pub(crate) fn check_exchange_exists(
         &self,
         cx: &mut Context<'_>,
@@ -94,20 +97,20 @@ impl Broker {
     ) -> Result<Outcome, Fault> {
         let name = declaration.exchange;
         declaration.check_askable()?;
-        self.check(cx.work, connection, vhost, Right::Configure, Thing::Exchange(name))?;
+        self.check(cx.work, connection, vhost, Right::Configure, Resource::Exchange(name))?;
         if let Some(exchange) = self.topology.find_exchange(vhost, name) {
             self.topology.compare_exchange(cx, &self.access, exchange, declaration)?;
             return Ok(Outcome::Done);
         }
         declaration.check_name()?;
         if let Some(alternate) = declaration.alternate(&self.access, vhost)? {
-            self.check(cx.work, connection, vhost, Right::Read, Thing::Exchange(name))?;
-            self.check(cx.work, connection, vhost, Right::Write, Thing::Exchange(alternate))?;
+            self.check(cx.work, connection, vhost, Right::Read, Resource::Exchange(name))?;
+            self.check(cx.work, connection, vhost, Right::Write, Resource::Exchange(alternate))?;
         }
         self.create_exchange(cx, vhost, declaration)
     }
 
-    /// Makes an exchange whose name is free.
+    /// Creates an exchange whose name is free.
     pub(crate) fn create_exchange(
         &mut self,
         cx: &mut Context<'_>,
@@ -121,7 +124,7 @@ impl Broker {
         self.recovery.check_not_left_out(&self.access, vhost, name, declaration.durable)?;
         let version = version_for(cx.journal, declaration.durable)?;
         if version != 0 && declaration.is_delayed() {
-            // The log knows the slots of a delayed exchange by the versions behind the exchange's own.
+            // The log identifies the slots of a delayed exchange by the versions behind the exchange's own.
             cx.journal.next_versions(SLOTS.into());
         }
         let exchange = self.add_exchange(cx, vhost, declaration, version)?;
@@ -166,17 +169,17 @@ impl Broker {
         if_unused: bool,
     ) -> Result<Outcome, Fault> {
         check_deletable_name(&self.access, vhost, name)?;
-        self.check(cx.work, connection, vhost, Right::Configure, Thing::Exchange(name))?;
+        self.check(cx.work, connection, vhost, Right::Configure, Resource::Exchange(name))?;
         let Some(exchange) = self.topology.find_exchange(vhost, name) else {
             if !self.delete_left_out(cx, vhost, DestinationName::Exchange(name), if_unused)? {
-                cx.await_others();
+                cx.await_all_changes();
             }
             return Ok(Outcome::Done);
         };
         if if_unused && self.topology.is_source(exchange) {
             return Err(Fault::new(
                 ReplyCode::PreconditionFailed,
-                format_args!("{} in use", exchange_in_words(&self.access, vhost, name)),
+                format_args!("{} in use", exchange_text(&self.access, vhost, name)),
             ));
         }
         check_deletable(cx.journal, self.topology.exchange(exchange).version != 0)?;
@@ -185,10 +188,10 @@ impl Broker {
         Ok(Outcome::Done)
     }
 
-    /// Takes the name of a deleted exchange away; the record goes when its bindings are cleared.
+    /// Frees the name of a deleted exchange. The record is freed when its bindings are cleared.
     pub(crate) fn retire_exchange(&mut self, cx: &mut Context<'_>, exchange: ExchangeId) {
         if let Some(queue) = self.topology.exchange(exchange).delayed_queue {
-            // The hidden queue goes first, so that no message in it outlives the exchange in the log.
+            // The hidden queue is deleted first, so that no message in it outlives the exchange in the log.
             self.retire_delayed_queue(cx, queue);
         }
         self.topology.retire_exchange(cx, &self.access, exchange);
@@ -200,14 +203,14 @@ impl Broker {
         self.release_vhost(vhost);
     }
 
-    /// Makes the hidden queue of a delayed exchange with this version.
+    /// Creates the hidden queue of a delayed exchange with this version.
     pub(crate) fn add_delayed_queue(
         &mut self,
         cx: &mut Context<'_>,
         vhost: VhostId,
         (version, durable): (u64, bool),
     ) -> Result<QueueId, Fault> {
-        let settings = QueueSettings::of(&self.policies.terms(&[], Applied::default()));
+        let settings = QueueSettings::of(&self.policies.effective_policy(&[], Applied::default()));
         self.declare_quota(Declared::Queue, 0, cx.declarer)?;
         let mut record = Queue::delayed_queue(cx.journal, vhost, settings, version, durable);
         record.declared.declarer = cx.declarer;
@@ -225,40 +228,41 @@ impl Broker {
         let gone = self.queues.retire_delayed_queue(cx.journal, queue);
         self.jobs.begin(Job::Queue(queue));
         for held in gone {
-            self.post().let_go_of_held(cx, held);
+            self.republisher().settle_held(cx, held);
         }
-        while let Some(queue) = self.letters.next_perhaps_done() {
+        while let Some(queue) = self.republish.next_maybe_empty() {
             self.free_queue_if_done(queue);
         }
     }
 
-    /// Whether a connection may bind, or unbind, a destination to a source.
+    /// Checks whether a connection may bind a destination to a source, or unbind it.
     pub(crate) fn check_bind(
         &self,
         work: &mut Work,
         connection: ConnectionId,
         vhost: VhostId,
-        destination: Thing<'_>,
+        destination: Resource<'_>,
         spec: &BindingSpec<'_>,
     ) -> Result<(), Fault> {
         self.check(work, connection, vhost, Right::Write, destination)?;
-        if let Thing::Exchange(name) = destination {
+        if let Resource::Exchange(name) = destination {
             refuse_default(name)?;
         }
         refuse_default(spec.source)?;
-        self.check(work, connection, vhost, Right::Read, Thing::Exchange(spec.source))?;
+        self.check(work, connection, vhost, Right::Read, Resource::Exchange(spec.source))?;
         let Some(source) = self.topology.find_exchange(vhost, spec.source) else { return Ok(()) };
         self.check_key(work, connection, source, Right::Read, spec.routing_key.as_bytes())
     }
 
-    /// Whether routing keys are to be checked when a connection's user writes to, or reads from, an exchange.
+    /// Returns whether routing keys are to be checked when a connection's user writes to or reads from an
+    /// exchange.
     #[inline]
     fn limits_keys(&self, connection: ConnectionId, exchange: ExchangeId) -> bool {
         self.access.limits_topics(&self.consumers.connection(connection).identity)
-            && self.topology.exchange(exchange).kind == Kind::Topic
+            && self.topology.exchange(exchange).kind == ExchangeKind::Topic
     }
 
-    /// Whether the user of a connection may write to, or read from, an exchange with this routing key.
+    /// Checks whether the user of a connection may write to, or read from, an exchange with this routing key.
     pub(crate) fn check_key(
         &self,
         work: &mut Work,
@@ -275,13 +279,13 @@ impl Broker {
         self.access.check_topic(work, &self.consumers.connection(connection).identity, topic, right, key)
     }
 
-    /// exchange.bind and queue.bind, once both ends are known.
+    /// Handles `exchange.bind` and `queue.bind` when both ends are known.
     pub(crate) fn bind(&mut self, cx: &mut Context<'_>, new: &FoundBinding<'_>) -> Result<Outcome, Fault> {
         self.topology.bind(cx, &self.access, &mut self.quota, &mut self.queues, new)?;
         Ok(Outcome::Done)
     }
 
-    /// exchange.unbind; a missing binding, exchange or queue is no error.
+    /// Handles `exchange.unbind`. A missing binding, exchange or queue is not an error.
     pub(crate) fn unbind_exchange(
         &mut self,
         cx: &mut Context<'_>,
@@ -292,7 +296,7 @@ impl Broker {
         let destination = self.topology.find_exchange(vhost, destination).map(Destination::Exchange);
         match destination.and_then(|to| self.topology.find_binding(vhost, spec, to)) {
             Some(binding) => self.unbind(cx, binding)?,
-            None => cx.await_others(),
+            None => cx.await_all_changes(),
         }
         Ok(())
     }
@@ -300,14 +304,14 @@ impl Broker {
     /// Removes a binding for a client or an operator.
     ///
     /// # Errors
-    /// The log takes nothing now.
+    /// The log accepts nothing now.
     pub(crate) fn unbind(&mut self, cx: &mut Context<'_>, binding: BindingId) -> Result<(), Fault> {
         check_deletable(cx.journal, self.topology.binding(binding).stored)?;
         self.remove_binding(cx, binding);
         Ok(())
     }
 
-    /// Removes a binding. An auto-delete source goes with its last binding.
+    /// Removes a binding. An auto-delete source is deleted with its last binding.
     pub(crate) fn remove_binding(&mut self, cx: &mut Context<'_>, binding: BindingId) {
         let unused =
             self.topology.remove_binding(cx, &self.access, &mut self.quota, &mut self.queues, binding);
@@ -319,8 +323,10 @@ impl Broker {
 
     // ---- routes of messages
 
-    /// Chooses the queues for a message of a channel into `targets`, and remembers the route if it can be
-    /// used again. `headers` is empty unless routing needs them.
+    /// Chooses the queues for a message of a channel into `targets`, and caches the route if it can be used
+    /// again.
+    ///
+    /// `headers` is empty unless routing needs them.
     ///
     /// # Errors
     /// Routing takes more work than allowed.
@@ -347,7 +353,7 @@ impl Broker {
 
     // ---- queues
 
-    /// The queue of this name, if this connection may use it.
+    /// Returns the queue of this name, if this connection may use it.
     pub(crate) fn require_queue(
         &self,
         connection: ConnectionId,
@@ -357,7 +363,7 @@ impl Broker {
         let queue =
             self.queues.records().find_queue(vhost, name).filter(|queue| !self.queues.at(*queue).hidden);
         let queue = queue.ok_or_else(|| {
-            Fault::new(ReplyCode::NotFound, format_args!("no {}", self.queue_in_words(vhost, name)))
+            Fault::new(ReplyCode::NotFound, format_args!("no {}", self.queue_text(vhost, name)))
         })?;
         self.check_exclusive(connection, queue)?;
         Ok(queue)
@@ -378,12 +384,12 @@ impl Broker {
             format_args!(
                 "cannot obtain exclusive access to locked {}. It could be originally declared on another \
                  connection or the exclusive property value does not match that of the original declaration.",
-                self.queue_in_words(record.vhost, &record.name)
+                self.queue_text(record.vhost, &record.name)
             ),
         )
     }
 
-    /// queue.declare with passive set: a client who is told that the queue is there may rely on it.
+    /// Handles a passive `queue.declare`: after a positive answer the client may rely on the queue.
     pub(crate) fn check_queue_exists(
         &mut self,
         cx: &mut Context<'_>,
@@ -400,13 +406,13 @@ impl Broker {
         Ok(self.declared(queue))
     }
 
-    /// queue.declare of a reply queue: says whether somebody still waits for the reply.
+    /// Handles `queue.declare` of a reply queue: answers whether a consumer still waits for the reply.
     fn check_reply_queue(&self, vhost: VhostId, name: &str) -> Result<Outcome, Fault> {
         let exists = name == REPLY_TO || self.queues.records().find_queue(vhost, name).is_some();
         if exists {
             return Ok(Outcome::QueueDeclared { queue: name.into(), message_count: 0, consumer_count: 1 });
         }
-        Err(Fault::new(ReplyCode::NotFound, format_args!("no {}", self.queue_in_words(vhost, name))))
+        Err(Fault::new(ReplyCode::NotFound, format_args!("no {}", self.queue_text(vhost, name))))
     }
 
     pub(crate) fn declare_queue(
@@ -431,18 +437,20 @@ impl Broker {
         if declaration.queue.is_empty() {
             let name = self.unique_name("amq.gen-");
             let named = QueueDeclaration { queue: &name, ..*declaration };
-            self.check(cx.work, connection, vhost, Right::Configure, Thing::Queue(&name))?;
+            self.check(cx.work, connection, vhost, Right::Configure, Resource::Queue(&name))?;
             return self.create_declared(cx, connection, vhost, &named);
         }
-        self.check(cx.work, connection, vhost, Right::Configure, Thing::Queue(declaration.queue))?;
+        self.check(cx.work, connection, vhost, Right::Configure, Resource::Queue(declaration.queue))?;
         match self.queues.records().find_queue(vhost, declaration.queue) {
             Some(queue) => self.compare_queue(cx, connection, vhost, queue, declaration),
             None => self.create_declared(cx, connection, vhost, declaration),
         }
     }
 
-    /// Returns the arguments of a declaration with the default queue type of the virtual host, if it names no
-    /// type and its flags suit that type; else `None`. As RabbitMQ 3.11 does it.
+    /// Returns the arguments of a declaration with the default queue type of the virtual host added.
+    ///
+    /// As in RabbitMQ 3.11, it returns `None` if the declaration names a type, or if its flags do not suit
+    /// that type.
     pub(crate) fn with_default_type(
         &self,
         vhost: VhostId,
@@ -475,7 +483,7 @@ impl Broker {
         Ok(self.declared(queue))
     }
 
-    /// Whether a connection may declare a queue with these dead letter arguments.
+    /// Checks whether a connection may declare a queue with these dead-letter arguments.
     fn check_dead_letters(
         &self,
         work: &mut Work,
@@ -486,13 +494,13 @@ impl Broker {
         let arguments = Table::trusted(declaration.arguments);
         if let Some(Value::LongStr(exchange)) = arguments.get("x-dead-letter-exchange") {
             let exchange = core::str::from_utf8(exchange).unwrap_or_default();
-            self.check(work, connection, vhost, Right::Read, Thing::Queue(declaration.queue))?;
-            self.check(work, connection, vhost, Right::Write, Thing::Exchange(exchange))?;
+            self.check(work, connection, vhost, Right::Read, Resource::Queue(declaration.queue))?;
+            self.check(work, connection, vhost, Right::Write, Resource::Exchange(exchange))?;
         }
         Ok(())
     }
 
-    /// Makes a queue whose name is free, if its arguments and the limits allow it.
+    /// Creates a queue whose name is free, if its arguments and the limits allow it.
     pub(crate) fn create_checked(
         &mut self,
         cx: &mut Context<'_>,
@@ -500,7 +508,7 @@ impl Broker {
         vhost: VhostId,
         declaration: &QueueDeclaration<'_>,
     ) -> Result<QueueId, Fault> {
-        let words = self.queue_in_words(vhost, declaration.queue);
+        let words = self.queue_text(vhost, declaration.queue);
         arguments::check(words, Table::trusted(declaration.arguments), declaration.flags())?;
         self.access.check_queue_limit(vhost, declaration.queue)?;
         let queue = self.create_queue(cx, owner, vhost, declaration, false)?;
@@ -538,7 +546,7 @@ impl Broker {
         queue: QueueId,
         declaration: &QueueDeclaration<'_>,
     ) -> Result<(), Fault> {
-        let words = self.queue_in_words(vhost, declaration.queue);
+        let words = self.queue_text(vhost, declaration.queue);
         let record = self.queues.at(queue);
         if record.declared.is_rebuilt && declaration.outlives_broker() {
             arguments::check(words, Table::trusted(declaration.arguments), declaration.flags())?;
@@ -556,7 +564,7 @@ impl Broker {
         Ok(())
     }
 
-    /// Ready messages of a queue, those that it has adopted and that do not stand in it yet included.
+    /// Returns the number of ready messages of a queue, including adopted ones that are not in it yet.
     fn ready_or_adopted(&self, queue: QueueId) -> u32 {
         self.queues.records().ready_in(queue).saturating_add(self.recovery.adopted_by(queue))
     }
@@ -566,7 +574,7 @@ impl Broker {
         Outcome::QueueDeclared {
             queue: record.name.clone(),
             message_count: self.ready_or_adopted(queue),
-            consumer_count: record.audience.len(),
+            consumer_count: record.queue_consumers.len(),
         }
     }
 
@@ -587,7 +595,7 @@ impl Broker {
         self.end_creation(created, orphan)
     }
 
-    /// Makes a queue; with the incarnation of an orphan, the one whose messages the store has.
+    /// Creates a queue; with the incarnation of an orphan, the one whose messages the storage has.
     pub(crate) fn create_as(
         &mut self,
         cx: &mut Context<'_>,
@@ -607,7 +615,7 @@ impl Broker {
             true => Applied::default(),
             false => self.policies_for(cx.work, vhost, declaration.queue, declaration.arguments),
         };
-        let settings = QueueSettings::of(&self.policies.terms(declaration.arguments, applied));
+        let settings = QueueSettings::of(&self.policies.effective_policy(declaration.arguments, applied));
         let mut record = Queue::new(vhost, declaration.queue, declaration.arguments, settings);
         record.applied = applied;
         record.declared.durable = durable;
@@ -615,7 +623,7 @@ impl Broker {
         record.declared.exclusive_owner = owner.filter(|_| declaration.exclusive);
         record.hidden = hidden;
         let incarnation = incarnation.unwrap_or(version_for(cx.journal, record.declared.durable)?);
-        record.logged = Logged::as_incarnation(incarnation);
+        record.logged = DurableIndex::as_incarnation(incarnation);
         record.rank = first_rank(cx.journal, &record, 0);
         let queue = self.add_queue(cx, record)?;
         self.queues.records_mut().append_queue(cx, &self.access, queue.index(), true);
@@ -635,9 +643,9 @@ impl Broker {
         let queue = self.queues.records_mut().insert(record)?;
         self.access.hold_vhost(vhost);
         if is_rebuilt {
-            self.recovery.rebuilt_came();
+            self.recovery.note_rebuilt();
         }
-        self.watch.note_timeout(consumer_timeout_ms);
+        self.ack_timeout.note_timeout(consumer_timeout_ms);
         if !hidden {
             self.access.count_queue(vhost, true);
         }
@@ -657,13 +665,13 @@ impl Broker {
         queue: &str,
         spec: &BindingSpec<'_>,
     ) -> Result<Outcome, Fault> {
-        self.check_bind(cx.work, connection, vhost, Thing::Queue(queue), spec)?;
+        self.check_bind(cx.work, connection, vhost, Resource::Queue(queue), spec)?;
         let source = self.topology.require_exchange(&self.access, vhost, spec.source)?;
         let queue = self.require_queue(connection, vhost, queue)?;
         self.bind(cx, &spec.between(source, Destination::Queue(queue)))
     }
 
-    /// queue.unbind; a missing binding, exchange or queue is no error.
+    /// Handles `queue.unbind`. A missing binding, exchange or queue is not an error.
     pub(crate) fn unbind_queue(
         &mut self,
         cx: &mut Context<'_>,
@@ -672,14 +680,14 @@ impl Broker {
         queue: &str,
         spec: &BindingSpec<'_>,
     ) -> Result<Outcome, Fault> {
-        self.check_bind(cx.work, connection, vhost, Thing::Queue(queue), spec)?;
+        self.check_bind(cx.work, connection, vhost, Resource::Queue(queue), spec)?;
         if let Some(queue) = self.queues.records().find_queue(vhost, queue)
             && let Some(binding) = self.topology.find_binding(vhost, spec, Destination::Queue(queue))
         {
             self.check_exclusive(connection, queue)?;
             self.unbind(cx, binding)?;
         } else {
-            cx.await_others();
+            cx.await_all_changes();
         }
         Ok(Outcome::Done)
     }
@@ -691,14 +699,14 @@ impl Broker {
         vhost: VhostId,
         name: &str,
     ) -> Result<Outcome, Fault> {
-        self.check(cx.work, connection, vhost, Right::Read, Thing::Queue(name))?;
+        self.check(cx.work, connection, vhost, Right::Read, Resource::Queue(name))?;
         let queue = self.require_queue(connection, vhost, name)?;
         let (count, drops) = self.purge(queue);
         drops.into_iter().for_each(|job| self.begin_job(connection, job));
         Ok(Outcome::MessageCount(count))
     }
 
-    /// Takes all ready messages out of a queue, those that it has adopted included; says how many, and gives the jobs
+    /// Takes all ready messages out of a queue, including adopted ones. Returns their number, and the jobs
     /// that drop them.
     pub(crate) fn purge(&mut self, queue: QueueId) -> (u32, Vec<Job>) {
         let adopted = self.recovery.purge_adopted(queue);
@@ -715,7 +723,7 @@ impl Broker {
         name: &str,
         only_if: DeleteIf,
     ) -> Result<Outcome, Fault> {
-        self.check(cx.work, connection, vhost, Right::Configure, Thing::Queue(name))?;
+        self.check(cx.work, connection, vhost, Right::Configure, Resource::Queue(name))?;
         if self.queues.records().find_queue(vhost, name).is_none() {
             if !self.delete_left_out(
                 cx,
@@ -723,7 +731,7 @@ impl Broker {
                 DestinationName::Queue(name),
                 only_if.unused || only_if.empty,
             )? {
-                cx.await_others();
+                cx.await_all_changes();
             }
             return Ok(Outcome::MessageCount(0));
         }
@@ -734,10 +742,11 @@ impl Broker {
         Ok(Outcome::MessageCount(count))
     }
 
-    /// Whether a queue may be deleted now, under these conditions; says how many messages it has ready.
+    /// Checks whether a queue may be deleted now, under these conditions. Returns the number of its ready
+    /// messages.
     ///
     /// # Errors
-    /// It is in use, or not empty, or the store cannot be written.
+    /// The queue is in use or not empty, or the storage cannot be written.
     pub(crate) fn check_queue_deletable(
         &self,
         journal: &Journal,
@@ -746,18 +755,18 @@ impl Broker {
     ) -> Result<u32, Fault> {
         let (record, count) = (self.queues.at(queue), self.ready_or_adopted(queue));
         let problem = match () {
-            () if only_if.unused && !record.audience.is_empty() => "in use",
+            () if only_if.unused && !record.queue_consumers.is_empty() => "in use",
             () if only_if.empty && count > 0 => "not empty",
             () => return check_deletable(journal, record.logged.is_on()).map(|()| count),
         };
-        let words = self.queue_in_words(record.vhost, &record.name);
+        let words = self.queue_text(record.vhost, &record.name);
         Err(Fault::new(ReplyCode::PreconditionFailed, format_args!("{words} {problem}")))
     }
 
-    /// Takes the name of a deleted queue away and stops its deliveries; a job clears the rest.
+    /// Frees the name of a deleted queue and stops its deliveries; a job clears the rest.
     pub(crate) fn retire_queue(&mut self, cx: &mut Context<'_>, queue: QueueId) {
         let index = queue.index();
-        // The levels go before their queue, so that none outlives it in the log.
+        // The levels are deleted before their queue, so that none outlives it in the log.
         for level in self.queues.records_mut().retire_levels(cx.journal, queue) {
             self.jobs.begin(Job::Queue(level));
         }
@@ -766,7 +775,7 @@ impl Broker {
         let record = self.queues.at_mut(queue);
         let (vhost, hidden, owner) = (record.vhost, record.hidden, record.declared.exclusive_owner.take());
         if record.declared.is_rebuilt {
-            self.recovery.rebuilt_gone();
+            self.recovery.note_rebuilt_gone();
         }
         if !hidden {
             self.counters.queues_deleted += 1;
@@ -785,24 +794,24 @@ impl Broker {
     /// Drops the policies of a virtual host that is deleted.
     pub(crate) fn drop_policies_of(&mut self, journal: &mut Journal, vhost: VhostId, name: &str) {
         self.policies.drop_of_vhost(journal, vhost, name);
-        self.tell_of_policies();
+        self.notify_of_policies();
     }
 
-    pub(crate) fn tell_of_policies(&mut self) {
+    pub(crate) fn notify_of_policies(&mut self) {
         if self.policies.take_job() {
             self.jobs.begin(Job::Policies);
         }
     }
 
-    /// Applies changed policies to some more queues and exchanges; says whether that is all.
+    /// Applies changed policies to some more queues and exchanges. Returns whether all are done.
     pub(crate) fn run_policies(&mut self, cx: &mut Context<'_>, left: &mut u32) -> bool {
         while let Some(listener) =
-            self.policies.next_to_tell(self.queues.records().places(), self.topology.exchange_places())
+            self.policies.next_to_notify(self.queues.records().places(), self.topology.exchange_places())
         {
             if *left == 0 {
                 return false;
             }
-            self.policies.told(listener);
+            self.policies.note_notified(listener);
             let before = cx.work.units();
             match listener {
                 Listener::Queue(queue) => self.apply_to_queue(cx, queue),
@@ -811,11 +820,11 @@ impl Broker {
             let units = cx.work.units().saturating_sub(before);
             *left = left.saturating_sub(1 + units / UNITS_PER_RECORD);
         }
-        self.policies.end_telling(self.access.pattern_bytes_mut());
+        self.policies.end_notification(self.access.pattern_bytes_mut());
         true
     }
 
-    /// The policies that apply to a queue of this name that is about to be made.
+    /// Returns the policies that apply to a queue of this name that is about to be created.
     pub(crate) fn policies_for(
         &self,
         work: &mut Work,
@@ -830,41 +839,41 @@ impl Broker {
         self.policies.choose(work, vhost, name, subject)
     }
 
-    /// What the arguments and policies of a queue say together.
-    pub(crate) fn terms_of(&self, queue: QueueId) -> Terms<'_> {
+    /// Returns the effective policy of a queue: its arguments and policies combined.
+    pub(crate) fn effective_policy_of(&self, queue: QueueId) -> EffectivePolicy<'_> {
         let record = self.queues.records().record_of_queue(queue);
-        self.policies.terms(&record.arguments, record.applied)
+        self.policies.effective_policy(&record.arguments, record.applied)
     }
 
-    /// Finds out which policies apply to a queue, and gives the queue its new settings.
+    /// Determines which policies apply to a queue, and gives the queue its new settings.
     pub(crate) fn apply_to_queue(&mut self, cx: &mut Context<'_>, queue: QueueId) {
         // A level takes the settings of its queue.
         let Some(record) = self.queues.records().get(queue.index()).filter(|record| !record.is_level())
         else {
             return;
         };
-        let applied = match record.hidden || record.dying {
+        let applied = match record.hidden || record.is_deleted() {
             true => Applied::default(),
             false => self.policies_for(cx.work, record.vhost, &record.name, &record.arguments),
         };
         let record = self.queues.at_mut(queue);
         record.applied = applied;
-        if !record.dying {
-            let settings = QueueSettings::of(&self.terms_of(queue));
+        if !record.is_deleted() {
+            let settings = QueueSettings::of(&self.effective_policy_of(queue));
             self.queues.renew(cx.journal, queue, settings);
             self.consumers.keep_one_active(&mut self.queues, queue);
-            self.watch.note_timeout(settings.consumer_timeout_ms);
+            self.ack_timeout.note_timeout(settings.consumer_timeout_ms);
         }
     }
 
     fn apply_to_exchange(&mut self, work: &mut Work, exchange: ExchangeId) {
         let found = self.topology.exchange_at(exchange.index());
-        let Some(record) = found.filter(|record| record.kind != Kind::Default) else { return };
+        let Some(record) = found.filter(|record| record.kind != ExchangeKind::Default) else { return };
         let applied = self.policies.choose(work, record.vhost, &record.name, Subject::Exchange);
         self.topology.apply_policies(exchange, applied, self.policies.alternate(applied));
     }
 
-    /// Finds out which policies apply to an exchange that has just been made.
+    /// Determines which policies apply to an exchange that has just been created.
     pub(crate) fn apply_to_new_exchange(&mut self, work: &mut Work, exchange: ExchangeId) {
         if !self.policies.is_empty() {
             self.apply_to_exchange(work, exchange);
@@ -873,16 +882,17 @@ impl Broker {
 
     // ---- virtual hosts
 
-    /// Deletes what is left of a virtual host, as much as `left` allows; says whether that is all.
+    /// Deletes what is left of a virtual host, as much as `left` allows. Returns whether all is deleted.
     pub(crate) fn run_vhost(&mut self, cx: &mut Context<'_>, sweep: &mut Sweep, left: &mut u32) -> bool {
         while sweep.queue < self.queues.records().places() {
             if cx.journal.is_crowded() || !spend(left) {
                 return false;
             }
             let queue = self.queues.records().get(sweep.queue);
-            // Levels go with their queue, and hidden queues with their exchange.
+            // Levels are deleted with their queue, and hidden queues with their exchange.
             let is_part = |queue: &Queue| queue.is_level() || queue.delayed_exchange.is_some();
-            let is_swept = |queue: &Queue| queue.vhost == sweep.vhost && !queue.dying && !is_part(queue);
+            let is_swept =
+                |queue: &Queue| queue.vhost == sweep.vhost && !queue.is_deleted() && !is_part(queue);
             if queue.is_some_and(is_swept) {
                 let queue = QueueId::from_index(sweep.queue);
                 self.retire_queue(cx, queue);
@@ -907,7 +917,7 @@ impl Broker {
         true
     }
 
-    /// At a start: deletes at once a virtual host that has nothing but the predeclared exchanges.
+    /// Deletes at once, at start, a virtual host that has only the predeclared exchanges.
     pub(crate) fn drop_empty_vhost(&mut self, cx: &mut Context<'_>, vhost: VhostId) {
         for (name, ..) in PREDECLARED {
             if let Some(exchange) = self.topology.find_exchange(vhost, name) {
@@ -918,11 +928,12 @@ impl Broker {
         self.remove_vhost(vhost);
     }
 
-    // ---- what a start could not put back
+    // ---- what could not be restored at start
 
-    /// Gives a queue that was just declared the messages of the orphan with its incarnation. They stand in
-    /// the queue when the store has been asked where they lie; until then the queue waits. If the queue could
-    /// not be declared the orphan stays one.
+    /// Gives a queue that was just declared the messages of the orphan with its incarnation.
+    ///
+    /// The messages are in the queue when the storage has been asked for their offsets; until then the queue
+    /// waits. If the queue could not be declared, the orphan stays.
     pub(crate) fn end_creation(
         &mut self,
         created: Result<QueueId, Fault>,
@@ -942,7 +953,7 @@ impl Broker {
     /// Gives a rebuilt queue the flags and arguments that a client declares it with.
     ///
     /// # Errors
-    /// There is no room for the arguments, or the store cannot be written.
+    /// There is no capacity for the arguments, or the storage cannot be written.
     pub(crate) fn redefine_rebuilt(
         &mut self,
         cx: &mut Context<'_>,
@@ -956,23 +967,23 @@ impl Broker {
         record.arguments = declaration.arguments.into();
         record.times.peeked = Peeked::NOTHING;
         (record.declared.auto_delete, record.declared.is_rebuilt) = (declaration.auto_delete, false);
-        self.recovery.rebuilt_gone();
+        self.recovery.note_rebuilt_gone();
         self.apply_to_queue(cx, queue);
         let rank = first_rank(cx.journal, self.queues.at(queue), 0);
         self.queues.at_mut(queue).rank = rank;
-        self.queues.look_at_stored(queue);
+        self.queues.examine_stored(queue);
         if self.queues.at(queue).settings.may_expire {
-            self.queues.note_shed(queue);
+            self.queues.list_for_trim(queue);
         }
         self.queues.records_mut().append_queue(cx, &self.access, queue.index(), true);
         Ok(())
     }
 
     /// Deletes an exchange or queue that the start left out, a queue with its messages, and orphans of that
-    /// name; `false` when there is no such thing.
+    /// name. Returns `false` when there is none.
     ///
-    /// # Errors
-    /// The store cannot be written; or the deletion has a condition (if-unused, if-empty) that cannot be
+    /// The storage cannot be written; or the deletion has a condition (if-unused, if-empty) that cannot be
+    /// checked.
     /// checked.
     pub(crate) fn delete_left_out(
         &mut self,
@@ -990,10 +1001,10 @@ impl Broker {
         }
     }
 
-    /// Deletes the orphan of a queue of this name; `false` when there is none.
+    /// Deletes the orphan of a queue of this name. Returns `false` when there is none.
     ///
     /// # Errors
-    /// The store cannot be written.
+    /// The storage cannot be written.
     pub(crate) fn delete_orphan_of(
         &mut self,
         cx: &mut Context<'_>,
@@ -1018,8 +1029,8 @@ impl Broker {
         orphan.contents.count
     }
 
-    /// Writes down that the definition of a queue of this name is void, if there is one and no queue has the
-    /// name by now.
+    /// Appends to the log that the definition of a queue of this name is void, if there is one and no queue
+    /// has the name now.
     pub(crate) fn forget_name(&mut self, cx: &mut Context<'_>, vhost: &str, name: &str) {
         let is_used = self
             .access

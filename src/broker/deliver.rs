@@ -1,15 +1,17 @@
-//! Messages go out: from queues to the outboxes of connections, and from there to the socket.
+//! Delivers messages from queues to the outboxes of connections, and from there to the socket.
 //!
-//! A deliver pass is bounded. Each queue hands its messages round its eligible consumers, one each, highest
-//! priority first; a consumer whose credit is used up, or whose connection takes no more, leaves the eligible
-//! list and costs nothing until that changes.
+//! A delivery pass is bounded. Each queue gives its messages to its eligible consumers in turn, one each, the
+//! highest priority first. A consumer without credit, or whose connection takes no more, leaves the list of
+//! eligible consumers and costs nothing until that changes.
 //!
-//! Always true: a message that left its queue is in exactly one delivery record; an outbox never holds much
-//! more than the output budget, so a peer that does not read pins a bounded number of messages.
+//! A `basic.get` is normally answered at once. If the first message is being read back or requeued, the
+//! connection waits for its answer, and every turn checks whether there is one. An expired message is never
+//! delivered.
 //!
-//! A get is answered at once, but the first message may be on its way into memory, or back to its queue; then
-//! the connection waits for its answer, and every turn looks whether there is one. An expired message is
-//! given to nobody.
+//! # Invariants
+//! - A message that left its queue is in exactly one delivery record.
+//! - An outbox never has much more than the output budget, so a peer that does not read pins a bounded number
+//!   of messages.
 
 use leveret_core::command::{
     ChannelId, ConnectionId, Delivery, DeliveryKind, Outbox, Outcome, QueueId, ReplyOrder,
@@ -21,18 +23,18 @@ use leveret_core::mem::Messages;
 use super::consumers::ConsumerState;
 use super::deliveries::{Carrier, NewDelivery};
 use super::job::Job;
-use super::letters::{Cleared, Turn};
-use super::queue::{Front, Rank, Taken};
-use super::queues::{Getting, Patience};
+use super::queue_flow::{Getting, Patience};
+use super::queue_records::{Front, Rank, Taken};
 use super::reply_text::out_of;
+use super::republish::{ExpiryResult, TrimTurn};
 use super::state::count_up;
 use super::{Broker, Context};
 
-/// Deliveries a queue makes before the next queue has its turn.
+/// Number of deliveries that a queue makes before the next queue has its turn.
 const QUEUE_BURST: u32 = 64;
-/// Most deliveries that are made ahead of a command: about as many as one read of a socket has publishes.
+/// Maximum number of deliveries made before a command: about the number of publishes in one read of a socket.
 const CATCH_UP_MAX: u32 = 1024;
-/// Units of work that weigh as much as one delivery.
+/// Units of work that count as much as one delivery.
 const UNITS_PER_DELIVERY: u32 = 8;
 
 /// A connection's outbox, read from the front.
@@ -72,75 +74,77 @@ impl Outbox for OutboxView<'_> {
 }
 
 impl Broker {
-    /// Delivers `most` messages at most, and lets queues give up expired and surplus messages.
+    /// Delivers at most `most` messages, and removes expired and surplus messages from queues.
     pub fn deliver(&mut self, cx: &mut Context<'_>, most: u32) {
         self.queues.records_mut().write_requeue_counts(cx.journal, &self.access);
         self.consumers.recheck_over_share(cx.work, &mut self.queues, &self.quota);
-        self.give_up(cx);
+        self.expire_and_trim(cx);
         self.serve_gets(cx);
         let mut left = most;
         while left > 0 {
             let Some(queue) = self.queues.records_mut().pop_ready() else { return };
-            left -= self.take_its_turn(cx, queue, left.min(self.burst(queue)));
+            left -= self.deliver_burst(cx, queue, left.min(self.burst(queue)));
             self.queues.records().charge_levels(cx.work);
             left = left.saturating_sub(cx.work.take() / UNITS_PER_DELIVERY);
         }
     }
 
-    /// Lets queues give up expired, rejected and surplus messages, and deletes expired queues.
-    fn give_up(&mut self, cx: &mut Context<'_>) {
-        let mut turn = Turn::new();
-        while let Some(unused) = self.post().shed(cx, &mut turn) {
+    /// Removes expired, rejected and surplus messages from queues, and deletes expired queues.
+    fn expire_and_trim(&mut self, cx: &mut Context<'_>) {
+        let mut turn = TrimTurn::new();
+        while let Some(unused) = self.republisher().expire_and_trim(cx, &mut turn) {
             self.retire_queue(cx, unused);
             self.jobs.begin(Job::Queue(unused));
         }
-        while let Some(queue) = self.letters.next_perhaps_done() {
+        while let Some(queue) = self.republish.next_maybe_empty() {
             self.free_queue_if_done(queue);
         }
     }
 
-    /// Whether some queue has messages to give up, and may be able to.
+    /// Returns whether any queue has messages to remove and may be able to do so.
     pub fn may_shed(&self, journal: &Journal, messages: &Messages) -> bool {
         let room_made = || self.room_made() + journal.room_made() + messages.room_made();
-        self.queues.may_give_up(journal, room_made)
+        self.queues.may_expire_or_trim(journal, room_made)
     }
 
-    /// Deliveries that a queue makes before the next queue's turn: one, when the prefetch is that of a whole
-    /// channel, whose other consumers are to have their part of it.
+    /// Returns how many deliveries a queue makes before the next queue's turn.
+    ///
+    /// It is 1 if the prefetch is that of a whole channel, so that its other consumers get their part.
     #[inline]
     fn burst(&self, queue: QueueId) -> u32 {
-        let next = self.queues.records().audience(queue).next();
+        let next = self.queues.records().queue_consumers(queue).next();
         match next.is_some_and(|index| self.consumers.shares_credit(self.consumers.at(index).channel)) {
             true => 1,
             false => QUEUE_BURST,
         }
     }
 
-    /// Delivers `most` messages at most from a queue that is off the ready list.
+    /// Delivers at most `most` messages from a queue that was removed from the ready list.
     #[inline]
-    fn take_its_turn(&mut self, cx: &mut Context<'_>, queue: QueueId, most: u32) -> u32 {
+    fn deliver_burst(&mut self, cx: &mut Context<'_>, queue: QueueId, most: u32) -> u32 {
         let delivered = self.deliver_from(cx, queue, most);
         let record = self.queues.at(queue);
         if record.has_rules() {
-            // With a consumer ready, messages over the length limit of a queue are delivered in the next turn, or
-            // after the sync or the read that the first one waits for.
+            // If a consumer is ready, messages over the length limit are kept: they are delivered in the next
+            // turn, or after the sync or read that the first one waits for.
             let first = self.queues.at(self.queues.records().first_level(queue));
-            let is_over = !record.audience.is_ready() || delivered < most && first.front != Front::Blocked;
+            let is_over =
+                !record.queue_consumers.is_ready() || delivered < most && first.front != Front::Blocked;
             if is_over || self.queues.is_far_over_length(queue) {
-                self.post().enforce_limits(cx, queue);
+                self.republisher().enforce_limits(cx, queue);
             }
         }
         if self.queues.at(queue).rank != Rank::Plain {
-            self.queues.look_at_first_level(queue);
+            self.queues.examine_first_level(queue);
         }
         self.queues.records_mut().wake(queue);
         delivered
     }
 
-    /// Makes the deliveries of a queue that were possible before a command that sees or changes its messages, for
-    /// deliveries are otherwise made at the end of a turn. As in RabbitMQ a message belongs to the consumer who was
-    /// ready when it came; else these deliveries would be made at the end of the turn. A commit comes behind them as
-    /// a whole.
+    /// Makes the deliveries of a queue that were possible before a command that sees or changes its messages.
+    ///
+    /// Deliveries are otherwise made at the end of a turn. As in RabbitMQ, a message belongs to the consumer
+    /// that was ready when it arrived. A commit is applied after these deliveries as a whole.
     #[inline]
     pub(crate) fn catch_up(&mut self, cx: &mut Context<'_>, queue: QueueId) {
         if self.queues.records().is_any_ready() && !cx.journal.is_grouping() {
@@ -154,23 +158,24 @@ impl Broker {
         if !self.queues.records_mut().leave_ready(queue) {
             return;
         }
-        let delivered = self.take_its_turn(cx, queue, CATCH_UP_MAX);
+        let delivered = self.deliver_burst(cx, queue, CATCH_UP_MAX);
         cx.work.charge((delivered * UNITS_PER_DELIVERY) as usize);
     }
 
     /// Makes the deliveries that were possible before a command, for the queues of all consumers of a
     /// channel.
     pub(crate) fn catch_up_channel(&mut self, cx: &mut Context<'_>, channel: ChannelId) {
-        // A consumer that had a message goes behind the others of the channel, and is not looked at again.
+        // A consumer that received a message moves behind the others of the channel, and is not processed
+        // again.
         let mut at = self.consumers.next_of_channel(channel, None);
         let mut left = self.consumers.channel(channel).consumers.len();
         while let Some(index) = at.filter(|_| left > 0 && self.queues.records().is_any_ready()) {
             left -= 1;
             at = self.consumers.next_of_channel(channel, Some(index));
             cx.work.charge(1);
-            // The queue of a cancelled consumer, whose client is still to be told, may be gone.
+            // The queue of a cancelled consumer whose client must still be notified may be deleted.
             let consumer = self.consumers.at(index);
-            if !consumer.to_tell || consumer.unsettled > 0 {
+            if !consumer.needs_cancel_notice || consumer.unsettled > 0 {
                 self.catch_up(cx, consumer.queue);
             }
         }
@@ -180,11 +185,11 @@ impl Broker {
         let (mut delivered, units_before) = (0, cx.work.units());
         while delivered < most {
             let Some(level) = self.queues.records().wanted_level(queue) else { break };
-            let Some(consumer) = self.queues.records().audience(queue).next() else {
+            let Some(consumer) = self.queues.records().queue_consumers(queue).next() else {
                 panic!("a queue that wants a delivery has a consumer for it");
             };
             if !self.consumers.has_credit(consumer) {
-                // Other consumers of the channel used up the prefetch they share.
+                // Other consumers of the channel used up the shared prefetch.
                 cx.work.charge(1);
                 self.consumers.leave_eligible(&mut self.queues, consumer);
                 continue;
@@ -194,9 +199,9 @@ impl Broker {
                 continue;
             }
             if self.queues.at(level).settings.may_expire {
-                let is_clear =
-                    self.post().expire_before_delivery(cx, level, Patience::OneTurn) == Cleared::Yes;
-                // Expiring messages is work, too: messages behind them may have to wait for the next turn.
+                let is_clear = self.republisher().expire_before_delivery(cx, level, Patience::OneTurn)
+                    == ExpiryResult::Done;
+                // Expiring messages is work too: messages behind them may have to wait for the next turn.
                 let units = cx.work.units() - units_before;
                 if !is_clear || delivered + units / UNITS_PER_DELIVERY >= most {
                     break;
@@ -219,12 +224,12 @@ impl Broker {
         let channel = self.send(cx, index, queue, taken, Carrier::Deliver);
         self.consumers.end_turn(cx.work, &mut self.queues, index);
         if self.firehose.is_on {
-            self.post().trace_delivered(cx, channel, taken.message, (queue, taken.redelivered));
+            self.republisher().trace_delivered(cx, channel, taken.message, (queue, taken.redelivered));
         }
     }
 
-    /// Puts a message that was taken out of a queue into the outbox of a consumer, or of the stand-in of a get; gives the
-    /// channel.
+    /// Puts a message that was taken out of a queue into the outbox of a consumer, or of the record for a
+    /// `basic.get`. Returns the channel.
     pub(crate) fn send(
         &mut self,
         cx: &mut Context<'_>,
@@ -239,27 +244,29 @@ impl Broker {
         channel
     }
 
-    /// Puts a delivery at the end of its connection's outbox. The caller made sure of room in the pool.
+    /// Appends a delivery to its connection's outbox. The caller has checked the capacity of the pool.
     #[inline]
     pub(crate) fn put_into_outbox(&mut self, messages: &Messages, new: NewDelivery) {
-        let (queues, quota, watch) = (&mut self.queues, &mut self.quota, &mut self.watch);
-        self.consumers.put_into_outbox(messages, queues, quota, new, || watch.begin());
+        let (queues, quota, ack_timeout) = (&mut self.queues, &mut self.quota, &mut self.ack_timeout);
+        self.consumers.put_into_outbox(messages, queues, quota, new, || ack_timeout.begin());
     }
 
-    /// Whether a connection may have one more delivery.
+    /// Returns whether a connection may have one more delivery.
     #[inline]
     pub(crate) fn may_take_delivery(&self, connection: ConnectionId) -> bool {
         self.quota.may_take_delivery(connection, self.queues.deliveries().room())
     }
 
-    /// The outbox of a connection, from the front.
+    /// Returns the outbox of a connection, from the front.
     pub fn outbox(&self, connection: ConnectionId) -> OutboxView<'_> {
         let at = self.consumers.connection(connection).outbox.front();
         OutboxView { broker: self, at }
     }
 
-    /// Takes the first `count` deliveries out of the outbox, which were written. The first of them may have been dropped
-    /// instead, because its channel is closed. `takes_more`: all that was written has left.
+    /// Removes the first `count` deliveries, which were written, from the outbox. The first of them may have
+    /// been dropped instead, because its channel is closed.
+    ///
+    /// `takes_more` tells that everything written has left.
     #[inline]
     pub fn written(
         &mut self,
@@ -275,8 +282,8 @@ impl Broker {
         self.set_writable(cx, connection, takes_more);
     }
 
-    /// Takes out the first delivery of the outbox, of which nothing was written because its channel is closed. Its
-    /// message is requeued, even with automatic acknowledgement.
+    /// Removes the first delivery of the outbox, of which nothing was written because its channel is closed.
+    /// Its message is requeued, even with automatic acknowledgement.
     fn drop_first(&mut self, cx: &mut Context<'_>, connection: ConnectionId) {
         let Some(index) = self.consumers.connection(connection).outbox.front() else {
             panic!("a delivery that is dropped was in the outbox");
@@ -289,7 +296,7 @@ impl Broker {
         self.consumers.unpark(cx.work, &mut self.queues, &self.quota, connection);
     }
 
-    /// The first `count` deliveries of the outbox are completely written.
+    /// Notes that the first `count` deliveries of the outbox are completely written.
     #[inline]
     pub fn sent(&mut self, cx: &mut Context<'_>, connection: ConnectionId, count: u32) {
         for _ in 0..count {
@@ -343,30 +350,31 @@ impl Broker {
         }
     }
 
-    /// Whether the connection has deliveries to send, or cancelled consumers to tell its client.
+    /// Returns whether the connection has deliveries to send, or cancelled consumers of which to notify its
+    /// client.
     pub fn has_output(&self, connection: ConnectionId) -> bool {
         self.consumers.has_output(connection)
     }
 
-    /// The sequence of the last delivery that was put into the connection's outbox; 0 before the first.
+    /// Returns the sequence number of the last delivery put into the connection's outbox; 0 before the first.
     #[inline]
     pub fn last_delivery(&self, connection: ConnectionId) -> ReplyOrder {
         self.consumers.connection(connection).sequence
     }
 
-    /// A consumer that could take a message and is on no list, so that nobody would look at it.
+    /// Returns a consumer that could take a message but is on no list, so that it would be forgotten.
     #[cfg(debug_assertions)]
     pub fn forgotten_consumer(&self) -> Option<usize> {
         self.consumers.forgotten_consumer(&self.queues)
     }
 
-    /// Notes whether the socket takes more. While it does not, none of the connection's consumers gets
+    /// Sets whether the socket takes more. While it does not, none of the connection's consumers gets
     /// messages.
     pub fn set_writable(&mut self, cx: &mut Context<'_>, connection: ConnectionId, writable: bool) {
         self.consumers.set_writable(cx.work, &mut self.queues, &self.quota, connection, writable);
     }
 
-    /// basic.get.
+    /// Handles `basic.get`.
     pub(crate) fn get(
         &mut self,
         cx: &mut Context<'_>,
@@ -388,8 +396,7 @@ impl Broker {
         }
     }
 
-    /// Gets the first message if there is one; `None` while it is on its way into memory or back to its
-    /// queue.
+    /// Gets the first message if there is one; `None` while it is being read back or requeued.
     fn get_now(
         &mut self,
         cx: &mut Context<'_>,
@@ -399,17 +406,17 @@ impl Broker {
     ) -> Result<Option<bool>, Fault> {
         let connection = self.consumers.connection_of(channel);
         let level = match self.expire_before_get(cx, queue) {
-            (Cleared::Yes, level) => level,
-            (Cleared::NotYet, _) => return Ok(None),
-            // An expired message is given to nobody, and the client must not wait for room that only he may
-            // make.
-            (Cleared::No, _) => return Ok(Some(false)),
+            (ExpiryResult::Done, level) => level,
+            (ExpiryResult::More, _) => return Ok(None),
+            // An expired message is not delivered, and the client must not wait for capacity that only it may
+            // free.
+            (ExpiryResult::Blocked, _) => return Ok(Some(false)),
         };
         let (whole, record) = (self.queues.at(queue), self.queues.at(level));
-        if (whole.returning > 0 || record.returning > 0) && !whole.dying {
+        if (whole.returning > 0 || record.returning > 0) && !whole.is_deleted() {
             return Ok(None);
         }
-        if record.backlog.ready() == 0 || whole.dying {
+        if record.backlog.ready() == 0 || whole.is_deleted() {
             self.counters.get_empty += 1;
             count_up(&mut self.consumers.channel_mut(channel).counters.get_empty);
             return Ok(Some(false));
@@ -417,7 +424,7 @@ impl Broker {
         let owner = self.consumers.connection(connection);
         let is_crowded = self.consumers.is_output_full(connection, 1);
         if is_crowded || !self.may_take_delivery(connection) {
-            // Deliveries in the outbox may be settled by being written; nobody waits for his own
+            // Deliveries in the outbox may be settled by being written; a client does not wait for its own
             // acknowledgements.
             return if owner.outbox.is_empty() {
                 Err(out_of(self.quota.key_of_deliveries(connection)))
@@ -426,44 +433,45 @@ impl Broker {
             };
         }
         let Some(first) = self.queues.first_to_go(cx, level) else { return Ok(None) };
-        let stand_in = self.get_stand_in(channel, queue, no_ack)?;
+        let stand_in = self.get_record(channel, queue, no_ack)?;
         let taken = self.queues.take_first(cx, level, first);
         self.queues.note_delivery(cx, level, &taken);
         let behind = self.queues.records().first_level(queue);
         if self.queues.at(behind).settings.may_expire {
-            self.post().expire_behind(cx, behind);
+            self.republisher().expire_behind(cx, behind);
         }
-        // The last of a level may have gone, or expired: another level is the first then, and may go at once.
+        // The last message of a level may have left or expired: another level is first then, and may be
+        // deliverable at once.
         if self.queues.records().first_level(queue) != level {
             self.queues.records_mut().wake(queue);
         }
         let left = self.queues.records().ready_in(queue);
         let channel = self.send(cx, stand_in, level, &taken, Carrier::Get(left));
         if self.firehose.is_on {
-            self.post().trace_delivered(cx, channel, taken.message, (level, taken.redelivered));
+            self.republisher().trace_delivered(cx, channel, taken.message, (level, taken.redelivered));
         }
         Ok(Some(true))
     }
 
-    /// Expires messages at the front before a get; then gives the level whose first message is the queue's.
-    fn expire_before_get(&mut self, cx: &mut Context<'_>, queue: QueueId) -> (Cleared, QueueId) {
+    /// Expires messages at the front before a get. Then returns the level whose first message is the queue's.
+    fn expire_before_get(&mut self, cx: &mut Context<'_>, queue: QueueId) -> (ExpiryResult, QueueId) {
         if self.queues.at(queue).has_expiry() {
             self.queues.touch_queue(cx.journal, queue);
         }
         loop {
             let level = self.queues.records().first_level(queue);
             if !self.queues.at(level).settings.may_expire {
-                return (Cleared::Yes, level);
+                return (ExpiryResult::Done, level);
             }
-            let cleared = self.post().expire_before_delivery(cx, level, Patience::No);
-            if cleared != Cleared::Yes || self.queues.records().first_level(queue) == level {
+            let cleared = self.republisher().expire_before_delivery(cx, level, Patience::No);
+            if cleared != ExpiryResult::Done || self.queues.records().first_level(queue) == level {
                 return (cleared, level);
             }
             self.queues.records_mut().wake(queue);
         }
     }
 
-    /// Retries the gets that wait, where their queue has a message for them now.
+    /// Retries the waiting gets whose queue has a message for them now.
     pub(crate) fn serve_gets(&mut self, cx: &mut Context<'_>) {
         self.queues.gets_mut().take_due();
         for at in 0..self.queues.gets().len() {
@@ -472,12 +480,12 @@ impl Broker {
             if outcome.is_some() {
                 continue;
             }
-            let is_over = self.consumers.find_channel(channel).is_none_or(|record| record.closing);
+            let is_over = self.consumers.find_channel(channel).is_none_or(|record| record.is_closed());
             let is_gone =
                 self.queues.records().get(queue.index()).is_none_or(|record| record.serial != serial);
             let result = match () {
                 () if is_over || is_gone => Ok(Some(false)),
-                () if self.queues.is_kept_from_get(queue) => Ok(None),
+                () if self.queues.cannot_get_yet(queue) => Ok(None),
                 () => self.get_now(cx, channel, queue, no_ack),
             };
             if let Some(outcome) = result.transpose() {
@@ -487,7 +495,7 @@ impl Broker {
         }
     }
 
-    /// The answer to the connection's [`Outcome::Later`], once the connection is not busy any more.
+    /// Returns the answer to the connection's [`Outcome::Later`] when the connection is not busy any more.
     pub fn take_later(&mut self, connection: ConnectionId) -> Option<(Outcome, ReplyOrder)> {
         let getting =
             self.queues.gets_mut().remove(|get| get.connection == connection && get.outcome.is_some())?;
@@ -499,8 +507,8 @@ impl Broker {
         Some((outcome, self.consumers.reply_order(connection, Some(getting.channel))))
     }
 
-    /// The consumer record that stands for this channel's gets from this queue, acknowledged or not.
-    fn get_stand_in(&mut self, channel: ChannelId, queue: QueueId, no_ack: bool) -> Result<usize, Fault> {
+    /// Returns the consumer record that represents this channel's gets from this queue, acknowledged or not.
+    fn get_record(&mut self, channel: ChannelId, queue: QueueId, no_ack: bool) -> Result<usize, Fault> {
         let mut at = self.consumers.next_of_channel(channel, None);
         while let Some(index) = at {
             let consumer = self.consumers.at(index);

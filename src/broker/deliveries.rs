@@ -1,24 +1,34 @@
-//! Deliveries: from the moment a message leaves its queue until it is settled, or back in its queue.
+//! Deliveries, from the moment a message leaves its queue until it is settled or back in its queue.
 //!
-//! | file | what |
-//! |---|---|
-//! | `records` | the pool of records, the lists they move between, and how a delivery tag finds one |
-//! | `heap` | the requeued messages of one queue, in their old order |
+//! One record serves a message all that time: on its way to a socket, waiting for an acknowledgement, or
+//! requeued. Only the list that the record is on changes, so this path needs no memory that might be missing.
+//! Exception: when half of all records serve requeued messages, a message is requeued as a queue entry, if
+//! there is capacity for that.
+//!
+//! ```text
+//! queue ──deliver──> outbox of the connection ──written──> unacknowledged list of the channel ──ack──> free
+//!   ^                                                              │
+//!   └──────── requeued heap of the queue, by offset <──requeue─────┘
+//! ```
+//!
+//! Acknowledgements find their record by channel and delivery tag. Nearly always it is the head of the
+//! channel's list. Otherwise it is found through one table of buckets shared by all channels. Consecutive
+//! tags are in consecutive buckets, so the table behaves like one ring, however sparse a channel's tags
+//! become.
 
 use core::ops::{Index, IndexMut};
 
 use leveret_core::command::{ChannelId, ConsumerId, QueueId, Settlement};
 use leveret_core::mem::{Links, List, MessageId, Slab, sort_by_key};
 
-use crate::letters::Reason;
+use crate::republish::Reason;
 
-// The requeued messages of one queue, in the order of their offsets.
-//
-// Always true: a record is in one heap at most, and on no list that needs it elsewhere; the first is the one with the
-// lowest offset.
-
-/// Requeued messages of one queue, lowest offset first: a leftist heap through the records, so that
-/// requeueing and taking the first are both logarithmic whatever the order.
+/// The requeued messages of one queue, lowest offset first: a leftist heap through the records. Requeueing
+/// and taking the first are both logarithmic, whatever the order.
+///
+/// # Invariants
+/// - A record is in at most one heap, and on no list that needs it elsewhere.
+/// - The first record is the one with the lowest offset.
 #[derive(Debug, Default)]
 pub(crate) struct RequeuedHeap {
     root: u32,
@@ -34,7 +44,7 @@ impl RequeuedHeap {
         self.len == 0
     }
 
-    /// The returned delivery with the lowest offset.
+    /// Returns the requeued delivery with the lowest offset.
     pub(crate) fn first(&self) -> Option<usize> {
         (self.root != 0).then(|| self.root as usize - 1)
     }
@@ -47,7 +57,7 @@ impl RequeuedHeap {
         pool.returned += 1;
     }
 
-    /// All requeued deliveries of the heap, lowest offset first.
+    /// Returns all requeued deliveries of the heap, lowest offset first.
     pub(crate) fn in_order(&self, pool: &Deliveries) -> Vec<usize> {
         let (mut found, mut open) = (Vec::with_capacity(self.len as usize), vec![self.root]);
         while let Some(place) = open.pop() {
@@ -73,7 +83,8 @@ impl RequeuedHeap {
     }
 }
 
-/// Merges two heaps along their right spines, each at most log2(n) + 1 long, so the recursion is shallow.
+/// Merges two heaps along their right spines. Each spine has at most log2(n) + 1 records, so the recursion is
+/// shallow.
 fn merge(slab: &mut Slab<Delivered>, one: u32, two: u32) -> u32 {
     if one == 0 || two == 0 {
         return one.max(two);
@@ -96,30 +107,14 @@ fn rank(slab: &Slab<Delivered>, heap: u32) -> u16 {
     }
 }
 
-// Deliveries that are not settled: on their way to a socket, waiting for an acknowledgement, or returned.
-//
-// One record serves a message from the moment it leaves its queue until it is settled. Only the list that
-// the record is on changes, so nothing on this path needs memory that might not be there (only when half of
-// all records serve requeued messages is a message requeued as an entry, if there is room for that):
-//
-// ```text
-// queue ──deliver──> outbox of the connection ──written──> unacknowledged list of the channel ──ack──> free
-//   ^                                                              │
-//   └──────── returned heap of the queue, by offset <──requeue─────┘
-// ```
-//
-// Acknowledgements find their record by (channel, delivery tag): first at the head of the channel's list,
-// where it nearly always is, else through one table of buckets shared by all channels. Consecutive tags
-// fall into consecutive buckets, so the table behaves like one ring, however sparse a channel's tags become.
-
 /// The method that carries the message to the client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Carrier {
-    /// basic.deliver.
+    /// `basic.deliver`.
     Deliver,
-    /// basic.get-ok with the number of messages left.
+    /// `basic.get-ok` with the number of messages left.
     Get(u32),
-    /// basic.return: without a queue, and never acknowledged.
+    /// `basic.return`: without a queue, and never acknowledged.
     Return,
 }
 
@@ -127,18 +122,18 @@ pub(crate) enum Carrier {
 #[derive(Debug)]
 pub(crate) struct Delivered {
     pub(crate) tag: u64,
-    /// The place of the message in the order in which messages left the queue.
+    /// Position of the message in the order in which messages left the queue.
     pub(crate) offset: u64,
-    /// The log offset of the message, if the log has it.
+    /// Log offset of the message, if the log has it.
     pub(crate) logged: Option<u64>,
-    /// The place of the delivery in the outbox of its connection.
+    /// Sequence number of the delivery in the outbox of its connection.
     pub(crate) sequence: u64,
-    /// The message; none once it was paged out, which it is only after it was written to the socket.
+    /// The message; `None` after it was evicted, which happens only after it was written to the socket.
     pub(crate) message: Option<MessageId>,
     /// Bytes of the message body.
     pub(crate) body_len: u32,
     pub(crate) channel: ChannelId,
-    /// The consumer, or the stand-in of a basic.get; none for returns.
+    /// The consumer, or the record for `basic.get`; `None` for returns.
     pub(crate) consumer: Option<ConsumerId>,
     pub(crate) queue: Option<QueueId>,
     /// Bytes that the delivery counts for in the outbox.
@@ -147,26 +142,27 @@ pub(crate) struct Delivered {
     pub(crate) delivered_s: u32,
     pub(crate) carrier: Carrier,
     pub(crate) redelivered: bool,
-    /// How often the message was requeued; the count stops at the largest number.
+    /// How often the message was requeued, up to the largest number.
     pub(crate) requeues: u16,
-    /// Why the queue gives the message up, if it does.
+    /// Why the queue removes the message, if it does.
     pub(crate) death: Option<Reason>,
-    /// Automatic acknowledgement: the delivery is settled by being written.
+    /// Automatic acknowledgement: the delivery is settled when it is written.
     pub(crate) no_ack: bool,
     /// The delivery was written: the client has it, or it is on its way there.
     pub(crate) sent: bool,
     /// The message is back in its queue.
     returned: bool,
-    /// The delivery is on the list of those whose messages may leave memory.
+    /// The delivery is on the list of those whose messages may be evicted.
     is_pageable: bool,
-    /// The channel closed while the delivery was in the outbox: when it was written, the message is requeued.
+    /// The channel closed while the delivery was in the outbox: when it has been written, the message is
+    /// requeued.
     pub(crate) orphaned: bool,
     /// The channel closed, and the delivery is dropped unless a part of it was written.
     pub(crate) withdrawn: bool,
-    /// What tx.commit will do with the delivery, in an open transaction.
+    /// What `tx.commit` will do with the delivery, in an open transaction.
     decided: Option<Settlement>,
     links: Links,
-    /// Links in the outbox, and afterwards in the list of deliveries whose messages may leave memory.
+    /// Links in the outbox, and afterwards in the list of deliveries whose messages may be evicted.
     outbox_links: Links,
     bucket_next: u32,
     heap: HeapLinks,
@@ -180,7 +176,7 @@ struct HeapLinks {
     rank: u16,
 }
 
-/// Everything a new delivery is made of.
+/// The properties of a new delivery.
 pub(crate) struct NewDelivery {
     pub(crate) tag: u64,
     pub(crate) offset: u64,
@@ -200,15 +196,15 @@ pub(crate) struct NewDelivery {
 pub(crate) struct Deliveries {
     slab: Slab<Delivered>,
     buckets: Box<[u32]>,
-    /// Delivery records in the returned heaps of all queues.
+    /// Number of delivery records in the requeued heaps of all queues.
     returned: usize,
-    /// Deliveries, written or requeued, whose messages the log has too and that may leave memory; the oldest
+    /// Deliveries, written or requeued, whose messages the log has too and that may be evicted; the oldest
     /// first.
     pageable: List,
 }
 
 impl Deliveries {
-    /// Bytes per delivery record, its buckets included (up to two for each record).
+    /// Bytes per delivery record, including its buckets (up to two for each record).
     pub(crate) const RECORD_BYTES: usize = Slab::<Delivered>::record_bytes() + 2 * size_of::<u32>();
 
     pub(crate) fn with_capacity(capacity: usize) -> Self {
@@ -221,8 +217,8 @@ impl Deliveries {
         }
     }
 
-    /// Makes a delivery record, with its place in the outbox and its bytes there; `None` when the pool is
-    /// full.
+    /// Creates a delivery record, with its position in the outbox and its bytes there; `None` when the pool
+    /// is full.
     pub(crate) fn insert(
         &mut self,
         new: NewDelivery,
@@ -265,7 +261,7 @@ impl Deliveries {
         Some(index)
     }
 
-    /// The unsettled delivery with this tag.
+    /// Returns the unsettled delivery with this tag.
     pub(crate) fn find(&self, channel: ChannelId, tag: u64) -> Option<usize> {
         let mut at = self.buckets[self.bucket(channel, tag)];
         while at != 0 {
@@ -278,7 +274,7 @@ impl Deliveries {
         None
     }
 
-    /// The client no longer knows the tag of a delivery; the record itself stays.
+    /// Removes the tag of a delivery, which the client no longer knows; the record itself stays.
     fn forget_tag(&mut self, index: usize) {
         let (channel, tag) = (self.slab[index].channel, self.slab[index].tag);
         let bucket = self.bucket(channel, tag);
@@ -299,7 +295,8 @@ impl Deliveries {
         }
     }
 
-    /// The client knows the tag of a delivery, for the first time or again (a transaction was rolled back).
+    /// Adds the tag of a delivery that the client knows, for the first time or again (a transaction was
+    /// rolled back).
     #[inline]
     fn remember_tag(&mut self, index: usize) {
         let bucket = self.bucket(self.slab[index].channel, self.slab[index].tag);
@@ -307,7 +304,7 @@ impl Deliveries {
         self.buckets[bucket] = index as u32 + 1;
     }
 
-    /// Frees a delivery record, whose tag, if a client had it, must have been forgotten.
+    /// Frees a delivery record. If a client had its tag, the tag must have been forgotten.
     #[inline]
     pub(crate) fn remove(&mut self, index: usize) -> Delivered {
         self.keep(index);
@@ -316,19 +313,19 @@ impl Deliveries {
 
     // ---- the outbox of a connection
 
-    /// Puts a delivery at the end of an outbox.
+    /// Appends a delivery to an outbox.
     #[inline]
     pub(crate) fn enter_outbox(&mut self, outbox: &mut List, index: usize) {
         outbox.push_back(&mut self.slab, index, |delivery| &mut delivery.outbox_links);
     }
 
-    /// Takes a delivery out of an outbox, wherever it stands there.
+    /// Removes a delivery from an outbox, whatever its position there.
     #[inline]
     pub(crate) fn leave_outbox(&mut self, outbox: &mut List, index: usize) {
         outbox.remove(&mut self.slab, index, |delivery| &mut delivery.outbox_links);
     }
 
-    /// The delivery behind this one in the outbox.
+    /// Returns the delivery behind this one in the outbox.
     #[inline]
     pub(crate) fn next_in_outbox(&self, index: usize) -> Option<usize> {
         List::after(&self.slab, index, |delivery| &delivery.outbox_links)
@@ -336,13 +333,13 @@ impl Deliveries {
 
     // ---- unacknowledged deliveries of a channel
 
-    /// Puts a delivery at the end of a channel's unacknowledged list.
+    /// Appends a delivery to a channel's unacknowledged list.
     #[inline]
     pub(crate) fn enter_unacknowledged(&mut self, list: &mut List, index: usize) {
         list.push_back(&mut self.slab, index, |delivery| &mut delivery.links);
     }
 
-    /// Takes an acknowledged, or otherwise decided, delivery off the unacknowledged list, and forgets its
+    /// Removes an acknowledged or otherwise decided delivery from the unacknowledged list, and forgets its
     /// tag.
     #[inline]
     pub(crate) fn leave_unacknowledged(&mut self, list: &mut List, index: usize) {
@@ -356,16 +353,17 @@ impl Deliveries {
         decided.push_back(&mut self.slab, index, |delivery| &mut delivery.links);
     }
 
-    /// Takes the next delivery that a transaction decided about.
+    /// Takes the next delivery for which a transaction has a settlement.
     pub(crate) fn next_decided(&mut self, decided: &mut List) -> Option<(usize, Settlement)> {
         let index = decided.pop_front(&mut self.slab, |delivery| &mut delivery.links)?;
         let settlement = self.slab[index].decided.take();
         Some((index, settlement.expect("what is on this list is decided")))
     }
 
-    /// Rolls a transaction back: its deliveries are unacknowledged again, in their old places. One pass over
-    /// the list from its end: a client decides in any order, and looking for each place anew would take time
-    /// without bound.
+    /// Rolls a transaction back: its deliveries are unacknowledged again, at their old positions.
+    ///
+    /// It takes one pass over the list from its end. A client settles in any order, and searching each
+    /// position separately would take unbounded time.
     pub(crate) fn undecide(&mut self, list: &mut List, mut decided: List) {
         decided.sort_by_key(&mut self.slab, |delivery| delivery.tag, |delivery| &mut delivery.links);
         let mut after = list.back();
@@ -381,10 +379,10 @@ impl Deliveries {
         }
     }
 
-    // ---- what may leave memory
+    // ---- eviction
 
-    /// From now on the message of a delivery may leave memory, if the log has it; the record must be in no
-    /// outbox.
+    /// Allows the message of a delivery to be evicted from now on, if the log has it. The record must be in
+    /// no outbox.
     pub(crate) fn allow_page_out(&mut self, index: usize) {
         let record = &mut self.slab[index];
         if record.logged.is_some() && record.message.is_some() && !record.is_pageable {
@@ -393,64 +391,64 @@ impl Deliveries {
         }
     }
 
-    /// Takes a delivery off the list of those whose messages may leave memory.
+    /// Removes a delivery from the list of those whose messages may be evicted.
     pub(crate) fn keep(&mut self, index: usize) {
         if core::mem::take(&mut self.slab[index].is_pageable) {
             self.pageable.remove(&mut self.slab, index, |delivery| &mut delivery.outbox_links);
         }
     }
 
-    /// The first delivery whose message may leave memory.
+    /// Returns the first delivery whose message may be evicted.
     pub(crate) const fn first_pageable(&self) -> Option<usize> {
         self.pageable.front()
     }
 
-    // ---- how many there are
+    // ---- counts
 
-    /// Deliveries that are not settled, and returns that are not written.
+    /// Returns the number of deliveries that are not settled, and returns that are not written.
     pub(crate) const fn len(&self) -> usize {
         self.slab.len()
     }
 
-    /// Whether there are no deliveries.
+    /// Returns whether there are no deliveries.
     pub(crate) const fn is_empty(&self) -> bool {
         self.slab.is_empty()
     }
 
-    /// Free delivery records.
+    /// Returns the number of free delivery records.
     #[inline]
     pub(crate) const fn room(&self) -> usize {
         self.slab.room()
     }
 
-    /// Rises with every delivery record that becomes free.
+    /// Returns a counter that rises with every delivery record that becomes free.
     pub(crate) const fn given(&self) -> u64 {
         self.slab.given()
     }
 
-    /// Bytes of the pool that nobody uses and the system holds memory for, about.
+    /// Returns roughly the unused bytes of the pool for which the system holds memory.
     pub(crate) const fn idle_bytes(&self) -> usize {
         self.slab.idle_bytes()
     }
 
-    /// Gives idle memory back to the system.
+    /// Returns unused memory to the system.
     pub(crate) fn trim(&mut self) {
         self.slab.trim();
     }
 
-    /// Whether half of all records serve requeued messages, which nobody may ever ask for again: with more of
-    /// them no record would be left for new deliveries.
+    /// Returns whether half of all records serve requeued messages. These may never be consumed again, and
+    /// with more of them no record would be left for new deliveries.
     pub(crate) const fn are_half_returned(&self) -> bool {
         2 * self.returned >= self.slab.len() + self.slab.room()
     }
 
     fn bucket(&self, channel: ChannelId, tag: u64) -> usize {
-        // The odd factor spreads channels over the ring; tags of one channel stay neighbours.
+        // The odd factor spreads channels over the ring; tags of one channel remain neighbours.
         let start = channel.index().wrapping_mul(0x9E37_79B1);
         start.wrapping_add(tag as usize) & (self.buckets.len() - 1)
     }
 
-    /// Whether any delivery waits to be given up for this reason.
+    /// Returns whether any rejected delivery has this reason.
     pub(crate) fn has_death(&self, reason: Reason) -> bool {
         self.slab.iter().any(|(_, delivery)| delivery.death == Some(reason))
     }
@@ -473,7 +471,7 @@ impl IndexMut<usize> for Deliveries {
 }
 
 impl Delivered {
-    /// Whether the message is back in its queue.
+    /// Returns whether the message is back in its queue.
     pub(crate) const fn is_requeued(&self) -> bool {
         self.returned
     }
@@ -500,7 +498,7 @@ mod records_tests {
     }
 
     #[test]
-    fn tags_are_found_in_any_order_while_one_sleeps() {
+    fn tags_are_found_in_any_order_while_one_stays_unacknowledged() {
         let mut pool = Deliveries::with_capacity(64);
         let sleepy = pool.insert(new(3, 1, 0), 0, (0, 0)).unwrap();
         for tag in 2..100_000_u64 {
@@ -518,7 +516,7 @@ mod records_tests {
     }
 
     #[test]
-    fn returned_messages_come_out_by_offset_whatever_the_order_they_came_back_in() {
+    fn requeued_messages_are_taken_by_offset_in_any_order_of_requeueing() {
         let mut pool = Deliveries::with_capacity(5000);
         let mut heap = RequeuedHeap::default();
         let mut state = 7_u64;

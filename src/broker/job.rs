@@ -1,12 +1,12 @@
-//! Pieces of work that take more than one step, as values; `Broker::run_jobs` does them.
+//! Work that takes more than one step; `Broker::run_jobs` executes it.
 
 use std::collections::VecDeque;
 
 use leveret_core::command::{ChannelId, ConnectionId, ExchangeId, QueueId, Settlement, VhostId};
 
-use super::queue::Purged;
+use super::queue_records::Purged;
 
-/// One piece of work.
+/// A piece of work.
 #[derive(Debug)]
 pub(crate) enum Job {
     /// Settle a channel's deliveries in order, as long as they are written and not beyond a tag.
@@ -19,11 +19,11 @@ pub(crate) enum Job {
     Exchange(ExchangeId),
     /// Requeue the deliveries of a closed channel.
     Channel(ChannelId),
-    /// Requeue the deliveries of a lost connection, and clear it away.
+    /// Requeue the deliveries of a lost connection, and clear it.
     Connection(ConnectionId),
     /// Clear a deleted virtual host: queues, exchanges.
     Vhost(Sweep),
-    /// Tell queues and exchanges which policies apply to them.
+    /// Notify queues and exchanges of the policies that apply to them.
     Policies,
 }
 
@@ -38,7 +38,7 @@ pub(crate) struct Begun {
 #[derive(Debug)]
 pub(crate) struct Jobs {
     begun: VecDeque<Begun>,
-    /// The command under way has begun a job, whose first step is due when the command is done.
+    /// The current command has begun a job, whose first step is due when the command is done.
     is_due: bool,
 }
 
@@ -47,24 +47,24 @@ impl Jobs {
         Self { begun: VecDeque::with_capacity(most), is_due: false }
     }
 
-    /// Begins a job that nobody waits for.
+    /// Begins a job that no connection waits for.
     pub(crate) fn begin(&mut self, job: Job) {
         self.begun.push_back(Begun { job, waiting: None });
     }
 
-    /// Begins a job that a connection waits for, for its command under way.
+    /// Begins a job for the current command of a connection, which waits for it.
     pub(crate) fn begin_for(&mut self, connection: ConnectionId, job: Job) {
         self.begun.push_back(Begun { job, waiting: Some(connection) });
         self.is_due = true;
     }
 
-    /// Notes that the first steps of the command's jobs are due, for its connection may see their end at
+    /// Notes that the first steps of the command's jobs are due, because its connection may see their end at
     /// once.
     pub(crate) const fn note_due(&mut self) {
         self.is_due = true;
     }
 
-    /// Whether the first steps of a command's jobs are due; the caller takes them.
+    /// Returns whether the first steps of a command's jobs are due; the caller runs them.
     #[inline]
     pub(crate) const fn take_due(&mut self) -> bool {
         core::mem::replace(&mut self.is_due, false)
@@ -75,7 +75,7 @@ impl Jobs {
         self.begun.pop_front()
     }
 
-    /// Puts a job back that is not done yet; it stays the first.
+    /// Puts an unfinished job back as the first one.
     pub(crate) fn put_back(&mut self, begun: Begun) {
         self.begun.push_front(begun);
     }
@@ -89,7 +89,7 @@ impl Jobs {
     }
 }
 
-/// How far the clearing of a virtual host has come.
+/// Progress in clearing a virtual host.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sweep {
     pub(crate) vhost: VhostId,
@@ -97,7 +97,7 @@ pub(crate) struct Sweep {
     pub(crate) exchange: usize,
 }
 
-/// Takes one from the steps left; `false` when there are none.
+/// Takes one of the steps left. Returns `false` when none are left.
 pub(crate) fn spend(left: &mut u32) -> bool {
     if *left == 0 {
         return false;

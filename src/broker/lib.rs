@@ -1,56 +1,60 @@
-//! What exchanges, queues, consumers and acknowledgements mean; deterministic, without I/O.
+//! The broker: exchanges, queues, consumers, acknowledgements, users and policies; deterministic, without I/O.
 //!
-//! The parts, each a folder that owns what it holds, knows nothing of [`Broker`] and has tests of its own:
+//! Each folder owns its state, does not depend on [`Broker`] and has its own tests:
 //!
-//! | part | owns | is asked |
+//! | folder | owns | purpose |
 //! |---|---|---|
-//! | `quota` | what each connection holds of the shared pools | may it have more |
-//! | `access` | users, virtual hosts, permissions | may that user do that |
-//! | `policy` | policies, and what they and arguments say together | the terms of this queue |
-//! | `parameters` | runtime parameters | what a component is told |
-//! | `topology` | exchanges, bindings, alternate exchanges | which queues a message goes to |
-//! | `queue` | the records of all queues: what waits in each; names, levels, limits | which queue is that, is it full, is it ready |
-//! | `queues` | the way of messages through queues, out of memory and back | what goes next, what is given up, is there room |
-//! | `deliveries` | what is delivered and not settled | which delivery is that |
-//! | `consumers` | connections, channels, consumers; their credit, prefetch and outboxes | who gets the next message |
-//! | `letters` | next to nothing | send on dead letters, delayed messages that are due, copies for the firehose |
-//! | `recovery` | what a start could not put back | may this name be declared |
-//! | `views` | nothing | rows for operators |
+//! | `access` | users, virtual hosts, permissions | checks logins and permissions |
+//! | `policy` | policies | the effective policy of a queue: its policies and arguments combined |
+//! | `parameters` | runtime parameters | settings of components, for example shovels |
+//! | `topology` | exchanges, bindings, alternate exchanges | routes a message to queues |
+//! | `queue_records` | records of all queues: messages, names, limits | which queue has a name, is full, can deliver |
+//! | `queue_flow` | pools and schedules of messages in queues | adds, takes, expires, evicts, reads back messages |
+//! | `consumers` | connections, channels, consumers; credit, outboxes | which consumer gets the next message |
+//! | `republish` | little | publishes dead letters, due delayed messages and firehose copies |
+//! | `orphans` | what could not be restored at start | whether a name may be declared |
+//! | `views` | nothing | rows for operators; why publishers wait |
 //!
-//! [`Broker`] holds one of each and sequences them, in eight files of which each calls only those above it in this table
-//! (`settle` and `deliver` call each other: what goes out may have to come back first):
+//! [`Broker`] has one of each and sequences them, in these files. Each file calls only files above it, with one
+//! exception: `settle` and `deliver` call each other, because a delivery may first have to be requeued.
 //!
-//! | file | what |
+//! | file | content |
 //! |---|---|
-//! | `state` | all that there is, how it begins, and the few steps that every file below takes |
-//! | `definitions` | exchanges, queues and bindings begin and end; what policies say of them |
-//! | `settle`, `deliver` | what was given is settled; connections, channels, exclusive queues and all that ended are cleared away; messages go out |
-//! | `publish` | messages come in, one by one or with a commit |
-//! | `apply` | a command comes in: what it changes, and what it answers |
-//! | `operator` | what an operator changes |
-//! | `restore` | a start: everything back from the log |
+//! | `state` | the broker's state, its creation, steps shared by the files below; counters, sizes, name tables |
+//! | `definitions` | declares and deletes exchanges, queues and bindings; applies policies |
+//! | `settle`, `deliver` | settles deliveries and clears closed or deleted objects; delivers messages |
+//! | `publish` | publishes messages, one by one or with a commit |
+//! | `apply` | applies commands: what each changes, and what it answers |
+//! | `operator` | changes by an operator |
+//! | `recovery` | restores everything from the log at start |
 //!
-//! And the values that go from one to the other:
+//! These files have the values that the others exchange:
 //!
-//! | file | what |
+//! | file | content |
 //! |---|---|
-//! | `context`, `work` | the journal, messages and counters lent for one call; what the call costs beyond its size |
-//! | `arguments`, `properties` | the settings that arguments and policies give a queue; properties of messages that are answered for |
-//! | `job`, `promised`, `restored`, `shortage` | work in steps; what a commit may still need; what a start is told; why publishers wait |
-//! | `waiters`, `watch` | who waits for what many can bring about; when to look at who holds something for too long |
-//! | `counters`, `names`, `sizes` | what has happened since the start; name tables; what records take in memory |
-//! | `faults`, `words` | what is told when there is no room; things as reply texts show them |
+//! | `context` | journal, messages and work counter that a call borrows |
+//! | `arguments` | arguments of `queue.declare`, settings of a queue, checked message properties |
+//! | `deliveries` | unsettled deliveries |
+//! | `quota` | what each connection uses of the shared pools |
+//! | `job` | work in steps |
+//! | `shortage` | why publishers wait |
+//! | `waiters` | lists of what waits for a change |
+//! | `ack_timeout` | when to check for overdue deliveries and transactions |
+//! | `reply_text` | formatting of reply texts, and common faults |
 //!
-//! The life of a command: [`Broker::apply`] changes the state and answers at once. What happens later, in
-//! the turn's order: [`Broker::run_jobs`], [`Broker::deliver`], then per connection [`Broker::outbox`] and
-//! [`Broker::sent`].
+//! A command goes through [`Broker::apply`], which changes the state and answers at once. Later work of the turn
+//! follows in this order: [`Broker::run_jobs`], [`Broker::deliver`], then [`Broker::outbox`] and [`Broker::sent`]
+//! per connection.
 //!
-//! Always true: the same commands in the same order give the same state; nothing here knows a socket or a
-//! clock; everything lives in pools that were sized at start, and what does not fit is refused by name.
+//! # Invariants
+//! - The same commands in the same order give the same state.
+//! - Nothing here uses a socket or a clock.
+//! - All state is in pools that were sized at start. What does not fit is refused with the name of the limit.
 
 #![warn(clippy::unwrap_used)]
 
 mod access;
+mod ack_timeout;
 mod apply;
 mod arguments;
 mod consumers;
@@ -59,26 +63,23 @@ mod definitions;
 mod deliver;
 mod deliveries;
 mod job;
-mod letters;
 mod operator;
 mod orphans;
 mod parameters;
 mod policy;
 mod publish;
-mod queue;
-mod queues;
+mod queue_flow;
+mod queue_records;
 mod quota;
 mod recovery;
 mod reply_text;
+mod republish;
 mod settle;
 mod shortage;
 mod state;
 mod topology;
 mod views;
 mod waiters;
-mod watch;
-
-// The rooms below, by the names that everybody has for them.
 
 pub use access::{
     Access, OperatorFault, PATTERN_BYTES_MAX, PermissionView, TopicPermissionView, UserLimits, UserView,
@@ -89,15 +90,15 @@ pub use context::Context;
 pub use context::Work;
 pub use definitions::DeleteIf;
 pub use deliver::OutboxView;
-pub use letters::{came_from, parked, unparked};
 pub use operator::Declared;
 pub use orphans::{Orphan, Recovery};
 pub use parameters::{PARAMETER_BYTES_MAX, ParameterCheck, ParameterNeeds, ParameterView, SHOVEL};
 pub use policy::{AppliedView, ApplyTo, NewPolicy, PolicyKind, PolicyView};
-pub use queue::{BROWSED_MAX, BrowseResult, Browsed, LogRun, declared_arguments, levels_of};
-pub use queues::{Browses, Fetch, FetchFrom, Page, PageIn, Queues, disk_shortage};
+pub use queue_flow::{Browses, Fetch, FetchFrom, Page, PageIn, Queues, disk_shortage};
+pub use queue_records::{BROWSED_MAX, BrowseResult, Browsed, LogRun, declared_arguments, levels_of};
 pub use recovery::{Contents, Restored};
 pub use recovery::{First, restore, restore_messages};
+pub use republish::{came_from, parked, unparked};
 pub use settle::Overdue;
 pub use shortage::{Pool, Shortage, Waiters};
 pub use state::Entropy;

@@ -1,39 +1,42 @@
-//! What an operator changes: queues, exchanges and bindings, users and virtual hosts, policies and parameters, orphans.
+//! Changes by an operator: queues, exchanges and bindings, users and virtual hosts, policies and parameters,
+//! orphans.
 //!
 //! ```text
-//! delete a virtual host: its name ─→ permissions, policies, parameters ─→ its connections close ─→ a job: queues, exchanges
-//! delete a user: its name ─→ permissions ─→ its connections close, and may do nothing meanwhile
+//! delete a virtual host: name ─→ permissions, policies, parameters ─→ close connections ─→ job: queues, exchanges
+//! delete a user: name ─→ permissions ─→ close connections, which may do nothing meanwhile
 //! ```
 //!
-//! Always true: nobody's permissions are asked, and no connection waits for the work; what was changed is written down
-//! like any client's change; the batch to wait for is given, or is that of the context.
+//! # Invariants
+//! - No permissions are checked here, and no connection waits for the work.
+//! - A change is written like any client's change. The batch to wait for is returned, or is that of the
+//!   context.
 
 use leveret_core::command::{QueueId, VhostId};
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::journal::{Batch, DestinationName, Journal, VhostMetadata};
 use leveret_core::password::PasswordHash;
 
-use super::access::{OperatorFault, Right, Thing, VHOST_METADATA_BYTES_MAX, VhostChange, check_name};
+use super::access::{OperatorFault, Resource, Right, VHOST_METADATA_BYTES_MAX, VhostChange, check_name};
 use super::context::Work;
 use super::definitions::{DeleteIf, QueueDeclaration};
 use super::job::{Job, Sweep};
-use super::letters::{Firehose, TracedName};
 use super::parameters::{ParameterCheck, ParameterName, ParameterNeeds, ParameterView, Setter};
 use super::policy::{NewPolicy, PolicyKind, PolicyView};
 use super::reply_text::{check_changeable, check_deletable, check_room};
+use super::republish::{Firehose, TracedName};
 use super::topology::{BindingSpec, Destination, ExchangeDeclaration, refuse_default};
 use super::{Broker, Context};
 
 /// The result of a declaration by an operator.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Declared {
-    /// The thing exists with the properties asked for.
+    /// The object exists with the requested properties.
     Done,
-    /// A thing of that name exists with other properties, and stays as it is.
+    /// An object of that name exists with other properties, and is unchanged.
     Differs,
 }
 
-/// The result of declaring a thing that exists already: with the same properties, or with others.
+/// Returns the result of declaring an object that exists already: with the same properties, or with others.
 fn compared(outcome: Result<impl Sized, Fault>) -> Result<Declared, Fault> {
     match outcome {
         Ok(_) => Ok(Declared::Done),
@@ -47,7 +50,7 @@ type Changed = Result<Batch, OperatorFault>;
 /// The types of queues that RabbitMQ has.
 const QUEUE_TYPES: [&str; 3] = ["classic", "quorum", "stream"];
 
-/// Checks metadata that a virtual host is to have after a change.
+/// Checks the metadata that a virtual host would have after a change.
 ///
 /// # Errors
 /// The texts are too long, or there is no such type of queues.
@@ -67,19 +70,20 @@ fn check_metadata(name: &str, change: &VhostChange, after: VhostMetadata<'_>) ->
     }
 }
 
-/// Messages that came into a queue, and its size.
+/// The number of messages that arrived in a queue, and its size.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct QueueFlow {
-    /// Messages that came in since the queue is here, those found in the log at a start included.
+    /// Messages that arrived since the queue exists in this process, including those recovered from the log
+    /// at start.
     pub came: u64,
-    /// Ready messages.
+    /// Number of ready messages.
     pub ready: u32,
     /// Bytes of the bodies of ready messages.
     pub body_bytes: u64,
 }
 
 impl Broker {
-    /// Empties a queue; returns how many messages were ready.
+    /// Empties a queue. Returns how many messages were ready.
     ///
     /// # Errors
     /// There is no such queue.
@@ -93,8 +97,8 @@ impl Broker {
         Ok(count)
     }
 
-    /// Checks whether a user may declare a queue of this name, publish to it over the default exchange and consume
-    /// from it; the queue need not exist.
+    /// Checks whether a user may declare a queue of this name, publish to it over the default exchange and
+    /// consume from it. The queue need not exist.
     ///
     /// # Errors
     /// The user may not, or there is no such user or virtual host.
@@ -104,19 +108,19 @@ impl Broker {
         };
         let who = self.access.identity_of(user);
         for (right, thing) in [
-            (Right::Configure, Thing::Queue(queue)),
-            (Right::Write, Thing::Exchange("")),
-            (Right::Read, Thing::Queue(queue)),
+            (Right::Configure, Resource::Queue(queue)),
+            (Right::Write, Resource::Exchange("")),
+            (Right::Read, Resource::Queue(queue)),
         ] {
             self.access.check(&mut Work::default(), &who, vhost, right, thing)?;
         }
         Ok(())
     }
 
-    /// Deletes a queue, exclusive ones included; returns how many messages were ready.
+    /// Deletes a queue, exclusive ones included. Returns how many messages were ready.
     ///
     /// # Errors
-    /// There is no such queue, or it has consumers or messages although it must not.
+    /// There is no such queue, or it has consumers or messages although the conditions forbid that.
     pub fn operator_delete_queue(
         &mut self,
         cx: &mut Context<'_>,
@@ -152,10 +156,10 @@ impl Broker {
         Ok((queue.ok_or_else(not_found)?, vhost))
     }
 
-    /// Declares an exchange by name and type: durable, auto-delete, internal.
+    /// Declares an exchange by name and type; the flags are durable, auto-delete and internal.
     ///
     /// # Errors
-    /// The exchange cannot be declared so, or there is no room.
+    /// The exchange cannot be declared with these properties, or there is no capacity.
     pub fn operator_declare_exchange(
         &mut self,
         cx: &mut Context<'_>,
@@ -173,10 +177,10 @@ impl Broker {
         }
     }
 
-    /// Declares a queue: durable, auto-delete.
+    /// Declares a queue; the flags are durable and auto-delete.
     ///
     /// # Errors
-    /// The queue cannot be declared so, or there is no room.
+    /// The queue cannot be declared with these properties, or there is no capacity.
     pub fn operator_declare_queue(
         &mut self,
         cx: &mut Context<'_>,
@@ -197,10 +201,10 @@ impl Broker {
         }
     }
 
-    /// Binds a queue, or an exchange, to an exchange with a key.
+    /// Binds a queue or an exchange to an exchange with a key.
     ///
     /// # Errors
-    /// An end is missing, the binding is refused, or there is no room.
+    /// Source or destination is missing, the binding is refused, or there is no capacity.
     pub fn operator_bind(
         &mut self,
         cx: &mut Context<'_>,
@@ -210,7 +214,7 @@ impl Broker {
         arguments: &[u8],
     ) -> Result<Declared, Fault> {
         let id = self.operator_vhost(vhost)?;
-        // Every queue is bound to the default exchange already, and nothing else can be.
+        // Every queue is already bound to the default exchange, and nothing else can be.
         refuse_default(source)?;
         let from = self.topology.require_exchange(&self.access, id, source)?;
         let to = if is_exchange {
@@ -226,7 +230,7 @@ impl Broker {
     /// Removes a binding of a queue that has no arguments, if it exists.
     ///
     /// # Errors
-    /// The log takes nothing now.
+    /// The log accepts nothing now.
     pub fn operator_unbind(
         &mut self,
         cx: &mut Context<'_>,
@@ -250,18 +254,18 @@ impl Broker {
             .ok_or_else(|| Fault::new(ReplyCode::NotFound, format_args!("no virtual host '{name}'")))
     }
 
-    /// Makes a virtual host, unless it exists, with the predeclared exchanges and without limits.
+    /// Creates a virtual host with the predeclared exchanges and without limits, unless it exists.
     ///
     /// # Errors
-    /// The name is not valid, or there is no room.
+    /// The name is not valid, or there is no capacity.
     pub fn put_vhost(&mut self, journal: &mut Journal, name: &str) -> Result<Batch, OperatorFault> {
         self.put_vhost_with(journal, name, &VhostChange::default())
     }
 
-    /// Makes a virtual host, unless it exists, and changes its metadata.
+    /// Creates a virtual host, unless it exists, and changes its metadata.
     ///
     /// # Errors
-    /// The name or the metadata are not valid, or there is no room; then nothing is changed.
+    /// The name or the metadata are not valid, or there is no capacity. Then nothing is changed.
     pub fn put_vhost_with(
         &mut self,
         journal: &mut Journal,
@@ -301,10 +305,10 @@ impl Broker {
         Ok(self.access.append_vhost(journal, vhost, true))
     }
 
-    /// Sets the metadata of a virtual host and counts their bytes, without writing them down.
+    /// Sets the metadata of a virtual host and counts their bytes, without writing them.
     ///
     /// # Errors
-    /// There is no room for the texts.
+    /// There is no capacity for the texts.
     pub(crate) fn describe_vhost(
         &mut self,
         vhost: VhostId,
@@ -320,7 +324,7 @@ impl Broker {
     /// Deletes a virtual host with everything in it: the name at once, the rest step by step.
     ///
     /// # Errors
-    /// There is no such virtual host, or the store cannot be written.
+    /// There is no such virtual host, or the storage cannot be written.
     pub fn delete_vhost(&mut self, cx: &mut Context<'_>, name: &str) -> Result<Batch, OperatorFault> {
         let vhost = self.access.require_vhost(name)?;
         let metadata = self.access.vhost_metadata(vhost);
@@ -343,10 +347,10 @@ impl Broker {
         Ok(cx.journal.await_facts())
     }
 
-    /// Makes a user, or gives an existing one this password and these tags (words with commas between them).
+    /// Creates a user, or gives an existing one this password and these comma-separated tags.
     ///
     /// # Errors
-    /// The name or the tags are not valid, or there is no room.
+    /// The name or the tags are not valid, or there is no capacity.
     pub fn put_user(
         &mut self,
         journal: &mut Journal,
@@ -362,7 +366,7 @@ impl Broker {
     /// Deletes a user with its permissions, and closes its connections.
     ///
     /// # Errors
-    /// There is no such user, or the store cannot be written.
+    /// There is no such user, or the storage cannot be written.
     pub fn delete_user(&mut self, journal: &mut Journal, name: &str) -> Result<Batch, OperatorFault> {
         let user = self.access.delete_user(journal, name)?;
         let reason = format!("user '{name}' is deleted");
@@ -372,23 +376,23 @@ impl Broker {
         Ok(journal.await_facts())
     }
 
-    /// Makes a policy, or changes the one of that name.
+    /// Creates a policy, or changes the one of that name.
     ///
     /// # Errors
-    /// There is no such virtual host, the policy is not valid, or there is no room.
+    /// There is no such virtual host, the policy is not valid, or there is no capacity.
     pub fn set_policy(&mut self, cx: &mut Context<'_>, vhost: &str, said: &NewPolicy<'_>) -> Changed {
         let id = self.access.require_vhost(vhost)?;
         let view = PolicyView { vhost, policy: *said };
         let batch = self.policies.set(cx.journal, self.access.pattern_bytes_mut(), id, &view)?;
-        self.tell_of_policies();
+        self.notify_of_policies();
         self.run_jobs(cx);
         Ok(batch)
     }
 
-    /// Takes a policy away.
+    /// Deletes a policy.
     ///
     /// # Errors
-    /// There is no policy of that name, or the store cannot be written.
+    /// There is no policy of that name, or the storage cannot be written.
     pub fn clear_policy(
         &mut self,
         cx: &mut Context<'_>,
@@ -398,31 +402,33 @@ impl Broker {
     ) -> Changed {
         let id = self.access.find_vhost(vhost).ok_or(OperatorFault::NoSuchParameter)?;
         self.policies.clear(cx.journal, id, vhost, kind, name)?;
-        self.tell_of_policies();
+        self.notify_of_policies();
         self.run_jobs(cx);
         Ok(cx.journal.await_facts())
     }
 
-    /// Sets the check of whether a component takes a parameter's value.
+    /// Sets the function that checks whether a component accepts a parameter's value.
     pub fn set_parameter_check(&mut self, check: ParameterCheck) {
         self.parameters.set_check(check);
     }
 
-    /// Sets how many shovels there may be; shovels that exist stay.
+    /// Sets the maximum number of shovels; existing shovels stay.
     pub const fn set_shovel_places(&mut self, shovels_max: usize) {
         self.parameters.set_shovel_places(shovels_max);
     }
 
-    /// A number that changes whenever a parameter is set, changed or cleared.
+    /// Returns a number that changes whenever a parameter is set, changed or cleared.
     pub const fn parameters_version(&self) -> u64 {
         self.parameters.version()
     }
 
-    /// Makes a parameter, or changes the one of that name. `user`: who sets it, if it is not the operator of
-    /// this machine; he needs permissions in the virtual host that the component would connect to.
+    /// Creates a parameter, or changes the one of that name.
+    ///
+    /// `user` is the user that sets it, or `None` for the operator of this machine. A user needs permissions
+    /// in the virtual host that the component would connect to.
     ///
     /// # Errors
-    /// There is no such virtual host or component, it does not take the value, or there is no room.
+    /// There is no such virtual host or component, it does not accept the value, or there is no capacity.
     pub fn set_parameter(
         &mut self,
         journal: &mut Journal,
@@ -444,10 +450,10 @@ impl Broker {
         self.parameters.set(journal, vhost, said, needs.as_ref(), &setter)
     }
 
-    /// Takes a parameter away.
+    /// Deletes a parameter.
     ///
     /// # Errors
-    /// There is no parameter of that name, or the store cannot be written.
+    /// There is no parameter of that name, or the storage cannot be written.
     pub fn clear_parameter(
         &mut self,
         journal: &mut Journal,
@@ -459,16 +465,16 @@ impl Broker {
         self.parameters.clear(journal, found.transpose()?, ParameterName { vhost, component, name })
     }
 
-    /// Whether the log has this parameter, or may have it, even without a place in memory.
+    /// Returns whether the log has this parameter, or may have it, even without a place in memory.
     pub fn may_have_parameter(&self, vhost: &str, component: &str, name: &str) -> bool {
         let full_name = ParameterName { vhost: Some(vhost), component, name };
         self.parameters.may_have(self.access.find_vhost(vhost), full_name)
     }
 
-    /// Gives the messages of an orphan a new durable queue; returns how many they are.
+    /// Gives the messages of an orphan a new durable queue. Returns their number.
     ///
     /// # Errors
-    /// There is no such orphan or virtual host, there is a queue of that name, or there is no room.
+    /// There is no such orphan or virtual host, a queue of that name exists, or there is no capacity.
     pub fn operator_adopt_orphan(
         &mut self,
         cx: &mut Context<'_>,
@@ -481,7 +487,7 @@ impl Broker {
             .find_vhost(vhost)
             .ok_or_else(|| Fault::new(ReplyCode::NotFound, format_args!("no virtual host '{vhost}'")))?;
         let at = self.recovery.find_orphan(incarnation)?;
-        let words = self.queue_in_words(id, queue);
+        let words = self.queue_text(id, queue);
         if queue.is_empty() || queue.len() > 255 || queue.starts_with("amq.") {
             return Err(Fault::new(
                 ReplyCode::PreconditionFailed,
@@ -509,10 +515,10 @@ impl Broker {
         Ok(count)
     }
 
-    /// Deletes an orphan; returns how many messages it had.
+    /// Deletes an orphan. Returns how many messages it had.
     ///
     /// # Errors
-    /// There is no such orphan, or the store cannot be written.
+    /// There is no such orphan, or the storage cannot be written.
     pub fn operator_delete_orphan(&mut self, cx: &mut Context<'_>, incarnation: u64) -> Result<u64, Fault> {
         let at = self.recovery.find_orphan(incarnation)?;
         check_deletable(cx.journal, true)?;
@@ -526,13 +532,14 @@ impl Broker {
         }
     }
 
-    /// Whether any virtual host is traced, so that connections have to have names.
+    /// Returns whether any virtual host is traced, so that connections must have names.
     pub const fn is_tracing(&self) -> bool {
         self.firehose.is_on
     }
 
-    /// Turns the firehose of a virtual host on or off; says whether there is such a virtual host. `node`: the
-    /// name of this broker in the copies.
+    /// Turns the firehose of a virtual host on or off. Returns whether there is such a virtual host.
+    ///
+    /// `node` is the broker's node name in the copies.
     pub fn trace(&mut self, vhost: &str, node: &str, is_on: bool) -> bool {
         let Some(vhost) = self.access.find_vhost(vhost) else { return false };
         self.access.set_traced(vhost, is_on);
@@ -546,18 +553,18 @@ impl Broker {
         true
     }
 
-    /// How many messages are ready in a queue; `None`: there is no such queue.
+    /// Returns the number of ready messages in a queue; `None` if there is no such queue.
     pub fn queue_depth(&self, vhost: &str, queue: &str) -> Option<u32> {
         let vhost = self.access.find_vhost(vhost)?;
         let queue = self.queues.records().find_queue(vhost, queue)?;
         Some(self.queues.records().ready_in(queue))
     }
 
-    /// Messages that came into a queue, and its size.
+    /// Returns the number of messages that arrived in a queue, and its size.
     pub fn queue_flow(&self, vhost: &str, queue: &str) -> Option<QueueFlow> {
         let queue = self.queues.records().find_queue(self.access.find_vhost(vhost)?, queue)?;
         Some(QueueFlow {
-            came: self.queues.records().sum_over_levels(queue, |level| level.backlog.came()),
+            came: self.queues.records().sum_over_levels(queue, |level| level.backlog.arrived_count()),
             ready: self.queues.records().ready_in(queue),
             body_bytes: self.queues.records().sum_over_levels(queue, |level| level.backlog.body_bytes()),
         })

@@ -1,13 +1,15 @@
-//! Publishing: look inside the message if need be, route, reserve room, push; all or nothing.
+//! Publishing: parses the message if needed, routes it, reserves capacity and pushes it; all or nothing.
 //!
-//! Always true: when any target has no room nothing is pushed anywhere, and a message that must wait is the
-//! one that came, not a copy with other properties; the message is held once, whatever the fan-out; a
-//! publisher waits only for what others can free, so a connection that itself holds
-//! deliveries or an open transaction is served from the reserve or refused, never made to wait.
+//! A transaction keeps its messages, the routes of those published to a named exchange, and its settlements
+//! on lists through their own records, so it needs no further memory. The commit first checks that everything
+//! fits, and only then changes anything.
 //!
-//! A transaction holds its messages, the routes of those that went through a named exchange, and its decided settlements
-//! on lists through their own records, so it needs no memory but theirs; commit first makes sure that everything fits and
-//! only then changes anything.
+//! # Invariants
+//! - When any target has no capacity, nothing is pushed anywhere. A message that must wait is the original,
+//!   not a copy with other properties.
+//! - The message is stored once, whatever the number of target queues.
+//! - A publisher waits only for what others can free. A connection that itself holds deliveries or an open
+//!   transaction is served from the reserve or refused, and never has to wait.
 
 use leveret_amqp::Writer;
 use leveret_amqp::field::{Table, Value};
@@ -17,17 +19,17 @@ use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::journal::{Journal, Mode as JournalMode, NoRoom, Urgency};
 use leveret_core::mem::{MessageFlags, MessageId, Messages, Share};
 
-use super::access::{Right, Thing};
+use super::access::{Resource, Right};
 use super::arguments::{Overflow, expiration_ms};
 use super::consumers::{FullQueue, Mode};
 use super::context::Work;
 use super::deliveries::{Carrier, NewDelivery};
-use super::queue::SLOT_BYTES;
-use super::queues::{Claim, Hindrance, Scratch};
+use super::queue_flow::{CannotPublish, Claim, Scratch};
+use super::queue_records::SLOT_BYTES;
 use super::reply_text::{Lossy, out_of, out_of_disk, unwritable_for_messages};
 use super::shortage::{Pool, Shortage};
 use super::state::{REPLY_TO, count_up};
-use super::topology::{copies, exchange_in_words};
+use super::topology::{copies, exchange_text};
 use super::{Broker, Context};
 
 /// How a message is published.
@@ -38,14 +40,14 @@ pub(crate) struct Publish {
     pub(crate) share: Share,
     /// Whether the publisher can be made to wait; not in the middle of a commit.
     pub(crate) may_wait: bool,
-    /// The publisher has waited for the disk in vain.
-    pub(crate) gives_up: bool,
+    /// The publisher has waited too long for the disk.
+    pub(crate) has_timed_out: bool,
     /// How long the message may wait for its commit, if it has one.
     pub(crate) urgency: Urgency,
 }
 
-/// Checks CC and BCC: RabbitMQ refuses a message where they are no arrays; entries that are no strings are
-/// passed over.
+/// Checks CC and BCC. As in RabbitMQ, a message is refused if they are not arrays; entries that are not
+/// strings are ignored.
 fn check_copies(headers: Table<'_>, name: &str) -> Result<(), Fault> {
     match headers.get(name) {
         None | Some(Value::Array(_)) => Ok(()),
@@ -56,7 +58,7 @@ fn check_copies(headers: Table<'_>, name: &str) -> Result<(), Fault> {
     }
 }
 
-/// Checks the delivery mode: 1 is transient and 2 persistent; nothing else exists.
+/// Checks the delivery mode: 1 is transient and 2 persistent; no other value is valid.
 fn check_delivery_mode(properties: &Properties<'_>) -> Result<(), Fault> {
     match properties.delivery_mode() {
         None | Some(1 | 2) => Ok(()),
@@ -67,10 +69,10 @@ fn check_delivery_mode(properties: &Properties<'_>) -> Result<(), Fault> {
     }
 }
 
-/// A commit may take this many times the routing work that one message may.
+/// A commit may take this many times the routing work that one message may take.
 const COMMIT_TIMES: u32 = 8;
 
-/// The next message of a transaction, and its kept route if it has one.
+/// Returns the next message of a transaction, and its stored route if it has one.
 fn take_published(
     messages: &Messages,
     next: &mut Option<MessageId>,
@@ -82,7 +84,7 @@ fn take_published(
     Some((message, route))
 }
 
-/// 506: too many messages at once wait to be written by one commit.
+/// 506: too many messages wait to be written by one commit.
 fn too_much_to_write() -> Fault {
     Fault::new(
         ReplyCode::ResourceError,
@@ -103,7 +105,8 @@ fn not_transactional() -> Fault {
 }
 
 impl Broker {
-    /// basic.publish with its content. Takes the message over unless it answers [`Outcome::Wait`].
+    /// Handles `basic.publish` with its content. Takes ownership of the message unless it answers
+    /// [`Outcome::Wait`].
     pub(crate) fn publish(
         &mut self,
         cx: &mut Context<'_>,
@@ -133,7 +136,7 @@ impl Broker {
             }
         };
         let copy = match self.firehose.is_on {
-            true => self.post().trace_published(cx, channel, routed, targets),
+            true => self.republisher().trace_published(cx, channel, routed, targets),
             false => None,
         };
         let routed_to = targets.len() as u32;
@@ -145,28 +148,30 @@ impl Broker {
             Mode::Confirm => (false, true),
             Mode::Transaction(_) => (true, true),
         };
-        let gives_up = core::mem::take(&mut self.consumers.connection_mut(connection).gives_up);
+        let has_timed_out = core::mem::take(&mut self.consumers.connection_mut(connection).has_timed_out);
         let room = match in_transaction {
-            true => self.queues.reserve_transaction(cx, &self.quota, connection, (routed, targets), gives_up),
+            true => {
+                self.queues.reserve_transaction(cx, &self.quota, connection, (routed, targets), has_timed_out)
+            }
             false => Ok(()),
         };
         let result = if let Err(hindrance) = room {
-            self.hinder(cx, routed, targets, channel, hindrance)
+            self.wait_or_refuse(cx, routed, targets, channel, hindrance)
         } else if in_transaction {
-            // On the default exchange the keys are the names of the queues, so a commit finds them without a kept
-            // route; a rewritten copy needs one, for its BCC keys may be gone.
+            // On the default exchange the keys are the names of the queues, so a commit finds them without a
+            // stored route. A rewritten copy needs one, because its BCC keys may be removed.
             let is_by_name = cx.messages.exchange_len(routed) == 0 && routed == message;
             let route = (!is_by_name).then_some(&**targets);
             self.publish_in_transaction(cx, channel, (routed, mandatory), route)
         } else {
             let share = self.publish_share(connection);
             let urgency = if is_awaited { Urgency::Awaited } else { Urgency::Window };
-            let publish = Publish { channel, mandatory, share, may_wait: true, gives_up, urgency };
+            let publish = Publish { channel, mandatory, share, may_wait: true, has_timed_out, urgency };
             self.deliver_to_targets(cx, routed, targets, &publish)
         };
         let is_taken = matches!(result, Ok(Outcome::Published | Outcome::PublishRefused));
         match copy {
-            Some(copy) if is_taken => self.post().post_trace(cx, channel, copy),
+            Some(copy) if is_taken => self.republisher().publish_trace(cx, channel, copy),
             Some(copy) => cx.messages.discard(copy),
             None => {}
         }
@@ -185,7 +190,7 @@ impl Broker {
         }
         if routed != message {
             match result {
-                // The session keeps the original message and publishes it again later.
+                // The connection layer keeps the original message and publishes it again later.
                 Ok(Outcome::Wait) => cx.messages.discard(routed),
                 _ => cx.messages.release(message),
             }
@@ -193,7 +198,7 @@ impl Broker {
         result
     }
 
-    /// Pushes a message to the queues that routing chose, but for those that refuse it.
+    /// Pushes a message to the queues that routing chose, except those that refuse it.
     pub(crate) fn deliver_to_targets(
         &mut self,
         cx: &mut Context<'_>,
@@ -205,17 +210,17 @@ impl Broker {
             return self.unroutable(cx.messages, message, publish);
         }
         let routed = targets.len() as u64;
-        let (kept, refused) = self.leave_out_unwilling(cx, message, targets);
+        let (kept, refused) = self.filter_targets(cx, message, targets);
         if self.queues.take_lacks_slot() {
             cx.messages.release(message);
             return Err(out_of("queues_max"));
         }
         self.queues.count_live_log_bytes(cx.journal);
-        let Publish { share, may_wait, gives_up, .. } = *publish;
-        let claim = Claim { share, may_wait, gives_up };
+        let Publish { share, may_wait, has_timed_out, .. } = *publish;
+        let claim = Claim { share, may_wait, has_timed_out };
         let mut reserved = self.queues.reserve(cx, &self.quota, message, &targets[..kept], claim);
-        if matches!(reserved, Err(Hindrance::Wait(Shortage::QueueDisk(_)))) {
-            // The count of bytes in the log may be old: some messages may have been taken since.
+        if matches!(reserved, Err(CannotPublish::Wait(Shortage::QueueDisk(_)))) {
+            // The count of bytes in the log may be outdated: some messages may have been taken since.
             self.queues.recount_live_log_bytes(cx.journal.durable());
             self.queues.count_live_log_bytes(cx.journal);
             reserved = self.queues.reserve(cx, &self.quota, message, &targets[..kept], claim);
@@ -224,63 +229,65 @@ impl Broker {
             Ok(()) => {
                 self.counters.routed += routed;
                 if self.queues.push(cx, message, &targets[..kept], publish.urgency) {
-                    self.post().enforce_limits_after_push(cx, message, &targets[..kept]);
+                    self.republisher().enforce_limits_after_push(cx, message, &targets[..kept]);
                 }
                 if kept < targets.len() {
-                    self.post().dead_letter_refused(cx, message, &targets[kept..]);
+                    self.republisher().dead_letter_refused(cx, message, &targets[kept..]);
                 }
                 cx.messages.release(message);
                 Ok(if refused { Outcome::PublishRefused } else { Outcome::Published })
             }
-            Err(hindrance) => self.hinder(cx, message, targets, publish.channel, hindrance),
+            Err(hindrance) => self.wait_or_refuse(cx, message, targets, publish.channel, hindrance),
         }
     }
 
-    /// A message is not taken now: its publisher waits, or is refused.
-    fn hinder(
+    /// Handles a message that is not accepted now: its publisher waits, or is refused.
+    fn wait_or_refuse(
         &mut self,
         cx: &mut Context<'_>,
         message: MessageId,
         targets: &[QueueId],
         channel: ChannelId,
-        hindrance: Hindrance,
+        hindrance: CannotPublish,
     ) -> Result<Outcome, Fault> {
         match hindrance {
-            Hindrance::Wait(shortage) => {
+            CannotPublish::Wait(shortage) => {
                 self.publishing.shortage = shortage;
                 self.note_wait(cx.messages, message, targets, channel);
-                // The publisher may wait for the commit that is being gathered.
+                // The publisher may be waiting for the pending commit.
                 cx.journal.hurry();
                 Ok(Outcome::Wait)
             }
-            Hindrance::Fault(fault) => {
+            CannotPublish::Fault(fault) => {
                 cx.messages.release(message);
                 Err(fault)
             }
         }
     }
 
-    /// Whether a connection that waits for room on the disk may wait for itself: the disk is full of messages that
-    /// were delivered to it, or of another connection's open transaction, which waits for the room of its own.
+    /// Returns whether a connection that waits for space on the disk may be waiting for itself.
+    ///
+    /// That is so when the disk is full of messages that were delivered to it. It is also so when both this
+    /// connection and another have open transactions: each waits for the space that is reserved for the other.
     pub fn may_wait_for_itself(&self, connection: ConnectionId) -> bool {
         let own = self.quota.open_log_bytes_of(connection);
         self.holds_messages(connection) || (own > 0 && self.quota.open_log_bytes() > own)
     }
 
-    /// Whether messages wait for this connection: they were delivered to it and are not settled, or its socket takes no
-    /// more of them.
+    /// Returns whether messages wait for this connection: unsettled deliveries, or messages that its socket
+    /// cannot take now.
     fn holds_messages(&self, connection: ConnectionId) -> bool {
         self.quota.has_deliveries(connection) || self.consumers.connection(connection).has_parked_consumers()
     }
 
-    /// Has the message that a connection waits to publish refused with 506 when it is next tried, if the disk has
-    /// still no room for it.
+    /// Has the publish that a connection waits for refused with 506 at the next attempt, if the disk still
+    /// has no space for it.
     pub fn refuse_waiting(&mut self, connection: ConnectionId) {
-        self.consumers.connection_mut(connection).gives_up = true;
+        self.consumers.connection_mut(connection).has_timed_out = true;
     }
 
-    /// The part of the pools that a connection's publishes may come from: a publisher who holds deliveries
-    /// that others wait for must not be made to wait.
+    /// Returns the part of the pools that a connection's publishes may use. A publisher with deliveries that
+    /// others wait for must not have to wait.
     #[inline]
     pub(crate) fn publish_share(&self, connection: ConnectionId) -> Share {
         let record = self.consumers.connection(connection);
@@ -291,20 +298,21 @@ impl Broker {
         }
     }
 
-    /// The part of the pools that the content of the connection's next publish may come from: transactions
-    /// can be forgotten, so they leave some of the reserve to others.
+    /// Returns the part of the pools that the content of the connection's next publish may use. Clients may
+    /// leave transactions open, so transactions leave some of the reserve to others.
     #[inline]
     pub fn content_share(&self, connection: ConnectionId) -> Share {
         let record = self.consumers.connection(connection);
         if record.open_transactions > 0 { Share::Transaction } else { self.publish_share(connection) }
     }
 
-    /// Replaces queues with priorities by their levels, and leaves out queues that refuse the message for
-    /// their length limit, and, for a message that expires at once, those where no consumer waits and which
-    /// have no dead letters. Says how many stay, in front of those that refuse and dead-letter it, and
-    /// whether a length limit refused it.
+    /// Replaces queues with priorities by their levels, and removes target queues that do not take the
+    /// message (see `Records::keep_accepting`).
+    ///
+    /// Returns how many queues at the front of `targets` take the message, and whether a length limit refused
+    /// it.
     #[inline]
-    pub(crate) fn leave_out_unwilling(
+    pub(crate) fn filter_targets(
         &mut self,
         cx: &mut Context<'_>,
         message: MessageId,
@@ -321,23 +329,25 @@ impl Broker {
                 self.catch_up(cx, queue);
             }
         }
-        self.keep_willing(cx.messages, message, targets)
+        self.keep_accepting(cx.messages, message, targets)
     }
 
-    /// Leaves out the queues that refuse the message for their length limit, and those where a message that
-    /// expires at once would expire for nothing. Says how many stay, in front of those that refuse and
-    /// dead-letter it, and whether a length limit refused it.
-    pub(crate) fn keep_willing(
+    /// Removes target queues that refuse the message because of their length limit, and those where a message
+    /// that expires at once would expire without effect.
+    ///
+    /// Returns how many queues at the front of `targets` take the message; those behind them refuse and
+    /// dead-letter it. The Boolean tells whether a length limit refused it.
+    pub(crate) fn keep_accepting(
         &self,
         messages: &Messages,
         message: MessageId,
         targets: &mut Vec<QueueId>,
     ) -> (usize, bool) {
         let credit = |queue| self.consumers.waiting_credit(&self.queues, &self.quota, queue);
-        self.queues.records().keep_willing(messages, message, targets, Some(&credit))
+        self.queues.records().keep_accepting(messages, message, targets, Some(&credit))
     }
 
-    /// Remembers the target queue that the channel's connection waits for, if one has used up its share.
+    /// Notes the target queue that the channel's connection waits for, if one has used up its share.
     pub(crate) fn note_wait(
         &mut self,
         messages: &Messages,
@@ -355,16 +365,18 @@ impl Broker {
         });
     }
 
-    /// Whether the connection waits for a queue that has not fallen well below its share yet, so that trying again is
-    /// in vain: a publisher waits from a full share on, and goes on at three quarters of it.
+    /// Returns whether the connection waits for a queue that has not fallen well below its share yet, so that
+    /// a retry would fail.
+    ///
+    /// A publisher waits from a full share, and continues at three quarters of it.
     pub fn is_kept_waiting(&mut self, messages: &Messages, connection: ConnectionId) -> bool {
         let Some(full) = self.consumers.connection(connection).waits_for else { return false };
         let record = self.queues.records().get(full.queue.index());
-        let is_there = record.is_some_and(|record| record.serial == full.serial && !record.dying)
+        let is_there = record.is_some_and(|record| record.serial == full.serial && !record.is_deleted())
             && self.revision() == full.revision;
         let is_full = is_there
             && !self.queues.records().is_well_within_share(self.queues.free_memory(messages), full.queue);
-        // A publisher who by now holds deliveries that others wait for is not made to wait.
+        // A publisher that now holds deliveries which others wait for does not have to wait.
         let is_kept = is_full && self.publish_share(connection) == Share::Ordinary;
         if !is_kept {
             self.consumers.connection_mut(connection).waits_for = None;
@@ -372,7 +384,7 @@ impl Broker {
         is_kept
     }
 
-    /// Finds the target queues. They get the message itself, or a copy where its properties change.
+    /// Finds the target queues. They get the message itself, or a copy if its properties change.
     fn parse_and_route(
         &mut self,
         cx: &mut Context<'_>,
@@ -400,7 +412,7 @@ impl Broker {
         result
     }
 
-    /// Finds the exchange, if this channel may publish this message to it.
+    /// Returns the exchange, if this channel may publish this message to it.
     fn allowed_exchange(
         &mut self,
         cx: &mut Context<'_>,
@@ -415,8 +427,8 @@ impl Broker {
         Ok(exchange)
     }
 
-    /// Whether a channel may publish to this exchange, which need not exist; remembered until a right or a
-    /// route changes.
+    /// Checks whether a channel may publish to this exchange, which need not exist. The result is cached
+    /// until a permission or a route changes.
     fn check_publish(&mut self, work: &mut Work, channel: ChannelId, exchange: &str) -> Result<(), Fault> {
         let record = self.consumers.channel(channel);
         let (connection, vhost) = (record.connection, record.vhost);
@@ -424,7 +436,7 @@ impl Broker {
         if found.is_some() && record.may_write == found && record.may_write_until == self.revision() {
             return Ok(());
         }
-        self.check(work, connection, vhost, Right::Write, Thing::Exchange(exchange))?;
+        self.check(work, connection, vhost, Right::Write, Resource::Exchange(exchange))?;
         let revision = self.revision();
         let record = self.consumers.channel_mut(channel);
         (record.may_write, record.may_write_until) = (found, revision);
@@ -437,14 +449,14 @@ impl Broker {
         if record.internal {
             return Err(Fault::new(
                 ReplyCode::AccessRefused,
-                format_args!("cannot publish to internal {}", exchange_in_words(&self.access, vhost, name)),
+                format_args!("cannot publish to internal {}", exchange_text(&self.access, vhost, name)),
             ));
         }
         Ok(exchange)
     }
 
-    /// Checks the properties that a broker answers for, routes with all keys, and rewrites headers that must
-    /// not be passed on (BCC).
+    /// Checks the properties that the broker is responsible for, routes with all keys, and rewrites headers
+    /// that must not be passed on (BCC).
     fn parse_and_check(
         &mut self,
         cx: &mut Context<'_>,
@@ -469,8 +481,8 @@ impl Broker {
         // The reply token replaces amq.rabbitmq.reply-to, which is shorter.
         let len = bytes.len() + reply_to.as_ref().map_or(0, |token| token.len());
         let (is_blind, is_long) = (headers.get("BCC").is_some(), len > BLIND_BYTES_MAX);
-        // BCC could not be taken out of such long headers later.
-        let drops_blind = is_blind && is_long;
+        // BCC could not be removed from headers of this length later.
+        let drops_bcc = is_blind && is_long;
         self.route((cx.messages, cx.work), channel, exchange, (message, headers), targets)?;
         let due = match expiration_ms {
             None => MessageFlags::NONE,
@@ -478,13 +490,13 @@ impl Broker {
             Some(_) => MessageFlags::EXPIRES,
         };
         let known = if is_blind && !is_long { due.with(MessageFlags::BLIND) } else { due };
-        if reply_to.is_none() && !drops_blind {
+        if reply_to.is_none() && !drops_bcc {
             cx.messages.add_flags(message, known);
             return Ok(message);
         }
         let edit = PropertyEdit {
             reply_to: reply_to.as_ref().map_or(Edit::Keep, |token| Edit::Set(token.as_bytes())),
-            headers: if drops_blind { HeadersEdit::Without("BCC") } else { HeadersEdit::Keep },
+            headers: if drops_bcc { HeadersEdit::Without("BCC") } else { HeadersEdit::Keep },
             ..PropertyEdit::default()
         };
         let mut writer = Writer::new(&mut scratch.rewritten);
@@ -514,7 +526,7 @@ impl Broker {
         }
     }
 
-    /// The token that replaces amq.rabbitmq.reply-to, if the publisher put that into reply-to.
+    /// Returns the token that replaces `amq.rabbitmq.reply-to`, if the publisher put that into reply-to.
     fn reply_queue_for(
         &self,
         channel: ChannelId,
@@ -578,9 +590,10 @@ impl Broker {
         Ok(Outcome::Published)
     }
 
-    /// Keeps a message until tx.commit, with its route: whatever is bound or unbound until then, a message is routed
-    /// when it is published, as in RabbitMQ. `route`: the queues chosen now; `None`: on the default exchange, whose
-    /// keys are names of queues.
+    /// Keeps a message, with its route, until `tx.commit`. As in RabbitMQ, a message is routed when it is
+    /// published, whatever is bound or unbound until the commit.
+    ///
+    /// `route` is the chosen queues; `None` on the default exchange, whose keys are names of queues.
     pub(crate) fn publish_in_transaction(
         &mut self,
         cx: &mut Context<'_>,
@@ -646,14 +659,14 @@ impl Broker {
         channel: ChannelId,
         targets: &mut Vec<QueueId>,
     ) -> Result<Outcome, Fault> {
-        let promised = self.check_commit_fits(cx, channel, targets)?;
-        self.letters.promise(promised);
+        let reservation = self.check_commit_fits(cx, channel, targets)?;
+        self.republish.set_reservation(reservation);
         // The commit was within its work limit when it was checked, and must not end half-way.
         cx.work.lift_limit();
         let said = cx.journal.said();
         cx.journal.begin_group();
         let outcome = self.carry_out(cx, channel, targets);
-        self.letters.promise(Promised::default());
+        self.republish.set_reservation(CommitReservation::default());
         let batch = cx.journal.end_group(cx.messages, Urgency::Awaited);
         if cx.journal.said() != said {
             cx.await_batch(batch);
@@ -676,24 +689,24 @@ impl Broker {
             if let Some(route) = route {
                 cx.messages.release(route);
             }
-            // Room for everything was made sure of; only a queue's length limit can refuse a message.
+            // Capacity for everything was checked; only a queue's length limit can refuse a message.
             let publish = Publish {
                 channel,
                 mandatory,
                 share: Share::Reserve,
                 may_wait: false,
-                gives_up: false,
+                has_timed_out: false,
                 urgency: Urgency::Awaited,
             };
             let outcome = self.deliver_to_targets(cx, message, targets, &publish)?;
             assert!(outcome != Outcome::Wait, "a commit never waits");
             is_refused |= outcome == Outcome::PublishRefused;
         }
-        self.letters.promise(Promised::default());
+        self.republish.set_reservation(CommitReservation::default());
         let mut settlements = transaction.settlements;
         if !settlements.is_empty() {
             // The deletion of a queue settles its messages.
-            cx.await_others();
+            cx.await_all_changes();
         }
         while let Some((index, settlement)) = self.queues.deliveries_mut().next_decided(&mut settlements) {
             self.settle_one(cx, index, settlement);
@@ -709,7 +722,7 @@ impl Broker {
         Ok(Outcome::Done)
     }
 
-    /// The queues of a message of the transaction, as far as they still exist.
+    /// Returns the queues of a message of the transaction, as far as they still exist.
     fn find_route(
         &mut self,
         cx: &mut Context<'_>,
@@ -737,7 +750,7 @@ impl Broker {
         cx: &mut Context<'_>,
         channel: ChannelId,
         targets: &mut Vec<QueueId>,
-    ) -> Result<Promised, Fault> {
+    ) -> Result<CommitReservation, Fault> {
         let Mode::Transaction(transaction) = &self.consumers.channel(channel).mode else {
             panic!("only a transaction is committed");
         };
@@ -767,7 +780,7 @@ impl Broker {
                 }
                 self.check_log(cx.journal, log_bytes)?;
             }
-            // Asked for each message, so that a transaction far too large is not routed to its end first.
+            // Checked for each message, so that a transaction far too large is not routed to its end first.
             chunks =
                 entries.min(self.queues.records().len() + entries / leveret_core::mem::ENTRIES_PER_CHUNK + 1);
             if !self.queues.entries().may_take(chunks, 0) || targets.len() > self.queues.fan_out_max() {
@@ -777,10 +790,11 @@ impl Broker {
         if returns > self.queues.deliveries().room() {
             return Err(out_of("unacknowledged_max"));
         }
-        Ok(Promised { chunks, logged })
+        Ok(CommitReservation { chunks, logged })
     }
 
-    /// Whether the log takes this many bytes together; a transaction larger than one commit is written twice.
+    /// Checks whether the log has capacity for this many bytes together. A transaction larger than one commit
+    /// is written twice.
     fn check_log(&self, journal: &Journal, bytes: u64) -> Result<(), Fault> {
         let times = if journal.fits_commit(bytes, 0, 0) { 1 } else { 2 };
         match journal.admit(times * bytes + self.queues.kept_for_letters(journal), 1) {
@@ -793,33 +807,27 @@ impl Broker {
     }
 }
 
-// State of publishing kept from one message to the next, and the room promised to a commit that is being
-// carried out.
-//
-// Why it exists: a commit changes queues step by step, and dead letters that it causes must not take the
-// room promised to its later steps.
-
-/// The room that a commit being carried out still needs at most: dead letters leave that much, or the commit
-/// would end half-way.
+/// Capacity that a commit being carried out still needs at most. Dead letters that it causes leave that much
+/// free, or the commit would end half-way.
 #[derive(Clone, Copy, Default, Debug)]
-pub(crate) struct Promised {
-    /// Chunks for queue entries.
+pub(crate) struct CommitReservation {
+    /// Number of chunks for queue entries.
     pub(crate) chunks: usize,
-    /// Messages for the log.
+    /// Number of messages for the log.
     pub(crate) logged: usize,
 }
 
-/// State kept from one publish to the next.
+/// State kept between publishes.
 #[derive(Debug)]
 pub(crate) struct Publishing {
     /// Buffer for the target queues of a message; taken out while one is routed and pushed.
     pub(crate) targets: Vec<QueueId>,
-    /// What the publish waits for that was last answered with a wait.
+    /// What the publish that was last answered with a wait waits for.
     pub(crate) shortage: Shortage,
 }
 
 impl Publishing {
-    /// A buffer for messages to as many queues as there can be.
+    /// Reserves the buffer for up to `queues` target queues.
     pub(crate) fn with_capacity(queues: usize) -> Self {
         Self { targets: Vec::with_capacity(queues), shortage: Shortage::Commit }
     }

@@ -1,20 +1,22 @@
-//! What one connection may take of the pools that all of them share.
+//! Limits what one connection may take of the pools that all connections share.
 //!
-//! A connection may hold at most a fixed multiple of what is still free in a pool. So a client that takes what it can
-//! get leaves something for the next one. What is declared outlives its connection and counts for nobody then.
-//! RabbitMQ's limits of users and virtual hosts count connections and channels here as well.
+//! A connection may hold at most a fixed multiple of what is still free in a pool. A client that takes what
+//! it can get thus leaves something for the next one. What is declared outlives its connection, and then
+//! counts for no connection. RabbitMQ's limits of users and virtual hosts count connections and channels here
+//! as well.
 //!
 //! | pool | a connection may hold |
 //! |---|---|
 //! | channels, consumers | as many as are free |
-//! | unsettled deliveries, and the memory of their messages | as many as are free, and one always |
+//! | unsettled deliveries, and the memory of their messages | as many as are free, but always one |
 //! | messages of open transactions, and their memory | as many as are free of the half that all transactions may hold |
-//! | queues, exchanges, bindings, names | fifteen times as many as are free: one program often sets everything up |
+//! | queues, exchanges, bindings, names | 15 times as many as are free: one program often declares everything |
 //!
 //! # Invariants
-//! - What is taken is given back as the same thing, so every count is 0 when everything was drained and closed.
-//! - A connection is known by its id and by a number that no other connection has had.
-//! - Queues have a rule of the same form for the messages in them (`queue::fullness`).
+//! - What is taken is given back as the same kind, so every count is 0 when everything was drained and
+//!   closed.
+//! - A connection is identified by its id and by a number that no other connection has had.
+//! - Queues have a rule of the same form for the messages in them (`queue_records::fullness`).
 
 use crate::reply_text::out_of;
 use leveret_core::command::{ConnectionId, VhostId};
@@ -22,30 +24,30 @@ use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::limits::Limits;
 use leveret_core::mem::MESSAGE_SLOT_BYTES;
 
-/// A connection may hold this many times the declared things that are free.
+/// A connection may hold this many times the free capacity for declared objects.
 const DECLARED_TIMES: usize = 15;
 
 /// The connection that declared something.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Declarer {
     connection: ConnectionId,
-    /// The number of the connection; 0 for nobody.
+    /// Number of the connection; 0 for none.
     number: u32,
 }
 
 impl Declarer {
-    /// The declarer of things that were restored at a start, or whose connection is gone.
+    /// Returns the declarer of objects that were restored at start, or whose connection is closed.
     pub(crate) fn nobody() -> Self {
         Self { connection: ConnectionId::from_index(0), number: 0 }
     }
 }
 
-/// A kind of thing that can be declared.
+/// A kind of object that can be declared.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Declared {
     Queue,
     Exchange,
-    /// A binding, with the places that it takes.
+    /// A binding, with the number of places that it takes.
     Binding(u32),
 }
 
@@ -66,14 +68,14 @@ impl Declared {
     }
 }
 
-/// The room left for declared things that the quota does not count itself.
+/// Free capacity for declared objects that the quota does not count itself.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Room {
-    /// Queues that still fit.
+    /// Number of queues that still fit.
     pub(crate) queues: usize,
 }
 
-/// Pools whose records come and go with connections.
+/// Pools whose records are created and freed with connections.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Pool {
     Channels,
@@ -89,12 +91,12 @@ impl Pool {
     }
 }
 
-/// Memory for messages that clients keep by unsettled deliveries and open transactions.
+/// Memory for messages that unsettled deliveries and open transactions of clients pin.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Pinned {
     /// Bytes of blocks of the messages of unsettled deliveries.
     pub(crate) unsettled_bytes: u64,
-    /// Messages in open transactions.
+    /// Number of messages in open transactions.
     pub(crate) open_messages: u32,
     /// Bytes of blocks of messages in open transactions.
     pub(crate) open_bytes: u64,
@@ -103,20 +105,20 @@ pub(crate) struct Pinned {
 /// What one connection holds.
 #[derive(Clone, Copy, Debug, Default)]
 struct Share {
-    /// The number of the connection; 0 for no connection.
+    /// Number of the connection; 0 for no connection.
     number: u32,
     user: Option<usize>,
-    /// The virtual host, while the connection counts among those in it.
+    /// The virtual host, while the connection counts in it.
     vhost: Option<VhostId>,
     queues: u32,
     exchanges: u32,
     bindings: u32,
     names_bytes: u32,
     pinned: Pinned,
-    /// Unsettled deliveries of all channels.
+    /// Number of unsettled deliveries on all channels.
     unsettled: u32,
     channels: u32,
-    /// Consumer records of all channels, the stand-ins of gets included.
+    /// Consumer records on all channels, including the records for `basic.get`s.
     consumers: u32,
 }
 
@@ -140,7 +142,7 @@ impl Share {
 /// What counts towards the limits of a user.
 #[derive(Clone, Copy, Default, Debug)]
 struct User {
-    /// The number of the user, which tells it from others that had its place before; 0 for no user.
+    /// Number of the user, which distinguishes it from others that had its place before; 0 for no user.
     number: u32,
     connections: u32,
     channels: u32,
@@ -164,17 +166,17 @@ pub(crate) struct Quota {
     sizes: Sizes,
     /// Bytes of the names and arguments of everything declared.
     names_bytes: usize,
-    /// Places that bindings take; most take one.
+    /// Number of places that bindings take; most take one.
     binding_places: usize,
-    /// Exchanges that clients declared.
+    /// Number of exchanges that clients declared.
     exchanges: usize,
-    /// Memory for messages that all connections keep by unsettled deliveries and open transactions.
+    /// Memory for messages that unsettled deliveries and open transactions of all connections pin.
     pinned: Pinned,
-    /// As many as there were connections at once: memory that was never used is not touched.
+    /// As many entries as there were connections at once: memory that was never used is not touched.
     shares: Vec<Share>,
-    /// Connections ever made, which numbers them.
+    /// Number of connections ever created, which numbers them.
     serial: u32,
-    /// Connections in each virtual host.
+    /// Number of connections in each virtual host.
     vhosts: Vec<u32>,
     users: Vec<User>,
 }
@@ -215,9 +217,9 @@ impl Quota {
         &mut self.shares[connection.index()]
     }
 
-    // ---- who comes and goes
+    // ---- connections and users
 
-    /// Sets which users there are, by their places and numbers. Connections of a deleted user count for none.
+    /// Sets which users exist, by their places and numbers. Connections of a deleted user count for none.
     pub(crate) fn note_users(&mut self, there: impl Iterator<Item = (usize, u32)>) {
         let mut numbers = vec![0; self.users.len()];
         there.for_each(|(place, number)| numbers[place] = number);
@@ -231,7 +233,7 @@ impl Quota {
     }
 
     /// Notes a new connection, before its handshake.
-    pub(crate) fn connection_came(&mut self, connection: ConnectionId) {
+    pub(crate) fn note_connection(&mut self, connection: ConnectionId) {
         // No connection has the number 0.
         self.serial = self.serial.wrapping_add(1).max(1);
         let index = connection.index();
@@ -242,8 +244,8 @@ impl Quota {
         self.shares[index] = Share { number: self.serial, ..Share::default() };
     }
 
-    /// Notes that a connection is gone, and everything that it held was given back.
-    pub(crate) fn connection_gone(&mut self, connection: ConnectionId) {
+    /// Notes that a connection is closed and everything that it held was given back.
+    pub(crate) fn note_connection_closed(&mut self, connection: ConnectionId) {
         let share = core::mem::take(self.share_mut(connection));
         assert!(share.vhost.is_none(), "a connection leaves its virtual host before it goes");
         assert_eq!(
@@ -269,7 +271,7 @@ impl Quota {
         }
     }
 
-    /// Counts a connection out of its virtual host and its user.
+    /// Subtracts a connection from its virtual host and its user.
     pub(crate) fn leave_vhost(&mut self, connection: ConnectionId) {
         let share = self.share_mut(connection);
         let (vhost, user) = (share.vhost.take(), share.user);
@@ -281,17 +283,17 @@ impl Quota {
         }
     }
 
-    /// Connections in a virtual host.
+    /// Returns the number of connections in a virtual host.
     pub(crate) fn connections_in(&self, vhost: VhostId) -> u32 {
         self.vhosts[vhost.index()]
     }
 
-    /// Connections of a user, and channels on these.
+    /// Returns the number of connections of a user, and of channels on these.
     pub(crate) fn of_user(&self, user: usize) -> (u32, u32) {
         (self.users[user].connections, self.users[user].channels)
     }
 
-    /// Virtual hosts and users that have connections or channels.
+    /// Returns the number of virtual hosts and users that have connections or channels.
     pub(crate) fn holders(&self) -> usize {
         let users = self.users.iter().filter(|user| user.connections + user.channels > 0).count();
         users + self.vhosts.iter().filter(|count| **count > 0).count()
@@ -299,8 +301,8 @@ impl Quota {
 
     // ---- channels and consumers
 
-    /// Whether a connection may have one more record of a pool with this much room. A pool without room is not
-    /// refused here.
+    /// Checks whether a connection may have one more record of a pool with this much free capacity. A full
+    /// pool is not refused here.
     ///
     /// # Errors
     /// The connection holds as many as are free.
@@ -311,7 +313,7 @@ impl Quota {
         room: usize,
     ) -> Result<(), Fault> {
         if room > 0 && *self.share_mut(connection).pool_mut(pool) as usize >= room {
-            return Err(has_its_share(pool.key()));
+            return Err(share_used_up(pool.key()));
         }
         Ok(())
     }
@@ -325,7 +327,7 @@ impl Quota {
         }
     }
 
-    /// Counts out a record of a pool that a connection gives back.
+    /// Subtracts a record of a pool that a connection gives back.
     pub(crate) fn give_back(&mut self, connection: ConnectionId, pool: Pool) {
         let share = self.share_mut(connection);
         *share.pool_mut(pool) -= 1;
@@ -336,26 +338,26 @@ impl Quota {
 
     // ---- unsettled deliveries
 
-    /// Whether a connection may have one more delivery of a pool with this much room.
+    /// Returns whether a connection may have one more delivery of a pool with this much free capacity.
     #[inline]
     pub(crate) fn may_take_delivery(&self, connection: ConnectionId, room: usize) -> bool {
         let share = self.share(connection);
         (share.unsettled as usize) < room && self.leaves_bytes(share.pinned.unsettled_bytes)
     }
 
-    /// Whether a connection has unsettled deliveries.
+    /// Returns whether a connection has unsettled deliveries.
     pub(crate) fn has_deliveries(&self, connection: ConnectionId) -> bool {
         self.share(connection).unsettled > 0
     }
 
-    /// The configuration key of the pool of which a connection has used up its share, so that it may have no
-    /// more deliveries.
+    /// Returns the configuration key of the pool of which a connection has used up its share, so that it gets
+    /// no more deliveries.
     pub(crate) fn key_of_deliveries(&self, connection: ConnectionId) -> &'static str {
         let held = self.share(connection).pinned.unsettled_bytes;
         if self.leaves_bytes(held) { "unacknowledged_max" } else { "body_bytes_max" }
     }
 
-    /// Whether a connection that holds this many bytes of messages leaves as many to others.
+    /// Returns whether a connection that holds this many bytes of messages leaves as many to others.
     #[inline]
     const fn leaves_bytes(&self, held: u64) -> bool {
         held == 0 || held < self.sizes.body_bytes.saturating_sub(self.pinned.unsettled_bytes)
@@ -370,14 +372,14 @@ impl Quota {
         self.pinned.unsettled_bytes += bytes;
     }
 
-    /// Counts out a settled delivery of a connection, whose message counted with this many bytes.
+    /// Subtracts a settled delivery of a connection, whose message counted with this many bytes.
     #[inline]
     pub(crate) fn give_delivery_back(&mut self, connection: ConnectionId, bytes: u64) {
         self.share_mut(connection).unsettled -= 1;
         self.give_delivered_bytes_back(connection, bytes);
     }
 
-    /// Counts out the bytes of a delivery whose message left memory; the delivery still counts.
+    /// Subtracts the bytes of a delivery whose message was evicted; the delivery still counts.
     #[inline]
     pub(crate) fn give_delivered_bytes_back(&mut self, connection: ConnectionId, bytes: u64) {
         self.share_mut(connection).pinned.unsettled_bytes -= bytes;
@@ -386,7 +388,8 @@ impl Quota {
 
     // ---- open transactions
 
-    /// Memory for messages that all connections keep by unsettled deliveries and open transactions.
+    /// Returns the memory for messages that unsettled deliveries and open transactions of all connections
+    /// pin.
     pub(crate) const fn pinned(&self) -> Pinned {
         self.pinned
     }
@@ -404,8 +407,8 @@ impl Quota {
     /// Counts slots and bytes for an open transaction of the connection.
     ///
     /// # Errors
-    /// The connection's transactions would hold more than is free for transactions, and hold something already; or
-    /// all transactions would hold more than half of the pool.
+    /// The connection's transactions would hold more than is free for transactions, and hold something
+    /// already. Or all transactions would hold more than half of the pool.
     pub(crate) fn take_open(
         &mut self,
         connection: ConnectionId,
@@ -430,7 +433,7 @@ impl Quota {
         Ok(())
     }
 
-    /// Counts out the slots and bytes of a transaction that is over.
+    /// Subtracts the slots and bytes of a finished transaction.
     pub(crate) fn give_open_back(&mut self, connection: ConnectionId, slots: u32, bytes: u64) {
         for pinned in [&mut self.pinned, &mut self.shares[connection.index()].pinned] {
             pinned.open_messages -= slots;
@@ -438,13 +441,14 @@ impl Quota {
         }
     }
 
-    // ---- declared things
+    // ---- declared objects
 
-    /// Counts something that is about to be declared, with its names. `declarer`: `None` for what a start restores
-    /// and for operators, whom no share limits.
+    /// Counts something that is about to be declared, with its names.
+    ///
+    /// `declarer` is `None` for what a start restores and for operators, which no share limits.
     ///
     /// # Errors
-    /// There is no more room, or the connection has used up its share.
+    /// There is no more capacity, or the connection has used up its share.
     pub(crate) fn declare(
         &mut self,
         declared: Declared,
@@ -469,10 +473,10 @@ impl Quota {
             let names_held = share.names_bytes as usize;
             let held = share.declared_mut(declared);
             if *held as usize + places - 1 > DECLARED_TIMES * (room - places) {
-                return Err(has_its_share(declared.key()));
+                return Err(share_used_up(declared.key()));
             }
             if names_held + names_bytes > DECLARED_TIMES * (names_room - names_bytes) {
-                return Err(has_its_share("names_bytes_max"));
+                return Err(share_used_up("names_bytes_max"));
             }
             *held += places as u32;
             share.names_bytes += names_bytes as u32;
@@ -486,7 +490,7 @@ impl Quota {
         Ok(())
     }
 
-    /// Counts out something declared that exists no more, with its names.
+    /// Subtracts a declared object that was deleted, with its names.
     pub(crate) fn undeclare(&mut self, declared: Declared, names_bytes: usize, declarer: Option<Declarer>) {
         self.names_bytes -= names_bytes;
         match declared {
@@ -503,7 +507,7 @@ impl Quota {
     /// Counts names of something that no connection declared.
     ///
     /// # Errors
-    /// There is no room for the names.
+    /// There is no capacity for the names.
     pub(crate) fn take_names(&mut self, names_bytes: usize) -> Result<(), Fault> {
         if names_bytes > self.names_room() {
             return Err(out_of("names_bytes_max"));
@@ -512,17 +516,17 @@ impl Quota {
         Ok(())
     }
 
-    /// Counts out names of something that no connection declared.
+    /// Subtracts names of something that no connection declared.
     pub(crate) const fn give_names_back(&mut self, names_bytes: usize) {
         self.names_bytes -= names_bytes;
     }
 
-    /// Bytes of names that still fit.
+    /// Returns how many bytes of names still fit.
     pub(crate) const fn names_room(&self) -> usize {
         self.sizes.names_bytes.saturating_sub(self.names_bytes)
     }
 
-    /// How many are taken, and how many there are, of places of bindings, of exchanges and of bytes of names.
+    /// Returns how many are used, and the maximum, of places of bindings, of exchanges and of bytes of names.
     pub(crate) const fn fills(&self) -> [(usize, usize); 3] {
         let sizes = self.sizes;
         [
@@ -532,35 +536,35 @@ impl Quota {
         ]
     }
 
-    /// Bytes of the names and arguments of everything declared.
+    /// Returns the bytes of the names and arguments of everything declared.
     pub(crate) const fn names_bytes(&self) -> usize {
         self.names_bytes
     }
 
-    /// Exchanges that clients declared.
+    /// Returns the number of exchanges that clients declared.
     pub(crate) const fn exchanges(&self) -> usize {
         self.exchanges
     }
 
-    /// The declarer of things that this connection declares.
+    /// Returns the declarer of objects that this connection declares.
     pub(crate) fn declarer(&self, connection: ConnectionId) -> Declarer {
         Declarer { connection, number: self.share(connection).number }
     }
 
-    /// The share of the connection that declared something, unless it is gone.
+    /// Returns the share of the connection that declared something, unless it is closed.
     fn share_of(&mut self, declarer: Option<Declarer>) -> Option<&mut Share> {
         let Declarer { connection, number } = declarer?;
         self.shares.get_mut(connection.index()).filter(|share| number != 0 && share.number == number)
     }
 }
 
-/// Bytes of the log that messages of open transactions take at most.
+/// Returns the maximum bytes of the log that messages of open transactions take.
 fn log_bytes_of(pinned: Pinned) -> u64 {
     u64::from(pinned.open_messages) * MESSAGE_SLOT_BYTES as u64 + pinned.open_bytes
 }
 
 /// 506: a connection has used up its share of the pool that this key sizes.
-fn has_its_share(key: &str) -> Fault {
+fn share_used_up(key: &str) -> Fault {
     Fault::new(
         ReplyCode::ResourceError,
         format_args!(
@@ -569,8 +573,8 @@ fn has_its_share(key: &str) -> Fault {
     )
 }
 
-/// 506: open transactions have used up their share; they may be forgotten, and nobody else can have what they
-/// hold.
+/// 506: open transactions have used up their share. Clients may leave them open, and no other client can use
+/// what they hold.
 fn open_share_is_used_up(key: &str) -> Fault {
     Fault::new(
         ReplyCode::ResourceError,
@@ -585,12 +589,12 @@ fn open_share_is_used_up(key: &str) -> Fault {
 mod tests {
     use super::*;
 
-    /// The virtual host that is always there.
+    /// Returns the virtual host that always exists.
     fn vhost() -> VhostId {
         VhostId::from_index(0)
     }
 
-    /// A board with room for 100 of everything.
+    /// Returns a quota with capacity for 100 of everything.
     fn quota() -> Quota {
         let mut limits = Limits::default();
         (limits.exchanges_max, limits.bindings_max, limits.names_bytes_max) = (100, 100, 10_000);
@@ -600,16 +604,16 @@ mod tests {
         quota
     }
 
-    /// A connection of the first user.
+    /// Creates a connection of the first user.
     fn connected(quota: &mut Quota, index: usize) -> ConnectionId {
         let connection = ConnectionId::from_index(index);
-        quota.connection_came(connection);
+        quota.note_connection(connection);
         quota.logged_in(connection, Some(0));
         quota.enter_vhost(connection, vhost());
         connection
     }
 
-    /// How many records of a pool of 100 a connection gets while nobody else takes any.
+    /// Returns how many records of a pool of 100 a connection gets while no other takes any.
     fn channels_of(quota: &mut Quota, connection: ConnectionId, used: usize) -> usize {
         let mut taken = 0;
         while quota.may_take(connection, Pool::Channels, 100 - used - taken).is_ok() && used + taken < 100 {
@@ -629,7 +633,7 @@ mod tests {
         (0..25).for_each(|_| quota.give_back(two, Pool::Channels));
         for connection in [one, two] {
             quota.leave_vhost(connection);
-            quota.connection_gone(connection);
+            quota.note_connection_closed(connection);
         }
         assert_eq!(quota.holders(), 0);
     }
@@ -646,14 +650,14 @@ mod tests {
         assert_eq!((quota.names_bytes(), quota.exchanges()), (60, 1));
         assert_eq!(quota.fills()[0], (3, 100));
         quota.leave_vhost(connection);
-        quota.connection_gone(connection);
-        // Another connection with the same id does not answer for these declarations.
+        quota.note_connection_closed(connection);
+        // Another connection with the same id is not responsible for these declarations.
         let again = connected(&mut quota, 0);
         quota.undeclare(Declared::Queue, 10, declarer);
         quota.undeclare(Declared::Exchange, 20, declarer);
         quota.undeclare(Declared::Binding(3), 30, declarer);
         quota.leave_vhost(again);
-        quota.connection_gone(again);
+        quota.note_connection_closed(again);
         assert_eq!((quota.names_bytes(), quota.exchanges(), quota.holders()), (0, 0, 0));
     }
 
@@ -667,7 +671,7 @@ mod tests {
             count += 1;
         }
         assert_eq!(count, 93);
-        // Durable things come back at a start whatever the shares are.
+        // Durable objects are restored at start whatever the shares are.
         for _ in 93..100 {
             quota.declare(Declared::Exchange, 1, None, Room { queues: 0 }).unwrap();
         }
@@ -676,7 +680,7 @@ mod tests {
     }
 
     #[test]
-    fn deliveries_and_their_memory_are_shared_with_a_newcomer() {
+    fn deliveries_and_their_memory_are_shared_with_a_new_connection() {
         let mut quota = quota();
         let [one, two] = [0, 1].map(|index| connected(&mut quota, index));
         // 1,500 bytes are for ordinary publishers.
@@ -695,7 +699,7 @@ mod tests {
     }
 
     #[test]
-    fn open_transactions_of_all_hold_half_and_each_leaves_what_it_has() {
+    fn open_transactions_hold_at_most_half_and_each_leaves_as_much_as_it_holds() {
         let mut quota = quota();
         let [one, two] = [0, 1].map(|index| connected(&mut quota, index));
         // 150 slots and 1,500 bytes are for ordinary publishers: half of them is 75 and 750.
@@ -710,12 +714,12 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "a connection that goes holds nothing")]
-    fn a_connection_that_goes_with_a_delivery_is_a_mistake_of_ours() {
+    fn closing_a_connection_with_a_delivery_panics() {
         let mut quota = quota();
         let one = connected(&mut quota, 0);
         quota.take_delivery(one, 10);
         quota.leave_vhost(one);
-        quota.connection_gone(one);
+        quota.note_connection_closed(one);
     }
 
     #[test]
@@ -728,7 +732,7 @@ mod tests {
         assert_eq!((quota.of_user(0), quota.connections_in(vhost())), ((0, 0), 1));
         quota.give_back(connection, Pool::Channels);
         quota.leave_vhost(connection);
-        quota.connection_gone(connection);
+        quota.note_connection_closed(connection);
         assert_eq!(quota.holders(), 0);
     }
 }

@@ -1,8 +1,14 @@
-//! What a start makes of what the store holds: everything is declared again, and each queue is told where its
-//! messages lie.
+//! Restores the broker at start: declares everything again that the storage has, and tells each queue which
+//! messages the log has for it.
 //!
-//! Always true: no message is read here; what cannot be made is logged and stays in the store, unless it
-//! belongs to nothing that there is; messages that belong to nothing stay.
+//! # Invariants
+//! - No message is read here.
+//! - A start declares again exactly what was durable. What cannot be declared is logged and stays untouched
+//!   in the log, with its bindings. Reasons are missing capacity under today's limits, or a type that only
+//!   another version knows. A definition that belongs to nothing is deleted; messages that belong to nothing
+//!   stay.
+//! - An object known to have been deleted is not rebuilt.
+//! - A queue that adopts messages delivers nothing before they are in it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -20,15 +26,17 @@ use super::levels_of;
 use super::orphans::Orphan;
 use super::parameters::ParameterView;
 use super::policy::{Applied, ApplyTo, NewPolicy, PolicyKind};
-use super::queue::{Logged, Queue, RequeueCounts, first_rank};
+use super::queue_records::{DurableIndex, Queue, RequeueCounts, first_rank};
 use super::topology::{BindingSpec, Destination, ExchangeDeclaration};
 use super::{Broker, Context};
 
-/// Whom a new store begins with: a name, and what its password is kept as.
+/// The first user of a new store: name and password hash.
 pub type First<'a> = Option<(&'a str, PasswordHash)>;
 
-/// Declares everything again, and says where its messages lie. Who may come in is what the store says, as far
-/// as it can vouch for that, and for a new one whoever is `first`.
+/// Declares everything again, and sets which messages the log has for each queue.
+///
+/// Users and permissions are those of the storage, as far as it can vouch for them. A new store gets the user
+/// `first`.
 ///
 /// # Errors
 /// The disk refused a read.
@@ -41,7 +49,7 @@ pub fn restore(
     first: First<'_>,
     now: Now,
 ) -> io::Result<()> {
-    // A start is a use of a queue: what is noted of that is noted now, not when the store was made.
+    // A start is a use of a queue: its time is the time of the start, not of the creation of the store.
     context.journal_mut().set_time(log.time_ms(now));
     let AccessReport { access, unreadable, is_thin, definitions, .. } = report;
     match access {
@@ -57,15 +65,15 @@ pub fn restore(
     Ok(())
 }
 
-/// A definition that belongs to nothing: key and value, and what the log knows the queue by that is to go
-/// with it, its levels included.
+/// A definition that belongs to nothing: key, value, and the incarnations of its queue and levels that are to
+/// be deleted with it.
 type Unowned = (Box<[u8]>, Box<[u8]>, Vec<u64>);
 
 /// What the log has of the levels of a queue with priorities.
 struct Levels {
-    /// The incarnation of that for priority 1.
+    /// Incarnation of the level for priority 1.
     from: u64,
-    /// The incarnations of which it has something.
+    /// Incarnations of which the log has something.
     known: Vec<u64>,
 }
 
@@ -78,22 +86,22 @@ impl Levels {
     }
 }
 
-/// What a start has made of the definitions.
+/// The progress of a start in restoring definitions.
 struct Restoring {
-    /// The version of the newest definition of each queue.
+    /// Version of the newest definition of each queue.
     versions: BTreeMap<u64, u64>,
-    /// The queues that are there again, by their incarnations.
+    /// The queues that exist again, by their incarnations.
     queues: BTreeMap<u64, QueueId>,
-    /// Queues that are defined and not there.
+    /// Queues that are defined and could not be restored.
     absent: BTreeSet<u64>,
     /// Definitions that belong to nothing.
     orphans: Vec<Unowned>,
-    /// How many definitions this version cannot read.
+    /// Number of definitions that this version cannot read.
     unread: usize,
 }
 
 impl Restoring {
-    /// Declares again what a definition says.
+    /// Declares again what a definition describes.
     fn restore(
         &mut self,
         broker: &mut Broker,
@@ -108,7 +116,7 @@ impl Restoring {
         let levels = Levels::in_log(&definition, log);
         let incarnation = match definition {
             Definition::Queue { incarnation, .. } => incarnation,
-            // What a delayed exchange keeps has its number.
+            // The hidden queue of a delayed exchange has the exchange's version as incarnation.
             Definition::Exchange { version, .. } if !levels_of(&definition).is_empty() => version,
             _ => 0,
         };
@@ -116,7 +124,8 @@ impl Restoring {
         let version = log.index().definitions().get(key).map_or(0, |definition| definition.version);
         let is_renamed = self.versions.get(&incarnation).is_some_and(|newest| *newest > version);
         if is_gone || is_renamed || self.queues.contains_key(&incarnation) {
-            // It was deleted, or has another name by now: what says so of this one was damaged.
+            // The queue was deleted, or has another name now: the record of that for this definition was
+            // damaged.
             let levels = if is_gone { levels.known } else { Vec::new() };
             self.orphans.push((key.into(), value.into(), levels));
             return;
@@ -154,7 +163,7 @@ impl Restoring {
         }
     }
 
-    /// Makes the levels of a queue with priorities of which the log has something.
+    /// Creates the levels of a queue with priorities of which the log has something.
     fn restore_levels(&mut self, broker: &mut Broker, (queue, levels): (QueueId, &Levels)) {
         for &incarnation in &levels.known {
             let priority = (incarnation - levels.from + 1) as u8;
@@ -165,7 +174,7 @@ impl Restoring {
         }
     }
 
-    /// Sees to messages of queues that nothing defines.
+    /// Handles messages of queues whose definition is missing.
     fn restore_lost(
         &mut self,
         broker: &mut Broker,
@@ -205,7 +214,7 @@ impl Restoring {
                 self.absent.insert(incarnation);
             }
         }
-        // Its bindings may be among what belonged to nothing.
+        // Its bindings may be among the definitions that belonged to nothing.
         for (key, value, incarnations) in core::mem::take(&mut self.orphans) {
             let definition = Definition::parse(&key, &value);
             let binding = definition.filter(|definition| matches!(definition, Definition::Binding { .. }));
@@ -217,7 +226,8 @@ impl Restoring {
     }
 }
 
-/// Of which queue a definition says the name, and the key that it is defined under.
+/// Returns the incarnation of the queue whose name a definition contains, and the key that the queue is
+/// defined under.
 fn named_by(key: &[u8], value: &[u8]) -> Option<(u64, Box<[u8]>)> {
     let (vhost, name, incarnation) = match Definition::parse(key, value)? {
         Definition::Queue { incarnation, .. } => return Some((incarnation, key.into())),
@@ -261,11 +271,14 @@ fn restore_definitions(
     if restoring.unread > 0 {
         let unread = restoring.unread;
         log::error!(
-            "{unread} definitions are stored that this version cannot read: they stay there, left out"
+            "{unread} stored definitions cannot be read by this version: they stay stored and are not used"
         );
     }
     if !repeated.is_empty() {
-        log::warn!("{} definitions were damaged and are written again, from footers", repeated.len());
+        log::warn!(
+            "{} damaged definitions were rewritten from the copies in segment footers",
+            repeated.len()
+        );
     }
     for (key, value) in repeated {
         context.journal_mut().define(key, Some(value));
@@ -279,8 +292,9 @@ fn restore_definitions(
     broker.apply_policies(context);
     if is_suspect {
         broker.doubt_parameters();
-        // What seems to belong to nothing may belong to something that cannot be read. Of access that is for
-        // whoever confirms the rest to say: nobody sees it, and it would come back with a user of that name.
+        // What seems to belong to nothing may belong to something that cannot be read. For access
+        // definitions, the operator who confirms the others decides: they are not listed, and would become
+        // valid again with a user of that name.
         let hidden = restoring.orphans.drain(..).map(|(key, ..)| key).filter(|key| is_access(key));
         broker.access_mut().hide_access(context.journal_mut(), hidden.collect());
     }
@@ -320,7 +334,7 @@ fn restore_queue(broker: &mut Broker, log: &Log, incarnation: u64, queue: QueueI
     found.live
 }
 
-/// Puts into a queue what the log has for it.
+/// Adds to a queue the messages that the log has for it.
 pub fn restore_messages(broker: &mut Broker, found: &store::QueueIndex, queue: QueueId) {
     for range in found.live_ranges() {
         if !broker.queues_mut().restore_messages(queue, range.start, range.end) {
@@ -333,14 +347,7 @@ pub fn restore_messages(broker: &mut Broker, found: &store::QueueIndex, queue: Q
     }
 }
 
-// A start: everything back from the log.
-//
-// Always true: a start declares again exactly what was durable; a definition without room under today's
-// limits, or of a type that only another version knows, stays untouched in the log, with its bindings; a
-// thing known to have been deleted is not rebuilt; a queue that adopts messages delivers nothing before they
-// stand in it.
-
-/// The result of putting back a definition at a start.
+/// Returns the result of restoring a definition at start.
 fn restored(put: Result<(), OperatorFault>) -> Restored {
     match put {
         Ok(()) => Restored::Exists(None),
@@ -349,9 +356,9 @@ fn restored(put: Result<(), OperatorFault>) -> Restored {
 }
 
 impl Broker {
-    // ---- at a start
+    // ---- at start
 
-    /// Declares a durable thing again; definitions come in the order of their keys, so a thing comes before
+    /// Declares a durable object again. Definitions come in the order of their keys, so an object precedes
     /// its parts.
     pub fn restore(&mut self, cx: &mut Context<'_>, definition: &Definition<'_>) -> Restored {
         let restored = self.declare_again(cx, definition);
@@ -391,11 +398,12 @@ impl Broker {
                 let Some(vhost) = self.access.find_vhost(vhost) else { return self.access.orphaned() };
                 let (arguments, requeues) = RequeueCounts::split(arguments);
                 // Policies are applied to the queue later, in `Broker::apply_policies`.
-                let settings = QueueSettings::of(&self.policies.terms(arguments, Applied::default()));
+                let settings =
+                    QueueSettings::of(&self.policies.effective_policy(arguments, Applied::default()));
                 let mut record = Queue::new(vhost, name, arguments, settings);
                 (record.declared.durable, record.declared.auto_delete, record.declared.is_rebuilt) =
                     (true, auto_delete, is_rebuilt);
-                record.logged = Logged::as_incarnation(incarnation);
+                record.logged = DurableIndex::as_incarnation(incarnation);
                 record.requeues = requeues;
                 record.rank = first_rank(cx.journal, &record, levels_from);
                 let is_news = record.levels_from() != levels_from;
@@ -471,12 +479,13 @@ impl Broker {
         }
     }
 
-    /// The level for this priority, of which the log has messages, of a queue that was just declared again.
+    /// Returns the level for this priority of a queue that was just declared again. The log has messages of
+    /// that level.
     pub fn restore_level(&mut self, queue: QueueId, priority: u8) -> Option<QueueId> {
         self.queues.restore_level(&mut self.quota, queue, priority)
     }
 
-    /// Forgets a definition that an interrupted deletion left behind; a queue with its messages, which the
+    /// Deletes a definition that an interrupted deletion left behind; a queue with its messages, which the
     /// log has under these incarnations.
     pub fn forget(&mut self, journal: &mut Journal, key: &[u8], incarnations: &[u64]) {
         for incarnation in incarnations {
@@ -485,8 +494,10 @@ impl Broker {
         journal.define(key.into(), None);
     }
 
-    /// Takes in messages of the store whose queue nothing defines, with the queue's name, if something says
-    /// it, and whether it may be rebuilt. Gives the queue, if it exists again.
+    /// Registers messages of the store whose queue definition is missing.
+    ///
+    /// It takes the queue's name, if it is known, and whether the queue may be rebuilt. Returns the queue, if
+    /// it exists again.
     pub fn restore_lost(
         &mut self,
         cx: &mut Context<'_>,
@@ -517,50 +528,52 @@ impl Broker {
             return None;
         }
         let applied = self.policies_for(cx.work, vhost, name, &[]);
-        let settings = QueueSettings::of(&self.policies.terms(&[], applied));
+        let settings = QueueSettings::of(&self.policies.effective_policy(&[], applied));
         let mut record = Queue::new(vhost, name, &[], settings);
         record.applied = applied;
         (record.declared.durable, record.declared.is_rebuilt) = (true, true);
-        record.logged = Logged::as_incarnation(incarnation);
+        record.logged = DurableIndex::as_incarnation(incarnation);
         let queue = self.add_queue(cx, record).ok()?;
         self.queues.records_mut().append_queue(cx, &self.access, queue.index(), true);
         Some(queue)
     }
 
-    /// Notes that all adopted messages stand in their queue.
+    /// Notes that all adopted messages are in their queue.
     pub fn end_adoption(&mut self, queue: QueueId) {
-        if self.recovery.end_adoption(queue) && !self.queues.at(queue).dying {
+        if self.recovery.end_adoption(queue) && !self.queues.at(queue).is_deleted() {
             let (_, drops) = self.purge(queue);
             drops.into_iter().for_each(|job| self.jobs.begin(job));
         }
         self.end_returning(queue);
         if self.queues.records().get(queue.index()).is_some() {
-            self.queues.look_at_stored(queue);
+            self.queues.examine_stored(queue);
         }
     }
 
-    /// Virtual host and name of a rebuilt queue, for the simulator, whose clients know of none.
+    /// Returns virtual host and name of a rebuilt queue, for the simulator, whose clients expect none.
     #[cfg(debug_assertions)]
     pub fn next_rebuilt(&self) -> Option<(String, String)> {
         let mut queues = self.queues.records().iter().map(|(_, queue)| queue);
-        let queue = queues.find(|queue| queue.declared.is_rebuilt && !queue.dying)?;
+        let queue = queues.find(|queue| queue.declared.is_rebuilt && !queue.is_deleted())?;
         Some((self.access.vhost_name(queue.vhost).into(), queue.name.to_string()))
     }
 
-    /// Sets the user of a new store, who may do everything in `/`; or none.
+    /// Sets the user of a new store, with all permissions in `/`; or none.
     pub fn begin_users(&mut self, first: Option<(&str, PasswordHash)>) {
         self.access.begin_users(first);
         self.note_users();
     }
 
-    /// Notes that the store cannot vouch for its users: nobody logs in until somebody confirms them.
-    /// `unreadable` are keys of definitions that the store cannot read.
+    /// Notes that the storage cannot vouch for its users: all logins are refused until an operator confirms
+    /// the users.
+    ///
+    /// `unreadable` are keys of definitions that the storage cannot read.
     pub fn doubt_access(&mut self, why: &'static str, unreadable: Vec<Box<[u8]>>) {
         self.access.doubt_users(why, unreadable);
         self.note_users();
     }
 
-    /// Puts back a user, permission or limit from the log; definitions come in the order of their keys.
+    /// Restores a user, permission or limit from the log. Definitions come in the order of their keys.
     pub(crate) fn restore_access(&mut self, cx: &mut Context<'_>, definition: &Definition<'_>) -> Restored {
         match *definition {
             Definition::AccessWritten => {
@@ -590,7 +603,7 @@ impl Broker {
         }
     }
 
-    /// Forgets the user and the virtual hosts assumed for a new store, for the log says who there is.
+    /// Drops the user and the virtual hosts assumed for a new store, because the log has users.
     fn forget_first_access(&mut self, cx: &mut Context<'_>) {
         if !self.access.forget_first_users() {
             return;
@@ -607,16 +620,16 @@ impl Broker {
         restored(self.policies.put(self.access.pattern_bytes_mut(), vhost, said))
     }
 
-    /// At a start, when all definitions are restored: applies policies to everything, before the first
-    /// message is looked at.
+    /// Applies policies to everything, at start when all definitions are restored, before the first message
+    /// is processed.
     pub fn apply_policies(&mut self, cx: &mut Context<'_>) {
         if !self.policies.is_empty() {
-            self.policies.begin_telling();
+            self.policies.begin_notification();
             while !self.run_policies(cx, &mut { u32::MAX }) {}
         }
     }
 
-    /// At a start: notes that the log may have parameters that nobody can read.
+    /// Notes, at start, that the log may have parameters that cannot be read.
     pub const fn doubt_parameters(&mut self) {
         self.parameters.doubt();
     }
@@ -629,32 +642,30 @@ impl Broker {
     }
 }
 
-// What the log has of a queue at a start, and the result of putting back a definition.
-
-/// The messages that the log has of a queue.
+/// The messages that the log has of a queue, at start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Contents {
     /// Unsettled messages.
     pub count: u64,
     /// Bytes that unsettled messages take in the log.
     pub bytes: u64,
-    /// The offset of the next message.
+    /// Offset of the next message.
     pub next_offset: u64,
-    /// Messages with offsets below may have been delivered.
+    /// Messages with smaller offsets may have been delivered.
     pub delivered_through: u64,
     /// The watermark in the log, which ran ahead of the deliveries.
     pub marked_through: u64,
 }
 
-/// The result of putting back a definition at a start.
+/// The result of restoring a definition at start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Restored {
-    /// The thing exists again; a queue can take its messages now.
+    /// The object exists again; a queue can take its messages now.
     Exists(Option<QueueId>),
-    /// The things that the definition needs do not exist: a deletion was interrupted.
+    /// The objects that the definition needs do not exist: a deletion was interrupted.
     Orphaned,
-    /// Today's limits have no room for the thing, or for one that it needs.
+    /// Today's limits have no capacity for the object, or for one that it needs.
     NoRoom,
-    /// This version does not know the type of the thing.
+    /// This version does not know the type of the object.
     Unknown,
 }

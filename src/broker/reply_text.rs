@@ -1,7 +1,8 @@
-//! Things as RabbitMQ's reply texts show them: queues, exchanges, values, Erlang terms.
+//! Formats queues, exchanges, values and Erlang terms as RabbitMQ's reply texts show them, and builds common
+//! faults.
 //!
-//! Clients and the people behind them match on these texts, so they are RabbitMQ's to the letter; a peer's
-//! own bytes are shown as far as they are text.
+//! Clients and operators match on these texts, so they are RabbitMQ's byte for byte. A peer's own bytes are
+//! shown as far as they are text.
 
 use core::fmt;
 
@@ -13,24 +14,24 @@ use super::access::OperatorFault;
 
 /// A queue's name and virtual host as reply texts show them.
 #[derive(Clone, Copy)]
-pub(crate) struct QueueInWords<'a> {
+pub(crate) struct QueueText<'a> {
     pub(crate) name: &'a str,
     pub(crate) vhost: &'a str,
 }
 
-impl fmt::Display for QueueInWords<'_> {
+impl fmt::Display for QueueText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "queue '{}' in vhost '{}'", self.name, self.vhost)
     }
 }
 
 /// An exchange's name and virtual host as reply texts show them.
-pub(crate) struct ExchangeInWords<'a> {
+pub(crate) struct ExchangeText<'a> {
     pub(crate) name: &'a str,
     pub(crate) vhost: &'a str,
 }
 
-impl fmt::Display for ExchangeInWords<'_> {
+impl fmt::Display for ExchangeText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "exchange '{}' in vhost '{}'", self.name, self.vhost)
     }
@@ -106,11 +107,6 @@ impl fmt::Display for Lossy<'_> {
     }
 }
 
-// The faults for missing room, and for a store that cannot be written: in the same words wherever they
-// occur.
-//
-// Always true: the text names the one thing to do, by the key of the configuration where there is one.
-
 /// 506: the pool that this configuration key sizes is full.
 pub(crate) fn out_of(key: &str) -> Fault {
     Fault::new(
@@ -119,7 +115,7 @@ pub(crate) fn out_of(key: &str) -> Fault {
     )
 }
 
-/// 506: the log has no room.
+/// 506: the log has no space.
 pub(crate) fn out_of_disk(journal: &Journal) -> Fault {
     if journal.is_file_system_full() {
         return Fault::new(
@@ -130,7 +126,7 @@ pub(crate) fn out_of_disk(journal: &Journal) -> Fault {
     out_of(journal.room_key())
 }
 
-/// 506: the store cannot be written.
+/// 506: the storage cannot be written.
 pub(crate) fn unwritable() -> Fault {
     Fault::new(
         ReplyCode::ResourceError,
@@ -138,7 +134,7 @@ pub(crate) fn unwritable() -> Fault {
     )
 }
 
-/// 506: the store cannot be written, for a publisher of something persistent.
+/// 506: the storage cannot be written, for a publisher of a persistent message.
 pub(crate) fn unwritable_for_messages() -> Fault {
     Fault::new(
         ReplyCode::ResourceError,
@@ -146,8 +142,9 @@ pub(crate) fn unwritable_for_messages() -> Fault {
     )
 }
 
-/// 506: a publisher waited in vain for room in the log, while it held deliveries or had an open transaction itself.
-pub(crate) fn waits_behind_itself(journal: &Journal) -> Fault {
+/// 506: a publisher waited too long for space in the log, while it held deliveries or had an open transaction
+/// itself.
+pub(crate) fn waited_too_long(journal: &Journal) -> Fault {
     let raise = if journal.is_file_system_full() { "make room on the file system" } else { "raise" };
     let key = if journal.is_file_system_full() { "" } else { journal.room_key() };
     Fault::new(
@@ -159,10 +156,10 @@ pub(crate) fn waits_behind_itself(journal: &Journal) -> Fault {
     )
 }
 
-/// The version for something that is about to be declared; 0 if it is not durable, or not stored.
+/// Returns the version for something that is about to be declared; 0 if it is not durable, or not stored.
 ///
 /// # Errors
-/// The store cannot be written, or has no room, so nothing durable can be declared.
+/// The storage cannot be written, or has no space, so nothing durable can be declared.
 pub(crate) fn version_for(journal: &mut Journal, durable: bool) -> Result<u64, Fault> {
     match journal.mode() {
         Mode::On if durable && !journal.has_room_to_define() => Err(out_of_disk(journal)),
@@ -172,16 +169,18 @@ pub(crate) fn version_for(journal: &mut Journal, durable: bool) -> Result<u64, F
     }
 }
 
-/// Whether something durable can be deleted: that needs no room, but a store that can be written.
+/// Checks whether something durable can be deleted: that needs no space, but writable storage.
 ///
 /// # Errors
-/// The store cannot be written.
+/// The storage cannot be written.
 pub(crate) fn check_deletable(journal: &Journal, is_stored: bool) -> Result<(), Fault> {
     if is_stored && journal.mode() == Mode::Unwritable { Err(unwritable()) } else { Ok(()) }
 }
 
-/// Whether the store takes an operator's change. On a full disk it does: an operator must be able to keep out
-/// whoever filled it; the change takes a block of the room kept for settlements.
+/// Checks whether the storage accepts an operator's change.
+///
+/// On a full disk it does, because an operator must be able to lock out the client that filled it. The change
+/// takes a block of the space reserved for settlements.
 pub(crate) fn check_changeable(journal: &Journal) -> Result<(), OperatorFault> {
     match journal.mode() {
         Mode::Unwritable => Err(OperatorFault::Store(unwritable().text.into())),
@@ -189,7 +188,7 @@ pub(crate) fn check_changeable(journal: &Journal) -> Result<(), OperatorFault> {
     }
 }
 
-/// Whether the store has room for something more to be declared.
+/// Checks whether the storage has space for a further declaration.
 pub(crate) fn check_room(journal: &Journal) -> Result<(), OperatorFault> {
     match journal.mode() == Mode::On && !journal.has_room_to_define() {
         false => Ok(()),

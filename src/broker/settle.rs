@@ -1,47 +1,52 @@
-//! Deliveries are settled, and closed channels, connections and deleted things are cleared away.
+//! Settles deliveries, and clears closed channels, connections and deleted objects.
 //!
-//! Acknowledgements, rejections and requeues; channels and connections that end; deliveries and transactions that are held
-//! for too long; and the jobs: what one command or one death can cause without bound is done a few hundred records at a
-//! time, in the order in which it was begun, while everybody else carries on in between.
+//! This covers acknowledgements, rejections and requeues, the end of channels and connections, and deliveries
+//! and transactions that are held too long. It also runs the jobs. What one command or one lost connection
+//! can cause without bound is processed a few hundred records at a time, in order of arrival. All other
+//! clients are served in between.
 //!
-//! Always true: a tag is settled at most once; only deliveries that were completely written can be settled, so
-//! "everything so far" never swallows a message that the client has not seen; a requeued message is marked
-//! redelivered and waits before all that have not been delivered yet; names vanish at once, and a connection whose
-//! own command began a job is not read until the job is done. A channel is overdue by its oldest delivery, as in
-//! RabbitMQ, or by a transaction that is left open; nobody is closed early, and late by a minute at most.
+//! # Invariants
+//! - A tag is settled at most once. Only completely written deliveries can be settled, so an acknowledgement
+//!   of all deliveries never includes a message that the client has not seen.
+//! - A requeued message is marked redelivered and precedes all that have not been delivered yet.
+//! - Names are free at once. A connection whose own command began a job is not read until the job is done.
+//! - As in RabbitMQ, a channel is overdue because of its oldest delivery or an open transaction. No channel
+//!   is closed early, and none more than a minute late.
 
 use leveret_core::command::{BindingId, ChannelId, ConnectionId, ExchangeId, Outcome, QueueId, Settlement};
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::mem::Messages;
 use leveret_core::time::{Deadline, Now};
 
+use super::consumers::ChannelState;
 use super::consumers::{Channel, Mode, Transaction};
 use super::deliveries::Carrier;
 use super::job::{Job, spend};
-use super::letters::Reason;
-use super::queue::Purged;
-use super::queues::take_step;
+use super::queue_flow::take_step;
+use super::queue_records::Purged;
+use super::queue_records::QueueState;
+use super::republish::Reason;
 use super::state::count_up;
 use super::{Broker, Context};
 
-/// Records cleared away in one step of a job.
+/// Maximum number of records cleared in one step of a job.
 const STEP: u32 = 512;
 
-/// Channels looked at in one turn.
-const LOOK_STEP: u32 = 512;
+/// Maximum number of channels examined in one turn.
+const CHECK_STEP: u32 = 512;
 
 /// A channel to be closed, and why.
 #[derive(Debug)]
 pub struct Overdue {
     /// The connection of the channel.
     pub connection: ConnectionId,
-    /// The number of the channel on the wire.
+    /// Channel number on the wire.
     pub channel: u16,
-    /// The fault that the client is told.
+    /// The fault for the client.
     pub fault: Fault,
 }
 
-/// When something was last added to the channel's open transaction, in seconds; `None` without one.
+/// Returns when something was last added to the channel's open transaction, in seconds; `None` without one.
 const fn open_since_s(channel: &Channel) -> Option<u32> {
     match &channel.mode {
         Mode::Transaction(transaction) if !transaction.is_empty() => Some(transaction.touched_s),
@@ -50,7 +55,7 @@ const fn open_since_s(channel: &Channel) -> Option<u32> {
 }
 
 impl Broker {
-    /// basic.ack, basic.nack and basic.reject.
+    /// Handles `basic.ack`, `basic.nack` and `basic.reject`.
     pub(crate) fn settle(
         &mut self,
         cx: &mut Context<'_>,
@@ -105,7 +110,7 @@ impl Broker {
         Ok(Outcome::Done)
     }
 
-    /// basic.recover: never part of a transaction, whatever the channel's mode.
+    /// Handles `basic.recover`, which is never part of a transaction, whatever the channel's mode.
     pub(crate) fn recover(&mut self, channel: ChannelId) {
         self.settle_now(channel, u64::MAX, Settlement::Requeue);
     }
@@ -116,7 +121,7 @@ impl Broker {
             self.consumers.mark_returning(&mut self.queues, channel);
         }
         let &Channel { connection, last_sent, .. } = self.consumers.channel(channel);
-        // The job may take several turns, and deliveries written meanwhile are not meant.
+        // The job may take several turns, and does not include deliveries written meanwhile.
         let through = through.min(last_sent);
         self.begin_job(connection, Job::Settle { channel, through, settlement });
     }
@@ -125,7 +130,7 @@ impl Broker {
     pub(crate) fn settle_one(&mut self, cx: &mut Context<'_>, index: usize, settlement: Settlement) {
         match settlement {
             Settlement::Requeue => self.requeue_delivery(cx, index),
-            Settlement::Reject => self.give_up_delivery(cx, index, Reason::Rejected),
+            Settlement::Reject => self.dead_letter_or_drop(cx, index, Reason::Rejected),
             Settlement::Ack => {
                 self.counters.acknowledged += 1;
                 let channel = self.queues.deliveries()[index].channel;
@@ -137,7 +142,7 @@ impl Broker {
         }
     }
 
-    /// Settles a delivery whose message is not wanted any more, and frees its record.
+    /// Settles a delivery whose message is not needed any more, and frees its record.
     pub(crate) fn finish_delivery(&mut self, cx: &mut Context<'_>, index: usize) {
         self.consumers.uncount_delivery(cx.messages, &mut self.queues, &mut self.quota, index);
         let delivery = self.queues.deliveries_mut().remove(index);
@@ -150,8 +155,9 @@ impl Broker {
         self.after_uncount(cx, delivery.queue, delivery.consumer, delivery.channel);
     }
 
-    /// Gives up the message of a delivery for this reason: it is dead-lettered where its queue does that.
-    fn give_up_delivery(&mut self, cx: &mut Context<'_>, index: usize, reason: Reason) {
+    /// Removes the message of a delivery for this reason: it is dead-lettered if its queue has a dead-letter
+    /// exchange.
+    fn dead_letter_or_drop(&mut self, cx: &mut Context<'_>, index: usize, reason: Reason) {
         let queue = self.queues.deliveries()[index].queue;
         match queue.filter(|queue| self.queues.records().has_dead_letters(*queue)) {
             Some(queue) => self.dead_letter_delivery(cx, queue, index, reason),
@@ -159,7 +165,7 @@ impl Broker {
         }
     }
 
-    /// Hands the message of a delivery to the dead letters of its queue, for this reason.
+    /// Dead-letters the message of a delivery for this reason.
     pub(crate) fn dead_letter_delivery(
         &mut self,
         cx: &mut Context<'_>,
@@ -170,26 +176,27 @@ impl Broker {
         self.consumers.uncount_delivery(cx.messages, &mut self.queues, &mut self.quota, index);
         let delivery = &self.queues.deliveries()[index];
         let (consumer, channel) = (delivery.consumer, delivery.channel);
-        self.post().dead_letter_delivery(cx, queue, index, reason);
+        self.republisher().dead_letter_delivery(cx, queue, index, reason);
         self.queues.note_release();
         self.after_uncount(cx, Some(queue), consumer, channel);
     }
 
-    /// Counts that a message is requeued once more; says whether it is over the delivery limit by now. A bridge
-    /// requeues what it could not send, however often its link broke: that counts against no message.
+    /// Counts one more requeue of a message. Returns whether it exceeds the delivery limit now.
+    ///
+    /// A bridge requeues what it could not send, however often its link broke: that is not counted.
     fn count_requeue(&mut self, index: usize) -> bool {
         let channel = self.queues.deliveries()[index].channel;
         let connection = self.consumers.connection_of(channel);
-        !self.consumers.connection(connection).identity.is_own() && self.queues.comes_back_too_often(index)
+        !self.consumers.connection(connection).identity.is_own() && self.queues.count_requeue_in_queue(index)
     }
 
-    /// Requeues a delivery at its old place.
+    /// Requeues a delivery at its old position.
     pub(crate) fn requeue_delivery(&mut self, cx: &mut Context<'_>, index: usize) {
         if self.count_requeue(index) {
-            return self.give_up_delivery(cx, index, Reason::DeliveryLimit);
+            return self.dead_letter_or_drop(cx, index, Reason::DeliveryLimit);
         }
         let queue = self.queues.deliveries()[index].queue;
-        let Some(queue) = queue.filter(|queue| !self.queues.at(*queue).dying) else {
+        let Some(queue) = queue.filter(|queue| !self.queues.at(*queue).is_deleted()) else {
             return self.finish_delivery(cx, index);
         };
         self.consumers.uncount_delivery(cx.messages, &mut self.queues, &mut self.quota, index);
@@ -202,7 +209,7 @@ impl Broker {
         }
         self.queues.put_back(cx.messages, queue, index);
         if self.queues.at(queue).has_rules() {
-            self.post().enforce_limits(cx, queue);
+            self.republisher().enforce_limits(cx, queue);
         }
         self.after_uncount(cx, Some(queue), consumer, channel);
     }
@@ -218,7 +225,7 @@ impl Broker {
         }
     }
 
-    /// Wakes the queue and the consumer that a settled delivery makes room for.
+    /// Wakes the queue and the consumer for which a settled delivery frees capacity.
     fn after_uncount(
         &mut self,
         cx: &mut Context<'_>,
@@ -240,7 +247,7 @@ impl Broker {
         }
     }
 
-    /// Does a bounded part of the jobs; says whether there is more.
+    /// Runs a bounded part of the jobs. Returns whether there is more.
     pub fn run_jobs(&mut self, cx: &mut Context<'_>) -> bool {
         let mut left = STEP;
         while left > 0 {
@@ -287,7 +294,7 @@ impl Broker {
             let before = cx.work.units();
             self.consumers.leave_unacknowledged(&mut self.queues, channel, index);
             self.settle_one(cx, index, settlement);
-            // What is rejected may go on to many queues at once.
+            // A rejected message may be routed to many queues.
             take_step(left, before, cx.work);
         }
         self.end_returning_of(channel);
@@ -319,7 +326,7 @@ impl Broker {
                 return false;
             }
         }
-        while let Some(consumer) = self.queues.records().audience(queue).first() {
+        while let Some(consumer) = self.queues.records().queue_consumers(queue).first() {
             self.cancel_by_broker(cx, consumer);
             if !spend(left) {
                 return false;
@@ -329,7 +336,7 @@ impl Broker {
         if !self.remove_bindings(cx, left, next) {
             return false;
         }
-        self.queues.at_mut(queue).cleared = true;
+        self.queues.at_mut(queue).state = QueueState::Cleared;
         self.free_queue_if_done(queue);
         true
     }
@@ -342,7 +349,7 @@ impl Broker {
         true
     }
 
-    /// Removes bindings as long as there is a `next` one, as many as `left` allows; says whether those are all.
+    /// Removes bindings as long as there is a `next` one, up to `left`. Returns whether all are removed.
     fn remove_bindings(
         &mut self,
         cx: &mut Context<'_>,
@@ -373,7 +380,7 @@ impl Broker {
             self.requeue_delivery(cx, index);
         }
         self.end_returning_of(channel);
-        self.consumers.channel_mut(channel).cleared = true;
+        self.consumers.channel_mut(channel).state = ChannelState::Cleared;
         self.consumers.free_channel_if_done(&mut self.quota, channel);
         true
     }
@@ -395,13 +402,15 @@ impl Broker {
                 "nothing refers to a lost channel any more"
             );
         }
-        self.consumers.connection_mut(connection).cleared = true;
+        self.consumers.connection_mut(connection).is_cleared = true;
         self.free_connection_if_done(connection);
         true
     }
 
-    /// Takes back a delivery that will not be written: one to be acknowledged stays on its channel's list,
-    /// which is being given back; another is requeued now, for the client has not seen it.
+    /// Takes back a delivery that will not be written.
+    ///
+    /// One that needs an acknowledgement stays on its channel's list, which is being requeued. Another one is
+    /// requeued now, because the client has not seen it.
     pub(crate) fn abandon_unsent(&mut self, cx: &mut Context<'_>, index: usize) {
         let delivery = &self.queues.deliveries()[index];
         match delivery.carrier {
@@ -411,60 +420,63 @@ impl Broker {
         }
     }
 
-    /// Sets the time of this turn. Says whether a new second began, so that [`Self::set_unix_time`] is due.
+    /// Sets the time of this turn. Returns whether a new second began, so that [`Self::set_unix_time`] is
+    /// due.
     pub const fn set_time(&mut self, now: Now) -> bool {
-        let before = core::mem::replace(&mut self.watch.now_s, (now.as_ms() / 1000) as u32);
-        self.watch.left = LOOK_STEP;
-        self.queues.set_minute(self.watch.now_s / 60);
-        before != self.watch.now_s || self.letters.unix_s() == 0
+        let before = core::mem::replace(&mut self.ack_timeout.now_s, (now.as_ms() / 1000) as u32);
+        self.ack_timeout.left = CHECK_STEP;
+        self.queues.set_minute(self.ack_timeout.now_s / 60);
+        before != self.ack_timeout.now_s || self.republish.unix_s() == 0
     }
 
-    /// Sets the date, in seconds since 1970: it is written into headers, and nothing depends on it.
+    /// Sets the date in seconds since 1970. It is only written into headers; no decision depends on it.
     pub const fn set_unix_time(&mut self, unix_s: u64) {
-        self.letters.set_unix_s(unix_s);
+        self.republish.set_unix_s(unix_s);
     }
 
-    /// When a channel may be overdue next.
+    /// Returns when a channel may be overdue next.
     pub fn overdue_deadline(&self) -> Deadline {
         let holds_nothing = self.queues.deliveries().is_empty() && self.quota.pinned().open_messages == 0;
-        match self.watch.look_s {
-            Some(look_s) if !holds_nothing => Now::from_ms(u64::from(look_s) * 1000).after_ms(0),
+        match self.ack_timeout.next_check_s {
+            Some(next_check_s) if !holds_nothing => Now::from_ms(u64::from(next_check_s) * 1000).after_ms(0),
             _ => Deadline::NEVER,
         }
     }
 
-    /// The next channel with an overdue delivery or transaction; a bounded number of channels are looked at
-    /// in a turn. A channel that is not closed is named again with the next look.
+    /// Returns the next channel with an overdue delivery or transaction. A bounded number of channels is
+    /// examined in a turn.
+    ///
+    /// A channel that is not closed is returned again by the next check.
     pub fn next_overdue(&mut self) -> Option<Overdue> {
-        if self.watch.look_s.is_none_or(|look_s| self.watch.now_s < look_s) {
+        if self.ack_timeout.next_check_s.is_none_or(|next_check_s| self.ack_timeout.now_s < next_check_s) {
             return None;
         }
-        while self.watch.hand < self.consumers.channel_places() {
-            if !spend(&mut self.watch.left) {
+        while self.ack_timeout.next_place < self.consumers.channel_places() {
+            if !spend(&mut self.ack_timeout.left) {
                 return None;
             }
-            let index = self.watch.hand;
-            self.watch.hand += 1;
+            let index = self.ack_timeout.next_place;
+            self.ack_timeout.next_place += 1;
             let overdue = self.check_overdue(ChannelId::from_index(index));
             if overdue.is_some() {
                 return overdue;
             }
         }
-        self.watch.end();
+        self.ack_timeout.end();
         None
     }
 
     fn check_overdue(&mut self, id: ChannelId) -> Option<Overdue> {
         let channel = self.consumers.find_channel(id)?;
-        if channel.closing || self.consumers.connection(channel.connection).dying {
+        if channel.is_closed() || self.consumers.connection(channel.connection).is_lost {
             return None;
         }
         let (delivered, touched) = (self.oldest_delivery(channel), open_since_s(channel));
         let (connection, number, code) = (channel.connection, channel.number, ReplyCode::PreconditionFailed);
-        let own_ms = self.watch.timeout_ms;
-        // Transaction and oldest delivery are both looked at, for the next look goes by both.
-        let is_left_open = touched.is_some_and(|since_s| self.watch.is_overdue(since_s, own_ms));
-        let unsettled = delivered.filter(|(since_s, ms)| self.watch.is_overdue(*since_s, *ms));
+        let own_ms = self.ack_timeout.timeout_ms;
+        // Transaction and oldest delivery are both examined, because the next check depends on both.
+        let is_left_open = touched.is_some_and(|since_s| self.ack_timeout.is_overdue(since_s, own_ms));
+        let unsettled = delivered.filter(|(since_s, ms)| self.ack_timeout.is_overdue(*since_s, *ms));
         let fault = if let Some((_, ms)) = unsettled {
             // The text is RabbitMQ's.
             Fault::new(
@@ -488,17 +500,17 @@ impl Broker {
         Some(Overdue { connection, channel: number, fault })
     }
 
-    /// When the oldest unsettled delivery of a channel was made, in seconds, and its consumer timeout in
-    /// milliseconds.
+    /// Returns when the oldest unsettled delivery of a channel was made, in seconds, and its consumer timeout
+    /// in milliseconds.
     fn oldest_delivery(&self, channel: &Channel) -> Option<(u32, u32)> {
         let delivery = &self.queues.deliveries()[channel.unacknowledged.front()?];
         let queue = delivery.queue.and_then(|queue| self.queues.records().get(queue.index()));
         let own_ms = queue.map_or(u32::MAX, |queue| queue.settings.consumer_timeout_ms);
-        let timeout_ms = if own_ms == u32::MAX { self.watch.timeout_ms } else { own_ms };
+        let timeout_ms = if own_ms == u32::MAX { self.ack_timeout.timeout_ms } else { own_ms };
         Some((delivery.delivered_s, timeout_ms))
     }
 
-    /// Remembers how tx.commit is to settle a delivery.
+    /// Notes how `tx.commit` is to settle a delivery.
     pub(crate) fn decide(&mut self, channel: ChannelId, index: usize, settlement: Settlement) {
         self.touch(channel);
         self.consumers.leave_unacknowledged(&mut self.queues, channel, index);
@@ -508,7 +520,7 @@ impl Broker {
         self.queues.deliveries_mut().decide(&mut transaction.settlements, index, settlement);
     }
 
-    /// Drops the messages of a transaction; its deliveries are unacknowledged again, in the order of their
+    /// Drops the messages of a transaction. Its deliveries are unacknowledged again, in the order of their
     /// tags.
     pub(crate) fn abandon_transaction(&mut self, messages: &mut Messages, channel: ChannelId) {
         let transaction = self.take_transaction(channel);
@@ -521,8 +533,8 @@ impl Broker {
         self.queues.deliveries_mut().undecide(list, transaction.settlements);
     }
 
-    /// Takes a transaction that is committed or rolled back. Publishers may wait for the room on the disk that was kept
-    /// for it.
+    /// Takes a transaction that is committed or rolled back. Publishers may be waiting for the space on the
+    /// disk that was reserved for it.
     pub(crate) fn take_transaction(&mut self, channel: ChannelId) -> Transaction {
         let record = self.consumers.channel_mut(channel);
         let Mode::Transaction(transaction) = &mut record.mode else {
@@ -542,40 +554,40 @@ impl Broker {
     pub(crate) fn touch(&mut self, channel: ChannelId) {
         let record = self.consumers.channel_mut(channel);
         let Mode::Transaction(transaction) = &mut record.mode else { return };
-        transaction.touched_s = self.watch.begin();
+        transaction.touched_s = self.ack_timeout.begin();
         let (was_empty, connection) = (transaction.is_empty(), record.connection);
         if was_empty {
             self.consumers.connection_mut(connection).open_transactions += 1;
         }
     }
 
-    /// Ends a consumer whose queue is deleted, and has its client told.
+    /// Ends a consumer whose queue is deleted, and has its client notified.
     pub(crate) fn cancel_by_broker(&mut self, cx: &mut Context<'_>, index: usize) {
         self.end_consumer(cx, index);
         self.consumers.note_cancelled(index);
         self.free_consumer_if_done(index);
     }
 
-    /// Ends a consumer; an auto-delete queue may go with it.
+    /// Ends a consumer; an auto-delete queue may be deleted with it.
     pub(crate) fn end_consumer(&mut self, cx: &mut Context<'_>, index: usize) {
         let Some(queue) = self.consumers.end(cx.work, &mut self.queues, index) else { return };
         let record = self.queues.at(queue);
-        if record.declared.auto_delete && record.audience.is_empty() && !record.dying {
+        if record.declared.auto_delete && record.queue_consumers.is_empty() && !record.is_deleted() {
             self.retire_queue(cx, queue);
             self.jobs.begin(Job::Queue(queue));
-        } else if record.audience.is_empty() {
+        } else if record.queue_consumers.is_empty() {
             self.queues.touch_queue(cx.journal, queue);
         }
     }
 
-    /// Frees the record of an ended consumer once nothing refers to it.
+    /// Frees the record of an ended consumer when nothing refers to it.
     pub(crate) fn free_consumer_if_done(&mut self, index: usize) {
         if let Some(queue) = self.consumers.free_if_done(&mut self.quota, index) {
             self.end_returning(queue);
         }
     }
 
-    /// Closes a channel: nothing new starts, unwritten deliveries go no further, the rest is requeued.
+    /// Closes a channel: nothing new starts, unwritten deliveries are withdrawn, the rest is requeued.
     pub(crate) fn close_channel(
         &mut self,
         cx: &mut Context<'_>,
@@ -588,7 +600,7 @@ impl Broker {
     }
 
     fn stop_channel(&mut self, cx: &mut Context<'_>, channel: ChannelId) {
-        self.consumers.channel_mut(channel).closing = true;
+        self.consumers.channel_mut(channel).state = ChannelState::Closing;
         self.consumers.mark_returning(&mut self.queues, channel);
         let mut at = self.consumers.next_of_channel(channel, None);
         while let Some(index) = at {
@@ -599,7 +611,7 @@ impl Broker {
         }
     }
 
-    /// Takes the channel's deliveries out of the outbox, except the very first, which may be partly written.
+    /// Removes the channel's deliveries from the outbox, except the very first, which may be partly written.
     ///
     /// `basic.return` and `basic.get-ok` answer something that the client sent, so they are still sent before the close;
     /// so are the deliveries before a `basic.get-ok`, because delivery tags have no gaps.
@@ -651,10 +663,10 @@ impl Broker {
         }
     }
 
-    /// Ends a connection that will ask for nothing more. Its names vanish now; its deliveries are requeued in
-    /// bounded steps. May be called again.
+    /// Ends a connection that will send no more commands. Its names are free now; its deliveries are requeued
+    /// in bounded steps. May be called again.
     pub fn disconnect(&mut self, cx: &mut Context<'_>, connection: ConnectionId) {
-        if core::mem::replace(&mut self.consumers.connection_mut(connection).dying, true) {
+        if core::mem::replace(&mut self.consumers.connection_mut(connection).is_lost, true) {
             return;
         }
         self.forget_gets(connection);
@@ -662,7 +674,7 @@ impl Broker {
         let mut at = self.consumers.next_channel(connection, None);
         while let Some(channel) = at {
             at = self.consumers.next_channel(connection, Some(channel));
-            if !self.consumers.channel(channel).closing {
+            if !self.consumers.channel(channel).is_closed() {
                 self.stop_channel(cx, channel);
             }
         }
@@ -674,15 +686,14 @@ impl Broker {
         self.jobs.begin(Job::Connection(connection));
     }
 
-    /// Notes that the socket is closed: the connection's id may be used again as soon as everything was
-    /// requeued.
+    /// Notes that the socket is closed: the connection's id may be used again when everything is requeued.
     pub fn release(&mut self, cx: &mut Context<'_>, connection: ConnectionId) {
         self.disconnect(cx, connection);
-        self.consumers.connection_mut(connection).released = true;
+        self.consumers.connection_mut(connection).is_released = true;
         self.free_connection_if_done(connection);
     }
 
-    /// Notes that the client was told of the cancelled consumer that [`Self::next_cancelled`] named.
+    /// Notes that the client was notified of the cancelled consumer that [`Self::next_cancelled`] returned.
     pub fn told_cancelled(&mut self, connection: ConnectionId) {
         if let Some(index) = self.consumers.first_cancelled(connection) {
             self.consumers.leave_cancelled(index);
@@ -690,7 +701,7 @@ impl Broker {
         }
     }
 
-    /// Forgets the gets of a connection, whose answers nobody waits for.
+    /// Drops the gets of a connection that no longer waits for their answers.
     pub(crate) fn forget_gets(&mut self, connection: ConnectionId) {
         let before = self.queues.gets().len();
         let open =

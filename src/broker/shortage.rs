@@ -1,21 +1,20 @@
-//! Why a publisher waits.
+//! The causes for which a publisher waits.
 //!
-//! Why it exists: which pool lacks room is known where a message is refused, and nowhere else; guessing it
-//! later from how full the pools are names the wrong one. So it is noted there.
-//!
-//! Always true: each cause that can make a publisher wait is here.
+//! Only where a message is refused is it known which pool lacks capacity, so the cause is noted there.
+//! Deriving it later from the fill of the pools would name the wrong one. Every cause that can make a
+//! publisher wait is listed here.
 
 use leveret_core::command::QueueId;
 use leveret_core::mem::PoolFull;
 
-/// A pool of memory that publishers take from.
+/// A pool of memory that publishers use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Pool {
     /// Messages in memory.
     Messages,
     /// The bodies and properties of messages in memory.
     Bodies,
-    /// Messages whose content is still coming in.
+    /// Messages whose content is still being received.
     Assembly,
     /// Entries of queues.
     Entries,
@@ -32,35 +31,35 @@ pub enum Shortage {
     QueueMemory(QueueId),
     /// The client does not read messages that are returned to it.
     Returns,
-    /// As many messages wait to be written as may.
+    /// The maximum number of messages wait to be written.
     Commit,
-    /// The store cannot be written.
+    /// The storage cannot be written.
     Unwritable,
     /// The log has reached `disk_limit`.
     DiskLimit,
-    /// The index of the log in memory is as large as it may be.
+    /// The index of the log in memory has reached its maximum size.
     Index,
-    /// The file system has no room, although the log is within `disk_limit`.
+    /// The file system is full, although the log is within `disk_limit`.
     FileSystem,
     /// A queue has used up its share of the log.
     QueueDisk(QueueId),
 }
 
-/// Publishers that wait for one thing.
+/// Publishers that wait for one cause.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Waiters {
-    /// The thing that they wait for.
+    /// The cause that they wait for.
     pub shortage: Shortage,
-    /// How many publishers wait; 0 for none yet.
+    /// Number of waiting publishers; 0 for none yet.
     pub count: u32,
-    /// How long the first of them has waited, in ms.
+    /// How long the first of them has waited, in milliseconds.
     pub for_ms: u64,
-    /// How many other publishers wait for something else.
+    /// Number of other publishers that wait for something else.
     pub others: u32,
 }
 
 impl Pool {
-    /// The configuration key that makes the pool larger.
+    /// Returns the configuration key that makes the pool larger.
     pub const fn key(self) -> &'static str {
         match self {
             Self::Messages => "messages_max",
@@ -89,12 +88,13 @@ impl From<PoolFull> for Shortage {
 }
 
 impl Shortage {
-    /// Whether the log is what lacks room, so that nothing comes in before somebody makes some.
+    /// Returns whether the log lacks capacity, so that nothing is accepted until an operator or a consumer
+    /// frees some.
     pub const fn is_of_disk(self) -> bool {
         matches!(self, Self::DiskLimit | Self::Index | Self::FileSystem | Self::QueueDisk(_))
     }
 
-    /// The word that the text for this shortage begins with.
+    /// Returns the word that the text for this shortage begins with.
     pub(crate) const fn kind(self) -> &'static str {
         match self {
             Self::Pool(_) | Self::QueueMemory(_) => "memory",
@@ -106,7 +106,7 @@ impl Shortage {
 }
 
 impl Waiters {
-    /// A shortage for which no publisher waits yet.
+    /// Returns a shortage for which no publisher waits yet.
     pub const fn expected(shortage: Shortage) -> Self {
         Self { shortage, count: 0, for_ms: 0, others: 0 }
     }

@@ -1,7 +1,7 @@
-//! All that the broker holds, and how it begins.
+//! The broker's state and its creation, counters, record sizes and name tables.
 //!
-//! What is done with it stands in the other files of [`Broker`]; each part that has rules of its own keeps
-//! them itself (`topology`, `access`, `queues` and the other folders).
+//! The other files implement what [`Broker`] does with this state. The folders (`topology`, `access`,
+//! `queues` and others) keep their own rules.
 
 use core::hash::{BuildHasher, Hash};
 
@@ -17,34 +17,34 @@ use leveret_core::mem::Slab;
 
 use super::Context;
 use super::access::{
-    self, Access, FIRST_VHOST, Identity, Load, OperatorFault, PREDECLARED, PREDECLARED_EXCHANGES, Right,
-    Thing,
+    self, Access, FIRST_VHOST, Identity, Load, OperatorFault, PREDECLARED, PREDECLARED_EXCHANGES, Resource,
+    Right,
 };
+use super::ack_timeout::AcknowledgementTimeout;
 use super::consumers::{Channel, Connection, Consumer, ConsumerState, Consumers};
 use super::context::Work;
 use super::deliveries::Deliveries;
 use super::job::{Begun, Job, Jobs};
-use super::letters::{Firehose, Letters, Post, Reason, TracedName};
 use super::orphans::{self, LeftOut, Recovery};
 use super::parameters::Parameters;
 use super::policy::Policies;
 use super::publish::Publishing;
-use super::queue::Queue;
-use super::queues::{DelayWheel, Expiry, Getting, Queues};
+use super::queue_flow::{DelayWheel, Expiry, Getting, Queues};
+use super::queue_records::Queue;
 use super::quota::{Declared, Declarer, Quota, Room};
-use super::reply_text::QueueInWords;
+use super::reply_text::QueueText;
+use super::republish::{Firehose, Reason, RepublishState, Republisher, TracedName};
 use super::shortage::Shortage;
 use super::topology::{ExchangeDeclaration, NewExchange, Topology};
 use super::views::Views;
-use super::watch::Watch;
 
 /// The pseudo-queue of direct reply-to, and the prefix of its tokens.
 pub(crate) const REPLY_TO: &str = "amq.rabbitmq.reply-to";
 
-/// How much of the pools is in use: everything is 0 when everything was drained and closed.
+/// How much of the pools is in use. All values are 0 when everything was drained and closed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Gauges {
-    /// Connections, lost ones that are still being cleared away included.
+    /// Connections, including lost ones that are still being cleared.
     pub connections: usize,
     /// Channels.
     pub channels: usize,
@@ -88,12 +88,12 @@ pub struct Broker {
     pub(crate) recovery: Recovery,
     pub(crate) jobs: Jobs,
     pub(crate) publishing: Publishing,
-    pub(crate) watch: Watch,
-    /// What connections, users and virtual hosts take of the shared pools, and their limits.
+    pub(crate) ack_timeout: AcknowledgementTimeout,
+    /// What connections, users and virtual hosts use of the shared pools, and their limits.
     pub(crate) quota: Quota,
     pub(crate) counters: Counters,
     pub(crate) firehose: Firehose,
-    pub(crate) letters: Letters,
+    pub(crate) republish: RepublishState,
 }
 
 impl core::fmt::Debug for Broker {
@@ -109,30 +109,30 @@ fn draw_seed(entropy: &mut Entropy) -> u64 {
 }
 
 impl Broker {
-    /// Queues with their messages and unsettled deliveries.
+    /// Returns the queues with their messages and unsettled deliveries.
     pub const fn queues(&self) -> &Queues {
         &self.queues
     }
 
-    /// Definitions and messages that a start could not put back as they were.
+    /// Returns the definitions and messages that could not be restored at start as they were.
     pub const fn recovery(&self) -> &Recovery {
         &self.recovery
     }
 
-    /// Definitions and messages that a start could not put back, for the store to change.
+    /// Returns the definitions and messages that could not be restored at start, for the storage to change.
     pub const fn recovery_mut(&mut self) -> &mut Recovery {
         &mut self.recovery
     }
 
-    /// Queues, for the store and operators to change where nothing else depends on it.
+    /// Returns the queues, for the storage and operators to change where nothing else depends on it.
     pub const fn queues_mut(&mut self) -> &mut Queues {
         &mut self.queues
     }
 
-    /// Reserves everything and declares what exists from the start.
+    /// Reserves all memory and declares what exists from the start.
     ///
     /// # Errors
-    /// The limits leave no room for the predeclared exchanges.
+    /// The limits leave no capacity for the predeclared exchanges.
     pub fn new(limits: &Limits, mut entropy: Entropy) -> Result<Self, Fault> {
         let seed = draw_seed(&mut entropy);
         let vhosts = limits.vhosts_max as usize;
@@ -151,29 +151,29 @@ impl Broker {
             recovery: Recovery::new(queues + limits.exchanges_max as usize, seed),
             jobs: Jobs::with_capacity(queues + exchanges + 2 * connections + vhosts + 16),
             publishing: Publishing::with_capacity(queues),
-            watch: Watch::new(limits.consumer_timeout_ms),
+            ack_timeout: AcknowledgementTimeout::new(limits.consumer_timeout_ms),
             quota: Quota::new(limits),
             counters: Counters::default(),
             firehose: Firehose::default(),
-            letters: Letters::with_capacity(queues),
+            republish: RepublishState::with_capacity(queues),
         };
         broker.begin_access()?;
         Ok(broker)
     }
 
-    /// Takes a bounded number of messages that the log has out of memory, if memory is short; says whether it
-    /// is worth while to go on.
+    /// Evicts a bounded number of messages that the log has, if memory is short. Returns whether to continue
+    /// at once.
     pub fn spill(&mut self, cx: &mut Context<'_>) -> bool {
         let before = self.quota.pinned().unsettled_bytes;
         let connection_of = |channel| self.consumers.connection_of(channel);
-        let goes_on = self.queues.spill(cx, &mut self.quota, connection_of);
+        let goes_on = self.queues.evict(cx, &mut self.quota, connection_of);
         if self.quota.pinned().unsettled_bytes < before {
             self.consumers.note_settled();
         }
         goes_on
     }
 
-    /// Remembers the messages that the last read from the log did not find, for the alarm about damage.
+    /// Stores the messages that the last read from the log did not find, for the alarm about damage.
     pub fn note_lost_messages(&mut self, cx: &mut Context<'_>) {
         let Some(lost) = self.queues.take_lost() else { return };
         if self.queues.records().get(lost.queue.index()).is_none() {
@@ -181,34 +181,34 @@ impl Broker {
         }
         let queue = self.queues.at(self.queues.records().queue_of_level(lost.queue));
         let (name, first, last) =
-            (self.queue_in_words(queue.vhost, &queue.name).to_string(), lost.first, lost.last);
+            (self.queue_text(queue.vhost, &queue.name).to_string(), lost.first, lost.last);
         let line =
             format!("{UNDELIVERED}{first} to {last} of {} could not be read back", name.escape_debug());
         self.recovery.note_lost_messages(cx.journal, &line);
     }
 
-    /// Before a clean stop, when all else is written: resets watermarks that ran ahead of the deliveries.
-    /// Says whether there was anything to write.
+    /// Resets watermarks that are ahead of the deliveries, before a clean stop when all else is written.
+    /// Returns whether there was anything to write.
     pub fn reset_watermarks(&mut self, journal: &mut Journal) -> bool {
         self.queues.records_mut().reset_watermarks(journal, &self.access)
     }
 
-    /// Bytes of the pools that nobody uses and the system holds memory for, about.
+    /// Returns roughly the unused bytes of the pools for which the system holds memory.
     pub const fn idle_bytes(&self) -> usize {
         self.queues.idle_bytes() + self.topology.idle_bytes() + self.consumers.idle_bytes()
     }
 
-    /// Gives idle memory back to the system, a bounded part at a time; says whether that was the last part.
+    /// Returns unused memory to the system, a bounded part per call. Returns whether that was the last part.
     pub fn trim(&mut self) -> bool {
         self.topology.trim();
         self.consumers.trim();
         self.queues.trim()
     }
 
-    /// Borrows what `letters` needs to send a dead letter, a due delayed message or a copy for the firehose.
-    pub(crate) const fn post(&mut self) -> Post<'_> {
-        Post {
-            letters: &mut self.letters,
+    /// Borrows what [`Republisher`] needs to publish a dead letter, a due delayed message or a firehose copy.
+    pub(crate) const fn republisher(&mut self) -> Republisher<'_> {
+        Republisher {
+            republish: &mut self.republish,
             firehose: &mut self.firehose,
             queues: &mut self.queues,
             topology: &mut self.topology,
@@ -220,24 +220,24 @@ impl Broker {
         }
     }
 
-    /// Begins a job for a connection, which is not read until the job is done; the job's first step, nearly
-    /// always all of it, is done behind the command.
+    /// Begins a job for a connection, which is not read until the job is done. The job's first step, nearly
+    /// always all of it, runs right after the command.
     pub(crate) fn begin_job(&mut self, connection: ConnectionId, job: Job) {
         self.consumers.connection_mut(connection).jobs += 1;
         self.jobs.begin_for(connection, job);
     }
 
-    /// The counters since the start.
+    /// Returns the counters since the start.
     pub const fn counters(&self) -> Counters {
         self.counters
     }
 
-    /// What the last publish that was answered with [`Outcome::Wait`] waits for.
+    /// Returns what the last publish that was answered with [`Outcome::Wait`] waits for.
     pub const fn last_shortage(&self) -> Shortage {
         self.publishing.shortage
     }
 
-    /// The read-only views of the broker, for operators.
+    /// Returns the read-only views of the broker, for operators.
     #[inline]
     pub const fn views(&self) -> Views<'_> {
         Views {
@@ -251,26 +251,28 @@ impl Broker {
         }
     }
 
-    /// A random number.
+    /// Returns a random number.
     pub fn chance(&mut self) -> u64 {
         draw_seed(&mut self.entropy)
     }
 
-    /// Returns whether others get something when this connection ends: the room of its exclusive queues, or messages
-    /// that were delivered to it and are not settled.
+    /// Returns whether others gain something when this connection ends: the capacity of its exclusive queues,
+    /// or messages that were delivered to it and are not settled.
     pub fn holds_for_others(&self, connection: ConnectionId) -> bool {
         !self.consumers.connection(connection).exclusive_queues.is_empty()
             || self.quota.has_deliveries(connection)
     }
 
-    /// Rises when room is made that a publisher may wait for: places for entries and deliveries (their pools
-    /// count these), room in the share of a queue, in an outbox, or in the log; and when routes change, for
-    /// other queues may have room.
+    /// Returns a counter that rises when capacity becomes free that a publisher may wait for.
+    ///
+    /// It covers places for entries and deliveries (counted by their pools), and capacity in the share of a
+    /// queue, in an outbox, or in the log. It also rises when routes change, because other queues may have
+    /// capacity.
     pub const fn room_made(&self) -> u64 {
         self.queues.room_made() + self.revision()
     }
 
-    /// How much of the pools is in use.
+    /// Returns how much of the pools is in use.
     pub fn gauges(&self) -> Gauges {
         let pinned = self.quota.pinned();
         Gauges {
@@ -292,23 +294,24 @@ impl Broker {
         }
     }
 
-    /// Rises with every change of routes or rights.
+    /// Returns a counter that rises with every change of routes or permissions.
     #[inline]
     pub(crate) const fn revision(&self) -> u64 {
         self.topology.revision() + self.access.revision()
     }
 
-    /// Users, virtual hosts and permissions.
+    /// Returns the users, virtual hosts and permissions.
     pub const fn access(&self) -> &Access {
         &self.access
     }
 
-    /// Users, virtual hosts and permissions, for an operator to change where nothing else depends on it.
+    /// Returns the users, virtual hosts and permissions, for an operator to change where nothing else depends
+    /// on it.
     pub const fn access_mut(&mut self) -> &mut Access {
         &mut self.access
     }
 
-    /// Sets what a new store begins with: `/`, and guest, who may do everything there.
+    /// Creates what a new store begins with: `/`, and guest with all permissions for it.
     pub(crate) fn begin_access(&mut self) -> Result<(), Fault> {
         self.add_vhost(FIRST_VHOST)?;
         self.access.begin_guest().map_err(|fault| match fault {
@@ -319,30 +322,30 @@ impl Broker {
         Ok(())
     }
 
-    /// Notes that a user has come or gone.
+    /// Notes that a user was added or deleted.
     pub(crate) fn note_users(&mut self) {
-        self.quota.note_users(self.access.lives());
+        self.quota.note_users(self.access.user_serials());
     }
 
-    /// Connections and channels of a connection's user.
+    /// Returns the number of connections and channels of a connection's user.
     pub(crate) fn load_of(&self, who: &Identity) -> Load {
         let (connections, channels) = who.user().map_or((0, 0), |user| self.quota.of_user(user));
         Load { connections, channels }
     }
 
-    /// Whether the user of a connection has this right.
+    /// Checks whether the user of a connection has this permission.
     pub(crate) fn check(
         &self,
         work: &mut Work,
         connection: ConnectionId,
         vhost: VhostId,
         right: Right,
-        thing: Thing<'_>,
+        thing: Resource<'_>,
     ) -> Result<(), Fault> {
         self.access.check(work, &self.consumers.connection(connection).identity, vhost, right, thing)
     }
 
-    /// Makes a virtual host with the exchanges that each begins with.
+    /// Adds a virtual host with its predeclared exchanges.
     pub(crate) fn add_vhost(&mut self, name: &str) -> Result<VhostId, Fault> {
         let vhost = self.access.add_vhost(name)?;
         self.note_users();
@@ -362,13 +365,13 @@ impl Broker {
         Ok(vhost)
     }
 
-    /// Frees the record of a virtual host that nothing names any more.
+    /// Frees the record of a virtual host when no record refers to it any more.
     pub(crate) fn remove_vhost(&mut self, vhost: VhostId) {
         self.access.remove_vhost(vhost);
         self.note_users();
     }
 
-    /// Notes that a record which named a virtual host is gone.
+    /// Notes that a record which referred to a virtual host is deleted.
     pub(crate) fn release_vhost(&mut self, vhost: VhostId) {
         self.access.release_vhost(vhost);
         self.free_vhost_if_done(vhost);
@@ -383,7 +386,7 @@ impl Broker {
     /// Counts something that is about to be declared, with its names.
     ///
     /// # Errors
-    /// There is no more room, or the connection that declares it has used up its share.
+    /// There is no more capacity, or the connection that declares it has used up its share.
     pub(crate) fn declare_quota(
         &mut self,
         declared: Declared,
@@ -393,7 +396,7 @@ impl Broker {
         self.quota.declare(declared, names_bytes, declarer, Room { queues: self.queues.records().room() })
     }
 
-    /// Frees the record of a cleared queue once neither a delivery nor a level refers to it.
+    /// Frees the record of a cleared queue when neither a delivery nor a level refers to it.
     #[inline]
     pub(crate) fn free_queue_if_done(&mut self, queue: QueueId) {
         if self.queues.records().is_done(queue) {
@@ -414,14 +417,14 @@ impl Broker {
         }
     }
 
-    /// Notes that a job has requeued all its messages of a queue: once no other job does, its first message is the
-    /// right one again.
+    /// Notes that a job has requeued all its messages of a queue. When no other job does so, delivery resumes
+    /// in the right order.
     pub(crate) fn end_returning(&mut self, queue: QueueId) {
         self.queues.end_returning(queue);
         self.free_queue_if_done(queue);
     }
 
-    /// A name that nobody has and nobody can guess, of RabbitMQ's shape: 128 random bits in base64.
+    /// Returns an unused, unguessable name of RabbitMQ's form: 128 random bits in base64.
     pub(crate) fn unique_name(&mut self, prefix: &str) -> Name {
         let mut random = [0; 16];
         (self.entropy)(&mut random);
@@ -435,11 +438,11 @@ impl Broker {
         name
     }
 
-    pub(crate) fn queue_in_words<'a>(&'a self, vhost: VhostId, name: &'a str) -> QueueInWords<'a> {
-        QueueInWords { name, vhost: self.access.vhost_name(vhost) }
+    pub(crate) fn queue_text<'a>(&'a self, vhost: VhostId, name: &'a str) -> QueueText<'a> {
+        QueueText { name, vhost: self.access.vhost_name(vhost) }
     }
 
-    /// The hidden queue behind amq.rabbitmq.reply-to of this channel.
+    /// Returns the hidden queue behind `amq.rabbitmq.reply-to` of this channel.
     pub(crate) fn reply_queue_of(&self, channel: ChannelId) -> Option<QueueId> {
         let mut at = self.consumers.next_of_channel(channel, None);
         while let Some(index) = at {
@@ -454,23 +457,20 @@ impl Broker {
     }
 }
 
-// Counters of events since the start, each counted once, where it happens.
-//
-// Why it exists: whoever watches a broker reads rates from counters; metrics and the management API both
-// show them, so there is one counter for each event.
-//
-// Always true: counts only rise; a message that has to be published again, because there was no room for it,
-// counts once; what the broker moves by itself (dead letters, messages read back) is neither received nor
-// delivered.
-
-/// Counters since the start.
+/// Counters since the start. Metrics and the management API both show them.
+///
+/// # Invariants
+/// - Counts only rise, and each event is counted once, where it happens.
+/// - A message that has to be published again, because capacity was missing, counts once.
+/// - Messages that the broker moves by itself (dead letters, messages read back) count neither as received
+///   nor as delivered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Counters {
     /// Messages published by clients.
     pub received: u64,
     /// Messages published in confirm mode, in a transaction, or mandatory.
     pub received_confirm: u64,
-    /// Queues that published messages were routed to; a message counts once for each.
+    /// Queues that published messages were routed to; a message counts once per queue.
     pub routed: u64,
     /// Messages that reached no queue and were dropped.
     pub unroutable_dropped: u64,
@@ -484,7 +484,7 @@ pub struct Counters {
     pub get_manual: u64,
     /// Messages written for basic.get with automatic acknowledgement.
     pub get_auto: u64,
-    /// Times that basic.get found no message.
+    /// Number of times that `basic.get` found no message.
     pub get_empty: u64,
     /// Messages written that were marked as redelivered.
     pub redelivered: u64,
@@ -502,14 +502,14 @@ pub struct Counters {
     pub channels_opened: u64,
     /// Declarations of queues, existing ones included.
     pub queues_declared: u64,
-    /// Queues made by declarations.
+    /// Queues created by declarations.
     pub queues_created: u64,
     /// Queues deleted.
     pub queues_deleted: u64,
 }
 
 impl Counters {
-    /// Counts a message that is dead-lettered for this reason. Messages that bridges park are none.
+    /// Counts a message that is dead-lettered for this reason. Messages parked by bridges are not counted.
     pub(crate) const fn note_dead_lettered(&mut self, reason: Reason) {
         match reason {
             Reason::Rejected => self.dead_lettered_rejected += 1,
@@ -520,7 +520,7 @@ impl Counters {
         }
     }
 
-    /// Messages written for basic.get and to consumers.
+    /// Returns the number of messages written for `basic.get` and to consumers.
     pub const fn delivered(&self) -> u64 {
         self.delivered_manual + self.delivered_auto + self.get_manual + self.get_auto
     }
@@ -529,9 +529,9 @@ impl Counters {
 /// Counters of one channel since it was opened, modulo 2³².
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ChannelCounters {
-    /// Messages published.
+    /// Published messages.
     pub published: u32,
-    /// Those of them that were taken in confirm mode.
+    /// Published messages that were accepted in confirm mode.
     pub confirmed: u32,
     /// Messages returned.
     pub returned: u32,
@@ -545,7 +545,7 @@ pub struct ChannelCounters {
     pub get_manual: u32,
     /// Messages written for basic.get with automatic acknowledgement.
     pub get_auto: u32,
-    /// Times that basic.get found no message.
+    /// Number of times that `basic.get` found no message.
     pub get_empty: u32,
     /// Messages written that were marked as redelivered.
     pub redelivered: u32,
@@ -554,7 +554,7 @@ pub struct ChannelCounters {
 }
 
 impl ChannelCounters {
-    /// Messages written for basic.get and to consumers.
+    /// Returns the number of messages written for `basic.get` and to consumers.
     pub const fn delivered(&self) -> u32 {
         self.delivered_manual
             .wrapping_add(self.delivered_auto)
@@ -563,15 +563,13 @@ impl ChannelCounters {
     }
 }
 
-/// Counts one more, modulo 2³².
+/// Adds 1, modulo 2³².
 #[inline]
 pub(crate) const fn count_up(counter: &mut u32) {
     *counter = counter.wrapping_add(1);
 }
 
-// Bytes of memory that the broker's records take, for the memory table.
-
-/// Bytes of a connection's record, with its places in tables and on lists.
+/// Bytes of a connection's record, with its places in tables and on lists, for the memory table.
 pub const CONNECTION_BYTES: usize = Slab::<Connection>::record_bytes()
     + Quota::CONNECTION_BYTES
     + 3 * size_of::<ConnectionId>()
@@ -581,9 +579,11 @@ pub const CONNECTION_BYTES: usize = Slab::<Connection>::record_bytes()
 pub const CHANNEL_BYTES: usize = Slab::<Channel>::record_bytes() + 2 * size_of::<Getting>();
 /// Bytes of a consumer's record.
 pub const CONSUMER_BYTES: usize = Slab::<Consumer>::record_bytes() + IndexTable::ENTRY_BYTES;
-/// Bytes of a queue's record, with its place among the targets of a message and of a dead letter, on the
-/// lists of queues that give messages up, of times (twice), jobs, watermarks and reads (which grow by
-/// doubling), and the allocator's overhead for its names.
+/// Bytes of a queue's record and everything that exists once per queue.
+///
+/// That is its place among the targets of a message and of a dead letter, and on several lists. These are the
+/// lists of queues to trim, of times (twice), jobs, watermarks and reads (which grow by doubling). The size
+/// includes the allocator's overhead for its names.
 pub const QUEUE_BYTES: usize = Slab::<Queue>::record_bytes()
     + IndexTable::ENTRY_BYTES
     + 3 * size_of::<QueueId>()
@@ -616,24 +616,23 @@ pub const PARAMETER_BYTES: usize = Parameters::PARAMETER_BYTES;
 pub const POLICY_BYTES: usize = Policies::POLICY_BYTES;
 /// Bytes of a delivery's record.
 pub const DELIVERY_BYTES: usize = Deliveries::RECORD_BYTES;
-/// Bytes that the allocator adds to each piece, about.
+/// Approximate bytes that the allocator adds to each allocation.
 const ALLOCATION_BYTES: usize = 16;
 
-/// Bytes of the buffers that exist once, for frames and numbers of messages of this size.
+/// Returns the bytes of the buffers that exist once, for frames of this size and this many messages.
 pub const fn buffer_bytes(frame_max: usize, messages_max: usize) -> usize {
     let once = orphans::ORPHANS_BYTES + DelayWheel::held_bytes(messages_max);
     2 * frame_max + 256 + Topology::header_names_bytes(frame_max) + once
 }
 
-// Name tables: from a name to the record that has it, without a second copy of the name.
-//
-// Always true: a table is sized once and holds indices with their hashes; the records own the names. The
-// hash is keyed with a seed drawn at start, so no client can choose names that collide.
-
-/// Fills a buffer with random bytes, for names that nobody may guess.
+/// Fills a buffer with random bytes, for names that must not be guessable.
 pub type Entropy = Box<dyn FnMut(&mut [u8])>;
 
-/// One table from a key to the index of a record.
+/// A table from a key to the index of a record. The records own the keys.
+///
+/// # Invariants
+/// - A table is sized once and holds indices with their hashes.
+/// - The hash uses a seed drawn at start, so clients cannot choose names that collide.
 #[derive(Debug)]
 pub(crate) struct IndexTable {
     table: HashTable<(u64, u32)>,
@@ -641,27 +640,27 @@ pub(crate) struct IndexTable {
 }
 
 impl IndexTable {
-    /// Bytes per record: an entry and its control byte at the table's usual filling.
+    /// Bytes per record: an entry and its control byte at the table's usual load factor.
     pub(crate) const ENTRY_BYTES: usize = (size_of::<(u64, u32)>() + 1) * 16 / 7;
 
     pub(crate) fn with_capacity(capacity: usize, seed: u64) -> Self {
         Self { table: HashTable::with_capacity(capacity), hasher: FixedState::with_seed(seed) }
     }
 
-    /// The record with this key; `is_it` compares the key of a candidate.
+    /// Returns the record with this key; `is_it` compares the key of a candidate.
     pub(crate) fn find(&self, key: impl Hash, is_it: impl Fn(usize) -> bool) -> Option<usize> {
         let hash = self.hasher.hash_one(key);
         let found = self.table.find(hash, |&(other, index)| other == hash && is_it(index as usize))?;
         Some(found.1 as usize)
     }
 
-    /// Adds a record; its key must not be in the table yet.
+    /// Adds a record. Its key must not be in the table yet.
     pub(crate) fn insert(&mut self, key: impl Hash, index: usize) {
         let hash = self.hasher.hash_one(key);
         self.table.insert_unique(hash, (hash, index as u32), |&(hash, _)| hash);
     }
 
-    /// Takes a record out of the table.
+    /// Removes a record from the table.
     pub(crate) fn remove(&mut self, key: impl Hash, index: usize) {
         let hash = self.hasher.hash_one(key);
         if let Ok(entry) = self.table.find_entry(hash, |&(_, other)| other as usize == index) {

@@ -1,10 +1,11 @@
-//! Lists of connections or gets that wait for a change, and whether they are to be asked again.
+//! Lists of connections or gets that wait for a change, and whether they must be retried.
 //!
-//! Always true: nobody is asked again without a reason, and no waiter misses a reason.
+//! # Invariants
+//! - A waiter is not retried without a reason, and no waiter misses a reason.
 
 use std::collections::VecDeque;
 
-/// A list of waiters, and whether it is to be gone through.
+/// A list of waiters, and whether it must be processed.
 #[derive(Debug)]
 pub(crate) struct Waiters<T> {
     list: VecDeque<T>,
@@ -12,7 +13,7 @@ pub(crate) struct Waiters<T> {
 }
 
 impl<T> Waiters<T> {
-    /// An empty list, with room for this many waiters.
+    /// Creates an empty list with capacity for this many waiters.
     pub(crate) fn with_capacity(most: usize) -> Self {
         Self { list: VecDeque::with_capacity(most), is_due: false }
     }
@@ -28,13 +29,13 @@ impl<T> Waiters<T> {
         self.is_due |= !self.list.is_empty();
     }
 
-    /// Whether the waiters are to be asked again.
+    /// Returns whether the waiters must be retried.
     #[inline]
     pub(crate) const fn is_due(&self) -> bool {
         self.is_due
     }
 
-    /// Whether the waiters are to be asked again; the caller asks them now.
+    /// Returns whether the waiters must be retried; the caller does so now.
     #[inline]
     pub(crate) const fn take_due(&mut self) -> bool {
         core::mem::replace(&mut self.is_due, false)
@@ -57,13 +58,13 @@ impl<T> Waiters<T> {
         &mut self.list[at]
     }
 
-    /// Takes out the first waiter for which this holds.
+    /// Takes out the first waiter for which `is_it` holds.
     pub(crate) fn remove(&mut self, is_it: impl FnMut(&T) -> bool) -> Option<T> {
         let found = self.list.iter().position(is_it)?;
         self.list.remove(found)
     }
 
-    /// Keeps the waiters for which this holds.
+    /// Keeps the waiters for which `stays` holds.
     pub(crate) fn retain(&mut self, stays: impl FnMut(&T) -> bool) {
         self.list.retain(stays);
     }

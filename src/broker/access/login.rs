@@ -1,9 +1,12 @@
-//! From credentials to a user.
+//! Logins: from credentials to a user, the identity of a connection, and the faults of operator changes.
 //!
-//! Why it exists: comparing a password takes long on purpose, so the broker never does it. It answers a login
-//! with [`Login::Check`], somebody takes the time elsewhere and comes back with the result. Always true: a
-//! peer is told the same whatever was wrong; a password that was right is recognised at once until its user
-//! changes, by a digest under a key that this process alone has.
+//! Comparing a password is deliberately slow, so the broker never does it. It answers a login with
+//! [`Login::Check`]; the caller compares elsewhere and returns with the result.
+//!
+//! # Invariants
+//! - A peer gets the same answer whatever was wrong.
+//! - A correct password is recognized at once until its user changes, by a digest with a key that only this
+//!   process has.
 
 use core::fmt;
 
@@ -23,7 +26,7 @@ const LOOPBACK_ONLY: &str = "it can only connect from this machine itself; make 
 pub(crate) enum Login {
     /// The user is logged in.
     Admitted(Identity),
-    /// The password is to be compared first.
+    /// The password must be compared first.
     Check(Box<PasswordCheck>),
 }
 
@@ -31,7 +34,7 @@ impl Access {
     /// Logs a user in with name and password (SASL).
     ///
     /// # Errors
-    /// The password was found right before, and its user may not log in.
+    /// The password is known to be correct, but its user may not log in.
     pub(crate) fn login(
         &self,
         journal: &Journal,
@@ -46,19 +49,19 @@ impl Access {
         Ok(Login::Check(Box::new(check)))
     }
 
-    /// The check that these credentials need.
+    /// Returns the check that these credentials need.
     pub fn password_check(&self, user: &str, password: &[u8], from_loopback: bool) -> PasswordCheck {
         let known = self.find_user(user);
         // No user has a name that is too long.
         let name = Name::try_from(user).unwrap_or_default();
-        // A user who may not log in from there is answered, and delayed, as with a wrong password: otherwise
-        // the real password could be found out from afar.
+        // A user who may not log in from there is answered, and delayed, as with a wrong password. Otherwise
+        // the correct password could be found out remotely.
         let known = known.filter(|_| from_loopback || !self.is_loopback_user(user));
         let hash = known.map_or(PasswordHash::Nobodys, |user| self.users[user].hash);
         PasswordCheck::new(name, password, hash, from_loopback)
     }
 
-    /// Whether this password was found right before, so that the comparison can be left out.
+    /// Returns whether this password was found correct before, so that the comparison can be skipped.
     pub fn is_remembered(&self, check: &PasswordCheck) -> bool {
         let Some(user) = self.find_user(check.user()) else { return false };
         let user = &self.users[user];
@@ -76,7 +79,7 @@ impl Access {
         context.sign()
     }
 
-    /// Ends a login whose password was checked.
+    /// Completes a login whose password was checked.
     ///
     /// # Errors
     /// The password was wrong, or the user may not log in.
@@ -90,13 +93,13 @@ impl Access {
         self.admit(journal, check.user(), check.from_loopback())
     }
 
-    /// Remembers a password that was right, whether a connection came with it or a request of an operator.
+    /// Remembers a correct password, from a connection or from an operator's request.
     ///
     /// # Errors
     /// The password was wrong, or was changed since the check began.
     pub fn note_checked(&mut self, check: &PasswordCheck, is_right: bool) -> Result<(), Fault> {
         let user = self.find_user(check.user()).filter(|_| is_right);
-        // If the password was changed since the check began, the result means nothing.
+        // If the password was changed since the check began, the result is void.
         match user.filter(|user| self.users[*user].hash == *check.hash()) {
             Some(user) => {
                 let digest = self.digest(check.user(), check.password());
@@ -110,7 +113,7 @@ impl Access {
         }
     }
 
-    /// Logs in a user for whom a client certificate vouches.
+    /// Logs in the user that a client certificate names.
     ///
     /// # Errors
     /// There is no such user, or the user may not log in.
@@ -128,10 +131,10 @@ impl Access {
         self.admit(journal, user, from_loopback)
     }
 
-    /// Whether a user whose password was right may log in now.
+    /// Checks whether a user whose password was correct may log in now.
     ///
     /// # Errors
-    /// Nobody may log in, or this user not from there.
+    /// All logins are refused, or this user's from there.
     pub fn check_admission(&self, journal: &Journal, name: &str, from_loopback: bool) -> Result<(), Fault> {
         if let Some(why) = self.doubt {
             let remedy = self.doubt_remedy(journal);
@@ -149,7 +152,7 @@ impl Access {
         Ok(())
     }
 
-    /// Returns the identity of a user, as whom nobody is logged in by that.
+    /// Returns the identity of a user, without logging in.
     pub(crate) fn identity_of(&self, name: &str) -> Identity {
         let (name, user) = (Name::try_from(name).unwrap_or_default(), self.find_user(name));
         Identity { name, user, is_own: false }
@@ -161,7 +164,7 @@ impl Access {
     }
 }
 
-/// The refusal of a login: the log gets the reason, the peer does not.
+/// Returns the refusal of a login. The log gets the reason, the peer does not.
 fn refused(user: &str, why: &str) -> Fault {
     let mut end = user.len().min(64);
     while !user.is_char_boundary(end) {
@@ -170,14 +173,10 @@ fn refused(user: &str, why: &str) -> Fault {
     Fault::connection(ReplyCode::AccessRefused, format_args!("user {:?}: {why}", &user[..end]))
 }
 
-// The user as whom a connection acts.
-//
-// Why it exists: a user may be deleted while its connections are still being closed; such connections keep
-// its name, and may do nothing any more.
-//
-// Always true: the place of a user is that of a user who exists.
-
-/// The user as whom a connection acts; nobody before the login.
+/// The user that a connection acts as; none before the login.
+///
+/// A user may be deleted while its connections are still being closed. Such connections keep the user's name
+/// but have no permissions any more.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Identity {
     pub(super) name: Name,
@@ -188,8 +187,8 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    /// The identity of one of this broker's own connections, which may do what its configuration says; the
-    /// name is only shown.
+    /// Returns the identity of one of the broker's own connections, which may do what its configuration
+    /// allows. The name is only shown.
     pub(crate) fn own(name: &str) -> Self {
         let mut shown = Name::new();
         for letter in name.chars() {
@@ -200,17 +199,17 @@ impl Identity {
         Self { name: shown, user: None, is_own: true }
     }
 
-    /// The name that logged in, also when that user is deleted.
+    /// Returns the name that logged in, even when that user is deleted.
     pub(crate) const fn name(&self) -> &Name {
         &self.name
     }
 
-    /// The place of the user, while the user exists.
+    /// Returns the place of the user, while the user exists.
     pub(crate) const fn user(&self) -> Option<usize> {
         self.user
     }
 
-    /// Whether the connection is one of this broker's own.
+    /// Returns whether the connection is one of the broker's own.
     #[inline]
     pub(crate) const fn is_own(&self) -> bool {
         self.is_own
@@ -221,8 +220,6 @@ impl Identity {
         self.user = self.user.filter(|own| *own != user);
     }
 }
-
-// Why an operator's change cannot be made, in words.
 
 /// Why an operator's change is not made.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -235,11 +232,11 @@ pub enum OperatorFault {
     BeingDeleted(String),
     /// The virtual host of this name is protected from deletion.
     Protected(String),
-    /// A name is not valid: what it names, and why.
+    /// A name is not valid: the kind of object, and the reason.
     BadName(&'static str, &'static str),
     /// A pattern of a permission is not valid.
     BadPattern {
-        /// The right that the pattern is for.
+        /// The permission that the pattern is for.
         right: &'static str,
         /// Why the pattern is not valid.
         why: String,
@@ -250,9 +247,9 @@ pub enum OperatorFault {
     NoSuchParameter,
     /// A limit is reached: the configuration key to raise.
     NoRoom(&'static str),
-    /// The file system has no room, although the log is within `disk_limit`.
+    /// The file system is full, although the log is within `disk_limit`.
     FileSystemFull,
-    /// The store has no room, or cannot be written.
+    /// The storage has no space, or cannot be written.
     Store(String),
 }
 
@@ -287,7 +284,7 @@ impl fmt::Display for OperatorFault {
 
 impl core::error::Error for OperatorFault {}
 
-/// Checks the name of a thing of this kind.
+/// Checks the name of an object of this kind.
 ///
 /// # Errors
 /// The name is empty, or too long.

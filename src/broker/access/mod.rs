@@ -1,24 +1,25 @@
-//! Access: who may log in, and who may do what.
+//! Users, virtual hosts and permissions: which logins are accepted, and what each user may do.
 //!
-//! Virtual hosts keep names apart; users may see and change only what they have permissions for.
+//! Virtual hosts separate names. Users may see and change only what they have permissions for.
 //!
-//! | file | what |
+//! | file | content |
 //! |---|---|
-//! | `login`, `identity` | from credentials to a user; as whom a connection acts |
-//! | `vhosts`, `users` | virtual hosts, users, and their limits |
-//! | `rights` | what a user may do in a virtual host, and the checks |
-//! | `pattern`, `plain_pattern`, `pattern_bytes` | patterns of names; those that are names or lists of them; what they take |
-//! | `views` | all of it as an operator sees it |
-//! | `to_log`, `from_log` | how it outlives the broker |
-//! | `state`, `records` | what is known of all of it; the records |
-//! | `fault` | why a change cannot be made |
+//! | `login` | from credentials to a user; the identity of a connection; why a change cannot be made |
+//! | `users` | users, virtual hosts and their limits; views for operators |
+//! | `rights` | permissions of a user in a virtual host, and the checks |
+//! | `pattern` | patterns of names: compiled ones, plain ones, and the memory that they take |
+//! | `state` | all records; writing them to the log and restoring them |
 //!
-//! Always true: a user without a permission for a virtual host never gets into it, and may do nothing there
-//! once it is taken away; a change is made wholly or not at all, and gives the
-//! [`Batch`](leveret_core::journal::Batch) that must be durable before anybody is told that it is done; whatever is
-//! changed raises the revision, so nothing that a channel remembers outlives the permission it was given by.
-//! Connections, shares and queues of a user or a virtual host are not known here: whoever deletes one sees to
-//! them.
+//! This module does not know the connections, shares and queues of a user or a virtual host: the code that
+//! deletes one handles them.
+//!
+//! # Invariants
+//! - A user without a permission for a virtual host cannot open it, and may do nothing there once the
+//!   permission is cleared.
+//! - A change is made completely or not at all. It returns the [`Batch`](leveret_core::journal::Batch) that
+//!   must be durable before the change is acknowledged.
+//! - Every change raises the revision, so nothing that a channel caches outlives the permission it was based
+//!   on.
 
 mod login;
 mod pattern;
@@ -37,7 +38,7 @@ pub(super) use rights::Topic;
 pub(super) use state::{
     FIRST_VHOST, PERMISSION_BYTES, PREDECLARED, PREDECLARED_EXCHANGES, USER_BYTES, VHOST_BYTES,
 };
-pub(super) use state::{Right, Thing};
+pub(super) use state::{Resource, Right};
 pub(super) use users::Load;
 
 pub use login::OperatorFault;

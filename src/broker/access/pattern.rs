@@ -1,8 +1,11 @@
-//! Patterns of names, as permissions have them.
+//! Patterns of names, as in permissions.
 //!
-//! Why it exists: RabbitMQ matches with `re:run`, unanchored, and takes an empty pattern for `^$`. Always
-//! true: matching takes time in the length of the name, whatever the pattern; a pattern's memory is bounded
-//! and known; what most people write (`.*`, names and lists of names) takes its text and no more.
+//! RabbitMQ matches with `re:run`, unanchored, and treats an empty pattern as `^$`.
+//!
+//! # Invariants
+//! - Matching takes time linear in the length of the name, whatever the pattern.
+//! - A pattern's memory is bounded and known. Common patterns (`.*`, names and lists of names) take only
+//!   their text.
 
 use core::fmt;
 
@@ -12,19 +15,20 @@ use regex_lite::{Regex, RegexBuilder};
 use super::login::OperatorFault;
 use crate::context::Work;
 
-/// The longest pattern in bytes.
+/// Maximum length of a pattern in bytes.
 pub const PATTERN_BYTES_MAX: usize = 1024;
 
-/// Sizes, in bytes, that a compiled pattern may have; the smallest that suffices is what the pattern counts
-/// for. The last is enough for any pattern without counted repetitions.
+/// Possible sizes of a compiled pattern in bytes; the smallest that suffices is charged. The last is enough
+/// for any pattern without counted repetitions.
 const PROGRAM_BYTES: [usize; 8] = [512, 1 << 10, 2 << 10, 4 << 10, 8 << 10, 16 << 10, 32 << 10, 64 << 10];
-/// Bytes of a compiled pattern and its matching space, as a multiple of the program: two sets of states and
-/// two tables of slots, few as long as nothing is captured, and room that a grown program does not use.
+/// Bytes of a compiled pattern and its matching space, as a multiple of the program. These are two sets of
+/// states and two tables of slots, small because nothing is captured, and unused capacity of the grown
+/// program.
 const SPACE_TIMES: usize = 3;
-/// Bytes of a name times bytes of a program that are as much work as one step: each byte is looked at with all
-/// states that the program may be in.
+/// Bytes of a name times bytes of a program that cost one unit of work: each byte is tested with all states
+/// that the program may be in.
 const PROGRAM_PER_UNIT: usize = 256;
-/// Bytes of a name times bytes of a plain pattern that are as much work as one step.
+/// Bytes of a name times bytes of a plain pattern that cost one unit of work.
 const TEXT_PER_UNIT: usize = 1024;
 /// The compiler's error for a program that is too large.
 const TOO_LARGE: &str = "compiled regex exceeded size limit";
@@ -38,7 +42,7 @@ pub(crate) struct Pattern {
 
 enum Matcher {
     Everything,
-    /// A plain pattern: its text, with variables filled in.
+    /// A plain pattern: its text, with variables expanded.
     Plain(Box<str>),
     Compiled(Regex),
 }
@@ -54,12 +58,12 @@ impl fmt::Display for BadPattern {
 }
 
 impl Pattern {
-    /// A pattern as somebody wrote it, of at most `bytes_max` bytes.
+    /// Compiles a pattern as an operator wrote it; it may take at most `bytes_max` bytes.
     pub(crate) fn new(text: &str, bytes_max: usize) -> Result<Self, BadPattern> {
         Self::expanded(text, text, bytes_max)
     }
 
-    /// A pattern written as `text` that means `meant`, with its variables filled in.
+    /// Compiles a pattern written as `text` that means `meant`, with its variables expanded.
     pub(super) fn expanded(text: &str, meant: &str, bytes_max: usize) -> Result<Self, BadPattern> {
         if text.len() > PATTERN_BYTES_MAX {
             return Err(BadPattern(format!("it is longer than {PATTERN_BYTES_MAX} bytes")));
@@ -76,18 +80,18 @@ impl Pattern {
         Ok(Self { text: text.into(), matcher, program_bytes })
     }
 
-    /// The pattern as the operator wrote it.
+    /// Returns the pattern as the operator wrote it.
     pub(crate) const fn text(&self) -> &str {
         &self.text
     }
 
-    /// Bytes of memory that the pattern takes at most.
+    /// Returns the maximum bytes of memory that the pattern takes.
     pub(crate) fn bytes(&self) -> usize {
         let plain = if let Matcher::Plain(text) = &self.matcher { text.len() } else { 0 };
         self.text.len() + plain + self.program_bytes * (1 + SPACE_TIMES)
     }
 
-    /// Whether the pattern matches somewhere in this name; the work is charged.
+    /// Returns whether the pattern matches somewhere in this name, and charges the work.
     pub(crate) fn matches(&self, work: &mut Work, name: &str) -> bool {
         let places = name.len() + 1;
         match &self.matcher {
@@ -122,18 +126,18 @@ fn compile(text: &str, bytes_max: usize) -> Result<(Regex, usize), BadPattern> {
     Err(BadPattern(last))
 }
 
-/// A pattern for the compiler: a brace that begins no repetition stands for itself, as for RabbitMQ; and no
-/// group captures anything, for each would need space in every state.
+/// Returns a pattern for the compiler. A brace that begins no repetition is a literal, as in RabbitMQ. No
+/// group captures, because captures would need space in every state.
 fn prepared(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 8);
     let mut rest = text.char_indices();
-    // Where the content of a bracketed class began.
+    // Start of the content of a bracketed class.
     let mut class: Option<usize> = None;
-    while let Some((at, letter)) = rest.next() {
-        let behind = &text[at + letter.len_utf8()..];
-        match letter {
+    while let Some((at, character)) = rest.next() {
+        let behind = &text[at + character.len_utf8()..];
+        match character {
             '\\' => {
-                out.push(letter);
+                out.push(character);
                 let Some((at, escaped)) = rest.next() else { break };
                 out.push(escaped);
                 // An escape with braces, like \\x{...}.
@@ -145,9 +149,9 @@ fn prepared(text: &str) -> String {
             '{' if !is_repetition(behind) => out.push('\\'),
             '[' if class.is_none() => class = Some(at + 1 + usize::from(behind.starts_with('^'))),
             '[' if behind.starts_with(':') => {
-                // The name of a class like [:alpha:] ends with a bracket of its own.
+                // The name of a class like [:alpha:] ends with its own bracket.
                 let length = behind.find(":]").map_or(0, |end| end + 2);
-                out.push(letter);
+                out.push(character);
                 out.push_str(&behind[..length]);
                 rest.by_ref().take(behind[..length].chars().count()).for_each(drop);
                 continue;
@@ -167,160 +171,45 @@ fn prepared(text: &str) -> String {
             }
             _ => {}
         }
-        out.push(letter);
+        out.push(character);
     }
     out
 }
 
-/// Whether this begins with the rest of a repetition: `3}`, `3,}` or `3,5}`.
+/// Returns whether this begins with the rest of a repetition: `3}`, `3,}` or `3,5}`.
 fn is_repetition(text: &str) -> bool {
     let Some((inside, _)) = text.split_once('}') else { return false };
     let (least, most) = inside.split_once(',').unwrap_or((inside, ""));
-    let is_number = |text: &str| text.bytes().all(|letter| letter.is_ascii_digit());
+    let is_number = |text: &str| text.bytes().all(|character| character.is_ascii_digit());
     !least.is_empty() && is_number(least) && is_number(most)
 }
 
-/// Text as a pattern that matches only that text.
+/// Returns a pattern that matches only this text.
 pub(super) fn escaped(text: &str) -> String {
     regex_lite::escape(text)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const PLENTY: usize = 512 << 10;
-
-    fn pattern(text: &str) -> Pattern {
-        Pattern::new(text, PLENTY).unwrap()
-    }
-
-    fn is_match(pattern: &Pattern, name: &str) -> bool {
-        pattern.matches(&mut Work::default(), name)
-    }
-
-    /// Units of work that it takes to match this pattern with this name.
-    fn units(text: &str, name: &str) -> u32 {
-        let mut work = Work::default();
-        pattern(text).matches(&mut work, name);
-        work.units()
-    }
-
-    #[track_caller]
-    fn check(text: &str, matching: &[&str], others: &[&str]) {
-        let pattern = pattern(text);
-        assert!(matching.iter().all(|name| is_match(&pattern, name)), "{text}");
-        assert!(!others.iter().any(|name| is_match(&pattern, name)), "{text}");
-    }
-
-    #[test]
-    fn patterns_mean_what_they_mean_to_rabbitmq() {
-        check("", &[""], &["q", "amq.default"]);
-        check("^$", &[""], &["q"]);
-        check(".*", &["", "q", "é"], &[]);
-        check("q", &["q", "the queue"], &["", "Q"]);
-        check("^q", &["queue"], &["a q"]);
-        check("^(a|b)-[0-9]+$", &["a-1", "b-22"], &["a-", "c-1", "a-1x"]);
-        check("^a{2,3}$", &["aa", "aaa"], &["a", "aaaa"]);
-        check("^a{2,}$", &["aaaa"], &["a"]);
-        check("^{username}-{}$", &["{username}-{}"], &["username-"]);
-        check(r"^\d\.\x{41}\{$", &["1.A{"], &["1xA{"]);
-        check(r"^[](]+\(([[:digit:](]+)$", &["](](12(", "]((1"], &["x(1", "](", "]1"]);
-        check("^(?P<name>a+)(?<other>b)(?i:C)*$", &["aabcC", "ab"], &["b", "abd"]);
-        check(r"^[^]]{é}[\]{]?(é)$", &["x{é}]é", "x{é}é"], &["]{é}é", "x{é}é}"]);
-    }
-
-    #[test]
-    fn what_is_no_pattern_or_too_much_of_one_is_refused() {
-        for bad in ["(", "[a", r"\", r"(a)\1", "(?!amq)", "(?<=a)b", "(?<!a)b", "((a{100}){100}){100}"] {
-            assert!(Pattern::new(bad, PLENTY).is_err(), "{bad}");
-        }
-        assert!(Pattern::new(&"a".repeat(PATTERN_BYTES_MAX + 1), PLENTY).is_err());
-    }
-
-    /// Patterns as written by hand, or by a program from a list of devices.
-    #[test]
-    fn patterns_may_be_as_long_as_is_promised() {
-        let devices: Vec<_> = (0..100).map(|at| format!("meter-{at:02}")).collect();
-        let list = format!("^({})$", devices.join("|"));
-        assert!(list.len() > 900);
-        for room in [PLENTY, 4 << 10] {
-            let list = Pattern::new(&list, room).unwrap();
-            assert!(devices.iter().all(|name| is_match(&list, name)));
-            assert!(!["meter-100", "meter-", "ameter-01"].iter().any(|name| is_match(&list, name)));
-            assert!(list.bytes() <= 2 * PATTERN_BYTES_MAX);
-        }
-        let full = |unit: &str| unit.repeat(PATTERN_BYTES_MAX / unit.len());
-        for unit in ["a", "a*", "|", "a|", ".*", r"\W", "[^a]", "(a)", "(a|b)+", "é?", "()"] {
-            let text = full(unit);
-            let pattern = Pattern::new(&text, PLENTY).unwrap_or_else(|why| panic!("{unit}: {why}"));
-            assert!(pattern.bytes() <= PLENTY);
-        }
-        let nested = format!("(?i)^(({})-[0-9]+)$", devices.join("|"));
-        assert!(is_match(&pattern(&nested), "METER-42-7"));
-        let why = Pattern::new(&nested, 16 << 10).err().unwrap();
-        assert!(why.0.contains("patterns_bytes_max"), "{why}");
-    }
-
-    #[test]
-    fn the_usual_ones_take_their_text_and_others_are_counted() {
-        assert_eq!(pattern(".*").bytes(), 2);
-        assert_eq!(pattern("").bytes(), 2);
-        assert_eq!(pattern("^meter").bytes(), 12);
-        let (short, long) = (pattern("^a+"), pattern("^[a-z]{60}$"));
-        assert!(short.bytes() >= 512 && long.bytes() > short.bytes());
-    }
-
-    /// Matching is charged by the size of the program, for a short text may have a large one, and of the
-    /// name.
-    #[test]
-    fn matching_is_charged_by_the_program_and_the_name() {
-        let long = "a".repeat(255);
-        assert_eq!(units(".*", &long), 0);
-        assert!(units("^meter", "meter-1") <= 1);
-        assert!(units("^meter-[0-9]+$", "meter-1") <= 20);
-        assert!((100..400).contains(&units(&"a|".repeat(500), &long)));
-        // Each match takes some millions of instructions.
-        let hostile = units("^(a|aa|a*)*(a?){100}[0-9]*$", &long);
-        assert!(hostile >= 4_000, "{hostile}");
-        assert!(units("^(a|aa|a*)*(a?){100}[0-9]*$", "a") < hostile / 100);
-    }
-
-    #[test]
-    fn text_stands_for_itself_when_escaped() {
-        let name = "a.b*c{2}[d]";
-        let pattern = Pattern::expanded("{username}", &format!("^{}$", escaped(name)), PLENTY).unwrap();
-        assert!(is_match(&pattern, name) && !is_match(&pattern, "axb*c{2}[d]"));
-    }
-}
-
-// Bytes that the patterns of permissions and of policies take together.
-//
-// Why it exists: permissions and policies are kept by different parts, and `patterns_bytes_max` is for both.
-//
-// Always true: bytes are given back once, by the part that took them.
-
-/// Bytes that all patterns take, and may take.
+/// Bytes that all patterns of permissions and policies take together, and may take (`patterns_bytes_max`).
 pub(crate) struct PatternBytes {
     used: usize,
     max: usize,
 }
 
 impl PatternBytes {
-    /// A count without patterns, for at most `max` bytes.
+    /// Creates a count without patterns, for at most `max` bytes.
     pub(crate) const fn with_max(max: usize) -> Self {
         Self { used: 0, max }
     }
 
-    /// Bytes that all patterns may take.
+    /// Returns the bytes that all patterns may take.
     pub(crate) const fn most(&self) -> usize {
         self.max
     }
 
-    /// Counts the bytes of new patterns, in place of `freed` ones.
+    /// Counts the bytes of new patterns that replace `freed` bytes.
     ///
     /// # Errors
-    /// There is no room for the bytes beyond those freed.
+    /// There is no capacity for the bytes beyond those freed.
     pub(crate) fn take(&mut self, bytes: usize, freed: usize) -> Result<(), OperatorFault> {
         assert!(freed <= self.used, "patterns that go were taken");
         let sum = self.used - freed + bytes;
@@ -331,29 +220,14 @@ impl PatternBytes {
         Ok(())
     }
 
-    /// Counts out the bytes of patterns that are gone.
+    /// Subtracts the bytes of deleted patterns.
     pub(crate) fn give_back(&mut self, bytes: usize) {
         assert!(bytes <= self.used, "patterns that go were taken");
         self.used -= bytes;
     }
 }
 
-// Patterns that are names or lists of names, matched as they are written.
-//
-// ```text
-// pattern  branch { "|" branch }
-// branch   [ "^" ] { piece | group } [ "$" ]
-// group    "(" [ "?:" ] { piece } { "|" { piece } } ")"
-// piece    a character | "\" and a mark | "." | ".*"
-// ```
-//
-// Why it exists: long patterns are lists of devices, and a compiled one of 1,024 bytes takes 128 KiB, which
-// is more than a small board has for all of them. Plain patterns take the bytes of their text.
-//
-// Always true: a plain pattern matches what the compiled pattern would (a test compares them); a match
-// allocates nothing and goes through the text once, whatever the name.
-
-/// Characters that stand for themselves behind a backslash.
+/// Characters that a backslash makes literal.
 const MARKS: &str = r"\.+*?()|[]{}^$#&-~/";
 
 /// A token of a pattern's text.
@@ -371,37 +245,51 @@ enum Token {
     End,
 }
 
-/// The tokens of a text; `None` for one that only a compiled pattern can have.
+/// Returns the tokens of a text, `None` for one that only a compiled pattern can have.
+///
+/// Plain patterns are names or lists of names, matched as they are written:
+///
+/// ```text
+/// pattern  branch { "|" branch }
+/// branch   [ "^" ] { piece | group } [ "$" ]
+/// group    "(" [ "?:" ] { piece } { "|" { piece } } ")"
+/// piece    a character | "\" and a mark | "." | ".*"
+/// ```
+///
+/// Long patterns are lists of devices. A compiled one of 1,024 bytes takes 128 KiB, which is more than a
+/// small board has for all of them; a plain pattern takes the bytes of its text. It matches what the compiled
+/// pattern would (a test compares them). A match allocates nothing and passes over the text once, whatever
+/// the name.
 fn tokens(text: &str) -> impl Iterator<Item = Option<Token>> {
     let mut rest = text;
     core::iter::from_fn(move || {
-        let mut letters = rest.chars();
-        let token = match letters.next()? {
+        let mut chars = rest.chars();
+        let token = match chars.next()? {
             '^' => Some(Token::Start),
             '$' => Some(Token::End),
             '|' => Some(Token::Or),
             ')' => Some(Token::Close),
             '.' if rest.starts_with(".*") => {
-                letters.next();
+                chars.next();
                 Some(Token::AnyText)
             }
             '.' => Some(Token::AnyChar),
             '(' if rest.starts_with("(?:") => {
-                letters.nth(1);
+                chars.nth(1);
                 Some(Token::Open)
             }
-            // "(?" begins something else, whose question mark is refused later.
+            // "(?" begins another construct, whose question mark is refused later.
             '(' => Some(Token::Open),
-            '\\' => letters.next().filter(|mark| MARKS.contains(*mark)).map(Token::Char),
+            '\\' => chars.next().filter(|mark| MARKS.contains(*mark)).map(Token::Char),
             '*' | '+' | '?' | '{' | '}' | '[' | ']' => None,
-            letter => Some(Token::Char(letter)),
+            character => Some(Token::Char(character)),
         };
-        rest = letters.as_str();
+        rest = chars.as_str();
         Some(token)
     })
 }
 
-/// Whether a pattern is a plain one.
+/// Returns whether a pattern is a plain one.
 pub(super) fn is_plain(text: &str) -> bool {
     let (mut is_in_group, mut before) = (false, Some(Token::Or));
     for token in tokens(text) {
@@ -409,7 +297,7 @@ pub(super) fn is_plain(text: &str) -> bool {
             None => false,
             Some(Token::Start) => !is_in_group && before == Some(Token::Or),
             Some(Token::Or) => true,
-            // Behind `$` only another branch or the end may come.
+            // After `$` only another branch or the end may follow.
             Some(_) if before == Some(Token::End) => false,
             Some(Token::Open) => !core::mem::replace(&mut is_in_group, true),
             Some(Token::Close) => core::mem::replace(&mut is_in_group, false),
@@ -424,7 +312,7 @@ pub(super) fn is_plain(text: &str) -> bool {
     !is_in_group
 }
 
-/// Places in a name where a match may have come to: one bit for each byte, and one for the end.
+/// Positions in a name that a match may have reached: one bit for each byte, and one for the end.
 #[derive(Clone, Copy, Default)]
 struct Positions([u64; (NAME_BYTES_MAX + 1) / 64]);
 
@@ -467,31 +355,31 @@ impl Positions {
         })
     }
 
-    /// The positions behind one character that is right.
+    /// Returns the positions behind one character for which `is_right` holds.
     fn behind(self, name: &str, is_right: impl Fn(char) -> bool) -> Self {
         let mut all = Self::default();
         for at in self.iter() {
-            let letter = name[at..].chars().next().filter(|letter| is_right(*letter));
-            letter.into_iter().for_each(|letter| all.insert(at + letter.len_utf8()));
+            let character = name[at..].chars().next().filter(|character| is_right(*character));
+            character.into_iter().for_each(|character| all.insert(at + character.len_utf8()));
         }
         all
     }
 
-    /// The positions behind any characters, or none.
+    /// Returns the positions behind any characters, or none.
     fn behind_any(self, name: &str) -> Self {
         let (mut all, mut is_open) = (self, false);
-        for (at, letter) in name.char_indices() {
+        for (at, character) in name.char_indices() {
             is_open |= self.contains(at);
-            is_open &= letter != '\n';
+            is_open &= character != '\n';
             if is_open {
-                all.insert(at + letter.len_utf8());
+                all.insert(at + character.len_utf8());
             }
         }
         all
     }
 }
 
-/// Whether a plain pattern matches a name.
+/// Returns whether a plain pattern matches a name.
 pub(super) fn matches(text: &str, name: &str) -> bool {
     if name.len() > NAME_BYTES_MAX {
         return false;
@@ -501,8 +389,8 @@ pub(super) fn matches(text: &str, name: &str) -> bool {
     let (mut before_group, mut behind_group) = (Positions::default(), Positions::default());
     for token in tokens(text).flatten() {
         here = match token {
-            Token::Char(meant) => here.behind(name, |letter| letter == meant),
-            Token::AnyChar => here.behind(name, |letter| letter != '\n'),
+            Token::Char(meant) => here.behind(name, |character| character == meant),
+            Token::AnyChar => here.behind(name, |character| character != '\n'),
             Token::AnyText => here.behind_any(name),
             Token::Open => {
                 (is_in_group, before_group, behind_group) = (true, here, Positions::default());
@@ -528,13 +416,122 @@ pub(super) fn matches(text: &str, name: &str) -> bool {
 }
 
 #[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLENTY: usize = 512 << 10;
+
+    fn pattern(text: &str) -> Pattern {
+        Pattern::new(text, PLENTY).unwrap()
+    }
+
+    fn is_match(pattern: &Pattern, name: &str) -> bool {
+        pattern.matches(&mut Work::default(), name)
+    }
+
+    /// Returns the units of work for matching this pattern with this name.
+    fn units(text: &str, name: &str) -> u32 {
+        let mut work = Work::default();
+        pattern(text).matches(&mut work, name);
+        work.units()
+    }
+
+    #[track_caller]
+    fn check(text: &str, matching: &[&str], others: &[&str]) {
+        let pattern = pattern(text);
+        assert!(matching.iter().all(|name| is_match(&pattern, name)), "{text}");
+        assert!(!others.iter().any(|name| is_match(&pattern, name)), "{text}");
+    }
+
+    #[test]
+    fn patterns_mean_what_they_mean_to_rabbitmq() {
+        check("", &[""], &["q", "amq.default"]);
+        check("^$", &[""], &["q"]);
+        check(".*", &["", "q", "é"], &[]);
+        check("q", &["q", "the queue"], &["", "Q"]);
+        check("^q", &["queue"], &["a q"]);
+        check("^(a|b)-[0-9]+$", &["a-1", "b-22"], &["a-", "c-1", "a-1x"]);
+        check("^a{2,3}$", &["aa", "aaa"], &["a", "aaaa"]);
+        check("^a{2,}$", &["aaaa"], &["a"]);
+        check("^{username}-{}$", &["{username}-{}"], &["username-"]);
+        check(r"^\d\.\x{41}\{$", &["1.A{"], &["1xA{"]);
+        check(r"^[](]+\(([[:digit:](]+)$", &["](](12(", "]((1"], &["x(1", "](", "]1"]);
+        check("^(?P<name>a+)(?<other>b)(?i:C)*$", &["aabcC", "ab"], &["b", "abd"]);
+        check(r"^[^]]{é}[\]{]?(é)$", &["x{é}]é", "x{é}é"], &["]{é}é", "x{é}é}"]);
+    }
+
+    #[test]
+    fn invalid_and_oversized_patterns_are_refused() {
+        for bad in ["(", "[a", r"\", r"(a)\1", "(?!amq)", "(?<=a)b", "(?<!a)b", "((a{100}){100}){100}"] {
+            assert!(Pattern::new(bad, PLENTY).is_err(), "{bad}");
+        }
+        assert!(Pattern::new(&"a".repeat(PATTERN_BYTES_MAX + 1), PLENTY).is_err());
+    }
+
+    /// Patterns as written manually, or by a program from a list of devices.
+    #[test]
+    fn patterns_may_have_the_documented_length() {
+        let devices: Vec<_> = (0..100).map(|at| format!("meter-{at:02}")).collect();
+        let list = format!("^({})$", devices.join("|"));
+        assert!(list.len() > 900);
+        for room in [PLENTY, 4 << 10] {
+            let list = Pattern::new(&list, room).unwrap();
+            assert!(devices.iter().all(|name| is_match(&list, name)));
+            assert!(!["meter-100", "meter-", "ameter-01"].iter().any(|name| is_match(&list, name)));
+            assert!(list.bytes() <= 2 * PATTERN_BYTES_MAX);
+        }
+        let full = |unit: &str| unit.repeat(PATTERN_BYTES_MAX / unit.len());
+        for unit in ["a", "a*", "|", "a|", ".*", r"\W", "[^a]", "(a)", "(a|b)+", "é?", "()"] {
+            let text = full(unit);
+            let pattern = Pattern::new(&text, PLENTY).unwrap_or_else(|why| panic!("{unit}: {why}"));
+            assert!(pattern.bytes() <= PLENTY);
+        }
+        let nested = format!("(?i)^(({})-[0-9]+)$", devices.join("|"));
+        assert!(is_match(&pattern(&nested), "METER-42-7"));
+        let why = Pattern::new(&nested, 16 << 10).err().unwrap();
+        assert!(why.0.contains("patterns_bytes_max"), "{why}");
+    }
+
+    #[test]
+    fn plain_patterns_take_their_text_and_compiled_ones_are_charged() {
+        assert_eq!(pattern(".*").bytes(), 2);
+        assert_eq!(pattern("").bytes(), 2);
+        assert_eq!(pattern("^meter").bytes(), 12);
+        let (short, long) = (pattern("^a+"), pattern("^[a-z]{60}$"));
+        assert!(short.bytes() >= 512 && long.bytes() > short.bytes());
+    }
+
+    /// Matching is charged by the size of the program, because a short text may have a large one, and of the
+    /// name.
+    #[test]
+    fn matching_is_charged_by_the_program_and_the_name() {
+        let long = "a".repeat(255);
+        assert_eq!(units(".*", &long), 0);
+        assert!(units("^meter", "meter-1") <= 1);
+        assert!(units("^meter-[0-9]+$", "meter-1") <= 20);
+        assert!((100..400).contains(&units(&"a|".repeat(500), &long)));
+        // Each match takes some millions of instructions.
+        let hostile = units("^(a|aa|a*)*(a?){100}[0-9]*$", &long);
+        assert!(hostile >= 4_000, "{hostile}");
+        assert!(units("^(a|aa|a*)*(a?){100}[0-9]*$", "a") < hostile / 100);
+    }
+
+    #[test]
+    fn escaped_text_matches_itself() {
+        let name = "a.b*c{2}[d]";
+        let pattern = Pattern::expanded("{username}", &format!("^{}$", escaped(name)), PLENTY).unwrap();
+        assert!(is_match(&pattern, name) && !is_match(&pattern, "axb*c{2}[d]"));
+    }
+}
+
+#[cfg(test)]
 mod plain_pattern_tests {
     use regex_lite::Regex;
 
     use super::*;
 
     #[test]
-    fn what_is_plain_and_what_is_not() {
+    fn plain_patterns_are_recognized() {
         for text in ["", "^$", "a", "^a|b$", "^(a|b)$", r"^(?:a|b)\.(x|y).*", r"^meter\-1$", "(|a)", "|"] {
             assert!(is_plain(text), "{text}");
         }
@@ -549,7 +546,7 @@ mod plain_pattern_tests {
 
     /// Compares random patterns and names, of few characters so that many match.
     #[test]
-    fn it_matches_what_the_compiled_pattern_matches() {
+    fn a_plain_pattern_matches_what_the_compiled_one_matches() {
         let mut state = 7_u64;
         let mut below = |bound: usize| {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -559,7 +556,7 @@ mod plain_pattern_tests {
             "a", "b", "ab", "é", r"\.", ".", ".*", "|", "(", "(?:", ")", "^", "$", "|", "a", "(a|b)", "\n",
             "^", "$",
         ];
-        let letters = ["a", "b", "é", ".", "\n"];
+        let chars = ["a", "b", "é", ".", "\n"];
         let (mut plain, mut matching) = (0, 0);
         for _ in 0..60_000 {
             let text: String = (0..below(9)).map(|_| parts[below(parts.len())]).collect();
@@ -569,7 +566,7 @@ mod plain_pattern_tests {
             plain += 1;
             let compiled = Regex::new(&text).unwrap();
             for _ in 0..8 {
-                let name: String = (0..below(6)).map(|_| letters[below(letters.len())]).collect();
+                let name: String = (0..below(6)).map(|_| chars[below(chars.len())]).collect();
                 assert_eq!(matches(&text, &name), compiled.is_match(&name), "{text:?} and {name:?}");
                 matching += usize::from(matches(&text, &name));
             }
@@ -578,7 +575,7 @@ mod plain_pattern_tests {
     }
 
     #[test]
-    fn the_longest_name_has_its_place() {
+    fn the_longest_name_can_be_matched() {
         let name = "a".repeat(NAME_BYTES_MAX);
         assert!(matches("a$", &name) && matches("^.*$", &name) && matches(&format!("^{name}$"), &name));
         assert!(!matches("^a$", &name) && !matches("a", &"a".repeat(NAME_BYTES_MAX + 1)));

@@ -1,8 +1,12 @@
-//! What a user may do in a virtual host, and the checks.
+//! Permissions of a user in a virtual host, and the checks.
 //!
-//! Always true: without a permission a user may do nothing; the texts of refusals are RabbitMQ's; patterns
-//! are compiled when they are set, with their variables filled in, for each belongs to one user and one
-//! virtual host; whatever is changed raises the revision. A check neither allocates nor asks twice.
+//! # Invariants
+//! - Without a permission a user may do nothing.
+//! - The texts of refusals are RabbitMQ's.
+//! - Patterns are compiled when they are set, with their variables expanded, because each belongs to one user
+//!   and one virtual host.
+//! - Every change raises the revision.
+//! - A check allocates nothing and searches once.
 
 use leveret_core::command::{NAME_BYTES_MAX, VhostId};
 use leveret_core::error::{Advice, Fault, ReplyCode};
@@ -12,9 +16,9 @@ use super::login::Identity;
 use super::login::OperatorFault;
 use super::pattern::{Pattern, escaped};
 use super::state::Access;
-use super::state::{Permission, Right, Thing, TopicPermission};
+use super::state::{Permission, Resource, Right, TopicPermission};
 use crate::context::Work;
-use crate::reply_text::ExchangeInWords;
+use crate::reply_text::ExchangeText;
 use crate::reply_text::check_changeable;
 
 /// A topic exchange whose routing keys are to be checked.
@@ -25,17 +29,17 @@ pub(crate) struct Topic<'a> {
 }
 
 impl Access {
-    /// Whether a user has this right to a thing of this name, which need not exist.
+    /// Checks whether a user has this permission for an object of this name, which need not exist.
     ///
     /// # Errors
-    /// The user may not.
+    /// The user does not have it.
     pub(crate) fn check(
         &self,
         work: &mut Work,
         who: &Identity,
         vhost: VhostId,
         right: Right,
-        thing: Thing<'_>,
+        thing: Resource<'_>,
     ) -> Result<(), Fault> {
         if who.is_own {
             return Ok(());
@@ -57,17 +61,17 @@ impl Access {
                 who.name
             ),
         );
-        let is_default = matches!(thing, Thing::Exchange(""));
+        let is_default = matches!(thing, Resource::Exchange(""));
         Err(if is_default { fault.advising(Advice::MatchDefaultExchange) } else { fault })
     }
 
-    /// Whether routing keys are to be checked when a user writes to, or reads from, a topic exchange.
+    /// Returns whether routing keys are to be checked when a user writes to or reads from a topic exchange.
     #[inline]
     pub(crate) fn limits_topics(&self, who: &Identity) -> bool {
         who.user.is_some_and(|user| self.users[user].topics > 0)
     }
 
-    /// Whether a user may write to, or read from, a topic exchange with this routing key.
+    /// Checks whether a user may write to, or read from, a topic exchange with this routing key.
     ///
     /// # Errors
     /// The user may not.
@@ -93,24 +97,24 @@ impl Access {
             format_args!(
                 "access to topic '{}' in {} refused for user '{}'",
                 key.unwrap_or_default(),
-                ExchangeInWords { name: exchange, vhost: self.vhost_name(vhost) },
+                ExchangeText { name: exchange, vhost: self.vhost_name(vhost) },
                 who.name
             ),
         ))
     }
 
-    /// Whether a user may enter a virtual host.
+    /// Returns whether a user may open a virtual host.
     pub fn has_permission(&self, user: &str, vhost: &str) -> bool {
         let (user, vhost) = (self.find_user(user), self.find_vhost(vhost));
         user.zip(vhost).is_some_and(|(user, vhost)| self.find_permission(user, vhost).is_some())
     }
 
-    // ---- what an operator changes
+    // ---- changes by an operator
 
     /// Sets what a user may configure, write to and read from in a virtual host, as patterns of names.
     ///
     /// # Errors
-    /// There is no such user or virtual host, a pattern is not valid, or there is no room.
+    /// There is no such user or virtual host, a pattern is not valid, or there is no capacity.
     pub fn set_permissions(
         &mut self,
         journal: &mut Journal,
@@ -129,7 +133,7 @@ impl Access {
     /// Clears a user's permission for a virtual host; without one nothing is done.
     ///
     /// # Errors
-    /// There is no such user or virtual host, or the store cannot be written.
+    /// There is no such user or virtual host, or the storage cannot be written.
     pub fn clear_permissions(
         &mut self,
         journal: &mut Journal,
@@ -145,11 +149,11 @@ impl Access {
         Ok(journal.await_facts())
     }
 
-    /// Sets with which routing keys a user may publish to, and bind to, a topic exchange, which need not
+    /// Sets the routing keys with which a user may publish to, and bind to, a topic exchange, which need not
     /// exist.
     ///
     /// # Errors
-    /// There is no such user or virtual host, a pattern is not valid, or there is no room.
+    /// There is no such user or virtual host, a pattern is not valid, or there is no capacity.
     pub fn set_topic_permissions(
         &mut self,
         journal: &mut Journal,
@@ -171,7 +175,7 @@ impl Access {
     /// Clears a user's topic permissions in a virtual host: that for one exchange, or all.
     ///
     /// # Errors
-    /// There is no such user or virtual host, or the store cannot be written.
+    /// There is no such user or virtual host, or the storage cannot be written.
     pub fn clear_topic_permissions(
         &mut self,
         journal: &mut Journal,
@@ -259,7 +263,7 @@ impl Access {
         let fill = |text: &str| {
             let user = escaped(self.user_name(user));
             let vhost = escaped(self.vhost_name(vhost));
-            // AMQP 0-9-1 has no client ids, so RabbitMQ leaves {client_id} as it stands.
+            // AMQP 0-9-1 has no client ids, so RabbitMQ leaves {client_id} unexpanded.
             let meant = text.replace("{username}", &user).replace("{vhost}", &vhost);
             Pattern::expanded(text, &meant, self.pattern_bytes.most())
         };
@@ -284,7 +288,7 @@ impl Access {
         Ok(())
     }
 
-    /// Counts the patterns of a permission, in the place of its former patterns.
+    /// Counts the patterns of a permission in place of its previous patterns.
     fn take_room(&mut self, is_new: bool, bytes: usize, freed: usize) -> Result<(), OperatorFault> {
         let permissions_max = self.permissions.len() + self.permissions.room();
         if is_new && self.permissions.len() + self.topics.len() >= permissions_max {

@@ -1,6 +1,4 @@
-//! All users, virtual hosts and permissions.
-//!
-//! Always true: counts of a virtual host or a user go with it.
+//! All users, virtual hosts and permissions; writing them to the log and restoring them at start.
 
 use core::fmt;
 
@@ -18,7 +16,7 @@ use super::pattern::PatternBytes;
 use crate::recovery::Restored;
 use crate::reply_text::check_changeable;
 use crate::state::{Entropy, IndexTable};
-use crate::topology::Kind;
+use crate::topology::ExchangeKind;
 
 /// The name of the user of a new store.
 pub(super) const GUEST: &str = "guest";
@@ -26,19 +24,19 @@ pub(super) const GUEST: &str = "guest";
 pub(crate) const FIRST_VHOST: &str = "/";
 /// The tag of a new store's user.
 pub(super) const ADMINISTRATOR: &str = "administrator";
-/// What exists in every virtual host before anybody declares anything: name, type, internal.
-pub(crate) const PREDECLARED: [(&str, Kind, bool); 8] = [
-    ("", Kind::Default, false),
-    ("amq.direct", Kind::Direct, false),
-    ("amq.fanout", Kind::Fanout, false),
-    ("amq.headers", Kind::Headers, false),
-    ("amq.match", Kind::Headers, false),
-    ("amq.topic", Kind::Topic, false),
-    ("amq.rabbitmq.trace", Kind::Topic, true),
-    ("amq.rabbitmq.log", Kind::Topic, true),
+/// What exists in every virtual host before any client declares anything: name, type, internal.
+pub(crate) const PREDECLARED: [(&str, ExchangeKind, bool); 8] = [
+    ("", ExchangeKind::Default, false),
+    ("amq.direct", ExchangeKind::Direct, false),
+    ("amq.fanout", ExchangeKind::Fanout, false),
+    ("amq.headers", ExchangeKind::Headers, false),
+    ("amq.match", ExchangeKind::Headers, false),
+    ("amq.topic", ExchangeKind::Topic, false),
+    ("amq.rabbitmq.trace", ExchangeKind::Topic, true),
+    ("amq.rabbitmq.log", ExchangeKind::Topic, true),
 ];
 
-/// How many exchanges a virtual host starts with.
+/// Number of exchanges that a virtual host starts with.
 pub(crate) const PREDECLARED_EXCHANGES: usize = PREDECLARED.len();
 /// Bytes of memory that a virtual host takes without its exchanges, with the longest name.
 pub(crate) const VHOST_BYTES: usize = Slab::<Vhost>::record_bytes() + 256;
@@ -51,7 +49,7 @@ pub(crate) const PERMISSION_BYTES: usize = if size_of::<Permission>() > size_of:
     Slab::<TopicPermission>::record_bytes() + IndexTable::ENTRY_BYTES + 256
 };
 
-/// Users, virtual hosts, and who may do what where.
+/// Users, virtual hosts and permissions. The counts of a virtual host or a user are deleted with it.
 #[expect(missing_debug_implementations, reason = "it holds passwords")]
 pub struct Access {
     pub(super) vhosts: Slab<Vhost>,
@@ -63,19 +61,19 @@ pub struct Access {
     pub(super) pattern_bytes: PatternBytes,
     /// Users that may log in from this machine only.
     pub(super) loopback_users: Vec<Box<str>>,
-    /// The key of the digests by which right passwords are remembered.
+    /// Key of the digests by which correct passwords are remembered.
     pub(super) memory: hmac::Key,
-    /// The log says who there is, so the user of a new store is not assumed.
+    /// The log has users, so the user of a new store is not assumed.
     pub(super) is_written: bool,
-    /// Why the store cannot vouch for its users; then nobody logs in.
+    /// Why the storage cannot vouch for its users; all logins are then refused.
     pub(super) doubt: Option<&'static str>,
-    /// Keys of definitions that the store cannot read, or whose user cannot be read.
+    /// Keys of definitions that the storage cannot read, or whose user cannot be read.
     pub(super) unreadable: Vec<Box<[u8]>>,
-    /// At a start: some definition had no room, so that others may seem to lack their user or virtual host.
+    /// At start: a definition had no capacity, so that others may seem to lack their user or virtual host.
     pub(super) lacks_room: bool,
-    /// Users ever made, which numbers them.
+    /// Number of users ever created, which numbers them.
     pub(super) epoch: u32,
-    /// Changes of permissions ever made.
+    /// Number of changes of permissions ever made.
     pub(super) revision: u64,
 }
 
@@ -105,7 +103,8 @@ impl Access {
 }
 
 impl Access {
-    /// Rises with every change of a permission: remembered rights may not hold any more.
+    /// Returns a number that rises with every change of a permission: cached permissions may not hold any
+    /// more.
     #[inline]
     pub(crate) const fn revision(&self) -> u64 {
         self.revision
@@ -113,18 +112,18 @@ impl Access {
 }
 
 impl Access {
-    /// The name of an existing virtual host.
+    /// Returns the name of an existing virtual host.
     pub(crate) fn vhost_name(&self, vhost: VhostId) -> &str {
         &self.vhosts[vhost.index()].name
     }
 
-    /// The virtual host of this name that is not being deleted.
+    /// Returns the virtual host of this name that is not being deleted.
     pub(crate) fn find_vhost(&self, name: &str) -> Option<VhostId> {
         let mut vhosts = self.vhosts.iter();
-        vhosts.find(|(_, vhost)| *vhost.name == *name && !vhost.dying).map(|(index, _)| vhost_at(index))
+        vhosts.find(|(_, vhost)| *vhost.name == *name && !vhost.is_deleted).map(|(index, _)| vhost_at(index))
     }
 
-    /// The virtual host of this name.
+    /// Returns the virtual host of this name.
     ///
     /// # Errors
     /// There is no such virtual host.
@@ -140,7 +139,7 @@ impl Access {
         self.find_user(name).ok_or_else(|| OperatorFault::NoSuchUser(name.into()))
     }
 
-    /// The name of the user in a place.
+    /// Returns the name of the user in a place.
     pub(super) fn user_name(&self, user: usize) -> &str {
         self.users[user].name()
     }
@@ -165,36 +164,34 @@ pub(super) fn vhost_at(index: usize) -> VhostId {
 }
 
 impl Access {
-    /// The count of bytes that patterns take, those of policies included.
+    /// Returns the count of bytes that patterns take, including those of policies.
     pub(crate) const fn pattern_bytes_mut(&mut self) -> &mut PatternBytes {
         &mut self.pattern_bytes
     }
 }
 
-// The records of users, virtual hosts and permissions, and the rights there are.
-
-/// The limits of a virtual host; `None` is without limit.
+/// The limits of a virtual host; `None` is unlimited.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct VhostLimits {
-    /// The most queues (`max-queues`).
+    /// Maximum number of queues (`max-queues`).
     pub queues_max: Option<u32>,
-    /// The most connections (`max-connections`).
+    /// Maximum number of connections (`max-connections`).
     pub connections_max: Option<u32>,
 }
 
-/// A description and tags of a virtual host have at most this many bytes together.
+/// Maximum bytes of description and tags of a virtual host together.
 pub const VHOST_METADATA_BYTES_MAX: usize = 1024;
 
 /// A change of the metadata of a virtual host. Absent fields keep their value.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct VhostChange {
-    /// A description for people.
+    /// A description for operators.
     pub description: Option<String>,
-    /// The tags, with commas between them.
+    /// The comma-separated tags.
     pub tags: Option<String>,
     /// The type of queues that are declared without one.
     pub default_queue_type: Option<String>,
-    /// The virtual host is not deleted until this is lifted.
+    /// The virtual host cannot be deleted until this is removed.
     pub is_protected: Option<bool>,
 }
 
@@ -210,16 +207,16 @@ impl VhostChange {
     }
 }
 
-/// The limits of a user, in all virtual hosts together; `None` is without limit.
+/// The limits of a user, in all virtual hosts together; `None` is unlimited.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct UserLimits {
-    /// The most connections (`max-connections`).
+    /// Maximum number of connections (`max-connections`).
     pub connections_max: Option<u32>,
-    /// The most channels (`max-channels`).
+    /// Maximum number of channels (`max-channels`).
     pub channels_max: Option<u32>,
 }
 
-/// A right to an exchange or a queue.
+/// A permission for an exchange or a queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Right {
     /// To declare and delete.
@@ -230,15 +227,15 @@ pub(crate) enum Right {
     Read,
 }
 
-/// The kind of object that an operation needs a right to.
+/// The kind of object that an operation needs a permission for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Thing<'a> {
+pub(crate) enum Resource<'a> {
     Exchange(&'a str),
     Queue(&'a str),
 }
 
-impl<'a> Thing<'a> {
-    /// The name that is matched: the default exchange is `amq.default` here.
+impl<'a> Resource<'a> {
+    /// Returns the name that is matched: the default exchange is `amq.default` here.
     pub(super) fn name(self) -> &'a str {
         match self {
             Self::Exchange("") => "amq.default",
@@ -247,7 +244,7 @@ impl<'a> Thing<'a> {
     }
 }
 
-impl fmt::Display for Thing<'_> {
+impl fmt::Display for Resource<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match self {
             Self::Exchange(_) => "exchange",
@@ -277,15 +274,15 @@ pub(super) struct TopicPermission {
 /// One user.
 pub(super) struct User {
     pub(super) name: Box<str>,
-    /// The tags, with commas between them.
+    /// The comma-separated tags.
     pub(super) tags: Box<str>,
     pub(super) hash: PasswordHash,
-    /// The digest of the password, once it was found right.
+    /// The digest of the password, after it was found correct.
     pub(super) remembered: Option<hmac::Tag>,
-    /// Topic permissions that the user has, in all virtual hosts.
+    /// Number of topic permissions of the user, in all virtual hosts.
     pub(super) topics: u32,
-    /// The number of the user, which tells it from others that had its place or its name before.
-    pub(super) life: u32,
+    /// Number of the user, which distinguishes it from earlier users with its place or its name.
+    pub(super) serial: u32,
     pub(super) limits: UserLimits,
 }
 
@@ -297,7 +294,7 @@ impl User {
             hash,
             remembered: None,
             topics: 0,
-            life: 0,
+            serial: 0,
             limits: UserLimits::default(),
         }
     }
@@ -332,21 +329,21 @@ pub(super) struct Vhost {
     pub(super) name: Box<str>,
     pub(super) limits: VhostLimits,
     pub(super) description: Box<str>,
-    /// The tags, with commas between them.
+    /// The comma-separated tags.
     pub(super) tags: Box<str>,
     /// The type of queues that are declared without one; empty if it is not set.
     pub(super) default_queue_type: Box<str>,
-    /// The virtual host is not deleted until this is lifted.
+    /// The virtual host cannot be deleted until this is removed.
     pub(super) is_protected: bool,
-    /// Queues of the virtual host that can be found.
+    /// Number of queues of the virtual host that can be found.
     pub(super) queues: u32,
-    /// Records of queues, exchanges and connections that still name the virtual host.
+    /// Number of records of queues, exchanges and connections that still refer to the virtual host.
     pub(super) held: u32,
     /// The firehose copies the messages of the virtual host.
     pub(super) is_traced: bool,
-    /// The virtual host is deleted, and being cleared away.
-    pub(super) dying: bool,
-    /// Everything in the deleted virtual host is deleted, too.
+    /// The virtual host is deleted, and being cleared.
+    pub(super) is_deleted: bool,
+    /// Everything in the deleted virtual host is deleted too.
     pub(super) swept: bool,
 }
 
@@ -361,20 +358,12 @@ impl Vhost {
     }
 }
 
-// Users, virtual hosts and permissions are restored at a start, and confirmed when the store cannot vouch
-// for them.
-//
-// Always true: when the log cannot vouch for what it says (`store::access`), nobody logs in until somebody
-// has looked and confirmed what there is; a definition without its user or virtual host is forgotten at the
-// next start, after a doubt when somebody confirms, and never while its user may only be missing for lack of
-// room.
-
 impl Access {
-    /// Confirms all users and permissions as they are now, for somebody who has looked at them: the store
-    /// forgets others, and logins are possible again.
+    /// Confirms all users and permissions as they are now, for an operator who has checked them. The storage
+    /// deletes all others, and logins are accepted again.
     ///
     /// # Errors
-    /// The store cannot be written, or has no room.
+    /// The storage cannot be written, or has no space.
     pub fn confirm_access(&mut self, journal: &mut Journal) -> Result<Batch, OperatorFault> {
         check_changeable(journal)?;
         for key in core::mem::take(&mut self.unreadable) {
@@ -386,12 +375,16 @@ impl Access {
         Ok(self.write_access(journal))
     }
 
-    // ---- at a start
+    // ---- at start
+    //
+    // If the log cannot vouch for its users (`storage::access`), all logins are refused until an operator has
+    // confirmed them. A definition without its user or virtual host is deleted at the next start. In case of
+    // doubt it is deleted on confirmation, and never while its user may be missing only for lack of capacity.
 
-    /// Adds guest, who may do everything in the virtual host of a new store.
+    /// Adds guest, with all permissions in the virtual host of a new store.
     ///
     /// # Errors
-    /// There is no room for one user and one permission.
+    /// There is no capacity for one user and one permission.
     pub(crate) fn begin_guest(&mut self) -> Result<(), OperatorFault> {
         let guest = User::new(GUEST, ADMINISTRATOR, password::GUEST);
         let user = self.add_user(guest).ok_or(OperatorFault::NoRoom("users_max"))?;
@@ -399,20 +392,22 @@ impl Access {
         self.put_permission(user, vhost, [".*"; 3])
     }
 
-    /// Sets the user of a new store, who may do everything in `/`; or none.
+    /// Sets the user of a new store, with all permissions in `/`; or none.
     pub(crate) fn begin_users(&mut self, first: Option<(&str, PasswordHash)>) {
         self.forget_users();
         let Some((name, hash)) = first else { return };
         let Some(user) = self.add_user(User::new(name, ADMINISTRATOR, hash)) else {
-            panic!("users_max is at least 1, and there is nobody")
+            panic!("users_max is at least 1, and there is no user")
         };
         if let Some(vhost) = self.find_vhost(FIRST_VHOST) {
             let _ = self.put_permission(user, vhost, [".*"; 3]);
         }
     }
 
-    /// Notes that the store cannot vouch for its users: nobody logs in until somebody confirms them.
-    /// `unreadable` are keys of definitions that the store cannot read.
+    /// Notes that the storage cannot vouch for its users: all logins are refused until an operator confirms
+    /// the users.
+    ///
+    /// `unreadable` are keys of definitions that the storage cannot read.
     pub(crate) fn doubt_users(&mut self, why: &'static str, unreadable: Vec<Box<[u8]>>) {
         self.forget_users();
         self.is_written = true;
@@ -420,8 +415,8 @@ impl Access {
         self.unreadable = unreadable;
     }
 
-    /// Notes definitions whose user cannot be read: while the store is in doubt they wait to be forgotten on
-    /// confirmation; else they are forgotten at once.
+    /// Notes definitions whose user cannot be read. While the storage is in doubt, they are deleted on
+    /// confirmation; otherwise at once.
     pub fn hide_access(&mut self, journal: &mut Journal, keys: Vec<Box<[u8]>>) {
         if self.doubt.is_some() {
             self.unreadable.extend(keys);
@@ -432,12 +427,12 @@ impl Access {
         }
     }
 
-    /// Why nobody may log in, if that is so.
+    /// Returns why all logins are refused, if they are.
     pub const fn access_doubt(&self) -> Option<&'static str> {
         self.doubt
     }
 
-    /// What to do when nobody may log in: only a store that can be written can be confirmed.
+    /// Returns the remedy when all logins are refused: only storage that can be written can be confirmed.
     pub fn doubt_remedy(&self, journal: &Journal) -> &'static str {
         match journal.mode() {
             Mode::On => "mend them, then confirm_users (see `leveret ctl help confirm_users`)",
@@ -445,8 +440,9 @@ impl Access {
         }
     }
 
-    /// Whether the log says who there is: then the user assumed for a new store is dropped. When the store is
-    /// in doubt, the first virtual host stays, so that its queues can be found again.
+    /// Returns whether the log has users. Then the user assumed for a new store is dropped.
+    ///
+    /// When the storage is in doubt, the first virtual host stays, so that its queues can be found again.
     pub(crate) fn forget_first_users(&mut self) -> bool {
         if self.doubt.is_some() {
             return false;
@@ -456,7 +452,7 @@ impl Access {
         true
     }
 
-    /// Puts back a user or permission from the log; definitions come in the order of their keys.
+    /// Restores a user or permission from the log. Definitions come in the order of their keys.
     pub(crate) fn restore(&mut self, definition: &Definition<'_>) -> Restored {
         let result = match *definition {
             Definition::User { name, tags, hash } => self.restore_user(name, tags, hash),
@@ -492,7 +488,7 @@ impl Access {
     }
 
     fn restore_user(&mut self, name: &str, tags: &str, hash: &[u8]) -> Result<(), OperatorFault> {
-        // A hash of a kind that only a later version knows fits no password here, and stays in the log.
+        // A hash of a kind that only a later version knows matches no password here, and stays in the log.
         let hash = PasswordHash::from_bytes(hash).unwrap_or(PasswordHash::Nobodys);
         if let Some(user) = self.find_user(name) {
             self.users[user].set_tags(tags);
@@ -503,14 +499,14 @@ impl Access {
         added.map(|_| ()).ok_or(OperatorFault::NoRoom("users_max"))
     }
 
-    /// Notes that a definition has no room at a start, so that others may seem to lack their user or virtual
-    /// host.
+    /// Notes that a definition has no capacity at start, so that others may seem to lack their user or
+    /// virtual host.
     pub(crate) fn no_room_at_start(&mut self) -> Restored {
         self.lacks_room = true;
         Restored::NoRoom
     }
 
-    /// The result for a definition whose virtual host or user does not exist.
+    /// Returns the result for a definition whose virtual host or user does not exist.
     pub(crate) const fn orphaned(&self) -> Restored {
         if self.lacks_room { Restored::NoRoom } else { Restored::Orphaned }
     }
@@ -529,16 +525,14 @@ impl Access {
     }
 }
 
-// How users, virtual hosts and permissions are written down.
+// ---- writing to the log
 //
-// Why it exists: who may come in is for the log alone to say. The user of a new store is written at the
-// first change, so a guest that was deleted stays deleted.
-//
-// Always true: what is written is true at every point of the log, so a power cut in the middle of a change
-// leaves the old or the new.
+// Only the log determines which users exist. The user of a new store is written with the first change, so a
+// deleted guest stays deleted. What is written is consistent at every point of the log: a power cut in the
+// middle of a change leaves the old or the new state.
 
 impl Access {
-    /// Writes down that a virtual host exists, or is gone.
+    /// Appends to the log that a virtual host exists, or is deleted.
     pub(crate) fn append_vhost(&mut self, journal: &mut Journal, vhost: VhostId, exists: bool) -> Batch {
         if !self.begin_to_write(journal) {
             return Batch::NONE;
@@ -551,7 +545,7 @@ impl Access {
         journal.define(key, value)
     }
 
-    /// Writes down that a user exists, or is gone.
+    /// Appends to the log that a user exists, or is deleted.
     pub(super) fn append_user(&mut self, journal: &mut Journal, user: usize, exists: bool) -> Batch {
         if !self.begin_to_write(journal) {
             return Batch::NONE;
@@ -563,7 +557,7 @@ impl Access {
         journal.define(key, value)
     }
 
-    /// Writes down the limits of a user, or that there are none.
+    /// Appends to the log the limits of a user, or that there are none.
     pub(super) fn append_user_limits(&mut self, journal: &mut Journal, user: usize, exist: bool) -> Batch {
         if !self.begin_to_write(journal) {
             return Batch::NONE;
@@ -575,7 +569,7 @@ impl Access {
         journal.define(key, value)
     }
 
-    /// Writes down the permission of a user in a virtual host, or that there is none.
+    /// Appends to the log the permission of a user in a virtual host, or that there is none.
     pub(super) fn append_permission(
         &mut self,
         journal: &mut Journal,
@@ -594,7 +588,7 @@ impl Access {
         journal.define(key, value)
     }
 
-    /// Writes down the topic permission of a user for an exchange, or that there is none.
+    /// Appends to the log the topic permission of a user for an exchange, or that there is none.
     pub(super) fn append_topic_permission(
         &mut self,
         journal: &mut Journal,
@@ -614,7 +608,8 @@ impl Access {
         journal.define(key, value)
     }
 
-    /// Before the first change: writes down everything there is. `false`: nothing is written at all.
+    /// Writes all users and permissions before the first change. Returns `false` if nothing is written at
+    /// all.
     fn begin_to_write(&mut self, journal: &mut Journal) -> bool {
         if journal.mode() != Mode::On {
             return false;
@@ -625,14 +620,14 @@ impl Access {
         true
     }
 
-    /// Writes down everything there is, and last that it is complete.
+    /// Writes all users and permissions, and finally that they are complete.
     pub fn write_access(&mut self, journal: &mut Journal) -> Batch {
         if journal.mode() != Mode::On {
             return Batch::NONE;
         }
         self.is_written = true;
         for index in 0..self.vhosts.places() {
-            if self.vhosts.get(index).is_some_and(|vhost| !vhost.dying) {
+            if self.vhosts.get(index).is_some_and(|vhost| !vhost.is_deleted) {
                 self.append_vhost(journal, vhost_at(index), true);
             }
         }

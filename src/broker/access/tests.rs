@@ -1,4 +1,5 @@
-//! Access by itself: users and virtual hosts that come and go, their rights, and what is written down.
+//! Tests of access alone: creating and deleting users and virtual hosts, their permissions, and what is
+//! written.
 
 use super::*;
 use crate::context::Work;
@@ -6,7 +7,7 @@ use leveret_core::journal::Journal;
 use leveret_core::limits::Limits;
 use leveret_core::password::PasswordHash;
 
-/// The users and virtual hosts of a new store, with a journal that nobody reads.
+/// Returns the users and virtual hosts of a new store, with a journal that is not read.
 fn access() -> (Access, Journal) {
     let limits = Limits::default();
     let mut entropy: crate::Entropy = Box::new(|bytes| bytes.fill(7));
@@ -21,13 +22,13 @@ fn named(access: &Access, name: &str) -> Identity {
 }
 
 #[test]
-fn without_a_permission_nothing_is_allowed_and_with_one_what_its_patterns_say() {
+fn only_what_the_patterns_of_a_permission_match_is_allowed() {
     let (mut access, mut journal) = access();
     access.put_user(&mut journal, "sensor", PasswordHash::Nobodys, "").unwrap();
     let (vhost, who) = (access.find_vhost("/").unwrap(), named(&access, "sensor"));
     let mut work = Work::default();
     let mut may = |access: &Access, right, name| {
-        access.check(&mut work, &who, vhost, right, Thing::Queue(name)).is_ok()
+        access.check(&mut work, &who, vhost, right, Resource::Queue(name)).is_ok()
     };
     assert!(!may(&access, Right::Read, "t-1"));
     let before = access.revision();
@@ -41,27 +42,27 @@ fn without_a_permission_nothing_is_allowed_and_with_one_what_its_patterns_say() 
 }
 
 #[test]
-fn a_user_that_is_deleted_may_do_nothing_and_one_of_his_name_is_another() {
+fn a_deleted_user_may_do_nothing_and_a_new_one_of_its_name_is_another() {
     let (mut access, mut journal) = access();
     access.put_user(&mut journal, "sensor", PasswordHash::Nobodys, "impersonator").unwrap();
     access.set_permissions(&mut journal, "sensor", "/", ".*", ".*", ".*").unwrap();
     access.set_topic_permissions(&mut journal, "sensor", "/", "amq.topic", "^a", "^a").unwrap();
     let mut who = named(&access, "sensor");
     assert!(access.may_impersonate(&who) && access.limits_topics(&who));
-    let life = access.lives().last();
+    let serial = access.user_serials().last();
     let place = access.delete_user(&mut journal, "sensor").unwrap();
     who.forget_user(place);
     let vhost = access.find_vhost("/").unwrap();
-    let refused = access.check(&mut Work::default(), &who, vhost, Right::Read, Thing::Queue("q"));
+    let refused = access.check(&mut Work::default(), &who, vhost, Right::Read, Resource::Queue("q"));
     assert!(refused.unwrap_err().text.contains("refused for user 'sensor'"));
     assert_eq!((access.permissions().count(), access.topic_permissions().count()), (1, 0));
     access.put_user(&mut journal, "sensor", PasswordHash::Nobodys, "").unwrap();
-    assert_ne!(access.lives().last(), life);
+    assert_ne!(access.user_serials().last(), serial);
     assert!(!access.has_permission("sensor", "/"));
 }
 
 #[test]
-fn a_deleted_virtual_host_keeps_its_place_until_nothing_names_it() {
+fn a_deleted_virtual_host_keeps_its_place_until_nothing_refers_to_it() {
     let (mut access, mut journal) = access();
     let vhost = access.add_vhost("tenant").unwrap();
     access.hold_vhost(vhost);
@@ -82,7 +83,7 @@ fn a_deleted_virtual_host_keeps_its_place_until_nothing_names_it() {
 }
 
 #[test]
-fn limits_of_users_and_of_virtual_hosts_are_told_apart() {
+fn limits_of_users_and_of_virtual_hosts_are_distinguished() {
     let (mut access, mut journal) = access();
     let limits = UserLimits { connections_max: Some(2), channels_max: Some(3) };
     access.set_user_limits(&mut journal, "guest", limits).unwrap();
@@ -100,7 +101,7 @@ fn limits_of_users_and_of_virtual_hosts_are_told_apart() {
 }
 
 #[test]
-fn when_the_store_cannot_vouch_for_users_nobody_comes_in_until_somebody_confirms() {
+fn logins_are_refused_until_doubtful_users_are_confirmed() {
     let (mut access, mut journal) = access();
     access.doubt_users("a block is damaged", Vec::new());
     let refused = access.check_admission(&journal, "guest", true).unwrap_err();

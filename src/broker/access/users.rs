@@ -1,6 +1,11 @@
-//! Users: made, found, changed, removed; from where they may come.
+//! Users and virtual hosts: creation, limits, changes and deletion, and views of them for operators.
 //!
-//! Always true: a user is known by its place, and by a number that no other has had (`life`).
+//! # Invariants
+//! - A user is identified by its place and by a number that no other user has had (`serial`).
+//! - The id of a virtual host is not reused before its last queue, exchange and connection is gone.
+//! - A deleted virtual host cannot be found. Its name can be reused only when everything in it is cleared, so
+//!   the log never takes the new one for the old.
+//! - A listing visits the places in ascending order and may pause between any two.
 
 use leveret_core::command::{NAME_BYTES_MAX, VhostId};
 use leveret_core::error::{Fault, ReplyCode};
@@ -12,10 +17,10 @@ use super::pattern::Pattern;
 use super::state::{ADMINISTRATOR, Access, GUEST, User, UserLimits, Vhost, VhostLimits, vhost_at};
 use crate::reply_text::{check_changeable, out_of};
 
-/// The most bytes of a user's tags, with the commas between them.
+/// Maximum bytes of a user's tags, including the commas between them.
 const TAGS_BYTES_MAX: usize = NAME_BYTES_MAX;
 
-/// Connections and channels that a user has, in all virtual hosts together.
+/// Number of connections and channels of a user, in all virtual hosts together.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Load {
     pub(crate) connections: u32,
@@ -28,8 +33,8 @@ impl Access {
         self.loopback_users = users.iter().map(|user| user.as_str().into()).collect();
     }
 
-    /// Warns if guest still has the default password and may log in from anywhere; and if there is no other
-    /// user although other machines are listened to.
+    /// Warns if guest still has the default password and may log in from anywhere. Also warns if there is no
+    /// other user although the broker listens to other machines.
     pub fn warn_of_guest(&self, listens_to_others: bool) {
         let is_known = |user: &User| user.name() == GUEST && *user.hash() == password::GUEST;
         let mut users = self.users.iter();
@@ -40,7 +45,9 @@ impl Access {
             );
         }
         if !self.is_loopback_user(GUEST) && self.users.iter().any(|(_, user)| is_known(user)) {
-            log::warn!("guest may come in from anywhere, and everybody knows its password: give it another");
+            log::warn!(
+                "guest can log in from any machine, and its default password is publicly known: change it"
+            );
         }
     }
 
@@ -48,30 +55,30 @@ impl Access {
         self.loopback_users.iter().any(|other| **other == *user)
     }
 
-    /// All users: the place of each, and its number, which no other has had.
-    pub(crate) fn lives(&self) -> impl Iterator<Item = (usize, u32)> {
-        self.users.iter().map(|(index, user)| (index, user.life))
+    /// Returns all users: the place of each, and its number, which no other user has had.
+    pub(crate) fn user_serials(&self) -> impl Iterator<Item = (usize, u32)> {
+        self.users.iter().map(|(index, user)| (index, user.serial))
     }
 
-    /// Adds a user; `None`: there is no room for one more.
+    /// Adds a user; `None` if there is no capacity for one more.
     pub(super) fn add_user(&mut self, mut user: User) -> Option<usize> {
         self.epoch += 1;
-        user.life = self.epoch;
+        user.serial = self.epoch;
         self.users.insert(user).ok()
     }
 
-    /// Whether a user has the tag `administrator`.
+    /// Returns whether a user has the tag `administrator`.
     pub fn is_administrator(&self, user: &str) -> bool {
         self.find_user(user).is_some_and(|user| self.users[user].has_tag(ADMINISTRATOR))
     }
 
-    /// Whether messages of a connection may have another user's name in user-id.
+    /// Returns whether messages of a connection may have another user's name in user-id.
     pub(crate) fn may_impersonate(&self, who: &Identity) -> bool {
         // Messages that a bridge forwards keep the user-id of their publisher.
         who.is_own || who.user.is_some_and(|user| self.users[user].has_tag("impersonator"))
     }
 
-    /// Whether a user may have one more connection.
+    /// Checks whether a user may have one more connection.
     ///
     /// # Errors
     /// The limit of the user is reached.
@@ -90,7 +97,7 @@ impl Access {
         }
     }
 
-    /// Whether a user may have one more channel.
+    /// Checks whether a user may have one more channel.
     ///
     /// # Errors
     /// The limit of the user is reached.
@@ -110,12 +117,12 @@ impl Access {
         }
     }
 
-    // ---- what an operator changes
+    // ---- changes by an operator
 
-    /// Makes a user, or gives an existing one this password and these tags (words with commas between them).
+    /// Creates a user, or gives an existing one this password and these comma-separated tags.
     ///
     /// # Errors
-    /// The name or the tags are not valid, or there is no room.
+    /// The name or the tags are not valid, or there is no capacity.
     pub(crate) fn put_user(
         &mut self,
         journal: &mut Journal,
@@ -140,10 +147,10 @@ impl Access {
         Ok(self.append_user(journal, index, true))
     }
 
-    /// Deletes a user with its permissions; gives its place, which connections must forget.
+    /// Deletes a user with its permissions. Returns its place, which connections must forget.
     ///
     /// # Errors
-    /// There is no such user, or the store cannot be written.
+    /// There is no such user, or the storage cannot be written.
     pub(crate) fn delete_user(&mut self, journal: &mut Journal, name: &str) -> Result<usize, OperatorFault> {
         let user = self.require_user(name)?;
         check_changeable(journal)?;
@@ -156,10 +163,10 @@ impl Access {
         Ok(user)
     }
 
-    /// Sets the limits of a user; connections and channels that exist stay.
+    /// Sets the limits of a user; existing connections and channels stay.
     ///
     /// # Errors
-    /// There is no such user, or the store has no room.
+    /// There is no such user, or the storage has no space.
     pub fn set_user_limits(
         &mut self,
         journal: &mut Journal,
@@ -172,10 +179,10 @@ impl Access {
         Ok(self.append_user_limits(journal, user, limits != UserLimits::default()))
     }
 
-    /// Sets the tags of a user: words with commas between them.
+    /// Sets the comma-separated tags of a user.
     ///
     /// # Errors
-    /// There is no such user, the tags are not valid, or the store has no room.
+    /// There is no such user, the tags are not valid, or the storage has no space.
     pub fn set_tags(
         &mut self,
         journal: &mut Journal,
@@ -192,7 +199,7 @@ impl Access {
     /// Sets the password hash of a user, whose connections stay.
     ///
     /// # Errors
-    /// There is no such user, or the store has no room.
+    /// There is no such user, or the storage has no space.
     pub fn change_password_hash(
         &mut self,
         journal: &mut Journal,
@@ -206,7 +213,7 @@ impl Access {
     }
 }
 
-/// The tags without blanks around them, and without empty ones.
+/// Returns the tags without blanks around them, and without empty ones.
 fn checked_tags(tags: &str) -> Result<String, OperatorFault> {
     let words: Vec<&str> = tags.split(',').map(str::trim).filter(|tag| !tag.is_empty()).collect();
     let tags = words.join(",");
@@ -216,19 +223,13 @@ fn checked_tags(tags: &str) -> Result<String, OperatorFault> {
     Ok(tags)
 }
 
-// Virtual hosts: made, limited, deleted.
-//
-// Always true: the id of a virtual host stays with it until the last queue, exchange and connection of it is
-// gone; a deleted virtual host is found by nobody from the first moment on, and its name can be given again
-// only when all of that is cleared away, so the log never takes the new for the old.
-
 impl Access {
-    /// All virtual hosts, those that are being deleted included.
+    /// Returns all virtual hosts, including those that are being deleted.
     pub(crate) fn vhost_ids(&self) -> impl Iterator<Item = VhostId> {
         self.vhosts.iter().map(|(index, _)| vhost_at(index))
     }
 
-    /// Whether a virtual host is traced by the firehose.
+    /// Returns whether a virtual host is traced by the firehose.
     pub(crate) fn is_traced(&self, vhost: VhostId) -> bool {
         self.vhosts[vhost.index()].is_traced
     }
@@ -238,20 +239,20 @@ impl Access {
         self.vhosts[vhost.index()].is_traced = is_traced;
     }
 
-    /// Whether any virtual host is traced by the firehose.
+    /// Returns whether any virtual host is traced by the firehose.
     pub(crate) fn is_any_traced(&self) -> bool {
         self.vhosts.iter().any(|(_, vhost)| vhost.is_traced)
     }
 
-    /// Whether a virtual host of this name is being cleared away.
+    /// Returns whether a virtual host of this name is being cleared.
     pub(crate) fn is_being_deleted(&self, name: &str) -> bool {
-        self.vhosts.iter().any(|(_, vhost)| *vhost.name == *name && vhost.dying)
+        self.vhosts.iter().any(|(_, vhost)| *vhost.name == *name && vhost.is_deleted)
     }
 
-    /// Makes a virtual host without limits; its name must be free.
+    /// Creates a virtual host without limits. Its name must be free.
     ///
     /// # Errors
-    /// There is no room for one more virtual host.
+    /// There is no capacity for one more virtual host.
     pub(crate) fn add_vhost(&mut self, name: &str) -> Result<VhostId, Fault> {
         assert!(self.find_vhost(name).is_none(), "a virtual host has its name for itself");
         let record = Vhost {
@@ -264,22 +265,22 @@ impl Access {
             queues: 0,
             held: 0,
             is_traced: false,
-            dying: false,
+            is_deleted: false,
             swept: false,
         };
         self.vhosts.insert(record).map(vhost_at).map_err(|_| out_of("vhosts_max"))
     }
 
-    /// Forgets a virtual host that nothing names any more.
+    /// Removes a virtual host that no record refers to any more.
     pub(crate) fn remove_vhost(&mut self, vhost: VhostId) {
         let record = self.vhosts.remove(vhost.index());
         assert!(record.held == 0 && record.queues == 0, "nothing names a virtual host that goes");
     }
 
-    /// Sets the limits of a virtual host; queues and connections that exist stay.
+    /// Sets the limits of a virtual host; existing queues and connections stay.
     ///
     /// # Errors
-    /// There is no such virtual host, or the store has no room.
+    /// There is no such virtual host, or the storage has no space.
     pub fn set_vhost_limits(
         &mut self,
         journal: &mut Journal,
@@ -292,7 +293,7 @@ impl Access {
         Ok(self.append_vhost(journal, vhost, true))
     }
 
-    /// Sets the limits of a virtual host, without writing them down.
+    /// Sets the limits of a virtual host, without writing them.
     pub(crate) fn limit_vhost(&mut self, vhost: VhostId, limits: VhostLimits) {
         self.vhosts[vhost.index()].limits = limits;
     }
@@ -302,7 +303,7 @@ impl Access {
         self.vhosts[vhost.index()].metadata()
     }
 
-    /// Sets the metadata of a virtual host, without writing them down.
+    /// Sets the metadata of a virtual host, without writing them.
     pub(crate) fn describe_vhost(&mut self, vhost: VhostId, metadata: VhostMetadata<'_>) {
         let host = &mut self.vhosts[vhost.index()];
         host.description = metadata.description.into();
@@ -311,7 +312,7 @@ impl Access {
         host.is_protected = metadata.is_protected;
     }
 
-    /// The virtual host of this name, if one more connection of a user may open it.
+    /// Returns the virtual host of this name, if one more connection of a user may open it.
     ///
     /// # Errors
     /// There is no such virtual host, the user has no permission for it, or a limit of either is reached.
@@ -339,7 +340,7 @@ impl Access {
         Ok(vhost)
     }
 
-    /// Whether one more queue may be declared in a virtual host.
+    /// Checks whether one more queue may be declared in a virtual host.
     ///
     /// # Errors
     /// The limit of the virtual host is reached.
@@ -363,7 +364,7 @@ impl Access {
     /// The virtual host is being deleted.
     pub(crate) fn check_vhost_alive(&self, vhost: VhostId) -> Result<(), Fault> {
         let host = &self.vhosts[vhost.index()];
-        if host.dying {
+        if host.is_deleted {
             let text = format_args!("vhost {} not found", host.name);
             return Err(Fault::connection(ReplyCode::NotAllowed, text));
         }
@@ -377,43 +378,38 @@ impl Access {
         *queues = if exists { *queues + 1 } else { *queues - 1 };
     }
 
-    /// Counts a record that names a virtual host.
+    /// Counts a record that refers to a virtual host.
     pub(crate) fn hold_vhost(&mut self, vhost: VhostId) {
         self.vhosts[vhost.index()].held += 1;
     }
 
-    /// Counts out a record that named a virtual host.
+    /// Subtracts a record that referred to a virtual host.
     pub(crate) fn release_vhost(&mut self, vhost: VhostId) {
         let held = &mut self.vhosts[vhost.index()].held;
         assert!(*held > 0, "a record that goes named its virtual host");
         *held -= 1;
     }
 
-    /// Takes the name of a virtual host away.
+    /// Frees the name of a virtual host.
     pub(crate) fn retire_vhost(&mut self, vhost: VhostId) {
-        self.vhosts[vhost.index()].dying = true;
+        self.vhosts[vhost.index()].is_deleted = true;
     }
 
     /// Notes that everything in a retired virtual host is deleted.
     pub(crate) fn note_swept(&mut self, vhost: VhostId) {
         let host = &mut self.vhosts[vhost.index()];
-        assert!(host.dying, "a virtual host is retired before it is cleared away");
+        assert!(host.is_deleted, "a virtual host is retired before it is cleared away");
         host.swept = true;
     }
 
-    /// Whether nothing names a deleted virtual host any more.
+    /// Returns whether no record refers to a deleted virtual host any more.
     pub(crate) fn is_vhost_done(&self, vhost: VhostId) -> bool {
         let host = &self.vhosts[vhost.index()];
         host.swept && host.held == 0
     }
 }
 
-// Users, virtual hosts and permissions as an operator sees them, one record at a time.
-//
-// Always true: nothing is changed here; a listing goes through the places in rising order and may stop
-// between any two for any time.
-
-/// A virtual host as an operator sees it.
+/// A virtual host as shown to an operator.
 #[derive(Clone, Copy, Debug)]
 pub struct VhostView<'a> {
     /// The name of the virtual host.
@@ -426,12 +422,12 @@ pub struct VhostView<'a> {
     pub is_traced: bool,
 }
 
-/// A user as an operator sees it.
+/// A user as shown to an operator.
 #[derive(Clone, Copy, Debug)]
 pub struct UserView<'a> {
     /// The name of the user.
     pub name: &'a str,
-    /// The tags of the user, with commas between them.
+    /// The comma-separated tags of the user.
     pub tags: &'a str,
     /// The hash of the user's password.
     pub hash: &'a PasswordHash,
@@ -439,7 +435,7 @@ pub struct UserView<'a> {
     pub limits: UserLimits,
 }
 
-/// A permission as an operator sees it.
+/// A permission as shown to an operator.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PermissionView<'a> {
     /// The user.
@@ -454,7 +450,7 @@ pub struct PermissionView<'a> {
     pub read: &'a str,
 }
 
-/// A topic permission as an operator sees it.
+/// A topic permission as shown to an operator.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TopicPermissionView<'a> {
     /// The user.
@@ -463,57 +459,57 @@ pub struct TopicPermissionView<'a> {
     pub vhost: &'a str,
     /// The topic exchange.
     pub exchange: &'a str,
-    /// The pattern of routing keys that may be published with.
+    /// Pattern of routing keys that may be published with.
     pub write: &'a str,
     /// The pattern of routing keys that may be bound.
     pub read: &'a str,
 }
 
 impl Access {
-    /// All virtual hosts.
+    /// Returns all virtual hosts.
     pub fn vhosts(&self) -> impl Iterator<Item = VhostView<'_>> {
         (0..self.vhost_places()).filter_map(|place| self.vhost_at(place))
     }
 
-    /// Places of virtual hosts ever used, for listing them one by one.
+    /// Returns the number of places of virtual hosts ever used, for listing them one by one.
     pub const fn vhost_places(&self) -> usize {
         self.vhosts.places()
     }
 
-    /// The virtual host in a place, unless it is being deleted.
+    /// Returns the virtual host in a place, unless it is being deleted.
     pub fn vhost_at(&self, place: usize) -> Option<VhostView<'_>> {
-        let vhost = self.vhosts.get(place).filter(|vhost| !vhost.dying)?;
+        let vhost = self.vhosts.get(place).filter(|vhost| !vhost.is_deleted)?;
         let (metadata, is_traced) = (vhost.metadata(), vhost.is_traced);
         Some(VhostView { name: &vhost.name, limits: vhost.limits, metadata, is_traced })
     }
 
-    /// All users.
+    /// Returns all users.
     pub fn users(&self) -> impl Iterator<Item = UserView<'_>> {
         (0..self.user_places()).filter_map(|place| self.user_at(place))
     }
 
-    /// Places of users ever used, for listing them one by one.
+    /// Returns the number of places of users ever used, for listing them one by one.
     pub const fn user_places(&self) -> usize {
         self.users.places()
     }
 
-    /// The user in a place.
+    /// Returns the user in a place.
     pub fn user_at(&self, place: usize) -> Option<UserView<'_>> {
         let user = self.users.get(place)?;
         Some(UserView { name: user.name(), tags: user.tags(), hash: user.hash(), limits: user.limits })
     }
 
-    /// All permissions.
+    /// Returns all permissions.
     pub fn permissions(&self) -> impl Iterator<Item = PermissionView<'_>> {
         (0..self.permission_places()).filter_map(|place| self.permission_at(place))
     }
 
-    /// Places of permissions ever used, for listing them one by one.
+    /// Returns the number of places of permissions ever used, for listing them one by one.
     pub const fn permission_places(&self) -> usize {
         self.permissions.places()
     }
 
-    /// The permission in a place.
+    /// Returns the permission in a place.
     pub fn permission_at(&self, place: usize) -> Option<PermissionView<'_>> {
         let permission = self.permissions.get(place)?;
         let [configure, write, read] = permission.patterns.each_ref().map(Pattern::text);
@@ -521,17 +517,17 @@ impl Access {
         Some(PermissionView { user, vhost, configure, write, read })
     }
 
-    /// All topic permissions.
+    /// Returns all topic permissions.
     pub fn topic_permissions(&self) -> impl Iterator<Item = TopicPermissionView<'_>> {
         (0..self.topic_permission_places()).filter_map(|place| self.topic_permission_at(place))
     }
 
-    /// Places of topic permissions ever used, for listing them one by one.
+    /// Returns the number of places of topic permissions ever used, for listing them one by one.
     pub const fn topic_permission_places(&self) -> usize {
         self.topics.places()
     }
 
-    /// The topic permission in a place.
+    /// Returns the topic permission in a place.
     pub fn topic_permission_at(&self, place: usize) -> Option<TopicPermissionView<'_>> {
         let topic = self.topics.get(place)?;
         let [write, read] = topic.patterns.each_ref().map(Pattern::text);

@@ -1,13 +1,18 @@
-//! Who may have another message: prefetch, room in the output, the share of deliveries.
+//! Decides which consumers can take another message: prefetch, capacity of the output, share of the
+//! deliveries.
 //!
 //! ```text
-//! eligible: on its queue's list ──no room, or its connection has its share──→ parked: on its connection's list
-//!     ↑ credit again                                                             │ written, settled
-//!     └──────────────────────────────────────────────────────────────────────────┘
+//! eligible: on its queue's list ──output full, or share used up──→ parked: on its connection's list
+//!     ↑ credit again                                                  │ written, settled
+//!     └───────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! Always true: a consumer whose credit is used up, or whose connection takes no more, is on no queue's list
-//! and costs nothing until that changes; consumers of one priority are served in turn.
+//! # Invariants
+//! - A consumer without credit, or whose connection takes no more, is on no queue's list and costs nothing
+//!   until that changes.
+//! - The eligible consumers of a queue are served by priority, and within a priority in turn: first the one
+//!   that was served longest ago.
+//! - The single active consumer of a queue is the first on the queue's list.
 
 use leveret_core::command::{ChannelId, ConnectionId, QueueId};
 use leveret_core::mem::List;
@@ -16,16 +21,16 @@ use super::state::ConsumerState;
 use super::state::Consumers;
 use crate::arguments::Overflow;
 use crate::context::Work;
-use crate::queues::Queues;
+use crate::queue_flow::Queues;
 use crate::quota::Quota;
 
-/// Consumers that are looked at for one that takes a message which expires at once.
-const WAITING_LOOKED_AT: u32 = 64;
+/// Maximum number of consumers examined for one that takes a message which expires at once.
+const WAITING_EXAMINED_MAX: u32 = 64;
 
 impl Consumers {
     // ---- credit
 
-    /// Whether the prefetch limits allow a consumer another message.
+    /// Returns whether the prefetch limits allow a consumer another message.
     #[inline(always)]
     pub(crate) fn has_credit(&self, index: usize) -> bool {
         let consumer = &self.slab[index];
@@ -43,7 +48,7 @@ impl Consumers {
         own && shared
     }
 
-    /// How many more messages the prefetch limits allow a consumer.
+    /// Returns how many more messages the prefetch limits allow a consumer.
     pub(crate) fn credit(&self, index: usize) -> u32 {
         let consumer = &self.slab[index];
         let channel = &self.channels[consumer.channel.index()];
@@ -59,22 +64,22 @@ impl Consumers {
         }
     }
 
-    /// Whether the consumers of a channel share a prefetch (basic.qos global=true).
+    /// Returns whether the consumers of a channel share a prefetch (`basic.qos` with global=true).
     #[inline(always)]
     pub(crate) fn shares_credit(&self, channel: ChannelId) -> bool {
         self.channels[channel.index()].global_prefetch_count > 0
     }
 
-    /// Notes that a consumer has had a message: the next credit of its channel goes to the consumer that
-    /// waits longest.
+    /// Notes that a consumer received a message: the next credit of its channel goes to the consumer that has
+    /// waited longest.
     #[cold]
-    pub(super) fn let_others_of_channel_first(&mut self, channel: ChannelId, index: usize) {
+    pub(super) fn move_to_end_of_channel(&mut self, channel: ChannelId, index: usize) {
         let list = &mut self.channels[channel.index()].consumers;
         list.remove(&mut self.slab, index, |consumer| &mut consumer.channel_links);
         list.push_back(&mut self.slab, index, |consumer| &mut consumer.channel_links);
     }
 
-    /// Whether there is room in the output of the consumer's connection, and in its share of the deliveries.
+    /// Returns whether the output and the delivery share of the consumer's connection have capacity.
     #[inline(always)]
     pub(crate) fn connection_can_take(&self, queues: &Queues, quota: &Quota, index: usize) -> bool {
         let connection = self.connection_of(self.slab[index].channel);
@@ -84,15 +89,17 @@ impl Consumers {
             && quota.may_take_delivery(connection, queues.deliveries().room())
     }
 
-    /// Messages that the first [`WAITING_LOOKED_AT`] waiting consumers of a queue can have now by their prefetch
-    /// limits. More messages than a queue can hold mean no limit.
+    /// Returns how many messages the first [`WAITING_EXAMINED_MAX`] waiting consumers of a queue can take now by
+    /// their prefetch limits.
+    ///
+    /// A number beyond what a queue can hold means that there is no limit.
     pub(crate) fn waiting_credit(&self, queues: &Queues, quota: &Quota, queue: QueueId) -> u64 {
         let whole = queues.records().record_of_queue(queue);
         if whole.returning > 0 {
             return 0;
         }
-        let (mut credit, mut at) = (0, whole.audience.eligible.front());
-        for _ in 0..WAITING_LOOKED_AT {
+        let (mut credit, mut at) = (0, whole.queue_consumers.eligible.front());
+        for _ in 0..WAITING_EXAMINED_MAX {
             let Some(consumer) = at else { break };
             if self.connection_can_take(queues, quota, consumer) {
                 credit += u64::from(self.credit(consumer));
@@ -102,29 +109,30 @@ impl Consumers {
         credit
     }
 
-    /// Whether the outbox of a connection holds `times` the bytes it is meant to, or more.
+    /// Returns whether the outbox of a connection has at least `times` the output budget.
     pub(crate) fn is_output_full(&self, connection: ConnectionId, times: u64) -> bool {
         self.connections[connection.index()].outbox_bytes >= times * self.output_budget_bytes
     }
 
-    // ---- on the list of a queue
+    // ---- the list of a queue
 
-    /// Puts a consumer on its queue's list of eligible ones, behind those of its priority, if it may take a message.
+    /// Puts a consumer on its queue's list of eligible consumers, behind those of its priority, if it may
+    /// take a message.
     pub(crate) fn make_eligible(&mut self, work: &mut Work, queues: &mut Queues, index: usize) {
         let consumer = &self.slab[index];
-        // Credit is asked first: an ended consumer has none, and its queue may be gone.
+        // Credit is checked first: an ended consumer has none, and its queue may be deleted.
         if consumer.eligible || consumer.parked || !self.has_credit(index) {
             return;
         }
         let queue = consumer.queue;
-        if queues.records().audience(queue).keeps_waiting(index) {
+        if queues.records().queue_consumers(queue).keeps_waiting(index) {
             return;
         }
         self.enter_eligible(work, queues, index);
         queues.records_mut().wake(queue);
     }
 
-    /// Makes all consumers of a channel that may take a message now eligible, for its credit has changed.
+    /// Makes all consumers of a channel eligible that may take a message now, because its credit has changed.
     pub(crate) fn make_all_eligible(&mut self, work: &mut Work, queues: &mut Queues, channel: ChannelId) {
         let mut at = self.channels[channel.index()].consumers.front();
         while let Some(index) = at {
@@ -136,7 +144,7 @@ impl Consumers {
 
     fn enter_eligible(&mut self, work: &mut Work, queues: &mut Queues, index: usize) {
         let (queue, priority) = (self.slab[index].queue, self.slab[index].priority);
-        let eligible = &mut queues.records_mut().audience_mut(queue).eligible;
+        let eligible = &mut queues.records_mut().queue_consumers_mut(queue).eligible;
         let (mut after, mut steps) = (eligible.back(), 0);
         while let Some(other) = after {
             if self.slab[other].priority >= priority {
@@ -150,48 +158,48 @@ impl Consumers {
         work.charge(steps);
     }
 
-    /// Takes a consumer off its queue's list of eligible ones.
+    /// Removes a consumer from its queue's list of eligible consumers.
     pub(crate) fn leave_eligible(&mut self, queues: &mut Queues, index: usize) {
         if !core::mem::take(&mut self.slab[index].eligible) {
             return;
         }
         let queue = self.slab[index].queue;
-        let eligible = &mut queues.records_mut().audience_mut(queue).eligible;
+        let eligible = &mut queues.records_mut().queue_consumers_mut(queue).eligible;
         eligible.remove(&mut self.slab, index, |consumer| &mut consumer.eligible_links);
         let record = queues.at(queue);
         if record.settings.limits_length
-            && !record.audience.is_ready()
+            && !record.queue_consumers.is_ready()
             && queues.records().is_over_length(queue)
         {
             // Messages over the length limit waited for this consumer.
-            queues.note_shed_anew(queue);
+            queues.relist_for_trim(queue);
         }
         if queues.at(queue).settings.overflow != Overflow::DropHead {
-            // A publisher that waits for room on the disk may be refused now.
+            // A publisher that waits for space on the disk may be refused now.
             queues.note_release();
         }
     }
 
-    /// Leaves a queue that has a single active consumer from now on no other that can take a message.
+    /// Makes all other consumers of a queue with a single active consumer ineligible.
     pub(crate) fn keep_one_active(&mut self, queues: &mut Queues, queue: QueueId) {
-        let mut at = queues.records().audience(queue).eligible.front();
+        let mut at = queues.records().queue_consumers(queue).eligible.front();
         while let Some(index) = at {
             at = List::after(&self.slab, index, |consumer| &consumer.eligible_links);
-            if queues.records().audience(queue).keeps_waiting(index) {
+            if queues.records().queue_consumers(queue).keeps_waiting(index) {
                 self.leave_eligible(queues, index);
             }
         }
     }
 
-    /// Puts a consumer that was served behind the others of its priority.
+    /// Moves a consumer that was served behind the others of its priority.
     pub(super) fn rotate(&mut self, work: &mut Work, queues: &mut Queues, index: usize) {
-        if queues.records().audience(self.slab[index].queue).eligible.len() > 1 {
+        if queues.records().queue_consumers(self.slab[index].queue).eligible.len() > 1 {
             self.leave_eligible(queues, index);
             self.enter_eligible(work, queues, index);
         }
     }
 
-    // ---- on the list of a connection
+    // ---- the list of a connection
 
     /// Parks a consumer whose connection takes no more now: it is eligible again when that changes.
     pub(crate) fn park(&mut self, queues: &mut Queues, quota: &Quota, index: usize) {
@@ -199,7 +207,7 @@ impl Consumers {
         let connection = self.connection_of(self.slab[index].channel);
         let record = &mut self.connections[connection.index()];
         if record.parked.is_empty() {
-            // A publish that waits on the same connection may come from the reserve now.
+            // A publisher that waits on the same connection may use the reserve now.
             queues.note_release();
         }
         record.parked.push_back(&mut self.slab, index, |consumer| &mut consumer.connection_links);
@@ -217,7 +225,7 @@ impl Consumers {
     ) {
         let record = &self.connections[connection.index()];
         let can_take = record.writable
-            && !record.dying
+            && !record.is_lost
             && record.outbox_bytes < self.output_budget_bytes
             && quota.may_take_delivery(connection, queues.deliveries().room());
         if !can_take {
@@ -244,7 +252,7 @@ impl Consumers {
 
     // ---- the share of deliveries
 
-    /// Notes whether the socket takes more. While it does not, none of the connection's consumers gets
+    /// Sets whether the socket takes more. While it does not, none of the connection's consumers gets
     /// messages.
     pub(crate) fn set_writable(
         &mut self,
@@ -260,8 +268,8 @@ impl Consumers {
         }
     }
 
-    /// Notes that a consumer of a connection is parked: if its share of deliveries is why, others'
-    /// settlements concern it.
+    /// Notes that a consumer of a connection is parked. If the delivery share is the reason, settlements on
+    /// other connections may unblock it.
     fn note_share(&mut self, queues: &Queues, quota: &Quota, connection: ConnectionId) {
         let is_beyond = !quota.may_take_delivery(connection, queues.deliveries().room());
         let record = &mut self.connections[connection.index()];
@@ -270,14 +278,13 @@ impl Consumers {
         }
     }
 
-    /// Notes that a delivery was settled: connections refused for their share
-    /// may try again.
+    /// Notes that a delivery was settled: connections refused for their share may try again.
     #[inline]
     pub(crate) fn note_settled(&mut self) {
         self.over_share.note_change();
     }
 
-    /// Whether a connection that was refused for its share may try again.
+    /// Returns whether a connection that was refused for its share may try again.
     #[inline]
     pub(crate) const fn has_share_news(&self) -> bool {
         self.over_share.is_due()
@@ -302,7 +309,7 @@ impl Consumers {
         }
     }
 
-    /// A consumer that could take a message and is on no list, so that nobody would look at it.
+    /// Returns a consumer that could take a message but is on no list, so that it would be forgotten.
     #[cfg(debug_assertions)]
     pub(crate) fn forgotten_consumer(&self, queues: &Queues) -> Option<usize> {
         let is_forgotten = |index: usize| {
@@ -310,30 +317,25 @@ impl Consumers {
             let is_listed = consumer.eligible || consumer.parked;
             !is_listed
                 && self.has_credit(index)
-                && !queues.records().audience(consumer.queue).keeps_waiting(index)
+                && !queues.records().queue_consumers(consumer.queue).keeps_waiting(index)
         };
         self.slab.iter().map(|(index, _)| index).find(|index| is_forgotten(*index))
     }
 }
 
-// The consumers of one queue, and the order in which they are served.
-//
-// Always true: the single active consumer is the first on the list; eligible are the consumers that can take
-// a message now, the highest priority first and, within one priority, whoever was served longest ago.
-
-/// The consumers of one queue.
+/// The consumers of one queue, in the order in which they are served.
 #[derive(Debug, Default)]
 pub(crate) struct QueueConsumers {
     pub(super) all: List,
     pub(super) eligible: List,
     /// One consumer is exclusive.
     pub(super) has_exclusive: bool,
-    /// The queue has a single active consumer: the others wait until it has gone.
+    /// The queue has a single active consumer: the others wait until that one ends.
     pub(super) is_single_active: bool,
 }
 
 impl QueueConsumers {
-    /// An audience without consumers; `is_single_active`: the queue has a single active consumer.
+    /// Creates an empty list of consumers. `is_single_active`: the queue has a single active consumer.
     pub(crate) fn new(is_single_active: bool) -> Self {
         Self { is_single_active, ..Self::default() }
     }
@@ -343,49 +345,50 @@ impl QueueConsumers {
         self.is_single_active = is_single_active;
     }
 
-    /// How many consumers the queue has.
+    /// Returns the number of consumers of the queue.
     pub(crate) const fn len(&self) -> u32 {
         self.all.len()
     }
 
-    /// Whether the queue has no consumers.
+    /// Returns whether the queue has no consumers.
     pub(crate) const fn is_empty(&self) -> bool {
         self.all.is_empty()
     }
 
-    /// The first consumer on the list.
+    /// Returns the first consumer on the list.
     pub(crate) const fn first(&self) -> Option<usize> {
         self.all.front()
     }
 
-    /// Whether an exclusive consumer has the queue.
+    /// Returns whether the queue has an exclusive consumer.
     pub(crate) const fn has_exclusive(&self) -> bool {
         self.has_exclusive
     }
 
-    /// Whether the queue refuses an exclusive consumer: it has consumers, or a single active one at a time.
+    /// Returns whether the queue refuses an exclusive consumer: it has consumers, or a single active
+    /// consumer.
     pub(crate) const fn is_taken(&self) -> bool {
         !self.all.is_empty() || self.is_single_active
     }
 
-    /// Whether some consumer can take a message now.
+    /// Returns whether any consumer can take a message now.
     #[inline]
     pub(crate) const fn is_ready(&self) -> bool {
         !self.eligible.is_empty()
     }
 
-    /// The consumer that is to have the next message.
+    /// Returns the consumer that gets the next message.
     #[inline]
     pub(crate) const fn next(&self) -> Option<usize> {
         self.eligible.front()
     }
 
-    /// The single active consumer, in a queue that has one at a time.
+    /// Returns the single active consumer of a queue with that argument.
     pub(crate) const fn single_active(&self) -> Option<usize> {
         if self.is_single_active { self.all.front() } else { None }
     }
 
-    /// Whether a consumer has to wait until the single active one has gone.
+    /// Returns whether a consumer has to wait until the single active consumer ends.
     pub(crate) fn keeps_waiting(&self, consumer: usize) -> bool {
         self.is_single_active && self.all.front() != Some(consumer)
     }

@@ -1,26 +1,28 @@
 //! Deliveries in the outbox of a connection, and unacknowledged deliveries of a channel.
 //!
-//! Always true: an outbox never holds much more than the output budget, so a peer that does not read pins a bounded
-//! number of messages; a tag is settled at most once, and only when its delivery was completely written.
+//! # Invariants
+//! - An outbox never has much more than the output budget, so a peer that does not read pins a bounded number
+//!   of messages.
+//! - A tag is settled at most once, and only when its delivery was completely written.
 
 use super::state::ConsumerState;
 use super::state::Consumers;
 use crate::context::Work;
 use crate::deliveries::{Carrier, NewDelivery};
-use crate::queue::{Taken, block_bytes};
-use crate::queues::Queues;
+use crate::queue_flow::Queues;
+use crate::queue_records::{Taken, block_bytes};
 use crate::quota::Quota;
 use leveret_core::command::{ChannelId, ConnectionId, ConsumerId, QueueId, ReplyOrder};
 use leveret_core::mem::Messages;
 
-/// Bytes of the frames around a small body, roughly.
+/// Approximate bytes of the frames around a small body.
 const FRAMES_BYTES: u32 = 48;
 
 impl Consumers {
     // ---- into the outbox
 
-    /// A delivery of what was taken out of a queue, with the next delivery tag of the consumer's channel; it counts for the
-    /// consumer's prefetch from here on.
+    /// Returns a delivery of the taken message with the next delivery tag of the consumer's channel. It
+    /// counts for the consumer's prefetch from now on.
     #[inline]
     pub(crate) fn next_delivery(
         &mut self,
@@ -63,13 +65,15 @@ impl Consumers {
         }
         let channel = self.slab[index].channel;
         if self.shares_credit(channel) {
-            self.let_others_of_channel_first(channel, index);
+            self.move_to_end_of_channel(channel, index);
         }
     }
 
-    /// Puts a delivery at the end of its connection's outbox, and on its channel's list if it will be
-    /// acknowledged; its queue, if any, counts it. The caller made sure of room in the pool. `now_s`: the
-    /// time of the delivery, in seconds since the start of the process.
+    /// Appends a delivery to its connection's outbox, and to its channel's list if it will be acknowledged.
+    /// Its queue, if any, counts it.
+    ///
+    /// The caller has checked the capacity of the pool. `now_s` is the time of the delivery in seconds since
+    /// the start of the process.
     pub(crate) fn put_into_outbox(
         &mut self,
         messages: &Messages,
@@ -106,7 +110,7 @@ impl Consumers {
 
     // ---- out of the outbox
 
-    /// Takes a delivery out of the outbox, written or not.
+    /// Removes a delivery from the outbox, written or not.
     pub(crate) fn leave_outbox(&mut self, queues: &mut Queues, connection: ConnectionId, index: usize) {
         let deliveries = queues.deliveries_mut();
         let (channel, bytes) = (deliveries[index].channel, deliveries[index].wire_bytes);
@@ -116,14 +120,14 @@ impl Consumers {
         self.channels[channel.index()].outbox_len -= 1;
     }
 
-    /// Takes a delivery off the unacknowledged list of its channel, and forgets its tag.
+    /// Removes a delivery from the unacknowledged list of its channel, and forgets its tag.
     #[inline]
     pub(crate) fn leave_unacknowledged(&mut self, queues: &mut Queues, channel: ChannelId, index: usize) {
         let list = &mut self.channels[channel.index()].unacknowledged;
         queues.deliveries_mut().leave_unacknowledged(list, index);
     }
 
-    /// The written, unsettled delivery with this tag.
+    /// Returns the written, unsettled delivery with this tag.
     pub(crate) fn find_sent(&self, queues: &Queues, channel: ChannelId, tag: u64) -> Option<usize> {
         let head = self.channels[channel.index()].unacknowledged.front()?;
         let deliveries = queues.deliveries();
@@ -131,14 +135,15 @@ impl Consumers {
         deliveries[index].sent.then_some(index)
     }
 
-    /// The channel's oldest unacknowledged delivery, if it was written and its tag is not beyond `through`.
+    /// Returns the channel's oldest unacknowledged delivery, if it was written and its tag is not beyond
+    /// `through`.
     pub(crate) fn first_sent(&self, queues: &Queues, channel: ChannelId, through: u64) -> Option<usize> {
         let index = self.channels[channel.index()].unacknowledged.front()?;
         let delivery = &queues.deliveries()[index];
         (delivery.sent && delivery.tag <= through).then_some(index)
     }
 
-    /// Counts a settled delivery out of its connection and its consumer.
+    /// Subtracts a settled delivery from its connection and its consumer.
     pub(crate) fn uncount_delivery(
         &mut self,
         messages: &Messages,
@@ -160,9 +165,9 @@ impl Consumers {
         self.note_settled();
     }
 
-    // ---- what the loop is told
+    // ---- notifications for the event loop
 
-    /// Has the turn look at this connection's output.
+    /// Notes that the turn must process this connection's output.
     pub(crate) fn note_output(&mut self, connection: ConnectionId) {
         let record = &mut self.connections[connection.index()];
         if !core::mem::replace(&mut record.noted, true) {
@@ -170,7 +175,7 @@ impl Consumers {
         }
     }
 
-    /// The next connection whose outbox got something since this was last asked.
+    /// Returns the next connection whose outbox received something since the last call.
     pub(crate) fn next_noted(&mut self) -> Option<ConnectionId> {
         let connection = self.output.pop_front()?;
         if let Some(record) = self.connections.get_mut(connection.index()) {
@@ -179,20 +184,21 @@ impl Consumers {
         Some(connection)
     }
 
-    /// Whether the turn should look at some connection's output.
+    /// Returns whether the turn must process any connection's output.
     #[inline]
     pub(crate) fn has_noted(&self) -> bool {
         !self.output.is_empty()
     }
 
-    /// Whether a connection has deliveries to send, or cancelled consumers to tell its client.
+    /// Returns whether a connection has deliveries to send, or cancelled consumers of which to notify its
+    /// client.
     pub(crate) fn has_output(&self, connection: ConnectionId) -> bool {
         let record = &self.connections[connection.index()];
         !record.outbox.is_empty() || !record.cancelled.is_empty()
     }
 
-    /// Where a reply on a channel stands among the deliveries of its connection: behind those put into the
-    /// outbox for the channel before.
+    /// Returns the position of a reply on a channel among the deliveries of its connection: behind those put
+    /// into the outbox for the channel before.
     pub(crate) fn reply_order(&self, connection: ConnectionId, channel: Option<ChannelId>) -> ReplyOrder {
         let Some(channel) = channel else { return 0 };
         match self.channels.get(channel.index()) {

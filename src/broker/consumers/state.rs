@@ -1,6 +1,10 @@
-//! All connections, channels and consumers, and which connections the loop is to look at.
+//! All connections, channels and consumers, and which connections the event loop must process.
 //!
-//! Always true: a record is freed only when nothing refers to it any more.
+//! # Invariants
+//! - A record is freed only when nothing refers to it any more.
+//! - A cancelled consumer keeps its record until its last unacknowledged message is settled, because the
+//!   record tells which queue the message came from.
+//! - A closed channel keeps its record until all its deliveries are requeued.
 
 use std::collections::VecDeque;
 
@@ -22,18 +26,18 @@ pub(crate) struct Consumers {
     pub(super) slab: Slab<Consumer>,
     /// Consumers by their channel and tag.
     pub(super) table: IndexTable,
-    /// Connections whose outbox was empty and is no longer.
+    /// Connections whose outbox was empty and is not any more.
     pub(super) output: VecDeque<ConnectionId>,
     /// Connections that are to be closed by force.
     pub(super) forced: VecDeque<ConnectionId>,
     /// Connections with a consumer that was refused because the connection has used up its share of
     /// deliveries.
     pub(super) over_share: Waiters<ConnectionId>,
-    /// Bytes that the outbox of a connection holds at most, about.
+    /// Approximate maximum number of bytes in the outbox of a connection.
     pub(super) output_budget_bytes: u64,
 }
 
-/// How many records of a kind there are, and how many there can be.
+/// How many records of a kind exist, and how many can exist.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Fill {
     pub(crate) used: usize,
@@ -45,7 +49,7 @@ impl Fill {
         Self { used: slab.len(), max: slab.len() + slab.room() }
     }
 
-    /// How many more records there can be.
+    /// Returns how many more records can exist.
     pub(crate) const fn room(self) -> usize {
         self.max - self.used
     }
@@ -69,64 +73,64 @@ impl Consumers {
 
     // ---- records
 
-    /// An existing connection.
+    /// Returns an existing connection.
     #[inline]
     pub(crate) fn connection(&self, connection: ConnectionId) -> &Connection {
         &self.connections[connection.index()]
     }
 
-    /// An existing connection, to be changed.
+    /// Returns an existing connection mutably.
     #[inline]
     pub(crate) fn connection_mut(&mut self, connection: ConnectionId) -> &mut Connection {
         &mut self.connections[connection.index()]
     }
 
-    /// A connection, if it exists.
+    /// Returns a connection, if it exists.
     pub(crate) fn find_connection(&self, connection: ConnectionId) -> Option<&Connection> {
         self.connections.get(connection.index())
     }
 
-    /// An existing channel.
+    /// Returns an existing channel.
     #[inline]
     pub(crate) fn channel(&self, channel: ChannelId) -> &Channel {
         &self.channels[channel.index()]
     }
 
-    /// An existing channel, to be changed.
+    /// Returns an existing channel mutably.
     #[inline]
     pub(crate) fn channel_mut(&mut self, channel: ChannelId) -> &mut Channel {
         &mut self.channels[channel.index()]
     }
 
-    /// A channel, if it exists.
+    /// Returns a channel, if it exists.
     pub(crate) fn find_channel(&self, channel: ChannelId) -> Option<&Channel> {
         self.channels.get(channel.index())
     }
 
-    /// The connection of an existing channel.
+    /// Returns the connection of an existing channel.
     #[inline]
     pub(crate) fn connection_of(&self, channel: ChannelId) -> ConnectionId {
         self.channels[channel.index()].connection
     }
 
-    /// An existing consumer.
+    /// Returns an existing consumer.
     #[inline]
     pub(crate) fn at(&self, consumer: usize) -> &Consumer {
         &self.slab[consumer]
     }
 
-    /// An existing consumer, to be changed.
+    /// Returns an existing consumer mutably.
     #[inline]
     pub(crate) fn at_mut(&mut self, consumer: usize) -> &mut Consumer {
         &mut self.slab[consumer]
     }
 
-    /// A consumer, if it exists.
+    /// Returns a consumer, if it exists.
     pub(crate) fn get(&self, consumer: usize) -> Option<&Consumer> {
         self.slab.get(consumer)
     }
 
-    // ---- how many there are
+    // ---- counts
 
     pub(crate) const fn connections_fill(&self) -> Fill {
         Fill::of(&self.connections)
@@ -140,22 +144,22 @@ impl Consumers {
         Fill::of(&self.slab)
     }
 
-    /// Places of channels that were ever used.
+    /// Returns the number of places of channels that were ever used.
     pub(crate) const fn channel_places(&self) -> usize {
         self.channels.places()
     }
 
-    /// Places of consumers that were ever used.
+    /// Returns the number of places of consumers that were ever used.
     pub(crate) const fn consumer_places(&self) -> usize {
         self.slab.places()
     }
 
-    /// Channels on which something was published.
+    /// Returns the number of channels on which something was published.
     pub(crate) fn publishers(&self) -> usize {
-        self.channels.iter().filter(|(_, channel)| channel.has_published && !channel.closing).count()
+        self.channels.iter().filter(|(_, channel)| channel.has_published && !channel.is_closed()).count()
     }
 
-    /// All existing connections.
+    /// Returns all existing connections.
     pub(crate) fn connection_ids(&self) -> impl Iterator<Item = ConnectionId> + use<> {
         let there: Vec<ConnectionId> =
             self.connections.iter().map(|(index, _)| ConnectionId::from_index(index)).collect();
@@ -164,24 +168,18 @@ impl Consumers {
 
     // ---- memory
 
-    /// Bytes of the pools that nobody uses and the system holds memory for, about.
+    /// Returns roughly the unused bytes of the pools for which the system holds memory.
     pub(crate) const fn idle_bytes(&self) -> usize {
         self.slab.idle_bytes() + self.channels.idle_bytes() + self.connections.idle_bytes()
     }
 
-    /// Gives idle memory back.
+    /// Returns unused memory to the system.
     pub(crate) fn trim(&mut self) {
         self.slab.trim();
         self.channels.trim();
         self.connections.trim();
     }
 }
-
-// The records of things that come and go with peers: connections, channels, consumers.
-//
-// Always true: a record is freed only when nothing refers to it any more. A consumer that was cancelled
-// stays until its last unacknowledged message is settled, for it remembers which queue the message came
-// from; a closed channel stays until all its deliveries are requeued.
 
 /// One connection.
 #[derive(Debug)]
@@ -192,44 +190,45 @@ pub(crate) struct Connection {
     pub(super) forced: Option<Box<str>>,
     pub(super) channels: List,
     pub(crate) exclusive_queues: List,
-    /// Deliveries that are not completely written, in the order in which they will be.
+    /// Deliveries that are not completely written, in the order of writing.
     pub(crate) outbox: List,
     pub(crate) outbox_bytes: u64,
-    /// The sequence of the last delivery put into the outbox.
+    /// Sequence number of the last delivery put into the outbox.
     pub(crate) sequence: u64,
     /// The socket takes more: no unwritten rest waits for it.
     pub(crate) writable: bool,
     /// Consumers that would be eligible if the connection could take more.
     pub(super) parked: List,
-    /// Cancelled consumers whose end the client must be told (basic.cancel).
+    /// Cancelled consumers of whose end the client must be notified (`basic.cancel`).
     pub(super) cancelled: List,
-    /// The queue that had used up its share when the connection was last made to wait.
+    /// The queue that had used up its share when the connection last had to wait.
     pub(crate) waits_for: Option<FullQueue>,
-    /// Open transactions with something in them.
+    /// Number of open transactions that are not empty.
     pub(crate) open_transactions: u32,
-    /// The connection has waited for the disk in vain, and its next publish is refused if it would wait again.
-    pub(crate) gives_up: bool,
-    /// Jobs begun by the connection's last command; it is not read until they are done.
+    /// The connection has waited too long for the disk: its next publish is refused if it would have to wait
+    /// again.
+    pub(crate) has_timed_out: bool,
+    /// Number of jobs begun by the connection's last command; the connection is not read until they are done.
     pub(crate) jobs: u32,
-    /// The connection is on the list of those whose output the turn should look at.
+    /// The connection is on the list of those whose output the turn must process.
     pub(super) noted: bool,
-    /// The connection is on the list of those with a consumer that waits for their share of deliveries.
+    /// The connection is on the list of those with a consumer that waits for the delivery share.
     pub(super) waits_for_share: bool,
     /// The connection is lost; its deliveries are being requeued.
-    pub(crate) dying: bool,
+    pub(crate) is_lost: bool,
     /// The connection's deliveries are all requeued.
-    pub(crate) cleared: bool,
-    /// The socket is closed: the connection's id may be given to another.
-    pub(crate) released: bool,
+    pub(crate) is_cleared: bool,
+    /// The socket is closed: the connection's id may be given to another connection.
+    pub(crate) is_released: bool,
 }
 
 impl Connection {
-    /// Channels of the connection, closed ones included.
+    /// Returns the number of channels of the connection, closed ones included.
     pub(crate) const fn channels_len(&self) -> u32 {
         self.channels.len()
     }
 
-    /// Whether a consumer could have a message if the connection took more.
+    /// Returns whether a consumer could take a message if the connection took more.
     pub(crate) const fn has_parked_consumers(&self) -> bool {
         !self.parked.is_empty()
     }
@@ -249,24 +248,24 @@ impl Connection {
             cancelled: List::default(),
             waits_for: None,
             open_transactions: 0,
-            gives_up: false,
+            has_timed_out: false,
             jobs: 0,
             noted: false,
             waits_for_share: false,
-            dying: false,
-            cleared: false,
-            released: false,
+            is_lost: false,
+            is_cleared: false,
+            is_released: false,
         }
     }
 }
 
-/// A queue that had used up its share when a publisher wanted to publish to it.
+/// A queue that had used up its share when a client wanted to publish to it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct FullQueue {
     pub(crate) queue: QueueId,
-    /// The queue's serial number, which tells it from others that had its id.
+    /// Serial number of the queue, which distinguishes it from others with the same id.
     pub(crate) serial: u64,
-    /// The revision of the routes at that time: by others the message may not come to this queue.
+    /// The revision of the routes at that time: with a later one the message may not be routed to this queue.
     pub(crate) revision: u64,
 }
 
@@ -279,15 +278,17 @@ pub(crate) struct Channel {
     /// Deliveries waiting for acknowledgement, in the order of their tags; those not yet written are last.
     pub(crate) unacknowledged: List,
     pub(crate) last_tag: u64,
-    /// The tag of the last delivery that was written: where "everything so far" ends.
+    /// Tag of the last delivery that was written: the end of an acknowledgement of everything (tag 0,
+    /// multiple).
     pub(crate) last_sent: u64,
-    /// Consumers of the channel, cancelled ones with unsettled deliveries and the stand-ins of gets included.
+    /// Consumers of the channel, including cancelled ones with unsettled deliveries and the records for
+    /// `basic.get`s.
     pub(crate) consumers: List,
-    /// basic.qos for consumers started from now on; 0 is unlimited.
+    /// `basic.qos` for consumers started from now on; 0 is unlimited.
     pub(crate) prefetch_count: u16,
-    /// basic.qos global=true: for all consumers of the channel together; 0 is unlimited.
+    /// `basic.qos` with global=true: for all consumers of the channel together; 0 is unlimited.
     pub(crate) global_prefetch_count: u16,
-    /// Unsettled deliveries to consumers that acknowledge.
+    /// Number of unsettled deliveries to consumers that acknowledge.
     pub(crate) consumer_unsettled: u32,
     pub(crate) mode: Mode,
     pub(crate) route_cache: RouteCache,
@@ -297,21 +298,23 @@ pub(crate) struct Channel {
     pub(crate) may_write_until: u64,
     /// A message was published on the channel.
     pub(crate) has_published: bool,
-    /// Deliveries of the channel still in the outbox.
+    /// Number of deliveries of the channel still in the outbox.
     pub(crate) outbox_len: u32,
-    /// The sequence of the channel's last delivery in the outbox.
+    /// Sequence number of the channel's last delivery in the outbox.
     pub(crate) outbox_last: u64,
-    /// The channel is closed: nothing new starts, and its deliveries are being requeued.
-    pub(crate) closing: bool,
-    /// The channel's deliveries are all requeued: the record goes when the outbox no longer refers to it.
-    pub(crate) cleared: bool,
-    /// The number of the channel among all that were opened, which no other channel has.
+    pub(crate) state: ChannelState,
+    /// Number of the channel among all that were opened, unique among all channels.
     pub(crate) serial: u64,
     pub(crate) counters: ChannelCounters,
     pub(super) links: Links,
 }
 
 impl Channel {
+    /// Returns whether the channel is closed, cleared or not.
+    pub(crate) const fn is_closed(&self) -> bool {
+        !matches!(self.state, ChannelState::Open)
+    }
+
     pub(super) fn new(number: u16, connection: ConnectionId, vhost: VhostId) -> Self {
         Self {
             number,
@@ -331,13 +334,23 @@ impl Channel {
             has_published: false,
             outbox_len: 0,
             outbox_last: 0,
-            closing: false,
-            cleared: false,
+            state: ChannelState::Open,
             serial: 0,
             counters: ChannelCounters::default(),
             links: Links::default(),
         }
     }
+}
+
+/// The state of a channel's record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum ChannelState {
+    /// The channel is open.
+    Open,
+    /// The channel is closed: nothing new starts, and its deliveries are being requeued.
+    Closing,
+    /// The channel's deliveries are all requeued: the record is freed when the outbox no longer refers to it.
+    Cleared,
 }
 
 /// The mode of a channel: confirms and transactions exclude each other.
@@ -351,19 +364,19 @@ pub(crate) enum Mode {
 /// An open transaction.
 #[derive(Debug, Default)]
 pub(crate) struct Transaction {
-    /// The first published message; each is linked to the next through its slot, behind its route if it has
+    /// The first published message. Each is linked to the next through its slot, behind its route if it has
     /// one.
     pub(crate) first: Option<MessageId>,
     pub(crate) last: Option<MessageId>,
-    /// Messages that were published.
+    /// Number of messages that were published.
     pub(crate) messages: u32,
-    /// Slots that messages and their routes occupy.
+    /// Number of slots that messages and their routes occupy.
     pub(crate) held: u32,
     /// Bytes of blocks that messages and their routes occupy.
     pub(crate) bytes: u64,
     /// When something was last added to the transaction, in seconds since the start of the process.
     pub(crate) touched_s: u32,
-    /// Deliveries whose settlement is decided.
+    /// Deliveries whose settlement is part of the transaction.
     pub(crate) settlements: List,
 }
 
@@ -380,7 +393,7 @@ pub(crate) enum ConsumerState {
     Active,
     /// The consumer takes no more messages, but still has unsettled deliveries.
     Cancelled,
-    /// Not a consumer: stands for the gets of a channel from one queue.
+    /// Not a consumer: represents the `basic.get`s of a channel from one queue.
     Get,
 }
 
@@ -396,20 +409,21 @@ pub(crate) struct Consumer {
     pub(crate) priority: i32,
     /// The consumer's prefetch; 0 is unlimited.
     pub(crate) prefetch_count: u16,
-    /// Unsettled deliveries; for a consumer with automatic acknowledgement, those not yet written.
+    /// Number of unsettled deliveries; for a consumer with automatic acknowledgement, of those not yet
+    /// written.
     pub(crate) unsettled: u32,
     /// The consumer is on its queue's list of those that can take a message now.
     pub(super) eligible: bool,
-    /// The consumer is on its connection's list of those waiting for room in the output.
+    /// The consumer is on its connection's list of those waiting for capacity in the output.
     pub(super) parked: bool,
-    /// The consumer is on its connection's list of cancellations to tell.
-    pub(crate) to_tell: bool,
+    /// The consumer is on its connection's list of cancellations for the client.
+    pub(crate) needs_cancel_notice: bool,
     /// The consumer counts in its queue's `returning`: its messages are being requeued.
     pub(crate) returning: bool,
     pub(super) channel_links: Links,
     pub(super) queue_links: Links,
     pub(super) eligible_links: Links,
-    /// Links in the connection's list of parked, or of cancelled consumers; never on both.
+    /// Links in the connection's list of parked or of cancelled consumers; never of both.
     pub(super) connection_links: Links,
 }
 
@@ -427,7 +441,7 @@ impl Consumer {
             unsettled: 0,
             eligible: false,
             parked: false,
-            to_tell: false,
+            needs_cancel_notice: false,
             returning: false,
             channel_links: Links::default(),
             queue_links: Links::default(),

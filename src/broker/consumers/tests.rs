@@ -1,13 +1,14 @@
-//! Consumers by themselves: who gets the next message, who waits for what, and when records go.
+//! Tests of consumers alone: the order of service, what they wait for, and when records are freed.
 
 use super::*;
 use crate::Context;
 use crate::arguments::QueueSettings;
+use crate::consumers::ChannelState;
 use crate::context::Work;
 use crate::deliveries::Carrier;
 use crate::policy::{Applied, Policies};
-use crate::queue::{Queue, Taken};
-use crate::queues::Queues;
+use crate::queue_flow::Queues;
+use crate::queue_records::{Queue, Taken};
 use crate::quota::Quota;
 use leveret_core::command::{ChannelId, ConnectionId, Name, QueueId, VhostId};
 use leveret_core::error::Fault;
@@ -15,7 +16,7 @@ use leveret_core::journal::{Journal, Urgency};
 use leveret_core::limits::Limits;
 use leveret_core::mem::{MessageFlags, Messages, Share};
 
-/// Consumers, and what is lent to them.
+/// Consumers and the objects that they borrow.
 struct World {
     consumers: Consumers,
     queues: Queues,
@@ -26,13 +27,13 @@ struct World {
     vhost: VhostId,
 }
 
-/// A consumer of a tag that is no different from others.
+/// Returns a consumer with this tag and default properties.
 fn plain(tag: &str) -> NewConsumer {
     NewConsumer { tag: Name::try_from(tag).unwrap(), priority: 0, no_ack: false, exclusive: false }
 }
 
 impl World {
-    /// Room for so many deliveries, and for 1,000 bytes in each outbox.
+    /// Capacity for this many deliveries, and for 1,000 bytes in each outbox.
     fn with_deliveries(unacknowledged_max: u32) -> Self {
         let limits = Limits {
             unacknowledged_max,
@@ -59,9 +60,10 @@ impl World {
         Self::with_deliveries(64)
     }
 
-    /// A queue with so many messages of 10 bytes.
+    /// Creates a queue with this many messages of 10 bytes.
     fn queue(&mut self, single_active: bool, messages: usize) -> QueueId {
-        let settings = QueueSettings::of(&Policies::with_capacity(0).terms(&[], Applied::default()));
+        let settings =
+            QueueSettings::of(&Policies::with_capacity(0).effective_policy(&[], Applied::default()));
         let settings = QueueSettings { single_active, ..settings };
         let queue = self.queues.records_mut().insert(Queue::new(self.vhost, "q", &[], settings)).unwrap();
         (0..messages).for_each(|_| self.put(queue));
@@ -78,7 +80,7 @@ impl World {
         self.messages.release(message);
     }
 
-    /// A connection with a channel.
+    /// Creates a connection with a channel.
     fn channel(&mut self) -> ChannelId {
         let connection = self.consumers.connect(&mut self.quota).unwrap();
         self.quota.enter_vhost(connection, self.vhost);
@@ -96,11 +98,12 @@ impl World {
         consumer
     }
 
-    /// Gives the next message of a queue to whose turn it is; his tag, or nothing if nobody may have one.
+    /// Delivers the next message of a queue. Returns the tag of its consumer, or `None` if no consumer may
+    /// take one.
     fn deliver(&mut self, queue: QueueId) -> Option<String> {
         loop {
             let level = self.queues.records().wanted_level(queue)?;
-            let index = self.queues.records().audience(queue).next()?;
+            let index = self.queues.records().queue_consumers(queue).next()?;
             if !self.consumers.has_credit(index) {
                 self.consumers.leave_eligible(&mut self.queues, index);
                 continue;
@@ -124,13 +127,13 @@ impl World {
         self.consumers.put_into_outbox(&self.messages, queues, quota, new, || 0);
     }
 
-    /// The tags of those who get all that is to go, with a space between them.
+    /// Delivers all messages that can be delivered. Returns the consumers' tags, separated by a space.
     fn deliver_all(&mut self, queue: QueueId) -> String {
         let tags: Vec<_> = core::iter::from_fn(|| self.deliver(queue)).collect();
         tags.join(" ")
     }
 
-    /// All that the connection of a channel has to send is written.
+    /// Marks everything that the connection of a channel has to send as written.
     fn written(&mut self, channel: ChannelId) {
         let connection = self.consumers.connection_of(channel);
         while let Some(index) = self.consumers.connection(connection).outbox.front() {
@@ -143,7 +146,7 @@ impl World {
         self.consumers.unpark(&mut self.work, &mut self.queues, &self.quota, connection);
     }
 
-    /// Acknowledges a delivery; `false`: there is none of that tag that was sent.
+    /// Acknowledges a delivery. Returns `false` if no sent delivery has this tag.
     fn ack(&mut self, channel: ChannelId, tag: u64) -> bool {
         let Some(index) = self.consumers.find_sent(&self.queues, channel, tag) else { return false };
         self.consumers.leave_unacknowledged(&mut self.queues, channel, index);
@@ -179,7 +182,7 @@ impl World {
 // ---- turns
 
 #[test]
-fn waiting_consumers_can_have_what_their_prefetch_allows() {
+fn waiting_consumers_have_the_credit_of_their_prefetch() {
     let mut world = World::new();
     let (queue, channel) = (world.queue(false, 0), world.channel());
     assert_eq!(world.consumers.waiting_credit(&world.queues, &world.quota, queue), 0);
@@ -215,14 +218,14 @@ fn a_prefetch_stops_its_consumer_until_something_is_settled() {
 // ---- what a connection takes
 
 #[test]
-fn a_consumer_whose_socket_takes_no_more_is_passed_over_and_comes_back_with_it() {
+fn a_consumer_is_skipped_while_its_socket_is_not_writable() {
     let mut world = World::new();
     let queue = world.queue(false, 3);
     let [slow, fast] = [(); 2].map(|()| world.channel());
     world.start(slow, queue, plain("slow"));
     world.set_writable(slow, false);
     assert_eq!(world.deliver(queue), None);
-    assert!(!world.queues.records().audience(queue).is_ready(), "it costs nothing");
+    assert!(!world.queues.records().queue_consumers(queue).is_ready(), "it costs nothing");
     world.start(fast, queue, plain("fast"));
     assert_eq!(world.deliver(queue).as_deref(), Some("fast"));
     world.queues.records_mut().leave_ready(queue);
@@ -232,7 +235,7 @@ fn a_consumer_whose_socket_takes_no_more_is_passed_over_and_comes_back_with_it()
 }
 
 #[test]
-fn an_outbox_holds_its_budget_and_takes_more_when_it_is_written() {
+fn an_outbox_is_limited_to_its_budget() {
     let mut world = World::with_deliveries(200);
     let (queue, channel) = (world.queue(false, 50), world.channel());
     world.start(channel, queue, plain("a"));
@@ -248,7 +251,7 @@ fn an_outbox_holds_its_budget_and_takes_more_when_it_is_written() {
 }
 
 #[test]
-fn who_has_his_share_of_deliveries_waits_until_anybody_settles_something() {
+fn a_connection_over_its_delivery_share_waits_for_a_settlement() {
     let mut world = World::with_deliveries(8);
     let queue = world.queue(false, 8);
     let [one, two] = [(); 2].map(|()| world.channel());
@@ -270,16 +273,16 @@ fn who_has_his_share_of_deliveries_waits_until_anybody_settles_something() {
 // ---- one at a time
 
 #[test]
-fn a_single_active_consumer_has_all_until_it_ends_and_then_the_highest_of_the_others() {
+fn the_single_active_consumer_is_followed_by_the_highest_priority() {
     let mut world = World::new();
     let (queue, channel) = (world.queue(true, 2), world.channel());
     let active = world.start(channel, queue, plain("active"));
     let low = world.start(channel, queue, NewConsumer { priority: -1, ..plain("low") });
     let high = world.start(channel, queue, NewConsumer { priority: 1, ..plain("high") });
     assert_eq!(world.deliver_all(queue), "active active");
-    assert_eq!(world.queues.records().audience(queue).single_active(), Some(active));
+    assert_eq!(world.queues.records().queue_consumers(queue).single_active(), Some(active));
     world.end(low);
-    assert_eq!(world.queues.records().audience(queue).single_active(), Some(active));
+    assert_eq!(world.queues.records().queue_consumers(queue).single_active(), Some(active));
     world.start(channel, queue, plain("plain"));
     world.end(active);
     world.put(queue);
@@ -314,7 +317,7 @@ fn a_tag_is_settled_once_and_only_when_its_delivery_was_written() {
 }
 
 #[test]
-fn a_reply_stands_behind_what_its_channel_was_given_before() {
+fn a_reply_follows_earlier_deliveries_of_its_channel() {
     let mut world = World::new();
     let (queue, channel) = (world.queue(false, 2), world.channel());
     let connection = world.consumers.connection_of(channel);
@@ -339,11 +342,11 @@ fn a_consumer_is_found_by_its_tag_on_its_channel_until_it_ends() {
     assert_eq!((world.end(consumers[0]), world.end(consumers[0])), (Some(queue), None));
     assert_eq!(world.consumers.find(one, "same"), None);
     assert_eq!((world.consumers.active_on(one), world.consumers.active_on(two)), (0, 1));
-    assert_eq!(world.queues.records().audience(queue).len(), 1);
+    assert_eq!(world.queues.records().queue_consumers(queue).len(), 1);
 }
 
 #[test]
-fn records_go_when_everything_went_back_and_not_before() {
+fn records_are_freed_only_when_everything_is_requeued() {
     let mut world = World::new();
     let (queue, channel) = (world.queue(false, 1), world.channel());
     let connection = world.consumers.connection_of(channel);
@@ -353,7 +356,7 @@ fn records_go_when_everything_went_back_and_not_before() {
     world.end(consumer);
     world.consumers.free_if_done(&mut world.quota, consumer);
     assert!(world.consumers.get(consumer).is_some(), "it knows where its message came from");
-    world.consumers.channel_mut(channel).cleared = true;
+    world.consumers.channel_mut(channel).state = ChannelState::Cleared;
     world.consumers.free_channel_if_done(&mut world.quota, channel);
     assert!(world.consumers.find_channel(channel).is_some(), "it has a consumer, and a delivery to send");
     world.written(channel);
@@ -364,7 +367,7 @@ fn records_go_when_everything_went_back_and_not_before() {
     assert!(world.consumers.find_channel(channel).is_none());
     for ready in [false, true] {
         let record = world.consumers.connection_mut(connection);
-        (record.cleared, record.released) = (true, ready);
+        (record.is_cleared, record.is_released) = (true, ready);
         if ready {
             world.quota.leave_vhost(connection);
         }
@@ -379,7 +382,7 @@ fn records_go_when_everything_went_back_and_not_before() {
 }
 
 #[test]
-fn a_client_is_told_of_each_consumer_that_ended_without_its_doing() {
+fn a_client_is_notified_of_each_consumer_cancelled_by_the_broker() {
     let mut world = World::new();
     let (queue, channel) = (world.queue(false, 0), world.channel());
     let connection = world.consumers.connection_of(channel);
@@ -401,7 +404,7 @@ fn a_client_is_told_of_each_consumer_that_ended_without_its_doing() {
 }
 
 #[test]
-fn a_queue_waits_for_what_a_channel_gives_back() {
+fn a_queue_waits_for_messages_being_requeued() {
     let mut world = World::new();
     let (queue, channel) = (world.queue(false, 2), world.channel());
     let consumer = world.start(channel, queue, plain("a"));
@@ -416,7 +419,7 @@ fn a_queue_waits_for_what_a_channel_gives_back() {
 }
 
 #[test]
-fn a_connection_is_closed_by_force_once_and_told_the_first_reason() {
+fn a_connection_is_closed_by_force_once_with_the_first_reason() {
     let mut world = World::new();
     let connections = [(); 2].map(|()| world.channel()).map(|c| world.consumers.connection_of(c));
     world.consumers.force_close(connections[1], "first");

@@ -1,16 +1,31 @@
-//! Recovery: what a start found that it could not put back as it was.
+//! What could not be restored at start: definitions that were left out, and messages without a queue
+//! (orphans).
 //!
-//! Why it exists: a start under lower limits, or after damage, leaves definitions without room and messages
-//! without a definition; neither is to be lost, or taken for something else.
+//! A start under lower limits, or after damage, leaves definitions without capacity and messages without a
+//! definition. Neither may be lost or mistaken for something else.
 //!
-//! | file | what |
-//! |---|---|
-//! | `left_out` | exchanges and queues that the store has and the start did not declare again |
-//! | `orphans` | messages of whose queue no definition is left |
-//! | `state` | both, and who may declare, adopt or delete them |
+//! Definitions left out: a start under lower limits has no capacity for some exchanges and queues, and an
+//! older version does not know the type of others. They stay in the storage and are restored when possible,
+//! so their bindings must not be mistaken for the rest of a deletion. Meanwhile no client can declare another
+//! object of the same name. The log has one definition per name, so the messages of the first would belong to
+//! no queue and take space forever. A client that is refused for this reason may have the limit raised or the
+//! first object deleted.
 //!
-//! Always true: an exchange or queue that was left out keeps its name in the store until it is deleted or
-//! restored.
+//! Orphans: each definition is stored twice, and a flash card may lose both. The messages are left then, with
+//! a number for their queue. If the name of that queue is still recorded, the queue is rebuilt at start as a
+//! plain durable one. A queue without its arguments is better than messages that cannot be reached, and the
+//! next declaration gives it its arguments. If the name is unknown or cannot be used, the messages are
+//! orphans. They stay so until an operator gives them a queue or deletes them, or a client declares a queue
+//! of their name.
+//!
+//! # Invariants
+//! - A definition that was left out keeps its name in the storage until it is deleted or restored.
+//! - Nothing is added here except at start, and for queues whose messages could not be read back.
+//! - Only as many orphans are listed as there is capacity for.
+//! - There are at most as many entries as limits allow queues and exchanges together. When more is left out,
+//!   any name may be among them.
+//! - Levels without a place become orphans when their queue is deleted: they are listed, and belong to no
+//!   queue.
 
 #[cfg(test)]
 mod tests;
@@ -26,26 +41,22 @@ use leveret_core::journal::{Batch, Definition, DestinationName, Journal, Mode, R
 use crate::Context;
 use crate::access::{Access, OperatorFault};
 use crate::recovery::Contents;
-use crate::reply_text::QueueInWords;
+use crate::reply_text::QueueText;
 use crate::reply_text::{check_changeable, check_deletable};
-use crate::topology::exchange_in_words;
-
-// Definitions that a start left out, and messages without a queue.
-//
-// Always true: nothing is added here but at a start, except for queues whose messages could not be read back.
+use crate::topology::exchange_text;
 
 /// Definitions that a start left out, and messages without a queue.
 #[derive(Debug)]
 pub struct Recovery {
     left_out: LeftOut,
     orphans: Orphans,
-    /// Definitions of the store, and queues with messages, for which the limits had no room at the start.
+    /// Number of stored definitions, and queues with messages, that exceeded the limits at start.
     beyond_limits: u32,
     damage: ReportedDamage,
 }
 
 impl Recovery {
-    /// An empty recovery; at most this many definitions that were left out are known.
+    /// Creates an empty recovery. It records at most this many definitions that were left out.
     pub(crate) fn new(left_out_max: usize, seed: u64) -> Self {
         Self {
             left_out: LeftOut::new(left_out_max, seed),
@@ -55,24 +66,24 @@ impl Recovery {
         }
     }
 
-    /// Counts something of the store for which the limits have no room.
+    /// Counts something stored for which the limits have no capacity.
     pub const fn note_beyond_limits(&mut self) {
         self.beyond_limits += 1;
     }
 
-    /// Returns how many definitions of the store, and queues with messages, the limits had no room for at the start.
+    /// Returns the number of stored definitions, and queues with messages, that exceeded the limits at start.
     pub const fn beyond_limits(&self) -> u32 {
         self.beyond_limits
     }
 
-    // ---- what could not be read
+    // ---- damage
 
-    /// What the store could not read, at this start, at earlier ones and since.
+    /// Returns what the storage could not read, at this start, at earlier ones and since.
     pub const fn damage(&self) -> &ReportedDamage {
         &self.damage
     }
 
-    /// Sets what the start found.
+    /// Sets the damage found at start.
     pub fn set_damage(&mut self, damage: ReportedDamage) {
         self.damage = damage;
     }
@@ -84,10 +95,10 @@ impl Recovery {
         }
     }
 
-    /// Ends the alarm about what could not be read, for an operator who has seen it.
+    /// Ends the alarm about damage, for an operator who has seen it.
     ///
     /// # Errors
-    /// The store cannot be written, or has no room.
+    /// The storage cannot be written, or has no space.
     pub fn acknowledge_damage(&mut self, journal: &mut Journal) -> Result<Batch, OperatorFault> {
         check_changeable(journal)?;
         let mut batch = Batch::NONE;
@@ -100,33 +111,33 @@ impl Recovery {
 
     // ---- messages without a queue
 
-    /// The orphans, in no order.
+    /// Returns the orphans, in no order.
     pub fn orphans(&self) -> &[Orphan] {
         &self.orphans.entries
     }
 
-    /// Whether there are orphans, listed or not.
+    /// Returns whether there are orphans, listed or not.
     pub fn has_orphans(&self) -> bool {
         !self.orphans.entries.is_empty() || self.orphans.unlisted > 0
     }
 
-    /// Orphans that are not listed, for there is no room to remember them.
+    /// Returns the number of orphans that are not listed because there is no capacity.
     pub const fn orphans_unlisted(&self) -> u64 {
         self.orphans.unlisted
     }
 
-    /// Whether there are rebuilt queues that nobody has declared since.
+    /// Returns whether there are rebuilt queues that have not been declared since.
     pub const fn has_rebuilt(&self) -> bool {
         self.orphans.rebuilt > 0
     }
 
-    /// Counts a rebuilt queue that nobody has declared since.
-    pub(crate) const fn rebuilt_came(&mut self) {
+    /// Counts a rebuilt queue that has not been declared since.
+    pub(crate) const fn note_rebuilt(&mut self) {
         self.orphans.rebuilt += 1;
     }
 
-    /// Counts out a rebuilt queue that was declared, or is gone.
-    pub(crate) fn rebuilt_gone(&mut self) {
+    /// Subtracts a rebuilt queue that was declared or deleted.
+    pub(crate) fn note_rebuilt_gone(&mut self) {
         assert!(self.orphans.rebuilt > 0, "a rebuilt queue that goes was counted when it came");
         self.orphans.rebuilt -= 1;
     }
@@ -136,7 +147,7 @@ impl Recovery {
         self.orphans.add(orphan);
     }
 
-    /// The place of the orphan with this incarnation.
+    /// Returns the index of the orphan with this incarnation.
     ///
     /// # Errors
     /// There is no such orphan.
@@ -147,39 +158,41 @@ impl Recovery {
         })
     }
 
-    /// The place of the orphan whose queue had this name.
+    /// Returns the index of the orphan whose queue had this name.
     pub(crate) fn orphan_of(&self, vhost: &str, queue: &str) -> Option<usize> {
         self.orphans.entries.iter().position(|orphan| orphan.is_of(vhost, queue))
     }
 
-    /// The place of an orphan whose queue was in this virtual host.
+    /// Returns the index of an orphan whose queue was in this virtual host.
     pub(crate) fn orphan_in(&self, vhost: &str) -> Option<usize> {
         let is_in = |orphan: &Orphan| orphan.name.as_ref().is_some_and(|(host, _)| **host == *vhost);
         self.orphans.entries.iter().position(is_in)
     }
 
-    /// Takes out the orphan in a place.
+    /// Takes out the orphan at an index.
     pub(crate) fn take_orphan(&mut self, at: usize) -> Orphan {
         self.orphans.take(at)
     }
 
-    /// Notes that a queue has adopted an orphan, whose messages do not stand in it yet.
+    /// Notes that a queue has adopted an orphan, whose messages are not in it yet.
     pub(crate) fn adopted(&mut self, orphan: &Orphan, queue: QueueId) {
         let (incarnation, count) = (orphan.incarnation, orphan.contents.count);
         self.orphans.adopted.push(Adoption { incarnation, queue, count, is_purged: false });
     }
 
-    /// Messages that a queue has adopted and that do not stand in it yet.
+    /// Returns the number of messages that a queue has adopted and that are not in it yet.
     pub(crate) fn adopted_by(&self, queue: QueueId) -> u32 {
         self.orphans.adopted_by(queue)
     }
 
-    /// The next queue whose adopted messages are to be put into it, with its incarnation; an end must follow.
+    /// Returns the next queue whose adopted messages are to be put into it, with its incarnation.
+    /// [`Broker::end_adoption`](crate::Broker::end_adoption) must follow.
     pub fn next_adopted(&self) -> Option<(u64, QueueId)> {
         self.orphans.adopted.last().map(|adoption| (adoption.incarnation, adoption.queue))
     }
 
-    /// Notes that a queue is purged: messages that it has adopted go as soon as they stand in it. Says how many.
+    /// Notes that a queue is purged: adopted messages are dropped as soon as they are in it. Returns their
+    /// number.
     pub(crate) fn purge_adopted(&mut self, queue: QueueId) -> u32 {
         let count = self.orphans.adopted_by(queue);
         let adopted = self.orphans.adopted.iter_mut();
@@ -187,7 +200,7 @@ impl Recovery {
         count
     }
 
-    /// Notes that what a queue has adopted stands in it; says whether that was purged meanwhile.
+    /// Notes that adopted messages are in their queue. Returns whether they were purged meanwhile.
     pub(crate) fn end_adoption(&mut self, queue: QueueId) -> bool {
         let place = self.orphans.adopted.iter().position(|adoption| adoption.queue == queue);
         place.is_some_and(|place| self.orphans.adopted.swap_remove(place).is_purged)
@@ -195,7 +208,7 @@ impl Recovery {
 
     // ---- definitions left out
 
-    /// Notes a definition that stays in the log and is not put back in this life of the broker.
+    /// Notes a definition that stays in the log and is not restored in this run of the process.
     pub fn leave_out(&mut self, definition: &Definition<'_>) {
         match *definition {
             Definition::Exchange { vhost, name, version, .. } => {
@@ -213,16 +226,16 @@ impl Recovery {
         self.left_out.add_levels(incarnation, levels);
     }
 
-    /// Whether a thing of this name and version may only be missing because it was left out.
+    /// Returns whether an object of this name and version may be missing only because it was left out.
     pub(crate) fn may_have(&self, vhost: &str, name: DestinationName<'_>, version: u64) -> bool {
         self.left_out.may_have(vhost, name, version)
     }
 
-    /// Whether an exchange or queue of this name may be declared: not while the store has one that the start
-    /// left out.
+    /// Checks whether an exchange or queue of this name may be declared: not while the storage has one that
+    /// the start left out.
     ///
     /// # Errors
-    /// The store has one, or may have one, and the new one is durable, too.
+    /// The storage has one, or may have one, and the new one is durable too.
     pub(crate) fn check_not_left_out(
         &self,
         access: &Access,
@@ -232,17 +245,17 @@ impl Recovery {
     ) -> Result<(), Fault> {
         let is_left_out = self.left_out.version_of(access.vhost_name(vhost), name).is_some();
         if is_left_out || durable && self.left_out.has_more {
-            Err(is_left_out_still(access, vhost, name))
+            Err(still_left_out(access, vhost, name))
         } else {
             Ok(())
         }
     }
 
-    /// Deletes an exchange or queue that the start left out, a queue with its messages; `false` when there is
-    /// no such thing.
+    /// Deletes an exchange or queue that the start left out, a queue with its messages. Returns `false` when
+    /// there is none.
     ///
     /// # Errors
-    /// The store cannot be written; or the deletion has a condition (if-unused, if-empty) that cannot be
+    /// The storage cannot be written; or the deletion has a condition (if-unused, if-empty) that cannot be
     /// checked.
     pub(crate) fn delete_left_out(
         &mut self,
@@ -255,7 +268,7 @@ impl Recovery {
         let vhost_name = access.vhost_name(vhost);
         let Some(version) = self.left_out.version_of(vhost_name, name) else { return Ok(false) };
         if is_conditional {
-            return Err(is_left_out_still(access, vhost, name));
+            return Err(still_left_out(access, vhost, name));
         }
         check_deletable(cx.journal, true)?;
         let key = key_of(vhost_name, name);
@@ -272,7 +285,7 @@ impl Recovery {
     }
 }
 
-/// The key of the definition of an exchange or a queue of this name in the log.
+/// Returns the key of the definition of an exchange or a queue of this name in the log.
 pub(crate) fn key_of(vhost: &str, name: DestinationName<'_>) -> Box<[u8]> {
     let (auto_delete, arguments) = (false, &[][..]);
     match name {
@@ -288,7 +301,7 @@ pub(crate) fn key_of(vhost: &str, name: DestinationName<'_>) -> Box<[u8]> {
     }
 }
 
-fn is_left_out_still(access: &Access, vhost: VhostId, name: DestinationName<'_>) -> Fault {
+fn still_left_out(access: &Access, vhost: VhostId, name: DestinationName<'_>) -> Fault {
     let remedy = "raise that and start again, or delete it";
     match name {
         DestinationName::Exchange(name) => Fault::new(
@@ -296,7 +309,7 @@ fn is_left_out_still(access: &Access, vhost: VhostId, name: DestinationName<'_>)
             format_args!(
                 "{} is in the store, but the start did not know its type or exchanges_max had no room \
                  for it: {remedy}",
-                exchange_in_words(access, vhost, name)
+                exchange_text(access, vhost, name)
             ),
         ),
         DestinationName::Queue(name) => Fault::new(
@@ -304,26 +317,15 @@ fn is_left_out_still(access: &Access, vhost: VhostId, name: DestinationName<'_>)
             format_args!(
                 "{} is in the store with its messages, but queues_max had no room for it at the start: \
                  {remedy}",
-                QueueInWords { name, vhost: access.vhost_name(vhost) }
+                QueueText { name, vhost: access.vhost_name(vhost) }
             ),
         ),
     }
 }
 
-// Orphans: messages that the store has for a queue of which no definition is left.
-//
-// Why it exists: definitions lie twice, and a card may lose both. Messages are left then, with a number for
-// their queue. Where something still tells the name of that queue, it is rebuilt at the start, as a plain
-// durable one: better a queue without its arguments than messages that nobody can reach. The next
-// declaration gives the queue its arguments. Messages of whose queue nobody knows a name, or one that cannot
-// be had, are orphans, until an operator gives them a queue or deletes them, or somebody declares a queue of
-// their name.
-//
-// Always true: orphans come with a start and never later, and only as many are listed as there is room for.
-
-/// The most orphans listed; others wait in the store.
+/// Maximum number of orphans listed; others wait in the storage.
 const ORPHANS_MAX: usize = 256;
-/// The most bytes of orphans' names; further orphans are known by their number alone.
+/// Maximum bytes of orphans' names; further orphans are listed by number alone.
 const NAMES_BYTES_MAX: usize = 16 << 10;
 /// Bytes of memory that orphans take, for the memory table.
 pub(crate) const ORPHANS_BYTES: usize = ORPHANS_MAX * (size_of::<Orphan>() + 32) + NAMES_BYTES_MAX;
@@ -331,11 +333,11 @@ pub(crate) const ORPHANS_BYTES: usize = ORPHANS_MAX * (size_of::<Orphan>() + 32)
 /// Messages whose queue has no definition.
 #[derive(Debug)]
 pub struct Orphan {
-    /// The number that the store knows the queue by.
+    /// Number that identifies the queue in the storage.
     pub incarnation: u64,
-    /// The messages that the store has of the queue.
+    /// The messages that the storage has of the queue.
     pub contents: Contents,
-    /// The virtual host and name of the queue, if something tells them.
+    /// Virtual host and name of the queue, if they are recorded.
     pub name: Option<(Box<str>, Box<str>)>,
 }
 
@@ -345,28 +347,28 @@ impl Orphan {
     }
 }
 
-/// A queue that has adopted an orphan whose messages do not stand in it yet.
+/// A queue that has adopted an orphan whose messages are not in it yet.
 #[derive(Clone, Copy, Debug)]
 struct Adoption {
-    /// The number that the store knows the queue by.
+    /// Number that identifies the queue in the storage.
     incarnation: u64,
     queue: QueueId,
-    /// Messages of the orphan.
+    /// Number of messages of the orphan.
     count: u64,
-    /// The queue was purged meanwhile: the messages are to go as soon as they stand in it.
+    /// The queue was purged meanwhile: the messages are dropped as soon as they are in it.
     is_purged: bool,
 }
 
-/// All orphans, and queues made of orphans.
+/// All orphans, and queues created from orphans.
 #[derive(Debug, Default)]
 struct Orphans {
     entries: Vec<Orphan>,
     names_bytes: usize,
-    /// Orphans that are not listed.
+    /// Number of orphans that are not listed.
     unlisted: u64,
-    /// Queues that adopted an orphan whose messages do not stand in them yet.
+    /// Queues that adopted an orphan whose messages are not in them yet.
     adopted: Vec<Adoption>,
-    /// Rebuilt queues that nobody has declared since.
+    /// Number of rebuilt queues that have not been declared since.
     rebuilt: u32,
 }
 
@@ -391,35 +393,24 @@ impl Orphans {
         orphan
     }
 
-    /// Messages that a queue has adopted and that do not stand in it yet, those of a purge left out.
+    /// Returns the number of messages that a queue has adopted and that are not in it yet, without purged
+    /// ones.
     fn adopted_by(&self, queue: QueueId) -> u32 {
         let by = self.adopted.iter().find(|adoption| adoption.queue == queue && !adoption.is_purged);
         by.map_or(0, |adoption| u32::try_from(adoption.count).unwrap_or(u32::MAX))
     }
 }
 
-// Exchanges and queues that the store has and the start did not declare again.
-//
-// Why it exists: a start under lower limits has no room for some exchanges and queues, and an older version
-// does not know the type of others. They stay in the store, and come back when they can: so their bindings
-// must not be taken for what a deletion left behind. And nobody may declare another of the same name
-// meanwhile: the log has one definition for a name, so the messages of the first would belong to nobody, and
-// take room for ever. A client that is refused so may have the limit raised or the first deleted.
-//
-// Always true: nothing is added here but at a start; there are at most as many entries as limits allow
-// queues and exchanges together, and when more is left out, anything may be. Levels for which there is no
-// place become orphans when their queue is deleted: shown, and nobody's.
-
 /// Exchanges and queues that were left out, by kind and name.
 #[derive(Debug)]
 pub(crate) struct LeftOut {
-    /// Hashes of virtual host, kind and name, in order, each with the version or incarnation.
+    /// Hashes of virtual host, kind and name, sorted, each with the version or incarnation.
     entries: Vec<(u64, u64)>,
     /// Incarnations of queues with priorities that were left out, each with that of a level in the log.
     levels: Vec<(u64, u64)>,
-    /// The most entries and levels together.
+    /// Maximum number of entries and levels together.
     entries_max: usize,
-    /// More were left out than are known here.
+    /// More were left out than are recorded here.
     has_more: bool,
     hasher: FixedState,
 }
@@ -428,7 +419,7 @@ impl LeftOut {
     /// Bytes of one entry.
     pub(crate) const ENTRY_BYTES: usize = size_of::<(u64, u64)>();
 
-    /// An empty list; memory is taken when there are entries.
+    /// Creates an empty list; memory is allocated when there are entries.
     const fn new(entries_max: usize, seed: u64) -> Self {
         let hasher = FixedState::with_seed(seed);
         Self { entries: Vec::new(), levels: Vec::new(), entries_max, has_more: false, hasher }
@@ -460,12 +451,12 @@ impl LeftOut {
         self.levels.extract_if(.., move |(queue, _)| *queue == incarnation).map(|(_, level)| level)
     }
 
-    /// Whether a thing of this name and version may only be missing because it was left out.
+    /// Returns whether an object of this name and version may be missing only because it was left out.
     fn may_have(&self, vhost: &str, name: DestinationName<'_>, version: u64) -> bool {
         self.has_more || self.find(vhost, name).is_some_and(|at| self.entries[at].1 == version)
     }
 
-    /// The version of the exchange or queue of this name that was left out.
+    /// Returns the version of the exchange or queue of this name that was left out.
     fn version_of(&self, vhost: &str, name: DestinationName<'_>) -> Option<u64> {
         self.find(vhost, name).map(|at| self.entries[at].1)
     }
@@ -487,7 +478,7 @@ mod left_out_tests {
     use super::*;
 
     #[test]
-    fn what_is_too_much_to_be_remembered_may_be_anything() {
+    fn objects_beyond_the_list_may_have_any_name() {
         let mut left_out = LeftOut::new(2, 1);
         for (name, version) in [("a", 1), ("b", 2)] {
             left_out.add("/", DestinationName::Queue(name), version);
@@ -501,7 +492,7 @@ mod left_out_tests {
     }
 
     #[test]
-    fn levels_leave_room_for_what_they_are_of() {
+    fn levels_leave_places_for_their_queues() {
         let mut left_out = LeftOut::new(4, 1);
         left_out.add("/", DestinationName::Queue("a"), 1);
         left_out.add_levels(1, &[11, 12]);

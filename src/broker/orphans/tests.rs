@@ -1,4 +1,4 @@
-//! Recovery by itself: what a start left out, whose names that blocks, and messages without a queue.
+//! Tests of definitions that were left out, the names that they block, and messages without a queue.
 
 use super::*;
 use crate::access::FIRST_VHOST;
@@ -11,7 +11,7 @@ use leveret_core::journal::{Definition, DestinationName, Fact, Journal};
 use leveret_core::limits::Limits;
 use leveret_core::mem::{MessageLimits, Messages};
 
-/// What a start found, and what is lent to it.
+/// What a start found, and the objects that it borrows.
 struct World {
     recovery: Recovery,
     access: Access,
@@ -25,7 +25,7 @@ const QUEUE: DestinationName<'_> = DestinationName::Queue("q");
 const EXCHANGE: DestinationName<'_> = DestinationName::Exchange("q");
 
 impl World {
-    /// At most so many definitions are known that were left out.
+    /// Records at most this many definitions that were left out.
     fn new(left_out_max: usize) -> Self {
         let limits = Limits::default();
         let mut access = Access::new(&limits, &mut (Box::new(|bytes: &mut [u8]| bytes.fill(7)) as _), 1);
@@ -76,7 +76,8 @@ impl World {
         self.recovery.delete_left_out(&mut cx, &self.access, self.vhost, name, is_conditional)
     }
 
-    /// What was written down since somebody asked: queues of the log that are gone, and definitions that are.
+    /// Returns what was written since the last call: queues of the log that are deleted, and definitions that
+    /// are.
     fn written(&mut self) -> (Vec<u64>, Vec<Box<[u8]>>) {
         let (mut queues, mut keys) = (Vec::new(), Vec::new());
         while let Some(fact) = self.journal.fact() {
@@ -98,7 +99,7 @@ fn orphan(incarnation: u64, name: Option<(&str, &str)>) -> Orphan {
 }
 
 #[test]
-fn a_name_that_was_left_out_is_nobodys_until_it_is_deleted() {
+fn the_name_of_a_left_out_object_is_blocked_until_it_is_deleted() {
     let mut world = World::new(8);
     world.leave_queue_out("q", 7);
     for durable in [true, false] {
@@ -115,7 +116,7 @@ fn a_name_that_was_left_out_is_nobodys_until_it_is_deleted() {
 }
 
 #[test]
-fn what_is_deleted_goes_from_the_store_with_its_messages_and_its_levels() {
+fn a_deletion_removes_messages_and_levels_from_the_storage() {
     let mut world = World::new(8);
     world.leave_queue_out("q", 7);
     world.recovery.leave_out_levels(7, &[71, 72]);
@@ -130,7 +131,7 @@ fn what_is_deleted_goes_from_the_store_with_its_messages_and_its_levels() {
 }
 
 #[test]
-fn nothing_is_deleted_from_a_store_that_cannot_be_written() {
+fn nothing_is_deleted_from_unwritable_storage() {
     let mut world = World::new(8);
     world.leave_queue_out("q", 7);
     world.journal.start(1, false, u64::MAX);
@@ -139,7 +140,7 @@ fn nothing_is_deleted_from_a_store_that_cannot_be_written() {
 }
 
 #[test]
-fn what_is_missing_because_it_was_left_out_is_known_by_name_and_version() {
+fn left_out_objects_are_known_by_name_and_version() {
     let mut world = World::new(8);
     world.leave_exchange_out("q", 9);
     assert!(world.recovery.may_have("/", EXCHANGE, 9));
@@ -148,7 +149,7 @@ fn what_is_missing_because_it_was_left_out_is_known_by_name_and_version() {
 }
 
 #[test]
-fn when_more_was_left_out_than_is_known_nothing_durable_may_take_a_name() {
+fn when_the_list_overflows_no_durable_object_may_be_declared() {
     let mut world = World::new(1);
     world.leave_queue_out("known", 7);
     world.check(QUEUE, true).unwrap();
@@ -160,7 +161,7 @@ fn when_more_was_left_out_than_is_known_nothing_durable_may_take_a_name() {
 }
 
 #[test]
-fn orphans_are_found_by_their_name_and_by_what_the_log_knows_them_by() {
+fn orphans_are_found_by_name_and_incarnation() {
     let mut world = World::new(8);
     assert!(!world.recovery.has_orphans());
     for orphan in [orphan(1, None), orphan(2, Some(("/", "q"))), orphan(3, Some(("tenant", "q")))] {
@@ -181,7 +182,7 @@ fn orphans_are_found_by_their_name_and_by_what_the_log_knows_them_by() {
 }
 
 #[test]
-fn of_more_orphans_than_there_is_room_for_it_is_known_how_many() {
+fn orphans_beyond_the_list_are_counted() {
     let mut world = World::new(8);
     (0..300).for_each(|incarnation| world.recovery.add_orphan(orphan(incarnation, None)));
     assert_eq!((world.recovery.orphans().len(), world.recovery.orphans_unlisted()), (256, 44));
@@ -192,7 +193,7 @@ fn of_more_orphans_than_there_is_room_for_it_is_known_how_many() {
 }
 
 #[test]
-fn names_beyond_their_memory_are_not_kept_and_leave_room_when_others_go() {
+fn names_beyond_their_memory_are_dropped() {
     let mut world = World::new(8);
     let long = "n".repeat(8_000);
     for incarnation in 1..=3 {
@@ -208,7 +209,7 @@ fn names_beyond_their_memory_are_not_kept_and_leave_room_when_others_go() {
 }
 
 #[test]
-fn adopted_messages_count_for_their_queue_until_they_stand_in_it() {
+fn adopted_messages_count_for_their_queue_until_they_are_in_it() {
     let mut world = World::new(8);
     let [one, two] = [1, 2].map(QueueId::from_index);
     world.recovery.adopted(&orphan(5, None), one);
@@ -226,12 +227,12 @@ fn adopted_messages_count_for_their_queue_until_they_stand_in_it() {
 }
 
 #[test]
-fn rebuilt_queues_are_told_of_until_each_was_declared_or_is_gone() {
+fn rebuilt_queues_are_reported_until_declared_or_deleted() {
     let mut world = World::new(8);
-    world.recovery.rebuilt_came();
-    world.recovery.rebuilt_came();
-    world.recovery.rebuilt_gone();
+    world.recovery.note_rebuilt();
+    world.recovery.note_rebuilt();
+    world.recovery.note_rebuilt_gone();
     assert!(world.recovery.has_rebuilt());
-    world.recovery.rebuilt_gone();
+    world.recovery.note_rebuilt_gone();
     assert!(!world.recovery.has_rebuilt());
 }

@@ -1,23 +1,19 @@
-//! Runtime parameters: settings of components, by their names, and of the whole broker, made while it runs.
+//! Runtime parameters: settings of components and of the whole broker, changed while it runs.
 //!
 //! ```text
 //! set, clear ──→ Parameters ──→ the log
-//!                    └─ version ──→ components look again when it has changed
+//!                    └─ version ──→ components reread them when it has changed
 //! ```
 //!
-//! Why it exists: a component, a shovel say, is configured from outside of it; what is kept for it here is
-//! shared among virtual hosts, and outlives a start that has no place for it.
+//! A component, for example a shovel, is configured from outside of it. Its parameters are stored here,
+//! shared among virtual hosts, and survive a start that has no place for them.
 //!
-//! | file | what |
-//! |---|---|
-//! | `views` | a parameter as somebody says it, or sees it; who says it; what it asks for |
-//! | `records` | parameters as records |
-//! | `unplaced` | those that the log has, and for which there was no place at the start |
-//! | `state` | all parameters: set, cleared, restored |
-//!
-//! Always true: a value is JSON that its component has found right (whoever owns the component hands in the
-//! check) and has a bounded size; no error here shows a value, for it may hold a password; parameters of a
-//! virtual host go with it.
+//! # Invariants
+//! - A value is JSON that its component has accepted (the owner of the component provides the check), and has
+//!   a bounded size.
+//! - No error here shows a value, because it may contain a password.
+//! - Parameters of a virtual host are deleted with it.
+//! - A change is written before it is acknowledged. Every change raises the version.
 
 #[cfg(test)]
 mod tests;
@@ -32,13 +28,9 @@ use leveret_core::mem::Slab;
 use crate::access::OperatorFault;
 use crate::reply_text::{check_changeable, check_room};
 
-// Runtime parameters as records.
-//
-// Always true: a value has a bounded size, and is shown in no text for people.
-
-/// One parameter.
+/// One parameter. Its value has a bounded size, and is never part of a text for people.
 struct Parameter {
-    /// The virtual host; `None`: the parameter is global.
+    /// The virtual host; `None` if the parameter is global.
     vhost: Option<VhostId>,
     component: Box<str>,
     name: Box<str>,
@@ -46,7 +38,7 @@ struct Parameter {
 }
 
 impl Parameter {
-    /// Whether the parameter has this name, in the virtual host of this id.
+    /// Returns whether the parameter has this name, in the virtual host of this id.
     fn is(&self, vhost: Option<VhostId>, name: ParameterName<'_>) -> bool {
         self.vhost == vhost && (&*self.component, &*self.name) == (name.component, name.name)
     }
@@ -55,15 +47,11 @@ impl Parameter {
         self.vhost.is_some() && &*self.component == SHOVEL
     }
 
-    /// The parameter as an operator sees it, in a virtual host of this name.
+    /// Returns the parameter as shown to an operator, in a virtual host of this name.
     const fn view<'a>(&'a self, vhost: Option<&'a str>) -> ParameterView<'a> {
         ParameterView { vhost, component: &self.component, name: &self.name, value: &self.value }
     }
 }
-
-// All parameters: set, cleared and restored.
-//
-// Always true: a change is written down before anybody is told of it; whatever changes raises the version.
 
 type Changed = Result<Batch, OperatorFault>;
 
@@ -73,18 +61,18 @@ pub(crate) struct Parameters {
     /// Rises with each change of a parameter.
     version: u64,
     check: ParameterCheck,
-    /// How many shovels there may be.
+    /// Maximum number of shovels.
     shovels_max: usize,
     unplaced: Unplaced,
 }
 
-/// The check of a broker whose loop knows no components: it refuses every value.
-fn check_none(said: &ParameterView<'_>) -> Result<ParameterNeeds, String> {
-    Err(format!("component {} not found", said.component))
+/// The check of a broker without components: it refuses every value.
+fn check_none(view: &ParameterView<'_>) -> Result<ParameterNeeds, String> {
+    Err(format!("component {} not found", view.component))
 }
 
 impl Parameters {
-    /// Bytes of memory that a parameter takes with the longest names and value, each a piece of its own.
+    /// Bytes of memory that a parameter takes with the longest names and value, each a separate allocation.
     pub(crate) const PARAMETER_BYTES: usize =
         Slab::<Parameter>::record_bytes() + PARAMETER_BYTES_MAX + 2 * 256 + 3 * 16;
 
@@ -98,95 +86,95 @@ impl Parameters {
         }
     }
 
-    /// Sets the check of whether a component takes a value.
+    /// Sets the function that checks whether a component accepts a value.
     pub(crate) fn set_check(&mut self, check: ParameterCheck) {
         self.check = check;
     }
 
-    /// Sets how many shovels there may be; shovels that exist stay.
+    /// Sets the maximum number of shovels; existing shovels stay.
     pub(crate) const fn set_shovel_places(&mut self, shovels_max: usize) {
         self.shovels_max = shovels_max;
     }
 
-    // ---- what changes
+    // ---- changes
 
-    /// What a value of a component needs; `None` for a global parameter.
+    /// Returns what a value of a component needs; `None` for a global parameter.
     ///
     /// # Errors
-    /// The component does not take the value.
-    pub(crate) fn needs(&self, said: &ParameterView<'_>) -> Result<Option<ParameterNeeds>, OperatorFault> {
-        let needs = said.vhost.map(|_| (self.check)(said)).transpose();
+    /// The component does not accept the value.
+    pub(crate) fn needs(&self, view: &ParameterView<'_>) -> Result<Option<ParameterNeeds>, OperatorFault> {
+        let needs = view.vhost.map(|_| (self.check)(view)).transpose();
         needs.map_err(OperatorFault::Invalid)
     }
 
-    /// Makes a parameter, or changes the one of that name; `setter` is who sets it, [`Self::needs`] has told
-    /// what the value needs.
+    /// Creates a parameter, or changes the one of that name. `setter` is the user that sets it, `needs` the
+    /// result of [`Self::needs`].
     ///
     /// # Errors
-    /// The setter may not set it, or there is no room.
+    /// The setter may not set it, or there is no capacity.
     pub(crate) fn set(
         &mut self,
         journal: &mut Journal,
         vhost: Option<VhostId>,
-        said: &ParameterView<'_>,
+        view: &ParameterView<'_>,
         needs: Option<&ParameterNeeds>,
         setter: &Setter<'_>,
     ) -> Changed {
         assert_eq!(needs.is_some(), vhost.is_some(), "what a virtual host has was checked");
-        if said.name.is_empty() || said.name.len() > NAME_BYTES_MAX {
+        if view.name.is_empty() || view.name.len() > NAME_BYTES_MAX {
             return Err(OperatorFault::BadName("parameter", "have from 1 to 255 bytes"));
         }
         if let Some(needs) = needs {
             setter.check(needs)?;
         }
-        if said.value.len() > PARAMETER_BYTES_MAX {
+        if view.value.len() > PARAMETER_BYTES_MAX {
             let why = format!("its value is longer than {PARAMETER_BYTES_MAX} bytes of JSON");
             return Err(OperatorFault::Invalid(why));
         }
         check_changeable(journal)?;
-        let old = self.find(vhost, said.full_name());
-        if old.is_some_and(|old| &*self.records[old].value == said.value) {
+        let old = self.find(vhost, view.full_name());
+        if old.is_some_and(|old| &*self.records[old].value == view.value) {
             return Ok(journal.await_facts());
         }
         check_room(journal)?;
-        let is_shovel = vhost.is_some() && said.component == SHOVEL;
+        let is_shovel = vhost.is_some() && view.component == SHOVEL;
         if old.is_none() && is_shovel && self.count(Parameter::is_shovel) >= self.shovels_max {
             return Err(OperatorFault::NoRoom("bridges_max"));
         }
-        self.put(vhost, said)?;
-        Ok(append(journal, said, true))
+        self.put(vhost, view)?;
+        Ok(append(journal, view, true))
     }
 
-    /// At a start: puts a parameter back from the log.
+    /// Restores a parameter from the log at start.
     ///
     /// # Errors
-    /// There is no place for the parameter; it can be cleared nonetheless.
+    /// There is no place for the parameter; it can still be cleared.
     pub(crate) fn restore(
         &mut self,
         vhost: Option<VhostId>,
-        said: &ParameterView<'_>,
+        view: &ParameterView<'_>,
     ) -> Result<(), OperatorFault> {
-        self.put(vhost, said).inspect_err(|_| self.unplaced.add(said.full_name()))
+        self.put(vhost, view).inspect_err(|_| self.unplaced.add(view.full_name()))
     }
 
-    fn put(&mut self, vhost: Option<VhostId>, said: &ParameterView<'_>) -> Result<(), OperatorFault> {
-        assert_eq!(vhost.is_some(), said.vhost.is_some(), "a virtual host has a name");
+    fn put(&mut self, vhost: Option<VhostId>, view: &ParameterView<'_>) -> Result<(), OperatorFault> {
+        assert_eq!(vhost.is_some(), view.vhost.is_some(), "a virtual host has a name");
         self.version += 1;
-        let value = said.value.into();
-        if let Some(old) = self.find(vhost, said.full_name()) {
+        let value = view.value.into();
+        if let Some(old) = self.find(vhost, view.full_name()) {
             self.records[old].value = value;
             return Ok(());
         }
-        let parameter = Parameter { vhost, component: said.component.into(), name: said.name.into(), value };
+        let parameter = Parameter { vhost, component: view.component.into(), name: view.name.into(), value };
         self.records.insert(parameter).map_err(|_| OperatorFault::NoRoom("parameters_max"))?;
-        self.unplaced.remove(said.full_name());
+        self.unplaced.remove(view.full_name());
         Ok(())
     }
 
-    /// Clears a parameter, also one that only the log has.
+    /// Clears a parameter, even one that only the log has.
     ///
     /// # Errors
-    /// There is no parameter of that name, or the store cannot be written.
+    /// There is no parameter of that name, or the storage cannot be written.
     pub(crate) fn clear(
         &mut self,
         journal: &mut Journal,
@@ -239,33 +227,35 @@ impl Parameters {
         self.records.iter().filter(|(_, parameter)| is_counted(parameter)).count()
     }
 
-    /// Whether the log has a parameter of a virtual host, or may have it, even without a place in memory.
+    /// Returns whether the log has a parameter of a virtual host, or may have it, even without a place in
+    /// memory.
+    ///
     /// `vhost` is the virtual host of that name, if there is one.
     pub(crate) fn may_have(&self, vhost: Option<VhostId>, name: ParameterName<'_>) -> bool {
         vhost.is_some_and(|vhost| self.find(Some(vhost), name).is_some()) || self.unplaced.may_have(name)
     }
 
-    /// A number that changes whenever a parameter is set, changed or cleared.
+    /// Returns a number that changes whenever a parameter is set, changed or cleared.
     pub(crate) const fn version(&self) -> u64 {
         self.version
     }
 
-    /// Parameters that have a place.
+    /// Returns the number of parameters that have a place.
     pub(crate) const fn len(&self) -> usize {
         self.records.len()
     }
 
-    /// The most parameters there may be.
+    /// Returns the maximum number of parameters.
     pub(crate) const fn most(&self) -> usize {
         self.records.len() + self.records.room()
     }
 
-    /// Places of parameters ever used.
+    /// Returns the number of places of parameters ever used.
     pub(crate) const fn places(&self) -> usize {
         self.records.places()
     }
 
-    /// The parameter in a place; `name_of` tells the name of its virtual host.
+    /// Returns the parameter in a place; `name_of` returns the name of its virtual host.
     pub(crate) fn at<'a>(
         &'a self,
         place: usize,
@@ -277,7 +267,7 @@ impl Parameters {
 }
 
 impl Setter<'_> {
-    /// Whether the setter of a parameter may have what its value needs.
+    /// Checks whether the setter of a parameter has what its value needs.
     fn check(&self, needs: &ParameterNeeds) -> Result<(), OperatorFault> {
         if let Some(what) = needs.of_administrator.filter(|_| !self.is_administrator) {
             return Err(OperatorFault::Invalid(format!("only an administrator may have it {what}")));
@@ -285,7 +275,7 @@ impl Setter<'_> {
         if self.may_connect {
             return Ok(());
         }
-        // A user without permissions is told the same whether the virtual host exists or not.
+        // A user without permissions gets the same answer whether the virtual host exists or not.
         let vhost = &needs.vhost;
         Err(OperatorFault::Invalid(match self.user {
             Some(user) => format!("user \"{user}\" may not connect to vhost \"{vhost}\""),
@@ -294,7 +284,7 @@ impl Setter<'_> {
     }
 }
 
-/// Writes down that a parameter exists, or is gone.
+/// Appends to the log that a parameter exists, or is deleted.
 fn append(journal: &mut Journal, view: &ParameterView<'_>, exists: bool) -> Batch {
     if journal.mode() != Mode::On {
         return Batch::NONE;
@@ -304,18 +294,14 @@ fn append(journal: &mut Journal, view: &ParameterView<'_>, exists: bool) -> Batc
     journal.define(definition.key(), exists.then(|| definition.value()))
 }
 
-// Parameters that the log has, and for which there was no place at the start.
-//
-// Why it exists: a start under a lower `parameters_max` leaves some parameters in the log only; they can
-// still be cleared, and components must not take them for cleared.
-//
-// Always true: the list of such parameters is bounded, and takes memory only if there are some; those beyond
-// it, or not readable, may be anything.
-
-/// Parameters without a place that can still be cleared.
+/// Maximum number of parameters without a place that can still be cleared.
 const UNPLACED_MAX: usize = 64;
 
-/// The parameters without a place.
+/// Parameters in the log for which there was no place at start.
+///
+/// A start under a lower `parameters_max` leaves some parameters in the log only. They can still be cleared,
+/// and components must not treat them as cleared. The list is bounded, and takes memory only if there are
+/// entries. Parameters beyond it, or not readable, may have any name.
 #[derive(Debug)]
 struct Unplaced {
     /// Hashes of the parameters' virtual hosts, components and names.
@@ -344,64 +330,58 @@ impl Unplaced {
         }
     }
 
-    /// Notes that a parameter has a place now, or is gone.
+    /// Notes that a parameter has a place now, or is deleted.
     fn remove(&mut self, name: ParameterName<'_>) {
         let hash = self.hasher.hash_one(name);
         self.hashes.retain(|other| *other != hash);
     }
 
-    /// Whether a parameter is known to be without a place.
+    /// Returns whether a parameter is known to be without a place.
     fn has(&self, name: ParameterName<'_>) -> bool {
         self.hashes.contains(&self.hasher.hash_one(name))
     }
 
-    /// Whether a parameter is without a place, or may be.
+    /// Returns whether a parameter is without a place, or may be.
     fn may_have(&self, name: ParameterName<'_>) -> bool {
         self.is_in_doubt || self.has(name)
     }
 }
 
-// Parameters as they are set, and as an operator sees them.
-//
-// Why it exists: setting and listing parameters, and the components, use the same fields.
-//
-// Always true: a parameter is shown as it was set, and can be set so again.
-
-/// The longest value, in bytes of JSON.
+/// Maximum length of a value in bytes of JSON.
 pub const PARAMETER_BYTES_MAX: usize = 2048;
 
 /// The component whose parameters are shovels: each takes a place of `bridges_max`.
 pub const SHOVEL: &str = "shovel";
 
-/// Checks whether a component takes a value, and tells what the value needs.
+/// Checks whether a component accepts a value, and returns what the value needs.
 ///
-/// The error is in RabbitMQ's words, without what is secret in the value.
+/// The error is in RabbitMQ's words, without secrets in the value.
 pub type ParameterCheck = fn(&ParameterView<'_>) -> Result<ParameterNeeds, String>;
 
 /// What the value of a parameter needs.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ParameterNeeds {
-    /// The virtual host here that the component would connect to; its setter needs permissions there.
+    /// The local virtual host that the component would connect to; its setter needs permissions there.
     pub vhost: String,
     /// The part of the value that only a user with the tag `administrator` may set, if any.
     pub of_administrator: Option<&'static str>,
 }
 
-/// A parameter as it is set and shown.
+/// A parameter as it is set and shown. It can be set again with the same fields.
 #[derive(Clone, Copy, Debug)]
 pub struct ParameterView<'a> {
-    /// The virtual host; `None`: the parameter is global, and has no component.
+    /// The virtual host; `None` if the parameter is global and has no component.
     pub vhost: Option<&'a str>,
     /// The component that the parameter configures.
     pub component: &'a str,
     /// The name of the parameter.
     pub name: &'a str,
-    /// The value: JSON, which may hold passwords.
+    /// The value: JSON, which may contain passwords.
     pub value: &'a [u8],
 }
 
 impl<'a> ParameterView<'a> {
-    /// The name that the parameter is found by.
+    /// Returns the full name, by which the parameter is found.
     const fn full_name(&self) -> ParameterName<'a> {
         ParameterName { vhost: self.vhost, component: self.component, name: self.name }
     }
@@ -410,16 +390,16 @@ impl<'a> ParameterView<'a> {
 /// The full name of a parameter.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct ParameterName<'a> {
-    /// The virtual host; `None`: the parameter is global.
+    /// The virtual host; `None` if the parameter is global.
     pub(crate) vhost: Option<&'a str>,
     pub(crate) component: &'a str,
     pub(crate) name: &'a str,
 }
 
-/// Who sets a parameter.
+/// The user or operator that sets a parameter.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Setter<'a> {
-    /// The name of the user; `None`: the operator of this machine sets the parameter.
+    /// Name of the user; `None` if the operator of this machine sets the parameter.
     pub(crate) user: Option<&'a str>,
     /// The user has the tag `administrator`, or is the operator of this machine.
     pub(crate) is_administrator: bool,

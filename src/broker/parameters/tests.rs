@@ -1,14 +1,14 @@
-//! Parameters by themselves: set, cleared, and left without a place.
+//! Tests of parameters alone: setting, clearing, and parameters without a place.
 
 use super::*;
 use crate::access::OperatorFault;
 use leveret_core::command::VhostId;
 use leveret_core::journal::{Batch, Fact, Journal};
 
-/// A component that takes every value but one, and reserves another for administrators.
-fn check(said: &ParameterView<'_>) -> Result<ParameterNeeds, String> {
-    let vhost = said.vhost.unwrap_or_default().to_string();
-    match said.value {
+/// A component that accepts every value but one, and reserves another for administrators.
+fn check(parameter: &ParameterView<'_>) -> Result<ParameterNeeds, String> {
+    let vhost = parameter.vhost.unwrap_or_default().to_string();
+    match parameter.value {
         b"0" => Err("0 is not taken".to_string()),
         b"9" => Ok(ParameterNeeds { vhost, of_administrator: Some("read files") }),
         _ => Ok(ParameterNeeds { vhost, of_administrator: None }),
@@ -38,7 +38,7 @@ struct World {
 }
 
 impl World {
-    /// Parameters with room for four, and for this many shovels.
+    /// Creates parameters with capacity for four, and for this many shovels.
     fn new(shovels_max: usize) -> Self {
         let mut journal = Journal::new(16);
         journal.start(1, true, u64::MAX);
@@ -48,25 +48,25 @@ impl World {
         Self { parameters, journal }
     }
 
-    fn set(&mut self, said: ParameterView<'_>, setter: Setter<'_>) -> Result<Batch, OperatorFault> {
-        let needs = self.parameters.needs(&said)?;
-        let id = said.vhost.map(|_| vhost(0));
-        self.parameters.set(&mut self.journal, id, &said, needs.as_ref(), &setter)
+    fn set(&mut self, parameter: ParameterView<'_>, setter: Setter<'_>) -> Result<Batch, OperatorFault> {
+        let needs = self.parameters.needs(&parameter)?;
+        let id = parameter.vhost.map(|_| vhost(0));
+        self.parameters.set(&mut self.journal, id, &parameter, needs.as_ref(), &setter)
     }
 
-    fn clear(&mut self, said: ParameterView<'_>) -> Result<(), OperatorFault> {
-        let id = said.vhost.map(|_| vhost(0));
-        self.parameters.clear(&mut self.journal, id, said.full_name()).map(drop)
+    fn clear(&mut self, parameter: ParameterView<'_>) -> Result<(), OperatorFault> {
+        let id = parameter.vhost.map(|_| vhost(0));
+        self.parameters.clear(&mut self.journal, id, parameter.full_name()).map(drop)
     }
 
-    /// Names and values of all parameters.
+    /// Returns names and values of all parameters.
     fn all(&self) -> Vec<String> {
         let places = (0..self.parameters.places()).filter_map(|place| self.parameters.at(place, |_| "v"));
         places.map(|view| format!("{}={}", view.name, String::from_utf8_lossy(view.value))).collect()
     }
 
-    /// How many definitions were written since the last call, and how many of these say that a parameter is
-    /// gone.
+    /// Returns how many definitions were written since the last call, and how many of these delete a
+    /// parameter.
     fn written(&mut self) -> [usize; 2] {
         let mut counts = [0; 2];
         while let Some(fact) = self.journal.fact() {
@@ -83,7 +83,7 @@ fn invalid(why: &str) -> Result<Batch, OperatorFault> {
 }
 
 #[test]
-fn what_is_set_is_written_once_and_raises_the_version() {
+fn a_parameter_is_written_once_and_raises_the_version() {
     let mut world = World::new(8);
     assert!(world.set(shovel("s", "1"), OPERATOR).unwrap() > Batch::NONE);
     world.set(global("s", "2"), OPERATOR).unwrap();
@@ -99,7 +99,7 @@ fn what_is_set_is_written_once_and_raises_the_version() {
 }
 
 #[test]
-fn what_a_component_or_its_setter_may_not_is_refused() {
+fn invalid_values_and_missing_permissions_are_refused() {
     let mut world = World::new(8);
     assert_eq!(world.set(shovel("s", "0"), OPERATOR), invalid("0 is not taken"));
     assert!(matches!(world.set(shovel("", "1"), OPERATOR), Err(OperatorFault::BadName("parameter", _))));
@@ -119,7 +119,7 @@ fn what_a_component_or_its_setter_may_not_is_refused() {
 }
 
 #[test]
-fn shovels_and_parameters_have_their_number_and_one_that_is_there_can_change() {
+fn shovels_and_parameters_are_limited_and_existing_ones_can_change() {
     let mut world = World::new(1);
     world.set(shovel("a", "1"), ANN).expect("there is a place");
     assert_eq!(world.set(shovel("b", "1"), ANN), Err(OperatorFault::NoRoom("bridges_max")));
@@ -131,7 +131,7 @@ fn shovels_and_parameters_have_their_number_and_one_that_is_there_can_change() {
 }
 
 #[test]
-fn what_has_no_place_after_a_start_can_be_cleared_once() {
+fn a_parameter_without_a_place_can_be_cleared_once() {
     let mut world = World::new(8);
     for name in ["a", "b", "c", "d"] {
         world.parameters.restore(Some(vhost(0)), &shovel(name, "1")).unwrap();
@@ -154,7 +154,7 @@ fn what_has_no_place_after_a_start_can_be_cleared_once() {
 }
 
 #[test]
-fn more_than_can_be_remembered_may_be_anything() {
+fn parameters_beyond_the_list_may_have_any_name() {
     let mut world = World::new(8);
     let names: Vec<String> = (0..4 + 64).map(|at| at.to_string()).collect();
     for name in &names {
@@ -167,7 +167,7 @@ fn more_than_can_be_remembered_may_be_anything() {
 }
 
 #[test]
-fn parameters_of_a_virtual_host_go_with_it() {
+fn parameters_are_deleted_with_their_virtual_host() {
     let mut world = World::new(8);
     world.set(shovel("a", "1"), OPERATOR).unwrap();
     world.set(global("g", "1"), OPERATOR).unwrap();
@@ -179,7 +179,7 @@ fn parameters_of_a_virtual_host_go_with_it() {
 
 #[test]
 #[should_panic(expected = "what a virtual host has was checked")]
-fn what_nobody_checked_is_a_mistake_of_ours() {
+fn an_unchecked_value_panics() {
     let World { mut parameters, mut journal } = World::new(8);
     drop(parameters.set(&mut journal, Some(vhost(0)), &shovel("s", "1"), None, &OPERATOR));
 }

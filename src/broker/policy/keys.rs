@@ -1,10 +1,10 @@
-//! What may stand in the definition of a policy.
+//! The keys of a policy's definition: which are valid, the notification of queues after a change, and the
+//! effective policy.
 //!
-//! Why it exists: the checks, their order and their texts are RabbitMQ 3.10's, recorded from it. The keys for
-//! mirrored and lazy queues mean nothing on one node, here as there; a key of a missing plug-in
-//! (`federation-upstream`) is as unknown as any other word.
-//!
-//! Always true: a definition that passes is not empty, has a bounded size, and no unknown key.
+//! The checks, their order and their texts are those of RabbitMQ 3.10. The keys for mirrored and lazy queues
+//! have no effect on one node, as in RabbitMQ. The key of a missing plug-in (`federation-upstream`) is as
+//! unknown as any other word. A definition that passes the checks is not empty, has a bounded size, and no
+//! unknown key.
 
 use core::fmt;
 
@@ -14,25 +14,25 @@ use leveret_core::command::{ExchangeId, QueueId};
 use super::PolicyKind;
 use crate::reply_text::ErlangBinary;
 
-/// The longest definition, in bytes of a field table.
+/// Maximum size of a definition in bytes of a field table.
 pub(super) const DEFINITION_BYTES_MAX: usize = 1024;
 
-/// The check of a key's value, with the words for a wrong one.
+/// The check of a key's value, with the text for an invalid one.
 enum Check {
-    /// A number from this one on.
+    /// A number not less than this one.
     Number(i64, &'static str),
     /// Any text.
     Text(&'static str),
     /// One of these texts.
     OneOf(&'static [&'static str], &'static str),
-    /// A version of queues (`queue-version`).
+    /// A version of classic queues (`queue-version`).
     Version,
 }
 
-/// A key: its name, the check, and which kinds of queues ignore it.
+/// A key: its name, its check, and which kinds of queues ignore it.
 struct Key(&'static str, Check, Not);
 
-/// Which kinds of queues a policy with a key does not apply to.
+/// The kinds of queues that a policy with a key does not apply to.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Not {
     None,
@@ -41,7 +41,7 @@ enum Not {
     Both,
 }
 
-/// Which kinds of queues a policy does not apply to at all, as in RabbitMQ, because of its keys.
+/// The kinds of queues that a policy does not apply to at all because of its keys, as in RabbitMQ.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct NotFor {
     pub(super) classic: bool,
@@ -51,7 +51,7 @@ pub(super) struct NotFor {
 /// The keys in the order in which they are checked.
 const KEYS: [Key; 21] = [
     Key("alternate-exchange", Check::Text("a valid alternate exchange name"), Not::None),
-    // This key is of RabbitMQ after 3.10.
+    // RabbitMQ has this key since a version after 3.10.
     Key("consumer-timeout", Check::Number(0, "a valid consumer timeout"), Not::None),
     Key("dead-letter-exchange", Check::Text("a valid dead letter exchange name"), Not::None),
     Key("dead-letter-routing-key", Check::Text("a valid dead letter routing key"), Not::None),
@@ -85,12 +85,12 @@ const KEYS: [Key; 21] = [
     Key("queue-mode", Check::OneOf(&["default", "lazy"], "a valid queue-mode value"), Not::Quorum),
     Key("queue-version", Check::Version, Not::None),
     Key("stream-max-segment-size-bytes", Check::Number(0, "a valid segment size"), Not::Both),
-    // This key comes behind those that RabbitMQ's core checks.
+    // This key follows those that RabbitMQ's core checks.
     Key("queue-master-locator", Check::OneOf(&["min-masters", "client-local", "random"], ""), Not::Quorum),
     Key("ha-sync-batch-size", Check::Number(1, ""), Not::None),
 ];
 
-/// The keys that go with `ha-mode`.
+/// The keys that belong to `ha-mode`.
 const MIRROR_KEYS: [&str; 5] =
     ["ha-mode", "ha-params", "ha-sync-mode", "ha-promote-on-shutdown", "ha-promote-on-failure"];
 
@@ -128,7 +128,7 @@ pub(super) fn check(definition: Table<'_>, kind: PolicyKind) -> Result<(), Strin
     if unknown.terms().next().is_some() { Err(unknown.to_string()) } else { Ok(()) }
 }
 
-/// Which kinds of queues a definition with these keys does not apply to.
+/// Returns the kinds of queues that a definition with these keys does not apply to.
 pub(super) fn not_for(definition: Table<'_>) -> NotFor {
     let has = |kinds: [Not; 2]| {
         KEYS.iter().any(|Key(name, _, not)| kinds.contains(not) && definition.get(name).is_some())
@@ -162,7 +162,7 @@ fn check_one(name: &str, check: &Check, value: Value<'_>) -> Result<(), String> 
     }
 }
 
-/// Checks the keys for mirrors, of which one node has none.
+/// Checks the keys for mirrors, which one node does not have.
 fn check_mirrors(definition: Table<'_>) -> Result<(), String> {
     let text = |name| definition.get(name).map(|value| (value, value.as_str().unwrap_or_default()));
     let Some((mode, words)) = text("ha-mode") else {
@@ -256,119 +256,113 @@ impl fmt::Display for Term<'_> {
     }
 }
 
-// How far the queues and exchanges have heard of a change of the policies.
-//
-// Why it exists: there may be too many queues and exchanges to tell all in one go.
-//
-// Always true: a change that comes while another is told is told from the first queue on, together with the
-// other; the job that tells is asked for once.
-
-/// A queue or an exchange that hears of a change.
+/// A queue or an exchange that is notified of a change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Listener {
     Queue(QueueId),
     Exchange(ExchangeId),
 }
 
-/// How many places of queues and of exchanges have heard of a change.
+/// How many places of queues and of exchanges have been notified.
 #[derive(Clone, Copy, Debug, Default)]
-struct Told {
+struct NotifiedPlaces {
     queues: usize,
     exchanges: usize,
 }
 
-/// A change that not all have heard of yet, if there is one.
+/// The notification of queues and exchanges about a policy change, if one is in progress.
+///
+/// It is done in steps by a job, because there may be too many queues and exchanges for one turn. A change
+/// during a notification restarts it from the first queue, for both changes together. Only one job runs at a
+/// time.
 #[derive(Debug, Default)]
-pub(super) struct Telling {
-    told: Option<Told>,
-    /// The job that tells is still to be begun.
+pub(super) struct PolicyNotification {
+    notified: Option<NotifiedPlaces>,
+    /// The job for the notification must still be begun.
     wants_job: bool,
 }
 
-impl Telling {
-    /// Begins to tell of a change, which nobody has heard of.
+impl PolicyNotification {
+    /// Begins to notify of a change, from the first queue.
     pub(super) fn begin(&mut self) {
-        if self.told.replace(Told::default()).is_none() {
+        if self.notified.replace(NotifiedPlaces::default()).is_none() {
             self.wants_job = true;
         }
     }
 
-    /// Whether the job that tells is to be begun; the caller begins it.
+    /// Returns whether the job must be begun; the caller begins it.
     pub(super) const fn take_job(&mut self) -> bool {
         core::mem::replace(&mut self.wants_job, false)
     }
 
-    /// The next queue or exchange to hear, among so many places of each.
+    /// Returns the next queue or exchange to notify, among this many places of each.
     pub(super) fn next(&self, queues: usize, exchanges: usize) -> Option<Listener> {
-        let told = self.told?;
-        if told.queues < queues {
-            return Some(Listener::Queue(QueueId::from_index(told.queues)));
+        let notified = self.notified?;
+        if notified.queues < queues {
+            return Some(Listener::Queue(QueueId::from_index(notified.queues)));
         }
-        (told.exchanges < exchanges).then(|| Listener::Exchange(ExchangeId::from_index(told.exchanges)))
+        (notified.exchanges < exchanges)
+            .then(|| Listener::Exchange(ExchangeId::from_index(notified.exchanges)))
     }
 
-    /// Notes that a queue or an exchange has heard.
+    /// Notes that a queue or an exchange has been notified.
     pub(super) fn note(&mut self, listener: Listener) {
-        let told = self.told.as_mut().expect("somebody hears of a change that there is");
+        let notified = self.notified.as_mut().expect("a notification is in progress");
         let (count, index) = match listener {
-            Listener::Queue(queue) => (&mut told.queues, queue.index()),
-            Listener::Exchange(exchange) => (&mut told.exchanges, exchange.index()),
+            Listener::Queue(queue) => (&mut notified.queues, queue.index()),
+            Listener::Exchange(exchange) => (&mut notified.exchanges, exchange.index()),
         };
         assert_eq!(*count, index, "changes are told in the order of places");
         *count += 1;
     }
 
-    /// Notes that all have heard.
+    /// Notes that all have been notified.
     pub(super) const fn end(&mut self) {
-        self.told = None;
+        self.notified = None;
         self.wants_job = false;
     }
 }
 
-// The terms of a queue: its own arguments, its policy, and its operator policy, put together.
-//
-// Why it exists: the three are put together in one place, as RabbitMQ 3.10 does it (recorded from it), so
-// that code which acts on a limit need not know where it came from. Arguments have `x-` before the names
-// that policies have.
-//
-// Always true: the smallest of several limits counts, and the shortest consumer timeout; for all other keys
-// the argument, and only without it the policy; an operator policy has only limits.
-
-/// The arguments, policy and operator policy of a queue; a missing one is empty.
+/// The effective policy of a queue: its arguments, policy and operator policy; a missing one is empty.
+///
+/// As in RabbitMQ 3.10, the smallest of several limits counts, and the shortest consumer timeout. For all
+/// other keys the argument counts, and without one the policy. An operator policy has only limits. Arguments
+/// have `x-` before the names that policies use.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Terms<'a> {
+pub(crate) struct EffectivePolicy<'a> {
     pub(super) arguments: Table<'a>,
     pub(super) policy: Table<'a>,
     pub(super) operator: Table<'a>,
 }
 
-impl<'a> Terms<'a> {
-    /// The arguments alone, for keys that no policy can have.
+impl<'a> EffectivePolicy<'a> {
+    /// Returns the arguments alone, for keys that no policy can have.
     pub(crate) const fn arguments(&self) -> Table<'a> {
         self.arguments
     }
 
-    /// The smallest value of a limit, by the name of its argument; the largest number without a limit.
+    /// Returns the smallest value of a limit, by the name of its argument; `u64::MAX` without a limit.
     #[inline(never)]
     pub(crate) fn limit(&self, argument: &str) -> u64 {
         self.numbers(argument).into_iter().flatten().min().unwrap_or(u64::MAX)
     }
 
-    /// The shortest value of a time of which 0 is for ever; `None` without one.
+    /// Returns the shortest value of a time for which 0 means unlimited; `None` without one.
     #[inline(never)]
     pub(crate) fn time(&self, argument: &str) -> Option<u64> {
-        // Subtracting 1 makes 0 the largest number.
+        // Subtracting 1 turns 0 into the largest number.
         self.numbers(argument).into_iter().flatten().min_by_key(|ms| ms.wrapping_sub(1))
     }
 
-    /// The numbers in arguments, policy and operator policy; a value that is no number counts as missing.
+    /// Returns the numbers in arguments, policy and operator policy; a value that is not a number counts as
+    /// missing.
     fn numbers(&self, argument: &str) -> [Option<u64>; 3] {
         let key = key_of(argument);
-        let said = [self.arguments.get(argument), self.policy.get(key), self.operator.get(key)];
-        said.map(|value| value.and_then(limit_in))
+        let values = [self.arguments.get(argument), self.policy.get(key), self.operator.get(key)];
+        values.map(|value| value.and_then(limit_in))
     }
 
-    /// The value of a key that is no limit.
+    /// Returns the value of a key that is not a limit.
     #[inline(never)]
     pub(crate) fn value(&self, argument: &str) -> Option<Value<'a>> {
         self.arguments.get(argument).or_else(|| self.policy.get(key_of(argument)))
@@ -379,7 +373,7 @@ fn key_of(argument: &str) -> &str {
     argument.strip_prefix("x-").unwrap_or(argument)
 }
 
-/// A number that can be a limit.
+/// Returns a number that can be a limit.
 fn limit_in(value: Value<'_>) -> Option<u64> {
     value.as_integer().and_then(|number| u64::try_from(number).ok())
 }

@@ -1,20 +1,19 @@
-//! Policy: policies, and what they and arguments say together.
+//! Policies: setting and clearing them, choosing which apply, and combining them with arguments.
 //!
-//! Why it exists: code that acts on a limit asks for the one that counts, and need not know where it came
-//! from; and which queues a policy applies to, and which have still to hear of a change, is known here alone.
+//! Code that acts on a limit asks for the effective one and need not know where it came from. Only this
+//! module knows which queues a policy applies to, and which have still to be notified of a change.
 //!
-//! | file | what |
+//! | file | content |
 //! |---|---|
-//! | `records` | policies as records, and which of them applies |
-//! | `keys` | what may stand in a definition |
-//! | `terms` | three tables put together |
-//! | `telling` | how far a change has been told |
-//! | `views` | a policy as somebody says it, or sees it |
-//! | `state` | all policies: set, cleared, chosen, told |
+//! | `mod` | all policies: set, cleared, chosen; the notification of queues; views for operators |
+//! | `keys` | valid keys of a definition; the state of a notification; the effective policy |
 //!
-//! Always true: of two policies of one kind that match, the one with the higher priority applies; a cleared
-//! policy applies to nothing new, and has its place until the last queue that it applied to has heard of
-//! that; bytes of patterns are counted with those of permissions (`PatternBytes`).
+//! # Invariants
+//! - Of two policies of one kind that match, the one with the higher priority applies.
+//! - A cleared policy applies to nothing new. It keeps its place until the last queue or exchange that it
+//!   applied to has been notified.
+//! - Bytes of patterns are counted together with those of permissions (`PatternBytes`).
+//! - Every change begins a notification.
 
 mod keys;
 #[cfg(test)]
@@ -22,7 +21,7 @@ mod tests;
 
 use std::sync::Arc;
 
-use keys::Telling;
+use keys::PolicyNotification;
 use keys::{DEFINITION_BYTES_MAX, NotFor};
 use leveret_amqp::field::Table;
 use leveret_core::command::{NAME_BYTES_MAX, PolicyId, VhostId};
@@ -33,13 +32,8 @@ use crate::access::{OperatorFault, Pattern, PatternBytes};
 use crate::context::Work;
 use crate::reply_text::{check_changeable, check_room};
 
+pub(super) use keys::EffectivePolicy;
 pub(super) use keys::Listener;
-pub(super) use keys::Terms;
-
-// Policies as records: which names they match, and their definitions.
-//
-// Always true: a definition was checked (`keys`) before it is here, and has a bounded size; a cleared policy
-// applies to nothing.
 
 /// A queue or an exchange that policies may apply to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,7 +51,7 @@ pub(crate) struct Applied {
 }
 
 impl Applied {
-    /// The applied policy of a kind, if there is one.
+    /// Returns the applied policy of a kind, if there is one.
     const fn of_kind_mut(&mut self, kind: PolicyKind) -> &mut Option<PolicyId> {
         match kind {
             PolicyKind::User => &mut self.policy,
@@ -66,7 +60,7 @@ impl Applied {
     }
 }
 
-/// One policy.
+/// A policy. Its definition was checked (`keys`) and has a bounded size.
 struct Policy {
     vhost: VhostId,
     name: Box<str>,
@@ -79,17 +73,17 @@ struct Policy {
     /// The alternate exchange that the definition names; exchanges share the text.
     alternate: Option<Arc<str>>,
     not_for: NotFor,
-    /// The policy was cleared.
+    /// The policy was cleared and applies to nothing.
     is_gone: bool,
 }
 
 impl Policy {
-    /// Whether the policy exists, and has this name.
+    /// Returns whether the policy exists and has this name.
     fn is(&self, vhost: VhostId, kind: PolicyKind, name: &str) -> bool {
         (self.vhost, self.kind, &*self.name) == (vhost, kind, name) && !self.is_gone
     }
 
-    /// Whether the policy exists, and is for such queues or exchanges.
+    /// Returns whether the policy exists and is for this kind of queue or exchange.
     fn is_for(&self, vhost: VhostId, subject: Subject) -> bool {
         use ApplyTo::{All, ClassicQueues, Exchanges, Queues, QuorumQueues};
         let applies = match subject {
@@ -104,14 +98,14 @@ impl Policy {
         applies && self.vhost == vhost && !self.is_gone
     }
 
-    /// Whether the policy comes before another where both match. RabbitMQ leaves open which of two with the same
-    /// priority does.
+    /// Returns whether the policy precedes another if both match. RabbitMQ does not define which of two with
+    /// the same priority does.
     fn precedes(&self, other: &Self) -> bool {
         (other.priority, &self.name) < (self.priority, &other.name)
     }
 
-    /// The policy as an operator would set it.
-    const fn said(&self) -> NewPolicy<'_> {
+    /// Returns the policy as an operator would set it.
+    const fn as_set(&self) -> NewPolicy<'_> {
         NewPolicy {
             kind: self.kind,
             name: &self.name,
@@ -123,34 +117,29 @@ impl Policy {
     }
 }
 
-// All policies: set and cleared, chosen for queues and exchanges, and told to these.
-//
-// Always true: whatever changes here is told, for the change itself begins the telling; a cleared policy
-// stays as long as a queue or an exchange may still go by it.
-
 /// All policies.
 pub(crate) struct Policies {
     records: Slab<Policy>,
-    telling: Telling,
+    notification: PolicyNotification,
 }
 
 impl Policies {
-    /// Bytes of memory that a policy takes without its pattern: the longest name and definition, each a piece
-    /// of its own, and the name of an alternate exchange.
+    /// Bytes of memory that a policy takes without its pattern: the longest name and definition, each a
+    /// separate allocation, and the name of an alternate exchange.
     pub(crate) const POLICY_BYTES: usize =
         Slab::<Policy>::record_bytes() + DEFINITION_BYTES_MAX + 2 * 256 + 4 * 16;
 
     pub(crate) fn with_capacity(policies: usize) -> Self {
-        Self { records: Slab::with_capacity(policies), telling: Telling::default() }
+        Self { records: Slab::with_capacity(policies), notification: PolicyNotification::default() }
     }
 
-    // ---- what changes
+    // ---- changes
 
-    /// Makes a policy in a virtual host, or changes the one of that name; gives the batch with which that is
-    /// durable.
+    /// Creates a policy in a virtual host, or changes the one of that name. Returns the batch with which that
+    /// is durable.
     ///
     /// # Errors
-    /// The policy is not valid, or there is no room.
+    /// The policy is not valid, or there is no capacity.
     pub(crate) fn set(
         &mut self,
         journal: &mut Journal,
@@ -158,50 +147,50 @@ impl Policies {
         vhost: VhostId,
         view: &PolicyView<'_>,
     ) -> Result<Batch, OperatorFault> {
-        let said = &view.policy;
-        if said.name.is_empty() || said.name.len() > NAME_BYTES_MAX {
+        let new = &view.policy;
+        if new.name.is_empty() || new.name.len() > NAME_BYTES_MAX {
             return Err(OperatorFault::BadName("policy", "have from 1 to 255 bytes"));
         }
-        keys::check(Table::trusted(said.definition), said.kind).map_err(OperatorFault::Invalid)?;
+        keys::check(Table::trusted(new.definition), new.kind).map_err(OperatorFault::Invalid)?;
         check_changeable(journal)?;
-        // An operator policy is taken on a full disk, too: it may make room.
-        if said.kind == PolicyKind::User {
+        // An operator policy is accepted on a full disk too, because it may free space.
+        if new.kind == PolicyKind::User {
             check_room(journal)?;
         }
-        self.put(patterns, vhost, said)?;
+        self.put(patterns, vhost, new)?;
         Ok(append(journal, view, true))
     }
 
-    /// Puts a policy in its place, new or changed, without writing it down: a start finds it in the log.
+    /// Stores a policy, new or changed, without writing it: a start finds it in the log.
     ///
     /// # Errors
-    /// The pattern is not valid, or there is no room.
+    /// The pattern is not valid, or there is no capacity.
     pub(crate) fn put(
         &mut self,
         patterns: &mut PatternBytes,
         vhost: VhostId,
-        said: &NewPolicy<'_>,
+        new: &NewPolicy<'_>,
     ) -> Result<(), OperatorFault> {
-        let pattern = Pattern::new(said.pattern, patterns.most()).map_err(|why| {
+        let pattern = Pattern::new(new.pattern, patterns.most()).map_err(|why| {
             let text = format!("pattern should be regular expression but is invalid: {why}");
             OperatorFault::Invalid(text)
         })?;
-        let old = self.find(vhost, said.kind, said.name);
+        let old = self.find(vhost, new.kind, new.name);
         if old.is_none() && self.records.is_full() {
             return Err(OperatorFault::NoRoom("policies_max"));
         }
         let freed = old.map_or(0, |old| self.records[old].pattern.bytes());
         patterns.take(pattern.bytes(), freed)?;
-        let definition = Table::trusted(said.definition);
+        let definition = Table::trusted(new.definition);
         let alternate = definition.get("alternate-exchange").and_then(|value| value.as_str());
         let policy = Policy {
             vhost,
-            name: said.name.into(),
-            kind: said.kind,
+            name: new.name.into(),
+            kind: new.kind,
             pattern,
-            apply_to: said.apply_to,
-            priority: said.priority,
-            definition: said.definition.into(),
+            apply_to: new.apply_to,
+            priority: new.priority,
+            definition: new.definition.into(),
             alternate: alternate.map(Arc::from),
             not_for: keys::not_for(definition),
             is_gone: false,
@@ -210,14 +199,14 @@ impl Policies {
             Some(old) => self.records[old] = policy,
             None => assert!(self.records.insert(policy).is_ok(), "there was a place a moment ago"),
         }
-        self.telling.begin();
+        self.notification.begin();
         Ok(())
     }
 
     /// Clears a policy.
     ///
     /// # Errors
-    /// There is no policy of that name, or the store cannot be written.
+    /// There is no policy of that name, or the storage cannot be written.
     pub(crate) fn clear(
         &mut self,
         journal: &mut Journal,
@@ -244,8 +233,8 @@ impl Policies {
     fn drop_at(&mut self, journal: &mut Journal, index: usize, vhost_name: &str) {
         let policy = &mut self.records[index];
         policy.is_gone = true;
-        append(journal, &PolicyView { vhost: vhost_name, policy: policy.said() }, false);
-        self.telling.begin();
+        append(journal, &PolicyView { vhost: vhost_name, policy: policy.as_set() }, false);
+        self.notification.begin();
     }
 
     fn find(&self, vhost: VhostId, kind: PolicyKind, name: &str) -> Option<usize> {
@@ -258,7 +247,7 @@ impl Policies {
         self.records.get(policy?.index())
     }
 
-    /// The policies that apply to a queue or an exchange of this name; the work is charged.
+    /// Returns the policies that apply to a queue or an exchange of this name, and charges the work.
     pub(crate) fn choose(&self, work: &mut Work, vhost: VhostId, name: &str, subject: Subject) -> Applied {
         let mut applied = Applied::default();
         for (index, policy) in self.records.iter().filter(|(_, policy)| policy.is_for(vhost, subject)) {
@@ -274,58 +263,63 @@ impl Policies {
         applied
     }
 
-    /// What arguments and the policies that apply say together.
-    pub(crate) fn terms<'a>(&'a self, arguments: &'a [u8], applied: Applied) -> Terms<'a> {
+    /// Returns the effective policy: arguments and the applied policies combined.
+    pub(crate) fn effective_policy<'a>(
+        &'a self,
+        arguments: &'a [u8],
+        applied: Applied,
+    ) -> EffectivePolicy<'a> {
         let definition = |policy| self.get(policy).map_or(Table::EMPTY, |it| Table::trusted(&it.definition));
-        Terms {
+        EffectivePolicy {
             arguments: Table::trusted(arguments),
             policy: definition(applied.policy),
             operator: definition(applied.operator),
         }
     }
 
-    /// The alternate exchange that the policies name which apply to an exchange.
+    /// Returns the alternate exchange named by the policies that apply to an exchange.
     pub(crate) fn alternate(&self, applied: Applied) -> Option<Arc<str>> {
         self.get(applied.policy)?.alternate.clone()
     }
 
-    /// The policies that apply to a queue or an exchange, as an operator sees them.
+    /// Returns the policies that apply to a queue or an exchange, for an operator.
     pub(crate) fn applied_view(&self, applied: Applied) -> AppliedView<'_> {
-        let terms = self.terms(&[], applied);
+        let effective = self.effective_policy(&[], applied);
         let name = |policy| self.get(policy).map(|policy| &*policy.name);
         AppliedView {
             policy: name(applied.policy),
             operator: name(applied.operator),
-            definition: terms.policy,
-            limits: terms.operator,
+            definition: effective.policy,
+            limits: effective.operator,
         }
     }
 
-    // ---- who hears of a change
+    // ---- notification
 
-    /// Begins to tell all queues and exchanges which policies apply to them.
-    pub(crate) fn begin_telling(&mut self) {
-        self.telling.begin();
+    /// Begins to notify all queues and exchanges of the policies that apply to them.
+    pub(crate) fn begin_notification(&mut self) {
+        self.notification.begin();
     }
 
-    /// Whether the job that tells queues and exchanges is to be begun; the caller begins it.
+    /// Returns whether the job for the notification must be begun; the caller begins it.
     pub(crate) const fn take_job(&mut self) -> bool {
-        self.telling.take_job()
+        self.notification.take_job()
     }
 
-    /// The next queue or exchange to hear of a change, among so many places of each; `None` when all have.
-    pub(crate) fn next_to_tell(&self, queues: usize, exchanges: usize) -> Option<Listener> {
-        self.telling.next(queues, exchanges)
+    /// Returns the next queue or exchange to notify, among this many places of each; `None` when all are
+    /// done.
+    pub(crate) fn next_to_notify(&self, queues: usize, exchanges: usize) -> Option<Listener> {
+        self.notification.next(queues, exchanges)
     }
 
-    /// Notes that a queue or an exchange has heard of the change.
-    pub(crate) fn told(&mut self, listener: Listener) {
-        self.telling.note(listener);
+    /// Notes that a queue or an exchange has been notified of the change.
+    pub(crate) fn note_notified(&mut self, listener: Listener) {
+        self.notification.note(listener);
     }
 
-    /// Ends the telling when all have heard: nothing refers to cleared policies any more.
-    pub(crate) fn end_telling(&mut self, patterns: &mut PatternBytes) {
-        self.telling.end();
+    /// Ends the notification when all are done: nothing refers to cleared policies any more.
+    pub(crate) fn end_notification(&mut self, patterns: &mut PatternBytes) {
+        self.notification.end();
         for index in 0..self.records.places() {
             if self.records.get(index).is_some_and(|policy| policy.is_gone) {
                 patterns.give_back(self.records.remove(index).pattern.bytes());
@@ -335,38 +329,38 @@ impl Policies {
 
     // ---- all policies
 
-    /// Policies, cleared ones included that a queue or an exchange may still go by.
+    /// Returns the number of policies, including cleared ones that a queue or an exchange may still use.
     pub(crate) const fn len(&self) -> usize {
         self.records.len()
     }
 
-    /// Whether there is no policy at all.
+    /// Returns whether there is no policy at all.
     pub(crate) const fn is_empty(&self) -> bool {
         self.records.is_empty()
     }
 
-    /// The most policies there may be.
+    /// Returns the maximum number of policies.
     pub(crate) const fn most(&self) -> usize {
         self.records.len() + self.records.room()
     }
 
-    /// Places of policies ever used.
+    /// Returns the number of places of policies ever used.
     pub(crate) const fn places(&self) -> usize {
         self.records.places()
     }
 
-    /// The policy in a place; `name_of` tells the name of its virtual host.
+    /// Returns the policy in a place; `name_of` returns the name of its virtual host.
     pub(crate) fn at<'a>(
         &'a self,
         place: usize,
         name_of: impl Fn(VhostId) -> &'a str,
     ) -> Option<PolicyView<'a>> {
         let policy = self.records.get(place).filter(|policy| !policy.is_gone)?;
-        Some(PolicyView { vhost: name_of(policy.vhost), policy: policy.said() })
+        Some(PolicyView { vhost: name_of(policy.vhost), policy: policy.as_set() })
     }
 }
 
-/// Writes down that a policy exists, or is gone.
+/// Appends to the log that a policy exists, or is deleted.
 fn append(journal: &mut Journal, view: &PolicyView<'_>, exists: bool) -> Batch {
     if journal.mode() != Mode::On {
         return Batch::NONE;
@@ -384,13 +378,7 @@ fn append(journal: &mut Journal, view: &PolicyView<'_>, exists: bool) -> Batch {
     journal.define(definition.key(), exists.then(|| definition.value()))
 }
 
-// Policies as they are set, and as an operator sees them.
-//
-// Why it exists: setting and listing policies use the same fields.
-//
-// Always true: a policy is shown as it was set, and can be set so again.
-
-/// Whether a policy is a user's or the operator's; one of each kind may have the same name.
+/// Whether a policy is a user's or the operator's. One of each kind may have the same name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PolicyKind {
     /// A policy of a user with the tag `policymaker`.
@@ -399,7 +387,7 @@ pub enum PolicyKind {
     Operator,
 }
 
-/// What a policy is for.
+/// What a policy applies to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum ApplyTo {
     /// Queues and exchanges.
@@ -409,7 +397,7 @@ pub enum ApplyTo {
     Queues,
     /// Exchanges alone.
     Exchanges,
-    /// Classic queues alone. This and the following are of RabbitMQ from 3.12 on.
+    /// Classic queues alone. This value and the following ones exist in RabbitMQ from 3.12.
     ClassicQueues,
     /// Quorum queues alone.
     QuorumQueues,
@@ -418,7 +406,7 @@ pub enum ApplyTo {
 }
 
 impl ApplyTo {
-    /// The word for it in the definition.
+    /// Returns the word for it in the definition.
     pub const fn name(self) -> &'static str {
         match self {
             Self::All => "all",
@@ -430,7 +418,7 @@ impl ApplyTo {
         }
     }
 
-    /// The value that a word stands for.
+    /// Returns the value for a word.
     pub fn from_name(name: &str) -> Option<Self> {
         use ApplyTo::{All, ClassicQueues, Exchanges, Queues, QuorumQueues, Streams};
         let all = [All, Queues, Exchanges, ClassicQueues, QuorumQueues, Streams];
@@ -449,13 +437,13 @@ pub struct NewPolicy<'a> {
     pub pattern: &'a str,
     /// Whether the policy is for queues, exchanges or both.
     pub apply_to: ApplyTo,
-    /// The priority: of several policies that match the highest applies.
+    /// The priority: of several matching policies the highest applies.
     pub priority: i32,
     /// The definition: the bytes of a table.
     pub definition: &'a [u8],
 }
 
-/// A policy as an operator sees it.
+/// A policy as shown to an operator. It can be set again with the same fields.
 #[derive(Clone, Copy, Debug)]
 pub struct PolicyView<'a> {
     /// The name of the policy's virtual host.

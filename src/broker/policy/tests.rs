@@ -1,4 +1,4 @@
-//! Policies by themselves: said, checked, chosen, told and taken away.
+//! Tests of policies alone: setting, checking, choosing, notifying and clearing.
 
 use super::*;
 use crate::access::{OperatorFault, PatternBytes};
@@ -8,7 +8,7 @@ use leveret_amqp::field::{Table, Value};
 use leveret_core::command::{ExchangeId, QueueId, VhostId};
 use leveret_core::journal::{Batch, Definition, Fact, Journal};
 
-/// The bytes of a table with one field.
+/// Returns the bytes of a table with one field.
 fn table(name: &str, text: &str) -> Vec<u8> {
     let mut bytes = [0; 256];
     let mut writer = Writer::new(&mut bytes);
@@ -25,7 +25,7 @@ fn vhost(index: usize) -> VhostId {
     VhostId::from_index(index)
 }
 
-/// Policies with room for four, with everything their methods borrow.
+/// Policies with capacity for four, and everything their methods borrow.
 struct World {
     policies: Policies,
     patterns: PatternBytes,
@@ -54,18 +54,18 @@ impl World {
         self.policies.applied_view(applied)
     }
 
-    /// Tells as many queues and exchanges of a change, and says how many heard of it.
+    /// Notifies this many queues and exchanges of a change. Returns how many were notified.
     fn tell(&mut self, queues: usize, exchanges: usize) -> usize {
         let mut told = 0;
-        while let Some(listener) = self.policies.next_to_tell(queues, exchanges) {
-            self.policies.told(listener);
+        while let Some(listener) = self.policies.next_to_notify(queues, exchanges) {
+            self.policies.note_notified(listener);
             told += 1;
         }
-        self.policies.end_telling(&mut self.patterns);
+        self.policies.end_notification(&mut self.patterns);
         told
     }
 
-    /// Names of policies written down since the last call, cleared ones with a `-`.
+    /// Returns the names of policies written since the last call, cleared ones with a `-`.
     fn written(&mut self) -> Vec<String> {
         let mut names = Vec::new();
         while let Some(fact) = self.journal.fact() {
@@ -132,7 +132,7 @@ fn the_highest_priority_counts_and_then_the_name() {
 
 /// The errors are those of RabbitMQ 3.10.8.
 #[test]
-fn mistakes_are_told_in_its_words() {
+fn mistakes_have_rabbitmqs_error_texts() {
     let checked = |key, value| keys::check(Table::trusted(&table(key, value)), PolicyKind::User);
     for (key, value, why) in [
         ("nonsense", "3", "[{<<\"nonsense\">>,3}] are not recognised policy settings"),
@@ -169,7 +169,7 @@ fn mistakes_are_told_in_its_words() {
 }
 
 #[test]
-fn what_cannot_be_is_refused_and_changes_nothing() {
+fn invalid_policies_are_refused_and_change_nothing() {
     let mut world = World::new();
     let expires = table("expires", "1");
     let long = "n".repeat(256);
@@ -187,7 +187,7 @@ fn what_cannot_be_is_refused_and_changes_nothing() {
 }
 
 #[test]
-fn one_changes_in_its_place_though_there_is_no_room_for_another() {
+fn a_policy_can_change_without_capacity_for_another() {
     let mut world = World::new();
     let expires = table("expires", "1");
     for name in ["a", "b", "c", "d"] {
@@ -206,7 +206,7 @@ fn one_changes_in_its_place_though_there_is_no_room_for_another() {
 }
 
 #[test]
-fn on_a_full_disk_the_operator_alone_may_say_something() {
+fn on_a_full_disk_only_operator_policies_can_be_set() {
     let mut world = World::new();
     world.journal.set_disk_room((0, 1 << 20), true);
     let expires = table("expires", "1");
@@ -219,7 +219,7 @@ fn on_a_full_disk_the_operator_alone_may_say_something() {
 }
 
 #[test]
-fn patterns_are_counted_until_the_last_has_heard_that_they_are_gone() {
+fn patterns_are_counted_until_all_are_notified_of_their_removal() {
     let mut world = World::new();
     world.patterns = PatternBytes::with_max(4 << 10);
     let expires = table("expires", "1");
@@ -237,29 +237,29 @@ fn patterns_are_counted_until_the_last_has_heard_that_they_are_gone() {
 }
 
 #[test]
-fn a_change_is_told_from_the_first_queue_on_and_by_one_job() {
+fn a_change_restarts_the_notification_within_one_job() {
     let mut world = World::new();
     let expires = table("expires", "1");
-    assert_eq!(world.policies.next_to_tell(1, 1), None, "nothing has changed");
+    assert_eq!(world.policies.next_to_notify(1, 1), None, "nothing has changed");
     world.set(said("a", "", &expires)).unwrap();
     assert!(world.policies.take_job() && !world.policies.take_job());
     let queue = |index| Some(Listener::Queue(QueueId::from_index(index)));
-    assert_eq!(world.policies.next_to_tell(2, 1), queue(0));
-    world.policies.told(queue(0).unwrap());
-    assert_eq!(world.policies.next_to_tell(2, 1), queue(1));
+    assert_eq!(world.policies.next_to_notify(2, 1), queue(0));
+    world.policies.note_notified(queue(0).unwrap());
+    assert_eq!(world.policies.next_to_notify(2, 1), queue(1));
     world.clear(PolicyKind::User, "a").unwrap();
     assert!(!world.policies.take_job(), "the job is there");
-    assert_eq!(world.policies.next_to_tell(2, 1), queue(0));
+    assert_eq!(world.policies.next_to_notify(2, 1), queue(0));
     assert_eq!(world.tell(2, 1), 3);
-    assert_eq!(world.policies.next_to_tell(2, 1), None);
+    assert_eq!(world.policies.next_to_notify(2, 1), None);
     world.set(said("a", "", &expires)).unwrap();
     assert!(world.policies.take_job(), "the last job is done");
     let exchange = Listener::Exchange(ExchangeId::from_index(0));
-    assert_eq!(world.policies.next_to_tell(0, 1), Some(exchange), "there is no queue");
+    assert_eq!(world.policies.next_to_notify(0, 1), Some(exchange), "there is no queue");
 }
 
 #[test]
-fn those_of_a_virtual_host_go_with_it_and_the_rest_stays() {
+fn policies_are_deleted_with_their_virtual_host() {
     let mut world = World::new();
     let definition = table("alternate-exchange", "x");
     world.policies.put(&mut world.patterns, vhost(1), &said("other", "", &definition)).unwrap();
@@ -278,27 +278,28 @@ fn those_of_a_virtual_host_go_with_it_and_the_rest_stays() {
 }
 
 #[test]
-fn of_limits_the_smallest_counts_and_of_all_else_what_arguments_say() {
+fn the_smallest_limit_counts_and_arguments_precede_other_keys() {
     let mut world = World::new();
     let (ttl, limit) = (table("message-ttl", "50"), table("message-ttl", "70"));
     world.set(said("p", ".*", &ttl)).unwrap();
     world.set(NewPolicy { kind: PolicyKind::Operator, ..said("o", ".*", &limit) }).unwrap();
     let applied = world.policies.choose(&mut Work::default(), vhost(0), "q", Subject::ClassicQueue);
-    let limit_with =
-        |arguments: &[u8], applied| world.policies.terms(arguments, applied).limit("x-message-ttl");
+    let limit_with = |arguments: &[u8], applied| {
+        world.policies.effective_policy(arguments, applied).limit("x-message-ttl")
+    };
     assert_eq!(limit_with(&[], applied), 50);
     assert_eq!(limit_with(&table("x-message-ttl", "40"), applied), 40);
     assert_eq!(limit_with(&table("x-message-ttl", "90"), applied), 50);
     assert_eq!(limit_with(&[], Applied::default()), u64::MAX);
     let own = table("x-message-ttl", "90");
-    let value = world.policies.terms(&own, applied).value("x-message-ttl");
+    let value = world.policies.effective_policy(&own, applied).value("x-message-ttl");
     assert_eq!(value.and_then(|value: Value<'_>| value.as_integer()), Some(90));
 }
 
 #[test]
 #[should_panic(expected = "changes are told in the order of places")]
-fn who_hears_out_of_turn_is_a_mistake_of_ours() {
+fn notifications_out_of_order_panic() {
     let mut world = World::new();
     world.set(said("a", "", &table("expires", "1"))).unwrap();
-    world.policies.told(Listener::Queue(QueueId::from_index(1)));
+    world.policies.note_notified(Listener::Queue(QueueId::from_index(1)));
 }

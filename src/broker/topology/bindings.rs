@@ -1,10 +1,12 @@
-//! Bindings as they come and go: found, counted, made, written to the journal, removed.
+//! Creates, finds, counts, stores and removes bindings.
 //!
-//! Why it exists: a binding is on several lists at once, counts in a quota, and may be in the journal; the
-//! code that adds it there and the code that removes it stand side by side.
+//! A binding is on several lists at once, counts in a quota, and may be in the journal. The code that adds it
+//! there and the code that removes it are side by side here.
 //!
-//! Always true: the places that a binding takes follow from its own fields and the type of its source, so
-//! that as many are given back as were taken; a binding is in the journal while both of its ends are.
+//! # Invariants
+//! - The places that a binding takes follow from its own fields and the type of its source, so the same
+//!   number is given back.
+//! - A binding is in the journal while both its source and its destination are.
 
 use core::hash::{BuildHasher, Hash, Hasher};
 
@@ -16,14 +18,14 @@ use leveret_core::journal::{Definition, DestinationName, Journal, Mode};
 use leveret_core::mem::{Links, List, Slab};
 
 use super::select::{self, Rule};
-use super::{Binding, BindingSpec, Destination, Exchange, FoundBinding, Kind, Topology};
-use crate::queues::Queues;
+use super::{Binding, BindingSpec, Destination, Exchange, ExchangeKind, FoundBinding, Topology};
+use crate::queue_flow::Queues;
 use crate::quota::{Declared, Quota, Room};
 use crate::reply_text::{out_of, version_for};
 use crate::{Access, Context};
 
 impl Topology {
-    /// A binding whose source is this exchange, or else one whose destination it is.
+    /// Returns a binding whose source is this exchange, or else one whose destination it is.
     pub(crate) fn any_binding(&self, exchange: ExchangeId) -> Option<BindingId> {
         let record = self.exchange(exchange);
         record.bindings.front().or(record.incoming.front()).map(BindingId::from_index)
@@ -33,22 +35,22 @@ impl Topology {
         &self.bindings[binding.index()]
     }
 
-    /// How many bindings there are.
+    /// Returns the number of bindings.
     pub(crate) const fn bindings_len(&self) -> usize {
         self.bindings.len()
     }
 
-    /// Places of bindings ever used.
+    /// Returns the number of places of bindings ever used.
     pub(crate) const fn binding_places(&self) -> usize {
         self.bindings.places()
     }
 
-    /// The binding in a place.
+    /// Returns the binding in a place.
     pub(crate) fn binding_at(&self, place: usize) -> Option<&Binding> {
         self.bindings.get(place)
     }
 
-    /// The binding with these fields, in this virtual host.
+    /// Returns the binding with these fields, in this virtual host.
     pub(crate) fn find_binding(
         &self,
         vhost: VhostId,
@@ -63,10 +65,11 @@ impl Topology {
         self.binding_table.find(wanted, is_it).map(BindingId::from_index)
     }
 
-    /// Makes a binding, unless it exists, and writes it down; the answer waits until it is durable.
+    /// Creates a binding, unless it exists, and writes it; the answer waits until it is durable.
     ///
     /// # Errors
-    /// The arguments are not valid for a headers exchange, there is no room, or the store cannot be written.
+    /// The arguments are not valid for a headers exchange, there is no capacity, or the storage cannot be
+    /// written.
     pub(crate) fn bind(
         &mut self,
         cx: &mut Context<'_>,
@@ -75,12 +78,12 @@ impl Topology {
         queues: &mut Queues,
         new: &FoundBinding<'_>,
     ) -> Result<(), Fault> {
-        if self.exchange(new.source).kind == Kind::Headers {
+        if self.exchange(new.source).kind == ExchangeKind::Headers {
             select::check_match(Table::trusted(new.arguments))?;
         }
         if let Some(binding) = self.find_same(new) {
             if self.binding(binding).stored {
-                cx.await_others();
+                cx.await_all_changes();
             }
             return Ok(());
         }
@@ -92,10 +95,10 @@ impl Topology {
         Ok(())
     }
 
-    /// Counts a binding and puts it on every list, without writing that down.
+    /// Counts a binding and puts it on every list, without writing it.
     ///
     /// # Errors
-    /// There is no room, or whoever declares it has used up his share.
+    /// There is no capacity, or the connection that declares it has used up its share.
     pub(crate) fn add_binding(
         &mut self,
         cx: &Context<'_>,
@@ -103,11 +106,11 @@ impl Topology {
         queues: &mut Queues,
         new: &FoundBinding<'_>,
     ) -> Result<BindingId, Fault> {
-        let Exchange { kind, root, dying, .. } = self.exchanges[new.source.index()];
-        assert!(!dying, "nothing is bound to an exchange that is gone");
+        let Exchange { kind, root, is_deleted, .. } = self.exchanges[new.source.index()];
+        assert!(!is_deleted, "nothing is bound to an exchange that is gone");
         let key = new.routing_key.as_bytes();
         let (declared, bytes) = (new.declared(kind), new.bytes(kind));
-        // Each exchange needs a root node, so nodes are left for all exchanges there can be.
+        // Each exchange needs a root node, so nodes are reserved for the maximum number of exchanges.
         if self.trie.missing(root, kind, key) > self.trie.room() - self.exchanges.room() {
             return Err(out_of("bindings_max"));
         }
@@ -144,8 +147,8 @@ impl Topology {
         Ok(BindingId::from_index(index))
     }
 
-    /// Removes a binding from every list, and writes that down. Gives the auto-delete exchange that it was
-    /// the last binding of.
+    /// Removes a binding from every list, and writes that. Returns the auto-delete exchange that it was the
+    /// last binding of.
     pub(crate) fn remove_binding(
         &mut self,
         cx: &mut Context<'_>,
@@ -176,11 +179,11 @@ impl Topology {
             node = parent;
         }
         let record = self.exchange(source);
-        (record.auto_delete && !record.dying && record.bindings.is_empty()).then_some(source)
+        (record.auto_delete && !record.is_deleted && record.bindings.is_empty()).then_some(source)
     }
 
-    /// Whether an end of a binding was deleted, and things of the same names are bound the same way by now:
-    /// in the log both bindings are one, which exists.
+    /// Returns whether the source or destination of a binding was deleted, and objects of the same names are
+    /// bound in the same way now. In the log both bindings are one, which exists.
     fn is_bound_anew(&self, queues: &Queues, binding: BindingId) -> bool {
         let record = self.binding(binding);
         let source = self.exchange(record.source);
@@ -195,11 +198,11 @@ impl Topology {
         let spec =
             BindingSpec { source: &source.name, routing_key: &record.key, arguments: &record.arguments };
         let found = destination.and_then(|destination| self.find_binding(source.vhost, &spec, destination));
-        // A binding whose ends both still exist finds itself.
+        // A binding whose source and destination both still exist finds itself.
         found.is_some_and(|found| found != binding && record.stored && self.binding(found).stored)
     }
 
-    /// Writes down that a binding exists, or exists no more.
+    /// Appends to the log that a binding exists, or is deleted.
     fn append_binding(
         &self,
         cx: &mut Context<'_>,
@@ -236,7 +239,7 @@ impl Topology {
         cx.await_batch(batch);
     }
 
-    /// Whether a binding between these two outlives the broker.
+    /// Returns whether a binding between these two survives a restart.
     fn is_stored(&self, journal: &Journal, queues: &Queues, new: &FoundBinding<'_>) -> bool {
         let is_kept = match new.destination {
             Destination::Queue(queue) => queues.at(queue).logged.is_on(),
@@ -247,22 +250,22 @@ impl Topology {
 }
 
 impl FoundBinding<'_> {
-    /// The places that a binding takes in the quota: one for each of several pairs, where any is enough.
-    fn declared(&self, kind: Kind) -> Declared {
+    /// Returns the places that a binding takes in the quota: one for each pair, if any single pair is enough.
+    fn declared(&self, kind: ExchangeKind) -> Declared {
         Declared::Binding(match kind {
-            Kind::Headers => select::places(Table::trusted(self.arguments)),
+            ExchangeKind::Headers => select::places(Table::trusted(self.arguments)),
             _ => 1,
         })
     }
 
-    /// Bytes of a binding's names: in the trie the words of its routing key may lie once more.
-    const fn bytes(&self, kind: Kind) -> usize {
-        let words = matches!(kind, Kind::Direct | Kind::Topic);
+    /// Returns the bytes of a binding's names; the trie may store the words of its routing key again.
+    const fn bytes(&self, kind: ExchangeKind) -> usize {
+        let words = matches!(kind, ExchangeKind::Direct | ExchangeKind::Topic);
         self.routing_key.len() * (1 + words as usize) + self.arguments.len()
     }
 }
 
-/// The list of the bindings of a destination.
+/// Returns the list of the bindings of a destination.
 fn incoming<'a>(
     exchanges: &'a mut Slab<Exchange>,
     queues: &'a mut Queues,
@@ -274,30 +277,16 @@ fn incoming<'a>(
     }
 }
 
-/// Whether a binding is on the list of its node, or is found by its pairs.
-fn is_on_node(kind: Kind, arguments: Table<'_>) -> bool {
-    kind != Kind::Headers || select::takes_everything(arguments)
+/// Returns whether a binding is on the list of its node, and not found by its pairs.
+fn is_on_node(kind: ExchangeKind, arguments: Table<'_>) -> bool {
+    kind != ExchangeKind::Headers || select::takes_everything(arguments)
 }
-
-// Bindings of headers exchanges by their pairs: from a header to the bindings that ask for it.
-//
-// ```text
-// exchange, name, value ─hash→ bucket ─ hook ─ hook ─ hook
-//                                        │ binding, where its pair begins in its arguments
-// binding ─ hook ─ hook                  `any`: one for each pair; `all`: one, for one of its pairs
-// ```
-//
-// So bindings that have nothing in common with a message are not looked at. Of a binding's pairs that are
-// all required, the hook goes to the one that the fewest others ask for.
-//
-// Always true: a binding has hooks from its being bound to its end; there is room for as many hooks as all
-// bindings together may have, for each counts as one of `bindings_max`.
 
 /// One pair of a binding, in the bucket of its hash.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Hook {
     pub(super) binding: u32,
-    /// The hash of the binding's exchange and of the pair.
+    /// Hash of the binding's exchange and of the pair.
     pub(super) hash: u32,
     /// Where the pair begins in the binding's arguments.
     pub(super) at: u32,
@@ -308,7 +297,20 @@ pub(super) struct Hook {
     links: Links,
 }
 
-/// The hooks of all bindings.
+/// Finds bindings of headers exchanges by their pairs: from a header to the bindings that require it.
+///
+/// ```text
+/// exchange, name, value ─hash→ bucket ─ hook ─ hook ─ hook
+///                                        │ binding, where its pair begins in its arguments
+/// binding ─ hook ─ hook                  `any`: one for each pair; `all`: one, for one of its pairs
+/// ```
+///
+/// Bindings that have nothing in common with a message are not examined. If all pairs of a binding are
+/// required, it has one hook, for the pair that the fewest others require.
+///
+/// # Invariants
+/// - A binding has hooks from its creation to its end.
+/// - There is capacity for the hooks of all bindings, because each counts as one of `bindings_max`.
 #[derive(Debug)]
 pub(super) struct Pairs {
     hooks: Slab<Hook>,
@@ -328,7 +330,7 @@ impl Pairs {
         }
     }
 
-    /// Makes a binding's hooks; gives the first, and how many there are.
+    /// Creates a binding's hooks. Returns the first, and their number.
     pub(super) fn insert(
         &mut self,
         exchange: ExchangeId,
@@ -362,7 +364,7 @@ impl Pairs {
         index as u32
     }
 
-    /// Removes all hooks of a binding; says how many there were.
+    /// Removes all hooks of a binding. Returns their number.
     pub(super) fn remove(&mut self, first: Option<u32>) -> u32 {
         let (mut next, mut count) = (first, 0);
         while let Some(index) = next {
@@ -375,7 +377,7 @@ impl Pairs {
         count
     }
 
-    /// The hash that a pair is found by. A void value stands for the mere presence of the name.
+    /// Returns the hash that a pair is found by. A void value represents the mere presence of the name.
     pub(super) fn hash(&self, exchange: ExchangeId, name: &[u8], wanted: Value<'_>) -> u32 {
         let mut state = self.hasher.build_hasher();
         (exchange, name).hash(&mut state);
@@ -383,12 +385,12 @@ impl Pairs {
         state.finish() as u32
     }
 
-    /// The first hook in the bucket of this hash.
+    /// Returns the first hook in the bucket of this hash.
     pub(super) fn first(&self, hash: u32) -> Option<usize> {
         self.buckets[self.bucket(hash)].front()
     }
 
-    /// The hook behind another one in its bucket.
+    /// Returns the hook behind another one in its bucket.
     pub(super) fn after(&self, index: usize) -> Option<usize> {
         List::after(&self.hooks, index, |hook| &hook.links)
     }
@@ -401,12 +403,12 @@ impl Pairs {
         ((u64::from(hash) * self.buckets.len() as u64) >> 32) as usize
     }
 
-    /// Bytes that no hook uses and the system holds memory for, about.
+    /// Returns roughly the unused bytes of hooks for which the system holds memory.
     pub(super) const fn idle_bytes(&self) -> usize {
         self.hooks.idle_bytes()
     }
 
-    /// Gives idle memory back to the system.
+    /// Returns unused memory to the system.
     pub(super) fn trim(&mut self) {
         self.hooks.trim();
     }

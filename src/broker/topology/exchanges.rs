@@ -1,11 +1,12 @@
-//! Exchanges as they come and go: found, made, compared, written to the journal, retired, freed.
+//! Creates, finds, compares, stores and deletes exchanges; checks the fields of `exchange.declare`.
 //!
-//! Why it exists: an exchange is more than its record: a root in the trie, a place under its name, a definition in the
-//! journal and a number in the quota, and all of them end when it does.
+//! Besides its record, an exchange has a root in the trie, a place under its name, a definition in the
+//! journal and a number in the quota. All of them end with it.
 //!
-//! Always true: only an exchange with a version is in the journal; a repeated declaration is compared with
-//! the first, whatever policies say; the name of a deleted exchange goes first, and the record when nothing
-//! is bound any more.
+//! # Invariants
+//! - Only an exchange with a version is in the journal.
+//! - A repeated declaration is compared with the first one, whatever policies are applied.
+//! - The name of a deleted exchange is freed first, and the record when nothing is bound any more.
 
 use core::fmt;
 use std::sync::Arc;
@@ -16,18 +17,18 @@ use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::journal::{Batch, Definition};
 use leveret_core::mem::List;
 
-use super::{DELAYED, Exchange, Kind, Topology, find_exchange};
+use super::{DELAYED, Exchange, ExchangeKind, Topology, find_exchange};
 use crate::arguments::{self, inequivalent_flag};
 use crate::policy::Applied;
 use crate::quota::{Declared, Declarer, Quota};
-use crate::reply_text::ExchangeInWords;
+use crate::reply_text::ExchangeText;
 use crate::{Access, Context};
 
 /// The fields of a new exchange.
 pub(crate) struct NewExchange<'a> {
     pub(crate) vhost: VhostId,
     pub(crate) declaration: ExchangeDeclaration<'a>,
-    /// The version of the exchange, which no other ever has; 0 when it is not in the log.
+    /// Version of the exchange, never reused; 0 when it is not in the log.
     pub(crate) version: u64,
     pub(crate) declarer: Option<Declarer>,
     /// The hidden queue of a delayed exchange, where messages wait for their delay.
@@ -39,7 +40,7 @@ impl Topology {
         find_exchange(&self.exchanges, &self.exchange_table, vhost, name)
     }
 
-    /// The exchange of this name.
+    /// Returns the exchange of this name.
     ///
     /// # Errors
     /// There is no such exchange.
@@ -50,7 +51,7 @@ impl Topology {
         name: &str,
     ) -> Result<ExchangeId, Fault> {
         self.find_exchange(vhost, name).ok_or_else(|| {
-            Fault::new(ReplyCode::NotFound, format_args!("no {}", exchange_in_words(access, vhost, name)))
+            Fault::new(ReplyCode::NotFound, format_args!("no {}", exchange_text(access, vhost, name)))
         })
     }
 
@@ -58,21 +59,21 @@ impl Topology {
         &self.exchanges[exchange.index()]
     }
 
-    /// Counts a message that was published to an exchange and went to so many queues.
+    /// Counts a message that was published to an exchange and routed to this many queues.
     #[inline]
     pub(crate) fn count_published(&mut self, exchange: ExchangeId, queues: u32) {
         let [published, routed] = &mut self.exchanges[exchange.index()].published;
         (*published, *routed) = (published.wrapping_add(1), routed.wrapping_add(queues));
     }
 
-    /// Places of exchanges ever used.
+    /// Returns the number of places of exchanges ever used.
     pub(crate) const fn exchange_places(&self) -> usize {
         self.exchanges.places()
     }
 
-    /// The exchange in a place, if it is not retired.
+    /// Returns the exchange in a place, if it is not retired.
     pub(crate) fn exchange_at(&self, place: usize) -> Option<&Exchange> {
-        self.exchanges.get(place).filter(|record| !record.dying)
+        self.exchanges.get(place).filter(|record| !record.is_deleted)
     }
 
     /// Compares an existing exchange with another declaration of it; the answer waits until its definition is
@@ -88,7 +89,7 @@ impl Topology {
         declaration: &ExchangeDeclaration<'_>,
     ) -> Result<(), Fault> {
         let record = self.exchange(exchange);
-        let words = exchange_in_words(access, record.vhost, declaration.exchange);
+        let words = exchange_text(access, record.vhost, declaration.exchange);
         // As in RabbitMQ's plug-in, `x-delayed-type` is not compared.
         if declaration.kind != record.type_name() {
             return Err(inequivalent_flag("type", &words, &declaration.kind, &record.type_name()));
@@ -110,27 +111,30 @@ impl Topology {
         Ok(())
     }
 
-    /// Adds an exchange under its name. The caller checked its declaration, made sure of room, and counted it
-    /// unless it is predeclared.
+    /// Adds an exchange under its name. The caller has checked its declaration and the capacity, and has
+    /// counted it unless it is predeclared.
     pub(crate) fn insert_exchange(&mut self, new: &NewExchange<'_>) -> ExchangeId {
-        let said = &new.declaration;
-        assert!(said.is_delayed() == new.delayed_queue.is_some(), "a delayed exchange has its hidden queue");
-        assert!(said.durable || new.version == 0, "only what is durable is in the log");
-        let kind = match said.exchange {
-            "" => Kind::Default,
-            _ => said.new_kind().expect("the caller checked how it chooses"),
+        let declaration = &new.declaration;
+        assert!(
+            declaration.is_delayed() == new.delayed_queue.is_some(),
+            "a delayed exchange has its hidden queue"
+        );
+        assert!(declaration.durable || new.version == 0, "only what is durable is in the log");
+        let kind = match declaration.exchange {
+            "" => ExchangeKind::Default,
+            _ => declaration.new_kind().expect("the caller checked how it chooses"),
         };
-        let alternate = Table::trusted(said.arguments).get("alternate-exchange");
+        let alternate = Table::trusted(declaration.arguments).get("alternate-exchange");
         let record = Exchange {
             vhost: new.vhost,
-            name: said.exchange.into(),
+            name: declaration.exchange.into(),
             kind,
             version: new.version,
             defined: Batch::NONE,
-            durable: said.durable,
-            auto_delete: said.auto_delete,
-            internal: said.internal,
-            arguments: said.arguments.into(),
+            durable: declaration.durable,
+            auto_delete: declaration.auto_delete,
+            internal: declaration.internal,
+            arguments: declaration.arguments.into(),
             declarer: new.declarer,
             delayed_queue: new.delayed_queue,
             alternate: alternate.and_then(|value| value.as_str()).map(Into::into),
@@ -140,18 +144,18 @@ impl Topology {
             incoming: List::default(),
             pairs: 0,
             routed_at: 0,
-            // It rises with every exchange.
+            // The revision rises with every exchange.
             serial: self.revision() + 1,
             published: [0; 2],
-            dying: false,
+            is_deleted: false,
         };
         let index = self.exchanges.insert(record).expect("there was room");
-        self.exchange_table.insert((new.vhost, said.exchange), index);
+        self.exchange_table.insert((new.vhost, declaration.exchange), index);
         self.revise();
         ExchangeId::from_index(index)
     }
 
-    /// Notes which policies apply to an exchange, and their alternate exchange, unless the exchange was
+    /// Sets which policies apply to an exchange, and their alternate exchange, unless the exchange was
     /// declared with one.
     pub(crate) fn apply_policies(
         &mut self,
@@ -168,7 +172,7 @@ impl Topology {
         }
     }
 
-    /// Writes down that an exchange exists, or is gone.
+    /// Appends to the log that an exchange exists, or is deleted.
     pub(crate) fn append_exchange(
         &mut self,
         cx: &mut Context<'_>,
@@ -193,21 +197,21 @@ impl Topology {
         cx.await_batch(record.defined);
     }
 
-    /// Takes the name of a deleted exchange away, in the journal too; the record stays until its bindings are
-    /// gone.
+    /// Frees the name of a deleted exchange, in the journal too; the record stays until its bindings are
+    /// removed.
     pub(crate) fn retire_exchange(&mut self, cx: &mut Context<'_>, access: &Access, exchange: ExchangeId) {
         self.append_exchange(cx, access, exchange, false);
         let record = &mut self.exchanges[exchange.index()];
-        assert!(!record.dying, "an exchange is retired once");
-        record.dying = true;
+        assert!(!record.is_deleted, "an exchange is retired once");
+        record.is_deleted = true;
         self.exchange_table.remove((record.vhost, &*record.name), exchange.index());
         self.revise();
     }
 
-    /// Frees the record of a retired exchange without bindings; says which virtual host it was in.
+    /// Frees the record of a retired exchange without bindings. Returns its virtual host.
     pub(crate) fn free_exchange(&mut self, quota: &mut Quota, exchange: ExchangeId) -> VhostId {
         let record = self.exchanges.remove(exchange.index());
-        assert!(record.dying && record.bindings.is_empty() && record.incoming.is_empty());
+        assert!(record.is_deleted && record.bindings.is_empty() && record.incoming.is_empty());
         self.trie.remove_root(record.root);
         // Predeclared exchanges are counted with their virtual host.
         if !is_system_name(&record.name) {
@@ -217,21 +221,14 @@ impl Topology {
         record.vhost
     }
 
-    /// Whether the exchange is the source of a binding.
+    /// Returns whether the exchange is the source of a binding.
     pub(crate) fn is_source(&self, exchange: ExchangeId) -> bool {
         !self.exchanges[exchange.index()].bindings.is_empty()
     }
 }
 
-// exchange.declare's fields, and whether an exchange can be made of them.
-//
-// Why it exists: a client who declares an existing exchange is told first what is wrong with the type, and
-// of the rest only what differs; so each check stands by itself, in RabbitMQ's words.
-//
-// Always true: a declaration is checked without being changed, and a check that succeeded once succeeds again.
-
-/// Exchange types that plug-ins or later versions of RabbitMQ add. The client is told which plug-in is
-/// missing; RabbitMQ without it says only that the type is unknown.
+/// Exchange types that plug-ins or later versions of RabbitMQ add. The fault names the missing plug-in;
+/// RabbitMQ without it says only that the type is unknown.
 const PLUG_INS: [(&str, &str); 8] = [
     ("x-consistent-hash", "rabbitmq_consistent_hash_exchange"),
     ("x-event", "rabbitmq_event_exchange"),
@@ -243,7 +240,10 @@ const PLUG_INS: [(&str, &str); 8] = [
     ("x-rtopic", "rabbitmq_rtopic_exchange"),
 ];
 
-/// exchange.declare's fields.
+/// The fields of `exchange.declare`.
+///
+/// The checks are separate, in RabbitMQ's order: a client that declares an existing exchange first learns
+/// what is wrong with the type, and of the rest only what differs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ExchangeDeclaration<'a> {
     pub(crate) exchange: &'a str,
@@ -255,18 +255,18 @@ pub(crate) struct ExchangeDeclaration<'a> {
 }
 
 impl<'a> ExchangeDeclaration<'a> {
-    /// Whether the exchange is a delayed one.
+    /// Returns whether the exchange is a delayed one.
     pub(crate) fn is_delayed(&self) -> bool {
         self.kind == DELAYED
     }
 
-    /// Bytes that the names of the exchange count for.
+    /// Returns the bytes that the names of the exchange count for.
     pub(crate) const fn bytes(&self) -> usize {
         self.exchange.len() + self.arguments.len()
     }
 
-    /// The first check, whether the exchange exists or not: its type is known, and it is not the default one.
-    /// `x-delayed-type` is checked only for a new exchange.
+    /// Checks, whether the exchange exists or not, that its type is known and that it is not the default
+    /// exchange. `x-delayed-type` is checked only for a new exchange.
     pub(crate) fn check_askable(&self) -> Result<(), Fault> {
         if !self.is_delayed() {
             kind_named(self.kind)?;
@@ -274,23 +274,24 @@ impl<'a> ExchangeDeclaration<'a> {
         refuse_default(self.exchange)
     }
 
-    /// The kind of a new exchange, by which it routes.
+    /// Returns how a new exchange routes.
     ///
     /// # Errors
     /// There is no such type, or `x-delayed-type` is missing or wrong.
-    pub(crate) fn new_kind(&self) -> Result<Kind, Fault> {
+    pub(crate) fn new_kind(&self) -> Result<ExchangeKind, Fault> {
         if !self.is_delayed() {
             return kind_named(self.kind);
         }
-        let said = Table::trusted(self.arguments).get("x-delayed-type").and_then(|value| value.as_str());
+        let declaration =
+            Table::trusted(self.arguments).get("x-delayed-type").and_then(|value| value.as_str());
         // A message delayed by a delayed type would never be routed.
-        let said = said.filter(|kind| *kind != DELAYED).ok_or_else(|| {
+        let declaration = declaration.filter(|kind| *kind != DELAYED).ok_or_else(|| {
             Fault::new(
                 ReplyCode::PreconditionFailed,
                 format_args!("Invalid argument, 'x-delayed-type' must be an existing exchange type"),
             )
         });
-        said.and_then(kind_named)
+        declaration.and_then(kind_named)
     }
 
     /// Checks whether clients may give an exchange this name: `amq.` is reserved.
@@ -300,10 +301,10 @@ impl<'a> ExchangeDeclaration<'a> {
         refuse_if(name.starts_with("amq."), words)
     }
 
-    /// The alternate exchange that the arguments name.
+    /// Returns the alternate exchange that the arguments name.
     ///
     /// # Errors
-    /// The argument is there, but names no exchange.
+    /// The argument exists, but names no exchange.
     pub(crate) fn alternate(&self, access: &Access, vhost: VhostId) -> Result<Option<&'a str>, Fault> {
         match Table::trusted(self.arguments).get("alternate-exchange") {
             None => Ok(None),
@@ -313,16 +314,16 @@ impl<'a> ExchangeDeclaration<'a> {
                 format_args!(
                     "invalid type '{}' for arg 'alternate-exchange' in {}",
                     other.type_name(),
-                    exchange_in_words(access, vhost, self.exchange)
+                    exchange_text(access, vhost, self.exchange)
                 ),
             )),
         }
     }
 }
 
-/// The kind that a type's name stands for.
-fn kind_named(kind: &str) -> Result<Kind, Fault> {
-    Kind::from_name(kind).ok_or_else(|| {
+/// Returns the kind for a type's name.
+fn kind_named(kind: &str) -> Result<ExchangeKind, Fault> {
+    ExchangeKind::from_name(kind).ok_or_else(|| {
         let invalid = |words: fmt::Arguments<'_>| Fault::connection(ReplyCode::CommandInvalid, words);
         match PLUG_INS.iter().find(|(known, _)| *known == kind) {
             Some((_, plug_in)) => invalid(format_args!(
@@ -334,13 +335,9 @@ fn kind_named(kind: &str) -> Result<Kind, Fault> {
     })
 }
 
-/// An exchange's name and virtual host as reply texts show them.
-pub(crate) fn exchange_in_words<'a>(
-    access: &'a Access,
-    vhost: VhostId,
-    name: &'a str,
-) -> ExchangeInWords<'a> {
-    ExchangeInWords { name, vhost: access.vhost_name(vhost) }
+/// Returns an exchange's name and virtual host as reply texts show them.
+pub(crate) fn exchange_text<'a>(access: &'a Access, vhost: VhostId, name: &'a str) -> ExchangeText<'a> {
+    ExchangeText { name, vhost: access.vhost_name(vhost) }
 }
 
 /// Refuses to declare, bind or delete the default exchange.
@@ -351,11 +348,11 @@ pub(crate) fn refuse_default(name: &str) -> Result<(), Fault> {
 /// Checks whether an exchange of this name may be deleted: the predeclared ones stay.
 pub(crate) fn check_deletable_name(access: &Access, vhost: VhostId, name: &str) -> Result<(), Fault> {
     refuse_default(name)?;
-    let words = exchange_in_words(access, vhost, name);
+    let words = exchange_text(access, vhost, name);
     refuse_if(is_system_name(name), format_args!("deletion of system {words} not allowed"))
 }
 
-/// Whether the name is one that only predeclared exchanges have.
+/// Returns whether only predeclared exchanges have such a name.
 pub(super) fn is_system_name(name: &str) -> bool {
     name.is_empty() || name.starts_with("amq.")
 }

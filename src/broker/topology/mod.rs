@@ -1,22 +1,21 @@
-//! Topology: exchanges and bindings, and which queues a message goes to by them.
+//! Exchanges and bindings, and the routing of messages to queues.
 //!
-//! Why it exists: publishers name an exchange and a routing key, never a queue; what lies between them is declared by
-//! clients at run time, may be large and crooked, and is asked for every message.
+//! Publishers name an exchange and a routing key, never a queue. Clients declare what connects them at run
+//! time. It may be large and irregular, and is evaluated for every message.
 //!
-//! | file | what |
+//! | file | content |
 //! |---|---|
-//! | `declaration` | what is asked for when an exchange is declared, and whether it can be |
-//! | `exchanges`, `bindings` | both as they come and go: found, compared, counted, written to the journal |
-//! | `state`, `records` | all exchanges and bindings; an exchange, a binding |
+//! | `mod` | all exchanges and bindings and their records; the route cache of a channel |
+//! | `exchanges`, `bindings` | creating, finding, comparing, counting and deleting them; writing them to the journal |
 //! | `trie` | which bindings a routing key reaches: keys, words of patterns |
-//! | `headers`, `pairs` | the headers exchange: its rule, and how its bindings are found |
-//! | `select` | from an exchange, routing keys and headers to queues |
-//! | `cache` | the last route of a channel |
+//! | `select` | from an exchange, routing keys and headers to queues; the matching rule of headers exchanges |
 //!
-//! Always true: whatever can change a route raises the revision; an exchange that is retired is found by
-//! nobody and chosen by nobody, and its record goes with its last binding; a binding counts in the quota for
-//! as long as it exists. Who may declare, which policies apply and what is deleted with an exchange is
-//! decided by the caller.
+//! The caller decides which user may declare, which policies apply and what is deleted with an exchange.
+//!
+//! # Invariants
+//! - Everything that can change a route raises the revision.
+//! - A retired exchange cannot be found or routed to. Its record is freed with its last binding.
+//! - A binding counts in the quota as long as it exists.
 
 mod bindings;
 mod exchanges;
@@ -39,27 +38,23 @@ use crate::quota::Declarer;
 use crate::state::IndexTable;
 
 pub(super) use exchanges::NewExchange;
-pub(super) use exchanges::{ExchangeDeclaration, check_deletable_name, exchange_in_words, refuse_default};
+pub(super) use exchanges::{ExchangeDeclaration, check_deletable_name, exchange_text, refuse_default};
 pub(super) use select::copies;
-
-// All exchanges and bindings, with the tables to find them, and their sizes.
-//
-// Why it exists: the cost of a message must not depend on what was declared before it, so the tables are
-// sized once.
-//
-// Always true: whatever can change a route raises the revision; there are as many nodes as all exchanges and bindings
-// that fit may have on average, and the quota counts them.
 
 /// Nodes of the tries per binding: a topic pattern of that many words on average.
 const NODES_PER_BINDING: usize = 2;
-/// Units of work that routing one message may take for each binding there may be: a key of eight words gets
-/// to every node of a topic exchange, whatever is bound.
+/// Units of work that routing one message may take per possible binding: a key of eight words reaches every
+/// node of a topic exchange, whatever is bound.
 const UNITS_PER_BINDING: u32 = 16;
-/// Units of work that routing one message may take at least, however few bindings there may be: room for
-/// thousands of routing keys.
+/// Minimum of the units of work that routing one message may take, however few bindings are possible: enough
+/// for thousands of routing keys.
 const UNITS_MIN: u32 = 1 << 16;
 
-/// Exchanges, bindings, and how to get from exchanges along bindings to queues.
+/// Exchanges, bindings, and the routing from exchanges along bindings to queues.
+///
+/// The cost of a message must not depend on what was declared before it, so the tables are sized once. There
+/// are as many trie nodes as the maximum number of exchanges and bindings needs on average, and the quota
+/// counts them.
 #[derive(Debug)]
 pub(crate) struct Topology {
     exchanges: Slab<Exchange>,
@@ -71,9 +66,9 @@ pub(crate) struct Topology {
     header_names: select::Names,
     /// Exchanges still to be visited for the message that is being routed.
     to_visit: Vec<ExchangeId>,
-    /// How many messages were routed, which numbers the routes.
+    /// Number of messages routed, which numbers the routes.
     routes: u64,
-    /// Rises whenever a route or a right may have changed.
+    /// Rises whenever a route or a permission may have changed.
     revision: u64,
     /// Units of work that routing one message may take.
     units_max: u32,
@@ -90,10 +85,10 @@ impl Topology {
         + Pairs::BYTES_EACH
         + IndexTable::ENTRY_BYTES
         + NODES_PER_BINDING * Trie::NODE_BYTES;
-    /// Nodes of the tries per binding, to each of which the allocator adds something.
+    /// Nodes of the tries per binding; the allocator adds an overhead to each.
     pub(crate) const NODES_PER_BINDING: usize = NODES_PER_BINDING;
 
-    /// Bytes of memory that looking into the headers of a message takes.
+    /// Returns the bytes of memory that searching the headers of a message takes.
     pub(crate) const fn header_names_bytes(frame_max: usize) -> usize {
         select::Names::bytes(frame_max)
     }
@@ -120,23 +115,24 @@ impl Topology {
         work.limit(self.units_max.saturating_mul(messages));
     }
 
-    /// The number that rises whenever a route may have changed: a remembered route holds while it stays.
+    /// Returns the number that rises whenever a route may have changed: a cached route is valid while it
+    /// stays.
     #[inline]
     pub(crate) const fn revision(&self) -> u64 {
         self.revision
     }
 
-    /// Notes that routes and rights may have changed.
+    /// Notes that routes and permissions may have changed.
     pub(crate) const fn revise(&mut self) {
         self.revision += 1;
     }
 
-    /// Bytes that the topology does not use and the system holds memory for, about.
+    /// Returns roughly the unused bytes of the topology for which the system holds memory.
     pub(crate) const fn idle_bytes(&self) -> usize {
         self.bindings.idle_bytes() + self.pairs.idle_bytes() + self.trie.idle_bytes()
     }
 
-    /// Gives idle memory back to the system.
+    /// Returns unused memory to the system.
     pub(crate) fn trim(&mut self) {
         self.bindings.trim();
         self.pairs.trim();
@@ -144,7 +140,7 @@ impl Topology {
     }
 }
 
-/// The exchange of this name, while other fields of the topology are lent.
+/// Returns the exchange of this name, while other fields of the topology are borrowed.
 fn find_exchange(
     exchanges: &Slab<Exchange>,
     table: &IndexTable,
@@ -155,33 +151,26 @@ fn find_exchange(
     table.find((vhost, name), is_it).map(ExchangeId::from_index)
 }
 
-// The records of exchanges and bindings, and how they refer to each other.
-//
-// Why it exists: an exchange and a binding are read all over the broker, and changed in this folder alone.
-//
-// Always true: a binding is on its source's list, on its destination's list and, unless it is found by its
-// pairs (`pairs`), on its node's list; bindings of a headers exchange that take everything are on the list of its root.
-
 /// The type of delayed exchanges, which keep a message for its delay before they route it.
 pub(crate) const DELAYED: &str = "x-delayed-message";
 
 /// How an exchange routes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Kind {
+pub(crate) enum ExchangeKind {
     /// The default exchange: the routing key is a queue's name.
     Default,
     /// The routing key equals the binding key.
     Direct,
     /// Every message goes to every binding.
     Fanout,
-    /// Words of the routing key against patterns with `*` and `#`.
+    /// Words of the routing key are matched against patterns with `*` and `#`.
     Topic,
-    /// Message headers against binding arguments.
+    /// Message headers are matched against binding arguments.
     Headers,
 }
 
-impl Kind {
-    /// The name of the type on the wire.
+impl ExchangeKind {
+    /// Returns the name of the type on the wire.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Default | Self::Direct => "direct",
@@ -191,7 +180,7 @@ impl Kind {
         }
     }
 
-    /// The kind for a type's name as clients give it.
+    /// Returns the kind for a type's name as clients give it.
     fn from_name(name: &str) -> Option<Self> {
         [Self::Direct, Self::Fanout, Self::Topic, Self::Headers].into_iter().find(|kind| kind.name() == name)
     }
@@ -202,8 +191,8 @@ impl Kind {
 pub(crate) struct Exchange {
     pub(crate) vhost: VhostId,
     pub(crate) name: Box<str>,
-    pub(crate) kind: Kind,
-    /// The version of the exchange, which no other ever has; 0 when it is not in the log.
+    pub(crate) kind: ExchangeKind,
+    /// Version of the exchange, never reused; 0 when it is not in the log.
     pub(crate) version: u64,
     /// The batch with which the definition of the exchange is durable.
     pub(crate) defined: Batch,
@@ -211,7 +200,7 @@ pub(crate) struct Exchange {
     pub(crate) auto_delete: bool,
     pub(crate) internal: bool,
     pub(crate) arguments: Box<[u8]>,
-    /// In whose share of the quotas the exchange is.
+    /// The connection whose share the exchange counts in.
     declarer: Option<Declarer>,
     /// The hidden queue of a delayed exchange, where messages wait for their delay.
     pub(crate) delayed_queue: Option<QueueId>,
@@ -225,20 +214,20 @@ pub(crate) struct Exchange {
     bindings: List,
     /// Bindings whose destination is the exchange.
     incoming: List,
-    /// How many pairs bindings from the exchange are found by.
+    /// Number of pairs that bindings from the exchange are found by.
     pairs: u32,
-    /// The number of the route that came to the exchange last.
+    /// Number of the route that reached the exchange last.
     routed_at: u64,
-    /// The number of the exchange, which no other exchange of this process has.
+    /// Number of the exchange, unique in this process.
     pub(crate) serial: u64,
-    /// Messages published to the exchange, and queues that those went to, modulo 2³².
+    /// Messages published to the exchange, and queues that those were routed to, modulo 2³².
     pub(crate) published: [u32; 2],
-    /// The exchange is deleted: its record goes with its last binding.
-    pub(crate) dying: bool,
+    /// The exchange is deleted: its record is freed with its last binding.
+    pub(crate) is_deleted: bool,
 }
 
 impl Exchange {
-    /// The name of the exchange's type on the wire.
+    /// Returns the name of the exchange's type on the wire.
     pub(crate) const fn type_name(&self) -> &'static str {
         if self.delayed_queue.is_some() { DELAYED } else { self.kind.name() }
     }
@@ -251,18 +240,21 @@ pub(crate) enum Destination {
     Exchange(ExchangeId),
 }
 
-/// One binding.
+/// A binding.
+///
+/// It is on its source's list, on its destination's list and, unless it is found by its pairs, on its node's
+/// list. Bindings of a headers exchange that take everything are on the list of its root.
 #[derive(Debug)]
 pub(crate) struct Binding {
     pub(crate) source: ExchangeId,
     pub(crate) destination: Destination,
     pub(crate) key: Box<str>,
     pub(crate) arguments: Box<[u8]>,
-    /// Whether the log has it.
+    /// Whether the log has the binding.
     pub(crate) stored: bool,
-    /// In whose share of the quotas the binding is.
+    /// The connection whose share the binding counts in.
     declarer: Option<Declarer>,
-    /// The node of the trie for the routing key.
+    /// The trie node for the routing key.
     node: usize,
     /// The first of the pairs that the binding is found by, if any.
     hook: Option<u32>,
@@ -290,7 +282,7 @@ pub(crate) struct BindingSpec<'a> {
 }
 
 impl<'a> BindingSpec<'a> {
-    /// The binding with these fields, once source and destination are found.
+    /// Returns the binding with these fields, when source and destination are found.
     pub(crate) const fn between(&self, source: ExchangeId, destination: Destination) -> FoundBinding<'a> {
         FoundBinding { source, destination, routing_key: self.routing_key, arguments: self.arguments }
     }
@@ -305,31 +297,28 @@ pub(crate) struct FoundBinding<'a> {
     arguments: &'a [u8],
 }
 
-// The last route of a channel: most publishers send to one place again and again.
-//
-// Always true: what is remembered holds for one revision of the routing, and anything that may change a
-// route makes a new one. Long names and wide fan-outs are not remembered, so a channel's record stays
-// small.
-
 const CACHED_NAMES_BYTES_MAX: usize = 64;
 const CACHED_TARGETS_MAX: usize = 4;
 
-/// The last route of a channel.
+/// The last route of a channel: most publishers publish repeatedly to the same place.
+///
+/// What is cached is valid for one revision of the routing, and anything that may change a route makes a new
+/// one. Long names and large fan-outs are not cached, so a channel's record stays small.
 #[derive(Debug, Default)]
 pub(crate) struct RouteCache {
-    /// The revision that the remembered route holds for; 0 is none.
+    /// The revision that the cached route is valid for; 0 for none.
     revision: u64,
     exchange_len: u8,
-    /// The exchange, if every key may be sent to it.
+    /// The exchange, if every key may be published to it.
     exchange: Option<ExchangeId>,
-    /// The names of exchange and routing key, one behind the other.
+    /// The names of exchange and routing key, concatenated.
     names: heapless::Vec<u8, CACHED_NAMES_BYTES_MAX>,
     targets: heapless::Vec<QueueId, CACHED_TARGETS_MAX>,
 }
 
 impl RouteCache {
-    /// Sets the targets of a message to the remembered ones, if it has the same exchange and routing key and
-    /// nothing changed since; says whether it did.
+    /// Sets the targets of a message to the cached ones, if it has the same exchange and routing key and
+    /// nothing has changed. Returns whether it did.
     #[inline]
     pub(crate) fn leads(
         &self,
@@ -348,8 +337,8 @@ impl RouteCache {
         is_it
     }
 
-    /// The exchange of a message, if the last one had the same, whatever its key, and nothing changed since:
-    /// a publisher to many queues in turn has only the key checked for each message.
+    /// Returns the exchange of a message, if the last one had the same, whatever its key, and nothing has
+    /// changed. For a publisher to many queues in turn, only the key is checked for each message.
     pub(crate) fn exchange(
         &self,
         revision: u64,
@@ -363,7 +352,8 @@ impl RouteCache {
         self.exchange.filter(|_| is_it)
     }
 
-    /// Remembers the route of a message, if it is short enough; `exchange` too, if every key may be sent to it.
+    /// Caches the route of a message, if it is short enough; `exchange` too, if every key may be published to
+    /// it.
     pub(crate) fn set(
         &mut self,
         revision: u64,

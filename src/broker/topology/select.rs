@@ -1,12 +1,14 @@
-//! From an exchange and the keys of a message to queues.
+//! Selects the queues for a message from an exchange and the message's keys and headers.
 //!
-//! Why it exists: a message has up to as many keys as a frame has room for, and may come to any exchange by
-//! several ways; whatever is bound, the target queues must be found in bounded time and each of them once.
+//! A message has as many keys as fit into a frame, and may reach an exchange in several ways. Whatever is
+//! bound, the target queues must be found in bounded time and each of them once.
 //!
-//! Always true: a queue is chosen at most once per message and an exchange visited at most once, so cycles of
-//! exchange-to-exchange bindings end; the choice is made into space that was sized at start; the work is
-//! charged, and routing whose work grows with several things at once (keys, their words, exchanges) is
-//! refused beyond a number of units that depends on how much can be bound.
+//! # Invariants
+//! - A queue is chosen at most once per message and an exchange visited at most once, so cycles of
+//!   exchange-to-exchange bindings end.
+//! - The selection needs only memory that was reserved at start.
+//! - The work is charged. Routing whose work grows with several things at once (keys, their words, exchanges)
+//!   is refused beyond a limit, which depends on how much can be bound.
 
 use core::fmt;
 use core::hash::{BuildHasher, Hash, Hasher};
@@ -19,14 +21,14 @@ use leveret_core::mem::{List, Slab};
 
 use super::bindings::{Hook, Pairs};
 use super::trie::Trie;
-use super::{Binding, Destination, Exchange, Kind, Topology, find_exchange};
+use super::{Binding, Destination, Exchange, ExchangeKind, Topology, find_exchange};
 use crate::context::Work;
-use crate::queue::Targets;
-use crate::queues::delay_ms;
+use crate::queue_flow::delay_ms;
+use crate::queue_records::Targets;
 use crate::reply_text::{ErlangBinary, ErlangTerm};
 use crate::state::IndexTable;
 
-/// Bytes of a routing key or of arguments that are as much work as one step.
+/// Bytes of a routing key or of arguments that cost one unit of work.
 const BYTES_PER_UNIT: usize = 64;
 
 /// The routing keys and headers of a message: its own key, those in CC and BCC, and its headers.
@@ -37,10 +39,10 @@ struct Keys<'a> {
     headers: Table<'a>,
 }
 
-/// One message on its way through the exchanges.
+/// The routing of one message through the exchanges.
 struct Selection<'a, 'q> {
     vhost: VhostId,
-    /// The number of this route, which marks exchanges and queues as reached.
+    /// Number of this route, which marks exchanges and queues as reached.
     route: u64,
     exchanges: &'a mut Slab<Exchange>,
     exchange_table: &'a IndexTable,
@@ -53,8 +55,10 @@ struct Selection<'a, 'q> {
 }
 
 impl Topology {
-    /// Chooses the queues for a message with this routing key; says whether exchange and key alone decided
-    /// that. `headers` is empty unless routing needs them.
+    /// Chooses the queues for a message with this routing key. Returns whether exchange and key alone
+    /// determined them.
+    ///
+    /// `headers` is empty unless routing needs them.
     ///
     /// # Errors
     /// Routing takes more work than [`Self::limit_routing`] allowed.
@@ -95,7 +99,7 @@ impl Selection<'_, '_> {
         while visited < self.to_visit.len() {
             let exchange = self.to_visit[visited];
             visited += 1;
-            by_key_alone &= self.exchanges[exchange.index()].kind != Kind::Headers;
+            by_key_alone &= self.exchanges[exchange.index()].kind != ExchangeKind::Headers;
             if !self.follow(exchange, keys, names)? {
                 self.visit_alternate(exchange);
             }
@@ -103,7 +107,7 @@ impl Selection<'_, '_> {
         Ok(by_key_alone)
     }
 
-    /// Follows one exchange's bindings; says whether any matched.
+    /// Follows one exchange's bindings. Returns whether any matched.
     fn follow(&mut self, exchange: ExchangeId, keys: &Keys<'_>, names: &mut Names) -> Result<bool, Fault> {
         let Exchange { kind, root, delayed_queue, .. } = self.exchanges[exchange.index()];
         if let Some(queue) = delayed_queue
@@ -113,9 +117,11 @@ impl Selection<'_, '_> {
             return Ok(true);
         }
         match kind {
-            Kind::Fanout => Ok(self.take_node(root)),
-            Kind::Headers => Ok(self.take_node(root) | self.take_by_headers(exchange, keys.headers, names)),
-            Kind::Default | Kind::Direct | Kind::Topic => {
+            ExchangeKind::Fanout => Ok(self.take_node(root)),
+            ExchangeKind::Headers => {
+                Ok(self.take_node(root) | self.take_by_headers(exchange, keys.headers, names))
+            }
+            ExchangeKind::Default | ExchangeKind::Direct | ExchangeKind::Topic => {
                 let mut any = self.take_key(kind, root, keys.own)?;
                 for value in keys.copies.into_iter().flatten() {
                     let key = value.as_bytes();
@@ -130,11 +136,11 @@ impl Selection<'_, '_> {
         }
     }
 
-    fn take_key(&mut self, kind: Kind, root: usize, key: &[u8]) -> Result<bool, Fault> {
+    fn take_key(&mut self, kind: ExchangeKind, root: usize, key: &[u8]) -> Result<bool, Fault> {
         match kind {
-            Kind::Topic => self.take_topic(root, key),
-            Kind::Direct => Ok(self.trie.child(root, key).is_some_and(|node| self.take_node(node))),
-            Kind::Default | Kind::Fanout | Kind::Headers => Ok(self.take_named(key)),
+            ExchangeKind::Topic => self.take_topic(root, key),
+            ExchangeKind::Direct => Ok(self.trie.child(root, key).is_some_and(|node| self.take_node(node))),
+            ExchangeKind::Default | ExchangeKind::Fanout | ExchangeKind::Headers => Ok(self.take_named(key)),
         }
     }
 
@@ -157,8 +163,8 @@ impl Selection<'_, '_> {
         self.work.check().map(|()| any)
     }
 
-    /// Follows the bindings of a headers exchange that ask for headers, from the side where there is less to
-    /// look at: the headers, each with the bindings that ask for it, or the bindings, each with its header.
+    /// Follows the bindings of a headers exchange that require headers. It starts from the side with less to
+    /// examine: the headers, each with its bindings, or the bindings, each with its headers.
     fn take_by_headers(&mut self, exchange: ExchangeId, headers: Table<'_>, names: &mut Names) -> bool {
         let pairs = self.exchanges[exchange.index()].pairs as usize;
         if pairs == 0 || headers.is_empty() {
@@ -193,7 +199,7 @@ impl Selection<'_, '_> {
         let mut any = false;
         for place in names.places() {
             let Some((name, value)) = entry(headers, place) else { continue };
-            // Some bindings ask for the header's value, some for its presence.
+            // Some bindings require the header's value, some only its presence.
             for wanted in [value, Value::Void] {
                 let hash = pairs.hash(exchange, name, wanted);
                 let mut at = pairs.first(hash);
@@ -208,7 +214,7 @@ impl Selection<'_, '_> {
         any
     }
 
-    /// Takes a binding if the pair of this hook, and whatever else it requires, is among the headers.
+    /// Takes a binding if the pair of this hook, and everything else it requires, is among the headers.
     fn take_by_hook(&mut self, hook: Hook, headers: Table<'_>, names: &Names) -> bool {
         let record = &self.bindings[hook.binding as usize];
         let arguments = Table::trusted(&record.arguments);
@@ -250,7 +256,7 @@ impl Selection<'_, '_> {
 
     fn visit(&mut self, exchange: ExchangeId) {
         let record = &mut self.exchanges[exchange.index()];
-        if record.routed_at != self.route && !record.dying {
+        if record.routed_at != self.route && !record.is_deleted {
             record.routed_at = self.route;
             self.to_visit.push(exchange);
             self.work.charge(1);
@@ -268,7 +274,8 @@ impl Selection<'_, '_> {
     }
 }
 
-/// The lists of further routing keys in the CC and BCC headers. Entries that are no text are no keys.
+/// Returns the lists of further routing keys in the CC and BCC headers. Entries that are not text are
+/// ignored.
 pub(crate) fn copies(headers: Table<'_>) -> [Array<'_>; 2] {
     ["CC", "BCC"].map(|name| match headers.get(name) {
         Some(Value::Array(array)) => array,
@@ -276,15 +283,7 @@ pub(crate) fn copies(headers: Table<'_>) -> [Array<'_>; 2] {
     })
 }
 
-// The headers exchange's rule: binding arguments against message headers.
-//
-// `x-match` is `all` (the default), `any`, and with `-with-x` arguments that begin with `x-` count too. A
-// void argument asks only for the header's presence; of headers with one name the first counts.
-//
-// Always true: finding a header by name costs the same however many headers there are ([`Names`]); values
-// that are equal by the rule feed a hash the same way, so that `pairs` may look for them by hash.
-
-/// Bytes of headers that are as much work as looking at one of them.
+/// Bytes of headers that cost as much as examining one of them.
 const BYTES_PER_STEP: usize = 64;
 
 /// Checks a binding's `x-match`, in RabbitMQ's words.
@@ -305,7 +304,11 @@ pub(super) fn check_match(arguments: Table<'_>) -> Result<(), Fault> {
     }
 }
 
-/// The rule of a binding, from its `x-match`.
+/// The matching rule of a binding of a headers exchange, from its `x-match`.
+///
+/// `x-match` is `all` (the default) or `any`. With the suffix `-with-x`, arguments that begin with `x-` count
+/// too. A void argument requires only the header's presence. Of several headers with one name the first
+/// counts.
 #[derive(Clone, Copy)]
 pub(super) struct Rule {
     /// `any`: one matching pair is enough.
@@ -324,7 +327,7 @@ impl Rule {
         name != b"x-match" && (self.with_x || !name.starts_with(b"x-"))
     }
 
-    /// The arguments that the rule compares, and where each begins in the table.
+    /// Returns the arguments that the rule compares, and where each begins in the table.
     pub(super) fn pairs<'a>(
         self,
         arguments: Table<'a>,
@@ -333,19 +336,20 @@ impl Rule {
     }
 }
 
-/// Whether a binding takes every message, whatever its headers.
+/// Returns whether a binding takes every message, whatever its headers.
 pub(super) fn takes_everything(arguments: Table<'_>) -> bool {
     let rule = Rule::of(arguments);
     !rule.any && rule.pairs(arguments).next().is_none()
 }
 
-/// How many places of `bindings_max` a binding with these arguments takes: with `any` one for each pair.
+/// Returns how many places of `bindings_max` a binding with these arguments takes: with `any` one for each
+/// pair.
 pub(super) fn places(arguments: Table<'_>) -> u32 {
     let rule = Rule::of(arguments);
     if rule.any { rule.pairs(arguments).count().max(1) as u32 } else { 1 }
 }
 
-/// The entry of a table that begins at `at`.
+/// Returns the entry of a table that begins at `at`.
 pub(super) fn entry(table: Table<'_>, at: usize) -> Option<(&[u8], Value<'_>)> {
     Table::trusted(table.as_bytes().get(at..)?).iter().next()
 }
@@ -358,31 +362,33 @@ fn entries<'a>(table: Table<'a>) -> impl Iterator<Item = (usize, &'a [u8], Value
     })
 }
 
-/// Where each name stands among the headers of the message that is being routed.
+/// The position of each name among the headers of the message that is being routed.
 ///
 /// ```text
-/// slot = hash(name) ─→ place of the first entry with that name + 1, or 0; taken ones are passed over
+/// slot = hash(name) ─→ position of the first entry with that name + 1, or 0; used slots are skipped
 /// ```
+///
+/// Finding a header by name therefore costs the same however many headers there are.
 #[derive(Debug)]
 pub(super) struct Names {
     slots: Box<[u32]>,
-    /// Slots in use for this message: twice its entries, if there are that many.
+    /// Number of slots used for this message: twice its entries, if there are that many slots.
     in_use: usize,
-    /// Steps of work to look at every header.
+    /// Steps of work for examining every header.
     steps: usize,
-    /// The number of the route whose headers the slots hold.
+    /// Number of the route whose headers the slots refer to.
     route: u64,
     hasher: FixedState,
 }
 
 impl Names {
-    /// Slots for the headers of one frame: more than it has room for names, of which 256 take three bytes
-    /// (one octet of name) and the others four.
+    /// Returns the number of slots for the headers of one frame. That is more than the names that fit into
+    /// it: 256 names take three bytes (one octet of name) and the others four.
     const fn slots_for(frame_max: usize) -> usize {
         frame_max / 4 + frame_max / 16 + 128
     }
 
-    /// Bytes of memory that the slots take.
+    /// Returns the bytes of memory that the slots take.
     pub(super) const fn bytes(frame_max: usize) -> usize {
         Self::slots_for(frame_max) * size_of::<u32>()
     }
@@ -397,7 +403,7 @@ impl Names {
         }
     }
 
-    /// Fills the slots from the headers, once per route; says how many steps that took.
+    /// Fills the slots from the headers, once per route. Returns how many steps that took.
     pub(super) fn take_in(&mut self, headers: Table<'_>, route: u64) -> usize {
         if self.route == route {
             return 0;
@@ -416,24 +422,24 @@ impl Names {
         self.steps
     }
 
-    /// Steps of work to look at every header.
+    /// Returns the steps of work for examining every header.
     pub(super) const fn steps(&self) -> usize {
         self.steps
     }
 
-    /// Where each header begins, the first of each name, in no order.
+    /// Returns where each header begins, the first of each name, in no order.
     pub(super) fn places(&self) -> impl Iterator<Item = usize> {
         self.slots[..self.in_use].iter().filter(|place| **place > 0).map(|place| *place as usize - 1)
     }
 
-    /// Whether the headers, which were taken in, match a pair of a binding.
+    /// Returns whether the headers, which were taken in, match a pair of a binding.
     pub(super) fn agree(&self, headers: Table<'_>, name: &[u8], wanted: Value<'_>) -> bool {
         let place = self.slots[self.slot(headers, name)];
         let found = (place as usize).checked_sub(1).and_then(|at| entry(headers, at));
         found.is_some_and(|(_, found)| wanted == Value::Void || same(wanted, found))
     }
 
-    /// The slot of this name, or a free one for it; one slot is always free.
+    /// Returns the slot of this name, or a free one for it; one slot is always free.
     fn slot(&self, headers: Table<'_>, name: &[u8]) -> usize {
         let hash = self.hasher.hash_one(name);
         let mut slot = (((hash >> 32) * self.in_use as u64) >> 32) as usize;
@@ -450,8 +456,8 @@ impl Names {
     }
 }
 
-/// Whether two values are equal: RabbitMQ compares values, not types, so 1, 1.0 and the timestamp 1 are the
-/// same.
+/// Returns whether two values are equal. RabbitMQ compares values, not types, so 1, 1.0 and the timestamp 1
+/// are equal.
 fn same(one: Value<'_>, two: Value<'_>) -> bool {
     match (whole(one), whole(two), real(one), real(two)) {
         (Some(one), Some(two), ..) => one == two,
@@ -463,7 +469,8 @@ fn same(one: Value<'_>, two: Value<'_>) -> bool {
     }
 }
 
-/// Feeds a hash with a value. A whole number equals a real one by [`same`], so it is fed as one.
+/// Feeds a hash with a value, so that values equal by [`same`] have equal hashes. A whole number may equal a
+/// real one, so it is fed as one.
 pub(super) fn feed(value: Value<'_>, state: &mut impl Hasher) {
     if let Some(number) = real(value) {
         // Adding 0 makes -0 the same as 0.

@@ -1,13 +1,13 @@
-//! Topology by itself: exchanges and bindings that come and go, how they route messages, and which
-//! definitions are written.
+//! Tests of the topology alone: creating and deleting exchanges and bindings, routing, and the definitions
+//! written.
 
 use super::*;
 use crate::access::FIRST_VHOST;
 use crate::arguments::QueueSettings;
 use crate::context::Work;
 use crate::policy::{Applied, Policies};
-use crate::queue::{Logged, Queue, Targets};
-use crate::queues::Queues;
+use crate::queue_flow::Queues;
+use crate::queue_records::{DurableIndex, Queue, Targets};
 use crate::quota::{Declared, Quota, Room};
 use crate::{Access, Context};
 use leveret_amqp::Full;
@@ -31,7 +31,7 @@ struct World {
     vhost: VhostId,
 }
 
-/// The bytes of a table.
+/// Returns the bytes of a table.
 fn table(fill: impl FnOnce(&mut TableWriter<'_, '_>) -> Result<(), Full>) -> Vec<u8> {
     let mut bytes = [0; 256];
     let mut writer = Writer::new(&mut bytes);
@@ -69,7 +69,7 @@ impl World {
         }
     }
 
-    /// Declares an exchange that is written down if it is durable, and has a hidden queue if it is delayed.
+    /// Declares an exchange that is written if it is durable, and has a hidden queue if it is delayed.
     fn add(&mut self, declaration: ExchangeDeclaration<'_>) -> ExchangeId {
         let vhost = self.vhost;
         if !declaration.exchange.is_empty() {
@@ -88,7 +88,7 @@ impl World {
 
     fn record(&self, name: &str) -> Queue {
         let policies = Policies::with_capacity(0);
-        let settings = QueueSettings::of(&policies.terms(&[], Applied::default()));
+        let settings = QueueSettings::of(&policies.effective_policy(&[], Applied::default()));
         Queue::new(self.vhost, name, &[], settings)
     }
 
@@ -98,10 +98,10 @@ impl World {
         self.queues.records_mut().insert_hidden(record).unwrap()
     }
 
-    /// A queue that the log has under this incarnation, or not at all with 0.
+    /// Creates a queue that the log has under this incarnation, or not at all with 0.
     fn queue(&mut self, name: &str, incarnation: u64) -> QueueId {
         let mut record = self.record(name);
-        record.logged = Logged::as_incarnation(incarnation);
+        record.logged = DurableIndex::as_incarnation(incarnation);
         self.queues.records_mut().insert(record).unwrap()
     }
 
@@ -135,7 +135,7 @@ impl World {
         self.topology.retire_exchange(&mut cx, &self.access, exchange);
     }
 
-    /// Names of the queues that a message goes to, with a space between them.
+    /// Returns the names of the queues that a message is routed to, separated by a space.
     fn targets(&mut self, exchange: ExchangeId, key: &str, headers: &[u8]) -> String {
         let mut chosen = Vec::new();
         let mut targets = Targets { queues: self.queues.records_mut(), chosen: &mut chosen };
@@ -148,7 +148,8 @@ impl World {
         names.join(" ")
     }
 
-    /// The definitions written since the last call: kind and source of each, with a `-` if it is gone.
+    /// Returns the definitions written since the last call: kind and source of each, with a `-` if it is
+    /// deleted.
     fn written(&mut self) -> Vec<String> {
         let mut written = Vec::new();
         while let Some(fact) = self.journal.fact() {
@@ -163,7 +164,7 @@ impl World {
 }
 
 #[test]
-fn a_declaration_that_cannot_be_is_refused_by_name() {
+fn invalid_declarations_are_refused_with_a_reason() {
     let world = World::new();
     let (number, twice) = (
         table(|table| table.long("alternate-exchange", 1)),
@@ -186,7 +187,7 @@ fn a_declaration_that_cannot_be_is_refused_by_name() {
 }
 
 #[test]
-fn each_kind_of_exchange_chooses_in_its_own_way() {
+fn each_exchange_type_routes_by_its_rule() {
     let mut world = World::new();
     let [default, direct, fanout, topic, headers] = [
         DEFAULT,
@@ -228,7 +229,7 @@ fn each_kind_of_exchange_chooses_in_its_own_way() {
 }
 
 #[test]
-fn a_delayed_exchange_keeps_what_says_so_and_routes_the_rest() {
+fn a_delayed_exchange_holds_delayed_messages_and_routes_others() {
     let mut world = World::new();
     let arguments = table(|table| table.text("x-delayed-type", "fanout"));
     let delayed = world.add(declaration("later", DELAYED, &arguments));
@@ -242,7 +243,7 @@ fn a_delayed_exchange_keeps_what_says_so_and_routes_the_rest() {
 }
 
 #[test]
-fn what_matches_nothing_goes_to_the_alternate_exchange_and_circles_end() {
+fn unmatched_messages_go_to_the_alternate_exchange_without_cycles() {
     let mut world = World::new();
     let to_two = table(|table| table.text("alternate-exchange", "two"));
     let to_one = table(|table| table.text("alternate-exchange", "one"));
@@ -266,7 +267,7 @@ fn what_matches_nothing_goes_to_the_alternate_exchange_and_circles_end() {
 }
 
 #[test]
-fn an_auto_delete_exchange_is_told_of_with_its_last_binding() {
+fn removing_the_last_binding_returns_an_auto_delete_exchange() {
     let mut world = World::new();
     let kept = world.add(declaration("kept", "topic", &[]));
     let auto_delete = ExchangeDeclaration { auto_delete: true, ..declaration("gone", "topic", &[]) };
@@ -295,7 +296,7 @@ fn an_auto_delete_exchange_is_told_of_with_its_last_binding() {
 }
 
 #[test]
-fn only_what_lasts_at_both_ends_is_written_down() {
+fn only_bindings_between_durable_objects_are_written() {
     let mut world = World::new();
     let source = world.add(declaration("src", "fanout", &[]));
     let brief = world.add(ExchangeDeclaration { durable: false, ..declaration("brief", "fanout", &[]) });
@@ -323,7 +324,7 @@ fn only_what_lasts_at_both_ends_is_written_down() {
 }
 
 #[test]
-fn a_binding_that_exists_anew_is_not_written_off() {
+fn a_binding_that_exists_again_is_not_deleted_in_the_log() {
     let mut world = World::new();
     let source = world.add(declaration("src", "fanout", &[]));
     let old = world.queue("kept", 7);
@@ -343,7 +344,7 @@ fn a_binding_that_exists_anew_is_not_written_off() {
 }
 
 #[test]
-fn a_binding_that_is_refused_counts_for_nothing() {
+fn a_refused_binding_is_not_counted() {
     let mut world = World::new();
     let topic = world.add(declaration("t", "topic", &[]));
     let headers = world.add(declaration("h", "headers", &[]));

@@ -1,4 +1,4 @@
-//! Keys and patterns as a trie: which nodes hold the bindings, and which nodes a routing key reaches.
+//! Keys and patterns as a trie: which nodes have the bindings, and which nodes a routing key reaches.
 //!
 //! ```text
 //! root ─ "kern" ─ "*"        direct: one node per routing key, below the root
@@ -7,22 +7,23 @@
 //! ```
 //!
 //! Topic matching walks all words of the key once with the set of nodes reached so far, each node at most
-//! once per word. So a hostile pattern like `#.a.#.a.#` costs words times nodes and never explodes, and
-//! nothing recurses deeper than a chain of `#.#.#`, which collapses into one step per node. Words times
-//! nodes can still be much, for a key in a CC header may be as long as a frame: so the walk ends where the caller
-//! says.
+//! once per word. A hostile pattern like `#.a.#.a.#` therefore costs words times nodes and never grows
+//! exponentially. Recursion is no deeper than a chain of `#.#.#`, which collapses into one step per node.
+//! Words times nodes can still be much, because a key in a CC header may be as long as a frame. The caller
+//! therefore limits the walk.
 //!
-//! Always true: a node with neither bindings nor children does not exist, but for roots.
+//! # Invariants
+//! - Except for roots, every node has bindings or children.
 
 use crate::state::IndexTable;
 use leveret_core::mem::{List, Slab};
 
-use super::{Binding, Kind};
+use super::{Binding, ExchangeKind};
 
 /// A routing key or a word of one.
 #[derive(Debug)]
 struct Node {
-    /// The node above this one; none for a root.
+    /// The node above this one; `None` for a root.
     parent: Option<usize>,
     word: Box<[u8]>,
     bindings: List,
@@ -40,7 +41,8 @@ struct Node {
 pub(super) struct Trie {
     nodes: Slab<Node>,
     table: IndexTable,
-    /// The set of nodes reached so far in a match; with `next`, sized once for all nodes there can be.
+    /// The set of nodes reached so far in a match; like `next`, it is sized once for the maximum number of
+    /// nodes.
     reached: Vec<usize>,
     /// The set of nodes reached with the next word of a match.
     next: Vec<usize>,
@@ -62,12 +64,12 @@ impl Trie {
         }
     }
 
-    /// Nodes that may still be made.
+    /// Returns how many nodes may still be created.
     pub(super) fn room(&self) -> usize {
         self.nodes.room()
     }
 
-    /// Makes the root of a new exchange; the caller made sure of room.
+    /// Creates the root of a new exchange. The caller has checked the capacity.
     pub(super) fn add_root(&mut self) -> usize {
         self.insert(None, b"")
     }
@@ -77,27 +79,27 @@ impl Trie {
         self.nodes.remove(root);
     }
 
-    /// How many nodes have to be made for a binding with this routing key.
-    pub(super) fn missing(&self, root: usize, kind: Kind, key: &[u8]) -> usize {
+    /// Returns how many nodes have to be created for a binding with this routing key.
+    pub(super) fn missing(&self, root: usize, kind: ExchangeKind, key: &[u8]) -> usize {
         let mut at = Some(root);
         let mut is_missing = |word: &[u8]| {
             at = at.and_then(|parent| self.child(parent, word));
             at.is_none()
         };
         match kind {
-            Kind::Fanout | Kind::Headers | Kind::Default => 0,
-            Kind::Direct => usize::from(is_missing(key)),
-            Kind::Topic => words(key).filter(|word| is_missing(word)).count(),
+            ExchangeKind::Fanout | ExchangeKind::Headers | ExchangeKind::Default => 0,
+            ExchangeKind::Direct => usize::from(is_missing(key)),
+            ExchangeKind::Topic => words(key).filter(|word| is_missing(word)).count(),
         }
     }
 
-    /// Finds or makes the node for a binding with this routing key; the caller made sure of room for new
-    /// nodes.
-    pub(super) fn place(&mut self, root: usize, kind: Kind, key: &[u8]) -> usize {
+    /// Finds or creates the node for a binding with this routing key. The caller has checked the capacity for
+    /// new nodes.
+    pub(super) fn place(&mut self, root: usize, kind: ExchangeKind, key: &[u8]) -> usize {
         match kind {
-            Kind::Fanout | Kind::Headers | Kind::Default => root,
-            Kind::Direct => self.child_or_new(root, key),
-            Kind::Topic => words(key).fold(root, |at, word| self.child_or_new(at, word)),
+            ExchangeKind::Fanout | ExchangeKind::Headers | ExchangeKind::Default => root,
+            ExchangeKind::Direct => self.child_or_new(root, key),
+            ExchangeKind::Topic => words(key).fold(root, |at, word| self.child_or_new(at, word)),
         }
     }
 
@@ -111,12 +113,12 @@ impl Trie {
         self.nodes[node].bindings.remove(bindings, binding, |binding| &mut binding.node_links);
     }
 
-    /// The first binding of a node.
+    /// Returns the first binding of a node.
     pub(super) fn first_binding(&self, node: usize) -> Option<usize> {
         self.nodes[node].bindings.front()
     }
 
-    /// Removes a node without bindings and children: gives its parent, which is to be pruned next.
+    /// Removes a node without bindings and children. Returns its parent, which is to be pruned next.
     pub(super) fn prune(&mut self, node: usize) -> Option<usize> {
         let record = &self.nodes[node];
         let parent = record.parent?;
@@ -135,7 +137,7 @@ impl Trie {
         Some(parent)
     }
 
-    /// The child of `parent` with this word.
+    /// Returns the child of `parent` with this word.
     pub(super) fn child(&self, parent: usize, word: &[u8]) -> Option<usize> {
         if self.nodes[parent].children == 0 {
             return None;
@@ -145,8 +147,10 @@ impl Trie {
         })
     }
 
-    /// Finds the nodes whose pattern matches `key`, to be asked for by [`Self::matched`]; says how many nodes
-    /// were visited. Beyond `visits_max` the walk stops, and none matches.
+    /// Finds the nodes whose pattern matches `key`, to be read with [`Self::matched`]. Returns how many nodes
+    /// were visited.
+    ///
+    /// Beyond `visits_max` the walk stops, and none matches.
     pub(super) fn match_topic(&mut self, root: usize, key: &[u8], visits_max: usize) -> usize {
         self.step += 1;
         self.reached.clear();
@@ -177,7 +181,7 @@ impl Trie {
         visits
     }
 
-    /// The node at this place among those that the last match found.
+    /// Returns the node at this place among those that the last match found.
     pub(super) fn matched(&self, place: usize) -> Option<usize> {
         self.reached.get(place).copied()
     }
@@ -211,24 +215,24 @@ impl Trie {
         self.nodes.insert(node).expect("the caller made sure of room")
     }
 
-    /// Bytes that no node uses and the system holds memory for, about.
+    /// Returns roughly the unused bytes of nodes for which the system holds memory.
     pub(super) const fn idle_bytes(&self) -> usize {
         self.nodes.idle_bytes()
     }
 
-    /// Gives idle memory back to the system.
+    /// Returns unused memory to the system.
     pub(super) fn trim(&mut self) {
         self.nodes.trim();
     }
 }
 
-/// The words of a routing key or pattern; an empty one has none.
+/// Returns the words of a routing key or pattern; an empty one has none.
 fn words(key: &[u8]) -> impl Iterator<Item = &[u8]> {
     let count = if key.is_empty() { 0 } else { usize::MAX };
     key.split(|byte| *byte == b'.').take(count)
 }
 
-/// Reaches a node, and every `#` below it, which matches no word at all as well.
+/// Reaches a node, and every `#` below it, which also matches zero words.
 fn enter(nodes: &mut Slab<Node>, from: usize, step: u64, reached: &mut Vec<usize>) {
     let mut at = Some(from);
     while let Some(index) = at {

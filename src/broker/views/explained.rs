@@ -1,9 +1,7 @@
-//! The text that tells why publishers wait.
+//! The text that explains why publishers wait.
 //!
-//! Why it exists: the log, the command line, the management API and the page print the same text.
-//!
-//! Always true: the text names the pool or queue, the numbers, and the one thing to do; a key that it names
-//! is one of the configuration.
+//! The log, the command line, the management API and the status page print the same text. It names the pool
+//! or queue, the numbers, and the one remedy. Every key that it names is a configuration key.
 
 use core::fmt;
 
@@ -13,11 +11,11 @@ use leveret_core::limits::Megabytes;
 use leveret_core::mem::{ENTRIES_PER_CHUNK, Messages};
 
 use super::Views;
-use crate::queue::Queue;
+use crate::queue_records::Queue;
 use crate::shortage::{Pool, Shortage, Waiters};
 
 impl<'b> Views<'b> {
-    /// Returns the text for publishers that wait: how many, since when, for what, and what to do.
+    /// Returns the text for waiting publishers: how many, since when, for what, and the remedy.
     pub const fn explain(
         self,
         (journal, messages): (&'b Journal, &'b Messages),
@@ -28,16 +26,16 @@ impl<'b> Views<'b> {
     }
 }
 
-/// What the text says of the disk that the broker does not know by itself.
+/// Facts about the disk for the text that the broker does not know.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct DiskFacts {
-    /// `disk_limit` in bytes; 0 when that is not to be told.
+    /// `disk_limit` in bytes; 0 when it is not shown.
     pub limit_bytes: u64,
     /// The file system has no free inodes.
     pub has_no_inodes: bool,
 }
 
-/// The text that tells why publishers wait.
+/// The text that explains why publishers wait.
 #[derive(Debug)]
 pub struct Explained<'a> {
     pub(super) views: Views<'a>,
@@ -106,7 +104,7 @@ impl fmt::Display for Explained<'_> {
 }
 
 impl Explained<'_> {
-    /// Writes who waits, and what to do.
+    /// Writes how many publishers wait, and the remedy.
     fn deed(&self, f: &mut fmt::Formatter<'_>, deed: fmt::Arguments<'_>) -> fmt::Result {
         let Waiters { count, for_ms, others, .. } = self.waiters;
         let seconds = for_ms / 1000;
@@ -123,8 +121,8 @@ impl Explained<'_> {
         write!(f, "; {deed}")
     }
 
-    /// The total that shares of the disk are taken of, and how to enlarge it: a full file system leaves less
-    /// than `disk_limit`, and raising that would help nobody.
+    /// Returns the total that shares of the disk refer to, and how to enlarge it. A full file system leaves
+    /// less than `disk_limit`, and raising that would not help.
     const fn disk(&self) -> (&'static str, &'static str) {
         match self.journal.is_file_system_full() {
             true => ("what the full file system leaves", "make room there"),
@@ -156,7 +154,7 @@ impl Explained<'_> {
         }
     }
 
-    /// Writes the queue that takes most of a pool; `None`: none does.
+    /// Writes the queue that uses most of a pool; `None` if none does.
     fn most_by(&self, f: &mut fmt::Formatter<'_>, pool: Pool) -> Result<Option<()>, fmt::Error> {
         let much = |queue: &Queue| match pool {
             Pool::Messages => queue.resident_messages(),
@@ -175,7 +173,7 @@ impl Explained<'_> {
         Ok(Some(()))
     }
 
-    /// Writes how much of a pool is taken, and its size.
+    /// Writes how much of a pool is used, and its size.
     fn used(&self, f: &mut fmt::Formatter<'_>, pool: Pool) -> fmt::Result {
         let (views, messages) = (self.views, self.messages);
         let bytes = |used: usize, most: usize| (Megabytes(used as u64), Megabytes(most as u64));
@@ -226,7 +224,7 @@ impl Explained<'_> {
         self.deed(f, format_args!("consume or purge that queue, or raise {key}"))
     }
 
-    /// Writes what to do when the log has no room: the queue that takes most of it, and the key.
+    /// Writes the remedy when the log has no space: the queue that uses most of it, and the key.
     fn free_log(&self, f: &mut fmt::Formatter<'_>, key: &str) -> fmt::Result {
         match self.most_in_log(f)? {
             None => self.deed(f, format_args!("raise {key}")),
@@ -234,7 +232,7 @@ impl Explained<'_> {
         }
     }
 
-    /// Writes the queue that takes most of the log; `None`: none does.
+    /// Writes the queue that uses most of the log; `None` if none does.
     fn most_in_log(&self, f: &mut fmt::Formatter<'_>) -> Result<Option<()>, fmt::Error> {
         let Some((queue, bytes)) = self.views.queues.records().fullest(Queue::log_bytes) else {
             return Ok(None);
@@ -245,7 +243,7 @@ impl Explained<'_> {
         Ok(Some(()))
     }
 
-    /// Writes how much the log takes, and how much of the limit it can use.
+    /// Writes how much the log uses, and how much of the limit it can use.
     fn disk_used(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let usable = self.journal.disk_bytes_max();
         let used = usable.saturating_sub(self.journal.disk_room());
@@ -265,7 +263,7 @@ impl Explained<'_> {
         write!(f, " in {count} message{s}")
     }
 
-    /// Writes the name of a queue, made safe to show: clients choose names.
+    /// Writes the name of a queue, escaped because clients choose names.
     fn queue(&self, f: &mut fmt::Formatter<'_>, queue: QueueId) -> fmt::Result {
         let Some(record) = self.views.queues.records().get(queue.index()) else {
             return f.write_str("a queue");
@@ -274,7 +272,7 @@ impl Explained<'_> {
         write!(f, "queue '{}' (virtual host '{vhost}')", record.name.escape_debug())
     }
 
-    /// The sum over a queue and its levels; 0 for a deleted queue.
+    /// Returns the sum over a queue and its levels; 0 for a deleted queue.
     fn sum_over_levels(&self, queue: QueueId, much: impl Fn(&Queue) -> u64) -> u64 {
         let is_there = self.views.queues.records().get(queue.index()).is_some();
         if is_there { self.views.queues.records().sum_over_levels(queue, much) } else { 0 }

@@ -1,12 +1,11 @@
-//! Views: the records of the broker, as operators see them.
+//! The records of the broker as shown to operators: one at a time, by place in the pool.
 //!
-//! | file | what |
-//! |---|---|
-//! | `rows` | the rows |
-//! | `state` | everything that may be seen, and the row in each place |
-//! | `explained` | how it is told why publishers wait |
+//! A listing visits the places in ascending order and may pause between any two. A record that stays is shown
+//! exactly once; one that is created or deleted meanwhile may be shown or not. `explained` writes the text
+//! that explains why publishers wait.
 //!
-//! Always true: nothing is changed here.
+//! # Invariants
+//! - Nothing is changed or collected here: a view borrows from the record.
 
 mod explained;
 #[cfg(test)]
@@ -20,21 +19,14 @@ use crate::access::Access;
 use crate::consumers::{ConsumerState, Consumers, Fill, Mode};
 use crate::parameters::{ParameterView, Parameters};
 use crate::policy::{AppliedView, Policies, PolicyView};
-use crate::queue::Queue;
-use crate::queues::Queues;
+use crate::queue_flow::Queues;
+use crate::queue_records::Queue;
 use crate::quota::Quota;
 use crate::state::ChannelCounters;
 use crate::state::QUEUE_BYTES;
 use crate::topology::{Destination, Topology};
 
 pub use explained::{DiskFacts, Explained};
-
-// The records of the broker as an operator sees them: one at a time, by its place in its pool.
-//
-// A listing goes through the places in rising order and may stop between any two for any time: a record that
-// stays is shown exactly once, one that comes or goes meanwhile may be shown or not.
-//
-// Always true: nothing is changed here, and nothing is collected; a view borrows from the record.
 
 /// The parts of the broker that operators may see, borrowed.
 #[derive(Clone, Copy)]
@@ -57,25 +49,25 @@ impl core::fmt::Debug for Views<'_> {
 impl<'b> Views<'b> {
     /// Returns the bytes that all messages take in the log, without what is settled and not yet compacted.
     pub fn live_log_bytes(self) -> u64 {
-        let queues = self.queues.records().iter().filter(|(_, queue)| !queue.dying);
+        let queues = self.queues.records().iter().filter(|(_, queue)| !queue.is_deleted());
         queues.map(|(_, queue)| queue.log_bytes()).sum()
     }
 
-    /// Channels on which something was published.
+    /// Returns the number of channels on which something was published.
     pub fn publishers(self) -> u64 {
         self.consumers.publishers() as u64
     }
 
-    /// Places of queues ever used.
+    /// Returns the number of places of queues ever used.
     pub const fn queue_places(self) -> usize {
         self.queues.records().places()
     }
 
-    /// The queue in a place, unless it is a hidden one.
+    /// Returns the queue in a place, unless it is hidden.
     pub fn queue_at(self, place: usize) -> Option<QueueView<'b>> {
         let records = self.queues.records();
-        let record = records.get(place).filter(|record| !record.hidden && !record.dying)?;
-        let exclusive = record.audience.first().filter(|_| record.audience.has_exclusive());
+        let record = records.get(place).filter(|record| !record.hidden && !record.is_deleted())?;
+        let exclusive = record.queue_consumers.first().filter(|_| record.queue_consumers.has_exclusive());
         let named = |index: usize| (self.consumers.at(index).tag.as_str(), self.consumers.at(index).channel);
         let id = QueueId::from_index(place);
         let sum = |of: fn(&Queue) -> u64| records.sum_over_levels(id, of);
@@ -98,18 +90,19 @@ impl<'b> Views<'b> {
             messages_persistent: sum(|level| level.logged.count()),
             message_bytes_ready: sum(|level| level.backlog.body_bytes()),
             message_bytes_unacknowledged: sum(|level| level.unsettled.body_bytes),
-            consumers: record.audience.len(),
+            consumers: record.queue_consumers.len(),
             exclusive_consumer: exclusive.map(named),
-            single_active_consumer: record.audience.single_active().map(named),
+            single_active_consumer: record.queue_consumers.single_active().map(named),
             memory_bytes: names_bytes + sum(|level| QUEUE_BYTES as u64 + level.backlog.bytes()),
-            came: sum(|level| level.backlog.came()),
-            went: sum(|level| level.backlog.went()),
+            came: sum(|level| level.backlog.arrived_count()),
+            went: sum(|level| level.backlog.taken_count()),
         })
     }
 
-    /// Ready messages and unsettled deliveries in all queues of a virtual host but hidden ones.
+    /// Returns ready messages and unsettled deliveries in all queues of a virtual host except hidden ones.
     pub fn depth_of(self, vhost: &str) -> (u64, u64) {
-        let queues = self.queues.records().iter().filter(|(_, record)| !record.hidden && !record.dying);
+        let queues =
+            self.queues.records().iter().filter(|(_, record)| !record.hidden && !record.is_deleted());
         let own = queues.filter(|(_, record)| self.access.vhost_name(record.vhost) == vhost);
         own.fold((0, 0), |(ready, unacknowledged), (place, _)| {
             let id = QueueId::from_index(place);
@@ -118,12 +111,12 @@ impl<'b> Views<'b> {
         })
     }
 
-    /// Places of exchanges ever used.
+    /// Returns the number of places of exchanges ever used.
     pub const fn exchange_places(self) -> usize {
         self.topology.exchange_places()
     }
 
-    /// The exchange in a place.
+    /// Returns the exchange in a place.
     pub fn exchange_at(self, place: usize) -> Option<ExchangeView<'b>> {
         let record = self.topology.exchange_at(place)?;
         Some(ExchangeView {
@@ -142,18 +135,18 @@ impl<'b> Views<'b> {
         })
     }
 
-    /// Places of bindings ever used.
+    /// Returns the number of places of bindings ever used.
     pub const fn binding_places(self) -> usize {
         self.topology.binding_places()
     }
 
-    /// The binding in a place.
+    /// Returns the binding in a place.
     pub fn binding_at(self, place: usize) -> Option<BindingView<'b>> {
         let record = self.topology.binding_at(place)?;
         let source = self.topology.exchange_at(record.source.index())?;
         let (destination, exclusive) = match record.destination {
             Destination::Queue(queue) => {
-                let queue = self.queues.records().get(queue.index()).filter(|queue| !queue.dying)?;
+                let queue = self.queues.records().get(queue.index()).filter(|queue| !queue.is_deleted())?;
                 (&queue.name, queue.declared.exclusive_owner.is_some())
             }
             Destination::Exchange(exchange) => (&self.topology.exchange_at(exchange.index())?.name, false),
@@ -169,19 +162,19 @@ impl<'b> Views<'b> {
         })
     }
 
-    /// The name of the user of a connection; empty before the login.
+    /// Returns the name of the user of a connection; empty before the login.
     pub fn user_of(self, connection: ConnectionId) -> &'b str {
         self.consumers.find_connection(connection).map_or("", |record| record.identity.name())
     }
 
-    /// The name of the virtual host that a connection has opened; empty before that.
+    /// Returns the name of the virtual host that a connection has opened; empty before that.
     pub fn vhost_of(self, connection: ConnectionId) -> &'b str {
         let vhost = self.consumers.find_connection(connection).and_then(|record| record.vhost);
         vhost.map_or("", |vhost| self.access.vhost_name(vhost))
     }
 
-    /// How full the pools are that publishers and other clients can fill, by the configuration keys that make
-    /// them larger.
+    /// Returns how full the pools are that publishers and other clients can fill, with the configuration keys
+    /// that make them larger.
     pub fn pools(self, messages: &Messages) -> [PoolFill; 13] {
         let fill = |key, fill: Fill| PoolFill { key, used: fill.used as u64, max: fill.max as u64 };
         let pool = |key, used: usize, max: usize| PoolFill { key, used: used as u64, max: max as u64 };
@@ -213,9 +206,9 @@ impl<'b> Views<'b> {
         ]
     }
 
-    /// A connection that is in use.
+    /// Returns a connection that is in use.
     pub fn connection_view(self, connection: ConnectionId) -> Option<ConnectionView<'b>> {
-        let record = self.consumers.find_connection(connection).filter(|record| !record.dying)?;
+        let record = self.consumers.find_connection(connection).filter(|record| !record.is_lost)?;
         Some(ConnectionView {
             user: record.identity.name(),
             vhost: self.access.vhost_name(record.vhost?),
@@ -223,16 +216,16 @@ impl<'b> Views<'b> {
         })
     }
 
-    /// Places of channels ever used.
+    /// Returns the number of places of channels ever used.
     pub const fn channel_places(self) -> usize {
         self.consumers.channel_places()
     }
 
-    /// The channel in a place.
+    /// Returns the channel in a place.
     pub fn channel_at(self, place: usize) -> Option<ChannelView<'b>> {
         let record =
-            self.consumers.find_channel(ChannelId::from_index(place)).filter(|record| !record.closing)?;
-        let connection = self.consumers.find_connection(record.connection).filter(|found| !found.dying)?;
+            self.consumers.find_channel(ChannelId::from_index(place)).filter(|record| !record.is_closed())?;
+        let connection = self.consumers.find_connection(record.connection).filter(|found| !found.is_lost)?;
         let (messages_uncommitted, acks_uncommitted) = match &record.mode {
             Mode::Transaction(open) => (open.messages, open.settlements.len()),
             Mode::Plain | Mode::Confirm => (0, 0),
@@ -255,16 +248,19 @@ impl<'b> Views<'b> {
         })
     }
 
-    /// Places of consumers ever used.
+    /// Returns the number of places of consumers ever used.
     pub const fn consumer_places(self) -> usize {
         self.consumers.consumer_places()
     }
 
-    /// The consumer in a place.
+    /// Returns the consumer in a place.
     pub fn consumer_at(self, place: usize) -> Option<ConsumerView<'b>> {
         let record = self.consumers.get(place).filter(|record| record.state == ConsumerState::Active)?;
-        let queue =
-            self.queues.records().get(record.queue.index()).filter(|queue| !queue.hidden && !queue.dying)?;
+        let queue = self
+            .queues
+            .records()
+            .get(record.queue.index())
+            .filter(|queue| !queue.hidden && !queue.is_deleted())?;
         Some(ConsumerView {
             vhost: self.access.vhost_name(queue.vhost),
             queue: &queue.name,
@@ -277,53 +273,49 @@ impl<'b> Views<'b> {
             priority: record.priority,
             activity: match queue.settings.single_active {
                 false => ConsumerActivity::Up,
-                true if queue.audience.keeps_waiting(place) => ConsumerActivity::Waiting,
+                true if queue.queue_consumers.keeps_waiting(place) => ConsumerActivity::Waiting,
                 true => ConsumerActivity::SingleActive,
             },
         })
     }
 
-    /// Places of policies ever used, for listing them one by one.
+    /// Returns the number of places of policies ever used, for listing them one by one.
     pub const fn policy_places(self) -> usize {
         self.policies.places()
     }
 
-    /// The policy in a place.
+    /// Returns the policy in a place.
     pub fn policy_at(self, place: usize) -> Option<PolicyView<'b>> {
         self.policies.at(place, |vhost| self.access.vhost_name(vhost))
     }
 
-    /// All policies.
+    /// Returns all policies.
     pub fn policies(self) -> impl Iterator<Item = PolicyView<'b>> {
         (0..self.policy_places()).filter_map(move |place| self.policy_at(place))
     }
 
-    /// Places of parameters ever used, for listing them one by one.
+    /// Returns the number of places of parameters ever used, for listing them one by one.
     pub const fn parameter_places(self) -> usize {
         self.parameters.places()
     }
 
-    /// The parameter in a place.
+    /// Returns the parameter in a place.
     pub fn parameter_at(self, place: usize) -> Option<ParameterView<'b>> {
         self.parameters.at(place, |vhost| self.access.vhost_name(vhost))
     }
 
-    /// All parameters.
+    /// Returns all parameters.
     pub fn parameters(self) -> impl Iterator<Item = ParameterView<'b>> {
         (0..self.parameter_places()).filter_map(move |place| self.parameter_at(place))
     }
 }
 
-// Rows of what operators see: a queue, an exchange, a binding, a connection, a channel, a consumer, how full a pool is.
-//
-// Always true: a row borrows from the record.
-
-/// A queue, as operators see it.
+/// A queue as shown to operators.
 #[derive(Clone, Copy, Debug)]
 pub struct QueueView<'a> {
     /// The queue's place, for listing.
     pub place: usize,
-    /// The number of the declaration, which no other queue has.
+    /// Number of the declaration, unique among all queues.
     pub serial: u64,
     /// The queue's virtual host.
     pub vhost: &'a str,
@@ -331,29 +323,29 @@ pub struct QueueView<'a> {
     pub name: &'a str,
     /// The queue is durable.
     pub durable: bool,
-    /// The queue goes with its last consumer.
+    /// The queue is deleted with its last consumer.
     pub auto_delete: bool,
-    /// The connection of an exclusive queue, with which it goes.
+    /// The connection of an exclusive queue, with which it is deleted.
     pub owner: Option<ConnectionId>,
     /// The queue's arguments.
     pub arguments: Table<'a>,
     /// The policies that apply to the queue.
     pub applied: AppliedView<'a>,
-    /// Messages ready for delivery.
+    /// Number of messages ready for delivery.
     pub messages_ready: u32,
-    /// Ready messages that are in memory.
+    /// Number of ready messages that are in memory.
     pub messages_ready_ram: u32,
-    /// Unsettled deliveries.
+    /// Number of unsettled deliveries.
     pub messages_unacknowledged: u32,
-    /// Unsettled deliveries whose messages are in memory.
+    /// Number of unsettled deliveries whose messages are in memory.
     pub messages_unacknowledged_ram: u32,
-    /// Messages that the log has.
+    /// Number of messages that the log has.
     pub messages_persistent: u64,
     /// Bytes of the bodies of the ready messages.
     pub message_bytes_ready: u64,
     /// Bytes of the bodies of unsettled deliveries.
     pub message_bytes_unacknowledged: u64,
-    /// Consumers.
+    /// Number of consumers.
     pub consumers: u32,
     /// The tag of the exclusive consumer, and its channel.
     pub exclusive_consumer: Option<(&'a str, ChannelId)>,
@@ -361,9 +353,10 @@ pub struct QueueView<'a> {
     pub single_active_consumer: Option<(&'a str, ChannelId)>,
     /// Bytes of memory that the queue and its ready messages take.
     pub memory_bytes: u64,
-    /// Messages that came in since this process has the queue, those found in the log at a start included.
+    /// Messages that arrived since the queue exists in this process, including those recovered from the log
+    /// at start.
     pub came: u64,
-    /// Messages delivered since this process has the queue; a message counts once for each delivery.
+    /// Messages delivered since the queue exists in this process; a message counts once for each delivery.
     pub went: u64,
 }
 
@@ -372,13 +365,13 @@ pub struct QueueView<'a> {
 pub struct PoolFill {
     /// The configuration key that makes the pool larger.
     pub key: &'static str,
-    /// How much of the pool is taken, in the unit of the memory table.
+    /// How much of the pool is used, in the unit of the memory table.
     pub used: u64,
     /// The size of the pool.
     pub max: u64,
 }
 
-/// An exchange, as operators see it.
+/// An exchange as shown to operators.
 #[derive(Clone, Copy, Debug)]
 pub struct ExchangeView<'a> {
     /// The exchange's virtual host.
@@ -389,7 +382,7 @@ pub struct ExchangeView<'a> {
     pub kind: &'static str,
     /// The exchange is durable.
     pub durable: bool,
-    /// The exchange goes with its last binding.
+    /// The exchange is deleted with its last binding.
     pub auto_delete: bool,
     /// Clients may not publish to the exchange.
     pub internal: bool,
@@ -397,20 +390,20 @@ pub struct ExchangeView<'a> {
     pub arguments: Table<'a>,
     /// The name of the policy that applies to the exchange.
     pub policy: Option<&'a str>,
-    /// Delayed messages that wait in the exchange, if it is a delayed one.
+    /// Number of delayed messages in the exchange, if it is a delayed one.
     pub messages_delayed: Option<u64>,
     /// The exchange's place, for listing.
     pub place: usize,
-    /// The number of the exchange, which no other exchange of this process has.
+    /// Number of the exchange, unique in this process.
     pub serial: u64,
-    /// Messages published to the exchange, and queues that those went to, modulo 2³².
+    /// Messages published to the exchange, and queues that those were routed to, modulo 2³².
     pub published: [u32; 2],
 }
 
-/// A binding, as operators see it.
+/// A binding as shown to operators.
 #[derive(Clone, Copy, Debug)]
 pub struct BindingView<'a> {
-    /// The virtual host of both ends.
+    /// The virtual host of source and destination.
     pub vhost: &'a str,
     /// The source exchange.
     pub source: &'a str,
@@ -426,18 +419,18 @@ pub struct BindingView<'a> {
     pub arguments: Table<'a>,
 }
 
-/// A connection that has opened its virtual host, as operators see it.
+/// A connection that has opened its virtual host, as shown to operators.
 #[derive(Clone, Copy, Debug)]
 pub struct ConnectionView<'a> {
-    /// The user who is logged in.
+    /// The user that is logged in.
     pub user: &'a str,
     /// The virtual host.
     pub vhost: &'a str,
-    /// How many channels the connection has.
+    /// Number of channels of the connection.
     pub channels: u32,
 }
 
-/// A channel, as operators see it.
+/// A channel as shown to operators.
 #[derive(Clone, Copy, Debug)]
 pub struct ChannelView<'a> {
     /// The channel's connection.
@@ -452,25 +445,25 @@ pub struct ChannelView<'a> {
     pub confirm: bool,
     /// Publishes and acknowledgements are in transactions.
     pub transactional: bool,
-    /// How many consumers the channel has.
+    /// Number of consumers of the channel.
     pub consumers: u32,
-    /// Unsettled deliveries.
+    /// Number of unsettled deliveries.
     pub messages_unacknowledged: u32,
-    /// Publishes of the open transaction.
+    /// Number of publishes of the open transaction.
     pub messages_uncommitted: u32,
-    /// Acknowledgements of the open transaction.
+    /// Number of acknowledgements of the open transaction.
     pub acks_uncommitted: u32,
     /// Prefetch of consumers started from now on; 0 is unlimited.
     pub prefetch_count: u16,
     /// Prefetch of all consumers of the channel together; 0 is unlimited.
     pub global_prefetch_count: u16,
-    /// The number of the channel among all that were opened.
+    /// Number of the channel among all that were opened.
     pub serial: u64,
-    /// What happened to messages on the channel.
+    /// Counters of the messages on the channel.
     pub counters: ChannelCounters,
 }
 
-/// A consumer, as operators see it.
+/// A consumer as shown to operators.
 #[derive(Clone, Copy, Debug)]
 pub struct ConsumerView<'a> {
     /// The virtual host of the consumer's queue.
@@ -502,6 +495,6 @@ pub enum ConsumerActivity {
     Up,
     /// The consumer is the single active one of its queue.
     SingleActive,
-    /// The consumer waits until the single active one has gone.
+    /// The consumer waits until the single active one ends.
     Waiting,
 }

@@ -1,4 +1,4 @@
-//! Views by themselves: what is shown of which record, and the text for publishers who wait.
+//! Tests of views alone: what is shown of which record, and the text for waiting publishers.
 
 use super::*;
 use crate::Context;
@@ -8,8 +8,9 @@ use crate::consumers::{ConsumerState, Consumers, NewConsumer};
 use crate::context::Work;
 use crate::parameters::Parameters;
 use crate::policy::{Applied, Policies};
-use crate::queue::{Queue, first_rank};
-use crate::queues::Queues;
+use crate::queue_flow::Queues;
+use crate::queue_records::QueueState;
+use crate::queue_records::{Queue, first_rank};
 use crate::quota::Quota;
 use crate::shortage::{Pool, Shortage, Waiters};
 use crate::topology::{ExchangeDeclaration, NewExchange, Topology};
@@ -18,7 +19,7 @@ use leveret_core::journal::{Journal, Urgency};
 use leveret_core::limits::Limits;
 use leveret_core::mem::{MessageFlags, Messages, Share};
 
-/// The parts that views borrow, and what is lent to them.
+/// The parts that views borrow, and the objects that these borrow.
 struct World {
     access: Access,
     policies: Policies,
@@ -34,7 +35,7 @@ struct World {
 }
 
 impl World {
-    /// Room for 100 messages and 12 queues.
+    /// Capacity for 100 messages and 12 queues.
     fn new() -> Self {
         let limits = Limits { queues_max: 12, messages_max: 100, ..Limits::default() };
         let mut access = Access::new(&limits, &mut (Box::new(|bytes: &mut [u8]| bytes.fill(7)) as _), 1);
@@ -69,7 +70,7 @@ impl World {
     }
 
     fn queue_with(&mut self, name: &str, change: impl FnOnce(&mut QueueSettings)) -> QueueId {
-        let mut settings = QueueSettings::of(&self.policies.terms(&[], Applied::default()));
+        let mut settings = QueueSettings::of(&self.policies.effective_policy(&[], Applied::default()));
         change(&mut settings);
         let mut record = Queue::new(self.vhost, name, &[], settings);
         record.rank = first_rank(&mut self.journal, &record, 0);
@@ -80,7 +81,7 @@ impl World {
         self.queue_with(name, |_| {})
     }
 
-    /// A message of 10 bytes comes to a queue, with these properties.
+    /// Pushes a message of 10 bytes with these properties to a queue.
     fn put(&mut self, queue: QueueId, properties: &[u8]) {
         let message = self.messages.begin("", b"q", Share::Ordinary).unwrap();
         self.messages.reserve_content(message, properties, MessageFlags::NONE, 10, Share::Ordinary).unwrap();
@@ -93,7 +94,7 @@ impl World {
         self.messages.release(message);
     }
 
-    /// Somebody consumes a queue, on a connection of its own.
+    /// Starts a consumer of a queue, on its own connection.
     fn consumer(&mut self, queue: QueueId, tag: &str, exclusive: bool) -> ConnectionId {
         let connection = self.consumers.connect(&mut self.quota).unwrap();
         self.quota.enter_vhost(connection, self.vhost);
@@ -104,13 +105,14 @@ impl World {
         connection
     }
 
-    /// The names of the queues that are listed.
+    /// Returns the names of the queues that are listed.
     fn listed(&self) -> Vec<&str> {
         let views = self.views();
         (0..views.queue_places()).filter_map(|place| views.queue_at(place)).map(|row| row.name).collect()
     }
 
-    /// The text for so many publishers who have waited for 2.5 s, and one who waits for something else.
+    /// Returns the text for this many publishers that have waited for 2.5 s, and one that waits for something
+    /// else.
     fn explained(&self, shortage: Shortage, count: u32) -> String {
         let waiters = Waiters { shortage, count, for_ms: 2_500, others: count.min(1) };
         self.views().explain((&self.journal, &self.messages), waiters, DiskFacts::default()).to_string()
@@ -150,7 +152,7 @@ fn a_row_counts_all_levels_of_its_queue() {
 }
 
 #[test]
-fn a_row_tells_whose_the_queue_is() {
+fn a_row_shows_the_owner_and_consumers_of_a_queue() {
     let mut world = World::new();
     let [shared, exclusive] = ["shared", "exclusive"].map(|name| world.queue(name));
     let single = world.queue_with("single", |settings| settings.single_active = true);
@@ -173,7 +175,7 @@ fn a_row_tells_whose_the_queue_is() {
 }
 
 #[test]
-fn a_binding_is_shown_as_long_as_both_its_ends_are() {
+fn a_binding_is_shown_while_its_source_and_destination_are() {
     let mut world = World::new();
     let queue = world.queue("q");
     let (durable, auto_delete, internal) = (false, false, false);
@@ -196,7 +198,7 @@ fn a_binding_is_shown_as_long_as_both_its_ends_are() {
 }
 
 #[test]
-fn who_waits_is_told_for_what_how_much_of_it_there_is_and_what_to_do() {
+fn the_text_names_the_shortage_its_amounts_and_the_remedy() {
     let mut world = World::new();
     let queue = world.queue("a 'name'\n");
     (0..3).for_each(|_| world.put(queue, &[]));
@@ -218,13 +220,13 @@ fn who_waits_is_told_for_what_how_much_of_it_there_is_and_what_to_do() {
         "{none}"
     );
     world.queues.records_mut().retire(queue);
-    world.queues.at_mut(queue).cleared = true;
+    world.queues.at_mut(queue).state = QueueState::Cleared;
     world.queues.take_if_done(queue).expect("nothing refers to it");
     let gone = world.explained(Shortage::QueueMemory(queue), 1);
     assert!(gone.contains("a queue; 1 publisher") && gone.ends_with("wait, it goes on by itself"), "{gone}");
 }
 
-/// Whatever publishers wait for, the text ends with what to do, and names keys of the configuration only.
+/// Whatever publishers wait for, the text ends with the remedy, and names only keys of the configuration.
 #[test]
 fn each_cause_has_its_text() {
     let mut world = World::new();

@@ -46,7 +46,7 @@ PLACES = [
         "        let since = if is_moved { self.space.active.sequence() } else { since };\n",
     ),
     (
-        "src/broker/queue/logged.rs",
+        "src/broker/queue_records/durable_index.rs",
         "        self.watermark_asked = (offset + step).max(self.watermark_before + 1);\n",
         "        let step = if PLANTED(\"marks-a-million-ahead\") { 1_048_576 } else { step };\n"
         "        self.watermark_asked = (offset + step).max(self.watermark_before + 1);\n",
@@ -67,14 +67,14 @@ PLACES = [
     ),
     # A dead letter is delivered before the commit of its move.
     (
-        "src/broker/queues/head.rs",
+        "src/broker/queue_flow/head.rs",
         "                if cx.messages.flags(message).has(MessageFlags::MOVING) {\n",
         "                let is_ignored = PLANTED(\"moved-message-given-before-its-commit\");\n"
         "                if cx.messages.flags(message).has(MessageFlags::MOVING) && !is_ignored {\n",
     ),
     # The upstream receives the id of a message that a power cut may lose; then another message gets the same id.
     (
-        "src/broker/queues/head.rs",
+        "src/broker/queue_flow/head.rs",
         "                    let is_forwarded = self.records[queue].is_forwarded;\n",
         "                    let is_forwarded = self.records[queue].is_forwarded && !PLANTED(\"named-before-its-mark\");\n",
     ),
@@ -124,14 +124,14 @@ PLACES = [
     # Consecutive confirms are sent with a delivery tag that is one too low.
     (
         "src/connection/channel.rs",
-        "        let (delivery_tag, multiple) = (self.upto, self.upto - told_before > 1);\n",
-        "        let (delivery_tag, multiple) = (self.upto, self.upto - told_before > 1);\n"
+        "        let (delivery_tag, multiple) = (self.upto, self.upto - sent_before > 1);\n",
+        "        let (delivery_tag, multiple) = (self.upto, self.upto - sent_before > 1);\n"
         "        let is_off = multiple && PLANTED(\"confirm-number-off-by-one\");\n"
         "        let delivery_tag = delivery_tag - u64::from(is_off);\n",
     ),
     # A queue with a requeued message does not wake its consumers.
     (
-        "src/broker/queues/head.rs",
+        "src/broker/queue_flow/head.rs",
         "        self.gets.note_change();\n        self.records.wake(queue);\n",
         "        self.gets.note_change();\n"
         "        if !PLANTED(\"wake-up-of-a-queue-forgotten\") {\n"
@@ -154,7 +154,7 @@ PLACES = [
     ),
     # The consumers counted for a virtual host and a user are never subtracted.
     (
-        "src/broker/consumers/lives.rs",
+        "src/broker/consumers/lifecycle.rs",
         "        quota.give_back(self.connection_of(channel), Pool::Consumers);\n",
         "        if !PLANTED(\"share-not-given-back\") {\n"
         "            quota.give_back(self.connection_of(channel), Pool::Consumers);\n"

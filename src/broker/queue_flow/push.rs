@@ -1,16 +1,20 @@
-//! Messages enter queues: on which level, whether there is room (entries, a share of the memory, the log), and then in
-//! memory, and in the log if they are to be kept.
+//! Adds messages to queues: chooses the level, checks capacity, and appends to memory and, for persistent
+//! messages, to the log.
 //!
-//! Always true: asking for room changes nothing, and room everywhere was made sure of before anything is pushed; a
-//! publisher waits only for what others can free; the message is held once, whatever the fan-out.
+//! Capacity means queue entries, a share of the memory, and the log.
+//!
+//! # Invariants
+//! - A capacity check changes nothing. Capacity in all target queues is checked before anything is pushed.
+//! - A publisher waits only for what others can free.
+//! - The message is stored once, whatever the number of target queues.
 
 use super::Queues;
 use super::delayed::delay_ms;
 use super::head::log_bytes;
 use crate::Context;
-use crate::queue::{FreeMemory, Queue, Rank, Size, TIMES_FREE_DISK};
+use crate::queue_records::{FreeMemory, Queue, Rank, Size, TIMES_FREE_DISK};
 use crate::quota::{Declarer, Quota};
-use crate::reply_text::{out_of, unwritable_for_messages, waits_behind_itself};
+use crate::reply_text::{out_of, unwritable_for_messages, waited_too_long};
 use crate::shortage::{Pool, Shortage};
 use leveret_amqp::field::Table;
 use leveret_amqp::props::Properties;
@@ -19,32 +23,32 @@ use leveret_core::error::Fault;
 use leveret_core::journal::{Appended, Batch, Journal, Mode, NoRoom, Urgency};
 use leveret_core::mem::{ENTRIES_PER_CHUNK, MessageFlags, MessageId, Messages, Share};
 
-/// What keeps a message, in itself valid, from being published.
-pub(crate) enum Hindrance {
-    /// The missing room will be freed by others: the publisher waits.
+/// Why a message that is valid in itself cannot be published now.
+pub(crate) enum CannotPublish {
+    /// Others will free the missing capacity: the publisher waits.
     Wait(Shortage),
     Fault(Fault),
 }
 
-/// The publisher who asks for room.
+/// The capacity that a publisher may use, and whether it can be made to wait.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Claim {
     /// The part of the pools that the publisher may use.
     pub(crate) share: Share,
     /// Whether the publisher can be made to wait; not in the middle of a commit.
     pub(crate) may_wait: bool,
-    /// The publisher has waited for the disk for so long that it is refused now: see
+    /// The publisher has waited too long for the disk and is refused now: see
     /// [`crate::Broker::refuse_waiting`].
-    pub(crate) gives_up: bool,
+    pub(crate) has_timed_out: bool,
 }
 
-/// What in a message decides to which level it goes.
+/// The properties of a message that determine its level.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LevelChoice {
     pub(crate) priority: u8,
-    /// The delay of the message in milliseconds: see [`delay_ms`].
+    /// Delay of the message in milliseconds: see [`delay_ms`].
     pub(crate) delay_ms: u64,
-    /// When the message came, in milliseconds of broker time; 0 for now.
+    /// Arrival of the message in milliseconds of broker time; 0 for now.
     pub(crate) came_ms: u64,
 }
 
@@ -56,15 +60,18 @@ impl LevelChoice {
 }
 
 impl Queues {
-    /// Pushes a message that the broker itself sends on: a dead letter, or a copy for the firehose. Length
-    /// limits are checked later where messages go on as dead letters, for letters may cause letters.
-    pub(crate) fn push_letter(&mut self, cx: &mut Context<'_>, message: MessageId, targets: &[QueueId]) {
+    /// Pushes a message that the broker itself publishes: a dead letter, or a firehose copy.
+    ///
+    /// Where messages are dead-lettered, length limits are checked later, because dead letters may cause dead
+    /// letters.
+    pub(crate) fn push_copy(&mut self, cx: &mut Context<'_>, message: MessageId, targets: &[QueueId]) {
         if self.push(cx, message, targets, Urgency::Window) {
-            self.enforce_limits_after_letter(cx, message, targets);
+            self.enforce_limits_after_copy(cx, message, targets);
         }
     }
 
-    /// Pushes a message to queues; says whether the rules of one of them are to be checked then.
+    /// Pushes a message to queues. Returns whether limits or expiry of one of them must be checked
+    /// afterwards.
     pub(crate) fn push(
         &mut self,
         cx: &mut Context<'_>,
@@ -86,8 +93,8 @@ impl Queues {
         has_rules
     }
 
-    /// Gives the message its next offset in each durable queue if it is to be kept, and hands it to the
-    /// journal.
+    /// Gives the message its next offset in each durable queue, if it is persistent, and passes it to the
+    /// pending-write buffer.
     fn append_to_journal(
         &mut self,
         cx: &mut Context<'_>,
@@ -113,7 +120,7 @@ impl Queues {
         appended
     }
 
-    /// Whether durable queues write this message down.
+    /// Returns whether durable queues write this message to the log.
     #[inline]
     fn is_for_log(&self, cx: &Context<'_>, message: MessageId) -> bool {
         let is_persistent =
@@ -121,7 +128,7 @@ impl Queues {
         is_persistent && cx.journal.mode() != Mode::Off
     }
 
-    /// How many of the target queues write this message down.
+    /// Returns how many of the target queues write this message to the log.
     pub(crate) fn logged_targets(&self, cx: &Context<'_>, message: MessageId, targets: &[QueueId]) -> usize {
         if !self.is_for_log(cx, message) {
             return 0;
@@ -129,12 +136,12 @@ impl Queues {
         targets.iter().filter(|queue| self.records[**queue].logged.is_on()).count()
     }
 
-    /// Fresh chunks that one message may ever take.
+    /// Returns the maximum number of new chunks that one message may take.
     pub(crate) const fn fan_out_max(&self) -> usize {
         self.pool.chunks_max() - self.settings.chunks_reserve
     }
 
-    // ---- the level that it goes to
+    // ---- choosing the level
 
     /// Replaces each target queue that has priorities by its level for this message.
     #[cold]
@@ -150,34 +157,34 @@ impl Queues {
         }
         let properties = cx.messages.properties(message, &mut self.scratch.properties);
         cx.work.charge_octets(properties.len());
-        let said = LevelChoice::of(&Properties::trusted(properties), cx.messages.arrived_ms(message));
-        self.choose_levels_for(cx, quota, said, targets);
+        let choice = LevelChoice::of(&Properties::trusted(properties), cx.messages.arrived_ms(message));
+        self.choose_levels_for(cx, quota, choice, targets);
     }
 
-    /// Replaces each target queue that has priorities by its level for a message of this priority and delay.
+    /// Replaces each target queue that has priorities by its level for this priority and delay.
     #[cold]
     pub(crate) fn choose_levels_for(
         &mut self,
         cx: &mut Context<'_>,
         quota: &mut Quota,
-        said: LevelChoice,
+        choice: LevelChoice,
         targets: &mut [QueueId],
     ) {
         for target in targets {
             let record = &self.records[*target];
             if record.delayed_exchange.is_some() {
-                *target = self.slot_for(cx, quota, *target, said);
+                *target = self.slot_for(cx, quota, *target, choice);
             } else if let Rank::Lowest { .. } = record.rank {
-                let priority = said.priority.min(record.settings.max_priority);
-                // Whoever declared the queue answers for its levels.
+                let priority = choice.priority.min(record.settings.max_priority);
+                // The levels count in the share of the queue's declarer.
                 let declarer = record.declared.declarer.unwrap_or_else(Declarer::nobody);
                 *target = self.level_for(quota, *target, priority, Some(declarer));
             }
         }
     }
 
-    /// The level of a queue for this priority, or the next lower one if there is no room for another
-    /// level.
+    /// Returns the level of a queue for this priority, or the next lower one if there is no capacity for
+    /// another level.
     fn level_for(
         &mut self,
         quota: &mut Quota,
@@ -191,19 +198,19 @@ impl Queues {
         })
     }
 
-    /// Logs, once a minute at most, why the order of priorities is not kept.
+    /// Logs, at most once a minute, why the order of priorities is not kept.
     fn log_no_level(&mut self, queue: QueueId, priority: u8) {
-        if self.is_minute_to_say() {
+        if self.should_log_this_minute() {
             log::warn!(
-                "queue '{}': queues_max has no room for its priority {priority}, which takes a place like a \
-                 queue: these messages wait among those of the next lower one",
+                "queue '{}': queues_max leaves no place for priority {priority}, which counts like a queue: its \
+                 messages are queued with the next lower priority",
                 self.records[queue].name.escape_debug()
             );
         }
     }
 
-    /// At a start: the level for this priority, of which the log has messages, of a queue that was just
-    /// declared again.
+    /// Returns, at start, the level for this priority of a queue that was just declared again. The log has
+    /// messages of that level.
     pub(crate) fn restore_level(
         &mut self,
         quota: &mut Quota,
@@ -214,9 +221,9 @@ impl Queues {
         (self.records.priority_of(level) == priority).then_some(level)
     }
 
-    // ---- room for it
+    // ---- capacity
 
-    /// Returns what ordinary publishers can still have of the memory for messages.
+    /// Returns the memory for messages that ordinary publishers can still use.
     #[inline]
     pub(crate) fn free_memory(&self, messages: &Messages) -> FreeMemory {
         let chunks = self.pool.chunks_free().saturating_sub(self.settings.chunks_reserve);
@@ -228,7 +235,7 @@ impl Queues {
         }
     }
 
-    /// Returns the most bytes that the messages of one queue may take in the log now.
+    /// Returns the maximum bytes that the messages of one queue may take in the log now.
     pub(crate) fn queue_log_bytes_max(&self, journal: &Journal) -> u64 {
         match self.live_log_bytes {
             Some((_, live)) => journal.disk_bytes_max().saturating_sub(live).saturating_mul(TIMES_FREE_DISK),
@@ -236,8 +243,8 @@ impl Queues {
         }
     }
 
-    /// Counts the bytes that all messages take in the log, once for each commit, while at most half of the log is
-    /// free. With more free no queue can be over its share.
+    /// Counts, once for each commit, the bytes that all messages take in the log, while at most half of the
+    /// log is free. With more free space no queue can exceed its share.
     pub(crate) fn count_live_log_bytes(&mut self, journal: &Journal) {
         let (room, most, durable) = (journal.disk_room(), journal.disk_bytes_max(), journal.durable());
         if journal.mode() != Mode::On || room > most / 2 {
@@ -247,14 +254,14 @@ impl Queues {
         }
     }
 
-    /// Counts the bytes that all messages take in the log, because a publisher is about to wait for some.
+    /// Counts the bytes that all messages take in the log, because a publisher is about to wait for space.
     #[cold]
     pub(crate) fn recount_live_log_bytes(&mut self, durable: Batch) {
-        let queues = self.records.iter().filter(|(_, queue)| !queue.dying);
+        let queues = self.records.iter().filter(|(_, queue)| !queue.is_deleted());
         self.live_log_bytes = Some((durable, queues.map(|(_, queue)| queue.log_bytes()).sum()));
     }
 
-    /// Whether every target queue takes the message now; changes nothing.
+    /// Checks whether every target queue has capacity for the message now. Changes nothing.
     pub(crate) fn reserve(
         &self,
         cx: &Context<'_>,
@@ -262,7 +269,7 @@ impl Queues {
         message: MessageId,
         targets: &[QueueId],
         claim: Claim,
-    ) -> Result<(), Hindrance> {
+    ) -> Result<(), CannotPublish> {
         let share = claim.share;
         let needed = targets.iter().filter(|&&queue| self.records.needs_chunk(queue)).count();
         let reserve = match share {
@@ -270,7 +277,7 @@ impl Queues {
             Share::Transaction | Share::Reserve | Share::ReadBack | Share::DeadLetter => 0,
         };
         if needed > self.fan_out_max() {
-            return Err(Hindrance::Fault(out_of("queue_entries_max")));
+            return Err(CannotPublish::Fault(out_of("queue_entries_max")));
         }
         let fits = self.pool.may_take(needed, reserve);
         let free = self.free_memory(cx.messages).with(cx.messages, message);
@@ -278,18 +285,20 @@ impl Queues {
             share == Share::Reserve || targets.iter().all(|&queue| self.records.within_share(free, queue));
         match (fits && within_share, share) {
             (true, _) => self.reserve_log(cx, quota, message, targets, claim),
-            (false, Share::Ordinary) => Err(Hindrance::Wait(match fits {
+            (false, Share::Ordinary) => Err(CannotPublish::Wait(match fits {
                 true => self.records.crowded_queue(free, targets),
                 false => Shortage::Pool(Pool::Entries),
             })),
             (false, Share::Transaction | Share::Reserve | Share::ReadBack | Share::DeadLetter) => {
-                Err(Hindrance::Fault(out_of("queue_entries_max")))
+                Err(CannotPublish::Fault(out_of("queue_entries_max")))
             }
         }
     }
 
-    /// Whether the log takes the message now, if it is to be logged. Everybody can wait for the next commit and for
-    /// room on the disk; a publisher that holds deliveries itself waits for a limited time.
+    /// Checks whether the log has capacity for the message now, if it is to be logged.
+    ///
+    /// Every publisher can wait for the next commit and for space on the disk. A publisher that holds
+    /// deliveries itself waits for a limited time.
     fn reserve_log(
         &self,
         cx: &Context<'_>,
@@ -297,21 +306,21 @@ impl Queues {
         message: MessageId,
         targets: &[QueueId],
         claim: Claim,
-    ) -> Result<(), Hindrance> {
+    ) -> Result<(), CannotPublish> {
         let logged = self.logged_targets(cx, message, targets);
         if logged == 0 {
             return Ok(());
         }
         let bytes = cx.messages.stream_len(message) as u64;
         if !cx.journal.fits_commit(bytes, cx.messages.body_len(message).into(), logged) {
-            return Err(Hindrance::Fault(out_of("commit_bytes_max")));
+            return Err(CannotPublish::Fault(out_of("commit_bytes_max")));
         }
         let holds_up = claim.share == Share::Reserve && claim.may_wait;
         if holds_up && cx.journal.mode() == Mode::Unwritable {
             // Others wait for what the publisher holds, and the disk will not recover by itself.
-            return Err(Hindrance::Fault(unwritable_for_messages()));
+            return Err(CannotPublish::Fault(unwritable_for_messages()));
         }
-        // Open transactions were promised their room when they published.
+        // Capacity was reserved for open transactions when their messages were published.
         let kept = self.kept_for_letters(cx.journal) + quota.open_log_bytes();
         let room = cx.journal.admit(bytes + kept, logged);
         let most = self.queue_log_bytes_max(cx.journal);
@@ -320,52 +329,52 @@ impl Queues {
             .all(|&queue| self.records.sum_over_levels(queue, Queue::log_bytes) + bytes <= most);
         match room {
             Ok(()) if within => Ok(()),
-            // For a commit all room was made sure of before.
+            // For a commit all capacity was checked before.
             _ if !claim.may_wait => Ok(()),
             Err(NoRoom::Commit) if cx.journal.mode() == Mode::Unwritable => {
-                Err(Hindrance::Wait(Shortage::Unwritable))
+                Err(CannotPublish::Wait(Shortage::Unwritable))
             }
-            Err(NoRoom::Commit) => Err(Hindrance::Wait(Shortage::Commit)),
-            _ if claim.gives_up => Err(Hindrance::Fault(waits_behind_itself(cx.journal))),
-            Ok(()) => Err(Hindrance::Wait(self.records.longest_in_log(targets))),
-            Err(NoRoom::Disk) => Err(Hindrance::Wait(disk_shortage(cx.journal))),
+            Err(NoRoom::Commit) => Err(CannotPublish::Wait(Shortage::Commit)),
+            _ if claim.has_timed_out => Err(CannotPublish::Fault(waited_too_long(cx.journal))),
+            Ok(()) => Err(CannotPublish::Wait(self.records.longest_in_log(targets))),
+            Err(NoRoom::Disk) => Err(CannotPublish::Wait(disk_shortage(cx.journal))),
         }
     }
 
-    /// Whether the log takes a message of an open transaction when that is committed, beside those of all open
-    /// transactions. Changes nothing.
+    /// Checks whether the log will have capacity for a message of an open transaction when it is committed,
+    /// beside all other open transactions. Changes nothing.
     pub(crate) fn reserve_transaction(
         &self,
         cx: &Context<'_>,
         quota: &Quota,
         connection: ConnectionId,
         (message, targets): (MessageId, &[QueueId]),
-        gives_up: bool,
-    ) -> Result<(), Hindrance> {
+        has_timed_out: bool,
+    ) -> Result<(), CannotPublish> {
         if self.logged_targets(cx, message, targets) == 0 {
             return Ok(());
         }
         let bytes = cx.messages.stream_len(message) as u64 + quota.open_log_bytes();
-        // What no commit can hold at once is written twice.
+        // A transaction that one commit cannot hold is written twice.
         let times = if cx.journal.fits_commit(bytes, 0, 0) { 1 } else { 2 };
         let own = cx.messages.stream_len(message) as u64 + quota.open_log_bytes_of(connection);
         let most = cx.journal.disk_bytes_max();
         if most > 0 && times * own > most {
-            // Whatever others free, the transaction would never fit.
-            return Err(Hindrance::Fault(out_of("disk_limit")));
+            // The transaction would never fit, whatever others free.
+            return Err(CannotPublish::Fault(out_of("disk_limit")));
         }
         match cx.journal.admit(times * bytes + self.kept_for_letters(cx.journal), targets.len()) {
             Err(NoRoom::Commit) if cx.journal.mode() == Mode::Unwritable => {
-                Err(Hindrance::Fault(unwritable_for_messages()))
+                Err(CannotPublish::Fault(unwritable_for_messages()))
             }
             Ok(()) | Err(NoRoom::Commit) => Ok(()),
-            Err(NoRoom::Disk) if gives_up => Err(Hindrance::Fault(waits_behind_itself(cx.journal))),
-            Err(NoRoom::Disk) => Err(Hindrance::Wait(disk_shortage(cx.journal))),
+            Err(NoRoom::Disk) if has_timed_out => Err(CannotPublish::Fault(waited_too_long(cx.journal))),
+            Err(NoRoom::Disk) => Err(CannotPublish::Wait(disk_shortage(cx.journal))),
         }
     }
 }
 
-/// Why the log has no room at all, when it has none.
+/// Returns why the log has no space at all, if it has none.
 #[cold]
 pub fn disk_shortage(journal: &Journal) -> Shortage {
     match journal.room_key() {

@@ -1,8 +1,7 @@
-//! Looking into a queue: its messages in their order, without taking or changing them.
+//! Browses a queue: lists its messages in order without taking or changing them.
 //!
-//! What only the log has is named by its run there, for the caller to have it read.
-//!
-//! Always true: no count, mark, order or place of the queue is changed.
+//! Messages that only the log has are returned as a run of offsets, for the caller to have them read.
+//! Browsing changes no count, mark, order or position.
 
 use super::backlog::Place;
 use super::record::Records;
@@ -11,19 +10,19 @@ use leveret_core::command::QueueId;
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::mem::{FifoPool, MessageId};
 
-/// Queue entries that one look goes through.
+/// Maximum number of queue entries that one browse request passes.
 const ENTRIES_MAX: u32 = 20_000;
-/// Messages that one look returns at most.
+/// Maximum number of messages that one browse request returns.
 pub const BROWSED_MAX: u32 = 100;
 
-/// A run of messages in the log, to be looked at.
+/// A run of messages in the log, to be read for browsing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LogRun {
     pub(crate) queue: QueueId,
     pub(crate) incarnation: u64,
     pub(crate) start: u64,
     pub(crate) count: u32,
-    /// Messages with offsets below were delivered before.
+    /// Messages with smaller offsets were delivered before.
     pub(crate) redelivered_below: u64,
 }
 
@@ -36,30 +35,29 @@ pub enum Browsed {
     InLog(LogRun),
 }
 
-/// The result of a look into a queue.
+/// The result of browsing a queue.
 #[derive(Debug)]
 pub struct BrowseResult {
-    /// Ready messages of the queue.
+    /// Number of ready messages of the queue.
     pub ready: u32,
-    /// The messages asked for, in their order, as far as they are all in memory, or all in one run in the
-    /// log.
+    /// The requested messages in order, as far as all of them are in memory, or all in one run in the log.
     pub seen: Vec<Browsed>,
 }
 
-/// How far a look has come.
+/// Progress of a browse request.
 struct BrowseProgress {
     seen: Vec<Browsed>,
-    /// Messages that the look still passes over.
+    /// Number of messages still to be skipped.
     skip: u32,
-    /// Entries that the look went through.
+    /// Number of entries passed.
     entries: u32,
 }
 
 impl Records {
-    /// Messages of a queue from the one in this place on, counted from 0.
+    /// Returns messages of a queue from this position on, counted from 0.
     ///
     /// # Errors
-    /// The place is too far behind.
+    /// The position is too far from the front.
     pub(crate) fn browse(
         &self,
         pool: &FifoPool,
@@ -80,7 +78,7 @@ impl Records {
         Ok(look.seen)
     }
 
-    /// Looks into a queue, or one level of it; says whether the next level is to be looked into, too.
+    /// Browses a queue or one of its levels. Returns whether the next level is to be browsed too.
     fn browse_level(
         &self,
         pool: &FifoPool,

@@ -1,5 +1,6 @@
-//! The firehose: a copy of every message published or delivered in a virtual host, for queues bound to its
-//! exchange `amq.rabbitmq.trace`, while an operator has it on.
+//! The firehose: copies every message published or delivered in a traced virtual host.
+//!
+//! The copies go to the queues bound to the exchange `amq.rabbitmq.trace` while an operator has tracing on:
 //!
 //! ```text
 //! published to X    key publish.X   headers exchange_name routing_keys properties node
@@ -8,10 +9,14 @@
 //!                                           redelivered vhost connection channel user
 //! ```
 //!
-//! Always true: while the firehose is off nothing is looked at but one flag; its own copies are not traced;
-//! copies take only room of ordinary publishers, hold up nobody, and without room they are left out; as in
-//! RabbitMQ BCC keys are shown here and nowhere else, for an operator asked. The firehose ends with the
-//! process.
+//! As in RabbitMQ, BCC keys are visible here and nowhere else, because an operator asked for the copies.
+//! Tracing ends with the process.
+//!
+//! # Invariants
+//! - While the firehose is off, it costs the check of one flag.
+//! - Its own copies are not traced.
+//! - Copies use only the memory of ordinary publishers and delay no client. Without capacity a copy is
+//!   omitted.
 
 use leveret_amqp::field::{Array, Table, TableWriter, Value};
 use leveret_amqp::props::{PROPERTIES, Properties, PropertyEdit};
@@ -19,31 +24,31 @@ use leveret_amqp::{Full, Writer};
 use leveret_core::command::{ChannelId, QueueId, VhostId};
 use leveret_core::mem::{MessageFlags, MessageId, Share};
 
-use super::Post;
+use super::Republisher;
 use super::TracedName;
 use crate::Context;
-use crate::queues::Claim;
-use crate::queues::Scratch;
+use crate::queue_flow::Claim;
+use crate::queue_flow::Scratch;
 use crate::topology::copies;
 
-/// The exchange that the copies are published to.
+/// Exchange that the copies are published to.
 const EXCHANGE: &str = "amq.rabbitmq.trace";
-/// Bytes of memory that a copy takes for properties and names besides the body.
+/// Bytes of memory that a copy takes for properties and names, without the body.
 const COPY_BYTES: usize = 1024;
-/// Bytes of a header frame around the properties.
+/// Bytes of a header frame besides the properties.
 const HEADER_BYTES: usize = 22;
 
-/// The event that a copy tells of.
+/// The event that a copy describes.
 #[derive(Clone, Copy)]
 enum Event<'a> {
     /// The message was published to these queues.
     Published(&'a [QueueId]),
-    /// The message is delivered from a queue; `true`: once more.
+    /// The message is delivered from a queue; `true` if it is a redelivery.
     Delivered(QueueId, bool),
 }
 
-impl Post<'_> {
-    /// The copy of a message that is being published; it is to be given to [`Self::post_trace`].
+impl Republisher<'_> {
+    /// Returns the copy of a message that is being published, for [`Self::publish_trace`].
     #[cold]
     pub(crate) fn trace_published(
         &mut self,
@@ -68,7 +73,7 @@ impl Post<'_> {
             return;
         }
         if let Some(copy) = self.trace_event(cx, channel, message, Event::Delivered(queue, redelivered)) {
-            self.post_trace(cx, channel, copy);
+            self.publish_trace(cx, channel, copy);
         }
     }
 
@@ -87,14 +92,14 @@ impl Post<'_> {
         cx.work.charge(8);
         cx.work.charge_octets(body_len as usize);
         if !cx.messages.has_ordinary_room(body_len as usize + COPY_BYTES) {
-            self.log_left_out(vhost);
+            self.log_omitted(vhost);
             return None;
         }
         let mut scratch = self.queues.lend_scratch();
         let copy = self.write_copy(cx, (vhost, channel), message, event, &mut scratch);
         self.queues.return_scratch(scratch);
         if copy.is_none() {
-            self.log_left_out(vhost);
+            self.log_omitted(vhost);
         }
         copy
     }
@@ -156,10 +161,10 @@ impl Post<'_> {
         })
     }
 
-    /// Publishes a copy to the queues that are bound to the trace exchange and have room for it.
-    pub(crate) fn post_trace(&mut self, cx: &mut Context<'_>, channel: ChannelId, copy: MessageId) {
+    /// Publishes a copy to the queues that are bound to the trace exchange and have capacity for it.
+    pub(crate) fn publish_trace(&mut self, cx: &mut Context<'_>, channel: ChannelId, copy: MessageId) {
         let vhost = self.consumers.channel(channel).vhost;
-        let mut targets = core::mem::take(&mut self.letters.targets);
+        let mut targets = core::mem::take(&mut self.republish.targets);
         let key: heapless::Vec<u8, 255> =
             heapless::Vec::from_slice(cx.messages.routing_key(copy)).unwrap_or_default();
         targets.clear();
@@ -172,25 +177,27 @@ impl Post<'_> {
         self.queues.choose_levels(cx, self.quota, copy, &mut targets);
         let (consumers, quota, queues) = (self.consumers, &*self.quota, &*self.queues);
         let credit = |queue| consumers.waiting_credit(queues, quota, queue);
-        let (kept, _) = queues.records().keep_willing(cx.messages, copy, &mut targets, Some(&credit));
+        let (kept, _) = queues.records().keep_accepting(cx.messages, copy, &mut targets, Some(&credit));
         targets.truncate(kept);
-        let claim = Claim { share: Share::Ordinary, may_wait: true, gives_up: false };
+        let claim = Claim { share: Share::Ordinary, may_wait: true, has_timed_out: false };
         if !targets.is_empty() {
             match self.queues.reserve(cx, self.quota, copy, &targets, claim) {
-                Ok(()) => self.queues.push_letter(cx, copy, &targets),
-                Err(_) => self.log_left_out(vhost),
+                Ok(()) => self.queues.push_copy(cx, copy, &targets),
+                Err(_) => self.log_omitted(vhost),
             }
         }
-        self.letters.targets = targets;
+        self.republish.targets = targets;
         cx.messages.release(copy);
     }
 
-    /// Logs, once a minute at most, that copies were left out.
-    fn log_left_out(&mut self, vhost: VhostId) {
+    /// Logs, at most once a minute, that copies were omitted.
+    fn log_omitted(&mut self, vhost: VhostId) {
         let minute = self.queues.minute();
-        if self.firehose.left_out_logged_minute.replace(minute) != Some(minute) {
+        if self.firehose.omitted_logged_minute.replace(minute) != Some(minute) {
             let vhost = self.access.vhost_name(vhost).escape_debug();
-            log::warn!("virtual host '{vhost}' is traced, and there is no room for some of the copies");
+            log::warn!(
+                "virtual host '{vhost}' is traced, and some firehose copies were omitted for lack of capacity"
+            );
         }
     }
 }

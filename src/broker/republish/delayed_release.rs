@@ -1,69 +1,68 @@
-//! Delayed exchanges: a message with an `x-delay` header waits before it is routed, as in RabbitMQ's plug-in.
+//! Releases the messages of delayed exchanges when their `x-delay` is over, like RabbitMQ's plug-in.
 //!
 //! ```text
-//! publish, x-delay 5000 ──→ delayed exchange ──→ its hidden queue ──→ the slot of its time: a level of that
-//!                                                                           │ when its time has come
+//! publish, x-delay 5000 ──→ delayed exchange ──→ its hidden queue ──→ the slot of its time: a level of that queue
+//!                                                                           │ when it is due
 //!                                       queues ◄── routed by x-delayed-type ┴── x-delay -5000
 //! ```
 //!
-//! The hidden queue is one with priorities (`queues::levels`) that nobody can name; a message waits in it as
-//! in any queue: confirmed when it is durable, out of memory when that is short, restored at a start, gone
-//! with its exchange. When a slot opens is decided in `queues::delay_wheel`.
+//! The hidden queue is a queue with levels (`queue_records::levels`) that clients cannot name. A message in it is
+//! treated as in any queue: it is confirmed when durable, evicted when memory is short, recovered at start,
+//! and deleted with its exchange. `queue_flow::delayed` decides when a slot is due.
 //!
-//! Always true: a message goes from slot to slot, and from there to the queues, published and settled in one
-//! group, so that a power cut leaves it in one place; it is routed no earlier than its time, of the broker's,
-//! and in the order of these times; without room it stays, late but never lost.
+//! # Invariants
+//! - A message moves from slot to slot, and from there to its queues, with publish and settlement in one
+//!   group: after a power cut it is in one place.
+//! - It is routed no earlier than its due time by the broker's clock, and in the order of due times.
+//! - Without capacity it stays: late, but not lost.
 
 use leveret_amqp::field::{Table, TableWriter};
 use leveret_amqp::props::{Properties, PropertyEdit};
 use leveret_core::command::{ExchangeId, QueueId};
 use leveret_core::mem::MessageId;
 
-use super::Post;
-use super::write::Letter;
+use super::Republisher;
+use super::dead_letter::Republication;
 use crate::Context;
 use crate::arguments::copy_flags;
-use crate::queue::Queue;
-use crate::queue::Taken;
-use crate::queues::LevelChoice;
-use crate::queues::Scratch;
-use crate::queues::take_step;
-use crate::queues::{Held, NARROWEST_PUBLISHED, Next, Slot, delay_ms};
+use crate::queue_flow::LevelChoice;
+use crate::queue_flow::Scratch;
+use crate::queue_flow::take_step;
+use crate::queue_flow::{Held, NARROWEST_PUBLISHED, Next, Slot, delay_ms};
+use crate::queue_records::Queue;
+use crate::queue_records::Taken;
 
-/// Steps that a turn takes to route or move delayed messages; some messages take several ([`take_step`]).
-const ROUSE_STEP: u32 = 512;
-/// A message due more than this many milliseconds after its slot began is not held but moved to a narrower slot.
-const NEAR_MS: u64 = 1 << 14;
-/// Bytes of memory that must be left when a message is held.
-const HELD_ROOM_BYTES: usize = 16 << 10;
+/// Steps per turn for routing or moving delayed messages; a message may take several steps ([`take_step`]).
+const DELAYED_STEPS_PER_TURN: u32 = 512;
+/// A message due more than this many milliseconds after its slot began is moved to a narrower slot and not
+/// held.
+const HELD_AHEAD_MS_MAX: u64 = 1 << 14;
+/// Bytes of memory that must remain free when a message is held.
+const HELD_FREE_BYTES: usize = 16 << 10;
 
-/// The result of one step.
+/// Result of one step.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Step {
     Done,
-    /// The step has to wait for something else.
+    /// The step has to wait for capacity or for a message to be read back.
     Blocked,
 }
 
-impl Post<'_> {
-    // ---- the hidden queue
-
-    // ---- out of the hidden queue
-
-    /// Routes or moves the delayed messages that are due, as many as a turn has time for.
+impl Republisher<'_> {
+    /// Routes or moves the delayed messages that are due until the turn's steps are used up.
     pub(crate) fn route_due_delayed(&mut self, cx: &mut Context<'_>) {
         self.queues.delay_wheel_mut().note_change();
-        let mut left = ROUSE_STEP;
+        let mut left = DELAYED_STEPS_PER_TURN;
         while left > 0 {
             let before = cx.work.units();
             cx.work.charge(1);
             let step = match self.queues.delay_wheel().next(cx.journal.time_ms()) {
                 None => return,
                 Some(Next::Slot(key, level)) => self.open_slot(cx, key, level),
-                Some(Next::Held(held)) => self.wake_held(cx, held),
+                Some(Next::Held(held)) => self.route_held(cx, held),
             };
             if step == Step::Blocked {
-                let room = self.room_count(cx.journal, cx.messages);
+                let room = self.freed_count(cx.journal, cx.messages);
                 self.queues.delay_wheel_mut().note_stuck(room);
                 return;
             }
@@ -71,11 +70,11 @@ impl Post<'_> {
         }
     }
 
-    /// Routes, holds or moves the first message of a slot that has begun.
+    /// Routes, holds or moves the first message of a slot that is due.
     fn open_slot(&mut self, cx: &mut Context<'_>, key: u64, level: QueueId) -> Step {
         let record = self.queues.records_mut().get_mut(level.index());
         let is_it = |record: &&mut Queue| {
-            record.times.due_ms == key && record.delayed_exchange.is_some() && !record.dying
+            record.times.due_ms == key && record.delayed_exchange.is_some() && !record.is_deleted()
         };
         let Some(record) = record.filter(is_it) else {
             self.queues.delay_wheel_mut().pop_slot();
@@ -93,8 +92,10 @@ impl Post<'_> {
         let (slot, now_ms, due_ms) =
             (Slot::of_key(key), cx.journal.time_ms(), self.queues.due_ms(cx, message));
         let is_room =
-            self.queues.delay_wheel().holds_none() || cx.messages.has_ordinary_room(HELD_ROOM_BYTES);
-        if self.queues.delay_wheel().has_place() && is_room && due_ms <= slot.start_ms.saturating_add(NEAR_MS)
+            self.queues.delay_wheel().holds_none() || cx.messages.has_ordinary_room(HELD_FREE_BYTES);
+        if self.queues.delay_wheel().has_place()
+            && is_room
+            && due_ms <= slot.start_ms.saturating_add(HELD_AHEAD_MS_MAX)
         {
             let taken = self.queues.take_first(cx, level, first);
             self.queues.at_mut(level).unsettled.count += 1;
@@ -108,13 +109,13 @@ impl Post<'_> {
         match moved.and_then(|slot| self.queues.level_of_slot(self.quota, whole, slot)) {
             Some(target) => self.move_first(cx, (level, message, is_logged), target),
             None if due_ms <= now_ms => {
-                let Some(letter) = self.write_awakened(cx, level, message) else { return Step::Blocked };
-                self.send_first(cx, level, letter, is_logged);
+                let Some(republication) = self.write_due(cx, level, message) else { return Step::Blocked };
+                self.send_first(cx, level, republication, is_logged);
                 Step::Done
             }
             None => {
-                // The slot is the narrowest, or there is no room for a narrower one: the message waits here,
-                // with those behind it.
+                // The slot is the narrowest, or there is no capacity for a narrower one: the message and
+                // those behind it wait here.
                 self.log_no_slot(level, slot);
                 self.queues.delay_wheel_mut().pop_slot();
                 self.queues.at_mut(level).times.due_ms = u64::MAX;
@@ -124,16 +125,16 @@ impl Post<'_> {
         }
     }
 
-    /// Logs, once a minute at most, why delayed messages are late.
+    /// Logs, at most once a minute, why delayed messages are late.
     #[cold]
     fn log_no_slot(&mut self, level: QueueId, slot: Slot) {
         let is_room = slot.widest_below().is_none();
-        if !is_room && self.queues.is_minute_to_say() {
+        if !is_room && self.queues.should_log_this_minute() {
             let exchange = self.queues.at(level).delayed_exchange;
             let name = exchange.map(|exchange| self.topology.exchange(exchange).name.escape_debug());
             log::warn!(
-                "exchange '{}': queues_max has no room for another span of time, which takes a place like a \
-                 queue: delayed messages wait for those before them, and are late; raise queues_max",
+                "exchange '{}': queues_max leaves no place for another delay slot, which counts like a queue: \
+                 delayed messages wait for earlier ones and are late; raise queues_max",
                 name.into_iter().flatten().collect::<String>()
             );
         }
@@ -148,7 +149,7 @@ impl Post<'_> {
     ) -> Step {
         let bytes = cx.messages.stream_len(message) as u64;
         cx.work.charge_octets(cx.messages.body_len(message) as usize);
-        if !self.takes_letter(cx, (message, bytes), &[target]) {
+        if !self.has_capacity_for(cx, (message, bytes), &[target]) {
             return Step::Blocked;
         }
         let Scratch { properties, rewritten } = self.queues.scratch_mut();
@@ -161,24 +162,24 @@ impl Post<'_> {
         };
         let arrived_ms = cx.messages.arrived_ms(message);
         cx.messages.set_arrived_ms(copy, arrived_ms);
-        self.letters.targets.clear();
-        self.letters.targets.push(target);
-        self.send_first(cx, level, Letter::Copy(copy, 1), is_logged);
+        self.republish.targets.clear();
+        self.republish.targets.push(target);
+        self.send_first(cx, level, Republication::Copy(copy, 1), is_logged);
         Step::Done
     }
 
     /// Routes a held message that is due.
-    fn wake_held(&mut self, cx: &mut Context<'_>, held: Held) -> Step {
-        let Some(letter) = self.write_awakened(cx, held.queue, held.message) else { return Step::Blocked };
-        self.send(cx, letter, held.logged().is_some(), |post, cx| {
-            post.queues.delay_wheel_mut().pop_held();
-            post.let_go_of_held(cx, held);
+    fn route_held(&mut self, cx: &mut Context<'_>, held: Held) -> Step {
+        let Some(republication) = self.write_due(cx, held.queue, held.message) else { return Step::Blocked };
+        self.send(cx, republication, held.logged().is_some(), |republisher, cx| {
+            republisher.queues.delay_wheel_mut().pop_held();
+            republisher.settle_held(cx, held);
         });
         Step::Done
     }
 
     /// Settles a held message that was routed.
-    pub(crate) fn let_go_of_held(&mut self, cx: &mut Context<'_>, held: Held) {
+    pub(crate) fn settle_held(&mut self, cx: &mut Context<'_>, held: Held) {
         let (message, logged) = (held.message, held.logged());
         self.queues.forget_taken(
             cx,
@@ -186,34 +187,40 @@ impl Post<'_> {
             &Taken { message, offset: 0, logged, redelivered: false, requeues: 0 },
         );
         self.queues.at_mut(held.queue).unsettled.count -= 1;
-        self.letters.perhaps_done.push(held.queue);
+        self.republish.maybe_empty.push(held.queue);
     }
 
-    /// The letter for a delayed message that is due; `None`: there is no room for it now. Changes no queue.
-    fn write_awakened(&mut self, cx: &mut Context<'_>, level: QueueId, message: MessageId) -> Option<Letter> {
+    /// Writes and routes the copy of a delayed message that is due. Returns `None` if there is no capacity
+    /// for it now. Changes no queue.
+    fn write_due(
+        &mut self,
+        cx: &mut Context<'_>,
+        level: QueueId,
+        message: MessageId,
+    ) -> Option<Republication> {
         let mut scratch = self.queues.lend_scratch();
-        let mut targets = core::mem::take(&mut self.letters.targets);
-        let letter = self.address_awakened(cx, (level, message), &mut scratch, &mut targets);
+        let mut targets = core::mem::take(&mut self.republish.targets);
+        let republication = self.write_and_route_due(cx, (level, message), &mut scratch, &mut targets);
         self.queues.return_scratch(scratch);
-        self.letters.targets = targets;
-        letter
+        self.republish.targets = targets;
+        republication
     }
 
-    fn address_awakened(
+    fn write_and_route_due(
         &mut self,
         cx: &mut Context<'_>,
         (level, message): (QueueId, MessageId),
         scratch: &mut Scratch,
         targets: &mut Vec<QueueId>,
-    ) -> Option<Letter> {
+    ) -> Option<Republication> {
         let Some(exchange) = self.queues.at(level).delayed_exchange else {
-            return Some(Letter::Nowhere);
+            return Some(Republication::Dropped);
         };
         cx.work.charge(8);
         cx.work.charge_octets(cx.messages.body_len(message) as usize);
         let properties = Properties::trusted(cx.messages.properties(message, &mut scratch.properties));
         let headers = properties.headers().unwrap_or(Table::EMPTY);
-        let mut writer = self.writer_of_letter(&mut scratch.rewritten);
+        let mut writer = self.copy_properties_writer(&mut scratch.rewritten);
         let mut fill = |writer: &mut TableWriter<'_, '_>| {
             let awakened = -(delay_ms(headers) as i64);
             writer.sorted(headers, &|_| true, &["x-delay"], &mut |writer, name| match i32::try_from(awakened)
@@ -223,19 +230,19 @@ impl Post<'_> {
             })
         };
         if properties.write_with_headers(PropertyEdit::default(), &mut fill, &mut writer).is_err() {
-            return Some(self.drop_awakened(exchange, "its headers fill a frame"));
+            return Some(self.drop_due(exchange, "its headers fill a frame"));
         }
         let written = Properties::trusted(writer.written());
         let key: heapless::Vec<u8, 255> =
             heapless::Vec::from_slice(cx.messages.routing_key(message)).unwrap_or_default();
         let headers = written.headers().unwrap_or(Table::EMPTY);
         if let Err(fault) = self.route(cx.work, exchange, &key, headers, targets) {
-            return Some(self.drop_awakened(exchange, &fault.text));
+            return Some(self.drop_due(exchange, &fault.text));
         }
-        let (kept, _) = self.queues.records().keep_willing(cx.messages, message, targets, None);
+        let (kept, _) = self.queues.records().keep_accepting(cx.messages, message, targets, None);
         if targets.is_empty() {
             self.counters.unroutable_dropped += 1;
-            return Some(Letter::Nowhere);
+            return Some(Republication::Dropped);
         }
         self.queues.choose_levels_for(cx, self.quota, LevelChoice::of(&written, 0), targets);
         let (bytes, body_bytes) = (cx.messages.stream_len(message) as u64, cx.messages.body_len(message));
@@ -244,23 +251,23 @@ impl Post<'_> {
         if !cx.journal.fits_commit(bytes, body_bytes.into(), logged)
             || targets.len() > self.queues.fan_out_max()
         {
-            return Some(self.drop_awakened(exchange, "it goes to more queues than commit_bytes_max allows"));
+            return Some(self.drop_due(exchange, "it goes to more queues than commit_bytes_max allows"));
         }
-        if !self.takes_letter(cx, (message, bytes), targets) {
+        if !self.has_capacity_for(cx, (message, bytes), targets) {
             return None;
         }
         let flags = copy_flags(cx.messages, message, &written);
         let copy = cx.messages.copy_with_properties(message, written.as_bytes(), flags);
-        copy.ok().map(|copy| Letter::Copy(copy, kept))
+        copy.ok().map(|copy| Republication::Copy(copy, kept))
     }
 
-    /// Drops a delayed message that cannot be routed, and logs why, once a minute at most.
+    /// Drops a delayed message that cannot be routed, and logs why, at most once a minute.
     #[cold]
-    fn drop_awakened(&mut self, exchange: ExchangeId, why: &str) -> Letter {
+    fn drop_due(&mut self, exchange: ExchangeId, why: &str) -> Republication {
         let name = self.topology.exchange(exchange).name.clone();
-        if self.is_minute_to_say() {
+        if self.should_log_this_minute() {
             log::error!("exchange '{}': a delayed message is dropped: {why}", name.escape_debug());
         }
-        Letter::Nowhere
+        Republication::Dropped
     }
 }

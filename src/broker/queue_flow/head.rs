@@ -1,11 +1,13 @@
-//! The front of a queue: which message goes next, whether it may go now, and what becomes of the one taken: delivered,
-//! settled, requeued, rejected.
+//! The front of a queue: which message is next, whether it may be delivered now, and what happens to a taken
+//! message.
 //!
-//! Always true: a message that the log has is delivered only when it is written down that it may have been
-//! (or when its own commit will say so, where nobody but this broker knows it by its place), so that after a
-//! power cut it is marked as redelivered, and its place is given to no other; a message that took the place
-//! of another, as a dead letter does, only when the end of that other is durable; a message that leaves a
-//! queue is in memory.
+//! # Invariants
+//! - A message that the log has is delivered only when the log says that it may have been delivered. After a
+//!   power cut it is then marked as redelivered, and its offset is never reused. Exception: if no other
+//!   broker knows the message by its offset, the message's own commit may record this.
+//! - A message that replaces another, as a dead letter does, is delivered only when the settlement of the
+//!   original is durable.
+//! - A message that leaves a queue is in memory.
 
 use leveret_core::command::{ChannelId, ConnectionId, QueueId};
 use leveret_core::error::Fault;
@@ -15,11 +17,11 @@ use leveret_core::mem::{MessageFlags, MessageId, Messages};
 use super::{PendingWatermark, Queues};
 use crate::Context;
 use crate::deliveries::{Carrier, Delivered, NewDelivery};
-use crate::letters::Reason;
-use crate::queue::{First, Front, Place, QueuePart, Size, Taken, block_bytes};
+use crate::queue_records::{First, Front, Place, QueuePart, Size, Taken, block_bytes};
+use crate::republish::Reason;
 
 /// Bytes of memory that must be free for reading ahead.
-const HEAD_BYTES: usize = 16 << 10;
+const READ_AHEAD_FREE_BYTES: usize = 16 << 10;
 
 impl Queues {
     #[inline]
@@ -27,13 +29,13 @@ impl Queues {
         self.records[queue].backlog.first(&self.pool, &self.deliveries)
     }
 
-    /// The first message, if it can go now; otherwise whatever it waits for has been asked for.
+    /// Returns the first message if it can be delivered now. Otherwise what it waits for has been requested.
     pub(crate) fn first_to_go(&mut self, cx: &mut Context<'_>, queue: QueueId) -> Option<First> {
         let first = self.first(queue)?;
         let may_go = match first {
             First::At(_, Place::Plain(_)) => true,
-            First::CameBack if self.records[queue].is_forwarded => self.may_forward_returned(cx, queue),
-            First::CameBack => true,
+            First::Requeued if self.records[queue].is_forwarded => self.may_forward_returned(cx, queue),
+            First::Requeued => true,
             First::Absent(_) | First::At(_, Place::Stored(..)) => {
                 self.want_pages(queue);
                 false
@@ -43,8 +45,8 @@ impl Queues {
                     self.await_move(cx.journal, queue, offset);
                     false
                 } else {
-                    // The place of a message is told to another broker, so it must never be given again: a
-                    // watermark above it in the log sees to that, whether the log has the message or not.
+                    // Another broker learns the message's offset, so the offset must never be reused. A
+                    // watermark above it in the log ensures that, whether the log has the message or not.
                     let is_forwarded = self.records[queue].is_forwarded;
                     !is_forwarded && cx.journal.is_gathering(cx.messages, message)
                         || self.is_below_watermark(cx.journal, queue, offset)
@@ -57,8 +59,8 @@ impl Queues {
         may_go.then_some(first)
     }
 
-    /// Whether a requeued first message may go to another broker: it was given to a client here, who knows it
-    /// by no place.
+    /// Returns whether a requeued first message may go to another broker. It was delivered to a local client,
+    /// which does not know its offset.
     #[cold]
     fn may_forward_returned(&mut self, cx: &mut Context<'_>, queue: QueueId) -> bool {
         let backlog = &self.records[queue].backlog;
@@ -69,8 +71,8 @@ impl Queues {
         })
     }
 
-    /// Whether a message of the log is below the watermark, so that it may be delivered; asks for a higher
-    /// one ahead of need.
+    /// Returns whether a message of the log is below the watermark, so that it may be delivered. Requests a
+    /// higher watermark ahead of need.
     fn is_below_watermark(&mut self, journal: &mut Journal, queue: QueueId, offset: u64) -> bool {
         if journal.mode() != Mode::On {
             return true;
@@ -85,16 +87,16 @@ impl Queues {
         self.records[queue].logged.is_below_watermark(offset)
     }
 
-    /// Notes that a queue waits for a message that took the place of another: it goes when the log has both.
+    /// Notes that a queue waits for a message that replaces another: it is delivered when the log has both.
     #[cold]
     fn await_move(&mut self, journal: &mut Journal, queue: QueueId, offset: u64) {
-        // The watermark is written along, so that the message need not wait for it afterwards.
+        // The watermark is written with it, so that the message need not wait for it afterwards.
         let _ = self.is_below_watermark(journal, queue, offset);
         journal.hurry();
         self.awaited.moves.push((journal.durable(), queue));
     }
 
-    /// Wakes the queues whose first message took the place of another, if that is durable by now.
+    /// Wakes the queues whose first message replaces another, if that is durable now.
     #[cold]
     fn note_moved(&mut self, journal: &Journal) {
         let mut awaited = core::mem::take(&mut self.awaited.moves);
@@ -114,7 +116,7 @@ impl Queues {
         self.awaited.moves = awaited;
     }
 
-    /// Wakes the queues that waited for a watermark, or for a move, that may have become durable.
+    /// Wakes the queues that waited for a watermark or a move that may have become durable.
     pub fn note_durable(&mut self, journal: &Journal) {
         if !self.awaited.moves.is_empty() {
             self.note_moved(journal);
@@ -141,7 +143,7 @@ impl Queues {
     /// Takes the first message of a queue, which is in memory.
     pub(crate) fn take_first(&mut self, cx: &mut Context<'_>, queue: QueueId, first: First) -> Taken {
         let taken = match first {
-            First::CameBack => {
+            First::Requeued => {
                 let record = &mut self.records[queue];
                 let mut taken =
                     record.backlog.take_returned(&mut self.pool, &mut self.deliveries, cx.messages);
@@ -174,15 +176,14 @@ impl Queues {
         let offset = record.backlog.take_from(&mut self.pool, part, Size::of(cx.messages, message));
         let redelivered = logged.is_some_and(|offset| record.logged.taken(offset));
         let requeues = logged.map_or(0, |offset| record.requeues.count_of(offset));
-        let is_to_spare = || cx.messages.has_ordinary_room(HEAD_BYTES);
+        let is_to_spare = || cx.messages.has_ordinary_room(READ_AHEAD_FREE_BYTES);
         if part == QueuePart::Head && record.backlog.is_head_low(is_to_spare) {
             self.want_pages(queue);
         }
         Taken { message, offset, logged, redelivered, requeues }
     }
 
-    /// Notes in the commit that is being gathered that one of its messages is already on its way to a
-    /// consumer.
+    /// Notes in the pending commit that one of its messages is already being sent to a consumer.
     pub(crate) fn note_delivery(&mut self, cx: &mut Context<'_>, queue: QueueId, taken: &Taken) {
         if let Some(offset) = taken.logged
             && cx.journal.is_gathering(cx.messages, taken.message)
@@ -211,7 +212,7 @@ impl Queues {
         let record = &mut self.records[queue];
         record.logged.settled(log_bytes(cx.messages, message));
         record.requeues.note_settled(offset, offset);
-        if record.dying {
+        if record.is_deleted() {
             cx.journal.forsake(cx.messages, message);
         } else {
             let target = Target { queue: record.logged.incarnation(), offset };
@@ -219,7 +220,7 @@ impl Queues {
         }
     }
 
-    /// Drops the first message, in memory or not; `false` when there is none.
+    /// Drops the first message, in memory or not. Returns `false` if there is none.
     pub(crate) fn drop_first(&mut self, cx: &mut Context<'_>, queue: QueueId) -> bool {
         match self.first(queue) {
             None => false,
@@ -230,7 +231,7 @@ impl Queues {
             }
             Some(First::At(part, Place::Stored(start, count))) => {
                 assert_eq!(part, QueuePart::Middle, "only the middle has what is not in memory");
-                let count = if self.records[queue].dying { count } else { 1 };
+                let count = if self.records[queue].is_deleted() { count } else { 1 };
                 self.settle_run(cx.journal, queue, start, count);
                 self.records[queue].backlog.leave_stored(&mut self.pool, count);
                 true
@@ -243,31 +244,33 @@ impl Queues {
         }
     }
 
-    /// The first requeued message leaves the queue, unread.
+    /// Removes the first requeued message without reading it.
     pub(crate) fn leave_absent(&mut self, queue: QueueId) {
         self.records[queue].backlog.drop_absent(&mut self.pool, &mut self.deliveries);
     }
 
-    /// Settles the first `count` messages of a run that only the log has, unread.
+    /// Settles the first `count` messages of a run that only the log has, without reading them.
     pub(crate) fn settle_run(&mut self, journal: &mut Journal, queue: QueueId, start: u64, count: u32) {
         let record = &mut self.records[queue];
         record.logged.settled_unread(count.into());
         if count > 0 {
             record.requeues.note_settled(start, start + u64::from(count) - 1);
         }
-        // The virtual host of the queue has less in the log by now.
+        // The virtual host of the queue has fewer bytes in the log now.
         self.releases += 1;
         let record = &self.records[queue];
-        if !record.dying {
+        if !record.is_deleted() {
             let end = start + u64::from(count);
             journal.settle_stored(Settled { queue: record.logged.incarnation(), start, end });
         }
     }
 
-    // ---- what becomes of the one taken
+    // ---- what happens to a taken message
 
-    /// How often the message was requeued, in a queue that tells: on a first delivery only basic.get-ok tells
-    /// it, as in RabbitMQ. After a restart it is known that the message was delivered, and not how often.
+    /// Returns how often the message was requeued, for queues that report it.
+    ///
+    /// As in RabbitMQ, on a first delivery only `basic.get-ok` reports it. After a restart the broker knows
+    /// that the message was delivered, but not how often.
     #[inline]
     pub(crate) fn delivery_count(&self, delivery: &Delivered) -> Option<u16> {
         if delivery.carrier == Carrier::Deliver && !delivery.redelivered {
@@ -290,14 +293,14 @@ impl Queues {
         }
     }
 
-    /// Whether the queue can have no message for a get yet. An expired first message is looked at anew, for
-    /// nobody else may do so.
-    pub(crate) fn is_kept_from_get(&self, queue: QueueId) -> bool {
+    /// Returns whether the queue cannot have a message for a `basic.get` yet. An expired first message is
+    /// examined again, because nothing else may do so.
+    pub(crate) fn cannot_get_yet(&self, queue: QueueId) -> bool {
         let record = &self.records[self.records.first_level(queue)];
-        record.front == Front::Blocked && !record.dying
+        record.front == Front::Blocked && !record.is_deleted()
     }
 
-    /// Counts a delivery as unsettled in its queue. The caller made sure of room in the pool.
+    /// Counts a delivery as unsettled in its queue. The caller has checked the capacity of the pool.
     pub(crate) fn count_delivery(&mut self, messages: &Messages, new: &NewDelivery) {
         let Some(queue) = new.queue else { return };
         let record = &mut self.records[queue];
@@ -306,7 +309,8 @@ impl Queues {
         record.unsettled.bytes += block_bytes(messages, new.message);
     }
 
-    /// Counts a settled delivery out of its queue; gives the bytes of blocks that its message occupies.
+    /// Removes a settled delivery from its queue's counts. Returns the bytes of blocks that its message
+    /// occupies.
     pub(crate) fn uncount_delivery(&mut self, messages: &Messages, index: usize) -> u64 {
         let delivery = &self.deliveries[index];
         let bytes = delivery.message.map_or(0, |message| block_bytes(messages, message));
@@ -323,72 +327,68 @@ impl Queues {
         bytes
     }
 
-    /// Counts that a delivery is requeued once more; says whether that is beyond the delivery limit of its
-    /// queue.
-    pub(crate) fn comes_back_too_often(&mut self, index: usize) -> bool {
+    /// Counts one more requeue of a delivery. Returns whether that exceeds the delivery limit of its queue.
+    pub(crate) fn count_requeue_in_queue(&mut self, index: usize) -> bool {
         let delivery = &mut self.deliveries[index];
         delivery.requeues = delivery.requeues.saturating_add(1);
         let queue = delivery.queue.map(|queue| &self.records[queue]);
         queue.is_some_and(|record| {
-            !record.dying && u32::from(delivery.requeues) > record.settings.delivery_limit
+            !record.is_deleted() && u32::from(delivery.requeues) > record.settings.delivery_limit
         })
     }
 
-    /// Requeues, at its old place, a delivery that no longer counts for any consumer.
+    /// Requeues, at its old position, a delivery that no longer counts for any consumer.
     pub(crate) fn put_back(&mut self, messages: &Messages, queue: QueueId, index: usize) {
         let backlog = &mut self.records[queue].backlog;
         backlog.put_back(&mut self.pool, &mut self.deliveries, messages, index);
-        // The requeued message goes before the one that the queue waits for, and may take the very memory
-        // that this needs.
+        // The requeued message precedes the one that the queue waits for, and may take the very memory that
+        // this one needs.
         self.unblock_front(queue);
     }
 
-    /// Rejects, for this reason, a delivery that no longer counts for any consumer: it waits apart until its
-    /// dead letter goes on.
+    /// Rejects, for this reason, a delivery that no longer counts for any consumer. It is kept apart until it
+    /// is dead-lettered.
     pub(crate) fn reject(&mut self, messages: &Messages, queue: QueueId, index: usize, reason: Reason) {
         self.deliveries.keep(index);
         self.deliveries[index].death = Some(reason);
         self.records[queue].backlog.reject(&mut self.deliveries, messages, index);
     }
 
-    /// Notes that what the first message of a queue waited for may have come: everybody who may take it looks again.
+    /// Notes that what the first message of a queue waited for may have happened: deliveries and gets try
+    /// again.
     pub(crate) fn unblock_front(&mut self, queue: QueueId) {
         self.records[queue].front = Front::Free;
-        self.shedding.note_change();
+        self.trim_list.note_change();
         if self.records[queue].delayed_exchange.is_some() {
             return self.slot_fetched(queue);
         }
         if self.records[queue].settings.may_expire {
-            self.note_shed_anew(queue);
+            self.relist_for_trim(queue);
         }
         if !self.records.is_first_level(queue) {
-            self.look_at_first_level(queue);
+            self.examine_first_level(queue);
         }
         self.gets.note_change();
         self.records.wake(queue);
     }
 }
 
-/// Bytes that a message takes in the log, roughly: always the same number for the same message.
+/// Returns roughly how many bytes a message takes in the log: always the same number for the same message.
 #[inline]
 pub(crate) fn log_bytes(messages: &Messages, message: MessageId) -> u64 {
     const RECORD_BYTES: u64 = 40;
     messages.stream_len(message) as u64 + RECORD_BYTES
 }
 
-// Gets that wait for the first message of their queue.
-//
-// Always true: a connection asks for one thing at a time.
-
-/// A get that waits for its message to be read back.
+/// A `basic.get` that waits for its message to be read back. A connection has at most one.
 #[derive(Debug)]
 pub(crate) struct Getting {
     pub(crate) connection: ConnectionId,
     pub(crate) channel: ChannelId,
     pub(crate) queue: QueueId,
-    /// The serial number of the queue's declaration: its id may be given to another queue.
+    /// Serial number of the queue's declaration: its id may be given to another queue.
     pub(crate) serial: u64,
     pub(crate) no_ack: bool,
-    /// The result of the get, once it is over: whether there was a message, or why not.
+    /// The result of the get when it is over: whether there was a message, or why not.
     pub(crate) outcome: Option<Result<bool, Fault>>,
 }

@@ -1,7 +1,11 @@
-//! When to look at which queue for expired messages; the look itself stands in `expire`.
+//! Schedules when a queue is examined: to remove messages, to read messages back, or because something
+//! expires.
 //!
-//! Always true: a queue has at most one time that counts, that of its record; other times in the list are
-//! passed over when they come; the list never grows beyond half as many again as there can be queues.
+//! # Invariants
+//! - A queue has at most one current time, the one in its record. Other times in the list are skipped when
+//!   they come.
+//! - The list never has more than 1.5 times as many entries as there can be queues.
+//! - Every change that a queue may wait for puts the queue on the list that is processed for it.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -10,12 +14,12 @@ use leveret_core::command::QueueId;
 use leveret_core::journal::Journal;
 
 use super::Queues;
-use crate::queue::Peeked;
+use crate::queue_records::Peeked;
 
-/// A time in two halves, the high one first (a u64 would need padding), and the queue it is for.
+/// A time in two halves, the high one first (a u64 would need padding), and its queue.
 type Time = (u32, u32, QueueId);
 
-/// The times at which queues are looked at, the earliest first.
+/// The times at which queues are examined, the earliest first.
 #[derive(Debug)]
 pub(crate) struct Expiry {
     times: BinaryHeap<Reverse<Time>>,
@@ -27,7 +31,7 @@ fn time(at_ms: u64, queue: QueueId) -> Reverse<Time> {
 }
 
 impl Expiry {
-    /// Bytes of the list for each queue that the broker may have.
+    /// Bytes of the list per queue that the broker may have.
     pub(crate) const QUEUE_BYTES: usize = size_of::<Reverse<Time>>() * 3 / 2;
 
     pub(crate) fn with_capacity(queues: usize) -> Self {
@@ -35,13 +39,13 @@ impl Expiry {
         Self { times: BinaryHeap::with_capacity(most), most }
     }
 
-    /// The earliest time in the list, in milliseconds of broker time; its queue may have another by now.
+    /// Returns the earliest time in the list, in milliseconds of broker time. Its queue may have another time
+    /// now.
     pub(crate) fn next_ms(&self) -> Option<u64> {
         self.times.peek().map(|Reverse((high, low, _))| u64::from(*high) << 32 | u64::from(*low))
     }
 
-    /// Adds a time for a queue; when the list is full, it is made anew of `all`, the times that count, the
-    /// new one included.
+    /// Adds a time for a queue. A full list is rebuilt from `all`, the current times including the new one.
     pub(crate) fn add<I>(&mut self, at_ms: u64, queue: QueueId, all: impl FnOnce() -> I)
     where
         I: Iterator<Item = (u64, QueueId)>,
@@ -54,78 +58,77 @@ impl Expiry {
         }
     }
 
-    /// The earliest time with its queue.
+    /// Returns the earliest time with its queue.
     pub(crate) fn first(&self) -> Option<(u64, QueueId)> {
         self.next_ms().zip(self.times.peek().map(|Reverse((.., queue))| *queue))
     }
 
-    /// Takes off the next queue whose time has come.
+    /// Removes and returns the next queue that is due.
     pub(crate) fn pop(&mut self, now_ms: u64) -> Option<(u64, QueueId)> {
         let at_ms = self.next_ms().filter(|at_ms| *at_ms <= now_ms)?;
         self.times.pop().map(|Reverse((.., queue))| (at_ms, queue))
     }
 }
 
-// When to look at which queue: to give messages up, to read messages back, or because something expires.
-//
-// Always true: whoever changes what a queue waits for puts it on the list where somebody looks.
-
 impl Queues {
     // ---- deliveries
 
-    /// Notes that a job has requeued all its messages of a queue: once no other job does, its first message is the
-    /// right one again.
+    /// Notes that a job has requeued all its messages of a queue. When no other job does so, delivery resumes
+    /// in the right order.
     pub(crate) fn end_returning(&mut self, queue: QueueId) {
         let record = &mut self.records[queue];
         record.returning -= 1;
         if record.settings.may_expire {
-            self.note_shed_anew(queue);
+            self.relist_for_trim(queue);
         }
         self.gets.note_change();
         self.records.wake(queue);
     }
 
-    /// Looks at a queue with priorities of which messages went: its first message may have to expire, or may
-    /// go where the first before had to wait.
+    /// Examines a queue with priorities that lost messages: its new first message may have to expire, or may
+    /// be deliverable where the previous one was not.
     #[cold]
-    pub(crate) fn look_at_first_level(&mut self, queue: QueueId) {
+    pub(crate) fn examine_first_level(&mut self, queue: QueueId) {
         let whole = self.records.queue_of_level(queue);
         let first = self.records.first_level(whole);
         if self.records[first].settings.may_expire {
-            self.note_shed_anew(first);
+            self.relist_for_trim(first);
         }
         self.records.wake(whole);
     }
 
-    // ---- messages given up
+    // ---- removed messages
 
-    /// Notes that a queue has messages to give up that it cannot give up now, or not all at once.
-    pub(crate) fn note_shed(&mut self, queue: QueueId) {
-        if !core::mem::replace(&mut self.records[queue].listed.is_shedding, true) {
-            self.shedding.push(queue);
-            self.shedding.note_change();
+    /// Notes that a queue has messages to remove that it cannot remove now, or not all at once.
+    pub(crate) fn list_for_trim(&mut self, queue: QueueId) {
+        if !core::mem::replace(&mut self.records[queue].listed.is_listed_for_trim, true) {
+            self.trim_list.push(queue);
+            self.trim_list.note_change();
         }
     }
 
-    /// Notes that a queue has further messages to give up: it may be on the list already, for rejected
-    /// messages without room, which says nothing of these.
-    pub(crate) fn note_shed_anew(&mut self, queue: QueueId) {
-        self.note_shed(queue);
-        self.shedding.note_change();
+    /// Notes that a queue has further messages to remove.
+    ///
+    /// If it is on the list already because of rejected messages without capacity, it is processed again.
+    pub(crate) fn relist_for_trim(&mut self, queue: QueueId) {
+        self.list_for_trim(queue);
+        self.trim_list.note_change();
     }
 
-    /// Bytes of the log that publishers leave free for dead letters. A letter takes room before its message
-    /// gives any, and a log full of messages that have to go on would be full for ever.
+    /// Returns the bytes of the log that publishers leave free for dead letters.
+    ///
+    /// A dead letter needs space before its original frees any. Without the reserve, a log full of messages
+    /// to be dead-lettered would stay full forever.
     pub(crate) fn kept_for_letters(&self, journal: &Journal) -> u64 {
         match self.records.has_dead_lettering() {
             false => 0,
-            true => journal.kept_for_letters(self.settings.letters_log_bytes),
+            true => journal.kept_for_letters(self.settings.dead_letter_log_bytes),
         }
     }
 
     // ---- messages read back
 
-    /// Asks that messages at the front of the middle be read back.
+    /// Requests that messages at the front of the middle be read back.
     pub(crate) fn want_pages(&mut self, queue: QueueId) {
         let record = &mut self.records[queue];
         if record.times.peeked.is_wanted() {
@@ -136,7 +139,7 @@ impl Queues {
         }
     }
 
-    /// Asks for the expiry of the first message, which only the log has.
+    /// Requests the expiry time of the first message, which only the log has.
     #[cold]
     pub(crate) fn want_peek(&mut self, queue: QueueId) {
         if !self.records[queue].listed.is_fetching {
@@ -147,13 +150,13 @@ impl Queues {
 
     // ---- times
 
-    /// When the next message or queue may expire, or a delayed message is due, in milliseconds of broker
-    /// time.
+    /// Returns when the next message or queue may expire, or a delayed message is due, in milliseconds of
+    /// broker time.
     pub fn next_expiry_ms(&self) -> Option<u64> {
         [self.expiry.next_ms(), self.delay_wheel.next_ms()].into_iter().flatten().min()
     }
 
-    /// Schedules a look at the queue at this time, if none comes before.
+    /// Schedules that the queue is examined at this time, unless it is scheduled earlier.
     #[cold]
     pub(super) fn note_due(&mut self, queue: QueueId, at_ms: u64) {
         let record = &mut self.records[queue];
@@ -168,11 +171,11 @@ impl Queues {
         }
     }
 
-    /// Notes that a client used the queue, so that it expires later.
+    /// Notes that a client used the queue, which postpones the queue's expiry.
     #[cold]
     pub(crate) fn touch_queue(&mut self, journal: &Journal, queue: QueueId) {
         let record = &mut self.records[queue];
-        if record.settings.expires() && !record.dying {
+        if record.settings.expires() && !record.is_deleted() {
             record.times.unused_until_ms = journal.time_ms().saturating_add(record.settings.expires_ms);
             let due_ms = self.records.unused_until_ms(journal, queue);
             self.note_due(queue, due_ms);
@@ -184,9 +187,10 @@ impl Queues {
 mod tests {
     use super::*;
 
-    /// Each queue comes out at its time and none twice, however often times change, within the room there is.
+    /// Each queue is returned at its time and only once, however often times change, within the list's
+    /// capacity.
     #[test]
-    fn times_that_move_take_no_more_room_and_none_is_lost() {
+    fn changed_times_take_no_more_memory_and_none_is_lost() {
         const QUEUES: usize = 20;
         let mut due = [u64::MAX; QUEUES];
         let mut expiry = Expiry::with_capacity(QUEUES);

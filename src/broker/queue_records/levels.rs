@@ -1,18 +1,20 @@
-//! Queues with priorities: a level for each priority that messages came with.
+//! Queues with priorities: a level for each priority that has had a message.
 //!
 //! ```text
 //! queue, x-max-priority 9 ── highest ──→ level 9 ── below ──→ level 4 ── below ──→ the queue itself: 0
 //! ```
 //!
-//! Why it exists: a level is a queue record of its own, so that nothing done with its messages (order, log,
-//! memory, requeueing, expiry) knows of priorities. Questions about the whole queue are answered here: which
-//! message goes first, how many there are in all.
+//! A level is a queue record of its own, so that order, log, memory, requeueing and expiry need not know of
+//! priorities. This file answers questions about the whole queue: which message is first, and how many there
+//! are.
 //!
-//! Always true: a level is made when the first message of its priority comes; it has no name, no consumer and no binding, is shown nowhere, and goes with its queue;
-//! the levels of a queue stand on its chain, from the highest down to the queue itself, which is the lowest.
-//! The log knows levels by numbers that were kept for them when the queue was declared, so that nothing is to
-//! be written when the first message of a priority comes. Where there is no room for a level, its messages go
-//! to the next lower one.
+//! # Invariants
+//! - A level is created for the first message of its priority. It has no name, consumer or binding, is not
+//!   shown to clients or operators, and is deleted with its queue.
+//! - The levels of a queue form a chain from the highest down to the queue itself, which is the lowest.
+//! - The log identifies levels by incarnations that were reserved when the queue was declared, so nothing is
+//!   written for the first message of a priority.
+//! - Where there is no capacity for a level, its messages go to the next lower one.
 
 use core::ops::Range;
 
@@ -22,7 +24,8 @@ use leveret_core::error::Fault;
 use leveret_core::journal::{Definition, Journal};
 use leveret_core::mem::{MessageFlags, MessageId, Messages, Share};
 
-use super::logged::Logged;
+use super::durable_index::DurableIndex;
+use super::record::QueueState;
 use super::record::{Queue, Rank, Records};
 use crate::arguments::{QueueSettings, max_priority};
 use crate::context::Work;
@@ -30,13 +33,14 @@ use crate::quota::{Declared, Declarer, Quota, Room};
 use crate::reply_text::out_of;
 use crate::topology::DELAYED;
 
-/// Slots of the timing wheel of delayed messages, each a level of a delayed exchange's hidden queue.
+/// Slots of the timing wheel of delayed messages; each is a level of a delayed exchange's hidden queue.
 pub(crate) const SLOTS: u8 = 88;
-/// Levels walked through that are as much work as one step.
+/// Number of levels walked through that cost as much as one unit of work.
 const LEVELS_PER_UNIT: u32 = 16;
 
-/// The log numbers of a defined queue's levels, from that of priority 1 on, or of a delayed exchange's slots:
-/// the log knows the hidden queue of an exchange by the exchange's own version.
+/// Returns the incarnations of a defined queue's levels, from priority 1, or of a delayed exchange's slots.
+///
+/// The log identifies the hidden queue of an exchange by the exchange's own version.
 pub fn levels_of(definition: &Definition<'_>) -> Range<u64> {
     match *definition {
         Definition::Queue { levels_from, arguments, .. } if levels_from != 0 => {
@@ -47,8 +51,8 @@ pub fn levels_of(definition: &Definition<'_>) -> Range<u64> {
     }
 }
 
-/// The rank of a queue without a message; `levels_from` is what the log knows its levels by, unless it is
-/// new.
+/// Returns the rank of a queue without messages. `levels_from` is the first incarnation of its levels in the
+/// log; a new queue has none yet.
 pub(crate) fn first_rank(journal: &mut Journal, record: &Queue, levels_from: u64) -> Rank {
     let max_priority = record.settings.max_priority;
     let levels_from = match levels_from {
@@ -61,8 +65,8 @@ pub(crate) fn first_rank(journal: &mut Journal, record: &Queue, levels_from: u64
 }
 
 impl Queue {
-    /// The record of a delayed exchange's hidden queue, which the log knows by the exchange's version: 0 for
-    /// an exchange that is not in the log.
+    /// Returns the record of a delayed exchange's hidden queue. The log identifies it by the exchange's
+    /// version: 0 for an exchange that is not in the log.
     pub(crate) fn delayed_queue(
         journal: &mut Journal,
         vhost: VhostId,
@@ -73,14 +77,14 @@ impl Queue {
         let settings = QueueSettings { max_priority: SLOTS, ..settings };
         let mut record = Self::new(vhost, "", &[], settings);
         (record.declared.durable, record.hidden) = (durable, true);
-        record.logged = Logged::as_incarnation(version);
+        record.logged = DurableIndex::as_incarnation(version);
         record.rank = first_rank(journal, &record, version + u64::from(version != 0));
         record
     }
 }
 
 impl Records {
-    /// The queue that this is a level of; a queue without priorities is its own.
+    /// Returns the queue that this is a level of; a queue without priorities is its own.
     #[inline]
     pub(crate) fn queue_of_level(&self, queue: QueueId) -> QueueId {
         match self.slab[queue.index()].rank {
@@ -89,13 +93,13 @@ impl Records {
         }
     }
 
-    /// The record of the queue that this is a level of; a queue without priorities is its own.
+    /// Returns the record of the queue that this is a level of; a queue without priorities is its own.
     #[inline]
     pub(crate) fn record_of_queue(&self, queue: QueueId) -> &Queue {
         &self[self.queue_of_level(queue)]
     }
 
-    /// The levels of a queue, from the highest on; a queue without priorities is its only level.
+    /// Returns the levels of a queue from the highest; a queue without priorities is its only level.
     pub(crate) fn levels(&self, queue: QueueId) -> impl Iterator<Item = QueueId> {
         core::iter::successors(Some(self.highest_level(queue)), |level| {
             self.levels_walked.set(self.levels_walked.get().saturating_add(1));
@@ -117,7 +121,7 @@ impl Records {
         }
     }
 
-    /// Notes that the places of the queue's messages, on all levels, are told to another broker from now on.
+    /// Notes that another broker learns the offsets of the queue's messages, on all levels, from now on.
     #[cold]
     pub(crate) fn note_forwarded(&mut self, queue: QueueId) {
         let mut at = Some(self.highest_level(queue));
@@ -127,7 +131,7 @@ impl Records {
         }
     }
 
-    /// The sum over all levels of the queue that this is, or is a level of.
+    /// Returns the sum over all levels of the queue that this is, or is a level of.
     #[inline]
     pub(crate) fn sum_over_levels(&self, queue: QueueId, of: impl Fn(&Queue) -> u64) -> u64 {
         let record = &self.slab[queue.index()];
@@ -137,13 +141,13 @@ impl Records {
         self.levels(self.queue_of_level(queue)).map(|level| of(&self.slab[level.index()])).sum()
     }
 
-    /// Ready messages of a queue, on all its levels.
+    /// Returns the number of ready messages on all levels of a queue.
     #[inline]
     pub(crate) fn ready_in(&self, queue: QueueId) -> u32 {
         self.sum_over_levels(queue, |record| record.backlog.ready().into()) as u32
     }
 
-    /// Ready messages, on all levels, that go before a new message of this level.
+    /// Returns the number of ready messages, on all levels, that precede a new message of this level.
     pub(crate) fn ready_before(&self, level: QueueId) -> u32 {
         let mut before = 0;
         for higher in self.levels(self.queue_of_level(level)) {
@@ -155,13 +159,13 @@ impl Records {
         before
     }
 
-    /// Charges the levels that were walked through since this was last called.
+    /// Charges the work for the levels that were walked through since the last call.
     #[inline]
     pub(crate) fn charge_levels(&self, work: &mut Work) {
         work.charge((self.levels_walked.take() / LEVELS_PER_UNIT) as usize);
     }
 
-    /// The highest level of a queue that has a message; the queue itself if none has.
+    /// Returns the highest level of a queue that has a message; the queue itself if none has.
     #[inline]
     pub(crate) fn first_level(&self, queue: QueueId) -> QueueId {
         if self.slab[queue.index()].rank == Rank::Plain {
@@ -171,7 +175,7 @@ impl Records {
         levels.find(|level| self.slab[level.index()].backlog.ready() > 0).unwrap_or(queue)
     }
 
-    /// Whether the first message of this level is the first of its queue.
+    /// Returns whether the first message of this level is the first of its queue.
     pub(crate) fn is_first_level(&self, level: QueueId) -> bool {
         self.slab[level.index()].rank == Rank::Plain || self.first_level(self.queue_of_level(level)) == level
     }
@@ -183,19 +187,19 @@ impl Records {
         }
     }
 
-    /// Delayed messages in a hidden queue.
+    /// Returns the number of delayed messages in a hidden queue.
     pub(crate) fn delayed_in(&self, queue: QueueId) -> u64 {
         self.sum_over_levels(queue, |record| {
             u64::from(record.backlog.ready()) + u64::from(record.unsettled.count)
         })
     }
 
-    // ---- levels begin and end
+    // ---- creating and deleting levels
 
-    /// The level of a queue for this priority.
+    /// Returns the level of a queue for this priority, and creates it if needed.
     ///
     /// # Errors
-    /// There is no room for another level; this is the next lower one.
+    /// There is no capacity for another level; the error is the next lower level.
     pub(crate) fn level_at(
         &mut self,
         quota: &mut Quota,
@@ -237,7 +241,7 @@ impl Records {
         (record.declared.durable, record.hidden, record.times.ttl_since_ms) =
             (whole.declared.durable, true, whole.times.ttl_since_ms);
         if let Rank::Lowest { levels_from: from @ 1.., .. } = whole.rank {
-            record.logged = Logged::as_incarnation(from + u64::from(priority) - 1);
+            record.logged = DurableIndex::as_incarnation(from + u64::from(priority) - 1);
         }
         (record.rank, record.delayed_exchange) =
             (Rank::Level { queue, priority, below }, whole.delayed_exchange);
@@ -259,8 +263,8 @@ impl Records {
         }
     }
 
-    /// Takes a level, whose record is about to be freed, off the chain of its queue; gives the queue, whose
-    /// record may be free to go, too.
+    /// Removes a level, whose record is about to be freed, from the chain of its queue. Returns the queue,
+    /// whose record may be free to go too.
     #[cold]
     pub(crate) fn unlink_level(&mut self, level: QueueId) -> Option<QueueId> {
         let Rank::Level { queue, below, .. } = self.slab[level.index()].rank else { return None };
@@ -273,13 +277,13 @@ impl Records {
         Some(queue)
     }
 
-    /// Retires the levels of a queue, not the queue itself; gives them, for the caller to clear away.
+    /// Retires the levels of a queue, but not the queue itself. Returns them for the caller to clear.
     #[cold]
     pub(crate) fn retire_levels(&mut self, journal: &mut Journal, queue: QueueId) -> Vec<QueueId> {
         let (mut level, mut retired) = (self.highest_level(queue), Vec::new());
         while level != queue {
             let record = &mut self.slab[level.index()];
-            record.dying = true;
+            record.state = QueueState::Deleting;
             self.dead_lettering -= u32::from(record.dead_letters_logged());
             if record.logged.is_on() {
                 journal.queue_gone(record.logged.incarnation());
@@ -290,17 +294,21 @@ impl Records {
         retired
     }
 
-    /// Whether a queue, or a level, is cleared, and neither a delivery nor a level refers to it.
+    /// Returns whether a queue or level is cleared and neither a delivery nor a level refers to it.
     #[inline]
     pub(crate) fn is_done(&self, queue: QueueId) -> bool {
-        // The last reference to a queue may ask once more than needed.
+        // The last reference to a queue may ask more often than needed.
         self.slab.get(queue.index()).is_some_and(|record| {
-            record.cleared && record.unsettled.count == 0 && record.returning == 0 && !record.has_levels()
+            record.state == QueueState::Cleared
+                && record.unsettled.count == 0
+                && record.returning == 0
+                && !record.has_levels()
         })
     }
 
-    /// Frees the record of a cleared queue, or of a level, once neither a delivery nor a level refers to it; gives it,
-    /// with the queue that it was a level of, for that may be done with now.
+    /// Frees the record of a cleared queue or level when neither a delivery nor a level refers to it.
+    ///
+    /// Returns the record, and for a level its queue, which may be free to go now.
     pub(crate) fn take_if_done(&mut self, queue: QueueId) -> Option<(Queue, Option<QueueId>)> {
         if !self.is_done(queue) {
             return None;
@@ -310,9 +318,7 @@ impl Records {
     }
 }
 
-// The queues that a message of a transaction goes to, kept as a message of its own until the commit.
-
-/// Octets of a hidden queue in a route that is kept.
+/// Octets of a hidden queue in a stored route.
 const HIDDEN_LEN: usize = 1 + 4 + 8;
 
 /// The queues as routing sees them, and those chosen for a message.
@@ -322,15 +328,15 @@ pub(crate) struct Targets<'a> {
 }
 
 impl Targets<'_> {
-    /// The queue of this name.
+    /// Returns the queue of this name.
     pub(crate) fn find(&self, vhost: VhostId, name: &str) -> Option<QueueId> {
         self.queues.find_queue(vhost, name)
     }
 
-    /// Adds a queue to the route of this number, once at most.
+    /// Adds a queue to the route of this number, at most once.
     pub(crate) fn choose(&mut self, queue: QueueId, route: u64) {
         let record = &mut self.queues.slab[queue.index()];
-        if record.routed_at != route && !record.dying {
+        if record.routed_at != route && !record.is_deleted() {
             record.routed_at = route;
             self.chosen.push(queue);
         }
@@ -338,7 +344,8 @@ impl Targets<'_> {
 }
 
 impl Records {
-    /// A route as a message of its own, whose body is its queues; the caller holds it.
+    /// Stores the target queues of a transaction's message until the commit, as the body of a message that
+    /// the caller owns.
     ///
     /// ```text
     /// | length, 1 octet, not 0 | name |   a queue that has a name
@@ -346,7 +353,7 @@ impl Records {
     /// ```
     ///
     /// # Errors
-    /// There is no room for the route.
+    /// There is no capacity for the route.
     pub(crate) fn write_route(
         &mut self,
         messages: &mut Messages,
@@ -377,7 +384,7 @@ impl Records {
         Ok(route)
     }
 
-    /// The queues of a kept route that still exist.
+    /// Returns the queues of a stored route that still exist.
     pub(crate) fn read_route(
         &self,
         (messages, work): (&Messages, &mut Work),
@@ -400,11 +407,11 @@ impl Records {
                     core::str::from_utf8(&octets[..len]).ok().and_then(|name| self.find_queue(vhost, name))
                 }
             };
-            targets.extend(queue.filter(|queue| !self.slab[queue.index()].dying));
+            targets.extend(queue.filter(|queue| !self.slab[queue.index()].is_deleted()));
         }
     }
 
-    /// The hidden queue of this place and serial, if it still exists.
+    /// Returns the hidden queue of this place and serial, if it still exists.
     fn hidden_queue(&self, octets: &[u8; 255]) -> Option<QueueId> {
         let (place, rest) = octets.split_first_chunk()?;
         let serial = u64::from_be_bytes(*rest.first_chunk()?);

@@ -1,9 +1,26 @@
-//! Delayed messages: a hidden queue for each delayed exchange, whose levels are the slots of a timing wheel
-//! (`delay_wheel`).
+//! Delayed messages: a hidden queue for each delayed exchange, whose levels are the slots of a timing wheel.
 //!
-//! Always true: a message waits in a slot as in any queue: confirmed when it is durable, out of memory when
-//! that is short, restored at a start, gone with its exchange; a slot with messages in the log has its time from the
-//! first of them, and none is opened before all times are known.
+//! ```text
+//! slot    88…81        80…73      …   40…33       …   8…1        0
+//! width   2^32 ms      2^29 ms        16,384 ms       4 ms       arrived before the slots were known
+//!         each is a level of a hidden queue, on the disk         │
+//!                      opened, the widest and the earliest first ▼
+//!                      held: the nearest few, in memory, in the order of due time ──→ routed
+//! ```
+//!
+//! The slot of a message follows from its due time, written in octal digits, and the wheel's current time.
+//! The first digit in which the two differ determines the width of the slot, and its value which of eight
+//! slots. When a slot begins, its messages are held in memory, or, if there are too many, moved to narrower
+//! slots. Publishers use no slot narrower than [`NARROWEST_PUBLISHED`].
+//!
+//! # Invariants
+//! - A message waits in a slot as in any queue: confirmed when durable, evicted when memory is short,
+//!   recovered at start, deleted with its exchange.
+//! - A slot never contains messages of two wheel times. Its first message therefore determines when it
+//!   begins, and nothing but messages need be stored.
+//! - No slot is opened before the times of all slots with messages in the log are known.
+//! - What is due in an open slot is routed before anything held that is due later.
+//! - For the log, a held message is still in its slot.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -19,21 +36,22 @@ use super::expiry::Expiry;
 use super::page_in::Page;
 use super::push::LevelChoice;
 use crate::Context;
-use crate::queue::{Rank, SLOTS};
+use crate::queue_records::QueueState;
+use crate::queue_records::{Rank, SLOTS};
 use crate::quota::{Declarer, Quota};
 
 impl Queues {
-    /// Retires the hidden queue of an exchange with its levels, whose slots lose their times; gives the
-    /// messages held, to be forgotten.
+    /// Retires the hidden queue of an exchange with its levels. Returns the held messages, for the caller to
+    /// settle.
     #[cold]
     pub(crate) fn retire_delayed_queue(&mut self, journal: &mut Journal, queue: QueueId) -> Vec<Held> {
         let record = &mut self.records[queue];
-        record.dying = true;
+        record.state = QueueState::Deleting;
         if record.logged.is_on() {
             journal.queue_gone(record.logged.incarnation());
         }
         let records = &self.records;
-        let gone = self.delay_wheel.take_held_of(|queue| records[queue].dying);
+        let gone = self.delay_wheel.take_held_of(|queue| records[queue].is_deleted());
         let mut unknown = 0;
         let all: heapless::Vec<QueueId, { SLOTS as usize + 1 }> = self.records.levels(queue).collect();
         for level in all {
@@ -45,34 +63,38 @@ impl Queues {
         gone
     }
 
-    /// The level for a message of this delay: the slot of its time, or the hidden queue itself as long as the
-    /// slots are not known, and when there is no room for that slot (`DelayWheel::take_lacks_slot`).
+    /// Returns the level for a message with this delay: its slot, or the hidden queue itself.
+    ///
+    /// The hidden queue itself is used while the slots are not known, and when there is no capacity for that
+    /// slot (see [`Self::take_lacks_slot`]).
     pub(crate) fn slot_for(
         &mut self,
         cx: &mut Context<'_>,
         quota: &mut Quota,
         queue: QueueId,
-        said: LevelChoice,
+        choice: LevelChoice,
     ) -> QueueId {
         let now_ms = cx.journal.time_ms();
         if self.delay_wheel.unknown > 0 {
             self.register_slot(queue, Slot { number: 0, start_ms: now_ms });
             return queue;
         }
-        let at_ms = self.delay_wheel.stands_at_ms(now_ms);
-        let since_ms = if said.came_ms == 0 { now_ms } else { said.came_ms };
-        let slot = Slot::of(since_ms.saturating_add(said.delay_ms), at_ms, NARROWEST_PUBLISHED, u32::MAX);
+        let at_ms = self.delay_wheel.current_ms(now_ms);
+        let since_ms = if choice.came_ms == 0 { now_ms } else { choice.came_ms };
+        let slot = Slot::of(since_ms.saturating_add(choice.delay_ms), at_ms, NARROWEST_PUBLISHED, u32::MAX);
         let level = self.level_of_slot(quota, queue, slot);
         self.delay_wheel.lacks_slot |= level.is_none();
         level.unwrap_or(queue)
     }
 
-    /// Whether there was no room for the slot of the message being published, which cannot come in.
+    /// Returns whether there was no capacity for the slot of the message being published, which is then
+    /// refused.
     pub(crate) const fn take_lacks_slot(&mut self) -> bool {
         core::mem::replace(&mut self.delay_wheel.lacks_slot, false)
     }
 
-    /// The level of a slot, whose time is known from now on; `None`: there is no room for the level.
+    /// Returns the level of a slot and registers the slot's time; `None` if there is no capacity for another
+    /// level.
     pub(crate) fn level_of_slot(&mut self, quota: &mut Quota, queue: QueueId, slot: Slot) -> Option<QueueId> {
         let declarer = self.records[queue].declared.declarer.unwrap_or_else(Declarer::nobody);
         let level = self.records.level_at(quota, queue, slot.number, Some(declarer)).ok()?;
@@ -96,14 +118,15 @@ impl Queues {
         self.delay_wheel.note_change();
     }
 
-    /// Notes when a message came to a slot.
-    pub(crate) fn note_sleeper(&self, cx: &mut Context<'_>, message: MessageId) {
+    /// Sets the arrival time of a message in a slot.
+    pub(crate) fn note_delayed_arrival(&self, cx: &mut Context<'_>, message: MessageId) {
         if cx.messages.arrived_ms(message) == 0 {
             cx.messages.set_arrived_ms(message, cx.journal.time_ms().max(1));
         }
     }
 
-    /// At a start: notes a slot with messages in the log, whose first message is to be read for its time.
+    /// Notes, at start, a slot with messages in the log. Its first message must be read to know the slot's
+    /// time.
     #[cold]
     pub(crate) fn note_slot_restored(&mut self, level: QueueId) {
         self.records[level].times.due_ms = UNKNOWN;
@@ -111,7 +134,7 @@ impl Queues {
         self.want_peek(level);
     }
 
-    /// Notes the time of a slot whose first message was read.
+    /// Sets the time of a slot whose first message was read.
     #[cold]
     pub(crate) fn slot_peeked(&mut self, level: QueueId, page: &Page<'_>) {
         let headers = Properties::trusted(page.properties).headers().unwrap_or(Table::EMPTY);
@@ -120,11 +143,11 @@ impl Queues {
             Rank::Level { priority: number, .. } => Slot { number, start_ms: start_ms(number, due_ms) },
             Rank::Plain | Rank::Lowest { .. } => Slot { number: 0, start_ms: page.enqueued_ms },
         };
-        self.know_slot(level);
+        self.clear_unknown_slot(level);
         self.register_slot(level, slot);
     }
 
-    fn know_slot(&mut self, level: QueueId) {
+    fn clear_unknown_slot(&mut self, level: QueueId) {
         let record = &mut self.records[level];
         if record.times.due_ms == UNKNOWN {
             record.times.due_ms = u64::MAX;
@@ -137,14 +160,14 @@ impl Queues {
     pub(crate) fn slot_fetched(&mut self, level: QueueId) {
         self.delay_wheel.note_change();
         let record = &self.records[level];
-        match record.times.due_ms == UNKNOWN && !record.dying {
+        match record.times.due_ms == UNKNOWN && !record.is_deleted() {
             true if record.backlog.ready() > 0 => self.want_peek(level),
-            true => self.know_slot(level),
+            true => self.clear_unknown_slot(level),
             false => {}
         }
     }
 
-    /// When a message in a slot is due, in milliseconds of broker time.
+    /// Returns when a message in a slot is due, in milliseconds of broker time.
     pub(crate) fn due_ms(&mut self, cx: &mut Context<'_>, message: MessageId) -> u64 {
         let properties = cx.messages.properties(message, &mut self.scratch.properties);
         cx.work.charge_octets(properties.len());
@@ -153,48 +176,30 @@ impl Queues {
     }
 }
 
-// When delayed messages are due: slots of a timing wheel, and the few messages whose time is near.
-//
-// ```text
-// slot    88…81        80…73      …   40…33       …   8…1        0
-// width   2^32 ms      2^29 ms        16,384 ms       4 ms       what came before the slots were known
-//         each is a level of a hidden queue, on the disk         │
-//                      opened, the widest and the earliest first ▼
-//                      held: the nearest few, in memory, in the order of their times ──→ routed
-// ```
-//
-// A message's slot follows from the digits, of three bits, of the time at which it is due: the first digit
-// in which that differs from the time at which the wheel stands says how wide the slot is, and its value
-// which one of eight. When a slot begins its messages are held, or, when those are too many, put into
-// narrower slots. Publishers use none narrower than [`NARROWEST_PUBLISHED`].
-//
-// Always true: no slot has messages of two times of the wheel, so the first message of a slot says when it
-// begins, and nothing but messages need be kept; what is due in an open slot comes before whatever is held
-// and due later; what is held is in its slot to the log.
-
-/// The tier of the narrowest slots that a publisher's message comes to.
+/// Tier of the narrowest slots for messages from publishers.
 pub(crate) const NARROWEST_PUBLISHED: u32 = 4;
-/// The tier of the widest slots.
+/// Tier of the widest slots.
 const WIDEST: u32 = SLOTS as u32 / DIGITS - 1;
 const DIGIT_BITS: u32 = 3;
 const DIGITS: u32 = 1 << DIGIT_BITS;
-/// Bits of the narrowest width in milliseconds.
+/// The narrowest slot is this power of two milliseconds wide.
 const FINEST_BITS: u32 = 2;
-/// The longest delay, in milliseconds: a message with a longer one is not delayed.
+/// The longest delay in milliseconds: a message with a longer one is not delayed.
 const DELAY_MAX_MS: i64 = u32::MAX as i64;
-/// The time of a slot, or queue, that has none.
+/// `due_ms` of a slot or queue that has no time.
 const NEVER: u64 = u64::MAX;
-/// The time of a slot that a start found and whose first message was not read yet.
+/// `due_ms` of a slot that was found at start and whose first message has not been read yet.
 pub(crate) const UNKNOWN: u64 = u64::MAX - 1;
 /// One message in this many of the pool may be held.
 const HELD_PART: usize = 64;
 const HELD_MAX: usize = 1024;
 
-/// How long a message with these headers is to be delayed, in milliseconds; 0 for not at all. As in
-/// RabbitMQ's delayed message exchange text is read as a number and a fraction cut off; text that is no
-/// number ends the channel there, and is no delay here.
+/// Returns the delay that these headers request, in milliseconds; 0 for none.
+///
+/// As in RabbitMQ's delayed message exchange, text is read as a number and a fraction is cut off. Text that
+/// is not a number closes the channel there, and is no delay here.
 pub(crate) fn delay_ms(headers: Table<'_>) -> u64 {
-    let said = match headers.get("x-delay") {
+    let delay = match headers.get("x-delay") {
         None => return 0,
         Some(Value::LongStr(text)) => core::str::from_utf8(text).ok().and_then(|text| text.parse().ok()),
         Some(Value::Float(number)) => Some(f64::from(number) as i64),
@@ -204,19 +209,20 @@ pub(crate) fn delay_ms(headers: Table<'_>) -> u64 {
         }
         Some(value) => value.as_integer(),
     };
-    said.filter(|ms| (1..=DELAY_MAX_MS).contains(ms)).map_or(0, |ms| ms as u64)
+    delay.filter(|ms| (1..=DELAY_MAX_MS).contains(ms)).map_or(0, |ms| ms as u64)
 }
 
-/// A slot, and when it begins.
+/// A slot of the timing wheel, and when it begins.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Slot {
-    /// The number of the slot, from 1 on; 0 for messages that came before the slots were known.
+    /// The slot's number, from 1; 0 for messages that arrived before the slots were known.
     pub(crate) number: u8,
     pub(crate) start_ms: u64,
 }
 
 impl Slot {
-    /// The slot of a message that is due at `due_ms`, when the wheel stands at `at_ms`, between two tiers.
+    /// Returns the slot, between two tiers, for a message that is due at `due_ms` when the wheel's time is
+    /// `at_ms`.
     pub(crate) fn of(due_ms: u64, at_ms: u64, narrowest: u32, widest: u32) -> Self {
         let due_ms = due_ms.max(at_ms);
         let bit = 63_u32.saturating_sub((due_ms ^ at_ms).leading_zeros());
@@ -227,7 +233,7 @@ impl Slot {
         Self { number, start_ms: start_ms(number, due_ms) }
     }
 
-    /// The key that slots are sorted by: of those that begin at one time the widest goes first.
+    /// Returns the key that slots are sorted by: among slots with the same start the widest comes first.
     pub(crate) const fn key(self) -> u64 {
         self.start_ms << 8 | (u8::MAX - self.number) as u64
     }
@@ -236,7 +242,7 @@ impl Slot {
         Self { number: u8::MAX - key as u8, start_ms: key >> 8 }
     }
 
-    /// The tier of the slot's width; `None` for messages that came before the slots were known.
+    /// Returns the tier of the slot's width; `None` for messages that arrived before the slots were known.
     pub(crate) const fn tier(self) -> Option<u32> {
         match self.number {
             0 => None,
@@ -244,7 +250,7 @@ impl Slot {
         }
     }
 
-    /// The widest tier that the messages of this slot may go to.
+    /// Returns the widest tier that the messages of this slot may be moved to.
     pub(crate) const fn widest_below(self) -> Option<u32> {
         match self.tier() {
             None => Some(WIDEST),
@@ -253,7 +259,7 @@ impl Slot {
     }
 }
 
-/// When the slot of this number begins, if it has a message that is due at `due_ms`.
+/// Returns when the slot of this number begins, given that it has a message due at `due_ms`.
 pub(crate) const fn start_ms(number: u8, due_ms: u64) -> u64 {
     let bits = bits((number.saturating_sub(1) as u32) / DIGITS);
     due_ms >> bits << bits
@@ -263,20 +269,20 @@ const fn bits(tier: u32) -> u32 {
     FINEST_BITS + DIGIT_BITS * tier
 }
 
-/// A message that left its slot and waits for its time in memory.
+/// A message that left its slot and waits in memory for its due time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Held {
     pub(crate) due_ms: u64,
-    /// The order of arrival among held messages.
+    /// Order of arrival among held messages.
     serial: u64,
     pub(crate) queue: QueueId,
     pub(crate) message: MessageId,
-    /// The log offset of the message; the largest number for none.
+    /// Log offset of the message; `u64::MAX` for none.
     logged: u64,
 }
 
 impl Held {
-    /// The log offset of the message, if the log has it.
+    /// Returns the log offset of the message, if the log has it.
     pub(crate) fn logged(&self) -> Option<u64> {
         Some(self.logged).filter(|offset| *offset != u64::MAX)
     }
@@ -294,35 +300,35 @@ impl PartialOrd for Held {
     }
 }
 
-/// What the wheel has to do next.
+/// What the timing wheel has to do next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Next {
-    /// The slot with this key opens; its level is this queue.
+    /// Open the slot with this key; its level is this queue.
     Slot(u64, QueueId),
-    /// This held message is due.
+    /// Route this held message, which is due.
     Held(Held),
 }
 
-/// The slots of all delayed exchanges that have a time, and the messages held.
+/// The slots of all delayed exchanges that have a time, and the held messages.
 #[derive(Debug)]
 pub(crate) struct DelayWheel {
     slots: Expiry,
     held: BinaryHeap<Reverse<Held>>,
     held_max: usize,
     serial: u64,
-    /// Slots whose time is not known yet: none is opened before all times are known.
+    /// Number of slots whose time is not known yet. No slot is opened before all times are known.
     pub(crate) unknown: u32,
-    /// There was no room for the slot of the message that is being published.
+    /// There was no capacity for the slot of the message that is being published.
     pub(crate) lacks_slot: bool,
-    /// The count of room made at the time when nothing could be done.
+    /// Counter of freed capacity at the time when nothing could be done.
     stuck_at: Option<u64>,
 }
 
 impl DelayWheel {
-    /// Bytes of the timing wheel for each queue that the broker may have.
+    /// Bytes of the timing wheel per queue that the broker may have.
     pub(crate) const QUEUE_BYTES: usize = Expiry::QUEUE_BYTES;
 
-    /// A timing wheel for a broker of this many queues and messages.
+    /// Creates a timing wheel for up to this many queues and messages.
     pub(crate) fn new(queues: usize, messages: usize) -> Self {
         let held_max = Self::held_max(messages);
         Self {
@@ -336,18 +342,18 @@ impl DelayWheel {
         }
     }
 
-    /// How many messages may be held in memory: at least one.
+    /// Returns the maximum number of messages held in memory: at least 1.
     const fn held_max(messages: usize) -> usize {
         let part = messages / HELD_PART + 1;
         if part < HELD_MAX { part } else { HELD_MAX }
     }
 
-    /// Bytes that the held messages take at most, in a broker of this many messages.
+    /// Returns the maximum bytes that held messages take in a broker with this many messages.
     pub(crate) const fn held_bytes(messages: usize) -> usize {
         Self::held_max(messages) * size_of::<Reverse<Held>>()
     }
 
-    /// When the next slot or held message is due, in milliseconds of broker time.
+    /// Returns when the next slot or held message is due, in milliseconds of broker time.
     pub(crate) fn next_ms(&self) -> Option<u64> {
         if self.unknown > 0 || self.stuck_at.is_some() {
             return None;
@@ -357,7 +363,7 @@ impl DelayWheel {
         [slot, held].into_iter().flatten().min()
     }
 
-    /// Whether a slot or held message is due and may be moved, with this count of room made.
+    /// Returns whether a slot or held message is due and may be moved, given this counter of freed capacity.
     pub(crate) fn is_due(&self, now_ms: u64, room_made: impl FnOnce() -> u64) -> bool {
         match self.stuck_at {
             Some(stuck_at) => stuck_at != room_made(),
@@ -365,7 +371,7 @@ impl DelayWheel {
         }
     }
 
-    /// The slot or held message that is due now.
+    /// Returns the slot or held message that is due now.
     pub(crate) fn next(&self, now_ms: u64) -> Option<Next> {
         let held = self.held.peek().map(|Reverse(held)| *held);
         let slot = self.slots.first().filter(|(key, _)| Slot::of_key(*key).start_ms <= now_ms);
@@ -383,8 +389,8 @@ impl DelayWheel {
         self.slots.first().map(|(key, _)| Slot::of_key(key))
     }
 
-    /// The time at which the wheel stands: before everything that has not been opened.
-    pub(crate) fn stands_at_ms(&self, now_ms: u64) -> u64 {
+    /// Returns the wheel's time: not later than the start of any unopened slot.
+    pub(crate) fn current_ms(&self, now_ms: u64) -> u64 {
         match self.first_slot() {
             None => now_ms,
             Some(slot) if slot.tier().is_some_and(|tier| tier > NARROWEST_PUBLISHED) => {
@@ -394,7 +400,7 @@ impl DelayWheel {
         }
     }
 
-    /// Adds the time at which the slot of this queue begins; `all` are the times that count, as of
+    /// Adds the time at which the slot of this queue begins. `all` are the current times, as for
     /// [`Expiry::add`].
     pub(crate) fn add<I>(&mut self, key: u64, queue: QueueId, all: impl FnOnce() -> I)
     where
@@ -403,17 +409,17 @@ impl DelayWheel {
         self.slots.add(key, queue, all);
     }
 
-    /// Takes off the first slot.
+    /// Removes the first slot.
     pub(crate) fn pop_slot(&mut self) {
         self.slots.pop(NEVER);
     }
 
-    /// Whether one more message may be held.
+    /// Returns whether one more message may be held.
     pub(crate) fn has_place(&self) -> bool {
         self.held.len() < self.held_max
     }
 
-    /// Whether nothing is held.
+    /// Returns whether no message is held.
     pub(crate) fn holds_none(&self) -> bool {
         self.held.is_empty()
     }
@@ -425,12 +431,12 @@ impl DelayWheel {
         self.held.push(Reverse(Held { due_ms, serial, queue, message, logged }));
     }
 
-    /// Takes off the first held message.
+    /// Removes the first held message.
     pub(crate) fn pop_held(&mut self) {
         self.held.pop();
     }
 
-    /// Takes out the held messages of some queues.
+    /// Takes out the held messages of the queues for which `is_of` holds.
     pub(crate) fn take_held_of(&mut self, is_of: impl Fn(QueueId) -> bool) -> Vec<Held> {
         let mut taken = Vec::new();
         self.held.retain(|Reverse(held)| {
@@ -443,7 +449,7 @@ impl DelayWheel {
         taken
     }
 
-    /// Notes that nothing could be done, with this count of room made.
+    /// Notes that nothing could be done, given this counter of freed capacity.
     pub(crate) const fn note_stuck(&mut self, room_made: u64) {
         self.stuck_at = Some(room_made);
     }
@@ -458,10 +464,10 @@ impl DelayWheel {
 mod delay_wheel_tests {
     use super::*;
 
-    /// The wheel alone, without queues: messages come out in the order of their times, equal times in the
-    /// order of arrival, and none is moved more often than there are tiers.
+    /// Tests the wheel alone, without queues: messages leave it by due time, equal times in the order of
+    /// arrival, and no message is moved more often than there are tiers.
     #[test]
-    fn whatever_is_put_into_slots_comes_out_in_the_order_of_its_time() {
+    fn messages_leave_their_slots_in_the_order_of_their_due_times() {
         let mut random = 7_u64;
         let mut next = move |below: u64| {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -481,7 +487,7 @@ mod delay_wheel_tests {
                 let full = slots.iter().zip(0_u8..).filter(|((_, messages), _)| !messages.is_empty());
                 full.map(|((start_ms, _), number)| Slot { number, start_ms: *start_ms }.key()).min()
             };
-            // Now and then messages come while open slots still have to be emptied.
+            // At times messages arrive while open slots have yet to be emptied.
             let is_late = came < 4_000 && next(3) > 0;
             while let Some(slot) =
                 first(&slots).map(Slot::of_key).filter(|slot| !is_late && slot.start_ms <= now)
@@ -518,7 +524,7 @@ mod delay_wheel_tests {
         }
         assert_eq!(out.len(), came);
         assert!(moves < came * 11, "{moves} moves of {came} messages");
-        // Messages due within the same 4 ms make one step, in the order of arrival.
+        // Messages due within the same 4 ms are routed in one step, in the order of arrival.
         let in_order = out.windows(2).all(|two| two[0].0 >> FINEST_BITS <= two[1].0 >> FINEST_BITS);
         assert!(in_order, "out of order");
         let equal = out.windows(2).filter(|two| two[0].0 == two[1].0);
@@ -526,7 +532,7 @@ mod delay_wheel_tests {
     }
 
     #[test]
-    fn a_delay_is_a_number_that_a_timer_of_32_bits_takes() {
+    fn a_delay_is_a_number_of_at_most_32_bits() {
         let table = |octets: &'static [u8]| delay_ms(Table::parse(octets).expect("a table"));
         assert_eq!(table(b"\x07x-delayI\0\0\x13\x88"), 5_000);
         assert_eq!(table(b"\x07x-delayI\xff\xff\xec\x78"), 0, "it has been delayed");

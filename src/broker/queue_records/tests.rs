@@ -1,4 +1,4 @@
-//! Queue records by themselves: names, levels, the ready list, limits, and looking into a queue.
+//! Tests of queue records alone: names, levels, the ready list, limits, and browsing.
 
 use super::*;
 use crate::arguments::{Overflow, QueueSettings};
@@ -10,7 +10,7 @@ use leveret_core::journal::Journal;
 use leveret_core::limits::Limits;
 use leveret_core::mem::{FifoPool, MessageFlags, MessageId, MessageLimits, Messages, Share};
 
-/// The records, and what a backlog lies in.
+/// The records, and the pools that a backlog uses.
 struct World {
     records: Records,
     pool: FifoPool,
@@ -25,11 +25,11 @@ fn vhost() -> VhostId {
 }
 
 fn settings() -> QueueSettings {
-    QueueSettings::of(&Policies::with_capacity(0).terms(&[], Applied::default()))
+    QueueSettings::of(&Policies::with_capacity(0).effective_policy(&[], Applied::default()))
 }
 
 impl World {
-    /// Room for 8 queues and levels.
+    /// Capacity for 8 queues and levels.
     fn new() -> Self {
         let limits = Limits { queues_max: 8, ..Limits::default() };
         let quota = Quota::new(&limits);
@@ -62,7 +62,7 @@ impl World {
         self.records.level_at(&mut self.quota, queue, priority, None)
     }
 
-    /// A message with a body of so many bytes.
+    /// Creates a message with a body of this many bytes.
     fn message(&mut self, body_len: u32) -> MessageId {
         let id = self.messages.begin("", b"key", Share::Ordinary).unwrap();
         self.messages.reserve_content(id, &[], MessageFlags::NONE, body_len, Share::Ordinary).unwrap();
@@ -71,7 +71,7 @@ impl World {
         id
     }
 
-    /// Puts messages with bodies of these sizes into a queue, or a level.
+    /// Adds messages with bodies of these sizes to a queue or level.
     fn put(&mut self, queue: QueueId, sizes: &[u32]) {
         for body_len in sizes {
             let message = self.message(*body_len);
@@ -91,7 +91,7 @@ impl World {
 }
 
 #[test]
-fn a_name_is_one_of_its_virtual_host_and_free_at_once() {
+fn a_name_belongs_to_its_virtual_host_and_is_free_at_once() {
     let mut world = World::new();
     let one = world.queue("q", settings());
     let other = VhostId::from_index(1);
@@ -105,7 +105,7 @@ fn a_name_is_one_of_its_virtual_host_and_free_at_once() {
 }
 
 #[test]
-fn the_levels_of_a_queue_stand_from_the_highest_down_in_whatever_order_they_came() {
+fn levels_are_ordered_from_the_highest_whatever_their_order_of_creation() {
     let mut world = World::new();
     let queue = world.ranked();
     let [five, nine, two] = [5, 9, 2].map(|priority| world.level(queue, priority).unwrap());
@@ -123,7 +123,7 @@ fn the_levels_of_a_queue_stand_from_the_highest_down_in_whatever_order_they_came
 }
 
 #[test]
-fn without_room_for_a_level_the_next_lower_one_is_named() {
+fn without_capacity_for_a_level_the_next_lower_one_is_returned() {
     let mut world = World::new();
     let queue = world.ranked();
     let two = world.level(queue, 2).unwrap();
@@ -134,7 +134,7 @@ fn without_room_for_a_level_the_next_lower_one_is_named() {
 }
 
 #[test]
-fn queues_that_refuse_a_message_are_left_out_and_those_that_bury_it_stand_behind() {
+fn refusing_queues_are_removed_and_dead_lettering_ones_moved_to_the_end() {
     let mut world = World::new();
     let full = |overflow, dead_letters| {
         let limits = QueueSettings { max_length: 1, limits_length: true, overflow, ..settings() };
@@ -149,23 +149,26 @@ fn queues_that_refuse_a_message_are_left_out_and_those_that_bury_it_stand_behind
     let message = world.message(1);
     let mut targets = all.to_vec();
     let nobody: Option<&dyn Fn(QueueId) -> u64> = Some(&|_| 0);
-    assert_eq!(world.records.keep_willing(&world.messages, message, &mut targets, nobody), (5, false));
+    assert_eq!(world.records.keep_accepting(&world.messages, message, &mut targets, nobody), (5, false));
     all.into_iter().for_each(|queue| world.put(queue, &[1]));
-    assert_eq!(world.records.keep_willing(&world.messages, message, &mut targets, nobody), (2, true));
+    assert_eq!(world.records.keep_accepting(&world.messages, message, &mut targets, nobody), (2, true));
     assert_eq!(targets, [drops, plain, buries]);
     let now = world.queue("now", QueueSettings { message_ttl_ms: 0, ..settings() });
     let mut targets = vec![now, plain];
-    assert_eq!(world.records.keep_willing(&world.messages, message, &mut targets, nobody), (1, false));
+    assert_eq!(world.records.keep_accepting(&world.messages, message, &mut targets, nobody), (1, false));
     assert_eq!(targets, [plain], "it would expire at once, and nobody waits for it");
     let mut targets = vec![now];
-    assert_eq!(world.records.keep_willing(&world.messages, message, &mut targets, Some(&|_| 1)), (1, false));
+    assert_eq!(
+        world.records.keep_accepting(&world.messages, message, &mut targets, Some(&|_| 1)),
+        (1, false)
+    );
 }
 
 #[test]
-fn settings_that_change_are_counted_and_begin_their_times() {
+fn changed_settings_update_counts_and_times() {
     let mut world = World::new();
     let queue = world.queue("q", settings());
-    world.records[queue].logged = Logged::as_incarnation(7);
+    world.records[queue].logged = DurableIndex::as_incarnation(7);
     assert!(!world.records.set_settings(5, queue, settings()), "they are the same");
     let buries = QueueSettings { dead_letters: true, message_ttl_ms: 10, may_expire: true, ..settings() };
     assert!(!world.records.has_dead_lettering() && !world.records.has_deadlines());
@@ -179,7 +182,7 @@ fn settings_that_change_are_counted_and_begin_their_times() {
 }
 
 #[test]
-fn who_looks_into_a_queue_sees_its_messages_in_their_order_over_all_levels() {
+fn browsing_returns_messages_in_order_over_all_levels() {
     let mut world = World::new();
     let queue = world.ranked();
     let nine = world.level(queue, 9).unwrap();

@@ -1,6 +1,6 @@
-//! How full a queue is: by its own arguments, and by its share of the memory.
+//! Limits of a queue: its length limit, and its share of the memory and of the log.
 //!
-//! Always true: the limits of a queue with priorities hold for all its levels together.
+//! The limits of a queue with priorities apply to all its levels together.
 
 use super::backlog::{SLOT_BYTES, block_bytes};
 use super::record::Records;
@@ -10,18 +10,19 @@ use crate::shortage::{Pool, Shortage};
 use leveret_core::command::QueueId;
 use leveret_core::mem::{MessageFlags, MessageId, Messages};
 
-/// A queue may hold this many times what is still free of the memory for messages. So one queue alone may hold two
-/// thirds, and three queues that nobody reads leave a seventh to all others.
+/// A queue may use up to this many times the memory for messages that is still free. One queue alone can
+/// therefore use two thirds, and three queues without consumers leave one seventh to all others.
 const TIMES_FREE_MEMORY: u64 = 2;
-/// A queue may hold this many times what is still free of the log: one queue alone four fifths.
+/// A queue may use up to this many times the free space of the log: one queue alone four fifths.
 pub(crate) const TIMES_FREE_DISK: u64 = 4;
-/// Quarters of its share to which a queue must have fallen before the publishers that wait for it go on.
+/// A queue must have fallen to this many quarters of its share before the publishers that wait for it
+/// continue.
 const LOW_QUARTERS: u64 = 3;
 
-/// What ordinary publishers can still have of the memory for messages.
+/// The memory for messages that ordinary publishers can still use.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct FreeMemory {
-    /// Entries of queues.
+    /// Queue entries.
     pub(crate) entries: u64,
     /// Message slots.
     pub(crate) messages: u64,
@@ -30,7 +31,7 @@ pub(crate) struct FreeMemory {
 }
 
 impl FreeMemory {
-    /// Counts the memory of a message that comes in as free: it is not a queue's yet.
+    /// Counts the memory of an incoming message as free, because it is not in a queue yet.
     #[inline]
     pub(crate) fn with(self, messages: &Messages, message: MessageId) -> Self {
         let bytes = self.bytes + block_bytes(messages, message);
@@ -39,14 +40,17 @@ impl FreeMemory {
 }
 
 impl Records {
-    /// Whether the queue refuses the message for its length limit (reject-publish), whatever its consumers can have.
+    /// Returns whether the queue refuses the message because of its length limit (`reject-publish`), ignoring
+    /// the credit of its consumers.
     pub(crate) fn refuses(&self, messages: &Messages, queue: QueueId, message: MessageId) -> bool {
         self.refuses_body(queue, messages.body_len(message), 0)
     }
 
-    /// Whether the queue refuses a message with a body of this many bytes for its length limit
-    /// (reject-publish). `credit`: messages that its consumers can have now. They do not count towards the limit,
-    /// although messages of a transaction are delivered only after their sync.
+    /// Returns whether the queue refuses a message with a body of this many bytes because of its length limit
+    /// (`reject-publish`).
+    ///
+    /// `credit` is the number of messages that its consumers can take now. These do not count towards the
+    /// limit, although messages of a transaction are delivered only after their sync.
     pub(crate) fn refuses_body(&self, queue: QueueId, body_len: u32, credit: u64) -> bool {
         let settings = &self.slab[queue.index()].settings;
         let ready = u64::from(self.ready_in(queue));
@@ -58,12 +62,13 @@ impl Records {
         ready - credit >= settings.max_length || bytes > settings.max_length_bytes
     }
 
-    /// Whether the queue is over its length limit.
+    /// Returns whether the queue is over its length limit.
     pub(crate) fn is_over_length(&self, queue: QueueId) -> bool {
         self.is_over_length_by(queue, 0, 0)
     }
 
-    /// Whether the queue is over its length limit by more than this many messages, or bytes of bodies.
+    /// Returns whether the queue is over its length limit by more than this many messages, or bytes of
+    /// bodies.
     pub(crate) fn is_over_length_by(&self, queue: QueueId, messages: u64, bytes: u64) -> bool {
         let settings = &self.slab[queue.index()].settings;
         let ready = self.ready_in(queue);
@@ -76,23 +81,23 @@ impl Records {
             || body_bytes() > settings.max_length_bytes.saturating_add(bytes)
     }
 
-    /// Whether a queue is within its share of the memory for messages, unsettled deliveries included.
+    /// Returns whether a queue is within its share of the memory for messages, unsettled deliveries included.
     #[inline]
     pub(crate) fn within_share(&self, free: FreeMemory, queue: QueueId) -> bool {
         self.is_within(free, queue, 4)
     }
 
-    /// Whether a queue has fallen well below its share of the memory for messages.
+    /// Returns whether a queue has fallen well below its share of the memory for messages.
     pub(crate) fn is_well_within_share(&self, free: FreeMemory, queue: QueueId) -> bool {
         self.is_within(free, queue, LOW_QUARTERS)
     }
 
-    /// Whether a queue holds at most this many quarters of its share.
+    /// Returns whether a queue uses at most this many quarters of its share.
     #[inline]
     fn is_within(&self, free: FreeMemory, queue: QueueId, quarters: u64) -> bool {
         let most = |free: u64| free * TIMES_FREE_MEMORY * quarters / 4;
         let used = self.taken_by(queue);
-        // The rest of a chunk of entries can be had by nobody else.
+        // No other queue can use the rest of a chunk of entries.
         let has_entries = !self.slab[queue.index()].backlog.needs_chunk();
         used.messages <= most(free.messages)
             && used.bytes <= most(free.bytes)
@@ -111,7 +116,7 @@ impl Records {
         }
     }
 
-    /// Returns the pool of which a queue takes most of its share, and how much it takes.
+    /// Returns the pool of whose share the queue uses most, and how much it uses.
     pub(crate) fn fullest_pool(&self, free: FreeMemory, queue: QueueId) -> (Pool, u64) {
         let used = self.taken_by(queue);
         let pools = [
@@ -128,40 +133,42 @@ impl Records {
         (pool, used)
     }
 
-    /// Counts the messages that left the queue which a publisher waits for; `None`: he waits for something
-    /// else. While the count rises he need not give up.
+    /// Returns the number of messages that left the queue which this publisher waits for; `None` if it waits
+    /// for something else.
+    ///
+    /// While the number rises, the publisher need not be refused.
     pub(crate) fn left_queue_of(&self, shortage: Shortage) -> Option<u64> {
         let (Shortage::QueueMemory(queue) | Shortage::QueueDisk(queue)) = shortage else { return None };
         // The queue may have been deleted since.
-        self.slab.get(queue.index()).filter(|record| !record.dying)?;
-        let came = self.sum_over_levels(queue, |level| level.backlog.came());
+        self.slab.get(queue.index()).filter(|record| !record.is_deleted())?;
+        let came = self.sum_over_levels(queue, |level| level.backlog.arrived_count());
         Some(came.wrapping_sub(self.ready_in(queue).into()))
     }
 
-    /// The queue with the largest sum of `much` over all its levels.
+    /// Returns the queue with the largest sum of `much` over all its levels.
     pub(crate) fn fullest(&self, much: impl Fn(&Queue) -> u64) -> Option<(QueueId, u64)> {
         let whole = self.slab.iter().map(|(place, _)| QueueId::from_index(place));
         let shown = whole.filter(|queue| {
             let record = &self.slab[queue.index()];
-            !record.dying && !record.hidden
+            !record.is_deleted() && !record.hidden
         });
         let found = shown.map(|queue| (queue, self.sum_over_levels(queue, &much)));
         found.max_by_key(|(_, much)| *much).filter(|(_, much)| *much > 0)
     }
 
-    /// Whether the next message that comes to a queue needs a fresh chunk.
+    /// Returns whether the next message of a queue needs a new chunk.
     pub(crate) fn needs_chunk(&self, queue: QueueId) -> bool {
         self.slab[queue.index()].backlog.needs_chunk()
     }
 
-    /// The target queue that has used up its share of the memory.
+    /// Returns the target queue that has used up its share of the memory.
     #[cold]
     pub(crate) fn crowded_queue(&self, free: FreeMemory, targets: &[QueueId]) -> Shortage {
         let full = targets.iter().copied().find(|&queue| !self.within_share(free, queue));
         Shortage::QueueMemory(self.queue_of_level(full.unwrap_or(targets[0])))
     }
 
-    /// The target queue with most messages in the log.
+    /// Returns the target queue with most bytes in the log.
     #[cold]
     pub(crate) fn longest_in_log(&self, targets: &[QueueId]) -> Shortage {
         let longest =
@@ -171,24 +178,29 @@ impl Records {
 
     // ---- which queues take a message
 
-    /// Whether messages that this queue gives up are dead-lettered.
+    /// Returns whether removed messages of this queue are dead-lettered.
     pub(crate) fn has_dead_letters(&self, queue: QueueId) -> bool {
         let record = &self.slab[queue.index()];
-        record.settings.dead_letters && !record.dying
+        record.settings.dead_letters && !record.is_deleted()
     }
 
-    /// Whether a message that the queue refuses for its length limit is dead-lettered.
+    /// Returns whether a message that the queue refuses because of its length limit is dead-lettered.
     pub(crate) fn dead_letters_refused(&self, queue: QueueId) -> bool {
         let overflow = self.slab[queue.index()].settings.overflow;
         overflow == Overflow::RejectPublishDlx && self.has_dead_letters(queue)
     }
 
-    /// Leaves out the queues that refuse the message for their length limit, and, for a message that expires
-    /// at once, those where no consumer can have it now and which have no dead letters. `credit`: messages that the
-    /// consumers of a queue can have now. `None`: the limit counts every message, and nothing expires at once.
-    /// Says how many stay, in front of those that refuse and dead-letter it, and whether a length limit
+    /// Removes the target queues that do not take the message.
+    ///
+    /// A queue does not take a message that its length limit refuses. For a message that expires at once,
+    /// neither does a queue whose consumers cannot take it now, unless it has a dead-letter exchange.
+    /// `credit` returns how many messages the consumers of a queue can take now. Without it (`None`), the
+    /// limit counts every message, and nothing expires at once.
+    ///
+    /// Returns how many queues at the front of `targets` take the message; those behind them refuse and
+    /// dead-letter it. The Boolean tells whether a length limit refused it.
     /// refused it.
-    pub(crate) fn keep_willing(
+    pub(crate) fn keep_accepting(
         &self,
         messages: &Messages,
         message: MessageId,
@@ -199,14 +211,14 @@ impl Records {
         let (mut kept, mut end, mut refused) = (0, 0, false);
         for at in 0..targets.len() {
             let queue = targets[at];
-            let is_taken_at_once =
+            let is_accepted_at_once =
                 |queue| credit.is_none_or(|credit| credit(queue) > u64::from(self.ready_before(queue)));
             let refuses = self.refuses(messages, queue, message)
                 && credit
                     .is_none_or(|credit| self.refuses_body(queue, messages.body_len(message), credit(queue)));
             refused |= refuses;
             let due = due || self[queue].settings.message_ttl_ms == 0;
-            let stays = !refuses && (!due || self.goes_on_though_due(queue) || is_taken_at_once(queue));
+            let stays = !refuses && (!due || self.outlives_expiry(queue) || is_accepted_at_once(queue));
             let is_dead_lettered = refuses && self.dead_letters_refused(queue);
             if stays || is_dead_lettered {
                 targets.swap(end, at);
@@ -221,13 +233,13 @@ impl Records {
         (kept, refused)
     }
 
-    /// Whether a message that expires at once goes on from a queue as a dead letter, or is delayed first.
-    fn goes_on_though_due(&self, queue: QueueId) -> bool {
+    /// Returns whether a message that expires at once is dead-lettered by the queue, or delayed first.
+    fn outlives_expiry(&self, queue: QueueId) -> bool {
         self[queue].delayed_exchange.is_some() || self.has_dead_letters(queue)
     }
 }
 
-/// How much of the memory for messages a queue takes.
+/// How much of the memory for messages a queue uses.
 #[derive(Clone, Copy, Default)]
 struct Used {
     /// Entries of the queue.

@@ -1,18 +1,19 @@
-//! What waits in a queue, in order, in memory and out of it.
+//! The messages waiting in a queue, in order, in memory and out of it.
 //!
 //! ```text
 //! requeued           │ head │ middle                     │ fifo
-//!   records, entries │ read │ what the log alone has,    │ what came in last
+//!   records, entries │ read │ only in the log,           │ the newest messages
 //!                    │ back │ and transient ones between │
 //! ```
 //!
-//! A queue that fits into memory has nothing but its `fifo`. When memory is short, messages that the log has
-//! leave the front of the `fifo` for the `middle`, where any number of neighbours are one entry; ahead of
+//! A queue that fits into memory has only its `fifo`. When memory is short, messages that the log has move
+//! from the front of the `fifo` to the `middle`, where any number of neighbours are one entry. Ahead of
 //! delivery they are read back into the `head`. Transient messages stay in memory.
 //!
-//! Always true: the parts are in the order of arrival, and what moves keeps its place in it; requeued
-//! messages go before all others; the counts and bytes are those of the messages in the parts, in memory or
-//! not.
+//! # Invariants
+//! - The parts are in the order of arrival, and a message that moves keeps its position in that order.
+//! - Requeued messages precede all others.
+//! - Counts and bytes are those of the messages in the parts, in memory or not.
 
 use leveret_core::command::QueueId;
 use leveret_core::mem::{Entry, Fifo, FifoPool, MESSAGE_SLOT_BYTES, MessageId, Messages};
@@ -21,22 +22,22 @@ use super::record::Records;
 use super::record::{Front, Rank};
 use crate::deliveries::{Delivered, Deliveries, RequeuedHeap};
 
-/// Messages in the middle of one queue, in memory or not: with those outside of it their number fits the 32 bits of
-/// queue.declare-ok.
+/// Maximum number of messages in the middle of one queue, in memory or not. With the messages outside of it,
+/// the number fits the 32 bits of `queue.declare-ok`.
 const ABSENT_MAX: u32 = u32::MAX / 2;
-/// Messages in the head below which more are read back from the log.
+/// If the head has fewer messages than this, more are read back from the log.
 const HEAD_LOW: u32 = 32;
 
 /// Bytes of the pool slot that each message takes.
 pub(crate) const SLOT_BYTES: u64 = MESSAGE_SLOT_BYTES as u64;
 
-/// Bytes of pool blocks that a message takes beyond its slot.
+/// Returns the bytes of pool blocks that a message takes beyond its slot.
 #[inline]
 pub(crate) fn block_bytes(messages: &Messages, message: MessageId) -> u64 {
     u64::from(messages.footprint_bytes(message)) - SLOT_BYTES
 }
 
-/// How large a message is.
+/// The size of a message.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Size {
     /// Bytes of pool memory.
@@ -53,18 +54,18 @@ impl Size {
     }
 }
 
-/// The message that is next to leave a queue.
+/// The message that leaves a queue next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum First {
     /// A requeued message that is in memory.
-    CameBack,
-    /// A requeued message that only the log has, by its log offset.
+    Requeued,
+    /// A requeued message that only the log has, with its log offset.
     Absent(u64),
     /// A message that was never delivered, in this part of the queue.
     At(QueuePart, Place),
 }
 
-/// A part of a queue in which messages wait for their first delivery.
+/// A part of a queue with messages that wait for their first delivery.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum QueuePart {
     Head,
@@ -75,9 +76,9 @@ pub(crate) enum QueuePart {
 /// A message taken out of its queue.
 pub(crate) struct Taken {
     pub(crate) message: MessageId,
-    /// The queue offset of the message, which orders requeued messages.
+    /// Queue offset of the message, which orders requeued messages.
     pub(crate) offset: u64,
-    /// The log offset of the message, if the log has it.
+    /// Log offset of the message, if the log has it.
     pub(crate) logged: Option<u64>,
     /// The next delivery of the message is marked as redelivered.
     pub(crate) redelivered: bool,
@@ -92,9 +93,9 @@ pub(crate) struct Purged {
     returned: RequeuedHeap,
 }
 
-/// One piece of a purged queue.
+/// One item of a purged queue.
 pub(crate) enum PurgedItem {
-    /// A requeued message, whose delivery record is free by now.
+    /// A requeued message, whose delivery record is free now.
     Delivered(Delivered),
     /// The messages of one queue entry.
     Place(Place),
@@ -105,17 +106,17 @@ pub(crate) enum PurgedItem {
 pub(crate) struct Backlog {
     /// Requeued messages that have a delivery record.
     returned: RequeuedHeap,
-    /// Requeued messages without a delivery record, as entries in the order of their return: used when half
-    /// of all delivery records serve requeued messages.
+    /// Requeued messages without a delivery record, as entries in the order of their return. Used when half
+    /// of all delivery records belong to requeued messages.
     returned_entries: Fifo,
-    /// Requeued messages that only the log has.
+    /// Number of requeued messages that only the log has.
     returned_absent: u32,
     /// Bytes of the bodies of requeued messages that only the log has.
     returned_absent_bytes: u64,
-    /// Rejected messages, which nobody is given any more and which have nowhere to go yet; not counted as
+    /// Rejected messages that cannot be dead-lettered yet. They are not delivered any more and not counted as
     /// ready.
     rejected: RequeuedHeap,
-    /// Rejected messages that only the log has.
+    /// Number of rejected messages that only the log has.
     rejected_absent: u32,
     /// Bytes of pool memory that rejected messages occupy.
     rejected_bytes: u64,
@@ -125,9 +126,9 @@ pub(crate) struct Backlog {
     middle: Fifo,
     /// The newest messages of the queue.
     fifo: Fifo,
-    /// Messages in the middle, those in memory included.
+    /// Number of messages in the middle, those in memory included.
     middle_messages: u32,
-    /// Messages in the middle that only the log has.
+    /// Number of messages in the middle that only the log has.
     stored: u32,
     /// Bytes of the bodies of messages in the middle that only the log has.
     stored_bytes: u64,
@@ -135,24 +136,24 @@ pub(crate) struct Backlog {
     bytes: u64,
     /// Bytes of the bodies of the ready messages that are in memory.
     body_bytes: u64,
-    /// Messages taken from the front for the first time, which numbers them in the order of arrival.
+    /// Number of messages taken from the front for the first time; it numbers them in the order of arrival.
     taken: u64,
-    /// Requeued messages taken again.
+    /// Number of times that requeued messages were taken again.
     retaken: u64,
-    /// Messages taken that were not delivered: purged, expired, or over the length limit.
+    /// Number of messages taken but not delivered: purged, expired, or over the length limit.
     dropped: u64,
 }
 
 impl Backlog {
-    // ---- how much there is
+    // ---- counts
 
-    /// Messages ready for delivery.
+    /// Returns the number of messages ready for delivery.
     #[inline]
     pub(crate) const fn ready(&self) -> u32 {
         self.resident() + self.stored + self.returned_absent
     }
 
-    /// Ready messages that are in memory.
+    /// Returns the number of ready messages that are in memory.
     #[inline]
     pub(crate) const fn resident(&self) -> u32 {
         let deep = self.head.len() + self.middle_messages - self.stored;
@@ -160,7 +161,7 @@ impl Backlog {
         self.fifo.len() + returned + deep
     }
 
-    /// Entries of the queue.
+    /// Returns the number of entries of the queue.
     #[inline]
     pub(crate) const fn entries(&self) -> u64 {
         self.returned_entries.len() as u64
@@ -169,18 +170,19 @@ impl Backlog {
             + self.fifo.len() as u64
     }
 
-    /// Ready messages that were never taken.
+    /// Returns the number of ready messages that were never taken.
     const fn fresh(&self) -> u32 {
         self.fifo.len() + self.head.len() + self.middle_messages
     }
 
-    /// Messages that arrived since the queue is here, those found in the log at a start included.
-    pub(crate) const fn came(&self) -> u64 {
+    /// Returns the number of messages that arrived since the queue exists in this process, including those
+    /// recovered from the log at start.
+    pub(crate) const fn arrived_count(&self) -> u64 {
         self.taken + self.fresh() as u64
     }
 
-    /// Messages taken to be delivered; a message counts once for each delivery.
-    pub(crate) const fn went(&self) -> u64 {
+    /// Returns the number of messages taken for delivery; a message counts once for each delivery.
+    pub(crate) const fn taken_count(&self) -> u64 {
         (self.taken + self.retaken).saturating_sub(self.dropped)
     }
 
@@ -189,35 +191,35 @@ impl Backlog {
         self.dropped += 1;
     }
 
-    /// Whether only the log has some messages of this queue.
+    /// Returns whether only the log has some messages of this queue.
     pub(crate) const fn has_absent(&self) -> bool {
         self.stored > 0 || self.returned_absent > 0 || self.rejected_absent > 0
     }
 
-    /// Requeued messages that only the log has.
+    /// Returns the number of requeued messages that only the log has.
     pub(crate) const fn returned_absent(&self) -> u32 {
         self.returned_absent
     }
 
-    /// Bytes of pool memory that the ready and the rejected messages occupy.
+    /// Returns the bytes of pool memory that the ready and the rejected messages occupy.
     #[inline]
     pub(crate) const fn bytes(&self) -> u64 {
         self.bytes + self.rejected_bytes
     }
 
-    /// Bytes of all bodies, in memory or not, which is what x-max-length-bytes counts.
+    /// Returns the bytes of all bodies, in memory or not: what `x-max-length-bytes` limits.
     pub(crate) const fn body_bytes(&self) -> u64 {
         self.body_bytes + self.stored_bytes + self.returned_absent_bytes
     }
 
-    /// Whether the next message that comes in needs a fresh chunk.
+    /// Returns whether the next message needs a new chunk.
     #[inline]
     pub(crate) const fn needs_chunk(&self) -> bool {
         self.fifo.needs_chunk()
     }
 
-    /// Whether messages may still go to the middle, whose number of messages is limited.
-    pub(crate) const fn may_give_up(&self) -> bool {
+    /// Returns whether more messages may move to the middle, whose number of messages is limited.
+    pub(crate) const fn can_evict(&self) -> bool {
         self.middle_messages < ABSENT_MAX
     }
 
@@ -233,9 +235,9 @@ impl Backlog {
         self.body_bytes -= size.body_len;
     }
 
-    // ---- in and out
+    // ---- adding and taking
 
-    /// Takes a new message. The caller made sure of room.
+    /// Adds a new message. The caller has checked the capacity.
     #[inline]
     pub(crate) fn push(&mut self, pool: &mut FifoPool, place: Place, size: Size) {
         let pushed = self.fifo.push(pool, place.entry());
@@ -243,18 +245,18 @@ impl Backlog {
         self.count_in(size);
     }
 
-    /// The message that is next to leave the queue.
+    /// Returns the message that leaves the queue next.
     #[inline]
     pub(crate) fn first(&self, pool: &FifoPool, deliveries: &Deliveries) -> Option<First> {
         if let Some(index) = self.returned.first() {
             let delivery = &deliveries[index];
             let absent = delivery.logged.filter(|_| delivery.message.is_none());
-            return Some(absent.map_or(First::CameBack, First::Absent));
+            return Some(absent.map_or(First::Requeued, First::Absent));
         }
         if let Some(entry) = self.returned_entries.front(pool) {
             return Some(match Place::of(entry) {
                 Place::Stored(offset, _) => First::Absent(offset),
-                _ => First::CameBack,
+                _ => First::Requeued,
             });
         }
         let at = |part, fifo: &Fifo| fifo.front(pool).map(|entry| First::At(part, Place::of(entry)));
@@ -263,8 +265,8 @@ impl Backlog {
             .or_else(|| at(QueuePart::Fifo, &self.fifo))
     }
 
-    /// Shows every place in queue order, until `each` says that it is enough; for a requeued message `each`
-    /// is told whether it was delivered.
+    /// Calls `each` with every place in queue order until it returns that it has enough. For a requeued
+    /// message `each` also receives whether it was delivered.
     #[cold]
     pub(crate) fn look(
         &self,
@@ -292,7 +294,7 @@ impl Backlog {
         }
     }
 
-    /// Takes the first message of a part, which is in memory; gives its number in the order of departure.
+    /// Takes the first message of a part, which is in memory. Returns its number in the order of departure.
     #[inline]
     pub(crate) fn take_from(&mut self, pool: &mut FifoPool, part: QueuePart, size: Size) -> u64 {
         self.pop(pool, part);
@@ -321,7 +323,7 @@ impl Backlog {
                 Place::Plain(_) => None,
                 Place::Stored(..) => panic!("the first is in memory"),
             };
-            // An entry keeps no count of requeues: the counts that the queue keeps may know more.
+            // An entry has no requeue count; the queue's requeue counts may have it.
             Taken { message: entry.message, offset, logged, redelivered: true, requeues: 1 }
         };
         self.retaken += 1;
@@ -343,7 +345,7 @@ impl Backlog {
         assert!(popped.is_some(), "a part that has a first message is not empty");
     }
 
-    /// Takes all ready messages out, for the caller to drop; says how many.
+    /// Takes all ready messages out for the caller to drop. Returns their number.
     pub(crate) fn detach(&mut self) -> (u32, Purged) {
         let count = self.ready();
         // The messages taken out use up their numbers.
@@ -356,9 +358,9 @@ impl Backlog {
         (count, Purged { fifos: fifos.map(Fifo::detach), returned: core::mem::take(&mut self.returned) })
     }
 
-    // ---- what came back
+    // ---- requeued messages
 
-    /// A delivery is requeued at its old place: as its record or, when requeued messages have too many
+    /// Requeues a delivery at its old position: as its record or, when requeued messages have too many
     /// records, as an entry.
     pub(crate) fn put_back(
         &mut self,
@@ -386,20 +388,20 @@ impl Backlog {
             deliveries.remove(index);
         } else {
             self.returned.insert(deliveries, index);
-            // A delivery that was never sent may not be paged out yet: from here on it may, for memory may be needed
-            // for what stands before it.
+            // A delivery that was never sent may not be evicted yet. From here on it may, because messages
+            // before it may need memory.
             deliveries.allow_page_out(index);
         }
     }
 
-    /// A requeued message leaves memory: from now on only the log has it.
-    pub(crate) fn give_up_returned(&mut self, size: Size) {
+    /// Evicts a requeued message: from now on only the log has it.
+    pub(crate) fn evict_returned(&mut self, size: Size) {
         self.count_out(size);
         self.returned_absent += 1;
         self.returned_absent_bytes += size.body_len;
     }
 
-    /// The first requeued message is in memory again.
+    /// Completes the read of the first requeued message: it is in memory again.
     pub(crate) fn returned_paged_in(
         &mut self,
         pool: &mut FifoPool,
@@ -415,7 +417,7 @@ impl Backlog {
         }
     }
 
-    /// The first requeued message, which only the log has, leaves the queue unread.
+    /// Removes the first requeued message, which only the log has, without reading it.
     pub(crate) fn drop_absent(&mut self, pool: &mut FifoPool, deliveries: &mut Deliveries) {
         self.uncount_absent();
         if let Some(index) = self.returned.pop(deliveries) {
@@ -426,7 +428,7 @@ impl Backlog {
         }
     }
 
-    /// The first requeued message, which is in memory, and its log offset if the log has it.
+    /// Returns the first requeued message, which is in memory, and its log offset if the log has it.
     pub(crate) fn first_returned(
         &self,
         pool: &FifoPool,
@@ -446,7 +448,7 @@ impl Backlog {
 
     // ---- rejected messages
 
-    /// Keeps a rejected delivery, which nobody is given any more.
+    /// Keeps a rejected delivery, which is not delivered any more.
     pub(crate) fn reject(&mut self, deliveries: &mut Deliveries, messages: &Messages, index: usize) {
         match deliveries[index].message {
             Some(message) => self.rejected_bytes += Size::of(messages, message).footprint,
@@ -455,12 +457,12 @@ impl Backlog {
         self.rejected.insert(deliveries, index);
     }
 
-    /// The record of the first rejected message.
+    /// Returns the record of the first rejected message.
     pub(crate) fn first_rejected(&self) -> Option<usize> {
         self.rejected.first()
     }
 
-    /// Takes the first rejected message; its record is free.
+    /// Takes the first rejected message and frees its record.
     pub(crate) fn take_rejected(
         &mut self,
         deliveries: &mut Deliveries,
@@ -474,14 +476,14 @@ impl Backlog {
         Some(deliveries.remove(index))
     }
 
-    /// Drops the first rejected message, which cannot be read back; its record is free.
+    /// Drops the first rejected message, which cannot be read back, and frees its record.
     pub(crate) fn lose_rejected(&mut self, deliveries: &mut Deliveries) {
         let index = self.rejected.pop(deliveries).expect("what is read back for it is there");
         self.rejected_absent -= 1;
         deliveries.remove(index);
     }
 
-    /// The first rejected message is in memory again.
+    /// Completes the read of the first rejected message: it is in memory again.
     pub(crate) fn rejected_paged_in(&mut self, deliveries: &mut Deliveries, message: MessageId, size: Size) {
         let index = self.rejected.first().expect("what is read back for it is there");
         deliveries[index].message = Some(message);
@@ -490,21 +492,21 @@ impl Backlog {
     }
 
     const fn uncount_absent(&mut self) {
-        // The size of a single body is not known.
+        // The size of a single body is unknown, so the average is subtracted.
         let share = self.returned_absent_bytes / self.returned_absent as u64;
         self.returned_absent_bytes -= share;
         self.returned_absent -= 1;
     }
 
-    // ---- out of memory
+    // ---- eviction
 
-    /// The first message of the fifo.
+    /// Returns the first message of the fifo.
     pub(crate) fn first_in_fifo(&self, pool: &FifoPool) -> Option<Place> {
         self.fifo.front(pool).map(Place::of)
     }
 
-    /// Keeps the first message of the fifo in memory, if fewer than `window` messages stand in memory before
-    /// the first that is not.
+    /// Keeps the first message of the fifo in memory, if fewer than `window` messages in memory precede the
+    /// first evicted one.
     pub(crate) fn keep_in_window(&mut self, pool: &mut FifoPool, window: u32) -> bool {
         if !self.middle.is_empty() || self.head.len() >= window {
             return false;
@@ -523,8 +525,8 @@ impl Backlog {
         assert!(kept, "there are chunks");
     }
 
-    /// The first message of the fifo leaves memory: from now on only the log has it.
-    pub(crate) fn give_up(&mut self, pool: &mut FifoPool, offset: u64, size: Size) {
+    /// Evicts the first message of the fifo: from now on only the log has it.
+    pub(crate) fn evict(&mut self, pool: &mut FifoPool, offset: u64, size: Size) {
         self.pop(pool, QueuePart::Fifo);
         self.count_out(size);
         self.stored_bytes += size.body_len;
@@ -532,8 +534,8 @@ impl Backlog {
         assert!(pushed, "there are chunks, and it can be counted");
     }
 
-    /// Puts messages that only the log has behind the middle; `false` when there is no chunk for them, or
-    /// they are too many to be counted.
+    /// Appends messages that only the log has to the middle. Returns `false` when there is no chunk for them
+    /// or they are too many to be counted.
     pub(crate) fn push_stored(&mut self, pool: &mut FifoPool, start: u64, count: u32) -> bool {
         if count > ABSENT_MAX.saturating_sub(self.middle_messages) {
             return false;
@@ -552,7 +554,7 @@ impl Backlog {
         pushed
     }
 
-    /// The run at the end of the middle, made longer by `count` messages, if those follow it in the log.
+    /// Returns the run at the end of the middle, extended by `count` messages, if those follow it in the log.
     fn joined(&self, pool: &FifoPool, start: u64, count: u32) -> Option<Place> {
         match Place::of(self.middle.back(pool)?) {
             Place::Stored(first, so_far) if first + u64::from(so_far) == start => {
@@ -562,7 +564,7 @@ impl Backlog {
         }
     }
 
-    /// Whether the first message of the fifo can be given up without a place of its own.
+    /// Returns whether the first message of the fifo can be evicted without an entry of its own.
     pub(crate) fn joins_middle(&self, pool: &FifoPool) -> bool {
         match self.first_in_fifo(pool) {
             Some(Place::Logged(_, offset)) => self.joined(pool, offset, 1).is_some(),
@@ -570,14 +572,14 @@ impl Backlog {
         }
     }
 
-    /// At a start: sets the bytes of bodies of the messages about to be put into the middle.
+    /// Sets, at start, the bytes of bodies of the messages about to be put into the middle.
     pub(crate) const fn set_stored_bytes(&mut self, body_bytes: u64) {
         self.stored_bytes = body_bytes;
     }
 
-    // ---- into memory
+    // ---- reading back
 
-    /// The run at the front of the middle, if only the log has it: its first offset and length.
+    /// Returns first offset and length of the run at the front of the middle, if only the log has it.
     pub(crate) fn first_stored(&self, pool: &FifoPool) -> Option<(u64, u32)> {
         match Place::of(self.middle.front(pool)?) {
             Place::Stored(start, count) => Some((start, count)),
@@ -585,12 +587,12 @@ impl Backlog {
         }
     }
 
-    /// Whether the head has no message.
+    /// Returns whether the head has no message.
     pub(crate) const fn is_head_empty(&self) -> bool {
         self.head.is_empty()
     }
 
-    /// Whether more messages are to be read back, ahead of need when there is memory to spare.
+    /// Returns whether more messages should be read back; ahead of need only if memory is to spare.
     pub(crate) fn is_head_low(&self, is_memory_to_spare: impl FnOnce() -> bool) -> bool {
         self.head.len() < HEAD_LOW
             && !self.middle.is_empty()
@@ -605,7 +607,7 @@ impl Backlog {
         assert!(pushed, "there are chunks");
     }
 
-    /// Takes the first `count` messages off the run at the front of the middle.
+    /// Removes the first `count` messages of the run at the front of the middle.
     pub(crate) fn leave_stored(&mut self, pool: &mut FifoPool, count: u32) {
         let Some((start, all)) = self.first_stored(pool) else { panic!("no run is at the front") };
         self.stored_bytes -= self.stored_share(count);
@@ -619,8 +621,8 @@ impl Backlog {
         }
     }
 
-    /// Bytes of bodies that `count` messages out of memory count for, on average: the size of each is not
-    /// known.
+    /// Returns the average bytes of bodies of `count` messages that only the log has. The size of each is
+    /// unknown.
     fn stored_share(&self, count: u32) -> u64 {
         if count >= self.stored {
             return self.stored_bytes;
@@ -630,7 +632,7 @@ impl Backlog {
 }
 
 impl Purged {
-    /// Takes the next piece of a purged queue, to be dropped.
+    /// Takes the next item of a purged queue, to be dropped.
     pub(crate) fn pop(&mut self, pool: &mut FifoPool, deliveries: &mut Deliveries) -> Option<PurgedItem> {
         if let Some(index) = self.returned.pop(deliveries) {
             return Some(PurgedItem::Delivered(deliveries.remove(index)));
@@ -639,39 +641,33 @@ impl Purged {
         entry.map(|(_, entry)| PurgedItem::Place(Place::of(entry)))
     }
 
-    /// Whether all pieces of a purged queue are dropped.
+    /// Returns whether all items of a purged queue are dropped.
     pub(crate) fn is_empty(&self) -> bool {
         self.returned.is_empty() && self.fifos.iter().all(Fifo::is_empty)
     }
 }
 
-// The messages at one place of a queue, and how a place is kept in an entry.
-//
-// ```text
-// flags of an entry: │ 61 bits: offset in the log │ 3 bits: kind │
-// ```
-//
-// Always true: a place reads back from its entry as it was, whatever its offset.
-
-/// Entry flags: three bits of kind, sixty-one of the log offset, which no queue ever uses up.
+/// Entry flags: the lower 3 bits are the kind, the upper 61 the log offset. No queue ever uses up that many
+/// offsets.
 const LOGGED: u64 = 1;
 const STORED: u64 = 2;
 const KIND: u64 = 7;
 const KIND_BITS: u32 = 3;
 
-/// The messages at one place of a queue.
+/// The messages at one place of a queue. An entry of the queue stores it with its offset and kind in the
+/// flags.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Place {
     /// A message that only memory has.
     Plain(MessageId),
     /// A message in memory that the log has too, or will have.
     Logged(MessageId, u64),
-    /// A run of messages that only the log has: first offset, count.
+    /// A run of messages that only the log has: first offset and count.
     Stored(u64, u32),
 }
 
 impl Place {
-    /// The place that an entry stands for.
+    /// Returns the place that an entry represents.
     pub(crate) const fn of(entry: Entry) -> Self {
         let Entry { message, flags } = entry;
         if flags & KIND == 0 {
@@ -685,7 +681,7 @@ impl Place {
         }
     }
 
-    /// The entry that keeps this place.
+    /// Returns the entry that represents this place.
     pub(crate) fn entry(self) -> Entry {
         let flags = |offset: u64, kind: u64| offset << KIND_BITS | kind;
         match self {
@@ -698,13 +694,13 @@ impl Place {
     }
 }
 
-// The ready list: queues that can deliver now.
-//
-// Always true: a queue is on the ready list exactly when it has a message, a consumer that can take it, and nothing
-// that has to come first; a queue with priorities is on it itself, never a level of it.
-
 impl Records {
-    /// Takes the next queue that has something to deliver off the ready list.
+    // ---- the ready list
+    //
+    // A queue is on it exactly when it has a message, a consumer that can take it, and nothing that has to
+    // come first. For a queue with priorities this is the queue itself, never one of its levels.
+
+    /// Removes and returns the next queue that can deliver from the ready list.
     #[inline]
     pub(crate) fn pop_ready(&mut self) -> Option<QueueId> {
         let queue = self.ready.pop_front(&mut self.slab, |queue| &mut queue.listed.ready_links)?;
@@ -712,7 +708,7 @@ impl Records {
         Some(QueueId::from_index(queue))
     }
 
-    /// Whether some queue can deliver now.
+    /// Returns whether any queue can deliver now.
     #[inline]
     pub(crate) const fn is_any_ready(&self) -> bool {
         !self.ready.is_empty()
@@ -732,7 +728,8 @@ impl Records {
         }
     }
 
-    /// Puts the queue of a level on the ready list if it can deliver now, because a message came, or may go.
+    /// Puts the queue of a level on the ready list if it can deliver now, because a message arrived or may be
+    /// delivered.
     #[cold]
     pub(crate) fn wake_queue_of_level(&mut self, queue: QueueId) {
         let queue = self.queue_of_level(queue);
@@ -742,13 +739,13 @@ impl Records {
         }
     }
 
-    /// Notes that a job begins to requeue messages of a queue: until the job is done nothing is delivered
-    /// from it.
+    /// Notes that a job begins to requeue messages of a queue. Until the job is done, nothing is delivered
+    /// from the queue.
     pub(crate) fn begin_returning(&mut self, queue: QueueId) {
         self.slab[queue.index()].returning += 1;
     }
 
-    /// The queue itself if it can deliver now, or the level of it that can.
+    /// Returns the queue itself if it can deliver now, or its level that can.
     #[inline(always)]
     pub(crate) fn wanted_level(&self, queue: QueueId) -> Option<QueueId> {
         let record = &self.slab[queue.index()];
@@ -759,18 +756,19 @@ impl Records {
         }
     }
 
-    /// The level of a queue with priorities whose first message can be delivered now, if any.
+    /// Returns the level of a queue with priorities whose first message can be delivered now, if any.
     #[cold]
     pub(crate) fn level_to_deliver(&self, queue: QueueId) -> Option<QueueId> {
         let whole = &self.slab[queue.index()];
         let level = self.first_level(queue);
         let first = &self.slab[level.index()];
         let may_go = first.backlog.ready() > 0 && first.returning == 0 && first.front == Front::Free;
-        let is_wanted = whole.audience.is_ready() && whole.returning == 0 && !whole.dying;
+        let is_wanted = whole.queue_consumers.is_ready() && whole.returning == 0 && !whole.is_deleted();
         (may_go && is_wanted).then_some(level)
     }
 
-    /// A queue that can deliver now and is not on the ready list, so that nobody would look at it.
+    /// Returns a queue that can deliver now but is missing from the ready list, so that it would be
+    /// forgotten.
     #[cfg(debug_assertions)]
     pub(crate) fn forgotten_queue(&self) -> Option<usize> {
         let wants = |index: usize| self.wanted_level(QueueId::from_index(index)).is_some();

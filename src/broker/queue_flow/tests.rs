@@ -1,4 +1,4 @@
-//! Queues by themselves: what comes in, in which order it goes, what is given up, and who is told to wait.
+//! Tests of queues alone: order, expiry, limits, and blocked publishers.
 
 use super::*;
 use crate::Context;
@@ -6,10 +6,11 @@ use crate::arguments::QueueSettings;
 use crate::consumers::{ConsumerState, Consumers, NewConsumer};
 use crate::context::Work;
 use crate::deliveries::{Carrier, NewDelivery};
-use crate::letters::Reason;
 use crate::policy::{Applied, Policies};
-use crate::queue::{Queue, Taken, first_rank};
+use crate::queue_records::QueueState;
+use crate::queue_records::{Queue, Taken, first_rank};
 use crate::quota::Quota;
+use crate::republish::Reason;
 use crate::shortage::Shortage;
 use leveret_amqp::Full;
 use leveret_amqp::Writer;
@@ -19,7 +20,7 @@ use leveret_core::journal::{Journal, Urgency};
 use leveret_core::limits::Limits;
 use leveret_core::mem::{MessageFlags, MessageId, Messages, Share};
 
-/// Queues, and what is lent to them.
+/// Queues and the objects that they borrow.
 struct World {
     queues: Queues,
     consumers: Consumers,
@@ -30,7 +31,7 @@ struct World {
     vhost: VhostId,
 }
 
-/// The bytes of a table.
+/// Returns the bytes of a table.
 fn table(fill: impl FnOnce(&mut TableWriter<'_, '_>) -> Result<(), Full>) -> Vec<u8> {
     let mut bytes = [0; 256];
     let mut writer = Writer::new(&mut bytes);
@@ -39,13 +40,13 @@ fn table(fill: impl FnOnce(&mut TableWriter<'_, '_>) -> Result<(), Full>) -> Vec
     bytes[4..end].to_vec()
 }
 
-/// Properties with a priority alone.
+/// Returns properties with only a priority.
 const fn priority(priority: u8) -> [u8; 3] {
     [0x08, 0, priority]
 }
 
 impl World {
-    /// Room for 8 queues and 100 messages.
+    /// Capacity for 8 queues and 100 messages.
     fn new() -> Self {
         let limits = Limits { queues_max: 8, messages_max: 100, unacknowledged_max: 50, ..Limits::default() };
         let vhost = VhostId::from_index(0);
@@ -64,7 +65,7 @@ impl World {
 
     fn record(&mut self, name: &str, arguments: &[u8]) -> Queue {
         let policies = Policies::with_capacity(0);
-        let settings = QueueSettings::of(&policies.terms(arguments, Applied::default()));
+        let settings = QueueSettings::of(&policies.effective_policy(arguments, Applied::default()));
         let mut record = Queue::new(self.vhost, name, arguments, settings);
         record.rank = first_rank(&mut self.journal, &record, 0);
         record
@@ -84,7 +85,7 @@ impl World {
         id
     }
 
-    /// A message comes to queues, or to their levels for it, as one that is published does.
+    /// Pushes a message to queues, or to its levels of them, as a publish does.
     fn put_with(&mut self, queues: &[QueueId], body: &str, properties: &[u8], flags: MessageFlags) {
         let message = self.message(body, properties, flags);
         let mut targets = queues.to_vec();
@@ -111,7 +112,7 @@ impl World {
         String::from_utf8(bytes).unwrap()
     }
 
-    /// Delivers what stands first in a queue; its level and its delivery.
+    /// Delivers the first message of a queue; returns its level and its delivery.
     fn take(&mut self, queue: QueueId) -> (QueueId, usize) {
         let level = self.queues.records().first_level(queue);
         let mut cx = Context::new(&mut self.journal, &mut self.messages, &mut self.work);
@@ -164,7 +165,7 @@ impl World {
         self.queues.has_expired(&mut cx, level, Patience::No)
     }
 
-    /// Empties a queue; bodies in the order in which they went, with a space between them.
+    /// Empties a queue. Returns the bodies in the order of departure, separated by a space.
     fn drain(&mut self, queue: QueueId) -> String {
         let mut bodies = Vec::new();
         loop {
@@ -176,7 +177,7 @@ impl World {
         bodies.join(" ")
     }
 
-    /// Somebody takes messages from a queue from now on.
+    /// Starts a consumer that takes messages from a queue.
     fn consumer(&mut self, queue: QueueId) -> usize {
         let connection = self.consumers.connect(&mut self.quota).unwrap();
         self.quota.enter_vhost(connection, self.vhost);
@@ -187,28 +188,28 @@ impl World {
         consumer
     }
 
-    /// Why a message may not come to a queue now; the queue that is full, or a text.
+    /// Returns why a message is refused by a queue now: the queue that is full, or a text.
     fn reserve(&mut self, queue: QueueId, share: Share) -> Result<(), Result<QueueId, String>> {
         let message = self.message("m", &[], MessageFlags::NONE);
         let cx = Context::new(&mut self.journal, &mut self.messages, &mut self.work);
-        let claim = Claim { share, may_wait: true, gives_up: false };
+        let claim = Claim { share, may_wait: true, has_timed_out: false };
         let reserved = self.queues.reserve(&cx, &self.quota, message, &[queue], claim);
         self.messages.release(message);
         reserved.map_err(|hindrance| match hindrance {
-            Hindrance::Wait(Shortage::QueueMemory(queue)) => Ok(queue),
-            Hindrance::Wait(shortage) => Err(format!("{shortage:?}")),
-            Hindrance::Fault(fault) => Err(fault.text.to_string()),
+            CannotPublish::Wait(Shortage::QueueMemory(queue)) => Ok(queue),
+            CannotPublish::Wait(shortage) => Err(format!("{shortage:?}")),
+            CannotPublish::Fault(fault) => Err(fault.text.to_string()),
         })
     }
 
-    /// Nothing is in memory any more.
+    /// Asserts that nothing is in memory any more.
     fn assert_empty(&self) {
         assert_eq!((self.messages.messages_used(), self.queues.deliveries().len()), (0, 0));
     }
 }
 
 #[test]
-fn messages_go_in_the_order_of_their_coming() {
+fn messages_are_delivered_in_order_of_arrival() {
     let mut world = World::new();
     let queue = world.queue("q", &[]);
     world.put(queue, &["a", "b", "c", "d"]);
@@ -218,7 +219,7 @@ fn messages_go_in_the_order_of_their_coming() {
 }
 
 #[test]
-fn what_comes_back_goes_before_all_others_in_its_old_order() {
+fn requeued_messages_precede_all_others_in_their_old_order() {
     let mut world = World::new();
     let queue = world.queue("q", &[]);
     world.put(queue, &["a", "b", "c", "d"]);
@@ -236,7 +237,7 @@ fn what_comes_back_goes_before_all_others_in_its_old_order() {
 }
 
 #[test]
-fn what_comes_back_takes_half_of_all_delivery_records_at_most() {
+fn requeued_messages_use_at_most_half_of_the_delivery_records() {
     let mut world = World::new();
     let queue = world.queue("q", &[]);
     let bodies: Vec<String> = (0..41).map(|number| number.to_string()).collect();
@@ -257,7 +258,7 @@ fn what_comes_back_takes_half_of_all_delivery_records_at_most() {
 }
 
 #[test]
-fn a_message_in_several_queues_is_held_once_until_all_are_done_with_it() {
+fn a_message_in_several_queues_is_stored_once_until_all_have_settled_it() {
     let mut world = World::new();
     let queues = ["one", "two", "three"].map(|name| world.queue(name, &[]));
     world.put_with(&queues, "a", &[], MessageFlags::NONE);
@@ -269,7 +270,7 @@ fn a_message_in_several_queues_is_held_once_until_all_are_done_with_it() {
 }
 
 #[test]
-fn a_queue_is_ready_exactly_when_it_has_a_message_and_somebody_for_it_and_nothing_returns() {
+fn a_queue_is_ready_with_a_message_and_a_consumer_and_without_a_requeue_in_progress() {
     let mut world = World::new();
     let queue = world.queue("q", &[]);
     world.put(queue, &["a"]);
@@ -299,7 +300,7 @@ fn a_queue_is_ready_exactly_when_it_has_a_message_and_somebody_for_it_and_nothin
 }
 
 #[test]
-fn a_name_leads_to_its_queue_until_that_is_retired() {
+fn a_name_refers_to_its_queue_until_the_queue_is_retired() {
     let mut world = World::new();
     let old = world.queue("q", &[]);
     assert_eq!(world.queues.records().find_queue(world.vhost, "q"), Some(old));
@@ -324,7 +325,7 @@ fn a_record_is_freed_when_it_is_cleared_and_nothing_refers_to_it() {
     let taken = world.take(queue);
     world.queues.records_mut().retire(queue);
     assert!(world.queues.take_if_done(queue).is_none(), "it is not cleared away");
-    world.queues.at_mut(queue).cleared = true;
+    world.queues.at_mut(queue).state = QueueState::Cleared;
     assert!(world.queues.take_if_done(queue).is_none(), "a message of it is delivered");
     world.queues.records_mut().begin_returning(queue);
     world.settle(taken);
@@ -343,7 +344,7 @@ fn ranked(world: &mut World) -> QueueId {
 }
 
 #[test]
-fn a_level_is_made_when_its_first_message_comes_and_the_highest_goes_first() {
+fn a_level_is_created_for_its_first_message_and_the_highest_is_delivered_first() {
     let mut world = World::new();
     let queue = ranked(&mut world);
     assert_eq!(world.queues.records().len(), 1);
@@ -379,7 +380,7 @@ fn a_queue_with_priorities_is_ready_for_a_message_of_any_of_them() {
 }
 
 #[test]
-fn where_there_is_no_room_for_a_level_its_messages_go_to_the_next_lower_one() {
+fn without_capacity_for_a_level_its_messages_use_the_next_lower_one() {
     let mut world = World::new();
     let queue = ranked(&mut world);
     world.put_ranked(queue, &[(2, "two")]);
@@ -392,7 +393,7 @@ fn where_there_is_no_room_for_a_level_its_messages_go_to_the_next_lower_one() {
 }
 
 #[test]
-fn a_purge_takes_what_is_ready_in_all_levels_and_nothing_that_is_delivered() {
+fn a_purge_removes_ready_messages_of_all_levels_and_no_deliveries() {
     let mut world = World::new();
     let queue = ranked(&mut world);
     world.put_ranked(queue, &[(2, "delivered"), (2, "two"), (1, "one"), (0, "none"), (2, "back")]);
@@ -414,7 +415,7 @@ fn a_purge_takes_what_is_ready_in_all_levels_and_nothing_that_is_delivered() {
 }
 
 #[test]
-fn levels_go_with_their_queue_which_goes_last() {
+fn levels_are_deleted_before_their_queue() {
     let mut world = World::new();
     let queue = ranked(&mut world);
     world.put_ranked(queue, &[(1, "one"), (3, "three"), (0, "none")]);
@@ -422,11 +423,11 @@ fn levels_go_with_their_queue_which_goes_last() {
     let levels = world.queues.records_mut().retire_levels(&mut world.journal, queue);
     assert_eq!(levels.len(), 2);
     while world.drop_first(queue) {}
-    world.queues.at_mut(queue).cleared = true;
+    world.queues.at_mut(queue).state = QueueState::Cleared;
     for level in levels {
         assert!(world.queues.take_if_done(queue).is_none(), "it has levels");
         while world.drop_first(level) {}
-        world.queues.at_mut(level).cleared = true;
+        world.queues.at_mut(level).state = QueueState::Cleared;
         let (_, whole) = world.queues.take_if_done(level).unwrap();
         assert_eq!(whole, Some(queue));
     }
@@ -438,7 +439,7 @@ fn levels_go_with_their_queue_which_goes_last() {
 // ---- limits
 
 #[test]
-fn bytes_of_bodies_count_and_what_is_delivered_does_not() {
+fn body_bytes_count_without_unacknowledged_messages() {
     let mut world = World::new();
     let queue = world.queue("q", &table(|table| table.long("x-max-length-bytes", 5)));
     world.put(queue, &["aaa", "bb"]);
@@ -453,7 +454,7 @@ fn bytes_of_bodies_count_and_what_is_delivered_does_not() {
 }
 
 #[test]
-fn a_queue_that_refuses_is_full_at_its_length_and_drops_nothing() {
+fn a_queue_with_reject_publish_is_full_at_its_limit_and_drops_nothing() {
     let mut world = World::new();
     let arguments = table(|table| {
         table.long("x-max-length", 2).and_then(|()| table.text("x-overflow", "reject-publish"))
@@ -473,10 +474,10 @@ fn a_queue_that_refuses_is_full_at_its_length_and_drops_nothing() {
     assert_eq!(world.drain(queue), "a b c");
 }
 
-// ---- time
+// ---- expiry
 
 #[test]
-fn a_message_expires_when_it_stands_first_and_its_time_has_come() {
+fn a_message_expires_when_it_is_first_and_due() {
     let mut world = World::new();
     let queue = world.queue("q", &table(|table| table.long("x-message-ttl", 100)));
     world.journal.set_time(1_000);
@@ -486,11 +487,11 @@ fn a_message_expires_when_it_stands_first_and_its_time_has_come() {
     world.put(queue, &["b"]);
     assert!(!world.has_expired(queue));
     world.queues.take_due(&world.journal);
-    assert_eq!(world.queues.shedding.len(), 0, "it is too early");
+    assert_eq!(world.queues.trim_list.len(), 0, "it is too early");
     world.journal.set_time(1_100);
     assert!(world.has_expired(queue));
     world.queues.take_due(&world.journal);
-    assert_eq!(world.queues.shedding.pop(), Some(queue));
+    assert_eq!(world.queues.trim_list.pop(), Some(queue));
     world.drop_first(queue);
     assert!(!world.has_expired(queue));
     let mut cx = Context::new(&mut world.journal, &mut world.messages, &mut world.work);
@@ -500,7 +501,7 @@ fn a_message_expires_when_it_stands_first_and_its_time_has_come() {
 }
 
 #[test]
-fn a_message_with_a_time_of_its_own_expires_in_a_queue_without_one() {
+fn a_message_with_its_own_ttl_expires_in_a_queue_without_one() {
     let mut world = World::new();
     let queue = world.queue("q", &[]);
     world.journal.set_time(1_000);
@@ -515,7 +516,7 @@ fn a_message_with_a_time_of_its_own_expires_in_a_queue_without_one() {
 }
 
 #[test]
-fn what_expires_in_a_queue_with_priorities_is_the_first_of_all_levels() {
+fn with_priorities_only_the_first_message_of_all_levels_expires() {
     let mut world = World::new();
     let arguments =
         table(|table| table.long("x-max-priority", 5).and_then(|()| table.long("x-message-ttl", 100)));
@@ -532,7 +533,7 @@ fn what_expires_in_a_queue_with_priorities_is_the_first_of_all_levels() {
 }
 
 #[test]
-fn a_queue_that_nobody_uses_has_its_time_and_a_consumer_ends_that() {
+fn an_unused_queue_expires_unless_it_has_a_consumer() {
     let mut world = World::new();
     let queue = world.queue("q", &table(|table| table.long("x-expires", 100)));
     world.journal.set_time(1_000);
@@ -546,10 +547,10 @@ fn a_queue_that_nobody_uses_has_its_time_and_a_consumer_ends_that() {
     assert!(!world.queues.records().is_unused_for_too_long(&world.journal, queue));
 }
 
-// ---- what is given up
+// ---- rejected messages
 
 #[test]
-fn what_is_given_up_waits_apart_and_is_given_to_nobody() {
+fn rejected_messages_are_kept_apart_and_not_delivered() {
     let mut world = World::new();
     let queue = world.queue("q", &table(|table| table.text("x-dead-letter-exchange", "dlx")));
     assert!(world.queues.records().has_dead_letters(queue));
@@ -572,17 +573,17 @@ fn what_is_given_up_waits_apart_and_is_given_to_nobody() {
 }
 
 #[test]
-fn a_queue_that_is_gone_has_no_dead_letters() {
+fn a_deleted_queue_has_no_dead_letters() {
     let mut world = World::new();
     let queue = world.queue("q", &table(|table| table.text("x-dead-letter-exchange", "dlx")));
     world.queues.records_mut().retire(queue);
     assert!(!world.queues.records().has_dead_letters(queue));
 }
 
-// ---- room
+// ---- capacity
 
 #[test]
-fn whoever_publishes_to_a_queue_with_its_share_waits_until_it_has_less() {
+fn publishers_to_a_queue_over_its_share_wait_until_it_has_less() {
     let mut world = World::new();
     let [full, other] = ["full", "other"].map(|name| world.queue(name, &[]));
     (0..62).for_each(|_| world.put(full, &["m"]));

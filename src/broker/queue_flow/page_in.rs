@@ -1,11 +1,19 @@
-//! Into memory: what only the log has is read back ahead of delivery (`spill` is the way out).
+//! Reads messages that only the log has back into memory ahead of delivery (`evict` is the opposite
+//! direction).
 //!
 //! ```text
-//! page in: middle ──→ head; a requeued first message, where it stands
+//! page in: middle ──→ head; a requeued first message stays at its position
 //! ```
 //!
-//! Always true: order is kept; a message that could not be read back is dropped, the log is told so, and its
-//! bytes stay on the disk for whoever wants to try.
+//! # Invariants
+//! - Order is kept.
+//! - A message that could not be read back is dropped and settled in the log; its bytes stay on the disk for
+//!   a later attempt to recover it.
+//! - A queue that found no memory to read into, or no place among the queue entries, is tried again only
+//!   after some became free.
+//! - As long as a message is only in the log, memory is kept free to read back the largest such message.
+//! - A read takes only memory that is kept free for it. A read for browsing takes only memory that publishers
+//!   could have had.
 
 use std::collections::VecDeque;
 
@@ -16,7 +24,7 @@ use leveret_core::mem::{MessageFlags, MessageId, Messages, PoolFull, Share};
 
 use super::Queues;
 use crate::Context;
-use crate::queue::{First, LogRun, Place, Size};
+use crate::queue_records::{First, LogRun, Place, Size};
 
 /// Messages that could not be read back, by their offsets in the log.
 #[derive(Clone, Copy, Debug)]
@@ -30,17 +38,18 @@ pub(crate) struct LostMessages {
 const FETCH_BYTES: u32 = 128 << 10;
 
 impl Queues {
-    /// Whether some queue waits to be read from, and there may be memory for it.
+    /// Returns whether any queue waits for a read and there may be memory for it.
     pub fn wants_pages(&self, messages: &Messages) -> bool {
         self.browses.is_wanted() || self.paging.is_wanted(self.page_room_made(messages))
     }
 
-    /// Rises when memory or queue entries are freed, which reading a message back may wait for.
+    /// Returns a counter that rises when memory or queue entries are freed, which reading a message back may
+    /// wait for.
     const fn page_room_made(&self, messages: &Messages) -> u64 {
         messages.room_made() + self.pool.given()
     }
 
-    /// The next messages to read back; [`Self::fetched`] must follow.
+    /// Returns the next messages to read back; [`Self::fetched`] must follow.
     pub fn next_fetch(&mut self, messages: &Messages) -> Option<Fetch> {
         if let Some(fetch) = self.browses.next_fetch() {
             return Some(fetch);
@@ -61,7 +70,7 @@ impl Queues {
     fn fetch_for(&self, queue: QueueId) -> Option<Fetch> {
         let record = &self.records[queue];
         let (from, (start, count)) = match (self.absent_rejected(queue), self.first(queue)) {
-            _ if record.dying => return None,
+            _ if record.is_deleted() => return None,
             (Some(offset), _) => (FetchFrom::Rejected, (offset, 1)),
             (None, Some(First::Absent(offset))) => (FetchFrom::Returned, (offset, 1)),
             (None, _) => (FetchFrom::Middle, record.backlog.first_stored(&self.pool)?),
@@ -79,7 +88,7 @@ impl Queues {
         })
     }
 
-    /// Takes a message that was read back, its body still to come.
+    /// Takes a message that was read back; its body follows.
     pub fn page_in(&mut self, messages: &mut Messages, fetch: &Fetch, page: &Page<'_>) -> PageIn {
         if fetch.from == FetchFrom::Browse {
             if self.records.get(fetch.queue.index()).is_none() {
@@ -103,8 +112,7 @@ impl Queues {
         if !self.has_place(fetch) {
             return PageIn::NoRoom;
         }
-        // A message that a queue stands still for may have the last memory there is; what is read ahead may
-        // not.
+        // A message that blocks its queue may take the last memory; messages read ahead may not.
         let is_first = fetch.is_single() || self.records[fetch.queue].backlog.is_head_empty();
         if !is_first && !messages.has_ordinary_room(page.bytes()) {
             return PageIn::NoRoom;
@@ -112,8 +120,10 @@ impl Queues {
         begin_page(messages, page).map_or(PageIn::NoRoom, PageIn::Begun)
     }
 
-    /// Notes that there was no memory for a message read. If the queue stands still for it, it is read again when
-    /// some was freed; what was read ahead is asked for again as the head runs low.
+    /// Notes that there was no memory for a message that was read.
+    ///
+    /// If the message blocks its queue, it is read again when memory is freed. What was read ahead is
+    /// requested again when the head runs low.
     pub fn page_later(&mut self, messages: &Messages, fetch: &Fetch) {
         if fetch.from == FetchFrom::Browse {
             return self.browses.end(false);
@@ -141,8 +151,9 @@ impl Queues {
         }
     }
 
-    /// Whether there is a place among the queue entries for a message read back: a message that the queue
-    /// stands still for may have the last chunk; a requeued one has its place already.
+    /// Returns whether there is a place among the queue entries for a message that was read back.
+    ///
+    /// A message that blocks its queue may take the last chunk. A requeued message has its place already.
     fn has_place(&self, fetch: &Fetch) -> bool {
         let backlog = &self.records[fetch.queue].backlog;
         fetch.is_single()
@@ -158,8 +169,10 @@ impl Queues {
         record.is_some_and(|record| record.logged.is_on() && record.logged.incarnation() == fetch.incarnation)
     }
 
-    /// The body is whole: the message, which came at `enqueued_ms` of broker time, stands in its queue again,
-    /// if it is still wanted. `false`: it is wanted, but there is no place for it now.
+    /// Completes a message whose body has been read: it is in its queue again if it is still wanted.
+    ///
+    /// `enqueued_ms` is its arrival in broker time. Returns `false` if it is wanted but there is no place for
+    /// it now.
     pub fn paged_in(
         &mut self,
         cx: &mut Context<'_>,
@@ -201,12 +214,12 @@ impl Queues {
         true
     }
 
-    /// The messages that the last read did not find; told once.
+    /// Returns, once, the messages that the last read did not find.
     pub(crate) const fn take_lost(&mut self) -> Option<LostMessages> {
         self.lost.take()
     }
 
-    /// A read is over: messages with offsets below `through` that did not come are lost.
+    /// Ends a read: messages with offsets below `through` that were not found are lost.
     pub fn fetched(&mut self, fetch: &Fetch, through: u64) {
         if fetch.from == FetchFrom::Browse {
             return self.browses.end(false);
@@ -221,21 +234,20 @@ impl Queues {
         }
         let record = &mut self.records[fetch.queue];
         record.listed.is_fetching = false;
-        // The deliver pass and gets look again; if the first message is still not in memory, they ask for it
-        // again.
+        // Deliveries and gets try again. If the first message is still not in memory, they request it again.
         self.unblock_front(fetch.queue);
     }
 
-    /// The offset of the first rejected message, if only the log has it.
+    /// Returns the offset of the first rejected message, if only the log has it.
     fn absent_rejected(&self, queue: QueueId) -> Option<u64> {
         let delivery = &self.deliveries[self.records[queue].backlog.first_rejected()?];
         delivery.logged.filter(|_| delivery.message.is_none())
     }
 
-    /// The run that is being fetched, if it is still wanted: at the front of the middle, or one requeued
+    /// Returns the run that is being read, if it is still wanted: at the front of the middle, or one requeued
     /// message.
     fn front_run(&self, fetch: &Fetch) -> Option<(u64, u32)> {
-        let record = self.records.get(fetch.queue.index()).filter(|record| !record.dying)?;
+        let record = self.records.get(fetch.queue.index()).filter(|record| !record.is_deleted())?;
         let is_first = match fetch.from {
             FetchFrom::Returned => self.first(fetch.queue) == Some(First::Absent(fetch.start)),
             FetchFrom::Rejected => self.absent_rejected(fetch.queue) == Some(fetch.start),
@@ -250,13 +262,13 @@ impl Queues {
     }
 
     fn skip_lost(&mut self, fetch: &Fetch, through: u64) {
-        // The queue may have been purged, or have gone, while the disk was asked.
+        // The queue may have been purged or deleted during the read.
         let Some((start, count)) = self.front_run(fetch) else { return };
         let lost = through.saturating_sub(start).min(u64::from(count)) as u32;
         if lost > 0 {
             let name = &self.records[self.records.queue_of_level(fetch.queue)].name;
             log::error!(
-                "queue '{}': {lost} messages cannot be read back from the log; they are passed over",
+                "queue '{}': {lost} messages cannot be read back from the log; they are skipped",
                 name.escape_debug()
             );
             self.lost =
@@ -273,25 +285,19 @@ impl Queues {
     }
 }
 
-// Which queues read messages back from the log or move them out of memory, and the room kept to read back.
-//
-// Always true: a queue that found no memory to read into, or no place among the queue entries, is asked
-// again only when some has been freed since; the room to read back is looked after for as long as the log
-// alone has a message.
-
-/// Queues that read messages from the log, and the search for messages that may leave memory.
+/// Queues that read messages from the log, and the search for messages to evict.
 #[derive(Debug)]
 pub(crate) struct Paging {
     /// Queues whose first messages are to be read back.
     wanted: VecDeque<QueueId>,
     /// Queues for whose messages there was no memory.
     awaiting_memory: VecDeque<QueueId>,
-    /// The count of frees (`Queues::page_room_made`) when the first queue began to await memory.
+    /// Counter of freed memory (`Queues::page_room_made`) when the first queue began to wait for memory.
     awaiting_since: u64,
-    /// Where the search for messages that may leave memory goes on.
-    hand: usize,
+    /// Place at which the search for messages to evict continues.
+    next_place: usize,
     /// The memory kept free to read back messages that only the log has.
-    read_back: ReadBackRoom,
+    read_back: ReadBackReserve,
 }
 
 impl Paging {
@@ -300,24 +306,24 @@ impl Paging {
             wanted: VecDeque::with_capacity(64),
             awaiting_memory: VecDeque::new(),
             awaiting_since: 0,
-            hand: 0,
-            read_back: ReadBackRoom::new(limits),
+            next_place: 0,
+            read_back: ReadBackReserve::new(limits),
         }
     }
 
     // ---- into memory
 
-    /// Notes that the first messages of this queue are to be read back.
+    /// Requests that the first messages of this queue be read back.
     pub(crate) fn want(&mut self, queue: QueueId) {
         self.wanted.push_back(queue);
     }
 
-    /// Whether some queue waits to be read from, and there may be memory for it.
+    /// Returns whether any queue waits for a read and there may be memory for it.
     pub(crate) fn is_wanted(&self, room_made: u64) -> bool {
         !self.wanted.is_empty() || self.may_find_memory(room_made)
     }
 
-    /// The queue that is to be read from next, if any.
+    /// Returns the queue to read for next, if any.
     pub(crate) fn next_wanted(&mut self, room_made: u64) -> Option<QueueId> {
         if self.may_find_memory(room_made) {
             self.wanted.append(&mut self.awaiting_memory);
@@ -325,8 +331,7 @@ impl Paging {
         self.wanted.pop_front()
     }
 
-    /// Notes that there was no memory for a message read for this queue: it is read again when some has been
-    /// freed.
+    /// Notes that there was no memory for a message of this queue: it is read again when some is freed.
     pub(crate) fn await_memory(&mut self, queue: QueueId, room_made: u64) {
         if self.awaiting_memory.is_empty() {
             self.awaiting_since = room_made;
@@ -334,7 +339,7 @@ impl Paging {
         self.awaiting_memory.push_back(queue);
     }
 
-    /// Whether the first message of some queue finds no memory.
+    /// Returns whether the first message of any queue found no memory.
     pub(crate) fn is_short_of_memory(&self) -> bool {
         !self.awaiting_memory.is_empty()
     }
@@ -343,24 +348,24 @@ impl Paging {
         self.is_short_of_memory() && room_made != self.awaiting_since
     }
 
-    // ---- out of memory
+    // ---- eviction
 
-    /// The place, among `places`, at which the search for messages that may leave memory goes on.
-    pub(crate) const fn hand(&mut self, places: usize) -> usize {
-        if self.hand >= places {
-            self.hand = 0;
+    /// Returns the place, among `places`, at which the search for messages to evict continues.
+    pub(crate) const fn next_place(&mut self, places: usize) -> usize {
+        if self.next_place >= places {
+            self.next_place = 0;
         }
-        self.hand
+        self.next_place
     }
 
-    /// Moves the search on: this place has nothing more to leave memory.
-    pub(crate) const fn pass_on(&mut self) {
-        self.hand += 1;
+    /// Moves the search on: this place has nothing more to evict.
+    pub(crate) const fn skip_place(&mut self) {
+        self.next_place += 1;
     }
 
-    // ---- room to read back
+    // ---- memory for reading back
 
-    /// At a start: notes the bytes of the largest body in the log.
+    /// Sets, at start, the bytes of the largest body in the log.
     pub(crate) fn recovered_largest(&mut self, body_bytes: u64) {
         self.read_back.need_for_body(body_bytes);
     }
@@ -370,9 +375,11 @@ impl Paging {
         self.read_back.need(bytes);
     }
 
-    /// Keeps room to read messages back, as long as one of the queues at these places `has_absent` messages;
-    /// says whether the search for one goes on. A step looks at a bounded number of queues.
-    pub(crate) fn keep_read_back_room(
+    /// Keeps memory free to read messages back, as long as a queue at one of these places `has_absent`
+    /// messages.
+    ///
+    /// Returns whether the search for such a queue continues. A step examines a bounded number of queues.
+    pub(crate) fn keep_read_back_reserve(
         &mut self,
         messages: &mut Messages,
         places: usize,
@@ -382,36 +389,31 @@ impl Paging {
     }
 }
 
-// The memory that is kept free to read messages back from the log.
-//
-// Always true: as long as a message is only in the log, there is room to read back the largest such message.
-
-/// Queues that one step looks at.
+/// Maximum number of queues that one step examines.
 const QUEUES_STEP: usize = 64;
 
-/// The memory kept to read back the largest message that only the log has: that message may stand before
-/// transient ones that fill the rest.
+/// The memory kept free to read back the largest message that only the log has. That message may precede
+/// transient ones that fill the rest of the memory.
 #[derive(Debug)]
-pub(crate) struct ReadBackRoom {
-    /// Bytes of the largest message that only the log has, or of one that has left since; 0 when there is
-    /// none.
+pub(crate) struct ReadBackReserve {
+    /// Bytes of the largest message that only the log has, or of one that has left since; 0 if there is none.
     bytes: u64,
-    /// Bytes of the largest message there can be.
+    /// Bytes of the largest possible message.
     message_bytes_max: u64,
     /// Bytes that names and properties may add to a body.
     frame_bytes: u64,
-    /// Where the search for a queue with messages that only the log has goes on.
-    hand: usize,
-    /// Places in a row whose queues have no such message.
+    /// Place at which the search for a queue with messages that only the log has continues.
+    next_place: usize,
+    /// Number of consecutive places whose queues have no such message.
     clear: usize,
 }
 
-impl ReadBackRoom {
+impl ReadBackReserve {
     pub(crate) fn new(limits: &Limits) -> Self {
         // Exchange and routing key are short strings.
         let frame_bytes = u64::from(limits.frame_max) + 512;
         let message_bytes_max = u64::from(limits.message_size_max) + frame_bytes;
-        Self { bytes: 0, message_bytes_max, frame_bytes, hand: 0, clear: 0 }
+        Self { bytes: 0, message_bytes_max, frame_bytes, next_place: 0, clear: 0 }
     }
 
     /// Notes that from now on only the log has a message of this many bytes.
@@ -420,15 +422,15 @@ impl ReadBackRoom {
         self.clear = 0;
     }
 
-    /// Notes that only the log has a message of which just the body's size is known; 0 when there is none.
+    /// Notes that only the log has a message of which only the body's size is known; 0 when there is none.
     pub(crate) fn need_for_body(&mut self, body_bytes: u64) {
         if body_bytes > 0 {
             self.need(body_bytes + self.frame_bytes);
         }
     }
 
-    /// Keeps the room, as long as one of the queues at these places `has_absent` messages; says whether the
-    /// search for one goes on.
+    /// Keeps the memory free as long as a queue at one of these places `has_absent` messages. Returns whether
+    /// the search for such a queue continues.
     pub(crate) fn keep(
         &mut self,
         messages: &mut Messages,
@@ -439,11 +441,11 @@ impl ReadBackRoom {
             return false;
         }
         for _ in 0..QUEUES_STEP {
-            if has_absent(self.hand) {
+            if has_absent(self.next_place) {
                 self.clear = 0;
                 break;
             }
-            self.hand = if self.hand + 1 < places { self.hand + 1 } else { 0 };
+            self.next_place = if self.next_place + 1 < places { self.next_place + 1 } else { 0 };
             self.clear += 1;
         }
         let is_needed = self.clear < places;
@@ -455,39 +457,35 @@ impl ReadBackRoom {
     }
 }
 
-// Reads from the log: which messages are to be read, and what came of each.
-//
-// Always true: a message that is read takes memory only from what is kept free to read back.
-
 /// Messages to be read back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Fetch {
-    /// The queue to read for.
+    /// Queue that the messages are read for.
     pub queue: QueueId,
-    /// The number that the log knows the queue by.
+    /// Number that identifies the queue in the log.
     pub incarnation: u64,
-    /// The first log offset to read.
+    /// First log offset to read.
     pub start: u64,
-    /// The log offset after the last one to read.
+    /// Log offset after the last one to read.
     pub end: u64,
-    /// Bytes to read at once, about.
+    /// Approximate number of bytes to read at once.
     pub bytes_max: u32,
-    /// Where the messages stand in their queue.
+    /// Position of the messages in their queue.
     pub from: FetchFrom,
-    /// Only the expiry of the first message is wanted: the message stays in the log.
+    /// Only the expiry time of the first message is wanted: the message stays in the log.
     pub is_peek: bool,
 }
 
-/// Where in its queue a message stands that is to be read back.
+/// Position in its queue of a message that is to be read back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FetchFrom {
-    /// In the middle, among messages that wait.
+    /// In the middle, among waiting messages.
     Middle,
-    /// In front: one message that was delivered before and requeued.
+    /// At the front: one message that was delivered before and requeued.
     Returned,
-    /// Among the rejected: one message that is to go on as a dead letter.
+    /// Among the rejected messages: one message that is to be dead-lettered.
     Rejected,
-    /// Anywhere: somebody looks at the queue, which stays as it is.
+    /// Anywhere: an operator browses the queue, which does not change.
     Browse,
 }
 
@@ -504,7 +502,7 @@ pub struct Page<'a> {
     pub properties: &'a [u8],
     /// Bytes of the message body.
     pub body_len: u32,
-    /// When the message came, in milliseconds of broker time.
+    /// Arrival of the message in milliseconds of broker time.
     pub enqueued_ms: u64,
 }
 
@@ -520,18 +518,18 @@ impl Page<'_> {
     }
 }
 
-/// What becomes of a message that was read back.
+/// What happens with a message that was read back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PageIn {
-    /// The body of the message is to follow, and then [`Queues::paged_in`].
+    /// The body of the message follows, and then [`Queues::paged_in`].
     Begun(MessageId),
-    /// The message left the queue meanwhile, or was only to be seen.
+    /// The message left the queue meanwhile, or was read only for its expiry time.
     NotWanted,
     /// There is no memory for the message now.
     NoRoom,
 }
 
-/// Begins a message that was read back, its body still to come.
+/// Begins a message that was read back; its body follows.
 ///
 /// # Errors
 /// There is no memory for it now.
@@ -544,26 +542,17 @@ pub(crate) fn begin_page(messages: &mut Messages, page: &Page<'_>) -> Result<Mes
     match messages.reserve_content(message, page.properties, flags, page.body_len, Share::ReadBack) {
         Ok(()) => Ok(message),
         Err(full) => {
-            // Whoever waits for memory must not be woken by an attempt in vain.
+            // A failed attempt must not wake what waits for memory.
             messages.discard(message);
             Err(full)
         }
     }
 }
 
-// Reads from the log for somebody who looks at messages of a queue.
-//
-// ```text
-// want ─→ next_fetch ~ disk ~ page_in, paged_in ─→ fetched ─→ take
-// ```
-//
-// Always true: one look is read at a time; a message read for a look takes only memory that publishers could have
-// had; the messages found are held until the caller takes them.
-
-/// Bytes of records read from the log for one browse.
+/// Bytes of records read from the log for one browse request.
 const BROWSE_BYTES: u32 = 128 << 10;
 
-/// A read from the log for somebody who looks at messages.
+/// A read from the log for an operator who browses a queue.
 #[derive(Debug)]
 struct Browse {
     number: u64,
@@ -580,7 +569,11 @@ enum BrowseState {
     Done,
 }
 
-/// The browses under way, of which one is read at a time.
+/// The browse requests. One of them is read at a time, and its messages are held until the caller takes them.
+///
+/// ```text
+/// want ─→ next_fetch ~ disk ~ page_in, paged_in ─→ fetched ─→ take
+/// ```
 #[derive(Debug, Default)]
 pub struct Browses {
     list: Vec<Browse>,
@@ -588,32 +581,33 @@ pub struct Browses {
 }
 
 impl Browses {
-    /// Has messages read from the log for somebody to look at; gives the number to ask for them by.
+    /// Requests messages from the log for browsing. Returns the number of the request.
     pub fn want(&mut self, run: LogRun) -> u64 {
         self.last += 1;
         self.list.push(Browse { number: self.last, run, state: BrowseState::Wanted, found: Vec::new() });
         self.last
     }
 
-    /// Whether the messages of this look have been read.
+    /// Returns whether the messages of this request have been read.
     pub fn is_done(&self, number: u64) -> bool {
         let browse = self.list.iter().find(|browse| browse.number == number);
         browse.is_none_or(|browse| browse.state == BrowseState::Done)
     }
 
-    /// The messages read for a look, each with whether it was delivered before; the caller releases them.
+    /// Returns the messages of a request, each with whether it was delivered before. The caller releases
+    /// them.
     pub fn take(&mut self, number: u64) -> Vec<(MessageId, bool)> {
         let place = self.list.iter().position(|browse| browse.number == number);
         place.map(|place| self.list.swap_remove(place).found).unwrap_or_default()
     }
 
-    /// Whether some look waits to be read.
+    /// Returns whether any request waits to be read.
     #[inline]
     pub(super) fn is_wanted(&self) -> bool {
         !self.list.is_empty() && self.list.iter().any(|browse| browse.state == BrowseState::Wanted)
     }
 
-    /// What is to be read for the next browse.
+    /// Returns what is to be read for the next request.
     pub(super) fn next_fetch(&mut self) -> Option<Fetch> {
         let browse = self.list.iter_mut().find(|browse| browse.state == BrowseState::Wanted)?;
         browse.state = BrowseState::Reading;
@@ -622,7 +616,7 @@ impl Browses {
         Some(Fetch { queue, incarnation, start, end, bytes_max: BROWSE_BYTES, from, is_peek: false })
     }
 
-    /// Begins a message that was read for a look, its body still to come.
+    /// Begins a message that was read for browsing; its body follows.
     pub(super) fn begin(&mut self, messages: &mut Messages, fetch: &Fetch, page: &Page<'_>) -> PageIn {
         if self.reading().is_none() || !(fetch.start..fetch.end).contains(&page.offset) {
             return PageIn::NotWanted;
@@ -634,7 +628,7 @@ impl Browses {
         begin_page(messages, page).map_or(PageIn::NoRoom, PageIn::Begun)
     }
 
-    /// Adds a message whose body is whole to its browse.
+    /// Adds a message whose body is complete to its request.
     pub(super) fn add(&mut self, messages: &mut Messages, offset: u64, message: MessageId) {
         messages.finish(message);
         match self.reading() {
@@ -643,7 +637,7 @@ impl Browses {
         }
     }
 
-    /// Ends the read for a look, or has it done once more.
+    /// Ends the read for a request, or has it repeated.
     pub(super) fn end(&mut self, is_again: bool) {
         if let Some(browse) = self.reading() {
             browse.state = if is_again { BrowseState::Wanted } else { BrowseState::Done };

@@ -1,9 +1,9 @@
-//! A queue: its settings, its consumers, and when it is deleted; its messages are in its `backlog`.
+//! The record of a queue (settings, consumers, deletion), and the table of all records.
 //!
-//! Always true: offsets rise with arrival and stay with a message for life, so requeued messages go before
-//! everything that has not been delivered yet, in their old order (in that of their return once half of all
-//! delivery records serve such messages); a queue is on the ready list exactly when it has a message, a
-//! consumer that can take it, and nothing that has to come first.
+//! # Invariants
+//! - A name refers to one queue that is not deleted.
+//! - A record stays in its place until nothing refers to it.
+//! - A declaration is answered when it is durable.
 
 use core::cell::Cell;
 use core::ops::{Index, IndexMut};
@@ -14,8 +14,8 @@ use leveret_core::journal::{Appended, Definition, Journal, Mode};
 use leveret_core::mem::{FifoPool, Links, List, Slab};
 
 use super::backlog::{Backlog, Place, Size};
-use super::logged::Logged;
-use super::logged::{RequeueCounts, RequeueCountsDue};
+use super::durable_index::DurableIndex;
+use super::durable_index::{RequeueCounts, RequeueCountsDue};
 use crate::arguments::QueueSettings;
 use crate::consumers::QueueConsumers;
 use crate::policy::Applied;
@@ -28,7 +28,7 @@ use crate::{Access, Context};
 /// One queue.
 #[derive(Debug)]
 pub(crate) struct Queue {
-    /// The number of the declaration, which no other queue has.
+    /// Number of the declaration, unique among all queues.
     pub(crate) serial: u64,
     pub(crate) vhost: VhostId,
     pub(crate) name: Box<str>,
@@ -37,14 +37,14 @@ pub(crate) struct Queue {
     /// The policies that apply to the queue.
     pub(crate) applied: Applied,
     pub(crate) settings: QueueSettings,
-    /// Shown to nobody: a level of another queue, the messages of a delayed exchange, or the reply queue
-    /// behind amq.rabbitmq.reply-to, which is reached by its name.
+    /// The queue is not listed: a level of another queue, the hidden queue of a delayed exchange, or the
+    /// reply queue behind `amq.rabbitmq.reply-to`. The last one can be reached by its name.
     pub(crate) hidden: bool,
-    /// The delayed exchange that is to route the messages of this queue when they are due.
+    /// The delayed exchange that routes the messages of this queue when they are due.
     pub(crate) delayed_exchange: Option<ExchangeId>,
-    /// The place of the record among the levels of a queue with priorities.
+    /// The role of the record among the levels of a queue with priorities.
     pub(crate) rank: Rank,
-    pub(crate) logged: Logged,
+    pub(crate) logged: DurableIndex,
     /// How often messages were requeued, if the queue counts that.
     pub(crate) requeues: RequeueCounts,
     /// Messages that are ready for delivery.
@@ -52,21 +52,29 @@ pub(crate) struct Queue {
     pub(crate) unsettled: Unsettled,
     pub(crate) times: Times,
     pub(crate) listed: Listed,
-    /// Jobs that are still requeueing messages: nothing is delivered until they are done, for the order would
-    /// not be kept.
+    /// Number of jobs that are still requeueing messages. Nothing is delivered until they are done, because
+    /// the order would not be kept.
     pub(crate) returning: u32,
-    /// A bridge consumes the queue, or has: other brokers know its messages by their places.
+    /// A bridge consumes the queue, or has consumed it: other brokers know its messages by their offsets.
     pub(crate) is_forwarded: bool,
     pub(crate) front: Front,
-    pub(crate) audience: QueueConsumers,
+    pub(crate) queue_consumers: QueueConsumers,
     /// Bindings whose destination is this queue.
     pub(crate) bindings: List,
-    /// Route number that last chose this queue: a message enters a queue once.
+    /// Number of the route that last chose this queue: a message enters a queue once.
     pub(crate) routed_at: u64,
-    /// The queue is deleted: its name is free, and a job clears away its messages and bindings.
-    pub(crate) dying: bool,
-    /// The queue is cleared away: its record goes with the last delivery that refers to it.
-    pub(crate) cleared: bool,
+    pub(crate) state: QueueState,
+}
+
+/// The state of a queue's record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum QueueState {
+    /// The queue exists.
+    Active,
+    /// The queue is deleted: its name is free, and a job deletes its messages and bindings.
+    Deleting,
+    /// The queue's messages and bindings are deleted: its record is freed with the last delivery that refers to it.
+    Cleared,
 }
 
 /// The flags and the owner that a queue was declared with.
@@ -74,19 +82,19 @@ pub(crate) struct Queue {
 pub(crate) struct Declared {
     pub(crate) durable: bool,
     pub(crate) auto_delete: bool,
-    /// The declaration of the queue is lost: it is rebuilt from its messages until somebody declares it
-    /// again.
+    /// The declaration of the queue is lost: the queue is rebuilt from its messages until a client declares
+    /// it again.
     pub(crate) is_rebuilt: bool,
     pub(crate) exclusive_owner: Option<ConnectionId>,
-    /// In whose share of the quotas the queue is.
+    /// The virtual host and user whose quotas the queue counts in.
     pub(crate) declarer: Option<Declarer>,
 }
 
-/// Unsettled deliveries of a queue, gets included.
+/// Unsettled deliveries of a queue, `basic.get` included.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Unsettled {
     pub(crate) count: u32,
-    /// Unsettled deliveries whose message only the log has.
+    /// Number of unsettled deliveries whose message only the log has.
     pub(crate) absent: u32,
     /// Bytes of blocks that the messages of unsettled deliveries occupy.
     pub(crate) bytes: u64,
@@ -97,26 +105,26 @@ pub(crate) struct Unsettled {
 /// The times of a queue, all in milliseconds of broker time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Times {
-    /// When the queue is looked at for expired messages; for a slot of a delayed exchange the slot's key
-    /// (`delay_wheel`). The largest number means never.
+    /// When the queue is examined for expired messages; for a slot of a delayed exchange the slot's key
+    /// (`queue_flow::delayed`). `u64::MAX` means never.
     pub(crate) due_ms: u64,
-    /// When the queue expires unless it is used; while it has a consumer it stays. The largest number means
+    /// When the queue expires unless it is used; it does not expire while it has a consumer. `u64::MAX` means
     /// never.
     pub(crate) unused_until_ms: u64,
-    /// From when on messages count that came before their queue had a time to live; 0 where it always had
-    /// one.
+    /// For messages that arrived before the queue had a time to live: when their time begins. 0 if the queue
+    /// always had one.
     pub(crate) ttl_since_ms: u64,
-    /// The expiry of a first message that only the log has.
+    /// The expiry time of a first message that only the log has.
     pub(crate) peeked: Peeked,
 }
 
 /// The lists that a queue is on.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Listed {
-    /// The list of queues to be read from the log, or being read.
+    /// The list of queues that are to be read from the log, or are being read.
     pub(crate) is_fetching: bool,
-    /// The list of queues that have messages to give up.
-    pub(crate) is_shedding: bool,
+    /// The list of queues that have messages to remove.
+    pub(crate) is_listed_for_trim: bool,
     /// The ready list: queues that can deliver now.
     pub(super) is_ready: bool,
     pub(super) ready_links: Links,
@@ -124,24 +132,24 @@ pub(crate) struct Listed {
     pub(super) owner_links: Links,
 }
 
-/// The place of a record among the levels of a queue with priorities; see `levels`.
+/// The role of a record among the levels of a queue with priorities; see `levels`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Rank {
     /// A queue without priorities.
     Plain,
-    /// A queue with priorities, and the lowest of its levels.
+    /// A queue with priorities, which is the lowest of its levels.
     Lowest {
         /// The highest level above the queue itself, if there is one.
         highest: Option<QueueId>,
-        /// The log number of the level for priority 1, which those of the higher priorities follow; 0 for a
-        /// queue that is not in the log.
+        /// Incarnation of the level for priority 1; those of the higher priorities follow. 0 for a queue that
+        /// is not in the log.
         levels_from: u64,
     },
     /// The level of a queue for one priority.
     Level {
         /// The queue that this is a level of.
         queue: QueueId,
-        /// The priority of the level, from 1 on.
+        /// The priority of the level, from 1.
         priority: u8,
         /// The next lower level, which may be the queue itself.
         below: QueueId,
@@ -152,24 +160,24 @@ pub(crate) enum Rank {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Front {
     Free,
-    /// The first message must be read back, or the watermark raised above it, before it can go.
+    /// The first message must be read back, or the watermark raised above it, before it can be delivered.
     Blocked,
-    /// The first message has expired, and its dead letter has nowhere to go yet.
+    /// The first message has expired, and there is no capacity for its dead letter yet.
     Expired,
 }
 
-/// The expiry of a message that stood first.
+/// The expiry time of a first message.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Peeked {
     offset: u64,
-    /// When the message expires, in milliseconds of broker time; the largest number for never.
+    /// When the message expires, in milliseconds of broker time; `u64::MAX` for never.
     pub(crate) due_ms: u64,
 }
 
 impl Peeked {
-    /// The expiry of no message.
+    /// The expiry time of no message.
     pub(crate) const NOTHING: Self = Self { offset: u64::MAX, due_ms: u64::MAX };
-    /// The next read is only to tell the expiry of the first message.
+    /// The next read is only for the expiry time of the first message.
     pub(crate) const WANTED: Self = Self { offset: u64::MAX - 1, due_ms: u64::MAX };
 
     pub(crate) const fn is_wanted(self) -> bool {
@@ -180,14 +188,14 @@ impl Peeked {
         Self { offset, due_ms }
     }
 
-    /// Whether this is the expiry of the message at this log offset.
+    /// Returns whether this is the expiry time of the message at this log offset.
     pub(crate) const fn is_of(self, offset: u64) -> bool {
         self.offset == offset
     }
 }
 
 impl Queue {
-    /// A queue without messages and consumers.
+    /// Creates a queue without messages and consumers.
     pub(crate) fn new(vhost: VhostId, name: &str, arguments: &[u8], settings: QueueSettings) -> Self {
         Self {
             serial: 0,
@@ -200,7 +208,7 @@ impl Queue {
             hidden: false,
             delayed_exchange: None,
             rank: Rank::Plain,
-            logged: Logged::default(),
+            logged: DurableIndex::default(),
             requeues: RequeueCounts::default(),
             backlog: Backlog::default(),
             unsettled: Unsettled::default(),
@@ -214,15 +222,14 @@ impl Queue {
             returning: 0,
             is_forwarded: false,
             front: Front::Free,
-            audience: QueueConsumers::new(settings.single_active),
+            queue_consumers: QueueConsumers::new(settings.single_active),
             bindings: List::default(),
             routed_at: 0,
-            dying: false,
-            cleared: false,
+            state: QueueState::Active,
         }
     }
 
-    /// Takes a new message of this size. The caller made sure of room.
+    /// Adds a new message of this size. The caller has checked the capacity.
     #[inline]
     pub(crate) fn push(&mut self, pool: &mut FifoPool, appended: &Appended, size: Size) {
         let place = match appended.targets() > 0 && self.logged.is_on() {
@@ -232,43 +239,49 @@ impl Queue {
         self.backlog.push(pool, place, size);
     }
 
-    /// Whether only the log has some messages of the queue, delivered ones included.
+    /// Returns whether the queue is deleted, cleared or not.
+    #[inline]
+    pub(crate) const fn is_deleted(&self) -> bool {
+        !matches!(self.state, QueueState::Active)
+    }
+
+    /// Returns whether only the log has some messages of the queue, delivered ones included.
     pub(crate) const fn has_absent(&self) -> bool {
         self.backlog.has_absent() || self.unsettled.absent > 0
     }
 
-    /// Bytes that the messages of the queue take in the log.
+    /// Returns the bytes that the messages of the queue take in the log.
     pub(crate) const fn log_bytes(&self) -> u64 {
         self.logged.bytes()
     }
 
-    /// Messages of the queue that are in memory.
+    /// Returns the number of messages of the queue that are in memory.
     pub(crate) const fn resident_messages(&self) -> u64 {
         (self.backlog.resident() + self.unsettled.count - self.unsettled.absent) as u64
     }
 
-    /// Whether messages of the log that the queue gives up go on as dead letters.
+    /// Returns whether messages of the log that the queue removes are dead-lettered.
     pub(crate) const fn dead_letters_logged(&self) -> bool {
         self.settings.dead_letters && self.logged.is_on()
     }
 
-    /// Whether the queue has rules to check when a message comes, goes or is requeued.
+    /// Returns whether limits or expiry must be checked when a message arrives, leaves or is requeued.
     #[inline]
     pub(crate) const fn has_rules(&self) -> bool {
         self.settings.may_expire || self.settings.limits_length || self.delayed_exchange.is_some()
     }
 
-    /// Whether this is a level of another queue.
+    /// Returns whether this is a level of another queue.
     pub(crate) const fn is_level(&self) -> bool {
         matches!(self.rank, Rank::Level { .. })
     }
 
-    /// Whether the queue has levels above itself.
+    /// Returns whether the queue has levels above itself.
     pub(crate) const fn has_levels(&self) -> bool {
         matches!(self.rank, Rank::Lowest { highest: Some(_), .. })
     }
 
-    /// The log number of the level for priority 1; 0 if the log has no levels of the queue.
+    /// Returns the incarnation of the level for priority 1; 0 if the log has no levels of the queue.
     pub(crate) const fn levels_from(&self) -> u64 {
         match self.rank {
             Rank::Lowest { levels_from, .. } => levels_from,
@@ -276,49 +289,45 @@ impl Queue {
         }
     }
 
-    /// Whether the queue has rules to check, or a level to choose, when a message comes.
+    /// Returns whether limits or expiry must be checked, or a level chosen, when a message arrives.
     #[inline]
     pub(crate) fn has_rules_or_levels(&self) -> bool {
         self.has_rules() || self.rank != Rank::Plain
     }
 
-    /// Whether messages of the queue, or the queue itself, may expire.
+    /// Returns whether messages of the queue, or the queue itself, may expire.
     pub(crate) const fn has_expiry(&self) -> bool {
         self.settings.may_expire || self.settings.expires()
     }
 
-    /// Whether the queue has a message to deliver; `levels` answers for a queue with priorities.
+    /// Returns whether the queue has a message to deliver; `levels` answers for a queue with priorities.
     #[inline]
     pub(crate) fn wants_delivery(&self) -> bool {
         self.backlog.ready() > 0
-            && self.audience.is_ready()
+            && self.queue_consumers.is_ready()
             && self.returning == 0
-            && !self.dying
+            && !self.is_deleted()
             && self.front == Front::Free
             && self.rank == Rank::Plain
     }
 }
 
-// The records of all queues, found by place or by name, and how they begin and end.
-//
-// Always true: a name leads to one queue that is not deleted; a record stays in its place until nothing refers to it.
-
-/// All queue records, those of levels and of hidden queues included.
+/// All queue records, including those of levels and of hidden queues.
 #[derive(Debug)]
 pub(crate) struct Records {
     pub(super) slab: Slab<Queue>,
     table: IndexTable,
     /// The ready list: queues that can deliver now.
     pub(super) ready: List,
-    /// Quorum queues whose delivery counts are to be written.
+    /// Quorum queues whose requeue counts are to be written.
     pub(super) requeue_counts_due: RequeueCountsDue,
-    /// Durable queues and levels that have dead letters.
+    /// Number of durable queues and levels that have a dead-letter exchange.
     pub(super) dead_lettering: u32,
     /// Whether there ever was a message or queue that may expire.
     has_deadlines: bool,
-    /// Queues ever made, which numbers them.
+    /// Number of queues ever created, which numbers them.
     serial: u64,
-    /// Levels of queues with priorities that were walked through and not charged as work yet.
+    /// Number of levels of queues with priorities that were walked through and not charged as work yet.
     pub(super) levels_walked: Cell<u32>,
 }
 
@@ -339,7 +348,8 @@ impl IndexMut<QueueId> for Records {
 }
 
 impl Records {
-    /// Room for this many queues and levels; `seed` keeps peers from choosing names that collide.
+    /// Reserves capacity for this many queues and levels. `seed` prevents peers from choosing names that
+    /// collide.
     pub(crate) fn with_capacity(queues: usize, seed: u64) -> Self {
         Self {
             slab: Slab::with_capacity(queues),
@@ -353,17 +363,17 @@ impl Records {
         }
     }
 
-    /// Queues, their levels and hidden queues included.
+    /// Returns the number of queues, including levels and hidden queues.
     pub(crate) const fn len(&self) -> usize {
         self.slab.len()
     }
 
-    /// How many more queues and levels fit.
+    /// Returns the number of further queues and levels that fit.
     pub(crate) const fn room(&self) -> usize {
         self.slab.room()
     }
 
-    /// Places of queues ever used.
+    /// Returns the number of places of queues ever used.
     pub(crate) const fn places(&self) -> usize {
         self.slab.places()
     }
@@ -380,46 +390,46 @@ impl Records {
         self.slab.iter()
     }
 
-    /// Unsettled or requeued messages that only the log has.
+    /// Returns the number of unsettled or requeued messages that only the log has.
     pub(crate) fn absent(&self) -> u32 {
         self.slab.iter().map(|(_, queue)| queue.unsettled.absent + queue.backlog.returned_absent()).sum()
     }
 
-    /// A number that no other queue has.
+    /// Returns a number that no other queue has.
     pub(super) const fn next_serial(&mut self) -> u64 {
         self.serial += 1;
         self.serial
     }
 
-    /// The consumers of a queue.
+    /// Returns the consumers of a queue.
     #[inline]
-    pub(crate) fn audience(&self, queue: QueueId) -> &QueueConsumers {
-        &self.slab[queue.index()].audience
+    pub(crate) fn queue_consumers(&self, queue: QueueId) -> &QueueConsumers {
+        &self.slab[queue.index()].queue_consumers
     }
 
-    /// The consumers of a queue, to be changed.
+    /// Returns the consumers of a queue mutably.
     #[inline]
-    pub(crate) fn audience_mut(&mut self, queue: QueueId) -> &mut QueueConsumers {
-        &mut self.slab[queue.index()].audience
+    pub(crate) fn queue_consumers_mut(&mut self, queue: QueueId) -> &mut QueueConsumers {
+        &mut self.slab[queue.index()].queue_consumers
     }
 
-    /// The queue of this name.
+    /// Returns the queue of this name.
     pub(crate) fn find_queue(&self, vhost: VhostId, name: &str) -> Option<QueueId> {
         let is_it = |index: usize| self.slab[index].vhost == vhost && &*self.slab[index].name == name;
         self.table.find((vhost, name), is_it).map(QueueId::from_index)
     }
 
-    /// Puts a queue at the end of a connection's exclusive queues.
+    /// Appends a queue to a connection's exclusive queues.
     pub(crate) fn enter_owned(&mut self, owned: &mut List, queue: QueueId) {
         owned.push_back(&mut self.slab, queue.index(), |queue| &mut queue.listed.owner_links);
     }
 
-    /// Takes a queue off the list of a connection's exclusive queues.
+    /// Removes a queue from the list of a connection's exclusive queues.
     pub(crate) fn leave_owned(&mut self, owned: &mut List, queue: QueueId) {
         owned.remove(&mut self.slab, queue.index(), |queue| &mut queue.listed.owner_links);
     }
 
-    /// The bindings whose destination is this queue.
+    /// Returns the bindings whose destination is this queue.
     pub(crate) fn bindings_mut(&mut self, queue: QueueId) -> &mut List {
         &mut self.slab[queue.index()].bindings
     }
@@ -427,7 +437,7 @@ impl Records {
     /// Adds a queue under its name. The caller counted it against the quotas.
     ///
     /// # Errors
-    /// There is no room for another queue.
+    /// There is no capacity for another queue.
     pub(crate) fn insert(&mut self, mut record: Queue) -> Result<QueueId, Fault> {
         record.serial = self.next_serial();
         let (vhost, name) = (record.vhost, record.name.clone());
@@ -442,7 +452,7 @@ impl Records {
     /// quotas.
     ///
     /// # Errors
-    /// There is no room for another queue.
+    /// There is no capacity for another queue.
     pub(crate) fn insert_hidden(&mut self, mut record: Queue) -> Result<QueueId, Fault> {
         assert!(record.name.is_empty() && record.hidden, "nobody can name it");
         record.serial = self.next_serial();
@@ -452,14 +462,14 @@ impl Records {
         Ok(QueueId::from_index(index))
     }
 
-    /// Whether some message in the log may expire, first or behind others, so that the broker time has to be
-    /// told to the next life.
+    /// Returns whether any message in the log may expire, as the first or behind others, so that broker time
+    /// must be stored for the next run.
     pub(crate) fn has_stored_deadline(&self) -> bool {
         let waits = |queue: &Queue| queue.settings.may_expire || queue.delayed_exchange.is_some();
         self.slab.iter().any(|(_, queue)| waits(queue) && queue.logged.count() > 0)
     }
 
-    /// Whether the broker had any message or queue so far that may expire.
+    /// Returns whether the broker has had any message or queue that may expire.
     pub(crate) const fn has_deadlines(&self) -> bool {
         self.has_deadlines
     }
@@ -472,12 +482,12 @@ impl Records {
         self.has_deadlines = true;
     }
 
-    /// When the queue expires if nobody uses it.
+    /// Returns when the queue expires if it is not used.
     pub(crate) fn unused_until_ms(&self, journal: &Journal, queue: QueueId) -> u64 {
         let record = &self.slab[queue.index()];
-        // A queue whose deletion cannot be written down stays.
-        let may_go =
-            record.audience.is_empty() && !(record.logged.is_on() && journal.mode() == Mode::Unwritable);
+        // A queue whose deletion cannot be written stays.
+        let may_go = record.queue_consumers.is_empty()
+            && !(record.logged.is_on() && journal.mode() == Mode::Unwritable);
         if may_go { record.times.unused_until_ms } else { u64::MAX }
     }
 
@@ -485,25 +495,25 @@ impl Records {
         self.unused_until_ms(journal, queue) <= journal.time_ms()
     }
 
-    /// Notes that this hidden queue holds the messages of this delayed exchange.
+    /// Notes that this hidden queue has the messages of this delayed exchange.
     pub(crate) fn set_delayed_exchange(&mut self, queue: QueueId, exchange: ExchangeId) {
         self.slab[queue.index()].delayed_exchange = Some(exchange);
     }
 
-    /// Takes the name of a queue away, and the queue off the ready list: nothing is delivered from it any more.
+    /// Frees the name of a queue and removes it from the ready list: nothing is delivered from it any more.
     pub(crate) fn retire(&mut self, queue: QueueId) {
         let record = &mut self.slab[queue.index()];
-        assert!(!record.dying, "a queue is retired once");
-        record.dying = true;
+        assert!(!record.is_deleted(), "a queue is retired once");
+        record.state = QueueState::Deleting;
         self.dead_lettering -= u32::from(record.dead_letters_logged());
         self.table.remove((record.vhost, &*record.name), queue.index());
         self.leave_ready(queue);
     }
 
-    /// Gives a queue, or a level, new settings; says whether they are others than before.
+    /// Gives a queue or level new settings. Returns whether they differ from the old ones.
     pub(crate) fn set_settings(&mut self, now_ms: u64, queue: QueueId, mut settings: QueueSettings) -> bool {
         let record = &mut self.slab[queue.index()];
-        // A message in the queue may have a time to live of its own.
+        // A message in the queue may have its own time to live.
         settings.may_expire |= record.settings.may_expire;
         if settings == record.settings {
             return false;
@@ -519,29 +529,29 @@ impl Records {
         }
         let had_letters = record.dead_letters_logged();
         record.settings = settings;
-        record.audience.set_single_active(settings.single_active);
+        record.queue_consumers.set_single_active(settings.single_active);
         self.dead_lettering =
             self.dead_lettering - u32::from(had_letters) + u32::from(record.dead_letters_logged());
         self.has_deadlines |= settings.may_expire;
         true
     }
 
-    /// Whether some durable queue or level has dead letters.
+    /// Returns whether any durable queue or level has a dead-letter exchange.
     pub(crate) const fn has_dead_lettering(&self) -> bool {
         self.dead_lettering > 0
     }
 
-    /// Bytes that no record uses and the system holds memory for, about.
+    /// Returns roughly the unused bytes of records for which the system holds memory.
     pub(crate) const fn idle_bytes(&self) -> usize {
         self.slab.idle_bytes()
     }
 
-    /// Gives idle memory back to the system.
+    /// Returns unused memory to the system.
     pub(crate) fn trim(&mut self) {
         self.slab.trim();
     }
 
-    /// Takes a queue off the ready list, if it is there.
+    /// Removes a queue from the ready list. Returns whether it was there.
     pub(crate) fn leave_ready(&mut self, queue: QueueId) -> bool {
         let was_ready = core::mem::take(&mut self.slab[queue.index()].listed.is_ready);
         if was_ready {
@@ -551,13 +561,8 @@ impl Records {
     }
 }
 
-// How queues are written down, and what the log has of them at a start.
-//
-// Always true: a declaration is answered when it is durable; requeue counts are written by one write of a
-// queue at a time.
-
 impl Records {
-    /// Writes down that a queue exists, or that it is gone with all its messages.
+    /// Appends to the log that a queue exists, or that it is deleted with all its messages.
     pub(crate) fn append_queue(&mut self, cx: &mut Context<'_>, access: &Access, index: usize, exists: bool) {
         let record = &self.slab[index];
         let incarnation = record.logged.incarnation();
@@ -573,7 +578,7 @@ impl Records {
         cx.await_batch(batch);
     }
 
-    /// The key of a durable queue's definition, and its value if it `exists`.
+    /// Returns the key of a durable queue's definition, and its value if it `exists`.
     pub(crate) fn definition_of_queue(
         &self,
         access: &Access,
@@ -624,22 +629,24 @@ impl Records {
             return;
         }
         for queue in self.requeue_counts_due.take() {
-            // The queue may have been deleted since, and another be in its place.
+            // The queue may have been deleted since, and another one be in its place.
             let Some(record) = self.slab.get_mut(queue.index()) else { continue };
             let is_due = record.requeues.take_due();
-            if is_due && journal.mode() == Mode::On && !record.dying && record.logged.is_on() {
+            if is_due && journal.mode() == Mode::On && !record.is_deleted() && record.logged.is_on() {
                 let (key, value) = self.definition_of_queue(access, queue.index(), true);
                 self.requeue_counts_due.note_written(journal.define(key, value));
             }
         }
     }
 
-    /// Uses up offsets, as if as many messages had come to every durable queue and gone before they were
-    /// written. For the simulator, which has no days to wait for that.
+    /// Uses up offsets as if as many messages had been published to every durable queue and settled before
+    /// they were written.
+    ///
+    /// The simulator uses it to reach large offsets quickly.
     #[cfg(debug_assertions)]
     pub(crate) fn pass_offsets(&mut self, journal: &mut Journal, count: u64) {
         for index in 0..self.slab.places() {
-            let Some(queue) = self.slab.get_mut(index).filter(|queue| !queue.dying) else { continue };
+            let Some(queue) = self.slab.get_mut(index).filter(|queue| !queue.is_deleted()) else { continue };
             if queue.logged.is_on() {
                 let start = queue.logged.pass_offsets(count);
                 let queue = queue.logged.incarnation();
@@ -648,15 +655,18 @@ impl Records {
         }
     }
 
-    /// Before a clean stop, when all else is written: resets watermarks that ran ahead of the deliveries, so
-    /// that messages nobody was sent are not called redelivered, and writes the requeue counts. Says whether
-    /// there was anything to write.
+    /// Resets watermarks that are ahead of the deliveries and writes the requeue counts, before a clean stop
+    /// when all else is written.
+    ///
+    /// Messages that were not sent are then not marked as redelivered. Returns whether there was anything to
+    /// write.
     pub(crate) fn reset_watermarks(&mut self, journal: &mut Journal, access: &Access) -> bool {
         if journal.mode() != Mode::On {
             return false;
         }
         for (_, queue) in self.slab.iter() {
-            let reset = queue.logged.watermark_reset().filter(|_| !queue.dying && !journal.is_crowded());
+            let reset =
+                queue.logged.watermark_reset().filter(|_| !queue.is_deleted() && !journal.is_crowded());
             if let Some((taken_below, watermark)) = reset {
                 journal.reset_watermark(queue.logged.incarnation(), taken_below, watermark);
             }
@@ -665,14 +675,14 @@ impl Records {
         !journal.is_empty()
     }
 
-    /// At a start: tells a queue what the log has for it.
+    /// Sets, at start, what the log has for a queue.
     pub(crate) fn restore_contents(&mut self, queue: QueueId, contents: &Contents) {
         let record = &mut self.slab[queue.index()];
         record.logged.restore(contents);
         if record.requeues.forget_from(contents.next_offset) {
             self.requeue_counts_due.push(queue);
         }
-        // The bytes in the log include names and properties: this is the best guess there is.
+        // The bytes in the log include names and properties: this is the best available estimate.
         record.backlog.set_stored_bytes(contents.bytes.saturating_sub(contents.count * 64));
     }
 }

@@ -1,7 +1,9 @@
-//! The messages of a queue that the log has.
+//! Tracks what the log has of each queue: offsets, counts, the delivered watermark and requeue counts.
 //!
-//! Always true: an offset is given to one message only; the counts are of unsettled messages in the log or on
-//! their way there; the delivered watermark never falls.
+//! # Invariants
+//! - An offset is given to one message only.
+//! - The counts are those of unsettled messages in the log or in the pending-write buffer.
+//! - The delivered watermark never falls.
 
 use leveret_amqp::field::{Table, Value};
 use leveret_core::command::QueueId;
@@ -9,86 +11,85 @@ use leveret_core::journal::{Batch, Target};
 
 use crate::recovery::Contents;
 
-/// Offsets by which the watermark goes ahead of the deliveries: at most as many undelivered messages are
-/// called redelivered after a power cut.
+/// The watermark is up to this many offsets ahead of the deliveries. At most as many undelivered messages are
+/// marked as redelivered after a power cut.
 const WATERMARK_STEP: u64 = 256;
-/// The step of the watermark in a queue that is forwarded: most of its messages leave without ever being
-/// written, and each watermark is a write.
+/// The step of the watermark in a queue that a bridge forwards. It is larger because most of its messages
+/// leave without ever being written, and each watermark is a write.
 const WATERMARK_STEP_FORWARDED: u64 = 1024;
 
-/// What a queue has in the log; all 0 for a queue that does not outlive the broker.
+/// What the log has of a queue; all 0 for a queue that is not durable.
 #[derive(Debug, Default)]
-pub(crate) struct Logged {
-    /// The number that the log knows the queue by, never used again for another; 0 when nothing of the queue
-    /// is logged.
+pub(crate) struct DurableIndex {
+    /// Number that identifies the queue in the log, never reused; 0 when nothing of the queue is logged.
     incarnation: u64,
     /// The batch with which the definition of the queue is durable.
     defined: Batch,
-    /// The offset of the next durable message.
+    /// Offset of the next durable message.
     next_offset: u64,
-    /// Unsettled messages in the log.
+    /// Number of unsettled messages in the log.
     count: u64,
     /// Bytes that unsettled messages take in the log.
     bytes: u64,
-    /// Messages with offsets below were perhaps delivered in another life of the broker.
+    /// Messages with smaller offsets may have been delivered in an earlier run of the process.
     redelivered_below: u64,
-    /// Messages with offsets below may be delivered: the log notes that they perhaps were.
+    /// Messages with smaller offsets may be delivered: the log records that they may have been.
     watermark: u64,
-    /// The watermark once all that is being written is durable.
+    /// The watermark when everything that is being written is durable.
     watermark_asked: u64,
-    /// The highest watermark of other lives of the broker.
+    /// The highest watermark of earlier runs of the process.
     watermark_before: u64,
-    /// No message at or above this offset has left the front of the queue, as far as is known, in this life of the
-    /// broker or another.
+    /// No message at or above this offset is known to have left the front of the queue, in this run or an
+    /// earlier one.
     taken_below: u64,
 }
 
-impl Logged {
-    /// Nothing yet, of a queue that the log is to know by this number; 0 for a queue that does not outlive the
-    /// broker.
+impl DurableIndex {
+    /// Returns the empty index of a queue that the log identifies by this number; 0 for a queue that is not
+    /// durable.
     pub(crate) fn as_incarnation(incarnation: u64) -> Self {
         Self { incarnation, ..Self::default() }
     }
 
-    /// The number that the log knows the queue by; 0 when nothing of it is logged.
+    /// Returns the number that identifies the queue in the log; 0 when nothing of it is logged.
     pub(crate) const fn incarnation(&self) -> u64 {
         self.incarnation
     }
 
-    /// Whether the queue is in the log.
+    /// Returns whether the queue is in the log.
     #[inline]
     pub(crate) const fn is_on(&self) -> bool {
         self.incarnation != 0
     }
 
-    /// The batch with which the definition of the queue is durable.
+    /// Returns the batch with which the definition of the queue is durable.
     pub(crate) const fn defined(&self) -> Batch {
         self.defined
     }
 
-    /// Notes that the queue's definition is written anew with this batch.
+    /// Notes that the queue's definition is rewritten with this batch.
     pub(crate) const fn set_defined(&mut self, batch: Batch) {
         self.defined = batch;
     }
 
-    /// Unsettled messages in the log.
+    /// Returns the number of unsettled messages in the log.
     pub(crate) const fn count(&self) -> u64 {
         self.count
     }
 
-    /// Bytes that unsettled messages take in the log.
+    /// Returns the bytes that unsettled messages take in the log.
     #[inline]
     pub(crate) const fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// At a start: takes over what the log has for the queue.
+    /// Sets, at start, what the log has for the queue.
     pub(crate) fn restore(&mut self, contents: &Contents) {
         self.count = contents.count;
         self.bytes = contents.bytes;
         self.next_offset = contents.next_offset;
-        // The watermark runs ahead of the deliveries, but nobody has seen a message that was not even
-        // published.
+        // The watermark runs ahead of the deliveries, but a message that was never published was not
+        // delivered either.
         self.redelivered_below = contents.delivered_through.min(contents.next_offset);
         self.watermark = contents.delivered_through;
         self.watermark_asked = contents.delivered_through;
@@ -96,8 +97,8 @@ impl Logged {
         self.watermark_before = contents.marked_through;
     }
 
-    /// The place of the next durable message, which takes `bytes` in the log; none for a queue that is not in
-    /// the log.
+    /// Returns the target for the next durable message, which takes `bytes` in the log; `None` for a queue
+    /// that is not in the log.
     #[inline]
     pub(crate) fn next_target(&mut self, bytes: u64) -> Option<Target> {
         if !self.is_on() {
@@ -110,13 +111,13 @@ impl Logged {
         Some(target)
     }
 
-    /// The offset that [`Self::next_target`] gave last.
+    /// Returns the offset that [`Self::next_target`] returned last.
     #[inline]
     pub(crate) const fn last_offset(&self) -> u64 {
         self.next_offset - 1
     }
 
-    /// Uses up `count` offsets without messages; gives the first of them.
+    /// Uses up `count` offsets without messages. Returns the first of them.
     #[cfg(debug_assertions)]
     pub(crate) const fn pass_offsets(&mut self, count: u64) -> u64 {
         let start = self.next_offset;
@@ -124,16 +125,16 @@ impl Logged {
         start
     }
 
-    /// Counts out a settled message that took `bytes` in the log.
+    /// Subtracts a settled message that took `bytes` in the log.
     #[inline]
     pub(crate) const fn settled(&mut self, bytes: u64) {
         self.count -= 1;
         self.bytes = self.bytes.saturating_sub(bytes);
     }
 
-    /// Counts out `count` settled messages that were not in memory.
+    /// Subtracts `count` settled messages that were not in memory.
     pub(crate) fn settled_unread(&mut self, count: u64) {
-        // The size of each is not known: it counts with the average.
+        // The size of each is unknown: the average is subtracted.
         let share = u128::from(self.bytes) * u128::from(count) / u128::from(self.count.max(1));
         self.bytes = self.bytes.saturating_sub(share as u64);
         self.count = self.count.saturating_sub(count);
@@ -141,33 +142,33 @@ impl Logged {
 
     // ---- the watermark
 
-    /// Notes that a message leaves the front for the first time, delivered, expired or dropped; says whether it was
-    /// perhaps delivered in another life of the broker.
+    /// Notes that a message leaves the front for the first time: delivered, expired or dropped. Returns
+    /// whether it may have been delivered in an earlier run of the process.
     #[inline]
     pub(crate) fn taken(&mut self, offset: u64) -> bool {
         self.taken_below = self.taken_below.max(offset + 1);
         offset < self.redelivered_below
     }
 
-    /// Messages with offsets below this were perhaps delivered in another life of the broker.
+    /// Returns the offset below which messages may have been delivered in an earlier run of the process.
     pub(crate) const fn delivered_below(&self) -> u64 {
         self.redelivered_below
     }
 
-    /// Whether a message is below the watermark, so that it may be delivered.
+    /// Returns whether a message is below the watermark, so that it may be delivered.
     #[inline]
     pub(crate) const fn is_below_watermark(&self, offset: u64) -> bool {
         offset < self.watermark
     }
 
-    /// The watermark to write, if the message is near the one being written; asks ahead of need.
+    /// Returns the watermark to write, if the message is near the one being written: requested ahead of need.
     #[inline]
     pub(crate) fn ask_watermark(&mut self, offset: u64, is_forwarded: bool) -> Option<u64> {
         let step = if is_forwarded { WATERMARK_STEP_FORWARDED } else { WATERMARK_STEP };
         if offset + step / 2 < self.watermark_asked {
             return None;
         }
-        // The watermark goes above all earlier ones, so that a reset of those is void.
+        // The watermark is set above all earlier ones, so that a reset of those has no effect.
         self.watermark_asked = (offset + step).max(self.watermark_before + 1);
         Some(self.watermark_asked)
     }
@@ -177,35 +178,14 @@ impl Logged {
         self.watermark = self.watermark.max(through);
     }
 
-    /// Where the watermark belongs, and the watermark in the log, if it ran ahead of the deliveries.
+    /// Returns the correct watermark and the one in the log, if the latter is ahead of the deliveries.
     pub(crate) fn watermark_reset(&self) -> Option<(u64, u64)> {
         let watermark = self.watermark_asked.max(self.watermark_before);
         (self.count > 0 && watermark > self.taken_below).then_some((self.taken_below, watermark))
     }
 }
 
-// How often messages of quorum queues were requeued, as it is written to the log.
-//
-// A message that brings its consumer down each time must reach its delivery limit, even when the power fails
-// in between. So the counts are part of the queue's definition, as one more argument, the last:
-//
-// ```text
-// | arguments | 15 "leveret-returns" x | length u32 | length ÷ 10 × (offset u64, count u16) |
-// ```
-//
-// Big endian. Neighbouring messages with the same count are one range, written as two entries: the first
-// offset, then the last offset with [`RANGE_END`] set. Older versions read the first of the two and drop the
-// second; programs that do not know the argument ignore it.
-//
-// # Invariants
-// - Ranges are ascending, do not overlap, and neighbours with the same count are one range.
-// - A queue has at most [`RANGES_MAX`] ranges. Beyond that the messages with the lowest count are forgotten,
-//   so that the delivery limit still ends those that are nearest to it.
-// - At most one write of a queue is under way. Changes meanwhile go with the next one, so thousands of
-//   requeues in a second cost one write for each commit.
-// - The count of a message that a power cut took is never given to a new message at the same offset.
-
-/// Ranges of messages that a queue keeps counts of. They take at most 5 KiB in its definition.
+/// Maximum number of ranges of messages with a count per queue. They take at most 5 KiB in its definition.
 const RANGES_MAX: usize = 256;
 /// Bytes of an entry in the argument.
 const ENTRY_BYTES: usize = 8 + 2;
@@ -226,7 +206,26 @@ struct Range {
     count: u16,
 }
 
-/// The requeue counts of one queue; most queues have none.
+/// The requeue counts of messages in one quorum queue, as they are written to the log; most queues have none.
+///
+/// A message that makes its consumer fail each time must reach its delivery limit, even if the power fails in
+/// between. The counts are therefore part of the queue's definition, as one more argument, the last:
+///
+/// ```text
+/// | arguments | 15 "leveret-returns" x | length u32 | length ÷ 10 × (offset u64, count u16) |
+/// ```
+///
+/// All numbers are big-endian. Neighbouring messages with the same count are one range, written as two
+/// entries: the first offset, then the last offset with [`RANGE_END`] set. Older versions read the first of
+/// the two and drop the second. Programs that do not know the argument ignore it.
+///
+/// # Invariants
+/// - Ranges are ascending, do not overlap, and neighbours with the same count are one range.
+/// - A queue has at most [`RANGES_MAX`] ranges. Beyond that the messages with the lowest count are dropped, so
+///   that the delivery limit still ends those that are nearest to it.
+/// - At most one write of a queue is under way. Changes meanwhile go with the next one, so thousands of
+///   requeues in a second cost one write for each commit.
+/// - The count of a message that a power cut took is never given to a new message at the same offset.
 #[derive(Debug, Default)]
 pub(crate) struct RequeueCounts {
     ranges: Vec<Range>,
@@ -243,7 +242,7 @@ pub(crate) struct RequeueCountsDue {
 }
 
 impl RequeueCountsDue {
-    /// Whether counts are to be written, and the last write is durable.
+    /// Returns whether counts are to be written and the last write is durable.
     #[inline]
     pub(crate) fn may_be_written(&self, durable: Batch) -> bool {
         !self.queues.is_empty() && self.written <= durable
@@ -272,7 +271,7 @@ pub fn declared_arguments(arguments: &[u8]) -> &[u8] {
 }
 
 impl RequeueCounts {
-    /// Takes the requeue counts out of the arguments of a queue's definition; gives the arguments without them.
+    /// Splits the arguments of a queue's definition into those without the requeue counts, and the counts.
     pub(crate) fn split(arguments: &[u8]) -> (&[u8], Self) {
         let Some(list) = last_list(arguments) else { return (arguments, Self::default()) };
         let mut counts = Self::default();
@@ -289,7 +288,7 @@ impl RequeueCounts {
     /// Returns the arguments of a queue's definition with the requeue counts.
     pub(crate) fn join(&self, arguments: &[u8]) -> Vec<u8> {
         let mut joined = arguments.to_vec();
-        // A client may have declared such an argument, which must not be taken for the counts.
+        // A client may have declared such an argument, which must not be mistaken for the counts.
         if self.ranges.is_empty() && last_list(arguments).is_none() {
             return joined;
         }
@@ -308,8 +307,8 @@ impl RequeueCounts {
         joined
     }
 
-    /// At a start: forgets the counts of offsets from this one on, which belong to messages that a power cut
-    /// took and go to new messages. Says whether that is to be written.
+    /// Drops, at start, the counts of this offset and later ones: a power cut took their messages, and new
+    /// messages get the offsets. Returns whether that is to be written.
     pub(crate) fn forget_from(&mut self, next_offset: u64) -> bool {
         let Some(end) = self.ranges.last().map(|range| range.last) else { return self.is_due };
         if end >= next_offset {
@@ -326,15 +325,15 @@ impl RequeueCounts {
         self.ranges.get(at).filter(|range| range.first <= offset).map_or(0, |range| range.count)
     }
 
-    /// Notes how often the message at this log offset was requeued; says whether the queue is to be put on
+    /// Sets how often the message at this log offset was requeued. Returns whether the queue must be put on
     /// the list of those to be written.
     pub(crate) fn note(&mut self, offset: u64, count: u16) -> bool {
         self.set(Range { first: offset, last: offset, count });
         !core::mem::replace(&mut self.is_due, true)
     }
 
-    /// Forgets the counts of messages that are settled, unless that would split a range. The log keeps them until
-    /// the counts are next written.
+    /// Drops the counts of messages that are settled, unless that would split a range. The log keeps them
+    /// until the counts are next written.
     #[inline]
     pub(crate) fn note_settled(&mut self, first: u64, last: u64) {
         if self.ranges.is_empty() {
@@ -346,7 +345,7 @@ impl RequeueCounts {
         }
     }
 
-    /// Whether the counts wait to be written; takes the mark off.
+    /// Returns whether the counts wait to be written, and clears the mark.
     pub(crate) fn take_due(&mut self) -> bool {
         core::mem::take(&mut self.is_due)
     }
@@ -373,7 +372,7 @@ impl RequeueCounts {
         }
     }
 
-    /// Forgets the counts of these messages.
+    /// Drops the counts of these messages.
     fn cut(&mut self, first: u64, last: u64) {
         let mut at = self.ranges.partition_point(|range| range.last < first);
         while let Some(range) = self.ranges.get_mut(at).filter(|range| range.first <= last) {
@@ -397,7 +396,7 @@ impl RequeueCounts {
         }
     }
 
-    /// Whether a range and the next one are neighbours with the same count.
+    /// Returns whether a range and the next one are neighbours with the same count.
     fn joins(&self, at: usize) -> bool {
         self.ranges.get(at + 1).is_some_and(|next| {
             let range = self.ranges[at];
@@ -410,7 +409,7 @@ impl RequeueCounts {
     }
 }
 
-/// The list of counts, if it is the last argument.
+/// Returns the list of counts, if it is the last argument.
 fn last_list(arguments: &[u8]) -> Option<&[u8]> {
     match Table::trusted(arguments).iter().last()? {
         (name, Value::Binary(list)) if name == NAME.as_bytes() => Some(list),
@@ -431,7 +430,7 @@ mod requeue_counts_tests {
     }
 
     #[test]
-    fn what_is_joined_is_split_again() {
+    fn joined_requeue_counts_can_be_split() {
         let own = arguments();
         let mut requeues = RequeueCounts::default();
         assert_eq!(requeues.join(&own), own, "without counts there is no argument");
@@ -462,7 +461,7 @@ mod requeue_counts_tests {
                 let offset = next(200);
                 if next(4) == 0 {
                     requeues.note_settled(offset, offset);
-                    // The count of a settled message means nothing any more.
+                    // The count of a settled message is not defined any more.
                     table[offset as usize] = requeues.count_of(offset);
                 } else {
                     table[offset as usize] = next(3) as u16 + 1;
@@ -494,7 +493,7 @@ mod requeue_counts_tests {
     }
 
     #[test]
-    fn counts_of_an_older_version_are_read_and_it_reads_ours() {
+    fn requeue_counts_are_compatible_with_the_older_version() {
         let own = arguments();
         let entries = [(3_u64, 2_u16), (9, 1), (4, 2)];
         let list =
@@ -503,7 +502,7 @@ mod requeue_counts_tests {
         let joined = [&own[..], ARGUMENT, &(list.len() as u32).to_be_bytes(), &list].concat();
         let (_, read) = RequeueCounts::split(&joined);
         assert_eq!([3, 4, 5, 9].map(|offset| read.count_of(offset)), [2, 2, 0, 1]);
-        // It takes each entry as one message, and drops offsets that no message has yet.
+        // The older version takes each entry as one message, and drops offsets that no message has yet.
         let ours = read.join(&own);
         let offsets = last_list(&ours).expect("there are counts").chunks(ENTRY_BYTES);
         let known = offsets.filter(|entry| entry[0] < 0x80).count();
@@ -511,7 +510,7 @@ mod requeue_counts_tests {
     }
 
     #[test]
-    fn an_argument_of_that_name_that_a_client_made_up_stays_the_clients() {
+    fn a_clients_own_argument_of_that_name_is_kept() {
         let mut bytes = [0; 200];
         let mut writer = Writer::new(&mut bytes);
         let written = writer.table(|table| table.value(NAME.as_bytes(), Value::Binary(&[0; 25])));

@@ -1,20 +1,24 @@
-//! A message that a bridge's other side does not take is dead-lettered like a rejected one, into the queue
-//! that its bridge has for that, and with its cause instead of x-death.
+//! Parks a message that the other side of a bridge refuses.
+//!
+//! A parked message is dead-lettered like a rejected one, but to the bridge's own queue for that, and with
+//! headers about the cause instead of `x-death`.
 //!
 //! ```text
-//! Broker::park_delivery ──→ rejected, with Reason::Parked ── read back, room ──→ letter ──→ parked queue
+//! Broker::park_delivery ──→ rejected, with Reason::Parked ── read back, capacity ──→ copy ──→ parked queue
 //! ```
 //!
-//! | header | what it says |
-//! |--------|--------------|
-//! | `x-parked-cause` | why, in words |
-//! | `x-parked-bridge` | which bridge has set it aside |
-//! | `x-parked-queue` | the queue here that it was in, if it was in one |
-//! | `x-parked-time` | when, as far as the board knew |
-//! | `x-parked-count` | how often so far; it outlives the others |
+//! | header | meaning |
+//! |--------|---------|
+//! | `x-parked-cause` | the reason, as text |
+//! | `x-parked-bridge` | the bridge that parked the message |
+//! | `x-parked-queue` | the local queue that the message came from, if it came from one |
+//! | `x-parked-time` | the time, as far as the board knew it |
+//! | `x-parked-count` | how often the message has been parked; kept when the other headers are removed |
 //!
-//! Always true: a parked message keeps its exchange, key and body, and does not expire; it is in its old queue, though nobody is
-//! given it any more, or in the bridge's, and never in neither.
+//! # Invariants
+//! - A parked message keeps its exchange, routing key and body, and does not expire.
+//! - It is either in its old queue, which no longer delivers it, or in the bridge's queue, and never in
+//!   neither.
 
 use crate::arguments::copy_flags;
 use leveret_amqp::field::Table;
@@ -23,21 +27,20 @@ use leveret_amqp::{Full, Writer};
 use leveret_core::command::QueueId;
 use leveret_core::mem::{MessageId, Share};
 
-use super::Post;
-use super::give_up::{Parking, Reason};
-use super::write::Letter;
+use super::Republisher;
+use super::dead_letter::{Parking, Reason, Republication};
 use crate::Context;
-use crate::queues::LevelChoice;
+use crate::queue_flow::LevelChoice;
 
 const CAUSE: &str = "x-parked-cause";
 const BRIDGE: &str = "x-parked-bridge";
 const QUEUE: &str = "x-parked-queue";
 const TIME: &str = "x-parked-time";
 const COUNT: &str = "x-parked-count";
-/// The headers that a parked message gets anew each time; the last one counts.
+/// The headers that are written anew each time; the last one is a count.
 const OWN: [&str; 5] = [CAUSE, BRIDGE, QUEUE, TIME, COUNT];
 
-/// A parked message does not expire, as a dead letter does not: it waits for somebody to look at it.
+/// A parked message does not expire, like a dead letter: it stays until an operator handles it.
 const PARKED: PropertyEdit<'static> = PropertyEdit {
     headers: HeadersEdit::Keep,
     reply_to: Edit::Keep,
@@ -45,38 +48,40 @@ const PARKED: PropertyEdit<'static> = PropertyEdit {
     user_id: Edit::Keep,
 };
 
-/// Parking causes kept at once, of all bridges together.
+/// Maximum number of distinct parking causes, of all bridges together.
 const PARKINGS_MAX: usize = 256;
 
-impl Post<'_> {
-    /// The place of this cause among those kept; `None` when all places are in use for others.
-    pub(crate) fn parking_place(&mut self, parking: Parking) -> Option<u8> {
-        let known = self.letters.parkings.iter().position(|known| *known == parking);
+impl Republisher<'_> {
+    /// Returns the index of this cause in the list of causes, or `None` when all places are in use by other
+    /// causes.
+    pub(crate) fn parking_index(&mut self, parking: Parking) -> Option<u8> {
+        let known = self.republish.parkings.iter().position(|known| *known == parking);
         let is_unused = |place: &usize| !self.queues.deliveries().has_death(Reason::Parked(*place as u8));
         let place = match known {
             Some(place) => place,
-            None if self.letters.parkings.len() < PARKINGS_MAX => {
-                self.letters.parkings.push(parking);
-                self.letters.parkings.len() - 1
+            None if self.republish.parkings.len() < PARKINGS_MAX => {
+                self.republish.parkings.push(parking);
+                self.republish.parkings.len() - 1
             }
             None => {
                 let place = (0..PARKINGS_MAX).find(is_unused)?;
-                self.letters.parkings[place] = parking;
+                self.republish.parkings[place] = parking;
                 place
             }
         };
         u8::try_from(place).ok()
     }
 
-    /// The letter for a message that is parked; `None`: there is no room for it now, or no queue.
+    /// Writes the copy of a message that is parked. Returns `None` if there is no capacity for it now, or no
+    /// queue.
     pub(crate) fn write_parked(
         &mut self,
         cx: &mut Context<'_>,
         source: QueueId,
         message: MessageId,
         place: u8,
-    ) -> Option<Letter> {
-        let Parking { bridge, queue, why } = self.letters.parkings[usize::from(place)].clone();
+    ) -> Option<Republication> {
+        let Parking { bridge, queue, why } = self.republish.parkings[usize::from(place)].clone();
         let whole = self.queues.records().record_of_queue(source);
         let (vhost, from) = (whole.vhost, whole.name.to_string());
         let target = self
@@ -85,23 +90,26 @@ impl Post<'_> {
             .find_queue(vhost, &queue)
             .filter(|target| !self.queues.records().refuses(cx.messages, *target, message));
         let Some(target) = target else {
-            self.log_refused(source, &format!("it was refused by an upstream, and {queue} takes no more"));
+            self.log_refused(
+                source,
+                &format!("an upstream refused it, and queue {queue} is missing or full"),
+            );
             return None;
         };
         cx.work.charge(8);
         cx.work.charge_octets(cx.messages.body_len(message) as usize);
         let mut scratch = self.queues.lend_scratch();
         let properties = Properties::trusted(cx.messages.properties(message, &mut scratch.properties));
-        let mut writer = self.writer_of_letter(&mut scratch.rewritten);
+        let mut writer = self.copy_properties_writer(&mut scratch.rewritten);
         let cause = format!("{why}");
         let words = (&*bridge, Some(&*from), &*cause);
-        // Headers that fill a frame get none of the parking headers: the message must be deliverable.
+        // If the headers fill a frame, the copy gets no parking headers: the message must remain deliverable.
         let bare = PropertyEdit { headers: HeadersEdit::Without("BCC"), ..PARKED };
-        let is_written = parked(properties, words, self.letters.unix_s, &mut writer).is_ok()
+        let is_written = parked(properties, words, self.republish.unix_s, &mut writer).is_ok()
             || properties.write_with(bare, &mut writer).is_ok();
         assert!(is_written, "properties that came in a frame fit into one");
         let written = Properties::trusted(writer.written());
-        let mut targets = core::mem::take(&mut self.letters.targets);
+        let mut targets = core::mem::take(&mut self.republish.targets);
         targets.clear();
         targets.push(target);
         self.queues.choose_levels_for(cx, self.quota, LevelChoice::of(&written, 0), &mut targets);
@@ -110,8 +118,8 @@ impl Post<'_> {
             heapless::Vec::from_slice(cx.messages.routing_key(message)).unwrap_or_default();
         let names_len = exchange.len() + key.len();
         let bytes = names_len + written.as_bytes().len() + cx.messages.body_len(message) as usize;
-        let is_taken = self.takes_letter(cx, (message, bytes as u64), &targets);
-        self.letters.targets = targets;
+        let is_taken = self.has_capacity_for(cx, (message, bytes as u64), &targets);
+        self.republish.targets = targets;
         let flags = copy_flags(cx.messages, message, &written);
         let copy = is_taken
             .then(|| {
@@ -121,15 +129,15 @@ impl Post<'_> {
             })
             .flatten();
         self.queues.return_scratch(scratch);
-        copy.map(|copy| Letter::Copy(copy, 1))
+        copy.map(|copy| Republication::Copy(copy, 1))
     }
 }
 
-/// Writes the properties of a parked message: the bridge, the queue here that it was in, if any, the cause,
-/// and the time in seconds since 1970.
+/// Writes the properties of a parked message: bridge, local source queue if any, cause, and time in seconds
+/// since 1970.
 ///
 /// # Errors
-/// The properties do not fit.
+/// [`Full`] if the properties do not fit.
 pub fn parked(
     properties: Properties<'_>,
     (bridge, queue, cause): (&str, Option<&str>, &str),
@@ -153,17 +161,19 @@ pub fn parked(
     )
 }
 
-/// Whether a bridge has parked the message, and from which queue here, if it was in one.
+/// Returns `Some` if a bridge has parked the message, with the local queue that it came from, if it came from
+/// one.
 pub fn came_from(properties: Properties<'_>) -> Option<Option<&str>> {
     let headers = properties.headers()?;
     headers.get(CAUSE)?;
     Some(headers.get(QUEUE).and_then(|queue| queue.as_str()))
 }
 
-/// Writes the properties of a message that is parked no longer; only `x-parked-count` stays.
+/// Writes the properties of a message that is no longer parked: without the parking headers except
+/// `x-parked-count`.
 ///
 /// # Errors
-/// The properties do not fit.
+/// [`Full`] if the properties do not fit.
 pub fn unparked(properties: Properties<'_>, writer: &mut Writer<'_>) -> Result<(), Full> {
     properties.write_with_other_headers(PropertyEdit::default(), &OWN[..4], &mut |_| Ok(()), writer)
 }
@@ -187,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_set_aside_says_why_and_counts_and_what_goes_back_only_counts() {
+    fn parking_headers_are_written_and_only_the_count_survives_unparking() {
         let words = ("plant", Some("telemetry"), "larger than the upstream takes");
         let set_aside = |properties: &[u8]| {
             written(properties, |properties, writer| parked(properties, words, 77, writer).expect("it fits"))

@@ -1,0 +1,192 @@
+//! Evicts messages that the log has from memory when memory is short (`page_in` reads them back).
+//!
+//! ```text
+//! evict: fifo ──→ middle (neighbours become one entry); deliveries that are not settled
+//! ```
+//!
+//! # Invariants
+//! - Order is kept.
+//! - A message is evicted only when its commit is durable.
+//! - A message that cannot be evicted keeps its place in the order and does not block the messages behind it.
+//! - While the log alone has a message, the memory to read it back is kept free of messages that cannot be
+//!   evicted, whatever is published meanwhile.
+
+use leveret_core::command::{ChannelId, ConnectionId, QueueId};
+use leveret_core::journal::{Journal, Mode};
+use leveret_core::mem::{MessageFlags, MessageId, Messages};
+
+use super::Queues;
+use crate::Context;
+use crate::queue_records::{Place, Queue, Size, block_bytes};
+use crate::quota::Quota;
+
+/// Maximum number of messages that one step evicts.
+const EVICT_STEP: u32 = 512;
+/// Maximum number of deliveries that one step examines.
+const DELIVERED_STEP: u32 = 128;
+/// Maximum number of queues that one step examines.
+const EVICT_QUEUES: usize = 64;
+/// Number of messages before the first evicted one that stay in memory in a queue with consumers.
+const WINDOW: u32 = 64;
+/// Free chunks of queue entries that eviction leaves to other uses.
+const CHUNKS_LEFT: usize = 4;
+
+impl Queues {
+    /// Sets, at start, the bytes of the largest body in the log; 0 when the log has no message.
+    pub fn recovered_largest(&mut self, body_bytes: u64) {
+        self.paging.recovered_largest(body_bytes);
+    }
+
+    /// Evicts a bounded number of messages that the log has, if memory is short. Returns whether to continue
+    /// at once.
+    pub(crate) fn evict(
+        &mut self,
+        cx: &mut Context<'_>,
+        quota: &mut Quota,
+        connection_of: impl Fn(ChannelId) -> ConnectionId,
+    ) -> bool {
+        let (slab, places) = (&self.records, self.records.places());
+        let has_absent = |index: usize| slab.get(index).is_some_and(Queue::has_absent);
+        let is_looking = self.paging.keep_read_back_reserve(cx.messages, places, has_absent);
+        if cx.journal.mode() != Mode::On || !self.is_short(cx.messages) {
+            return is_looking;
+        }
+        // Only durable messages can be evicted.
+        cx.journal.hurry();
+        let mut left = EVICT_STEP;
+        if self.evict_delivered(cx.messages, quota, connection_of) {
+            return true;
+        }
+        for _ in 0..EVICT_QUEUES.min(places) {
+            let index = self.paging.next_place(places);
+            let may_evict =
+                self.records.get(index).is_some_and(|queue| !queue.is_deleted() && queue.logged.count() > 0);
+            if may_evict && self.evict_from_queue(cx, QueueId::from_index(index), &mut left) {
+                // The step is used up, or memory is no longer short.
+                return true;
+            }
+            self.paging.skip_place();
+        }
+        left < EVICT_STEP || is_looking
+    }
+
+    fn is_short(&self, messages: &Messages) -> bool {
+        messages.is_above_spill_mark() || self.pool.chunks_free() < self.pool.chunks_max() / 2
+    }
+
+    /// Evicts the messages of unsettled deliveries first: they are needed again only if they are requeued.
+    ///
+    /// Returns whether any was evicted.
+    fn evict_delivered(
+        &mut self,
+        messages: &mut Messages,
+        quota: &mut Quota,
+        connection_of: impl Fn(ChannelId) -> ConnectionId,
+    ) -> bool {
+        let mut has_left = false;
+        for _ in 0..DELIVERED_STEP {
+            let Some(index) = self.deliveries.first_pageable() else { break };
+            let delivery = &self.deliveries[index];
+            let (Some(queue), Some(message)) = (delivery.queue, delivery.message) else {
+                panic!("what may leave memory is in it, and came from a queue");
+            };
+            // A requeued message that a consumer may soon ask for stays. The exception: the first message of
+            // some queue finds no memory, and that queue is blocked until it does.
+            let is_wanted = delivery.is_requeued()
+                && !self.paging.is_short_of_memory()
+                && !self.records[self.records.queue_of_level(queue)].queue_consumers.is_empty();
+            if is_wanted || messages.is_shared(message) {
+                // Evicting this message would not free memory, or not for long: it goes behind the others.
+                self.deliveries.keep(index);
+                self.deliveries.allow_page_out(index);
+                continue;
+            }
+            if !messages.flags(message).has(MessageFlags::STORED) {
+                break;
+            }
+            let (channel, bytes) = (delivery.channel, block_bytes(messages, message));
+            if !delivery.is_requeued() {
+                quota.give_delivered_bytes_back(connection_of(channel), bytes);
+            }
+            self.evict_delivery(messages, index, queue, message);
+            has_left = true;
+        }
+        has_left
+    }
+
+    /// Evicts the message of a delivery: from now on only the log has it.
+    fn evict_delivery(&mut self, messages: &mut Messages, index: usize, queue: QueueId, message: MessageId) {
+        self.deliveries.keep(index);
+        let delivery = &mut self.deliveries[index];
+        delivery.message = None;
+        let returned = delivery.is_requeued();
+        let record = &mut self.records[queue];
+        if returned {
+            record.backlog.evict_returned(Size::of(messages, message));
+        } else {
+            record.unsettled.absent += 1;
+            record.unsettled.bytes -= block_bytes(messages, message);
+        }
+        self.paging.paged_out(messages.stream_len(message) as u64);
+        messages.release(message);
+        self.releases += 1;
+    }
+
+    /// Evicts up to `left` messages of one queue. Returns `false` if the queue has no more that can be
+    /// evicted now.
+    fn evict_from_queue(&mut self, cx: &mut Context<'_>, queue: QueueId, left: &mut u32) -> bool {
+        // Stops as soon as memory is not short. Where a consumer keeps up, messages evicted needlessly would
+        // be read back at once.
+        while *left > 0 && self.is_short(cx.messages) {
+            let backlog = &self.records[queue].backlog;
+            // A message that joins a run needs no entry, and frees its own.
+            if self.pool.chunks_free() < CHUNKS_LEFT && !backlog.joins_middle(&self.pool) {
+                return false;
+            }
+            if !self.keep_window(queue) && !self.evict_first(cx, queue) {
+                return false;
+            }
+            *left -= 1;
+        }
+        true
+    }
+
+    /// Keeps the first message of the fifo in memory while the queue has consumers and few messages precede
+    /// it.
+    ///
+    /// Returns `false` if it is not kept.
+    fn keep_window(&mut self, queue: QueueId) -> bool {
+        let record = &mut self.records[queue];
+        let window = if record.queue_consumers.is_empty() { 0 } else { WINDOW };
+        record.backlog.keep_in_window(&mut self.pool, window)
+    }
+
+    /// Evicts the first message of the fifo, or moves it to the middle if it must stay in memory.
+    fn evict_first(&mut self, cx: &mut Context<'_>, queue: QueueId) -> bool {
+        let record = &mut self.records[queue];
+        let Some(place) = record.backlog.first_in_fifo(&self.pool) else { return false };
+        let Place::Logged(message, offset) = place else {
+            record.backlog.stay(&mut self.pool, place);
+            return true;
+        };
+        if !is_stored(cx.messages, record, message) {
+            return false;
+        }
+        record.backlog.evict(&mut self.pool, offset, Size::of(cx.messages, message));
+        self.paging.paged_out(cx.messages.stream_len(message) as u64);
+        cx.messages.release(message);
+        self.releases += 1;
+        true
+    }
+
+    /// Drops, at start, the transient messages that an older version of the broker had written.
+    pub fn forget_transient(&mut self, journal: &mut Journal, incarnation: u64) {
+        journal.queue_gone(incarnation);
+    }
+}
+
+/// Returns whether the message is durable in the log and can be counted among the evicted ones.
+fn is_stored(messages: &Messages, queue: &Queue, message: MessageId) -> bool {
+    let flags = messages.flags(message);
+    flags.has(MessageFlags::STORED) && !flags.has(MessageFlags::MOVING) && queue.backlog.can_evict()
+}

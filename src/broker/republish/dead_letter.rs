@@ -1,0 +1,536 @@
+//! Writes and publishes dead letters: a message that a queue removes is published to its dead-letter
+//! exchange.
+//!
+//! ```text
+//! queue ── rejected, expired, maxlen, delivery limit ──→ dead letter: the message with an x-death entry
+//!   └── x-dead-letter-exchange, -routing-key ──→ route ──→ queues, without automatic cycles
+//! ```
+//!
+//! As in RabbitMQ, a dead letter is dropped if it reaches no queue or if a full target refuses it. If the
+//! target dead-letters what it refuses, the dead letter is published again at once, up to [`CHAINED_MAX`]
+//! times.
+//!
+//! # Invariants
+//! - A message in the log is settled in its queue and published to the others in one group: after a power cut
+//!   it is in one place.
+//! - Nothing is settled before there is capacity for the dead letter, which comes from a reserve of memory
+//!   and of the log. Without capacity the message stays where it is: late, but not lost.
+
+use crate::arguments::copy_flags;
+use leveret_amqp::field::{Array, ArrayWriter, Table, TableWriter, Value};
+use leveret_amqp::props::{BLIND_BYTES_MAX, Edit, HeadersEdit, Properties, PropertyEdit};
+use leveret_amqp::{Full, Writer};
+use leveret_core::command::{ExchangeId, Name, QueueId, Refusal, VhostId};
+use leveret_core::error::Fault;
+use leveret_core::journal::Urgency;
+use leveret_core::mem::{MessageId, Share, sort_by_key};
+
+use super::Republisher;
+use crate::Context;
+use crate::context::Work;
+use crate::queue_flow::LevelChoice;
+use crate::queue_flow::Scratch;
+use crate::queue_records::Targets;
+
+/// The routing of a dead letter may take this many times the work that one publish may take.
+const ROUTING_TIMES: u32 = 8;
+/// Maximum number of further dead letters that one dead letter may cause at once by being refused.
+const CHAINED_MAX: u32 = 8;
+/// Bytes of a header frame besides the properties.
+const HEADER_BYTES: usize = 22;
+
+/// The copy that replaces a message when it is removed from its queue.
+#[must_use = "the message goes with it"]
+pub(crate) enum Republication {
+    /// No copy: it reaches no queue, or cannot be written.
+    Dropped,
+    /// A copy, and the number of queues at the front of `RepublishState::targets` that accept it. The other
+    /// queues refuse it and dead-letter the refusal.
+    Copy(MessageId, usize),
+}
+
+/// The exchange and routing key that dead letters of a queue are published to.
+struct DeadLetterTarget {
+    exchange: ExchangeId,
+    name: heapless::String<255>,
+    key: Option<heapless::Vec<u8, 255>>,
+}
+
+/// `routed_at` of a queue that must not get the dead letter; no routing has this number.
+const NEVER_ROUTED: u64 = u64::MAX;
+
+impl Republisher<'_> {
+    /// Writes the dead letter for a message that the queue removes. Changes no queue.
+    ///
+    /// Returns `None` if there is no capacity for it now.
+    #[cold]
+    pub(crate) fn write_dead_letter(
+        &mut self,
+        cx: &mut Context<'_>,
+        queue: QueueId,
+        message: MessageId,
+        reason: Reason,
+    ) -> Option<Republication> {
+        if let Reason::Parked(place) = reason {
+            return self.write_parked(cx, queue, message, place);
+        }
+        let Some(address) = self.dead_letter_target(queue) else { return Some(Republication::Dropped) };
+        let mut scratch = self.queues.lend_scratch();
+        let mut targets = core::mem::take(&mut self.republish.targets);
+        let republication =
+            self.write_and_route(cx, (queue, message, reason), &address, &mut scratch, &mut targets);
+        self.queues.return_scratch(scratch);
+        self.republish.targets = targets;
+        if republication.is_some() {
+            self.counters.note_dead_lettered(reason);
+        }
+        republication
+    }
+
+    fn dead_letter_target(&self, queue: QueueId) -> Option<DeadLetterTarget> {
+        let record = self.queues.at(queue);
+        let effective = self.policies.effective_policy(
+            &self.queues.records().record_of_queue(queue).arguments,
+            self.queues.records().record_of_queue(queue).applied,
+        );
+        let name = effective.value("x-dead-letter-exchange").and_then(|value| value.as_str())?;
+        let key = effective.value("x-dead-letter-routing-key").and_then(|value| value.as_bytes());
+        Some(DeadLetterTarget {
+            exchange: self.topology.find_exchange(record.vhost, name)?,
+            name: heapless::String::try_from(name).ok()?,
+            // A key that is too long routes like an empty key.
+            key: key.map(|key| heapless::Vec::from_slice(key).unwrap_or_default()),
+        })
+    }
+
+    fn write_and_route(
+        &mut self,
+        cx: &mut Context<'_>,
+        (queue, message, reason): (QueueId, MessageId, Reason),
+        address: &DeadLetterTarget,
+        scratch: &mut Scratch,
+        targets: &mut Vec<QueueId>,
+    ) -> Option<Republication> {
+        cx.work.charge(8);
+        cx.work.charge_octets(cx.messages.body_len(message) as usize);
+        let properties = Properties::trusted(cx.messages.properties(message, &mut scratch.properties));
+        let record = self.queues.records().record_of_queue(queue);
+        let (vhost, name) = (record.vhost, Name::try_from(&*record.name).unwrap_or_default());
+        let death = Death {
+            reason,
+            queue: name.as_str(),
+            unix_s: self.republish.unix_s,
+            exchange: cx.messages.exchange(message),
+            routing_key: cx.messages.routing_key(message),
+            expiration: properties.expiration(),
+            headers: properties.headers().unwrap_or(Table::EMPTY),
+            drops_cc: address.key.is_some(),
+            drops_bcc: properties.as_bytes().len() > BLIND_BYTES_MAX / 4,
+        };
+        let mut writer = self.copy_properties_writer(&mut scratch.rewritten);
+        let edit = PropertyEdit { expiration: Edit::Remove, ..PropertyEdit::default() };
+        let written = properties.write_with_headers(edit, &mut |headers| death.write(headers), &mut writer);
+        let edit = PropertyEdit { headers: HeadersEdit::Without("BCC"), ..edit };
+        // Headers that fill a frame stay without x-death. Only rejected messages may be republished without
+        // it: for all other reasons x-death is what ends a cycle.
+        let is_written =
+            written.is_ok() || reason == Reason::Rejected && properties.write_with(edit, &mut writer).is_ok();
+        if !is_written {
+            self.log_dropped(&name, "its headers fill a frame");
+            return Some(Republication::Dropped);
+        }
+        let written = Properties::trusted(writer.written());
+        let own_key = address.key.as_deref().unwrap_or(death.routing_key);
+        let own_key: heapless::Vec<u8, 255> = heapless::Vec::from_slice(own_key).unwrap_or_default();
+        let headers = written.headers().unwrap_or(Table::EMPTY);
+        if let Err(fault) = self.route(cx.work, address.exchange, &own_key, headers, targets) {
+            self.log_dropped(&name, &fault.text);
+            return Some(Republication::Dropped);
+        }
+        self.remove_passed(cx.work, vhost, &death, targets);
+        let (kept, _) = self.queues.records().keep_accepting(cx.messages, message, targets, None);
+        if targets.is_empty() {
+            return Some(Republication::Dropped);
+        }
+        self.queues.choose_levels_for(cx, self.quota, LevelChoice::of(&written, 0), targets);
+        let names_len = address.name.len() + own_key.len();
+        let bytes = names_len + written.as_bytes().len() + cx.messages.body_len(message) as usize;
+        if !self.has_capacity_for(cx, (message, bytes as u64), targets) {
+            return None;
+        }
+        let flags = copy_flags(cx.messages, message, &written);
+        let names = (&*address.name, &*own_key);
+        let copy = cx.messages.copy_as(message, names, writer.written(), flags, Share::DeadLetter);
+        copy.ok().map(|copy| Republication::Copy(copy, kept))
+    }
+
+    /// Removes the target queues that the dead letter has passed without a rejection.
+    ///
+    /// The publisher may have forged any number of x-death entries, so each is examined once, whatever the
+    /// number of queues.
+    fn remove_passed(
+        &mut self,
+        work: &mut Work,
+        vhost: VhostId,
+        death: &Death<'_>,
+        targets: &mut Vec<QueueId>,
+    ) {
+        let deaths = death.for_each_passed(&mut |queue| {
+            if let Some(queue) = self.queues.records().find_queue(vhost, queue) {
+                self.queues.at_mut(queue).routed_at = NEVER_ROUTED;
+            }
+        });
+        work.charge(deaths);
+        targets.retain(|queue| self.queues.at(*queue).routed_at != NEVER_ROUTED);
+    }
+
+    /// Returns a writer for the properties of a copy, limited to the size of a frame.
+    pub(crate) fn copy_properties_writer<'a>(&self, rewritten: &'a mut [u8]) -> Writer<'a> {
+        Writer::new(&mut rewritten[..self.queues.frame_max().saturating_sub(HEADER_BYTES)])
+    }
+
+    /// Routes a copy with this routing key and these headers.
+    ///
+    /// # Errors
+    /// Routing takes more than [`ROUTING_TIMES`] times the work of a publish.
+    pub(super) fn route(
+        &mut self,
+        work: &mut Work,
+        exchange: ExchangeId,
+        key: &[u8],
+        headers: Table<'_>,
+        targets: &mut Vec<QueueId>,
+    ) -> Result<(), Fault> {
+        self.topology.limit_routing(work, ROUTING_TIMES);
+        let mut chosen = Targets { queues: self.queues.records_mut(), chosen: targets };
+        let routed = self.topology.route(work, exchange, key, headers, &mut chosen);
+        // The commit must not end half-way.
+        work.lift_limit();
+        routed.map(|_| ())
+    }
+
+    /// Logs, at most once a minute, why a dead letter was dropped.
+    fn log_dropped(&mut self, queue: &str, why: &str) {
+        if self.should_log_this_minute() {
+            log::error!("queue '{}': a message cannot be dead-lettered: {why}", queue.escape_debug());
+        }
+    }
+
+    /// Returns whether no dropped message was logged in this minute yet, and notes that one is logged now.
+    pub(crate) fn should_log_this_minute(&mut self) -> bool {
+        let minute = self.queues.minute();
+        self.republish.dropped_logged_minute.replace(minute) != Some(minute)
+    }
+
+    #[cold]
+    pub(crate) fn log_refused(&mut self, queue: QueueId, why: &str) {
+        let name = Name::try_from(&*self.queues.records().record_of_queue(queue).name).unwrap_or_default();
+        self.log_dropped(&name, why);
+    }
+
+    /// Returns whether all target queues have capacity for a copy of this many bytes now.
+    pub(crate) fn has_capacity_for(
+        &mut self,
+        cx: &mut Context<'_>,
+        (message, bytes): (MessageId, u64),
+        targets: &[QueueId],
+    ) -> bool {
+        let needed = targets.iter().filter(|queue| self.queues.at(**queue).backlog.needs_chunk()).count();
+        let lacks_slot = self.queues.take_lacks_slot();
+        if lacks_slot || !self.queues.entries().may_take(needed + self.republish.reservation.chunks, 0) {
+            return false;
+        }
+        let logged = self.queues.logged_targets(cx, message, targets);
+        let takes = logged == 0
+            || cx.journal.takes_group()
+                && cx.journal.fits_transaction(self.republish.reservation.logged + 1)
+                && cx.journal.fits_commit(bytes, cx.messages.body_len(message).into(), logged)
+                && cx.journal.admit(bytes, logged).is_ok();
+        if !takes {
+            // The copy may be waiting for capacity that the pending commit frees.
+            cx.journal.hurry();
+        }
+        takes
+    }
+
+    /// Publishes a copy and removes its original with `take`: one group in the log, if the log has the
+    /// original.
+    pub(super) fn send(
+        &mut self,
+        cx: &mut Context<'_>,
+        republication: Republication,
+        is_logged: bool,
+        take: impl FnOnce(&mut Self, &mut Context<'_>),
+    ) {
+        let has_begun = self.begin_group_for(cx, &republication, is_logged);
+        self.publish_copy(cx, republication);
+        take(self, cx);
+        self.end_group_of(cx, has_begun);
+    }
+
+    /// Begins a group in the log for a copy and the settlement of its original, if needed. Returns whether it
+    /// began one.
+    fn begin_group_for(&self, cx: &mut Context<'_>, republication: &Republication, is_logged: bool) -> bool {
+        let Republication::Copy(copy, _) = *republication else { return false };
+        let begins = is_logged
+            && !cx.journal.is_grouping()
+            && self.queues.logged_targets(cx, copy, &self.republish.targets) > 0;
+        if begins {
+            cx.journal.begin_group();
+        }
+        begins
+    }
+
+    /// Publishes a copy to its queues. Their length limits are checked later, because dead letters may cause
+    /// dead letters.
+    pub(crate) fn publish_copy(&mut self, cx: &mut Context<'_>, republication: Republication) {
+        self.publish_chained(cx, republication, &mut { CHAINED_MAX });
+    }
+
+    fn publish_chained(&mut self, cx: &mut Context<'_>, republication: Republication, left: &mut u32) {
+        let Republication::Copy(copy, kept) = republication else { return };
+        let targets = core::mem::take(&mut self.republish.targets);
+        if kept > 0 {
+            self.queues.push_copy(cx, copy, &targets[..kept]);
+        }
+        let refused = targets[kept..].iter().copied();
+        let refused: heapless::Vec<QueueId, { CHAINED_MAX as usize }> =
+            refused.take(*left as usize).collect();
+        let is_all = kept + refused.len() == targets.len();
+        let beyond = (!is_all).then(|| targets[targets.len() - 1]);
+        self.republish.targets = targets;
+        if let Some(queue) = beyond {
+            self.log_refused(queue, "it is full, as are too many before it");
+        }
+        for queue in refused {
+            *left = left.saturating_sub(1);
+            match self.write_dead_letter(cx, queue, copy, Reason::MaxLength) {
+                Some(republication) => self.publish_chained(cx, republication, left),
+                None => self.log_refused(queue, "it is full, and there is no room elsewhere"),
+            }
+        }
+        cx.messages.release(copy);
+    }
+
+    /// Ends the group that [`Self::begin_group_for`] began.
+    fn end_group_of(&self, cx: &mut Context<'_>, has_begun: bool) {
+        if has_begun {
+            // No client waits for this group to be durable.
+            let _ = cx.journal.end_group(cx.messages, Urgency::Window);
+        }
+    }
+}
+
+/// Maximum number of x-death entries searched for others of their queue and reason: a client may have forged
+/// any number.
+const GROUPED_ENTRIES_MAX: usize = 32;
+/// Headers that the first death writes. A further death writes only x-death.
+const OWN: [&str; 4] = ["x-death", "x-first-death-exchange", "x-first-death-queue", "x-first-death-reason"];
+
+/// Why a queue removes a message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Reason {
+    /// A consumer rejected the message without requeueing it.
+    Rejected,
+    /// The message's time to live is over.
+    Expired,
+    /// The queue is over its length limit.
+    MaxLength,
+    /// The message is over the delivery limit.
+    DeliveryLimit,
+    /// The other side of a bridge refuses the message; the number is the index of the cause in
+    /// `RepublishState::parkings`.
+    Parked(u8),
+}
+
+/// Why and by which bridge messages are parked, and in which queue.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Parking {
+    pub(crate) bridge: Box<str>,
+    pub(crate) queue: Box<str>,
+    pub(crate) why: Refusal,
+}
+
+impl Reason {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Rejected => "rejected",
+            Self::Expired => "expired",
+            Self::MaxLength => "maxlen",
+            Self::DeliveryLimit => "delivery_limit",
+            // A parked message has its own headers, see `parked`.
+            Self::Parked(_) => "parked",
+        }
+    }
+}
+
+/// One new x-death entry, and the headers that the message had before.
+///
+/// x-death is an array with the latest death first. It has one entry, with a count, per queue and reason. The
+/// names and the order of the fields are RabbitMQ's:
+///
+/// ```text
+/// x-death              array │ count reason queue time exchange routing-keys │ …
+/// x-first-death-reason, x-first-death-queue, x-first-death-exchange       of the very first death
+/// ```
+///
+/// These headers stand among the others, sorted by name. A dead letter that returns to a queue without a
+/// rejection in between is in an automatic cycle.
+pub(crate) struct Death<'a> {
+    pub(crate) reason: Reason,
+    pub(crate) queue: &'a str,
+    /// Time of the death in seconds since 1970.
+    pub(crate) unix_s: u64,
+    pub(crate) exchange: &'a str,
+    pub(crate) routing_key: &'a [u8],
+    /// The message's expiration property before the death.
+    pub(crate) expiration: Option<&'a [u8]>,
+    pub(crate) headers: Table<'a>,
+    /// The dead letter has another routing key, so the CC header is removed.
+    pub(crate) drops_cc: bool,
+    /// BCC is removed because, with this death, the headers may become too long for removing it later.
+    pub(crate) drops_bcc: bool,
+}
+
+impl<'a> Death<'a> {
+    /// Returns the x-death entries before this death.
+    fn before(&self) -> Option<Array<'a>> {
+        self.headers.get("x-death").and_then(|value| value.as_array())
+    }
+
+    /// Returns whether an older entry has the same queue and reason.
+    fn is_same(&self, value: Value<'_>) -> bool {
+        let is = |death: Table<'_>, name, text: &str| {
+            death.get(name).and_then(|value| value.as_bytes()) == Some(text.as_bytes())
+        };
+        let death = value.as_table();
+        death.is_some_and(|death| is(death, "queue", self.queue) && is(death, "reason", self.reason.name()))
+    }
+
+    /// Writes the headers with this death. An x-death header that is not a list of deaths is dropped.
+    pub(crate) fn write(&self, headers: &mut TableWriter<'_, '_>) -> Result<(), Full> {
+        let own = match self.headers.get("x-death") {
+            None => &OWN[..],
+            Some(_) => &OWN[..1],
+        };
+        let drops_bcc = self.drops_cc || self.drops_bcc;
+        let keeps = |name: &[u8]| !(self.drops_cc && name == b"CC" || drops_bcc && name == b"BCC");
+        headers.sorted(self.headers, &keeps, own, &mut |headers, name| match name {
+            "x-first-death-exchange" => headers.text(name, self.exchange),
+            "x-first-death-queue" => headers.text(name, self.queue),
+            "x-first-death-reason" => headers.text(name, self.reason.name()),
+            _ => headers.array(name, |deaths| match self.before() {
+                Some(before) => self.write_deaths(deaths, before),
+                None => deaths.table(|death| self.write_entry(death, true)),
+            }),
+        })
+    }
+
+    /// Writes this death and those before it: one entry with a total count for each queue and reason.
+    fn write_deaths(&self, deaths: &mut ArrayWriter<'_, '_>, before: Array<'_>) -> Result<(), Full> {
+        let mut known = heapless::Vec::<_, GROUPED_ENTRIES_MAX>::new();
+        let is_grouped = before.iter().try_for_each(|value| known.push(queue_and_reason(value))).is_ok();
+        // An entry without a count counts as 1; beside others it represents all entries of its queue and
+        // reason.
+        let uncounted = |kind| match known.len() {
+            1 => 0,
+            _ => known.iter().filter(|other| **other == kind).count() as i64,
+        };
+        let same = before.iter().find(|value| self.is_same(*value));
+        match same.and_then(|value| value.as_table().zip(queue_and_reason(value))) {
+            Some((same, kind)) => deaths.table(|death| write_counted(death, same, uncounted(Some(kind))))?,
+            None => deaths.table(|death| self.write_entry(death, false))?,
+        }
+        for (at, value) in before.iter().enumerate().filter(|(_, value)| !self.is_same(*value)) {
+            let kind = queue_and_reason(value);
+            match value.as_table().filter(|death| death.get("count").is_none()) {
+                _ if is_grouped && kind.is_some() && known[..at].contains(&kind) => {}
+                Some(death) if is_grouped && known.len() > 1 => deaths.table(|entry| {
+                    entry.long("count", uncounted(kind))?;
+                    death.iter().try_for_each(|(name, value)| entry.value(name, value))
+                })?,
+                _ => deaths.value(value)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes an x-death entry in RabbitMQ's order of fields: sorted, except in the very first entry.
+    fn write_entry(&self, death: &mut TableWriter<'_, '_>, is_first: bool) -> Result<(), Full> {
+        death.long("count", 1)?;
+        if is_first {
+            death.text("reason", self.reason.name())?;
+            death.text("queue", self.queue)?;
+            death.timestamp("time", self.unix_s)?;
+            death.text("exchange", self.exchange)?;
+            self.write_keys(death)?;
+            return self.write_expiration(death);
+        }
+        death.text("exchange", self.exchange)?;
+        self.write_expiration(death)?;
+        death.text("queue", self.queue)?;
+        death.text("reason", self.reason.name())?;
+        self.write_keys(death)?;
+        death.timestamp("time", self.unix_s)
+    }
+
+    fn write_keys(&self, death: &mut TableWriter<'_, '_>) -> Result<(), Full> {
+        death.array("routing-keys", |keys| {
+            keys.long_str(self.routing_key)?;
+            let copies = self.headers.get("CC").and_then(|value| value.as_array());
+            let copies = copies.into_iter().flatten().filter_map(|value| value.as_bytes());
+            copies.into_iter().try_for_each(|key| keys.long_str(key))
+        })
+    }
+
+    fn write_expiration(&self, death: &mut TableWriter<'_, '_>) -> Result<(), Full> {
+        self.expiration.map_or(Ok(()), |text| death.long_str("original-expiration", text))
+    }
+
+    /// Calls `each` with the queues that the message passed since it was last rejected: returning to these
+    /// would be a cycle.
+    ///
+    /// Returns how many deaths were examined.
+    pub(crate) fn for_each_passed(&self, each: &mut dyn FnMut(&str)) -> usize {
+        if self.reason == Reason::Rejected {
+            return 0;
+        }
+        each(self.queue);
+        let mut looked_at = 1;
+        for death in self.before().into_iter().flatten().filter_map(|value| value.as_table()) {
+            looked_at += 1;
+            let text = |name| death.get(name).and_then(|value| value.as_bytes());
+            if text("reason") == Some(Reason::Rejected.name().as_bytes()) {
+                break;
+            }
+            // Bytes that are not UTF-8 cannot be a queue's name.
+            if let Some(queue) = text("queue").and_then(|queue| core::str::from_utf8(queue).ok()) {
+                each(queue);
+            }
+        }
+        looked_at
+    }
+}
+
+/// Returns the queue and the reason of an x-death entry, or `None` if the value is none.
+fn queue_and_reason(value: Value<'_>) -> Option<(&[u8], &[u8])> {
+    let death = value.as_table()?;
+    let text = |name| death.get(name).and_then(|value| value.as_bytes());
+    text("queue").zip(text("reason"))
+}
+
+/// Writes an older death of the same queue and reason with its count raised by one and its fields sorted.
+///
+/// `uncounted` is the previous count if the entry has none.
+fn write_counted(death: &mut TableWriter<'_, '_>, same: Table<'_>, uncounted: i64) -> Result<(), Full> {
+    let count = same.get("count").and_then(|value| value.as_integer()).unwrap_or(uncounted);
+    death.long("count", count.saturating_add(1))?;
+    // A client may have forged the entry. One with more fields than the broker writes keeps their order.
+    let mut fields = heapless::Vec::<_, 16>::new();
+    let others = || same.iter().filter(|(name, _)| *name != b"count");
+    if others().try_for_each(|field| fields.push(field)).is_err() {
+        return others().try_for_each(|(name, value)| death.value(name, value));
+    }
+    sort_by_key(&mut fields, |(name, _)| *name);
+    fields.iter().try_for_each(|(name, value)| death.value(name, *value))
+}
