@@ -984,7 +984,6 @@ impl Broker {
     ///
     /// The storage cannot be written; or the deletion has a condition (if-unused, if-empty) that cannot be
     /// checked.
-    /// checked.
     pub(crate) fn delete_left_out(
         &mut self,
         cx: &mut Context<'_>,

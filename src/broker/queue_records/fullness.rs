@@ -199,7 +199,6 @@ impl Records {
     ///
     /// Returns how many queues at the front of `targets` take the message; those behind them refuse and
     /// dead-letter it. The Boolean tells whether a length limit refused it.
-    /// refused it.
     pub(crate) fn keep_accepting(
         &self,
         messages: &Messages,
