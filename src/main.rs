@@ -1,7 +1,7 @@
 //! Leveret, a small RabbitMQ for the edge.
 //!
 //! The `leveret` program is a broker for AMQP 0-9-1 whose memory never exceeds a configured limit. The same binary
-//! contains the command-line tools (`leveret ctl`, `check`, `inspect`, `backup restore`).
+//! contains the command-line tools (`leveret ctl`, `check`, `inspect`, `restore`).
 //!
 //! # Packages
 //!
@@ -22,7 +22,7 @@
 //! | `management` | the management API, metrics, the control socket, the web page                               |
 //! | `server`     | the event loop: connections, timers, budgets, jobs; generic over the platform               |
 //! | `daemon`     | the platform: sockets, the clock, threads, signals, systemd                                 |
-//! | `cli`        | the command line: arguments, `ctl`, `check`, `inspect`, `backup restore`                    |
+//! | `cli`        | the command line: arguments, `ctl`, `check`, `inspect`, `restore`                    |
 //! | `bench`      | `leveret-bench`, which measures any AMQP 0-9-1 broker                                       |
 //!
 //! # Invariants

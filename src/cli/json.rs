@@ -1,7 +1,7 @@
-//! JSON as the tools write it: objects, field by field, through the broker's own writer.
+//! Writing JSON objects field by field, through the management API's writer.
 //!
-//! Always true: what is written is valid JSON in UTF-8 on one line; bytes that are no text become base64
-//! under a name that says so, and are never replaced.
+//! The output is valid JSON in UTF-8 on one line. Bytes that are not text become base64 under a name that says
+//! so; they are never replaced.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -11,10 +11,10 @@ use base64::write::EncoderWriter;
 
 use leveret_management::json::{Json, Sink};
 
-/// Writes JSON to a file or a stream, however much it is.
+/// Writes JSON of any length to a file or a stream.
 ///
 /// # Errors
-/// What the stream said when it took no more.
+/// The error of the stream.
 pub fn write_to(out: &mut dyn Write, write: impl FnOnce(&mut Json<'_>)) -> io::Result<()> {
     let mut stream = Stream { out, failure: None };
     write(&mut Json::without_bound(&mut stream));
@@ -41,7 +41,7 @@ impl Sink for Stream<'_> {
     }
 }
 
-/// The fields of an object, one after the other.
+/// Writes the fields of an object.
 pub struct Object<'j, 'o> {
     json: &'j mut Json<'o>,
     is_first: bool,
@@ -54,33 +54,33 @@ impl<'j, 'o> Object<'j, 'o> {
         Self { json, is_first: true }
     }
 
-    /// Closes it.
+    /// Closes the object.
     pub fn close(self) {
         self.json.raw(b"}");
     }
 
-    /// Writes a field's name; what it returns is for the value.
+    /// Writes a field's name. The value is written to the result.
     pub fn field(&mut self, name: &str) -> &mut Json<'o> {
         self.json.name(name, &mut self.is_first);
         self.json
     }
 
-    /// A field that is a whole number.
+    /// Writes an integer field.
     pub fn number(&mut self, name: &str, number: u64) {
         self.field(name).number(number);
     }
 
-    /// A field that is true or false.
+    /// Writes a Boolean field.
     pub fn truth(&mut self, name: &str, truth: bool) {
         self.field(name).truth(truth);
     }
 
-    /// A field that is text.
+    /// Writes a string field.
     pub fn text(&mut self, name: &str, text: &str) {
         self.field(name).text(text);
     }
 
-    /// A field that is text if its bytes are, and else in base64 under a name of its own.
+    /// Writes a string field if the bytes are text, or else a base64 field under another name.
     pub fn bytes(&mut self, name: &str, bytes: &[u8]) {
         match std::str::from_utf8(bytes) {
             Ok(found) => self.text(name, found),
@@ -88,7 +88,7 @@ impl<'j, 'o> Object<'j, 'o> {
         }
     }
 
-    /// A field in base64.
+    /// Writes a base64 field.
     pub fn base64(&mut self, name: &str, bytes: &[u8]) {
         let mut base64 = Base64::open(self.field(name));
         base64.put(bytes);
@@ -96,10 +96,10 @@ impl<'j, 'o> Object<'j, 'o> {
     }
 }
 
-/// A text in base64, written in pieces.
+/// A base64 string that is written in pieces.
 pub(crate) struct Base64<'j, 'o>(EncoderWriter<'static, GeneralPurpose, Raw<'j, 'o>>);
 
-/// JSON as a place for letters that need no escapes.
+/// Writes characters that need no escapes.
 struct Raw<'j, 'o>(&'j mut Json<'o>);
 
 impl Write for Raw<'_, '_> {
@@ -114,18 +114,18 @@ impl Write for Raw<'_, '_> {
 }
 
 impl<'j, 'o> Base64<'j, 'o> {
-    /// Opens the text.
+    /// Opens the string.
     pub(crate) fn open(json: &'j mut Json<'o>) -> Self {
         json.raw(b"\"");
         Self(EncoderWriter::new(Raw(json), &STANDARD))
     }
 
-    /// Adds bytes.
+    /// Appends bytes.
     pub(crate) fn put(&mut self, bytes: &[u8]) {
         self.0.write_all(bytes).expect("writing JSON keeps its failures to itself");
     }
 
-    /// Closes the text.
+    /// Closes the string.
     pub(crate) fn close(mut self) {
         let json = self.0.finish().expect("writing JSON keeps its failures to itself").0;
         json.raw(b"\"");

@@ -1,4 +1,4 @@
-//! The command line: `leveretctl`, `check`, `inspect`, `backup restore`, and the start of the broker.
+//! The command line: `leveretctl`, `check`, `inspect`, `restore`, and the start of the broker.
 //!
 //! Everything here runs for a person at a terminal, a script or systemd, never for a client. A mistake of that
 //! person is answered with one sentence that says what to change.

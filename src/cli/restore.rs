@@ -1,4 +1,4 @@
-//! `leveret backup restore FILE`: makes a store of a backup.
+//! `leveret restore FILE`: makes a store of a backup.
 //!
 //! ```text
 //! FOLDER/restore.part/*.seg   written, synced and checked

@@ -1,7 +1,7 @@
-//! The commands about users, virtual hosts and permissions.
+//! Commands about users, virtual hosts and permissions.
 //!
-//! Always true: a password is made a hash here and leaves this process as nothing else; one that is not an
-//! argument is asked for without echo, or read as one line of standard input.
+//! A password is hashed here, and only the hash leaves this process. If it is not an argument, it is read without
+//! echo, or as one line of standard input.
 
 use std::io::{self, BufRead, IsTerminal, Read, Write};
 
@@ -20,7 +20,7 @@ use super::commands::Call;
 use super::commands::{ask, connect};
 use super::listings::{Source, print};
 
-/// Tags that mean something to the broker. Others are kept and shown.
+/// Tags that give rights. Other tags are stored and shown.
 const TAGS_WITH_RIGHTS: [&str; 5] =
     ["administrator", "monitoring", "policymaker", "management", "impersonator"];
 const MUST_BE_THERE: &str = "if-match: *\r\n";
@@ -96,7 +96,7 @@ pub(super) fn clear_password(call: &Call) -> Result<(), Failure> {
     user_done(&put_user(call, user, MUST_BE_THERE, &body)?, user)
 }
 
-/// Asks no broker: what comes out goes into a file of definitions, or into a request.
+/// Needs no broker: the result goes into a definitions file or a request.
 pub(super) fn hash_password(call: &Call) -> Result<(), Failure> {
     let password = password(call, 0)?;
     let mut salt = [0; 4];
@@ -107,7 +107,7 @@ pub(super) fn hash_password(call: &Call) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The broker gives the hash to those who may use its socket; it is compared here.
+/// Compares the password here. The broker gives the hash to clients of the control socket.
 pub(super) fn authenticate_user(call: &Call) -> Result<(), Failure> {
     let user = &call.args[0];
     let password = password(call, 1)?;
@@ -147,7 +147,7 @@ pub(super) fn set_user_tags(call: &Call) -> Result<(), Failure> {
     let (user, tags) = (&call.args[0], &call.args[1..]);
     tell(call, &format!("Setting tags for user \"{user}\" to [{}] ...", tags.join(", ")))?;
     user_done(&put_user(call, user, MUST_BE_THERE, &json!({"tags": tags.join(",")}))?, user)?;
-    // The broker takes any tag, as RabbitMQ does.
+    // The broker accepts any tag, as RabbitMQ does.
     for tag in tags.iter().flat_map(|tags| tags.split(',')).map(str::trim) {
         if !tag.is_empty() && !TAGS_WITH_RIGHTS.contains(&tag) {
             let meant = TAGS_WITH_RIGHTS.iter().find(|known| known.starts_with(tag)).copied();
@@ -169,7 +169,7 @@ pub(super) fn add_vhost(call: &Call) -> Result<(), Failure> {
     done(&ask(call, "PUT", &["vhosts", vhost], &body.unwrap_or_default())?)
 }
 
-/// Returns the metadata that the options give, as an object; `None` without such options.
+/// Returns the metadata given by options as an object; `None` without such options.
 fn vhost_metadata(call: &Call) -> Option<Value> {
     let options = ["description", "tags", "default-queue-type"];
     let given =
@@ -257,7 +257,7 @@ pub(super) fn confirm_users(call: &Call) -> Result<(), Failure> {
 
 // ---- passwords
 
-/// The password: an argument, or asked for, or a line of standard input.
+/// Returns the password: from an argument, from the terminal, or from a line of standard input.
 fn password(call: &Call, at: usize) -> Result<String, Failure> {
     let password = match call.args.get(at) {
         Some(password) => password.clone(),
@@ -272,7 +272,7 @@ fn password(call: &Call, at: usize) -> Result<String, Failure> {
                     "Error: there is no password: neither an argument nor a line of standard input",
                 ));
             }
-            // What came with it is looked at, what may come is not waited for.
+            // Input that has arrived is checked; later input is not waited for.
             if !stdin.buffer().is_empty() && line.len() <= PASSWORD_BYTES_MAX {
                 return Err(Failure::new(
                     USAGE,
@@ -282,7 +282,7 @@ fn password(call: &Call, at: usize) -> Result<String, Failure> {
             line.trim_end_matches(['\n', '\r']).to_string()
         }
     };
-    // As an argument it is asked for; else a file was empty, or Enter came too early.
+    // An empty argument is handled elsewhere; here a file was empty, or Enter was pressed too early.
     if password.is_empty() && call.args.get(at).is_none() {
         return Err(Failure::new(
             USAGE,
@@ -303,7 +303,7 @@ fn unreadable(error: &io::Error) -> Failure {
     Failure::new(USAGE, format!("Error: the password cannot be read: {error}"))
 }
 
-/// Asks without showing what is typed.
+/// Reads a password without showing it.
 fn prompt() -> io::Result<String> {
     let stdin = io::stdin();
     write!(io::stderr(), "Password: ")?;
@@ -318,7 +318,7 @@ fn prompt() -> io::Result<String> {
     read.map(|_| line.trim_end_matches(['\n', '\r']).to_string())
 }
 
-/// What of a password is sent; an empty one fits nobody.
+/// Returns the hash of a password. An empty password fits no user.
 pub(super) fn hash_of(password: &[u8]) -> Result<Value, Failure> {
     let mut failed = None;
     let mut entropy = |bytes: &mut [u8]| failed = getrandom::fill(bytes).err();
@@ -358,7 +358,7 @@ pub(super) fn done(reply: &Reply) -> Result<(), Failure> {
     }
 }
 
-/// The same, but for the words that rabbitmqctl has for a user that is not there.
+/// Handles an answer with rabbitmqctl's text for an unknown user.
 fn user_done(reply: &Reply, user: &str) -> Result<(), Failure> {
     if reply.error() == "no_such_user" {
         return Err(Failure::error(NO_USER, format_args!("User \"{user}\" does not exist")));
@@ -366,7 +366,7 @@ fn user_done(reply: &Reply, user: &str) -> Result<(), Failure> {
     done(reply)
 }
 
-/// And here the words are others.
+/// Handles an answer about permissions, for which rabbitmqctl has another text.
 fn permission_done(reply: &Reply, call: &Call, user: &str) -> Result<(), Failure> {
     match reply.error() {
         "no_such_user" => Err(Failure::error(NO_USER, format_args!("User {user} does not exist"))),

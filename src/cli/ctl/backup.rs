@@ -1,15 +1,16 @@
 //! `backup FILE`: a consistent copy of the store of a running broker.
 //!
 //! ```text
-//! us                               broker
-//! hold ────────────────────────→   waits until all that was said is durable, and between two commits
-//!      ←──── files and lengths ──  these files are not used again
-//! copy them, each time asking ──→  still held?
-//! done ────────────────────────→   they may be
+//! leveretctl                       broker
+//! hold ────────────────────────→   waits until everything is durable, between two commits
+//!      ←──── files and lengths ──  does not reuse these files
+//! copy, and ask after each file →  still held?
+//! done ────────────────────────→   may reuse them
 //! ```
 //!
-//! Always true: what has the name that was asked for is whole and synced; a copy that was cut short, or that
-//! the broker could not hold still for because its disk got full, leaves nothing behind.
+//! # Invariants
+//! - The file gets its name only when it is complete and synced. If the copy is interrupted, or the broker had to
+//!   reuse a file because its disk was full, no file is left.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};
@@ -26,7 +27,7 @@ use crate::archive::{self, Checksums, NewFile, Old};
 use super::client::{BAD_DATA, Client, Failure, UNAVAILABLE, tell};
 use super::commands::{Call, connect};
 
-/// What the archive begins with, for whoever finds it on a stick in some years.
+/// The first file in the archive explains what it is.
 const NOTE_NAME: &str = "README.leveret-backup";
 const NOTE: &str = "\
 The store of a Leveret broker as it was at one moment. To bring it back, on the machine that is to have it:
@@ -63,8 +64,8 @@ pub(super) fn backup(call: &Call) -> Result<(), Failure> {
     tell(call, &format!("Done: a file of {file_bytes} bytes, {bytes} of them the store's"))
 }
 
-/// The folder belongs to the broker's user: what root copies out of it is a file of that one, and not what a
-/// link leads to.
+/// Opens a segment. The folder belongs to the broker's user, so a symbolic link there is not followed when root
+/// makes a backup.
 fn open_segment(folder: &OwnedFd, name: &str) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = File::from(openat(folder, name, flags, Mode::empty())?);
@@ -84,7 +85,7 @@ fn unwritable(path: &Path, error: &io::Error) -> Failure {
     Failure::new(BAD_DATA, format!("Error: {} cannot be written: {error}", path.display()))
 }
 
-/// Copies what the broker holds still; returns how many bytes.
+/// Copies the held files; returns the number of bytes.
 fn copy(client: &mut Client, out: &mut impl Write) -> Result<u64, Failure> {
     let reply = client.ask("POST", "/api/ctl/backup", "", "")?;
     if reply.status != 200 {
@@ -107,11 +108,11 @@ fn copy(client: &mut Client, out: &mut impl Write) -> Result<u64, Failure> {
         let (slot, bytes, length) = (number(0)?, number(1)?, number(2)?);
         let name = format!("{slot:08}.seg");
         let source = open_segment(&opened, &name).map_err(|error| unreadable(&folder.join(&name), error))?;
-        // What is written there from now on belongs to another moment.
+        // Anything written behind this length belongs to a later moment.
         let mut content = source.take(bytes).chain(io::repeat(0));
         add(out, &mut sums, (&name, length, now), &mut content).map_err(wrote)?;
         copied += bytes;
-        // Asked after each file: so the broker knows that we are there, and we that it holds still.
+        // Asking after each file shows the broker that the backup continues, and that the files are still held.
         if client.ask("GET", "/api/ctl/backup", "", "")?.status != 204 {
             let why = "Error: the broker's disk got full, so it could not hold its files still any longer; \
                        make room and try again";

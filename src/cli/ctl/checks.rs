@@ -1,8 +1,8 @@
-//! What scripts ask before they go on, and whether it is as they want it: that the broker runs, listens, has
-//! no alarm; what a cluster of one node is like.
+//! Checks for scripts: whether the broker runs, listens and has no alarm; and commands about the cluster, which
+//! has one node.
 //!
-//! Always true: the words, on standard output or standard error, and the exit codes are those of
-//! `rabbitmqctl` and `rabbitmq-diagnostics`; what a check says is what the broker says now.
+//! Output and exit codes are those of `rabbitmqctl` and `rabbitmq-diagnostics`. A check reports the state of this
+//! moment.
 
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -15,10 +15,10 @@ use super::commands::Call;
 use super::format::Formatter;
 use super::operations::{listener_line, listener_parts, overview};
 
-/// How long a listener may take to let somebody in.
+/// Time limit for connecting to a listener.
 const CONNECT: Duration = Duration::from_secs(5);
 
-/// Feature flags of RabbitMQ 3.10, and whether what they stand for is there.
+/// Feature flags of RabbitMQ 3.10, and whether the feature exists in Leveret.
 const FLAGS: [(&str, bool); 7] = [
     ("classic_mirrored_queue_version", false),
     ("implicit_default_bindings", true),
@@ -29,7 +29,7 @@ const FLAGS: [(&str, bool); 7] = [
     ("virtual_host_metadata", false),
 ];
 
-/// What a broker says of itself that checks are about.
+/// The facts about a broker that checks use.
 struct Seen {
     node: String,
     version: String,
@@ -53,7 +53,7 @@ impl Seen {
         })
     }
 
-    /// Ports and protocols that somebody can come to, by the network.
+    /// Returns the ports and protocols that are reachable by network.
     fn ports(&self) -> impl Iterator<Item = (&str, &str, &str)> {
         let parts = self.listeners.iter().map(|listener| listener_parts(listener));
         parts.filter(|[_, port, ..]| !port.is_empty()).map(|[host, port, protocol, _]| (host, port, protocol))
@@ -82,7 +82,7 @@ pub(super) fn is_running(call: &Call) -> Result<(), Failure> {
     say(call, &format!("RabbitMQ on node {} is fully booted and running", seen.node))
 }
 
-/// Who answers has started.
+/// A broker that answers has finished booting.
 pub(super) fn is_booting(call: &Call) -> Result<(), Failure> {
     let node = Seen::ask(call)?.node;
     tell(call, &format!("Asking node {node} for its boot status ..."))?;
@@ -142,7 +142,7 @@ pub(super) fn check_protocol_listener(call: &Call) -> Result<(), Failure> {
     Err(Failure::error(UNAVAILABLE, text))
 }
 
-/// Whether each listener lets somebody in.
+/// Checks that each listener accepts connections.
 pub(super) fn check_port_connectivity(call: &Call) -> Result<(), Failure> {
     let seen = Seen::ask(call)?;
     let node = &seen.node;
@@ -161,7 +161,7 @@ pub(super) fn check_port_connectivity(call: &Call) -> Result<(), Failure> {
     say(call, &format!("Successfully connected to ports {ports} on node {node}."))
 }
 
-/// RabbitMQ's own advice is to use the others.
+/// RabbitMQ itself advises to use the other checks.
 pub(super) fn node_health_check(call: &Call) -> Result<(), Failure> {
     let node = Seen::ask(call)?.node;
     tell(
@@ -246,7 +246,7 @@ pub(super) fn list_feature_flags(call: &Call) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Everything that is there is on; what is not cannot be.
+/// Existing features are always enabled; others cannot be.
 pub(super) fn enable_feature_flag(call: &Call) -> Result<(), Failure> {
     let (node, flag) = (Seen::ask(call)?.node, &call.args[0]);
     if flag == "all" {

@@ -1,7 +1,9 @@
-//! The command line's end of the control socket: one request after the other, answers as they come.
+//! The client of the control socket, and errors with their exit codes.
 //!
-//! Always true: what the broker says is bounded before it is believed; a broker that says nothing for as long
-//! as the caller is willing to wait is given up; rows are handed on one by one, however many there are.
+//! # Invariants
+//! - The length of an answer is bounded.
+//! - If the broker does not answer within the caller's time limit, the request fails.
+//! - Rows are passed on one by one, whatever their number.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -15,7 +17,7 @@ use serde_json::Value;
 
 use super::commands::Call;
 
-/// The longest line or small answer that is believed, in bytes.
+/// Maximum length of a line or a small answer in bytes.
 const LINE_BYTES_MAX: u64 = 1 << 20;
 
 /// A connection to the broker.
@@ -24,32 +26,32 @@ pub(super) struct Client {
     stream: BufReader<UnixStream>,
 }
 
-/// An answer but for listings.
+/// An answer that is not a listing.
 #[derive(Debug)]
 pub(super) struct Reply {
     /// The HTTP status.
     pub(super) status: u16,
-    /// The body, `Null` when there is none.
+    /// The body; `Null` if there is none.
     pub(super) body: Value,
 }
 
 impl Reply {
-    /// The name of what is wrong.
+    /// Returns the name of the error.
     pub(super) fn error(&self) -> &str {
         self.body.get("error").and_then(Value::as_str).unwrap_or_default()
     }
 
-    /// What the broker says is wrong.
+    /// Returns the reason of the error.
     pub(super) fn reason(&self) -> &str {
         self.body.get("reason").and_then(Value::as_str).unwrap_or("the broker does not say why")
     }
 }
 
 impl Client {
-    /// Connects to the socket; answers may take `timeout`.
+    /// Connects to the socket with a time limit for answers.
     ///
     /// # Errors
-    /// What the system says.
+    /// The error of the system.
     pub(super) fn connect(socket: &Path, timeout: Option<Duration>) -> io::Result<Self> {
         let stream = UnixStream::connect(socket)?;
         stream.set_read_timeout(timeout)?;
@@ -57,10 +59,10 @@ impl Client {
         Ok(Self { stream: BufReader::new(stream) })
     }
 
-    /// Asks for something and takes a small answer.
+    /// Sends a request and returns a small answer.
     ///
     /// # Errors
-    /// The broker cannot be heard.
+    /// The broker cannot be reached.
     pub(super) fn ask(
         &mut self,
         verb: &str,
@@ -77,10 +79,10 @@ impl Client {
         Ok(Reply { status, body: if text.is_empty() { Value::Null } else { parse(&text)? } })
     }
 
-    /// Asks for rows and hands them on one by one. A refusal is the reply.
+    /// Requests rows and passes them to `row` one by one. A refusal is returned.
     ///
     /// # Errors
-    /// The broker cannot be heard, or `row` does not want any more.
+    /// The broker cannot be reached, or `row` fails.
     pub(super) fn rows(
         &mut self,
         path: &str,
@@ -106,7 +108,7 @@ impl Client {
     /// Copies a long answer.
     ///
     /// # Errors
-    /// The broker cannot be heard or refuses, or nobody takes the answer.
+    /// The broker cannot be reached or refuses, or the output fails.
     pub(super) fn copy(&mut self, path: &str, out: &mut dyn Write) -> Result<(), Failure> {
         self.send("GET", path, "", "")?;
         let status = self.receive(&mut |line| {
@@ -116,7 +118,7 @@ impl Client {
         if status == 200 { Ok(()) } else { Err(Failure::new(UNAVAILABLE, format!("Error: status {status}"))) }
     }
 
-    /// Waits until the broker hangs up.
+    /// Waits until the broker closes the connection.
     pub(super) fn wait_for_end(&mut self) {
         let mut rest = [0; 256];
         while matches!(self.stream.read(&mut rest), Ok(count) if count > 0) {}
@@ -128,12 +130,13 @@ impl Client {
             body.len()
         );
         let stream = self.stream.get_mut();
-        // A broker that turns us away has hung up before we wrote; what it says is read all the same.
+        // A broker that refuses a connection has closed it before the request was written. Its answer is read
+        // nevertheless.
         let sent = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body.as_bytes()));
         sent.map_err(|error| broken(&error))
     }
 
-    /// Reads an answer line by line; returns its status.
+    /// Reads an answer line by line and returns its status.
     fn receive(&mut self, line: &mut dyn FnMut(&[u8]) -> Result<(), Failure>) -> Result<u16, Failure> {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
@@ -222,7 +225,7 @@ fn nonsense() -> Failure {
 }
 
 impl Failure {
-    /// What the broker refused.
+    /// Makes the failure for a refusal of the broker.
     #[cold]
     pub(super) fn refused(reply: &Reply) -> Self {
         let code = if reply.status == 404 { BAD_DATA } else { UNAVAILABLE };
@@ -230,26 +233,24 @@ impl Failure {
     }
 }
 
-// Why a command failed, and with which exit code; what else a person is told beside the answer.
-
-/// The command line makes no sense.
+/// The command line is invalid.
 pub(super) const USAGE: u8 = 64;
-/// An argument makes no sense.
+/// An argument is invalid.
 pub(super) const BAD_DATA: u8 = 65;
 /// A file cannot be read.
 pub(super) const NO_INPUT: u8 = 66;
-/// There is no such user.
+/// The user does not exist.
 pub(super) const NO_USER: u8 = 67;
-/// There is no broker, or it could not do it.
+/// There is no broker, or it could not do what was asked.
 pub(super) const UNAVAILABLE: u8 = 69;
-/// Something that should not have happened; also that a user exists already.
+/// An internal error; also used if a user exists already.
 pub(super) const SOFTWARE: u8 = 70;
-/// The broker took too long.
+/// The broker did not answer in time.
 pub(super) const TIMED_OUT: u8 = 75;
-/// The socket is not for this user.
+/// The user may not use the socket.
 pub(super) const NOT_PERMITTED: u8 = 77;
 
-/// Why a command failed, in words for standard error.
+/// Why a command failed: a text for standard error, and an exit code.
 #[derive(Debug)]
 pub struct Failure {
     pub(super) code: u8,
@@ -262,7 +263,7 @@ impl Failure {
         Self { code, text: text.into() }
     }
 
-    /// `Error:` and what is wrong, as rabbitmqctl puts it.
+    /// Makes a failure that begins with `Error:`, as in rabbitmqctl.
     #[cold]
     pub(super) fn error(code: u8, what: impl fmt::Display) -> Self {
         Self::new(code, format!("Error:\n{what}"))
@@ -277,7 +278,7 @@ impl fmt::Display for Failure {
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
-        // The reader of a pipe has seen enough, such as `head`: that is no failure.
+        // The reader of a pipe has seen enough, such as `head`: that is not a failure.
         if error.kind() == io::ErrorKind::BrokenPipe {
             return Self::new(0, "");
         }
@@ -285,12 +286,12 @@ impl From<io::Error> for Failure {
     }
 }
 
-/// An argument that makes no sense, with the usage.
+/// Makes the failure for an invalid argument, with the usage.
 pub(super) fn misused(call: &Call, why: &str) -> Failure {
     misused_as(USAGE, call, why)
 }
 
-/// The same with another exit code.
+/// Like [`misused`], with another exit code.
 #[cold]
 pub(super) fn misused_as(code: u8, call: &Call, why: &str) -> Failure {
     let text = format!(
@@ -302,7 +303,7 @@ pub(super) fn misused_as(code: u8, call: &Call, why: &str) -> Failure {
     Failure::new(code, text)
 }
 
-/// Says what is being done, to those who want to know.
+/// Prints an informational message unless it is suppressed.
 pub(super) fn tell(call: &Call, text: &str) -> Result<(), Failure> {
     if call.talks() {
         writeln!(io::stdout(), "{text}")?;
@@ -310,29 +311,29 @@ pub(super) fn tell(call: &Call, text: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Tells on standard error what does not keep the command from its work.
+/// Prints a warning to standard error.
 pub(super) fn warn(text: &str) {
-    // Nobody is left to be told when standard error is closed.
+    // A closed standard error leaves no place to report to.
     let _ = writeln!(io::stderr(), "{text}");
 }
 
-/// A user who is not there, in rabbitmqctl's words and in plain ones.
+/// Makes the failure for an unknown user, with rabbitmqctl's text and a plain one.
 pub(super) fn no_such_user(user: &str) -> Failure {
     Failure::error(UNAVAILABLE, format_args!("{{:no_such_user, {user:?}}}\nThere is no user {user:?}"))
 }
 
-/// An argument that is no JSON, in rabbitmqctl's words and in plain ones.
+/// Makes the failure for invalid JSON, with rabbitmqctl's text and a plain one.
 pub(super) fn no_json(what: &str, error: &serde_json::Error) -> Failure {
     let text = format_args!("JSON decoding error. Reason: badarg\nThe {what} is not JSON: {error}");
     Failure::error(UNAVAILABLE, text)
 }
 
-/// A line of an answer as it is shown: in a report nothing gets out of it that a peer chose.
+/// Returns a line of an answer as it is shown. In a report, characters chosen by clients are escaped.
 pub(super) fn shown<'t>(call: &Call, line: &'t str) -> Cow<'t, str> {
     if call.in_report { Printable(line).to_string().into() } else { line.into() }
 }
 
-/// A heading: bold for a person.
+/// Formats a heading: bold on a terminal.
 pub(super) fn heading(title: &str) -> String {
     if io::stdout().is_terminal() { format!("\x1b[1m{title}\x1b[0m") } else { title.to_string() }
 }

@@ -17,18 +17,18 @@ use std::{env, fs};
 /// One command.
 pub(super) struct Command {
     pub(super) name: &'static str,
-    /// What it does, in a sentence without its stop.
+    /// Its description: a sentence without full stop.
     pub(super) about: &'static str,
     pub(super) usage: &'static str,
-    /// How many arguments it takes, at least and at most.
+    /// Minimum and maximum number of arguments.
     pub(super) args: (usize, usize),
     pub(super) run: fn(&Call) -> Result<(), Failure>,
 }
 
-/// As many as are given.
+/// Any number of arguments.
 const ANY: usize = usize::MAX;
 
-/// The sections of the help and what stands in them.
+/// The sections of the help, and the commands in each.
 const SECTIONS: [(&str, &[&str]); 12] = [
     ("Help", &["help", "version"]),
     ("Broker", &["await_startup", "cluster_status", "environment", "ping", "report", "status", "stop"]),
@@ -349,7 +349,7 @@ commands! {
         operations::close_all_connections, "Closes all connections for a vhost, or all there are";
 }
 
-/// `help [<command>]`.
+/// Handles `help [<command>]`.
 pub(super) fn help(call: &Call) -> Result<(), Failure> {
     let Some(name) = call.args.first() else {
         writeln!(io::stdout(), "{}", overview())?;
@@ -361,7 +361,7 @@ pub(super) fn help(call: &Call) -> Result<(), Failure> {
     }
 }
 
-/// How a command is used.
+/// Prints the usage of a command.
 pub(super) fn help_for(command: &Command) -> Result<(), Failure> {
     let columns = listings::columns_of(command.name)
         .map_or_else(String::new, |columns| format!(" Columns: {}.", columns.join(", ")));
@@ -376,7 +376,7 @@ pub(super) fn help_for(command: &Command) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What `help` prints.
+/// Returns the text of `help`.
 pub(super) fn overview() -> String {
     let mut text = format!(
         "\n{}\n\nleveretctl [--timeout <timeout>] [--quiet] <command> [<command options>]\n\n\
@@ -408,54 +408,52 @@ fn general_options() -> String {
     )
 }
 
-// The arguments of `leveret ctl`: a command, its arguments, and options that may stand anywhere.
-
-/// The command and options that were asked for.
+/// A parsed command line of `leveretctl`: a command, its arguments, and options in any place.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Call {
-    /// The command; empty when there is none.
+    /// The command; empty if there is none.
     pub(super) command: String,
-    /// How it is used, for who complains of its arguments; empty until it is known.
+    /// Its usage, for errors about arguments; empty until the command is known.
     pub(super) usage: &'static str,
     /// Its arguments.
     pub(super) args: Vec<String>,
-    /// Everything as it was given, for those who look for the mistake.
+    /// All arguments as given, for error texts.
     pub(super) given: String,
-    /// The virtual host, if one was named.
+    /// The virtual host, if given.
     pub(super) vhost: Option<String>,
-    /// How long an answer may take.
+    /// Time limit for an answer, if given.
     pub(super) timeout: Option<Duration>,
-    /// No informational messages.
+    /// Whether informational messages are suppressed.
     pub(super) quiet: bool,
-    /// Neither those nor a table's header.
+    /// Whether informational messages and table headers are suppressed.
     pub(super) silent: bool,
-    /// No table's header.
+    /// Whether table headers are suppressed.
     pub(super) no_headers: bool,
-    /// How rows are shown, if it was said.
+    /// The format of rows, if given.
     pub(super) formatter: Option<Formatter>,
-    /// Options that only some commands have, without a value, such as `if-empty`.
+    /// Options of single commands without a value, such as `if-empty`.
     pub(super) flags: Vec<String>,
-    /// Options that have a value, with it.
+    /// Options with a value.
     pub(super) values: Vec<(String, String)>,
-    /// It is a part of a report, which people read wherever it was written to.
+    /// Whether the command is a part of a report, which people read wherever it is written to.
     pub(super) in_report: bool,
-    /// The socket, if it was named.
+    /// The control socket, if given.
     pub(super) socket: Option<PathBuf>,
-    /// Where the broker keeps its data, if it was said.
+    /// The broker's data directory, if given.
     pub(super) data_dir: Option<PathBuf>,
-    /// The broker's configuration, if it was named.
+    /// The broker's configuration, if given.
     pub(super) config: Option<PathBuf>,
-    /// Help was asked for.
+    /// Whether help was requested.
     pub(super) help: bool,
-    /// What makes no sense, if anything.
+    /// The first invalid argument, if any.
     pub(super) bad: Option<String>,
 }
 
-/// Options that are there so that scripts need not change, and mean nothing for one broker.
+/// Options that are accepted for scripts written for rabbitmqctl, and have no effect.
 const IGNORED: [&str; 5] = ["longnames", "online", "offline", "local", "dry-run"];
-/// Options without a value that commands look for.
+/// Options without a value that commands use.
 const FLAGS: [&str; 4] = ["if-empty", "if-unused", "global", "skip-if-unchanged"];
-/// Options with a value that commands look for.
+/// Options with a value that commands use.
 const VALUES: [&str; 10] = [
     "file",
     "user",
@@ -470,33 +468,33 @@ const VALUES: [&str; 10] = [
 ];
 
 impl Call {
-    /// The virtual host that is meant.
+    /// Returns the virtual host, `/` by default.
     pub(super) fn vhost(&self) -> &str {
         self.vhost.as_deref().unwrap_or("/")
     }
 
-    /// The value of an option, if it was given.
+    /// Returns the value of an option, if given.
     pub(super) fn value(&self, option: &str) -> Option<&str> {
         self.values.iter().rev().find(|(name, _)| name == option).map(|(_, value)| value.as_str())
     }
 
-    /// Whether an option without a value was given.
+    /// Returns whether an option without a value was given.
     pub(super) fn has(&self, flag: &str) -> bool {
         self.flags.iter().any(|given| given == flag)
     }
 
-    /// Whether informational messages are wanted.
+    /// Returns whether informational messages are printed.
     pub(super) fn talks(&self) -> bool {
         !self.quiet && !self.silent && !matches!(self.formatter, Some(Formatter::Json | Formatter::Csv))
     }
 
-    /// The formatter that is meant.
+    /// Returns the format of rows.
     pub(super) fn formatter(&self) -> Formatter {
         self.formatter.unwrap_or_default()
     }
 }
 
-/// Reads the arguments. What makes no sense is kept, for the command to complain about with its usage.
+/// Parses the arguments. An invalid argument is kept, so that the command can report it with its usage.
 pub(super) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Call {
     let given: Vec<OsString> = arguments.into_iter().collect();
     let shown: Vec<_> = given.iter().map(|word| word.to_string_lossy()).collect();
@@ -532,7 +530,7 @@ impl Call {
         }
     }
 
-    /// An option by its name without dashes.
+    /// Parses an option by its name without dashes.
     fn take_option(&mut self, name: &str, parser: &mut lexopt::Parser) -> Result<(), String> {
         let mut value = || {
             let value = parser.value().map_err(|_| String::new())?;
@@ -565,11 +563,7 @@ impl Call {
     }
 }
 
-// Commands of `rabbitmqctl` and of the program itself that people type here, and how it is done instead.
-//
-// Always true: none of these is a command here (a test looks), and each sentence ends with what to do.
-
-/// What stands under the names.
+/// Commands of `rabbitmqctl` and of `leveret` that users try here, with what to do instead.
 const ELSEWHERE: &[(&[&str], &str)] = &[
     (&["serve", "check", "inspect", "restore"], "That is a command of the program: {}"),
     (&["bench"], "That is a program of its own: leveret-bench"),
@@ -648,12 +642,12 @@ const ELSEWHERE: &[(&[&str], &str)] = &[
     ),
 ];
 
-/// What is said of a name that is done elsewhere.
+/// Returns what to do instead of a command.
 pub(super) fn find(name: &str) -> Option<&'static str> {
     ELSEWHERE.iter().find(|(names, _)| names.contains(&name)).map(|(_, words)| *words)
 }
 
-/// What to do instead, or how to find it.
+/// Returns what to do instead of an unknown command, or how to find it.
 pub(super) fn advice(name: &str) -> String {
     match find(name) {
         Some(words) => words.replace("{}", &format!("leveret {name}")),
@@ -661,18 +655,14 @@ pub(super) fn advice(name: &str) -> String {
     }
 }
 
-// Which socket is the broker's.
-//
-// Always true: what was said goes before what is guessed; a folder beside where one happens to stand counts
-// only when it is one's own, so nobody can lay out a socket to be told passwords.
-
-/// Where the packaged broker keeps its data, and its configuration.
+/// The data directory and the configuration of the packaged broker.
 const PACKAGED_DATA_DIR: &str = "/var/lib/leveret";
 const PACKAGED_CONFIG: &str = "/etc/leveret/leveret.toml";
-/// How long an answer may take unless it was said.
+/// Default time limit for an answer.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Connects to the broker that is meant.
+/// Connects to the control socket. Given paths are tried before guesses. A folder below the current one is used
+/// only if it belongs to the caller, so that another user cannot provide a socket that receives passwords.
 pub(super) fn connect(call: &Call) -> Result<Client, Failure> {
     let candidates = candidates(call)?;
     let socket = candidates.iter().find(|socket| fs::symlink_metadata(socket).is_ok()).or(candidates.first());
@@ -692,13 +682,13 @@ pub(super) fn connect(call: &Call) -> Result<Client, Failure> {
     })
 }
 
-/// Asks the broker that is meant for one thing: a verb, the words of the path, a body.
+/// Sends one request to the broker: method, path segments, and body.
 pub(super) fn ask(call: &Call, verb: &str, path: &[&str], body: &str) -> Result<Reply, Failure> {
     let path: String = path.iter().map(|word| format!("/{}", encode(word))).collect();
     connect(call)?.ask(verb, &format!("/api{path}"), "", body)
 }
 
-/// Sockets that may be the broker's, the likeliest first.
+/// Returns possible control sockets, the most likely first.
 fn candidates(call: &Call) -> Result<Vec<PathBuf>, Failure> {
     if let Some(socket) = &call.socket {
         return Ok(vec![socket.clone()]);
@@ -709,7 +699,7 @@ fn candidates(call: &Call) -> Result<Vec<PathBuf>, Failure> {
     data_dirs(call).map(|found| found.into_iter().map(|folder| folder.join(SOCKET_NAME)).collect())
 }
 
-/// Folders that may be the broker's, the likeliest first.
+/// Returns possible data directories, the most likely first.
 pub(super) fn data_dirs(call: &Call) -> Result<Vec<PathBuf>, Failure> {
     if let Some(folder) = &call.data_dir {
         return Ok(vec![folder.clone()]);
@@ -720,7 +710,7 @@ pub(super) fn data_dirs(call: &Call) -> Result<Vec<PathBuf>, Failure> {
         return Ok(vec![config.data_dir]);
     }
     let mut found = Vec::new();
-    // Without a file nothing can be wrong with it.
+    // Without a file the configuration has no errors.
     if let Ok(config) = gather(None)
         && (config.data_dir.is_absolute() || is_own(&config.data_dir))
     {
@@ -736,13 +726,13 @@ pub(super) fn data_dirs(call: &Call) -> Result<Vec<PathBuf>, Failure> {
     Ok(found)
 }
 
-/// The file of the broker's flight recorder, as far as a configuration tells it.
+/// Returns the flight recorder's file, if a configuration names it.
 pub(super) fn flight_recorder(call: &Call) -> Option<PathBuf> {
     let file = call.config.as_deref().unwrap_or(Path::new(PACKAGED_CONFIG));
     Config::gather(Some(file), Layer::default()).ok()?.flight_recorder
 }
 
-/// Whether a folder belongs to who asks.
+/// Returns whether a folder belongs to the caller.
 fn is_own(folder: &Path) -> bool {
     fs::symlink_metadata(folder).is_ok_and(|found| found.uid() == rustix::process::geteuid().as_raw())
 }

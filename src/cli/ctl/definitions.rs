@@ -1,8 +1,9 @@
-//! `export_definitions` and `import_definitions`: files in RabbitMQ's own format.
+//! `export_definitions` and `import_definitions`: files in RabbitMQ's format.
 //!
-//! Always true: an export has its name only when it is whole; an import says of everything that was not taken
-//! what it was and why, and goes on with the rest; a file is read, never written, and only if it is one; a
-//! password in clear is made its hash here, where nobody waits for it.
+//! # Invariants
+//! - An export gets its name only when it is complete.
+//! - An import reports everything that was refused, with the reason, and continues with the rest.
+//! - A plain-text password is hashed here, so that the broker is not delayed.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Cursor, Read, Write};
@@ -19,11 +20,11 @@ use super::client::{BAD_DATA, Failure, SOFTWARE, UNAVAILABLE, misused_as, tell};
 use super::commands::Call;
 use super::commands::connect;
 
-/// Bytes of things sent at once.
+/// Maximum number of bytes sent at once.
 const BATCH_BYTES: usize = 32 << 10;
-/// A thing larger than this does not fit into a request.
+/// A definition larger than this does not fit into a request, in bytes.
 const THING_BYTES_MAX: usize = 60 << 10;
-/// After so many hashes of passwords the broker hears of us again, which hangs up on who is silent for long.
+/// After this number of password hashes a batch is sent, because the broker disconnects silent clients.
 const HASHES_AT_ONCE: usize = 32;
 
 pub(super) fn export(call: &Call) -> Result<(), Failure> {
@@ -93,13 +94,13 @@ pub(super) fn import(call: &Call) -> Result<(), Failure> {
     }
 }
 
-/// Sends things in batches and says what was not taken.
+/// Sends definitions in batches and reports those that were refused.
 struct Importer {
     client: Client,
     batch: String,
-    /// Where each thing of the batch stands in the file.
+    /// The place of each definition of the batch in the file.
     places: Vec<String>,
-    /// So many passwords of it were hashed.
+    /// Number of passwords hashed for the batch.
     hashes: usize,
     complaints: usize,
 }
@@ -130,7 +131,7 @@ impl Importer {
         if self.batch.len() + thing.len() > BATCH_BYTES {
             self.send()?;
         }
-        // JSON without line ends: there are none outside of texts, and in them they are escaped.
+        // JSON without line breaks: there are none outside of strings, and inside they are escaped.
         self.batch += &format!("{section} {thing}\n");
         self.places.push(place.to_string());
         if self.hashes == HASHES_AT_ONCE { self.send() } else { Ok(()) }
@@ -158,7 +159,7 @@ impl Importer {
                     _ => remark(&format!("{place}: {text}")),
                 }
             }
-            // The answer was full: what follows was not looked at yet.
+            // The answer was full: the following definitions were not handled yet.
             let Some(count) = stopped_at.filter(|count| *count > 0) else { break };
             let handled: usize = lines.split_inclusive('\n').take(count).map(str::len).sum();
             lines = lines.get(handled..).unwrap_or_default();
@@ -173,7 +174,8 @@ impl Importer {
     }
 }
 
-/// Puts its hash where a user's password in clear is, and says whether there was one; or why it is no user.
+/// Replaces a user's plain-text password by its hash. Returns whether there was one, or why the definition is
+/// invalid.
 fn hash_password(thing: &str, user: &mut Value) -> Result<Result<bool, String>, Failure> {
     let parsed = match parse("users", thing) {
         Ok(parsed) => parsed,
@@ -191,13 +193,13 @@ fn hash_password(thing: &str, user: &mut Value) -> Result<Result<bool, String>, 
     Ok(Ok(false))
 }
 
-/// What every RabbitMQ exports, and what means nothing for one broker.
+/// Returns whether a parameter is one that every RabbitMQ exports and that has no meaning for one broker.
 fn is_of_no_matter(parameter: &Value) -> bool {
     let name = parameter.get("name").and_then(Value::as_str);
     matches!(name, Some("cluster_name" | "internal_cluster_id"))
 }
 
 fn remark(text: &str) {
-    // Nobody is left to be told when standard error is closed.
+    // A closed standard error leaves no place to report to.
     let _ = writeln!(io::stderr(), "{text}");
 }

@@ -1,10 +1,10 @@
-//! The last events of a broker and of its lives before, from the file of its flight recorder.
+//! The last events of a broker, from the file of its flight recorder. The file is read directly, because the
+//! question is often why the broker does not answer.
 //!
-//! Why it is read as a file and not asked for: what is to be found out is often why nobody answers.
-//!
-//! Always true: the file is only read, whoever writes to it meanwhile; a text in it is shown with everything
-//! escaped that could forge a line or speak to a terminal, for strangers chose words of it; events that are
-//! missing between others are told.
+//! # Invariants
+//! - The file is only read, also while a broker writes to it.
+//! - Texts are escaped: clients chose parts of them, and could forge a line or control a terminal.
+//! - Missing events are reported.
 
 use std::fmt::{self, Write as _};
 use std::fs::File;
@@ -19,7 +19,7 @@ use leveret_core::flight::{self, Event, FILE_BYTES, Kind};
 use leveret_daemon::logging::Printable;
 use leveret_management::bridges::day_of;
 
-/// The events as text, each life under a title.
+/// Formats the events, grouped by process.
 pub(super) fn shown(path: &Path) -> io::Result<String> {
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
     let mut file = File::options().read(true).custom_flags(flags).open(path)?;
@@ -29,7 +29,7 @@ pub(super) fn shown(path: &Path) -> io::Result<String> {
     let mut bytes = Vec::new();
     Read::by_ref(&mut file).take(FILE_BYTES as u64).read_to_end(&mut bytes)?;
     let events = flight::read(&bytes).map_err(|foreign| io::Error::other(foreign.to_string()))?;
-    // Whoever records has the lock, stopped or not. It is tried for no longer than that takes.
+    // A running broker holds the lock, even if it is stopped. It is tried without waiting.
     let lives_on = flock(&file, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK);
     drop(file);
     let mut text = String::new();
@@ -47,7 +47,7 @@ fn is_last(life: &[Event], events: &[Event]) -> bool {
     life.last().map(|event| event.stamp.life) == events.last().map(|event| event.stamp.life)
 }
 
-/// The events of a life.
+/// The events of one process.
 struct Life<'e> {
     events: &'e [Event],
     is_last: bool,
@@ -79,7 +79,7 @@ impl fmt::Display for Life<'_> {
     }
 }
 
-/// An event in a line.
+/// An event, formatted as a line.
 struct Line<'e>(&'e Event);
 
 impl fmt::Display for Line<'_> {
@@ -91,7 +91,7 @@ impl fmt::Display for Line<'_> {
     }
 }
 
-/// Milliseconds since 1970 as a date and a time of UTC.
+/// Milliseconds since 1970, formatted as a date and a time in UTC.
 struct Date(u64);
 
 impl fmt::Display for Date {
@@ -118,7 +118,7 @@ mod tests {
         ] {
             assert_eq!(Date(s * 1000).to_string(), shown);
         }
-        // A number of a damaged or a foreign file is a date as well.
+        // A number in a damaged file must not cause a panic.
         assert!(Date(u64::MAX).to_string().ends_with('Z'));
     }
 }

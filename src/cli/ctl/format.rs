@@ -1,8 +1,7 @@
-//! Rows as rabbitmqctl 3.10 prints them: tab-separated, JSON, CSV, or drawn.
+//! Rows in the formats of rabbitmqctl 3.10 (tab-separated, JSON, CSV, or drawn), and `report`.
 //!
-//! Always true: a terminal is shown nothing unprintable that a peer chose, be it a control character or one
-//! that turns the direction of writing, and nor is a report, wherever it goes: people read it. Whoever
-//! reads a pipe else gets the very bytes.
+//! On a terminal and in a report, unprintable characters chosen by clients are escaped. A pipe gets the original
+//! bytes.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -17,17 +16,17 @@ use super::client::{Failure, NO_INPUT, TIMED_OUT, UNAVAILABLE, heading, tell};
 use super::commands::{self, Call, connect};
 use super::{access, flight, limits, listings, operations, policies};
 
-/// How rows are shown.
+/// The format of rows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) enum Formatter {
-    /// Columns with tabs between them.
+    /// Columns separated by tabs.
     #[default]
     Table,
     /// One object per row.
     Json,
-    /// In quotes, with commas.
+    /// Quoted values separated by commas.
     Csv,
-    /// In a drawn frame.
+    /// A drawn table.
     PrettyTable,
 }
 
@@ -45,48 +44,48 @@ impl FromStr for Formatter {
     }
 }
 
-/// Prints rows as they come.
+/// Prints rows as they arrive.
 #[derive(Debug)]
 pub(super) struct Printer<'o, W: Write> {
     out: &'o mut W,
     formatter: Formatter,
     columns: Vec<String>,
     has_header: bool,
-    /// What is not printable is shown, not sent.
+    /// Whether unprintable characters are escaped.
     is_terminal: bool,
-    /// So it is, and a tab stands between columns alone.
+    /// Whether they are escaped, tabs included.
     is_report: bool,
     rows: u64,
-    /// What can only be drawn when all is known.
+    /// Rows that can be drawn only when all are known.
     kept: Vec<Vec<String>>,
 }
 
 impl<'o, W: Write> Printer<'o, W> {
-    /// Prints these columns.
+    /// Creates a printer for these columns.
     pub(super) fn new(out: &'o mut W, formatter: Formatter, columns: &[&str], has_header: bool) -> Self {
         let columns = columns.iter().map(|column| (*column).to_string()).collect();
         let (is_terminal, is_report) = (false, false);
         Self { out, formatter, columns, has_header, is_terminal, is_report, rows: 0, kept: Vec::new() }
     }
 
-    /// Shows what is not printable instead of sending it.
+    /// Escapes unprintable characters if the output is a terminal.
     #[must_use]
     pub(super) const fn for_terminal(mut self, is_terminal: bool) -> Self {
         self.is_terminal = is_terminal;
         self
     }
 
-    /// The same, whatever it is written to.
+    /// Escapes unprintable characters and tabs if the output is a report.
     #[must_use]
     pub(super) const fn for_report(mut self, is_report: bool) -> Self {
         self.is_report = is_report;
         self
     }
 
-    /// Prints a row: one value per column.
+    /// Prints a row with one value per column.
     ///
     /// # Errors
-    /// Nobody reads the output any more.
+    /// The output is closed.
     pub(super) fn row(&mut self, cells: &[Value]) -> io::Result<()> {
         self.rows += 1;
         match self.formatter {
@@ -106,10 +105,10 @@ impl<'o, W: Write> Printer<'o, W> {
         }
     }
 
-    /// Prints what stands behind the rows.
+    /// Prints the end behind the rows.
     ///
     /// # Errors
-    /// Nobody reads the output any more.
+    /// The output is closed.
     pub(super) fn end(&mut self) -> io::Result<()> {
         match self.formatter {
             Formatter::Json if self.rows == 0 => self.out.write_all(b"[\n]\n"),
@@ -119,7 +118,7 @@ impl<'o, W: Write> Printer<'o, W> {
         }
     }
 
-    /// The names, before the first row.
+    /// Prints the header before the first row.
     fn header(&mut self) -> io::Result<()> {
         if !core::mem::replace(&mut self.has_header, false) {
             return Ok(());
@@ -146,7 +145,7 @@ impl<'o, W: Write> Printer<'o, W> {
         self.out.write_all(b"}\n")
     }
 
-    /// In JSON only texts have anything unprintable, and they have an escape of their own for it.
+    /// In JSON only strings contain unprintable characters, and they have escapes for them.
     fn shown_json(&self, cell: &Value) -> String {
         let mut text = cell.to_string();
         if self.is_terminal || self.is_report {
@@ -174,7 +173,7 @@ impl<'o, W: Write> Printer<'o, W> {
         pieces.join("\t")
     }
 
-    /// The frame of the terminals' line-drawing letters, as rabbitmqctl draws it.
+    /// Draws the table with box-drawing characters, as rabbitmqctl does.
     fn draw(&mut self) -> io::Result<()> {
         let mut rows = core::mem::take(&mut self.kept);
         for cell in rows.iter_mut().flatten() {
@@ -211,7 +210,7 @@ impl<'o, W: Write> Printer<'o, W> {
     }
 }
 
-/// A cell in a table: texts bare, arguments as Erlang terms, tags in brackets.
+/// Formats a cell of a table: strings bare, arguments as Erlang terms, tags in brackets.
 fn plain(cell: &Value) -> String {
     match cell {
         Value::Null => String::new(),
@@ -225,7 +224,7 @@ fn plain(cell: &Value) -> String {
     }
 }
 
-/// Name, type, value: the typed form of a table's entries.
+/// Formats name, type and value of a table's entries, as Erlang does.
 fn erlang_table(entries: &[Value]) -> String {
     let shown = entries.iter().map(|entry| match entry.as_array().map(Vec::as_slice) {
         Some([name, kind, value]) => format!("{{{},{}}}", erlang_text(name), erlang_term(kind, value)),
@@ -255,18 +254,10 @@ fn erlang_text(text: &Value) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
-// `report`: everything that an operator can ask a broker, in one text to attach when something went wrong,
-// and the last events that its flight recorder has, whether it answers or not;
-// and `await_startup`, for scripts that begin before it answers.
-//
-// Always true: nothing secret is in a report, for nothing here can be asked for one; what cannot be had is
-// said in its place, and the rest follows. No name gets out of its place in a line, for strangers chose
-// names, and who reads a report believes its lines.
-
-/// What does a command.
+/// A function that runs a command.
 type Run = fn(&Call) -> Result<(), Failure>;
 
-/// What is asked of the broker as a whole, in this order.
+/// Commands about the broker, in this order.
 const OF_BROKER: [(&str, Run); 9] = [
     ("status", operations::status),
     ("environment", operations::environment),
@@ -278,7 +269,7 @@ const OF_BROKER: [(&str, Run); 9] = [
     ("list_orphans", listings::orphans),
     ("list_vhosts", listings::vhosts),
 ];
-/// What is asked of each virtual host.
+/// Commands about each virtual host.
 const OF_VHOST: [(&str, Run); 9] = [
     ("list_permissions", access::list_permissions),
     ("list_topic_permissions", access::list_topic_permissions),
@@ -290,18 +281,18 @@ const OF_VHOST: [(&str, Run); 9] = [
     ("list_bindings", listings::bindings),
     ("list_consumers", listings::consumers),
 ];
-/// What the system says of itself, a line or some of each.
+/// Commands about the system.
 const OF_SYSTEM: [&str; 5] =
     ["/proc/version", "/proc/uptime", "/proc/loadavg", "/proc/meminfo", "/proc/device-tree/model"];
 const SYSTEM_LINES_MAX: usize = 5;
 
-/// How long a broker may take to start, and how often it is asked.
+/// Time limit for the start of a broker, and interval between attempts.
 const STARTUP: Duration = Duration::from_secs(300);
 const STARTUP_STEP: Duration = Duration::from_millis(200);
 
-/// How long a broker may take to say that it is there, unless it was said; one that stands still never does.
+/// Default time limit for an answer. A suspended broker never answers.
 const ANSWER: Duration = Duration::from_secs(10);
-/// What the configuration calls the file of the flight recorder.
+/// The configuration key of the flight recorder.
 const FLIGHT_KEY: &str = "flight_recorder = ";
 
 pub(super) fn report(call: &Call) -> Result<(), Failure> {
@@ -345,20 +336,20 @@ pub(super) fn report(call: &Call) -> Result<(), Failure> {
     .and(environment.map(drop))
 }
 
-/// What the broker's configuration is, if it answers at all.
+/// Returns the broker's configuration, if the broker answers.
 fn environment(call: &Call) -> Result<String, Failure> {
     let soon = Call { timeout: call.timeout.or(Some(ANSWER)), ..call.clone() };
     let reply = connect(&soon)?.ask("GET", "/api/ctl/environment", "", "")?;
     reply.body.as_str().map(str::to_string).ok_or_else(|| Failure::refused(&reply))
 }
 
-/// The path in quotes; `None`: it is empty.
+/// Returns the path in quotes; `None` if it is empty.
 fn unquoted(text: &str) -> Option<PathBuf> {
     let path: String = serde_json::from_str(text).ok()?;
     (!path.is_empty()).then(|| path.into())
 }
 
-/// Shows what a flight recorder has.
+/// Prints the content of a flight recorder.
 fn events(file: &Path) -> Result<(), Failure> {
     let shown = flight::shown(file);
     let shown =
@@ -372,13 +363,14 @@ fn part(title: &str, text: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Why something is not there, in one line: a reason names what there is.
+/// Prints in one line why a part of the report is missing.
 fn tell_failure(failure: &Failure) -> Result<(), Failure> {
     let reason = failure.text.trim_end().replacen("Error:\n", "Error: ", 1);
     Ok(writeln!(io::stdout(), "{}", Printable(reason))?)
 }
 
-/// Does another command, with all columns it has. What goes wrong with it stands in its place.
+/// Runs another command with all its columns. Its error takes its place, and the report continues. A report
+/// contains no secrets, because no command used here returns any.
 fn ask(call: &Call, (name, run): (&str, Run), vhost: Option<&str>) -> Result<(), Failure> {
     let title = vhost.map_or_else(|| name.to_string(), |vhost| format!("{name} --vhost {vhost}"));
     writeln!(io::stdout(), "\n{}\n", heading(&Printable(title).to_string()))?;

@@ -1,7 +1,5 @@
-//! The commands about limits of virtual hosts and users.
-//!
-//! Always true: what is wrong with a limit is said in rabbitmqctl's words; limits that are not set are not
-//! shown.
+//! Commands about limits of virtual hosts and users. Errors have rabbitmqctl's texts; limits that are not set are
+//! not shown.
 
 use std::io::{self, Write};
 
@@ -76,7 +74,7 @@ pub(super) fn list_user_limits(call: &Call) -> Result<(), Failure> {
     }
 }
 
-/// All virtual hosts, or users, with their limits.
+/// Returns all virtual hosts, or users, with their limits.
 fn limits_of_all(call: &Call, what: &str) -> Result<Vec<(String, Value)>, Failure> {
     let mut all = Vec::new();
     let refused = connect(call)?.rows(&format!("/api/{what}?columns=name,limits"), &mut |row| {
@@ -99,7 +97,7 @@ fn show(call: &Call, text: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Those that have limits, as a table.
+/// Prints those with limits as a table.
 fn show_all(call: &Call, what: &str, all: &[(String, Value)]) -> Result<(), Failure> {
     let mut rows = all.iter().filter(|(_, limits)| has_any(limits)).peekable();
     let mut out = io::stdout().lock();
@@ -114,7 +112,7 @@ fn show_all(call: &Call, what: &str, all: &[(String, Value)]) -> Result<(), Fail
     Ok(())
 }
 
-/// Why these are no limits, in rabbitmqctl's words.
+/// Returns why limits are invalid, with rabbitmqctl's text.
 fn what_is_wrong(limits: &str, known: [&str; 2], what: &str) -> Result<Option<String>, Failure> {
     let limits = limits.parse::<Value>().map_err(|error| no_json("definition", &error))?;
     let Some(limits) = limits.as_object() else { return Ok(None) };

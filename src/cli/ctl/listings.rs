@@ -1,4 +1,4 @@
-//! The commands that list something.
+//! Commands that list something.
 
 use std::io::{self, IsTerminal, Write};
 
@@ -18,17 +18,17 @@ use super::commands::Call;
 use super::commands::connect;
 use super::format::{Formatter, Printer};
 
-/// Where rows come from.
+/// The source of rows.
 pub(super) struct Source<'a> {
     /// The path of the listing.
     pub(super) path: String,
-    /// What is said before.
+    /// The message printed before the rows.
     pub(super) banner: String,
-    /// The columns that are shown.
+    /// The columns to show.
     pub(super) columns: Vec<&'a str>,
-    /// Rows that arrive together: without any, a table is an empty line.
+    /// Whether the rows arrive together; a table without rows is then an empty line.
     pub(super) is_whole: bool,
-    /// rabbitmqctl gives this one no header.
+    /// Whether rabbitmqctl prints no header for this listing.
     pub(super) is_headless: bool,
 }
 
@@ -99,7 +99,7 @@ fn everywhere<K: Kind>(call: &Call, path: String, banner: &str, default: &[&str]
     print(call, Source { path, banner: banner.to_string(), columns, is_whole: false, is_headless: false })
 }
 
-/// The columns that a command can show, if it takes any.
+/// Returns the columns that a command can show, if it accepts any.
 pub(super) fn columns_of(command: &str) -> Option<Vec<&'static str>> {
     fn of<K: Kind>() -> Vec<&'static str> {
         K::COLUMNS.iter().map(|(name, _)| *name).filter(|name| *name != TYPED).collect()
@@ -118,12 +118,12 @@ pub(super) fn columns_of(command: &str) -> Option<Vec<&'static str>> {
     })
 }
 
-/// The columns asked for, or those that are shown when none is.
+/// Returns the requested columns, or the default ones.
 fn columns<'a, K: Kind>(call: &'a Call, default: &[&'a str]) -> Result<Vec<&'a str>, Failure> {
     if call.args.is_empty() {
         return Ok(default.to_vec());
     }
-    // "name messages", "name,messages": both are said.
+    // "name messages" and "name,messages" are both used.
     let asked: Vec<&str> = call.args.iter().flat_map(|word| word.split([' ', ',', '\t'])).collect();
     let asked: Vec<&str> = asked.into_iter().filter(|word| !word.is_empty()).collect();
     let has_typed = K::COLUMNS.iter().any(|(name, _)| *name == TYPED);
@@ -140,7 +140,7 @@ fn columns<'a, K: Kind>(call: &'a Call, default: &[&'a str]) -> Result<Vec<&'a s
     Err(misused(call, &why))
 }
 
-/// Asks for rows and prints them.
+/// Requests rows and prints them.
 pub(super) fn print(call: &Call, source: Source<'_>) -> Result<(), Failure> {
     let mut client = connect(call)?;
     tell(call, &source.banner)?;

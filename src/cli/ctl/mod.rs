@@ -1,20 +1,18 @@
-//! `leveret ctl`: the words of `rabbitmqctl`, spoken to a running broker over its socket.
+//! `leveret ctl`: the commands of `rabbitmqctl` for a running broker, over its control socket.
 //!
-//! | file | what it holds |
-//! |------|---------------|
-//! | `args` | the command, its arguments and options |
-//! | `commands` | all commands, with their usage |
-//! | `listings`, `operations`, `access`, `limits`, `policies`, `parameters`, `definitions`, `backup`, `report` | what they do |
-//! | `checks` | what scripts ask before they go on |
-//! | `client` | requests to the broker |
+//! | file | content |
+//! |------|---------|
+//! | `commands` | all commands with their usage, parsing of arguments, finding the control socket, advice for unknown commands |
+//! | `listings`, `operations`, `access`, `limits`, `policies`, `parameters`, `definitions`, `backup` | the commands |
+//! | `checks` | checks for scripts |
+//! | `client` | requests to the broker; errors and exit codes |
 //! | `flight` | the last events, from the file of the flight recorder |
-//! | `find` | which socket is the broker's |
-//! | `format` | rows as they are printed |
-//! | `failure` | why a command failed |
-//! | `elsewhere` | what people look for here that is done in another way |
+//! | `format` | formats of rows; `report` |
 //!
-//! Always true: words, columns and exit codes are those of rabbitmqctl 3.10; what only rabbitmqctl can do is
-//! refused like any unknown command; no password is printed.
+//! # Invariants
+//! - Commands, columns, texts and exit codes are those of rabbitmqctl 3.10. Commands that only rabbitmqctl has
+//!   are refused like unknown ones.
+//! - No password is printed.
 
 mod access;
 mod backup;
@@ -41,14 +39,14 @@ use client::{USAGE, misused};
 use commands::COMMANDS;
 use commands::Call;
 
-/// Does what the arguments say.
+/// Runs the command.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let done = do_it(commands::parse(arguments));
     let failure = match done.and_then(|()| io::stdout().flush().map_err(Failure::from)) {
         Ok(()) => return ExitCode::SUCCESS,
         Err(failure) => failure,
     };
-    // Nobody is left to be told when standard error is closed.
+    // A closed standard error leaves no place to report to.
     if !failure.text.is_empty() {
         let _ = writeln!(io::stderr(), "{}", failure.text);
     }
@@ -78,12 +76,12 @@ fn do_it(mut call: Call) -> Result<(), Failure> {
     (command.run)(&call)
 }
 
-/// Whether there is a command of this name.
+/// Returns whether there is a command of this name.
 pub(crate) fn has_command(name: &str) -> bool {
     COMMANDS.iter().any(|command| command.name == name)
 }
 
-/// `Command 'x' not found`, and what was probably meant.
+/// Makes the failure `Command 'x' not found`, with a suggestion.
 fn unknown(name: &str) -> Failure {
     if name.is_empty() {
         return Failure::new(USAGE, commands::overview());

@@ -1,4 +1,4 @@
-//! The commands that ask how it goes, or do something.
+//! Commands about the state of the broker, and commands that change something.
 
 use std::io::{self, Write};
 
@@ -53,7 +53,7 @@ pub(super) fn status(call: &Call) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What `status` counts, and by which names the broker tells it.
+/// The counters of `status`, and the broker's names for them.
 const TOTALS: [(&str, &str); 10] = [
     ("Connection count", "connections"),
     ("Channel count", "channels"),
@@ -67,7 +67,7 @@ const TOTALS: [(&str, &str); 10] = [
     ("Handshakes evicted", "handshakes_evicted"),
 ];
 
-/// What `status` shows: titles, and lines under each.
+/// Returns the sections of `status`: titles, and lines under each.
 fn status_sections(overview: &Value) -> [(&'static str, Vec<String>); 8] {
     let text = |key: &str| overview.get(key).and_then(Value::as_str).unwrap_or_default().to_string();
     let number = |key: &str| overview.get(key).and_then(Value::as_u64).unwrap_or_default();
@@ -117,7 +117,7 @@ fn status_sections(overview: &Value) -> [(&'static str, Vec<String>); 8] {
     ]
 }
 
-/// How full each pool is.
+/// Returns how full each pool is.
 fn pools(overview: &Value) -> Vec<String> {
     let pools = overview.get("pools").and_then(Value::as_object);
     let fills = pools.into_iter().flatten();
@@ -133,12 +133,12 @@ pub(super) fn listener_line(listener: &str) -> String {
     format!("Interface: {interface}{port}, protocol: {protocol}, purpose: {purpose}")
 }
 
-/// A text as a list: of nothing, if it is empty.
+/// Returns a text as a list; an empty text gives an empty list.
 fn list_of(text: String) -> Vec<String> {
     if text.is_empty() { Vec::new() } else { vec![text] }
 }
 
-/// Where the broker listens, in rabbitmqctl's words: interface, port if it has one, protocol, purpose.
+/// Splits a listener as rabbitmqctl shows it: interface, port if it has one, protocol, purpose.
 pub(super) fn listener_parts(listener: &str) -> [&str; 4] {
     let (protocol, place) = listener.split_once(' ').unwrap_or_default();
     let purpose = match protocol {
@@ -154,7 +154,7 @@ pub(super) fn listener_parts(listener: &str) -> [&str; 4] {
     }
 }
 
-/// What the kernel says of the process.
+/// Returns the resident memory of the process in bytes, from the kernel.
 fn resident_bytes(pid: u64) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
@@ -284,7 +284,7 @@ pub(super) fn delete_orphan(call: &Call) -> Result<(), Failure> {
     Ok(())
 }
 
-/// How many messages it was about.
+/// Returns the number of affected messages.
 fn orphan_done(reply: &Reply) -> Result<u64, Failure> {
     let count = reply.body.get("messages").and_then(Value::as_u64).filter(|_| reply.status == 200);
     count.ok_or_else(|| Failure::refused(reply))
@@ -318,7 +318,7 @@ pub(super) fn delete_queue(call: &Call) -> Result<(), Failure> {
     }
 }
 
-/// What keeps a queue from being deleted, in rabbitmqctl's words.
+/// Returns why a queue is not deleted, with rabbitmqctl's text.
 fn why_kept(reply: &Reply) -> &'static str {
     if reply.reason().ends_with("in use") { "Queue is in use" } else { "Queue is not empty" }
 }

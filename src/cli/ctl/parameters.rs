@@ -1,7 +1,5 @@
-//! The commands about runtime parameters, global ones, and shovels.
-//!
-//! Always true: columns, words and exit codes are rabbitmqctl's; shovel_status shows no password, for the
-//! broker gives none with it.
+//! Commands about runtime parameters, global parameters, and shovels. Columns, texts and exit codes are
+//! rabbitmqctl's. `shovel_status` shows no password, because the broker does not return any.
 
 use std::io::{self, Write};
 
@@ -16,7 +14,7 @@ use super::commands::{ask, connect};
 use super::format::Printer;
 use super::listings::{Source, print};
 
-/// What a value is, as text that was checked to be JSON.
+/// Returns a value as text that was checked to be JSON.
 fn body_of(value: &str) -> Result<String, Failure> {
     match value.parse::<Value>() {
         Ok(value) => Ok(json!({ "value": value }).to_string()),
@@ -92,10 +90,11 @@ pub(super) fn list_global(call: &Call) -> Result<(), Failure> {
 
 // ---- shovels
 
-/// What stands where rabbitmqctl names its node.
+/// The name of the node, where rabbitmqctl shows one.
 const NODE: &str = "leveret";
 
-/// Columns of `shovel_status`, what the broker calls them, and whether there is one where no shovel has it.
+/// Columns of `shovel_status`, the broker's names for them, and whether a column exists although no shovel has
+/// the value.
 const COLUMNS: [(&str, &str, bool); 16] = [
     ("destination", "dest_uri", true),
     ("destination_exchange", "dest_exchange", false),

@@ -1,6 +1,4 @@
-//! The commands about policies and operator policies.
-//!
-//! Always true: what is wrong with a policy is said in rabbitmqctl's words, which are the broker's.
+//! Commands about policies and operator policies. Errors have the broker's texts, which are rabbitmqctl's.
 
 use serde_json::{Value, json};
 
@@ -12,8 +10,8 @@ use super::commands::Call;
 use super::commands::ask;
 use super::listings::{Source, print};
 
-/// Where the policies are that a command speaks of, and how they are called when one is set, when one is
-/// cleared, and when they are listed.
+/// Returns the path of the policies that a command is about, and the names for setting, clearing and listing
+/// them.
 fn words(call: &Call) -> (&'static str, [&'static str; 3]) {
     match call.command.contains("operator") {
         true => (

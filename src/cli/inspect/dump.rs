@@ -1,6 +1,6 @@
-//! Every record, one a line, as `name=value` words: for `grep`, and for whoever looks for one message.
+//! Every record as a line of `name=value` words, for `grep`; and properties of messages as JSON.
 //!
-//! Always true: what strangers sent is escaped, so a line stays a line; bodies are cut, so it stays short.
+//! Data of clients is escaped, so a line stays one line. Bodies are cut, so it stays short.
 
 use std::fmt::{self, Write as _};
 use std::io::{self, Write};
@@ -14,17 +14,17 @@ use leveret_storage::{Body, Disk, FoundRecord, Log, Message, Record, Targets};
 use super::names::{Defined, Quoted};
 use crate::json::Object;
 
-/// The most bytes of a body, and of a definition, that are shown.
+/// Maximum number of bytes of a body or a definition that are shown.
 const SHOWN_BYTES_MAX: usize = 48;
-/// The most targets, and ranges, that are shown.
+/// Maximum number of targets or ranges that are shown.
 const SHOWN_PARTS_MAX: usize = 8;
 
-/// Writes a line for each record of commits that can be read.
+/// Writes a line for each record of readable commits.
 pub(super) fn write<D: Disk>(out: &mut dyn Write, log: &Log, disk: &mut D) -> io::Result<()> {
     log.for_each_record(disk, |found| writeln!(out, "{}", Line { found, log })).map(|_| ())
 }
 
-/// A record as a line.
+/// A record, formatted as a line.
 struct Line<'a> {
     found: &'a FoundRecord<'a>,
     log: &'a Log,
@@ -96,14 +96,14 @@ impl Line<'_> {
         }
     }
 
-    /// How many queues have the message, and have it from this segment.
+    /// Returns how many queues still have the message, and have it from this segment.
     fn live(&self, targets: Targets<'_>) -> usize {
         let segment = self.found.place.segment;
         targets.iter().filter(|target| self.log.is_live_in(target, segment)).count()
     }
 }
 
-/// Writes the first few of many things.
+/// Writes the first parts, and how many follow.
 fn parts(f: &mut fmt::Formatter<'_>, mut all: impl Iterator<Item = String>) -> fmt::Result {
     for (at, part) in all.by_ref().take(SHOWN_PARTS_MAX).enumerate() {
         if at > 0 {
@@ -125,7 +125,7 @@ impl fmt::Display for Cut<'_> {
         if self.0.len() <= SHOWN_BYTES_MAX {
             return Quoted(self.0).fmt(f);
         }
-        // Not within a letter, if it is text.
+        // Text is not cut within a character.
         let mut end = SHOWN_BYTES_MAX;
         while end > SHOWN_BYTES_MAX - 3 && self.0[end] & 0xc0 == 0x80 {
             end -= 1;
@@ -134,12 +134,8 @@ impl fmt::Display for Cut<'_> {
     }
 }
 
-// Properties as JSON, under the names that RabbitMQ's management API gives them.
-//
-// Always true: nothing is lost. JSON has fewer types than a header table, and only text; so beside the
-// decoded headers stand the octets as they were published, from which the message can be made again.
-
-/// Writes `properties`, and `properties_base64` where the first does not tell all.
+/// Writes `properties` with the names of RabbitMQ's management API, and `properties_base64` if that loses
+/// something: JSON has fewer types than a header table. The message can be made again from both.
 pub(super) fn write_properties(object: &mut Object<'_, '_>, bytes: &[u8]) {
     let parsed = Properties::parse(bytes);
     if let Ok(properties) = parsed {
@@ -185,7 +181,7 @@ fn write_decoded(json: &mut Json<'_>, properties: &Properties<'_>) {
     object.close();
 }
 
-/// Nesting is bounded, for the table was checked.
+/// The table was checked, so nesting is bounded.
 fn write_table(json: &mut Json<'_>, table: Table<'_>) {
     let mut object = Object::open(json);
     for (name, value) in table {
@@ -215,7 +211,7 @@ fn write_value(json: &mut Json<'_>, value: Value<'_>) {
             }
         },
         Value::Timestamp(seconds) => json.number(seconds),
-        // Finite, or the table would not have been taken.
+        // Finite: other values are refused when a table is checked.
         Value::Float(number) => json.shown_raw(format_args!("{number:?}")),
         Value::Double(number) => json.shown_raw(format_args!("{number:?}")),
         Value::Decimal { scale, value } => json.shown_raw(format_args!("{value}e-{scale}")),
