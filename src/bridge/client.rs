@@ -522,7 +522,7 @@ fn tag_of(rule: usize) -> heapless::String<16> {
 /// Maximum length in bytes.
 const TEXT_BYTES_MAX: usize = 200;
 
-/// Why a link is not up: one sentence that tells who has to act, cut at [`TEXT_BYTES_MAX`].
+/// Why a link is not up: one sentence that tells who has to act, cut at `TEXT_BYTES_MAX`.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Cause(heapless::String<TEXT_BYTES_MAX>);
 

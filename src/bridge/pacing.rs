@@ -69,7 +69,7 @@ const STABLE_MS: u64 = 60_000;
 /// stable one resets the limit.
 ///
 /// # Invariants
-/// - A delay is at least [`PAUSE_MS_MIN`] and at most the configured maximum.
+/// - A delay is at least `PAUSE_MS_MIN` and at most the configured maximum.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Backoff {
     failures: u32,

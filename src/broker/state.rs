@@ -232,7 +232,7 @@ impl Broker {
         self.counters
     }
 
-    /// Returns what the last publish that was answered with [`Outcome::Wait`] waits for.
+    /// Returns what the last publish that was answered with `Outcome::Wait` waits for.
     pub const fn last_shortage(&self) -> Shortage {
         self.publishing.shortage
     }

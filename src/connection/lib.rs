@@ -1,6 +1,6 @@
 //! The protocol state of one AMQP client: the server's side of a connection, without its socket.
 //!
-//! Bytes, time and answers of the broker are passed in; [`Command`]s and bytes come out. A test can therefore
+//! Bytes, time and answers of the broker are passed in; `Command`s and bytes come out. A test can therefore
 //! drive a connection in memory, byte by byte, and a day passes in a millisecond. No clock and no socket is used.
 //!
 //! | file         | content                                                                                   |

@@ -69,7 +69,7 @@ impl Connection {
         }
     }
 
-    /// Gives the client more time if a deadline is judged more than [`LATE_MS`] late: the whole `handshake_ms`, the
+    /// Gives the client more time if a deadline is judged more than `LATE_MS` late: the whole `handshake_ms`, the
     /// whole `content_ms`, or one heartbeat interval, as in RabbitMQ. A pause of the machine may have stopped the client
     /// as well.
     pub fn extend_after_pause(&mut self, now: Now, handshake_ms: u64, content_ms: u64) {

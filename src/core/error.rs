@@ -3,7 +3,7 @@
 //! A [`Fault`] ends a channel or a connection. Bugs of the broker are assertions, never faults. A disk failure is
 //! not a fault either, because no client can correct it.
 //!
-//! [`ReplyCode::row`] is the only table of codes, names and scopes.
+//! `ReplyCode::row` is the only table of codes, names and scopes.
 
 use core::fmt::{self, Write as _};
 use std::io;

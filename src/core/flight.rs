@@ -24,7 +24,7 @@
 //! # Invariants
 //! - Records are numbered through all runs, from 1.
 //! - A record with a wrong checksum is not an event: it was not written completely, or not by the broker.
-//! - A run overwrites its own events before it touches the last [`KEPT_EVENTS`] events before it.
+//! - A run overwrites its own events before it touches the last `KEPT_EVENTS` events before it.
 
 use core::fmt::{self, Write as _};
 

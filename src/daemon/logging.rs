@@ -8,7 +8,7 @@
 //! log, because lines wear a card and records do not.
 //!
 //! # Invariants
-//! - One record is one line with at most [`LINE_BYTES_MAX`] bytes of text. Texts contain data of clients, so
+//! - One record is one line with at most `LINE_BYTES_MAX` bytes of text. Texts contain data of clients, so
 //!   unprintable characters are escaped: a client cannot forge a line or control a terminal.
 //! - Logging does not block. The end of the program waits at most a second for the last lines.
 

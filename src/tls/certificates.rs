@@ -106,7 +106,7 @@ impl CertificateStore {
         self.loaded.as_ref().map(|loaded| loaded.server.clone())
     }
 
-    /// Reads the files again if they have changed, at most once per [`LOOK_AGAIN`].
+    /// Reads the files again if they have changed, at most once per `LOOK_AGAIN`.
     pub fn look_again(&mut self) {
         if self.looked.elapsed() >= LOOK_AGAIN {
             self.looked = Instant::now();
