@@ -1,13 +1,13 @@
-//! Cargo's build script of the program: what the linker can leave out of what is shipped.
+//! The build script: options of the linker that make the released program smaller.
 //!
-//! Why it exists: two things would cost a board 0.4 MB for nothing. The program aborts when it panics, so
-//! nobody unwinds, yet the compiler writes the tables for it all the same, and the standard library comes
-//! with its own; what a panic says is not in them. And a program that may lie anywhere in memory lists each
-//! of its own addresses with 24 bytes, where a packed list has about one bit; a C library takes that from
-//! 2022 on.
+//! - Tables for unwinding are discarded. The program aborts when it panics, but the compiler and the standard
+//!   library include these tables, 0.4 MB together with the next item.
+//! - Relative relocations are packed: about one bit per address instead of 24 bytes. C libraries from 2022 on
+//!   support it.
 //!
-//! Always true: builds that unwind (whatever is not `release`) keep their tables, and so do test programs.
-//! The list is packed only for the machine that builds, whose C library says that it takes it.
+//! # Invariants
+//! - Builds that unwind (all except `release`) and test programs keep their tables.
+//! - Relocations are packed only for the machine that builds, if its C library supports it.
 
 use std::path::Path;
 use std::process::Command;

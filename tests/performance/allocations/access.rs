@@ -1,5 +1,5 @@
-//! Checking who may publish where allocates nothing and asks a pattern only when something changed: not for
-//! messages that go one way, nor for those that go two by turns, nor where each key is looked at.
+//! Checks that permission checks of publishes do not allocate, and evaluate a pattern only after something
+//! changed: with one destination, with two in turn, and with a topic permission for each routing key.
 
 use crate::counting::Count;
 use leveret_broker::{Broker, Context, Work};

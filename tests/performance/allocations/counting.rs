@@ -1,8 +1,8 @@
-//! An allocator that counts, for tests that say what allocates nothing or how much is held.
+//! An allocator that counts, for tests about allocations and memory in use.
 //!
-//! A thread is counted while it says so, in the count that it names, so tests that run at the same time do
-//! not disturb each other; what is held is counted per thread. With `LEVERET_TRACE_ALLOCATIONS=1` each of the
-//! counted allocations says where it comes from.
+//! A thread is counted in the count that it names, while it says so. Tests that run at the same time therefore do
+//! not disturb each other. Memory in use is counted per thread. With `LEVERET_TRACE_ALLOCATIONS=1` each counted
+//! allocation prints its origin.
 
 #![allow(unsafe_code, reason = "an allocator that counts has to be one")]
 
@@ -50,7 +50,7 @@ pub(crate) fn stop() {
     COUNTED_IN.set(None);
 }
 
-/// Bytes that this thread allocated less those that it gave back. What a test holds is its thread's alone.
+/// Returns the bytes that this thread allocated minus those that it freed.
 pub(crate) fn held_bytes() -> isize {
     HELD_BYTES.get()
 }

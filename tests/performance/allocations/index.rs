@@ -1,6 +1,6 @@
-//! What memory knows of the log has a cap: many queues over many segments end at it, and it is a true cap.
+//! Checks that the memory for the index of the log has a hard limit, with many queues over many segments.
 //!
-//! The heap is counted by the allocator, so that an estimate that forgets something is found out.
+//! The allocator counts the heap, so an incomplete estimate is detected.
 
 use crate::counting;
 use crate::home::Home;
@@ -137,7 +137,7 @@ fn many_queues_over_many_segments_end_at_the_cap_and_go_on_when_they_are_consume
     assert!(World::open(&home).publish().is_ok());
 }
 
-/// Publishes in turn to so many queues until so many segments are in use; the heap that is held then.
+/// Publishes to the queues in turn until this number of segments is in use. Returns the heap in use then.
 fn held_with(world: &mut World, segments: usize) -> f64 {
     while world.log.index().segments().len() < segments {
         if world.publish().is_err() {
@@ -148,8 +148,8 @@ fn held_with(world: &mut World, segments: usize) -> f64 {
     counting::held_bytes() as f64
 }
 
-/// What so many queues cost, and what each segment more costs, in bytes. They are written in turn, the worst
-/// that is usual: of each there is something in each segment.
+/// Returns the cost of a number of queues, and of each further segment, in bytes. The queues are written in turn,
+/// which is the worst usual case: each segment contains something of each queue.
 fn cost_of(queues: u64, segment_bytes: u32) -> (f64, f64) {
     let home = Home::new("store-index-pairs");
     let settings = Settings {
@@ -167,8 +167,8 @@ fn cost_of(queues: u64, segment_bytes: u32) -> (f64, f64) {
     (few - before - 200.0 * segment, segment)
 }
 
-/// Fills a log with so many messages for each of 1,000 queues, opens it again and drains it, a few of each
-/// queue at a time; the most of the heap that was held meanwhile beyond what the start had taken.
+/// Fills a log with messages for each of 1,000 queues, opens it again, and drains it, a few messages of each
+/// queue at a time. Returns the maximum heap in use meanwhile, without that after the start.
 fn drained(each: u64) -> usize {
     const COUNT: u64 = 1_000;
     let home = Home::new("store-drain");
@@ -216,7 +216,7 @@ fn a_backlog_over_a_thousand_queues_is_drained_in_memory_that_does_not_grow_with
     assert!(many < 1 << 19, "{many} bytes, of 9 MB that came");
 }
 
-/// What a board's profile says of a key, in bytes.
+/// Returns the value of a key in a board's profile, in bytes.
 fn said(board: &str, key: &str) -> f64 {
     let text = std::fs::read_to_string(format!("{}/boards/{board}.toml", env!("CARGO_MANIFEST_DIR")));
     let text = text.expect("the profile is there");

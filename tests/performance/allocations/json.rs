@@ -1,6 +1,6 @@
-//! What is read out of JSON is bounded, whatever its shape: bodies for the management API, and files of
-//! definitions. Bytes that are held at once, less what a body or a file of that length takes that says next
-//! to nothing.
+//! Checks that memory for reading JSON is bounded, whatever its shape: bodies for the management API, and
+//! definitions files. The figure is the number of bytes in use at once, minus those for a trivial body or file of
+//! the same length.
 
 use std::convert::Infallible;
 use std::io::Cursor;
@@ -10,7 +10,7 @@ use crate::counting::peak_bytes_of;
 use leveret_json::READING_BYTES;
 use leveret_management::definitions::{At, parse, read};
 
-/// What a request has in all.
+/// Maximum size of a request in bytes.
 const REQUEST_BYTES: usize = 64 << 10;
 
 /// A piece, told from others.

@@ -1,6 +1,7 @@
-//! What allocates nothing, and what holds no more than is counted for it, told by an allocator that counts.
+//! Tests of code that must not allocate, or must not use more memory than is counted for it, with an allocator
+//! that counts.
 //!
-//! Apart from the other tests because a process has one allocator. Each test has a count of its own.
+//! They are a program of their own because a process has one allocator. Each test has its own count.
 
 mod counting;
 

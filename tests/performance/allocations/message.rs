@@ -20,7 +20,7 @@ use leveret_daemon::EventLoop;
 
 static COUNT: Count = Count::new();
 
-/// Hears on which port the broker listens; at the level it runs with, nothing else is said.
+/// Receives the port on which the broker listens. At the configured level nothing else is logged.
 struct Ear(Mutex<Option<mpsc::Sender<SocketAddr>>>);
 
 static EAR: Ear = Ear(Mutex::new(None));
@@ -62,7 +62,7 @@ fn start_broker(home: &Home) -> SocketAddr {
     receiver.recv().expect("it listens")
 }
 
-/// Who takes part: all that is declared and opened beforehand.
+/// The participants of a test: everything that is declared and opened beforehand.
 struct Cast {
     publisher: Link,
     confirming: Link,
@@ -200,8 +200,8 @@ fn nothing_is_allocated_on_the_way_of_a_message() {
 
 fn go_all(cast: &mut Cast, ways: &[Way]) {
     for (name, way) in ways {
-        // The second time it is the same but for what was set up; the ones after that are counted. A list of the log's
-        // index may still grow to a length that the timing of its helper did not ask for before, but not each time.
+        // The second run repeats the first without its setup; the runs after that are counted. A list of the log's
+        // index may still grow once to a length that the timing of its helper thread did not need before.
         way(cast);
         way(cast);
         settle(cast);
@@ -219,7 +219,7 @@ fn go_all(cast: &mut Cast, ways: &[Way]) {
     }
 }
 
-/// Everybody asks something: by the answer, everything before it is done.
+/// Sends a request on each connection. The answers show that everything before is done.
 fn settle(cast: &mut Cast) {
     let Cast { publisher, confirming, consumer, getter, requester, transacting } = cast;
     for link in [publisher, confirming, consumer, getter, requester, transacting] {
@@ -233,7 +233,7 @@ fn be_done(link: &mut Link) {
     loop {
         match link.next().method() {
             Method::ChannelFlowOk { .. } => return,
-            // It had to wait until there was room, and that it is over is told a little later.
+            // The publisher had to wait for capacity. The notification of its end comes a little later.
             Method::ConnectionBlocked { .. } | Method::ConnectionUnblocked {} => {}
             other => panic!("{other:?}"),
         }
@@ -326,13 +326,13 @@ fn fill_and_empty(cast: &mut Cast, queue: &str, properties: &[u8]) {
     }
 }
 
-/// Publishes so many to a queue.
+/// Publishes `count` messages to a queue.
 fn give(cast: &mut Cast, queue: &str, count: usize) {
     let script = publish("", queue, false, &[0, 0], &[1; 200]).repeat(count);
     cast.publisher.write(&script);
 }
 
-/// Takes so many deliveries; the tag of the last.
+/// Receives `count` deliveries; returns the last delivery tag.
 fn take(link: &mut Link, count: usize) -> u64 {
     let mut last = 0;
     for _ in 0..count {
@@ -382,7 +382,7 @@ fn got(cast: &mut Cast) {
     assert!(matches!(empty.method(), Method::BasicGetEmpty {}));
 }
 
-/// Waits until the confirms of the last so many publishes are there.
+/// Waits for the confirms of the last `publishes` messages.
 fn await_confirms(link: &mut Link, publishes: u64) {
     thread_local! {
         static PUBLISHED: Cell<u64> = const { Cell::new(0) };
@@ -490,7 +490,7 @@ fn waited(cast: &mut Cast) {
     });
     let (mut told, mut is_answered) = (0, false);
     cast.publisher.send(1, &qos(1));
-    // That the wait is over is told a moment after it.
+    // The notification of the end of the wait comes a moment later.
     while !is_answered || told % 2 == 1 {
         match cast.publisher.next().method() {
             Method::ConnectionBlocked { .. } | Method::ConnectionUnblocked {} => told += 1,

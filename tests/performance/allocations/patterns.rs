@@ -1,4 +1,4 @@
-//! What the patterns of permissions take is what `patterns_bytes_max` counts for them, at least.
+//! Checks that the memory for permission patterns is at most what `patterns_bytes_max` counts for them.
 
 use crate::counting;
 use leveret_broker::{Broker, Context, PATTERN_BYTES_MAX, Work};
@@ -8,7 +8,7 @@ use leveret_core::limits::Limits;
 use leveret_core::mem::{MessageLimits, Messages};
 use leveret_core::password::PasswordHash;
 
-/// Sets and uses a pattern where all of them may take so many bytes; says what it took of the heap.
+/// Sets and uses a pattern with this limit for all patterns. Returns the heap that it took.
 fn taken(pattern: &str, patterns_bytes_max: u32) -> Option<usize> {
     let limits = Limits { patterns_bytes_max, ..Limits::default() };
     let mut broker = Broker::new(&limits, Box::new(|bytes| bytes.fill(7))).unwrap();

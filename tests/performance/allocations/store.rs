@@ -16,7 +16,7 @@ const QUEUES: u64 = 40;
 /// Messages of a queue that are not settled yet.
 const DEPTH: u64 = 300;
 
-/// What the loop does.
+/// Runs code of the event loop's thread.
 fn looped<T>(act: impl FnOnce() -> T) -> T {
     COUNT.this_thread();
     let done = act();

@@ -1,7 +1,7 @@
-//! The built broker as a child.
+//! The built broker as a child process.
 //!
-//! Always true: it is ended by its own id when the test ends, also when the test panics; it listens on a
-//! free port of loopback and keeps its data in a folder of its own.
+//! It is ended when the test ends, also by a panic. It listens on a free loopback port and has a data directory
+//! of its own.
 
 use std::env;
 use std::fs;
@@ -68,7 +68,7 @@ fn wait_until_ready(stderr: ChildStderr) -> u16 {
             eprintln!("{line}");
             if let Some((_, rest)) = line.split_once(READY) {
                 let digits = rest.split(|letter: char| !letter.is_ascii_digit()).next();
-                // Once somebody has heard it, nobody listens any more.
+                // The receiver is gone after the first value.
                 let _ = say.send(digits.and_then(|digits| digits.parse().ok()));
             }
         }

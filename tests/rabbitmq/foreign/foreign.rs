@@ -1,12 +1,11 @@
-//! What other people wrote, against Leveret: the Rust clients lapin and amqprs, and the codec of `amq-protocol`.
+//! Tests with independent implementations: the Rust clients lapin and amqprs, and the codec `amq-protocol`.
 //!
-//! They share no code with `wire`, decode what we write and judge it by their own rules. They are a package of their
-//! own, for their runtimes take as long to compile as Leveret, and no other test needs them. Always true: every
-//! test has a broker of its own, and ends it, whatever happens; every test ends within a minute, or
-//! as many as patience is asked for.
+//! They share no code with `leveret-amqp`, and check what Leveret writes by their own rules. They are a package
+//! of their own, because their runtimes take as long to compile as Leveret. Each test has a broker of its own and
+//! ends within a minute, multiplied by `LEVERET_PATIENCE`.
 //!
-//! `LEVERET_TEST_BROKER=127.0.0.1:5672 cargo test -p leveret-foreign --test foreign with_` runs the same tests against
-//! a broker that is there already: RabbitMQ has to pass them all.
+//! `LEVERET_TEST_BROKER=127.0.0.1:5672 cargo test -p leveret-foreign --test foreign with_` runs the same tests
+//! against a running broker: RabbitMQ has to pass them all.
 
 #[path = "../../support/home/mod.rs"]
 mod home;

@@ -16,7 +16,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::{large_body, with_broker};
 
-/// What the broker says by itself.
+/// An event that the broker sends by itself.
 #[derive(Debug, PartialEq)]
 enum Said {
     Confirmed { tag: u64, multiple: bool },

@@ -319,7 +319,7 @@ fn unacknowledged_messages_outlive_their_connection() {
         let mut consumer = consume(&working, queue, "").await;
         assert!(!next(&mut consumer).await.redelivered);
         worker.close(200, "bye").await.expect("closed");
-        // What a closed connection held is put back soon, not before the answer.
+        // Messages of a closed connection are requeued soon, but not before the answer.
         let again = loop {
             if let Some(again) = get(&channel, queue).await {
                 break again;

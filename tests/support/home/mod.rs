@@ -20,8 +20,8 @@ const HEEDED: [&str; 7] = [
     "LEVERET_SOCKET",
 ];
 
-/// How long to wait for what only a broker that hangs does not do. `LEVERET_PATIENCE` makes it so many times as
-/// long, for machines that are busy with something else; nothing is judged by it.
+/// Returns a timeout that only a hanging broker exceeds. `LEVERET_PATIENCE` multiplies it for busy machines.
+/// Nothing is judged by it.
 pub fn patience(seconds: u64) -> Duration {
     let factor = std::env::var("LEVERET_PATIENCE").map_or(Ok(1.0), |text| text.parse());
     Duration::from_secs(seconds).mul_f64(factor.expect("LEVERET_PATIENCE is a number"))

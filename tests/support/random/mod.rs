@@ -1,10 +1,8 @@
-//! Numbers from a seed, for every test that takes chances.
-//!
-//! Always true: the same seed gives the same numbers, on every machine.
+//! Pseudo-random numbers from a seed, the same on every machine.
 
 #![allow(dead_code, unreachable_pub, reason = "shared: no program of tests uses all of it")]
 
-/// What a broker is given for chance: bytes that go through all 256 in an order of their own.
+/// Returns the entropy source for a broker: bytes that cycle through all 256 values in a fixed order.
 pub fn bytes() -> impl FnMut(&mut [u8]) + Send {
     let mut last = 0_u8;
     move |bytes| {
@@ -32,9 +30,8 @@ impl Random {
         Self((seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0x5DEE_CE66_D1CE_4E5B) | 1)
     }
 
-    /// The stream of one purpose in one place of a run: seed, purpose and place are stirred together
-    /// (splitmix64), so that nothing drawn for another purpose or in another place changes what is drawn
-    /// here.
+    /// Returns the stream for one purpose at one place of a run. Seed, purpose and place are mixed (splitmix64), so
+    /// numbers drawn for another purpose or place do not change this stream.
     pub fn of(seed: u64, purpose: &str, place: &[u64]) -> Self {
         let parts = purpose.bytes().map(u64::from).chain([purpose.len() as u64]).chain(place.iter().copied());
         Self(parts.fold(stirred(seed), |state, part| stirred(state ^ part)) | 1)
@@ -53,7 +50,7 @@ impl Random {
         things[self.below(things.len() as u64) as usize]
     }
 
-    /// True once in so many times.
+    /// Returns true once in `times` on average.
     pub const fn once_in(&mut self, times: u64) -> bool {
         self.below(times) == 0
     }

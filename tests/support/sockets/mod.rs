@@ -1,7 +1,6 @@
-//! A blocking client over a real socket, and the built broker, for tests of the real loop.
+//! A blocking client with a real socket, and the built broker, for tests of the real event loop.
 //!
-//! Always true: it reads and writes whole frames, and gives up after a while, so a broker that stands still
-//! fails a test instead of holding it up.
+//! It reads and writes whole frames, and gives up after a timeout, so a broker that hangs fails a test.
 
 #![allow(dead_code, missing_docs, unreachable_pub, reason = "each test uses its part")]
 
@@ -23,7 +22,7 @@ const FRAME_MAX: u32 = 131_072;
 pub struct Broker {
     process: Child,
     pub address: SocketAddr,
-    /// What it says after its ready line.
+    /// The log lines after the ready line.
     said: Option<JoinHandle<Vec<String>>>,
     _home: Home,
 }
@@ -39,7 +38,7 @@ impl Broker {
         let ready = said.find(|line| line.contains("listening on ")).expect("a ready line");
         let (_, address) = ready.split_once("listening on ").expect("just found");
         let address = address.parse().expect("an address");
-        // What it says later must not fill the pipe.
+        // Later log lines must not fill the pipe.
         let said = std::thread::spawn(move || said.collect());
         Self { process, address, said: Some(said), _home: home }
     }

@@ -1,7 +1,7 @@
-//! What holds for the wire room whatever the input; shared by the property tests and the fuzz targets.
+//! Properties of `leveret-amqp` that hold for any input, for property tests and fuzz targets.
 //!
-//! Why it exists: a fuzzer that only waits for a panic misses a parser that accepts what it cannot read
-//! later, or writes back something else than it read. Each check takes any octets and asserts both.
+//! A fuzzer that only waits for a panic misses a parser that accepts what it cannot read later, or writes
+//! something else than it read. Each check takes any bytes and asserts both.
 
 #![allow(dead_code, reason = "not every fuzz target makes every check")]
 
@@ -46,7 +46,7 @@ pub(crate) fn check_any_table(octets: &[u8]) {
         assert_eq!(array.as_bytes(), octets);
         assert!(array.iter().map(visit_value).sum::<usize>() <= octets.len());
     }
-    // Octets that were not checked must do no harm either; whoever looks into nested ones minds the depth.
+    // Unchecked bytes must do no harm either. Nested tables are read with attention to the depth.
     let _ = Table::trusted(octets).iter().count();
 }
 
@@ -102,7 +102,7 @@ pub(crate) fn check_any_method(octets: &[u8]) {
     }
 }
 
-/// What a connection does with its input: an opening, then frames until one makes no sense.
+/// Reads input as a connection does: an opening, then frames until one is invalid.
 pub(crate) fn check_any_frames(mut input: &[u8]) {
     const PAYLOAD_MAX: u32 = 4096;
     if classify_opening(input) == Opening::NeedMore {

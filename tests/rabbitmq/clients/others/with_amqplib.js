@@ -1,5 +1,5 @@
-// amqplib of npm, which node-red's nodes stand on: publishes by a confirm channel; works with a prefetch, and puts off
-// what it cannot do now, by a queue with a time to live that dead-letters back.
+// amqplib of npm, the base of Node-RED's AMQP nodes: publishes with confirms, consumes with a prefetch, and
+// postpones messages with a queue that has a time to live and dead-letters back.
 'use strict';
 const amqp = require('amqplib');
 const fs = require('fs');

@@ -136,7 +136,7 @@ fn same_value(ours: Value<'_>, theirs: &AMQPValue) -> bool {
     }
 }
 
-/// Writes a table through our builder: the typed methods where there is one, as received where there is none.
+/// Writes a table with Leveret's writer: with typed methods where they exist, or else as received.
 fn build_table(t: &mut TableWriter<'_, '_>, table: &FieldTable) -> Result<(), Full> {
     for (name, value) in table {
         let name = name.as_str();
@@ -258,8 +258,8 @@ fn assert_same_properties(ours: Properties<'_>, theirs: &AMQPProperties) {
     }
 }
 
-/// What an edit should make of the properties, by the other crate's means: it can only add, so all is added
-/// anew.
+/// Returns the expected result of an edit, made with the other crate. It can only append, so everything is
+/// appended anew.
 fn edited(
     old: &AMQPProperties,
     headers: Option<FieldTable>,
