@@ -1,9 +1,8 @@
-//! The fuzz targets without a fuzzer: over what fuzzing found so far, and over noise with hostile lengths.
+//! The fuzz targets without a fuzzer: with the corpus that fuzzing has found, and with random input that has
+//! hostile lengths.
 //!
-//! Why it exists: a fuzzer needs a toolchain that most machines lack, and runs on 64 bits. This runs wherever
-//! the tests do, so also on 32 bits with overflow checks (`tests/system/word32`), where a length that is
-//! added to wraps. Always true: without a corpus the same inputs are tried in every run, so what fails once
-//! fails again.
+//! A fuzzer needs a toolchain that most machines lack, and 64 bits. This program runs with the tests, also on 32
+//! bits with overflow checks (`tests/system/word32`). Without a corpus every run uses the same inputs.
 
 #![allow(clippy::duplicate_mod, reason = "each target brings the checks it makes")]
 
@@ -58,11 +57,11 @@ targets! {
     http "fuzz/fuzz_targets/http.rs" 300
 }
 
-/// Of each target's corpus: it grows from run to run, and this is to stay a matter of seconds.
+/// Maximum number of files of each target's corpus, so that the test takes seconds.
 const FILES_MAX: usize = 2_000;
 
-/// What stands in front of something long: lengths that are -1, the largest and the smallest signed, one, and
-/// some beginnings that get an input further in.
+/// Prefixes of random input: lengths of -1, the largest and smallest signed numbers, one, and beginnings that get
+/// an input past the first checks.
 const PIECES: [&[u8]; 12] = [
     &[0xff; 4],
     &[0xff; 8],
@@ -79,7 +78,7 @@ const PIECES: [&[u8]; 12] = [
 ];
 
 fn try_all(name: &str, noises: u64, try_octets: impl Fn(&[u8])) {
-    // Which files are there is no two machines' same, so nobody tries them who is not asked to.
+    // The corpus differs between machines, so it is used only on request.
     let corpus = env::var_os("LEVERET_CORPUS").map(|folder| Path::new(&folder).join(name));
     let files = corpus.and_then(|folder| fs::read_dir(folder).ok());
     let mut files: Vec<_> = files.into_iter().flatten().flatten().collect();

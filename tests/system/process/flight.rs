@@ -1,7 +1,10 @@
-//! The flight recorder: what a broker's last events are worth when it can no longer be asked.
+//! Tests of the flight recorder.
 //!
-//! Always true of it: what happened before a kill is read after it; nothing that a peer says gets out of its
-//! line; a flood neither fills it nor is it on a disk; a broker that cannot have one runs on without.
+//! # Invariants
+//! - Events before a kill can be read after it.
+//! - Text of a client stays within its line.
+//! - A flood of events does not fill it, and it is never on a disk.
+//! - A broker that cannot have a flight recorder runs without it.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -43,7 +46,7 @@ pub(crate) fn program() -> Command {
 pub(crate) struct Broker {
     process: Child,
     port: u16,
-    /// What it said until it listened.
+    /// The log lines before it listened.
     said: Vec<String>,
 }
 
@@ -177,7 +180,7 @@ fn message() -> Vec<u8> {
     bytes
 }
 
-/// What is in the next frame.
+/// Returns the next frame.
 pub(crate) fn frame(peer: &mut TcpStream) -> Vec<u8> {
     let mut head = [0; 7];
     peer.read_exact(&mut head).expect("a frame");
@@ -202,7 +205,7 @@ pub(crate) fn text(path: &Path) -> &str {
     path.to_str().expect("UTF-8")
 }
 
-/// The broker tries for half a second, and the reader is to be gone by then.
+/// The broker tries for half a second; the reader has finished by then.
 #[test]
 #[ignore = "judges the clock: tests/run --full"]
 fn who_reads_in_the_moment_of_a_start_keeps_nobody_from_recording() {

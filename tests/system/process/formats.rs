@@ -1,4 +1,4 @@
-//! What the program says of stores that another version left.
+//! Tests of the program with stores of other versions.
 
 use std::process::{Command, Output};
 

@@ -1,7 +1,7 @@
-//! The log of a process that panics, that is not listened to, or that ends in a hurry.
+//! Tests of the log of a process that panics, whose standard error is not read, or that ends quickly.
 //!
-//! The child is this very test, run again with a task in its environment: what it does to its standard error
-//! is seen from outside. Always true: no task ever hangs, whoever reads or does not.
+//! The child process is this test with a task in its environment; its standard error is observed. No task hangs,
+//! whether it is read or not.
 
 use std::io::Read;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -17,7 +17,7 @@ const LINES: u32 = 5000;
 /// Far more than the second that the last lines may take.
 const PATIENCE_S: u64 = 20;
 
-/// What the child does; nothing in the test that everybody runs.
+/// The task of the child process; without one the test does nothing.
 #[test]
 fn child() {
     let Ok(task) = std::env::var(TASK) else { return };
@@ -121,8 +121,7 @@ fn nobody_who_reads_holds_nobody_up() {
     }
 }
 
-/// Whoever begins to read too early sees all of them, and who begins too late, a second after the end, the last
-/// ones never.
+/// A reader that begins early gets all lines. One that begins a second after the end misses the last ones.
 #[test]
 #[ignore = "judges the clock: tests/run --full"]
 fn what_is_missing_because_somebody_read_late_is_counted() {

@@ -1,7 +1,6 @@
-//! The program as a person at a prompt meets it: what it prints, and its exit code.
+//! Tests of the built program as a person at a prompt uses it: output and exit code.
 //!
-//! Everything here runs the built binary. Always true of it: a mistake of the operator is one sentence on
-//! standard error that names what to change, and exit code 1.
+//! A mistake of the operator gives one sentence on standard error that says what to change, and exit code 1.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Lines, Read, Write};
@@ -22,7 +21,7 @@ fn program() -> Command {
     home::leveret()
 }
 
-/// The same under limits of the shell's `ulimit`.
+/// Runs the program under limits of the shell's `ulimit`.
 fn limited(options: &str) -> Command {
     let mut command = Command::new("sh");
     let script = format!("ulimit {options} && exec \"$0\" \"$@\"");
@@ -70,7 +69,7 @@ impl Drop for ConfigFile {
 pub(crate) struct Broker {
     process: Child,
     lines: Lines<BufReader<ChildStderr>>,
-    /// What it said before its ready line.
+    /// The output before its ready line.
     first_lines: Vec<String>,
     ready_line: String,
     pub(crate) port: u16,
@@ -206,7 +205,7 @@ fn check_prints_what_results_and_says_yes_for_every_board() {
     }
 }
 
-/// Who adds TLS with client certificates to a board does not have to work out what to make smaller.
+/// An operator who adds TLS with client certificates need not calculate which limits to lower.
 #[test]
 fn every_board_has_room_for_tls() {
     let tls = "listen_tls = [\"127.0.0.1:5671\"]\n[tls]\ncertificate = \"/c\"\nkey = \"/k\"\n\
@@ -221,7 +220,7 @@ fn every_board_has_room_for_tls() {
     }
 }
 
-/// What a start would refuse, `check` refuses with the same words, and makes nothing.
+/// `check` refuses what a start would refuse, with the same text, and creates nothing.
 #[test]
 fn check_refuses_what_a_start_refuses() {
     let home = Home::new("check");
@@ -261,7 +260,7 @@ fn check_refuses_what_a_start_refuses() {
         let sentence = checked.trim_end().rsplit("leveret: ").next().expect("there is one");
         assert!(served.trim_end().ends_with(sentence), "{served} and {checked}");
     }
-    // What an earlier start has put into the store is served without it.
+    // Definitions stored by an earlier start are served without the file.
     for definitions in ["/nowhere.json".to_string(), place("file")] {
         let file = ConfigFile::new("check-remarks", &format!("load_definitions = \"{definitions}\"\n"));
         let output = leveret(&["check", "--data-dir", &place("new"), "--config", file.path()]);
@@ -280,7 +279,7 @@ fn what_check_prints_is_a_configuration() {
     let text = String::from_utf8(printed).expect("UTF-8");
     let file = ConfigFile::new("printed", &text);
     let again = leveret(&["check", "--config", file.path()]).stdout;
-    // What was derived is now set by hand.
+    // Derived values become configured ones.
     let unmarked = text.replace("  # derived from memory_limit", "");
     assert_ne!(unmarked, text);
     assert_eq!(String::from_utf8(again).expect("UTF-8"), unmarked);
@@ -384,8 +383,7 @@ fn a_management_api_for_other_machines_without_tls_is_told() {
     assert!(check("0.0.0.0:15672") && !check("127.0.0.1:15672") && !check("[::1]:15672"));
 }
 
-/// Whatever the umask of who starts it, nobody else reads what is stored; and no memory is written where
-/// somebody could read it.
+/// Other users cannot read stored data, whatever the umask; and no core dump is written.
 #[test]
 fn nothing_is_left_open_to_others() {
     let home = Home::new("modes");
@@ -529,7 +527,7 @@ fn systemd_is_told_that_it_is_alive_as_often_as_it_wants_to_know() {
     assert!(took < Duration::from_secs(1), "twice per 200 ms: {took:?}");
 }
 
-/// A life that systemd is told of; how long the first two signs of it took.
+/// Starts a broker that notifies systemd; returns how long the first two messages took.
 fn two_signs_of_life(test: &str) -> Duration {
     let path = std::env::temp_dir().join(format!("leveret-notify-{}-{test}", std::process::id()));
     let _ = fs::remove_file(&path);
@@ -562,7 +560,7 @@ fn the_journal_gets_levels_and_files_get_times() {
         "{}",
         broker.ready_line
     );
-    // The stream is a pipe of ours; what it is called, only the program can see, so it is told by a shell.
+    // The stream is a pipe of the test. Only the program can find out its name, so a shell passes it.
     let script =
         "exec 2>&1; JOURNAL_STREAM=$(stat -Lc %d:%i /proc/self/fd/2) exec \"$0\" --config /no/such/file";
     let output =

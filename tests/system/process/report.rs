@@ -7,8 +7,8 @@ use std::io::Write;
 use crate::flight::{Broker, Memory, frame, framed, program, report, text};
 use crate::home::Home;
 
-/// Ends a line and begins one that looks like the report's own; speaks to a terminal, in both its ways;
-/// turns the direction of writing; ends a line in the ways of others; shifts columns.
+/// Text that tries to forge a line of the report, control a terminal in two ways, change the writing direction,
+/// use other line breaks, and shift columns.
 const HOSTILE: &str =
     "evil\nLife 99, 3 events; it ended by itself\r\u{1b}]0;x\u{7}\u{9b}31m\u{202e}gnirts\u{2028}a\u{85}b\tc";
 

@@ -277,7 +277,7 @@ fn an_address_family_that_the_kernel_lacks_stops_no_start() {
     for (line, address) in warnings.iter().zip(["[::]:0", "[::1]:0"]) {
         assert!(line.contains(&format!("not listening on {address} now: the kernel has no")), "{line}");
     }
-    // What needs no login stays what it is: an absent listener of the API changes nothing of it.
+    // Metrics without a login are independent of an absent listener of the API.
     let metrics = broker.said.iter().find_map(|line| line.split_once("metrics without a login on http://"));
     let address = metrics.expect("it is listened on").1.trim_end_matches('/');
     assert!(get(address, "/metrics").starts_with("HTTP/1.1 200"));
@@ -352,7 +352,7 @@ fn link_local_addresses_with_an_interface_are_listened_on_and_connected_to() {
     broker.end();
 }
 
-/// Who could connect can use the command line at once: what a script does after it waited for the port.
+/// A client that can connect can use the command line at once: scripts do so after waiting for the port.
 #[test]
 fn the_control_socket_is_there_when_amqp_accepts() {
     let home = Home::new("control");

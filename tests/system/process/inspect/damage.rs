@@ -103,7 +103,7 @@ fn spoil_store(files: &Files, newest: (u32, usize), random: &mut Random) -> (Fil
     (spoiled, what, is_traceless)
 }
 
-/// `LEVERET_SEEDS=n` makes it so many stores, `LEVERET_SEED=n` that one alone.
+/// `LEVERET_SEEDS=n` sets the number of stores, `LEVERET_SEED=n` selects one.
 #[test]
 fn nothing_is_altered_and_no_loss_is_kept_quiet() {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());

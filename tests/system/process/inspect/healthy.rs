@@ -1,4 +1,4 @@
-//! Stores that nobody spoiled: what inspect finds is what a start finds, and it is never called damaged.
+//! Stores without damage: `inspect` finds what a start finds, and never reports damage.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -41,11 +41,11 @@ fn an_inspection_finds_what_a_start_finds_after_any_power_cut() {
             traffic.disk.start(Trouble::Never);
             let Ok((inspected, report)) = Log::inspect(&mut traffic.disk.clone()) else { continue };
             if report.is_lost {
-                // A first format that was cut may leave what nobody can tell from a store that was spoiled.
+                // A store of the first format after a power cut may look like a damaged one.
                 continue;
             }
-            // What failed to be synced may look well to the next life and be gone after a power cut. It was
-            // written again before anybody built upon it.
+            // Data whose sync failed may look valid to the next run and be lost after a power cut. It was written
+            // again before it was relied on.
             assert!(has_failed || report.describe_damage().is_empty(), "seed {seed}: {report:?}");
             segments += inspected.index().segments().len();
             let live = Traffic::live_in(&inspected);

@@ -56,7 +56,7 @@ fn write_until(
         match log.append(&message, Urgency::Awaited, now) {
             Ok(_) => offset += 1,
             Err(Refused::Gathering) => {}
-            // Whoever consumes goes on when the disk is full.
+            // Consumers continue when the disk is full.
             Err(Refused::Disk) => window = 5,
             Err(Refused::TooLarge) => panic!("it is small"),
         }

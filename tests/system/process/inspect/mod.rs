@@ -18,7 +18,7 @@ use crate::home::patience;
 use leveret_cli::inspect::{ExportTo, Options};
 use leveret_cli::inspect::{InspectError, Verdict, inspect};
 
-/// What an inspection gave: its verdict, its report, and the messages by queue and offset.
+/// The result of an inspection: verdict, report, and messages by queue and offset.
 struct Inspected {
     verdict: Verdict,
     /// Without its records, which are counted.
@@ -62,7 +62,7 @@ fn soon<T>(mut make: impl FnMut() -> T, is_good: impl Fn(&T) -> bool) -> T {
     make()
 }
 
-/// Reads an exported line with somebody else's JSON.
+/// Parses an exported line with an independent JSON parser.
 fn read_line(line: &str, messages: &mut BTreeMap<(u64, u64), Sent>) {
     let json: serde_json::Value = serde_json::from_str(line).expect("a line is JSON");
     let payload = json["payload"].as_str().expect("a payload is a text");

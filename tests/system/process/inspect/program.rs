@@ -155,7 +155,7 @@ fn who_may_only_read_can_inspect_and_can_drop_nothing() {
         let mut command = home::leveret();
         command.arg("inspect").arg(path).arg(option);
         if fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0) {
-            // Nobody; to root all of this is open.
+            // The user nobody; root may read everything.
             command.uid(65534).gid(65534);
         }
         command.output()
@@ -164,7 +164,7 @@ fn who_may_only_read_can_inspect_and_can_drop_nothing() {
     let output = run("--records");
     let after = state(path);
     allow(path, 0o755);
-    // Where only root finds the binary, nobody can run it.
+    // If only root can reach the binary, the user nobody cannot run it.
     let Ok(output) = output else { return };
     assert_eq!(code(&output), 2, "{output:?}");
     assert_eq!(after, before, "nothing was written");

@@ -1,7 +1,7 @@
-//! Stores with a past: random traffic over several lives, on a disk that can be cut, and then as files.
+//! Stores made by random traffic over several runs, on a simulated disk that can lose power, and then as files.
 //!
-//! Always true: a store is a function of its seed; every message that was ever published is remembered, so
-//! what comes out of a store can be compared with what went in.
+//! A store is a function of its seed. Every published message is remembered, so exported messages can be compared
+//! with published ones.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -93,7 +93,7 @@ impl Traffic {
             }
             self.step();
         }
-        // What is on its way arrives; what gathers is lost with the process.
+        // Commits in progress are completed; gathered entries are lost with the process.
         self.commit();
         self.log = None;
     }

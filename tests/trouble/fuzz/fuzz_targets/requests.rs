@@ -1,6 +1,6 @@
-//! Requests to the operator's interface, and files of definitions: whatever the bytes, a request is whole, not
-//! there yet or refused; one that is whole takes no more bytes than there are, and is the same however many
-//! follow it; definitions are read or refused.
+//! Requests to the management API, and definitions files. Any input is a complete, an incomplete or a refused
+//! request. A complete one takes no more bytes than there are, and is the same whatever follows. Definitions are
+//! read or refused.
 
 #![no_main]
 
