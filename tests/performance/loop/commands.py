@@ -36,7 +36,7 @@ patterns_bytes_max = "400KiB"
 unacknowledged_max = 262144
 consumers_max = 8192
 """
-# Of headers as large as one frame takes them.
+# Size of headers that fill one frame.
 HEADERS_BYTES = 125_000
 FAN = 2_000
 Steps = Iterator[None]
@@ -364,7 +364,7 @@ def deep_tables(stage: Stage) -> Steps:
         return wire.Field("raw", octets)
 
     clients = [stage.another() for _ in range(20)]
-    # Whoever builds it octet by octet copies each anew, so it is done before anything counts.
+    # Encoded before counting begins, because encoding byte by byte copies each header.
     octets = [wire.publish(1, "amq.fanout", "", b"x", props={"headers": {"t": each}}) * 20
               for each in (nested(b"A", b""), nested(b"F", b"\x01n"))]
     yield

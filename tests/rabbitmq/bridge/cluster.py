@@ -15,7 +15,7 @@ from harness.suite import patience  # noqa: E402
 
 READINGS, AT_ONCE = 20_000, 2_000
 COMMANDS = 4_000
-# So many have come before the node is killed.
+# Number of messages that arrived before the node is killed.
 KILL_AFTER = 5_000
 QUEUES = ("telemetry", "commands", "alone")
 QUORUM = {"x-queue-type": "quorum"}

@@ -154,7 +154,7 @@ class OverTls:
                     print(f"# {told['last_error']}", flush=True)
                 finally:
                     edge.close()
-                # Whoever asks before the device is sent out hears the same.
+                # `leveret check --connect` reports the same before the device is delivered.
                 line, = tools.tried(self.config(upstream, said), 1)
                 assert wanted in line[line.index("DOES NOT"):], line
         web.close()

@@ -91,7 +91,7 @@ class Shovels:
             edge.close()
             edge = self.place.edge = start()
             m.publish(edge.address, "telemetry", 500, 100)
-            # What was settled just before the kill may come again.
+            # Messages acknowledged just before the kill may be delivered again.
             m.until("all have left", lambda: raw.queue_state(edge.address, "telemetry") == [0, 1])
             m.until("all upstream", lambda: m.ready(self.upstream, "telemetry") >= 100)
             edge.ctl("restart_shovel", "up")

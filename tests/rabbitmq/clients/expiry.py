@@ -21,7 +21,7 @@ QUEUES = ("own-time", "queue-time", "dropped")
 COUNT = 300
 TTL_MS = 4000
 PATIENCE_S = 60.0
-# A queue that goes when nobody has a use for it for so long, which is less than the first life.
+# Expiry of an unused queue; shorter than the first run of the broker.
 EXPIRES_MS = 1500
 
 

@@ -107,13 +107,13 @@ class Story:
         if self.other.is_confirmed:
             until("it publishes", lambda: self.published() > 80, PATIENCE_S)
         else:
-            # Nobody tells it what is kept, but in a second (commit_window) all is.
+            # The client gets no confirm, but after a second (commit_window) everything is stored.
             more.ended(PATIENCE_S)
             time.sleep(2.0)
         self.stage.house.kill()
         more.ended(PATIENCE_S)
         until("all are done", lambda: set(self.done()) == set(range(180)), PATIENCE_S)
-        # What was confirmed before the broker was killed is done twice only with a mark.
+        # Messages confirmed before the broker was killed are handled twice only if they are marked as redelivered.
         first = [number for number, line in zip(self.done(), self.lines()) if line.endswith("False") and number < 80]
         assert len(first) == len(set(first)) and (first or not self.other.marks), "twice without a mark"
 

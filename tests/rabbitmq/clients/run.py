@@ -265,8 +265,8 @@ CASES: List[Callable[[Bench], None]] = [
     hello, hello_and_vanish, work_queue_speeds, work_queue_kill, get, confirms, publish_subscribe, routing, topics,
     rpc, direct_reply_to, large_transactions, delayed,
 ]
-# Promises of ours alone: on a busy machine RabbitMQ may lose some of what a program sent that is gone by then, and it
-# has delayed exchanges with a plug-in only, which apt does not have.
+# Promises that RabbitMQ does not make. On a busy machine it may lose messages of a client that is gone, and
+# delayed exchanges need a plug-in that apt does not have.
 OURS_ALONE = [hello_and_vanish, delayed]
 VERSIONS = {"pika-1.4": (environment.PIKA_NEW, "pika_1_4"), "pika-0.13": (environment.PIKA_OLD, "pika_0_13")}
 

@@ -66,7 +66,7 @@ def story(address: brokers.Address) -> None:
         assert (args["reply_code"], args["class_id"], args["method_id"]) == (406, 0, 0), args
         assert args["reply_text"].decode() == TEXT.format(channel=channel, ms=TIMEOUT_MS), args
 
-    # What they held goes to others, in its old order; what was acknowledged does not.
+    # Unacknowledged messages go to other consumers in their old order; acknowledged ones do not.
     other = Client(address, timeout=PATIENCE_S)
     other.open(1)
     for queue, bodies in (("consumed", [b"1", b"2"]), ("fetched", [b"0", b"1", b"2"])):
@@ -92,7 +92,7 @@ def run(rabbitmq: bool) -> int:
 
     def case() -> None:
         # Under load RabbitMQ was seen to end the whole connection, with 320 and 'shutdown', when two of its channels
-        # were to be closed at once: that is no answer to what is asked here.
+        # had to be closed at once. That does not answer the question of this test.
         for is_last in [False, False, True] if rabbitmq else [True]:
             try:
                 with target(rabbitmq) as address:

@@ -33,14 +33,14 @@ PATHS = {
     "per-object": "/metrics/per-object",
     "detailed": "/metrics/detailed?" + "&".join("family=" + family for family in FAMILIES),
 }
-# Labels that one of the two has and the other has not: a release of our own, who we are in a cluster of one, and the
-# label by which later releases' dashboards choose.
+# Labels that only one of the two brokers has: Leveret's own version, the node in a cluster of one, and the
+# label by which dashboards of later releases choose.
 OTHER_LABELS = {
     "rabbitmq_build_info": {"leveret_version", "prometheus_plugin_version", "prometheus_client_version",
                             "erlang_version"},
     "rabbitmq_identity_info": {"rabbitmq_cluster_permanent_id", "rabbitmq_endpoint"},
 }
-# What the management API's overview calls it.
+# The names of these metrics in the management API's overview.
 OVERVIEW = {
     "publish": "received", "confirm": "confirmed", "return_unroutable": "unroutable_returned",
     "drop_unroutable": "unroutable_dropped", "deliver": "delivered_consume_manual_ack",
@@ -48,7 +48,7 @@ OVERVIEW = {
     "get_no_ack": "delivered_get_auto_ack", "get_empty": "get_empty", "deliver_get": "delivered",
     "redeliver": "redelivered", "ack": "acknowledged",
 }
-# Hostile in a label: what has to be escaped, and what looks like the end of one. Nobody has a line end in a name.
+# Names that need escapes in a label, or look like its end. A name cannot contain a line break.
 QUEUES = ["q", 'a"b', "a\\b", 'x"} 7', "ü"]
 SAMPLE = re.compile(r'([a-zA-Z_:][\w:]*)(?:\{((?:[^"}]|"(?:[^"\\]|\\.)*")*)\})? (\S+)')
 LABEL = re.compile(r'([a-zA-Z_]\w*)="((?:[^"\\]|\\.)*)"')
@@ -316,7 +316,8 @@ def totals(port: int) -> None:
     assert ask(port, "/metrics", reader)[0] == 401
 
 
-# What the official overview dashboard (Grafana's 10991) shows: sums of gauges, sums of rates of counters.
+# The metrics that the official overview dashboard (Grafana's 10991) shows: sums of gauges, sums of rates of
+# counters.
 GAUGES = """queue_messages_ready queue_messages_unacked queue_messages queue_consumers queues connections channels consumers
 channel_consumers global_consumers global_publishers process_resident_memory_bytes resident_memory_limit_bytes
 disk_space_available_bytes disk_space_available_limit_bytes process_open_fds process_max_fds process_open_tcp_sockets

@@ -40,11 +40,11 @@ VHOSTS = ("mine", "theirs", "none")
 EVERYTHING = {"configure": ".*", "write": ".*", "read": ".*"}
 NOWHERE = "amqp://127.0.0.1:1"
 POLICY = {"pattern": "^nothing$", "definition": {"max-length": 9}}
-# It leads to where nobody listens, so that it stays as it is.
+# Its address has no listener, so the shovel's state does not change.
 SHOVEL = {"value": {"src-protocol": "amqp091", "src-uri": "amqp:///VHOST", "src-queue": "s",
                     "dest-protocol": "amqp091", "dest-uri": NOWHERE, "dest-queue": "d", "reconnect-delay": 3600}}
 
-# What is put, by the first word of its path.
+# Bodies of PUT requests, by the first segment of the path.
 BODIES: Dict[str, Any] = {
     "queues": {"durable": True},
     "exchanges": {"type": "topic", "durable": True},
@@ -83,14 +83,14 @@ operator-policies/V/none aliveness-test/V vhost-limits/V permissions/V/spare top
 definitions/V parameters/shovel/V parameters/shovel/V/s parameters/shovel/V/none shovels/V shovels/vhost/V/s
 shovels/vhost/V/none federation-links/V""".split()
 
-# What is put by one user after the other, and deleted. The operator sees to it that it is not there, or is.
+# Objects that one user after the other creates and deletes. The operator prepares their presence or absence.
 MADE = """users/gone vhosts/gone global-parameters/gone user-limits/spare/max-channels
 queues/V/gone exchanges/V/gone policies/V/gone operator-policies/V/gone parameters/shovel/V/gone permissions/V/spare
 topic-permissions/V/spare vhost-limits/V/max-queues""".split()
 
 PUBLISHED = {"properties": {}, "routing_key": "k", "payload": "1", "payload_encoding": "string"}
 GOT = {"count": 1, "ackmode": "ack_requeue_true", "encoding": "auto"}
-# What changes something, and needs nothing beforehand.
+# Requests that change something and need no preparation.
 DONE: List[Tuple[str, str, Any]] = [
     ("POST", "definitions", {}),
     ("POST", "users/bulk-delete", {"users": ["nobody"]}),
@@ -251,7 +251,7 @@ class Stage:
         if path == "connections/victim":
             self.names["victim"] = self.connect("guest", "guest", "theirs")
         elif kind == "shovels" and path.endswith("gone"):
-            # That it is there is told to shovels a moment later.
+            # Shovels get the parameter a moment later.
             path = path.replace("shovels/vhost", "parameters/shovel")
             if self.operator.ask("PUT", path, SHOVEL)[0] == 201:
                 until("the shovel is known", lambda: self.has_shovel(path.split("/")[2]), 30)

@@ -32,7 +32,7 @@ ANSWERS = HERE / "rabbitmqadmin.json"
 DIFFERENCES = HERE / "differences.txt"
 LOGIN = "Basic " + base64.b64encode(b"guest:guest").decode()
 
-# What is asked for with the traffic there; NODE is the node's name.
+# The paths that are requested while there is traffic; NODE is the node's name.
 PATHS = """overview whoami nodes nodes/NODE nodes/NODE/memory cluster-name extensions vhosts vhosts/%2F users users/guest
 users/guest/permissions permissions topic-permissions queues queues/%2F queues/%2F/q exchanges exchanges/%2F
 exchanges/%2F/x exchanges/%2F/x/bindings/source exchanges/%2F/x/bindings/destination queues/%2F/q/bindings
@@ -193,7 +193,7 @@ def admin(broker: Broker, words: List[str], folder: Path) -> Tuple[int, List[str
         raise Skip("rabbitmqadmin is not installed")
     command = [sys.executable, script, "-H", "127.0.0.1", "-P", str(broker.port), *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=patience(60), cwd=folder, check=False)
-    # Nobody logs into an exchange here, but there is one of that name, as in older releases.
+    # The exchange exists in older releases; Leveret has it but logs nothing into it.
     lines = done.stdout.replace(broker.node, "NODE").splitlines()
     return done.returncode, sorted(line for line in lines if "amq.rabbitmq.log" not in line)
 

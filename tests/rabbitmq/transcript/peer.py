@@ -28,7 +28,7 @@ GENERATED = [
     (re.compile(r"amq\.ctag-[A-Za-z0-9_-]{10,}"), "ctag"),
     (re.compile(r"amq\.rabbitmq\.reply-to\.[A-Za-z0-9_.+/=-]{20,}"), "reply-to"),
 ]
-# What depends on the machine the oracle runs on, on the date, and on its start: it lists the mechanisms in either order.
+# Values that depend on RabbitMQ's machine, the date, or its start: it lists the mechanisms in either order.
 MACHINE = [
     (re.compile(r"(oracle|leveret)@[A-Za-z0-9_.-]+"), r"\1@<host>"),
     (re.compile(r"Erlang/OTP [0-9.]+"), "Erlang/OTP <version>"),

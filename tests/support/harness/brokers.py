@@ -25,7 +25,7 @@ from . import suite
 ROOT = Path(__file__).resolve().parents[3]
 RABBITMQ_HOME = Path("/usr/lib/rabbitmq/lib")
 READY = re.compile(r"listening on 127\.0\.0\.1:(\d+)")
-# Servers that cannot take port 0 are started on a port that was free a moment ago, so often if it is not any more.
+# Number of attempts to start a server that cannot use port 0, each with another free port.
 PORT_TRIES = 4
 IN_USE = re.compile(r"eaddrinuse|address already in use|address in use", re.IGNORECASE)
 
@@ -280,7 +280,7 @@ class PortMapper:
         while self.process.poll() is None and time.monotonic() < deadline:
             listening = Path(f"/proc/{self.process.pid}/net/tcp").read_text()
             if f"0100007F:{self.port:04X} 00000000:0000 0A" in listening:
-                # Whoever listens there may be the other: then ours is about to end.
+                # Another process may listen there. Then this broker is about to end.
                 time.sleep(0.1)
                 return self.process.poll() is None
             time.sleep(0.01)

@@ -43,9 +43,9 @@ class Objects:
     def place(self) -> Path:
         """Where those lie that would be the same."""
         said = subprocess.run(["rustc", "-vV"], capture_output=True, check=True).stdout
-        # What cargo makes otherwise for another flag, it makes for another clone.
+        # Cargo builds differently with other flags, so they are a part of the key.
         flags = os.environ.get("RUSTFLAGS", "").encode()
-        # What a profile or a feature changes, cargo sees by itself, and compiles anew.
+        # Cargo itself detects a changed profile or feature, and compiles again.
         found = hashlib.sha256(said + flags + (self.root / "Cargo.lock").read_bytes())
         return folder("objects") / found.hexdigest()[:16]
 
@@ -54,7 +54,7 @@ class Objects:
         place = self.place()
         missing = [name for name in PROFILES if (place / name).is_dir() and not (self.target / name).exists()]
         if missing:
-            # Now it is the newest, and nobody forgets it meanwhile.
+            # It is the newest now, so it is not removed meanwhile.
             os.utime(place)
         for name in missing:
             new = self.target / f"new-{os.getpid()}-{name}"

@@ -121,7 +121,7 @@ def apt_install(*packages: str) -> None:
         raise NoRoot(f"{' '.join(packages)} not installed, and only root may install it")
     quiet = dict(os.environ, DEBIAN_FRONTEND="noninteractive", RUNLEVEL="1")
     with one_at_a_time("apt"):
-        # An installation that was killed half-way, by whomever, keeps every other one from beginning.
+        # An installation that was killed half-way prevents all others.
         attempt(["dpkg", "--configure", "-a"], "dpkg --configure -a", env=quiet)
         attempt(["apt-get", "-o", "DPkg::Lock::Timeout=300", "update", "-q"], "apt-get update", env=quiet)
         attempt(["apt-get", "-o", "DPkg::Lock::Timeout=300", "install", "-y", "-q", "--no-install-recommends",
@@ -155,7 +155,7 @@ def install_rabbitmq() -> None:
             policy.unlink()
 
 
-# What a row of tests/steps.toml may ask for.
+# The names that a row of tests/steps.toml may use.
 INSTALLS: Dict[str, Callable[[], object]] = {
     "pika": lambda: pika_python(PIKA_NEW),
     "browser": lambda: (python_with("page", *PAGE_PACKAGES), have("chromium")),

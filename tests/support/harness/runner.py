@@ -44,16 +44,15 @@ from harness.suite import Skip, Verdict, parse
 ROOT = brokers.ROOT
 TESTS = ROOT / "tests"
 TARGET = (ROOT / os.environ.get("CARGO_TARGET_DIR", "target")).resolve()
-# One more than the processors that are expected: somebody always waits for a disk, a timer or a browser.
+# One more than the number of processors: one worker usually waits for a disk, a timer or a browser.
 WORKERS = 3
-# Whoever is at a busy machine waits longer; a hang is a hang all the same.
+# A busy machine needs longer timeouts; a hang is still detected.
 PATIENCE = "6"
-# Of the variables that mean something to tests, those that a run takes from whoever started it; and what all of them
-# begin with.
+# Environment variables of tests that a run inherits, and the prefix of all of them.
 HEEDED = ["LEVERET_PATIENCE", "LEVERET_CACHE"]
 NOT_HEEDED = ("LEVERET_", "PROPTEST_", "RUST_LOG", "RUST_TEST", "RUST_BACKTRACE", "PYTHON", "GIT_", "TRANSACTION_MESSAGES",
               "CARGO_BUILD_TARGET")
-# So many cases may need a second try before the run is held to have failed.
+# Maximum number of cases that may need a second attempt before the run fails.
 FLAKY_MAX = 5
 CARGO_RESULT = re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored", re.MULTILINE)
 # Says that something failed, in other words than a verdict has.
@@ -166,7 +165,7 @@ class Runner:
         self.mode = mode
         self.began = time.monotonic()
         self.tally = Tally(quarantine)
-        # What somebody was looking into by hand changes no verdict.
+        # A variable that was set for an investigation does not change a verdict.
         heeded = HEEDED if mode == "gate" else [*HEEDED, "LEVERET_CHANCE_SEED"]
         kept = {name: value for name, value in os.environ.items() if name in heeded or not name.startswith(NOT_HEEDED)}
         local = ",".join(filter(None, [kept.get("no_proxy", ""), "127.0.0.1,localhost"]))
@@ -213,7 +212,7 @@ class Runner:
             finally:
                 late.cancel()
                 self.children.remove(child)
-                # Whoever is interrupted ends its own servers; it only needs the time to do so.
+                # An interrupted suite ends its servers; it needs the time to do so.
                 brokers.end(child, patience=60.0)
             log.seek(0)
             return Done(status, log.read(), is_late.is_set())
@@ -228,7 +227,7 @@ class Runner:
             for line in lines:
                 print(line)
             self.times.append(f"{watch.seconds():6.0f} s  {watch.cpu_seconds or 0:6.0f} s of a processor  {name}")
-            # Whoever follows the run sees it now.
+            # Output is visible at once.
             print(end="", flush=True)
 
     def verdict(self, kind: str, name: str, detail: str = "") -> str:
@@ -292,7 +291,7 @@ class Runner:
             names = CARGO_FAILED.findall(done.said)
             self.tally.add("PASS", step.name, count=passed)
             lines = [] if done.status == 0 else [done.said]
-            # Whoever died in the midst of it has more to answer for than the test that was named.
+            # If the program died, that is more important than the failed test.
             why = ""
             if done.is_late:
                 why = f"no end after {STEP_LIMIT_S[self.mode]} s"
@@ -333,7 +332,7 @@ class Runner:
             passed_now = set()
             if again:
                 _, tried, still = self.verdicts_of(step, [*path, *again], watch)
-                # What did not say so by its very name, in a run that ended well otherwise, did not pass.
+                # A case that did not report PASS by its name, in a run that otherwise passed, did not pass.
                 passed_now = {verdict.name for verdict in tried if verdict.kind == "PASS" and not still}
             for verdict in verdicts:
                 if verdict.name in failed and verdict.name in passed_now:
@@ -428,7 +427,7 @@ class Runner:
                         self.built.setdefault(item.name[len("build-"):], False)
                     self.lock.notify_all()
 
-        # Who comes after somebody that is not run has nobody to wait for.
+        # A step whose predecessor is not run need not wait.
         names = {item.name for item in items}
         left = [item if item.after in names else item._replace(after="") for item in items]
         workers = [threading.Thread(target=worker) for _ in range(WORKERS)]

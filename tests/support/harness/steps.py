@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Dict, Iterable, List, NamedTuple, Optional, Set, Union
 
 BINARIES = ["checked", "release", "none"]
-# What every step of the gate stands on.
+# Paths that every step of the gate depends on.
 EVERYTHING = ["Cargo.toml", "Cargo.lock", ".cargo", ".ci", "tests/support/harness", "tests/run"]
 
 
@@ -22,7 +22,7 @@ class Step(NamedTuple):
     # Whether it belongs to the gate, wholly or with these cases, or without those.
     gate: Union[bool, List[str]] = False
     gate_without: List[str] = []
-    # What it has to be built: the program that it drives.
+    # The program that the suite uses, which has to be built.
     binary: str = "checked"
     # It judges the clock: nothing runs beside it, and it comes last.
     alone: bool = False
@@ -30,7 +30,7 @@ class Step(NamedTuple):
     retry: bool = False
     # Runs after this one, never beside it, for they share what they make.
     after: str = ""
-    # What is installed for it before anything runs.
+    # What is installed before anything runs.
     installs: List[str] = []
     # Seconds it took once on two processors: the longest begin first.
     seconds: int = 0

@@ -12,7 +12,7 @@ from typing import Any, Callable, List, NamedTuple, Optional, Set
 
 # How many times as long everything is waited for that only tells a hang: more than once on machines that are busy.
 PATIENCE = float(os.environ.get("LEVERET_PATIENCE") or 1)
-# What all that is left to chance follows from: the same each time, unless somebody asks for other chances.
+# The seed of all random choices: the same each time, unless another one is given.
 CHANCE_SEED = os.environ.get("LEVERET_CHANCE_SEED") or "1"
 LINE = re.compile(r"^(PASS|FAIL|SKIP) (\S+?)(?::? (.*))?$")
 

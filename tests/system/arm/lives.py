@@ -28,7 +28,7 @@ def life(command, port):
     """A broker from its start until it is killed."""
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         try:
-            # The log is short, so nobody has to read it while it lives.
+            # The log is short, so it is read only at the end.
             deadline = time.monotonic() + PATIENCE_S
             while True:
                 with contextlib.suppress(OSError, raw.Closed):

@@ -12,7 +12,7 @@ import time
 
 import supply
 
-# What the broker is made of, each with unit tests of its own.
+# The packages of the broker, each with unit tests of its own.
 PACKAGES = ["leveret-core", "leveret-amqp", "leveret-connection", "leveret-broker", "leveret-storage", "leveret-json",
             "leveret-config", "leveret-tls", "leveret-bridge", "leveret-management", "leveret-server", "leveret-daemon"]
 BUILD_TIMEOUT_S = 2400
@@ -26,7 +26,7 @@ def environment():
     told["PATH"] = f"{supply.python_environment()}:{told['PATH']}"
     told["CARGO_TARGET_DIR"] = str(supply.STORE / "programs")
     told["CARGO_ZIGBUILD_CACHE_DIR"] = told["ZIG_GLOBAL_CACHE_DIR"] = str(supply.STORE / "zig")
-    # To compile is most of the time it takes. What is checked stays: overflow and assertions.
+    # Compiling takes most of the time. Overflow checks and assertions stay.
     told["CARGO_PROFILE_CHECKED_OPT_LEVEL"] = "1"
     return told
 

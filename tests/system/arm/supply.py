@@ -18,7 +18,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[3]
 STORE = ROOT / "target" / "arm"
 # Where Debian publishes Rust compilers newer than its release, the likeliest first.
 SUITES_WITH_RUST = ["trixie-backports", "testing", "unstable"]
-# What cargo says when the crates' index is out of reach: no verdict about the program.
+# Cargo's texts when the crates' index cannot be reached. They are no verdict about the program.
 NO_INDEX = ("failed to download", "spurious network error", "Could not resolve host", "failed to query replaced source")
 TRIES = 3
 PAUSE_S = 5

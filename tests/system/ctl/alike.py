@@ -227,7 +227,7 @@ DIFFERS = {
     "add_user", "add_user a b c",
     # rabbitmqctl deletes a queue with consumers all the same.
     "delete_queue --if-unused dur",
-    # rabbitmqctl lists nothing of a virtual host that is not there, as if it were empty: a mistyped name is told here.
+    # rabbitmqctl lists a missing virtual host as if it were empty. Leveret reports the mistyped name.
     "list_queues -p nosuch", "list_bindings -p nosuch",
     # rabbitmqctl traces what is not there.
     "trace_on -p nosuch",
@@ -328,7 +328,7 @@ def by_rabbitmqctl(oracle: RabbitMq, words: List[str]) -> Done:
 def normal(done: Done) -> List[str]:
     """What was said without what must differ; rows in order."""
     out, err = (plain(text) for text in (done.out, done.err))
-    # What a command is used like is ours to say.
+    # The usage of a command is Leveret's own text.
     err = err.split("\nUsage")[0]
     lines = [line for line in err.splitlines() if " [warning] " not in line]
     return [str(done.status), "\n".join(sorted(out.splitlines())), "\n".join(lines).strip()]
@@ -343,7 +343,7 @@ def plain(text: str) -> str:
     text = re.sub(r"127\.0\.0\.1:\d+ -> 127\.0\.0\.1:\d+", "NAME", text)
     text = re.sub(r"(?<=127\.0\.0\.1\t)\d+", "PORT", text)
     text = text.replace("rabbitmqctl", "leveretctl")
-    # An exchange that RabbitMQ makes when somebody first wants its log.
+    # RabbitMQ creates this exchange when its log is first requested.
     text = re.sub(r"amq\.rabbitmq\.log\t.*\n", "", text)
     # "[{" begins a row in JSON as ",{" does.
     return re.sub(r"(?m)^,(?=\{)", "", text)

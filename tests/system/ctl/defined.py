@@ -181,20 +181,20 @@ def passwords_in_clear() -> None:
         assert done.status == 0 and not done.err, done
         assert good(broker, "authenticate_user", "v", "vpass").endswith("Success\n")
         assert ctl(broker, "authenticate_user", "v", "old").status == 65
-        # RabbitMQ takes the password of whoever comes without one, and so do we, but not without a word.
+        # RabbitMQ accepts a user without a password, and so does Leveret, but with a warning.
         done = imported({"name": "v", "tags": ""}, {"name": "bare", "tags": ""})
         assert done.status == 0 and "users[0]: the user has no password" in done.err, done
         assert "users[1]: the user has no password" in done.err, done
         assert ctl(broker, "authenticate_user", "v", "vpass").status == 65
         assert not imported({"name": "v", "tags": ""}).err
-        # What cannot be is refused and changes nothing.
+        # An invalid password is refused and changes nothing.
         good(broker, "change_password", "v", "kept")
         for wrong, why in (({"password": "x", "password_hash": "AAAA"}, "both"), ({"password": 12}, "a text"),
                            ({"password": "x" * 513}, "512")):
             done = imported({"name": "v", "tags": "", **wrong})
             assert done.status == 69 and "users[0]: " in done.err and why in done.err, (wrong, done)
             assert good(broker, "authenticate_user", "v", "kept").endswith("Success\n")
-        # A field that nobody knows is told, and the thing is made all the same.
+        # An unknown field causes a warning, and the user is created nevertheless.
         done = imported({"name": "v", "tags": "", "password": "vpass", "pasword_hash": ""})
         assert done.status == 0 and "users[0]: unknown field `pasword_hash`" in done.err, done
         assert good(broker, "authenticate_user", "v", "vpass").endswith("Success\n")

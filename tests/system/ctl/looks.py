@@ -63,7 +63,7 @@ def told_status(broker: Leveret, began: float) -> Dict[str, int]:
         else:
             number = sum(len(rows(broker, command, "-p", vhost)) for vhost in vhosts)
         singular = {"vhosts": "Virtual host", "queues": "Queue"}.get(key, key[:-1].capitalize())
-        # What binds a queue to the default exchange is listed, and held by nobody.
+        # The implied bindings to the default exchange are listed, but take no memory.
         implied = told["queues"] if key == "bindings" else 0
         assert told[key] == number - implied, f"{key}: {told[key]} in status, {number} in {command}"
         assert f"{singular} count: {told[key]}\n" in text + "\n", f"{key} in {text}"

@@ -221,7 +221,7 @@ def play(hour: Hour) -> None:
     try:
         hour.said.append("$ python programs.py flood 127.0.0.1 5672 &")
         hour.log_until("has waited for")
-        # What it had sent is taken with the purge, and no more: it does not fill the queue again.
+        # Messages that were sent before are removed by the purge. The stopped publisher does not fill the queue again.
         full.send_signal(signal.SIGSTOP)
         hour.type("leveretctl list_alarms")
         hour.type("leveretctl -q status", keep="memory:|Messages|messages_max|body_bytes_max")
@@ -289,7 +289,7 @@ def main() -> int:
                                                               stderr=subprocess.DEVNULL).returncode != 0:
             print("SKIP first_hour: the system lets nobody make a network of his own (unshare --user --net)")
             return 0
-        # What it installs needs the network there is; without it that case is skipped.
+        # Installing needs a network; without one the case is skipped.
         if "before-the-network" not in sys.argv[1:] or "as-in-the-transcript" in sys.argv[1:]:
             with contextlib.suppress(suite.Skip):
                 environment.pika_python(PIKA)

@@ -30,7 +30,7 @@ EMULATED = {
     "armv7-unknown-linux-musleabihf": ("arm", "cortex-a7"),
     "aarch64-unknown-linux-musl": ("aarch64", "cortex-a53"),
 }
-# What boards/container/Containerfile asks for.
+# The settings that boards/container/Containerfile demands.
 IMAGE = {"User": "5672:5672", "ExposedPorts": {"5671/tcp": {}, "5672/tcp": {}}, "Entrypoint": ["/usr/bin/leveret"],
          "Cmd": ["serve", "--config", "/etc/leveret/leveret.toml"], "Volumes": {"/var/lib/leveret": {}},
          "StopSignal": "SIGTERM"}

@@ -41,7 +41,7 @@ start() {
         "$@" 2>>/log </dev/null &
     echo $! >$pid
 }
-# Nobody enabled it.
+# The socket unit is not enabled.
 [ "${2:-}" != leveret.socket ] || exit 0
 case $1 in
     is-enabled)

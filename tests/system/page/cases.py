@@ -226,7 +226,7 @@ def everybody_can_use_it(chromium: Chromium) -> None:
         channel.queue_declare("reader", durable=True)
         channel.basic_consume("reader", lambda *_: None)
         for size, scheme in ((DESKTOP, "light"), (DESKTOP, "dark"), (PHONE, "light"), (PHONE, "dark")):
-            # What axe is made of would not pass the policy; the page's own scripts run under it elsewhere.
+            # axe's own code violates the content security policy; the page's scripts run under it in other cases.
             with chromium.window(size, scheme, bypass_csp=True) as page:
                 page.goto(chromium.base)
                 page.get_by_label("User").wait_for()

@@ -22,15 +22,16 @@ from harness import suite  # noqa: E402
 from harness.brokers import Address  # noqa: E402
 from traffic import Access, Centre, Kept, run_together  # noqa: E402
 
-# What a cheap card may take with it: the erase block beside the one that was written.
+# A cheap card may also damage the erase block beside the one that was written.
 ERASE_BLOCK_BYTES = 64 * 1024
 BLOCK_BYTES = 4096
 # A commit is given up as a whole when its head is gone, so what was lost may lie so far from the damage.
 COMMIT_BYTES_MAX = 1024 * 1024
-# A life is over after so many seconds of traffic, or so many writes of the disk's from its beginning.
+# A run ends after this many seconds of traffic, or after a number of disk writes.
 TRAFFIC_S = (0.3, 2.5)
 WRITES = (2, 160)
-# Of so many boots the power is cut as well, after so many writes of the disk's: the file system and the log recover then.
+# Part of the boots during which the power is cut as well, after a number of disk writes: while the file system
+# and the log recover.
 DIES_BOOTING = 0.3
 BOOT_WRITES = (1, 40)
 LOG_MORE = """sed -i '1i log_level = "debug"' /etc/leveret/leveret.toml && systemctl reload leveret; sleep 1"""
@@ -204,7 +205,7 @@ class Damage:
         self.by_damage = 0
         self.told = 0
         self.untold = 0
-        # What lay in and around the last block that was spoilt.
+        # The content in and around the last damaged block.
         self.around = b""
 
     def done(self, report: Dict[str, Any]) -> None:

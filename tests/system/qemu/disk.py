@@ -17,8 +17,8 @@ import signal
 
 API_VERSION = 2
 SECTOR_BYTES = 512
-# Writes are torn between pages of flash, not inside: ext4 with checksums does not mount when a block of its own was
-# half written. What Leveret makes of torn sectors is asked by the simulator, which has no file system.
+# Writes are torn between pages of flash, not inside: ext4 with checksums does not mount after a half-written
+# block of its own. The simulator, which has no file system, tests torn sectors.
 PAGE_BYTES = 4096
 # The places of the last writes, for who wants to know what was being written when the power went.
 REMEMBERED = 256

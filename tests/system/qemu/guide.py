@@ -25,8 +25,8 @@ BOARDS_PART = "Debian and Raspberry Pi OS"
 SENSORS_PART = "A sensor on another machine"
 PASSWORD = "secret of its own"
 CONFIG = "/etc/leveret/leveret.toml"
-# What the unit of qemu-virt may have, in bytes: as the guide's table says, but for a connection or two less because of what
-# the packaged configuration adds.
+# The memory limit of qemu-virt's unit in bytes: the value of the guide's table, minus one or two connections
+# because of the packaged configuration.
 MEMORY_MAX = range(134_500_000, 135_500_000)
 MEMORY_MAX_GENERIC = range(192_000_000, 192_100_000)
 HOME = "/root"
@@ -129,7 +129,7 @@ def socket(board: Board) -> None:
 def purged(board: Board) -> None:
     """What the guide says of apt's other words: the data stays, then it goes."""
     board.sh("apt remove -y leveret </dev/null && ls /var/lib/leveret/00000000.seg /etc/leveret/leveret.toml")
-    # What somebody else put into its folder stays.
+    # Files of other origin in the folder stay.
     board.sh("apt purge -y leveret </dev/null && ! ls /var/lib/leveret && ls /etc/leveret/server.pem && rm -r /etc/leveret")
 
 

@@ -31,7 +31,7 @@ TOOLS = {"qemu-system-aarch64": "qemu-system-arm", "mmdebstrap": "mmdebstrap", "
          "systemd-sysusers": "systemd"}
 # The cloud kernel boots a little sooner; the general one has f2fs.
 KERNELS = {"cloud": "linux-image-cloud-arm64", "general": "linux-image-arm64"}
-# What a small system has, and what the package's scripts need.
+# The packages of a small system, and those that the package's scripts need.
 PACKAGES = ("systemd,systemd-sysv,udev,iproute2,base-files,base-passwd,bash,coreutils,dash,util-linux,mount,"
             "libc-bin,login,passwd,grep,sed,dpkg,tar,findutils,diffutils,perl-base,init-system-helpers,procps,hostname,"
             "apt,openssl,usr-is-merged")
@@ -78,8 +78,8 @@ $B mount -t ext4 -o $root /dev/vda /new || { echo MOUNT-FAILED >/dev/console; $B
 for d in dev proc sys; do $B mount -o move /$d /new/$d; done
 exec $B switch_root /new /sbin/init
 """.replace("MODULES", " ".join(MODULES))
-# Whoever connects says how long his script is, sends it, and then what it reads; he hears what it prints, and how it
-# ended. The port is reached from this machine alone.
+# A client sends the length of a script, the script, and its input. It receives the output and the exit status.
+# The port is reachable only from this machine.
 SHELL_SOCKET = """[Unit]
 DefaultDependencies=no
 Before=sockets.target
@@ -112,7 +112,7 @@ def have_tools() -> None:
     missing = [package for program, package in TOOLS.items() if shutil.which(program) is None]
     plugin = list(Path("/usr/lib").glob("**/nbdkit/plugins/nbdkit-python-plugin.so"))
     if missing or not plugin:
-        # QEMU's network card brings a boot program of its own, which it asks for though nobody boots from it.
+        # QEMU's network card requires its boot program although it is not used for booting.
         environment.apt_install(*missing, "nbdkit", "nbdkit-plugin-python", "ipxe-qemu")
 
 

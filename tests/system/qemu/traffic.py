@@ -25,7 +25,7 @@ USER, PASSWORD = "edge", "over the edge"
 PERSISTENT = {"delivery_mode": 2}
 # A cut ends a connection at once; a busy machine may take long to answer.
 PATIENCE_S = suite.patience(60.0)
-# Publishers wait with so many confirms outstanding, as programs do that mind their memory.
+# Number of outstanding confirms at which publishers wait, as programs with limited memory do.
 WINDOW = 24
 BODY_BYTES_MAX = 3000
 TRANSACTION = 10
@@ -139,7 +139,7 @@ class Kept:
         client = connect(address)
         client.call(1, "tx.select")
         count = client.call(1, "queue.declare", queue=self.name, durable=True).args["message_count"]
-        # Small boards give out so many at once and no more before some are settled.
+        # Small boards deliver this many at once, and more only after some are acknowledged.
         client.call(1, "basic.qos", prefetch_count=CHECKED_AT_ONCE)
         client.send(wire.method(1, "basic.consume", queue=self.name))
         client.expect("basic.consume-ok")
@@ -149,7 +149,7 @@ class Kept:
             try:
                 content = client.expect("basic.deliver")
             except TimeoutError:
-                # What the log has lost of them it counts until it wants to read it.
+                # Messages that the log has lost are counted until they would be read.
                 break
             numbers.append(number_of(self.name, content.body))
             if len(numbers) == count - keep or len(numbers) - settled == CHECKED_AT_ONCE:

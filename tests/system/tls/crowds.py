@@ -39,7 +39,7 @@ def slow_handshakes(folder: Path) -> None:
             slow.append(socket.create_connection(("127.0.0.1", broker.tls_port), timeout=patience(20)))
         thread.start()
         try:
-            # Those without TLS are not held up at all, and over TLS everybody gets in after the slow ones.
+            # Clients without TLS are not delayed, and clients with TLS are accepted after the slow ones.
             Client(broker.address).close()
             for _ in range(3):
                 raw_client(broker, context(office)).close()

@@ -115,7 +115,7 @@ def unix_socket_of_a_container(folder: Path) -> None:
             client.close()
         wait_for(lambda: f"process 0 of user {os.getuid()}" in broker.log())
     finally:
-        # What was started is the one that waits for it.
+        # The started process is the one that waits for it.
         broker.process.kill()
         broker.close()
 

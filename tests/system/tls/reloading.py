@@ -161,11 +161,11 @@ def revoked(folder: Path) -> None:
             assert not comes_in(broker, mine, session), "whose certificate was revoked"
         broker.logged(r"the handshake of TLS failed: its certificate was revoked: a list in \[tls\] crl names it")
         assert comes_in(broker, others)
-        # A list whose time is over; nobody says so to the broker but the file.
+        # An expired list. The broker learns it only from the file.
         office.revocations(listed, days=-2)
         wait_for(lambda: comes_in(broker, others) and "was to be replaced by" in broker.log())
         assert comes_in(broker, others) and not comes_in(broker, mine)
-        # What is no list leaves the old one in use.
+        # An invalid list leaves the old one in use.
         listed.write_text("nothing")
         os.kill(broker.process.pid, signal.SIGHUP)
         broker.logged("crl.pem holds no list in PEM form .*; what was read before stays in use")
@@ -234,7 +234,7 @@ def several_lists(folder: Path) -> None:
             assert comes_in(broker, shown(other)) and comes_in(broker, shown(theirs)), (said, broker.log())
             assert not comes_in(broker, shown(gone)), said
             assert comes_in(broker, shown(stolen)) == (new not in lists), said
-    # A list that nobody there has signed counts for nobody, so it is not taken for one that does.
+    # A list without a valid signature has no effect, so it is not accepted.
     with Broker(office.server(), f'{how}"{new}"') as broker:
         third = Office(folder / "third")
         third.revocations(wrong)

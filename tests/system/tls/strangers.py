@@ -15,7 +15,7 @@ from office import Office
 from reloading import Traffic
 from support import Broker, context, dial, raw_client
 
-# What comes behind the login: as much as an input buffer holds on a small board.
+# Input behind the login: as much as an input buffer of a small board holds.
 BEHIND = wire.publish(1, "", "nowhere", bytes(64 << 10), frame_max=4096)
 
 
@@ -84,7 +84,7 @@ def waiting_publishers(folder: Path) -> None:
         counts = [0] * len(publishers)
         idle = 0
         while idle < 3:
-            # Until nobody gets rid of anything any more.
+            # Until no client can send any more.
             before = sum(counts)
             for at, client in enumerate(publishers):
                 begun = counts[at] % len(message)

@@ -27,9 +27,9 @@ class Flood(NamedTuple):
 
     name: str
     run: Callable[[Site], None]
-    # What it must have counted when it is over, or it was none.
+    # Minimum counts at the end; with less it was no flood.
     least: Dict[str, int]
-    # It comes through the door for TLS, which small boards do not have.
+    # Whether it uses TLS, which small boards do not have.
     tls: bool = False
     # Why it is right that all its peers are cut off before it is over.
     cut_off: str = ""
@@ -184,7 +184,7 @@ def transactions(site: Site) -> None:
 
     for size in (16, 3000):
         site.go(site.again, lambda size=size: transact(size))
-    # Who fills the rest comes second: where it was first it had all there is, and no transaction began.
+    # The client that fills the rest comes second. When it came first it took everything, and no transaction began.
     while not site.over() and site.counts.get("in transactions", 0) < 2000:
         time.sleep(0.01)
     fill(site, QUEUES[1:4], 3000)

@@ -47,9 +47,10 @@ from site_of_flood import EXCHANGES, QUEUES, Over, Site, limits_of  # noqa: E402
 from witness import NAME as WITNESS  # noqa: E402
 
 SECONDS = 6.0
-# What the witness publishes and gets back in a second of a flood, and what it takes from its backlog: over all of it,
-# and in any. It would do some 90 and some 25 alone: the rest is for a machine of two busy cores, which keeps anybody
-# waiting for a second now and then (2 to 6 were seen); who is starved is not served at all.
+# Messages that the witness publishes and receives per second of a flood, and messages that it takes from its
+# backlog: on average, and at least. Alone it would reach about 90 and 25. The difference allows for a machine
+# with two busy cores that delays a process by a second now and then (2 to 6 were seen). A starved client is not
+# served at all.
 RATE = 5
 RATE_OF_ANY_SECOND = 1
 # How long the broker may take to be as it was, on a busy machine.
@@ -63,7 +64,7 @@ class Size(NamedTuple):
 
     name: str
     config: str
-    # What may stay of a flood: some pages of each pool for the next, the log's index and its buffers.
+    # Memory that may stay in use after a flood: some pages of each pool, the log's index and its buffers.
     kept_kib: int
     # Whether it has room for TLS.
     tls: bool = False
@@ -74,7 +75,7 @@ SIZES = [
     Size("64MB", 'board = "pi-zero-w"\n[store]\ndisk_limit = "400MB"\n', 6 * 1024, tls=True),
 ]
 
-# What runs side by side, in about the same time.
+# Rows that run at the same time and take about the same time.
 ROWS = [["16MB"], ["mistakes", "64MB"]]
 
 

@@ -51,7 +51,7 @@ class Site:
         self.counts: Dict[str, int] = {}
         self.accidents: List[str] = []
         self.lock = threading.Lock()
-        # What was handed to the kernel, by socket; and what became of those who flooded.
+        # Bytes given to the kernel, by socket; and the fate of the flooding clients.
         self.handed_over: Dict[socket.socket, int] = {}
         self.workers = self.cut_off = 0
 
@@ -182,7 +182,7 @@ class Site:
 
     def prove(self, least: Dict[str, int], may_be_cut_off: str) -> None:
         """That it was a flood: it reached its least figures, and somebody was still at it when its time was up."""
-        # What is confirmed is there: nobody consumes beside publishers that count confirms.
+        # Confirmed messages are there: no consumer runs beside publishers that count confirms.
         confirmed, drained = self.counts.get("confirmed", 0), self.counts.get("drained", 0)
         assert confirmed <= drained, f"{confirmed} messages were confirmed, and {drained} came ({self.story()})"
         for what, figure in least.items():

@@ -11,12 +11,13 @@ from support import (
     take_all, until,
 )
 
-# Records, their places in the footers, and neighbours that nobody wants yet: for each byte of message.
+# Maximum bytes read per byte of message: records, their places in the footers, and neighbours that are not
+# needed yet.
 READ_MOST = 2.0
 MEMORY_KIB = 64_000_000 // 1024
 BOARD = ["--board", "pi-zero-w"]
-# The board's own budget of syncs would make this a test of patience; and over loopback, where segments are
-# larger than the buffers of this board, the kernel waits for timers of 40 and 200 ms again and again.
+# The board's own sync budget would make this test too slow. Over loopback, whose segments exceed this board's
+# buffers, the kernel waits for timers of 40 and 200 ms again and again.
 CONFIG = """
 [limits]
 socket_receive_buffer_bytes = "64KiB"

@@ -35,7 +35,7 @@ class Who(NamedTuple):
 
 GUEST, ALICE, OLD_ALICE = Who("guest", "guest"), Who("alice", "new"), Who("alice", "old")
 BOB, BOB_TWO, CAROL = Who("bob", "bob"), Who("bob", "bob", "two"), Who("carol", "carol")
-# Refused passwords last: whoever gives them waits longer and longer.
+# Refused passwords come last, because each one is delayed longer.
 EVERYBODY = [ALICE, BOB, CAROL, BOB_TWO, GUEST, OLD_ALICE]
 ACCESS_FILES = ("access.a", "access.b")
 # After `administered`: carol came last, and guest, the old password and bob's permission for `two` are gone.
@@ -268,7 +268,7 @@ def a_doubt_stays_and_is_mended() -> None:
     """Nobody gets in however often it starts, until root has looked, mended and confirmed."""
     with scratch() as folder:
         data_dir = without_files(administered(folder, "stop"))
-        # From the first change of users on, but for the last commits, which tell that something is missing.
+        # From the first change of users on, except for the last commits, which tell that something is missing.
         for at in written_blocks(data_dir)[8:-2]:
             spoil(data_dir / "00000000.seg", at)
         for _ in range(3):
@@ -278,7 +278,7 @@ def a_doubt_stays_and_is_mended() -> None:
                 broker.stop()
         with running(data_dir) as broker:
             broker.ctl("list_users")
-            # What is said before it is confirmed is kept, but opens nothing.
+            # A change before the confirmation is stored, but gives no access.
             with contextlib.suppress(brokers.BrokerError):
                 broker.ctl("delete_user", "alice")
             broker.ctl("add_user", "dave", "dave")
@@ -307,7 +307,7 @@ def confirming_forgets_what_belongs_to_nobody() -> None:
             broker.ctl("change_password", "guest", "changed")
             before = len(written_blocks(data_dir))
             broker.ctl("add_user", "bob", "lost")
-            # What is defined is written again a moment after it is answered.
+            # Definitions are written a second time a moment after the answer.
             wait_until_still(data_dir)
             after = len(written_blocks(data_dir))
             broker.ctl("set_permissions", "-p", "two", "bob", ".*", ".*", ".*")
@@ -368,7 +368,7 @@ def messages_do_not_lock_anybody_out() -> None:
             assert "cannot be read" in broker.log()
             assert "damage: " in broker.ctl("list_alarms")
             broker.kill()
-        # The alarm stays over restarts, until somebody has seen it.
+        # The alarm stays over restarts until it is acknowledged.
         with running(data_dir) as broker:
             assert who_gets_in(broker) == RIGHT
             alarms = broker.ctl("list_alarms")
@@ -490,7 +490,7 @@ def a_disk_that_only_reads_makes_no_guest() -> None:
         with running(mount / "empty") as broker:
             assert who_gets_in(broker) == set(), "the store cannot be read"
             assert "nobody is let in" in broker.log(), broker.log()
-            # What cannot be written down cannot be confirmed.
+            # Users cannot be confirmed if that cannot be stored.
             assert "see to the disk and start again" in broker.log() and "confirm_users" not in broker.log(), broker.log()
         with running(mount / "none") as broker:
             assert who_gets_in(broker) == set()

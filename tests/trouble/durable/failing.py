@@ -61,8 +61,8 @@ def sync_fails() -> None:
             declare(peer, "q")
         with Publisher(series.broker, "q", 500, last=200) as publisher:
             publisher.wait_confirmed(200)
-            # The medium says that it is full: met by a segment that is made ready, that is a full disk, and
-            # whoever publishes waits. So the next one must be ready, and what is written then is a message.
+            # The medium reports that it is full. If that happens to a new segment, the disk counts as full and
+            # publishers wait. So the next segment must be ready, and the next write must be a message.
             wait_until_still(mount / "data")
             take_away(under, mount / "data")
             publisher.last = 1 << 40

@@ -75,7 +75,7 @@ def waits_and_resumes(series: Lives) -> None:
         for publisher in publishers:
             queue = publisher.queue
             rest = numbers_of(take_all(peer, queue), queue)
-            # What was taken a moment before the kill may be there again.
+            # Messages consumed just before the kill may be delivered again.
             complete = sorted(set(taken[queue] + rest))
             assert complete == list(range(publisher.sent)), f"{queue}: {len(complete)} of {publisher.sent}"
             assert rest == sorted(set(rest)) and taken[queue] == sorted(set(taken[queue])), f"{queue}: order"

@@ -194,7 +194,7 @@ def counted_under_a_kill(series: Lives, chance: random.Random) -> None:
     with client(series.broker, timeout=30.0) as peer:
         again = {queue: get_all(peer, queue) for queue in came}
         all_taken = {queue: {message.body for message in messages} for queue, messages in came.items()}
-        # What is not surely settled may come once more; all of it was delivered, and is told so.
+        # Messages whose acknowledgement is not certain may be delivered again, marked as redelivered.
         held_against(again, left if surely else all_taken, left)
         untold = [message.method for messages in again.values() for message in messages
                   if not message.method.args["redelivered"]]

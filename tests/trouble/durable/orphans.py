@@ -61,7 +61,7 @@ def its_name_is_left() -> None:
         with client(broker) as peer:
             declare(peer, "lost")
             declare(peer, "other")
-            # What defines it is copied along with these, which may be lost with it.
+            # Its definition is copied together with these messages, and may be lost with them.
             fill(peer, "other", range(170), 9_000)
             fill(peer, "lost", range(400), 9_000)
         assert forget(sorted(series.data_dir.glob("*.seg"))[:3], "lost") >= 2

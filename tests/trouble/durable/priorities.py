@@ -62,7 +62,7 @@ def priorities_outlive() -> None:
             assert numbers(got) == expected[:half]
             settled = half - half % 100
             peer.call(1, "queue.declare", queue=QUEUE, passive=True)
-            # What came last goes before what is left, and behind what was delivered.
+            # New messages go before old ones of lower priority, and behind those that were delivered.
             fill(peer, QUEUE, range(total, total + 12), size, props)
         broker = series.again("kill")
         within_memory(broker)

@@ -16,7 +16,7 @@ from harness.suite import patience
 SOURCE = Path(__file__).parent / "refuse.c"
 # Those that `administered` leaves in the queue.
 HELD = list(range(30))
-# One commit has so many at most there.
+# Maximum number of messages of a commit there.
 COMMIT = 20
 
 

@@ -44,7 +44,7 @@ def tutorial_durability() -> None:
             try:
                 worker = bench.start("worker")
                 worker.wait("Done", times=3)
-                # Tasks that nobody had seen may say redelivered when others before them were seen.
+                # Tasks that were not delivered may be marked as redelivered if others before them were delivered.
                 got = [line.split(" redelivered")[0] for line in worker.lines if "Received" in line]
                 assert got == [f" [x] Received 'task {number}'" for number in range(3)], got
                 if how == ENDS[0]:
@@ -396,7 +396,7 @@ def disk_limit_changed() -> None:
         broker = series.again("kill")
         with Publisher(broker, "l", size=64 * 1000, first=200) as publisher:
             publisher.wait_blocked()
-            # What it sent has to find room, but it is not to fill the limit again when the reader has gone.
+            # Its messages need space, but the limit must not be reached again when the reader has gone.
             publisher.stopping.set()
             with client(broker) as reader:
                 got = numbers_of(take_all(reader, "l"), "l")

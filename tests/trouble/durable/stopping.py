@@ -11,9 +11,9 @@ from support import HERE, PERSISTENT, scratch, take_all
 from harness.raw import Client
 from harness.suite import patience
 
-# A sync takes so long, and the stop waits for one at least.
+# Duration of a sync; the stop waits for at least one.
 SYNC_MS = 2_000
-# So often the loop may ask what has happened from then on; one that does not sleep asks a million times.
+# Maximum number of polls from then on. An event loop that does not sleep polls a million times.
 LOOKS_MAX = 200
 
 

@@ -17,12 +17,12 @@ from harness.raw import Client
 from harness.suite import patience
 
 SOURCE = Path(__file__).parent / "accept_fails.c"
-# What accept() may say of the newcomer, and of the system.
+# Errors of accept() about the new connection, and about the system.
 OF_NEWCOMER = (errno.EPROTO, errno.EHOSTUNREACH, errno.ECONNABORTED, errno.EINTR)
 OF_SYSTEM = (errno.ENOBUFS, errno.ENOMEM)
-# The descriptor that is kept back for turning somebody away is gone as well when the second one fails, too.
+# The spare descriptor is gone as well when the second accept() fails, too.
 FAILURES = {**dict.fromkeys((*OF_NEWCOMER, *OF_SYSTEM), 1), errno.EMFILE: 2}
-# So often the broker may look again in a second when the system lets it accept nobody.
+# Maximum number of polls per second while the system allows no accept().
 LOOKS_PER_SECOND = 30
 
 

@@ -750,7 +750,7 @@ def wrong_logins() -> None:
                 if len(peers) > 300:
                     peers.pop(0).close()
                 if number % 400 == 399:
-                    # Whose password was right once is let in without waiting for the others.
+                    # A user whose password was right once logs in without waiting for the others.
                     Client(broker.address).close()
                 time.sleep(max(0.0, began + number / 1000 - time.monotonic()))
         seconds = time.monotonic() - began
@@ -783,7 +783,7 @@ def scrapers() -> None:
             for number in range(120):
                 newcomer(crowd, ("127.0.0.1", port), lies[number % len(lies)] if number % 2 else whole * 400)
             for _ in range(3):
-                # Whoever has an address of his own is not kept out for longer than an answer may take.
+                # A client with an address of its own is not refused for longer than an answer may take.
                 with socket.socket() as honest:
                     honest.settimeout(patience(30))
                     honest.bind(("127.0.0.9", 0))

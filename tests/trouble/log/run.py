@@ -29,10 +29,10 @@ from harness import brokers, wire  # noqa: E402
 from harness.raw import Client, Closed, name_of  # noqa: E402
 from harness.suite import Suite, patience, until  # noqa: E402
 
-# The budget: so many lines at once, then one in 5 s; one report in 30 s; and those of a start and a stop.
+# The budget: this many lines at once, then one in 5 s; one report in 30 s; and the lines of a start and a stop.
 LINES_AT_ONCE, LINE_EVERY_S, REPORT_EVERY_S, LINES_BESIDES = 60, 5, 30, 20
 LINE_BYTES = 1024 + 64
-# One address has so many lines of a kind at once, then one a minute.
+# Number of lines of a kind that one address may cause at once; then one a minute.
 LINES_OF_A_KIND = 5
 
 REPORT = re.compile(r"not logged one by one: (.*)")

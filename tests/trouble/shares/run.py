@@ -21,7 +21,7 @@ from harness.raw import Client  # noqa: E402
 from harness.suite import Suite  # noqa: E402
 
 BOARDS = ("pi-zero-w", "router-64")
-# What the honest program sends while the tenant's messages fill the memory.
+# Number of messages that the well-behaved program sends while the tenant's messages fill the memory.
 HONEST = 3000
 
 

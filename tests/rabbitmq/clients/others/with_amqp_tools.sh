@@ -2,7 +2,7 @@
 # amqp-tools as Debian has them: a process for each message that is published, and one for each that is worked on. They
 # know no confirms, so a script does as much as it can: it tries again what did not end well.
 if [ "$1" = one ]; then
-    # What amqp-consume starts for each message; its end acknowledges it.
+    # amqp-consume starts this program for each message; its end acknowledges the message.
     number=$(cat)
     echo "$number" >>"$LEDGER"
     exec sleep 0.02
