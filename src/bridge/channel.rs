@@ -24,7 +24,7 @@ use super::headers::own_id_of;
 
 /// The stage of a channel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-enum Stage {
+enum ChannelStage {
     #[default]
     Closed,
     Open,
@@ -44,7 +44,7 @@ enum Stage {
 
 /// How much of an arriving content has arrived.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-enum Content {
+enum ArrivingContent {
     /// No content: a method comes next.
     #[default]
     None,
@@ -54,7 +54,7 @@ enum Content {
     Body(u64),
 }
 
-impl Content {
+impl ArrivingContent {
     /// The state with `left` bytes of the body still to come.
     const fn of_body(left: u64) -> Self {
         if left == 0 { Self::None } else { Self::Body(left) }
@@ -64,7 +64,7 @@ impl Content {
 /// One channel.
 #[derive(Default, Debug)]
 pub(super) struct Channel {
-    stage: Stage,
+    stage: ChannelStage,
     /// Whether the first method of the stage was sent.
     is_sent: bool,
     due: Deadline,
@@ -73,7 +73,7 @@ pub(super) struct Channel {
     /// The declarations that are made first.
     preparing: Option<Preparing>,
     depth: u32,
-    content: Content,
+    content: ArrivingContent,
     /// The reply code of the returned message whose content is arriving.
     returning: Option<u16>,
     /// Number of methods still to be sent to restart the consumer with another prefetch count.
@@ -90,11 +90,11 @@ pub(super) struct Channel {
 
 impl Channel {
     pub(super) fn is_closed(&self) -> bool {
-        self.stage == Stage::Closed
+        self.stage == ChannelStage::Closed
     }
 
     pub(super) fn is_in_content(&self) -> bool {
-        self.content != Content::None
+        self.content != ArrivingContent::None
     }
 
     pub(super) const fn is_stopped(&self) -> bool {
@@ -111,7 +111,9 @@ impl Channel {
     pub(super) fn deadline(&self) -> Deadline {
         match self.stage {
             // Nothing is awaited, or the bridge itself has to answer.
-            Stage::Closed | Stage::Ready | Stage::Idle | Stage::Answer { .. } => Deadline::NEVER,
+            ChannelStage::Closed | ChannelStage::Ready | ChannelStage::Idle | ChannelStage::Answer { .. } => {
+                Deadline::NEVER
+            }
             _ => self.due,
         }
     }
@@ -124,30 +126,32 @@ impl Channel {
     ) {
         assert!(self.is_closed(), "a channel is opened when it is closed on both sides");
         let preparing = needed.map(Preparing::new);
-        *self = Self { stage: Stage::Open, due, consumes, preparing, ..Self::default() };
+        *self = Self { stage: ChannelStage::Open, due, consumes, preparing, ..Self::default() };
     }
 
     pub(super) fn close(&mut self, due: Deadline) {
         self.due = due;
         match self.stage {
-            Stage::Closed | Stage::Closing | Stage::Answer { again: false } => {}
+            ChannelStage::Closed | ChannelStage::Closing | ChannelStage::Answer { again: false } => {}
             // The upstream does not know the channel yet, or no longer.
-            Stage::Open if !self.is_sent => *self = Self::default(),
-            Stage::Answer { again: true } => self.stage = Stage::Answer { again: false },
-            _ => (self.stage, self.is_sent, self.widening, self.flow) = (Stage::Closing, false, 0, None),
+            ChannelStage::Open if !self.is_sent => *self = Self::default(),
+            ChannelStage::Answer { again: true } => self.stage = ChannelStage::Answer { again: false },
+            _ => {
+                (self.stage, self.is_sent, self.widening, self.flow) = (ChannelStage::Closing, false, 0, None)
+            }
         }
     }
 
     /// Ends the consumer.
     pub(super) fn cancel(&mut self, due: Deadline) {
-        if self.stage == Stage::Ready && self.consumes.is_some() {
-            (self.stage, self.is_sent, self.due) = (Stage::Cancel, false, due);
+        if self.stage == ChannelStage::Ready && self.consumes.is_some() {
+            (self.stage, self.is_sent, self.due) = (ChannelStage::Cancel, false, due);
         }
     }
 
     /// Changes the prefetch count. A consumer keeps the count it started with, so it is restarted.
     pub(super) fn widen(&mut self, ahead: u16) {
-        if let (Stage::Ready, Some((_, now))) = (self.stage, &mut self.consumes) {
+        if let (ChannelStage::Ready, Some((_, now))) = (self.stage, &mut self.consumes) {
             (*now, self.widening) = (ahead, 3);
         }
     }
@@ -165,7 +169,7 @@ impl Channel {
         if let Some(active) = self.flow.filter(|_| !self.is_in_message) {
             return Some(Method::ChannelFlowOk { active });
         }
-        if self.stage == Stage::Ready {
+        if self.stage == ChannelStage::Ready {
             return match self.widening {
                 3 => Some(cancel(true)),
                 2 => Some(qos),
@@ -177,17 +181,17 @@ impl Channel {
             return None;
         }
         Some(match self.stage {
-            Stage::Closed | Stage::Ready | Stage::Idle => return None,
-            Stage::Open => Method::ChannelOpen {},
-            Stage::Prepare => self.preparing.as_ref()?.method(),
-            Stage::Select if self.consumes.is_some() => qos,
-            Stage::Select => Method::ConfirmSelect { no_wait: false },
-            Stage::Consume => consume_of(queue, tag, false),
-            Stage::Cancel => cancel(false),
-            Stage::Closing => {
+            ChannelStage::Closed | ChannelStage::Ready | ChannelStage::Idle => return None,
+            ChannelStage::Open => Method::ChannelOpen {},
+            ChannelStage::Prepare => self.preparing.as_ref()?.method(),
+            ChannelStage::Select if self.consumes.is_some() => qos,
+            ChannelStage::Select => Method::ConfirmSelect { no_wait: false },
+            ChannelStage::Consume => consume_of(queue, tag, false),
+            ChannelStage::Cancel => cancel(false),
+            ChannelStage::Closing => {
                 Method::ChannelClose { reply_code: 200, reply_text: "Goodbye", class_id: 0, method_id: 0 }
             }
-            Stage::Answer { .. } => Method::ChannelCloseOk {},
+            ChannelStage::Answer { .. } => Method::ChannelCloseOk {},
         })
     }
 
@@ -197,29 +201,29 @@ impl Channel {
             return;
         }
         match self.stage {
-            Stage::Ready => self.widening = self.widening.saturating_sub(1),
-            Stage::Answer { again: false } => *self = Self::default(),
-            Stage::Answer { again: true } => {
-                (self.stage, self.is_sent, self.is_stopped) = (Stage::Open, false, false);
+            ChannelStage::Ready => self.widening = self.widening.saturating_sub(1),
+            ChannelStage::Answer { again: false } => *self = Self::default(),
+            ChannelStage::Answer { again: true } => {
+                (self.stage, self.is_sent, self.is_stopped) = (ChannelStage::Open, false, false);
             }
             _ => self.is_sent = true,
         }
     }
 
     /// Enters another stage that causes no event.
-    fn begin<'i>(&mut self, stage: Stage) -> Option<Event<'i>> {
+    fn begin<'i>(&mut self, stage: ChannelStage) -> Option<Event<'i>> {
         (self.stage, self.is_sent) = (stage, false);
         None
     }
 
     fn ready<'i>(&mut self, rule: usize) -> Option<Event<'i>> {
-        self.begin(Stage::Ready);
+        self.begin(ChannelStage::Ready);
         Some(Event::Ready { rule, depth: self.depth })
     }
 
     /// Handles a method of the upstream on this channel. `rule` is its rule and `tag` its consumer tag.
     pub(super) fn hear<'i>(&mut self, rule: usize, method: &Method<'i>, tag: &str) -> Option<Event<'i>> {
-        if matches!(self.stage, Stage::Closed | Stage::Answer { .. }) {
+        if matches!(self.stage, ChannelStage::Closed | ChannelStage::Answer { .. }) {
             return Some(misplaced(method));
         }
         if let Method::ChannelClose { reply_code: code, reply_text, class_id, method_id } = *method {
@@ -227,38 +231,41 @@ impl Channel {
             let over_publish = (class_id, method_id) == (60, 40);
             return self.hear_end(code, Event::Closed { rule, code, over_publish, cause });
         }
-        if self.stage == Stage::Closing {
+        if self.stage == ChannelStage::Closing {
             return self.read_over(method);
         }
-        if self.content != Content::None {
+        if self.content != ArrivingContent::None {
             return Some(misplaced(method));
         }
         // A method that was not sent has no answer.
-        let awaits = |stage: Stage| self.stage == stage && self.is_sent;
+        let awaits = |stage: ChannelStage| self.stage == stage && self.is_sent;
         let is_fetch = self.consumes.is_some();
-        let confirms = self.stage == Stage::Ready && !is_fetch;
-        let flows = matches!(self.stage, Stage::Ready | Stage::Cancel) && is_fetch;
+        let confirms = self.stage == ChannelStage::Ready && !is_fetch;
+        let flows = matches!(self.stage, ChannelStage::Ready | ChannelStage::Cancel) && is_fetch;
         match *method {
-            Method::ChannelOpenOk {} if awaits(Stage::Open) => {
-                self.begin(if self.preparing.is_some() { Stage::Prepare } else { Stage::Select })
-            }
-            Method::QueueDeclareOk { queue, message_count, .. } if awaits(Stage::Prepare) => {
+            Method::ChannelOpenOk {} if awaits(ChannelStage::Open) => self
+                .begin(if self.preparing.is_some() { ChannelStage::Prepare } else { ChannelStage::Select }),
+            Method::QueueDeclareOk { queue, message_count, .. } if awaits(ChannelStage::Prepare) => {
                 self.depth = message_count;
                 let has_to_bind = self.preparing.as_mut().is_some_and(|it| it.has_to_bind(queue));
                 if let Some((consumed, _)) = self.consumes.as_mut().filter(|_| has_to_bind) {
                     *consumed = queue.to_string();
                 }
-                self.begin(if has_to_bind { Stage::Prepare } else { Stage::Select })
+                self.begin(if has_to_bind { ChannelStage::Prepare } else { ChannelStage::Select })
             }
-            Method::QueueBindOk {} if awaits(Stage::Prepare) => self.begin(Stage::Select),
-            Method::ConfirmSelectOk {} if awaits(Stage::Select) && !is_fetch => self.ready(rule),
-            Method::BasicQosOk {} if awaits(Stage::Select) && is_fetch => self.begin(Stage::Consume),
+            Method::QueueBindOk {} if awaits(ChannelStage::Prepare) => self.begin(ChannelStage::Select),
+            Method::ConfirmSelectOk {} if awaits(ChannelStage::Select) && !is_fetch => self.ready(rule),
+            Method::BasicQosOk {} if awaits(ChannelStage::Select) && is_fetch => {
+                self.begin(ChannelStage::Consume)
+            }
             Method::BasicQosOk {} if flows => None,
-            Method::BasicConsumeOk { consumer_tag } if awaits(Stage::Consume) && consumer_tag == tag => {
+            Method::BasicConsumeOk { consumer_tag }
+                if awaits(ChannelStage::Consume) && consumer_tag == tag =>
+            {
                 self.ready(rule)
             }
-            Method::BasicCancelOk { consumer_tag } if awaits(Stage::Cancel) && consumer_tag == tag => {
-                self.begin(Stage::Idle);
+            Method::BasicCancelOk { consumer_tag } if awaits(ChannelStage::Cancel) && consumer_tag == tag => {
+                self.begin(ChannelStage::Idle);
                 Some(Event::Cancelled(rule))
             }
             Method::BasicAck { delivery_tag: number, multiple } if confirms => {
@@ -269,10 +276,10 @@ impl Channel {
             }
             Method::BasicReturn { reply_code, .. } if confirms => {
                 // The header tells which message it is.
-                (self.content, self.returning) = (Content::Header, Some(reply_code));
+                (self.content, self.returning) = (ArrivingContent::Header, Some(reply_code));
                 None
             }
-            Method::ChannelFlow { active } if self.stage != Stage::Open => {
+            Method::ChannelFlow { active } if self.stage != ChannelStage::Open => {
                 let was_stopped = core::mem::replace(&mut self.is_stopped, !active);
                 self.flow = Some(active);
                 (active && was_stopped).then_some(Event::Resumed(rule))
@@ -280,7 +287,7 @@ impl Channel {
             Method::BasicDeliver { consumer_tag, delivery_tag, redelivered, exchange, routing_key }
                 if flows && consumer_tag == tag =>
             {
-                (self.content, self.returning) = (Content::Header, None);
+                (self.content, self.returning) = (ArrivingContent::Header, None);
                 Some(Event::Deliver { rule, tag: delivery_tag, redelivered, exchange, key: routing_key })
             }
             Method::BasicCancel { consumer_tag, .. } if flows && consumer_tag == tag => {
@@ -297,19 +304,19 @@ impl Channel {
         match self.stage {
             // Both closes have crossed. The upstream's is answered nevertheless, as RabbitMQ does and the
             // specification requires.
-            Stage::Closing if self.is_sent => {
+            ChannelStage::Closing if self.is_sent => {
                 self.crossed = true;
                 None
             }
             // The channel.close was not sent yet: the channel counts as closed.
-            Stage::Closing => self.begin(Stage::Answer { again: false }),
-            Stage::Prepare if self.preparing.as_mut().is_some_and(|it| it.is_missing(code)) => {
+            ChannelStage::Closing => self.begin(ChannelStage::Answer { again: false }),
+            ChannelStage::Prepare if self.preparing.as_mut().is_some_and(|it| it.is_missing(code)) => {
                 self.flow = None;
-                self.begin(Stage::Answer { again: true })
+                self.begin(ChannelStage::Answer { again: true })
             }
             _ => {
                 self.flow = None;
-                self.begin(Stage::Answer { again: false });
+                self.begin(ChannelStage::Answer { again: false });
                 Some(closed)
             }
         }
@@ -320,15 +327,15 @@ impl Channel {
         match method {
             // The answer to a crossed close may not have found space yet.
             Method::ChannelCloseOk {} if core::mem::take(&mut self.crossed) => {
-                self.begin(Stage::Answer { again: false })
+                self.begin(ChannelStage::Answer { again: false })
             }
             Method::ChannelCloseOk {} if self.is_sent => {
                 *self = Self::default();
                 None
             }
-            _ if self.content != Content::None => Some(misplaced(method)),
+            _ if self.content != ArrivingContent::None => Some(misplaced(method)),
             Method::BasicDeliver { .. } | Method::BasicReturn { .. } => {
-                self.content = Content::Header;
+                self.content = ArrivingContent::Header;
                 None
             }
             _ => None,
@@ -344,10 +351,12 @@ impl Channel {
         ContentHeader { properties, body_len, .. }: ContentHeader<'i>,
         origin: Origin,
     ) -> Option<Event<'i>> {
-        if core::mem::replace(&mut self.content, Content::of_body(body_len)) != Content::Header {
+        if core::mem::replace(&mut self.content, ArrivingContent::of_body(body_len))
+            != ArrivingContent::Header
+        {
             return Some(lost(format_args!("a content header where it has no place")));
         }
-        (self.stage != Stage::Closing).then(|| match self.returning {
+        (self.stage != ChannelStage::Closing).then(|| match self.returning {
             Some(code) => Event::Returned { rule, code, id: own_id_of(properties, origin) },
             None => Event::Header { rule, properties, body_len },
         })
@@ -355,17 +364,17 @@ impl Channel {
 
     /// Handles a part of a body.
     pub(super) fn take_body<'i>(&mut self, rule: usize, octets: &'i [u8]) -> Option<Event<'i>> {
-        let left = if let Content::Body(left) = self.content { left } else { 0 };
+        let left = if let ArrivingContent::Body(left) = self.content { left } else { 0 };
         match left.checked_sub(octets.len() as u64).filter(|_| left > 0) {
-            Some(left) => self.content = Content::of_body(left),
+            Some(left) => self.content = ArrivingContent::of_body(left),
             None => return Some(lost(format_args!("a content body where it has no place"))),
         }
-        let is_wanted = self.stage != Stage::Closing && self.returning.is_none();
+        let is_wanted = self.stage != ChannelStage::Closing && self.returning.is_none();
         is_wanted.then_some(Event::Body(rule, octets))
     }
 
     pub(super) const fn take_header_back(&mut self) {
-        self.content = Content::Header;
+        self.content = ArrivingContent::Header;
     }
 }
 

@@ -15,11 +15,11 @@ pub struct Flight {
     pub tag: u64,
     /// Its identifier.
     pub id: OwnId,
-    state: State,
+    state: FlightState,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum State {
+enum FlightState {
     Sent,
     /// The message was returned with this code; its confirm is still to come.
     Returned(u16),
@@ -70,7 +70,7 @@ impl Flights {
     /// Adds a message that was sent.
     pub fn launch(&mut self, tag: u64, id: OwnId) {
         assert!(self.room() > 0, "nothing is sent beyond the window");
-        self.ring.push_back(Flight { tag, id, state: State::Sent });
+        self.ring.push_back(Flight { tag, id, state: FlightState::Sent });
     }
 
     /// Records that a message was returned: it reached no queue.
@@ -78,11 +78,12 @@ impl Flights {
     /// # Errors
     /// The message was not sent.
     pub fn note_return(&mut self, id: Option<OwnId>, code: u16) -> Result<(), Cause> {
-        let found = self.ring.iter_mut().find(|flight| flight.state == State::Sent && Some(flight.id) == id);
+        let found =
+            self.ring.iter_mut().find(|flight| flight.state == FlightState::Sent && Some(flight.id) == id);
         let Some(flight) = found else {
             return Err(Cause::new(format_args!("it returned a message that it was not sent")));
         };
-        flight.state = State::Returned(code);
+        flight.state = FlightState::Returned(code);
         Ok(())
     }
 
@@ -104,20 +105,20 @@ impl Flights {
             return Err(Cause::new(format_args!("it confirmed message {number}, which it was not sent")));
         }
         let at = match is_multiple {
-            true => self.ring.iter().position(|flight| flight.state != State::Done),
+            true => self.ring.iter().position(|flight| flight.state != FlightState::Done),
             false => last.checked_sub(self.first).map(|at| at as usize),
         };
         let Some(at) = at.filter(|at| self.first + *at as u64 <= last) else { return Ok(None) };
         let flight = &mut self.ring[at];
         let refusal = match (flight.state, is_taken) {
-            (State::Done, _) => return Ok(None),
-            (State::Returned(code), _) => Some(Refusal::Returned(code)),
-            (State::Sent, true) => None,
-            (State::Sent, false) => Some(Refusal::Nacked),
+            (FlightState::Done, _) => return Ok(None),
+            (FlightState::Returned(code), _) => Some(Refusal::Returned(code)),
+            (FlightState::Sent, true) => None,
+            (FlightState::Sent, false) => Some(Refusal::Nacked),
         };
-        flight.state = State::Done;
+        flight.state = FlightState::Done;
         let settled = *flight;
-        while self.ring.front().is_some_and(|flight| flight.state == State::Done) {
+        while self.ring.front().is_some_and(|flight| flight.state == FlightState::Done) {
             self.ring.pop_front();
             self.first += 1;
         }

@@ -35,7 +35,7 @@ const TYPE_AT: usize = 156;
 
 /// A file in an archive.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Entry {
+pub(super) struct ArchiveEntry {
     /// Its name.
     pub(super) name: String,
     /// Length of its content in bytes.
@@ -81,7 +81,7 @@ pub(super) fn end(out: &mut impl Write) -> io::Result<()> {
 }
 
 /// Reads the header of the next file; `None` at the end. Its content and [`skip_padding`] must follow.
-pub(super) fn next(archive: &mut impl Read) -> io::Result<Option<Entry>> {
+pub(super) fn next(archive: &mut impl Read) -> io::Result<Option<ArchiveEntry>> {
     let mut head = [0; BLOCK_BYTES];
     archive.read_exact(&mut head)?;
     if head == [0; BLOCK_BYTES] {
@@ -96,7 +96,7 @@ pub(super) fn next(archive: &mut impl Read) -> io::Result<Option<Entry>> {
     let name = head[..100].split(|byte| *byte == 0).next().unwrap_or_default();
     let name = core::str::from_utf8(name).map_err(|_| damaged())?.to_string();
     let bytes = octal(&head[SIZE_AT]).ok_or_else(damaged)?;
-    Ok(Some(Entry { name, bytes, is_file: matches!(head[TYPE_AT], b'0' | 0) }))
+    Ok(Some(ArchiveEntry { name, bytes, is_file: matches!(head[TYPE_AT], b'0' | 0) }))
 }
 
 /// Skips the padding after a content of `bytes` bytes.
@@ -146,9 +146,9 @@ const LINKS_MAX: usize = 40;
 const FOLDER_MODE: u32 = 0o755;
 
 /// The folders that were created, each with its parent, the outermost first.
-pub(super) struct Made(Vec<(OwnedFd, OsString)>);
+pub(super) struct CreatedFolders(Vec<(OwnedFd, OsString)>);
 
-impl Made {
+impl CreatedFolders {
     /// Removes the folders, and `file` in the innermost one. A folder with other content stays.
     pub(super) fn remove(self, file: &str) {
         if let Some(Ok(innermost)) = self.0.last().map(|(above, name)| open_way(above, name)) {
@@ -168,7 +168,7 @@ impl Made {
 ///
 /// # Errors
 /// It cannot be opened or created, or the path contains a link of another user.
-pub(super) fn open_or_make(path: &Path) -> io::Result<(OwnedFd, Made)> {
+pub(super) fn open_or_make(path: &Path) -> io::Result<(OwnedFd, CreatedFolders)> {
     let mut made = Vec::new();
     let mut names: VecDeque<OsString> = names_of(path);
     let mut walked = PathBuf::from(if path.is_absolute() { "/" } else { "." });
@@ -222,7 +222,7 @@ pub(super) fn open_or_make(path: &Path) -> io::Result<(OwnedFd, Made)> {
         }
     }
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
-    Ok((openat(&folder, ".", flags, Mode::empty())?, Made(made)))
+    Ok((openat(&folder, ".", flags, Mode::empty())?, CreatedFolders(made)))
 }
 
 /// Syncs a folder so that created folders survive a power cut, if the caller may read it.

@@ -23,13 +23,13 @@ use crate::{check, ctl, inspect, restore};
 #[derive(Debug)]
 pub enum Ask {
     /// Run the broker.
-    Serve(Said),
+    Serve(ConfigArguments),
     /// Show the configuration and the memory table.
-    Check(Said),
+    Check(ConfigArguments),
     /// Inspect a data directory; `None`: print the help.
     Inspect(Option<inspect::Options>),
     /// Create a store from a backup.
-    Restore(PathBuf, Said),
+    Restore(PathBuf, ConfigArguments),
     /// Run a command of `leveretctl` with these arguments.
     Ctl(Vec<OsString>),
     /// Print the version.
@@ -40,7 +40,7 @@ pub enum Ask {
 
 /// The sources of the configuration on the command line.
 #[derive(Debug, Default)]
-pub struct Said {
+pub struct ConfigArguments {
     /// The file named by `--config`.
     pub file: Option<PathBuf>,
     /// The flags.
@@ -142,7 +142,7 @@ static COMMANDS: [CommandRow; 5] = [
     },
 ];
 
-const OPTIONS: Table<Said> = Table(&[Section {
+const OPTIONS: Table<ConfigArguments> = Table(&[Section {
     heading: "Options:",
     rows: &[
         OptionRow::new(
@@ -271,7 +271,7 @@ pub fn parse_all(arguments: impl IntoIterator<Item = OsString>) -> Result<Ask, B
 /// The first invalid argument, and what was probably meant.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Ask, BadArguments> {
     let mut parser = lexopt::Parser::from_args(arguments);
-    let mut said = Said::default();
+    let mut said = ConfigArguments::default();
     let mut command: Option<String> = None;
     let mut file = None;
     loop {

@@ -105,7 +105,7 @@ fn restore(
     if !disk.slots().map_err(of(folder))?.is_empty() {
         return Err(NotRestored::HasStore(folder.to_path_buf()));
     }
-    let mut made = Made::begin(target).map_err(of(&folder.join(RESTORE_PART)))?;
+    let mut made = RestoredFiles::begin(target).map_err(of(&folder.join(RESTORE_PART)))?;
     let sums = unpack(source, &mut made).map_err(|error| match error.kind() {
         io::ErrorKind::UnexpectedEof => {
             let why = "it is cut short; copy it again, or take another backup";
@@ -158,7 +158,7 @@ fn restore(
 }
 
 /// Files that are removed again unless all of them are complete.
-struct Made {
+struct RestoredFiles {
     folder: OwnedFd,
     part: OwnedFd,
     files: Vec<String>,
@@ -167,7 +167,7 @@ struct Made {
     is_finished: bool,
 }
 
-impl Made {
+impl RestoredFiles {
     /// Begins with an empty folder for incomplete files. The rest of an interrupted restore is not removed
     /// automatically, because the owner of the folder may have put something else there.
     fn begin(folder: OwnedFd) -> io::Result<Self> {
@@ -205,7 +205,7 @@ impl Made {
     }
 }
 
-impl Drop for Made {
+impl Drop for RestoredFiles {
     fn drop(&mut self) {
         // A failure cannot be handled; the next attempt reports it. The newest segment is removed last, as it was
         // named first.
@@ -232,7 +232,7 @@ enum Sums {
 }
 
 /// Unpacks all files.
-fn unpack(archive: &mut impl Read, made: &mut Made) -> io::Result<Sums> {
+fn unpack(archive: &mut impl Read, made: &mut RestoredFiles) -> io::Result<Sums> {
     let owner = fstat(&made.folder)?;
     let (mut sums, mut told) = (Checksums::default(), Sums::Missing);
     while let Some(entry) = archive::next(archive)? {

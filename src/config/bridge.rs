@@ -434,7 +434,7 @@ fn bridge(value: &Value<'_>, said: BridgeLayer) -> Result<Bridge, Wrong> {
             "refused = \"reject\" is for [[bridge.fetch]]: what is forwarded is parked or waits",
         ));
     }
-    let on_demand = Said {
+    let on_demand = OnDemandKeys {
         link: said.link,
         messages: said.connect_messages,
         age: said.connect_age,
@@ -676,7 +676,7 @@ read_from_text! {
 }
 
 /// The keys of an on-demand link in a file.
-pub(super) struct Said {
+pub(super) struct OnDemandKeys {
     pub(super) link: Option<LinkMode>,
     pub(super) messages: Option<Count<u32>>,
     pub(super) age: Option<Millis>,
@@ -685,7 +685,7 @@ pub(super) struct Said {
     pub(super) rest_after: Option<Millis>,
 }
 
-impl Said {
+impl OnDemandKeys {
     #[cold]
     pub(super) fn made(self, value: &Value<'_>) -> Result<Option<OnDemand>, Wrong> {
         let Self { link, messages, age, interval, times, rest_after } = self;

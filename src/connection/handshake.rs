@@ -35,7 +35,7 @@ use leveret_core::password::Secret;
 use super::connection::{Capabilities, Connection, Context, Names, PARTING_MS, Phase, Settings};
 use super::input::Step;
 use super::input::{fault_of_frame, fault_of_method, hard_fault, unexpected_method};
-use super::methods::{Kind, Mechanism, Pending};
+use super::methods::{CommandKind, Mechanism, Pending};
 use super::timers;
 
 impl Mechanism {
@@ -185,7 +185,7 @@ impl Connection {
                 None
             }
             (Phase::Opening { .. }, Method::ConnectionOpen { virtual_host }) => {
-                self.input.pending = Pending::on_connection(Kind::OpenVhost, method.id());
+                self.input.pending = Pending::on_connection(CommandKind::OpenVhost, method.id());
                 Some(Step::Command { channel: None, command: Command::OpenVhost { vhost: virtual_host } })
             }
             (Phase::Opening { .. }, _) => {
@@ -214,7 +214,8 @@ impl Connection {
             "AMQPLAIN" => Mechanism::AmqPlain,
             "EXTERNAL" if self.certificate_name.is_some() => {
                 self.mechanism = Mechanism::External.name();
-                self.input.pending = Pending::on_connection(Kind::Login(Mechanism::External), (10, 11));
+                self.input.pending =
+                    Pending::on_connection(CommandKind::Login(Mechanism::External), (10, 11));
                 return None;
             }
             _ => {
@@ -234,7 +235,7 @@ impl Connection {
                 return None;
             }
         };
-        self.input.pending = Pending::on_connection(Kind::Login(known), (10, 11));
+        self.input.pending = Pending::on_connection(CommandKind::Login(known), (10, 11));
         let (password, from_loopback) = (Secret(password), self.peer.from_loopback);
         let command = Command::Login { user, password, from_loopback };
         Some(Step::Command { channel: None, command })

@@ -21,7 +21,7 @@ use leveret_core::mem::{MessageFlags, PoolFull};
 use super::channel::{ConfirmList, Listed, NONE, Slot, State};
 use super::connection::{Connection, Context, Names, PARTING_MS, Phase};
 use super::erlang::{BadEnd, FrameSnippet, Numbers};
-use super::methods::{Kind, Pending};
+use super::methods::{CommandKind, Pending};
 use super::output::Blocked;
 use super::publish::misplaced_body;
 use super::publish::{Content, PublishFlags, message_flags};
@@ -77,7 +77,7 @@ impl Connection {
     /// Asks the broker first to take back what a channel held that was closed because of an error.
     fn step_release(&mut self) -> Option<Step<'static>> {
         let (_, channel) = self.input.release.take()?;
-        self.input.pending = Pending::on_connection(Kind::Release, (0, 0));
+        self.input.pending = Pending::on_connection(CommandKind::Release, (0, 0));
         Some(Step::Command { channel: Some(channel), command: Command::CloseChannel })
     }
 
@@ -530,7 +530,7 @@ impl Connection {
         let payload: &[u8; ACK_PAYLOAD_LEN] = payload.try_into().ok()?;
         let [_, _, _, _, tag @ .., bits] = *payload;
         let (slot, channel) = self.idle_channel(context, number)?;
-        self.input.pending = Pending::on_channel(Kind::Silent, (60, 80), slot, true);
+        self.input.pending = Pending::on_channel(CommandKind::Silent, (60, 80), slot, true);
         let command = Command::Settle {
             delivery_tag: u64::from_be_bytes(tag),
             multiple: bits & 1 != 0,
@@ -572,7 +572,7 @@ impl Connection {
         context.pools.channels[slot].content = Content::Complete { message, flags };
         self.channels.contents += 1;
         self.blocked.concerned = self.capabilities.connection_blocked;
-        self.input.pending = Pending::on_channel(Kind::Publish, PUBLISH, slot, true);
+        self.input.pending = Pending::on_channel(CommandKind::Publish, PUBLISH, slot, true);
         let command = Command::Publish { message, mandatory };
         Some((whole.input_len, Step::Command { channel: Some(channel), command }))
     }

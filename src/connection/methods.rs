@@ -84,7 +84,7 @@ impl Connection {
             let text = format_args!("this broker has no more channels: raise channels_max or close some");
             return Verdict::hard(ReplyCode::ResourceError, text, method.id());
         };
-        self.input.pending = Pending::on_channel(Kind::OpenChannel, method.id(), slot, false);
+        self.input.pending = Pending::on_channel(CommandKind::OpenChannel, method.id(), slot, false);
         Verdict::Step(Step::Command { channel: None, command: Command::OpenChannel { number } })
     }
 
@@ -156,7 +156,7 @@ impl Connection {
                 method.id(),
             ),
             Method::ChannelClose { .. } => {
-                self.plain(context, slot, method, Kind::CloseChannel, Command::CloseChannel)
+                self.plain(context, slot, method, CommandKind::CloseChannel, Command::CloseChannel)
             }
             Method::ChannelFlow { active: true } => {
                 self.reply_now(context, slot, &Method::ChannelFlowOk { active: true })
@@ -165,20 +165,22 @@ impl Connection {
                 self.reply_now(context, slot, &Method::AccessRequestOk { ticket: 1 })
             }
             Method::BasicQos { prefetch_size: 0, prefetch_count, global } => {
-                self.plain(context, slot, method, Kind::Plain, Command::Qos { prefetch_count, global })
+                self.plain(context, slot, method, CommandKind::Plain, Command::Qos { prefetch_count, global })
             }
             Method::BasicRecover { requeue: true } => {
-                self.plain(context, slot, method, Kind::Plain, Command::Recover)
+                self.plain(context, slot, method, CommandKind::Plain, Command::Recover)
             }
             Method::BasicRecoverAsync { requeue: true } => {
-                self.plain(context, slot, method, Kind::Silent, Command::Recover)
+                self.plain(context, slot, method, CommandKind::Silent, Command::Recover)
             }
             Method::ConfirmSelect { .. } => {
-                self.plain(context, slot, method, Kind::ConfirmSelect, Command::ConfirmSelect)
+                self.plain(context, slot, method, CommandKind::ConfirmSelect, Command::ConfirmSelect)
             }
-            Method::TxSelect {} => self.plain(context, slot, method, Kind::Plain, Command::TxSelect),
-            Method::TxCommit {} => self.plain(context, slot, method, Kind::Plain, Command::TxCommit),
-            Method::TxRollback {} => self.plain(context, slot, method, Kind::Plain, Command::TxRollback),
+            Method::TxSelect {} => self.plain(context, slot, method, CommandKind::Plain, Command::TxSelect),
+            Method::TxCommit {} => self.plain(context, slot, method, CommandKind::Plain, Command::TxCommit),
+            Method::TxRollback {} => {
+                self.plain(context, slot, method, CommandKind::Plain, Command::TxRollback)
+            }
             _ if has_names(&method) => Verdict::Named(slot, method),
             _ => Verdict::Fault(not_implemented(&method), method.id(), NONE),
         }
@@ -196,7 +198,7 @@ impl Connection {
         settlement: Settlement,
     ) -> Verdict<'a> {
         let command = Command::Settle { delivery_tag, multiple, settlement };
-        self.plain(context, slot, method, Kind::Silent, command)
+        self.plain(context, slot, method, CommandKind::Silent, command)
     }
 
     #[inline]
@@ -205,7 +207,7 @@ impl Connection {
         context: &Context<'_>,
         slot: Slot,
         method: Method<'_>,
-        kind: Kind,
+        kind: CommandKind,
         command: Command<'a>,
     ) -> Verdict<'a> {
         self.input.pending = Pending::on_channel(kind, method.id(), slot, no_wait(&method));
@@ -230,12 +232,12 @@ impl Connection {
         method: Method<'a>,
     ) -> Result<Command<'a>, Fault> {
         let kind = match method {
-            Method::QueueDeclare { .. } => Kind::QueueDeclare,
-            Method::QueuePurge { .. } | Method::QueueDelete { .. } => Kind::Count,
-            Method::BasicConsume { .. } => Kind::Consume,
-            Method::BasicCancel { .. } => Kind::Cancel,
-            Method::BasicGet { .. } => Kind::Get,
-            _ => Kind::Plain,
+            Method::QueueDeclare { .. } => CommandKind::QueueDeclare,
+            Method::QueuePurge { .. } | Method::QueueDelete { .. } => CommandKind::Count,
+            Method::BasicConsume { .. } => CommandKind::Consume,
+            Method::BasicCancel { .. } => CommandKind::Cancel,
+            Method::BasicGet { .. } => CommandKind::Get,
+            _ => CommandKind::Plain,
         };
         self.input.pending = Pending::on_channel(kind, method.id(), slot, no_wait(&method));
         if let Method::BasicCancel { consumer_tag, .. } = method {
@@ -452,7 +454,7 @@ impl Mechanism {
 
 /// The kind of a command, which determines its reply.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Kind {
+pub(super) enum CommandKind {
     Nothing,
     Login(Mechanism),
     OpenVhost,
@@ -478,7 +480,7 @@ pub(super) enum Kind {
 /// The command that the broker is being asked. A connection has at most one.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pending {
-    pub(super) kind: Kind,
+    pub(super) kind: CommandKind,
     /// Class and method, for the text of a close and for the "ok".
     pub(super) id: (u16, u16),
     pub(super) slot: Slot,
@@ -486,21 +488,21 @@ pub(super) struct Pending {
 }
 
 impl Pending {
-    pub(super) const NOTHING: Self = Self::on_connection(Kind::Nothing, (0, 0));
+    pub(super) const NOTHING: Self = Self::on_connection(CommandKind::Nothing, (0, 0));
 
-    pub(super) const fn on_connection(kind: Kind, id: (u16, u16)) -> Self {
+    pub(super) const fn on_connection(kind: CommandKind, id: (u16, u16)) -> Self {
         Self { kind, id, slot: NONE, no_wait: false }
     }
 
     pub(super) fn is_something(self) -> bool {
-        self.kind != Kind::Nothing
+        self.kind != CommandKind::Nothing
     }
 
     pub(super) fn is_login(self, mechanism: Mechanism) -> bool {
-        self.kind == Kind::Login(mechanism)
+        self.kind == CommandKind::Login(mechanism)
     }
 
-    pub(super) const fn on_channel(kind: Kind, id: (u16, u16), slot: Slot, no_wait: bool) -> Self {
+    pub(super) const fn on_channel(kind: CommandKind, id: (u16, u16), slot: Slot, no_wait: bool) -> Self {
         Self { kind, id, slot, no_wait }
     }
 }

@@ -20,7 +20,7 @@ use leveret_core::mem::{MessageFlags, MessageId, PoolFull, Share};
 use super::channel::{NONE, Slot, State};
 use super::connection::{Connection, Context};
 use super::input::{PUBLISH, Step, Suspension, Verdict};
-use super::methods::{Kind, Pending};
+use super::methods::{CommandKind, Pending};
 
 impl Connection {
     /// Handles basic.publish on an open channel without a content in progress.
@@ -200,7 +200,7 @@ impl Connection {
         else {
             return None;
         };
-        self.input.pending = Pending::on_channel(Kind::Publish, PUBLISH, slot, true);
+        self.input.pending = Pending::on_channel(CommandKind::Publish, PUBLISH, slot, true);
         let command = Command::Publish { message, mandatory: flags.mandatory };
         Some(Step::Command { channel: Some(channel), command })
     }

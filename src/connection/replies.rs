@@ -15,7 +15,7 @@
 use super::channel::{ConfirmList, Listed, NONE, Slot, State};
 use super::connection::Context;
 use super::connection::{Connection, Phase};
-use super::methods::{Kind, Pending};
+use super::methods::{CommandKind, Pending};
 use super::timers;
 use leveret_amqp::{Method, Writer};
 use leveret_core::command::{Name, Outcome, ReplyOrder};
@@ -38,10 +38,10 @@ impl Connection {
         let pending = core::mem::replace(&mut self.input.pending, Pending::NOTHING);
         // An outcome is large. The two most frequent ones are handled without moving it.
         match (pending.kind, &outcome) {
-            (Kind::Publish, Outcome::Published) => {
+            (CommandKind::Publish, Outcome::Published) => {
                 self.published(context, pending.slot, false, (order, batch));
             }
-            (Kind::Silent, Outcome::Done) => {}
+            (CommandKind::Silent, Outcome::Done) => {}
             _ => self.answer_other(context, pending, outcome, (order, batch)),
         }
     }
@@ -54,14 +54,14 @@ impl Connection {
         (order, batch): (ReplyOrder, Batch),
     ) {
         match (pending.kind, outcome) {
-            (Kind::Publish, Outcome::PublishRefused) => {
+            (CommandKind::Publish, Outcome::PublishRefused) => {
                 self.published(context, pending.slot, true, (order, batch));
             }
-            (Kind::Publish, Outcome::Wait) => {
+            (CommandKind::Publish, Outcome::Wait) => {
                 self.input.held_publish = pending.slot;
                 self.input.is_suspended = true;
             }
-            (Kind::Nothing | Kind::Release, _) => {}
+            (CommandKind::Nothing | CommandKind::Release, _) => {}
             (_, Outcome::Fault(fault)) => self.answer_fault(context, pending, &fault, order),
             (_, Outcome::Wait) => {
                 let text = format_args!("no memory for this now; try again later");
@@ -93,9 +93,9 @@ impl Connection {
         order: ReplyOrder,
     ) {
         match pending.kind {
-            Kind::Login(mechanism) => self.refuse_login(context, mechanism, format_args!("{fault}")),
-            Kind::OpenVhost => self.close_connection(context, fault, pending.id),
-            Kind::Publish => {
+            CommandKind::Login(mechanism) => self.refuse_login(context, mechanism, format_args!("{fault}")),
+            CommandKind::OpenVhost => self.close_connection(context, fault, pending.id),
+            CommandKind::Publish => {
                 self.content_taken(context, pending.slot);
                 self.fail(context, pending.slot, fault, pending.id, order);
             }
@@ -111,50 +111,52 @@ impl Connection {
         order: ReplyOrder,
     ) {
         match (pending.kind, outcome) {
-            (Kind::Login(_), Outcome::Done) => self.tune(context),
-            (Kind::OpenVhost, _) => {
+            (CommandKind::Login(_), Outcome::Done) => self.tune(context),
+            (CommandKind::OpenVhost, _) => {
                 self.phase = Phase::Open;
                 self.push_reply(context, 0, &Method::ConnectionOpenOk {}, order);
             }
-            (Kind::OpenChannel, Outcome::ChannelOpened(channel)) => {
+            (CommandKind::OpenChannel, Outcome::ChannelOpened(channel)) => {
                 context.pools.channels[pending.slot].state = State::Open(channel);
                 self.reply(context, pending, &Method::ChannelOpenOk {}, order);
             }
-            (Kind::CloseChannel, _) => {
+            (CommandKind::CloseChannel, _) => {
                 self.flush_confirms(context, pending.slot);
                 self.reply(context, pending, &Method::ChannelCloseOk {}, order);
                 self.drop_channel(context, pending.slot);
             }
-            (Kind::ConfirmSelect, _) => {
+            (CommandKind::ConfirmSelect, _) => {
                 context.pools.channels[pending.slot].confirms.select();
                 self.reply(context, pending, &Method::ConfirmSelectOk {}, order);
             }
-            (Kind::Plain, _) => {
+            (CommandKind::Plain, _) => {
                 if let Some(ok) = plain_ok(pending.id) {
                     self.reply(context, pending, &ok, order);
                 }
             }
-            (Kind::QueueDeclare, Outcome::QueueDeclared { queue, message_count, consumer_count }) => {
+            (CommandKind::QueueDeclare, Outcome::QueueDeclared { queue, message_count, consumer_count }) => {
                 let ok = Method::QueueDeclareOk { queue: &queue, message_count, consumer_count };
                 self.reply(context, pending, &ok, order);
                 context.pools.channels[pending.slot].last_queue = Name::try_from(&*queue).unwrap_or_default();
             }
-            (Kind::Count, Outcome::MessageCount(message_count)) => {
+            (CommandKind::Count, Outcome::MessageCount(message_count)) => {
                 let ok = match pending.id {
                     (50, 30) => Method::QueuePurgeOk { message_count },
                     _ => Method::QueueDeleteOk { message_count },
                 };
                 self.reply(context, pending, &ok, order);
             }
-            (Kind::Consume, Outcome::Consuming { tag }) => {
+            (CommandKind::Consume, Outcome::Consuming { tag }) => {
                 self.reply(context, pending, &Method::BasicConsumeOk { consumer_tag: &tag }, order);
             }
-            (Kind::Cancel, _) => {
+            (CommandKind::Cancel, _) => {
                 let tag: Name = context.pools.cancelled_tag.clone();
                 self.reply(context, pending, &Method::BasicCancelOk { consumer_tag: &tag }, order);
             }
-            (Kind::Get, Outcome::GetEmpty) => self.reply(context, pending, &Method::BasicGetEmpty {}, order),
-            (Kind::Get, Outcome::GetQueued) | (Kind::Silent, _) => {}
+            (CommandKind::Get, Outcome::GetEmpty) => {
+                self.reply(context, pending, &Method::BasicGetEmpty {}, order)
+            }
+            (CommandKind::Get, Outcome::GetQueued) | (CommandKind::Silent, _) => {}
             (kind, outcome) => panic!("{outcome:?} is no answer to {kind:?}"),
         }
     }

@@ -167,7 +167,7 @@ fn log_panic(panicked: &PanicHookInfo<'_>) {
 /// Appends a line, whatever the level of the log, and waits until it is written.
 fn log_last_words(deadline: Instant, text: fmt::Arguments<'_>) {
     flight_recorder::record(Kind::Error, text);
-    WRITER.append(format!("{}{}\n", mark_of_last(), Text(text)).as_bytes());
+    WRITER.append(format!("{}{}\n", mark_of_last(), LogText(text)).as_bytes());
     WRITER.flush(deadline);
 }
 
@@ -182,15 +182,15 @@ fn is_journal() -> bool {
 }
 
 fn write_for_journal(out: &mut Line, record: &log::Record<'_>) -> io::Result<()> {
-    writeln!(out, "<{}>{}", priority(record.level()), Text(*record.args()))
+    writeln!(out, "<{}>{}", priority(record.level()), LogText(*record.args()))
 }
 
 fn write_for_person(out: &mut Line, record: &log::Record<'_>) -> io::Result<()> {
-    writeln!(out, "{:5} {}", record.level(), Text(*record.args()))
+    writeln!(out, "{:5} {}", record.level(), LogText(*record.args()))
 }
 
 fn write_for_file(out: &mut Line, record: &log::Record<'_>) -> io::Result<()> {
-    writeln!(out, "{} {:5} {}", out.timestamp_millis(), record.level(), Text(*record.args()))
+    writeln!(out, "{} {:5} {}", out.timestamp_millis(), record.level(), LogText(*record.args()))
 }
 
 /// The destination of the logger's lines, each in one piece.
@@ -208,9 +208,9 @@ impl io::Write for Out {
 }
 
 /// A text as it is shown in a line.
-struct Text<'a>(fmt::Arguments<'a>);
+struct LogText<'a>(fmt::Arguments<'a>);
 
-impl fmt::Display for Text<'_> {
+impl fmt::Display for LogText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut cutting = Cutting { out: f, left: LINE_BYTES_MAX, is_cut: false };
         let written = fmt::write(&mut Escaping(&mut cutting), self.0);
@@ -512,12 +512,12 @@ mod tests {
     #[test]
     fn a_long_text_is_cut_between_characters_and_marked() {
         for (text, shown) in [("a", 1024), ("ä", 1024), ("日", 1023), ("😀", 1024), ("\n", 1024)] {
-            let line = Text(format_args!("{}", text.repeat(3000))).to_string();
+            let line = LogText(format_args!("{}", text.repeat(3000))).to_string();
             assert_eq!(line.len(), shown + CUT_MARK.len(), "{text}");
             assert!(line.ends_with(CUT_MARK), "{text}");
         }
         let text = "x".repeat(LINE_BYTES_MAX);
-        assert_eq!(Text(format_args!("{text}")).to_string(), text);
+        assert_eq!(LogText(format_args!("{text}")).to_string(), text);
     }
 }
 

@@ -12,7 +12,7 @@ use leveret_core::limits::Limits;
 use leveret_core::mem::{MessageLimits, Messages};
 
 /// What a start found, and the objects that it borrows.
-struct World {
+struct OrphansFixture {
     recovery: Recovery,
     access: Access,
     journal: Journal,
@@ -24,7 +24,7 @@ struct World {
 const QUEUE: DestinationName<'_> = DestinationName::Queue("q");
 const EXCHANGE: DestinationName<'_> = DestinationName::Exchange("q");
 
-impl World {
+impl OrphansFixture {
     /// Records at most this many definitions that were left out.
     fn new(left_out_max: usize) -> Self {
         let limits = Limits::default();
@@ -100,7 +100,7 @@ fn orphan(incarnation: u64, name: Option<(&str, &str)>) -> Orphan {
 
 #[test]
 fn the_name_of_a_left_out_object_is_blocked_until_it_is_deleted() {
-    let mut world = World::new(8);
+    let mut world = OrphansFixture::new(8);
     world.leave_queue_out("q", 7);
     for durable in [true, false] {
         let text = world.check(QUEUE, durable).unwrap_err().text;
@@ -117,7 +117,7 @@ fn the_name_of_a_left_out_object_is_blocked_until_it_is_deleted() {
 
 #[test]
 fn a_deletion_removes_messages_and_levels_from_the_storage() {
-    let mut world = World::new(8);
+    let mut world = OrphansFixture::new(8);
     world.leave_queue_out("q", 7);
     world.recovery.leave_out_levels(7, &[71, 72]);
     world.leave_queue_out("other", 8);
@@ -132,7 +132,7 @@ fn a_deletion_removes_messages_and_levels_from_the_storage() {
 
 #[test]
 fn nothing_is_deleted_from_unwritable_storage() {
-    let mut world = World::new(8);
+    let mut world = OrphansFixture::new(8);
     world.leave_queue_out("q", 7);
     world.journal.start(1, false, u64::MAX);
     assert!(world.delete(QUEUE, false).is_err());
@@ -141,7 +141,7 @@ fn nothing_is_deleted_from_unwritable_storage() {
 
 #[test]
 fn left_out_objects_are_known_by_name_and_version() {
-    let mut world = World::new(8);
+    let mut world = OrphansFixture::new(8);
     world.leave_exchange_out("q", 9);
     assert!(world.recovery.may_have("/", EXCHANGE, 9));
     assert!(!world.recovery.may_have("/", EXCHANGE, 8), "that one was deleted");
@@ -150,7 +150,7 @@ fn left_out_objects_are_known_by_name_and_version() {
 
 #[test]
 fn when_the_list_overflows_no_durable_object_may_be_declared() {
-    let mut world = World::new(1);
+    let mut world = OrphansFixture::new(1);
     world.leave_queue_out("known", 7);
     world.check(QUEUE, true).unwrap();
     world.leave_queue_out("q", 8);
@@ -162,7 +162,7 @@ fn when_the_list_overflows_no_durable_object_may_be_declared() {
 
 #[test]
 fn orphans_are_found_by_name_and_incarnation() {
-    let mut world = World::new(8);
+    let mut world = OrphansFixture::new(8);
     assert!(!world.recovery.has_orphans());
     for orphan in [orphan(1, None), orphan(2, Some(("/", "q"))), orphan(3, Some(("tenant", "q")))] {
         world.recovery.add_orphan(orphan);
@@ -183,7 +183,7 @@ fn orphans_are_found_by_name_and_incarnation() {
 
 #[test]
 fn orphans_beyond_the_list_are_counted() {
-    let mut world = World::new(8);
+    let mut world = OrphansFixture::new(8);
     (0..300).for_each(|incarnation| world.recovery.add_orphan(orphan(incarnation, None)));
     assert_eq!((world.recovery.orphans().len(), world.recovery.orphans_unlisted()), (256, 44));
     while !world.recovery.orphans().is_empty() {
@@ -194,7 +194,7 @@ fn orphans_beyond_the_list_are_counted() {
 
 #[test]
 fn names_beyond_their_memory_are_dropped() {
-    let mut world = World::new(8);
+    let mut world = OrphansFixture::new(8);
     let long = "n".repeat(8_000);
     for incarnation in 1..=3 {
         world.recovery.add_orphan(orphan(incarnation, Some(("/", &long))));
@@ -210,7 +210,7 @@ fn names_beyond_their_memory_are_dropped() {
 
 #[test]
 fn adopted_messages_count_for_their_queue_until_they_are_in_it() {
-    let mut world = World::new(8);
+    let mut world = OrphansFixture::new(8);
     let [one, two] = [1, 2].map(QueueId::from_index);
     world.recovery.adopted(&orphan(5, None), one);
     world.recovery.adopted(&orphan(6, None), two);
@@ -228,7 +228,7 @@ fn adopted_messages_count_for_their_queue_until_they_are_in_it() {
 
 #[test]
 fn rebuilt_queues_are_reported_until_declared_or_deleted() {
-    let mut world = World::new(8);
+    let mut world = OrphansFixture::new(8);
     world.recovery.note_rebuilt();
     world.recovery.note_rebuilt();
     world.recovery.note_rebuilt_gone();

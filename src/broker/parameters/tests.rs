@@ -32,12 +32,12 @@ fn global<'a>(name: &'a str, value: &'a str) -> ParameterView<'a> {
     ParameterView { vhost: None, component: "", ..shovel(name, value) }
 }
 
-struct World {
+struct ParametersFixture {
     parameters: Parameters,
     journal: Journal,
 }
 
-impl World {
+impl ParametersFixture {
     /// Creates parameters with capacity for four, and for this many shovels.
     fn new(shovels_max: usize) -> Self {
         let mut journal = Journal::new(16);
@@ -84,7 +84,7 @@ fn invalid(why: &str) -> Result<Batch, OperatorFault> {
 
 #[test]
 fn a_parameter_is_written_once_and_raises_the_version() {
-    let mut world = World::new(8);
+    let mut world = ParametersFixture::new(8);
     assert!(world.set(shovel("s", "1"), OPERATOR).unwrap() > Batch::NONE);
     world.set(global("s", "2"), OPERATOR).unwrap();
     let version = world.parameters.version();
@@ -100,7 +100,7 @@ fn a_parameter_is_written_once_and_raises_the_version() {
 
 #[test]
 fn invalid_values_and_missing_permissions_are_refused() {
-    let mut world = World::new(8);
+    let mut world = ParametersFixture::new(8);
     assert_eq!(world.set(shovel("s", "0"), OPERATOR), invalid("0 is not taken"));
     assert!(matches!(world.set(shovel("", "1"), OPERATOR), Err(OperatorFault::BadName("parameter", _))));
     assert_eq!(world.set(shovel("s", "9"), ANN), invalid("only an administrator may have it read files"));
@@ -120,7 +120,7 @@ fn invalid_values_and_missing_permissions_are_refused() {
 
 #[test]
 fn shovels_and_parameters_are_limited_and_existing_ones_can_change() {
-    let mut world = World::new(1);
+    let mut world = ParametersFixture::new(1);
     world.set(shovel("a", "1"), ANN).expect("there is a place");
     assert_eq!(world.set(shovel("b", "1"), ANN), Err(OperatorFault::NoRoom("bridges_max")));
     for name in ["b", "c", "d"] {
@@ -132,14 +132,15 @@ fn shovels_and_parameters_are_limited_and_existing_ones_can_change() {
 
 #[test]
 fn a_parameter_without_a_place_can_be_cleared_once() {
-    let mut world = World::new(8);
+    let mut world = ParametersFixture::new(8);
     for name in ["a", "b", "c", "d"] {
         world.parameters.restore(Some(vhost(0)), &shovel(name, "1")).unwrap();
     }
     for name in ["e", "f"] {
         assert!(world.parameters.restore(Some(vhost(0)), &shovel(name, "1")).is_err());
     }
-    let may_have = |world: &World, id, name| world.parameters.may_have(id, shovel(name, "").full_name());
+    let may_have =
+        |world: &ParametersFixture, id, name| world.parameters.may_have(id, shovel(name, "").full_name());
     assert!(may_have(&world, Some(vhost(0)), "a") && may_have(&world, Some(vhost(0)), "e"));
     assert!(!may_have(&world, None, "a"), "there is no such virtual host");
     world.clear(shovel("e", "")).unwrap();
@@ -155,7 +156,7 @@ fn a_parameter_without_a_place_can_be_cleared_once() {
 
 #[test]
 fn parameters_beyond_the_list_may_have_any_name() {
-    let mut world = World::new(8);
+    let mut world = ParametersFixture::new(8);
     let names: Vec<String> = (0..4 + 64).map(|at| at.to_string()).collect();
     for name in &names {
         drop(world.parameters.restore(None, &global(name, "1")));
@@ -168,7 +169,7 @@ fn parameters_beyond_the_list_may_have_any_name() {
 
 #[test]
 fn parameters_are_deleted_with_their_virtual_host() {
-    let mut world = World::new(8);
+    let mut world = ParametersFixture::new(8);
     world.set(shovel("a", "1"), OPERATOR).unwrap();
     world.set(global("g", "1"), OPERATOR).unwrap();
     world.parameters.restore(Some(vhost(1)), &shovel("a", "2")).unwrap();
@@ -180,6 +181,6 @@ fn parameters_are_deleted_with_their_virtual_host() {
 #[test]
 #[should_panic(expected = "what a virtual host has was checked")]
 fn an_unchecked_value_panics() {
-    let World { mut parameters, mut journal } = World::new(8);
+    let ParametersFixture { mut parameters, mut journal } = ParametersFixture::new(8);
     drop(parameters.set(&mut journal, Some(vhost(0)), &shovel("s", "1"), None, &OPERATOR));
 }

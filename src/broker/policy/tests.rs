@@ -26,13 +26,13 @@ fn vhost(index: usize) -> VhostId {
 }
 
 /// Policies with capacity for four, and everything their methods borrow.
-struct World {
+struct PolicyFixture {
     policies: Policies,
     patterns: PatternBytes,
     journal: Journal,
 }
 
-impl World {
+impl PolicyFixture {
     fn new() -> Self {
         let mut journal = Journal::new(16);
         journal.start(1, true, u64::MAX);
@@ -98,7 +98,7 @@ fn said<'a>(name: &'a str, pattern: &'a str, definition: &'a [u8]) -> NewPolicy<
 
 #[test]
 fn the_highest_priority_counts_and_then_the_name() {
-    let mut world = World::new();
+    let mut world = PolicyFixture::new();
     world.policies = Policies::with_capacity(8);
     let (expires, quorum) = (table("expires", "1"), table("queue-mode", "lazy"));
     let queues = |name, pattern, priority| NewPolicy {
@@ -170,7 +170,7 @@ fn mistakes_have_rabbitmqs_error_texts() {
 
 #[test]
 fn invalid_policies_are_refused_and_change_nothing() {
-    let mut world = World::new();
+    let mut world = PolicyFixture::new();
     let expires = table("expires", "1");
     let long = "n".repeat(256);
     for name in ["", &long] {
@@ -188,7 +188,7 @@ fn invalid_policies_are_refused_and_change_nothing() {
 
 #[test]
 fn a_policy_can_change_without_capacity_for_another() {
-    let mut world = World::new();
+    let mut world = PolicyFixture::new();
     let expires = table("expires", "1");
     for name in ["a", "b", "c", "d"] {
         assert!(world.set(said(name, "^q-[0-9]+$", &expires)).unwrap() > Batch::NONE);
@@ -207,7 +207,7 @@ fn a_policy_can_change_without_capacity_for_another() {
 
 #[test]
 fn on_a_full_disk_only_operator_policies_can_be_set() {
-    let mut world = World::new();
+    let mut world = PolicyFixture::new();
     world.journal.set_disk_room((0, 1 << 20), true);
     let expires = table("expires", "1");
     assert_eq!(world.set(said("p", "", &expires)), Err(OperatorFault::FileSystemFull));
@@ -220,7 +220,7 @@ fn on_a_full_disk_only_operator_policies_can_be_set() {
 
 #[test]
 fn patterns_are_counted_until_all_are_notified_of_their_removal() {
-    let mut world = World::new();
+    let mut world = PolicyFixture::new();
     world.patterns = PatternBytes::with_max(4 << 10);
     let expires = table("expires", "1");
     let pattern = "^[a-z]{8}$";
@@ -238,7 +238,7 @@ fn patterns_are_counted_until_all_are_notified_of_their_removal() {
 
 #[test]
 fn a_change_restarts_the_notification_within_one_job() {
-    let mut world = World::new();
+    let mut world = PolicyFixture::new();
     let expires = table("expires", "1");
     assert_eq!(world.policies.next_to_notify(1, 1), None, "nothing has changed");
     world.set(said("a", "", &expires)).unwrap();
@@ -260,7 +260,7 @@ fn a_change_restarts_the_notification_within_one_job() {
 
 #[test]
 fn policies_are_deleted_with_their_virtual_host() {
-    let mut world = World::new();
+    let mut world = PolicyFixture::new();
     let definition = table("alternate-exchange", "x");
     world.policies.put(&mut world.patterns, vhost(1), &said("other", "", &definition)).unwrap();
     world.set(said("a", ".*", &definition)).unwrap();
@@ -279,7 +279,7 @@ fn policies_are_deleted_with_their_virtual_host() {
 
 #[test]
 fn the_smallest_limit_counts_and_arguments_precede_other_keys() {
-    let mut world = World::new();
+    let mut world = PolicyFixture::new();
     let (ttl, limit) = (table("message-ttl", "50"), table("message-ttl", "70"));
     world.set(said("p", ".*", &ttl)).unwrap();
     world.set(NewPolicy { kind: PolicyKind::Operator, ..said("o", ".*", &limit) }).unwrap();
@@ -299,7 +299,7 @@ fn the_smallest_limit_counts_and_arguments_precede_other_keys() {
 #[test]
 #[should_panic(expected = "changes are told in the order of places")]
 fn notifications_out_of_order_panic() {
-    let mut world = World::new();
+    let mut world = PolicyFixture::new();
     world.set(said("a", "", &table("expires", "1"))).unwrap();
     world.policies.note_notified(Listener::Queue(QueueId::from_index(1)));
 }

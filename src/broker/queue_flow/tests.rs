@@ -21,7 +21,7 @@ use leveret_core::limits::Limits;
 use leveret_core::mem::{MessageFlags, MessageId, Messages, Share};
 
 /// Queues and the objects that they borrow.
-struct World {
+struct QueueFlowFixture {
     queues: Queues,
     consumers: Consumers,
     quota: Quota,
@@ -45,7 +45,7 @@ const fn priority(priority: u8) -> [u8; 3] {
     [0x08, 0, priority]
 }
 
-impl World {
+impl QueueFlowFixture {
     /// Capacity for 8 queues and 100 messages.
     fn new() -> Self {
         let limits = Limits { queues_max: 8, messages_max: 100, unacknowledged_max: 50, ..Limits::default() };
@@ -210,7 +210,7 @@ impl World {
 
 #[test]
 fn messages_are_delivered_in_order_of_arrival() {
-    let mut world = World::new();
+    let mut world = QueueFlowFixture::new();
     let queue = world.queue("q", &[]);
     world.put(queue, &["a", "b", "c", "d"]);
     assert_eq!((world.queues.records().ready_in(queue), world.queues.at(queue).backlog.body_bytes()), (4, 4));
@@ -220,7 +220,7 @@ fn messages_are_delivered_in_order_of_arrival() {
 
 #[test]
 fn requeued_messages_precede_all_others_in_their_old_order() {
-    let mut world = World::new();
+    let mut world = QueueFlowFixture::new();
     let queue = world.queue("q", &[]);
     world.put(queue, &["a", "b", "c", "d"]);
     let [a, b, c] = [(); 3].map(|()| world.take(queue));
@@ -238,7 +238,7 @@ fn requeued_messages_precede_all_others_in_their_old_order() {
 
 #[test]
 fn requeued_messages_use_at_most_half_of_the_delivery_records() {
-    let mut world = World::new();
+    let mut world = QueueFlowFixture::new();
     let queue = world.queue("q", &[]);
     let bodies: Vec<String> = (0..41).map(|number| number.to_string()).collect();
     bodies.iter().for_each(|body| world.put(queue, &[body]));
@@ -259,7 +259,7 @@ fn requeued_messages_use_at_most_half_of_the_delivery_records() {
 
 #[test]
 fn a_message_in_several_queues_is_stored_once_until_all_have_settled_it() {
-    let mut world = World::new();
+    let mut world = QueueFlowFixture::new();
     let queues = ["one", "two", "three"].map(|name| world.queue(name, &[]));
     world.put_with(&queues, "a", &[], MessageFlags::NONE);
     for queue in queues {
@@ -271,7 +271,7 @@ fn a_message_in_several_queues_is_stored_once_until_all_have_settled_it() {
 
 #[test]
 fn a_queue_is_ready_with_a_message_and_a_consumer_and_without_a_requeue_in_progress() {
-    let mut world = World::new();
+    let mut world = QueueFlowFixture::new();
     let queue = world.queue("q", &[]);
     world.put(queue, &["a"]);
     assert!(!world.queues.records().is_any_ready(), "nobody is there");
@@ -301,7 +301,7 @@ fn a_queue_is_ready_with_a_message_and_a_consumer_and_without_a_requeue_in_progr
 
 #[test]
 fn a_name_refers_to_its_queue_until_the_queue_is_retired() {
-    let mut world = World::new();
+    let mut world = QueueFlowFixture::new();
     let old = world.queue("q", &[]);
     assert_eq!(world.queues.records().find_queue(world.vhost, "q"), Some(old));
     assert_eq!(world.queues.records().find_queue(VhostId::from_index(1), "q"), None);
@@ -319,7 +319,7 @@ fn a_name_refers_to_its_queue_until_the_queue_is_retired() {
 
 #[test]
 fn a_record_is_freed_when_it_is_cleared_and_nothing_refers_to_it() {
-    let mut world = World::new();
+    let mut world = QueueFlowFixture::new();
     let queue = world.queue("q", &[]);
     world.put(queue, &["a"]);
     let taken = world.take(queue);
@@ -339,13 +339,13 @@ fn a_record_is_freed_when_it_is_cleared_and_nothing_refers_to_it() {
 
 // ---- priorities
 
-fn ranked(world: &mut World) -> QueueId {
+fn ranked(world: &mut QueueFlowFixture) -> QueueId {
     world.queue("q", &table(|table| table.long("x-max-priority", 5)))
 }
 
 #[test]
 fn a_level_is_created_for_its_first_message_and_the_highest_is_delivered_first() {
-    let mut world = World::new();
+    let mut world = QueueFlowFixture::new();
     let queue = ranked(&mut world);
     assert_eq!(world.queues.records().len(), 1);
     world.put_ranked(queue, &[(3, "three"), (0, "none"), (5, "five"), (3, "three-too"), (9, "nine")]);
@@ -364,7 +364,7 @@ fn a_level_is_created_for_its_first_message_and_the_highest_is_delivered_first()
 
 #[test]
 fn a_queue_with_priorities_is_ready_for_a_message_of_any_of_them() {
-    let mut world = World::new();
+    let mut world = QueueFlowFixture::new();
     let queue = ranked(&mut world);
     world.put_ranked(queue, &[(4, "four")]);
     assert!(!world.queues.records().is_any_ready());
@@ -381,7 +381,7 @@ fn a_queue_with_priorities_is_ready_for_a_message_of_any_of_them() {
 
 #[test]
 fn without_capacity_for_a_level_its_messages_use_the_next_lower_one() {
-    let mut world = World::new();
+    let mut world = QueueFlowFixture::new();
     let queue = ranked(&mut world);
     world.put_ranked(queue, &[(2, "two")]);
     for _ in 2..8 {
@@ -394,7 +394,7 @@ fn without_capacity_for_a_level_its_messages_use_the_next_lower_one() {
 
 #[test]
 fn a_purge_removes_ready_messages_of_all_levels_and_no_deliveries() {
-    let mut world = World::new();
+    let mut world = QueueFlowFixture::new();
     let queue = ranked(&mut world);
     world.put_ranked(queue, &[(2, "delivered"), (2, "two"), (1, "one"), (0, "none"), (2, "back")]);
     let delivered = world.take(queue);
@@ -416,7 +416,7 @@ fn a_purge_removes_ready_messages_of_all_levels_and_no_deliveries() {
 
 #[test]
 fn levels_are_deleted_before_their_queue() {
-    let mut world = World::new();
+    let mut world = QueueFlowFixture::new();
     let queue = ranked(&mut world);
     world.put_ranked(queue, &[(1, "one"), (3, "three"), (0, "none")]);
     world.queues.records_mut().retire(queue);
@@ -440,7 +440,7 @@ fn levels_are_deleted_before_their_queue() {
 
 #[test]
 fn body_bytes_count_without_unacknowledged_messages() {
-    let mut world = World::new();
+    let mut world = QueueFlowFixture::new();
     let queue = world.queue("q", &table(|table| table.long("x-max-length-bytes", 5)));
     world.put(queue, &["aaa", "bb"]);
     assert!(!world.queues.records().is_over_length(queue));
@@ -455,7 +455,7 @@ fn body_bytes_count_without_unacknowledged_messages() {
 
 #[test]
 fn a_queue_with_reject_publish_is_full_at_its_limit_and_drops_nothing() {
-    let mut world = World::new();
+    let mut world = QueueFlowFixture::new();
     let arguments = table(|table| {
         table.long("x-max-length", 2).and_then(|()| table.text("x-overflow", "reject-publish"))
     });
@@ -478,7 +478,7 @@ fn a_queue_with_reject_publish_is_full_at_its_limit_and_drops_nothing() {
 
 #[test]
 fn a_message_expires_when_it_is_first_and_due() {
-    let mut world = World::new();
+    let mut world = QueueFlowFixture::new();
     let queue = world.queue("q", &table(|table| table.long("x-message-ttl", 100)));
     world.journal.set_time(1_000);
     world.put(queue, &["a"]);
@@ -502,7 +502,7 @@ fn a_message_expires_when_it_is_first_and_due() {
 
 #[test]
 fn a_message_with_its_own_ttl_expires_in_a_queue_without_one() {
-    let mut world = World::new();
+    let mut world = QueueFlowFixture::new();
     let queue = world.queue("q", &[]);
     world.journal.set_time(1_000);
     world.put(queue, &["stays"]);
@@ -517,7 +517,7 @@ fn a_message_with_its_own_ttl_expires_in_a_queue_without_one() {
 
 #[test]
 fn with_priorities_only_the_first_message_of_all_levels_expires() {
-    let mut world = World::new();
+    let mut world = QueueFlowFixture::new();
     let arguments =
         table(|table| table.long("x-max-priority", 5).and_then(|()| table.long("x-message-ttl", 100)));
     let queue = world.queue("q", &arguments);
@@ -534,7 +534,7 @@ fn with_priorities_only_the_first_message_of_all_levels_expires() {
 
 #[test]
 fn an_unused_queue_expires_unless_it_has_a_consumer() {
-    let mut world = World::new();
+    let mut world = QueueFlowFixture::new();
     let queue = world.queue("q", &table(|table| table.long("x-expires", 100)));
     world.journal.set_time(1_000);
     world.queues.touch_queue(&world.journal, queue);
@@ -551,7 +551,7 @@ fn an_unused_queue_expires_unless_it_has_a_consumer() {
 
 #[test]
 fn rejected_messages_are_kept_apart_and_not_delivered() {
-    let mut world = World::new();
+    let mut world = QueueFlowFixture::new();
     let queue = world.queue("q", &table(|table| table.text("x-dead-letter-exchange", "dlx")));
     assert!(world.queues.records().has_dead_letters(queue));
     world.consumer(queue);
@@ -574,7 +574,7 @@ fn rejected_messages_are_kept_apart_and_not_delivered() {
 
 #[test]
 fn a_deleted_queue_has_no_dead_letters() {
-    let mut world = World::new();
+    let mut world = QueueFlowFixture::new();
     let queue = world.queue("q", &table(|table| table.text("x-dead-letter-exchange", "dlx")));
     world.queues.records_mut().retire(queue);
     assert!(!world.queues.records().has_dead_letters(queue));
@@ -584,7 +584,7 @@ fn a_deleted_queue_has_no_dead_letters() {
 
 #[test]
 fn publishers_to_a_queue_over_its_share_wait_until_it_has_less() {
-    let mut world = World::new();
+    let mut world = QueueFlowFixture::new();
     let [full, other] = ["full", "other"].map(|name| world.queue(name, &[]));
     (0..62).for_each(|_| world.put(full, &["m"]));
     assert_eq!(world.reserve(full, Share::Ordinary), Ok(()));
@@ -605,7 +605,7 @@ fn publishers_to_a_queue_over_its_share_wait_until_it_has_less() {
 
 #[test]
 fn the_levels_of_a_queue_have_one_share_together() {
-    let mut world = World::new();
+    let mut world = QueueFlowFixture::new();
     let queue = ranked(&mut world);
     (0..40).for_each(|_| world.put_ranked(queue, &[(1, "m"), (2, "m")]));
     let level = world.queues.records().first_level(queue);

@@ -11,7 +11,7 @@ use leveret_core::limits::Limits;
 use leveret_core::mem::{FifoPool, MessageFlags, MessageId, MessageLimits, Messages, Share};
 
 /// The records, and the pools that a backlog uses.
-struct World {
+struct QueueRecordsFixture {
     records: Records,
     pool: FifoPool,
     deliveries: Deliveries,
@@ -28,7 +28,7 @@ fn settings() -> QueueSettings {
     QueueSettings::of(&Policies::with_capacity(0).effective_policy(&[], Applied::default()))
 }
 
-impl World {
+impl QueueRecordsFixture {
     /// Capacity for 8 queues and levels.
     fn new() -> Self {
         let limits = Limits { queues_max: 8, ..Limits::default() };
@@ -92,7 +92,7 @@ impl World {
 
 #[test]
 fn a_name_belongs_to_its_virtual_host_and_is_free_at_once() {
-    let mut world = World::new();
+    let mut world = QueueRecordsFixture::new();
     let one = world.queue("q", settings());
     let other = VhostId::from_index(1);
     let two = world.records.insert(Queue::new(other, "q", &[], settings())).unwrap();
@@ -106,7 +106,7 @@ fn a_name_belongs_to_its_virtual_host_and_is_free_at_once() {
 
 #[test]
 fn levels_are_ordered_from_the_highest_whatever_their_order_of_creation() {
-    let mut world = World::new();
+    let mut world = QueueRecordsFixture::new();
     let queue = world.ranked();
     let [five, nine, two] = [5, 9, 2].map(|priority| world.level(queue, priority).unwrap());
     assert_eq!(world.level(queue, 5), Ok(five), "there is one for each priority");
@@ -124,7 +124,7 @@ fn levels_are_ordered_from_the_highest_whatever_their_order_of_creation() {
 
 #[test]
 fn without_capacity_for_a_level_the_next_lower_one_is_returned() {
-    let mut world = World::new();
+    let mut world = QueueRecordsFixture::new();
     let queue = world.ranked();
     let two = world.level(queue, 2).unwrap();
     for place in 0..world.records.room() {
@@ -135,7 +135,7 @@ fn without_capacity_for_a_level_the_next_lower_one_is_returned() {
 
 #[test]
 fn refusing_queues_are_removed_and_dead_lettering_ones_moved_to_the_end() {
-    let mut world = World::new();
+    let mut world = QueueRecordsFixture::new();
     let full = |overflow, dead_letters| {
         let limits = QueueSettings { max_length: 1, limits_length: true, overflow, ..settings() };
         QueueSettings { dead_letters, ..limits }
@@ -166,7 +166,7 @@ fn refusing_queues_are_removed_and_dead_lettering_ones_moved_to_the_end() {
 
 #[test]
 fn changed_settings_update_counts_and_times() {
-    let mut world = World::new();
+    let mut world = QueueRecordsFixture::new();
     let queue = world.queue("q", settings());
     world.records[queue].logged = DurableIndex::as_incarnation(7);
     assert!(!world.records.set_settings(5, queue, settings()), "they are the same");
@@ -183,7 +183,7 @@ fn changed_settings_update_counts_and_times() {
 
 #[test]
 fn browsing_returns_messages_in_order_over_all_levels() {
-    let mut world = World::new();
+    let mut world = QueueRecordsFixture::new();
     let queue = world.ranked();
     let nine = world.level(queue, 9).unwrap();
     world.put(queue, &[1, 2, 3]);

@@ -42,7 +42,7 @@ const HELD_FREE_BYTES: usize = 16 << 10;
 
 /// Result of one step.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Step {
+enum ReleaseStep {
     Done,
     /// The step has to wait for capacity or for a message to be read back.
     Blocked,
@@ -61,7 +61,7 @@ impl Republisher<'_> {
                 Some(Next::Slot(key, level)) => self.open_slot(cx, key, level),
                 Some(Next::Held(held)) => self.route_held(cx, held),
             };
-            if step == Step::Blocked {
+            if step == ReleaseStep::Blocked {
                 let room = self.freed_count(cx.journal, cx.messages);
                 self.queues.delay_wheel_mut().note_stuck(room);
                 return;
@@ -71,23 +71,23 @@ impl Republisher<'_> {
     }
 
     /// Routes, holds or moves the first message of a slot that is due.
-    fn open_slot(&mut self, cx: &mut Context<'_>, key: u64, level: QueueId) -> Step {
+    fn open_slot(&mut self, cx: &mut Context<'_>, key: u64, level: QueueId) -> ReleaseStep {
         let record = self.queues.records_mut().get_mut(level.index());
         let is_it = |record: &&mut Queue| {
             record.times.due_ms == key && record.delayed_exchange.is_some() && !record.is_deleted()
         };
         let Some(record) = record.filter(is_it) else {
             self.queues.delay_wheel_mut().pop_slot();
-            return Step::Done;
+            return ReleaseStep::Done;
         };
         if record.backlog.ready() == 0 {
             record.times.due_ms = u64::MAX;
             self.queues.delay_wheel_mut().pop_slot();
-            return Step::Done;
+            return ReleaseStep::Done;
         }
         let Some((first, message, is_logged)) = self.queues.first_in_memory(level) else {
             self.queues.want_pages(level);
-            return Step::Blocked;
+            return ReleaseStep::Blocked;
         };
         let (slot, now_ms, due_ms) =
             (Slot::of_key(key), cx.journal.time_ms(), self.queues.due_ms(cx, message));
@@ -100,7 +100,7 @@ impl Republisher<'_> {
             let taken = self.queues.take_first(cx, level, first);
             self.queues.at_mut(level).unsettled.count += 1;
             self.queues.delay_wheel_mut().hold(due_ms, (level, taken.message, taken.logged));
-            return Step::Done;
+            return ReleaseStep::Done;
         }
         let narrowest =
             if slot.tier().is_some_and(|tier| tier <= NARROWEST_PUBLISHED) { 0 } else { NARROWEST_PUBLISHED };
@@ -109,9 +109,11 @@ impl Republisher<'_> {
         match moved.and_then(|slot| self.queues.level_of_slot(self.quota, whole, slot)) {
             Some(target) => self.move_first(cx, (level, message, is_logged), target),
             None if due_ms <= now_ms => {
-                let Some(republication) = self.write_due(cx, level, message) else { return Step::Blocked };
+                let Some(republication) = self.write_due(cx, level, message) else {
+                    return ReleaseStep::Blocked;
+                };
                 self.send_first(cx, level, republication, is_logged);
-                Step::Done
+                ReleaseStep::Done
             }
             None => {
                 // The slot is the narrowest, or there is no capacity for a narrower one: the message and
@@ -120,7 +122,7 @@ impl Republisher<'_> {
                 self.queues.delay_wheel_mut().pop_slot();
                 self.queues.at_mut(level).times.due_ms = u64::MAX;
                 self.queues.register_slot(level, Slot { start_ms: due_ms, ..slot });
-                Step::Done
+                ReleaseStep::Done
             }
         }
     }
@@ -146,11 +148,11 @@ impl Republisher<'_> {
         cx: &mut Context<'_>,
         (level, message, is_logged): (QueueId, MessageId, bool),
         target: QueueId,
-    ) -> Step {
+    ) -> ReleaseStep {
         let bytes = cx.messages.stream_len(message) as u64;
         cx.work.charge_octets(cx.messages.body_len(message) as usize);
         if !self.has_capacity_for(cx, (message, bytes), &[target]) {
-            return Step::Blocked;
+            return ReleaseStep::Blocked;
         }
         let Scratch { properties, rewritten } = self.queues.scratch_mut();
         let properties = cx.messages.properties(message, properties);
@@ -158,24 +160,26 @@ impl Republisher<'_> {
         rewritten.copy_from_slice(properties);
         let flags = copy_flags(cx.messages, message, &Properties::trusted(rewritten));
         let Ok(copy) = cx.messages.copy_with_properties(message, rewritten, flags) else {
-            return Step::Blocked;
+            return ReleaseStep::Blocked;
         };
         let arrived_ms = cx.messages.arrived_ms(message);
         cx.messages.set_arrived_ms(copy, arrived_ms);
         self.republish.targets.clear();
         self.republish.targets.push(target);
         self.send_first(cx, level, Republication::Copy(copy, 1), is_logged);
-        Step::Done
+        ReleaseStep::Done
     }
 
     /// Routes a held message that is due.
-    fn route_held(&mut self, cx: &mut Context<'_>, held: Held) -> Step {
-        let Some(republication) = self.write_due(cx, held.queue, held.message) else { return Step::Blocked };
+    fn route_held(&mut self, cx: &mut Context<'_>, held: Held) -> ReleaseStep {
+        let Some(republication) = self.write_due(cx, held.queue, held.message) else {
+            return ReleaseStep::Blocked;
+        };
         self.send(cx, republication, held.logged().is_some(), |republisher, cx| {
             republisher.queues.delay_wheel_mut().pop_held();
             republisher.settle_held(cx, held);
         });
-        Step::Done
+        ReleaseStep::Done
     }
 
     /// Settles a held message that was routed.

@@ -40,7 +40,7 @@ const HEADER_BYTES: usize = 22;
 
 /// The event that a copy describes.
 #[derive(Clone, Copy)]
-enum Event<'a> {
+enum TracedEvent<'a> {
     /// The message was published to these queues.
     Published(&'a [QueueId]),
     /// The message is delivered from a queue; `true` if it is a redelivery.
@@ -57,7 +57,7 @@ impl Republisher<'_> {
         message: MessageId,
         targets: &[QueueId],
     ) -> Option<MessageId> {
-        self.trace_event(cx, channel, message, Event::Published(targets))
+        self.trace_event(cx, channel, message, TracedEvent::Published(targets))
     }
 
     /// Publishes a copy of a message that is delivered from a queue.
@@ -72,7 +72,8 @@ impl Republisher<'_> {
         if self.queues.at(queue).hidden {
             return;
         }
-        if let Some(copy) = self.trace_event(cx, channel, message, Event::Delivered(queue, redelivered)) {
+        if let Some(copy) = self.trace_event(cx, channel, message, TracedEvent::Delivered(queue, redelivered))
+        {
             self.publish_trace(cx, channel, copy);
         }
     }
@@ -82,7 +83,7 @@ impl Republisher<'_> {
         cx: &mut Context<'_>,
         channel: ChannelId,
         message: MessageId,
-        event: Event<'_>,
+        event: TracedEvent<'_>,
     ) -> Option<MessageId> {
         let vhost = self.consumers.channel(channel).vhost;
         if !self.access.is_traced(vhost) || cx.messages.exchange(message) == EXCHANGE {
@@ -109,7 +110,7 @@ impl Republisher<'_> {
         cx: &mut Context<'_>,
         by: (VhostId, ChannelId),
         message: MessageId,
-        event: Event<'_>,
+        event: TracedEvent<'_>,
         scratch: &mut Scratch,
     ) -> Option<MessageId> {
         let properties = Properties::trusted(cx.messages.properties(message, &mut scratch.properties));
@@ -123,8 +124,8 @@ impl Republisher<'_> {
         };
         Properties::EMPTY.write_with_headers(PropertyEdit::default(), &mut fill, &mut writer).ok()?;
         let key: heapless::Vec<u8, 255> = match event {
-            Event::Published(_) => [b"publish.", names.0.as_bytes()],
-            Event::Delivered(queue, _) => {
+            TracedEvent::Published(_) => [b"publish.", names.0.as_bytes()],
+            TracedEvent::Delivered(queue, _) => {
                 [b"deliver.", self.queues.records().record_of_queue(queue).name.as_bytes()]
             }
         }
@@ -142,9 +143,9 @@ impl Republisher<'_> {
         &self,
         headers: &mut TableWriter<'_, '_>,
         (vhost, channel): (VhostId, ChannelId),
-        event: Event<'_>,
+        event: TracedEvent<'_>,
     ) -> Result<(), Full> {
-        if let Event::Delivered(_, redelivered) = event {
+        if let TracedEvent::Delivered(_, redelivered) = event {
             headers.int("redelivered", redelivered.into())?;
         }
         let record = self.consumers.channel(channel);
@@ -153,7 +154,7 @@ impl Republisher<'_> {
         headers.text("connection", name.map_or("", TracedName::as_str))?;
         headers.int("channel", record.number.into())?;
         headers.text("user", self.consumers.connection(record.connection).identity.name())?;
-        let Event::Published(targets) = event else { return Ok(()) };
+        let TracedEvent::Published(targets) = event else { return Ok(()) };
         headers.array("routed_queues", |queues| {
             let seen = |queue: &&QueueId| self.queues.at(**queue).delayed_exchange.is_none();
             let mut seen = targets.iter().filter(seen);

@@ -20,7 +20,7 @@ use leveret_core::limits::Limits;
 use leveret_core::mem::Messages;
 
 /// A topology with everything its methods borrow.
-struct World {
+struct TopologyFixture {
     topology: Topology,
     access: Access,
     quota: Quota,
@@ -48,7 +48,7 @@ const fn declaration<'a>(exchange: &'a str, kind: &'a str, arguments: &'a [u8]) 
     ExchangeDeclaration { exchange, kind, durable, auto_delete, internal, arguments }
 }
 
-impl World {
+impl TopologyFixture {
     fn new() -> Self {
         let limits = Limits { exchanges_max: 20, bindings_max: 40, ..Limits::default() };
         let mut journal = Journal::new(64);
@@ -165,7 +165,7 @@ impl World {
 
 #[test]
 fn invalid_declarations_are_refused_with_a_reason() {
-    let world = World::new();
+    let world = TopologyFixture::new();
     let (number, twice) = (
         table(|table| table.long("alternate-exchange", 1)),
         table(|table| table.text("x-delayed-type", DELAYED)),
@@ -188,7 +188,7 @@ fn invalid_declarations_are_refused_with_a_reason() {
 
 #[test]
 fn each_exchange_type_routes_by_its_rule() {
-    let mut world = World::new();
+    let mut world = TopologyFixture::new();
     let [default, direct, fanout, topic, headers] = [
         DEFAULT,
         declaration("d", "direct", &[]),
@@ -230,7 +230,7 @@ fn each_exchange_type_routes_by_its_rule() {
 
 #[test]
 fn a_delayed_exchange_holds_delayed_messages_and_routes_others() {
-    let mut world = World::new();
+    let mut world = TopologyFixture::new();
     let arguments = table(|table| table.text("x-delayed-type", "fanout"));
     let delayed = world.add(declaration("later", DELAYED, &arguments));
     world.bound(delayed, "a", "", &[]);
@@ -244,7 +244,7 @@ fn a_delayed_exchange_holds_delayed_messages_and_routes_others() {
 
 #[test]
 fn unmatched_messages_go_to_the_alternate_exchange_without_cycles() {
-    let mut world = World::new();
+    let mut world = TopologyFixture::new();
     let to_two = table(|table| table.text("alternate-exchange", "two"));
     let to_one = table(|table| table.text("alternate-exchange", "one"));
     let one = world.add(declaration("one", "direct", &to_two));
@@ -268,7 +268,7 @@ fn unmatched_messages_go_to_the_alternate_exchange_without_cycles() {
 
 #[test]
 fn removing_the_last_binding_returns_an_auto_delete_exchange() {
-    let mut world = World::new();
+    let mut world = TopologyFixture::new();
     let kept = world.add(declaration("kept", "topic", &[]));
     let auto_delete = ExchangeDeclaration { auto_delete: true, ..declaration("gone", "topic", &[]) };
     let gone = world.add(auto_delete);
@@ -297,7 +297,7 @@ fn removing_the_last_binding_returns_an_auto_delete_exchange() {
 
 #[test]
 fn only_bindings_between_durable_objects_are_written() {
-    let mut world = World::new();
+    let mut world = TopologyFixture::new();
     let source = world.add(declaration("src", "fanout", &[]));
     let brief = world.add(ExchangeDeclaration { durable: false, ..declaration("brief", "fanout", &[]) });
     assert_eq!(world.written().len(), 1);
@@ -325,7 +325,7 @@ fn only_bindings_between_durable_objects_are_written() {
 
 #[test]
 fn a_binding_that_exists_again_is_not_deleted_in_the_log() {
-    let mut world = World::new();
+    let mut world = TopologyFixture::new();
     let source = world.add(declaration("src", "fanout", &[]));
     let old = world.queue("kept", 7);
     world.bind(source, Destination::Queue(old), "", &[]).unwrap();
@@ -345,7 +345,7 @@ fn a_binding_that_exists_again_is_not_deleted_in_the_log() {
 
 #[test]
 fn a_refused_binding_is_not_counted() {
-    let mut world = World::new();
+    let mut world = TopologyFixture::new();
     let topic = world.add(declaration("t", "topic", &[]));
     let headers = world.add(declaration("h", "headers", &[]));
     let queue = world.queue("a", 0);

@@ -20,7 +20,7 @@ use leveret_core::limits::Limits;
 use leveret_core::mem::{MessageFlags, Messages, Share};
 
 /// The parts that views borrow, and the objects that these borrow.
-struct World {
+struct ViewsFixture {
     access: Access,
     policies: Policies,
     parameters: Parameters,
@@ -34,7 +34,7 @@ struct World {
     vhost: VhostId,
 }
 
-impl World {
+impl ViewsFixture {
     /// Capacity for 100 messages and 12 queues.
     fn new() -> Self {
         let limits = Limits { queues_max: 12, messages_max: 100, ..Limits::default() };
@@ -121,7 +121,7 @@ impl World {
 
 #[test]
 fn a_listing_has_neither_hidden_queues_nor_levels_nor_deleted_ones() {
-    let mut world = World::new();
+    let mut world = ViewsFixture::new();
     let ranked = world.queue_with("ranked", |settings| settings.max_priority = 9);
     let gone = world.queue("gone");
     world.queue("kept");
@@ -139,7 +139,7 @@ fn a_listing_has_neither_hidden_queues_nor_levels_nor_deleted_ones() {
 
 #[test]
 fn a_row_counts_all_levels_of_its_queue() {
-    let mut world = World::new();
+    let mut world = ViewsFixture::new();
     let queue = world.queue_with("q", |settings| settings.max_priority = 9);
     [0_u8, 5, 5, 9].into_iter().for_each(|priority| world.put(queue, &[8, 0, priority]));
     let row = world.views().queue_at(queue.index()).unwrap();
@@ -153,7 +153,7 @@ fn a_row_counts_all_levels_of_its_queue() {
 
 #[test]
 fn a_row_shows_the_owner_and_consumers_of_a_queue() {
-    let mut world = World::new();
+    let mut world = ViewsFixture::new();
     let [shared, exclusive] = ["shared", "exclusive"].map(|name| world.queue(name));
     let single = world.queue_with("single", |settings| settings.single_active = true);
     world.consumer(shared, "a", false);
@@ -176,7 +176,7 @@ fn a_row_shows_the_owner_and_consumers_of_a_queue() {
 
 #[test]
 fn a_binding_is_shown_while_its_source_and_destination_are() {
-    let mut world = World::new();
+    let mut world = ViewsFixture::new();
     let queue = world.queue("q");
     let (durable, auto_delete, internal) = (false, false, false);
     let declaration =
@@ -188,7 +188,7 @@ fn a_binding_is_shown_while_its_source_and_destination_are() {
     let found = spec.between(exchange, crate::topology::Destination::Queue(queue));
     let mut cx = Context::new(&mut world.journal, &mut world.messages, &mut world.work);
     world.topology.bind(&mut cx, &world.access, &mut world.quota, &mut world.queues, &found).unwrap();
-    let shown = |world: &World| {
+    let shown = |world: &ViewsFixture| {
         let row = world.views().binding_at(0)?;
         Some(format!("{} {} {} {}", row.source, row.routing_key, row.destination, row.to_exchange))
     };
@@ -199,7 +199,7 @@ fn a_binding_is_shown_while_its_source_and_destination_are() {
 
 #[test]
 fn the_text_names_the_shortage_its_amounts_and_the_remedy() {
-    let mut world = World::new();
+    let mut world = ViewsFixture::new();
     let queue = world.queue("a 'name'\n");
     (0..3).for_each(|_| world.put(queue, &[]));
     assert_eq!(
@@ -229,7 +229,7 @@ fn the_text_names_the_shortage_its_amounts_and_the_remedy() {
 /// Whatever publishers wait for, the text ends with the remedy, and names only keys of the configuration.
 #[test]
 fn each_cause_has_its_text() {
-    let mut world = World::new();
+    let mut world = ViewsFixture::new();
     let queue = world.queue("q");
     let pools = [Pool::Messages, Pool::Bodies, Pool::Assembly, Pool::Entries, Pool::Unacknowledged];
     let of_pools = pools.into_iter().map(Shortage::Pool);

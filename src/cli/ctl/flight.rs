@@ -35,7 +35,7 @@ pub(super) fn shown(path: &Path) -> io::Result<String> {
     let mut text = String::new();
     for life in events.chunk_by(|one, next| one.stamp.life == next.stamp.life) {
         // Writing into a String cannot fail.
-        let _ = write!(text, "{}", Life { events: life, is_last: is_last(life, &events), lives_on });
+        let _ = write!(text, "{}", RunEvents { events: life, is_last: is_last(life, &events), lives_on });
     }
     if text.is_empty() {
         text.push_str("(none)\n");
@@ -48,13 +48,13 @@ fn is_last(life: &[Event], events: &[Event]) -> bool {
 }
 
 /// The events of one process.
-struct Life<'e> {
+struct RunEvents<'e> {
     events: &'e [Event],
     is_last: bool,
     lives_on: bool,
 }
 
-impl fmt::Display for Life<'_> {
+impl fmt::Display for RunEvents<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (Some(first), Some(last)) = (self.events.first(), self.events.last()) else { return Ok(()) };
         let end = match last.kind {
@@ -73,16 +73,16 @@ impl fmt::Display for Life<'_> {
                 writeln!(f, "  ({missing} events are written over or damaged)")?;
             }
             expected = event.stamp.number.saturating_add(1);
-            writeln!(f, "  {}", Line(event))?;
+            writeln!(f, "  {}", EventLine(event))?;
         }
         Ok(())
     }
 }
 
 /// An event, formatted as a line.
-struct Line<'e>(&'e Event);
+struct EventLine<'e>(&'e Event);
 
-impl fmt::Display for Line<'_> {
+impl fmt::Display for EventLine<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Event { stamp, kind, text, is_cut } = self.0;
         let life = format!("+{}.{:03}", stamp.life_ms / 1000, stamp.life_ms % 1000);

@@ -21,16 +21,16 @@ const SHOWN_PARTS_MAX: usize = 8;
 
 /// Writes a line for each record of readable commits.
 pub(super) fn write<D: Disk>(out: &mut dyn Write, log: &Log, disk: &mut D) -> io::Result<()> {
-    log.for_each_record(disk, |found| writeln!(out, "{}", Line { found, log })).map(|_| ())
+    log.for_each_record(disk, |found| writeln!(out, "{}", RecordLine { found, log })).map(|_| ())
 }
 
 /// A record, formatted as a line.
-struct Line<'a> {
+struct RecordLine<'a> {
     found: &'a FoundRecord<'a>,
     log: &'a Log,
 }
 
-impl fmt::Display for Line<'_> {
+impl fmt::Display for RecordLine<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let FoundRecord { place, commit, life, is_of_damaged_commit, record } = self.found;
         write!(f, "record segment={} at={} bytes={}", place.segment, place.at, place.bytes)?;
@@ -74,7 +74,7 @@ impl fmt::Display for Line<'_> {
     }
 }
 
-impl Line<'_> {
+impl RecordLine<'_> {
     fn message(&self, f: &mut fmt::Formatter<'_>, message: &Message<'_>) -> fmt::Result {
         write!(f, " message live={}/{} to=", self.live(message.targets), message.targets.len())?;
         let shown = message.targets.iter().map(|target| match target.lane {

@@ -14,7 +14,7 @@ use std::path::Path;
 use super::ExportTo;
 use super::InspectError;
 use super::dump;
-use super::names::Names;
+use super::names::QueueNames;
 use super::report::{Inspection, queues_of};
 use crate::json::{self, Base64, Object};
 use leveret_management::json::Json;
@@ -113,13 +113,13 @@ impl Sink<'_> {
 }
 
 /// The source of messages.
-struct Source {
-    names: Names,
+struct MessageSource {
+    names: QueueNames,
     disk: FileDisk,
     chunk: Vec<u8>,
 }
 
-impl Source {
+impl MessageSource {
     /// Returns a chunk of a large body.
     fn chunk(&mut self, log: &Log, body: u64, index: u32) -> Option<&[u8]> {
         log.read_chunk(&mut self.disk, (body, index), &mut self.chunk)
@@ -180,8 +180,8 @@ impl Export<'_, '_> {
     /// first.
     fn round(&mut self, log: &mut Log, directory: &Path) -> io::Result<()> {
         let mut disk = FileDisk::only_reading(directory);
-        let names = Names::of(log, &mut disk)?;
-        let mut source = Source { names, disk: FileDisk::only_reading(directory), chunk: Vec::new() };
+        let names = QueueNames::of(log, &mut disk)?;
+        let mut source = MessageSource { names, disk: FileDisk::only_reading(directory), chunk: Vec::new() };
         for queue in queues_of(log) {
             log.for_each_message(&mut disk, queue, |log, _, message| self.take(&mut source, log, message))?;
         }
@@ -195,7 +195,7 @@ impl Export<'_, '_> {
         Ok(())
     }
 
-    fn take(&mut self, source: &mut Source, log: &Log, message: &Message<'_>) -> io::Result<()> {
+    fn take(&mut self, source: &mut MessageSource, log: &Log, message: &Message<'_>) -> io::Result<()> {
         let targets = self.targets(log, message);
         if targets.is_empty() {
             return Ok(());
@@ -221,7 +221,7 @@ impl Export<'_, '_> {
     /// Writes the line of a message. Returns false, and writes nothing, if a part of its body was missing.
     fn write(
         &mut self,
-        source: &mut Source,
+        source: &mut MessageSource,
         log: &Log,
         message: &Message<'_>,
         targets: &[(u64, u64)],
@@ -252,7 +252,7 @@ impl Export<'_, '_> {
 }
 
 /// Writes each queue with the position of the message in it.
-fn write_queues(json: &mut Json<'_>, (source, log): (&Source, &Log), targets: &[(u64, u64)]) {
+fn write_queues(json: &mut Json<'_>, (source, log): (&MessageSource, &Log), targets: &[(u64, u64)]) {
     json.raw(b"[");
     let mut is_first = true;
     for &(queue, offset) in targets {

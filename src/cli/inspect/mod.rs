@@ -21,7 +21,7 @@ pub(crate) mod report;
 use crate::args::{BadArguments, Next, OptionRow, Section, Table};
 use export::Exported;
 use leveret_storage::{Access, FileDisk, OpenError};
-use names::{Broker, Names};
+use names::{Broker, QueueNames};
 use report::Inspection;
 use std::error::Error;
 use std::io::{self, BufWriter, Write};
@@ -74,7 +74,8 @@ pub fn inspect(
     let mut disk = FileDisk::only_reading(directory);
     let broker = Broker::of(directory);
     let (mut inspection, changing) = inspect_store(&mut disk, directory, broker).map_err(trouble)?;
-    let names = Names::of(&inspection.log, &mut disk).map_err(|why| trouble(OpenError::Unreadable(why)))?;
+    let names =
+        QueueNames::of(&inspection.log, &mut disk).map_err(|why| trouble(OpenError::Unreadable(why)))?;
     let verdict = Verdict::of(&inspection, &names);
     report::write_verdict(out, verdict, &inspection)?;
     report::write_access(out, inspection.report.access.access)?;
@@ -312,7 +313,7 @@ impl Verdict {
         }
     }
 
-    fn of(inspection: &Inspection, names: &Names) -> Self {
+    fn of(inspection: &Inspection, names: &QueueNames) -> Self {
         if !inspection.is_whole() {
             Self::Damaged
         } else if matches!(inspection.report.access.access, Access::InDoubt(_)) {

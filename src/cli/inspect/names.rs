@@ -17,7 +17,7 @@ use std::path::Path;
 
 /// The definitions of a store.
 #[derive(Debug, Default)]
-pub(super) struct Names {
+pub(super) struct QueueNames {
     /// Virtual host and name of each queue, by its incarnation.
     pub(super) queues: BTreeMap<u64, (String, String)>,
     /// Queues that hold one priority of another queue: that queue's incarnation, and the priority.
@@ -32,7 +32,7 @@ pub(super) struct Names {
     pub(super) unread: u64,
 }
 
-impl Names {
+impl QueueNames {
     /// Reads the definitions of a store.
     pub(super) fn of<D: Disk>(log: &Log, disk: &mut D) -> io::Result<Self> {
         let mut names = Self::default();

@@ -18,7 +18,7 @@ use leveret_storage::{
 
 use super::Verdict;
 use super::names::Broker;
-use super::names::Names;
+use super::names::QueueNames;
 
 /// The subject of a report.
 pub(super) struct Subject<'a> {
@@ -27,7 +27,7 @@ pub(super) struct Subject<'a> {
     /// Number of places that looked damaged while a broker was writing them.
     pub(super) changing: usize,
     pub(super) inspection: &'a Inspection,
-    pub(super) names: &'a Names,
+    pub(super) names: &'a QueueNames,
 }
 
 /// Writes the content of the store and its damage.
@@ -78,7 +78,7 @@ pub(super) fn write_details(
     Ok(())
 }
 
-fn write_queues(out: &mut dyn Write, inspection: &Inspection, names: &Names) -> io::Result<()> {
+fn write_queues(out: &mut dyn Write, inspection: &Inspection, names: &QueueNames) -> io::Result<()> {
     writeln!(out)?;
     writeln!(
         out,
@@ -108,7 +108,7 @@ fn write_queues(out: &mut dyn Write, inspection: &Inspection, names: &Names) -> 
             names.shown(*incarnation)
         )?;
     }
-    let Names { exchanges, bindings, unread, .. } = names;
+    let QueueNames { exchanges, bindings, unread, .. } = names;
     let queues = all.iter().filter(|incarnation| !names.levels.contains_key(incarnation)).count();
     writeln!(out, "queues     {queues} with {messages} messages")?;
     writeln!(
@@ -155,7 +155,7 @@ fn write_damage(out: &mut dyn Write, inspection: &Inspection) -> io::Result<()> 
 }
 
 /// Writes the messages whose queue has no definition.
-fn write_orphans(out: &mut dyn Write, inspection: &Inspection, names: &Names) -> io::Result<()> {
+fn write_orphans(out: &mut dyn Write, inspection: &Inspection, names: &QueueNames) -> io::Result<()> {
     for &queue in names.orphans.keys() {
         let count = inspection.log.index().queues().get(&queue).map_or(0, |queue| queue.live);
         writeln!(
