@@ -35,7 +35,7 @@ pub enum Ask {
     /// Print the version.
     Version,
     /// Print help for the program or a command.
-    Help(Page),
+    Help(HelpPage),
 }
 
 /// The sources of the configuration on the command line.
@@ -53,14 +53,14 @@ pub struct ConfigArguments {
 
 /// A page of the help.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Page {
+pub enum HelpPage {
     /// The page of the program.
     Program,
     /// The page of a command that has no help of its own.
     Command(&'static CommandRow),
 }
 
-impl Page {
+impl HelpPage {
     /// Returns the text of the page.
     pub fn text(self) -> String {
         match self {
@@ -276,11 +276,13 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Ask, BadAr
     let mut file = None;
     loop {
         let word = match OPTIONS.next(&mut said, &mut parser)? {
-            Next::End => break,
-            Next::Help => return Ok(Ask::Help(command.as_deref().map_or(Page::Program, page_of))),
-            Next::Version => return Ok(Ask::Version),
-            Next::Option => continue,
-            Next::Word(word) => word,
+            NextArgument::End => break,
+            NextArgument::Help => {
+                return Ok(Ask::Help(command.as_deref().map_or(HelpPage::Program, page_of)));
+            }
+            NextArgument::Version => return Ok(Ask::Version),
+            NextArgument::Option => continue,
+            NextArgument::Word(word) => word,
         };
         match (command.as_deref(), word.to_str()) {
             // These commands have options of their own.
@@ -328,18 +330,18 @@ fn unknown_command(name: &str) -> BadArguments {
 }
 
 /// Returns the page of a command, or that of the program for an unknown name.
-fn page_of(name: &str) -> Page {
-    COMMANDS.iter().find(|command| command.name == name).map_or(Page::Program, Page::Command)
+fn page_of(name: &str) -> HelpPage {
+    COMMANDS.iter().find(|command| command.name == name).map_or(HelpPage::Program, HelpPage::Command)
 }
 
 /// Handles `leveret help` and `leveret help COMMAND`.
 fn help_on(command: Option<OsString>) -> Result<Ask, BadArguments> {
-    let Some(command) = command else { return Ok(Ask::Help(Page::Program)) };
+    let Some(command) = command else { return Ok(Ask::Help(HelpPage::Program)) };
     match command.to_string_lossy().as_ref() {
         "inspect" => Ok(Ask::Inspect(None)),
         "ctl" => Ok(Ask::Ctl(vec!["help".into()])),
         name => match page_of(name) {
-            Page::Program => Err(unknown_command(name)),
+            HelpPage::Program => Err(unknown_command(name)),
             page => Ok(Ask::Help(page)),
         },
     }
@@ -374,7 +376,7 @@ pub enum Action<T> {
 
 /// The next item of a command line.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Next {
+pub enum NextArgument {
     /// An option, which was handled.
     Option,
     /// A word that is not an option.
@@ -446,10 +448,10 @@ impl<T> Table<T> {
     ///
     /// # Errors
     /// The option is unknown, or its value is invalid.
-    pub fn next(&self, options: &mut T, parser: &mut lexopt::Parser) -> Result<Next, BadArguments> {
+    pub fn next(&self, options: &mut T, parser: &mut lexopt::Parser) -> Result<NextArgument, BadArguments> {
         let asked = match parser.next()? {
-            None => return Ok(Next::End),
-            Some(Arg::Value(word)) => return Ok(Next::Word(word)),
+            None => return Ok(NextArgument::End),
+            Some(Arg::Value(word)) => return Ok(NextArgument::Word(word)),
             Some(Arg::Short(letter)) => format!("-{letter}"),
             Some(Arg::Long(name)) => format!("--{name}"),
         };
@@ -458,11 +460,11 @@ impl<T> Table<T> {
             return Err(BadArguments::new(describe_unknown("option", &asked, &self.names())));
         };
         match row.action {
-            Action::Help => return Ok(Next::Help),
-            Action::Version => return Ok(Next::Version),
+            Action::Help => return Ok(NextArgument::Help),
+            Action::Version => return Ok(NextArgument::Version),
             Action::Take(take) => take(options, &mut Given { name: row.name, parser })?,
         }
-        Ok(Next::Option)
+        Ok(NextArgument::Option)
     }
 
     /// Formats the help for the options whose names `is_shown` accepts.
@@ -643,7 +645,7 @@ mod tests {
         assert!(matches!(parsed(""), Ok(Ask::Serve(_))));
         assert!(matches!(parsed("serve --board pi-4"), Ok(Ask::Serve(_))));
         assert!(matches!(parsed("--board pi-4 check"), Ok(Ask::Check(_))));
-        assert!(matches!(parsed("-h"), Ok(Ask::Help(Page::Program))));
+        assert!(matches!(parsed("-h"), Ok(Ask::Help(HelpPage::Program))));
         assert!(matches!(parsed("-V"), Ok(Ask::Version)));
         assert!(matches!(parsed("ctl -q list_queues"), Ok(Ask::Ctl(rest)) if rest.len() == 2));
         let by_name = parse_all(["/usr/bin/leveretctl", "ping"].map(OsString::from));
@@ -696,7 +698,7 @@ mod tests {
 
     #[test]
     fn the_help_names_every_option_and_command() {
-        let help = Page::Program.text();
+        let help = HelpPage::Program.text();
         let commands = COMMANDS.each_ref().map(|command| command.name);
         for word in OPTIONS.names().iter().chain(&commands) {
             assert!(help.contains(word), "{word}");
@@ -715,7 +717,7 @@ mod tests {
             let Ok(Ask::Help(page)) = parsed(&format!("{name} --help")) else { panic!("{name}") };
             assert!(page.text().contains("--memory-limit"));
         }
-        assert!(matches!(parsed("help"), Ok(Ask::Help(Page::Program))));
+        assert!(matches!(parsed("help"), Ok(Ask::Help(HelpPage::Program))));
         assert!(matches!(parsed("help inspect"), Ok(Ask::Inspect(None))));
         assert!(matches!(parsed("help ctl"), Ok(Ask::Ctl(rest)) if rest == ["help"]));
         assert!(matches!(parsed("version"), Ok(Ask::Version)));

@@ -183,7 +183,7 @@ section! {
 }
 
 /// The keys of a section that were set.
-pub(super) trait Said {
+pub(super) trait SectionKeys {
     /// Returns whether a key was set.
     fn has(&self, key: &str) -> bool;
     /// Returns this layer without `key`.
@@ -203,7 +203,7 @@ macro_rules! section_keys {
             }
         }
 
-        impl Said for $layer {
+        impl SectionKeys for $layer {
             fn has(&self, key: &str) -> bool {
                 match key {
                     $(stringify!($key) => self.$key.is_some(),)*

@@ -28,7 +28,7 @@ pub(super) const NONE: Slot = u32::MAX;
 pub(super) struct Channel {
     connection: ConnectionId,
     number: u16,
-    pub(super) state: State,
+    pub(super) state: ChannelState,
     pub(super) content: Content,
     /// When the content last grew.
     pub(super) progress: Now,
@@ -103,7 +103,7 @@ impl ConfirmList {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum State {
+pub(super) enum ChannelState {
     /// The broker is opening it.
     Opening,
     /// The channel is in use; the broker knows it by this id.
@@ -115,7 +115,7 @@ pub(super) enum State {
     Ended,
 }
 
-impl State {
+impl ChannelState {
     /// Returns whether the broker has closed the channel and the client may not know yet.
     pub(super) const fn is_closed(self) -> bool {
         matches!(self, Self::Closing | Self::Ended)
@@ -185,13 +185,13 @@ impl Channels {
         None
     }
 
-    /// Creates a record in state [`State::Opening`]; `None` when the pool is full.
+    /// Creates a record in state [`ChannelState::Opening`]; `None` when the pool is full.
     pub(super) fn open(&mut self, own: &mut OwnChannels, owner: ConnectionId, number: u16) -> Option<Slot> {
         let bucket = self.bucket(owner, number);
         let record = Channel {
             connection: owner,
             number,
-            state: State::Opening,
+            state: ChannelState::Opening,
             content: Content::None,
             progress: Now::default(),
             begun: Now::default(),

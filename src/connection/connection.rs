@@ -19,7 +19,7 @@ use leveret_core::log_limiter::{LogKind, LogLimiter, LogSource};
 use leveret_core::mem::{ByteChain, BytePool, Messages, Share};
 use leveret_core::time::{Deadline, Now};
 
-use super::channel::{Channels, ConfirmList, NONE, OwnChannels, Slot, State};
+use super::channel::{ChannelState, Channels, ConfirmList, NONE, OwnChannels, Slot};
 use super::deliveries::Begun;
 use super::handshake::{self, ClientPool, ClientProperties};
 use super::input::BodyFrame;
@@ -409,7 +409,7 @@ impl Connection {
         self.phase == Phase::Open
             && channels
                 .find(&mut self.channels, self.id, number)
-                .is_some_and(|slot| matches!(channels[slot].state, State::Open(_)))
+                .is_some_and(|slot| matches!(channels[slot].state, ChannelState::Open(_)))
     }
 }
 

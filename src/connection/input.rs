@@ -18,7 +18,7 @@ use leveret_core::error::{Fault, ReplyCode, Scope};
 use leveret_core::log_limiter::LogKind;
 use leveret_core::mem::{MessageFlags, PoolFull};
 
-use super::channel::{ConfirmList, Listed, NONE, Slot, State};
+use super::channel::{ChannelState, ConfirmList, Listed, NONE, Slot};
 use super::connection::{Connection, Context, Names, PARTING_MS, Phase};
 use super::erlang::{BadEnd, FrameSnippet, Numbers};
 use super::methods::{CommandKind, Pending};
@@ -151,8 +151,8 @@ impl Connection {
     /// Makes the step that passes a command to the broker.
     pub(super) fn ask<'a>(&self, context: &Context<'_>, slot: Slot, command: Command<'a>) -> Step<'a> {
         let channel = match context.pools.channels[slot].state {
-            State::Open(channel) => Some(channel),
-            State::Opening | State::Closing | State::Ended => None,
+            ChannelState::Open(channel) => Some(channel),
+            ChannelState::Opening | ChannelState::Closing | ChannelState::Ended => None,
         };
         Step::Command { channel, command }
     }
@@ -421,8 +421,8 @@ impl Connection {
             method_id: id.1,
         };
         self.push_reply(context, number, &close, order);
-        context.pools.channels[slot].state = State::Closing;
-        if let State::Open(channel) = state {
+        context.pools.channels[slot].state = ChannelState::Closing;
+        if let ChannelState::Open(channel) = state {
             self.input.release = Some((slot, channel));
         }
     }
@@ -583,7 +583,7 @@ impl Connection {
         let slot = context.pools.channels.find(&mut self.channels, self.id, number)?;
         let record = &context.pools.channels[slot];
         match (record.state, record.content) {
-            (State::Open(channel), Content::None) => Some((slot, channel)),
+            (ChannelState::Open(channel), Content::None) => Some((slot, channel)),
             _ => None,
         }
     }

@@ -11,7 +11,7 @@ use leveret_amqp::Method;
 use leveret_core::command::{Command, Name, Settlement};
 use leveret_core::error::{Fault, ReplyCode};
 
-use super::channel::{NONE, Slot, State};
+use super::channel::{ChannelState, NONE, Slot};
 use super::connection::{Connection, Context, Names};
 use super::input::{Step, Suspension, Verdict, fault_of_method, hard_fault};
 use super::publish::Content;
@@ -54,15 +54,17 @@ impl Connection {
             return self.open_channel(context, number, method);
         };
         match (context.pools.channels[slot].state, method) {
-            (State::Open(_), Method::BasicPublish { exchange, routing_key, mandatory, immediate }) => {
+            (ChannelState::Open(_), Method::BasicPublish { exchange, routing_key, mandatory, immediate }) => {
                 self.begin_publish(context, slot, exchange, routing_key, (mandatory, immediate))
             }
-            (State::Open(_), Method::BasicAck { delivery_tag, multiple }) => {
+            (ChannelState::Open(_), Method::BasicAck { delivery_tag, multiple }) => {
                 self.settle(context, slot, method, delivery_tag, multiple, Settlement::Ack)
             }
-            (State::Open(_), _) => self.handle_method(context, slot, method),
-            (State::Opening, _) => Verdict::Done,
-            (State::Closing | State::Ended, _) => self.handle_while_closing(context, slot, method),
+            (ChannelState::Open(_), _) => self.handle_method(context, slot, method),
+            (ChannelState::Opening, _) => Verdict::Done,
+            (ChannelState::Closing | ChannelState::Ended, _) => {
+                self.handle_while_closing(context, slot, method)
+            }
         }
     }
 
@@ -121,11 +123,11 @@ impl Connection {
     ) -> Option<Verdict<'a>> {
         let number = context.pools.channels[slot].number();
         match (context.pools.channels[slot].state, Method::parse(payload).ok()?) {
-            (State::Closing, Method::ChannelCloseOk {}) => {
-                context.pools.channels[slot].state = State::Ended;
+            (ChannelState::Closing, Method::ChannelCloseOk {}) => {
+                context.pools.channels[slot].state = ChannelState::Ended;
                 Some(Verdict::Done)
             }
-            (State::Ended, method @ Method::ChannelOpen {}) => {
+            (ChannelState::Ended, method @ Method::ChannelOpen {}) => {
                 if !self.has_reply_room(context) {
                     return Some(Verdict::Wait(Suspension::ReplySpace));
                 }

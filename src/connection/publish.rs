@@ -17,7 +17,7 @@ use leveret_core::command::Command;
 use leveret_core::error::{Advice, Fault, ReplyCode};
 use leveret_core::mem::{MessageFlags, MessageId, PoolFull, Share};
 
-use super::channel::{NONE, Slot, State};
+use super::channel::{ChannelState, NONE, Slot};
 use super::connection::{Connection, Context};
 use super::input::{PUBLISH, Step, Suspension, Verdict};
 use super::methods::{CommandKind, Pending};
@@ -178,7 +178,7 @@ impl Connection {
     ) -> Verdict<'a> {
         let Some(message) = message else {
             self.set_content(context, slot, Content::None);
-            if context.pools.channels[slot].state == State::Ended {
+            if context.pools.channels[slot].state == ChannelState::Ended {
                 self.drop_channel(context, slot);
             }
             return Verdict::Done;
@@ -196,7 +196,8 @@ impl Connection {
     /// Asks the broker to take a complete message.
     fn publish(&mut self, context: &Context<'_>, slot: Slot) -> Option<Step<'static>> {
         let record = &context.pools.channels[slot];
-        let (State::Open(channel), Content::Complete { message, flags }) = (record.state, record.content)
+        let (ChannelState::Open(channel), Content::Complete { message, flags }) =
+            (record.state, record.content)
         else {
             return None;
         };

@@ -12,7 +12,7 @@
 //! - The replies of a connection never exceed its part of the pool, so no connection can keep another one from
 //!   being answered.
 
-use super::channel::{ConfirmList, Listed, NONE, Slot, State};
+use super::channel::{ChannelState, ConfirmList, Listed, NONE, Slot};
 use super::connection::Context;
 use super::connection::{Connection, Phase};
 use super::methods::{CommandKind, Pending};
@@ -117,7 +117,7 @@ impl Connection {
                 self.push_reply(context, 0, &Method::ConnectionOpenOk {}, order);
             }
             (CommandKind::OpenChannel, Outcome::ChannelOpened(channel)) => {
-                context.pools.channels[pending.slot].state = State::Open(channel);
+                context.pools.channels[pending.slot].state = ChannelState::Open(channel);
                 self.reply(context, pending, &Method::ChannelOpenOk {}, order);
             }
             (CommandKind::CloseChannel, _) => {
@@ -271,7 +271,8 @@ impl Connection {
     /// called.
     pub fn close_channel(&mut self, context: &mut Context<'_>, number: u16, fault: &Fault) -> bool {
         let found = context.pools.channels.find(&mut self.channels, self.id, number);
-        let Some(slot) = found.filter(|slot| matches!(context.pools.channels[*slot].state, State::Open(_)))
+        let Some(slot) =
+            found.filter(|slot| matches!(context.pools.channels[*slot].state, ChannelState::Open(_)))
         else {
             return true;
         };

@@ -18,7 +18,7 @@ use super::client::{
 };
 use super::commands::Call;
 use super::commands::{ask, connect};
-use super::listings::{Source, print};
+use super::listings::{RowSource, print};
 
 /// Tags that give rights. Other tags are stored and shown.
 const TAGS_WITH_RIGHTS: [&str; 5] =
@@ -60,7 +60,7 @@ pub(super) fn list_user_topic_permissions(call: &Call) -> Result<(), Failure> {
 
 fn list(call: &Call, path: String, banner: String, columns: Vec<&str>) -> Result<(), Failure> {
     let is_headless = call.command == "list_user_topic_permissions";
-    print(call, Source { path, banner, columns, is_whole: true, is_headless })
+    print(call, RowSource { path, banner, columns, is_whole: true, is_headless })
 }
 
 pub(super) fn add_user(call: &Call) -> Result<(), Failure> {

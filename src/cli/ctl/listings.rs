@@ -19,7 +19,7 @@ use super::commands::connect;
 use super::format::{Formatter, Printer};
 
 /// The source of rows.
-pub(super) struct Source<'a> {
+pub(super) struct RowSource<'a> {
     /// The path of the listing.
     pub(super) path: String,
     /// The message printed before the rows.
@@ -96,7 +96,7 @@ fn in_vhost<K: Kind>(call: &Call, what: &str, banner: String, default: &[&str]) 
 
 fn everywhere<K: Kind>(call: &Call, path: String, banner: &str, default: &[&str]) -> Result<(), Failure> {
     let columns = columns::<K>(call, default)?;
-    print(call, Source { path, banner: banner.to_string(), columns, is_whole: false, is_headless: false })
+    print(call, RowSource { path, banner: banner.to_string(), columns, is_whole: false, is_headless: false })
 }
 
 /// Returns the columns that a command can show, if it accepts any.
@@ -141,7 +141,7 @@ fn columns<'a, K: Kind>(call: &'a Call, default: &[&'a str]) -> Result<Vec<&'a s
 }
 
 /// Requests rows and prints them.
-pub(super) fn print(call: &Call, source: Source<'_>) -> Result<(), Failure> {
+pub(super) fn print(call: &Call, source: RowSource<'_>) -> Result<(), Failure> {
     let mut client = connect(call)?;
     tell(call, &source.banner)?;
     let stdout = io::stdout();

@@ -12,7 +12,7 @@ use super::client::{Failure, UNAVAILABLE, no_json, tell};
 use super::commands::Call;
 use super::commands::{ask, connect};
 use super::format::Printer;
-use super::listings::{Source, print};
+use super::listings::{RowSource, print};
 
 /// Returns a value as text that was checked to be JSON.
 fn body_of(value: &str) -> Result<String, Failure> {
@@ -54,7 +54,7 @@ fn clear_at(call: &Call, path: &[&str]) -> Result<(), Failure> {
 
 pub(super) fn list(call: &Call) -> Result<(), Failure> {
     let vhost = call.vhost();
-    let source = Source {
+    let source = RowSource {
         path: format!("/api/parameters/{}", encode(vhost)),
         banner: format!("Listing runtime parameters for vhost \"{vhost}\" ..."),
         columns: vec!["component", "name", "value"],
@@ -78,7 +78,7 @@ pub(super) fn clear_global(call: &Call) -> Result<(), Failure> {
 }
 
 pub(super) fn list_global(call: &Call) -> Result<(), Failure> {
-    let source = Source {
+    let source = RowSource {
         path: "/api/global-parameters".into(),
         banner: "Listing global runtime parameters ...".into(),
         columns: vec!["name", "value"],

@@ -8,7 +8,7 @@ use super::access::done;
 use super::client::{Failure, UNAVAILABLE, misused, no_json, tell};
 use super::commands::Call;
 use super::commands::ask;
-use super::listings::{Source, print};
+use super::listings::{RowSource, print};
 
 /// Returns the path of the policies that a command is about, and the names for setting, clearing and listing
 /// them.
@@ -61,7 +61,7 @@ pub(super) fn clear(call: &Call) -> Result<(), Failure> {
 pub(super) fn list(call: &Call) -> Result<(), Failure> {
     let (path, [.., what]) = words(call);
     let vhost = call.vhost();
-    let source = Source {
+    let source = RowSource {
         path: format!("/api/{path}/{}", encode(vhost)),
         banner: format!("Listing {what} for vhost \"{vhost}\" ..."),
         columns: vec!["vhost", "name", "pattern", "apply-to", "definition", "priority"],

@@ -18,7 +18,7 @@ mod export;
 mod names;
 pub(crate) mod report;
 
-use crate::args::{BadArguments, Next, OptionRow, Section, Table};
+use crate::args::{BadArguments, NextArgument, OptionRow, Section, Table};
 use export::Exported;
 use leveret_storage::{Access, FileDisk, OpenError};
 use names::{Broker, QueueNames};
@@ -231,11 +231,11 @@ pub fn parse(parser: &mut lexopt::Parser) -> Result<Option<Options>, BadArgument
     let mut directory = None;
     loop {
         match OPTIONS.next(&mut options, parser)? {
-            Next::End | Next::Version => break,
-            Next::Help => return Ok(None),
-            Next::Option => {}
-            Next::Word(word) if directory.is_none() => directory = Some(PathBuf::from(word)),
-            Next::Word(word) => return Err(BadArguments::one_too_many(&word)),
+            NextArgument::End | NextArgument::Version => break,
+            NextArgument::Help => return Ok(None),
+            NextArgument::Option => {}
+            NextArgument::Word(word) if directory.is_none() => directory = Some(PathBuf::from(word)),
+            NextArgument::Word(word) => return Err(BadArguments::one_too_many(&word)),
         }
     }
     options.directory = directory.ok_or_else(|| {
