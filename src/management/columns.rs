@@ -1,7 +1,7 @@
-//! Which columns there are, and what stands in them.
+//! The columns of each kind of object, and the functions that write their cells.
 //!
-//! Names are those of rabbitmqctl and of the management API together; where the two have different names for
-//! one thing, both are here. What we do not know is not here, and asking for it is an error.
+//! Column names are those of rabbitmqctl and of the management API together. Where the two differ for the same value,
+//! both names exist. A column whose value the broker does not know is absent, and a request for it is an error.
 
 use leveret_amqp::field::Table;
 use leveret_broker::{
@@ -16,19 +16,19 @@ use super::management::{numbers, texts};
 use super::request_context::{Ends, ReadContext, SocketView};
 use super::samples::{QueueColumn, Ranges, counts_of_channel};
 
-/// What a cell is written with.
+/// Writes one cell, and holds what the functions of the columns need for that.
 pub struct Pen<'p, 'o> {
-    /// The answer that is being written.
+    /// The response that is being written.
     pub json: Json<'o>,
-    /// How tables are written.
+    /// How field tables are written.
     pub tables: Tables,
-    /// For what is not in the record itself.
+    /// The source of data outside the record itself.
     pub context: ReadContext<'p>,
-    /// Which histories are written beside rates.
+    /// Which histories are written besides rates.
     pub ranges: Ranges,
-    /// Who sees it, if it is somebody who may not see everything.
+    /// The user, if it may not see everything.
     pub viewer: Option<&'p Viewer>,
-    /// It is for the command line, which is told some things in words of its own.
+    /// Whether the response is for the command line, which gets some values in other words.
     pub is_ctl: bool,
 }
 
@@ -50,7 +50,7 @@ impl Pen<'_, '_> {
         }
     }
 
-    /// Whose a channel is and where it comes from: members of an object.
+    /// Writes the owner and the peer of a channel as an object.
     fn channel_details(&mut self, channel: ChannelId) {
         let found = self.context.broker.views().channel_at(channel.index());
         let found = found.and_then(|found| Some((found, self.context.sockets.at(found.connection)?)));
@@ -75,21 +75,21 @@ impl Pen<'_, '_> {
         self.json.raw(b"}");
     }
 
-    /// The other end of a connection, as members of an object.
+    /// Writes the peer of a connection as members of an object.
     fn peer(&mut self, socket: &SocketView<'_>, is_first: &mut bool) {
         self.json.name("peer_host", is_first);
         end(socket.ends, false, self);
         numbers(&mut self.json, is_first, &[("peer_port", port(socket.ends, false).into())]);
     }
 
-    /// The consumers of a queue, as far as the reader may see them: a list.
+    /// Writes the list of a queue's consumers that the user may see.
     fn consumers_of(&mut self, queue: &QueueView<'_>) {
         let context = self.context;
         let found = (0..Consumers::places(context)).filter_map(|place| Consumers::at(context, place));
         let found = found.filter(|it| (it.vhost, it.queue) == (queue.vhost, queue.name));
         let viewer = self.viewer;
         let seen = found.filter(|it| viewer.is_none_or(|viewer| Consumers::is_seen(viewer, context, it)));
-        // Where there is no room for them there are none: a list of consumers has them all.
+        // If there is no space for tables, there is none for consumers. The list of consumers has all of them.
         let most = if self.tables == Tables::LeftOut { 0 } else { CONSUMERS_SHOWN_MAX };
         let mut is_first = true;
         self.json.raw(b"[");
@@ -108,14 +108,14 @@ impl Pen<'_, '_> {
         self.json.raw(b"]");
     }
 
-    /// The rate of a queue's number, and its history if one is asked for.
+    /// Writes the rate of a queue's counter, and its history if one is requested.
     fn rate(&mut self, queue: &QueueView<'_>, column: QueueColumn) {
         let is_rate = matches!(column, QueueColumn::Came | QueueColumn::Went);
         let range = if is_rate { self.ranges.rates } else { self.ranges.lengths };
         self.context.samples.of_queue(&mut self.json, queue, column, range);
     }
 
-    /// Numbers with the rate of each: an object.
+    /// Writes numbers with the rate of each as an object.
     fn stats(&mut self, counts: &[(&str, u32)], rate: impl Fn(&mut Self, usize)) {
         let mut is_first = true;
         self.json.raw(b"{");
@@ -144,17 +144,17 @@ impl Pen<'_, '_> {
     }
 }
 
-/// What an operator names a connection by: never used again for another one.
+/// Returns the pid by which operators name a connection. It is never used again for another connection.
 pub fn connection_pid(number: u64, connection: ConnectionId) -> String {
     format!("<leveret.{number}.{}.0>", connection.index() + 1)
 }
 
-/// What a channel of it is named by.
+/// Returns the pid of a channel of a connection.
 pub fn channel_pid(number: u64, connection: ConnectionId, channel: u16) -> String {
     format!("<leveret.{number}.{}.{channel}>", connection.index() + 1)
 }
 
-/// The other way round: the connection's number and id.
+/// Parses the pid of a connection into its number and id.
 pub fn parse_connection_pid(pid: &str) -> Option<(u64, ConnectionId)> {
     let inside = pid.strip_prefix("<leveret.")?.strip_suffix(".0>")?;
     let (number, place) = inside.split_once('.')?;
@@ -162,7 +162,7 @@ pub fn parse_connection_pid(pid: &str) -> Option<(u64, ConnectionId)> {
     Some((number.parse().ok()?, ConnectionId::from_index(place as usize - 1)))
 }
 
-/// `peer -> host`, as RabbitMQ names connections.
+/// Returns `peer -> host`, RabbitMQ's name of a connection.
 pub fn name_of(socket: &SocketView<'_>) -> String {
     match socket.ends {
         Ends::Network { host, peer } => format!("{peer} -> {host}"),
@@ -170,40 +170,40 @@ pub fn name_of(socket: &SocketView<'_>) -> String {
     }
 }
 
-/// Consumers in the answer about a queue at most.
+/// The most consumers in the description of a queue.
 const CONSUMERS_SHOWN_MAX: usize = 32;
 
-/// Things that can be listed.
+/// A kind of object that can be listed.
 pub trait Kind: 'static {
-    /// What is shown of one object.
+    /// The view of one object.
     type View<'a>;
-    /// What is known of each.
+    /// All columns of the kind.
     const COLUMNS: &'static [Column<Self>];
-    /// What it is called, if one can be asked for by that.
+    /// Returns the object's name, if objects of this kind can be requested by name.
     fn name(_: &Self::View<'_>) -> Option<String> {
         None
     }
-    /// Columns that only our own command line asks for.
+    /// Columns that only leveretctl requests.
     const OF_CTL: &'static [&'static str] = &[TYPED];
-    /// Columns that stand in the answer about one thing, and not in a list of them.
+    /// Columns that are in the description of one object, but not in a list.
     const OF_ONE: &'static [&'static str] = &[];
-    /// Columns of RabbitMQ's that there is no figure for: who asks for them gets an empty cell.
+    /// RabbitMQ's columns for which the broker has no value. Their cells are empty.
     const WITHOUT_FIGURE: &'static [&'static str] = &[];
-    /// Whether this one has no such column.
+    /// Returns whether this object has no such column.
     fn leaves_out(_: &Self::View<'_>, _: &str) -> bool {
         false
     }
-    /// Whether it is a binding between these ends, or none at all.
+    /// Returns whether the object is a binding between these ends, or no binding at all.
     fn is_between(_: &Self::View<'_>, _: &BindingEnds) -> bool {
         true
     }
-    /// The columns that a list is sorted by over the network when no order is asked for: those of RabbitMQ.
+    /// The columns by which a list is sorted over the network if the request names no order, as in RabbitMQ.
     const ORDER: &'static str = "vhost,name";
-    /// Whether a list of them can be asked for page by page.
+    /// Whether the list supports pages.
     const HAS_PAGES: bool = false;
-    /// Who sees them.
+    /// Who may see objects of this kind.
     const AUDIENCE: Audience = Audience::Members;
-    /// Whether somebody who may not see everything sees this one.
+    /// Returns whether a user who may not see everything may see this object.
     fn is_seen(viewer: &Viewer, context: ReadContext<'_>, view: &Self::View<'_>) -> bool {
         let Viewer { name, is_monitor } = viewer;
         let is_member =
@@ -215,19 +215,19 @@ pub trait Kind: 'static {
             Audience::OwnerAndMonitors => *is_monitor || is_member() && Self::user(view) == Some(&**name),
         }
     }
-    /// Places that were ever used.
+    /// Returns the number of positions that were ever used.
     fn places(context: ReadContext<'_>) -> usize;
-    /// The one in a place.
+    /// Returns the object at a position.
     fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>>;
-    /// The virtual host it is in.
+    /// Returns the object's virtual host.
     fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str>;
-    /// The user it belongs to, for who asks for the things of one.
+    /// Returns the user who owns the object, for requests for the objects of one user.
     fn user<'a>(_: &Self::View<'a>) -> Option<&'a str> {
         None
     }
 }
 
-/// The address of an end, ours or the other.
+/// Writes the address of one end of a connection; `ours`: the broker's.
 fn end(ends: Ends, ours: bool, pen: &mut Pen<'_, '_>) {
     match ends {
         Ends::Network { host, peer } => pen.json.shown(if ours { host.ip() } else { peer.ip() }),
@@ -235,7 +235,7 @@ fn end(ends: Ends, ours: bool, pen: &mut Pen<'_, '_>) {
     }
 }
 
-/// Its port; programs of this machine have none.
+/// Returns the port of one end. Local programs have none.
 const fn port(ends: Ends, ours: bool) -> u16 {
     match ends {
         Ends::Network { host, peer } => {
@@ -249,14 +249,14 @@ const fn port(ends: Ends, ours: bool) -> u16 {
     }
 }
 
-/// A column: its name, and what writes a cell of it.
+/// A column: its name, and the function that writes its cell.
 pub type Column<K> = (&'static str, for<'a, 'v, 'p, 'o> fn(&'v <K as Kind>::View<'a>, &mut Pen<'p, 'o>));
 
-/// The name of the columns with typed arguments, which only our own command line asks for.
+/// The name of columns with typed arguments, which only leveretctl requests.
 pub const TYPED: &str = "arguments_typed";
-/// What happened to messages, left out where nothing did.
+/// The column of message counters. It is omitted while all of them are 0.
 const STATS: &str = "message_stats";
-/// How many messages a delayed exchange keeps.
+/// The column of the number of messages that a delayed exchange holds.
 const DELAYED: &str = "messages_delayed";
 
 /// Queues.
@@ -414,14 +414,14 @@ impl Kind for Exchanges {
     }
 }
 
-/// A connection: what the broker knows and what its socket says.
+/// A connection as the broker and its socket describe it.
 #[derive(Clone, Copy, Debug)]
 pub struct ConnectionRow<'a> {
     /// Its id.
     pub id: ConnectionId,
-    /// The broker's side.
+    /// The broker's view.
     pub view: ConnectionView<'a>,
-    /// The socket's side.
+    /// The socket's view.
     pub socket: SocketView<'a>,
 }
 
@@ -511,9 +511,9 @@ impl Kind for Connections {
 pub struct ChannelRow<'a> {
     /// Its id.
     pub id: ChannelId,
-    /// What is known of it.
+    /// The broker's view.
     pub view: ChannelView<'a>,
-    /// What is known of its connection's socket.
+    /// The view of its connection's socket.
     pub socket: Option<SocketView<'a>>,
 }
 
@@ -712,13 +712,13 @@ fn vhost_tags(vhost: &VhostView<'_>, pen: &mut Pen<'_, '_>) {
     pen.json.texts(vhost.metadata.tags.split(',').filter(|tag| !tag.is_empty()));
 }
 
-/// Writes the type of queues that are declared without one.
+/// Writes the type of queues that are declared without a type.
 fn default_queue_type(vhost: &VhostView<'_>, pen: &mut Pen<'_, '_>) {
     let kind = vhost.metadata.default_queue_type;
     pen.json.text(if kind.is_empty() { "classic" } else { kind });
 }
 
-/// Writes the metadata of a virtual host, without what is not set.
+/// Writes the metadata of a virtual host that is set.
 pub(super) fn vhost_metadata(vhost: &VhostView<'_>, pen: &mut Pen<'_, '_>) {
     let mut is_first = true;
     pen.json.raw(b"{");
@@ -737,7 +737,7 @@ pub(super) fn vhost_metadata(vhost: &VhostView<'_>, pen: &mut Pen<'_, '_>) {
     pen.json.raw(b"}");
 }
 
-/// What the policies of a queue say together: of limits the smaller one.
+/// Writes the effective policy of a queue. Of two limits the smaller one is effective.
 fn effective(applied: &AppliedView<'_>, pen: &mut Pen<'_, '_>) {
     let mut is_first = true;
     pen.json.raw(b"{");
@@ -759,7 +759,7 @@ fn effective(applied: &AppliedView<'_>, pen: &mut Pen<'_, '_>) {
     pen.json.raw(b"}");
 }
 
-/// Those limits of a virtual host that it has, as RabbitMQ names them.
+/// Writes the limits of a virtual host that are set, under RabbitMQ's names.
 pub fn limits(vhost: &VhostView<'_>, pen: &mut Pen<'_, '_>) {
     let VhostLimits { queues_max, connections_max } = vhost.limits;
     put_limits([("max-queues", queues_max), ("max-connections", connections_max)], pen);

@@ -1,6 +1,8 @@
-//! Users, what they may do, and what they may have, as columns.
+//! The columns of users, permissions, bindings, orphaned messages, parameters and policies.
 //!
-//! Always true: of a password its hash alone is shown, and that to who may see users.
+//! # Invariants
+//! - Of a password only its hash is shown, and only to those who may see users.
+//! - Values of parameters and definitions of policies are shown whole, because their size is bounded.
 
 use leveret_amqp::field::Table;
 use leveret_broker::{
@@ -67,7 +69,7 @@ impl Kind for Permissions {
         ("read", |it, pen| pen.json.text(it.read)),
     ];
 
-    /// By the user: with the virtual host that names one.
+    /// The user and the virtual host together name a permission.
     fn name(view: &Self::View<'_>) -> Option<String> {
         Some(view.user.to_string())
     }
@@ -128,9 +130,7 @@ pub(super) fn user_limits(user: &UserView<'_>, pen: &mut Pen<'_, '_>) {
     put_limits([("max-channels", channels_max), ("max-connections", connections_max)], pen);
 }
 
-// Bindings: those that somebody made, and those that every queue has.
-
-/// Bindings that somebody made.
+/// Bindings that were declared.
 #[derive(Debug)]
 pub struct Bindings;
 
@@ -180,7 +180,7 @@ impl Kind for Bindings {
     }
 }
 
-/// The binding that every queue has to the default exchange, by its name.
+/// The binding of every queue to the default exchange, by the queue's name.
 #[derive(Debug)]
 pub struct DefaultBindings;
 
@@ -220,15 +220,15 @@ impl Kind for DefaultBindings {
     }
 }
 
-/// What tells a binding from others between the same two ends: its key and, if it has arguments, a digest of
-/// them. Clients put it into a path as it is.
+/// Returns the key that distinguishes a binding from others between the same two objects: its routing key and, if it
+/// has arguments, a digest of them. Clients put it into a path unchanged.
 pub fn properties_key(binding: &BindingView<'_>) -> String {
     let key = encode(binding.routing_key).replace('~', "%7E").replace("%20", "+");
     match binding.arguments.as_bytes() {
         [] if key.is_empty() => "~".to_string(),
         [] => key,
         arguments => {
-            // FNV-1a: nothing hangs on it but which of two bindings is meant.
+            // FNV-1a: the digest only has to distinguish bindings.
             let digest = arguments
                 .iter()
                 .fold(0x811c_9dc5_u32, |sum, byte| (sum ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
@@ -241,11 +241,7 @@ const fn destination_kind(binding: &BindingView<'_>) -> &'static str {
     if binding.to_exchange { "exchange" } else { "queue" }
 }
 
-// Orphans as columns: messages in the log whose queue no definition is left of.
-//
-// Always true: one whose name is not known has an empty one.
-
-/// Messages whose queue no definition is left of.
+/// Messages in the log whose queue has no definition any more. A queue whose name is unknown has an empty name.
 #[derive(Debug)]
 pub struct Orphans;
 
@@ -273,14 +269,10 @@ impl Kind for Orphans {
     }
 }
 
-// The columns of runtime parameters, and of global ones.
-//
-// Always true: a value is shown whole, for it has a bounded size, to whoever may change it.
-
-/// The name of the column with a value as text, which only our own command line asks for.
+/// The name of the column with a value as text, which only leveretctl requests.
 pub const VALUE_IN_WORDS: &str = "value_text";
 
-/// Parameters of virtual hosts; who asks for those of a user asks for those of a component.
+/// Parameters of virtual hosts. A filter by user filters them by component.
 #[derive(Debug)]
 pub struct Parameters;
 
@@ -350,16 +342,12 @@ impl Kind for GlobalParameters {
     }
 }
 
-/// What a parameter says: it is JSON already.
+/// Writes the value of a parameter, which is JSON already.
 pub fn raw_value(it: &ParameterView<'_>, json: &mut Json<'_>) {
     json.raw(it.value);
 }
 
-// The columns of policies and operator policies, which differ in whose they are and in nothing else.
-//
-// Always true: a definition is shown whole, for it has a bounded size.
-
-/// Declares the columns of policies of a kind.
+/// Declares the columns of policies of a kind. Policies and operator policies differ only in that kind.
 macro_rules! policies {
     ($(#[$doc:meta])* $name:ident, $kind:ident) => {
         $(#[$doc])*
@@ -391,7 +379,7 @@ macro_rules! policies {
     };
 }
 
-/// The name of the column with a definition as text, which only our own command line asks for.
+/// The name of the column with a definition as text, which only leveretctl requests.
 pub const IN_WORDS: &str = "definition_text";
 
 type PolicyCell = for<'a, 'v, 'p, 'o> fn(&'v PolicyView<'a>, &mut Pen<'p, 'o>);
@@ -411,10 +399,10 @@ const POLICY_COLUMNS: &[(&str, PolicyCell)] = &[
     ("priority", |it, pen| pen.json.number(it.policy.priority)),
 ];
 
-/// More than any definition takes as JSON, in bytes.
+/// An upper bound of the JSON of a definition, in bytes.
 const DEFINITION_TEXT_MAX: usize = 16 << 10;
 
-/// What a policy says.
+/// Writes the definition of a policy.
 pub fn policy_definition(it: &PolicyView<'_>, pen: &mut Pen<'_, '_>) {
     pen.json.table(Table::trusted(it.policy.definition), Tables::Plain);
 }

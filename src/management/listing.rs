@@ -1,10 +1,19 @@
-//! Rows of what there is, written while the client takes them.
+//! Lists of objects, written while the client reads them.
 //!
-//! Why it exists: four thousand queues as JSON are a megabyte, and going through them takes time; so a
-//! listing is a cursor that writes some rows whenever there is room for them, and forgets them.
+//! Four thousand queues are a megabyte of JSON, and going through them takes time. A [`Listing`] is a cursor: it
+//! writes some rows whenever there is output space and keeps none of them.
 //!
-//! Always true: one call looks at no more than [`PLACES_PER_STEP`] records, or does as much work with fewer,
-//! and writes no more than it was given room for, plus one row; every row is a line of its own.
+//! A list that is sorted, filtered by name or divided into pages is answered as RabbitMQ 3.10 does ([`Ordered`]).
+//! Sorting first examines every row. It keeps 16 bytes of the sort key and the row's position. Rows with equal keys
+//! are compared by the next bytes of the sort key, one examined row at a time.
+//!
+//! # Invariants
+//! - One call examines at most [`PLACES_PER_STEP`] records, or does as much work with fewer.
+//! - One call writes at most the bytes it was allowed to, plus one row. Every row is one line.
+//! - Rows are only those that the user may see.
+//! - Examining a row returns how much work it was, so that the time of a step is bounded.
+//! - Matching a name takes time proportional to the length of the name and the size of the pattern.
+//! - Rows with equal keys stay in the order of their positions.
 
 use leveret_core::limits::LISTED_ROW_BYTES;
 use regex_lite::{Regex, RegexBuilder};
@@ -21,38 +30,38 @@ use super::request::{
 use super::request_context::{ReadContext, RequestContext};
 use super::samples::Ranges;
 
-/// Records looked at in one step, or what is as much work.
+/// The work of one step, in examined records.
 const PLACES_PER_STEP: usize = 512;
-/// Bytes of a cell that is sorted by.
+/// The longest cell that can be a sort key, in bytes.
 const CELL_BYTES_MAX: usize = 4096;
-/// Columns of one kind at most.
+/// The most columns of one kind.
 const COLUMNS_MAX: usize = 64;
 
-/// Which columns a row has, in this order.
+/// The columns of a row, in order.
 pub type Chosen = heapless::Vec<u8, COLUMNS_MAX>;
 
-/// A part of a listing: things of one kind.
+/// A part of a listing: objects of one kind.
 #[derive(Clone, Copy, Debug)]
 pub struct Part {
-    /// What stands before its rows, and after them.
+    /// The texts before and after its rows.
     pub around: (&'static str, &'static str),
-    /// How many places there are, and what writes the row of one.
+    /// Returns the number of positions.
     pub places: fn(ReadContext<'_>) -> usize,
-    /// Writes the row of a place.
+    /// Writes the row of a position.
     pub row: Row,
-    /// How rows are put in an order, if they can be.
+    /// How rows are examined for sorting, if they can be sorted.
     pub looks: Option<Looks>,
 }
 
-/// Writes the row of a place, if there is one there that is wanted.
+/// Writes the row of a position if the object exists and is wanted.
 pub type Row = fn(&Listing, ReadContext<'_>, usize, Json<'_>, Tables) -> Written;
 
-/// What became of a row.
+/// The result of writing a row.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Written {
     /// The row was written.
     Yes,
-    /// There is nothing in this place.
+    /// There is no object at this position, or it is not wanted.
     Nothing,
     /// The row did not fit, and nothing of it was written.
     Full,
@@ -61,15 +70,15 @@ pub enum Written {
 /// How much a step may write.
 #[derive(Clone, Copy, Debug)]
 pub struct Room {
-    /// Bytes of output from which on a step ends.
+    /// The step ends when the output has this many bytes.
     pub enough: usize,
-    /// Bytes of output that there may be at most.
+    /// The most bytes that the output may have.
     pub bytes_max: usize,
-    /// The output holds nothing else, so waiting would make no room.
+    /// Whether the output is otherwise empty, so that waiting would free no space.
     pub is_alone: bool,
 }
 
-/// A listing under way.
+/// A listing in progress.
 #[derive(Debug)]
 pub struct Listing {
     parts: &'static [Part],
@@ -82,31 +91,31 @@ pub struct Listing {
     is_begun: bool,
     is_first: bool,
     ordered: Option<Box<Ordered>>,
-    /// What stands before rows in an order; none before all of them have been looked at.
+    /// The text before sorted rows. `None` until all rows have been examined.
     before: Option<String>,
 }
 
 impl Listing {
-    /// A listing of these parts.
+    /// Creates a listing of these parts.
     pub const fn new(parts: &'static [Part], filter: Filter, columns: Chosen) -> Self {
         let (is_begun, is_first) = (false, true);
         Self { parts, filter, columns, part: 0, place: 0, is_begun, is_first, ordered: None, before: None }
     }
 
-    /// The same in an order.
+    /// Sets the order of the listing.
     pub fn ordered(self, ordered: Option<Ordered>) -> Self {
         Self { ordered: ordered.map(Box::new), ..self }
     }
 
-    /// Whether rows can be written: an order is known only when all of them have been looked at.
+    /// Returns whether rows can be written: the order is known once all rows have been examined.
     pub const fn is_gathered(&self) -> bool {
         self.ordered.is_none() || self.before.is_some()
     }
 
-    /// Looks at some more rows to put them in their order.
+    /// Examines some more rows for sorting.
     ///
     /// # Errors
-    /// There is no such page.
+    /// The page does not exist.
     pub fn gather(&mut self, context: ReadContext<'_>) -> Result<(), Refused> {
         let Some(ordered) = &mut self.ordered else { return Ok(()) };
         let mut work = 0;
@@ -133,7 +142,7 @@ impl Listing {
         Ok(())
     }
 
-    /// Writes rows that are in an order.
+    /// Writes sorted rows.
     fn write_ordered(&mut self, context: ReadContext<'_>, out: &mut Vec<u8>, room: Room) -> bool {
         let start = out.len();
         if let Some(before) = self.before.as_deref().filter(|_| !self.is_begun) {
@@ -165,14 +174,15 @@ impl Listing {
         false
     }
 
-    /// A listing of everything there is in these parts, with rows that choose no columns.
+    /// Creates a listing of all objects of these parts, with rows that have no chosen columns.
     pub fn whole(parts: &'static [Part]) -> Self {
         Self::new(parts, Filter::default(), Chosen::new())
     }
 
-    /// Writes some more behind what is in `out`, which has at most `bytes_max` then; rows stop at `enough`.
-    /// Says whether that was all. When there is no room to come (`is_alone`), a row that is too large leaves
-    /// its tables out.
+    /// Appends rows to `out`, which then has at most `bytes_max` bytes. Stops at `enough` bytes.
+    ///
+    /// Returns whether the listing is complete. If no more space can become free (`is_alone`), a row that is too
+    /// large omits its tables.
     pub fn write(&mut self, context: ReadContext<'_>, out: &mut Vec<u8>, room: Room) -> bool {
         if self.ordered.is_some() {
             return self.write_ordered(context, out, room);
@@ -225,7 +235,7 @@ impl Listing {
     }
 }
 
-/// Writes a row of a kind with the columns that were chosen.
+/// Writes a row of a kind with the chosen columns.
 pub fn row<K: Kind>(
     listing: &Listing,
     context: ReadContext<'_>,
@@ -243,7 +253,7 @@ pub fn row<K: Kind>(
     write_cells::<K>(&view, columns, Pen { json, tables, context, ranges, viewer, is_ctl })
 }
 
-/// What rows of a kind are looked at with.
+/// Returns the functions that examine rows of a kind.
 pub const fn looks<K: Kind>() -> Looks {
     Looks { cell: cell::<K>, name: |context, place| K::name(&K::at(context, place)?) }
 }
@@ -262,7 +272,7 @@ fn cell<K: Kind>(
     write_cell::<K>(&view, context, first, out);
     let mut next = Vec::new();
     for column in columns {
-        // One text for all of them: what sorts below every letter stands between two.
+        // The columns form one text, separated by a byte that sorts below every character.
         if out.pop().is_none() {
             out.push(b'"');
         }
@@ -287,7 +297,7 @@ fn write_cell<K: Kind>(view: &K::View<'_>, context: ReadContext<'_>, column: &st
     }
 }
 
-/// Keeps of an object a number in it, by the names that lead there: nothing, if there is none.
+/// Replaces a cell that is an object by the number at `path` inside it, or by nothing if there is none.
 fn keep_inner(cell: &mut Vec<u8>, path: &str) {
     for name in path.split('.') {
         let name = format!("\"{name}\":");
@@ -299,7 +309,7 @@ fn keep_inner(cell: &mut Vec<u8>, path: &str) {
     cell.truncate(cell.iter().position(|byte| b",}]".contains(byte)).unwrap_or(cell.len()));
 }
 
-/// Whether a row is one of those that are listed.
+/// Returns whether a row is listed.
 pub(super) fn is_wanted<K: Kind>(filter: &Filter, context: ReadContext<'_>, view: &K::View<'_>) -> bool {
     let Filter { vhost, user, viewer, ends, ranges: _, is_ctl: _ } = filter;
     if vhost.as_deref().is_some_and(|wanted| K::vhost(view) != Some(wanted))
@@ -311,8 +321,8 @@ pub(super) fn is_wanted<K: Kind>(filter: &Filter, context: ReadContext<'_>, view
     viewer.as_ref().is_none_or(|viewer| K::is_seen(viewer, context, view))
 }
 
-/// Writes a row of a kind with all its columns; one of a virtual host alone does not say which, unless it is
-/// a parameter.
+/// Writes a row of a kind with all its columns. In an export of one virtual host the column `vhost` is omitted,
+/// except for parameters.
 pub fn whole_row<K: Kind>(
     listing: &Listing,
     context: ReadContext<'_>,
@@ -346,10 +356,10 @@ fn write_cells<'c, K: Kind>(
     if pen.json.is_full() { Written::Full } else { Written::Yes }
 }
 
-/// The columns named in a list with commas; all of the management API's when none is.
+/// Returns the columns named in a comma-separated list; without a list, all columns of the management API.
 ///
 /// # Errors
-/// The first name that there is not.
+/// The first unknown name.
 pub fn choose<K: Kind>(names: Option<&str>) -> Result<Chosen, &str> {
     let all = K::COLUMNS.iter().map(|(name, _)| *name);
     let mut chosen = Chosen::new();
@@ -360,7 +370,7 @@ pub fn choose<K: Kind>(names: Option<&str>) -> Result<Chosen, &str> {
             chosen.extend(plain.map(|(at, _)| at as u8).take(COLUMNS_MAX));
         }
         Some(names) => {
-            // A cell that is not there is an empty one.
+            // A column without a figure is an empty cell.
             for name in names.split(',').filter(|name| !K::WITHOUT_FIGURE.contains(name)) {
                 let at = all.clone().position(|known| known == name).ok_or(name)?;
                 chosen.push(at as u8).map_err(|_| name)?;
@@ -370,24 +380,20 @@ pub fn choose<K: Kind>(names: Option<&str>) -> Result<Chosen, &str> {
     Ok(chosen)
 }
 
-/// The columns named in a list with commas, as the management API takes it: what there is not is passed over,
-/// and of a column that holds others all are shown when one is named.
+/// Returns the columns named in a comma-separated list, as the management API does. Unknown names are ignored. A
+/// column that is an object is shown whole if one of its members is named.
 pub fn choose_known<K: Kind>(names: Option<&str>) -> Chosen {
     let Some(names) = names else { return choose::<K>(None).unwrap_or_default() };
     let mut chosen = Chosen::new();
     for name in names.split(',').filter_map(|name| name.split('.').next()) {
         let at = K::COLUMNS.iter().position(|(known, _)| *known == name).map(|at| at as u8);
         if let Some(at) = at.filter(|at| !chosen.contains(at)) {
-            // There are no more of them than there is room for.
+            // The list has space for all columns of a kind.
             let _ = chosen.push(at);
         }
     }
     chosen
 }
-
-// Lists of what there is, and the one thing of a list that somebody asks for by its name.
-//
-// Always true: rows are only those that who asks sees; what is written of a list is written as room comes.
 
 const WHOLE: (&str, &str) = ("[", "\n]\n");
 
@@ -405,7 +411,7 @@ impl<K: Kind> Only<K> {
 const BINDINGS: &[Part] = &[part::<DefaultBindings>(("[", "")), part::<Bindings>(("", "\n]\n"))];
 const OUTSIDERS: &[Part] = &[Part { around: WHOLE, places: Users::places, row: outsider, looks: None }];
 
-/// All rows of a kind that are meant and that who asks sees, in the order and on the page that are asked for.
+/// Lists the rows of a kind that the request selects and the user may see, in the requested order and page.
 pub(super) fn list<K: Kind>(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
     list_of::<K>(call, context, Only::<K>::PARTS, call.filter())
 }
@@ -430,7 +436,7 @@ fn list_of<K: Kind>(
     let columns = columns.as_deref();
     let chosen = match call.user {
         Some(_) => choose_known::<K>(columns),
-        // The command line is told of what there is not, and of whom.
+        // The command line gets an error that names the missing virtual host or user.
         None => {
             let is_there = |user: &str| context.broker.access().users().any(|view| view.name == user);
             if let Some(user) = call.has("user").filter(|user| !is_there(user)) {
@@ -443,14 +449,14 @@ fn list_of<K: Kind>(
             }
         }
     };
-    // rabbitmqctl shows things in no order.
+    // rabbitmqctl does not sort.
     match Ordered::asked(call.request, K::HAS_PAGES, call.user.map(|_| K::ORDER)) {
         Ok(ordered) => Answer::List(Box::new(Listing::new(parts, filter, chosen).ordered(ordered))),
         Err((status, error, why)) => Answer::Now(status, problem(error, &why)),
     }
 }
 
-/// The one of a kind that the last word of the path names.
+/// Shows the object that the last segment of the path names.
 pub(super) fn one<K: Kind>(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
     one_of::<K>(call, context, call.filter())
 }
@@ -473,7 +479,7 @@ fn one_of<K: Kind>(call: &Call<'_>, context: &RequestContext<'_>, filter: Filter
             let json = Json::new(&mut out, OUTPUT_BYTES_MAX / 2);
             match row::<K>(&listing, context, place, json, tables) {
                 Written::Yes => return Answer::Now(Status::Ok, out),
-                // One of another virtual host.
+                // The object belongs to another virtual host.
                 Written::Nothing => break,
                 Written::Full => {}
             }
@@ -482,12 +488,12 @@ fn one_of<K: Kind>(call: &Call<'_>, context: &RequestContext<'_>, filter: Filter
     not_found("Not Found")
 }
 
-/// Bindings in a virtual host, perhaps from an exchange, or to a queue or an exchange.
+/// Lists the bindings of a virtual host, optionally only those from an exchange, or to a queue or an exchange.
 pub(super) fn bindings(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
     list_of::<Bindings>(call, context, BINDINGS, between(call))
 }
 
-/// The binding between two that has this key.
+/// Shows the binding between two objects that has this key.
 pub(super) fn binding(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
     match one_of::<DefaultBindings>(call, context, between(call)) {
         Answer::Now(Status::Ok, body) => Answer::Now(Status::Ok, body),
@@ -502,7 +508,7 @@ fn between(call: &Call<'_>) -> Filter {
     Filter { ends, ..call.filter() }
 }
 
-/// Shovels in the virtual hosts that who asks may enter.
+/// Lists the shovels in the virtual hosts in which the user has permissions.
 pub(super) fn shovels(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
     match has_no_shovels(call, context) {
         true => not_found("Not Found"),
@@ -510,7 +516,7 @@ pub(super) fn shovels(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
     }
 }
 
-/// One of them.
+/// Shows one shovel.
 pub(super) fn shovel(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
     match has_no_shovels(call, context) {
         true => not_found("Not Found"),
@@ -518,17 +524,17 @@ pub(super) fn shovel(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
     }
 }
 
-/// Whether the management API is as that of a RabbitMQ without the plug-in of shovels.
+/// Returns whether the management API behaves like a RabbitMQ without the shovel plugin.
 fn has_no_shovels(call: &Call<'_>, context: &RequestContext<'_>) -> bool {
     call.user.is_some() && context.bridges.places_max() == 0
 }
 
-/// Everything that is defined.
+/// Exports all definitions.
 pub(super) fn export() -> Answer {
     Answer::List(Box::new(Listing::whole(definitions::EXPORT)))
 }
 
-/// All definitions of one virtual host.
+/// Exports the definitions of one virtual host.
 pub(super) fn export_of(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
     if !exists(context, call.name("vhost")) {
         return bad_request("vhost_not_found");
@@ -536,7 +542,7 @@ pub(super) fn export_of(call: &Call<'_>, context: &RequestContext<'_>) -> Answer
     Answer::List(Box::new(Listing::new(definitions::VHOST_EXPORT, call.filter(), Chosen::new())))
 }
 
-/// Users who may enter no virtual host.
+/// Lists the users without permissions in any virtual host.
 pub(super) fn users_without_permissions(_: &Call<'_>, _: &RequestContext<'_>) -> Answer {
     let columns = choose_known::<Users>(None);
     Answer::List(Box::new(Listing::new(OUTSIDERS, Filter::default(), columns)))
@@ -556,110 +562,97 @@ fn outsider(
     }
 }
 
-// Which rows of a listing are wanted, and how much of their histories.
-
 /// Which rows are wanted.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
-    /// Only those of this virtual host.
+    /// Only objects of this virtual host.
     pub vhost: Option<Box<str>>,
-    /// Only those of this user.
+    /// Only objects of this user.
     pub user: Option<Box<str>>,
-    /// Only those that this user may see, as each kind of thing has it.
+    /// Only objects that this user may see; the kind's [`Audience`] decides.
     pub viewer: Option<Viewer>,
-    /// Only bindings between these.
+    /// Only bindings between these objects.
     pub ends: BindingEnds,
-    /// Which histories are wanted beside rates.
+    /// Which histories are written besides rates.
     pub ranges: Ranges,
-    /// The command line asks.
+    /// Whether the command line sends the request.
     pub is_ctl: bool,
 }
 
-/// Who sees not everything.
+/// A user who may not see everything.
 #[derive(Clone, Debug)]
 pub struct Viewer {
-    /// The user.
+    /// The user's name.
     pub name: Box<str>,
-    /// Whether it watches what others do, in all virtual hosts.
+    /// Whether the user may see the objects of others in all virtual hosts.
     pub is_monitor: bool,
 }
 
-/// Who sees a thing, besides administrators.
+/// Who may see an object, besides administrators.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Audience {
-    /// Whoever may ask for them at all.
+    /// All users of the API.
     All,
-    /// Whoever may enter its virtual host.
+    /// Users with permissions in its virtual host.
     Members,
-    /// The same, and monitors.
+    /// Users with permissions in its virtual host, and monitors.
     MembersAndMonitors,
-    /// Its user, and monitors.
+    /// The user that owns it, and monitors.
     OwnerAndMonitors,
 }
 
-/// Between what bindings are wanted.
+/// The source and destination of wanted bindings.
 #[derive(Clone, Debug, Default)]
 pub struct BindingEnds {
-    /// Only those from this exchange.
+    /// Only bindings from this exchange.
     pub source: Option<Box<str>>,
-    /// Only those to the one of this name, an exchange or not.
+    /// Only bindings to the object of this name; `true`: it is an exchange.
     pub destination: Option<(Box<str>, bool)>,
 }
 
-// Lists that are sorted, filtered by name or taken page by page, as RabbitMQ 3.10 answers them.
-//
-// Why it exists: a row is written when there is room for it and forgotten; to put rows in an order each is
-// looked at first, and no more of it is kept than sixteen bytes of what it is sorted by, and its place.
-//
-// Rows that are alike in those bytes are told apart by the next ones, a look at a time.
-//
-// Always true: a look says how much work it was, so that a step ends after as much as others may have to
-// wait for; matching takes time in the length of a name and the size of the pattern, and no more; rows that
-// compare alike stay in the order of their places.
-
-/// What a compiled pattern may take, in bytes: the smallest that fits says what a match costs.
+/// Size limits of a compiled pattern, in bytes. The smallest that fits determines the cost of a match.
 const PATTERN_SIZES: [usize; 3] = [1 << 10, 4 << 10, 16 << 10];
-/// A letter matched against so many bytes of a pattern is as much work as a look at a row. (A pattern of
-/// 16 KiB and a name of 200 letters take half a millisecond, which is as long as 3,000 rows.)
+/// Matching one byte of a name against this many bytes of a pattern is as much work as examining a row. (A pattern of
+/// 16 KiB and a name of 200 bytes take half a millisecond, which is as long as 3,000 rows.)
 const PATTERN_BYTES_PER_LOOK: usize = 1 << 10;
-/// The longest name or pattern to look for.
+/// The longest name or pattern to search for, in bytes.
 const NAME_LETTERS_MAX: usize = 1024;
-/// Rows on a page.
+/// The most rows on a page.
 const PAGE_ROWS_MAX: usize = 500;
 const PAGE_ROWS_DEFAULT: usize = 100;
 
-/// What of a row it is sorted by.
+/// The part of a row's sort key that is kept.
 type Key = [u8; 16];
-/// Letters of a text in a key.
+/// Bytes of a text in a key.
 const KEY_LETTERS: usize = 15;
 const _: () = assert!(2 * size_of::<(Key, u8, u32)>() <= LISTED_ROW_BYTES);
 
-/// Rows that are alike in all that was compared so far.
+/// A range of rows whose keys are equal in all bytes compared up to now.
 #[derive(Clone, Copy, Debug)]
 struct Alike {
     from: usize,
     to: usize,
-    /// Letters compared.
+    /// Number of bytes compared.
     letters: usize,
-    /// Rows from `from` on whose next letters have been looked at.
+    /// Number of rows from `from` on whose next bytes have been read.
     looked: usize,
 }
 
-/// What a kind's rows are looked at with.
+/// The functions that examine rows of a kind.
 #[derive(Clone, Copy, Debug)]
 pub struct Looks {
-    /// Writes the cell of a column, if the row in this place is wanted; of an unknown column nothing.
+    /// Writes the cell of a column if the row at this position is wanted. Of an unknown column it writes nothing.
     pub cell: fn(&Filter, ReadContext<'_>, usize, &str, &mut Vec<u8>) -> bool,
-    /// What the thing in this place is called.
+    /// Returns the name of the object at this position.
     pub name: fn(ReadContext<'_>, usize) -> Option<String>,
 }
 
 /// Which rows are wanted by their names.
 #[derive(Debug)]
 enum Named {
-    /// Those with this text in them, in small letters.
+    /// Names that contain this text, which is in lower case.
     Holding(String),
-    /// And the bytes that it may take.
+    /// Names that match the pattern, and the size limit under which it was compiled.
     Matching(Regex, usize),
 }
 
@@ -674,11 +667,11 @@ pub struct Ordered {
     total: usize,
     filtered: usize,
     at: usize,
-    /// Still to be told apart; `None` before anything was sorted.
+    /// Ranges of rows still to be compared further. `None` before the first sorting.
     alike: Option<Vec<Alike>>,
 }
 
-/// A pattern, in the smallest of the sizes that it fits into; `None`: it is none, or fits into none.
+/// Compiles a pattern under the smallest size limit that it fits. Returns `None` if it is invalid or too large.
 fn matching(pattern: &str) -> Option<Named> {
     PATTERN_SIZES.into_iter().find_map(|bytes| {
         let built = RegexBuilder::new(pattern).case_insensitive(true).size_limit(bytes).build();
@@ -690,10 +683,10 @@ fn matching(pattern: &str) -> Option<Named> {
 pub type Refused = (Status, &'static str, String);
 
 impl Ordered {
-    /// What a request says of order and pages; `default`: the columns to sort by if it says nothing.
+    /// Reads the order and the page from a request. `default` names the columns to sort by if the request names none.
     ///
     /// # Errors
-    /// It makes no sense.
+    /// The parameters are invalid.
     pub fn asked(
         request: &Request<'_>,
         has_pages: bool,
@@ -743,7 +736,7 @@ impl Ordered {
         }))
     }
 
-    /// Looks at the row in a place; how much work that was, in rows that are just looked at.
+    /// Examines the row at a position. Returns how much work that was, in examined rows.
     pub fn take(
         &mut self,
         looks: Looks,
@@ -771,8 +764,8 @@ impl Ordered {
         1 + work
     }
 
-    /// Everything has been looked at: puts the rows in their order, as far as so many further looks go.
-    /// `true`: they are.
+    /// Sorts the rows after all have been examined, examining at most `left` further rows. Returns whether the rows
+    /// are sorted.
     pub fn put_in_order(
         &mut self,
         looks: &dyn Fn(usize) -> Looks,
@@ -802,12 +795,11 @@ impl Ordered {
         true
     }
 
-    /// Sorts some rows by their keys, and notes which are alike in those so that so many letters are not
-    /// enough.
+    /// Sorts a range of rows by their keys and notes subranges whose keys do not suffice to compare them.
     fn sort(&mut self, from: usize, to: usize, letters: usize) {
         let is_reverse = self.is_reverse;
         let rows = &mut self.rows[from..to];
-        // Without memory of its own; rows with the same key stay in the order of their places.
+        // An unstable sort allocates no memory. Rows with equal keys stay in the order of their positions.
         rows.sort_unstable_by(|a, b| {
             let keys = if is_reverse { b.0.cmp(&a.0) } else { a.0.cmp(&b.0) };
             keys.then((a.1, a.2).cmp(&(b.1, b.2)))
@@ -822,10 +814,10 @@ impl Ordered {
         }
     }
 
-    /// They are in their order: what stands before the rows.
+    /// Selects the page once the rows are sorted, and returns the text before the rows.
     ///
     /// # Errors
-    /// There is no such page.
+    /// The page does not exist.
     pub fn begin(&mut self) -> Result<String, Refused> {
         self.filtered = self.rows.len();
         let Some((page, size)) = self.page else { return Ok("[".to_string()) };
@@ -847,23 +839,23 @@ impl Ordered {
         ))
     }
 
-    /// The part and the place of the row that comes next.
+    /// Returns the part and the position of the next row.
     pub fn next(&self) -> Option<(usize, usize)> {
         self.rows.get(self.at).map(|row| (row.1.into(), row.2 as usize))
     }
 
-    /// It is written, or gone.
+    /// Moves past a row that was written or no longer exists.
     pub const fn pass(&mut self) {
         self.at += 1;
     }
 
-    /// What stands behind the rows.
+    /// Returns the text after the rows.
     pub const fn end(&self) -> &'static str {
         if self.page.is_some() { "\n]}\n" } else { "\n]\n" }
     }
 }
 
-/// What a text is compared by behind so many of its letters.
+/// Returns the key of a text without its first `letters` bytes.
 fn rest(cell: &[u8], letters: usize) -> Key {
     let mut key = [0; 16];
     let text = cell.strip_prefix(b"\"").and_then(|text| text.strip_suffix(b"\"")).unwrap_or_default();
@@ -874,7 +866,7 @@ fn rest(cell: &[u8], letters: usize) -> Key {
     key
 }
 
-/// What a cell is compared by: nothing, a number, true or false, a text, in Erlang's order of those.
+/// Returns the key of a cell. Nothing, numbers, Booleans and texts are ordered as in Erlang.
 fn key(cell: &[u8]) -> Key {
     let mut key = [0; 16];
     match cell.first() {
@@ -885,7 +877,7 @@ fn key(cell: &[u8]) -> Key {
         Some(b'0'..=b'9' | b'-') => {
             let number = core::str::from_utf8(cell).ok().and_then(|text| text.parse::<f64>().ok());
             let bits = number.unwrap_or_default().to_bits();
-            // The order of floating point numbers is that of their bits, once the sign is turned round.
+            // Floating point numbers are ordered like their bits after the sign bit is inverted.
             let ordered = if bits >> 63 == 1 { !bits } else { bits | 1 << 63 };
             key[0] = 1;
             key[1..9].copy_from_slice(&ordered.to_be_bytes());

@@ -1,28 +1,30 @@
-//! THE TABLE OF REQUESTS: everything that can be asked of a broker, by whom, and what answers it.
+//! The table of all requests: the path of each, who may send it, and the function that answers it.
 //!
-//! Paths, fields and words are those of RabbitMQ's management API where it has them; what only the command line
-//! needs lies under `/api/ctl`. A row says the verb, the path, who may ask, and the function that answers.
+//! Paths, fields and texts are those of RabbitMQ's management API where it has them. What only the command line needs
+//! is below `/api/ctl`. A row has the verb, the path, what it demands of the client, and the function that answers.
 //!
-//! | by | who asks |
-//! |----|----------|
-//! | `socket` | the operator, by the control socket |
-//! | `network` | a user of the management API who has what the row demands |
-//! | `both` | the one or the other, and the answer is the same function's |
-//! | `metrics` | the same, a monitor over the network, and anybody where metrics are shown without a login |
+//! | way in | who may send the request |
+//! |--------|--------------------------|
+//! | `socket` | the operator, over the control socket |
+//! | `network` | a user of the management API who meets the row's demand |
+//! | `both` | either of them; the same function answers |
+//! | `metrics` | either of them (over the network a monitor), and any client where metrics need no login |
 //!
-//! | tag | sees |
-//! |-----|------|
-//! | `management` | what there is in the virtual hosts it has permissions in, its own connections |
-//! | `policymaker` | the same, and policies and parameters there, which it changes |
-//! | `monitoring` | as `management`; the node, all connections, channels and consumers, names of virtual hosts |
-//! | `administrator` | everything, and changes users, virtual hosts and permissions |
+//! | tag | access |
+//! |-----|--------|
+//! | `management` | objects of the virtual hosts in which the user has permissions, and the user's own connections |
+//! | `policymaker` | also sees and changes policies and parameters there |
+//! | `monitoring` | like `management`; also the node, all connections, channels and consumers, names of virtual hosts |
+//! | `administrator` | everything; changes users, virtual hosts and permissions |
 //!
-//! What RabbitMQ demands, or more, is demanded: `tests/rabbitmq/management` has its answers, and
-//! `tests/simulated/pair/management_rights` asks for every path by every tag. Whose rows a list has stands in
-//! [`Audience`](super::listing::Audience): a list that demands nothing has the rows that its reader sees.
+//! A row demands at least what RabbitMQ demands. `tests/rabbitmq/management` has RabbitMQ's answers, and
+//! `tests/simulated/pair/management_rights` requests every path with every tag.
+//! [`Audience`](super::listing::Audience) decides which rows a list shows: a list without a demand has the rows that
+//! its user may see.
 //!
-//! Always true: what has no row is not found; the first row that fits answers; what changes something in a
-//! virtual host over the network takes the permissions that the same would take over AMQP.
+//! # Invariants
+//! - A request without a row is not found. The first row that matches answers.
+//! - A change in a virtual host over the network needs the same permissions as the same change over AMQP.
 
 use std::borrow::Cow;
 
@@ -50,46 +52,46 @@ use super::web_page;
 
 use Does::{Act, Change, Closed, Receive, Show};
 
-/// By which way a request comes.
+/// The way by which a request arrived.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Door {
     /// The control socket.
     Socket,
     /// The management API's address.
     Network,
-    /// The address where metrics are shown without a login.
+    /// The address where metrics need no login.
     Metrics,
 }
 
-/// What answers a request.
+/// The function that answers a request.
 #[derive(Clone, Copy)]
 enum Does {
-    /// A function that changes nothing, so it can be asked whether there is something of this path at all.
+    /// Changes nothing. It can be called to find out whether the path names an existing object.
     Show(fn(&Call<'_>, &RequestContext<'_>) -> Answer),
-    /// A function that changes something, or begins to.
+    /// Changes something, or begins to.
     Change(fn(&Call<'_>, &mut RequestContext<'_>) -> Answered),
-    /// A function that changes something with a body that may be longer than a request buffer.
+    /// Changes something with a body that may be longer than a request buffer.
     Receive(fn(&Call<'_>, &mut RequestContext<'_>) -> Answered),
-    /// What a user does in a virtual host, as over AMQP.
+    /// Acts in a virtual host for a user, as over AMQP.
     Act(fn(&mut By<'_, '_>) -> Answered),
-    /// Nothing does: there is no such request, and only who may ask for what is near is told so.
+    /// There is no such request. Only users who meet the row's demand learn that.
     Closed,
 }
 
-/// One request that there is.
+/// One request.
 struct Row {
     doors: &'static [Door],
-    /// `None`: whichever no row above has.
+    /// `None`: every verb that no row above has.
     verb: Option<Verb>,
-    /// The path: a word in braces stands for a name, `**` at the end for all that follows.
+    /// The path: a word in braces stands for a name, `**` at the end for any number of segments.
     path: &'static str,
-    /// What it takes over the network.
+    /// What the request demands over the network.
     demand: Demand,
     does: Does,
 }
 
-/// Makes a row of each line: who asks, the verb (`any`: whichever no row above has), the path, what it takes
-/// over the network, and what answers.
+/// Makes a row of each line: the way in, the verb (`any`: every verb that no row above has), the path, the demand
+/// over the network, and the function that answers.
 macro_rules! requests {
     ($($way:ident $verb:ident $path:literal $demand:ident $does:expr;)*) => {
         const REQUESTS: &[Row] = &[$(Row {
@@ -123,7 +125,7 @@ macro_rules! verb {
 }
 
 requests! {
-    // The page, and metrics.
+    // The web page, and metrics.
     network Get "" Nobody Show(show_page);
     metrics Get "metrics" Monitor Show(metrics::answer);
     metrics Get "metrics/per-object" Monitor Show(metrics::answer);
@@ -148,7 +150,7 @@ requests! {
     socket Post "api/ctl/backup" Operator Change(control::begin_backup);
     socket Get "api/ctl/backup" Operator Show(control::backup);
     socket Delete "api/ctl/backup" Operator Change(control::end_backup);
-    // Whether it can be used.
+    // Health.
     socket Get "api/ctl/alarms" Operator Show(alarms::show);
     network Get "api/leveret/alarms" Nothing Show(alarms::show);
     network Get "api/health/checks/alarms" Nothing Show(alarms::alarms);
@@ -163,13 +165,13 @@ requests! {
     network Get "api/healthchecks/node" Nothing Show(alarms::node);
     network Get "api/healthchecks/node/{node}" Nothing Show(management::node_health);
     network Get "api/aliveness-test/{vhost}" Permissions Show(alarms::aliveness);
-    // Everything that is defined.
+    // Definitions.
     both Get "api/definitions" Administrator Show(|_, _| listing::export());
     network Get "api/definitions/{vhost}" Administrator Show(listing::export_of);
     network Post "api/definitions" Administrator Receive(import::all);
     network Post "api/definitions/{vhost}" Administrator Receive(import::all);
     socket Post "api/ctl/import" Operator Change(import::lines);
-    // Users, virtual hosts, and who may do what.
+    // Users, virtual hosts, and permissions.
     both Get "api/users" Administrator Show(list::<Users>);
     network Get "api/users/without-permissions" Administrator Show(listing::users_without_permissions);
     network Get "api/users/{user}" Administrator Show(one::<Users>);
@@ -241,7 +243,7 @@ requests! {
     network Get "api/global-parameters/{name}" Policymaker Show(one::<GlobalParameters>);
     both Put "api/global-parameters/{name}" Policymaker Change(parameters::put);
     both Delete "api/global-parameters/{name}" Policymaker Change(parameters::clear);
-    // Bridges, and shovels among them.
+    // Bridges, including shovels.
     socket Get "api/ctl/bridges" Operator Show(list::<BridgeLinks>);
     network Get "api/leveret/bridges" Monitor Show(list::<BridgeLinks>);
     socket Post "api/ctl/bridges/{bridge}/{order}" Operator Change(parameters::order_bridge);
@@ -251,7 +253,7 @@ requests! {
     network Get "api/shovels/vhost/{vhost}/{name}" Monitor Show(listing::shovel);
     both Delete "api/shovels/vhost/{vhost}/{name}" Administrator Change(parameters::delete_shovel);
     both Delete "api/shovels/vhost/{vhost}/{name}/restart" Administrator Change(parameters::restart_shovel);
-    // Connections and what they have open.
+    // Connections, channels and consumers.
     both Get "api/connections" Nothing Show(list::<Connections>);
     network Get "api/connections/{name}" Nothing Show(one::<Connections>);
     network Delete "api/connections/{name}" Nothing Change(management::close);
@@ -263,8 +265,8 @@ requests! {
     network Get "api/channels/{name}" Nothing Show(one::<Channels>);
     both Get "api/consumers" Nothing Show(list::<Consumers>);
     both Get "api/consumers/{vhost}" Nothing Show(list::<Consumers>);
-    // Queues, exchanges, bindings, messages. The operator at the socket is no user of the broker, and has what
-    // he asks for done as nobody's; a user has it done as over AMQP.
+    // Queues, exchanges, bindings, messages. The operator at the socket is not a user of the broker, so its requests
+    // act for no user. Requests of a user act as over AMQP.
     both Get "api/queues" Nothing Show(list::<Queues>);
     both Get "api/queues/{vhost}" Member Show(list::<Queues>);
     network Get "api/queues/{vhost}/{queue}" Member Show(one::<Queues>);
@@ -304,7 +306,7 @@ requests! {
     network Get "{file}" Nobody Show(show_page);
 }
 
-/// What a request is, if there is a row that fits.
+/// Finds the row of a request.
 fn find<'c>(
     request: &'c Request<'c>,
     user: Option<&'c User>,
@@ -313,7 +315,7 @@ fn find<'c>(
 ) -> Option<(&'static Row, Call<'c>)> {
     let path = match request.segments.as_slice() {
         path if door == Door::Socket => path,
-        // A trailing slash changes nothing.
+        // A trailing slash is ignored.
         [path @ .., last] if last.is_empty() && path.first().is_some_and(|first| first == "api") => path,
         path => path,
     };
@@ -322,7 +324,8 @@ fn find<'c>(
     fitting.find_map(|row| Some((row, Call { request, user, names: names(row.path, path)? })))
 }
 
-/// What stands in a path for the words in braces of a pattern; `None`: it is another path.
+/// Returns the words in braces of a pattern with the path segments in their places. Returns `None` if the path does
+/// not match.
 fn names<'c>(
     pattern: &'static str,
     path: &'c [Cow<'c, str>],
@@ -343,15 +346,15 @@ fn names<'c>(
     path.next().is_none().then_some(names)
 }
 
-/// Answers a request whose asker is known: a user over the network, the operator at the control socket, or
-/// anybody where metrics are shown without a login.
+/// Answers a request of a known client: a user over the network, the operator at the control socket, or any client
+/// where metrics need no login.
 pub(super) fn answer(
     request: &Request<'_>,
     context: &mut RequestContext<'_>,
     door: Door,
     user: Option<&User>,
 ) -> Answer {
-    // Without a user everything is allowed, so nobody gets as far as that over the network.
+    // Without a user everything is allowed, so a request over the network must not get here without one.
     if door == Door::Network && user.is_none() {
         return unauthorized("Login failed");
     }
@@ -369,7 +372,7 @@ pub(super) fn answer(
     answered.unwrap_or_else(|refused| refused)
 }
 
-/// Answers a request over the network without a login, which few rows do not take.
+/// Answers a request over the network without a login. Few rows permit that.
 pub(super) fn answer_to_anybody(request: &Request<'_>, context: &RequestContext<'_>) -> Answer {
     match find(request, None, Door::Network, request.verb) {
         Some((Row { demand: Demand::Nobody, does: Show(show), .. }, call)) => show(&call, context),
@@ -377,7 +380,7 @@ pub(super) fn answer_to_anybody(request: &Request<'_>, context: &RequestContext<
     }
 }
 
-/// What a request is told that has no row: that there is no such thing, or that it does not take the verb.
+/// Answers a request without a row: the path does not exist, or does not support the verb.
 #[cold]
 fn not_taken(request: &Request<'_>, context: &RequestContext<'_>, door: Door, user: Option<&User>) -> Answer {
     let missing = || not_found("Not Found");
@@ -403,7 +406,7 @@ fn not_taken(request: &Request<'_>, context: &RequestContext<'_>, door: Door, us
     }
 }
 
-/// A file of the page, unless the client has it.
+/// Sends a file of the web page, unless the client's copy is up to date.
 fn show_page(call: &Call<'_>, _: &RequestContext<'_>) -> Answer {
     let Some(page) = web_page::find(call.has("file").unwrap_or_default()) else {
         return not_found("Not Found");
@@ -421,7 +424,7 @@ mod tests {
     use super::*;
     use crate::http::{self, Parsed};
 
-    /// The path of a row with a name for each word in braces.
+    /// Returns the path of a row with a name for each word in braces.
     fn path_of(row: &Row) -> String {
         let named = |part: &'static str| match part {
             "**" => "rest",

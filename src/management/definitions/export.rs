@@ -1,7 +1,8 @@
-//! All definitions, as RabbitMQ exports them and imports them again.
+//! Exports definitions in RabbitMQ's format, which RabbitMQ and Leveret import.
 //!
-//! Always true: what belongs to one connection, and what every virtual host begins with, is left out;
-//! passwords leave as hashes, for whoever may read the file is who could copy the store.
+//! # Invariants
+//! - Objects of one connection and the predeclared exchanges of every virtual host are omitted.
+//! - Passwords are exported as hashes: a reader of the file could also copy the store.
 
 use crate::columns::{Column, Kind};
 use crate::definition_columns::raw_value;
@@ -14,7 +15,7 @@ use leveret_broker::{
     TopicPermissionView, UserView, VhostView,
 };
 
-/// Whose format it is: RabbitMQ looks at that.
+/// The versions at the start of the file. RabbitMQ checks them.
 const BEGINNING: &str = concat!(
     "{\"rabbit_version\":\"",
     rabbitmq_version!(),
@@ -62,7 +63,8 @@ const fn part<K: Kind>(before: &'static str) -> Part {
     Part { around: (before, ""), places: K::places, row: whole_row::<K>, looks: None }
 }
 
-/// Declares a kind of which some are exported, with all its columns; what stands in parentheses is the part of the broker that lists it.
+/// Declares a kind whose objects are exported if they meet a condition, with all its columns. The name in parentheses
+/// is the part of the broker that lists them.
 macro_rules! exported {
     ($name:ident, $view:ident, $(($part:ident))? $places:ident, $at:ident, $is_meant:expr, $vhost:expr, $columns:expr) => {
         #[derive(Debug)]
