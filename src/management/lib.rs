@@ -19,7 +19,7 @@
 //! | `management` | requests that only the management API has: overview, limits, health of the node |
 //! | `node` | the description of the node |
 //! | `alarms` | alarms and health checks |
-//! | `web_page` | the files of the web page, logins with tokens, notifications to systemd |
+//! | `web_page` | the files of the web page, and its logins with tokens |
 //! | `metrics` | metrics for Prometheus |
 //! | `samples` | counters of the last minutes: rates and histories |
 //! | `actions` | what users do in a virtual host: declare, bind, publish, delete |
