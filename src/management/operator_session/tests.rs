@@ -1,4 +1,4 @@
-//! Talks with a broker that has queues, without sockets.
+//! Tests sessions with a broker that has queues, without sockets.
 
 use std::collections::BTreeMap;
 
@@ -138,7 +138,7 @@ impl Stage {
     }
 }
 
-/// The body of an answer in chunks.
+/// Returns the body of a chunked response.
 fn unchunked(answer: &[u8]) -> Vec<u8> {
     let start = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap() + 4;
     let (mut rest, mut body) = (&answer[start..], Vec::new());
@@ -168,7 +168,7 @@ fn a_listing_never_takes_more_than_its_room_and_shows_what_stays_once() {
     loop {
         stage.step(&mut connection);
         assert!(connection.output().len() <= OUTPUT_BYTES_MAX, "{}", connection.output().len());
-        // A client that takes a little now and then, while queues come and go.
+        // The client reads a little now and then, while queues are created and deleted.
         let taken = connection.output().len().min(if round % 3 == 0 { 0 } else { 5000 });
         answer.extend_from_slice(&connection.output()[..taken]);
         connection.wrote(taken);
@@ -250,7 +250,7 @@ fn requests_are_answered_in_their_order_one_at_a_time() {
     assert!(connection.is_ending() && connection.output().is_empty());
 }
 
-/// Who asks the control socket for columns that there are not is told so, and not shown all of them.
+/// The control socket refuses unknown columns instead of showing all columns.
 #[test]
 fn columns_that_are_none_are_refused_however_they_are_written() {
     for columns in ["nosuch", "name,nosuch", "%zz", "name%"] {
@@ -327,7 +327,7 @@ fn names_that_begin_alike_are_put_in_order_in_steps() {
     }
 }
 
-/// Whoever sends a request octet by octet has it looked at a few times, and not once for each of them.
+/// A request that arrives byte by byte is parsed a few times, not once for each byte.
 #[test]
 fn a_request_in_small_pieces_is_looked_at_a_few_times() {
     let long = "x".repeat(40_000);
