@@ -1,10 +1,11 @@
-//! What users do in a virtual host: declare, bind, publish, empty, delete.
+//! Actions of users in a virtual host: declare, bind, publish, purge, delete.
 //!
-//! Why it exists: whatever is asked for here could be asked for over AMQP by the same user; so it goes the
-//! same way, on a connection of that user that lives for one request, and what is refused there is refused
-//! here.
+//! The same user could do the same over AMQP. So each action is a command on a connection of that user that lives for
+//! one request, and the broker applies the same checks.
 //!
-//! Always true: nobody gets by HTTP what AMQP would refuse him; the connection is gone with the answer.
+//! # Invariants
+//! - No action succeeds over HTTP that AMQP would refuse to the user.
+//! - The connection is closed before the answer is sent.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -33,7 +34,7 @@ fn refused(fault: Fault) -> Answer {
     refusal(&fault)
 }
 
-/// Who does something, and where.
+/// The user of a request, and the virtual host in which it acts.
 pub(super) struct By<'b, 's> {
     context: &'b mut RequestContext<'s>,
     call: &'b Call<'b>,
@@ -42,22 +43,22 @@ pub(super) struct By<'b, 's> {
 }
 
 impl<'b, 's> By<'b, 's> {
-    /// The user who asks, in the virtual host of the path.
+    /// Returns the user of the request and the virtual host of the path.
     ///
     /// # Errors
-    /// Nobody is logged in.
+    /// The request has no user.
     pub(super) fn of(call: &'b Call<'b>, context: &'b mut RequestContext<'s>) -> Result<Self, Answer> {
         let user = call.user.ok_or_else(|| not_found("Not Found"))?;
         Ok(Self { context, call, user: &user.name, vhost: call.name("vhost") })
     }
 
-    /// Where bindings lead: a name, and whether that is an exchange's.
+    /// Returns the destination of a binding: a name, and whether it is an exchange's.
     fn destination(&self) -> (&'b str, bool) {
         let exchange = self.call.has("exchange").map(|name| (name, true));
         exchange.unwrap_or_else(|| (self.call.name("queue"), false))
     }
 
-    /// Has one thing done over a connection of the user's.
+    /// Executes one command over a connection of the user.
     fn command(&mut self, command: Command<'_>) -> Result<(Outcome, Batch), Answer> {
         let (broker, mut context) = self.context.broker();
         let (connection, channel) =
@@ -116,7 +117,7 @@ impl<'b, 's> By<'b, 's> {
         self.done(Status::NoContent, Command::QueuePurge { queue })
     }
 
-    /// Nothing is mirrored here, so all mirrors are as they should be.
+    /// Confirms that the mirrors are synchronised: there are none.
     pub(super) fn mirror(&self) -> Answered {
         let queue = self.call.name("queue");
         self.queue_exists(queue)?;
@@ -274,7 +275,7 @@ pub(super) fn fields<'b>(request: &Request<'b>) -> Result<Fields<'b>, Answer> {
     Fields::parse(request.body).map_err(bad)
 }
 
-/// True or false, as itself or in words; false when nothing is said.
+/// Reads a Boolean, as itself or as a text. An absent one is `false`.
 fn truth(fields: &mut Fields<'_>, name: &str) -> Result<bool, Answer> {
     match fields.value(name) {
         Value::Null => Ok(false),
@@ -284,7 +285,7 @@ fn truth(fields: &mut Fields<'_>, name: &str) -> Result<bool, Answer> {
     }
 }
 
-/// A whole number, as itself or in words.
+/// Reads an integer, as itself or as a text.
 fn number(fields: &mut Fields<'_>, name: &str) -> Result<Option<i64>, Answer> {
     let value = fields.value(name);
     let number = match &value {

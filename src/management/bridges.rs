@@ -1,4 +1,4 @@
-//! The links of bridges as an operator sees them: one row for each direction of each bridge.
+//! The links of bridges in lists, one row for each direction of each bridge, and the forecast of an outage.
 
 use std::borrow::Cow;
 
@@ -75,11 +75,11 @@ impl Kind for BridgeLinks {
     }
 }
 
-/// The same links as RabbitMQ's shovels, for the tools that watch those.
+/// The same links in RabbitMQ's format of shovels, for tools that monitor shovels.
 #[derive(Debug)]
 pub struct Shovels;
 
-/// What a shovel's row has of one end: nothing where the bridge is none.
+/// Writes one end of a shovel. Of a bridge that is not a shovel it writes nothing.
 macro_rules! of_end {
     ($end:ident, $field:ident) => {
         |link, pen| {
@@ -102,7 +102,7 @@ impl Kind for Shovels {
         ("state", |link, pen| {
             pen.json.text(match link.state {
                 "running" | "blocked" => "running",
-                // Other rules go on.
+                // Other rules continue.
                 "held" | "budget used" if link.rules.iter().any(|(_, state)| *state == "running") => {
                     "running"
                 }
@@ -153,7 +153,7 @@ impl Kind for Shovels {
     }
 }
 
-/// The addresses of both ends, without who logs in there.
+/// Returns the addresses of both ends, without user and password.
 fn uris(link: &BridgeLinkView<'_>) -> [String; 2] {
     let here = || "amqp://".to_string();
     match &link.shovel {
@@ -195,30 +195,30 @@ fn seconds(ms: Option<u64>, pen: &mut super::columns::Pen<'_, '_>) {
     or_null(ms.map(|ms| ms / 1000), pen);
 }
 
-// How long the disk lasts when an upstream is away, at today's inflow.
+// Forecasts how long the disk can hold messages while an upstream is unreachable, at today's inflow.
 //
-// Always true: nothing is said that nobody has seen; the disk is the only limit that is counted, and all
-// that is left of it is thought to be this bridge's.
+// There is no forecast without a measurement. Only the disk's limit is considered, and all of its free capacity is
+// assumed to be available to this bridge.
 
 const DAY_MS: u128 = 86_400_000;
-/// A rate over less time says little.
+/// A rate over a shorter time is not reliable.
 const SPAN_MS_MIN: u64 = 3_600_000;
-/// What a message takes in the log besides its body, about.
+/// Approximate size of a message's records in the log without its body.
 const RECORD_BYTES: u128 = 100;
-/// More tenths of a day than this are no forecast.
+/// The most tenths of a day in a forecast.
 const TENTHS_MAX: u128 = 10_000;
 
-/// The gauge, of a link that forwards.
+/// The forecast for a link that forwards.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Outage {
-    /// Messages that come in a day.
+    /// Number of messages that arrive per day.
     pub(super) inflow_per_day: Option<u64>,
-    /// Tenths of days that the disk has room for as many.
+    /// Tenths of days until the disk is full at that rate.
     pub(super) tenths_left: Option<u64>,
 }
 
 impl Outage {
-    /// Of a link as it stands.
+    /// Returns the forecast for the current state of a link.
     pub(super) fn of(link: &BridgeLinkView<'_>, broker: &Broker) -> Self {
         let Some(queues) = &link.queues else { return Self::default() };
         let flows = queues.iter().filter_map(|queue| broker.queue_flow(link.vhost, queue));
@@ -246,7 +246,7 @@ impl Outage {
         }
     }
 
-    /// The alarm, when the disk has room for too short an outage of a bridge: of the first of them.
+    /// Returns the alarm about the first bridge whose forecast is too short.
     pub(super) fn alarm(bridges: &dyn Bridges, broker: &Broker) -> Option<Cow<'static, str>> {
         let mut links = (0..bridges.places()).filter_map(|place| bridges.at(place));
         links.find_map(|link| Self::of(&link, broker).warning(&link))
@@ -266,11 +266,7 @@ impl Outage {
     }
 }
 
-// A time in words, of the calendar in UTC.
-//
-// Always true: every number is some date.
-
-/// Milliseconds since 1970 as RabbitMQ shows a time.
+/// Returns a time in milliseconds since 1970 in RabbitMQ's format, in UTC.
 pub fn date_of(unix_ms: u64) -> String {
     let s = unix_ms / 1000;
     let (year, month, day) = day_of(s / 86_400);
@@ -278,8 +274,8 @@ pub fn date_of(unix_ms: u64) -> String {
     format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{:02}", s % 60)
 }
 
-/// Year, month and day of so many days after 1970 began. Years begin in March here, so that a leap day is the
-/// last of its year.
+/// Returns year, month and day of a day counted from 1970-01-01. Years are counted from March internally, so that a
+/// leap day is the last day of its year.
 pub fn day_of(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
     let (era, of_era) = (days / 146_097, days % 146_097);

@@ -1,10 +1,13 @@
-//! What a file of definitions says, made in the order in which things need each other: a whole file over the
-//! network (`POST definitions`), or lines that the command line makes of one (`POST ctl/import`).
+//! Imports definitions, in the order in which objects depend on each other: a whole file over the network (`POST
+//! definitions`), or lines that the command line makes of one (`POST ctl/import`).
 //!
-//! Always true: what is there already stays; what this broker has no such thing of is passed over; in a file a
-//! thing that makes no sense is told before anything is made; what only shows when it is made (another one is there
-//! under the name, a limit is reached) ends it, with what was made before it left standing, as with RabbitMQ; a file
-//! is gone through in steps of at most [`THINGS_PER_STEP`] things or [`BYTES_PER_STEP`] bytes.
+//! # Invariants
+//! - Existing exchanges and queues stay as they are. Objects that this broker does not support are skipped.
+//! - All objects of a file are parsed before the first is created, so an invalid one is reported before anything
+//!   changes.
+//! - An error during creation (an object with other properties has the name, a limit is reached) ends the import.
+//!   Objects created before it remain, as in RabbitMQ.
+//! - A step handles at most [`THINGS_PER_STEP`] objects or [`BYTES_PER_STEP`] bytes of a file.
 
 use leveret_core::mem::{Messages, Share};
 use leveret_core::password::PasswordHash;
@@ -19,17 +22,17 @@ use super::request_context::RequestContext;
 use super::uploads::Form;
 use super::uploads::Spool;
 
-/// Things that one step reads, or makes.
+/// Objects that one step parses, or creates.
 const THINGS_PER_STEP: usize = 8;
-/// Bytes of a file that one step goes through.
+/// Bytes of a file that one step scans.
 const BYTES_PER_STEP: usize = 64 << 10;
-/// Bytes of a file that are looked at in one piece.
+/// Bytes of a file that are scanned at once.
 const LOOK_BYTES: usize = 8 << 10;
 
-/// What some editors put before UTF-8.
+/// The byte order mark that some editors put before UTF-8.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// Makes all that is said, or all of one virtual host.
+/// Imports all definitions of the body, or those of one virtual host.
 pub(super) fn all(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     let vhost = call.has("vhost");
     if vhost.is_some_and(|vhost| !exists(context, vhost)) {
@@ -51,28 +54,28 @@ pub(super) fn all(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered
     Ok(Answer::Upload(Box::new(import)))
 }
 
-/// A file that is being made.
+/// An import in progress.
 #[derive(Debug, Default)]
 pub(super) struct Import {
     file: Spool,
-    /// The form that the file is in, until it is found there.
+    /// The parser of the form that contains the file, until the file is found.
     form: Option<Form>,
-    /// Where the client goes on when all is made.
+    /// The address to redirect the client to after the import.
     redirect: Option<String>,
-    /// Where it begins in what was sent, and where it ends, if that is not the end of all.
+    /// The start and the end of the file in the body. Without an end it is the rest of the body.
     begin: usize,
     end: Option<usize>,
-    /// What stands in the file is of this virtual host, whatever it says.
+    /// The virtual host that replaces the one in the file.
     vhost: Option<String>,
     scanner: Scanner,
-    /// Where the scanner is in the file.
+    /// The position of the scanner in the file.
     at: usize,
-    /// The list that the scanner is in, if its things are ours, and how many of it were found.
+    /// The list that the scanner is in, if this broker supports it, and the number of its objects up to now.
     list: Option<&'static str>,
     found: usize,
-    /// Where the things of each list begin.
+    /// The positions of the first object of each list.
     lists: [Option<usize>; SECTIONS.len()],
-    /// The list that is being made; `None` while the file is being checked.
+    /// The list whose objects are being created. `None` while the file is being checked.
     making: Option<usize>,
 }
 
@@ -176,14 +179,14 @@ impl Import {
         Ok(())
     }
 
-    /// Returns the place of a list among those that are made.
+    /// Returns the position of a list in the order of creation.
     fn ours(&self, name: &str) -> Option<usize> {
         let is_in_vhost = matches!(name, "parameters" | "policies" | "exchanges" | "queues" | "bindings");
         SECTIONS.iter().position(|section| *section == name).filter(|_| self.vhost.is_none() || is_in_vhost)
     }
 }
 
-/// What a thing is; nothing, if this broker has no such thing.
+/// Parses an object. Returns `None` if this broker does not support such objects.
 fn read(section: &str, thing: &Value<'_>, vhost: Option<&str>) -> Result<Option<Item>, String> {
     let vhost = vhost.map(|vhost| Value::String(vhost.into()).to_string());
     let mut fields = Fields::of(thing)?;
@@ -207,15 +210,16 @@ fn make(context: &mut RequestContext<'_>, mut item: Item) -> Result<(), String> 
     definitions::apply(broker, &mut context, &item).map(|_| ())
 }
 
-/// What the answer to one line of an import takes at most: its name in an error, and remarks on fields that are not known.
+/// The most bytes of the answer to one line of an import: the object's name in an error, and remarks on unknown
+/// fields.
 const LINE_ANSWER_BYTES: usize = 8 << 10;
-/// Fields that are not known of one thing, beyond which no more are named.
+/// The most unknown fields of one object that are named.
 const REMARKS_MAX: usize = 16;
 
-/// Makes what lines say: each the name of a list in a file of definitions, a space, one of its things.
+/// Imports the lines of the body: each the name of a list in a definition file, a space, one of its objects.
 ///
-/// The answer lists errors and remarks by the number of their line. When it is full, `[number,"stopped",""]` says from
-/// which line on nothing was done; the client sends those again.
+/// The answer lists errors and remarks by line number. When it is full, `[number,"stopped",""]` gives the first line
+/// that was not imported; the client sends these lines again.
 pub(super) fn lines(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     let body = body(|json| {
         json.raw(b"[");

@@ -1,8 +1,9 @@
-//! Runtime parameters, global ones, shovels and orders to bridges.
+//! Runtime parameters, global parameters, shovels, and orders to bridges.
 //!
-//! Always true: what is wrong with a parameter is said in RabbitMQ's words, and its value nowhere but in a
-//! listing of parameters, which takes the tag `policymaker`; a parameter that is put is answered when it is
-//! durable.
+//! # Invariants
+//! - Errors in a parameter are reported in RabbitMQ's words.
+//! - Its value is shown only in lists of parameters, which demand the tag `policymaker`.
+//! - A change is answered when it is durable.
 
 use leveret_broker::{OperatorFault, ParameterView, SHOVEL};
 use leveret_json::{Fields, Value};
@@ -13,7 +14,7 @@ use super::request::Call;
 use super::request::{Answered, bad, bad_request, done, not_found};
 use super::request_context::{BridgeOrder, RequestContext};
 
-/// Puts a parameter of a virtual host, or a global one.
+/// Creates or replaces a parameter of a virtual host, or a global one.
 pub(super) fn put(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     let (vhost, component) = (call.has("vhost"), call.has("component").unwrap_or_default());
     let name = call.name("name");
@@ -28,7 +29,7 @@ pub(super) fn put(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered
     access::put(is_new, context.broker.set_parameter(context.journal, &said, user))
 }
 
-/// Takes one away.
+/// Deletes a parameter.
 pub(super) fn clear(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     clear_one(call, context, call.has("component").unwrap_or_default())
 }
@@ -48,7 +49,7 @@ pub(super) fn delete_shovel(call: &Call<'_>, context: &mut RequestContext<'_>) -
     }
 }
 
-/// Has a shovel connect anew.
+/// Makes a shovel connect again.
 pub(super) fn restart_shovel(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     let (vhost, name, bridges) = (call.name("vhost"), call.name("name"), context.bridges);
     let found = (0..bridges.places())
@@ -59,13 +60,14 @@ pub(super) fn restart_shovel(call: &Call<'_>, context: &mut RequestContext<'_>) 
     Ok(done(Status::NoContent))
 }
 
-/// Of what is in a virtual host that he may not enter, nobody is told that it is there.
+/// Returns whether the user has permissions in the virtual host. Without them the answer does not reveal whether an
+/// object exists.
 fn may_enter(call: &Call<'_>, context: &RequestContext<'_>) -> bool {
     let access = context.broker.access();
     call.user.is_none_or(|user| access.has_permission(&user.name, call.name("vhost")))
 }
 
-/// Has the loop tell a bridge something.
+/// Asks the event loop to give an order to a bridge.
 pub(super) fn order_bridge(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     let bridge = call.name("bridge");
     let order = match call.name("order") {
