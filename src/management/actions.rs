@@ -1,6 +1,6 @@
 //! Actions of users in a virtual host: declare, bind, publish, purge, delete.
 //!
-//! The same user could do the same over AMQP. So each action is a command on a connection of that user that lives for
+//! The user could do all of this over AMQP. So each action is a command on a connection of that user that lives for
 //! one request, and the broker applies the same checks.
 //!
 //! # Invariants

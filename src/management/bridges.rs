@@ -75,11 +75,11 @@ impl Kind for BridgeLinks {
     }
 }
 
-/// The same links in RabbitMQ's format of shovels, for tools that monitor shovels.
+/// Links of bridges in RabbitMQ's format of shovels, for tools that monitor shovels.
 #[derive(Debug)]
 pub struct Shovels;
 
-/// Writes one end of a shovel. Of a bridge that is not a shovel it writes nothing.
+/// Writes a field of one end of a shovel, or `null` if the bridge is not a shovel.
 macro_rules! of_end {
     ($end:ident, $field:ident) => {
         |link, pen| {
@@ -195,11 +195,6 @@ fn seconds(ms: Option<u64>, pen: &mut super::columns::Pen<'_, '_>) {
     or_null(ms.map(|ms| ms / 1000), pen);
 }
 
-// Forecasts how long the disk can hold messages while an upstream is unreachable, at today's inflow.
-//
-// There is no forecast without a measurement. Only the disk's limit is considered, and all of its free capacity is
-// assumed to be available to this bridge.
-
 const DAY_MS: u128 = 86_400_000;
 /// A rate over a shorter time is not reliable.
 const SPAN_MS_MIN: u64 = 3_600_000;
@@ -208,7 +203,10 @@ const RECORD_BYTES: u128 = 100;
 /// The most tenths of a day in a forecast.
 const TENTHS_MAX: u128 = 10_000;
 
-/// The forecast for a link that forwards.
+/// The forecast for a link that forwards: how long the disk can hold messages while the upstream is unreachable.
+///
+/// There is no forecast without a measurement. Only the disk's limit is considered, and all of its free capacity is
+/// assumed to be available to this bridge.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Outage {
     /// Number of messages that arrive per day.

@@ -89,7 +89,7 @@ impl Pen<'_, '_> {
         let found = found.filter(|it| (it.vhost, it.queue) == (queue.vhost, queue.name));
         let viewer = self.viewer;
         let seen = found.filter(|it| viewer.is_none_or(|viewer| Consumers::is_seen(viewer, context, it)));
-        // If there is no space for tables, there is none for consumers. The list of consumers has all of them.
+        // Without space for tables the consumers are omitted, too. The list of consumers has all of them.
         let most = if self.tables == Tables::LeftOut { 0 } else { CONSUMERS_SHOWN_MAX };
         let mut is_first = true;
         self.json.raw(b"[");
@@ -201,7 +201,7 @@ pub trait Kind: 'static {
     const ORDER: &'static str = "vhost,name";
     /// Whether the list supports pages.
     const HAS_PAGES: bool = false;
-    /// Who may see objects of this kind.
+    /// The users who may see objects of this kind.
     const AUDIENCE: Audience = Audience::Members;
     /// Returns whether a user who may not see everything may see this object.
     fn is_seen(viewer: &Viewer, context: ReadContext<'_>, view: &Self::View<'_>) -> bool {
@@ -737,7 +737,7 @@ pub(super) fn vhost_metadata(vhost: &VhostView<'_>, pen: &mut Pen<'_, '_>) {
     pen.json.raw(b"}");
 }
 
-/// Writes the effective policy of a queue. Of two limits the smaller one is effective.
+/// Writes the effective policy of a queue. The smaller of two limits is effective.
 fn effective(applied: &AppliedView<'_>, pen: &mut Pen<'_, '_>) {
     let mut is_first = true;
     pen.json.raw(b"{");

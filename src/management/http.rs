@@ -52,7 +52,7 @@ pub struct Request<'a> {
     pub segments: heapless::Vec<Cow<'a, str>, SEGMENTS_MAX>,
     /// The part after the question mark.
     pub query: &'a str,
-    /// The body. Empty if there is none, or if it does not fit in the buffer after the head.
+    /// The body. Empty if it is absent, or if it does not fit in the buffer after the head.
     pub body: &'a [u8],
     /// `Content-Type`, or empty.
     pub media: &'a str,

@@ -297,7 +297,7 @@ fn write_cell<K: Kind>(view: &K::View<'_>, context: ReadContext<'_>, column: &st
     }
 }
 
-/// Replaces a cell that is an object by the number at `path` inside it, or by nothing if there is none.
+/// Replaces a cell that is an object by the number at `path` inside it, or by nothing if that does not exist.
 fn keep_inner(cell: &mut Vec<u8>, path: &str) {
     for name in path.split('.') {
         let name = format!("\"{name}\":");
@@ -588,7 +588,7 @@ pub struct Viewer {
     pub is_monitor: bool,
 }
 
-/// Who may see an object, besides administrators.
+/// The users who may see an object, besides administrators.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Audience {
     /// All users of the API.
@@ -641,7 +641,7 @@ struct Alike {
 /// The functions that examine rows of a kind.
 #[derive(Clone, Copy, Debug)]
 pub struct Looks {
-    /// Writes the cell of a column if the row at this position is wanted. Of an unknown column it writes nothing.
+    /// Writes the cell of a column if the row at this position is wanted. For an unknown column it writes nothing.
     pub cell: fn(&Filter, ReadContext<'_>, usize, &str, &mut Vec<u8>) -> bool,
     /// Returns the name of the object at this position.
     pub name: fn(ReadContext<'_>, usize) -> Option<String>,

@@ -39,7 +39,7 @@ use super::request_context::RequestContext;
 /// The most messages taken in one step.
 const GETS_PER_STEP: usize = 32;
 
-/// What happens to taken messages. `None`: each is removed as soon as it is taken.
+/// The settlement of taken messages. `None`: each is removed as soon as it is taken.
 pub(super) type AckMode = Option<Settlement>;
 
 /// The request.

@@ -53,7 +53,7 @@ impl User {
     }
 }
 
-/// What a request over the network demands of its user besides a tag that grants access. The virtual host is the one
+/// The demand of a request over the network on its user, besides a tag that grants access. The virtual host is the one
 /// in the path.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Demand {

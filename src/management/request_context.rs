@@ -1,4 +1,4 @@
-//! What a request reads and changes: the broker, and the event loop's view of sockets, bridges and the process.
+//! The state that requests read and change: the broker, and the event loop's view of sockets, bridges and the process.
 //!
 //! # Invariants
 //! - A [`RequestContext`] is lent for one step. It changes nothing except through the broker.
@@ -378,7 +378,7 @@ pub struct Process {
     pub are_definitions_unread: bool,
     /// Number of publishers that wait for capacity.
     pub waiting_publishers: u32,
-    /// What most of them wait for.
+    /// The shortage that most of them wait for.
     pub waiters: Option<Waiters>,
     /// The configured limit of the log, in bytes; 0 without a store.
     pub disk_limit_bytes: u64,

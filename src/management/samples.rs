@@ -243,9 +243,9 @@ type Range = Option<(u64, u64)>;
 /// The histories that a request asks for.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Ranges {
-    /// Of message counts.
+    /// The history of message counts.
     pub lengths: Range,
-    /// Of message rates.
+    /// The history of message rates.
     pub rates: Range,
 }
 

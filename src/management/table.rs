@@ -85,7 +85,7 @@ struct Row {
     verb: Option<Verb>,
     /// The path: a word in braces stands for a name, `**` at the end for any number of segments.
     path: &'static str,
-    /// What the request demands over the network.
+    /// The demand over the network.
     demand: Demand,
     does: Does,
 }
