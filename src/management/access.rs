@@ -16,7 +16,7 @@ use super::columns::name_of;
 use super::definition_columns::TopicPermissions;
 use super::http::{Condition, Request, Status, Verb};
 use super::listing::list;
-use super::management::said;
+use super::management::text_object;
 use super::request::{Answer, Answered, bad, bad_request, body, done, not_found, problem, unauthorized};
 use super::request::{Call, exists};
 use super::request_context::RequestContext;
@@ -37,7 +37,7 @@ pub(super) fn log_in(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answe
             Answer::Now(Status::Forbidden, problem("forbidden", &why))
         }
     })?;
-    Ok(Answer::Now(Status::Created, body(|json| said(json, &[("token", &token)]))))
+    Ok(Answer::Now(Status::Created, body(|json| text_object(json, &[("token", &token)]))))
 }
 
 /// Ends the token of the request.
@@ -114,7 +114,7 @@ pub(super) fn put_topic_permissions(call: &Call<'_>, context: &mut RequestContex
 
 /// Deletes the topic permissions of a user, for one exchange or for all.
 pub(super) fn clear_topic_permissions(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
-    let (vhost, user, exchange) = (call.name("vhost"), call.name("user"), call.has("exchange"));
+    let (vhost, user, exchange) = (call.name("vhost"), call.name("user"), call.optional_name("exchange"));
     changed(context.broker.access_mut().clear_topic_permissions(context.journal, user, vhost, exchange))
 }
 
@@ -140,13 +140,13 @@ pub(super) fn change_vhost_limit(call: &Call<'_>, context: &mut RequestContext<'
     let Some(mut limits) = view.map(|view| view.limits) else {
         return changed(Err(OperatorFault::NoSuchVhost(vhost.into())));
     };
-    let said = match call.request.verb {
+    let given = match call.request.verb {
         Verb::Put => limits_of(one_limit(call, Limits::read).map_err(bad)?),
         _ => VhostLimits::default(),
     };
     match call.name("limit") {
-        "max-queues" => limits.queues_max = said.queues_max,
-        "max-connections" => limits.connections_max = said.connections_max,
+        "max-queues" => limits.queues_max = given.queues_max,
+        "max-connections" => limits.connections_max = given.connections_max,
         _ => return Err(not_found("Not Found")),
     }
     set_vhost_limits(call, context, limits)
@@ -154,14 +154,14 @@ pub(super) fn change_vhost_limit(call: &Call<'_>, context: &mut RequestContext<'
 
 /// Sets one limit of a user, or those in the body. The others stay, as in RabbitMQ.
 pub(super) fn put_user_limits(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
-    let said = match call.has("limit") {
+    let given = match call.optional_name("limit") {
         Some(_) => one_limit(call, UserLimits::read),
         None => Fields::parse(call.request.body).and_then(UserLimits::read),
     };
-    let said = user_limits_of(said.map_err(bad)?);
+    let given = user_limits_of(given.map_err(bad)?);
     change_user_limits(call, context, |limits| {
-        limits.connections_max = said.connections_max.or(limits.connections_max);
-        limits.channels_max = said.channels_max.or(limits.channels_max);
+        limits.connections_max = given.connections_max.or(limits.connections_max);
+        limits.channels_max = given.channels_max.or(limits.channels_max);
     })
 }
 
@@ -247,7 +247,7 @@ fn change_vhost(
     complete: impl FnOnce(&mut VhostChange),
 ) -> Answered {
     let vhost = call.name("vhost");
-    let said = match call.request.body {
+    let given = match call.request.body {
         [] => Ok((None, VhostChange::default())),
         body => Fields::parse(body).and_then(|mut fields| match fields.value("tracing") {
             Value::Null => Ok((None, vhost_change(&mut fields)?)),
@@ -255,7 +255,7 @@ fn change_vhost(
             other => Err(format!("tracing is true or false, not {other}")),
         }),
     };
-    let (is_traced, mut change) = said.map_err(bad)?;
+    let (is_traced, mut change) = given.map_err(bad)?;
     let is_new = !exists(context, vhost);
     if is_new && call.request.condition == Condition::Exists {
         return changed(Err(OperatorFault::NoSuchVhost(vhost.into())));
@@ -322,8 +322,8 @@ impl UserBody {
 /// Creates a user, or changes the fields that are present.
 pub(super) fn put_user(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     let user = call.name("user");
-    let said = Fields::parse(call.request.body).and_then(UserBody::read).map_err(bad)?;
-    if said.password.as_ref().is_some_and(|password| password.len() > PASSWORD_BYTES_MAX) {
+    let given = Fields::parse(call.request.body).and_then(UserBody::read).map_err(bad)?;
+    if given.password.as_ref().is_some_and(|password| password.len() > PASSWORD_BYTES_MAX) {
         return Err(bad_request(&format!("a password has {PASSWORD_BYTES_MAX} bytes at most")));
     }
     let exists = context.broker.access().users().any(|view| view.name == user);
@@ -336,12 +336,12 @@ pub(super) fn put_user(call: &Call<'_>, context: &mut RequestContext<'_>) -> Ans
         _ => {}
     }
     let salt = context.broker.chance().to_le_bytes();
-    let in_clear = said
+    let in_clear = given
         .password
         .as_ref()
         .map(|text| PasswordHash::as_rabbitmq(text.as_bytes(), [salt[0], salt[1], salt[2], salt[3]]));
-    let algorithm = said.hashing_algorithm.as_deref().unwrap_or("rabbit_password_hashing_sha256");
-    let hash = match (in_clear, &said.password_hash) {
+    let algorithm = given.hashing_algorithm.as_deref().unwrap_or("rabbit_password_hashing_sha256");
+    let hash = match (in_clear, &given.password_hash) {
         (Some(hash), _) => Some(hash),
         (None, Some(hash)) => {
             Some(PasswordHash::import(algorithm, hash).map_err(|error| bad(error.to_string()))?)
@@ -349,7 +349,7 @@ pub(super) fn put_user(call: &Call<'_>, context: &mut RequestContext<'_>) -> Ans
         _ => None,
     };
     let (broker, journal) = (&mut *context.broker, &mut *context.journal);
-    let done = match (exists, hash, said.tags) {
+    let done = match (exists, hash, given.tags) {
         (true, Some(hash), Some(tags)) => broker.put_user(journal, user, hash, &tags),
         (true, Some(hash), None) => broker.access_mut().change_password_hash(journal, user, hash),
         (true, None, Some(tags)) => broker.access_mut().set_tags(journal, user, &tags),

@@ -21,12 +21,12 @@ use super::definitions::table_of;
 use super::http::{Request, Status, encode};
 use super::listing::is_wanted;
 use super::listing::{BindingEnds, Filter};
-use super::messages::Payloads;
+use super::messages::PayloadOptions;
 use super::messages::QueueGet;
 use super::publishing::{
     MessageFields, NAMES_TOO_LONG, Publishing, begin_message, payload_too_large, publish_as,
 };
-use super::request::{Answer, Answered, bad, bad_request, no_room, not_found, refusal};
+use super::request::{Answer, Answered, bad, bad_request, not_found, pool_full, refusal};
 use super::request::{Call, default_named};
 use super::request_context::RequestContext;
 
@@ -35,14 +35,14 @@ fn refused(fault: Fault) -> Answer {
 }
 
 /// The user of a request, and the virtual host in which it acts.
-pub(super) struct By<'b, 's> {
+pub(super) struct ActingUser<'b, 's> {
     context: &'b mut RequestContext<'s>,
     call: &'b Call<'b>,
     user: &'b str,
     vhost: &'b str,
 }
 
-impl<'b, 's> By<'b, 's> {
+impl<'b, 's> ActingUser<'b, 's> {
     /// Returns the user of the request and the virtual host of the path.
     ///
     /// # Errors
@@ -54,7 +54,7 @@ impl<'b, 's> By<'b, 's> {
 
     /// Returns the destination of a binding: a name, and whether it is an exchange's.
     fn destination(&self) -> (&'b str, bool) {
-        let exchange = self.call.has("exchange").map(|name| (name, true));
+        let exchange = self.call.optional_name("exchange").map(|name| (name, true));
         exchange.unwrap_or_else(|| (self.call.name("queue"), false))
     }
 
@@ -152,7 +152,7 @@ impl<'b, 's> By<'b, 's> {
             queue: queue.into(),
             left: up_to(count),
             mode,
-            payloads: Payloads { is_base64, bytes_max: up_to(bytes_max) },
+            payloads: PayloadOptions { is_base64, bytes_max: up_to(bytes_max) },
         })))
     }
 
@@ -246,7 +246,7 @@ impl<'b, 's> By<'b, 's> {
         let names = (exchange, fields.routing_key.as_bytes());
         let messages = &mut *self.context.messages;
         let message =
-            begin_message(messages, names, &fields.properties, len, share).map_err(|_| no_room())?;
+            begin_message(messages, names, &fields.properties, len, share).map_err(|_| pool_full())?;
         messages.append_body(message, &payload);
         publish_as(self.context, (self.user, self.vhost), message)
     }

@@ -12,7 +12,7 @@ use leveret_broker::{Shortage, Waiters, disk_shortage};
 use super::bridges::Outage;
 use super::http::Status;
 use super::json::Json;
-use super::management::said;
+use super::management::text_object;
 use super::request::{Answer, Call, bad_request, body, refusal};
 use super::request_context::RequestContext;
 use super::wear::Wear;
@@ -24,7 +24,7 @@ const COMPACTION_MS: u64 = 10_000;
 const ALARMS_MAX: usize = 15;
 
 /// The names of all alarms, for metrics.
-pub(super) const KINDS: [&str; 16] = [
+pub(super) const NAMES: [&str; 16] = [
     "access",
     "damage",
     "orphans",
@@ -95,11 +95,11 @@ pub(super) fn which_alarms(context: &RequestContext<'_>) -> heapless::Vec<Cow<'s
              start; the log says why; mend the file and start again",
         ),
     ];
-    let waiters = context.process.waiters.filter(|waiters| !is_passing(context, waiters));
+    let waiters = context.process.waiters.filter(|waiters| !ends_with_compaction(context, waiters));
     let is_awaited = |shortage| waiters.is_some_and(|waiters| waiters.shortage == shortage);
     let expected = shortage_of_store(context).filter(|shortage| !is_awaited(*shortage));
     let shortages = expected.map(Waiters::expected).into_iter().chain(waiters);
-    let told = shortages.map(|waiters| {
+    let awaited_shortages = shortages.map(|waiters| {
         let pools = (journal, &*context.messages);
         Cow::from(context.broker.views().explain(pools, waiters, context.process.disk_facts()).to_string())
     });
@@ -108,11 +108,11 @@ pub(super) fn which_alarms(context: &RequestContext<'_>) -> heapless::Vec<Cow<'s
     damage
         .into_iter()
         .chain(held)
-        .chain(told)
+        .chain(awaited_shortages)
         .chain(Wear::alarm(context.process))
         .chain(parked(context))
-        .chain(kept_there(context))
-        .chain(spent(context))
+        .chain(kept_upstream(context))
+        .chain(over_budget(context))
         .chain(Outage::alarm(context.bridges, context.broker))
         .collect()
 }
@@ -137,16 +137,16 @@ fn shortage_of_store(context: &RequestContext<'_>) -> Option<Shortage> {
     let journal = &*context.journal;
     let is_writable = journal.mode() == leveret_core::journal::Mode::On;
     let is_short = !is_writable || !journal.has_room_to_define() || journal.is_file_system_full();
-    is_short.then(|| disk_shortage(journal)).filter(|shortage| !makes_room(context, *shortage))
+    is_short.then(|| disk_shortage(journal)).filter(|shortage| !compaction_frees_space(context, *shortage))
 }
 
 /// Returns whether publishers wait for the disk only until the next compaction.
-fn is_passing(context: &RequestContext<'_>, waiters: &Waiters) -> bool {
-    waiters.for_ms < COMPACTION_MS && makes_room(context, waiters.shortage)
+fn ends_with_compaction(context: &RequestContext<'_>, waiters: &Waiters) -> bool {
+    waiters.for_ms < COMPACTION_MS && compaction_frees_space(context, waiters.shortage)
 }
 
 /// Returns whether compaction will free space in the log, because much of it is settled.
-fn makes_room(context: &RequestContext<'_>, shortage: Shortage) -> bool {
+fn compaction_frees_space(context: &RequestContext<'_>, shortage: Shortage) -> bool {
     let (store, live_bytes) = (context.process.store, context.broker.views().live_log_bytes());
     let for_ms = context.process.waiters.map_or(0, |waiters| waiters.for_ms);
     shortage == Shortage::DiskLimit
@@ -185,7 +185,7 @@ fn parked(context: &RequestContext<'_>) -> Option<Cow<'static, str>> {
 }
 
 /// Returns the alarm about messages that a bridge cannot deliver here and that remain at the upstream.
-fn kept_there(context: &RequestContext<'_>) -> Option<Cow<'static, str>> {
+fn kept_upstream(context: &RequestContext<'_>) -> Option<Cow<'static, str>> {
     let links = (0..context.bridges.places()).filter_map(|place| context.bridges.at(place));
     let mut holding = links.filter(|link| link.held > 0);
     let first = holding.next()?;
@@ -197,7 +197,7 @@ fn kept_there(context: &RequestContext<'_>) -> Option<Cow<'static, str>> {
 }
 
 /// Returns the alarm about bridges that hold rules back until the next day.
-fn spent(context: &RequestContext<'_>) -> Option<Cow<'static, str>> {
+fn over_budget(context: &RequestContext<'_>) -> Option<Cow<'static, str>> {
     let links = (0..context.bridges.places()).filter_map(|place| context.bridges.at(place));
     let mut names: Vec<&str> = links.filter(|link| link.is_day_spent).map(|link| link.bridge).collect();
     names.dedup();
@@ -278,7 +278,7 @@ pub(super) fn certificates(call: &Call<'_>, context: &RequestContext<'_>) -> Ans
 }
 
 fn failed(reason: &str) -> Answer {
-    let body = body(|json| said(json, &[("status", "failed"), ("reason", reason)]));
+    let body = body(|json| text_object(json, &[("status", "failed"), ("reason", reason)]));
     Answer::Now(Status::Unavailable, body)
 }
 
@@ -288,7 +288,7 @@ pub(super) fn alarms(_: &Call<'_>, context: &RequestContext<'_>) -> Answer {
 }
 
 /// Passes a check that has no meaning on one node.
-pub(super) fn of_one_node(_: &Call<'_>, _: &RequestContext<'_>) -> Answer {
+pub(super) fn single_node_check(_: &Call<'_>, _: &RequestContext<'_>) -> Answer {
     passed(|json| json.raw(b",\"reason\":\"single node cluster\""))
 }
 

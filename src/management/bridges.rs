@@ -17,49 +17,49 @@ impl Kind for BridgeLinks {
 
     const AUDIENCE: Audience = Audience::All;
     const COLUMNS: &'static [Column<Self>] = &[
-        ("name", |link, pen| pen.json.text(link.bridge)),
-        ("direction", |link, pen| pen.json.text(link.direction)),
-        ("state", |link, pen| pen.json.text(link.state)),
-        ("vhost", |link, pen| pen.json.text(link.vhost)),
-        ("upstream", |link, pen| pen.json.text(&link.upstream)),
-        ("moved", |link, pen| pen.json.number(link.moved)),
-        ("inflow_per_day", |link, pen| or_null(outage(link, pen).inflow_per_day, pen)),
-        ("outage_days", |link, pen| match outage(link, pen).tenths_left {
-            Some(tenths) => pen.json.shown_raw(format_args!("{}.{}", tenths / 10, tenths % 10)),
-            None => pen.json.raw(b"null"),
+        ("name", |link, writer| writer.json.text(link.bridge)),
+        ("direction", |link, writer| writer.json.text(link.direction)),
+        ("state", |link, writer| writer.json.text(link.state)),
+        ("vhost", |link, writer| writer.json.text(link.vhost)),
+        ("upstream", |link, writer| writer.json.text(&link.upstream)),
+        ("moved", |link, writer| writer.json.number(link.moved)),
+        ("inflow_per_day", |link, writer| or_null(outage(link, writer).inflow_per_day, writer)),
+        ("outage_days", |link, writer| match outage(link, writer).tenths_left {
+            Some(tenths) => writer.json.shown_raw(format_args!("{}.{}", tenths / 10, tenths % 10)),
+            None => writer.json.raw(b"null"),
         }),
-        ("pending", |link, pen| pen.json.number(link.pending)),
-        ("backlog", |link, pen| or_null(link.backlog(pen.context.broker), pen)),
-        ("repeats", |link, pen| pen.json.number(link.repeats)),
-        ("parked", |link, pen| pen.json.number(link.parked(pen.context.broker))),
-        ("retried", |link, pen| pen.json.text(&link.retried)),
-        ("held", |link, pen| pen.json.number(link.held)),
-        ("day_bytes", |link, pen| pen.json.number(link.day_bytes)),
-        ("day_bytes_max", |link, pen| or_null(link.day_bytes_max, pen)),
-        ("yesterday_bytes", |link, pen| pen.json.number(link.yesterday_bytes)),
-        ("day_bytes_by_kind", |link, pen| numbers(&link.today, pen)),
-        ("yesterday_bytes_by_kind", |link, pen| numbers(&link.yesterday, pen)),
-        ("held_rules", |link, pen| pen.json.number(link.held_rules)),
-        ("rules", |link, pen| {
+        ("pending", |link, writer| writer.json.number(link.pending)),
+        ("backlog", |link, writer| or_null(link.backlog(writer.context.broker), writer)),
+        ("repeats", |link, writer| writer.json.number(link.repeats)),
+        ("parked", |link, writer| writer.json.number(link.parked(writer.context.broker))),
+        ("retried", |link, writer| writer.json.text(&link.retried)),
+        ("held", |link, writer| writer.json.number(link.held)),
+        ("day_bytes", |link, writer| writer.json.number(link.day_bytes)),
+        ("day_bytes_max", |link, writer| or_null(link.day_bytes_max, writer)),
+        ("yesterday_bytes", |link, writer| writer.json.number(link.yesterday_bytes)),
+        ("day_bytes_by_kind", |link, writer| numbers(&link.today, writer)),
+        ("yesterday_bytes_by_kind", |link, writer| numbers(&link.yesterday, writer)),
+        ("held_rules", |link, writer| writer.json.number(link.held_rules)),
+        ("rules", |link, writer| {
             let mut is_first = true;
-            pen.json.raw(b"[");
+            writer.json.raw(b"[");
             for (queue, state) in &link.rules {
-                pen.json.comma(&mut is_first);
-                pen.json.raw(b"{\"queue\":");
-                pen.json.text(queue);
-                pen.json.raw(b",\"state\":");
-                pen.json.text(state);
-                pen.json.raw(b"}");
+                writer.json.comma(&mut is_first);
+                writer.json.raw(b"{\"queue\":");
+                writer.json.text(queue);
+                writer.json.raw(b",\"state\":");
+                writer.json.text(state);
+                writer.json.raw(b"}");
             }
-            pen.json.raw(b"]");
+            writer.json.raw(b"]");
         }),
-        ("connected", |link, pen| pen.json.number(link.connected)),
-        ("failed", |link, pen| pen.json.number(link.failed)),
-        ("last_error", |link, pen| pen.json.text(link.last_error.map_or("", |(text, _)| text))),
-        ("last_error_ago", |link, pen| seconds(link.last_error.map(|(_, ms)| ms), pen)),
-        ("up_for", |link, pen| seconds(link.up_for_ms, pen)),
-        ("down_for", |link, pen| seconds(link.down_for_ms, pen)),
-        ("retry_in", |link, pen| seconds(link.retry_in_ms, pen)),
+        ("connected", |link, writer| writer.json.number(link.connected)),
+        ("failed", |link, writer| writer.json.number(link.failed)),
+        ("last_error", |link, writer| writer.json.text(link.last_error.map_or("", |(text, _)| text))),
+        ("last_error_ago", |link, writer| seconds(link.last_error.map(|(_, ms)| ms), writer)),
+        ("up_for", |link, writer| seconds(link.up_for_ms, writer)),
+        ("down_for", |link, writer| seconds(link.down_for_ms, writer)),
+        ("retry_in", |link, writer| seconds(link.retry_in_ms, writer)),
     ];
 
     fn places(context: ReadContext<'_>) -> usize {
@@ -82,9 +82,9 @@ pub struct Shovels;
 /// Writes a field of one end of a shovel, or `null` if the bridge is not a shovel.
 macro_rules! of_end {
     ($end:ident, $field:ident) => {
-        |link, pen| {
+        |link, writer| {
             let end = link.shovel.as_ref().map(|shovel| &shovel.$end);
-            text_or_null(end.and_then(|end| end.$field), pen)
+            text_or_null(end.and_then(|end| end.$field), writer)
         }
     };
 }
@@ -93,14 +93,14 @@ impl Kind for Shovels {
     type View<'a> = BridgeLinkView<'a>;
 
     const COLUMNS: &'static [Column<Self>] = &[
-        ("name", |link, pen| match &link.shovel {
-            Some(shovel) => pen.json.text(shovel.name),
-            None => pen.json.shown(format_args!("{} {}", link.bridge, link.direction)),
+        ("name", |link, writer| match &link.shovel {
+            Some(shovel) => writer.json.text(shovel.name),
+            None => writer.json.shown(format_args!("{} {}", link.bridge, link.direction)),
         }),
-        ("vhost", |link, pen| pen.json.text(Self::vhost(link).unwrap_or_default())),
-        ("type", |link, pen| pen.json.text(if link.shovel.is_some() { "dynamic" } else { "static" })),
-        ("state", |link, pen| {
-            pen.json.text(match link.state {
+        ("vhost", |link, writer| writer.json.text(Self::vhost(link).unwrap_or_default())),
+        ("type", |link, writer| writer.json.text(if link.shovel.is_some() { "dynamic" } else { "static" })),
+        ("state", |link, writer| {
+            writer.json.text(match link.state {
                 "running" | "blocked" => "running",
                 // Other rules continue.
                 "held" | "budget used" if link.rules.iter().any(|(_, state)| *state == "running") => {
@@ -110,27 +110,27 @@ impl Kind for Shovels {
                 _ => "terminated",
             });
         }),
-        ("timestamp", |link, pen| pen.json.text(&date_of(link.changed_at_ms))),
-        ("src_uri", |link, pen| pen.json.text(&uris(link)[0])),
-        ("src_protocol", |_, pen| pen.json.text("amqp091")),
+        ("timestamp", |link, writer| writer.json.text(&date_of(link.changed_at_ms))),
+        ("src_uri", |link, writer| writer.json.text(&uris(link)[0])),
+        ("src_protocol", |_, writer| writer.json.text("amqp091")),
         ("src_queue", of_end!(source, queue)),
         ("src_exchange", of_end!(source, exchange)),
         ("src_exchange_key", of_end!(source, key)),
-        ("dest_uri", |link, pen| pen.json.text(&uris(link)[1])),
-        ("dest_protocol", |_, pen| pen.json.text("amqp091")),
+        ("dest_uri", |link, writer| writer.json.text(&uris(link)[1])),
+        ("dest_protocol", |_, writer| writer.json.text("amqp091")),
         ("dest_queue", of_end!(destination, queue)),
         ("dest_exchange", of_end!(destination, exchange)),
         ("dest_exchange_key", of_end!(destination, key)),
-        ("reason", |link, pen| match link.is_paused {
-            true => pen.json.text("it was paused: resume_bridge lets it go on"),
+        ("reason", |link, writer| match link.is_paused {
+            true => writer.json.text("it was paused: resume_bridge lets it go on"),
             false if link.state == "budget used" => {
-                pen.json.text("its bytes of the day are used: day_bytes_max")
+                writer.json.text("its bytes of the day are used: day_bytes_max")
             }
-            false => pen.json.text(link.last_error.map_or("", |(text, _)| text)),
+            false => writer.json.text(link.last_error.map_or("", |(text, _)| text)),
         }),
-        ("remaining", |link, pen| or_null(link.shovel.as_ref().and_then(|shovel| shovel.left), pen)),
-        ("forwarded", |link, pen| pen.json.number(link.moved)),
-        ("pending", |link, pen| pen.json.number(link.pending)),
+        ("remaining", |link, writer| or_null(link.shovel.as_ref().and_then(|shovel| shovel.left), writer)),
+        ("forwarded", |link, writer| writer.json.number(link.moved)),
+        ("pending", |link, writer| writer.json.number(link.pending)),
     ];
 
     fn name(view: &Self::View<'_>) -> Option<String> {
@@ -163,36 +163,36 @@ fn uris(link: &BridgeLinkView<'_>) -> [String; 2] {
     }
 }
 
-fn text_or_null(text: Option<&str>, pen: &mut super::columns::Pen<'_, '_>) {
+fn text_or_null(text: Option<&str>, writer: &mut super::columns::CellWriter<'_, '_>) {
     match text {
-        Some(text) => pen.json.text(text),
-        None => pen.json.raw(b"null"),
+        Some(text) => writer.json.text(text),
+        None => writer.json.raw(b"null"),
     }
 }
 
-fn numbers(named: &[(&str, u64)], pen: &mut super::columns::Pen<'_, '_>) {
+fn numbers(named: &[(&str, u64)], writer: &mut super::columns::CellWriter<'_, '_>) {
     let mut is_first = true;
-    pen.json.raw(b"{");
+    writer.json.raw(b"{");
     for (name, number) in named {
-        pen.json.name(name, &mut is_first);
-        pen.json.number(*number);
+        writer.json.name(name, &mut is_first);
+        writer.json.number(*number);
     }
-    pen.json.raw(b"}");
+    writer.json.raw(b"}");
 }
 
-fn outage(link: &BridgeLinkView<'_>, pen: &super::columns::Pen<'_, '_>) -> Outage {
-    Outage::of(link, pen.context.broker)
+fn outage(link: &BridgeLinkView<'_>, writer: &super::columns::CellWriter<'_, '_>) -> Outage {
+    Outage::of(link, writer.context.broker)
 }
 
-fn or_null(number: Option<u64>, pen: &mut super::columns::Pen<'_, '_>) {
+fn or_null(number: Option<u64>, writer: &mut super::columns::CellWriter<'_, '_>) {
     match number {
-        Some(number) => pen.json.number(number),
-        None => pen.json.raw(b"null"),
+        Some(number) => writer.json.number(number),
+        None => writer.json.raw(b"null"),
     }
 }
 
-fn seconds(ms: Option<u64>, pen: &mut super::columns::Pen<'_, '_>) {
-    or_null(ms.map(|ms| ms / 1000), pen);
+fn seconds(ms: Option<u64>, writer: &mut super::columns::CellWriter<'_, '_>) {
+    or_null(ms.map(|ms| ms / 1000), writer);
 }
 
 const DAY_MS: u128 = 86_400_000;

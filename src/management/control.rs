@@ -24,8 +24,8 @@ use super::wear::Wear;
 /// An upper bound of the list of a store's files, in bytes.
 const HELD_BYTES_MAX: usize = 1 << 20;
 
-/// The longest reason for closing connections, in bytes.
-const REASON_LETTERS_MAX: usize = 100;
+/// The longest reason for closing connections, in characters.
+const REASON_CHARS_MAX: usize = 100;
 
 /// Shows the process, its limits and their use.
 pub(super) fn overview(_: &Call<'_>, context: &RequestContext<'_>) -> Answer {
@@ -37,7 +37,7 @@ fn write_overview(json: &mut Json<'_>, context: &RequestContext<'_>) {
     let views = context.broker.views();
     let mut is_first = true;
     json.raw(b"{");
-    let said = [
+    let members = [
         ("product_name", process.product.0.as_str()),
         ("product_version", process.product.1.as_str()),
         ("leveret_version", env!("CARGO_PKG_VERSION")),
@@ -45,7 +45,7 @@ fn write_overview(json: &mut Json<'_>, context: &RequestContext<'_>) {
         ("data_dir", &process.data_dir),
         ("configuration", &process.configuration),
     ];
-    texts(json, &mut is_first, &said);
+    texts(json, &mut is_first, &members);
     // Queues and exchanges include the predeclared ones, as in their lists.
     let queues = (0..views.queue_places()).filter_map(|at| views.queue_at(at)).count();
     let exchanges = (0..views.exchange_places()).filter_map(|at| views.exchange_at(at)).count();
@@ -202,8 +202,8 @@ pub(super) fn delete_orphan(call: &Call<'_>, context: &mut RequestContext<'_>) -
 }
 
 fn incarnation<N: core::str::FromStr>(call: &Call<'_>) -> Result<N, Answer> {
-    let said = call.name("incarnation");
-    said.parse().map_err(|_| bad_request(&format!("'{said}' is no incarnation: see list_orphans")))
+    let given = call.name("incarnation");
+    given.parse().map_err(|_| bad_request(&format!("'{given}' is no incarnation: see list_orphans")))
 }
 
 fn counted(context: &Context<'_>, outcome: Result<impl Into<u64>, Fault>) -> Answered {
@@ -226,8 +226,8 @@ pub(super) fn close(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer
 /// Closes all connections, or those of a virtual host or a user.
 pub(super) fn close_all(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     let is_meant = |view: &ConnectionView<'_>| {
-        call.has("vhost").is_none_or(|vhost| view.vhost == vhost)
-            && call.has("user").is_none_or(|user| view.user == user)
+        call.optional_name("vhost").is_none_or(|vhost| view.vhost == vhost)
+            && call.optional_name("user").is_none_or(|user| view.user == user)
     };
     let reason = reason(call.request, "Closed via leveretctl");
     let mut closed = 0;
@@ -244,7 +244,7 @@ pub(super) fn close_all(call: &Call<'_>, context: &mut RequestContext<'_>) -> An
 }
 
 /// Returns the reason for closing connections that their clients get.
-pub(super) fn reason(request: &Request<'_>, unless_said: &str) -> String {
-    let said = request.asked("reason").and_then(decode).unwrap_or(unless_said.into());
-    said.chars().filter(|letter| !letter.is_control()).take(REASON_LETTERS_MAX).collect()
+pub(super) fn reason(request: &Request<'_>, default: &str) -> String {
+    let given = request.asked("reason").and_then(decode).unwrap_or(default.into());
+    given.chars().filter(|letter| !letter.is_control()).take(REASON_CHARS_MAX).collect()
 }

@@ -20,12 +20,12 @@ use super::http::{Head, JSON, Origin, Request, Status, Verb};
 use super::request::User;
 use super::request::{Answer, problem, unauthorized};
 use super::request_context::RequestContext;
-use super::table::{self, Door};
+use super::table::{self, Interface};
 use super::web_page::Page;
 use leveret_core::password::{PASSWORD_BYTES_MAX, PasswordCheck};
 
 /// The longest login that is decoded, in base64: a name of 255 bytes, a colon and a password.
-const LOGIN_LETTERS_MAX: usize = (256 + PASSWORD_BYTES_MAX).div_ceil(3) * 4;
+const LOGIN_BYTES_MAX: usize = (256 + PASSWORD_BYTES_MAX).div_ceil(3) * 4;
 
 /// The header lines of every response, and further lines.
 macro_rules! secured {
@@ -93,13 +93,13 @@ pub(super) fn handle(
         return Ok(unauthorized("Login failed"));
     }
     let Some(user) = User::of(context.broker, &user) else { return Ok(unauthorized("Not management user")) };
-    Ok(table::answer(request, context, Door::Network, Some(&user)))
+    Ok(table::answer(request, context, Interface::Network, Some(&user)))
 }
 
 /// Answers a request at the address where metrics need no login. Only metrics are served there.
 pub(super) fn metrics_alone(request: &Request<'_>, context: &mut RequestContext<'_>) -> Answer {
     refuse(request, &context.process.hosts)
-        .unwrap_or_else(|| table::answer(request, context, Door::Metrics, None))
+        .unwrap_or_else(|| table::answer(request, context, Interface::Metrics, None))
 }
 
 /// Returns the head of the response with a file of the page.
@@ -112,7 +112,7 @@ fn refuse(request: &Request<'_>, hosts: &[String]) -> Option<Answer> {
     let forbidden = |why| Some(Answer::Now(Status::Forbidden, problem("forbidden", why)));
     let origin = &request.origin;
     match origin.host {
-        Some(host) if !is_ours(host, hosts) => {
+        Some(host) if !is_known_host(host, hosts) => {
             return forbidden("this name is not one of this broker's: management_hosts adds names");
         }
         // Only clients older than HTTP/1.1 omit `Host`, and they close the connection. Browsers always send it.
@@ -132,7 +132,7 @@ fn refuse(request: &Request<'_>, hosts: &[String]) -> Option<Answer> {
 }
 
 /// Returns whether a `Host` is an IP address or one of these names, with or without a port.
-fn is_ours(host: &str, hosts: &[String]) -> bool {
+fn is_known_host(host: &str, hosts: &[String]) -> bool {
     if let Some(rest) = host.strip_prefix('[') {
         let Some((address, port)) = rest.split_once(']') else { return false };
         return address.parse::<Ipv6Addr>().is_ok() && (port.is_empty() || is_port(port));
@@ -161,7 +161,7 @@ impl Login {
         let value = origin.authorization?.0.trim_ascii();
         let (scheme, rest) = value.split_at_checked(6)?;
         let letters = rest.trim_ascii();
-        if !scheme.eq_ignore_ascii_case(b"basic ") || letters.len() > LOGIN_LETTERS_MAX {
+        if !scheme.eq_ignore_ascii_case(b"basic ") || letters.len() > LOGIN_BYTES_MAX {
             return None;
         }
         let both = Zeroizing::new(BASE64.decode(letters).ok()?);
@@ -180,7 +180,7 @@ mod tests {
         let hosts = ["localhost".to_string(), "gate.local".to_string()];
         for ours in ["localhost", "localhost:15672", "GATE.local:1", "10.0.0.1:15672", "[::1]", "[::1]:15672"]
         {
-            assert!(is_ours(ours, &hosts), "{ours}");
+            assert!(is_known_host(ours, &hosts), "{ours}");
         }
         for other in [
             "",
@@ -193,7 +193,7 @@ mod tests {
             "[x]",
             "::1",
         ] {
-            assert!(!is_ours(other, &hosts), "{other}");
+            assert!(!is_known_host(other, &hosts), "{other}");
         }
     }
 }

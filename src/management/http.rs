@@ -59,7 +59,7 @@ pub struct Request<'a> {
     /// The length of the body that the head announces.
     pub body_bytes: usize,
     /// Whether the client waits for permission to send the body (`Expect: 100-continue`).
-    pub awaits_word: bool,
+    pub expects_continue: bool,
     /// Whether the object must exist.
     pub condition: Condition,
     /// Whether the connection is closed after the response.
@@ -105,7 +105,7 @@ pub enum Parsed<'a> {
         /// Length of the whole request.
         end: usize,
         /// Whether the client waits for permission to send the body (`Expect: 100-continue`).
-        awaits_word: bool,
+        expects_continue: bool,
     },
     /// A request, and its length: without the body if both together do not fit.
     Request(Request<'a>, usize),
@@ -203,14 +203,14 @@ pub fn parse(bytes: &[u8], bytes_max: usize) -> Parsed<'_> {
     let (Some(method), Some(target), Some(version)) = (head.method, head.path, head.version) else {
         return Parsed::Refused(Status::BadRequest);
     };
-    let told = match Told::of(head.headers) {
-        Ok(told) => told,
+    let known = match KnownHeaders::of(head.headers) {
+        Ok(known) => known,
         Err(status) => return Parsed::Refused(status),
     };
-    let whole = head_len.checked_add(told.body_len).filter(|end| *end <= bytes_max);
+    let whole = head_len.checked_add(known.body_len).filter(|end| *end <= bytes_max);
     let end = whole.unwrap_or(head_len);
     let Some(body) = bytes.get(head_len..end) else {
-        return Parsed::NeedBody { end, awaits_word: told.awaits_word };
+        return Parsed::NeedBody { end, expects_continue: known.expects_continue };
     };
     let verb = match method {
         "GET" | "HEAD" => Verb::Get,
@@ -221,9 +221,9 @@ pub fn parse(bytes: &[u8], bytes_max: usize) -> Parsed<'_> {
     };
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let Some(segments) = segments(path) else { return Parsed::Refused(Status::BadRequest) };
-    let is_last = told.closes || version == 0;
+    let is_last = known.is_close_requested || version == 0;
     let is_head = method == "HEAD";
-    let Told { body_len: body_bytes, media, condition, awaits_word, origin, .. } = told;
+    let KnownHeaders { body_len: body_bytes, media, condition, expects_continue, origin, .. } = known;
     let request = Request {
         verb,
         segments,
@@ -231,7 +231,7 @@ pub fn parse(bytes: &[u8], bytes_max: usize) -> Parsed<'_> {
         body,
         media,
         body_bytes,
-        awaits_word,
+        expects_continue,
         condition,
         is_last,
         is_head,
@@ -242,18 +242,18 @@ pub fn parse(bytes: &[u8], bytes_max: usize) -> Parsed<'_> {
 
 /// The values of the relevant headers.
 #[derive(Default)]
-struct Told<'a> {
+struct KnownHeaders<'a> {
     body_len: usize,
     media: &'a str,
     condition: Condition,
-    closes: bool,
-    awaits_word: bool,
+    is_close_requested: bool,
+    expects_continue: bool,
     origin: Origin<'a>,
 }
 
-impl<'a> Told<'a> {
+impl<'a> KnownHeaders<'a> {
     fn of(headers: &[httparse::Header<'a>]) -> Result<Self, Status> {
-        let mut told = Self::default();
+        let mut known = Self::default();
         let mut has_length = false;
         for header in headers {
             let value = core::str::from_utf8(header.value).unwrap_or("").trim();
@@ -264,34 +264,35 @@ impl<'a> Told<'a> {
                     if core::mem::replace(&mut has_length, true) || !is_number {
                         return Err(Status::BadRequest);
                     }
-                    told.body_len = value.parse().map_err(|_| Status::TooLarge)?;
+                    known.body_len = value.parse().map_err(|_| Status::TooLarge)?;
                 }
                 name if name.eq_ignore_ascii_case("transfer-encoding") => return Err(Status::NotImplemented),
-                name if name.eq_ignore_ascii_case("if-match") => told.condition = Condition::Exists,
+                name if name.eq_ignore_ascii_case("if-match") => known.condition = Condition::Exists,
                 name if name.eq_ignore_ascii_case("if-none-match") => {
-                    told.condition = Condition::IsNew;
-                    told.origin.has_copy = Some(value);
+                    known.condition = Condition::IsNew;
+                    known.origin.has_copy = Some(value);
                 }
                 name if name.eq_ignore_ascii_case("connection") => {
-                    told.closes |= value.split(',').any(|word| word.trim().eq_ignore_ascii_case("close"));
+                    known.is_close_requested |=
+                        value.split(',').any(|word| word.trim().eq_ignore_ascii_case("close"));
                 }
                 name if name.eq_ignore_ascii_case("expect") => {
-                    told.awaits_word = value.eq_ignore_ascii_case("100-continue");
+                    known.expects_continue = value.eq_ignore_ascii_case("100-continue");
                 }
-                name if name.eq_ignore_ascii_case("content-type") => told.media = value,
-                name if name.eq_ignore_ascii_case("host") => once(&mut told.origin.host, value)?,
+                name if name.eq_ignore_ascii_case("content-type") => known.media = value,
+                name if name.eq_ignore_ascii_case("host") => once(&mut known.origin.host, value)?,
                 name if name.eq_ignore_ascii_case("authorization") => {
-                    once(&mut told.origin.authorization, Secret(header.value))?;
+                    once(&mut known.origin.authorization, Secret(header.value))?;
                 }
-                name if name.eq_ignore_ascii_case("origin") => once(&mut told.origin.page, value)?,
+                name if name.eq_ignore_ascii_case("origin") => once(&mut known.origin.page, value)?,
                 name if name.eq_ignore_ascii_case("sec-fetch-site") => {
-                    once(&mut told.origin.fetch_site, value)?;
+                    once(&mut known.origin.fetch_site, value)?;
                 }
-                name if name.eq_ignore_ascii_case("x-requested-with") => told.origin.is_script = true,
+                name if name.eq_ignore_ascii_case("x-requested-with") => known.origin.is_script = true,
                 _ => {}
             }
         }
-        Ok(told)
+        Ok(known)
     }
 }
 
@@ -475,7 +476,7 @@ mod tests {
         let text = "POST /api/definitions HTTP/1.1\r\ncontent-length: 2000\r\nexpect: 100-continue\r\n\r\n{";
         let Parsed::Request(request, end) = parse(text.as_bytes(), 1024) else { panic!() };
         assert_eq!((end, request.body, request.body_bytes), (text.len() - 1, &b""[..], 2000));
-        assert!(!request.is_whole() && request.awaits_word);
+        assert!(!request.is_whole() && request.expects_continue);
     }
 
     #[test]

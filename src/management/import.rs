@@ -7,7 +7,7 @@
 //!   changes.
 //! - An error during creation (an object with other properties has the name, a limit is reached) ends the import.
 //!   Objects created before it remain, as in RabbitMQ.
-//! - A step handles at most [`THINGS_PER_STEP`] objects or [`BYTES_PER_STEP`] bytes of a file.
+//! - A step handles at most [`OBJECTS_PER_STEP`] objects or [`BYTES_PER_STEP`] bytes of a file.
 
 use leveret_core::mem::{Messages, Share};
 use leveret_core::password::PasswordHash;
@@ -16,25 +16,25 @@ use leveret_json::{Fields, Value};
 use super::definitions::{self, Found, Item, ItemError, Password, SECTIONS, Scanner};
 use super::http::Status;
 use super::json::Json;
-use super::request::{Answer, Answered, Upload, bad, body, no_room, not_found, too_large};
+use super::request::{Answer, Answered, Upload, bad, body, not_found, pool_full, too_large};
 use super::request::{Call, exists};
 use super::request_context::RequestContext;
 use super::uploads::Form;
 use super::uploads::Spool;
 
 /// Objects that one step parses, or creates.
-const THINGS_PER_STEP: usize = 8;
+const OBJECTS_PER_STEP: usize = 8;
 /// Bytes of a file that one step scans.
 const BYTES_PER_STEP: usize = 64 << 10;
 /// Bytes of a file that are scanned at once.
-const LOOK_BYTES: usize = 8 << 10;
+const SCAN_BYTES: usize = 8 << 10;
 
 /// The byte order mark that some editors put before UTF-8.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// Imports all definitions of the body, or those of one virtual host.
 pub(super) fn all(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
-    let vhost = call.has("vhost");
+    let vhost = call.optional_name("vhost");
     if vhost.is_some_and(|vhost| !exists(context, vhost)) {
         return Err(not_found("Not Found"));
     }
@@ -81,7 +81,7 @@ pub(super) struct Import {
 
 impl Upload for Import {
     fn take(&mut self, bytes: &[u8], left: usize, context: &mut RequestContext<'_>) -> Result<(), Answer> {
-        self.file.push(context.messages, Share::Ordinary, bytes, left).map_err(|_| no_room())
+        self.file.push(context.messages, Share::Ordinary, bytes, left).map_err(|_| pool_full())
     }
 
     fn release(&mut self, messages: &mut Messages) {
@@ -98,9 +98,9 @@ impl Upload for Import {
             }
             return Ok(None);
         }
-        let mut piece = vec![0; LOOK_BYTES];
-        let (mut things, mut bytes) = (0, 0);
-        while things < THINGS_PER_STEP && bytes < BYTES_PER_STEP {
+        let mut piece = vec![0; SCAN_BYTES];
+        let (mut objects, mut bytes) = (0, 0);
+        while objects < OBJECTS_PER_STEP && bytes < BYTES_PER_STEP {
             if let Some(making) = self.making
                 && self.list.is_none()
             {
@@ -119,7 +119,7 @@ impl Upload for Import {
                 }
                 continue;
             }
-            let most = self.end.map_or(LOOK_BYTES, |end| end.saturating_sub(self.at).min(LOOK_BYTES));
+            let most = self.end.map_or(SCAN_BYTES, |end| end.saturating_sub(self.at).min(SCAN_BYTES));
             let count = self.file.read(context.messages, self.at, &mut piece[..most]);
             if count == 0 {
                 self.scanner.end().map_err(bad)?;
@@ -133,7 +133,7 @@ impl Upload for Import {
             let (used, found) = self.scanner.take(&piece[..count]).map_err(bad)?;
             self.at += used;
             bytes += used;
-            things += usize::from(found != Found::Nothing);
+            objects += usize::from(found != Found::Nothing);
             self.handle(found, context).map_err(bad)?;
         }
         Ok(None)
@@ -163,12 +163,12 @@ impl Import {
                     None => {}
                 }
             }
-            Found::Thing(text) => {
+            Found::Element(text) => {
                 let at = self.found;
                 self.found += 1;
                 let value = Value::parse(text.as_bytes());
                 let Some(section) = self.list else { return value.map(|_| ()) };
-                let item = value.and_then(|thing| read(section, &thing, self.vhost.as_deref()));
+                let item = value.and_then(|object| read(section, &object, self.vhost.as_deref()));
                 let done = item.and_then(|item| match item {
                     Some(item) if self.making.is_some() => make(context, item),
                     _ => Ok(()),
@@ -187,13 +187,13 @@ impl Import {
 }
 
 /// Parses an object. Returns `None` if this broker does not support such objects.
-fn read(section: &str, thing: &Value<'_>, vhost: Option<&str>) -> Result<Option<Item>, String> {
+fn read(section: &str, object: &Value<'_>, vhost: Option<&str>) -> Result<Option<Item>, String> {
     let vhost = vhost.map(|vhost| Value::String(vhost.into()).to_string());
-    let mut fields = Fields::of(thing)?;
+    let mut fields = Fields::of(object)?;
     vhost.iter().for_each(|vhost| fields.put("vhost".into(), vhost));
     match definitions::parse_fields(section, fields) {
         Ok(parsed) => Ok(Some(parsed.item)),
-        Err(ItemError::NotOurs(_)) => Ok(None),
+        Err(ItemError::Unsupported(_)) => Ok(None),
         Err(ItemError::Bad(why)) => Err(why),
     }
 }
@@ -224,7 +224,7 @@ pub(super) fn lines(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer
     let body = body(|json| {
         json.raw(b"[");
         let mut is_first = true;
-        let mut tell = |json: &mut Json<'_>, number: usize, kind: &str, why: &str| {
+        let mut report = |json: &mut Json<'_>, number: usize, kind: &str, why: &str| {
             json.comma(&mut is_first);
             json.raw(b"[");
             json.number(number as u64);
@@ -236,7 +236,7 @@ pub(super) fn lines(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer
         };
         for (number, line) in call.request.body.split(|byte| *byte == b'\n').enumerate() {
             if json.room_bytes() < LINE_ANSWER_BYTES {
-                tell(json, number, "stopped", "");
+                report(json, number, "stopped", "");
                 break;
             }
             let Some(at) = line.iter().position(|byte| *byte == b' ') else { continue };
@@ -245,14 +245,14 @@ pub(super) fn lines(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer
             let parsed =
                 text.and_then(|text| definitions::parse(&section, text).map_err(|why| why.to_string()));
             let applied = parsed.and_then(|definitions::Parsed { item, unknown_fields }| {
-                let told = unknown_fields.iter().map(|name| definitions::unknown_field(name));
-                told.take(REMARKS_MAX).for_each(|why| tell(json, number, "remark", &why));
+                let remarks = unknown_fields.iter().map(|name| definitions::unknown_field(name));
+                remarks.take(REMARKS_MAX).for_each(|why| report(json, number, "remark", &why));
                 let (broker, mut context) = context.broker();
                 definitions::apply(broker, &mut context, &item).map(|applied| applied.remark(&item))
             });
             match applied {
-                Ok(remark) => remark.iter().for_each(|remark| tell(json, number, "remark", remark)),
-                Err(why) => tell(json, number, "error", &why),
+                Ok(remark) => remark.iter().for_each(|remark| report(json, number, "remark", remark)),
+                Err(why) => report(json, number, "error", &why),
             }
         }
         json.raw(b"]");

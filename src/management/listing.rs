@@ -19,7 +19,7 @@ use leveret_core::limits::LISTED_ROW_BYTES;
 use regex_lite::{Regex, RegexBuilder};
 
 use super::bridges::Shovels;
-use super::columns::{Column, Kind, Pen};
+use super::columns::{CellWriter, Column, Kind};
 use super::definition_columns::{Bindings, DefaultBindings, Users};
 use super::definitions;
 use super::http::{Request, Status, decode};
@@ -38,7 +38,7 @@ const CELL_BYTES_MAX: usize = 4096;
 const COLUMNS_MAX: usize = 64;
 
 /// The columns of a row, in order.
-pub type Chosen = heapless::Vec<u8, COLUMNS_MAX>;
+pub type SelectedColumns = heapless::Vec<u8, COLUMNS_MAX>;
 
 /// A part of a listing: objects of one kind.
 #[derive(Clone, Copy, Debug)]
@@ -50,7 +50,7 @@ pub struct Part {
     /// Writes the row of a position.
     pub row: Row,
     /// How rows are examined for sorting, if they can be sorted.
-    pub looks: Option<Looks>,
+    pub probe: Option<RowProbe>,
 }
 
 /// Writes the row of a position if the object exists and is wanted.
@@ -69,7 +69,7 @@ pub enum Written {
 
 /// How much a step may write.
 #[derive(Clone, Copy, Debug)]
-pub struct Room {
+pub struct OutputLimits {
     /// The step ends when the output has this many bytes.
     pub enough: usize,
     /// The most bytes that the output may have.
@@ -85,7 +85,7 @@ pub struct Listing {
     /// Which objects are listed.
     pub filter: Filter,
     /// The columns of each row.
-    pub columns: Chosen,
+    pub columns: SelectedColumns,
     part: usize,
     place: usize,
     is_begun: bool,
@@ -97,7 +97,7 @@ pub struct Listing {
 
 impl Listing {
     /// Creates a listing of these parts.
-    pub const fn new(parts: &'static [Part], filter: Filter, columns: Chosen) -> Self {
+    pub const fn new(parts: &'static [Part], filter: Filter, columns: SelectedColumns) -> Self {
         let (is_begun, is_first) = (false, true);
         Self { parts, filter, columns, part: 0, place: 0, is_begun, is_first, ordered: None, before: None }
     }
@@ -121,18 +121,18 @@ impl Listing {
         let mut work = 0;
         while work < PLACES_PER_STEP {
             let Some(part) = self.parts.get(self.part) else {
-                let nothing = Looks { cell: |_, _, _, _, _| false, name: |_, _| None };
+                let nothing = RowProbe { cell: |_, _, _, _, _| false, name: |_, _| None };
                 let parts = self.parts;
-                let looks = |part: usize| parts.get(part).and_then(|part| part.looks).unwrap_or(nothing);
-                if ordered.put_in_order(&looks, &self.filter, context, PLACES_PER_STEP - work) {
+                let probe = |part: usize| parts.get(part).and_then(|part| part.probe).unwrap_or(nothing);
+                if ordered.put_in_order(&probe, &self.filter, context, PLACES_PER_STEP - work) {
                     self.before = Some(ordered.begin()?);
                 }
                 return Ok(());
             };
             if self.place >= (part.places)(context) {
                 (self.part, self.place) = (self.part + 1, 0);
-            } else if let Some(looks) = part.looks {
-                work += ordered.take(looks, &self.filter, context, (self.part, self.place));
+            } else if let Some(probe) = part.probe {
+                work += ordered.take(probe, &self.filter, context, (self.part, self.place));
                 self.place += 1;
             } else {
                 self.place += 1;
@@ -143,30 +143,30 @@ impl Listing {
     }
 
     /// Writes sorted rows.
-    fn write_ordered(&mut self, context: ReadContext<'_>, out: &mut Vec<u8>, room: Room) -> bool {
+    fn write_ordered(&mut self, context: ReadContext<'_>, out: &mut Vec<u8>, limits: OutputLimits) -> bool {
         let start = out.len();
         if let Some(before) = self.before.as_deref().filter(|_| !self.is_begun) {
             out.extend_from_slice(before.as_bytes());
             self.is_begun = true;
         }
-        let is_alone = room.is_alone && out.len() == start;
+        let is_alone = limits.is_alone && out.len() == start;
         for _ in 0..PLACES_PER_STEP {
             let Some(ordered) = &self.ordered else { return true };
             let Some((part, place)) = ordered.next() else {
                 out.extend_from_slice(ordered.end().as_bytes());
                 return true;
             };
-            if out.len() >= room.enough {
+            if out.len() >= limits.enough {
                 return false;
             }
             self.place = place;
             let part = self.parts[part];
-            let mut written = self.write_row(part, context, out, room.bytes_max, Tables::Plain);
+            let mut written = self.write_row(part, context, out, limits.bytes_max, Tables::Plain);
             if written == Written::Full {
                 if out.len() > start || !is_alone {
                     return false;
                 }
-                written = self.write_row(part, context, out, room.bytes_max, Tables::LeftOut);
+                written = self.write_row(part, context, out, limits.bytes_max, Tables::LeftOut);
                 debug_assert!(written != Written::Full, "a row without tables fits");
             }
             self.ordered.iter_mut().for_each(|ordered| ordered.pass());
@@ -176,21 +176,21 @@ impl Listing {
 
     /// Creates a listing of all objects of these parts, with rows that have no chosen columns.
     pub fn whole(parts: &'static [Part]) -> Self {
-        Self::new(parts, Filter::default(), Chosen::new())
+        Self::new(parts, Filter::default(), SelectedColumns::new())
     }
 
     /// Appends rows to `out`, which then has at most `bytes_max` bytes. Stops at `enough` bytes.
     ///
     /// Returns whether the listing is complete. If no more space can become free (`is_alone`), a row that is too
     /// large omits its tables.
-    pub fn write(&mut self, context: ReadContext<'_>, out: &mut Vec<u8>, room: Room) -> bool {
+    pub fn write(&mut self, context: ReadContext<'_>, out: &mut Vec<u8>, limits: OutputLimits) -> bool {
         if self.ordered.is_some() {
-            return self.write_ordered(context, out, room);
+            return self.write_ordered(context, out, limits);
         }
         let start = out.len();
         for _ in 0..PLACES_PER_STEP {
             let Some(part) = self.parts.get(self.part).copied() else { return true };
-            if out.len() >= room.enough {
+            if out.len() >= limits.enough {
                 return false;
             }
             if !core::mem::replace(&mut self.is_begun, true) {
@@ -203,12 +203,12 @@ impl Listing {
                 (self.place, self.is_begun) = (0, false);
                 continue;
             }
-            let mut written = self.write_row(part, context, out, room.bytes_max, Tables::Plain);
+            let mut written = self.write_row(part, context, out, limits.bytes_max, Tables::Plain);
             if written == Written::Full {
-                if out.len() > start || !room.is_alone {
+                if out.len() > start || !limits.is_alone {
                     return false;
                 }
-                written = self.write_row(part, context, out, room.bytes_max, Tables::LeftOut);
+                written = self.write_row(part, context, out, limits.bytes_max, Tables::LeftOut);
                 debug_assert!(written != Written::Full, "a row without tables fits");
             }
             self.place += 1;
@@ -250,12 +250,12 @@ pub fn row<K: Kind>(
     let columns = listing.columns.iter().filter_map(|column| K::COLUMNS.get(usize::from(*column)));
     let Filter { ranges, viewer, is_ctl, .. } = &listing.filter;
     let (ranges, viewer, is_ctl) = (*ranges, viewer.as_ref(), *is_ctl);
-    write_cells::<K>(&view, columns, Pen { json, tables, context, ranges, viewer, is_ctl })
+    write_cells::<K>(&view, columns, CellWriter { json, tables, context, ranges, viewer, is_ctl })
 }
 
 /// Returns the functions that examine rows of a kind.
-pub const fn looks<K: Kind>() -> Looks {
-    Looks { cell: cell::<K>, name: |context, place| K::name(&K::at(context, place)?) }
+pub const fn probe<K: Kind>() -> RowProbe {
+    RowProbe { cell: cell::<K>, name: |context, place| K::name(&K::at(context, place)?) }
 }
 
 fn cell<K: Kind>(
@@ -289,8 +289,9 @@ fn write_cell<K: Kind>(view: &K::View<'_>, context: ReadContext<'_>, column: &st
         column.split_once('.').map_or((column, None), |(column, inner)| (column, Some(inner)));
     if let Some((_, write)) = K::COLUMNS.iter().find(|(name, _)| *name == column) {
         let (json, ranges) = (Json::new(out, CELL_BYTES_MAX), Ranges::default());
-        let pen = &mut Pen { json, tables: Tables::LeftOut, context, ranges, viewer: None, is_ctl: false };
-        write(view, pen);
+        let writer =
+            &mut CellWriter { json, tables: Tables::LeftOut, context, ranges, viewer: None, is_ctl: false };
+        write(view, writer);
         if let Some(inner) = inner {
             keep_inner(out, inner);
         }
@@ -337,83 +338,84 @@ pub fn whole_row<K: Kind>(
     }
     let is_parameter = K::COLUMNS.iter().any(|(name, _)| *name == "component");
     let columns = K::COLUMNS.iter().filter(|(name, _)| only.is_none() || is_parameter || *name != "vhost");
-    let pen = Pen { json, tables, context, ranges: Ranges::default(), viewer: None, is_ctl: true };
-    write_cells::<K>(&view, columns, pen)
+    let writer = CellWriter { json, tables, context, ranges: Ranges::default(), viewer: None, is_ctl: true };
+    write_cells::<K>(&view, columns, writer)
 }
 
 fn write_cells<'c, K: Kind>(
     view: &K::View<'_>,
     columns: impl Iterator<Item = &'c Column<K>>,
-    mut pen: Pen<'_, '_>,
+    mut writer: CellWriter<'_, '_>,
 ) -> Written {
-    pen.json.raw(b"{");
+    writer.json.raw(b"{");
     let mut is_first = true;
     for (name, cell) in columns.filter(|(name, _)| !K::leaves_out(view, name)) {
-        pen.json.name(name, &mut is_first);
-        cell(view, &mut pen);
+        writer.json.name(name, &mut is_first);
+        cell(view, &mut writer);
     }
-    pen.json.raw(b"}");
-    if pen.json.is_full() { Written::Full } else { Written::Yes }
+    writer.json.raw(b"}");
+    if writer.json.is_full() { Written::Full } else { Written::Yes }
 }
 
 /// Returns the columns named in a comma-separated list; without a list, all columns of the management API.
 ///
 /// # Errors
 /// The first unknown name.
-pub fn choose<K: Kind>(names: Option<&str>) -> Result<Chosen, &str> {
+pub fn choose<K: Kind>(names: Option<&str>) -> Result<SelectedColumns, &str> {
     let all = K::COLUMNS.iter().map(|(name, _)| *name);
-    let mut chosen = Chosen::new();
+    let mut selected = SelectedColumns::new();
     match names {
         None => {
             let is_plain = |name: &str| !K::OF_CTL.contains(&name) && !K::OF_ONE.contains(&name);
             let plain = all.enumerate().filter(|(_, name)| is_plain(name));
-            chosen.extend(plain.map(|(at, _)| at as u8).take(COLUMNS_MAX));
+            selected.extend(plain.map(|(at, _)| at as u8).take(COLUMNS_MAX));
         }
         Some(names) => {
             // A column without a figure is an empty cell.
             for name in names.split(',').filter(|name| !K::WITHOUT_FIGURE.contains(name)) {
                 let at = all.clone().position(|known| known == name).ok_or(name)?;
-                chosen.push(at as u8).map_err(|_| name)?;
+                selected.push(at as u8).map_err(|_| name)?;
             }
         }
     }
-    Ok(chosen)
+    Ok(selected)
 }
 
 /// Returns the columns named in a comma-separated list, as the management API does. Unknown names are ignored. A
 /// column that is an object is shown whole if one of its members is named.
-pub fn choose_known<K: Kind>(names: Option<&str>) -> Chosen {
+pub fn choose_known<K: Kind>(names: Option<&str>) -> SelectedColumns {
     let Some(names) = names else { return choose::<K>(None).unwrap_or_default() };
-    let mut chosen = Chosen::new();
+    let mut selected = SelectedColumns::new();
     for name in names.split(',').filter_map(|name| name.split('.').next()) {
         let at = K::COLUMNS.iter().position(|(known, _)| *known == name).map(|at| at as u8);
-        if let Some(at) = at.filter(|at| !chosen.contains(at)) {
+        if let Some(at) = at.filter(|at| !selected.contains(at)) {
             // The list has space for all columns of a kind.
-            let _ = chosen.push(at);
+            let _ = selected.push(at);
         }
     }
-    chosen
+    selected
 }
 
 const WHOLE: (&str, &str) = ("[", "\n]\n");
 
 const fn part<K: Kind>(around: (&'static str, &'static str)) -> Part {
-    Part { around, places: K::places, row: row::<K>, looks: Some(looks::<K>()) }
+    Part { around, places: K::places, row: row::<K>, probe: Some(probe::<K>()) }
 }
 
 /// The parts of a list of one kind.
-struct Only<K>(K);
+struct SingleKind<K>(K);
 
-impl<K: Kind> Only<K> {
+impl<K: Kind> SingleKind<K> {
     const PARTS: &'static [Part] = &[part::<K>(WHOLE)];
 }
 
 const BINDINGS: &[Part] = &[part::<DefaultBindings>(("[", "")), part::<Bindings>(("", "\n]\n"))];
-const OUTSIDERS: &[Part] = &[Part { around: WHOLE, places: Users::places, row: outsider, looks: None }];
+const USERS_WITHOUT_PERMISSIONS: &[Part] =
+    &[Part { around: WHOLE, places: Users::places, row: user_without_permissions, probe: None }];
 
 /// Lists the rows of a kind that the request selects and the user may see, in the requested order and page.
 pub(super) fn list<K: Kind>(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
-    list_of::<K>(call, context, Only::<K>::PARTS, call.filter())
+    list_of::<K>(call, context, SingleKind::<K>::PARTS, call.filter())
 }
 
 fn list_of<K: Kind>(
@@ -422,7 +424,7 @@ fn list_of<K: Kind>(
     parts: &'static [Part],
     filter: Filter,
 ) -> Answer {
-    if let Some(vhost) = call.has("vhost").filter(|vhost| !exists(context, vhost)) {
+    if let Some(vhost) = call.optional_name("vhost").filter(|vhost| !exists(context, vhost)) {
         return call.no_such_vhost(vhost);
     }
     let asked = call.request.asked("columns");
@@ -434,24 +436,24 @@ fn list_of<K: Kind>(
         return bad_request(&format!("Info key(s) {asked} are not supported"));
     }
     let columns = columns.as_deref();
-    let chosen = match call.user {
+    let selected = match call.user {
         Some(_) => choose_known::<K>(columns),
         // The command line gets an error that names the missing virtual host or user.
         None => {
             let is_there = |user: &str| context.broker.access().users().any(|view| view.name == user);
-            if let Some(user) = call.has("user").filter(|user| !is_there(user)) {
+            if let Some(user) = call.optional_name("user").filter(|user| !is_there(user)) {
                 let why = format!("User \"{user}\" does not exist");
                 return Answer::Now(Status::NotFound, problem("no_such_user", &why));
             }
             match choose::<K>(columns) {
-                Ok(chosen) => chosen,
+                Ok(selected) => selected,
                 Err(name) => return bad_request(&format!("Info key(s) {name} are not supported")),
             }
         }
     };
     // rabbitmqctl does not sort.
     match Ordered::asked(call.request, K::HAS_PAGES, call.user.map(|_| K::ORDER)) {
-        Ok(ordered) => Answer::List(Box::new(Listing::new(parts, filter, chosen).ordered(ordered))),
+        Ok(ordered) => Answer::List(Box::new(Listing::new(parts, filter, selected).ordered(ordered))),
         Err((status, error, why)) => Answer::Now(status, problem(error, &why)),
     }
 }
@@ -502,8 +504,8 @@ pub(super) fn binding(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
 }
 
 fn between(call: &Call<'_>) -> Filter {
-    let to = |word| call.has(word).map(|name| (default_named(name).into(), word == "exchange"));
-    let source = call.has("source").map(|source| default_named(source).into());
+    let to = |word| call.optional_name(word).map(|name| (default_named(name).into(), word == "exchange"));
+    let source = call.optional_name("source").map(|source| default_named(source).into());
     let ends = BindingEnds { source, destination: to("queue").or_else(|| to("exchange")) };
     Filter { ends, ..call.filter() }
 }
@@ -512,7 +514,7 @@ fn between(call: &Call<'_>) -> Filter {
 pub(super) fn shovels(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
     match has_no_shovels(call, context) {
         true => not_found("Not Found"),
-        false => list_of::<Shovels>(call, context, Only::<Shovels>::PARTS, call.enters()),
+        false => list_of::<Shovels>(call, context, SingleKind::<Shovels>::PARTS, call.accessible()),
     }
 }
 
@@ -520,7 +522,7 @@ pub(super) fn shovels(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
 pub(super) fn shovel(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
     match has_no_shovels(call, context) {
         true => not_found("Not Found"),
-        false => one_of::<Shovels>(call, context, call.enters()),
+        false => one_of::<Shovels>(call, context, call.accessible()),
     }
 }
 
@@ -539,16 +541,16 @@ pub(super) fn export_of(call: &Call<'_>, context: &RequestContext<'_>) -> Answer
     if !exists(context, call.name("vhost")) {
         return bad_request("vhost_not_found");
     }
-    Answer::List(Box::new(Listing::new(definitions::VHOST_EXPORT, call.filter(), Chosen::new())))
+    Answer::List(Box::new(Listing::new(definitions::VHOST_EXPORT, call.filter(), SelectedColumns::new())))
 }
 
 /// Lists the users without permissions in any virtual host.
 pub(super) fn users_without_permissions(_: &Call<'_>, _: &RequestContext<'_>) -> Answer {
     let columns = choose_known::<Users>(None);
-    Answer::List(Box::new(Listing::new(OUTSIDERS, Filter::default(), columns)))
+    Answer::List(Box::new(Listing::new(USERS_WITHOUT_PERMISSIONS, Filter::default(), columns)))
 }
 
-fn outsider(
+fn user_without_permissions(
     listing: &Listing,
     context: ReadContext<'_>,
     place: usize,
@@ -616,7 +618,7 @@ const PATTERN_SIZES: [usize; 3] = [1 << 10, 4 << 10, 16 << 10];
 /// 16 KiB and a name of 200 bytes take half a millisecond, which is as long as 3,000 rows.)
 const PATTERN_BYTES_PER_LOOK: usize = 1 << 10;
 /// The longest name or pattern to search for, in bytes.
-const NAME_LETTERS_MAX: usize = 1024;
+const NAME_BYTES_MAX: usize = 1024;
 /// The most rows on a page.
 const PAGE_ROWS_MAX: usize = 500;
 const PAGE_ROWS_DEFAULT: usize = 100;
@@ -624,23 +626,23 @@ const PAGE_ROWS_DEFAULT: usize = 100;
 /// The part of a row's sort key that is kept.
 type Key = [u8; 16];
 /// Bytes of a text in a key.
-const KEY_LETTERS: usize = 15;
+const KEY_TEXT_BYTES: usize = 15;
 const _: () = assert!(2 * size_of::<(Key, u8, u32)>() <= LISTED_ROW_BYTES);
 
 /// A range of rows whose keys are equal in all bytes compared up to now.
 #[derive(Clone, Copy, Debug)]
-struct Alike {
+struct TiedRows {
     from: usize,
     to: usize,
     /// Number of bytes compared.
     letters: usize,
     /// Number of rows from `from` on whose next bytes have been read.
-    looked: usize,
+    examined: usize,
 }
 
 /// The functions that examine rows of a kind.
 #[derive(Clone, Copy, Debug)]
-pub struct Looks {
+pub struct RowProbe {
     /// Writes the cell of a column if the row at this position is wanted. For an unknown column it writes nothing.
     pub cell: fn(&Filter, ReadContext<'_>, usize, &str, &mut Vec<u8>) -> bool,
     /// Returns the name of the object at this position.
@@ -649,17 +651,17 @@ pub struct Looks {
 
 /// Which rows are wanted by their names.
 #[derive(Debug)]
-enum Named {
+enum NameFilter {
     /// Names that contain this text, which is in lower case.
-    Holding(String),
+    Contains(String),
     /// Names that match the pattern, and the size limit under which it was compiled.
-    Matching(Regex, usize),
+    Matches(Regex, usize),
 }
 
 /// The order of a list.
 #[derive(Debug)]
 pub struct Ordered {
-    named: Option<Named>,
+    name_filter: Option<NameFilter>,
     sort: String,
     is_reverse: bool,
     page: Option<(usize, usize)>,
@@ -668,14 +670,14 @@ pub struct Ordered {
     filtered: usize,
     at: usize,
     /// Ranges of rows still to be compared further. `None` before the first sorting.
-    alike: Option<Vec<Alike>>,
+    ties: Option<Vec<TiedRows>>,
 }
 
 /// Compiles a pattern under the smallest size limit that it fits. Returns `None` if it is invalid or too large.
-fn matching(pattern: &str) -> Option<Named> {
+fn compile_pattern(pattern: &str) -> Option<NameFilter> {
     PATTERN_SIZES.into_iter().find_map(|bytes| {
         let built = RegexBuilder::new(pattern).case_insensitive(true).size_limit(bytes).build();
-        built.ok().map(|regex| Named::Matching(regex, bytes))
+        built.ok().map(|regex| NameFilter::Matches(regex, bytes))
     })
 }
 
@@ -715,16 +717,18 @@ impl Ordered {
         }
         let name = request.asked("name").map(|name| name.replace('+', " "));
         let name = name.as_deref().and_then(decode).filter(|name| !name.is_empty() && page.is_some());
-        let named = match name {
-            Some(name) if name.len() > NAME_LETTERS_MAX => return Err(invalid()),
-            Some(pattern) if request.says("use_regex") => Some(matching(&pattern).ok_or_else(invalid)?),
-            Some(name) => Some(Named::Holding(name.to_lowercase())),
+        let name_filter = match name {
+            Some(name) if name.len() > NAME_BYTES_MAX => return Err(invalid()),
+            Some(pattern) if request.says("use_regex") => {
+                Some(compile_pattern(&pattern).ok_or_else(invalid)?)
+            }
+            Some(name) => Some(NameFilter::Contains(name.to_lowercase())),
             None => None,
         };
         let sort = sort.map_or_else(|| default.unwrap_or("name").to_string(), |sort| sort.into_owned());
         let is_reverse = request.says("sort_reverse");
         Ok(Some(Self {
-            named,
+            name_filter,
             sort,
             is_reverse,
             page,
@@ -732,28 +736,28 @@ impl Ordered {
             total: 0,
             filtered: 0,
             at: 0,
-            alike: None,
+            ties: None,
         }))
     }
 
     /// Examines the row at a position. Returns how much work that was, in examined rows.
     pub fn take(
         &mut self,
-        looks: Looks,
+        probe: RowProbe,
         filter: &Filter,
         context: ReadContext<'_>,
         (part, place): (usize, usize),
     ) -> usize {
         let mut cell = Vec::new();
-        if !(looks.cell)(filter, context, place, &self.sort, &mut cell) {
+        if !(probe.cell)(filter, context, place, &self.sort, &mut cell) {
             return 1;
         }
         self.total += 1;
-        let (is_named, work) = match &self.named {
+        let (is_named, work) = match &self.name_filter {
             None => (true, 0),
-            Some(named) => (looks.name)(context, place).map_or((false, 0), |name| match named {
-                Named::Holding(text) => (name.to_lowercase().contains(text), 0),
-                Named::Matching(regex, bytes) => {
+            Some(name_filter) => (probe.name)(context, place).map_or((false, 0), |name| match name_filter {
+                NameFilter::Contains(text) => (name.to_lowercase().contains(text), 0),
+                NameFilter::Matches(regex, bytes) => {
                     (regex.is_match(&name), name.len() * bytes / PATTERN_BYTES_PER_LOOK)
                 }
             }),
@@ -768,29 +772,29 @@ impl Ordered {
     /// are sorted.
     pub fn put_in_order(
         &mut self,
-        looks: &dyn Fn(usize) -> Looks,
+        probe: &dyn Fn(usize) -> RowProbe,
         filter: &Filter,
         context: ReadContext<'_>,
         mut left: usize,
     ) -> bool {
-        if self.alike.is_none() {
-            self.alike = Some(Vec::new());
-            self.sort(0, self.rows.len(), KEY_LETTERS);
+        if self.ties.is_none() {
+            self.ties = Some(Vec::new());
+            self.sort(0, self.rows.len(), KEY_TEXT_BYTES);
         }
-        while let Some(mut alike) = self.alike.as_mut().and_then(Vec::pop) {
-            while alike.from + alike.looked < alike.to {
+        while let Some(mut ties) = self.ties.as_mut().and_then(Vec::pop) {
+            while ties.from + ties.examined < ties.to {
                 if left == 0 {
-                    self.alike.get_or_insert_default().push(alike);
+                    self.ties.get_or_insert_default().push(ties);
                     return false;
                 }
                 left -= 1;
-                let (key, part, place) = &mut self.rows[alike.from + alike.looked];
+                let (key, part, place) = &mut self.rows[ties.from + ties.examined];
                 let mut cell = Vec::new();
-                (looks((*part).into()).cell)(filter, context, *place as usize, &self.sort, &mut cell);
-                *key = rest(&cell, alike.letters);
-                alike.looked += 1;
+                (probe((*part).into()).cell)(filter, context, *place as usize, &self.sort, &mut cell);
+                *key = rest(&cell, ties.letters);
+                ties.examined += 1;
             }
-            self.sort(alike.from, alike.to, alike.letters + KEY_LETTERS);
+            self.sort(ties.from, ties.to, ties.letters + KEY_TEXT_BYTES);
         }
         true
     }
@@ -806,9 +810,9 @@ impl Ordered {
         });
         let mut at = from;
         for same in rows.chunk_by(|a, b| a.0 == b.0) {
-            if same.len() > 1 && same[0].0[KEY_LETTERS] != 0 {
-                let alike = Alike { from: at, to: at + same.len(), letters, looked: 0 };
-                self.alike.get_or_insert_default().push(alike);
+            if same.len() > 1 && same[0].0[KEY_TEXT_BYTES] != 0 {
+                let ties = TiedRows { from: at, to: at + same.len(), letters, examined: 0 };
+                self.ties.get_or_insert_default().push(ties);
             }
             at += same.len();
         }
@@ -861,7 +865,7 @@ fn rest(cell: &[u8], letters: usize) -> Key {
     let text = cell.strip_prefix(b"\"").and_then(|text| text.strip_suffix(b"\"")).unwrap_or_default();
     let text = text.get(letters..).unwrap_or_default();
     key[0] = 3;
-    let len = text.len().min(KEY_LETTERS);
+    let len = text.len().min(KEY_TEXT_BYTES);
     key[1..=len].copy_from_slice(&text[..len]);
     key
 }

@@ -34,7 +34,7 @@ pub(super) fn extensions(_: &Call<'_>, _: &RequestContext<'_>) -> Answer {
 }
 
 pub(super) fn cluster_name(_: &Call<'_>, context: &RequestContext<'_>) -> Answer {
-    object(|json| said(json, &[("name", &context.process.node)]))
+    object(|json| text_object(json, &[("name", &context.process.node)]))
 }
 
 /// Shows the memory table.
@@ -97,7 +97,8 @@ pub(super) fn vhost_limits(call: &Call<'_>, context: &RequestContext<'_>) -> Ans
     let sees = |vhost: &str| {
         call.user.is_none_or(|user| user.is_monitor || access.has_permission(&user.name, vhost))
     };
-    let is_meant = |vhost: &str| call.has("vhost").map_or_else(|| sees(vhost), |only| vhost == only);
+    let is_meant =
+        |vhost: &str| call.optional_name("vhost").map_or_else(|| sees(vhost), |only| vhost == only);
     let of = |limits: VhostLimits| {
         [("max-queues", limits.queues_max), ("max-connections", limits.connections_max)]
     };
@@ -111,23 +112,24 @@ pub(super) fn user_limits(call: &Call<'_>, context: &RequestContext<'_>) -> Answ
         [("max-channels", limits.channels_max), ("max-connections", limits.connections_max)]
     };
     let users = context.broker.access().users();
-    let meant = users.filter(|view| call.has("user").is_none_or(|only| view.name == only));
+    let meant = users.filter(|view| call.optional_name("user").is_none_or(|only| view.name == only));
     object(|json| limits(json, "user", meant.map(|view| (view.name, of(view.limits)))))
 }
 
 /// Shows messages of a queue, which stay in it.
 pub(super) fn messages(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     let user = call.user.ok_or_else(|| not_found("Not Found"))?;
-    let looked = messages::look(call.request, context, (&user.name, call.name("vhost"), call.name("queue")));
-    Ok(match looked.map_err(|fault| refusal(&fault))? {
+    let browsed =
+        messages::browse(call.request, context, (&user.name, call.name("vhost"), call.name("queue")));
+    Ok(match browsed.map_err(|fault| refusal(&fault))? {
         BrowseAnswer::Now(body) => Answer::Now(Status::Ok, body),
-        BrowseAnswer::Later(looking) => Answer::Look(Box::new(looking)),
+        BrowseAnswer::Later(pending) => Answer::Look(Box::new(pending)),
     })
 }
 
 /// Closes the connection of this name if the user may close it.
 pub(super) fn close(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
-    let (seen, filter, name) = (context.context(), call.closes(), call.name("name"));
+    let (seen, filter, name) = (context.context(), call.closable(), call.name("name"));
     let place = (0..Connections::places(seen)).find(|place| {
         Connections::at(seen, *place).is_some_and(|view| {
             Connections::name(&view).is_some_and(|own| own == name)
@@ -152,7 +154,7 @@ fn write_overview(json: &mut Json<'_>, call: &Call<'_>, context: &RequestContext
     let process = context.process;
     let mut is_first = true;
     json.raw(b"{");
-    let said = [
+    let members = [
         ("management_version", RABBITMQ_VERSION),
         ("rates_mode", "basic"),
         ("product_name", process.product.0.as_str()),
@@ -164,7 +166,7 @@ fn write_overview(json: &mut Json<'_>, call: &Call<'_>, context: &RequestContext
         ("erlang_version", ""),
         ("erlang_full_version", ""),
     ];
-    texts(json, &mut is_first, &said);
+    texts(json, &mut is_first, &members);
     numbers(json, &mut is_first, &[("statistics_db_event_queue", 0), ("uptime", process.uptime_ms)]);
     json.name("message_stats", &mut is_first);
     // These totals are those of all virtual hosts together, so only monitors get them.
@@ -280,7 +282,7 @@ fn contexts(json: &mut Json<'_>, context: &RequestContext<'_>) {
         let Some((address, port)) = at.rsplit_once(':') else { continue };
         json.comma(&mut is_first);
         json.raw(b"{\"ssl_opts\":[]");
-        let said = [
+        let members = [
             ("node", &*context.process.node),
             ("description", description),
             ("path", "/"),
@@ -288,7 +290,7 @@ fn contexts(json: &mut Json<'_>, context: &RequestContext<'_>) {
             ("ip", address.trim_start_matches('[').trim_end_matches(']')),
             ("port", port),
         ];
-        texts(json, &mut false, &said);
+        texts(json, &mut false, &members);
         if protocol == "http/prometheus" {
             texts(json, &mut false, &[("protocol", "'http/prometheus'")]);
         }
@@ -305,8 +307,8 @@ fn listeners(json: &mut Json<'_>, context: &RequestContext<'_>) {
         json.comma(&mut is_first);
         json.raw(b"{");
         let mut is_first_field = true;
-        let said = [("node", &*context.process.node), ("protocol", protocol), ("ip_address", address)];
-        texts(json, &mut is_first_field, &said);
+        let members = [("node", &*context.process.node), ("protocol", protocol), ("ip_address", address)];
+        texts(json, &mut is_first_field, &members);
         numbers(json, &mut is_first_field, &[("port", port.parse().unwrap_or(0))]);
         json.raw(b"}");
     }
@@ -353,7 +355,7 @@ pub(super) fn texts(json: &mut Json<'_>, is_first: &mut bool, texts: &[(&str, &s
 }
 
 /// Writes an object of texts.
-pub(super) fn said(json: &mut Json<'_>, members: &[(&str, &str)]) {
+pub(super) fn text_object(json: &mut Json<'_>, members: &[(&str, &str)]) {
     json.raw(b"{");
     texts(json, &mut true, members);
     json.raw(b"}");

@@ -51,7 +51,7 @@ pub struct QueueGet {
     /// Number of messages still to be taken.
     pub(super) left: u32,
     pub(super) mode: AckMode,
-    pub(super) payloads: Payloads,
+    pub(super) payloads: PayloadOptions,
 }
 
 /// A request in progress.
@@ -59,7 +59,7 @@ pub struct QueueGet {
 pub(super) struct Getting {
     get: QueueGet,
     own: Option<(ConnectionId, ChannelId)>,
-    payload: Option<ShownPayload>,
+    payload: Option<PayloadWriter>,
     /// The delivery tag of the last taken message.
     last_tag: u64,
     /// Whether the response has begun.
@@ -172,7 +172,7 @@ impl Getting {
             json.raw(b",\"message_count\":");
             json.number(count);
         });
-        self.payload = Some(ShownPayload::new(context.messages, message, self.get.payloads));
+        self.payload = Some(PayloadWriter::new(context.messages, message, self.get.payloads));
         self.last_tag = tag;
         let (broker, mut context) = context.broker();
         broker.sent(&mut context, connection, 1);
@@ -212,11 +212,11 @@ const ENOUGH: usize = 16 << 10;
 
 /// Browsing that waits for the disk.
 #[derive(Debug)]
-pub struct Looking {
+pub struct PendingBrowse {
     number: u64,
     position: u32,
     ready: u32,
-    payloads: Payloads,
+    payloads: PayloadOptions,
 }
 
 /// The result of starting to browse.
@@ -225,14 +225,14 @@ pub(super) enum BrowseAnswer {
     /// The answer is complete.
     Now(Vec<u8>),
     /// Messages must be read from the disk first.
-    Later(Looking),
+    Later(PendingBrowse),
 }
 
 /// Starts browsing for a user.
 ///
 /// # Errors
 /// The request is invalid, or the user lacks permissions.
-pub(super) fn look(
+pub(super) fn browse(
     request: &Request<'_>,
     context: &mut RequestContext<'_>,
     who: (&str, &str, &str),
@@ -247,13 +247,13 @@ pub(super) fn look(
     let (position, count) = (number("position", 0)?, number("count", COUNT_DEFAULT)?);
     let truncate = number("truncate", PAYLOAD_BYTES_DEFAULT)?;
     let is_base64 = request.asked("encoding") == Some("base64");
-    let payloads = Payloads { is_base64, bytes_max: truncate.min(PAYLOAD_BYTES_MAX) };
+    let payloads = PayloadOptions { is_base64, bytes_max: truncate.min(PAYLOAD_BYTES_MAX) };
     let (broker, mut broker_context) = context.broker();
     let count = count.clamp(1, BROWSED_MAX);
     let BrowseResult { ready, seen } = broker.look(&mut broker_context, who, position, count)?;
     if let Some(Browsed::InLog(run)) = seen.first() {
         let number = broker.queues_mut().browses_mut().want(*run);
-        return Ok(BrowseAnswer::Later(Looking { number, position, ready, payloads }));
+        return Ok(BrowseAnswer::Later(PendingBrowse { number, position, ready, payloads }));
     }
     let found = seen.iter().filter_map(|seen| match seen {
         Browsed::InMemory(message, redelivered) => Some((*message, *redelivered)),
@@ -263,7 +263,7 @@ pub(super) fn look(
     Ok(BrowseAnswer::Now(shown(context.messages, (ready, position), &found, payloads)))
 }
 
-impl Looking {
+impl PendingBrowse {
     /// Returns whether the awaited messages have been read.
     pub(super) fn is_done(&self, broker: &Broker) -> bool {
         broker.queues().browses().is_done(self.number)
@@ -299,7 +299,7 @@ fn shown(
     messages: &mut Messages,
     (ready, position): (u32, u32),
     found: &[(MessageId, bool)],
-    payloads: Payloads,
+    payloads: PayloadOptions,
 ) -> Vec<u8> {
     let mut out = format!("{{\"ready\":{ready},\"position\":{position},\"messages\":[").into_bytes();
     let mut next = position;
@@ -316,7 +316,7 @@ fn shown(
             json.raw(b",\"redelivered\":");
             json.truth(*redelivered);
         });
-        let mut payload = ShownPayload::new(messages, *message, payloads);
+        let mut payload = PayloadWriter::new(messages, *message, payloads);
         // A payload of this length is examined in one step.
         let is_whole = payload.write(messages, &mut out, usize::MAX);
         debug_assert!(is_whole && out.len() < ENOUGH + HEAD_BYTES_MAX + 7 * PAYLOAD_BYTES_MAX as usize);
@@ -338,7 +338,7 @@ pub(super) const HEAD_BYTES_MAX: usize = 20 << 10;
 
 /// How payloads are shown.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Payloads {
+pub(super) struct PayloadOptions {
     /// Whether all payloads are shown in base64.
     pub(super) is_base64: bool,
     /// The most bytes of a payload that are shown.
@@ -355,7 +355,7 @@ enum Phase {
 
 /// A payload that is being written.
 #[derive(Debug)]
-pub(super) struct ShownPayload {
+pub(super) struct PayloadWriter {
     message: MessageId,
     at: u32,
     end: u32,
@@ -411,9 +411,9 @@ fn put_properties(json: &mut Json<'_>, properties: Properties<'_>, how: Tables) 
     json.raw(b"}");
 }
 
-impl ShownPayload {
+impl PayloadWriter {
     /// Starts to write the payload. Holds the message until [`Self::write`] is complete or it is released.
-    pub(super) fn new(messages: &mut Messages, message: MessageId, payloads: Payloads) -> Self {
+    pub(super) fn new(messages: &mut Messages, message: MessageId, payloads: PayloadOptions) -> Self {
         messages.retain(message);
         let end = messages.body_len(message).min(payloads.bytes_max);
         let phase = if payloads.is_base64 { Phase::Base64 } else { Phase::Checking(heapless::Vec::new()) };

@@ -28,7 +28,7 @@ use super::alarms;
 use super::bridges::Outage;
 use super::columns::{Channels, ConnectionRow, Connections, Kind, Queues, channel_pid, connection_pid};
 use super::http::decode;
-use super::listing::Room;
+use super::listing::OutputLimits;
 use super::request::{Answer, Call};
 use super::request_context::{BridgeLinkView, ReadContext, RequestContext};
 use super::wear::Wear;
@@ -142,7 +142,7 @@ pub(super) fn answer(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
     let prefix = if scope == Scope::Detailed { "rabbitmq_detailed_" } else { "rabbitmq_" };
     let mut out = Vec::new();
     let mut lines = Lines { out: &mut out, prefix };
-    who_we_are(&mut lines, context, scope);
+    identity(&mut lines, context, scope);
     if is_wanted("connection_churn_metrics") {
         churn(&mut lines, context);
     }
@@ -169,7 +169,7 @@ pub(super) fn answer(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
 
 /// Writes the identity of the broker, with which dashboards join all other metrics.
 #[cold]
-fn who_we_are(lines: &mut Lines<'_>, context: &RequestContext<'_>, scope: Scope) {
+fn identity(lines: &mut Lines<'_>, context: &RequestContext<'_>, scope: Scope) {
     let prefix = core::mem::replace(&mut lines.prefix, "rabbitmq_");
     let mut labels = Labels::default();
     labels.add("rabbitmq_version", RABBITMQ_VERSION);
@@ -319,10 +319,10 @@ fn own(lines: &mut Lines<'_>, context: &RequestContext<'_>) {
     let alarms = alarms::which_alarms(context);
     let kind_of = |alarm: &str| alarm.split_once(':').map_or("", |(kind, _)| kind).to_owned();
     debug_assert!(
-        alarms.iter().all(|alarm| alarms::KINDS.contains(&&*kind_of(alarm))),
+        alarms.iter().all(|alarm| alarms::NAMES.contains(&&*kind_of(alarm))),
         "each has its sample"
     );
-    for kind in alarms::KINDS {
+    for kind in alarms::NAMES {
         let is_on = alarms.iter().any(|alarm| kind_of(alarm) == kind);
         lines.sample(name, &format!("alarm=\"{kind}\""), &u8::from(is_on));
     }
@@ -623,10 +623,10 @@ impl Exposition {
 
     /// Appends rows to `out`. Returns whether the exposition is complete.
     #[cold]
-    pub fn write(&mut self, context: ReadContext<'_>, out: &mut Vec<u8>, room: Room) -> bool {
+    pub fn write(&mut self, context: ReadContext<'_>, out: &mut Vec<u8>, limits: OutputLimits) -> bool {
         for _ in 0..PLACES_PER_STEP {
             let Some(group) = GROUPS.get(self.group) else { return true };
-            if out.len() >= room.enough {
+            if out.len() >= limits.enough {
                 return false;
             }
             let is_wanted = self.groups & 1 << self.group != 0;

@@ -11,7 +11,7 @@ use super::samples::Total;
 use super::wear::Wear;
 
 /// Parts of RabbitMQ's memory report that do not exist here and are 0.
-const NOT_OF_ERLANG: [&str; 24] = [
+const ERLANG_MEMORY_PARTS: [&str; 24] = [
     "connection_readers",
     "connection_writers",
     "connection_channels",
@@ -68,7 +68,7 @@ pub(super) fn node(json: &mut Json<'_>, context: &RequestContext<'_>) {
     let mut is_first = true;
     json.raw(b"{");
     let pid = std::process::id().to_string();
-    let said = [
+    let members = [
         ("name", &*process.node),
         ("type", "disc"),
         ("db_dir", &process.data_dir),
@@ -76,7 +76,7 @@ pub(super) fn node(json: &mut Json<'_>, context: &RequestContext<'_>) {
         ("rates_mode", "basic"),
         ("mem_calculation_strategy", "rss"),
     ];
-    texts(json, &mut is_first, &said);
+    texts(json, &mut is_first, &members);
     let is_full = alarms::is_disk_full(context);
     let truths = [("running", true), ("mem_alarm", false), ("disk_free_alarm", is_full)];
     for (name, truth) in truths {
@@ -162,7 +162,7 @@ pub(super) fn node_memory(json: &mut Json<'_>, context: &RequestContext<'_>) {
     let resident = context.process.machine.resident_bytes;
     json.raw(b"{\"memory\":{");
     let mut is_first = true;
-    for name in NOT_OF_ERLANG {
+    for name in ERLANG_MEMORY_PARTS {
         numbers(json, &mut is_first, &[(name, 0)]);
     }
     numbers(json, &mut is_first, &[("other_system", resident)]);
@@ -180,7 +180,7 @@ pub(super) fn feature_flags(json: &mut Json<'_>) {
         let is_enabled = *name != "stream_queue";
         json.comma(&mut is_first);
         json.raw(b"{");
-        let said = [
+        let members = [
             ("name", *name),
             ("desc", ""),
             ("doc_url", ""),
@@ -188,7 +188,7 @@ pub(super) fn feature_flags(json: &mut Json<'_>) {
             ("stability", "stable"),
             ("provided_by", "rabbit"),
         ];
-        texts(json, &mut true, &said);
+        texts(json, &mut true, &members);
         json.raw(b"}");
     }
     json.raw(b"]");

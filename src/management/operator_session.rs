@@ -16,14 +16,14 @@ use super::control;
 use super::gate;
 pub use super::http::REQUEST_BYTES_MAX;
 use super::http::{self, Head, Parsed, Status};
-use super::listing::{Listing, Room};
-use super::messages::Looking;
+use super::listing::{Listing, OutputLimits};
+use super::messages::PendingBrowse;
 use super::messages::{Getting, Progress};
 use super::metrics;
 use super::metrics::Exposition;
 use super::request::{Answer, OUTPUT_BYTES_MAX, Upload, problem, refusal, request_too_large};
 use super::request_context::RequestContext;
-use super::table::{self, Door};
+use super::table::{self, Interface};
 use leveret_broker::Broker;
 use leveret_core::journal::Batch;
 use leveret_core::password::PasswordCheck;
@@ -64,7 +64,7 @@ enum State {
     /// Messages are taken from a queue and written.
     Getting(Box<Getting>),
     /// Messages to be shown are being read from the disk.
-    Looking(Box<Looking>),
+    Browsing(Box<PendingBrowse>),
     /// The rest of a file to be written.
     Sending(&'static [u8]),
     /// Nothing more is read. The session ends when the output has been written.
@@ -87,7 +87,7 @@ pub struct OperatorSession {
     /// Whether the input holds no complete request.
     is_partial: bool,
     /// Length of the input when it was last parsed.
-    looked: usize,
+    parsed_bytes: usize,
     /// Length of the request in the input, once its head is complete.
     whole_bytes: Option<usize>,
     /// Whether the client has been told to send its body.
@@ -102,7 +102,7 @@ pub struct OperatorSession {
 }
 
 /// The result of parsing the input.
-enum Looked {
+enum InputResult {
     /// The request is incomplete.
     Partial,
     /// The bytes can only be answered with this status.
@@ -117,7 +117,7 @@ enum Looked {
 struct BodyLeft {
     bytes: usize,
     /// Whether the client waits for permission to send it.
-    awaits_word: bool,
+    expects_continue: bool,
 }
 
 /// The kind of client.
@@ -142,7 +142,7 @@ impl Default for OperatorSession {
             is_head: false,
             location: None,
             is_partial: false,
-            looked: 0,
+            parsed_bytes: 0,
             whole_bytes: None,
             has_asked_for_body: false,
             caller: Caller::Operator,
@@ -223,7 +223,9 @@ impl OperatorSession {
         self.input.extend_from_slice(bytes);
         let is_worth_a_look = match self.whole_bytes {
             Some(end) => self.input.len() >= end,
-            None => self.input.len() >= 2 * self.looked || ends_head(&self.input[from.saturating_sub(2)..]),
+            None => {
+                self.input.len() >= 2 * self.parsed_bytes || ends_head(&self.input[from.saturating_sub(2)..])
+            }
         };
         self.is_partial &= !(is_worth_a_look || self.input.len() == REQUEST_BYTES_MAX);
     }
@@ -248,8 +250,8 @@ impl OperatorSession {
             State::Listing(_) => self.list(context),
             State::Exposing(_) => self.expose(context),
             State::Getting(_) => self.get(context),
-            State::Looking(looking) if looking.is_done(context.broker) => {
-                let taken = looking.take(context);
+            State::Browsing(browse) if browse.is_done(context.broker) => {
+                let taken = browse.take(context);
                 let answer = taken.map_or_else(|fault| refusal(&fault), |body| Answer::Now(Status::Ok, body));
                 self.begin(answer, context);
             }
@@ -275,7 +277,7 @@ impl OperatorSession {
             | State::Discarding(..)
             | State::Checking
             | State::Holding(_)
-            | State::Looking(_)
+            | State::Browsing(_)
             | State::Waiting(..)
             | State::Changing(..)
             | State::Ending => {}
@@ -308,7 +310,7 @@ impl OperatorSession {
     pub fn waits(&self) -> bool {
         match &self.state {
             State::Getting(getting) => getting.waits_for().is_some(),
-            State::Looking(_) => true,
+            State::Browsing(_) => true,
             _ => false,
         }
     }
@@ -317,7 +319,7 @@ impl OperatorSession {
     pub fn is_held_up(&self, broker: &Broker) -> bool {
         match &self.state {
             State::Getting(getting) => getting.waits_for().is_some_and(|id| broker.is_busy(id)),
-            State::Looking(looking) => !looking.is_done(broker),
+            State::Browsing(browse) => !browse.is_done(broker),
             _ => false,
         }
     }
@@ -326,7 +328,7 @@ impl OperatorSession {
     pub fn abandon(self, broker: &mut Broker, context: &mut leveret_broker::Context<'_>) {
         match self.state {
             State::Getting(getting) => getting.abandon(broker, context),
-            State::Looking(looking) => looking.abandon(broker, context),
+            State::Browsing(browse) => browse.abandon(broker, context),
             State::Uploading(mut upload, _) | State::Decoding(mut upload) => {
                 upload.release(context.messages_mut());
             }
@@ -380,29 +382,29 @@ impl OperatorSession {
         }
         // Input that is not kept is wiped, because it may contain passwords.
         let mut input = Zeroizing::new(core::mem::take(&mut self.input));
-        match self.look(&input, context) {
-            Looked::Partial => {
-                (self.looked, self.input, self.is_partial) =
+        match self.parse_input(&input, context) {
+            InputResult::Partial => {
+                (self.parsed_bytes, self.input, self.is_partial) =
                     (input.len(), core::mem::take(&mut *input), true);
             }
-            Looked::Refused(status) => {
+            InputResult::Refused(status) => {
                 self.is_last = true;
                 match status {
                     Status::TooLarge => self.begin(request_too_large(), context),
                     _ => self.answer(status, &problem("bad_request", "the request cannot be understood")),
                 }
             }
-            Looked::Answered(answer, end, left) => {
+            InputResult::Answered(answer, end, left) => {
                 self.input.extend_from_slice(&input[end..]);
                 match answer {
                     Answer::Upload(upload) if left.bytes > 0 => {
-                        if left.awaits_word {
+                        if left.expects_continue {
                             http::ask_for_body(&mut self.output);
                         }
                         self.state = State::Uploading(upload, left.bytes);
                     }
                     answer if left.bytes == 0 => self.begin(answer, context),
-                    answer if left.awaits_word || left.bytes > DISCARDED_BYTES_MAX => {
+                    answer if left.expects_continue || left.bytes > DISCARDED_BYTES_MAX => {
                         self.is_last = true;
                         self.begin(answer, context);
                     }
@@ -410,7 +412,7 @@ impl OperatorSession {
                 }
             }
             // The request is parsed again after the check.
-            Looked::Checking(check) => {
+            InputResult::Checking(check) => {
                 (self.check, self.state) = (Some(check), State::Checking);
                 self.input = core::mem::take(&mut *input);
             }
@@ -450,34 +452,36 @@ impl OperatorSession {
     }
 
     /// Parses the input and decides what to do.
-    fn look(&mut self, input: &[u8], context: &mut RequestContext<'_>) -> Looked {
+    fn parse_input(&mut self, input: &[u8], context: &mut RequestContext<'_>) -> InputResult {
         let (request, end) = match http::parse(input, REQUEST_BYTES_MAX) {
-            Parsed::NeedMore => return Looked::Partial,
-            Parsed::NeedBody { end, awaits_word } => {
+            Parsed::NeedMore => return InputResult::Partial,
+            Parsed::NeedBody { end, expects_continue } => {
                 self.whole_bytes = Some(end);
-                if awaits_word && !core::mem::replace(&mut self.has_asked_for_body, true) {
+                if expects_continue && !core::mem::replace(&mut self.has_asked_for_body, true) {
                     http::ask_for_body(&mut self.output);
                 }
-                return Looked::Partial;
+                return InputResult::Partial;
             }
-            Parsed::Refused(status) => return Looked::Refused(status),
+            Parsed::Refused(status) => return InputResult::Refused(status),
             Parsed::Request(request, end) => (request, end),
         };
-        (self.has_asked_for_body, self.looked, self.whole_bytes) = (false, 0, None);
+        (self.has_asked_for_body, self.parsed_bytes, self.whole_bytes) = (false, 0, None);
         (self.is_last, self.is_head) = (request.is_last, request.is_head);
         self.challenges = !request.origin.is_script;
-        let left =
-            BodyLeft { bytes: request.body_bytes - request.body.len(), awaits_word: request.awaits_word };
+        let left = BodyLeft {
+            bytes: request.body_bytes - request.body.len(),
+            expects_continue: request.expects_continue,
+        };
         let answer = match self.caller {
-            Caller::Operator => Ok(table::answer(&request, context, Door::Socket, None)),
+            Caller::Operator => Ok(table::answer(&request, context, Interface::Socket, None)),
             Caller::Network { from_loopback } => {
                 gate::handle(&request, context, from_loopback, self.is_login_right.take())
             }
             Caller::Scraper => Ok(gate::metrics_alone(&request, context)),
         };
         match answer {
-            Ok(answer) => Looked::Answered(answer, end, left),
-            Err(check) => Looked::Checking(check),
+            Ok(answer) => InputResult::Answered(answer, end, left),
+            Err(check) => InputResult::Checking(check),
         }
     }
 
@@ -517,7 +521,7 @@ impl OperatorSession {
                 http::close_chunk(&mut self.output, at);
                 self.state = State::Exposing(rows);
             }
-            Answer::Look(looking) => self.state = State::Looking(looking),
+            Answer::Look(browse) => self.state = State::Browsing(browse),
             Answer::Upload(upload) => self.state = State::Decoding(upload),
             Answer::Get(get) => self.state = State::Getting(Box::new(Getting::new(*get))),
             Answer::Page(page) => {
@@ -637,13 +641,13 @@ fn ends_head(bytes: &[u8]) -> bool {
 fn write_chunk(
     output: &mut Vec<u8>,
     written: &mut usize,
-    write: &mut dyn FnMut(&mut Vec<u8>, Room) -> bool,
+    write: &mut dyn FnMut(&mut Vec<u8>, OutputLimits) -> bool,
 ) -> bool {
     output.drain(..core::mem::take(written));
     let is_alone = output.is_empty();
     let at = http::open_chunk(output);
     let bytes_max = OUTPUT_BYTES_MAX - http::CHUNK_OVERHEAD_BYTES;
-    let is_done = write(output, Room { enough: OUTPUT_BYTES_ENOUGH, bytes_max, is_alone });
+    let is_done = write(output, OutputLimits { enough: OUTPUT_BYTES_ENOUGH, bytes_max, is_alone });
     http::close_chunk(output, at);
     if is_done {
         http::end_chunks(output);

@@ -16,26 +16,32 @@ use super::request_context::{BridgeOrder, RequestContext};
 
 /// Creates or replaces a parameter of a virtual host, or a global one.
 pub(super) fn put(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
-    let (vhost, component) = (call.has("vhost"), call.has("component").unwrap_or_default());
+    let (vhost, component) =
+        (call.optional_name("vhost"), call.optional_name("component").unwrap_or_default());
     let name = call.name("name");
     let value = match Fields::parse(call.request.body).map_err(bad)?.value("value") {
         Value::Null => return Err(bad_request("[{key_missing,value}]")),
         value => value.compact().map_err(bad)?,
     };
-    let said = ParameterView { vhost, component, name, value: value.as_bytes() };
+    let parameter = ParameterView { vhost, component, name, value: value.as_bytes() };
     let is_it = |it: &ParameterView<'_>| (it.vhost, it.component, it.name) == (vhost, component, name);
     let is_new = !context.broker.views().parameters().any(|view| is_it(&view));
     let user = call.user.map(|user| &*user.name);
-    access::put(is_new, context.broker.set_parameter(context.journal, &said, user))
+    access::put(is_new, context.broker.set_parameter(context.journal, &parameter, user))
 }
 
 /// Deletes a parameter.
 pub(super) fn clear(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
-    clear_one(call, context, call.has("component").unwrap_or_default())
+    clear_one(call, context, call.optional_name("component").unwrap_or_default())
 }
 
 fn clear_one(call: &Call<'_>, context: &mut RequestContext<'_>, component: &str) -> Answered {
-    match context.broker.clear_parameter(context.journal, call.has("vhost"), component, call.name("name")) {
+    match context.broker.clear_parameter(
+        context.journal,
+        call.optional_name("vhost"),
+        component,
+        call.name("name"),
+    ) {
         Err(OperatorFault::NoSuchParameter) => Err(not_found("Not Found")),
         cleared => changed(cleared),
     }

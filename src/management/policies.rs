@@ -32,10 +32,10 @@ pub(super) fn clear(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer
 pub(super) fn put(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     let (vhost, kind, name) = (call.name("vhost"), kind_of(call), call.name("policy"));
     let (broker, mut context) = context.broker();
-    let said = Fields::parse(call.request.body).and_then(|fields| Policy::read(fields, kind, vhost, name));
-    let said = said.map_err(bad)?;
+    let policy = Fields::parse(call.request.body).and_then(|fields| Policy::read(fields, kind, vhost, name));
+    let policy = policy.map_err(bad)?;
     let is_there =
         |view: PolicyView<'_>| (view.vhost, view.policy.kind, view.policy.name) == (vhost, kind, name);
     let is_new = !broker.views().policies().any(is_there);
-    access::put(is_new, broker.set_policy(&mut context, vhost, &NewPolicy::from(&said)))
+    access::put(is_new, broker.set_policy(&mut context, vhost, &NewPolicy::from(&policy)))
 }

@@ -19,7 +19,7 @@ use leveret_json::{Fields, Value};
 use super::definitions::table_of;
 use super::http::{REQUEST_BYTES_MAX, Status};
 use super::request::{
-    Answer, Answered, Upload, bad, bad_request, body, no_room, problem, refusal, too_large,
+    Answer, Answered, Upload, bad, bad_request, body, pool_full, problem, refusal, too_large,
 };
 use super::request_context::RequestContext;
 use super::uploads::{PIECE_BYTES, Spool};
@@ -96,7 +96,7 @@ impl Upload for Publishing {
             let text = taken.text.as_bytes();
             self.payload
                 .push(context.messages, self.share, text, left.max(text.len()))
-                .map_err(|_| no_room())?;
+                .map_err(|_| pool_full())?;
             left -= taken.bytes;
         }
         Ok(())
@@ -117,7 +117,7 @@ impl Upload for Publishing {
                 let decoded = decoded.filter(|bytes| is_last || bytes.len() == PIECE_BYTES / 4 * 3);
                 let decoded = decoded.ok_or_else(|| bad_request("the payload is not base64"))?;
                 let replaced = self.payload.replace(context.messages, self.share, number, &decoded);
-                replaced.map_err(|_| no_room())?;
+                replaced.map_err(|_| pool_full())?;
                 self.stage = Stage::Decoding(number + 1, fields);
             }
             Stage::Decoding(_, fields) => {
@@ -127,7 +127,7 @@ impl Upload for Publishing {
                 }
                 let names = (&*self.exchange, fields.routing_key.as_bytes());
                 let message = begin_message(context.messages, names, &fields.properties, len, self.share)
-                    .map_err(|_| no_room())?;
+                    .map_err(|_| pool_full())?;
                 self.stage = Stage::Copying(0, message);
             }
             Stage::Copying(number, message) if number < self.payload.pieces() => {
@@ -263,18 +263,18 @@ fn properties_of(value: &Value<'_>) -> Result<Vec<u8>, Answer> {
         Value::Null => return Err(bad_request("missing field `properties`")),
         value => Fields::of(value).map_err(bad)?,
     };
-    let mut said = Vec::new();
+    let mut present = Vec::new();
     for (name, flag, kind) in PROPERTIES {
         match fields.value(name) {
             Value::Null => {}
-            value => said.push((flag, kind, value, name)),
+            value => present.push((flag, kind, value, name)),
         }
     }
     let mut bytes = vec![0; PROPERTIES_BYTES_MAX];
     let mut writer = Writer::new(&mut bytes);
-    let flags = said.iter().fold(0, |flags, (flag, ..)| flags | flag);
+    let flags = present.iter().fold(0, |flags, (flag, ..)| flags | flag);
     writer.write_u16(flags).map_err(properties_too_large)?;
-    for (_, kind, value, name) in said {
+    for (_, kind, value, name) in present {
         let unfit = |wanted: &str| bad_request(&format!("property `{name}` must be {wanted}"));
         match (kind, value) {
             (PropertyKind::Text, Value::String(text)) if text.len() <= 255 => {

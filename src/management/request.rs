@@ -15,8 +15,8 @@ use super::http::{REQUEST_BYTES_MAX, Request, Status};
 use super::json::Json;
 use super::listing::Listing;
 use super::listing::{Filter, Viewer};
-use super::management::said;
-use super::messages::Looking;
+use super::management::text_object;
+use super::messages::PendingBrowse;
 use super::messages::QueueGet;
 use super::metrics::Exposition;
 use super::request_context::RequestContext;
@@ -89,14 +89,14 @@ pub(super) struct Call<'c> {
 
 impl<'c> Call<'c> {
     /// Returns the path segment for a word in braces, if the pattern has it.
-    pub(super) fn has(&self, word: &str) -> Option<&'c str> {
+    pub(super) fn optional_name(&self, word: &str) -> Option<&'c str> {
         self.names.iter().find(|(known, _)| *known == word).map(|(_, name)| *name)
     }
 
     /// Returns the path segment for a word in braces that the pattern has.
     pub(super) fn name(&self, word: &str) -> &'c str {
-        debug_assert!(self.has(word).is_some(), "the pattern has {word}");
-        self.has(word).unwrap_or_default()
+        debug_assert!(self.optional_name(word).is_some(), "the pattern has {word}");
+        self.optional_name(word).unwrap_or_default()
     }
 
     /// Checks that the user meets a demand.
@@ -143,21 +143,21 @@ impl<'c> Call<'c> {
         let viewer = self.user.filter(|user| !user.is_administrator).map(User::viewer);
         let ranges = Ranges::asked(self.request);
         // In paths of parameters the component stands where other paths have a user.
-        let user = self.has("user").or(self.has("component")).map(Into::into);
-        let (vhost, is_ctl) = (self.has("vhost").map(Into::into), self.user.is_none());
+        let user = self.optional_name("user").or(self.optional_name("component")).map(Into::into);
+        let (vhost, is_ctl) = (self.optional_name("vhost").map(Into::into), self.user.is_none());
         Filter { vhost, user, viewer, ranges, is_ctl, ..Filter::default() }
     }
 
     /// Returns a filter for the connections that the user may close. A monitor may see the connections of others, but
     /// not close them.
-    pub(super) fn closes(&self) -> Filter {
+    pub(super) fn closable(&self) -> Filter {
         let filter = self.filter();
         let viewer = filter.viewer.map(|viewer| Viewer { is_monitor: false, ..viewer });
         Filter { viewer, ..filter }
     }
 
     /// Returns a filter for the virtual hosts in which the user has permissions, even if it is an administrator.
-    pub(super) fn enters(&self) -> Filter {
+    pub(super) fn accessible(&self) -> Filter {
         Filter { viewer: self.user.map(User::viewer), ..self.filter() }
     }
 
@@ -211,7 +211,7 @@ pub enum Answer {
     /// Sends messages that are taken from a queue.
     Get(Box<QueueGet>),
     /// Sends messages of a queue that remain in it, once they have been read from the disk.
-    Look(Box<Looking>),
+    Look(Box<PendingBrowse>),
     /// Sends the result of the upload when the request's body has been received and decoded.
     Upload(Box<dyn Upload>),
     /// Sends a list, row by row as output space becomes free.
@@ -253,7 +253,7 @@ pub fn body(write: impl FnOnce(&mut Json<'_>)) -> Vec<u8> {
 /// Returns a body that describes an error.
 #[cold]
 pub fn problem(error: &str, reason: &str) -> Vec<u8> {
-    body(|json| said(json, &[("error", error), ("reason", reason)]))
+    body(|json| text_object(json, &[("error", error), ("reason", reason)]))
 }
 
 pub(super) const fn done(status: Status) -> Answer {
@@ -319,7 +319,7 @@ pub(super) fn request_too_large() -> Answer {
 
 /// Answers that the message pool has no memory left for the body.
 #[cold]
-pub(super) fn no_room() -> Answer {
+pub(super) fn pool_full() -> Answer {
     let why = "the message pool (messages_max, body_bytes_max) has no room for the body of this request now: \
                try again later";
     Answer::Now(Status::Unavailable, problem("unavailable", why))

@@ -101,8 +101,8 @@ pub struct Outside {
 /// A sample of a queue. Counters are kept modulo 2³², because only differences are used.
 #[derive(Clone, Copy, Default, Debug)]
 struct QueueSample {
-    came: u32,
-    went: u32,
+    arrived: u32,
+    delivered: u32,
     ready: u32,
     unacknowledged: u32,
 }
@@ -119,7 +119,7 @@ struct QueueHistory {
 const NO_HISTORY: QueueHistory = QueueHistory {
     serial: 0,
     first: 0,
-    samples: [QueueSample { came: 0, went: 0, ready: 0, unacknowledged: 0 }; QUEUE_KEPT as usize],
+    samples: [QueueSample { arrived: 0, delivered: 0, ready: 0, unacknowledged: 0 }; QUEUE_KEPT as usize],
 };
 
 /// The last two samples of the object at a position, modulo 2³².
@@ -160,7 +160,7 @@ impl<const N: usize> Pairs<N> {
         if pair.serial != serial || pair.first == 0 {
             (pair.serial, pair.first) = (serial, slot);
         }
-        for slot in newly(last, slot, PAIR_KEPT) {
+        for slot in new_slots(last, slot, PAIR_KEPT) {
             pair.samples[(slot % PAIR_KEPT) as usize] = sample;
         }
     }
@@ -324,7 +324,7 @@ impl Samples {
         }
         let totals =
             totals(broker.counters(), broker.gauges().channels as u64, (ready, unacknowledged), outside);
-        for slot in newly(last, slot, TOTALS_KEPT) {
+        for slot in new_slots(last, slot, TOTALS_KEPT) {
             self.totals[(slot % TOTALS_KEPT) as usize] = totals;
         }
         self.kept = Some((first.max((slot + 1).saturating_sub(TOTALS_KEPT).max(1)), slot));
@@ -386,7 +386,7 @@ impl Samples {
         });
         let value = |slot: Slot| {
             let then = pair.map_or(0, |pair| pair.samples[(slot % PAIR_KEPT) as usize][column]);
-            by_then(now, then)
+            earlier_value(now, then)
         };
         self.write(json, kept, &value, range);
     }
@@ -416,8 +416,8 @@ impl Samples {
         let value = |slot: Slot| {
             let sample = history.map_or(QueueSample::default(), |history| history.at(slot));
             match column {
-                QueueColumn::Came => by_then(queue.came, sample.came),
-                QueueColumn::Went => by_then(queue.went, sample.went),
+                QueueColumn::Arrived => earlier_value(queue.came, sample.arrived),
+                QueueColumn::Delivered => earlier_value(queue.went, sample.delivered),
                 QueueColumn::Ready => sample.ready.into(),
                 QueueColumn::Unacknowledged => sample.unacknowledged.into(),
                 QueueColumn::All => u64::from(sample.ready) + u64::from(sample.unacknowledged),
@@ -446,9 +446,9 @@ impl Samples {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum QueueColumn {
     /// Messages that entered the queue.
-    Came,
+    Arrived,
     /// Messages delivered.
-    Went,
+    Delivered,
     /// Messages ready.
     Ready,
     /// Messages delivered and not settled.
@@ -458,13 +458,13 @@ pub enum QueueColumn {
 }
 
 /// Returns a counter's value at an earlier time, from its value now and its earlier value modulo 2³².
-const fn by_then(now: u64, then: u32) -> u64 {
+const fn earlier_value(now: u64, then: u32) -> u64 {
     now.wrapping_sub((now as u32).wrapping_sub(then) as u64)
 }
 
 /// Returns the slots after `last` up to and including `slot`, at most as many as are kept. For the first sample it is
 /// `slot` alone.
-fn newly(last: Slot, slot: Slot, kept: u64) -> core::ops::RangeInclusive<Slot> {
+fn new_slots(last: Slot, slot: Slot, kept: u64) -> core::ops::RangeInclusive<Slot> {
     (last + 1).min(slot).max((slot + 1).saturating_sub(kept))..=slot
 }
 
@@ -478,12 +478,12 @@ impl QueueHistory {
             (self.serial, self.first) = (queue.serial, slot);
         }
         let sample = QueueSample {
-            came: queue.came as u32,
-            went: queue.went as u32,
+            arrived: queue.came as u32,
+            delivered: queue.went as u32,
             ready: queue.messages_ready,
             unacknowledged: queue.messages_unacknowledged,
         };
-        for slot in newly(last, slot, QUEUE_KEPT) {
+        for slot in new_slots(last, slot, QUEUE_KEPT) {
             self.samples[(slot % QUEUE_KEPT) as usize] = sample;
         }
     }
@@ -590,9 +590,9 @@ mod tests {
 
     #[test]
     fn what_had_no_turn_is_what_the_next_turn_finds() {
-        assert_eq!(newly(0, 0, 13), 0..=0);
-        assert_eq!(newly(3, 4, 13), 4..=4);
-        assert_eq!(newly(3, 9, 13), 4..=9);
-        assert_eq!(newly(3, 99, 13), 87..=99);
+        assert_eq!(new_slots(0, 0, 13), 0..=0);
+        assert_eq!(new_slots(3, 4, 13), 4..=4);
+        assert_eq!(new_slots(3, 9, 13), 4..=9);
+        assert_eq!(new_slots(3, 99, 13), 87..=99);
     }
 }

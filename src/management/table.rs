@@ -1,7 +1,7 @@
 //! The table of all requests: the path of each, who may send it, and the function that answers it.
 //!
-//! Paths, fields and texts are those of RabbitMQ's management API where it has them. What only the command line needs
-//! is below `/api/ctl`. A row has the verb, the path, what it demands of the client, and the function that answers.
+//! Paths, fields and texts are those of RabbitMQ's management API where it has them. Requests
+//! that only the command line needs are below `/api/ctl`. A row has the verb, the path, what it demands of the client, and the function that answers.
 //!
 //! | way in | who may send the request |
 //! |--------|--------------------------|
@@ -29,7 +29,7 @@
 use std::borrow::Cow;
 
 use super::access;
-use super::actions::By;
+use super::actions::ActingUser;
 use super::alarms;
 use super::bridges::BridgeLinks;
 use super::columns::{Channels, Connections, Consumers, Exchanges, Queues, Vhosts};
@@ -50,11 +50,11 @@ use super::request::{Call, Demand, NAMES_MAX, User};
 use super::request_context::RequestContext;
 use super::web_page;
 
-use Does::{Act, Change, Closed, Receive, Show};
+use Handler::{Act, Change, Closed, Receive, Show};
 
 /// The way by which a request arrived.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Door {
+pub(super) enum Interface {
     /// The control socket.
     Socket,
     /// The management API's address.
@@ -65,7 +65,7 @@ pub(super) enum Door {
 
 /// The function that answers a request.
 #[derive(Clone, Copy)]
-enum Does {
+enum Handler {
     /// Changes nothing. It can be called to find out whether the path names an existing object.
     Show(fn(&Call<'_>, &RequestContext<'_>) -> Answer),
     /// Changes something, or begins to.
@@ -73,45 +73,45 @@ enum Does {
     /// Changes something with a body that may be longer than a request buffer.
     Receive(fn(&Call<'_>, &mut RequestContext<'_>) -> Answered),
     /// Acts in a virtual host for a user, as over AMQP.
-    Act(fn(&mut By<'_, '_>) -> Answered),
+    Act(fn(&mut ActingUser<'_, '_>) -> Answered),
     /// There is no such request. Only users who meet the row's demand learn that.
     Closed,
 }
 
 /// One request.
 struct Row {
-    doors: &'static [Door],
+    interfaces: &'static [Interface],
     /// `None`: every verb that no row above has.
     verb: Option<Verb>,
     /// The path: a word in braces stands for a name, `**` at the end for any number of segments.
     path: &'static str,
     /// The demand over the network.
     demand: Demand,
-    does: Does,
+    handler: Handler,
 }
 
 /// Makes a row of each line: the way in, the verb (`any`: every verb that no row above has), the path, the demand
 /// over the network, and the function that answers.
 macro_rules! requests {
-    ($($way:ident $verb:ident $path:literal $demand:ident $does:expr;)*) => {
+    ($($way:ident $verb:ident $path:literal $demand:ident $handler:expr;)*) => {
         const REQUESTS: &[Row] = &[$(Row {
-            doors: way!($way), verb: verb!($verb), path: $path, demand: Demand::$demand, does: $does,
+            interfaces: way!($way), verb: verb!($verb), path: $path, demand: Demand::$demand, handler: $handler,
         }),*];
     };
 }
 
 macro_rules! way {
     (socket) => {
-        &[Door::Socket]
+        &[Interface::Socket]
     };
     (network) => {
-        &[Door::Network]
+        &[Interface::Network]
     };
     (both) => {
-        &[Door::Socket, Door::Network]
+        &[Interface::Socket, Interface::Network]
     };
     (metrics) => {
-        &[Door::Network, Door::Metrics]
+        &[Interface::Network, Interface::Metrics]
     };
 }
 
@@ -157,8 +157,8 @@ requests! {
     network Get "api/health/checks/local-alarms" Nothing Show(alarms::alarms);
     network Get "api/health/checks/virtual-hosts" Nothing Show(|_, _| alarms::status_ok());
     network Get "api/health/checks/ready-to-serve-clients" Nothing Show(|_, _| alarms::status_ok());
-    network Get "api/health/checks/node-is-quorum-critical" Nothing Show(alarms::of_one_node);
-    network Get "api/health/checks/node-is-mirror-sync-critical" Nothing Show(alarms::of_one_node);
+    network Get "api/health/checks/node-is-quorum-critical" Nothing Show(alarms::single_node_check);
+    network Get "api/health/checks/node-is-mirror-sync-critical" Nothing Show(alarms::single_node_check);
     network Get "api/health/checks/certificate-expiration/{within}/{unit}" Nothing Show(alarms::certificates);
     network Get "api/health/checks/port-listener/{port}" Nothing Show(alarms::port);
     network Get "api/health/checks/protocol-listener/{protocol}" Nothing Show(alarms::protocol);
@@ -270,21 +270,21 @@ requests! {
     both Get "api/queues" Nothing Show(list::<Queues>);
     both Get "api/queues/{vhost}" Member Show(list::<Queues>);
     network Get "api/queues/{vhost}/{queue}" Member Show(one::<Queues>);
-    network Put "api/queues/{vhost}/{queue}" Member Act(|by| by.put_queue());
+    network Put "api/queues/{vhost}/{queue}" Member Act(|acting| acting.put_queue());
     socket Delete "api/queues/{vhost}/{queue}" Operator Change(control::delete_queue);
-    network Delete "api/queues/{vhost}/{queue}" Member Act(|by| by.delete_queue());
+    network Delete "api/queues/{vhost}/{queue}" Member Act(|acting| acting.delete_queue());
     socket Delete "api/queues/{vhost}/{queue}/contents" Operator Change(control::purge_queue);
-    network Delete "api/queues/{vhost}/{queue}/contents" Member Act(|by| by.purge());
-    network Post "api/queues/{vhost}/{queue}/actions" Administrator Act(|by| by.mirror());
-    network Post "api/queues/{vhost}/{queue}/get" Member Act(|by| by.get());
+    network Delete "api/queues/{vhost}/{queue}/contents" Member Act(|acting| acting.purge());
+    network Post "api/queues/{vhost}/{queue}/actions" Administrator Act(|acting| acting.mirror());
+    network Post "api/queues/{vhost}/{queue}/get" Member Act(|acting| acting.get());
     network Get "api/queues/{vhost}/{queue}/bindings" Member Show(listing::bindings);
     network Get "api/leveret/queues/{vhost}/{queue}/messages" Permissions Change(management::messages);
     both Get "api/exchanges" Nothing Show(list::<Exchanges>);
     both Get "api/exchanges/{vhost}" Member Show(list::<Exchanges>);
     network Get "api/exchanges/{vhost}/{exchange}" Member Show(one::<Exchanges>);
-    network Put "api/exchanges/{vhost}/{exchange}" Member Act(|by| by.put_exchange());
-    network Delete "api/exchanges/{vhost}/{exchange}" Member Act(|by| by.delete_exchange());
-    network Post "api/exchanges/{vhost}/{exchange}/publish" Member Receive(|call, context| By::of(call, context)?.publish());
+    network Put "api/exchanges/{vhost}/{exchange}" Member Act(|acting| acting.put_exchange());
+    network Delete "api/exchanges/{vhost}/{exchange}" Member Act(|acting| acting.delete_exchange());
+    network Post "api/exchanges/{vhost}/{exchange}/publish" Member Receive(|call, context| ActingUser::of(call, context)?.publish());
     network Get "api/exchanges/{vhost}/{source}/bindings/source" Member Show(listing::bindings);
     network Get "api/exchanges/{vhost}/{exchange}/bindings/destination" Member Show(listing::bindings);
     both Get "api/bindings" Nothing Show(listing::bindings);
@@ -293,10 +293,10 @@ requests! {
     network Get "api/bindings/{vhost}/e/{source}/e/{exchange}" Member Show(listing::bindings);
     network Get "api/bindings/{vhost}/e/{source}/q/{queue}/{key}" Member Show(listing::binding);
     network Get "api/bindings/{vhost}/e/{source}/e/{exchange}/{key}" Member Show(listing::binding);
-    network Post "api/bindings/{vhost}/e/{source}/q/{queue}" Member Act(|by| by.bind());
-    network Post "api/bindings/{vhost}/e/{source}/e/{exchange}" Member Act(|by| by.bind());
-    network Delete "api/bindings/{vhost}/e/{source}/q/{queue}/{key}" Member Act(|by| by.unbind());
-    network Delete "api/bindings/{vhost}/e/{source}/e/{exchange}/{key}" Member Act(|by| by.unbind());
+    network Post "api/bindings/{vhost}/e/{source}/q/{queue}" Member Act(|acting| acting.bind());
+    network Post "api/bindings/{vhost}/e/{source}/e/{exchange}" Member Act(|acting| acting.bind());
+    network Delete "api/bindings/{vhost}/e/{source}/q/{queue}/{key}" Member Act(|acting| acting.unbind());
+    network Delete "api/bindings/{vhost}/e/{source}/e/{exchange}/{key}" Member Act(|acting| acting.unbind());
     // Messages whose queue is lost.
     socket Get "api/ctl/orphans" Operator Show(list::<Orphans>);
     socket Put "api/ctl/orphans/{incarnation}/{vhost}/{queue}" Operator Change(control::adopt_orphan);
@@ -310,16 +310,16 @@ requests! {
 fn find<'c>(
     request: &'c Request<'c>,
     user: Option<&'c User>,
-    door: Door,
+    interface: Interface,
     verb: Verb,
 ) -> Option<(&'static Row, Call<'c>)> {
     let path = match request.segments.as_slice() {
-        path if door == Door::Socket => path,
+        path if interface == Interface::Socket => path,
         // A trailing slash is ignored.
         [path @ .., last] if last.is_empty() && path.first().is_some_and(|first| first == "api") => path,
         path => path,
     };
-    let rows = REQUESTS.iter().filter(|row| row.doors.contains(&door));
+    let rows = REQUESTS.iter().filter(|row| row.interfaces.contains(&interface));
     let mut fitting = rows.filter(|row| row.verb.is_none_or(|own| own == verb));
     fitting.find_map(|row| Some((row, Call { request, user, names: names(row.path, path)? })))
 }
@@ -336,10 +336,10 @@ fn names<'c>(
         if part == "**" {
             return Some(names);
         }
-        let said = path.next()?;
+        let segment = path.next()?;
         match part.strip_prefix('{').and_then(|part| part.strip_suffix('}')) {
-            Some(word) => names.push((word, &**said)).ok()?,
-            None if part == said => {}
+            Some(word) => names.push((word, &**segment)).ok()?,
+            None if part == segment => {}
             None => return None,
         }
     }
@@ -351,52 +351,58 @@ fn names<'c>(
 pub(super) fn answer(
     request: &Request<'_>,
     context: &mut RequestContext<'_>,
-    door: Door,
+    interface: Interface,
     user: Option<&User>,
 ) -> Answer {
     // Without a user everything is allowed, so a request over the network must not get here without one.
-    if door == Door::Network && user.is_none() {
+    if interface == Interface::Network && user.is_none() {
         return unauthorized("Login failed");
     }
-    let Some((row, call)) = find(request, user, door, request.verb) else {
-        return not_taken(request, context, door, user);
+    let Some((row, call)) = find(request, user, interface, request.verb) else {
+        return not_taken(request, context, interface, user);
     };
-    let answered = call.allow(context, row.demand).and_then(|()| match row.does {
+    let answered = call.allow(context, row.demand).and_then(|()| match row.handler {
         Receive(receive) => receive(&call, context),
-        Closed => Err(not_taken(request, context, door, user)),
+        Closed => Err(not_taken(request, context, interface, user)),
         _ if !request.is_whole() => Err(request_too_large()),
         Show(show) => Ok(show(&call, context)),
         Change(change) => change(&call, context),
-        Act(act) => By::of(&call, context).and_then(|mut by| act(&mut by)),
+        Act(act) => ActingUser::of(&call, context).and_then(|mut acting| act(&mut acting)),
     });
     answered.unwrap_or_else(|refused| refused)
 }
 
 /// Answers a request over the network without a login. Few rows permit that.
 pub(super) fn answer_to_anybody(request: &Request<'_>, context: &RequestContext<'_>) -> Answer {
-    match find(request, None, Door::Network, request.verb) {
-        Some((Row { demand: Demand::Nobody, does: Show(show), .. }, call)) => show(&call, context),
-        _ => not_taken(request, context, Door::Network, None),
+    match find(request, None, Interface::Network, request.verb) {
+        Some((Row { demand: Demand::Nobody, handler: Show(show), .. }, call)) => show(&call, context),
+        _ => not_taken(request, context, Interface::Network, None),
     }
 }
 
 /// Answers a request without a row: the path does not exist, or does not support the verb.
 #[cold]
-fn not_taken(request: &Request<'_>, context: &RequestContext<'_>, door: Door, user: Option<&User>) -> Answer {
+fn not_taken(
+    request: &Request<'_>,
+    context: &RequestContext<'_>,
+    interface: Interface,
+    user: Option<&User>,
+) -> Answer {
     let missing = || not_found("Not Found");
-    if door == Door::Socket {
+    if interface == Interface::Socket {
         return missing();
     }
-    if door == Door::Metrics || request.segments.first().is_none_or(|first| *first != "api") {
+    if interface == Interface::Metrics || request.segments.first().is_none_or(|first| *first != "api") {
         return match request.verb {
             Verb::Get => missing(),
             _ => Answer::Now(Status::MethodNotAllowed, problem("method_not_allowed", "only GET")),
         };
     }
-    let Some((row, call)) = find(request, user, door, Verb::Get).filter(|_| request.verb != Verb::Get) else {
+    let Some((row, call)) = find(request, user, interface, Verb::Get).filter(|_| request.verb != Verb::Get)
+    else {
         return missing();
     };
-    match (call.allow(context, row.demand), row.does) {
+    match (call.allow(context, row.demand), row.handler) {
         (Err(refused), _) => refused,
         (Ok(()), Show(show)) => match show(&call, context) {
             Answer::Now(Status::NotFound, _) => missing(),
@@ -408,7 +414,7 @@ fn not_taken(request: &Request<'_>, context: &RequestContext<'_>, door: Door, us
 
 /// Sends a file of the web page, unless the client's copy is up to date.
 fn show_page(call: &Call<'_>, _: &RequestContext<'_>) -> Answer {
-    let Some(page) = web_page::find(call.has("file").unwrap_or_default()) else {
+    let Some(page) = web_page::find(call.optional_name("file").unwrap_or_default()) else {
         return not_found("Not Found");
     };
     let tag = format!("\"{:016x}\"", page.tag());
@@ -436,14 +442,16 @@ mod tests {
     #[test]
     fn every_row_answers_what_it_says_by_every_door_that_it_is_for() {
         let open = REQUESTS.iter().filter(|row| row.verb.is_some());
-        for (row, door) in open.flat_map(|row| row.doors.iter().map(move |door| (row, *door))) {
+        for (row, interface) in
+            open.flat_map(|row| row.interfaces.iter().map(move |interface| (row, *interface)))
+        {
             let request = format!("GET /{} HTTP/1.1\r\n\r\n", path_of(row));
             let Parsed::Request(request, _) = http::parse(request.as_bytes(), 4096) else {
                 panic!("{request}")
             };
             let verb = row.verb.unwrap_or(Verb::Put);
-            let (found, call) = find(&request, None, door, verb).unwrap();
-            assert_eq!(found.path, row.path, "{verb:?} at {door:?}");
+            let (found, call) = find(&request, None, interface, verb).unwrap();
+            assert_eq!(found.path, row.path, "{verb:?} at {interface:?}");
             for (word, name) in call.names {
                 assert_eq!(word, name);
             }
@@ -455,7 +463,7 @@ mod tests {
         for row in REQUESTS {
             use Demand::{Member, Permissions, PolicymakerThere, Watcher};
             let is_of_vhost = matches!(row.demand, PolicymakerThere | Permissions | Member | Watcher)
-                || matches!(row.does, Act(_));
+                || matches!(row.handler, Act(_));
             assert!(!is_of_vhost || row.path.contains("/{vhost}"), "{}", row.path);
         }
     }

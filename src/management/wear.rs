@@ -107,10 +107,14 @@ mod tests {
         assert_eq!(tenths(500, 100, YEAR, 1_000), Some(50));
         assert_eq!(tenths(32 << 40, 1 << 40, YEAR, 32 << 40), Some(0), "it is used up");
         assert_eq!(tenths(33 << 40, 1 << 40, YEAR, 32 << 40), Some(0), "and more than that");
-        assert_eq!(tenths(0, 0, YEAR, 1 << 40), Some(10_000), "nothing is written: no more is said");
+        assert_eq!(
+            tenths(0, 0, YEAR, 1 << 40),
+            Some(10_000),
+            "nothing is written: the forecast has its upper limit"
+        );
         assert_eq!(tenths(5, 5, RUN_MS_MIN - 1, 1 << 40), None, "too early");
         assert_eq!(tenths(u64::MAX, u64::MAX, RUN_MS_MIN, u64::MAX), Some(0));
-        assert_eq!(tenths(5, 5, YEAR, 0), None, "nobody said what it takes");
+        assert_eq!(tenths(5, 5, YEAR, 0), None, "the endurance is not configured");
     }
 
     #[test]

@@ -51,7 +51,7 @@ struct Row {
 }
 
 /// Length of a token in bytes: 256 bits in hexadecimal digits.
-const TOKEN_LETTERS: usize = 64;
+const TOKEN_BYTES: usize = 64;
 
 impl Row {
     /// Returns whether the token is valid at this time.
@@ -128,7 +128,7 @@ impl Tokens {
     }
 
     fn find(&self, token: &[u8], broker: &Broker, now_ms: u64) -> Option<usize> {
-        if token.len() != TOKEN_LETTERS {
+        if token.len() != TOKEN_BYTES {
             return None;
         }
         let hash = hash_of(token);

@@ -56,7 +56,7 @@ pub enum ItemError {
     /// A field is missing or has an invalid value; the text says which.
     Bad(String),
     /// RabbitMQ has such objects, but this broker has not; the text names the object.
-    NotOurs(String),
+    Unsupported(String),
 }
 
 impl From<String> for ItemError {
@@ -69,7 +69,7 @@ impl fmt::Display for ItemError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Bad(why) => f.write_str(why),
-            Self::NotOurs(what) => write!(f, "{what}: this broker has no such thing"),
+            Self::Unsupported(what) => write!(f, "{what}: this broker has no such thing"),
         }
     }
 }
@@ -139,7 +139,7 @@ pub struct User {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Password {
     /// The definition has none. Then no password is accepted, as in RabbitMQ.
-    Unsaid,
+    Absent,
     /// In clear. Hashing takes a while, so it is done where no client waits for it.
     Clear(ClearPassword),
     /// The salted hash, as user records contain it.
@@ -261,12 +261,12 @@ pub fn parse(section: &str, text: &str) -> Result<Parsed, ItemError> {
 /// As of [`parse`].
 pub fn parse_fields(section: &str, mut fields: Fields<'_>) -> Result<Parsed, ItemError> {
     if !SECTIONS.contains(&section) {
-        return Err(ItemError::NotOurs(named(section, &fields)));
+        return Err(ItemError::Unsupported(named(section, &fields)));
     }
     let what = described(section, &fields);
     item_of(section, &mut fields).map_err(|error| match error {
         ItemError::Bad(why) => ItemError::Bad(format!("{what}: {why}")),
-        error @ ItemError::NotOurs(_) => error,
+        error @ ItemError::Unsupported(_) => error,
     })
 }
 
@@ -293,15 +293,15 @@ fn item_of(section: &str, fields: &mut Fields<'_>) -> Result<Parsed, ItemError> 
 }
 
 /// Fields that RabbitMQ exports and that have no effect here.
-const OF_NO_MATTER: [(&str, &str); 2] = [("queues", "type"), ("parameters", "name")];
+const IGNORED_FIELDS: [(&str, &str); 2] = [("queues", "type"), ("parameters", "name")];
 
 fn unknown(section: &str, fields: &Fields<'_>) -> Vec<String> {
-    fields.names().filter(|name| !OF_NO_MATTER.contains(&(section, name))).map(str::to_string).collect()
+    fields.names().filter(|name| !IGNORED_FIELDS.contains(&(section, name))).map(str::to_string).collect()
 }
 
 fn vhost(fields: &mut Fields<'_>) -> Result<Item, String> {
     let name = fields.text("name")?;
-    let limits = limits_said(fields)?.map(Limits::read).transpose()?;
+    let limits = limits_field(fields)?.map(Limits::read).transpose()?;
     Ok(Item::Vhost(Vhost { name, limits, metadata: vhost_change(fields)? }))
 }
 
@@ -380,7 +380,7 @@ fn parameter(fields: &mut Fields<'_>) -> Result<Item, ItemError> {
         }));
     }
     if component != "vhost-limits" {
-        return Err(ItemError::NotOurs(format!("a parameter of {component}")));
+        return Err(ItemError::Unsupported(format!("a parameter of {component}")));
     }
     Ok(Item::Limits(fields.text("vhost")?, Limits::read(Fields::of(&fields.value("value"))?)?))
 }
@@ -445,7 +445,7 @@ impl UserLimits {
 }
 
 /// Returns the limits of an object, if it has any: an object, or a list of names and values, as RabbitMQ writes some.
-fn limits_said<'b>(fields: &mut Fields<'b>) -> Result<Option<Fields<'b>>, String> {
+fn limits_field<'b>(fields: &mut Fields<'b>) -> Result<Option<Fields<'b>>, String> {
     let limits = fields.value("limits");
     let read = || if let Value::Array(list) = limits { Fields::of_pairs(list) } else { Fields::of(&limits) };
     limits.holds_something().then(read).transpose()
@@ -455,7 +455,7 @@ fn user(fields: &mut Fields<'_>) -> Result<Item, String> {
     let name = fields.text("name")?;
     let password = password(fields)?;
     let tags = tags(fields)?.unwrap_or_default();
-    let limits = limits_said(fields)?.map(UserLimits::read).transpose()?;
+    let limits = limits_field(fields)?.map(UserLimits::read).transpose()?;
     Ok(Item::User(User { name, password, tags, limits }))
 }
 
@@ -502,7 +502,7 @@ fn password(fields: &mut Fields<'_>) -> Result<Password, String> {
             let algorithm = algorithm.as_deref().unwrap_or(ALGORITHM_DEFAULT);
             PasswordHash::import(algorithm, &hash).map(Password::Hash).map_err(|error| error.to_string())
         }
-        (None, None) => Ok(Password::Unsaid),
+        (None, None) => Ok(Password::Absent),
     }
 }
 
@@ -521,10 +521,10 @@ fn described(section: &str, fields: &Fields<'_>) -> String {
         Value::String(text) => Some((word, text)),
         _ => None,
     });
-    let thing = if section == "policies" { "policy" } else { section.trim_end_matches('s') };
-    texts.fold(thing.replace('_', " "), |mut told, (word, name)| {
-        told += &format!(" {word}'{name}'");
-        told
+    let kind = if section == "policies" { "policy" } else { section.trim_end_matches('s') };
+    texts.fold(kind.replace('_', " "), |mut text, (word, name)| {
+        text += &format!(" {word}'{name}'");
+        text
     })
 }
 
@@ -684,7 +684,7 @@ mod tests {
         let Item::User(User { password: Password::Clear(clear), .. }) = parsed.item else { panic!() };
         assert_eq!(clear.as_bytes(), b"hunter2");
         for (said, wanted) in [
-            (json!({"name": "x"}), Password::Unsaid),
+            (json!({"name": "x"}), Password::Absent),
             (json!({"name": "x", "password": ""}), Password::Hash(PasswordHash::Nobodys)),
             (json!({"name": "x", "password_hash": ""}), Password::Hash(PasswordHash::Nobodys)),
         ] {
@@ -771,7 +771,7 @@ mod tests {
     #[test]
     fn what_we_do_not_have_is_named() {
         let other = json!({"component": "federation-upstream", "name": "s", "vhost": "/", "value": {}});
-        assert!(matches!(parse("parameters", other), Err(ItemError::NotOurs(_))));
+        assert!(matches!(parse("parameters", other), Err(ItemError::Unsupported(_))));
     }
 
     #[test]

@@ -108,8 +108,8 @@ fn make(broker: &mut Broker, context: &mut Context<'_>, item: &Item) -> Result<A
         Item::Policy(it) => broker.set_policy(context, &it.vhost, &NewPolicy::from(it)),
         Item::Parameter(it) => {
             let (vhost, value) = (it.vhost.as_deref(), it.value.as_bytes());
-            let said = ParameterView { vhost, component: &it.component, name: &it.name, value };
-            broker.set_parameter(journal, &said, None)
+            let given = ParameterView { vhost, component: &it.component, name: &it.name, value };
+            broker.set_parameter(journal, &given, None)
         }
         Item::Exchange(_) | Item::Queue(_) | Item::Binding(_) => return declare(broker, context, item),
     };
@@ -117,7 +117,7 @@ fn make(broker: &mut Broker, context: &mut Context<'_>, item: &Item) -> Result<A
 }
 
 fn put_user(broker: &mut Broker, journal: &mut Journal, user: &User) -> Result<Applied, String> {
-    let Some(hash) = kept_as(&user.password) else {
+    let Some(hash) = stored_hash(&user.password) else {
         let why = "a password in clear takes a while to be hashed; import the file with `leveretctl \
                    import_definitions`, which does";
         return Err(why.to_string());
@@ -128,14 +128,14 @@ fn put_user(broker: &mut Broker, journal: &mut Journal, user: &User) -> Result<A
         None => Ok(batch),
     });
     put.map_err(|fault| fault.to_string())?;
-    let is_news = user.password == Password::Unsaid && had != Some(PasswordHash::Nobodys);
+    let is_news = user.password == Password::Absent && had != Some(PasswordHash::Nobodys);
     Ok(if is_news { Applied::WithoutPassword } else { Applied::Done })
 }
 
 /// Returns the hash of a password, or `None` if it must still be computed.
-const fn kept_as(password: &Password) -> Option<PasswordHash> {
+const fn stored_hash(password: &Password) -> Option<PasswordHash> {
     match password {
-        Password::Unsaid => Some(PasswordHash::Nobodys),
+        Password::Absent => Some(PasswordHash::Nobodys),
         Password::Clear(_) => None,
         Password::Hash(hash) => Some(*hash),
     }
@@ -156,7 +156,7 @@ pub fn hash_password(broker: &Broker, item: &mut Item, entropy: &mut dyn FnMut(&
 fn is_so(broker: &Broker, item: &Item) -> bool {
     match item {
         Item::User(user) => {
-            let hash = kept_as(&user.password);
+            let hash = stored_hash(&user.password);
             broker.access().users().any(|it| {
                 let has_limits = user.limits.is_none_or(|limits| it.limits == user_limits_of(limits));
                 it.name == user.name && it.tags == user.tags && Some(*it.hash) == hash && has_limits
@@ -181,11 +181,11 @@ fn is_so(broker: &Broker, item: &Item) -> bool {
             broker.access().vhosts().any(|view| view.name == *vhost && view.limits == limits_of(*limits))
         }
         Item::Policy(it) => broker.views().policies().any(|view| {
-            let (is, said) = (view.policy, NewPolicy::from(it));
-            let named = (view.vhost, is.kind, is.name) == (it.vhost.as_str(), said.kind, said.name);
+            let (is, given) = (view.policy, NewPolicy::from(it));
+            let named = (view.vhost, is.kind, is.name) == (it.vhost.as_str(), given.kind, given.name);
             let speaks =
-                (is.pattern, is.apply_to, is.priority) == (said.pattern, said.apply_to, said.priority);
-            named && speaks && is.definition == said.definition
+                (is.pattern, is.apply_to, is.priority) == (given.pattern, given.apply_to, given.priority);
+            named && speaks && is.definition == given.definition
         }),
         Item::Parameter(_) | Item::Exchange(_) | Item::Queue(_) | Item::Binding(_) => false,
     }
@@ -204,8 +204,8 @@ pub fn user_limits_of(limits: UserLimits) -> leveret_broker::UserLimits {
     }
 }
 
-fn limit(said: Option<i64>) -> Option<u32> {
-    said.filter(|said| *said >= 0).map(|said| u32::try_from(said).unwrap_or(u32::MAX))
+fn limit(value: Option<i64>) -> Option<u32> {
+    value.filter(|value| *value >= 0).map(|value| u32::try_from(value).unwrap_or(u32::MAX))
 }
 
 fn declare(broker: &mut Broker, context: &mut Context<'_>, item: &Item) -> Result<Applied, String> {
@@ -257,9 +257,9 @@ pub fn table_of(value: &Value<'_>) -> Result<Vec<u8>, String> {
     // A digit and a comma of a list become nine bytes of a table; nothing grows by a larger factor.
     let mut bytes = vec![0; ARGUMENTS_BYTES_MAX.min(5 * fields.len())];
     let mut writer = Writer::new(&mut bytes);
-    let mut maker = Maker { bounds: Bounds::default(), why: None };
-    if writer.table(|table| maker.put_all(table, fields)).is_err() {
-        return Err(maker.why.unwrap_or_else(|| TOO_LARGE.to_string()));
+    let mut builder = TableBuilder { bounds: Bounds::default(), why: None };
+    if writer.table(|table| builder.put_all(table, fields)).is_err() {
+        return Err(builder.why.unwrap_or_else(|| TOO_LARGE.to_string()));
     }
     let end = writer.at();
     bytes.truncate(end);
@@ -271,16 +271,16 @@ pub fn table_of(value: &Value<'_>) -> Result<Vec<u8>, String> {
 }
 
 /// Builds one field table.
-struct Maker {
+struct TableBuilder {
     bounds: Bounds,
     /// Why the table cannot be built, unless it is too large.
     why: Option<String>,
 }
 
-impl Maker {
+impl TableBuilder {
     fn put_all(&mut self, table: &mut TableWriter<'_, '_>, object: &str) -> Result<(), Full> {
         let fields = self.bounds.open(object);
-        let fields = self.said(fields)?;
+        let fields = self.keep_reason(fields)?;
         fields.iter().try_for_each(|(name, value)| match value {
             Value::Null => table.void(name),
             Value::Bool(truth) => table.bool(name, truth),
@@ -298,10 +298,10 @@ impl Maker {
 
     fn put_items(&mut self, array: &mut ArrayWriter<'_, '_>, list: &str) -> Result<(), Full> {
         let opened = self.bounds.enter();
-        self.said(opened)?;
+        self.keep_reason(opened)?;
         for value in items(list) {
             let value = self.bounds.take().and(value);
-            match self.said(value)? {
+            match self.keep_reason(value)? {
                 Value::Null => array.void(),
                 Value::Bool(truth) => array.bool(truth),
                 Value::Number(number) => match number.as_i64() {
@@ -318,7 +318,7 @@ impl Maker {
     }
 
     /// Keeps the reason of an error.
-    fn said<T>(&mut self, read: Result<T, String>) -> Result<T, Full> {
+    fn keep_reason<T>(&mut self, read: Result<T, String>) -> Result<T, Full> {
         read.map_err(|why| {
             self.why = Some(why);
             Full

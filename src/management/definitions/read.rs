@@ -98,10 +98,10 @@ pub fn read<E>(
         file.seek(SeekFrom::Start(start)).map_err(ReadError::System)?;
         let mut stopped = None;
         let mut index = 0;
-        let done = go_through(file, section, &mut |thing| {
+        let done = go_through(file, section, &mut |object| {
             let at = At { section, index };
             index += 1;
-            take(at, section, thing).map_err(|error| stopped = Some(error)).is_ok()
+            take(at, section, object).map_err(|error| stopped = Some(error)).is_ok()
         });
         if let Some(error) = stopped {
             return Err(ReadError::Stopped(error));
@@ -121,14 +121,14 @@ type Take<'t> = &'t mut dyn FnMut(&str) -> bool;
 
 /// Reads the file once for one of its lists.
 fn go_through(file: &mut dyn Source, wanted: &str, take: Take<'_>) -> serde_json::Result<()> {
-    let mut json = serde_json::Deserializer::from_reader(BufReader::new(Pieces::of(file)));
+    let mut json = serde_json::Deserializer::from_reader(BufReader::new(PartLimiter::of(file)));
     Whole { wanted, take }.deserialize(&mut json)?;
     json.end()
 }
 
 /// Reads the file once and checks its syntax only.
 fn check_syntax(file: &mut dyn Source) -> serde_json::Result<()> {
-    let mut json = serde_json::Deserializer::from_reader(BufReader::new(Pieces::of(file)));
+    let mut json = serde_json::Deserializer::from_reader(BufReader::new(PartLimiter::of(file)));
     IgnoredAny::deserialize(&mut json)?;
     json.end()
 }
@@ -144,7 +144,7 @@ fn malformed<E>(error: serde_json::Error, section: &str, index: usize) -> ReadEr
 }
 
 /// A file whose parts are checked for length, because a JSON parser holds each text, number or object in memory.
-struct Pieces<'f> {
+struct PartLimiter<'f> {
     file: io::Take<&'f mut dyn Source>,
     /// Number of open lists and objects.
     depth: usize,
@@ -156,7 +156,7 @@ struct Pieces<'f> {
     refused: Option<String>,
 }
 
-impl<'f> Pieces<'f> {
+impl<'f> PartLimiter<'f> {
     fn of(file: &'f mut dyn Source) -> Self {
         let file = file.take(FILE_BYTES_MAX);
         Self { file, depth: 0, is_in_text: false, is_escaped: false, bytes: 0, refused: None }
@@ -183,7 +183,7 @@ impl<'f> Pieces<'f> {
     }
 }
 
-impl Read for Pieces<'_> {
+impl Read for PartLimiter<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if let Some(why) = self.refused.take() {
             return Err(io::Error::other(why));
@@ -261,8 +261,8 @@ impl<'de> Visitor<'de> for List<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
-        while let Some(thing) = list.next_element::<Box<RawValue>>()? {
-            if !(self.0)(thing.get()) {
+        while let Some(object) = list.next_element::<Box<RawValue>>()? {
+            if !(self.0)(object.get()) {
                 return Err(serde::de::Error::custom("stopped"));
             }
         }
@@ -271,7 +271,7 @@ impl<'de> Visitor<'de> for List<'_> {
 }
 
 /// The longest object of a list, or member that is not a list, in bytes.
-const THING_BYTES_MAX: usize = 64 << 10;
+const OBJECT_BYTES_MAX: usize = 64 << 10;
 /// The deepest nesting of lists and objects in an object.
 const DEPTH_MAX: u32 = 128;
 
@@ -283,7 +283,7 @@ pub enum Found {
     /// A list of this name begins.
     List(String),
     /// An object of the list.
-    Thing(String),
+    Element(String),
     /// The list ends.
     EndOfList,
     /// A member of this name that is not a list, and its value.
@@ -297,8 +297,8 @@ enum Expect {
     Name,
     Colon,
     Value,
-    ThingOrEnd,
-    Thing,
+    ElementOrEnd,
+    Element,
     CommaOrEndOfList,
     CommaOrEnd,
     Nothing,
@@ -311,8 +311,8 @@ impl Expect {
             Self::NameOrEnd => "a name or `}`",
             Self::Name => "a name",
             Self::Colon => "`:`",
-            Self::Value | Self::Thing => "a value",
-            Self::ThingOrEnd => "a value or `]`",
+            Self::Value | Self::Element => "a value",
+            Self::ElementOrEnd => "a value or `]`",
             Self::CommaOrEndOfList => "`,` or `]`",
             Self::CommaOrEnd => "`,` or `}`",
             Self::Nothing => "nothing more",
@@ -323,7 +323,7 @@ impl Expect {
 /// Splits a definition file that arrives in parts into its objects.
 ///
 /// # Invariants
-/// - One object is held at a time, and it has at most [`THING_BYTES_MAX`] bytes.
+/// - One object is held at a time, and it has at most [`OBJECT_BYTES_MAX`] bytes.
 /// - Each result is one JSON value judging by its brackets and quotation marks. Its parser checks everything else.
 #[derive(Debug)]
 pub struct Scanner {
@@ -346,7 +346,7 @@ impl Default for Scanner {
 impl Scanner {
     /// Creates a scanner of the objects of a list, which starts after the opening bracket.
     pub fn of_list() -> Self {
-        Self::expecting(Expect::ThingOrEnd)
+        Self::expecting(Expect::ElementOrEnd)
     }
 
     const fn expecting(expect: Expect) -> Self {
@@ -384,14 +384,14 @@ impl Scanner {
             }
             let is_value = matches!(
                 self.expect,
-                Expect::NameOrEnd | Expect::Name | Expect::Value | Expect::ThingOrEnd | Expect::Thing
+                Expect::NameOrEnd | Expect::Name | Expect::Value | Expect::ElementOrEnd | Expect::Element
             );
             let found = match (self.expect, byte) {
                 (Expect::Value, b'[') if self.value.is_empty() => {
-                    self.expect = Expect::ThingOrEnd;
+                    self.expect = Expect::ElementOrEnd;
                     Some(Found::List(core::mem::take(&mut self.name)))
                 }
-                (Expect::ThingOrEnd, b']') if self.value.is_empty() => {
+                (Expect::ElementOrEnd, b']') if self.value.is_empty() => {
                     self.expect = Expect::CommaOrEnd;
                     Some(Found::EndOfList)
                 }
@@ -414,7 +414,7 @@ impl Scanner {
                     self.expect = match (expect, byte) {
                         (Expect::Object, b'{') => Expect::NameOrEnd,
                         (Expect::Colon, b':') => Expect::Value,
-                        (Expect::CommaOrEndOfList, b',') => Expect::Thing,
+                        (Expect::CommaOrEndOfList, b',') => Expect::Element,
                         (Expect::CommaOrEnd, b',') => Expect::Name,
                         (Expect::CommaOrEnd, b'}') => Expect::Nothing,
                         (Expect::CommaOrEndOfList, b']') => {
@@ -441,8 +441,8 @@ impl Scanner {
 
     /// Scans a byte of a value. Returns whether the byte belongs to the value, and whether the value is complete.
     fn read(&mut self, byte: u8) -> Result<(bool, bool), String> {
-        if self.value.len() >= THING_BYTES_MAX {
-            return Err(format!("a definition may have at most {THING_BYTES_MAX} bytes"));
+        if self.value.len() >= OBJECT_BYTES_MAX {
+            return Err(format!("a definition may have at most {OBJECT_BYTES_MAX} bytes"));
         }
         let is_first = self.value.is_empty();
         if self.is_in_text {
@@ -494,7 +494,7 @@ impl Scanner {
             }
             _ => {
                 self.expect = Expect::CommaOrEndOfList;
-                Some(Found::Thing(text))
+                Some(Found::Element(text))
             }
         })
     }
@@ -507,9 +507,9 @@ mod tests {
 
     fn order(text: &str) -> Result<Vec<String>, String> {
         let mut found = Vec::new();
-        let read = read::<String>(&mut Cursor::new(text), |at, _, thing| {
-            found.push(format!("{at} {thing}"));
-            if thing == "\"stop\"" { Err("enough".to_string()) } else { Ok(()) }
+        let read = read::<String>(&mut Cursor::new(text), |at, _, object| {
+            found.push(format!("{at} {object}"));
+            if object == "\"stop\"" { Err("enough".to_string()) } else { Ok(()) }
         });
         read.map(|()| found).map_err(|error| error.to_string())
     }
@@ -578,15 +578,15 @@ mod scan_tests {
         let text =
             r#" {"v" : 1, "e":[ ],"q":[{"a":"]\"}","b":[{}]} , 3,"x,\\" ],"w":{"y":[1]},"\u0061":true} "#;
         let member = |name: &str, value: &str| Found::Member(name.into(), value.into());
-        let thing = |text: &str| Found::Thing(text.into());
+        let element = |text: &str| Found::Element(text.into());
         let wanted = [
             member("v", "1"),
             Found::List("e".into()),
             Found::EndOfList,
             Found::List("q".into()),
-            thing(r#"{"a":"]\"}","b":[{}]}"#),
-            thing("3"),
-            thing(r#""x,\\""#),
+            element(r#"{"a":"]\"}","b":[{}]}"#),
+            element("3"),
+            element(r#""x,\\""#),
             Found::EndOfList,
             member("w", r#"{"y":[1]}"#),
             member("a", "true"),
@@ -619,7 +619,7 @@ mod scan_tests {
             assert!(found(text, 3).is_err(), "{text}");
         }
         let long = |letters: usize| format!("{{\"a\":[\"{}\"]}}", "x".repeat(letters));
-        assert!(found(&long(THING_BYTES_MAX - 2), 1000).is_ok());
-        assert!(found(&long(THING_BYTES_MAX - 1), 1000).unwrap_err().contains("65536 bytes"));
+        assert!(found(&long(OBJECT_BYTES_MAX - 2), 1000).is_ok());
+        assert!(found(&long(OBJECT_BYTES_MAX - 1), 1000).unwrap_err().contains("65536 bytes"));
     }
 }

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::*;
 use crate::json::Json;
 use crate::listing::Filter;
-use crate::listing::{Looks, Ordered};
+use crate::listing::{Ordered, RowProbe};
 use crate::request_context::Endurance;
 use crate::request_context::ReadContext;
 use crate::request_context::{
@@ -283,7 +283,7 @@ fn name_like_others(place: usize) -> String {
 
 #[test]
 fn names_that_begin_alike_are_put_in_order_in_steps() {
-    let looks = Looks {
+    let probe = RowProbe {
         cell: |_, _, place, _, out| {
             LOOKED.set(LOOKED.get() + 1);
             Json::new(out, 4096).text(&name_like_others(place));
@@ -303,11 +303,11 @@ fn names_that_begin_alike_are_put_in_order_in_steps() {
             samples: &stage.samples,
             node: "",
         };
-        (0..ALIKE).for_each(|place| _ = ordered.take(looks, &Filter::default(), context, (0, place)));
+        (0..ALIKE).for_each(|place| _ = ordered.take(probe, &Filter::default(), context, (0, place)));
         let mut steps = 0;
         loop {
             LOOKED.set(0);
-            let is_done = ordered.put_in_order(&|_| looks, &Filter::default(), context, 100);
+            let is_done = ordered.put_in_order(&|_| probe, &Filter::default(), context, 100);
             assert!(LOOKED.get() <= 100, "a step looks at no more than it may");
             steps += 1;
             if is_done {
@@ -339,14 +339,14 @@ fn a_request_in_small_pieces_is_looked_at_a_few_times() {
     ] {
         let mut stage = Stage::new();
         let mut session = OperatorSession::of_network(true);
-        let mut looks = 0;
+        let mut parses = 0;
         for octet in request.bytes() {
             assert!(!session.has_output(), "an answer before the end");
             session.take(&[octet]);
-            looks += u32::from(session.has_request());
+            parses += u32::from(session.has_request());
             stage.step(&mut session);
         }
-        assert!(looks <= looks_max, "{looks} looks at {:?}", &request[..40]);
+        assert!(parses <= looks_max, "{parses} looks at {:?}", &request[..40]);
         let said = String::from_utf8_lossy(session.output()).into_owned();
         assert!(said.starts_with("HTTP/1.1 4"), "{said}");
     }
