@@ -196,7 +196,7 @@ impl<'b, 's> ActingUser<'b, 's> {
             arguments: leveret_amqp::field::Table::trusted(&arguments),
         };
         let place = format!("{}/{}", encode(destination.0), encode(&properties_key(&made)));
-        Ok(Answer::Made(batch, place))
+        Ok(Answer::Created(batch, place))
     }
 
     pub(super) fn unbind(&mut self) -> Answered {

@@ -220,22 +220,22 @@ impl Outage {
     pub(super) fn of(link: &BridgeLinkView<'_>, broker: &Broker) -> Self {
         let Some(queues) = &link.queues else { return Self::default() };
         let flows = queues.iter().filter_map(|queue| broker.queue_flow(link.vhost, queue));
-        let (mut waiting, mut bytes, mut came) = (0, 0, 0);
+        let (mut waiting, mut bytes, mut arrived) = (0, 0, 0);
         for flow in flows {
-            (waiting, bytes, came) =
-                (waiting + u64::from(flow.ready), bytes + flow.body_bytes, came + flow.came);
+            (waiting, bytes, arrived) =
+                (waiting + u64::from(flow.ready), bytes + flow.body_bytes, arrived + flow.came);
         }
         let (before, span_ms) = link.inflow;
-        let inflow = (before + u64::saturating_sub(came, link.inflow_counted), span_ms);
+        let arrived = before + u64::saturating_sub(arrived, link.inflow_counted);
         let (sent, sent_bytes) = link.sent_lately;
-        let of_each = u128::from(bytes + sent_bytes) / u128::from(waiting + sent).max(1) + RECORD_BYTES;
-        Self::forecast(inflow, link.disk_room, of_each)
+        let bytes_of_each = u128::from(bytes + sent_bytes) / u128::from(waiting + sent).max(1) + RECORD_BYTES;
+        Self::forecast(arrived, span_ms, link.disk_room, bytes_of_each)
     }
 
-    fn forecast((came, span_ms): (u64, u64), disk_room: Option<u64>, of_each: u128) -> Self {
+    fn forecast(arrived: u64, span_ms: u64, disk_room: Option<u64>, bytes_of_each: u128) -> Self {
         let is_known = span_ms >= SPAN_MS_MIN;
-        let per_day = u128::from(came) * DAY_MS / u128::from(span_ms.max(1));
-        let tenths = disk_room.map(|room| u128::from(room) * 10 / (per_day * of_each).max(1));
+        let per_day = u128::from(arrived) * DAY_MS / u128::from(span_ms.max(1));
+        let tenths = disk_room.map(|room| u128::from(room) * 10 / (per_day * bytes_of_each).max(1));
         Self {
             inflow_per_day: is_known.then(|| u64::try_from(per_day).unwrap_or(u64::MAX)),
             tenths_left: tenths
@@ -292,8 +292,8 @@ mod outage_tests {
     const DAY: u64 = DAY_MS as u64;
 
     #[test]
-    fn the_disk_lasts_as_long_as_what_comes_in_has_room() {
-        let forecast = |came, span_ms, room| Outage::forecast((came, span_ms), Some(room), 100);
+    fn the_disk_lasts_until_the_inflow_fills_it() {
+        let forecast = |arrived, span_ms, room| Outage::forecast(arrived, span_ms, Some(room), 100);
         let half_a_day = forecast(500, DAY / 2, 250_000);
         assert_eq!((half_a_day.inflow_per_day, half_a_day.tenths_left), (Some(1_000), Some(25)));
         let full = forecast(500, DAY / 2, 0);
@@ -301,7 +301,7 @@ mod outage_tests {
         assert_eq!(forecast(0, DAY, 1).tenths_left, None, "nothing comes in");
         assert_eq!(forecast(500, SPAN_MS_MIN - 1, 1).inflow_per_day, None, "too early");
         assert_eq!(forecast(1, DAY, u64::MAX).tenths_left, Some(10_000));
-        assert_eq!(Outage::forecast((500, DAY), None, 100).tenths_left, None, "there is no disk");
+        assert_eq!(Outage::forecast(500, DAY, None, 100).tenths_left, None, "there is no disk");
         assert_eq!(forecast(u64::MAX, DAY, u64::MAX).tenths_left, Some(0));
     }
 }

@@ -792,7 +792,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_connection_is_found_by_its_pid_and_by_nothing_else() {
+    fn a_connection_is_found_only_by_its_pid() {
         let id = ConnectionId::from_index(6);
         assert_eq!(parse_connection_pid(&connection_pid(41, id)), Some((41, id)));
         for bad in ["", "<0.1.0>", "<leveret.1.0.0>", "<leveret.1.2.3>", "<leveret.x.1.0>", "<leveret.1.0>"] {

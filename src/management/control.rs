@@ -124,7 +124,7 @@ pub(super) fn stop(_: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
 /// Begins a backup: the store's files are pinned when all appended entries are durable.
 pub(super) fn begin_backup(_: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     match &context.files {
-        Some(_) => Ok(Answer::Hold(context.journal.await_all())),
+        Some(_) => Ok(Answer::PinStore(context.journal.await_all())),
         None => Err(Answer::Now(Status::Unavailable, problem("unavailable", "there is no store to copy"))),
     }
 }
@@ -246,5 +246,5 @@ pub(super) fn close_all(call: &Call<'_>, context: &mut RequestContext<'_>) -> An
 /// Returns the reason for closing connections that their clients get.
 pub(super) fn reason(request: &Request<'_>, default: &str) -> String {
     let given = request.asked("reason").and_then(decode).unwrap_or(default.into());
-    given.chars().filter(|letter| !letter.is_control()).take(REASON_CHARS_MAX).collect()
+    given.chars().filter(|character| !character.is_control()).take(REASON_CHARS_MAX).collect()
 }

@@ -160,11 +160,11 @@ impl Login {
     fn of(origin: &Origin<'_>) -> Option<Self> {
         let value = origin.authorization?.0.trim_ascii();
         let (scheme, rest) = value.split_at_checked(6)?;
-        let letters = rest.trim_ascii();
-        if !scheme.eq_ignore_ascii_case(b"basic ") || letters.len() > LOGIN_BYTES_MAX {
+        let encoded = rest.trim_ascii();
+        if !scheme.eq_ignore_ascii_case(b"basic ") || encoded.len() > LOGIN_BYTES_MAX {
             return None;
         }
-        let both = Zeroizing::new(BASE64.decode(letters).ok()?);
+        let both = Zeroizing::new(BASE64.decode(encoded).ok()?);
         let colon = both.iter().position(|byte| *byte == b':')?;
         let user = core::str::from_utf8(&both[..colon]).ok()?.to_string();
         Some(Self { user, password: Zeroizing::new(both[colon + 1..].to_vec()) })
@@ -176,7 +176,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_and_our_names_are_ours_and_nothing_else_is() {
+    fn addresses_and_configured_names_are_known_hosts() {
         let hosts = ["localhost".to_string(), "gate.local".to_string()];
         for ours in ["localhost", "localhost:15672", "GATE.local:1", "10.0.0.1:15672", "[::1]", "[::1]:15672"]
         {

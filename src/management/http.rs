@@ -82,7 +82,7 @@ pub struct Origin<'a> {
     /// `Sec-Fetch-Site`: how that page is related to the broker.
     pub fetch_site: Option<&'a str>,
     /// `If-None-Match`: the version of the client's copy.
-    pub has_copy: Option<&'a str>,
+    pub client_copy: Option<&'a str>,
     /// Whether a script sends the request and shows errors itself.
     pub is_script: bool,
 }
@@ -270,7 +270,7 @@ impl<'a> KnownHeaders<'a> {
                 name if name.eq_ignore_ascii_case("if-match") => known.condition = Condition::Exists,
                 name if name.eq_ignore_ascii_case("if-none-match") => {
                     known.condition = Condition::IsNew;
-                    known.origin.has_copy = Some(value);
+                    known.origin.client_copy = Some(value);
                 }
                 name if name.eq_ignore_ascii_case("connection") => {
                     known.is_close_requested |=
@@ -435,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_whole_or_not_there() {
+    fn a_request_is_complete_or_absent() {
         let text = "PUT /api/queues/%2F/a%20b?if-empty=true&x=1 HTTP/1.1\r\ncontent-length: 3\r\n\
                     if-match: *\r\n\r\nabcGET / HTTP/1.1\r\n\r\n";
         let whole = text.find("GET").unwrap();
@@ -452,7 +452,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_unclear_about_its_end_is_refused() {
+    fn requests_with_an_ambiguous_end_are_refused() {
         for (header, status) in [
             ("content-length: 3\r\nContent-Length: 3", Status::BadRequest),
             ("content-length: +3", Status::BadRequest),
@@ -472,7 +472,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_with_a_long_body_is_there_as_soon_as_its_head_is() {
+    fn a_request_with_a_long_body_is_parsed_when_its_head_is_complete() {
         let text = "POST /api/definitions HTTP/1.1\r\ncontent-length: 2000\r\nexpect: 100-continue\r\n\r\n{";
         let Parsed::Request(request, end) = parse(text.as_bytes(), 1024) else { panic!() };
         assert_eq!((end, request.body, request.body_bytes), (text.len() - 1, &b""[..], 2000));
@@ -480,14 +480,14 @@ mod tests {
     }
 
     #[test]
-    fn encoding_reads_back() {
+    fn encoding_is_reversible() {
         for text in ["/", "a b", "é%2F", "", "<leveret.1.2.0>"] {
             assert_eq!(decode(&encode(text)).unwrap(), text);
         }
     }
 
     #[test]
-    fn chunks_say_how_long_they_are() {
+    fn chunks_begin_with_their_length() {
         let mut out = Vec::new();
         begin(&mut out, Head::json(Status::Ok), None);
         out.clear();

@@ -106,7 +106,7 @@ impl Upload for Import {
             {
                 let Some(begin) = self.lists.get(making) else {
                     return Ok(Some(match self.redirect.take() {
-                        Some(address) => Answer::ChangedGoOn(address),
+                        Some(address) => Answer::ChangedRedirect(address),
                         None => Answer::Changed(Status::NoContent, Vec::new()),
                     }));
                 };

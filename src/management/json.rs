@@ -84,12 +84,12 @@ impl<'o> Json<'o> {
     #[inline(never)]
     pub fn text(&mut self, text: &str) {
         self.raw(b"\"");
-        self.letters(text.as_bytes());
+        self.text_part(text.as_bytes());
         self.raw(b"\"");
     }
 
     /// Writes the inside of a text, or part of it.
-    pub fn letters(&mut self, bytes: &[u8]) {
+    pub fn text_part(&mut self, bytes: &[u8]) {
         let mut from = 0;
         for (at, &byte) in bytes.iter().enumerate() {
             let escape: &[u8] = match byte {
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_read_back_whatever_is_in_them() {
+    fn all_texts_survive_writing_and_parsing() {
         let text: String = (0..0x100).filter_map(char::from_u32).chain(['é', '😀']).collect();
         let written = written(|json| json.text(&text));
         assert_eq!(serde_json::from_str::<String>(&written).unwrap(), text);
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_written_beyond_the_room() {
+    fn nothing_is_written_beyond_the_limit() {
         for room in 0..20 {
             let mut out = Vec::new();
             let mut json = Json::new(&mut out, room);

@@ -635,7 +635,7 @@ struct TiedRows {
     from: usize,
     to: usize,
     /// Number of bytes compared.
-    letters: usize,
+    compared: usize,
     /// Number of rows from `from` on whose next bytes have been read.
     examined: usize,
 }
@@ -791,16 +791,16 @@ impl Ordered {
                 let (key, part, place) = &mut self.rows[ties.from + ties.examined];
                 let mut cell = Vec::new();
                 (probe((*part).into()).cell)(filter, context, *place as usize, &self.sort, &mut cell);
-                *key = rest(&cell, ties.letters);
+                *key = rest(&cell, ties.compared);
                 ties.examined += 1;
             }
-            self.sort(ties.from, ties.to, ties.letters + KEY_TEXT_BYTES);
+            self.sort(ties.from, ties.to, ties.compared + KEY_TEXT_BYTES);
         }
         true
     }
 
     /// Sorts a range of rows by their keys and notes subranges whose keys do not suffice to compare them.
-    fn sort(&mut self, from: usize, to: usize, letters: usize) {
+    fn sort(&mut self, from: usize, to: usize, compared: usize) {
         let is_reverse = self.is_reverse;
         let rows = &mut self.rows[from..to];
         // An unstable sort allocates no memory. Rows with equal keys stay in the order of their positions.
@@ -811,7 +811,7 @@ impl Ordered {
         let mut at = from;
         for same in rows.chunk_by(|a, b| a.0 == b.0) {
             if same.len() > 1 && same[0].0[KEY_TEXT_BYTES] != 0 {
-                let ties = TiedRows { from: at, to: at + same.len(), letters, examined: 0 };
+                let ties = TiedRows { from: at, to: at + same.len(), compared, examined: 0 };
                 self.ties.get_or_insert_default().push(ties);
             }
             at += same.len();
@@ -859,11 +859,11 @@ impl Ordered {
     }
 }
 
-/// Returns the key of a text without its first `letters` bytes.
-fn rest(cell: &[u8], letters: usize) -> Key {
+/// Returns the key of a text without its first `compared` bytes.
+fn rest(cell: &[u8], compared: usize) -> Key {
     let mut key = [0; 16];
     let text = cell.strip_prefix(b"\"").and_then(|text| text.strip_suffix(b"\"")).unwrap_or_default();
-    let text = text.get(letters..).unwrap_or_default();
+    let text = text.get(compared..).unwrap_or_default();
     key[0] = 3;
     let len = text.len().min(KEY_TEXT_BYTES);
     key[1..=len].copy_from_slice(&text[..len]);
@@ -899,7 +899,7 @@ mod ordering_tests {
     use super::*;
 
     #[test]
-    fn cells_compare_as_what_they_are() {
+    fn cells_compare_by_type_and_value() {
         let rising =
             ["", "-3", "-0.5", "0", "2", "10", "10.5", "1e9", "false", "true", "\"\"", "\"a\"", "\"ab\""];
         for pair in rising.windows(2) {

@@ -123,7 +123,7 @@ pub(super) fn messages(call: &Call<'_>, context: &mut RequestContext<'_>) -> Ans
         messages::browse(call.request, context, (&user.name, call.name("vhost"), call.name("queue")));
     Ok(match browsed.map_err(|fault| refusal(&fault))? {
         BrowseAnswer::Now(body) => Answer::Now(Status::Ok, body),
-        BrowseAnswer::Later(pending) => Answer::Look(Box::new(pending)),
+        BrowseAnswer::Later(pending) => Answer::Browse(Box::new(pending)),
     })
 }
 

@@ -446,7 +446,7 @@ impl PayloadWriter {
             let piece = &mut bytes[..(self.end - self.at).min(PIECE_BYTES as u32) as usize];
             messages.read(self.message, &mut cursor, piece);
             match self.phase {
-                Phase::Text => Json::new(out, usize::MAX).letters(piece),
+                Phase::Text => Json::new(out, usize::MAX).text_part(piece),
                 _ => out.extend_from_slice(BASE64.encode(&*piece).as_bytes()),
             }
             self.at += piece.len() as u32;

@@ -300,7 +300,7 @@ fn confirm_latency(lines: &mut Lines<'_>, context: &RequestContext<'_>) {
 /// Writes the metrics that RabbitMQ has no name for.
 #[cold]
 fn own(lines: &mut Lines<'_>, context: &RequestContext<'_>) {
-    let prefix = core::mem::replace(&mut lines.prefix, OURS);
+    let prefix = core::mem::replace(&mut lines.prefix, OWN_PREFIX);
     let (process, store) = (context.process, context.process.store);
     let of_store = |value| if store.bytes_max > 0 { value } else { UNKNOWN };
     let values = [
@@ -370,7 +370,7 @@ const VALUES_MAX: usize = 17;
 /// An unknown value, which is omitted.
 pub(super) const UNKNOWN: u64 = u64::MAX;
 /// The prefix of names that RabbitMQ does not have.
-pub(super) const OURS: &str = "leveret_";
+pub(super) const OWN_PREFIX: &str = "leveret_";
 
 /// A kind of object with one row for each object.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -634,7 +634,7 @@ impl Exposition {
                 (self.group, self.name) = (self.group + 1, 0);
                 continue;
             };
-            let prefix = if group.rows == Rows::Bridges { OURS } else { self.prefix };
+            let prefix = if group.rows == Rows::Bridges { OWN_PREFIX } else { self.prefix };
             let mut lines = Lines { out, prefix };
             let Some(place) = self.place else {
                 lines.head(family);
@@ -737,7 +737,7 @@ mod exposition_tests {
     use super::*;
 
     #[test]
-    fn labels_hold_any_letter() {
+    fn labels_hold_any_character() {
         let mut labels = Labels::default();
         labels.add("vhost", "/");
         labels.add("queue", "a\"b\\c\nd{}=,é");

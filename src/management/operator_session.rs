@@ -295,7 +295,7 @@ impl OperatorSession {
 
     /// Returns whether bytes can be written, now or after [`Self::fill`], without any further event.
     pub fn has_output(&self) -> bool {
-        let goes_on = matches!(
+        let continues = matches!(
             self.state,
             State::Listing(_)
                 | State::Exposing(_)
@@ -303,7 +303,7 @@ impl OperatorSession {
                 | State::Getting(_)
                 | State::Decoding(_)
         );
-        !self.output().is_empty() || goes_on && !self.waits()
+        !self.output().is_empty() || continues && !self.waits()
     }
 
     /// Returns whether the session waits for messages that the broker reads back.
@@ -496,18 +496,18 @@ impl OperatorSession {
         match answer {
             Answer::Now(status, body) => self.answer(status, &body),
             Answer::Durable(batch, status, body) => self.state = State::Waiting(batch, status, body),
-            Answer::Made(batch, location) => {
+            Answer::Created(batch, location) => {
                 self.location = Some(location);
                 self.state = State::Waiting(batch, Status::Created, Vec::new());
             }
             Answer::Changed(status, body) => {
                 self.state = State::Changing(context.journal.facts_said(), status, body);
             }
-            Answer::ChangedGoOn(location) => {
+            Answer::ChangedRedirect(location) => {
                 self.location = Some(location);
                 self.state = State::Changing(context.journal.facts_said(), Status::SeeOther, Vec::new());
             }
-            Answer::Hold(batch) => self.state = State::Holding(batch),
+            Answer::PinStore(batch) => self.state = State::Holding(batch),
             Answer::List(listing) if listing.is_gathered() => self.begin_list(listing),
             Answer::List(listing) => self.state = State::Listing(listing),
             Answer::Metrics(first, rows) => {
@@ -521,7 +521,7 @@ impl OperatorSession {
                 http::close_chunk(&mut self.output, at);
                 self.state = State::Exposing(rows);
             }
-            Answer::Look(browse) => self.state = State::Browsing(browse),
+            Answer::Browse(browse) => self.state = State::Browsing(browse),
             Answer::Upload(upload) => self.state = State::Decoding(upload),
             Answer::Get(get) => self.state = State::Getting(Box::new(Getting::new(*get))),
             Answer::Page(page) => {

@@ -24,8 +24,8 @@ pub(super) fn put(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered
         value => value.compact().map_err(bad)?,
     };
     let parameter = ParameterView { vhost, component, name, value: value.as_bytes() };
-    let is_it = |it: &ParameterView<'_>| (it.vhost, it.component, it.name) == (vhost, component, name);
-    let is_new = !context.broker.views().parameters().any(|view| is_it(&view));
+    let is_same = |it: &ParameterView<'_>| (it.vhost, it.component, it.name) == (vhost, component, name);
+    let is_new = !context.broker.views().parameters().any(|view| is_same(&view));
     let user = call.user.map(|user| &*user.name);
     access::put(is_new, context.broker.set_parameter(context.journal, &parameter, user))
 }

@@ -34,8 +34,8 @@ pub(super) fn put(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered
     let (broker, mut context) = context.broker();
     let policy = Fields::parse(call.request.body).and_then(|fields| Policy::read(fields, kind, vhost, name));
     let policy = policy.map_err(bad)?;
-    let is_there =
+    let is_same =
         |view: PolicyView<'_>| (view.vhost, view.policy.kind, view.policy.name) == (vhost, kind, name);
-    let is_new = !broker.views().policies().any(is_there);
+    let is_new = !broker.views().policies().any(is_same);
     access::put(is_new, broker.set_policy(&mut context, vhost, &NewPolicy::from(&policy)))
 }

@@ -498,7 +498,7 @@ mod split_tests {
     }
 
     #[test]
-    fn the_text_of_a_member_is_what_a_reader_of_json_finds_however_it_is_cut() {
+    fn the_member_text_equals_that_of_a_json_parser_however_it_is_split() {
         for object in [
             r#"{"a":"payload","payload" : "x\n\"\\\u00e9ä€𝄞\ud834\udd1e","b":{"payload":"in\"ner"},"c":["payload"]}"#,
             r#"{"payload":"first","payload":"","d":1}"#,
@@ -521,7 +521,7 @@ mod split_tests {
     }
 
     #[test]
-    fn what_is_no_text_is_refused_however_it_is_cut() {
+    fn invalid_texts_are_refused_however_they_are_split() {
         for object in [
             r#"{"payload":"\ud834"}"#,
             r#"{"payload":"\ud834\n"}"#,

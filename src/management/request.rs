@@ -58,17 +58,19 @@ impl User {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Demand {
     /// Nothing, not even a login.
-    Nobody,
+    NoLogin,
     /// Cannot be met over the network: only the operator may send the request, over the control socket.
     Operator,
-    Nothing,
+    /// A tag that grants access, no matter which.
+    AnyTag,
     /// The tag `monitoring`.
     Monitor,
+    /// The tag `administrator`.
     Administrator,
     /// The tag `policymaker`.
     Policymaker,
     /// The tag `policymaker`, and permissions in the virtual host unless the user is an administrator.
-    PolicymakerThere,
+    PolicymakerInVhost,
     /// Permissions in the virtual host, whatever the user's tags.
     Permissions,
     /// Permissions in the virtual host, unless the user is an administrator.
@@ -120,16 +122,16 @@ impl<'c> Call<'c> {
         match demand {
             Demand::Monitor if !user.is_monitor => Err(unauthorized("Not monitor user")),
             Demand::Administrator if !user.is_administrator => Err(unauthorized("Not administrator user")),
-            Demand::Policymaker | Demand::PolicymakerThere if !user.is_policymaker => {
+            Demand::Policymaker | Demand::PolicymakerInVhost if !user.is_policymaker => {
                 Err(unauthorized(no_policymaker))
             }
-            Demand::Nobody
+            Demand::NoLogin
             | Demand::Operator
-            | Demand::Nothing
+            | Demand::AnyTag
             | Demand::Monitor
             | Demand::Administrator
             | Demand::Policymaker => Ok(()),
-            Demand::PolicymakerThere => in_vhost(user.is_administrator, no_policymaker),
+            Demand::PolicymakerInVhost => in_vhost(user.is_administrator, no_policymaker),
             // An administrator needs the same permissions as over AMQP, and gets RabbitMQ's error text.
             Demand::Permissions if user.is_administrator => in_vhost(false, "Access refused."),
             Demand::Permissions => in_vhost(false, no_member),
@@ -196,14 +198,14 @@ pub enum Answer {
     /// Sends this status and body when this batch is durable.
     Durable(Batch, Status, Vec<u8>),
     /// Sends `201 Created` when this batch is durable, with the path of the new object.
-    Made(Batch, String),
+    Created(Batch, String),
     /// Sends this status and body when all definitions that have been appended are durable, whatever messages wait
     /// for.
     Changed(Status, Vec<u8>),
     /// Like `Changed`, and redirects the client to this address.
-    ChangedGoOn(String),
+    ChangedRedirect(String),
     /// Sends the list of the store's files once this batch is durable.
-    Hold(Batch),
+    PinStore(Batch),
     /// Sends a file of the web page.
     Page(&'static Page),
     /// Tells the client that its copy of a file of the web page is up to date.
@@ -211,7 +213,7 @@ pub enum Answer {
     /// Sends messages that are taken from a queue.
     Get(Box<QueueGet>),
     /// Sends messages of a queue that remain in it, once they have been read from the disk.
-    Look(Box<PendingBrowse>),
+    Browse(Box<PendingBrowse>),
     /// Sends the result of the upload when the request's body has been received and decoded.
     Upload(Box<dyn Upload>),
     /// Sends a list, row by row as output space becomes free.

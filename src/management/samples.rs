@@ -565,7 +565,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_is_that_of_the_last_step_and_a_history_ends_where_it_begins() {
+    fn a_rate_covers_the_last_step_and_a_history_ends_at_its_start() {
         let value = |slot: Slot| 10 * slot;
         let one = Series { first: 7, last: 7, start_unix_ms: 0, value: &value };
         assert_eq!(written(&one, None), r#"{"rate":0.0}"#, "nothing is known yet");
@@ -589,7 +589,7 @@ mod tests {
     }
 
     #[test]
-    fn what_had_no_turn_is_what_the_next_turn_finds() {
+    fn intervals_without_a_turn_get_the_next_sample() {
         assert_eq!(new_slots(0, 0, 13), 0..=0);
         assert_eq!(new_slots(3, 4, 13), 4..=4);
         assert_eq!(new_slots(3, 9, 13), 4..=9);

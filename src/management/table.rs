@@ -126,19 +126,19 @@ macro_rules! verb {
 
 requests! {
     // The web page, and metrics.
-    network Get "" Nobody Show(show_page);
+    network Get "" NoLogin Show(show_page);
     metrics Get "metrics" Monitor Show(metrics::answer);
     metrics Get "metrics/per-object" Monitor Show(metrics::answer);
     metrics Get "metrics/detailed" Monitor Show(metrics::answer);
     network any "metrics/**" Monitor Closed;
-    network Post "api/leveret/login" Nothing Change(access::log_in);
-    network Delete "api/leveret/login" Nothing Change(access::log_out);
+    network Post "api/leveret/login" AnyTag Change(access::log_in);
+    network Delete "api/leveret/login" AnyTag Change(access::log_out);
     // The node.
-    network Get "api/whoami" Nothing Show(management::whoami);
+    network Get "api/whoami" AnyTag Show(management::whoami);
     socket Get "api/overview" Operator Show(control::overview);
-    network Get "api/overview" Nothing Show(management::overview);
-    network Get "api/extensions" Nothing Show(management::extensions);
-    network Get "api/cluster-name" Nothing Show(management::cluster_name);
+    network Get "api/overview" AnyTag Show(management::overview);
+    network Get "api/extensions" AnyTag Show(management::extensions);
+    network Get "api/cluster-name" AnyTag Show(management::cluster_name);
     network Get "api/nodes" Monitor Show(management::nodes);
     network Get "api/nodes/{node}" Monitor Show(management::node);
     network Get "api/nodes/{node}/memory" Monitor Show(management::node_memory);
@@ -152,18 +152,18 @@ requests! {
     socket Delete "api/ctl/backup" Operator Change(control::end_backup);
     // Health.
     socket Get "api/ctl/alarms" Operator Show(alarms::show);
-    network Get "api/leveret/alarms" Nothing Show(alarms::show);
-    network Get "api/health/checks/alarms" Nothing Show(alarms::alarms);
-    network Get "api/health/checks/local-alarms" Nothing Show(alarms::alarms);
-    network Get "api/health/checks/virtual-hosts" Nothing Show(|_, _| alarms::status_ok());
-    network Get "api/health/checks/ready-to-serve-clients" Nothing Show(|_, _| alarms::status_ok());
-    network Get "api/health/checks/node-is-quorum-critical" Nothing Show(alarms::single_node_check);
-    network Get "api/health/checks/node-is-mirror-sync-critical" Nothing Show(alarms::single_node_check);
-    network Get "api/health/checks/certificate-expiration/{within}/{unit}" Nothing Show(alarms::certificates);
-    network Get "api/health/checks/port-listener/{port}" Nothing Show(alarms::port);
-    network Get "api/health/checks/protocol-listener/{protocol}" Nothing Show(alarms::protocol);
-    network Get "api/healthchecks/node" Nothing Show(alarms::node);
-    network Get "api/healthchecks/node/{node}" Nothing Show(management::node_health);
+    network Get "api/leveret/alarms" AnyTag Show(alarms::show);
+    network Get "api/health/checks/alarms" AnyTag Show(alarms::alarms);
+    network Get "api/health/checks/local-alarms" AnyTag Show(alarms::alarms);
+    network Get "api/health/checks/virtual-hosts" AnyTag Show(|_, _| alarms::status_ok());
+    network Get "api/health/checks/ready-to-serve-clients" AnyTag Show(|_, _| alarms::status_ok());
+    network Get "api/health/checks/node-is-quorum-critical" AnyTag Show(alarms::single_node_check);
+    network Get "api/health/checks/node-is-mirror-sync-critical" AnyTag Show(alarms::single_node_check);
+    network Get "api/health/checks/certificate-expiration/{within}/{unit}" AnyTag Show(alarms::certificates);
+    network Get "api/health/checks/port-listener/{port}" AnyTag Show(alarms::port);
+    network Get "api/health/checks/protocol-listener/{protocol}" AnyTag Show(alarms::protocol);
+    network Get "api/healthchecks/node" AnyTag Show(alarms::node);
+    network Get "api/healthchecks/node/{node}" AnyTag Show(management::node_health);
     network Get "api/aliveness-test/{vhost}" Permissions Show(alarms::aliveness);
     // Definitions.
     both Get "api/definitions" Administrator Show(|_, _| listing::export());
@@ -180,7 +180,7 @@ requests! {
     both Post "api/users/bulk-delete" Administrator Change(access::delete_users);
     both Get "api/users/{user}/permissions" Administrator Show(list::<Permissions>);
     both Get "api/users/{user}/topic-permissions" Administrator Show(list::<TopicPermissions>);
-    both Get "api/vhosts" Nothing Show(list::<Vhosts>);
+    both Get "api/vhosts" AnyTag Show(list::<Vhosts>);
     network Get "api/vhosts/{vhost}" Administrator Show(one::<Vhosts>);
     network Put "api/vhosts/{vhost}" Administrator Change(access::put_vhost);
     socket Put "api/vhosts/{vhost}" Operator Change(access::update_vhost);
@@ -200,7 +200,7 @@ requests! {
     both Put "api/topic-permissions/{vhost}/{user}" Administrator Change(access::put_topic_permissions);
     both Delete "api/topic-permissions/{vhost}/{user}" Administrator Change(access::clear_topic_permissions);
     both Delete "api/topic-permissions/{vhost}/{user}/{exchange}" Administrator Change(access::clear_topic_permissions);
-    network Get "api/vhost-limits" Nothing Show(management::vhost_limits);
+    network Get "api/vhost-limits" AnyTag Show(management::vhost_limits);
     network Get "api/vhost-limits/{vhost}" Watcher Show(management::vhost_limits);
     both Put "api/vhost-limits/{vhost}" Administrator Change(access::put_vhost_limits);
     both Delete "api/vhost-limits/{vhost}" Administrator Change(access::clear_vhost_limits);
@@ -222,12 +222,12 @@ requests! {
     network any "api/nodes/**" Monitor Closed;
     network any "api/auth/attempts/**" Monitor Closed;
     // Policies and parameters.
-    network Get "api/policies" Nothing Show(list::<Policies>);
+    network Get "api/policies" AnyTag Show(list::<Policies>);
     both Get "api/policies/{vhost}" Member Show(list::<Policies>);
-    network Get "api/policies/{vhost}/{policy}" PolicymakerThere Show(one::<Policies>);
-    both Put "api/policies/{vhost}/{policy}" PolicymakerThere Change(policies::put);
-    both Delete "api/policies/{vhost}/{policy}" PolicymakerThere Change(policies::clear);
-    network Get "api/operator-policies" Nothing Show(list::<OperatorPolicies>);
+    network Get "api/policies/{vhost}/{policy}" PolicymakerInVhost Show(one::<Policies>);
+    both Put "api/policies/{vhost}/{policy}" PolicymakerInVhost Change(policies::put);
+    both Delete "api/policies/{vhost}/{policy}" PolicymakerInVhost Change(policies::clear);
+    network Get "api/operator-policies" AnyTag Show(list::<OperatorPolicies>);
     both Get "api/operator-policies/{vhost}" Member Show(list::<OperatorPolicies>);
     network Get "api/operator-policies/{vhost}/{policy}" Administrator Show(one::<OperatorPolicies>);
     both Put "api/operator-policies/{vhost}/{policy}" Administrator Change(policies::put);
@@ -235,10 +235,10 @@ requests! {
     socket Get "api/parameters/{vhost}" Operator Show(list::<Parameters>);
     network Get "api/parameters" Policymaker Show(list::<Parameters>);
     network Get "api/parameters/{component}" Policymaker Show(list::<Parameters>);
-    network Get "api/parameters/{component}/{vhost}" PolicymakerThere Show(list::<Parameters>);
-    network Get "api/parameters/{component}/{vhost}/{name}" PolicymakerThere Show(one::<Parameters>);
-    both Put "api/parameters/{component}/{vhost}/{name}" PolicymakerThere Change(parameters::put);
-    both Delete "api/parameters/{component}/{vhost}/{name}" PolicymakerThere Change(parameters::clear);
+    network Get "api/parameters/{component}/{vhost}" PolicymakerInVhost Show(list::<Parameters>);
+    network Get "api/parameters/{component}/{vhost}/{name}" PolicymakerInVhost Show(one::<Parameters>);
+    both Put "api/parameters/{component}/{vhost}/{name}" PolicymakerInVhost Change(parameters::put);
+    both Delete "api/parameters/{component}/{vhost}/{name}" PolicymakerInVhost Change(parameters::clear);
     both Get "api/global-parameters" Policymaker Show(list::<GlobalParameters>);
     network Get "api/global-parameters/{name}" Policymaker Show(one::<GlobalParameters>);
     both Put "api/global-parameters/{name}" Policymaker Change(parameters::put);
@@ -254,20 +254,20 @@ requests! {
     both Delete "api/shovels/vhost/{vhost}/{name}" Administrator Change(parameters::delete_shovel);
     both Delete "api/shovels/vhost/{vhost}/{name}/restart" Administrator Change(parameters::restart_shovel);
     // Connections, channels and consumers.
-    both Get "api/connections" Nothing Show(list::<Connections>);
-    network Get "api/connections/{name}" Nothing Show(one::<Connections>);
-    network Delete "api/connections/{name}" Nothing Change(management::close);
+    both Get "api/connections" AnyTag Show(list::<Connections>);
+    network Get "api/connections/{name}" AnyTag Show(one::<Connections>);
+    network Delete "api/connections/{name}" AnyTag Change(management::close);
     socket Delete "api/connections" Operator Change(control::close_all);
     socket Delete "api/connections/vhost/{vhost}" Operator Change(control::close_all);
     socket Delete "api/connections/username/{user}" Operator Change(control::close_all);
     socket Delete "api/connections/{pid}" Operator Change(control::close);
-    both Get "api/channels" Nothing Show(list::<Channels>);
-    network Get "api/channels/{name}" Nothing Show(one::<Channels>);
-    both Get "api/consumers" Nothing Show(list::<Consumers>);
-    both Get "api/consumers/{vhost}" Nothing Show(list::<Consumers>);
+    both Get "api/channels" AnyTag Show(list::<Channels>);
+    network Get "api/channels/{name}" AnyTag Show(one::<Channels>);
+    both Get "api/consumers" AnyTag Show(list::<Consumers>);
+    both Get "api/consumers/{vhost}" AnyTag Show(list::<Consumers>);
     // Queues, exchanges, bindings, messages. The operator at the socket is not a user of the broker, so its requests
     // act for no user. Requests of a user act as over AMQP.
-    both Get "api/queues" Nothing Show(list::<Queues>);
+    both Get "api/queues" AnyTag Show(list::<Queues>);
     both Get "api/queues/{vhost}" Member Show(list::<Queues>);
     network Get "api/queues/{vhost}/{queue}" Member Show(one::<Queues>);
     network Put "api/queues/{vhost}/{queue}" Member Act(|acting| acting.put_queue());
@@ -279,7 +279,7 @@ requests! {
     network Post "api/queues/{vhost}/{queue}/get" Member Act(|acting| acting.get());
     network Get "api/queues/{vhost}/{queue}/bindings" Member Show(listing::bindings);
     network Get "api/leveret/queues/{vhost}/{queue}/messages" Permissions Change(management::messages);
-    both Get "api/exchanges" Nothing Show(list::<Exchanges>);
+    both Get "api/exchanges" AnyTag Show(list::<Exchanges>);
     both Get "api/exchanges/{vhost}" Member Show(list::<Exchanges>);
     network Get "api/exchanges/{vhost}/{exchange}" Member Show(one::<Exchanges>);
     network Put "api/exchanges/{vhost}/{exchange}" Member Act(|acting| acting.put_exchange());
@@ -287,7 +287,7 @@ requests! {
     network Post "api/exchanges/{vhost}/{exchange}/publish" Member Receive(|call, context| ActingUser::of(call, context)?.publish());
     network Get "api/exchanges/{vhost}/{source}/bindings/source" Member Show(listing::bindings);
     network Get "api/exchanges/{vhost}/{exchange}/bindings/destination" Member Show(listing::bindings);
-    both Get "api/bindings" Nothing Show(listing::bindings);
+    both Get "api/bindings" AnyTag Show(listing::bindings);
     both Get "api/bindings/{vhost}" Member Show(listing::bindings);
     network Get "api/bindings/{vhost}/e/{source}/q/{queue}" Member Show(listing::bindings);
     network Get "api/bindings/{vhost}/e/{source}/e/{exchange}" Member Show(listing::bindings);
@@ -303,7 +303,7 @@ requests! {
     socket Delete "api/ctl/orphans/{incarnation}" Operator Change(control::delete_orphan);
     socket Put "api/ctl/trace/{vhost}" Operator Change(access::put_trace);
     socket Delete "api/ctl/trace/{vhost}" Operator Change(access::put_trace);
-    network Get "{file}" Nobody Show(show_page);
+    network Get "{file}" NoLogin Show(show_page);
 }
 
 /// Finds the row of a request.
@@ -375,7 +375,7 @@ pub(super) fn answer(
 /// Answers a request over the network without a login. Few rows permit that.
 pub(super) fn answer_to_anybody(request: &Request<'_>, context: &RequestContext<'_>) -> Answer {
     match find(request, None, Interface::Network, request.verb) {
-        Some((Row { demand: Demand::Nobody, handler: Show(show), .. }, call)) => show(&call, context),
+        Some((Row { demand: Demand::NoLogin, handler: Show(show), .. }, call)) => show(&call, context),
         _ => not_taken(request, context, Interface::Network, None),
     }
 }
@@ -419,7 +419,7 @@ fn show_page(call: &Call<'_>, _: &RequestContext<'_>) -> Answer {
     };
     let tag = format!("\"{:016x}\"", page.tag());
     let is_tag = |copy: &str| copy.trim().trim_start_matches("W/") == tag;
-    match call.request.origin.has_copy {
+    match call.request.origin.client_copy {
         Some(copies) if copies.split(',').any(is_tag) => Answer::KnownPage(page),
         _ => Answer::Page(page),
     }
@@ -440,7 +440,7 @@ mod tests {
     }
 
     #[test]
-    fn every_row_answers_what_it_says_by_every_door_that_it_is_for() {
+    fn every_row_answers_over_each_of_its_interfaces() {
         let open = REQUESTS.iter().filter(|row| row.verb.is_some());
         for (row, interface) in
             open.flat_map(|row| row.interfaces.iter().map(move |interface| (row, *interface)))
@@ -459,10 +459,10 @@ mod tests {
     }
 
     #[test]
-    fn who_is_asked_for_permissions_in_a_virtual_host_says_in_which() {
+    fn rows_that_demand_permissions_name_a_virtual_host() {
         for row in REQUESTS {
-            use Demand::{Member, Permissions, PolicymakerThere, Watcher};
-            let is_of_vhost = matches!(row.demand, PolicymakerThere | Permissions | Member | Watcher)
+            use Demand::{Member, Permissions, PolicymakerInVhost, Watcher};
+            let is_of_vhost = matches!(row.demand, PolicymakerInVhost | Permissions | Member | Watcher)
                 || matches!(row.handler, Act(_));
             assert!(!is_of_vhost || row.path.contains("/{vhost}"), "{}", row.path);
         }

@@ -39,12 +39,11 @@ impl Wear {
         if store.bytes_max == 0 {
             return None;
         }
-        let written = (store.written_ever_bytes, store.written_bytes);
-        Some(Self::forecast(written, up_ms, process.endurance.bytes))
+        Some(Self::forecast(store.written_ever_bytes, store.written_bytes, up_ms, process.endurance.bytes))
     }
 
     /// Computes the forecast from the bytes of all runs, and the bytes of this run of `up_ms` milliseconds.
-    fn forecast((ever, here): (u64, u64), up_ms: u64, endurance: u64) -> Self {
+    fn forecast(ever: u64, here: u64, up_ms: u64, endurance: u64) -> Self {
         let per_day = u128::from(here) * DAY_MS / u128::from(up_ms.max(1));
         let is_known = up_ms >= RUN_MS_MIN;
         let left = u128::from(endurance.saturating_sub(ever));
@@ -98,11 +97,11 @@ mod tests {
     const YEAR: u64 = YEAR_MS as u64;
 
     fn tenths(ever: u64, here: u64, up_ms: u64, bytes: u64) -> Option<u64> {
-        Wear::forecast((ever, here), up_ms, bytes).tenths_left
+        Wear::forecast(ever, here, up_ms, bytes).tenths_left
     }
 
     #[test]
-    fn years_follow_from_what_is_left_and_from_the_rate_of_this_process() {
+    fn years_follow_from_the_rest_and_the_rate_of_this_process() {
         // A tenth of the endurance is written in a year, and half of it was used before.
         assert_eq!(tenths(500, 100, YEAR, 1_000), Some(50));
         assert_eq!(tenths(32 << 40, 1 << 40, YEAR, 32 << 40), Some(0), "it is used up");
@@ -118,8 +117,8 @@ mod tests {
     }
 
     #[test]
-    fn an_alarm_says_what_is_known() {
-        let fast = Wear::forecast((1 << 40, 1 << 40), YEAR, 2 << 40);
+    fn an_alarm_contains_the_known_values() {
+        let fast = Wear::forecast(1 << 40, 1 << 40, YEAR, 2 << 40);
         let shown = fast.to_string();
         assert!(shown.contains("1.0 years left") && shown.contains("3010.3 MB a day"), "{shown}");
         assert!(fast.warning(2).is_some_and(|text| text.starts_with("wear: 3010.3 MB a day")));

@@ -87,7 +87,7 @@ impl Tokens {
         let password = broker_password(broker, user).ok_or(NoToken::NoSuchUser)?;
         self.rows.retain(|row| row.is_good(broker, now_ms));
         if self.rows.len() >= TOKENS_MAX {
-            let at = self.displaced(broker, user).ok_or(NoToken::Full)?;
+            let at = self.replaced(broker, user).ok_or(NoToken::Full)?;
             self.rows.swap_remove(at);
         }
         let token = format!(
@@ -108,7 +108,7 @@ impl Tokens {
     /// If the user has tokens, it is the least recently used of them. Otherwise it is one of the user with the most
     /// tokens. If every user has one, an administrator replaces one of a user who is not an administrator, if
     /// possible.
-    fn displaced(&self, broker: &Broker, user: &str) -> Option<usize> {
+    fn replaced(&self, broker: &Broker, user: &str) -> Option<usize> {
         let held = |user: &str| self.rows.iter().filter(|row| &*row.user == user).count();
         let most = self.rows.iter().map(|row| held(&row.user)).max()?;
         let may_displace = |row: &Row| match held(user) {

@@ -677,7 +677,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_in_clear_is_shown_to_nobody() {
+    fn a_clear_password_is_never_shown() {
         let parsed = parse("users", json!({"name": "x", "password": "hunter2", "pasword": 1})).unwrap();
         assert_eq!(parsed.unknown_fields, ["pasword"]);
         assert!(!format!("{parsed:?}").contains("hunter2"));
@@ -696,7 +696,7 @@ mod tests {
     }
 
     #[test]
-    fn what_rabbitmq_exports_is_understood() {
+    fn exports_of_rabbitmq_are_understood() {
         let user = json!({"hashing_algorithm": "rabbit_password_hashing_sha256", "limits": {},
                           "name": "guest",
                           "password_hash": "kI3GCqW5JLMJa4iX1lo7X4D6XbYqlLgxIs30+P6tENUV2POR",
@@ -740,7 +740,7 @@ mod tests {
     }
 
     #[test]
-    fn policies_come_as_themselves_and_as_parameters() {
+    fn policies_are_parsed_from_policies_and_from_parameters() {
         let said =
             json!({"pattern": "^q", "definition": {"max-length": 3}, "priority": -1, "apply-to": "queues"});
         let mut policy = said.clone();
@@ -769,13 +769,13 @@ mod tests {
     }
 
     #[test]
-    fn what_we_do_not_have_is_named() {
+    fn unsupported_objects_are_named() {
         let other = json!({"component": "federation-upstream", "name": "s", "vhost": "/", "value": {}});
         assert!(matches!(parse("parameters", other), Err(ItemError::Unsupported(_))));
     }
 
     #[test]
-    fn parameters_are_kept_as_json_and_their_values_shown_to_nobody() {
+    fn parameters_are_kept_as_json_and_their_values_never_shown() {
         let shovel =
             json!({"component": "shovel", "name": "s", "vhost": "/", "value": {"b": 1, "a": "secret"}});
         let Ok(Item::Parameter(shovel)) = item_of("parameters", shovel) else { panic!() };
@@ -789,7 +789,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_is_refused() {
+    fn invalid_objects_are_refused() {
         for (section, value, why) in [
             ("users", json!({"tags": []}), "missing field `name`"),
             ("users", json!({"name": "x", "password": "p", "password_hash": "h"}), "both"),

@@ -74,7 +74,7 @@ pub fn apply(broker: &mut Broker, context: &mut Context<'_>, item: &Item) -> Res
 }
 
 fn make(broker: &mut Broker, context: &mut Context<'_>, item: &Item) -> Result<Applied, String> {
-    if is_so(broker, item) {
+    if is_applied(broker, item) {
         return Ok(Applied::Done);
     }
     let journal = context.journal_mut();
@@ -153,7 +153,7 @@ pub fn hash_password(broker: &Broker, item: &mut Item, entropy: &mut dyn FnMut(&
 }
 
 /// Returns whether the broker already has the object as defined, so that nothing needs to be written.
-fn is_so(broker: &Broker, item: &Item) -> bool {
+fn is_applied(broker: &Broker, item: &Item) -> bool {
     match item {
         Item::User(user) => {
             let hash = stored_hash(&user.password);
@@ -168,9 +168,9 @@ fn is_so(broker: &Broker, item: &Item) -> bool {
             user && vhost && patterns == (it.configure.as_str(), it.write.as_str(), it.read.as_str())
         }),
         Item::TopicPermission(it) => broker.access().topic_permissions().any(|view| {
-            let thing = (view.user, view.vhost, view.exchange);
+            let key = (view.user, view.vhost, view.exchange);
             let patterns = (view.write, view.read);
-            thing == (it.user.as_str(), it.vhost.as_str(), it.exchange.as_str())
+            key == (it.user.as_str(), it.vhost.as_str(), it.exchange.as_str())
                 && patterns == (it.write.as_str(), it.read.as_str())
         }),
         Item::Vhost(it) => broker.access().vhosts().any(|view| {
@@ -181,11 +181,12 @@ fn is_so(broker: &Broker, item: &Item) -> bool {
             broker.access().vhosts().any(|view| view.name == *vhost && view.limits == limits_of(*limits))
         }
         Item::Policy(it) => broker.views().policies().any(|view| {
-            let (is, given) = (view.policy, NewPolicy::from(it));
-            let named = (view.vhost, is.kind, is.name) == (it.vhost.as_str(), given.kind, given.name);
-            let speaks =
-                (is.pattern, is.apply_to, is.priority) == (given.pattern, given.apply_to, given.priority);
-            named && speaks && is.definition == given.definition
+            let (existing, given) = (view.policy, NewPolicy::from(it));
+            let has_same_name =
+                (view.vhost, existing.kind, existing.name) == (it.vhost.as_str(), given.kind, given.name);
+            let has_same_target = (existing.pattern, existing.apply_to, existing.priority)
+                == (given.pattern, given.apply_to, given.priority);
+            has_same_name && has_same_target && existing.definition == given.definition
         }),
         Item::Parameter(_) | Item::Exchange(_) | Item::Queue(_) | Item::Binding(_) => false,
     }

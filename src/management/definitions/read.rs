@@ -515,7 +515,7 @@ mod tests {
     }
 
     #[test]
-    fn things_come_after_what_they_need() {
+    fn objects_come_after_their_dependencies() {
         let text = r#"{"bindings":[1],"queues":[2,3],"rabbit_version":"3.10.8","policies":[4],"users":[5]}"#;
         assert_eq!(
             order(text).unwrap(),
@@ -535,7 +535,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_say_where() {
+    fn errors_contain_their_position() {
         for (text, why) in [
             (r#"{"users":[{"name":"q"}"#, "EOF while parsing"),
             (r#"{"users":3}"#, "after users[0]: invalid type: integer `3`, expected a list"),
@@ -574,7 +574,7 @@ mod scan_tests {
     }
 
     #[test]
-    fn things_are_found_in_their_order_however_a_file_is_cut() {
+    fn objects_are_found_in_order_however_a_file_is_split() {
         let text =
             r#" {"v" : 1, "e":[ ],"q":[{"a":"]\"}","b":[{}]} , 3,"x,\\" ],"w":{"y":[1]},"\u0061":true} "#;
         let member = |name: &str, value: &str| Found::Member(name.into(), value.into());
@@ -598,7 +598,7 @@ mod scan_tests {
     }
 
     #[test]
-    fn what_is_no_file_of_definitions_is_refused() {
+    fn files_without_definitions_are_refused() {
         for text in [
             "",
             "[]",

@@ -252,7 +252,7 @@ fn requests_are_answered_in_their_order_one_at_a_time() {
 
 /// The control socket refuses unknown columns instead of showing all columns.
 #[test]
-fn columns_that_are_none_are_refused_however_they_are_written() {
+fn unknown_columns_are_refused_however_they_are_written() {
     for columns in ["nosuch", "name,nosuch", "%zz", "name%"] {
         let mut stage = Stage::new();
         let mut connection = OperatorSession::default();
@@ -282,7 +282,7 @@ fn name_like_others(place: usize) -> String {
 }
 
 #[test]
-fn names_that_begin_alike_are_put_in_order_in_steps() {
+fn names_with_equal_beginnings_are_sorted_in_steps() {
     let probe = RowProbe {
         cell: |_, _, place, _, out| {
             LOOKED.set(LOOKED.get() + 1);
@@ -329,7 +329,7 @@ fn names_that_begin_alike_are_put_in_order_in_steps() {
 
 /// A request that arrives byte by byte is parsed a few times, not once for each byte.
 #[test]
-fn a_request_in_small_pieces_is_looked_at_a_few_times() {
+fn a_request_in_small_parts_is_parsed_a_few_times() {
     let long = "x".repeat(40_000);
     for (request, looks_max) in [
         (format!("GET /api/none HTTP/1.1\r\nHost: localhost\r\nX: {long}\r\n\r\n"), 20),
@@ -347,7 +347,7 @@ fn a_request_in_small_pieces_is_looked_at_a_few_times() {
             stage.step(&mut session);
         }
         assert!(parses <= looks_max, "{parses} looks at {:?}", &request[..40]);
-        let said = String::from_utf8_lossy(session.output()).into_owned();
-        assert!(said.starts_with("HTTP/1.1 4"), "{said}");
+        let output = String::from_utf8_lossy(session.output()).into_owned();
+        assert!(output.starts_with("HTTP/1.1 4"), "{output}");
     }
 }
