@@ -1,14 +1,15 @@
 //! The table of all requests: the path of each, who may send it, and the function that answers it.
 //!
-//! Paths, fields and texts are those of RabbitMQ's management API where it has them. Requests
-//! that only the command line needs are below `/api/ctl`. A row has the verb, the path, what it demands of the client, and the function that answers.
+//! Paths, fields and texts are those of RabbitMQ's management API where it has them. Requests that only the command
+//! line needs are below `/api/ctl`. A row has the verb, the path, what it demands of the client, and the function that
+//! answers.
 //!
 //! | way in | who may send the request |
 //! |--------|--------------------------|
 //! | `socket` | the operator, over the control socket |
 //! | `network` | a user of the management API who meets the row's demand |
 //! | `both` | either of them; the same function answers |
-//! | `metrics` | either of them (over the network a monitor), and any client where metrics need no login |
+//! | `metrics` | a user over the network who meets the row's demand, and any client where metrics need no login |
 //!
 //! | tag | access |
 //! |-----|--------|
@@ -284,7 +285,8 @@ requests! {
     network Get "api/exchanges/{vhost}/{exchange}" Member Show(one::<Exchanges>);
     network Put "api/exchanges/{vhost}/{exchange}" Member Act(|acting| acting.put_exchange());
     network Delete "api/exchanges/{vhost}/{exchange}" Member Act(|acting| acting.delete_exchange());
-    network Post "api/exchanges/{vhost}/{exchange}/publish" Member Receive(|call, context| ActingUser::of(call, context)?.publish());
+    network Post "api/exchanges/{vhost}/{exchange}/publish" Member
+        Receive(|call, context| ActingUser::of(call, context)?.publish());
     network Get "api/exchanges/{vhost}/{source}/bindings/source" Member Show(listing::bindings);
     network Get "api/exchanges/{vhost}/{exchange}/bindings/destination" Member Show(listing::bindings);
     both Get "api/bindings" AnyTag Show(listing::bindings);
