@@ -107,7 +107,8 @@ impl<'b, 's> ActingUser<'b, 's> {
     pub(super) fn delete_queue(&mut self) -> Answered {
         let queue = self.call.name("queue");
         self.queue_exists(queue)?;
-        let (if_unused, if_empty) = (self.call.request.says("if-unused"), self.call.request.says("if-empty"));
+        let (if_unused, if_empty) =
+            (self.call.request.has_true("if-unused"), self.call.request.has_true("if-empty"));
         self.done(Status::NoContent, Command::QueueDelete { queue, if_unused, if_empty })
     }
 
@@ -176,7 +177,7 @@ impl<'b, 's> ActingUser<'b, 's> {
         if !self.has_exchange(exchange) {
             return Err(not_found("Not Found"));
         }
-        let if_unused = self.call.request.says("if-unused");
+        let if_unused = self.call.request.has_true("if-unused");
         self.done(Status::NoContent, Command::ExchangeDelete { exchange, if_unused })
     }
 

@@ -166,7 +166,8 @@ pub(super) fn held(context: &mut RequestContext<'_>) -> Option<Answer> {
 
 /// Deletes a queue.
 pub(super) fn delete_queue(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
-    let only = DeleteIf { unused: call.request.says("if-unused"), empty: call.request.says("if-empty") };
+    let only =
+        DeleteIf { unused: call.request.has_true("if-unused"), empty: call.request.has_true("if-empty") };
     let (broker, mut context) = context.broker();
     let deleted = broker.operator_delete_queue(&mut context, call.name("vhost"), call.name("queue"), only);
     counted(&context, deleted)
@@ -245,6 +246,6 @@ pub(super) fn close_all(call: &Call<'_>, context: &mut RequestContext<'_>) -> An
 
 /// Returns the reason for closing connections that their clients get.
 pub(super) fn reason(request: &Request<'_>, default: &str) -> String {
-    let given = request.asked("reason").and_then(decode).unwrap_or(default.into());
+    let given = request.query_value("reason").and_then(decode).unwrap_or(default.into());
     given.chars().filter(|character| !character.is_control()).take(REASON_CHARS_MAX).collect()
 }

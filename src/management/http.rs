@@ -175,7 +175,7 @@ impl Request<'_> {
     }
 
     /// Returns the value of a key in the query, still percent-encoded.
-    pub fn asked(&self, key: &str) -> Option<&str> {
+    pub fn query_value(&self, key: &str) -> Option<&str> {
         self.query
             .split('&')
             .find_map(|pair| pair.split_once('=').filter(|(name, _)| *name == key))
@@ -183,8 +183,8 @@ impl Request<'_> {
     }
 
     /// Returns whether the query contains `key=true`.
-    pub fn says(&self, key: &str) -> bool {
-        self.asked(key) == Some("true")
+    pub fn has_true(&self, key: &str) -> bool {
+        self.query_value(key) == Some("true")
     }
 }
 
@@ -446,9 +446,9 @@ mod tests {
         let Parsed::Request(request, end) = parse(text.as_bytes(), 1024) else { panic!() };
         assert_eq!((end, request.verb, request.condition), (whole, Verb::Put, Condition::Exists));
         assert_eq!(request.segments, ["api", "queues", "/", "a b"]);
-        assert_eq!((request.body, request.asked("x")), (&b"abc"[..], Some("1")));
-        assert!(request.says("if-empty"));
-        assert!(!request.is_last && !request.says("if"));
+        assert_eq!((request.body, request.query_value("x")), (&b"abc"[..], Some("1")));
+        assert!(request.has_true("if-empty"));
+        assert!(!request.is_last && !request.has_true("if"));
     }
 
     #[test]

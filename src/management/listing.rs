@@ -427,7 +427,7 @@ fn list_of<K: Kind>(
     if let Some(vhost) = call.optional_name("vhost").filter(|vhost| !exists(context, vhost)) {
         return call.no_such_vhost(vhost);
     }
-    let asked = call.request.asked("columns");
+    let asked = call.request.query_value("columns");
     let columns = asked.and_then(decode);
     if columns.is_none()
         && call.user.is_none()
@@ -452,7 +452,7 @@ fn list_of<K: Kind>(
         }
     };
     // rabbitmqctl does not sort.
-    match Ordered::asked(call.request, K::HAS_PAGES, call.user.map(|_| K::ORDER)) {
+    match Ordered::from_query(call.request, K::HAS_PAGES, call.user.map(|_| K::ORDER)) {
         Ok(ordered) => Answer::List(Box::new(Listing::new(parts, filter, selected).ordered(ordered))),
         Err((status, error, why)) => Answer::Now(status, problem(error, &why)),
     }
@@ -689,18 +689,18 @@ impl Ordered {
     ///
     /// # Errors
     /// The parameters are invalid.
-    pub fn asked(
+    pub fn from_query(
         request: &Request<'_>,
         has_pages: bool,
         default: Option<&str>,
     ) -> Result<Option<Self>, Refused> {
-        let page = request.asked("page").filter(|_| has_pages);
-        let sort = request.asked("sort").and_then(decode).filter(|sort| !sort.is_empty());
+        let page = request.query_value("page").filter(|_| has_pages);
+        let sort = request.query_value("sort").and_then(decode).filter(|sort| !sort.is_empty());
         if page.is_none() && sort.is_none() && default.is_none() {
             return Ok(None);
         }
         let invalid = || (Status::BadRequest, "bad_request", "Pagination parameters are invalid".to_string());
-        let number = |key| match request.asked(key) {
+        let number = |key| match request.query_value(key) {
             None | Some("") => Ok(None),
             Some(text) => text.parse::<usize>().map(Some).map_err(|_| invalid()),
         };
@@ -715,18 +715,18 @@ impl Ordered {
             let why = format!("Invalid pagination parameters: page number {number}, page size {size}");
             return Err((Status::BadRequest, "invalid_pagination_parameters", why));
         }
-        let name = request.asked("name").map(|name| name.replace('+', " "));
+        let name = request.query_value("name").map(|name| name.replace('+', " "));
         let name = name.as_deref().and_then(decode).filter(|name| !name.is_empty() && page.is_some());
         let name_filter = match name {
             Some(name) if name.len() > NAME_BYTES_MAX => return Err(invalid()),
-            Some(pattern) if request.says("use_regex") => {
+            Some(pattern) if request.has_true("use_regex") => {
                 Some(compile_pattern(&pattern).ok_or_else(invalid)?)
             }
             Some(name) => Some(NameFilter::Contains(name.to_lowercase())),
             None => None,
         };
         let sort = sort.map_or_else(|| default.unwrap_or("name").to_string(), |sort| sort.into_owned());
-        let is_reverse = request.says("sort_reverse");
+        let is_reverse = request.has_true("sort_reverse");
         Ok(Some(Self {
             name_filter,
             sort,

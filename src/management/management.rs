@@ -148,7 +148,7 @@ pub(super) fn overview(call: &Call<'_>, context: &RequestContext<'_>) -> Answer 
 
 fn write_overview(json: &mut Json<'_>, call: &Call<'_>, context: &RequestContext<'_>) {
     let Some(user) = call.user else { return };
-    let ranges = Ranges::asked(call.request);
+    let ranges = Ranges::from_query(call.request);
     // A monitor gets the totals of all virtual hosts, even where it may not see the objects.
     let seen = if user.is_monitor { Filter::default() } else { call.filter() };
     let process = context.process;

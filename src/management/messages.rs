@@ -237,7 +237,7 @@ pub(super) fn browse(
     context: &mut RequestContext<'_>,
     who: (&str, &str, &str),
 ) -> Result<BrowseAnswer, Fault> {
-    let number = |key, default: u32| match request.asked(key) {
+    let number = |key, default: u32| match request.query_value(key) {
         None | Some("") => Ok(default),
         Some(text) => text.parse().map_err(|_| {
             let text = format_args!("`{key}` must be a whole number");
@@ -246,7 +246,7 @@ pub(super) fn browse(
     };
     let (position, count) = (number("position", 0)?, number("count", COUNT_DEFAULT)?);
     let truncate = number("truncate", PAYLOAD_BYTES_DEFAULT)?;
-    let is_base64 = request.asked("encoding") == Some("base64");
+    let is_base64 = request.query_value("encoding") == Some("base64");
     let payloads = PayloadOptions { is_base64, bytes_max: truncate.min(PAYLOAD_BYTES_MAX) };
     let (broker, mut broker_context) = context.broker();
     let count = count.clamp(1, BROWSED_MAX);

@@ -613,7 +613,7 @@ impl OperatorSession {
             }
             return;
         }
-        let mut write = |out: &mut Vec<u8>, room| listing.write(context.context(), out, room);
+        let mut write = |out: &mut Vec<u8>, limits| listing.write(context.context(), out, limits);
         if write_chunk(&mut self.output, &mut self.written, &mut write) {
             self.finish();
         }
@@ -624,7 +624,7 @@ impl OperatorSession {
         if self.output.len() - self.written >= OUTPUT_BYTES_ENOUGH {
             return;
         }
-        let mut write = |out: &mut Vec<u8>, room| rows.write(context.context(), out, room);
+        let mut write = |out: &mut Vec<u8>, limits| rows.write(context.context(), out, limits);
         if write_chunk(&mut self.output, &mut self.written, &mut write) {
             self.finish();
         }

@@ -143,7 +143,7 @@ impl<'c> Call<'c> {
     /// Returns a filter for the rows that the request selects and its user may see.
     pub(super) fn filter(&self) -> Filter {
         let viewer = self.user.filter(|user| !user.is_administrator).map(User::viewer);
-        let ranges = Ranges::asked(self.request);
+        let ranges = Ranges::from_query(self.request);
         // In paths of parameters the component stands where other paths have a user.
         let user = self.optional_name("user").or(self.optional_name("component")).map(Into::into);
         let (vhost, is_ctl) = (self.optional_name("vhost").map(Into::into), self.user.is_none());

@@ -251,8 +251,8 @@ pub struct Ranges {
 
 impl Ranges {
     /// Reads the ranges from RabbitMQ's query parameters.
-    pub fn asked(request: &Request<'_>) -> Self {
-        let number = |key: &str| request.asked(key)?.parse().ok();
+    pub fn from_query(request: &Request<'_>) -> Self {
+        let number = |key: &str| request.query_value(key)?.parse().ok();
         let range = |age, incr| Some((number(age)?, number(incr).filter(|incr| *incr > 0)?));
         Self {
             lengths: range("lengths_age", "lengths_incr"),

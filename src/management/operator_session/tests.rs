@@ -294,7 +294,7 @@ fn names_with_equal_beginnings_are_sorted_in_steps() {
     for reverse in ["false", "true"] {
         let text = format!("GET /api/queues?sort=name&sort_reverse={reverse} HTTP/1.1\r\n\r\n");
         let Parsed::Request(request, _) = http::parse(text.as_bytes(), 1024) else { panic!() };
-        let mut ordered = Ordered::asked(&request, true, None).unwrap().unwrap();
+        let mut ordered = Ordered::from_query(&request, true, None).unwrap().unwrap();
         let stage = Stage::new();
         let context = ReadContext {
             broker: &stage.broker,
