@@ -1,7 +1,7 @@
-//! Users, virtual hosts and permissions, and tokens that users log in with.
+//! Users, virtual hosts, permissions, and the tokens that users log in with.
 //!
-//! Passwords come as hashes: the command line makes them, so the broker's loop need not. Tools of RabbitMQ's
-//! send them in clear; those are kept as RabbitMQ keeps them, which takes no time.
+//! The command line sends passwords as hashes, so that the event loop need not compute them. Tools of RabbitMQ send
+//! passwords in clear. Those are hashed like in RabbitMQ, which takes no time.
 
 use crate::definitions::{Limits, UserLimits, limits_of, user_limits_of, vhost_change};
 use leveret_broker::{OperatorFault, VhostChange, VhostLimits};
@@ -16,7 +16,7 @@ use super::columns::name_of;
 use super::definition_columns::TopicPermissions;
 use super::http::{Condition, Request, Status, Verb};
 use super::listing::list;
-use super::management::said;
+use super::management::text_object;
 use super::request::{Answer, Answered, bad, bad_request, body, done, not_found, problem, unauthorized};
 use super::request::{Call, exists};
 use super::request_context::RequestContext;
@@ -24,7 +24,7 @@ use super::web_page::{NoToken, TOKENS_MAX};
 
 type Changed = Result<Batch, OperatorFault>;
 
-/// Gives a user whose password was right a token instead of it.
+/// Exchanges a user's correct password for a token.
 pub(super) fn log_in(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     let (Some(user), None) = (call.user, call.request.origin.token()) else {
         return Err(not_found("Not Found"));
@@ -37,10 +37,10 @@ pub(super) fn log_in(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answe
             Answer::Now(Status::Forbidden, problem("forbidden", &why))
         }
     })?;
-    Ok(Answer::Now(Status::Created, body(|json| said(json, &[("token", &token)]))))
+    Ok(Answer::Now(Status::Created, body(|json| text_object(json, &[("token", &token)]))))
 }
 
-/// Ends the token that its user came with.
+/// Ends the token of the request.
 pub(super) fn log_out(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     context.tokens.end(call.request.origin.token().ok_or_else(|| not_found("Not Found"))?);
     Ok(done(Status::NoContent))
@@ -59,7 +59,7 @@ pub(super) fn delete_vhost(call: &Call<'_>, context: &mut RequestContext<'_>) ->
     changed(broker.delete_vhost(&mut context, call.name("vhost")))
 }
 
-/// Protects a virtual host from deletion, or lifts that.
+/// Protects a virtual host from deletion, or ends the protection.
 pub(super) fn protect_vhost(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     let vhost = call.name("vhost");
     if !exists(context, vhost) {
@@ -70,12 +70,12 @@ pub(super) fn protect_vhost(call: &Call<'_>, context: &mut RequestContext<'_>) -
     changed(context.broker.put_vhost_with(context.journal, vhost, &change))
 }
 
-/// Has the operator vouch for users and permissions that the store cannot vouch for.
+/// Lets the operator confirm users and permissions whose integrity the store cannot guarantee.
 pub(super) fn confirm(_: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     changed(context.broker.access_mut().confirm_access(context.journal))
 }
 
-/// Says what a user may do in a virtual host.
+/// Sets the permissions of a user in a virtual host.
 pub(super) fn put_permissions(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     let (vhost, user) = (call.name("vhost"), call.name("user"));
     let is_new = !context.broker.access().has_permission(user, vhost);
@@ -84,13 +84,13 @@ pub(super) fn put_permissions(call: &Call<'_>, context: &mut RequestContext<'_>)
     put(is_new, access.set_permissions(context.journal, user, vhost, &configure, &write, &read))
 }
 
-/// Takes all that from him.
+/// Deletes the permissions of a user in a virtual host.
 pub(super) fn clear_permissions(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     let (vhost, user) = (call.name("vhost"), call.name("user"));
     changed(context.broker.access_mut().clear_permissions(context.journal, user, vhost))
 }
 
-/// What a user may do with topics in a virtual host, if anything is said of that.
+/// Shows the topic permissions of a user in a virtual host, if there are any.
 pub(super) fn topic_permissions(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
     match has_topic_permissions(call, context) {
         true => list::<TopicPermissions>(call, context),
@@ -103,7 +103,7 @@ fn has_topic_permissions(call: &Call<'_>, context: &RequestContext<'_>) -> bool 
     context.broker.access().topic_permissions().any(|view| (view.vhost, view.user) == (vhost, user))
 }
 
-/// Says what a user may do with the topics of an exchange.
+/// Sets the topic permissions of a user for an exchange.
 pub(super) fn put_topic_permissions(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     let (vhost, user) = (call.name("vhost"), call.name("user"));
     let is_new = !has_topic_permissions(call, context);
@@ -112,19 +112,19 @@ pub(super) fn put_topic_permissions(call: &Call<'_>, context: &mut RequestContex
     put(is_new, access.set_topic_permissions(context.journal, user, vhost, &exchange, &write, &read))
 }
 
-/// Takes that from him, for one exchange or for all.
+/// Deletes the topic permissions of a user, for one exchange or for all.
 pub(super) fn clear_topic_permissions(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
-    let (vhost, user, exchange) = (call.name("vhost"), call.name("user"), call.has("exchange"));
+    let (vhost, user, exchange) = (call.name("vhost"), call.name("user"), call.optional_name("exchange"));
     changed(context.broker.access_mut().clear_topic_permissions(context.journal, user, vhost, exchange))
 }
 
-/// Says all limits of a virtual host.
+/// Sets all limits of a virtual host.
 pub(super) fn put_vhost_limits(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     let limits = Fields::parse(call.request.body).and_then(Limits::read).map_err(bad)?;
     set_vhost_limits(call, context, limits_of(limits))
 }
 
-/// Takes all limits of a virtual host away.
+/// Deletes all limits of a virtual host.
 pub(super) fn clear_vhost_limits(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     set_vhost_limits(call, context, VhostLimits::default())
 }
@@ -133,45 +133,45 @@ fn set_vhost_limits(call: &Call<'_>, context: &mut RequestContext<'_>, limits: V
     changed(context.broker.access_mut().set_vhost_limits(context.journal, call.name("vhost"), limits))
 }
 
-/// Sets one limit of a virtual host, or takes it away; the other stays.
+/// Sets or deletes one limit of a virtual host. The other one stays.
 pub(super) fn change_vhost_limit(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     let vhost = call.name("vhost");
     let view = context.broker.access().vhosts().find(|view| view.name == vhost);
     let Some(mut limits) = view.map(|view| view.limits) else {
         return changed(Err(OperatorFault::NoSuchVhost(vhost.into())));
     };
-    let said = match call.request.verb {
+    let given = match call.request.verb {
         Verb::Put => limits_of(one_limit(call, Limits::read).map_err(bad)?),
         _ => VhostLimits::default(),
     };
     match call.name("limit") {
-        "max-queues" => limits.queues_max = said.queues_max,
-        "max-connections" => limits.connections_max = said.connections_max,
+        "max-queues" => limits.queues_max = given.queues_max,
+        "max-connections" => limits.connections_max = given.connections_max,
         _ => return Err(not_found("Not Found")),
     }
     set_vhost_limits(call, context, limits)
 }
 
-/// Sets the limits of a user that are named, or one; the others stay, as with RabbitMQ.
+/// Sets one limit of a user, or those in the body. The others stay, as in RabbitMQ.
 pub(super) fn put_user_limits(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
-    let said = match call.has("limit") {
+    let given = match call.optional_name("limit") {
         Some(_) => one_limit(call, UserLimits::read),
         None => Fields::parse(call.request.body).and_then(UserLimits::read),
     };
-    let said = user_limits_of(said.map_err(bad)?);
+    let given = user_limits_of(given.map_err(bad)?);
     change_user_limits(call, context, |limits| {
-        limits.connections_max = said.connections_max.or(limits.connections_max);
-        limits.channels_max = said.channels_max.or(limits.channels_max);
+        limits.connections_max = given.connections_max.or(limits.connections_max);
+        limits.channels_max = given.channels_max.or(limits.channels_max);
     })
 }
 
-/// Takes one limit of a user away, or all.
+/// Deletes one limit of a user, or all.
 pub(super) fn clear_user_limit(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     change_user_limits(call, context, |limits| match call.name("limit") {
         "all" => *limits = leveret_broker::UserLimits::default(),
         "max-connections" => limits.connections_max = None,
         "max-channels" => limits.channels_max = None,
-        // RabbitMQ, too, is silent when there is no limit of that name.
+        // RabbitMQ also reports no error for an unknown limit.
         _ => {}
     })
 }
@@ -190,7 +190,7 @@ fn change_user_limits(
     changed(context.broker.access_mut().set_user_limits(context.journal, user, limits))
 }
 
-/// Deletes the users that are named, as far as there are such.
+/// Deletes the users in the body. Unknown users are ignored.
 pub(super) fn delete_users(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     let Value::Array(names) = Fields::parse(call.request.body).map_err(bad)?.value("users") else {
         return Err(bad_request("`users` must be a list of names"));
@@ -206,7 +206,7 @@ pub(super) fn delete_users(call: &Call<'_>, context: &mut RequestContext<'_>) ->
     Ok(Answer::Changed(Status::NoContent, Vec::new()))
 }
 
-/// Begins or ends the firehose of a virtual host.
+/// Starts or stops the firehose of a virtual host.
 pub(super) fn put_trace(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     trace(context, call.name("vhost"), call.request.verb == Verb::Put)
 }
@@ -217,7 +217,7 @@ fn trace(context: &mut RequestContext<'_>, vhost: &str, is_on: bool) -> Answered
         return Err(not_found(&format!("Virtual host '{vhost}' does not exist")));
     }
     if is_on && !was_on {
-        // Those that come later are named as they come.
+        // Connections that are opened later get their names when they are opened.
         for connection in (0..context.sockets.places()).map(ConnectionId::from_index) {
             if let Some(socket) = context.sockets.at(connection) {
                 context.broker.name_traced(connection, &name_of(&socket));
@@ -227,8 +227,8 @@ fn trace(context: &mut RequestContext<'_>, vhost: &str, is_on: bool) -> Answered
     Ok(done(Status::NoContent))
 }
 
-/// Makes a virtual host, or changes one: as with RabbitMQ, a description and tags that are not given become empty. The
-/// default queue type, the protection and `tracing` stay unless they are given.
+/// Creates or changes a virtual host. As in RabbitMQ, an absent description and absent tags become empty. The default
+/// queue type, the protection and `tracing` stay unless they are present.
 pub(super) fn put_vhost(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     change_vhost(call, context, |change| {
         change.description.get_or_insert_default();
@@ -236,7 +236,7 @@ pub(super) fn put_vhost(call: &Call<'_>, context: &mut RequestContext<'_>) -> An
     })
 }
 
-/// Makes a virtual host, unless it must exist, or changes what is given of one.
+/// Creates a virtual host, unless it must exist, or changes the fields that are present.
 pub(super) fn update_vhost(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     change_vhost(call, context, |_| ())
 }
@@ -247,7 +247,7 @@ fn change_vhost(
     complete: impl FnOnce(&mut VhostChange),
 ) -> Answered {
     let vhost = call.name("vhost");
-    let said = match call.request.body {
+    let given = match call.request.body {
         [] => Ok((None, VhostChange::default())),
         body => Fields::parse(body).and_then(|mut fields| match fields.value("tracing") {
             Value::Null => Ok((None, vhost_change(&mut fields)?)),
@@ -255,7 +255,7 @@ fn change_vhost(
             other => Err(format!("tracing is true or false, not {other}")),
         }),
     };
-    let (is_traced, mut change) = said.map_err(bad)?;
+    let (is_traced, mut change) = given.map_err(bad)?;
     let is_new = !exists(context, vhost);
     if is_new && call.request.condition == Condition::Exists {
         return changed(Err(OperatorFault::NoSuchVhost(vhost.into())));
@@ -266,8 +266,8 @@ fn change_vhost(
         trace(context, vhost, is_on)?;
     }
     if let Some(user) = call.user.filter(|_| is_new) {
-        // Whoever makes one may do everything there. Without room for that it is there all the same, as with
-        // RabbitMQ.
+        // As in RabbitMQ, the user that creates a virtual host gets all permissions there. If there is no capacity
+        // for them, the virtual host exists nevertheless.
         let every = ".*";
         let access = context.broker.access_mut();
         let _ = access.set_permissions(context.journal, &user.name, vhost, every, every, every);
@@ -275,7 +275,7 @@ fn change_vhost(
     Ok(answer)
 }
 
-/// `{"value": N}` read as the object of limits that it is.
+/// Reads `{"value": N}` as the object of limits that it stands for.
 fn one_limit<L>(call: &Call<'_>, read: impl FnOnce(Fields<'_>) -> Result<L, String>) -> Result<L, String> {
     let value = match Fields::parse(call.request.body)?.value("value") {
         Value::String(text) => text.parse().map_or(Value::Null, |number: i64| Value::Number(number.into())),
@@ -290,7 +290,7 @@ fn one_limit<L>(call: &Call<'_>, read: impl FnOnce(Fields<'_>) -> Result<L, Stri
     read(fields)
 }
 
-/// The fields of these names, each of which the request must have as a text.
+/// Returns the values of fields that must be texts.
 fn texts<const N: usize>(request: &Request<'_>, names: [&str; N]) -> Result<[String; N], String> {
     let mut fields = Fields::parse(request.body)?;
     let mut texts = [const { String::new() }; N];
@@ -300,7 +300,7 @@ fn texts<const N: usize>(request: &Request<'_>, names: [&str; N]) -> Result<[Str
     Ok(texts)
 }
 
-/// What is said of a user; what is not said stays.
+/// Body of `PUT /api/users/NAME`. Absent fields keep their value.
 struct UserBody {
     password: Option<Zeroizing<String>>,
     password_hash: Option<String>,
@@ -319,11 +319,11 @@ impl UserBody {
     }
 }
 
-/// Makes a user, or changes what is said of one.
+/// Creates a user, or changes the fields that are present.
 pub(super) fn put_user(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     let user = call.name("user");
-    let said = Fields::parse(call.request.body).and_then(UserBody::read).map_err(bad)?;
-    if said.password.as_ref().is_some_and(|password| password.len() > PASSWORD_BYTES_MAX) {
+    let given = Fields::parse(call.request.body).and_then(UserBody::read).map_err(bad)?;
+    if given.password.as_ref().is_some_and(|password| password.len() > PASSWORD_BYTES_MAX) {
         return Err(bad_request(&format!("a password has {PASSWORD_BYTES_MAX} bytes at most")));
     }
     let exists = context.broker.access().users().any(|view| view.name == user);
@@ -336,12 +336,12 @@ pub(super) fn put_user(call: &Call<'_>, context: &mut RequestContext<'_>) -> Ans
         _ => {}
     }
     let salt = context.broker.chance().to_le_bytes();
-    let in_clear = said
+    let in_clear = given
         .password
         .as_ref()
         .map(|text| PasswordHash::as_rabbitmq(text.as_bytes(), [salt[0], salt[1], salt[2], salt[3]]));
-    let algorithm = said.hashing_algorithm.as_deref().unwrap_or("rabbit_password_hashing_sha256");
-    let hash = match (in_clear, &said.password_hash) {
+    let algorithm = given.hashing_algorithm.as_deref().unwrap_or("rabbit_password_hashing_sha256");
+    let hash = match (in_clear, &given.password_hash) {
         (Some(hash), _) => Some(hash),
         (None, Some(hash)) => {
             Some(PasswordHash::import(algorithm, hash).map_err(|error| bad(error.to_string()))?)
@@ -349,7 +349,7 @@ pub(super) fn put_user(call: &Call<'_>, context: &mut RequestContext<'_>) -> Ans
         _ => None,
     };
     let (broker, journal) = (&mut *context.broker, &mut *context.journal);
-    let done = match (exists, hash, said.tags) {
+    let done = match (exists, hash, given.tags) {
         (true, Some(hash), Some(tags)) => broker.put_user(journal, user, hash, &tags),
         (true, Some(hash), None) => broker.access_mut().change_password_hash(journal, user, hash),
         (true, None, Some(tags)) => broker.access_mut().set_tags(journal, user, &tags),
@@ -361,7 +361,7 @@ pub(super) fn put_user(call: &Call<'_>, context: &mut RequestContext<'_>) -> Ans
     put(!exists, done)
 }
 
-/// What is answered when something was put, which is new or was there already.
+/// Answers a change with `201 Created` if the object is new, otherwise with `204 No Content`.
 pub(super) fn put(is_new: bool, outcome: Changed) -> Answered {
     changed(outcome)?;
     Ok(Answer::Changed(if is_new { Status::Created } else { Status::NoContent }, Vec::new()))

@@ -1,10 +1,11 @@
-//! What users do in a virtual host: declare, bind, publish, empty, delete.
+//! Actions of users in a virtual host: declare, bind, publish, purge, delete.
 //!
-//! Why it exists: whatever is asked for here could be asked for over AMQP by the same user; so it goes the
-//! same way, on a connection of that user that lives for one request, and what is refused there is refused
-//! here.
+//! The user could do all of this over AMQP. So each action is a command on a connection of that user that lives for
+//! one request, and the broker applies the same checks.
 //!
-//! Always true: nobody gets by HTTP what AMQP would refuse him; the connection is gone with the answer.
+//! # Invariants
+//! - No action succeeds over HTTP that AMQP would refuse to the user.
+//! - The connection is closed before the answer is sent.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -20,12 +21,12 @@ use super::definitions::table_of;
 use super::http::{Request, Status, encode};
 use super::listing::is_wanted;
 use super::listing::{BindingEnds, Filter};
-use super::messages::Payloads;
+use super::messages::PayloadOptions;
 use super::messages::QueueGet;
 use super::publishing::{
     MessageFields, NAMES_TOO_LONG, Publishing, begin_message, payload_too_large, publish_as,
 };
-use super::request::{Answer, Answered, bad, bad_request, no_room, not_found, refusal};
+use super::request::{Answer, Answered, bad, bad_request, not_found, pool_full, refusal};
 use super::request::{Call, default_named};
 use super::request_context::RequestContext;
 
@@ -33,31 +34,31 @@ fn refused(fault: Fault) -> Answer {
     refusal(&fault)
 }
 
-/// Who does something, and where.
-pub(super) struct By<'b, 's> {
+/// The user of a request, and the virtual host in which it acts.
+pub(super) struct ActingUser<'b, 's> {
     context: &'b mut RequestContext<'s>,
     call: &'b Call<'b>,
     user: &'b str,
     vhost: &'b str,
 }
 
-impl<'b, 's> By<'b, 's> {
-    /// The user who asks, in the virtual host of the path.
+impl<'b, 's> ActingUser<'b, 's> {
+    /// Returns the user of the request and the virtual host of the path.
     ///
     /// # Errors
-    /// Nobody is logged in.
+    /// The request has no user.
     pub(super) fn of(call: &'b Call<'b>, context: &'b mut RequestContext<'s>) -> Result<Self, Answer> {
         let user = call.user.ok_or_else(|| not_found("Not Found"))?;
         Ok(Self { context, call, user: &user.name, vhost: call.name("vhost") })
     }
 
-    /// Where bindings lead: a name, and whether that is an exchange's.
+    /// Returns the destination of a binding: a name, and whether it is an exchange's.
     fn destination(&self) -> (&'b str, bool) {
-        let exchange = self.call.has("exchange").map(|name| (name, true));
+        let exchange = self.call.optional_name("exchange").map(|name| (name, true));
         exchange.unwrap_or_else(|| (self.call.name("queue"), false))
     }
 
-    /// Has one thing done over a connection of the user's.
+    /// Executes one command over a connection of the user.
     fn command(&mut self, command: Command<'_>) -> Result<(Outcome, Batch), Answer> {
         let (broker, mut context) = self.context.broker();
         let (connection, channel) =
@@ -106,7 +107,8 @@ impl<'b, 's> By<'b, 's> {
     pub(super) fn delete_queue(&mut self) -> Answered {
         let queue = self.call.name("queue");
         self.queue_exists(queue)?;
-        let (if_unused, if_empty) = (self.call.request.says("if-unused"), self.call.request.says("if-empty"));
+        let (if_unused, if_empty) =
+            (self.call.request.has_true("if-unused"), self.call.request.has_true("if-empty"));
         self.done(Status::NoContent, Command::QueueDelete { queue, if_unused, if_empty })
     }
 
@@ -116,7 +118,7 @@ impl<'b, 's> By<'b, 's> {
         self.done(Status::NoContent, Command::QueuePurge { queue })
     }
 
-    /// Nothing is mirrored here, so all mirrors are as they should be.
+    /// Confirms that the mirrors are synchronised: there are none.
     pub(super) fn mirror(&self) -> Answered {
         let queue = self.call.name("queue");
         self.queue_exists(queue)?;
@@ -151,7 +153,7 @@ impl<'b, 's> By<'b, 's> {
             queue: queue.into(),
             left: up_to(count),
             mode,
-            payloads: Payloads { is_base64, bytes_max: up_to(bytes_max) },
+            payloads: PayloadOptions { is_base64, bytes_max: up_to(bytes_max) },
         })))
     }
 
@@ -175,7 +177,7 @@ impl<'b, 's> By<'b, 's> {
         if !self.has_exchange(exchange) {
             return Err(not_found("Not Found"));
         }
-        let if_unused = self.call.request.says("if-unused");
+        let if_unused = self.call.request.has_true("if-unused");
         self.done(Status::NoContent, Command::ExchangeDelete { exchange, if_unused })
     }
 
@@ -195,7 +197,7 @@ impl<'b, 's> By<'b, 's> {
             arguments: leveret_amqp::field::Table::trusted(&arguments),
         };
         let place = format!("{}/{}", encode(destination.0), encode(&properties_key(&made)));
-        Ok(Answer::Made(batch, place))
+        Ok(Answer::Created(batch, place))
     }
 
     pub(super) fn unbind(&mut self) -> Answered {
@@ -245,7 +247,7 @@ impl<'b, 's> By<'b, 's> {
         let names = (exchange, fields.routing_key.as_bytes());
         let messages = &mut *self.context.messages;
         let message =
-            begin_message(messages, names, &fields.properties, len, share).map_err(|_| no_room())?;
+            begin_message(messages, names, &fields.properties, len, share).map_err(|_| pool_full())?;
         messages.append_body(message, &payload);
         publish_as(self.context, (self.user, self.vhost), message)
     }
@@ -274,7 +276,7 @@ pub(super) fn fields<'b>(request: &Request<'b>) -> Result<Fields<'b>, Answer> {
     Fields::parse(request.body).map_err(bad)
 }
 
-/// True or false, as itself or in words; false when nothing is said.
+/// Reads a Boolean, as itself or as a text. An absent one is `false`.
 fn truth(fields: &mut Fields<'_>, name: &str) -> Result<bool, Answer> {
     match fields.value(name) {
         Value::Null => Ok(false),
@@ -284,7 +286,7 @@ fn truth(fields: &mut Fields<'_>, name: &str) -> Result<bool, Answer> {
     }
 }
 
-/// A whole number, as itself or in words.
+/// Reads an integer, as itself or as a text.
 fn number(fields: &mut Fields<'_>, name: &str) -> Result<Option<i64>, Answer> {
     let value = fields.value(name);
     let number = match &value {

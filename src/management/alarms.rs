@@ -1,7 +1,9 @@
-//! Alarms: what an operator should see to.
+//! Alarms for the operator, and RabbitMQ's health checks for probes.
 //!
-//! Always true: an alarm is a name, a colon and a sentence that says what to do; each is there as long as its
-//! reason is.
+//! # Invariants
+//! - An alarm is a name, a colon and a sentence that says what to do. It lasts as long as its reason.
+//! - A health check without a meaning on one node passes, as it does on a single RabbitMQ.
+//! - An unknown health check is not found, so that a probe with a mistyped path does not pass.
 
 use std::borrow::Cow;
 
@@ -10,18 +12,19 @@ use leveret_broker::{Shortage, Waiters, disk_shortage};
 use super::bridges::Outage;
 use super::http::Status;
 use super::json::Json;
-use super::management::said;
+use super::management::text_object;
 use super::request::{Answer, Call, bad_request, body, refusal};
 use super::request_context::RequestContext;
 use super::wear::Wear;
 
-/// How long publishers may wait for a log that compaction can free before that is an alarm, in milliseconds.
+/// The longest time that publishers may wait for space that compaction can free, before it is an alarm, in
+/// milliseconds.
 const COMPACTION_MS: u64 = 10_000;
-/// The most alarms at once.
+/// The most alarms at the same time.
 const ALARMS_MAX: usize = 15;
 
 /// The names of all alarms, for metrics.
-pub(super) const KINDS: [&str; 16] = [
+pub(super) const NAMES: [&str; 16] = [
     "access",
     "damage",
     "orphans",
@@ -40,12 +43,12 @@ pub(super) const KINDS: [&str; 16] = [
     "outage",
 ];
 
-/// All there are now, as a list.
+/// Lists the alarms.
 pub(super) fn show(_: &Call<'_>, context: &RequestContext<'_>) -> Answer {
     Answer::Now(Status::Ok, body(|json| json.texts(which_alarms(context))))
 }
 
-/// What an operator should see to, in words that begin with a name for it.
+/// Returns the texts of the alarms. Each begins with the alarm's name.
 pub(super) fn which_alarms(context: &RequestContext<'_>) -> heapless::Vec<Cow<'static, str>, ALARMS_MAX> {
     let journal = &*context.journal;
     let is_writable = journal.mode() == leveret_core::journal::Mode::On;
@@ -92,11 +95,11 @@ pub(super) fn which_alarms(context: &RequestContext<'_>) -> heapless::Vec<Cow<'s
              start; the log says why; mend the file and start again",
         ),
     ];
-    let waiters = context.process.waiters.filter(|waiters| !is_passing(context, waiters));
+    let waiters = context.process.waiters.filter(|waiters| !ends_with_compaction(context, waiters));
     let is_awaited = |shortage| waiters.is_some_and(|waiters| waiters.shortage == shortage);
     let expected = shortage_of_store(context).filter(|shortage| !is_awaited(*shortage));
     let shortages = expected.map(Waiters::expected).into_iter().chain(waiters);
-    let told = shortages.map(|waiters| {
+    let awaited_shortages = shortages.map(|waiters| {
         let pools = (journal, &*context.messages);
         Cow::from(context.broker.views().explain(pools, waiters, context.process.disk_facts()).to_string())
     });
@@ -105,16 +108,16 @@ pub(super) fn which_alarms(context: &RequestContext<'_>) -> heapless::Vec<Cow<'s
     damage
         .into_iter()
         .chain(held)
-        .chain(told)
+        .chain(awaited_shortages)
         .chain(Wear::alarm(context.process))
         .chain(parked(context))
-        .chain(kept_there(context))
-        .chain(spent(context))
+        .chain(kept_upstream(context))
+        .chain(over_budget(context))
         .chain(Outage::alarm(context.bridges, context.broker))
         .collect()
 }
 
-/// What the store could not read, and nobody has acknowledged yet.
+/// Returns the alarm about parts of the store that could not be read and that no operator has acknowledged.
 fn damage(context: &RequestContext<'_>) -> Option<Cow<'static, str>> {
     let damage = context.broker.recovery().damage();
     let first = damage.lines().first().filter(|_| damage.is_alarm())?;
@@ -129,21 +132,21 @@ fn damage(context: &RequestContext<'_>) -> Option<Cow<'static, str>> {
     )))
 }
 
-/// Why nothing more is written, while nothing is, whether somebody waits or not.
+/// Returns why nothing can be written, even if no publisher waits.
 fn shortage_of_store(context: &RequestContext<'_>) -> Option<Shortage> {
     let journal = &*context.journal;
     let is_writable = journal.mode() == leveret_core::journal::Mode::On;
     let is_short = !is_writable || !journal.has_room_to_define() || journal.is_file_system_full();
-    is_short.then(|| disk_shortage(journal)).filter(|shortage| !makes_room(context, *shortage))
+    is_short.then(|| disk_shortage(journal)).filter(|shortage| !compaction_frees_space(context, *shortage))
 }
 
-/// Whether publishers wait for the disk only until the next compaction.
-fn is_passing(context: &RequestContext<'_>, waiters: &Waiters) -> bool {
-    waiters.for_ms < COMPACTION_MS && makes_room(context, waiters.shortage)
+/// Returns whether publishers wait for the disk only until the next compaction.
+fn ends_with_compaction(context: &RequestContext<'_>, waiters: &Waiters) -> bool {
+    waiters.for_ms < COMPACTION_MS && compaction_frees_space(context, waiters.shortage)
 }
 
-/// Whether compaction will make room in the log: much of what it takes is settled.
-fn makes_room(context: &RequestContext<'_>, shortage: Shortage) -> bool {
+/// Returns whether compaction will free space in the log, because much of it is settled.
+fn compaction_frees_space(context: &RequestContext<'_>, shortage: Shortage) -> bool {
     let (store, live_bytes) = (context.process.store, context.broker.views().live_log_bytes());
     let for_ms = context.process.waiters.map_or(0, |waiters| waiters.for_ms);
     shortage == Shortage::DiskLimit
@@ -151,12 +154,13 @@ fn makes_room(context: &RequestContext<'_>, shortage: Shortage) -> bool {
         && is_mostly_settled(store.log_bytes(), live_bytes, store.bytes_max)
 }
 
-/// Whether so much of the log is settled that compaction frees some: more than a quarter of what it may take.
+/// Returns whether more than a quarter of the log's maximum size is settled, so that compaction frees space.
 const fn is_mostly_settled(log_bytes: u64, live_bytes: u64, bytes_max: u64) -> bool {
     log_bytes.saturating_sub(live_bytes) > bytes_max / 4
 }
 
-/// What bridges have set aside and nobody has taken yet, whoever put it there.
+/// Returns the alarm about messages that bridges parked and that are still in the parking queues, including messages
+/// from other publishers.
 fn parked(context: &RequestContext<'_>) -> Option<Cow<'static, str>> {
     let bridges = context.bridges;
     let mut queues = Vec::new();
@@ -180,8 +184,8 @@ fn parked(context: &RequestContext<'_>) -> Option<Cow<'static, str>> {
     )))
 }
 
-/// Messages that a bridge cannot bring here, whatever is done, and that wait there.
-fn kept_there(context: &RequestContext<'_>) -> Option<Cow<'static, str>> {
+/// Returns the alarm about messages that a bridge cannot deliver here and that remain at the upstream.
+fn kept_upstream(context: &RequestContext<'_>) -> Option<Cow<'static, str>> {
     let links = (0..context.bridges.places()).filter_map(|place| context.bridges.at(place));
     let mut holding = links.filter(|link| link.held > 0);
     let first = holding.next()?;
@@ -192,8 +196,8 @@ fn kept_there(context: &RequestContext<'_>) -> Option<Cow<'static, str>> {
     )))
 }
 
-/// Bridges that hold rules back until the next day.
-fn spent(context: &RequestContext<'_>) -> Option<Cow<'static, str>> {
+/// Returns the alarm about bridges that hold rules back until the next day.
+fn over_budget(context: &RequestContext<'_>) -> Option<Cow<'static, str>> {
     let links = (0..context.bridges.places()).filter_map(|place| context.bridges.at(place));
     let mut names: Vec<&str> = links.filter(|link| link.is_day_spent).map(|link| link.bridge).collect();
     names.dedup();
@@ -208,12 +212,12 @@ fn spent(context: &RequestContext<'_>) -> Option<Cow<'static, str>> {
     )))
 }
 
-/// Whether the disk is full: not when one queue, or one virtual host, has its share of it.
+/// Returns whether the disk is full. A queue or a virtual host that has used up its share does not count.
 pub(super) fn is_disk_full(context: &RequestContext<'_>) -> bool {
     shortage_of_store(context).is_some_and(Shortage::is_of_disk)
 }
 
-/// Why nothing more is written, as the alarm says it.
+/// Returns the text of the alarm about a store that cannot write.
 pub(super) fn store_alarm(context: &RequestContext<'_>) -> Option<String> {
     let shortage = shortage_of_store(context)?;
     let found = context.process.waiters.filter(|waiters| waiters.shortage == shortage);
@@ -222,16 +226,11 @@ pub(super) fn store_alarm(context: &RequestContext<'_>) -> Option<String> {
     Some(context.broker.views().explain(pools, waiters, context.process.disk_facts()).to_string())
 }
 
-// The health checks of the management API: what a probe asks to see whether this broker can be used.
-//
-// Always true: a check that has no meaning on one node passes, as it does on a RabbitMQ alone; one that
-// nobody knows is not found, so that a probe with a slip in its path does not pass.
-
 pub(super) fn status_ok() -> Answer {
     passed(|_| {})
 }
 
-/// The same, with what further members are written.
+/// Answers that the check passed, with further members.
 fn passed(more: impl FnOnce(&mut Json<'_>)) -> Answer {
     let written = body(|json| {
         json.raw(b"{\"status\":\"ok\"");
@@ -241,15 +240,15 @@ fn passed(more: impl FnOnce(&mut Json<'_>)) -> Answer {
     Answer::Now(Status::Ok, written)
 }
 
-/// Whether its user could declare the queue `aliveness-test`, publish to it and take a message from it, as RabbitMQ
-/// does; here none of that is done.
+/// Checks whether its user could declare the queue `aliveness-test`, publish to it and get a message from it.
+/// RabbitMQ does that; here only permissions are checked.
 pub(super) fn aliveness(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
     let user = call.user.map_or("", |user| &user.name);
     let checked = context.broker.check_use_of_queue(user, call.name("vhost"), "aliveness-test");
     checked.map_or_else(|fault| refusal(&fault), |()| status_ok())
 }
 
-/// The old check of a node: it is answered, whatever the answer is.
+/// Answers the old health check of a node. The status is 200 even if the body says that the check failed.
 pub(super) fn node(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
     match alarms(call, context) {
         Answer::Now(_, body) => Answer::Now(Status::Ok, body),
@@ -257,7 +256,7 @@ pub(super) fn node(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
     }
 }
 
-/// Whether our certificates are good for so long: a number, and days, weeks, months or years.
+/// Checks that the certificates remain valid for a time: a number, and days, weeks, months or years.
 pub(super) fn certificates(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
     let days: u64 = match call.name("unit") {
         "days" => 1,
@@ -279,26 +278,26 @@ pub(super) fn certificates(call: &Call<'_>, context: &RequestContext<'_>) -> Ans
 }
 
 fn failed(reason: &str) -> Answer {
-    let body = body(|json| said(json, &[("status", "failed"), ("reason", reason)]));
+    let body = body(|json| text_object(json, &[("status", "failed"), ("reason", reason)]));
     Answer::Now(Status::Unavailable, body)
 }
 
-/// Whether more can be written.
+/// Checks that messages can be written.
 pub(super) fn alarms(_: &Call<'_>, context: &RequestContext<'_>) -> Answer {
     store_alarm(context).map_or_else(status_ok, |alarm| failed(&alarm))
 }
 
-/// What has no meaning on one node.
-pub(super) fn of_one_node(_: &Call<'_>, _: &RequestContext<'_>) -> Answer {
+/// Passes a check that has no meaning on one node.
+pub(super) fn single_node_check(_: &Call<'_>, _: &RequestContext<'_>) -> Answer {
     passed(|json| json.raw(b",\"reason\":\"single node cluster\""))
 }
 
-/// What is spoken, and where, which ends with a port.
+/// Returns the protocol and the address of each listener. The address ends with a port.
 fn listeners<'c>(context: &'c RequestContext<'_>) -> impl Iterator<Item = (&'c str, &'c str)> {
     context.process.open_listeners().filter_map(|text| text.split_once(' '))
 }
 
-/// Whether somebody listens at a port.
+/// Checks that there is a listener on a port.
 pub(super) fn port(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
     match call.name("port").parse::<u16>() {
         Ok(port) if listeners(context).any(|(_, at)| at.ends_with(&format!(":{port}"))) => {
@@ -309,7 +308,7 @@ pub(super) fn port(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
     }
 }
 
-/// Whether somebody listens who speaks this.
+/// Checks that there is a listener for a protocol.
 pub(super) fn protocol(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
     let name = call.name("protocol");
     let protocol = match name {

@@ -1,4 +1,4 @@
-//! The links of bridges as an operator sees them: one row for each direction of each bridge.
+//! The links of bridges in lists, one row for each direction of each bridge, and the forecast of an outage.
 
 use std::borrow::Cow;
 
@@ -17,49 +17,49 @@ impl Kind for BridgeLinks {
 
     const AUDIENCE: Audience = Audience::All;
     const COLUMNS: &'static [Column<Self>] = &[
-        ("name", |link, pen| pen.json.text(link.bridge)),
-        ("direction", |link, pen| pen.json.text(link.direction)),
-        ("state", |link, pen| pen.json.text(link.state)),
-        ("vhost", |link, pen| pen.json.text(link.vhost)),
-        ("upstream", |link, pen| pen.json.text(&link.upstream)),
-        ("moved", |link, pen| pen.json.number(link.moved)),
-        ("inflow_per_day", |link, pen| or_null(outage(link, pen).inflow_per_day, pen)),
-        ("outage_days", |link, pen| match outage(link, pen).tenths_left {
-            Some(tenths) => pen.json.shown_raw(format_args!("{}.{}", tenths / 10, tenths % 10)),
-            None => pen.json.raw(b"null"),
+        ("name", |link, writer| writer.json.text(link.bridge)),
+        ("direction", |link, writer| writer.json.text(link.direction)),
+        ("state", |link, writer| writer.json.text(link.state)),
+        ("vhost", |link, writer| writer.json.text(link.vhost)),
+        ("upstream", |link, writer| writer.json.text(&link.upstream)),
+        ("moved", |link, writer| writer.json.number(link.moved)),
+        ("inflow_per_day", |link, writer| or_null(outage(link, writer).inflow_per_day, writer)),
+        ("outage_days", |link, writer| match outage(link, writer).tenths_left {
+            Some(tenths) => writer.json.shown_raw(format_args!("{}.{}", tenths / 10, tenths % 10)),
+            None => writer.json.raw(b"null"),
         }),
-        ("pending", |link, pen| pen.json.number(link.pending)),
-        ("backlog", |link, pen| or_null(link.backlog(pen.context.broker), pen)),
-        ("repeats", |link, pen| pen.json.number(link.repeats)),
-        ("parked", |link, pen| pen.json.number(link.parked(pen.context.broker))),
-        ("retried", |link, pen| pen.json.text(&link.retried)),
-        ("held", |link, pen| pen.json.number(link.held)),
-        ("day_bytes", |link, pen| pen.json.number(link.day_bytes)),
-        ("day_bytes_max", |link, pen| or_null(link.day_bytes_max, pen)),
-        ("yesterday_bytes", |link, pen| pen.json.number(link.yesterday_bytes)),
-        ("day_bytes_by_kind", |link, pen| numbers(&link.today, pen)),
-        ("yesterday_bytes_by_kind", |link, pen| numbers(&link.yesterday, pen)),
-        ("held_rules", |link, pen| pen.json.number(link.held_rules)),
-        ("rules", |link, pen| {
+        ("pending", |link, writer| writer.json.number(link.pending)),
+        ("backlog", |link, writer| or_null(link.backlog(writer.context.broker), writer)),
+        ("repeats", |link, writer| writer.json.number(link.repeats)),
+        ("parked", |link, writer| writer.json.number(link.parked(writer.context.broker))),
+        ("retried", |link, writer| writer.json.text(&link.retried)),
+        ("held", |link, writer| writer.json.number(link.held)),
+        ("day_bytes", |link, writer| writer.json.number(link.day_bytes)),
+        ("day_bytes_max", |link, writer| or_null(link.day_bytes_max, writer)),
+        ("yesterday_bytes", |link, writer| writer.json.number(link.yesterday_bytes)),
+        ("day_bytes_by_kind", |link, writer| numbers(&link.today, writer)),
+        ("yesterday_bytes_by_kind", |link, writer| numbers(&link.yesterday, writer)),
+        ("held_rules", |link, writer| writer.json.number(link.held_rules)),
+        ("rules", |link, writer| {
             let mut is_first = true;
-            pen.json.raw(b"[");
+            writer.json.raw(b"[");
             for (queue, state) in &link.rules {
-                pen.json.comma(&mut is_first);
-                pen.json.raw(b"{\"queue\":");
-                pen.json.text(queue);
-                pen.json.raw(b",\"state\":");
-                pen.json.text(state);
-                pen.json.raw(b"}");
+                writer.json.comma(&mut is_first);
+                writer.json.raw(b"{\"queue\":");
+                writer.json.text(queue);
+                writer.json.raw(b",\"state\":");
+                writer.json.text(state);
+                writer.json.raw(b"}");
             }
-            pen.json.raw(b"]");
+            writer.json.raw(b"]");
         }),
-        ("connected", |link, pen| pen.json.number(link.connected)),
-        ("failed", |link, pen| pen.json.number(link.failed)),
-        ("last_error", |link, pen| pen.json.text(link.last_error.map_or("", |(text, _)| text))),
-        ("last_error_ago", |link, pen| seconds(link.last_error.map(|(_, ms)| ms), pen)),
-        ("up_for", |link, pen| seconds(link.up_for_ms, pen)),
-        ("down_for", |link, pen| seconds(link.down_for_ms, pen)),
-        ("retry_in", |link, pen| seconds(link.retry_in_ms, pen)),
+        ("connected", |link, writer| writer.json.number(link.connected)),
+        ("failed", |link, writer| writer.json.number(link.failed)),
+        ("last_error", |link, writer| writer.json.text(link.last_error.map_or("", |(text, _)| text))),
+        ("last_error_ago", |link, writer| seconds(link.last_error.map(|(_, ms)| ms), writer)),
+        ("up_for", |link, writer| seconds(link.up_for_ms, writer)),
+        ("down_for", |link, writer| seconds(link.down_for_ms, writer)),
+        ("retry_in", |link, writer| seconds(link.retry_in_ms, writer)),
     ];
 
     fn places(context: ReadContext<'_>) -> usize {
@@ -75,16 +75,16 @@ impl Kind for BridgeLinks {
     }
 }
 
-/// The same links as RabbitMQ's shovels, for the tools that watch those.
+/// Links of bridges in RabbitMQ's format of shovels, for tools that monitor shovels.
 #[derive(Debug)]
 pub struct Shovels;
 
-/// What a shovel's row has of one end: nothing where the bridge is none.
+/// Writes a field of one end of a shovel, or `null` if the bridge is not a shovel.
 macro_rules! of_end {
     ($end:ident, $field:ident) => {
-        |link, pen| {
+        |link, writer| {
             let end = link.shovel.as_ref().map(|shovel| &shovel.$end);
-            text_or_null(end.and_then(|end| end.$field), pen)
+            text_or_null(end.and_then(|end| end.$field), writer)
         }
     };
 }
@@ -93,16 +93,16 @@ impl Kind for Shovels {
     type View<'a> = BridgeLinkView<'a>;
 
     const COLUMNS: &'static [Column<Self>] = &[
-        ("name", |link, pen| match &link.shovel {
-            Some(shovel) => pen.json.text(shovel.name),
-            None => pen.json.shown(format_args!("{} {}", link.bridge, link.direction)),
+        ("name", |link, writer| match &link.shovel {
+            Some(shovel) => writer.json.text(shovel.name),
+            None => writer.json.shown(format_args!("{} {}", link.bridge, link.direction)),
         }),
-        ("vhost", |link, pen| pen.json.text(Self::vhost(link).unwrap_or_default())),
-        ("type", |link, pen| pen.json.text(if link.shovel.is_some() { "dynamic" } else { "static" })),
-        ("state", |link, pen| {
-            pen.json.text(match link.state {
+        ("vhost", |link, writer| writer.json.text(Self::vhost(link).unwrap_or_default())),
+        ("type", |link, writer| writer.json.text(if link.shovel.is_some() { "dynamic" } else { "static" })),
+        ("state", |link, writer| {
+            writer.json.text(match link.state {
                 "running" | "blocked" => "running",
-                // Other rules go on.
+                // Other rules continue.
                 "held" | "budget used" if link.rules.iter().any(|(_, state)| *state == "running") => {
                     "running"
                 }
@@ -110,27 +110,27 @@ impl Kind for Shovels {
                 _ => "terminated",
             });
         }),
-        ("timestamp", |link, pen| pen.json.text(&date_of(link.changed_at_ms))),
-        ("src_uri", |link, pen| pen.json.text(&uris(link)[0])),
-        ("src_protocol", |_, pen| pen.json.text("amqp091")),
+        ("timestamp", |link, writer| writer.json.text(&date_of(link.changed_at_ms))),
+        ("src_uri", |link, writer| writer.json.text(&uris(link)[0])),
+        ("src_protocol", |_, writer| writer.json.text("amqp091")),
         ("src_queue", of_end!(source, queue)),
         ("src_exchange", of_end!(source, exchange)),
         ("src_exchange_key", of_end!(source, key)),
-        ("dest_uri", |link, pen| pen.json.text(&uris(link)[1])),
-        ("dest_protocol", |_, pen| pen.json.text("amqp091")),
+        ("dest_uri", |link, writer| writer.json.text(&uris(link)[1])),
+        ("dest_protocol", |_, writer| writer.json.text("amqp091")),
         ("dest_queue", of_end!(destination, queue)),
         ("dest_exchange", of_end!(destination, exchange)),
         ("dest_exchange_key", of_end!(destination, key)),
-        ("reason", |link, pen| match link.is_paused {
-            true => pen.json.text("it was paused: resume_bridge lets it go on"),
+        ("reason", |link, writer| match link.is_paused {
+            true => writer.json.text("it was paused: resume_bridge lets it go on"),
             false if link.state == "budget used" => {
-                pen.json.text("its bytes of the day are used: day_bytes_max")
+                writer.json.text("its bytes of the day are used: day_bytes_max")
             }
-            false => pen.json.text(link.last_error.map_or("", |(text, _)| text)),
+            false => writer.json.text(link.last_error.map_or("", |(text, _)| text)),
         }),
-        ("remaining", |link, pen| or_null(link.shovel.as_ref().and_then(|shovel| shovel.left), pen)),
-        ("forwarded", |link, pen| pen.json.number(link.moved)),
-        ("pending", |link, pen| pen.json.number(link.pending)),
+        ("remaining", |link, writer| or_null(link.shovel.as_ref().and_then(|shovel| shovel.left), writer)),
+        ("forwarded", |link, writer| writer.json.number(link.moved)),
+        ("pending", |link, writer| writer.json.number(link.pending)),
     ];
 
     fn name(view: &Self::View<'_>) -> Option<String> {
@@ -153,7 +153,7 @@ impl Kind for Shovels {
     }
 }
 
-/// The addresses of both ends, without who logs in there.
+/// Returns the addresses of both ends, without user and password.
 fn uris(link: &BridgeLinkView<'_>) -> [String; 2] {
     let here = || "amqp://".to_string();
     match &link.shovel {
@@ -163,81 +163,79 @@ fn uris(link: &BridgeLinkView<'_>) -> [String; 2] {
     }
 }
 
-fn text_or_null(text: Option<&str>, pen: &mut super::columns::Pen<'_, '_>) {
+fn text_or_null(text: Option<&str>, writer: &mut super::columns::CellWriter<'_, '_>) {
     match text {
-        Some(text) => pen.json.text(text),
-        None => pen.json.raw(b"null"),
+        Some(text) => writer.json.text(text),
+        None => writer.json.raw(b"null"),
     }
 }
 
-fn numbers(named: &[(&str, u64)], pen: &mut super::columns::Pen<'_, '_>) {
+fn numbers(named: &[(&str, u64)], writer: &mut super::columns::CellWriter<'_, '_>) {
     let mut is_first = true;
-    pen.json.raw(b"{");
+    writer.json.raw(b"{");
     for (name, number) in named {
-        pen.json.name(name, &mut is_first);
-        pen.json.number(*number);
+        writer.json.name(name, &mut is_first);
+        writer.json.number(*number);
     }
-    pen.json.raw(b"}");
+    writer.json.raw(b"}");
 }
 
-fn outage(link: &BridgeLinkView<'_>, pen: &super::columns::Pen<'_, '_>) -> Outage {
-    Outage::of(link, pen.context.broker)
+fn outage(link: &BridgeLinkView<'_>, writer: &super::columns::CellWriter<'_, '_>) -> Outage {
+    Outage::of(link, writer.context.broker)
 }
 
-fn or_null(number: Option<u64>, pen: &mut super::columns::Pen<'_, '_>) {
+fn or_null(number: Option<u64>, writer: &mut super::columns::CellWriter<'_, '_>) {
     match number {
-        Some(number) => pen.json.number(number),
-        None => pen.json.raw(b"null"),
+        Some(number) => writer.json.number(number),
+        None => writer.json.raw(b"null"),
     }
 }
 
-fn seconds(ms: Option<u64>, pen: &mut super::columns::Pen<'_, '_>) {
-    or_null(ms.map(|ms| ms / 1000), pen);
+fn seconds(ms: Option<u64>, writer: &mut super::columns::CellWriter<'_, '_>) {
+    or_null(ms.map(|ms| ms / 1000), writer);
 }
-
-// How long the disk lasts when an upstream is away, at today's inflow.
-//
-// Always true: nothing is said that nobody has seen; the disk is the only limit that is counted, and all
-// that is left of it is thought to be this bridge's.
 
 const DAY_MS: u128 = 86_400_000;
-/// A rate over less time says little.
+/// A rate over a shorter time is not reliable.
 const SPAN_MS_MIN: u64 = 3_600_000;
-/// What a message takes in the log besides its body, about.
+/// Approximate size of a message's records in the log without its body.
 const RECORD_BYTES: u128 = 100;
-/// More tenths of a day than this are no forecast.
+/// The most tenths of a day in a forecast.
 const TENTHS_MAX: u128 = 10_000;
 
-/// The gauge, of a link that forwards.
+/// The forecast for a link that forwards: how long the disk can hold messages while the upstream is unreachable.
+///
+/// There is no forecast without a measurement. Only the disk's limit is considered, and all of its free capacity is
+/// assumed to be available to this bridge.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Outage {
-    /// Messages that come in a day.
+    /// Number of messages that arrive per day.
     pub(super) inflow_per_day: Option<u64>,
-    /// Tenths of days that the disk has room for as many.
+    /// Tenths of days until the disk is full at that rate.
     pub(super) tenths_left: Option<u64>,
 }
 
 impl Outage {
-    /// Of a link as it stands.
+    /// Returns the forecast for the current state of a link.
     pub(super) fn of(link: &BridgeLinkView<'_>, broker: &Broker) -> Self {
         let Some(queues) = &link.queues else { return Self::default() };
         let flows = queues.iter().filter_map(|queue| broker.queue_flow(link.vhost, queue));
-        let (mut waiting, mut bytes, mut came) = (0, 0, 0);
+        let (mut waiting, mut bytes, mut arrived) = (0, 0, 0);
         for flow in flows {
-            (waiting, bytes, came) =
-                (waiting + u64::from(flow.ready), bytes + flow.body_bytes, came + flow.came);
+            (waiting, bytes, arrived) =
+                (waiting + u64::from(flow.ready), bytes + flow.body_bytes, arrived + flow.came);
         }
         let (before, span_ms) = link.inflow;
-        let inflow = (before + u64::saturating_sub(came, link.inflow_counted), span_ms);
+        let arrived = before + u64::saturating_sub(arrived, link.inflow_counted);
         let (sent, sent_bytes) = link.sent_lately;
-        let of_each = u128::from(bytes + sent_bytes) / u128::from(waiting + sent).max(1) + RECORD_BYTES;
-        Self::forecast(inflow, link.disk_room, of_each)
+        let bytes_of_each = u128::from(bytes + sent_bytes) / u128::from(waiting + sent).max(1) + RECORD_BYTES;
+        Self::forecast(arrived, span_ms, link.disk_room, bytes_of_each)
     }
 
-    fn forecast((came, span_ms): (u64, u64), disk_room: Option<u64>, of_each: u128) -> Self {
+    fn forecast(arrived: u64, span_ms: u64, disk_room: Option<u64>, bytes_of_each: u128) -> Self {
         let is_known = span_ms >= SPAN_MS_MIN;
-        let per_day = u128::from(came) * DAY_MS / u128::from(span_ms.max(1));
-        let tenths = disk_room.map(|room| u128::from(room) * 10 / (per_day * of_each).max(1));
+        let per_day = u128::from(arrived) * DAY_MS / u128::from(span_ms.max(1));
+        let tenths = disk_room.map(|room| u128::from(room) * 10 / (per_day * bytes_of_each).max(1));
         Self {
             inflow_per_day: is_known.then(|| u64::try_from(per_day).unwrap_or(u64::MAX)),
             tenths_left: tenths
@@ -246,7 +244,7 @@ impl Outage {
         }
     }
 
-    /// The alarm, when the disk has room for too short an outage of a bridge: of the first of them.
+    /// Returns the alarm about the first bridge whose forecast is too short.
     pub(super) fn alarm(bridges: &dyn Bridges, broker: &Broker) -> Option<Cow<'static, str>> {
         let mut links = (0..bridges.places()).filter_map(|place| bridges.at(place));
         links.find_map(|link| Self::of(&link, broker).warning(&link))
@@ -266,11 +264,7 @@ impl Outage {
     }
 }
 
-// A time in words, of the calendar in UTC.
-//
-// Always true: every number is some date.
-
-/// Milliseconds since 1970 as RabbitMQ shows a time.
+/// Returns a time in milliseconds since 1970 in RabbitMQ's format, in UTC.
 pub fn date_of(unix_ms: u64) -> String {
     let s = unix_ms / 1000;
     let (year, month, day) = day_of(s / 86_400);
@@ -278,8 +272,8 @@ pub fn date_of(unix_ms: u64) -> String {
     format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{:02}", s % 60)
 }
 
-/// Year, month and day of so many days after 1970 began. Years begin in March here, so that a leap day is the
-/// last of its year.
+/// Returns year, month and day of a day counted from 1970-01-01. Years are counted from March internally, so that a
+/// leap day is the last day of its year.
 pub fn day_of(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
     let (era, of_era) = (days / 146_097, days % 146_097);
@@ -298,8 +292,8 @@ mod outage_tests {
     const DAY: u64 = DAY_MS as u64;
 
     #[test]
-    fn the_disk_lasts_as_long_as_what_comes_in_has_room() {
-        let forecast = |came, span_ms, room| Outage::forecast((came, span_ms), Some(room), 100);
+    fn the_disk_lasts_until_the_inflow_fills_it() {
+        let forecast = |arrived, span_ms, room| Outage::forecast(arrived, span_ms, Some(room), 100);
         let half_a_day = forecast(500, DAY / 2, 250_000);
         assert_eq!((half_a_day.inflow_per_day, half_a_day.tenths_left), (Some(1_000), Some(25)));
         let full = forecast(500, DAY / 2, 0);
@@ -307,7 +301,7 @@ mod outage_tests {
         assert_eq!(forecast(0, DAY, 1).tenths_left, None, "nothing comes in");
         assert_eq!(forecast(500, SPAN_MS_MIN - 1, 1).inflow_per_day, None, "too early");
         assert_eq!(forecast(1, DAY, u64::MAX).tenths_left, Some(10_000));
-        assert_eq!(Outage::forecast((500, DAY), None, 100).tenths_left, None, "there is no disk");
+        assert_eq!(Outage::forecast(500, DAY, None, 100).tenths_left, None, "there is no disk");
         assert_eq!(forecast(u64::MAX, DAY, u64::MAX).tenths_left, Some(0));
     }
 }

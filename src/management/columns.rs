@@ -1,7 +1,7 @@
-//! Which columns there are, and what stands in them.
+//! The columns of each kind of object, and the functions that write their cells.
 //!
-//! Names are those of rabbitmqctl and of the management API together; where the two have different names for
-//! one thing, both are here. What we do not know is not here, and asking for it is an error.
+//! Column names are those of rabbitmqctl and of the management API together. Where the two differ for the same value,
+//! both names exist. A column whose value the broker does not know is absent, and a request for it is an error.
 
 use leveret_amqp::field::Table;
 use leveret_broker::{
@@ -16,23 +16,23 @@ use super::management::{numbers, texts};
 use super::request_context::{Ends, ReadContext, SocketView};
 use super::samples::{QueueColumn, Ranges, counts_of_channel};
 
-/// What a cell is written with.
-pub struct Pen<'p, 'o> {
-    /// The answer that is being written.
+/// Writes one cell, and holds what the functions of the columns need for that.
+pub struct CellWriter<'p, 'o> {
+    /// The response that is being written.
     pub json: Json<'o>,
-    /// How tables are written.
+    /// How field tables are written.
     pub tables: Tables,
-    /// For what is not in the record itself.
+    /// The source of data outside the record itself.
     pub context: ReadContext<'p>,
-    /// Which histories are written beside rates.
+    /// Which histories are written besides rates.
     pub ranges: Ranges,
-    /// Who sees it, if it is somebody who may not see everything.
+    /// The user, if it may not see everything.
     pub viewer: Option<&'p Viewer>,
-    /// It is for the command line, which is told some things in words of its own.
+    /// Whether the response is for the command line, which gets some values in other words.
     pub is_ctl: bool,
 }
 
-impl Pen<'_, '_> {
+impl CellWriter<'_, '_> {
     fn connection(&mut self, connection: Option<ConnectionId>) {
         match connection.and_then(|id| Some((id, self.context.sockets.at(id)?))) {
             Some((id, socket)) => self.json.shown(connection_pid(socket.number, id)),
@@ -50,7 +50,7 @@ impl Pen<'_, '_> {
         }
     }
 
-    /// Whose a channel is and where it comes from: members of an object.
+    /// Writes the owner and the peer of a channel as an object.
     fn channel_details(&mut self, channel: ChannelId) {
         let found = self.context.broker.views().channel_at(channel.index());
         let found = found.and_then(|found| Some((found, self.context.sockets.at(found.connection)?)));
@@ -75,21 +75,21 @@ impl Pen<'_, '_> {
         self.json.raw(b"}");
     }
 
-    /// The other end of a connection, as members of an object.
+    /// Writes the peer of a connection as members of an object.
     fn peer(&mut self, socket: &SocketView<'_>, is_first: &mut bool) {
         self.json.name("peer_host", is_first);
         end(socket.ends, false, self);
         numbers(&mut self.json, is_first, &[("peer_port", port(socket.ends, false).into())]);
     }
 
-    /// The consumers of a queue, as far as the reader may see them: a list.
+    /// Writes the list of a queue's consumers that the user may see.
     fn consumers_of(&mut self, queue: &QueueView<'_>) {
         let context = self.context;
         let found = (0..Consumers::places(context)).filter_map(|place| Consumers::at(context, place));
         let found = found.filter(|it| (it.vhost, it.queue) == (queue.vhost, queue.name));
         let viewer = self.viewer;
         let seen = found.filter(|it| viewer.is_none_or(|viewer| Consumers::is_seen(viewer, context, it)));
-        // Where there is no room for them there are none: a list of consumers has them all.
+        // Without space for tables the consumers are omitted, too. The list of consumers has all of them.
         let most = if self.tables == Tables::LeftOut { 0 } else { CONSUMERS_SHOWN_MAX };
         let mut is_first = true;
         self.json.raw(b"[");
@@ -108,14 +108,14 @@ impl Pen<'_, '_> {
         self.json.raw(b"]");
     }
 
-    /// The rate of a queue's number, and its history if one is asked for.
+    /// Writes the rate of a queue's counter, and its history if one is requested.
     fn rate(&mut self, queue: &QueueView<'_>, column: QueueColumn) {
-        let is_rate = matches!(column, QueueColumn::Came | QueueColumn::Went);
+        let is_rate = matches!(column, QueueColumn::Arrived | QueueColumn::Delivered);
         let range = if is_rate { self.ranges.rates } else { self.ranges.lengths };
         self.context.samples.of_queue(&mut self.json, queue, column, range);
     }
 
-    /// Numbers with the rate of each: an object.
+    /// Writes numbers with the rate of each as an object.
     fn stats(&mut self, counts: &[(&str, u32)], rate: impl Fn(&mut Self, usize)) {
         let mut is_first = true;
         self.json.raw(b"{");
@@ -144,17 +144,17 @@ impl Pen<'_, '_> {
     }
 }
 
-/// What an operator names a connection by: never used again for another one.
+/// Returns the pid by which operators name a connection. It is never used again for another connection.
 pub fn connection_pid(number: u64, connection: ConnectionId) -> String {
     format!("<leveret.{number}.{}.0>", connection.index() + 1)
 }
 
-/// What a channel of it is named by.
+/// Returns the pid of a channel of a connection.
 pub fn channel_pid(number: u64, connection: ConnectionId, channel: u16) -> String {
     format!("<leveret.{number}.{}.{channel}>", connection.index() + 1)
 }
 
-/// The other way round: the connection's number and id.
+/// Parses the pid of a connection into its number and id.
 pub fn parse_connection_pid(pid: &str) -> Option<(u64, ConnectionId)> {
     let inside = pid.strip_prefix("<leveret.")?.strip_suffix(".0>")?;
     let (number, place) = inside.split_once('.')?;
@@ -162,7 +162,7 @@ pub fn parse_connection_pid(pid: &str) -> Option<(u64, ConnectionId)> {
     Some((number.parse().ok()?, ConnectionId::from_index(place as usize - 1)))
 }
 
-/// `peer -> host`, as RabbitMQ names connections.
+/// Returns `peer -> host`, RabbitMQ's name of a connection.
 pub fn name_of(socket: &SocketView<'_>) -> String {
     match socket.ends {
         Ends::Network { host, peer } => format!("{peer} -> {host}"),
@@ -170,40 +170,40 @@ pub fn name_of(socket: &SocketView<'_>) -> String {
     }
 }
 
-/// Consumers in the answer about a queue at most.
+/// The most consumers in the description of a queue.
 const CONSUMERS_SHOWN_MAX: usize = 32;
 
-/// Things that can be listed.
+/// A kind of object that can be listed.
 pub trait Kind: 'static {
-    /// What is shown of one object.
+    /// The view of one object.
     type View<'a>;
-    /// What is known of each.
+    /// All columns of the kind.
     const COLUMNS: &'static [Column<Self>];
-    /// What it is called, if one can be asked for by that.
+    /// Returns the object's name, if objects of this kind can be requested by name.
     fn name(_: &Self::View<'_>) -> Option<String> {
         None
     }
-    /// Columns that only our own command line asks for.
+    /// Columns that only leveretctl requests.
     const OF_CTL: &'static [&'static str] = &[TYPED];
-    /// Columns that stand in the answer about one thing, and not in a list of them.
+    /// Columns that are in the description of one object, but not in a list.
     const OF_ONE: &'static [&'static str] = &[];
-    /// Columns of RabbitMQ's that there is no figure for: who asks for them gets an empty cell.
+    /// RabbitMQ's columns for which the broker has no value. Their cells are empty.
     const WITHOUT_FIGURE: &'static [&'static str] = &[];
-    /// Whether this one has no such column.
+    /// Returns whether this object has no such column.
     fn leaves_out(_: &Self::View<'_>, _: &str) -> bool {
         false
     }
-    /// Whether it is a binding between these ends, or none at all.
+    /// Returns whether the object is a binding between these ends, or no binding at all.
     fn is_between(_: &Self::View<'_>, _: &BindingEnds) -> bool {
         true
     }
-    /// The columns that a list is sorted by over the network when no order is asked for: those of RabbitMQ.
+    /// The columns by which a list is sorted over the network if the request names no order, as in RabbitMQ.
     const ORDER: &'static str = "vhost,name";
-    /// Whether a list of them can be asked for page by page.
+    /// Whether the list supports pages.
     const HAS_PAGES: bool = false;
-    /// Who sees them.
+    /// The users who may see objects of this kind.
     const AUDIENCE: Audience = Audience::Members;
-    /// Whether somebody who may not see everything sees this one.
+    /// Returns whether a user who may not see everything may see this object.
     fn is_seen(viewer: &Viewer, context: ReadContext<'_>, view: &Self::View<'_>) -> bool {
         let Viewer { name, is_monitor } = viewer;
         let is_member =
@@ -215,27 +215,27 @@ pub trait Kind: 'static {
             Audience::OwnerAndMonitors => *is_monitor || is_member() && Self::user(view) == Some(&**name),
         }
     }
-    /// Places that were ever used.
+    /// Returns the number of positions that were ever used.
     fn places(context: ReadContext<'_>) -> usize;
-    /// The one in a place.
+    /// Returns the object at a position.
     fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>>;
-    /// The virtual host it is in.
+    /// Returns the object's virtual host.
     fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str>;
-    /// The user it belongs to, for who asks for the things of one.
+    /// Returns the user who owns the object, for requests for the objects of one user.
     fn user<'a>(_: &Self::View<'a>) -> Option<&'a str> {
         None
     }
 }
 
-/// The address of an end, ours or the other.
-fn end(ends: Ends, ours: bool, pen: &mut Pen<'_, '_>) {
+/// Writes the address of one end of a connection; `ours`: the broker's.
+fn end(ends: Ends, ours: bool, writer: &mut CellWriter<'_, '_>) {
     match ends {
-        Ends::Network { host, peer } => pen.json.shown(if ours { host.ip() } else { peer.ip() }),
-        Ends::Local { .. } => pen.json.text("unix"),
+        Ends::Network { host, peer } => writer.json.shown(if ours { host.ip() } else { peer.ip() }),
+        Ends::Local { .. } => writer.json.text("unix"),
     }
 }
 
-/// Its port; programs of this machine have none.
+/// Returns the port of one end. Local programs have none.
 const fn port(ends: Ends, ours: bool) -> u16 {
     match ends {
         Ends::Network { host, peer } => {
@@ -249,14 +249,15 @@ const fn port(ends: Ends, ours: bool) -> u16 {
     }
 }
 
-/// A column: its name, and what writes a cell of it.
-pub type Column<K> = (&'static str, for<'a, 'v, 'p, 'o> fn(&'v <K as Kind>::View<'a>, &mut Pen<'p, 'o>));
+/// A column: its name, and the function that writes its cell.
+pub type Column<K> =
+    (&'static str, for<'a, 'v, 'p, 'o> fn(&'v <K as Kind>::View<'a>, &mut CellWriter<'p, 'o>));
 
-/// The name of the columns with typed arguments, which only our own command line asks for.
+/// The name of columns with typed arguments, which only leveretctl requests.
 pub const TYPED: &str = "arguments_typed";
-/// What happened to messages, left out where nothing did.
+/// The column of message counters. It is omitted while all of them are 0.
 const STATS: &str = "message_stats";
-/// How many messages a delayed exchange keeps.
+/// The column of the number of messages that a delayed exchange holds.
 const DELAYED: &str = "messages_delayed";
 
 /// Queues.
@@ -268,68 +269,72 @@ impl Kind for Queues {
 
     const HAS_PAGES: bool = true;
     const COLUMNS: &'static [Column<Self>] = &[
-        ("name", |queue, pen| pen.json.text(queue.name)),
-        ("vhost", |queue, pen| pen.json.text(queue.vhost)),
-        ("durable", |queue, pen| pen.json.truth(queue.durable)),
-        ("auto_delete", |queue, pen| pen.json.truth(queue.auto_delete)),
-        ("exclusive", |queue, pen| pen.json.truth(queue.owner.is_some())),
-        ("arguments", |queue, pen| pen.json.table(queue.arguments, pen.tables)),
-        (TYPED, |queue, pen| typed(queue.arguments, pen)),
-        ("type", |queue, pen| {
+        ("name", |queue, writer| writer.json.text(queue.name)),
+        ("vhost", |queue, writer| writer.json.text(queue.vhost)),
+        ("durable", |queue, writer| writer.json.truth(queue.durable)),
+        ("auto_delete", |queue, writer| writer.json.truth(queue.auto_delete)),
+        ("exclusive", |queue, writer| writer.json.truth(queue.owner.is_some())),
+        ("arguments", |queue, writer| writer.json.table(queue.arguments, writer.tables)),
+        (TYPED, |queue, writer| typed(queue.arguments, writer)),
+        ("type", |queue, writer| {
             let kind = queue.arguments.get("x-queue-type").and_then(|value| value.as_str());
-            pen.json.text(kind.unwrap_or("classic"));
+            writer.json.text(kind.unwrap_or("classic"));
         }),
-        ("policy", |queue, pen| pen.text_or_null(queue.applied.policy)),
-        ("operator_policy", |queue, pen| pen.text_or_null(queue.applied.operator)),
-        ("effective_policy_definition", |queue, pen| effective(&queue.applied, pen)),
-        ("state", |_, pen| pen.json.text("running")),
-        ("pid", |queue, pen| pen.json.shown(format_args!("<leveret.queue.{}.0>", queue.serial))),
-        ("owner_pid", |queue, pen| pen.connection(queue.owner)),
-        ("exclusive_consumer_pid", |queue, pen| {
-            pen.channel(queue.exclusive_consumer.map(|(_, channel)| channel));
+        ("policy", |queue, writer| writer.text_or_null(queue.applied.policy)),
+        ("operator_policy", |queue, writer| writer.text_or_null(queue.applied.operator)),
+        ("effective_policy_definition", |queue, writer| effective(&queue.applied, writer)),
+        ("state", |_, writer| writer.json.text("running")),
+        ("pid", |queue, writer| writer.json.shown(format_args!("<leveret.queue.{}.0>", queue.serial))),
+        ("owner_pid", |queue, writer| writer.connection(queue.owner)),
+        ("exclusive_consumer_pid", |queue, writer| {
+            writer.channel(queue.exclusive_consumer.map(|(_, channel)| channel));
         }),
-        ("exclusive_consumer_tag", |queue, pen| {
-            pen.json.text(queue.exclusive_consumer.map_or("", |(tag, _)| tag));
+        ("exclusive_consumer_tag", |queue, writer| {
+            writer.json.text(queue.exclusive_consumer.map_or("", |(tag, _)| tag));
         }),
-        ("single_active_consumer_pid", |queue, pen| {
-            pen.channel(queue.single_active_consumer.map(|(_, channel)| channel));
+        ("single_active_consumer_pid", |queue, writer| {
+            writer.channel(queue.single_active_consumer.map(|(_, channel)| channel));
         }),
-        ("single_active_consumer_tag", |queue, pen| match queue.single_active_consumer {
-            Some((tag, _)) => pen.json.text(tag),
-            None => pen.json.raw(b"null"),
+        ("single_active_consumer_tag", |queue, writer| match queue.single_active_consumer {
+            Some((tag, _)) => writer.json.text(tag),
+            None => writer.json.raw(b"null"),
         }),
-        ("messages_ready", |queue, pen| pen.json.number(queue.messages_ready)),
-        ("messages_unacknowledged", |queue, pen| pen.json.number(queue.messages_unacknowledged)),
-        ("messages", |queue, pen| {
-            pen.json.number(u64::from(queue.messages_ready) + u64::from(queue.messages_unacknowledged));
+        ("messages_ready", |queue, writer| writer.json.number(queue.messages_ready)),
+        ("messages_unacknowledged", |queue, writer| writer.json.number(queue.messages_unacknowledged)),
+        ("messages", |queue, writer| {
+            writer.json.number(u64::from(queue.messages_ready) + u64::from(queue.messages_unacknowledged));
         }),
-        ("messages_ready_ram", |queue, pen| pen.json.number(queue.messages_ready_ram)),
-        ("messages_persistent", |queue, pen| pen.json.number(queue.messages_persistent)),
-        ("messages_unacknowledged_ram", |queue, pen| pen.json.number(queue.messages_unacknowledged_ram)),
-        ("messages_ram", |queue, pen| {
+        ("messages_ready_ram", |queue, writer| writer.json.number(queue.messages_ready_ram)),
+        ("messages_persistent", |queue, writer| writer.json.number(queue.messages_persistent)),
+        ("messages_unacknowledged_ram", |queue, writer| {
+            writer.json.number(queue.messages_unacknowledged_ram)
+        }),
+        ("messages_ram", |queue, writer| {
             let (ready, unacknowledged) = (queue.messages_ready_ram, queue.messages_unacknowledged_ram);
-            pen.json.number(u64::from(ready) + u64::from(unacknowledged));
+            writer.json.number(u64::from(ready) + u64::from(unacknowledged));
         }),
-        ("message_bytes", |queue, pen| {
-            pen.json.number(queue.message_bytes_ready + queue.message_bytes_unacknowledged);
+        ("message_bytes", |queue, writer| {
+            writer.json.number(queue.message_bytes_ready + queue.message_bytes_unacknowledged);
         }),
-        ("message_bytes_ready", |queue, pen| pen.json.number(queue.message_bytes_ready)),
-        ("message_bytes_unacknowledged", |queue, pen| pen.json.number(queue.message_bytes_unacknowledged)),
-        ("consumers", |queue, pen| pen.json.number(queue.consumers)),
-        ("memory", |queue, pen| pen.json.number(queue.memory_bytes)),
-        ("messages_details", |queue, pen| pen.rate(queue, QueueColumn::All)),
-        ("messages_ready_details", |queue, pen| pen.rate(queue, QueueColumn::Ready)),
-        ("messages_unacknowledged_details", |queue, pen| pen.rate(queue, QueueColumn::Unacknowledged)),
-        ("node", |_, pen| pen.json.text(pen.context.node)),
-        ("consumer_details", |queue, pen| pen.consumers_of(queue)),
-        ("message_stats", |queue, pen| {
-            pen.json.raw(b"{\"publish_details\":");
-            pen.rate(queue, QueueColumn::Came);
-            pen.json.raw(b",\"deliver_get\":");
-            pen.json.number(queue.went);
-            pen.json.raw(b",\"deliver_get_details\":");
-            pen.rate(queue, QueueColumn::Went);
-            pen.json.raw(b"}");
+        ("message_bytes_ready", |queue, writer| writer.json.number(queue.message_bytes_ready)),
+        ("message_bytes_unacknowledged", |queue, writer| {
+            writer.json.number(queue.message_bytes_unacknowledged)
+        }),
+        ("consumers", |queue, writer| writer.json.number(queue.consumers)),
+        ("memory", |queue, writer| writer.json.number(queue.memory_bytes)),
+        ("messages_details", |queue, writer| writer.rate(queue, QueueColumn::All)),
+        ("messages_ready_details", |queue, writer| writer.rate(queue, QueueColumn::Ready)),
+        ("messages_unacknowledged_details", |queue, writer| writer.rate(queue, QueueColumn::Unacknowledged)),
+        ("node", |_, writer| writer.json.text(writer.context.node)),
+        ("consumer_details", |queue, writer| writer.consumers_of(queue)),
+        ("message_stats", |queue, writer| {
+            writer.json.raw(b"{\"publish_details\":");
+            writer.rate(queue, QueueColumn::Arrived);
+            writer.json.raw(b",\"deliver_get\":");
+            writer.json.number(queue.went);
+            writer.json.raw(b",\"deliver_get_details\":");
+            writer.rate(queue, QueueColumn::Delivered);
+            writer.json.raw(b"}");
         }),
     ];
     const OF_ONE: &'static [&'static str] = &["consumer_details"];
@@ -374,21 +379,21 @@ impl Kind for Exchanges {
 
     const HAS_PAGES: bool = true;
     const COLUMNS: &'static [Column<Self>] = &[
-        ("name", |exchange, pen| pen.json.text(exchange.name)),
-        ("vhost", |exchange, pen| pen.json.text(exchange.vhost)),
-        ("type", |exchange, pen| pen.json.text(exchange.kind)),
-        ("durable", |exchange, pen| pen.json.truth(exchange.durable)),
-        ("auto_delete", |exchange, pen| pen.json.truth(exchange.auto_delete)),
-        ("internal", |exchange, pen| pen.json.truth(exchange.internal)),
-        ("arguments", |exchange, pen| pen.json.table(exchange.arguments, pen.tables)),
-        (TYPED, |exchange, pen| typed(exchange.arguments, pen)),
-        ("policy", |exchange, pen| pen.json.text(exchange.policy.unwrap_or_default())),
-        (DELAYED, |exchange, pen| pen.json.number(exchange.messages_delayed.unwrap_or(0))),
-        (STATS, |exchange, pen| {
+        ("name", |exchange, writer| writer.json.text(exchange.name)),
+        ("vhost", |exchange, writer| writer.json.text(exchange.vhost)),
+        ("type", |exchange, writer| writer.json.text(exchange.kind)),
+        ("durable", |exchange, writer| writer.json.truth(exchange.durable)),
+        ("auto_delete", |exchange, writer| writer.json.truth(exchange.auto_delete)),
+        ("internal", |exchange, writer| writer.json.truth(exchange.internal)),
+        ("arguments", |exchange, writer| writer.json.table(exchange.arguments, writer.tables)),
+        (TYPED, |exchange, writer| typed(exchange.arguments, writer)),
+        ("policy", |exchange, writer| writer.json.text(exchange.policy.unwrap_or_default())),
+        (DELAYED, |exchange, writer| writer.json.number(exchange.messages_delayed.unwrap_or(0))),
+        (STATS, |exchange, writer| {
             let [published, routed] = exchange.published;
-            pen.stats(&[("publish_in", published), ("publish_out", routed)], |pen, column| {
-                let (samples, range) = (pen.context.samples, pen.ranges.rates);
-                samples.of_exchange(&mut pen.json, exchange, column, range);
+            writer.stats(&[("publish_in", published), ("publish_out", routed)], |writer, column| {
+                let (samples, range) = (writer.context.samples, writer.ranges.rates);
+                samples.of_exchange(&mut writer.json, exchange, column, range);
             });
         }),
     ];
@@ -414,14 +419,14 @@ impl Kind for Exchanges {
     }
 }
 
-/// A connection: what the broker knows and what its socket says.
+/// A connection as the broker and its socket describe it.
 #[derive(Clone, Copy, Debug)]
 pub struct ConnectionRow<'a> {
     /// Its id.
     pub id: ConnectionId,
-    /// The broker's side.
+    /// The broker's view.
     pub view: ConnectionView<'a>,
-    /// The socket's side.
+    /// The socket's view.
     pub socket: SocketView<'a>,
 }
 
@@ -434,41 +439,41 @@ impl Kind for Connections {
 
     const HAS_PAGES: bool = true;
     const COLUMNS: &'static [Column<Self>] = &[
-        ("pid", |row, pen| pen.json.shown(connection_pid(row.socket.number, row.id))),
-        ("name", |row, pen| pen.json.shown(name_of(&row.socket))),
-        ("host", |row, pen| end(row.socket.ends, true, pen)),
-        ("port", |row, pen| pen.json.number(port(row.socket.ends, true))),
-        ("peer_host", |row, pen| end(row.socket.ends, false, pen)),
-        ("peer_port", |row, pen| pen.json.number(port(row.socket.ends, false))),
-        ("ssl", |row, pen| pen.json.truth(row.socket.is_tls)),
-        ("protocol", |_, pen| pen.json.text(if pen.is_ctl { "{0,9,1}" } else { "AMQP 0-9-1" })),
-        ("state", |row, pen| pen.json.text(row.socket.state)),
-        ("type", |_, pen| pen.json.text("network")),
-        ("node", |_, pen| pen.json.text(pen.context.node)),
-        ("channels", |row, pen| pen.json.number(row.view.channels)),
-        ("user", |row, pen| pen.json.text(row.view.user)),
-        ("vhost", |row, pen| pen.json.text(row.view.vhost)),
-        ("timeout", |row, pen| pen.json.number(row.socket.heartbeat_s)),
-        ("frame_max", |row, pen| pen.json.number(row.socket.frame_max)),
-        ("channel_max", |row, pen| pen.json.number(row.socket.channel_max)),
-        ("connected_at", |row, pen| pen.json.number(row.socket.connected_at_ms)),
-        ("auth_mechanism", |row, pen| pen.json.text(row.socket.mechanism)),
-        ("recv_oct", |row, pen| pen.json.number(row.socket.received.0)),
-        ("recv_cnt", |row, pen| pen.json.number(row.socket.received.1)),
-        ("send_oct", |row, pen| pen.json.number(row.socket.sent.0)),
-        ("recv_oct_details", |row, pen| {
-            let (samples, bytes) = (pen.context.samples, row.socket.received.0);
-            samples.of_connection(&mut pen.json, (row.id, row.socket.number), (0, bytes));
+        ("pid", |row, writer| writer.json.shown(connection_pid(row.socket.number, row.id))),
+        ("name", |row, writer| writer.json.shown(name_of(&row.socket))),
+        ("host", |row, writer| end(row.socket.ends, true, writer)),
+        ("port", |row, writer| writer.json.number(port(row.socket.ends, true))),
+        ("peer_host", |row, writer| end(row.socket.ends, false, writer)),
+        ("peer_port", |row, writer| writer.json.number(port(row.socket.ends, false))),
+        ("ssl", |row, writer| writer.json.truth(row.socket.is_tls)),
+        ("protocol", |_, writer| writer.json.text(if writer.is_ctl { "{0,9,1}" } else { "AMQP 0-9-1" })),
+        ("state", |row, writer| writer.json.text(row.socket.state)),
+        ("type", |_, writer| writer.json.text("network")),
+        ("node", |_, writer| writer.json.text(writer.context.node)),
+        ("channels", |row, writer| writer.json.number(row.view.channels)),
+        ("user", |row, writer| writer.json.text(row.view.user)),
+        ("vhost", |row, writer| writer.json.text(row.view.vhost)),
+        ("timeout", |row, writer| writer.json.number(row.socket.heartbeat_s)),
+        ("frame_max", |row, writer| writer.json.number(row.socket.frame_max)),
+        ("channel_max", |row, writer| writer.json.number(row.socket.channel_max)),
+        ("connected_at", |row, writer| writer.json.number(row.socket.connected_at_ms)),
+        ("auth_mechanism", |row, writer| writer.json.text(row.socket.mechanism)),
+        ("recv_oct", |row, writer| writer.json.number(row.socket.received.0)),
+        ("recv_cnt", |row, writer| writer.json.number(row.socket.received.1)),
+        ("send_oct", |row, writer| writer.json.number(row.socket.sent.0)),
+        ("recv_oct_details", |row, writer| {
+            let (samples, bytes) = (writer.context.samples, row.socket.received.0);
+            samples.of_connection(&mut writer.json, (row.id, row.socket.number), (0, bytes));
         }),
-        ("send_oct_details", |row, pen| {
-            let (samples, bytes) = (pen.context.samples, row.socket.sent.0);
-            samples.of_connection(&mut pen.json, (row.id, row.socket.number), (1, bytes));
+        ("send_oct_details", |row, writer| {
+            let (samples, bytes) = (writer.context.samples, row.socket.sent.0);
+            samples.of_connection(&mut writer.json, (row.id, row.socket.number), (1, bytes));
         }),
-        ("send_cnt", |row, pen| pen.json.number(row.socket.sent.1)),
-        ("client_properties", |row, pen| pen.json.table(row.socket.client_properties, pen.tables)),
-        ("user_provided_name", |row, pen| {
+        ("send_cnt", |row, writer| writer.json.number(row.socket.sent.1)),
+        ("client_properties", |row, writer| writer.json.table(row.socket.client_properties, writer.tables)),
+        ("user_provided_name", |row, writer| {
             let name = row.socket.client_properties.get("connection_name");
-            pen.json.text(name.and_then(|value| value.as_str()).unwrap_or_default());
+            writer.json.text(name.and_then(|value| value.as_str()).unwrap_or_default());
         }),
     ];
     const WITHOUT_FIGURE: &'static [&'static str] = &[
@@ -511,9 +516,9 @@ impl Kind for Connections {
 pub struct ChannelRow<'a> {
     /// Its id.
     pub id: ChannelId,
-    /// What is known of it.
+    /// The broker's view.
     pub view: ChannelView<'a>,
-    /// What is known of its connection's socket.
+    /// The view of its connection's socket.
     pub socket: Option<SocketView<'a>>,
 }
 
@@ -526,37 +531,37 @@ impl Kind for Channels {
 
     const HAS_PAGES: bool = true;
     const COLUMNS: &'static [Column<Self>] = &[
-        ("pid", |row, pen| pen.channel(Some(row.id))),
-        ("name", |row, pen| pen.connection_name(row.view.connection, Some(row.view.number))),
-        ("connection", |row, pen| pen.connection(Some(row.view.connection))),
-        ("number", |row, pen| pen.json.number(row.view.number)),
-        ("user", |row, pen| pen.json.text(row.view.user)),
-        ("vhost", |row, pen| pen.json.text(row.view.vhost)),
-        ("node", |_, pen| pen.json.text(pen.context.node)),
-        ("state", |_, pen| pen.json.text("running")),
-        ("connection_details", |row, pen| {
-            pen.json.raw(b"{");
+        ("pid", |row, writer| writer.channel(Some(row.id))),
+        ("name", |row, writer| writer.connection_name(row.view.connection, Some(row.view.number))),
+        ("connection", |row, writer| writer.connection(Some(row.view.connection))),
+        ("number", |row, writer| writer.json.number(row.view.number)),
+        ("user", |row, writer| writer.json.text(row.view.user)),
+        ("vhost", |row, writer| writer.json.text(row.view.vhost)),
+        ("node", |_, writer| writer.json.text(writer.context.node)),
+        ("state", |_, writer| writer.json.text("running")),
+        ("connection_details", |row, writer| {
+            writer.json.raw(b"{");
             if let Some(socket) = &row.socket {
                 let mut is_first = true;
-                texts(&mut pen.json, &mut is_first, &[("name", &name_of(socket))]);
-                pen.peer(socket, &mut is_first);
+                texts(&mut writer.json, &mut is_first, &[("name", &name_of(socket))]);
+                writer.peer(socket, &mut is_first);
             }
-            pen.json.raw(b"}");
+            writer.json.raw(b"}");
         }),
-        ("transactional", |row, pen| pen.json.truth(row.view.transactional)),
-        ("confirm", |row, pen| pen.json.truth(row.view.confirm)),
-        ("consumer_count", |row, pen| pen.json.number(row.view.consumers)),
-        ("messages_unacknowledged", |row, pen| pen.json.number(row.view.messages_unacknowledged)),
-        ("messages_uncommitted", |row, pen| pen.json.number(row.view.messages_uncommitted)),
-        ("acks_uncommitted", |row, pen| pen.json.number(row.view.acks_uncommitted)),
-        ("prefetch_count", |row, pen| pen.json.number(row.view.prefetch_count)),
-        ("global_prefetch_count", |row, pen| pen.json.number(row.view.global_prefetch_count)),
-        (STATS, |row, pen| {
+        ("transactional", |row, writer| writer.json.truth(row.view.transactional)),
+        ("confirm", |row, writer| writer.json.truth(row.view.confirm)),
+        ("consumer_count", |row, writer| writer.json.number(row.view.consumers)),
+        ("messages_unacknowledged", |row, writer| writer.json.number(row.view.messages_unacknowledged)),
+        ("messages_uncommitted", |row, writer| writer.json.number(row.view.messages_uncommitted)),
+        ("acks_uncommitted", |row, writer| writer.json.number(row.view.acks_uncommitted)),
+        ("prefetch_count", |row, writer| writer.json.number(row.view.prefetch_count)),
+        ("global_prefetch_count", |row, writer| writer.json.number(row.view.global_prefetch_count)),
+        (STATS, |row, writer| {
             let counts = counts_of_channel(&row.view);
-            pen.stats(&counts, |pen, column| {
-                let (samples, range) = (pen.context.samples, pen.ranges.rates);
+            writer.stats(&counts, |writer, column| {
+                let (samples, range) = (writer.context.samples, writer.ranges.rates);
                 let of = (row.id.index(), row.view.serial);
-                samples.of_channel(&mut pen.json, of, (column, counts[column].1), range);
+                samples.of_channel(&mut writer.json, of, (column, counts[column].1), range);
             });
         }),
     ];
@@ -599,44 +604,44 @@ impl Kind for Consumers {
     type View<'a> = ConsumerView<'a>;
 
     const COLUMNS: &'static [Column<Self>] = &[
-        ("queue_name", |consumer, pen| pen.json.text(consumer.queue)),
-        ("queue", |consumer, pen| {
-            pen.json.raw(b"{\"name\":");
-            pen.json.text(consumer.queue);
-            pen.json.raw(b",\"vhost\":");
-            pen.json.text(consumer.vhost);
-            pen.json.raw(b"}");
+        ("queue_name", |consumer, writer| writer.json.text(consumer.queue)),
+        ("queue", |consumer, writer| {
+            writer.json.raw(b"{\"name\":");
+            writer.json.text(consumer.queue);
+            writer.json.raw(b",\"vhost\":");
+            writer.json.text(consumer.vhost);
+            writer.json.raw(b"}");
         }),
-        ("vhost", |consumer, pen| pen.json.text(consumer.vhost)),
-        ("channel_pid", |consumer, pen| pen.channel(Some(consumer.channel))),
-        ("channel_details", |consumer, pen| pen.channel_details(consumer.channel)),
-        ("consumer_tag", |consumer, pen| pen.json.text(consumer.tag)),
-        ("ack_required", |consumer, pen| pen.json.truth(consumer.ack_required)),
-        ("exclusive", |consumer, pen| pen.json.truth(consumer.exclusive)),
-        ("prefetch_count", |consumer, pen| pen.json.number(consumer.prefetch_count)),
-        ("active", |consumer, pen| pen.json.truth(consumer.activity != ConsumerActivity::Waiting)),
-        ("activity_status", |consumer, pen| {
-            pen.json.text(match consumer.activity {
+        ("vhost", |consumer, writer| writer.json.text(consumer.vhost)),
+        ("channel_pid", |consumer, writer| writer.channel(Some(consumer.channel))),
+        ("channel_details", |consumer, writer| writer.channel_details(consumer.channel)),
+        ("consumer_tag", |consumer, writer| writer.json.text(consumer.tag)),
+        ("ack_required", |consumer, writer| writer.json.truth(consumer.ack_required)),
+        ("exclusive", |consumer, writer| writer.json.truth(consumer.exclusive)),
+        ("prefetch_count", |consumer, writer| writer.json.number(consumer.prefetch_count)),
+        ("active", |consumer, writer| writer.json.truth(consumer.activity != ConsumerActivity::Waiting)),
+        ("activity_status", |consumer, writer| {
+            writer.json.text(match consumer.activity {
                 ConsumerActivity::Up => "up",
                 ConsumerActivity::SingleActive => "single_active",
                 ConsumerActivity::Waiting => "waiting",
             });
         }),
-        ("priority", |consumer, pen| pen.json.number(consumer.priority)),
-        ("arguments", |consumer, pen| {
-            pen.json.raw(b"{");
+        ("priority", |consumer, writer| writer.json.number(consumer.priority)),
+        ("arguments", |consumer, writer| {
+            writer.json.raw(b"{");
             if consumer.priority != 0 {
-                pen.json.name("x-priority", &mut true);
-                pen.json.number(consumer.priority);
+                writer.json.name("x-priority", &mut true);
+                writer.json.number(consumer.priority);
             }
-            pen.json.raw(b"}");
+            writer.json.raw(b"}");
         }),
-        (TYPED, |consumer, pen| match consumer.priority {
-            0 => pen.json.raw(b"[]"),
+        (TYPED, |consumer, writer| match consumer.priority {
+            0 => writer.json.raw(b"[]"),
             priority => {
-                pen.json.raw(b"[[\"x-priority\",\"signedint\",");
-                pen.json.number(priority);
-                pen.json.raw(b"]]");
+                writer.json.raw(b"[[\"x-priority\",\"signedint\",");
+                writer.json.number(priority);
+                writer.json.raw(b"]]");
             }
         }),
     ];
@@ -670,23 +675,25 @@ impl Kind for Vhosts {
 
     const HAS_PAGES: bool = true;
     const COLUMNS: &'static [Column<Self>] = &[
-        ("name", |vhost, pen| pen.json.text(vhost.name)),
+        ("name", |vhost, writer| writer.json.text(vhost.name)),
         ("limits", limits),
-        ("tracing", |vhost, pen| pen.json.truth(vhost.is_traced)),
-        ("description", |vhost, pen| pen.json.text(vhost.metadata.description)),
+        ("tracing", |vhost, writer| writer.json.truth(vhost.is_traced)),
+        ("description", |vhost, writer| writer.json.text(vhost.metadata.description)),
         ("tags", vhost_tags),
         ("metadata", vhost_metadata),
         ("default_queue_type", default_queue_type),
-        ("protected_from_deletion", |vhost, pen| pen.json.truth(vhost.metadata.is_protected)),
-        ("messages_ready", |vhost, pen| pen.json.number(pen.context.broker.views().depth_of(vhost.name).0)),
-        ("messages_unacknowledged", |vhost, pen| {
-            pen.json.number(pen.context.broker.views().depth_of(vhost.name).1)
+        ("protected_from_deletion", |vhost, writer| writer.json.truth(vhost.metadata.is_protected)),
+        ("messages_ready", |vhost, writer| {
+            writer.json.number(writer.context.broker.views().depth_of(vhost.name).0)
         }),
-        ("messages", |vhost, pen| {
-            let (ready, unacknowledged) = pen.context.broker.views().depth_of(vhost.name);
-            pen.json.number(ready + unacknowledged);
+        ("messages_unacknowledged", |vhost, writer| {
+            writer.json.number(writer.context.broker.views().depth_of(vhost.name).1)
         }),
-        ("cluster_state", |_, pen| pen.json.text("running")),
+        ("messages", |vhost, writer| {
+            let (ready, unacknowledged) = writer.context.broker.views().depth_of(vhost.name);
+            writer.json.number(ready + unacknowledged);
+        }),
+        ("cluster_state", |_, writer| writer.json.text("running")),
     ];
     const AUDIENCE: Audience = Audience::MembersAndMonitors;
 
@@ -708,42 +715,42 @@ impl Kind for Vhosts {
 }
 
 /// Writes the tags of a virtual host.
-fn vhost_tags(vhost: &VhostView<'_>, pen: &mut Pen<'_, '_>) {
-    pen.json.texts(vhost.metadata.tags.split(',').filter(|tag| !tag.is_empty()));
+fn vhost_tags(vhost: &VhostView<'_>, writer: &mut CellWriter<'_, '_>) {
+    writer.json.texts(vhost.metadata.tags.split(',').filter(|tag| !tag.is_empty()));
 }
 
-/// Writes the type of queues that are declared without one.
-fn default_queue_type(vhost: &VhostView<'_>, pen: &mut Pen<'_, '_>) {
+/// Writes the type of queues that are declared without a type.
+fn default_queue_type(vhost: &VhostView<'_>, writer: &mut CellWriter<'_, '_>) {
     let kind = vhost.metadata.default_queue_type;
-    pen.json.text(if kind.is_empty() { "classic" } else { kind });
+    writer.json.text(if kind.is_empty() { "classic" } else { kind });
 }
 
-/// Writes the metadata of a virtual host, without what is not set.
-pub(super) fn vhost_metadata(vhost: &VhostView<'_>, pen: &mut Pen<'_, '_>) {
+/// Writes the metadata of a virtual host that is set.
+pub(super) fn vhost_metadata(vhost: &VhostView<'_>, writer: &mut CellWriter<'_, '_>) {
     let mut is_first = true;
-    pen.json.raw(b"{");
-    pen.json.name("description", &mut is_first);
-    pen.json.text(vhost.metadata.description);
-    pen.json.name("tags", &mut is_first);
-    vhost_tags(vhost, pen);
+    writer.json.raw(b"{");
+    writer.json.name("description", &mut is_first);
+    writer.json.text(vhost.metadata.description);
+    writer.json.name("tags", &mut is_first);
+    vhost_tags(vhost, writer);
     if !vhost.metadata.default_queue_type.is_empty() {
-        pen.json.name("default_queue_type", &mut is_first);
-        pen.json.text(vhost.metadata.default_queue_type);
+        writer.json.name("default_queue_type", &mut is_first);
+        writer.json.text(vhost.metadata.default_queue_type);
     }
     if vhost.metadata.is_protected {
-        pen.json.name("protected_from_deletion", &mut is_first);
-        pen.json.truth(true);
+        writer.json.name("protected_from_deletion", &mut is_first);
+        writer.json.truth(true);
     }
-    pen.json.raw(b"}");
+    writer.json.raw(b"}");
 }
 
-/// What the policies of a queue say together: of limits the smaller one.
-fn effective(applied: &AppliedView<'_>, pen: &mut Pen<'_, '_>) {
+/// Writes the effective policy of a queue. The smaller of two limits is effective.
+fn effective(applied: &AppliedView<'_>, writer: &mut CellWriter<'_, '_>) {
     let mut is_first = true;
-    pen.json.raw(b"{");
+    writer.json.raw(b"{");
     let mut put = |name: &str, value| {
-        pen.json.name(name, &mut is_first);
-        pen.json.value(value, Tables::Plain);
+        writer.json.name(name, &mut is_first);
+        writer.json.value(value, Tables::Plain);
     };
     for (name, value) in applied.definition.iter() {
         let name = core::str::from_utf8(name).unwrap_or_default();
@@ -756,28 +763,28 @@ fn effective(applied: &AppliedView<'_>, pen: &mut Pen<'_, '_>) {
             put(name, value);
         }
     }
-    pen.json.raw(b"}");
+    writer.json.raw(b"}");
 }
 
-/// Those limits of a virtual host that it has, as RabbitMQ names them.
-pub fn limits(vhost: &VhostView<'_>, pen: &mut Pen<'_, '_>) {
+/// Writes the limits of a virtual host that are set, under RabbitMQ's names.
+pub fn limits(vhost: &VhostView<'_>, writer: &mut CellWriter<'_, '_>) {
     let VhostLimits { queues_max, connections_max } = vhost.limits;
-    put_limits([("max-queues", queues_max), ("max-connections", connections_max)], pen);
+    put_limits([("max-queues", queues_max), ("max-connections", connections_max)], writer);
 }
 
-pub(super) fn put_limits(limits: [(&str, Option<u32>); 2], pen: &mut Pen<'_, '_>) {
+pub(super) fn put_limits(limits: [(&str, Option<u32>); 2], writer: &mut CellWriter<'_, '_>) {
     let mut is_first = true;
-    pen.json.raw(b"{");
+    writer.json.raw(b"{");
     for (name, limit) in limits.into_iter().filter_map(|(name, limit)| Some((name, limit?))) {
-        pen.json.name(name, &mut is_first);
-        pen.json.number(limit);
+        writer.json.name(name, &mut is_first);
+        writer.json.number(limit);
     }
-    pen.json.raw(b"}");
+    writer.json.raw(b"}");
 }
 
-pub(super) fn typed(arguments: Table<'_>, pen: &mut Pen<'_, '_>) {
-    let how = if pen.tables == Tables::LeftOut { Tables::LeftOut } else { Tables::Typed };
-    pen.json.table(arguments, how);
+pub(super) fn typed(arguments: Table<'_>, writer: &mut CellWriter<'_, '_>) {
+    let how = if writer.tables == Tables::LeftOut { Tables::LeftOut } else { Tables::Typed };
+    writer.json.table(arguments, how);
 }
 
 #[cfg(test)]
@@ -785,7 +792,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_connection_is_found_by_its_pid_and_by_nothing_else() {
+    fn a_connection_is_found_only_by_its_pid() {
         let id = ConnectionId::from_index(6);
         assert_eq!(parse_connection_pid(&connection_pid(41, id)), Some((41, id)));
         for bad in ["", "<0.1.0>", "<leveret.1.0.0>", "<leveret.1.2.3>", "<leveret.x.1.0>", "<leveret.1.0>"] {

@@ -1,8 +1,10 @@
-//! What only the operator at the control socket asks for: the process and its pools, stopping it, copies of its
-//! store, and what is done to queues and connections as nobody's user.
+//! Requests that only the operator at the control socket has: the process and its pools, stopping it, backups, and
+//! actions on queues and connections without a user.
 //!
-//! Always true: a change is answered when it is durable; a mistake is answered with what is wrong; nothing here
-//! does more than a bounded piece of work.
+//! # Invariants
+//! - A change is answered when it is durable.
+//! - An error is answered with what is wrong.
+//! - One request does a bounded amount of work.
 
 use leveret_broker::{ConnectionView, Context, DeleteIf};
 use leveret_core::command::ConnectionId;
@@ -19,13 +21,13 @@ use super::request::{Answer, Answered, bad_request, body, done, not_found, probl
 use super::request_context::RequestContext;
 use super::wear::Wear;
 
-/// More than the list of a store's files takes, in bytes.
+/// An upper bound of the list of a store's files, in bytes.
 const HELD_BYTES_MAX: usize = 1 << 20;
 
-/// The longest reason for closing connections.
-const REASON_LETTERS_MAX: usize = 100;
+/// The longest reason for closing connections, in characters.
+const REASON_CHARS_MAX: usize = 100;
 
-/// What the process is, what it has, and what is taken of it.
+/// Shows the process, its limits and their use.
 pub(super) fn overview(_: &Call<'_>, context: &RequestContext<'_>) -> Answer {
     Answer::Now(Status::Ok, body(|json| write_overview(json, context)))
 }
@@ -35,7 +37,7 @@ fn write_overview(json: &mut Json<'_>, context: &RequestContext<'_>) {
     let views = context.broker.views();
     let mut is_first = true;
     json.raw(b"{");
-    let said = [
+    let members = [
         ("product_name", process.product.0.as_str()),
         ("product_version", process.product.1.as_str()),
         ("leveret_version", env!("CARGO_PKG_VERSION")),
@@ -43,8 +45,8 @@ fn write_overview(json: &mut Json<'_>, context: &RequestContext<'_>) {
         ("data_dir", &process.data_dir),
         ("configuration", &process.configuration),
     ];
-    texts(json, &mut is_first, &said);
-    // Queues and exchanges with those that are there from the start, as they are listed.
+    texts(json, &mut is_first, &members);
+    // Queues and exchanges include the predeclared ones, as in their lists.
     let queues = (0..views.queue_places()).filter_map(|at| views.queue_at(at)).count();
     let exchanges = (0..views.exchange_places()).filter_map(|at| views.exchange_at(at)).count();
     let counts = [
@@ -73,7 +75,7 @@ fn write_overview(json: &mut Json<'_>, context: &RequestContext<'_>) {
     json.raw(b"}");
 }
 
-/// Messages that are ready and unacknowledged, in the queues of virtual hosts that are meant.
+/// Returns the numbers of ready and unacknowledged messages in the queues of some virtual hosts.
 pub(super) fn queue_totals(context: &RequestContext<'_>, is_meant: impl Fn(&str) -> bool) -> (u64, u64) {
     let views = context.broker.views();
     let queues = (0..views.queue_places()).filter_map(|at| views.queue_at(at));
@@ -82,7 +84,7 @@ pub(super) fn queue_totals(context: &RequestContext<'_>, is_meant: impl Fn(&str)
     })
 }
 
-/// Messages, the disk, and every pool with what is taken of it.
+/// Writes messages, the disk, and every pool with its use.
 fn pools(json: &mut Json<'_>, context: &RequestContext<'_>, is_first: &mut bool) {
     let (ready, unacknowledged) = queue_totals(context, |_| true);
     let usable = context.journal.disk_bytes_max();
@@ -108,7 +110,7 @@ fn pools(json: &mut Json<'_>, context: &RequestContext<'_>, is_first: &mut bool)
     json.raw(b"}");
 }
 
-/// The configuration.
+/// Shows the configuration.
 pub(super) fn environment(_: &Call<'_>, context: &RequestContext<'_>) -> Answer {
     Answer::Now(Status::Ok, body(|json| json.text(&context.process.environment)))
 }
@@ -119,15 +121,15 @@ pub(super) fn stop(_: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     Ok(done(Status::NoContent))
 }
 
-/// Begins a copy: the store's files are held still when all that was said is durable.
+/// Begins a backup: the store's files are pinned when all appended entries are durable.
 pub(super) fn begin_backup(_: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     match &context.files {
-        Some(_) => Ok(Answer::Hold(context.journal.await_all())),
+        Some(_) => Ok(Answer::PinStore(context.journal.await_all())),
         None => Err(Answer::Now(Status::Unavailable, problem("unavailable", "there is no store to copy"))),
     }
 }
 
-/// Whether they are still held.
+/// Shows whether the files are still pinned.
 pub(super) fn backup(_: &Call<'_>, context: &RequestContext<'_>) -> Answer {
     match &context.files {
         Some(files) if files.is_pinned_for_backup() => done(Status::NoContent),
@@ -135,7 +137,7 @@ pub(super) fn backup(_: &Call<'_>, context: &RequestContext<'_>) -> Answer {
     }
 }
 
-/// They need not be held any more.
+/// Ends a backup.
 pub(super) fn end_backup(_: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     if let Some(files) = &mut context.files {
         files.release();
@@ -143,7 +145,7 @@ pub(super) fn end_backup(_: &Call<'_>, context: &mut RequestContext<'_>) -> Answ
     Ok(done(Status::NoContent))
 }
 
-/// What the store consists of now; `None`: not now.
+/// Pins the store's files and lists them. Returns `None` if that is impossible now.
 pub(super) fn held(context: &mut RequestContext<'_>) -> Option<Answer> {
     let files = context.files.as_mut()?.pin_for_backup()?;
     let mut out = Vec::new();
@@ -164,7 +166,8 @@ pub(super) fn held(context: &mut RequestContext<'_>) -> Option<Answer> {
 
 /// Deletes a queue.
 pub(super) fn delete_queue(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
-    let only = DeleteIf { unused: call.request.says("if-unused"), empty: call.request.says("if-empty") };
+    let only =
+        DeleteIf { unused: call.request.has_true("if-unused"), empty: call.request.has_true("if-empty") };
     let (broker, mut context) = context.broker();
     let deleted = broker.operator_delete_queue(&mut context, call.name("vhost"), call.name("queue"), only);
     counted(&context, deleted)
@@ -182,7 +185,7 @@ pub(super) fn acknowledge_damage(_: &Call<'_>, context: &mut RequestContext<'_>)
     changed(context.broker.recovery_mut().acknowledge_damage(context.journal))
 }
 
-/// Gives an orphan a queue.
+/// Gives the messages of an orphaned queue a queue.
 pub(super) fn adopt_orphan(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     let incarnation = incarnation(call)?;
     let (broker, mut context) = context.broker();
@@ -191,7 +194,7 @@ pub(super) fn adopt_orphan(call: &Call<'_>, context: &mut RequestContext<'_>) ->
     counted(&context, adopted)
 }
 
-/// Deletes an orphan.
+/// Deletes the messages of an orphaned queue.
 pub(super) fn delete_orphan(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     let incarnation = incarnation(call)?;
     let (broker, mut context) = context.broker();
@@ -200,8 +203,8 @@ pub(super) fn delete_orphan(call: &Call<'_>, context: &mut RequestContext<'_>) -
 }
 
 fn incarnation<N: core::str::FromStr>(call: &Call<'_>) -> Result<N, Answer> {
-    let said = call.name("incarnation");
-    said.parse().map_err(|_| bad_request(&format!("'{said}' is no incarnation: see list_orphans")))
+    let given = call.name("incarnation");
+    given.parse().map_err(|_| bad_request(&format!("'{given}' is no incarnation: see list_orphans")))
 }
 
 fn counted(context: &Context<'_>, outcome: Result<impl Into<u64>, Fault>) -> Answered {
@@ -210,7 +213,7 @@ fn counted(context: &Context<'_>, outcome: Result<impl Into<u64>, Fault>) -> Ans
     Ok(Answer::Durable(context.awaited(), Status::Ok, body))
 }
 
-/// Closes the connection of this pid, if it is still there.
+/// Closes the connection with this pid if it is still open.
 pub(super) fn close(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     let pid = call.name("pid");
     let bad_pid = || bad_request(&format!("{{:invalid_pid_syntax, \"{pid}\"}}"));
@@ -224,14 +227,14 @@ pub(super) fn close(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer
 /// Closes all connections, or those of a virtual host or a user.
 pub(super) fn close_all(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     let is_meant = |view: &ConnectionView<'_>| {
-        call.has("vhost").is_none_or(|vhost| view.vhost == vhost)
-            && call.has("user").is_none_or(|user| view.user == user)
+        call.optional_name("vhost").is_none_or(|vhost| view.vhost == vhost)
+            && call.optional_name("user").is_none_or(|user| view.user == user)
     };
     let reason = reason(call.request, "Closed via leveretctl");
     let mut closed = 0;
     for connection in (0..context.sockets.places()).map(ConnectionId::from_index) {
         let view = context.broker.views().connection_view(connection);
-        // The links of bridges are the operator's own.
+        // Links of bridges belong to the operator and stay open.
         let is_client = context.sockets.at(connection).is_some();
         if is_client && view.as_ref().is_some_and(is_meant) {
             context.broker.force_close(connection, &reason);
@@ -241,8 +244,8 @@ pub(super) fn close_all(call: &Call<'_>, context: &mut RequestContext<'_>) -> An
     Ok(Answer::Now(Status::Ok, body(|json| nested(json, &[("closed", closed)]))))
 }
 
-/// Why connections are closed, as their clients are told.
-pub(super) fn reason(request: &Request<'_>, unless_said: &str) -> String {
-    let said = request.asked("reason").and_then(decode).unwrap_or(unless_said.into());
-    said.chars().filter(|letter| !letter.is_control()).take(REASON_LETTERS_MAX).collect()
+/// Returns the reason for closing connections that their clients get.
+pub(super) fn reason(request: &Request<'_>, default: &str) -> String {
+    let given = request.query_value("reason").and_then(decode).unwrap_or(default.into());
+    given.chars().filter(|character| !character.is_control()).take(REASON_CHARS_MAX).collect()
 }

@@ -1,6 +1,8 @@
-//! Users, what they may do, and what they may have, as columns.
+//! The columns of users, permissions, bindings, orphaned messages, parameters and policies.
 //!
-//! Always true: of a password its hash alone is shown, and that to who may see users.
+//! # Invariants
+//! - Of a password only its hash is shown, and only to those who may see users.
+//! - Values of parameters and definitions of policies are shown whole, because their size is bounded.
 
 use leveret_amqp::field::Table;
 use leveret_broker::{
@@ -8,7 +10,7 @@ use leveret_broker::{
     UserLimits, UserView,
 };
 
-use super::columns::{Column, Kind, Pen, TYPED, put_limits, typed};
+use super::columns::{CellWriter, Column, Kind, TYPED, put_limits, typed};
 use super::http::encode;
 use super::json::{Json, Tables};
 use super::listing::{Audience, BindingEnds};
@@ -22,11 +24,11 @@ impl Kind for Users {
     type View<'a> = UserView<'a>;
 
     const COLUMNS: &'static [Column<Self>] = &[
-        ("user", |user, pen| pen.json.text(user.name)),
-        ("name", |user, pen| pen.json.text(user.name)),
-        ("tags", |user, pen| pen.json.texts(user.tags.split(',').filter(|tag| !tag.is_empty()))),
-        ("password_hash", |user, pen| pen.json.text(&user.hash.export().1)),
-        ("hashing_algorithm", |user, pen| pen.json.text(user.hash.export().0)),
+        ("user", |user, writer| writer.json.text(user.name)),
+        ("name", |user, writer| writer.json.text(user.name)),
+        ("tags", |user, writer| writer.json.texts(user.tags.split(',').filter(|tag| !tag.is_empty()))),
+        ("password_hash", |user, writer| writer.json.text(&user.hash.export().1)),
+        ("hashing_algorithm", |user, writer| writer.json.text(user.hash.export().0)),
         ("limits", user_limits),
     ];
 
@@ -60,14 +62,14 @@ impl Kind for Permissions {
 
     const ORDER: &'static str = "vhost,user";
     const COLUMNS: &'static [Column<Self>] = &[
-        ("user", |it, pen| pen.json.text(it.user)),
-        ("vhost", |it, pen| pen.json.text(it.vhost)),
-        ("configure", |it, pen| pen.json.text(it.configure)),
-        ("write", |it, pen| pen.json.text(it.write)),
-        ("read", |it, pen| pen.json.text(it.read)),
+        ("user", |it, writer| writer.json.text(it.user)),
+        ("vhost", |it, writer| writer.json.text(it.vhost)),
+        ("configure", |it, writer| writer.json.text(it.configure)),
+        ("write", |it, writer| writer.json.text(it.write)),
+        ("read", |it, writer| writer.json.text(it.read)),
     ];
 
-    /// By the user: with the virtual host that names one.
+    /// The user and the virtual host together name a permission.
     fn name(view: &Self::View<'_>) -> Option<String> {
         Some(view.user.to_string())
     }
@@ -98,11 +100,11 @@ impl Kind for TopicPermissions {
 
     const ORDER: &'static str = "vhost,user";
     const COLUMNS: &'static [Column<Self>] = &[
-        ("user", |it, pen| pen.json.text(it.user)),
-        ("vhost", |it, pen| pen.json.text(it.vhost)),
-        ("exchange", |it, pen| pen.json.text(it.exchange)),
-        ("write", |it, pen| pen.json.text(it.write)),
-        ("read", |it, pen| pen.json.text(it.read)),
+        ("user", |it, writer| writer.json.text(it.user)),
+        ("vhost", |it, writer| writer.json.text(it.vhost)),
+        ("exchange", |it, writer| writer.json.text(it.exchange)),
+        ("write", |it, writer| writer.json.text(it.write)),
+        ("read", |it, writer| writer.json.text(it.read)),
     ];
 
     fn places(context: ReadContext<'_>) -> usize {
@@ -123,14 +125,12 @@ impl Kind for TopicPermissions {
 }
 
 /// Writes the limits of a user.
-pub(super) fn user_limits(user: &UserView<'_>, pen: &mut Pen<'_, '_>) {
+pub(super) fn user_limits(user: &UserView<'_>, writer: &mut CellWriter<'_, '_>) {
     let UserLimits { connections_max, channels_max } = user.limits;
-    put_limits([("max-channels", channels_max), ("max-connections", connections_max)], pen);
+    put_limits([("max-channels", channels_max), ("max-connections", connections_max)], writer);
 }
 
-// Bindings: those that somebody made, and those that every queue has.
-
-/// Bindings that somebody made.
+/// Bindings that were declared.
 #[derive(Debug)]
 pub struct Bindings;
 
@@ -139,18 +139,18 @@ impl Kind for Bindings {
 
     const ORDER: &'static str = "vhost,source,destination,routing_key,properties_key";
     const COLUMNS: &'static [Column<Self>] = &[
-        ("source_name", |binding, pen| pen.json.text(binding.source)),
-        ("source", |binding, pen| pen.json.text(binding.source)),
-        ("source_kind", |_, pen| pen.json.text("exchange")),
-        ("vhost", |binding, pen| pen.json.text(binding.vhost)),
-        ("destination_name", |binding, pen| pen.json.text(binding.destination)),
-        ("destination", |binding, pen| pen.json.text(binding.destination)),
-        ("destination_kind", |binding, pen| pen.json.text(destination_kind(binding))),
-        ("destination_type", |binding, pen| pen.json.text(destination_kind(binding))),
-        ("routing_key", |binding, pen| pen.json.text(binding.routing_key)),
-        ("arguments", |binding, pen| pen.json.table(binding.arguments, pen.tables)),
-        (TYPED, |binding, pen| typed(binding.arguments, pen)),
-        ("properties_key", |binding, pen| pen.json.text(&properties_key(binding))),
+        ("source_name", |binding, writer| writer.json.text(binding.source)),
+        ("source", |binding, writer| writer.json.text(binding.source)),
+        ("source_kind", |_, writer| writer.json.text("exchange")),
+        ("vhost", |binding, writer| writer.json.text(binding.vhost)),
+        ("destination_name", |binding, writer| writer.json.text(binding.destination)),
+        ("destination", |binding, writer| writer.json.text(binding.destination)),
+        ("destination_kind", |binding, writer| writer.json.text(destination_kind(binding))),
+        ("destination_type", |binding, writer| writer.json.text(destination_kind(binding))),
+        ("routing_key", |binding, writer| writer.json.text(binding.routing_key)),
+        ("arguments", |binding, writer| writer.json.table(binding.arguments, writer.tables)),
+        (TYPED, |binding, writer| typed(binding.arguments, writer)),
+        ("properties_key", |binding, writer| writer.json.text(&properties_key(binding))),
     ];
     const OF_CTL: &'static [&'static str] =
         &[TYPED, "source_name", "source_kind", "destination_name", "destination_kind"];
@@ -180,7 +180,7 @@ impl Kind for Bindings {
     }
 }
 
-/// The binding that every queue has to the default exchange, by its name.
+/// The binding of every queue to the default exchange, by the queue's name.
 #[derive(Debug)]
 pub struct DefaultBindings;
 
@@ -220,15 +220,15 @@ impl Kind for DefaultBindings {
     }
 }
 
-/// What tells a binding from others between the same two ends: its key and, if it has arguments, a digest of
-/// them. Clients put it into a path as it is.
+/// Returns the key that distinguishes a binding from others between the same two objects: its routing key and, if it
+/// has arguments, a digest of them. Clients put it into a path unchanged.
 pub fn properties_key(binding: &BindingView<'_>) -> String {
     let key = encode(binding.routing_key).replace('~', "%7E").replace("%20", "+");
     match binding.arguments.as_bytes() {
         [] if key.is_empty() => "~".to_string(),
         [] => key,
         arguments => {
-            // FNV-1a: nothing hangs on it but which of two bindings is meant.
+            // FNV-1a: the digest only has to distinguish bindings.
             let digest = arguments
                 .iter()
                 .fold(0x811c_9dc5_u32, |sum, byte| (sum ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
@@ -241,11 +241,7 @@ const fn destination_kind(binding: &BindingView<'_>) -> &'static str {
     if binding.to_exchange { "exchange" } else { "queue" }
 }
 
-// Orphans as columns: messages in the log whose queue no definition is left of.
-//
-// Always true: one whose name is not known has an empty one.
-
-/// Messages whose queue no definition is left of.
+/// Messages in the log whose queue has no definition any more. A queue whose name is unknown has an empty name.
 #[derive(Debug)]
 pub struct Orphans;
 
@@ -253,11 +249,11 @@ impl Kind for Orphans {
     type View<'a> = &'a Orphan;
 
     const COLUMNS: &'static [Column<Self>] = &[
-        ("incarnation", |orphan, pen| pen.json.number(orphan.incarnation)),
-        ("messages", |orphan, pen| pen.json.number(orphan.contents.count)),
-        ("message_bytes", |orphan, pen| pen.json.number(orphan.contents.bytes)),
-        ("vhost", |orphan, pen| pen.json.text(orphan.name.as_ref().map_or("", |(vhost, _)| vhost))),
-        ("name", |orphan, pen| pen.json.text(orphan.name.as_ref().map_or("", |(_, name)| name))),
+        ("incarnation", |orphan, writer| writer.json.number(orphan.incarnation)),
+        ("messages", |orphan, writer| writer.json.number(orphan.contents.count)),
+        ("message_bytes", |orphan, writer| writer.json.number(orphan.contents.bytes)),
+        ("vhost", |orphan, writer| writer.json.text(orphan.name.as_ref().map_or("", |(vhost, _)| vhost))),
+        ("name", |orphan, writer| writer.json.text(orphan.name.as_ref().map_or("", |(_, name)| name))),
     ];
 
     fn places(context: ReadContext<'_>) -> usize {
@@ -273,14 +269,10 @@ impl Kind for Orphans {
     }
 }
 
-// The columns of runtime parameters, and of global ones.
-//
-// Always true: a value is shown whole, for it has a bounded size, to whoever may change it.
-
-/// The name of the column with a value as text, which only our own command line asks for.
+/// The name of the column with a value as text, which only leveretctl requests.
 pub const VALUE_IN_WORDS: &str = "value_text";
 
-/// Parameters of virtual hosts; who asks for those of a user asks for those of a component.
+/// Parameters of virtual hosts. A filter by user filters them by component.
 #[derive(Debug)]
 pub struct Parameters;
 
@@ -289,11 +281,11 @@ impl Kind for Parameters {
 
     const ORDER: &'static str = "vhost,component,name";
     const COLUMNS: &'static [Column<Self>] = &[
-        ("value", |it, pen| raw_value(it, &mut pen.json)),
-        (VALUE_IN_WORDS, |it, pen| pen.json.text(&String::from_utf8_lossy(it.value))),
-        ("vhost", |it, pen| pen.json.text(it.vhost.unwrap_or_default())),
-        ("component", |it, pen| pen.json.text(it.component)),
-        ("name", |it, pen| pen.json.text(it.name)),
+        ("value", |it, writer| raw_value(it, &mut writer.json)),
+        (VALUE_IN_WORDS, |it, writer| writer.json.text(&String::from_utf8_lossy(it.value))),
+        ("vhost", |it, writer| writer.json.text(it.vhost.unwrap_or_default())),
+        ("component", |it, writer| writer.json.text(it.component)),
+        ("name", |it, writer| writer.json.text(it.name)),
     ];
     const OF_CTL: &'static [&'static str] = &[VALUE_IN_WORDS];
 
@@ -327,9 +319,9 @@ impl Kind for GlobalParameters {
 
     const AUDIENCE: Audience = Audience::All;
     const COLUMNS: &'static [Column<Self>] = &[
-        ("name", |it, pen| pen.json.text(it.name)),
-        ("value", |it, pen| raw_value(it, &mut pen.json)),
-        (VALUE_IN_WORDS, |it, pen| pen.json.text(&String::from_utf8_lossy(it.value))),
+        ("name", |it, writer| writer.json.text(it.name)),
+        ("value", |it, writer| raw_value(it, &mut writer.json)),
+        (VALUE_IN_WORDS, |it, writer| writer.json.text(&String::from_utf8_lossy(it.value))),
     ];
     const OF_CTL: &'static [&'static str] = &[VALUE_IN_WORDS];
 
@@ -350,16 +342,12 @@ impl Kind for GlobalParameters {
     }
 }
 
-/// What a parameter says: it is JSON already.
+/// Writes the value of a parameter, which is JSON already.
 pub fn raw_value(it: &ParameterView<'_>, json: &mut Json<'_>) {
     json.raw(it.value);
 }
 
-// The columns of policies and operator policies, which differ in whose they are and in nothing else.
-//
-// Always true: a definition is shown whole, for it has a bounded size.
-
-/// Declares the columns of policies of a kind.
+/// Declares the columns of policies of a kind. Policies and operator policies differ only in that kind.
 macro_rules! policies {
     ($(#[$doc:meta])* $name:ident, $kind:ident) => {
         $(#[$doc])*
@@ -391,32 +379,32 @@ macro_rules! policies {
     };
 }
 
-/// The name of the column with a definition as text, which only our own command line asks for.
+/// The name of the column with a definition as text, which only leveretctl requests.
 pub const IN_WORDS: &str = "definition_text";
 
-type PolicyCell = for<'a, 'v, 'p, 'o> fn(&'v PolicyView<'a>, &mut Pen<'p, 'o>);
+type PolicyCell = for<'a, 'v, 'p, 'o> fn(&'v PolicyView<'a>, &mut CellWriter<'p, 'o>);
 
 const POLICY_COLUMNS: &[(&str, PolicyCell)] = &[
-    ("vhost", |it, pen| pen.json.text(it.vhost)),
-    ("name", |it, pen| pen.json.text(it.policy.name)),
-    ("pattern", |it, pen| pen.json.text(it.policy.pattern)),
-    ("apply-to", |it, pen| pen.json.text(it.policy.apply_to.name())),
+    ("vhost", |it, writer| writer.json.text(it.vhost)),
+    ("name", |it, writer| writer.json.text(it.policy.name)),
+    ("pattern", |it, writer| writer.json.text(it.policy.pattern)),
+    ("apply-to", |it, writer| writer.json.text(it.policy.apply_to.name())),
     ("definition", policy_definition),
-    (IN_WORDS, |it, pen| {
+    (IN_WORDS, |it, writer| {
         let mut text = Vec::new();
         let table = Table::trusted(it.policy.definition);
         Json::new(&mut text, DEFINITION_TEXT_MAX).table(table, Tables::Plain);
-        pen.json.text(&String::from_utf8_lossy(&text));
+        writer.json.text(&String::from_utf8_lossy(&text));
     }),
-    ("priority", |it, pen| pen.json.number(it.policy.priority)),
+    ("priority", |it, writer| writer.json.number(it.policy.priority)),
 ];
 
-/// More than any definition takes as JSON, in bytes.
+/// An upper bound of the JSON of a definition, in bytes.
 const DEFINITION_TEXT_MAX: usize = 16 << 10;
 
-/// What a policy says.
-pub fn policy_definition(it: &PolicyView<'_>, pen: &mut Pen<'_, '_>) {
-    pen.json.table(Table::trusted(it.policy.definition), Tables::Plain);
+/// Writes the definition of a policy.
+pub fn policy_definition(it: &PolicyView<'_>, writer: &mut CellWriter<'_, '_>) {
+    writer.json.table(Table::trusted(it.policy.definition), Tables::Plain);
 }
 
 policies! {

@@ -1,12 +1,14 @@
-//! Who comes in over the network, and what stands above every answer to them.
+//! Decides which requests over the network are answered, and writes the security headers of every response.
 //!
-//! Why it exists: browsers bring other people's pages along. A page of somebody else's must not reach the API
-//! under a name of its own that leads here (rebinding), nor change anything with the login that a browser
-//! remembers; what we show must not run as a script, whatever a queue is called.
+//! Browsers load pages of other sites. Such a page must not reach the API under a host name of its own that resolves
+//! to this broker (DNS rebinding). It must not change anything with a login that the browser remembers. Output must
+//! not run as a script, whatever a queue is called.
 //!
-//! Always true: nothing is answered before name and page are looked at; nothing of the API without a login,
-//! and where metrics are shown without one there is nothing else; whatever was wrong with a login, its answer
-//! is the same.
+//! # Invariants
+//! - The host name and the origin of the page are checked before anything is answered.
+//! - No part of the API is answered without a login, except rows that demand none.
+//! - The address where metrics need no login serves nothing else.
+//! - The answer to a failed login does not depend on what was wrong with it.
 
 use core::net::{IpAddr, Ipv6Addr};
 
@@ -18,14 +20,14 @@ use super::http::{Head, JSON, Origin, Request, Status, Verb};
 use super::request::User;
 use super::request::{Answer, problem, unauthorized};
 use super::request_context::RequestContext;
-use super::table::{self, Door};
+use super::table::{self, Interface};
 use super::web_page::Page;
 use leveret_core::password::{PASSWORD_BYTES_MAX, PasswordCheck};
 
-/// The longest login that is looked at, in base64: a name of 255 bytes, a colon and a password.
-const LOGIN_LETTERS_MAX: usize = (256 + PASSWORD_BYTES_MAX).div_ceil(3) * 4;
+/// The longest login that is decoded, in base64: a name of 255 bytes, a colon and a password.
+const LOGIN_BYTES_MAX: usize = (256 + PASSWORD_BYTES_MAX).div_ceil(3) * 4;
 
-/// Lines above every answer, and more.
+/// The header lines of every response, and further lines.
 macro_rules! secured {
     ($more:literal) => {
         concat!(
@@ -39,16 +41,16 @@ macro_rules! secured {
     };
 }
 
-/// Above a file of the page. Whoever asks again asks whether it is still the same.
+/// The header lines of a file of the page. The client must ask whether its copy is still up to date.
 const PAGE_LINES: &str =
     secured!("cache-control: no-cache\r\ncontent-encoding: gzip\r\nvary: accept-encoding\r\n");
 const API_LINES: &str = secured!("cache-control: no-store\r\n");
-/// The realm is RabbitMQ's: some tools keep what to say by its name.
+/// The realm is RabbitMQ's: some tools store credentials by its name.
 const CHALLENGE_LINES: &str = secured!(
     "cache-control: no-store\r\nwww-authenticate: Basic realm=\"RabbitMQ Management\", charset=\"UTF-8\"\r\n"
 );
 
-/// What stands above an answer of the API.
+/// Returns the head of a response of the API.
 pub(super) const fn head(status: Status, challenges: bool) -> Head<'static> {
     let more = if matches!(status, Status::Unauthorized) && challenges { CHALLENGE_LINES } else { API_LINES };
     Head { status, media: JSON, more, tag: None }
@@ -57,7 +59,7 @@ pub(super) const fn head(status: Status, challenges: bool) -> Head<'static> {
 /// Answers a request over the network.
 ///
 /// # Errors
-/// Its password has to be checked first; then it is to be asked again, with what came of that.
+/// The password has to be checked first. The caller then repeats the call with the result.
 pub(super) fn handle(
     request: &Request<'_>,
     context: &mut RequestContext<'_>,
@@ -77,7 +79,7 @@ pub(super) fn handle(
                 let check =
                     context.broker.access().password_check(&login.user, &login.password, from_loopback);
                 let is_right = context.broker.access().is_remembered(&check);
-                // If it was right a moment ago, the user has changed since.
+                // If the check succeeded a moment ago, the user has changed since.
                 if !is_right && is_login_right.is_none() {
                     return Err(Box::new(check));
                 }
@@ -91,29 +93,29 @@ pub(super) fn handle(
         return Ok(unauthorized("Login failed"));
     }
     let Some(user) = User::of(context.broker, &user) else { return Ok(unauthorized("Not management user")) };
-    Ok(table::answer(request, context, Door::Network, Some(&user)))
+    Ok(table::answer(request, context, Interface::Network, Some(&user)))
 }
 
-/// Answers a request that came to where metrics are shown without a login: nothing else is there.
+/// Answers a request at the address where metrics need no login. Only metrics are served there.
 pub(super) fn metrics_alone(request: &Request<'_>, context: &mut RequestContext<'_>) -> Answer {
     refuse(request, &context.process.hosts)
-        .unwrap_or_else(|| table::answer(request, context, Door::Metrics, None))
+        .unwrap_or_else(|| table::answer(request, context, Interface::Metrics, None))
 }
 
-/// What stands above a file of the page.
+/// Returns the head of the response with a file of the page.
 pub(super) fn page_head(page: &Page, status: Status) -> Head<'_> {
     Head { status, media: page.media, more: PAGE_LINES, tag: Some(page.tag()) }
 }
 
-/// Refuses what comes under a name that is not ours, or from a page that is not ours.
+/// Refuses a request for a foreign host name or from a page of another origin.
 fn refuse(request: &Request<'_>, hosts: &[String]) -> Option<Answer> {
     let forbidden = |why| Some(Answer::Now(Status::Forbidden, problem("forbidden", why)));
     let origin = &request.origin;
     match origin.host {
-        Some(host) if !is_ours(host, hosts) => {
+        Some(host) if !is_known_host(host, hosts) => {
             return forbidden("this name is not one of this broker's: management_hosts adds names");
         }
-        // Only programs of before HTTP/1.1 leave it out, and those close; a browser is none of them.
+        // Only clients older than HTTP/1.1 omit `Host`, and they close the connection. Browsers always send it.
         None if !request.is_last => {
             return Some(Answer::Now(Status::BadRequest, problem("bad_request", "the request has no Host")));
         }
@@ -129,8 +131,8 @@ fn refuse(request: &Request<'_>, hosts: &[String]) -> Option<Answer> {
     if is_foreign { forbidden("a page of another origin may change nothing here") } else { None }
 }
 
-/// Whether a Host is an address, or one of these names, with or without a port.
-fn is_ours(host: &str, hosts: &[String]) -> bool {
+/// Returns whether a `Host` is an IP address or one of these names, with or without a port.
+fn is_known_host(host: &str, hosts: &[String]) -> bool {
     if let Some(rest) = host.strip_prefix('[') {
         let Some((address, port)) = rest.split_once(']') else { return false };
         return address.parse::<Ipv6Addr>().is_ok() && (port.is_empty() || is_port(port));
@@ -158,11 +160,11 @@ impl Login {
     fn of(origin: &Origin<'_>) -> Option<Self> {
         let value = origin.authorization?.0.trim_ascii();
         let (scheme, rest) = value.split_at_checked(6)?;
-        let letters = rest.trim_ascii();
-        if !scheme.eq_ignore_ascii_case(b"basic ") || letters.len() > LOGIN_LETTERS_MAX {
+        let encoded = rest.trim_ascii();
+        if !scheme.eq_ignore_ascii_case(b"basic ") || encoded.len() > LOGIN_BYTES_MAX {
             return None;
         }
-        let both = Zeroizing::new(BASE64.decode(letters).ok()?);
+        let both = Zeroizing::new(BASE64.decode(encoded).ok()?);
         let colon = both.iter().position(|byte| *byte == b':')?;
         let user = core::str::from_utf8(&both[..colon]).ok()?.to_string();
         Some(Self { user, password: Zeroizing::new(both[colon + 1..].to_vec()) })
@@ -174,11 +176,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_and_our_names_are_ours_and_nothing_else_is() {
+    fn addresses_and_configured_names_are_known_hosts() {
         let hosts = ["localhost".to_string(), "gate.local".to_string()];
         for ours in ["localhost", "localhost:15672", "GATE.local:1", "10.0.0.1:15672", "[::1]", "[::1]:15672"]
         {
-            assert!(is_ours(ours, &hosts), "{ours}");
+            assert!(is_known_host(ours, &hosts), "{ours}");
         }
         for other in [
             "",
@@ -191,7 +193,7 @@ mod tests {
             "[x]",
             "::1",
         ] {
-            assert!(!is_ours(other, &hosts), "{other}");
+            assert!(!is_known_host(other, &hosts), "{other}");
         }
     }
 }

@@ -1,147 +1,149 @@
-//! Requests out of bytes, and answers into bytes: as much of HTTP/1.1 as operators' tools speak.
+//! Parses requests and writes responses, in the part of HTTP/1.1 that operators' tools use.
 //!
-//! Always true: a request is whole or not there; what is larger than the buffer, or unclear about where it
-//! ends, is refused and the connection closed, so nothing can hide behind a request; a path's segments are
-//! UTF-8.
+//! # Invariants
+//! - A request is either complete or not yet there.
+//! - A request that is larger than the buffer or whose end is ambiguous is refused and the connection closed. So no
+//!   second request can be smuggled inside the first.
+//! - The segments of a path are UTF-8.
 
 use std::borrow::Cow;
 use std::io::Write;
 
 use leveret_core::password::Secret;
 
-/// The longest request, head and body, in bytes, but for those whose body is taken in parts.
+/// The longest request, head and body, in bytes, except for bodies that are taken in parts.
 pub const REQUEST_BYTES_MAX: usize = 64 << 10;
-/// Headers of a request at most.
+/// The most headers of a request.
 const HEADERS_MAX: usize = 32;
-/// Segments of a path at most.
+/// The most segments of a path.
 const SEGMENTS_MAX: usize = 9;
 
-/// What is asked for.
+/// The method of a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verb {
-    /// Show something.
+    /// Read an object.
     Get,
-    /// Make something, or change it.
+    /// Create or change an object.
     Put,
-    /// Do something.
+    /// Carry out an action.
     Post,
-    /// Take something away.
+    /// Delete an object.
     Delete,
 }
 
-/// Whether the thing to change must exist.
+/// Whether the object to change must exist.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Condition {
     /// It may exist or not.
     #[default]
     None,
-    /// It must be there (`If-Match: *`).
+    /// It must exist (`If-Match: *`).
     Exists,
-    /// It must not be there yet (`If-None-Match: *`).
+    /// It must not exist (`If-None-Match: *`).
     IsNew,
 }
 
 /// One request.
 #[derive(Clone, Debug)]
 pub struct Request<'a> {
-    /// What is asked for.
+    /// The method.
     pub verb: Verb,
     /// The path's segments, decoded.
     pub segments: heapless::Vec<Cow<'a, str>, SEGMENTS_MAX>,
-    /// What stands behind the question mark.
+    /// The part after the question mark.
     pub query: &'a str,
-    /// The request's body; empty when it has none, or is too long to stand beside its head.
+    /// The body. Empty if it is absent, or if it does not fit in the buffer after the head.
     pub body: &'a [u8],
-    /// `Content-Type`; empty when it is not said.
+    /// `Content-Type`, or empty.
     pub media: &'a str,
     /// The length of the body that the head announces.
     pub body_bytes: usize,
-    /// The client sends the body only after it hears that it may (`Expect: 100-continue`).
-    pub awaits_word: bool,
-    /// Whether the thing must exist.
+    /// Whether the client waits for permission to send the body (`Expect: 100-continue`).
+    pub expects_continue: bool,
+    /// Whether the object must exist.
     pub condition: Condition,
-    /// The client closes behind the answer, or wants us to.
+    /// Whether the connection is closed after the response.
     pub is_last: bool,
-    /// Only what stands above the answer is wanted (`HEAD`).
+    /// Whether only the response's head is wanted (`HEAD`).
     pub is_head: bool,
-    /// Who asks, and from where, as far as it says so.
+    /// The headers that identify the client.
     pub origin: Origin<'a>,
 }
 
-/// What a request says of who asks.
+/// The headers that identify the client and the page it acts for.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Origin<'a> {
     /// `Authorization`.
     pub authorization: Option<Secret<'a>>,
-    /// `Host`: the name that it knows us by.
+    /// `Host`: the name by which the client reaches the broker.
     pub host: Option<&'a str>,
-    /// `Origin`: the page whose script asks.
+    /// `Origin`: the page whose script sends the request.
     pub page: Option<&'a str>,
-    /// `Sec-Fetch-Site`: how that page is related to us.
+    /// `Sec-Fetch-Site`: how that page is related to the broker.
     pub fetch_site: Option<&'a str>,
-    /// `If-None-Match`: the copy that it has.
-    pub has_copy: Option<&'a str>,
-    /// A script asks, which shows a refusal itself.
+    /// `If-None-Match`: the version of the client's copy.
+    pub client_copy: Option<&'a str>,
+    /// Whether a script sends the request and shows errors itself.
     pub is_script: bool,
 }
 
 impl<'a> Origin<'a> {
-    /// The token that it came with instead of a password.
+    /// Returns the token that the request has instead of a password.
     pub fn token(&self) -> Option<&'a [u8]> {
         let (scheme, token) = self.authorization?.0.trim_ascii().split_at_checked(7)?;
         scheme.eq_ignore_ascii_case(b"bearer ").then(|| token.trim_ascii())
     }
 }
 
-/// What the bytes are.
+/// The result of parsing bytes.
 #[derive(Clone, Debug)]
 pub enum Parsed<'a> {
-    /// The beginning of what stands above a request's body.
+    /// The head of the request is incomplete.
     NeedMore,
-    /// All of that, and not all of the body.
+    /// The head is complete, the body is not.
     NeedBody {
-        /// Bytes of the whole request.
+        /// Length of the whole request.
         end: usize,
-        /// It comes only when the client hears that it may (`Expect: 100-continue`).
-        awaits_word: bool,
+        /// Whether the client waits for permission to send the body (`Expect: 100-continue`).
+        expects_continue: bool,
     },
-    /// A request, and how many bytes it takes: without its body if it is too long for both.
+    /// A request, and its length: without the body if both together do not fit.
     Request(Request<'a>, usize),
-    /// Nothing that can be answered but with this status.
+    /// The bytes can only be answered with this status.
     Refused(Status),
 }
 
-/// How an answer begins.
+/// The status of a response.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u16)]
 pub enum Status {
-    /// What was asked for follows.
+    /// The result follows.
     Ok = 200,
-    /// What was put exists now, and did not before.
+    /// The object was created.
     Created = 201,
-    /// The request was carried out, and there is nothing to show.
+    /// The request was carried out; there is no content.
     NoContent = 204,
-    /// The request was carried out, and the client goes on elsewhere.
+    /// The request was carried out; the client is redirected.
     SeeOther = 303,
-    /// The request makes no sense.
+    /// The request is invalid.
     BadRequest = 400,
-    /// The copy that the client has is good.
+    /// The client's copy is up to date.
     NotModified = 304,
-    /// What the request proves is not enough.
+    /// The credentials are missing or wrong, or lack rights.
     Unauthorized = 401,
-    /// It may not ask for this, whoever it is.
+    /// The request is refused for every user.
     Forbidden = 403,
-    /// There is no such thing.
+    /// The object does not exist.
     NotFound = 404,
     /// The resource exists and does not take this method.
     MethodNotAllowed = 405,
-    /// It is there, or is not, against the condition.
+    /// The condition on the object's existence is not met.
     PreconditionFailed = 412,
-    /// The request is longer than one may be.
+    /// The request is too long.
     TooLarge = 413,
-    /// We did not understand a header that matters.
+    /// A relevant header is not supported.
     NotImplemented = 501,
-    /// The broker cannot do it now; later it may.
+    /// The broker cannot do it now, perhaps later.
     Unavailable = 503,
 }
 
@@ -167,26 +169,26 @@ impl Status {
 }
 
 impl Request<'_> {
-    /// Whether the body is here.
+    /// Returns whether the body is complete.
     pub const fn is_whole(&self) -> bool {
         self.body.len() == self.body_bytes
     }
 
-    /// The value of a key in the query, not decoded further.
-    pub fn asked(&self, key: &str) -> Option<&str> {
+    /// Returns the value of a key in the query, still percent-encoded.
+    pub fn query_value(&self, key: &str) -> Option<&str> {
         self.query
             .split('&')
             .find_map(|pair| pair.split_once('=').filter(|(name, _)| *name == key))
             .map(|p| p.1)
     }
 
-    /// Whether the query says `key=true`.
-    pub fn says(&self, key: &str) -> bool {
-        self.asked(key) == Some("true")
+    /// Returns whether the query contains `key=true`.
+    pub fn has_true(&self, key: &str) -> bool {
+        self.query_value(key) == Some("true")
     }
 }
 
-/// Reads the request at the start of `bytes`, of which there are never more than `bytes_max`.
+/// Parses the request at the start of `bytes`, which never has more than `bytes_max`.
 pub fn parse(bytes: &[u8], bytes_max: usize) -> Parsed<'_> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut head = httparse::Request::new(&mut headers);
@@ -201,14 +203,14 @@ pub fn parse(bytes: &[u8], bytes_max: usize) -> Parsed<'_> {
     let (Some(method), Some(target), Some(version)) = (head.method, head.path, head.version) else {
         return Parsed::Refused(Status::BadRequest);
     };
-    let told = match Told::of(head.headers) {
-        Ok(told) => told,
+    let known = match KnownHeaders::of(head.headers) {
+        Ok(known) => known,
         Err(status) => return Parsed::Refused(status),
     };
-    let whole = head_len.checked_add(told.body_len).filter(|end| *end <= bytes_max);
+    let whole = head_len.checked_add(known.body_len).filter(|end| *end <= bytes_max);
     let end = whole.unwrap_or(head_len);
     let Some(body) = bytes.get(head_len..end) else {
-        return Parsed::NeedBody { end, awaits_word: told.awaits_word };
+        return Parsed::NeedBody { end, expects_continue: known.expects_continue };
     };
     let verb = match method {
         "GET" | "HEAD" => Verb::Get,
@@ -219,9 +221,9 @@ pub fn parse(bytes: &[u8], bytes_max: usize) -> Parsed<'_> {
     };
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let Some(segments) = segments(path) else { return Parsed::Refused(Status::BadRequest) };
-    let is_last = told.closes || version == 0;
+    let is_last = known.is_close_requested || version == 0;
     let is_head = method == "HEAD";
-    let Told { body_len: body_bytes, media, condition, awaits_word, origin, .. } = told;
+    let KnownHeaders { body_len: body_bytes, media, condition, expects_continue, origin, .. } = known;
     let request = Request {
         verb,
         segments,
@@ -229,7 +231,7 @@ pub fn parse(bytes: &[u8], bytes_max: usize) -> Parsed<'_> {
         body,
         media,
         body_bytes,
-        awaits_word,
+        expects_continue,
         condition,
         is_last,
         is_head,
@@ -238,62 +240,64 @@ pub fn parse(bytes: &[u8], bytes_max: usize) -> Parsed<'_> {
     Parsed::Request(request, end)
 }
 
-/// What the headers say that matters.
+/// The values of the relevant headers.
 #[derive(Default)]
-struct Told<'a> {
+struct KnownHeaders<'a> {
     body_len: usize,
     media: &'a str,
     condition: Condition,
-    closes: bool,
-    awaits_word: bool,
+    is_close_requested: bool,
+    expects_continue: bool,
     origin: Origin<'a>,
 }
 
-impl<'a> Told<'a> {
+impl<'a> KnownHeaders<'a> {
     fn of(headers: &[httparse::Header<'a>]) -> Result<Self, Status> {
-        let mut told = Self::default();
+        let mut known = Self::default();
         let mut has_length = false;
         for header in headers {
             let value = core::str::from_utf8(header.value).unwrap_or("").trim();
             match header.name {
                 name if name.eq_ignore_ascii_case("content-length") => {
-                    // Two lengths, or a sign before one, mean different things to different readers.
+                    // Different parsers would interpret two lengths, or a sign before one, differently.
                     let is_number = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
                     if core::mem::replace(&mut has_length, true) || !is_number {
                         return Err(Status::BadRequest);
                     }
-                    told.body_len = value.parse().map_err(|_| Status::TooLarge)?;
+                    known.body_len = value.parse().map_err(|_| Status::TooLarge)?;
                 }
                 name if name.eq_ignore_ascii_case("transfer-encoding") => return Err(Status::NotImplemented),
-                name if name.eq_ignore_ascii_case("if-match") => told.condition = Condition::Exists,
+                name if name.eq_ignore_ascii_case("if-match") => known.condition = Condition::Exists,
                 name if name.eq_ignore_ascii_case("if-none-match") => {
-                    told.condition = Condition::IsNew;
-                    told.origin.has_copy = Some(value);
+                    known.condition = Condition::IsNew;
+                    known.origin.client_copy = Some(value);
                 }
                 name if name.eq_ignore_ascii_case("connection") => {
-                    told.closes |= value.split(',').any(|word| word.trim().eq_ignore_ascii_case("close"));
+                    known.is_close_requested |=
+                        value.split(',').any(|word| word.trim().eq_ignore_ascii_case("close"));
                 }
                 name if name.eq_ignore_ascii_case("expect") => {
-                    told.awaits_word = value.eq_ignore_ascii_case("100-continue");
+                    known.expects_continue = value.eq_ignore_ascii_case("100-continue");
                 }
-                name if name.eq_ignore_ascii_case("content-type") => told.media = value,
-                name if name.eq_ignore_ascii_case("host") => once(&mut told.origin.host, value)?,
+                name if name.eq_ignore_ascii_case("content-type") => known.media = value,
+                name if name.eq_ignore_ascii_case("host") => once(&mut known.origin.host, value)?,
                 name if name.eq_ignore_ascii_case("authorization") => {
-                    once(&mut told.origin.authorization, Secret(header.value))?;
+                    once(&mut known.origin.authorization, Secret(header.value))?;
                 }
-                name if name.eq_ignore_ascii_case("origin") => once(&mut told.origin.page, value)?,
+                name if name.eq_ignore_ascii_case("origin") => once(&mut known.origin.page, value)?,
                 name if name.eq_ignore_ascii_case("sec-fetch-site") => {
-                    once(&mut told.origin.fetch_site, value)?;
+                    once(&mut known.origin.fetch_site, value)?;
                 }
-                name if name.eq_ignore_ascii_case("x-requested-with") => told.origin.is_script = true,
+                name if name.eq_ignore_ascii_case("x-requested-with") => known.origin.is_script = true,
                 _ => {}
             }
         }
-        Ok(told)
+        Ok(known)
     }
 }
 
-/// Keeps what may be said once: whoever reads the other of two would take the client for somebody else.
+/// Stores the value of a header that may occur once. If it occurred twice, another parser might read the other value
+/// and identify another client.
 fn once<T>(slot: &mut Option<T>, value: T) -> Result<(), Status> {
     match slot.replace(value) {
         None => Ok(()),
@@ -309,7 +313,7 @@ fn segments(path: &str) -> Option<heapless::Vec<Cow<'_, str>, SEGMENTS_MAX>> {
     Some(segments)
 }
 
-/// `%2F` and its like decoded; `None` for half an escape, or when the result is no text.
+/// Decodes percent-encoding. Returns `None` for an incomplete escape, or if the result is not UTF-8.
 pub fn decode(text: &str) -> Option<Cow<'_, str>> {
     if !text.contains('%') {
         return Some(Cow::Borrowed(text));
@@ -329,7 +333,7 @@ pub fn decode(text: &str) -> Option<Cow<'_, str>> {
     String::from_utf8(decoded).ok().map(Cow::Owned)
 }
 
-/// The other way round: everything but letters, digits and a few signs becomes an escape.
+/// Encodes everything except ASCII letters, digits and `-._~` as `%XX`.
 pub fn encode(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
@@ -342,21 +346,21 @@ pub fn encode(text: &str) -> String {
     encoded
 }
 
-/// What stands above a body besides its length.
+/// The head of a response, without the length of the body.
 #[derive(Clone, Copy, Debug)]
 pub struct Head<'h> {
-    /// How it begins.
+    /// The status.
     pub status: Status,
-    /// Its media type.
+    /// The media type of the body.
     pub media: &'static str,
-    /// Further lines, each with its end.
+    /// Further header lines, each with its line end.
     pub more: &'h str,
-    /// What tells this body from others of its path.
+    /// The entity tag, which distinguishes versions of the body.
     pub tag: Option<u64>,
 }
 
 impl Head<'_> {
-    /// Of JSON for programs of the operator.
+    /// Returns the head of a JSON response to operators' programs.
     pub const fn json(status: Status) -> Self {
         Self { status, media: JSON, more: "cache-control: no-cache\r\n", tag: None }
     }
@@ -365,7 +369,7 @@ impl Head<'_> {
 /// The media type of JSON.
 pub const JSON: &str = "application/json";
 
-/// Begins an answer whose body has so many bytes, or as many as come in chunks.
+/// Begins a response whose body has `body_bytes` bytes; `None`: it is chunked.
 pub fn begin(out: &mut Vec<u8>, head: Head<'_>, body_bytes: Option<usize>) {
     let Head { status, media, more, tag } = head;
     put(out, format_args!("HTTP/1.1 {} {}\r\n", status as u16, status.words()));
@@ -381,7 +385,7 @@ pub fn begin(out: &mut Vec<u8>, head: Head<'_>, body_bytes: Option<usize>) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Says that the body of a request may come.
+/// Tells the client to send the body.
 pub fn ask_for_body(out: &mut Vec<u8>) {
     out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
 }
@@ -390,14 +394,14 @@ pub fn ask_for_body(out: &mut Vec<u8>) {
 pub const CHUNK_OVERHEAD_BYTES: usize = CHUNK_HEAD_BYTES + 2;
 const CHUNK_HEAD_BYTES: usize = 10;
 
-/// Makes room for the head of a chunk; returns where it is.
+/// Reserves space for the head of a chunk, and returns its position.
 pub fn open_chunk(out: &mut Vec<u8>) -> usize {
     let at = out.len();
     out.extend_from_slice(&[b'0'; CHUNK_HEAD_BYTES]);
     at
 }
 
-/// What stands behind `at` is a chunk now; an empty one would end the answer, so there is none then.
+/// Completes the chunk at `at`. An empty chunk would end the response, so it is removed.
 pub fn close_chunk(out: &mut Vec<u8>, at: usize) {
     let len = out.len() - at - CHUNK_HEAD_BYTES;
     if len == 0 {
@@ -409,13 +413,13 @@ pub fn close_chunk(out: &mut Vec<u8>, at: usize) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Ends an answer in chunks.
+/// Ends a chunked response.
 pub fn end_chunks(out: &mut Vec<u8>) {
     out.extend_from_slice(b"0\r\n\r\n");
 }
 
 fn put(out: &mut Vec<u8>, text: core::fmt::Arguments<'_>) {
-    // A Vec takes everything.
+    // Writing to a `Vec` cannot fail.
     let _ = out.write_fmt(text);
 }
 
@@ -431,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_whole_or_not_there() {
+    fn a_request_is_complete_or_absent() {
         let text = "PUT /api/queues/%2F/a%20b?if-empty=true&x=1 HTTP/1.1\r\ncontent-length: 3\r\n\
                     if-match: *\r\n\r\nabcGET / HTTP/1.1\r\n\r\n";
         let whole = text.find("GET").unwrap();
@@ -442,13 +446,13 @@ mod tests {
         let Parsed::Request(request, end) = parse(text.as_bytes(), 1024) else { panic!() };
         assert_eq!((end, request.verb, request.condition), (whole, Verb::Put, Condition::Exists));
         assert_eq!(request.segments, ["api", "queues", "/", "a b"]);
-        assert_eq!((request.body, request.asked("x")), (&b"abc"[..], Some("1")));
-        assert!(request.says("if-empty"));
-        assert!(!request.is_last && !request.says("if"));
+        assert_eq!((request.body, request.query_value("x")), (&b"abc"[..], Some("1")));
+        assert!(request.has_true("if-empty"));
+        assert!(!request.is_last && !request.has_true("if"));
     }
 
     #[test]
-    fn what_is_unclear_about_its_end_is_refused() {
+    fn requests_with_an_ambiguous_end_are_refused() {
         for (header, status) in [
             ("content-length: 3\r\nContent-Length: 3", Status::BadRequest),
             ("content-length: +3", Status::BadRequest),
@@ -468,22 +472,22 @@ mod tests {
     }
 
     #[test]
-    fn a_request_with_a_long_body_is_there_as_soon_as_its_head_is() {
+    fn a_request_with_a_long_body_is_parsed_when_its_head_is_complete() {
         let text = "POST /api/definitions HTTP/1.1\r\ncontent-length: 2000\r\nexpect: 100-continue\r\n\r\n{";
         let Parsed::Request(request, end) = parse(text.as_bytes(), 1024) else { panic!() };
         assert_eq!((end, request.body, request.body_bytes), (text.len() - 1, &b""[..], 2000));
-        assert!(!request.is_whole() && request.awaits_word);
+        assert!(!request.is_whole() && request.expects_continue);
     }
 
     #[test]
-    fn encoding_reads_back() {
+    fn encoding_is_reversible() {
         for text in ["/", "a b", "é%2F", "", "<leveret.1.2.0>"] {
             assert_eq!(decode(&encode(text)).unwrap(), text);
         }
     }
 
     #[test]
-    fn chunks_say_how_long_they_are() {
+    fn chunks_begin_with_their_length() {
         let mut out = Vec::new();
         begin(&mut out, Head::json(Status::Ok), None);
         out.clear();

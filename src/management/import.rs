@@ -1,10 +1,13 @@
-//! What a file of definitions says, made in the order in which things need each other: a whole file over the
-//! network (`POST definitions`), or lines that the command line makes of one (`POST ctl/import`).
+//! Imports definitions, in the order in which objects depend on each other: a whole file over the network (`POST
+//! definitions`), or lines that the command line makes of one (`POST ctl/import`).
 //!
-//! Always true: what is there already stays; what this broker has no such thing of is passed over; in a file a
-//! thing that makes no sense is told before anything is made; what only shows when it is made (another one is there
-//! under the name, a limit is reached) ends it, with what was made before it left standing, as with RabbitMQ; a file
-//! is gone through in steps of at most [`THINGS_PER_STEP`] things or [`BYTES_PER_STEP`] bytes.
+//! # Invariants
+//! - Existing exchanges and queues stay as they are. Objects that this broker does not support are skipped.
+//! - All objects of a file are parsed before the first is created, so an invalid one is reported before anything
+//!   changes.
+//! - An error during creation (an object with other properties has the name, a limit is reached) ends the import.
+//!   Objects created before it remain, as in RabbitMQ.
+//! - A step handles at most [`OBJECTS_PER_STEP`] objects or [`BYTES_PER_STEP`] bytes of a file.
 
 use leveret_core::mem::{Messages, Share};
 use leveret_core::password::PasswordHash;
@@ -13,25 +16,25 @@ use leveret_json::{Fields, Value};
 use super::definitions::{self, Found, Item, ItemError, Password, SECTIONS, Scanner};
 use super::http::Status;
 use super::json::Json;
-use super::request::{Answer, Answered, Upload, bad, body, no_room, not_found, too_large};
+use super::request::{Answer, Answered, Upload, bad, body, not_found, pool_full, too_large};
 use super::request::{Call, exists};
 use super::request_context::RequestContext;
 use super::uploads::Form;
 use super::uploads::Spool;
 
-/// Things that one step reads, or makes.
-const THINGS_PER_STEP: usize = 8;
-/// Bytes of a file that one step goes through.
+/// Objects that one step parses, or creates.
+const OBJECTS_PER_STEP: usize = 8;
+/// Bytes of a file that one step scans.
 const BYTES_PER_STEP: usize = 64 << 10;
-/// Bytes of a file that are looked at in one piece.
-const LOOK_BYTES: usize = 8 << 10;
+/// Bytes of a file that are scanned at once.
+const SCAN_BYTES: usize = 8 << 10;
 
-/// What some editors put before UTF-8.
+/// The byte order mark that some editors put before UTF-8.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// Makes all that is said, or all of one virtual host.
+/// Imports all definitions of the body, or those of one virtual host.
 pub(super) fn all(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
-    let vhost = call.has("vhost");
+    let vhost = call.optional_name("vhost");
     if vhost.is_some_and(|vhost| !exists(context, vhost)) {
         return Err(not_found("Not Found"));
     }
@@ -51,34 +54,34 @@ pub(super) fn all(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered
     Ok(Answer::Upload(Box::new(import)))
 }
 
-/// A file that is being made.
+/// An import in progress.
 #[derive(Debug, Default)]
 pub(super) struct Import {
     file: Spool,
-    /// The form that the file is in, until it is found there.
+    /// The parser of the form that contains the file, until the file is found.
     form: Option<Form>,
-    /// Where the client goes on when all is made.
+    /// The address to redirect the client to after the import.
     redirect: Option<String>,
-    /// Where it begins in what was sent, and where it ends, if that is not the end of all.
+    /// The start and the end of the file in the body. Without an end it is the rest of the body.
     begin: usize,
     end: Option<usize>,
-    /// What stands in the file is of this virtual host, whatever it says.
+    /// The virtual host that replaces the one in the file.
     vhost: Option<String>,
     scanner: Scanner,
-    /// Where the scanner is in the file.
+    /// The position of the scanner in the file.
     at: usize,
-    /// The list that the scanner is in, if its things are ours, and how many of it were found.
+    /// The list that the scanner is in, if this broker supports it, and the number of its objects up to now.
     list: Option<&'static str>,
     found: usize,
-    /// Where the things of each list begin.
+    /// The positions of the first object of each list.
     lists: [Option<usize>; SECTIONS.len()],
-    /// The list that is being made; `None` while the file is being checked.
+    /// The list whose objects are being created. `None` while the file is being checked.
     making: Option<usize>,
 }
 
 impl Upload for Import {
     fn take(&mut self, bytes: &[u8], left: usize, context: &mut RequestContext<'_>) -> Result<(), Answer> {
-        self.file.push(context.messages, Share::Ordinary, bytes, left).map_err(|_| no_room())
+        self.file.push(context.messages, Share::Ordinary, bytes, left).map_err(|_| pool_full())
     }
 
     fn release(&mut self, messages: &mut Messages) {
@@ -95,15 +98,15 @@ impl Upload for Import {
             }
             return Ok(None);
         }
-        let mut piece = vec![0; LOOK_BYTES];
-        let (mut things, mut bytes) = (0, 0);
-        while things < THINGS_PER_STEP && bytes < BYTES_PER_STEP {
+        let mut piece = vec![0; SCAN_BYTES];
+        let (mut objects, mut bytes) = (0, 0);
+        while objects < OBJECTS_PER_STEP && bytes < BYTES_PER_STEP {
             if let Some(making) = self.making
                 && self.list.is_none()
             {
                 let Some(begin) = self.lists.get(making) else {
                     return Ok(Some(match self.redirect.take() {
-                        Some(address) => Answer::ChangedGoOn(address),
+                        Some(address) => Answer::ChangedRedirect(address),
                         None => Answer::Changed(Status::NoContent, Vec::new()),
                     }));
                 };
@@ -116,7 +119,7 @@ impl Upload for Import {
                 }
                 continue;
             }
-            let most = self.end.map_or(LOOK_BYTES, |end| end.saturating_sub(self.at).min(LOOK_BYTES));
+            let most = self.end.map_or(SCAN_BYTES, |end| end.saturating_sub(self.at).min(SCAN_BYTES));
             let count = self.file.read(context.messages, self.at, &mut piece[..most]);
             if count == 0 {
                 self.scanner.end().map_err(bad)?;
@@ -130,7 +133,7 @@ impl Upload for Import {
             let (used, found) = self.scanner.take(&piece[..count]).map_err(bad)?;
             self.at += used;
             bytes += used;
-            things += usize::from(found != Found::Nothing);
+            objects += usize::from(found != Found::Nothing);
             self.handle(found, context).map_err(bad)?;
         }
         Ok(None)
@@ -160,12 +163,12 @@ impl Import {
                     None => {}
                 }
             }
-            Found::Thing(text) => {
+            Found::Element(text) => {
                 let at = self.found;
                 self.found += 1;
                 let value = Value::parse(text.as_bytes());
                 let Some(section) = self.list else { return value.map(|_| ()) };
-                let item = value.and_then(|thing| read(section, &thing, self.vhost.as_deref()));
+                let item = value.and_then(|object| read(section, &object, self.vhost.as_deref()));
                 let done = item.and_then(|item| match item {
                     Some(item) if self.making.is_some() => make(context, item),
                     _ => Ok(()),
@@ -176,21 +179,21 @@ impl Import {
         Ok(())
     }
 
-    /// Returns the place of a list among those that are made.
+    /// Returns the position of a list in the order of creation.
     fn ours(&self, name: &str) -> Option<usize> {
         let is_in_vhost = matches!(name, "parameters" | "policies" | "exchanges" | "queues" | "bindings");
         SECTIONS.iter().position(|section| *section == name).filter(|_| self.vhost.is_none() || is_in_vhost)
     }
 }
 
-/// What a thing is; nothing, if this broker has no such thing.
-fn read(section: &str, thing: &Value<'_>, vhost: Option<&str>) -> Result<Option<Item>, String> {
+/// Parses an object. Returns `None` if this broker does not support such objects.
+fn read(section: &str, object: &Value<'_>, vhost: Option<&str>) -> Result<Option<Item>, String> {
     let vhost = vhost.map(|vhost| Value::String(vhost.into()).to_string());
-    let mut fields = Fields::of(thing)?;
+    let mut fields = Fields::of(object)?;
     vhost.iter().for_each(|vhost| fields.put("vhost".into(), vhost));
     match definitions::parse_fields(section, fields) {
         Ok(parsed) => Ok(Some(parsed.item)),
-        Err(ItemError::NotOurs(_)) => Ok(None),
+        Err(ItemError::Unsupported(_)) => Ok(None),
         Err(ItemError::Bad(why)) => Err(why),
     }
 }
@@ -207,20 +210,21 @@ fn make(context: &mut RequestContext<'_>, mut item: Item) -> Result<(), String> 
     definitions::apply(broker, &mut context, &item).map(|_| ())
 }
 
-/// What the answer to one line of an import takes at most: its name in an error, and remarks on fields that are not known.
+/// The most bytes of the answer to one line of an import: the object's name in an error, and remarks on unknown
+/// fields.
 const LINE_ANSWER_BYTES: usize = 8 << 10;
-/// Fields that are not known of one thing, beyond which no more are named.
+/// The most unknown fields of one object that are named.
 const REMARKS_MAX: usize = 16;
 
-/// Makes what lines say: each the name of a list in a file of definitions, a space, one of its things.
+/// Imports the lines of the body: each the name of a list in a definition file, a space, one of its objects.
 ///
-/// The answer lists errors and remarks by the number of their line. When it is full, `[number,"stopped",""]` says from
-/// which line on nothing was done; the client sends those again.
+/// The answer lists errors and remarks by line number. When it is full, `[number,"stopped",""]` gives the first line
+/// that was not imported; the client sends these lines again.
 pub(super) fn lines(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     let body = body(|json| {
         json.raw(b"[");
         let mut is_first = true;
-        let mut tell = |json: &mut Json<'_>, number: usize, kind: &str, why: &str| {
+        let mut report = |json: &mut Json<'_>, number: usize, kind: &str, why: &str| {
             json.comma(&mut is_first);
             json.raw(b"[");
             json.number(number as u64);
@@ -232,7 +236,7 @@ pub(super) fn lines(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer
         };
         for (number, line) in call.request.body.split(|byte| *byte == b'\n').enumerate() {
             if json.room_bytes() < LINE_ANSWER_BYTES {
-                tell(json, number, "stopped", "");
+                report(json, number, "stopped", "");
                 break;
             }
             let Some(at) = line.iter().position(|byte| *byte == b' ') else { continue };
@@ -241,14 +245,14 @@ pub(super) fn lines(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer
             let parsed =
                 text.and_then(|text| definitions::parse(&section, text).map_err(|why| why.to_string()));
             let applied = parsed.and_then(|definitions::Parsed { item, unknown_fields }| {
-                let told = unknown_fields.iter().map(|name| definitions::unknown_field(name));
-                told.take(REMARKS_MAX).for_each(|why| tell(json, number, "remark", &why));
+                let remarks = unknown_fields.iter().map(|name| definitions::unknown_field(name));
+                remarks.take(REMARKS_MAX).for_each(|why| report(json, number, "remark", &why));
                 let (broker, mut context) = context.broker();
                 definitions::apply(broker, &mut context, &item).map(|applied| applied.remark(&item))
             });
             match applied {
-                Ok(remark) => remark.iter().for_each(|remark| tell(json, number, "remark", remark)),
-                Err(why) => tell(json, number, "error", &why),
+                Ok(remark) => remark.iter().for_each(|remark| report(json, number, "remark", remark)),
+                Err(why) => report(json, number, "error", &why),
             }
         }
         json.raw(b"]");

@@ -1,16 +1,17 @@
-//! JSON, written into a buffer that is full at some point.
+//! Writes JSON into a buffer with a size limit.
 //!
-//! Why it exists: rows go straight from the broker's records into the bytes that a client is sent; building
-//! them as values first would hold everything twice.
+//! Rows go directly from the broker's records into the client's output. Building values first would hold everything
+//! twice in memory.
 //!
-//! Always true: nothing is written beyond the room that was given, and whoever wrote is told so; what was
-//! written whole is valid JSON.
+//! # Invariants
+//! - Nothing is written beyond the limit, and [`Json::is_full`] tells the caller.
+//! - What was written completely is valid JSON.
 
 use core::fmt::Write;
 
 use leveret_amqp::field::{Array, Table, Value};
 
-/// Writes one value after the other.
+/// Writes JSON values one after the other.
 #[derive(Debug)]
 pub struct Json<'o> {
     out: Out<'o>,
@@ -23,25 +24,25 @@ enum Out<'o> {
     Endless(&'o mut dyn Sink),
 }
 
-/// Where JSON goes that has no bound.
+/// A destination of JSON without a size limit.
 pub trait Sink: core::fmt::Debug {
-    /// Takes some more; `false` when it did not, and then it is not asked again.
+    /// Takes bytes. Returns `false` if it refused them; then it is not called again.
     fn put(&mut self, bytes: &[u8]) -> bool;
 }
 
-/// How tables are written.
+/// How field tables are written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Tables {
-    /// As objects, as the management API has them.
+    /// As objects, as in the management API.
     Plain,
-    /// As lists of name, type and value, as rabbitmqctl has them.
+    /// As lists of name, type and value, as in rabbitmqctl.
     Typed,
-    /// Not at all: there was no room for them.
+    /// Not at all, because they do not fit.
     LeftOut,
 }
 
 impl<'o> Json<'o> {
-    /// Writes behind what is in `out`, up to `bytes_max` in all.
+    /// Writes after the contents of `out`, up to `bytes_max` in all.
     pub const fn new(bytes: &'o mut Vec<u8>, bytes_max: usize) -> Self {
         Self { out: Out::Bounded { bytes, bytes_max }, is_full: false }
     }
@@ -51,7 +52,7 @@ impl<'o> Json<'o> {
         Self { out: Out::Endless(sink), is_full: false }
     }
 
-    /// Whether something did not fit, so that what was written is not whole.
+    /// Returns whether something did not fit, so that the JSON is incomplete.
     pub const fn is_full(&self) -> bool {
         self.is_full
     }
@@ -79,16 +80,16 @@ impl<'o> Json<'o> {
         }
     }
 
-    /// A text with its quotes.
+    /// Writes a text with its quotes.
     #[inline(never)]
     pub fn text(&mut self, text: &str) {
         self.raw(b"\"");
-        self.letters(text.as_bytes());
+        self.text_part(text.as_bytes());
         self.raw(b"\"");
     }
 
-    /// What stands between the quotes of a text, or a piece of it.
-    pub fn letters(&mut self, bytes: &[u8]) {
+    /// Writes the inside of a text, or part of it.
+    pub fn text_part(&mut self, bytes: &[u8]) {
         let mut from = 0;
         for (at, &byte) in bytes.iter().enumerate() {
             let escape: &[u8] = match byte {
@@ -107,44 +108,44 @@ impl<'o> Json<'o> {
         self.raw(&bytes[from..]);
     }
 
-    /// What it shows as, in quotes.
+    /// Writes a value's `Display` output in quotes.
     pub fn shown(&mut self, value: impl core::fmt::Display) {
         self.text(&value.to_string());
     }
 
-    /// What it shows as, which is JSON.
+    /// Writes a value's `Display` output, which must be JSON.
     pub fn shown_raw(&mut self, json: impl core::fmt::Display) {
         self.raw(json.to_string().as_bytes());
     }
 
-    /// A number.
+    /// Writes a number.
     pub fn number(&mut self, number: impl Into<i128>) {
         let mut digits = heapless::String::<40>::new();
-        // Forty digits are more than the type has.
+        // Forty bytes hold every value of the type.
         let _ = write!(digits, "{}", number.into());
         self.raw(digits.as_bytes());
     }
 
-    /// True or false.
+    /// Writes `true` or `false`.
     pub fn truth(&mut self, truth: bool) {
         self.raw(if truth { b"true" } else { b"false" });
     }
 
-    /// A name and its colon; a comma before all but the first.
+    /// Writes a name and its colon, after a comma unless it is the first.
     pub fn name(&mut self, name: &str, is_first: &mut bool) {
         self.comma(is_first);
         self.text(name);
         self.raw(b":");
     }
 
-    /// A comma before all but the first.
+    /// Writes a comma, except before the first element.
     pub fn comma(&mut self, is_first: &mut bool) {
         if !core::mem::replace(is_first, false) {
             self.raw(b",");
         }
     }
 
-    /// A list of texts.
+    /// Writes a list of texts.
     pub fn texts(&mut self, texts: impl IntoIterator<Item: AsRef<str>>) {
         self.raw(b"[");
         let mut is_first = true;
@@ -155,12 +156,12 @@ impl<'o> Json<'o> {
         self.raw(b"]");
     }
 
-    /// A field table.
+    /// Writes a field table.
     pub fn table(&mut self, table: Table<'_>, how: Tables) {
         self.table_but(table, "", how);
     }
 
-    /// A field table, without the entries of one name if it has any.
+    /// Writes a field table without the entries of one name.
     pub fn table_but(&mut self, table: Table<'_>, without: &str, how: Tables) {
         let mut is_first = true;
         match how {
@@ -206,16 +207,16 @@ impl<'o> Json<'o> {
         self.raw(b"]");
     }
 
-    /// The type's name and the value.
+    /// Writes the name of the type and the value.
     fn typed(&mut self, value: Value<'_>) {
         self.text(value.type_name());
         self.raw(b",");
         self.value(value, Tables::Typed);
     }
 
-    /// A value of a field table.
+    /// Writes a value of a field table.
     pub fn value(&mut self, value: Value<'_>, how: Tables) {
-        // Nobody goes through all of a table that has no room.
+        // A table that does not fit is not processed to its end.
         if self.is_full {
             return;
         }
@@ -253,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_read_back_whatever_is_in_them() {
+    fn all_texts_survive_writing_and_parsing() {
         let text: String = (0..0x100).filter_map(char::from_u32).chain(['é', '😀']).collect();
         let written = written(|json| json.text(&text));
         assert_eq!(serde_json::from_str::<String>(&written).unwrap(), text);
@@ -261,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_written_beyond_the_room() {
+    fn nothing_is_written_beyond_the_limit() {
         for room in 0..20 {
             let mut out = Vec::new();
             let mut json = Json::new(&mut out, room);

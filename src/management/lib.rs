@@ -1,52 +1,44 @@
-//! OWNS WHAT AN OPERATOR ASKS. What is told to whoever runs the broker, and what he may change.
+//! Answers the operator's requests: the management API, the control socket, metrics and the web page.
 //!
-//! Who asks is an operator: root, or the broker's own user, by the control socket, which `leveretctl` speaks to; or
-//! a user of the broker, by the management API, which is RabbitMQ's, on the network. Both have their requests
-//! looked up in one table ([`table`]), in which metrics and the page are rows as well. A new request is a row there
-//! and the function that it names.
+//! The operator is root or the broker's own user, who uses the control socket through `leveretctl`. A user of the
+//! broker uses the management API, which is RabbitMQ's, over the network. All requests, metrics and the page
+//! included, are looked up in one table ([`table`]). A new request needs a row in that table and the function that
+//! the row names.
 //!
-//! | file | what it holds |
-//! |------|---------------|
-//! | `http` | requests out of bytes, answers into bytes |
-//! | `operator_session` | one client, by whichever way it comes, without its socket |
-//! | `answer` | how a request is answered |
-//! | `table` | THE TABLE: everything that can be asked, by whom, and what answers |
-//! | `call` | a request with who asks and the names in its path |
-//! | `lists` | lists, and the one thing of a list |
-//! | `listing`, `columns`, `access_columns`, `binding_columns` | rows of what there is, written while the client takes them |
-//! | `filter`, `ordering` | which rows are wanted, and in which order |
-//! | `gate` | who comes in over the network: names, pages, logins |
-//! | `control` | what only the control socket is asked |
-//! | `management` | what only the management API is asked |
-//! | `management_node` | what it tells of the node |
-//! | `management_parts` | what several answers have |
-//! | `alarms` | what an operator should see to |
-//! | `pages` | the web page's files |
-//! | `metrics`, `exposition` | metrics for Prometheus; rows of them, written while the client takes them |
+//! | file | contents |
+//! |------|----------|
+//! | `http` | parses requests, writes the heads and chunks of responses |
+//! | `operator_session` | the state machine of one client, without its socket; `tests` beside it |
+//! | `request` | one request with its user and path names; the ways to answer it; what a user may do |
+//! | `table` | the table of all requests: who may send each and which function answers it |
+//! | `gate` | access over the network: host names, origins of pages, logins |
+//! | `request_context` | what the event loop lends to a request: broker, sockets, bridges, process |
+//! | `listing` | lists of objects, written in parts; filters, sorting and pages |
+//! | `columns`, `definition_columns` | the columns of each kind of object |
+//! | `control` | requests that only the control socket has |
+//! | `management` | requests that only the management API has: overview, limits, health of the node |
+//! | `node` | the description of the node |
+//! | `alarms` | alarms and health checks |
+//! | `web_page` | the files of the web page, and its logins with tokens |
+//! | `metrics` | metrics for Prometheus |
+//! | `samples` | counters of the last minutes: rates and histories |
 //! | `actions` | what users do in a virtual host: declare, bind, publish, delete |
-//! | `queue_get`, `looking`, `shown_message` | messages taken, or only looked at; a message as JSON |
+//! | `publishing` | publishing a message of any length |
+//! | `messages` | getting and browsing messages; a message as JSON |
+//! | `uploads` | storage of a long request body; the file of a multipart form |
 //! | `access` | users, virtual hosts, permissions, logins |
-//! | `policies`, `policy_columns` | policies and operator policies; their columns |
-//! | `health` | whether this broker can be used, for probes |
-//! | `bridges`, `dates` | links of bridges; a time in words |
-//! | `parameters`, `parameter_columns` | runtime parameters, and shovels among them |
-//! | `orphan_columns` | messages without a queue, as columns |
-//! | `outage` | how long the upstream of a bridge may be away |
-//! | `import` | definitions that are sent |
-//! | `publishing`, `split` | publishes, however long; a payload out of its JSON |
-//! | `spool`, `multipart` | where a long body is kept; a file out of a form |
-//! | `definitions` | everything that is defined, out of files and into them |
-//! | `json` | JSON into a buffer that is full at some point |
-//! | `request_context` | what a request is answered from |
-//! | `samples` | what was counted in the last minutes: rates, histories |
-//! | `tokens` | logins of the web page |
-//! | `wear` | how long the card lasts |
-//! | `systemd` | telling systemd how it goes |
+//! | `policies`, `parameters` | policies and operator policies; runtime parameters and shovels |
+//! | `bridges` | links of bridges, forecast of an outage, dates |
+//! | `definitions` | parsing, applying and exporting definitions |
+//! | `import` | imports of definitions over the network and from the command line |
+//! | `json` | a JSON writer with a size limit |
+//! | `wear` | forecast of how long the flash lasts |
 //!
 //! Paths and field names are those of RabbitMQ's management API where it has them.
 //!
-//! Always true: no socket and no clock; what one client can make the broker hold is bounded, and so is what
-//! it can make it do in one turn.
+//! # Invariants
+//! - The package uses no sockets and no clock.
+//! - The memory that one client can make the broker hold is bounded, and so is the work of one turn.
 
 #![warn(clippy::unwrap_used)]
 
@@ -78,5 +70,3 @@ mod table;
 mod uploads;
 pub mod wear;
 pub mod web_page;
-
-// The rooms below, by the names that everybody has for them.

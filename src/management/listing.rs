@@ -1,16 +1,25 @@
-//! Rows of what there is, written while the client takes them.
+//! Lists of objects, written while the client reads them.
 //!
-//! Why it exists: four thousand queues as JSON are a megabyte, and going through them takes time; so a
-//! listing is a cursor that writes some rows whenever there is room for them, and forgets them.
+//! Four thousand queues are a megabyte of JSON, and going through them takes time. A [`Listing`] is a cursor: it
+//! writes some rows whenever there is output space and keeps none of them.
 //!
-//! Always true: one call looks at no more than [`PLACES_PER_STEP`] records, or does as much work with fewer,
-//! and writes no more than it was given room for, plus one row; every row is a line of its own.
+//! A list that is sorted, filtered by name or divided into pages is answered as RabbitMQ 3.10 does ([`Ordered`]).
+//! Sorting first examines every row. It keeps 16 bytes of the sort key and the row's position. Rows with equal keys
+//! are compared by the next bytes of the sort key, one examined row at a time.
+//!
+//! # Invariants
+//! - One call examines at most [`PLACES_PER_STEP`] records, or does as much work with fewer.
+//! - One call writes at most the bytes it was allowed to, plus one row. Every row is one line.
+//! - Rows are only those that the user may see.
+//! - Examining a row returns how much work it was, so that the time of a step is bounded.
+//! - Matching a name takes time proportional to the length of the name and the size of the pattern.
+//! - Rows with equal keys stay in the order of their positions.
 
 use leveret_core::limits::LISTED_ROW_BYTES;
 use regex_lite::{Regex, RegexBuilder};
 
 use super::bridges::Shovels;
-use super::columns::{Column, Kind, Pen};
+use super::columns::{CellWriter, Column, Kind};
 use super::definition_columns::{Bindings, DefaultBindings, Users};
 use super::definitions;
 use super::http::{Request, Status, decode};
@@ -21,38 +30,38 @@ use super::request::{
 use super::request_context::{ReadContext, RequestContext};
 use super::samples::Ranges;
 
-/// Records looked at in one step, or what is as much work.
+/// The work of one step, in examined records.
 const PLACES_PER_STEP: usize = 512;
-/// Bytes of a cell that is sorted by.
+/// The longest cell that can be a sort key, in bytes.
 const CELL_BYTES_MAX: usize = 4096;
-/// Columns of one kind at most.
+/// The most columns of one kind.
 const COLUMNS_MAX: usize = 64;
 
-/// Which columns a row has, in this order.
-pub type Chosen = heapless::Vec<u8, COLUMNS_MAX>;
+/// The columns of a row, in order.
+pub type SelectedColumns = heapless::Vec<u8, COLUMNS_MAX>;
 
-/// A part of a listing: things of one kind.
+/// A part of a listing: objects of one kind.
 #[derive(Clone, Copy, Debug)]
 pub struct Part {
-    /// What stands before its rows, and after them.
+    /// The texts before and after its rows.
     pub around: (&'static str, &'static str),
-    /// How many places there are, and what writes the row of one.
+    /// Returns the number of positions.
     pub places: fn(ReadContext<'_>) -> usize,
-    /// Writes the row of a place.
+    /// Writes the row of a position.
     pub row: Row,
-    /// How rows are put in an order, if they can be.
-    pub looks: Option<Looks>,
+    /// How rows are examined for sorting, if they can be sorted.
+    pub probe: Option<RowProbe>,
 }
 
-/// Writes the row of a place, if there is one there that is wanted.
+/// Writes the row of a position if the object exists and is wanted.
 pub type Row = fn(&Listing, ReadContext<'_>, usize, Json<'_>, Tables) -> Written;
 
-/// What became of a row.
+/// The result of writing a row.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Written {
     /// The row was written.
     Yes,
-    /// There is nothing in this place.
+    /// There is no object at this position, or it is not wanted.
     Nothing,
     /// The row did not fit, and nothing of it was written.
     Full,
@@ -60,70 +69,70 @@ pub enum Written {
 
 /// How much a step may write.
 #[derive(Clone, Copy, Debug)]
-pub struct Room {
-    /// Bytes of output from which on a step ends.
+pub struct OutputLimits {
+    /// The step ends when the output has this many bytes.
     pub enough: usize,
-    /// Bytes of output that there may be at most.
+    /// The most bytes that the output may have.
     pub bytes_max: usize,
-    /// The output holds nothing else, so waiting would make no room.
+    /// Whether the output is otherwise empty, so that waiting would free no space.
     pub is_alone: bool,
 }
 
-/// A listing under way.
+/// A listing in progress.
 #[derive(Debug)]
 pub struct Listing {
     parts: &'static [Part],
     /// Which objects are listed.
     pub filter: Filter,
     /// The columns of each row.
-    pub columns: Chosen,
+    pub columns: SelectedColumns,
     part: usize,
     place: usize,
     is_begun: bool,
     is_first: bool,
     ordered: Option<Box<Ordered>>,
-    /// What stands before rows in an order; none before all of them have been looked at.
+    /// The text before sorted rows. `None` until all rows have been examined.
     before: Option<String>,
 }
 
 impl Listing {
-    /// A listing of these parts.
-    pub const fn new(parts: &'static [Part], filter: Filter, columns: Chosen) -> Self {
+    /// Creates a listing of these parts.
+    pub const fn new(parts: &'static [Part], filter: Filter, columns: SelectedColumns) -> Self {
         let (is_begun, is_first) = (false, true);
         Self { parts, filter, columns, part: 0, place: 0, is_begun, is_first, ordered: None, before: None }
     }
 
-    /// The same in an order.
+    /// Sets the order of the listing.
     pub fn ordered(self, ordered: Option<Ordered>) -> Self {
         Self { ordered: ordered.map(Box::new), ..self }
     }
 
-    /// Whether rows can be written: an order is known only when all of them have been looked at.
+    /// Returns whether rows can be written: the order is known once all rows have been examined.
     pub const fn is_gathered(&self) -> bool {
         self.ordered.is_none() || self.before.is_some()
     }
 
-    /// Looks at some more rows to put them in their order.
+    /// Examines some more rows for sorting.
     ///
     /// # Errors
-    /// There is no such page.
+    /// The page does not exist.
     pub fn gather(&mut self, context: ReadContext<'_>) -> Result<(), Refused> {
         let Some(ordered) = &mut self.ordered else { return Ok(()) };
         let mut work = 0;
         while work < PLACES_PER_STEP {
             let Some(part) = self.parts.get(self.part) else {
-                let nothing = Looks { cell: |_, _, _, _, _| false, name: |_, _| None };
+                let nothing = RowProbe { cell: |_, _, _, _, _| false, name: |_, _| None };
                 let parts = self.parts;
-                let looks = |part: usize| parts.get(part).and_then(|part| part.looks).unwrap_or(nothing);
-                if ordered.put_in_order(&looks, &self.filter, context, PLACES_PER_STEP - work) {
+                let probe = |part: usize| parts.get(part).and_then(|part| part.probe).unwrap_or(nothing);
+                if ordered.put_in_order(&probe, &self.filter, context, PLACES_PER_STEP - work) {
                     self.before = Some(ordered.begin()?);
                 }
                 return Ok(());
             };
             if self.place >= (part.places)(context) {
                 (self.part, self.place) = (self.part + 1, 0);
-            } else if let Some(looks) = part.looks {
-                work += ordered.take(looks, &self.filter, context, (self.part, self.place));
+            } else if let Some(probe) = part.probe {
+                work += ordered.take(probe, &self.filter, context, (self.part, self.place));
                 self.place += 1;
             } else {
                 self.place += 1;
@@ -133,31 +142,31 @@ impl Listing {
         Ok(())
     }
 
-    /// Writes rows that are in an order.
-    fn write_ordered(&mut self, context: ReadContext<'_>, out: &mut Vec<u8>, room: Room) -> bool {
+    /// Writes sorted rows.
+    fn write_ordered(&mut self, context: ReadContext<'_>, out: &mut Vec<u8>, limits: OutputLimits) -> bool {
         let start = out.len();
         if let Some(before) = self.before.as_deref().filter(|_| !self.is_begun) {
             out.extend_from_slice(before.as_bytes());
             self.is_begun = true;
         }
-        let is_alone = room.is_alone && out.len() == start;
+        let is_alone = limits.is_alone && out.len() == start;
         for _ in 0..PLACES_PER_STEP {
             let Some(ordered) = &self.ordered else { return true };
             let Some((part, place)) = ordered.next() else {
                 out.extend_from_slice(ordered.end().as_bytes());
                 return true;
             };
-            if out.len() >= room.enough {
+            if out.len() >= limits.enough {
                 return false;
             }
             self.place = place;
             let part = self.parts[part];
-            let mut written = self.write_row(part, context, out, room.bytes_max, Tables::Plain);
+            let mut written = self.write_row(part, context, out, limits.bytes_max, Tables::Plain);
             if written == Written::Full {
                 if out.len() > start || !is_alone {
                     return false;
                 }
-                written = self.write_row(part, context, out, room.bytes_max, Tables::LeftOut);
+                written = self.write_row(part, context, out, limits.bytes_max, Tables::LeftOut);
                 debug_assert!(written != Written::Full, "a row without tables fits");
             }
             self.ordered.iter_mut().for_each(|ordered| ordered.pass());
@@ -165,22 +174,23 @@ impl Listing {
         false
     }
 
-    /// A listing of everything there is in these parts, with rows that choose no columns.
+    /// Creates a listing of all objects of these parts, with rows that have no chosen columns.
     pub fn whole(parts: &'static [Part]) -> Self {
-        Self::new(parts, Filter::default(), Chosen::new())
+        Self::new(parts, Filter::default(), SelectedColumns::new())
     }
 
-    /// Writes some more behind what is in `out`, which has at most `bytes_max` then; rows stop at `enough`.
-    /// Says whether that was all. When there is no room to come (`is_alone`), a row that is too large leaves
-    /// its tables out.
-    pub fn write(&mut self, context: ReadContext<'_>, out: &mut Vec<u8>, room: Room) -> bool {
+    /// Appends rows to `out`, which then has at most `bytes_max` bytes. Stops at `enough` bytes.
+    ///
+    /// Returns whether the listing is complete. If no more space can become free (`is_alone`), a row that is too
+    /// large omits its tables.
+    pub fn write(&mut self, context: ReadContext<'_>, out: &mut Vec<u8>, limits: OutputLimits) -> bool {
         if self.ordered.is_some() {
-            return self.write_ordered(context, out, room);
+            return self.write_ordered(context, out, limits);
         }
         let start = out.len();
         for _ in 0..PLACES_PER_STEP {
             let Some(part) = self.parts.get(self.part).copied() else { return true };
-            if out.len() >= room.enough {
+            if out.len() >= limits.enough {
                 return false;
             }
             if !core::mem::replace(&mut self.is_begun, true) {
@@ -193,12 +203,12 @@ impl Listing {
                 (self.place, self.is_begun) = (0, false);
                 continue;
             }
-            let mut written = self.write_row(part, context, out, room.bytes_max, Tables::Plain);
+            let mut written = self.write_row(part, context, out, limits.bytes_max, Tables::Plain);
             if written == Written::Full {
-                if out.len() > start || !room.is_alone {
+                if out.len() > start || !limits.is_alone {
                     return false;
                 }
-                written = self.write_row(part, context, out, room.bytes_max, Tables::LeftOut);
+                written = self.write_row(part, context, out, limits.bytes_max, Tables::LeftOut);
                 debug_assert!(written != Written::Full, "a row without tables fits");
             }
             self.place += 1;
@@ -225,7 +235,7 @@ impl Listing {
     }
 }
 
-/// Writes a row of a kind with the columns that were chosen.
+/// Writes a row of a kind with the chosen columns.
 pub fn row<K: Kind>(
     listing: &Listing,
     context: ReadContext<'_>,
@@ -240,12 +250,12 @@ pub fn row<K: Kind>(
     let columns = listing.columns.iter().filter_map(|column| K::COLUMNS.get(usize::from(*column)));
     let Filter { ranges, viewer, is_ctl, .. } = &listing.filter;
     let (ranges, viewer, is_ctl) = (*ranges, viewer.as_ref(), *is_ctl);
-    write_cells::<K>(&view, columns, Pen { json, tables, context, ranges, viewer, is_ctl })
+    write_cells::<K>(&view, columns, CellWriter { json, tables, context, ranges, viewer, is_ctl })
 }
 
-/// What rows of a kind are looked at with.
-pub const fn looks<K: Kind>() -> Looks {
-    Looks { cell: cell::<K>, name: |context, place| K::name(&K::at(context, place)?) }
+/// Returns the functions that examine rows of a kind.
+pub const fn probe<K: Kind>() -> RowProbe {
+    RowProbe { cell: cell::<K>, name: |context, place| K::name(&K::at(context, place)?) }
 }
 
 fn cell<K: Kind>(
@@ -262,7 +272,7 @@ fn cell<K: Kind>(
     write_cell::<K>(&view, context, first, out);
     let mut next = Vec::new();
     for column in columns {
-        // One text for all of them: what sorts below every letter stands between two.
+        // The columns form one text, separated by a byte that sorts below every character.
         if out.pop().is_none() {
             out.push(b'"');
         }
@@ -279,15 +289,16 @@ fn write_cell<K: Kind>(view: &K::View<'_>, context: ReadContext<'_>, column: &st
         column.split_once('.').map_or((column, None), |(column, inner)| (column, Some(inner)));
     if let Some((_, write)) = K::COLUMNS.iter().find(|(name, _)| *name == column) {
         let (json, ranges) = (Json::new(out, CELL_BYTES_MAX), Ranges::default());
-        let pen = &mut Pen { json, tables: Tables::LeftOut, context, ranges, viewer: None, is_ctl: false };
-        write(view, pen);
+        let writer =
+            &mut CellWriter { json, tables: Tables::LeftOut, context, ranges, viewer: None, is_ctl: false };
+        write(view, writer);
         if let Some(inner) = inner {
             keep_inner(out, inner);
         }
     }
 }
 
-/// Keeps of an object a number in it, by the names that lead there: nothing, if there is none.
+/// Replaces a cell that is an object by the number at `path` inside it, or by nothing if that does not exist.
 fn keep_inner(cell: &mut Vec<u8>, path: &str) {
     for name in path.split('.') {
         let name = format!("\"{name}\":");
@@ -299,7 +310,7 @@ fn keep_inner(cell: &mut Vec<u8>, path: &str) {
     cell.truncate(cell.iter().position(|byte| b",}]".contains(byte)).unwrap_or(cell.len()));
 }
 
-/// Whether a row is one of those that are listed.
+/// Returns whether a row is listed.
 pub(super) fn is_wanted<K: Kind>(filter: &Filter, context: ReadContext<'_>, view: &K::View<'_>) -> bool {
     let Filter { vhost, user, viewer, ends, ranges: _, is_ctl: _ } = filter;
     if vhost.as_deref().is_some_and(|wanted| K::vhost(view) != Some(wanted))
@@ -311,8 +322,8 @@ pub(super) fn is_wanted<K: Kind>(filter: &Filter, context: ReadContext<'_>, view
     viewer.as_ref().is_none_or(|viewer| K::is_seen(viewer, context, view))
 }
 
-/// Writes a row of a kind with all its columns; one of a virtual host alone does not say which, unless it is
-/// a parameter.
+/// Writes a row of a kind with all its columns. In an export of one virtual host the column `vhost` is omitted,
+/// except for parameters.
 pub fn whole_row<K: Kind>(
     listing: &Listing,
     context: ReadContext<'_>,
@@ -327,87 +338,84 @@ pub fn whole_row<K: Kind>(
     }
     let is_parameter = K::COLUMNS.iter().any(|(name, _)| *name == "component");
     let columns = K::COLUMNS.iter().filter(|(name, _)| only.is_none() || is_parameter || *name != "vhost");
-    let pen = Pen { json, tables, context, ranges: Ranges::default(), viewer: None, is_ctl: true };
-    write_cells::<K>(&view, columns, pen)
+    let writer = CellWriter { json, tables, context, ranges: Ranges::default(), viewer: None, is_ctl: true };
+    write_cells::<K>(&view, columns, writer)
 }
 
 fn write_cells<'c, K: Kind>(
     view: &K::View<'_>,
     columns: impl Iterator<Item = &'c Column<K>>,
-    mut pen: Pen<'_, '_>,
+    mut writer: CellWriter<'_, '_>,
 ) -> Written {
-    pen.json.raw(b"{");
+    writer.json.raw(b"{");
     let mut is_first = true;
     for (name, cell) in columns.filter(|(name, _)| !K::leaves_out(view, name)) {
-        pen.json.name(name, &mut is_first);
-        cell(view, &mut pen);
+        writer.json.name(name, &mut is_first);
+        cell(view, &mut writer);
     }
-    pen.json.raw(b"}");
-    if pen.json.is_full() { Written::Full } else { Written::Yes }
+    writer.json.raw(b"}");
+    if writer.json.is_full() { Written::Full } else { Written::Yes }
 }
 
-/// The columns named in a list with commas; all of the management API's when none is.
+/// Returns the columns named in a comma-separated list; without a list, all columns of the management API.
 ///
 /// # Errors
-/// The first name that there is not.
-pub fn choose<K: Kind>(names: Option<&str>) -> Result<Chosen, &str> {
+/// The first unknown name.
+pub fn choose<K: Kind>(names: Option<&str>) -> Result<SelectedColumns, &str> {
     let all = K::COLUMNS.iter().map(|(name, _)| *name);
-    let mut chosen = Chosen::new();
+    let mut selected = SelectedColumns::new();
     match names {
         None => {
             let is_plain = |name: &str| !K::OF_CTL.contains(&name) && !K::OF_ONE.contains(&name);
             let plain = all.enumerate().filter(|(_, name)| is_plain(name));
-            chosen.extend(plain.map(|(at, _)| at as u8).take(COLUMNS_MAX));
+            selected.extend(plain.map(|(at, _)| at as u8).take(COLUMNS_MAX));
         }
         Some(names) => {
-            // A cell that is not there is an empty one.
+            // A column without a figure is an empty cell.
             for name in names.split(',').filter(|name| !K::WITHOUT_FIGURE.contains(name)) {
                 let at = all.clone().position(|known| known == name).ok_or(name)?;
-                chosen.push(at as u8).map_err(|_| name)?;
+                selected.push(at as u8).map_err(|_| name)?;
             }
         }
     }
-    Ok(chosen)
+    Ok(selected)
 }
 
-/// The columns named in a list with commas, as the management API takes it: what there is not is passed over,
-/// and of a column that holds others all are shown when one is named.
-pub fn choose_known<K: Kind>(names: Option<&str>) -> Chosen {
+/// Returns the columns named in a comma-separated list, as the management API does. Unknown names are ignored. A
+/// column that is an object is shown whole if one of its members is named.
+pub fn choose_known<K: Kind>(names: Option<&str>) -> SelectedColumns {
     let Some(names) = names else { return choose::<K>(None).unwrap_or_default() };
-    let mut chosen = Chosen::new();
+    let mut selected = SelectedColumns::new();
     for name in names.split(',').filter_map(|name| name.split('.').next()) {
         let at = K::COLUMNS.iter().position(|(known, _)| *known == name).map(|at| at as u8);
-        if let Some(at) = at.filter(|at| !chosen.contains(at)) {
-            // There are no more of them than there is room for.
-            let _ = chosen.push(at);
+        if let Some(at) = at.filter(|at| !selected.contains(at)) {
+            // The list has space for all columns of a kind.
+            let _ = selected.push(at);
         }
     }
-    chosen
+    selected
 }
-
-// Lists of what there is, and the one thing of a list that somebody asks for by its name.
-//
-// Always true: rows are only those that who asks sees; what is written of a list is written as room comes.
 
 const WHOLE: (&str, &str) = ("[", "\n]\n");
 
 const fn part<K: Kind>(around: (&'static str, &'static str)) -> Part {
-    Part { around, places: K::places, row: row::<K>, looks: Some(looks::<K>()) }
+    Part { around, places: K::places, row: row::<K>, probe: Some(probe::<K>()) }
 }
 
 /// The parts of a list of one kind.
-struct Only<K>(K);
+struct SingleKind<K>(K);
 
-impl<K: Kind> Only<K> {
+impl<K: Kind> SingleKind<K> {
     const PARTS: &'static [Part] = &[part::<K>(WHOLE)];
 }
 
 const BINDINGS: &[Part] = &[part::<DefaultBindings>(("[", "")), part::<Bindings>(("", "\n]\n"))];
-const OUTSIDERS: &[Part] = &[Part { around: WHOLE, places: Users::places, row: outsider, looks: None }];
+const USERS_WITHOUT_PERMISSIONS: &[Part] =
+    &[Part { around: WHOLE, places: Users::places, row: user_without_permissions, probe: None }];
 
-/// All rows of a kind that are meant and that who asks sees, in the order and on the page that are asked for.
+/// Lists the rows of a kind that the request selects and the user may see, in the requested order and page.
 pub(super) fn list<K: Kind>(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
-    list_of::<K>(call, context, Only::<K>::PARTS, call.filter())
+    list_of::<K>(call, context, SingleKind::<K>::PARTS, call.filter())
 }
 
 fn list_of<K: Kind>(
@@ -416,10 +424,10 @@ fn list_of<K: Kind>(
     parts: &'static [Part],
     filter: Filter,
 ) -> Answer {
-    if let Some(vhost) = call.has("vhost").filter(|vhost| !exists(context, vhost)) {
+    if let Some(vhost) = call.optional_name("vhost").filter(|vhost| !exists(context, vhost)) {
         return call.no_such_vhost(vhost);
     }
-    let asked = call.request.asked("columns");
+    let asked = call.request.query_value("columns");
     let columns = asked.and_then(decode);
     if columns.is_none()
         && call.user.is_none()
@@ -428,29 +436,29 @@ fn list_of<K: Kind>(
         return bad_request(&format!("Info key(s) {asked} are not supported"));
     }
     let columns = columns.as_deref();
-    let chosen = match call.user {
+    let selected = match call.user {
         Some(_) => choose_known::<K>(columns),
-        // The command line is told of what there is not, and of whom.
+        // The command line gets an error that names the missing virtual host or user.
         None => {
             let is_there = |user: &str| context.broker.access().users().any(|view| view.name == user);
-            if let Some(user) = call.has("user").filter(|user| !is_there(user)) {
+            if let Some(user) = call.optional_name("user").filter(|user| !is_there(user)) {
                 let why = format!("User \"{user}\" does not exist");
                 return Answer::Now(Status::NotFound, problem("no_such_user", &why));
             }
             match choose::<K>(columns) {
-                Ok(chosen) => chosen,
+                Ok(selected) => selected,
                 Err(name) => return bad_request(&format!("Info key(s) {name} are not supported")),
             }
         }
     };
-    // rabbitmqctl shows things in no order.
-    match Ordered::asked(call.request, K::HAS_PAGES, call.user.map(|_| K::ORDER)) {
-        Ok(ordered) => Answer::List(Box::new(Listing::new(parts, filter, chosen).ordered(ordered))),
+    // rabbitmqctl does not sort.
+    match Ordered::from_query(call.request, K::HAS_PAGES, call.user.map(|_| K::ORDER)) {
+        Ok(ordered) => Answer::List(Box::new(Listing::new(parts, filter, selected).ordered(ordered))),
         Err((status, error, why)) => Answer::Now(status, problem(error, &why)),
     }
 }
 
-/// The one of a kind that the last word of the path names.
+/// Shows the object that the last segment of the path names.
 pub(super) fn one<K: Kind>(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
     one_of::<K>(call, context, call.filter())
 }
@@ -473,7 +481,7 @@ fn one_of<K: Kind>(call: &Call<'_>, context: &RequestContext<'_>, filter: Filter
             let json = Json::new(&mut out, OUTPUT_BYTES_MAX / 2);
             match row::<K>(&listing, context, place, json, tables) {
                 Written::Yes => return Answer::Now(Status::Ok, out),
-                // One of another virtual host.
+                // The object belongs to another virtual host.
                 Written::Nothing => break,
                 Written::Full => {}
             }
@@ -482,12 +490,12 @@ fn one_of<K: Kind>(call: &Call<'_>, context: &RequestContext<'_>, filter: Filter
     not_found("Not Found")
 }
 
-/// Bindings in a virtual host, perhaps from an exchange, or to a queue or an exchange.
+/// Lists the bindings of a virtual host, optionally only those from an exchange, or to a queue or an exchange.
 pub(super) fn bindings(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
     list_of::<Bindings>(call, context, BINDINGS, between(call))
 }
 
-/// The binding between two that has this key.
+/// Shows the binding between two objects that has this key.
 pub(super) fn binding(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
     match one_of::<DefaultBindings>(call, context, between(call)) {
         Answer::Now(Status::Ok, body) => Answer::Now(Status::Ok, body),
@@ -496,53 +504,53 @@ pub(super) fn binding(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
 }
 
 fn between(call: &Call<'_>) -> Filter {
-    let to = |word| call.has(word).map(|name| (default_named(name).into(), word == "exchange"));
-    let source = call.has("source").map(|source| default_named(source).into());
+    let to = |word| call.optional_name(word).map(|name| (default_named(name).into(), word == "exchange"));
+    let source = call.optional_name("source").map(|source| default_named(source).into());
     let ends = BindingEnds { source, destination: to("queue").or_else(|| to("exchange")) };
     Filter { ends, ..call.filter() }
 }
 
-/// Shovels in the virtual hosts that who asks may enter.
+/// Lists the shovels in the virtual hosts in which the user has permissions.
 pub(super) fn shovels(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
     match has_no_shovels(call, context) {
         true => not_found("Not Found"),
-        false => list_of::<Shovels>(call, context, Only::<Shovels>::PARTS, call.enters()),
+        false => list_of::<Shovels>(call, context, SingleKind::<Shovels>::PARTS, call.accessible()),
     }
 }
 
-/// One of them.
+/// Shows one shovel.
 pub(super) fn shovel(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
     match has_no_shovels(call, context) {
         true => not_found("Not Found"),
-        false => one_of::<Shovels>(call, context, call.enters()),
+        false => one_of::<Shovels>(call, context, call.accessible()),
     }
 }
 
-/// Whether the management API is as that of a RabbitMQ without the plug-in of shovels.
+/// Returns whether the management API behaves like a RabbitMQ without the shovel plugin.
 fn has_no_shovels(call: &Call<'_>, context: &RequestContext<'_>) -> bool {
     call.user.is_some() && context.bridges.places_max() == 0
 }
 
-/// Everything that is defined.
+/// Exports all definitions.
 pub(super) fn export() -> Answer {
     Answer::List(Box::new(Listing::whole(definitions::EXPORT)))
 }
 
-/// All definitions of one virtual host.
+/// Exports the definitions of one virtual host.
 pub(super) fn export_of(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
     if !exists(context, call.name("vhost")) {
         return bad_request("vhost_not_found");
     }
-    Answer::List(Box::new(Listing::new(definitions::VHOST_EXPORT, call.filter(), Chosen::new())))
+    Answer::List(Box::new(Listing::new(definitions::VHOST_EXPORT, call.filter(), SelectedColumns::new())))
 }
 
-/// Users who may enter no virtual host.
+/// Lists the users without permissions in any virtual host.
 pub(super) fn users_without_permissions(_: &Call<'_>, _: &RequestContext<'_>) -> Answer {
     let columns = choose_known::<Users>(None);
-    Answer::List(Box::new(Listing::new(OUTSIDERS, Filter::default(), columns)))
+    Answer::List(Box::new(Listing::new(USERS_WITHOUT_PERMISSIONS, Filter::default(), columns)))
 }
 
-fn outsider(
+fn user_without_permissions(
     listing: &Listing,
     context: ReadContext<'_>,
     place: usize,
@@ -556,117 +564,104 @@ fn outsider(
     }
 }
 
-// Which rows of a listing are wanted, and how much of their histories.
-
 /// Which rows are wanted.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
-    /// Only those of this virtual host.
+    /// Only objects of this virtual host.
     pub vhost: Option<Box<str>>,
-    /// Only those of this user.
+    /// Only objects of this user.
     pub user: Option<Box<str>>,
-    /// Only those that this user may see, as each kind of thing has it.
+    /// Only objects that this user may see; the kind's [`Audience`] decides.
     pub viewer: Option<Viewer>,
-    /// Only bindings between these.
+    /// Only bindings between these objects.
     pub ends: BindingEnds,
-    /// Which histories are wanted beside rates.
+    /// Which histories are written besides rates.
     pub ranges: Ranges,
-    /// The command line asks.
+    /// Whether the command line sends the request.
     pub is_ctl: bool,
 }
 
-/// Who sees not everything.
+/// A user who may not see everything.
 #[derive(Clone, Debug)]
 pub struct Viewer {
-    /// The user.
+    /// The user's name.
     pub name: Box<str>,
-    /// Whether it watches what others do, in all virtual hosts.
+    /// Whether the user may see the objects of others in all virtual hosts.
     pub is_monitor: bool,
 }
 
-/// Who sees a thing, besides administrators.
+/// The users who may see an object, besides administrators.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Audience {
-    /// Whoever may ask for them at all.
+    /// All users of the API.
     All,
-    /// Whoever may enter its virtual host.
+    /// Users with permissions in its virtual host.
     Members,
-    /// The same, and monitors.
+    /// Users with permissions in its virtual host, and monitors.
     MembersAndMonitors,
-    /// Its user, and monitors.
+    /// The user that owns it, and monitors.
     OwnerAndMonitors,
 }
 
-/// Between what bindings are wanted.
+/// The source and destination of wanted bindings.
 #[derive(Clone, Debug, Default)]
 pub struct BindingEnds {
-    /// Only those from this exchange.
+    /// Only bindings from this exchange.
     pub source: Option<Box<str>>,
-    /// Only those to the one of this name, an exchange or not.
+    /// Only bindings to the object of this name; `true`: it is an exchange.
     pub destination: Option<(Box<str>, bool)>,
 }
 
-// Lists that are sorted, filtered by name or taken page by page, as RabbitMQ 3.10 answers them.
-//
-// Why it exists: a row is written when there is room for it and forgotten; to put rows in an order each is
-// looked at first, and no more of it is kept than sixteen bytes of what it is sorted by, and its place.
-//
-// Rows that are alike in those bytes are told apart by the next ones, a look at a time.
-//
-// Always true: a look says how much work it was, so that a step ends after as much as others may have to
-// wait for; matching takes time in the length of a name and the size of the pattern, and no more; rows that
-// compare alike stay in the order of their places.
-
-/// What a compiled pattern may take, in bytes: the smallest that fits says what a match costs.
+/// Size limits of a compiled pattern, in bytes. The smallest that fits determines the cost of a match.
 const PATTERN_SIZES: [usize; 3] = [1 << 10, 4 << 10, 16 << 10];
-/// A letter matched against so many bytes of a pattern is as much work as a look at a row. (A pattern of
-/// 16 KiB and a name of 200 letters take half a millisecond, which is as long as 3,000 rows.)
+/// Matching one byte of a name against this many bytes of a pattern is as much work as examining a row. (A pattern of
+/// 16 KiB and a name of 200 bytes take half a millisecond, which is as long as 3,000 rows.)
 const PATTERN_BYTES_PER_LOOK: usize = 1 << 10;
-/// The longest name or pattern to look for.
-const NAME_LETTERS_MAX: usize = 1024;
-/// Rows on a page.
+/// The longest name or pattern to search for, in bytes.
+const NAME_BYTES_MAX: usize = 1024;
+/// The most rows on a page.
 const PAGE_ROWS_MAX: usize = 500;
 const PAGE_ROWS_DEFAULT: usize = 100;
 
-/// What of a row it is sorted by.
+/// The part of a row's sort key that is kept.
 type Key = [u8; 16];
-/// Letters of a text in a key.
-const KEY_LETTERS: usize = 15;
+/// Bytes of a text in a key.
+const KEY_TEXT_BYTES: usize = 15;
 const _: () = assert!(2 * size_of::<(Key, u8, u32)>() <= LISTED_ROW_BYTES);
 
-/// Rows that are alike in all that was compared so far.
+/// A range of rows whose keys are equal in all bytes compared up to now.
 #[derive(Clone, Copy, Debug)]
-struct Alike {
+struct TiedRows {
     from: usize,
     to: usize,
-    /// Letters compared.
-    letters: usize,
-    /// Rows from `from` on whose next letters have been looked at.
-    looked: usize,
+    /// Number of bytes compared.
+    compared: usize,
+    /// Number of rows from `from` on whose next bytes have been read.
+    examined: usize,
 }
 
-/// What a kind's rows are looked at with.
+/// The functions that examine rows of a kind.
 #[derive(Clone, Copy, Debug)]
-pub struct Looks {
-    /// Writes the cell of a column, if the row in this place is wanted; of an unknown column nothing.
+pub struct RowProbe {
+    /// Writes the cell of a column if the row at this position is wanted. For an unknown column it writes nothing.
     pub cell: fn(&Filter, ReadContext<'_>, usize, &str, &mut Vec<u8>) -> bool,
-    /// What the thing in this place is called.
+    /// Returns the name of the object at this position.
     pub name: fn(ReadContext<'_>, usize) -> Option<String>,
 }
 
 /// Which rows are wanted by their names.
 #[derive(Debug)]
-enum Named {
-    /// Those with this text in them, in small letters.
-    Holding(String),
-    /// And the bytes that it may take.
-    Matching(Regex, usize),
+enum NameFilter {
+    /// Names that contain this text, which is in lower case.
+    Contains(String),
+    /// Names that match the pattern, and the size limit under which it was compiled.
+    Matches(Regex, usize),
 }
 
 /// The order of a list.
 #[derive(Debug)]
 pub struct Ordered {
-    named: Option<Named>,
+    name_filter: Option<NameFilter>,
     sort: String,
     is_reverse: bool,
     page: Option<(usize, usize)>,
@@ -674,15 +669,15 @@ pub struct Ordered {
     total: usize,
     filtered: usize,
     at: usize,
-    /// Still to be told apart; `None` before anything was sorted.
-    alike: Option<Vec<Alike>>,
+    /// Ranges of rows still to be compared further. `None` before the first sorting.
+    ties: Option<Vec<TiedRows>>,
 }
 
-/// A pattern, in the smallest of the sizes that it fits into; `None`: it is none, or fits into none.
-fn matching(pattern: &str) -> Option<Named> {
+/// Compiles a pattern under the smallest size limit that it fits. Returns `None` if it is invalid or too large.
+fn compile_pattern(pattern: &str) -> Option<NameFilter> {
     PATTERN_SIZES.into_iter().find_map(|bytes| {
         let built = RegexBuilder::new(pattern).case_insensitive(true).size_limit(bytes).build();
-        built.ok().map(|regex| Named::Matching(regex, bytes))
+        built.ok().map(|regex| NameFilter::Matches(regex, bytes))
     })
 }
 
@@ -690,22 +685,22 @@ fn matching(pattern: &str) -> Option<Named> {
 pub type Refused = (Status, &'static str, String);
 
 impl Ordered {
-    /// What a request says of order and pages; `default`: the columns to sort by if it says nothing.
+    /// Reads the order and the page from a request. `default` names the columns to sort by if the request names none.
     ///
     /// # Errors
-    /// It makes no sense.
-    pub fn asked(
+    /// The parameters are invalid.
+    pub fn from_query(
         request: &Request<'_>,
         has_pages: bool,
         default: Option<&str>,
     ) -> Result<Option<Self>, Refused> {
-        let page = request.asked("page").filter(|_| has_pages);
-        let sort = request.asked("sort").and_then(decode).filter(|sort| !sort.is_empty());
+        let page = request.query_value("page").filter(|_| has_pages);
+        let sort = request.query_value("sort").and_then(decode).filter(|sort| !sort.is_empty());
         if page.is_none() && sort.is_none() && default.is_none() {
             return Ok(None);
         }
         let invalid = || (Status::BadRequest, "bad_request", "Pagination parameters are invalid".to_string());
-        let number = |key| match request.asked(key) {
+        let number = |key| match request.query_value(key) {
             None | Some("") => Ok(None),
             Some(text) => text.parse::<usize>().map(Some).map_err(|_| invalid()),
         };
@@ -720,18 +715,20 @@ impl Ordered {
             let why = format!("Invalid pagination parameters: page number {number}, page size {size}");
             return Err((Status::BadRequest, "invalid_pagination_parameters", why));
         }
-        let name = request.asked("name").map(|name| name.replace('+', " "));
+        let name = request.query_value("name").map(|name| name.replace('+', " "));
         let name = name.as_deref().and_then(decode).filter(|name| !name.is_empty() && page.is_some());
-        let named = match name {
-            Some(name) if name.len() > NAME_LETTERS_MAX => return Err(invalid()),
-            Some(pattern) if request.says("use_regex") => Some(matching(&pattern).ok_or_else(invalid)?),
-            Some(name) => Some(Named::Holding(name.to_lowercase())),
+        let name_filter = match name {
+            Some(name) if name.len() > NAME_BYTES_MAX => return Err(invalid()),
+            Some(pattern) if request.has_true("use_regex") => {
+                Some(compile_pattern(&pattern).ok_or_else(invalid)?)
+            }
+            Some(name) => Some(NameFilter::Contains(name.to_lowercase())),
             None => None,
         };
         let sort = sort.map_or_else(|| default.unwrap_or("name").to_string(), |sort| sort.into_owned());
-        let is_reverse = request.says("sort_reverse");
+        let is_reverse = request.has_true("sort_reverse");
         Ok(Some(Self {
-            named,
+            name_filter,
             sort,
             is_reverse,
             page,
@@ -739,28 +736,28 @@ impl Ordered {
             total: 0,
             filtered: 0,
             at: 0,
-            alike: None,
+            ties: None,
         }))
     }
 
-    /// Looks at the row in a place; how much work that was, in rows that are just looked at.
+    /// Examines the row at a position. Returns how much work that was, in examined rows.
     pub fn take(
         &mut self,
-        looks: Looks,
+        probe: RowProbe,
         filter: &Filter,
         context: ReadContext<'_>,
         (part, place): (usize, usize),
     ) -> usize {
         let mut cell = Vec::new();
-        if !(looks.cell)(filter, context, place, &self.sort, &mut cell) {
+        if !(probe.cell)(filter, context, place, &self.sort, &mut cell) {
             return 1;
         }
         self.total += 1;
-        let (is_named, work) = match &self.named {
+        let (is_named, work) = match &self.name_filter {
             None => (true, 0),
-            Some(named) => (looks.name)(context, place).map_or((false, 0), |name| match named {
-                Named::Holding(text) => (name.to_lowercase().contains(text), 0),
-                Named::Matching(regex, bytes) => {
+            Some(name_filter) => (probe.name)(context, place).map_or((false, 0), |name| match name_filter {
+                NameFilter::Contains(text) => (name.to_lowercase().contains(text), 0),
+                NameFilter::Matches(regex, bytes) => {
                     (regex.is_match(&name), name.len() * bytes / PATTERN_BYTES_PER_LOOK)
                 }
             }),
@@ -771,61 +768,60 @@ impl Ordered {
         1 + work
     }
 
-    /// Everything has been looked at: puts the rows in their order, as far as so many further looks go.
-    /// `true`: they are.
+    /// Sorts the rows after all have been examined, examining at most `left` further rows. Returns whether the rows
+    /// are sorted.
     pub fn put_in_order(
         &mut self,
-        looks: &dyn Fn(usize) -> Looks,
+        probe: &dyn Fn(usize) -> RowProbe,
         filter: &Filter,
         context: ReadContext<'_>,
         mut left: usize,
     ) -> bool {
-        if self.alike.is_none() {
-            self.alike = Some(Vec::new());
-            self.sort(0, self.rows.len(), KEY_LETTERS);
+        if self.ties.is_none() {
+            self.ties = Some(Vec::new());
+            self.sort(0, self.rows.len(), KEY_TEXT_BYTES);
         }
-        while let Some(mut alike) = self.alike.as_mut().and_then(Vec::pop) {
-            while alike.from + alike.looked < alike.to {
+        while let Some(mut ties) = self.ties.as_mut().and_then(Vec::pop) {
+            while ties.from + ties.examined < ties.to {
                 if left == 0 {
-                    self.alike.get_or_insert_default().push(alike);
+                    self.ties.get_or_insert_default().push(ties);
                     return false;
                 }
                 left -= 1;
-                let (key, part, place) = &mut self.rows[alike.from + alike.looked];
+                let (key, part, place) = &mut self.rows[ties.from + ties.examined];
                 let mut cell = Vec::new();
-                (looks((*part).into()).cell)(filter, context, *place as usize, &self.sort, &mut cell);
-                *key = rest(&cell, alike.letters);
-                alike.looked += 1;
+                (probe((*part).into()).cell)(filter, context, *place as usize, &self.sort, &mut cell);
+                *key = rest(&cell, ties.compared);
+                ties.examined += 1;
             }
-            self.sort(alike.from, alike.to, alike.letters + KEY_LETTERS);
+            self.sort(ties.from, ties.to, ties.compared + KEY_TEXT_BYTES);
         }
         true
     }
 
-    /// Sorts some rows by their keys, and notes which are alike in those so that so many letters are not
-    /// enough.
-    fn sort(&mut self, from: usize, to: usize, letters: usize) {
+    /// Sorts a range of rows by their keys and notes subranges whose keys do not suffice to compare them.
+    fn sort(&mut self, from: usize, to: usize, compared: usize) {
         let is_reverse = self.is_reverse;
         let rows = &mut self.rows[from..to];
-        // Without memory of its own; rows with the same key stay in the order of their places.
+        // An unstable sort allocates no memory. Rows with equal keys stay in the order of their positions.
         rows.sort_unstable_by(|a, b| {
             let keys = if is_reverse { b.0.cmp(&a.0) } else { a.0.cmp(&b.0) };
             keys.then((a.1, a.2).cmp(&(b.1, b.2)))
         });
         let mut at = from;
         for same in rows.chunk_by(|a, b| a.0 == b.0) {
-            if same.len() > 1 && same[0].0[KEY_LETTERS] != 0 {
-                let alike = Alike { from: at, to: at + same.len(), letters, looked: 0 };
-                self.alike.get_or_insert_default().push(alike);
+            if same.len() > 1 && same[0].0[KEY_TEXT_BYTES] != 0 {
+                let ties = TiedRows { from: at, to: at + same.len(), compared, examined: 0 };
+                self.ties.get_or_insert_default().push(ties);
             }
             at += same.len();
         }
     }
 
-    /// They are in their order: what stands before the rows.
+    /// Selects the page once the rows are sorted, and returns the text before the rows.
     ///
     /// # Errors
-    /// There is no such page.
+    /// The page does not exist.
     pub fn begin(&mut self) -> Result<String, Refused> {
         self.filtered = self.rows.len();
         let Some((page, size)) = self.page else { return Ok("[".to_string()) };
@@ -847,34 +843,34 @@ impl Ordered {
         ))
     }
 
-    /// The part and the place of the row that comes next.
+    /// Returns the part and the position of the next row.
     pub fn next(&self) -> Option<(usize, usize)> {
         self.rows.get(self.at).map(|row| (row.1.into(), row.2 as usize))
     }
 
-    /// It is written, or gone.
+    /// Moves past a row that was written or no longer exists.
     pub const fn pass(&mut self) {
         self.at += 1;
     }
 
-    /// What stands behind the rows.
+    /// Returns the text after the rows.
     pub const fn end(&self) -> &'static str {
         if self.page.is_some() { "\n]}\n" } else { "\n]\n" }
     }
 }
 
-/// What a text is compared by behind so many of its letters.
-fn rest(cell: &[u8], letters: usize) -> Key {
+/// Returns the key of a text without its first `compared` bytes.
+fn rest(cell: &[u8], compared: usize) -> Key {
     let mut key = [0; 16];
     let text = cell.strip_prefix(b"\"").and_then(|text| text.strip_suffix(b"\"")).unwrap_or_default();
-    let text = text.get(letters..).unwrap_or_default();
+    let text = text.get(compared..).unwrap_or_default();
     key[0] = 3;
-    let len = text.len().min(KEY_LETTERS);
+    let len = text.len().min(KEY_TEXT_BYTES);
     key[1..=len].copy_from_slice(&text[..len]);
     key
 }
 
-/// What a cell is compared by: nothing, a number, true or false, a text, in Erlang's order of those.
+/// Returns the key of a cell. Nothing, numbers, Booleans and texts are ordered as in Erlang.
 fn key(cell: &[u8]) -> Key {
     let mut key = [0; 16];
     match cell.first() {
@@ -885,7 +881,7 @@ fn key(cell: &[u8]) -> Key {
         Some(b'0'..=b'9' | b'-') => {
             let number = core::str::from_utf8(cell).ok().and_then(|text| text.parse::<f64>().ok());
             let bits = number.unwrap_or_default().to_bits();
-            // The order of floating point numbers is that of their bits, once the sign is turned round.
+            // Floating point numbers are ordered like their bits after the sign bit is inverted.
             let ordered = if bits >> 63 == 1 { !bits } else { bits | 1 << 63 };
             key[0] = 1;
             key[1..9].copy_from_slice(&ordered.to_be_bytes());
@@ -903,7 +899,7 @@ mod ordering_tests {
     use super::*;
 
     #[test]
-    fn cells_compare_as_what_they_are() {
+    fn cells_compare_by_type_and_value() {
         let rising =
             ["", "-3", "-0.5", "0", "2", "10", "10.5", "1e9", "false", "true", "\"\"", "\"a\"", "\"ab\""];
         for pair in rising.windows(2) {

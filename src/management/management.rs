@@ -1,8 +1,9 @@
-//! What only users of the management API ask for: RabbitMQ's overview, who they are, limits, health of the node,
-//! and what their page looks at.
+//! Requests that only the management API has: RabbitMQ's overview, the user's identity, limits, health of the node,
+//! and the web page's own requests.
 //!
-//! Always true: what RabbitMQ's tools read is there under its names; of what is in virtual hosts that a user may
-//! not enter he is told numbers at most, and those as a monitor.
+//! # Invariants
+//! - What RabbitMQ's tools read is there under its names.
+//! - About virtual hosts without permissions a user gets at most totals, and those only as a monitor.
 
 use leveret_broker::{UserLimits, VhostLimits};
 use leveret_core::command::{ConnectionId, RABBITMQ_VERSION};
@@ -20,8 +21,7 @@ use super::request::{Answer, Answered, Call, body, done, not_found, refusal};
 use super::request_context::RequestContext;
 use super::samples::{Ranges, Total};
 
-/// What there is besides RabbitMQ's paths, and which of those that change something: the page shows nothing
-/// else.
+/// The requests besides RabbitMQ's paths. The web page shows only what is in this list.
 const FEATURES: &[u8] = b"[{\"leveret\":[\"alarms\",\"bindings\",\"bridges\",\"bridge-orders\",\"define\",\
     \"publish\",\"get\",\"messages\",\"login\",\"memory\"]}]";
 
@@ -34,10 +34,10 @@ pub(super) fn extensions(_: &Call<'_>, _: &RequestContext<'_>) -> Answer {
 }
 
 pub(super) fn cluster_name(_: &Call<'_>, context: &RequestContext<'_>) -> Answer {
-    object(|json| said(json, &[("name", &context.process.node)]))
+    object(|json| text_object(json, &[("name", &context.process.node)]))
 }
 
-/// The lines of the memory table.
+/// Shows the memory table.
 pub(super) fn memory(_: &Call<'_>, context: &RequestContext<'_>) -> Answer {
     object(|json| node::memory(json, context))
 }
@@ -62,7 +62,7 @@ pub(super) fn node_memory(call: &Call<'_>, context: &RequestContext<'_>) -> Answ
     of_node(call, context, || object(|json| node::node_memory(json, context)))
 }
 
-/// Attempts to log in, of which none is counted.
+/// Lists attempts to log in. None are counted.
 pub(super) fn attempts(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
     of_node(call, context, || object(|json| json.raw(b"[]")))
 }
@@ -71,8 +71,8 @@ pub(super) fn node_health(call: &Call<'_>, context: &RequestContext<'_>) -> Answ
     of_node(call, context, || alarms::node(call, context))
 }
 
-/// What is asked of a node is answered if it is this one: by its name, or by what a RabbitMQ on this machine would
-/// be called, for some tools know no other name in front of the machine's.
+/// Answers a request about a node if it names this one: by its name, or by the name that RabbitMQ would have on this
+/// machine. Some tools know only the default name in front of the machine's.
 fn of_node(call: &Call<'_>, context: &RequestContext<'_>, answer: impl FnOnce() -> Answer) -> Answer {
     let (name, own) = (call.name("node"), &*context.process.node);
     let machine = own.split_once('@').map(|node| node.1);
@@ -91,13 +91,14 @@ pub(super) fn whoami(call: &Call<'_>, _: &RequestContext<'_>) -> Answer {
     })
 }
 
-/// Limits of virtual hosts: of one, or of those that the user sees.
+/// Shows the limits of one virtual host, or of those that the user may see.
 pub(super) fn vhost_limits(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
     let access = context.broker.access();
     let sees = |vhost: &str| {
         call.user.is_none_or(|user| user.is_monitor || access.has_permission(&user.name, vhost))
     };
-    let is_meant = |vhost: &str| call.has("vhost").map_or_else(|| sees(vhost), |only| vhost == only);
+    let is_meant =
+        |vhost: &str| call.optional_name("vhost").map_or_else(|| sees(vhost), |only| vhost == only);
     let of = |limits: VhostLimits| {
         [("max-queues", limits.queues_max), ("max-connections", limits.connections_max)]
     };
@@ -105,29 +106,30 @@ pub(super) fn vhost_limits(call: &Call<'_>, context: &RequestContext<'_>) -> Ans
     object(|json| limits(json, "vhost", meant.map(|view| (view.name, of(view.limits)))))
 }
 
-/// Limits of users: of one, or of all.
+/// Shows the limits of one user or of all.
 pub(super) fn user_limits(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
     let of = |limits: UserLimits| {
         [("max-channels", limits.channels_max), ("max-connections", limits.connections_max)]
     };
     let users = context.broker.access().users();
-    let meant = users.filter(|view| call.has("user").is_none_or(|only| view.name == only));
+    let meant = users.filter(|view| call.optional_name("user").is_none_or(|only| view.name == only));
     object(|json| limits(json, "user", meant.map(|view| (view.name, of(view.limits)))))
 }
 
-/// Messages of a queue, to be looked at.
+/// Shows messages of a queue, which stay in it.
 pub(super) fn messages(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     let user = call.user.ok_or_else(|| not_found("Not Found"))?;
-    let looked = messages::look(call.request, context, (&user.name, call.name("vhost"), call.name("queue")));
-    Ok(match looked.map_err(|fault| refusal(&fault))? {
+    let browsed =
+        messages::browse(call.request, context, (&user.name, call.name("vhost"), call.name("queue")));
+    Ok(match browsed.map_err(|fault| refusal(&fault))? {
         BrowseAnswer::Now(body) => Answer::Now(Status::Ok, body),
-        BrowseAnswer::Later(looking) => Answer::Look(Box::new(looking)),
+        BrowseAnswer::Later(pending) => Answer::Browse(Box::new(pending)),
     })
 }
 
-/// Closes the connection of this name, if it is one of those that the user may close.
+/// Closes the connection of this name if the user may close it.
 pub(super) fn close(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
-    let (seen, filter, name) = (context.context(), call.closes(), call.name("name"));
+    let (seen, filter, name) = (context.context(), call.closable(), call.name("name"));
     let place = (0..Connections::places(seen)).find(|place| {
         Connections::at(seen, *place).is_some_and(|view| {
             Connections::name(&view).is_some_and(|own| own == name)
@@ -146,13 +148,13 @@ pub(super) fn overview(call: &Call<'_>, context: &RequestContext<'_>) -> Answer 
 
 fn write_overview(json: &mut Json<'_>, call: &Call<'_>, context: &RequestContext<'_>) {
     let Some(user) = call.user else { return };
-    let ranges = Ranges::asked(call.request);
-    // A monitor sees how much there is, also where he does not see what it is.
+    let ranges = Ranges::from_query(call.request);
+    // A monitor gets the totals of all virtual hosts, even where it may not see the objects.
     let seen = if user.is_monitor { Filter::default() } else { call.filter() };
     let process = context.process;
     let mut is_first = true;
     json.raw(b"{");
-    let said = [
+    let members = [
         ("management_version", RABBITMQ_VERSION),
         ("rates_mode", "basic"),
         ("product_name", process.product.0.as_str()),
@@ -164,10 +166,10 @@ fn write_overview(json: &mut Json<'_>, call: &Call<'_>, context: &RequestContext
         ("erlang_version", ""),
         ("erlang_full_version", ""),
     ];
-    texts(json, &mut is_first, &said);
+    texts(json, &mut is_first, &members);
     numbers(json, &mut is_first, &[("statistics_db_event_queue", 0), ("uptime", process.uptime_ms)]);
     json.name("message_stats", &mut is_first);
-    // They are those of all virtual hosts together, which not everybody may know of.
+    // These totals are those of all virtual hosts together, so only monitors get them.
     match user.is_monitor {
         true => message_stats(json, context, ranges),
         false => json.raw(b"{}"),
@@ -219,14 +221,14 @@ fn write_overview(json: &mut Json<'_>, call: &Call<'_>, context: &RequestContext
     json.raw(b"}");
 }
 
-/// How many of a kind somebody sees.
+/// Counts the objects of a kind that a user may see.
 fn count<K: Kind>(context: &RequestContext<'_>, seen: &Filter) -> u64 {
     let context = context.context();
     let views = (0..K::places(context)).filter_map(|place| K::at(context, place));
     views.filter(|view| is_wanted::<K>(seen, context, view)).count() as u64
 }
 
-/// What has happened to messages since the start, in all virtual hosts together.
+/// Writes the counters of messages since the start, for all virtual hosts together.
 fn message_stats(json: &mut Json<'_>, context: &RequestContext<'_>, ranges: Ranges) {
     let counters = context.broker.counters();
     let counts = [
@@ -246,7 +248,7 @@ fn message_stats(json: &mut Json<'_>, context: &RequestContext<'_>, ranges: Rang
     with_rates(json, context, &counts, ranges);
 }
 
-/// What came and went since the start.
+/// Writes the counters of created and closed or deleted objects since the start.
 fn churn_rates(json: &mut Json<'_>, context: &RequestContext<'_>) {
     with_rates(json, context, &churn(context), Ranges::default());
 }
@@ -267,7 +269,7 @@ fn with_rates(
     json.raw(b"}");
 }
 
-/// Where this API and metrics are served, as RabbitMQ tells of its web servers.
+/// Writes where this API and metrics are served, as RabbitMQ describes its web servers.
 fn contexts(json: &mut Json<'_>, context: &RequestContext<'_>) {
     json.raw(b"[");
     let mut is_first = true;
@@ -280,7 +282,7 @@ fn contexts(json: &mut Json<'_>, context: &RequestContext<'_>) {
         let Some((address, port)) = at.rsplit_once(':') else { continue };
         json.comma(&mut is_first);
         json.raw(b"{\"ssl_opts\":[]");
-        let said = [
+        let members = [
             ("node", &*context.process.node),
             ("description", description),
             ("path", "/"),
@@ -288,7 +290,7 @@ fn contexts(json: &mut Json<'_>, context: &RequestContext<'_>) {
             ("ip", address.trim_start_matches('[').trim_end_matches(']')),
             ("port", port),
         ];
-        texts(json, &mut false, &said);
+        texts(json, &mut false, &members);
         if protocol == "http/prometheus" {
             texts(json, &mut false, &[("protocol", "'http/prometheus'")]);
         }
@@ -305,19 +307,15 @@ fn listeners(json: &mut Json<'_>, context: &RequestContext<'_>) {
         json.comma(&mut is_first);
         json.raw(b"{");
         let mut is_first_field = true;
-        let said = [("node", &*context.process.node), ("protocol", protocol), ("ip_address", address)];
-        texts(json, &mut is_first_field, &said);
+        let members = [("node", &*context.process.node), ("protocol", protocol), ("ip_address", address)];
+        texts(json, &mut is_first_field, &members);
         numbers(json, &mut is_first_field, &[("port", port.parse().unwrap_or(0))]);
         json.raw(b"}");
     }
     json.raw(b"]");
 }
 
-// Parts that several answers have, and limits.
-//
-// Always true: what is written is part of an object or list that has begun, or a whole one.
-
-/// Limits that somebody has set, of these virtual hosts or users.
+/// Writes the limits that are set, of these virtual hosts or users.
 pub(super) fn limits<'n>(
     json: &mut Json<'_>,
     key: &str,
@@ -341,7 +339,7 @@ pub(super) fn limits<'n>(
     json.raw(b"]");
 }
 
-/// Names and numbers of an object that has begun.
+/// Writes numbers as members of an object that is open.
 pub(super) fn numbers(json: &mut Json<'_>, is_first: &mut bool, numbers: &[(&str, u64)]) {
     for (name, number) in numbers {
         json.name(name, is_first);
@@ -356,14 +354,14 @@ pub(super) fn texts(json: &mut Json<'_>, is_first: &mut bool, texts: &[(&str, &s
     }
 }
 
-/// An object of texts.
-pub(super) fn said(json: &mut Json<'_>, members: &[(&str, &str)]) {
+/// Writes an object of texts.
+pub(super) fn text_object(json: &mut Json<'_>, members: &[(&str, &str)]) {
     json.raw(b"{");
     texts(json, &mut true, members);
     json.raw(b"}");
 }
 
-/// An object of numbers.
+/// Writes an object of numbers.
 pub(super) fn nested(json: &mut Json<'_>, members: &[(&str, u64)]) {
     json.raw(b"{");
     numbers(json, &mut true, members);

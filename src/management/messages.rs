@@ -1,12 +1,27 @@
-//! `POST queues/V/Q/get`: messages taken from a queue as a client takes them, and put back if that was asked.
+//! Getting messages from a queue, browsing a queue, and messages as JSON.
+//!
+//! `POST queues/V/Q/get` takes messages from a queue like a client, and requeues them if that was requested:
 //!
 //! ```text
 //! get one ─→ waiting for the disk ─→ its head, its payload piece by piece ─→ the next
-//!                                                      none is left ─→ put back ─→ over
+//! none is left ─→ requeue ─→ end
 //! ```
 //!
-//! Always true: what is taken is taken by a connection of the user's, under its permissions and caps; it goes
-//! back when the client vanishes, unless it was asked to be gone; a step takes [`GETS_PER_STEP`] at most.
+//! `GET /api/leveret/queues/V/Q/messages` shows messages of a queue without taking them:
+//!
+//! ```text
+//! ?position=0&count=50&truncate=1000&encoding=auto
+//! {"ready":N,"position":0,"messages":[…],"next":50}      `next` is null after the last message
+//! ```
+//!
+//! # Invariants
+//! - Messages are taken over a connection of the user, under its permissions and limits.
+//! - They are requeued when the client disconnects, unless their removal was requested.
+//! - A step takes at most [`GETS_PER_STEP`] messages.
+//! - An answer to browsing is bounded, however long messages are, and contains the position of the next message.
+//! - A request that waits for the disk holds only what is read for it.
+//! - A step examines at most [`CHECKED_BYTES`] of a payload and writes at most the bytes it was allowed to.
+//! - A payload is shown as text only if everything that is shown of it is UTF-8.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -21,39 +36,39 @@ use super::http::Request;
 use super::json::{Json, Tables};
 use super::request_context::RequestContext;
 
-/// Messages taken in one step.
+/// The most messages taken in one step.
 const GETS_PER_STEP: usize = 32;
 
-/// What becomes of what was taken; `None`: it is gone as soon as it is taken.
+/// The settlement of taken messages. `None`: each is removed as soon as it is taken.
 pub(super) type AckMode = Option<Settlement>;
 
-/// What is asked for.
+/// The request.
 #[derive(Debug)]
 pub struct QueueGet {
     pub(super) user: Box<str>,
     pub(super) vhost: Box<str>,
     pub(super) queue: Box<str>,
-    /// Messages still to be taken.
+    /// Number of messages still to be taken.
     pub(super) left: u32,
     pub(super) mode: AckMode,
-    pub(super) payloads: Payloads,
+    pub(super) payloads: PayloadOptions,
 }
 
-/// One that is under way.
+/// A request in progress.
 #[derive(Debug)]
 pub(super) struct Getting {
     get: QueueGet,
     own: Option<(ConnectionId, ChannelId)>,
-    payload: Option<ShownPayload>,
-    /// The tag of the last message that was taken.
+    payload: Option<PayloadWriter>,
+    /// The delivery tag of the last taken message.
     last_tag: u64,
-    /// Something is written.
+    /// Whether the response has begun.
     pub(super) is_begun: bool,
-    /// The broker says what becomes of the last get when the connection is not busy any more.
+    /// Whether the result of the last get is still open. The broker has it when the connection is no longer busy.
     is_waiting: bool,
 }
 
-/// How far it is.
+/// The progress of a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Progress {
     GoOn,
@@ -66,15 +81,15 @@ impl Getting {
         Self { get, own: None, payload: None, last_tag: 0, is_begun: false, is_waiting: false }
     }
 
-    /// The connection whose get is still under way.
+    /// Returns the connection whose get is still open.
     pub(super) fn waits_for(&self) -> Option<ConnectionId> {
         self.own.filter(|_| self.is_waiting).map(|own| own.0)
     }
 
-    /// Goes on, and writes what there is to be written, up to about `enough`.
+    /// Continues, and writes up to about `enough` bytes.
     ///
     /// # Errors
-    /// It cannot be done; nothing is written then.
+    /// The request failed; nothing was written.
     pub(super) fn step(
         &mut self,
         context: &mut RequestContext<'_>,
@@ -98,7 +113,7 @@ impl Getting {
                     self.end(context);
                     return Err(fault);
                 }
-                // None is left, or no more can be held at once: that is all.
+                // The queue is empty, or no more messages can be unacknowledged: the response ends here.
                 Ok(Some(_)) | Err(_) => {
                     out.extend_from_slice(if self.is_begun { b"]" } else { b"[]" });
                     self.end(context);
@@ -109,7 +124,7 @@ impl Getting {
         Ok(Progress::GoOn)
     }
 
-    /// Takes the next message, or hears what became of taking it; `None`: not yet.
+    /// Takes the next message, or returns the result of the get in progress. Returns `None` while it is not known.
     fn next(&mut self, context: &mut RequestContext<'_>) -> Result<Option<Outcome>, Fault> {
         let (broker, mut context) = context.broker();
         let (connection, channel) = match self.own {
@@ -136,7 +151,7 @@ impl Getting {
         }
     }
 
-    /// Writes what stands before the payload of the message that was taken.
+    /// Writes the JSON of the taken message up to its payload.
     fn show(&mut self, context: &mut RequestContext<'_>, out: &mut Vec<u8>) {
         let Some((connection, _)) = self.own else { return };
         let seen = context.broker.outbox(connection).peek().map(|delivery| {
@@ -157,7 +172,7 @@ impl Getting {
             json.raw(b",\"message_count\":");
             json.number(count);
         });
-        self.payload = Some(ShownPayload::new(context.messages, message, self.get.payloads));
+        self.payload = Some(PayloadWriter::new(context.messages, message, self.get.payloads));
         self.last_tag = tag;
         let (broker, mut context) = context.broker();
         broker.sent(&mut context, connection, 1);
@@ -177,7 +192,7 @@ impl Getting {
         broker.release(context, connection);
     }
 
-    /// The client is gone: what it holds goes back.
+    /// Requeues the messages, because the client disconnected.
     pub(super) fn abandon(mut self, broker: &mut Broker, context: &mut leveret_broker::Context<'_>) {
         if let Some(payload) = self.payload.take() {
             payload.release(context.messages_mut());
@@ -188,51 +203,41 @@ impl Getting {
     }
 }
 
-// `GET /api/leveret/queues/V/Q/messages`: a queue's messages are shown, and nothing becomes of them.
-//
-// ```text
-// ?position=0&count=50&truncate=1000&encoding=auto
-// {"ready":N,"position":0,"messages":[…],"next":50}      `next` is null behind the last
-// ```
-//
-// Always true: an answer is bounded, however long messages are, and says where to go on; whoever waits for
-// the disk holds nothing but what is read for him.
-
-/// Bytes of a payload that are shown at most, and when nothing is said of it.
+/// The most bytes of a payload that are shown; also the default.
 const PAYLOAD_BYTES_MAX: u32 = 4 << 10;
 const PAYLOAD_BYTES_DEFAULT: u32 = 1 << 10;
 const COUNT_DEFAULT: u32 = 20;
-/// Bytes of an answer from which on no more messages are put into it.
+/// No more messages are added to an answer that has this many bytes.
 const ENOUGH: usize = 16 << 10;
 
-/// A look that waits for the disk.
+/// Browsing that waits for the disk.
 #[derive(Debug)]
-pub struct Looking {
+pub struct PendingBrowse {
     number: u64,
     position: u32,
     ready: u32,
-    payloads: Payloads,
+    payloads: PayloadOptions,
 }
 
-/// How a look begins.
+/// The result of starting to browse.
 #[derive(Debug)]
 pub(super) enum BrowseAnswer {
-    /// With what there is to be seen.
+    /// The answer is complete.
     Now(Vec<u8>),
-    /// It waits for the disk.
-    Later(Looking),
+    /// Messages must be read from the disk first.
+    Later(PendingBrowse),
 }
 
-/// Begins to look, as a user.
+/// Starts browsing for a user.
 ///
 /// # Errors
-/// What is asked for makes no sense, or the user may not.
-pub(super) fn look(
+/// The request is invalid, or the user lacks permissions.
+pub(super) fn browse(
     request: &Request<'_>,
     context: &mut RequestContext<'_>,
     who: (&str, &str, &str),
 ) -> Result<BrowseAnswer, Fault> {
-    let number = |key, default: u32| match request.asked(key) {
+    let number = |key, default: u32| match request.query_value(key) {
         None | Some("") => Ok(default),
         Some(text) => text.parse().map_err(|_| {
             let text = format_args!("`{key}` must be a whole number");
@@ -241,14 +246,14 @@ pub(super) fn look(
     };
     let (position, count) = (number("position", 0)?, number("count", COUNT_DEFAULT)?);
     let truncate = number("truncate", PAYLOAD_BYTES_DEFAULT)?;
-    let is_base64 = request.asked("encoding") == Some("base64");
-    let payloads = Payloads { is_base64, bytes_max: truncate.min(PAYLOAD_BYTES_MAX) };
+    let is_base64 = request.query_value("encoding") == Some("base64");
+    let payloads = PayloadOptions { is_base64, bytes_max: truncate.min(PAYLOAD_BYTES_MAX) };
     let (broker, mut broker_context) = context.broker();
     let count = count.clamp(1, BROWSED_MAX);
     let BrowseResult { ready, seen } = broker.look(&mut broker_context, who, position, count)?;
     if let Some(Browsed::InLog(run)) = seen.first() {
         let number = broker.queues_mut().browses_mut().want(*run);
-        return Ok(BrowseAnswer::Later(Looking { number, position, ready, payloads }));
+        return Ok(BrowseAnswer::Later(PendingBrowse { number, position, ready, payloads }));
     }
     let found = seen.iter().filter_map(|seen| match seen {
         Browsed::InMemory(message, redelivered) => Some((*message, *redelivered)),
@@ -258,16 +263,16 @@ pub(super) fn look(
     Ok(BrowseAnswer::Now(shown(context.messages, (ready, position), &found, payloads)))
 }
 
-impl Looking {
-    /// Whether what it waits for has been read.
+impl PendingBrowse {
+    /// Returns whether the awaited messages have been read.
     pub(super) fn is_done(&self, broker: &Broker) -> bool {
         broker.queues().browses().is_done(self.number)
     }
 
-    /// What was read.
+    /// Returns the answer with the messages that were read.
     ///
     /// # Errors
-    /// Nothing was.
+    /// The messages could not be read.
     pub(super) fn take(&self, context: &mut RequestContext<'_>) -> Result<Vec<u8>, Fault> {
         let (broker, mut context) = context.broker();
         let found = broker.queues_mut().browses_mut().take(self.number);
@@ -283,7 +288,7 @@ impl Looking {
         answer
     }
 
-    /// Nobody waits for it any more.
+    /// Ends browsing, because the client disconnected.
     pub(super) fn abandon(&self, broker: &mut Broker, context: &mut leveret_broker::Context<'_>) {
         let found = broker.queues_mut().browses_mut().take(self.number);
         found.into_iter().for_each(|(message, _)| context.messages_mut().release(message));
@@ -294,7 +299,7 @@ fn shown(
     messages: &mut Messages,
     (ready, position): (u32, u32),
     found: &[(MessageId, bool)],
-    payloads: Payloads,
+    payloads: PayloadOptions,
 ) -> Vec<u8> {
     let mut out = format!("{{\"ready\":{ready},\"position\":{position},\"messages\":[").into_bytes();
     let mut next = position;
@@ -311,8 +316,8 @@ fn shown(
             json.raw(b",\"redelivered\":");
             json.truth(*redelivered);
         });
-        let mut payload = ShownPayload::new(messages, *message, payloads);
-        // One that short is looked at in one step.
+        let mut payload = PayloadWriter::new(messages, *message, payloads);
+        // A payload of this length is examined in one step.
         let is_whole = payload.write(messages, &mut out, usize::MAX);
         debug_assert!(is_whole && out.len() < ENOUGH + HEAD_BYTES_MAX + 7 * PAYLOAD_BYTES_MAX as usize);
         payload.release(messages);
@@ -324,45 +329,40 @@ fn shown(
     out
 }
 
-// A message as JSON, written piece by piece: it may be larger than all that may wait for a client.
-//
-// Always true: a step looks at no more than [`CHECKED_BYTES`] of a payload and writes no more than it was
-// given room for; a payload is shown as text only where all that is shown of it is UTF-8.
-
-/// Bytes of a payload that one step looks at.
+/// The most bytes of a payload that one step examines.
 const CHECKED_BYTES: u32 = 64 << 10;
 /// Bytes of a payload that are written at once: a multiple of three, for base64.
 const PIECE_BYTES: usize = 1536;
-/// Bytes of JSON that a message without its payload takes at most; with more, its headers are left out.
+/// The most bytes of a message's JSON without its payload. A longer one omits the headers.
 pub(super) const HEAD_BYTES_MAX: usize = 20 << 10;
 
-/// What is shown of each payload.
+/// How payloads are shown.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Payloads {
-    /// In base64, whatever it is.
+pub(super) struct PayloadOptions {
+    /// Whether all payloads are shown in base64.
     pub(super) is_base64: bool,
-    /// Bytes of it at most.
+    /// The most bytes of a payload that are shown.
     pub(super) bytes_max: u32,
 }
 
 #[derive(Debug)]
 enum Phase {
-    /// Whether it is text is still to be seen; so many bytes of a letter have begun.
+    /// It is not known yet whether the payload is text. The bytes are the beginning of an incomplete character.
     Checking(heapless::Vec<u8, 3>),
     Text,
     Base64,
 }
 
-/// The payload of a message, as far as it is written.
+/// A payload that is being written.
 #[derive(Debug)]
-pub(super) struct ShownPayload {
+pub(super) struct PayloadWriter {
     message: MessageId,
     at: u32,
     end: u32,
     phase: Phase,
 }
 
-/// Writes what stands before a payload, beginning with `{` and ending behind a member.
+/// Writes the JSON up to the payload: it begins with `{` and ends after a member.
 pub(super) fn write_head(
     out: &mut Vec<u8>,
     messages: &Messages,
@@ -392,7 +392,7 @@ pub(super) fn write_head(
     debug_assert!(false, "a message without its headers fits");
 }
 
-/// RabbitMQ shows a list where there is none.
+/// Without properties RabbitMQ shows an empty list.
 fn put_properties(json: &mut Json<'_>, properties: Properties<'_>, how: Tables) {
     if PROPERTIES.iter().all(|(_, flag, kind)| properties.by_flag(*flag, *kind).is_none()) {
         return json.raw(b"[]");
@@ -411,21 +411,22 @@ fn put_properties(json: &mut Json<'_>, properties: Properties<'_>, how: Tables) 
     json.raw(b"}");
 }
 
-impl ShownPayload {
-    /// Nothing of it is written yet; it holds the message until [`Self::write`] is done, or it is released.
-    pub(super) fn new(messages: &mut Messages, message: MessageId, payloads: Payloads) -> Self {
+impl PayloadWriter {
+    /// Starts to write the payload. Holds the message until [`Self::write`] is complete or it is released.
+    pub(super) fn new(messages: &mut Messages, message: MessageId, payloads: PayloadOptions) -> Self {
         messages.retain(message);
         let end = messages.body_len(message).min(payloads.bytes_max);
         let phase = if payloads.is_base64 { Phase::Base64 } else { Phase::Checking(heapless::Vec::new()) };
         Self { message, at: 0, end, phase }
     }
 
-    /// Lets go of the message.
+    /// Releases the message.
     pub(super) fn release(self, messages: &mut Messages) {
         messages.release(self.message);
     }
 
-    /// Writes some more, up to about `enough` in all; says whether that was all, the `}` behind it included.
+    /// Writes on, until the output has about `enough` bytes. Returns whether the payload and the closing `}` are
+    /// complete.
     pub(super) fn write(&mut self, messages: &Messages, out: &mut Vec<u8>, enough: usize) -> bool {
         if let Phase::Checking(begun) = &mut self.phase {
             let is_text = check(messages, self.message, (&mut self.at, self.end), begun);
@@ -445,7 +446,7 @@ impl ShownPayload {
             let piece = &mut bytes[..(self.end - self.at).min(PIECE_BYTES as u32) as usize];
             messages.read(self.message, &mut cursor, piece);
             match self.phase {
-                Phase::Text => Json::new(out, usize::MAX).letters(piece),
+                Phase::Text => Json::new(out, usize::MAX).text_part(piece),
                 _ => out.extend_from_slice(BASE64.encode(&*piece).as_bytes()),
             }
             self.at += piece.len() as u32;
@@ -458,7 +459,7 @@ impl ShownPayload {
     }
 }
 
-/// Looks at some more of a payload; `None`: whether it is text is not known yet.
+/// Examines the next part of a payload. Returns `None` while it is not known whether it is text.
 fn check(
     messages: &Messages,
     message: MessageId,
@@ -478,7 +479,7 @@ fn check(
         match core::str::from_utf8(&piece[..held + take]) {
             Ok(_) => {}
             Err(error) if error.error_len().is_none() => {
-                // Of a letter at the end some is still to come: three bytes at most.
+                // An incomplete character at the end has at most three bytes.
                 *begun = heapless::Vec::from_slice(&piece[error.valid_up_to()..held + take]).ok()?;
             }
             Err(_) => return Some(false),

@@ -1,17 +1,23 @@
-//! Metrics in the text format of Prometheus, under the names that RabbitMQ gives them.
+//! Metrics in the text format of Prometheus, under RabbitMQ's names.
 //!
-//! Why it exists: whoever runs many brokers looks at one dashboard, and the one for RabbitMQ is there. What
-//! has no name with RabbitMQ is called `leveret_…`.
+//! RabbitMQ's dashboards work with these names. Metrics without a name in RabbitMQ begin with `leveret_`.
 //!
-//! | path | what |
-//! |------|------|
-//! | `/metrics` | everything, queues, channels and connections as sums |
-//! | `/metrics/per-object` | the same, one by one |
-//! | `/metrics/detailed` | only what is asked for with `family=`, one by one, of the queues of `vhost=` |
+//! | path | contents |
+//! |------|----------|
+//! | `/metrics` | everything; queues, channels and connections as sums |
+//! | `/metrics/per-object` | everything, one sample for each object |
+//! | `/metrics/detailed` | only the families in `family=`, one sample for each object, of the queues of `vhost=` |
 //!
-//! Always true: what is not known is left out; samples of one name follow each other under one head; single
-//! numbers are written at once, rows while the client takes them; a name or label can hold any letter, for
-//! labels are escaped.
+//! Four thousand queues with seven values each are three megabytes of text, and the samples of one name must be
+//! consecutive. So an [`Exposition`] is a cursor that goes through the rows once for each name.
+//!
+//! # Invariants
+//! - Unknown values are omitted.
+//! - The samples of one name are consecutive and have one head.
+//! - Single values are written at once, rows while the client reads them.
+//! - Labels are escaped, so a name may contain any character.
+//! - One call examines at most [`PLACES_PER_STEP`] positions. It writes at most the bytes it was allowed to, plus one
+//!   sample.
 
 use core::fmt::Display;
 
@@ -22,20 +28,20 @@ use super::alarms;
 use super::bridges::Outage;
 use super::columns::{Channels, ConnectionRow, Connections, Kind, Queues, channel_pid, connection_pid};
 use super::http::decode;
-use super::listing::Room;
+use super::listing::OutputLimits;
 use super::request::{Answer, Call};
 use super::request_context::{BridgeLinkView, ReadContext, RequestContext};
 use super::wear::Wear;
 
-/// What the answer is.
+/// The media type of the response.
 pub(super) const MEDIA: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 const AMQP: &str = "protocol=\"amqp091\"";
 const DEAD_LETTERS: &str = "queue_type=\"rabbit_classic_queue\",dead_letter_strategy=\"at_most_once\"";
-/// All our queues behave as RabbitMQ's classic ones.
+/// All queues behave like RabbitMQ's classic queues.
 const AMQP_QUEUE: &str = "protocol=\"amqp091\",queue_type=\"rabbit_classic_queue\"";
 
-// Each line is a name, a space and what it says; values are given in the same order.
+// Each line is a name, a space and the help text. The values are given in the same order.
 const CHURN: &str = "connections_opened_total Total number of connections opened
 connections_closed_total Total number of connections closed or terminated
 channels_opened_total Total number of channels opened
@@ -53,7 +59,7 @@ resident_memory_limit_bytes Memory high watermark in bytes
 disk_space_available_limit_bytes Free disk space low watermark in bytes";
 const STORE: &str = "io_write_bytes_total Total number of I/O bytes written
 io_sync_ops_total Total number of I/O sync operations";
-// The pools have their sizes from the start, so of memory and descriptors there is no alarm.
+// The pools have a fixed size from the start, so the alarms of memory and descriptors are always off.
 const ALARM: &str = "alarms_free_disk_space_watermark is 1 if free disk space watermark alarm is in effect
 alarms_memory_used_watermark is 1 if VM memory watermark alarm is in effect
 alarms_file_descriptor_limit is 1 if file descriptor limit alarm is in effect";
@@ -105,7 +111,7 @@ const WEAR: &str = "flash_written_ever_bytes Bytes written to the data directory
 flash_bytes_per_day Bytes that this process writes in a day
 flash_endurance_bytes Bytes that the card takes";
 
-/// Which of the three paths it is.
+/// The requested path.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Scope {
     Aggregated,
@@ -113,7 +119,7 @@ enum Scope {
     Detailed,
 }
 
-/// Answers a request for metrics, whoever asks.
+/// Answers a request for metrics, of any client.
 #[cold]
 pub(super) fn answer(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
     let scope = match call.request.segments.get(1).map(|last| &**last) {
@@ -136,7 +142,7 @@ pub(super) fn answer(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
     let prefix = if scope == Scope::Detailed { "rabbitmq_detailed_" } else { "rabbitmq_" };
     let mut out = Vec::new();
     let mut lines = Lines { out: &mut out, prefix };
-    who_we_are(&mut lines, context, scope);
+    identity(&mut lines, context, scope);
     if is_wanted("connection_churn_metrics") {
         churn(&mut lines, context);
     }
@@ -161,9 +167,9 @@ pub(super) fn answer(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
     Answer::Metrics(out, Box::new(Exposition::new(prefix, groups, vhosts)))
 }
 
-/// What the dashboard joins everything with.
+/// Writes the identity of the broker, with which dashboards join all other metrics.
 #[cold]
-fn who_we_are(lines: &mut Lines<'_>, context: &RequestContext<'_>, scope: Scope) {
+fn identity(lines: &mut Lines<'_>, context: &RequestContext<'_>, scope: Scope) {
     let prefix = core::mem::replace(&mut lines.prefix, "rabbitmq_");
     let mut labels = Labels::default();
     labels.add("rabbitmq_version", RABBITMQ_VERSION);
@@ -197,12 +203,12 @@ fn churn(lines: &mut Lines<'_>, context: &RequestContext<'_>) {
     lines.all("", CHURN, &values);
 }
 
-/// What the machine does not say is 0 there.
+/// Converts a value of the machine: 0 means unknown there.
 const fn known(value: u64) -> u64 {
     if value == 0 { UNKNOWN } else { value }
 }
 
-/// The process and its machine, as the API's nodes have them.
+/// Writes the state of the process and its machine, as the API's node does.
 #[cold]
 fn machine(lines: &mut Lines<'_>, context: &RequestContext<'_>) {
     let machine = context.process.machine;
@@ -215,12 +221,12 @@ fn machine(lines: &mut Lines<'_>, context: &RequestContext<'_>) {
     lines.all("", MACHINE, &values);
 }
 
-/// What they may become.
+/// Writes the limits of the process.
 #[cold]
 fn bounds(lines: &mut Lines<'_>, context: &RequestContext<'_>) {
     let process = context.process;
     let disk = process.disk_free_limit().unwrap_or(UNKNOWN);
-    // Nothing else than descriptors limits sockets.
+    // Sockets are limited only by file descriptors.
     let files_max = known(process.machine.files_max);
     lines.all("", BOUNDS, &[files_max, files_max, process.memory_limit_bytes, disk]);
     let name = lines.head("erlang_uptime_seconds Node uptime");
@@ -228,7 +234,7 @@ fn bounds(lines: &mut Lines<'_>, context: &RequestContext<'_>) {
     lines.sample(name, "", &format_args!("{}.{:03}", ms / 1000, ms % 1000));
 }
 
-/// Messages and who sends them.
+/// Writes the counters of messages, and the numbers of publishers and consumers.
 #[cold]
 fn messages(lines: &mut Lines<'_>, context: &RequestContext<'_>) {
     let (broker, counters) = (&*context.broker, context.broker.counters());
@@ -269,7 +275,7 @@ fn messages(lines: &mut Lines<'_>, context: &RequestContext<'_>) {
     lines.all(DEAD_LETTERS, DEAD_LETTERED, &dead_lettered);
 }
 
-/// How long publishers of persistent messages wait for their confirms.
+/// Writes how long publishers of persistent messages wait for their confirms.
 #[cold]
 fn confirm_latency(lines: &mut Lines<'_>, context: &RequestContext<'_>) {
     if context.process.store.bytes_max == 0 {
@@ -291,10 +297,10 @@ fn confirm_latency(lines: &mut Lines<'_>, context: &RequestContext<'_>) {
     lines.sample(&format!("{name}_count"), "", &total);
 }
 
-/// What RabbitMQ has no name for.
+/// Writes the metrics that RabbitMQ has no name for.
 #[cold]
 fn own(lines: &mut Lines<'_>, context: &RequestContext<'_>) {
-    let prefix = core::mem::replace(&mut lines.prefix, OURS);
+    let prefix = core::mem::replace(&mut lines.prefix, OWN_PREFIX);
     let (process, store) = (context.process, context.process.store);
     let of_store = |value| if store.bytes_max > 0 { value } else { UNKNOWN };
     let values = [
@@ -313,10 +319,10 @@ fn own(lines: &mut Lines<'_>, context: &RequestContext<'_>) {
     let alarms = alarms::which_alarms(context);
     let kind_of = |alarm: &str| alarm.split_once(':').map_or("", |(kind, _)| kind).to_owned();
     debug_assert!(
-        alarms.iter().all(|alarm| alarms::KINDS.contains(&&*kind_of(alarm))),
+        alarms.iter().all(|alarm| alarms::NAMES.contains(&&*kind_of(alarm))),
         "each has its sample"
     );
-    for kind in alarms::KINDS {
+    for kind in alarms::NAMES {
         let is_on = alarms.iter().any(|alarm| kind_of(alarm) == kind);
         lines.sample(name, &format!("alarm=\"{kind}\""), &u8::from(is_on));
     }
@@ -354,27 +360,19 @@ fn own(lines: &mut Lines<'_>, context: &RequestContext<'_>) {
     lines.prefix = prefix;
 }
 
-// The text format of Prometheus, and rows in it, written while the client takes them.
-//
-// Why it exists: four thousand queues with seven numbers each are three megabytes, and samples of one name
-// have to follow each other; so a cursor goes through the rows once for each name.
-//
-// Always true: one call looks at no more than [`PLACES_PER_STEP`] places and writes no more than it was
-// given room for, plus one sample; samples of one name stand under one head; labels are escaped.
-
-/// Places looked at in one step.
+/// Positions examined in one step.
 const PLACES_PER_STEP: usize = 512;
-/// Virtual hosts that one request may name.
+/// The most virtual hosts that one request may name.
 pub(super) const VHOSTS_MAX: usize = 16;
 /// The most values of a row.
 const VALUES_MAX: usize = 17;
 
-/// A value that nobody knows, and that is left out.
+/// An unknown value, which is omitted.
 pub(super) const UNKNOWN: u64 = u64::MAX;
-/// How names begin that RabbitMQ has not.
-pub(super) const OURS: &str = "leveret_";
+/// The prefix of names that RabbitMQ does not have.
+pub(super) const OWN_PREFIX: &str = "leveret_";
 
-/// Things of which there are many.
+/// A kind of object with one row for each object.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Rows {
     Queues,
@@ -383,19 +381,19 @@ pub(super) enum Rows {
     Bridges,
 }
 
-/// Names of which each row has a value, one name after the other.
+/// Metrics of one kind of object, written name by name.
 pub(super) struct Group {
-    /// By which `/metrics/detailed` is asked for them.
+    /// The families of `/metrics/detailed` that include them.
     pub(super) families: &'static [&'static str],
-    /// Of what.
+    /// The kind of object.
     pub(super) rows: Rows,
-    /// What goes before these in the values of a row.
+    /// The number of values of a row before the values of this group.
     before: usize,
-    /// Lines of a name, a space and what it says each.
+    /// One line for each name: the name, a space and the help text.
     names: &'static str,
 }
 
-/// All of them, in the order in which they are written.
+/// All groups, in the order in which they are written.
 pub(super) const GROUPS: &[Group] = &[
     Group {
         families: &["queue_coarse_metrics"],
@@ -473,21 +471,21 @@ bridge_outage_tenths_of_days Tenths of days of them that the disk has room for",
     },
 ];
 
-/// Rows that are still to be written.
+/// Rows of metrics that are still to be written.
 #[derive(Debug)]
 pub struct Exposition {
     prefix: &'static str,
-    /// The groups of which rows are written, a bit each.
+    /// The groups whose rows are written, as a bit set.
     groups: u16,
-    /// The queues of these alone; of all if there are none.
+    /// Only queues of these virtual hosts are written; if it is empty, all queues.
     vhosts: heapless::Vec<Box<str>, VHOSTS_MAX>,
     group: usize,
     name: usize,
-    /// The next place, once the head of the name is written.
+    /// The next position. `None` until the head of the name is written.
     place: Option<usize>,
 }
 
-/// Queues, channels and connections all together.
+/// Writes the sums over queues, channels and connections.
 #[cold]
 pub(super) fn sums(lines: &mut Lines<'_>, context: ReadContext<'_>) {
     for rows in [Rows::Queues, Rows::Channels, Rows::Connections] {
@@ -502,7 +500,7 @@ pub(super) fn sums(lines: &mut Lines<'_>, context: ReadContext<'_>) {
     }
 }
 
-/// With nothing behind them.
+/// Fills the values of a row up to the maximum.
 fn padded<const COUNT: usize>(values: [u64; COUNT]) -> [u64; VALUES_MAX] {
     let mut all = [0; VALUES_MAX];
     all[..COUNT].copy_from_slice(&values);
@@ -545,7 +543,8 @@ impl Rows {
         }
     }
 
-    /// Labels and values of the row in a place; queues only of these virtual hosts, if there are any.
+    /// Returns the labels and values of the row at a position. If `vhosts` is not empty, only queues of these virtual
+    /// hosts are included.
     #[cold]
     fn at(
         self,
@@ -596,7 +595,7 @@ impl Rows {
             }
             Self::Connections => {
                 let ConnectionRow { id, view, socket } = Connections::at(context, place)?;
-                // RabbitMQ calls it so here, too.
+                // RabbitMQ uses this label here, too.
                 labels.add("channel", &connection_pid(socket.number, id));
                 let (received, sent) = (socket.received, socket.sent);
                 padded([received.0, sent.0, received.1, sent.1, view.channels.into()])
@@ -613,7 +612,7 @@ impl Rows {
 }
 
 impl Exposition {
-    /// Rows of these groups, with names that begin so; of queues only those of some virtual hosts, or all.
+    /// Creates an exposition of these groups, with a prefix of their names and a filter of the queues' virtual hosts.
     pub(super) const fn new(
         prefix: &'static str,
         groups: u16,
@@ -622,12 +621,12 @@ impl Exposition {
         Self { prefix, groups, vhosts, group: 0, name: 0, place: None }
     }
 
-    /// Writes some more behind what is in `out`; says whether that was all.
+    /// Appends rows to `out`. Returns whether the exposition is complete.
     #[cold]
-    pub fn write(&mut self, context: ReadContext<'_>, out: &mut Vec<u8>, room: Room) -> bool {
+    pub fn write(&mut self, context: ReadContext<'_>, out: &mut Vec<u8>, limits: OutputLimits) -> bool {
         for _ in 0..PLACES_PER_STEP {
             let Some(group) = GROUPS.get(self.group) else { return true };
-            if out.len() >= room.enough {
+            if out.len() >= limits.enough {
                 return false;
             }
             let is_wanted = self.groups & 1 << self.group != 0;
@@ -635,7 +634,7 @@ impl Exposition {
                 (self.group, self.name) = (self.group + 1, 0);
                 continue;
             };
-            let prefix = if group.rows == Rows::Bridges { OURS } else { self.prefix };
+            let prefix = if group.rows == Rows::Bridges { OWN_PREFIX } else { self.prefix };
             let mut lines = Lines { out, prefix };
             let Some(place) = self.place else {
                 lines.head(family);
@@ -658,20 +657,20 @@ impl Exposition {
     }
 }
 
-/// The name of a family that is written with what it says.
+/// Returns the name of a family from the line with its name and help text.
 fn name_of(family: &str) -> &str {
     family.split_once(' ').map_or(family, |(name, _)| name)
 }
 
-/// The format itself.
+/// Writes the format itself.
 pub(super) struct Lines<'o> {
     pub(super) out: &'o mut Vec<u8>,
-    /// How names begin.
+    /// The prefix of the names.
     pub(super) prefix: &'static str,
 }
 
 impl Lines<'_> {
-    /// Type and meaning of a family; the name says what type it is of.
+    /// Writes the type and the help text of a family. The type follows from the name.
     #[cold]
     pub(super) fn head<'f>(&mut self, family: &'f str) -> &'f str {
         let (name, help) = family.split_once(' ').unwrap_or((family, ""));
@@ -693,7 +692,7 @@ impl Lines<'_> {
         self.put(format_args!("{prefix}{name}{open}{labels}{close} {value}\n"));
     }
 
-    /// Families of one sample each, as far as they are known.
+    /// Writes families of one sample each, without unknown values.
     #[cold]
     pub(super) fn all(&mut self, labels: &str, families: &str, values: &[u64]) {
         for (family, value) in families.lines().zip(values).filter(|(_, value)| **value != UNKNOWN) {
@@ -703,12 +702,12 @@ impl Lines<'_> {
     }
 
     fn put(&mut self, text: core::fmt::Arguments<'_>) {
-        // There is always memory, or there is nobody to be told.
+        // Writing to a `Vec` cannot fail.
         let _ = std::io::Write::write_fmt(self.out, text);
     }
 }
 
-/// Labels, as they stand between the braces.
+/// Labels as they are written between the braces.
 #[derive(Default)]
 pub(super) struct Labels(Vec<u8>);
 
@@ -728,7 +727,7 @@ impl Labels {
     }
 
     pub(super) fn as_str(&self) -> &str {
-        // Only whole letters were put in.
+        // Only complete UTF-8 characters were appended.
         core::str::from_utf8(&self.0).unwrap_or_default()
     }
 }
@@ -738,7 +737,7 @@ mod exposition_tests {
     use super::*;
 
     #[test]
-    fn labels_hold_any_letter() {
+    fn labels_hold_any_character() {
         let mut labels = Labels::default();
         labels.add("vhost", "/");
         labels.add("queue", "a\"b\\c\nd{}=,é");

@@ -1,7 +1,7 @@
-//! What the management API tells of the node: its process and machine, its memory, what it can be switched
-//! to.
+//! Writes the management API's description of the node: process, machine, memory, feature flags.
 //!
-//! Always true: what RabbitMQ has of its own machine, and nothing here is, is left out, or is none.
+//! # Invariants
+//! - Values that only exist in RabbitMQ's Erlang machine are omitted, empty or 0.
 
 use super::alarms;
 use super::json::Json;
@@ -10,8 +10,8 @@ use super::request_context::RequestContext;
 use super::samples::Total;
 use super::wear::Wear;
 
-/// What RabbitMQ tells of the memory of its machine that we have none of.
-const NOT_OF_ERLANG: [&str; 24] = [
+/// Parts of RabbitMQ's memory report that do not exist here and are 0.
+const ERLANG_MEMORY_PARTS: [&str; 24] = [
     "connection_readers",
     "connection_writers",
     "connection_channels",
@@ -37,7 +37,7 @@ const NOT_OF_ERLANG: [&str; 24] = [
     "allocated_unused",
     "reserved_unallocated",
 ];
-/// Those of RabbitMQ's feature flags whose features are here. There are no streams.
+/// RabbitMQ's feature flags whose features exist here. There are no streams.
 const FLAGS: [&str; 6] = [
     "drop_unroutable_metric",
     "empty_basic_get_metric",
@@ -47,7 +47,7 @@ const FLAGS: [&str; 6] = [
     "virtual_host_metadata",
 ];
 
-/// The lines of the memory table.
+/// Writes the memory table.
 pub(super) fn memory(json: &mut Json<'_>, context: &RequestContext<'_>) {
     let mut is_first = true;
     json.raw(b"[");
@@ -62,13 +62,13 @@ pub(super) fn memory(json: &mut Json<'_>, context: &RequestContext<'_>) {
     json.raw(b"]");
 }
 
-/// This node, as RabbitMQ tells of one: an object.
+/// Writes the description of this node as an object.
 pub(super) fn node(json: &mut Json<'_>, context: &RequestContext<'_>) {
     let (process, machine) = (context.process, context.process.machine);
     let mut is_first = true;
     json.raw(b"{");
     let pid = std::process::id().to_string();
-    let said = [
+    let members = [
         ("name", &*process.node),
         ("type", "disc"),
         ("db_dir", &process.data_dir),
@@ -76,7 +76,7 @@ pub(super) fn node(json: &mut Json<'_>, context: &RequestContext<'_>) {
         ("rates_mode", "basic"),
         ("mem_calculation_strategy", "rss"),
     ];
-    texts(json, &mut is_first, &said);
+    texts(json, &mut is_first, &members);
     let is_full = alarms::is_disk_full(context);
     let truths = [("running", true), ("mem_alarm", false), ("disk_free_alarm", is_full)];
     for (name, truth) in truths {
@@ -140,7 +140,7 @@ pub(super) fn node(json: &mut Json<'_>, context: &RequestContext<'_>) {
     json.raw(b"}");
 }
 
-/// The types of exchanges that there are.
+/// Writes the supported exchange types.
 pub(super) fn exchange_types(json: &mut Json<'_>, is_first: &mut bool) {
     json.name("exchange_types", is_first);
     let mut is_first_type = true;
@@ -157,12 +157,12 @@ pub(super) fn exchange_types(json: &mut Json<'_>, is_first: &mut bool) {
     json.raw(b"]");
 }
 
-/// What the process takes, by what RabbitMQ has parts of its machine for: here it is all one.
+/// Writes the memory of the process in RabbitMQ's format. RabbitMQ divides it into parts; here it is one value.
 pub(super) fn node_memory(json: &mut Json<'_>, context: &RequestContext<'_>) {
     let resident = context.process.machine.resident_bytes;
     json.raw(b"{\"memory\":{");
     let mut is_first = true;
-    for name in NOT_OF_ERLANG {
+    for name in ERLANG_MEMORY_PARTS {
         numbers(json, &mut is_first, &[(name, 0)]);
     }
     numbers(json, &mut is_first, &[("other_system", resident)]);
@@ -172,7 +172,7 @@ pub(super) fn node_memory(json: &mut Json<'_>, context: &RequestContext<'_>) {
     json.raw(b"}}");
 }
 
-/// What RabbitMQ can be switched to, by its names, and whether it is here.
+/// Writes RabbitMQ's feature flags with their state.
 pub(super) fn feature_flags(json: &mut Json<'_>) {
     let mut is_first = true;
     json.raw(b"[");
@@ -180,7 +180,7 @@ pub(super) fn feature_flags(json: &mut Json<'_>) {
         let is_enabled = *name != "stream_queue";
         json.comma(&mut is_first);
         json.raw(b"{");
-        let said = [
+        let members = [
             ("name", *name),
             ("desc", ""),
             ("doc_url", ""),
@@ -188,13 +188,14 @@ pub(super) fn feature_flags(json: &mut Json<'_>) {
             ("stability", "stable"),
             ("provided_by", "rabbit"),
         ];
-        texts(json, &mut true, &said);
+        texts(json, &mut true, &members);
         json.raw(b"}");
     }
     json.raw(b"]");
 }
 
-/// What came and went since the start, by RabbitMQ's names, with what samples there are of it.
+/// Returns the counters of created and closed or deleted objects since the start, with RabbitMQ's names and the
+/// matching samples.
 pub(super) fn churn(context: &RequestContext<'_>) -> [(&'static str, u64, Total); 7] {
     let (counters, process) = (context.broker.counters(), context.process);
     let channels = context.broker.gauges().channels as u64;

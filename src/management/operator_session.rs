@@ -1,133 +1,133 @@
-//! One client of the operator, by whichever way it comes, without its socket: bytes in, requests handled, bytes
-//! out.
+//! The requests and answers of one client, without its socket: bytes in, requests handled, bytes out.
 //!
 //! ```text
 //! reading ─ request ─→ answered at once
-//!    ↑                 waiting for the disk ─→ answered
-//!    ↑                 uploading, a longer body ─→ decoding, a part each turn ─→ answered
-//!    └──── answered ── listing, a part whenever there is room
+//! ↑                 waiting for the disk ─→ answered
+//! ↑                 uploading, a longer body ─→ decoding, a part each turn ─→ answered
+//! └──── answered ── listing, a part whenever there is output space
 //! ```
 //!
-//! Always true: one request at a time, in their order, each after the answer before has left; input and
-//! output have a cap each; a client that does not read costs those and nothing else; however small the pieces
-//! that a request comes in, no octet of it is looked at more than a few times.
+//! # Invariants
+//! - One request is handled at a time, in order, each after the previous answer has been sent.
+//! - Input and output are bounded. A client that does not read costs no more than these bounds.
+//! - However small the parts of a request are, each of its bytes is examined only a few times.
 
 use super::control;
 use super::gate;
 pub use super::http::REQUEST_BYTES_MAX;
 use super::http::{self, Head, Parsed, Status};
-use super::listing::{Listing, Room};
-use super::messages::Looking;
+use super::listing::{Listing, OutputLimits};
+use super::messages::PendingBrowse;
 use super::messages::{Getting, Progress};
 use super::metrics;
 use super::metrics::Exposition;
 use super::request::{Answer, OUTPUT_BYTES_MAX, Upload, problem, refusal, request_too_large};
 use super::request_context::RequestContext;
-use super::table::{self, Door};
+use super::table::{self, Interface};
 use leveret_broker::Broker;
 use leveret_core::journal::Batch;
 use leveret_core::password::PasswordCheck;
 
 use zeroize::Zeroizing;
 
-/// The longest body that is read to its end before it is refused, in bytes: a client that sends all of its request
-/// first would not see an answer that comes before.
+/// The longest body that is read to its end before it is refused, in bytes. A client that sends its whole request
+/// first would not see an earlier answer.
 const DISCARDED_BYTES_MAX: usize = 64 << 20;
-/// Bytes of a listing that one turn writes.
+/// Bytes of a listing written per turn.
 const OUTPUT_BYTES_ENOUGH: usize = 16 << 10;
-/// Bytes of both, for the memory table.
+/// Memory of the input and the output, in bytes, for the memory table.
 pub const OPERATOR_SESSION_BYTES: usize = REQUEST_BYTES_MAX + OUTPUT_BYTES_MAX;
 
-/// What is being done.
+/// The current activity.
 #[derive(Debug)]
 enum State {
-    /// A request is expected, or only part of one is here.
+    /// A request is expected; part of it may have arrived.
     Reading,
-    /// The answer leaves when this is durable.
+    /// The answer is sent when this batch is durable.
     Waiting(Batch, Status, Vec<u8>),
-    /// The answer leaves when so many facts are durable.
+    /// The answer is sent when this many log entries are durable.
     Changing(u64, Status, Vec<u8>),
-    /// When this is durable, the store's files are held still.
+    /// The store's files are pinned when this batch is durable.
     Holding(Batch),
-    /// The body of a request is on its way, of which so many bytes are still to come.
+    /// A body is being received; the number of bytes still to come.
     Uploading(Box<dyn Upload>, usize),
-    /// The body is here and is being decoded.
+    /// The body has been received and is being decoded.
     Decoding(Box<dyn Upload>),
-    /// A request is refused with this answer after so many more bytes of its body.
+    /// The request is refused with this answer after this many more bytes of its body.
     Discarding(Box<Answer>, usize),
-    /// The password that the request in the input came with is being checked.
+    /// The password of the request in the input is being checked.
     Checking,
-    /// The rows of an answer are being written.
+    /// The rows of a list are being written.
     Listing(Box<Listing>),
     /// The rows of metrics are being written.
     Exposing(Box<Exposition>),
     /// Messages are taken from a queue and written.
     Getting(Box<Getting>),
-    /// Messages are being read, to be looked at.
-    Looking(Box<Looking>),
-    /// So much of a file is still to be written.
+    /// Messages to be shown are being read from the disk.
+    Browsing(Box<PendingBrowse>),
+    /// The rest of a file to be written.
     Sending(&'static [u8]),
-    /// Nothing more is read; what is there is written, then it is over.
+    /// Nothing more is read. The session ends when the output has been written.
     Ending,
 }
 
-/// One client's requests and answers, in order.
+/// The requests and answers of one client, in order.
 #[derive(Debug)]
 pub struct OperatorSession {
     input: Vec<u8>,
     output: Vec<u8>,
-    /// Bytes of the output that are gone.
+    /// Number of bytes of the output that have been written.
     written: usize,
     state: State,
     is_last: bool,
-    /// The answer's body is not wanted.
+    /// Whether the client wants only the response's head.
     is_head: bool,
-    /// Where to find what was made, or where the client goes on.
+    /// The path of a created object, or the address to redirect to.
     location: Option<String>,
-    /// What is in the input is no whole request.
+    /// Whether the input holds no complete request.
     is_partial: bool,
-    /// Bytes that were in the input when it was looked at last.
-    looked: usize,
-    /// Bytes of the request in the input, once what stands above its body is there.
+    /// Length of the input when it was last parsed.
+    parsed_bytes: usize,
+    /// Length of the request in the input, once its head is complete.
     whole_bytes: Option<usize>,
-    /// The client has been told that its body may come.
+    /// Whether the client has been told to send its body.
     has_asked_for_body: bool,
     caller: Caller,
-    /// A refused login is to be answered so that a browser asks for another one.
+    /// Whether a refused login makes a browser ask for another one.
     challenges: bool,
-    /// What somebody has to take the time to check.
+    /// A password check that the caller has to carry out.
     check: Option<Box<PasswordCheck>>,
-    /// What came of that, for the request in the input.
+    /// The result of that check, for the request in the input.
     is_login_right: Option<bool>,
 }
 
-/// What the input is.
-enum Looked {
-    /// No whole request.
+/// The result of parsing the input.
+enum InputResult {
+    /// The request is incomplete.
     Partial,
-    /// Nothing that can be answered but with this.
+    /// The bytes can only be answered with this status.
     Refused(Status),
-    /// A request of so many bytes, its answer, and how much of its body is still to come.
+    /// A request of this length, its answer, and the part of its body still to come.
     Answered(Answer, usize, BodyLeft),
-    /// One whose password must be checked first.
+    /// A request whose password must be checked first.
     Checking(Box<PasswordCheck>),
 }
 
-/// The part of a body that is not here.
+/// The part of a body that has not arrived.
 struct BodyLeft {
     bytes: usize,
-    /// The client sends it only after it hears that it may.
-    awaits_word: bool,
+    /// Whether the client waits for permission to send it.
+    expects_continue: bool,
 }
 
-/// Who is there.
+/// The kind of client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Caller {
-    /// Whom the control socket let in, who may do everything.
+    /// The operator at the control socket, who may do everything.
     Operator,
-    /// Somebody on the network, who logs in with every request.
+    /// A client on the network, which logs in with every request.
     Network { from_loopback: bool },
-    /// Somebody on the network, who is shown metrics and nothing else.
+    /// A client on the network that gets metrics and nothing else.
     Scraper,
 }
 
@@ -142,7 +142,7 @@ impl Default for OperatorSession {
             is_head: false,
             location: None,
             is_partial: false,
-            looked: 0,
+            parsed_bytes: 0,
             whole_bytes: None,
             has_asked_for_body: false,
             caller: Caller::Operator,
@@ -154,50 +154,50 @@ impl Default for OperatorSession {
 }
 
 impl OperatorSession {
-    /// Of a client of the management API, perhaps of this very machine.
+    /// Creates the session of a client of the management API; `from_loopback`: it is on this machine.
     pub fn of_network(from_loopback: bool) -> Self {
         Self { caller: Caller::Network { from_loopback }, ..Self::default() }
     }
 
-    /// Of one who came to where metrics are shown without a login.
+    /// Creates the session of a client at the address where metrics need no login.
     pub fn for_metrics() -> Self {
         Self { caller: Caller::Scraper, ..Self::default() }
     }
 
-    /// Whether it came over the network.
+    /// Returns whether the client is on the network.
     pub const fn is_of_network(&self) -> bool {
         !matches!(self.caller, Caller::Operator)
     }
 
-    /// Whether it came for metrics, and nobody knows who it is.
+    /// Returns whether the client gets only metrics, without a login.
     pub const fn is_for_metrics(&self) -> bool {
         matches!(self.caller, Caller::Scraper)
     }
 
-    /// Whether nothing has begun that is not over.
+    /// Returns whether no request is in progress.
     pub fn is_empty(&self) -> bool {
         matches!(self.state, State::Reading) && self.input.is_empty() && self.output().is_empty()
     }
 
-    /// Whether it waits for a password to be checked.
+    /// Returns whether the session waits for a password check.
     pub const fn is_checking(&self) -> bool {
         matches!(self.state, State::Checking)
     }
 
-    /// A password that has to be checked before the session goes on; [`Self::note_login`] says what came of
-    /// it.
+    /// Returns the password check that the session waits for. The caller reports the result with
+    /// [`Self::note_login`].
     pub const fn take_check(&mut self) -> Option<Box<PasswordCheck>> {
         self.check.take()
     }
 
-    /// The request is looked at once more, and its password was right or wrong.
+    /// Notes whether the password of the request was right. The request is then parsed again.
     pub fn note_login(&mut self, is_right: bool) {
         if matches!(self.state, State::Checking) {
             (self.state, self.is_login_right) = (State::Reading, Some(is_right));
         }
     }
 
-    /// How many more bytes of input are taken now.
+    /// Returns how many bytes of input can be taken now.
     pub fn room(&self) -> usize {
         match self.state {
             State::Reading | State::Uploading(..) | State::Discarding(..) => {
@@ -210,26 +210,28 @@ impl OperatorSession {
     /// Takes input, at most [`Self::room`] of it.
     pub fn take(&mut self, bytes: &[u8]) {
         debug_assert!(bytes.len() <= self.room(), "no more than there is room for");
-        // Line ends before a request mean nothing, and are not kept to be looked at again.
+        // Line ends before a request are ignored and not kept, so that they are not examined again.
         let is_before = matches!(self.state, State::Reading) && self.input.is_empty();
         let is_blank = |byte: &&u8| is_before && matches!(byte, b'\r' | b'\n');
         let bytes = &bytes[bytes.iter().take_while(is_blank).count()..];
         let from = self.input.len();
         if self.input.capacity() < self.input.len() + bytes.len() {
-            // Growing by doubling would take more than the cap.
+            // Growth by doubling would exceed the limit.
             let most = REQUEST_BYTES_MAX - self.input.len();
             self.input.reserve_exact((bytes.len() * 2).min(most));
         }
         self.input.extend_from_slice(bytes);
         let is_worth_a_look = match self.whole_bytes {
             Some(end) => self.input.len() >= end,
-            None => self.input.len() >= 2 * self.looked || ends_head(&self.input[from.saturating_sub(2)..]),
+            None => {
+                self.input.len() >= 2 * self.parsed_bytes || ends_head(&self.input[from.saturating_sub(2)..])
+            }
         };
         self.is_partial &= !(is_worth_a_look || self.input.len() == REQUEST_BYTES_MAX);
     }
 
-    /// Puts what can leave now behind the output: an answer that waited for the disk, also when it need not
-    /// wait at all, or one part of a listing.
+    /// Appends what can be sent now to the output: one part of a listing, or an answer whose batch is durable or
+    /// needs no batch.
     pub fn fill(&mut self, context: &mut RequestContext<'_>) {
         match &mut self.state {
             State::Waiting(batch, status, body) if *batch <= context.durable() => {
@@ -248,8 +250,8 @@ impl OperatorSession {
             State::Listing(_) => self.list(context),
             State::Exposing(_) => self.expose(context),
             State::Getting(_) => self.get(context),
-            State::Looking(looking) if looking.is_done(context.broker) => {
-                let taken = looking.take(context);
+            State::Browsing(browse) if browse.is_done(context.broker) => {
+                let taken = browse.take(context);
                 let answer = taken.map_or_else(|fault| refusal(&fault), |body| Answer::Now(Status::Ok, body));
                 self.begin(answer, context);
             }
@@ -266,7 +268,7 @@ impl OperatorSession {
                 if let Some(answer) = upload.step(context).unwrap_or_else(Some) {
                     upload.release(context.messages);
                     self.begin(answer, context);
-                    // An answer that waits for the disk may have nothing to wait for: no commit would wake it.
+                    // The answer may need no batch; then no commit would wake the session.
                     self.fill(context);
                 }
             }
@@ -275,14 +277,14 @@ impl OperatorSession {
             | State::Discarding(..)
             | State::Checking
             | State::Holding(_)
-            | State::Looking(_)
+            | State::Browsing(_)
             | State::Waiting(..)
             | State::Changing(..)
             | State::Ending => {}
         }
     }
 
-    /// Whether a request can be handled. What the last one left to be written goes first.
+    /// Returns whether a request can be handled. The output of the previous request must have been written.
     pub fn has_request(&self) -> bool {
         match self.state {
             State::Reading => self.output().is_empty() && !self.input.is_empty() && !self.is_partial,
@@ -291,9 +293,9 @@ impl OperatorSession {
         }
     }
 
-    /// Whether there is something to be written, now or by [`Self::fill`], without anything new from outside.
+    /// Returns whether bytes can be written, now or after [`Self::fill`], without any further event.
     pub fn has_output(&self) -> bool {
-        let goes_on = matches!(
+        let continues = matches!(
             self.state,
             State::Listing(_)
                 | State::Exposing(_)
@@ -301,32 +303,32 @@ impl OperatorSession {
                 | State::Getting(_)
                 | State::Decoding(_)
         );
-        !self.output().is_empty() || goes_on && !self.waits()
+        !self.output().is_empty() || continues && !self.waits()
     }
 
-    /// Whether it waits for messages that the broker reads back.
+    /// Returns whether the session waits for messages that the broker reads back.
     pub fn waits(&self) -> bool {
         match &self.state {
             State::Getting(getting) => getting.waits_for().is_some(),
-            State::Looking(_) => true,
+            State::Browsing(_) => true,
             _ => false,
         }
     }
 
-    /// Whether it waits for some that are not there yet.
+    /// Returns whether the session waits for messages that have not been read yet.
     pub fn is_held_up(&self, broker: &Broker) -> bool {
         match &self.state {
             State::Getting(getting) => getting.waits_for().is_some_and(|id| broker.is_busy(id)),
-            State::Looking(looking) => !looking.is_done(broker),
+            State::Browsing(browse) => !browse.is_done(broker),
             _ => false,
         }
     }
 
-    /// The client is gone: what it took and was to go back does.
+    /// Ends the session of a client that has disconnected. Messages that were to be requeued are requeued.
     pub fn abandon(self, broker: &mut Broker, context: &mut leveret_broker::Context<'_>) {
         match self.state {
             State::Getting(getting) => getting.abandon(broker, context),
-            State::Looking(looking) => looking.abandon(broker, context),
+            State::Browsing(browse) => browse.abandon(broker, context),
             State::Uploading(mut upload, _) | State::Decoding(mut upload) => {
                 upload.release(context.messages_mut());
             }
@@ -334,17 +336,17 @@ impl OperatorSession {
         }
     }
 
-    /// Whether a body longer than a request buffer is on its way.
+    /// Returns whether a body longer than a request buffer is being received.
     pub const fn is_uploading(&self) -> bool {
         matches!(self.state, State::Uploading(..))
     }
 
-    /// Bytes to be written.
+    /// Returns the bytes to be written.
     pub fn output(&self) -> &[u8] {
         &self.output[self.written..]
     }
 
-    /// The first `count` bytes of the output are written.
+    /// Notes that the first `count` bytes of the output have been written.
     pub fn wrote(&mut self, count: usize) {
         self.written += count;
         if matches!(self.state, State::Sending(_)) {
@@ -354,23 +356,23 @@ impl OperatorSession {
             self.written = 0;
             self.output.clear();
             if matches!(self.state, State::Reading) {
-                // An idle client costs no memory.
+                // An idle client uses no memory.
                 self.output = Vec::new();
             }
         }
     }
 
-    /// Whether nothing more is read: when the output has left, it is over.
+    /// Returns whether nothing more is read. The session ends when the output has been written.
     pub const fn is_ending(&self) -> bool {
         matches!(self.state, State::Ending)
     }
 
-    /// Whether it waits for the disk.
+    /// Returns whether the session waits for the disk.
     pub const fn awaits_disk(&self) -> bool {
         matches!(self.state, State::Waiting(..) | State::Changing(..) | State::Holding(_))
     }
 
-    /// Handles one request, if a whole one is there.
+    /// Handles one request if it is complete.
     pub fn handle(&mut self, context: &mut RequestContext<'_>) {
         if !self.has_request() {
             return;
@@ -378,46 +380,46 @@ impl OperatorSession {
         if !matches!(self.state, State::Reading) {
             return self.take_body(context);
         }
-        // What is not kept is wiped: it may have passwords.
+        // Input that is not kept is wiped, because it may contain passwords.
         let mut input = Zeroizing::new(core::mem::take(&mut self.input));
-        match self.look(&input, context) {
-            Looked::Partial => {
-                (self.looked, self.input, self.is_partial) =
+        match self.parse_input(&input, context) {
+            InputResult::Partial => {
+                (self.parsed_bytes, self.input, self.is_partial) =
                     (input.len(), core::mem::take(&mut *input), true);
             }
-            Looked::Refused(status) => {
+            InputResult::Refused(status) => {
                 self.is_last = true;
                 match status {
                     Status::TooLarge => self.begin(request_too_large(), context),
                     _ => self.answer(status, &problem("bad_request", "the request cannot be understood")),
                 }
             }
-            Looked::Answered(answer, end, left) => {
+            InputResult::Answered(answer, end, left) => {
                 self.input.extend_from_slice(&input[end..]);
                 match answer {
                     Answer::Upload(upload) if left.bytes > 0 => {
-                        if left.awaits_word {
+                        if left.expects_continue {
                             http::ask_for_body(&mut self.output);
                         }
                         self.state = State::Uploading(upload, left.bytes);
                     }
                     answer if left.bytes == 0 => self.begin(answer, context),
-                    answer if left.awaits_word || left.bytes > DISCARDED_BYTES_MAX => {
+                    answer if left.expects_continue || left.bytes > DISCARDED_BYTES_MAX => {
                         self.is_last = true;
                         self.begin(answer, context);
                     }
                     answer => self.state = State::Discarding(Box::new(answer), left.bytes),
                 }
             }
-            // The request is looked at again when that is done.
-            Looked::Checking(check) => {
+            // The request is parsed again after the check.
+            InputResult::Checking(check) => {
                 (self.check, self.state) = (Some(check), State::Checking);
                 self.input = core::mem::take(&mut *input);
             }
         }
     }
 
-    /// Hands on the part of a body that is in the input.
+    /// Passes on the part of a body that is in the input.
     fn take_body(&mut self, context: &mut RequestContext<'_>) {
         let mut input = Zeroizing::new(core::mem::take(&mut self.input));
         let state = core::mem::replace(&mut self.state, State::Reading);
@@ -441,7 +443,7 @@ impl OperatorSession {
         }
     }
 
-    /// Answers when the rest of the body is read.
+    /// Sends the answer after the rest of the body has been read.
     fn discard(&mut self, answer: Answer, left: usize, context: &RequestContext<'_>) {
         match left {
             0 => self.begin(answer, context),
@@ -449,35 +451,37 @@ impl OperatorSession {
         }
     }
 
-    /// What is to be done about the input.
-    fn look(&mut self, input: &[u8], context: &mut RequestContext<'_>) -> Looked {
+    /// Parses the input and decides what to do.
+    fn parse_input(&mut self, input: &[u8], context: &mut RequestContext<'_>) -> InputResult {
         let (request, end) = match http::parse(input, REQUEST_BYTES_MAX) {
-            Parsed::NeedMore => return Looked::Partial,
-            Parsed::NeedBody { end, awaits_word } => {
+            Parsed::NeedMore => return InputResult::Partial,
+            Parsed::NeedBody { end, expects_continue } => {
                 self.whole_bytes = Some(end);
-                if awaits_word && !core::mem::replace(&mut self.has_asked_for_body, true) {
+                if expects_continue && !core::mem::replace(&mut self.has_asked_for_body, true) {
                     http::ask_for_body(&mut self.output);
                 }
-                return Looked::Partial;
+                return InputResult::Partial;
             }
-            Parsed::Refused(status) => return Looked::Refused(status),
+            Parsed::Refused(status) => return InputResult::Refused(status),
             Parsed::Request(request, end) => (request, end),
         };
-        (self.has_asked_for_body, self.looked, self.whole_bytes) = (false, 0, None);
+        (self.has_asked_for_body, self.parsed_bytes, self.whole_bytes) = (false, 0, None);
         (self.is_last, self.is_head) = (request.is_last, request.is_head);
         self.challenges = !request.origin.is_script;
-        let left =
-            BodyLeft { bytes: request.body_bytes - request.body.len(), awaits_word: request.awaits_word };
+        let left = BodyLeft {
+            bytes: request.body_bytes - request.body.len(),
+            expects_continue: request.expects_continue,
+        };
         let answer = match self.caller {
-            Caller::Operator => Ok(table::answer(&request, context, Door::Socket, None)),
+            Caller::Operator => Ok(table::answer(&request, context, Interface::Socket, None)),
             Caller::Network { from_loopback } => {
                 gate::handle(&request, context, from_loopback, self.is_login_right.take())
             }
             Caller::Scraper => Ok(gate::metrics_alone(&request, context)),
         };
         match answer {
-            Ok(answer) => Looked::Answered(answer, end, left),
-            Err(check) => Looked::Checking(check),
+            Ok(answer) => InputResult::Answered(answer, end, left),
+            Err(check) => InputResult::Checking(check),
         }
     }
 
@@ -492,18 +496,18 @@ impl OperatorSession {
         match answer {
             Answer::Now(status, body) => self.answer(status, &body),
             Answer::Durable(batch, status, body) => self.state = State::Waiting(batch, status, body),
-            Answer::Made(batch, location) => {
+            Answer::Created(batch, location) => {
                 self.location = Some(location);
                 self.state = State::Waiting(batch, Status::Created, Vec::new());
             }
             Answer::Changed(status, body) => {
                 self.state = State::Changing(context.journal.facts_said(), status, body);
             }
-            Answer::ChangedGoOn(location) => {
+            Answer::ChangedRedirect(location) => {
                 self.location = Some(location);
                 self.state = State::Changing(context.journal.facts_said(), Status::SeeOther, Vec::new());
             }
-            Answer::Hold(batch) => self.state = State::Holding(batch),
+            Answer::PinStore(batch) => self.state = State::Holding(batch),
             Answer::List(listing) if listing.is_gathered() => self.begin_list(listing),
             Answer::List(listing) => self.state = State::Listing(listing),
             Answer::Metrics(first, rows) => {
@@ -517,7 +521,7 @@ impl OperatorSession {
                 http::close_chunk(&mut self.output, at);
                 self.state = State::Exposing(rows);
             }
-            Answer::Look(looking) => self.state = State::Looking(looking),
+            Answer::Browse(browse) => self.state = State::Browsing(browse),
             Answer::Upload(upload) => self.state = State::Decoding(upload),
             Answer::Get(get) => self.state = State::Getting(Box::new(Getting::new(*get))),
             Answer::Page(page) => {
@@ -609,7 +613,7 @@ impl OperatorSession {
             }
             return;
         }
-        let mut write = |out: &mut Vec<u8>, room| listing.write(context.context(), out, room);
+        let mut write = |out: &mut Vec<u8>, limits| listing.write(context.context(), out, limits);
         if write_chunk(&mut self.output, &mut self.written, &mut write) {
             self.finish();
         }
@@ -620,30 +624,30 @@ impl OperatorSession {
         if self.output.len() - self.written >= OUTPUT_BYTES_ENOUGH {
             return;
         }
-        let mut write = |out: &mut Vec<u8>, room| rows.write(context.context(), out, room);
+        let mut write = |out: &mut Vec<u8>, limits| rows.write(context.context(), out, limits);
         if write_chunk(&mut self.output, &mut self.written, &mut write) {
             self.finish();
         }
     }
 }
 
-/// Whether a line without anything in it ends here, behind which a body begins.
+/// Returns whether an empty line ends here, after which a body begins.
 fn ends_head(bytes: &[u8]) -> bool {
     let has = |end: &[u8]| bytes.windows(end.len()).any(|part| part == end);
     has(b"\n\r\n") || has(b"\n\n")
 }
 
-/// Puts some rows behind the output; says whether those were the last.
+/// Appends rows to the output. Returns whether they were the last.
 fn write_chunk(
     output: &mut Vec<u8>,
     written: &mut usize,
-    write: &mut dyn FnMut(&mut Vec<u8>, Room) -> bool,
+    write: &mut dyn FnMut(&mut Vec<u8>, OutputLimits) -> bool,
 ) -> bool {
     output.drain(..core::mem::take(written));
     let is_alone = output.is_empty();
     let at = http::open_chunk(output);
     let bytes_max = OUTPUT_BYTES_MAX - http::CHUNK_OVERHEAD_BYTES;
-    let is_done = write(output, Room { enough: OUTPUT_BYTES_ENOUGH, bytes_max, is_alone });
+    let is_done = write(output, OutputLimits { enough: OUTPUT_BYTES_ENOUGH, bytes_max, is_alone });
     http::close_chunk(output, at);
     if is_done {
         http::end_chunks(output);

@@ -1,8 +1,9 @@
-//! Runtime parameters, global ones, shovels and orders to bridges.
+//! Runtime parameters, global parameters, shovels, and orders to bridges.
 //!
-//! Always true: what is wrong with a parameter is said in RabbitMQ's words, and its value nowhere but in a
-//! listing of parameters, which takes the tag `policymaker`; a parameter that is put is answered when it is
-//! durable.
+//! # Invariants
+//! - Errors in a parameter are reported in RabbitMQ's words.
+//! - Its value is shown only in lists of parameters, which demand the tag `policymaker`.
+//! - A change is answered when it is durable.
 
 use leveret_broker::{OperatorFault, ParameterView, SHOVEL};
 use leveret_json::{Fields, Value};
@@ -13,28 +14,34 @@ use super::request::Call;
 use super::request::{Answered, bad, bad_request, done, not_found};
 use super::request_context::{BridgeOrder, RequestContext};
 
-/// Puts a parameter of a virtual host, or a global one.
+/// Creates or replaces a parameter of a virtual host, or a global one.
 pub(super) fn put(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
-    let (vhost, component) = (call.has("vhost"), call.has("component").unwrap_or_default());
+    let (vhost, component) =
+        (call.optional_name("vhost"), call.optional_name("component").unwrap_or_default());
     let name = call.name("name");
     let value = match Fields::parse(call.request.body).map_err(bad)?.value("value") {
         Value::Null => return Err(bad_request("[{key_missing,value}]")),
         value => value.compact().map_err(bad)?,
     };
-    let said = ParameterView { vhost, component, name, value: value.as_bytes() };
-    let is_it = |it: &ParameterView<'_>| (it.vhost, it.component, it.name) == (vhost, component, name);
-    let is_new = !context.broker.views().parameters().any(|view| is_it(&view));
+    let parameter = ParameterView { vhost, component, name, value: value.as_bytes() };
+    let is_same = |it: &ParameterView<'_>| (it.vhost, it.component, it.name) == (vhost, component, name);
+    let is_new = !context.broker.views().parameters().any(|view| is_same(&view));
     let user = call.user.map(|user| &*user.name);
-    access::put(is_new, context.broker.set_parameter(context.journal, &said, user))
+    access::put(is_new, context.broker.set_parameter(context.journal, &parameter, user))
 }
 
-/// Takes one away.
+/// Deletes a parameter.
 pub(super) fn clear(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
-    clear_one(call, context, call.has("component").unwrap_or_default())
+    clear_one(call, context, call.optional_name("component").unwrap_or_default())
 }
 
 fn clear_one(call: &Call<'_>, context: &mut RequestContext<'_>, component: &str) -> Answered {
-    match context.broker.clear_parameter(context.journal, call.has("vhost"), component, call.name("name")) {
+    match context.broker.clear_parameter(
+        context.journal,
+        call.optional_name("vhost"),
+        component,
+        call.name("name"),
+    ) {
         Err(OperatorFault::NoSuchParameter) => Err(not_found("Not Found")),
         cleared => changed(cleared),
     }
@@ -48,7 +55,7 @@ pub(super) fn delete_shovel(call: &Call<'_>, context: &mut RequestContext<'_>) -
     }
 }
 
-/// Has a shovel connect anew.
+/// Makes a shovel connect again.
 pub(super) fn restart_shovel(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     let (vhost, name, bridges) = (call.name("vhost"), call.name("name"), context.bridges);
     let found = (0..bridges.places())
@@ -59,13 +66,14 @@ pub(super) fn restart_shovel(call: &Call<'_>, context: &mut RequestContext<'_>) 
     Ok(done(Status::NoContent))
 }
 
-/// Of what is in a virtual host that he may not enter, nobody is told that it is there.
+/// Returns whether the user has permissions in the virtual host. Without them the answer does not reveal whether an
+/// object exists.
 fn may_enter(call: &Call<'_>, context: &RequestContext<'_>) -> bool {
     let access = context.broker.access();
     call.user.is_none_or(|user| access.has_permission(&user.name, call.name("vhost")))
 }
 
-/// Has the loop tell a bridge something.
+/// Asks the event loop to give an order to a bridge.
 pub(super) fn order_bridge(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     let bridge = call.name("bridge");
     let order = match call.name("order") {

@@ -1,7 +1,8 @@
-//! Policies and operator policies, put and taken away.
+//! Sets and deletes policies and operator policies.
 //!
-//! Always true: what is wrong with a policy is said in RabbitMQ's words; a policy that is put is answered
-//! when it is durable, and has been told to the first queues by then.
+//! # Invariants
+//! - Errors in a policy are reported in RabbitMQ's words.
+//! - A change is answered when it is durable. By that time it has been applied to the first queues.
 
 use leveret_broker::{NewPolicy, OperatorFault, PolicyKind, PolicyView};
 use leveret_json::Fields;
@@ -12,13 +13,13 @@ use super::request::Call;
 use super::request::{Answered, bad, not_found};
 use super::request_context::RequestContext;
 
-/// Which policies a path speaks of.
+/// Returns the kind of policies that the path names.
 fn kind_of(call: &Call<'_>) -> PolicyKind {
     let is_operators = call.request.segments.get(1).is_some_and(|kind| kind == "operator-policies");
     if is_operators { PolicyKind::Operator } else { PolicyKind::User }
 }
 
-/// Takes a policy away.
+/// Deletes a policy.
 pub(super) fn clear(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     let (broker, mut context) = context.broker();
     match broker.clear_policy(&mut context, call.name("vhost"), kind_of(call), call.name("policy")) {
@@ -27,14 +28,14 @@ pub(super) fn clear(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer
     }
 }
 
-/// Puts a policy.
+/// Creates or replaces a policy.
 pub(super) fn put(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     let (vhost, kind, name) = (call.name("vhost"), kind_of(call), call.name("policy"));
     let (broker, mut context) = context.broker();
-    let said = Fields::parse(call.request.body).and_then(|fields| Policy::read(fields, kind, vhost, name));
-    let said = said.map_err(bad)?;
-    let is_there =
+    let policy = Fields::parse(call.request.body).and_then(|fields| Policy::read(fields, kind, vhost, name));
+    let policy = policy.map_err(bad)?;
+    let is_same =
         |view: PolicyView<'_>| (view.vhost, view.policy.kind, view.policy.name) == (vhost, kind, name);
-    let is_new = !broker.views().policies().any(is_there);
-    access::put(is_new, broker.set_policy(&mut context, vhost, &NewPolicy::from(&said)))
+    let is_new = !broker.views().policies().any(is_same);
+    access::put(is_new, broker.set_policy(&mut context, vhost, &NewPolicy::from(&policy)))
 }

@@ -1,8 +1,11 @@
-//! Publishing over the management API: a message out of a request, however long its payload is.
+//! Publishes a message for the management API, however long its payload is.
+//!
+//! [`Splitter`] divides the JSON object of the request, as it arrives, into the text of its `payload` and everything
+//! else.
 //!
 //! # Invariants
 //! - A long payload is kept in the message pool, and decoded one piece a step.
-//! - A message is published as its user, over a connection that lives as long as that takes.
+//! - A message is published for its user, over a connection that is closed afterwards.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -16,21 +19,21 @@ use leveret_json::{Fields, Value};
 use super::definitions::table_of;
 use super::http::{REQUEST_BYTES_MAX, Status};
 use super::request::{
-    Answer, Answered, Upload, bad, bad_request, body, no_room, problem, refusal, too_large,
+    Answer, Answered, Upload, bad, bad_request, body, pool_full, problem, refusal, too_large,
 };
 use super::request_context::RequestContext;
 use super::uploads::{PIECE_BYTES, Spool};
 
-/// Properties of a message, in bytes: no more than a request has.
+/// The longest properties of a message, in bytes: the length limit of a request.
 const PROPERTIES_BYTES_MAX: usize = 64 << 10;
 
-/// Says that a payload is longer than a message may be.
+/// Answers that a payload is longer than a message may be.
 #[cold]
 pub(super) fn payload_too_large(size_max: u32) -> Answer {
     too_large(&format!("the payload is longer than message_size_max ({size_max} bytes)"))
 }
 
-/// A publish.
+/// A publish in progress.
 #[derive(Debug)]
 pub(super) struct Publishing {
     user: String,
@@ -38,7 +41,7 @@ pub(super) struct Publishing {
     exchange: String,
     share: Share,
     split: Splitter,
-    /// The payload as it stands in the request, without JSON's escapes.
+    /// The payload as the request has it, without JSON's escapes.
     payload: Spool,
     stage: Stage,
 }
@@ -65,7 +68,8 @@ impl Publishing {
         }
     }
 
-    /// The longest request for a payload of so many bytes: each may be escaped with six letters.
+    /// Returns the length limit of a request for a payload of `size_max` bytes. Each byte may be an escape of six
+    /// characters.
     pub(super) const fn request_bytes_max(size_max: u32) -> usize {
         (size_max as usize).saturating_mul(6).saturating_add(REQUEST_BYTES_MAX)
     }
@@ -85,14 +89,14 @@ impl Upload for Publishing {
             if taken.begins {
                 self.payload.release(context.messages);
             }
-            // Base64 has four letters for three bytes.
+            // Base64 has four characters for three bytes.
             if self.payload.len() + taken.text.len() > size_max as usize / 3 * 4 + 4 {
                 return Err(payload_too_large(size_max));
             }
             let text = taken.text.as_bytes();
             self.payload
                 .push(context.messages, self.share, text, left.max(text.len()))
-                .map_err(|_| no_room())?;
+                .map_err(|_| pool_full())?;
             left -= taken.bytes;
         }
         Ok(())
@@ -109,11 +113,11 @@ impl Upload for Publishing {
                 let text = self.payload.piece(context.messages, number);
                 let is_last = number + 1 == self.payload.pieces();
                 let decoded = BASE64.decode(&*text).ok();
-                // Padding stands at the end only.
+                // Padding may only be at the end.
                 let decoded = decoded.filter(|bytes| is_last || bytes.len() == PIECE_BYTES / 4 * 3);
                 let decoded = decoded.ok_or_else(|| bad_request("the payload is not base64"))?;
                 let replaced = self.payload.replace(context.messages, self.share, number, &decoded);
-                replaced.map_err(|_| no_room())?;
+                replaced.map_err(|_| pool_full())?;
                 self.stage = Stage::Decoding(number + 1, fields);
             }
             Stage::Decoding(_, fields) => {
@@ -123,7 +127,7 @@ impl Upload for Publishing {
                 }
                 let names = (&*self.exchange, fields.routing_key.as_bytes());
                 let message = begin_message(context.messages, names, &fields.properties, len, self.share)
-                    .map_err(|_| no_room())?;
+                    .map_err(|_| pool_full())?;
                 self.stage = Stage::Copying(0, message);
             }
             Stage::Copying(number, message) if number < self.payload.pieces() => {
@@ -149,7 +153,7 @@ impl Upload for Publishing {
 
 pub(super) const NAMES_TOO_LONG: &str = "the name of an exchange and a routing key have 255 bytes at most";
 
-/// What a request says of a message.
+/// The fields of a request.
 #[derive(Debug)]
 pub(super) struct MessageFields {
     pub(super) properties: Vec<u8>,
@@ -159,10 +163,10 @@ pub(super) struct MessageFields {
 }
 
 impl MessageFields {
-    /// Reads the body of a request.
+    /// Parses the body of a request.
     ///
     /// # Errors
-    /// It is none that publishes.
+    /// The body is not a valid publish.
     pub(super) fn parse(body: &[u8]) -> Result<Self, Answer> {
         let mut fields =
             if body.is_empty() { Fields::default() } else { Fields::parse(body).map_err(bad)? };
@@ -203,7 +207,7 @@ pub(super) fn begin_message(
     Ok(message)
 }
 
-/// Publishes a whole message as a user, over a connection that lives as long as that takes.
+/// Publishes a complete message for a user, over a connection that is closed afterwards.
 ///
 /// # Errors
 /// The message is refused with this answer.
@@ -251,26 +255,26 @@ pub(super) fn publish_as(
     Ok(Answer::Durable(batch, Status::Ok, answer))
 }
 
-/// The properties of a message, out of an object with their names; others are passed over, as by RabbitMQ.
+/// Reads the properties of a message from an object with their names. Unknown names are ignored, as in RabbitMQ.
 fn properties_of(value: &Value<'_>) -> Result<Vec<u8>, Answer> {
     let mut fields = match value {
-        // An empty list is what an empty object is called by some.
+        // Some clients send an empty list instead of an empty object.
         Value::Array(_) if !value.holds_something() => return Ok(vec![0, 0]),
         Value::Null => return Err(bad_request("missing field `properties`")),
         value => Fields::of(value).map_err(bad)?,
     };
-    let mut said = Vec::new();
+    let mut present = Vec::new();
     for (name, flag, kind) in PROPERTIES {
         match fields.value(name) {
             Value::Null => {}
-            value => said.push((flag, kind, value, name)),
+            value => present.push((flag, kind, value, name)),
         }
     }
     let mut bytes = vec![0; PROPERTIES_BYTES_MAX];
     let mut writer = Writer::new(&mut bytes);
-    let flags = said.iter().fold(0, |flags, (flag, ..)| flags | flag);
+    let flags = present.iter().fold(0, |flags, (flag, ..)| flags | flag);
     writer.write_u16(flags).map_err(properties_too_large)?;
-    for (_, kind, value, name) in said {
+    for (_, kind, value, name) in present {
         let unfit = |wanted: &str| bad_request(&format!("property `{name}` must be {wanted}"));
         match (kind, value) {
             (PropertyKind::Text, Value::String(text)) if text.len() <= 255 => {
@@ -298,25 +302,23 @@ fn properties_too_large(_: Full) -> Answer {
     bad_request("the properties are too large")
 }
 
-// A JSON object as it arrives, divided into the text of one member and everything else.
-//
-// # Invariants
-// - Everything else is bounded; the text of the member is handed on and not kept.
-// - The text is decoded by the reader that short requests are read with, so both accept and refuse the same.
-
-/// What [`Splitter::take`] made of some bytes.
+/// The result of [`Splitter::take`].
 #[derive(Debug, Default)]
 pub(super) struct Taken {
-    /// How many bytes were used; never 0 unless there were none.
+    /// How many bytes were used. It is 0 only if there were none.
     pub(super) bytes: usize,
     /// The next part of the member's text.
     pub(super) text: String,
-    /// The member's text begins with these bytes; an earlier one is void, as of two members with one name the
-    /// last counts.
+    /// Whether the member's text begins with these bytes. An earlier text is void: of two members with one name the
+    /// last is valid.
     pub(super) begins: bool,
 }
 
-/// Divides one object.
+/// Divides a JSON object, as it arrives, into the text of one member and everything else.
+///
+/// # Invariants
+/// - Everything else is bounded. The text of the member is handed on and not kept.
+/// - The text is decoded by the parser of short requests, so both accept and refuse the same.
 #[derive(Debug)]
 pub(super) struct Splitter {
     member: &'static str,
@@ -327,17 +329,17 @@ pub(super) struct Splitter {
     state: State,
     /// Where the text that was read last begins in `rest`.
     text_from: usize,
-    /// That text was the member's name; and so was the text before the colon that was read last.
+    /// Whether that text was the member's name, and whether the text before the last colon was.
     is_name: bool,
     is_value_next: bool,
-    /// Bytes of an escape or a letter that is not complete: at most eleven.
+    /// Bytes of an incomplete escape or character: at most eleven.
     carry: Vec<u8>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
     Outside,
-    /// In a text that stays in `rest`; behind a backslash or not.
+    /// In a text that stays in `rest`; the flag says whether the last byte was a backslash.
     InText {
         is_escaped: bool,
     },
@@ -374,7 +376,7 @@ impl Splitter {
     /// Takes some of these bytes.
     ///
     /// # Errors
-    /// The member's text is none, or the rest is too long.
+    /// The member's value is not a valid text, or the rest is too long.
     pub(super) fn take(&mut self, bytes: &[u8]) -> Result<Taken, String> {
         if self.state == State::InMember {
             return self.take_text(bytes);
@@ -394,7 +396,7 @@ impl Splitter {
         Ok(Taken { bytes: bytes.len(), ..Taken::default() })
     }
 
-    /// Notes a byte of `rest`; returns whether the member's text begins behind it.
+    /// Appends a byte to `rest`. Returns whether the member's text begins after it.
     fn outside(&mut self, byte: u8) -> bool {
         match (self.state, byte) {
             (State::InText { is_escaped: false }, b'"') => {
@@ -456,7 +458,7 @@ fn text_end(text: &[u8]) -> (usize, bool) {
             b'"' => return (at, true),
             b'\\' => {
                 let rest = &text[at..];
-                // The two halves of a letter stay together.
+                // The two halves of a surrogate pair stay together.
                 let is_high_half =
                     matches!(rest, [_, b'u', b'd' | b'D', b'8' | b'9' | b'a' | b'b' | b'A' | b'B', ..]);
                 let len = match rest {
@@ -479,7 +481,7 @@ fn text_end(text: &[u8]) -> (usize, bool) {
 mod split_tests {
     use super::*;
 
-    /// The member's text and the rest, out of pieces of so many bytes.
+    /// Returns the member's text and the rest, fed in pieces of `piece` bytes.
     fn divided(object: &str, piece: usize) -> Result<(String, String), String> {
         let (mut splitter, mut text) = (Splitter::new("payload", 1000), String::new());
         for mut bytes in object.as_bytes().chunks(piece) {
@@ -496,7 +498,7 @@ mod split_tests {
     }
 
     #[test]
-    fn the_text_of_a_member_is_what_a_reader_of_json_finds_however_it_is_cut() {
+    fn the_member_text_equals_that_of_a_json_parser_however_it_is_split() {
         for object in [
             r#"{"a":"payload","payload" : "x\n\"\\\u00e9ä€𝄞\ud834\udd1e","b":{"payload":"in\"ner"},"c":["payload"]}"#,
             r#"{"payload":"first","payload":"","d":1}"#,
@@ -519,7 +521,7 @@ mod split_tests {
     }
 
     #[test]
-    fn what_is_no_text_is_refused_however_it_is_cut() {
+    fn invalid_texts_are_refused_however_they_are_split() {
         for object in [
             r#"{"payload":"\ud834"}"#,
             r#"{"payload":"\ud834\n"}"#,

@@ -1,7 +1,10 @@
-//! One request, who asks, and the names that stand in its path; and what it takes to be answered.
+//! One request with its user and the names in its path, and the ways to answer it.
 //!
-//! Always true: who came by the control socket is the operator, who may do everything; over the network nobody
-//! asks who is not a user with a tag that lets him in.
+//! # Invariants
+//! - A request from the control socket is the operator's, who may do everything.
+//! - Over the network a request is answered only for a user with a tag that grants access, except for rows that
+//!   demand no login.
+//! - The answer to an error says what is wrong, in the two fields of RabbitMQ's API (`error` and `reason`).
 
 use leveret_broker::Broker;
 use leveret_core::error::{Fault, ReplyCode};
@@ -12,15 +15,15 @@ use super::http::{REQUEST_BYTES_MAX, Request, Status};
 use super::json::Json;
 use super::listing::Listing;
 use super::listing::{Filter, Viewer};
-use super::management::said;
-use super::messages::Looking;
+use super::management::text_object;
+use super::messages::PendingBrowse;
 use super::messages::QueueGet;
 use super::metrics::Exposition;
 use super::request_context::RequestContext;
 use super::samples::Ranges;
 use super::web_page::Page;
 
-/// Names in a path at most.
+/// The most names in a path.
 pub(super) const NAMES_MAX: usize = 5;
 
 /// A user who is logged in over the network.
@@ -33,7 +36,7 @@ pub(super) struct User {
 }
 
 impl User {
-    /// A user; `None`: it has no tag that lets it in here.
+    /// Looks a user up. Returns `None` if it does not exist or has no tag that grants access.
     pub(super) fn of(broker: &Broker, name: &str) -> Option<Self> {
         let view = broker.access().users().find(|view| view.name == name)?;
         let has = |tag| view.tags.split(',').any(|other| other == tag);
@@ -50,55 +53,58 @@ impl User {
     }
 }
 
-/// What a request takes over the network, besides a tag that lets its user in. The virtual host is the one in
-/// the path.
+/// The demand of a request over the network on its user, besides a tag that grants access. The virtual host is the one
+/// in the path.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Demand {
-    /// Not even a login.
-    Nobody,
-    /// It is not asked over the network: the operator asks, at the control socket.
+    /// Nothing, not even a login.
+    NoLogin,
+    /// Cannot be met over the network: only the operator may send the request, over the control socket.
     Operator,
-    Nothing,
+    /// A tag that grants access, no matter which.
+    AnyTag,
     /// The tag `monitoring`.
     Monitor,
+    /// The tag `administrator`.
     Administrator,
     /// The tag `policymaker`.
     Policymaker,
-    /// The same, and permissions in the virtual host unless it is an administrator.
-    PolicymakerThere,
-    /// Permissions in the virtual host, whatever tags there are.
+    /// The tag `policymaker`, and permissions in the virtual host unless the user is an administrator.
+    PolicymakerInVhost,
+    /// Permissions in the virtual host, whatever the user's tags.
     Permissions,
-    /// The same, unless it is an administrator.
+    /// Permissions in the virtual host, unless the user is an administrator.
     Member,
-    /// The same, unless it is a monitor.
+    /// Permissions in the virtual host, unless the user is a monitor.
     Watcher,
 }
 
 /// One request as it is answered.
 pub(super) struct Call<'c> {
     pub(super) request: &'c Request<'c>,
-    /// Who asks over the network; `None`: the operator, by the control socket, or somebody who needs no login.
+    /// The user over the network. `None`: the operator at the control socket, or a client of a request without a
+    /// login.
     pub(super) user: Option<&'c User>,
-    /// What stands in the path for the words in braces of its pattern.
+    /// For each word in braces of the row's pattern: the word and the path segment in its place.
     pub(super) names: heapless::Vec<(&'static str, &'c str), NAMES_MAX>,
 }
 
 impl<'c> Call<'c> {
-    /// What stands for a word in braces, if the pattern has it.
-    pub(super) fn has(&self, word: &str) -> Option<&'c str> {
+    /// Returns the path segment for a word in braces, if the pattern has it.
+    pub(super) fn optional_name(&self, word: &str) -> Option<&'c str> {
         self.names.iter().find(|(known, _)| *known == word).map(|(_, name)| *name)
     }
 
-    /// What stands for a word in braces that the pattern has.
+    /// Returns the path segment for a word in braces that the pattern has.
     pub(super) fn name(&self, word: &str) -> &'c str {
-        debug_assert!(self.has(word).is_some(), "the pattern has {word}");
-        self.has(word).unwrap_or_default()
+        debug_assert!(self.optional_name(word).is_some(), "the pattern has {word}");
+        self.optional_name(word).unwrap_or_default()
     }
 
-    /// Whether its user may ask for this.
+    /// Checks that the user meets a demand.
     ///
     /// # Errors
-    /// He may not, or there is no such virtual host.
+    /// The user does not meet it, or the virtual host does not exist.
     pub(super) fn allow(&self, context: &RequestContext<'_>, demand: Demand) -> Result<(), Answer> {
         let Some(user) = self.user else { return Ok(()) };
         let in_vhost = |is_exempt: bool, why: &str| {
@@ -116,17 +122,17 @@ impl<'c> Call<'c> {
         match demand {
             Demand::Monitor if !user.is_monitor => Err(unauthorized("Not monitor user")),
             Demand::Administrator if !user.is_administrator => Err(unauthorized("Not administrator user")),
-            Demand::Policymaker | Demand::PolicymakerThere if !user.is_policymaker => {
+            Demand::Policymaker | Demand::PolicymakerInVhost if !user.is_policymaker => {
                 Err(unauthorized(no_policymaker))
             }
-            Demand::Nobody
+            Demand::NoLogin
             | Demand::Operator
-            | Demand::Nothing
+            | Demand::AnyTag
             | Demand::Monitor
             | Demand::Administrator
             | Demand::Policymaker => Ok(()),
-            Demand::PolicymakerThere => in_vhost(user.is_administrator, no_policymaker),
-            // An administrator asks as over AMQP, and is told so in RabbitMQ's words.
+            Demand::PolicymakerInVhost => in_vhost(user.is_administrator, no_policymaker),
+            // An administrator needs the same permissions as over AMQP, and gets RabbitMQ's error text.
             Demand::Permissions if user.is_administrator => in_vhost(false, "Access refused."),
             Demand::Permissions => in_vhost(false, no_member),
             Demand::Member => in_vhost(user.is_administrator, no_member),
@@ -134,29 +140,30 @@ impl<'c> Call<'c> {
         }
     }
 
-    /// The rows that are meant and that its user sees.
+    /// Returns a filter for the rows that the request selects and its user may see.
     pub(super) fn filter(&self) -> Filter {
         let viewer = self.user.filter(|user| !user.is_administrator).map(User::viewer);
-        let ranges = Ranges::asked(self.request);
-        // A component of parameters stands where others have a user.
-        let user = self.has("user").or(self.has("component")).map(Into::into);
-        let (vhost, is_ctl) = (self.has("vhost").map(Into::into), self.user.is_none());
+        let ranges = Ranges::from_query(self.request);
+        // In paths of parameters the component stands where other paths have a user.
+        let user = self.optional_name("user").or(self.optional_name("component")).map(Into::into);
+        let (vhost, is_ctl) = (self.optional_name("vhost").map(Into::into), self.user.is_none());
         Filter { vhost, user, viewer, ranges, is_ctl, ..Filter::default() }
     }
 
-    /// Connections that its user may close: a monitor only watches what is others'.
-    pub(super) fn closes(&self) -> Filter {
+    /// Returns a filter for the connections that the user may close. A monitor may see the connections of others, but
+    /// not close them.
+    pub(super) fn closable(&self) -> Filter {
         let filter = self.filter();
         let viewer = filter.viewer.map(|viewer| Viewer { is_monitor: false, ..viewer });
         Filter { viewer, ..filter }
     }
 
-    /// What is in virtual hosts that its user may enter, also if it is an administrator.
-    pub(super) fn enters(&self) -> Filter {
+    /// Returns a filter for the virtual hosts in which the user has permissions, even if it is an administrator.
+    pub(super) fn accessible(&self) -> Filter {
         Filter { viewer: self.user.map(User::viewer), ..self.filter() }
     }
 
-    /// That there is no such virtual host: in rabbitmqctl's words, or as the management API has it.
+    /// Answers that the virtual host does not exist, in rabbitmqctl's words or as the management API does.
     #[cold]
     pub(super) fn no_such_vhost(&self, vhost: &str) -> Answer {
         if self.user.is_some() {
@@ -167,90 +174,88 @@ impl<'c> Call<'c> {
     }
 }
 
-/// Whether there is such a virtual host.
+/// Returns whether the virtual host exists.
 pub(super) fn exists(context: &RequestContext<'_>, vhost: &str) -> bool {
     context.broker.access().vhosts().any(|view| view.name == vhost)
 }
 
-/// A path cannot name what has no name.
+/// Returns an exchange's name. In a path the default exchange, whose name is empty, is called `amq.default`.
 pub(super) fn default_named(exchange: &str) -> &str {
     if exchange == "amq.default" { "" } else { exchange }
 }
 
-// How a request is answered: what whoever asks is told, before it is bytes.
-//
-// Always true: a mistake is answered with what is wrong, in the two fields that RabbitMQ's API has for it.
-
-/// Bytes that may wait to be taken by one client.
+/// The most bytes that may wait for one client to read them.
 pub const OUTPUT_BYTES_MAX: usize = 64 << 10;
-/// Bytes of a body that is written at once: half of what may wait, so that its head has room beside it.
+/// The most bytes of a body that is written at once: half of the output limit, which leaves space for the response's
+/// head.
 const BODY_BYTES_MAX: usize = OUTPUT_BYTES_MAX / 2;
 
 /// How a request is answered.
 #[derive(Debug)]
 pub enum Answer {
-    /// With this status and body, at once.
+    /// Sends this status and body at once.
     Now(Status, Vec<u8>),
-    /// The same, when this batch is durable.
+    /// Sends this status and body when this batch is durable.
     Durable(Batch, Status, Vec<u8>),
-    /// It was made, when this batch is durable, and is to be found there from now on.
-    Made(Batch, String),
-    /// When all that was said of what exists is durable, whatever messages wait for.
+    /// Sends `201 Created` when this batch is durable, with the path of the new object.
+    Created(Batch, String),
+    /// Sends this status and body when all definitions that have been appended are durable, whatever messages wait
+    /// for.
     Changed(Status, Vec<u8>),
-    /// The same, and the client goes on at this address.
-    ChangedGoOn(String),
-    /// With what the store consists of, once this is durable.
-    Hold(Batch),
-    /// A file of the page.
+    /// Like `Changed`, and redirects the client to this address.
+    ChangedRedirect(String),
+    /// Sends the list of the store's files once this batch is durable.
+    PinStore(Batch),
+    /// Sends a file of the web page.
     Page(&'static Page),
-    /// The client has it.
+    /// Tells the client that its copy of a file of the web page is up to date.
     KnownPage(&'static Page),
-    /// With messages that are taken from a queue.
+    /// Sends messages that are taken from a queue.
     Get(Box<QueueGet>),
-    /// With messages that are looked at, once they are read from the disk.
-    Look(Box<Looking>),
-    /// When the body of the request is here and decoded, with what comes of that.
+    /// Sends messages of a queue that remain in it, once they have been read from the disk.
+    Browse(Box<PendingBrowse>),
+    /// Sends the result of the upload when the request's body has been received and decoded.
     Upload(Box<dyn Upload>),
-    /// An answer of many rows, written as room comes.
+    /// Sends a list, row by row as output space becomes free.
     List(Box<Listing>),
-    /// Metrics: what stands first, and rows that are written as room comes.
+    /// Sends metrics: the text at the start, then rows as output space becomes free.
     Metrics(Vec<u8>, Box<Exposition>),
 }
 
-/// A request whose body is longer than a request buffer, or takes more than one step.
+/// A request whose body is longer than a request buffer, or which takes more than one step.
 ///
 /// ```text
 /// body ─take, 16 KiB a turn─→ message pool ─step, one part a turn─→ answer
 /// ```
 pub trait Upload: core::fmt::Debug {
-    /// Takes the next bytes of the body; `left`: so many are still to come, these included.
+    /// Takes the next bytes of the body. `left` is the number of bytes still to come, including these.
     ///
     /// # Errors
     /// The body is refused with this answer.
     fn take(&mut self, bytes: &[u8], left: usize, context: &mut RequestContext<'_>) -> Result<(), Answer>;
-    /// Goes on by a bounded part once the whole body is here; `None`: there is more to do.
+    /// Continues with a bounded amount of work once the whole body is here. Returns `None` if there is more to do.
     ///
     /// # Errors
     /// The body is refused with this answer.
     fn step(&mut self, context: &mut RequestContext<'_>) -> Result<Option<Answer>, Answer>;
-    /// Frees what the body takes of the message pool: it is answered, or its client is gone.
+    /// Frees the message pool's memory that the body takes: the request was answered, or its client is gone.
     fn release(&mut self, messages: &mut Messages);
 }
 
-/// An answer, or the refusal where it is known that there is none.
+/// An answer; an error is an answer that refuses the request.
 pub(super) type Answered = Result<Answer, Answer>;
 
-/// A small JSON body.
+/// Returns a small JSON body.
 pub fn body(write: impl FnOnce(&mut Json<'_>)) -> Vec<u8> {
     let mut out = Vec::new();
     write(&mut Json::new(&mut out, BODY_BYTES_MAX));
     out
 }
 
-/// A body that says what is wrong.
+/// Returns a body that describes an error.
 #[cold]
 pub fn problem(error: &str, reason: &str) -> Vec<u8> {
-    body(|json| said(json, &[("error", error), ("reason", reason)]))
+    body(|json| text_object(json, &[("error", error), ("reason", reason)]))
 }
 
 pub(super) const fn done(status: Status) -> Answer {
@@ -262,13 +267,13 @@ pub(super) fn bad_request(reason: &str) -> Answer {
     Answer::Now(Status::BadRequest, problem("bad_request", reason))
 }
 
-/// The same of what was found wrong with what was said.
+/// Answers `400 Bad Request` with this error text.
 #[cold]
 pub(super) fn bad(why: String) -> Answer {
     bad_request(&why)
 }
 
-/// What a request without enough rights is told.
+/// Answers that the user lacks rights.
 #[cold]
 pub(super) fn unauthorized(reason: &str) -> Answer {
     Answer::Now(Status::Unauthorized, problem("not_authorised", reason))
@@ -290,7 +295,7 @@ pub(super) fn refused(fault: &Fault) -> Answer {
     Answer::Now(status, problem(error, &fault.text))
 }
 
-/// What a fault over AMQP is over HTTP.
+/// Translates an AMQP error into an HTTP answer.
 #[cold]
 pub(super) fn refusal(fault: &Fault) -> Answer {
     let text = fault.text.split_once(" - ").map_or(&*fault.text, |(_, text)| text);
@@ -302,21 +307,21 @@ pub(super) fn refusal(fault: &Fault) -> Answer {
     }
 }
 
-/// Says that a body is longer than it may be.
+/// Answers that the body is too long.
 #[cold]
 pub(super) fn too_large(why: &str) -> Answer {
     Answer::Now(Status::TooLarge, problem("too_large", why))
 }
 
-/// Says that a request that takes no long body has one.
+/// Answers that the body is too long for a request that takes no long body.
 #[cold]
 pub(super) fn request_too_large() -> Answer {
     too_large(&format!("this request may have at most {REQUEST_BYTES_MAX} bytes, its head included"))
 }
 
-/// Says that the pool has no room for a body.
+/// Answers that the message pool has no memory left for the body.
 #[cold]
-pub(super) fn no_room() -> Answer {
+pub(super) fn pool_full() -> Answer {
     let why = "the message pool (messages_max, body_bytes_max) has no room for the body of this request now: \
                try again later";
     Answer::Now(Status::Unavailable, problem("unavailable", why))

@@ -1,7 +1,8 @@
-//! What a request is answered from: the broker, and what only the loop knows of sockets and of the process.
+//! The state that requests read and change: the broker, and the event loop's view of sockets, bridges and the process.
 //!
-//! Always true: it is lent for one step and changes nothing but through the broker; what the loop itself must
-//! do (stop) is noted in [`Orders`] and done by the loop.
+//! # Invariants
+//! - A [`RequestContext`] is lent for one step. It changes nothing except through the broker.
+//! - What the event loop itself must do, such as stopping, is noted in [`Orders`].
 
 use std::net::SocketAddr;
 
@@ -13,15 +14,15 @@ use leveret_core::command::ConnectionId;
 use leveret_core::journal::{Batch, Journal};
 use leveret_core::mem::Messages;
 
-/// Lent to a client's machine for one step.
+/// The state that a session may use in one step.
 pub struct RequestContext<'s> {
-    /// The broker that is asked or changed.
+    /// The broker.
     pub broker: &'s mut Broker,
-    /// What it has said that is to be written.
+    /// The buffer of log entries to be written.
     pub journal: &'s mut Journal,
     /// All messages in memory.
     pub messages: &'s mut Messages,
-    /// What its calls cost.
+    /// The counter of the work done by calls.
     pub work: &'s mut leveret_broker::Work,
     /// The connections' sockets.
     pub sockets: &'s dyn Sockets,
@@ -29,24 +30,24 @@ pub struct RequestContext<'s> {
     pub bridges: &'s dyn Bridges,
     /// The process.
     pub process: &'s Process,
-    /// The files of the store, if there is one, for the one client that asks.
+    /// The store's files for a backup, if there is a store. Only one client can use them.
     pub files: Option<&'s mut dyn Files>,
-    /// What the loop is to do.
+    /// Requests to the event loop.
     pub orders: &'s mut Orders,
-    /// Who is logged in by a token.
+    /// The logins with tokens.
     pub tokens: &'s mut Tokens,
-    /// What was counted in the last minutes.
+    /// The samples of the last minutes.
     pub samples: &'s Samples,
 }
 
-/// The files of the store while somebody copies them.
+/// The store's files during a backup.
 pub trait Files {
-    /// Holds what is durable at this moment still, for this client alone: each file's number, how many bytes
-    /// of it to copy, and how long it is, the rest being zeros. `None`: not now, ask again.
+    /// Pins what is durable now, for this client alone. Returns each file's number, how many bytes of it to copy, and
+    /// its length; the rest are zeros. Returns `None` if that is impossible now; the caller tries again.
     fn pin_for_backup(&mut self) -> Option<Vec<(u32, u32, u32)>>;
-    /// Whether that still holds.
+    /// Returns whether the files are still pinned.
     fn is_pinned_for_backup(&self) -> bool;
-    /// The files need not be held still any more.
+    /// Ends the pinning of the files.
     fn release(&mut self);
 }
 
@@ -57,24 +58,24 @@ impl core::fmt::Debug for RequestContext<'_> {
 }
 
 impl RequestContext<'_> {
-    /// Everything up to this batch is durable.
+    /// Returns the batch up to which everything is durable.
     pub const fn durable(&self) -> Batch {
         self.journal.durable()
     }
 
-    /// The broker, and what it works with.
+    /// Returns the broker and the context for its calls.
     pub const fn broker(&mut self) -> (&mut Broker, leveret_broker::Context<'_>) {
         (self.broker, leveret_broker::Context::new(self.journal, self.messages, self.work))
     }
 
-    /// The same without the means to change anything.
+    /// Returns the part of the context that rows are written from.
     pub const fn context(&self) -> ReadContext<'_> {
         let Self { broker, sockets, bridges, samples, process, .. } = self;
         ReadContext { broker, sockets: *sockets, bridges: *bridges, samples, node: process.node.as_str() }
     }
 }
 
-/// What rows are written from.
+/// The state that rows are written from, which they cannot change.
 #[derive(Clone, Copy)]
 pub struct ReadContext<'s> {
     /// The broker that is shown.
@@ -83,25 +84,25 @@ pub struct ReadContext<'s> {
     pub sockets: &'s dyn Sockets,
     /// The bridges.
     pub bridges: &'s dyn Bridges,
-    /// What was counted in the last minutes.
+    /// The samples of the last minutes.
     pub samples: &'s Samples,
-    /// What this node is called.
+    /// This node's name.
     pub node: &'s str,
 }
 
-/// The bridges, as far as an operator is told of them.
+/// The operator's view of the bridges.
 pub trait Bridges {
-    /// Places of links.
+    /// Returns the number of positions of links.
     fn places(&self) -> usize;
-    /// Bridges that there may be.
+    /// Returns the most bridges that there can be.
     fn places_max(&self) -> usize;
-    /// The link in a place.
+    /// Returns the link at a position.
     fn at(&self, place: usize) -> Option<BridgeLinkView<'_>>;
-    /// Whether there is a bridge of this name.
+    /// Returns whether a bridge of this name exists.
     fn is_known(&self, bridge: &str) -> bool;
 }
 
-/// What bytes of a link are counted for, and which way they went.
+/// The number of categories of a link's traffic.
 pub const PRICE_KINDS: usize = 3;
 
 /// One direction of a bridge.
@@ -111,322 +112,323 @@ pub struct BridgeLinkView<'a> {
     pub bridge: &'a str,
     /// `forward` or `fetch`.
     pub direction: &'static str,
-    /// `running`, `held`, `budget used`, `blocked`, `connecting`, `waiting`, `resting`, `paused` or `ending`.
+    /// The state: `running`, `held`, `budget used`, `blocked`, `connecting`, `waiting`, `resting`, `paused` or
+    /// `ending`.
     pub state: &'static str,
-    /// The virtual host here.
+    /// The local virtual host.
     pub vhost: &'a str,
-    /// The address that is used, or tried next, without its password.
+    /// The current or next address, without its password.
     pub upstream: String,
-    /// Messages that the other side has taken over, since the bridge is there.
+    /// Number of messages that the other side has accepted since the bridge was created.
     pub moved: u64,
-    /// Messages on their way.
+    /// Number of messages in flight.
     pub pending: u64,
-    /// The queues here that wait to be forwarded.
+    /// The local queues that are forwarded.
     pub queues: Option<Vec<&'a str>>,
-    /// Messages sent that may have been sent before.
+    /// Number of messages sent that may have been sent before.
     pub repeats: u64,
-    /// The queue here for messages that were refused, with the first of the bridge's links.
+    /// The local parking queue for refused messages, reported with the first of the bridge's links.
     pub parked_queue: Option<&'a str>,
-    /// Messages that came in to be forwarded, and the milliseconds in which they did.
+    /// Number of messages that arrived to be forwarded, and the milliseconds in which they arrived.
     pub inflow: (u64, u64),
-    /// How many of all that the queues say came in are among them, or were there before.
+    /// The part of the queues' arrival counters that is already counted in `inflow`, or precedes it.
     pub inflow_counted: u64,
-    /// Messages that went over it today and the day before, and the bytes of their bodies.
+    /// Number of messages that the link carried today and the day before, and the bytes of their bodies.
     pub sent_lately: (u64, u64),
-    /// Bytes that the log has room for, if there is one.
+    /// Free bytes in the log, if there is one.
     pub disk_room: Option<u64>,
-    /// An outage of so many days has to have room, or there is an alarm.
+    /// There is an alarm if the disk has no capacity for an outage of this many days.
     pub outage_days_min: Option<u16>,
-    /// What came of `retry_parked`, as a sentence; empty when it was never asked for.
+    /// The result of the last `retry_parked` as a sentence; empty if there was none.
     pub retried: String,
-    /// Messages that nothing here can take, and the upstream keeps.
+    /// Number of messages that this broker cannot accept and that remain at the upstream.
     pub held: u64,
-    /// What the link costs today.
+    /// The link's traffic of today, by category.
     pub today: [(&'static str, u64); PRICE_KINDS],
-    /// What it cost the day before.
+    /// The link's traffic of the day before, by category.
     pub yesterday: [(&'static str, u64); PRICE_KINDS],
-    /// Bytes that went over the bridge's links today, both ways.
+    /// Bytes of the bridge's links today, in both directions.
     pub day_bytes: u64,
-    /// As many may, before only urgent rules go on.
+    /// The daily budget in bytes. When it is used up, only urgent rules continue.
     pub day_bytes_max: Option<u64>,
-    /// Bytes of the day before.
+    /// Bytes of the bridge's links the day before.
     pub yesterday_bytes: u64,
-    /// Rules of this direction that wait for the next day, or for what holds them to be mended.
+    /// Number of rules of this direction that wait for the next day, or until their error is corrected.
     pub held_rules: u64,
     /// The state of each rule of this direction, by its queue.
     pub rules: Vec<(&'a str, &'static str)>,
-    /// The bytes of the day are used.
+    /// Whether the daily budget is used up.
     pub is_day_spent: bool,
-    /// Times that messages could flow.
+    /// How often the link came up.
     pub connected: u64,
-    /// Times that they could not, or not any more.
+    /// How often the link failed to come up, or went down.
     pub failed: u64,
-    /// The last error, and how many milliseconds ago it was.
+    /// The last error, and its age in milliseconds.
     pub last_error: Option<(&'a str, u64)>,
-    /// How long messages have been able to flow, in milliseconds.
+    /// Milliseconds since the link came up.
     pub up_for_ms: Option<u64>,
-    /// How long they have not, after they last were, in milliseconds.
+    /// Milliseconds since the link last went down.
     pub down_for_ms: Option<u64>,
-    /// When it is tried again, in milliseconds from now.
+    /// Milliseconds until the next attempt to connect.
     pub retry_in_ms: Option<u64>,
-    /// What it is besides, if it is one of RabbitMQ's shovels.
+    /// The shovel, if the link is one of RabbitMQ's shovels.
     pub shovel: Option<ShovelView<'a>>,
-    /// When its state changed last, in milliseconds since 1970 as far as the board knows the time.
+    /// Time of the last change of state, in milliseconds since 1970 by the board's clock.
     pub changed_at_ms: u64,
-    /// Somebody has paused its bridge.
+    /// Whether the bridge is paused by the operator.
     pub is_paused: bool,
 }
 
 /// A shovel.
 #[derive(Clone, Debug)]
 pub struct ShovelView<'a> {
-    /// Its parameter's name.
+    /// The name of its parameter.
     pub name: &'a str,
-    /// The virtual host that the parameter is in.
+    /// The virtual host of the parameter.
     pub vhost: &'a str,
-    /// Where messages come from.
+    /// The source of messages.
     pub source: ShovelEndView<'a>,
-    /// Where they go.
+    /// The destination of messages.
     pub destination: ShovelEndView<'a>,
-    /// Messages that it has still to move, if it ends.
+    /// Number of messages that it has still to move, if that is limited.
     pub left: Option<u64>,
 }
 
 /// One end of a shovel.
 #[derive(Clone, Debug)]
 pub struct ShovelEndView<'a> {
-    /// The address that is used, without who logs in there.
+    /// The current address, without user and password.
     pub uri: &'a str,
-    /// A queue.
+    /// The queue, if the end is one.
     pub queue: Option<&'a str>,
-    /// Or an exchange.
+    /// The exchange, if the end is one.
     pub exchange: Option<&'a str>,
-    /// And a key.
+    /// The routing key, if there is one.
     pub key: Option<&'a str>,
 }
 
 impl BridgeLinkView<'_> {
-    /// Messages here that wait to be forwarded, if it forwards any.
+    /// Returns the number of local messages that wait to be forwarded, if the link forwards.
     pub fn backlog(&self, broker: &Broker) -> Option<u64> {
         let depths = self.queues.as_ref()?.iter().filter_map(|queue| broker.queue_depth(self.vhost, queue));
         Some(depths.map(u64::from).sum())
     }
 
-    /// Messages set aside by its bridge that nobody has taken yet.
+    /// Returns the number of parked messages that are still in the bridge's parking queue.
     pub fn parked(&self, broker: &Broker) -> u64 {
         let depth = self.parked_queue.and_then(|queue| broker.queue_depth(self.vhost, queue));
         depth.unwrap_or(0).into()
     }
 }
 
-/// The sockets of AMQP connections, as far as an operator is told of them.
+/// The operator's view of the sockets of AMQP connections.
 pub trait Sockets {
-    /// Places of connections that were ever used.
+    /// Returns the number of positions of connections that were ever used.
     fn places(&self) -> usize;
-    /// The connection in a place.
+    /// Returns the connection at a position.
     fn at(&self, connection: ConnectionId) -> Option<SocketView<'_>>;
 }
 
 /// One connection's socket.
 #[derive(Clone, Copy, Debug)]
 pub struct SocketView<'s> {
-    /// Connections are numbered in the order of their coming.
+    /// The connection's number: connections are numbered as they are opened.
     pub number: u64,
     /// The addresses of both ends.
     pub ends: Ends,
     /// Whether the connection is encrypted.
     pub is_tls: bool,
-    /// Since when, in milliseconds since 1970 as far as the board knows the time.
+    /// When the connection was opened, in milliseconds since 1970 by the board's clock.
     pub connected_at_ms: u64,
     /// `running`, `blocked` or `closing`.
     pub state: &'static str,
-    /// The longest frame that was agreed upon, in bytes.
+    /// The negotiated maximum frame size, in bytes.
     pub frame_max: u32,
-    /// Channels it may have.
+    /// The most channels of the connection.
     pub channel_max: u16,
-    /// Heartbeat interval in seconds; 0 is none.
+    /// Heartbeat interval in seconds; 0: no heartbeats.
     pub heartbeat_s: u32,
-    /// How its user logged in.
+    /// The authentication mechanism.
     pub mechanism: &'static str,
-    /// What the client says of itself, as far as it is kept.
+    /// The client properties that were kept.
     pub client_properties: Table<'s>,
-    /// Bytes that came, without what TLS adds, and in how many reads.
+    /// Bytes received, without the overhead of TLS, and the number of reads.
     pub received: (u64, u64),
-    /// Bytes that went, and in how many writes.
+    /// Bytes sent, and the number of writes.
     pub sent: (u64, u64),
 }
 
 /// The two ends of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ends {
-    /// Of the network: ours and the other.
+    /// A network connection.
     Network {
-        /// Our end.
+        /// The broker's address.
         host: SocketAddr,
         /// The client's address.
         peer: SocketAddr,
     },
-    /// A program of this machine.
+    /// A local program at the Unix socket.
     Local {
-        /// Its process.
+        /// Its process id.
         pid: i32,
-        /// Its user.
+        /// Its user id.
         uid: u32,
     },
 }
 
-/// What the store has done, and what it may still take.
+/// The store's counters and limits.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct StoreView {
-    /// Bytes written since the start, zeros that prepare files included.
+    /// Bytes written since the start, including the zeros that prepare files.
     pub written_bytes: u64,
-    /// The same of all lives of the store.
+    /// Bytes written in all runs of the store.
     pub written_ever_bytes: u64,
-    /// How often the disk was asked to keep them.
+    /// Number of syncs of the disk.
     pub syncs: u64,
-    /// Bytes that it may take up in all.
+    /// The most bytes that the store may use.
     pub bytes_max: u64,
-    /// Bytes that it has room for now.
+    /// Bytes that can be written now.
     pub room_bytes: u64,
-    /// Awaited commits that waited for the sync budget (`syncs_per_second`), since the start.
+    /// Awaited commits that were delayed by the sync budget (`syncs_per_second`), since the start.
     pub commits_over_budget: u64,
-    /// Whether one did in the last [`SYNC_BUDGET_SHOWN_MS`].
+    /// Whether a commit was delayed in the last [`SYNC_BUDGET_SHOWN_MS`].
     pub is_over_budget: bool,
 }
 
-/// How long after a commit that waited for the sync budget that is still shown, in milliseconds.
+/// How long a commit delayed by the sync budget is reported, in milliseconds.
 pub const SYNC_BUDGET_SHOWN_MS: u64 = 10_000;
 
 impl StoreView {
-    /// Returns the bytes that the log takes of what it may take, messages that are settled included.
+    /// Returns the bytes that the log uses, including settled messages.
     pub const fn log_bytes(&self) -> u64 {
         self.bytes_max.saturating_sub(self.room_bytes)
     }
 }
 
-/// What the owner says of the card.
+/// The configured endurance of the flash.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct Endurance {
-    /// Bytes that may be written to it; 0 when he does not say.
+    /// Bytes that may be written to it; 0 if not configured.
     pub bytes: u64,
-    /// Years below which it is an alarm; 0 for never.
+    /// The alarm is raised below this many years; 0: never.
     pub years_min: u32,
 }
 
-/// What the machine says of the process at this moment; 0 where it does not say.
+/// The operating system's values for the process at this moment; 0 if unknown.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Machine {
     /// Resident memory in bytes.
     pub resident_bytes: u64,
-    /// File descriptors that are open.
+    /// Number of open file descriptors.
     pub files_open: u64,
-    /// The most that may be.
+    /// The most open file descriptors.
     pub files_max: u64,
-    /// Bytes that are free where the data directory is.
+    /// Free bytes in the file system of the data directory.
     pub disk_free_bytes: u64,
     /// Whether the file system of the data directory has no free inodes.
     pub has_no_inodes: bool,
     /// Processor time that the process has used, in milliseconds.
     pub cpu_ms: u64,
-    /// Temperature of the board in thousandths of a degree Celsius, where the kernel tells it.
+    /// Temperature of the board in thousandths of a degree Celsius, if the kernel reports it.
     pub temperature_mc: Option<i32>,
 }
 
-/// What is known of the process.
+/// The state of the process.
 #[derive(Clone, Debug)]
 pub struct Process {
-    /// Its configuration as a file would say it, without secrets.
+    /// The configuration in the format of its file, without secrets.
     pub environment: String,
     /// The data directory, as an absolute path.
     pub data_dir: String,
     /// The configuration file, as an absolute path; empty without one.
     pub configuration: String,
-    /// What is spoken where it listens: `amqp`, `amqp/ssl` or `amqp/local`, a space, and where.
+    /// For each listener: `amqp`, `amqp/ssl` or `amqp/local`, a space, and the address.
     pub listeners: Vec<String>,
-    /// Names by which browsers may call the management API, in small letters.
+    /// Host names by which browsers may use the management API, in lower case.
     pub hosts: Vec<String>,
-    /// What this node is called, as RabbitMQ calls its: a name, `@` and the machine's name.
+    /// The name of this node, as in RabbitMQ: a name, `@` and the machine's name.
     pub node: String,
-    /// What the machine says of it.
+    /// The operating system's values.
     pub machine: Machine,
-    /// Product and version it announces.
+    /// Product and version in the server properties.
     pub product: (String, String),
-    /// Memory that it may use, in bytes.
+    /// The memory limit, in bytes.
     pub memory_limit_bytes: u64,
     /// The longest body of a message, in bytes.
     pub message_size_max: u32,
-    /// Milliseconds since its start.
+    /// Milliseconds since the start.
     pub uptime_ms: u64,
-    /// AMQP connections that are open.
+    /// Number of open AMQP connections.
     pub connections: u32,
-    /// All there have been since the start.
+    /// Number of connections since the start.
     pub connections_made: u64,
-    /// Messages that publishers have been told are taken, since the start.
+    /// Number of confirms sent to publishers since the start.
     pub confirmed: u64,
-    /// Handshakes ended since the start because others wanted in.
+    /// Number of handshakes ended since the start in favour of other connections.
     pub handshakes_evicted: u64,
-    /// The disk has refused to read parts of the store since the start.
+    /// Whether the disk has refused to read parts of the store since the start.
     pub has_refused_reads: bool,
-    /// When the first of our certificates ends, in seconds since 1970, and the time of this machine; `None`:
-    /// there are none.
+    /// When the first certificate expires, and the machine's time, both in seconds since 1970. `None`: there are no
+    /// certificates.
     pub certificates_end: Option<(u64, u64)>,
-    /// Nobody comes in by TLS, for the files of `[tls]` cannot be used.
+    /// Whether connections by TLS are refused because the files of `[tls]` cannot be used.
     pub is_tls_shut: bool,
-    /// The file of `load_definitions` could not be read to its end at the start.
+    /// Whether the file of `load_definitions` could not be read to its end at the start.
     pub are_definitions_unread: bool,
-    /// Clients that wait for room to publish.
+    /// Number of publishers that wait for capacity.
     pub waiting_publishers: u32,
-    /// What most of them wait for.
+    /// The shortage that most of them wait for.
     pub waiters: Option<Waiters>,
-    /// What the operator lets the log take, in bytes; 0 without one.
+    /// The configured limit of the log, in bytes; 0 without a store.
     pub disk_limit_bytes: u64,
-    /// The store; nothing without one.
+    /// The store's values; all 0 without a store.
     pub store: StoreView,
-    /// What the owner says of the card.
+    /// The configured endurance of the flash.
     pub endurance: Endurance,
-    /// The lines of the memory table: what each is for, and bytes.
+    /// The lines of the memory table: purpose and bytes.
     pub memory: Vec<(&'static str, u64)>,
 }
 
 impl Process {
-    /// The listeners that are open: protocol, a space, and the address. Those with TLS are closed while no certificate
+    /// Returns the open listeners: protocol, a space, and the address. Those with TLS are closed while no certificate
     /// can be used.
     pub(crate) fn open_listeners(&self) -> impl Iterator<Item = &str> {
         let has_tls = |text: &str| text.starts_with("amqp/ssl ") || text.starts_with("https ");
         self.listeners.iter().map(String::as_str).filter(move |text| !self.is_tls_shut || !has_tls(text))
     }
 
-    /// Returns what the text of an alarm says of the disk.
+    /// Returns the values of the disk for the text of an alarm.
     pub const fn disk_facts(&self) -> DiskFacts {
         DiskFacts { limit_bytes: self.disk_limit_bytes, has_no_inodes: self.machine.has_no_inodes }
     }
 
-    /// How little may be free where the data directory is before publishers of persistent messages wait: what
-    /// is free less what the store may still take. `None`: there is no store.
+    /// Returns the free bytes below which publishers of persistent messages are blocked: the free bytes less what the
+    /// store may still write. Returns `None` without a store.
     pub fn disk_free_limit(&self) -> Option<u64> {
         let limit = self.machine.disk_free_bytes.saturating_sub(self.store.room_bytes);
         (self.store.bytes_max > 0).then_some(limit)
     }
 }
 
-/// What the loop is to do.
+/// Requests to the event loop.
 #[derive(Debug, Default)]
 pub struct Orders {
-    /// The broker is to stop.
+    /// Whether the broker is to stop.
     pub stop: bool,
-    /// Something is to be done with the bridge of this name.
+    /// The name of a bridge, and what to do with it.
     pub bridge: Option<(String, BridgeOrder)>,
 }
 
-/// What is to be done with a bridge.
+/// An order to a bridge.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum BridgeOrder {
-    /// What was set aside goes back to where it was on its way to.
+    /// Send parked messages to their original destination again.
     Retry,
-    /// Its links are to end, and not to begin again.
+    /// Close the links and do not open them again.
     Pause,
-    /// They are to begin at once.
+    /// Open the links at once.
     Resume,
-    /// They are to end and to begin again.
+    /// Close the links and open them again.
     Restart,
 }

@@ -1,13 +1,13 @@
-//! What was counted in the last minutes, for rates and charts.
+//! Counters of the last minutes, for rates and charts.
 //!
-//! Why it exists: whoever asks wants to know how fast something goes and how it went, and counters alone say
-//! neither. Nothing wakes up for it: a sample is taken in the first turn of every five seconds that has a
-//! turn. Between two turns nothing changes, so what that turn finds was also true at the times before it that
-//! had none.
+//! The event loop does not wake up for samples. The first turn in each interval of five seconds takes one. Nothing
+//! changes between two turns, so the sample is also valid for the intervals before it that had no turn.
 //!
-//! Always true: memory is fixed, and there is none where nobody can ask; a rate is that of the last five
-//! seconds that are over; queues beyond [`QUEUES_MAX`] places have none, and that is said by leaving it out; of
-//! exchanges, channels and connections only what a rate takes is kept, of as many places each.
+//! # Invariants
+//! - Memory is fixed, and none is used if there is no management API.
+//! - A rate is that of the last completed interval of five seconds.
+//! - Queues beyond [`QUEUES_MAX`] positions have no rates; the answer omits them.
+//! - Of exchanges, channels and connections only the two samples of a rate are kept, for as many positions each.
 
 use core::time::Duration;
 
@@ -16,102 +16,102 @@ use super::json::Json;
 use leveret_broker::{Broker, ChannelView, Counters, ExchangeView, QueueView};
 use leveret_core::command::ConnectionId;
 
-/// Time between samples.
+/// Time between samples, in milliseconds.
 pub const SAMPLE_MS: u64 = 5_000;
-/// Samples of all together: ten minutes, and where they begin.
+/// Number of samples of the totals: ten minutes and their start.
 const TOTALS_KEPT: u64 = 121;
-/// Samples of a queue: a minute, and where it begins.
+/// Number of samples of a queue: one minute and its start.
 const QUEUE_KEPT: u64 = 13;
-/// Samples that are written of a series at most: those of an overview have room in one answer.
+/// The most samples of a series that are written, so that those of an overview fit in one answer.
 const WRITTEN_MAX: u64 = 32;
-/// Samples of an exchange, a channel or a connection: what a rate takes.
+/// Number of samples of an exchange, a channel or a connection: as many as a rate needs.
 const PAIR_KEPT: u64 = 2;
-/// Places of queues that are sampled at most, and of exchanges, channels and connections each.
+/// The most positions of queues that are sampled, and of exchanges, channels and connections each.
 const QUEUES_MAX: usize = 1024;
 
-/// What is counted of all together.
+/// The totals that are sampled.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Total {
     /// Messages published.
     Publish,
-    /// Publishers told that they are taken.
+    /// Confirms sent to publishers.
     Confirm,
-    /// Messages returned.
+    /// Messages returned as unroutable.
     ReturnUnroutable,
-    /// Messages that no queue was for.
+    /// Messages dropped as unroutable.
     DropUnroutable,
-    /// Delivered, to be acknowledged.
+    /// Delivered to consumers with manual acknowledgement.
     Deliver,
-    /// Delivered, and that was all.
+    /// Delivered to consumers with automatic acknowledgement.
     DeliverNoAck,
-    /// Asked for, to be acknowledged.
+    /// Got by `basic.get` with manual acknowledgement.
     Get,
-    /// Asked for, and that was all.
+    /// Got by `basic.get` with automatic acknowledgement.
     GetNoAck,
-    /// Asked for, and there was none.
+    /// `basic.get` of an empty queue.
     GetEmpty,
-    /// All that left by the four ways above.
+    /// Messages delivered or got in any of these four ways.
     DeliverGet,
-    /// Those of them that had left before.
+    /// Messages delivered or got again.
     Redeliver,
     /// Acknowledged.
     Ack,
-    /// Messages ready.
+    /// Messages ready for delivery.
     MessagesReady,
     /// Messages delivered and not settled.
     MessagesUnacknowledged,
-    /// Connections that came.
+    /// Connections opened.
     ConnectionCreated,
-    /// Connections that went.
+    /// Connections closed.
     ConnectionClosed,
-    /// Channels that came.
+    /// Channels opened.
     ChannelCreated,
-    /// Channels that went.
+    /// Channels closed.
     ChannelClosed,
     /// Declarations of queues.
     QueueDeclared,
-    /// Queues that came.
+    /// Queues created.
     QueueCreated,
-    /// Queues that went.
+    /// Queues deleted.
     QueueDeleted,
     /// Bytes written to the disk.
     IoWriteBytes,
-    /// Times that the disk was asked to keep them.
+    /// Syncs of the disk.
     IoSyncCount,
 }
 
-/// How many of those there are.
+/// The number of totals.
 const TOTALS: usize = Total::IoSyncCount as usize + 1;
 
-/// A sample of all together, by [`Total`].
+/// A sample of the totals, by [`Total`].
 pub type Totals = [u64; TOTALS];
 
-/// What only the loop knows of a sample.
+/// The values of a sample that only the event loop knows.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Outside {
-    /// Publishers told that a message is taken.
+    /// Confirms sent to publishers.
     pub confirmed: u64,
-    /// Connections that came, and those that are there.
+    /// Connections opened, and connections that are open.
     pub connections: (u64, u64),
-    /// Bytes written, and how often the disk was asked to keep them.
+    /// Bytes written to the disk, and its syncs.
     pub disk: (u64, u64),
 }
 
-/// A sample of a queue. Counters are kept modulo 2³²: only differences are asked for.
+/// A sample of a queue. Counters are kept modulo 2³², because only differences are used.
 #[derive(Clone, Copy, Default, Debug)]
 struct QueueSample {
-    came: u32,
-    went: u32,
+    arrived: u32,
+    delivered: u32,
     ready: u32,
     unacknowledged: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct QueueHistory {
-    /// The queue that it is of.
+    /// The serial number of the queue.
     serial: u64,
-    /// 0: of none yet.
+    /// The first slot with a sample of it; 0: none yet.
     first: Slot,
     samples: [QueueSample; QUEUE_KEPT as usize],
 }
@@ -119,15 +119,15 @@ struct QueueHistory {
 const NO_HISTORY: QueueHistory = QueueHistory {
     serial: 0,
     first: 0,
-    samples: [QueueSample { came: 0, went: 0, ready: 0, unacknowledged: 0 }; QUEUE_KEPT as usize],
+    samples: [QueueSample { arrived: 0, delivered: 0, ready: 0, unacknowledged: 0 }; QUEUE_KEPT as usize],
 };
 
-/// The last two samples of something in a place, modulo 2³².
+/// The last two samples of the object at a position, modulo 2³².
 #[derive(Clone, Copy, Debug)]
 struct Pair<const N: usize> {
-    /// What it is of.
+    /// The serial number of the object.
     serial: u64,
-    /// 0: of none yet.
+    /// The first slot with a sample of it; 0: none yet.
     first: Slot,
     samples: [[u32; N]; PAIR_KEPT as usize],
 }
@@ -136,7 +136,7 @@ impl<const N: usize> Pair<N> {
     const NONE: Self = Self { serial: 0, first: 0, samples: [[0; N]; PAIR_KEPT as usize] };
 }
 
-/// Those of the things in all places that are sampled.
+/// The samples of the objects at all sampled positions.
 #[derive(Debug, Default)]
 struct Pairs<const N: usize>(Vec<Pair<N>>);
 
@@ -160,13 +160,13 @@ impl<const N: usize> Pairs<N> {
         if pair.serial != serial || pair.first == 0 {
             (pair.serial, pair.first) = (serial, slot);
         }
-        for slot in newly(last, slot, PAIR_KEPT) {
+        for slot in new_slots(last, slot, PAIR_KEPT) {
             pair.samples[(slot % PAIR_KEPT) as usize] = sample;
         }
     }
 }
 
-/// How many of each there can be.
+/// The most objects of each kind.
 #[derive(Clone, Copy, Debug)]
 pub struct SampledPlaces {
     /// Queues.
@@ -179,23 +179,23 @@ pub struct SampledPlaces {
     pub connections: usize,
 }
 
-/// What is sampled of a connection.
+/// The values of a connection that are sampled.
 #[derive(Clone, Copy, Debug)]
 pub struct SampledConnection {
-    /// Its place.
+    /// Its id.
     pub id: ConnectionId,
-    /// Connections are numbered in the order of their coming.
+    /// Its number: connections are numbered as they are opened.
     pub number: u64,
-    /// Bytes that came.
+    /// Bytes received.
     pub received_bytes: u64,
-    /// Bytes that went.
+    /// Bytes sent.
     pub sent_bytes: u64,
 }
 
-/// What is counted of a channel.
+/// The number of counters of a channel.
 const CHANNEL_COUNTS: usize = 12;
 
-/// What happened to messages on a channel, in RabbitMQ's words.
+/// Returns the message counters of a channel with RabbitMQ's names.
 pub fn counts_of_channel(view: &ChannelView<'_>) -> [(&'static str, u32); CHANNEL_COUNTS] {
     let counters = &view.counters;
     [
@@ -214,7 +214,8 @@ pub fn counts_of_channel(view: &ChannelView<'_>) -> [(&'static str, u32); CHANNE
     ]
 }
 
-/// A place in the rings: steps of [`SAMPLE_MS`] since the process's start, counted from 1.
+/// An interval of [`SAMPLE_MS`] since the start of the process, counted from 1. A sample's index in a ring buffer
+/// follows from it.
 type Slot = u64;
 
 const fn slot_of(now_ms: u64) -> Slot {
@@ -225,33 +226,33 @@ const fn slot_of(now_ms: u64) -> Slot {
 #[derive(Debug, Default)]
 pub struct Samples {
     totals: Box<[Totals]>,
-    /// By the places of queues, as far as there were any.
+    /// By the positions of queues, as far as they were ever used.
     queues: Vec<QueueHistory>,
     exchanges: Pairs<2>,
     channels: Pairs<CHANNEL_COUNTS>,
     connections: Pairs<2>,
-    /// The first slot there is, and the last; `None` before there is one.
+    /// The first and the last slot with a sample. `None` before the first sample.
     kept: Option<(Slot, Slot)>,
     /// The date at the process's start, in milliseconds since 1970.
     start_unix_ms: u64,
 }
 
-/// How much of a history is asked for, in seconds: how far back, and how far apart.
+/// The requested part of a history, in seconds: its age and the step between samples.
 type Range = Option<(u64, u64)>;
 
-/// Which histories a request asks for.
+/// The histories that a request asks for.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Ranges {
-    /// Of numbers of messages.
+    /// The history of message counts.
     pub lengths: Range,
-    /// Of what happens to messages.
+    /// The history of message rates.
     pub rates: Range,
 }
 
 impl Ranges {
-    /// What a request asks for, in RabbitMQ's words.
-    pub fn asked(request: &Request<'_>) -> Self {
-        let number = |key: &str| request.asked(key)?.parse().ok();
+    /// Reads the ranges from RabbitMQ's query parameters.
+    pub fn from_query(request: &Request<'_>) -> Self {
+        let number = |key: &str| request.query_value(key)?.parse().ok();
         let range = |age, incr| Some((number(age)?, number(incr).filter(|incr| *incr > 0)?));
         Self {
             lengths: range("lengths_age", "lengths_incr"),
@@ -269,7 +270,7 @@ struct Series<'s> {
 }
 
 impl Samples {
-    /// Room for samples of all together, and of the things in so many places.
+    /// Allocates the samples of the totals and of this many objects.
     pub fn new(places: SampledPlaces) -> Self {
         Self {
             totals: vec![[0; TOTALS]; TOTALS_KEPT as usize].into_boxed_slice(),
@@ -281,7 +282,7 @@ impl Samples {
         }
     }
 
-    /// What that takes.
+    /// Returns the memory of the samples in bytes.
     pub fn bytes(places: SampledPlaces) -> usize {
         TOTALS_KEPT as usize * size_of::<Totals>()
             + places.queues.min(QUEUES_MAX) * size_of::<QueueHistory>()
@@ -290,12 +291,12 @@ impl Samples {
             + Pairs::<2>::bytes(places.connections)
     }
 
-    /// Whether a turn at this time has to take a sample.
+    /// Returns whether a turn at this time has to take a sample.
     pub fn is_due(&self, now_ms: u64) -> bool {
         !self.totals.is_empty() && self.kept.is_none_or(|(_, last)| slot_of(now_ms) > last)
     }
 
-    /// Takes one, which is due.
+    /// Takes a sample that is due.
     pub fn take(
         &mut self,
         (now_ms, unix_ms): (u64, u64),
@@ -323,7 +324,7 @@ impl Samples {
         }
         let totals =
             totals(broker.counters(), broker.gauges().channels as u64, (ready, unacknowledged), outside);
-        for slot in newly(last, slot, TOTALS_KEPT) {
+        for slot in new_slots(last, slot, TOTALS_KEPT) {
             self.totals[(slot % TOTALS_KEPT) as usize] = totals;
         }
         self.kept = Some((first.max((slot + 1).saturating_sub(TOTALS_KEPT).max(1)), slot));
@@ -342,13 +343,13 @@ impl Samples {
         }
     }
 
-    /// Writes the rate of a number of an exchange: of messages published to it, or of queues that they went to.
+    /// Writes a rate of an exchange: of messages published to it, or of messages routed from it to queues.
     pub fn of_exchange(&self, json: &mut Json<'_>, view: &ExchangeView<'_>, column: usize, range: Range) {
         let now = view.published[column].into();
         self.pair(json, &self.exchanges, (view.place, view.serial), (column, now), range);
     }
 
-    /// Writes the rate of one of the [`counts_of_channel`] of the channel in a place.
+    /// Writes the rate of one of the [`counts_of_channel`] of the channel at a position.
     pub fn of_channel(
         &self,
         json: &mut Json<'_>,
@@ -359,7 +360,7 @@ impl Samples {
         self.pair(json, &self.channels, (place, serial), (column, now.into()), range);
     }
 
-    /// Writes the rate of bytes that a connection received, or sent: `column` 0 or 1.
+    /// Writes the rate of bytes that a connection received (`column` 0) or sent (`column` 1).
     pub fn of_connection(
         &self,
         json: &mut Json<'_>,
@@ -378,24 +379,24 @@ impl Samples {
         range: Range,
     ) {
         let pair = pairs.0.get(place).filter(|pair| pair.serial == serial);
-        // Of one that came since the last sample it is known that there was nothing.
+        // The counters of an object created after the last sample were 0 then.
         let kept = self.kept.filter(|_| place < pairs.0.capacity()).map(|(_, last)| {
             let first = pair.map_or(last, |pair| pair.first);
             (first.max((last + 1).saturating_sub(PAIR_KEPT)), last)
         });
         let value = |slot: Slot| {
             let then = pair.map_or(0, |pair| pair.samples[(slot % PAIR_KEPT) as usize][column]);
-            by_then(now, then)
+            earlier_value(now, then)
         };
         self.write(json, kept, &value, range);
     }
 
-    /// Writes the rate of a total, and its history if one is asked for: an object.
+    /// Writes the rate of a total, and its history if one is requested, as an object.
     pub fn total(&self, json: &mut Json<'_>, total: Total, range: Range) {
         self.sum(json, &[total], range);
     }
 
-    /// The same of a sum.
+    /// Writes the rate of a sum of totals, and its history if one is requested.
     pub fn sum(&self, json: &mut Json<'_>, totals: &[Total], range: Range) {
         let value = |slot: Slot| {
             let sample = &self.totals[(slot % TOTALS_KEPT) as usize];
@@ -407,7 +408,7 @@ impl Samples {
     /// Writes the rates of a queue's messages as members `…_details`, and their histories.
     pub fn of_queue(&self, json: &mut Json<'_>, queue: &QueueView<'_>, column: QueueColumn, range: Range) {
         let history = self.queues.get(queue.place).filter(|history| history.serial == queue.serial);
-        // Of one that came since the last sample it is known that there was nothing.
+        // The counters of a queue created after the last sample were 0 then.
         let kept = self.kept.filter(|_| queue.place < self.queues.capacity()).map(|(_, last)| {
             let first = history.map_or(last, |history| history.first);
             (first.max((last + 1).saturating_sub(QUEUE_KEPT)), last)
@@ -415,8 +416,8 @@ impl Samples {
         let value = |slot: Slot| {
             let sample = history.map_or(QueueSample::default(), |history| history.at(slot));
             match column {
-                QueueColumn::Came => by_then(queue.came, sample.came),
-                QueueColumn::Went => by_then(queue.went, sample.went),
+                QueueColumn::Arrived => earlier_value(queue.came, sample.arrived),
+                QueueColumn::Delivered => earlier_value(queue.went, sample.delivered),
                 QueueColumn::Ready => sample.ready.into(),
                 QueueColumn::Unacknowledged => sample.unacknowledged.into(),
                 QueueColumn::All => u64::from(sample.ready) + u64::from(sample.unacknowledged),
@@ -441,28 +442,29 @@ impl Samples {
     }
 }
 
-/// What is sampled of a queue.
+/// The values of a queue that are sampled.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum QueueColumn {
-    /// Messages that came in.
-    Came,
+    /// Messages that entered the queue.
+    Arrived,
     /// Messages delivered.
-    Went,
+    Delivered,
     /// Messages ready.
     Ready,
     /// Messages delivered and not settled.
     Unacknowledged,
-    /// Both.
+    /// Messages ready, and messages delivered and not settled.
     All,
 }
 
-/// What came by then is what came by now, less the difference.
-const fn by_then(now: u64, then: u32) -> u64 {
+/// Returns a counter's value at an earlier time, from its value now and its earlier value modulo 2³².
+const fn earlier_value(now: u64, then: u32) -> u64 {
     now.wrapping_sub((now as u32).wrapping_sub(then) as u64)
 }
 
-/// Slots behind `last` up to and with `slot`, as many as are kept; also that one, when it is the first.
-fn newly(last: Slot, slot: Slot, kept: u64) -> core::ops::RangeInclusive<Slot> {
+/// Returns the slots after `last` up to and including `slot`, at most as many as are kept. For the first sample it is
+/// `slot` alone.
+fn new_slots(last: Slot, slot: Slot, kept: u64) -> core::ops::RangeInclusive<Slot> {
     (last + 1).min(slot).max((slot + 1).saturating_sub(kept))..=slot
 }
 
@@ -476,19 +478,19 @@ impl QueueHistory {
             (self.serial, self.first) = (queue.serial, slot);
         }
         let sample = QueueSample {
-            came: queue.came as u32,
-            went: queue.went as u32,
+            arrived: queue.came as u32,
+            delivered: queue.went as u32,
             ready: queue.messages_ready,
             unacknowledged: queue.messages_unacknowledged,
         };
-        for slot in newly(last, slot, QUEUE_KEPT) {
+        for slot in new_slots(last, slot, QUEUE_KEPT) {
             self.samples[(slot % QUEUE_KEPT) as usize] = sample;
         }
     }
 }
 
 impl Series<'_> {
-    /// How much more there was in one slot than in another, by the second.
+    /// Returns the increase from one slot to another, per second.
     fn rate(&self, from: Slot, to: Slot) -> f64 {
         let more = (self.value)(to).wrapping_sub((self.value)(from)) as i64;
         let seconds = Duration::from_millis(SAMPLE_MS * (to - from)).as_secs_f64();
@@ -563,7 +565,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_is_that_of_the_last_step_and_a_history_ends_where_it_begins() {
+    fn a_rate_covers_the_last_step_and_a_history_ends_at_its_start() {
         let value = |slot: Slot| 10 * slot;
         let one = Series { first: 7, last: 7, start_unix_ms: 0, value: &value };
         assert_eq!(written(&one, None), r#"{"rate":0.0}"#, "nothing is known yet");
@@ -577,7 +579,7 @@ mod tests {
         let falling = |slot: Slot| 100 - 3 * slot;
         let falls = Series { first: 1, last: 8, start_unix_ms: 0, value: &falling };
         assert_eq!(written(&falls, None), r#"{"rate":-0.6}"#);
-        // Steps that make no sense are as long as they can be.
+        // Excessive steps are limited to the longest possible one.
         assert!(written(&falls, Some((u64::MAX, u64::MAX))).contains("\"avg\":76.0"));
         assert_eq!(written(&falls, Some((u64::MAX, 1))).matches("sample\"").count(), 8);
         let long = Series { first: 1, last: TOTALS_KEPT, start_unix_ms: 0, value: &value };
@@ -587,10 +589,10 @@ mod tests {
     }
 
     #[test]
-    fn what_had_no_turn_is_what_the_next_turn_finds() {
-        assert_eq!(newly(0, 0, 13), 0..=0);
-        assert_eq!(newly(3, 4, 13), 4..=4);
-        assert_eq!(newly(3, 9, 13), 4..=9);
-        assert_eq!(newly(3, 99, 13), 87..=99);
+    fn intervals_without_a_turn_get_the_next_sample() {
+        assert_eq!(new_slots(0, 0, 13), 0..=0);
+        assert_eq!(new_slots(3, 4, 13), 4..=4);
+        assert_eq!(new_slots(3, 9, 13), 4..=9);
+        assert_eq!(new_slots(3, 99, 13), 87..=99);
     }
 }

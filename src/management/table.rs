@@ -1,33 +1,36 @@
-//! THE TABLE OF REQUESTS: everything that can be asked of a broker, by whom, and what answers it.
+//! The table of all requests: the path of each, who may send it, and the function that answers it.
 //!
-//! Paths, fields and words are those of RabbitMQ's management API where it has them; what only the command line
-//! needs lies under `/api/ctl`. A row says the verb, the path, who may ask, and the function that answers.
+//! Paths, fields and texts are those of RabbitMQ's management API where it has them. Requests that only the command
+//! line needs are below `/api/ctl`. A row has the verb, the path, what it demands of the client, and the function that
+//! answers.
 //!
-//! | by | who asks |
-//! |----|----------|
-//! | `socket` | the operator, by the control socket |
-//! | `network` | a user of the management API who has what the row demands |
-//! | `both` | the one or the other, and the answer is the same function's |
-//! | `metrics` | the same, a monitor over the network, and anybody where metrics are shown without a login |
+//! | way in | who may send the request |
+//! |--------|--------------------------|
+//! | `socket` | the operator, over the control socket |
+//! | `network` | a user of the management API who meets the row's demand |
+//! | `both` | either of them; the same function answers |
+//! | `metrics` | a user over the network who meets the row's demand, and any client where metrics need no login |
 //!
-//! | tag | sees |
-//! |-----|------|
-//! | `management` | what there is in the virtual hosts it has permissions in, its own connections |
-//! | `policymaker` | the same, and policies and parameters there, which it changes |
-//! | `monitoring` | as `management`; the node, all connections, channels and consumers, names of virtual hosts |
-//! | `administrator` | everything, and changes users, virtual hosts and permissions |
+//! | tag | access |
+//! |-----|--------|
+//! | `management` | objects of the virtual hosts in which the user has permissions, and the user's own connections |
+//! | `policymaker` | also sees and changes policies and parameters there |
+//! | `monitoring` | like `management`; also the node, all connections, channels and consumers, names of virtual hosts |
+//! | `administrator` | everything; changes users, virtual hosts and permissions |
 //!
-//! What RabbitMQ demands, or more, is demanded: `tests/rabbitmq/management` has its answers, and
-//! `tests/simulated/pair/management_rights` asks for every path by every tag. Whose rows a list has stands in
-//! [`Audience`](super::listing::Audience): a list that demands nothing has the rows that its reader sees.
+//! A row demands at least what RabbitMQ demands. `tests/rabbitmq/management` has RabbitMQ's answers, and
+//! `tests/simulated/pair/management_rights` requests every path with every tag.
+//! [`Audience`](super::listing::Audience) decides which rows a list shows: a list without a demand has the rows that
+//! its user may see.
 //!
-//! Always true: what has no row is not found; the first row that fits answers; what changes something in a
-//! virtual host over the network takes the permissions that the same would take over AMQP.
+//! # Invariants
+//! - A request without a row is not found. The first row that matches answers.
+//! - A change in a virtual host over the network needs the same permissions as the same change over AMQP.
 
 use std::borrow::Cow;
 
 use super::access;
-use super::actions::By;
+use super::actions::ActingUser;
 use super::alarms;
 use super::bridges::BridgeLinks;
 use super::columns::{Channels, Connections, Consumers, Exchanges, Queues, Vhosts};
@@ -48,68 +51,68 @@ use super::request::{Call, Demand, NAMES_MAX, User};
 use super::request_context::RequestContext;
 use super::web_page;
 
-use Does::{Act, Change, Closed, Receive, Show};
+use Handler::{Act, Change, Closed, Receive, Show};
 
-/// By which way a request comes.
+/// The way by which a request arrived.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Door {
+pub(super) enum Interface {
     /// The control socket.
     Socket,
     /// The management API's address.
     Network,
-    /// The address where metrics are shown without a login.
+    /// The address where metrics need no login.
     Metrics,
 }
 
-/// What answers a request.
+/// The function that answers a request.
 #[derive(Clone, Copy)]
-enum Does {
-    /// A function that changes nothing, so it can be asked whether there is something of this path at all.
+enum Handler {
+    /// Changes nothing. It can be called to find out whether the path names an existing object.
     Show(fn(&Call<'_>, &RequestContext<'_>) -> Answer),
-    /// A function that changes something, or begins to.
+    /// Changes something, or begins to.
     Change(fn(&Call<'_>, &mut RequestContext<'_>) -> Answered),
-    /// A function that changes something with a body that may be longer than a request buffer.
+    /// Changes something with a body that may be longer than a request buffer.
     Receive(fn(&Call<'_>, &mut RequestContext<'_>) -> Answered),
-    /// What a user does in a virtual host, as over AMQP.
-    Act(fn(&mut By<'_, '_>) -> Answered),
-    /// Nothing does: there is no such request, and only who may ask for what is near is told so.
+    /// Acts in a virtual host for a user, as over AMQP.
+    Act(fn(&mut ActingUser<'_, '_>) -> Answered),
+    /// There is no such request. Only users who meet the row's demand learn that.
     Closed,
 }
 
-/// One request that there is.
+/// One request.
 struct Row {
-    doors: &'static [Door],
-    /// `None`: whichever no row above has.
+    interfaces: &'static [Interface],
+    /// `None`: every verb that no row above has.
     verb: Option<Verb>,
-    /// The path: a word in braces stands for a name, `**` at the end for all that follows.
+    /// The path: a word in braces stands for a name, `**` at the end for any number of segments.
     path: &'static str,
-    /// What it takes over the network.
+    /// The demand over the network.
     demand: Demand,
-    does: Does,
+    handler: Handler,
 }
 
-/// Makes a row of each line: who asks, the verb (`any`: whichever no row above has), the path, what it takes
-/// over the network, and what answers.
+/// Makes a row of each line: the way in, the verb (`any`: every verb that no row above has), the path, the demand
+/// over the network, and the function that answers.
 macro_rules! requests {
-    ($($way:ident $verb:ident $path:literal $demand:ident $does:expr;)*) => {
+    ($($way:ident $verb:ident $path:literal $demand:ident $handler:expr;)*) => {
         const REQUESTS: &[Row] = &[$(Row {
-            doors: way!($way), verb: verb!($verb), path: $path, demand: Demand::$demand, does: $does,
+            interfaces: way!($way), verb: verb!($verb), path: $path, demand: Demand::$demand, handler: $handler,
         }),*];
     };
 }
 
 macro_rules! way {
     (socket) => {
-        &[Door::Socket]
+        &[Interface::Socket]
     };
     (network) => {
-        &[Door::Network]
+        &[Interface::Network]
     };
     (both) => {
-        &[Door::Socket, Door::Network]
+        &[Interface::Socket, Interface::Network]
     };
     (metrics) => {
-        &[Door::Network, Door::Metrics]
+        &[Interface::Network, Interface::Metrics]
     };
 }
 
@@ -123,20 +126,20 @@ macro_rules! verb {
 }
 
 requests! {
-    // The page, and metrics.
-    network Get "" Nobody Show(show_page);
+    // The web page, and metrics.
+    network Get "" NoLogin Show(show_page);
     metrics Get "metrics" Monitor Show(metrics::answer);
     metrics Get "metrics/per-object" Monitor Show(metrics::answer);
     metrics Get "metrics/detailed" Monitor Show(metrics::answer);
     network any "metrics/**" Monitor Closed;
-    network Post "api/leveret/login" Nothing Change(access::log_in);
-    network Delete "api/leveret/login" Nothing Change(access::log_out);
+    network Post "api/leveret/login" AnyTag Change(access::log_in);
+    network Delete "api/leveret/login" AnyTag Change(access::log_out);
     // The node.
-    network Get "api/whoami" Nothing Show(management::whoami);
+    network Get "api/whoami" AnyTag Show(management::whoami);
     socket Get "api/overview" Operator Show(control::overview);
-    network Get "api/overview" Nothing Show(management::overview);
-    network Get "api/extensions" Nothing Show(management::extensions);
-    network Get "api/cluster-name" Nothing Show(management::cluster_name);
+    network Get "api/overview" AnyTag Show(management::overview);
+    network Get "api/extensions" AnyTag Show(management::extensions);
+    network Get "api/cluster-name" AnyTag Show(management::cluster_name);
     network Get "api/nodes" Monitor Show(management::nodes);
     network Get "api/nodes/{node}" Monitor Show(management::node);
     network Get "api/nodes/{node}/memory" Monitor Show(management::node_memory);
@@ -148,28 +151,28 @@ requests! {
     socket Post "api/ctl/backup" Operator Change(control::begin_backup);
     socket Get "api/ctl/backup" Operator Show(control::backup);
     socket Delete "api/ctl/backup" Operator Change(control::end_backup);
-    // Whether it can be used.
+    // Health.
     socket Get "api/ctl/alarms" Operator Show(alarms::show);
-    network Get "api/leveret/alarms" Nothing Show(alarms::show);
-    network Get "api/health/checks/alarms" Nothing Show(alarms::alarms);
-    network Get "api/health/checks/local-alarms" Nothing Show(alarms::alarms);
-    network Get "api/health/checks/virtual-hosts" Nothing Show(|_, _| alarms::status_ok());
-    network Get "api/health/checks/ready-to-serve-clients" Nothing Show(|_, _| alarms::status_ok());
-    network Get "api/health/checks/node-is-quorum-critical" Nothing Show(alarms::of_one_node);
-    network Get "api/health/checks/node-is-mirror-sync-critical" Nothing Show(alarms::of_one_node);
-    network Get "api/health/checks/certificate-expiration/{within}/{unit}" Nothing Show(alarms::certificates);
-    network Get "api/health/checks/port-listener/{port}" Nothing Show(alarms::port);
-    network Get "api/health/checks/protocol-listener/{protocol}" Nothing Show(alarms::protocol);
-    network Get "api/healthchecks/node" Nothing Show(alarms::node);
-    network Get "api/healthchecks/node/{node}" Nothing Show(management::node_health);
+    network Get "api/leveret/alarms" AnyTag Show(alarms::show);
+    network Get "api/health/checks/alarms" AnyTag Show(alarms::alarms);
+    network Get "api/health/checks/local-alarms" AnyTag Show(alarms::alarms);
+    network Get "api/health/checks/virtual-hosts" AnyTag Show(|_, _| alarms::status_ok());
+    network Get "api/health/checks/ready-to-serve-clients" AnyTag Show(|_, _| alarms::status_ok());
+    network Get "api/health/checks/node-is-quorum-critical" AnyTag Show(alarms::single_node_check);
+    network Get "api/health/checks/node-is-mirror-sync-critical" AnyTag Show(alarms::single_node_check);
+    network Get "api/health/checks/certificate-expiration/{within}/{unit}" AnyTag Show(alarms::certificates);
+    network Get "api/health/checks/port-listener/{port}" AnyTag Show(alarms::port);
+    network Get "api/health/checks/protocol-listener/{protocol}" AnyTag Show(alarms::protocol);
+    network Get "api/healthchecks/node" AnyTag Show(alarms::node);
+    network Get "api/healthchecks/node/{node}" AnyTag Show(management::node_health);
     network Get "api/aliveness-test/{vhost}" Permissions Show(alarms::aliveness);
-    // Everything that is defined.
+    // Definitions.
     both Get "api/definitions" Administrator Show(|_, _| listing::export());
     network Get "api/definitions/{vhost}" Administrator Show(listing::export_of);
     network Post "api/definitions" Administrator Receive(import::all);
     network Post "api/definitions/{vhost}" Administrator Receive(import::all);
     socket Post "api/ctl/import" Operator Change(import::lines);
-    // Users, virtual hosts, and who may do what.
+    // Users, virtual hosts, and permissions.
     both Get "api/users" Administrator Show(list::<Users>);
     network Get "api/users/without-permissions" Administrator Show(listing::users_without_permissions);
     network Get "api/users/{user}" Administrator Show(one::<Users>);
@@ -178,7 +181,7 @@ requests! {
     both Post "api/users/bulk-delete" Administrator Change(access::delete_users);
     both Get "api/users/{user}/permissions" Administrator Show(list::<Permissions>);
     both Get "api/users/{user}/topic-permissions" Administrator Show(list::<TopicPermissions>);
-    both Get "api/vhosts" Nothing Show(list::<Vhosts>);
+    both Get "api/vhosts" AnyTag Show(list::<Vhosts>);
     network Get "api/vhosts/{vhost}" Administrator Show(one::<Vhosts>);
     network Put "api/vhosts/{vhost}" Administrator Change(access::put_vhost);
     socket Put "api/vhosts/{vhost}" Operator Change(access::update_vhost);
@@ -198,7 +201,7 @@ requests! {
     both Put "api/topic-permissions/{vhost}/{user}" Administrator Change(access::put_topic_permissions);
     both Delete "api/topic-permissions/{vhost}/{user}" Administrator Change(access::clear_topic_permissions);
     both Delete "api/topic-permissions/{vhost}/{user}/{exchange}" Administrator Change(access::clear_topic_permissions);
-    network Get "api/vhost-limits" Nothing Show(management::vhost_limits);
+    network Get "api/vhost-limits" AnyTag Show(management::vhost_limits);
     network Get "api/vhost-limits/{vhost}" Watcher Show(management::vhost_limits);
     both Put "api/vhost-limits/{vhost}" Administrator Change(access::put_vhost_limits);
     both Delete "api/vhost-limits/{vhost}" Administrator Change(access::clear_vhost_limits);
@@ -220,12 +223,12 @@ requests! {
     network any "api/nodes/**" Monitor Closed;
     network any "api/auth/attempts/**" Monitor Closed;
     // Policies and parameters.
-    network Get "api/policies" Nothing Show(list::<Policies>);
+    network Get "api/policies" AnyTag Show(list::<Policies>);
     both Get "api/policies/{vhost}" Member Show(list::<Policies>);
-    network Get "api/policies/{vhost}/{policy}" PolicymakerThere Show(one::<Policies>);
-    both Put "api/policies/{vhost}/{policy}" PolicymakerThere Change(policies::put);
-    both Delete "api/policies/{vhost}/{policy}" PolicymakerThere Change(policies::clear);
-    network Get "api/operator-policies" Nothing Show(list::<OperatorPolicies>);
+    network Get "api/policies/{vhost}/{policy}" PolicymakerInVhost Show(one::<Policies>);
+    both Put "api/policies/{vhost}/{policy}" PolicymakerInVhost Change(policies::put);
+    both Delete "api/policies/{vhost}/{policy}" PolicymakerInVhost Change(policies::clear);
+    network Get "api/operator-policies" AnyTag Show(list::<OperatorPolicies>);
     both Get "api/operator-policies/{vhost}" Member Show(list::<OperatorPolicies>);
     network Get "api/operator-policies/{vhost}/{policy}" Administrator Show(one::<OperatorPolicies>);
     both Put "api/operator-policies/{vhost}/{policy}" Administrator Change(policies::put);
@@ -233,15 +236,15 @@ requests! {
     socket Get "api/parameters/{vhost}" Operator Show(list::<Parameters>);
     network Get "api/parameters" Policymaker Show(list::<Parameters>);
     network Get "api/parameters/{component}" Policymaker Show(list::<Parameters>);
-    network Get "api/parameters/{component}/{vhost}" PolicymakerThere Show(list::<Parameters>);
-    network Get "api/parameters/{component}/{vhost}/{name}" PolicymakerThere Show(one::<Parameters>);
-    both Put "api/parameters/{component}/{vhost}/{name}" PolicymakerThere Change(parameters::put);
-    both Delete "api/parameters/{component}/{vhost}/{name}" PolicymakerThere Change(parameters::clear);
+    network Get "api/parameters/{component}/{vhost}" PolicymakerInVhost Show(list::<Parameters>);
+    network Get "api/parameters/{component}/{vhost}/{name}" PolicymakerInVhost Show(one::<Parameters>);
+    both Put "api/parameters/{component}/{vhost}/{name}" PolicymakerInVhost Change(parameters::put);
+    both Delete "api/parameters/{component}/{vhost}/{name}" PolicymakerInVhost Change(parameters::clear);
     both Get "api/global-parameters" Policymaker Show(list::<GlobalParameters>);
     network Get "api/global-parameters/{name}" Policymaker Show(one::<GlobalParameters>);
     both Put "api/global-parameters/{name}" Policymaker Change(parameters::put);
     both Delete "api/global-parameters/{name}" Policymaker Change(parameters::clear);
-    // Bridges, and shovels among them.
+    // Bridges, including shovels.
     socket Get "api/ctl/bridges" Operator Show(list::<BridgeLinks>);
     network Get "api/leveret/bridges" Monitor Show(list::<BridgeLinks>);
     socket Post "api/ctl/bridges/{bridge}/{order}" Operator Change(parameters::order_bridge);
@@ -251,78 +254,80 @@ requests! {
     network Get "api/shovels/vhost/{vhost}/{name}" Monitor Show(listing::shovel);
     both Delete "api/shovels/vhost/{vhost}/{name}" Administrator Change(parameters::delete_shovel);
     both Delete "api/shovels/vhost/{vhost}/{name}/restart" Administrator Change(parameters::restart_shovel);
-    // Connections and what they have open.
-    both Get "api/connections" Nothing Show(list::<Connections>);
-    network Get "api/connections/{name}" Nothing Show(one::<Connections>);
-    network Delete "api/connections/{name}" Nothing Change(management::close);
+    // Connections, channels and consumers.
+    both Get "api/connections" AnyTag Show(list::<Connections>);
+    network Get "api/connections/{name}" AnyTag Show(one::<Connections>);
+    network Delete "api/connections/{name}" AnyTag Change(management::close);
     socket Delete "api/connections" Operator Change(control::close_all);
     socket Delete "api/connections/vhost/{vhost}" Operator Change(control::close_all);
     socket Delete "api/connections/username/{user}" Operator Change(control::close_all);
     socket Delete "api/connections/{pid}" Operator Change(control::close);
-    both Get "api/channels" Nothing Show(list::<Channels>);
-    network Get "api/channels/{name}" Nothing Show(one::<Channels>);
-    both Get "api/consumers" Nothing Show(list::<Consumers>);
-    both Get "api/consumers/{vhost}" Nothing Show(list::<Consumers>);
-    // Queues, exchanges, bindings, messages. The operator at the socket is no user of the broker, and has what
-    // he asks for done as nobody's; a user has it done as over AMQP.
-    both Get "api/queues" Nothing Show(list::<Queues>);
+    both Get "api/channels" AnyTag Show(list::<Channels>);
+    network Get "api/channels/{name}" AnyTag Show(one::<Channels>);
+    both Get "api/consumers" AnyTag Show(list::<Consumers>);
+    both Get "api/consumers/{vhost}" AnyTag Show(list::<Consumers>);
+    // Queues, exchanges, bindings, messages. The operator at the socket is not a user of the broker, so its requests
+    // act for no user. Requests of a user act as over AMQP.
+    both Get "api/queues" AnyTag Show(list::<Queues>);
     both Get "api/queues/{vhost}" Member Show(list::<Queues>);
     network Get "api/queues/{vhost}/{queue}" Member Show(one::<Queues>);
-    network Put "api/queues/{vhost}/{queue}" Member Act(|by| by.put_queue());
+    network Put "api/queues/{vhost}/{queue}" Member Act(|acting| acting.put_queue());
     socket Delete "api/queues/{vhost}/{queue}" Operator Change(control::delete_queue);
-    network Delete "api/queues/{vhost}/{queue}" Member Act(|by| by.delete_queue());
+    network Delete "api/queues/{vhost}/{queue}" Member Act(|acting| acting.delete_queue());
     socket Delete "api/queues/{vhost}/{queue}/contents" Operator Change(control::purge_queue);
-    network Delete "api/queues/{vhost}/{queue}/contents" Member Act(|by| by.purge());
-    network Post "api/queues/{vhost}/{queue}/actions" Administrator Act(|by| by.mirror());
-    network Post "api/queues/{vhost}/{queue}/get" Member Act(|by| by.get());
+    network Delete "api/queues/{vhost}/{queue}/contents" Member Act(|acting| acting.purge());
+    network Post "api/queues/{vhost}/{queue}/actions" Administrator Act(|acting| acting.mirror());
+    network Post "api/queues/{vhost}/{queue}/get" Member Act(|acting| acting.get());
     network Get "api/queues/{vhost}/{queue}/bindings" Member Show(listing::bindings);
     network Get "api/leveret/queues/{vhost}/{queue}/messages" Permissions Change(management::messages);
-    both Get "api/exchanges" Nothing Show(list::<Exchanges>);
+    both Get "api/exchanges" AnyTag Show(list::<Exchanges>);
     both Get "api/exchanges/{vhost}" Member Show(list::<Exchanges>);
     network Get "api/exchanges/{vhost}/{exchange}" Member Show(one::<Exchanges>);
-    network Put "api/exchanges/{vhost}/{exchange}" Member Act(|by| by.put_exchange());
-    network Delete "api/exchanges/{vhost}/{exchange}" Member Act(|by| by.delete_exchange());
-    network Post "api/exchanges/{vhost}/{exchange}/publish" Member Receive(|call, context| By::of(call, context)?.publish());
+    network Put "api/exchanges/{vhost}/{exchange}" Member Act(|acting| acting.put_exchange());
+    network Delete "api/exchanges/{vhost}/{exchange}" Member Act(|acting| acting.delete_exchange());
+    network Post "api/exchanges/{vhost}/{exchange}/publish" Member
+        Receive(|call, context| ActingUser::of(call, context)?.publish());
     network Get "api/exchanges/{vhost}/{source}/bindings/source" Member Show(listing::bindings);
     network Get "api/exchanges/{vhost}/{exchange}/bindings/destination" Member Show(listing::bindings);
-    both Get "api/bindings" Nothing Show(listing::bindings);
+    both Get "api/bindings" AnyTag Show(listing::bindings);
     both Get "api/bindings/{vhost}" Member Show(listing::bindings);
     network Get "api/bindings/{vhost}/e/{source}/q/{queue}" Member Show(listing::bindings);
     network Get "api/bindings/{vhost}/e/{source}/e/{exchange}" Member Show(listing::bindings);
     network Get "api/bindings/{vhost}/e/{source}/q/{queue}/{key}" Member Show(listing::binding);
     network Get "api/bindings/{vhost}/e/{source}/e/{exchange}/{key}" Member Show(listing::binding);
-    network Post "api/bindings/{vhost}/e/{source}/q/{queue}" Member Act(|by| by.bind());
-    network Post "api/bindings/{vhost}/e/{source}/e/{exchange}" Member Act(|by| by.bind());
-    network Delete "api/bindings/{vhost}/e/{source}/q/{queue}/{key}" Member Act(|by| by.unbind());
-    network Delete "api/bindings/{vhost}/e/{source}/e/{exchange}/{key}" Member Act(|by| by.unbind());
+    network Post "api/bindings/{vhost}/e/{source}/q/{queue}" Member Act(|acting| acting.bind());
+    network Post "api/bindings/{vhost}/e/{source}/e/{exchange}" Member Act(|acting| acting.bind());
+    network Delete "api/bindings/{vhost}/e/{source}/q/{queue}/{key}" Member Act(|acting| acting.unbind());
+    network Delete "api/bindings/{vhost}/e/{source}/e/{exchange}/{key}" Member Act(|acting| acting.unbind());
     // Messages whose queue is lost.
     socket Get "api/ctl/orphans" Operator Show(list::<Orphans>);
     socket Put "api/ctl/orphans/{incarnation}/{vhost}/{queue}" Operator Change(control::adopt_orphan);
     socket Delete "api/ctl/orphans/{incarnation}" Operator Change(control::delete_orphan);
     socket Put "api/ctl/trace/{vhost}" Operator Change(access::put_trace);
     socket Delete "api/ctl/trace/{vhost}" Operator Change(access::put_trace);
-    network Get "{file}" Nobody Show(show_page);
+    network Get "{file}" NoLogin Show(show_page);
 }
 
-/// What a request is, if there is a row that fits.
+/// Finds the row of a request.
 fn find<'c>(
     request: &'c Request<'c>,
     user: Option<&'c User>,
-    door: Door,
+    interface: Interface,
     verb: Verb,
 ) -> Option<(&'static Row, Call<'c>)> {
     let path = match request.segments.as_slice() {
-        path if door == Door::Socket => path,
-        // A trailing slash changes nothing.
+        path if interface == Interface::Socket => path,
+        // A trailing slash is ignored.
         [path @ .., last] if last.is_empty() && path.first().is_some_and(|first| first == "api") => path,
         path => path,
     };
-    let rows = REQUESTS.iter().filter(|row| row.doors.contains(&door));
+    let rows = REQUESTS.iter().filter(|row| row.interfaces.contains(&interface));
     let mut fitting = rows.filter(|row| row.verb.is_none_or(|own| own == verb));
     fitting.find_map(|row| Some((row, Call { request, user, names: names(row.path, path)? })))
 }
 
-/// What stands in a path for the words in braces of a pattern; `None`: it is another path.
+/// Returns the words in braces of a pattern with the path segments in their places. Returns `None` if the path does
+/// not match.
 fn names<'c>(
     pattern: &'static str,
     path: &'c [Cow<'c, str>],
@@ -333,67 +338,73 @@ fn names<'c>(
         if part == "**" {
             return Some(names);
         }
-        let said = path.next()?;
+        let segment = path.next()?;
         match part.strip_prefix('{').and_then(|part| part.strip_suffix('}')) {
-            Some(word) => names.push((word, &**said)).ok()?,
-            None if part == said => {}
+            Some(word) => names.push((word, &**segment)).ok()?,
+            None if part == segment => {}
             None => return None,
         }
     }
     path.next().is_none().then_some(names)
 }
 
-/// Answers a request whose asker is known: a user over the network, the operator at the control socket, or
-/// anybody where metrics are shown without a login.
+/// Answers a request of a known client: a user over the network, the operator at the control socket, or any client
+/// where metrics need no login.
 pub(super) fn answer(
     request: &Request<'_>,
     context: &mut RequestContext<'_>,
-    door: Door,
+    interface: Interface,
     user: Option<&User>,
 ) -> Answer {
-    // Without a user everything is allowed, so nobody gets as far as that over the network.
-    if door == Door::Network && user.is_none() {
+    // Without a user everything is allowed, so a request over the network must not get here without one.
+    if interface == Interface::Network && user.is_none() {
         return unauthorized("Login failed");
     }
-    let Some((row, call)) = find(request, user, door, request.verb) else {
-        return not_taken(request, context, door, user);
+    let Some((row, call)) = find(request, user, interface, request.verb) else {
+        return not_taken(request, context, interface, user);
     };
-    let answered = call.allow(context, row.demand).and_then(|()| match row.does {
+    let answered = call.allow(context, row.demand).and_then(|()| match row.handler {
         Receive(receive) => receive(&call, context),
-        Closed => Err(not_taken(request, context, door, user)),
+        Closed => Err(not_taken(request, context, interface, user)),
         _ if !request.is_whole() => Err(request_too_large()),
         Show(show) => Ok(show(&call, context)),
         Change(change) => change(&call, context),
-        Act(act) => By::of(&call, context).and_then(|mut by| act(&mut by)),
+        Act(act) => ActingUser::of(&call, context).and_then(|mut acting| act(&mut acting)),
     });
     answered.unwrap_or_else(|refused| refused)
 }
 
-/// Answers a request over the network without a login, which few rows do not take.
+/// Answers a request over the network without a login. Few rows permit that.
 pub(super) fn answer_to_anybody(request: &Request<'_>, context: &RequestContext<'_>) -> Answer {
-    match find(request, None, Door::Network, request.verb) {
-        Some((Row { demand: Demand::Nobody, does: Show(show), .. }, call)) => show(&call, context),
-        _ => not_taken(request, context, Door::Network, None),
+    match find(request, None, Interface::Network, request.verb) {
+        Some((Row { demand: Demand::NoLogin, handler: Show(show), .. }, call)) => show(&call, context),
+        _ => not_taken(request, context, Interface::Network, None),
     }
 }
 
-/// What a request is told that has no row: that there is no such thing, or that it does not take the verb.
+/// Answers a request without a row: the path does not exist, or does not support the verb.
 #[cold]
-fn not_taken(request: &Request<'_>, context: &RequestContext<'_>, door: Door, user: Option<&User>) -> Answer {
+fn not_taken(
+    request: &Request<'_>,
+    context: &RequestContext<'_>,
+    interface: Interface,
+    user: Option<&User>,
+) -> Answer {
     let missing = || not_found("Not Found");
-    if door == Door::Socket {
+    if interface == Interface::Socket {
         return missing();
     }
-    if door == Door::Metrics || request.segments.first().is_none_or(|first| *first != "api") {
+    if interface == Interface::Metrics || request.segments.first().is_none_or(|first| *first != "api") {
         return match request.verb {
             Verb::Get => missing(),
             _ => Answer::Now(Status::MethodNotAllowed, problem("method_not_allowed", "only GET")),
         };
     }
-    let Some((row, call)) = find(request, user, door, Verb::Get).filter(|_| request.verb != Verb::Get) else {
+    let Some((row, call)) = find(request, user, interface, Verb::Get).filter(|_| request.verb != Verb::Get)
+    else {
         return missing();
     };
-    match (call.allow(context, row.demand), row.does) {
+    match (call.allow(context, row.demand), row.handler) {
         (Err(refused), _) => refused,
         (Ok(()), Show(show)) => match show(&call, context) {
             Answer::Now(Status::NotFound, _) => missing(),
@@ -403,14 +414,14 @@ fn not_taken(request: &Request<'_>, context: &RequestContext<'_>, door: Door, us
     }
 }
 
-/// A file of the page, unless the client has it.
+/// Sends a file of the web page, unless the client's copy is up to date.
 fn show_page(call: &Call<'_>, _: &RequestContext<'_>) -> Answer {
-    let Some(page) = web_page::find(call.has("file").unwrap_or_default()) else {
+    let Some(page) = web_page::find(call.optional_name("file").unwrap_or_default()) else {
         return not_found("Not Found");
     };
     let tag = format!("\"{:016x}\"", page.tag());
     let is_tag = |copy: &str| copy.trim().trim_start_matches("W/") == tag;
-    match call.request.origin.has_copy {
+    match call.request.origin.client_copy {
         Some(copies) if copies.split(',').any(is_tag) => Answer::KnownPage(page),
         _ => Answer::Page(page),
     }
@@ -421,7 +432,7 @@ mod tests {
     use super::*;
     use crate::http::{self, Parsed};
 
-    /// The path of a row with a name for each word in braces.
+    /// Returns the path of a row with a name for each word in braces.
     fn path_of(row: &Row) -> String {
         let named = |part: &'static str| match part {
             "**" => "rest",
@@ -431,16 +442,18 @@ mod tests {
     }
 
     #[test]
-    fn every_row_answers_what_it_says_by_every_door_that_it_is_for() {
+    fn every_row_answers_over_each_of_its_interfaces() {
         let open = REQUESTS.iter().filter(|row| row.verb.is_some());
-        for (row, door) in open.flat_map(|row| row.doors.iter().map(move |door| (row, *door))) {
+        for (row, interface) in
+            open.flat_map(|row| row.interfaces.iter().map(move |interface| (row, *interface)))
+        {
             let request = format!("GET /{} HTTP/1.1\r\n\r\n", path_of(row));
             let Parsed::Request(request, _) = http::parse(request.as_bytes(), 4096) else {
                 panic!("{request}")
             };
             let verb = row.verb.unwrap_or(Verb::Put);
-            let (found, call) = find(&request, None, door, verb).unwrap();
-            assert_eq!(found.path, row.path, "{verb:?} at {door:?}");
+            let (found, call) = find(&request, None, interface, verb).unwrap();
+            assert_eq!(found.path, row.path, "{verb:?} at {interface:?}");
             for (word, name) in call.names {
                 assert_eq!(word, name);
             }
@@ -448,11 +461,11 @@ mod tests {
     }
 
     #[test]
-    fn who_is_asked_for_permissions_in_a_virtual_host_says_in_which() {
+    fn rows_that_demand_permissions_name_a_virtual_host() {
         for row in REQUESTS {
-            use Demand::{Member, Permissions, PolicymakerThere, Watcher};
-            let is_of_vhost = matches!(row.demand, PolicymakerThere | Permissions | Member | Watcher)
-                || matches!(row.does, Act(_));
+            use Demand::{Member, Permissions, PolicymakerInVhost, Watcher};
+            let is_of_vhost = matches!(row.demand, PolicymakerInVhost | Permissions | Member | Watcher)
+                || matches!(row.handler, Act(_));
             assert!(!is_of_vhost || row.path.contains("/{vhost}"), "{}", row.path);
         }
     }

@@ -1,9 +1,11 @@
-//! A request body that is longer than a request buffer, kept in the message pool until it is decoded.
+//! Stores a request body that is longer than a request buffer in the message pool, and finds the file in a multipart
+//! form.
 //!
 //! # Invariants
 //! - A piece has at most [`PIECE_BYTES`], so that a step that handles one piece is bounded.
 //! - Pool memory is taken as the body arrives, never for bytes that were only announced.
 //! - The owner calls [`Spool::release`]: a spool that is dropped would keep its pool memory.
+//! - A step on a form examines a bounded number of bytes. The number of parts and the head of each are bounded.
 
 use leveret_core::mem::{MessageFlags, MessageId, Messages, PoolFull, Share};
 use zeroize::Zeroizing;
@@ -43,7 +45,7 @@ impl Spool {
         self.pieces.len()
     }
 
-    /// Appends bytes. `expected`: at most so many bytes are still to come, these included.
+    /// Appends bytes. At most `expected` bytes are still to come, including these.
     ///
     /// # Errors
     /// The pool is full; what was appended before stays.
@@ -107,10 +109,10 @@ impl Spool {
         }
     }
 
-    /// Replaces a piece by bytes that are no longer.
+    /// Replaces a piece by bytes that are not longer.
     ///
     /// # Errors
-    /// The pool is full; the piece is gone.
+    /// The pool is full; the piece has been freed.
     pub(super) fn replace(
         &mut self,
         messages: &mut Messages,
@@ -158,17 +160,11 @@ fn begin(messages: &mut Messages, share: Share, bytes: usize) -> Result<MessageI
     Ok(id)
 }
 
-// The file in a form that a browser or `curl -F file=@defs.json` sends (`multipart/form-data`), and where the browser
-// goes on afterwards (`-F redirect=ADDRESS`).
-//
-// # Invariants
-// - A step looks at a bounded number of bytes; the number of parts and the head of each are bounded.
-
-/// Bytes that one step looks at.
+/// Bytes that one step examines.
 const BYTES_PER_STEP: usize = 64 << 10;
 /// The longest head of a part, in bytes.
 const HEAD_BYTES_MAX: usize = 4 << 10;
-/// The longest boundary, in bytes: that of RFC 2046.
+/// The longest boundary, in bytes, as in RFC 2046.
 const BOUNDARY_BYTES_MAX: usize = 70;
 /// The longest address in a part named `redirect`, in bytes.
 const REDIRECT_BYTES_MAX: usize = 1024;
@@ -176,37 +172,40 @@ const REDIRECT_BYTES_MAX: usize = 1024;
 /// The most parts of a form.
 const PARTS_MAX: usize = 64;
 
-/// Finds the parts named `file` and `redirect`.
+/// Finds the parts named `file` and `redirect` of a form (`multipart/form-data`).
+///
+/// Browsers and `curl -F file=@defs.json` send such forms. `redirect` (`-F redirect=ADDRESS`) is the address to which
+/// the browser goes on afterwards.
 #[derive(Debug)]
 pub(super) struct Form {
-    /// What stands before each part: a line end, two dashes and the boundary.
+    /// The bytes before each part: a line end, two dashes and the boundary.
     delimiter: Vec<u8>,
     /// Where the search goes on.
     at: usize,
-    /// Where the content of the part begins that the search is in, and the part's name if it matters.
+    /// The start of the content of the current part, and the part's name if it is one of [`Name`].
     part: Option<(usize, Option<Name>)>,
     part_count: usize,
     found: Found,
 }
 
-/// The names that matter.
+/// The names of relevant parts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Name {
     File,
     Redirect,
 }
 
-/// What was found in a form.
+/// The result of parsing a form.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Found {
-    /// Where the file begins and ends; `None`: there is none.
+    /// The start and end of the file. `None`: there is none.
     pub(super) file: Option<(usize, usize)>,
-    /// Where the client goes on once the file is imported.
+    /// The address to redirect the client to once the file is imported.
     pub(super) redirect: Option<String>,
 }
 
 impl Form {
-    /// Reads a `Content-Type`; `None`: it is no form.
+    /// Creates a parser from a `Content-Type`. Returns `None` if it is not a form.
     pub(super) fn of(media: &str) -> Option<Self> {
         let mut parts = media.split(';').map(str::trim);
         if !parts.next()?.eq_ignore_ascii_case("multipart/form-data") {
@@ -221,16 +220,16 @@ impl Form {
         is_one.then(|| Self { delimiter, at: 0, part: None, part_count: 0, found: Found::default() })
     }
 
-    /// Goes on; returns what was found once the form ends.
+    /// Continues. Returns the result once the form ends.
     ///
     /// # Errors
-    /// There is no part named `file`, or the one named `redirect` is no address.
+    /// There is no part named `file`, or the part named `redirect` is not an address.
     pub(super) fn step(&mut self, body: &Spool, messages: &Messages) -> Result<Option<Found>, String> {
         let mut bytes = vec![0; BYTES_PER_STEP];
         let count = read(body, messages, self.at, &mut bytes);
         let bytes = &bytes[..count];
         let needle = match self.at {
-            // The first delimiter has no line before it that would end.
+            // The first delimiter has no line end before it.
             0 => &self.delimiter[2..],
             _ => &*self.delimiter,
         };
@@ -277,7 +276,7 @@ impl Form {
     }
 }
 
-/// Reads the content of a part named `redirect`. An empty one is as good as none.
+/// Reads the content of a part named `redirect`. An empty one is treated as absent.
 fn address_of(bytes: Vec<u8>) -> Result<Option<String>, String> {
     if bytes.len() > REDIRECT_BYTES_MAX {
         return Err(format!("the form's part `redirect` may have at most {REDIRECT_BYTES_MAX} bytes"));

@@ -1,11 +1,14 @@
-//! Logins of the web page, which keeps a token instead of a password.
+//! The files of the web page, and its logins, which use a token instead of a password.
 //!
-//! A token is good for as long as it is used, and for a working day at most. It goes with its user, with the
-//! user's password, and by logging out.
+//! A token expires after a time without use, and at the latest after a working day. Deleting the user, changing its
+//! password, or logging out ends it earlier.
 //!
-//! Always true: a token is known here by its hash alone, so nothing that is read here logs anybody in; there
-//! are never more than [`TOKENS_MAX`]; nobody loses his only one to another user while somebody has two, and
-//! an administrator never to who is none.
+//! # Invariants
+//! - Only the hash of a token is kept, so reading the broker's memory does not reveal a login.
+//! - There are at most [`TOKENS_MAX`] tokens.
+//! - A user's only token is not taken by another user while any user has two, and an administrator's never by a user
+//!   who is not an administrator.
+//! - Only the files of the table [`PAGES`] are served, so no path leads anywhere else.
 
 use core::cmp::Reverse;
 
@@ -13,29 +16,29 @@ use leveret_broker::Broker;
 use leveret_core::password::PasswordHash;
 use ring::digest::{SHA256, digest};
 
-/// Tokens at once.
+/// The most tokens.
 pub(super) const TOKENS_MAX: usize = 16;
-/// A token that is not used for so long is not good any more.
+/// A token expires when it has not been used for this long.
 const IDLE_MS_MAX: u64 = 30 * 60 * 1000;
-/// No token is good for longer.
+/// The longest validity of a token.
 const AGE_MS_MAX: u64 = 12 * 60 * 60 * 1000;
 
-/// Why there is no token for a user.
+/// Why a user gets no token.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum NoToken {
-    /// There is no such user.
+    /// The user does not exist.
     NoSuchUser,
-    /// As many users as there can be have one each.
+    /// All tokens are in use, one by each user.
     Full,
 }
 
-/// Who is logged in by a token.
+/// The tokens of users who are logged in.
 #[derive(Debug, Default)]
 pub struct Tokens {
     rows: Vec<Row>,
 }
 
-/// What they take at most, in bytes.
+/// The most memory that tokens use, in bytes.
 pub const TOKENS_BYTES: usize = TOKENS_MAX * (size_of::<Row>() + 256);
 
 #[derive(Debug)]
@@ -47,11 +50,11 @@ struct Row {
     used_ms: u64,
 }
 
-/// Letters of a token: 256 bits in hexadecimal digits.
-const TOKEN_LETTERS: usize = 64;
+/// Length of a token in bytes: 256 bits in hexadecimal digits.
+const TOKEN_BYTES: usize = 64;
 
 impl Row {
-    /// Whether it is good at this moment.
+    /// Returns whether the token is valid at this time.
     fn is_good(&self, broker: &Broker, now_ms: u64) -> bool {
         let has_password = |password| broker_password(broker, &self.user) == Some(password);
         now_ms.saturating_sub(self.used_ms) <= IDLE_MS_MAX
@@ -76,15 +79,15 @@ fn hash_of(token: &[u8]) -> [u8; 32] {
 }
 
 impl Tokens {
-    /// Logs a user in, whose password was right.
+    /// Logs in a user whose password was right, and returns the token.
     ///
     /// # Errors
-    /// There is none for this user.
+    /// The user gets no token.
     pub(super) fn begin(&mut self, broker: &mut Broker, user: &str, now_ms: u64) -> Result<String, NoToken> {
         let password = broker_password(broker, user).ok_or(NoToken::NoSuchUser)?;
         self.rows.retain(|row| row.is_good(broker, now_ms));
         if self.rows.len() >= TOKENS_MAX {
-            let at = self.displaced(broker, user).ok_or(NoToken::Full)?;
+            let at = self.replaced(broker, user).ok_or(NoToken::Full)?;
             self.rows.swap_remove(at);
         }
         let token = format!(
@@ -100,10 +103,12 @@ impl Tokens {
         Ok(token)
     }
 
-    /// Whose place a token of this user takes: his own that was used longest ago; if he has none, that of the
-    /// user who has most; if everybody has one, an administrator that of somebody who is none, if there is
-    /// such a one.
-    fn displaced(&self, broker: &Broker, user: &str) -> Option<usize> {
+    /// Returns the token that a new token of this user replaces.
+    ///
+    /// If the user has tokens, it is the least recently used of them. Otherwise it is one of the user with the most
+    /// tokens. If every user has one, an administrator replaces one of a user who is not an administrator, if
+    /// possible.
+    fn replaced(&self, broker: &Broker, user: &str) -> Option<usize> {
         let held = |user: &str| self.rows.iter().filter(|row| &*row.user == user).count();
         let most = self.rows.iter().map(|row| held(&row.user)).max()?;
         let may_displace = |row: &Row| match held(user) {
@@ -115,7 +120,7 @@ impl Tokens {
         rows.min_by_key(|(_, row)| order(row)).map(|(at, _)| at)
     }
 
-    /// Whose token it is; `None`: nobody's, or not any more.
+    /// Returns the user of a token. Returns `None` if it is unknown or no longer valid.
     pub(super) fn user_of(&mut self, token: &[u8], broker: &Broker, now_ms: u64) -> Option<String> {
         let at = self.find(token, broker, now_ms)?;
         self.rows[at].used_ms = now_ms;
@@ -123,29 +128,24 @@ impl Tokens {
     }
 
     fn find(&self, token: &[u8], broker: &Broker, now_ms: u64) -> Option<usize> {
-        if token.len() != TOKEN_LETTERS {
+        if token.len() != TOKEN_BYTES {
             return None;
         }
         let hash = hash_of(token);
         self.rows.iter().position(|row| row.hash == hash && row.is_good(broker, now_ms))
     }
 
-    /// The user is deleted: one who is called so later is somebody else.
+    /// Ends all tokens of a deleted user: a later user of the same name is another one.
     pub(super) fn end_all_of(&mut self, user: &str) {
         self.rows.retain(|row| &*row.user != user);
     }
 
-    /// Logs out.
+    /// Ends a token.
     pub(super) fn end(&mut self, token: &[u8]) {
         let hash = hash_of(token);
         self.rows.retain(|row| row.hash != hash);
     }
 }
-
-// The web page's files, compressed as they lie in `src/management/web/` beside their sources (`compress` there
-// makes them, `tests/parts/layers` compares them).
-//
-// Always true: what is served is in this table, so no path leads anywhere else.
 
 /// A file of the page.
 #[derive(Debug)]
@@ -153,11 +153,12 @@ pub struct Page {
     name: &'static str,
     /// Its media type.
     pub media: &'static str,
-    /// Compressed with gzip.
+    /// Its contents, compressed with gzip.
     pub bytes: &'static [u8],
 }
 
-/// All there are; the first is what is shown at `/`.
+/// All files, compressed as in `src/management/web/` beside their sources. `compress` there writes them, and
+/// `tests/parts/layers` compares them. The first is shown at `/`.
 const PAGES: &[Page] = &[
     page("index.html", "text/html; charset=utf-8", include_bytes!("web/index.html.gz")),
     page("style.css", "text/css; charset=utf-8", include_bytes!("web/style.css.gz")),
@@ -173,14 +174,13 @@ const fn page(name: &'static str, media: &'static str, bytes: &'static [u8]) -> 
 }
 
 impl Page {
-    /// What tells it from others of its name: the checksum and the length of the content, with which gzip
-    /// ends.
+    /// Returns the entity tag: the checksum and the length of the content, which are the end of a gzip file.
     pub fn tag(&self) -> u64 {
         self.bytes.last_chunk().map_or(0, |last| u64::from_be_bytes(*last))
     }
 }
 
-/// The file of this name; `None`: there is none.
+/// Returns the file of this name.
 pub(super) fn find(name: &str) -> Option<&'static Page> {
     match name {
         "" => PAGES.first(),

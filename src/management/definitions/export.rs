@@ -1,7 +1,8 @@
-//! All definitions, as RabbitMQ exports them and imports them again.
+//! Exports definitions in RabbitMQ's format, which RabbitMQ and Leveret import.
 //!
-//! Always true: what belongs to one connection, and what every virtual host begins with, is left out;
-//! passwords leave as hashes, for whoever may read the file is who could copy the store.
+//! # Invariants
+//! - Objects of one connection and the predeclared exchanges of every virtual host are omitted.
+//! - Passwords are exported as hashes: a reader of the file could also copy the store.
 
 use crate::columns::{Column, Kind};
 use crate::definition_columns::raw_value;
@@ -14,7 +15,7 @@ use leveret_broker::{
     TopicPermissionView, UserView, VhostView,
 };
 
-/// Whose format it is: RabbitMQ looks at that.
+/// The versions at the start of the file. RabbitMQ checks them.
 const BEGINNING: &str = concat!(
     "{\"rabbit_version\":\"",
     rabbitmq_version!(),
@@ -59,10 +60,11 @@ pub const VHOST_PARTS: &[Part] = &[
 ];
 
 const fn part<K: Kind>(before: &'static str) -> Part {
-    Part { around: (before, ""), places: K::places, row: whole_row::<K>, looks: None }
+    Part { around: (before, ""), places: K::places, row: whole_row::<K>, probe: None }
 }
 
-/// Declares a kind of which some are exported, with all its columns; what stands in parentheses is the part of the broker that lists it.
+/// Declares a kind whose objects are exported if they meet a condition, with all its columns. The name in parentheses
+/// is the part of the broker that lists them.
 macro_rules! exported {
     ($name:ident, $view:ident, $(($part:ident))? $places:ident, $at:ident, $is_meant:expr, $vhost:expr, $columns:expr) => {
         #[derive(Debug)]
@@ -99,11 +101,11 @@ exported!(
     |_| true,
     |_| None,
     [
-        ("name", |user, pen| pen.json.text(user.name)),
-        ("password_hash", |user, pen| pen.json.text(&user.hash.export().1)),
-        ("hashing_algorithm", |user, pen| pen.json.text(user.hash.export().0)),
-        ("tags", |user, pen| pen.json.texts(user.tags.split(',').filter(|tag| !tag.is_empty()))),
-        ("limits", |user, pen| crate::definition_columns::user_limits(user, pen)),
+        ("name", |user, writer| writer.json.text(user.name)),
+        ("password_hash", |user, writer| writer.json.text(&user.hash.export().1)),
+        ("hashing_algorithm", |user, writer| writer.json.text(user.hash.export().0)),
+        ("tags", |user, writer| writer.json.texts(user.tags.split(',').filter(|tag| !tag.is_empty()))),
+        ("limits", |user, writer| crate::definition_columns::user_limits(user, writer)),
     ]
 );
 
@@ -116,12 +118,12 @@ exported!(
     |_| true,
     |_| None,
     [
-        ("name", |vhost, pen| pen.json.text(vhost.name)),
-        ("limits", |vhost, pen| match vhost.limits == Default::default() {
-            true => pen.json.raw(b"[]"),
-            false => crate::columns::limits(vhost, pen),
+        ("name", |vhost, writer| writer.json.text(vhost.name)),
+        ("limits", |vhost, writer| match vhost.limits == Default::default() {
+            true => writer.json.raw(b"[]"),
+            false => crate::columns::limits(vhost, writer),
         }),
-        ("metadata", |vhost, pen| crate::columns::vhost_metadata(vhost, pen)),
+        ("metadata", |vhost, writer| crate::columns::vhost_metadata(vhost, writer)),
     ]
 );
 
@@ -134,11 +136,11 @@ exported!(
     |_| true,
     |_| None,
     [
-        ("user", |it, pen| pen.json.text(it.user)),
-        ("vhost", |it, pen| pen.json.text(it.vhost)),
-        ("configure", |it, pen| pen.json.text(it.configure)),
-        ("write", |it, pen| pen.json.text(it.write)),
-        ("read", |it, pen| pen.json.text(it.read)),
+        ("user", |it, writer| writer.json.text(it.user)),
+        ("vhost", |it, writer| writer.json.text(it.vhost)),
+        ("configure", |it, writer| writer.json.text(it.configure)),
+        ("write", |it, writer| writer.json.text(it.write)),
+        ("read", |it, writer| writer.json.text(it.read)),
     ]
 );
 
@@ -151,11 +153,11 @@ exported!(
     |_| true,
     |_| None,
     [
-        ("user", |it, pen| pen.json.text(it.user)),
-        ("vhost", |it, pen| pen.json.text(it.vhost)),
-        ("exchange", |it, pen| pen.json.text(it.exchange)),
-        ("write", |it, pen| pen.json.text(it.write)),
-        ("read", |it, pen| pen.json.text(it.read)),
+        ("user", |it, writer| writer.json.text(it.user)),
+        ("vhost", |it, writer| writer.json.text(it.vhost)),
+        ("exchange", |it, writer| writer.json.text(it.exchange)),
+        ("write", |it, writer| writer.json.text(it.write)),
+        ("read", |it, writer| writer.json.text(it.read)),
     ]
 );
 
@@ -168,10 +170,10 @@ exported!(
     |vhost| vhost.limits != Default::default(),
     |it| Some(it.name),
     [
-        ("component", |_, pen| pen.json.text("vhost-limits")),
-        ("name", |_, pen| pen.json.text("limits")),
-        ("vhost", |vhost, pen| pen.json.text(vhost.name)),
-        ("value", |vhost, pen| crate::columns::limits(vhost, pen)),
+        ("component", |_, writer| writer.json.text("vhost-limits")),
+        ("name", |_, writer| writer.json.text("limits")),
+        ("vhost", |vhost, writer| writer.json.text(vhost.name)),
+        ("value", |vhost, writer| crate::columns::limits(vhost, writer)),
     ]
 );
 
@@ -183,21 +185,21 @@ exported!(
     |view| view.policy.kind == PolicyKind::Operator,
     |it| Some(it.vhost),
     [
-        ("component", |_, pen| pen.json.text("operator_policy")),
-        ("name", |it, pen| pen.json.text(it.policy.name)),
-        ("vhost", |it, pen| pen.json.text(it.vhost)),
-        ("value", |it, pen| {
+        ("component", |_, writer| writer.json.text("operator_policy")),
+        ("name", |it, writer| writer.json.text(it.policy.name)),
+        ("vhost", |it, writer| writer.json.text(it.vhost)),
+        ("value", |it, writer| {
             let mut is_first = true;
-            pen.json.raw(b"{");
+            writer.json.raw(b"{");
             for (name, text) in [("pattern", it.policy.pattern), ("apply-to", it.policy.apply_to.name())] {
-                pen.json.name(name, &mut is_first);
-                pen.json.text(text);
+                writer.json.name(name, &mut is_first);
+                writer.json.text(text);
             }
-            pen.json.name("priority", &mut is_first);
-            pen.json.number(it.policy.priority);
-            pen.json.name("definition", &mut is_first);
-            crate::definition_columns::policy_definition(it, pen);
-            pen.json.raw(b"}");
+            writer.json.name("priority", &mut is_first);
+            writer.json.number(it.policy.priority);
+            writer.json.name("definition", &mut is_first);
+            crate::definition_columns::policy_definition(it, writer);
+            writer.json.raw(b"}");
         }),
     ]
 );
@@ -210,10 +212,10 @@ exported!(
     |view| view.vhost.is_some(),
     |it| it.vhost,
     [
-        ("value", |it, pen| raw_value(it, &mut pen.json)),
-        ("vhost", |it, pen| pen.json.text(it.vhost.unwrap_or_default())),
-        ("component", |it, pen| pen.json.text(it.component)),
-        ("name", |it, pen| pen.json.text(it.name)),
+        ("value", |it, writer| raw_value(it, &mut writer.json)),
+        ("vhost", |it, writer| writer.json.text(it.vhost.unwrap_or_default())),
+        ("component", |it, writer| writer.json.text(it.component)),
+        ("name", |it, writer| writer.json.text(it.name)),
     ]
 );
 
@@ -224,7 +226,7 @@ exported!(
     parameter_at,
     |view| view.vhost.is_none(),
     |_| None,
-    [("name", |it, pen| pen.json.text(it.name)), ("value", |it, pen| raw_value(it, &mut pen.json)),]
+    [("name", |it, writer| writer.json.text(it.name)), ("value", |it, writer| raw_value(it, &mut writer.json)),]
 );
 
 exported!(
@@ -235,12 +237,12 @@ exported!(
     |view| view.policy.kind == PolicyKind::User,
     |it| Some(it.vhost),
     [
-        ("vhost", |it, pen| pen.json.text(it.vhost)),
-        ("name", |it, pen| pen.json.text(it.policy.name)),
-        ("pattern", |it, pen| pen.json.text(it.policy.pattern)),
-        ("apply-to", |it, pen| pen.json.text(it.policy.apply_to.name())),
+        ("vhost", |it, writer| writer.json.text(it.vhost)),
+        ("name", |it, writer| writer.json.text(it.policy.name)),
+        ("pattern", |it, writer| writer.json.text(it.policy.pattern)),
+        ("apply-to", |it, writer| writer.json.text(it.policy.apply_to.name())),
         ("definition", crate::definition_columns::policy_definition),
-        ("priority", |it, pen| pen.json.number(it.policy.priority)),
+        ("priority", |it, writer| writer.json.number(it.policy.priority)),
     ]
 );
 
@@ -252,11 +254,11 @@ exported!(
     |queue| queue.owner.is_none(),
     |it| Some(it.vhost),
     [
-        ("name", |queue, pen| pen.json.text(queue.name)),
-        ("vhost", |queue, pen| pen.json.text(queue.vhost)),
-        ("durable", |queue, pen| pen.json.truth(queue.durable)),
-        ("auto_delete", |queue, pen| pen.json.truth(queue.auto_delete)),
-        ("arguments", |queue, pen| pen.json.table(queue.arguments, pen.tables)),
+        ("name", |queue, writer| writer.json.text(queue.name)),
+        ("vhost", |queue, writer| writer.json.text(queue.vhost)),
+        ("durable", |queue, writer| writer.json.truth(queue.durable)),
+        ("auto_delete", |queue, writer| writer.json.truth(queue.auto_delete)),
+        ("arguments", |queue, writer| writer.json.table(queue.arguments, writer.tables)),
     ]
 );
 
@@ -268,13 +270,13 @@ exported!(
     |it| !is_predeclared(it.name),
     |it| Some(it.vhost),
     [
-        ("name", |it, pen| pen.json.text(it.name)),
-        ("vhost", |it, pen| pen.json.text(it.vhost)),
-        ("type", |it, pen| pen.json.text(it.kind)),
-        ("durable", |it, pen| pen.json.truth(it.durable)),
-        ("auto_delete", |it, pen| pen.json.truth(it.auto_delete)),
-        ("internal", |it, pen| pen.json.truth(it.internal)),
-        ("arguments", |it, pen| pen.json.table(it.arguments, pen.tables)),
+        ("name", |it, writer| writer.json.text(it.name)),
+        ("vhost", |it, writer| writer.json.text(it.vhost)),
+        ("type", |it, writer| writer.json.text(it.kind)),
+        ("durable", |it, writer| writer.json.truth(it.durable)),
+        ("auto_delete", |it, writer| writer.json.truth(it.auto_delete)),
+        ("internal", |it, writer| writer.json.truth(it.internal)),
+        ("arguments", |it, writer| writer.json.table(it.arguments, writer.tables)),
     ]
 );
 
@@ -286,12 +288,12 @@ exported!(
     |binding| !binding.exclusive,
     |it| Some(it.vhost),
     [
-        ("source", |binding, pen| pen.json.text(binding.source)),
-        ("vhost", |binding, pen| pen.json.text(binding.vhost)),
-        ("destination", |binding, pen| pen.json.text(binding.destination)),
-        ("destination_type", |it, pen| pen.json.text(if it.to_exchange { "exchange" } else { "queue" })),
-        ("routing_key", |binding, pen| pen.json.text(binding.routing_key)),
-        ("arguments", |binding, pen| pen.json.table(binding.arguments, pen.tables)),
+        ("source", |binding, writer| writer.json.text(binding.source)),
+        ("vhost", |binding, writer| writer.json.text(binding.vhost)),
+        ("destination", |binding, writer| writer.json.text(binding.destination)),
+        ("destination_type", |it, writer| writer.json.text(if it.to_exchange { "exchange" } else { "queue" })),
+        ("routing_key", |binding, writer| writer.json.text(binding.routing_key)),
+        ("arguments", |binding, writer| writer.json.table(binding.arguments, writer.tables)),
     ]
 );
 

@@ -1,6 +1,9 @@
-//! One thing out of JSON: a queue, a user, a permission.
+//! Parses one object of a definition file: a queue, a user, a permission.
 //!
-//! Always true: names fit into AMQP's short strings; arguments are a field table that the wire would take.
+//! # Invariants
+//! - Names fit into AMQP's short strings.
+//! - Arguments are valid field tables.
+//! - Errors in a policy are reported in RabbitMQ's words.
 
 use core::fmt;
 
@@ -13,25 +16,25 @@ use zeroize::Zeroizing;
 use super::read::SECTIONS;
 use super::table_of;
 
-/// What stands in a list.
+/// One object of a list.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Parsed {
-    /// What is defined.
+    /// The object.
     pub item: Item,
-    /// Fields of it that nobody here knows, and that change nothing.
+    /// Names of its unknown fields, which have no effect.
     pub unknown_fields: Vec<String>,
 }
 
-/// One thing.
+/// One defined object.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Item {
     /// A virtual host.
     Vhost(Vhost),
     /// A user.
     User(User),
-    /// What a user may do in a virtual host.
+    /// The permissions of a user in a virtual host.
     Permission(Permission),
-    /// What a user may do with the keys of a topic exchange.
+    /// The permissions of a user for the routing keys of a topic exchange.
     TopicPermission(TopicPermission),
     /// Limits of a virtual host.
     Limits(String, Limits),
@@ -47,13 +50,13 @@ pub enum Item {
     Binding(Binding),
 }
 
-/// Why something is no thing of ours.
+/// Why an object cannot be used.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ItemError {
-    /// A field is missing, or has a value that it cannot have: which, in words.
+    /// A field is missing or has an invalid value; the text says which.
     Bad(String),
-    /// RabbitMQ has such things, and this broker has none: what it is.
-    NotOurs(String),
+    /// RabbitMQ has such objects, but this broker has not; the text names the object.
+    Unsupported(String),
 }
 
 impl From<String> for ItemError {
@@ -66,7 +69,7 @@ impl fmt::Display for ItemError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Bad(why) => f.write_str(why),
-            Self::NotOurs(what) => write!(f, "{what}: this broker has no such thing"),
+            Self::Unsupported(what) => write!(f, "{what}: this broker has no such thing"),
         }
     }
 }
@@ -74,13 +77,13 @@ impl fmt::Display for ItemError {
 /// A runtime parameter.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Parameter {
-    /// The virtual host; `None`: it is global.
+    /// The virtual host. `None`: the parameter is global.
     pub vhost: Option<String>,
-    /// Whose it is.
+    /// The component that the parameter belongs to.
     pub component: String,
     /// Its name.
     pub name: String,
-    /// What it says: JSON, which may hold a password.
+    /// The value: JSON, which may contain a password.
     pub value: String,
 }
 
@@ -95,27 +98,27 @@ impl fmt::Debug for Parameter {
 pub struct Vhost {
     /// Its name.
     pub name: String,
-    /// Limits, if it comes with any.
+    /// Limits, if the definition has any.
     pub limits: Option<Limits>,
-    /// The metadata that it comes with.
+    /// The metadata of the definition.
     pub metadata: VhostChange,
 }
 
-/// Limits of a virtual host; below 0 is without limit.
+/// Limits of a virtual host. Negative values mean no limit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Limits {
-    /// Queues that the virtual host may have.
+    /// The most queues.
     pub queues_max: Option<i64>,
-    /// Connections that it may have.
+    /// The most connections.
     pub connections_max: Option<i64>,
 }
 
-/// Limits of a user; below 0 is without limit.
+/// Limits of a user. Negative values mean no limit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct UserLimits {
-    /// Connections that the user may have.
+    /// The most connections.
     pub connections_max: Option<i64>,
-    /// Channels that the user may have in all of them.
+    /// The most channels in all connections together.
     pub channels_max: Option<i64>,
 }
 
@@ -124,31 +127,31 @@ pub struct UserLimits {
 pub struct User {
     /// Its name.
     pub name: String,
-    /// How it proves that it is who it says.
+    /// The password or its hash.
     pub password: Password,
-    /// Words with commas between them.
+    /// The tags, separated by commas.
     pub tags: String,
-    /// Limits, if it comes with any.
+    /// Limits, if the definition has any.
     pub limits: Option<UserLimits>,
 }
 
 /// The password of a user.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Password {
-    /// Nothing is said of it, and then no password fits, as with RabbitMQ.
-    Unsaid,
-    /// Itself. Its hash takes a while, so it is made where nobody waits.
+    /// The definition has none. Then no password is accepted, as in RabbitMQ.
+    Absent,
+    /// In clear. Hashing takes a while, so it is done where no client waits for it.
     Clear(ClearPassword),
-    /// The salted hash, as users' records keep it.
+    /// The salted hash, as user records contain it.
     Hash(PasswordHash),
 }
 
-/// A password in clear, shown to nobody.
+/// A password in clear. It is never printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ClearPassword(Zeroizing<String>);
 
 impl ClearPassword {
-    /// Its bytes.
+    /// Returns the password's bytes.
     pub fn as_bytes(&self) -> &[u8] {
         self.0.as_bytes()
     }
@@ -160,22 +163,22 @@ impl fmt::Debug for ClearPassword {
     }
 }
 
-/// What a user may do in a virtual host.
+/// The permissions of a user in a virtual host.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Permission {
     /// The user who has the permission.
     pub user: String,
     /// The virtual host.
     pub vhost: String,
-    /// A pattern of names.
+    /// A pattern of the names that the user may declare and delete.
     pub configure: String,
-    /// Names that may be written to.
+    /// A pattern of the names that the user may write to.
     pub write: String,
-    /// Names that may be read from.
+    /// A pattern of the names that the user may read from.
     pub read: String,
 }
 
-/// What a user may do with the keys of a topic exchange.
+/// The permissions of a user for the routing keys of a topic exchange.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TopicPermission {
     /// The user who has the permission.
@@ -184,9 +187,9 @@ pub struct TopicPermission {
     pub vhost: String,
     /// The topic exchange.
     pub exchange: String,
-    /// A pattern of keys.
+    /// A pattern of the routing keys that the user may publish with.
     pub write: String,
-    /// Names that may be read from.
+    /// A pattern of the routing keys that the user may bind with.
     pub read: String,
 }
 
@@ -199,11 +202,11 @@ pub struct Exchange {
     pub vhost: String,
     /// Its type.
     pub kind: String,
-    /// It outlives the broker.
+    /// Whether it survives a restart of the broker.
     pub durable: bool,
-    /// It goes with its last binding.
+    /// Whether it is deleted with its last binding.
     pub auto_delete: bool,
-    /// Nobody publishes to it.
+    /// Whether clients may not publish to it.
     pub internal: bool,
     /// The bytes of a field table.
     pub arguments: Vec<u8>,
@@ -216,9 +219,9 @@ pub struct Queue {
     pub name: String,
     /// The virtual host.
     pub vhost: String,
-    /// It outlives the broker.
+    /// Whether it survives a restart of the broker.
     pub durable: bool,
-    /// It goes with its last consumer.
+    /// Whether it is deleted with its last consumer.
     pub auto_delete: bool,
     /// The bytes of a field table.
     pub arguments: Vec<u8>,
@@ -229,7 +232,7 @@ pub struct Queue {
 pub struct Binding {
     /// The virtual host.
     pub vhost: String,
-    /// The exchange it starts from.
+    /// The source exchange.
     pub source: String,
     /// The queue or exchange that gets the messages.
     pub destination: String,
@@ -241,29 +244,29 @@ pub struct Binding {
     pub arguments: Vec<u8>,
 }
 
-/// The way of hashing of definitions that do not name any, as RabbitMQ takes it.
+/// The hash algorithm of definitions that name none, as in RabbitMQ.
 const ALGORITHM_DEFAULT: &str = "rabbit_password_hashing_md5";
 
-/// Reads one thing of a list.
+/// Parses one object of a list.
 ///
 /// # Errors
-/// It is not what the list's things are, or nothing that we have.
+/// The object is not valid in this list, or this broker has no such objects.
 pub fn parse(section: &str, text: &str) -> Result<Parsed, ItemError> {
     parse_fields(section, Fields::parse(text.as_bytes())?)
 }
 
-/// The same, of fields that were read already.
+/// Parses one object whose fields have been read already.
 ///
 /// # Errors
 /// As of [`parse`].
 pub fn parse_fields(section: &str, mut fields: Fields<'_>) -> Result<Parsed, ItemError> {
     if !SECTIONS.contains(&section) {
-        return Err(ItemError::NotOurs(named(section, &fields)));
+        return Err(ItemError::Unsupported(named(section, &fields)));
     }
     let what = described(section, &fields);
     item_of(section, &mut fields).map_err(|error| match error {
         ItemError::Bad(why) => ItemError::Bad(format!("{what}: {why}")),
-        error @ ItemError::NotOurs(_) => error,
+        error @ ItemError::Unsupported(_) => error,
     })
 }
 
@@ -289,23 +292,23 @@ fn item_of(section: &str, fields: &mut Fields<'_>) -> Result<Parsed, ItemError> 
     item.check().map(|item| Parsed { item, unknown_fields: unknown(section, fields) })
 }
 
-/// Fields that are in what RabbitMQ exports, and by which nothing here goes.
-const OF_NO_MATTER: [(&str, &str); 2] = [("queues", "type"), ("parameters", "name")];
+/// Fields that RabbitMQ exports and that have no effect here.
+const IGNORED_FIELDS: [(&str, &str); 2] = [("queues", "type"), ("parameters", "name")];
 
 fn unknown(section: &str, fields: &Fields<'_>) -> Vec<String> {
-    fields.names().filter(|name| !OF_NO_MATTER.contains(&(section, name))).map(str::to_string).collect()
+    fields.names().filter(|name| !IGNORED_FIELDS.contains(&(section, name))).map(str::to_string).collect()
 }
 
 fn vhost(fields: &mut Fields<'_>) -> Result<Item, String> {
     let name = fields.text("name")?;
-    let limits = limits_said(fields)?.map(Limits::read).transpose()?;
+    let limits = limits_field(fields)?.map(Limits::read).transpose()?;
     Ok(Item::Vhost(Vhost { name, limits, metadata: vhost_change(fields)? }))
 }
 
-/// Reads metadata of a virtual host: from the object `metadata`, and beside it, which goes first.
+/// Reads the metadata of a virtual host. Fields beside the object `metadata` take precedence over its members.
 ///
 /// # Errors
-/// A field has a value that it cannot have.
+/// A field has an invalid value.
 pub fn vhost_change(fields: &mut Fields<'_>) -> Result<VhostChange, String> {
     let object = fields.value("metadata");
     let inner = match object.holds_something() {
@@ -326,7 +329,7 @@ fn change_in(fields: &mut Fields<'_>) -> Result<VhostChange, String> {
         let tags: Vec<&str> = tags.split(',').map(str::trim).filter(|tag| !tag.is_empty()).collect();
         tags.join(",")
     });
-    // RabbitMQ exports an unset type as a text.
+    // RabbitMQ exports an unset type as the text `undefined`.
     let is_set = |kind: &String| !["", "undefined"].contains(&kind.as_str());
     Ok(VhostChange {
         description: fields.text_if_said("description")?,
@@ -377,7 +380,7 @@ fn parameter(fields: &mut Fields<'_>) -> Result<Item, ItemError> {
         }));
     }
     if component != "vhost-limits" {
-        return Err(ItemError::NotOurs(format!("a parameter of {component}")));
+        return Err(ItemError::Unsupported(format!("a parameter of {component}")));
     }
     Ok(Item::Limits(fields.text("vhost")?, Limits::read(Fields::of(&fields.value("value"))?)?))
 }
@@ -416,10 +419,10 @@ fn binding(fields: &mut Fields<'_>) -> Result<Item, String> {
 }
 
 impl Limits {
-    /// Out of an object in which nothing else may stand.
+    /// Reads limits from an object that has no other members.
     ///
     /// # Errors
-    /// It holds anything else.
+    /// The object has other members, or an invalid value.
     pub fn read(mut fields: Fields<'_>) -> Result<Self, String> {
         let queues_max = fields.number_if_said("max-queues")?;
         let connections_max = fields.number_if_said("max-connections")?;
@@ -429,10 +432,10 @@ impl Limits {
 }
 
 impl UserLimits {
-    /// Out of an object in which nothing else may stand.
+    /// Reads limits from an object that has no other members.
     ///
     /// # Errors
-    /// It holds anything else.
+    /// The object has other members, or an invalid value.
     pub fn read(mut fields: Fields<'_>) -> Result<Self, String> {
         let connections_max = fields.number_if_said("max-connections")?;
         let channels_max = fields.number_if_said("max-channels")?;
@@ -441,8 +444,8 @@ impl UserLimits {
     }
 }
 
-/// Limits, if there are any: an object, or a list of names and values, as RabbitMQ writes some.
-fn limits_said<'b>(fields: &mut Fields<'b>) -> Result<Option<Fields<'b>>, String> {
+/// Returns the limits of an object, if it has any: an object, or a list of names and values, as RabbitMQ writes some.
+fn limits_field<'b>(fields: &mut Fields<'b>) -> Result<Option<Fields<'b>>, String> {
     let limits = fields.value("limits");
     let read = || if let Value::Array(list) = limits { Fields::of_pairs(list) } else { Fields::of(&limits) };
     limits.holds_something().then(read).transpose()
@@ -452,11 +455,11 @@ fn user(fields: &mut Fields<'_>) -> Result<Item, String> {
     let name = fields.text("name")?;
     let password = password(fields)?;
     let tags = tags(fields)?.unwrap_or_default();
-    let limits = limits_said(fields)?.map(UserLimits::read).transpose()?;
+    let limits = limits_field(fields)?.map(UserLimits::read).transpose()?;
     Ok(Item::User(User { name, password, tags, limits }))
 }
 
-/// Tags, with commas between them; `None` if there are none.
+/// Returns the tags, separated by commas. Returns `None` if there are none.
 fn tags(fields: &mut Fields<'_>) -> Result<Option<String>, String> {
     match fields.value("tags") {
         Value::Null => Ok(None),
@@ -468,7 +471,7 @@ fn tags(fields: &mut Fields<'_>) -> Result<Option<String>, String> {
     }
 }
 
-/// Tags that come as a list of texts, with commas between them.
+/// Joins tags from a list of texts with commas.
 fn tags_listed(tags: &Value<'_>) -> Option<String> {
     let Value::Array(list) = tags else { return None };
     items(list).enumerate().try_fold(String::new(), |mut tags, (at, tag)| {
@@ -482,7 +485,7 @@ fn password(fields: &mut Fields<'_>) -> Result<Password, String> {
     let clear = match fields.value("password") {
         Value::Null => None,
         Value::String(text) => Some(Zeroizing::new(text.into_owned())),
-        // Whatever it is, it may be somebody's password.
+        // The value may be a password, so the error does not repeat it.
         _ => return Err("`password` must be a text".to_string()),
     };
     let hash = fields.text_if_said("password_hash")?;
@@ -492,14 +495,14 @@ fn password(fields: &mut Fields<'_>) -> Result<Password, String> {
         (Some(clear), None) if clear.len() > PASSWORD_BYTES_MAX => {
             Err(format!("`password` has at most {PASSWORD_BYTES_MAX} bytes"))
         }
-        // Nobody logs in with an empty one.
+        // No login succeeds with an empty password.
         (Some(clear), None) if clear.is_empty() => Ok(Password::Hash(PasswordHash::Nobodys)),
         (Some(clear), None) => Ok(Password::Clear(ClearPassword(clear))),
         (None, Some(hash)) => {
             let algorithm = algorithm.as_deref().unwrap_or(ALGORITHM_DEFAULT);
             PasswordHash::import(algorithm, &hash).map(Password::Hash).map_err(|error| error.to_string())
         }
-        (None, None) => Ok(Password::Unsaid),
+        (None, None) => Ok(Password::Absent),
     }
 }
 
@@ -510,7 +513,7 @@ fn named(section: &str, fields: &Fields<'_>) -> String {
     }
 }
 
-/// What a thing of a list is called where something is wrong with it: `queue 'q' in vhost '/'`.
+/// Returns the description of an object in error texts: `queue 'q' in vhost '/'`.
 fn described(section: &str, fields: &Fields<'_>) -> String {
     let named =
         [("", "name"), ("of ", "user"), ("from ", "source"), ("to ", "destination"), ("in vhost ", "vhost")];
@@ -518,10 +521,10 @@ fn described(section: &str, fields: &Fields<'_>) -> String {
         Value::String(text) => Some((word, text)),
         _ => None,
     });
-    let thing = if section == "policies" { "policy" } else { section.trim_end_matches('s') };
-    texts.fold(thing.replace('_', " "), |mut told, (word, name)| {
-        told += &format!(" {word}'{name}'");
-        told
+    let kind = if section == "policies" { "policy" } else { section.trim_end_matches('s') };
+    texts.fold(kind.replace('_', " "), |mut text, (word, name)| {
+        text += &format!(" {word}'{name}'");
+        text
     })
 }
 
@@ -580,24 +583,20 @@ fn arguments(fields: &mut Fields<'_>) -> Result<Vec<u8>, String> {
     table_of(&fields.value("arguments"))
 }
 
-// A policy out of JSON: of a file of definitions, or of the management API.
-//
-// Always true: what is wrong with it is said in RabbitMQ's words.
-
-/// A policy.
+/// A policy, from a definition file or the management API.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Policy {
-    /// Whose it is.
+    /// Whether it is a policy or an operator policy.
     pub kind: PolicyKind,
     /// The virtual host.
     pub vhost: String,
     /// Its name.
     pub name: String,
-    /// Of which names it speaks.
+    /// A pattern of the names that it applies to.
     pub pattern: String,
-    /// Of what.
+    /// The kinds of objects that it applies to.
     pub apply_to: ApplyTo,
-    /// Of several the one with the highest counts.
+    /// The matching policy with the highest priority applies.
     pub priority: i32,
     /// The bytes of a field table.
     pub definition: Vec<u8>,
@@ -617,15 +616,15 @@ impl<'a> From<&'a Policy> for NewPolicy<'a> {
 }
 
 impl Policy {
-    /// Out of an object; what else stands in it changes nothing.
+    /// Reads a policy from an object. Unknown members are ignored.
     ///
     /// # Errors
-    /// Something is missing, or cannot be, in RabbitMQ's words.
+    /// A member is missing or invalid; the text is RabbitMQ's.
     pub fn read(mut fields: Fields<'_>, kind: PolicyKind, vhost: &str, name: &str) -> Result<Self, String> {
         Self::take(&mut fields, kind, vhost.to_string(), name.to_string())
     }
 
-    /// The same, of an object in which it says where it is, too.
+    /// Reads a policy from an object that also contains its virtual host and name.
     pub(super) fn take(
         fields: &mut Fields<'_>,
         kind: PolicyKind,
@@ -669,7 +668,7 @@ mod tests {
         parse_text(section, &value.to_string())
     }
 
-    /// Of a thing all of whose fields are known.
+    /// Parses an object all of whose fields must be known.
     fn item_of(section: &str, value: Value) -> Result<Item, ItemError> {
         parse(section, value).map(|parsed| {
             assert_eq!(parsed.unknown_fields, Vec::<String>::new());
@@ -678,14 +677,14 @@ mod tests {
     }
 
     #[test]
-    fn a_password_in_clear_is_shown_to_nobody() {
+    fn a_clear_password_is_never_shown() {
         let parsed = parse("users", json!({"name": "x", "password": "hunter2", "pasword": 1})).unwrap();
         assert_eq!(parsed.unknown_fields, ["pasword"]);
         assert!(!format!("{parsed:?}").contains("hunter2"));
         let Item::User(User { password: Password::Clear(clear), .. }) = parsed.item else { panic!() };
         assert_eq!(clear.as_bytes(), b"hunter2");
         for (said, wanted) in [
-            (json!({"name": "x"}), Password::Unsaid),
+            (json!({"name": "x"}), Password::Absent),
             (json!({"name": "x", "password": ""}), Password::Hash(PasswordHash::Nobodys)),
             (json!({"name": "x", "password_hash": ""}), Password::Hash(PasswordHash::Nobodys)),
         ] {
@@ -697,7 +696,7 @@ mod tests {
     }
 
     #[test]
-    fn what_rabbitmq_exports_is_understood() {
+    fn exports_of_rabbitmq_are_understood() {
         let user = json!({"hashing_algorithm": "rabbit_password_hashing_sha256", "limits": {},
                           "name": "guest",
                           "password_hash": "kI3GCqW5JLMJa4iX1lo7X4D6XbYqlLgxIs30+P6tENUV2POR",
@@ -741,7 +740,7 @@ mod tests {
     }
 
     #[test]
-    fn policies_come_as_themselves_and_as_parameters() {
+    fn policies_are_parsed_from_policies_and_from_parameters() {
         let said =
             json!({"pattern": "^q", "definition": {"max-length": 3}, "priority": -1, "apply-to": "queues"});
         let mut policy = said.clone();
@@ -770,13 +769,13 @@ mod tests {
     }
 
     #[test]
-    fn what_we_do_not_have_is_named() {
+    fn unsupported_objects_are_named() {
         let other = json!({"component": "federation-upstream", "name": "s", "vhost": "/", "value": {}});
-        assert!(matches!(parse("parameters", other), Err(ItemError::NotOurs(_))));
+        assert!(matches!(parse("parameters", other), Err(ItemError::Unsupported(_))));
     }
 
     #[test]
-    fn parameters_are_kept_as_json_and_their_values_shown_to_nobody() {
+    fn parameters_are_kept_as_json_and_their_values_never_shown() {
         let shovel =
             json!({"component": "shovel", "name": "s", "vhost": "/", "value": {"b": 1, "a": "secret"}});
         let Ok(Item::Parameter(shovel)) = item_of("parameters", shovel) else { panic!() };
@@ -790,7 +789,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_is_refused() {
+    fn invalid_objects_are_refused() {
         for (section, value, why) in [
             ("users", json!({"tags": []}), "missing field `name`"),
             ("users", json!({"name": "x", "password": "p", "password_hash": "h"}), "both"),

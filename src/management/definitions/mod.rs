@@ -1,16 +1,17 @@
-//! Definitions as RabbitMQ exports them: one JSON object with a list per kind of thing.
+//! Definitions in RabbitMQ's format: one JSON object with a list for each kind of object.
 //!
-//! | file | what it holds |
-//! |------|---------------|
-//! | `read` | a file, gone through once per kind, so that things come after what they need |
-//! | `scan` | a file out of pieces of it, one thing at a time |
-//! | `item`, `policy`, `tables` | one thing out of JSON; a policy; arguments |
-//! | `apply` | one thing into the broker |
-//! | `export` | the other way round |
+//! | file | contents |
+//! |------|----------|
+//! | `read` | reads a file once per kind, so that objects come after those they need; the scanner of uploads |
+//! | `item` | parses one object |
+//! | `export` | exports definitions |
+//! | this file | applies one object to the broker; arguments as field tables |
 //!
-//! Always true: size and depth are bounded; a thing that is there already stays as it is; what we do not have
-//! (most parameters, fields of other names) is told, never dropped silently; a mistake is told with
-//! where it stands.
+//! # Invariants
+//! - Size and nesting depth are bounded.
+//! - An exchange or a queue that exists is not changed.
+//! - Objects and fields that this broker does not support are reported, never dropped silently.
+//! - Errors are reported with their position.
 
 mod export;
 mod item;
@@ -32,26 +33,24 @@ pub use item::{
 pub use read::{At, FILE_BYTES_MAX, ReadError, SECTIONS, read};
 pub use read::{Found, Scanner};
 
-/// What is said of a field that nobody knows.
+/// Returns the remark about an unknown field.
 pub fn unknown_field(name: &str) -> String {
     format!("unknown field `{name}`, which changes nothing")
 }
 
-// One thing into the broker. Doing it twice is doing it once.
-
-/// What became of a thing.
+/// The result of applying an object. Applying it again has no further effect.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Applied {
-    /// It is there as it should be.
+    /// The object exists as defined.
     Done,
-    /// One of that name is there with other properties, and stays.
+    /// An object of that name exists with other properties and is left as it is.
     Differs,
-    /// It is there, and it is a user who has lost the password it had, or never had one.
+    /// The user exists and has no password: it lost the previous one, or never had one.
     WithoutPassword,
 }
 
 impl Applied {
-    /// What is to be told of it, if anything.
+    /// Returns the remark for the operator, if there is one.
     pub fn remark(self, item: &Item) -> Option<String> {
         match self {
             Self::Done => None,
@@ -65,16 +64,17 @@ impl Applied {
     }
 }
 
-/// Makes a thing, or changes it to what is said. The broker's journal knows when it is durable.
+/// Creates the object, or changes it to what is defined. The broker's pending-write buffer knows when the change is
+/// durable.
 ///
 /// # Errors
-/// The object cannot be made; the text says why.
+/// The object cannot be created; the text says why.
 pub fn apply(broker: &mut Broker, context: &mut Context<'_>, item: &Item) -> Result<Applied, String> {
     make(broker, context, item).map_err(|why| format!("{item}: {why}"))
 }
 
 fn make(broker: &mut Broker, context: &mut Context<'_>, item: &Item) -> Result<Applied, String> {
-    if is_so(broker, item) {
+    if is_applied(broker, item) {
         return Ok(Applied::Done);
     }
     let journal = context.journal_mut();
@@ -108,8 +108,8 @@ fn make(broker: &mut Broker, context: &mut Context<'_>, item: &Item) -> Result<A
         Item::Policy(it) => broker.set_policy(context, &it.vhost, &NewPolicy::from(it)),
         Item::Parameter(it) => {
             let (vhost, value) = (it.vhost.as_deref(), it.value.as_bytes());
-            let said = ParameterView { vhost, component: &it.component, name: &it.name, value };
-            broker.set_parameter(journal, &said, None)
+            let given = ParameterView { vhost, component: &it.component, name: &it.name, value };
+            broker.set_parameter(journal, &given, None)
         }
         Item::Exchange(_) | Item::Queue(_) | Item::Binding(_) => return declare(broker, context, item),
     };
@@ -117,7 +117,7 @@ fn make(broker: &mut Broker, context: &mut Context<'_>, item: &Item) -> Result<A
 }
 
 fn put_user(broker: &mut Broker, journal: &mut Journal, user: &User) -> Result<Applied, String> {
-    let Some(hash) = kept_as(&user.password) else {
+    let Some(hash) = stored_hash(&user.password) else {
         let why = "a password in clear takes a while to be hashed; import the file with `leveretctl \
                    import_definitions`, which does";
         return Err(why.to_string());
@@ -128,21 +128,21 @@ fn put_user(broker: &mut Broker, journal: &mut Journal, user: &User) -> Result<A
         None => Ok(batch),
     });
     put.map_err(|fault| fault.to_string())?;
-    let is_news = user.password == Password::Unsaid && had != Some(PasswordHash::Nobodys);
+    let is_news = user.password == Password::Absent && had != Some(PasswordHash::Nobodys);
     Ok(if is_news { Applied::WithoutPassword } else { Applied::Done })
 }
 
-/// `None`: that is still to be computed.
-const fn kept_as(password: &Password) -> Option<PasswordHash> {
+/// Returns the hash of a password, or `None` if it must still be computed.
+const fn stored_hash(password: &Password) -> Option<PasswordHash> {
     match password {
-        Password::Unsaid => Some(PasswordHash::Nobodys),
+        Password::Absent => Some(PasswordHash::Nobodys),
         Password::Clear(_) => None,
         Password::Hash(hash) => Some(*hash),
     }
 }
 
-/// Makes its hash of a user's password in clear: the one that is kept, if it fits. Takes the time of a check,
-/// or of two.
+/// Replaces a user's password in clear by its hash. The existing hash is used if the password matches it. Takes the
+/// time of one or two password checks.
 pub fn hash_password(broker: &Broker, item: &mut Item, entropy: &mut dyn FnMut(&mut [u8])) {
     let Item::User(user) = item else { return };
     let Password::Clear(clear) = &user.password else { return };
@@ -152,11 +152,11 @@ pub fn hash_password(broker: &Broker, item: &mut Item, entropy: &mut dyn FnMut(&
     user.password = Password::Hash(hash);
 }
 
-/// Whether that is so already, so that nothing need be written.
-fn is_so(broker: &Broker, item: &Item) -> bool {
+/// Returns whether the broker already has the object as defined, so that nothing needs to be written.
+fn is_applied(broker: &Broker, item: &Item) -> bool {
     match item {
         Item::User(user) => {
-            let hash = kept_as(&user.password);
+            let hash = stored_hash(&user.password);
             broker.access().users().any(|it| {
                 let has_limits = user.limits.is_none_or(|limits| it.limits == user_limits_of(limits));
                 it.name == user.name && it.tags == user.tags && Some(*it.hash) == hash && has_limits
@@ -168,9 +168,9 @@ fn is_so(broker: &Broker, item: &Item) -> bool {
             user && vhost && patterns == (it.configure.as_str(), it.write.as_str(), it.read.as_str())
         }),
         Item::TopicPermission(it) => broker.access().topic_permissions().any(|view| {
-            let thing = (view.user, view.vhost, view.exchange);
+            let key = (view.user, view.vhost, view.exchange);
             let patterns = (view.write, view.read);
-            thing == (it.user.as_str(), it.vhost.as_str(), it.exchange.as_str())
+            key == (it.user.as_str(), it.vhost.as_str(), it.exchange.as_str())
                 && patterns == (it.write.as_str(), it.read.as_str())
         }),
         Item::Vhost(it) => broker.access().vhosts().any(|view| {
@@ -181,22 +181,23 @@ fn is_so(broker: &Broker, item: &Item) -> bool {
             broker.access().vhosts().any(|view| view.name == *vhost && view.limits == limits_of(*limits))
         }
         Item::Policy(it) => broker.views().policies().any(|view| {
-            let (is, said) = (view.policy, NewPolicy::from(it));
-            let named = (view.vhost, is.kind, is.name) == (it.vhost.as_str(), said.kind, said.name);
-            let speaks =
-                (is.pattern, is.apply_to, is.priority) == (said.pattern, said.apply_to, said.priority);
-            named && speaks && is.definition == said.definition
+            let (existing, given) = (view.policy, NewPolicy::from(it));
+            let has_same_name =
+                (view.vhost, existing.kind, existing.name) == (it.vhost.as_str(), given.kind, given.name);
+            let has_same_target = (existing.pattern, existing.apply_to, existing.priority)
+                == (given.pattern, given.apply_to, given.priority);
+            has_same_name && has_same_target && existing.definition == given.definition
         }),
         Item::Parameter(_) | Item::Exchange(_) | Item::Queue(_) | Item::Binding(_) => false,
     }
 }
 
-/// Below 0 is without limit, as with RabbitMQ.
+/// Converts the limits of a virtual host. Negative values mean no limit, as in RabbitMQ.
 pub fn limits_of(limits: Limits) -> VhostLimits {
     VhostLimits { queues_max: limit(limits.queues_max), connections_max: limit(limits.connections_max) }
 }
 
-/// The same for those of a user.
+/// Converts the limits of a user. Negative values mean no limit.
 pub fn user_limits_of(limits: UserLimits) -> leveret_broker::UserLimits {
     leveret_broker::UserLimits {
         connections_max: limit(limits.connections_max),
@@ -204,8 +205,8 @@ pub fn user_limits_of(limits: UserLimits) -> leveret_broker::UserLimits {
     }
 }
 
-fn limit(said: Option<i64>) -> Option<u32> {
-    said.filter(|said| *said >= 0).map(|said| u32::try_from(said).unwrap_or(u32::MAX))
+fn limit(value: Option<i64>) -> Option<u32> {
+    value.filter(|value| *value >= 0).map(|value| u32::try_from(value).unwrap_or(u32::MAX))
 }
 
 fn declare(broker: &mut Broker, context: &mut Context<'_>, item: &Item) -> Result<Applied, String> {
@@ -240,51 +241,47 @@ fn declare(broker: &mut Broker, context: &mut Context<'_>, item: &Item) -> Resul
     }
 }
 
-// Field tables out of JSON.
-//
-// Always true: what comes out is a table that the wire would take, of a bounded size.
-
-/// The longest arguments of a thing, in bytes of a field table.
+/// The longest arguments of an object, in bytes of a field table.
 const ARGUMENTS_BYTES_MAX: usize = 64 << 10;
 
 const TOO_LARGE: &str = "arguments too large, or a name in them too long";
 
-/// The arguments of a thing, as a field table without its length.
+/// Converts arguments to a field table without its length.
 ///
 /// # Errors
-/// They are no object, or one that no table can be made of.
+/// The arguments are not an object, or cannot be a field table.
 pub fn table_of(value: &Value<'_>) -> Result<Vec<u8>, String> {
     if !value.holds_something() {
         return Ok(Vec::new());
     }
     let Value::Object(fields) = value else { return Err("arguments must be an object".to_string()) };
-    // What is a digit and a comma in a list is nine bytes in a table; nothing grows more.
+    // A digit and a comma of a list become nine bytes of a table; nothing grows by a larger factor.
     let mut bytes = vec![0; ARGUMENTS_BYTES_MAX.min(5 * fields.len())];
     let mut writer = Writer::new(&mut bytes);
-    let mut maker = Maker { bounds: Bounds::default(), why: None };
-    if writer.table(|table| maker.put_all(table, fields)).is_err() {
-        return Err(maker.why.unwrap_or_else(|| TOO_LARGE.to_string()));
+    let mut builder = TableBuilder { bounds: Bounds::default(), why: None };
+    if writer.table(|table| builder.put_all(table, fields)).is_err() {
+        return Err(builder.why.unwrap_or_else(|| TOO_LARGE.to_string()));
     }
     let end = writer.at();
     bytes.truncate(end);
-    // A table is written behind four bytes of its length.
+    // A table is preceded by its length in four bytes.
     bytes.drain(..4);
     bytes.shrink_to_fit();
     Table::parse(&bytes).map_err(|_| "arguments nested too deep")?;
     Ok(bytes)
 }
 
-/// Makes one table.
-struct Maker {
+/// Builds one field table.
+struct TableBuilder {
     bounds: Bounds,
-    /// Why it cannot be made, unless it is too large.
+    /// Why the table cannot be built, unless it is too large.
     why: Option<String>,
 }
 
-impl Maker {
+impl TableBuilder {
     fn put_all(&mut self, table: &mut TableWriter<'_, '_>, object: &str) -> Result<(), Full> {
         let fields = self.bounds.open(object);
-        let fields = self.said(fields)?;
+        let fields = self.keep_reason(fields)?;
         fields.iter().try_for_each(|(name, value)| match value {
             Value::Null => table.void(name),
             Value::Bool(truth) => table.bool(name, truth),
@@ -302,10 +299,10 @@ impl Maker {
 
     fn put_items(&mut self, array: &mut ArrayWriter<'_, '_>, list: &str) -> Result<(), Full> {
         let opened = self.bounds.enter();
-        self.said(opened)?;
+        self.keep_reason(opened)?;
         for value in items(list) {
             let value = self.bounds.take().and(value);
-            match self.said(value)? {
+            match self.keep_reason(value)? {
                 Value::Null => array.void(),
                 Value::Bool(truth) => array.bool(truth),
                 Value::Number(number) => match number.as_i64() {
@@ -321,8 +318,8 @@ impl Maker {
         Ok(())
     }
 
-    /// Keeps why something cannot be.
-    fn said<T>(&mut self, read: Result<T, String>) -> Result<T, Full> {
+    /// Keeps the reason of an error.
+    fn keep_reason<T>(&mut self, read: Result<T, String>) -> Result<T, Full> {
         read.map_err(|why| {
             self.why = Some(why);
             Full

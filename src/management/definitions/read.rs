@@ -1,8 +1,7 @@
-//! Going through a file of definitions: once per kind, in the order in which things need each other.
+//! Reads definition files: once per kind, in the order in which objects depend on each other.
 //!
-//! Why it exists: the lists of a file come in any order (RabbitMQ's come sorted by name, bindings first), and
-//! a file may be larger than what a board has memory for. So it is read several times, and one thing of it
-//! is in memory at a time.
+//! The lists of a file come in any order; RabbitMQ sorts them by name, bindings first. A file may also be larger than
+//! a board's free memory. So the file is read several times, with one object in memory at a time.
 
 use core::fmt;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
@@ -14,17 +13,17 @@ use serde_json::value::RawValue;
 /// The longest file that is read, in bytes.
 pub const FILE_BYTES_MAX: u64 = 16 << 20;
 
-/// The longest thing of a file, or what else stands in one piece, in bytes.
+/// The longest object of a file, or other part that is held whole, in bytes.
 const PIECE_BYTES_MAX: usize = 128 << 10;
-/// How deep lists and objects may be nested in a file.
+/// The deepest nesting of lists and objects in a file.
 const NESTED_MAX: usize = 128;
 
-/// Where a thing stands in a file: its kind, and its place among those from 0.
+/// The position of an object in a file: its list, and its index there from 0.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct At<'a> {
     /// The name of the list.
     pub section: &'a str,
-    /// The place in it.
+    /// The index in the list.
     pub index: usize,
 }
 
@@ -34,7 +33,7 @@ impl fmt::Display for At<'_> {
     }
 }
 
-/// The lists, each after those it needs.
+/// The names of the lists, each after the lists it depends on.
 pub const SECTIONS: [&str; 10] = [
     "vhosts",
     "users",
@@ -48,16 +47,16 @@ pub const SECTIONS: [&str; 10] = [
     "global_parameters",
 ];
 
-/// What keeps a file from being read.
+/// Why a file cannot be read.
 #[derive(Debug)]
 pub enum ReadError<E> {
-    /// The system does not give it.
+    /// The operating system reported an error.
     System(io::Error),
-    /// The text is longer than a definition may be.
+    /// The file is longer than permitted.
     TooLong,
-    /// It is not what it should be: where, and why.
+    /// The content is malformed; the text says where and why.
     Malformed(String),
-    /// Whoever takes the things does not want any more.
+    /// The function that takes the objects returned an error.
     Stopped(E),
 }
 
@@ -72,15 +71,15 @@ impl<E: fmt::Display> fmt::Display for ReadError<E> {
     }
 }
 
-/// A file, or what else can be gone through more than once.
+/// A file, or another source that can be read more than once.
 pub trait Source: Read + Seek {}
 
 impl<T: Read + Seek> Source for T {}
 
-/// Hands on everything in a file, in an order in which it can be made.
+/// Passes every object of a file to `take`, each after the objects it depends on.
 ///
 /// # Errors
-/// The file cannot be read to its end, or `take` has an error.
+/// The file cannot be read to its end, or `take` returns an error.
 pub fn read<E>(
     file: &mut dyn Source,
     mut take: impl FnMut(At<'_>, &str, &str) -> Result<(), E>,
@@ -99,16 +98,16 @@ pub fn read<E>(
         file.seek(SeekFrom::Start(start)).map_err(ReadError::System)?;
         let mut stopped = None;
         let mut index = 0;
-        let done = go_through(file, section, &mut |thing| {
+        let done = go_through(file, section, &mut |object| {
             let at = At { section, index };
             index += 1;
-            take(at, section, thing).map_err(|error| stopped = Some(error)).is_ok()
+            take(at, section, object).map_err(|error| stopped = Some(error)).is_ok()
         });
         if let Some(error) = stopped {
             return Err(ReadError::Stopped(error));
         }
         if let Err(error) = done {
-            // A text that is no JSON at all, such as TOML, may begin like a value that is not expected.
+            // A text that is not JSON, such as TOML, may begin like an unexpected value.
             file.seek(SeekFrom::Start(start)).map_err(ReadError::System)?;
             let error = check_syntax(file).err().filter(|other| !other.is_io()).unwrap_or(error);
             return Err(malformed(error, section, index));
@@ -117,19 +116,19 @@ pub fn read<E>(
     Ok(())
 }
 
-/// Who is handed the things of a list, and says whether to go on.
+/// Takes the objects of a list, and returns whether to continue.
 type Take<'t> = &'t mut dyn FnMut(&str) -> bool;
 
-/// Once through the file for one of its lists.
+/// Reads the file once for one of its lists.
 fn go_through(file: &mut dyn Source, wanted: &str, take: Take<'_>) -> serde_json::Result<()> {
-    let mut json = serde_json::Deserializer::from_reader(BufReader::new(Pieces::of(file)));
+    let mut json = serde_json::Deserializer::from_reader(BufReader::new(PartLimiter::of(file)));
     Whole { wanted, take }.deserialize(&mut json)?;
     json.end()
 }
 
-/// Once through the file, whatever values are in it.
+/// Reads the file once and checks its syntax only.
 fn check_syntax(file: &mut dyn Source) -> serde_json::Result<()> {
-    let mut json = serde_json::Deserializer::from_reader(BufReader::new(Pieces::of(file)));
+    let mut json = serde_json::Deserializer::from_reader(BufReader::new(PartLimiter::of(file)));
     IgnoredAny::deserialize(&mut json)?;
     json.end()
 }
@@ -144,20 +143,20 @@ fn malformed<E>(error: serde_json::Error, section: &str, index: usize) -> ReadEr
     ReadError::Malformed(format!("it is not JSON: {error}"))
 }
 
-/// A file, no piece of which is too long to be held: whoever reads JSON holds a text, a number or a thing whole.
-struct Pieces<'f> {
+/// A file whose parts are checked for length, because a JSON parser holds each text, number or object in memory.
+struct PartLimiter<'f> {
     file: io::Take<&'f mut dyn Source>,
-    /// Lists and objects that are open.
+    /// Number of open lists and objects.
     depth: usize,
     is_in_text: bool,
     is_escaped: bool,
-    /// Bytes of the piece so far.
+    /// Bytes of the current part.
     bytes: usize,
-    /// Why no more is read.
+    /// Why reading was stopped.
     refused: Option<String>,
 }
 
-impl<'f> Pieces<'f> {
+impl<'f> PartLimiter<'f> {
     fn of(file: &'f mut dyn Source) -> Self {
         let file = file.take(FILE_BYTES_MAX);
         Self { file, depth: 0, is_in_text: false, is_escaped: false, bytes: 0, refused: None }
@@ -177,14 +176,14 @@ impl<'f> Pieces<'f> {
             b',' | b':' | b' ' | b'\t' | b'\r' | b'\n' => {}
             _ => return,
         }
-        // In the file's object, or between the things of a list of it.
+        // The position is in the file's object, or between two objects of a list.
         if self.depth <= 2 && !self.is_in_text {
             self.bytes = 0;
         }
     }
 }
 
-impl Read for Pieces<'_> {
+impl Read for PartLimiter<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if let Some(why) = self.refused.take() {
             return Err(io::Error::other(why));
@@ -202,7 +201,7 @@ impl Read for Pieces<'_> {
             } else {
                 continue;
             };
-            // What stands before may be wrong in another way, and that is told first.
+            // An earlier part may have another error, which is reported first.
             self.refused = Some(why);
             return if at == 0 { self.read(buffer) } else { Ok(at) };
         }
@@ -262,8 +261,8 @@ impl<'de> Visitor<'de> for List<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
-        while let Some(thing) = list.next_element::<Box<RawValue>>()? {
-            if !(self.0)(thing.get()) {
+        while let Some(object) = list.next_element::<Box<RawValue>>()? {
+            if !(self.0)(object.get()) {
                 return Err(serde::de::Error::custom("stopped"));
             }
         }
@@ -271,29 +270,23 @@ impl<'de> Visitor<'de> for List<'_> {
     }
 }
 
-// The lists of a file of definitions, out of pieces of it, one thing at a time.
-//
-// # Invariants
-// - One thing is held at a time, and it has at most [`THING_BYTES_MAX`] bytes.
-// - What is handed on is one JSON value by its brackets and quotation marks; whoever reads it finds out the rest.
-
-/// The longest thing of a list, or member that is no list, in bytes.
-const THING_BYTES_MAX: usize = 64 << 10;
-/// How deep lists and objects may be nested in a thing.
+/// The longest object of a list, or member that is not a list, in bytes.
+const OBJECT_BYTES_MAX: usize = 64 << 10;
+/// The deepest nesting of lists and objects in an object.
 const DEPTH_MAX: u32 = 128;
 
-/// What was found.
+/// The result of scanning some bytes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Found {
-    /// All bytes were used, and there is nothing to tell yet.
+    /// All bytes were used and nothing was completed.
     Nothing,
     /// A list of this name begins.
     List(String),
-    /// A thing of the list.
-    Thing(String),
+    /// An object of the list.
+    Element(String),
     /// The list ends.
     EndOfList,
-    /// A member of this name that is no list, and its value.
+    /// A member of this name that is not a list, and its value.
     Member(String, String),
 }
 
@@ -304,8 +297,8 @@ enum Expect {
     Name,
     Colon,
     Value,
-    ThingOrEnd,
-    Thing,
+    ElementOrEnd,
+    Element,
     CommaOrEndOfList,
     CommaOrEnd,
     Nothing,
@@ -318,8 +311,8 @@ impl Expect {
             Self::NameOrEnd => "a name or `}`",
             Self::Name => "a name",
             Self::Colon => "`:`",
-            Self::Value | Self::Thing => "a value",
-            Self::ThingOrEnd => "a value or `]`",
+            Self::Value | Self::Element => "a value",
+            Self::ElementOrEnd => "a value or `]`",
             Self::CommaOrEndOfList => "`,` or `]`",
             Self::CommaOrEnd => "`,` or `}`",
             Self::Nothing => "nothing more",
@@ -327,7 +320,11 @@ impl Expect {
     }
 }
 
-/// Goes through a file.
+/// Splits a definition file that arrives in parts into its objects.
+///
+/// # Invariants
+/// - One object is held at a time, and it has at most [`OBJECT_BYTES_MAX`] bytes.
+/// - Each result is one JSON value judging by its brackets and quotation marks. Its parser checks everything else.
 #[derive(Debug)]
 pub struct Scanner {
     expect: Expect,
@@ -347,9 +344,9 @@ impl Default for Scanner {
 }
 
 impl Scanner {
-    /// Goes through the things of a list, from behind its bracket on.
+    /// Creates a scanner of the objects of a list, which starts after the opening bracket.
     pub fn of_list() -> Self {
-        Self::expecting(Expect::ThingOrEnd)
+        Self::expecting(Expect::ElementOrEnd)
     }
 
     const fn expecting(expect: Expect) -> Self {
@@ -363,10 +360,10 @@ impl Scanner {
         }
     }
 
-    /// Whether the file may end here.
+    /// Checks that the file may end here.
     ///
     /// # Errors
-    /// What is missing.
+    /// The text says what is missing.
     pub fn end(&self) -> Result<(), String> {
         match self.expect {
             Expect::Nothing => Ok(()),
@@ -374,10 +371,10 @@ impl Scanner {
         }
     }
 
-    /// Reads some of these bytes, and returns how many; all of them if nothing was found.
+    /// Scans some of these bytes and returns how many: all of them if nothing was completed.
     ///
     /// # Errors
-    /// It is no file of definitions.
+    /// The bytes are no definition file.
     pub fn take(&mut self, bytes: &[u8]) -> Result<(usize, Found), String> {
         let mut at = 0;
         while let Some(byte) = bytes.get(at).copied() {
@@ -387,14 +384,14 @@ impl Scanner {
             }
             let is_value = matches!(
                 self.expect,
-                Expect::NameOrEnd | Expect::Name | Expect::Value | Expect::ThingOrEnd | Expect::Thing
+                Expect::NameOrEnd | Expect::Name | Expect::Value | Expect::ElementOrEnd | Expect::Element
             );
             let found = match (self.expect, byte) {
                 (Expect::Value, b'[') if self.value.is_empty() => {
-                    self.expect = Expect::ThingOrEnd;
+                    self.expect = Expect::ElementOrEnd;
                     Some(Found::List(core::mem::take(&mut self.name)))
                 }
-                (Expect::ThingOrEnd, b']') if self.value.is_empty() => {
+                (Expect::ElementOrEnd, b']') if self.value.is_empty() => {
                     self.expect = Expect::CommaOrEnd;
                     Some(Found::EndOfList)
                 }
@@ -417,7 +414,7 @@ impl Scanner {
                     self.expect = match (expect, byte) {
                         (Expect::Object, b'{') => Expect::NameOrEnd,
                         (Expect::Colon, b':') => Expect::Value,
-                        (Expect::CommaOrEndOfList, b',') => Expect::Thing,
+                        (Expect::CommaOrEndOfList, b',') => Expect::Element,
                         (Expect::CommaOrEnd, b',') => Expect::Name,
                         (Expect::CommaOrEnd, b'}') => Expect::Nothing,
                         (Expect::CommaOrEndOfList, b']') => {
@@ -442,10 +439,10 @@ impl Scanner {
         format!("there must be {} where there is `{}`", self.expect.shown(), byte.escape_ascii())
     }
 
-    /// Takes a byte of a value; returns whether it is one of it, and whether the value is whole.
+    /// Scans a byte of a value. Returns whether the byte belongs to the value, and whether the value is complete.
     fn read(&mut self, byte: u8) -> Result<(bool, bool), String> {
-        if self.value.len() >= THING_BYTES_MAX {
-            return Err(format!("a definition may have at most {THING_BYTES_MAX} bytes"));
+        if self.value.len() >= OBJECT_BYTES_MAX {
+            return Err(format!("a definition may have at most {OBJECT_BYTES_MAX} bytes"));
         }
         let is_first = self.value.is_empty();
         if self.is_in_text {
@@ -471,7 +468,7 @@ impl Scanner {
                 self.value.push(byte);
                 return Ok((true, self.depth == 0));
             }
-            // Of a number or a word nothing but what follows shows its end.
+            // The end of a number or a word shows only in the byte after it.
             b',' | b'}' | b']' | b' ' | b'\t' | b'\r' | b'\n' if self.depth == 0 && !is_first => {
                 return Ok((false, true));
             }
@@ -482,7 +479,7 @@ impl Scanner {
         Ok((true, false))
     }
 
-    /// A value is whole: what that means.
+    /// Handles a complete value.
     fn whole(&mut self) -> Result<Option<Found>, String> {
         let text = String::from_utf8(core::mem::take(&mut self.value)).map_err(|error| error.to_string())?;
         Ok(match self.expect {
@@ -497,7 +494,7 @@ impl Scanner {
             }
             _ => {
                 self.expect = Expect::CommaOrEndOfList;
-                Some(Found::Thing(text))
+                Some(Found::Element(text))
             }
         })
     }
@@ -510,15 +507,15 @@ mod tests {
 
     fn order(text: &str) -> Result<Vec<String>, String> {
         let mut found = Vec::new();
-        let read = read::<String>(&mut Cursor::new(text), |at, _, thing| {
-            found.push(format!("{at} {thing}"));
-            if thing == "\"stop\"" { Err("enough".to_string()) } else { Ok(()) }
+        let read = read::<String>(&mut Cursor::new(text), |at, _, object| {
+            found.push(format!("{at} {object}"));
+            if object == "\"stop\"" { Err("enough".to_string()) } else { Ok(()) }
         });
         read.map(|()| found).map_err(|error| error.to_string())
     }
 
     #[test]
-    fn things_come_after_what_they_need() {
+    fn objects_come_after_their_dependencies() {
         let text = r#"{"bindings":[1],"queues":[2,3],"rabbit_version":"3.10.8","policies":[4],"users":[5]}"#;
         assert_eq!(
             order(text).unwrap(),
@@ -538,7 +535,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_say_where() {
+    fn errors_contain_their_position() {
         for (text, why) in [
             (r#"{"users":[{"name":"q"}"#, "EOF while parsing"),
             (r#"{"users":3}"#, "after users[0]: invalid type: integer `3`, expected a list"),
@@ -577,19 +574,19 @@ mod scan_tests {
     }
 
     #[test]
-    fn things_are_found_in_their_order_however_a_file_is_cut() {
+    fn objects_are_found_in_order_however_a_file_is_split() {
         let text =
             r#" {"v" : 1, "e":[ ],"q":[{"a":"]\"}","b":[{}]} , 3,"x,\\" ],"w":{"y":[1]},"\u0061":true} "#;
         let member = |name: &str, value: &str| Found::Member(name.into(), value.into());
-        let thing = |text: &str| Found::Thing(text.into());
+        let element = |text: &str| Found::Element(text.into());
         let wanted = [
             member("v", "1"),
             Found::List("e".into()),
             Found::EndOfList,
             Found::List("q".into()),
-            thing(r#"{"a":"]\"}","b":[{}]}"#),
-            thing("3"),
-            thing(r#""x,\\""#),
+            element(r#"{"a":"]\"}","b":[{}]}"#),
+            element("3"),
+            element(r#""x,\\""#),
             Found::EndOfList,
             member("w", r#"{"y":[1]}"#),
             member("a", "true"),
@@ -601,7 +598,7 @@ mod scan_tests {
     }
 
     #[test]
-    fn what_is_no_file_of_definitions_is_refused() {
+    fn files_without_definitions_are_refused() {
         for text in [
             "",
             "[]",
@@ -622,7 +619,7 @@ mod scan_tests {
             assert!(found(text, 3).is_err(), "{text}");
         }
         let long = |letters: usize| format!("{{\"a\":[\"{}\"]}}", "x".repeat(letters));
-        assert!(found(&long(THING_BYTES_MAX - 2), 1000).is_ok());
-        assert!(found(&long(THING_BYTES_MAX - 1), 1000).unwrap_err().contains("65536 bytes"));
+        assert!(found(&long(OBJECT_BYTES_MAX - 2), 1000).is_ok());
+        assert!(found(&long(OBJECT_BYTES_MAX - 1), 1000).unwrap_err().contains("65536 bytes"));
     }
 }

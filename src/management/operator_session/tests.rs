@@ -1,4 +1,4 @@
-//! Talks with a broker that has queues, without sockets.
+//! Tests sessions with a broker that has queues, without sockets.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::*;
 use crate::json::Json;
 use crate::listing::Filter;
-use crate::listing::{Looks, Ordered};
+use crate::listing::{Ordered, RowProbe};
 use crate::request_context::Endurance;
 use crate::request_context::ReadContext;
 use crate::request_context::{
@@ -138,7 +138,7 @@ impl Stage {
     }
 }
 
-/// The body of an answer in chunks.
+/// Returns the body of a chunked response.
 fn unchunked(answer: &[u8]) -> Vec<u8> {
     let start = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap() + 4;
     let (mut rest, mut body) = (&answer[start..], Vec::new());
@@ -168,7 +168,7 @@ fn a_listing_never_takes_more_than_its_room_and_shows_what_stays_once() {
     loop {
         stage.step(&mut connection);
         assert!(connection.output().len() <= OUTPUT_BYTES_MAX, "{}", connection.output().len());
-        // A client that takes a little now and then, while queues come and go.
+        // The client reads a little now and then, while queues are created and deleted.
         let taken = connection.output().len().min(if round % 3 == 0 { 0 } else { 5000 });
         answer.extend_from_slice(&connection.output()[..taken]);
         connection.wrote(taken);
@@ -250,9 +250,9 @@ fn requests_are_answered_in_their_order_one_at_a_time() {
     assert!(connection.is_ending() && connection.output().is_empty());
 }
 
-/// Who asks the control socket for columns that there are not is told so, and not shown all of them.
+/// The control socket refuses unknown columns instead of showing all columns.
 #[test]
-fn columns_that_are_none_are_refused_however_they_are_written() {
+fn unknown_columns_are_refused_however_they_are_written() {
     for columns in ["nosuch", "name,nosuch", "%zz", "name%"] {
         let mut stage = Stage::new();
         let mut connection = OperatorSession::default();
@@ -282,8 +282,8 @@ fn name_like_others(place: usize) -> String {
 }
 
 #[test]
-fn names_that_begin_alike_are_put_in_order_in_steps() {
-    let looks = Looks {
+fn names_with_equal_beginnings_are_sorted_in_steps() {
+    let probe = RowProbe {
         cell: |_, _, place, _, out| {
             LOOKED.set(LOOKED.get() + 1);
             Json::new(out, 4096).text(&name_like_others(place));
@@ -294,7 +294,7 @@ fn names_that_begin_alike_are_put_in_order_in_steps() {
     for reverse in ["false", "true"] {
         let text = format!("GET /api/queues?sort=name&sort_reverse={reverse} HTTP/1.1\r\n\r\n");
         let Parsed::Request(request, _) = http::parse(text.as_bytes(), 1024) else { panic!() };
-        let mut ordered = Ordered::asked(&request, true, None).unwrap().unwrap();
+        let mut ordered = Ordered::from_query(&request, true, None).unwrap().unwrap();
         let stage = Stage::new();
         let context = ReadContext {
             broker: &stage.broker,
@@ -303,11 +303,11 @@ fn names_that_begin_alike_are_put_in_order_in_steps() {
             samples: &stage.samples,
             node: "",
         };
-        (0..ALIKE).for_each(|place| _ = ordered.take(looks, &Filter::default(), context, (0, place)));
+        (0..ALIKE).for_each(|place| _ = ordered.take(probe, &Filter::default(), context, (0, place)));
         let mut steps = 0;
         loop {
             LOOKED.set(0);
-            let is_done = ordered.put_in_order(&|_| looks, &Filter::default(), context, 100);
+            let is_done = ordered.put_in_order(&|_| probe, &Filter::default(), context, 100);
             assert!(LOOKED.get() <= 100, "a step looks at no more than it may");
             steps += 1;
             if is_done {
@@ -327,9 +327,9 @@ fn names_that_begin_alike_are_put_in_order_in_steps() {
     }
 }
 
-/// Whoever sends a request octet by octet has it looked at a few times, and not once for each of them.
+/// A request that arrives byte by byte is parsed a few times, not once for each byte.
 #[test]
-fn a_request_in_small_pieces_is_looked_at_a_few_times() {
+fn a_request_in_small_parts_is_parsed_a_few_times() {
     let long = "x".repeat(40_000);
     for (request, looks_max) in [
         (format!("GET /api/none HTTP/1.1\r\nHost: localhost\r\nX: {long}\r\n\r\n"), 20),
@@ -339,15 +339,15 @@ fn a_request_in_small_pieces_is_looked_at_a_few_times() {
     ] {
         let mut stage = Stage::new();
         let mut session = OperatorSession::of_network(true);
-        let mut looks = 0;
+        let mut parses = 0;
         for octet in request.bytes() {
             assert!(!session.has_output(), "an answer before the end");
             session.take(&[octet]);
-            looks += u32::from(session.has_request());
+            parses += u32::from(session.has_request());
             stage.step(&mut session);
         }
-        assert!(looks <= looks_max, "{looks} looks at {:?}", &request[..40]);
-        let said = String::from_utf8_lossy(session.output()).into_owned();
-        assert!(said.starts_with("HTTP/1.1 4"), "{said}");
+        assert!(parses <= looks_max, "{parses} looks at {:?}", &request[..40]);
+        let output = String::from_utf8_lossy(session.output()).into_owned();
+        assert!(output.starts_with("HTTP/1.1 4"), "{output}");
     }
 }

@@ -1,5 +1,5 @@
-// The frame around the views: login, navigation, the strip of figures that matter, and the polls; and the views of
-// who may do what and of the device itself.
+// The frame around the views: login, navigation, the strip of key figures, and polling. Also the views of users,
+// permissions, virtual hosts, bridges and the device.
 
 import {
   h, render, hashed, session, api, maybe, seg, count, bytes, span, remember, history, words, chart, Refused, Silent,
@@ -11,7 +11,7 @@ import { alarmList, bars, vhostField, tagsOf, monitors } from './views.js';
 const button = (label, about, onclick, kind = 'small') => h('button', { type: 'button', class: kind, onclick }, label,
   about ? h('span', { class: 'heard' }, ` ${about}`) : null);
 
-/** A change to the API, told and then shown. */
+/** Change something through the API, announce it, and refresh the view. */
 async function change(ctx, told, path, method, body) {
   await api(path, method, body);
   say(told);
@@ -154,10 +154,10 @@ const vhosts = {
 
 const seconds = (number) => (Number.isFinite(number) ? span(number * 1000) : null);
 
-/** What of the bytes of a link was for this, if anything was. */
+/** The part of a link's bytes in one category, unless it is 0. */
 const spentOn = (kinds, name) => (kinds[name] ? bytes(kinds[name]) : null);
 
-/** Tell a bridge something, asked before: what it does goes on after a restart. */
+/** Give an order to a bridge, after a confirmation: it stays in force after a restart. */
 const order = (ctx, row, verb, path, text, danger) => ask({
   title: `${verb} the bridge ${row.name}?`, verb, text, danger,
   run: () => change(ctx, `The bridge ${row.name} was told.`, `leveret/bridges/${seg(row.name)}/${path}`, 'POST') });
@@ -248,7 +248,7 @@ const device = {
 
 const CARD_BYTES = 32e12;
 
-// Before that the pace says nothing yet.
+// Before that the rate is not known.
 const HOUR_MS = 3600000;
 
 function lasts(node) {
@@ -264,7 +264,7 @@ h('rect', { class: 'bar-front', width: Math.max(0.5, 100 * part), height: 6 }));
 // ---- the frame ----
 
 const POLL_MS = 5000;
-// A broker that does not answer is asked less and less often.
+// A broker that does not answer is polled less and less often.
 const POLL_MS_MAX = 30000;
 const TYPING_MS = 250;
 const THEME = 'leveret.theme';
@@ -279,7 +279,7 @@ const NAVIGATION = [['', 'Overview', 'o'], ['queues', 'Queues', 'q'], ['exchange
   ['connections', 'Connections', 'c'], ['channels', 'Channels', 'h'], ['bridges', 'Bridge', 'b'],
   ['device', 'Device', 'd'], ['vhosts', 'Virtual hosts', 'v'], ['users', 'Users', 'u'],
   ['permissions', 'Permissions', 'p']];
-// Where a thing's own page belongs in the navigation.
+// The navigation entry to which an object's own page belongs.
 const PARENT = { queue: 'queues', exchange: 'exchanges', connection: 'connections' };
 
 const root = document.getElementById('app');
@@ -311,7 +311,7 @@ const ctx = {
   parts: [], query: {}, overview: {}, nodes: null, vhosts: null, alarms: null,
   refresh: () => poll(),
   redraw: () => draw(),
-  /** Another search, order or page: the address holds it, so that it can be kept and sent to others. */
+  /** Change search, order or page in the address, so that it can be bookmarked and shared. */
   change(words) {
     const query = Object.fromEntries(Object.entries({ ...ctx.query, ...words }).filter(([, value]) => value));
     const at = location.hash.split('?')[0] || '#/';
@@ -335,7 +335,7 @@ function moved() {
     draw();
     window.scrollTo(0, 0);
     document.querySelector('.main-nav [aria-current]')?.scrollIntoView({ block: 'nearest', inline: 'center' });
-    // Those who hear the page are told that it is another one.
+    // Announce the new page to screen readers.
     if (before !== 'undefined/undefined') document.getElementById('title')?.focus({ preventScroll: true });
   }
   if (session.me) poll();
@@ -343,7 +343,7 @@ function moved() {
 
 // ---- polls ----
 
-/** One round: the strip's figures and the view's. The next one begins some time after this one ended. */
+/** One poll of the strip's data and the view's. The next one begins some time after this one has ended. */
 async function poll() {
   clearTimeout(timer);
   round += 1;
@@ -378,7 +378,7 @@ function troubled(failure) {
     return;
   }
   if (failure instanceof Refused && failure.status === 400 && ctx.query.page) {
-    // The list has become shorter than the page that is asked for.
+    // The list has become shorter, and the requested page no longer exists.
     ctx.change({ page: '' });
     return;
   }
@@ -387,7 +387,7 @@ function troubled(failure) {
 }
 
 async function strip() {
-  // What was before this page is asked for once.
+  // The history before this page was opened is requested once.
   const ages = 'lengths_age=300&lengths_incr=15&msg_rates_age=300&msg_rates_incr=15';
   const [overview, nodes, alarms] = await Promise.all([api(`overview${history('overview').length ? '' : `?${ages}`}`),
     views.monitors() ? maybe('nodes') : null,
@@ -412,7 +412,7 @@ async function login(user, password) {
   await enter(() => session.begin(user, password));
 }
 
-/** Find out who this is and what the broker can do. A login that is not accepted is forgotten at once. */
+/** Get the user and the broker's extensions. A login that is refused is deleted at once. */
 async function enter(begin = () => null) {
   try {
     await begin();
@@ -423,7 +423,7 @@ async function enter(begin = () => null) {
     page.loginTrouble = null;
   } catch (failure) {
     if (failure instanceof Silent && session.login?.startsWith('Bearer')) {
-      // The broker is away for the moment: the token may still be good.
+      // The broker does not answer at the moment: the token may still be valid.
       setTimeout(enter, POLL_MS);
       return;
     }
@@ -442,7 +442,7 @@ async function enter(begin = () => null) {
 }
 
 async function logout() {
-  // Whatever comes of it, nothing of the login stays here.
+  // Whatever the result, the login is deleted here.
   const told = api('leveret/login', 'DELETE').catch(() => null);
   leave('You are logged out.');
   await told;
@@ -459,7 +459,7 @@ function leave(why) {
   say(why);
 }
 
-// The icon's shapes: asking for its file again would be a request more.
+// The icon's shapes: loading its file would be another request.
 const HARE = 'M11 4c2 0 3.4 5 3.8 9h2.4C17.6 9 19 4 21 4c2.4 0 2.2 6.2.6 10.4C24 16 25 18.3 25 20.5 25 25 21 28 16 28'
   + 's-9-3-9-7.5c0-2.2 1-4.5 3.4-6.1C8.8 10.2 8.6 4 11 4z';
 const logo = (size) => h('svg',

@@ -1,5 +1,5 @@
-// What every view stands on: drawing, the session, requests, formats, histories, and the parts that views are put
-// together from: dialogs, tables, charts, bars.
+// The base of all views: drawing, the session, requests, formats, histories, and components: dialogs, tables,
+// charts, bars.
 
 const SVG = 'http://www.w3.org/2000/svg';
 
@@ -28,7 +28,7 @@ function create(kid, space) {
 
 function setProp(node, name, value) {
   if (name.startsWith('on')) {
-    // One listener per event for the element's life; what it calls is looked up when it fires.
+    // An element keeps one listener per event; the handler is looked up when it fires.
     const event = name.slice(2);
     node.calls = node.calls || {};
     if (!(event in node.calls)) node.addEventListener(event, (fired) => node.calls[event]?.(fired));
@@ -49,17 +49,17 @@ function update(node, kid) {
     return;
   }
   const before = node.described.props;
-  // Children come first: a select takes its value only when its options are there.
+  // Children come first: a select accepts a value only if its options exist.
   render(node, kid.kids);
   for (const name of Object.keys(before)) if (!(name in kid.props)) setProp(node, name, null);
   for (const [name, value] of Object.entries(kid.props)) {
-    // Compared with what was drawn last, not with the page: what somebody has typed since stays.
+    // Compared with the last drawing, not with the page, so that the user's input since then stays.
     if (name !== 'key' && value !== before[name]) setProp(node, name, value);
   }
   node.described = { tag: kid.tag, props: kid.props };
 }
 
-/** Make the children of `parent` what `kids` describe, touching only what differs. */
+/** Make the children of `parent` match `kids`, changing only what differs. */
 export function render(parent, kids) {
   const space = parent.namespaceURI === SVG ? SVG : null;
   const wanted = new Set(kids.filter((kid) => !isText(kid) && kid.props.key !== undefined).map((kid) => kid.props.key));
@@ -102,8 +102,8 @@ export function render(parent, kids) {
 const TOKEN = 'leveret.token';
 
 /**
- * Who is logged in. A password is said once and kept nowhere; the token for it is kept for this tab alone: a cookie
- * would go to every port of the host.
+ * The user who is logged in. The password is sent once and not kept. The token is kept for this tab alone: a cookie
+ * would be sent to every port of the host.
  */
 export const session = {
   login: sessionStorage.getItem(TOKEN) && `Bearer ${sessionStorage.getItem(TOKEN)}`,
@@ -123,7 +123,7 @@ export const session = {
     histories.clear();
     sessionStorage.removeItem(TOKEN);
   },
-  /** Whether the broker has a part of the API: what it has not is not shown. */
+  /** Whether the broker has a part of the API. Parts that it lacks are not shown. */
   can(feature) {
     return this.features.has(feature);
   },
@@ -133,7 +133,7 @@ export const session = {
   },
 };
 
-/** The broker answered, and what it said is no. `status` is HTTP's. */
+/** The broker refused the request. `status` is the HTTP status. */
 export class Refused extends Error {
   constructor(status, reason) {
     super(reason);
@@ -144,12 +144,12 @@ export class Refused extends Error {
 /** The broker did not answer at all. */
 export class Silent extends Error {}
 
-/** What was typed cannot be sent; the message says why. */
+/** The input cannot be sent; the message says why. */
 export class Mistyped extends Error {}
 
 const ANSWER_MAX_MS = 15000;
 
-/** Ask the API. `path` comes without /api/; its parts have been through `seg` already. */
+/** Send a request to the API. `path` is without /api/; its parts are encoded by `seg` already. */
 export async function api(path, method = 'GET', body = undefined) {
   const headers = { Authorization: session.login, 'X-Requested-With': 'page' };
   if (body !== undefined) headers['Content-Type'] = 'application/json';
@@ -184,7 +184,7 @@ function reasonOf(value) {
   return typeof reason === 'string' ? reason : reason && JSON.stringify(reason);
 }
 
-/** Ask for what this user may not see: null then. */
+/** Request data that this user may lack rights for: null in that case. */
 export async function maybe(path) {
   try {
     return await api(path);
@@ -201,10 +201,10 @@ export const seg = (name) => encodeURIComponent(name);
 
 const COUNT = new Intl.NumberFormat('en', { maximumFractionDigits: 0 });
 
-/** A count with separators; a dash when the broker does not tell. */
+/** A count with separators; a dash if it is unknown. */
 export const count = (number) => (Number.isFinite(number) ? COUNT.format(number) : '–');
 
-/** Bytes as the command line and the configuration have them: in powers of 1000. */
+/** Bytes in powers of 1000, as in the command line and the configuration. */
 export function bytes(number) {
   if (!Number.isFinite(number)) return '–';
   const units = ['B', 'kB', 'MB', 'GB', 'TB'];
@@ -223,7 +223,7 @@ export function rate(number) {
   return `${number >= 100 || number === 0 ? COUNT.format(number) : number.toFixed(1)}/s`;
 }
 
-/** A span of time in the two units that matter. */
+/** A duration in its two largest units. */
 export function span(milliseconds) {
   if (!Number.isFinite(milliseconds)) return '–';
   const seconds = Math.max(0, Math.round(milliseconds / 1000));
@@ -236,7 +236,7 @@ export function span(milliseconds) {
   return `${Math.floor(seconds / size)} ${unit}${rest ? ` ${rest} ${smallerUnit}` : ''}`;
 }
 
-/** A list of words whatever the broker sends: RabbitMQ has both arrays and commas. */
+/** A list of words: RabbitMQ sends both arrays and comma-separated texts. */
 export const words = (value) => (Array.isArray(value) ? value : String(value || '').split(',')).filter(Boolean);
 
 // ---- histories ----
@@ -250,14 +250,14 @@ export function remember(name, values, at = Date.now()) {
   row.push({ at, values });
   if (row.length > SAMPLES_MAX) row.shift();
   histories.set(name, row);
-  // A session that wanders through thousands of queues keeps the newest charts only.
+  // A session that shows thousands of queues keeps only the newest charts.
   if (histories.size > 64) histories.delete(histories.keys().next().value);
 }
 
 /** The samples remembered under a name, oldest first. */
 export const history = (name) => histories.get(name) || [];
 
-/** A sentence for everybody, also for those who only hear the page. */
+/** Show a message, and announce it to screen readers. */
 export function say(text) {
   const place = document.getElementById('said');
   place.textContent = text;
@@ -265,7 +265,7 @@ export function say(text) {
   say.timer = setTimeout(() => { place.textContent = ''; }, 6000);
 }
 
-/** What a failure means to the person in front of the page. */
+/** The message for the user about a failure. */
 export function explain(failure) {
   if (failure instanceof Silent) return 'The broker did not answer. It is not known whether this was done.';
   if (failure instanceof Refused && failure.status === 401) return `Not allowed: ${failure.message}`;
@@ -278,8 +278,8 @@ export function explain(failure) {
 let dialogs = 0;
 
 /**
- * A dialog with fields and one deed. `run` gets the values and does it; what it refuses is shown in the
- * dialog, which stays open with everything that was typed.
+ * A dialog with fields and one action. `run` gets the values and carries it out. Its errors are shown in the
+ * dialog, which stays open with the user's input.
  */
 export function ask({ title, text, fields = [], verb, danger = false, run }) {
   const box = document.createElement('dialog');
@@ -328,7 +328,7 @@ export function ask({ title, text, fields = [], verb, danger = false, run }) {
   document.getElementById('dialogs').append(box);
   draw();
   box.showModal();
-  // What destroys is not under the finger that opened it.
+  // A destructive button is not at the position of the button that opened the dialog.
   (box.querySelector('input, textarea, select') || box.querySelector('button')).focus();
 }
 
@@ -367,7 +367,7 @@ function fieldOf(field, id) {
 
 const PAGE_ROWS = 100;
 
-/** The query of a list in RabbitMQ's words, from the page's address. */
+/** RabbitMQ's query parameters of a list, from the page's address. */
 export function listQuery(query, sort) {
   const words = new URLSearchParams({ page: query.page || '1', page_size: String(PAGE_ROWS) });
   if (query.name) {
@@ -381,7 +381,7 @@ export function listQuery(query, sort) {
 
 const deep = (row, path) => path.split('.').reduce((at, name) => at?.[name], row);
 
-/** One page of a list, whether the broker cut it (an object with `items`) or sent all of it (an array). */
+/** One page of a list, whether the broker divided it (an object with `items`) or sent all of it (an array). */
 export function pageOf(answer, query, sort) {
   if (!Array.isArray(answer)) {
     return {
@@ -405,7 +405,7 @@ export function pageOf(answer, query, sort) {
 
 /**
  * A table. A column has `label`, `cell(row)`, and may have `sort` (the field's name) and `num`. On a phone its
- * rows become cards, so each cell carries its label; the roles keep it a table for those who hear it.
+ * rows become cards, so each cell has its label; the roles keep it a table for screen readers.
  */
 export function table({ caption, columns, rows, key, ctx, sort, empty }) {
   const by = ctx?.query.sort || sort;
@@ -426,7 +426,7 @@ function headOf(column, ctx, by) {
   if (!column.sort || !ctx) return h('th', props, column.label || h('span', { class: 'heard' }, 'Actions'));
   const on = column.sort === by;
   const down = on && Boolean(ctx.query.down);
-  // Numbers are asked for with the largest first.
+  // Numbers are sorted with the largest first.
   const next = on ? !down : Boolean(column.num);
   return h('th', { ...props, 'aria-sort': on ? (down ? 'descending' : 'ascending') : 'none' },
     h('button', {
@@ -462,19 +462,19 @@ export function listTools({ ctx, list, what, vhosts, extra }) {
     h('span', { class: 'grow' }), extra);
 }
 
-/** Terms and what they are. Rows whose value is null or undefined are left out. */
+/** Terms and their values. Rows whose value is null or undefined are omitted. */
 export function facts(rows) {
   return h('dl', { class: 'facts' }, rows.filter(([, value]) => value !== null && value !== undefined && value !== '')
     .map(([term, value]) => h('div', {}, h('dt', {}, term), h('dd', {}, value))));
 }
 
-/** A card with a heading and, to its right, what can be done. */
+/** A card with a heading and, to its right, the actions. */
 export function card(title, kids, deeds, wide) {
   return h('section', { class: wide ? 'card wide' : 'card', 'aria-label': title },
     h('div', { class: 'head' }, h('h2', {}, title), deeds), kids);
 }
 
-/** A word with a shape: colour alone says nothing. */
+/** A word with a shape, because colour alone is not accessible. */
 export function state(word) {
   const bad = /down|blocked|terminat|fail|alarm|crash|stopp/.test(word);
   const busy = /flow|starting|waiting|blocking|full/.test(word);
@@ -482,7 +482,7 @@ export function state(word) {
     h('span', { 'aria-hidden': 'true' }, bad ? '▲ ' : busy ? '◆ ' : '● '), word);
 }
 
-/** A bar against its limit. `over` says that the limit has been reached. */
+/** A bar against its limit. `over`: the limit has been reached. */
 export function bar(label, value, limit, text, over) {
   const known = Number.isFinite(value) && Number.isFinite(limit) && limit > 0;
   const part = known ? Math.max(0, Math.min(100, (100 * value) / limit)) : 0;
@@ -498,12 +498,12 @@ export function bar(label, value, limit, text, over) {
 
 const WIDE = 600;
 const HIGH = 130;
-// Polls that were missed (a hidden page, a silent broker) are a gap, never a line drawn across.
+// Missed polls (a hidden page, a broker that does not answer) are a gap in the line.
 const GAP_MS = 20000;
 
 /**
- * A chart of what was remembered: `series` are {name, label}, drawn over the time the samples span. `limit` is a
- * mark at its own height. The same figures are behind "Table", for those who cannot see lines.
+ * A chart of remembered samples: `series` are {name, label}, drawn over the time that the samples span. `limit` is a
+ * horizontal mark. "Table" shows the same figures for users who cannot see the lines.
  */
 export function chart({ title, samples, series, format, limit }) {
   const shown = series.filter(({ name }) => samples.some(({ values }) => Number.isFinite(values[name])));
@@ -548,7 +548,7 @@ function lineOf(samples, name, x, y) {
   return path;
 }
 
-// The axis ends at a round figure, so that it does not jump with each sample. Bytes are round in twos.
+// The axis ends at a round figure, so that it does not change with each sample. Bytes are rounded to powers of two.
 function niceTop(value, format) {
   if (format !== count && format !== rate) return 2 ** Math.ceil(Math.log2(value));
   const power = 10 ** Math.floor(Math.log10(value));
@@ -560,7 +560,7 @@ function niceTop(value, format) {
 
 const HEX_BYTES_MAX = 4096;
 
-/** A message's payload in a view of one's choice: text, JSON, hex or base64. Always text, never markup. */
+/** A message's payload as text, JSON, hex or base64, as chosen. Always text, never markup. */
 export function payloadText(message, view) {
   const coded = message.payload_encoding === 'base64';
   let raw;
@@ -600,7 +600,7 @@ function hexOf(raw) {
 const ROUNDS = 20000;
 const TEXT = new TextEncoder();
 
-// The constants of SHA-256: bits behind the point of square and cube roots of the first primes.
+// The constants of SHA-256: fractional bits of the square and cube roots of the first primes.
 const primes = [];
 for (let number = 2; primes.length < 64; number += 1) {
   if (primes.every((prime) => number % prime)) primes.push(number);
@@ -611,7 +611,7 @@ const STEPS = primes.map((prime) => bitsOf(Math.cbrt(prime)));
 const schedule = new Int32Array(64);
 const turned = (word, by) => (word >>> by) | (word << (32 - by));
 
-/** One step of SHA-256: the state after another sixteen words. */
+/** One step of SHA-256: the state after sixteen more words. */
 function compressed(state, words) {
   schedule.set(words);
   for (let at = 16; at < 64; at += 1) {
@@ -629,7 +629,7 @@ function compressed(state, words) {
   return [a, b, c, d, e, f, g, last].map((word, at) => (word + state[at]) | 0);
 }
 
-/** Bytes as blocks of sixteen words, ended as SHA-256 wants it; so many bytes went before them. */
+/** Bytes as blocks of sixteen words with SHA-256's padding, for a message that begins with `before` other bytes. */
 function blocksOf(raw, before = 0) {
   const view = new DataView(new ArrayBuffer(Math.ceil((raw.length + 9) / 64) * 64));
   raw.forEach((byte, at) => view.setUint8(at, byte));
@@ -641,7 +641,7 @@ function blocksOf(raw, before = 0) {
 
 const bytesOf = (words) => words.flatMap((word) => [word >>> 24, (word >>> 16) & 255, (word >>> 8) & 255, word & 255]);
 
-/** PBKDF2 with HMAC-SHA-256, of one block: browsers have it for encrypted pages only. */
+/** PBKDF2 with HMAC-SHA-256, of one block. Browsers offer it only on encrypted pages. */
 export function derived(password, salt, rounds) {
   const long = TEXT.encode(password);
   const key = long.length > 64 ? bytesOf(blocksOf(long).reduce(compressed, START)) : [...long];
@@ -660,7 +660,7 @@ export function derived(password, salt, rounds) {
   return bytesOf(all);
 }
 
-/** What the broker keeps of a password, so that the password itself stays here. */
+/** The hash of a password that the broker stores, so that the password itself is not sent. */
 export function hashed(password) {
   const salt = crypto.getRandomValues(new Uint8Array(16));
   const all = [...bytesOf([ROUNDS]), ...salt, ...derived(password, salt, ROUNDS)];

@@ -1,4 +1,4 @@
-// What runs: the overview, connections, channels, exchanges and queues, and what one queue holds.
+// The views of the overview, connections, channels, exchanges and queues, and of the messages of a queue.
 
 import {
   h, api, maybe, seg, count, bytes, rate, span, remember, history, words, session, Mistyped, ask, say, explain,
@@ -6,13 +6,13 @@ import {
 } from './kit.js';
 
 
-/** Where a thing's own page is. */
+/** The address of an object's own page. */
 export const link = (kind, vhost, name, text) => h('a', { href: `#/${kind}/${seg(vhost)}/${seg(name)}` }, text ?? name);
 
-/** An exchange's name: the nameless one needs a word. */
+/** An exchange's name, with a word for the default exchange, whose name is empty. */
 export const exchangeName = (name) => name || '(default)';
 
-/** Markers as small words: durable, exclusive and so on, with the arguments to be read on demand. */
+/** Markers such as durable or exclusive, with the arguments as a tooltip. */
 export function marks(row) {
   const found = [row.durable && 'durable', row.auto_delete && 'auto-delete', row.exclusive && 'exclusive',
     row.internal && 'internal', row.policy && `policy ${row.policy}`].filter(Boolean);
@@ -33,13 +33,13 @@ export function ratesOf(stats) {
   return Object.fromEntries(RATES.map(({ name }) => [name, stats?.[`${name}_details`]?.rate]));
 }
 
-/** The samples that the broker kept of all queues together, oldest first and without the newest. */
+/** The broker's samples of all queues together, oldest first, without the newest. */
 export function past(overview) {
   const series = DEPTHS.map(({ name }) => [name, overview.queue_totals?.[`${name}_details`]?.samples || []]);
   const counts = RATES.map(({ name }) => [name, overview.message_stats?.[`${name}_details`]?.samples || []]);
   const newest = series[0][1][0]?.timestamp;
   return series[0][1].slice(1).map(({ timestamp }, at) => ({
-    // The board's clock may be another.
+    // The board's clock may differ.
     at: Date.now() - (newest - timestamp),
     values: Object.fromEntries([...series.map(([name, row]) => [name, row[at + 1]?.sample]),
       ...counts.map(([name, row]) => [name, row[at + 2] && (row[at + 1].sample - row[at + 2].sample) * 1000
@@ -47,7 +47,7 @@ export function past(overview) {
   })).reverse();
 }
 
-/** How the messages of a queue, or of all, are waiting. */
+/** The numbers of ready and unacknowledged messages of a queue, or of all. */
 export const DEPTHS = [
   { name: 'messages_ready', label: 'Ready' }, { name: 'messages_unacknowledged', label: 'Unacknowledged' },
 ];
@@ -56,12 +56,12 @@ const listPath = (what, ctx) => (ctx.query.vhost ? `${what}/${seg(ctx.query.vhos
 
 // ---- overview ----
 
-// An alarm says itself what to do; the word it begins with says on which page.
+// An alarm's text says what to do; its first word determines the page.
 const LONGEST = ['queues?sort=messages&down=1', 'See the longest queues.'];
 const BRIDGES = ['bridges', 'See the bridges.'];
 const WHERE = { memory: LONGEST, disk: LONGEST, parked: BRIDGES, outage: BRIDGES, budget: BRIDGES };
 
-/** The alarms of this broker: what it says itself, and RabbitMQ's two of a node. */
+/** The alarms of this broker: its own, and RabbitMQ's two of a node. */
 export function alarmsOf(ctx) {
   const found = (ctx.alarms || []).map(String);
   for (const node of ctx.nodes || []) {
@@ -74,7 +74,7 @@ export function alarmsOf(ctx) {
   return found;
 }
 
-/** Alarms as they are told, and where to see to them. */
+/** The alarms' texts, with links to the pages that help. */
 export function alarmList(ctx) {
   const found = alarmsOf(ctx);
   if (!found.length) return h('p', { class: 'calm' }, 'No alarms. Nobody needs to do anything.');
@@ -93,7 +93,7 @@ export function bars(node) {
   ];
 }
 
-/** What the store takes up of what it may. */
+/** The store's size and its limit. */
 export const storeUsed = (node) => Math.max(0, node.leveret_store_bytes_max - node.leveret_store_room_bytes);
 
 function diskBar(node) {
@@ -238,19 +238,19 @@ export const channels = {
 
 // ---- exchanges ----
 
-/** A choice of virtual host for a dialog. */
+/** A field of a dialog to choose a virtual host. */
 export const vhostField = (ctx) => ({
   name: 'vhost', label: 'Virtual host', type: 'select', value: ctx.query.vhost || ctx.vhosts?.[0]?.name || '/',
   options: (ctx.vhosts || [{ name: '/' }]).map(({ name }) => [name, name]),
 });
 
-/** Arguments are typed as JSON: what the broker gets is what is written. */
+/** A field for arguments in JSON, which are sent unchanged. */
 export const argumentsField = {
   name: 'arguments', label: 'Arguments (JSON)', type: 'textarea', value: '{}',
   hint: 'For example {"x-max-length": 1000, "x-message-ttl": 60000}',
 };
 
-/** What was typed as JSON; says what is wrong with it in words. */
+/** Parse JSON that was typed; an error has a readable message. */
 export function parsed(text) {
   try {
     return JSON.parse(text.trim() || '{}');
@@ -356,7 +356,7 @@ const unbind = (ctx, row) => ask({
   },
 });
 
-/** Bindings, from the side of one end. */
+/** The bindings of one exchange or queue. */
 export function bindingTable(ctx, rows, caption) {
   return table({ caption, rows, empty: 'Nothing is bound.',
     key: (row) => [row.source, row.destination_type, row.destination, row.properties_key].join('\n'), columns: [
@@ -373,7 +373,7 @@ export function bindingTable(ctx, rows, caption) {
 export const exchange = {
   title: (ctx) => exchangeName(ctx.parts[1]),
   async load(ctx) {
-    // The nameless exchange is bound to every queue by its name: that list says nothing.
+    // The default exchange is bound to every queue by the queue's name, so that list is useless.
     const bound = ctx.parts[1] && session.can('bindings') ? await Promise.all(['source', 'destination'].map(
       (side) => api(`${exchangePath(ctx)}/bindings/${side}`))) : [];
     return { row: await api(exchangePath(ctx)), bound: bound.flat() };
@@ -435,16 +435,16 @@ export const queues = {
   },
 };
 
-/** Whether this user may see a whole device and not only what is in its vhosts. */
+/** Whether this user may see the whole broker, not only its virtual hosts. */
 export const monitors = () => session.is('monitoring') || session.is('administrator');
 
-/** Tags as words. */
+/** Tags as text. */
 export const tagsOf = (row) => words(row.tags).join(', ') || 'none';
 
 // ---- one queue ----
 
 const LOOK_MESSAGES = 20;
-// As much of each as the broker shows.
+// The most of a payload that the broker shows.
 const LOOK_PAYLOAD_BYTES = 4096;
 const PAYLOAD_BYTES_MAX = 50000;
 const PAYLOAD_VIEWS = [['text', 'Text'], ['json', 'JSON'], ['hex', 'Hex'], ['base64', 'Base64']];
@@ -452,7 +452,7 @@ const PAYLOAD_VIEWS = [['text', 'Text'], ['json', 'JSON'], ['hex', 'Hex'], ['bas
 const pathOf = (ctx) => `queues/${seg(ctx.parts[0])}/${seg(ctx.parts[1])}`;
 const nameOf = (ctx) => ctx.parts[1];
 
-// What has been looked at or taken stays on the page while its figures go on.
+// Messages that were browsed or taken stay on the page while its figures are refreshed.
 const shown = { of: null, rows: null, how: '', view: 'text', offset: 0 };
 
 function showNothingOf(other) {
@@ -610,7 +610,7 @@ const get = (ctx, row) => ask({
         ['reject_requeue_false', 'Reject them (to the dead-letter exchange if there is one)']] }],
   run: async (values) => {
     if (values.ackmode === 'ack_requeue_true') return take(ctx, values);
-    // A second question for what is lost for good; asked after this dialog has closed.
+    // A second confirmation for an irreversible loss, after this dialog has closed.
     setTimeout(() => ask({ title: 'Take these messages out for good?', danger: true, verb: 'Take them out',
       text: `Up to ${count(values.count)} messages leave ${row.name}. They are shown here once.`,
       run: () => take(ctx, values) }));
