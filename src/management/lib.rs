@@ -2,7 +2,7 @@
 //!
 //! The operator is root or the broker's own user, who uses the control socket through `leveretctl`. A user of the
 //! broker uses the management API, which is RabbitMQ's, over the network. All requests, metrics and the page
-//! included, are looked up in one table ([`table`]). A new request needs a row in that table and the function that
+//! included, are looked up in one table (`table`). A new request needs a row in that table and the function that
 //! the row names.
 //!
 //! | file | contents |

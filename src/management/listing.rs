@@ -8,7 +8,7 @@
 //! are compared by the next bytes of the sort key, one examined row at a time.
 //!
 //! # Invariants
-//! - One call examines at most [`PLACES_PER_STEP`] records, or does as much work with fewer.
+//! - One call examines at most `PLACES_PER_STEP` records, or does as much work with fewer.
 //! - One call writes at most the bytes it was allowed to, plus one row. Every row is one line.
 //! - Rows are only those that the user may see.
 //! - Examining a row returns how much work it was, so that the time of a step is bounded.

@@ -16,7 +16,7 @@
 //! - The samples of one name are consecutive and have one head.
 //! - Single values are written at once, rows while the client reads them.
 //! - Labels are escaped, so a name may contain any character.
-//! - One call examines at most [`PLACES_PER_STEP`] positions. It writes at most the bytes it was allowed to, plus one
+//! - One call examines at most `PLACES_PER_STEP` positions. It writes at most the bytes it was allowed to, plus one
 //!   sample.
 
 use core::fmt::Display;

@@ -6,7 +6,7 @@
 //! # Invariants
 //! - Memory is fixed, and none is used if there is no management API.
 //! - A rate is that of the last completed interval of five seconds.
-//! - Queues beyond [`QUEUES_MAX`] positions have no rates; the answer omits them.
+//! - Queues beyond `QUEUES_MAX` positions have no rates; the answer omits them.
 //! - Of exchanges, channels and connections only the two samples of a rate are kept, for as many positions each.
 
 use core::time::Duration;

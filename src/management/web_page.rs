@@ -5,10 +5,10 @@
 //!
 //! # Invariants
 //! - Only the hash of a token is kept, so reading the broker's memory does not reveal a login.
-//! - There are at most [`TOKENS_MAX`] tokens.
+//! - There are at most `TOKENS_MAX` tokens.
 //! - A user's only token is not taken by another user while any user has two, and an administrator's never by a user
 //!   who is not an administrator.
-//! - Only the files of the table [`PAGES`] are served, so no path leads anywhere else.
+//! - Only the files of the table `PAGES` are served, so no path leads anywhere else.
 
 use core::cmp::Reverse;
 

@@ -323,7 +323,7 @@ impl Expect {
 /// Splits a definition file that arrives in parts into its objects.
 ///
 /// # Invariants
-/// - One object is held at a time, and it has at most [`OBJECT_BYTES_MAX`] bytes.
+/// - One object is held at a time, and it has at most `OBJECT_BYTES_MAX` bytes.
 /// - Each result is one JSON value judging by its brackets and quotation marks. Its parser checks everything else.
 #[derive(Debug)]
 pub struct Scanner {
