@@ -1,12 +1,13 @@
-//! Publishers that wait for room: who of them may try again, who holds room for too long, and what the log tells of it.
+//! Publishers that wait for capacity: the order of their retries, slow bodies, and what is logged.
 //!
-//! Why the log tells it: whoever looks after a device asks first why its programs stand still. A publisher that is
-//! faster than its consumers waits for room many times a second, and that is as it should be; so only a wait that lasts
-//! is told, and that it is over. For room on the disk somebody waits in fits and starts, while the cleaner finds some:
-//! that is told at once, and once a minute is enough.
+//! A publisher that is faster than its consumers waits for capacity many times per second, which is normal. The log
+//! therefore reports only waits that last, and their end, so that an operator can see why programs stand still. Waits
+//! for disk space come and go while the compactor frees some. They are logged at once, but at most once per minute.
 //!
-//! Always true: whoever of a virtual host waited longest for room tries first, and while that has no memory the others
-//! go on; what was told to have begun is told to be over.
+//! # Invariants
+//! - Per virtual host, the publisher that has waited longest retries first. While there is no memory for it,
+//!   publishers of other virtual hosts go on.
+//! - A logged wait is followed by a logged end.
 
 use leveret_broker::{DiskFacts, Shortage, Waiters};
 use leveret_core::command::ConnectionId;
@@ -18,36 +19,41 @@ use super::peer::{Session, Waiting};
 use super::platform::Platform;
 use super::state::Engine;
 
-/// How many times `content_timeout` a body may take while others wait for its room.
+/// A body may take this many times `content_timeout` while others wait for its memory.
 const SLOW_BODY_TIMES: u64 = 10;
-/// Connections that may try again to publish, per turn.
+/// Maximum number of publishers that retry per turn.
 const RETRIES_PER_TURN: usize = 64;
-/// How often a wait for room on the disk is told at once.
+/// Minimum time between two log lines about waits for disk space, in milliseconds.
 const DISK_TOLD_EVERY_MS: u64 = 60_000;
 
 impl<P: Platform> Engine<P> {
-    /// Whether somebody waits who has not tried since room was made.
+    /// Returns whether a blocked publisher has not retried since capacity was freed.
     pub(super) fn has_room_to_offer(&self) -> bool {
         !self.shared.lists.for_room.is_empty()
             && (self.room.retries_left > 0 || self.shared.room_made() != self.room.seen)
     }
 
-    /// Nobody sleeps who could go on. Asked before the loop sleeps, by builds with assertions: who waits for
-    /// room tries once more although none was made, and must find none.
+    /// Asserts that no blocked publisher could proceed with the capacity that is free now.
+    ///
+    /// Called before the loop sleeps, in builds with assertions. Every blocked publisher retries once although
+    /// nothing was freed, and must block again.
     #[cfg(debug_assertions)]
     pub(super) fn check_no_sleeper(&mut self) {
         use super::peer::{Ending, PeerId};
 
-        debug_assert!(!self.shared.has_stash_to_offer(), "somebody waits for stash room that is there");
+        debug_assert!(
+            !self.shared.has_stash_to_offer(),
+            "a peer waits for input backlog capacity that is free"
+        );
         debug_assert_eq!(
             self.shared.broker.queues().forgotten_queue(),
             None,
-            "it could deliver, and nobody will look at it"
+            "a queue could deliver and is not scheduled"
         );
         debug_assert_eq!(
             self.shared.broker.forgotten_consumer(),
             None,
-            "it could take, and nobody will look at it"
+            "a consumer could take messages and is not scheduled"
         );
         let is_forgotten = |id: &PeerId| {
             let peer = self
@@ -58,7 +64,7 @@ impl<P: Platform> Engine<P> {
             peer.is_some_and(|peer| peer.stream.is_starved()) && !self.shared.lists.for_stash.contains(*id)
         };
         let forgotten = self.shared.peers.ids().find(is_forgotten);
-        debug_assert_eq!(forgotten, None, "it waits for stash room, and nobody will tell it of any");
+        debug_assert_eq!(forgotten, None, "a peer waits for input backlog capacity and is not on the list");
         let waiting = self.shared.lists.for_room.len();
         if waiting == 0 || waiting > RETRIES_PER_TURN {
             return;
@@ -72,27 +78,28 @@ impl<P: Platform> Engine<P> {
         self.close();
         let is_taken = self.shared.broker.counters().received > taken_before;
         self.room.retries_left = 0;
-        // Who waits asked for a commit when it began to; that it asks once more is no reason for a turn.
+        // The publishers asked for a commit when they blocked. Asking again is no reason for another turn.
         self.shared.journal.take_urgency();
-        // Whoever has output and a full socket was listed to be written to; it can be no more than before.
+        // Peers with output and a full socket were listed to be written to. They still cannot be written to.
         self.shared
             .lists
             .to_write
             .retain(|id| self.shared.peers.get(id).is_some_and(|peer| peer.stream.writable));
         for (id, shortage) in sleepers {
             let peer = self.shared.peers.get(id);
-            // A publisher that was refused because another pool is full by now no longer waits, but no room was missed.
+            // A publisher may have been refused because another pool has become full. It no longer waits, but missed
+            // nothing.
             let still_waits =
                 peer.is_none_or(|peer| peer.waiting == Waiting::Room || peer.ending != Ending::No);
             assert!(
                 still_waits || !is_taken,
-                "peer {} waited for {shortage:?} although there was room for it",
+                "peer {} waited for {shortage:?} although there was capacity for it",
                 id.index()
             );
         }
     }
 
-    /// Lets those who wait try again, each once whenever room was made.
+    /// Lets blocked publishers retry, each once per time that capacity is freed.
     pub(super) fn resume_for_room(&mut self) {
         if !self.has_room_to_offer() {
             return;
@@ -101,14 +108,13 @@ impl<P: Platform> Engine<P> {
         if made != self.room.seen {
             (self.room.seen, self.room.retries_left) = (made, self.shared.lists.for_room.len());
         }
-        // Room is set aside for a large message at the head of the line, so it may fit where small ones do
-        // not.
+        // Memory is reserved for a large message at the head of the list, so it may fit where small ones do not.
         let is_large_next = self.shared.supplies.messages.claim_fits();
-        // What was read in this turn does not count here, so that the first in line may always try.
+        // Input of this turn does not count here, so that the first publisher can always retry.
         self.shared.budget.begin_retries();
         let mut left = RETRIES_PER_TURN;
         while left > 0 && self.room.retries_left > 0 && !self.shared.budget.is_over() {
-            // While the first in line does not fit, all wait, each in its place.
+            // While the first publisher does not fit, all wait in their order.
             let first =
                 self.shared.lists.for_room.get(0).filter(|_| is_large_next || self.shared.may_enter());
             let Some(peer) = first else {
@@ -133,16 +139,18 @@ impl<P: Platform> Engine<P> {
             self.read_from(waiting);
             self.shared.keep_since(waiting, before);
             let is_held = self.shared.supplies.messages.is_held() && !is_large_next;
-            // It may have been refused instead, when it wanted more than a connection may wait for.
+            // The publisher may have been refused instead, if it wanted more than a connection may wait for.
             if is_held && self.shared.lists.for_room.last() == Some(waiting) {
                 self.shared.lists.for_room.move_to(waiting, 0);
             }
         }
     }
 
-    /// When a content has waited for the assembly share as long as a content may stand still, those end that
-    /// have been coming in for a multiple of that: one octet now and then is progress too, and would hold
-    /// what others wait for as long as it likes.
+    /// Closes connections whose messages have been arriving too slowly while others wait for their memory.
+    ///
+    /// This happens when a message has waited for memory to assemble its body for `content_timeout`. A body that has
+    /// been arriving for [`SLOW_BODY_TIMES`] that time is then ended. A few octets now and then count as progress for
+    /// `content_timeout`, so that limit alone would not end it.
     pub(super) fn end_slow_bodies(&mut self) {
         let patience = self.shared.limits.content_timeout_ms.into();
         let due = self.shared.now.after_ms(patience);
@@ -190,7 +198,7 @@ impl<P: Platform> Engine<P> {
         }
     }
 
-    /// Tells that publishers wait, when they have for a while, and that they go on.
+    /// Logs that publishers have been blocked for a while, and that they go on.
     pub(super) fn log_room_awaited(&mut self) {
         match (self.room.awaited, self.shared.lists.for_room.is_empty()) {
             (RoomAwaited::No, false) => {
@@ -248,17 +256,13 @@ impl<P: Platform> Engine<P> {
     }
 }
 
-// Since when publishers wait for room, and whether the log has it.
-//
-// Always true: there is a deadline only while somebody waits and it has not been told.
-
-/// A wait of so many milliseconds is told.
+/// A wait is logged after this time, in milliseconds.
 const LASTS_MS: u64 = 2_000;
 
-/// Causes that are told apart; who waits for yet another is one of the others.
+/// Number of causes that are counted separately. Publishers with a further cause are counted as others.
 const CAUSES: usize = 16;
 
-/// What one publisher waits for.
+/// The resource that a publisher waits for, and since when.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Need {
     pub(super) shortage: Shortage,
@@ -266,7 +270,7 @@ pub(super) struct Need {
 }
 
 impl Need {
-    /// What most of them wait for; `None` for none.
+    /// Returns what most publishers wait for; `None` if none waits.
     pub(super) fn most_awaited(needs: impl Iterator<Item = Self>, now: Now) -> Option<Waiters> {
         let mut causes: heapless::Vec<(Self, u32), CAUSES> = heapless::Vec::new();
         let mut all = 0;
@@ -277,7 +281,7 @@ impl Need {
                     known.since = known.since.min(need.since);
                     *count += 1;
                 }
-                // One that finds no place is one of the others.
+                // A cause that does not fit is counted among the others.
                 None => drop(causes.push((need, 1))),
             }
         }
@@ -288,18 +292,18 @@ impl Need {
     }
 }
 
-/// What is known of the publishers that wait for room.
+/// The state of the publishers that wait for capacity.
 #[derive(Debug)]
 pub(super) struct RoomOffers {
-    /// Since when some of them have been waiting, and whether that is in the log.
+    /// Since when publishers have been blocked, and whether that is in the log.
     pub(super) awaited: RoomAwaited,
-    /// When it was told last that some of them wait for room on the disk.
+    /// When a wait for disk space was last logged.
     pub(super) disk_told: Option<Now>,
-    /// How much room had been made when they last tried, as `Engine::room_made` counts.
+    /// Value of `Shared::room_made` at the last retry.
     pub(super) seen: u64,
-    /// Publishers that have not tried again since then.
+    /// Number of publishers that have not retried since then.
     pub(super) retries_left: usize,
-    /// The claim of a content that waits for others to be complete, and when they have had their time.
+    /// The claim of a message that waits for memory to be assembled, and when slow bodies are ended for it.
     pub(super) crowded: Option<(u64, Deadline)>,
 }
 
@@ -308,25 +312,25 @@ impl RoomOffers {
         Self { awaited: RoomAwaited::No, disk_told: None, seen: 0, retries_left: 0, crowded: None }
     }
 
-    /// When something is to be told, or somebody to be ended.
+    /// Returns when something must be logged, or slow bodies must be ended.
     pub(super) fn deadline(&self) -> Deadline {
         self.crowded.map_or(Deadline::NEVER, |(_, at)| at).earlier(self.awaited.deadline())
     }
 }
 
-/// Whether somebody waits for room.
+/// Whether publishers are blocked, and whether that is in the log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum RoomAwaited {
-    /// Nobody does.
+    /// No publisher is blocked.
     No,
-    /// Somebody has, all the time since then.
+    /// Publishers have been blocked since then without interruption.
     Since(Now),
-    /// Somebody waits, and the log has it.
+    /// Publishers are blocked, and the log says so.
     Told,
 }
 
 impl RoomAwaited {
-    /// When it is to be told.
+    /// Returns when the wait must be logged.
     pub(super) const fn deadline(self) -> Deadline {
         match self {
             Self::Since(since) => since.after_ms(LASTS_MS),

@@ -1,10 +1,12 @@
-//! Which peer wants to be called when: a heap with one place per peer.
+//! The deadlines of peers: a heap with one entry per peer.
 //!
-//! Deadlines mostly move later (each byte received puts the heartbeat's loss off), so the heap is only told
-//! about earlier ones. When an entry comes due, its owner is asked anew and often says "later": one extra
-//! look per heartbeat interval instead of one heap operation per read.
+//! Deadlines mostly move later: each received byte postpones the heartbeat timeout. The heap is therefore only told
+//! about earlier ones. When an entry is due, its peer is asked for its deadline again, which is often later. That
+//! costs one extra check per heartbeat interval instead of one heap operation per read.
 //!
-//! Always true: a peer has at most one entry; nothing allocates after start.
+//! # Invariants
+//! - A peer has at most one entry.
+//! - Nothing allocates after construction.
 
 use leveret_core::time::{Deadline, Now};
 
@@ -12,11 +14,11 @@ use super::peer::PeerId;
 
 const ABSENT: u32 = u32::MAX;
 
-/// The heap.
+/// A heap of deadlines with an index by peer.
 #[derive(Debug)]
 pub(super) struct Deadlines {
     heap: Vec<(Deadline, PeerId)>,
-    /// Where in the heap a peer's entry is.
+    /// Position of each peer's entry in the heap.
     places: Box<[u32]>,
 }
 
@@ -28,17 +30,17 @@ impl Deadlines {
         Self { heap: Vec::with_capacity(peers_max), places: vec![ABSENT; peers_max].into_boxed_slice() }
     }
 
-    /// Peers that want to be called at some time.
+    /// Returns the number of peers with a deadline.
     pub(super) fn len(&self) -> usize {
         self.heap.len()
     }
 
-    /// The earliest of all.
+    /// Returns the earliest deadline.
     pub(super) fn next(&self) -> Deadline {
         self.heap.first().map_or(Deadline::NEVER, |entry| entry.0)
     }
 
-    /// Wants to be called at `deadline`, or before if it already said so.
+    /// Sets the deadline of a peer, unless it has an earlier one.
     pub(super) fn lower(&mut self, peer: PeerId, deadline: Deadline) {
         if deadline == Deadline::NEVER {
             return;
@@ -57,7 +59,7 @@ impl Deadlines {
         }
     }
 
-    /// Takes the earliest if it is due.
+    /// Removes and returns the peer with the earliest deadline, if that is due.
     pub(super) fn pop_due(&mut self, now: Now) -> Option<PeerId> {
         let &(deadline, peer) = self.heap.first()?;
         deadline.is_due(now).then(|| {
@@ -66,7 +68,7 @@ impl Deadlines {
         })
     }
 
-    /// Forgets a peer.
+    /// Removes the entry of a peer.
     pub(super) fn remove(&mut self, peer: PeerId) {
         let place = core::mem::replace(&mut self.places[peer.index()], ABSENT);
         if place == ABSENT {

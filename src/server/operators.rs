@@ -1,14 +1,18 @@
-//! The operator's clients: a kind of peer that the broker has no record of.
+//! Clients of operators: `leveret ctl` on the control socket, the management API, and readers of metrics.
+//!
+//! The broker has no record of them.
 //!
 //! ```text
-//! read ─→ OperatorSession::handle, one request ─→ its answer ┐
-//!                  what waited for the disk, rows ┴─ OperatorSession::fill ─→ write
+//!   read ─→ OperatorSession::handle, one request ─→ its answer ───────────┐
+//!           answers that waited for the disk, rows ─→ OperatorSession::fill ┴─→ write
 //! ```
 //!
-//! Always true: only root and the user the broker runs as get in, by the file's mode and by what the kernel
-//! says of the peer; there are never more clients than places apart; each has at most one reading, one
-//! request and one writing a turn; who makes no progress for
-//! a minute is hung up on.
+//! # Invariants
+//! - Only root and the user that the broker runs as may use the control socket. The mode of its file ensures that,
+//!   and the user that the kernel reports is checked.
+//! - There are never more clients than slots for them.
+//! - Each client causes at most one read, one request and one write per turn.
+//! - A client that makes no progress for [`IDLE_MS`] is disconnected.
 
 use leveret_core::command::ConnectionId;
 use leveret_core::limits::Limits;
@@ -30,7 +34,7 @@ use super::state::Engine;
 use super::stream::Reading;
 use super::worker::CertificateState;
 
-/// Bytes taken from a client in one turn.
+/// Maximum number of bytes taken from a client per turn.
 const READ_BYTES: usize = 16 << 10;
 
 impl<P: Platform> Engine<P> {
@@ -82,7 +86,7 @@ impl<P: Platform> Engine<P> {
             if let Some(Peer { session: Session::Operator(client), .. }) = self.shared.peers.get_mut(id) {
                 client.keep_exchange_time(now);
             }
-            // An answer that waits for the disk may have nothing to wait for: no commit would wake it.
+            // An answer that waits for the disk may already be complete, and then no commit would wake it.
             self.shared.list_to_write(id);
         }
         if let Some(Peer { session: Session::Operator(client), .. }) = self.shared.peers.get_mut(id)
@@ -101,7 +105,7 @@ impl<P: Platform> Engine<P> {
             return;
         };
         if client.session.awaits_disk() {
-            // What was decoded or made in this step may be what it waits for.
+            // Entries made in this step may be what the answer waits for.
             self.shared.lists.for_disk.push(id);
         }
         match stream.write(&mut self.shared.buffers, client.session.output()) {
@@ -117,7 +121,7 @@ impl<P: Platform> Engine<P> {
         }
     }
 
-    /// Counts for rates and histories, if it is time.
+    /// Takes a sample for rates and histories, if one is due.
     #[cold]
     pub(super) fn take_sample(&mut self) {
         let now_ms = self.shared.now.as_ms();
@@ -140,9 +144,9 @@ impl<P: Platform> Engine<P> {
         self.operators.samples.take((now_ms, unix_ms), &self.shared.broker, connections, outside);
     }
 
-    /// Has a client go on with all there is for it to look at.
+    /// Lets the session of a client continue, with access to everything that it may show.
     fn serve_operator(&mut self, id: PeerId, step: fn(&mut OperatorSession, &mut RequestContext<'_>)) {
-        // Out of its place for the while, for it may be shown who else is connected.
+        // The session is taken out of the peer meanwhile, because it may list all peers.
         let Some(Peer { session: Session::Operator(client), .. }) = self.shared.peers.get_mut(id) else {
             return;
         };
@@ -220,7 +224,7 @@ impl<P: Platform> Engine<P> {
         }
     }
 
-    /// The store's files are free again: whoever waits for them looks once more.
+    /// Wakes the clients that wait for the pinned files, which are free again.
     pub(super) fn recall_operators(&mut self) {
         for id in self.shared.lists.for_disk.iter().filter(|id| id.connection().is_none()) {
             self.shared.lists.to_write.push(id);
@@ -228,7 +232,7 @@ impl<P: Platform> Engine<P> {
     }
 }
 
-/// The store's files for one client.
+/// The files of storage, pinned for the backup of one client.
 struct Copied<'c> {
     log: &'c mut Log,
     holder: &'c mut Option<PeerId>,
@@ -257,16 +261,17 @@ impl Files for Copied<'_> {
     }
 }
 
-/// The broker's connections as an operator is told of them.
+/// The broker's connections as operators see them.
 pub(super) struct Connections<'p, S> {
     pub(super) peers: &'p Peers<S>,
     pub(super) now: Now,
     pub(super) unix_ms: u64,
-    /// Commits wait for the sync budget, and so do confirms.
+    /// Whether commits, and therefore confirms, wait for the sync budget.
     pub(super) is_over_budget: bool,
 }
 
-/// Whether an awaited commit waited for the sync budget lately: `(count, last)` as [`Log::over_budget`] has them.
+/// Returns whether a commit waited for the sync budget recently. The arguments are the result of
+/// [`Log::over_budget`].
 fn is_over_budget((count, last): (u64, Now), now: Now) -> bool {
     count > 0 && now.ms_since(last) < SYNC_BUDGET_SHOWN_MS
 }
@@ -293,7 +298,7 @@ impl<S: Socket> Sockets for Connections<'_, S> {
             connected_at_ms: self.unix_ms.saturating_sub(self.now.ms_since(peer.since)),
             state: match (peer.ending, peer.waiting) {
                 (Ending::No, Waiting::Room) => "blocked",
-                // RabbitMQ's word for a publisher that is slowed down.
+                // RabbitMQ's state of a publisher that is slowed down.
                 (Ending::No, _) if self.is_over_budget && session.awaits_disk() => "flow",
                 (Ending::No, _) => "running",
                 _ => "closing",
@@ -309,27 +314,24 @@ impl<S: Socket> Sockets for Connections<'_, S> {
     }
 }
 
-// The operator's part of the engine: the control socket, what clients of both kinds share, and one of them. What is
-// done with them stands in `operators`.
-
-/// A client that neither says nor takes anything for so long is gone.
+/// A client that neither sends nor takes anything for this time is disconnected, in milliseconds.
 pub(super) const IDLE_MS: u64 = 60_000;
 
-/// A request over the network has so much time from its first octet to its last.
+/// Maximum time of a request over the network from its first octet to its last, in milliseconds.
 const REQUEST_MS: u64 = 15_000;
-/// How long an answer over the network may take to be read, from its first octet to its last; and a request whose
-/// body is longer than a request buffer to come in.
+/// Maximum time for an answer over the network to be read, in milliseconds. Also the maximum time for an upload: a
+/// request whose body is longer than the request buffer.
 const ANSWER_MS: u64 = 120_000;
-/// How long a client may take to read metrics: a program reads them and waits no longer than that, as Prometheus
-/// does.
+/// Maximum time for an answer with metrics to be read, in milliseconds. Only programs read them, and Prometheus waits
+/// no longer either.
 const METRICS_ANSWER_MS: u64 = 30_000;
-/// Time for a request to come in before the client can be closed for another one.
+/// Time for a request to arrive before the client can be closed for another one, in milliseconds.
 const REQUEST_KEPT_MS: u64 = 1_500;
-/// Time for an upload to come in, and for an answer to be read, before the client can be closed for another one: long
-/// enough for the page over a slow link.
+/// Time for an upload or an answer before the client can be closed for another one, in milliseconds. It is long
+/// enough for the web page over a slow link.
 const ANSWER_KEPT_MS: u64 = 8_000;
 
-/// Returns how many things there can be of those whose rates the management API tells.
+/// Returns the maximum number of objects of each kind for which the management API has rates.
 pub fn sampled_places(limits: &Limits) -> SampledPlaces {
     SampledPlaces {
         queues: limits.queues_max as usize,
@@ -339,7 +341,7 @@ pub fn sampled_places(limits: &Limits) -> SampledPlaces {
     }
 }
 
-/// The control socket, and what clients of both kinds share.
+/// The state that all operator clients share.
 pub(super) struct Operators {
     pub(super) is_open: bool,
     pub(super) process: Process,
@@ -347,12 +349,12 @@ pub(super) struct Operators {
     pub(super) orders: Orders,
     pub(super) tokens: Tokens,
     pub(super) samples: Samples,
-    /// The client for whom the store's files are held still.
+    /// The client for whose backup the files of storage are pinned.
     pub(super) holder: Option<PeerId>,
 }
 
 impl Operators {
-    /// A socket at which nobody gets in yet.
+    /// Makes a control socket that is not yet open.
     pub(super) fn closed(process: Process, own_uid: u32, samples: Samples) -> Self {
         Self {
             is_open: false,
@@ -366,27 +368,27 @@ impl Operators {
     }
 }
 
-/// What has begun and is not over.
+/// The exchange under way with a client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Exchange {
     None,
     Request,
-    /// A request whose body is longer than a request buffer.
+    /// A request whose body is longer than the request buffer.
     Upload,
     Answer,
 }
 
-/// What is spoken with one client.
+/// The session of one client, and its deadlines.
 #[derive(Debug)]
 pub(super) struct OperatorClient {
     pub(super) session: OperatorSession,
-    /// The client will say nothing more; what it said is still answered.
+    /// Whether the client will send nothing more. Earlier requests are still answered.
     pub(super) has_ended: bool,
     pub(super) idle_at: Deadline,
-    /// A request that has begun must be whole by then, and an answer that has begun must be taken.
+    /// When the request or answer under way must be complete.
     pub(super) exchange_at: Deadline,
     exchange: Exchange,
-    /// When it can be closed for another client that waits.
+    /// When the client can be closed for another one that waits.
     pub(super) closable_at: Deadline,
 }
 
@@ -406,8 +408,8 @@ impl OperatorClient {
         self.idle_at.earlier(self.exchange_at)
     }
 
-    /// Sets the deadlines anew after something was read, handled or written. Clients of the control socket have no
-    /// limit for a request or an answer as a whole.
+    /// Sets the deadlines again after a read, a request or a write. Clients of the control socket have no limit for a
+    /// whole request or answer.
     pub(super) fn keep_exchange_time(&mut self, now: Now) {
         let exchange = match (self.session.is_empty(), self.session.has_output(), self.session.is_uploading())
         {
@@ -434,12 +436,12 @@ impl OperatorClient {
         self.closable_at = now.after_ms(kept_ms);
     }
 
-    /// Notes that the client got on, or waits for the broker.
+    /// Records that the client made progress, or waits for the broker.
     pub(super) fn note_progress(&mut self, now: Now) {
         self.idle_at = now.after_ms(IDLE_MS);
     }
 
-    /// Whether the client has said its last, and everything is answered.
+    /// Returns whether the client has sent everything and all its requests are answered.
     pub(super) fn is_done(&self) -> bool {
         let is_idle =
             !self.session.has_output() && !self.session.has_request() && !self.session.awaits_disk();

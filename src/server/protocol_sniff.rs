@@ -1,7 +1,9 @@
-//! The first words of a connection: handshakes of TLS, and peers that speak something else.
+//! The first bytes of a connection: TLS handshakes, and peers that speak another protocol.
 //!
-//! Always true: who is at the wrong door is told in the log with its address and what to change, by
-//! a budget; a handshake that waits for us takes nothing of the time that its peer has.
+//! # Invariants
+//! - A peer that speaks the wrong protocol is logged with its address and what to change. The log's rate limit
+//!   applies.
+//! - Time that a handshake waits for the worker does not count against its peer's timeout.
 
 use leveret_amqp::{Opening, classify_opening};
 use leveret_core::command::ConnectionId;
@@ -15,18 +17,18 @@ use super::platform::Platform;
 use super::state::Shared;
 use super::worker::Shake;
 
-/// For whoever looks at the port with a browser.
+/// Answer to a browser that connects to the AMQP port.
 const HTTP_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\
     Content-Type: text/plain\r\nContent-Length: 63\r\n\r\n\
     This port speaks AMQP 0-9-1 (RabbitMQ's protocol) and no HTTP.\n";
 
-/// For whoever looks at the management API with TLS as if it had none.
+/// Answer to plain HTTP on a TLS port of the management API.
 const HTTPS_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\
     Content-Type: text/plain\r\nContent-Length: 44\r\n\r\n\
     This port speaks TLS: use https:// with it.\n";
 
 impl<P: Platform> Shared<P> {
-    /// Goes on with a TLS handshake after reading: next step, refusal, or end.
+    /// Continues a TLS handshake after a read: next step, refusal, or end.
     pub(super) fn shake_hands(&mut self, id: PeerId, end: bool) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         let is_amqp = id.connection().is_some();
@@ -55,7 +57,7 @@ impl<P: Platform> Shared<P> {
             peer.waiting = Waiting::Handshake(ticket);
             self.worker.shakes.push_back(Shake { peer: id, ticket, since: self.now, handshake });
         } else if end {
-            // Its last words, an alert maybe, have been heard by now.
+            // The last data of the peer, such as a TLS alert, has been processed.
             self.end_now(id);
         } else if peer.stream.readable && !peer.stream.is_away() {
             self.list_to_read(id);
@@ -64,7 +66,7 @@ impl<P: Platform> Shared<P> {
         }
     }
 
-    /// A step of a handshake has been made, with somebody who came to us.
+    /// Takes the result of a step of the handshake with a client.
     pub(super) fn take_shaken(&mut self, id: PeerId, since: Now, shaken: Shaken) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         peer.waiting = Waiting::No;
@@ -93,8 +95,8 @@ impl<P: Platform> Shared<P> {
         self.after_session(id);
     }
 
-    /// Looks at the first octets of a peer that should speak AMQP; `false` when it does not, and is to be
-    /// told so in its own language. Others are answered by their session, as AMQP has it.
+    /// Examines the first octets of a peer that should speak AMQP. Returns `false` if it speaks HTTP and was answered
+    /// in HTTP. Other peers are answered by their session, as AMQP requires.
     pub(super) fn look_at_opening(&mut self, id: ConnectionId, len: usize) -> bool {
         let Some(peer) = self.peers.get_mut(id) else { return false };
         let is_tls = peer.stream.is_tls();
@@ -118,7 +120,7 @@ impl<P: Platform> Shared<P> {
         true
     }
 
-    /// Hangs up on a peer that speaks something else, with an answer if it understands one.
+    /// Closes a peer that speaks another protocol, with an answer if it understands one.
     fn turn_away(&mut self, id: PeerId, answer: Option<&[u8]>, hint: &str) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         let text = format_args!("{}: refused: {hint}", peer.address);

@@ -1,7 +1,8 @@
-//! The way in of a connection that speaks AMQP: reading, and applying what was read.
+//! Reading from AMQP connections, and applying what was read.
 //!
-//! Always true: one reading takes at most the one input buffer; what is not applied of it is kept, or left in the
-//! socket.
+//! # Invariants
+//! - One read takes at most the shared input buffer.
+//! - Input that is not handled is kept in the input backlog or left in the socket.
 
 use leveret_connection::{Step, Suspension};
 use leveret_core::command::{ConnectionId, Outcome};
@@ -16,16 +17,15 @@ use super::platform::Platform;
 use super::state::Shared;
 use super::stream::Reading;
 
-/// Who has waited for room so long, in milliseconds, is looked at, and again after as long: if nothing of what it waits
-/// for was taken away in between, it is asked whether it wants to leave.
+/// A blocked publisher is checked after this time, and again after each such period, in milliseconds. If nothing that
+/// it waits for became free in between, its input is searched for `connection.close`.
 const LEAVE_LOOK_MS: u64 = 10_000;
 
-/// How long a connection that may wait for itself may wait for room on the disk while nothing is freed there, in
-/// milliseconds.
+/// How long a connection that may be waiting for itself may wait for disk space while none is freed, in milliseconds.
 const SELF_WAIT_MS: u64 = 60_000;
 
 impl<P: Platform> Shared<P> {
-    /// Reads once, and applies as much of it as can be.
+    /// Reads once, and applies as much of the input as possible.
     pub(super) fn read_amqp(&mut self, id: ConnectionId) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         let is_scarce = self.supplies.messages.is_held() || !self.buffers.can_take(self.scratch.input.len());
@@ -49,7 +49,7 @@ impl<P: Platform> Shared<P> {
         let is_known = !session.awaits_header() || self.look_at_opening(id, got.len);
         let (handled, is_done) = if is_known { self.handle(id, got.len) } else { (got.len, true) };
         let Some(peer) = self.peers.get_mut(id) else { return };
-        // What is left is looked at, and counted, again.
+        // The rest is read and counted again later.
         peer.traffic.received(handled);
         let more = peer.waiting != Waiting::No || !is_done;
         let kept = peer.stream.keep(&mut self.buffers, &mut self.scratch.input, got.len, handled, more);
@@ -59,14 +59,14 @@ impl<P: Platform> Shared<P> {
             self.supplies.log.warn(self.now, peer.address.source(), LogKind::Shortage, text);
             self.end_now(id);
         } else if !is_done {
-            // Its turn comes again; what it sent is looked at again if it was left in the socket.
+            // The connection is read again in a later turn, including input that was left in the socket.
             peer.stream.look_again();
             self.list_to_read(id);
         } else if got.end && peer.waiting == Waiting::No && peer.ending == Ending::No {
             self.end_now(id);
         } else {
             let is_starved = peer.stream.is_starved();
-            // Who is starved and got nowhere would get nowhere again.
+            // A peer without backlog capacity that made no progress would make none again.
             let goes_on = peer.stream.readable && (handled > 0 || !is_starved);
             if is_starved {
                 self.lists.for_stash.push(id);
@@ -78,8 +78,8 @@ impl<P: Platform> Shared<P> {
         self.after_session(id.into());
     }
 
-    /// Lets the session handle the first `len` bytes of the input buffer; says how many it is done with, and
-    /// whether that is all that can be handled now.
+    /// Lets the session handle the first `len` bytes of the input buffer. Returns the number of bytes handled, and
+    /// whether that is everything that can be handled now.
     pub(super) fn handle(&mut self, id: ConnectionId, len: usize) -> (usize, bool) {
         let (mut at, mut is_done) = (0, true);
         let Some(peer) = self.peers.get_mut(id) else { return (0, true) };
@@ -172,8 +172,8 @@ impl<P: Platform> Shared<P> {
         (at, is_done)
     }
 
-    /// Refuses what a connection waits to publish when nothing was freed on the disk for [`SELF_WAIT_MS`] and the
-    /// connection may wait for itself. Says whether it did.
+    /// Refuses what a connection waits to publish if no disk space was freed for [`SELF_WAIT_MS`] and the connection
+    /// may be waiting for itself. Returns whether it was refused.
     fn refuse_self_wait(&mut self, id: ConnectionId, still_ms: u64) -> bool {
         let Some(peer) = self.peers.get_mut(id) else { return false };
         let is_for_disk = peer.need.shortage.is_of_disk();
@@ -187,8 +187,11 @@ impl<P: Platform> Shared<P> {
         true
     }
 
-    /// A client that waits for room may have closed its connection behind what it published, and hangs until
-    /// that is answered. After a while it is: what was not taken of it is given up, as if the line had broken.
+    /// Checks whether a blocked publisher wants to close its connection.
+    ///
+    /// A client may have sent `connection.close` behind messages that wait for capacity, and hang until it is
+    /// answered. After a while the close is answered. The messages before it are dropped, as if the connection had
+    /// been lost.
     pub(super) fn look_for_leave(&mut self, id: ConnectionId) {
         let Some(peer) = self.peers.get_mut(id).filter(|peer| peer.leave_due.is_due(self.now)) else {
             return;
@@ -198,7 +201,7 @@ impl<P: Platform> Shared<P> {
             return;
         }
         peer.leave_due = self.now.after_ms(LEAVE_LOOK_MS);
-        // As long as something is taken away of what is full he may still be let on, however slowly that goes.
+        // As long as some of the exhausted resource is freed, the publisher may still go on, however slowly.
         let shortage = peer.need.shortage;
         let made = match shortage.is_of_disk() {
             true => self.journal.freed(),
@@ -234,7 +237,7 @@ impl<P: Platform> Shared<P> {
         }
     }
 
-    /// Who waits again at once for the same has waited all the time.
+    /// Keeps the original waiting time of a publisher that blocks again at once for the same resource.
     pub(super) fn keep_since(&mut self, id: PeerId, before: Need) {
         if let Some(peer) = self.peers.get_mut(id)
             && peer.waiting == Waiting::Room
@@ -248,14 +251,14 @@ impl<P: Platform> Shared<P> {
         !self.supplies.messages.is_held() || self.supplies.messages.lift_hold()
     }
 
-    /// Rises with everything that can make room for a publisher: each pool counts for itself what is given
-    /// back, and [`Self::check_no_sleeper`] finds what is counted nowhere.
+    /// A counter that rises with everything that can unblock a publisher. Each pool counts what is returned to it.
+    /// [`Engine::check_no_missed_wakeup`](super::state::Engine) finds what is not counted.
     pub(super) fn room_made(&self) -> u64 {
         self.broker.room_made() + self.journal.room_made() + self.supplies.messages.room_made()
     }
 
-    /// Whether so much is free that one of those who wait for it can go on. Those who wait otherwise as well
-    /// need not stay on the list: they are read when that is over.
+    /// Returns whether enough input backlog is free for a peer that waits for it. Peers that also wait for something
+    /// else need not stay on the list: they are read when that wait ends.
     pub(super) fn has_stash_to_offer(&self) -> bool {
         self.lists.for_stash.iter().any(|id| self.has_stash_for(id))
     }
@@ -265,7 +268,7 @@ impl<P: Platform> Shared<P> {
         peer.is_none_or(|peer| peer.waiting != Waiting::No || peer.stream.can_go_on(&self.buffers))
     }
 
-    /// Lets those be read for whom so much is free as was missing.
+    /// Lists peers to be read for which enough input backlog is free now.
     pub(super) fn resume_for_stash(&mut self) {
         for _ in 0..self.lists.for_stash.len() {
             let Some(id) = self.lists.for_stash.pop() else { break };

@@ -13,8 +13,8 @@ use super::state::Shared;
 impl<P: Platform> Shared<P> {
     /// Writes what was kept, then replies, confirms and deliveries.
     ///
-    /// While there is room for a whole output buffer, that is one write. With less, it is several, until the socket takes
-    /// no more or one output buffer was written.
+    /// While a whole output buffer can be kept, that is one write. With less capacity it is several writes, until the
+    /// socket takes no more or one output buffer was written.
     pub(super) fn write_amqp(&mut self, id: ConnectionId) {
         let mut written = 0;
         let result = self.flush_and_fill(id, &mut written);
@@ -45,7 +45,7 @@ impl<P: Platform> Shared<P> {
         Ok(filled)
     }
 
-    /// Whether everything that was written has left.
+    /// Returns whether everything that was written has been sent.
     fn may_fill(&self, id: ConnectionId) -> bool {
         self.peers.get(id).is_some_and(|peer| peer.stream.writable && !peer.stream.has_unsent())
     }
@@ -85,8 +85,8 @@ impl<P: Platform> Shared<P> {
         }
     }
 
-    /// Closes a connection whose socket has taken nothing for as long as it may. The kernel reports room only when a
-    /// third of its buffer is free, so the socket of one that reads slowly is tried once more.
+    /// Closes a connection whose socket has taken nothing for the permitted time. The kernel reports a socket as
+    /// writable only when a third of its buffer is free. The socket of a slow reader is therefore tried once more.
     pub(super) fn end_if_stalled(&mut self, id: ConnectionId) {
         let patience = self.limits.consumer_stall_timeout_ms;
         let Some(peer) = self.peers.get_mut(id) else { return };
@@ -110,7 +110,7 @@ impl<P: Platform> Shared<P> {
         let session = peer.session.amqp();
         session.close(&mut context, &fault);
         if session.has_begun_delivery() {
-            // Behind half a frame the peer can be told nothing; the log has the sentence.
+            // The peer cannot be told the reason after a partial frame. The log has it.
             self.end_now(id);
         }
     }

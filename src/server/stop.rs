@@ -1,11 +1,12 @@
-//! The end: everybody is told to go, and what is not written yet is written.
+//! Shutdown: connections are closed, and pending entries are written.
 //!
 //! ```text
-//! begin_stop ─ turns until is_stopped ─ begin_flush ─ flush until it is done ─ end_store ─ flush again
+//!   begin_stop ─ turns until is_stopped ─ begin_flush ─ flush until it returns false ─ end_store ─ flush again
 //! ```
 //!
-//! Always true: a stop takes as long as peers need to take their `connection.close`, and no longer than
-//! [`STOP_MS`]; a store that finds no room on the disk is not waited for.
+//! # Invariants
+//! - A stop takes as long as clients need to answer `connection.close`, and at most [`STOP_MS`].
+//! - A store that finds no disk space is not waited for.
 
 use std::io;
 
@@ -16,12 +17,12 @@ use leveret_core::time::Deadline;
 use super::platform::Platform;
 use super::state::Engine;
 
-/// How long a stop may take: clients get so much time to take their connection.close.
+/// How long clients get to answer `connection.close`, in milliseconds.
 const STOP_MS: u64 = 700;
 
 impl<P: Platform> Engine<P> {
-    /// Tells everybody to go, and stops when they have gone or after a while; `how` says on whose wish. Asked
-    /// a second time, it stops at once.
+    /// Begins the shutdown: closes all connections, and stops when they have ended or after [`STOP_MS`]. `how` names
+    /// the reason for the log. A second call stops at once.
     pub fn begin_stop(&mut self, how: &str) {
         if self.shared.stopping.is_some() {
             self.shared.stopping = Some(self.shared.now.after_ms(0));
@@ -42,30 +43,30 @@ impl<P: Platform> Engine<P> {
         self.shared.lists.for_jobs.clear();
     }
 
-    /// Whether it is about to stop.
+    /// Returns whether the shutdown has begun.
     pub const fn is_stopping(&self) -> bool {
         self.shared.stopping.is_some()
     }
 
-    /// Whether no turn is to be taken any more.
+    /// Returns whether no further turn is to be run.
     pub fn is_stopped(&self) -> bool {
         self.shared.stopping.is_some_and(|at| {
             self.shared.peers.connections() == 0 && !self.bridges.is_connected() || at.is_due(self.shared.now)
         })
     }
 
-    /// Begins to write what has not been written when the turns have ended; `true`: [`Self::flush`] is to be
-    /// called, after a sleep.
+    /// Begins to write pending entries after the last turn. If it returns `true`, [`Self::flush`] must be called
+    /// after a sleep.
     pub fn begin_flush(&mut self) -> bool {
         let Some(store) = &mut self.store else { return false };
         store.keeper.flush(self.shared.now);
         self.go_on_flushing()
     }
 
-    /// Goes on with that; `true`: once more.
+    /// Continues to write. If it returns `true`, it must be called again.
     ///
     /// # Errors
-    /// The disk failed.
+    /// Returns the error of the disk if it failed.
     pub fn flush(&mut self) -> io::Result<bool> {
         self.take_from_disk()?;
         Ok(self.go_on_flushing())
@@ -75,7 +76,7 @@ impl<P: Platform> Engine<P> {
         let (broker, mut context) = self.shared.broker_mut();
         let has_jobs = broker.run_jobs(&mut context);
         self.hand_to_disk();
-        // Nobody asks for turns any more, so a job that is not over is as good a reason for the next call.
+        // There are no more turns, so an unfinished job also requires the next call.
         if has_jobs && let Some(store) = &mut self.store {
             store.note_spilling(true);
         }
@@ -94,8 +95,8 @@ impl<P: Platform> Engine<P> {
         true
     }
 
-    /// Until when to sleep before that; `None`: not at all. Of all that a turn waits for, only the store
-    /// matters: the stop itself has been due for long.
+    /// Returns until when to sleep before the next flush. `None`: do not sleep. Only storage matters here: the
+    /// deadline of the shutdown is long past.
     pub fn flush_sleeps_until(&self) -> Option<Deadline> {
         let store = self.store.as_ref()?;
         let is_busy =
@@ -103,7 +104,7 @@ impl<P: Platform> Engine<P> {
         (!is_busy).then(|| store.keeper.deadline())
     }
 
-    /// Ends the store's life when everything is written; `true`: there is more to flush for that.
+    /// Ends the epoch of the store when everything is written. If it returns `true`, there is more to flush for that.
     pub fn end_store(&mut self) -> bool {
         let Some(store) = self.store.as_mut().filter(|store| store.keeper.is_idle(&self.shared.journal))
         else {
@@ -114,14 +115,14 @@ impl<P: Platform> Engine<P> {
         self.begin_flush()
     }
 
-    /// Logs what the store has done since the start.
+    /// Logs the counters of storage since the start.
     pub fn log_counters(&self) {
         if let Some(store) = &self.store {
             store.log_counters();
         }
     }
 
-    /// Logs what was held back of peers' lines.
+    /// Logs how many lines about peers the rate limit suppressed.
     pub fn log_held_back(&mut self) {
         self.shared.supplies.log.report();
     }

@@ -1,10 +1,14 @@
-//! What passes between the broker and the store: jobs for the disk come out, their results go in.
+//! The interface between the broker and storage: jobs for the disk, and their results.
 //!
-//! Why it exists: the loop hands the jobs to threads, and the simulator runs them when it likes; everything
-//! in between is the same code.
+//! The daemon runs the jobs on threads, and the simulator runs them at times of its own choice. Everything between is
+//! the same code.
 //!
-//! Always true: no thread, no clock, no disk; one write and one read are out at a time; what was read goes
-//! into its queue as far as there is memory for it, in order.
+//! # Invariants
+//! - There is no thread, clock or disk in this file.
+//! - At most one write and one read are under way.
+//! - Messages that were read are put into their queue in order, as far as memory allows.
+//! - A failed write is final: nothing that was not durable before is confirmed.
+//! - Every peer that waits for the disk is notified of every commit.
 
 use std::io;
 
@@ -20,28 +24,28 @@ use super::peer::Waiting;
 use super::platform::Platform;
 use super::state::Engine;
 
-/// The store as the loop's thread sees it.
+/// Storage as the event loop sees it.
 pub struct StoreDriver {
     pub(super) keeper: Keeper,
-    /// What is being read for a queue; the reader may also be cleaning.
+    /// The read under way: for a queue, or for compaction.
     reading: Reading,
     cleans_next: bool,
-    /// No commit is on its way that must be over first.
+    /// Whether reads for queues may start, because no commit is under way that must finish first.
     may_fetch: bool,
-    /// Reads for queues that the disk refused, one after the other.
+    /// Number of consecutive reads for queues that the disk refused.
     refused: u32,
-    /// Messages may leave memory in the next turn.
+    /// Whether messages can leave memory in the next turn.
     spills: bool,
     /// How long commits took.
     sync_times: SyncTimes,
-    /// The log has said that confirms wait for the sync budget.
+    /// Whether it was logged that confirms wait for the sync budget.
     pub(super) has_told_budget: bool,
 }
 
-/// A read that the disk refuses is asked for so often again before what it was for counts as lost.
+/// Number of retries of a failed read before its messages are reported as lost.
 const READ_AGAIN: u32 = 4;
 
-/// What the reader is busy with.
+/// The read that the reader thread carries out.
 enum Reading {
     Nothing,
     Cleaning,
@@ -59,14 +63,14 @@ struct Large {
     next: u32,
 }
 
-/// Why no more of what was read was taken.
+/// Why no more of the read messages was taken.
 enum Stopped {
     NoRoom,
     Large(Large),
 }
 
 impl StoreDriver {
-    /// For messages with properties of at most `frame_max` bytes.
+    /// Makes a driver for messages with properties of at most `frame_max` bytes.
     pub fn new(log: Log, frame_max: usize) -> Self {
         Self {
             keeper: Keeper::new(log, frame_max),
@@ -80,34 +84,34 @@ impl StoreDriver {
         }
     }
 
-    /// The log.
+    /// Returns the log.
     pub const fn log(&self) -> &Log {
         self.keeper.log()
     }
 
-    /// Whether a read that went like this is to be tried again. Cards refuse reads now and then that they
-    /// grant the next time, and a message is passed over for as long as the process lives.
+    /// Returns whether a read must be retried. SD cards sometimes refuse a read that succeeds at the next attempt,
+    /// and a lost message is skipped for as long as the process runs.
     fn tries_again(&mut self, was_refused: bool) -> bool {
         self.refused = if was_refused { self.refused + 1 } else { 0 };
         was_refused && self.refused < READ_AGAIN
     }
 
-    /// Notes whether messages may go on leaving memory in the next turn.
+    /// Records whether messages can leave memory in the next turn.
     pub(super) const fn note_spilling(&mut self, spills: bool) {
         self.spills = spills;
     }
 
-    /// Whether there is something to hand out now.
+    /// Returns whether a job can be started now.
     pub(crate) fn has_work(&self, broker: &Broker, journal: &Journal, messages: &Messages) -> bool {
         let wants_to_read =
             self.may_fetch && broker.queues().wants_pages(messages) || self.log().looks_for_work();
         self.spills || journal.has_news() || wants_to_read && matches!(self.reading, Reading::Nothing)
     }
 
-    /// Takes what was written.
+    /// Takes the result of a write.
     ///
     /// # Errors
-    /// The disk failed.
+    /// Returns the error of the disk if the write failed.
     pub(crate) fn take_write(
         &mut self,
         journal: &mut Journal,
@@ -119,13 +123,13 @@ impl StoreDriver {
         self.keeper.write_done(journal, messages, done, now).map_err(|failed| failed.0)
     }
 
-    /// What to read next, if nothing is being read.
+    /// Returns the next read, if none is under way.
     pub(crate) fn next_read(&mut self, broker: &mut Broker, messages: &Messages) -> Option<Read> {
         self.put_adopted(broker);
         if !matches!(self.reading, Reading::Nothing) {
             return None;
         }
-        // Turn and turn about, so that neither starves.
+        // Queues and the compactor alternate, so that neither starves.
         self.cleans_next = !self.cleans_next;
         if self.cleans_next
             && let Some(job) = self.clean()
@@ -140,14 +144,14 @@ impl StoreDriver {
                 self.reading = Reading::Queue(fetch);
                 return Some(Read::Fetch(job));
             }
-            // The segment is just being sealed: after that commit.
+            // The segment is just being sealed. The read is retried after that commit.
             broker.queues_mut().want_again(&fetch);
             self.may_fetch = false;
         }
         self.clean()
     }
 
-    /// Puts into queues that adopted orphans what the log has of those, before anybody takes from them.
+    /// Puts the recovered messages into queues that adopted orphans, before a consumer takes from them.
     fn put_adopted(&self, broker: &mut Broker) {
         while let Some((incarnation, queue)) = broker.recovery_mut().next_adopted() {
             if let Some(found) = self.log().index().queues().get(&incarnation) {
@@ -163,7 +167,7 @@ impl StoreDriver {
         Some(Read::Clean(job))
     }
 
-    /// Takes what was read; there may be more to read of the same.
+    /// Takes the result of a read. Returns a further read if the same message continues.
     pub(crate) fn take_read(
         &mut self,
         broker: &mut Broker,
@@ -181,14 +185,14 @@ impl StoreDriver {
             (Reading::Chunk(fetch, large), ReadOutcome::Fetch(done)) => {
                 self.take_chunk(broker, context, (fetch, large), done)
             }
-            // One read is under way at a time, and whose it is stands until it is back.
+            // One read is under way at a time, and `reading` is kept until its result arrives.
             _ => unreachable!("what comes back is what was asked for"),
         };
         broker.note_lost_messages(context);
         next
     }
 
-    /// Puts what was read into its queue, as far as there is memory for it.
+    /// Puts messages that were read into their queue, as far as memory allows.
     fn take_pages(
         &mut self,
         broker: &mut Broker,
@@ -215,7 +219,7 @@ impl StoreDriver {
         None
     }
 
-    /// Goes on reading a large body, or is done with it.
+    /// Continues to read a large body, or completes it.
     fn read_chunk(
         &mut self,
         broker: &mut Broker,
@@ -277,12 +281,12 @@ impl StoreDriver {
         self.read_chunk(broker, context, fetch, large)
     }
 
-    /// A commit took so many microseconds.
+    /// Records that a commit took `took_us` microseconds.
     pub(super) fn note_sync(&mut self, took_us: u64) {
         self.sync_times.add(took_us);
     }
 
-    /// Logs what the store has done since the start.
+    /// Logs the counters of storage since the start.
     pub(super) fn log_counters(&self) {
         let counters = self.log().counters();
         if counters.commits > 0 {
@@ -294,13 +298,13 @@ impl StoreDriver {
         }
     }
 
-    /// Whether the disk has no room for what is to be written, and nothing is on its way that could make any.
+    /// Returns whether the disk lacks space for pending writes while no read is under way that could free any.
     pub(crate) fn is_stuck(&self) -> bool {
         self.keeper.is_stuck() && matches!(self.reading, Reading::Nothing)
     }
 }
 
-/// Puts one message into its queue; says why not, if that stops everything behind it.
+/// Puts one message into its queue. Returns why not, if that stops all messages behind it.
 fn take_page(
     broker: &mut Broker,
     context: &mut Context<'_>,
@@ -337,19 +341,14 @@ fn take_page(
     }
 }
 
-// What passes between the loop and the disk: what the helpers did, what they are handed, and who waited for it.
-//
-// Always true: a failure is final, for nothing that was not durable before is confirmed; whoever waits for the disk is
-// told of every commit.
-
-/// A commit that takes so long is recorded, in microseconds.
+/// A commit that takes this long is logged, in microseconds.
 const SLOW_COMMIT_US: u64 = 1_000_000;
 
-/// After this many commits that waited for the sync budget the log says so, once.
+/// Number of commits that waited for the sync budget after which that is logged once.
 const COMMITS_OVER_BUDGET_TOLD: u64 = 100;
 
 impl<P: Platform> Engine<P> {
-    /// Takes what the helpers did. A failure is final: nothing that was not durable before is confirmed.
+    /// Takes the results of disk jobs. A failure is final: nothing that was not durable before is confirmed.
     pub(super) fn take_from_disk(&mut self) -> io::Result<()> {
         let Some(store) = &mut self.store else { return Ok(()) };
         let shared = &mut self.shared;
@@ -388,7 +387,7 @@ impl<P: Platform> Engine<P> {
         if queues.has_deadlines() && store.log().time_deadline().is_due(now) {
             store.keeper.say_time(queues.has_stored_deadline(), now);
         }
-        // After the reads, which may find that a segment can leave: that takes a commit.
+        // After the reads, which may find that a segment can be deleted, because that takes a commit.
         let (journal, messages) = (&mut shared.journal, &mut shared.supplies.messages);
         if let Some(job) = store.keeper.next_write(journal, messages, now) {
             shared.platform.start_write(job);
@@ -411,8 +410,8 @@ impl<P: Platform> Engine<P> {
         self.note_durable(false);
     }
 
-    /// Tells those who wait for the disk what is durable now. Operators' clients wait for more than messages,
-    /// so they look after every write.
+    /// Tells the peers that wait for the disk what is durable now. Operators' clients wait for more than messages, so
+    /// they are called after every write.
     fn note_durable(&mut self, is_written: bool) {
         self.shared.broker.queues_mut().note_durable(&self.shared.journal);
         let durable = self.shared.journal.durable();
@@ -422,7 +421,7 @@ impl<P: Platform> Engine<P> {
         for _ in 0..self.shared.lists.for_disk.len() {
             let Some(id) = self.shared.lists.for_disk.pop() else { break };
             let Some(connection) = id.connection() else {
-                // What it waits for is put together where it is written.
+                // The answer of an operator's client is built when it is written.
                 self.shared.list_to_write(id);
                 continue;
             };
@@ -447,7 +446,7 @@ impl<P: Platform> Engine<P> {
     }
 }
 
-/// Says that the file system has become full, or has room again.
+/// Logs that the file system has become full, or has free space again.
 pub fn log_full(was_full: bool, is_full: bool) {
     match (was_full, is_full) {
         (false, true) => log::warn!(

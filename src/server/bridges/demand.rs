@@ -1,9 +1,10 @@
-//! What keeps a bridge from moving all the time: the bytes of a day, and links that are there only while there
-//! is something to do (`link = "on_demand"`).
+//! The daily byte budget of a bridge, and links that connect only on demand (`link = "on_demand"`).
 //!
-//! Always true: what is under way when the bytes of a day are used is finished, and nothing goes back to its
-//! queue for it, so the order stays; a link ends itself only when nothing is under way and nothing waits that
-//! it may send; both links of a bridge begin together, for one contact costs less than two.
+//! # Invariants
+//! - When the bytes of the day are used, messages under way are still finished. None goes back to its queue, so the
+//!   order is kept.
+//! - A link ends itself only when nothing is under way and nothing waits that it may send.
+//! - Both links of a bridge connect together, because the upstream is then contacted once instead of twice.
 
 use leveret_bridge::{Demand, Price};
 use leveret_broker::Broker;
@@ -15,7 +16,7 @@ use crate::platform::Platform;
 use crate::state::Shared;
 
 impl Bridge {
-    /// Messages here that wait to be forwarded, but for those whose rules are held or wait.
+    /// Returns the number of messages here that wait to be forwarded, without those of rules that are held or wait.
     fn waiting(&self, broker: &Broker, now: leveret_core::time::Now) -> u64 {
         let head = &self.head;
         let Some(link) = self.link(Direction::Forward) else { return 0 };
@@ -25,21 +26,21 @@ impl Bridge {
         rules.map(|(rule, _)| u64::from(depth(&rule.queue))).sum()
     }
 
-    /// Messages that ever came into the queues that it forwards, as far as those know.
+    /// Returns the number of messages that ever arrived in the forwarded queues, as far as the queues know.
     pub(super) fn came(&self, broker: &Broker) -> u64 {
         let config = &self.head.config;
         let flows = config.forward.iter().filter_map(|rule| broker.queue_flow(&config.vhost, &rule.queue));
         flows.map(|flow| flow.came).sum()
     }
 
-    /// Counts what came in since that was last done.
+    /// Counts the messages that arrived since the last call.
     #[cold]
     pub(super) fn note_inflow(&mut self, broker: &Broker) {
         let came = self.came(broker);
         self.head.inflow.note(came);
     }
 
-    /// Whether a look at its demand would find that something waits, or that nothing does any more.
+    /// Returns whether the demand must be evaluated: messages began to wait, or none waits any longer.
     pub(super) fn has_demand_news(
         &self,
         broker: &Broker,
@@ -55,7 +56,7 @@ impl Bridge {
 }
 
 impl Bridges {
-    /// Ends days that are over, and holds rules or lets them go on.
+    /// Ends days that are over, and holds or resumes rules by the budget.
     pub(super) fn keep_days<P: Platform>(&mut self, shared: &mut Shared<P>) {
         for place in 0..self.places.len() {
             let bridge = &mut self.places[place];
@@ -64,7 +65,7 @@ impl Bridges {
                 let [_, yesterday, _] = bridge.head.day.numbers(shared.now);
                 for link in &mut bridge.links {
                     let today = core::mem::take(&mut link.state.today);
-                    // Unless more than a day has passed.
+                    // If more than a day has passed, yesterday had no traffic.
                     link.state.yesterday = if yesterday > 0 { today } else { Price::default() };
                 }
                 bridge.head.inflow.end_day();
@@ -96,7 +97,7 @@ impl Bridges {
         self.settle(shared, place);
     }
 
-    /// Ends links that have nothing to do, and begins those for which there is something.
+    /// Disconnects links that have nothing to do, and connects those with demand.
     pub(super) fn keep_demands<P: Platform>(&mut self, shared: &mut Shared<P>) {
         for place in 0..self.places.len() {
             if self.places[place].head.demand.is_some() && !shared.is_stopping() {
@@ -134,7 +135,7 @@ impl Bridges {
         shared.say(log::Level::Info, bridge.head.serial, words);
     }
 
-    /// A link that has moved nothing for a while ends, unless something waits to be forwarded over it.
+    /// Ends a link that has been idle for a while, unless messages wait to be forwarded over it.
     #[cold]
     fn end_contact<P: Platform>(&mut self, shared: &mut Shared<P>, id: LinkId, waiting: u64) {
         self.with(id, shared, |task| {
@@ -151,7 +152,7 @@ impl Bridges {
         });
     }
 
-    /// A link has ended because there is nothing to do for it: it was a success.
+    /// Handles that a link on demand has ended because it had nothing to do, which counts as a success.
     #[cold]
     pub(super) fn rest_link<P: Platform>(&mut self, shared: &mut Shared<P>, id: LinkId) {
         let (now, unix_ms, chance) = (shared.now, shared.platform.unix_ms(), self.common.chance());

@@ -1,15 +1,19 @@
-//! Messages on their way from an upstream: collected, published here by our own publisher, and acknowledged
-//! there when they are durable here.
+//! Messages on their way from an upstream.
 //!
-//! | what comes | what becomes of it |
-//! |------------|--------------------|
-//! | a queue here takes it | acknowledged there when it is durable here |
-//! | none here takes it | set aside here, with the cause |
-//! | neither takes it | back to its queue there; its rule waits, and tries one at a time |
-//! | it is larger than anything here can be | it stays unacknowledged there, told as held; or it goes to the dead letters of its queue there, where the rule says `refused = "reject"` |
+//! They are collected, published here over a connection of our own, and acknowledged there when they are durable
+//! here.
 //!
-//! Always true: what the upstream sent is acknowledged only when a queue here has it, or the queue for those
-//! that were refused; what is held there takes nothing of its rule's window.
+//! | case | result |
+//! |------|--------|
+//! | a queue here takes the message | acknowledged there when it is durable here |
+//! | no queue here takes it | parked here, with the cause |
+//! | it cannot be parked either | returned to its queue there; its rule waits, and tries one message at a time |
+//! | it is too large for this broker | held: it stays unacknowledged there |
+//! | the same, with `refused = "reject"` | dead-lettered there |
+//!
+//! # Invariants
+//! - A message is acknowledged only when a queue here has it, or the queue of parked messages.
+//! - Messages held at the upstream take nothing of their rule's window.
 
 use leveret_amqp::{Full, Properties, Writer};
 use leveret_bridge::{Arrivals, Cause, Event, Marks, Origin, Verdict, hops_of, marked, shovelled};
@@ -29,8 +33,8 @@ use crate::peer::Waiting;
 use crate::platform::Platform;
 
 impl<P: Platform> Task<'_, P> {
-    /// How many messages of a rule come ahead: each queue has its share of the window, for a quorum queue of
-    /// RabbitMQ refuses to share one, and what is held there beside it.
+    /// Returns the prefetch of a rule: its share of the window, and in addition the messages held there. Each queue
+    /// has its own share, because a quorum queue of RabbitMQ refuses a prefetch shared by the channel.
     pub(super) fn ahead(&self, rule: usize) -> u16 {
         let course = &self.state.courses[rule];
         let share = self.head.config.window / self.head.config.fetch.len().max(1) as u16;
@@ -38,10 +42,10 @@ impl<P: Platform> Task<'_, P> {
         ahead.saturating_add(course.held)
     }
 
-    /// The consumer of a rule there has begun.
+    /// Begins to fetch messages of a rule whose consumer at the upstream has begun.
     ///
     /// # Errors
-    /// The broker refuses.
+    /// The fault of the broker.
     #[cold]
     pub(super) fn begin_fetch(&mut self, rule: usize) -> Result<(), Cause> {
         if self.contact.channel.is_none() {
@@ -50,7 +54,7 @@ impl<P: Platform> Task<'_, P> {
             self.shared.demand(own, Command::ConfirmSelect)?;
         }
         let arrivals = Arrivals::new(self.ahead(rule).into());
-        // It comes again, on a channel that knows nothing of it.
+        // Held messages arrive again on the new channel.
         self.state.courses[rule].held = 0;
         let (incoming, is_ending, is_over) = (None, false, false);
         self.contact.lanes[rule] = Lane::Fetch(Fetch { arrivals, incoming, is_ending, is_over });
@@ -58,15 +62,15 @@ impl<P: Platform> Task<'_, P> {
         Ok(())
     }
 
-    /// Whether a whole message of a rule waits for room.
+    /// Returns whether a complete message of a rule waits for capacity.
     pub(super) fn has_whole(&mut self, rule: usize) -> bool {
         self.contact.incoming(rule).is_some_and(|it| matches!(it.content, Received::Whole(_)))
     }
 
-    /// Something of a message came.
+    /// Takes a part of a message.
     ///
     /// # Errors
-    /// The upstream sends a piece of a delivery where none belongs.
+    /// The upstream sent a part of a delivery where it is not permitted.
     pub(super) fn take_arriving(&mut self, event: Event<'_>) -> Result<Next, Cause> {
         self.contact.has_moved = true;
         let (now, left) = (self.shared.now, self.state.left);
@@ -127,10 +131,10 @@ impl<P: Platform> Task<'_, P> {
         }
     }
 
-    /// Takes everything that the message will ever need.
+    /// Reserves everything that the message will need.
     ///
     /// # Errors
-    /// There is no room for it now.
+    /// The pool that lacks capacity now.
     fn begin_arriving(
         &mut self,
         rule: usize,
@@ -175,8 +179,8 @@ impl<P: Platform> Task<'_, P> {
         Ok(())
     }
 
-    /// Nothing here could hold a message: it goes to the dead letters of its queue there, if the rule says so,
-    /// or stays there, unacknowledged until the channel ends, and in nobody's way.
+    /// Handles a message that is too large for this broker. It is dead-lettered there, if the rule permits that.
+    /// Otherwise it stays unacknowledged until the channel ends, and blocks no other message.
     #[cold]
     fn leave_there(&mut self, rule: usize, tag: u64, body_len: u64) {
         let most = self.shared.limits.message_size_max;
@@ -215,10 +219,10 @@ impl<P: Platform> Task<'_, P> {
         Next::Wait
     }
 
-    /// Publishes the message of a rule that is whole, if one is.
+    /// Publishes the complete message of a rule, if there is one.
     ///
     /// # Errors
-    /// There are more than were asked for.
+    /// The upstream sent more messages than the prefetch.
     pub(super) fn publish_arrived(&mut self, rule: usize) -> Result<Next, Cause> {
         let channel = self.contact.channel;
         let Some(incoming) = self.contact.incoming(rule) else { return Ok(Next::GoOn) };
@@ -234,7 +238,7 @@ impl<P: Platform> Task<'_, P> {
         if hops_of(Properties::trusted(properties)) > self.head.config.hops_max.into() {
             return self.park_arrived(rule, (tag, message), "it has crossed as many bridges as it may");
         }
-        // For the case that it is to be set aside.
+        // The message may have to be parked.
         messages.retain(message);
         let command = Command::Publish { message, mandatory: true };
         let (outcome, batch) = self.shared.apply((peer, Some(channel)), command);
@@ -247,7 +251,7 @@ impl<P: Platform> Task<'_, P> {
                 let (broker, mut context) = self.shared.broker_mut();
                 broker.sent(&mut context, peer, 1);
                 if let Destination::Queue(queue) = &self.head.config.fetch[rule].to {
-                    // That is no fault of the message. The queue is made before the next try.
+                    // The message is not at fault. The queue is declared before the next attempt.
                     let cause = Cause::new(format_args!("queue '{queue}' is missing here: it is made again"));
                     self.wait(rule, cause, Remedy::OneTaken);
                     self.shut(rule);
@@ -262,7 +266,7 @@ impl<P: Platform> Task<'_, P> {
         self.park_arrived(rule, (tag, message), &why)
     }
 
-    /// A message is ours as soon as this is durable.
+    /// Records that a message is acknowledged as soon as `batch` is durable.
     fn take_over(
         &mut self,
         rule: usize,
@@ -279,8 +283,8 @@ impl<P: Platform> Task<'_, P> {
         Ok(Next::GoOn)
     }
 
-    /// Sets a message aside that no queue here takes. Where that takes nothing either it goes back to where it
-    /// came from, and its rule waits, alone.
+    /// Parks a message that no queue here takes. If it cannot be parked, it goes back to its queue at the upstream,
+    /// and only its rule waits.
     #[cold]
     fn park_arrived(
         &mut self,
@@ -291,7 +295,7 @@ impl<P: Platform> Task<'_, P> {
         let cause = match self.put_aside(message, why) {
             Ok(Some(batch)) => return self.take_over(rule, (tag, message), batch),
             Ok(None) => {
-                // A part of where it goes may have it already.
+                // Some of its destination queues may have it already.
                 if let Some(incoming) = self.contact.incoming(rule) {
                     incoming.refused = Some(why.into());
                 }
@@ -300,15 +304,15 @@ impl<P: Platform> Task<'_, P> {
             Err(cause) => Cause::new(format_args!("{why}, and parking it takes nothing now: {cause}")),
         };
         self.wait(rule, cause, Remedy::OneTaken);
-        // With its channel all that is not acknowledged goes back there, in its order.
+        // Closing the channel requeues all unacknowledged messages there, in their order.
         self.shut(rule);
         Ok(Next::GoOn)
     }
 
-    /// Puts a copy of a message into the queue for those that are set aside. `None`: there is no room now.
+    /// Puts a copy of a message into the queue of parked messages. Returns `None` if there is no capacity now.
     ///
     /// # Errors
-    /// The queue for what is set aside does not take it either, or cannot be made.
+    /// That queue does not take it either, or cannot be declared.
     #[cold]
     fn put_aside(&mut self, message: MessageId, why: &str) -> Result<Option<Batch>, Cause> {
         self.shared.make_parked(self.head)?;
@@ -319,7 +323,8 @@ impl<P: Platform> Task<'_, P> {
         let (said, unix_s) = ((&*self.head.config.name, None, why), self.shared.platform.unix_ms() / 1000);
         let is_written = parked(own, said, unix_s, &mut writer).is_ok();
         let mut len = writer.at();
-        // Headers that are too long already stay as they are, for it must be delivered one day.
+        // If the headers would become too long, they stay unchanged, because the message must fit a frame when it is
+        // delivered.
         if !is_written || len + 32 > self.shared.limits.frame_max as usize {
             len = own.as_bytes().len();
             edited[..len].copy_from_slice(own.as_bytes());
@@ -336,13 +341,13 @@ impl<P: Platform> Task<'_, P> {
 
     // ---- acknowledging
 
-    /// Acknowledges what is durable by now.
+    /// Acknowledges messages that are durable now.
     pub(super) fn acknowledge(&mut self) {
         let durable = self.shared.journal.durable();
         let mut moved = 0;
         for rule in 0..self.contact.lanes.len() {
             let Lane::Fetch(lane) = &mut self.contact.lanes[rule] else { continue };
-            // What is held is not to be acknowledged with those behind it.
+            // Held messages must not be acknowledged by a later `multiple`.
             let together = self.state.courses[rule].held == 0;
             while self.contact.client.can_settle()
                 && let Some((tag, count)) = lane.arrivals.next_durable(durable, together)
@@ -358,22 +363,19 @@ impl<P: Platform> Task<'_, P> {
     }
 }
 
-// What all bridges share: room to write one message in, and the numbers that are theirs together.
-//
-// Always true: the room is reserved when there may be a bridge, and nothing is left in it between two calls.
-
-/// More than the headers that a message gets, and the names in its publish, in bytes.
+/// Upper bound of the headers that a bridge adds and of the names in a publish, in bytes.
 const MARKS_BYTES_MAX: usize = 2048;
 
-/// What all bridges share.
+/// The state that all bridges share.
 pub(super) struct Common {
     pub(super) origin: Origin,
     pub(super) version: String,
-    /// What this broker is called.
+    /// Name of this broker's node.
     pub(super) node: String,
-    /// Room to write heads of messages and their headers in; empty when there is no bridge.
+    /// Buffers for the head and the headers of a message. Allocated only if there may be bridges, and used only
+    /// within one call.
     pub(super) scratch: Scratch,
-    /// When what was counted is written down.
+    /// When the state of the bridges is written.
     pub(super) note_due: Deadline,
     random: u64,
 }
@@ -390,14 +392,14 @@ impl Common {
         };
         if max > 0 {
             common.scratch = Scratch::new(frame_max);
-            // Where there is no store it stands for this process.
+            // Without a store, a random number stands for this process.
             let numbers = [common.chance(), common.chance()].map(u64::to_be_bytes);
             common.origin.store = core::array::from_fn(|at| numbers[at / 8][at % 8]);
         }
         common
     }
 
-    /// Any number.
+    /// Returns a random number.
     pub(super) const fn chance(&mut self) -> u64 {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
@@ -406,10 +408,12 @@ impl Common {
     }
 }
 
-/// The properties of a message that crosses a bridge, with its marks, and as the shovel wants them that the bridge
-/// may be: over which of its addresses, when, and by whom. `rooms`: for the headers of a shovel, and two to write in.
+/// Returns the properties of a message that crosses a bridge, with the bridge's headers and those of its shovel.
 ///
-/// # Errors
+/// `said` are the indexes of the addresses, the time, and the node name. The buffers are for the headers of a shovel,
+/// and two to write in.
+///
+/// The properties do not fit.
 /// They do not fit.
 pub(super) fn crossing<'r>(
     own: Properties<'_>,
@@ -429,7 +433,7 @@ pub(super) fn crossing<'r>(
     Ok(Properties::trusted(&again[..len]))
 }
 
-/// Room for one message's head and headers.
+/// Buffers for the head and the headers of one message.
 #[derive(Default)]
 pub(super) struct Scratch {
     pub(super) headers: Box<[u8]>,
@@ -449,7 +453,7 @@ impl Scratch {
         }
     }
 
-    /// Bytes of all of it.
+    /// Returns the size of all buffers in bytes.
     pub(super) const fn bytes(frame_max: usize) -> usize {
         4 * frame_max + 3 * MARKS_BYTES_MAX
     }

@@ -1,12 +1,14 @@
-//! Messages on their way to an upstream: out of the outbox of a consumer of our own, over the link, and settled
-//! here when they are confirmed there.
+//! Messages on their way to an upstream.
 //!
-//! Each rule has a connection of its own at the broker here, so it has a window, an outbox and an order of its
-//! own; when its lane ends, whatever was given out to it goes back to its queue. Messages leave in pages: each
-//! lane that has something gets its share of a page, urgent rules first.
+//! They are taken from the outbox of a consumer of our own, sent over the link, and settled here when the upstream
+//! confirms them. Each rule has a connection of its own in this broker, and therefore its own window, outbox and
+//! order. When its lane ends, its unsettled deliveries are requeued. Messages leave in pages: each lane with output
+//! gets a share of a page, urgent rules first.
 //!
-//! Always true: a message leaves its queue only when the upstream has confirmed it, or it is dead-lettered to
-//! the queue for those that were refused; those of a rule are sent in the order of their queue.
+//! # Invariants
+//! - A message leaves its queue only when the upstream has confirmed it, or when it is dead-lettered to the queue of
+//!   parked messages.
+//! - Messages of a rule are sent in the order of their queue.
 
 use leveret_amqp::{Full, Properties};
 use leveret_bridge::{
@@ -26,19 +28,19 @@ use super::traffic::{Contact, End, Forward, Lane, Own};
 use crate::platform::Platform;
 use crate::state::Shared;
 
-/// The least that a lane gets of a page when others wait, in bytes.
+/// Minimum share of a page that a lane gets when others wait, in bytes.
 const SHARE_BYTES_MIN: usize = 4096;
 
-/// The code of a message that comes back because it reaches no queue.
+/// Reply code of a message that is returned because it reaches no queue.
 const NO_ROUTE: u16 = 312;
 
 /// The output buffer while it is filled.
 pub(super) struct Page {
     pub(super) octets: Box<[u8]>,
     pub(super) len: usize,
-    /// How long it may become.
+    /// Maximum length of the page.
     room: usize,
-    /// The first message of a lane that is not to be sent, behind everything in the page.
+    /// Per lane, the first message that must not be sent, behind everything in the page.
     unsendable: heapless::Vec<(usize, u64, Refusal), RULES_MAX>,
 }
 
@@ -49,10 +51,10 @@ impl Page {
 }
 
 impl<P: Platform> Task<'_, P> {
-    /// The channel of a rule there is ready: its messages begin to flow.
+    /// Begins to forward messages of a rule whose channel at the upstream is ready.
     ///
     /// # Errors
-    /// The broker refuses.
+    /// The fault of the broker.
     #[cold]
     pub(super) fn begin_forward(&mut self, rule: usize) -> Result<(), Cause> {
         let config = &self.head.config;
@@ -64,7 +66,7 @@ impl<P: Platform> Task<'_, P> {
         Ok(())
     }
 
-    /// Lanes whose queue here was deleted.
+    /// Ends lanes whose queue here was deleted.
     pub(super) fn end_cancelled(&mut self) {
         for rule in 0..self.contact.lanes.len() {
             let Lane::Forward(lane) = &mut self.contact.lanes[rule] else { continue };
@@ -84,14 +86,14 @@ impl<P: Platform> Task<'_, P> {
         Page { octets, len: 0, room, unsendable: heapless::Vec::new() }
     }
 
-    /// Fills the rest of a page: urgent rules first, and those that are equal in turns.
+    /// Fills the rest of a page: urgent rules first, and equal rules in turns.
     pub(super) fn fill_lanes(&mut self, page: &mut Page) {
         let count = self.contact.lanes.len();
         for is_urgent in [true, false] {
             let turn = self.contact.turn;
             let has_something = |rule: &usize| {
                 self.contact.forward(*rule).is_some_and(|lane| {
-                    // Of one that is gone the end of a frame is all that still goes.
+                    // If the channel of a lane is closed, only the rest of a partial frame is sent.
                     self.head.config.forward[*rule].is_urgent == is_urgent
                         && lane.end != End::AtOnce
                         && (lane.begun > 0
@@ -111,8 +113,8 @@ impl<P: Platform> Task<'_, P> {
         self.contact.turn = (self.contact.turn + 1) % count.max(1);
     }
 
-    /// Adds messages of a lane to a page: about `share` bytes, up to the end of a frame. With a share of 0, the rest of
-    /// the frame that was begun. What is in a page counts as sent.
+    /// Adds messages of a lane to a page: about `share` bytes, up to the end of a frame. With a share of 0, only the
+    /// rest of the partial frame. Messages in a page count as sent.
     pub(super) fn fill_lane(&mut self, rule: usize, page: &mut Page, share: usize) {
         let now = self.shared.now;
         let unix_s = self.shared.platform.unix_ms() / 1000;
@@ -183,7 +185,7 @@ impl<P: Platform> Task<'_, P> {
         broker.sent(&mut context, own, done);
     }
 
-    /// Lets the broker give out more for all lanes when all output has left, and none while some waits.
+    /// Lets the broker deliver more to all lanes when all output has been sent, and nothing while some waits.
     pub(super) fn tell_writable(&mut self, has_unsent: bool) {
         for lane in self.contact.forwards() {
             let (broker, mut context) = self.shared.broker_mut();
@@ -193,10 +195,10 @@ impl<P: Platform> Task<'_, P> {
 
     // ---- what the upstream says
 
-    /// Messages of a rule were confirmed, or refused.
+    /// Settles messages of a rule that were confirmed or refused.
     ///
     /// # Errors
-    /// The upstream confirms what was never sent, or the broker here refuses the settlement.
+    /// The upstream confirmed a message that was never sent, or this broker refuses the settlement.
     pub(super) fn take_confirm(
         &mut self,
         rule: usize,
@@ -225,13 +227,13 @@ impl<P: Platform> Task<'_, P> {
                 break;
             }
         }
-        // There is room in the window for what waits in the outbox.
+        // The window has capacity for messages in the outbox.
         self.shared.list_to_write(self.contact.peer);
         Ok(())
     }
 
-    /// The upstream has closed the channel of a rule that forwards, or was to. Over which of several messages
-    /// that was nobody knows, so they are tried one by one.
+    /// Handles that the upstream closed the channel of a rule that forwards or was about to. It is unknown which of
+    /// several messages caused that, so they are tried one by one.
     #[cold]
     pub(super) fn take_end_of_forward(&mut self, rule: usize, code: u16, over_publish: bool, cause: Cause) {
         if let Lane::Forward(lane) = &mut self.contact.lanes[rule] {
@@ -248,10 +250,11 @@ impl<P: Platform> Task<'_, P> {
 
     // ---- what is refused
 
-    /// The upstream does not take a message that was sent: it is set aside, or goes back to its queue, and its
-    /// rule waits. A nack or a closed channel says more of a queue there (it has no leader, is full or is
-    /// missing) than of a message, and mostly passes; so the same is tried some times. A message that comes back
-    /// from `to_queue` says that the queue is missing, and nothing of the message: none is set aside for that.
+    /// Handles that the upstream refused a message: it is parked or requeued, and its rule waits.
+    ///
+    /// A nack or a closed channel says more about a queue there (no leader, full or missing) than about a message,
+    /// and is mostly temporary. Such a message is therefore tried several times. A message that is returned for
+    /// `to_queue` shows that the queue is missing, and is not parked for that.
     #[cold]
     fn refuse(&mut self, rule: usize, tag: u64, why: Refusal) {
         let is_of_message = !matches!(why, Refusal::Nacked | Refusal::Closed(_));
@@ -289,10 +292,10 @@ impl<P: Platform> Task<'_, P> {
         }
     }
 
-    /// A message that was sent is dead-lettered into the queue for what is refused.
+    /// Dead-letters a sent message into the queue of parked messages.
     ///
     /// # Errors
-    /// The queue for what is set aside takes nothing, or cannot be made.
+    /// That queue takes nothing, or cannot be declared.
     #[cold]
     fn park(&mut self, channel: ChannelId, tag: u64, why: Refusal) -> Result<(), Cause> {
         self.shared.make_parked(self.head)?;
@@ -303,7 +306,7 @@ impl<P: Platform> Task<'_, P> {
         Ok(())
     }
 
-    /// Refuses the messages that stand first in their outboxes and are not to be sent.
+    /// Refuses the messages at the head of their outboxes that must not be sent.
     #[cold]
     pub(super) fn set_unsendable_aside(&mut self, page: &Page) {
         for &(rule, tag, why) in &page.unsendable {
@@ -333,15 +336,15 @@ struct Item<'i> {
     rule: usize,
     delivery: Delivery<'i>,
     id: OwnId,
-    /// Over which upstream, and when, in seconds since 1970.
+    /// Index of the upstream, and the time in seconds since 1970.
     way: (usize, u64),
 }
 
 impl Item<'_> {
-    /// Writes the head of its publish; says how long that is.
+    /// Writes the beginning of its publish, up to the body. Returns its length.
     ///
     /// # Errors
-    /// Why it is not to be sent.
+    /// Why the message must not be sent.
     fn write_head(
         &self,
         (messages, origin, frame_max): (&Messages, Origin, u32),

@@ -1,14 +1,24 @@
-//! When the links of bridges are tried, and what becomes of those that end.
+//! When links are connected, how they end, and how parked messages are retried.
 //!
 //! ```text
-//! Waiting ─ due → LookingUp ─ addresses → Connected ─ messages flow …
-//!    ▲               │ none                   │ broken, refused, wedged
-//!    └── backoff ◄───┴────────────────────────┘          Paused ─ resumed → Waiting
-//!                                            └ nothing to do, if on demand → Resting ─ demand → Waiting
+//!   Waiting ─ due → LookingUp ─ addresses → Connected ─ messages flow …
+//!      ▲               │ none                   │ broken, refused, timed out
+//!      └── backoff ◄───┴────────────────────────┘          Paused ─ resumed → Waiting
+//!                                              └ nothing to do, if on demand → Resting ─ demand → Waiting
 //! ```
 //!
-//! Always true: nobody waits for a name or for an upstream, and no bridge for another's; a link that fails is
-//! tried again after a pause that grows, for ever.
+//! Parked messages are retried when the operator asks for it (`retry_parked`), or automatically (`park_retry`). Those
+//! that were to be forwarded go to the end of the queue here that they came from. Those that were fetched are
+//! published here again. A consumer of our own takes them one at a time, whether or not the upstream is connected.
+//!
+//! # Invariants
+//! - Nothing waits for a name lookup or an upstream, and no bridge waits for that of another.
+//! - A link that fails is connected again after a growing pause, without limit.
+//! - A parked message is in the queue of parked messages or in its destination, never in neither.
+//! - Messages that cannot go back stay, at the end of that queue.
+//! - Each turn retries at most one message per bridge.
+//! - A retry examines at most the number of messages that were parked when it began. Messages that are refused again
+//!   are therefore not tried without end.
 
 use core::net::{IpAddr, SocketAddr};
 
@@ -31,15 +41,15 @@ use crate::peer::{Needs, Peer, PeerAddress, Session};
 use crate::platform::{NameLookup, Platform};
 use crate::state::Shared;
 
-/// The pause before the next upstream of several is tried, in milliseconds.
+/// Pause before the next of several upstreams is tried, in milliseconds.
 const NEXT_UPSTREAM_MS: u64 = 200;
-/// A link that lasted so long was up: what happens to it next is news.
+/// A link that lasted this long was up: its next error is logged.
 const STABLE_MS: u64 = 60_000;
-/// Links that are begun in one turn.
+/// Maximum number of links that are begun per turn.
 const TRIES_PER_TURN: usize = 4;
 
 impl Bridges {
-    /// Begins what is due.
+    /// Connects the links that are due.
     pub(super) fn try_links<P: Platform>(&mut self, shared: &mut Shared<P>) {
         for _ in 0..TRIES_PER_TURN {
             let now = shared.now;
@@ -69,7 +79,7 @@ impl Bridges {
         }
     }
 
-    /// Takes what was found of names.
+    /// Takes the results of name lookups.
     #[cold]
     pub(super) fn take_lookups<P: Platform>(&mut self, shared: &mut Shared<P>) {
         while let Some(found) = shared.platform.take_lookup() {
@@ -91,14 +101,14 @@ impl Bridges {
 
     // ---- connecting
 
-    /// Connects to the next address. `why`: what is to be said if there is none.
+    /// Connects to the next address. `why` is the cause to report without any address.
     #[cold]
     fn dial<P: Platform>(&mut self, shared: &mut Shared<P>, id: LinkId, mut why: Option<Cause>) {
         loop {
             let (bridge, link) = self.get_mut(id);
             let Some(address) = link.state.addresses.pop_front() else { break };
             let upstream = &bridge.config.upstream[link.state.upstream];
-            // Who may not connect a shovel to this machine is not to do it by a name that leads here.
+            // A user who may not connect a shovel to this machine must not do so by a name that resolves to it.
             let is_barred = bridge.config.shovel.is_some() && !upstream.is_this_machine();
             if is_barred && is_this_machine(address.ip()) {
                 why = Some(Cause::new(format_args!(
@@ -126,7 +136,7 @@ impl Bridges {
         let (origin, version) = (self.common.origin, self.common.version.clone());
         let (bridge, link) = self.get_mut(id);
         let mut upstream = bridge.config.upstream[link.state.upstream].clone();
-        // It is read at each try, so whoever mends it need tell nobody.
+        // The file is read at each attempt, so a corrected one takes effect without a reload.
         if let Some(file) = bridge.config.password_file.as_ref().filter(|_| upstream.password.is_none()) {
             upstream.password = Some(read_password(file).map_err(|why| Cause::new(format_args!("{why}")))?);
         }
@@ -146,7 +156,7 @@ impl Bridges {
         };
         let session = Session::Bridge(Needs::default());
         let mut peer = Peer::new(socket, PeerAddress::Network(address), session, shared.now);
-        // It is reported when it is connected, or cannot be.
+        // The poll reports when the socket is connected, or cannot be.
         (peer.stream.readable, peer.stream.writable) = (false, false);
         if let Some((host, tls)) = tls {
             peer.stream.begin_tls_to(&host, &tls);
@@ -167,7 +177,7 @@ impl Bridges {
 
     // ---- the end
 
-    /// A link has no socket any more: it is tried again, unless nobody wants it.
+    /// Handles that a link has lost its socket: it is connected again, if it is still wanted.
     #[cold]
     pub(super) fn end_link<P: Platform>(&mut self, shared: &mut Shared<P>, id: LinkId) {
         self.with(id, shared, |task| task.note_passed());
@@ -192,8 +202,8 @@ impl Bridges {
         if contact.is_draining && may_rest {
             return self.rest_link(shared, id);
         }
-        // One that was paused may be wanted again since; and in the next turn, for until then its place among
-        // the peers may still be somebody's.
+        // A paused link may be wanted again since. It is connected in the next turn, because its slot among the peers
+        // may be in use until then.
         let is_next_address = contact.client.is_unheard() && !link.state.addresses.is_empty();
         if contact.is_draining || is_next_address {
             link.phase = again;
@@ -203,7 +213,7 @@ impl Bridges {
         self.fail_link(shared, id, cause, since);
     }
 
-    /// A link is not up: it is said why, if that is news, and when it is tried again.
+    /// Handles that a link is not up: logs the cause unless it was logged before, and sets when to retry.
     #[cold]
     fn fail_link<P: Platform>(
         &mut self,
@@ -235,7 +245,7 @@ impl Bridges {
         state.last_error = Some((cause, now));
     }
 
-    /// All links of a bridge end, as soon as what is under way is settled.
+    /// Ends all links of a bridge, as soon as their messages under way are settled.
     #[cold]
     pub(super) fn drain<P: Platform>(&mut self, shared: &mut Shared<P>, place: usize) {
         for link in 0..self.places[place].links.len() {
@@ -246,8 +256,8 @@ impl Bridges {
         }
     }
 
-    /// Bridges that leave finish what they have begun, but not while others are made again and again: they
-    /// take connections from everybody.
+    /// Closes links of bridges that leave, if there are too many of them. They normally finish what is under way. If
+    /// bridges are redefined again and again, that would use up the connections of all clients.
     #[cold]
     pub(super) fn hasten_leaving<P: Platform>(&mut self, shared: &mut Shared<P>) {
         if self.places.len() < 2 * self.max {
@@ -261,13 +271,13 @@ impl Bridges {
         }
     }
 
-    /// Bridges that are to go and whose links have ended.
+    /// Drops leaving bridges whose links have ended.
     #[cold]
     pub(super) fn drop_left<P: Platform>(&mut self, shared: &mut Shared<P>) {
         let is_left = |bridge: &Bridge| bridge.head.is_leaving && !bridge.is_connected();
         while let Some(place) = self.places.iter().position(is_left) {
             let mut left = self.places.remove(place);
-            // What it did since it was changed counts, too.
+            // Counters since the bridge was changed belong to its successor.
             let is_next =
                 |next: &&mut Bridge| !next.head.is_leaving && next.head.config.name == left.head.config.name;
             if let Some(next) = self.places.iter_mut().find(is_next) {
@@ -278,29 +288,18 @@ impl Bridges {
     }
 }
 
-// What was set aside goes back to where it was on its way to: when the operator says so (`retry_parked`), or by
-// itself (`park_retry`).
-//
-// What was on its way up goes to the end of the queue here that it came from; what came from the upstream is
-// published here again. One message at a time, by a consumer of our own, whether the upstream is there or
-// not.
-//
-// Always true: a message is in the queue for those that were set aside or where it goes, never in neither;
-// what cannot go back stays, at the end of that queue; each turn moves one message of each bridge at most;
-// no more are looked at than there were when it began, so what is refused once more is not tried for ever.
-
-/// Where a message goes.
+/// Where a parked message goes.
 enum Back {
     /// To the end of this queue.
     Queue(String),
-    /// To its exchange, with its key.
+    /// To its exchange, with its routing key.
     Exchange,
-    /// Nobody knows.
+    /// Unknown: it has no header of a bridge.
     Nowhere,
 }
 
 impl Bridges {
-    /// Begins, unless it is under way; what comes of it is told by `bridge_status`, and in the log.
+    /// Begins a retry, unless one is under way. The result is shown by `bridge_status` and logged.
     #[cold]
     pub(super) fn begin_retry<P: Platform>(&mut self, shared: &mut Shared<P>, place: usize) {
         let head = &mut self.places[place].head;
@@ -313,13 +312,13 @@ impl Bridges {
         }
     }
 
-    /// Whether one of them can go on at once.
+    /// Returns whether a retry can continue at once.
     pub(super) fn has_retry_work(&self, broker: &Broker) -> bool {
         let mut retries = self.places.iter().filter_map(|bridge| bridge.head.retry.as_ref());
         retries.any(|retry| broker.has_output(retry.own.connection))
     }
 
-    /// Goes on with those that are under way, and begins those whose time has come.
+    /// Continues the retries under way, and begins those that are due.
     pub(super) fn retry_parked<P: Platform>(&mut self, shared: &mut Shared<P>) {
         for place in 0..self.places.len() {
             let head = &mut self.places[place].head;
@@ -340,7 +339,7 @@ impl Bridges {
         }
     }
 
-    /// The broker wants the connection closed: its virtual host goes.
+    /// Ends the retry whose connection the broker closes, because the virtual host is deleted.
     #[cold]
     pub(super) fn put_retry_out<P: Platform>(
         &mut self,
@@ -357,8 +356,8 @@ impl Bridges {
         }
     }
 
-    /// Says of which bridges messages are set aside now, and of which none is any more: one line when it
-    /// begins and one when it ends, of however many messages.
+    /// Logs which bridges have parked messages, and which have none any longer: one line at the beginning and one at
+    /// the end.
     pub(super) fn tell_parked<P: Platform>(&mut self, shared: &mut Shared<P>) {
         for bridge in &mut self.places {
             let head = &mut bridge.head;
@@ -386,7 +385,7 @@ impl<P: Platform> Shared<P> {
             (ParkedAlarm::On, _) => {}
             (ParkedAlarm::Off | ParkedAlarm::Unknown, _) => head.retry_due = Deadline::NEVER,
         }
-        // What has a space in it is one word of a shell in quotes only.
+        // A name with a space must be quoted in a shell.
         let quote = if name.contains(' ') { "\"" } else { "" };
         let (level, words) = match (was, next) {
             (ParkedAlarm::Unknown, ParkedAlarm::On) => (
@@ -413,11 +412,12 @@ impl<P: Platform> Shared<P> {
         Ok(Retry { own, left, moved: 0, stayed: 0, why: None })
     }
 
-    /// It is over; `cut`: why what was not looked at yet stays.
+    /// Ends a retry. `cut`: why the messages that were not examined stay.
     fn end_retry(&mut self, head: &mut Head, mut retry: Retry, cut: Option<Cause>) {
         self.release_own(retry.own.connection);
         head.parked_alarm.note_parked();
-        // What goes back by itself and is refused again goes back again, as long after: see `tell_parked_of`.
+        // Messages that are refused again after an automatic retry are retried after the same time: see
+        // `tell_parked_of`.
         head.retry_due = Deadline::NEVER;
         if cut.is_some() {
             (retry.stayed, retry.why) = (retry.stayed + retry.left, cut);
@@ -436,10 +436,10 @@ impl<P: Platform> Shared<P> {
         head.retried = Some(cause);
     }
 
-    /// Looks at the next message, if one is there; whether it goes on.
+    /// Examines the next message, if there is one. Returns whether the retry continues.
     ///
     /// # Errors
-    /// It cannot go on now.
+    /// Why the retry cannot continue now.
     fn retry_one(&mut self, head: &Head, scratch: &mut Scratch, retry: &mut Retry) -> Result<bool, Cause> {
         let (parked, id) = (&*head.config.parked, retry.own.connection);
         if self.broker.next_cancelled(id).is_some() {
@@ -447,7 +447,7 @@ impl<P: Platform> Shared<P> {
         }
         let next = self.broker.outbox(id).peek().map(|delivery| (delivery.delivery_tag, delivery.message));
         let Some((tag, message)) = next else {
-            // It may be on its way from the disk, or somebody else has taken it.
+            // The message may be on its way from the disk, or another consumer has taken it.
             return Ok(self.parked_depth(head) > 0);
         };
         let (back, as_it_was, kept) = self.way_back(message, scratch);
@@ -474,7 +474,7 @@ impl<P: Platform> Shared<P> {
                 retry.why = Some(Cause::new(format_args!("{}", fault.text)));
                 retry.stayed += 1;
                 retry.left -= 1;
-                // Behind the others, so that they get their turn.
+                // The message goes behind the others, so that they are tried, too.
                 matches!(broker.set_aside(&mut context, channel, tag, parked, &as_it_was), Ok(Some(_)))
             }
         };
@@ -484,7 +484,7 @@ impl<P: Platform> Shared<P> {
         Ok(retry.left > 0)
     }
 
-    /// Where a message goes, its properties, and those that it gets.
+    /// Returns where a message goes, its present properties, and those with which it goes.
     fn way_back(&self, message: MessageId, scratch: &mut Scratch) -> (Back, Vec<u8>, Vec<u8>) {
         let Scratch { properties, edited, .. } = scratch;
         let messages = &self.supplies.messages;

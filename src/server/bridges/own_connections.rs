@@ -1,7 +1,13 @@
-//! What a bridge does at the broker here, by connections of its own, and what it says in the log.
+//! The connections of bridges in this broker, their commands and queues, and their log lines.
 //!
-//! Always true: whatever a bridge does to the broker it does by connections of its own, by commands; nothing
-//! here calls the bridges.
+//! The queues that a bridge has here are declared before the first link is up, so that messages for the upstream can
+//! wait in them.
+//!
+//! # Invariants
+//! - Bridges act on the broker only by commands over their own connections.
+//! - Nothing here calls the bridges.
+//! - The queues are durable. If they cannot be declared now, that is retried without waiting for a link.
+//! - The queue of parked messages is declared again whenever it is needed.
 
 use core::fmt;
 
@@ -22,7 +28,7 @@ use crate::state::Shared;
 impl<P: Platform> Shared<P> {
     // ---- the broker
 
-    /// A command of our own, and what its answer waits for.
+    /// Applies a command. Returns its outcome, and the batch that its answer waits for.
     pub(super) fn apply(
         &mut self,
         (connection, channel): (ConnectionId, Option<ChannelId>),
@@ -35,10 +41,10 @@ impl<P: Platform> Shared<P> {
         (outcome, batch)
     }
 
-    /// A command that has to be carried out.
+    /// Applies a command that must succeed.
     ///
     /// # Errors
-    /// The broker refuses.
+    /// The fault of the broker.
     pub(super) fn demand(&mut self, own: Own, command: Command<'_>) -> Result<(), Cause> {
         match self.apply((own.connection, Some(own.channel)), command).0 {
             Outcome::Fault(fault) => Err(of_broker(fault)),
@@ -46,10 +52,10 @@ impl<P: Platform> Shared<P> {
         }
     }
 
-    /// The one channel of a connection of our own is opened.
+    /// Opens the only channel of a connection.
     ///
     /// # Errors
-    /// The broker refuses.
+    /// The fault of the broker.
     #[cold]
     pub(super) fn open_own(&mut self, connection: ConnectionId) -> Result<Own, Cause> {
         match self.apply((connection, None), Command::OpenChannel { number: 1 }).0 {
@@ -59,10 +65,10 @@ impl<P: Platform> Shared<P> {
         }
     }
 
-    /// A connection of a bridge's own consumes a queue here, with so many messages ahead.
+    /// Opens a connection that consumes a queue here, with a prefetch of `ahead` messages.
     ///
     /// # Errors
-    /// The broker refuses.
+    /// The fault of the broker.
     #[cold]
     pub(super) fn consume(
         &mut self,
@@ -80,23 +86,23 @@ impl<P: Platform> Shared<P> {
         begun.inspect_err(|_| self.release_own(connection))
     }
 
-    /// A consumer of our own takes so many messages ahead.
+    /// Sets the prefetch of a consumer.
     ///
     /// # Errors
-    /// The broker refuses.
+    /// The fault of the broker.
     #[cold]
     pub(super) fn take_ahead(&mut self, own: Own, prefetch_count: u16) -> Result<(), Cause> {
         self.demand(own, Command::Qos { prefetch_count, global: true })
     }
 
-    /// A connection of our own ends: what was given out to it and is not settled goes back to where it was.
+    /// Closes a connection. Its unsettled deliveries are requeued.
     #[cold]
     pub(super) fn release_own(&mut self, connection: ConnectionId) {
         let (broker, mut context) = self.broker_mut();
         broker.release(&mut context, connection);
     }
 
-    /// A lane ends: what it holds of messages goes back.
+    /// Ends a lane, and gives its messages back.
     #[cold]
     pub(super) fn end_lane(&mut self, lane: &mut Lane) {
         match core::mem::replace(lane, Lane::Shut) {
@@ -116,7 +122,7 @@ impl<P: Platform> Shared<P> {
         self.supplies.log.log(self.now, level, LogSource::Bridge(bridge), LogKind::Bridge, words);
     }
 
-    /// Logs something of a link of a bridge, with its direction and its upstream.
+    /// Logs a line about a link of a bridge, with its direction and upstream.
     pub(super) fn say_of_link(
         &mut self,
         level: log::Level,
@@ -130,23 +136,17 @@ impl<P: Platform> Shared<P> {
     }
 }
 
-/// The broker here refuses something.
+/// Makes a cause of a fault of this broker.
 #[cold]
 pub(super) fn of_broker(fault: Fault) -> Cause {
     Cause::new(format_args!("this broker: {}", fault.text))
 }
 
-// The queues that a bridge has here: whatever is published for the upstream waits in them, also before the
-// first link is up.
-//
-// Always true: they are durable; a bridge that cannot have them now tries again, and does not wait for a link
-// to do so; the one for what is set aside is made anew when it is needed.
-
-/// How long after a queue could not be made it is tried again, in milliseconds.
+/// Time until the declaration of a queue is retried, in milliseconds.
 const AGAIN_MS: u64 = 10_000;
 
 impl<P: Platform> Shared<P> {
-    /// Makes all queues of a bridge, as far as that can be done now; what cannot is told, and tried again.
+    /// Declares all queues of a bridge, as far as possible now. Failures are logged and retried.
     #[cold]
     pub(super) fn make_queues(&mut self, head: &mut Head) {
         let mut all = Ok(());
@@ -174,10 +174,10 @@ impl<P: Platform> Shared<P> {
         };
     }
 
-    /// The queue that a rule takes from here, or brings to.
+    /// Declares the queue that a rule takes messages from here, or brings them to.
     ///
     /// # Errors
-    /// The broker refuses.
+    /// The fault of the broker.
     #[cold]
     pub(super) fn make_queues_of(
         &mut self,
@@ -201,16 +201,16 @@ impl<P: Platform> Shared<P> {
         }
     }
 
-    /// The queue for what is set aside.
+    /// Declares the queue of parked messages.
     ///
     /// # Errors
-    /// The broker refuses.
+    /// The fault of the broker.
     #[cold]
     pub(super) fn make_parked(&mut self, head: &Head) -> Result<(), Cause> {
         self.make_queue(&head.config.vhost, &head.config.parked, &[])
     }
 
-    /// A durable queue of this name is there, whoever made it and however.
+    /// Declares a durable queue, unless a queue of this name exists, with whatever properties.
     fn make_queue(&mut self, vhost: &str, queue: &str, arguments: &[u8]) -> Result<(), Cause> {
         if self.broker.queue_depth(vhost, queue).is_some() {
             return Ok(());

@@ -1,11 +1,22 @@
-//! A contact reads and writes: what the upstream says is handled in order, and what goes there leaves in pages.
+//! A link while it has a socket: reading, writing, timers, and what each rule does over it.
+//!
+//! Input from the upstream is handled in order. Output leaves in pages of one output buffer:
 //!
 //! ```text
-//! page: | rest of the frame that was cut | what the client says | messages, each lane its share … |
+//!   page: | rest of a partial frame | the client's own commands | messages, a share for each lane … |
 //! ```
 //!
-//! Always true: what an upstream sends is read under the same budgets as what clients send; what a socket does
-//! not take is not kept, but known as numbers.
+//! A *lane* is what one rule has over the link: its channel at the upstream, and its messages under way.
+//!
+//! ```text
+//!   Shut ─ wanted → Opening ─ ready → Forward or Fetch ─ not wanted, or failed → … → Shut
+//! ```
+//!
+//! # Invariants
+//! - Input from an upstream is read under the same budgets as input from clients.
+//! - Lanes begin and end independently of each other. A lane that ends gives its messages back.
+//! - Frames of other lanes may be written between two frames of one lane, but never within a frame.
+//! - After each call of a [`Task`], lanes are what their rules want, and the loop knows what the link waits for.
 
 use std::io;
 
@@ -77,7 +88,7 @@ impl<P: Platform> Task<'_, P> {
             return self.lose(Cause::new(format_args!("{text}")));
         }
         if waits {
-            // It is we who do not read.
+            // We are the side that does not read.
             self.contact.begun = None;
             return;
         }
@@ -102,10 +113,10 @@ impl<P: Platform> Task<'_, P> {
         }
     }
 
-    /// Handles input, up to where `at` is then; says how it goes on.
+    /// Handles input, and advances `at` over what was handled. Returns how to continue.
     ///
     /// # Errors
-    /// The link is over.
+    /// Why the link must end.
     fn handle_input(&mut self, input: &[u8], at: &mut usize) -> Result<Next, Cause> {
         for rule in 0..self.contact.lanes.len() {
             if self.publish_arrived(rule)? == Next::Wait {
@@ -122,11 +133,11 @@ impl<P: Platform> Task<'_, P> {
             };
             if next == Next::Wait {
                 if let Some(rule) = header_of.filter(|rule| !self.has_whole(*rule)) {
-                    // The header is looked at again when there is room.
+                    // The header is parsed again when there is capacity.
                     self.contact.client.take_header_back(rule);
                     *at = before;
                 }
-                // What is ours already does not wait with the next.
+                // Messages that are already durable here are acknowledged without waiting for the next.
                 self.acknowledge();
                 return Ok(Next::Wait);
             }
@@ -191,10 +202,10 @@ impl<P: Platform> Task<'_, P> {
         Ok(Next::GoOn)
     }
 
-    /// The connection there is open.
+    /// Handles that the connection to the upstream is open.
     #[cold]
     fn note_up(&mut self) {
-        // It is news after the start, and after trouble.
+        // Logged after the start, and after an error.
         let had_error = self.state.last_error.take().is_some();
         if self.state.was_ready.is_none() || had_error {
             let way = (self.direction, self.state.upstream);
@@ -206,7 +217,7 @@ impl<P: Platform> Task<'_, P> {
 
     // ---- TLS
 
-    /// Goes on with the handshake of TLS.
+    /// Continues the TLS handshake.
     #[cold]
     fn shake(&mut self, end: bool) {
         let id = self.contact.peer;
@@ -229,7 +240,7 @@ impl<P: Platform> Task<'_, P> {
         }
     }
 
-    /// A step of the handshake has been made.
+    /// Takes the result of a step of the TLS handshake.
     #[cold]
     pub(super) fn take_shaken(&mut self, shaken: Shaken) {
         let id = self.contact.peer;
@@ -247,8 +258,8 @@ impl<P: Platform> Task<'_, P> {
 
     // ---- writing
 
-    /// Writes what was kept, the rest of a frame, what the client says, then messages. Returns how many bytes the
-    /// socket took.
+    /// Writes kept output, the rest of a partial frame, the client's own commands, then messages. Returns how many
+    /// bytes the socket took.
     pub(super) fn write(&mut self) -> usize {
         self.end_cancelled();
         let id = self.contact.peer;
@@ -284,21 +295,22 @@ impl<P: Platform> Task<'_, P> {
         flushed + count
     }
 
-    /// Writes what was kept. Returns how many bytes the socket took; `None`: the link is over.
+    /// Writes kept output. Returns how many bytes the socket took, or `None` if the link has ended.
     fn flush(&mut self) -> Option<usize> {
         let id = self.contact.peer;
         let peer = self.shared.peers.get_mut(id)?;
         let sent = peer.stream.flush_output(&mut self.shared.buffers, &mut self.shared.scratch.output);
         let (count, _) = self.note_write(sent)?;
         if count > 0 {
-            // Confirms are owed from when a message has left.
+            // The confirm timeout runs from when a message was sent.
             self.contact.client.note_sent(self.shared.now);
             self.contact.restart_confirm_timeout(self.shared.now);
         }
         Some(count)
     }
 
-    /// Writes `bytes`. Returns how many the socket took, and whether others are kept; `None`: the link is over.
+    /// Writes `bytes`. Returns how many the socket took, and whether the others are kept; `None` if the link has
+    /// ended.
     fn write_out(&mut self, bytes: &[u8]) -> Option<(usize, bool)> {
         let peer = self.shared.peers.get_mut(self.contact.peer)?;
         let sent = peer.stream.write_all(&mut self.shared.buffers, bytes);
@@ -314,7 +326,7 @@ impl<P: Platform> Task<'_, P> {
         match sent {
             Ok(count) => Some((count, peer.stream.has_unsent())),
             Err(_) if self.contact.client.is_unheard() => {
-                // It may have said why it hung up.
+                // The upstream may have sent the reason before it closed the connection.
                 (peer.stream.writable, peer.stream.read_closed) = (false, true);
                 peer.stream.look_again();
                 self.shared.list_to_read(self.contact.peer);
@@ -328,37 +340,32 @@ impl<P: Platform> Task<'_, P> {
     }
 }
 
-// A contact with all that it needs for a while: what is done with it, and what follows.
-//
-// Always true: whatever was done, lanes become what their rules want and the loop is told what it has to know
-// before anybody else looks.
-
-/// What has happened to a link.
+/// An event of a link.
 pub(crate) enum Call<'c> {
-    /// The link may be read from.
+    /// The link can be read.
     Read,
-    /// The link may be written to, or there is something to write.
+    /// The link can be written to, or has output.
     Write,
-    /// The time has come that the link wanted to be called at.
+    /// The deadline of the link has come.
     Time,
     /// More is durable here.
     Durable,
-    /// A step of its handshake of TLS has been made.
+    /// A step of the TLS handshake was carried out.
     Shaken(Shaken),
-    /// This broker ends it: it is being stopped, or its virtual host goes.
+    /// This broker closes the link: it is shutting down, or the virtual host was deleted.
     PutOut(&'c str),
 }
 
-/// What an event led to that did not end the link.
+/// How to continue after an event that did not end the link.
 #[derive(PartialEq, Eq)]
 pub(super) enum Next {
-    /// The next one.
+    /// Handle the next event.
     GoOn,
-    /// Nothing more is handled until there is room.
+    /// Handle no more until there is capacity.
     Wait,
 }
 
-/// A contact, with all that it needs for a while.
+/// A link with a socket, and everything that is needed to work with it.
 pub(super) struct Task<'t, P: Platform> {
     pub(super) direction: Direction,
     pub(super) head: &'t mut Head,
@@ -369,7 +376,7 @@ pub(super) struct Task<'t, P: Platform> {
 }
 
 impl<P: Platform> Task<'_, P> {
-    /// Does what follows from what has happened; says how many octets were written.
+    /// Handles an event. Returns the number of octets written.
     pub(super) fn handle(&mut self, call: Call<'_>) -> usize {
         match call {
             Call::Read => self.read(),
@@ -383,8 +390,8 @@ impl<P: Platform> Task<'_, P> {
         0
     }
 
-    /// What may have changed whenever something was done: lanes become what their rules want, and the loop is
-    /// told what it has to know.
+    /// Updates what may have changed after an event: lanes become what their rules want, and the loop learns what
+    /// the link waits for.
     pub(super) fn settle(&mut self) {
         if self.contact.cause.is_none() {
             (0..self.contact.lanes.len()).for_each(|rule| self.tend(rule));
@@ -398,7 +405,7 @@ impl<P: Platform> Task<'_, P> {
                 peer.ending = Ending::Flushing;
                 self.shared.list_to_write(id);
             } else {
-                // Nobody is there yet who could be told.
+                // The connection is not open yet, so there is no close to be sent.
                 self.shared.end_now(id);
             }
             self.contact.lanes.iter_mut().for_each(|lane| self.shared.end_lane(lane));
@@ -420,7 +427,7 @@ impl<P: Platform> Task<'_, P> {
         self.note_passed();
     }
 
-    /// The link ends, for this reason.
+    /// Ends the link with this cause.
     #[cold]
     pub(super) fn lose(&mut self, cause: Cause) {
         let id = self.contact.peer;
@@ -429,7 +436,7 @@ impl<P: Platform> Task<'_, P> {
             && !peer.stream.has_unsent()
             && self.contact.cut.is_none()
         {
-            // The last word, if there is one; nothing follows from whether it was heard.
+            // The last command, if there is one, is sent if the socket takes it.
             let _ = peer.stream.write(&mut self.shared.buffers, self.contact.client.pending());
         }
         self.contact.cause.get_or_insert(cause);
@@ -438,7 +445,7 @@ impl<P: Platform> Task<'_, P> {
 
     // ---- lanes
 
-    /// A lane becomes what its rule wants, as far as it can now.
+    /// Changes a lane to what its rule wants, as far as possible now.
     pub(super) fn tend(&mut self, rule: usize) {
         self.state.courses[rule].take_due(self.shared.now);
         let is_held = self.head.holds(&self.head.rules(self.direction)[rule]);
@@ -458,7 +465,7 @@ impl<P: Platform> Task<'_, P> {
                 let is_over = match lane.end {
                     End::AtOnce => true,
                     End::Sent => lane.begun == 0,
-                    // With the whole contact channels need no end of their own.
+                    // When the whole link is closed, channels need no close of their own.
                     End::Settled | End::No => lane.is_idle() && !self.contact.is_draining,
                 };
                 if lane.is_ending && !is_cut && is_over {
@@ -487,21 +494,21 @@ impl<P: Platform> Task<'_, P> {
         self.contact.lanes[rule] = Lane::Opening;
     }
 
-    /// A rule's channel there is closed, if it is open, and what the rule holds here goes back.
+    /// Closes a rule's channel at the upstream, if it is open, and requeues its messages here.
     #[cold]
     pub(super) fn shut(&mut self, rule: usize) {
         self.contact.client.close_channel(self.shared.now, rule);
         self.shared.end_lane(&mut self.contact.lanes[rule]);
     }
 
-    /// What a rule has there ended, or could not begin: it waits.
+    /// Handles that a rule's channel or consumer at the upstream ended or could not begin: the rule waits.
     #[cold]
     pub(super) fn give_up(&mut self, rule: usize, cause: Cause) {
         self.wait(rule, cause, Remedy::Open);
         self.shut(rule);
     }
 
-    /// Holds a rule, and no other, until the remedy.
+    /// Holds a rule, and no other, until `remedy`.
     #[cold]
     pub(super) fn wait(&mut self, rule: usize, cause: Cause, remedy: Remedy) {
         let (now, chance) = (self.shared.now, self.common.chance());
@@ -518,7 +525,7 @@ impl<P: Platform> Task<'_, P> {
         }
     }
 
-    /// Something of a rule was taken: a rule that had to try goes on.
+    /// Records that a message of a rule was taken. A rule that was retrying resumes normal operation.
     pub(super) fn note_going(&mut self, rule: usize) {
         if self.state.courses[rule].note_taken() {
             let (name, what) = (&self.head.config.name, self.direction.name());
@@ -529,7 +536,7 @@ impl<P: Platform> Task<'_, P> {
         }
     }
 
-    /// A rule that took one message at a time takes as many as it may.
+    /// Restores the full window of a rule that had one message at a time.
     #[cold]
     fn widen(&mut self, rule: usize) {
         match &self.contact.lanes[rule] {
@@ -543,7 +550,8 @@ impl<P: Platform> Task<'_, P> {
         }
     }
 
-    /// The consumer there begins again with as many as it may have now; what the one before had comes besides.
+    /// Restarts the consumer at the upstream with the prefetch that is permitted now. Messages sent to the previous
+    /// consumer still arrive.
     #[cold]
     pub(super) fn widen_fetch(&mut self, rule: usize) {
         let ahead = self.ahead(rule);
@@ -563,9 +571,9 @@ impl<P: Platform> Task<'_, P> {
         contact.client.deadline(is_read).earlier(owed).earlier(content)
     }
 
-    /// Returns when the byte rate of the rule lets the next message go.
+    /// Returns when the byte rate of the rule permits the next message.
     fn pace_deadline(&self) -> Deadline {
-        // With nothing to send that costs a look, and no more: by then it may go.
+        // If there is nothing to send, this costs one check: the rate permits the next message at that time.
         match self.direction {
             Direction::Forward => self.head.pace.deadline(self.shared.now),
             Direction::Fetch => Deadline::NEVER,
@@ -585,14 +593,14 @@ impl<P: Platform> Task<'_, P> {
             )));
         }
         self.look_for_confirms();
-        // Messages may have waited for their pace.
+        // Messages may have waited for the byte rate.
         if self.direction == Direction::Forward || !self.contact.client.pending().is_empty() {
             self.shared.list_to_write(id);
         }
     }
 
-    /// Confirms are owed from when a message has gone: on a slow link that is long after it was begun, and the
-    /// system takes no more of it than it is about to send.
+    /// Checks the confirm timeout, which runs from when a message was sent. On a slow link that is long after it was
+    /// begun, and the system accepts only what it is about to send.
     fn look_for_confirms(&mut self) {
         let (now, timeout_ms) = (self.shared.now, self.head.config.confirm_timeout_ms.into());
         if !self.contact.confirm_deadline(timeout_ms).is_due(now) {
@@ -610,14 +618,14 @@ impl<P: Platform> Task<'_, P> {
                 && lane.end < End::Sent
                 && lane.progress.after_ms(timeout_ms).is_due(now)
             {
-                // Others are confirmed: it is this one's queue there.
+                // Other rules get confirms, so the cause is this rule's queue at the upstream.
                 lane.end(End::Sent);
                 self.wait(rule, cause.clone(), Remedy::Taken);
             }
         }
     }
 
-    /// The link is open, or has moved something: it stays a while.
+    /// Postpones the disconnection of a link on demand that has opened or has moved something.
     fn note_active(&mut self, now: Now) {
         let is_busy = core::mem::take(&mut self.contact.has_moved) || !self.contact.is_idle();
         let Some(demand) = &self.head.demand else { return };
@@ -628,7 +636,7 @@ impl<P: Platform> Task<'_, P> {
         }
     }
 
-    /// Counts what went over the socket.
+    /// Counts the octets that went over the socket.
     pub(super) fn note_passed(&mut self) {
         let Some(peer) = self.shared.peers.get_mut(self.contact.peer) else { return };
         let [received, sent] = peer.stream.take_passed().map(u64::from);
@@ -644,37 +652,27 @@ impl<P: Platform> Task<'_, P> {
     }
 }
 
-// A link while it has a socket: the peer that is an upstream broker, and a lane for each rule.
-//
-// ```text
-// Shut ─ wanted → Opening ─ ready → Forward or Fetch ─ not wanted, or failed → … → Shut
-// ```
-//
-// Always true: a contact is one direction of one bridge; a lane ends and begins without the others, and what it
-// holds of messages it gives back when it ends; between two frames of one lane those of another may go, and never
-// within one.
-
-/// A link with a socket.
+/// A link while it has a socket.
 #[derive(Debug)]
 pub(super) struct Contact {
     pub(super) peer: ConnectionId,
     pub(super) client: Client,
-    /// The channel here by which what is fetched is published, once something is.
+    /// The channel here over which fetched messages are published, once the first has arrived.
     pub(super) channel: Option<ChannelId>,
     pub(super) lanes: Vec<Lane>,
-    /// The lane whose frame went in part.
+    /// The lane of which a partial frame was written.
     pub(super) cut: Option<usize>,
-    /// The lane that has the first turn among its equals.
+    /// The lane that comes first among equals in the next page.
     pub(super) turn: usize,
-    /// When the upstream last confirmed something, was last owed nothing, or was last sent some of a message.
+    /// When the upstream last confirmed something, owed no confirms, or was last sent a part of a message.
     pub(super) progress: Now,
-    /// Why it ends.
+    /// Why the link ends.
     pub(super) cause: Option<Cause>,
-    /// Something of a message went or came since this was last asked.
+    /// Whether a part of a message was sent or received since the last check.
     pub(super) has_moved: bool,
-    /// Nothing more is taken; it ends when what is under way is settled.
+    /// Whether no further messages are taken. The link ends when all under way are settled.
     pub(super) is_draining: bool,
-    /// When the message or frame that the upstream has begun went on last; `None`: none is begun, or we do
+    /// When the message or frame that the upstream is sending last progressed. `None`: none is under way, or we do
     /// not read.
     pub(super) begun: Option<Now>,
 }
@@ -696,22 +694,22 @@ impl Contact {
         }
     }
 
-    /// Whether its rules are tended: it is open, and not about to end.
+    /// Returns whether rules can flow: the connection is open, and not about to end.
     pub(super) fn is_tended(&self) -> bool {
         self.client.stage() == Stage::Open && !self.is_draining && self.cause.is_none()
     }
 
-    /// Whether nothing of a message is under way.
+    /// Returns whether no message is under way.
     pub(super) fn is_idle(&self) -> bool {
         self.forwards().all(Forward::is_idle) && self.fetches().all(Fetch::is_idle)
     }
 
-    /// Whether nothing is under way any more, and nothing will be.
+    /// Returns whether no message is under way, and none will be.
     pub(super) fn is_drained(&self) -> bool {
         self.is_draining && self.is_idle() && self.fetches().all(|lane| lane.is_over)
     }
 
-    /// Messages on their way, of all rules.
+    /// Returns the number of messages under way, of all rules.
     pub(super) fn pending(&self) -> usize {
         let forward: usize = self.forwards().map(|lane| lane.flights.len()).sum();
         forward + self.fetches().map(|lane| lane.arrivals.len()).sum::<usize>()
@@ -725,22 +723,22 @@ impl Contact {
         self.lanes.iter().filter_map(|lane| if let Lane::Fetch(lane) = lane { Some(lane) } else { None })
     }
 
-    /// What a rule forwards.
+    /// Returns the lane of a rule that forwards.
     pub(super) fn forward(&self, rule: usize) -> Option<&Forward> {
         if let Lane::Forward(lane) = &self.lanes[rule] { Some(lane) } else { None }
     }
 
-    /// What a rule fetches.
+    /// Returns the lane of a rule that fetches.
     pub(super) fn fetch(&mut self, rule: usize) -> Option<&mut Fetch> {
         if let Lane::Fetch(lane) = &mut self.lanes[rule] { Some(lane) } else { None }
     }
 
-    /// The message of a rule that comes in.
+    /// Returns the message of a rule that is arriving.
     pub(super) fn incoming(&mut self, rule: usize) -> Option<&mut Incoming> {
         self.fetch(rule)?.incoming.as_mut()
     }
 
-    /// What the loop has to know of it.
+    /// Returns what the loop must know of the link.
     pub(super) fn needs(&self) -> Needs {
         Needs {
             has_output: !self.client.pending().is_empty(),
@@ -751,36 +749,36 @@ impl Contact {
         }
     }
 
-    /// All that was there is handled, but for so much; `has_come`: some of it was new.
+    /// Records that all input except `left` bytes was handled. `has_come`: some of it was new.
     pub(super) fn note_begun(&mut self, now: Now, has_come: bool, left: usize) {
         let is_begun = left > 0 || self.client.is_in_content();
         self.begun = is_begun.then(|| self.begun.filter(|_| !has_come).unwrap_or(now));
     }
 
-    /// When what the upstream has begun has stood still for too long.
+    /// Returns when the message or frame under way has not progressed for too long.
     pub(super) fn content_deadline(&self, content_timeout_ms: u64) -> Deadline {
         self.begun.map_or(Deadline::NEVER, |since| since.after_ms(content_timeout_ms))
     }
 
-    /// When the upstream has confirmed nothing of a rule for too long.
+    /// Returns when the upstream has not confirmed a rule's messages for too long.
     pub(super) fn confirm_deadline(&self, confirm_timeout_ms: u64) -> Deadline {
         if self.client.is_blocked() {
             return Deadline::NEVER;
         }
-        // A rule that the upstream paused with channel.flow is owed no confirms.
+        // A rule that the upstream paused with `channel.flow` is owed no confirms.
         let owed = self.lanes.iter().enumerate().filter_map(|(rule, lane)| match lane {
             Lane::Forward(lane) if !lane.flights.is_empty() && !self.client.is_stopped(rule) => Some(lane),
             _ => None,
         });
         let deadlines = owed.map(|lane| {
-            // Of one that ends without them nothing is owed any more but by the link.
+            // The confirms of a lane that ends without them are owed only by the link as a whole.
             let since = if lane.end < End::Sent { lane.progress } else { self.progress };
             since.after_ms(confirm_timeout_ms)
         });
         deadlines.fold(Deadline::NEVER, Deadline::earlier)
     }
 
-    /// The upstream has its time to confirm from now on.
+    /// Restarts the confirm timeout of the link and all its rules.
     pub(super) fn restart_confirm_timeout(&mut self, now: Now) {
         self.progress = now;
         for lane in &mut self.lanes {
@@ -791,52 +789,52 @@ impl Contact {
     }
 }
 
-/// What a rule does over a contact.
+/// The use of a link by one rule: its channel at the upstream, and its messages under way.
 #[derive(Debug)]
 pub(super) enum Lane {
-    /// The direction has no channel at the upstream, or that is being closed.
+    /// The rule has no channel at the upstream, or that is being closed.
     Shut,
-    /// The channel of the direction is being opened.
+    /// The channel is being opened.
     Opening,
-    /// Messages go there.
+    /// Messages are forwarded to the upstream.
     Forward(Forward),
-    /// Messages come from there.
+    /// Messages are fetched from the upstream.
     Fetch(Fetch),
 }
 
-/// A connection of our own, and its one channel.
+/// A connection of a bridge in this broker, and its only channel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Own {
     pub(super) connection: ConnectionId,
     pub(super) channel: ChannelId,
 }
 
-/// What is under way of a rule to the upstream.
+/// The messages of a rule under way to the upstream.
 #[derive(Debug)]
 pub(super) struct Forward {
-    /// What consumes here.
+    /// The connection that consumes here.
     pub(super) own: Own,
     pub(super) flights: Flights,
-    /// Octets of the first message in the outbox that were written, and not all.
+    /// Number of octets written of the first message in the outbox; 0 if none is partly written.
     pub(super) begun: u64,
-    /// When the upstream last confirmed something of it, or was last sent some of a message.
+    /// When the upstream last confirmed something of this rule, or was last sent a part of a message.
     pub(super) progress: Now,
-    /// No message is begun any more; it ends when what is under way is settled.
+    /// Whether no further message is begun. The lane ends when those under way are settled.
     pub(super) is_ending: bool,
-    /// Whether it ends, whatever its rule wants.
+    /// Whether the lane ends, whatever its rule wants.
     pub(super) end: End,
 }
 
-/// How a lane ends; what stands below ends it sooner.
+/// How a lane ends. A later variant ends it sooner.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum End {
-    /// The lane does not end, unless its rule wants it.
+    /// The lane ends only if its rule wants that.
     No,
-    /// The lane ends when what is under way is settled: its consumer here is no more.
+    /// The lane ends when all messages under way are settled: its consumer here was cancelled.
     Settled,
-    /// The lane ends when the message that was begun is sent as a whole: its confirms are not waited for.
+    /// The lane ends when the partly written message is complete. It does not wait for confirms.
     Sent,
-    /// The lane ends at once, or with the end of a frame: its channel at the upstream is no more.
+    /// The lane ends at once, or at the end of a partial frame: its channel at the upstream is closed.
     AtOnce,
 }
 
@@ -845,24 +843,24 @@ impl Forward {
         self.flights.is_empty() && self.begun == 0
     }
 
-    /// Has the lane end so, or as it was to end if that is sooner.
+    /// Ends the lane in this way, or as before if that is sooner.
     pub(super) fn end(&mut self, end: End) {
         self.end = self.end.max(end);
     }
 }
 
-/// What is under way of a rule from the upstream.
+/// The messages of a rule under way from the upstream.
 #[derive(Debug)]
 pub(super) struct Fetch {
     pub(super) arrivals: Arrivals,
     pub(super) incoming: Option<Incoming>,
-    /// The consumer at the upstream ends; with the channel it is over when nothing is under way.
+    /// Whether the consumer at the upstream is being cancelled. The channel is closed when nothing is under way.
     pub(super) is_ending: bool,
-    /// The consumer at the upstream has ended.
+    /// Whether the consumer at the upstream has ended.
     pub(super) is_over: bool,
 }
 
-/// A message that comes in.
+/// A message that is arriving.
 #[derive(Debug)]
 pub(super) struct Incoming {
     pub(super) tag: u64,
@@ -871,20 +869,20 @@ pub(super) struct Incoming {
     pub(super) exchange: heapless::String<255>,
     pub(super) key: heapless::Vec<u8, 255>,
     pub(super) content: Received,
-    /// Why its queue here does not take it: the rest of its way is to be set aside.
+    /// Why its queue here refused the message, so that it must be parked.
     pub(super) refused: Option<Box<str>>,
 }
 
-/// How much of a delivery has come.
+/// How much of a delivery has arrived.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Received {
-    /// The header of the content comes next.
+    /// The header is next.
     Nothing,
-    /// So much of its body comes next.
+    /// This many bytes of the body are still to come.
     Part(MessageId, u64),
-    /// The content is whole, and waits for room.
+    /// The message is complete, and waits for capacity.
     Whole(MessageId),
-    /// The content is not kept; so many bytes of its body are still to be read over.
+    /// The message is dropped; this many bytes of its body are still to be skipped.
     Skipped(u64),
 }
 
@@ -894,7 +892,7 @@ impl Fetch {
         self.arrivals.is_empty() && !is_coming
     }
 
-    /// Since when a body has been coming in, if one is.
+    /// Returns since when a body has been arriving.
     pub(super) fn body_since(&self) -> Option<Now> {
         let incoming = self.incoming.as_ref()?;
         matches!(incoming.content, Received::Part(..)).then_some(incoming.since)

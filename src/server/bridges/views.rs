@@ -1,7 +1,8 @@
-//! Bridges as an operator is told of them, and what he has done with them.
+//! The view of bridges for operators, and the orders that operators give.
 //!
-//! Always true: a link is called running only while messages of a rule can flow over it and the upstream was
-//! heard of within two heartbeats, if it has any.
+//! # Invariants
+//! - A link is shown as running only while messages of a rule can flow over it, and the upstream was heard within two
+//!   heartbeats, if it has heartbeats.
 
 use leveret_bridge::Stage;
 use leveret_config::shovels::End;
@@ -16,10 +17,10 @@ use super::traffic::{Contact, Lane};
 use crate::platform::Platform;
 use crate::state::Shared;
 
-/// All bridges, to be looked at.
+/// The view of all bridges.
 pub(crate) struct ShownBridges<'s> {
     pub(crate) bridges: &'s Bridges,
-    /// Bytes that the log has room for, if there is one.
+    /// Free capacity of the log in bytes, if there is a log.
     pub(crate) disk_room: Option<u64>,
     pub(crate) now: Now,
     pub(crate) unix_ms: u64,
@@ -51,7 +52,7 @@ impl BridgeViews for ShownBridges<'_> {
         let failed_at = last_error.map(|(_, at)| at);
         let changes = [Some(state.since), state.ready_since, state.was_ready, failed_at];
         let changed_at = changes.into_iter().flatten().max().unwrap_or_default();
-        // What is set aside is the bridge's, and told with the first of its links.
+        // Parked messages belong to the bridge, and are shown with the first of its links.
         let is_first = links.first().is_some_and(|first| first.direction == direction);
         Some(BridgeLinkView {
             bridge: &head.config.name,
@@ -61,7 +62,7 @@ impl BridgeViews for ShownBridges<'_> {
             upstream: head.config.upstream[state.upstream].to_string(),
             moved: state.counts.moved,
             pending: contact.map_or(0, |contact| contact.pending()) as u64,
-            // Those here that wait to be forwarded.
+            // The queues whose messages wait here to be forwarded.
             queues: (direction == Direction::Forward)
                 .then(|| head.config.forward.iter().map(|rule| rule.queue.as_str()).collect()),
             repeats: state.counts.repeats,
@@ -105,7 +106,7 @@ impl BridgeViews for ShownBridges<'_> {
     }
 }
 
-/// What a bridge is as a shovel.
+/// Returns the shovel's definition, if the bridge is one.
 #[cold]
 fn shovel_of<'a>(head: &'a Head, state: &LinkState) -> Option<ShovelView<'a>> {
     let shovel = head.config.shovel.as_ref()?;
@@ -124,7 +125,7 @@ fn shovel_of<'a>(head: &'a Head, state: &LinkState) -> Option<ShovelView<'a>> {
     })
 }
 
-/// The state of a link: that of its connection, or else that of the rule that somebody has to look at first.
+/// Returns the state of a link: that of its connection, or else that of the rule that needs attention first.
 #[cold]
 fn state_of(head: &Head, link: &Link) -> &'static str {
     match &link.phase {
@@ -145,7 +146,7 @@ fn state_of(head: &Head, link: &Link) -> &'static str {
     }
 }
 
-/// The state of a rule whose connection is open.
+/// Returns the state of a rule whose link is open.
 #[cold]
 fn state_of_rule(head: &Head, link: &Link, contact: &Contact, rule: usize) -> &'static str {
     let is_of_budget = head.holds(&head.rules(link.direction)[rule]);
@@ -159,7 +160,7 @@ fn state_of_rule(head: &Head, link: &Link, contact: &Contact, rule: usize) -> &'
     }
 }
 
-/// The state of each rule of a link, by its queue.
+/// Returns the state of each rule of a link, by the rule's queue.
 #[cold]
 fn rules_of<'a>(head: &'a Head, link: &Link) -> Vec<(&'a str, &'static str)> {
     let of_link = state_of(head, link);
@@ -174,7 +175,7 @@ fn rules_of<'a>(head: &'a Head, link: &Link) -> Vec<(&'a str, &'static str)> {
 }
 
 impl Bridges {
-    /// Does with a bridge what the operator wants.
+    /// Carries out an operator's order for a bridge.
     #[cold]
     pub(crate) fn follow_order<P: Platform>(
         &mut self,
@@ -183,7 +184,7 @@ impl Bridges {
         order: BridgeOrder,
     ) {
         let is_it = |bridge: &Bridge| !bridge.head.is_leaving && bridge.head.config.name == name;
-        // It was there when that was asked; a reload may have been quicker.
+        // The bridge existed when the operator asked. A reload may have removed it since.
         let Some(place) = self.places.iter().position(is_it) else { return };
         let now = shared.now;
         if order != BridgeOrder::Retry {
