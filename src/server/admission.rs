@@ -134,7 +134,7 @@ enum Limit {
 impl Limit {
     fn counts<S: Socket>(self, peer: &Peer<S>) -> bool {
         match self {
-            Self::TlsHandshakes => peer.stream.is_shaking_hands(),
+            Self::TlsHandshakes => peer.stream.is_in_tls_handshake(),
             Self::TlsConnections => peer.stream.is_tls(),
             Self::Address(source) => peer.address.origin() == source,
             Self::All => true,
@@ -167,7 +167,7 @@ const CONTROL: ListenerKind = ListenerKind::Operator(OperatorKind::Control);
 type Evicted = heapless::Vec<(PeerId, &'static str), 4>;
 
 /// Bytes for each place of `handshakes_max`.
-pub(super) const PLACE_BYTES: usize = size_of::<ConnectionId>();
+pub(super) const SLOT_BYTES: usize = size_of::<ConnectionId>();
 
 /// Returns the bytes of the list of accepted sockets of type `S`.
 pub(super) const fn waiting_bytes<S>() -> usize {
@@ -181,7 +181,7 @@ impl Listener {
     }
 
     /// Retries accepting when that is due.
-    const fn keep_time(&mut self, now: Now) {
+    const fn update_retry(&mut self, now: Now) {
         if self.retry.is_due(now) {
             (self.is_ready, self.retry) = (true, Deadline::NEVER);
         }
@@ -289,7 +289,7 @@ impl<P: Platform> Engine<P> {
             };
             if let Err(error) = begun {
                 let text = format_args!("{address}: a connection could not be set up: {error}");
-                self.shared.supplies.log.warn(self.shared.now, address.source(), LogKind::Shortage, text);
+                self.shared.resources.log.warn(self.shared.now, address.source(), LogKind::Shortage, text);
             }
         }
     }
@@ -315,13 +315,13 @@ impl<P: Platform> Engine<P> {
 
     fn accept_at(&mut self, at: usize) {
         let now = self.shared.now;
-        self.shared.admission.listeners[at].keep_time(now);
+        self.shared.admission.listeners[at].update_retry(now);
         for _ in 0..ACCEPTS_PER_TURN {
             let Listener { kind, id, with_tls, is_ready, .. } = self.shared.admission.listeners[at];
             if !is_ready || !self.is_open(kind) || !self.shared.admission.has_room() {
                 return;
             }
-            match self.shared.platform.accept(id, &mut self.shared.supplies.log, now) {
+            match self.shared.platform.accept(id, &mut self.shared.resources.log, now) {
                 Ok(accepted) if kind == CONTROL && !self.may_use_control(accepted.address) => {}
                 Ok(accepted) => self.shared.admission.push(Waiting { kind, with_tls, accepted }),
                 Err(failure) => self.shared.admission.listeners[at].note_failure(failure, now),
@@ -336,7 +336,7 @@ impl<P: Platform> Engine<P> {
         let may = matches!(address, PeerAddress::Local { uid, .. } if uid == 0 || uid == ours);
         if !may {
             let text = format_args!("leveret ctl is for root and user {ours} only, and not for {address}");
-            self.shared.supplies.log.warn(self.shared.now, address.source(), LogKind::Control, text);
+            self.shared.resources.log.warn(self.shared.now, address.source(), LogKind::Control, text);
         }
         may
     }
@@ -375,7 +375,7 @@ impl<P: Platform> Engine<P> {
             if reached.iter().any(|limit| limit.holds_up(source, *with_tls)) {
                 continue;
             }
-            match self.place_for_amqp(source, *with_tls) {
+            match self.slot_for_amqp(source, *with_tls) {
                 Ok(evicted) => return Ok((at, evicted)),
                 Err((limit, deadline)) => {
                     earliest = earliest.earlier(deadline);
@@ -396,17 +396,17 @@ impl<P: Platform> Engine<P> {
             _ => None,
         });
         let held = |kind, source| {
-            let peers = self.places(kind).filter_map(|id| self.shared.peers.get(id));
+            let peers = self.slots(kind).filter_map(|id| self.shared.peers.get(id));
             peers.filter(|peer| peer.address.origin() == source).count()
         };
         let next = waiting.min_by_key(|(at, kind, source)| {
             (held(*kind, *source), *kind == self.shared.admission.last, *at)
         });
         let Some((at, kind, _)) = next else { return Err(Deadline::NEVER) };
-        if self.free_place(kind).is_some() {
+        if self.free_slot(kind).is_some() {
             return Ok((at, Evicted::new()));
         }
-        let id = self.first_closable(self.places(kind), UNANSWERED_MS)?;
+        let id = self.first_closable(self.slots(kind), UNANSWERED_MS)?;
         Ok((at, Evicted::from_iter([(id, "management_clients_max")])))
     }
 
@@ -414,7 +414,7 @@ impl<P: Platform> Engine<P> {
     ///
     /// # Errors
     /// The limit that is reached, and the deadline before which no connection can be closed for it.
-    fn place_for_amqp(&self, source: Source, with_tls: bool) -> Result<Evicted, (Limit, Deadline)> {
+    fn slot_for_amqp(&self, source: Source, with_tls: bool) -> Result<Evicted, (Limit, Deadline)> {
         let Shared { admission, limits, peers, broker, .. } = &self.shared;
         let ids_of = |limit: Limit| {
             let ids = admission.unauthenticated.iter().map(|id| PeerId::from(*id));
@@ -492,7 +492,7 @@ impl<P: Platform> Engine<P> {
             _ if !peer.has_sent => peer.silent_since.after_ms(unanswered_ms),
             (_, Session::Operator(client)) => {
                 let is_ours = client.session.awaits_disk() || client.session.waits();
-                let holds_files = self.operators.holder == Some(id);
+                let holds_files = self.operators.backup_client == Some(id);
                 if is_ours || holds_files { Deadline::NEVER } else { client.closable_at }
             }
             (_, Session::Amqp(_) | Session::Bridge(_)) => peer.silent_since.after_ms(SILENT_MS),
@@ -508,7 +508,7 @@ impl<P: Platform> Engine<P> {
             let text = format_args!(
                 "{address}: closed before its login, for another connection that waits: the limit is reached ({limit})"
             );
-            self.shared.supplies.log.warn(self.shared.now, address.source(), LogKind::Shortage, text);
+            self.shared.resources.log.warn(self.shared.now, address.source(), LogKind::Shortage, text);
         } else {
             log::debug!("{address}: closed for another client that waits ({limit})");
         }
@@ -517,11 +517,11 @@ impl<P: Platform> Engine<P> {
     }
 
     /// Returns the slots of clients of this kind. Clients of the API and of metrics share theirs.
-    fn places(&self, kind: OperatorKind) -> impl Iterator<Item = PeerId> + use<P> {
-        self.place_range(kind).map(PeerId::from_index)
+    fn slots(&self, kind: OperatorKind) -> impl Iterator<Item = PeerId> + use<P> {
+        self.slot_range(kind).map(PeerId::from_index)
     }
 
-    fn place_range(&self, kind: OperatorKind) -> core::ops::Range<usize> {
+    fn slot_range(&self, kind: OperatorKind) -> core::ops::Range<usize> {
         match kind {
             OperatorKind::Control => 0..CONTROL_CLIENTS_MAX,
             OperatorKind::Api | OperatorKind::Metrics => {
@@ -531,8 +531,8 @@ impl<P: Platform> Engine<P> {
         }
     }
 
-    fn free_place(&self, kind: OperatorKind) -> Option<PeerId> {
-        self.shared.peers.place_apart(self.place_range(kind))
+    fn free_slot(&self, kind: OperatorKind) -> Option<PeerId> {
+        self.shared.peers.free_non_broker_slot(self.slot_range(kind))
     }
 
     /// Admits a client of the management API, of metrics or of the control socket.
@@ -542,7 +542,7 @@ impl<P: Platform> Engine<P> {
         accepted: Accepted<P::Socket>,
         with_tls: bool,
     ) -> std::io::Result<()> {
-        let Some(id) = self.free_place(kind) else { return Err(std::io::Error::other("no place is free")) };
+        let Some(id) = self.free_slot(kind) else { return Err(std::io::Error::other("no slot is free")) };
         let Accepted { mut socket, address } = accepted;
         self.shared.platform.register(&mut socket, id)?;
         let session = match kind {
@@ -577,9 +577,9 @@ impl<P: Platform> Shared<P> {
         }
         log::debug!("connection {}: from {address}", id.index());
         let session =
-            leveret_connection::Connection::new(self.now, id, address.peer(), &self.supplies.settings);
+            leveret_connection::Connection::new(self.now, id, address.peer(), &self.resources.settings);
         let mut peer = Peer::new(socket, address, Session::Amqp(session), self.now);
-        peer.shaking_hands = true;
+        peer.is_opening = true;
         if with_tls {
             peer.stream.begin_tls();
         }

@@ -19,7 +19,7 @@ const ABSENT: u32 = u32::MAX;
 pub(super) struct Deadlines {
     heap: Vec<(Deadline, PeerId)>,
     /// Position of each peer's entry in the heap.
-    places: Box<[u32]>,
+    positions: Box<[u32]>,
 }
 
 impl Deadlines {
@@ -27,7 +27,7 @@ impl Deadlines {
     pub(super) const ENTRY_BYTES: usize = size_of::<(Deadline, PeerId)>() + size_of::<u32>();
 
     pub(super) fn with_capacity(peers_max: usize) -> Self {
-        Self { heap: Vec::with_capacity(peers_max), places: vec![ABSENT; peers_max].into_boxed_slice() }
+        Self { heap: Vec::with_capacity(peers_max), positions: vec![ABSENT; peers_max].into_boxed_slice() }
     }
 
     /// Returns the number of peers with a deadline.
@@ -45,15 +45,15 @@ impl Deadlines {
         if deadline == Deadline::NEVER {
             return;
         }
-        match self.places[peer.index()] {
+        match self.positions[peer.index()] {
             ABSENT => {
                 self.heap.push((deadline, peer));
-                self.places[peer.index()] = self.heap.len() as u32 - 1;
+                self.positions[peer.index()] = self.heap.len() as u32 - 1;
                 self.rise(self.heap.len() - 1);
             }
-            place if self.heap[place as usize].0 > deadline => {
-                self.heap[place as usize].0 = deadline;
-                self.rise(place as usize);
+            position if self.heap[position as usize].0 > deadline => {
+                self.heap[position as usize].0 = deadline;
+                self.rise(position as usize);
             }
             _ => {}
         }
@@ -70,47 +70,47 @@ impl Deadlines {
 
     /// Removes the entry of a peer.
     pub(super) fn remove(&mut self, peer: PeerId) {
-        let place = core::mem::replace(&mut self.places[peer.index()], ABSENT);
-        if place == ABSENT {
+        let position = core::mem::replace(&mut self.positions[peer.index()], ABSENT);
+        if position == ABSENT {
             return;
         }
-        let place = place as usize;
-        self.heap.swap_remove(place);
-        if place < self.heap.len() {
-            self.places[self.heap[place].1.index()] = place as u32;
-            self.rise(place);
-            self.sink(place);
+        let position = position as usize;
+        self.heap.swap_remove(position);
+        if position < self.heap.len() {
+            self.positions[self.heap[position].1.index()] = position as u32;
+            self.rise(position);
+            self.sink(position);
         }
     }
 
-    fn rise(&mut self, mut place: usize) {
-        while place > 0 {
-            let parent = (place - 1) / 2;
-            if self.heap[parent].0 <= self.heap[place].0 {
+    fn rise(&mut self, mut position: usize) {
+        while position > 0 {
+            let parent = (position - 1) / 2;
+            if self.heap[parent].0 <= self.heap[position].0 {
                 return;
             }
-            self.swap(parent, place);
-            place = parent;
+            self.swap(parent, position);
+            position = parent;
         }
     }
 
-    fn sink(&mut self, mut place: usize) {
+    fn sink(&mut self, mut position: usize) {
         loop {
-            let children = [2 * place + 1, 2 * place + 2];
+            let children = [2 * position + 1, 2 * position + 2];
             let earliest = children.into_iter().filter(|&child| child < self.heap.len());
             let Some(child) = earliest.min_by_key(|&child| self.heap[child].0) else { return };
-            if self.heap[place].0 <= self.heap[child].0 {
+            if self.heap[position].0 <= self.heap[child].0 {
                 return;
             }
-            self.swap(child, place);
-            place = child;
+            self.swap(child, position);
+            position = child;
         }
     }
 
     fn swap(&mut self, one: usize, two: usize) {
         self.heap.swap(one, two);
-        self.places[self.heap[one].1.index()] = one as u32;
-        self.places[self.heap[two].1.index()] = two as u32;
+        self.positions[self.heap[one].1.index()] = one as u32;
+        self.positions[self.heap[two].1.index()] = two as u32;
     }
 }
 

@@ -53,7 +53,7 @@ impl IdleMemory {
     }
 
     /// Records that the last part was returned, and that `left_bytes` stay idle.
-    pub(super) fn note_given_back(&mut self, left_bytes: usize) {
+    pub(super) fn note_returned(&mut self, left_bytes: usize) {
         if core::mem::replace(&mut self.is_fresh, false) {
             mem::let_go_of_start();
         }
@@ -71,13 +71,13 @@ mod tests {
         let mut idle = IdleMemory::new(false);
         assert!(!idle.is_due(at(10), 0), "memory lies idle for a while first");
         assert!(idle.is_due(at(1_000), 0), "what the start left");
-        idle.note_given_back(2 << 20);
+        idle.note_returned(2 << 20);
         assert!(!idle.is_due(at(1_001), 2 << 20), "it could not be given back");
         assert_eq!(idle.deadline(), Deadline::NEVER);
         assert!(!idle.is_due(at(2_000), 3 << 20));
         assert_eq!(idle.deadline(), at(2_000).after_ms(TRIM_AFTER_MS));
         assert!(idle.is_due(at(3_000), 0));
-        idle.note_given_back(5);
+        idle.note_returned(5);
         assert!(!idle.is_due(at(9_000), IDLE_BYTES_KEPT), "kept for the next burst");
         assert_eq!(idle.deadline(), Deadline::NEVER);
     }

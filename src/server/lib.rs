@@ -79,7 +79,7 @@ pub const fn peer_bytes<S>() -> usize {
 }
 
 /// Bytes per connection that has not logged in, in addition to its [`peer_bytes`].
-pub const LOGIN_BYTES: usize = password_checks::LOGIN_BYTES + admission::PLACE_BYTES;
+pub const LOGIN_BYTES: usize = password_checks::LOGIN_BYTES + admission::SLOT_BYTES;
 
 /// Returns the bytes of the waiting accepted sockets (of type `S`) and of the tables of failed logins.
 pub const fn admission_bytes<S>() -> usize {

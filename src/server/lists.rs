@@ -31,11 +31,11 @@ pub(super) struct Lists {
     /// Peers with confirms or answers that wait for the disk.
     pub(super) for_disk: WaitList,
     /// The newest durable batch that was announced to the peers that wait for the disk.
-    pub(super) durable_told: Batch,
+    pub(super) durable_announced: Batch,
     /// Publishers that wait for capacity, in the order of their arrival.
-    pub(super) for_room: WaitList,
+    pub(super) for_capacity: WaitList,
     /// Peers whose input needs more input backlog than is free.
-    pub(super) for_stash: WaitList,
+    pub(super) for_backlog: WaitList,
     /// Peers whose last command the broker is still carrying out.
     pub(super) for_jobs: WaitList,
 }
@@ -49,9 +49,9 @@ impl Lists {
             to_write: list(),
             to_close: Vec::with_capacity(peers_max),
             for_disk: list(),
-            durable_told: Batch::NONE,
-            for_room: list(),
-            for_stash: list(),
+            durable_announced: Batch::NONE,
+            for_capacity: list(),
+            for_backlog: list(),
             for_jobs: list(),
         }
     }
@@ -85,14 +85,14 @@ impl Lists {
         let id = id.into();
         if let Some(peer) = peers.get_mut(id) {
             peer.waiting = Waiting::No;
-            peer.stream.look_again();
+            peer.stream.assume_readable();
             self.list_to_read(peers, id);
         }
     }
 
     /// Takes closed peers off all lists: once for all that were closed, and before their slots are used again.
-    pub(super) fn forget_gone<S: Socket>(&mut self, peers: &Peers<S>) {
-        let waiting = [&mut self.for_room, &mut self.for_stash, &mut self.for_jobs, &mut self.for_disk];
+    pub(super) fn remove_closed<S: Socket>(&mut self, peers: &Peers<S>) {
+        let waiting = [&mut self.for_capacity, &mut self.for_backlog, &mut self.for_jobs, &mut self.for_disk];
         for list in waiting.into_iter().chain([&mut self.to_read, &mut self.to_write]) {
             list.retain(|id| peers.get(id).is_some());
         }

@@ -26,7 +26,7 @@ use leveret_management::samples::{Outside, SampledConnection, SampledPlaces, Sam
 use leveret_management::web_page::Tokens;
 use leveret_storage::Log;
 
-use super::blocked_publishers::Need;
+use super::blocked_publishers::BlockedOn;
 use super::bridges::ShownBridges;
 use super::peer::{Ending, Peer, PeerAddress, PeerId, Peers, Session, Waiting};
 use super::platform::{Platform, Socket};
@@ -53,8 +53,8 @@ impl<P: Platform> Engine<P> {
                 stream.read(&mut self.shared.buffers, &mut self.shared.scratch.input[..most], Reading::Take);
             self.shared.budget.note_read(got.len);
             self.shared.budget.charge_records(stream.take_records());
-            if stream.is_shaking_hands() {
-                return self.shared.shake_hands(id, got.end);
+            if stream.is_in_tls_handshake() {
+                return self.shared.continue_handshake(id, got.end);
             }
             let taken = room.min(got.len);
             client.session.take(&self.shared.scratch.input[..taken]);
@@ -76,7 +76,7 @@ impl<P: Platform> Engine<P> {
                     "{}: no room to keep the rest of its request; raise stash_bytes_max",
                     address
                 );
-                self.shared.supplies.log.warn(now, address.source(), LogKind::Shortage, text);
+                self.shared.resources.log.warn(now, address.source(), LogKind::Shortage, text);
                 return self.shared.end_now(id);
             }
         }
@@ -117,7 +117,7 @@ impl<P: Platform> Engine<P> {
                 client.keep_exchange_time(self.shared.now);
                 self.shared.after_write(id, count > 0);
             }
-            Err(error) => self.shared.lose_writing(id, &error),
+            Err(error) => self.shared.note_write_failed(id, &error),
         }
     }
 
@@ -130,7 +130,7 @@ impl<P: Platform> Engine<P> {
         }
         let counters = self.store.as_mut().map(|store| store.keeper.log_mut().counters()).unwrap_or_default();
         let outside = Outside {
-            confirmed: self.shared.supplies.pools.confirmed(),
+            confirmed: self.shared.resources.pools.confirmed(),
             connections: (self.shared.peers.connections_made(), self.shared.peers.connections().into()),
             disk: (counters.bytes_written + counters.bytes_zeroed, counters.syncs),
         };
@@ -158,22 +158,22 @@ impl<P: Platform> Engine<P> {
         process.uptime_ms = self.shared.now.as_ms();
         process.connections = self.shared.peers.connections();
         process.connections_made = self.shared.peers.connections_made();
-        process.confirmed = self.shared.supplies.pools.confirmed();
+        process.confirmed = self.shared.resources.pools.confirmed();
         process.handshakes_evicted = self.shared.admission.evicted_count();
         process.has_refused_reads =
             self.store.as_mut().is_some_and(|store| store.keeper.log_mut().has_refused_reads());
         let CertificateState { is_shut, end_s } = self.shared.worker.certificates;
         process.is_tls_shut = is_shut;
         process.certificates_end = (end_s > 0).then(|| (end_s, self.shared.platform.unix_ms() / 1000));
-        process.waiting_publishers = self.shared.lists.for_room.len() as u32;
+        process.waiting_publishers = self.shared.lists.for_capacity.len() as u32;
         let needs = self
             .shared
             .lists
-            .for_room
+            .for_capacity
             .iter()
             .filter_map(|id| self.shared.peers.get(id))
-            .map(|peer| peer.need);
-        process.waiters = Need::most_awaited(needs, self.shared.now);
+            .map(|peer| peer.blocked_on);
+        process.waiters = BlockedOn::most_common(needs, self.shared.now);
         if let Some(store) = &mut self.store {
             let log = store.keeper.log_mut();
             let counters = log.counters();
@@ -188,7 +188,7 @@ impl<P: Platform> Engine<P> {
                 is_over_budget: is_over_budget(log.over_budget(), self.shared.now),
             };
         }
-        let held_before = self.operators.holder.is_some();
+        let held_before = self.operators.backup_client.is_some();
         let peers = Connections {
             peers: &self.shared.peers,
             now: self.shared.now,
@@ -198,13 +198,16 @@ impl<P: Platform> Engine<P> {
         let disk_room = self.store.as_ref().map(|_| self.shared.journal.disk_room());
         let unix_ms = self.shared.platform.unix_ms();
         let bridges = ShownBridges { bridges: &self.bridges, disk_room, now: self.shared.now, unix_ms };
-        let holder = &mut self.operators.holder;
-        let mut files =
-            self.store.as_mut().map(|disk| Copied { log: disk.keeper.log_mut(), holder, client: id });
+        let backup_client = &mut self.operators.backup_client;
+        let mut files = self.store.as_mut().map(|disk| PinnedFiles {
+            log: disk.keeper.log_mut(),
+            backup_client,
+            client: id,
+        });
         let mut context = RequestContext {
             broker: &mut self.shared.broker,
             journal: &mut self.shared.journal,
-            messages: &mut self.shared.supplies.messages,
+            messages: &mut self.shared.resources.messages,
             work: &mut self.shared.budget.work,
             sockets: &peers,
             bridges: &bridges,
@@ -215,17 +218,17 @@ impl<P: Platform> Engine<P> {
             samples: &self.operators.samples,
         };
         step(&mut session, &mut context);
-        let is_released = held_before && self.operators.holder.is_none();
+        let is_released = held_before && self.operators.backup_client.is_none();
         if let Some(Peer { session: Session::Operator(client), .. }) = self.shared.peers.get_mut(id) {
             client.session = session;
         }
         if is_released {
-            self.recall_operators();
+            self.wake_backup_clients();
         }
     }
 
     /// Wakes the clients that wait for the pinned files, which are free again.
-    pub(super) fn recall_operators(&mut self) {
+    pub(super) fn wake_backup_clients(&mut self) {
         for id in self.shared.lists.for_disk.iter().filter(|id| id.connection().is_none()) {
             self.shared.lists.to_write.push(id);
         }
@@ -233,29 +236,29 @@ impl<P: Platform> Engine<P> {
 }
 
 /// The files of storage, pinned for the backup of one client.
-struct Copied<'c> {
+struct PinnedFiles<'c> {
     log: &'c mut Log,
-    holder: &'c mut Option<PeerId>,
+    backup_client: &'c mut Option<PeerId>,
     client: PeerId,
 }
 
-impl Files for Copied<'_> {
+impl Files for PinnedFiles<'_> {
     fn pin_for_backup(&mut self) -> Option<Vec<(u32, u32, u32)>> {
-        if self.holder.is_some_and(|holder| holder != self.client) {
+        if self.backup_client.is_some_and(|backup_client| backup_client != self.client) {
             return None;
         }
         let held = self.log.pin_for_backup()?;
-        *self.holder = Some(self.client);
+        *self.backup_client = Some(self.client);
         Some(held.iter().map(|file| (file.slot, file.bytes, file.length)).collect())
     }
 
     fn is_pinned_for_backup(&self) -> bool {
-        *self.holder == Some(self.client) && self.log.is_pinned_for_backup()
+        *self.backup_client == Some(self.client) && self.log.is_pinned_for_backup()
     }
 
     fn release(&mut self) {
-        if *self.holder == Some(self.client) {
-            *self.holder = None;
+        if *self.backup_client == Some(self.client) {
+            *self.backup_client = None;
             self.log.release_backup_pin();
         }
     }
@@ -297,7 +300,7 @@ impl<S: Socket> Sockets for Connections<'_, S> {
             is_tls: peer.stream.is_tls(),
             connected_at_ms: self.unix_ms.saturating_sub(self.now.ms_since(peer.since)),
             state: match (peer.ending, peer.waiting) {
-                (Ending::No, Waiting::Room) => "blocked",
+                (Ending::No, Waiting::Capacity) => "blocked",
                 // RabbitMQ's state of a publisher that is slowed down.
                 (Ending::No, _) if self.is_over_budget && session.awaits_disk() => "flow",
                 (Ending::No, _) => "running",
@@ -350,7 +353,7 @@ pub(super) struct Operators {
     pub(super) tokens: Tokens,
     pub(super) samples: Samples,
     /// The client for whose backup the files of storage are pinned.
-    pub(super) holder: Option<PeerId>,
+    pub(super) backup_client: Option<PeerId>,
 }
 
 impl Operators {
@@ -363,7 +366,7 @@ impl Operators {
             orders: Orders::default(),
             tokens: Tokens::default(),
             samples,
-            holder: None,
+            backup_client: None,
         }
     }
 }

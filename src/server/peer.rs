@@ -18,7 +18,7 @@ use leveret_core::limits::{CONTROL_CLIENTS_MAX, MANAGEMENT_CLIENTS_MOST};
 use leveret_core::log_limiter::LogSource;
 use leveret_core::time::{Deadline, Now};
 
-use super::blocked_publishers::Need;
+use super::blocked_publishers::BlockedOn;
 use super::operators::OperatorClient;
 use super::platform::Socket;
 use super::stream::Stream;
@@ -47,7 +47,7 @@ pub(super) enum Waiting {
     /// Replies to the peer must be written first.
     Replies,
     /// There is no capacity for the peer's message.
-    Room,
+    Capacity,
     /// The broker is still carrying out the peer's last command.
     Job,
     /// The worker carries out a step of the TLS handshake, as the job with this ticket.
@@ -80,12 +80,12 @@ pub(super) enum Session {
     /// An operator's client. The broker has no record of it.
     Operator(OperatorClient),
     /// A bridge link to another broker. The broker's record under its id is that of the bridge's own publisher.
-    Bridge(Needs),
+    Bridge(LinkStatus),
 }
 
 /// The properties of a bridge link that the loop uses.
 #[derive(Clone, Copy, Default, Debug)]
-pub(super) struct Needs {
+pub(super) struct LinkStatus {
     /// The link has output of its own.
     pub(super) has_output: bool,
     /// The link has written a part of a frame, and the rest remains.
@@ -183,12 +183,12 @@ pub(super) struct Peer<S> {
     pub(super) session: Session,
     pub(super) waiting: Waiting,
     /// The resource that the peer waits for while `waiting` is `Capacity`.
-    pub(super) need: Need,
+    pub(super) blocked_on: BlockedOn,
     pub(super) ending: Ending,
     /// The answer that waits for the disk or for a job.
     pub(super) held: Option<(Outcome, ReplyOrder)>,
     /// Whether the peer has not yet logged in and opened a virtual host.
-    pub(super) shaking_hands: bool,
+    pub(super) is_opening: bool,
     /// When the broker last answered the peer before its login, or when the peer was accepted.
     pub(super) silent_since: Now,
     /// Whether the first message has arrived: an AMQP client was answered, or an operator's client sent something.
@@ -196,11 +196,11 @@ pub(super) struct Peer<S> {
     /// When the connection is closed because output waits and its socket takes nothing.
     pub(super) write_stall: Deadline,
     /// When the loop next checks whether the blocked publisher wants to close its connection.
-    pub(super) leave_due: Deadline,
+    pub(super) close_check_due: Deadline,
     /// The value of the freed-capacity counter at the last check, and since when it has not changed.
-    pub(super) leave_seen: Option<(u64, Now)>,
+    pub(super) close_check_seen: Option<(u64, Now)>,
     /// When a peer that is gone is closed although its last input has not been handled.
-    pub(super) lost: Deadline,
+    pub(super) lost_deadline: Deadline,
     /// When the socket was last read, whether or not it had data.
     pub(super) read_at: Now,
 }
@@ -239,23 +239,27 @@ impl<S: Socket> Peer<S> {
             traffic: Traffic::default(),
             session,
             waiting: Waiting::No,
-            need: Need { shortage: Shortage::Commit, since: now },
+            blocked_on: BlockedOn { shortage: Shortage::Commit, since: now },
             ending: Ending::No,
             held: None,
-            shaking_hands: false,
+            is_opening: false,
             silent_since: now,
             has_sent: false,
             write_stall: Deadline::NEVER,
-            leave_due: Deadline::NEVER,
-            leave_seen: None,
-            lost: Deadline::NEVER,
+            close_check_due: Deadline::NEVER,
+            close_check_seen: None,
+            lost_deadline: Deadline::NEVER,
             read_at: now,
         }
     }
 
     /// Returns when the peer must be called if nothing happens to it.
     pub(super) fn deadline(&self) -> Deadline {
-        self.session.deadline().earlier(self.lost).earlier(self.write_stall).earlier(self.leave_due)
+        self.session
+            .deadline()
+            .earlier(self.lost_deadline)
+            .earlier(self.write_stall)
+            .earlier(self.close_check_due)
     }
 
     /// Returns whether a deadline that input can move is due and the socket has not been read since.
@@ -284,7 +288,7 @@ impl<S: Socket> Peer<S> {
 }
 
 /// Maximum number of peers without a record at the broker.
-pub(super) const APART_MAX: usize = CONTROL_CLIENTS_MAX + MANAGEMENT_CLIENTS_MOST;
+pub(super) const NON_BROKER_PEERS_MAX: usize = CONTROL_CLIENTS_MAX + MANAGEMENT_CLIENTS_MOST;
 
 /// The slot of a peer among all peers: its name in all lists.
 ///
@@ -311,20 +315,20 @@ impl PeerId {
     /// Returns the broker's id of the connection, if the peer is of a kind that has one.
     #[inline]
     pub fn connection(self) -> Option<ConnectionId> {
-        self.index().checked_sub(APART_MAX).map(ConnectionId::from_index)
+        self.index().checked_sub(NON_BROKER_PEERS_MAX).map(ConnectionId::from_index)
     }
 }
 
 impl From<ConnectionId> for PeerId {
     #[inline]
     fn from(id: ConnectionId) -> Self {
-        Self::from_index(APART_MAX + id.index())
+        Self::from_index(NON_BROKER_PEERS_MAX + id.index())
     }
 }
 
 /// All peers, by slot. Memory is touched only up to the highest slot used so far.
 pub(super) struct Peers<S> {
-    places: Vec<Option<Peer<S>>>,
+    slots: Vec<Option<Peer<S>>>,
     /// Number of peers that are accepted connections of the broker.
     connections: u32,
     /// Number of connections of the broker accepted since the start.
@@ -333,18 +337,18 @@ pub(super) struct Peers<S> {
 
 impl<S> Peers<S> {
     pub(super) fn with_capacity(connections_max: usize) -> Self {
-        let places = Vec::with_capacity(Self::places_max(connections_max));
-        Self { places, connections: 0, connections_made: 0 }
+        let slots = Vec::with_capacity(Self::slots_max(connections_max));
+        Self { slots, connections: 0, connections_made: 0 }
     }
 
     /// Returns the number of slots for peers of all kinds.
-    pub(super) const fn places_max(connections_max: usize) -> usize {
-        APART_MAX + connections_max
+    pub(super) const fn slots_max(connections_max: usize) -> usize {
+        NON_BROKER_PEERS_MAX + connections_max
     }
 
     /// Returns the number of slots of broker connections that were ever used.
     pub(super) fn connections_seen(&self) -> usize {
-        self.places.len().saturating_sub(APART_MAX)
+        self.slots.len().saturating_sub(NON_BROKER_PEERS_MAX)
     }
 
     /// Returns the number of accepted connections of the broker that exist now.
@@ -374,44 +378,44 @@ impl<S> Peers<S> {
     /// socket may fail at any time.
     #[inline]
     pub(super) fn get(&self, id: impl Into<PeerId>) -> Option<&Peer<S>> {
-        self.places.get(id.into().index())?.as_ref()
+        self.slots.get(id.into().index())?.as_ref()
     }
 
     /// Returns a peer, or `None` if it has been closed.
     #[inline]
     pub(super) fn get_mut(&mut self, id: impl Into<PeerId>) -> Option<&mut Peer<S>> {
-        self.places.get_mut(id.into().index())?.as_mut()
+        self.slots.get_mut(id.into().index())?.as_mut()
     }
 
     /// Puts a peer into its slot, which must be empty.
     pub(super) fn put(&mut self, id: impl Into<PeerId>, peer: Peer<S>) {
         let id = id.into();
-        while self.places.len() <= id.index() {
-            self.places.push(None);
+        while self.slots.len() <= id.index() {
+            self.slots.push(None);
         }
-        let before = self.places[id.index()].replace(peer);
+        let before = self.slots[id.index()].replace(peer);
         assert!(before.is_none(), "the place of a new peer is empty");
     }
 
     pub(super) fn take(&mut self, id: impl Into<PeerId>) -> Option<Peer<S>> {
-        self.places.get_mut(id.into().index())?.take()
+        self.slots.get_mut(id.into().index())?.take()
     }
 
     /// Returns an empty slot in `places`, which are slots of peers without a record at the broker.
-    pub(super) fn place_apart(&self, mut places: Range<usize>) -> Option<PeerId> {
-        debug_assert!(places.end <= APART_MAX, "places apart");
+    pub(super) fn free_non_broker_slot(&self, mut places: Range<usize>) -> Option<PeerId> {
+        debug_assert!(places.end <= NON_BROKER_PEERS_MAX, "places apart");
         places.by_ref().map(PeerId::from_index).find(|id| self.get(*id).is_none())
     }
 
     /// Returns the ids of all peers.
     #[cfg(debug_assertions)]
     pub(super) fn ids(&self) -> impl Iterator<Item = PeerId> {
-        (0..self.places.len()).map(PeerId::from_index).filter(|id| self.get(*id).is_some())
+        (0..self.slots.len()).map(PeerId::from_index).filter(|id| self.get(*id).is_some())
     }
 
     /// Returns all peers.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Peer<S>> {
-        self.places.iter().flatten()
+        self.slots.iter().flatten()
     }
 }
 

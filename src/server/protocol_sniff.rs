@@ -15,7 +15,7 @@ use super::peer::PeerId;
 use super::peer::{Ending, Session, Waiting};
 use super::platform::Platform;
 use super::state::Shared;
-use super::worker::Shake;
+use super::worker::HandshakeJob;
 
 /// Answer to a browser that connects to the AMQP port.
 const HTTP_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\
@@ -29,7 +29,7 @@ const HTTPS_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\
 
 impl<P: Platform> Shared<P> {
     /// Continues a TLS handshake after a read: next step, refusal, or end.
-    pub(super) fn shake_hands(&mut self, id: PeerId, end: bool) {
+    pub(super) fn continue_handshake(&mut self, id: PeerId, end: bool) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         let is_amqp = id.connection().is_some();
         let refused = match (peer.stream.opening().map(classify_opening), is_amqp) {
@@ -50,16 +50,16 @@ impl<P: Platform> Shared<P> {
             (Some(Opening::Unknown), true) => Some((None, "no TLS on the port for TLS")),
         };
         if let Some((answer, hint)) = refused {
-            return self.turn_away(id, answer, hint);
+            return self.reject_protocol(id, answer, hint);
         }
         if let Some(handshake) = peer.stream.take_handshake() {
             let ticket = self.worker.ticket();
             peer.waiting = Waiting::Handshake(ticket);
-            self.worker.shakes.push_back(Shake { peer: id, ticket, since: self.now, handshake });
+            self.worker.handshakes.push_back(HandshakeJob { peer: id, ticket, since: self.now, handshake });
         } else if end {
             // The last data of the peer, such as a TLS alert, has been processed.
             self.end_now(id);
-        } else if peer.stream.readable && !peer.stream.is_away() {
+        } else if peer.stream.readable && !peer.stream.is_handshake_with_worker() {
             self.list_to_read(id);
         } else {
             self.lists.deadlines.lower(id, peer.deadline());
@@ -67,7 +67,7 @@ impl<P: Platform> Shared<P> {
     }
 
     /// Takes the result of a step of the handshake with a client.
-    pub(super) fn take_shaken(&mut self, id: PeerId, since: Now, shaken: Shaken) {
+    pub(super) fn take_handshake_step(&mut self, id: PeerId, since: Now, shaken: Shaken) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         peer.waiting = Waiting::No;
         (peer.has_sent, peer.silent_since) = (true, self.now);
@@ -75,7 +75,7 @@ impl<P: Platform> Shared<P> {
         if let Session::Amqp(session) = &mut peer.session {
             session.postpone(waited_ms);
         }
-        let shaken = peer.stream.shaken(&mut self.buffers, shaken);
+        let shaken = peer.stream.finish_handshake_step(&mut self.buffers, shaken);
         match shaken {
             Ok(None) => {}
             Ok(Some((login, spoken))) => {
@@ -87,7 +87,7 @@ impl<P: Platform> Shared<P> {
             Err(why) => {
                 peer.ending = Ending::Flushing;
                 let text = format_args!("{}: the handshake of TLS failed: {why}", peer.address);
-                self.supplies.log.warn(self.now, peer.address.source(), LogKind::TlsHandshake, text);
+                self.resources.log.warn(self.now, peer.address.source(), LogKind::TlsHandshake, text);
             }
         }
         self.list_to_write(id);
@@ -97,7 +97,7 @@ impl<P: Platform> Shared<P> {
 
     /// Examines the first octets of a peer that should speak AMQP. Returns `false` if it speaks HTTP and was answered
     /// in HTTP. Other peers are answered by their session, as AMQP requires.
-    pub(super) fn look_at_opening(&mut self, id: ConnectionId, len: usize) -> bool {
+    pub(super) fn check_protocol(&mut self, id: ConnectionId, len: usize) -> bool {
         let Some(peer) = self.peers.get_mut(id) else { return false };
         let is_tls = peer.stream.is_tls();
         let hint = match classify_opening(&self.scratch.input[..len]) {
@@ -105,7 +105,7 @@ impl<P: Platform> Shared<P> {
             Opening::Http if !is_tls => {
                 let hint =
                     "HTTP on the port for AMQP: the management API is where `management` says, if it is on";
-                self.turn_away(id.into(), Some(HTTP_ANSWER), hint);
+                self.reject_protocol(id.into(), Some(HTTP_ANSWER), hint);
                 return false;
             }
             Opening::Tls if !is_tls => {
@@ -116,19 +116,19 @@ impl<P: Platform> Shared<P> {
             Opening::Http | Opening::Tls | Opening::Unknown => "this is not AMQP",
         };
         let text = format_args!("{}: refused: {hint}", peer.address);
-        self.supplies.log.warn(self.now, peer.address.source(), LogKind::Opening, text);
+        self.resources.log.warn(self.now, peer.address.source(), LogKind::Opening, text);
         true
     }
 
     /// Closes a peer that speaks another protocol, with an answer if it understands one.
-    fn turn_away(&mut self, id: PeerId, answer: Option<&[u8]>, hint: &str) {
+    fn reject_protocol(&mut self, id: PeerId, answer: Option<&[u8]>, hint: &str) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         let text = format_args!("{}: refused: {hint}", peer.address);
-        self.supplies.log.warn(self.now, peer.address.source(), LogKind::Opening, text);
+        self.resources.log.warn(self.now, peer.address.source(), LogKind::Opening, text);
         if let Some(answer) = answer {
-            peer.stream.answer_plainly(answer);
+            peer.stream.write_unencrypted(answer);
         }
-        peer.stream.give_up_tls();
+        peer.stream.end_tls_handshake();
         peer.ending = Ending::Flushing;
         self.list_to_write(id);
     }

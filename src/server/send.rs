@@ -23,7 +23,7 @@ impl<P: Platform> Shared<P> {
         self.note_stall(id, written);
         match result {
             Ok(filled) => self.after_write(id.into(), filled > 0 || written > 0),
-            Err(error) => self.lose_writing(id.into(), &error),
+            Err(error) => self.note_write_failed(id.into(), &error),
         }
     }
 
@@ -55,7 +55,7 @@ impl<P: Platform> Shared<P> {
     fn write_one_fill(&mut self, id: ConnectionId, room: usize) -> (usize, io::Result<usize>) {
         let Some(peer) = self.peers.get_mut(id) else { return (0, Ok(0)) };
         let session = peer.session.amqp();
-        let mut context = self.supplies.context(self.now, &self.broker, &self.journal, id);
+        let mut context = self.resources.context(self.now, &self.broker, &self.journal, id);
         while let Some((channel, tag, order)) = self.broker.next_cancelled(id) {
             if !session.server_cancel(&mut context, channel, tag, order) {
                 break;
@@ -106,7 +106,7 @@ impl<P: Platform> Shared<P> {
                  faster, or raise consumer_stall_timeout"
             ),
         );
-        let mut context = self.supplies.context(self.now, &self.broker, &self.journal, id);
+        let mut context = self.resources.context(self.now, &self.broker, &self.journal, id);
         let session = peer.session.amqp();
         session.close(&mut context, &fault);
         if session.has_begun_delivery() {

@@ -36,12 +36,12 @@ impl<P: Platform> Shared<P> {
             self.list_to_read(id);
         }
         if seen.is_error || seen.is_read_closed {
-            self.note_loss(id);
+            self.note_read_closed(id);
         }
         if seen.is_error || seen.is_read_closed && seen.is_write_closed {
             // The client reads no more. Its earlier input is still read as soon as possible, but messages are no
             // longer delivered to it: they would only be lost from view.
-            self.note_deaf(id);
+            self.note_write_closed(id);
         } else if seen.is_writable
             && let Some(peer) = self.peers.get_mut(id)
             && !peer.stream.writable
@@ -60,7 +60,7 @@ impl<P: Platform> Shared<P> {
     /// A waiting peer is not read to the end of its input. Without a deadline it would keep its connection record,
     /// its exclusive queues and their messages until capacity becomes free. An operator's client may shut down
     /// writing and wait for the answer.
-    fn note_loss(&mut self, id: PeerId) {
+    fn note_read_closed(&mut self, id: PeerId) {
         let (Some(peer), Some(connection)) = (self.peers.get_mut(id), id.connection()) else { return };
         if peer.session.is_bridge() {
             // Messages that the link has not taken still belong to the upstream. What the link has to read is read:
@@ -74,10 +74,10 @@ impl<P: Platform> Shared<P> {
             // The client cannot be told the result, and its slot may be needed.
             return self.end_now(id);
         }
-        if peer.lost == Deadline::NEVER {
+        if peer.lost_deadline == Deadline::NEVER {
             let ms = if self.broker.holds_for_others(connection) { LOST_HOLDER_MS } else { LOST_MS };
-            peer.lost = self.now.after_ms(ms);
-            self.lists.deadlines.lower(id, peer.lost);
+            peer.lost_deadline = self.now.after_ms(ms);
+            self.lists.deadlines.lower(id, peer.lost_deadline);
         }
     }
 
@@ -104,11 +104,11 @@ impl<P: Platform> Shared<P> {
     fn after_amqp(&mut self, id: ConnectionId) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         let Session::Amqp(session) = &mut peer.session else { return };
-        if peer.shaking_hands && session.stage() == Stage::Open {
-            peer.shaking_hands = false;
+        if peer.is_opening && session.stage() == Stage::Open {
+            peer.is_opening = false;
             self.admission.note_opened(id);
             session.set_names(self.broker.views().user_of(id), self.broker.views().vhost_of(id));
-            let (caller, log) = (session.caller(), &mut self.supplies.log);
+            let (caller, log) = (session.caller(), &mut self.resources.log);
             let (source, text) = (caller.peer.source, format_args!("{caller}: connection opened"));
             log.log(self.now, log::Level::Info, source, LogKind::Visit, text);
         }
@@ -139,7 +139,7 @@ impl<P: Platform> Shared<P> {
     /// Continues after a write. `has_moved`: the socket took bytes, or replies or deliveries were written.
     pub(super) fn after_write(&mut self, id: PeerId, has_moved: bool) {
         let Some(peer) = self.peers.get_mut(id) else { return };
-        if peer.shaking_hands && has_moved {
+        if peer.is_opening && has_moved {
             (peer.has_sent, peer.silent_since) = (true, self.now);
         }
         if peer.waiting == Waiting::Replies && has_moved {
@@ -151,7 +151,7 @@ impl<P: Platform> Shared<P> {
             peer.stream.shut_down_writing(&mut self.buffers);
             let until = self.now.after_ms(DRAIN_MS);
             peer.ending = Ending::Draining(until);
-            peer.stream.look_again();
+            peer.stream.assume_readable();
             self.lists.deadlines.lower(id, until);
             self.list_to_read(id);
         } else if peer.stream.writable && has_moved && (more || self.has_deliveries(id)) {
@@ -165,24 +165,24 @@ impl<P: Platform> Shared<P> {
     }
 
     /// Handles a failed write. Input that the peer sent before still counts and is read to its end.
-    pub(super) fn lose_writing(&mut self, id: PeerId, error: &io::Error) {
+    pub(super) fn note_write_failed(&mut self, id: PeerId, error: &io::Error) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         log::debug!("{}: writing failed: {error}", peer.address);
         peer.stream.read_closed = true;
-        peer.stream.look_again();
-        self.note_deaf(id);
+        peer.stream.assume_readable();
+        self.note_write_closed(id);
         self.list_to_read(id);
     }
 
     /// Handles that no output reaches the peer any more. A peer that waits until its replies have been sent would
     /// otherwise keep its resources until its last deadline.
-    pub(super) fn note_deaf(&mut self, id: PeerId) {
+    pub(super) fn note_write_closed(&mut self, id: PeerId) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         (peer.stream.write_closed, peer.stream.writable) = (true, false);
         let is_waiting_for_writing = peer.waiting == Waiting::Replies || peer.ending == Ending::Flushing;
-        if peer.lost != Deadline::NEVER && (peer.session.has_output() || peer.stream.has_unsent()) {
-            peer.lost = peer.lost.min(self.now.after_ms(LOST_HOLDER_MS));
-            self.lists.deadlines.lower(id, peer.lost);
+        if peer.lost_deadline != Deadline::NEVER && (peer.session.has_output() || peer.stream.has_unsent()) {
+            peer.lost_deadline = peer.lost_deadline.min(self.now.after_ms(LOST_HOLDER_MS));
+            self.lists.deadlines.lower(id, peer.lost_deadline);
         }
         let connection = id.connection();
         if let Some(connection) = connection {
@@ -201,7 +201,7 @@ impl<P: Platform> Shared<P> {
         peer.held = None;
         let waited = core::mem::replace(&mut peer.waiting, Waiting::No);
         match waited {
-            Waiting::Room => self.lists.for_room.remove(id),
+            Waiting::Capacity => self.lists.for_capacity.remove(id),
             Waiting::Job => self.lists.for_jobs.remove(id),
             Waiting::Worker(_) => self.worker.checks.remove(id.into()),
             Waiting::No | Waiting::Replies | Waiting::Handshake(_) | Waiting::Disk(_) => {}
@@ -217,7 +217,7 @@ impl<P: Platform> Shared<P> {
         if let Some((outcome, order)) = peer.held.take()
             && session.expects_answer()
         {
-            let mut context = self.supplies.context(self.now, &self.broker, &self.journal, id);
+            let mut context = self.resources.context(self.now, &self.broker, &self.journal, id);
             session.answer(&mut context, outcome, order, Batch::NONE);
         }
         if self.broker.is_busy(id) {
@@ -284,7 +284,7 @@ impl<P: Platform> Shared<P> {
     }
 
     /// Logs how a connection ended that had been opened.
-    pub(super) fn log_leaving(&mut self, id: PeerId) {
+    pub(super) fn log_closed(&mut self, id: PeerId) {
         let Some(peer) = self.peers.get(id) else { return };
         let Session::Amqp(session) = &peer.session else { return };
         let how = match session.stage() {
@@ -292,10 +292,10 @@ impl<P: Platform> Shared<P> {
             Stage::Over => "connection closed",
             Stage::Unproven | Stage::LoggedIn => return,
         };
-        if !peer.shaking_hands {
+        if !peer.is_opening {
             let caller = session.caller();
             let (source, text) = (caller.peer.source, format_args!("{caller}: {how}"));
-            self.supplies.log.log(self.now, log::Level::Info, source, LogKind::Visit, text);
+            self.resources.log.log(self.now, log::Level::Info, source, LogKind::Visit, text);
         }
     }
 }

@@ -19,7 +19,7 @@ use leveret_management::request_context::Process;
 use leveret_management::samples::Samples;
 
 use super::admission::{Admission, Listeners};
-use super::blocked_publishers::RoomOffers;
+use super::blocked_publishers::BlockedPublishers;
 use super::bridges::{self, Bridges};
 use super::idle_memory::IdleMemory;
 use super::lists::Lists;
@@ -65,7 +65,7 @@ pub struct Engine<P: Platform> {
     /// Storage, unless it cannot be used at all.
     pub(super) store: Option<StoreDriver>,
     /// The state of the publishers that wait for capacity.
-    pub(super) room: RoomOffers,
+    pub(super) blocked: BlockedPublishers,
     pub(super) idle_memory: IdleMemory,
     pub(super) operators: Operators,
     pub(super) bridges: Bridges,
@@ -84,7 +84,7 @@ impl<P: Platform> Engine<P> {
         let has_tls_room = setup.tls_links > 0;
         let called = (&*setup.process.node, &*setup.identity.version);
         let bridges = Bridges::new(bridges_max, frame_max, called, broker.chance(), has_tls_room);
-        let peers = Peers::<P::Socket>::places_max(connections);
+        let peers = Peers::<P::Socket>::slots_max(connections);
         let listeners = Listeners {
             amqp: setup.listeners,
             management: setup.management_listeners,
@@ -103,7 +103,7 @@ impl<P: Platform> Engine<P> {
             admission: Admission::new(&listeners, limits.handshakes_max as usize, setup.waiting_max),
             peers: Peers::with_capacity(connections),
             lists: Lists::with_capacity(peers),
-            supplies: Supplies {
+            resources: SharedResources {
                 settings: Settings::new(&limits, &setup.identity),
                 pools: Pools::new(&limits),
                 messages: Messages::new(limits.message_limits()),
@@ -120,7 +120,7 @@ impl<P: Platform> Engine<P> {
         Self {
             shared,
             store: None,
-            room: RoomOffers::new(),
+            blocked: BlockedPublishers::new(),
             idle_memory: IdleMemory::new(setup.is_memory_locked),
             operators: Operators::closed(setup.process, setup.own_uid, samples),
             bridges,
@@ -168,12 +168,12 @@ impl<P: Platform> Engine<P> {
 
     /// Returns the pool of all messages in memory.
     pub const fn messages(&self) -> &Messages {
-        &self.shared.supplies.messages
+        &self.shared.resources.messages
     }
 
     /// Returns the pools that the sessions share.
     pub const fn pools(&self) -> &Pools {
-        &self.shared.supplies.pools
+        &self.shared.resources.pools
     }
 
     /// Returns the size of the input backlogs of all peers, in bytes.
@@ -247,7 +247,7 @@ impl<P: Platform> Engine<P> {
 
 /// Pools, messages and log that sessions and other parts borrow while they work. Each exists once.
 #[derive(Debug)]
-pub(super) struct Supplies {
+pub(super) struct SharedResources {
     pub(super) settings: Settings,
     pub(super) pools: Pools,
     pub(super) messages: Messages,
@@ -277,7 +277,7 @@ impl Scratch {
     }
 }
 
-impl Supplies {
+impl SharedResources {
     #[inline(always)]
     pub(super) fn context(
         &mut self,
@@ -312,7 +312,7 @@ pub(super) struct Shared<P: Platform> {
     pub(super) peers: Peers<P::Socket>,
     /// The lists of peers: to be read, written, closed, called at a deadline, or waiting.
     pub(super) lists: Lists,
-    pub(super) supplies: Supplies,
+    pub(super) resources: SharedResources,
     pub(super) broker: Broker,
     /// Pending-write buffer: entries of the broker that are to be written.
     pub(super) journal: Journal,
@@ -333,7 +333,7 @@ impl<P: Platform> Shared<P> {
     pub(super) const fn broker_mut(&mut self) -> (&mut Broker, leveret_broker::Context<'_>) {
         let context = leveret_broker::Context::new(
             &mut self.journal,
-            &mut self.supplies.messages,
+            &mut self.resources.messages,
             &mut self.budget.work,
         );
         (&mut self.broker, context)

@@ -37,9 +37,9 @@ impl<P: Platform> Engine<P> {
             format_args!("broker forced connection closure with reason 'shutdown'"),
         );
         for index in 0..self.shared.peers.connections_seen() {
-            self.put_one_out(ConnectionId::from_index(index), &fault);
+            self.force_close(ConnectionId::from_index(index), &fault);
         }
-        self.shared.lists.for_room.clear();
+        self.shared.lists.for_capacity.clear();
         self.shared.lists.for_jobs.clear();
     }
 
@@ -68,17 +68,17 @@ impl<P: Platform> Engine<P> {
     /// # Errors
     /// Returns the error of the disk if it failed.
     pub fn flush(&mut self) -> io::Result<bool> {
-        self.take_from_disk()?;
+        self.take_disk_results()?;
         Ok(self.go_on_flushing())
     }
 
     fn go_on_flushing(&mut self) -> bool {
         let (broker, mut context) = self.shared.broker_mut();
         let has_jobs = broker.run_jobs(&mut context);
-        self.hand_to_disk();
+        self.start_disk_jobs();
         // There are no more turns, so an unfinished job also requires the next call.
         if has_jobs && let Some(store) = &mut self.store {
-            store.note_spilling(true);
+            store.set_evicting(true);
         }
         self.is_flushing()
     }
@@ -100,7 +100,7 @@ impl<P: Platform> Engine<P> {
     pub fn flush_sleeps_until(&self) -> Option<Deadline> {
         let store = self.store.as_ref()?;
         let is_busy =
-            store.has_work(&self.shared.broker, &self.shared.journal, &self.shared.supplies.messages);
+            store.has_work(&self.shared.broker, &self.shared.journal, &self.shared.resources.messages);
         (!is_busy).then(|| store.keeper.deadline())
     }
 
@@ -124,6 +124,6 @@ impl<P: Platform> Engine<P> {
 
     /// Logs how many lines about peers the rate limit suppressed.
     pub fn log_held_back(&mut self) {
-        self.shared.supplies.log.report();
+        self.shared.resources.log.report();
     }
 }

@@ -29,32 +29,32 @@ pub struct StoreDriver {
     pub(super) keeper: Keeper,
     /// The read under way: for a queue, or for compaction.
     reading: Reading,
-    cleans_next: bool,
+    is_compaction_next: bool,
     /// Whether reads for queues may start, because no commit is under way that must finish first.
-    may_fetch: bool,
+    may_read_queues: bool,
     /// Number of consecutive reads for queues that the disk refused.
-    refused: u32,
+    refused_reads: u32,
     /// Whether messages can leave memory in the next turn.
-    spills: bool,
+    is_evicting: bool,
     /// How long commits took.
     sync_times: SyncTimes,
     /// Whether it was logged that confirms wait for the sync budget.
-    pub(super) has_told_budget: bool,
+    pub(super) has_logged_budget: bool,
 }
 
 /// Number of retries of a failed read before its messages are reported as lost.
-const READ_AGAIN: u32 = 4;
+const READ_RETRIES: u32 = 4;
 
 /// The read that the reader thread carries out.
 enum Reading {
     Nothing,
-    Cleaning,
+    Compaction,
     Queue(Fetch),
-    Chunk(Fetch, Large),
+    Chunk(Fetch, LargeMessage),
 }
 
 /// A message with a large body that is being read chunk by chunk.
-struct Large {
+struct LargeMessage {
     offset: u64,
     enqueued_ms: u64,
     message: MessageId,
@@ -66,7 +66,7 @@ struct Large {
 /// Why no more of the read messages was taken.
 enum Stopped {
     NoRoom,
-    Large(Large),
+    LargeMessage(LargeMessage),
 }
 
 impl StoreDriver {
@@ -75,12 +75,12 @@ impl StoreDriver {
         Self {
             keeper: Keeper::new(log, frame_max),
             reading: Reading::Nothing,
-            cleans_next: false,
-            may_fetch: true,
-            refused: 0,
-            spills: false,
+            is_compaction_next: false,
+            may_read_queues: true,
+            refused_reads: 0,
+            is_evicting: false,
             sync_times: SyncTimes::default(),
-            has_told_budget: false,
+            has_logged_budget: false,
         }
     }
 
@@ -91,21 +91,21 @@ impl StoreDriver {
 
     /// Returns whether a read must be retried. SD cards sometimes refuse a read that succeeds at the next attempt,
     /// and a lost message is skipped for as long as the process runs.
-    fn tries_again(&mut self, was_refused: bool) -> bool {
-        self.refused = if was_refused { self.refused + 1 } else { 0 };
-        was_refused && self.refused < READ_AGAIN
+    fn must_retry(&mut self, was_refused: bool) -> bool {
+        self.refused_reads = if was_refused { self.refused_reads + 1 } else { 0 };
+        was_refused && self.refused_reads < READ_RETRIES
     }
 
     /// Records whether messages can leave memory in the next turn.
-    pub(super) const fn note_spilling(&mut self, spills: bool) {
-        self.spills = spills;
+    pub(super) const fn set_evicting(&mut self, is_evicting: bool) {
+        self.is_evicting = is_evicting;
     }
 
     /// Returns whether a job can be started now.
     pub(crate) fn has_work(&self, broker: &Broker, journal: &Journal, messages: &Messages) -> bool {
         let wants_to_read =
-            self.may_fetch && broker.queues().wants_pages(messages) || self.log().looks_for_work();
-        self.spills || journal.has_news() || wants_to_read && matches!(self.reading, Reading::Nothing)
+            self.may_read_queues && broker.queues().wants_pages(messages) || self.log().looks_for_work();
+        self.is_evicting || journal.has_news() || wants_to_read && matches!(self.reading, Reading::Nothing)
     }
 
     /// Takes the result of a write.
@@ -119,24 +119,24 @@ impl StoreDriver {
         done: WriteDone,
         now: Now,
     ) -> io::Result<()> {
-        self.may_fetch = true;
+        self.may_read_queues = true;
         self.keeper.write_done(journal, messages, done, now).map_err(|failed| failed.0)
     }
 
     /// Returns the next read, if none is under way.
     pub(crate) fn next_read(&mut self, broker: &mut Broker, messages: &Messages) -> Option<Read> {
-        self.put_adopted(broker);
+        self.restore_adopted(broker);
         if !matches!(self.reading, Reading::Nothing) {
             return None;
         }
         // Queues and the compactor alternate, so that neither starves.
-        self.cleans_next = !self.cleans_next;
-        if self.cleans_next
-            && let Some(job) = self.clean()
+        self.is_compaction_next = !self.is_compaction_next;
+        if self.is_compaction_next
+            && let Some(job) = self.start_compaction_read()
         {
             return Some(job);
         }
-        if self.may_fetch
+        if self.may_read_queues
             && let Some(fetch) = broker.queues_mut().next_fetch(messages)
         {
             let range = leveret_storage::Range { start: fetch.start, end: fetch.end };
@@ -146,13 +146,13 @@ impl StoreDriver {
             }
             // The segment is just being sealed. The read is retried after that commit.
             broker.queues_mut().want_again(&fetch);
-            self.may_fetch = false;
+            self.may_read_queues = false;
         }
-        self.clean()
+        self.start_compaction_read()
     }
 
     /// Puts the recovered messages into queues that adopted orphans, before a consumer takes from them.
-    fn put_adopted(&self, broker: &mut Broker) {
+    fn restore_adopted(&self, broker: &mut Broker) {
         while let Some((incarnation, queue)) = broker.recovery_mut().next_adopted() {
             if let Some(found) = self.log().index().queues().get(&incarnation) {
                 restore_messages(broker, found, queue);
@@ -161,9 +161,9 @@ impl StoreDriver {
         }
     }
 
-    fn clean(&mut self) -> Option<Read> {
+    fn start_compaction_read(&mut self) -> Option<Read> {
         let job = self.keeper.log_mut().next_clean_read()?;
-        self.reading = Reading::Cleaning;
+        self.reading = Reading::Compaction;
         Some(Read::Clean(job))
     }
 
@@ -175,12 +175,12 @@ impl StoreDriver {
         outcome: ReadOutcome,
     ) -> Option<Read> {
         let next = match (core::mem::replace(&mut self.reading, Reading::Nothing), outcome) {
-            (Reading::Cleaning, ReadOutcome::Clean(done)) => {
+            (Reading::Compaction, ReadOutcome::Clean(done)) => {
                 self.keeper.log_mut().clean_read_done(done);
                 None
             }
             (Reading::Queue(fetch), ReadOutcome::Fetch(done)) => {
-                self.take_pages(broker, context, fetch, done)
+                self.put_messages(broker, context, fetch, done)
             }
             (Reading::Chunk(fetch, large), ReadOutcome::Fetch(done)) => {
                 self.take_chunk(broker, context, (fetch, large), done)
@@ -193,14 +193,14 @@ impl StoreDriver {
     }
 
     /// Puts messages that were read into their queue, as far as memory allows.
-    fn take_pages(
+    fn put_messages(
         &mut self,
         broker: &mut Broker,
         context: &mut Context<'_>,
         fetch: Fetch,
         done: leveret_storage::FetchDone,
     ) -> Option<Read> {
-        if self.tries_again(done.was_refused()) {
+        if self.must_retry(done.was_refused()) {
             self.keeper.log_mut().fetch_done(done, |_, _| {});
             broker.queues_mut().want_again(&fetch);
             return None;
@@ -208,13 +208,13 @@ impl StoreDriver {
         let mut stopped = None;
         let fetched = self.keeper.log_mut().fetch_done(done, |offset, message| {
             if stopped.is_none() {
-                stopped = take_page(broker, context, &fetch, offset, message);
+                stopped = put_message(broker, context, &fetch, offset, message);
             }
         });
         match stopped {
             None => broker.queues_mut().fetched(&fetch, fetched.through),
             Some(Stopped::NoRoom) => broker.queues_mut().page_later(context.messages_mut(), &fetch),
-            Some(Stopped::Large(large)) => return self.read_chunk(broker, context, fetch, large),
+            Some(Stopped::LargeMessage(large)) => return self.read_chunk(broker, context, fetch, large),
         }
         None
     }
@@ -225,7 +225,7 @@ impl StoreDriver {
         broker: &mut Broker,
         context: &mut Context<'_>,
         fetch: Fetch,
-        large: Large,
+        large: LargeMessage,
     ) -> Option<Read> {
         if large.next == large.chunks {
             let is_whole = context.messages_mut().body_missing(large.message) == 0;
@@ -260,10 +260,10 @@ impl StoreDriver {
         &mut self,
         broker: &mut Broker,
         context: &mut Context<'_>,
-        (fetch, mut large): (Fetch, Large),
+        (fetch, mut large): (Fetch, LargeMessage),
         done: leveret_storage::FetchDone,
     ) -> Option<Read> {
-        let tries_again = self.tries_again(done.was_refused());
+        let must_retry = self.must_retry(done.was_refused());
         let mut is_good = false;
         let fetched = self.keeper.log_mut().chunk_done(done, |bytes| {
             if let Some(bytes) = bytes
@@ -275,7 +275,7 @@ impl StoreDriver {
         });
         match (is_good, fetched.retry) {
             (true, _) => large.next += 1,
-            (false, retry) if retry || tries_again => {}
+            (false, retry) if retry || must_retry => {}
             (false, _) => large.next = large.chunks,
         }
         self.read_chunk(broker, context, fetch, large)
@@ -305,7 +305,7 @@ impl StoreDriver {
 }
 
 /// Puts one message into its queue. Returns why not, if that stops all messages behind it.
-fn take_page(
+fn put_message(
     broker: &mut Broker,
     context: &mut Context<'_>,
     fetch: &Fetch,
@@ -331,7 +331,14 @@ fn take_page(
     };
     if let leveret_storage::Body::Chunked { body, chunks, .. } = message.body {
         let enqueued_ms = message.enqueued_ms;
-        return Some(Stopped::Large(Large { offset, enqueued_ms, message: id, body, chunks, next: 0 }));
+        return Some(Stopped::LargeMessage(LargeMessage {
+            offset,
+            enqueued_ms,
+            message: id,
+            body,
+            chunks,
+            next: 0,
+        }));
     }
     context.messages_mut().append_body(id, body);
     if broker.queues_mut().paged_in(context, fetch, (offset, message.enqueued_ms), id) {
@@ -345,11 +352,11 @@ fn take_page(
 const SLOW_COMMIT_US: u64 = 1_000_000;
 
 /// Number of commits that waited for the sync budget after which that is logged once.
-const COMMITS_OVER_BUDGET_TOLD: u64 = 100;
+const COMMITS_OVER_BUDGET_LOGGED: u64 = 100;
 
 impl<P: Platform> Engine<P> {
     /// Takes the results of disk jobs. A failure is final: nothing that was not durable before is confirmed.
-    pub(super) fn take_from_disk(&mut self) -> io::Result<()> {
+    pub(super) fn take_disk_results(&mut self) -> io::Result<()> {
         let Some(store) = &mut self.store else { return Ok(()) };
         let shared = &mut self.shared;
         let written = shared.platform.take_written();
@@ -359,11 +366,11 @@ impl<P: Platform> Engine<P> {
                 store.note_sync(took_us);
                 if took_us >= SLOW_COMMIT_US {
                     let text = format_args!("the disk took {} ms for a commit", took_us / 1000);
-                    shared.supplies.log.record(shared.now, log::Level::Warn, text);
+                    shared.resources.log.record(shared.now, log::Level::Warn, text);
                 }
             }
             let was_full = shared.journal.is_file_system_full();
-            store.take_write(&mut shared.journal, &mut shared.supplies.messages, done, shared.now)?;
+            store.take_write(&mut shared.journal, &mut shared.resources.messages, done, shared.now)?;
             log_full(was_full, shared.journal.is_file_system_full());
         }
         if let Some(outcome) = shared.platform.take_read() {
@@ -375,11 +382,11 @@ impl<P: Platform> Engine<P> {
         Ok(())
     }
 
-    pub(super) fn hand_to_disk(&mut self) {
+    pub(super) fn start_disk_jobs(&mut self) {
         let Some(store) = &mut self.store else { return };
         let shared = &mut self.shared;
         let (broker, mut context) = shared.broker_mut();
-        store.note_spilling(broker.spill(&mut context));
+        store.set_evicting(broker.spill(&mut context));
         if let Some(job) = store.next_read(broker, context.messages_mut()) {
             shared.platform.start_read(job);
         }
@@ -388,24 +395,24 @@ impl<P: Platform> Engine<P> {
             store.keeper.say_time(queues.has_stored_deadline(), now);
         }
         // After the reads, which may find that a segment can be deleted, because that takes a commit.
-        let (journal, messages) = (&mut shared.journal, &mut shared.supplies.messages);
+        let (journal, messages) = (&mut shared.journal, &mut shared.resources.messages);
         if let Some(job) = store.keeper.next_write(journal, messages, now) {
             shared.platform.start_write(job);
         }
-        if !store.has_told_budget && store.log().over_budget().0 >= COMMITS_OVER_BUDGET_TOLD {
-            store.has_told_budget = true;
+        if !store.has_logged_budget && store.log().over_budget().0 >= COMMITS_OVER_BUDGET_LOGGED {
+            store.has_logged_budget = true;
             let text = format_args!(
                 "confirms wait for the sync budget: a publisher that waits for each confirm gets at most \
                  syncs_per_second of them a second; keep several messages unconfirmed, or raise it"
             );
-            shared.supplies.log.log(now, log::Level::Info, LogSource::Anybody, LogKind::Shortage, text);
+            shared.resources.log.log(now, log::Level::Info, LogSource::Anybody, LogKind::Shortage, text);
         }
         if let Some(bytes) = store.keeper.log_mut().take_index_overflow() {
             let text = format_args!(
                 "what memory knows of the log takes {bytes} bytes: persistent messages wait until some are \
                  consumed; raise index_bytes_max, or segment_bytes for a new store"
             );
-            shared.supplies.log.warn(now, LogSource::Anybody, LogKind::Shortage, text);
+            shared.resources.log.warn(now, LogSource::Anybody, LogKind::Shortage, text);
         }
         self.note_durable(false);
     }
@@ -415,7 +422,7 @@ impl<P: Platform> Engine<P> {
     fn note_durable(&mut self, is_written: bool) {
         self.shared.broker.queues_mut().note_durable(&self.shared.journal);
         let durable = self.shared.journal.durable();
-        if core::mem::replace(&mut self.shared.lists.durable_told, durable) == durable && !is_written {
+        if core::mem::replace(&mut self.shared.lists.durable_announced, durable) == durable && !is_written {
             return;
         }
         for _ in 0..self.shared.lists.for_disk.len() {
@@ -427,11 +434,11 @@ impl<P: Platform> Engine<P> {
             };
             let Some(peer) = self.shared.peers.get_mut(id) else { continue };
             if peer.session.is_bridge() {
-                self.tell_bridge(connection, Call::Durable);
+                self.call_bridge(connection, Call::Durable);
                 self.shared.after_session(id);
                 continue;
             }
-            let mut context = self.shared.supplies.context(
+            let mut context = self.shared.resources.context(
                 self.shared.now,
                 &self.shared.broker,
                 &self.shared.journal,

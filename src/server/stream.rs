@@ -48,9 +48,9 @@ pub(super) enum Reading {
     /// Input is taken from the socket, and the rest goes to the input backlog.
     Take,
     /// Input is peeked at. Only what was handled is taken from the socket, and the beginning of a frame.
-    Look,
+    Peek,
     /// The peer has not logged in: at most its largest frame is taken, and only if that can be kept.
-    Stranger,
+    Unauthenticated,
 }
 
 /// The result of a read.
@@ -66,9 +66,9 @@ pub(super) struct Input {
 #[derive(Debug)]
 pub(super) struct Buffers {
     /// Input backlogs of all peers.
-    stashes: BytePool,
+    backlogs: BytePool,
     /// Bytes of `backlogs` kept for unfinished frames, never for input that waits behind other input.
-    stash_reserve: usize,
+    frame_reserve_bytes: usize,
     /// Memory reserved for TLS connections, [`Self::RESERVED_BYTES`] each.
     reserved: BytePool,
     /// Where records are decrypted and encrypted; empty if TLS is not used.
@@ -94,8 +94,8 @@ impl Buffers {
         let connections = tls_others + if with_tls { limits.tls_connections_max as usize } else { 0 };
         let scratch = if connections > 0 { Self::scratch_bytes(limits) } else { 0 };
         Self {
-            stashes: BytePool::with_bytes(limits.stash_bytes_max as usize),
-            stash_reserve: limits.stash_bytes_max as usize / 4,
+            backlogs: BytePool::with_bytes(limits.stash_bytes_max as usize),
+            frame_reserve_bytes: limits.stash_bytes_max as usize / 4,
             reserved: BytePool::with_bytes(connections * Self::RESERVED_BYTES),
             scratch: vec![0; scratch].into_boxed_slice(),
             output: BytePool::with_bytes(limits.unsent_pool_bytes()),
@@ -112,33 +112,33 @@ impl Buffers {
 
     /// Returns whether everything that one read of `bytes` may return can be kept.
     pub(super) const fn can_take(&self, bytes: usize) -> bool {
-        self.stashes.bytes_free() >= bytes + self.stash_reserve
+        self.backlogs.bytes_free() >= bytes + self.frame_reserve_bytes
     }
 
     /// Returns whether `bytes` of a peer that has not logged in can be kept. Such peers leave half of the shared
     /// input backlog to others.
-    const fn has_stranger_room(&self, bytes: usize) -> bool {
-        self.stashes.bytes_free() >= self.stranger_bytes(bytes)
+    const fn has_unauthenticated_capacity(&self, bytes: usize) -> bool {
+        self.backlogs.bytes_free() >= self.unauthenticated_bytes(bytes)
     }
 
     /// Returns how much of the shared input backlog must be free to keep `bytes` of a peer that has not logged in.
-    const fn stranger_bytes(&self, bytes: usize) -> usize {
-        2 * self.stash_reserve + bytes + PAGE_BYTES
+    const fn unauthenticated_bytes(&self, bytes: usize) -> usize {
+        2 * self.frame_reserve_bytes + bytes + PAGE_BYTES
     }
 
     /// Returns the number of bytes of input and output that wait.
     pub(super) const fn bytes_used(&self) -> usize {
-        self.stashes.bytes_used() + self.reserved.bytes_used() + self.output.bytes_used()
+        self.backlogs.bytes_used() + self.reserved.bytes_used() + self.output.bytes_used()
     }
 
     /// Returns the number of bytes of unused memory that could be returned to the system.
     pub(super) const fn idle_bytes(&self) -> usize {
-        self.stashes.idle_bytes() + self.reserved.idle_bytes() + self.output.idle_bytes()
+        self.backlogs.idle_bytes() + self.reserved.idle_bytes() + self.output.idle_bytes()
     }
 
     /// Returns some of the unused memory to the system. Returns `true` when all was returned.
     pub(super) fn trim(&mut self) -> bool {
-        let parts = [self.stashes.trim(), self.reserved.trim(), self.output.trim()];
+        let parts = [self.backlogs.trim(), self.reserved.trim(), self.output.trim()];
         parts.into_iter().all(|is_done| is_done)
     }
 
@@ -167,11 +167,11 @@ pub(super) struct Stream<S> {
     ended: bool,
     /// The peer is closed because there was no memory for the rest of a TLS record.
     pub(super) has_lost_record: bool,
-    stash: ByteChain,
+    backlog: ByteChain,
     /// Whether the backlog is stored in the memory reserved for this connection.
     is_reserved: bool,
     /// Number of bytes at the start of the last input that came from the backlog.
-    from_stash: usize,
+    from_backlog: usize,
     reading: Reading,
     /// `None`: the connection does not use TLS.
     tls: Option<Tls>,
@@ -181,8 +181,8 @@ pub(super) struct Stream<S> {
     sealed: ByteChain,
     /// Output that was written, but neither encrypted nor taken by the socket.
     unsent: ByteChain,
-    /// Octets received from and sent to the socket since the last call of `take_passed`.
-    passed: [u32; 2],
+    /// Octets received from and sent to the socket since the last call of `take_octets`.
+    octets_passed: [u32; 2],
     /// Number of TLS records decrypted since the last call of `take_records`.
     records: u32,
     /// Bytes of the shared input backlog that must be free before a read can make progress; 0 if it can now.
@@ -200,15 +200,15 @@ impl<S: Socket> Stream<S> {
             write_closed: false,
             ended: false,
             has_lost_record: false,
-            stash: ByteChain::default(),
+            backlog: ByteChain::default(),
             is_reserved: false,
-            from_stash: 0,
+            from_backlog: 0,
             reading: Reading::Take,
             is_taken: false,
             tls: None,
             sealed: ByteChain::default(),
             unsent: ByteChain::default(),
-            passed: [0; 2],
+            octets_passed: [0; 2],
             records: 0,
             missing: 0,
         }
@@ -239,9 +239,10 @@ impl<S: Socket> Stream<S> {
         self.reading = reading;
         self.is_taken = reading == Reading::Take;
         self.missing = 0;
-        self.from_stash = self.stash.len();
-        let (stashed, room) = buffer.split_at_mut(self.from_stash);
-        self.stash.copy_front(if self.is_reserved { &buffers.reserved } else { &buffers.stashes }, stashed);
+        self.from_backlog = self.backlog.len();
+        let (backlog, room) = buffer.split_at_mut(self.from_backlog);
+        self.backlog
+            .copy_front(if self.is_reserved { &buffers.reserved } else { &buffers.backlogs }, backlog);
         let count = match self.tls {
             None if self.readable && !room.is_empty() => self.receive_plain(buffers, room),
             None | Some(Tls::Away | Tls::Over) => 0,
@@ -249,16 +250,17 @@ impl<S: Socket> Stream<S> {
                 self.gather(buffers);
                 0
             }
-            Some(Tls::Open(_)) => self.receive_sealed(buffers, stashed, room),
+            Some(Tls::Open(_)) => self.receive_sealed(buffers, backlog, room),
         };
-        Input { len: self.from_stash + count, end: self.ended }
+        Input { len: self.from_backlog + count, end: self.ended }
     }
 
     fn receive_plain(&mut self, buffers: &Buffers, room: &mut [u8]) -> usize {
-        let own = (FRAME_BYTES_MIN as usize).saturating_sub(self.from_stash).min(room.len());
-        self.is_taken |= self.reading == Reading::Stranger && own > 0 && buffers.has_stranger_room(own);
+        let own = (FRAME_BYTES_MIN as usize).saturating_sub(self.from_backlog).min(room.len());
+        self.is_taken |=
+            self.reading == Reading::Unauthenticated && own > 0 && buffers.has_unauthenticated_capacity(own);
         match self.reading {
-            Reading::Stranger if self.is_taken => self.receive(&mut room[..own]),
+            Reading::Unauthenticated if self.is_taken => self.receive(&mut room[..own]),
             _ => self.receive(room),
         }
     }
@@ -272,7 +274,7 @@ impl<S: Socket> Stream<S> {
                 self.readable = count == room.len();
                 self.ended = count == 0 || self.read_closed && count < room.len();
                 if self.is_taken {
-                    self.note_passed(0, count);
+                    self.count_octets(0, count);
                 }
                 count
             }
@@ -304,31 +306,31 @@ impl<S: Socket> Stream<S> {
 
     /// Returns whether the content of another record can be kept. `backlog` holds the bytes that wait already. If the
     /// reserved memory cannot hold both, they are moved to the shared input backlog.
-    fn can_open(&mut self, buffers: &mut Buffers, stashed: &[u8]) -> bool {
-        if stashed.len() <= SPARE_BYTES {
+    fn can_open(&mut self, buffers: &mut Buffers, backlog: &[u8]) -> bool {
+        if backlog.len() <= SPARE_BYTES {
             return true;
         }
         // A chain takes up to one page more than its bytes.
-        let moving = if self.is_reserved { stashed.len() + PAGE_BYTES } else { 0 };
+        let moving = if self.is_reserved { backlog.len() + PAGE_BYTES } else { 0 };
         let needed = moving + RECORD_BYTES_MAX + PAGE_BYTES;
-        if buffers.stashes.bytes_free() < needed {
+        if buffers.backlogs.bytes_free() < needed {
             self.missing = needed;
             return false;
         }
-        !self.is_reserved || self.share_stash(buffers, stashed)
+        !self.is_reserved || self.move_backlog_to_shared(buffers, backlog)
     }
 
     /// Moves the backlog, which must then hold `bytes`, to shared memory.
-    fn share_stash(&mut self, buffers: &mut Buffers, bytes: &[u8]) -> bool {
-        self.stash.clear(&mut buffers.reserved);
+    fn move_backlog_to_shared(&mut self, buffers: &mut Buffers, bytes: &[u8]) -> bool {
+        self.backlog.clear(&mut buffers.reserved);
         self.is_reserved = false;
-        self.stash.append(&mut buffers.stashes, bytes)
+        self.backlog.append(&mut buffers.backlogs, bytes)
     }
 
     /// Decrypts the available records. Returns the number of decrypted bytes.
-    fn receive_sealed(&mut self, buffers: &mut Buffers, stashed: &[u8], room: &mut [u8]) -> usize {
+    fn receive_sealed(&mut self, buffers: &mut Buffers, backlog: &[u8], room: &mut [u8]) -> usize {
         self.is_taken = true;
-        if !self.can_open(buffers, stashed) {
+        if !self.can_open(buffers, backlog) {
             return 0;
         }
         let Some(Tls::Open(mut session)) = self.tls.take() else { return 0 };
@@ -341,7 +343,7 @@ impl<S: Socket> Stream<S> {
         let Buffers { reserved, scratch, .. } = buffers;
         let held = session.held.len();
         // No part of a record may stay in the socket, because the kernel may not buffer more of it.
-        let takes_all = self.reading == Reading::Take && self.from_stash <= SPARE_BYTES;
+        let takes_all = self.reading == Reading::Take && self.from_backlog <= SPARE_BYTES;
         let limit = scratch.len().min(room.len()).min(if takes_all { usize::MAX } else { RECORD_BYTES_MAX });
         if limit <= held {
             return 0;
@@ -373,19 +375,19 @@ impl<S: Socket> Stream<S> {
         handled: usize,
         more: bool,
     ) -> bool {
-        let stashed = self.from_stash;
+        let backlog = self.from_backlog;
         let mut end = got;
         if !self.is_taken {
             let is_left = more || !self.may_keep_unfinished(buffers, got - handled);
-            end = if is_left { handled.max(stashed) } else { got };
-            if end > stashed && self.socket.read_exact(&mut buffer[stashed..end]).is_err() {
+            end = if is_left { handled.max(backlog) } else { got };
+            if end > backlog && self.socket.read_exact(&mut buffer[backlog..end]).is_err() {
                 return false;
             }
-            self.note_passed(0, end - stashed);
+            self.count_octets(0, end - backlog);
         }
-        let pool = if self.is_reserved { &mut buffers.reserved } else { &mut buffers.stashes };
-        self.stash.consume(pool, handled.min(stashed));
-        self.stash_away(buffers, &buffer[handled..end], end - handled.max(stashed))
+        let pool = if self.is_reserved { &mut buffers.reserved } else { &mut buffers.backlogs };
+        self.backlog.consume(pool, handled.min(backlog));
+        self.append_to_backlog(buffers, &buffer[handled..end], end - handled.max(backlog))
     }
 
     /// Returns whether the beginning of a frame, `bytes` long, can be kept.
@@ -398,17 +400,17 @@ impl<S: Socket> Stream<S> {
             return true;
         }
         let needed = match self.reading {
-            Reading::Stranger => buffers.stranger_bytes(bytes),
-            Reading::Take | Reading::Look => 2 * bytes + PAGE_BYTES,
+            Reading::Unauthenticated => buffers.unauthenticated_bytes(bytes),
+            Reading::Take | Reading::Peek => 2 * bytes + PAGE_BYTES,
         };
-        if buffers.stashes.bytes_free() < needed {
+        if buffers.backlogs.bytes_free() < needed {
             self.missing = needed;
         }
         self.missing == 0
     }
 
     /// Appends the last `fresh` of `bytes` to the backlog, which already has the others.
-    fn stash_away(&mut self, buffers: &mut Buffers, bytes: &[u8], fresh: usize) -> bool {
+    fn append_to_backlog(&mut self, buffers: &mut Buffers, bytes: &[u8], fresh: usize) -> bool {
         if fresh == 0 {
             return true;
         }
@@ -417,38 +419,38 @@ impl<S: Socket> Stream<S> {
             _ => 0,
         };
         let fits = self.is_tls() && bytes.len() + held <= INPUT_BYTES;
-        if self.stash.is_empty() {
+        if self.backlog.is_empty() {
             self.is_reserved = fits;
         }
         if !self.is_reserved {
-            return self.stash.append(&mut buffers.stashes, &bytes[bytes.len() - fresh..]);
+            return self.backlog.append(&mut buffers.backlogs, &bytes[bytes.len() - fresh..]);
         }
-        fits && self.stash.append(&mut buffers.reserved, &bytes[bytes.len() - fresh..])
-            || self.share_stash(buffers, bytes)
+        fits && self.backlog.append(&mut buffers.reserved, &bytes[bytes.len() - fresh..])
+            || self.move_backlog_to_shared(buffers, bytes)
     }
 
     /// Returns whether a read may return something new.
     pub(super) const fn has_more(&self) -> bool {
-        self.readable || !self.stash.is_empty()
+        self.readable || !self.backlog.is_empty()
     }
 
     /// Returns how large a buffer must be to take `wanted` bytes of input. No part of a TLS record can stay in the
     /// socket, so it must hold a record. The rest then fits into the memory reserved for this connection.
     pub(super) fn reach(&self, wanted: usize) -> usize {
-        let stashed = self.stash.len();
-        if self.is_tls() && stashed < wanted {
-            wanted.max(stashed + RECORD_BYTES_MAX)
+        let backlog = self.backlog.len();
+        if self.is_tls() && backlog < wanted {
+            wanted.max(backlog + RECORD_BYTES_MAX)
         } else {
-            wanted.max(stashed)
+            wanted.max(backlog)
         }
     }
 
     /// Returns whether input may be peeked at without taking it. Over TLS, a copy of a record must be kept.
-    pub(super) fn may_look(&self, buffers: &Buffers) -> bool {
+    pub(super) fn may_peek(&self, buffers: &Buffers) -> bool {
         match self.tls {
             None => true,
             Some(Tls::Open(_)) => {
-                self.stash.len() < RECORD_BYTES_MAX && buffers.can_take(2 * RECORD_BYTES_MAX)
+                self.backlog.len() < RECORD_BYTES_MAX && buffers.can_take(2 * RECORD_BYTES_MAX)
             }
             Some(Tls::Shaking(_) | Tls::Away | Tls::Over) => false,
         }
@@ -456,27 +458,27 @@ impl<S: Socket> Stream<S> {
 
     /// Marks the socket as readable: there may be input that was only peeked at, which the kernel will not report
     /// again.
-    pub(super) const fn look_again(&mut self) {
+    pub(super) const fn assume_readable(&mut self) {
         self.readable = true;
     }
 
     /// Returns whether the last read made no progress because too little of the shared input backlog was free.
-    pub(super) const fn is_starved(&self) -> bool {
+    pub(super) const fn lacks_backlog(&self) -> bool {
         self.missing > 0
     }
 
     /// Returns whether as much is free now as was missing.
-    pub(super) const fn can_go_on(&self, buffers: &Buffers) -> bool {
-        buffers.stashes.bytes_free() >= self.missing
+    pub(super) const fn can_resume(&self, buffers: &Buffers) -> bool {
+        buffers.backlogs.bytes_free() >= self.missing
     }
 
-    const fn note_passed(&mut self, way: usize, octets: usize) {
-        self.passed[way] = self.passed[way].saturating_add(octets as u32);
+    const fn count_octets(&mut self, way: usize, octets: usize) {
+        self.octets_passed[way] = self.octets_passed[way].saturating_add(octets as u32);
     }
 
     /// Returns the octets received from and sent to the socket since the last call.
-    pub(super) fn take_passed(&mut self) -> [u32; 2] {
-        core::mem::take(&mut self.passed)
+    pub(super) fn take_octets(&mut self) -> [u32; 2] {
+        core::mem::take(&mut self.octets_passed)
     }
 
     /// Returns the number of TLS records decrypted since the last call.
@@ -492,12 +494,12 @@ impl<S: Socket> Stream<S> {
     }
 
     /// Returns whether the worker is carrying out a step of the handshake.
-    pub(super) const fn is_away(&self) -> bool {
+    pub(super) const fn is_handshake_with_worker(&self) -> bool {
         matches!(self.tls, Some(Tls::Away))
     }
 
     /// Returns whether the TLS handshake is not over.
-    pub(super) const fn is_shaking_hands(&self) -> bool {
+    pub(super) const fn is_in_tls_handshake(&self) -> bool {
         matches!(self.tls, Some(Tls::Shaking(_) | Tls::Away))
     }
 
@@ -529,12 +531,12 @@ impl<S: Socket> Stream<S> {
     ///
     /// # Errors
     /// Returns why the handshake failed.
-    pub(super) fn shaken(
+    pub(super) fn finish_handshake_step(
         &mut self,
         buffers: &mut Buffers,
         shaken: Shaken,
     ) -> Result<Option<(Option<String>, String)>, String> {
-        self.look_again();
+        self.assume_readable();
         self.tls = Some(Tls::Over);
         if !self.sealed.append(&mut buffers.reserved, &shaken.outgoing) {
             return Err("no room for what is to be sent".into());
@@ -546,7 +548,7 @@ impl<S: Socket> Stream<S> {
             }
             Next::Open(mut opened) => {
                 let found = (opened.login.take(), core::mem::take(&mut opened.spoken));
-                let session = Session::begin(*opened, &mut buffers.reserved, &mut self.stash);
+                let session = Session::begin(*opened, &mut buffers.reserved, &mut self.backlog);
                 let session = session.ok_or("no room for what it has sent")?;
                 self.is_reserved = true;
                 self.tls = Some(Tls::Open(Box::new(session)));
@@ -557,15 +559,15 @@ impl<S: Socket> Stream<S> {
     }
 
     /// Ends the TLS handshake, if one is under way.
-    pub(super) fn give_up_tls(&mut self) {
-        if self.is_shaking_hands() {
+    pub(super) fn end_tls_handshake(&mut self) {
+        if self.is_in_tls_handshake() {
             self.tls = Some(Tls::Over);
         }
     }
 
     /// Writes unencrypted to a peer, although its listener may use TLS. These are the first bytes to the peer, so the
     /// socket has space for them. If it does not, they are dropped.
-    pub(super) fn answer_plainly(&mut self, bytes: &[u8]) {
+    pub(super) fn write_unencrypted(&mut self, bytes: &[u8]) {
         let _ = self.socket.write(bytes);
     }
 
@@ -648,7 +650,7 @@ impl<S: Socket> Stream<S> {
                 Err(error) => return Err(error),
             };
             self.writable = sent == front.len();
-            self.note_passed(1, sent);
+            self.count_octets(1, sent);
             self.sealed.consume(&mut buffers.reserved, sent);
         }
         Ok(())
@@ -658,7 +660,7 @@ impl<S: Socket> Stream<S> {
         match self.socket.write(bytes) {
             Ok(count) => {
                 self.writable = count == bytes.len();
-                self.note_passed(1, count);
+                self.count_octets(1, count);
                 Ok(count)
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -690,7 +692,7 @@ impl<S: Socket> Stream<S> {
 
     /// Returns all memory of the stream to the pools.
     pub(super) fn release(&mut self, buffers: &mut Buffers) {
-        self.stash.clear(if self.is_reserved { &mut buffers.reserved } else { &mut buffers.stashes });
+        self.backlog.clear(if self.is_reserved { &mut buffers.reserved } else { &mut buffers.backlogs });
         self.sealed.clear(&mut buffers.reserved);
         self.unsent.clear(&mut buffers.output);
         if let Some(Tls::Open(session)) = &mut self.tls {

@@ -81,7 +81,7 @@ impl End {
         let got = self.stream.read(&mut self.buffers, &mut input, Reading::Take);
         if let Some(handshake) = self.stream.take_handshake() {
             let shaken = handshake.step(self.certificates.as_mut(), &mut KnownTime::default());
-            self.stream.shaken(&mut self.buffers, shaken).expect("they trust each other");
+            self.stream.finish_handshake_step(&mut self.buffers, shaken).expect("they trust each other");
         }
         self.stream.write(&mut self.buffers, &[]).expect("the socket is sound");
         input.truncate(got.len);
@@ -90,7 +90,7 @@ impl End {
 
     fn hear(&mut self, other: &mut Self) {
         self.stream.socket.given.extend(other.stream.socket.taken.drain(..));
-        self.stream.look_again();
+        self.stream.assume_readable();
     }
 }
 
@@ -120,7 +120,7 @@ fn met() -> [End; 2] {
         ours.hear(&mut theirs);
     }
     fs::remove_dir_all(&folder).unwrap();
-    assert!(!ours.stream.is_shaking_hands() && !theirs.stream.is_shaking_hands());
+    assert!(!ours.stream.is_in_tls_handshake() && !theirs.stream.is_in_tls_handshake());
     [ours, theirs]
 }
 

@@ -34,12 +34,12 @@ use super::bridges::Call;
 use super::peer::{Ending, Peer, PeerId, Session, Waiting};
 use super::platform::{ListenerId, Platform, Readiness};
 use super::state::Engine;
-use super::worker::{Step, WorkerResult};
+use super::worker::{HandshakeStep, WorkerResult};
 
 /// Maximum number of deliveries per turn.
 const DELIVERIES_PER_TURN: u32 = 8192;
 /// One part of the engine, as far as the sleep between two turns is concerned.
-struct Part<P: Platform> {
+struct TurnPart<P: Platform> {
     /// Returns whether a turn would make progress now, without an event and without time passing.
     is_ready: fn(&Engine<P>) -> bool,
     /// Returns when the part needs a turn if no event happens.
@@ -64,25 +64,25 @@ impl<P: Platform> Engine<P> {
     /// # Errors
     /// Returns the error of the disk if it failed: nothing more becomes durable, and the process must end.
     pub fn turn(&mut self) -> io::Result<()> {
-        self.take_from_disk()?;
+        self.take_disk_results()?;
         self.read();
         self.admit();
         self.run_worker();
-        self.put_out();
-        self.keep_time();
+        self.close_forced();
+        self.run_timers();
         self.poll_bridges();
-        self.follow_orders();
+        self.run_operator_orders();
         let (broker, mut context) = self.shared.broker_mut();
         broker.run_jobs(&mut context);
         broker.deliver(&mut context, DELIVERIES_PER_TURN);
         self.write();
-        self.hand_to_disk();
-        self.resume_for_room();
-        self.log_room_awaited();
+        self.start_disk_jobs();
+        self.retry_blocked_publishers();
+        self.report_blocked_publishers();
         self.shared.resume_after_jobs();
         self.close();
-        self.shared.resume_for_stash();
-        self.tidy_memory();
+        self.shared.resume_backlogged();
+        self.return_idle_memory();
         Ok(())
     }
 
@@ -90,7 +90,7 @@ impl<P: Platform> Engine<P> {
     #[cold]
     pub fn note_long_turn(&mut self, took_ms: u64) {
         let text = format_args!("one turn took {took_ms} ms, and everybody waited for it");
-        self.shared.supplies.log.record(self.shared.now, log::Level::Warn, text);
+        self.shared.resources.log.record(self.shared.now, log::Level::Warn, text);
     }
 
     /// Returns until when to sleep before the next turn if no event happens. `None`: do not sleep, there is work.
@@ -100,7 +100,7 @@ impl<P: Platform> Engine<P> {
         }
         #[cfg(debug_assertions)]
         {
-            self.check_no_sleeper();
+            self.check_no_missed_wakeup();
             if self.has_work() {
                 return None;
             }
@@ -109,9 +109,9 @@ impl<P: Platform> Engine<P> {
     }
 
     /// The parts of a turn. Each gives its readiness and its deadline together, so that none can be forgotten.
-    const PARTS: [Part<P>; 10] = [
+    const PARTS: [TurnPart<P>; 10] = [
         // Peers to be read or written, and deadlines of peers.
-        Part {
+        TurnPart {
             is_ready: |it| {
                 !it.shared.lists.to_write.is_empty()
                     || !it.shared.lists.to_read.is_empty() && !it.shared.journal.is_crowded()
@@ -119,38 +119,38 @@ impl<P: Platform> Engine<P> {
             deadline: |it| it.shared.lists.deadlines.next(),
         },
         // The broker's jobs, deliveries, expired messages, forced closes, and acknowledgement timeouts.
-        Part {
+        TurnPart {
             is_ready: |it| {
                 it.shared.broker.has_work(&it.shared.journal)
-                    || it.shared.broker.may_shed(&it.shared.journal, &it.shared.supplies.messages)
+                    || it.shared.broker.may_shed(&it.shared.journal, &it.shared.resources.messages)
                     || it.shared.broker.has_forced()
             },
             deadline: |it| it.shared.broker.overdue_deadline().earlier(it.expiry_deadline()),
         },
         // The disk.
-        Part {
+        TurnPart {
             is_ready: |it| {
                 let store = it.store.as_ref();
                 store.is_some_and(|store| {
-                    store.has_work(&it.shared.broker, &it.shared.journal, &it.shared.supplies.messages)
+                    store.has_work(&it.shared.broker, &it.shared.journal, &it.shared.resources.messages)
                 })
             },
             deadline: |it| it.store.as_ref().map_or(Deadline::NEVER, |store| store.keeper.deadline()),
         },
         // Accepted sockets, and listeners that may accept.
-        Part { is_ready: Self::may_admit, deadline: Self::admission_deadline },
+        TurnPart { is_ready: Self::may_admit, deadline: Self::admission_deadline },
         // Blocked publishers, and peers that wait for input backlog capacity.
-        Part {
-            is_ready: |it| it.has_room_to_offer() || it.shared.has_stash_to_offer(),
-            deadline: |it| it.room.deadline(),
+        TurnPart {
+            is_ready: |it| it.has_publisher_to_retry() || it.shared.can_resume_backlogged(),
+            deadline: |it| it.blocked.deadline(),
         },
         // The worker.
-        Part { is_ready: |it| it.shared.has_job(), deadline: |it| it.shared.job_deadline() },
-        Part { is_ready: Self::has_bridge_work, deadline: |it| it.bridges.deadline() },
+        TurnPart { is_ready: |it| it.shared.has_job(), deadline: |it| it.shared.job_deadline() },
+        TurnPart { is_ready: Self::has_bridge_work, deadline: |it| it.bridges.deadline() },
         // Parts that only time makes due: return of idle memory, suppressed log lines, shutdown.
-        Part { is_ready: |_| false, deadline: |it| it.idle_memory.deadline() },
-        Part { is_ready: |_| false, deadline: |it| it.shared.supplies.log.deadline() },
-        Part { is_ready: |_| false, deadline: |it| it.shared.stopping.unwrap_or(Deadline::NEVER) },
+        TurnPart { is_ready: |_| false, deadline: |it| it.idle_memory.deadline() },
+        TurnPart { is_ready: |_| false, deadline: |it| it.shared.resources.log.deadline() },
+        TurnPart { is_ready: |_| false, deadline: |it| it.shared.stopping.unwrap_or(Deadline::NEVER) },
     ];
 
     /// Returns whether a turn would make progress now, without an event and without time passing.
@@ -190,34 +190,34 @@ impl<P: Platform> Engine<P> {
             (self.shared.worker.is_busy, self.shared.worker.certificates) = (false, certificates);
             match result {
                 WorkerResult::Password(login, is_right) => self.shared.finish_login(&login, is_right),
-                WorkerResult::Handshake(Step { peer, ticket, since, shaken }) => {
+                WorkerResult::Handshake(HandshakeStep { peer, ticket, since, shaken }) => {
                     if self.shared.awaits(peer, Waiting::Handshake(ticket)) {
-                        self.take_shaken(peer, since, shaken);
+                        self.take_handshake_step(peer, since, shaken);
                     }
                 }
                 WorkerResult::Reload(again) => self.shared.worker.reloaded = Some(again),
                 WorkerResult::Certificates => {}
-                WorkerResult::Note(noted) => self.take_noted(noted),
+                WorkerResult::Note(noted) => self.take_bridge_state_written(noted),
             }
         }
         if !self.shared.worker.is_busy
             && let Some(job) = self.shared.next_job()
         {
-            (self.shared.worker.is_busy, self.shared.worker.given) = (true, self.shared.now);
+            (self.shared.worker.is_busy, self.shared.worker.started_at) = (true, self.shared.now);
             self.shared.platform.start_work(job);
         }
     }
 
     /// Logs if the state of the bridges that outlives a restart could not be written.
     #[cold]
-    pub(super) fn take_noted(&mut self, noted: Result<(), String>) {
+    pub(super) fn take_bridge_state_written(&mut self, noted: Result<(), String>) {
         if let Err(why) = noted {
             let text = format_args!("what was done with bridges cannot be written down: {why}");
-            self.shared.supplies.log.warn(self.shared.now, LogSource::Anybody, LogKind::Bridge, text);
+            self.shared.resources.log.warn(self.shared.now, LogSource::Anybody, LogKind::Bridge, text);
         }
     }
 
-    fn keep_time(&mut self) {
+    fn run_timers(&mut self) {
         self.end_slow_bodies();
         // Each peer at most once: a deadline that the call does not move is due again in the next turn.
         for _ in 0..self.shared.lists.deadlines.len() {
@@ -225,7 +225,7 @@ impl<P: Platform> Engine<P> {
             self.call_at_deadline(id);
         }
         self.close_overdue();
-        self.shared.supplies.log.report_due(self.shared.now);
+        self.shared.resources.log.report_due(self.shared.now);
     }
 
     /// Closes channels whose consumers exceeded the acknowledgement timeout. A blocked publisher is resumed, because
@@ -235,21 +235,21 @@ impl<P: Platform> Engine<P> {
         while let Some(overdue) = self.shared.broker.next_overdue() {
             let id = overdue.connection;
             let Some(peer) = self.shared.peers.get_mut(id).filter(|peer| !peer.session.is_bridge()) else {
-                self.tell_bridge(id, Call::PutOut(&overdue.fault.text));
+                self.call_bridge(id, Call::Close(&overdue.fault.text));
                 continue;
             };
             let mut context =
-                self.shared.supplies.context(self.shared.now, &self.shared.broker, &self.shared.journal, id);
+                self.shared.resources.context(self.shared.now, &self.shared.broker, &self.shared.journal, id);
             if !peer.session.amqp().close_channel(&mut context, overdue.channel, &overdue.fault) {
                 continue;
             }
-            if peer.waiting == Waiting::Room {
+            if peer.waiting == Waiting::Capacity {
                 peer.session.amqp().unblock(self.shared.now);
-                self.shared.lists.for_room.remove(id);
+                self.shared.lists.for_capacity.remove(id);
                 self.shared.resume(id);
             }
             if let Some(peer) = self.shared.peers.get_mut(id) {
-                peer.stream.look_again();
+                peer.stream.assume_readable();
             }
             self.shared.list_to_read(id);
             self.shared.after_session(id.into());
@@ -257,38 +257,38 @@ impl<P: Platform> Engine<P> {
     }
 
     /// Closes the connections that the broker wants closed, for example those of deleted users or virtual hosts.
-    fn put_out(&mut self) {
+    fn close_forced(&mut self) {
         while let Some((id, fault)) = self.shared.broker.next_forced() {
-            self.put_one_out(id, &fault);
+            self.force_close(id, &fault);
         }
     }
 
     /// Returns memory that is idle after a burst or after the start to the system, delayed and in bounded steps.
-    fn tidy_memory(&mut self) {
+    fn return_idle_memory(&mut self) {
         let idle_bytes = self.idle_bytes();
         if self.idle_memory.is_due(self.shared.now, idle_bytes) {
             let parts = [
-                self.shared.supplies.messages.trim(),
-                self.shared.supplies.pools.trim(),
+                self.shared.resources.messages.trim(),
+                self.shared.resources.pools.trim(),
                 self.shared.broker.trim(),
                 self.shared.buffers.trim(),
             ];
             if parts.into_iter().all(|is_done| is_done) {
                 let left_bytes = self.idle_bytes();
-                self.idle_memory.note_given_back(left_bytes);
+                self.idle_memory.note_returned(left_bytes);
             }
         }
     }
 
     fn idle_bytes(&self) -> usize {
-        self.shared.supplies.messages.idle_bytes()
-            + self.shared.supplies.pools.idle_bytes()
+        self.shared.resources.messages.idle_bytes()
+            + self.shared.resources.pools.idle_bytes()
             + self.shared.broker.idle_bytes()
             + self.shared.buffers.idle_bytes()
     }
 
     /// Carries out the operator's orders that concern the loop itself.
-    pub(super) fn follow_orders(&mut self) {
+    pub(super) fn run_operator_orders(&mut self) {
         let orders = core::mem::take(&mut self.operators.orders);
         if let Some((bridge, order)) = orders.bridge {
             self.order_bridge(&bridge, order);
@@ -307,7 +307,7 @@ impl<P: Platform> core::fmt::Debug for Engine<P> {
             .field("peers", &waiting)
             .field("lists", &self.shared.lists)
             .field("broker_has_work", &self.shared.broker.has_work(&self.shared.journal))
-            .field("has_room_to_offer", &self.has_room_to_offer())
+            .field("has_publisher_to_retry", &self.has_publisher_to_retry())
             .field("has_job", &self.shared.has_job())
             .field("next_deadline", &self.next_deadline())
             .finish_non_exhaustive()
@@ -329,15 +329,15 @@ pub(super) struct TurnBudget {
     /// Work units of the broker in this turn, for peers of every kind.
     work_units: u32,
     /// Whether reading is skipped in this turn, because the last turn left output to be written.
-    holds_back: bool,
+    is_read_skipped: bool,
 }
 
 impl TurnBudget {
     /// Begins a turn. Returns whether it may read: while output is left to be written, only every other turn reads.
     pub(super) const fn begin(&mut self, has_to_write: bool) -> bool {
-        let holds_back = !self.holds_back && has_to_write;
-        (self.bytes_read, self.work_units, self.holds_back) = (0, 0, holds_back);
-        !holds_back
+        let is_read_skipped = !self.is_read_skipped && has_to_write;
+        (self.bytes_read, self.work_units, self.is_read_skipped) = (0, 0, is_read_skipped);
+        !is_read_skipped
     }
 
     /// Resets the work units: retries of blocked publishers have a budget of their own.
@@ -463,7 +463,7 @@ impl<P: Platform> Engine<P> {
             // for the worker.
             return;
         }
-        if peer.lost.is_due(self.shared.now) {
+        if peer.lost_deadline.is_due(self.shared.now) {
             return self.shared.end_now(id);
         }
         if let Session::Amqp(session) = &mut peer.session {
@@ -473,20 +473,20 @@ impl<P: Platform> Engine<P> {
         }
         if peer.must_read_first(self.shared.now) {
             // After a pause of the process, input that arrived in time is still unread. Reading moves the deadline.
-            peer.stream.look_again();
+            peer.stream.assume_readable();
             return self.shared.list_to_read(id);
         }
         let Some(connection) = id.connection() else { return self.shared.call_operator(id) };
         if peer.session.is_bridge() {
-            self.tell_bridge(connection, Call::Time);
+            self.call_bridge(connection, Call::Time);
             return;
         }
         if peer.write_stall.is_due(self.shared.now) {
             self.shared.end_if_stalled(connection);
         }
-        self.shared.look_for_leave(connection);
+        self.shared.check_for_close(connection);
         let Some(peer) = self.shared.peers.get_mut(id) else { return };
-        let mut context = self.shared.supplies.context(
+        let mut context = self.shared.resources.context(
             self.shared.now,
             &self.shared.broker,
             &self.shared.journal,
@@ -497,32 +497,32 @@ impl<P: Platform> Engine<P> {
         }
         // The timeout may have allowed the session to go on with unhandled input, or to finish.
         if let Some(peer) = self.shared.peers.get_mut(id) {
-            peer.stream.look_again();
+            peer.stream.assume_readable();
         }
         self.shared.list_to_read(id);
         self.shared.after_session(id);
     }
 
     /// Takes the result of one step of a TLS handshake.
-    pub(super) fn take_shaken(&mut self, id: PeerId, since: Now, shaken: Shaken) {
+    pub(super) fn take_handshake_step(&mut self, id: PeerId, since: Now, shaken: Shaken) {
         let is_bridge = self.shared.peers.get(id).is_some_and(|peer| peer.session.is_bridge());
         match id.connection().filter(|_| is_bridge) {
-            Some(link) => drop(self.tell_bridge(link, Call::Shaken(shaken))),
-            None => self.shared.take_shaken(id, since, shaken),
+            Some(link) => drop(self.call_bridge(link, Call::HandshakeStep(shaken))),
+            None => self.shared.take_handshake_step(id, since, shaken),
         }
     }
 
     /// Closes a connection from our side, whatever it waits for.
-    pub(super) fn put_one_out(&mut self, id: ConnectionId, fault: &Fault) {
+    pub(super) fn force_close(&mut self, id: ConnectionId, fault: &Fault) {
         let Some(peer) = self.shared.peers.get_mut(id).filter(|peer| !peer.session.is_bridge()) else {
-            self.tell_bridge(id, Call::PutOut(&fault.text));
+            self.call_bridge(id, Call::Close(&fault.text));
             return;
         };
-        if peer.stream.is_shaking_hands() {
+        if peer.stream.is_in_tls_handshake() {
             return self.shared.end_now(id);
         }
         let mut context =
-            self.shared.supplies.context(self.shared.now, &self.shared.broker, &self.shared.journal, id);
+            self.shared.resources.context(self.shared.now, &self.shared.broker, &self.shared.journal, id);
         peer.session.amqp().close(&mut context, fault);
         self.shared.resume_closed(id);
     }
@@ -532,71 +532,71 @@ impl<P: Platform> Engine<P> {
             return;
         }
         while let Some(id) = self.shared.lists.to_close.pop() {
-            self.shared.log_leaving(id);
+            self.shared.log_closed(id);
             let Some(mut peer) = self.shared.peers.take(id) else { continue };
             match id.connection() {
-                Some(connection) => self.forget_connection(connection, &mut peer),
-                None => self.forget_operator(id, &mut peer),
+                Some(connection) => self.release_connection(connection, &mut peer),
+                None => self.release_operator(id, &mut peer),
             }
             peer.stream.release(&mut self.shared.buffers);
             self.shared.lists.deadlines.remove(id);
             self.shared.platform.close(peer.stream.socket);
         }
-        self.shared.lists.forget_gone(&self.shared.peers);
+        self.shared.lists.remove_closed(&self.shared.peers);
     }
 
     /// Releases what a closed connection of the broker used.
-    fn forget_connection(&mut self, id: ConnectionId, peer: &mut Peer<P::Socket>) {
+    fn release_connection(&mut self, id: ConnectionId, peer: &mut Peer<P::Socket>) {
         if peer.session.is_bridge() {
-            return self.forget_bridge(id);
+            return self.note_bridge_closed(id);
         }
         let mut context =
-            self.shared.supplies.context(self.shared.now, &self.shared.broker, &self.shared.journal, id);
+            self.shared.resources.context(self.shared.now, &self.shared.broker, &self.shared.journal, id);
         peer.session.amqp().teardown(&mut context);
         let (broker, mut context) = self.shared.broker_mut();
         broker.release(&mut context, id);
-        self.shared.worker.leave(id.into());
+        self.shared.worker.remove_peer(id.into());
         self.shared.peers.note_connection_gone();
         self.shared.admission.note_closed(id, peer.stream.is_tls());
     }
 
     /// Releases what a closed operator client used, and resumes what waited for it.
-    pub(super) fn forget_operator(&mut self, id: PeerId, peer: &mut Peer<P::Socket>) {
+    pub(super) fn release_operator(&mut self, id: PeerId, peer: &mut Peer<P::Socket>) {
         if let Session::Operator(client) = &mut peer.session {
             let session = core::mem::take(&mut client.session);
             let (broker, mut context) = self.shared.broker_mut();
             session.abandon(broker, &mut context);
         }
-        self.shared.worker.leave(id);
-        if self.operators.holder == Some(id) {
-            self.operators.holder = None;
+        self.shared.worker.remove_peer(id);
+        if self.operators.backup_client == Some(id) {
+            self.operators.backup_client = None;
             if let Some(store) = &mut self.store {
                 store.keeper.log_mut().release_backup_pin();
             }
-            self.recall_operators();
+            self.wake_backup_clients();
         }
     }
 
     /// Passes an event of a bridge's link or own connection to the bridge. Returns the number of bytes written.
-    pub(super) fn tell_bridge(&mut self, id: ConnectionId, call: Call<'_>) -> usize {
+    pub(super) fn call_bridge(&mut self, id: ConnectionId, call: Call<'_>) -> usize {
         self.bridges.handle(&mut self.shared, id, call)
     }
 
     /// Lets a bridge link read once.
     pub(super) fn read_bridge(&mut self, id: ConnectionId) {
-        self.tell_bridge(id, Call::Read);
+        self.call_bridge(id, Call::Read);
         self.shared.after_session(id.into());
     }
 
     /// Lets a bridge link write once.
     pub(super) fn write_bridge(&mut self, id: ConnectionId) {
-        let count = self.tell_bridge(id, Call::Write);
+        let count = self.call_bridge(id, Call::Write);
         self.shared.after_write(id.into(), count > 0);
     }
 
     /// Tells the bridge that the socket of its link is about to be closed.
     #[cold]
-    pub(super) fn forget_bridge(&mut self, id: ConnectionId) {
+    pub(super) fn note_bridge_closed(&mut self, id: ConnectionId) {
         self.bridges.note_closed(&mut self.shared, id);
     }
 
@@ -607,7 +607,8 @@ impl<P: Platform> Engine<P> {
 
     /// Returns whether bridges would make progress now.
     pub(super) fn has_bridge_work(&self) -> bool {
-        let (has_room, is_stopping) = (self.shared.lists.for_room.is_empty(), self.shared.stopping.is_some());
+        let (has_room, is_stopping) =
+            (self.shared.lists.for_capacity.is_empty(), self.shared.stopping.is_some());
         self.bridges.is_ready(&self.shared.broker, self.shared.now, (has_room, is_stopping))
     }
 
@@ -618,6 +619,6 @@ impl<P: Platform> Engine<P> {
         name: &str,
         order: leveret_management::request_context::BridgeOrder,
     ) {
-        self.bridges.follow_order(&mut self.shared, name, order);
+        self.bridges.carry_out_order(&mut self.shared, name, order);
     }
 }

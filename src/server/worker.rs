@@ -36,7 +36,7 @@ pub enum WorkerJob {
     /// Check a password.
     Password(Login),
     /// Carry out one step of a TLS handshake.
-    Handshake(Shake),
+    Handshake(HandshakeJob),
     /// Read configuration and certificates again.
     Reload(Box<Config>),
     /// Read the certificates again if their files have changed.
@@ -46,7 +46,7 @@ pub enum WorkerJob {
 }
 
 /// A step of a TLS handshake that is to be carried out.
-pub struct Shake {
+pub struct HandshakeJob {
     pub(super) peer: PeerId,
     pub(super) ticket: u64,
     /// Since when the peer has been waiting for the worker.
@@ -55,7 +55,7 @@ pub struct Shake {
 }
 
 /// The result of a step of a TLS handshake.
-pub struct Step {
+pub struct HandshakeStep {
     pub(super) peer: PeerId,
     pub(super) ticket: u64,
     pub(super) since: Now,
@@ -68,7 +68,7 @@ pub enum WorkerResult {
     /// The login, and whether its password was right.
     Password(Login, bool),
     /// The handshake after its step.
-    Handshake(Step),
+    Handshake(HandshakeStep),
     /// The new configuration, or why it cannot be used.
     Reload(Box<Result<Config, String>>),
     /// The files of the certificates were checked.
@@ -85,22 +85,22 @@ impl Login {
     }
 }
 
-impl Shake {
+impl HandshakeJob {
     /// Carries out the step. This may take long.
     pub fn step(self, certificates: Option<&mut CertificateStore>, known: &mut KnownTime) -> WorkerResult {
         let Self { peer, ticket, since, handshake } = self;
         let shaken = handshake.step(certificates, known);
-        WorkerResult::Handshake(Step { peer, ticket, since, shaken })
+        WorkerResult::Handshake(HandshakeStep { peer, ticket, since, shaken })
     }
 }
 
-impl core::fmt::Debug for Shake {
+impl core::fmt::Debug for HandshakeJob {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("Shake").field("peer", &self.peer).finish_non_exhaustive()
     }
 }
 
-impl core::fmt::Debug for Step {
+impl core::fmt::Debug for HandshakeStep {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("Step").field("peer", &self.peer).finish_non_exhaustive()
     }
@@ -127,12 +127,12 @@ pub(super) struct WorkerQueue {
     pub(super) is_busy: bool,
     pub(super) certificates: CertificateState,
     /// When the current job was started.
-    pub(super) given: Now,
+    pub(super) started_at: Now,
     pub(super) tickets: u64,
     /// Logins that wait for the check of their password.
     pub(super) checks: PasswordChecks,
     /// Steps of TLS handshakes, in the order of their arrival.
-    pub(super) shakes: VecDeque<Shake>,
+    pub(super) handshakes: VecDeque<HandshakeJob>,
     /// State of the bridges that is to be written.
     pub(super) note: Option<String>,
     /// Configuration that is to be read again.
@@ -142,7 +142,7 @@ pub(super) struct WorkerQueue {
     /// Whether the files of the certificates are to be checked.
     pub(super) are_certificates_due: bool,
     /// Whether the next job is a handshake, if there is one.
-    pub(super) shakes_next: bool,
+    pub(super) is_handshake_next: bool,
 }
 
 impl WorkerQueue {
@@ -152,33 +152,33 @@ impl WorkerQueue {
         with_tls: bool,
         (certificates, tls_others): (CertificateState, usize),
     ) -> Self {
-        let shakes_max = tls_others + if with_tls { limits.tls_handshakes_max as usize } else { 0 };
+        let handshakes_max = tls_others + if with_tls { limits.tls_handshakes_max as usize } else { 0 };
         Self {
             is_busy: false,
             certificates,
-            given: Now::default(),
+            started_at: Now::default(),
             tickets: 0,
             checks: PasswordChecks::new(limits.handshakes_max as usize + MANAGEMENT_CLIENTS_MOST),
-            shakes: VecDeque::with_capacity(shakes_max),
+            handshakes: VecDeque::with_capacity(handshakes_max),
             reload: None,
             note: None,
             are_certificates_due: false,
             reloaded: None,
-            shakes_next: false,
+            is_handshake_next: false,
         }
     }
 
     /// Removes the jobs of a closed peer.
-    pub(super) fn leave(&mut self, id: PeerId) {
+    pub(super) fn remove_peer(&mut self, id: PeerId) {
         self.checks.remove(id);
-        self.shakes.retain(|shake| shake.peer != id);
+        self.handshakes.retain(|shake| shake.peer != id);
     }
 
     pub(super) fn has_next(&self, now: Now) -> bool {
         self.are_certificates_due
             || self.reload.is_some()
             || self.note.is_some()
-            || !self.shakes.is_empty()
+            || !self.handshakes.is_empty()
             || self.checks.deadline().is_due(now)
     }
 
@@ -210,17 +210,17 @@ impl<P: Platform> Shared<P> {
         if let Some(notes) = self.worker.note.take() {
             return Some(WorkerJob::Note(notes));
         }
-        self.worker.shakes_next = !self.worker.shakes_next;
-        if self.worker.shakes_next {
-            self.next_shake().or_else(|| self.next_login())
+        self.worker.is_handshake_next = !self.worker.is_handshake_next;
+        if self.worker.is_handshake_next {
+            self.next_handshake().or_else(|| self.next_login())
         } else {
-            self.next_login().or_else(|| self.next_shake())
+            self.next_login().or_else(|| self.next_handshake())
         }
     }
 
     /// Returns the handshake that has waited longest. Those of closed peers are dropped.
-    fn next_shake(&mut self) -> Option<WorkerJob> {
-        while let Some(shake) = self.worker.shakes.pop_front() {
+    fn next_handshake(&mut self) -> Option<WorkerJob> {
+        while let Some(shake) = self.worker.handshakes.pop_front() {
             if self.awaits(shake.peer, Waiting::Handshake(shake.ticket)) {
                 return Some(WorkerJob::Handshake(shake));
             }
@@ -242,13 +242,13 @@ impl<P: Platform> Shared<P> {
     /// Handles the result of a password check.
     pub(super) fn finish_login(&mut self, login: &Login, is_right: bool) {
         if !is_right {
-            let (from, check_ms) = (login.from, self.now.ms_since(self.worker.given));
+            let (from, check_ms) = (login.from, self.now.ms_since(self.worker.started_at));
             self.worker.checks.note_wrong(self.now, login, check_ms);
             if !self.worker.checks.has_tokens(self.now, from.origin()) {
                 let text = format_args!(
                     "{from}: its logins wait after many wrong passwords: look there for a program with an old password"
                 );
-                self.supplies.log.warn(self.now, from.source(), LogKind::Login, text);
+                self.resources.log.warn(self.now, from.source(), LogKind::Login, text);
             }
         }
         if !self.awaits(login.peer, Waiting::Worker(login.ticket)) {
@@ -276,7 +276,7 @@ impl<P: Platform> Shared<P> {
         peer.silent_since = self.now;
         let session = peer.session.amqp();
         if session.expects_answer() {
-            let mut context = self.supplies.context(self.now, &self.broker, &self.journal, id);
+            let mut context = self.resources.context(self.now, &self.broker, &self.journal, id);
             session.answer(&mut context, outcome, 0, Batch::NONE);
         }
         self.resume(id);
@@ -302,7 +302,7 @@ impl<P: Platform> Shared<P> {
         };
         if let Err(fault) = &noted {
             let text = format_args!("{address}: management login refused: {}", fault.text);
-            self.supplies.log.warn(self.now, address.source(), LogKind::Login, text);
+            self.resources.log.warn(self.now, address.source(), LogKind::Login, text);
         }
         client.session.note_login(noted.is_ok());
         client.idle_at = self.now.after_ms(IDLE_MS);

@@ -27,19 +27,19 @@ use leveret_core::mem::{MessageId, PoolFull};
 use leveret_core::time::Deadline;
 
 use super::state::Remedy;
-use super::traffic::{Fetch, Incoming, Lane, Next, Received, Task};
-use crate::blocked_publishers::Need;
+use super::traffic::{Fetch, Incoming, Lane, LinkTask, Next, Received};
+use crate::blocked_publishers::BlockedOn;
 use crate::peer::Waiting;
 use crate::platform::Platform;
 
-impl<P: Platform> Task<'_, P> {
+impl<P: Platform> LinkTask<'_, P> {
     /// Returns the prefetch of a rule: its share of the window, and in addition the messages held there. Each queue
     /// has its own share, because a quorum queue of RabbitMQ refuses a prefetch shared by the channel.
     pub(super) fn ahead(&self, rule: usize) -> u16 {
-        let course = &self.state.courses[rule];
+        let rule_state = &self.state.rule_states[rule];
         let share = self.head.config.window / self.head.config.fetch.len().max(1) as u16;
-        let ahead = if course.is_careful() { 1 } else { share.max(1) };
-        ahead.saturating_add(course.held)
+        let ahead = if rule_state.is_one_at_a_time() { 1 } else { share.max(1) };
+        ahead.saturating_add(rule_state.held)
     }
 
     /// Begins to fetch messages of a rule whose consumer at the upstream has begun.
@@ -48,23 +48,23 @@ impl<P: Platform> Task<'_, P> {
     /// The fault of the broker.
     #[cold]
     pub(super) fn begin_fetch(&mut self, rule: usize) -> Result<(), Cause> {
-        if self.contact.channel.is_none() {
-            let own = self.shared.open_own(self.contact.peer)?;
-            self.contact.channel = Some(own.channel);
-            self.shared.demand(own, Command::ConfirmSelect)?;
+        if self.open_link.channel.is_none() {
+            let own = self.shared.open_own(self.open_link.peer)?;
+            self.open_link.channel = Some(own.channel);
+            self.shared.apply_checked(own, Command::ConfirmSelect)?;
         }
         let arrivals = Arrivals::new(self.ahead(rule).into());
         // Held messages arrive again on the new channel.
-        self.state.courses[rule].held = 0;
+        self.state.rule_states[rule].held = 0;
         let (incoming, is_ending, is_over) = (None, false, false);
-        self.contact.lanes[rule] = Lane::Fetch(Fetch { arrivals, incoming, is_ending, is_over });
-        self.state.courses[rule].note_open(self.shared.now);
+        self.open_link.lanes[rule] = Lane::Fetch(Fetch { arrivals, incoming, is_ending, is_over });
+        self.state.rule_states[rule].note_open(self.shared.now);
         Ok(())
     }
 
     /// Returns whether a complete message of a rule waits for capacity.
     pub(super) fn has_whole(&mut self, rule: usize) -> bool {
-        self.contact.incoming(rule).is_some_and(|it| matches!(it.content, Received::Whole(_)))
+        self.open_link.incoming(rule).is_some_and(|it| matches!(it.content, Received::Whole(_)))
     }
 
     /// Takes a part of a message.
@@ -72,12 +72,12 @@ impl<P: Platform> Task<'_, P> {
     /// # Errors
     /// The upstream sent a part of a delivery where it is not permitted.
     pub(super) fn take_arriving(&mut self, event: Event<'_>) -> Result<Next, Cause> {
-        self.contact.has_moved = true;
+        self.open_link.has_moved = true;
         let (now, left) = (self.shared.now, self.state.left);
         let misplaced = || Err(Cause::new(format_args!("a delivery where it has no place")));
         match event {
             Event::Deliver { rule, tag, redelivered, exchange, key } => {
-                let Some(lane) = self.contact.fetch(rule) else { return misplaced() };
+                let Some(lane) = self.open_link.fetch(rule) else { return misplaced() };
                 let is_placed = matches!(
                     lane.incoming,
                     None | Some(Incoming { content: Received::Nothing | Received::Skipped(_), .. })
@@ -106,17 +106,17 @@ impl<P: Platform> Task<'_, P> {
             }
             Event::Body(rule, octets) => {
                 let len = octets.len() as u64;
-                let Some(incoming) = self.contact.incoming(rule) else { return misplaced() };
+                let Some(incoming) = self.open_link.incoming(rule) else { return misplaced() };
                 match incoming.redelivered {
                     true => self.state.today.repeated += len,
                     false => self.state.today.payload += len,
                 }
                 match &mut incoming.content {
                     Received::Part(message, left) => {
-                        self.shared.supplies.messages.append_body(*message, octets);
+                        self.shared.resources.messages.append_body(*message, octets);
                         *left -= len;
                         if *left == 0 {
-                            self.shared.supplies.messages.finish(*message);
+                            self.shared.resources.messages.finish(*message);
                             incoming.content = Received::Whole(*message);
                         }
                     }
@@ -141,8 +141,8 @@ impl<P: Platform> Task<'_, P> {
         properties: Properties<'_>,
         body_len: u64,
     ) -> Result<(), PoolFull> {
-        let peer = self.contact.peer;
-        let Some(incoming) = self.contact.incoming(rule) else { return Ok(()) };
+        let peer = self.open_link.peer;
+        let Some(incoming) = self.open_link.incoming(rule) else { return Ok(()) };
         if let Received::Skipped(_) = incoming.content {
             incoming.content = Received::Skipped(body_len);
             return Ok(());
@@ -151,7 +151,7 @@ impl<P: Platform> Task<'_, P> {
         let Scratch { headers, edited, properties: again, .. } = &mut self.common.scratch;
         let said = ((self.state.upstream, 0), self.shared.platform.unix_ms() / 1000, &*self.common.node);
         let (shovel, marks) = (self.head.config.shovel.as_deref(), (marks, self.common.origin));
-        let marked = crossing(properties, marks, shovel, said, (headers, edited, again));
+        let marked = bridged_properties(properties, marks, shovel, said, (headers, edited, again));
         let limits = &self.shared.limits;
         let marked = marked.ok().filter(|it| it.as_bytes().len() + 32 <= limits.frame_max as usize);
         let len = u32::try_from(body_len).ok().filter(|len| *len <= limits.message_size_max);
@@ -166,7 +166,7 @@ impl<P: Platform> Task<'_, P> {
         let to = &self.head.config.fetch[rule].to;
         let key = to.key().map_or(&*incoming.key, str::as_bytes);
         let exchange = to.exchange().unwrap_or(&incoming.exchange);
-        let messages = &mut self.shared.supplies.messages;
+        let messages = &mut self.shared.resources.messages;
         let message = messages.begin(exchange, key, share)?;
         let flags = message_flags(properties);
         let kept = messages.reserve_content(message, properties.as_bytes(), flags, len, share);
@@ -187,7 +187,7 @@ impl<P: Platform> Task<'_, P> {
         let queue = &self.head.config.fetch[rule].queue;
         let name = &self.head.config.name;
         let is_rejected =
-            self.head.config.fetch[rule].refused == Refused::Reject && self.contact.client.can_settle();
+            self.head.config.fetch[rule].refused == Refused::Reject && self.open_link.client.can_settle();
         let what = if is_rejected { "it is rejected there" } else { "it stays there, and others go on" };
         let words = format_args!(
             "bridge {name}, fetch: a message of {body_len} bytes in {queue} is too large for this broker \
@@ -197,24 +197,24 @@ impl<P: Platform> Task<'_, P> {
             "{queue}: a message of {body_len} bytes is too large for this broker; {what}"
         ));
         if self.state.is_news(&cause) {
-            self.shared.say(log::Level::Warn, self.head.serial, words);
+            self.shared.log_bridge(log::Level::Warn, self.head.serial, words);
         }
         self.state.last_error = Some((cause, self.shared.now));
         if is_rejected {
-            self.contact.client.settle(rule, tag, Verdict::Dead);
+            self.open_link.client.settle(rule, tag, Verdict::Dead);
         } else {
-            let course = &mut self.state.courses[rule];
-            course.held = course.held.saturating_add(1);
-            self.widen_fetch(rule);
+            let rule_state = &mut self.state.rule_states[rule];
+            rule_state.held = rule_state.held.saturating_add(1);
+            self.restart_consumer(rule);
         }
         self.count_down(1);
     }
 
     fn wait_for_room(&mut self, shortage: Shortage) -> Next {
-        let (id, since) = (self.contact.peer, self.shared.now);
+        let (id, since) = (self.open_link.peer, self.shared.now);
         if let Some(peer) = self.shared.peers.get_mut(id) {
-            (peer.waiting, peer.need) = (Waiting::Room, Need { shortage, since });
-            self.shared.lists.for_room.push(id);
+            (peer.waiting, peer.blocked_on) = (Waiting::Capacity, BlockedOn { shortage, since });
+            self.shared.lists.for_capacity.push(id);
         }
         Next::Wait
     }
@@ -224,16 +224,16 @@ impl<P: Platform> Task<'_, P> {
     /// # Errors
     /// The upstream sent more messages than the prefetch.
     pub(super) fn publish_arrived(&mut self, rule: usize) -> Result<Next, Cause> {
-        let channel = self.contact.channel;
-        let Some(incoming) = self.contact.incoming(rule) else { return Ok(Next::GoOn) };
+        let channel = self.open_link.channel;
+        let Some(incoming) = self.open_link.incoming(rule) else { return Ok(Next::GoOn) };
         let (Received::Whole(message), tag, Some(channel)) = (incoming.content, incoming.tag, channel) else {
             return Ok(Next::GoOn);
         };
         if let Some(why) = incoming.refused.clone() {
             return self.park_arrived(rule, (tag, message), &why);
         }
-        let peer = self.contact.peer;
-        let messages = &mut self.shared.supplies.messages;
+        let peer = self.open_link.peer;
+        let messages = &mut self.shared.resources.messages;
         let properties = messages.properties(message, &mut self.common.scratch.properties);
         if hops_of(Properties::trusted(properties)) > self.head.config.hops_max.into() {
             return self.park_arrived(rule, (tag, message), "it has crossed as many bridges as it may");
@@ -244,7 +244,7 @@ impl<P: Platform> Task<'_, P> {
         let (outcome, batch) = self.shared.apply((peer, Some(channel)), command);
         let why = match outcome {
             Outcome::Wait => {
-                self.shared.supplies.messages.release(message);
+                self.shared.resources.messages.release(message);
                 return Ok(self.wait_for_room(self.shared.broker.last_shortage()));
             }
             Outcome::Published if self.shared.broker.has_returned(peer) => {
@@ -254,7 +254,7 @@ impl<P: Platform> Task<'_, P> {
                     // The message is not at fault. The queue is declared before the next attempt.
                     let cause = Cause::new(format_args!("queue '{queue}' is missing here: it is made again"));
                     self.wait(rule, cause, Remedy::OneTaken);
-                    self.shut(rule);
+                    self.close_lane(rule);
                     return Ok(Next::GoOn);
                 }
                 "unroutable here: it reaches no queue".to_string()
@@ -273,13 +273,13 @@ impl<P: Platform> Task<'_, P> {
         (tag, message): (u64, MessageId),
         batch: Batch,
     ) -> Result<Next, Cause> {
-        self.shared.supplies.messages.release(message);
-        let Some(lane) = self.contact.fetch(rule) else { unreachable!("it was one that fetches") };
+        self.shared.resources.messages.release(message);
+        let Some(lane) = self.open_link.fetch(rule) else { unreachable!("it was one that fetches") };
         lane.incoming = None;
         if !lane.arrivals.take(tag, batch) {
             return Err(Cause::new(format_args!("it sends more than it was asked for")));
         }
-        self.note_going(rule);
+        self.note_rule_taken(rule);
         Ok(Next::GoOn)
     }
 
@@ -292,11 +292,11 @@ impl<P: Platform> Task<'_, P> {
         (tag, message): (u64, MessageId),
         why: &str,
     ) -> Result<Next, Cause> {
-        let cause = match self.put_aside(message, why) {
+        let cause = match self.park_copy(message, why) {
             Ok(Some(batch)) => return self.take_over(rule, (tag, message), batch),
             Ok(None) => {
                 // Some of its destination queues may have it already.
-                if let Some(incoming) = self.contact.incoming(rule) {
+                if let Some(incoming) = self.open_link.incoming(rule) {
                     incoming.refused = Some(why.into());
                 }
                 return Ok(self.wait_for_room(self.shared.broker.last_shortage()));
@@ -305,7 +305,7 @@ impl<P: Platform> Task<'_, P> {
         };
         self.wait(rule, cause, Remedy::OneTaken);
         // Closing the channel requeues all unacknowledged messages there, in their order.
-        self.shut(rule);
+        self.close_lane(rule);
         Ok(Next::GoOn)
     }
 
@@ -314,11 +314,11 @@ impl<P: Platform> Task<'_, P> {
     /// # Errors
     /// That queue does not take it either, or cannot be declared.
     #[cold]
-    fn put_aside(&mut self, message: MessageId, why: &str) -> Result<Option<Batch>, Cause> {
-        self.shared.make_parked(self.head)?;
-        let Some(channel) = self.contact.channel else { unreachable!("what arrived was to be published") };
+    fn park_copy(&mut self, message: MessageId, why: &str) -> Result<Option<Batch>, Cause> {
+        self.shared.declare_parked(self.head)?;
+        let Some(channel) = self.open_link.channel else { unreachable!("what arrived was to be published") };
         let Scratch { properties, edited, .. } = &mut self.common.scratch;
-        let own = Properties::trusted(self.shared.supplies.messages.properties(message, properties));
+        let own = Properties::trusted(self.shared.resources.messages.properties(message, properties));
         let mut writer = Writer::new(edited);
         let (said, unix_s) = ((&*self.head.config.name, None, why), self.shared.platform.unix_ms() / 1000);
         let is_written = parked(own, said, unix_s, &mut writer).is_ok();
@@ -345,14 +345,14 @@ impl<P: Platform> Task<'_, P> {
     pub(super) fn acknowledge(&mut self) {
         let durable = self.shared.journal.durable();
         let mut moved = 0;
-        for rule in 0..self.contact.lanes.len() {
-            let Lane::Fetch(lane) = &mut self.contact.lanes[rule] else { continue };
+        for rule in 0..self.open_link.lanes.len() {
+            let Lane::Fetch(lane) = &mut self.open_link.lanes[rule] else { continue };
             // Held messages must not be acknowledged by a later `multiple`.
-            let together = self.state.courses[rule].held == 0;
-            while self.contact.client.can_settle()
+            let together = self.state.rule_states[rule].held == 0;
+            while self.open_link.client.can_settle()
                 && let Some((tag, count)) = lane.arrivals.next_durable(durable, together)
             {
-                self.contact.client.settle(rule, tag, Verdict::Taken(together));
+                self.open_link.client.settle(rule, tag, Verdict::Taken(together));
                 moved += count;
             }
         }
@@ -364,7 +364,7 @@ impl<P: Platform> Task<'_, P> {
 }
 
 /// Upper bound of the headers that a bridge adds and of the names in a publish, in bytes.
-const MARKS_BYTES_MAX: usize = 2048;
+const ADDED_BYTES_MAX: usize = 2048;
 
 /// The state that all bridges share.
 pub(super) struct Common {
@@ -393,14 +393,14 @@ impl Common {
         if max > 0 {
             common.scratch = Scratch::new(frame_max);
             // Without a store, a random number stands for this process.
-            let numbers = [common.chance(), common.chance()].map(u64::to_be_bytes);
+            let numbers = [common.random(), common.random()].map(u64::to_be_bytes);
             common.origin.store = core::array::from_fn(|at| numbers[at / 8][at % 8]);
         }
         common
     }
 
     /// Returns a random number.
-    pub(super) const fn chance(&mut self) -> u64 {
+    pub(super) const fn random(&mut self) -> u64 {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
@@ -415,7 +415,7 @@ impl Common {
 ///
 /// The properties do not fit.
 /// They do not fit.
-pub(super) fn crossing<'r>(
+pub(super) fn bridged_properties<'r>(
     own: Properties<'_>,
     (marks, origin): (Marks, Origin),
     shovel: Option<&Shovel>,
@@ -446,15 +446,15 @@ impl Scratch {
     fn new(frame_max: usize) -> Self {
         let room = |bytes: usize| vec![0; bytes].into_boxed_slice();
         Self {
-            headers: room(frame_max + MARKS_BYTES_MAX),
+            headers: room(frame_max + ADDED_BYTES_MAX),
             properties: room(frame_max),
-            edited: room(frame_max + MARKS_BYTES_MAX),
-            head: room(frame_max + MARKS_BYTES_MAX),
+            edited: room(frame_max + ADDED_BYTES_MAX),
+            head: room(frame_max + ADDED_BYTES_MAX),
         }
     }
 
     /// Returns the size of all buffers in bytes.
     pub(super) const fn bytes(frame_max: usize) -> usize {
-        4 * frame_max + 3 * MARKS_BYTES_MAX
+        4 * frame_max + 3 * ADDED_BYTES_MAX
     }
 }

@@ -19,12 +19,12 @@ use leveret_config::bridge::{Destination, RULES_MAX, Refused};
 use leveret_core::command::{ChannelId, Command, Delivery, Outbox, Refusal, Settlement};
 use leveret_core::mem::Messages;
 
-use super::fetch::{Scratch, crossing};
+use super::fetch::{Scratch, bridged_properties};
 use super::own_connections::of_broker;
-use super::state::Head;
+use super::state::BridgeState;
 use super::state::Remedy;
-use super::traffic::Task;
-use super::traffic::{Contact, End, Forward, Lane, Own};
+use super::traffic::LinkTask;
+use super::traffic::{End, Forward, Lane, OpenLink, OwnConnection};
 use crate::platform::Platform;
 use crate::state::Shared;
 
@@ -50,7 +50,7 @@ impl Page {
     }
 }
 
-impl<P: Platform> Task<'_, P> {
+impl<P: Platform> LinkTask<'_, P> {
     /// Begins to forward messages of a rule whose channel at the upstream is ready.
     ///
     /// # Errors
@@ -58,18 +58,19 @@ impl<P: Platform> Task<'_, P> {
     #[cold]
     pub(super) fn begin_forward(&mut self, rule: usize) -> Result<(), Cause> {
         let config = &self.head.config;
-        let ahead = if self.state.courses[rule].is_careful() { 1 } else { config.window };
+        let ahead = if self.state.rule_states[rule].is_one_at_a_time() { 1 } else { config.window };
         let own = self.shared.consume(config, (&config.forward[rule].queue, "bridge"), ahead)?;
-        let flights = Flights::new(config.window.into());
+        let in_flight = Flights::new(config.window.into());
         let (progress, begun, is_ending, end) = (self.shared.now, 0, false, End::No);
-        self.contact.lanes[rule] = Lane::Forward(Forward { own, flights, begun, progress, is_ending, end });
+        self.open_link.lanes[rule] =
+            Lane::Forward(Forward { own, in_flight, begun, progress, is_ending, end });
         Ok(())
     }
 
     /// Ends lanes whose queue here was deleted.
     pub(super) fn end_cancelled(&mut self) {
-        for rule in 0..self.contact.lanes.len() {
-            let Lane::Forward(lane) = &mut self.contact.lanes[rule] else { continue };
+        for rule in 0..self.open_link.lanes.len() {
+            let Lane::Forward(lane) = &mut self.open_link.lanes[rule] else { continue };
             if self.shared.broker.next_cancelled(lane.own.connection).is_some() {
                 self.shared.broker.told_cancelled(lane.own.connection);
                 lane.end(End::Settled);
@@ -88,11 +89,11 @@ impl<P: Platform> Task<'_, P> {
 
     /// Fills the rest of a page: urgent rules first, and equal rules in turns.
     pub(super) fn fill_lanes(&mut self, page: &mut Page) {
-        let count = self.contact.lanes.len();
+        let count = self.open_link.lanes.len();
         for is_urgent in [true, false] {
-            let turn = self.contact.turn;
+            let turn = self.open_link.turn;
             let has_something = |rule: &usize| {
-                self.contact.forward(*rule).is_some_and(|lane| {
+                self.open_link.forward(*rule).is_some_and(|lane| {
                     // If the channel of a lane is closed, only the rest of a partial frame is sent.
                     self.head.config.forward[*rule].is_urgent == is_urgent
                         && lane.end != End::AtOnce
@@ -105,12 +106,12 @@ impl<P: Platform> Task<'_, P> {
             for (at, rule) in those.iter().enumerate() {
                 let share = (page.left() / (those.len() - at)).max(SHARE_BYTES_MIN);
                 self.fill_lane(*rule, page, share);
-                if self.contact.cut.is_some() {
+                if self.open_link.partial_lane.is_some() {
                     return;
                 }
             }
         }
-        self.contact.turn = (self.contact.turn + 1) % count.max(1);
+        self.open_link.turn = (self.open_link.turn + 1) % count.max(1);
     }
 
     /// Adds messages of a lane to a page: about `share` bytes, up to the end of a frame. With a share of 0, only the
@@ -119,19 +120,19 @@ impl<P: Platform> Task<'_, P> {
         let now = self.shared.now;
         let unix_s = self.shared.platform.unix_ms() / 1000;
         let window = self.state.left.unwrap_or(u64::MAX).min(self.head.config.window.into());
-        let window = if self.state.courses[rule].is_careful() { 1 } else { window as usize };
-        let Contact { client, lanes, cut, progress, .. } = &mut *self.contact;
+        let window = if self.state.rule_states[rule].is_one_at_a_time() { 1 } else { window as usize };
+        let OpenLink { client, lanes, partial_lane, progress, .. } = &mut *self.open_link;
         let Lane::Forward(lane) = &mut lanes[rule] else { return };
         let mut outbox = self.shared.broker.outbox(lane.own.connection);
         let stop = page.len.saturating_add(share);
-        let messages = &self.shared.supplies.messages;
+        let messages = &self.shared.resources.messages;
         let mut done = 0;
         while page.left() > 0 {
             let may_begin = !lane.is_ending
                 && !client.is_stopped(rule)
                 && page.len < stop
                 && self.head.pace.left(now) > 0
-                && lane.flights.len() < window;
+                && lane.in_flight.len() < window;
             if lane.begun == 0 && !may_begin {
                 break;
             }
@@ -160,14 +161,14 @@ impl<P: Platform> Task<'_, P> {
             let written = write_publish(messages, message, way, lane.begun, out);
             page.len += written;
             let reached = lane.begun + written as u64;
-            *cut = (left_of_frame(head, total, reached) > 0).then_some(rule);
+            *partial_lane = (left_of_frame(head, total, reached) > 0).then_some(rule);
             lane.begun = if reached == total { 0 } else { reached };
             client.note_message(rule, lane.begun > 0);
             (*progress, lane.progress) = (now, now);
             if reached < total {
                 break;
             }
-            lane.flights.launch(tag, id);
+            lane.in_flight.launch(tag, id);
             self.head.pace.note_sent(now, total);
             self.state.counts.repeats += u64::from(is_repeat);
             let today = &mut self.state.today;
@@ -186,8 +187,8 @@ impl<P: Platform> Task<'_, P> {
     }
 
     /// Lets the broker deliver more to all lanes when all output has been sent, and nothing while some waits.
-    pub(super) fn tell_writable(&mut self, has_unsent: bool) {
-        for lane in self.contact.forwards() {
+    pub(super) fn update_writable(&mut self, has_unsent: bool) {
+        for lane in self.open_link.forwards() {
             let (broker, mut context) = self.shared.broker_mut();
             broker.set_writable(&mut context, lane.own.connection, lane.begun == 0 && !has_unsent);
         }
@@ -205,21 +206,21 @@ impl<P: Platform> Task<'_, P> {
         (number, multiple, is_taken): (u64, bool, bool),
     ) -> Result<(), Cause> {
         let now = self.shared.now;
-        self.contact.has_moved = true;
-        self.contact.progress = now;
+        self.open_link.has_moved = true;
+        self.open_link.progress = now;
         loop {
-            let Lane::Forward(lane) = &mut self.contact.lanes[rule] else {
+            let Lane::Forward(lane) = &mut self.open_link.lanes[rule] else {
                 return Err(Cause::new(format_args!("a confirm where it has no place")));
             };
             lane.progress = now;
-            let settled = lane.flights.confirm(number, multiple, is_taken)?;
+            let settled = lane.in_flight.confirm(number, multiple, is_taken)?;
             let (own, Some((flight, refusal))) = (lane.own, settled) else { break };
             match refusal {
                 Some(why) => self.refuse(rule, flight.tag, why),
                 None => {
                     self.shared.settle(own, flight.tag, Settlement::Ack)?;
                     self.state.counts.moved += 1;
-                    self.note_going(rule);
+                    self.note_rule_taken(rule);
                     self.count_down(1);
                 }
             }
@@ -228,21 +229,21 @@ impl<P: Platform> Task<'_, P> {
             }
         }
         // The window has capacity for messages in the outbox.
-        self.shared.list_to_write(self.contact.peer);
+        self.shared.list_to_write(self.open_link.peer);
         Ok(())
     }
 
     /// Handles that the upstream closed the channel of a rule that forwards or was about to. It is unknown which of
     /// several messages caused that, so they are tried one by one.
     #[cold]
-    pub(super) fn take_end_of_forward(&mut self, rule: usize, code: u16, over_publish: bool, cause: Cause) {
-        if let Lane::Forward(lane) = &mut self.contact.lanes[rule] {
+    pub(super) fn note_channel_closed(&mut self, rule: usize, code: u16, over_publish: bool, cause: Cause) {
+        if let Lane::Forward(lane) = &mut self.open_link.lanes[rule] {
             lane.end(End::AtOnce);
-            if let Some(only) = lane.flights.only().filter(|_| over_publish) {
+            if let Some(only) = lane.in_flight.only().filter(|_| over_publish) {
                 return self.refuse(rule, only.tag, Refusal::Closed(code));
             }
         } else {
-            self.contact.lanes[rule] = Lane::Shut;
+            self.open_link.lanes[rule] = Lane::Closed;
         }
         let remedy = if over_publish { Remedy::OneTaken } else { Remedy::Open };
         self.wait(rule, Cause::new(format_args!("it closed the channel: {cause}")), remedy);
@@ -259,7 +260,7 @@ impl<P: Platform> Task<'_, P> {
     fn refuse(&mut self, rule: usize, tag: u64, why: Refusal) {
         let is_of_message = !matches!(why, Refusal::Nacked | Refusal::Closed(_));
         let is_enough =
-            is_of_message || self.state.courses[rule].failures() >= self.head.config.park_after.into();
+            is_of_message || self.state.rule_states[rule].failures() >= self.head.config.park_after.into();
         let config = &self.head.config.forward[rule];
         let missing = match (&config.to, why) {
             (Destination::Queue(queue), Refusal::Returned(NO_ROUTE)) => Some(Cause::new(format_args!(
@@ -268,7 +269,7 @@ impl<P: Platform> Task<'_, P> {
             _ => None,
         };
         let is_parked = config.refused == Refused::Park && is_enough && missing.is_none();
-        let Some(&Forward { own, .. }) = self.contact.forward(rule) else {
+        let Some(&Forward { own, .. }) = self.open_link.forward(rule) else {
             unreachable!("only what was sent is refused")
         };
         let cause = match is_parked.then(|| self.park(own.channel, tag, why)) {
@@ -288,7 +289,7 @@ impl<P: Platform> Task<'_, P> {
         };
         match self.shared.settle(own, tag, Settlement::Requeue) {
             Ok(()) => self.wait(rule, cause, Remedy::OneTaken),
-            Err(cause) => self.lose(cause),
+            Err(cause) => self.close_with(cause),
         }
     }
 
@@ -298,7 +299,7 @@ impl<P: Platform> Task<'_, P> {
     /// That queue takes nothing, or cannot be declared.
     #[cold]
     fn park(&mut self, channel: ChannelId, tag: u64, why: Refusal) -> Result<(), Cause> {
-        self.shared.make_parked(self.head)?;
+        self.shared.declare_parked(self.head)?;
         let words = (&*self.head.config.name, &*self.head.config.parked);
         let (broker, mut context) = self.shared.broker_mut();
         broker.park_delivery(&mut context, (channel, tag), words, why).map_err(of_broker)?;
@@ -308,9 +309,9 @@ impl<P: Platform> Task<'_, P> {
 
     /// Refuses the messages at the head of their outboxes that must not be sent.
     #[cold]
-    pub(super) fn set_unsendable_aside(&mut self, page: &Page) {
+    pub(super) fn refuse_unsendable(&mut self, page: &Page) {
         for &(rule, tag, why) in &page.unsendable {
-            let Some(lane) = self.contact.forward(rule) else { continue };
+            let Some(lane) = self.open_link.forward(rule) else { continue };
             let own = lane.own.connection;
             let is_first =
                 self.shared.broker.outbox(own).peek().is_some_and(|delivery| delivery.delivery_tag == tag);
@@ -318,21 +319,21 @@ impl<P: Platform> Task<'_, P> {
                 let (broker, mut context) = self.shared.broker_mut();
                 broker.sent(&mut context, own, 1);
                 self.refuse(rule, tag, why);
-                self.shared.list_to_write(self.contact.peer);
+                self.shared.list_to_write(self.open_link.peer);
             }
         }
     }
 }
 
 impl<P: Platform> Shared<P> {
-    fn settle(&mut self, own: Own, delivery_tag: u64, settlement: Settlement) -> Result<(), Cause> {
-        self.demand(own, Command::Settle { delivery_tag, multiple: false, settlement })
+    fn settle(&mut self, own: OwnConnection, delivery_tag: u64, settlement: Settlement) -> Result<(), Cause> {
+        self.apply_checked(own, Command::Settle { delivery_tag, multiple: false, settlement })
     }
 }
 
 /// A message that is about to be sent.
 struct Item<'i> {
-    head: &'i Head,
+    head: &'i BridgeState,
     rule: usize,
     delivery: Delivery<'i>,
     id: OwnId,
@@ -366,8 +367,9 @@ impl Item<'_> {
         let marks = Marks { id: Some(self.id), is_repeat: self.delivery.redelivered };
         let (upstream, unix_s) = self.way;
         let (shovel, said) = (config.shovel.as_deref(), ((0, upstream), unix_s, by));
-        let crossing = crossing(own, (marks, origin), shovel, said, (headers, edited, properties));
-        let written = crossing.and_then(|properties| {
+        let bridged_properties =
+            bridged_properties(own, (marks, origin), shovel, said, (headers, edited, properties));
+        let written = bridged_properties.and_then(|properties| {
             let (channel, limits) = (Client::channel_of(self.rule), (body_len, frame_max));
             write_head(channel, (exchange, key), properties, limits, head)
         });

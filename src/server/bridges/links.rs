@@ -35,9 +35,9 @@ use leveret_core::time::{Deadline, Now};
 use super::Bridges;
 use super::fetch::Scratch;
 use super::own_connections::of_broker;
-use super::state::{ADDRESSES_MAX, Bridge, Head, Link, LinkId, ParkedAlarm, Phase, Retry};
-use super::traffic::Contact;
-use crate::peer::{Needs, Peer, PeerAddress, Session};
+use super::state::{ADDRESSES_MAX, Bridge, BridgeState, Link, LinkId, ParkedAlarm, Phase, Retry};
+use super::traffic::OpenLink;
+use crate::peer::{LinkStatus, Peer, PeerAddress, Session};
 use crate::platform::{NameLookup, Platform};
 use crate::state::Shared;
 
@@ -59,7 +59,7 @@ impl Bridges {
             };
             match self.get_mut(id).1.state.addresses.is_empty() {
                 true => self.try_link(shared, id),
-                false => self.dial(shared, id, None),
+                false => self.connect_next(shared, id, None),
             }
         }
     }
@@ -70,7 +70,7 @@ impl Bridges {
         let upstream = &bridge.config.upstream[link.state.upstream];
         if let Ok(ip) = upstream.host.parse::<IpAddr>() {
             link.state.addresses.extend([SocketAddr::new(ip, upstream.port)]);
-            self.dial(shared, id, None);
+            self.connect_next(shared, id, None);
         } else {
             let ticket = shared.worker.ticket();
             link.phase = Phase::LookingUp(ticket);
@@ -95,7 +95,7 @@ impl Bridges {
                 }
                 Err(why) => Cause::new(format_args!("its name {host} cannot be looked up: {why}")),
             };
-            self.dial(shared, id, Some(none));
+            self.connect_next(shared, id, Some(none));
         }
     }
 
@@ -103,7 +103,7 @@ impl Bridges {
 
     /// Connects to the next address. `why` is the cause to report without any address.
     #[cold]
-    fn dial<P: Platform>(&mut self, shared: &mut Shared<P>, id: LinkId, mut why: Option<Cause>) {
+    fn connect_next<P: Platform>(&mut self, shared: &mut Shared<P>, id: LinkId, mut why: Option<Cause>) {
         loop {
             let (bridge, link) = self.get_mut(id);
             let Some(address) = link.state.addresses.pop_front() else { break };
@@ -154,7 +154,7 @@ impl Bridges {
                 return Err(Cause::new(format_args!("{address} cannot be reached: {error}")));
             }
         };
-        let session = Session::Bridge(Needs::default());
+        let session = Session::Bridge(LinkStatus::default());
         let mut peer = Peer::new(socket, PeerAddress::Network(address), session, shared.now);
         // The poll reports when the socket is connected, or cannot be.
         (peer.stream.readable, peer.stream.writable) = (false, false);
@@ -170,7 +170,7 @@ impl Bridges {
         let limits = (shared.limits.frame_max, bridge.config.heartbeat_s);
         let rules = bridge.rules(link.direction).len();
         let client = Client::new(shared.now, rules, credentials, origin, limits);
-        link.phase = Phase::Connected(Box::new(Contact::new(own, client, rules, shared.now)));
+        link.phase = Phase::Connected(Box::new(OpenLink::new(own, client, rules, shared.now)));
         self.with(id, shared, |_| ());
         Ok(())
     }
@@ -180,14 +180,16 @@ impl Bridges {
     /// Handles that a link has lost its socket: it is connected again, if it is still wanted.
     #[cold]
     pub(super) fn end_link<P: Platform>(&mut self, shared: &mut Shared<P>, id: LinkId) {
-        self.with(id, shared, |task| task.note_passed());
+        self.with(id, shared, |task| task.count_octets());
         let now = shared.now;
         let (bridge, link) = self.get_mut(id);
         let phase = core::mem::replace(&mut link.phase, Phase::Paused);
-        let Phase::Connected(mut contact) = phase else { unreachable!("only a link with a socket loses it") };
-        contact.lanes.iter_mut().for_each(|lane| shared.end_lane(lane));
-        shared.release_own(contact.peer);
-        shared.worker.leave(contact.peer.into());
+        let Phase::Connected(mut open_link) = phase else {
+            unreachable!("only a link with a socket loses it")
+        };
+        open_link.lanes.iter_mut().for_each(|lane| shared.end_lane(lane));
+        shared.release_own(open_link.peer);
+        shared.worker.remove_peer(open_link.peer.into());
         let since = link.state.ready_since.take();
         if since.is_some() {
             link.state.was_ready = Some(now);
@@ -199,17 +201,17 @@ impl Bridges {
         if !is_wanted {
             return;
         }
-        if contact.is_draining && may_rest {
+        if open_link.is_draining && may_rest {
             return self.rest_link(shared, id);
         }
         // A paused link may be wanted again since. It is connected in the next turn, because its slot among the peers
         // may be in use until then.
-        let is_next_address = contact.client.is_unheard() && !link.state.addresses.is_empty();
-        if contact.is_draining || is_next_address {
+        let is_next_address = open_link.client.is_unheard() && !link.state.addresses.is_empty();
+        if open_link.is_draining || is_next_address {
             link.phase = again;
             return;
         }
-        let cause = contact.cause.take().unwrap_or_else(|| Cause::new(format_args!("it ended")));
+        let cause = open_link.cause.take().unwrap_or_else(|| Cause::new(format_args!("it ended")));
         self.fail_link(shared, id, cause, since);
     }
 
@@ -222,7 +224,7 @@ impl Bridges {
         cause: Cause,
         since: Option<Now>,
     ) {
-        let (chance, now) = (self.common.chance(), shared.now);
+        let (random, now) = (self.common.random(), shared.now);
         let (bridge, link) = self.get_mut(id);
         let upstreams = bridge.config.upstream.len();
         let state = &mut link.state;
@@ -231,11 +233,11 @@ impl Bridges {
         }
         if state.is_news(&cause) {
             let words = format_args!("{cause}; it is tried again, ever more rarely");
-            shared.say_of_link(log::Level::Warn, bridge, (link.direction, state.upstream), words);
+            shared.log_link(log::Level::Warn, bridge, (link.direction, state.upstream), words);
         }
         state.upstream = (state.upstream + 1) % upstreams;
         state.addresses.clear();
-        let backoff = state.backoff.fail(now, since, bridge.config.reconnect_max_ms.into(), chance);
+        let backoff = state.backoff.fail(now, since, bridge.config.reconnect_max_ms.into(), random);
         link.phase = match state.upstream == 0 {
             true if bridge.config.shovel.as_ref().is_some_and(|shovel| shovel.is_tried_once) => Phase::Paused,
             true => Phase::Waiting(backoff),
@@ -250,7 +252,7 @@ impl Bridges {
     pub(super) fn drain<P: Platform>(&mut self, shared: &mut Shared<P>, place: usize) {
         for link in 0..self.places[place].links.len() {
             let id = LinkId { place, link };
-            if self.with(id, shared, |task| task.contact.is_draining = true).is_none() {
+            if self.with(id, shared, |task| task.open_link.is_draining = true).is_none() {
                 self.get_mut(id).1.phase = Phase::Paused;
             }
         }
@@ -259,7 +261,7 @@ impl Bridges {
     /// Closes links of bridges that leave, if there are too many of them. They normally finish what is under way. If
     /// bridges are redefined again and again, that would use up the connections of all clients.
     #[cold]
-    pub(super) fn hasten_leaving<P: Platform>(&mut self, shared: &mut Shared<P>) {
+    pub(super) fn close_leaving<P: Platform>(&mut self, shared: &mut Shared<P>) {
         if self.places.len() < 2 * self.max {
             return;
         }
@@ -267,13 +269,13 @@ impl Bridges {
         let leaving: Vec<LinkId> = self.links().map(|(id, _)| id).filter(is_leaving).collect();
         for id in leaving {
             let why = "this broker: it was changed again before that had come to its end";
-            self.with(id, shared, |task| task.lose(Cause::new(format_args!("{why}"))));
+            self.with(id, shared, |task| task.close_with(Cause::new(format_args!("{why}"))));
         }
     }
 
     /// Drops leaving bridges whose links have ended.
     #[cold]
-    pub(super) fn drop_left<P: Platform>(&mut self, shared: &mut Shared<P>) {
+    pub(super) fn drop_ended<P: Platform>(&mut self, shared: &mut Shared<P>) {
         let is_left = |bridge: &Bridge| bridge.head.is_leaving && !bridge.is_connected();
         while let Some(place) = self.places.iter().position(is_left) {
             let mut left = self.places.remove(place);
@@ -283,19 +285,19 @@ impl Bridges {
             if let Some(next) = self.places.iter_mut().find(is_next) {
                 left.hand_counts_on(&mut next.links);
             }
-            self.clear_up_after(shared, &left.head);
+            self.delete_leftovers(shared, &left.head);
         }
     }
 }
 
 /// Where a parked message goes.
-enum Back {
+enum ReturnTo {
     /// To the end of this queue.
     Queue(String),
     /// To its exchange, with its routing key.
     Exchange,
     /// Unknown: it has no header of a bridge.
-    Nowhere,
+    Unknown,
 }
 
 impl Bridges {
@@ -308,7 +310,7 @@ impl Bridges {
         }
         match shared.open_retry(head) {
             Ok(retry) => head.retry = Some(retry),
-            Err(cause) => shared.tell_retried(head, cause),
+            Err(cause) => shared.log_retried(head, cause),
         }
     }
 
@@ -341,14 +343,14 @@ impl Bridges {
 
     /// Ends the retry whose connection the broker closes, because the virtual host is deleted.
     #[cold]
-    pub(super) fn put_retry_out<P: Platform>(
+    pub(super) fn end_closed_retry<P: Platform>(
         &mut self,
         shared: &mut Shared<P>,
         connection: ConnectionId,
         why: &str,
     ) {
         let is_its =
-            |head: &Head| head.retry.as_ref().is_some_and(|retry| retry.own.connection == connection);
+            |head: &BridgeState| head.retry.as_ref().is_some_and(|retry| retry.own.connection == connection);
         let Some(bridge) = self.places.iter_mut().find(|bridge| is_its(&bridge.head)) else { return };
         if let Some(retry) = bridge.head.retry.take() {
             let cause = Cause::new(format_args!("this broker: {why}"));
@@ -358,23 +360,23 @@ impl Bridges {
 
     /// Logs which bridges have parked messages, and which have none any longer: one line at the beginning and one at
     /// the end.
-    pub(super) fn tell_parked<P: Platform>(&mut self, shared: &mut Shared<P>) {
+    pub(super) fn log_parked<P: Platform>(&mut self, shared: &mut Shared<P>) {
         for bridge in &mut self.places {
             let head = &mut bridge.head;
             if head.parked_alarm != ParkedAlarm::Off && head.retry.is_none() && !head.is_leaving {
-                shared.tell_parked_of(head);
+                shared.log_parked_of(head);
             }
         }
     }
 }
 
 impl<P: Platform> Shared<P> {
-    fn parked_depth(&self, head: &Head) -> u32 {
+    fn parked_depth(&self, head: &BridgeState) -> u32 {
         self.broker.queue_depth(&head.config.vhost, &head.config.parked).unwrap_or(0)
     }
 
     #[cold]
-    fn tell_parked_of(&mut self, head: &mut Head) {
+    fn log_parked_of(&mut self, head: &mut BridgeState) {
         let (name, queue) = (&head.config.name, &head.config.parked);
         let next = if self.parked_depth(head) == 0 { ParkedAlarm::Off } else { ParkedAlarm::On };
         let was = core::mem::replace(&mut head.parked_alarm, next);
@@ -400,10 +402,10 @@ impl<P: Platform> Shared<P> {
             }
             _ => return,
         };
-        self.say(level, head.serial, words);
+        self.log_bridge(level, head.serial, words);
     }
 
-    fn open_retry(&mut self, head: &Head) -> Result<Retry, Cause> {
+    fn open_retry(&mut self, head: &BridgeState) -> Result<Retry, Cause> {
         let (left, queue) = (self.parked_depth(head), &*head.config.parked);
         if left == 0 {
             return Err(Cause::new(format_args!("there is nothing in {queue}")));
@@ -413,26 +415,26 @@ impl<P: Platform> Shared<P> {
     }
 
     /// Ends a retry. `cut`: why the messages that were not examined stay.
-    fn end_retry(&mut self, head: &mut Head, mut retry: Retry, cut: Option<Cause>) {
+    fn end_retry(&mut self, head: &mut BridgeState, mut retry: Retry, cut: Option<Cause>) {
         self.release_own(retry.own.connection);
         head.parked_alarm.note_parked();
         // Messages that are refused again after an automatic retry are retried after the same time: see
-        // `tell_parked_of`.
+        // `log_parked_of`.
         head.retry_due = Deadline::NEVER;
         if cut.is_some() {
             (retry.stayed, retry.why) = (retry.stayed + retry.left, cut);
         }
         let Retry { moved, stayed, why, .. } = retry;
-        let told = match why {
+        let result = match why {
             None => Cause::new(format_args!("{moved} went back")),
             Some(why) => Cause::new(format_args!("{moved} went back, {stayed} stay: {why}")),
         };
-        self.tell_retried(head, told);
+        self.log_retried(head, result);
     }
 
-    fn tell_retried(&mut self, head: &mut Head, cause: Cause) {
+    fn log_retried(&mut self, head: &mut BridgeState, cause: Cause) {
         let words = format_args!("bridge {}, what was set aside: {cause}", head.config.name);
-        self.say(log::Level::Info, head.serial, words);
+        self.log_bridge(log::Level::Info, head.serial, words);
         head.retried = Some(cause);
     }
 
@@ -440,7 +442,12 @@ impl<P: Platform> Shared<P> {
     ///
     /// # Errors
     /// Why the retry cannot continue now.
-    fn retry_one(&mut self, head: &Head, scratch: &mut Scratch, retry: &mut Retry) -> Result<bool, Cause> {
+    fn retry_one(
+        &mut self,
+        head: &BridgeState,
+        scratch: &mut Scratch,
+        retry: &mut Retry,
+    ) -> Result<bool, Cause> {
         let (parked, id) = (&*head.config.parked, retry.own.connection);
         if self.broker.next_cancelled(id).is_some() {
             return Err(Cause::new(format_args!("{parked} was deleted")));
@@ -450,16 +457,16 @@ impl<P: Platform> Shared<P> {
             // The message may be on its way from the disk, or another consumer has taken it.
             return Ok(self.parked_depth(head) > 0);
         };
-        let (back, as_it_was, kept) = self.way_back(message, scratch);
+        let (back, as_it_was, kept) = self.return_target(message, scratch);
         let channel = retry.own.channel;
         let (broker, mut context) = self.broker_mut();
         broker.sent(&mut context, id, 1);
         let done = match &back {
-            Back::Queue(queue) => {
+            ReturnTo::Queue(queue) => {
                 broker.set_aside(&mut context, channel, tag, queue, &kept).map(|batch| batch.is_some())
             }
-            Back::Exchange => broker.publish_again(&mut context, channel, tag, &kept),
-            Back::Nowhere => Err(Fault::new(
+            ReturnTo::Exchange => broker.publish_again(&mut context, channel, tag, &kept),
+            ReturnTo::Unknown => Err(Fault::new(
                 ReplyCode::NotFound,
                 format_args!("it has no x-parked-cause: no bridge has set it aside"),
             )),
@@ -485,16 +492,16 @@ impl<P: Platform> Shared<P> {
     }
 
     /// Returns where a message goes, its present properties, and those with which it goes.
-    fn way_back(&self, message: MessageId, scratch: &mut Scratch) -> (Back, Vec<u8>, Vec<u8>) {
+    fn return_target(&self, message: MessageId, scratch: &mut Scratch) -> (ReturnTo, Vec<u8>, Vec<u8>) {
         let Scratch { properties, edited, .. } = scratch;
-        let messages = &self.supplies.messages;
+        let messages = &self.resources.messages;
         let properties = Properties::trusted(messages.properties(message, properties));
         let key = || String::from_utf8_lossy(messages.routing_key(message)).into_owned();
         let back = match came_from(properties) {
-            None => Back::Nowhere,
-            Some(Some(queue)) => Back::Queue(queue.to_string()),
-            Some(None) if messages.exchange(message).is_empty() => Back::Queue(key()),
-            Some(None) => Back::Exchange,
+            None => ReturnTo::Unknown,
+            Some(Some(queue)) => ReturnTo::Queue(queue.to_string()),
+            Some(None) if messages.exchange(message).is_empty() => ReturnTo::Queue(key()),
+            Some(None) => ReturnTo::Exchange,
         };
         let mut writer = Writer::new(edited);
         let is_written = unparked(properties, &mut writer).is_ok();

@@ -23,9 +23,9 @@
 //! # Invariants
 //! - A bridge acts as a client, both of this broker and of the upstream.
 //! - A failure of one bridge does not affect other bridges, and a failure of one rule does not affect other rules.
-//! - A link is found by its [`LinkId`], and is worked with only through a [`Task`], which then updates what depends
+//! - A link is found by its [`LinkId`], and is worked with only through a [`LinkTask`], which then updates what depends
 //!   on it.
-//! - The engine's other files know only the public items of this module, and [`Needs`](super::peer::Needs), by which
+//! - The engine's other files know only the public items of this module, and [`LinkStatus`](super::peer::LinkStatus), by which
 //!   a link states what it waits for.
 
 mod demand;
@@ -44,10 +44,10 @@ use leveret_broker::Broker;
 use leveret_config::bridge::{Bridge as Config, RULES_MAX};
 use leveret_core::command::ConnectionId;
 use leveret_core::time::{Deadline, Now};
-use state::Course;
-use state::{Bridge, Head, Link, LinkId, Phase};
-use traffic::Task;
-use traffic::{Contact, Lane};
+use state::RuleState;
+use state::{Bridge, BridgeState, Link, LinkId, Phase};
+use traffic::LinkTask;
+use traffic::{Lane, OpenLink};
 
 use crate::lists::peer_bytes;
 use crate::platform::Platform;
@@ -65,8 +65,8 @@ const CLIENT_BYTES: usize = 8 << 10;
 /// Returns the memory of a bridge beside its connections, in bytes, for sockets of type `S` and frames of `frame_max`
 /// bytes.
 pub const fn bridge_bytes<S>(frame_max: usize, window: usize) -> usize {
-    let rules = 2 * RULES_MAX * (size_of::<Lane>() + size_of::<Course>());
-    let links = 2 * (size_of::<Contact>() + CLIENT_BYTES) + (3 + RULES_MAX) * peer_bytes::<S>();
+    let rules = 2 * RULES_MAX * (size_of::<Lane>() + size_of::<RuleState>());
+    let links = 2 * (size_of::<OpenLink>() + CLIENT_BYTES) + (3 + RULES_MAX) * peer_bytes::<S>();
     let windows = RULES_MAX * leveret_bridge::window_bytes(window);
     links + rules + windows + size_of::<Bridge>() + Scratch::bytes(frame_max)
 }
@@ -75,7 +75,7 @@ pub const fn bridge_bytes<S>(frame_max: usize, window: usize) -> usize {
 pub(crate) struct Bridges {
     places: Vec<Bridge>,
     /// The bridges of the configuration file. Parameters define others.
-    said: Vec<Config>,
+    file_bridges: Vec<Config>,
     /// The version of the parameters that was last examined.
     parameters_seen: u64,
     max: usize,
@@ -100,7 +100,7 @@ impl Bridges {
     ) -> Self {
         Self {
             places: Vec::with_capacity(max),
-            said: Vec::new(),
+            file_bridges: Vec::new(),
             parameters_seen: 0,
             max,
             has_tls_room,
@@ -140,8 +140,8 @@ impl Bridges {
     ) -> usize {
         let is_it = |link: &Link| link.peer() == Some(connection) || link.has_own(connection);
         let Some(id) = self.find(is_it) else {
-            if let Call::PutOut(why) = call {
-                self.put_retry_out(shared, connection, why);
+            if let Call::Close(why) = call {
+                self.end_closed_retry(shared, connection, why);
             }
             return 0;
         };
@@ -167,13 +167,13 @@ impl Bridges {
         self.take_lookups(shared);
         self.write_notes(shared);
         self.retry_parked(shared);
-        self.tell_parked(shared);
-        self.keep_days(shared);
-        self.keep_courses(shared);
-        self.keep_demands(shared);
-        self.drop_left(shared);
+        self.log_parked(shared);
+        self.end_days(shared);
+        self.retry_rules(shared);
+        self.evaluate_demands(shared);
+        self.drop_ended(shared);
         if !shared.is_stopping() {
-            self.keep_queues(shared);
+            self.retry_queues(shared);
             self.try_links(shared);
         }
     }
@@ -181,8 +181,9 @@ impl Bridges {
     /// Returns whether [`Self::poll`] would make progress now, without an event and without time passing. `has_room`:
     /// no publisher here is blocked.
     pub(crate) fn is_ready(&self, broker: &Broker, now: Now, (has_room, is_stopping): (bool, bool)) -> bool {
-        let is_ready =
-            |bridge: &Bridge| bridge.head.is_to_turn() || bridge.has_demand_news(broker, has_room, now);
+        let is_ready = |bridge: &Bridge| {
+            bridge.head.has_budget_change() || bridge.has_demand_news(broker, has_room, now)
+        };
         self.has_parameter_news(broker)
             || self.has_retry_work(broker)
             || !is_stopping && self.places.iter().any(is_ready)
@@ -207,7 +208,7 @@ impl Bridges {
         self.links().find(|(_, link)| is_it(link)).map(|(id, _)| id)
     }
 
-    fn get_mut(&mut self, id: LinkId) -> (&mut Head, &mut Link) {
+    fn get_mut(&mut self, id: LinkId) -> (&mut BridgeState, &mut Link) {
         let bridge = &mut self.places[id.place];
         (&mut bridge.head, &mut bridge.links[id.link])
     }
@@ -217,14 +218,14 @@ impl Bridges {
         &mut self,
         id: LinkId,
         shared: &mut Shared<P>,
-        work: impl FnOnce(&mut Task<'_, P>) -> T,
+        work: impl FnOnce(&mut LinkTask<'_, P>) -> T,
     ) -> Option<T> {
         let Bridge { head, links } = &mut self.places[id.place];
-        let Link { direction, phase: Phase::Connected(contact), state } = &mut links[id.link] else {
+        let Link { direction, phase: Phase::Connected(open_link), state } = &mut links[id.link] else {
             return None;
         };
         let (direction, common) = (*direction, &mut self.common);
-        let mut task = Task { direction, head, state, contact, common, shared };
+        let mut task = LinkTask { direction, head, state, open_link, common, shared };
         let done = work(&mut task);
         task.settle();
         if task.is_over() {
@@ -241,19 +242,19 @@ impl Bridges {
     }
 
     /// Lets rules retry that have waited long enough.
-    fn keep_courses<P: Platform>(&mut self, shared: &mut Shared<P>) {
+    fn retry_rules<P: Platform>(&mut self, shared: &mut Shared<P>) {
         for place in 0..self.places.len() {
-            if self.places[place].links.iter().any(|link| link.course_deadline().is_due(shared.now)) {
+            if self.places[place].links.iter().any(|link| link.rule_deadline().is_due(shared.now)) {
                 self.settle(shared, place);
             }
         }
     }
 
     /// Declares queues of bridges that could not be declared before.
-    fn keep_queues<P: Platform>(&mut self, shared: &mut Shared<P>) {
+    fn retry_queues<P: Platform>(&mut self, shared: &mut Shared<P>) {
         for bridge in &mut self.places {
             if !bridge.head.is_leaving && bridge.head.queues_due.is_due(shared.now) {
-                shared.make_queues(&mut bridge.head);
+                shared.declare_queues(&mut bridge.head);
             }
         }
     }
@@ -262,6 +263,6 @@ impl Bridges {
 impl Link {
     /// Returns whether a rule of the link consumes over `own`, one of our own connections.
     fn has_own(&self, own: ConnectionId) -> bool {
-        self.contact().is_some_and(|contact| contact.forwards().any(|lane| lane.own.connection == own))
+        self.open_link().is_some_and(|open_link| open_link.forwards().any(|lane| lane.own.connection == own))
     }
 }

@@ -20,8 +20,8 @@ use leveret_core::log_limiter::{LogKind, LogSource};
 use leveret_core::time::Deadline;
 
 use super::shovels::source_of;
-use super::state::{Direction, Head};
-use super::traffic::{Fetch, Lane, Own, Received};
+use super::state::{BridgeState, Direction};
+use super::traffic::{Fetch, Lane, OwnConnection, Received};
 use crate::platform::Platform;
 use crate::state::Shared;
 
@@ -45,7 +45,7 @@ impl<P: Platform> Shared<P> {
     ///
     /// # Errors
     /// The fault of the broker.
-    pub(super) fn demand(&mut self, own: Own, command: Command<'_>) -> Result<(), Cause> {
+    pub(super) fn apply_checked(&mut self, own: OwnConnection, command: Command<'_>) -> Result<(), Cause> {
         match self.apply((own.connection, Some(own.channel)), command).0 {
             Outcome::Fault(fault) => Err(of_broker(fault)),
             _ => Ok(()),
@@ -57,9 +57,9 @@ impl<P: Platform> Shared<P> {
     /// # Errors
     /// The fault of the broker.
     #[cold]
-    pub(super) fn open_own(&mut self, connection: ConnectionId) -> Result<Own, Cause> {
+    pub(super) fn open_own(&mut self, connection: ConnectionId) -> Result<OwnConnection, Cause> {
         match self.apply((connection, None), Command::OpenChannel { number: 1 }).0 {
-            Outcome::ChannelOpened(channel) => Ok(Own { connection, channel }),
+            Outcome::ChannelOpened(channel) => Ok(OwnConnection { connection, channel }),
             Outcome::Fault(fault) => Err(of_broker(fault)),
             _ => unreachable!("opening a channel is answered with a channel or a fault"),
         }
@@ -75,13 +75,14 @@ impl<P: Platform> Shared<P> {
         config: &Config,
         (queue, tag): (&str, &str),
         ahead: u16,
-    ) -> Result<Own, Cause> {
+    ) -> Result<OwnConnection, Cause> {
         let name = format!("bridge {}", config.name);
         let connection = self.broker.connect_own(&name, &config.vhost).map_err(of_broker)?;
         let (no_ack, exclusive, arguments) = (false, false, &[][..]);
         let begun = self.open_own(connection).and_then(|own| {
             self.take_ahead(own, ahead)?;
-            self.demand(own, Command::Consume { queue, tag, no_ack, exclusive, arguments }).map(|()| own)
+            self.apply_checked(own, Command::Consume { queue, tag, no_ack, exclusive, arguments })
+                .map(|()| own)
         });
         begun.inspect_err(|_| self.release_own(connection))
     }
@@ -91,8 +92,8 @@ impl<P: Platform> Shared<P> {
     /// # Errors
     /// The fault of the broker.
     #[cold]
-    pub(super) fn take_ahead(&mut self, own: Own, prefetch_count: u16) -> Result<(), Cause> {
-        self.demand(own, Command::Qos { prefetch_count, global: true })
+    pub(super) fn take_ahead(&mut self, own: OwnConnection, prefetch_count: u16) -> Result<(), Cause> {
+        self.apply_checked(own, Command::Qos { prefetch_count, global: true })
     }
 
     /// Closes a connection. Its unsettled deliveries are requeued.
@@ -105,34 +106,34 @@ impl<P: Platform> Shared<P> {
     /// Ends a lane, and gives its messages back.
     #[cold]
     pub(super) fn end_lane(&mut self, lane: &mut Lane) {
-        match core::mem::replace(lane, Lane::Shut) {
+        match core::mem::replace(lane, Lane::Closed) {
             Lane::Forward(lane) => self.release_own(lane.own.connection),
             Lane::Fetch(Fetch { incoming: Some(incoming), .. }) => {
                 if let Received::Part(message, _) | Received::Whole(message) = incoming.content {
-                    self.supplies.messages.release(message);
+                    self.resources.messages.release(message);
                 }
             }
-            Lane::Shut | Lane::Opening | Lane::Fetch(_) => {}
+            Lane::Closed | Lane::Opening | Lane::Fetch(_) => {}
         }
     }
 
     // ---- the log
 
-    pub(super) fn say(&mut self, level: log::Level, bridge: u64, words: fmt::Arguments<'_>) {
-        self.supplies.log.log(self.now, level, LogSource::Bridge(bridge), LogKind::Bridge, words);
+    pub(super) fn log_bridge(&mut self, level: log::Level, bridge: u64, words: fmt::Arguments<'_>) {
+        self.resources.log.log(self.now, level, LogSource::Bridge(bridge), LogKind::Bridge, words);
     }
 
     /// Logs a line about a link of a bridge, with its direction and upstream.
-    pub(super) fn say_of_link(
+    pub(super) fn log_link(
         &mut self,
         level: log::Level,
-        head: &Head,
+        head: &BridgeState,
         (direction, upstream): (Direction, usize),
         words: fmt::Arguments<'_>,
     ) {
         let (name, what) = (&head.config.name, direction.name());
         let upstream = &head.config.upstream[upstream];
-        self.say(level, head.serial, format_args!("bridge {name}, {what}, {upstream}: {words}"));
+        self.log_bridge(level, head.serial, format_args!("bridge {name}, {what}, {upstream}: {words}"));
     }
 }
 
@@ -148,14 +149,14 @@ const AGAIN_MS: u64 = 10_000;
 impl<P: Platform> Shared<P> {
     /// Declares all queues of a bridge, as far as possible now. Failures are logged and retried.
     #[cold]
-    pub(super) fn make_queues(&mut self, head: &mut Head) {
+    pub(super) fn declare_queues(&mut self, head: &mut BridgeState) {
         let mut all = Ok(());
         for direction in Direction::BOTH {
             for rule in 0..head.rules(direction).len() {
-                all = all.and(self.make_queues_of(head, direction, rule));
+                all = all.and(self.declare_queues_of(head, direction, rule));
             }
         }
-        let all = all.and(self.make_parked(head));
+        let all = all.and(self.declare_parked(head));
         let was_tried = head.queues_due != Deadline::NEVER;
         head.queues_due = match all {
             Ok(()) => Deadline::NEVER,
@@ -167,7 +168,7 @@ impl<P: Platform> Shared<P> {
                          published for it goes nowhere; it is tried again every {} s",
                         AGAIN_MS / 1000
                     );
-                    self.say(log::Level::Warn, head.serial, words);
+                    self.log_bridge(log::Level::Warn, head.serial, words);
                 }
                 self.now.after_ms(AGAIN_MS)
             }
@@ -179,23 +180,23 @@ impl<P: Platform> Shared<P> {
     /// # Errors
     /// The fault of the broker.
     #[cold]
-    pub(super) fn make_queues_of(
+    pub(super) fn declare_queues_of(
         &mut self,
-        head: &Head,
+        head: &BridgeState,
         direction: Direction,
         rule: usize,
     ) -> Result<(), Cause> {
         let (vhost, rule) = (&*head.config.vhost, &head.rules(direction)[rule]);
         match (direction, &rule.to) {
             (Direction::Forward, _) => {
-                self.make_queue(vhost, &rule.queue, &head.arguments_here())?;
+                self.declare_queue(vhost, &rule.queue, &head.arguments_here())?;
                 let Some((exchange, key)) = source_of(&head.config) else { return Ok(()) };
                 let (broker, mut context) = self.broker_mut();
                 let (source, queue) = ((&*exchange, &*key), (&*rule.queue, false));
                 broker.operator_bind(&mut context, vhost, source, queue, &[]).map(|_| ()).map_err(of_broker)
             }
             (Direction::Fetch, Destination::Queue(queue)) => {
-                self.make_queue(vhost, queue, &head.arguments_here())
+                self.declare_queue(vhost, queue, &head.arguments_here())
             }
             (Direction::Fetch, _) => Ok(()),
         }
@@ -206,12 +207,12 @@ impl<P: Platform> Shared<P> {
     /// # Errors
     /// The fault of the broker.
     #[cold]
-    pub(super) fn make_parked(&mut self, head: &Head) -> Result<(), Cause> {
-        self.make_queue(&head.config.vhost, &head.config.parked, &[])
+    pub(super) fn declare_parked(&mut self, head: &BridgeState) -> Result<(), Cause> {
+        self.declare_queue(&head.config.vhost, &head.config.parked, &[])
     }
 
     /// Declares a durable queue, unless a queue of this name exists, with whatever properties.
-    fn make_queue(&mut self, vhost: &str, queue: &str, arguments: &[u8]) -> Result<(), Cause> {
+    fn declare_queue(&mut self, vhost: &str, queue: &str, arguments: &[u8]) -> Result<(), Cause> {
         if self.broker.queue_depth(vhost, queue).is_some() {
             return Ok(());
         }

@@ -22,8 +22,8 @@ use leveret_core::log_limiter::{LogKind, LogSource};
 use leveret_management::definitions::table_of;
 
 use super::Bridges;
-use super::state::{Bridge, Direction, Head};
-use super::traffic::Task;
+use super::state::{Bridge, BridgeState, Direction};
+use super::traffic::LinkTask;
 use crate::platform::Platform;
 use crate::state::Shared;
 
@@ -38,11 +38,11 @@ const ARGUMENTS_MORE: usize = 1024;
 /// Naming files of this machine requires an administrator: the error message could reveal what is there, and the
 /// bridge would use a key found there. So does connecting to this machine itself, because some users may log in only
 /// from here.
-pub(crate) fn check(said: &ParameterView<'_>) -> Result<ParameterNeeds, String> {
-    if said.component != SHOVEL {
-        return Err(format!("component {} not found", said.component));
+pub(crate) fn check(parameter: &ParameterView<'_>) -> Result<ParameterNeeds, String> {
+    if parameter.component != SHOVEL {
+        return Err(format!("component {} not found", parameter.component));
     }
-    let bridge = parse(said.vhost.unwrap_or_default(), said.name, said.value)?;
+    let bridge = parse(parameter.vhost.unwrap_or_default(), parameter.name, parameter.value)?;
     if bridge.feeds_itself() {
         return Err(format!("src-queue {} is where this shovel puts what is refused", bridge.parked));
     }
@@ -67,7 +67,7 @@ fn arguments_of(end: &End) -> Result<Vec<u8>, String> {
     table_of(&leveret_json::Value::parse(end.arguments.as_bytes())?)
 }
 
-impl Head {
+impl BridgeState {
     /// Returns what a rule needs at the upstream before its messages can flow.
     pub(super) fn preparation(&self, direction: Direction, rule: usize) -> Option<Preparation> {
         let rule = &self.rules(direction)[rule];
@@ -107,13 +107,15 @@ impl Head {
 }
 
 /// Adds our arguments to `said`, in the order of their names.
-fn with_own(said: &[u8], own: [(&str, &str); 2]) -> Option<Vec<u8>> {
-    let mut bytes = vec![0; said.len() + ARGUMENTS_MORE];
+fn with_own(arguments: &[u8], own: [(&str, &str); 2]) -> Option<Vec<u8>> {
+    let mut bytes = vec![0; arguments.len() + ARGUMENTS_MORE];
     let mut writer = Writer::new(&mut bytes);
     let names = own.map(|(name, _)| name);
     let text = |name: &str| own.iter().find(|(own, _)| *own == name).map_or("", |(_, text)| text);
     let done = writer.table(|table| {
-        table.sorted(Table::trusted(said), &|_| true, &names, &mut |table, name| table.text(name, text(name)))
+        table.sorted(Table::trusted(arguments), &|_| true, &names, &mut |table, name| {
+            table.text(name, text(name))
+        })
     });
     // A table is written behind its length of four bytes.
     done.ok().and_then(|()| writer.written().get(4..)).map(<[u8]>::to_vec)
@@ -129,10 +131,10 @@ pub(super) fn source_of(config: &Config) -> Option<(String, String)> {
 impl Bridges {
     /// Sets the bridges of the configuration file, beside those of parameters. Unchanged bridges go on undisturbed.
     #[cold]
-    pub(crate) fn set<P: Platform>(&mut self, shared: &mut Shared<P>, said: &[Config]) {
-        self.said = said.to_vec();
+    pub(crate) fn set<P: Platform>(&mut self, shared: &mut Shared<P>, bridges: &[Config]) {
+        self.file_bridges = bridges.to_vec();
         self.delete_orphans(shared);
-        shared.broker.set_shovel_places(self.max.saturating_sub(said.len()));
+        shared.broker.set_shovel_places(self.max.saturating_sub(bridges.len()));
         self.take_parameters(shared);
     }
 
@@ -140,11 +142,11 @@ impl Bridges {
     #[cold]
     fn delete_orphans<P: Platform>(&self, shared: &mut Shared<P>) {
         let is_left = |queue: &leveret_broker::QueueView<'_>| {
-            let said = |key: &str| match queue.arguments.get(key) {
+            let text_of = |key: &str| match queue.arguments.get(key) {
                 Some(Value::LongStr(text)) => core::str::from_utf8(text).ok(),
                 _ => None,
             };
-            let shovel = said(OF_SHOVELS_VHOST).zip(said(OF_SHOVEL));
+            let shovel = text_of(OF_SHOVELS_VHOST).zip(text_of(OF_SHOVEL));
             shovel.is_some_and(|(vhost, name)| {
                 !shared.broker.may_have_parameter(vhost, SHOVEL, name)
                     && !self.places.iter().any(|bridge| {
@@ -171,14 +173,14 @@ impl Bridges {
     #[cold]
     pub(super) fn take_parameters<P: Platform>(&mut self, shared: &mut Shared<P>) {
         self.parameters_seen = shared.broker.parameters_version();
-        let mut wanted = self.said.clone();
+        let mut wanted = self.file_bridges.clone();
         for it in shared.broker.views().parameters().filter(|it| it.component == SHOVEL) {
             let Some(vhost) = it.vhost else { continue };
             match parse(vhost, it.name, it.value) {
                 Ok(bridge) => wanted.push(bridge),
                 Err(why) => {
                     let text = format_args!("shovel {} in virtual host {vhost}: {why}", it.name);
-                    shared.supplies.log.warn(shared.now, LogSource::Anybody, LogKind::Bridge, text);
+                    shared.resources.log.warn(shared.now, LogSource::Anybody, LogKind::Bridge, text);
                 }
             }
         }
@@ -193,7 +195,7 @@ impl Bridges {
             bridge.note_inflow(&shared.broker);
             if !bridge.head.is_leaving && !wanted.contains(&bridge.head.config) {
                 bridge.head.is_leaving = true;
-                shared.leave_source(&bridge.head.config, wanted);
+                shared.unbind_source(&bridge.head.config, wanted);
                 self.drain(shared, at);
             }
         }
@@ -210,7 +212,7 @@ impl Bridges {
         let name = &config.name;
         let mut refuse = |words| {
             let text = format_args!("bridge {name}: {words} until a restart");
-            shared.supplies.log.warn(shared.now, LogSource::Anybody, LogKind::Bridge, text);
+            shared.resources.log.warn(shared.now, LogSource::Anybody, LogKind::Bridge, text);
         };
         if config.has_tls() && !self.has_tls_room {
             return refuse("there is no memory for TLS with upstreams");
@@ -218,13 +220,13 @@ impl Bridges {
         if self.places.iter().filter(|bridge| !bridge.head.is_leaving).count() >= self.max {
             return refuse("bridges_max has no room for it");
         }
-        self.hasten_leaving(shared);
+        self.close_leaving(shared);
         self.serials += 1;
         let before = self.places.iter_mut().rfind(|bridge| bridge.head.config.name == config.name);
         let mut bridge = Bridge::new(config.clone(), self.serials, shared.now, before);
         // Messages that arrived until now are not counted.
-        bridge.head.inflow.begin(bridge.came(&shared.broker));
-        shared.make_queues(&mut bridge.head);
+        bridge.head.inflow.begin(bridge.arrived_count(&shared.broker));
+        shared.declare_queues(&mut bridge.head);
         self.places.push(bridge);
         self.plan_notes(config.day_bytes_max.is_some(), shared.now);
     }
@@ -232,7 +234,7 @@ impl Bridges {
     /// Deletes what a deleted shovel had here: the queue behind its source exchange, which is no longer consumed, and
     /// the queue of parked messages if it is empty.
     #[cold]
-    pub(super) fn clear_up_after<P: Platform>(&self, shared: &mut Shared<P>, left: &Head) {
+    pub(super) fn delete_leftovers<P: Platform>(&self, shared: &mut Shared<P>, left: &BridgeState) {
         let Some(shovel) = &left.config.shovel else { return };
         let is_it = |other: &Config| {
             let other = other.shovel.as_ref();
@@ -268,7 +270,7 @@ impl Bridges {
 impl<P: Platform> Shared<P> {
     /// Deletes the parameter of a shovel that has moved its last message.
     #[cold]
-    pub(super) fn end_shovel(&mut self, head: &Head) {
+    pub(super) fn end_shovel(&mut self, head: &BridgeState) {
         let Some(shovel) = head.config.shovel.as_ref().filter(|_| !head.is_leaving) else { return };
         let cleared =
             self.broker.clear_parameter(&mut self.journal, Some(&shovel.vhost), SHOVEL, &shovel.name);
@@ -280,7 +282,7 @@ impl<P: Platform> Shared<P> {
                 (log::Level::Warn, format!("bridge {name}: all messages were moved, but it stays: {why}"))
             }
         };
-        self.supplies.log.log(self.now, level, LogSource::Anybody, LogKind::Bridge, format_args!("{text}"));
+        self.resources.log.log(self.now, level, LogSource::Anybody, LogKind::Bridge, format_args!("{text}"));
     }
 
     /// Deletes a queue here, under the conditions of `only`. It does nothing if the queue does not exist or a
@@ -293,7 +295,7 @@ impl<P: Platform> Shared<P> {
 
     /// Removes the binding of a bridge that begins to leave, unless one of the `wanted` bridges has the same.
     #[cold]
-    fn leave_source(&mut self, left: &Config, wanted: &[Config]) {
+    fn unbind_source(&mut self, left: &Config, wanted: &[Config]) {
         let Some((exchange, key)) = source_of(left) else { return };
         let goes_on = |next: &Config| next.vhost == left.vhost && next.forward == left.forward;
         let is_kept = |next: &Config| source_of(next).as_ref() == Some(&(exchange.clone(), key.clone()));
@@ -307,7 +309,7 @@ impl<P: Platform> Shared<P> {
     }
 }
 
-impl<P: Platform> Task<'_, P> {
+impl<P: Platform> LinkTask<'_, P> {
     /// Records the length of the source queue when a rule begins to flow, for `delete-after` of a queue's length.
     #[cold]
     pub(super) fn note_source_depth(&mut self, rule: usize, depth_there: u32) {

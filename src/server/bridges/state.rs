@@ -26,7 +26,7 @@ use leveret_config::shovels::DeleteAfter;
 use leveret_core::command::ConnectionId;
 use leveret_core::time::{Deadline, Now};
 
-use super::traffic::{Contact, Own};
+use super::traffic::{OpenLink, OwnConnection};
 use super::{Bridges, NOTED_EVERY_MS};
 use crate::platform::Platform;
 use crate::state::Shared;
@@ -63,13 +63,13 @@ pub(super) struct LinkId {
 
 /// A bridge.
 pub(super) struct Bridge {
-    pub(super) head: Head,
+    pub(super) head: BridgeState,
     /// One link for each direction that has rules.
     pub(super) links: Vec<Link>,
 }
 
 /// The state that both links of a bridge share.
-pub(super) struct Head {
+pub(super) struct BridgeState {
     pub(super) config: Config,
     /// Number of the bridge, unique since the start.
     pub(super) serial: u64,
@@ -101,7 +101,7 @@ pub(super) struct Head {
 /// A retry of parked messages.
 #[derive(Debug)]
 pub(super) struct Retry {
-    pub(super) own: Own,
+    pub(super) own: OwnConnection,
     /// Number of messages that were not examined yet.
     pub(super) left: u32,
     pub(super) moved: u32,
@@ -144,7 +144,7 @@ pub(super) enum Phase {
     /// The name of the upstream is being looked up, with this ticket.
     LookingUp(u64),
     /// The link has a socket, which may not be connected yet.
-    Connected(Box<Contact>),
+    Connected(Box<OpenLink>),
     /// The link has nothing to do.
     Resting,
     /// An operator paused the bridge.
@@ -159,7 +159,7 @@ pub(super) struct LinkState {
     pub(super) upstream: usize,
     /// Addresses of the upstream that were not tried yet.
     pub(super) addresses: heapless::Deque<SocketAddr, ADDRESSES_MAX>,
-    pub(super) courses: Vec<Course>,
+    pub(super) rule_states: Vec<RuleState>,
     pub(super) ready_since: Option<Now>,
     /// When the link was last open, if it is not open now.
     pub(super) was_ready: Option<Now>,
@@ -171,7 +171,7 @@ pub(super) struct LinkState {
     /// rule.
     pub(super) last_error: Option<(Cause, Now)>,
     /// The causes logged last per upstream, since the link was up for long.
-    logged: Vec<Told>,
+    logged: Vec<LoggedCauses>,
     pub(super) counts: Counts,
     /// Traffic of today and of the day before.
     pub(super) today: Price,
@@ -225,7 +225,7 @@ impl Bridge {
         if let Some(before) = before {
             before.hand_counts_on(&mut links);
         }
-        let head = Head {
+        let head = BridgeState {
             serial,
             is_paused: false,
             is_leaving: false,
@@ -270,13 +270,13 @@ impl Bridge {
     }
 
     pub(super) fn is_connected(&self) -> bool {
-        self.links.iter().any(|link| link.contact().is_some())
+        self.links.iter().any(|link| link.open_link().is_some())
     }
 
     /// Lets rules that wait retry at once.
-    pub(super) fn hurry_rules(&mut self, now: Now) {
-        let courses = self.links.iter_mut().flat_map(|link| &mut link.state.courses);
-        courses.for_each(|course| course.hurry(now));
+    pub(super) fn retry_rules_now(&mut self, now: Now) {
+        let rule_states = self.links.iter_mut().flat_map(|link| &mut link.state.rule_states);
+        rule_states.for_each(|rule_state| rule_state.retry_now(now));
     }
 
     /// Returns whether a link is resting that could move messages.
@@ -299,7 +299,7 @@ impl Bridge {
     }
 }
 
-impl Head {
+impl BridgeState {
     /// Returns the rules of a direction.
     pub(super) fn rules(&self, direction: Direction) -> &[Rule] {
         match direction {
@@ -314,49 +314,49 @@ impl Head {
     }
 
     /// Returns whether the rules must be held or resumed because of the daily budget.
-    pub(super) fn is_to_turn(&self) -> bool {
+    pub(super) fn has_budget_change(&self) -> bool {
         !self.is_leaving && self.is_held != self.day.is_spent()
     }
 }
 
 impl Link {
-    pub(super) fn contact(&self) -> Option<&Contact> {
+    pub(super) fn open_link(&self) -> Option<&OpenLink> {
         match &self.phase {
-            Phase::Connected(contact) => Some(contact),
+            Phase::Connected(open_link) => Some(open_link),
             _ => None,
         }
     }
 
     /// Returns the peer of the link, if it has a socket.
     pub(super) fn peer(&self) -> Option<ConnectionId> {
-        self.contact().map(|contact| contact.peer)
+        self.open_link().map(|open_link| open_link.peer)
     }
 
     fn deadline(&self) -> Deadline {
         match &self.phase {
             Phase::Waiting(at) => *at,
-            Phase::Connected(_) => self.state.rest_due.earlier(self.course_deadline()),
+            Phase::Connected(_) => self.state.rest_due.earlier(self.rule_deadline()),
             Phase::LookingUp(_) | Phase::Resting | Phase::Paused => Deadline::NEVER,
         }
     }
 
     /// Returns when a waiting rule retries.
-    pub(super) fn course_deadline(&self) -> Deadline {
-        let is_tended = self.contact().is_some_and(Contact::is_tended);
-        let courses = self.state.courses.iter().filter(|_| is_tended).map(Course::deadline);
-        courses.fold(Deadline::NEVER, Deadline::earlier)
+    pub(super) fn rule_deadline(&self) -> Deadline {
+        let is_flowing = self.open_link().is_some_and(OpenLink::is_flowing);
+        let rule_states = self.state.rule_states.iter().filter(|_| is_flowing).map(RuleState::deadline);
+        rule_states.fold(Deadline::NEVER, Deadline::earlier)
     }
 
     /// Returns the number of rules that take no messages now: until the next day, or until an error is resolved.
-    pub(super) fn held_rules(&self, head: &Head) -> usize {
-        let rules = head.rules(self.direction).iter().zip(&self.state.courses);
-        rules.filter(|(rule, course)| head.holds(rule) || course.error().is_some()).count()
+    pub(super) fn held_rules(&self, head: &BridgeState) -> usize {
+        let rules = head.rules(self.direction).iter().zip(&self.state.rule_states);
+        rules.filter(|(rule, rule_state)| head.holds(rule) || rule_state.error().is_some()).count()
     }
 
     /// Returns the newest unresolved error, of the link or of a held rule.
     pub(super) fn last_error(&self) -> Option<(&Cause, Now)> {
         let of_link = self.state.last_error.as_ref().map(|(cause, at)| (cause, *at));
-        let of_rules = self.state.courses.iter().filter_map(Course::error);
+        let of_rules = self.state.rule_states.iter().filter_map(RuleState::error);
         of_link.into_iter().chain(of_rules).max_by_key(|(_, at)| *at)
     }
 }
@@ -368,8 +368,8 @@ impl LinkState {
             Some(DeleteAfter::Never | DeleteAfter::QueueLength) | None => None,
         };
         Self {
-            courses: vec![Course::default(); rules],
-            logged: vec![Told::default(); config.upstream.len()],
+            rule_states: vec![RuleState::default(); rules],
+            logged: vec![LoggedCauses::default(); config.upstream.len()],
             left,
             since: now,
             ..Self::default()
@@ -384,7 +384,7 @@ impl LinkState {
 
     /// Lets all causes be logged again, because the link has been up for long enough.
     pub(super) fn forget_logged(&mut self) {
-        self.logged.iter_mut().for_each(Told::forget);
+        self.logged.iter_mut().for_each(LoggedCauses::forget);
     }
 }
 
@@ -547,9 +547,9 @@ impl Bridges {
 
 /// The causes logged last for a rule or an upstream. There are several, because causes alternate.
 #[derive(Clone, Default, Debug)]
-pub(super) struct Told(heapless::HistoryBuf<Cause, 3>);
+pub(super) struct LoggedCauses(heapless::HistoryBuf<Cause, 3>);
 
-impl Told {
+impl LoggedCauses {
     /// Returns whether this cause must be logged, and records it.
     pub(super) fn is_news(&mut self, cause: &Cause) -> bool {
         let is_news = !self.0.contains(cause);
@@ -578,7 +578,7 @@ pub(super) enum Remedy {
 
 /// The state of a rule, whatever happens to its link.
 #[derive(Clone, Default, Debug)]
-pub(super) struct Course {
+pub(super) struct RuleState {
     backoff: Backoff,
     /// Why the rule is held, since when, and what ends that.
     error: Option<(Cause, Now, Remedy)>,
@@ -586,14 +586,14 @@ pub(super) struct Course {
     /// Since when the rule's queue at the upstream is consumed again, while no message was taken.
     open_since: Option<Now>,
     /// Whether messages are tried one by one, because one of them was refused.
-    is_careful: bool,
+    is_one_at_a_time: bool,
     /// The causes logged since the rule last went on.
-    told: Told,
+    logged_causes: LoggedCauses,
     /// Number of messages that nothing here can take, and that the queue at the upstream keeps unacknowledged.
     pub(super) held: u16,
 }
 
-impl Course {
+impl RuleState {
     /// Returns whether the rule must take no messages now.
     pub(super) fn waits(&self, now: Now) -> bool {
         self.waits.is_some_and(|until| !until.is_due(now))
@@ -610,7 +610,7 @@ impl Course {
     }
 
     /// Lets the rule retry now.
-    pub(super) fn hurry(&mut self, now: Now) {
+    pub(super) fn retry_now(&mut self, now: Now) {
         if let Some(until) = &mut self.waits {
             *until = now.after_ms(0);
             self.backoff.reset();
@@ -626,13 +626,13 @@ impl Course {
 
     /// Records that the channel at the upstream is open, and clears an error that required only that.
     pub(super) fn note_ready(&mut self) {
-        let is_careful = self.is_careful;
-        self.error.take_if(|(.., remedy)| *remedy == Remedy::Open && !is_careful);
+        let is_one_at_a_time = self.is_one_at_a_time;
+        self.error.take_if(|(.., remedy)| *remedy == Remedy::Open && !is_one_at_a_time);
     }
 
     /// Returns whether the rule takes one message at a time, to see whether it is taken.
-    pub(super) const fn is_careful(&self) -> bool {
-        self.is_careful
+    pub(super) const fn is_one_at_a_time(&self) -> bool {
+        self.is_one_at_a_time
     }
 
     /// Returns the number of consecutive refusals.
@@ -646,23 +646,23 @@ impl Course {
         now: Now,
         (cause, remedy): (&Cause, Remedy),
         most_ms: u64,
-        chance: u64,
+        random: u64,
     ) -> bool {
         if self.waits.is_none() {
-            self.waits = Some(self.backoff.fail(now, self.open_since.take(), most_ms, chance));
+            self.waits = Some(self.backoff.fail(now, self.open_since.take(), most_ms, random));
             if self.failures() == 1 {
-                self.told.forget();
+                self.logged_causes.forget();
             }
         }
-        self.is_careful |= remedy == Remedy::OneTaken;
+        self.is_one_at_a_time |= remedy == Remedy::OneTaken;
         self.error = Some((cause.clone(), now, remedy));
-        self.told.is_news(cause)
+        self.logged_causes.is_news(cause)
     }
 
     /// Records that the queue at the upstream is consumed. If that lasts, the rule goes on, unless a message was
     /// refused.
     pub(super) fn note_open(&mut self, now: Now) {
-        self.open_since = Some(now).filter(|_| !self.is_careful);
+        self.open_since = Some(now).filter(|_| !self.is_one_at_a_time);
     }
 
     /// Records that a message was taken. Returns whether that ended a retry.

@@ -12,8 +12,8 @@ use leveret_management::request_context::{
 };
 
 use super::Bridges;
-use super::state::{Bridge, Direction, Head, Link, LinkState, Phase};
-use super::traffic::{Contact, Lane};
+use super::state::{Bridge, BridgeState, Direction, Link, LinkState, Phase};
+use super::traffic::{Lane, OpenLink};
 use crate::platform::Platform;
 use crate::state::Shared;
 
@@ -39,7 +39,7 @@ impl BridgeViews for ShownBridges<'_> {
         let Bridge { head, links } = self.bridges.places.get(place / 2)?;
         let direction = Direction::BOTH[place % 2];
         let link = links.iter().find(|link| link.direction == direction)?;
-        let (state, contact) = (&link.state, link.contact());
+        let (state, open_link) = (&link.state, link.open_link());
         let [day_bytes, yesterday_bytes, gone_ms] = head.day.numbers(self.now);
         let mut lately = state.today;
         lately.add(state.yesterday);
@@ -61,7 +61,7 @@ impl BridgeViews for ShownBridges<'_> {
             vhost: &head.config.vhost,
             upstream: head.config.upstream[state.upstream].to_string(),
             moved: state.counts.moved,
-            pending: contact.map_or(0, |contact| contact.pending()) as u64,
+            pending: open_link.map_or(0, |open_link| open_link.pending()) as u64,
             // The queues whose messages wait here to be forwarded.
             queues: (direction == Direction::Forward)
                 .then(|| head.config.forward.iter().map(|rule| rule.queue.as_str()).collect()),
@@ -72,7 +72,7 @@ impl BridgeViews for ShownBridges<'_> {
             disk_room: self.disk_room,
             outage_days_min: head.config.outage_days_min,
             parked_queue: is_first.then_some(&*head.config.parked),
-            held: state.courses.iter().map(|course| u64::from(course.held)).sum(),
+            held: state.rule_states.iter().map(|rule_state| u64::from(rule_state.held)).sum(),
             today: state.today.kinds(),
             yesterday: state.yesterday.kinds(),
             day_bytes,
@@ -108,7 +108,7 @@ impl BridgeViews for ShownBridges<'_> {
 
 /// Returns the shovel's definition, if the bridge is one.
 #[cold]
-fn shovel_of<'a>(head: &'a Head, state: &LinkState) -> Option<ShovelView<'a>> {
+fn shovel_of<'a>(head: &'a BridgeState, state: &LinkState) -> Option<ShovelView<'a>> {
     let shovel = head.config.shovel.as_ref()?;
     let view = |end: &'a End| ShovelEndView {
         uri: end.uris.get(if end.is_here { 0 } else { state.upstream }).map_or("", String::as_str),
@@ -127,14 +127,14 @@ fn shovel_of<'a>(head: &'a Head, state: &LinkState) -> Option<ShovelView<'a>> {
 
 /// Returns the state of a link: that of its connection, or else that of the rule that needs attention first.
 #[cold]
-fn state_of(head: &Head, link: &Link) -> &'static str {
+fn state_of(head: &BridgeState, link: &Link) -> &'static str {
     match &link.phase {
         _ if head.is_leaving => "ending",
-        Phase::Connected(contact) if contact.is_draining => "ending",
-        Phase::Connected(contact) if contact.client.stage() != Stage::Open => "connecting",
-        Phase::Connected(contact) => {
+        Phase::Connected(open_link) if open_link.is_draining => "ending",
+        Phase::Connected(open_link) if open_link.client.stage() != Stage::Open => "connecting",
+        Phase::Connected(open_link) => {
             let states: Vec<_> =
-                (0..contact.lanes.len()).map(|rule| state_of_rule(head, link, contact, rule)).collect();
+                (0..open_link.lanes.len()).map(|rule| state_of_rule(head, link, open_link, rule)).collect();
             let first =
                 ["held", "blocked", "budget used", "running"].into_iter().find(|it| states.contains(it));
             first.unwrap_or("connecting")
@@ -148,28 +148,28 @@ fn state_of(head: &Head, link: &Link) -> &'static str {
 
 /// Returns the state of a rule whose link is open.
 #[cold]
-fn state_of_rule(head: &Head, link: &Link, contact: &Contact, rule: usize) -> &'static str {
+fn state_of_rule(head: &BridgeState, link: &Link, open_link: &OpenLink, rule: usize) -> &'static str {
     let is_of_budget = head.holds(&head.rules(link.direction)[rule]);
-    match &contact.lanes[rule] {
-        _ if link.state.courses[rule].error().is_some() => "held",
+    match &open_link.lanes[rule] {
+        _ if link.state.rule_states[rule].error().is_some() => "held",
         _ if is_of_budget => "budget used",
-        Lane::Shut | Lane::Opening => "connecting",
-        Lane::Forward(_) if contact.client.is_stopped(rule) => "blocked",
-        Lane::Forward(_) | Lane::Fetch(_) if contact.client.is_blocked() => "blocked",
+        Lane::Closed | Lane::Opening => "connecting",
+        Lane::Forward(_) if open_link.client.is_stopped(rule) => "blocked",
+        Lane::Forward(_) | Lane::Fetch(_) if open_link.client.is_blocked() => "blocked",
         Lane::Forward(_) | Lane::Fetch(_) => "running",
     }
 }
 
 /// Returns the state of each rule of a link, by the rule's queue.
 #[cold]
-fn rules_of<'a>(head: &'a Head, link: &Link) -> Vec<(&'a str, &'static str)> {
+fn rules_of<'a>(head: &'a BridgeState, link: &Link) -> Vec<(&'a str, &'static str)> {
     let of_link = state_of(head, link);
     let is_open = !matches!(of_link, "ending" | "connecting");
-    let contact = link.contact().filter(|_| is_open);
+    let open_link = link.open_link().filter(|_| is_open);
     let rules = head.rules(link.direction).iter().enumerate();
     rules
         .map(|(at, rule)| {
-            (&*rule.queue, contact.map_or(of_link, |contact| state_of_rule(head, link, contact, at)))
+            (&*rule.queue, open_link.map_or(of_link, |open_link| state_of_rule(head, link, open_link, at)))
         })
         .collect()
 }
@@ -177,7 +177,7 @@ fn rules_of<'a>(head: &'a Head, link: &Link) -> Vec<(&'a str, &'static str)> {
 impl Bridges {
     /// Carries out an operator's order for a bridge.
     #[cold]
-    pub(crate) fn follow_order<P: Platform>(
+    pub(crate) fn carry_out_order<P: Platform>(
         &mut self,
         shared: &mut Shared<P>,
         name: &str,
@@ -193,7 +193,7 @@ impl Bridges {
         let bridge = &mut self.places[place];
         match order {
             BridgeOrder::Retry => {
-                bridge.hurry_rules(now);
+                bridge.retry_rules_now(now);
                 self.begin_retry(shared, place);
             }
             BridgeOrder::Pause => {
@@ -202,15 +202,15 @@ impl Bridges {
             }
             BridgeOrder::Resume | BridgeOrder::Restart => {
                 bridge.head.is_paused = false;
-                bridge.hurry_rules(now);
+                bridge.retry_rules_now(now);
                 for link in &mut bridge.links {
                     link.state.is_going_to_rest = false;
                     if matches!(link.phase, Phase::Paused | Phase::Resting | Phase::Waiting(_)) {
                         link.state.backoff.reset();
                         link.phase = Phase::Waiting(now.after_ms(0));
                     }
-                    if let Phase::Connected(contact) = &mut link.phase {
-                        contact.is_draining |= order == BridgeOrder::Restart;
+                    if let Phase::Connected(open_link) = &mut link.phase {
+                        open_link.is_draining |= order == BridgeOrder::Restart;
                     }
                 }
             }
