@@ -231,7 +231,7 @@ impl<S> Admission<S> {
     }
 
     /// Returns whether another socket can be appended to the list.
-    fn has_room(&self) -> bool {
+    fn has_capacity(&self) -> bool {
         self.waiting.len() < self.waiting_max || self.crowd().is_some()
     }
 
@@ -298,7 +298,7 @@ impl<P: Platform> Engine<P> {
     pub(super) fn may_admit(&self) -> bool {
         let admission = &self.shared.admission;
         let mut listeners = admission.listeners.iter();
-        listeners.any(|one| one.is_ready && self.is_open(one.kind)) && admission.has_room()
+        listeners.any(|one| one.is_ready && self.is_open(one.kind)) && admission.has_capacity()
             || self.next_admission().is_ok()
     }
 
@@ -318,7 +318,7 @@ impl<P: Platform> Engine<P> {
         self.shared.admission.listeners[at].update_retry(now);
         for _ in 0..ACCEPTS_PER_TURN {
             let Listener { kind, id, with_tls, is_ready, .. } = self.shared.admission.listeners[at];
-            if !is_ready || !self.is_open(kind) || !self.shared.admission.has_room() {
+            if !is_ready || !self.is_open(kind) || !self.shared.admission.has_capacity() {
                 return;
             }
             match self.shared.platform.accept(id, &mut self.shared.resources.log, now) {

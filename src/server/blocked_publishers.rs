@@ -25,6 +25,93 @@ const SLOW_BODY_TIMES: u64 = 10;
 const RETRIES_PER_TURN: usize = 64;
 /// Minimum time between two log lines about waits for disk space, in milliseconds.
 const DISK_LOG_INTERVAL_MS: u64 = 60_000;
+/// A wait is logged after this time, in milliseconds.
+const LOGGED_AFTER_MS: u64 = 2_000;
+/// Number of causes that are counted separately. Publishers with a further cause are counted as others.
+const CAUSES: usize = 16;
+
+/// The state of the publishers that wait for capacity.
+#[derive(Debug)]
+pub(super) struct BlockedPublishers {
+    /// Since when publishers have been blocked, and whether that is in the log.
+    pub(super) report: BlockedReport,
+    /// When a wait for disk space was last logged.
+    pub(super) disk_logged_at: Option<Now>,
+    /// Value of `Shared::room_made` at the last retry.
+    pub(super) capacity_seen: u64,
+    /// Number of publishers that have not retried since then.
+    pub(super) retries_left: usize,
+    /// The claim of a message that waits for memory to be assembled, and when slow bodies are ended for it.
+    pub(super) assembly_wait: Option<(u64, Deadline)>,
+}
+
+impl BlockedPublishers {
+    pub(super) const fn new() -> Self {
+        Self {
+            report: BlockedReport::No,
+            disk_logged_at: None,
+            capacity_seen: 0,
+            retries_left: 0,
+            assembly_wait: None,
+        }
+    }
+
+    /// Returns when something must be logged, or slow bodies must be ended.
+    pub(super) fn deadline(&self) -> Deadline {
+        self.assembly_wait.map_or(Deadline::NEVER, |(_, at)| at).earlier(self.report.deadline())
+    }
+}
+
+/// Whether publishers are blocked, and whether that is in the log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum BlockedReport {
+    /// No publisher is blocked.
+    No,
+    /// Publishers have been blocked since then without interruption.
+    Since(Now),
+    /// Publishers are blocked, and the log says so.
+    Logged,
+}
+
+impl BlockedReport {
+    /// Returns when the wait must be logged.
+    pub(super) const fn deadline(self) -> Deadline {
+        match self {
+            Self::Since(since) => since.after_ms(LOGGED_AFTER_MS),
+            Self::No | Self::Logged => Deadline::NEVER,
+        }
+    }
+}
+
+/// The resource that a publisher waits for, and since when.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct BlockedOn {
+    pub(super) shortage: Shortage,
+    pub(super) since: Now,
+}
+
+impl BlockedOn {
+    /// Returns what most publishers wait for; `None` if none waits.
+    pub(super) fn most_common(needs: impl Iterator<Item = Self>, now: Now) -> Option<Waiters> {
+        let mut causes: heapless::Vec<(Self, u32), CAUSES> = heapless::Vec::new();
+        let mut all = 0;
+        for need in needs {
+            all += 1;
+            match causes.iter_mut().find(|(known, _)| known.shortage == need.shortage) {
+                Some((known, count)) => {
+                    known.since = known.since.min(need.since);
+                    *count += 1;
+                }
+                // A cause that does not fit is counted among the others.
+                None => drop(causes.push((need, 1))),
+            }
+        }
+        let (most, count) =
+            causes.into_iter().reduce(|most, next| if next.1 > most.1 { next } else { most })?;
+        let for_ms = now.as_ms().saturating_sub(most.since.as_ms());
+        Some(Waiters { shortage: most.shortage, count, for_ms, others: all - count })
+    }
+}
 
 impl<P: Platform> Engine<P> {
     /// Returns whether a blocked publisher has not retried since capacity was freed.
@@ -123,7 +210,7 @@ impl<P: Platform> Engine<P> {
                 self.blocked.retries_left = 0;
                 break;
             };
-            let id = peer.connection().expect("the broker's connections wait for its room");
+            let id = peer.connection().expect("only connections of the broker are blocked publishers");
             let waiting = self.shared.lists.for_capacity.take(0);
             self.blocked.retries_left -= 1;
             left -= 1;
@@ -174,7 +261,7 @@ impl<P: Platform> Engine<P> {
         let fault = Fault::connection(
             ReplyCode::ResourceError,
             format_args!(
-                "a message was under way for {ms} ms while others waited for its room: send it faster, or \
+                "a message was under way for {ms} ms while others waited for its memory: send it faster, or \
                  raise assembly_bytes_max"
             ),
         );
@@ -256,94 +343,5 @@ impl<P: Platform> Engine<P> {
         let why = self.shared.broker.views().explain(pools, waiters, disk);
         let text = format_args!("{why}");
         self.shared.resources.log.warn(self.shared.now, LogSource::Anybody, LogKind::Shortage, text);
-    }
-}
-
-/// A wait is logged after this time, in milliseconds.
-const LOGGED_AFTER_MS: u64 = 2_000;
-
-/// Number of causes that are counted separately. Publishers with a further cause are counted as others.
-const CAUSES: usize = 16;
-
-/// The resource that a publisher waits for, and since when.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct BlockedOn {
-    pub(super) shortage: Shortage,
-    pub(super) since: Now,
-}
-
-impl BlockedOn {
-    /// Returns what most publishers wait for; `None` if none waits.
-    pub(super) fn most_common(needs: impl Iterator<Item = Self>, now: Now) -> Option<Waiters> {
-        let mut causes: heapless::Vec<(Self, u32), CAUSES> = heapless::Vec::new();
-        let mut all = 0;
-        for need in needs {
-            all += 1;
-            match causes.iter_mut().find(|(known, _)| known.shortage == need.shortage) {
-                Some((known, count)) => {
-                    known.since = known.since.min(need.since);
-                    *count += 1;
-                }
-                // A cause that does not fit is counted among the others.
-                None => drop(causes.push((need, 1))),
-            }
-        }
-        let (most, count) =
-            causes.into_iter().reduce(|most, next| if next.1 > most.1 { next } else { most })?;
-        let for_ms = now.as_ms().saturating_sub(most.since.as_ms());
-        Some(Waiters { shortage: most.shortage, count, for_ms, others: all - count })
-    }
-}
-
-/// The state of the publishers that wait for capacity.
-#[derive(Debug)]
-pub(super) struct BlockedPublishers {
-    /// Since when publishers have been blocked, and whether that is in the log.
-    pub(super) report: BlockedReport,
-    /// When a wait for disk space was last logged.
-    pub(super) disk_logged_at: Option<Now>,
-    /// Value of `Shared::room_made` at the last retry.
-    pub(super) capacity_seen: u64,
-    /// Number of publishers that have not retried since then.
-    pub(super) retries_left: usize,
-    /// The claim of a message that waits for memory to be assembled, and when slow bodies are ended for it.
-    pub(super) assembly_wait: Option<(u64, Deadline)>,
-}
-
-impl BlockedPublishers {
-    pub(super) const fn new() -> Self {
-        Self {
-            report: BlockedReport::No,
-            disk_logged_at: None,
-            capacity_seen: 0,
-            retries_left: 0,
-            assembly_wait: None,
-        }
-    }
-
-    /// Returns when something must be logged, or slow bodies must be ended.
-    pub(super) fn deadline(&self) -> Deadline {
-        self.assembly_wait.map_or(Deadline::NEVER, |(_, at)| at).earlier(self.report.deadline())
-    }
-}
-
-/// Whether publishers are blocked, and whether that is in the log.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum BlockedReport {
-    /// No publisher is blocked.
-    No,
-    /// Publishers have been blocked since then without interruption.
-    Since(Now),
-    /// Publishers are blocked, and the log says so.
-    Logged,
-}
-
-impl BlockedReport {
-    /// Returns when the wait must be logged.
-    pub(super) const fn deadline(self) -> Deadline {
-        match self {
-            Self::Since(since) => since.after_ms(LOGGED_AFTER_MS),
-            Self::No | Self::Logged => Deadline::NEVER,
-        }
     }
 }

@@ -69,10 +69,10 @@ mod tests {
     fn what_lies_idle_goes_back_after_a_while_and_what_cannot_is_left_alone() {
         let at = Now::from_ms;
         let mut idle = IdleMemory::new(false);
-        assert!(!idle.is_due(at(10), 0), "memory lies idle for a while first");
+        assert!(!idle.is_due(at(10), 0), "memory is idle for a while first");
         assert!(idle.is_due(at(1_000), 0), "what the start left");
         idle.note_returned(2 << 20);
-        assert!(!idle.is_due(at(1_001), 2 << 20), "it could not be given back");
+        assert!(!idle.is_due(at(1_001), 2 << 20), "it could not be returned");
         assert_eq!(idle.deadline(), Deadline::NEVER);
         assert!(!idle.is_due(at(2_000), 3 << 20));
         assert_eq!(idle.deadline(), at(2_000).after_ms(TRIM_AFTER_MS));

@@ -36,6 +36,129 @@ use super::worker::CertificateState;
 
 /// Maximum number of bytes taken from a client per turn.
 const READ_BYTES: usize = 16 << 10;
+/// A client that neither sends nor takes anything for this time is disconnected, in milliseconds.
+pub(super) const IDLE_MS: u64 = 60_000;
+/// Maximum time of a request over the network from its first octet to its last, in milliseconds.
+const REQUEST_MS: u64 = 15_000;
+/// Maximum time for an answer over the network to be read, in milliseconds. Also the maximum time for an upload: a
+/// request whose body is longer than the request buffer.
+const ANSWER_MS: u64 = 120_000;
+/// Maximum time for an answer with metrics to be read, in milliseconds. Only programs read them, and Prometheus waits
+/// no longer either.
+const METRICS_ANSWER_MS: u64 = 30_000;
+/// Time for a request to arrive before the client can be closed for another one, in milliseconds.
+const REQUEST_KEPT_MS: u64 = 1_500;
+/// Time for an upload or an answer before the client can be closed for another one, in milliseconds. It is long
+/// enough for the web page over a slow link.
+const ANSWER_KEPT_MS: u64 = 8_000;
+
+/// The state that all operator clients share.
+pub(super) struct Operators {
+    pub(super) is_open: bool,
+    pub(super) process: Process,
+    pub(super) own_uid: u32,
+    pub(super) orders: Orders,
+    pub(super) tokens: Tokens,
+    pub(super) samples: Samples,
+    /// The client for whose backup the files of storage are pinned.
+    pub(super) backup_client: Option<PeerId>,
+}
+
+impl Operators {
+    /// Makes a control socket that is not yet open.
+    pub(super) fn closed(process: Process, own_uid: u32, samples: Samples) -> Self {
+        Self {
+            is_open: false,
+            process,
+            own_uid,
+            orders: Orders::default(),
+            tokens: Tokens::default(),
+            samples,
+            backup_client: None,
+        }
+    }
+}
+
+/// The session of one client, and its deadlines.
+#[derive(Debug)]
+pub(super) struct OperatorClient {
+    pub(super) session: OperatorSession,
+    /// Whether the client will send nothing more. Earlier requests are still answered.
+    pub(super) has_ended: bool,
+    pub(super) idle_at: Deadline,
+    /// When the request or answer under way must be complete.
+    pub(super) exchange_at: Deadline,
+    exchange: Exchange,
+    /// When the client can be closed for another one that waits.
+    pub(super) closable_at: Deadline,
+}
+
+impl OperatorClient {
+    pub(super) fn new(session: OperatorSession, now: Now) -> Self {
+        Self {
+            session,
+            has_ended: false,
+            idle_at: now.after_ms(IDLE_MS),
+            exchange_at: Deadline::NEVER,
+            exchange: Exchange::None,
+            closable_at: now.after_ms(REQUEST_KEPT_MS),
+        }
+    }
+
+    pub(super) fn deadline(&self) -> Deadline {
+        self.idle_at.earlier(self.exchange_at)
+    }
+
+    /// Sets the deadlines again after a read, a request or a write. Clients of the control socket have no limit for a
+    /// whole request or answer.
+    pub(super) fn keep_exchange_time(&mut self, now: Now) {
+        let exchange = match (self.session.is_empty(), self.session.has_output(), self.session.is_uploading())
+        {
+            (true, ..) => Exchange::None,
+            (false, true, _) => Exchange::Answer,
+            (false, false, true) => Exchange::Upload,
+            (false, false, false) => Exchange::Request,
+        };
+        if core::mem::replace(&mut self.exchange, exchange) == exchange {
+            return;
+        }
+        let (exchange_ms, kept_ms) = match exchange {
+            Exchange::None => {
+                (self.exchange_at, self.closable_at) = (Deadline::NEVER, now.after_ms(0));
+                return;
+            }
+            Exchange::Request => (REQUEST_MS, REQUEST_KEPT_MS),
+            Exchange::Answer if self.session.is_for_metrics() => (METRICS_ANSWER_MS, ANSWER_KEPT_MS),
+            Exchange::Answer | Exchange::Upload => (ANSWER_MS, ANSWER_KEPT_MS),
+        };
+        if self.session.is_of_network() {
+            self.exchange_at = now.after_ms(exchange_ms);
+        }
+        self.closable_at = now.after_ms(kept_ms);
+    }
+
+    /// Records that the client made progress, or waits for the broker.
+    pub(super) fn note_progress(&mut self, now: Now) {
+        self.idle_at = now.after_ms(IDLE_MS);
+    }
+
+    /// Returns whether the client has sent everything and all its requests are answered.
+    pub(super) fn is_done(&self) -> bool {
+        let is_idle =
+            !self.session.has_output() && !self.session.has_request() && !self.session.awaits_disk();
+        self.has_ended && is_idle && !self.session.is_checking() && !self.session.waits()
+    }
+}
+
+/// The exchange under way with a client.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Exchange {
+    None,
+    Request,
+    /// A request whose body is longer than the request buffer.
+    Upload,
+    Answer,
+}
 
 impl<P: Platform> Engine<P> {
     /// Reads once, and handles one request.
@@ -73,7 +196,7 @@ impl<P: Platform> Engine<P> {
             ) || stream.has_lost_record
             {
                 let text = format_args!(
-                    "{}: no room to keep the rest of its request; raise stash_bytes_max",
+                    "{}: no memory to keep the rest of its request; raise stash_bytes_max",
                     address
                 );
                 self.shared.resources.log.warn(now, address.source(), LogKind::Shortage, text);
@@ -317,23 +440,6 @@ impl<S: Socket> Sockets for Connections<'_, S> {
     }
 }
 
-/// A client that neither sends nor takes anything for this time is disconnected, in milliseconds.
-pub(super) const IDLE_MS: u64 = 60_000;
-
-/// Maximum time of a request over the network from its first octet to its last, in milliseconds.
-const REQUEST_MS: u64 = 15_000;
-/// Maximum time for an answer over the network to be read, in milliseconds. Also the maximum time for an upload: a
-/// request whose body is longer than the request buffer.
-const ANSWER_MS: u64 = 120_000;
-/// Maximum time for an answer with metrics to be read, in milliseconds. Only programs read them, and Prometheus waits
-/// no longer either.
-const METRICS_ANSWER_MS: u64 = 30_000;
-/// Time for a request to arrive before the client can be closed for another one, in milliseconds.
-const REQUEST_KEPT_MS: u64 = 1_500;
-/// Time for an upload or an answer before the client can be closed for another one, in milliseconds. It is long
-/// enough for the web page over a slow link.
-const ANSWER_KEPT_MS: u64 = 8_000;
-
 /// Returns the maximum number of objects of each kind for which the management API has rates.
 pub fn sampled_places(limits: &Limits) -> SampledPlaces {
     SampledPlaces {
@@ -341,113 +447,5 @@ pub fn sampled_places(limits: &Limits) -> SampledPlaces {
         exchanges: limits.exchanges_max as usize,
         channels: limits.channels_max as usize,
         connections: limits.connections_max as usize,
-    }
-}
-
-/// The state that all operator clients share.
-pub(super) struct Operators {
-    pub(super) is_open: bool,
-    pub(super) process: Process,
-    pub(super) own_uid: u32,
-    pub(super) orders: Orders,
-    pub(super) tokens: Tokens,
-    pub(super) samples: Samples,
-    /// The client for whose backup the files of storage are pinned.
-    pub(super) backup_client: Option<PeerId>,
-}
-
-impl Operators {
-    /// Makes a control socket that is not yet open.
-    pub(super) fn closed(process: Process, own_uid: u32, samples: Samples) -> Self {
-        Self {
-            is_open: false,
-            process,
-            own_uid,
-            orders: Orders::default(),
-            tokens: Tokens::default(),
-            samples,
-            backup_client: None,
-        }
-    }
-}
-
-/// The exchange under way with a client.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Exchange {
-    None,
-    Request,
-    /// A request whose body is longer than the request buffer.
-    Upload,
-    Answer,
-}
-
-/// The session of one client, and its deadlines.
-#[derive(Debug)]
-pub(super) struct OperatorClient {
-    pub(super) session: OperatorSession,
-    /// Whether the client will send nothing more. Earlier requests are still answered.
-    pub(super) has_ended: bool,
-    pub(super) idle_at: Deadline,
-    /// When the request or answer under way must be complete.
-    pub(super) exchange_at: Deadline,
-    exchange: Exchange,
-    /// When the client can be closed for another one that waits.
-    pub(super) closable_at: Deadline,
-}
-
-impl OperatorClient {
-    pub(super) fn new(session: OperatorSession, now: Now) -> Self {
-        Self {
-            session,
-            has_ended: false,
-            idle_at: now.after_ms(IDLE_MS),
-            exchange_at: Deadline::NEVER,
-            exchange: Exchange::None,
-            closable_at: now.after_ms(REQUEST_KEPT_MS),
-        }
-    }
-
-    pub(super) fn deadline(&self) -> Deadline {
-        self.idle_at.earlier(self.exchange_at)
-    }
-
-    /// Sets the deadlines again after a read, a request or a write. Clients of the control socket have no limit for a
-    /// whole request or answer.
-    pub(super) fn keep_exchange_time(&mut self, now: Now) {
-        let exchange = match (self.session.is_empty(), self.session.has_output(), self.session.is_uploading())
-        {
-            (true, ..) => Exchange::None,
-            (false, true, _) => Exchange::Answer,
-            (false, false, true) => Exchange::Upload,
-            (false, false, false) => Exchange::Request,
-        };
-        if core::mem::replace(&mut self.exchange, exchange) == exchange {
-            return;
-        }
-        let (exchange_ms, kept_ms) = match exchange {
-            Exchange::None => {
-                (self.exchange_at, self.closable_at) = (Deadline::NEVER, now.after_ms(0));
-                return;
-            }
-            Exchange::Request => (REQUEST_MS, REQUEST_KEPT_MS),
-            Exchange::Answer if self.session.is_for_metrics() => (METRICS_ANSWER_MS, ANSWER_KEPT_MS),
-            Exchange::Answer | Exchange::Upload => (ANSWER_MS, ANSWER_KEPT_MS),
-        };
-        if self.session.is_of_network() {
-            self.exchange_at = now.after_ms(exchange_ms);
-        }
-        self.closable_at = now.after_ms(kept_ms);
-    }
-
-    /// Records that the client made progress, or waits for the broker.
-    pub(super) fn note_progress(&mut self, now: Now) {
-        self.idle_at = now.after_ms(IDLE_MS);
-    }
-
-    /// Returns whether the client has sent everything and all its requests are answered.
-    pub(super) fn is_done(&self) -> bool {
-        let is_idle =
-            !self.session.has_output() && !self.session.has_request() && !self.session.awaits_disk();
-        self.has_ended && is_idle && !self.session.is_checking() && !self.session.waits()
     }
 }

@@ -108,7 +108,7 @@ impl Session {
         match self {
             Self::Amqp(session) => session,
             Self::Operator(_) | Self::Bridge(_) => {
-                unreachable!("only clients of AMQP are asked for by that name")
+                unreachable!("only AMQP clients have an AMQP session")
             }
         }
     }
@@ -303,7 +303,7 @@ pub struct PeerId(u32);
 impl PeerId {
     /// Returns the id of the peer in slot `index`, counted from 0.
     pub const fn from_index(index: usize) -> Self {
-        assert!(index <= u32::MAX as usize, "there are fewer places than 2^32");
+        assert!(index <= u32::MAX as usize, "there are fewer slots than 2^32");
         Self(index as u32)
     }
 
@@ -394,7 +394,7 @@ impl<S> Peers<S> {
             self.slots.push(None);
         }
         let before = self.slots[id.index()].replace(peer);
-        assert!(before.is_none(), "the place of a new peer is empty");
+        assert!(before.is_none(), "the slot of a new peer is empty");
     }
 
     pub(super) fn take(&mut self, id: impl Into<PeerId>) -> Option<Peer<S>> {
@@ -403,7 +403,10 @@ impl<S> Peers<S> {
 
     /// Returns an empty slot in `places`, which are slots of peers without a record at the broker.
     pub(super) fn free_non_broker_slot(&self, mut places: Range<usize>) -> Option<PeerId> {
-        debug_assert!(places.end <= NON_BROKER_PEERS_MAX, "places apart");
+        debug_assert!(
+            places.end <= NON_BROKER_PEERS_MAX,
+            "these are slots of peers without a record at the broker"
+        );
         places.by_ref().map(PeerId::from_index).find(|id| self.get(*id).is_none())
     }
 

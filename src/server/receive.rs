@@ -38,7 +38,7 @@ impl<P: Platform> Shared<P> {
         let got = peer.stream.read(&mut self.buffers, &mut self.scratch.input, reading);
         self.budget.note_read(got.len);
         if peer.stream.has_lost_record {
-            let text = "no room to keep its unfinished record of TLS";
+            let text = "no memory to keep its unfinished TLS record";
             let text = format_args!("{}: {text}", peer.address);
             self.resources.log.warn(self.now, peer.address.source(), LogKind::Shortage, text);
         }
@@ -54,7 +54,7 @@ impl<P: Platform> Shared<P> {
         let more = peer.waiting != Waiting::No || !is_done;
         let kept = peer.stream.keep(&mut self.buffers, &mut self.scratch.input, got.len, handled, more);
         if !kept {
-            let text = "no room to keep its unfinished frame; raise stash_bytes_max";
+            let text = "no memory to keep its unfinished frame; raise stash_bytes_max";
             let text = format_args!("{}: {text}", peer.address);
             self.resources.log.warn(self.now, peer.address.source(), LogKind::Shortage, text);
             self.end_now(id);

@@ -81,9 +81,9 @@ impl<P: Platform> Engine<P> {
         // Bridges of the configuration file reserve theirs later, in `set_bridges`.
         broker.set_shovel_places(bridges_max);
         broker.set_parameter_check(bridges::check);
-        let has_tls_room = setup.tls_links > 0;
+        let has_tls_memory = setup.tls_links > 0;
         let called = (&*setup.process.node, &*setup.identity.version);
-        let bridges = Bridges::new(bridges_max, frame_max, called, broker.chance(), has_tls_room);
+        let bridges = Bridges::new(bridges_max, frame_max, called, broker.chance(), has_tls_memory);
         let peers = Peers::<P::Socket>::slots_max(connections);
         let listeners = Listeners {
             amqp: setup.listeners,
@@ -111,7 +111,7 @@ impl<P: Platform> Engine<P> {
             },
             broker,
             journal: Journal::new(limits.messages_max as usize),
-            worker: WorkerQueue::new(&limits, with_tls, (setup.certificates, tls_others)),
+            worker: WorkerQueue::new(&limits, with_tls, setup.certificates, tls_others),
             buffers: Buffers::new(&limits, with_tls, tls_others),
             scratch: Scratch::new(&limits),
             budget: TurnBudget::default(),

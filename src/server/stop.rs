@@ -21,7 +21,7 @@ use super::state::Engine;
 const STOP_MS: u64 = 700;
 
 impl<P: Platform> Engine<P> {
-    /// Begins the shutdown: closes all connections, and stops when they have ended or after [`STOP_MS`]. `how` names
+    /// Begins the shutdown: closes all connections, and stops when they have ended or after 700 ms. `how` names
     /// the reason for the log. A second call stops at once.
     pub fn begin_stop(&mut self, how: &str) {
         if self.shared.stopping.is_some() {
@@ -89,7 +89,7 @@ impl<P: Platform> Engine<P> {
             return false;
         };
         if store.is_stuck() {
-            log::warn!("the disk is full: what had not been confirmed yet is not written");
+            log::warn!("the disk is full: entries that had not been confirmed are not written");
             return false;
         }
         true

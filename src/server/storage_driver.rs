@@ -24,6 +24,13 @@ use super::peer::Waiting;
 use super::platform::Platform;
 use super::state::Engine;
 
+/// Number of retries of a failed read before its messages are reported as lost.
+const READ_RETRIES: u32 = 4;
+/// A commit that takes this long is logged, in microseconds.
+const SLOW_COMMIT_US: u64 = 1_000_000;
+/// Number of commits that waited for the sync budget after which that is logged once.
+const COMMITS_OVER_BUDGET_LOGGED: u64 = 100;
+
 /// Storage as the event loop sees it.
 pub struct StoreDriver {
     pub(super) keeper: Keeper,
@@ -40,33 +47,6 @@ pub struct StoreDriver {
     sync_times: SyncTimes,
     /// Whether it was logged that confirms wait for the sync budget.
     pub(super) has_logged_budget: bool,
-}
-
-/// Number of retries of a failed read before its messages are reported as lost.
-const READ_RETRIES: u32 = 4;
-
-/// The read that the reader thread carries out.
-enum Reading {
-    Nothing,
-    Compaction,
-    Queue(Fetch),
-    Chunk(Fetch, LargeMessage),
-}
-
-/// A message with a large body that is being read chunk by chunk.
-struct LargeMessage {
-    offset: u64,
-    enqueued_ms: u64,
-    message: MessageId,
-    body: u64,
-    chunks: u32,
-    next: u32,
-}
-
-/// Why no more of the read messages was taken.
-enum Stopped {
-    NoRoom,
-    LargeMessage(LargeMessage),
 }
 
 impl StoreDriver {
@@ -186,7 +166,7 @@ impl StoreDriver {
                 self.take_chunk(broker, context, (fetch, large), done)
             }
             // One read is under way at a time, and `reading` is kept until its result arrives.
-            _ => unreachable!("what comes back is what was asked for"),
+            _ => unreachable!("the result belongs to the read that was started"),
         };
         broker.note_lost_messages(context);
         next
@@ -304,55 +284,29 @@ impl StoreDriver {
     }
 }
 
-/// Puts one message into its queue. Returns why not, if that stops all messages behind it.
-fn put_message(
-    broker: &mut Broker,
-    context: &mut Context<'_>,
-    fetch: &Fetch,
-    offset: u64,
-    message: &leveret_storage::Message<'_>,
-) -> Option<Stopped> {
-    let (body, body_len) = match message.body {
-        leveret_storage::Body::Inline(bytes) => (bytes, bytes.len() as u64),
-        leveret_storage::Body::Chunked { bytes, .. } => (&[][..], bytes),
-    };
-    let page = Page {
-        offset,
-        exchange: core::str::from_utf8(message.exchange).unwrap_or_default(),
-        routing_key: message.key,
-        properties: message.properties,
-        body_len: u32::try_from(body_len).unwrap_or(u32::MAX),
-        enqueued_ms: message.enqueued_ms,
-    };
-    let id = match broker.queues_mut().page_in(context.messages_mut(), fetch, &page) {
-        PageIn::Begun(id) => id,
-        PageIn::NotWanted => return None,
-        PageIn::NoRoom => return Some(Stopped::NoRoom),
-    };
-    if let leveret_storage::Body::Chunked { body, chunks, .. } = message.body {
-        let enqueued_ms = message.enqueued_ms;
-        return Some(Stopped::LargeMessage(LargeMessage {
-            offset,
-            enqueued_ms,
-            message: id,
-            body,
-            chunks,
-            next: 0,
-        }));
-    }
-    context.messages_mut().append_body(id, body);
-    if broker.queues_mut().paged_in(context, fetch, (offset, message.enqueued_ms), id) {
-        None
-    } else {
-        Some(Stopped::NoRoom)
-    }
+/// The read that the reader thread carries out.
+enum Reading {
+    Nothing,
+    Compaction,
+    Queue(Fetch),
+    Chunk(Fetch, LargeMessage),
 }
 
-/// A commit that takes this long is logged, in microseconds.
-const SLOW_COMMIT_US: u64 = 1_000_000;
+/// A message with a large body that is being read chunk by chunk.
+struct LargeMessage {
+    offset: u64,
+    enqueued_ms: u64,
+    message: MessageId,
+    body: u64,
+    chunks: u32,
+    next: u32,
+}
 
-/// Number of commits that waited for the sync budget after which that is logged once.
-const COMMITS_OVER_BUDGET_LOGGED: u64 = 100;
+/// Why no more of the read messages was taken.
+enum Stopped {
+    NoRoom,
+    LargeMessage(LargeMessage),
+}
 
 impl<P: Platform> Engine<P> {
     /// Takes the results of disk jobs. A failure is final: nothing that was not durable before is confirmed.
@@ -409,7 +363,7 @@ impl<P: Platform> Engine<P> {
         }
         if let Some(bytes) = store.keeper.log_mut().take_index_overflow() {
             let text = format_args!(
-                "what memory knows of the log takes {bytes} bytes: persistent messages wait until some are \
+                "the index of the log takes {bytes} bytes: publishers of persistent messages wait until some are \
                  consumed; raise index_bytes_max, or segment_bytes for a new store"
             );
             shared.resources.log.warn(now, LogSource::Anybody, LogKind::Shortage, text);
@@ -453,12 +407,56 @@ impl<P: Platform> Engine<P> {
     }
 }
 
+/// Puts one message into its queue. Returns why not, if that stops all messages behind it.
+fn put_message(
+    broker: &mut Broker,
+    context: &mut Context<'_>,
+    fetch: &Fetch,
+    offset: u64,
+    message: &leveret_storage::Message<'_>,
+) -> Option<Stopped> {
+    let (body, body_len) = match message.body {
+        leveret_storage::Body::Inline(bytes) => (bytes, bytes.len() as u64),
+        leveret_storage::Body::Chunked { bytes, .. } => (&[][..], bytes),
+    };
+    let page = Page {
+        offset,
+        exchange: core::str::from_utf8(message.exchange).unwrap_or_default(),
+        routing_key: message.key,
+        properties: message.properties,
+        body_len: u32::try_from(body_len).unwrap_or(u32::MAX),
+        enqueued_ms: message.enqueued_ms,
+    };
+    let id = match broker.queues_mut().page_in(context.messages_mut(), fetch, &page) {
+        PageIn::Begun(id) => id,
+        PageIn::NotWanted => return None,
+        PageIn::NoRoom => return Some(Stopped::NoRoom),
+    };
+    if let leveret_storage::Body::Chunked { body, chunks, .. } = message.body {
+        let enqueued_ms = message.enqueued_ms;
+        return Some(Stopped::LargeMessage(LargeMessage {
+            offset,
+            enqueued_ms,
+            message: id,
+            body,
+            chunks,
+            next: 0,
+        }));
+    }
+    context.messages_mut().append_body(id, body);
+    if broker.queues_mut().paged_in(context, fetch, (offset, message.enqueued_ms), id) {
+        None
+    } else {
+        Some(Stopped::NoRoom)
+    }
+}
+
 /// Logs that the file system has become full, or has free space again.
 pub fn log_full(was_full: bool, is_full: bool) {
     match (was_full, is_full) {
         (false, true) => log::warn!(
-            "the file system of the data directory is full, before disk_limit is reached: publishers of \
-             persistent messages wait as soon as what is ready is used, and go on when there is room"
+            "the file system of the data directory is full before disk_limit is reached: publishers of \
+             persistent messages wait as soon as the prepared space is used, and go on when space is free"
         ),
         (true, false) => log::info!("the file system of the data directory has room again: it goes on"),
         _ => {}

@@ -539,7 +539,7 @@ impl<S: Socket> Stream<S> {
         self.assume_readable();
         self.tls = Some(Tls::Over);
         if !self.sealed.append(&mut buffers.reserved, &shaken.outgoing) {
-            return Err("no room for what is to be sent".into());
+            return Err("no memory for TLS output".into());
         }
         match shaken.next {
             Next::More(handshake) => {
@@ -549,7 +549,7 @@ impl<S: Socket> Stream<S> {
             Next::Open(mut opened) => {
                 let found = (opened.login.take(), core::mem::take(&mut opened.spoken));
                 let session = Session::begin(*opened, &mut buffers.reserved, &mut self.backlog);
-                let session = session.ok_or("no room for what it has sent")?;
+                let session = session.ok_or("no memory for TLS input")?;
                 self.is_reserved = true;
                 self.tls = Some(Tls::Open(Box::new(session)));
                 Ok(Some(found))
@@ -581,7 +581,7 @@ impl<S: Socket> Stream<S> {
     /// Writes all of `bytes`, at most [`Buffers::output_bytes`], and keeps what the socket does not take. Returns how
     /// many bytes the socket took. No earlier output may be left: see [`Self::flush_output`].
     pub(super) fn write_all(&mut self, buffers: &mut Buffers, bytes: &[u8]) -> io::Result<usize> {
-        assert!(self.unsent.is_empty(), "output is written in its order");
+        assert!(self.unsent.is_empty(), "earlier output is written first");
         let sent = self.write(buffers, bytes)?;
         let is_kept = self.unsent.append(&mut buffers.output, &bytes[sent..]);
         assert!(is_kept, "the capacity for the output was checked before it was written");
@@ -632,7 +632,7 @@ impl<S: Socket> Stream<S> {
                 Err(error) => return Err(error),
             };
             if !self.sealed.append(&mut buffers.reserved, &buffers.scratch[sent..len]) {
-                return Err(io::Error::other("no room for a sealed record"));
+                return Err(io::Error::other("no memory for an encrypted record"));
             }
             written += piece.len();
         }

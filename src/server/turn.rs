@@ -38,6 +38,69 @@ use super::worker::{HandshakeStep, WorkerResult};
 
 /// Maximum number of deliveries per turn.
 const DELIVERIES_PER_TURN: u32 = 8192;
+/// Maximum work of the broker for input, in work units per turn: some milliseconds. Usual traffic takes far less.
+const WORK_UNITS_PER_TURN: u32 = 50_000;
+/// Work units charged per decrypted TLS record, whatever its content.
+const WORK_UNITS_PER_RECORD: u32 = 16;
+
+/// The input read and the work done in the current turn.
+#[derive(Debug, Default)]
+pub(super) struct TurnBudget {
+    /// Work units of the broker's last calls.
+    pub(super) work: leveret_broker::Work,
+    /// Bytes read from all peers in this turn.
+    bytes_read: usize,
+    /// Work units of the broker in this turn, for peers of every kind.
+    work_units: u32,
+    /// Whether reading is skipped in this turn, because the last turn left output to be written.
+    is_read_skipped: bool,
+}
+
+impl TurnBudget {
+    /// Begins a turn. Returns whether it may read: while output is left to be written, only every other turn reads.
+    pub(super) const fn begin(&mut self, has_to_write: bool) -> bool {
+        let is_read_skipped = !self.is_read_skipped && has_to_write;
+        (self.bytes_read, self.work_units, self.is_read_skipped) = (0, 0, is_read_skipped);
+        !is_read_skipped
+    }
+
+    /// Resets the work units: retries of blocked publishers have a budget of their own.
+    pub(super) const fn begin_retries(&mut self) {
+        self.work_units = 0;
+    }
+
+    /// Adds `bytes` to the number of bytes read.
+    pub(super) const fn note_read(&mut self, bytes: usize) {
+        self.bytes_read += bytes;
+    }
+
+    /// Returns the number of bytes read in this turn.
+    pub(super) const fn bytes_read(&self) -> usize {
+        self.bytes_read
+    }
+
+    /// Adds `units` to the work done in this turn.
+    pub(super) const fn charge(&mut self, units: u32) {
+        self.work_units = self.work_units.saturating_add(units);
+    }
+
+    /// Adds the work units of the broker's last calls.
+    pub(super) const fn charge_work(&mut self) {
+        let units = self.work.take();
+        self.charge(units);
+    }
+
+    /// Charges for the decryption of `records` TLS records.
+    pub(super) const fn charge_records(&mut self, records: u32) {
+        self.charge(records * WORK_UNITS_PER_RECORD);
+    }
+
+    /// Returns whether the turn's work budget is used up, whatever is left to read.
+    pub(super) const fn is_over(&self) -> bool {
+        self.work_units >= WORK_UNITS_PER_TURN
+    }
+}
+
 /// One part of the engine, as far as the sleep between two turns is concerned.
 struct TurnPart<P: Platform> {
     /// Returns whether a turn would make progress now, without an event and without time passing.
@@ -299,84 +362,6 @@ impl<P: Platform> Engine<P> {
     }
 }
 
-impl<P: Platform> core::fmt::Debug for Engine<P> {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        let waiting: Vec<_> = self.shared.peers.iter().map(|peer| (peer.waiting, peer.ending)).collect();
-        f.debug_struct("Engine")
-            .field("now", &self.shared.now)
-            .field("peers", &waiting)
-            .field("lists", &self.shared.lists)
-            .field("broker_has_work", &self.shared.broker.has_work(&self.shared.journal))
-            .field("has_publisher_to_retry", &self.has_publisher_to_retry())
-            .field("has_job", &self.shared.has_job())
-            .field("next_deadline", &self.next_deadline())
-            .finish_non_exhaustive()
-    }
-}
-
-/// Maximum work of the broker for input, in work units per turn: some milliseconds. Usual traffic takes far less.
-const WORK_UNITS_PER_TURN: u32 = 50_000;
-/// Work units charged per decrypted TLS record, whatever its content.
-const WORK_UNITS_PER_RECORD: u32 = 16;
-
-/// The input read and the work done in the current turn.
-#[derive(Debug, Default)]
-pub(super) struct TurnBudget {
-    /// Work units of the broker's last calls.
-    pub(super) work: leveret_broker::Work,
-    /// Bytes read from all peers in this turn.
-    bytes_read: usize,
-    /// Work units of the broker in this turn, for peers of every kind.
-    work_units: u32,
-    /// Whether reading is skipped in this turn, because the last turn left output to be written.
-    is_read_skipped: bool,
-}
-
-impl TurnBudget {
-    /// Begins a turn. Returns whether it may read: while output is left to be written, only every other turn reads.
-    pub(super) const fn begin(&mut self, has_to_write: bool) -> bool {
-        let is_read_skipped = !self.is_read_skipped && has_to_write;
-        (self.bytes_read, self.work_units, self.is_read_skipped) = (0, 0, is_read_skipped);
-        !is_read_skipped
-    }
-
-    /// Resets the work units: retries of blocked publishers have a budget of their own.
-    pub(super) const fn begin_retries(&mut self) {
-        self.work_units = 0;
-    }
-
-    /// Adds `bytes` to the number of bytes read.
-    pub(super) const fn note_read(&mut self, bytes: usize) {
-        self.bytes_read += bytes;
-    }
-
-    /// Returns the number of bytes read in this turn.
-    pub(super) const fn bytes_read(&self) -> usize {
-        self.bytes_read
-    }
-
-    /// Adds `units` to the work done in this turn.
-    pub(super) const fn charge(&mut self, units: u32) {
-        self.work_units = self.work_units.saturating_add(units);
-    }
-
-    /// Adds the work units of the broker's last calls.
-    pub(super) const fn charge_work(&mut self) {
-        let units = self.work.take();
-        self.charge(units);
-    }
-
-    /// Charges for the decryption of `records` TLS records.
-    pub(super) const fn charge_records(&mut self, records: u32) {
-        self.charge(records * WORK_UNITS_PER_RECORD);
-    }
-
-    /// Returns whether the turn's work budget is used up, whatever is left to read.
-    pub(super) const fn is_over(&self) -> bool {
-        self.work_units >= WORK_UNITS_PER_TURN
-    }
-}
-
 impl<P: Platform> Engine<P> {
     /// Reads from the listed peers: at most one input buffer of bytes over all peers.
     ///
@@ -607,9 +592,8 @@ impl<P: Platform> Engine<P> {
 
     /// Returns whether bridges would make progress now.
     pub(super) fn has_bridge_work(&self) -> bool {
-        let (has_room, is_stopping) =
-            (self.shared.lists.for_capacity.is_empty(), self.shared.stopping.is_some());
-        self.bridges.is_ready(&self.shared.broker, self.shared.now, (has_room, is_stopping))
+        let is_unblocked = self.shared.lists.for_capacity.is_empty();
+        self.bridges.is_ready(&self.shared.broker, self.shared.now, is_unblocked, self.shared.is_stopping())
     }
 
     /// Carries out an operator's order for a bridge.
@@ -620,5 +604,20 @@ impl<P: Platform> Engine<P> {
         order: leveret_management::request_context::BridgeOrder,
     ) {
         self.bridges.carry_out_order(&mut self.shared, name, order);
+    }
+}
+
+impl<P: Platform> core::fmt::Debug for Engine<P> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let waiting: Vec<_> = self.shared.peers.iter().map(|peer| (peer.waiting, peer.ending)).collect();
+        f.debug_struct("Engine")
+            .field("now", &self.shared.now)
+            .field("peers", &waiting)
+            .field("lists", &self.shared.lists)
+            .field("broker_has_work", &self.shared.broker.has_work(&self.shared.journal))
+            .field("has_publisher_to_retry", &self.has_publisher_to_retry())
+            .field("has_job", &self.shared.has_job())
+            .field("next_deadline", &self.next_deadline())
+            .finish_non_exhaustive()
     }
 }

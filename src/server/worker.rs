@@ -150,7 +150,8 @@ impl WorkerQueue {
     pub(super) fn new(
         limits: &Limits,
         with_tls: bool,
-        (certificates, tls_others): (CertificateState, usize),
+        certificates: CertificateState,
+        tls_others: usize,
     ) -> Self {
         let handshakes_max = tls_others + if with_tls { limits.tls_handshakes_max as usize } else { 0 };
         Self {

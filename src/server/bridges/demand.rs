@@ -44,13 +44,13 @@ impl Bridge {
     pub(super) fn has_demand_news(
         &self,
         broker: &Broker,
-        has_room: bool,
+        is_unblocked: bool,
         now: leveret_core::time::Now,
     ) -> bool {
         let demand = self.head.demand.as_ref().filter(|_| self.may_be_wanted());
         demand.is_some_and(|demand| {
             let waiting = self.waiting(broker, now);
-            demand.is_news(waiting) || waiting > 0 && !has_room
+            demand.is_news(waiting) || waiting > 0 && !is_unblocked
         })
     }
 }
@@ -121,10 +121,10 @@ impl Bridges {
             return;
         }
         let waiting = bridge.waiting(&shared.broker, now);
-        let has_room = shared.lists.for_capacity.is_empty();
+        let is_unblocked = shared.lists.for_capacity.is_empty();
         let unix_ms = shared.platform.unix_ms();
         let reason =
-            bridge.head.demand.as_mut().and_then(|demand| demand.look(now, unix_ms, (waiting, has_room)));
+            bridge.head.demand.as_mut().and_then(|demand| demand.look(now, unix_ms, (waiting, is_unblocked)));
         let Some(reason) = reason else { return };
         for link in &mut bridge.links {
             if let Phase::Resting = link.phase {

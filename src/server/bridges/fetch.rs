@@ -32,6 +32,77 @@ use crate::blocked_publishers::BlockedOn;
 use crate::peer::Waiting;
 use crate::platform::Platform;
 
+/// Upper bound of the headers that a bridge adds and of the names in a publish, in bytes.
+const ADDED_BYTES_MAX: usize = 2048;
+
+/// The state that all bridges share.
+pub(super) struct Common {
+    pub(super) origin: Origin,
+    pub(super) version: String,
+    /// Name of this broker's node.
+    pub(super) node: String,
+    /// Buffers for the head and the headers of a message. Allocated only if there may be bridges, and used only
+    /// within one call.
+    pub(super) scratch: Scratch,
+    /// When the state of the bridges is written.
+    pub(super) note_due: Deadline,
+    random: u64,
+}
+
+impl Common {
+    pub(super) fn new(max: usize, frame_max: usize, (node, version): (&str, &str), seed: u64) -> Self {
+        let mut common = Self {
+            origin: Origin::default(),
+            version: version.to_string(),
+            node: node.to_string(),
+            scratch: Scratch::default(),
+            note_due: Deadline::NEVER,
+            random: seed | 1,
+        };
+        if max > 0 {
+            common.scratch = Scratch::new(frame_max);
+            // Without a store, a random number stands for this process.
+            let numbers = [common.random(), common.random()].map(u64::to_be_bytes);
+            common.origin.store = core::array::from_fn(|at| numbers[at / 8][at % 8]);
+        }
+        common
+    }
+
+    /// Returns a random number.
+    pub(super) const fn random(&mut self) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+}
+
+/// Buffers for the head and the headers of one message.
+#[derive(Default)]
+pub(super) struct Scratch {
+    pub(super) headers: Box<[u8]>,
+    pub(super) properties: Box<[u8]>,
+    pub(super) edited: Box<[u8]>,
+    pub(super) head: Box<[u8]>,
+}
+
+impl Scratch {
+    fn new(frame_max: usize) -> Self {
+        let room = |bytes: usize| vec![0; bytes].into_boxed_slice();
+        Self {
+            headers: room(frame_max + ADDED_BYTES_MAX),
+            properties: room(frame_max),
+            edited: room(frame_max + ADDED_BYTES_MAX),
+            head: room(frame_max + ADDED_BYTES_MAX),
+        }
+    }
+
+    /// Returns the size of all buffers in bytes.
+    pub(super) const fn bytes(frame_max: usize) -> usize {
+        4 * frame_max + 3 * ADDED_BYTES_MAX
+    }
+}
+
 impl<P: Platform> LinkTask<'_, P> {
     /// Returns the prefetch of a rule: its share of the window, and in addition the messages held there. Each queue
     /// has its own share, because a quorum queue of RabbitMQ refuses a prefetch shared by the channel.
@@ -82,7 +153,7 @@ impl<P: Platform> LinkTask<'_, P> {
                     lane.incoming,
                     None | Some(Incoming { content: Received::Nothing | Received::Skipped(_), .. })
                 );
-                assert!(is_placed, "a message that arrived has its place before the next one comes");
+                assert!(is_placed, "a message is published before the next one arrives");
                 let is_beyond = left.is_some_and(|left| lane.arrivals.len() as u64 >= left);
                 let content = if is_beyond { Received::Skipped(0) } else { Received::Nothing };
                 lane.incoming = Some(Incoming {
@@ -127,7 +198,7 @@ impl<P: Platform> LinkTask<'_, P> {
                 }
                 self.publish_arrived(rule)
             }
-            _ => unreachable!("others are handled elsewhere"),
+            _ => unreachable!("other events are handled by take_event"),
         }
     }
 
@@ -274,7 +345,7 @@ impl<P: Platform> LinkTask<'_, P> {
         batch: Batch,
     ) -> Result<Next, Cause> {
         self.shared.resources.messages.release(message);
-        let Some(lane) = self.open_link.fetch(rule) else { unreachable!("it was one that fetches") };
+        let Some(lane) = self.open_link.fetch(rule) else { unreachable!("only fetching rules publish") };
         lane.incoming = None;
         if !lane.arrivals.take(tag, batch) {
             return Err(Cause::new(format_args!("it sends more than it was asked for")));
@@ -316,7 +387,9 @@ impl<P: Platform> LinkTask<'_, P> {
     #[cold]
     fn park_copy(&mut self, message: MessageId, why: &str) -> Result<Option<Batch>, Cause> {
         self.shared.declare_parked(self.head)?;
-        let Some(channel) = self.open_link.channel else { unreachable!("what arrived was to be published") };
+        let Some(channel) = self.open_link.channel else {
+            unreachable!("the channel is open before messages are published")
+        };
         let Scratch { properties, edited, .. } = &mut self.common.scratch;
         let own = Properties::trusted(self.shared.resources.messages.properties(message, properties));
         let mut writer = Writer::new(edited);
@@ -363,51 +436,6 @@ impl<P: Platform> LinkTask<'_, P> {
     }
 }
 
-/// Upper bound of the headers that a bridge adds and of the names in a publish, in bytes.
-const ADDED_BYTES_MAX: usize = 2048;
-
-/// The state that all bridges share.
-pub(super) struct Common {
-    pub(super) origin: Origin,
-    pub(super) version: String,
-    /// Name of this broker's node.
-    pub(super) node: String,
-    /// Buffers for the head and the headers of a message. Allocated only if there may be bridges, and used only
-    /// within one call.
-    pub(super) scratch: Scratch,
-    /// When the state of the bridges is written.
-    pub(super) note_due: Deadline,
-    random: u64,
-}
-
-impl Common {
-    pub(super) fn new(max: usize, frame_max: usize, (node, version): (&str, &str), seed: u64) -> Self {
-        let mut common = Self {
-            origin: Origin::default(),
-            version: version.to_string(),
-            node: node.to_string(),
-            scratch: Scratch::default(),
-            note_due: Deadline::NEVER,
-            random: seed | 1,
-        };
-        if max > 0 {
-            common.scratch = Scratch::new(frame_max);
-            // Without a store, a random number stands for this process.
-            let numbers = [common.random(), common.random()].map(u64::to_be_bytes);
-            common.origin.store = core::array::from_fn(|at| numbers[at / 8][at % 8]);
-        }
-        common
-    }
-
-    /// Returns a random number.
-    pub(super) const fn random(&mut self) -> u64 {
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        self.random.wrapping_mul(0x2545_F491_4F6C_DD1D)
-    }
-}
-
 /// Returns the properties of a message that crosses a bridge, with the bridge's headers and those of its shovel.
 ///
 /// `said` are the indexes of the addresses, the time, and the node name. The buffers are for the headers of a shovel,
@@ -431,30 +459,4 @@ pub(super) fn bridged_properties<'r>(
     shovelled(marked, shovel, said, headers, &mut writer)?;
     let len = writer.at();
     Ok(Properties::trusted(&again[..len]))
-}
-
-/// Buffers for the head and the headers of one message.
-#[derive(Default)]
-pub(super) struct Scratch {
-    pub(super) headers: Box<[u8]>,
-    pub(super) properties: Box<[u8]>,
-    pub(super) edited: Box<[u8]>,
-    pub(super) head: Box<[u8]>,
-}
-
-impl Scratch {
-    fn new(frame_max: usize) -> Self {
-        let room = |bytes: usize| vec![0; bytes].into_boxed_slice();
-        Self {
-            headers: room(frame_max + ADDED_BYTES_MAX),
-            properties: room(frame_max),
-            edited: room(frame_max + ADDED_BYTES_MAX),
-            head: room(frame_max + ADDED_BYTES_MAX),
-        }
-    }
-
-    /// Returns the size of all buffers in bytes.
-    pub(super) const fn bytes(frame_max: usize) -> usize {
-        4 * frame_max + 3 * ADDED_BYTES_MAX
-    }
 }

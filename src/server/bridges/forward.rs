@@ -145,7 +145,7 @@ impl<P: Platform> LinkTask<'_, P> {
                 Ok(head) => head,
                 Err(why) => {
                     let kept = page.unsendable.push((rule, item.delivery.delivery_tag, why));
-                    debug_assert!(kept.is_ok(), "there is one of a lane at most");
+                    debug_assert!(kept.is_ok(), "there is at most one per lane");
                     break;
                 }
             };
@@ -203,7 +203,9 @@ impl<P: Platform> LinkTask<'_, P> {
     pub(super) fn take_confirm(
         &mut self,
         rule: usize,
-        (number, multiple, is_taken): (u64, bool, bool),
+        number: u64,
+        multiple: bool,
+        is_taken: bool,
     ) -> Result<(), Cause> {
         let now = self.shared.now;
         self.open_link.has_moved = true;
@@ -270,7 +272,7 @@ impl<P: Platform> LinkTask<'_, P> {
         };
         let is_parked = config.refused == Refused::Park && is_enough && missing.is_none();
         let Some(&Forward { own, .. }) = self.open_link.forward(rule) else {
-            unreachable!("only what was sent is refused")
+            unreachable!("only sent messages are refused")
         };
         let cause = match is_parked.then(|| self.park(own.channel, tag, why)) {
             None => missing.unwrap_or_else(|| Cause::new(format_args!("its first message is {why}"))),

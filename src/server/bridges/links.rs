@@ -268,7 +268,7 @@ impl Bridges {
         let is_leaving = |id: &LinkId| self.places[id.place].head.is_leaving;
         let leaving: Vec<LinkId> = self.links().map(|(id, _)| id).filter(is_leaving).collect();
         for id in leaving {
-            let why = "this broker: it was changed again before that had come to its end";
+            let why = "this broker: it was changed again before its links had ended";
             self.with(id, shared, |task| task.close_with(Cause::new(format_args!("{why}"))));
         }
     }
@@ -331,7 +331,7 @@ impl Bridges {
             let head = &mut self.places[place].head;
             let Some(mut retry) = head.retry.take() else { continue };
             let step = match head.is_leaving || shared.is_stopping() {
-                true => Err(Cause::new(format_args!("it was ended: the bridge, or the broker, goes"))),
+                true => Err(Cause::new(format_args!("it was ended: the bridge or the broker is stopping"))),
                 false => shared.retry_one(head, &mut self.common.scratch, &mut retry),
             };
             match step {
@@ -433,7 +433,7 @@ impl<P: Platform> Shared<P> {
     }
 
     fn log_retried(&mut self, head: &mut BridgeState, cause: Cause) {
-        let words = format_args!("bridge {}, what was set aside: {cause}", head.config.name);
+        let words = format_args!("bridge {}, parked messages: {cause}", head.config.name);
         self.log_bridge(log::Level::Info, head.serial, words);
         head.retried = Some(cause);
     }
@@ -468,7 +468,7 @@ impl<P: Platform> Shared<P> {
             ReturnTo::Exchange => broker.publish_again(&mut context, channel, tag, &kept),
             ReturnTo::Unknown => Err(Fault::new(
                 ReplyCode::NotFound,
-                format_args!("it has no x-parked-cause: no bridge has set it aside"),
+                format_args!("it has no x-parked-cause: no bridge has parked it"),
             )),
         };
         let is_done = match done {
@@ -486,7 +486,7 @@ impl<P: Platform> Shared<P> {
             }
         };
         if !is_done {
-            return Err(Cause::new(format_args!("there is no room for more now: try again later")));
+            return Err(Cause::new(format_args!("there is no capacity for more now: try again later")));
         }
         Ok(retry.left > 0)
     }

@@ -80,7 +80,7 @@ pub(crate) struct Bridges {
     parameters_seen: u64,
     max: usize,
     /// Whether links may use TLS: memory is reserved for it.
-    has_tls_room: bool,
+    has_tls_memory: bool,
     serials: u64,
     /// Interval until counters are written again, in milliseconds.
     note_pause_ms: u64,
@@ -96,14 +96,14 @@ impl Bridges {
         frame_max: usize,
         (node, version): (&str, &str),
         seed: u64,
-        has_tls_room: bool,
+        has_tls_memory: bool,
     ) -> Self {
         Self {
             places: Vec::with_capacity(max),
             file_bridges: Vec::new(),
             parameters_seen: 0,
             max,
-            has_tls_room,
+            has_tls_memory,
             serials: 0,
             note_pause_ms: NOTED_EVERY_MS,
             noted: None,
@@ -178,11 +178,11 @@ impl Bridges {
         }
     }
 
-    /// Returns whether [`Self::poll`] would make progress now, without an event and without time passing. `has_room`:
+    /// Returns whether [`Self::poll`] would make progress now, without an event and without time passing. `is_unblocked`:
     /// no publisher here is blocked.
-    pub(crate) fn is_ready(&self, broker: &Broker, now: Now, (has_room, is_stopping): (bool, bool)) -> bool {
+    pub(crate) fn is_ready(&self, broker: &Broker, now: Now, is_unblocked: bool, is_stopping: bool) -> bool {
         let is_ready = |bridge: &Bridge| {
-            bridge.head.has_budget_change() || bridge.has_demand_news(broker, has_room, now)
+            bridge.head.has_budget_change() || bridge.has_demand_news(broker, is_unblocked, now)
         };
         self.has_parameter_news(broker)
             || self.has_retry_work(broker)

@@ -164,8 +164,8 @@ impl<P: Platform> Shared<P> {
                 if !was_tried {
                     let name = &head.config.name;
                     let words = format_args!(
-                        "bridge {name}: a queue of it here could not be made: {cause}; until it is, what is \
-                         published for it goes nowhere; it is tried again every {} s",
+                        "bridge {name}: a queue of it here could not be declared: {cause}; until it is, messages \
+                         published for it are lost; it is retried every {} s",
                         AGAIN_MS / 1000
                     );
                     self.log_bridge(log::Level::Warn, head.serial, words);

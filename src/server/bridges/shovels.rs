@@ -214,11 +214,11 @@ impl Bridges {
             let text = format_args!("bridge {name}: {words} until a restart");
             shared.resources.log.warn(shared.now, LogSource::Anybody, LogKind::Bridge, text);
         };
-        if config.has_tls() && !self.has_tls_room {
+        if config.has_tls() && !self.has_tls_memory {
             return refuse("there is no memory for TLS with upstreams");
         }
         if self.places.iter().filter(|bridge| !bridge.head.is_leaving).count() >= self.max {
-            return refuse("bridges_max has no room for it");
+            return refuse("bridges_max is reached");
         }
         self.close_leaving(shared);
         self.serials += 1;

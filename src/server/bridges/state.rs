@@ -33,6 +33,10 @@ use crate::state::Shared;
 
 /// Maximum number of addresses of a name that are tried.
 pub(super) const ADDRESSES_MAX: usize = 8;
+/// Time until the first write if a bridge has a daily budget, in milliseconds. Each interval is twice the one before,
+/// up to [`NOTED_EVERY_MS`]. A board that often loses power therefore loses at most half of each run from its counters,
+/// and its day still ends.
+const NOTED_FIRST_MS: u64 = 60_000;
 
 /// The direction in which messages move.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -96,6 +100,26 @@ pub(super) struct BridgeState {
     pub(super) inflow: Inflow,
     /// When links connect; `None`: they are always connected.
     pub(super) demand: Option<Demand>,
+}
+
+impl BridgeState {
+    /// Returns the rules of a direction.
+    pub(super) fn rules(&self, direction: Direction) -> &[Rule] {
+        match direction {
+            Direction::Forward => &self.config.forward,
+            Direction::Fetch => &self.config.fetch,
+        }
+    }
+
+    /// Returns whether a rule takes no messages until the next day.
+    pub(super) fn holds(&self, rule: &Rule) -> bool {
+        self.is_held && !rule.is_urgent
+    }
+
+    /// Returns whether the rules must be held or resumed because of the daily budget.
+    pub(super) fn has_budget_change(&self) -> bool {
+        !self.is_leaving && self.is_held != self.day.is_spent()
+    }
 }
 
 /// A retry of parked messages.
@@ -182,6 +206,33 @@ pub(super) struct LinkState {
     pub(super) since: Now,
 }
 
+impl LinkState {
+    fn new(config: &Config, rules: usize, now: Now) -> Self {
+        let left = match config.shovel.as_ref().map(|shovel| shovel.delete_after) {
+            Some(DeleteAfter::Messages(count)) => Some(count),
+            Some(DeleteAfter::Never | DeleteAfter::QueueLength) | None => None,
+        };
+        Self {
+            rule_states: vec![RuleState::default(); rules],
+            logged: vec![LoggedCauses::default(); config.upstream.len()],
+            left,
+            since: now,
+            ..Self::default()
+        }
+    }
+
+    /// Returns whether this cause must be logged: not if it was among the last ones of this upstream since the link
+    /// was up.
+    pub(super) fn is_news(&mut self, cause: &Cause) -> bool {
+        self.logged[self.upstream].is_news(cause)
+    }
+
+    /// Lets all causes be logged again, because the link has been up for long enough.
+    pub(super) fn forget_logged(&mut self) {
+        self.logged.iter_mut().for_each(LoggedCauses::forget);
+    }
+}
+
 /// Counters of a link since its bridge exists.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub(super) struct Counts {
@@ -202,6 +253,184 @@ impl Counts {
         self.repeats += other.repeats;
         self.connected += other.connected;
         self.failed += other.failed;
+    }
+}
+
+impl Link {
+    pub(super) fn open_link(&self) -> Option<&OpenLink> {
+        match &self.phase {
+            Phase::Connected(open_link) => Some(open_link),
+            _ => None,
+        }
+    }
+
+    /// Returns the peer of the link, if it has a socket.
+    pub(super) fn peer(&self) -> Option<ConnectionId> {
+        self.open_link().map(|open_link| open_link.peer)
+    }
+
+    fn deadline(&self) -> Deadline {
+        match &self.phase {
+            Phase::Waiting(at) => *at,
+            Phase::Connected(_) => self.state.rest_due.earlier(self.rule_deadline()),
+            Phase::LookingUp(_) | Phase::Resting | Phase::Paused => Deadline::NEVER,
+        }
+    }
+
+    /// Returns when a waiting rule retries.
+    pub(super) fn rule_deadline(&self) -> Deadline {
+        let is_flowing = self.open_link().is_some_and(OpenLink::is_flowing);
+        let rule_states = self.state.rule_states.iter().filter(|_| is_flowing).map(RuleState::deadline);
+        rule_states.fold(Deadline::NEVER, Deadline::earlier)
+    }
+
+    /// Returns the number of rules that take no messages now: until the next day, or until an error is resolved.
+    pub(super) fn held_rules(&self, head: &BridgeState) -> usize {
+        let rules = head.rules(self.direction).iter().zip(&self.state.rule_states);
+        rules.filter(|(rule, rule_state)| head.holds(rule) || rule_state.error().is_some()).count()
+    }
+
+    /// Returns the newest unresolved error, of the link or of a held rule.
+    pub(super) fn last_error(&self) -> Option<(&Cause, Now)> {
+        let of_link = self.state.last_error.as_ref().map(|(cause, at)| (cause, *at));
+        let of_rules = self.state.rule_states.iter().filter_map(RuleState::error);
+        of_link.into_iter().chain(of_rules).max_by_key(|(_, at)| *at)
+    }
+}
+
+/// The state of a rule, whatever happens to its link.
+#[derive(Clone, Default, Debug)]
+pub(super) struct RuleState {
+    backoff: Backoff,
+    /// Why the rule is held, since when, and what ends that.
+    error: Option<(Cause, Now, Remedy)>,
+    waits: Option<Deadline>,
+    /// Since when the rule's queue at the upstream is consumed again, while no message was taken.
+    open_since: Option<Now>,
+    /// Whether messages are tried one by one, because one of them was refused.
+    is_one_at_a_time: bool,
+    /// The causes logged since the rule last went on.
+    logged_causes: LoggedCauses,
+    /// Number of messages that nothing here can take, and that the queue at the upstream keeps unacknowledged.
+    pub(super) held: u16,
+}
+
+impl RuleState {
+    /// Returns whether the rule must take no messages now.
+    pub(super) fn waits(&self, now: Now) -> bool {
+        self.waits.is_some_and(|until| !until.is_due(now))
+    }
+
+    /// Returns when the rule retries; never if it does not wait.
+    pub(super) fn deadline(&self) -> Deadline {
+        self.waits.unwrap_or(Deadline::NEVER)
+    }
+
+    /// Ends the wait if the rule may retry now.
+    pub(super) fn take_due(&mut self, now: Now) {
+        self.waits.take_if(|until| until.is_due(now));
+    }
+
+    /// Lets the rule retry now.
+    pub(super) fn retry_now(&mut self, now: Now) {
+        if let Some(until) = &mut self.waits {
+            *until = now.after_ms(0);
+            self.backoff.reset();
+            // It still tries one message at a time.
+            self.backoff.note_failure();
+        }
+    }
+
+    /// Returns why the rule is held, and since when; `None` if it is not held.
+    pub(super) fn error(&self) -> Option<(&Cause, Now)> {
+        self.error.as_ref().map(|(cause, at, _)| (cause, *at))
+    }
+
+    /// Records that the channel at the upstream is open, and clears an error that required only that.
+    pub(super) fn note_ready(&mut self) {
+        let is_one_at_a_time = self.is_one_at_a_time;
+        self.error.take_if(|(.., remedy)| *remedy == Remedy::Open && !is_one_at_a_time);
+    }
+
+    /// Returns whether the rule takes one message at a time, to see whether it is taken.
+    pub(super) const fn is_one_at_a_time(&self) -> bool {
+        self.is_one_at_a_time
+    }
+
+    /// Returns the number of consecutive refusals.
+    pub(super) const fn failures(&self) -> u32 {
+        self.backoff.failures()
+    }
+
+    /// Lets the rule wait from now on, with this cause, until the remedy. Returns whether the cause must be logged.
+    pub(super) fn wait(
+        &mut self,
+        now: Now,
+        cause: &Cause,
+        remedy: Remedy,
+        most_ms: u64,
+        random: u64,
+    ) -> bool {
+        if self.waits.is_none() {
+            self.waits = Some(self.backoff.fail(now, self.open_since.take(), most_ms, random));
+            if self.failures() == 1 {
+                self.logged_causes.forget();
+            }
+        }
+        self.is_one_at_a_time |= remedy == Remedy::OneTaken;
+        self.error = Some((cause.clone(), now, remedy));
+        self.logged_causes.is_news(cause)
+    }
+
+    /// Records that the queue at the upstream is consumed. If that lasts, the rule goes on, unless a message was
+    /// refused.
+    pub(super) fn note_open(&mut self, now: Now) {
+        self.open_since = Some(now).filter(|_| !self.is_one_at_a_time);
+    }
+
+    /// Records that a message was taken. Returns whether that ended a retry.
+    pub(super) fn note_taken(&mut self) -> bool {
+        // Messages under way before the refusal tell nothing about the retry.
+        if self.waits.is_some() {
+            return false;
+        }
+        let was_trying = self.failures() > 0;
+        if was_trying {
+            let held = self.held;
+            *self = Self { held, ..Self::default() };
+        }
+        was_trying
+    }
+}
+
+/// The event that ends the error of a rule.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Remedy {
+    /// The channel at the upstream is open again.
+    Open,
+    /// A message is taken.
+    Taken,
+    /// A message that was sent alone is taken: messages are tried one by one.
+    OneTaken,
+}
+
+/// The causes logged last for a rule or an upstream. There are several, because causes alternate.
+#[derive(Clone, Default, Debug)]
+pub(super) struct LoggedCauses(heapless::HistoryBuf<Cause, 3>);
+
+impl LoggedCauses {
+    /// Returns whether this cause must be logged, and records it.
+    pub(super) fn is_news(&mut self, cause: &Cause) -> bool {
+        let is_news = !self.0.contains(cause);
+        if is_news {
+            self.0.write(cause.clone());
+        }
+        is_news
+    }
+
+    /// Lets all causes be logged again.
+    pub(super) fn forget(&mut self) {
+        self.0.clear();
     }
 }
 
@@ -297,128 +526,6 @@ impl Bridge {
         let own = head.queues_due.earlier(head.retry_due).earlier(head.day.next_day()).earlier(demand);
         links.fold(own, Deadline::earlier)
     }
-}
-
-impl BridgeState {
-    /// Returns the rules of a direction.
-    pub(super) fn rules(&self, direction: Direction) -> &[Rule] {
-        match direction {
-            Direction::Forward => &self.config.forward,
-            Direction::Fetch => &self.config.fetch,
-        }
-    }
-
-    /// Returns whether a rule takes no messages until the next day.
-    pub(super) fn holds(&self, rule: &Rule) -> bool {
-        self.is_held && !rule.is_urgent
-    }
-
-    /// Returns whether the rules must be held or resumed because of the daily budget.
-    pub(super) fn has_budget_change(&self) -> bool {
-        !self.is_leaving && self.is_held != self.day.is_spent()
-    }
-}
-
-impl Link {
-    pub(super) fn open_link(&self) -> Option<&OpenLink> {
-        match &self.phase {
-            Phase::Connected(open_link) => Some(open_link),
-            _ => None,
-        }
-    }
-
-    /// Returns the peer of the link, if it has a socket.
-    pub(super) fn peer(&self) -> Option<ConnectionId> {
-        self.open_link().map(|open_link| open_link.peer)
-    }
-
-    fn deadline(&self) -> Deadline {
-        match &self.phase {
-            Phase::Waiting(at) => *at,
-            Phase::Connected(_) => self.state.rest_due.earlier(self.rule_deadline()),
-            Phase::LookingUp(_) | Phase::Resting | Phase::Paused => Deadline::NEVER,
-        }
-    }
-
-    /// Returns when a waiting rule retries.
-    pub(super) fn rule_deadline(&self) -> Deadline {
-        let is_flowing = self.open_link().is_some_and(OpenLink::is_flowing);
-        let rule_states = self.state.rule_states.iter().filter(|_| is_flowing).map(RuleState::deadline);
-        rule_states.fold(Deadline::NEVER, Deadline::earlier)
-    }
-
-    /// Returns the number of rules that take no messages now: until the next day, or until an error is resolved.
-    pub(super) fn held_rules(&self, head: &BridgeState) -> usize {
-        let rules = head.rules(self.direction).iter().zip(&self.state.rule_states);
-        rules.filter(|(rule, rule_state)| head.holds(rule) || rule_state.error().is_some()).count()
-    }
-
-    /// Returns the newest unresolved error, of the link or of a held rule.
-    pub(super) fn last_error(&self) -> Option<(&Cause, Now)> {
-        let of_link = self.state.last_error.as_ref().map(|(cause, at)| (cause, *at));
-        let of_rules = self.state.rule_states.iter().filter_map(RuleState::error);
-        of_link.into_iter().chain(of_rules).max_by_key(|(_, at)| *at)
-    }
-}
-
-impl LinkState {
-    fn new(config: &Config, rules: usize, now: Now) -> Self {
-        let left = match config.shovel.as_ref().map(|shovel| shovel.delete_after) {
-            Some(DeleteAfter::Messages(count)) => Some(count),
-            Some(DeleteAfter::Never | DeleteAfter::QueueLength) | None => None,
-        };
-        Self {
-            rule_states: vec![RuleState::default(); rules],
-            logged: vec![LoggedCauses::default(); config.upstream.len()],
-            left,
-            since: now,
-            ..Self::default()
-        }
-    }
-
-    /// Returns whether this cause must be logged: not if it was among the last ones of this upstream since the link
-    /// was up.
-    pub(super) fn is_news(&mut self, cause: &Cause) -> bool {
-        self.logged[self.upstream].is_news(cause)
-    }
-
-    /// Lets all causes be logged again, because the link has been up for long enough.
-    pub(super) fn forget_logged(&mut self) {
-        self.logged.iter_mut().for_each(LoggedCauses::forget);
-    }
-}
-
-/// Time until the first write if a bridge has a daily budget, in milliseconds. Each interval is twice the one before,
-/// up to [`NOTED_EVERY_MS`]. A board that loses power therefore loses at most half of the time since its start, and
-/// its day ends.
-const NOTED_FIRST_MS: u64 = 60_000;
-
-/// Reads the numbers of a line with this prefix for the bridge `name`.
-fn read<const COUNT: usize>(line: &str, prefix: &str, name: &str) -> Option<[u64; COUNT]> {
-    let (said, named) = line.strip_prefix(prefix)?.split_once('"')?;
-    if format!("\"{named}") != format!("{name:?}") {
-        return None;
-    }
-    let mut words = said.split_ascii_whitespace();
-    let mut numbers = [0; COUNT];
-    for number in &mut numbers {
-        *number = words.next()?.parse().ok()?;
-    }
-    Some(numbers)
-}
-
-/// Returns the numbers of the first matching line.
-fn find<const COUNT: usize>(notes: &str, prefix: &str, name: &str) -> Option<[u64; COUNT]> {
-    notes.lines().find_map(|line| read(line, prefix, name))
-}
-
-fn write(text: &mut String, prefix: &str, numbers: &[u64], name: &str) {
-    text.push_str(prefix);
-    for number in numbers {
-        // Writing to a `String` cannot fail.
-        let _ = write!(text, "{number} ");
-    }
-    let _ = writeln!(text, "{name:?}");
 }
 
 impl Bridge {
@@ -545,139 +652,32 @@ impl Bridges {
     }
 }
 
-/// The causes logged last for a rule or an upstream. There are several, because causes alternate.
-#[derive(Clone, Default, Debug)]
-pub(super) struct LoggedCauses(heapless::HistoryBuf<Cause, 3>);
-
-impl LoggedCauses {
-    /// Returns whether this cause must be logged, and records it.
-    pub(super) fn is_news(&mut self, cause: &Cause) -> bool {
-        let is_news = !self.0.contains(cause);
-        if is_news {
-            self.0.write(cause.clone());
-        }
-        is_news
+/// Reads the numbers of a line with this prefix for the bridge `name`.
+fn read<const COUNT: usize>(line: &str, prefix: &str, name: &str) -> Option<[u64; COUNT]> {
+    let (said, named) = line.strip_prefix(prefix)?.split_once('"')?;
+    if format!("\"{named}") != format!("{name:?}") {
+        return None;
     }
-
-    /// Lets all causes be logged again.
-    pub(super) fn forget(&mut self) {
-        self.0.clear();
+    let mut words = said.split_ascii_whitespace();
+    let mut numbers = [0; COUNT];
+    for number in &mut numbers {
+        *number = words.next()?.parse().ok()?;
     }
+    Some(numbers)
 }
 
-/// The event that ends the error of a rule.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Remedy {
-    /// The channel at the upstream is open again.
-    Open,
-    /// A message is taken.
-    Taken,
-    /// A message that was sent alone is taken: messages are tried one by one.
-    OneTaken,
+/// Returns the numbers of the first matching line.
+fn find<const COUNT: usize>(notes: &str, prefix: &str, name: &str) -> Option<[u64; COUNT]> {
+    notes.lines().find_map(|line| read(line, prefix, name))
 }
 
-/// The state of a rule, whatever happens to its link.
-#[derive(Clone, Default, Debug)]
-pub(super) struct RuleState {
-    backoff: Backoff,
-    /// Why the rule is held, since when, and what ends that.
-    error: Option<(Cause, Now, Remedy)>,
-    waits: Option<Deadline>,
-    /// Since when the rule's queue at the upstream is consumed again, while no message was taken.
-    open_since: Option<Now>,
-    /// Whether messages are tried one by one, because one of them was refused.
-    is_one_at_a_time: bool,
-    /// The causes logged since the rule last went on.
-    logged_causes: LoggedCauses,
-    /// Number of messages that nothing here can take, and that the queue at the upstream keeps unacknowledged.
-    pub(super) held: u16,
-}
-
-impl RuleState {
-    /// Returns whether the rule must take no messages now.
-    pub(super) fn waits(&self, now: Now) -> bool {
-        self.waits.is_some_and(|until| !until.is_due(now))
+fn write(text: &mut String, prefix: &str, numbers: &[u64], name: &str) {
+    text.push_str(prefix);
+    for number in numbers {
+        // Writing to a `String` cannot fail.
+        let _ = write!(text, "{number} ");
     }
-
-    /// Returns when the rule retries; never if it does not wait.
-    pub(super) fn deadline(&self) -> Deadline {
-        self.waits.unwrap_or(Deadline::NEVER)
-    }
-
-    /// Ends the wait if the rule may retry now.
-    pub(super) fn take_due(&mut self, now: Now) {
-        self.waits.take_if(|until| until.is_due(now));
-    }
-
-    /// Lets the rule retry now.
-    pub(super) fn retry_now(&mut self, now: Now) {
-        if let Some(until) = &mut self.waits {
-            *until = now.after_ms(0);
-            self.backoff.reset();
-            // It still tries one message at a time.
-            self.backoff.note_failure();
-        }
-    }
-
-    /// Returns why the rule is held, and since when; `None` if it is not held.
-    pub(super) fn error(&self) -> Option<(&Cause, Now)> {
-        self.error.as_ref().map(|(cause, at, _)| (cause, *at))
-    }
-
-    /// Records that the channel at the upstream is open, and clears an error that required only that.
-    pub(super) fn note_ready(&mut self) {
-        let is_one_at_a_time = self.is_one_at_a_time;
-        self.error.take_if(|(.., remedy)| *remedy == Remedy::Open && !is_one_at_a_time);
-    }
-
-    /// Returns whether the rule takes one message at a time, to see whether it is taken.
-    pub(super) const fn is_one_at_a_time(&self) -> bool {
-        self.is_one_at_a_time
-    }
-
-    /// Returns the number of consecutive refusals.
-    pub(super) const fn failures(&self) -> u32 {
-        self.backoff.failures()
-    }
-
-    /// Lets the rule wait from now on, with this cause, until the remedy. Returns whether the cause must be logged.
-    pub(super) fn wait(
-        &mut self,
-        now: Now,
-        (cause, remedy): (&Cause, Remedy),
-        most_ms: u64,
-        random: u64,
-    ) -> bool {
-        if self.waits.is_none() {
-            self.waits = Some(self.backoff.fail(now, self.open_since.take(), most_ms, random));
-            if self.failures() == 1 {
-                self.logged_causes.forget();
-            }
-        }
-        self.is_one_at_a_time |= remedy == Remedy::OneTaken;
-        self.error = Some((cause.clone(), now, remedy));
-        self.logged_causes.is_news(cause)
-    }
-
-    /// Records that the queue at the upstream is consumed. If that lasts, the rule goes on, unless a message was
-    /// refused.
-    pub(super) fn note_open(&mut self, now: Now) {
-        self.open_since = Some(now).filter(|_| !self.is_one_at_a_time);
-    }
-
-    /// Records that a message was taken. Returns whether that ended a retry.
-    pub(super) fn note_taken(&mut self) -> bool {
-        // Messages under way before the refusal tell nothing about the retry.
-        if self.waits.is_some() {
-            return false;
-        }
-        let was_trying = self.failures() > 0;
-        if was_trying {
-            let held = self.held;
-            *self = Self { held, ..Self::default() };
-        }
-        was_trying
-    }
+    let _ = writeln!(text, "{name:?}");
 }
 
 #[cfg(test)]

@@ -34,6 +34,288 @@ use crate::state::Shared;
 use crate::stream::Reading;
 use crate::worker::HandshakeJob;
 
+/// A link while it has a socket.
+#[derive(Debug)]
+pub(super) struct OpenLink {
+    pub(super) peer: ConnectionId,
+    pub(super) client: Client,
+    /// The channel here over which fetched messages are published, once the first has arrived.
+    pub(super) channel: Option<ChannelId>,
+    pub(super) lanes: Vec<Lane>,
+    /// The lane of which a partial frame was written.
+    pub(super) partial_lane: Option<usize>,
+    /// The lane that comes first among equals in the next page.
+    pub(super) turn: usize,
+    /// When the upstream last confirmed something, owed no confirms, or was last sent a part of a message.
+    pub(super) progress: Now,
+    /// Why the link ends.
+    pub(super) cause: Option<Cause>,
+    /// Whether a part of a message was sent or received since the last check.
+    pub(super) has_moved: bool,
+    /// Whether no further messages are taken. The link ends when all under way are settled.
+    pub(super) is_draining: bool,
+    /// When the message or frame that the upstream is sending last progressed. `None`: none is under way, or we do
+    /// not read.
+    pub(super) begun: Option<Now>,
+}
+
+impl OpenLink {
+    pub(super) fn new(peer: ConnectionId, client: Client, rules: usize, now: Now) -> Self {
+        Self {
+            peer,
+            client,
+            channel: None,
+            lanes: (0..rules).map(|_| Lane::Closed).collect(),
+            partial_lane: None,
+            turn: 0,
+            progress: now,
+            cause: None,
+            has_moved: false,
+            is_draining: false,
+            begun: None,
+        }
+    }
+
+    /// Returns whether rules can flow: the connection is open, and not about to end.
+    pub(super) fn is_flowing(&self) -> bool {
+        self.client.stage() == Stage::Open && !self.is_draining && self.cause.is_none()
+    }
+
+    /// Returns whether no message is under way.
+    pub(super) fn is_idle(&self) -> bool {
+        self.forwards().all(Forward::is_idle) && self.fetches().all(Fetch::is_idle)
+    }
+
+    /// Returns whether no message is under way, and none will be.
+    pub(super) fn is_drained(&self) -> bool {
+        self.is_draining && self.is_idle() && self.fetches().all(|lane| lane.is_over)
+    }
+
+    /// Returns the number of messages under way, of all rules.
+    pub(super) fn pending(&self) -> usize {
+        let forward: usize = self.forwards().map(|lane| lane.in_flight.len()).sum();
+        forward + self.fetches().map(|lane| lane.arrivals.len()).sum::<usize>()
+    }
+
+    pub(super) fn forwards(&self) -> impl Iterator<Item = &Forward> {
+        self.lanes.iter().filter_map(|lane| if let Lane::Forward(lane) = lane { Some(lane) } else { None })
+    }
+
+    pub(super) fn fetches(&self) -> impl Iterator<Item = &Fetch> {
+        self.lanes.iter().filter_map(|lane| if let Lane::Fetch(lane) = lane { Some(lane) } else { None })
+    }
+
+    /// Returns the lane of a rule that forwards.
+    pub(super) fn forward(&self, rule: usize) -> Option<&Forward> {
+        if let Lane::Forward(lane) = &self.lanes[rule] { Some(lane) } else { None }
+    }
+
+    /// Returns the lane of a rule that fetches.
+    pub(super) fn fetch(&mut self, rule: usize) -> Option<&mut Fetch> {
+        if let Lane::Fetch(lane) = &mut self.lanes[rule] { Some(lane) } else { None }
+    }
+
+    /// Returns the message of a rule that is arriving.
+    pub(super) fn incoming(&mut self, rule: usize) -> Option<&mut Incoming> {
+        self.fetch(rule)?.incoming.as_mut()
+    }
+
+    /// Returns what the loop must know of the link.
+    pub(super) fn needs(&self) -> LinkStatus {
+        LinkStatus {
+            has_output: !self.client.pending().is_empty(),
+            has_remainder: self.partial_lane.is_some() || self.forwards().any(|lane| lane.begun > 0),
+            awaits_disk: self.fetches().any(|lane| !lane.arrivals.is_empty()),
+            body_since: self.fetches().filter_map(Fetch::body_since).min(),
+            input_deadline: Deadline::NEVER,
+        }
+    }
+
+    /// Records that all input except `left` bytes was handled. `has_new_input`: some of it was new.
+    pub(super) fn note_begun(&mut self, now: Now, has_new_input: bool, left: usize) {
+        let is_begun = left > 0 || self.client.is_in_content();
+        self.begun = is_begun.then(|| self.begun.filter(|_| !has_new_input).unwrap_or(now));
+    }
+
+    /// Returns when the message or frame under way has not progressed for too long.
+    pub(super) fn content_deadline(&self, content_timeout_ms: u64) -> Deadline {
+        self.begun.map_or(Deadline::NEVER, |since| since.after_ms(content_timeout_ms))
+    }
+
+    /// Returns when the upstream has not confirmed a rule's messages for too long.
+    pub(super) fn confirm_deadline(&self, confirm_timeout_ms: u64) -> Deadline {
+        if self.client.is_blocked() {
+            return Deadline::NEVER;
+        }
+        // A rule that the upstream paused with `channel.flow` is owed no confirms.
+        let owed = self.lanes.iter().enumerate().filter_map(|(rule, lane)| match lane {
+            Lane::Forward(lane) if !lane.in_flight.is_empty() && !self.client.is_stopped(rule) => Some(lane),
+            _ => None,
+        });
+        let deadlines = owed.map(|lane| {
+            // The confirms of a lane that ends without them are owed only by the link as a whole.
+            let since = if lane.end < End::Sent { lane.progress } else { self.progress };
+            since.after_ms(confirm_timeout_ms)
+        });
+        deadlines.fold(Deadline::NEVER, Deadline::earlier)
+    }
+
+    /// Restarts the confirm timeout of the link and all its rules.
+    pub(super) fn restart_confirm_timeout(&mut self, now: Now) {
+        self.progress = now;
+        for lane in &mut self.lanes {
+            if let Lane::Forward(lane) = lane {
+                lane.progress = now;
+            }
+        }
+    }
+}
+
+/// The use of a link by one rule: its channel at the upstream, and its messages under way.
+#[derive(Debug)]
+pub(super) enum Lane {
+    /// The rule has no channel at the upstream, or that is being closed.
+    Closed,
+    /// The channel is being opened.
+    Opening,
+    /// Messages are forwarded to the upstream.
+    Forward(Forward),
+    /// Messages are fetched from the upstream.
+    Fetch(Fetch),
+}
+
+/// The messages of a rule under way to the upstream.
+#[derive(Debug)]
+pub(super) struct Forward {
+    /// The connection that consumes here.
+    pub(super) own: OwnConnection,
+    pub(super) in_flight: Flights,
+    /// Number of octets written of the first message in the outbox; 0 if none is partly written.
+    pub(super) begun: u64,
+    /// When the upstream last confirmed something of this rule, or was last sent a part of a message.
+    pub(super) progress: Now,
+    /// Whether no further message is begun. The lane ends when those under way are settled.
+    pub(super) is_ending: bool,
+    /// Whether the lane ends, whatever its rule wants.
+    pub(super) end: End,
+}
+
+impl Forward {
+    pub(super) fn is_idle(&self) -> bool {
+        self.in_flight.is_empty() && self.begun == 0
+    }
+
+    /// Ends the lane in this way, or as before if that is sooner.
+    pub(super) fn end(&mut self, end: End) {
+        self.end = self.end.max(end);
+    }
+}
+
+/// How a lane ends. A later variant ends it sooner.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum End {
+    /// The lane ends only if its rule wants that.
+    No,
+    /// The lane ends when all messages under way are settled: its consumer here was cancelled.
+    Settled,
+    /// The lane ends when the partly written message is complete. It does not wait for confirms.
+    Sent,
+    /// The lane ends at once, or at the end of a partial frame: its channel at the upstream is closed.
+    AtOnce,
+}
+
+/// The messages of a rule under way from the upstream.
+#[derive(Debug)]
+pub(super) struct Fetch {
+    pub(super) arrivals: Arrivals,
+    pub(super) incoming: Option<Incoming>,
+    /// Whether the consumer at the upstream is being cancelled. The channel is closed when nothing is under way.
+    pub(super) is_ending: bool,
+    /// Whether the consumer at the upstream has ended.
+    pub(super) is_over: bool,
+}
+
+impl Fetch {
+    pub(super) fn is_idle(&self) -> bool {
+        let is_coming = self.incoming.as_ref().is_some_and(|it| !matches!(it.content, Received::Skipped(0)));
+        self.arrivals.is_empty() && !is_coming
+    }
+
+    /// Returns since when a body has been arriving.
+    pub(super) fn body_since(&self) -> Option<Now> {
+        let incoming = self.incoming.as_ref()?;
+        matches!(incoming.content, Received::Part(..)).then_some(incoming.since)
+    }
+}
+
+/// A message that is arriving.
+#[derive(Debug)]
+pub(super) struct Incoming {
+    pub(super) tag: u64,
+    pub(super) redelivered: bool,
+    pub(super) since: Now,
+    pub(super) exchange: heapless::String<255>,
+    pub(super) key: heapless::Vec<u8, 255>,
+    pub(super) content: Received,
+    /// Why its queue here refused the message, so that it must be parked.
+    pub(super) refused: Option<Box<str>>,
+}
+
+/// How much of a delivery has arrived.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Received {
+    /// The header is next.
+    Nothing,
+    /// This many bytes of the body are still to come.
+    Part(MessageId, u64),
+    /// The message is complete, and waits for capacity.
+    Whole(MessageId),
+    /// The message is dropped; this many bytes of its body are still to be skipped.
+    Skipped(u64),
+}
+
+/// A connection of a bridge in this broker, and its only channel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct OwnConnection {
+    pub(super) connection: ConnectionId,
+    pub(super) channel: ChannelId,
+}
+
+/// An event of a link.
+pub(crate) enum Call<'c> {
+    /// The link can be read.
+    Read,
+    /// The link can be written to, or has output.
+    Write,
+    /// The deadline of the link has come.
+    Time,
+    /// More is durable here.
+    Durable,
+    /// A step of the TLS handshake was carried out.
+    HandshakeStep(Shaken),
+    /// This broker closes the link: it is shutting down, or the virtual host was deleted.
+    Close(&'c str),
+}
+
+/// A link with a socket, and everything that is needed to work with it.
+pub(super) struct LinkTask<'t, P: Platform> {
+    pub(super) direction: Direction,
+    pub(super) head: &'t mut BridgeState,
+    pub(super) state: &'t mut LinkState,
+    pub(super) open_link: &'t mut OpenLink,
+    pub(super) common: &'t mut Common,
+    pub(super) shared: &'t mut Shared<P>,
+}
+
+/// How to continue after an event that did not end the link.
+#[derive(PartialEq, Eq)]
+pub(super) enum Next {
+    /// Handle the next event.
+    GoOn,
+    /// Handle no more until there is capacity.
+    Wait,
+}
+
 impl<P: Platform> LinkTask<'_, P> {
     // ---- reading
 
@@ -56,7 +338,7 @@ impl<P: Platform> LinkTask<'_, P> {
             (peer.stream.has_lost_record, peer.stream.is_in_tls_handshake());
         self.shared.budget.charge_records(records);
         if has_lost_record {
-            return self.close_with(Cause::new(format_args!("no room to keep its unfinished record of TLS")));
+            return self.close_with(Cause::new(format_args!("no memory to keep its unfinished TLS record")));
         }
         if is_in_handshake {
             return self.continue_handshake(got.end);
@@ -85,7 +367,7 @@ impl<P: Platform> LinkTask<'_, P> {
             waits || is_over_budget,
         );
         if !kept {
-            let text = "no room to keep its unfinished frame; raise stash_bytes_max";
+            let text = "no memory to keep its unfinished frame; raise stash_bytes_max";
             return self.close_with(Cause::new(format_args!("{text}")));
         }
         if waits {
@@ -171,7 +453,7 @@ impl<P: Platform> LinkTask<'_, P> {
                 self.note_source_depth(rule, depth);
             }
             Event::Confirm { rule, number, multiple, is_taken } => {
-                self.take_confirm(rule, (number, multiple, is_taken))?;
+                self.take_confirm(rule, number, multiple, is_taken)?;
             }
             Event::Returned { rule, code, id } => match &mut self.open_link.lanes[rule] {
                 // Its confirm is still to come.
@@ -346,41 +628,6 @@ impl<P: Platform> LinkTask<'_, P> {
     }
 }
 
-/// An event of a link.
-pub(crate) enum Call<'c> {
-    /// The link can be read.
-    Read,
-    /// The link can be written to, or has output.
-    Write,
-    /// The deadline of the link has come.
-    Time,
-    /// More is durable here.
-    Durable,
-    /// A step of the TLS handshake was carried out.
-    HandshakeStep(Shaken),
-    /// This broker closes the link: it is shutting down, or the virtual host was deleted.
-    Close(&'c str),
-}
-
-/// How to continue after an event that did not end the link.
-#[derive(PartialEq, Eq)]
-pub(super) enum Next {
-    /// Handle the next event.
-    GoOn,
-    /// Handle no more until there is capacity.
-    Wait,
-}
-
-/// A link with a socket, and everything that is needed to work with it.
-pub(super) struct LinkTask<'t, P: Platform> {
-    pub(super) direction: Direction,
-    pub(super) head: &'t mut BridgeState,
-    pub(super) state: &'t mut LinkState,
-    pub(super) open_link: &'t mut OpenLink,
-    pub(super) common: &'t mut Common,
-    pub(super) shared: &'t mut Shared<P>,
-}
-
 impl<P: Platform> LinkTask<'_, P> {
     /// Handles an event. Returns the number of octets written.
     pub(super) fn handle(&mut self, call: Call<'_>) -> usize {
@@ -522,7 +769,7 @@ impl<P: Platform> LinkTask<'_, P> {
         let most_ms = self.head.config.reconnect_max_ms.into();
         let queue = &self.head.rules(self.direction)[rule].queue;
         let cause = Cause::new(format_args!("{queue}: {cause}"));
-        if self.state.rule_states[rule].wait(now, (&cause, remedy), most_ms, random) {
+        if self.state.rule_states[rule].wait(now, &cause, remedy, most_ms, random) {
             let words = format_args!("{cause}; it is tried again, ever more rarely, and other rules go on");
             let way = (self.direction, self.state.upstream);
             self.shared.log_link(log::Level::Warn, self.head, way, words);
@@ -613,8 +860,9 @@ impl<P: Platform> LinkTask<'_, P> {
         if !self.open_link.confirm_deadline(timeout_ms).is_due(now) {
             return;
         }
-        let cause =
-            Cause::new(format_args!("it has confirmed nothing for {timeout_ms} ms, though it is owed"));
+        let cause = Cause::new(format_args!(
+            "it has confirmed nothing for {timeout_ms} ms although confirms are due"
+        ));
         if self.open_link.progress.after_ms(timeout_ms).is_due(now) {
             return self.close_with(cause);
         }
@@ -656,252 +904,5 @@ impl<P: Platform> LinkTask<'_, P> {
         if self.head.day.is_to_note() {
             self.common.note_due = self.shared.now.after_ms(0);
         }
-    }
-}
-
-/// A link while it has a socket.
-#[derive(Debug)]
-pub(super) struct OpenLink {
-    pub(super) peer: ConnectionId,
-    pub(super) client: Client,
-    /// The channel here over which fetched messages are published, once the first has arrived.
-    pub(super) channel: Option<ChannelId>,
-    pub(super) lanes: Vec<Lane>,
-    /// The lane of which a partial frame was written.
-    pub(super) partial_lane: Option<usize>,
-    /// The lane that comes first among equals in the next page.
-    pub(super) turn: usize,
-    /// When the upstream last confirmed something, owed no confirms, or was last sent a part of a message.
-    pub(super) progress: Now,
-    /// Why the link ends.
-    pub(super) cause: Option<Cause>,
-    /// Whether a part of a message was sent or received since the last check.
-    pub(super) has_moved: bool,
-    /// Whether no further messages are taken. The link ends when all under way are settled.
-    pub(super) is_draining: bool,
-    /// When the message or frame that the upstream is sending last progressed. `None`: none is under way, or we do
-    /// not read.
-    pub(super) begun: Option<Now>,
-}
-
-impl OpenLink {
-    pub(super) fn new(peer: ConnectionId, client: Client, rules: usize, now: Now) -> Self {
-        Self {
-            peer,
-            client,
-            channel: None,
-            lanes: (0..rules).map(|_| Lane::Closed).collect(),
-            partial_lane: None,
-            turn: 0,
-            progress: now,
-            cause: None,
-            has_moved: false,
-            is_draining: false,
-            begun: None,
-        }
-    }
-
-    /// Returns whether rules can flow: the connection is open, and not about to end.
-    pub(super) fn is_flowing(&self) -> bool {
-        self.client.stage() == Stage::Open && !self.is_draining && self.cause.is_none()
-    }
-
-    /// Returns whether no message is under way.
-    pub(super) fn is_idle(&self) -> bool {
-        self.forwards().all(Forward::is_idle) && self.fetches().all(Fetch::is_idle)
-    }
-
-    /// Returns whether no message is under way, and none will be.
-    pub(super) fn is_drained(&self) -> bool {
-        self.is_draining && self.is_idle() && self.fetches().all(|lane| lane.is_over)
-    }
-
-    /// Returns the number of messages under way, of all rules.
-    pub(super) fn pending(&self) -> usize {
-        let forward: usize = self.forwards().map(|lane| lane.in_flight.len()).sum();
-        forward + self.fetches().map(|lane| lane.arrivals.len()).sum::<usize>()
-    }
-
-    pub(super) fn forwards(&self) -> impl Iterator<Item = &Forward> {
-        self.lanes.iter().filter_map(|lane| if let Lane::Forward(lane) = lane { Some(lane) } else { None })
-    }
-
-    pub(super) fn fetches(&self) -> impl Iterator<Item = &Fetch> {
-        self.lanes.iter().filter_map(|lane| if let Lane::Fetch(lane) = lane { Some(lane) } else { None })
-    }
-
-    /// Returns the lane of a rule that forwards.
-    pub(super) fn forward(&self, rule: usize) -> Option<&Forward> {
-        if let Lane::Forward(lane) = &self.lanes[rule] { Some(lane) } else { None }
-    }
-
-    /// Returns the lane of a rule that fetches.
-    pub(super) fn fetch(&mut self, rule: usize) -> Option<&mut Fetch> {
-        if let Lane::Fetch(lane) = &mut self.lanes[rule] { Some(lane) } else { None }
-    }
-
-    /// Returns the message of a rule that is arriving.
-    pub(super) fn incoming(&mut self, rule: usize) -> Option<&mut Incoming> {
-        self.fetch(rule)?.incoming.as_mut()
-    }
-
-    /// Returns what the loop must know of the link.
-    pub(super) fn needs(&self) -> LinkStatus {
-        LinkStatus {
-            has_output: !self.client.pending().is_empty(),
-            has_remainder: self.partial_lane.is_some() || self.forwards().any(|lane| lane.begun > 0),
-            awaits_disk: self.fetches().any(|lane| !lane.arrivals.is_empty()),
-            body_since: self.fetches().filter_map(Fetch::body_since).min(),
-            input_deadline: Deadline::NEVER,
-        }
-    }
-
-    /// Records that all input except `left` bytes was handled. `has_new_input`: some of it was new.
-    pub(super) fn note_begun(&mut self, now: Now, has_new_input: bool, left: usize) {
-        let is_begun = left > 0 || self.client.is_in_content();
-        self.begun = is_begun.then(|| self.begun.filter(|_| !has_new_input).unwrap_or(now));
-    }
-
-    /// Returns when the message or frame under way has not progressed for too long.
-    pub(super) fn content_deadline(&self, content_timeout_ms: u64) -> Deadline {
-        self.begun.map_or(Deadline::NEVER, |since| since.after_ms(content_timeout_ms))
-    }
-
-    /// Returns when the upstream has not confirmed a rule's messages for too long.
-    pub(super) fn confirm_deadline(&self, confirm_timeout_ms: u64) -> Deadline {
-        if self.client.is_blocked() {
-            return Deadline::NEVER;
-        }
-        // A rule that the upstream paused with `channel.flow` is owed no confirms.
-        let owed = self.lanes.iter().enumerate().filter_map(|(rule, lane)| match lane {
-            Lane::Forward(lane) if !lane.in_flight.is_empty() && !self.client.is_stopped(rule) => Some(lane),
-            _ => None,
-        });
-        let deadlines = owed.map(|lane| {
-            // The confirms of a lane that ends without them are owed only by the link as a whole.
-            let since = if lane.end < End::Sent { lane.progress } else { self.progress };
-            since.after_ms(confirm_timeout_ms)
-        });
-        deadlines.fold(Deadline::NEVER, Deadline::earlier)
-    }
-
-    /// Restarts the confirm timeout of the link and all its rules.
-    pub(super) fn restart_confirm_timeout(&mut self, now: Now) {
-        self.progress = now;
-        for lane in &mut self.lanes {
-            if let Lane::Forward(lane) = lane {
-                lane.progress = now;
-            }
-        }
-    }
-}
-
-/// The use of a link by one rule: its channel at the upstream, and its messages under way.
-#[derive(Debug)]
-pub(super) enum Lane {
-    /// The rule has no channel at the upstream, or that is being closed.
-    Closed,
-    /// The channel is being opened.
-    Opening,
-    /// Messages are forwarded to the upstream.
-    Forward(Forward),
-    /// Messages are fetched from the upstream.
-    Fetch(Fetch),
-}
-
-/// A connection of a bridge in this broker, and its only channel.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct OwnConnection {
-    pub(super) connection: ConnectionId,
-    pub(super) channel: ChannelId,
-}
-
-/// The messages of a rule under way to the upstream.
-#[derive(Debug)]
-pub(super) struct Forward {
-    /// The connection that consumes here.
-    pub(super) own: OwnConnection,
-    pub(super) in_flight: Flights,
-    /// Number of octets written of the first message in the outbox; 0 if none is partly written.
-    pub(super) begun: u64,
-    /// When the upstream last confirmed something of this rule, or was last sent a part of a message.
-    pub(super) progress: Now,
-    /// Whether no further message is begun. The lane ends when those under way are settled.
-    pub(super) is_ending: bool,
-    /// Whether the lane ends, whatever its rule wants.
-    pub(super) end: End,
-}
-
-/// How a lane ends. A later variant ends it sooner.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) enum End {
-    /// The lane ends only if its rule wants that.
-    No,
-    /// The lane ends when all messages under way are settled: its consumer here was cancelled.
-    Settled,
-    /// The lane ends when the partly written message is complete. It does not wait for confirms.
-    Sent,
-    /// The lane ends at once, or at the end of a partial frame: its channel at the upstream is closed.
-    AtOnce,
-}
-
-impl Forward {
-    pub(super) fn is_idle(&self) -> bool {
-        self.in_flight.is_empty() && self.begun == 0
-    }
-
-    /// Ends the lane in this way, or as before if that is sooner.
-    pub(super) fn end(&mut self, end: End) {
-        self.end = self.end.max(end);
-    }
-}
-
-/// The messages of a rule under way from the upstream.
-#[derive(Debug)]
-pub(super) struct Fetch {
-    pub(super) arrivals: Arrivals,
-    pub(super) incoming: Option<Incoming>,
-    /// Whether the consumer at the upstream is being cancelled. The channel is closed when nothing is under way.
-    pub(super) is_ending: bool,
-    /// Whether the consumer at the upstream has ended.
-    pub(super) is_over: bool,
-}
-
-/// A message that is arriving.
-#[derive(Debug)]
-pub(super) struct Incoming {
-    pub(super) tag: u64,
-    pub(super) redelivered: bool,
-    pub(super) since: Now,
-    pub(super) exchange: heapless::String<255>,
-    pub(super) key: heapless::Vec<u8, 255>,
-    pub(super) content: Received,
-    /// Why its queue here refused the message, so that it must be parked.
-    pub(super) refused: Option<Box<str>>,
-}
-
-/// How much of a delivery has arrived.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Received {
-    /// The header is next.
-    Nothing,
-    /// This many bytes of the body are still to come.
-    Part(MessageId, u64),
-    /// The message is complete, and waits for capacity.
-    Whole(MessageId),
-    /// The message is dropped; this many bytes of its body are still to be skipped.
-    Skipped(u64),
-}
-
-impl Fetch {
-    pub(super) fn is_idle(&self) -> bool {
-        let is_coming = self.incoming.as_ref().is_some_and(|it| !matches!(it.content, Received::Skipped(0)));
-        self.arrivals.is_empty() && !is_coming
-    }
-
-    /// Returns since when a body has been arriving.
-    pub(super) fn body_since(&self) -> Option<Now> {
-        let incoming = self.incoming.as_ref()?;
-        matches!(incoming.content, Received::Part(..)).then_some(incoming.since)
     }
 }
