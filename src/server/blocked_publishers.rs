@@ -241,8 +241,8 @@ impl<P: Platform> Engine<P> {
     /// been arriving for [`SLOW_BODY_TIMES`] that time is then ended. A few octets now and then count as progress for
     /// `content_timeout`, so that limit alone would not end it.
     pub(super) fn end_slow_bodies(&mut self) {
-        let patience = self.shared.limits.content_timeout_ms.into();
-        let due = self.shared.now.after_ms(patience);
+        let timeout_ms = self.shared.limits.content_timeout_ms.into();
+        let due = self.shared.now.after_ms(timeout_ms);
         self.blocked.assembly_wait =
             match (self.shared.resources.messages.awaits_assembly(), self.blocked.assembly_wait) {
                 (None, _) => None,
@@ -250,7 +250,7 @@ impl<P: Platform> Engine<P> {
                     Some((claim, at))
                 }
                 (Some(claim), Some((seen, _))) if seen == claim => {
-                    self.close_slow_bodies(patience * SLOW_BODY_TIMES);
+                    self.close_slow_bodies(timeout_ms * SLOW_BODY_TIMES);
                     Some((claim, due))
                 }
                 (Some(claim), _) => Some((claim, due)),

@@ -34,7 +34,7 @@ pub trait Socket: Read + Write {
     /// Reads without removing the data: the next read returns it again.
     ///
     /// # Errors
-    /// As those of a read from the socket.
+    /// As a read from the socket.
     fn peek(&self, room: &mut [u8]) -> io::Result<usize>;
 
     /// Shuts down the writing side. Errors are ignored: a peer that is gone need not be told.

@@ -176,10 +176,10 @@ impl<P: Platform> Shared<P> {
 
     /// Refuses what a connection waits to publish if no disk space was freed for [`SELF_WAIT_MS`] and the connection
     /// may be waiting for itself. Returns whether it was refused.
-    fn refuse_self_wait(&mut self, id: ConnectionId, still_ms: u64) -> bool {
+    fn refuse_self_wait(&mut self, id: ConnectionId, unchanged_ms: u64) -> bool {
         let Some(peer) = self.peers.get_mut(id) else { return false };
         let is_for_disk = peer.blocked_on.shortage.is_of_disk();
-        if still_ms < SELF_WAIT_MS || !is_for_disk || !self.broker.may_wait_for_itself(id) {
+        if unchanged_ms < SELF_WAIT_MS || !is_for_disk || !self.broker.may_wait_for_itself(id) {
             return false;
         }
         self.broker.refuse_waiting(id);
@@ -205,22 +205,23 @@ impl<P: Platform> Shared<P> {
         peer.close_check_due = self.now.after_ms(CLOSE_CHECK_MS);
         // As long as some of the exhausted resource is freed, the publisher may still go on, however slowly.
         let shortage = peer.blocked_on.shortage;
-        let made = match shortage.is_of_disk() {
+        let freed_count = match shortage.is_of_disk() {
             true => self.journal.freed(),
             false => self.broker.queues().left_queue_of(shortage).unwrap_or_else(|| self.room_made()),
         };
         let now = self.now;
         let Some(peer) = self.peers.get_mut(id) else { return };
-        let still_since = peer.close_check_seen.filter(|(seen, _)| *seen == made).map(|(_, since)| since);
-        peer.close_check_seen = Some((made, still_since.unwrap_or(now)));
-        if let Some(since) = still_since
+        let unchanged_since =
+            peer.close_check_seen.filter(|(seen, _)| *seen == freed_count).map(|(_, since)| since);
+        peer.close_check_seen = Some((freed_count, unchanged_since.unwrap_or(now)));
+        if let Some(since) = unchanged_since
             && self.refuse_self_wait(id, now.ms_since(since))
         {
             return;
         }
         let Some(peer) = self.peers.get_mut(id) else { return };
-        let stands_still = still_since.is_some();
-        if !stands_still || !peer.stream.may_peek(&self.buffers) {
+        let is_unchanged = unchanged_since.is_some();
+        if !is_unchanged || !peer.stream.may_peek(&self.buffers) {
             return;
         }
         peer.stream.assume_readable();

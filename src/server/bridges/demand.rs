@@ -81,7 +81,7 @@ impl Bridges {
         let head = &mut self.places[place].head;
         head.is_held = head.day.is_spent();
         let name = &head.config.name;
-        let (level, words) = match head.is_held {
+        let (level, text) = match head.is_held {
             true => (
                 log::Level::Warn,
                 format_args!(
@@ -93,7 +93,7 @@ impl Bridges {
                 (log::Level::Info, format_args!("bridge {name} has bytes of the day again: all rules go on"))
             }
         };
-        shared.log_bridge(level, head.serial, words);
+        shared.log_bridge(level, head.serial, text);
         self.settle(shared, place);
     }
 
@@ -131,8 +131,8 @@ impl Bridges {
                 link.phase = Phase::Waiting(now.after_ms(0));
             }
         }
-        let words = format_args!("bridge {} connects: {}", bridge.head.config.name, reason.words());
-        shared.log_bridge(log::Level::Info, bridge.head.serial, words);
+        let text = format_args!("bridge {} connects: {}", bridge.head.config.name, reason.words());
+        shared.log_bridge(log::Level::Info, bridge.head.serial, text);
     }
 
     /// Ends a link that has been idle for a while, unless messages wait to be forwarded over it.

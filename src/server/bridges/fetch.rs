@@ -260,7 +260,7 @@ impl<P: Platform> LinkTask<'_, P> {
         let is_rejected =
             self.head.config.fetch[rule].refused == Refused::Reject && self.open_link.client.can_settle();
         let what = if is_rejected { "it is rejected there" } else { "it stays there, and others go on" };
-        let words = format_args!(
+        let text = format_args!(
             "bridge {name}, fetch: a message of {body_len} bytes in {queue} is too large for this broker \
              (message_size_max = {most}, or its headers fill a frame): {what}"
         );
@@ -268,7 +268,7 @@ impl<P: Platform> LinkTask<'_, P> {
             "{queue}: a message of {body_len} bytes is too large for this broker; {what}"
         ));
         if self.state.is_news(&cause) {
-            self.shared.log_bridge(log::Level::Warn, self.head.serial, words);
+            self.shared.log_bridge(log::Level::Warn, self.head.serial, text);
         }
         self.state.last_error = Some((cause, self.shared.now));
         if is_rejected {

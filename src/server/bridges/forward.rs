@@ -194,7 +194,7 @@ impl<P: Platform> LinkTask<'_, P> {
         }
     }
 
-    // ---- what the upstream says
+    // ---- replies of the upstream
 
     /// Settles messages of a rule that were confirmed or refused.
     ///
@@ -251,7 +251,7 @@ impl<P: Platform> LinkTask<'_, P> {
         self.wait(rule, Cause::new(format_args!("it closed the channel: {cause}")), remedy);
     }
 
-    // ---- what is refused
+    // ---- refused messages
 
     /// Handles that the upstream refused a message: it is parked or requeued, and its rule waits.
     ///

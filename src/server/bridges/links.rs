@@ -232,8 +232,8 @@ impl Bridges {
             state.forget_logged();
         }
         if state.is_news(&cause) {
-            let words = format_args!("{cause}; it is tried again, ever more rarely");
-            shared.log_link(log::Level::Warn, bridge, (link.direction, state.upstream), words);
+            let text = format_args!("{cause}; it is tried again, ever more rarely");
+            shared.log_link(log::Level::Warn, bridge, (link.direction, state.upstream), text);
         }
         state.upstream = (state.upstream + 1) % upstreams;
         state.addresses.clear();
@@ -389,7 +389,7 @@ impl<P: Platform> Shared<P> {
         }
         // A name with a space must be quoted in a shell.
         let quote = if name.contains(' ') { "\"" } else { "" };
-        let (level, words) = match (was, next) {
+        let (level, text) = match (was, next) {
             (ParkedAlarm::Unknown, ParkedAlarm::On) => (
                 log::Level::Warn,
                 format_args!(
@@ -402,7 +402,7 @@ impl<P: Platform> Shared<P> {
             }
             _ => return,
         };
-        self.log_bridge(level, head.serial, words);
+        self.log_bridge(level, head.serial, text);
     }
 
     fn open_retry(&mut self, head: &BridgeState) -> Result<Retry, Cause> {
@@ -433,8 +433,8 @@ impl<P: Platform> Shared<P> {
     }
 
     fn log_retried(&mut self, head: &mut BridgeState, cause: Cause) {
-        let words = format_args!("bridge {}, parked messages: {cause}", head.config.name);
-        self.log_bridge(log::Level::Info, head.serial, words);
+        let text = format_args!("bridge {}, parked messages: {cause}", head.config.name);
+        self.log_bridge(log::Level::Info, head.serial, text);
         head.retried = Some(cause);
     }
 

@@ -119,8 +119,8 @@ impl<P: Platform> Shared<P> {
 
     // ---- the log
 
-    pub(super) fn log_bridge(&mut self, level: log::Level, bridge: u64, words: fmt::Arguments<'_>) {
-        self.resources.log.log(self.now, level, LogSource::Bridge(bridge), LogKind::Bridge, words);
+    pub(super) fn log_bridge(&mut self, level: log::Level, bridge: u64, text: fmt::Arguments<'_>) {
+        self.resources.log.log(self.now, level, LogSource::Bridge(bridge), LogKind::Bridge, text);
     }
 
     /// Logs a line about a link of a bridge, with its direction and upstream.
@@ -129,11 +129,11 @@ impl<P: Platform> Shared<P> {
         level: log::Level,
         head: &BridgeState,
         (direction, upstream): (Direction, usize),
-        words: fmt::Arguments<'_>,
+        text: fmt::Arguments<'_>,
     ) {
         let (name, what) = (&head.config.name, direction.name());
         let upstream = &head.config.upstream[upstream];
-        self.log_bridge(level, head.serial, format_args!("bridge {name}, {what}, {upstream}: {words}"));
+        self.log_bridge(level, head.serial, format_args!("bridge {name}, {what}, {upstream}: {text}"));
     }
 }
 
@@ -163,12 +163,12 @@ impl<P: Platform> Shared<P> {
             Err(cause) => {
                 if !was_tried {
                     let name = &head.config.name;
-                    let words = format_args!(
+                    let text = format_args!(
                         "bridge {name}: a queue of it here could not be declared: {cause}; until it is, messages \
                          published for it are lost; it is retried every {} s",
                         AGAIN_MS / 1000
                     );
-                    self.log_bridge(log::Level::Warn, head.serial, words);
+                    self.log_bridge(log::Level::Warn, head.serial, text);
                 }
                 self.now.after_ms(AGAIN_MS)
             }

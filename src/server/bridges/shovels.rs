@@ -106,7 +106,7 @@ impl BridgeState {
     }
 }
 
-/// Adds our arguments to `said`, in the order of their names.
+/// Returns `arguments` with `own` added, in the order of their names.
 fn with_own(arguments: &[u8], own: [(&str, &str); 2]) -> Option<Vec<u8>> {
     let mut bytes = vec![0; arguments.len() + ARGUMENTS_MORE];
     let mut writer = Writer::new(&mut bytes);

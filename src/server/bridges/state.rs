@@ -390,7 +390,7 @@ impl RuleState {
 
     /// Records that a message was taken. Returns whether that ended a retry.
     pub(super) fn note_taken(&mut self) -> bool {
-        // Messages under way before the refusal tell nothing about the retry.
+        // Messages under way before the refusal do not show whether the retry succeeds.
         if self.waits.is_some() {
             return false;
         }

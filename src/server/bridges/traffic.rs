@@ -770,9 +770,9 @@ impl<P: Platform> LinkTask<'_, P> {
         let queue = &self.head.rules(self.direction)[rule].queue;
         let cause = Cause::new(format_args!("{queue}: {cause}"));
         if self.state.rule_states[rule].wait(now, &cause, remedy, most_ms, random) {
-            let words = format_args!("{cause}; it is tried again, ever more rarely, and other rules go on");
+            let text = format_args!("{cause}; it is tried again, ever more rarely, and other rules go on");
             let way = (self.direction, self.state.upstream);
-            self.shared.log_link(log::Level::Warn, self.head, way, words);
+            self.shared.log_link(log::Level::Warn, self.head, way, text);
         }
         if let Lane::Forward(lane) = &mut self.open_link.lanes[rule] {
             lane.is_ending = true;
@@ -784,8 +784,8 @@ impl<P: Platform> LinkTask<'_, P> {
         if self.state.rule_states[rule].note_taken() {
             let (name, what) = (&self.head.config.name, self.direction.name());
             let queue = &self.head.rules(self.direction)[rule].queue;
-            let words = format_args!("bridge {name}, {what}: the rule of {queue} goes on");
-            self.shared.log_bridge(log::Level::Info, self.head.serial, words);
+            let text = format_args!("bridge {name}, {what}: the rule of {queue} goes on");
+            self.shared.log_bridge(log::Level::Info, self.head.serial, text);
             self.restore_window(rule);
         }
     }
