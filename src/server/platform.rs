@@ -11,7 +11,8 @@
 //!
 //! In the other direction, the platform calls `Engine::set_now` after each sleep, `Engine::note_peer` and
 //! `Engine::note_listener` for each event, then `Engine::turn`. `Engine::sleeps_until` returns how long to sleep
-//! next. One and the same engine runs over `mio` and threads in `leveret-daemon`, and over in-memory sockets in the tests.
+//! next. One and the same engine runs over `mio` and threads in `leveret-daemon`, and over in-memory sockets in the
+//! tests.
 //!
 //! # Invariants
 //! - No call here blocks.

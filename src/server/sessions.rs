@@ -63,8 +63,8 @@ impl<P: Platform> Shared<P> {
     fn note_read_closed(&mut self, id: PeerId) {
         let (Some(peer), Some(connection)) = (self.peers.get_mut(id), id.connection()) else { return };
         if peer.session.is_bridge() {
-            // Messages that the link has not taken still belong to the upstream. What the link has to read is read:
-            // the last data of a handshake, such as a TLS alert, when the step under way is done.
+            // Messages that the link has not taken still belong to the upstream. Its remaining input is
+            // read: the last data of a handshake, such as a TLS alert, when the step under way is done.
             if !matches!(peer.waiting, Waiting::No | Waiting::Handshake(_)) {
                 self.end_now(id);
             }

@@ -176,7 +176,7 @@ impl<P: Platform> Engine<P> {
         &self.shared.resources.pools
     }
 
-    /// Returns the size of the input backlogs of all peers, in bytes.
+    /// Returns the number of bytes of input and output that wait, of all peers.
     pub const fn input_bytes_waiting(&self) -> usize {
         self.shared.buffers.bytes_used()
     }

@@ -7,8 +7,8 @@
 //! Input is read in one of three ways, see [`Reading`]. Usually all available input is taken, and what cannot be
 //! handled yet is kept in the peer's *input backlog*. When backlog capacity or message memory is scarce, the input is
 //! only peeked at, and exactly what was handled is taken afterwards. The bytes of a blocked publisher then stay in
-//! its own socket buffer. From a peer that has not logged in, at most the smallest AMQP frame is taken, so that data
-//! behind its login also stays there.
+//! its own socket buffer. From a peer that has not logged in, at most [`FRAME_BYTES_MIN`] bytes are taken, the minimum
+//! of AMQP for `frame_max`. Data behind its login therefore also stays there.
 //!
 //! Over TLS everything is taken, but at most one record when plain input would only be peeked at. Decrypted data
 //! cannot go back to the socket, so every TLS connection has memory reserved for one record:
@@ -24,7 +24,7 @@
 //! from how much of the shared pool is free ([`Buffers::output_bytes`]), so the rest always fits.
 //!
 //! # Invariants
-//! - A peer that has not logged in holds at most one smallest AMQP frame of the shared input backlog. All such peers
+//! - A peer that has not logged in holds at most [`FRAME_BYTES_MIN`] bytes of the shared input backlog. All such peers
 //!   together hold at most half of it.
 //! - A TLS connection needs nothing of the shared input backlog to have one record decrypted.
 //! - A peer that needs input backlog states how much ([`Stream::missing`]), and is read again when that is free.
@@ -681,8 +681,8 @@ impl<S: Socket> Stream<S> {
         self.socket.shut_down_writing();
     }
 
-    /// Reads and discards input. Returns the number of bytes, 0 at the end of the input, or `None` if there is none
-    /// now.
+    /// Reads and discards input. Returns the number of bytes, 0 at the end of the input, or `None` if nothing has
+    /// arrived.
     pub(super) fn drain(&mut self, buffer: &mut [u8]) -> Option<usize> {
         match self.socket.read(buffer) {
             Ok(count) => Some(count),

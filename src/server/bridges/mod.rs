@@ -25,8 +25,8 @@
 //! - A failure of one bridge does not affect other bridges, and a failure of one rule does not affect other rules.
 //! - A link is found by its [`LinkId`], and is worked with only through a [`LinkTask`], which then updates what depends
 //!   on it.
-//! - The engine's other files know only the public items of this module, and [`LinkStatus`](super::peer::LinkStatus), by which
-//!   a link states what it waits for.
+//! - The engine's other files know only the public items of this module, and
+//!   [`LinkStatus`](super::peer::LinkStatus), by which a link states what it waits for.
 
 mod demand;
 mod fetch;
