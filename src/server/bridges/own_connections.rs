@@ -165,7 +165,7 @@ impl<P: Platform> Shared<P> {
                     let name = &head.config.name;
                     let text = format_args!(
                         "bridge {name}: a queue of it here could not be declared: {cause}; until it is, messages \
-                         published for it are lost; it is retried every {} s",
+                         published for it are unroutable; it is retried every {} s",
                         AGAIN_MS / 1000
                     );
                     self.log_bridge(log::Level::Warn, head.serial, text);
