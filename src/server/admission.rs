@@ -1,16 +1,16 @@
-//! Admission: which accepted connection gets a place, and which one loses its place to it.
+//! Admission: which accepted socket gets a connection slot, and which connection is closed for it.
 //!
 //! Connections that have not logged in are limited in number: `handshakes_max` of them, half of that (32 at most)
-//! from one address, and of those over TLS `tls_handshakes_max` and `tls_connections_max`. Clients of the management
-//! API and of the control socket have a fixed number of places each.
+//! from one address. Those over TLS are limited by `tls_handshakes_max` and `tls_connections_max`. Clients of the
+//! management API and of the control socket have a fixed number of slots each.
 //!
-//! Accepted connections wait in one list until there is a place for them. A connection whose own address is at its limit
-//! does not hold up those behind it. When a limit is reached, the connection that could be closed first loses its
-//! place: see [`Engine::closable_at`].
+//! Accepted sockets wait in one list until there is a slot for them. A socket whose address is at its limit does not
+//! hold up those behind it. When a limit is reached, the connection that could be closed first loses its slot: see
+//! [`Engine::closable_at`].
 //!
 //! # Invariants
 //! - A connection that waits for the broker (a step of TLS, the check of its password) is not closed for another.
-//! - A connection is closed for another only if that one gets its place in the same call.
+//! - A connection is closed for another only if that one gets its slot in the same call.
 //! - When the list is full, the oldest connection of the address with the most of them is closed: its client has most
 //!   likely gone. Nothing more is accepted when no address has more than an eighth of the list.
 //! - One turn calls `accept` at most [`ACCEPTS_PER_TURN`] times for each listener.
@@ -34,21 +34,23 @@ use super::platform::{AcceptFailure, Accepted, ListenerId, Platform, Socket};
 use super::state::Engine;
 use super::state::Shared;
 
-/// Calls of `accept` for one listener in one turn, and connections that get a place in one turn.
+/// Maximum number of `accept` calls per listener and turn, and of connections admitted per turn.
 const ACCEPTS_PER_TURN: usize = 64;
-/// Accepted connections that wait for a place, if there are file descriptors for them.
+/// Maximum number of accepted sockets that wait for a slot, if there are enough file descriptors.
 pub const WAITING_MAX: usize = 256;
 /// An address with more than this part of a full list loses its oldest connection in it.
 const CROWD_PART: usize = 8;
-/// Connections of one address that have not logged in: half of `handshakes_max`, and at most this many, so that a
-/// right password waits behind at most this many wrong ones of its address.
+/// Connections of one address that have not logged in: half of `handshakes_max`, and at most this many. A
+/// right password therefore waits behind at most this many wrong ones of its address.
 const PER_ADDRESS_MAX: usize = 32;
 /// A connection to which the broker has not answered anything yet can be closed for another after this time: its
 /// client has not sent a complete first message.
 const UNANSWERED_MS: u64 = 100;
-/// The same for another connection of its own address: many programs that start on one machine wait for each other.
+/// As `UNANSWERED_MS`, if both connections come from one address: programs that start together on one machine wait
+/// for each other.
 const UNANSWERED_OF_ADDRESS_MS: u64 = 1_000;
-/// A connection that has been answered and has not logged in can be closed for another this time after the last answer. A microcontroller needs up to 2 s for a step of TLS.
+/// A connection that has been answered and has not logged in can be closed for another this time after the last
+/// answer. A microcontroller needs up to 2 s for a step of TLS.
 const SILENT_MS: u64 = 3_000;
 /// Time until accepting is tried again when the system could not, in milliseconds.
 const RETRY_MS: u64 = 100;
@@ -57,10 +59,10 @@ const RETRY_MS: u64 = 100;
 #[derive(Debug)]
 pub(super) struct Admission<S> {
     listeners: Vec<Listener>,
-    /// Accepted, and without a place so far, in the order of their arrival.
+    /// Accepted sockets without a slot, in the order of their arrival.
     waiting: Vec<Waiting<S>>,
     waiting_max: usize,
-    /// The kind that had the last place of the management API: the API and metrics have them in turn.
+    /// The kind that got the last slot of the management API. The API and metrics alternate.
     last: OperatorKind,
     /// Connections that have not opened a virtual host.
     unauthenticated: Vec<ConnectionId>,
@@ -70,7 +72,7 @@ pub(super) struct Admission<S> {
     evicted_count: u64,
 }
 
-/// An accepted connection that waits for a place.
+/// An accepted socket that waits for a slot.
 #[derive(Debug)]
 struct Waiting<S> {
     kind: ListenerKind,
@@ -86,7 +88,7 @@ struct Listener {
     with_tls: bool,
     /// The kernel reports a new connection once, so this stays set until accepting finds none.
     is_ready: bool,
-    /// When accepting is to be tried again after the system could not.
+    /// When accepting is retried after the system could not.
     retry: Deadline,
 }
 
@@ -96,7 +98,7 @@ enum ListenerKind {
     Operator(OperatorKind),
 }
 
-/// What a client comes for that the broker has no record of.
+/// The kind of an operator's client. The broker has no record of such clients.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum OperatorKind {
     /// The management API, with a login.
@@ -107,10 +109,10 @@ enum OperatorKind {
     Control,
 }
 
-/// The listeners of the configuration, each with whether it speaks TLS.
+/// The listeners of the configuration, each with whether it uses TLS.
 pub(super) struct Listeners {
     pub(super) amqp: Vec<bool>,
-    /// Those of the management API, and behind them those of metrics.
+    /// The listeners of the management API, followed by those for metrics.
     pub(super) management: Vec<bool>,
     /// Number of listeners of `management` that are for metrics.
     pub(super) metrics: usize,
@@ -121,7 +123,7 @@ pub(super) struct Listeners {
 enum Limit {
     /// `tls_handshakes_max`.
     TlsHandshakes,
-    /// `tls_connections_max`, which counts those that have logged in, too.
+    /// `tls_connections_max`, which also counts connections that have logged in.
     TlsConnections,
     /// The share of one address.
     Address(Source),
@@ -132,7 +134,7 @@ enum Limit {
 impl Limit {
     fn counts<S: Socket>(self, peer: &Peer<S>) -> bool {
         match self {
-            Self::TlsHandshakes => peer.stream.is_shaking_hands(),
+            Self::TlsHandshakes => peer.stream.is_in_tls_handshake(),
             Self::TlsConnections => peer.stream.is_tls(),
             Self::Address(source) => peer.address.origin() == source,
             Self::All => true,
@@ -149,7 +151,7 @@ impl Limit {
         }
     }
 
-    /// Whether the limit, when it is reached, keeps a connection of this address from a place.
+    /// Returns whether the limit, when reached, keeps a connection of this address from getting a slot.
     fn holds_up(self, source: Source, with_tls: bool) -> bool {
         match self {
             Self::TlsHandshakes | Self::TlsConnections => with_tls,
@@ -161,13 +163,13 @@ impl Limit {
 
 const CONTROL: ListenerKind = ListenerKind::Operator(OperatorKind::Control);
 
-/// Connections that lose their place, each with the limit that is reached: at most one for each limit.
+/// Connections that lose their slots, with the limit that is reached: at most one per limit.
 type Evicted = heapless::Vec<(PeerId, &'static str), 4>;
 
 /// Bytes for each place of `handshakes_max`.
-pub(super) const PLACE_BYTES: usize = size_of::<ConnectionId>();
+pub(super) const SLOT_BYTES: usize = size_of::<ConnectionId>();
 
-/// Bytes of the list of accepted connections, with sockets of this kind.
+/// Returns the bytes of the list of accepted sockets of type `S`.
 pub(super) const fn waiting_bytes<S>() -> usize {
     WAITING_MAX * size_of::<Waiting<S>>()
 }
@@ -178,8 +180,8 @@ impl Listener {
         Self { kind, id, with_tls, is_ready: true, retry: Deadline::NEVER }
     }
 
-    /// Tries again what the system could not do, when its time has come.
-    const fn keep_time(&mut self, now: Now) {
+    /// Retries accepting when that is due.
+    const fn update_retry(&mut self, now: Now) {
         if self.retry.is_due(now) {
             (self.is_ready, self.retry) = (true, Deadline::NEVER);
         }
@@ -196,7 +198,7 @@ impl Listener {
 }
 
 impl<S> Admission<S> {
-    /// `waiting_max`: accepted connections that may wait for a place.
+    /// Makes the admission. `waiting_max` is the maximum number of accepted sockets that wait for a slot.
     pub(super) fn new(listeners: &Listeners, handshakes_max: usize, waiting_max: usize) -> Self {
         let first_metrics = listeners.management.len() - listeners.metrics;
         let amqp = listeners.amqp.iter().enumerate();
@@ -228,12 +230,12 @@ impl<S> Admission<S> {
         self.waiting.retain(|waiting| waiting.kind == CONTROL);
     }
 
-    /// Whether another connection can be appended to the list.
-    fn has_room(&self) -> bool {
+    /// Returns whether another socket can be appended to the list.
+    fn has_capacity(&self) -> bool {
         self.waiting.len() < self.waiting_max || self.crowd().is_some()
     }
 
-    /// Returns the address with the most connections on the list, if it has more than its part.
+    /// Returns the address with the most sockets on the list, if it exceeds its share.
     fn crowd(&self) -> Option<Source> {
         let sources = self.waiting.iter().map(|waiting| waiting.accepted.address.origin());
         let mut sources: heapless::Vec<Source, WAITING_MAX> = sources.take(WAITING_MAX).collect();
@@ -242,7 +244,7 @@ impl<S> Admission<S> {
         (largest.len() > self.waiting_max / CROWD_PART).then_some(largest[0])
     }
 
-    /// Appends a connection; closes the oldest one of the largest address if the list is full.
+    /// Appends a socket. If the list is full, the oldest one of the address with the most is closed.
     fn push(&mut self, waiting: Waiting<S>) {
         if self.waiting.len() >= self.waiting_max
             && let Some(source) = self.crowd()
@@ -271,7 +273,7 @@ impl<S> Admission<S> {
 }
 
 impl<P: Platform> Engine<P> {
-    /// Accepts connections, and gives places to those that wait.
+    /// Accepts connections, and gives slots to those that wait.
     pub(super) fn admit(&mut self) {
         for at in 0..self.shared.admission.listeners.len() {
             self.accept_at(at);
@@ -287,16 +289,16 @@ impl<P: Platform> Engine<P> {
             };
             if let Err(error) = begun {
                 let text = format_args!("{address}: a connection could not be set up: {error}");
-                self.shared.supplies.log.warn(self.shared.now, address.source(), LogKind::Shortage, text);
+                self.shared.resources.log.warn(self.shared.now, address.source(), LogKind::Shortage, text);
             }
         }
     }
 
-    /// Whether [`Self::admit`] would get on now, with nothing reported and no time passing.
+    /// Returns whether [`Self::admit`] would make progress now, without an event and without time passing.
     pub(super) fn may_admit(&self) -> bool {
         let admission = &self.shared.admission;
         let mut listeners = admission.listeners.iter();
-        listeners.any(|one| one.is_ready && self.is_open(one.kind)) && admission.has_room()
+        listeners.any(|one| one.is_ready && self.is_open(one.kind)) && admission.has_capacity()
             || self.next_admission().is_ok()
     }
 
@@ -306,20 +308,20 @@ impl<P: Platform> Engine<P> {
         retries.fold(self.next_admission().err().unwrap_or(Deadline::NEVER), Deadline::earlier)
     }
 
-    /// The control socket is opened when the data directory is known to be ours.
+    /// The control socket is served only when the data directory is known to be ours.
     const fn is_open(&self, kind: ListenerKind) -> bool {
         self.operators.is_open || !matches!(kind, CONTROL)
     }
 
     fn accept_at(&mut self, at: usize) {
         let now = self.shared.now;
-        self.shared.admission.listeners[at].keep_time(now);
+        self.shared.admission.listeners[at].update_retry(now);
         for _ in 0..ACCEPTS_PER_TURN {
             let Listener { kind, id, with_tls, is_ready, .. } = self.shared.admission.listeners[at];
-            if !is_ready || !self.is_open(kind) || !self.shared.admission.has_room() {
+            if !is_ready || !self.is_open(kind) || !self.shared.admission.has_capacity() {
                 return;
             }
-            match self.shared.platform.accept(id, &mut self.shared.supplies.log, now) {
+            match self.shared.platform.accept(id, &mut self.shared.resources.log, now) {
                 Ok(accepted) if kind == CONTROL && !self.may_use_control(accepted.address) => {}
                 Ok(accepted) => self.shared.admission.push(Waiting { kind, with_tls, accepted }),
                 Err(failure) => self.shared.admission.listeners[at].note_failure(failure, now),
@@ -327,22 +329,23 @@ impl<P: Platform> Engine<P> {
         }
     }
 
-    /// The mode of the control socket's file lets in root and the user of the broker; the kernel is asked besides.
+    /// The mode of the control socket's file already admits only root and the broker's user. This also checks the
+    /// user that the kernel reports.
     fn may_use_control(&mut self, address: PeerAddress) -> bool {
         let ours = self.operators.own_uid;
         let may = matches!(address, PeerAddress::Local { uid, .. } if uid == 0 || uid == ours);
         if !may {
             let text = format_args!("leveret ctl is for root and user {ours} only, and not for {address}");
-            self.shared.supplies.log.warn(self.shared.now, address.source(), LogKind::Control, text);
+            self.shared.resources.log.warn(self.shared.now, address.source(), LogKind::Control, text);
         }
         may
     }
 
-    /// Returns the next connection that gets a place, by its position on the list, and the connections to be closed for
-    /// it, mostly none.
+    /// Returns the next socket that gets a slot, by its position on the list, and the connections to be closed for
+    /// it, usually none.
     ///
     /// # Errors
-    /// The deadline until which none gets a place, unless something else happens.
+    /// The deadline until which no socket gets a slot, unless something else happens.
     fn next_admission(&self) -> Result<(usize, Evicted), Deadline> {
         let ways = [
             self.next_amqp(),
@@ -359,7 +362,8 @@ impl<P: Platform> Engine<P> {
         Err(earliest)
     }
 
-    /// As [`Self::next_admission`], of the clients of AMQP: the first for which no limit is reached, or can be met.
+    /// As [`Self::next_admission`], for AMQP clients: the first for which no limit is reached, or for which
+    /// connections can be closed.
     fn next_amqp(&self) -> Result<(usize, Evicted), Deadline> {
         let mut earliest = Deadline::NEVER;
         let mut reached: heapless::Vec<Limit, 24> = heapless::Vec::new();
@@ -371,11 +375,11 @@ impl<P: Platform> Engine<P> {
             if reached.iter().any(|limit| limit.holds_up(source, *with_tls)) {
                 continue;
             }
-            match self.place_for_amqp(source, *with_tls) {
+            match self.slot_for_amqp(source, *with_tls) {
                 Ok(evicted) => return Ok((at, evicted)),
                 Err((limit, deadline)) => {
                     earliest = earliest.earlier(deadline);
-                    // Without room to remember it, the limit is looked at again for the next connection.
+                    // If it cannot be remembered here, the limit is checked again for the next connection.
                     let _ = reached.push(limit);
                 }
             }
@@ -383,8 +387,8 @@ impl<P: Platform> Engine<P> {
         Err(earliest)
     }
 
-    /// As [`Self::next_admission`], of the operator's clients of these kinds, which share places: one of the address with
-    /// the fewest places, and of the kind that did not have the last one.
+    /// As [`Self::next_admission`], for operators' clients of these kinds, which share slots. Chooses the address
+    /// with the fewest slots, then the kind that did not get the last slot.
     fn next_operator(&self, is_of: fn(OperatorKind) -> bool) -> Result<(usize, Evicted), Deadline> {
         let waiting = self.shared.admission.waiting.iter().enumerate();
         let waiting = waiting.filter_map(|(at, one)| match one.kind {
@@ -392,17 +396,17 @@ impl<P: Platform> Engine<P> {
             _ => None,
         });
         let held = |kind, source| {
-            let peers = self.places(kind).filter_map(|id| self.shared.peers.get(id));
+            let peers = self.slots(kind).filter_map(|id| self.shared.peers.get(id));
             peers.filter(|peer| peer.address.origin() == source).count()
         };
         let next = waiting.min_by_key(|(at, kind, source)| {
             (held(*kind, *source), *kind == self.shared.admission.last, *at)
         });
         let Some((at, kind, _)) = next else { return Err(Deadline::NEVER) };
-        if self.free_place(kind).is_some() {
+        if self.free_slot(kind).is_some() {
             return Ok((at, Evicted::new()));
         }
-        let id = self.first_closable(self.places(kind), UNANSWERED_MS)?;
+        let id = self.first_closable(self.slots(kind), UNANSWERED_MS)?;
         Ok((at, Evicted::from_iter([(id, "management_clients_max")])))
     }
 
@@ -410,7 +414,7 @@ impl<P: Platform> Engine<P> {
     ///
     /// # Errors
     /// The limit that is reached, and the deadline before which no connection can be closed for it.
-    fn place_for_amqp(&self, source: Source, with_tls: bool) -> Result<Evicted, (Limit, Deadline)> {
+    fn slot_for_amqp(&self, source: Source, with_tls: bool) -> Result<Evicted, (Limit, Deadline)> {
         let Shared { admission, limits, peers, broker, .. } = &self.shared;
         let ids_of = |limit: Limit| {
             let ids = admission.unauthenticated.iter().map(|id| PeerId::from(*id));
@@ -428,7 +432,7 @@ impl<P: Platform> Engine<P> {
                     || broker.connections_room() == 0
             }
         };
-        // The narrowest first: a connection that is closed for it counts for the wider ones, too.
+        // The narrowest limit first: a connection that is closed for it also counts for the wider ones.
         let all = [Limit::Address(source), Limit::TlsHandshakes, Limit::TlsConnections, Limit::All];
         let mut evicted = Evicted::new();
         for limit in all.into_iter().filter(|limit| is_reached(*limit)) {
@@ -446,8 +450,8 @@ impl<P: Platform> Engine<P> {
         Ok(evicted)
     }
 
-    /// Returns which of these connections is closed for another: an idle one before one with a request or an answer under
-    /// way, then the one that could be closed first.
+    /// Returns which of these connections is closed for another. Idle ones come before those with a request or an
+    /// answer under way, then the one that could be closed first.
     ///
     /// # Errors
     /// The deadline before which none can be closed.
@@ -470,8 +474,8 @@ impl<P: Platform> Engine<P> {
         first.map(|(_, _, id)| id).ok_or(earliest)
     }
 
-    /// Returns when a connection can be closed for another one that waits; `unanswered_ms` after it was accepted if it has
-    /// not been answered.
+    /// Returns when a connection can be closed for another one that waits. If it has not been answered, that is
+    /// `unanswered_ms` after it was accepted.
     fn closable_at(&self, id: PeerId, peer: &Peer<P::Socket>, unanswered_ms: u64) -> Deadline {
         let is_over = match &peer.session {
             Session::Amqp(session) => session.stage() == Stage::Over,
@@ -488,14 +492,14 @@ impl<P: Platform> Engine<P> {
             _ if !peer.has_sent => peer.silent_since.after_ms(unanswered_ms),
             (_, Session::Operator(client)) => {
                 let is_ours = client.session.awaits_disk() || client.session.waits();
-                let holds_files = self.operators.holder == Some(id);
+                let holds_files = self.operators.backup_client == Some(id);
                 if is_ours || holds_files { Deadline::NEVER } else { client.closable_at }
             }
             (_, Session::Amqp(_) | Session::Bridge(_)) => peer.silent_since.after_ms(SILENT_MS),
         }
     }
 
-    /// Closes a connection whose place another one gets, because this limit is reached.
+    /// Closes a connection whose slot another one gets, because `limit` is reached.
     fn evict(&mut self, id: PeerId, limit: &str) {
         let Some(peer) = self.shared.peers.get(id) else { return };
         let address = peer.address;
@@ -504,7 +508,7 @@ impl<P: Platform> Engine<P> {
             let text = format_args!(
                 "{address}: closed before its login, for another connection that waits: the limit is reached ({limit})"
             );
-            self.shared.supplies.log.warn(self.shared.now, address.source(), LogKind::Shortage, text);
+            self.shared.resources.log.warn(self.shared.now, address.source(), LogKind::Shortage, text);
         } else {
             log::debug!("{address}: closed for another client that waits ({limit})");
         }
@@ -512,12 +516,12 @@ impl<P: Platform> Engine<P> {
         self.close();
     }
 
-    /// The places of clients of this kind. Clients of the API and of metrics share theirs.
-    fn places(&self, kind: OperatorKind) -> impl Iterator<Item = PeerId> + use<P> {
-        self.place_range(kind).map(PeerId::from_index)
+    /// Returns the slots of clients of this kind. Clients of the API and of metrics share theirs.
+    fn slots(&self, kind: OperatorKind) -> impl Iterator<Item = PeerId> + use<P> {
+        self.slot_range(kind).map(PeerId::from_index)
     }
 
-    fn place_range(&self, kind: OperatorKind) -> core::ops::Range<usize> {
+    fn slot_range(&self, kind: OperatorKind) -> core::ops::Range<usize> {
         match kind {
             OperatorKind::Control => 0..CONTROL_CLIENTS_MAX,
             OperatorKind::Api | OperatorKind::Metrics => {
@@ -527,18 +531,18 @@ impl<P: Platform> Engine<P> {
         }
     }
 
-    fn free_place(&self, kind: OperatorKind) -> Option<PeerId> {
-        self.shared.peers.place_apart(self.place_range(kind))
+    fn free_slot(&self, kind: OperatorKind) -> Option<PeerId> {
+        self.shared.peers.free_non_broker_slot(self.slot_range(kind))
     }
 
-    /// Begins with a client of the management API, of metrics or of the control socket.
+    /// Admits a client of the management API, of metrics or of the control socket.
     fn begin_operator(
         &mut self,
         kind: OperatorKind,
         accepted: Accepted<P::Socket>,
         with_tls: bool,
     ) -> std::io::Result<()> {
-        let Some(id) = self.free_place(kind) else { return Err(std::io::Error::other("no place is free")) };
+        let Some(id) = self.free_slot(kind) else { return Err(std::io::Error::other("no slot is free")) };
         let Accepted { mut socket, address } = accepted;
         self.shared.platform.register(&mut socket, id)?;
         let session = match kind {
@@ -562,7 +566,7 @@ impl<P: Platform> Engine<P> {
 }
 
 impl<P: Platform> Shared<P> {
-    /// Begins the handshake of a connection, and makes its record at the broker.
+    /// Admits an AMQP connection, and makes its record at the broker.
     fn begin_amqp(&mut self, accepted: Accepted<P::Socket>, with_tls: bool) -> std::io::Result<()> {
         let Accepted { mut socket, address } = accepted;
         let Some(id) = self.broker.connect() else { return Err(std::io::Error::other("no record is free")) };
@@ -573,9 +577,9 @@ impl<P: Platform> Shared<P> {
         }
         log::debug!("connection {}: from {address}", id.index());
         let session =
-            leveret_connection::Connection::new(self.now, id, address.peer(), &self.supplies.settings);
+            leveret_connection::Connection::new(self.now, id, address.peer(), &self.resources.settings);
         let mut peer = Peer::new(socket, address, Session::Amqp(session), self.now);
-        peer.shaking_hands = true;
+        peer.is_opening = true;
         if with_tls {
             peer.stream.begin_tls();
         }
@@ -590,7 +594,7 @@ impl<P: Platform> Shared<P> {
         Ok(())
     }
 
-    /// Names a connection for the firehose.
+    /// Sets the connection's name for the firehose.
     #[cold]
     pub(super) fn name_traced(&mut self, connection: ConnectionId) {
         let peers = Connections { peers: &self.peers, now: self.now, unix_ms: 0, is_over_budget: false };

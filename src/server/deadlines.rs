@@ -1,10 +1,12 @@
-//! Which peer wants to be called when: a heap with one place per peer.
+//! The deadlines of peers: a heap with one entry per peer.
 //!
-//! Deadlines mostly move later (each byte received puts the heartbeat's loss off), so the heap is only told
-//! about earlier ones. When an entry comes due, its owner is asked anew and often says "later": one extra
-//! look per heartbeat interval instead of one heap operation per read.
+//! Deadlines mostly move later: each received byte postpones the heartbeat timeout. The heap is therefore only told
+//! about earlier ones. When an entry is due, its peer is asked for its deadline again, which is often later. That
+//! costs one extra check per heartbeat interval instead of one heap operation per read.
 //!
-//! Always true: a peer has at most one entry; nothing allocates after start.
+//! # Invariants
+//! - A peer has at most one entry.
+//! - Nothing allocates after construction.
 
 use leveret_core::time::{Deadline, Now};
 
@@ -12,12 +14,12 @@ use super::peer::PeerId;
 
 const ABSENT: u32 = u32::MAX;
 
-/// The heap.
+/// A heap of deadlines with an index by peer.
 #[derive(Debug)]
 pub(super) struct Deadlines {
     heap: Vec<(Deadline, PeerId)>,
-    /// Where in the heap a peer's entry is.
-    places: Box<[u32]>,
+    /// Position of each peer's entry in the heap.
+    positions: Box<[u32]>,
 }
 
 impl Deadlines {
@@ -25,39 +27,39 @@ impl Deadlines {
     pub(super) const ENTRY_BYTES: usize = size_of::<(Deadline, PeerId)>() + size_of::<u32>();
 
     pub(super) fn with_capacity(peers_max: usize) -> Self {
-        Self { heap: Vec::with_capacity(peers_max), places: vec![ABSENT; peers_max].into_boxed_slice() }
+        Self { heap: Vec::with_capacity(peers_max), positions: vec![ABSENT; peers_max].into_boxed_slice() }
     }
 
-    /// Peers that want to be called at some time.
+    /// Returns the number of peers with a deadline.
     pub(super) fn len(&self) -> usize {
         self.heap.len()
     }
 
-    /// The earliest of all.
+    /// Returns the earliest deadline.
     pub(super) fn next(&self) -> Deadline {
         self.heap.first().map_or(Deadline::NEVER, |entry| entry.0)
     }
 
-    /// Wants to be called at `deadline`, or before if it already said so.
+    /// Sets the deadline of a peer, unless it has an earlier one.
     pub(super) fn lower(&mut self, peer: PeerId, deadline: Deadline) {
         if deadline == Deadline::NEVER {
             return;
         }
-        match self.places[peer.index()] {
+        match self.positions[peer.index()] {
             ABSENT => {
                 self.heap.push((deadline, peer));
-                self.places[peer.index()] = self.heap.len() as u32 - 1;
+                self.positions[peer.index()] = self.heap.len() as u32 - 1;
                 self.rise(self.heap.len() - 1);
             }
-            place if self.heap[place as usize].0 > deadline => {
-                self.heap[place as usize].0 = deadline;
-                self.rise(place as usize);
+            position if self.heap[position as usize].0 > deadline => {
+                self.heap[position as usize].0 = deadline;
+                self.rise(position as usize);
             }
             _ => {}
         }
     }
 
-    /// Takes the earliest if it is due.
+    /// Removes and returns the peer with the earliest deadline, if that is due.
     pub(super) fn pop_due(&mut self, now: Now) -> Option<PeerId> {
         let &(deadline, peer) = self.heap.first()?;
         deadline.is_due(now).then(|| {
@@ -66,49 +68,49 @@ impl Deadlines {
         })
     }
 
-    /// Forgets a peer.
+    /// Removes the entry of a peer.
     pub(super) fn remove(&mut self, peer: PeerId) {
-        let place = core::mem::replace(&mut self.places[peer.index()], ABSENT);
-        if place == ABSENT {
+        let position = core::mem::replace(&mut self.positions[peer.index()], ABSENT);
+        if position == ABSENT {
             return;
         }
-        let place = place as usize;
-        self.heap.swap_remove(place);
-        if place < self.heap.len() {
-            self.places[self.heap[place].1.index()] = place as u32;
-            self.rise(place);
-            self.sink(place);
+        let position = position as usize;
+        self.heap.swap_remove(position);
+        if position < self.heap.len() {
+            self.positions[self.heap[position].1.index()] = position as u32;
+            self.rise(position);
+            self.sink(position);
         }
     }
 
-    fn rise(&mut self, mut place: usize) {
-        while place > 0 {
-            let parent = (place - 1) / 2;
-            if self.heap[parent].0 <= self.heap[place].0 {
+    fn rise(&mut self, mut position: usize) {
+        while position > 0 {
+            let parent = (position - 1) / 2;
+            if self.heap[parent].0 <= self.heap[position].0 {
                 return;
             }
-            self.swap(parent, place);
-            place = parent;
+            self.swap(parent, position);
+            position = parent;
         }
     }
 
-    fn sink(&mut self, mut place: usize) {
+    fn sink(&mut self, mut position: usize) {
         loop {
-            let children = [2 * place + 1, 2 * place + 2];
+            let children = [2 * position + 1, 2 * position + 2];
             let earliest = children.into_iter().filter(|&child| child < self.heap.len());
             let Some(child) = earliest.min_by_key(|&child| self.heap[child].0) else { return };
-            if self.heap[place].0 <= self.heap[child].0 {
+            if self.heap[position].0 <= self.heap[child].0 {
                 return;
             }
-            self.swap(child, place);
-            place = child;
+            self.swap(child, position);
+            position = child;
         }
     }
 
     fn swap(&mut self, one: usize, two: usize) {
         self.heap.swap(one, two);
-        self.places[self.heap[one].1.index()] = one as u32;
-        self.places[self.heap[two].1.index()] = two as u32;
+        self.positions[self.heap[one].1.index()] = one as u32;
+        self.positions[self.heap[two].1.index()] = two as u32;
     }
 }
 

@@ -1,41 +1,44 @@
-//! Memory that a burst left idle, or the start, and when it goes back to the system.
+//! When memory that is idle after a burst or after the start is returned to the system.
 //!
-//! Always true: while nothing is idle beyond what stays for the next burst, there is no deadline; what could not be
-//! given back, because something in use lies between, is not tried again before something changed.
+//! # Invariants
+//! - There is no deadline while no more is idle than what is kept for the next burst.
+//! - Memory that could not be returned, because memory in use lies between, is not tried again until the idle amount
+//!   changes.
 
 use leveret_core::mem;
 use leveret_core::time::{Deadline, Now};
 
-/// How long memory lies idle before it is given back: the next burst may be near.
+/// How long memory is idle before it is returned, in milliseconds: the next burst may come soon.
 const TRIM_AFTER_MS: u64 = 1_000;
-/// So much idle memory stays for the next burst.
+/// Idle memory that is kept for the next burst, in bytes.
 const IDLE_BYTES_KEPT: usize = 1 << 20;
 
-/// When idle memory goes back.
+/// The state of the return of idle memory.
 #[derive(Debug)]
 pub(super) struct IdleMemory {
-    /// All memory is locked: nothing is given back.
+    /// Whether all memory is locked, so that nothing is returned.
     is_locked: bool,
     due: Deadline,
-    /// The start's code is still mapped.
+    /// Whether the code of the start is still mapped.
     is_fresh: bool,
-    /// Idle bytes that were left when some were given back last.
+    /// Idle bytes that remained after the last return.
     left_bytes: usize,
 }
 
 impl IdleMemory {
-    /// What the start left idle goes back as well, unless all memory is locked.
+    /// Makes the state at start. Memory that the start left idle is also returned, unless all memory is locked.
     pub(super) const fn new(is_locked: bool) -> Self {
         let due = if is_locked { Deadline::NEVER } else { Now::from_ms(0).after_ms(TRIM_AFTER_MS) };
         Self { is_locked, due, is_fresh: true, left_bytes: 0 }
     }
 
-    /// When some is to be given back.
+    /// Returns when memory must be returned.
     pub(super) const fn deadline(&self) -> Deadline {
         self.due
     }
 
-    /// Whether some is to be given back now, a bounded part at a time; notes how much is idle if nothing is due.
+    /// Returns whether a bounded part must be returned now. If nothing is due, it checks `idle_bytes` and may set the
+    /// deadline.
     pub(super) fn is_due(&mut self, now: Now, idle_bytes: usize) -> bool {
         if self.is_locked {
             return false;
@@ -49,8 +52,8 @@ impl IdleMemory {
         self.due.is_due(now)
     }
 
-    /// Notes that the last part was given back, and how many bytes stay idle.
-    pub(super) fn note_given_back(&mut self, left_bytes: usize) {
+    /// Records that the last part was returned, and that `left_bytes` stay idle.
+    pub(super) fn note_returned(&mut self, left_bytes: usize) {
         if core::mem::replace(&mut self.is_fresh, false) {
             mem::let_go_of_start();
         }
@@ -66,16 +69,16 @@ mod tests {
     fn what_lies_idle_goes_back_after_a_while_and_what_cannot_is_left_alone() {
         let at = Now::from_ms;
         let mut idle = IdleMemory::new(false);
-        assert!(!idle.is_due(at(10), 0), "memory lies idle for a while first");
+        assert!(!idle.is_due(at(10), 0), "memory is idle for a while first");
         assert!(idle.is_due(at(1_000), 0), "what the start left");
-        idle.note_given_back(2 << 20);
-        assert!(!idle.is_due(at(1_001), 2 << 20), "it could not be given back");
+        idle.note_returned(2 << 20);
+        assert!(!idle.is_due(at(1_001), 2 << 20), "it could not be returned");
         assert_eq!(idle.deadline(), Deadline::NEVER);
         assert!(!idle.is_due(at(2_000), 3 << 20));
         assert_eq!(idle.deadline(), at(2_000).after_ms(TRIM_AFTER_MS));
         assert!(idle.is_due(at(3_000), 0));
-        idle.note_given_back(5);
-        assert!(!idle.is_due(at(9_000), IDLE_BYTES_KEPT), "so much stays for the next burst");
+        idle.note_returned(5);
+        assert!(!idle.is_due(at(9_000), IDLE_BYTES_KEPT), "kept for the next burst");
         assert_eq!(idle.deadline(), Deadline::NEVER);
     }
 

@@ -1,39 +1,37 @@
-//! THE LOOP WITHOUT THE MACHINE: peers and what they wait for, budgets, shares, deadlines, retries, and the
-//! jobs of helpers as values.
+//! The event loop of the broker, without the operating system.
 //!
-//! | file | what it holds |
-//! |------|---------------|
-//! | `platform` | what is asked of the world outside, and nothing else is |
-//! | `turn` | the one turn, in its fixed order |
-//! | `state` | everything that runs, reserved at once |
-//! | `shared`, `supplies` | what of it every part is lent; what sessions are lent of that |
-//! | `dispatch` | which part it is that reads, writes, closes |
-//! | `receive`, `send` | the way in and the way out of a connection that speaks AMQP |
-//! | `sessions` | what follows when something was done with a peer; how it ends |
-//! | `disk` | what the disk did, what it is handed, and who waited for it |
-//! | `stop` | the end of it all |
-//! | `peer` | a peer of whatever kind: socket, session, and what it waits for |
-//! | `peer_id` | its name in all lists |
-//! | `peers` | all of them, by their places |
-//! | `lists`, `wait_list` | who is to be read, written to, closed, and who waits for what; one such list |
-//! | `address` | who is at the other end |
-//! | `stream` | the octets of a peer: readiness, TLS, input that has to wait |
-//! | `protocol_sniff` | handshakes of TLS, and peers that speak something else |
-//! | `admission` | listeners; which accepted connection gets a place, and which one loses its place to it |
-//! | `worker_job`, `worker_queue` | what would hold the loop up, and who waits for it |
-//! | `work_units` | how much a turn may read, and how much work it may cause |
-//! | `idle_memory` | when memory that lies idle goes back to the system |
-//! | `room`, `room_awaited` | publishers that wait for room: who tries next, what the log tells; what is known of them |
-//! | `password_checks` | logins that wait for the check of their password; the limit on wrong passwords |
-//! | `store_driver` | what passes between broker and store |
-//! | `operators`, `operator_client` | the operator's clients: another kind of peer; their records |
-//! | `bridges` | what moves messages between this broker and others: a part of its own |
-//! | `name_lookup` | names that are looked up |
-//! | `deadlines` | who wants to be called when |
+//! [`Engine`] owns the connections, their budgets and deadlines, the broker and the storage driver. Everything that
+//! it needs from outside (sockets, clock, worker thread) goes through [`Platform`].
 //!
-//! Always true: one thread; nothing here blocks; no clock, no socket and no thread but through `platform`;
-//! what a peer can cause in one turn is bounded. The loop that runs is the loop that is tested: `host` drives
-//! it with `mio` and threads, the tests drive it with lines in memory and a clock that jumps.
+//! | file | contents |
+//! |------|----------|
+//! | `turn` | one turn of the loop, its order, and its budget of bytes and work |
+//! | `state` | `Engine`: everything that runs, reserved at start; the resources that its parts share |
+//! | `receive`, `send` | reading from and writing to AMQP connections |
+//! | `sessions` | what follows after a session of a peer was called; how a peer is closed |
+//! | `peer` | a peer: socket, session, what it waits for; peer ids and addresses |
+//! | `lists` | lists of peers to be read, written and closed, and of peers that wait |
+//! | `deadlines` | the timer heap |
+//! | `stream` | the byte stream of a peer: readiness, TLS, input backlog, unsent output |
+//! | `protocol_sniff` | TLS handshakes, and peers that speak another protocol |
+//! | `admission` | listeners, accepted sockets, and which connection is closed to admit another one |
+//! | `blocked_publishers` | publishers that wait for capacity: order of retries, slow bodies, log lines |
+//! | `storage_driver` | entries and commits between the broker and storage, and answers that wait for the disk |
+//! | `worker` | jobs that would block the loop, and their queue |
+//! | `password_checks` | logins that wait for the check of their password; limits on failed logins |
+//! | `operators` | clients of the control socket and of the management API |
+//! | `bridges` | federation and shovels: links to other brokers |
+//! | `idle_memory` | when unused memory is returned to the system |
+//! | `stop` | the shutdown |
+//! | `platform` | the traits that the operating system's side implements |
+//!
+//! # Invariants
+//! - The loop has one thread and never blocks.
+//! - Clock, sockets and threads are reached only through [`Platform`].
+//! - The work that one peer can cause in a turn is bounded.
+//!
+//! The package `leveret-daemon` drives the loop with `mio` and threads. Tests drive the same loop with in-memory
+//! sockets and a simulated clock.
 
 #![warn(clippy::unwrap_used)]
 
@@ -60,8 +58,6 @@ mod stream_tests;
 mod turn;
 mod worker;
 
-// The rooms below, by the names that everybody has for them.
-
 use leveret_core::limits::Limits;
 use leveret_core::mem::BytePool;
 
@@ -77,25 +73,25 @@ pub use storage_driver::StoreDriver;
 pub use storage_driver::log_full;
 pub use worker::{CertificateState, WorkerJob, WorkerResult};
 
-/// Bytes that a peer takes here, with sockets of this kind.
+/// Returns the memory per peer in this package, in bytes, for sockets of type `S`.
 pub const fn peer_bytes<S>() -> usize {
     lists::peer_bytes::<S>()
 }
 
-/// Bytes of each connection that has not logged in, besides its record.
-pub const LOGIN_BYTES: usize = password_checks::LOGIN_BYTES + admission::PLACE_BYTES;
+/// Bytes per connection that has not logged in, in addition to its [`peer_bytes`].
+pub const LOGIN_BYTES: usize = password_checks::LOGIN_BYTES + admission::SLOT_BYTES;
 
-/// Bytes of the accepted connections that wait, with sockets of this kind, and of the tables of wrong passwords.
+/// Returns the bytes of the waiting accepted sockets (of type `S`) and of the tables of failed logins.
 pub const fn admission_bytes<S>() -> usize {
     admission::waiting_bytes::<S>() + password_checks::TABLES_BYTES
 }
 
-/// Bytes of a connection over TLS, if all its connections are of that kind.
+/// Returns the bytes reserved per TLS connection if all `connections` use TLS.
 pub fn tls_reserved_bytes(connections: usize) -> usize {
     BytePool::bytes(connections.saturating_mul(stream::Buffers::RESERVED_BYTES)).div_ceil(connections)
 }
 
-/// Bytes to open and seal records of TLS in.
+/// Returns the bytes of the shared buffers in which TLS records are decrypted and encrypted.
 pub fn tls_scratch_bytes(limits: &Limits) -> usize {
     stream::Buffers::scratch_bytes(limits)
 }

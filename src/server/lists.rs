@@ -1,7 +1,8 @@
-//! The lists of peers: who is to be read, written to, closed or called at some time, and who waits for what.
+//! The lists of peers: to be read, written, closed or called at a deadline, and waiting for something.
 //!
-//! Always true: a peer is on each list at most once, and on that of those to be read only while it waits for nothing;
-//! who is closed is on none of them any more.
+//! # Invariants
+//! - A peer is on each list at most once, and on `to_read` only while it waits for nothing.
+//! - A closed peer is on no list.
 
 use std::collections::VecDeque;
 
@@ -11,7 +12,7 @@ use super::deadlines::Deadlines;
 use super::peer::{Ending, Peer, PeerId, Peers, Waiting};
 use super::platform::Socket;
 
-/// Bytes per peer in this room: the record, its places on the lists, its deadline.
+/// Returns the memory per peer in this package, in bytes: its record, its list entries, its deadline.
 pub(super) const fn peer_bytes<S>() -> usize {
     size_of::<Option<Peer<S>>>()
         + 6 * WaitList::ENTRY_BYTES
@@ -22,20 +23,20 @@ pub(super) const fn peer_bytes<S>() -> usize {
 /// The lists that peers are on.
 #[derive(Debug)]
 pub(super) struct Lists {
-    /// Who wants to be called when.
+    /// Deadlines of peers.
     pub(super) deadlines: Deadlines,
     pub(super) to_read: WaitList,
     pub(super) to_write: WaitList,
     pub(super) to_close: Vec<PeerId>,
     /// Peers with confirms or answers that wait for the disk.
     pub(super) for_disk: WaitList,
-    /// What the peers that wait for the disk have been told of.
-    pub(super) durable_told: Batch,
-    /// Publishers that wait for room, first come first served.
-    pub(super) for_room: WaitList,
-    /// Peers whose input needs more of the stashes than is free.
-    pub(super) for_stash: WaitList,
-    /// Peers whose last command is still being carried out.
+    /// The newest durable batch that was announced to the peers that wait for the disk.
+    pub(super) durable_announced: Batch,
+    /// Publishers that wait for capacity, in the order of their arrival.
+    pub(super) for_capacity: WaitList,
+    /// Peers whose input needs more input backlog than is free.
+    pub(super) for_backlog: WaitList,
+    /// Peers whose last command the broker is still carrying out.
     pub(super) for_jobs: WaitList,
 }
 
@@ -48,14 +49,14 @@ impl Lists {
             to_write: list(),
             to_close: Vec::with_capacity(peers_max),
             for_disk: list(),
-            durable_told: Batch::NONE,
-            for_room: list(),
-            for_stash: list(),
+            durable_announced: Batch::NONE,
+            for_capacity: list(),
+            for_backlog: list(),
             for_jobs: list(),
         }
     }
 
-    /// Has a peer read in the next turn, unless it waits for something.
+    /// Lists a peer to be read in the next turn, unless it waits for something.
     pub(super) fn list_to_read<S: Socket>(&mut self, peers: &Peers<S>, id: impl Into<PeerId>) {
         let id = id.into();
         if peers.get(id).is_some_and(|peer| peer.waiting == Waiting::No) {
@@ -63,12 +64,12 @@ impl Lists {
         }
     }
 
-    /// Has a peer written to in this turn, or the next.
+    /// Lists a peer to be written to in this turn or the next.
     pub(super) fn list_to_write(&mut self, id: impl Into<PeerId>) {
         self.to_write.push(id);
     }
 
-    /// Has a peer closed at the end of the turn.
+    /// Lists a peer to be closed at the end of the turn.
     pub(super) fn end_now<S: Socket>(&mut self, peers: &mut Peers<S>, id: impl Into<PeerId>) {
         let id = id.into();
         if let Some(peer) = peers.get_mut(id)
@@ -79,43 +80,39 @@ impl Lists {
         }
     }
 
-    /// A peer waits for nothing any more.
+    /// Ends the waiting of a peer and lists it to be read.
     pub(super) fn resume<S: Socket>(&mut self, peers: &mut Peers<S>, id: impl Into<PeerId>) {
         let id = id.into();
         if let Some(peer) = peers.get_mut(id) {
             peer.waiting = Waiting::No;
-            peer.stream.look_again();
+            peer.stream.assume_readable();
             self.list_to_read(peers, id);
         }
     }
 
-    /// Takes everybody off who is gone: once for all that were closed, and before anybody else gets one of their
-    /// places.
-    pub(super) fn forget_gone<S: Socket>(&mut self, peers: &Peers<S>) {
-        let waiting = [&mut self.for_room, &mut self.for_stash, &mut self.for_jobs, &mut self.for_disk];
+    /// Takes closed peers off all lists: once for all that were closed, and before their slots are used again.
+    pub(super) fn remove_closed<S: Socket>(&mut self, peers: &Peers<S>) {
+        let waiting = [&mut self.for_capacity, &mut self.for_backlog, &mut self.for_jobs, &mut self.for_disk];
         for list in waiting.into_iter().chain([&mut self.to_read, &mut self.to_write]) {
             list.retain(|id| peers.get(id).is_some());
         }
     }
 }
 
-// A list of peers that wait for one thing, or have something to be done for them.
-//
-// Why it exists: a peer may be on such a list once, and whoever puts it there must know whether it is there
-// already. The list and its flags lie here together, so no path can change the one and forget the other.
-//
-// Always true: a peer's flag is set exactly while it is on the list; nothing allocates after start.
-
-/// The list, first come first served.
+/// A list of peers in the order of their arrival.
+///
+/// # Invariants
+/// - The flag of a peer is set exactly while it is on the list.
+/// - Nothing allocates after construction.
 #[derive(Debug)]
 pub(super) struct WaitList {
     queue: VecDeque<PeerId>,
-    /// One bit per peer: it is on the list.
+    /// One bit per peer: whether it is on the list.
     flags: Box<[u64]>,
 }
 
 impl WaitList {
-    /// Bytes per peer, its bit rounded up.
+    /// Bytes per peer, with its bit rounded up.
     pub(super) const ENTRY_BYTES: usize = size_of::<PeerId>() + 1;
 
     pub(super) fn with_capacity(peers_max: usize) -> Self {
@@ -129,14 +126,14 @@ impl WaitList {
         (id.index() / 64, 1 << (id.index() % 64))
     }
 
-    /// Whether a peer is on the list.
+    /// Returns whether a peer is on the list.
     #[inline]
     pub(super) fn contains(&self, id: PeerId) -> bool {
         let (word, bit) = Self::bit(id);
         self.flags[word] & bit != 0
     }
 
-    /// Puts a peer behind the others; one that is on the list stays where it is.
+    /// Appends a peer, unless it is on the list.
     #[inline]
     pub(super) fn push(&mut self, id: impl Into<PeerId>) {
         let id = id.into();
@@ -147,7 +144,7 @@ impl WaitList {
         }
     }
 
-    /// Takes the first.
+    /// Removes and returns the first peer.
     #[inline]
     pub(super) fn pop(&mut self) -> Option<PeerId> {
         let id = self.queue.pop_front()?;
@@ -156,20 +153,20 @@ impl WaitList {
         Some(id)
     }
 
-    /// The one at a place.
+    /// Returns the peer at position `at`.
     pub(super) fn get(&self, at: usize) -> Option<PeerId> {
         self.queue.get(at).copied()
     }
 
-    /// Takes the one at a place, which is there.
+    /// Removes and returns the peer at position `at`, which must exist.
     pub(super) fn take(&mut self, at: usize) -> PeerId {
-        let id = self.queue.remove(at).expect("there is somebody at the place");
+        let id = self.queue.remove(at).expect("the position is in the list");
         let (word, bit) = Self::bit(id);
         self.flags[word] &= !bit;
         id
     }
 
-    /// Gives a peer that is on the list the place `at`, ahead of those that came later.
+    /// Moves a peer that is on the list to position `at`.
     pub(super) fn move_to(&mut self, id: PeerId, at: usize) {
         self.remove(id);
         let (word, bit) = Self::bit(id);
@@ -177,12 +174,12 @@ impl WaitList {
         self.queue.insert(at, id);
     }
 
-    /// The peer that came last.
+    /// Returns the last peer.
     pub(super) fn last(&self) -> Option<PeerId> {
         self.queue.back().copied()
     }
 
-    /// Takes a peer off the list, if it is there.
+    /// Removes a peer from the list, if it is there.
     pub(super) fn remove(&mut self, id: impl Into<PeerId>) {
         let id = id.into();
         if self.contains(id) {
@@ -192,7 +189,7 @@ impl WaitList {
         }
     }
 
-    /// Takes those off who are not to stay.
+    /// Removes the peers for which `stays` returns `false`.
     pub(super) fn retain(&mut self, stays: impl Fn(PeerId) -> bool) {
         let flags = &mut self.flags;
         self.queue.retain(|id| {
@@ -203,7 +200,7 @@ impl WaitList {
         });
     }
 
-    /// Takes everybody off.
+    /// Removes all peers.
     pub(super) fn clear(&mut self) {
         self.queue.clear();
         self.flags.fill(0);

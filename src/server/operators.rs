@@ -1,14 +1,18 @@
-//! The operator's clients: a kind of peer that the broker has no record of.
+//! Clients of operators: `leveret ctl` on the control socket, the management API, and readers of metrics.
+//!
+//! The broker has no record of them.
 //!
 //! ```text
-//! read ─→ OperatorSession::handle, one request ─→ its answer ┐
-//!                  what waited for the disk, rows ┴─ OperatorSession::fill ─→ write
+//!   read ─→ OperatorSession::handle, one request ─→ its answer ───────────┐
+//!           answers that waited for the disk, rows ─→ OperatorSession::fill ┴─→ write
 //! ```
 //!
-//! Always true: only root and the user the broker runs as get in, by the file's mode and by what the kernel
-//! says of the peer; there are never more clients than places apart; each has at most one reading, one
-//! request and one writing a turn; who makes no progress for
-//! a minute is hung up on.
+//! # Invariants
+//! - Only root and the user that the broker runs as may use the control socket. The mode of its file ensures that,
+//!   and the user that the kernel reports is checked.
+//! - There are never more clients than slots for them.
+//! - Each client causes at most one read, one request and one write per turn.
+//! - A client that makes no progress for [`IDLE_MS`] is disconnected.
 
 use leveret_core::command::ConnectionId;
 use leveret_core::limits::Limits;
@@ -22,7 +26,7 @@ use leveret_management::samples::{Outside, SampledConnection, SampledPlaces, Sam
 use leveret_management::web_page::Tokens;
 use leveret_storage::Log;
 
-use super::blocked_publishers::Need;
+use super::blocked_publishers::BlockedOn;
 use super::bridges::ShownBridges;
 use super::peer::{Ending, Peer, PeerAddress, PeerId, Peers, Session, Waiting};
 use super::platform::{Platform, Socket};
@@ -30,316 +34,25 @@ use super::state::Engine;
 use super::stream::Reading;
 use super::worker::CertificateState;
 
-/// Bytes taken from a client in one turn.
+/// Maximum number of bytes taken from a client per turn.
 const READ_BYTES: usize = 16 << 10;
-
-impl<P: Platform> Engine<P> {
-    /// Reads once, and handles one request.
-    pub(super) fn read_operator(&mut self, id: PeerId) {
-        let Some(Peer { stream, session: Session::Operator(client), address, has_sent, .. }) =
-            self.shared.peers.get_mut(id)
-        else {
-            return;
-        };
-        let now = self.shared.now;
-        let room = client.session.room();
-        let most = stream.reach(room.min(READ_BYTES)).min(self.shared.scratch.input.len());
-        if room > 0 {
-            let got =
-                stream.read(&mut self.shared.buffers, &mut self.shared.scratch.input[..most], Reading::Take);
-            self.shared.budget.note_read(got.len);
-            self.shared.budget.charge_records(stream.take_records());
-            if stream.is_shaking_hands() {
-                return self.shared.shake_hands(id, got.end);
-            }
-            let taken = room.min(got.len);
-            client.session.take(&self.shared.scratch.input[..taken]);
-            client.has_ended |= got.end && taken == got.len;
-            if taken > 0 {
-                *has_sent = true;
-                client.note_progress(now);
-            }
-            client.keep_exchange_time(now);
-            if !stream.keep(
-                &mut self.shared.buffers,
-                &mut self.shared.scratch.input,
-                got.len,
-                taken,
-                taken < got.len,
-            ) || stream.has_lost_record
-            {
-                let text = format_args!(
-                    "{}: no room to keep the rest of its request; raise stash_bytes_max",
-                    address
-                );
-                self.shared.supplies.log.warn(now, address.source(), LogKind::Shortage, text);
-                return self.shared.end_now(id);
-            }
-        }
-        if client.session.has_request() {
-            self.serve_operator(id, OperatorSession::handle);
-            self.shared.budget.charge_work();
-            if let Some(Peer { session: Session::Operator(client), .. }) = self.shared.peers.get_mut(id) {
-                client.keep_exchange_time(now);
-            }
-            // An answer that waits for the disk may have nothing to wait for: no commit would wake it.
-            self.shared.list_to_write(id);
-        }
-        if let Some(Peer { session: Session::Operator(client), .. }) = self.shared.peers.get_mut(id)
-            && let Some(check) = client.session.take_check()
-        {
-            self.shared.begin_management_login(id, check);
-        }
-        self.shared.after_session(id);
-    }
-
-    /// Writes once: answers that waited, or rows of a listing, as much as the client takes.
-    pub(super) fn write_operator(&mut self, id: PeerId) {
-        self.serve_operator(id, OperatorSession::fill);
-        let Some(Peer { stream, session: Session::Operator(client), .. }) = self.shared.peers.get_mut(id)
-        else {
-            return;
-        };
-        if client.session.awaits_disk() {
-            // What was decoded or made in this step may be what it waits for.
-            self.shared.lists.for_disk.push(id);
-        }
-        match stream.write(&mut self.shared.buffers, client.session.output()) {
-            Ok(count) => {
-                client.session.wrote(count);
-                if count > 0 {
-                    client.note_progress(self.shared.now);
-                }
-                client.keep_exchange_time(self.shared.now);
-                self.shared.after_write(id, count > 0);
-            }
-            Err(error) => self.shared.lose_writing(id, &error),
-        }
-    }
-
-    /// Counts for rates and histories, if it is time.
-    #[cold]
-    pub(super) fn take_sample(&mut self) {
-        let now_ms = self.shared.now.as_ms();
-        if !self.operators.samples.is_due(now_ms) {
-            return;
-        }
-        let counters = self.store.as_mut().map(|store| store.keeper.log_mut().counters()).unwrap_or_default();
-        let outside = Outside {
-            confirmed: self.shared.supplies.pools.confirmed(),
-            connections: (self.shared.peers.connections_made(), self.shared.peers.connections().into()),
-            disk: (counters.bytes_written + counters.bytes_zeroed, counters.syncs),
-        };
-        let unix_ms = self.shared.platform.unix_ms();
-        let sockets =
-            Connections { peers: &self.shared.peers, now: self.shared.now, unix_ms, is_over_budget: false };
-        let connections = (0..sockets.places()).map(ConnectionId::from_index).filter_map(|id| {
-            let SocketView { number, received, sent, .. } = sockets.at(id)?;
-            Some(SampledConnection { id, number, received_bytes: received.0, sent_bytes: sent.0 })
-        });
-        self.operators.samples.take((now_ms, unix_ms), &self.shared.broker, connections, outside);
-    }
-
-    /// Has a client go on with all there is for it to look at.
-    fn serve_operator(&mut self, id: PeerId, step: fn(&mut OperatorSession, &mut RequestContext<'_>)) {
-        // Out of its place for the while, for it may be shown who else is connected.
-        let Some(Peer { session: Session::Operator(client), .. }) = self.shared.peers.get_mut(id) else {
-            return;
-        };
-        let mut session = core::mem::take(&mut client.session);
-        let process = &mut self.operators.process;
-        if session.is_of_network() {
-            process.machine = self.shared.platform.machine();
-        }
-        process.uptime_ms = self.shared.now.as_ms();
-        process.connections = self.shared.peers.connections();
-        process.connections_made = self.shared.peers.connections_made();
-        process.confirmed = self.shared.supplies.pools.confirmed();
-        process.handshakes_evicted = self.shared.admission.evicted_count();
-        process.has_refused_reads =
-            self.store.as_mut().is_some_and(|store| store.keeper.log_mut().has_refused_reads());
-        let CertificateState { is_shut, end_s } = self.shared.worker.certificates;
-        process.is_tls_shut = is_shut;
-        process.certificates_end = (end_s > 0).then(|| (end_s, self.shared.platform.unix_ms() / 1000));
-        process.waiting_publishers = self.shared.lists.for_room.len() as u32;
-        let needs = self
-            .shared
-            .lists
-            .for_room
-            .iter()
-            .filter_map(|id| self.shared.peers.get(id))
-            .map(|peer| peer.need);
-        process.waiters = Need::most_awaited(needs, self.shared.now);
-        if let Some(store) = &mut self.store {
-            let log = store.keeper.log_mut();
-            let counters = log.counters();
-            let (commits_over_budget, _) = log.over_budget();
-            process.store = StoreView {
-                written_bytes: counters.bytes_written + counters.bytes_zeroed,
-                written_ever_bytes: log.written_ever(),
-                syncs: counters.syncs,
-                bytes_max: log.space().most_bytes(),
-                room_bytes: log.space().room_bytes(),
-                commits_over_budget,
-                is_over_budget: is_over_budget(log.over_budget(), self.shared.now),
-            };
-        }
-        let held_before = self.operators.holder.is_some();
-        let peers = Connections {
-            peers: &self.shared.peers,
-            now: self.shared.now,
-            unix_ms: self.shared.platform.unix_ms(),
-            is_over_budget: process.store.is_over_budget,
-        };
-        let disk_room = self.store.as_ref().map(|_| self.shared.journal.disk_room());
-        let unix_ms = self.shared.platform.unix_ms();
-        let bridges = ShownBridges { bridges: &self.bridges, disk_room, now: self.shared.now, unix_ms };
-        let holder = &mut self.operators.holder;
-        let mut files =
-            self.store.as_mut().map(|disk| Copied { log: disk.keeper.log_mut(), holder, client: id });
-        let mut context = RequestContext {
-            broker: &mut self.shared.broker,
-            journal: &mut self.shared.journal,
-            messages: &mut self.shared.supplies.messages,
-            work: &mut self.shared.budget.work,
-            sockets: &peers,
-            bridges: &bridges,
-            process,
-            files: files.as_mut().map(|files| files as &mut dyn Files),
-            orders: &mut self.operators.orders,
-            tokens: &mut self.operators.tokens,
-            samples: &self.operators.samples,
-        };
-        step(&mut session, &mut context);
-        let is_released = held_before && self.operators.holder.is_none();
-        if let Some(Peer { session: Session::Operator(client), .. }) = self.shared.peers.get_mut(id) {
-            client.session = session;
-        }
-        if is_released {
-            self.recall_operators();
-        }
-    }
-
-    /// The store's files are free again: whoever waits for them looks once more.
-    pub(super) fn recall_operators(&mut self) {
-        for id in self.shared.lists.for_disk.iter().filter(|id| id.connection().is_none()) {
-            self.shared.lists.to_write.push(id);
-        }
-    }
-}
-
-/// The store's files for one client.
-struct Copied<'c> {
-    log: &'c mut Log,
-    holder: &'c mut Option<PeerId>,
-    client: PeerId,
-}
-
-impl Files for Copied<'_> {
-    fn pin_for_backup(&mut self) -> Option<Vec<(u32, u32, u32)>> {
-        if self.holder.is_some_and(|holder| holder != self.client) {
-            return None;
-        }
-        let held = self.log.pin_for_backup()?;
-        *self.holder = Some(self.client);
-        Some(held.iter().map(|file| (file.slot, file.bytes, file.length)).collect())
-    }
-
-    fn is_pinned_for_backup(&self) -> bool {
-        *self.holder == Some(self.client) && self.log.is_pinned_for_backup()
-    }
-
-    fn release(&mut self) {
-        if *self.holder == Some(self.client) {
-            *self.holder = None;
-            self.log.release_backup_pin();
-        }
-    }
-}
-
-/// The broker's connections as an operator is told of them.
-pub(super) struct Connections<'p, S> {
-    pub(super) peers: &'p Peers<S>,
-    pub(super) now: Now,
-    pub(super) unix_ms: u64,
-    /// Commits wait for the sync budget, and so do confirms.
-    pub(super) is_over_budget: bool,
-}
-
-/// Whether an awaited commit waited for the sync budget lately: `(count, last)` as [`Log::over_budget`] has them.
-fn is_over_budget((count, last): (u64, Now), now: Now) -> bool {
-    count > 0 && now.ms_since(last) < SYNC_BUDGET_SHOWN_MS
-}
-
-impl<S: Socket> Sockets for Connections<'_, S> {
-    fn places(&self) -> usize {
-        self.peers.connections_seen()
-    }
-
-    fn at(&self, connection: ConnectionId) -> Option<SocketView<'_>> {
-        let peer = self.peers.get(connection)?;
-        let Session::Amqp(session) = &peer.session else { return None };
-        let negotiated = session.negotiated();
-        let ends = match peer.address {
-            PeerAddress::Local { pid, uid } => Ends::Local { pid, uid },
-            PeerAddress::Network(other) => {
-                Ends::Network { host: peer.stream.socket.local_address().unwrap_or(other), peer: other }
-            }
-        };
-        Some(SocketView {
-            number: peer.number,
-            ends,
-            is_tls: peer.stream.is_tls(),
-            connected_at_ms: self.unix_ms.saturating_sub(self.now.ms_since(peer.since)),
-            state: match (peer.ending, peer.waiting) {
-                (Ending::No, Waiting::Room) => "blocked",
-                // RabbitMQ's word for a publisher that is slowed down.
-                (Ending::No, _) if self.is_over_budget && session.awaits_disk() => "flow",
-                (Ending::No, _) => "running",
-                _ => "closing",
-            },
-            frame_max: negotiated.frame_max,
-            channel_max: negotiated.channel_max,
-            heartbeat_s: negotiated.heartbeat_ms / 1000,
-            mechanism: session.mechanism(),
-            client_properties: session.client_properties(),
-            received: (peer.traffic.received_bytes, peer.traffic.reads),
-            sent: (peer.traffic.sent_bytes, peer.traffic.writes),
-        })
-    }
-}
-
-// The operator's part of the engine: the control socket, what clients of both kinds share, and one of them. What is
-// done with them stands in `operators`.
-
-/// A client that neither says nor takes anything for so long is gone.
+/// A client that neither sends nor takes anything for this time is disconnected, in milliseconds.
 pub(super) const IDLE_MS: u64 = 60_000;
-
-/// A request over the network has so much time from its first octet to its last.
+/// Maximum time of a request over the network from its first octet to its last, in milliseconds.
 const REQUEST_MS: u64 = 15_000;
-/// How long an answer over the network may take to be read, from its first octet to its last; and a request whose
-/// body is longer than a request buffer to come in.
+/// Maximum time for an answer over the network to be read, in milliseconds. Also the maximum time for an upload: a
+/// request whose body is longer than the request buffer.
 const ANSWER_MS: u64 = 120_000;
-/// How long a client may take to read metrics: a program reads them and waits no longer than that, as Prometheus
-/// does.
+/// Maximum time for an answer with metrics to be read, in milliseconds. Only programs read them, and Prometheus waits
+/// no longer either.
 const METRICS_ANSWER_MS: u64 = 30_000;
-/// Time for a request to come in before the client can be closed for another one.
+/// Time for a request to arrive before the client can be closed for another one, in milliseconds.
 const REQUEST_KEPT_MS: u64 = 1_500;
-/// Time for an upload to come in, and for an answer to be read, before the client can be closed for another one: long
-/// enough for the page over a slow link.
+/// Time for an upload or an answer before the client can be closed for another one, in milliseconds. It is long
+/// enough for the web page over a slow link.
 const ANSWER_KEPT_MS: u64 = 8_000;
 
-/// Returns how many things there can be of those whose rates the management API tells.
-pub fn sampled_places(limits: &Limits) -> SampledPlaces {
-    SampledPlaces {
-        queues: limits.queues_max as usize,
-        exchanges: limits.exchanges_max as usize,
-        channels: limits.channels_max as usize,
-        connections: limits.connections_max as usize,
-    }
-}
-
-/// The control socket, and what clients of both kinds share.
+/// The state that all operator clients share.
 pub(super) struct Operators {
     pub(super) is_open: bool,
     pub(super) process: Process,
@@ -347,12 +60,12 @@ pub(super) struct Operators {
     pub(super) orders: Orders,
     pub(super) tokens: Tokens,
     pub(super) samples: Samples,
-    /// The client for whom the store's files are held still.
-    pub(super) holder: Option<PeerId>,
+    /// The client for whose backup the files of storage are pinned.
+    pub(super) backup_client: Option<PeerId>,
 }
 
 impl Operators {
-    /// A socket at which nobody gets in yet.
+    /// Makes a control socket that is not yet open.
     pub(super) fn closed(process: Process, own_uid: u32, samples: Samples) -> Self {
         Self {
             is_open: false,
@@ -361,32 +74,22 @@ impl Operators {
             orders: Orders::default(),
             tokens: Tokens::default(),
             samples,
-            holder: None,
+            backup_client: None,
         }
     }
 }
 
-/// What has begun and is not over.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Exchange {
-    None,
-    Request,
-    /// A request whose body is longer than a request buffer.
-    Upload,
-    Answer,
-}
-
-/// What is spoken with one client.
+/// The session of one client, and its deadlines.
 #[derive(Debug)]
 pub(super) struct OperatorClient {
     pub(super) session: OperatorSession,
-    /// The client will say nothing more; what it said is still answered.
+    /// Whether the client will send nothing more. Earlier requests are still answered.
     pub(super) has_ended: bool,
     pub(super) idle_at: Deadline,
-    /// A request that has begun must be whole by then, and an answer that has begun must be taken.
+    /// When the request or answer under way must be complete.
     pub(super) exchange_at: Deadline,
     exchange: Exchange,
-    /// When it can be closed for another client that waits.
+    /// When the client can be closed for another one that waits.
     pub(super) closable_at: Deadline,
 }
 
@@ -406,8 +109,8 @@ impl OperatorClient {
         self.idle_at.earlier(self.exchange_at)
     }
 
-    /// Sets the deadlines anew after something was read, handled or written. Clients of the control socket have no
-    /// limit for a request or an answer as a whole.
+    /// Sets the deadlines again after a read, a request or a write. Clients of the control socket have no limit for a
+    /// whole request or answer.
     pub(super) fn keep_exchange_time(&mut self, now: Now) {
         let exchange = match (self.session.is_empty(), self.session.has_output(), self.session.is_uploading())
         {
@@ -434,15 +137,315 @@ impl OperatorClient {
         self.closable_at = now.after_ms(kept_ms);
     }
 
-    /// Notes that the client got on, or waits for the broker.
+    /// Records that the client made progress, or waits for the broker.
     pub(super) fn note_progress(&mut self, now: Now) {
         self.idle_at = now.after_ms(IDLE_MS);
     }
 
-    /// Whether the client has said its last, and everything is answered.
+    /// Returns whether the client has sent everything and all its requests are answered.
     pub(super) fn is_done(&self) -> bool {
         let is_idle =
             !self.session.has_output() && !self.session.has_request() && !self.session.awaits_disk();
         self.has_ended && is_idle && !self.session.is_checking() && !self.session.waits()
+    }
+}
+
+/// The exchange under way with a client.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Exchange {
+    None,
+    Request,
+    /// A request whose body is longer than the request buffer.
+    Upload,
+    Answer,
+}
+
+impl<P: Platform> Engine<P> {
+    /// Reads once, and handles one request.
+    pub(super) fn read_operator(&mut self, id: PeerId) {
+        let Some(Peer { stream, session: Session::Operator(client), address, has_sent, .. }) =
+            self.shared.peers.get_mut(id)
+        else {
+            return;
+        };
+        let now = self.shared.now;
+        let room = client.session.room();
+        let most = stream.reach(room.min(READ_BYTES)).min(self.shared.scratch.input.len());
+        if room > 0 {
+            let got =
+                stream.read(&mut self.shared.buffers, &mut self.shared.scratch.input[..most], Reading::Take);
+            self.shared.budget.note_read(got.len);
+            self.shared.budget.charge_records(stream.take_records());
+            if stream.is_in_tls_handshake() {
+                return self.shared.continue_handshake(id, got.end);
+            }
+            let taken = room.min(got.len);
+            client.session.take(&self.shared.scratch.input[..taken]);
+            client.has_ended |= got.end && taken == got.len;
+            if taken > 0 {
+                *has_sent = true;
+                client.note_progress(now);
+            }
+            client.keep_exchange_time(now);
+            if !stream.keep(
+                &mut self.shared.buffers,
+                &mut self.shared.scratch.input,
+                got.len,
+                taken,
+                taken < got.len,
+            ) || stream.has_lost_record
+            {
+                let text = format_args!(
+                    "{}: no memory to keep the rest of its request; raise stash_bytes_max",
+                    address
+                );
+                self.shared.resources.log.warn(now, address.source(), LogKind::Shortage, text);
+                return self.shared.end_now(id);
+            }
+        }
+        if client.session.has_request() {
+            self.serve_operator(id, OperatorSession::handle);
+            self.shared.budget.charge_work();
+            if let Some(Peer { session: Session::Operator(client), .. }) = self.shared.peers.get_mut(id) {
+                client.keep_exchange_time(now);
+            }
+            // An answer that waits for the disk may already be complete, and then no commit would wake it.
+            self.shared.list_to_write(id);
+        }
+        if let Some(Peer { session: Session::Operator(client), .. }) = self.shared.peers.get_mut(id)
+            && let Some(check) = client.session.take_check()
+        {
+            self.shared.begin_management_login(id, check);
+        }
+        self.shared.after_session(id);
+    }
+
+    /// Writes once: answers that waited, or rows of a listing, as much as the client takes.
+    pub(super) fn write_operator(&mut self, id: PeerId) {
+        self.serve_operator(id, OperatorSession::fill);
+        let Some(Peer { stream, session: Session::Operator(client), .. }) = self.shared.peers.get_mut(id)
+        else {
+            return;
+        };
+        if client.session.awaits_disk() {
+            // Entries made in this step may be what the answer waits for.
+            self.shared.lists.for_disk.push(id);
+        }
+        match stream.write(&mut self.shared.buffers, client.session.output()) {
+            Ok(count) => {
+                client.session.wrote(count);
+                if count > 0 {
+                    client.note_progress(self.shared.now);
+                }
+                client.keep_exchange_time(self.shared.now);
+                self.shared.after_write(id, count > 0);
+            }
+            Err(error) => self.shared.note_write_failed(id, &error),
+        }
+    }
+
+    /// Takes a sample for rates and histories, if one is due.
+    #[cold]
+    pub(super) fn take_sample(&mut self) {
+        let now_ms = self.shared.now.as_ms();
+        if !self.operators.samples.is_due(now_ms) {
+            return;
+        }
+        let counters = self.store.as_mut().map(|store| store.keeper.log_mut().counters()).unwrap_or_default();
+        let outside = Outside {
+            confirmed: self.shared.resources.pools.confirmed(),
+            connections: (self.shared.peers.connections_made(), self.shared.peers.connections().into()),
+            disk: (counters.bytes_written + counters.bytes_zeroed, counters.syncs),
+        };
+        let unix_ms = self.shared.platform.unix_ms();
+        let sockets =
+            Connections { peers: &self.shared.peers, now: self.shared.now, unix_ms, is_over_budget: false };
+        let connections = (0..sockets.places()).map(ConnectionId::from_index).filter_map(|id| {
+            let SocketView { number, received, sent, .. } = sockets.at(id)?;
+            Some(SampledConnection { id, number, received_bytes: received.0, sent_bytes: sent.0 })
+        });
+        self.operators.samples.take((now_ms, unix_ms), &self.shared.broker, connections, outside);
+    }
+
+    /// Lets the session of a client continue, with access to everything that it may show.
+    fn serve_operator(&mut self, id: PeerId, step: fn(&mut OperatorSession, &mut RequestContext<'_>)) {
+        // The session is taken out of the peer meanwhile, because it may list all peers.
+        let Some(Peer { session: Session::Operator(client), .. }) = self.shared.peers.get_mut(id) else {
+            return;
+        };
+        let mut session = core::mem::take(&mut client.session);
+        let process = &mut self.operators.process;
+        if session.is_of_network() {
+            process.machine = self.shared.platform.machine();
+        }
+        process.uptime_ms = self.shared.now.as_ms();
+        process.connections = self.shared.peers.connections();
+        process.connections_made = self.shared.peers.connections_made();
+        process.confirmed = self.shared.resources.pools.confirmed();
+        process.handshakes_evicted = self.shared.admission.evicted_count();
+        process.has_refused_reads =
+            self.store.as_mut().is_some_and(|store| store.keeper.log_mut().has_refused_reads());
+        let CertificateState { is_shut, end_s } = self.shared.worker.certificates;
+        process.is_tls_shut = is_shut;
+        process.certificates_end = (end_s > 0).then(|| (end_s, self.shared.platform.unix_ms() / 1000));
+        process.waiting_publishers = self.shared.lists.for_capacity.len() as u32;
+        let needs = self
+            .shared
+            .lists
+            .for_capacity
+            .iter()
+            .filter_map(|id| self.shared.peers.get(id))
+            .map(|peer| peer.blocked_on);
+        process.waiters = BlockedOn::most_common(needs, self.shared.now);
+        if let Some(store) = &mut self.store {
+            let log = store.keeper.log_mut();
+            let counters = log.counters();
+            let (commits_over_budget, _) = log.over_budget();
+            process.store = StoreView {
+                written_bytes: counters.bytes_written + counters.bytes_zeroed,
+                written_ever_bytes: log.written_ever(),
+                syncs: counters.syncs,
+                bytes_max: log.space().most_bytes(),
+                room_bytes: log.space().room_bytes(),
+                commits_over_budget,
+                is_over_budget: is_over_budget(log.over_budget(), self.shared.now),
+            };
+        }
+        let held_before = self.operators.backup_client.is_some();
+        let peers = Connections {
+            peers: &self.shared.peers,
+            now: self.shared.now,
+            unix_ms: self.shared.platform.unix_ms(),
+            is_over_budget: process.store.is_over_budget,
+        };
+        let disk_room = self.store.as_ref().map(|_| self.shared.journal.disk_room());
+        let unix_ms = self.shared.platform.unix_ms();
+        let bridges = ShownBridges { bridges: &self.bridges, disk_room, now: self.shared.now, unix_ms };
+        let backup_client = &mut self.operators.backup_client;
+        let mut files = self.store.as_mut().map(|disk| PinnedFiles {
+            log: disk.keeper.log_mut(),
+            backup_client,
+            client: id,
+        });
+        let mut context = RequestContext {
+            broker: &mut self.shared.broker,
+            journal: &mut self.shared.journal,
+            messages: &mut self.shared.resources.messages,
+            work: &mut self.shared.budget.work,
+            sockets: &peers,
+            bridges: &bridges,
+            process,
+            files: files.as_mut().map(|files| files as &mut dyn Files),
+            orders: &mut self.operators.orders,
+            tokens: &mut self.operators.tokens,
+            samples: &self.operators.samples,
+        };
+        step(&mut session, &mut context);
+        let is_released = held_before && self.operators.backup_client.is_none();
+        if let Some(Peer { session: Session::Operator(client), .. }) = self.shared.peers.get_mut(id) {
+            client.session = session;
+        }
+        if is_released {
+            self.wake_backup_clients();
+        }
+    }
+
+    /// Wakes the clients that wait for the pinned files, which are free again.
+    pub(super) fn wake_backup_clients(&mut self) {
+        for id in self.shared.lists.for_disk.iter().filter(|id| id.connection().is_none()) {
+            self.shared.lists.to_write.push(id);
+        }
+    }
+}
+
+/// The files of storage, pinned for the backup of one client.
+struct PinnedFiles<'c> {
+    log: &'c mut Log,
+    backup_client: &'c mut Option<PeerId>,
+    client: PeerId,
+}
+
+impl Files for PinnedFiles<'_> {
+    fn pin_for_backup(&mut self) -> Option<Vec<(u32, u32, u32)>> {
+        if self.backup_client.is_some_and(|backup_client| backup_client != self.client) {
+            return None;
+        }
+        let held = self.log.pin_for_backup()?;
+        *self.backup_client = Some(self.client);
+        Some(held.iter().map(|file| (file.slot, file.bytes, file.length)).collect())
+    }
+
+    fn is_pinned_for_backup(&self) -> bool {
+        *self.backup_client == Some(self.client) && self.log.is_pinned_for_backup()
+    }
+
+    fn release(&mut self) {
+        if *self.backup_client == Some(self.client) {
+            *self.backup_client = None;
+            self.log.release_backup_pin();
+        }
+    }
+}
+
+/// The broker's connections as operators see them.
+pub(super) struct Connections<'p, S> {
+    pub(super) peers: &'p Peers<S>,
+    pub(super) now: Now,
+    pub(super) unix_ms: u64,
+    /// Whether commits, and therefore confirms, wait for the sync budget.
+    pub(super) is_over_budget: bool,
+}
+
+/// Returns whether a commit waited for the sync budget recently. The arguments are the result of
+/// [`Log::over_budget`].
+fn is_over_budget((count, last): (u64, Now), now: Now) -> bool {
+    count > 0 && now.ms_since(last) < SYNC_BUDGET_SHOWN_MS
+}
+
+impl<S: Socket> Sockets for Connections<'_, S> {
+    fn places(&self) -> usize {
+        self.peers.connections_seen()
+    }
+
+    fn at(&self, connection: ConnectionId) -> Option<SocketView<'_>> {
+        let peer = self.peers.get(connection)?;
+        let Session::Amqp(session) = &peer.session else { return None };
+        let negotiated = session.negotiated();
+        let ends = match peer.address {
+            PeerAddress::Local { pid, uid } => Ends::Local { pid, uid },
+            PeerAddress::Network(other) => {
+                Ends::Network { host: peer.stream.socket.local_address().unwrap_or(other), peer: other }
+            }
+        };
+        Some(SocketView {
+            number: peer.number,
+            ends,
+            is_tls: peer.stream.is_tls(),
+            connected_at_ms: self.unix_ms.saturating_sub(self.now.ms_since(peer.since)),
+            state: match (peer.ending, peer.waiting) {
+                (Ending::No, Waiting::Capacity) => "blocked",
+                // RabbitMQ's state of a publisher that is slowed down.
+                (Ending::No, _) if self.is_over_budget && session.awaits_disk() => "flow",
+                (Ending::No, _) => "running",
+                _ => "closing",
+            },
+            frame_max: negotiated.frame_max,
+            channel_max: negotiated.channel_max,
+            heartbeat_s: negotiated.heartbeat_ms / 1000,
+            mechanism: session.mechanism(),
+            client_properties: session.client_properties(),
+            received: (peer.traffic.received_bytes, peer.traffic.reads),
+            sent: (peer.traffic.sent_bytes, peer.traffic.writes),
+        })
+    }
+}
+
+/// Returns the maximum number of objects of each kind for which the management API has rates.
+pub fn sampled_places(limits: &Limits) -> SampledPlaces {
+    SampledPlaces {
+        queues: limits.queues_max as usize,
+        exchanges: limits.exchanges_max as usize,
+        channels: limits.channels_max as usize,
+        connections: limits.connections_max as usize,
     }
 }

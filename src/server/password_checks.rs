@@ -1,12 +1,12 @@
-//! Logins that wait for the check of their password, and the limit on wrong passwords.
+//! Logins that wait for the check of their password, and the limit on failed logins.
 //!
-//! A check takes long on purpose: 80 ms on a Raspberry Pi Zero. The helper thread makes one at a time. Each address
-//! has a token bucket for wrong passwords: 10 at once, then 10 a second, and fewer where a check takes long. Logins of
-//! an address without tokens wait; a right password costs no token.
+//! A check is slow on purpose: 80 ms on a Raspberry Pi Zero. The worker thread makes one at a time. Each address has
+//! a token bucket for wrong passwords: 10 at once, then 10 per second, and fewer where a check takes long. Logins of
+//! an address without tokens wait. A right password costs no token.
 //!
 //! # Invariants
-//! - The address with the most tokens has the next check; of one address the oldest login.
-//! - One of the last [`WRONG_KEPT`] wrong passwords is refused without a check when it comes again for its user.
+//! - The address with the most tokens has the next check, and of its logins the oldest.
+//! - If one of the last [`WRONG_KEPT`] wrong passwords is sent again for its user, it is refused without a check.
 //! - Whether a user exists makes no difference here.
 //! - Every table has a fixed size.
 
@@ -21,22 +21,22 @@ use leveret_core::token_bucket::{NS_PER_MS, TokenBucket};
 use super::peer::PeerId;
 use super::peer::{PeerAddress, Source};
 
-/// Addresses whose wrong passwords are counted. When there are more, the one with the most tokens is removed.
+/// Maximum number of addresses with a bucket. When there are more, the one with the most tokens is removed.
 const ADDRESSES_KEPT: usize = 128;
-/// Wrong passwords that are refused without a check.
+/// Number of wrong passwords that are refused without a check.
 const WRONG_KEPT: usize = 64;
-/// Wrong passwords of one address that are checked at once.
+/// Number of wrong passwords of one address that are checked without a delay.
 const BURST: u64 = 10;
 /// Time until an address may send one more wrong password, in nanoseconds.
 const TOKEN_NS: u64 = 100 * NS_PER_MS;
-/// After a wrong password that took t ms to check, its address waits this many times t ms at least, so that one
-/// address takes a fifth of a processor at most.
+/// After a wrong password whose check took `t` ms, its address waits at least this many times `t` ms. One address
+/// therefore takes at most a fifth of a processor core.
 const REST_TIMES: u64 = 4;
 const CAPACITY_NS: u64 = BURST * TOKEN_NS;
 
 /// Bytes of one login that waits.
 pub(super) const LOGIN_BYTES: usize = size_of::<Login>() + size_of::<PasswordCheck>() + PASSWORD_BYTES_MAX;
-/// Bytes of the tables.
+/// Bytes of the tables of addresses and wrong passwords.
 pub(super) const TABLES_BYTES: usize =
     ADDRESSES_KEPT * size_of::<(Source, TokenBucket)>() + WRONG_KEPT * size_of::<u64>();
 
@@ -45,25 +45,25 @@ pub(super) const TABLES_BYTES: usize =
 pub struct Login {
     pub(super) peer: PeerId,
     pub(super) from: PeerAddress,
-    /// The peer's id may be another's by the time of the result; the ticket is not.
+    /// Distinguishes the peer from a later one with the same id.
     pub(super) ticket: u64,
     pub(super) check: Box<PasswordCheck>,
 }
 
-/// The queue, and the last wrong passwords.
+/// The queue of logins, and the last wrong passwords.
 #[derive(Debug)]
 pub(super) struct PasswordChecks {
-    /// In the order of arrival, at most one of each peer.
+    /// In the order of arrival, at most one per peer.
     queue: VecDeque<Login>,
     /// Addresses that have sent a wrong password.
     buckets: Vec<(Source, TokenBucket)>,
-    /// Keyed hashes of user, password and what that was compared with.
+    /// Keyed hashes of user, password and the password hash that it was compared with.
     wrong: VecDeque<u64>,
     keys: RandomState,
 }
 
 impl PasswordChecks {
-    /// `logins_max`: peers that may wait for a check.
+    /// Makes an empty queue for `logins_max` peers.
     pub(super) fn new(logins_max: usize) -> Self {
         Self {
             queue: VecDeque::with_capacity(logins_max),
@@ -100,7 +100,7 @@ impl PasswordChecks {
         self.bucket(source).has(now, TOKEN_NS, CAPACITY_NS)
     }
 
-    /// Notes that a password was wrong, and how long its check took.
+    /// Records that a password was wrong, and how long its check took.
     pub(super) fn note_wrong(&mut self, now: Now, login: &Login, check_ms: u64) {
         let digest = self.digest(&login.check);
         if self.wrong.len() == WRONG_KEPT {
@@ -121,7 +121,7 @@ impl PasswordChecks {
         self.buckets.push((source, bucket));
     }
 
-    /// Removes the login of a peer that is gone.
+    /// Removes the login of a closed peer.
     pub(super) fn remove(&mut self, peer: PeerId) {
         self.queue.retain(|login| login.peer != peer);
     }
@@ -157,7 +157,7 @@ mod tests {
         checks.push(Login { peer, from, ticket: 0, check: check("u", &index.to_string()) });
     }
 
-    /// Makes the checks that can be made at `now`, each of which finds a wrong password after `check_ms`.
+    /// Makes the checks that can be made at `now`. Each finds a wrong password after `check_ms`.
     fn run_wrong(checks: &mut PasswordChecks, now: Now, check_ms: u64) -> Vec<usize> {
         let logins = core::iter::from_fn(|| {
             let login = checks.next(now)?;
@@ -187,7 +187,7 @@ mod tests {
         run_wrong(&mut checks, now, 0);
         push(&mut checks, 50, 2);
         assert_eq!(checks.next(now).map(|login| login.peer.connection().unwrap().index()), Some(50));
-        // Also while it has tokens: the address without wrong passwords goes first.
+        // The address without wrong passwords also goes first while the other has tokens.
         let later = Now::from_ms(5_000);
         push(&mut checks, 51, 2);
         assert_eq!(checks.next(later).map(|login| login.peer.connection().unwrap().index()), Some(51));

@@ -1,10 +1,11 @@
-//! A peer as the loop sees it: its socket, its session of whatever kind, and what it waits for.
+//! A peer of the event loop: its socket, its session, and what it waits for.
 //!
-//! Why it exists: a client of AMQP, the operator's client, and whatever else is connected one day are peers
-//! in the same lists. Reading, writing, closing, deadlines and budgets know no kinds; what a kind makes of
-//! its bytes is behind [`Session`].
+//! AMQP clients, operator clients and bridge links are peers in the same lists. Reading, writing, closing, deadlines
+//! and budgets do not depend on the kind of a peer. [`Session`] handles its bytes according to the kind.
 //!
-//! Always true: which kind a peer is of, and whether the broker has a record of it, never changes.
+//! # Invariants
+//! - The kind of a peer never changes, nor whether the broker has a record of it.
+//! - The slot of a peer and its record at the broker can be computed from each other.
 
 use core::fmt;
 use core::net::{IpAddr, SocketAddr};
@@ -17,110 +18,113 @@ use leveret_core::limits::{CONTROL_CLIENTS_MAX, MANAGEMENT_CLIENTS_MOST};
 use leveret_core::log_limiter::LogSource;
 use leveret_core::time::{Deadline, Now};
 
-use super::blocked_publishers::Need;
+use super::blocked_publishers::BlockedOn;
 use super::operators::OperatorClient;
 use super::platform::Socket;
 use super::stream::Stream;
 
 /// Why a connection is not read.
 ///
-/// Who ends the waiting, and why none of it can be missed: what is looked at before every sleep cannot be
-/// forgotten by whoever changed it.
+/// The table lists what ends each kind of waiting and how the loop notices it. Conditions that the loop evaluates
+/// before every sleep cannot be missed by the code that changes them.
 ///
-/// | waits for | is over when | the loop notices by |
+/// | waits for | ends when | the loop notices by |
 /// |---|---|---|
-/// | `Replies` | some of its output was written | the socket's next report, at which all is written |
-/// | `Room` | something was given back | what the pools count: `Engine::has_room_to_offer` |
-/// | `Job` | the broker is not busy with it | `Broker::has_work`, as long as it is |
-/// | `Handshake` | the helper gave it back | the helper's waker |
-/// | `Worker` | the same, or its address may try again | that waker, and `PasswordChecks::deadline` |
-/// | `Disk` | the batch is durable | the helper's waker: `Engine::note_durable` |
+/// | `Replies` | some of its output was written | the socket's next event, after which all output is written |
+/// | `Capacity` | memory or disk space became free | counters of the pools: `Engine::has_publisher_to_retry` |
+/// | `Job` | the broker's job for it is done | `Broker::has_work`, until it is done |
+/// | `Handshake` | the worker returned the handshake | the worker's waker |
+/// | `Worker` | the job is done, or its address may try again | that waker, and `PasswordChecks::deadline` |
+/// | `Disk` | the batch is durable | the disk thread's waker: `Engine::note_durable` |
 ///
-/// Besides, a connection that is read may need more of the stashes than is free (`for_stash`): it asks how
-/// much is free now, `Engine::has_stash_to_offer`. A connection that waits for a place is looked at in the same
-/// way (`Engine::may_admit`), and so is a journal that is crowded (`Engine::has_work`).
+/// In addition, a connection that is read may need more input backlog than is free (`Lists::for_backlog`);
+/// `Engine::has_work` compares that with what is free now. Accepted sockets that wait for a slot are checked in the
+/// same way (`Engine::may_admit`), and so is a crowded pending-write buffer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Waiting {
     /// The peer waits for nothing and is read.
     No,
-    /// The peer's replies have to be written first.
+    /// Replies to the peer must be written first.
     Replies,
-    /// There is no room for its message.
-    Room,
-    /// The peer's last command is still being carried out.
+    /// There is no capacity for the peer's message.
+    Capacity,
+    /// The broker is still carrying out the peer's last command.
     Job,
-    /// A step of its handshake of TLS comes back when the worker's job with this ticket is done.
+    /// The worker carries out a step of the TLS handshake, as the job with this ticket.
     Handshake(u64),
-    /// The answer to its last command leaves when this is durable.
+    /// The answer to the peer's last command is sent when this batch is durable.
     Disk(Batch),
-    /// The answer to its last command comes when the worker's job with this ticket is done.
+    /// The answer to the peer's last command is sent when the worker's job with this ticket is done.
     Worker(u64),
 }
 
-/// Whether a connection is alive, and which step of its end it is at.
+/// The stages of closing a peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Ending {
-    /// The connection is alive.
+    /// The peer is not being closed.
     No,
-    /// The session is done: what it has to say is written, then writing is shut down.
+    /// The session has ended. Its output is written, then the writing side is shut down.
     Flushing,
-    /// Everything is said; input is read and forgotten until the peer hangs up, because closing with input
-    /// unread would destroy what is still on its way to the peer.
+    /// All output is written. Input is read and discarded until the peer closes, because closing a socket with unread
+    /// input could destroy output that is still on its way.
     Draining(Deadline),
-    /// To be closed at the end of the turn.
+    /// The peer is closed at the end of the turn.
     Now,
 }
 
-/// What is spoken with a peer.
+/// The session of a peer, by kind.
 #[derive(Debug)]
 pub(super) enum Session {
-    /// A client of AMQP, which has a record at the broker under the same id.
+    /// An AMQP client. The broker has a record of it under the same id.
     Amqp(leveret_connection::Connection),
-    /// An operator's client, which has none.
+    /// An operator's client. The broker has no record of it.
     Operator(OperatorClient),
-    /// An upstream broker, whose record is that of our own publisher: what its bridge says it needs.
-    Bridge(Needs),
+    /// A bridge link to another broker. The broker's record under its id is that of the bridge's own publisher.
+    Bridge(LinkStatus),
 }
 
-/// What the loop has to know of a link of a bridge.
+/// The properties of a bridge link that the loop uses.
 #[derive(Clone, Copy, Default, Debug)]
-pub(super) struct Needs {
-    /// The link has something to say by itself.
+pub(super) struct LinkStatus {
+    /// The link has output of its own.
     pub(super) has_output: bool,
-    /// The link was cut short in something that it says.
+    /// The link has written a part of a frame, and the rest remains.
     pub(super) has_remainder: bool,
-    /// Something that it is to say leaves when the disk has caught up.
+    /// The link has output that waits for the disk.
     pub(super) awaits_disk: bool,
-    /// The body that has been coming in for longest has done so since then.
+    /// Since when the body that has been arriving for longest has been arriving.
     pub(super) body_since: Option<Now>,
     /// The earliest deadline that input can still move.
     pub(super) input_deadline: Deadline,
 }
 
 impl Session {
-    /// The session of a peer that the broker has a record of.
+    /// Returns the session of an AMQP client.
+    ///
+    /// # Panics
+    /// If the peer is of another kind.
     #[inline]
     pub(super) fn amqp(&mut self) -> &mut leveret_connection::Connection {
         match self {
             Self::Amqp(session) => session,
             Self::Operator(_) | Self::Bridge(_) => {
-                unreachable!("only clients of AMQP are asked for by that name")
+                unreachable!("only AMQP clients have an AMQP session")
             }
         }
     }
 
-    /// Whether it is a link of a bridge.
+    /// Returns whether the peer is a bridge link.
     #[inline]
     pub(super) const fn is_bridge(&self) -> bool {
         matches!(self, Self::Bridge(_))
     }
 
-    /// When it wants to be called.
+    /// Returns the deadline of the session.
     pub(super) fn deadline(&self) -> Deadline {
         match self {
             Self::Amqp(session) => session.deadline(),
             Self::Operator(client) => client.deadline(),
-            // It says itself when it was looked at.
+            // A bridge link sets its own deadline when it is polled.
             Self::Bridge(_) => Deadline::NEVER,
         }
     }
@@ -134,7 +138,7 @@ impl Session {
         }
     }
 
-    /// Whether something it is to say leaves when the disk has caught up.
+    /// Returns whether the session has output that waits for the disk.
     pub(super) fn awaits_disk(&self) -> bool {
         match self {
             Self::Amqp(session) => session.awaits_disk(),
@@ -143,12 +147,12 @@ impl Session {
         }
     }
 
-    /// Whether it waits for a message that the broker reads back for it.
+    /// Returns whether the session waits for a message that the broker reads from the disk.
     pub(super) fn waits_for_get(&self) -> bool {
         matches!(self, Self::Operator(client) if client.session.waits())
     }
 
-    /// Whether it has something to say by itself, not counting deliveries.
+    /// Returns whether the session has output other than deliveries.
     pub(super) fn has_output(&self) -> bool {
         match self {
             Self::Amqp(session) => session.has_output(),
@@ -157,7 +161,7 @@ impl Session {
         }
     }
 
-    /// Whether it was cut short in something it says.
+    /// Returns whether the session has written a part of a frame, and the rest remains.
     pub(super) fn has_remainder(&self) -> bool {
         match self {
             Self::Amqp(session) => session.has_remainder(),
@@ -167,10 +171,10 @@ impl Session {
     }
 }
 
-/// One peer.
+/// A peer.
 #[derive(Debug)]
 pub(super) struct Peer<S> {
-    /// The broker's connections are numbered in the order of their coming; other peers have no number.
+    /// Sequence number of a broker connection, from 1. Other peers have 0.
     pub(super) number: u64,
     pub(super) since: Now,
     pub(super) address: PeerAddress,
@@ -178,37 +182,37 @@ pub(super) struct Peer<S> {
     pub(super) traffic: Traffic,
     pub(super) session: Session,
     pub(super) waiting: Waiting,
-    /// What it waits for while it waits for room.
-    pub(super) need: Need,
+    /// The resource that the peer waits for while `waiting` is `Capacity`.
+    pub(super) blocked_on: BlockedOn,
     pub(super) ending: Ending,
-    /// The answer that waits for the disk.
+    /// The answer that waits for the disk or for a job.
     pub(super) held: Option<(Outcome, ReplyOrder)>,
-    /// It has not logged in and opened a virtual host.
-    pub(super) shaking_hands: bool,
-    /// When the broker last answered it before its login, or when it was accepted.
+    /// Whether the peer has not yet logged in and opened a virtual host.
+    pub(super) is_opening: bool,
+    /// When the broker last answered the peer before its login, or when the peer was accepted.
     pub(super) silent_since: Now,
-    /// Its first message has arrived: a client of AMQP has been answered, an operator's client has sent something.
+    /// Whether the first message has arrived: an AMQP client was answered, or an operator's client sent something.
     pub(super) has_sent: bool,
-    /// Deliveries wait and its socket has taken nothing: so long that may last.
+    /// When the connection is closed because output waits and its socket takes nothing.
     pub(super) write_stall: Deadline,
-    /// When the peer, which waits for room, is to be asked whether it wants to leave.
-    pub(super) leave_due: Deadline,
-    /// What had been freed of what it waits for when it was looked at last, and since when that has not changed.
-    pub(super) leave_seen: Option<(u64, Now)>,
-    /// Until when what the peer sent, which is gone, may wait to be taken.
-    pub(super) lost: Deadline,
-    /// When the socket was last read, whether or not it had anything.
+    /// When the loop next checks whether the blocked publisher wants to close its connection.
+    pub(super) close_check_due: Deadline,
+    /// The value of the freed-capacity counter at the last check, and since when it has not changed.
+    pub(super) close_check_seen: Option<(u64, Now)>,
+    /// When a peer that is gone is closed although its last input has not been handled.
+    pub(super) lost_deadline: Deadline,
+    /// When the socket was last read, whether or not it had data.
     pub(super) read_at: Now,
 }
 
-/// What went over a connection since it was made, without what TLS adds.
+/// Bytes and system calls of a connection since it was opened, without the overhead of TLS.
 #[derive(Clone, Copy, Default, Debug)]
 pub(super) struct Traffic {
     pub(super) received_bytes: u64,
-    /// Reads that brought something.
+    /// Number of reads that returned data.
     pub(super) reads: u64,
     pub(super) sent_bytes: u64,
-    /// Writes that took something.
+    /// Number of writes that took data.
     pub(super) writes: u64,
 }
 
@@ -225,7 +229,7 @@ impl Traffic {
 }
 
 impl<S: Socket> Peer<S> {
-    /// One that has just come in.
+    /// Makes a peer that was just accepted.
     pub(super) fn new(socket: S, address: PeerAddress, session: Session, now: Now) -> Self {
         Self {
             number: 0,
@@ -235,26 +239,30 @@ impl<S: Socket> Peer<S> {
             traffic: Traffic::default(),
             session,
             waiting: Waiting::No,
-            need: Need { shortage: Shortage::Commit, since: now },
+            blocked_on: BlockedOn { shortage: Shortage::Commit, since: now },
             ending: Ending::No,
             held: None,
-            shaking_hands: false,
+            is_opening: false,
             silent_since: now,
             has_sent: false,
             write_stall: Deadline::NEVER,
-            leave_due: Deadline::NEVER,
-            leave_seen: None,
-            lost: Deadline::NEVER,
+            close_check_due: Deadline::NEVER,
+            close_check_seen: None,
+            lost_deadline: Deadline::NEVER,
             read_at: now,
         }
     }
 
-    /// When it is to be looked at if nothing happens to it.
+    /// Returns when the peer must be called if nothing happens to it.
     pub(super) fn deadline(&self) -> Deadline {
-        self.session.deadline().earlier(self.lost).earlier(self.write_stall).earlier(self.leave_due)
+        self.session
+            .deadline()
+            .earlier(self.lost_deadline)
+            .earlier(self.write_stall)
+            .earlier(self.close_check_due)
     }
 
-    /// Whether a deadline that input can move is due, and the socket has not been read since.
+    /// Returns whether a deadline that input can move is due and the socket has not been read since.
     pub(super) fn must_read_first(&self, now: Now) -> bool {
         self.waiting == Waiting::No
             && self.ending == Ending::No
@@ -262,14 +270,15 @@ impl<S: Socket> Peer<S> {
             && self.session.input_deadline().is_due(now)
     }
 
-    /// Whether the answer to a command comes later, and what it waits for. The confirm of a publish waits
-    /// without its connection.
+    /// Defers the answer to a command if it comes later. Returns what the peer then waits for.
+    ///
+    /// The confirm of a publish may come later, but its connection does not wait for it.
     pub(super) fn defer(&mut self, outcome: &Outcome, batch: Batch, durable: Batch) -> Option<Waiting> {
         let session = self.session.amqp();
         let waiting = match outcome {
             Outcome::Later => Waiting::Job,
             Outcome::Published | Outcome::PublishRefused | Outcome::Wait => return None,
-            // Without an answer nothing is said that could turn out wrong.
+            // If no answer is sent, none can turn out to be wrong.
             _ if batch <= durable || session.wants_no_answer() => return None,
             _ => Waiting::Disk(batch),
         };
@@ -278,92 +287,81 @@ impl<S: Socket> Peer<S> {
     }
 }
 
-// A peer's name in the loop's lists: its place among all peers.
-//
-// ```text
-// 0 .. APART_MAX          peers without a record at the broker: clients of the control socket, then those
-//                         of the management API
-// APART_MAX ..            connections of the broker, each at APART_MAX + its id
-// ```
-//
-// Why it exists: the loop's lists, budgets and deadlines are the same for every kind of peer, so they need
-// one name for all of them; and the broker's ids have to lead to their peers without a table.
-//
-// Always true: a place and a record of the broker lead to each other.
+/// Maximum number of peers without a record at the broker.
+pub(super) const NON_BROKER_PEERS_MAX: usize = CONTROL_CLIENTS_MAX + MANAGEMENT_CLIENTS_MOST;
 
-/// Peers that there may be without a record at the broker.
-pub(super) const APART_MAX: usize = CONTROL_CLIENTS_MAX + MANAGEMENT_CLIENTS_MOST;
-
-/// A peer's place among all peers.
+/// The slot of a peer among all peers: its name in all lists.
+///
+/// ```text
+///   0 .. NON_BROKER_PEERS_MAX    peers without a record at the broker: clients of the control socket, then those
+///                                of the management API
+///   NON_BROKER_PEERS_MAX ..      connections of the broker, each at NON_BROKER_PEERS_MAX + its id
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct PeerId(u32);
 
 impl PeerId {
-    /// The peer in the place `index`, counted from 0.
+    /// Returns the id of the peer in slot `index`, counted from 0.
     pub const fn from_index(index: usize) -> Self {
-        assert!(index <= u32::MAX as usize, "there are fewer places than 2^32");
+        assert!(index <= u32::MAX as usize, "there are fewer slots than 2^32");
         Self(index as u32)
     }
 
-    /// The place of the peer, counted from 0.
+    /// Returns the index of the peer's slot, counted from 0.
     pub const fn index(self) -> usize {
         self.0 as usize
     }
 
-    /// The broker's record of it, if it is of a kind that has one.
+    /// Returns the broker's id of the connection, if the peer is of a kind that has one.
     #[inline]
     pub fn connection(self) -> Option<ConnectionId> {
-        self.index().checked_sub(APART_MAX).map(ConnectionId::from_index)
+        self.index().checked_sub(NON_BROKER_PEERS_MAX).map(ConnectionId::from_index)
     }
 }
 
 impl From<ConnectionId> for PeerId {
     #[inline]
     fn from(id: ConnectionId) -> Self {
-        Self::from_index(APART_MAX + id.index())
+        Self::from_index(NON_BROKER_PEERS_MAX + id.index())
     }
 }
 
-// All peers, of whatever kind, by their places.
-//
-// Always true: memory is touched only as far as there were ever so many connections at once.
-
-/// The peers.
+/// All peers, by slot. Memory is touched only up to the highest slot used so far.
 pub(super) struct Peers<S> {
-    places: Vec<Option<Peer<S>>>,
-    /// Peers that came in as connections of the broker.
+    slots: Vec<Option<Peer<S>>>,
+    /// Number of peers that are accepted connections of the broker.
     connections: u32,
-    /// Connections of the broker that ever came in.
+    /// Number of connections of the broker accepted since the start.
     connections_made: u64,
 }
 
 impl<S> Peers<S> {
     pub(super) fn with_capacity(connections_max: usize) -> Self {
-        let places = Vec::with_capacity(Self::places_max(connections_max));
-        Self { places, connections: 0, connections_made: 0 }
+        let slots = Vec::with_capacity(Self::slots_max(connections_max));
+        Self { slots, connections: 0, connections_made: 0 }
     }
 
-    /// Places for peers of all kinds.
-    pub(super) const fn places_max(connections_max: usize) -> usize {
-        APART_MAX + connections_max
+    /// Returns the number of slots for peers of all kinds.
+    pub(super) const fn slots_max(connections_max: usize) -> usize {
+        NON_BROKER_PEERS_MAX + connections_max
     }
 
-    /// Places of the broker's connections that were ever used.
+    /// Returns the number of slots of broker connections that were ever used.
     pub(super) fn connections_seen(&self) -> usize {
-        self.places.len().saturating_sub(APART_MAX)
+        self.slots.len().saturating_sub(NON_BROKER_PEERS_MAX)
     }
 
-    /// Connections of the broker that came in, and are there.
+    /// Returns the number of accepted connections of the broker that exist now.
     pub(super) const fn connections(&self) -> u32 {
         self.connections
     }
 
-    /// Connections of the broker that ever came in.
+    /// Returns the number of connections of the broker accepted since the start.
     pub(super) const fn connections_made(&self) -> u64 {
         self.connections_made
     }
 
-    /// Puts a connection of the broker that came in into its place, and numbers it.
+    /// Puts an accepted connection of the broker into its slot, and numbers it.
     pub(super) fn put_connection(&mut self, id: impl Into<PeerId>, mut peer: Peer<S>) {
         self.connections_made += 1;
         peer.number = self.connections_made;
@@ -371,79 +369,80 @@ impl<S> Peers<S> {
         self.connections += 1;
     }
 
-    /// Notes that a connection of the broker that came in is gone.
+    /// Counts an accepted connection of the broker as closed.
     pub(super) const fn note_connection_gone(&mut self) {
         self.connections -= 1;
     }
 
-    /// `None` when the peer has gone since, which whoever holds an id over several steps of a turn may meet:
-    /// a socket dies when it likes.
+    /// Returns a peer, or `None` if it has been closed. Ids kept over several steps of a turn can be stale, because a
+    /// socket may fail at any time.
     #[inline]
     pub(super) fn get(&self, id: impl Into<PeerId>) -> Option<&Peer<S>> {
-        self.places.get(id.into().index())?.as_ref()
+        self.slots.get(id.into().index())?.as_ref()
     }
 
-    /// See [`Self::get`].
+    /// Returns a peer, or `None` if it has been closed.
     #[inline]
     pub(super) fn get_mut(&mut self, id: impl Into<PeerId>) -> Option<&mut Peer<S>> {
-        self.places.get_mut(id.into().index())?.as_mut()
+        self.slots.get_mut(id.into().index())?.as_mut()
     }
 
-    /// Puts a peer into its place, which is empty.
+    /// Puts a peer into its slot, which must be empty.
     pub(super) fn put(&mut self, id: impl Into<PeerId>, peer: Peer<S>) {
         let id = id.into();
-        while self.places.len() <= id.index() {
-            self.places.push(None);
+        while self.slots.len() <= id.index() {
+            self.slots.push(None);
         }
-        let before = self.places[id.index()].replace(peer);
-        assert!(before.is_none(), "the place of a new peer is empty");
+        let before = self.slots[id.index()].replace(peer);
+        assert!(before.is_none(), "the slot of a new peer is empty");
     }
 
     pub(super) fn take(&mut self, id: impl Into<PeerId>) -> Option<Peer<S>> {
-        self.places.get_mut(id.into().index())?.take()
+        self.slots.get_mut(id.into().index())?.take()
     }
 
-    /// An empty one of these places for peers without a record at the broker.
-    pub(super) fn place_apart(&self, mut places: Range<usize>) -> Option<PeerId> {
-        debug_assert!(places.end <= APART_MAX, "places apart");
+    /// Returns an empty slot in `places`, which are slots of peers without a record at the broker.
+    pub(super) fn free_non_broker_slot(&self, mut places: Range<usize>) -> Option<PeerId> {
+        debug_assert!(
+            places.end <= NON_BROKER_PEERS_MAX,
+            "these are slots of peers without a record at the broker"
+        );
         places.by_ref().map(PeerId::from_index).find(|id| self.get(*id).is_none())
     }
 
-    /// The ids of all there are.
+    /// Returns the ids of all peers.
     #[cfg(debug_assertions)]
     pub(super) fn ids(&self) -> impl Iterator<Item = PeerId> {
-        (0..self.places.len()).map(PeerId::from_index).filter(|id| self.get(*id).is_some())
+        (0..self.slots.len()).map(PeerId::from_index).filter(|id| self.get(*id).is_some())
     }
 
-    /// Everybody.
+    /// Returns all peers.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Peer<S>> {
-        self.places.iter().flatten()
+        self.slots.iter().flatten()
     }
 }
 
-// Who is at the other end of a connection, and whose budget that counts on.
-
-/// Who is at the other end.
+/// The address of a peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PeerAddress {
-    /// Somewhere on the network, or on this machine by way of it.
+    /// A network address, which may be one of this machine.
     Network(SocketAddr),
-    /// A process of this machine, as the kernel names it.
+    /// A process on this machine, as the kernel reports it.
     Local {
-        /// The process at the other end; 0 when the kernel does not say.
+        /// Id of the process; 0 if the kernel does not report it.
         pid: i32,
-        /// The user whom that process runs as.
+        /// The user that the process runs as.
         uid: u32,
     },
 }
 
 impl PeerAddress {
-    /// Whether it is on this very machine.
+    /// Returns whether the peer is on this machine.
     pub fn is_loopback(self) -> bool {
         self.ip().is_none_or(|ip| ip.is_loopback())
     }
 
-    /// On whose budget a line about it in the log is.
+    /// Returns the source on whose log rate limit lines about the peer count.
     pub(super) fn source(self) -> LogSource {
         match self {
             Self::Network(address) => LogSource::Address(address.ip()),
@@ -451,7 +450,7 @@ impl PeerAddress {
         }
     }
 
-    /// What a session is to know of it.
+    /// Returns what a session must know of its peer.
     pub(super) fn peer(self) -> leveret_connection::Peer {
         let port = match self {
             Self::Network(address) => address.port(),
@@ -460,7 +459,7 @@ impl PeerAddress {
         leveret_connection::Peer { from_loopback: self.is_loopback(), source: self.source(), port }
     }
 
-    /// What is counted as one peer when peers share something out.
+    /// Returns the unit by which peers share limited resources.
     pub(super) fn origin(self) -> Source {
         match self {
             Self::Network(address) => Source::of(address.ip()),
@@ -468,7 +467,7 @@ impl PeerAddress {
         }
     }
 
-    /// The IP address, the same for IPv4 whichever way a peer came; `None` for a process of this machine.
+    /// Returns the IP address, with IPv4-mapped addresses as IPv4. `None` for a process on this machine.
     const fn ip(self) -> Option<IpAddr> {
         match self {
             Self::Network(address) => Some(address.ip().to_canonical()),
@@ -477,16 +476,16 @@ impl PeerAddress {
     }
 }
 
-/// Where peers come from as far as it can be told apart: an IPv4 address, the first half of an IPv6 one, for
-/// nobody has fewer, or a user of this machine.
+/// Where a peer comes from: an IPv4 address, a /64 network of IPv6, or a user of this machine. A customer of a
+/// provider has at least a /64, so single IPv6 addresses tell nothing apart.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(super) struct Source([u8; 8]);
 
 impl Source {
-    /// The origin of a peer that came over the network.
+    /// Returns the source of a network address.
     pub(super) fn of(address: IpAddr) -> Self {
         match address.to_canonical() {
-            // No IPv6 address of anybody begins like this.
+            // IPv6 addresses in use do not begin like this.
             IpAddr::V4(address) => Self::tagged(0, u32::from(address)),
             IpAddr::V6(address) => {
                 let octets = address.octets();
@@ -495,9 +494,9 @@ impl Source {
         }
     }
 
-    /// A user of this machine, by way of a Unix socket.
+    /// Returns the source for a user of this machine who connects over a Unix socket.
     fn of_user(uid: u32) -> Self {
-        // Multicast, from which nobody connects.
+        // The prefix of IPv6 multicast, which is never a source address.
         Self::tagged(0xff, uid)
     }
 

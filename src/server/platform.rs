@@ -1,21 +1,24 @@
-//! What the engine asks of the world outside: everything that a system has and a test can make up.
+//! The interface of the engine to the operating system, as traits that tests implement, too.
 //!
 //! ```text
-//!  octets          Socket::{read, peek, write, shut_down_writing}   one connection, never blocking
-//!  who comes in    Platform::accept, register, stop_listening
-//!  who has gone    Platform::close
-//!  whom we visit   Platform::connect, start_lookup, take_lookup
-//!  what is long    Platform::{start_write, start_read, start_work}    one job of each kind at a time
-//!                  Platform::{take_written, take_read, take_worked}   its result, when it is there
+//!   octets             Socket::{read, peek, write, shut_down_writing}   one connection, never blocking
+//!   listening          Platform::{accept, register, stop_listening}
+//!   closing            Platform::close
+//!   connecting         Platform::{connect, start_lookup, take_lookup}
+//!   jobs               Platform::{start_write, start_read, start_work}    one job of each kind at a time
+//!                      Platform::{take_written, take_read, take_worked}   its result, when it is there
 //! ```
 //!
-//! The other way go calls of the engine: `set_now` after each sleep, a `note_...` for whatever was reported,
-//! `turn`, and `sleeps_until` for how long to sleep next. So the same engine runs over `mio` and threads in
-//! `host`, and over lines in memory in the tests.
+//! In the other direction, the platform calls `Engine::set_now` after each sleep, `Engine::note_peer` and
+//! `Engine::note_listener` for each event, then `Engine::turn`. `Engine::sleeps_until` returns how long to sleep
+//! next. One and the same engine runs over `mio` and threads in `leveret-daemon`, and over in-memory sockets in the
+//! tests.
 //!
-//! Always true: no call here waits for anybody; time comes in by `set_now` and by nothing else; a readiness
-//! is reported when it begins, not as long as it lasts (edge-triggered); a job that was started gives a
-//! result, after which the engine is given another turn.
+//! # Invariants
+//! - No call here blocks.
+//! - The engine gets the time only from `set_now`.
+//! - Readiness is reported when it begins, not as long as it lasts (edge-triggered).
+//! - Every started job gives a result, after which the engine gets another turn.
 
 use core::net::SocketAddr;
 use std::io::{self, Read, Write};
@@ -27,52 +30,52 @@ use leveret_management::request_context::Machine;
 use super::peer::{PeerAddress, PeerId};
 use super::worker::{CertificateState, WorkerJob, WorkerResult};
 
-/// A connected socket that does not block: reading and writing say [`io::ErrorKind::WouldBlock`] instead.
+/// A connected non-blocking socket. Reads and writes return [`io::ErrorKind::WouldBlock`] instead of blocking.
 pub trait Socket: Read + Write {
-    /// Reads without taking: what it shows is still there for the next reading.
+    /// Reads without removing the data: the next read returns it again.
     ///
     /// # Errors
-    /// What reading from the socket may fail with.
+    /// As a read from the socket.
     fn peek(&self, room: &mut [u8]) -> io::Result<usize>;
 
-    /// Says that nothing more will be written. A peer that is gone needs no telling.
+    /// Shuts down the writing side. Errors are ignored: a peer that is gone need not be told.
     fn shut_down_writing(&mut self);
 
-    /// What kept it from being connected, if that failed; asking takes it away.
+    /// Returns and clears the error with which connecting failed, if it did.
     fn take_error(&self) -> Option<io::Error> {
         None
     }
 
-    /// Our end, if it is one of the network.
+    /// Returns our address, if the socket is one of the network.
     fn local_address(&self) -> Option<SocketAddr>;
 }
 
 /// A connection that was just accepted.
 #[derive(Debug)]
 pub struct Accepted<S> {
-    /// The connection.
+    /// Its socket.
     pub socket: S,
-    /// Who is at the other end.
+    /// The address of the peer.
     pub address: PeerAddress,
 }
 
 /// A listening socket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ListenerId {
-    /// One for AMQP, by its place.
+    /// A listener for AMQP, by index.
     Amqp(usize),
     /// The control socket.
     Control,
-    /// One of the management API, by its place.
+    /// A listener of the management API, by index.
     Management(usize),
 }
 
-/// What was reported of a socket.
+/// The events that the poll reported about a socket.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Readiness {
-    /// Reading may bring something.
+    /// A read may return something.
     pub is_readable: bool,
-    /// Writing may take something.
+    /// A write may take something.
     pub is_writable: bool,
     /// The peer will send nothing more.
     pub is_read_closed: bool,
@@ -87,21 +90,21 @@ pub struct Readiness {
 pub enum AcceptFailure {
     /// No connection waits to be accepted.
     Empty,
-    /// This connection failed or was closed; the next may be there.
+    /// This connection failed or was closed. Another may wait.
     Connection,
-    /// The system cannot accept any.
+    /// The system cannot accept any connection now.
     System,
 }
 
-/// The world outside.
+/// The operating system's side of the engine.
 pub trait Platform {
     /// The sockets of the platform.
     type Socket: Socket;
 
-    /// Accepts who is next at a listener.
+    /// Accepts the next connection of a listener.
     ///
     /// # Errors
-    /// There is nobody to be had; why that is not as it should be was logged.
+    /// Why no connection was accepted. Unusual reasons have been logged.
     fn accept(
         &mut self,
         listener: ListenerId,
@@ -109,75 +112,73 @@ pub trait Platform {
         now: Now,
     ) -> Result<Accepted<Self::Socket>, AcceptFailure>;
 
-    /// Makes a socket ready for traffic, and reports from now on what happens at it, by `note_peer`.
+    /// Registers a socket with the poll: events are reported to `Engine::note_peer` from now on.
     ///
     /// # Errors
-    /// The system cannot: the socket is of no use.
+    /// The system cannot register it, and the socket must be closed.
     fn register(&mut self, socket: &mut Self::Socket, peer: PeerId) -> io::Result<()>;
 
-    /// Begins to connect to somebody. That it is connected, or cannot be, is reported when it is registered.
+    /// Begins to connect to an address. Success or failure is reported once the socket is registered.
     ///
     /// # Errors
-    /// The connection cannot even be begun.
+    /// Connecting could not be begun.
     fn connect(&mut self, address: SocketAddr) -> io::Result<Self::Socket>;
 
-    /// Begins to look up a name, on a thread that may wait for it, and keeps no other waiting.
+    /// Begins to look up a name, on a thread of its own that may block.
     fn start_lookup(&mut self, lookup: NameLookup);
 
-    /// What was found of a name, when a lookup is over.
+    /// Returns the result of a lookup that has finished.
     fn take_lookup(&mut self) -> Option<FoundAddresses>;
 
     /// Closes a socket that was registered.
     fn close(&mut self, socket: Self::Socket);
 
-    /// Accepts no more connections of AMQP.
+    /// Stops accepting AMQP connections.
     fn stop_listening(&mut self);
 
-    /// Begins to write, on a thread that may wait for the disk.
+    /// Begins a write, on a thread that may block.
     fn start_write(&mut self, job: leveret_storage::Write);
 
-    /// What was written, if that is over, and how many microseconds it took.
+    /// Returns the result of a write that has finished, and its duration in microseconds.
     fn take_written(&mut self) -> Option<(leveret_storage::WriteDone, u64)>;
 
-    /// Begins to read, on a thread that may wait for the disk.
+    /// Begins a read, on a thread that may block.
     fn start_read(&mut self, job: leveret_storage::Read);
 
-    /// What was read, if that is over.
+    /// Returns the result of a read that has finished.
     fn take_read(&mut self) -> Option<leveret_storage::ReadOutcome>;
 
-    /// Begins something else that takes long.
+    /// Begins another long job on the worker thread.
     fn start_work(&mut self, job: WorkerJob);
 
-    /// What came of it, if that is over, and what is to be known of the certificates as things stand.
+    /// Returns the result of a job that has finished, and the state of the certificates now.
     fn take_worked(&mut self) -> Option<(WorkerResult, CertificateState)>;
 
-    /// What the machine says of the process, to be shown and for nothing else.
+    /// Returns what the machine reports about the process. It is only displayed.
     fn machine(&self) -> Machine {
         Machine::default()
     }
 
-    /// Milliseconds since 1970 as far as the machine knows: to be shown, and for a bridge's time of day.
+    /// Returns the milliseconds since 1970 by the system clock, for display and for a bridge's time of day.
     fn unix_ms(&self) -> u64;
 }
 
-// A name that is to be looked up, and what came of it, as values.
-
-/// A name, for the thread that waits for it.
+/// A name that is to be looked up.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NameLookup {
-    /// Tells it from those before.
+    /// Distinguishes it from earlier lookups.
     pub ticket: u64,
     /// A name or an address.
     pub host: String,
-    /// The port that belongs to it.
+    /// The port to connect to.
     pub port: u16,
 }
 
-/// What a lookup found.
+/// The result of a lookup.
 #[derive(Debug)]
 pub struct FoundAddresses {
-    /// Which lookup it was.
+    /// The ticket of the lookup.
     pub ticket: u64,
-    /// All addresses, or what the system says.
+    /// All addresses, or the error of the system.
     pub found: Result<Vec<SocketAddr>, String>,
 }

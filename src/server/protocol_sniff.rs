@@ -1,7 +1,9 @@
-//! The first words of a connection: handshakes of TLS, and peers that speak something else.
+//! The first bytes of a connection: TLS handshakes, and peers that speak another protocol.
 //!
-//! Always true: who is at the wrong door is told in the log with its address and what to change, by
-//! a budget; a handshake that waits for us takes nothing of the time that its peer has.
+//! # Invariants
+//! - A peer that speaks the wrong protocol is logged with its address and what to change. The log's rate limit
+//!   applies.
+//! - Time that a handshake waits for the worker does not count against its peer's timeout.
 
 use leveret_amqp::{Opening, classify_opening};
 use leveret_core::command::ConnectionId;
@@ -13,21 +15,21 @@ use super::peer::PeerId;
 use super::peer::{Ending, Session, Waiting};
 use super::platform::Platform;
 use super::state::Shared;
-use super::worker::Shake;
+use super::worker::HandshakeJob;
 
-/// For whoever looks at the port with a browser.
+/// Answer to a browser that connects to the AMQP port.
 const HTTP_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\
     Content-Type: text/plain\r\nContent-Length: 63\r\n\r\n\
     This port speaks AMQP 0-9-1 (RabbitMQ's protocol) and no HTTP.\n";
 
-/// For whoever looks at the management API with TLS as if it had none.
+/// Answer to plain HTTP on a TLS port of the management API.
 const HTTPS_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\
     Content-Type: text/plain\r\nContent-Length: 44\r\n\r\n\
     This port speaks TLS: use https:// with it.\n";
 
 impl<P: Platform> Shared<P> {
-    /// Goes on with a TLS handshake after reading: next step, refusal, or end.
-    pub(super) fn shake_hands(&mut self, id: PeerId, end: bool) {
+    /// Continues a TLS handshake after a read: next step, refusal, or end.
+    pub(super) fn continue_handshake(&mut self, id: PeerId, end: bool) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         let is_amqp = id.connection().is_some();
         let refused = match (peer.stream.opening().map(classify_opening), is_amqp) {
@@ -48,24 +50,24 @@ impl<P: Platform> Shared<P> {
             (Some(Opening::Unknown), true) => Some((None, "no TLS on the port for TLS")),
         };
         if let Some((answer, hint)) = refused {
-            return self.turn_away(id, answer, hint);
+            return self.reject_protocol(id, answer, hint);
         }
         if let Some(handshake) = peer.stream.take_handshake() {
             let ticket = self.worker.ticket();
             peer.waiting = Waiting::Handshake(ticket);
-            self.worker.shakes.push_back(Shake { peer: id, ticket, since: self.now, handshake });
+            self.worker.handshakes.push_back(HandshakeJob { peer: id, ticket, since: self.now, handshake });
         } else if end {
-            // Its last words, an alert maybe, have been heard by now.
+            // The last data of the peer, such as a TLS alert, has been processed.
             self.end_now(id);
-        } else if peer.stream.readable && !peer.stream.is_away() {
+        } else if peer.stream.readable && !peer.stream.is_handshake_with_worker() {
             self.list_to_read(id);
         } else {
             self.lists.deadlines.lower(id, peer.deadline());
         }
     }
 
-    /// A step of a handshake has been made, with somebody who came to us.
-    pub(super) fn take_shaken(&mut self, id: PeerId, since: Now, shaken: Shaken) {
+    /// Takes the result of a step of the handshake with a client.
+    pub(super) fn take_handshake_step(&mut self, id: PeerId, since: Now, shaken: Shaken) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         peer.waiting = Waiting::No;
         (peer.has_sent, peer.silent_since) = (true, self.now);
@@ -73,7 +75,7 @@ impl<P: Platform> Shared<P> {
         if let Session::Amqp(session) = &mut peer.session {
             session.postpone(waited_ms);
         }
-        let shaken = peer.stream.shaken(&mut self.buffers, shaken);
+        let shaken = peer.stream.finish_handshake_step(&mut self.buffers, shaken);
         match shaken {
             Ok(None) => {}
             Ok(Some((login, spoken))) => {
@@ -85,7 +87,7 @@ impl<P: Platform> Shared<P> {
             Err(why) => {
                 peer.ending = Ending::Flushing;
                 let text = format_args!("{}: the handshake of TLS failed: {why}", peer.address);
-                self.supplies.log.warn(self.now, peer.address.source(), LogKind::TlsHandshake, text);
+                self.resources.log.warn(self.now, peer.address.source(), LogKind::TlsHandshake, text);
             }
         }
         self.list_to_write(id);
@@ -93,9 +95,9 @@ impl<P: Platform> Shared<P> {
         self.after_session(id);
     }
 
-    /// Looks at the first octets of a peer that should speak AMQP; `false` when it does not, and is to be
-    /// told so in its own language. Others are answered by their session, as AMQP has it.
-    pub(super) fn look_at_opening(&mut self, id: ConnectionId, len: usize) -> bool {
+    /// Examines the first octets of a peer that should speak AMQP. Returns `false` if it speaks HTTP and was answered
+    /// in HTTP. Other peers are answered by their session, as AMQP requires.
+    pub(super) fn check_protocol(&mut self, id: ConnectionId, len: usize) -> bool {
         let Some(peer) = self.peers.get_mut(id) else { return false };
         let is_tls = peer.stream.is_tls();
         let hint = match classify_opening(&self.scratch.input[..len]) {
@@ -103,7 +105,7 @@ impl<P: Platform> Shared<P> {
             Opening::Http if !is_tls => {
                 let hint =
                     "HTTP on the port for AMQP: the management API is where `management` says, if it is on";
-                self.turn_away(id.into(), Some(HTTP_ANSWER), hint);
+                self.reject_protocol(id.into(), Some(HTTP_ANSWER), hint);
                 return false;
             }
             Opening::Tls if !is_tls => {
@@ -114,19 +116,19 @@ impl<P: Platform> Shared<P> {
             Opening::Http | Opening::Tls | Opening::Unknown => "this is not AMQP",
         };
         let text = format_args!("{}: refused: {hint}", peer.address);
-        self.supplies.log.warn(self.now, peer.address.source(), LogKind::Opening, text);
+        self.resources.log.warn(self.now, peer.address.source(), LogKind::Opening, text);
         true
     }
 
-    /// Hangs up on a peer that speaks something else, with an answer if it understands one.
-    fn turn_away(&mut self, id: PeerId, answer: Option<&[u8]>, hint: &str) {
+    /// Closes a peer that speaks another protocol, with an answer if it understands one.
+    fn reject_protocol(&mut self, id: PeerId, answer: Option<&[u8]>, hint: &str) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         let text = format_args!("{}: refused: {hint}", peer.address);
-        self.supplies.log.warn(self.now, peer.address.source(), LogKind::Opening, text);
+        self.resources.log.warn(self.now, peer.address.source(), LogKind::Opening, text);
         if let Some(answer) = answer {
-            peer.stream.answer_plainly(answer);
+            peer.stream.write_unencrypted(answer);
         }
-        peer.stream.give_up_tls();
+        peer.stream.end_tls_handshake();
         peer.ending = Ending::Flushing;
         self.list_to_write(id);
     }

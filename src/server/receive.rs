@@ -1,14 +1,15 @@
-//! The way in of a connection that speaks AMQP: reading, and applying what was read.
+//! Reading from AMQP connections, and applying what was read.
 //!
-//! Always true: one reading takes at most the one input buffer; what is not applied of it is kept, or left in the
-//! socket.
+//! # Invariants
+//! - One read takes at most the shared input buffer.
+//! - Input that is not handled is kept in the input backlog or left in the socket.
 
 use leveret_connection::{Step, Suspension};
 use leveret_core::command::{ConnectionId, Outcome};
 use leveret_core::log_limiter::LogKind;
 use leveret_core::time::Deadline;
 
-use super::blocked_publishers::Need;
+use super::blocked_publishers::BlockedOn;
 use super::password_checks::Login;
 use super::peer::PeerId;
 use super::peer::{Ending, Waiting};
@@ -16,60 +17,59 @@ use super::platform::Platform;
 use super::state::Shared;
 use super::stream::Reading;
 
-/// Who has waited for room so long, in milliseconds, is looked at, and again after as long: if nothing of what it waits
-/// for was taken away in between, it is asked whether it wants to leave.
-const LEAVE_LOOK_MS: u64 = 10_000;
+/// A blocked publisher is checked after this time, and again after each such period, in milliseconds. If nothing that
+/// it waits for became free in between, its input is searched for `connection.close`.
+const CLOSE_CHECK_MS: u64 = 10_000;
 
-/// How long a connection that may wait for itself may wait for room on the disk while nothing is freed there, in
-/// milliseconds.
+/// How long a connection that may be waiting for itself may wait for disk space while none is freed, in milliseconds.
 const SELF_WAIT_MS: u64 = 60_000;
 
 impl<P: Platform> Shared<P> {
-    /// Reads once, and applies as much of it as can be.
+    /// Reads once, and applies as much of the input as possible.
     pub(super) fn read_amqp(&mut self, id: ConnectionId) {
         let Some(peer) = self.peers.get_mut(id) else { return };
-        let is_scarce = self.supplies.messages.is_held() || !self.buffers.can_take(self.scratch.input.len());
+        let is_scarce = self.resources.messages.is_held() || !self.buffers.can_take(self.scratch.input.len());
         let session = peer.session.amqp();
         let reading = match session.is_logged_in() {
-            false => Reading::Stranger,
-            true if is_scarce => Reading::Look,
+            false => Reading::Unauthenticated,
+            true if is_scarce => Reading::Peek,
             true => Reading::Take,
         };
         let got = peer.stream.read(&mut self.buffers, &mut self.scratch.input, reading);
         self.budget.note_read(got.len);
         if peer.stream.has_lost_record {
-            let text = "no room to keep its unfinished record of TLS";
+            let text = "no memory to keep its unfinished TLS record";
             let text = format_args!("{}: {text}", peer.address);
-            self.supplies.log.warn(self.now, peer.address.source(), LogKind::Shortage, text);
+            self.resources.log.warn(self.now, peer.address.source(), LogKind::Shortage, text);
         }
         self.budget.charge_records(peer.stream.take_records());
-        if peer.stream.is_shaking_hands() {
-            return self.shake_hands(id.into(), got.end);
+        if peer.stream.is_in_tls_handshake() {
+            return self.continue_handshake(id.into(), got.end);
         }
-        let is_known = !session.awaits_header() || self.look_at_opening(id, got.len);
+        let is_known = !session.awaits_header() || self.check_protocol(id, got.len);
         let (handled, is_done) = if is_known { self.handle(id, got.len) } else { (got.len, true) };
         let Some(peer) = self.peers.get_mut(id) else { return };
-        // What is left is looked at, and counted, again.
+        // The rest is read and counted again later.
         peer.traffic.received(handled);
         let more = peer.waiting != Waiting::No || !is_done;
         let kept = peer.stream.keep(&mut self.buffers, &mut self.scratch.input, got.len, handled, more);
         if !kept {
-            let text = "no room to keep its unfinished frame; raise stash_bytes_max";
+            let text = "no memory to keep its unfinished frame; raise stash_bytes_max";
             let text = format_args!("{}: {text}", peer.address);
-            self.supplies.log.warn(self.now, peer.address.source(), LogKind::Shortage, text);
+            self.resources.log.warn(self.now, peer.address.source(), LogKind::Shortage, text);
             self.end_now(id);
         } else if !is_done {
-            // Its turn comes again; what it sent is looked at again if it was left in the socket.
-            peer.stream.look_again();
+            // The connection is read again in a later turn, including input that was left in the socket.
+            peer.stream.assume_readable();
             self.list_to_read(id);
         } else if got.end && peer.waiting == Waiting::No && peer.ending == Ending::No {
             self.end_now(id);
         } else {
-            let is_starved = peer.stream.is_starved();
-            // Who is starved and got nowhere would get nowhere again.
-            let goes_on = peer.stream.readable && (handled > 0 || !is_starved);
-            if is_starved {
-                self.lists.for_stash.push(id);
+            let lacks_backlog = peer.stream.lacks_backlog();
+            // A peer without backlog capacity that made no progress would make none again.
+            let goes_on = peer.stream.readable && (handled > 0 || !lacks_backlog);
+            if lacks_backlog {
+                self.lists.for_backlog.push(id);
             }
             if goes_on {
                 self.list_to_read(id);
@@ -78,14 +78,14 @@ impl<P: Platform> Shared<P> {
         self.after_session(id.into());
     }
 
-    /// Lets the session handle the first `len` bytes of the input buffer; says how many it is done with, and
-    /// whether that is all that can be handled now.
+    /// Lets the session handle the first `len` bytes of the input buffer. Returns the number of bytes handled, and
+    /// whether that is everything that can be handled now.
     pub(super) fn handle(&mut self, id: ConnectionId, len: usize) -> (usize, bool) {
         let (mut at, mut is_done) = (0, true);
         let Some(peer) = self.peers.get_mut(id) else { return (0, true) };
         loop {
             let session = peer.session.amqp();
-            let mut context = self.supplies.context(self.now, &self.broker, &self.journal, id);
+            let mut context = self.resources.context(self.now, &self.broker, &self.journal, id);
             match session.next(&mut context, &mut self.scratch.names, &self.scratch.input[..len], &mut at) {
                 Step::NeedMore => break,
                 Step::Finished => {
@@ -103,7 +103,8 @@ impl<P: Platform> Shared<P> {
                 }
                 Step::Suspended(Suspension::ContentRoom(full)) => {
                     let shortage = leveret_broker::Shortage::from(full);
-                    (peer.waiting, peer.need) = (Waiting::Room, Need { shortage, since: self.now });
+                    (peer.waiting, peer.blocked_on) =
+                        (Waiting::Capacity, BlockedOn { shortage, since: self.now });
                     break;
                 }
                 Step::Command { channel, command } => {
@@ -139,7 +140,8 @@ impl<P: Platform> Shared<P> {
                     peer.session.amqp().answer(&mut context, outcome, order, batch);
                     if must_wait {
                         let shortage = self.broker.last_shortage();
-                        (peer.waiting, peer.need) = (Waiting::Room, Need { shortage, since: self.now });
+                        (peer.waiting, peer.blocked_on) =
+                            (Waiting::Capacity, BlockedOn { shortage, since: self.now });
                         break;
                     }
                     if self.broker.is_busy(id) {
@@ -154,13 +156,13 @@ impl<P: Platform> Shared<P> {
             }
         }
         match peer.waiting {
-            Waiting::Room => {
-                peer.session.amqp().block(self.now, peer.need.shortage.is_of_disk());
-                if peer.leave_due == Deadline::NEVER || at > 0 {
-                    peer.leave_due = self.now.after_ms(LEAVE_LOOK_MS);
-                    peer.leave_seen = None;
+            Waiting::Capacity => {
+                peer.session.amqp().block(self.now, peer.blocked_on.shortage.is_of_disk());
+                if peer.close_check_due == Deadline::NEVER || at > 0 {
+                    peer.close_check_due = self.now.after_ms(CLOSE_CHECK_MS);
+                    peer.close_check_seen = None;
                 }
-                self.lists.for_room.push(id);
+                self.lists.for_capacity.push(id);
             }
             Waiting::Job => self.lists.for_jobs.push(id),
             Waiting::No
@@ -172,61 +174,65 @@ impl<P: Platform> Shared<P> {
         (at, is_done)
     }
 
-    /// Refuses what a connection waits to publish when nothing was freed on the disk for [`SELF_WAIT_MS`] and the
-    /// connection may wait for itself. Says whether it did.
-    fn refuse_self_wait(&mut self, id: ConnectionId, still_ms: u64) -> bool {
+    /// Refuses what a connection waits to publish if no disk space was freed for [`SELF_WAIT_MS`] and the connection
+    /// may be waiting for itself. Returns whether it was refused.
+    fn refuse_self_wait(&mut self, id: ConnectionId, unchanged_ms: u64) -> bool {
         let Some(peer) = self.peers.get_mut(id) else { return false };
-        let is_for_disk = peer.need.shortage.is_of_disk();
-        if still_ms < SELF_WAIT_MS || !is_for_disk || !self.broker.may_wait_for_itself(id) {
+        let is_for_disk = peer.blocked_on.shortage.is_of_disk();
+        if unchanged_ms < SELF_WAIT_MS || !is_for_disk || !self.broker.may_wait_for_itself(id) {
             return false;
         }
         self.broker.refuse_waiting(id);
         peer.session.amqp().unblock(self.now);
-        self.lists.for_room.remove(id);
+        self.lists.for_capacity.remove(id);
         self.resume(id);
         true
     }
 
-    /// A client that waits for room may have closed its connection behind what it published, and hangs until
-    /// that is answered. After a while it is: what was not taken of it is given up, as if the line had broken.
-    pub(super) fn look_for_leave(&mut self, id: ConnectionId) {
-        let Some(peer) = self.peers.get_mut(id).filter(|peer| peer.leave_due.is_due(self.now)) else {
+    /// Checks whether a blocked publisher wants to close its connection.
+    ///
+    /// A client may have sent `connection.close` behind messages that wait for capacity, and hang until it is
+    /// answered. After a while the close is answered. The messages before it are dropped, as if the connection had
+    /// been lost.
+    pub(super) fn check_for_close(&mut self, id: ConnectionId) {
+        let Some(peer) = self.peers.get_mut(id).filter(|peer| peer.close_check_due.is_due(self.now)) else {
             return;
         };
-        peer.leave_due = Deadline::NEVER;
-        if peer.waiting != Waiting::Room || peer.ending != Ending::No {
+        peer.close_check_due = Deadline::NEVER;
+        if peer.waiting != Waiting::Capacity || peer.ending != Ending::No {
             return;
         }
-        peer.leave_due = self.now.after_ms(LEAVE_LOOK_MS);
-        // As long as something is taken away of what is full he may still be let on, however slowly that goes.
-        let shortage = peer.need.shortage;
-        let made = match shortage.is_of_disk() {
+        peer.close_check_due = self.now.after_ms(CLOSE_CHECK_MS);
+        // As long as some of the exhausted resource is freed, the publisher may still go on, however slowly.
+        let shortage = peer.blocked_on.shortage;
+        let freed_count = match shortage.is_of_disk() {
             true => self.journal.freed(),
             false => self.broker.queues().left_queue_of(shortage).unwrap_or_else(|| self.room_made()),
         };
         let now = self.now;
         let Some(peer) = self.peers.get_mut(id) else { return };
-        let still_since = peer.leave_seen.filter(|(seen, _)| *seen == made).map(|(_, since)| since);
-        peer.leave_seen = Some((made, still_since.unwrap_or(now)));
-        if let Some(since) = still_since
+        let unchanged_since =
+            peer.close_check_seen.filter(|(seen, _)| *seen == freed_count).map(|(_, since)| since);
+        peer.close_check_seen = Some((freed_count, unchanged_since.unwrap_or(now)));
+        if let Some(since) = unchanged_since
             && self.refuse_self_wait(id, now.ms_since(since))
         {
             return;
         }
         let Some(peer) = self.peers.get_mut(id) else { return };
-        let stands_still = still_since.is_some();
-        if !stands_still || !peer.stream.may_look(&self.buffers) {
+        let is_unchanged = unchanged_since.is_some();
+        if !is_unchanged || !peer.stream.may_peek(&self.buffers) {
             return;
         }
-        peer.stream.look_again();
-        let got = peer.stream.read(&mut self.buffers, &mut self.scratch.input, Reading::Look);
+        peer.stream.assume_readable();
+        let got = peer.stream.read(&mut self.buffers, &mut self.scratch.input, Reading::Peek);
         let session = peer.session.amqp();
         let leaves = session.has_close(&self.scratch.input[..got.len]);
         if leaves {
-            session.leave(&mut self.supplies.context(self.now, &self.broker, &self.journal, id));
+            session.leave(&mut self.resources.context(self.now, &self.broker, &self.journal, id));
         }
         let is_kept = peer.stream.keep(&mut self.buffers, &mut self.scratch.input, got.len, 0, true);
-        peer.stream.look_again();
+        peer.stream.assume_readable();
         if !is_kept {
             self.end_now(id);
         } else if leaves {
@@ -234,45 +240,45 @@ impl<P: Platform> Shared<P> {
         }
     }
 
-    /// Who waits again at once for the same has waited all the time.
-    pub(super) fn keep_since(&mut self, id: PeerId, before: Need) {
+    /// Keeps the original waiting time of a publisher that blocks again at once for the same resource.
+    pub(super) fn keep_waiting_time(&mut self, id: PeerId, before: BlockedOn) {
         if let Some(peer) = self.peers.get_mut(id)
-            && peer.waiting == Waiting::Room
-            && peer.need.shortage == before.shortage
+            && peer.waiting == Waiting::Capacity
+            && peer.blocked_on.shortage == before.shortage
         {
-            peer.need.since = before.since;
+            peer.blocked_on.since = before.since;
         }
     }
 
-    pub(super) fn may_enter(&mut self) -> bool {
-        !self.supplies.messages.is_held() || self.supplies.messages.lift_hold()
+    pub(super) fn can_publish(&mut self) -> bool {
+        !self.resources.messages.is_held() || self.resources.messages.lift_hold()
     }
 
-    /// Rises with everything that can make room for a publisher: each pool counts for itself what is given
-    /// back, and [`Self::check_no_sleeper`] finds what is counted nowhere.
+    /// A counter that rises with everything that can unblock a publisher. Each pool counts what is returned to it.
+    /// [`Engine::check_no_missed_wakeup`](super::state::Engine) finds what is not counted.
     pub(super) fn room_made(&self) -> u64 {
-        self.broker.room_made() + self.journal.room_made() + self.supplies.messages.room_made()
+        self.broker.room_made() + self.journal.room_made() + self.resources.messages.room_made()
     }
 
-    /// Whether so much is free that one of those who wait for it can go on. Those who wait otherwise as well
-    /// need not stay on the list: they are read when that is over.
-    pub(super) fn has_stash_to_offer(&self) -> bool {
-        self.lists.for_stash.iter().any(|id| self.has_stash_for(id))
+    /// Returns whether enough input backlog is free for a peer that waits for it. Peers that also wait for something
+    /// else need not stay on the list: they are read when that wait ends.
+    pub(super) fn can_resume_backlogged(&self) -> bool {
+        self.lists.for_backlog.iter().any(|id| self.has_backlog_capacity_for(id))
     }
 
-    fn has_stash_for(&self, id: PeerId) -> bool {
+    fn has_backlog_capacity_for(&self, id: PeerId) -> bool {
         let peer = self.peers.get(id);
-        peer.is_none_or(|peer| peer.waiting != Waiting::No || peer.stream.can_go_on(&self.buffers))
+        peer.is_none_or(|peer| peer.waiting != Waiting::No || peer.stream.can_resume(&self.buffers))
     }
 
-    /// Lets those be read for whom so much is free as was missing.
-    pub(super) fn resume_for_stash(&mut self) {
-        for _ in 0..self.lists.for_stash.len() {
-            let Some(id) = self.lists.for_stash.pop() else { break };
-            if !self.has_stash_for(id) {
-                self.lists.for_stash.push(id);
+    /// Lists peers to be read for which enough input backlog is free now.
+    pub(super) fn resume_backlogged(&mut self) {
+        for _ in 0..self.lists.for_backlog.len() {
+            let Some(id) = self.lists.for_backlog.pop() else { break };
+            if !self.has_backlog_capacity_for(id) {
+                self.lists.for_backlog.push(id);
             } else if let Some(peer) = self.peers.get_mut(id) {
-                peer.stream.look_again();
+                peer.stream.assume_readable();
                 self.list_to_read(id);
             }
         }

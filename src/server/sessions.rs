@@ -1,7 +1,8 @@
-//! What follows when something was done with a peer: it has more to say, is written to its end, or is gone.
+//! Follow-up work after a session was called: a peer has output, is flushed, or is closed.
 //!
-//! Always true: whoever had a session do something calls this afterwards; a connection is closed between two pieces of
-//! work: at the end of a turn, or when another one gets its place.
+//! # Invariants
+//! - Code that calls a session calls [`Shared::after_session`] afterwards.
+//! - A connection is closed only at the end of a turn, or when another connection is admitted in its slot.
 
 use std::io;
 
@@ -16,17 +17,17 @@ use super::peer::{Ending, Peer, Session, Waiting};
 use super::platform::{Platform, Readiness};
 use super::state::Shared;
 
-/// How long the last input of a client that is gone may wait to be taken while the client holds what others need:
-/// exclusive queues, deliveries, or output that nobody will read. The input may wait for exactly that.
+/// How long the last input of a lost client may wait to be handled while the client holds what others need. That is
+/// exclusive queues, deliveries, or output that will not be read. The input may be waiting for exactly that.
 const LOST_HOLDER_MS: u64 = 5_000;
-/// How long the last input of any other client that is gone may wait to be taken: what programs sent before they
-/// ended counts.
+/// How long the last input of any other lost client may wait to be handled. Messages that programs sent before they
+/// ended count.
 const LOST_MS: u64 = 600_000;
-/// How long a connection that is over may take to hang up.
+/// How long the peer of a finished connection may take to close it.
 const DRAIN_MS: u64 = 1_000;
 
 impl<P: Platform> Shared<P> {
-    /// The poll reports what became possible with a peer, or what happened to it.
+    /// Records what the poll reported about a peer.
     pub(super) fn note_peer(&mut self, id: PeerId, seen: Readiness) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         if seen.is_readable || seen.is_read_closed || seen.is_error {
@@ -35,50 +36,52 @@ impl<P: Platform> Shared<P> {
             self.list_to_read(id);
         }
         if seen.is_error || seen.is_read_closed {
-            self.note_loss(id);
+            self.note_read_closed(id);
         }
         if seen.is_error || seen.is_read_closed && seen.is_write_closed {
-            // Nobody reads there any more. What was sent before is still read, as soon as it can be, but no
-            // message may go where it would only be lost sight of.
-            self.note_deaf(id);
+            // The client reads no more. Its earlier input is still read as soon as possible, but messages are no
+            // longer delivered to it: they would only be lost from view.
+            self.note_write_closed(id);
         } else if seen.is_writable
             && let Some(peer) = self.peers.get_mut(id)
             && !peer.stream.writable
             && !peer.stream.write_closed
         {
-            // The system says so with whatever else it reports. Who could be written to before is on the list
-            // if there is something to write.
+            // The system reports this with every other event. A peer that was writable before is on the list if it
+            // has output.
             peer.stream.writable = true;
             self.list_to_write(id);
         }
     }
 
-    /// The peer is gone, or will say nothing more, which is the same: AMQP has no half of a connection. One
-    /// that waits is not read to its end, so it would keep what it holds (its place among the connections,
-    /// an exclusive queue, the messages in that) for as long as nobody makes room. An operator's client may
-    /// say its last and wait for the answer.
-    fn note_loss(&mut self, id: PeerId) {
+    /// Handles that a peer is lost, or has shut down its writing side. AMQP has no half-closed connections, so both
+    /// are the same.
+    ///
+    /// A waiting peer is not read to the end of its input. Without a deadline it would keep its connection record,
+    /// its exclusive queues and their messages until capacity becomes free. An operator's client may shut down
+    /// writing and wait for the answer.
+    fn note_read_closed(&mut self, id: PeerId) {
         let (Some(peer), Some(connection)) = (self.peers.get_mut(id), id.connection()) else { return };
         if peer.session.is_bridge() {
-            // Whatever it sent before and was not taken is the upstream's still; what it has to say is read.
-            // Its last words in a handshake, an alert maybe, are read when the step under way is done.
+            // Messages that the link has not taken still belong to the upstream. Its remaining input is
+            // read: the last data of a handshake, such as a TLS alert, when the step under way is done.
             if !matches!(peer.waiting, Waiting::No | Waiting::Handshake(_)) {
                 self.end_now(id);
             }
             return;
         }
         if let Waiting::Worker(_) = peer.waiting {
-            // Nobody is left to be told, and somebody else may want its place.
+            // The client cannot be told the result, and its slot may be needed.
             return self.end_now(id);
         }
-        if peer.lost == Deadline::NEVER {
+        if peer.lost_deadline == Deadline::NEVER {
             let ms = if self.broker.holds_for_others(connection) { LOST_HOLDER_MS } else { LOST_MS };
-            peer.lost = self.now.after_ms(ms);
-            self.lists.deadlines.lower(id, peer.lost);
+            peer.lost_deadline = self.now.after_ms(ms);
+            self.lists.deadlines.lower(id, peer.lost_deadline);
         }
     }
 
-    /// What may have changed whenever a session was asked to do something.
+    /// Updates lists and deadlines after a session was called.
     pub(super) fn after_session(&mut self, id: PeerId) {
         match id.connection() {
             Some(connection) => self.after_amqp(connection),
@@ -97,15 +100,15 @@ impl<P: Platform> Shared<P> {
         }
     }
 
-    /// What follows when a session of AMQP was asked to do something: its handshake may be over, or all of it.
+    /// Handles that a session of AMQP has opened or has ended.
     fn after_amqp(&mut self, id: ConnectionId) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         let Session::Amqp(session) = &mut peer.session else { return };
-        if peer.shaking_hands && session.stage() == Stage::Open {
-            peer.shaking_hands = false;
+        if peer.is_opening && session.stage() == Stage::Open {
+            peer.is_opening = false;
             self.admission.note_opened(id);
             session.set_names(self.broker.views().user_of(id), self.broker.views().vhost_of(id));
-            let (caller, log) = (session.caller(), &mut self.supplies.log);
+            let (caller, log) = (session.caller(), &mut self.resources.log);
             let (source, text) = (caller.peer.source, format_args!("{caller}: connection opened"));
             log.log(self.now, log::Level::Info, source, LogKind::Visit, text);
         }
@@ -115,7 +118,7 @@ impl<P: Platform> Shared<P> {
         }
     }
 
-    /// What may have changed for a client: there is more to read or to handle, or it is over.
+    /// Lists an operator's client to be read if it has more input or requests, and closes it if it is done.
     pub(super) fn after_operator(&mut self, id: PeerId) {
         let Some(Peer { stream, session: Session::Operator(client), ending, .. }) = self.peers.get_mut(id)
         else {
@@ -133,10 +136,10 @@ impl<P: Platform> Shared<P> {
         }
     }
 
-    /// Goes on after a write; `has_moved`: the socket took something, or replies or deliveries were written.
+    /// Continues after a write. `has_moved`: the socket took bytes, or replies or deliveries were written.
     pub(super) fn after_write(&mut self, id: PeerId, has_moved: bool) {
         let Some(peer) = self.peers.get_mut(id) else { return };
-        if peer.shaking_hands && has_moved {
+        if peer.is_opening && has_moved {
             (peer.has_sent, peer.silent_since) = (true, self.now);
         }
         if peer.waiting == Waiting::Replies && has_moved {
@@ -148,7 +151,7 @@ impl<P: Platform> Shared<P> {
             peer.stream.shut_down_writing(&mut self.buffers);
             let until = self.now.after_ms(DRAIN_MS);
             peer.ending = Ending::Draining(until);
-            peer.stream.look_again();
+            peer.stream.assume_readable();
             self.lists.deadlines.lower(id, until);
             self.list_to_read(id);
         } else if peer.stream.writable && has_moved && (more || self.has_deliveries(id)) {
@@ -161,44 +164,44 @@ impl<P: Platform> Shared<P> {
         id.connection().is_some_and(|connection| self.broker.has_output(connection))
     }
 
-    /// The peer takes nothing any more. What it sent before still counts and is read to its end.
-    pub(super) fn lose_writing(&mut self, id: PeerId, error: &io::Error) {
+    /// Handles a failed write. Input that the peer sent before still counts and is read to its end.
+    pub(super) fn note_write_failed(&mut self, id: PeerId, error: &io::Error) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         log::debug!("{}: writing failed: {error}", peer.address);
         peer.stream.read_closed = true;
-        peer.stream.look_again();
-        self.note_deaf(id);
+        peer.stream.assume_readable();
+        self.note_write_closed(id);
         self.list_to_read(id);
     }
 
-    /// Nothing that is written reaches the peer any more: who waits until its replies have left would wait
-    /// until its last deadline, with all that it holds.
-    pub(super) fn note_deaf(&mut self, id: PeerId) {
+    /// Handles that no output reaches the peer any more. A peer that waits until its replies have been sent would
+    /// otherwise keep its resources until its last deadline.
+    pub(super) fn note_write_closed(&mut self, id: PeerId) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         (peer.stream.write_closed, peer.stream.writable) = (true, false);
         let is_waiting_for_writing = peer.waiting == Waiting::Replies || peer.ending == Ending::Flushing;
-        if peer.lost != Deadline::NEVER && (peer.session.has_output() || peer.stream.has_unsent()) {
-            peer.lost = peer.lost.min(self.now.after_ms(LOST_HOLDER_MS));
-            self.lists.deadlines.lower(id, peer.lost);
+        if peer.lost_deadline != Deadline::NEVER && (peer.session.has_output() || peer.stream.has_unsent()) {
+            peer.lost_deadline = peer.lost_deadline.min(self.now.after_ms(LOST_HOLDER_MS));
+            self.lists.deadlines.lower(id, peer.lost_deadline);
         }
         let connection = id.connection();
         if let Some(connection) = connection {
             let (broker, mut context) = self.broker_mut();
             broker.set_writable(&mut context, connection, false);
         }
-        // Who has no record at the broker came for answers, and nothing else.
+        // A client without a record at the broker exists only for answers.
         if is_waiting_for_writing || connection.is_none() {
             self.end_now(id);
         }
     }
 
-    /// What we closed is read again, for its answer.
+    /// Ends the waiting of a connection that we closed, so that its `connection.close-ok` is read.
     pub(super) fn resume_closed(&mut self, id: ConnectionId) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         peer.held = None;
         let waited = core::mem::replace(&mut peer.waiting, Waiting::No);
         match waited {
-            Waiting::Room => self.lists.for_room.remove(id),
+            Waiting::Capacity => self.lists.for_capacity.remove(id),
             Waiting::Job => self.lists.for_jobs.remove(id),
             Waiting::Worker(_) => self.worker.checks.remove(id.into()),
             Waiting::No | Waiting::Replies | Waiting::Handshake(_) | Waiting::Disk(_) => {}
@@ -207,14 +210,14 @@ impl<P: Platform> Shared<P> {
         self.after_session(id.into());
     }
 
-    /// Gives the answer that had to wait, and lets the connection go on.
+    /// Sends the deferred answer, and resumes the connection.
     pub(super) fn answer_held(&mut self, id: ConnectionId) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         let session = peer.session.amqp();
         if let Some((outcome, order)) = peer.held.take()
             && session.expects_answer()
         {
-            let mut context = self.supplies.context(self.now, &self.broker, &self.journal, id);
+            let mut context = self.resources.context(self.now, &self.broker, &self.journal, id);
             session.answer(&mut context, outcome, order, Batch::NONE);
         }
         if self.broker.is_busy(id) {
@@ -223,13 +226,14 @@ impl<P: Platform> Shared<P> {
         } else {
             self.resume(id);
         }
-        // What had to stand behind the answer: the end of a consumer, say.
+        // Output that must follow the answer, such as the cancellation of a consumer.
         if self.broker.has_output(id) {
             self.list_to_write(id);
         }
     }
 
-    /// After everything in a turn that applies commands, for a command may end the job of another.
+    /// Resumes peers whose job at the broker is done. Called after everything in a turn that applies commands,
+    /// because a command may end another connection's job.
     pub(super) fn resume_after_jobs(&mut self) {
         for _ in 0..self.lists.for_jobs.len() {
             let Some(peer) = self.lists.for_jobs.pop() else { break };
@@ -253,7 +257,7 @@ impl<P: Platform> Shared<P> {
         }
     }
 
-    /// The broker may have done for a client what that waits for.
+    /// Resumes an operator's client if the broker has done what it waits for.
     pub(super) fn resume_operator(&mut self, id: PeerId) {
         let Some(Peer { session: Session::Operator(client), .. }) = self.peers.get(id) else { return };
         match client.session.is_held_up(&self.broker) {
@@ -262,7 +266,8 @@ impl<P: Platform> Shared<P> {
         }
     }
 
-    /// Ends an operator's client that has been still for long; one that waits for the disk waits for the broker.
+    /// Closes an operator's client that has been idle for too long. Time spent waiting for the disk or the broker
+    /// does not count.
     pub(super) fn call_operator(&mut self, id: PeerId) {
         let now = self.now;
         let Some(Peer { session: Session::Operator(client), waiting, .. }) = self.peers.get_mut(id) else {
@@ -278,8 +283,8 @@ impl<P: Platform> Shared<P> {
         self.lists.deadlines.lower(id, client.deadline());
     }
 
-    /// Says how a connection ended that had been opened.
-    pub(super) fn log_leaving(&mut self, id: PeerId) {
+    /// Logs how a connection ended that had been opened.
+    pub(super) fn log_closed(&mut self, id: PeerId) {
         let Some(peer) = self.peers.get(id) else { return };
         let Session::Amqp(session) = &peer.session else { return };
         let how = match session.stage() {
@@ -287,10 +292,10 @@ impl<P: Platform> Shared<P> {
             Stage::Over => "connection closed",
             Stage::Unproven | Stage::LoggedIn => return,
         };
-        if !peer.shaking_hands {
+        if !peer.is_opening {
             let caller = session.caller();
             let (source, text) = (caller.peer.source, format_args!("{caller}: {how}"));
-            self.supplies.log.log(self.now, log::Level::Info, source, LogKind::Visit, text);
+            self.resources.log.log(self.now, log::Level::Info, source, LogKind::Visit, text);
         }
     }
 }

@@ -1,4 +1,8 @@
-//! Everything that runs, reserved at once, and what whoever runs it may see of it and set.
+//! The engine: everything that runs, reserved at start, and its interface to the daemon.
+//!
+//! The parts of the engine are AMQP sessions, worker jobs, bridges, operators and the disk. One of them runs at a
+//! time and has [`Shared`] for itself meanwhile. `Shared` knows nothing of bridges, operators or the disk. Work that
+//! concerns several parts is done by [`Engine`].
 
 use leveret_bridge::Origin;
 use leveret_broker::Broker;
@@ -15,7 +19,7 @@ use leveret_management::request_context::Process;
 use leveret_management::samples::Samples;
 
 use super::admission::{Admission, Listeners};
-use super::blocked_publishers::RoomOffers;
+use super::blocked_publishers::BlockedPublishers;
 use super::bridges::{self, Bridges};
 use super::idle_memory::IdleMemory;
 use super::lists::Lists;
@@ -28,60 +32,59 @@ use super::stream::Buffers;
 use super::turn::TurnBudget;
 use super::worker::{CertificateState, WorkerQueue};
 
-/// What an engine is made from.
+/// The values from which an [`Engine`] is made.
 #[derive(Clone, Debug)]
 pub struct Setup {
-    /// How much there may be of everything; all of it is reserved.
+    /// The limits of all resources, which are reserved at start.
     pub limits: Limits,
-    /// What peers are told of the broker.
+    /// The identity of the broker that clients are told.
     pub identity: Identity,
-    /// Accepted connections that may wait for a place, at most [`WAITING_MAX`](crate::WAITING_MAX).
+    /// Maximum number of accepted sockets that wait for a slot, at most [`WAITING_MAX`](crate::WAITING_MAX).
     pub waiting_max: usize,
-    /// Listeners for AMQP, by their places: whether whoever comes in there speaks TLS.
+    /// Listeners for AMQP, by index: whether TLS is used.
     pub listeners: Vec<bool>,
-    /// Listeners of the management API and behind them those for metrics, by their places: whether whoever comes in
-    /// there speaks TLS.
+    /// Listeners of the management API, followed by those for metrics, by index: whether TLS is used.
     pub management_listeners: Vec<bool>,
-    /// How many of them are for metrics without a login.
+    /// Number of `management_listeners` that serve metrics without a login.
     pub metrics_listeners: usize,
-    /// What our certificates are good for as things stand.
+    /// The validity of our certificates at start.
     pub certificates: CertificateState,
-    /// Links of bridges that may speak TLS at once.
+    /// Maximum number of bridge links that use TLS at a time.
     pub tls_links: usize,
-    /// All memory is locked: nothing is given back.
+    /// Whether all memory is locked, so that none is returned to the system.
     pub is_memory_locked: bool,
-    /// What an operator is told of the process.
+    /// The description of the process for operators.
     pub process: Process,
-    /// The user that the process runs as; besides root, the only one who gets at the control socket.
+    /// The user that the process runs as. Only this user and root may use the control socket.
     pub own_uid: u32,
 }
 
-/// Everything that runs but for the system: what all parts are lent, and the parts.
+/// The event loop: its parts, and what they share.
 pub struct Engine<P: Platform> {
     pub(super) shared: Shared<P>,
-    /// The store, unless it cannot be used at all.
+    /// Storage, unless it cannot be used at all.
     pub(super) store: Option<StoreDriver>,
-    /// What is known of the publishers that wait for room.
-    pub(super) room: RoomOffers,
+    /// The state of the publishers that wait for capacity.
+    pub(super) blocked: BlockedPublishers,
     pub(super) idle_memory: IdleMemory,
     pub(super) operators: Operators,
     pub(super) bridges: Bridges,
 }
 
 impl<P: Platform> Engine<P> {
-    /// Reserves everything. Nobody can come in before the first turn; a store comes by [`Self::set_store`].
+    /// Reserves everything. No connection is accepted before the first turn. [`Self::set_store`] adds storage.
     pub fn new(setup: Setup, broker: Broker, platform: P) -> Self {
         let limits = setup.limits;
         let connections = limits.connection_records();
         let (bridges_max, frame_max) = (limits.bridges_max as usize, limits.frame_max as usize);
         let mut broker = broker;
-        // Those of the file take theirs when they are known, see `set_bridges`.
+        // Bridges of the configuration file reserve theirs later, in `set_bridges`.
         broker.set_shovel_places(bridges_max);
         broker.set_parameter_check(bridges::check);
-        let has_tls_room = setup.tls_links > 0;
+        let has_tls_memory = setup.tls_links > 0;
         let called = (&*setup.process.node, &*setup.identity.version);
-        let bridges = Bridges::new(bridges_max, frame_max, called, broker.chance(), has_tls_room);
-        let peers = Peers::<P::Socket>::places_max(connections);
+        let bridges = Bridges::new(bridges_max, frame_max, called, broker.chance(), has_tls_memory);
+        let peers = Peers::<P::Socket>::slots_max(connections);
         let listeners = Listeners {
             amqp: setup.listeners,
             management: setup.management_listeners,
@@ -100,7 +103,7 @@ impl<P: Platform> Engine<P> {
             admission: Admission::new(&listeners, limits.handshakes_max as usize, setup.waiting_max),
             peers: Peers::with_capacity(connections),
             lists: Lists::with_capacity(peers),
-            supplies: Supplies {
+            resources: SharedResources {
                 settings: Settings::new(&limits, &setup.identity),
                 pools: Pools::new(&limits),
                 messages: Messages::new(limits.message_limits()),
@@ -108,7 +111,7 @@ impl<P: Platform> Engine<P> {
             },
             broker,
             journal: Journal::new(limits.messages_max as usize),
-            worker: WorkerQueue::new(&limits, with_tls, (setup.certificates, tls_others)),
+            worker: WorkerQueue::new(&limits, with_tls, setup.certificates, tls_others),
             buffers: Buffers::new(&limits, with_tls, tls_others),
             scratch: Scratch::new(&limits),
             budget: TurnBudget::default(),
@@ -117,14 +120,14 @@ impl<P: Platform> Engine<P> {
         Self {
             shared,
             store: None,
-            room: RoomOffers::new(),
+            blocked: BlockedPublishers::new(),
             idle_memory: IdleMemory::new(setup.is_memory_locked),
             operators: Operators::closed(setup.process, setup.own_uid, samples),
             bridges,
         }
     }
 
-    /// What is durable goes there from now on; the broker knows already what it holds.
+    /// Sets where durable entries go from now on. The broker has already recovered what the store contains.
     pub fn set_store(&mut self, mut store: StoreDriver) {
         let disk_limit = &mut self.operators.process.disk_limit_bytes;
         if *disk_limit == 0 {
@@ -133,137 +136,131 @@ impl<P: Platform> Engine<P> {
         self.store = Some(store);
     }
 
-    /// What is durable is there, if there is a disk.
+    /// Returns storage, if there is a disk.
     pub const fn store(&self) -> Option<&StoreDriver> {
         self.store.as_ref()
     }
 
-    /// The world outside.
+    /// Returns the platform.
     pub const fn platform(&self) -> &P {
         &self.shared.platform
     }
 
-    /// See [`Self::platform`].
+    /// Returns the platform.
     pub const fn platform_mut(&mut self) -> &mut P {
         &mut self.shared.platform
     }
 
-    /// The broker and what it works with, for a start that declares what there is to be, and for whoever
-    /// looks.
+    /// Returns the broker and the context for its calls: for declarations at start, and for inspection.
     pub const fn broker_mut(&mut self) -> (&mut Broker, leveret_broker::Context<'_>) {
         self.shared.broker_mut()
     }
 
-    /// The broker.
+    /// Returns the broker.
     pub const fn broker(&self) -> &Broker {
         &self.shared.broker
     }
 
-    /// What the broker has said that is to be written.
+    /// Returns the pending-write buffer: entries of the broker that are to be written.
     pub const fn journal(&self) -> &Journal {
         &self.shared.journal
     }
 
-    /// All messages in memory.
+    /// Returns the pool of all messages in memory.
     pub const fn messages(&self) -> &Messages {
-        &self.shared.supplies.messages
+        &self.shared.resources.messages
     }
 
-    /// What the sessions share.
+    /// Returns the pools that the sessions share.
     pub const fn pools(&self) -> &Pools {
-        &self.shared.supplies.pools
+        &self.shared.resources.pools
     }
 
-    /// Bytes of input that wait, of all peers.
+    /// Returns the number of bytes of input and output that wait, of all peers.
     pub const fn input_bytes_waiting(&self) -> usize {
         self.shared.buffers.bytes_used()
     }
 
-    /// What was last set by `set_now`.
+    /// Returns the time that `set_now` set last.
     pub const fn now(&self) -> Now {
         self.shared.now
     }
 
-    /// Whether there is a bridge.
+    /// Returns whether there is a bridge.
     pub const fn has_bridges(&self) -> bool {
         !self.bridges.is_empty()
     }
 
-    /// Sets whose messages leave this broker: those of a store, in one of its lives.
+    /// Sets the origin that outgoing bridge messages carry: the id of the store and its epoch.
     pub const fn set_origin(&mut self, store: [u8; 16], life: u32) {
         self.bridges.set_origin(Origin { store, life });
     }
 
-    /// These bridges of the configuration are to be there from now on, beside those of parameters: those that
-    /// are there as they are stay as they are.
+    /// Sets the bridges of the configuration file, beside those of parameters. Unchanged bridges go on undisturbed.
     #[cold]
     pub fn set_bridges(&mut self, said: &[BridgeConfig]) {
         self.bridges.set(&mut self.shared, said);
     }
 
-    /// What of bridges is to be written down; `None`: there are none.
+    /// Returns the state of the bridges that is to be written to the disk. `None`: there are no bridges.
     #[cold]
     pub fn bridge_notes(&mut self) -> Option<String> {
         self.bridges.notes(&self.shared)
     }
 
-    /// Takes up what was written down; the bridges are there already, and nothing has been done with them.
+    /// Restores the state of the bridges from `notes`. Called after `set_bridges`, before the bridges do anything.
     #[cold]
     pub fn restore_bridges(&mut self, notes: &str) {
         self.bridges.restore(notes, self.shared.now);
     }
 
-    /// Lets the operator's clients in from now on.
+    /// Accepts clients of the control socket from now on.
     pub const fn open_control_socket(&mut self) {
         self.operators.is_open = true;
     }
 
-    /// What an operator is told of the configuration from now on.
+    /// Sets the description of the configuration that operators see.
     pub fn set_environment(&mut self, shown: String) {
         self.operators.process.environment = shown;
     }
 
-    /// Raises the alarm that the file of `load_definitions` could not be read.
+    /// Raises the alarm that the `load_definitions` file could not be read.
     pub fn set_definitions_unread(&mut self) {
         self.operators.process.are_definitions_unread = true;
     }
 
-    /// Has the configuration read again, and its certificates with it.
+    /// Has the worker read the configuration and its certificates again.
     pub fn reload(&mut self, config: Box<Config>) {
         self.shared.worker.reload = Some(config);
     }
 
-    /// Has the certificates read again if their files have changed.
+    /// Has the worker read the certificates again if their files have changed.
     pub fn look_at_certificates(&mut self) {
         self.shared.worker.are_certificates_due = true;
     }
 
-    /// What the configuration says that was read again, or why it cannot be used.
+    /// Returns the result of a reload: the new configuration, or why it cannot be used.
     pub fn take_reloaded(&mut self) -> Option<Result<Config, String>> {
         self.shared.worker.reloaded.take().map(|again| *again)
     }
 }
 
-// What sessions, and whoever else works for the loop, are lent: pools, messages and the log, and space to work in.
-//
-// Always true: there is one of each, and whoever is lent them gives them back before anybody else works.
-
-/// What sessions are lent while they work.
+/// Pools, messages and log that sessions and other parts borrow while they work. Each exists once.
 #[derive(Debug)]
-pub(super) struct Supplies {
+pub(super) struct SharedResources {
     pub(super) settings: Settings,
     pub(super) pools: Pools,
     pub(super) messages: Messages,
-    /// What is logged of peers goes through it.
+    /// The rate-limited log, used for all lines about peers.
     pub(super) log: LogLimiter,
 }
 
-/// Space for one reading or writing, which nobody keeps.
+/// Buffers for one read or write. Their content is not kept.
 #[derive(Debug)]
 pub(super) struct Scratch {
-    /// What one peer has sent.
+    /// Input of one peer.
     pub(super) input: Box<[u8]>,
-    /// What one peer is to be sent.
+    /// Output for one peer.
     pub(super) output: Box<[u8]>,
     /// The names in one command.
     pub(super) names: Names,
@@ -280,7 +277,7 @@ impl Scratch {
     }
 }
 
-impl Supplies {
+impl SharedResources {
     #[inline(always)]
     pub(super) fn context(
         &mut self,
@@ -302,36 +299,28 @@ impl Supplies {
     }
 }
 
-// What every part of the engine is lent: the peers and their lists, the broker and what it works with, budgets.
-//
-// The parts are the sessions of peers, the worker's jobs, bridges, operators and the disk. One of them runs at a time,
-// and has all of this for as long.
-//
-// Always true: nothing here knows of bridges, operators or the disk: what concerns more than one part is done by
-// [`Engine`](super::state::Engine), which has them.
-
-/// What every part is lent.
+/// The state that every part of the engine borrows while it works.
 pub(super) struct Shared<P: Platform> {
     pub(super) limits: Limits,
     pub(super) now: Now,
-    /// By when everybody must have gone, once it is to stop.
+    /// During a shutdown: when the last connection must have ended.
     pub(super) stopping: Option<Deadline>,
-    /// The world outside.
+    /// The operating system's side.
     pub(super) platform: P,
     pub(super) admission: Admission<P::Socket>,
-    /// Whoever is connected, of whatever kind.
+    /// All peers, of every kind.
     pub(super) peers: Peers<P::Socket>,
-    /// Who of them is to be read, written to, closed or called, and who waits for what.
+    /// The lists of peers: to be read, written, closed, called at a deadline, or waiting.
     pub(super) lists: Lists,
-    pub(super) supplies: Supplies,
+    pub(super) resources: SharedResources,
     pub(super) broker: Broker,
-    /// What the broker has said that is to be written.
+    /// Pending-write buffer: entries of the broker that are to be written.
     pub(super) journal: Journal,
-    /// What the worker is to do.
+    /// Jobs for the worker.
     pub(super) worker: WorkerQueue,
     pub(super) buffers: Buffers,
     pub(super) scratch: Scratch,
-    /// What this turn has read and done so far.
+    /// The input read and the work done in the current turn.
     pub(super) budget: TurnBudget,
 }
 
@@ -340,27 +329,27 @@ impl<P: Platform> Shared<P> {
         self.stopping.is_some()
     }
 
-    /// The broker, and what its calls are lent: journal, messages, and the turn's budget of work.
+    /// Returns the broker and the context for its calls: pending-write buffer, messages, and work counter.
     pub(super) const fn broker_mut(&mut self) -> (&mut Broker, leveret_broker::Context<'_>) {
         let context = leveret_broker::Context::new(
             &mut self.journal,
-            &mut self.supplies.messages,
+            &mut self.resources.messages,
             &mut self.budget.work,
         );
         (&mut self.broker, context)
     }
 
-    /// Has a peer read in the next turn, unless it waits for something.
+    /// Lists a peer to be read in the next turn, unless it waits for something.
     pub(super) fn list_to_read(&mut self, id: impl Into<PeerId>) {
         self.lists.list_to_read(&self.peers, id);
     }
 
-    /// Has a peer written to in this turn, or the next.
+    /// Lists a peer to be written to in this turn or the next.
     pub(super) fn list_to_write(&mut self, id: impl Into<PeerId>) {
         self.lists.list_to_write(id);
     }
 
-    /// A peer waits for nothing any more.
+    /// Ends the waiting of a peer and lists it to be read.
     pub(super) fn resume(&mut self, id: impl Into<PeerId>) {
         self.lists.resume(&mut self.peers, id);
     }

@@ -1,11 +1,12 @@
-//! The end: everybody is told to go, and what is not written yet is written.
+//! Shutdown: connections are closed, and pending entries are written.
 //!
 //! ```text
-//! begin_stop ─ turns until is_stopped ─ begin_flush ─ flush until it is done ─ end_store ─ flush again
+//!   begin_stop ─ turns until is_stopped ─ begin_flush ─ flush until it returns false ─ end_store ─ flush again
 //! ```
 //!
-//! Always true: a stop takes as long as peers need to take their `connection.close`, and no longer than
-//! [`STOP_MS`]; a store that finds no room on the disk is not waited for.
+//! # Invariants
+//! - A stop takes as long as clients need to answer `connection.close`, and at most [`STOP_MS`].
+//! - A store that finds no disk space is not waited for.
 
 use std::io;
 
@@ -16,12 +17,12 @@ use leveret_core::time::Deadline;
 use super::platform::Platform;
 use super::state::Engine;
 
-/// How long a stop may take: clients get so much time to take their connection.close.
+/// How long clients get to answer `connection.close`, in milliseconds.
 const STOP_MS: u64 = 700;
 
 impl<P: Platform> Engine<P> {
-    /// Tells everybody to go, and stops when they have gone or after a while; `how` says on whose wish. Asked
-    /// a second time, it stops at once.
+    /// Begins the shutdown: closes all connections, and stops when they have ended or after 700 ms. `how` names
+    /// the reason for the log. A second call stops at once.
     pub fn begin_stop(&mut self, how: &str) {
         if self.shared.stopping.is_some() {
             self.shared.stopping = Some(self.shared.now.after_ms(0));
@@ -36,48 +37,48 @@ impl<P: Platform> Engine<P> {
             format_args!("broker forced connection closure with reason 'shutdown'"),
         );
         for index in 0..self.shared.peers.connections_seen() {
-            self.put_one_out(ConnectionId::from_index(index), &fault);
+            self.force_close(ConnectionId::from_index(index), &fault);
         }
-        self.shared.lists.for_room.clear();
+        self.shared.lists.for_capacity.clear();
         self.shared.lists.for_jobs.clear();
     }
 
-    /// Whether it is about to stop.
+    /// Returns whether the shutdown has begun.
     pub const fn is_stopping(&self) -> bool {
         self.shared.stopping.is_some()
     }
 
-    /// Whether no turn is to be taken any more.
+    /// Returns whether no further turn is to be run.
     pub fn is_stopped(&self) -> bool {
         self.shared.stopping.is_some_and(|at| {
             self.shared.peers.connections() == 0 && !self.bridges.is_connected() || at.is_due(self.shared.now)
         })
     }
 
-    /// Begins to write what has not been written when the turns have ended; `true`: [`Self::flush`] is to be
-    /// called, after a sleep.
+    /// Begins to write pending entries after the last turn. If it returns `true`, [`Self::flush`] must be called
+    /// after a sleep.
     pub fn begin_flush(&mut self) -> bool {
         let Some(store) = &mut self.store else { return false };
         store.keeper.flush(self.shared.now);
         self.go_on_flushing()
     }
 
-    /// Goes on with that; `true`: once more.
+    /// Continues to write. If it returns `true`, it must be called again.
     ///
     /// # Errors
-    /// The disk failed.
+    /// Returns the error of the disk if it failed.
     pub fn flush(&mut self) -> io::Result<bool> {
-        self.take_from_disk()?;
+        self.take_disk_results()?;
         Ok(self.go_on_flushing())
     }
 
     fn go_on_flushing(&mut self) -> bool {
         let (broker, mut context) = self.shared.broker_mut();
         let has_jobs = broker.run_jobs(&mut context);
-        self.hand_to_disk();
-        // Nobody asks for turns any more, so a job that is not over is as good a reason for the next call.
+        self.start_disk_jobs();
+        // There are no more turns, so an unfinished job also requires the next call.
         if has_jobs && let Some(store) = &mut self.store {
-            store.note_spilling(true);
+            store.set_evicting(true);
         }
         self.is_flushing()
     }
@@ -88,22 +89,22 @@ impl<P: Platform> Engine<P> {
             return false;
         };
         if store.is_stuck() {
-            log::warn!("the disk is full: what had not been confirmed yet is not written");
+            log::warn!("the disk is full: entries that had not been confirmed are not written");
             return false;
         }
         true
     }
 
-    /// Until when to sleep before that; `None`: not at all. Of all that a turn waits for, only the store
-    /// matters: the stop itself has been due for long.
+    /// Returns until when to sleep before the next flush. `None`: do not sleep. Only storage matters here: the
+    /// deadline of the shutdown is long past.
     pub fn flush_sleeps_until(&self) -> Option<Deadline> {
         let store = self.store.as_ref()?;
         let is_busy =
-            store.has_work(&self.shared.broker, &self.shared.journal, &self.shared.supplies.messages);
+            store.has_work(&self.shared.broker, &self.shared.journal, &self.shared.resources.messages);
         (!is_busy).then(|| store.keeper.deadline())
     }
 
-    /// Ends the store's life when everything is written; `true`: there is more to flush for that.
+    /// Ends the epoch of the store when everything is written. If it returns `true`, there is more to flush for that.
     pub fn end_store(&mut self) -> bool {
         let Some(store) = self.store.as_mut().filter(|store| store.keeper.is_idle(&self.shared.journal))
         else {
@@ -114,15 +115,15 @@ impl<P: Platform> Engine<P> {
         self.begin_flush()
     }
 
-    /// Logs what the store has done since the start.
+    /// Logs the counters of storage since the start.
     pub fn log_counters(&self) {
         if let Some(store) = &self.store {
             store.log_counters();
         }
     }
 
-    /// Logs what was held back of peers' lines.
+    /// Logs how many lines about peers the rate limit suppressed.
     pub fn log_held_back(&mut self) {
-        self.shared.supplies.log.report();
+        self.shared.resources.log.report();
     }
 }

@@ -1,10 +1,14 @@
-//! What passes between the broker and the store: jobs for the disk come out, their results go in.
+//! The interface between the broker and storage: jobs for the disk, and their results.
 //!
-//! Why it exists: the loop hands the jobs to threads, and the simulator runs them when it likes; everything
-//! in between is the same code.
+//! The daemon runs the jobs on threads, and the simulator runs them at times of its own choice. Everything between is
+//! the same code.
 //!
-//! Always true: no thread, no clock, no disk; one write and one read are out at a time; what was read goes
-//! into its queue as far as there is memory for it, in order.
+//! # Invariants
+//! - There is no thread, clock or disk in this file.
+//! - At most one write and one read are under way.
+//! - Messages that were read are put into their queue in order, as far as memory allows.
+//! - A failed write is final: nothing that was not durable before is confirmed.
+//! - Every peer that waits for the disk is notified of every commit.
 
 use std::io;
 
@@ -20,94 +24,74 @@ use super::peer::Waiting;
 use super::platform::Platform;
 use super::state::Engine;
 
-/// The store as the loop's thread sees it.
+/// Number of retries of a failed read before its messages are reported as lost.
+const READ_RETRIES: u32 = 4;
+/// A commit that takes this long is logged, in microseconds.
+const SLOW_COMMIT_US: u64 = 1_000_000;
+/// Number of commits that waited for the sync budget after which that is logged once.
+const COMMITS_OVER_BUDGET_LOGGED: u64 = 100;
+
+/// Storage as the event loop sees it.
 pub struct StoreDriver {
     pub(super) keeper: Keeper,
-    /// What is being read for a queue; the reader may also be cleaning.
+    /// The read under way: for a queue, or for compaction.
     reading: Reading,
-    cleans_next: bool,
-    /// No commit is on its way that must be over first.
-    may_fetch: bool,
-    /// Reads for queues that the disk refused, one after the other.
-    refused: u32,
-    /// Messages may leave memory in the next turn.
-    spills: bool,
+    is_compaction_next: bool,
+    /// Whether reads for queues may start, because no commit is under way that must finish first.
+    may_read_queues: bool,
+    /// Number of consecutive reads for queues that the disk refused.
+    refused_reads: u32,
+    /// Whether messages can leave memory in the next turn.
+    is_evicting: bool,
     /// How long commits took.
     sync_times: SyncTimes,
-    /// The log has said that confirms wait for the sync budget.
-    pub(super) has_told_budget: bool,
-}
-
-/// A read that the disk refuses is asked for so often again before what it was for counts as lost.
-const READ_AGAIN: u32 = 4;
-
-/// What the reader is busy with.
-enum Reading {
-    Nothing,
-    Cleaning,
-    Queue(Fetch),
-    Chunk(Fetch, Large),
-}
-
-/// A message with a large body that is being read chunk by chunk.
-struct Large {
-    offset: u64,
-    enqueued_ms: u64,
-    message: MessageId,
-    body: u64,
-    chunks: u32,
-    next: u32,
-}
-
-/// Why no more of what was read was taken.
-enum Stopped {
-    NoRoom,
-    Large(Large),
+    /// Whether it was logged that confirms wait for the sync budget.
+    pub(super) has_logged_budget: bool,
 }
 
 impl StoreDriver {
-    /// For messages with properties of at most `frame_max` bytes.
+    /// Makes a driver for messages with properties of at most `frame_max` bytes.
     pub fn new(log: Log, frame_max: usize) -> Self {
         Self {
             keeper: Keeper::new(log, frame_max),
             reading: Reading::Nothing,
-            cleans_next: false,
-            may_fetch: true,
-            refused: 0,
-            spills: false,
+            is_compaction_next: false,
+            may_read_queues: true,
+            refused_reads: 0,
+            is_evicting: false,
             sync_times: SyncTimes::default(),
-            has_told_budget: false,
+            has_logged_budget: false,
         }
     }
 
-    /// The log.
+    /// Returns the log.
     pub const fn log(&self) -> &Log {
         self.keeper.log()
     }
 
-    /// Whether a read that went like this is to be tried again. Cards refuse reads now and then that they
-    /// grant the next time, and a message is passed over for as long as the process lives.
-    fn tries_again(&mut self, was_refused: bool) -> bool {
-        self.refused = if was_refused { self.refused + 1 } else { 0 };
-        was_refused && self.refused < READ_AGAIN
+    /// Returns whether a read must be retried. SD cards sometimes refuse a read that succeeds at the next attempt,
+    /// and a lost message is skipped for as long as the process runs.
+    fn must_retry(&mut self, was_refused: bool) -> bool {
+        self.refused_reads = if was_refused { self.refused_reads + 1 } else { 0 };
+        was_refused && self.refused_reads < READ_RETRIES
     }
 
-    /// Notes whether messages may go on leaving memory in the next turn.
-    pub(super) const fn note_spilling(&mut self, spills: bool) {
-        self.spills = spills;
+    /// Records whether messages can leave memory in the next turn.
+    pub(super) const fn set_evicting(&mut self, is_evicting: bool) {
+        self.is_evicting = is_evicting;
     }
 
-    /// Whether there is something to hand out now.
+    /// Returns whether a job can be started now.
     pub(crate) fn has_work(&self, broker: &Broker, journal: &Journal, messages: &Messages) -> bool {
         let wants_to_read =
-            self.may_fetch && broker.queues().wants_pages(messages) || self.log().looks_for_work();
-        self.spills || journal.has_news() || wants_to_read && matches!(self.reading, Reading::Nothing)
+            self.may_read_queues && broker.queues().wants_pages(messages) || self.log().looks_for_work();
+        self.is_evicting || journal.has_news() || wants_to_read && matches!(self.reading, Reading::Nothing)
     }
 
-    /// Takes what was written.
+    /// Takes the result of a write.
     ///
     /// # Errors
-    /// The disk failed.
+    /// Returns the error of the disk if the write failed.
     pub(crate) fn take_write(
         &mut self,
         journal: &mut Journal,
@@ -115,24 +99,24 @@ impl StoreDriver {
         done: WriteDone,
         now: Now,
     ) -> io::Result<()> {
-        self.may_fetch = true;
+        self.may_read_queues = true;
         self.keeper.write_done(journal, messages, done, now).map_err(|failed| failed.0)
     }
 
-    /// What to read next, if nothing is being read.
+    /// Returns the next read, if none is under way.
     pub(crate) fn next_read(&mut self, broker: &mut Broker, messages: &Messages) -> Option<Read> {
-        self.put_adopted(broker);
+        self.restore_adopted(broker);
         if !matches!(self.reading, Reading::Nothing) {
             return None;
         }
-        // Turn and turn about, so that neither starves.
-        self.cleans_next = !self.cleans_next;
-        if self.cleans_next
-            && let Some(job) = self.clean()
+        // Queues and the compactor alternate, so that neither starves.
+        self.is_compaction_next = !self.is_compaction_next;
+        if self.is_compaction_next
+            && let Some(job) = self.start_compaction_read()
         {
             return Some(job);
         }
-        if self.may_fetch
+        if self.may_read_queues
             && let Some(fetch) = broker.queues_mut().next_fetch(messages)
         {
             let range = leveret_storage::Range { start: fetch.start, end: fetch.end };
@@ -140,15 +124,15 @@ impl StoreDriver {
                 self.reading = Reading::Queue(fetch);
                 return Some(Read::Fetch(job));
             }
-            // The segment is just being sealed: after that commit.
+            // The segment is just being sealed. The read is retried after that commit.
             broker.queues_mut().want_again(&fetch);
-            self.may_fetch = false;
+            self.may_read_queues = false;
         }
-        self.clean()
+        self.start_compaction_read()
     }
 
-    /// Puts into queues that adopted orphans what the log has of those, before anybody takes from them.
-    fn put_adopted(&self, broker: &mut Broker) {
+    /// Puts the recovered messages into queues that adopted orphans, before a consumer takes from them.
+    fn restore_adopted(&self, broker: &mut Broker) {
         while let Some((incarnation, queue)) = broker.recovery_mut().next_adopted() {
             if let Some(found) = self.log().index().queues().get(&incarnation) {
                 restore_messages(broker, found, queue);
@@ -157,13 +141,13 @@ impl StoreDriver {
         }
     }
 
-    fn clean(&mut self) -> Option<Read> {
+    fn start_compaction_read(&mut self) -> Option<Read> {
         let job = self.keeper.log_mut().next_clean_read()?;
-        self.reading = Reading::Cleaning;
+        self.reading = Reading::Compaction;
         Some(Read::Clean(job))
     }
 
-    /// Takes what was read; there may be more to read of the same.
+    /// Takes the result of a read. Returns a further read if the same message continues.
     pub(crate) fn take_read(
         &mut self,
         broker: &mut Broker,
@@ -171,32 +155,32 @@ impl StoreDriver {
         outcome: ReadOutcome,
     ) -> Option<Read> {
         let next = match (core::mem::replace(&mut self.reading, Reading::Nothing), outcome) {
-            (Reading::Cleaning, ReadOutcome::Clean(done)) => {
+            (Reading::Compaction, ReadOutcome::Clean(done)) => {
                 self.keeper.log_mut().clean_read_done(done);
                 None
             }
             (Reading::Queue(fetch), ReadOutcome::Fetch(done)) => {
-                self.take_pages(broker, context, fetch, done)
+                self.put_messages(broker, context, fetch, done)
             }
             (Reading::Chunk(fetch, large), ReadOutcome::Fetch(done)) => {
                 self.take_chunk(broker, context, (fetch, large), done)
             }
-            // One read is under way at a time, and whose it is stands until it is back.
-            _ => unreachable!("what comes back is what was asked for"),
+            // One read is under way at a time, and `reading` is kept until its result arrives.
+            _ => unreachable!("the result belongs to the read that was started"),
         };
         broker.note_lost_messages(context);
         next
     }
 
-    /// Puts what was read into its queue, as far as there is memory for it.
-    fn take_pages(
+    /// Puts messages that were read into their queue, as far as memory allows.
+    fn put_messages(
         &mut self,
         broker: &mut Broker,
         context: &mut Context<'_>,
         fetch: Fetch,
         done: leveret_storage::FetchDone,
     ) -> Option<Read> {
-        if self.tries_again(done.was_refused()) {
+        if self.must_retry(done.was_refused()) {
             self.keeper.log_mut().fetch_done(done, |_, _| {});
             broker.queues_mut().want_again(&fetch);
             return None;
@@ -204,24 +188,24 @@ impl StoreDriver {
         let mut stopped = None;
         let fetched = self.keeper.log_mut().fetch_done(done, |offset, message| {
             if stopped.is_none() {
-                stopped = take_page(broker, context, &fetch, offset, message);
+                stopped = put_message(broker, context, &fetch, offset, message);
             }
         });
         match stopped {
             None => broker.queues_mut().fetched(&fetch, fetched.through),
             Some(Stopped::NoRoom) => broker.queues_mut().page_later(context.messages_mut(), &fetch),
-            Some(Stopped::Large(large)) => return self.read_chunk(broker, context, fetch, large),
+            Some(Stopped::LargeMessage(large)) => return self.read_chunk(broker, context, fetch, large),
         }
         None
     }
 
-    /// Goes on reading a large body, or is done with it.
+    /// Continues to read a large body, or completes it.
     fn read_chunk(
         &mut self,
         broker: &mut Broker,
         context: &mut Context<'_>,
         fetch: Fetch,
-        large: Large,
+        large: LargeMessage,
     ) -> Option<Read> {
         if large.next == large.chunks {
             let is_whole = context.messages_mut().body_missing(large.message) == 0;
@@ -256,10 +240,10 @@ impl StoreDriver {
         &mut self,
         broker: &mut Broker,
         context: &mut Context<'_>,
-        (fetch, mut large): (Fetch, Large),
+        (fetch, mut large): (Fetch, LargeMessage),
         done: leveret_storage::FetchDone,
     ) -> Option<Read> {
-        let tries_again = self.tries_again(done.was_refused());
+        let must_retry = self.must_retry(done.was_refused());
         let mut is_good = false;
         let fetched = self.keeper.log_mut().chunk_done(done, |bytes| {
             if let Some(bytes) = bytes
@@ -271,18 +255,18 @@ impl StoreDriver {
         });
         match (is_good, fetched.retry) {
             (true, _) => large.next += 1,
-            (false, retry) if retry || tries_again => {}
+            (false, retry) if retry || must_retry => {}
             (false, _) => large.next = large.chunks,
         }
         self.read_chunk(broker, context, fetch, large)
     }
 
-    /// A commit took so many microseconds.
+    /// Records that a commit took `took_us` microseconds.
     pub(super) fn note_sync(&mut self, took_us: u64) {
         self.sync_times.add(took_us);
     }
 
-    /// Logs what the store has done since the start.
+    /// Logs the counters of storage since the start.
     pub(super) fn log_counters(&self) {
         let counters = self.log().counters();
         if counters.commits > 0 {
@@ -294,14 +278,137 @@ impl StoreDriver {
         }
     }
 
-    /// Whether the disk has no room for what is to be written, and nothing is on its way that could make any.
+    /// Returns whether the disk lacks space for pending writes while no read is under way that could free any.
     pub(crate) fn is_stuck(&self) -> bool {
         self.keeper.is_stuck() && matches!(self.reading, Reading::Nothing)
     }
 }
 
-/// Puts one message into its queue; says why not, if that stops everything behind it.
-fn take_page(
+/// The read that the reader thread carries out.
+enum Reading {
+    Nothing,
+    Compaction,
+    Queue(Fetch),
+    Chunk(Fetch, LargeMessage),
+}
+
+/// A message with a large body that is being read chunk by chunk.
+struct LargeMessage {
+    offset: u64,
+    enqueued_ms: u64,
+    message: MessageId,
+    body: u64,
+    chunks: u32,
+    next: u32,
+}
+
+/// Why no more of the read messages was taken.
+enum Stopped {
+    NoRoom,
+    LargeMessage(LargeMessage),
+}
+
+impl<P: Platform> Engine<P> {
+    /// Takes the results of disk jobs. A failure is final: nothing that was not durable before is confirmed.
+    pub(super) fn take_disk_results(&mut self) -> io::Result<()> {
+        let Some(store) = &mut self.store else { return Ok(()) };
+        let shared = &mut self.shared;
+        let written = shared.platform.take_written();
+        let is_written = written.is_some();
+        if let Some((done, took_us)) = written {
+            if done.is_commit() {
+                store.note_sync(took_us);
+                if took_us >= SLOW_COMMIT_US {
+                    let text = format_args!("the disk took {} ms for a commit", took_us / 1000);
+                    shared.resources.log.record(shared.now, log::Level::Warn, text);
+                }
+            }
+            let was_full = shared.journal.is_file_system_full();
+            store.take_write(&mut shared.journal, &mut shared.resources.messages, done, shared.now)?;
+            log_full(was_full, shared.journal.is_file_system_full());
+        }
+        if let Some(outcome) = shared.platform.take_read() {
+            let (broker, mut context) = shared.broker_mut();
+            let more = store.take_read(broker, &mut context, outcome);
+            more.into_iter().for_each(|more| shared.platform.start_read(more));
+        }
+        self.note_durable(is_written);
+        Ok(())
+    }
+
+    pub(super) fn start_disk_jobs(&mut self) {
+        let Some(store) = &mut self.store else { return };
+        let shared = &mut self.shared;
+        let (broker, mut context) = shared.broker_mut();
+        store.set_evicting(broker.spill(&mut context));
+        if let Some(job) = store.next_read(broker, context.messages_mut()) {
+            shared.platform.start_read(job);
+        }
+        let (queues, now) = (shared.broker.queues(), shared.now);
+        if queues.has_deadlines() && store.log().time_deadline().is_due(now) {
+            store.keeper.say_time(queues.has_stored_deadline(), now);
+        }
+        // After the reads, which may find that a segment can be deleted, because that takes a commit.
+        let (journal, messages) = (&mut shared.journal, &mut shared.resources.messages);
+        if let Some(job) = store.keeper.next_write(journal, messages, now) {
+            shared.platform.start_write(job);
+        }
+        if !store.has_logged_budget && store.log().over_budget().0 >= COMMITS_OVER_BUDGET_LOGGED {
+            store.has_logged_budget = true;
+            let text = format_args!(
+                "confirms wait for the sync budget: a publisher that waits for each confirm gets at most \
+                 syncs_per_second of them a second; keep several messages unconfirmed, or raise it"
+            );
+            shared.resources.log.log(now, log::Level::Info, LogSource::Anybody, LogKind::Shortage, text);
+        }
+        if let Some(bytes) = store.keeper.log_mut().take_index_overflow() {
+            let text = format_args!(
+                "the index of the log takes {bytes} bytes: publishers of persistent messages wait until some are \
+                 consumed; raise index_bytes_max, or segment_bytes for a new store"
+            );
+            shared.resources.log.warn(now, LogSource::Anybody, LogKind::Shortage, text);
+        }
+        self.note_durable(false);
+    }
+
+    /// Tells the peers that wait for the disk what is durable now. Operators' clients wait for more than messages, so
+    /// they are called after every write.
+    fn note_durable(&mut self, is_written: bool) {
+        self.shared.broker.queues_mut().note_durable(&self.shared.journal);
+        let durable = self.shared.journal.durable();
+        if core::mem::replace(&mut self.shared.lists.durable_announced, durable) == durable && !is_written {
+            return;
+        }
+        for _ in 0..self.shared.lists.for_disk.len() {
+            let Some(id) = self.shared.lists.for_disk.pop() else { break };
+            let Some(connection) = id.connection() else {
+                // The answer of an operator's client is built when it is written.
+                self.shared.list_to_write(id);
+                continue;
+            };
+            let Some(peer) = self.shared.peers.get_mut(id) else { continue };
+            if peer.session.is_bridge() {
+                self.call_bridge(connection, Call::Durable);
+                self.shared.after_session(id);
+                continue;
+            }
+            let mut context = self.shared.resources.context(
+                self.shared.now,
+                &self.shared.broker,
+                &self.shared.journal,
+                connection,
+            );
+            peer.session.amqp().note_durable(&mut context);
+            if matches!(peer.waiting, Waiting::Disk(batch) if batch <= durable) {
+                self.shared.answer_held(connection);
+            }
+            self.shared.after_session(id);
+        }
+    }
+}
+
+/// Puts one message into its queue. Returns why not, if that stops all messages behind it.
+fn put_message(
     broker: &mut Broker,
     context: &mut Context<'_>,
     fetch: &Fetch,
@@ -327,7 +434,14 @@ fn take_page(
     };
     if let leveret_storage::Body::Chunked { body, chunks, .. } = message.body {
         let enqueued_ms = message.enqueued_ms;
-        return Some(Stopped::Large(Large { offset, enqueued_ms, message: id, body, chunks, next: 0 }));
+        return Some(Stopped::LargeMessage(LargeMessage {
+            offset,
+            enqueued_ms,
+            message: id,
+            body,
+            chunks,
+            next: 0,
+        }));
     }
     context.messages_mut().append_body(id, body);
     if broker.queues_mut().paged_in(context, fetch, (offset, message.enqueued_ms), id) {
@@ -337,122 +451,12 @@ fn take_page(
     }
 }
 
-// What passes between the loop and the disk: what the helpers did, what they are handed, and who waited for it.
-//
-// Always true: a failure is final, for nothing that was not durable before is confirmed; whoever waits for the disk is
-// told of every commit.
-
-/// A commit that takes so long is recorded, in microseconds.
-const SLOW_COMMIT_US: u64 = 1_000_000;
-
-/// After this many commits that waited for the sync budget the log says so, once.
-const COMMITS_OVER_BUDGET_TOLD: u64 = 100;
-
-impl<P: Platform> Engine<P> {
-    /// Takes what the helpers did. A failure is final: nothing that was not durable before is confirmed.
-    pub(super) fn take_from_disk(&mut self) -> io::Result<()> {
-        let Some(store) = &mut self.store else { return Ok(()) };
-        let shared = &mut self.shared;
-        let written = shared.platform.take_written();
-        let is_written = written.is_some();
-        if let Some((done, took_us)) = written {
-            if done.is_commit() {
-                store.note_sync(took_us);
-                if took_us >= SLOW_COMMIT_US {
-                    let text = format_args!("the disk took {} ms for a commit", took_us / 1000);
-                    shared.supplies.log.record(shared.now, log::Level::Warn, text);
-                }
-            }
-            let was_full = shared.journal.is_file_system_full();
-            store.take_write(&mut shared.journal, &mut shared.supplies.messages, done, shared.now)?;
-            log_full(was_full, shared.journal.is_file_system_full());
-        }
-        if let Some(outcome) = shared.platform.take_read() {
-            let (broker, mut context) = shared.broker_mut();
-            let more = store.take_read(broker, &mut context, outcome);
-            more.into_iter().for_each(|more| shared.platform.start_read(more));
-        }
-        self.note_durable(is_written);
-        Ok(())
-    }
-
-    pub(super) fn hand_to_disk(&mut self) {
-        let Some(store) = &mut self.store else { return };
-        let shared = &mut self.shared;
-        let (broker, mut context) = shared.broker_mut();
-        store.note_spilling(broker.spill(&mut context));
-        if let Some(job) = store.next_read(broker, context.messages_mut()) {
-            shared.platform.start_read(job);
-        }
-        let (queues, now) = (shared.broker.queues(), shared.now);
-        if queues.has_deadlines() && store.log().time_deadline().is_due(now) {
-            store.keeper.say_time(queues.has_stored_deadline(), now);
-        }
-        // After the reads, which may find that a segment can leave: that takes a commit.
-        let (journal, messages) = (&mut shared.journal, &mut shared.supplies.messages);
-        if let Some(job) = store.keeper.next_write(journal, messages, now) {
-            shared.platform.start_write(job);
-        }
-        if !store.has_told_budget && store.log().over_budget().0 >= COMMITS_OVER_BUDGET_TOLD {
-            store.has_told_budget = true;
-            let text = format_args!(
-                "confirms wait for the sync budget: a publisher that waits for each confirm gets at most \
-                 syncs_per_second of them a second; keep several messages unconfirmed, or raise it"
-            );
-            shared.supplies.log.log(now, log::Level::Info, LogSource::Anybody, LogKind::Shortage, text);
-        }
-        if let Some(bytes) = store.keeper.log_mut().take_index_overflow() {
-            let text = format_args!(
-                "what memory knows of the log takes {bytes} bytes: persistent messages wait until some are \
-                 consumed; raise index_bytes_max, or segment_bytes for a new store"
-            );
-            shared.supplies.log.warn(now, LogSource::Anybody, LogKind::Shortage, text);
-        }
-        self.note_durable(false);
-    }
-
-    /// Tells those who wait for the disk what is durable now. Operators' clients wait for more than messages,
-    /// so they look after every write.
-    fn note_durable(&mut self, is_written: bool) {
-        self.shared.broker.queues_mut().note_durable(&self.shared.journal);
-        let durable = self.shared.journal.durable();
-        if core::mem::replace(&mut self.shared.lists.durable_told, durable) == durable && !is_written {
-            return;
-        }
-        for _ in 0..self.shared.lists.for_disk.len() {
-            let Some(id) = self.shared.lists.for_disk.pop() else { break };
-            let Some(connection) = id.connection() else {
-                // What it waits for is put together where it is written.
-                self.shared.list_to_write(id);
-                continue;
-            };
-            let Some(peer) = self.shared.peers.get_mut(id) else { continue };
-            if peer.session.is_bridge() {
-                self.tell_bridge(connection, Call::Durable);
-                self.shared.after_session(id);
-                continue;
-            }
-            let mut context = self.shared.supplies.context(
-                self.shared.now,
-                &self.shared.broker,
-                &self.shared.journal,
-                connection,
-            );
-            peer.session.amqp().note_durable(&mut context);
-            if matches!(peer.waiting, Waiting::Disk(batch) if batch <= durable) {
-                self.shared.answer_held(connection);
-            }
-            self.shared.after_session(id);
-        }
-    }
-}
-
-/// Says that the file system has become full, or has room again.
+/// Logs that the file system has become full, or has free space again.
 pub fn log_full(was_full: bool, is_full: bool) {
     match (was_full, is_full) {
         (false, true) => log::warn!(
-            "the file system of the data directory is full, before disk_limit is reached: publishers of \
-             persistent messages wait as soon as what is ready is used, and go on when there is room"
+            "the file system of the data directory is full before disk_limit is reached: publishers of \
+             persistent messages wait as soon as the prepared space is used, and go on when space is free"
         ),
         (true, false) => log::info!("the file system of the data directory has room again: it goes on"),
         _ => {}

@@ -1,31 +1,34 @@
-//! One connection's octets: what was reported of its socket, and input that has to wait.
+//! The byte stream of a peer: readiness of its socket, input backlog, TLS, and unsent output.
 //!
-//! Readiness is a remembered flag. The kernel reports a change once (edge-triggered), and a socket that was
-//! not read or written at that moment gets no second report, so a flag is cleared only when the socket
-//! itself says "would block", or has given less than was asked for.
+//! Readiness is a remembered flag. The kernel reports a change once (edge-triggered). A socket that was not read or
+//! written at that moment gets no second event. A flag is therefore cleared only when the socket returns
+//! `WouldBlock`, or fewer bytes than were asked for.
 //!
-//! Input is read in one of two ways. Usually everything there is: what cannot be handled yet is *stashed*.
-//! When stash room or message memory is short, the input is only *looked at*, and exactly what was handled is
-//! taken afterwards: then a waiting publisher's bytes stay in its own socket buffer. Of a stranger no more is
-//! taken than the smallest frame that AMQP knows, so that what it sends behind its login stays there, too.
+//! Input is read in one of three ways, see [`Reading`]. Usually all available input is taken, and what cannot be
+//! handled yet is kept in the peer's *input backlog*. When backlog capacity or message memory is scarce, the input is
+//! only peeked at, and exactly what was handled is taken afterwards. The bytes of a blocked publisher then stay in
+//! its own socket buffer. From a peer that has not logged in, at most [`FRAME_BYTES_MIN`] bytes are taken, the minimum
+//! of AMQP for `frame_max`. Data behind its login therefore also stays there.
 //!
-//! Over TLS everything is taken, but no more than one record when plain input would only be looked at. What
-//! was opened cannot go back to the socket, so every connection over TLS has room of its own for a record:
+//! Over TLS everything is taken, but at most one record when plain input would only be peeked at. Decrypted data
+//! cannot go back to the socket, so every TLS connection has memory reserved for one record:
 //!
 //! ```text
-//! reserved, per connection over TLS   | sealed output not sent | input: frames, and a sealed record |
-//! stashes, shared                     | input that waits, beyond what is its connection's own      |
-//! output, shared                      | output not sent: 1 KiB for each connection, and more       |
+//!   reserved, per TLS connection | encrypted output not sent | input: frames, and an encrypted record
+//!   input backlog, shared        | input that waits, beyond what is reserved for its connection
+//!   output, shared               | output not sent: 1 KiB reserved per connection, and more while it is free
 //! ```
 //!
-//! Output that the socket does not take is copied and kept, and nothing more is written for that connection before it
-//! has left. So it is the rest of one buffer at most. How large that buffer may be follows from how much of the shared
-//! part is free ([`Buffers::output_bytes`]), so the rest always finds room.
+//! Output that the socket does not take is copied and kept, and nothing more is written for that connection until it
+//! has been sent. The kept output is therefore at most the rest of one write. The permitted size of a write follows
+//! from how much of the shared pool is free ([`Buffers::output_bytes`]), so the rest always fits.
 //!
-//! Always true: of what is shared a stranger holds no more than one frame of the smallest size that AMQP
-//! knows takes, and all of them together no more than half; nobody over TLS needs any of it to have a record
-//! opened; who does need some says how much ([`Stream::missing`]), and is read again when there is so much.
-//! nothing more is sealed before the rest of the last record has gone.
+//! # Invariants
+//! - A peer that has not logged in holds at most [`FRAME_BYTES_MIN`] bytes of the shared input backlog. All such peers
+//!   together hold at most half of it.
+//! - A TLS connection needs nothing of the shared input backlog to have one record decrypted.
+//! - A peer that needs input backlog states how much ([`Stream::missing`]), and is read again when that is free.
+//! - No further record is encrypted before the rest of the last one has been sent.
 
 use std::io;
 
@@ -39,59 +42,60 @@ use leveret_tls::{
 
 use super::platform::Socket;
 
-/// How input is read.
+/// How input is read from the socket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Reading {
-    /// Taken; the rest is stashed.
+    /// Input is taken from the socket, and the rest goes to the input backlog.
     Take,
-    /// Looked at; only what was handled is taken, and the beginning of a frame.
-    Look,
-    /// The peer has not logged in: no more is taken than its largest frame, as long as there is room to keep
-    /// that.
-    Stranger,
+    /// Input is peeked at. Only what was handled is taken from the socket, and the beginning of a frame.
+    Peek,
+    /// The peer has not logged in: at most its largest frame is taken, and only if that can be kept.
+    Unauthenticated,
 }
 
-/// What reading brought.
+/// The result of a read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Input {
-    /// Bytes at the start of the buffer, stashed ones first.
+    /// Number of bytes at the start of the buffer. Bytes from the input backlog come first.
     pub(super) len: usize,
-    /// Nothing will come after them.
+    /// Whether the end of the input follows them.
     pub(super) end: bool,
 }
 
-/// What all streams share.
+/// The memory that all streams share.
 #[derive(Debug)]
 pub(super) struct Buffers {
-    /// Input that waits, of everybody who logged in.
-    stashes: BytePool,
-    /// Of these, so many bytes are for unfinished frames, and never for what waits behind others.
-    stash_reserve: usize,
-    /// What every connection over TLS has for itself: [`Self::RESERVED_BYTES`].
+    /// Input backlogs of all peers.
+    backlogs: BytePool,
+    /// Bytes of `backlogs` kept for unfinished frames, never for input that waits behind other input.
+    frame_reserve_bytes: usize,
+    /// Memory reserved for TLS connections, [`Self::RESERVED_BYTES`] each.
     reserved: BytePool,
-    /// Where records are opened and sealed; empty when nobody speaks TLS.
+    /// Where records are decrypted and encrypted; empty if TLS is not used.
     scratch: Box<[u8]>,
     /// Output that sockets did not take.
     output: BytePool,
-    /// Bytes of `output` that are kept free for connections with [`OUTPUT_BYTES_MIN`] each.
+    /// Bytes of `output` kept free for connections, [`OUTPUT_BYTES_MIN`] each.
     output_reserve: usize,
 }
 
-/// An unfinished frame of a handshake, and a record: opened, or sealed and not all there.
+/// Input memory reserved per TLS connection: an unfinished frame of the AMQP handshake, and a record, either
+/// decrypted or encrypted and incomplete.
 const INPUT_BYTES: usize = (RECORD_BYTES_MAX + FRAME_BYTES_MIN as usize).next_multiple_of(PAGE_BYTES);
-/// With so much input of its own waiting, a connection has room for another record.
+/// With a backlog of at most this size, the reserved memory can hold another record.
 const SPARE_BYTES: usize = INPUT_BYTES - RECORD_BYTES_MAX;
-/// More at once would only make others wait.
+/// More bytes per read would only delay other peers.
 const SCRATCH_BYTES_MAX: usize = 64 << 10;
 
 impl Buffers {
-    /// Reserves them, those for TLS only if it is spoken: `with_tls` by clients, and by so many others.
+    /// Reserves the memory. TLS memory is reserved only if TLS is used: by AMQP clients (`with_tls`), or by
+    /// `tls_others` other peers.
     pub(super) fn new(limits: &Limits, with_tls: bool, tls_others: usize) -> Self {
         let connections = tls_others + if with_tls { limits.tls_connections_max as usize } else { 0 };
         let scratch = if connections > 0 { Self::scratch_bytes(limits) } else { 0 };
         Self {
-            stashes: BytePool::with_bytes(limits.stash_bytes_max as usize),
-            stash_reserve: limits.stash_bytes_max as usize / 4,
+            backlogs: BytePool::with_bytes(limits.stash_bytes_max as usize),
+            frame_reserve_bytes: limits.stash_bytes_max as usize / 4,
             reserved: BytePool::with_bytes(connections * Self::RESERVED_BYTES),
             scratch: vec![0; scratch].into_boxed_slice(),
             output: BytePool::with_bytes(limits.unsent_pool_bytes()),
@@ -99,94 +103,94 @@ impl Buffers {
         }
     }
 
-    /// How many bytes may be written to one connection at once, at most `most`: a quarter of what is free, or what is
-    /// reserved for each. What its socket does not take of them can be kept.
+    /// Returns how many bytes may be written to one connection at once, at most `most`: a quarter of what is free, or
+    /// the amount reserved per connection. Output that its socket does not take can always be kept.
     pub(super) fn output_bytes(&self, most: usize) -> usize {
         let free = self.output.bytes_free().saturating_sub(self.output_reserve);
         (free / 4).max(OUTPUT_BYTES_MIN).min(most)
     }
 
-    /// Whether everything that may come in one reading of `bytes` can be kept.
+    /// Returns whether everything that one read of `bytes` may return can be kept.
     pub(super) const fn can_take(&self, bytes: usize) -> bool {
-        self.stashes.bytes_free() >= bytes + self.stash_reserve
+        self.backlogs.bytes_free() >= bytes + self.frame_reserve_bytes
     }
 
-    /// Whether so many bytes can be kept for one who has not logged in: strangers leave half of the stashes
-    /// to those who did.
-    const fn has_stranger_room(&self, bytes: usize) -> bool {
-        self.stashes.bytes_free() >= self.stranger_bytes(bytes)
+    /// Returns whether `bytes` of a peer that has not logged in can be kept. Such peers leave half of the shared
+    /// input backlog to others.
+    const fn has_unauthenticated_capacity(&self, bytes: usize) -> bool {
+        self.backlogs.bytes_free() >= self.unauthenticated_bytes(bytes)
     }
 
-    /// How much of the stashes has to be free for a stranger to keep so many bytes.
-    const fn stranger_bytes(&self, bytes: usize) -> usize {
-        2 * self.stash_reserve + bytes + PAGE_BYTES
+    /// Returns how much of the shared input backlog must be free to keep `bytes` of a peer that has not logged in.
+    const fn unauthenticated_bytes(&self, bytes: usize) -> usize {
+        2 * self.frame_reserve_bytes + bytes + PAGE_BYTES
     }
 
-    /// Bytes of input and of output that wait.
+    /// Returns the number of bytes of input and output that wait.
     pub(super) const fn bytes_used(&self) -> usize {
-        self.stashes.bytes_used() + self.reserved.bytes_used() + self.output.bytes_used()
+        self.backlogs.bytes_used() + self.reserved.bytes_used() + self.output.bytes_used()
     }
 
-    /// Bytes of memory that nothing lies in, and that could be given back.
+    /// Returns the number of bytes of unused memory that could be returned to the system.
     pub(super) const fn idle_bytes(&self) -> usize {
-        self.stashes.idle_bytes() + self.reserved.idle_bytes() + self.output.idle_bytes()
+        self.backlogs.idle_bytes() + self.reserved.idle_bytes() + self.output.idle_bytes()
     }
 
-    /// Gives some of it back; `true` when there is no more to give.
+    /// Returns some of the unused memory to the system. Returns `true` when all was returned.
     pub(super) fn trim(&mut self) -> bool {
-        let parts = [self.stashes.trim(), self.reserved.trim(), self.output.trim()];
+        let parts = [self.backlogs.trim(), self.reserved.trim(), self.output.trim()];
         parts.into_iter().all(|is_done| is_done)
     }
 
-    /// A sealed record on its way out, and input, in whole pages.
+    /// Memory reserved per TLS connection, in whole pages: an encrypted record to be sent, and input.
     pub(super) const RESERVED_BYTES: usize = SEALED_BYTES_MAX.next_multiple_of(PAGE_BYTES) + INPUT_BYTES;
 
-    /// Bytes to open and seal records in.
+    /// Returns the size of the buffer in which records are decrypted and encrypted.
     pub(super) fn scratch_bytes(limits: &Limits) -> usize {
         SCRATCH_BYTES_MAX.min(limits.input_buffer_bytes as usize).max(SEALED_BYTES_MAX)
     }
 }
 
-/// One connection's octets.
+/// The byte stream of one peer.
 #[derive(Debug)]
 pub(super) struct Stream<S> {
     pub(super) socket: S,
-    /// Reading may bring something.
+    /// Whether a read may return something.
     pub(super) readable: bool,
-    /// Writing may take something.
+    /// Whether a write may take something.
     pub(super) writable: bool,
-    /// The kernel said that the peer has closed its side: what is still there is the rest.
+    /// The kernel reported that the peer has closed its side: only buffered input is left.
     pub(super) read_closed: bool,
-    /// Nothing that is written reaches the peer any more.
+    /// Whether output no longer reaches the peer.
     pub(super) write_closed: bool,
-    /// Everything the peer sent has been seen.
+    /// Whether everything that the peer sent has been read.
     ended: bool,
-    /// The peer ends because there was no room to keep the rest of a record of TLS.
+    /// The peer is closed because there was no memory for the rest of a TLS record.
     pub(super) has_lost_record: bool,
-    stash: ByteChain,
-    /// The stash lies in what is this connection's own.
+    backlog: ByteChain,
+    /// Whether the backlog is stored in the memory reserved for this connection.
     is_reserved: bool,
-    /// Bytes at the start of the last input that came from the stash.
-    from_stash: usize,
+    /// Number of bytes at the start of the last input that came from the backlog.
+    from_backlog: usize,
     reading: Reading,
-    /// `None`: what is sent is sent as it is.
+    /// `None`: the connection does not use TLS.
     tls: Option<Tls>,
-    /// What was read is no longer in the socket, whichever way it was read.
+    /// Whether the last input was taken from the socket, not peeked at.
     is_taken: bool,
-    /// The rest of a record of TLS that the socket did not take.
+    /// The rest of an encrypted record that the socket did not take.
     sealed: ByteChain,
-    /// Output that is written, and that was neither sealed nor taken by the socket.
+    /// Output that was written, but neither encrypted nor taken by the socket.
     unsent: ByteChain,
-    /// Octets that the socket gave and took since this was last asked.
-    passed: [u32; 2],
-    /// Records of TLS opened since this was last asked.
+    /// Octets received from and sent to the socket since the last call of `take_octets`.
+    octets_passed: [u32; 2],
+    /// Number of TLS records decrypted since the last call of `take_records`.
     records: u32,
-    /// Bytes of the stashes that have to be free before reading leads to anything; 0 if it does.
+    /// Bytes of the shared input backlog that must be free before a read can make progress; 0 if it can now.
     missing: usize,
 }
 
 impl<S: Socket> Stream<S> {
-    /// Speaks plainly at first; see [`Self::begin_tls`].
+    /// Makes a stream without TLS; see [`Self::begin_tls`].
     pub(super) fn new(socket: S) -> Self {
         Self {
             socket,
@@ -196,31 +200,31 @@ impl<S: Socket> Stream<S> {
             write_closed: false,
             ended: false,
             has_lost_record: false,
-            stash: ByteChain::default(),
+            backlog: ByteChain::default(),
             is_reserved: false,
-            from_stash: 0,
+            from_backlog: 0,
             reading: Reading::Take,
             is_taken: false,
             tls: None,
             sealed: ByteChain::default(),
             unsent: ByteChain::default(),
-            passed: [0; 2],
+            octets_passed: [0; 2],
             records: 0,
             missing: 0,
         }
     }
 
-    /// Speaks TLS from the first octet on.
+    /// Uses TLS from the first octet on.
     pub(super) fn begin_tls(&mut self) {
         self.tls = Some(Tls::from_client());
     }
 
-    /// Speaks TLS from the first octet on, as the client of an upstream at this host.
+    /// Uses TLS from the first octet on, as the client of an upstream at `host`.
     pub(super) fn begin_tls_to(&mut self, host: &str, tls: &UpstreamTls) {
         self.tls = Some(Tls::to_upstream(host, tls));
     }
 
-    /// Why TLS is over, if the peer said why or broke its rules.
+    /// Returns why TLS ended, if the peer reported an error or violated the protocol.
     pub(super) fn tls_fault(&self) -> Option<String> {
         match &self.tls {
             Some(Tls::Open(session)) => session.fault(),
@@ -228,16 +232,17 @@ impl<S: Socket> Stream<S> {
         }
     }
 
-    /// Reads once: stashed bytes first, then what the socket has.
+    /// Reads once: first the backlog, then the socket.
     ///
-    /// An error is an end: what was received before it is still handed out first.
+    /// An error counts as the end of the input. Earlier input is returned first.
     pub(super) fn read(&mut self, buffers: &mut Buffers, buffer: &mut [u8], reading: Reading) -> Input {
         self.reading = reading;
         self.is_taken = reading == Reading::Take;
         self.missing = 0;
-        self.from_stash = self.stash.len();
-        let (stashed, room) = buffer.split_at_mut(self.from_stash);
-        self.stash.copy_front(if self.is_reserved { &buffers.reserved } else { &buffers.stashes }, stashed);
+        self.from_backlog = self.backlog.len();
+        let (backlog, room) = buffer.split_at_mut(self.from_backlog);
+        self.backlog
+            .copy_front(if self.is_reserved { &buffers.reserved } else { &buffers.backlogs }, backlog);
         let count = match self.tls {
             None if self.readable && !room.is_empty() => self.receive_plain(buffers, room),
             None | Some(Tls::Away | Tls::Over) => 0,
@@ -245,16 +250,17 @@ impl<S: Socket> Stream<S> {
                 self.gather(buffers);
                 0
             }
-            Some(Tls::Open(_)) => self.receive_sealed(buffers, stashed, room),
+            Some(Tls::Open(_)) => self.receive_sealed(buffers, backlog, room),
         };
-        Input { len: self.from_stash + count, end: self.ended }
+        Input { len: self.from_backlog + count, end: self.ended }
     }
 
     fn receive_plain(&mut self, buffers: &Buffers, room: &mut [u8]) -> usize {
-        let own = (FRAME_BYTES_MIN as usize).saturating_sub(self.from_stash).min(room.len());
-        self.is_taken |= self.reading == Reading::Stranger && own > 0 && buffers.has_stranger_room(own);
+        let own = (FRAME_BYTES_MIN as usize).saturating_sub(self.from_backlog).min(room.len());
+        self.is_taken |=
+            self.reading == Reading::Unauthenticated && own > 0 && buffers.has_unauthenticated_capacity(own);
         match self.reading {
-            Reading::Stranger if self.is_taken => self.receive(&mut room[..own]),
+            Reading::Unauthenticated if self.is_taken => self.receive(&mut room[..own]),
             _ => self.receive(room),
         }
     }
@@ -263,12 +269,12 @@ impl<S: Socket> Stream<S> {
         let result = if self.is_taken { self.socket.read(room) } else { self.socket.peek(room) };
         match result {
             Ok(count) => {
-                // Less than asked for means the socket is empty: more will be reported anew, and an end
-                // that was reported has been reached.
+                // Fewer bytes than asked for means that the socket is empty. Further input will be reported anew, and
+                // an end that was reported has been reached.
                 self.readable = count == room.len();
                 self.ended = count == 0 || self.read_closed && count < room.len();
                 if self.is_taken {
-                    self.note_passed(0, count);
+                    self.count_octets(0, count);
                 }
                 count
             }
@@ -286,7 +292,7 @@ impl<S: Socket> Stream<S> {
         }
     }
 
-    /// Input of a handshake.
+    /// Reads input of a TLS handshake.
     fn gather(&mut self, buffers: &mut Buffers) {
         let Some(Tls::Shaking(mut handshake)) = self.tls.take() else { return };
         let room = handshake.room().min(buffers.scratch.len());
@@ -298,33 +304,33 @@ impl<S: Socket> Stream<S> {
         self.tls = Some(Tls::Shaking(handshake));
     }
 
-    /// Whether what another record holds can be kept. `stashed` is what waits already; if that is too much to
-    /// have it beside, it makes way.
-    fn can_open(&mut self, buffers: &mut Buffers, stashed: &[u8]) -> bool {
-        if stashed.len() <= SPARE_BYTES {
+    /// Returns whether the content of another record can be kept. `backlog` holds the bytes that wait already. If the
+    /// reserved memory cannot hold both, they are moved to the shared input backlog.
+    fn can_open(&mut self, buffers: &mut Buffers, backlog: &[u8]) -> bool {
+        if backlog.len() <= SPARE_BYTES {
             return true;
         }
-        // A chain takes up to a page more than it has bytes.
-        let moving = if self.is_reserved { stashed.len() + PAGE_BYTES } else { 0 };
+        // A chain takes up to one page more than its bytes.
+        let moving = if self.is_reserved { backlog.len() + PAGE_BYTES } else { 0 };
         let needed = moving + RECORD_BYTES_MAX + PAGE_BYTES;
-        if buffers.stashes.bytes_free() < needed {
+        if buffers.backlogs.bytes_free() < needed {
             self.missing = needed;
             return false;
         }
-        !self.is_reserved || self.share_stash(buffers, stashed)
+        !self.is_reserved || self.move_backlog_to_shared(buffers, backlog)
     }
 
-    /// Lets the stash, which is to hold these bytes, lie in what is shared.
-    fn share_stash(&mut self, buffers: &mut Buffers, bytes: &[u8]) -> bool {
-        self.stash.clear(&mut buffers.reserved);
+    /// Moves the backlog, which must then hold `bytes`, to shared memory.
+    fn move_backlog_to_shared(&mut self, buffers: &mut Buffers, bytes: &[u8]) -> bool {
+        self.backlog.clear(&mut buffers.reserved);
         self.is_reserved = false;
-        self.stash.append(&mut buffers.stashes, bytes)
+        self.backlog.append(&mut buffers.backlogs, bytes)
     }
 
-    /// Opens the records that are there; says how many bytes they hold.
-    fn receive_sealed(&mut self, buffers: &mut Buffers, stashed: &[u8], room: &mut [u8]) -> usize {
+    /// Decrypts the available records. Returns the number of decrypted bytes.
+    fn receive_sealed(&mut self, buffers: &mut Buffers, backlog: &[u8], room: &mut [u8]) -> usize {
         self.is_taken = true;
-        if !self.can_open(buffers, stashed) {
+        if !self.can_open(buffers, backlog) {
             return 0;
         }
         let Some(Tls::Open(mut session)) = self.tls.take() else { return 0 };
@@ -336,8 +342,8 @@ impl<S: Socket> Stream<S> {
     fn unseal(&mut self, session: &mut Session, buffers: &mut Buffers, room: &mut [u8]) -> usize {
         let Buffers { reserved, scratch, .. } = buffers;
         let held = session.held.len();
-        // Of a record that was begun nothing stays in the socket: the kernel may hold no more of it.
-        let takes_all = self.reading == Reading::Take && self.from_stash <= SPARE_BYTES;
+        // No part of a record may stay in the socket, because the kernel may not buffer more of it.
+        let takes_all = self.reading == Reading::Take && self.from_backlog <= SPARE_BYTES;
         let limit = scratch.len().min(room.len()).min(if takes_all { usize::MAX } else { RECORD_BYTES_MAX });
         if limit <= held {
             return 0;
@@ -356,9 +362,10 @@ impl<S: Socket> Stream<S> {
         unsealed.plain
     }
 
-    /// The first `handled` bytes of the last input are done with; the rest is kept for later: if it was only
-    /// looked at, in the socket, as long as `more` of it could be handled another time; but not the beginning
-    /// of a frame. `false`: the stash has no room for it.
+    /// Records that the first `handled` bytes of the last input are done with, and keeps the rest.
+    ///
+    /// If the input was only peeked at, the rest stays in the socket as long as `more` of it can be handled later.
+    /// The beginning of a frame is taken and kept. Returns `false` if the backlog has no capacity for it.
     #[must_use]
     pub(super) fn keep(
         &mut self,
@@ -368,40 +375,42 @@ impl<S: Socket> Stream<S> {
         handled: usize,
         more: bool,
     ) -> bool {
-        let stashed = self.from_stash;
+        let backlog = self.from_backlog;
         let mut end = got;
         if !self.is_taken {
             let is_left = more || !self.may_keep_unfinished(buffers, got - handled);
-            end = if is_left { handled.max(stashed) } else { got };
-            if end > stashed && self.socket.read_exact(&mut buffer[stashed..end]).is_err() {
+            end = if is_left { handled.max(backlog) } else { got };
+            if end > backlog && self.socket.read_exact(&mut buffer[backlog..end]).is_err() {
                 return false;
             }
-            self.note_passed(0, end - stashed);
+            self.count_octets(0, end - backlog);
         }
-        let pool = if self.is_reserved { &mut buffers.reserved } else { &mut buffers.stashes };
-        self.stash.consume(pool, handled.min(stashed));
-        self.stash_away(buffers, &buffer[handled..end], end - handled.max(stashed))
+        let pool = if self.is_reserved { &mut buffers.reserved } else { &mut buffers.backlogs };
+        self.backlog.consume(pool, handled.min(backlog));
+        self.append_to_backlog(buffers, &buffer[handled..end], end - handled.max(backlog))
     }
 
-    /// Whether the beginning of a frame, of so many bytes, can be kept. It must not stay in the socket: there
-    /// a few octets may cost the kernel so much that it takes no more, and the rest never comes. Strangers
-    /// leave half of the stashes to those who logged in.
+    /// Returns whether the beginning of a frame, `bytes` long, can be kept.
+    ///
+    /// It must not stay in the socket. There, a few octets can occupy enough kernel memory that it accepts no
+    /// more, and the rest never arrives. Peers that have not logged in leave half of the shared input backlog to
+    /// others.
     fn may_keep_unfinished(&mut self, buffers: &Buffers, bytes: usize) -> bool {
         if bytes == 0 {
             return true;
         }
         let needed = match self.reading {
-            Reading::Stranger => buffers.stranger_bytes(bytes),
-            Reading::Take | Reading::Look => 2 * bytes + PAGE_BYTES,
+            Reading::Unauthenticated => buffers.unauthenticated_bytes(bytes),
+            Reading::Take | Reading::Peek => 2 * bytes + PAGE_BYTES,
         };
-        if buffers.stashes.bytes_free() < needed {
+        if buffers.backlogs.bytes_free() < needed {
             self.missing = needed;
         }
         self.missing == 0
     }
 
-    /// Stashes the last `fresh` of `bytes`; the others are there already.
-    fn stash_away(&mut self, buffers: &mut Buffers, bytes: &[u8], fresh: usize) -> bool {
+    /// Appends the last `fresh` of `bytes` to the backlog, which already has the others.
+    fn append_to_backlog(&mut self, buffers: &mut Buffers, bytes: &[u8], fresh: usize) -> bool {
         if fresh == 0 {
             return true;
         }
@@ -410,90 +419,91 @@ impl<S: Socket> Stream<S> {
             _ => 0,
         };
         let fits = self.is_tls() && bytes.len() + held <= INPUT_BYTES;
-        if self.stash.is_empty() {
+        if self.backlog.is_empty() {
             self.is_reserved = fits;
         }
         if !self.is_reserved {
-            return self.stash.append(&mut buffers.stashes, &bytes[bytes.len() - fresh..]);
+            return self.backlog.append(&mut buffers.backlogs, &bytes[bytes.len() - fresh..]);
         }
-        fits && self.stash.append(&mut buffers.reserved, &bytes[bytes.len() - fresh..])
-            || self.share_stash(buffers, bytes)
+        fits && self.backlog.append(&mut buffers.reserved, &bytes[bytes.len() - fresh..])
+            || self.move_backlog_to_shared(buffers, bytes)
     }
 
-    /// Whether reading may bring something that was not handed out before.
+    /// Returns whether a read may return something new.
     pub(super) const fn has_more(&self) -> bool {
-        self.readable || !self.stash.is_empty()
+        self.readable || !self.backlog.is_empty()
     }
 
-    /// How large a buffer is to be for whoever takes `wanted` bytes of what is read: no part of a record of TLS can
-    /// stay in the socket, so it has room for one; what is not taken then fits into what is this connection's own.
+    /// Returns how large a buffer must be to take `wanted` bytes of input. No part of a TLS record can stay in the
+    /// socket, so it must hold a record. The rest then fits into the memory reserved for this connection.
     pub(super) fn reach(&self, wanted: usize) -> usize {
-        let stashed = self.stash.len();
-        if self.is_tls() && stashed < wanted {
-            wanted.max(stashed + RECORD_BYTES_MAX)
+        let backlog = self.backlog.len();
+        if self.is_tls() && backlog < wanted {
+            wanted.max(backlog + RECORD_BYTES_MAX)
         } else {
-            wanted.max(stashed)
+            wanted.max(backlog)
         }
     }
 
-    /// Whether what came in may be looked at without taking it: of a record of TLS a copy has to be kept.
-    pub(super) fn may_look(&self, buffers: &Buffers) -> bool {
+    /// Returns whether input may be peeked at without taking it. Over TLS, a copy of a record must be kept.
+    pub(super) fn may_peek(&self, buffers: &Buffers) -> bool {
         match self.tls {
             None => true,
             Some(Tls::Open(_)) => {
-                self.stash.len() < RECORD_BYTES_MAX && buffers.can_take(2 * RECORD_BYTES_MAX)
+                self.backlog.len() < RECORD_BYTES_MAX && buffers.can_take(2 * RECORD_BYTES_MAX)
             }
             Some(Tls::Shaking(_) | Tls::Away | Tls::Over) => false,
         }
     }
 
-    /// There may be input that was only looked at, and that the kernel will not report again.
-    pub(super) const fn look_again(&mut self) {
+    /// Marks the socket as readable: there may be input that was only peeked at, which the kernel will not report
+    /// again.
+    pub(super) const fn assume_readable(&mut self) {
         self.readable = true;
     }
 
-    /// Whether the last reading led to nothing because too little of the stashes was free.
-    pub(super) const fn is_starved(&self) -> bool {
+    /// Returns whether the last read made no progress because too little of the shared input backlog was free.
+    pub(super) const fn lacks_backlog(&self) -> bool {
         self.missing > 0
     }
 
-    /// Whether so much is free now as was missing.
-    pub(super) const fn can_go_on(&self, buffers: &Buffers) -> bool {
-        buffers.stashes.bytes_free() >= self.missing
+    /// Returns whether as much is free now as was missing.
+    pub(super) const fn can_resume(&self, buffers: &Buffers) -> bool {
+        buffers.backlogs.bytes_free() >= self.missing
     }
 
-    const fn note_passed(&mut self, way: usize, octets: usize) {
-        self.passed[way] = self.passed[way].saturating_add(octets as u32);
+    const fn count_octets(&mut self, way: usize, octets: usize) {
+        self.octets_passed[way] = self.octets_passed[way].saturating_add(octets as u32);
     }
 
-    /// Octets that the socket gave, and that it took, since this was last asked.
-    pub(super) fn take_passed(&mut self) -> [u32; 2] {
-        core::mem::take(&mut self.passed)
+    /// Returns the octets received from and sent to the socket since the last call.
+    pub(super) fn take_octets(&mut self) -> [u32; 2] {
+        core::mem::take(&mut self.octets_passed)
     }
 
-    /// How many records of TLS were opened since this was last asked.
+    /// Returns the number of TLS records decrypted since the last call.
     pub(super) const fn take_records(&mut self) -> u32 {
         core::mem::replace(&mut self.records, 0)
     }
 
     // ---- TLS
 
-    /// Whether it speaks TLS.
+    /// Returns whether the connection uses TLS.
     pub(super) const fn is_tls(&self) -> bool {
         self.tls.is_some()
     }
 
-    /// Whether a step of its handshake is being made elsewhere.
-    pub(super) const fn is_away(&self) -> bool {
+    /// Returns whether the worker is carrying out a step of the handshake.
+    pub(super) const fn is_handshake_with_worker(&self) -> bool {
         matches!(self.tls, Some(Tls::Away))
     }
 
-    /// Whether its handshake of TLS is not over.
-    pub(super) const fn is_shaking_hands(&self) -> bool {
+    /// Returns whether the TLS handshake is not over.
+    pub(super) const fn is_in_tls_handshake(&self) -> bool {
         matches!(self.tls, Some(Tls::Shaking(_) | Tls::Away))
     }
 
-    /// What the peer has said so far, as long as nothing of its handshake has been looked at.
+    /// Returns the first bytes that the peer sent, as long as none of its handshake has been processed.
     pub(super) fn opening(&self) -> Option<&[u8]> {
         match &self.tls {
             Some(Tls::Shaking(handshake)) => handshake.opening(),
@@ -501,7 +511,7 @@ impl<S: Socket> Stream<S> {
         }
     }
 
-    /// The handshake, if it can make a step: it has to come back by [`Self::shaken`].
+    /// Returns the handshake if it can make a step. It must be given back to [`Self::finish_handshake_step`].
     pub(super) fn take_handshake(&mut self) -> Option<Box<Handshake>> {
         let is_ready = matches!(&self.tls, Some(Tls::Shaking(handshake)) if handshake.is_ready());
         match self.tls.take_if(|_| is_ready)? {
@@ -516,20 +526,20 @@ impl<S: Socket> Stream<S> {
         }
     }
 
-    /// Goes on after a step of the handshake. When that was the last: the user name in the client's
-    /// certificate, and what is spoken.
+    /// Continues after a step of the handshake. After the last step, returns the user name in the client's
+    /// certificate, and a description of the negotiated protocol.
     ///
     /// # Errors
-    /// Why the handshake has failed.
-    pub(super) fn shaken(
+    /// Returns why the handshake failed.
+    pub(super) fn finish_handshake_step(
         &mut self,
         buffers: &mut Buffers,
         shaken: Shaken,
     ) -> Result<Option<(Option<String>, String)>, String> {
-        self.look_again();
+        self.assume_readable();
         self.tls = Some(Tls::Over);
         if !self.sealed.append(&mut buffers.reserved, &shaken.outgoing) {
-            return Err("no room for what is to be sent".into());
+            return Err("no memory for TLS output".into());
         }
         match shaken.next {
             Next::More(handshake) => {
@@ -538,8 +548,8 @@ impl<S: Socket> Stream<S> {
             }
             Next::Open(mut opened) => {
                 let found = (opened.login.take(), core::mem::take(&mut opened.spoken));
-                let session = Session::begin(*opened, &mut buffers.reserved, &mut self.stash);
-                let session = session.ok_or("no room for what it has sent")?;
+                let session = Session::begin(*opened, &mut buffers.reserved, &mut self.backlog);
+                let session = session.ok_or("no memory for TLS input")?;
                 self.is_reserved = true;
                 self.tls = Some(Tls::Open(Box::new(session)));
                 Ok(Some(found))
@@ -548,38 +558,38 @@ impl<S: Socket> Stream<S> {
         }
     }
 
-    /// Nothing will come of its handshake, if it is in one.
-    pub(super) fn give_up_tls(&mut self) {
-        if self.is_shaking_hands() {
+    /// Ends the TLS handshake, if one is under way.
+    pub(super) fn end_tls_handshake(&mut self) {
+        if self.is_in_tls_handshake() {
             self.tls = Some(Tls::Over);
         }
     }
 
-    /// Writes something to a peer that does not speak TLS, whatever it should speak. It is its first, so the
-    /// socket has room; otherwise it does without.
-    pub(super) fn answer_plainly(&mut self, bytes: &[u8]) {
+    /// Writes unencrypted to a peer, although its listener may use TLS. These are the first bytes to the peer, so the
+    /// socket has space for them. If it does not, they are dropped.
+    pub(super) fn write_unencrypted(&mut self, bytes: &[u8]) {
         let _ = self.socket.write(bytes);
     }
 
     // ---- writing
 
-    /// Whether output waits that was not taken by the socket.
+    /// Returns whether output waits that the socket did not take.
     pub(super) const fn has_unsent(&self) -> bool {
         !self.sealed.is_empty() || !self.unsent.is_empty()
     }
 
-    /// Writes all of `bytes`, which are at most [`Buffers::output_bytes`]; keeps what the socket does not take. Returns
-    /// how many bytes the socket took. Nothing may be kept from before: [`Self::flush_output`].
+    /// Writes all of `bytes`, at most [`Buffers::output_bytes`], and keeps what the socket does not take. Returns how
+    /// many bytes the socket took. No earlier output may be left: see [`Self::flush_output`].
     pub(super) fn write_all(&mut self, buffers: &mut Buffers, bytes: &[u8]) -> io::Result<usize> {
-        assert!(self.unsent.is_empty(), "output is written in its order");
+        assert!(self.unsent.is_empty(), "earlier output is written first");
         let sent = self.write(buffers, bytes)?;
         let is_kept = self.unsent.append(&mut buffers.output, &bytes[sent..]);
-        assert!(is_kept, "the room for the output of a connection was asked for before it was written");
+        assert!(is_kept, "the capacity for the output was checked before it was written");
         Ok(sent)
     }
 
-    /// Writes what was kept, as far as the socket takes it. Returns how many bytes that are; `scratch` is as large as
-    /// the most that can be kept.
+    /// Writes kept output, as far as the socket takes it. Returns the number of bytes taken. `scratch` must be as
+    /// large as the most that can be kept.
     pub(super) fn flush_output(&mut self, buffers: &mut Buffers, scratch: &mut [u8]) -> io::Result<usize> {
         let scratch = &mut scratch[..self.unsent.len()];
         self.unsent.copy_front(&buffers.output, scratch);
@@ -588,7 +598,7 @@ impl<S: Socket> Stream<S> {
         Ok(sent)
     }
 
-    /// Writes what the socket takes of `bytes`, and returns how many that are.
+    /// Writes to the socket, and returns how many of `bytes` it took.
     pub(super) fn write(&mut self, buffers: &mut Buffers, bytes: &[u8]) -> io::Result<usize> {
         if self.tls.is_none() {
             return if bytes.is_empty() { Ok(0) } else { self.send(bytes) };
@@ -616,20 +626,20 @@ impl<S: Socket> Stream<S> {
             let len = session.seal(piece, &mut buffers.scratch)?;
             let sent = match self.send(&buffers.scratch[..len]) {
                 Ok(sent) => sent,
-                // The records before this one may reach the peer: they are written, and the error comes again
-                // when this one is tried again.
+                // Earlier records may have reached the peer and count as written. The error is returned again when
+                // this record is tried again.
                 Err(_) if written > 0 => 0,
                 Err(error) => return Err(error),
             };
             if !self.sealed.append(&mut buffers.reserved, &buffers.scratch[sent..len]) {
-                return Err(io::Error::other("no room for a sealed record"));
+                return Err(io::Error::other("no memory for an encrypted record"));
             }
             written += piece.len();
         }
         Ok(written)
     }
 
-    /// Writes what was sealed before.
+    /// Writes records that were encrypted before.
     fn flush(&mut self, buffers: &mut Buffers) -> io::Result<()> {
         while self.writable && !self.sealed.is_empty() {
             let front = self.sealed.front(&buffers.reserved);
@@ -640,7 +650,7 @@ impl<S: Socket> Stream<S> {
                 Err(error) => return Err(error),
             };
             self.writable = sent == front.len();
-            self.note_passed(1, sent);
+            self.count_octets(1, sent);
             self.sealed.consume(&mut buffers.reserved, sent);
         }
         Ok(())
@@ -650,7 +660,7 @@ impl<S: Socket> Stream<S> {
         match self.socket.write(bytes) {
             Ok(count) => {
                 self.writable = count == bytes.len();
-                self.note_passed(1, count);
+                self.count_octets(1, count);
                 Ok(count)
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -662,7 +672,7 @@ impl<S: Socket> Stream<S> {
         }
     }
 
-    /// Says that we send no more. A peer that is gone, or takes nothing now, needs no telling.
+    /// Ends the output. Errors are ignored: a peer that is gone or takes nothing now need not be told.
     pub(super) fn shut_down_writing(&mut self, buffers: &mut Buffers) {
         if let Some(Tls::Open(session)) = &mut self.tls {
             let len = session.farewell(&mut buffers.scratch);
@@ -671,7 +681,8 @@ impl<S: Socket> Stream<S> {
         self.socket.shut_down_writing();
     }
 
-    /// Reads and forgets: how much, 0 when nothing more is to come; `None`: nothing is there now.
+    /// Reads and discards input. Returns the number of bytes, 0 at the end of the input, or `None` if nothing has
+    /// arrived.
     pub(super) fn drain(&mut self, buffer: &mut [u8]) -> Option<usize> {
         match self.socket.read(buffer) {
             Ok(count) => Some(count),
@@ -679,9 +690,9 @@ impl<S: Socket> Stream<S> {
         }
     }
 
-    /// Gives back what it has in pools.
+    /// Returns all memory of the stream to the pools.
     pub(super) fn release(&mut self, buffers: &mut Buffers) {
-        self.stash.clear(if self.is_reserved { &mut buffers.reserved } else { &mut buffers.stashes });
+        self.backlog.clear(if self.is_reserved { &mut buffers.reserved } else { &mut buffers.backlogs });
         self.sealed.clear(&mut buffers.reserved);
         self.unsent.clear(&mut buffers.output);
         if let Some(Tls::Open(session)) = &mut self.tls {

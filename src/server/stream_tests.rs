@@ -1,4 +1,4 @@
-//! Streams over a socket that takes part of what is written, or fails: plain, and over TLS with a stream at the other end.
+//! Streams over a socket that takes part of what is written, or fails: without TLS, and with TLS to a second stream.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -14,7 +14,7 @@ use leveret_tls::{CertificateStore, KnownTime, PLAIN_BYTES_MAX};
 use super::platform::Socket;
 use super::stream::{Buffers, Reading, Stream};
 
-/// What it was given and has been asked for. After `takes` writes it is broken; a write takes `room` bytes at most.
+/// A socket with the input that it was given. After `takes` writes it fails. A write takes at most `room` bytes.
 #[derive(Default)]
 struct Fake {
     given: VecDeque<u8>,
@@ -62,7 +62,7 @@ impl Socket for Fake {
     }
 }
 
-/// One end and its buffers.
+/// One end of a connection, and its buffers.
 struct End {
     stream: Stream<Fake>,
     buffers: Buffers,
@@ -75,13 +75,13 @@ impl End {
         Self { stream: Stream::new(Fake::default()), buffers, certificates }
     }
 
-    /// Reads, makes a step of the handshake if it can, and says what is to be said.
+    /// Reads, carries out a handshake step if possible, and returns what must be sent.
     fn go_on(&mut self) -> Vec<u8> {
         let mut input = vec![0; 64 << 10];
         let got = self.stream.read(&mut self.buffers, &mut input, Reading::Take);
         if let Some(handshake) = self.stream.take_handshake() {
             let shaken = handshake.step(self.certificates.as_mut(), &mut KnownTime::default());
-            self.stream.shaken(&mut self.buffers, shaken).expect("they trust each other");
+            self.stream.finish_handshake_step(&mut self.buffers, shaken).expect("they trust each other");
         }
         self.stream.write(&mut self.buffers, &[]).expect("the socket is sound");
         input.truncate(got.len);
@@ -90,13 +90,13 @@ impl End {
 
     fn hear(&mut self, other: &mut Self) {
         self.stream.socket.given.extend(other.stream.socket.taken.drain(..));
-        self.stream.look_again();
+        self.stream.assume_readable();
     }
 }
 
-/// Both ends of a connection whose handshake is over: ours, which has connected, and the upstream's.
+/// Makes both ends of a connection whose handshake is over: ours, which has connected, and the upstream's.
 fn met() -> [End; 2] {
-    // Both tests run at once in one process, and each removes its folder.
+    // Both tests run at once in one process, and each removes its directory.
     static FOLDERS: AtomicU32 = AtomicU32::new(0);
     let number = FOLDERS.fetch_add(1, Ordering::Relaxed);
     let folder = env::temp_dir().join(format!("leveret-stream-{}-{number}", process::id()));
@@ -120,7 +120,7 @@ fn met() -> [End; 2] {
         ours.hear(&mut theirs);
     }
     fs::remove_dir_all(&folder).unwrap();
-    assert!(!ours.stream.is_shaking_hands() && !theirs.stream.is_shaking_hands());
+    assert!(!ours.stream.is_in_tls_handshake() && !theirs.stream.is_in_tls_handshake());
     [ours, theirs]
 }
 
@@ -145,7 +145,7 @@ fn a_socket_that_is_broken_from_the_first_record_on_took_nothing() {
     assert!(ours.stream.write(&mut ours.buffers, &[7; 3 * PLAIN_BYTES_MAX]).is_err());
 }
 
-/// Bytes that tell where they stood.
+/// Bytes whose values depend on their position.
 fn counted(from: usize, count: usize) -> Vec<u8> {
     (from..from + count).map(|at| (at % 251) as u8).collect()
 }

@@ -1,6 +1,17 @@
-//! What a helper is asked to do that would take too long here, and what came of it, as values.
+//! Jobs that take too long for the event loop, done by the worker thread one at a time.
 //!
-//! Always true: each kind of job has a bounded line of its own, and the lines take turns.
+//! ```text
+//!   WorkerJob::Password ──┐                                    ┌─ WorkerResult::Password → the login is answered
+//!   WorkerJob::Handshake ─┼→ the worker carries out the job → ─┼─ WorkerResult::Handshake → TLS continues
+//!   WorkerJob::Reload ────┘                                    └─ WorkerResult::Reload → the new configuration
+//! ```
+//!
+//! # Invariants
+//! - The loop never blocks for the worker.
+//! - A peer that waits for the worker is not read and has a ticket. A result therefore never reaches another peer
+//!   that has got the same id since.
+//! - Each kind of job has a bounded queue of its own. Handshakes and logins alternate, and the other kinds come
+//!   first.
 
 use std::collections::VecDeque;
 
@@ -19,184 +30,173 @@ use super::peer::{Ending, Peer, PeerId, Session, Waiting};
 use super::platform::Platform;
 use super::state::Shared;
 
-/// Something to be done elsewhere.
+/// A job for the worker.
 #[derive(Debug)]
 pub enum WorkerJob {
     /// Check a password.
     Password(Login),
-    /// Make a step of a handshake of TLS.
-    Handshake(Shake),
+    /// Carry out one step of a TLS handshake.
+    Handshake(HandshakeJob),
     /// Read configuration and certificates again.
     Reload(Box<Config>),
     /// Read the certificates again if their files have changed.
     Certificates,
-    /// Write down what of bridges is to outlive a restart.
+    /// Write the state of the bridges that outlives a restart.
     Note(String),
 }
 
-/// A step of a handshake that waits to be made.
-pub struct Shake {
+/// A step of a TLS handshake that is to be carried out.
+pub struct HandshakeJob {
     pub(super) peer: PeerId,
     pub(super) ticket: u64,
-    /// Since when the peer has been waiting for us.
+    /// Since when the peer has been waiting for the worker.
     pub(super) since: Now,
     pub(super) handshake: Box<Handshake>,
 }
 
-/// A step that has been made: of which peer and ticket, since when it waited, and how it goes on.
-pub struct Step {
+/// The result of a step of a TLS handshake.
+pub struct HandshakeStep {
     pub(super) peer: PeerId,
     pub(super) ticket: u64,
     pub(super) since: Now,
     pub(super) shaken: Shaken,
 }
 
-/// What came of a job.
+/// The result of a job.
 #[derive(Debug)]
 pub enum WorkerResult {
-    /// Whether it was right.
+    /// The login, and whether its password was right.
     Password(Login, bool),
-    /// How the handshake goes on.
-    Handshake(Step),
-    /// What the configuration says now, or why that cannot be.
+    /// The handshake after its step.
+    Handshake(HandshakeStep),
+    /// The new configuration, or why it cannot be used.
     Reload(Box<Result<Config, String>>),
-    /// The files of the certificates were looked at.
+    /// The files of the certificates were checked.
     Certificates,
-    /// The note is written, or why not.
+    /// Whether the state of the bridges was written, or why not.
     Note(Result<(), String>),
 }
 
 impl Login {
-    /// Checks the password. This takes long, on purpose.
+    /// Checks the password. The hash is slow on purpose.
     pub fn check(self) -> WorkerResult {
         let is_right = self.check.is_right();
         WorkerResult::Password(self, is_right)
     }
 }
 
-impl Shake {
-    /// Makes the step. This may take long.
+impl HandshakeJob {
+    /// Carries out the step. This may take long.
     pub fn step(self, certificates: Option<&mut CertificateStore>, known: &mut KnownTime) -> WorkerResult {
         let Self { peer, ticket, since, handshake } = self;
         let shaken = handshake.step(certificates, known);
-        WorkerResult::Handshake(Step { peer, ticket, since, shaken })
+        WorkerResult::Handshake(HandshakeStep { peer, ticket, since, shaken })
     }
 }
 
-impl core::fmt::Debug for Shake {
+impl core::fmt::Debug for HandshakeJob {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("Shake").field("peer", &self.peer).finish_non_exhaustive()
     }
 }
 
-impl core::fmt::Debug for Step {
+impl core::fmt::Debug for HandshakeStep {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("Step").field("peer", &self.peer).finish_non_exhaustive()
     }
 }
 
-/// What is to be known of the certificates of `[tls]`.
+/// The state of the certificates of `[tls]`.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct CertificateState {
-    /// Nobody comes in by TLS, for the files cannot be used.
+    /// Whether no client can connect over TLS because the files cannot be used.
     pub is_shut: bool,
-    /// When the first of them ends, in seconds since 1970; 0 without any.
+    /// When the first certificate expires, in seconds since 1970; 0 without certificates.
     pub end_s: u64,
 }
 
 impl CertificateState {
-    /// What the certificates of a store are good for, if there is one.
+    /// Returns the state of the certificates in a store, if there is one.
     pub fn of(store: Option<&CertificateStore>) -> Self {
         store.map_or_else(Self::default, |store| Self { is_shut: store.is_shut(), end_s: store.end_s() })
     }
 }
 
-/// Who waits for the worker.
+/// The jobs that wait for the worker.
 pub(super) struct WorkerQueue {
     pub(super) is_busy: bool,
     pub(super) certificates: CertificateState,
-    /// When the job under way was given out.
-    pub(super) given: Now,
+    /// When the current job was started.
+    pub(super) started_at: Now,
     pub(super) tickets: u64,
     /// Logins that wait for the check of their password.
     pub(super) checks: PasswordChecks,
-    /// Handshakes of TLS, first come first served.
-    pub(super) shakes: VecDeque<Shake>,
-    /// What of bridges is to be written down.
+    /// Steps of TLS handshakes, in the order of their arrival.
+    pub(super) handshakes: VecDeque<HandshakeJob>,
+    /// State of the bridges that is to be written.
     pub(super) note: Option<String>,
-    /// What is to be read again.
+    /// Configuration that is to be read again.
     pub(super) reload: Option<Box<Config>>,
-    /// What came of that.
+    /// Result of the last reload.
     pub(super) reloaded: Option<Box<Result<Config, String>>>,
-    /// The files of the certificates are to be looked at.
+    /// Whether the files of the certificates are to be checked.
     pub(super) are_certificates_due: bool,
-    /// The next job is a handshake, if there is one.
-    pub(super) shakes_next: bool,
+    /// Whether the next job is a handshake, if there is one.
+    pub(super) is_handshake_next: bool,
 }
 
 impl WorkerQueue {
-    /// A queue for whom nobody waits yet.
+    /// Makes an empty queue.
     pub(super) fn new(
         limits: &Limits,
         with_tls: bool,
-        (certificates, tls_others): (CertificateState, usize),
+        certificates: CertificateState,
+        tls_others: usize,
     ) -> Self {
-        let shakes_max = tls_others + if with_tls { limits.tls_handshakes_max as usize } else { 0 };
+        let handshakes_max = tls_others + if with_tls { limits.tls_handshakes_max as usize } else { 0 };
         Self {
             is_busy: false,
             certificates,
-            given: Now::default(),
+            started_at: Now::default(),
             tickets: 0,
             checks: PasswordChecks::new(limits.handshakes_max as usize + MANAGEMENT_CLIENTS_MOST),
-            shakes: VecDeque::with_capacity(shakes_max),
+            handshakes: VecDeque::with_capacity(handshakes_max),
             reload: None,
             note: None,
             are_certificates_due: false,
             reloaded: None,
-            shakes_next: false,
+            is_handshake_next: false,
         }
     }
 
-    /// A peer is gone, and waits in no line any more.
-    pub(super) fn leave(&mut self, id: PeerId) {
+    /// Removes the jobs of a closed peer.
+    pub(super) fn remove_peer(&mut self, id: PeerId) {
         self.checks.remove(id);
-        self.shakes.retain(|shake| shake.peer != id);
+        self.handshakes.retain(|shake| shake.peer != id);
     }
 
     pub(super) fn has_next(&self, now: Now) -> bool {
         self.are_certificates_due
             || self.reload.is_some()
             || self.note.is_some()
-            || !self.shakes.is_empty()
+            || !self.handshakes.is_empty()
             || self.checks.deadline().is_due(now)
     }
 
-    /// A number that no job had before.
+    /// Returns a new ticket.
     pub(super) const fn ticket(&mut self) -> u64 {
         self.tickets += 1;
         self.tickets
     }
 }
 
-// What would hold the loop up, done by a thread of its own, one thing at a time.
-//
-// ```text
-// WorkerJob::Password ──┐                                   ┌─ WorkerResult::Password → a login is answered
-// WorkerJob::Handshake ─┼→ the worker, when free, does it → ┼─ WorkerResult::Handshake → TLS goes on
-// WorkerJob::Reload ────┘                                   └─ WorkerResult::Reload → what is live at once
-// ```
-//
-// Always true: the loop never waits for the worker; whoever waits for it is not read and has a ticket, so a
-// result never reaches another connection that has the same id by now; each kind has a bounded line of its
-// own, and the lines take turns.
-
 impl<P: Platform> Shared<P> {
-    /// Whether a job can be given out now.
+    /// Returns whether a job can be started now.
     pub(super) fn has_job(&self) -> bool {
         !self.worker.is_busy && self.worker.has_next(self.now)
     }
 
-    /// When one can be that has to wait until then.
+    /// Returns when a job can be started that must wait until then.
     pub(super) fn job_deadline(&self) -> Deadline {
         if self.worker.is_busy { Deadline::NEVER } else { self.worker.checks.deadline() }
     }
@@ -211,17 +211,17 @@ impl<P: Platform> Shared<P> {
         if let Some(notes) = self.worker.note.take() {
             return Some(WorkerJob::Note(notes));
         }
-        self.worker.shakes_next = !self.worker.shakes_next;
-        if self.worker.shakes_next {
-            self.next_shake().or_else(|| self.next_login())
+        self.worker.is_handshake_next = !self.worker.is_handshake_next;
+        if self.worker.is_handshake_next {
+            self.next_handshake().or_else(|| self.next_login())
         } else {
-            self.next_login().or_else(|| self.next_shake())
+            self.next_login().or_else(|| self.next_handshake())
         }
     }
 
-    /// The handshake that waits longest; of those whose peers have gone there is nothing to be had.
-    fn next_shake(&mut self) -> Option<WorkerJob> {
-        while let Some(shake) = self.worker.shakes.pop_front() {
+    /// Returns the handshake that has waited longest. Those of closed peers are dropped.
+    fn next_handshake(&mut self) -> Option<WorkerJob> {
+        while let Some(shake) = self.worker.handshakes.pop_front() {
             if self.awaits(shake.peer, Waiting::Handshake(shake.ticket)) {
                 return Some(WorkerJob::Handshake(shake));
             }
@@ -231,7 +231,7 @@ impl<P: Platform> Shared<P> {
 
     fn next_login(&mut self) -> Option<WorkerJob> {
         while let Some(login) = self.worker.checks.next(self.now) {
-            // Another of the same user may have been checked while this one waited.
+            // Another login with the same password may have been checked while this one waited.
             if !self.broker.access().is_remembered(&login.check) {
                 return Some(WorkerJob::Password(login));
             }
@@ -240,21 +240,21 @@ impl<P: Platform> Shared<P> {
         None
     }
 
-    /// Answers a login.
+    /// Handles the result of a password check.
     pub(super) fn finish_login(&mut self, login: &Login, is_right: bool) {
         if !is_right {
-            let (from, check_ms) = (login.from, self.now.ms_since(self.worker.given));
+            let (from, check_ms) = (login.from, self.now.ms_since(self.worker.started_at));
             self.worker.checks.note_wrong(self.now, login, check_ms);
             if !self.worker.checks.has_tokens(self.now, from.origin()) {
                 let text = format_args!(
                     "{from}: its logins wait after many wrong passwords: look there for a program with an old password"
                 );
-                self.supplies.log.warn(self.now, from.source(), LogKind::Login, text);
+                self.resources.log.warn(self.now, from.source(), LogKind::Login, text);
             }
         }
         if !self.awaits(login.peer, Waiting::Worker(login.ticket)) {
             if is_right {
-                // Whoever lost its place meanwhile is known when it comes again.
+                // A client that was disconnected meanwhile is known when it connects again.
                 let _ = self.broker.access_mut().note_checked(&login.check, true);
             }
             return;
@@ -266,25 +266,25 @@ impl<P: Platform> Shared<P> {
         self.answer_login(connection, outcome);
     }
 
-    /// Whether a connection still waits for this.
+    /// Returns whether a peer still waits for `awaited`.
     pub(super) fn awaits(&self, id: impl Into<PeerId>, awaited: Waiting) -> bool {
         self.peers.get(id).is_some_and(|peer| peer.waiting == awaited && peer.ending == Ending::No)
     }
 
-    /// Gives the answer that had to wait for the worker, and lets the connection go on.
+    /// Sends the answer that waited for the worker, and resumes the connection.
     fn answer_login(&mut self, id: ConnectionId, outcome: Outcome) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         peer.silent_since = self.now;
         let session = peer.session.amqp();
         if session.expects_answer() {
-            let mut context = self.supplies.context(self.now, &self.broker, &self.journal, id);
+            let mut context = self.resources.context(self.now, &self.broker, &self.journal, id);
             session.answer(&mut context, outcome, 0, Batch::NONE);
         }
         self.resume(id);
         self.after_session(id.into());
     }
 
-    /// Has a password checked that a request came with, unless it is known to be wrong.
+    /// Has the password of a management request checked, unless it is known to be wrong.
     pub(super) fn begin_management_login(&mut self, id: PeerId, check: Box<PasswordCheck>) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         if self.worker.checks.is_known_wrong(&check) {
@@ -295,7 +295,7 @@ impl<P: Platform> Shared<P> {
         self.worker.checks.push(Login { peer: id, from: peer.address, ticket, check });
     }
 
-    /// The password that a request came with has been checked: the request is looked at again.
+    /// Handles the result of the check of a management request's password: the request is examined again.
     pub(super) fn answer_management_login(&mut self, id: PeerId, check: &PasswordCheck, is_right: bool) {
         let noted = self.broker.access_mut().note_checked(check, is_right);
         let Some(Peer { session: Session::Operator(client), address, .. }) = self.peers.get_mut(id) else {
@@ -303,7 +303,7 @@ impl<P: Platform> Shared<P> {
         };
         if let Err(fault) = &noted {
             let text = format_args!("{address}: management login refused: {}", fault.text);
-            self.supplies.log.warn(self.now, address.source(), LogKind::Login, text);
+            self.resources.log.warn(self.now, address.source(), LogKind::Login, text);
         }
         client.session.note_login(noted.is_ok());
         client.idle_at = self.now.after_ms(IDLE_MS);

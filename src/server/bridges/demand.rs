@@ -1,9 +1,10 @@
-//! What keeps a bridge from moving all the time: the bytes of a day, and links that are there only while there
-//! is something to do (`link = "on_demand"`).
+//! The daily byte budget of a bridge, and links that connect only on demand (`link = "on_demand"`).
 //!
-//! Always true: what is under way when the bytes of a day are used is finished, and nothing goes back to its
-//! queue for it, so the order stays; a link ends itself only when nothing is under way and nothing waits that
-//! it may send; both links of a bridge begin together, for one contact costs less than two.
+//! # Invariants
+//! - When the bytes of the day are used, messages under way are still finished. None goes back to its queue, so the
+//!   order is kept.
+//! - A link ends itself only when nothing is under way and nothing waits that it may send.
+//! - Both links of a bridge connect together, because the upstream is then contacted once instead of twice.
 
 use leveret_bridge::{Demand, Price};
 use leveret_broker::Broker;
@@ -15,48 +16,48 @@ use crate::platform::Platform;
 use crate::state::Shared;
 
 impl Bridge {
-    /// Messages here that wait to be forwarded, but for those whose rules are held or wait.
+    /// Returns the number of messages here that wait to be forwarded, without those of rules that are held or wait.
     fn waiting(&self, broker: &Broker, now: leveret_core::time::Now) -> u64 {
         let head = &self.head;
         let Some(link) = self.link(Direction::Forward) else { return 0 };
-        let rules = head.config.forward.iter().zip(&link.state.courses);
-        let rules = rules.filter(|(rule, course)| !head.holds(rule) && !course.waits(now));
+        let rules = head.config.forward.iter().zip(&link.state.rule_states);
+        let rules = rules.filter(|(rule, rule_state)| !head.holds(rule) && !rule_state.waits(now));
         let depth = |queue: &str| broker.queue_depth(&head.config.vhost, queue).unwrap_or(0);
         rules.map(|(rule, _)| u64::from(depth(&rule.queue))).sum()
     }
 
-    /// Messages that ever came into the queues that it forwards, as far as those know.
-    pub(super) fn came(&self, broker: &Broker) -> u64 {
+    /// Returns the number of messages that ever arrived in the forwarded queues, as far as the queues know.
+    pub(super) fn arrived_count(&self, broker: &Broker) -> u64 {
         let config = &self.head.config;
         let flows = config.forward.iter().filter_map(|rule| broker.queue_flow(&config.vhost, &rule.queue));
         flows.map(|flow| flow.came).sum()
     }
 
-    /// Counts what came in since that was last done.
+    /// Counts the messages that arrived since the last call.
     #[cold]
     pub(super) fn note_inflow(&mut self, broker: &Broker) {
-        let came = self.came(broker);
+        let came = self.arrived_count(broker);
         self.head.inflow.note(came);
     }
 
-    /// Whether a look at its demand would find that something waits, or that nothing does any more.
+    /// Returns whether the demand must be evaluated: messages began to wait, or none waits any longer.
     pub(super) fn has_demand_news(
         &self,
         broker: &Broker,
-        has_room: bool,
+        is_unblocked: bool,
         now: leveret_core::time::Now,
     ) -> bool {
         let demand = self.head.demand.as_ref().filter(|_| self.may_be_wanted());
         demand.is_some_and(|demand| {
             let waiting = self.waiting(broker, now);
-            demand.is_news(waiting) || waiting > 0 && !has_room
+            demand.is_news(waiting) || waiting > 0 && !is_unblocked
         })
     }
 }
 
 impl Bridges {
-    /// Ends days that are over, and holds rules or lets them go on.
-    pub(super) fn keep_days<P: Platform>(&mut self, shared: &mut Shared<P>) {
+    /// Ends days that are over, and holds or resumes rules by the budget.
+    pub(super) fn end_days<P: Platform>(&mut self, shared: &mut Shared<P>) {
         for place in 0..self.places.len() {
             let bridge = &mut self.places[place];
             if bridge.head.day.keep_time(shared.now) {
@@ -64,23 +65,23 @@ impl Bridges {
                 let [_, yesterday, _] = bridge.head.day.numbers(shared.now);
                 for link in &mut bridge.links {
                     let today = core::mem::take(&mut link.state.today);
-                    // Unless more than a day has passed.
+                    // If more than a day has passed, yesterday had no traffic.
                     link.state.yesterday = if yesterday > 0 { today } else { Price::default() };
                 }
                 bridge.head.inflow.end_day();
             }
-            if bridge.head.is_to_turn() && !shared.is_stopping() {
-                self.turn_rules(shared, place);
+            if bridge.head.has_budget_change() && !shared.is_stopping() {
+                self.hold_or_resume_rules(shared, place);
             }
         }
     }
 
     #[cold]
-    fn turn_rules<P: Platform>(&mut self, shared: &mut Shared<P>, place: usize) {
+    fn hold_or_resume_rules<P: Platform>(&mut self, shared: &mut Shared<P>, place: usize) {
         let head = &mut self.places[place].head;
         head.is_held = head.day.is_spent();
         let name = &head.config.name;
-        let (level, words) = match head.is_held {
+        let (level, text) = match head.is_held {
             true => (
                 log::Level::Warn,
                 format_args!(
@@ -92,27 +93,27 @@ impl Bridges {
                 (log::Level::Info, format_args!("bridge {name} has bytes of the day again: all rules go on"))
             }
         };
-        shared.say(level, head.serial, words);
+        shared.log_bridge(level, head.serial, text);
         self.settle(shared, place);
     }
 
-    /// Ends links that have nothing to do, and begins those for which there is something.
-    pub(super) fn keep_demands<P: Platform>(&mut self, shared: &mut Shared<P>) {
+    /// Disconnects links that have nothing to do, and connects those with demand.
+    pub(super) fn evaluate_demands<P: Platform>(&mut self, shared: &mut Shared<P>) {
         for place in 0..self.places.len() {
             if self.places[place].head.demand.is_some() && !shared.is_stopping() {
-                self.keep_demand(shared, place);
+                self.evaluate_demand(shared, place);
             }
         }
     }
 
     #[cold]
-    fn keep_demand<P: Platform>(&mut self, shared: &mut Shared<P>, place: usize) {
+    fn evaluate_demand<P: Platform>(&mut self, shared: &mut Shared<P>, place: usize) {
         let now = shared.now;
         for link in 0..self.places[place].links.len() {
             let bridge = &self.places[place];
             if bridge.links[link].state.rest_due.is_due(now) {
                 let waiting = bridge.waiting(&shared.broker, now);
-                self.end_contact(shared, LinkId { place, link }, waiting);
+                self.end_if_idle(shared, LinkId { place, link }, waiting);
             }
         }
         let bridge = &mut self.places[place];
@@ -120,45 +121,45 @@ impl Bridges {
             return;
         }
         let waiting = bridge.waiting(&shared.broker, now);
-        let has_room = shared.lists.for_room.is_empty();
+        let is_unblocked = shared.lists.for_capacity.is_empty();
         let unix_ms = shared.platform.unix_ms();
         let reason =
-            bridge.head.demand.as_mut().and_then(|demand| demand.look(now, unix_ms, (waiting, has_room)));
+            bridge.head.demand.as_mut().and_then(|demand| demand.look(now, unix_ms, (waiting, is_unblocked)));
         let Some(reason) = reason else { return };
         for link in &mut bridge.links {
             if let Phase::Resting = link.phase {
                 link.phase = Phase::Waiting(now.after_ms(0));
             }
         }
-        let words = format_args!("bridge {} connects: {}", bridge.head.config.name, reason.words());
-        shared.say(log::Level::Info, bridge.head.serial, words);
+        let text = format_args!("bridge {} connects: {}", bridge.head.config.name, reason.words());
+        shared.log_bridge(log::Level::Info, bridge.head.serial, text);
     }
 
-    /// A link that has moved nothing for a while ends, unless something waits to be forwarded over it.
+    /// Ends a link that has been idle for a while, unless messages wait to be forwarded over it.
     #[cold]
-    fn end_contact<P: Platform>(&mut self, shared: &mut Shared<P>, id: LinkId, waiting: u64) {
+    fn end_if_idle<P: Platform>(&mut self, shared: &mut Shared<P>, id: LinkId, waiting: u64) {
         self.with(id, shared, |task| {
-            let contact = &mut *task.contact;
-            let is_idle = contact.is_idle() && !contact.is_draining;
+            let open_link = &mut *task.open_link;
+            let is_idle = open_link.is_idle() && !open_link.is_draining;
             let has_output =
-                contact.forwards().any(|lane| task.shared.broker.has_output(lane.own.connection));
+                open_link.forwards().any(|lane| task.shared.broker.has_output(lane.own.connection));
             let has_more = task.direction == Direction::Forward && (waiting > 0 || has_output);
             let may_rest = is_idle && !has_more;
             let after_ms = task.head.demand.as_ref().map_or(0, Demand::rest_after_ms);
             task.state.is_going_to_rest = may_rest;
             task.state.rest_due = if may_rest { Deadline::NEVER } else { task.shared.now.after_ms(after_ms) };
-            contact.is_draining |= may_rest;
+            open_link.is_draining |= may_rest;
         });
     }
 
-    /// A link has ended because there is nothing to do for it: it was a success.
+    /// Handles that a link on demand has ended because it had nothing to do, which counts as a success.
     #[cold]
     pub(super) fn rest_link<P: Platform>(&mut self, shared: &mut Shared<P>, id: LinkId) {
-        let (now, unix_ms, chance) = (shared.now, shared.platform.unix_ms(), self.common.chance());
+        let (now, unix_ms, random) = (shared.now, shared.platform.unix_ms(), self.common.random());
         let (head, link) = self.get_mut(id);
         link.phase = Phase::Resting;
         link.state.backoff.reset();
         link.state.forget_logged();
-        head.demand.iter_mut().for_each(|demand| demand.rest(now, unix_ms, chance));
+        head.demand.iter_mut().for_each(|demand| demand.rest(now, unix_ms, random));
     }
 }

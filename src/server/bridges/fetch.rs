@@ -1,15 +1,19 @@
-//! Messages on their way from an upstream: collected, published here by our own publisher, and acknowledged
-//! there when they are durable here.
+//! Messages on their way from an upstream.
 //!
-//! | what comes | what becomes of it |
-//! |------------|--------------------|
-//! | a queue here takes it | acknowledged there when it is durable here |
-//! | none here takes it | set aside here, with the cause |
-//! | neither takes it | back to its queue there; its rule waits, and tries one at a time |
-//! | it is larger than anything here can be | it stays unacknowledged there, told as held; or it goes to the dead letters of its queue there, where the rule says `refused = "reject"` |
+//! They are collected, published here over a connection of our own, and acknowledged there when they are durable
+//! here.
 //!
-//! Always true: what the upstream sent is acknowledged only when a queue here has it, or the queue for those
-//! that were refused; what is held there takes nothing of its rule's window.
+//! | case | result |
+//! |------|--------|
+//! | a queue here takes the message | acknowledged there when it is durable here |
+//! | no queue here takes it | parked here, with the cause |
+//! | it cannot be parked either | returned to its queue there; its rule waits, and tries one message at a time |
+//! | it is too large for this broker | held: it stays unacknowledged there |
+//! | the same, with `refused = "reject"` | dead-lettered there |
+//!
+//! # Invariants
+//! - A message is acknowledged only when a queue here has it, or the queue of parked messages.
+//! - Messages held at the upstream take nothing of their rule's window.
 
 use leveret_amqp::{Full, Properties, Writer};
 use leveret_bridge::{Arrivals, Cause, Event, Marks, Origin, Verdict, hops_of, marked, shovelled};
@@ -23,62 +27,133 @@ use leveret_core::mem::{MessageId, PoolFull};
 use leveret_core::time::Deadline;
 
 use super::state::Remedy;
-use super::traffic::{Fetch, Incoming, Lane, Next, Received, Task};
-use crate::blocked_publishers::Need;
+use super::traffic::{Fetch, Incoming, Lane, LinkTask, Next, Received};
+use crate::blocked_publishers::BlockedOn;
 use crate::peer::Waiting;
 use crate::platform::Platform;
 
-impl<P: Platform> Task<'_, P> {
-    /// How many messages of a rule come ahead: each queue has its share of the window, for a quorum queue of
-    /// RabbitMQ refuses to share one, and what is held there beside it.
-    pub(super) fn ahead(&self, rule: usize) -> u16 {
-        let course = &self.state.courses[rule];
-        let share = self.head.config.window / self.head.config.fetch.len().max(1) as u16;
-        let ahead = if course.is_careful() { 1 } else { share.max(1) };
-        ahead.saturating_add(course.held)
+/// Upper bound of the headers that a bridge adds and of the names in a publish, in bytes.
+const ADDED_BYTES_MAX: usize = 2048;
+
+/// The state that all bridges share.
+pub(super) struct Common {
+    pub(super) origin: Origin,
+    pub(super) version: String,
+    /// Name of this broker's node.
+    pub(super) node: String,
+    /// Buffers for the head and the headers of a message. Allocated only if there may be bridges, and used only
+    /// within one call.
+    pub(super) scratch: Scratch,
+    /// When the state of the bridges is written.
+    pub(super) note_due: Deadline,
+    random: u64,
+}
+
+impl Common {
+    pub(super) fn new(max: usize, frame_max: usize, (node, version): (&str, &str), seed: u64) -> Self {
+        let mut common = Self {
+            origin: Origin::default(),
+            version: version.to_string(),
+            node: node.to_string(),
+            scratch: Scratch::default(),
+            note_due: Deadline::NEVER,
+            random: seed | 1,
+        };
+        if max > 0 {
+            common.scratch = Scratch::new(frame_max);
+            // Without a store, a random number stands for this process.
+            let numbers = [common.random(), common.random()].map(u64::to_be_bytes);
+            common.origin.store = core::array::from_fn(|at| numbers[at / 8][at % 8]);
+        }
+        common
     }
 
-    /// The consumer of a rule there has begun.
+    /// Returns a random number.
+    pub(super) const fn random(&mut self) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+}
+
+/// Buffers for the head and the headers of one message.
+#[derive(Default)]
+pub(super) struct Scratch {
+    pub(super) headers: Box<[u8]>,
+    pub(super) properties: Box<[u8]>,
+    pub(super) edited: Box<[u8]>,
+    pub(super) head: Box<[u8]>,
+}
+
+impl Scratch {
+    fn new(frame_max: usize) -> Self {
+        let room = |bytes: usize| vec![0; bytes].into_boxed_slice();
+        Self {
+            headers: room(frame_max + ADDED_BYTES_MAX),
+            properties: room(frame_max),
+            edited: room(frame_max + ADDED_BYTES_MAX),
+            head: room(frame_max + ADDED_BYTES_MAX),
+        }
+    }
+
+    /// Returns the size of all buffers in bytes.
+    pub(super) const fn bytes(frame_max: usize) -> usize {
+        4 * frame_max + 3 * ADDED_BYTES_MAX
+    }
+}
+
+impl<P: Platform> LinkTask<'_, P> {
+    /// Returns the prefetch of a rule: its share of the window, and in addition the messages held there. Each queue
+    /// has its own share, because a quorum queue of RabbitMQ refuses a prefetch shared by the channel.
+    pub(super) fn ahead(&self, rule: usize) -> u16 {
+        let rule_state = &self.state.rule_states[rule];
+        let share = self.head.config.window / self.head.config.fetch.len().max(1) as u16;
+        let ahead = if rule_state.is_one_at_a_time() { 1 } else { share.max(1) };
+        ahead.saturating_add(rule_state.held)
+    }
+
+    /// Begins to fetch messages of a rule whose consumer at the upstream has begun.
     ///
     /// # Errors
-    /// The broker refuses.
+    /// The fault of the broker.
     #[cold]
     pub(super) fn begin_fetch(&mut self, rule: usize) -> Result<(), Cause> {
-        if self.contact.channel.is_none() {
-            let own = self.shared.open_own(self.contact.peer)?;
-            self.contact.channel = Some(own.channel);
-            self.shared.demand(own, Command::ConfirmSelect)?;
+        if self.open_link.channel.is_none() {
+            let own = self.shared.open_own(self.open_link.peer)?;
+            self.open_link.channel = Some(own.channel);
+            self.shared.apply_checked(own, Command::ConfirmSelect)?;
         }
         let arrivals = Arrivals::new(self.ahead(rule).into());
-        // It comes again, on a channel that knows nothing of it.
-        self.state.courses[rule].held = 0;
+        // Held messages arrive again on the new channel.
+        self.state.rule_states[rule].held = 0;
         let (incoming, is_ending, is_over) = (None, false, false);
-        self.contact.lanes[rule] = Lane::Fetch(Fetch { arrivals, incoming, is_ending, is_over });
-        self.state.courses[rule].note_open(self.shared.now);
+        self.open_link.lanes[rule] = Lane::Fetch(Fetch { arrivals, incoming, is_ending, is_over });
+        self.state.rule_states[rule].note_open(self.shared.now);
         Ok(())
     }
 
-    /// Whether a whole message of a rule waits for room.
+    /// Returns whether a complete message of a rule waits for capacity.
     pub(super) fn has_whole(&mut self, rule: usize) -> bool {
-        self.contact.incoming(rule).is_some_and(|it| matches!(it.content, Received::Whole(_)))
+        self.open_link.incoming(rule).is_some_and(|it| matches!(it.content, Received::Whole(_)))
     }
 
-    /// Something of a message came.
+    /// Takes a part of a message.
     ///
     /// # Errors
-    /// The upstream sends a piece of a delivery where none belongs.
+    /// The upstream sent a part of a delivery where it is not permitted.
     pub(super) fn take_arriving(&mut self, event: Event<'_>) -> Result<Next, Cause> {
-        self.contact.has_moved = true;
+        self.open_link.has_moved = true;
         let (now, left) = (self.shared.now, self.state.left);
         let misplaced = || Err(Cause::new(format_args!("a delivery where it has no place")));
         match event {
             Event::Deliver { rule, tag, redelivered, exchange, key } => {
-                let Some(lane) = self.contact.fetch(rule) else { return misplaced() };
+                let Some(lane) = self.open_link.fetch(rule) else { return misplaced() };
                 let is_placed = matches!(
                     lane.incoming,
                     None | Some(Incoming { content: Received::Nothing | Received::Skipped(_), .. })
                 );
-                assert!(is_placed, "a message that arrived has its place before the next one comes");
+                assert!(is_placed, "a message is published before the next one arrives");
                 let is_beyond = left.is_some_and(|left| lane.arrivals.len() as u64 >= left);
                 let content = if is_beyond { Received::Skipped(0) } else { Received::Nothing };
                 lane.incoming = Some(Incoming {
@@ -102,17 +177,17 @@ impl<P: Platform> Task<'_, P> {
             }
             Event::Body(rule, octets) => {
                 let len = octets.len() as u64;
-                let Some(incoming) = self.contact.incoming(rule) else { return misplaced() };
+                let Some(incoming) = self.open_link.incoming(rule) else { return misplaced() };
                 match incoming.redelivered {
                     true => self.state.today.repeated += len,
                     false => self.state.today.payload += len,
                 }
                 match &mut incoming.content {
                     Received::Part(message, left) => {
-                        self.shared.supplies.messages.append_body(*message, octets);
+                        self.shared.resources.messages.append_body(*message, octets);
                         *left -= len;
                         if *left == 0 {
-                            self.shared.supplies.messages.finish(*message);
+                            self.shared.resources.messages.finish(*message);
                             incoming.content = Received::Whole(*message);
                         }
                     }
@@ -123,22 +198,22 @@ impl<P: Platform> Task<'_, P> {
                 }
                 self.publish_arrived(rule)
             }
-            _ => unreachable!("others are handled elsewhere"),
+            _ => unreachable!("other events are handled by take_event"),
         }
     }
 
-    /// Takes everything that the message will ever need.
+    /// Reserves everything that the message will need.
     ///
     /// # Errors
-    /// There is no room for it now.
+    /// The pool that lacks capacity now.
     fn begin_arriving(
         &mut self,
         rule: usize,
         properties: Properties<'_>,
         body_len: u64,
     ) -> Result<(), PoolFull> {
-        let peer = self.contact.peer;
-        let Some(incoming) = self.contact.incoming(rule) else { return Ok(()) };
+        let peer = self.open_link.peer;
+        let Some(incoming) = self.open_link.incoming(rule) else { return Ok(()) };
         if let Received::Skipped(_) = incoming.content {
             incoming.content = Received::Skipped(body_len);
             return Ok(());
@@ -147,7 +222,7 @@ impl<P: Platform> Task<'_, P> {
         let Scratch { headers, edited, properties: again, .. } = &mut self.common.scratch;
         let said = ((self.state.upstream, 0), self.shared.platform.unix_ms() / 1000, &*self.common.node);
         let (shovel, marks) = (self.head.config.shovel.as_deref(), (marks, self.common.origin));
-        let marked = crossing(properties, marks, shovel, said, (headers, edited, again));
+        let marked = bridged_properties(properties, marks, shovel, said, (headers, edited, again));
         let limits = &self.shared.limits;
         let marked = marked.ok().filter(|it| it.as_bytes().len() + 32 <= limits.frame_max as usize);
         let len = u32::try_from(body_len).ok().filter(|len| *len <= limits.message_size_max);
@@ -162,7 +237,7 @@ impl<P: Platform> Task<'_, P> {
         let to = &self.head.config.fetch[rule].to;
         let key = to.key().map_or(&*incoming.key, str::as_bytes);
         let exchange = to.exchange().unwrap_or(&incoming.exchange);
-        let messages = &mut self.shared.supplies.messages;
+        let messages = &mut self.shared.resources.messages;
         let message = messages.begin(exchange, key, share)?;
         let flags = message_flags(properties);
         let kept = messages.reserve_content(message, properties.as_bytes(), flags, len, share);
@@ -175,17 +250,17 @@ impl<P: Platform> Task<'_, P> {
         Ok(())
     }
 
-    /// Nothing here could hold a message: it goes to the dead letters of its queue there, if the rule says so,
-    /// or stays there, unacknowledged until the channel ends, and in nobody's way.
+    /// Handles a message that is too large for this broker. It is dead-lettered there, if the rule permits that.
+    /// Otherwise it stays unacknowledged until the channel ends, and blocks no other message.
     #[cold]
     fn leave_there(&mut self, rule: usize, tag: u64, body_len: u64) {
         let most = self.shared.limits.message_size_max;
         let queue = &self.head.config.fetch[rule].queue;
         let name = &self.head.config.name;
         let is_rejected =
-            self.head.config.fetch[rule].refused == Refused::Reject && self.contact.client.can_settle();
+            self.head.config.fetch[rule].refused == Refused::Reject && self.open_link.client.can_settle();
         let what = if is_rejected { "it is rejected there" } else { "it stays there, and others go on" };
-        let words = format_args!(
+        let text = format_args!(
             "bridge {name}, fetch: a message of {body_len} bytes in {queue} is too large for this broker \
              (message_size_max = {most}, or its headers fill a frame): {what}"
         );
@@ -193,64 +268,64 @@ impl<P: Platform> Task<'_, P> {
             "{queue}: a message of {body_len} bytes is too large for this broker; {what}"
         ));
         if self.state.is_news(&cause) {
-            self.shared.say(log::Level::Warn, self.head.serial, words);
+            self.shared.log_bridge(log::Level::Warn, self.head.serial, text);
         }
         self.state.last_error = Some((cause, self.shared.now));
         if is_rejected {
-            self.contact.client.settle(rule, tag, Verdict::Dead);
+            self.open_link.client.settle(rule, tag, Verdict::Dead);
         } else {
-            let course = &mut self.state.courses[rule];
-            course.held = course.held.saturating_add(1);
-            self.widen_fetch(rule);
+            let rule_state = &mut self.state.rule_states[rule];
+            rule_state.held = rule_state.held.saturating_add(1);
+            self.restart_consumer(rule);
         }
         self.count_down(1);
     }
 
     fn wait_for_room(&mut self, shortage: Shortage) -> Next {
-        let (id, since) = (self.contact.peer, self.shared.now);
+        let (id, since) = (self.open_link.peer, self.shared.now);
         if let Some(peer) = self.shared.peers.get_mut(id) {
-            (peer.waiting, peer.need) = (Waiting::Room, Need { shortage, since });
-            self.shared.lists.for_room.push(id);
+            (peer.waiting, peer.blocked_on) = (Waiting::Capacity, BlockedOn { shortage, since });
+            self.shared.lists.for_capacity.push(id);
         }
         Next::Wait
     }
 
-    /// Publishes the message of a rule that is whole, if one is.
+    /// Publishes the complete message of a rule, if there is one.
     ///
     /// # Errors
-    /// There are more than were asked for.
+    /// The upstream sent more messages than the prefetch.
     pub(super) fn publish_arrived(&mut self, rule: usize) -> Result<Next, Cause> {
-        let channel = self.contact.channel;
-        let Some(incoming) = self.contact.incoming(rule) else { return Ok(Next::GoOn) };
+        let channel = self.open_link.channel;
+        let Some(incoming) = self.open_link.incoming(rule) else { return Ok(Next::GoOn) };
         let (Received::Whole(message), tag, Some(channel)) = (incoming.content, incoming.tag, channel) else {
             return Ok(Next::GoOn);
         };
         if let Some(why) = incoming.refused.clone() {
             return self.park_arrived(rule, (tag, message), &why);
         }
-        let peer = self.contact.peer;
-        let messages = &mut self.shared.supplies.messages;
+        let peer = self.open_link.peer;
+        let messages = &mut self.shared.resources.messages;
         let properties = messages.properties(message, &mut self.common.scratch.properties);
         if hops_of(Properties::trusted(properties)) > self.head.config.hops_max.into() {
             return self.park_arrived(rule, (tag, message), "it has crossed as many bridges as it may");
         }
-        // For the case that it is to be set aside.
+        // The message may have to be parked.
         messages.retain(message);
         let command = Command::Publish { message, mandatory: true };
         let (outcome, batch) = self.shared.apply((peer, Some(channel)), command);
         let why = match outcome {
             Outcome::Wait => {
-                self.shared.supplies.messages.release(message);
+                self.shared.resources.messages.release(message);
                 return Ok(self.wait_for_room(self.shared.broker.last_shortage()));
             }
             Outcome::Published if self.shared.broker.has_returned(peer) => {
                 let (broker, mut context) = self.shared.broker_mut();
                 broker.sent(&mut context, peer, 1);
                 if let Destination::Queue(queue) = &self.head.config.fetch[rule].to {
-                    // That is no fault of the message. The queue is made before the next try.
+                    // The message is not at fault. The queue is declared before the next attempt.
                     let cause = Cause::new(format_args!("queue '{queue}' is missing here: it is made again"));
                     self.wait(rule, cause, Remedy::OneTaken);
-                    self.shut(rule);
+                    self.close_lane(rule);
                     return Ok(Next::GoOn);
                 }
                 "unroutable here: it reaches no queue".to_string()
@@ -262,25 +337,25 @@ impl<P: Platform> Task<'_, P> {
         self.park_arrived(rule, (tag, message), &why)
     }
 
-    /// A message is ours as soon as this is durable.
+    /// Records that a message is acknowledged as soon as `batch` is durable.
     fn take_over(
         &mut self,
         rule: usize,
         (tag, message): (u64, MessageId),
         batch: Batch,
     ) -> Result<Next, Cause> {
-        self.shared.supplies.messages.release(message);
-        let Some(lane) = self.contact.fetch(rule) else { unreachable!("it was one that fetches") };
+        self.shared.resources.messages.release(message);
+        let Some(lane) = self.open_link.fetch(rule) else { unreachable!("only fetching rules publish") };
         lane.incoming = None;
         if !lane.arrivals.take(tag, batch) {
             return Err(Cause::new(format_args!("it sends more than it was asked for")));
         }
-        self.note_going(rule);
+        self.note_rule_taken(rule);
         Ok(Next::GoOn)
     }
 
-    /// Sets a message aside that no queue here takes. Where that takes nothing either it goes back to where it
-    /// came from, and its rule waits, alone.
+    /// Parks a message that no queue here takes. If it cannot be parked, it goes back to its queue at the upstream,
+    /// and only its rule waits.
     #[cold]
     fn park_arrived(
         &mut self,
@@ -288,11 +363,11 @@ impl<P: Platform> Task<'_, P> {
         (tag, message): (u64, MessageId),
         why: &str,
     ) -> Result<Next, Cause> {
-        let cause = match self.put_aside(message, why) {
+        let cause = match self.park_copy(message, why) {
             Ok(Some(batch)) => return self.take_over(rule, (tag, message), batch),
             Ok(None) => {
-                // A part of where it goes may have it already.
-                if let Some(incoming) = self.contact.incoming(rule) {
+                // Some of its destination queues may have it already.
+                if let Some(incoming) = self.open_link.incoming(rule) {
                     incoming.refused = Some(why.into());
                 }
                 return Ok(self.wait_for_room(self.shared.broker.last_shortage()));
@@ -300,26 +375,29 @@ impl<P: Platform> Task<'_, P> {
             Err(cause) => Cause::new(format_args!("{why}, and parking it takes nothing now: {cause}")),
         };
         self.wait(rule, cause, Remedy::OneTaken);
-        // With its channel all that is not acknowledged goes back there, in its order.
-        self.shut(rule);
+        // Closing the channel requeues all unacknowledged messages there, in their order.
+        self.close_lane(rule);
         Ok(Next::GoOn)
     }
 
-    /// Puts a copy of a message into the queue for those that are set aside. `None`: there is no room now.
+    /// Puts a copy of a message into the queue of parked messages. Returns `None` if there is no capacity now.
     ///
     /// # Errors
-    /// The queue for what is set aside does not take it either, or cannot be made.
+    /// That queue does not take it either, or cannot be declared.
     #[cold]
-    fn put_aside(&mut self, message: MessageId, why: &str) -> Result<Option<Batch>, Cause> {
-        self.shared.make_parked(self.head)?;
-        let Some(channel) = self.contact.channel else { unreachable!("what arrived was to be published") };
+    fn park_copy(&mut self, message: MessageId, why: &str) -> Result<Option<Batch>, Cause> {
+        self.shared.declare_parked(self.head)?;
+        let Some(channel) = self.open_link.channel else {
+            unreachable!("the channel is open before messages are published")
+        };
         let Scratch { properties, edited, .. } = &mut self.common.scratch;
-        let own = Properties::trusted(self.shared.supplies.messages.properties(message, properties));
+        let own = Properties::trusted(self.shared.resources.messages.properties(message, properties));
         let mut writer = Writer::new(edited);
         let (said, unix_s) = ((&*self.head.config.name, None, why), self.shared.platform.unix_ms() / 1000);
         let is_written = parked(own, said, unix_s, &mut writer).is_ok();
         let mut len = writer.at();
-        // Headers that are too long already stay as they are, for it must be delivered one day.
+        // If the headers would become too long, they stay unchanged, because the message must fit a frame when it is
+        // delivered.
         if !is_written || len + 32 > self.shared.limits.frame_max as usize {
             len = own.as_bytes().len();
             edited[..len].copy_from_slice(own.as_bytes());
@@ -336,18 +414,18 @@ impl<P: Platform> Task<'_, P> {
 
     // ---- acknowledging
 
-    /// Acknowledges what is durable by now.
+    /// Acknowledges messages that are durable now.
     pub(super) fn acknowledge(&mut self) {
         let durable = self.shared.journal.durable();
         let mut moved = 0;
-        for rule in 0..self.contact.lanes.len() {
-            let Lane::Fetch(lane) = &mut self.contact.lanes[rule] else { continue };
-            // What is held is not to be acknowledged with those behind it.
-            let together = self.state.courses[rule].held == 0;
-            while self.contact.client.can_settle()
+        for rule in 0..self.open_link.lanes.len() {
+            let Lane::Fetch(lane) = &mut self.open_link.lanes[rule] else { continue };
+            // Held messages must not be acknowledged by a later `multiple`.
+            let together = self.state.rule_states[rule].held == 0;
+            while self.open_link.client.can_settle()
                 && let Some((tag, count)) = lane.arrivals.next_durable(durable, together)
             {
-                self.contact.client.settle(rule, tag, Verdict::Taken(together));
+                self.open_link.client.settle(rule, tag, Verdict::Taken(together));
                 moved += count;
             }
         }
@@ -358,60 +436,14 @@ impl<P: Platform> Task<'_, P> {
     }
 }
 
-// What all bridges share: room to write one message in, and the numbers that are theirs together.
-//
-// Always true: the room is reserved when there may be a bridge, and nothing is left in it between two calls.
-
-/// More than the headers that a message gets, and the names in its publish, in bytes.
-const MARKS_BYTES_MAX: usize = 2048;
-
-/// What all bridges share.
-pub(super) struct Common {
-    pub(super) origin: Origin,
-    pub(super) version: String,
-    /// What this broker is called.
-    pub(super) node: String,
-    /// Room to write heads of messages and their headers in; empty when there is no bridge.
-    pub(super) scratch: Scratch,
-    /// When what was counted is written down.
-    pub(super) note_due: Deadline,
-    random: u64,
-}
-
-impl Common {
-    pub(super) fn new(max: usize, frame_max: usize, (node, version): (&str, &str), seed: u64) -> Self {
-        let mut common = Self {
-            origin: Origin::default(),
-            version: version.to_string(),
-            node: node.to_string(),
-            scratch: Scratch::default(),
-            note_due: Deadline::NEVER,
-            random: seed | 1,
-        };
-        if max > 0 {
-            common.scratch = Scratch::new(frame_max);
-            // Where there is no store it stands for this process.
-            let numbers = [common.chance(), common.chance()].map(u64::to_be_bytes);
-            common.origin.store = core::array::from_fn(|at| numbers[at / 8][at % 8]);
-        }
-        common
-    }
-
-    /// Any number.
-    pub(super) const fn chance(&mut self) -> u64 {
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        self.random.wrapping_mul(0x2545_F491_4F6C_DD1D)
-    }
-}
-
-/// The properties of a message that crosses a bridge, with its marks, and as the shovel wants them that the bridge
-/// may be: over which of its addresses, when, and by whom. `rooms`: for the headers of a shovel, and two to write in.
+/// Returns the properties of a message that crosses a bridge, with the bridge's headers and those of its shovel.
 ///
-/// # Errors
+/// `said` are the indexes of the addresses, the time, and the node name. The buffers are for the headers of a shovel,
+/// and two to write in.
+///
+/// The properties do not fit.
 /// They do not fit.
-pub(super) fn crossing<'r>(
+pub(super) fn bridged_properties<'r>(
     own: Properties<'_>,
     (marks, origin): (Marks, Origin),
     shovel: Option<&Shovel>,
@@ -427,30 +459,4 @@ pub(super) fn crossing<'r>(
     shovelled(marked, shovel, said, headers, &mut writer)?;
     let len = writer.at();
     Ok(Properties::trusted(&again[..len]))
-}
-
-/// Room for one message's head and headers.
-#[derive(Default)]
-pub(super) struct Scratch {
-    pub(super) headers: Box<[u8]>,
-    pub(super) properties: Box<[u8]>,
-    pub(super) edited: Box<[u8]>,
-    pub(super) head: Box<[u8]>,
-}
-
-impl Scratch {
-    fn new(frame_max: usize) -> Self {
-        let room = |bytes: usize| vec![0; bytes].into_boxed_slice();
-        Self {
-            headers: room(frame_max + MARKS_BYTES_MAX),
-            properties: room(frame_max),
-            edited: room(frame_max + MARKS_BYTES_MAX),
-            head: room(frame_max + MARKS_BYTES_MAX),
-        }
-    }
-
-    /// Bytes of all of it.
-    pub(super) const fn bytes(frame_max: usize) -> usize {
-        4 * frame_max + 3 * MARKS_BYTES_MAX
-    }
 }

@@ -1,12 +1,14 @@
-//! Messages on their way to an upstream: out of the outbox of a consumer of our own, over the link, and settled
-//! here when they are confirmed there.
+//! Messages on their way to an upstream.
 //!
-//! Each rule has a connection of its own at the broker here, so it has a window, an outbox and an order of its
-//! own; when its lane ends, whatever was given out to it goes back to its queue. Messages leave in pages: each
-//! lane that has something gets its share of a page, urgent rules first.
+//! They are taken from the outbox of a consumer of our own, sent over the link, and settled here when the upstream
+//! confirms them. Each rule has a connection of its own in this broker, and therefore its own window, outbox and
+//! order. When its lane ends, its unsettled deliveries are requeued. Messages leave in pages: each lane with output
+//! gets a share of a page, urgent rules first.
 //!
-//! Always true: a message leaves its queue only when the upstream has confirmed it, or it is dead-lettered to
-//! the queue for those that were refused; those of a rule are sent in the order of their queue.
+//! # Invariants
+//! - A message leaves its queue only when the upstream has confirmed it, or when it is dead-lettered to the queue of
+//!   parked messages.
+//! - Messages of a rule are sent in the order of their queue.
 
 use leveret_amqp::{Full, Properties};
 use leveret_bridge::{
@@ -17,28 +19,28 @@ use leveret_config::bridge::{Destination, RULES_MAX, Refused};
 use leveret_core::command::{ChannelId, Command, Delivery, Outbox, Refusal, Settlement};
 use leveret_core::mem::Messages;
 
-use super::fetch::{Scratch, crossing};
+use super::fetch::{Scratch, bridged_properties};
 use super::own_connections::of_broker;
-use super::state::Head;
+use super::state::BridgeState;
 use super::state::Remedy;
-use super::traffic::Task;
-use super::traffic::{Contact, End, Forward, Lane, Own};
+use super::traffic::LinkTask;
+use super::traffic::{End, Forward, Lane, OpenLink, OwnConnection};
 use crate::platform::Platform;
 use crate::state::Shared;
 
-/// The least that a lane gets of a page when others wait, in bytes.
+/// Minimum share of a page that a lane gets when others wait, in bytes.
 const SHARE_BYTES_MIN: usize = 4096;
 
-/// The code of a message that comes back because it reaches no queue.
+/// Reply code of a message that is returned because it reaches no queue.
 const NO_ROUTE: u16 = 312;
 
 /// The output buffer while it is filled.
 pub(super) struct Page {
     pub(super) octets: Box<[u8]>,
     pub(super) len: usize,
-    /// How long it may become.
+    /// Maximum length of the page.
     room: usize,
-    /// The first message of a lane that is not to be sent, behind everything in the page.
+    /// Per lane, the first message that must not be sent, behind everything in the page.
     unsendable: heapless::Vec<(usize, u64, Refusal), RULES_MAX>,
 }
 
@@ -48,26 +50,27 @@ impl Page {
     }
 }
 
-impl<P: Platform> Task<'_, P> {
-    /// The channel of a rule there is ready: its messages begin to flow.
+impl<P: Platform> LinkTask<'_, P> {
+    /// Begins to forward messages of a rule whose channel at the upstream is ready.
     ///
     /// # Errors
-    /// The broker refuses.
+    /// The fault of the broker.
     #[cold]
     pub(super) fn begin_forward(&mut self, rule: usize) -> Result<(), Cause> {
         let config = &self.head.config;
-        let ahead = if self.state.courses[rule].is_careful() { 1 } else { config.window };
+        let ahead = if self.state.rule_states[rule].is_one_at_a_time() { 1 } else { config.window };
         let own = self.shared.consume(config, (&config.forward[rule].queue, "bridge"), ahead)?;
-        let flights = Flights::new(config.window.into());
+        let in_flight = Flights::new(config.window.into());
         let (progress, begun, is_ending, end) = (self.shared.now, 0, false, End::No);
-        self.contact.lanes[rule] = Lane::Forward(Forward { own, flights, begun, progress, is_ending, end });
+        self.open_link.lanes[rule] =
+            Lane::Forward(Forward { own, in_flight, begun, progress, is_ending, end });
         Ok(())
     }
 
-    /// Lanes whose queue here was deleted.
+    /// Ends lanes whose queue here was deleted.
     pub(super) fn end_cancelled(&mut self) {
-        for rule in 0..self.contact.lanes.len() {
-            let Lane::Forward(lane) = &mut self.contact.lanes[rule] else { continue };
+        for rule in 0..self.open_link.lanes.len() {
+            let Lane::Forward(lane) = &mut self.open_link.lanes[rule] else { continue };
             if self.shared.broker.next_cancelled(lane.own.connection).is_some() {
                 self.shared.broker.told_cancelled(lane.own.connection);
                 lane.end(End::Settled);
@@ -84,14 +87,14 @@ impl<P: Platform> Task<'_, P> {
         Page { octets, len: 0, room, unsendable: heapless::Vec::new() }
     }
 
-    /// Fills the rest of a page: urgent rules first, and those that are equal in turns.
+    /// Fills the rest of a page: urgent rules first, and equal rules in turns.
     pub(super) fn fill_lanes(&mut self, page: &mut Page) {
-        let count = self.contact.lanes.len();
+        let count = self.open_link.lanes.len();
         for is_urgent in [true, false] {
-            let turn = self.contact.turn;
+            let turn = self.open_link.turn;
             let has_something = |rule: &usize| {
-                self.contact.forward(*rule).is_some_and(|lane| {
-                    // Of one that is gone the end of a frame is all that still goes.
+                self.open_link.forward(*rule).is_some_and(|lane| {
+                    // If the channel of a lane is closed, only the rest of a partial frame is sent.
                     self.head.config.forward[*rule].is_urgent == is_urgent
                         && lane.end != End::AtOnce
                         && (lane.begun > 0
@@ -103,33 +106,33 @@ impl<P: Platform> Task<'_, P> {
             for (at, rule) in those.iter().enumerate() {
                 let share = (page.left() / (those.len() - at)).max(SHARE_BYTES_MIN);
                 self.fill_lane(*rule, page, share);
-                if self.contact.cut.is_some() {
+                if self.open_link.partial_lane.is_some() {
                     return;
                 }
             }
         }
-        self.contact.turn = (self.contact.turn + 1) % count.max(1);
+        self.open_link.turn = (self.open_link.turn + 1) % count.max(1);
     }
 
-    /// Adds messages of a lane to a page: about `share` bytes, up to the end of a frame. With a share of 0, the rest of
-    /// the frame that was begun. What is in a page counts as sent.
+    /// Adds messages of a lane to a page: about `share` bytes, up to the end of a frame. With a share of 0, only the
+    /// rest of the partial frame. Messages in a page count as sent.
     pub(super) fn fill_lane(&mut self, rule: usize, page: &mut Page, share: usize) {
         let now = self.shared.now;
         let unix_s = self.shared.platform.unix_ms() / 1000;
         let window = self.state.left.unwrap_or(u64::MAX).min(self.head.config.window.into());
-        let window = if self.state.courses[rule].is_careful() { 1 } else { window as usize };
-        let Contact { client, lanes, cut, progress, .. } = &mut *self.contact;
+        let window = if self.state.rule_states[rule].is_one_at_a_time() { 1 } else { window as usize };
+        let OpenLink { client, lanes, partial_lane, progress, .. } = &mut *self.open_link;
         let Lane::Forward(lane) = &mut lanes[rule] else { return };
         let mut outbox = self.shared.broker.outbox(lane.own.connection);
         let stop = page.len.saturating_add(share);
-        let messages = &self.shared.supplies.messages;
+        let messages = &self.shared.resources.messages;
         let mut done = 0;
         while page.left() > 0 {
             let may_begin = !lane.is_ending
                 && !client.is_stopped(rule)
                 && page.len < stop
                 && self.head.pace.left(now) > 0
-                && lane.flights.len() < window;
+                && lane.in_flight.len() < window;
             if lane.begun == 0 && !may_begin {
                 break;
             }
@@ -142,7 +145,7 @@ impl<P: Platform> Task<'_, P> {
                 Ok(head) => head,
                 Err(why) => {
                     let kept = page.unsendable.push((rule, item.delivery.delivery_tag, why));
-                    debug_assert!(kept.is_ok(), "there is one of a lane at most");
+                    debug_assert!(kept.is_ok(), "there is at most one per lane");
                     break;
                 }
             };
@@ -158,14 +161,14 @@ impl<P: Platform> Task<'_, P> {
             let written = write_publish(messages, message, way, lane.begun, out);
             page.len += written;
             let reached = lane.begun + written as u64;
-            *cut = (left_of_frame(head, total, reached) > 0).then_some(rule);
+            *partial_lane = (left_of_frame(head, total, reached) > 0).then_some(rule);
             lane.begun = if reached == total { 0 } else { reached };
             client.note_message(rule, lane.begun > 0);
             (*progress, lane.progress) = (now, now);
             if reached < total {
                 break;
             }
-            lane.flights.launch(tag, id);
+            lane.in_flight.launch(tag, id);
             self.head.pace.note_sent(now, total);
             self.state.counts.repeats += u64::from(is_repeat);
             let today = &mut self.state.today;
@@ -183,41 +186,43 @@ impl<P: Platform> Task<'_, P> {
         broker.sent(&mut context, own, done);
     }
 
-    /// Lets the broker give out more for all lanes when all output has left, and none while some waits.
-    pub(super) fn tell_writable(&mut self, has_unsent: bool) {
-        for lane in self.contact.forwards() {
+    /// Lets the broker deliver more to all lanes when all output has been sent, and nothing while some waits.
+    pub(super) fn update_writable(&mut self, has_unsent: bool) {
+        for lane in self.open_link.forwards() {
             let (broker, mut context) = self.shared.broker_mut();
             broker.set_writable(&mut context, lane.own.connection, lane.begun == 0 && !has_unsent);
         }
     }
 
-    // ---- what the upstream says
+    // ---- replies of the upstream
 
-    /// Messages of a rule were confirmed, or refused.
+    /// Settles messages of a rule that were confirmed or refused.
     ///
     /// # Errors
-    /// The upstream confirms what was never sent, or the broker here refuses the settlement.
+    /// The upstream confirmed a message that was never sent, or this broker refuses the settlement.
     pub(super) fn take_confirm(
         &mut self,
         rule: usize,
-        (number, multiple, is_taken): (u64, bool, bool),
+        number: u64,
+        multiple: bool,
+        is_taken: bool,
     ) -> Result<(), Cause> {
         let now = self.shared.now;
-        self.contact.has_moved = true;
-        self.contact.progress = now;
+        self.open_link.has_moved = true;
+        self.open_link.progress = now;
         loop {
-            let Lane::Forward(lane) = &mut self.contact.lanes[rule] else {
+            let Lane::Forward(lane) = &mut self.open_link.lanes[rule] else {
                 return Err(Cause::new(format_args!("a confirm where it has no place")));
             };
             lane.progress = now;
-            let settled = lane.flights.confirm(number, multiple, is_taken)?;
+            let settled = lane.in_flight.confirm(number, multiple, is_taken)?;
             let (own, Some((flight, refusal))) = (lane.own, settled) else { break };
             match refusal {
                 Some(why) => self.refuse(rule, flight.tag, why),
                 None => {
                     self.shared.settle(own, flight.tag, Settlement::Ack)?;
                     self.state.counts.moved += 1;
-                    self.note_going(rule);
+                    self.note_rule_taken(rule);
                     self.count_down(1);
                 }
             }
@@ -225,38 +230,39 @@ impl<P: Platform> Task<'_, P> {
                 break;
             }
         }
-        // There is room in the window for what waits in the outbox.
-        self.shared.list_to_write(self.contact.peer);
+        // The window has capacity for messages in the outbox.
+        self.shared.list_to_write(self.open_link.peer);
         Ok(())
     }
 
-    /// The upstream has closed the channel of a rule that forwards, or was to. Over which of several messages
-    /// that was nobody knows, so they are tried one by one.
+    /// Handles that the upstream closed the channel of a rule that forwards or was about to. It is unknown which of
+    /// several messages caused that, so they are tried one by one.
     #[cold]
-    pub(super) fn take_end_of_forward(&mut self, rule: usize, code: u16, over_publish: bool, cause: Cause) {
-        if let Lane::Forward(lane) = &mut self.contact.lanes[rule] {
+    pub(super) fn note_channel_closed(&mut self, rule: usize, code: u16, over_publish: bool, cause: Cause) {
+        if let Lane::Forward(lane) = &mut self.open_link.lanes[rule] {
             lane.end(End::AtOnce);
-            if let Some(only) = lane.flights.only().filter(|_| over_publish) {
+            if let Some(only) = lane.in_flight.only().filter(|_| over_publish) {
                 return self.refuse(rule, only.tag, Refusal::Closed(code));
             }
         } else {
-            self.contact.lanes[rule] = Lane::Shut;
+            self.open_link.lanes[rule] = Lane::Closed;
         }
         let remedy = if over_publish { Remedy::OneTaken } else { Remedy::Open };
         self.wait(rule, Cause::new(format_args!("it closed the channel: {cause}")), remedy);
     }
 
-    // ---- what is refused
+    // ---- refused messages
 
-    /// The upstream does not take a message that was sent: it is set aside, or goes back to its queue, and its
-    /// rule waits. A nack or a closed channel says more of a queue there (it has no leader, is full or is
-    /// missing) than of a message, and mostly passes; so the same is tried some times. A message that comes back
-    /// from `to_queue` says that the queue is missing, and nothing of the message: none is set aside for that.
+    /// Handles that the upstream refused a message: it is parked or requeued, and its rule waits.
+    ///
+    /// A nack or a closed channel says more about a queue there (no leader, full or missing) than about a message,
+    /// and is mostly temporary. Such a message is therefore tried several times. A message that is returned for
+    /// `to_queue` shows that the queue is missing, and is not parked for that.
     #[cold]
     fn refuse(&mut self, rule: usize, tag: u64, why: Refusal) {
         let is_of_message = !matches!(why, Refusal::Nacked | Refusal::Closed(_));
         let is_enough =
-            is_of_message || self.state.courses[rule].failures() >= self.head.config.park_after.into();
+            is_of_message || self.state.rule_states[rule].failures() >= self.head.config.park_after.into();
         let config = &self.head.config.forward[rule];
         let missing = match (&config.to, why) {
             (Destination::Queue(queue), Refusal::Returned(NO_ROUTE)) => Some(Cause::new(format_args!(
@@ -265,8 +271,8 @@ impl<P: Platform> Task<'_, P> {
             _ => None,
         };
         let is_parked = config.refused == Refused::Park && is_enough && missing.is_none();
-        let Some(&Forward { own, .. }) = self.contact.forward(rule) else {
-            unreachable!("only what was sent is refused")
+        let Some(&Forward { own, .. }) = self.open_link.forward(rule) else {
+            unreachable!("only sent messages are refused")
         };
         let cause = match is_parked.then(|| self.park(own.channel, tag, why)) {
             None => missing.unwrap_or_else(|| Cause::new(format_args!("its first message is {why}"))),
@@ -285,17 +291,17 @@ impl<P: Platform> Task<'_, P> {
         };
         match self.shared.settle(own, tag, Settlement::Requeue) {
             Ok(()) => self.wait(rule, cause, Remedy::OneTaken),
-            Err(cause) => self.lose(cause),
+            Err(cause) => self.close_with(cause),
         }
     }
 
-    /// A message that was sent is dead-lettered into the queue for what is refused.
+    /// Dead-letters a sent message into the queue of parked messages.
     ///
     /// # Errors
-    /// The queue for what is set aside takes nothing, or cannot be made.
+    /// That queue takes nothing, or cannot be declared.
     #[cold]
     fn park(&mut self, channel: ChannelId, tag: u64, why: Refusal) -> Result<(), Cause> {
-        self.shared.make_parked(self.head)?;
+        self.shared.declare_parked(self.head)?;
         let words = (&*self.head.config.name, &*self.head.config.parked);
         let (broker, mut context) = self.shared.broker_mut();
         broker.park_delivery(&mut context, (channel, tag), words, why).map_err(of_broker)?;
@@ -303,11 +309,11 @@ impl<P: Platform> Task<'_, P> {
         Ok(())
     }
 
-    /// Refuses the messages that stand first in their outboxes and are not to be sent.
+    /// Refuses the messages at the head of their outboxes that must not be sent.
     #[cold]
-    pub(super) fn set_unsendable_aside(&mut self, page: &Page) {
+    pub(super) fn refuse_unsendable(&mut self, page: &Page) {
         for &(rule, tag, why) in &page.unsendable {
-            let Some(lane) = self.contact.forward(rule) else { continue };
+            let Some(lane) = self.open_link.forward(rule) else { continue };
             let own = lane.own.connection;
             let is_first =
                 self.shared.broker.outbox(own).peek().is_some_and(|delivery| delivery.delivery_tag == tag);
@@ -315,33 +321,33 @@ impl<P: Platform> Task<'_, P> {
                 let (broker, mut context) = self.shared.broker_mut();
                 broker.sent(&mut context, own, 1);
                 self.refuse(rule, tag, why);
-                self.shared.list_to_write(self.contact.peer);
+                self.shared.list_to_write(self.open_link.peer);
             }
         }
     }
 }
 
 impl<P: Platform> Shared<P> {
-    fn settle(&mut self, own: Own, delivery_tag: u64, settlement: Settlement) -> Result<(), Cause> {
-        self.demand(own, Command::Settle { delivery_tag, multiple: false, settlement })
+    fn settle(&mut self, own: OwnConnection, delivery_tag: u64, settlement: Settlement) -> Result<(), Cause> {
+        self.apply_checked(own, Command::Settle { delivery_tag, multiple: false, settlement })
     }
 }
 
 /// A message that is about to be sent.
 struct Item<'i> {
-    head: &'i Head,
+    head: &'i BridgeState,
     rule: usize,
     delivery: Delivery<'i>,
     id: OwnId,
-    /// Over which upstream, and when, in seconds since 1970.
+    /// Index of the upstream, and the time in seconds since 1970.
     way: (usize, u64),
 }
 
 impl Item<'_> {
-    /// Writes the head of its publish; says how long that is.
+    /// Writes the beginning of its publish, up to the body. Returns its length.
     ///
     /// # Errors
-    /// Why it is not to be sent.
+    /// Why the message must not be sent.
     fn write_head(
         &self,
         (messages, origin, frame_max): (&Messages, Origin, u32),
@@ -363,8 +369,9 @@ impl Item<'_> {
         let marks = Marks { id: Some(self.id), is_repeat: self.delivery.redelivered };
         let (upstream, unix_s) = self.way;
         let (shovel, said) = (config.shovel.as_deref(), ((0, upstream), unix_s, by));
-        let crossing = crossing(own, (marks, origin), shovel, said, (headers, edited, properties));
-        let written = crossing.and_then(|properties| {
+        let bridged_properties =
+            bridged_properties(own, (marks, origin), shovel, said, (headers, edited, properties));
+        let written = bridged_properties.and_then(|properties| {
             let (channel, limits) = (Client::channel_of(self.rule), (body_len, frame_max));
             write_head(channel, (exchange, key), properties, limits, head)
         });

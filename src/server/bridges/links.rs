@@ -1,14 +1,24 @@
-//! When the links of bridges are tried, and what becomes of those that end.
+//! When links are connected, how they end, and how parked messages are retried.
 //!
 //! ```text
-//! Waiting ─ due → LookingUp ─ addresses → Connected ─ messages flow …
-//!    ▲               │ none                   │ broken, refused, wedged
-//!    └── backoff ◄───┴────────────────────────┘          Paused ─ resumed → Waiting
-//!                                            └ nothing to do, if on demand → Resting ─ demand → Waiting
+//!   Waiting ─ due → LookingUp ─ addresses → Connected ─ messages flow …
+//!      ▲               │ none                   │ broken, refused, timed out
+//!      └── backoff ◄───┴────────────────────────┘          Paused ─ resumed → Waiting
+//!                                              └ nothing to do, if on demand → Resting ─ demand → Waiting
 //! ```
 //!
-//! Always true: nobody waits for a name or for an upstream, and no bridge for another's; a link that fails is
-//! tried again after a pause that grows, for ever.
+//! Parked messages are retried when the operator asks for it (`retry_parked`), or automatically (`park_retry`). Those
+//! that were to be forwarded go to the end of the queue here that they came from. Those that were fetched are
+//! published here again. A consumer of our own takes them one at a time, whether or not the upstream is connected.
+//!
+//! # Invariants
+//! - Nothing waits for a name lookup or an upstream, and no bridge waits for that of another.
+//! - A link that fails is connected again after a growing pause, without limit.
+//! - A parked message is in the queue of parked messages or in its destination, never in neither.
+//! - Messages that cannot go back stay, at the end of that queue.
+//! - Each turn retries at most one message per bridge.
+//! - A retry examines at most the number of messages that were parked when it began. Messages that are refused again
+//!   are therefore not tried without end.
 
 use core::net::{IpAddr, SocketAddr};
 
@@ -25,21 +35,21 @@ use leveret_core::time::{Deadline, Now};
 use super::Bridges;
 use super::fetch::Scratch;
 use super::own_connections::of_broker;
-use super::state::{ADDRESSES_MAX, Bridge, Head, Link, LinkId, ParkedAlarm, Phase, Retry};
-use super::traffic::Contact;
-use crate::peer::{Needs, Peer, PeerAddress, Session};
+use super::state::{ADDRESSES_MAX, Bridge, BridgeState, Link, LinkId, ParkedAlarm, Phase, Retry};
+use super::traffic::OpenLink;
+use crate::peer::{LinkStatus, Peer, PeerAddress, Session};
 use crate::platform::{NameLookup, Platform};
 use crate::state::Shared;
 
-/// The pause before the next upstream of several is tried, in milliseconds.
+/// Pause before the next of several upstreams is tried, in milliseconds.
 const NEXT_UPSTREAM_MS: u64 = 200;
-/// A link that lasted so long was up: what happens to it next is news.
+/// A link that lasted this long was up: its next error is logged.
 const STABLE_MS: u64 = 60_000;
-/// Links that are begun in one turn.
+/// Maximum number of links that are begun per turn.
 const TRIES_PER_TURN: usize = 4;
 
 impl Bridges {
-    /// Begins what is due.
+    /// Connects the links that are due.
     pub(super) fn try_links<P: Platform>(&mut self, shared: &mut Shared<P>) {
         for _ in 0..TRIES_PER_TURN {
             let now = shared.now;
@@ -49,7 +59,7 @@ impl Bridges {
             };
             match self.get_mut(id).1.state.addresses.is_empty() {
                 true => self.try_link(shared, id),
-                false => self.dial(shared, id, None),
+                false => self.connect_next(shared, id, None),
             }
         }
     }
@@ -60,7 +70,7 @@ impl Bridges {
         let upstream = &bridge.config.upstream[link.state.upstream];
         if let Ok(ip) = upstream.host.parse::<IpAddr>() {
             link.state.addresses.extend([SocketAddr::new(ip, upstream.port)]);
-            self.dial(shared, id, None);
+            self.connect_next(shared, id, None);
         } else {
             let ticket = shared.worker.ticket();
             link.phase = Phase::LookingUp(ticket);
@@ -69,7 +79,7 @@ impl Bridges {
         }
     }
 
-    /// Takes what was found of names.
+    /// Takes the results of name lookups.
     #[cold]
     pub(super) fn take_lookups<P: Platform>(&mut self, shared: &mut Shared<P>) {
         while let Some(found) = shared.platform.take_lookup() {
@@ -85,20 +95,20 @@ impl Bridges {
                 }
                 Err(why) => Cause::new(format_args!("its name {host} cannot be looked up: {why}")),
             };
-            self.dial(shared, id, Some(none));
+            self.connect_next(shared, id, Some(none));
         }
     }
 
     // ---- connecting
 
-    /// Connects to the next address. `why`: what is to be said if there is none.
+    /// Connects to the next address. `why` is the cause to report without any address.
     #[cold]
-    fn dial<P: Platform>(&mut self, shared: &mut Shared<P>, id: LinkId, mut why: Option<Cause>) {
+    fn connect_next<P: Platform>(&mut self, shared: &mut Shared<P>, id: LinkId, mut why: Option<Cause>) {
         loop {
             let (bridge, link) = self.get_mut(id);
             let Some(address) = link.state.addresses.pop_front() else { break };
             let upstream = &bridge.config.upstream[link.state.upstream];
-            // Who may not connect a shovel to this machine is not to do it by a name that leads here.
+            // A user who may not connect a shovel to this machine must not do so by a name that resolves to it.
             let is_barred = bridge.config.shovel.is_some() && !upstream.is_this_machine();
             if is_barred && is_this_machine(address.ip()) {
                 why = Some(Cause::new(format_args!(
@@ -126,7 +136,7 @@ impl Bridges {
         let (origin, version) = (self.common.origin, self.common.version.clone());
         let (bridge, link) = self.get_mut(id);
         let mut upstream = bridge.config.upstream[link.state.upstream].clone();
-        // It is read at each try, so whoever mends it need tell nobody.
+        // The file is read at each attempt, so a corrected one takes effect without a reload.
         if let Some(file) = bridge.config.password_file.as_ref().filter(|_| upstream.password.is_none()) {
             upstream.password = Some(read_password(file).map_err(|why| Cause::new(format_args!("{why}")))?);
         }
@@ -144,9 +154,9 @@ impl Bridges {
                 return Err(Cause::new(format_args!("{address} cannot be reached: {error}")));
             }
         };
-        let session = Session::Bridge(Needs::default());
+        let session = Session::Bridge(LinkStatus::default());
         let mut peer = Peer::new(socket, PeerAddress::Network(address), session, shared.now);
-        // It is reported when it is connected, or cannot be.
+        // The poll reports when the socket is connected, or cannot be.
         (peer.stream.readable, peer.stream.writable) = (false, false);
         if let Some((host, tls)) = tls {
             peer.stream.begin_tls_to(&host, &tls);
@@ -160,24 +170,26 @@ impl Bridges {
         let limits = (shared.limits.frame_max, bridge.config.heartbeat_s);
         let rules = bridge.rules(link.direction).len();
         let client = Client::new(shared.now, rules, credentials, origin, limits);
-        link.phase = Phase::Connected(Box::new(Contact::new(own, client, rules, shared.now)));
+        link.phase = Phase::Connected(Box::new(OpenLink::new(own, client, rules, shared.now)));
         self.with(id, shared, |_| ());
         Ok(())
     }
 
     // ---- the end
 
-    /// A link has no socket any more: it is tried again, unless nobody wants it.
+    /// Handles that a link has lost its socket: it is connected again, if it is still wanted.
     #[cold]
     pub(super) fn end_link<P: Platform>(&mut self, shared: &mut Shared<P>, id: LinkId) {
-        self.with(id, shared, |task| task.note_passed());
+        self.with(id, shared, |task| task.count_octets());
         let now = shared.now;
         let (bridge, link) = self.get_mut(id);
         let phase = core::mem::replace(&mut link.phase, Phase::Paused);
-        let Phase::Connected(mut contact) = phase else { unreachable!("only a link with a socket loses it") };
-        contact.lanes.iter_mut().for_each(|lane| shared.end_lane(lane));
-        shared.release_own(contact.peer);
-        shared.worker.leave(contact.peer.into());
+        let Phase::Connected(mut open_link) = phase else {
+            unreachable!("only a link with a socket loses it")
+        };
+        open_link.lanes.iter_mut().for_each(|lane| shared.end_lane(lane));
+        shared.release_own(open_link.peer);
+        shared.worker.remove_peer(open_link.peer.into());
         let since = link.state.ready_since.take();
         if since.is_some() {
             link.state.was_ready = Some(now);
@@ -189,21 +201,21 @@ impl Bridges {
         if !is_wanted {
             return;
         }
-        if contact.is_draining && may_rest {
+        if open_link.is_draining && may_rest {
             return self.rest_link(shared, id);
         }
-        // One that was paused may be wanted again since; and in the next turn, for until then its place among
-        // the peers may still be somebody's.
-        let is_next_address = contact.client.is_unheard() && !link.state.addresses.is_empty();
-        if contact.is_draining || is_next_address {
+        // A paused link may be wanted again since. It is connected in the next turn, because its slot among the peers
+        // may be in use until then.
+        let is_next_address = open_link.client.is_unheard() && !link.state.addresses.is_empty();
+        if open_link.is_draining || is_next_address {
             link.phase = again;
             return;
         }
-        let cause = contact.cause.take().unwrap_or_else(|| Cause::new(format_args!("it ended")));
+        let cause = open_link.cause.take().unwrap_or_else(|| Cause::new(format_args!("it ended")));
         self.fail_link(shared, id, cause, since);
     }
 
-    /// A link is not up: it is said why, if that is news, and when it is tried again.
+    /// Handles that a link is not up: logs the cause unless it was logged before, and sets when to retry.
     #[cold]
     fn fail_link<P: Platform>(
         &mut self,
@@ -212,7 +224,7 @@ impl Bridges {
         cause: Cause,
         since: Option<Now>,
     ) {
-        let (chance, now) = (self.common.chance(), shared.now);
+        let (random, now) = (self.common.random(), shared.now);
         let (bridge, link) = self.get_mut(id);
         let upstreams = bridge.config.upstream.len();
         let state = &mut link.state;
@@ -220,12 +232,12 @@ impl Bridges {
             state.forget_logged();
         }
         if state.is_news(&cause) {
-            let words = format_args!("{cause}; it is tried again, ever more rarely");
-            shared.say_of_link(log::Level::Warn, bridge, (link.direction, state.upstream), words);
+            let text = format_args!("{cause}; it is tried again, ever more rarely");
+            shared.log_link(log::Level::Warn, bridge, (link.direction, state.upstream), text);
         }
         state.upstream = (state.upstream + 1) % upstreams;
         state.addresses.clear();
-        let backoff = state.backoff.fail(now, since, bridge.config.reconnect_max_ms.into(), chance);
+        let backoff = state.backoff.fail(now, since, bridge.config.reconnect_max_ms.into(), random);
         link.phase = match state.upstream == 0 {
             true if bridge.config.shovel.as_ref().is_some_and(|shovel| shovel.is_tried_once) => Phase::Paused,
             true => Phase::Waiting(backoff),
@@ -235,72 +247,61 @@ impl Bridges {
         state.last_error = Some((cause, now));
     }
 
-    /// All links of a bridge end, as soon as what is under way is settled.
+    /// Ends all links of a bridge, as soon as their messages under way are settled.
     #[cold]
     pub(super) fn drain<P: Platform>(&mut self, shared: &mut Shared<P>, place: usize) {
         for link in 0..self.places[place].links.len() {
             let id = LinkId { place, link };
-            if self.with(id, shared, |task| task.contact.is_draining = true).is_none() {
+            if self.with(id, shared, |task| task.open_link.is_draining = true).is_none() {
                 self.get_mut(id).1.phase = Phase::Paused;
             }
         }
     }
 
-    /// Bridges that leave finish what they have begun, but not while others are made again and again: they
-    /// take connections from everybody.
+    /// Closes links of bridges that leave, if there are too many of them. They normally finish what is under way. If
+    /// bridges are redefined again and again, that would use up the connections of all clients.
     #[cold]
-    pub(super) fn hasten_leaving<P: Platform>(&mut self, shared: &mut Shared<P>) {
+    pub(super) fn close_leaving<P: Platform>(&mut self, shared: &mut Shared<P>) {
         if self.places.len() < 2 * self.max {
             return;
         }
         let is_leaving = |id: &LinkId| self.places[id.place].head.is_leaving;
         let leaving: Vec<LinkId> = self.links().map(|(id, _)| id).filter(is_leaving).collect();
         for id in leaving {
-            let why = "this broker: it was changed again before that had come to its end";
-            self.with(id, shared, |task| task.lose(Cause::new(format_args!("{why}"))));
+            let why = "this broker: it was changed again before its links had ended";
+            self.with(id, shared, |task| task.close_with(Cause::new(format_args!("{why}"))));
         }
     }
 
-    /// Bridges that are to go and whose links have ended.
+    /// Drops leaving bridges whose links have ended.
     #[cold]
-    pub(super) fn drop_left<P: Platform>(&mut self, shared: &mut Shared<P>) {
+    pub(super) fn drop_ended<P: Platform>(&mut self, shared: &mut Shared<P>) {
         let is_left = |bridge: &Bridge| bridge.head.is_leaving && !bridge.is_connected();
         while let Some(place) = self.places.iter().position(is_left) {
             let mut left = self.places.remove(place);
-            // What it did since it was changed counts, too.
+            // Counters since the bridge was changed belong to its successor.
             let is_next =
                 |next: &&mut Bridge| !next.head.is_leaving && next.head.config.name == left.head.config.name;
             if let Some(next) = self.places.iter_mut().find(is_next) {
                 left.hand_counts_on(&mut next.links);
             }
-            self.clear_up_after(shared, &left.head);
+            self.delete_leftovers(shared, &left.head);
         }
     }
 }
 
-// What was set aside goes back to where it was on its way to: when the operator says so (`retry_parked`), or by
-// itself (`park_retry`).
-//
-// What was on its way up goes to the end of the queue here that it came from; what came from the upstream is
-// published here again. One message at a time, by a consumer of our own, whether the upstream is there or
-// not.
-//
-// Always true: a message is in the queue for those that were set aside or where it goes, never in neither;
-// what cannot go back stays, at the end of that queue; each turn moves one message of each bridge at most;
-// no more are looked at than there were when it began, so what is refused once more is not tried for ever.
-
-/// Where a message goes.
-enum Back {
+/// Where a parked message goes.
+enum ReturnTo {
     /// To the end of this queue.
     Queue(String),
-    /// To its exchange, with its key.
+    /// To its exchange, with its routing key.
     Exchange,
-    /// Nobody knows.
-    Nowhere,
+    /// Unknown: it has no header of a bridge.
+    Unknown,
 }
 
 impl Bridges {
-    /// Begins, unless it is under way; what comes of it is told by `bridge_status`, and in the log.
+    /// Begins a retry, unless one is under way. The result is shown by `bridge_status` and logged.
     #[cold]
     pub(super) fn begin_retry<P: Platform>(&mut self, shared: &mut Shared<P>, place: usize) {
         let head = &mut self.places[place].head;
@@ -309,17 +310,17 @@ impl Bridges {
         }
         match shared.open_retry(head) {
             Ok(retry) => head.retry = Some(retry),
-            Err(cause) => shared.tell_retried(head, cause),
+            Err(cause) => shared.log_retried(head, cause),
         }
     }
 
-    /// Whether one of them can go on at once.
+    /// Returns whether a retry can continue at once.
     pub(super) fn has_retry_work(&self, broker: &Broker) -> bool {
         let mut retries = self.places.iter().filter_map(|bridge| bridge.head.retry.as_ref());
         retries.any(|retry| broker.has_output(retry.own.connection))
     }
 
-    /// Goes on with those that are under way, and begins those whose time has come.
+    /// Continues the retries under way, and begins those that are due.
     pub(super) fn retry_parked<P: Platform>(&mut self, shared: &mut Shared<P>) {
         for place in 0..self.places.len() {
             let head = &mut self.places[place].head;
@@ -330,7 +331,7 @@ impl Bridges {
             let head = &mut self.places[place].head;
             let Some(mut retry) = head.retry.take() else { continue };
             let step = match head.is_leaving || shared.is_stopping() {
-                true => Err(Cause::new(format_args!("it was ended: the bridge, or the broker, goes"))),
+                true => Err(Cause::new(format_args!("it was ended: the bridge or the broker is stopping"))),
                 false => shared.retry_one(head, &mut self.common.scratch, &mut retry),
             };
             match step {
@@ -340,16 +341,16 @@ impl Bridges {
         }
     }
 
-    /// The broker wants the connection closed: its virtual host goes.
+    /// Ends the retry whose connection the broker closes, because the virtual host is deleted.
     #[cold]
-    pub(super) fn put_retry_out<P: Platform>(
+    pub(super) fn end_closed_retry<P: Platform>(
         &mut self,
         shared: &mut Shared<P>,
         connection: ConnectionId,
         why: &str,
     ) {
         let is_its =
-            |head: &Head| head.retry.as_ref().is_some_and(|retry| retry.own.connection == connection);
+            |head: &BridgeState| head.retry.as_ref().is_some_and(|retry| retry.own.connection == connection);
         let Some(bridge) = self.places.iter_mut().find(|bridge| is_its(&bridge.head)) else { return };
         if let Some(retry) = bridge.head.retry.take() {
             let cause = Cause::new(format_args!("this broker: {why}"));
@@ -357,25 +358,25 @@ impl Bridges {
         }
     }
 
-    /// Says of which bridges messages are set aside now, and of which none is any more: one line when it
-    /// begins and one when it ends, of however many messages.
-    pub(super) fn tell_parked<P: Platform>(&mut self, shared: &mut Shared<P>) {
+    /// Logs which bridges have parked messages, and which have none any longer: one line at the beginning and one at
+    /// the end.
+    pub(super) fn log_parked<P: Platform>(&mut self, shared: &mut Shared<P>) {
         for bridge in &mut self.places {
             let head = &mut bridge.head;
             if head.parked_alarm != ParkedAlarm::Off && head.retry.is_none() && !head.is_leaving {
-                shared.tell_parked_of(head);
+                shared.log_parked_of(head);
             }
         }
     }
 }
 
 impl<P: Platform> Shared<P> {
-    fn parked_depth(&self, head: &Head) -> u32 {
+    fn parked_depth(&self, head: &BridgeState) -> u32 {
         self.broker.queue_depth(&head.config.vhost, &head.config.parked).unwrap_or(0)
     }
 
     #[cold]
-    fn tell_parked_of(&mut self, head: &mut Head) {
+    fn log_parked_of(&mut self, head: &mut BridgeState) {
         let (name, queue) = (&head.config.name, &head.config.parked);
         let next = if self.parked_depth(head) == 0 { ParkedAlarm::Off } else { ParkedAlarm::On };
         let was = core::mem::replace(&mut head.parked_alarm, next);
@@ -386,9 +387,9 @@ impl<P: Platform> Shared<P> {
             (ParkedAlarm::On, _) => {}
             (ParkedAlarm::Off | ParkedAlarm::Unknown, _) => head.retry_due = Deadline::NEVER,
         }
-        // What has a space in it is one word of a shell in quotes only.
+        // A name with a space must be quoted in a shell.
         let quote = if name.contains(' ') { "\"" } else { "" };
-        let (level, words) = match (was, next) {
+        let (level, text) = match (was, next) {
             (ParkedAlarm::Unknown, ParkedAlarm::On) => (
                 log::Level::Warn,
                 format_args!(
@@ -401,10 +402,10 @@ impl<P: Platform> Shared<P> {
             }
             _ => return,
         };
-        self.say(level, head.serial, words);
+        self.log_bridge(level, head.serial, text);
     }
 
-    fn open_retry(&mut self, head: &Head) -> Result<Retry, Cause> {
+    fn open_retry(&mut self, head: &BridgeState) -> Result<Retry, Cause> {
         let (left, queue) = (self.parked_depth(head), &*head.config.parked);
         if left == 0 {
             return Err(Cause::new(format_args!("there is nothing in {queue}")));
@@ -413,55 +414,61 @@ impl<P: Platform> Shared<P> {
         Ok(Retry { own, left, moved: 0, stayed: 0, why: None })
     }
 
-    /// It is over; `cut`: why what was not looked at yet stays.
-    fn end_retry(&mut self, head: &mut Head, mut retry: Retry, cut: Option<Cause>) {
+    /// Ends a retry. `cut`: why the messages that were not examined stay.
+    fn end_retry(&mut self, head: &mut BridgeState, mut retry: Retry, cut: Option<Cause>) {
         self.release_own(retry.own.connection);
         head.parked_alarm.note_parked();
-        // What goes back by itself and is refused again goes back again, as long after: see `tell_parked_of`.
+        // Messages that are refused again after an automatic retry are retried after the same time: see
+        // `log_parked_of`.
         head.retry_due = Deadline::NEVER;
         if cut.is_some() {
             (retry.stayed, retry.why) = (retry.stayed + retry.left, cut);
         }
         let Retry { moved, stayed, why, .. } = retry;
-        let told = match why {
+        let result = match why {
             None => Cause::new(format_args!("{moved} went back")),
             Some(why) => Cause::new(format_args!("{moved} went back, {stayed} stay: {why}")),
         };
-        self.tell_retried(head, told);
+        self.log_retried(head, result);
     }
 
-    fn tell_retried(&mut self, head: &mut Head, cause: Cause) {
-        let words = format_args!("bridge {}, what was set aside: {cause}", head.config.name);
-        self.say(log::Level::Info, head.serial, words);
+    fn log_retried(&mut self, head: &mut BridgeState, cause: Cause) {
+        let text = format_args!("bridge {}, parked messages: {cause}", head.config.name);
+        self.log_bridge(log::Level::Info, head.serial, text);
         head.retried = Some(cause);
     }
 
-    /// Looks at the next message, if one is there; whether it goes on.
+    /// Examines the next message, if there is one. Returns whether the retry continues.
     ///
     /// # Errors
-    /// It cannot go on now.
-    fn retry_one(&mut self, head: &Head, scratch: &mut Scratch, retry: &mut Retry) -> Result<bool, Cause> {
+    /// Why the retry cannot continue now.
+    fn retry_one(
+        &mut self,
+        head: &BridgeState,
+        scratch: &mut Scratch,
+        retry: &mut Retry,
+    ) -> Result<bool, Cause> {
         let (parked, id) = (&*head.config.parked, retry.own.connection);
         if self.broker.next_cancelled(id).is_some() {
             return Err(Cause::new(format_args!("{parked} was deleted")));
         }
         let next = self.broker.outbox(id).peek().map(|delivery| (delivery.delivery_tag, delivery.message));
         let Some((tag, message)) = next else {
-            // It may be on its way from the disk, or somebody else has taken it.
+            // The message may be on its way from the disk, or another consumer has taken it.
             return Ok(self.parked_depth(head) > 0);
         };
-        let (back, as_it_was, kept) = self.way_back(message, scratch);
+        let (back, as_it_was, kept) = self.return_target(message, scratch);
         let channel = retry.own.channel;
         let (broker, mut context) = self.broker_mut();
         broker.sent(&mut context, id, 1);
         let done = match &back {
-            Back::Queue(queue) => {
+            ReturnTo::Queue(queue) => {
                 broker.set_aside(&mut context, channel, tag, queue, &kept).map(|batch| batch.is_some())
             }
-            Back::Exchange => broker.publish_again(&mut context, channel, tag, &kept),
-            Back::Nowhere => Err(Fault::new(
+            ReturnTo::Exchange => broker.publish_again(&mut context, channel, tag, &kept),
+            ReturnTo::Unknown => Err(Fault::new(
                 ReplyCode::NotFound,
-                format_args!("it has no x-parked-cause: no bridge has set it aside"),
+                format_args!("it has no x-parked-cause: no bridge has parked it"),
             )),
         };
         let is_done = match done {
@@ -474,27 +481,27 @@ impl<P: Platform> Shared<P> {
                 retry.why = Some(Cause::new(format_args!("{}", fault.text)));
                 retry.stayed += 1;
                 retry.left -= 1;
-                // Behind the others, so that they get their turn.
+                // The message goes behind the others, so that they are tried, too.
                 matches!(broker.set_aside(&mut context, channel, tag, parked, &as_it_was), Ok(Some(_)))
             }
         };
         if !is_done {
-            return Err(Cause::new(format_args!("there is no room for more now: try again later")));
+            return Err(Cause::new(format_args!("there is no capacity for more now: try again later")));
         }
         Ok(retry.left > 0)
     }
 
-    /// Where a message goes, its properties, and those that it gets.
-    fn way_back(&self, message: MessageId, scratch: &mut Scratch) -> (Back, Vec<u8>, Vec<u8>) {
+    /// Returns where a message goes, its present properties, and those with which it goes.
+    fn return_target(&self, message: MessageId, scratch: &mut Scratch) -> (ReturnTo, Vec<u8>, Vec<u8>) {
         let Scratch { properties, edited, .. } = scratch;
-        let messages = &self.supplies.messages;
+        let messages = &self.resources.messages;
         let properties = Properties::trusted(messages.properties(message, properties));
         let key = || String::from_utf8_lossy(messages.routing_key(message)).into_owned();
         let back = match came_from(properties) {
-            None => Back::Nowhere,
-            Some(Some(queue)) => Back::Queue(queue.to_string()),
-            Some(None) if messages.exchange(message).is_empty() => Back::Queue(key()),
-            Some(None) => Back::Exchange,
+            None => ReturnTo::Unknown,
+            Some(Some(queue)) => ReturnTo::Queue(queue.to_string()),
+            Some(None) if messages.exchange(message).is_empty() => ReturnTo::Queue(key()),
+            Some(None) => ReturnTo::Exchange,
         };
         let mut writer = Writer::new(edited);
         let is_written = unparked(properties, &mut writer).is_ok();

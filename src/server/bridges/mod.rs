@@ -1,35 +1,32 @@
-//! BRIDGES: what moves messages between this broker and others, as a part of its own.
+//! Bridges: federation and shovels, which move messages between this broker and others.
 //!
 //! ```text
-//! engine ── Bridges::handle: something happened to a link ─────────┐
-//!        ── Bridges::poll: once in every turn ─────────────────────┤→ all is done with what is shared
-//!        ── Bridges::deadline, is_ready: when to poll again        ┘
+//!   engine ── Bridges::handle: an event of a link ─────────────┐
+//!          ── Bridges::poll: once per turn ────────────────────┤→ both work on `Shared`
+//!          ── Bridges::deadline, is_ready: when to poll again  ┘
 //! ```
 //!
-//! | file | what it holds |
-//! |------|---------------|
-//! | `own_connections` | what is done at the broker here, by connections of their own |
-//! | `state` | what is known of bridges and of their links |
-//! | `course` | how a rule goes on: waiting, or trying with one message |
-//! | `links` | when links are tried, and what becomes of those that end |
-//! | `registry` | all of them: what the engine asks |
-//! | `contact` | a link while it has a socket, and what each rule holds over it |
-//! | `task`, `traffic` | what is done with a contact: time, lanes; reading and writing |
-//! | `forward`, `fetch` | messages there, and from there |
-//! | `message` | what is shared: room for one message |
-//! | `queues` | the queues here, made before the first link is up |
-//! | `demand` | the bytes of a day; links that are there only on demand |
-//! | `retry` | what was set aside goes back to where it was on its way to |
-//! | `notes` | what outlives a restart |
-//! | `views` | what an operator is told, and does |
-//! | `shovels` | bridges that runtime parameters define, and their end |
+//! | file | contents |
+//! |------|----------|
+//! | `own_connections` | the connections of bridges in this broker, their commands and queues, their log lines |
+//! | `state` | the state of bridges, links and rules, and the part that outlives a restart |
+//! | `links` | when links are connected, how they end, and how parked messages are retried |
+//! | `traffic` | a link with a socket: reading, writing, timers, and what each rule does over it |
+//! | `forward`, `fetch` | messages to and from the upstream |
+//! | `demand` | the daily byte budget, and links that connect only on demand |
+//! | `views` | what operators see of bridges, and their orders |
+//! | `shovels` | bridges that runtime parameters define |
 //!
-//! A bridge has a link for each direction, for what is fetched may have to wait for room here and what is
-//! forwarded must not; over a link each rule has a channel there and a window of its own.
+//! A bridge has one link per direction: messages that are fetched may have to wait for memory here, and forwarded
+//! messages must not wait with them. Over a link, each rule has a channel at the upstream and a window of its own.
 //!
-//! Always true: what a bridge does it does as a client, of the broker here and of the one there; one bridge's
-//! trouble is no other's, and one rule's no other rule's; nothing of it stands in the engine's other files but
-//! the calls of what is public here, and [`Needs`](super::peer::Needs), by which a link says what it waits for.
+//! # Invariants
+//! - A bridge acts as a client, both of this broker and of the upstream.
+//! - A failure of one bridge does not affect other bridges, and a failure of one rule does not affect other rules.
+//! - A link is found by its [`LinkId`], and is worked with only through a [`LinkTask`], which then updates what depends
+//!   on it.
+//! - The engine's other files know only the public items of this module, and
+//!   [`LinkStatus`](super::peer::LinkStatus), by which a link states what it waits for.
 
 mod demand;
 mod fetch;
@@ -47,10 +44,10 @@ use leveret_broker::Broker;
 use leveret_config::bridge::{Bridge as Config, RULES_MAX};
 use leveret_core::command::ConnectionId;
 use leveret_core::time::{Deadline, Now};
-use state::Course;
-use state::{Bridge, Head, Link, LinkId, Phase};
-use traffic::Task;
-use traffic::{Contact, Lane};
+use state::RuleState;
+use state::{Bridge, BridgeState, Link, LinkId, Phase};
+use traffic::LinkTask;
+use traffic::{Lane, OpenLink};
 
 use crate::lists::peer_bytes;
 use crate::platform::Platform;
@@ -60,21 +57,16 @@ pub(super) use shovels::check;
 pub(super) use traffic::Call;
 pub(super) use views::ShownBridges;
 
-// All bridges, and what the engine asks of them.
-//
-// Always true: a link is found by its number and direction, and is worked with only through a [`Task`], which
-// settles what follows.
-
-/// How often what was counted is written down, in milliseconds.
+/// Maximum interval at which counters are written, in milliseconds.
 const NOTED_EVERY_MS: u64 = 3_600_000;
-/// What a client says besides messages, and the names that it knows, in bytes.
+/// Memory of a link's client for commands and names, in bytes.
 const CLIENT_BYTES: usize = 8 << 10;
 
-/// Bytes that a bridge takes here beside its connections, with sockets of this kind and frames of so many
+/// Returns the memory of a bridge beside its connections, in bytes, for sockets of type `S` and frames of `frame_max`
 /// bytes.
 pub const fn bridge_bytes<S>(frame_max: usize, window: usize) -> usize {
-    let rules = 2 * RULES_MAX * (size_of::<Lane>() + size_of::<Course>());
-    let links = 2 * (size_of::<Contact>() + CLIENT_BYTES) + (3 + RULES_MAX) * peer_bytes::<S>();
+    let rules = 2 * RULES_MAX * (size_of::<Lane>() + size_of::<RuleState>());
+    let links = 2 * (size_of::<OpenLink>() + CLIENT_BYTES) + (3 + RULES_MAX) * peer_bytes::<S>();
     let windows = RULES_MAX * leveret_bridge::window_bytes(window);
     links + rules + windows + size_of::<Bridge>() + Scratch::bytes(frame_max)
 }
@@ -82,36 +74,36 @@ pub const fn bridge_bytes<S>(frame_max: usize, window: usize) -> usize {
 /// All bridges.
 pub(crate) struct Bridges {
     places: Vec<Bridge>,
-    /// The bridges that the configuration says; parameters say others.
-    said: Vec<Config>,
-    /// The version of the parameters that were looked at.
+    /// The bridges of the configuration file. Parameters define others.
+    file_bridges: Vec<Config>,
+    /// The version of the parameters that was last examined.
     parameters_seen: u64,
     max: usize,
-    /// Links may speak TLS: there is memory for it.
-    has_tls_room: bool,
+    /// Whether links may use TLS: memory is reserved for it.
+    has_tls_memory: bool,
     serials: u64,
-    /// What was counted is written down again so long after the last time, in milliseconds.
+    /// Interval until counters are written again, in milliseconds.
     note_pause_ms: u64,
-    /// What was written last.
+    /// The text that was last written.
     noted: Option<String>,
     common: Common,
 }
 
 impl Bridges {
-    /// There may be so many, with frames of so many bytes; `seed` is any number.
+    /// Reserves memory for `max` bridges and frames of `frame_max` bytes. `seed` may be any number.
     pub(crate) fn new(
         max: usize,
         frame_max: usize,
         (node, version): (&str, &str),
         seed: u64,
-        has_tls_room: bool,
+        has_tls_memory: bool,
     ) -> Self {
         Self {
             places: Vec::with_capacity(max),
-            said: Vec::new(),
+            file_bridges: Vec::new(),
             parameters_seen: 0,
             max,
-            has_tls_room,
+            has_tls_memory,
             serials: 0,
             note_pause_ms: NOTED_EVERY_MS,
             noted: None,
@@ -119,27 +111,27 @@ impl Bridges {
         }
     }
 
-    /// Whether there is one.
+    /// Returns whether there is no bridge.
     pub(crate) const fn is_empty(&self) -> bool {
         self.places.is_empty()
     }
 
-    /// Whether a link has a socket.
+    /// Returns whether a link has a socket.
     pub(crate) fn is_connected(&self) -> bool {
         self.places.iter().any(Bridge::is_connected)
     }
 
-    /// Sets whose messages leave this broker: those of a store, in one of its lives.
+    /// Sets the origin that outgoing messages carry: the id of the store and its epoch.
     pub(crate) const fn set_origin(&mut self, origin: Origin) {
         self.common.origin = origin;
     }
 
-    /// The peer of the link whose rule consumes here by this connection of our own.
+    /// Returns the peer of the link whose rule consumes over `own`, one of our own connections.
     pub(crate) fn peer_of(&self, own: ConnectionId) -> Option<ConnectionId> {
         self.links().find(|(_, link)| link.has_own(own)).and_then(|(_, link)| link.peer())
     }
 
-    /// Something has happened to a link; says how many octets were written.
+    /// Handles an event of a link. Returns the number of octets written.
     pub(crate) fn handle<P: Platform>(
         &mut self,
         shared: &mut Shared<P>,
@@ -148,15 +140,15 @@ impl Bridges {
     ) -> usize {
         let is_it = |link: &Link| link.peer() == Some(connection) || link.has_own(connection);
         let Some(id) = self.find(is_it) else {
-            if let Call::PutOut(why) = call {
-                self.put_retry_out(shared, connection, why);
+            if let Call::Close(why) = call {
+                self.end_closed_retry(shared, connection, why);
             }
             return 0;
         };
         self.with(id, shared, |task| task.handle(call)).unwrap_or(0)
     }
 
-    /// The socket of a link is about to be closed.
+    /// Handles that the socket of a link is about to be closed.
     #[cold]
     pub(crate) fn note_closed<P: Platform>(&mut self, shared: &mut Shared<P>, connection: ConnectionId) {
         if let Some(id) = self.find(|link| link.peer() == Some(connection)) {
@@ -175,28 +167,29 @@ impl Bridges {
         self.take_lookups(shared);
         self.write_notes(shared);
         self.retry_parked(shared);
-        self.tell_parked(shared);
-        self.keep_days(shared);
-        self.keep_courses(shared);
-        self.keep_demands(shared);
-        self.drop_left(shared);
+        self.log_parked(shared);
+        self.end_days(shared);
+        self.retry_rules(shared);
+        self.evaluate_demands(shared);
+        self.drop_ended(shared);
         if !shared.is_stopping() {
-            self.keep_queues(shared);
+            self.retry_queues(shared);
             self.try_links(shared);
         }
     }
 
-    /// Whether [`Self::poll`] would get on now, with nothing reported and no time passing; `has_room`: no
-    /// publisher here waits for room.
-    pub(crate) fn is_ready(&self, broker: &Broker, now: Now, (has_room, is_stopping): (bool, bool)) -> bool {
-        let is_ready =
-            |bridge: &Bridge| bridge.head.is_to_turn() || bridge.has_demand_news(broker, has_room, now);
+    /// Returns whether [`Self::poll`] would make progress now, without an event and without time passing. `is_unblocked`:
+    /// no publisher here is blocked.
+    pub(crate) fn is_ready(&self, broker: &Broker, now: Now, is_unblocked: bool, is_stopping: bool) -> bool {
+        let is_ready = |bridge: &Bridge| {
+            bridge.head.has_budget_change() || bridge.has_demand_news(broker, is_unblocked, now)
+        };
         self.has_parameter_news(broker)
             || self.has_retry_work(broker)
             || !is_stopping && self.places.iter().any(is_ready)
     }
 
-    /// When to poll if nothing else happens.
+    /// Returns when to poll if no event happens.
     pub(crate) fn deadline(&self) -> Deadline {
         let notes = if self.places.is_empty() { Deadline::NEVER } else { self.common.note_due };
         self.places.iter().map(Bridge::deadline).fold(notes, Deadline::earlier)
@@ -210,29 +203,29 @@ impl Bridges {
         })
     }
 
-    /// The first link of which this holds.
+    /// Returns the first link for which `is_it` holds.
     fn find(&self, is_it: impl Fn(&Link) -> bool) -> Option<LinkId> {
         self.links().find(|(_, link)| is_it(link)).map(|(id, _)| id)
     }
 
-    fn get_mut(&mut self, id: LinkId) -> (&mut Head, &mut Link) {
+    fn get_mut(&mut self, id: LinkId) -> (&mut BridgeState, &mut Link) {
         let bridge = &mut self.places[id.place];
         (&mut bridge.head, &mut bridge.links[id.link])
     }
 
-    /// Does something with a link that has a socket; `None`: it has none.
+    /// Does something with a link. Returns `None` if it has no socket.
     fn with<P: Platform, T>(
         &mut self,
         id: LinkId,
         shared: &mut Shared<P>,
-        work: impl FnOnce(&mut Task<'_, P>) -> T,
+        work: impl FnOnce(&mut LinkTask<'_, P>) -> T,
     ) -> Option<T> {
         let Bridge { head, links } = &mut self.places[id.place];
-        let Link { direction, phase: Phase::Connected(contact), state } = &mut links[id.link] else {
+        let Link { direction, phase: Phase::Connected(open_link), state } = &mut links[id.link] else {
             return None;
         };
         let (direction, common) = (*direction, &mut self.common);
-        let mut task = Task { direction, head, state, contact, common, shared };
+        let mut task = LinkTask { direction, head, state, open_link, common, shared };
         let done = work(&mut task);
         task.settle();
         if task.is_over() {
@@ -241,35 +234,35 @@ impl Bridges {
         Some(done)
     }
 
-    /// What has changed of a bridge is taken up by its links.
+    /// Lets the links of a bridge take over its changed state.
     fn settle<P: Platform>(&mut self, shared: &mut Shared<P>, place: usize) {
         for link in 0..self.places[place].links.len() {
             self.with(LinkId { place, link }, shared, |_| ());
         }
     }
 
-    /// Lets rules try that have waited long enough.
-    fn keep_courses<P: Platform>(&mut self, shared: &mut Shared<P>) {
+    /// Lets rules retry that have waited long enough.
+    fn retry_rules<P: Platform>(&mut self, shared: &mut Shared<P>) {
         for place in 0..self.places.len() {
-            if self.places[place].links.iter().any(|link| link.course_deadline().is_due(shared.now)) {
+            if self.places[place].links.iter().any(|link| link.rule_deadline().is_due(shared.now)) {
                 self.settle(shared, place);
             }
         }
     }
 
-    /// Makes the queues of bridges that could not be made before.
-    fn keep_queues<P: Platform>(&mut self, shared: &mut Shared<P>) {
+    /// Declares queues of bridges that could not be declared before.
+    fn retry_queues<P: Platform>(&mut self, shared: &mut Shared<P>) {
         for bridge in &mut self.places {
             if !bridge.head.is_leaving && bridge.head.queues_due.is_due(shared.now) {
-                shared.make_queues(&mut bridge.head);
+                shared.declare_queues(&mut bridge.head);
             }
         }
     }
 }
 
 impl Link {
-    /// Whether a rule of it consumes here by this connection of our own.
+    /// Returns whether a rule of the link consumes over `own`, one of our own connections.
     fn has_own(&self, own: ConnectionId) -> bool {
-        self.contact().is_some_and(|contact| contact.forwards().any(|lane| lane.own.connection == own))
+        self.open_link().is_some_and(|open_link| open_link.forwards().any(|lane| lane.own.connection == own))
     }
 }

@@ -1,14 +1,15 @@
-//! Shovels: bridges that runtime parameters define, and their end.
+//! Shovels: bridges that runtime parameters define, and how they end.
 //!
 //! ```text
-//! set, clear, import, a start ─→ broker's parameters ─version─→ bridges of the file and of parameters
-//!                                        ▲                               │
-//!                                        └────── the last was moved ─────┘   (delete-after)
+//!   set, clear, import, a start ─→ parameters of the broker ─version─→ bridges of the file and of parameters
+//!                                           ▲                                 │
+//!                                           └─────── the last was moved ──────┘   (delete-after)
 //! ```
 //!
-//! Always true: what the parameters say is so from the next turn on, and one shovel's change is nothing to
-//! any other bridge; one that ends when so many messages were moved takes no more than those; what [`check`] takes
-//! of a parameter, [`parse`] makes a bridge of at every start.
+//! # Invariants
+//! - Changed parameters take effect in the next turn. A change of one shovel does not affect other bridges.
+//! - A shovel that ends after a number of messages takes no more than that.
+//! - A parameter that [`check`] accepts is accepted by [`parse`] at every start.
 
 use leveret_amqp::{Table, Value, Writer};
 use leveret_bridge::Preparation;
@@ -21,24 +22,27 @@ use leveret_core::log_limiter::{LogKind, LogSource};
 use leveret_management::definitions::table_of;
 
 use super::Bridges;
-use super::state::{Bridge, Direction, Head};
-use super::traffic::Task;
+use super::state::{Bridge, BridgeState, Direction};
+use super::traffic::LinkTask;
 use crate::platform::Platform;
 use crate::state::Shared;
 
-/// Arguments of a shovel's own queue: the name of its shovel, and in which virtual host that is defined.
+/// Arguments of a shovel's own queue: the name of the shovel, and the virtual host in which it is defined.
 const OF_SHOVEL: &str = "x-shovel";
 const OF_SHOVELS_VHOST: &str = "x-shovel-vhost";
-/// Room for both: two names, and each what it is called, which a name of the broker's has 255 bytes for.
+/// Additional bytes for both arguments: two keys, and two names of at most 255 bytes.
 const ARGUMENTS_MORE: usize = 1024;
 
-/// Whether a component takes a value, and what it would ask for. Files are this machine's, and who reads the
-/// error may learn what is there, or use its key; and some users may log in from this machine only.
-pub(crate) fn check(said: &ParameterView<'_>) -> Result<ParameterNeeds, String> {
-    if said.component != SHOVEL {
-        return Err(format!("component {} not found", said.component));
+/// Checks the value of a parameter. Returns which permissions it requires.
+///
+/// Naming files of this machine requires an administrator: the error message could reveal what is there, and the
+/// bridge would use a key found there. So does connecting to this machine itself, because some users may log in only
+/// from here.
+pub(crate) fn check(parameter: &ParameterView<'_>) -> Result<ParameterNeeds, String> {
+    if parameter.component != SHOVEL {
+        return Err(format!("component {} not found", parameter.component));
     }
-    let bridge = parse(said.vhost.unwrap_or_default(), said.name, said.value)?;
+    let bridge = parse(parameter.vhost.unwrap_or_default(), parameter.name, parameter.value)?;
     if bridge.feeds_itself() {
         return Err(format!("src-queue {} is where this shovel puts what is refused", bridge.parked));
     }
@@ -55,7 +59,7 @@ pub(crate) fn check(said: &ParameterView<'_>) -> Result<ParameterNeeds, String> 
     Ok(ParameterNeeds { vhost: bridge.vhost, of_administrator })
 }
 
-/// What an end's queue is declared with where there is none.
+/// Returns the arguments with which an end's queue is declared if it does not exist.
 fn arguments_of(end: &End) -> Result<Vec<u8>, String> {
     if end.arguments.is_empty() {
         return Ok(Vec::new());
@@ -63,15 +67,15 @@ fn arguments_of(end: &End) -> Result<Vec<u8>, String> {
     table_of(&leveret_json::Value::parse(end.arguments.as_bytes())?)
 }
 
-impl Head {
-    /// What a rule needs at the upstream before its messages flow.
+impl BridgeState {
+    /// Returns what a rule needs at the upstream before its messages can flow.
     pub(super) fn preparation(&self, direction: Direction, rule: usize) -> Option<Preparation> {
         let rule = &self.rules(direction)[rule];
         if !self.config.declares {
             return None;
         }
         let shovel = self.config.shovel.as_deref();
-        // They were looked at when it was defined.
+        // The arguments were checked when the shovel was defined.
         let arguments = |end: Option<&End>| end.and_then(|end| arguments_of(end).ok()).unwrap_or_default();
         match (direction, &rule.to) {
             (Direction::Fetch, _) => match shovel.map(|shovel| &shovel.source) {
@@ -88,8 +92,8 @@ impl Head {
         }
     }
 
-    /// What a queue here is declared with where there is none. That of a shovel behind its exchange says
-    /// whose it is, so that a start finds those whose shovel is gone.
+    /// Returns the arguments with which a queue here is declared if it does not exist. The queue behind a shovel's
+    /// source exchange carries the shovel's name, so that a start finds queues whose shovel was deleted.
     pub(super) fn arguments_here(&self) -> Vec<u8> {
         if let Some(shovel) = self.config.shovel.as_ref().filter(|_| source_of(&self.config).is_some()) {
             let own = [(OF_SHOVEL, &*shovel.name), (OF_SHOVELS_VHOST, &*shovel.vhost)];
@@ -102,20 +106,22 @@ impl Head {
     }
 }
 
-/// Arguments with some of ours, in the order of their names.
-fn with_own(said: &[u8], own: [(&str, &str); 2]) -> Option<Vec<u8>> {
-    let mut bytes = vec![0; said.len() + ARGUMENTS_MORE];
+/// Returns `arguments` with `own` added, in the order of their names.
+fn with_own(arguments: &[u8], own: [(&str, &str); 2]) -> Option<Vec<u8>> {
+    let mut bytes = vec![0; arguments.len() + ARGUMENTS_MORE];
     let mut writer = Writer::new(&mut bytes);
     let names = own.map(|(name, _)| name);
     let text = |name: &str| own.iter().find(|(own, _)| *own == name).map_or("", |(_, text)| text);
     let done = writer.table(|table| {
-        table.sorted(Table::trusted(said), &|_| true, &names, &mut |table, name| table.text(name, text(name)))
+        table.sorted(Table::trusted(arguments), &|_| true, &names, &mut |table, name| {
+            table.text(name, text(name))
+        })
     });
-    // A table is written behind four bytes of its length.
+    // A table is written behind its length of four bytes.
     done.ok().and_then(|()| writer.written().get(4..)).map(<[u8]>::to_vec)
 }
 
-/// The exchange and the key whose messages wait in the queue of its one rule here.
+/// Returns the exchange and key whose messages the queue of the only rule here receives.
 pub(super) fn source_of(config: &Config) -> Option<(String, String)> {
     let source = &config.shovel.as_ref()?.source;
     let exchange = source.exchange.clone().filter(|_| source.is_here)?;
@@ -123,25 +129,24 @@ pub(super) fn source_of(config: &Config) -> Option<(String, String)> {
 }
 
 impl Bridges {
-    /// These bridges of the configuration are to be there from now on, beside those of parameters: those that
-    /// are there as they are stay as they are.
+    /// Sets the bridges of the configuration file, beside those of parameters. Unchanged bridges go on undisturbed.
     #[cold]
-    pub(crate) fn set<P: Platform>(&mut self, shared: &mut Shared<P>, said: &[Config]) {
-        self.said = said.to_vec();
+    pub(crate) fn set<P: Platform>(&mut self, shared: &mut Shared<P>, bridges: &[Config]) {
+        self.file_bridges = bridges.to_vec();
         self.delete_orphans(shared);
-        shared.broker.set_shovel_places(self.max.saturating_sub(said.len()));
+        shared.broker.set_shovel_places(self.max.saturating_sub(bridges.len()));
         self.take_parameters(shared);
     }
 
-    /// Queues of shovels that were cleared go, if the power was cut before that was done.
+    /// Deletes queues of shovels that were cleared, if power was lost before that was done.
     #[cold]
     fn delete_orphans<P: Platform>(&self, shared: &mut Shared<P>) {
         let is_left = |queue: &leveret_broker::QueueView<'_>| {
-            let said = |key: &str| match queue.arguments.get(key) {
+            let text_of = |key: &str| match queue.arguments.get(key) {
                 Some(Value::LongStr(text)) => core::str::from_utf8(text).ok(),
                 _ => None,
             };
-            let shovel = said(OF_SHOVELS_VHOST).zip(said(OF_SHOVEL));
+            let shovel = text_of(OF_SHOVELS_VHOST).zip(text_of(OF_SHOVEL));
             shovel.is_some_and(|(vhost, name)| {
                 !shared.broker.may_have_parameter(vhost, SHOVEL, name)
                     && !self.places.iter().any(|bridge| {
@@ -159,30 +164,30 @@ impl Bridges {
         }
     }
 
-    /// Whether parameters have changed since they were looked at.
+    /// Returns whether parameters have changed since they were last examined.
     pub(super) const fn has_parameter_news(&self, broker: &Broker) -> bool {
         broker.parameters_version() != self.parameters_seen
     }
 
-    /// Makes bridges of what the parameters say.
+    /// Makes bridges of the parameters.
     #[cold]
     pub(super) fn take_parameters<P: Platform>(&mut self, shared: &mut Shared<P>) {
         self.parameters_seen = shared.broker.parameters_version();
-        let mut wanted = self.said.clone();
+        let mut wanted = self.file_bridges.clone();
         for it in shared.broker.views().parameters().filter(|it| it.component == SHOVEL) {
             let Some(vhost) = it.vhost else { continue };
             match parse(vhost, it.name, it.value) {
                 Ok(bridge) => wanted.push(bridge),
                 Err(why) => {
                     let text = format_args!("shovel {} in virtual host {vhost}: {why}", it.name);
-                    shared.supplies.log.warn(shared.now, LogSource::Anybody, LogKind::Bridge, text);
+                    shared.resources.log.warn(shared.now, LogSource::Anybody, LogKind::Bridge, text);
                 }
             }
         }
         self.want(shared, &wanted);
     }
 
-    /// These bridges are to be there from now on: those that are there as they are stay as they are.
+    /// Sets which bridges must exist. Unchanged bridges go on undisturbed.
     #[cold]
     fn want<P: Platform>(&mut self, shared: &mut Shared<P>, wanted: &[Config]) {
         for at in 0..self.places.len() {
@@ -190,7 +195,7 @@ impl Bridges {
             bridge.note_inflow(&shared.broker);
             if !bridge.head.is_leaving && !wanted.contains(&bridge.head.config) {
                 bridge.head.is_leaving = true;
-                shared.leave_source(&bridge.head.config, wanted);
+                shared.unbind_source(&bridge.head.config, wanted);
                 self.drain(shared, at);
             }
         }
@@ -207,29 +212,29 @@ impl Bridges {
         let name = &config.name;
         let mut refuse = |words| {
             let text = format_args!("bridge {name}: {words} until a restart");
-            shared.supplies.log.warn(shared.now, LogSource::Anybody, LogKind::Bridge, text);
+            shared.resources.log.warn(shared.now, LogSource::Anybody, LogKind::Bridge, text);
         };
-        if config.has_tls() && !self.has_tls_room {
+        if config.has_tls() && !self.has_tls_memory {
             return refuse("there is no memory for TLS with upstreams");
         }
         if self.places.iter().filter(|bridge| !bridge.head.is_leaving).count() >= self.max {
-            return refuse("bridges_max has no room for it");
+            return refuse("bridges_max is reached");
         }
-        self.hasten_leaving(shared);
+        self.close_leaving(shared);
         self.serials += 1;
         let before = self.places.iter_mut().rfind(|bridge| bridge.head.config.name == config.name);
         let mut bridge = Bridge::new(config.clone(), self.serials, shared.now, before);
-        // What came in until now is nothing that it is asked about.
-        bridge.head.inflow.begin(bridge.came(&shared.broker));
-        shared.make_queues(&mut bridge.head);
+        // Messages that arrived until now are not counted.
+        bridge.head.inflow.begin(bridge.arrived_count(&shared.broker));
+        shared.declare_queues(&mut bridge.head);
         self.places.push(bridge);
         self.plan_notes(config.day_bytes_max.is_some(), shared.now);
     }
 
-    /// What was a shovel's own here goes with it: the queue behind its exchange, which nobody empties any
-    /// more, and the one for what was refused, if there is nothing in it.
+    /// Deletes what a deleted shovel had here: the queue behind its source exchange, which is no longer consumed, and
+    /// the queue of parked messages if it is empty.
     #[cold]
-    pub(super) fn clear_up_after<P: Platform>(&self, shared: &mut Shared<P>, left: &Head) {
+    pub(super) fn delete_leftovers<P: Platform>(&self, shared: &mut Shared<P>, left: &BridgeState) {
         let Some(shovel) = &left.config.shovel else { return };
         let is_it = |other: &Config| {
             let other = other.shovel.as_ref();
@@ -239,8 +244,8 @@ impl Bridges {
         let behind = left.config.forward.first().filter(|_| source_of(&left.config).is_some());
         let next = self.places.iter().find(|other| !other.head.is_leaving && is_it(&other.head.config));
         if let Some(Bridge { head: next, .. }) = next {
-            // It was changed: a queue behind an exchange that it does not use any more goes, unless there is
-            // something in it.
+            // The shovel was changed. A queue behind an exchange that it no longer uses is deleted, unless it has
+            // messages.
             let goes_on = source_of(&next.config).is_some() && next.config.vhost == vhost;
             if let Some(rule) = behind.filter(|_| !goes_on) {
                 shared.delete_queue((vhost, &rule.queue), DeleteIf { unused: true, empty: true });
@@ -252,7 +257,7 @@ impl Bridges {
                 it.component == SHOVEL && it.vhost == Some(&*shovel.vhost) && it.name == shovel.name
             });
         if is_kept {
-            // It has no place now, and has one when there is room for it again.
+            // The shovel has no slot now, and gets one when there is capacity again.
             return;
         }
         if let Some(rule) = behind {
@@ -263,9 +268,9 @@ impl Bridges {
 }
 
 impl<P: Platform> Shared<P> {
-    /// After the last message that there is to move a shovel is over, and its parameter with it.
+    /// Deletes the parameter of a shovel that has moved its last message.
     #[cold]
-    pub(super) fn end_shovel(&mut self, head: &Head) {
+    pub(super) fn end_shovel(&mut self, head: &BridgeState) {
         let Some(shovel) = head.config.shovel.as_ref().filter(|_| !head.is_leaving) else { return };
         let cleared =
             self.broker.clear_parameter(&mut self.journal, Some(&shovel.vhost), SHOVEL, &shovel.name);
@@ -277,21 +282,20 @@ impl<P: Platform> Shared<P> {
                 (log::Level::Warn, format!("bridge {name}: all messages were moved, but it stays: {why}"))
             }
         };
-        self.supplies.log.log(self.now, level, LogSource::Anybody, LogKind::Bridge, format_args!("{text}"));
+        self.resources.log.log(self.now, level, LogSource::Anybody, LogKind::Bridge, format_args!("{text}"));
     }
 
-    /// Deletes a queue here, only if it is unused or empty, if that is said. Where it is not there, or there is
-    /// something in it, there is nothing to do; a log that takes nothing now keeps it until the next start.
+    /// Deletes a queue here, under the conditions of `only`. It does nothing if the queue does not exist or a
+    /// condition is not met. If the log takes nothing now, the queue stays until the next start.
     #[cold]
     fn delete_queue(&mut self, (vhost, queue): (&str, &str), only: DeleteIf) {
         let (broker, mut context) = self.broker_mut();
         let _ = broker.operator_delete_queue(&mut context, vhost, queue, only);
     }
 
-    /// A bridge begins to leave: what is published comes to it no more by a binding that none of those that
-    /// are `wanted` has.
+    /// Removes the binding of a bridge that begins to leave, unless one of the `wanted` bridges has the same.
     #[cold]
-    fn leave_source(&mut self, left: &Config, wanted: &[Config]) {
+    fn unbind_source(&mut self, left: &Config, wanted: &[Config]) {
         let Some((exchange, key)) = source_of(left) else { return };
         let goes_on = |next: &Config| next.vhost == left.vhost && next.forward == left.forward;
         let is_kept = |next: &Config| source_of(next).as_ref() == Some(&(exchange.clone(), key.clone()));
@@ -300,13 +304,13 @@ impl<P: Platform> Shared<P> {
             return;
         };
         let (broker, mut context) = self.broker_mut();
-        // A log that takes nothing now keeps the binding, which `list_bindings` shows.
+        // If the log takes nothing now, the binding stays, and `list_bindings` shows it.
         let _ = broker.operator_unbind(&mut context, &left.vhost, (&exchange, &key), &rule.queue);
     }
 }
 
-impl<P: Platform> Task<'_, P> {
-    /// A rule flows: with `delete-after` the queue's length, that is known now, of its queue there or here.
+impl<P: Platform> LinkTask<'_, P> {
+    /// Records the length of the source queue when a rule begins to flow, for `delete-after` of a queue's length.
     #[cold]
     pub(super) fn note_source_depth(&mut self, rule: usize, depth_there: u32) {
         let after = self.head.config.shovel.as_ref().map(|shovel| shovel.delete_after);
@@ -322,14 +326,14 @@ impl<P: Platform> Task<'_, P> {
         }
     }
 
-    /// So many messages more were moved, or set aside.
+    /// Records that `count` further messages were moved or parked.
     pub(super) const fn count_down(&mut self, count: u64) {
         if let Some(left) = &mut self.state.left {
             *left = left.saturating_sub(count);
         }
     }
 
-    /// Whether it has moved all that there was to move.
+    /// Returns whether the shovel has moved all its messages.
     pub(super) fn is_over(&self) -> bool {
         self.state.left == Some(0) && self.head.config.shovel.is_some()
     }

@@ -1,8 +1,21 @@
-//! What is known of bridges: what each is to do, how its links are, and what they have done.
+//! The state of bridges, links and rules, and the part of it that outlives a restart.
 //!
-//! Always true: a link is in one phase, which owns what it needs; the last error of a link or rule is kept with
-//! its time until the link works again or another error replaces it; the same error is logged again only after the link
-//! was up for a while.
+//! The state of a rule is kept when its link is lost:
+//!
+//! ```text
+//!   going ─ refused, missing, full → waiting ─ due → trying ─ taken → going
+//!                                       ▲               │
+//!                                       └─── refused ───┘
+//! ```
+//!
+//! # Invariants
+//! - A link is in one phase, which owns what it needs.
+//! - The last error of a link or rule is kept with its time until the link works again or another error replaces it.
+//! - The same error is logged again only after the link was up for a while.
+//! - A rule that waits has no channel at the upstream, no consumer here, and holds no messages.
+//! - The range from which pauses are drawn grows with each refusal. It is reset when a message is taken, or when the
+//!   rule's queue at the upstream was consumed for long.
+//! - Messages sent before a refusal and taken after it do not end the wait.
 
 use core::net::SocketAddr;
 use std::fmt::Write as _;
@@ -13,20 +26,24 @@ use leveret_config::shovels::DeleteAfter;
 use leveret_core::command::ConnectionId;
 use leveret_core::time::{Deadline, Now};
 
-use super::traffic::{Contact, Own};
+use super::traffic::{OpenLink, OwnConnection};
 use super::{Bridges, NOTED_EVERY_MS};
 use crate::platform::Platform;
 use crate::state::Shared;
 
-/// Addresses of a name that are tried.
+/// Maximum number of addresses of a name that are tried.
 pub(super) const ADDRESSES_MAX: usize = 8;
+/// Time until the first write if a bridge has a daily budget, in milliseconds. Each interval is twice the one before,
+/// up to [`NOTED_EVERY_MS`]. A board that often loses power therefore loses at most half of each run from its counters,
+/// and its day still ends.
+const NOTED_FIRST_MS: u64 = 60_000;
 
-/// Which way messages go.
+/// The direction in which messages move.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Direction {
-    /// From here to there.
+    /// From this broker to the upstream.
     Forward,
-    /// From there to here.
+    /// From the upstream to this broker.
     Fetch,
 }
 
@@ -41,75 +58,95 @@ impl Direction {
     }
 }
 
-/// Which link of which bridge: places that hold until bridges that have left are dropped.
+/// Identifies a link. Valid until bridges that have left are dropped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct LinkId {
     pub(super) place: usize,
     pub(super) link: usize,
 }
 
-/// One bridge.
+/// A bridge.
 pub(super) struct Bridge {
-    pub(super) head: Head,
-    /// One for each direction that it has rules for.
+    pub(super) head: BridgeState,
+    /// One link for each direction that has rules.
     pub(super) links: Vec<Link>,
 }
 
-/// What both links of a bridge share.
-pub(super) struct Head {
+/// The state that both links of a bridge share.
+pub(super) struct BridgeState {
     pub(super) config: Config,
-    /// The number of the bridge, which no other had since the start.
+    /// Number of the bridge, unique since the start.
     pub(super) serial: u64,
     pub(super) is_paused: bool,
-    /// The bridge goes as soon as its links have ended.
+    /// Whether the bridge is deleted as soon as its links have ended.
     pub(super) is_leaving: bool,
-    /// A queue that it has here could not be made yet: it is tried again then.
+    /// When the declaration of a queue that failed is retried.
     pub(super) queues_due: Deadline,
-    /// What was set aside is on its way back.
+    /// The retry of parked messages under way.
     pub(super) retry: Option<Retry>,
-    /// What came of that the last time.
+    /// The result of the last retry.
     pub(super) retried: Option<Cause>,
-    /// When what is set aside goes back by itself.
+    /// When parked messages are retried automatically.
     pub(super) retry_due: Deadline,
-    /// What was said of messages that are set aside.
+    /// Whether the log reports parked messages.
     pub(super) parked_alarm: ParkedAlarm,
-    /// How fast messages are forwarded.
+    /// The rate limit of forwarding.
     pub(super) pace: Pace,
-    /// How much went today.
+    /// The bytes moved today.
     pub(super) day: DayBudget,
-    /// The bytes of the day are used up: rules that are not urgent take nothing more.
+    /// Whether the daily bytes are used up: rules that are not urgent take no messages.
     pub(super) is_held: bool,
-    /// What comes in to be forwarded.
+    /// Counter of messages that arrive to be forwarded.
     pub(super) inflow: Inflow,
-    /// What its links connect for; `None`: they are always there.
+    /// When links connect; `None`: they are always connected.
     pub(super) demand: Option<Demand>,
 }
 
-/// What was set aside, on its way back.
+impl BridgeState {
+    /// Returns the rules of a direction.
+    pub(super) fn rules(&self, direction: Direction) -> &[Rule] {
+        match direction {
+            Direction::Forward => &self.config.forward,
+            Direction::Fetch => &self.config.fetch,
+        }
+    }
+
+    /// Returns whether a rule takes no messages until the next day.
+    pub(super) fn holds(&self, rule: &Rule) -> bool {
+        self.is_held && !rule.is_urgent
+    }
+
+    /// Returns whether the rules must be held or resumed because of the daily budget.
+    pub(super) fn has_budget_change(&self) -> bool {
+        !self.is_leaving && self.is_held != self.day.is_spent()
+    }
+}
+
+/// A retry of parked messages.
 #[derive(Debug)]
 pub(super) struct Retry {
-    pub(super) own: Own,
-    /// Messages that were not looked at yet.
+    pub(super) own: OwnConnection,
+    /// Number of messages that were not examined yet.
     pub(super) left: u32,
     pub(super) moved: u32,
     pub(super) stayed: u32,
-    /// Why the last of those stayed.
+    /// Why the last of `stayed` was not moved.
     pub(super) why: Option<Cause>,
 }
 
-/// What the log was told of messages that are set aside.
+/// Whether the log reports parked messages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum ParkedAlarm {
-    /// There was nothing in the queue for what is set aside, and nothing was put there since.
+    /// The queue of parked messages was empty, and none was parked since.
     Off,
-    /// Whether messages are parked is not known yet.
+    /// It is not known yet whether messages are parked.
     Unknown,
-    /// The log was told that messages are parked.
+    /// It was logged that messages are parked.
     On,
 }
 
 impl ParkedAlarm {
-    /// A message was set aside, or stayed so.
+    /// Records that a message was parked, or stayed parked.
     pub(super) fn note_parked(&mut self) {
         if *self == Self::Off {
             *self = Self::Unknown;
@@ -117,72 +154,100 @@ impl ParkedAlarm {
     }
 }
 
-/// One link.
+/// One direction of a bridge.
 pub(super) struct Link {
     pub(super) direction: Direction,
     pub(super) phase: Phase,
     pub(super) state: LinkState,
 }
 
-/// Where a link is.
+/// The phase of a link.
 pub(super) enum Phase {
-    /// The link is tried again then.
+    /// The link is connected again at this time.
     Waiting(Deadline),
-    /// The name of the upstream is being looked up.
+    /// The name of the upstream is being looked up, with this ticket.
     LookingUp(u64),
     /// The link has a socket, which may not be connected yet.
-    Connected(Box<Contact>),
-    /// There is nothing to do for it.
+    Connected(Box<OpenLink>),
+    /// The link has nothing to do.
     Resting,
-    /// Somebody paused it.
+    /// An operator paused the bridge.
     Paused,
 }
 
-/// What is known of a link, with a socket or without.
+/// The state of a link, with or without a socket.
 #[derive(Default)]
 pub(super) struct LinkState {
     pub(super) backoff: Backoff,
-    /// The upstream that is tried, or the next one.
+    /// Index of the upstream that is tried now or next.
     pub(super) upstream: usize,
-    /// Addresses of it that were not tried yet.
+    /// Addresses of the upstream that were not tried yet.
     pub(super) addresses: heapless::Deque<SocketAddr, ADDRESSES_MAX>,
-    pub(super) courses: Vec<Course>,
+    pub(super) rule_states: Vec<RuleState>,
     pub(super) ready_since: Option<Now>,
-    /// When it was open last, if it is not now.
+    /// When the link was last open, if it is not open now.
     pub(super) was_ready: Option<Now>,
-    /// When the link is to be asked whether it may rest.
+    /// When to check whether the link on demand can disconnect.
     pub(super) rest_due: Deadline,
-    /// The link may rest, and is ending for that.
+    /// Whether the link is ending because it has nothing to do.
     pub(super) is_going_to_rest: bool,
-    /// Why the link was lost or not made, until it is up again. What holds a rule is the rule's own.
+    /// Why the link was lost or could not be connected, until it is up again. Errors that hold a rule belong to the
+    /// rule.
     pub(super) last_error: Option<(Cause, Now)>,
-    /// What was logged last of each upstream since the link was up for long.
-    logged: Vec<Told>,
+    /// The causes logged last per upstream, since the link was up for long.
+    logged: Vec<LoggedCauses>,
     pub(super) counts: Counts,
-    /// What it costs today, and cost the day before.
+    /// Traffic of today and of the day before.
     pub(super) today: Price,
     pub(super) yesterday: Price,
-    /// Messages that it has still to move, if it ends then.
+    /// Number of messages still to be moved, if the shovel ends after a number of messages.
     pub(super) left: Option<u64>,
-    /// When it was made.
+    /// When the link was made.
     pub(super) since: Now,
 }
 
-/// What a link has done since its bridge is there.
+impl LinkState {
+    fn new(config: &Config, rules: usize, now: Now) -> Self {
+        let left = match config.shovel.as_ref().map(|shovel| shovel.delete_after) {
+            Some(DeleteAfter::Messages(count)) => Some(count),
+            Some(DeleteAfter::Never | DeleteAfter::QueueLength) | None => None,
+        };
+        Self {
+            rule_states: vec![RuleState::default(); rules],
+            logged: vec![LoggedCauses::default(); config.upstream.len()],
+            left,
+            since: now,
+            ..Self::default()
+        }
+    }
+
+    /// Returns whether this cause must be logged: not if it was among the last ones of this upstream since the link
+    /// was up.
+    pub(super) fn is_news(&mut self, cause: &Cause) -> bool {
+        self.logged[self.upstream].is_news(cause)
+    }
+
+    /// Lets all causes be logged again, because the link has been up for long enough.
+    pub(super) fn forget_logged(&mut self) {
+        self.logged.iter_mut().for_each(LoggedCauses::forget);
+    }
+}
+
+/// Counters of a link since its bridge exists.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub(super) struct Counts {
-    /// Messages that the other side has taken over.
+    /// Number of messages that the other side has taken.
     pub(super) moved: u64,
-    /// Messages sent that may have been sent before.
+    /// Number of messages sent that may have been sent before.
     pub(super) repeats: u64,
-    /// Times that it was open.
+    /// Number of times that the link was opened.
     pub(super) connected: u64,
-    /// Times that it was not any more, or not at all.
+    /// Number of times that the link was lost or could not be opened.
     pub(super) failed: u64,
 }
 
 impl Counts {
-    /// Adds what another link has counted.
+    /// Adds the counters of another link.
     const fn add(&mut self, other: Self) {
         self.moved += other.moved;
         self.repeats += other.repeats;
@@ -191,8 +256,186 @@ impl Counts {
     }
 }
 
+impl Link {
+    pub(super) fn open_link(&self) -> Option<&OpenLink> {
+        match &self.phase {
+            Phase::Connected(open_link) => Some(open_link),
+            _ => None,
+        }
+    }
+
+    /// Returns the peer of the link, if it has a socket.
+    pub(super) fn peer(&self) -> Option<ConnectionId> {
+        self.open_link().map(|open_link| open_link.peer)
+    }
+
+    fn deadline(&self) -> Deadline {
+        match &self.phase {
+            Phase::Waiting(at) => *at,
+            Phase::Connected(_) => self.state.rest_due.earlier(self.rule_deadline()),
+            Phase::LookingUp(_) | Phase::Resting | Phase::Paused => Deadline::NEVER,
+        }
+    }
+
+    /// Returns when a waiting rule retries.
+    pub(super) fn rule_deadline(&self) -> Deadline {
+        let is_flowing = self.open_link().is_some_and(OpenLink::is_flowing);
+        let rule_states = self.state.rule_states.iter().filter(|_| is_flowing).map(RuleState::deadline);
+        rule_states.fold(Deadline::NEVER, Deadline::earlier)
+    }
+
+    /// Returns the number of rules that take no messages now: until the next day, or until an error is resolved.
+    pub(super) fn held_rules(&self, head: &BridgeState) -> usize {
+        let rules = head.rules(self.direction).iter().zip(&self.state.rule_states);
+        rules.filter(|(rule, rule_state)| head.holds(rule) || rule_state.error().is_some()).count()
+    }
+
+    /// Returns the newest unresolved error, of the link or of a held rule.
+    pub(super) fn last_error(&self) -> Option<(&Cause, Now)> {
+        let of_link = self.state.last_error.as_ref().map(|(cause, at)| (cause, *at));
+        let of_rules = self.state.rule_states.iter().filter_map(RuleState::error);
+        of_link.into_iter().chain(of_rules).max_by_key(|(_, at)| *at)
+    }
+}
+
+/// The state of a rule, whatever happens to its link.
+#[derive(Clone, Default, Debug)]
+pub(super) struct RuleState {
+    backoff: Backoff,
+    /// Why the rule is held, since when, and what ends that.
+    error: Option<(Cause, Now, Remedy)>,
+    waits: Option<Deadline>,
+    /// Since when the rule's queue at the upstream is consumed again, while no message was taken.
+    open_since: Option<Now>,
+    /// Whether messages are tried one by one, because one of them was refused.
+    is_one_at_a_time: bool,
+    /// The causes logged since the rule last went on.
+    logged_causes: LoggedCauses,
+    /// Number of messages that nothing here can take, and that the queue at the upstream keeps unacknowledged.
+    pub(super) held: u16,
+}
+
+impl RuleState {
+    /// Returns whether the rule must take no messages now.
+    pub(super) fn waits(&self, now: Now) -> bool {
+        self.waits.is_some_and(|until| !until.is_due(now))
+    }
+
+    /// Returns when the rule retries; never if it does not wait.
+    pub(super) fn deadline(&self) -> Deadline {
+        self.waits.unwrap_or(Deadline::NEVER)
+    }
+
+    /// Ends the wait if the rule may retry now.
+    pub(super) fn take_due(&mut self, now: Now) {
+        self.waits.take_if(|until| until.is_due(now));
+    }
+
+    /// Lets the rule retry now.
+    pub(super) fn retry_now(&mut self, now: Now) {
+        if let Some(until) = &mut self.waits {
+            *until = now.after_ms(0);
+            self.backoff.reset();
+            // It still tries one message at a time.
+            self.backoff.note_failure();
+        }
+    }
+
+    /// Returns why the rule is held, and since when; `None` if it is not held.
+    pub(super) fn error(&self) -> Option<(&Cause, Now)> {
+        self.error.as_ref().map(|(cause, at, _)| (cause, *at))
+    }
+
+    /// Records that the channel at the upstream is open, and clears an error that required only that.
+    pub(super) fn note_ready(&mut self) {
+        let is_one_at_a_time = self.is_one_at_a_time;
+        self.error.take_if(|(.., remedy)| *remedy == Remedy::Open && !is_one_at_a_time);
+    }
+
+    /// Returns whether the rule takes one message at a time, to see whether it is taken.
+    pub(super) const fn is_one_at_a_time(&self) -> bool {
+        self.is_one_at_a_time
+    }
+
+    /// Returns the number of consecutive refusals.
+    pub(super) const fn failures(&self) -> u32 {
+        self.backoff.failures()
+    }
+
+    /// Lets the rule wait from now on, with this cause, until the remedy. Returns whether the cause must be logged.
+    pub(super) fn wait(
+        &mut self,
+        now: Now,
+        cause: &Cause,
+        remedy: Remedy,
+        most_ms: u64,
+        random: u64,
+    ) -> bool {
+        if self.waits.is_none() {
+            self.waits = Some(self.backoff.fail(now, self.open_since.take(), most_ms, random));
+            if self.failures() == 1 {
+                self.logged_causes.forget();
+            }
+        }
+        self.is_one_at_a_time |= remedy == Remedy::OneTaken;
+        self.error = Some((cause.clone(), now, remedy));
+        self.logged_causes.is_news(cause)
+    }
+
+    /// Records that the queue at the upstream is consumed. If that lasts, the rule goes on, unless a message was
+    /// refused.
+    pub(super) fn note_open(&mut self, now: Now) {
+        self.open_since = Some(now).filter(|_| !self.is_one_at_a_time);
+    }
+
+    /// Records that a message was taken. Returns whether that ended a retry.
+    pub(super) fn note_taken(&mut self) -> bool {
+        // Messages under way before the refusal do not show whether the retry succeeds.
+        if self.waits.is_some() {
+            return false;
+        }
+        let was_trying = self.failures() > 0;
+        if was_trying {
+            let held = self.held;
+            *self = Self { held, ..Self::default() };
+        }
+        was_trying
+    }
+}
+
+/// The event that ends the error of a rule.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Remedy {
+    /// The channel at the upstream is open again.
+    Open,
+    /// A message is taken.
+    Taken,
+    /// A message that was sent alone is taken: messages are tried one by one.
+    OneTaken,
+}
+
+/// The causes logged last for a rule or an upstream. There are several, because causes alternate.
+#[derive(Clone, Default, Debug)]
+pub(super) struct LoggedCauses(heapless::HistoryBuf<Cause, 3>);
+
+impl LoggedCauses {
+    /// Returns whether this cause must be logged, and records it.
+    pub(super) fn is_news(&mut self, cause: &Cause) -> bool {
+        let is_news = !self.0.contains(cause);
+        if is_news {
+            self.0.write(cause.clone());
+        }
+        is_news
+    }
+
+    /// Lets all causes be logged again.
+    pub(super) fn forget(&mut self) {
+        self.0.clear();
+    }
+}
+
 impl Bridge {
-    /// One that is to begin now; `before`: the same before it was changed.
+    /// Makes a bridge that begins now. `before` is its previous state if it was changed.
     pub(super) fn new(config: Config, serial: u64, now: Now, before: Option<&mut Self>) -> Self {
         let mut links = Vec::new();
         for (direction, rules) in Direction::BOTH.into_iter().zip([&config.forward, &config.fetch]) {
@@ -201,7 +444,7 @@ impl Bridge {
                 links.push(Link { direction, phase: Phase::Waiting(now.after_ms(0)), state });
             }
         }
-        // One that was changed has no new day, and goes on counting.
+        // A bridge that was changed continues its day and its counters.
         let (day, is_held, inflow, is_paused) = match &before {
             Some(Self { head, .. }) => {
                 (head.day.with_max(config.day_bytes_max), head.is_held, head.inflow, head.is_paused)
@@ -211,7 +454,7 @@ impl Bridge {
         if let Some(before) = before {
             before.hand_counts_on(&mut links);
         }
-        let head = Head {
+        let head = BridgeState {
             serial,
             is_paused: false,
             is_leaving: false,
@@ -234,13 +477,13 @@ impl Bridge {
         bridge
     }
 
-    /// Pauses the bridge: its links are not to be tried, and none has a socket.
+    /// Pauses the bridge: its links are not connected. None may have a socket.
     pub(super) fn pause(&mut self) {
         self.head.is_paused = true;
         self.links.iter_mut().for_each(|link| link.phase = Phase::Paused);
     }
 
-    /// What was counted goes on to the links of the same bridge as it was changed.
+    /// Moves the counters to the links of the changed bridge.
     pub(super) fn hand_counts_on(&mut self, links: &mut [Link]) {
         for Link { direction, state: from, .. } in &mut self.links {
             let next = links.iter_mut().find(|next| next.direction == *direction);
@@ -256,16 +499,16 @@ impl Bridge {
     }
 
     pub(super) fn is_connected(&self) -> bool {
-        self.links.iter().any(|link| link.contact().is_some())
+        self.links.iter().any(|link| link.open_link().is_some())
     }
 
-    /// Rules try at once that wait for what they tried last.
-    pub(super) fn hurry_rules(&mut self, now: Now) {
-        let courses = self.links.iter_mut().flat_map(|link| &mut link.state.courses);
-        courses.for_each(|course| course.hurry(now));
+    /// Lets rules that wait retry at once.
+    pub(super) fn retry_rules_now(&mut self, now: Now) {
+        let rule_states = self.links.iter_mut().flat_map(|link| &mut link.state.rule_states);
+        rule_states.for_each(|rule_state| rule_state.retry_now(now));
     }
 
-    /// Whether a link rests that something could be done for.
+    /// Returns whether a link is resting that could move messages.
     pub(super) fn may_be_wanted(&self) -> bool {
         let head = &self.head;
         let is_resting = self.links.iter().any(|link| matches!(link.phase, Phase::Resting));
@@ -274,7 +517,7 @@ impl Bridge {
         is_resting && may_move && !head.is_leaving
     }
 
-    /// When something is due for it but for what its connected links say themselves.
+    /// Returns when something of the bridge is due, except the deadlines of connected links.
     pub(super) fn deadline(&self) -> Deadline {
         let head = &self.head;
         let demand = head.demand.as_ref().filter(|_| self.may_be_wanted());
@@ -283,150 +526,6 @@ impl Bridge {
         let own = head.queues_due.earlier(head.retry_due).earlier(head.day.next_day()).earlier(demand);
         links.fold(own, Deadline::earlier)
     }
-}
-
-impl Head {
-    /// Rules of a direction.
-    pub(super) fn rules(&self, direction: Direction) -> &[Rule] {
-        match direction {
-            Direction::Forward => &self.config.forward,
-            Direction::Fetch => &self.config.fetch,
-        }
-    }
-
-    /// Whether a rule takes nothing until the next day.
-    pub(super) fn holds(&self, rule: &Rule) -> bool {
-        self.is_held && !rule.is_urgent
-    }
-
-    /// Whether its rules are not as its day is.
-    pub(super) fn is_to_turn(&self) -> bool {
-        !self.is_leaving && self.is_held != self.day.is_spent()
-    }
-}
-
-impl Link {
-    pub(super) fn contact(&self) -> Option<&Contact> {
-        match &self.phase {
-            Phase::Connected(contact) => Some(contact),
-            _ => None,
-        }
-    }
-
-    /// The peer that it is, if it has a socket.
-    pub(super) fn peer(&self) -> Option<ConnectionId> {
-        self.contact().map(|contact| contact.peer)
-    }
-
-    fn deadline(&self) -> Deadline {
-        match &self.phase {
-            Phase::Waiting(at) => *at,
-            Phase::Connected(_) => self.state.rest_due.earlier(self.course_deadline()),
-            Phase::LookingUp(_) | Phase::Resting | Phase::Paused => Deadline::NEVER,
-        }
-    }
-
-    /// When a rule is to try that waits.
-    pub(super) fn course_deadline(&self) -> Deadline {
-        let is_tended = self.contact().is_some_and(Contact::is_tended);
-        let courses = self.state.courses.iter().filter(|_| is_tended).map(Course::deadline);
-        courses.fold(Deadline::NEVER, Deadline::earlier)
-    }
-
-    /// Rules that take nothing now: until the next day, or until what they wait for is mended.
-    pub(super) fn held_rules(&self, head: &Head) -> usize {
-        let rules = head.rules(self.direction).iter().zip(&self.state.courses);
-        rules.filter(|(rule, course)| head.holds(rule) || course.error().is_some()).count()
-    }
-
-    /// The newest error that is not mended: of the link, or of a rule that is held.
-    pub(super) fn last_error(&self) -> Option<(&Cause, Now)> {
-        let of_link = self.state.last_error.as_ref().map(|(cause, at)| (cause, *at));
-        let of_rules = self.state.courses.iter().filter_map(Course::error);
-        of_link.into_iter().chain(of_rules).max_by_key(|(_, at)| *at)
-    }
-}
-
-impl LinkState {
-    fn new(config: &Config, rules: usize, now: Now) -> Self {
-        let left = match config.shovel.as_ref().map(|shovel| shovel.delete_after) {
-            Some(DeleteAfter::Messages(count)) => Some(count),
-            Some(DeleteAfter::Never | DeleteAfter::QueueLength) | None => None,
-        };
-        Self {
-            courses: vec![Course::default(); rules],
-            logged: vec![Told::default(); config.upstream.len()],
-            left,
-            since: now,
-            ..Self::default()
-        }
-    }
-
-    /// Whether this cause is to be logged: not if it was among the last ones of this upstream, since the link
-    /// was up.
-    pub(super) fn is_news(&mut self, cause: &Cause) -> bool {
-        self.logged[self.upstream].is_news(cause)
-    }
-
-    /// The link has been up for long enough: what happens next is news again.
-    pub(super) fn forget_logged(&mut self) {
-        self.logged.iter_mut().for_each(Told::forget);
-    }
-}
-
-// What of bridges outlives a restart: who is paused, and what was counted.
-//
-// ```text
-// forward 0 8000 12 3 2 "plant"
-// direction, paused, moved, repeats, connected, failed, name
-//
-// day 52800 1200000 3600000 "plant"
-// bytes of this day and of the one before, milliseconds that are gone of it, name
-//
-// inflow 1200 9600 "plant"
-// messages of this day and of the one before that came in to be forwarded, name
-//
-// cost forward 51200 1600 0 40000 160 90000 2400 0 60000 240 "plant"
-// direction, then of this day and of the one before: bytes sent, received, repeated, and of bodies, and
-// messages; name
-// ```
-//
-// Always true: it is written when somebody pauses or resumes a bridge, at the end, whenever a sixteenth of a
-// day's budget was used, and otherwise once an hour at most, for the sake of the flash (with a budget some
-// times in the first hour, too); numbers that a program does not know stand behind those that it does; what
-// cannot be read is as if it were not there.
-
-/// When it is for the first time if a day has a budget, in milliseconds; every pause is twice the one
-/// before, up to [`NOTED_EVERY_MS`]. So a board that is cut from its power forgets half of a life at most,
-/// and its day ends.
-const NOTED_FIRST_MS: u64 = 60_000;
-
-/// What a line that begins so says of a bridge of this name: the first of its numbers.
-fn read<const COUNT: usize>(line: &str, prefix: &str, name: &str) -> Option<[u64; COUNT]> {
-    let (said, named) = line.strip_prefix(prefix)?.split_once('"')?;
-    if format!("\"{named}") != format!("{name:?}") {
-        return None;
-    }
-    let mut words = said.split_ascii_whitespace();
-    let mut numbers = [0; COUNT];
-    for number in &mut numbers {
-        *number = words.next()?.parse().ok()?;
-    }
-    Some(numbers)
-}
-
-/// What the first line that says it says.
-fn find<const COUNT: usize>(notes: &str, prefix: &str, name: &str) -> Option<[u64; COUNT]> {
-    notes.lines().find_map(|line| read(line, prefix, name))
-}
-
-fn write(text: &mut String, prefix: &str, numbers: &[u64], name: &str) {
-    text.push_str(prefix);
-    for number in numbers {
-        // Writing into a String cannot fail.
-        let _ = write!(text, "{number} ");
-    }
-    let _ = writeln!(text, "{name:?}");
 }
 
 impl Bridge {
@@ -480,14 +579,36 @@ impl Bridge {
 }
 
 impl Bridges {
-    /// What is to be written down; `None`: there are no bridges.
+    /// Returns the state to be written, or `None` if there are no bridges.
+    ///
+    /// The text has these lines. Numbers that an older version does not know are appended. Lines that cannot be read
+    /// are ignored.
+    ///
+    /// ```text
+    ///   forward 0 8000 12 3 2 "plant"
+    ///   direction, paused, moved, repeats, connected, failed, name
+    ///
+    ///   day 52800 1200000 3600000 "plant"
+    ///   bytes of this day and of the day before, elapsed milliseconds of this day, name
+    ///
+    ///   inflow 1200 9600 "plant"
+    ///   messages of this day and of the day before that arrived to be forwarded, name
+    ///
+    ///   cost forward 51200 1600 0 40000 160 90000 2400 0 60000 240 "plant"
+    ///   direction, then for this day and the day before: bytes sent, received, repeated and of bodies, and
+    ///   number of messages; name
+    /// ```
+    ///
+    /// It is written when a bridge is paused or resumed, at the end, and whenever 1/16 of a daily budget was used.
+    /// Otherwise it is written at most once per hour, to limit wear of the flash; with a daily budget also some times
+    /// in the first hour.
     #[cold]
     pub(crate) fn notes<P: Platform>(&mut self, shared: &Shared<P>) -> Option<String> {
         self.places.iter_mut().for_each(|bridge| bridge.note_inflow(&shared.broker));
         self.notes_with_days(shared, |_| true)
     }
 
-    /// The same, with the days of those bridges alone.
+    /// Returns the state to be written, with the days of only those bridges for which `has_day` holds.
     fn notes_with_days<P: Platform>(
         &self,
         shared: &Shared<P>,
@@ -500,13 +621,13 @@ impl Bridges {
         (!text.is_empty()).then_some(text)
     }
 
-    /// Takes up what was written down; the bridges are there already, and nothing has been done with them.
+    /// Restores the state from `notes`. The bridges exist already, and have done nothing yet.
     #[cold]
     pub(crate) fn restore(&mut self, notes: &str, now: leveret_core::time::Now) {
         self.places.iter_mut().for_each(|bridge| bridge.read_notes(notes, now));
     }
 
-    /// A bridge begins: what it counts is to be written down, too.
+    /// Plans to write the counters of a bridge that begins.
     pub(super) fn plan_notes(&mut self, has_budget: bool, now: leveret_core::time::Now) {
         if has_budget {
             self.note_pause_ms = NOTED_FIRST_MS;
@@ -514,14 +635,15 @@ impl Bridges {
         self.common.note_due = self.common.note_due.earlier(now.after_ms(self.note_pause_ms));
     }
 
-    /// Has written down what changed, if it is time.
+    /// Has the changed state written, if that is due.
     pub(super) fn write_notes<P: Platform>(&mut self, shared: &mut Shared<P>) {
         if !self.common.note_due.is_due(shared.now) {
             return;
         }
         self.note_pause_ms = (2 * self.note_pause_ms).min(NOTED_EVERY_MS);
         self.common.note_due = shared.now.after_ms(self.note_pause_ms);
-        // The day goes on whatever happens; where it is only counted, it is no reason to write.
+        // The elapsed time of a day always changes. Without a budget the day is only counted, and is no reason to
+        // write.
         let reason = self.notes_with_days(shared, |bridge| bridge.head.config.day_bytes_max.is_some());
         if reason != self.noted {
             shared.worker.note = self.notes(shared);
@@ -530,151 +652,32 @@ impl Bridges {
     }
 }
 
-// How one rule goes on, whatever becomes of its link: as ever, or waiting, or trying with one message.
-//
-// ```text
-// going ─ refused, missing, full → waiting ─ due → trying ─ taken → going
-//                                     ▲               │
-//                                     └─── refused ───┘
-// ```
-//
-// Always true: a rule that waits has no channel there and no consumer here, and holds nothing but itself; the
-// range that pauses are taken from grows with each refusal, until something is taken, or its queue there was
-// consumed for long; what was sent before a refusal and is taken after it ends no wait.
-
-/// What was logged lately of a rule or an upstream: some causes, for they take turns.
-#[derive(Clone, Default, Debug)]
-pub(super) struct Told(heapless::HistoryBuf<Cause, 3>);
-
-impl Told {
-    /// Whether this cause is to be logged, as it is then.
-    pub(super) fn is_news(&mut self, cause: &Cause) -> bool {
-        let is_news = !self.0.contains(cause);
-        if is_news {
-            self.0.write(cause.clone());
-        }
-        is_news
+/// Reads the numbers of a line with this prefix for the bridge `name`.
+fn read<const COUNT: usize>(line: &str, prefix: &str, name: &str) -> Option<[u64; COUNT]> {
+    let (said, named) = line.strip_prefix(prefix)?.split_once('"')?;
+    if format!("\"{named}") != format!("{name:?}") {
+        return None;
     }
-
-    /// What happens next is news.
-    pub(super) fn forget(&mut self) {
-        self.0.clear();
+    let mut words = said.split_ascii_whitespace();
+    let mut numbers = [0; COUNT];
+    for number in &mut numbers {
+        *number = words.next()?.parse().ok()?;
     }
+    Some(numbers)
 }
 
-/// What ends the trouble of a rule.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Remedy {
-    /// Its channel at the upstream is open again.
-    Open,
-    /// A message is taken.
-    Taken,
-    /// A message that is sent alone is taken: they are tried one by one.
-    OneTaken,
+/// Returns the numbers of the first matching line.
+fn find<const COUNT: usize>(notes: &str, prefix: &str, name: &str) -> Option<[u64; COUNT]> {
+    notes.lines().find_map(|line| read(line, prefix, name))
 }
 
-/// One rule's course.
-#[derive(Clone, Default, Debug)]
-pub(super) struct Course {
-    backoff: Backoff,
-    /// Why the rule is held, and since when; what ends that.
-    error: Option<(Cause, Now, Remedy)>,
-    waits: Option<Deadline>,
-    /// Since when its queue there is consumed again, while nothing of it was taken.
-    open_since: Option<Now>,
-    /// What was refused was a message, or one of several: they are tried one by one.
-    is_careful: bool,
-    /// What was logged since it last went on.
-    told: Told,
-    /// Messages that nothing here can take, and that its queue there keeps.
-    pub(super) held: u16,
-}
-
-impl Course {
-    /// Whether it is to take nothing now.
-    pub(super) fn waits(&self, now: Now) -> bool {
-        self.waits.is_some_and(|until| !until.is_due(now))
+fn write(text: &mut String, prefix: &str, numbers: &[u64], name: &str) {
+    text.push_str(prefix);
+    for number in numbers {
+        // Writing to a `String` cannot fail.
+        let _ = write!(text, "{number} ");
     }
-
-    /// When it tries; never if it does not wait.
-    pub(super) fn deadline(&self) -> Deadline {
-        self.waits.unwrap_or(Deadline::NEVER)
-    }
-
-    /// Ends the wait of the course if its time to try has come.
-    pub(super) fn take_due(&mut self, now: Now) {
-        self.waits.take_if(|until| until.is_due(now));
-    }
-
-    /// Has the course try now.
-    pub(super) fn hurry(&mut self, now: Now) {
-        if let Some(until) = &mut self.waits {
-            *until = now.after_ms(0);
-            self.backoff.reset();
-            // One message at a time, all the same.
-            self.backoff.note_failure();
-        }
-    }
-
-    /// Why the rule is held, and since when; `None`: it is not held.
-    pub(super) fn error(&self) -> Option<(&Cause, Now)> {
-        self.error.as_ref().map(|(cause, at, _)| (cause, *at))
-    }
-
-    /// Notes that the channel at the upstream is open: an error that needed no more is mended.
-    pub(super) fn note_ready(&mut self) {
-        let is_careful = self.is_careful;
-        self.error.take_if(|(.., remedy)| *remedy == Remedy::Open && !is_careful);
-    }
-
-    /// Whether it takes one message at a time, to see if that is taken.
-    pub(super) const fn is_careful(&self) -> bool {
-        self.is_careful
-    }
-
-    /// How often it was refused in a row.
-    pub(super) const fn failures(&self) -> u32 {
-        self.backoff.failures()
-    }
-
-    /// Has the course wait from now on, for this cause, until the remedy; says whether the cause is news.
-    pub(super) fn wait(
-        &mut self,
-        now: Now,
-        (cause, remedy): (&Cause, Remedy),
-        most_ms: u64,
-        chance: u64,
-    ) -> bool {
-        if self.waits.is_none() {
-            self.waits = Some(self.backoff.fail(now, self.open_since.take(), most_ms, chance));
-            if self.failures() == 1 {
-                self.told.forget();
-            }
-        }
-        self.is_careful |= remedy == Remedy::OneTaken;
-        self.error = Some((cause.clone(), now, remedy));
-        self.told.is_news(cause)
-    }
-
-    /// Notes that the queue at the upstream is consumed: if that lasts, it was all that the course waited for,
-    /// unless a message was refused.
-    pub(super) fn note_open(&mut self, now: Now) {
-        self.open_since = Some(now).filter(|_| !self.is_careful);
-    }
-
-    /// Something was taken; whether it had to be tried.
-    pub(super) fn note_taken(&mut self) -> bool {
-        // What was under way before the refusal says nothing of what is to be tried.
-        if self.waits.is_some() {
-            return false;
-        }
-        let was_trying = self.failures() > 0;
-        if was_trying {
-            let held = self.held;
-            *self = Self { held, ..Self::default() };
-        }
-        was_trying
-    }
+    let _ = writeln!(text, "{name:?}");
 }
 
 #[cfg(test)]
@@ -692,7 +695,7 @@ mod notes_tests {
         assert_eq!(torn.map(|torn| read::<5>(torn, "forward ", "a")), [None; 6]);
     }
 
-    /// Programs before this one wrote down how many messages were parked, by six causes.
+    /// Earlier versions wrote the number of parked messages, by six causes.
     #[test]
     fn what_an_older_program_wrote_behind_it_is_left_out() {
         let line = "forward 1 8000 12 3 2 0 0 10 0 0 7 \"plant\"";

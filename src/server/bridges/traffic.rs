@@ -1,11 +1,22 @@
-//! A contact reads and writes: what the upstream says is handled in order, and what goes there leaves in pages.
+//! A link while it has a socket: reading, writing, timers, and what each rule does over it.
+//!
+//! Input from the upstream is handled in order. Output leaves in pages of one output buffer:
 //!
 //! ```text
-//! page: | rest of the frame that was cut | what the client says | messages, each lane its share … |
+//!   page: | rest of a partial frame | the client's own commands | messages, a share for each lane … |
 //! ```
 //!
-//! Always true: what an upstream sends is read under the same budgets as what clients send; what a socket does
-//! not take is not kept, but known as numbers.
+//! A *lane* is what one rule has over the link: its channel at the upstream, and its messages under way.
+//!
+//! ```text
+//!   Shut ─ wanted → Opening ─ ready → Forward or Fetch ─ not wanted, or failed → … → Shut
+//! ```
+//!
+//! # Invariants
+//! - Input from an upstream is read under the same budgets as input from clients.
+//! - Lanes begin and end independently of each other. A lane that ends gives its messages back.
+//! - Frames of other lanes may be written between two frames of one lane, but never within a frame.
+//! - After each call of a [`LinkTask`], lanes are what their rules want, and the loop knows what the link waits for.
 
 use std::io;
 
@@ -16,52 +27,335 @@ use leveret_core::time::{Deadline, Now};
 use leveret_tls::Shaken;
 
 use super::fetch::Common;
-use super::state::{Direction, Head, LinkState, Remedy};
-use crate::peer::{Ending, Needs, Peer, Session, Waiting};
+use super::state::{BridgeState, Direction, LinkState, Remedy};
+use crate::peer::{Ending, LinkStatus, Peer, Session, Waiting};
 use crate::platform::{Platform, Socket};
 use crate::state::Shared;
 use crate::stream::Reading;
-use crate::worker::Shake;
+use crate::worker::HandshakeJob;
 
-impl<P: Platform> Task<'_, P> {
+/// A link while it has a socket.
+#[derive(Debug)]
+pub(super) struct OpenLink {
+    pub(super) peer: ConnectionId,
+    pub(super) client: Client,
+    /// The channel here over which fetched messages are published, once the first has arrived.
+    pub(super) channel: Option<ChannelId>,
+    pub(super) lanes: Vec<Lane>,
+    /// The lane of which a partial frame was written.
+    pub(super) partial_lane: Option<usize>,
+    /// The lane that comes first among equals in the next page.
+    pub(super) turn: usize,
+    /// When the upstream last confirmed something, owed no confirms, or was last sent a part of a message.
+    pub(super) progress: Now,
+    /// Why the link ends.
+    pub(super) cause: Option<Cause>,
+    /// Whether a part of a message was sent or received since the last check.
+    pub(super) has_moved: bool,
+    /// Whether no further messages are taken. The link ends when all under way are settled.
+    pub(super) is_draining: bool,
+    /// When the message or frame that the upstream is sending last progressed. `None`: none is under way, or we do
+    /// not read.
+    pub(super) begun: Option<Now>,
+}
+
+impl OpenLink {
+    pub(super) fn new(peer: ConnectionId, client: Client, rules: usize, now: Now) -> Self {
+        Self {
+            peer,
+            client,
+            channel: None,
+            lanes: (0..rules).map(|_| Lane::Closed).collect(),
+            partial_lane: None,
+            turn: 0,
+            progress: now,
+            cause: None,
+            has_moved: false,
+            is_draining: false,
+            begun: None,
+        }
+    }
+
+    /// Returns whether rules can flow: the connection is open, and not about to end.
+    pub(super) fn is_flowing(&self) -> bool {
+        self.client.stage() == Stage::Open && !self.is_draining && self.cause.is_none()
+    }
+
+    /// Returns whether no message is under way.
+    pub(super) fn is_idle(&self) -> bool {
+        self.forwards().all(Forward::is_idle) && self.fetches().all(Fetch::is_idle)
+    }
+
+    /// Returns whether no message is under way, and none will be.
+    pub(super) fn is_drained(&self) -> bool {
+        self.is_draining && self.is_idle() && self.fetches().all(|lane| lane.is_over)
+    }
+
+    /// Returns the number of messages under way, of all rules.
+    pub(super) fn pending(&self) -> usize {
+        let forward: usize = self.forwards().map(|lane| lane.in_flight.len()).sum();
+        forward + self.fetches().map(|lane| lane.arrivals.len()).sum::<usize>()
+    }
+
+    pub(super) fn forwards(&self) -> impl Iterator<Item = &Forward> {
+        self.lanes.iter().filter_map(|lane| if let Lane::Forward(lane) = lane { Some(lane) } else { None })
+    }
+
+    pub(super) fn fetches(&self) -> impl Iterator<Item = &Fetch> {
+        self.lanes.iter().filter_map(|lane| if let Lane::Fetch(lane) = lane { Some(lane) } else { None })
+    }
+
+    /// Returns the lane of a rule that forwards.
+    pub(super) fn forward(&self, rule: usize) -> Option<&Forward> {
+        if let Lane::Forward(lane) = &self.lanes[rule] { Some(lane) } else { None }
+    }
+
+    /// Returns the lane of a rule that fetches.
+    pub(super) fn fetch(&mut self, rule: usize) -> Option<&mut Fetch> {
+        if let Lane::Fetch(lane) = &mut self.lanes[rule] { Some(lane) } else { None }
+    }
+
+    /// Returns the message of a rule that is arriving.
+    pub(super) fn incoming(&mut self, rule: usize) -> Option<&mut Incoming> {
+        self.fetch(rule)?.incoming.as_mut()
+    }
+
+    /// Returns what the loop must know of the link.
+    pub(super) fn needs(&self) -> LinkStatus {
+        LinkStatus {
+            has_output: !self.client.pending().is_empty(),
+            has_remainder: self.partial_lane.is_some() || self.forwards().any(|lane| lane.begun > 0),
+            awaits_disk: self.fetches().any(|lane| !lane.arrivals.is_empty()),
+            body_since: self.fetches().filter_map(Fetch::body_since).min(),
+            input_deadline: Deadline::NEVER,
+        }
+    }
+
+    /// Records that all input except `left` bytes was handled. `has_new_input`: some of it was new.
+    pub(super) fn note_begun(&mut self, now: Now, has_new_input: bool, left: usize) {
+        let is_begun = left > 0 || self.client.is_in_content();
+        self.begun = is_begun.then(|| self.begun.filter(|_| !has_new_input).unwrap_or(now));
+    }
+
+    /// Returns when the message or frame under way has not progressed for too long.
+    pub(super) fn content_deadline(&self, content_timeout_ms: u64) -> Deadline {
+        self.begun.map_or(Deadline::NEVER, |since| since.after_ms(content_timeout_ms))
+    }
+
+    /// Returns when the upstream has not confirmed a rule's messages for too long.
+    pub(super) fn confirm_deadline(&self, confirm_timeout_ms: u64) -> Deadline {
+        if self.client.is_blocked() {
+            return Deadline::NEVER;
+        }
+        // A rule that the upstream paused with `channel.flow` is owed no confirms.
+        let owed = self.lanes.iter().enumerate().filter_map(|(rule, lane)| match lane {
+            Lane::Forward(lane) if !lane.in_flight.is_empty() && !self.client.is_stopped(rule) => Some(lane),
+            _ => None,
+        });
+        let deadlines = owed.map(|lane| {
+            // The confirms of a lane that ends without them are owed only by the link as a whole.
+            let since = if lane.end < End::Sent { lane.progress } else { self.progress };
+            since.after_ms(confirm_timeout_ms)
+        });
+        deadlines.fold(Deadline::NEVER, Deadline::earlier)
+    }
+
+    /// Restarts the confirm timeout of the link and all its rules.
+    pub(super) fn restart_confirm_timeout(&mut self, now: Now) {
+        self.progress = now;
+        for lane in &mut self.lanes {
+            if let Lane::Forward(lane) = lane {
+                lane.progress = now;
+            }
+        }
+    }
+}
+
+/// The use of a link by one rule: its channel at the upstream, and its messages under way.
+#[derive(Debug)]
+pub(super) enum Lane {
+    /// The rule has no channel at the upstream, or that is being closed.
+    Closed,
+    /// The channel is being opened.
+    Opening,
+    /// Messages are forwarded to the upstream.
+    Forward(Forward),
+    /// Messages are fetched from the upstream.
+    Fetch(Fetch),
+}
+
+/// The messages of a rule under way to the upstream.
+#[derive(Debug)]
+pub(super) struct Forward {
+    /// The connection that consumes here.
+    pub(super) own: OwnConnection,
+    pub(super) in_flight: Flights,
+    /// Number of octets written of the first message in the outbox; 0 if none is partly written.
+    pub(super) begun: u64,
+    /// When the upstream last confirmed something of this rule, or was last sent a part of a message.
+    pub(super) progress: Now,
+    /// Whether no further message is begun. The lane ends when those under way are settled.
+    pub(super) is_ending: bool,
+    /// Whether the lane ends, whatever its rule wants.
+    pub(super) end: End,
+}
+
+impl Forward {
+    pub(super) fn is_idle(&self) -> bool {
+        self.in_flight.is_empty() && self.begun == 0
+    }
+
+    /// Ends the lane in this way, or as before if that is sooner.
+    pub(super) fn end(&mut self, end: End) {
+        self.end = self.end.max(end);
+    }
+}
+
+/// How a lane ends. A later variant ends it sooner.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum End {
+    /// The lane ends only if its rule wants that.
+    No,
+    /// The lane ends when all messages under way are settled: its consumer here was cancelled.
+    Settled,
+    /// The lane ends when the partly written message is complete. It does not wait for confirms.
+    Sent,
+    /// The lane ends at once, or at the end of a partial frame: its channel at the upstream is closed.
+    AtOnce,
+}
+
+/// The messages of a rule under way from the upstream.
+#[derive(Debug)]
+pub(super) struct Fetch {
+    pub(super) arrivals: Arrivals,
+    pub(super) incoming: Option<Incoming>,
+    /// Whether the consumer at the upstream is being cancelled. The channel is closed when nothing is under way.
+    pub(super) is_ending: bool,
+    /// Whether the consumer at the upstream has ended.
+    pub(super) is_over: bool,
+}
+
+impl Fetch {
+    pub(super) fn is_idle(&self) -> bool {
+        let is_coming = self.incoming.as_ref().is_some_and(|it| !matches!(it.content, Received::Skipped(0)));
+        self.arrivals.is_empty() && !is_coming
+    }
+
+    /// Returns since when a body has been arriving.
+    pub(super) fn body_since(&self) -> Option<Now> {
+        let incoming = self.incoming.as_ref()?;
+        matches!(incoming.content, Received::Part(..)).then_some(incoming.since)
+    }
+}
+
+/// A message that is arriving.
+#[derive(Debug)]
+pub(super) struct Incoming {
+    pub(super) tag: u64,
+    pub(super) redelivered: bool,
+    pub(super) since: Now,
+    pub(super) exchange: heapless::String<255>,
+    pub(super) key: heapless::Vec<u8, 255>,
+    pub(super) content: Received,
+    /// Why its queue here refused the message, so that it must be parked.
+    pub(super) refused: Option<Box<str>>,
+}
+
+/// How much of a delivery has arrived.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Received {
+    /// The header is next.
+    Nothing,
+    /// This many bytes of the body are still to come.
+    Part(MessageId, u64),
+    /// The message is complete, and waits for capacity.
+    Whole(MessageId),
+    /// The message is dropped; this many bytes of its body are still to be skipped.
+    Skipped(u64),
+}
+
+/// A connection of a bridge in this broker, and its only channel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct OwnConnection {
+    pub(super) connection: ConnectionId,
+    pub(super) channel: ChannelId,
+}
+
+/// An event of a link.
+pub(crate) enum Call<'c> {
+    /// The link can be read.
+    Read,
+    /// The link can be written to, or has output.
+    Write,
+    /// The deadline of the link has come.
+    Time,
+    /// More is durable here.
+    Durable,
+    /// A step of the TLS handshake was carried out.
+    HandshakeStep(Shaken),
+    /// This broker closes the link: it is shutting down, or the virtual host was deleted.
+    Close(&'c str),
+}
+
+/// A link with a socket, and everything that is needed to work with it.
+pub(super) struct LinkTask<'t, P: Platform> {
+    pub(super) direction: Direction,
+    pub(super) head: &'t mut BridgeState,
+    pub(super) state: &'t mut LinkState,
+    pub(super) open_link: &'t mut OpenLink,
+    pub(super) common: &'t mut Common,
+    pub(super) shared: &'t mut Shared<P>,
+}
+
+/// How to continue after an event that did not end the link.
+#[derive(PartialEq, Eq)]
+pub(super) enum Next {
+    /// Handle the next event.
+    GoOn,
+    /// Handle no more until there is capacity.
+    Wait,
+}
+
+impl<P: Platform> LinkTask<'_, P> {
     // ---- reading
 
     pub(super) fn read(&mut self) {
-        let id = self.contact.peer;
-        let is_scarce = self.shared.supplies.messages.is_held()
+        let id = self.open_link.peer;
+        let is_scarce = self.shared.resources.messages.is_held()
             || !self.shared.buffers.can_take(self.shared.scratch.input.len());
         let Some(peer) = self.shared.peers.get_mut(id) else { return };
-        if self.contact.client.is_unheard()
+        if self.open_link.client.is_unheard()
             && let Some(error) = peer.stream.socket.take_error()
         {
             let cause = Cause::new(format_args!("{} cannot be reached: {error}", peer.address));
-            return self.lose(cause);
+            return self.close_with(cause);
         }
-        let reading = if is_scarce { Reading::Look } else { Reading::Take };
+        let reading = if is_scarce { Reading::Peek } else { Reading::Take };
         let got = peer.stream.read(&mut self.shared.buffers, &mut self.shared.scratch.input, reading);
         self.shared.budget.note_read(got.len);
         let records = peer.stream.take_records();
-        let (has_lost_record, is_shaking) = (peer.stream.has_lost_record, peer.stream.is_shaking_hands());
+        let (has_lost_record, is_in_handshake) =
+            (peer.stream.has_lost_record, peer.stream.is_in_tls_handshake());
         self.shared.budget.charge_records(records);
         if has_lost_record {
-            return self.lose(Cause::new(format_args!("no room to keep its unfinished record of TLS")));
+            return self.close_with(Cause::new(format_args!("no memory to keep its unfinished TLS record")));
         }
-        if is_shaking {
-            return self.shake(got.end);
+        if is_in_handshake {
+            return self.continue_handshake(got.end);
         }
-        let has_come = self.contact.client.note_input(self.shared.now, got.len) > 0;
+        let has_new_input = self.open_link.client.note_input(self.shared.now, got.len) > 0;
         let input = core::mem::take(&mut self.shared.scratch.input);
-        let was_blocked = self.contact.client.is_blocked();
+        let was_blocked = self.open_link.client.is_blocked();
         let mut handled = 0;
         let next = self.handle_input(&input[..got.len], &mut handled);
-        if was_blocked && !self.contact.client.is_blocked() {
-            self.contact.restart_confirm_timeout(self.shared.now);
+        if was_blocked && !self.open_link.client.is_blocked() {
+            self.open_link.restart_confirm_timeout(self.shared.now);
         }
         self.shared.scratch.input = input;
-        self.contact.client.note_left(got.len - handled);
+        self.open_link.client.note_left(got.len - handled);
         let waits = match next {
             Ok(next) => next == Next::Wait,
-            Err(cause) => return self.lose(cause),
+            Err(cause) => return self.close_with(cause),
         };
         let is_over_budget = self.shared.budget.is_over();
         let Some(peer) = self.shared.peers.get_mut(id) else { return };
@@ -73,16 +367,16 @@ impl<P: Platform> Task<'_, P> {
             waits || is_over_budget,
         );
         if !kept {
-            let text = "no room to keep its unfinished frame; raise stash_bytes_max";
-            return self.lose(Cause::new(format_args!("{text}")));
+            let text = "no memory to keep its unfinished frame; raise stash_bytes_max";
+            return self.close_with(Cause::new(format_args!("{text}")));
         }
         if waits {
-            // It is we who do not read.
-            self.contact.begun = None;
+            // We are the side that does not read.
+            self.open_link.begun = None;
             return;
         }
         if is_over_budget {
-            peer.stream.look_again();
+            peer.stream.assume_readable();
             return self.shared.list_to_read(id);
         }
         if got.end {
@@ -90,31 +384,31 @@ impl<P: Platform> Task<'_, P> {
                 Some(why) => Cause::new(format_args!("TLS: {why}")),
                 None => Cause::new(format_args!("it closed the connection without a word")),
             };
-            return self.lose(cause);
+            return self.close_with(cause);
         }
-        self.contact.note_begun(self.shared.now, has_come, got.len - handled);
-        let (is_starved, is_readable) = (peer.stream.is_starved(), peer.stream.readable);
-        if is_starved {
-            self.shared.lists.for_stash.push(id);
+        self.open_link.note_begun(self.shared.now, has_new_input, got.len - handled);
+        let (lacks_backlog, is_readable) = (peer.stream.lacks_backlog(), peer.stream.readable);
+        if lacks_backlog {
+            self.shared.lists.for_backlog.push(id);
         }
-        if is_readable && (handled > 0 || !is_starved) {
+        if is_readable && (handled > 0 || !lacks_backlog) {
             self.shared.list_to_read(id);
         }
     }
 
-    /// Handles input, up to where `at` is then; says how it goes on.
+    /// Handles input, and advances `at` over what was handled. Returns how to continue.
     ///
     /// # Errors
-    /// The link is over.
+    /// Why the link must end.
     fn handle_input(&mut self, input: &[u8], at: &mut usize) -> Result<Next, Cause> {
-        for rule in 0..self.contact.lanes.len() {
+        for rule in 0..self.open_link.lanes.len() {
             if self.publish_arrived(rule)? == Next::Wait {
                 return Ok(Next::Wait);
             }
         }
         loop {
             let before = *at;
-            let event = self.contact.client.next(input, at);
+            let event = self.open_link.client.next(input, at);
             let header_of = if let Event::Header { rule, .. } = event { Some(rule) } else { None };
             let next = match event {
                 Event::NeedMore => break,
@@ -122,11 +416,11 @@ impl<P: Platform> Task<'_, P> {
             };
             if next == Next::Wait {
                 if let Some(rule) = header_of.filter(|rule| !self.has_whole(*rule)) {
-                    // The header is looked at again when there is room.
-                    self.contact.client.take_header_back(rule);
+                    // The header is parsed again when there is capacity.
+                    self.open_link.client.take_header_back(rule);
                     *at = before;
                 }
-                // What is ours already does not wait with the next.
+                // Messages that are already durable here are acknowledged without waiting for the next.
                 self.acknowledge();
                 return Ok(Next::Wait);
             }
@@ -143,62 +437,62 @@ impl<P: Platform> Task<'_, P> {
             Event::NeedMore => {}
             Event::Lost(cause) => return Err(cause),
             Event::Open => {
-                self.note_up();
-                (0..self.contact.lanes.len()).for_each(|rule| self.tend(rule));
+                self.note_link_open();
+                (0..self.open_link.lanes.len()).for_each(|rule| self.update_lane(rule));
             }
             Event::Ready { rule, depth } => {
-                let made = self.shared.make_queues_of(self.head, self.direction, rule);
+                let made = self.shared.declare_queues_of(self.head, self.direction, rule);
                 let begun = made.and_then(|()| match self.direction {
                     Direction::Forward => self.begin_forward(rule),
                     Direction::Fetch => self.begin_fetch(rule),
                 });
                 match begun {
-                    Ok(()) => self.state.courses[rule].note_ready(),
-                    Err(cause) => self.give_up(rule, cause),
+                    Ok(()) => self.state.rule_states[rule].note_ready(),
+                    Err(cause) => self.fail_rule(rule, cause),
                 }
                 self.note_source_depth(rule, depth);
             }
             Event::Confirm { rule, number, multiple, is_taken } => {
-                self.take_confirm(rule, (number, multiple, is_taken))?;
+                self.take_confirm(rule, number, multiple, is_taken)?;
             }
-            Event::Returned { rule, code, id } => match &mut self.contact.lanes[rule] {
+            Event::Returned { rule, code, id } => match &mut self.open_link.lanes[rule] {
                 // Its confirm is still to come.
-                Lane::Forward(lane) => lane.flights.note_return(id, code)?,
+                Lane::Forward(lane) => lane.in_flight.note_return(id, code)?,
                 _ => return Err(Cause::new(format_args!("a return where it has no place"))),
             },
             Event::Deliver { .. } | Event::Header { .. } | Event::Body(..) => {
                 return self.take_arriving(event);
             }
             Event::Cancelled(rule) => {
-                if let Some(lane) = self.contact.fetch(rule) {
+                if let Some(lane) = self.open_link.fetch(rule) {
                     lane.is_over = true;
                 }
             }
             Event::Closed { rule, code, over_publish, cause } => match self.direction {
-                Direction::Forward => self.take_end_of_forward(rule, code, over_publish, cause),
+                Direction::Forward => self.note_channel_closed(rule, code, over_publish, cause),
                 Direction::Fetch => {
-                    self.give_up(rule, Cause::new(format_args!("it closed the channel: {cause}")));
+                    self.fail_rule(rule, Cause::new(format_args!("it closed the channel: {cause}")));
                 }
             },
             Event::Resumed(rule) => {
-                if let Lane::Forward(lane) = &mut self.contact.lanes[rule] {
+                if let Lane::Forward(lane) = &mut self.open_link.lanes[rule] {
                     lane.progress = self.shared.now;
-                    self.contact.progress = self.shared.now;
+                    self.open_link.progress = self.shared.now;
                 }
             }
-            Event::QueueGone(rule, cause) => self.give_up(rule, cause),
+            Event::QueueGone(rule, cause) => self.fail_rule(rule, cause),
         }
         Ok(Next::GoOn)
     }
 
-    /// The connection there is open.
+    /// Handles that the connection to the upstream is open.
     #[cold]
-    fn note_up(&mut self) {
-        // It is news after the start, and after trouble.
+    fn note_link_open(&mut self) {
+        // Logged after the start, and after an error.
         let had_error = self.state.last_error.take().is_some();
         if self.state.was_ready.is_none() || had_error {
             let way = (self.direction, self.state.upstream);
-            self.shared.say_of_link(log::Level::Info, self.head, way, format_args!("up"));
+            self.shared.log_link(log::Level::Info, self.head, way, format_args!("up"));
         }
         self.state.ready_since = Some(self.shared.now);
         self.state.counts.connected += 1;
@@ -206,54 +500,59 @@ impl<P: Platform> Task<'_, P> {
 
     // ---- TLS
 
-    /// Goes on with the handshake of TLS.
+    /// Continues the TLS handshake.
     #[cold]
-    fn shake(&mut self, end: bool) {
-        let id = self.contact.peer;
+    fn continue_handshake(&mut self, end: bool) {
+        let id = self.open_link.peer;
         let Some(peer) = self.shared.peers.get_mut(id).filter(|peer| peer.waiting == Waiting::No) else {
             return;
         };
         if let Some(cause) = peer.stream.opening().and_then(not_tls) {
-            peer.stream.give_up_tls();
-            return self.lose(cause);
+            peer.stream.end_tls_handshake();
+            return self.close_with(cause);
         }
         if let Some(handshake) = peer.stream.take_handshake() {
             let ticket = self.shared.worker.ticket();
             peer.waiting = Waiting::Handshake(ticket);
             let since = self.shared.now;
-            self.shared.worker.shakes.push_back(Shake { peer: id.into(), ticket, since, handshake });
+            self.shared.worker.handshakes.push_back(HandshakeJob {
+                peer: id.into(),
+                ticket,
+                since,
+                handshake,
+            });
         } else if end {
-            self.lose(Cause::new(format_args!("it closed the connection in the handshake of TLS")));
+            self.close_with(Cause::new(format_args!("it closed the connection in the handshake of TLS")));
         } else if peer.stream.readable {
             self.shared.list_to_read(id);
         }
     }
 
-    /// A step of the handshake has been made.
+    /// Takes the result of a step of the TLS handshake.
     #[cold]
-    pub(super) fn take_shaken(&mut self, shaken: Shaken) {
-        let id = self.contact.peer;
+    pub(super) fn take_handshake_step(&mut self, shaken: Shaken) {
+        let id = self.open_link.peer;
         let Some(peer) = self.shared.peers.get_mut(id) else { return };
         peer.waiting = Waiting::No;
-        match peer.stream.shaken(&mut self.shared.buffers, shaken) {
+        match peer.stream.finish_handshake_step(&mut self.shared.buffers, shaken) {
             Ok(spoken) => {
                 log::debug!("{}: {spoken:?}", peer.address);
                 self.shared.list_to_write(id);
                 self.shared.list_to_read(id);
             }
-            Err(why) => self.lose(Cause::new(format_args!("the handshake of TLS failed: {why}"))),
+            Err(why) => self.close_with(Cause::new(format_args!("the handshake of TLS failed: {why}"))),
         }
     }
 
     // ---- writing
 
-    /// Writes what was kept, the rest of a frame, what the client says, then messages. Returns how many bytes the
-    /// socket took.
+    /// Writes kept output, the rest of a partial frame, the client's own commands, then messages. Returns how many
+    /// bytes the socket took.
     pub(super) fn write(&mut self) -> usize {
         self.end_cancelled();
-        let id = self.contact.peer;
-        if self.shared.peers.get(id).is_some_and(|peer| peer.stream.is_shaking_hands()) {
-            self.shake(false);
+        let id = self.open_link.peer;
+        if self.shared.peers.get(id).is_some_and(|peer| peer.stream.is_in_tls_handshake()) {
+            self.continue_handshake(false);
         }
         let Some(flushed) = self.flush() else { return 0 };
         if self.shared.peers.get(id).is_none_or(|peer| peer.stream.has_unsent() || !peer.stream.writable) {
@@ -261,17 +560,17 @@ impl<P: Platform> Task<'_, P> {
         }
         let room = self.shared.buffers.output_bytes(self.shared.scratch.output.len());
         let mut page = self.begin_page(room);
-        let is_alive = self.contact.cause.is_none();
-        if let Some(rule) = self.contact.cut {
+        let is_alive = self.open_link.cause.is_none();
+        if let Some(rule) = self.open_link.partial_lane {
             self.fill_lane(rule, &mut page, 0);
         }
-        if self.contact.cut.is_none() {
-            let pending = self.contact.client.pending();
+        if self.open_link.partial_lane.is_none() {
+            let pending = self.open_link.client.pending();
             let said = pending.len().min(page.left());
             page.octets[page.len..][..said].copy_from_slice(&pending[..said]);
             let is_all = said == pending.len();
             page.len += said;
-            self.contact.client.note_written(self.shared.now, said);
+            self.open_link.client.note_written(self.shared.now, said);
             if is_all && is_alive {
                 self.fill_lanes(&mut page);
             }
@@ -279,277 +578,240 @@ impl<P: Platform> Task<'_, P> {
         let taken = self.write_out(&page.octets[..page.len]);
         self.shared.scratch.output = core::mem::take(&mut page.octets);
         let Some((count, has_unsent)) = taken else { return 0 };
-        self.tell_writable(has_unsent);
-        self.set_unsendable_aside(&page);
+        self.update_writable(has_unsent);
+        self.refuse_unsendable(&page);
         flushed + count
     }
 
-    /// Writes what was kept. Returns how many bytes the socket took; `None`: the link is over.
+    /// Writes kept output. Returns how many bytes the socket took, or `None` if the link has ended.
     fn flush(&mut self) -> Option<usize> {
-        let id = self.contact.peer;
+        let id = self.open_link.peer;
         let peer = self.shared.peers.get_mut(id)?;
         let sent = peer.stream.flush_output(&mut self.shared.buffers, &mut self.shared.scratch.output);
         let (count, _) = self.note_write(sent)?;
         if count > 0 {
-            // Confirms are owed from when a message has left.
-            self.contact.client.note_sent(self.shared.now);
-            self.contact.restart_confirm_timeout(self.shared.now);
+            // The confirm timeout runs from when a message was sent.
+            self.open_link.client.note_sent(self.shared.now);
+            self.open_link.restart_confirm_timeout(self.shared.now);
         }
         Some(count)
     }
 
-    /// Writes `bytes`. Returns how many the socket took, and whether others are kept; `None`: the link is over.
+    /// Writes `bytes`. Returns how many the socket took, and whether the others are kept; `None` if the link has
+    /// ended.
     fn write_out(&mut self, bytes: &[u8]) -> Option<(usize, bool)> {
-        let peer = self.shared.peers.get_mut(self.contact.peer)?;
+        let peer = self.shared.peers.get_mut(self.open_link.peer)?;
         let sent = peer.stream.write_all(&mut self.shared.buffers, bytes);
         let (count, has_unsent) = self.note_write(sent)?;
         if count > 0 {
-            self.contact.client.note_sent(self.shared.now);
+            self.open_link.client.note_sent(self.shared.now);
         }
         Some((count, has_unsent))
     }
 
     fn note_write(&mut self, sent: io::Result<usize>) -> Option<(usize, bool)> {
-        let peer = self.shared.peers.get_mut(self.contact.peer)?;
+        let peer = self.shared.peers.get_mut(self.open_link.peer)?;
         match sent {
             Ok(count) => Some((count, peer.stream.has_unsent())),
-            Err(_) if self.contact.client.is_unheard() => {
-                // It may have said why it hung up.
+            Err(_) if self.open_link.client.is_unheard() => {
+                // The upstream may have sent the reason before it closed the connection.
                 (peer.stream.writable, peer.stream.read_closed) = (false, true);
-                peer.stream.look_again();
-                self.shared.list_to_read(self.contact.peer);
+                peer.stream.assume_readable();
+                self.shared.list_to_read(self.open_link.peer);
                 None
             }
             Err(error) => {
-                self.lose(Cause::of_writing(&error));
+                self.close_with(Cause::of_writing(&error));
                 None
             }
         }
     }
 }
 
-// A contact with all that it needs for a while: what is done with it, and what follows.
-//
-// Always true: whatever was done, lanes become what their rules want and the loop is told what it has to know
-// before anybody else looks.
-
-/// What has happened to a link.
-pub(crate) enum Call<'c> {
-    /// The link may be read from.
-    Read,
-    /// The link may be written to, or there is something to write.
-    Write,
-    /// The time has come that the link wanted to be called at.
-    Time,
-    /// More is durable here.
-    Durable,
-    /// A step of its handshake of TLS has been made.
-    Shaken(Shaken),
-    /// This broker ends it: it is being stopped, or its virtual host goes.
-    PutOut(&'c str),
-}
-
-/// What an event led to that did not end the link.
-#[derive(PartialEq, Eq)]
-pub(super) enum Next {
-    /// The next one.
-    GoOn,
-    /// Nothing more is handled until there is room.
-    Wait,
-}
-
-/// A contact, with all that it needs for a while.
-pub(super) struct Task<'t, P: Platform> {
-    pub(super) direction: Direction,
-    pub(super) head: &'t mut Head,
-    pub(super) state: &'t mut LinkState,
-    pub(super) contact: &'t mut Contact,
-    pub(super) common: &'t mut Common,
-    pub(super) shared: &'t mut Shared<P>,
-}
-
-impl<P: Platform> Task<'_, P> {
-    /// Does what follows from what has happened; says how many octets were written.
+impl<P: Platform> LinkTask<'_, P> {
+    /// Handles an event. Returns the number of octets written.
     pub(super) fn handle(&mut self, call: Call<'_>) -> usize {
         match call {
             Call::Read => self.read(),
             Call::Write => return self.write(),
             Call::Time => self.keep_time(),
             Call::Durable => self.acknowledge(),
-            Call::Shaken(shaken) => self.take_shaken(shaken),
-            Call::PutOut(_) if self.shared.is_stopping() => self.contact.is_draining = true,
-            Call::PutOut(why) => self.lose(Cause::new(format_args!("this broker: {why}"))),
+            Call::HandshakeStep(shaken) => self.take_handshake_step(shaken),
+            Call::Close(_) if self.shared.is_stopping() => self.open_link.is_draining = true,
+            Call::Close(why) => self.close_with(Cause::new(format_args!("this broker: {why}"))),
         }
         0
     }
 
-    /// What may have changed whenever something was done: lanes become what their rules want, and the loop is
-    /// told what it has to know.
+    /// Updates what may have changed after an event: lanes become what their rules want, and the loop learns what
+    /// the link waits for.
     pub(super) fn settle(&mut self) {
-        if self.contact.cause.is_none() {
-            (0..self.contact.lanes.len()).for_each(|rule| self.tend(rule));
+        if self.open_link.cause.is_none() {
+            (0..self.open_link.lanes.len()).for_each(|rule| self.update_lane(rule));
         }
-        let (id, now) = (self.contact.peer, self.shared.now);
+        let (id, now) = (self.open_link.peer, self.shared.now);
         let Some(peer) = self.shared.peers.get_mut(id) else { return };
         let (is_read, is_alive) = (peer.waiting == Waiting::No, peer.ending == Ending::No);
-        if is_alive && self.contact.is_drained() {
-            if self.contact.client.stage() == Stage::Open {
-                self.contact.client.close();
+        if is_alive && self.open_link.is_drained() {
+            if self.open_link.client.stage() == Stage::Open {
+                self.open_link.client.close();
                 peer.ending = Ending::Flushing;
                 self.shared.list_to_write(id);
             } else {
-                // Nobody is there yet who could be told.
+                // The connection is not open yet, so there is no close to be sent.
                 self.shared.end_now(id);
             }
-            self.contact.lanes.iter_mut().for_each(|lane| self.shared.end_lane(lane));
+            self.open_link.lanes.iter_mut().for_each(|lane| self.shared.end_lane(lane));
         }
         let input_deadline = if is_alive { self.input_deadline(is_read) } else { Deadline::NEVER };
         let pace = if is_alive { self.pace_deadline() } else { Deadline::NEVER };
         self.shared.lists.deadlines.lower(id.into(), input_deadline.earlier(pace));
-        let needs = Needs { input_deadline, ..self.contact.needs() };
+        let needs = LinkStatus { input_deadline, ..self.open_link.needs() };
         if let Some(Peer { session: Session::Bridge(known), .. }) = self.shared.peers.get_mut(id) {
             *known = needs;
         }
-        if !self.contact.client.pending().is_empty() {
+        if !self.open_link.client.pending().is_empty() {
             self.shared.list_to_write(id);
         }
         if needs.awaits_disk {
             self.shared.lists.for_disk.push(id);
         }
         self.note_active(now);
-        self.note_passed();
+        self.count_octets();
     }
 
-    /// The link ends, for this reason.
+    /// Ends the link with this cause.
     #[cold]
-    pub(super) fn lose(&mut self, cause: Cause) {
-        let id = self.contact.peer;
+    pub(super) fn close_with(&mut self, cause: Cause) {
+        let id = self.open_link.peer;
         if let Some(peer) = self.shared.peers.get_mut(id)
             && peer.stream.writable
             && !peer.stream.has_unsent()
-            && self.contact.cut.is_none()
+            && self.open_link.partial_lane.is_none()
         {
-            // The last word, if there is one; nothing follows from whether it was heard.
-            let _ = peer.stream.write(&mut self.shared.buffers, self.contact.client.pending());
+            // The last command, if there is one, is sent if the socket takes it.
+            let _ = peer.stream.write(&mut self.shared.buffers, self.open_link.client.pending());
         }
-        self.contact.cause.get_or_insert(cause);
+        self.open_link.cause.get_or_insert(cause);
         self.shared.end_now(id);
     }
 
     // ---- lanes
 
-    /// A lane becomes what its rule wants, as far as it can now.
-    pub(super) fn tend(&mut self, rule: usize) {
-        self.state.courses[rule].take_due(self.shared.now);
+    /// Changes a lane to what its rule wants, as far as possible now.
+    pub(super) fn update_lane(&mut self, rule: usize) {
+        self.state.rule_states[rule].take_due(self.shared.now);
         let is_held = self.head.holds(&self.head.rules(self.direction)[rule]);
-        let wants = !self.contact.is_draining && !is_held && !self.state.courses[rule].waits(self.shared.now);
-        let is_cut = self.contact.cut == Some(rule);
-        match &mut self.contact.lanes[rule] {
-            Lane::Shut => {
-                let client = &self.contact.client;
+        let wants =
+            !self.open_link.is_draining && !is_held && !self.state.rule_states[rule].waits(self.shared.now);
+        let is_cut = self.open_link.partial_lane == Some(rule);
+        match &mut self.open_link.lanes[rule] {
+            Lane::Closed => {
+                let client = &self.open_link.client;
                 if wants && client.stage() == Stage::Open && client.is_closed(rule) {
-                    self.begin(rule);
+                    self.open_lane(rule);
                 }
             }
             Lane::Opening if wants => {}
-            Lane::Opening => self.shut(rule),
+            Lane::Opening => self.close_lane(rule),
             Lane::Forward(lane) => {
                 lane.is_ending = lane.end != End::No || !wants;
                 let is_over = match lane.end {
                     End::AtOnce => true,
                     End::Sent => lane.begun == 0,
-                    // With the whole contact channels need no end of their own.
-                    End::Settled | End::No => lane.is_idle() && !self.contact.is_draining,
+                    // When the whole link is closed, channels need no close of their own.
+                    End::Settled | End::No => lane.is_idle() && !self.open_link.is_draining,
                 };
                 if lane.is_ending && !is_cut && is_over {
-                    self.shut(rule);
+                    self.close_lane(rule);
                 }
             }
             Lane::Fetch(lane) => {
                 if !wants && !lane.is_ending {
                     lane.is_ending = true;
-                    self.contact.client.cancel(self.shared.now, rule);
-                } else if lane.is_ending && lane.is_over && lane.is_idle() && !self.contact.is_draining {
-                    self.shut(rule);
+                    self.open_link.client.cancel(self.shared.now, rule);
+                } else if lane.is_ending && lane.is_over && lane.is_idle() && !self.open_link.is_draining {
+                    self.close_lane(rule);
                 }
             }
         }
     }
 
     #[cold]
-    fn begin(&mut self, rule: usize) {
+    fn open_lane(&mut self, rule: usize) {
         let consumes = match self.direction {
             Direction::Forward => None,
             Direction::Fetch => Some((self.head.config.fetch[rule].queue.clone(), self.ahead(rule))),
         };
         let needed = self.head.preparation(self.direction, rule);
-        self.contact.client.open(self.shared.now, rule, consumes, needed);
-        self.contact.lanes[rule] = Lane::Opening;
+        self.open_link.client.open(self.shared.now, rule, consumes, needed);
+        self.open_link.lanes[rule] = Lane::Opening;
     }
 
-    /// A rule's channel there is closed, if it is open, and what the rule holds here goes back.
+    /// Closes a rule's channel at the upstream, if it is open, and requeues its messages here.
     #[cold]
-    pub(super) fn shut(&mut self, rule: usize) {
-        self.contact.client.close_channel(self.shared.now, rule);
-        self.shared.end_lane(&mut self.contact.lanes[rule]);
+    pub(super) fn close_lane(&mut self, rule: usize) {
+        self.open_link.client.close_channel(self.shared.now, rule);
+        self.shared.end_lane(&mut self.open_link.lanes[rule]);
     }
 
-    /// What a rule has there ended, or could not begin: it waits.
+    /// Handles that a rule's channel or consumer at the upstream ended or could not begin: the rule waits.
     #[cold]
-    pub(super) fn give_up(&mut self, rule: usize, cause: Cause) {
+    pub(super) fn fail_rule(&mut self, rule: usize, cause: Cause) {
         self.wait(rule, cause, Remedy::Open);
-        self.shut(rule);
+        self.close_lane(rule);
     }
 
-    /// Holds a rule, and no other, until the remedy.
+    /// Holds a rule, and no other, until `remedy`.
     #[cold]
     pub(super) fn wait(&mut self, rule: usize, cause: Cause, remedy: Remedy) {
-        let (now, chance) = (self.shared.now, self.common.chance());
+        let (now, random) = (self.shared.now, self.common.random());
         let most_ms = self.head.config.reconnect_max_ms.into();
         let queue = &self.head.rules(self.direction)[rule].queue;
         let cause = Cause::new(format_args!("{queue}: {cause}"));
-        if self.state.courses[rule].wait(now, (&cause, remedy), most_ms, chance) {
-            let words = format_args!("{cause}; it is tried again, ever more rarely, and other rules go on");
+        if self.state.rule_states[rule].wait(now, &cause, remedy, most_ms, random) {
+            let text = format_args!("{cause}; it is tried again, ever more rarely, and other rules go on");
             let way = (self.direction, self.state.upstream);
-            self.shared.say_of_link(log::Level::Warn, self.head, way, words);
+            self.shared.log_link(log::Level::Warn, self.head, way, text);
         }
-        if let Lane::Forward(lane) = &mut self.contact.lanes[rule] {
+        if let Lane::Forward(lane) = &mut self.open_link.lanes[rule] {
             lane.is_ending = true;
         }
     }
 
-    /// Something of a rule was taken: a rule that had to try goes on.
-    pub(super) fn note_going(&mut self, rule: usize) {
-        if self.state.courses[rule].note_taken() {
+    /// Records that a message of a rule was taken. A rule that was retrying resumes normal operation.
+    pub(super) fn note_rule_taken(&mut self, rule: usize) {
+        if self.state.rule_states[rule].note_taken() {
             let (name, what) = (&self.head.config.name, self.direction.name());
             let queue = &self.head.rules(self.direction)[rule].queue;
-            let words = format_args!("bridge {name}, {what}: the rule of {queue} goes on");
-            self.shared.say(log::Level::Info, self.head.serial, words);
-            self.widen(rule);
+            let text = format_args!("bridge {name}, {what}: the rule of {queue} goes on");
+            self.shared.log_bridge(log::Level::Info, self.head.serial, text);
+            self.restore_window(rule);
         }
     }
 
-    /// A rule that took one message at a time takes as many as it may.
+    /// Restores the full window of a rule that had one message at a time.
     #[cold]
-    fn widen(&mut self, rule: usize) {
-        match &self.contact.lanes[rule] {
-            Lane::Shut | Lane::Opening => {}
+    fn restore_window(&mut self, rule: usize) {
+        match &self.open_link.lanes[rule] {
+            Lane::Closed | Lane::Opening => {}
             Lane::Forward(lane) => {
                 if let Err(cause) = self.shared.take_ahead(lane.own, self.head.config.window) {
                     self.wait(rule, cause, Remedy::Open);
                 }
             }
-            Lane::Fetch(_) => self.widen_fetch(rule),
+            Lane::Fetch(_) => self.restart_consumer(rule),
         }
     }
 
-    /// The consumer there begins again with as many as it may have now; what the one before had comes besides.
+    /// Restarts the consumer at the upstream with the prefetch that is permitted now. Messages sent to the previous
+    /// consumer still arrive.
     #[cold]
-    pub(super) fn widen_fetch(&mut self, rule: usize) {
+    pub(super) fn restart_consumer(&mut self, rule: usize) {
         let ahead = self.ahead(rule);
-        if let Lane::Fetch(lane) = &mut self.contact.lanes[rule] {
+        if let Lane::Fetch(lane) = &mut self.open_link.lanes[rule] {
             lane.arrivals.begin_again(ahead.into());
-            self.contact.client.widen(rule, ahead);
+            self.open_link.client.widen(rule, ahead);
         }
     }
 
@@ -557,15 +819,15 @@ impl<P: Platform> Task<'_, P> {
 
     /// Returns the earliest deadline that input from the upstream can still move.
     fn input_deadline(&self, is_read: bool) -> Deadline {
-        let contact = &self.contact;
-        let owed = contact.confirm_deadline(self.head.config.confirm_timeout_ms.into());
-        let content = contact.content_deadline(self.shared.limits.content_timeout_ms.into());
-        contact.client.deadline(is_read).earlier(owed).earlier(content)
+        let open_link = &self.open_link;
+        let owed = open_link.confirm_deadline(self.head.config.confirm_timeout_ms.into());
+        let content = open_link.content_deadline(self.shared.limits.content_timeout_ms.into());
+        open_link.client.deadline(is_read).earlier(owed).earlier(content)
     }
 
-    /// Returns when the byte rate of the rule lets the next message go.
+    /// Returns when the byte rate of the rule permits the next message.
     fn pace_deadline(&self) -> Deadline {
-        // With nothing to send that costs a look, and no more: by then it may go.
+        // If there is nothing to send, this costs one check: the rate permits the next message at that time.
         match self.direction {
             Direction::Forward => self.head.pace.deadline(self.shared.now),
             Direction::Fetch => Deadline::NEVER,
@@ -573,53 +835,54 @@ impl<P: Platform> Task<'_, P> {
     }
 
     fn keep_time(&mut self) {
-        let (id, now) = (self.contact.peer, self.shared.now);
+        let (id, now) = (self.open_link.peer, self.shared.now);
         let is_read = self.shared.peers.get(id).is_some_and(|peer| peer.waiting == Waiting::No);
-        if let Err(cause) = self.contact.client.keep_time(now, is_read) {
-            return self.lose(cause);
+        if let Err(cause) = self.open_link.client.keep_time(now, is_read) {
+            return self.close_with(cause);
         }
         let patience = self.shared.limits.content_timeout_ms.into();
-        if self.contact.content_deadline(patience).is_due(now) {
-            return self.lose(Cause::new(format_args!(
+        if self.open_link.content_deadline(patience).is_due(now) {
+            return self.close_with(Cause::new(format_args!(
                 "a message or frame was begun there and did not go on for {patience} ms"
             )));
         }
         self.look_for_confirms();
-        // Messages may have waited for their pace.
-        if self.direction == Direction::Forward || !self.contact.client.pending().is_empty() {
+        // Messages may have waited for the byte rate.
+        if self.direction == Direction::Forward || !self.open_link.client.pending().is_empty() {
             self.shared.list_to_write(id);
         }
     }
 
-    /// Confirms are owed from when a message has gone: on a slow link that is long after it was begun, and the
-    /// system takes no more of it than it is about to send.
+    /// Checks the confirm timeout, which runs from when a message was sent. On a slow link that is long after it was
+    /// begun, and the system accepts only what it is about to send.
     fn look_for_confirms(&mut self) {
         let (now, timeout_ms) = (self.shared.now, self.head.config.confirm_timeout_ms.into());
-        if !self.contact.confirm_deadline(timeout_ms).is_due(now) {
+        if !self.open_link.confirm_deadline(timeout_ms).is_due(now) {
             return;
         }
-        let cause =
-            Cause::new(format_args!("it has confirmed nothing for {timeout_ms} ms, though it is owed"));
-        if self.contact.progress.after_ms(timeout_ms).is_due(now) {
-            return self.lose(cause);
+        let cause = Cause::new(format_args!(
+            "it has confirmed nothing for {timeout_ms} ms although confirms are due"
+        ));
+        if self.open_link.progress.after_ms(timeout_ms).is_due(now) {
+            return self.close_with(cause);
         }
-        for rule in 0..self.contact.lanes.len() {
-            if let Lane::Forward(lane) = &mut self.contact.lanes[rule]
-                && !lane.flights.is_empty()
-                && !self.contact.client.is_stopped(rule)
+        for rule in 0..self.open_link.lanes.len() {
+            if let Lane::Forward(lane) = &mut self.open_link.lanes[rule]
+                && !lane.in_flight.is_empty()
+                && !self.open_link.client.is_stopped(rule)
                 && lane.end < End::Sent
                 && lane.progress.after_ms(timeout_ms).is_due(now)
             {
-                // Others are confirmed: it is this one's queue there.
+                // Other rules get confirms, so the cause is this rule's queue at the upstream.
                 lane.end(End::Sent);
                 self.wait(rule, cause.clone(), Remedy::Taken);
             }
         }
     }
 
-    /// The link is open, or has moved something: it stays a while.
+    /// Postpones the disconnection of a link on demand that has opened or has moved something.
     fn note_active(&mut self, now: Now) {
-        let is_busy = core::mem::take(&mut self.contact.has_moved) || !self.contact.is_idle();
+        let is_busy = core::mem::take(&mut self.open_link.has_moved) || !self.open_link.is_idle();
         let Some(demand) = &self.head.demand else { return };
         let due = now.after_ms(demand.rest_after_ms());
         let is_new = self.state.rest_due == Deadline::NEVER && !self.state.is_going_to_rest;
@@ -628,10 +891,10 @@ impl<P: Platform> Task<'_, P> {
         }
     }
 
-    /// Counts what went over the socket.
-    pub(super) fn note_passed(&mut self) {
-        let Some(peer) = self.shared.peers.get_mut(self.contact.peer) else { return };
-        let [received, sent] = peer.stream.take_passed().map(u64::from);
+    /// Counts the octets that went over the socket.
+    pub(super) fn count_octets(&mut self) {
+        let Some(peer) = self.shared.peers.get_mut(self.open_link.peer) else { return };
+        let [received, sent] = peer.stream.take_octets().map(u64::from);
         if received + sent == 0 {
             return;
         }
@@ -641,262 +904,5 @@ impl<P: Platform> Task<'_, P> {
         if self.head.day.is_to_note() {
             self.common.note_due = self.shared.now.after_ms(0);
         }
-    }
-}
-
-// A link while it has a socket: the peer that is an upstream broker, and a lane for each rule.
-//
-// ```text
-// Shut ─ wanted → Opening ─ ready → Forward or Fetch ─ not wanted, or failed → … → Shut
-// ```
-//
-// Always true: a contact is one direction of one bridge; a lane ends and begins without the others, and what it
-// holds of messages it gives back when it ends; between two frames of one lane those of another may go, and never
-// within one.
-
-/// A link with a socket.
-#[derive(Debug)]
-pub(super) struct Contact {
-    pub(super) peer: ConnectionId,
-    pub(super) client: Client,
-    /// The channel here by which what is fetched is published, once something is.
-    pub(super) channel: Option<ChannelId>,
-    pub(super) lanes: Vec<Lane>,
-    /// The lane whose frame went in part.
-    pub(super) cut: Option<usize>,
-    /// The lane that has the first turn among its equals.
-    pub(super) turn: usize,
-    /// When the upstream last confirmed something, was last owed nothing, or was last sent some of a message.
-    pub(super) progress: Now,
-    /// Why it ends.
-    pub(super) cause: Option<Cause>,
-    /// Something of a message went or came since this was last asked.
-    pub(super) has_moved: bool,
-    /// Nothing more is taken; it ends when what is under way is settled.
-    pub(super) is_draining: bool,
-    /// When the message or frame that the upstream has begun went on last; `None`: none is begun, or we do
-    /// not read.
-    pub(super) begun: Option<Now>,
-}
-
-impl Contact {
-    pub(super) fn new(peer: ConnectionId, client: Client, rules: usize, now: Now) -> Self {
-        Self {
-            peer,
-            client,
-            channel: None,
-            lanes: (0..rules).map(|_| Lane::Shut).collect(),
-            cut: None,
-            turn: 0,
-            progress: now,
-            cause: None,
-            has_moved: false,
-            is_draining: false,
-            begun: None,
-        }
-    }
-
-    /// Whether its rules are tended: it is open, and not about to end.
-    pub(super) fn is_tended(&self) -> bool {
-        self.client.stage() == Stage::Open && !self.is_draining && self.cause.is_none()
-    }
-
-    /// Whether nothing of a message is under way.
-    pub(super) fn is_idle(&self) -> bool {
-        self.forwards().all(Forward::is_idle) && self.fetches().all(Fetch::is_idle)
-    }
-
-    /// Whether nothing is under way any more, and nothing will be.
-    pub(super) fn is_drained(&self) -> bool {
-        self.is_draining && self.is_idle() && self.fetches().all(|lane| lane.is_over)
-    }
-
-    /// Messages on their way, of all rules.
-    pub(super) fn pending(&self) -> usize {
-        let forward: usize = self.forwards().map(|lane| lane.flights.len()).sum();
-        forward + self.fetches().map(|lane| lane.arrivals.len()).sum::<usize>()
-    }
-
-    pub(super) fn forwards(&self) -> impl Iterator<Item = &Forward> {
-        self.lanes.iter().filter_map(|lane| if let Lane::Forward(lane) = lane { Some(lane) } else { None })
-    }
-
-    pub(super) fn fetches(&self) -> impl Iterator<Item = &Fetch> {
-        self.lanes.iter().filter_map(|lane| if let Lane::Fetch(lane) = lane { Some(lane) } else { None })
-    }
-
-    /// What a rule forwards.
-    pub(super) fn forward(&self, rule: usize) -> Option<&Forward> {
-        if let Lane::Forward(lane) = &self.lanes[rule] { Some(lane) } else { None }
-    }
-
-    /// What a rule fetches.
-    pub(super) fn fetch(&mut self, rule: usize) -> Option<&mut Fetch> {
-        if let Lane::Fetch(lane) = &mut self.lanes[rule] { Some(lane) } else { None }
-    }
-
-    /// The message of a rule that comes in.
-    pub(super) fn incoming(&mut self, rule: usize) -> Option<&mut Incoming> {
-        self.fetch(rule)?.incoming.as_mut()
-    }
-
-    /// What the loop has to know of it.
-    pub(super) fn needs(&self) -> Needs {
-        Needs {
-            has_output: !self.client.pending().is_empty(),
-            has_remainder: self.cut.is_some() || self.forwards().any(|lane| lane.begun > 0),
-            awaits_disk: self.fetches().any(|lane| !lane.arrivals.is_empty()),
-            body_since: self.fetches().filter_map(Fetch::body_since).min(),
-            input_deadline: Deadline::NEVER,
-        }
-    }
-
-    /// All that was there is handled, but for so much; `has_come`: some of it was new.
-    pub(super) fn note_begun(&mut self, now: Now, has_come: bool, left: usize) {
-        let is_begun = left > 0 || self.client.is_in_content();
-        self.begun = is_begun.then(|| self.begun.filter(|_| !has_come).unwrap_or(now));
-    }
-
-    /// When what the upstream has begun has stood still for too long.
-    pub(super) fn content_deadline(&self, content_timeout_ms: u64) -> Deadline {
-        self.begun.map_or(Deadline::NEVER, |since| since.after_ms(content_timeout_ms))
-    }
-
-    /// When the upstream has confirmed nothing of a rule for too long.
-    pub(super) fn confirm_deadline(&self, confirm_timeout_ms: u64) -> Deadline {
-        if self.client.is_blocked() {
-            return Deadline::NEVER;
-        }
-        // A rule that the upstream paused with channel.flow is owed no confirms.
-        let owed = self.lanes.iter().enumerate().filter_map(|(rule, lane)| match lane {
-            Lane::Forward(lane) if !lane.flights.is_empty() && !self.client.is_stopped(rule) => Some(lane),
-            _ => None,
-        });
-        let deadlines = owed.map(|lane| {
-            // Of one that ends without them nothing is owed any more but by the link.
-            let since = if lane.end < End::Sent { lane.progress } else { self.progress };
-            since.after_ms(confirm_timeout_ms)
-        });
-        deadlines.fold(Deadline::NEVER, Deadline::earlier)
-    }
-
-    /// The upstream has its time to confirm from now on.
-    pub(super) fn restart_confirm_timeout(&mut self, now: Now) {
-        self.progress = now;
-        for lane in &mut self.lanes {
-            if let Lane::Forward(lane) = lane {
-                lane.progress = now;
-            }
-        }
-    }
-}
-
-/// What a rule does over a contact.
-#[derive(Debug)]
-pub(super) enum Lane {
-    /// The direction has no channel at the upstream, or that is being closed.
-    Shut,
-    /// The channel of the direction is being opened.
-    Opening,
-    /// Messages go there.
-    Forward(Forward),
-    /// Messages come from there.
-    Fetch(Fetch),
-}
-
-/// A connection of our own, and its one channel.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Own {
-    pub(super) connection: ConnectionId,
-    pub(super) channel: ChannelId,
-}
-
-/// What is under way of a rule to the upstream.
-#[derive(Debug)]
-pub(super) struct Forward {
-    /// What consumes here.
-    pub(super) own: Own,
-    pub(super) flights: Flights,
-    /// Octets of the first message in the outbox that were written, and not all.
-    pub(super) begun: u64,
-    /// When the upstream last confirmed something of it, or was last sent some of a message.
-    pub(super) progress: Now,
-    /// No message is begun any more; it ends when what is under way is settled.
-    pub(super) is_ending: bool,
-    /// Whether it ends, whatever its rule wants.
-    pub(super) end: End,
-}
-
-/// How a lane ends; what stands below ends it sooner.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) enum End {
-    /// The lane does not end, unless its rule wants it.
-    No,
-    /// The lane ends when what is under way is settled: its consumer here is no more.
-    Settled,
-    /// The lane ends when the message that was begun is sent as a whole: its confirms are not waited for.
-    Sent,
-    /// The lane ends at once, or with the end of a frame: its channel at the upstream is no more.
-    AtOnce,
-}
-
-impl Forward {
-    pub(super) fn is_idle(&self) -> bool {
-        self.flights.is_empty() && self.begun == 0
-    }
-
-    /// Has the lane end so, or as it was to end if that is sooner.
-    pub(super) fn end(&mut self, end: End) {
-        self.end = self.end.max(end);
-    }
-}
-
-/// What is under way of a rule from the upstream.
-#[derive(Debug)]
-pub(super) struct Fetch {
-    pub(super) arrivals: Arrivals,
-    pub(super) incoming: Option<Incoming>,
-    /// The consumer at the upstream ends; with the channel it is over when nothing is under way.
-    pub(super) is_ending: bool,
-    /// The consumer at the upstream has ended.
-    pub(super) is_over: bool,
-}
-
-/// A message that comes in.
-#[derive(Debug)]
-pub(super) struct Incoming {
-    pub(super) tag: u64,
-    pub(super) redelivered: bool,
-    pub(super) since: Now,
-    pub(super) exchange: heapless::String<255>,
-    pub(super) key: heapless::Vec<u8, 255>,
-    pub(super) content: Received,
-    /// Why its queue here does not take it: the rest of its way is to be set aside.
-    pub(super) refused: Option<Box<str>>,
-}
-
-/// How much of a delivery has come.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Received {
-    /// The header of the content comes next.
-    Nothing,
-    /// So much of its body comes next.
-    Part(MessageId, u64),
-    /// The content is whole, and waits for room.
-    Whole(MessageId),
-    /// The content is not kept; so many bytes of its body are still to be read over.
-    Skipped(u64),
-}
-
-impl Fetch {
-    pub(super) fn is_idle(&self) -> bool {
-        let is_coming = self.incoming.as_ref().is_some_and(|it| !matches!(it.content, Received::Skipped(0)));
-        self.arrivals.is_empty() && !is_coming
-    }
-
-    /// Since when a body has been coming in, if one is.
-    pub(super) fn body_since(&self) -> Option<Now> {
-        let incoming = self.incoming.as_ref()?;
-        matches!(incoming.content, Received::Part(..)).then_some(incoming.since)
     }
 }

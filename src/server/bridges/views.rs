@@ -1,7 +1,8 @@
-//! Bridges as an operator is told of them, and what he has done with them.
+//! The view of bridges for operators, and the orders that operators give.
 //!
-//! Always true: a link is called running only while messages of a rule can flow over it and the upstream was
-//! heard of within two heartbeats, if it has any.
+//! # Invariants
+//! - A link is shown as running only while messages of a rule can flow over it, and the upstream was heard within two
+//!   heartbeats, if it has heartbeats.
 
 use leveret_bridge::Stage;
 use leveret_config::shovels::End;
@@ -11,15 +12,15 @@ use leveret_management::request_context::{
 };
 
 use super::Bridges;
-use super::state::{Bridge, Direction, Head, Link, LinkState, Phase};
-use super::traffic::{Contact, Lane};
+use super::state::{Bridge, BridgeState, Direction, Link, LinkState, Phase};
+use super::traffic::{Lane, OpenLink};
 use crate::platform::Platform;
 use crate::state::Shared;
 
-/// All bridges, to be looked at.
+/// The view of all bridges.
 pub(crate) struct ShownBridges<'s> {
     pub(crate) bridges: &'s Bridges,
-    /// Bytes that the log has room for, if there is one.
+    /// Free capacity of the log in bytes, if there is a log.
     pub(crate) disk_room: Option<u64>,
     pub(crate) now: Now,
     pub(crate) unix_ms: u64,
@@ -38,7 +39,7 @@ impl BridgeViews for ShownBridges<'_> {
         let Bridge { head, links } = self.bridges.places.get(place / 2)?;
         let direction = Direction::BOTH[place % 2];
         let link = links.iter().find(|link| link.direction == direction)?;
-        let (state, contact) = (&link.state, link.contact());
+        let (state, open_link) = (&link.state, link.open_link());
         let [day_bytes, yesterday_bytes, gone_ms] = head.day.numbers(self.now);
         let mut lately = state.today;
         lately.add(state.yesterday);
@@ -51,7 +52,7 @@ impl BridgeViews for ShownBridges<'_> {
         let failed_at = last_error.map(|(_, at)| at);
         let changes = [Some(state.since), state.ready_since, state.was_ready, failed_at];
         let changed_at = changes.into_iter().flatten().max().unwrap_or_default();
-        // What is set aside is the bridge's, and told with the first of its links.
+        // Parked messages belong to the bridge, and are shown with the first of its links.
         let is_first = links.first().is_some_and(|first| first.direction == direction);
         Some(BridgeLinkView {
             bridge: &head.config.name,
@@ -60,8 +61,8 @@ impl BridgeViews for ShownBridges<'_> {
             vhost: &head.config.vhost,
             upstream: head.config.upstream[state.upstream].to_string(),
             moved: state.counts.moved,
-            pending: contact.map_or(0, |contact| contact.pending()) as u64,
-            // Those here that wait to be forwarded.
+            pending: open_link.map_or(0, |open_link| open_link.pending()) as u64,
+            // The queues whose messages wait here to be forwarded.
             queues: (direction == Direction::Forward)
                 .then(|| head.config.forward.iter().map(|rule| rule.queue.as_str()).collect()),
             repeats: state.counts.repeats,
@@ -71,7 +72,7 @@ impl BridgeViews for ShownBridges<'_> {
             disk_room: self.disk_room,
             outage_days_min: head.config.outage_days_min,
             parked_queue: is_first.then_some(&*head.config.parked),
-            held: state.courses.iter().map(|course| u64::from(course.held)).sum(),
+            held: state.rule_states.iter().map(|rule_state| u64::from(rule_state.held)).sum(),
             today: state.today.kinds(),
             yesterday: state.yesterday.kinds(),
             day_bytes,
@@ -105,9 +106,9 @@ impl BridgeViews for ShownBridges<'_> {
     }
 }
 
-/// What a bridge is as a shovel.
+/// Returns the shovel's definition, if the bridge is one.
 #[cold]
-fn shovel_of<'a>(head: &'a Head, state: &LinkState) -> Option<ShovelView<'a>> {
+fn shovel_of<'a>(head: &'a BridgeState, state: &LinkState) -> Option<ShovelView<'a>> {
     let shovel = head.config.shovel.as_ref()?;
     let view = |end: &'a End| ShovelEndView {
         uri: end.uris.get(if end.is_here { 0 } else { state.upstream }).map_or("", String::as_str),
@@ -124,16 +125,16 @@ fn shovel_of<'a>(head: &'a Head, state: &LinkState) -> Option<ShovelView<'a>> {
     })
 }
 
-/// The state of a link: that of its connection, or else that of the rule that somebody has to look at first.
+/// Returns the state of a link: that of its connection, or else that of the rule that needs attention first.
 #[cold]
-fn state_of(head: &Head, link: &Link) -> &'static str {
+fn state_of(head: &BridgeState, link: &Link) -> &'static str {
     match &link.phase {
         _ if head.is_leaving => "ending",
-        Phase::Connected(contact) if contact.is_draining => "ending",
-        Phase::Connected(contact) if contact.client.stage() != Stage::Open => "connecting",
-        Phase::Connected(contact) => {
+        Phase::Connected(open_link) if open_link.is_draining => "ending",
+        Phase::Connected(open_link) if open_link.client.stage() != Stage::Open => "connecting",
+        Phase::Connected(open_link) => {
             let states: Vec<_> =
-                (0..contact.lanes.len()).map(|rule| state_of_rule(head, link, contact, rule)).collect();
+                (0..open_link.lanes.len()).map(|rule| state_of_rule(head, link, open_link, rule)).collect();
             let first =
                 ["held", "blocked", "budget used", "running"].into_iter().find(|it| states.contains(it));
             first.unwrap_or("connecting")
@@ -145,45 +146,45 @@ fn state_of(head: &Head, link: &Link) -> &'static str {
     }
 }
 
-/// The state of a rule whose connection is open.
+/// Returns the state of a rule whose link is open.
 #[cold]
-fn state_of_rule(head: &Head, link: &Link, contact: &Contact, rule: usize) -> &'static str {
+fn state_of_rule(head: &BridgeState, link: &Link, open_link: &OpenLink, rule: usize) -> &'static str {
     let is_of_budget = head.holds(&head.rules(link.direction)[rule]);
-    match &contact.lanes[rule] {
-        _ if link.state.courses[rule].error().is_some() => "held",
+    match &open_link.lanes[rule] {
+        _ if link.state.rule_states[rule].error().is_some() => "held",
         _ if is_of_budget => "budget used",
-        Lane::Shut | Lane::Opening => "connecting",
-        Lane::Forward(_) if contact.client.is_stopped(rule) => "blocked",
-        Lane::Forward(_) | Lane::Fetch(_) if contact.client.is_blocked() => "blocked",
+        Lane::Closed | Lane::Opening => "connecting",
+        Lane::Forward(_) if open_link.client.is_stopped(rule) => "blocked",
+        Lane::Forward(_) | Lane::Fetch(_) if open_link.client.is_blocked() => "blocked",
         Lane::Forward(_) | Lane::Fetch(_) => "running",
     }
 }
 
-/// The state of each rule of a link, by its queue.
+/// Returns the state of each rule of a link, by the rule's queue.
 #[cold]
-fn rules_of<'a>(head: &'a Head, link: &Link) -> Vec<(&'a str, &'static str)> {
+fn rules_of<'a>(head: &'a BridgeState, link: &Link) -> Vec<(&'a str, &'static str)> {
     let of_link = state_of(head, link);
     let is_open = !matches!(of_link, "ending" | "connecting");
-    let contact = link.contact().filter(|_| is_open);
+    let open_link = link.open_link().filter(|_| is_open);
     let rules = head.rules(link.direction).iter().enumerate();
     rules
         .map(|(at, rule)| {
-            (&*rule.queue, contact.map_or(of_link, |contact| state_of_rule(head, link, contact, at)))
+            (&*rule.queue, open_link.map_or(of_link, |open_link| state_of_rule(head, link, open_link, at)))
         })
         .collect()
 }
 
 impl Bridges {
-    /// Does with a bridge what the operator wants.
+    /// Carries out an operator's order for a bridge.
     #[cold]
-    pub(crate) fn follow_order<P: Platform>(
+    pub(crate) fn carry_out_order<P: Platform>(
         &mut self,
         shared: &mut Shared<P>,
         name: &str,
         order: BridgeOrder,
     ) {
         let is_it = |bridge: &Bridge| !bridge.head.is_leaving && bridge.head.config.name == name;
-        // It was there when that was asked; a reload may have been quicker.
+        // The bridge existed when the operator asked. A reload may have removed it since.
         let Some(place) = self.places.iter().position(is_it) else { return };
         let now = shared.now;
         if order != BridgeOrder::Retry {
@@ -192,7 +193,7 @@ impl Bridges {
         let bridge = &mut self.places[place];
         match order {
             BridgeOrder::Retry => {
-                bridge.hurry_rules(now);
+                bridge.retry_rules_now(now);
                 self.begin_retry(shared, place);
             }
             BridgeOrder::Pause => {
@@ -201,15 +202,15 @@ impl Bridges {
             }
             BridgeOrder::Resume | BridgeOrder::Restart => {
                 bridge.head.is_paused = false;
-                bridge.hurry_rules(now);
+                bridge.retry_rules_now(now);
                 for link in &mut bridge.links {
                     link.state.is_going_to_rest = false;
                     if matches!(link.phase, Phase::Paused | Phase::Resting | Phase::Waiting(_)) {
                         link.state.backoff.reset();
                         link.phase = Phase::Waiting(now.after_ms(0));
                     }
-                    if let Phase::Connected(contact) = &mut link.phase {
-                        contact.is_draining |= order == BridgeOrder::Restart;
+                    if let Phase::Connected(open_link) = &mut link.phase {
+                        open_link.is_draining |= order == BridgeOrder::Restart;
                     }
                 }
             }

@@ -141,16 +141,16 @@ PLACES = [
     # Blocked publishers are not resumed when the disk has space again.
     (
         "src/server/receive.rs",
-        "        self.broker.room_made() + self.journal.room_made() + self.supplies.messages.room_made()\n",
+        "        self.broker.room_made() + self.journal.room_made() + self.resources.messages.room_made()\n",
         "        let counts = !PLANTED(\"wake-up-of-publishers-forgotten\");\n"
         "        let of_journal = if counts { self.journal.room_made() } else { 0 };\n"
-        "        self.broker.room_made() + of_journal + self.supplies.messages.room_made()\n",
+        "        self.broker.room_made() + of_journal + self.resources.messages.room_made()\n",
     ),
     # A connection without capacity for an incomplete TLS record or frame is not read when there is capacity again.
     (
         "src/server/receive.rs",
-        "            if is_starved {\n",
-        "            if is_starved && !PLANTED(\"wake-up-of-starved-streams-forgotten\") {\n",
+        "            if lacks_backlog {\n",
+        "            if lacks_backlog && !PLANTED(\"wake-up-of-starved-streams-forgotten\") {\n",
     ),
     # The consumers counted for a virtual host and a user are never subtracted.
     (
@@ -196,11 +196,11 @@ PLACES = [
         "        broker.sent(&mut context, own, done);\n",
         "        broker.sent(&mut context, own, done);\n"
         "        if PLANTED(\"settled-before-the-upstream-confirms\")\n"
-        "            && let Lane::Forward(lane) = &self.contact.lanes[rule]\n"
+        "            && let Lane::Forward(lane) = &self.open_link.lanes[rule]\n"
         "        {\n"
         "            let (own, settlement) = (lane.own, Settlement::Ack);\n"
         "            let all = Command::Settle { delivery_tag: 0, multiple: true, settlement };\n"
-        "            let _ = self.shared.demand(own, all);\n"
+        "            let _ = self.shared.apply_checked(own, all);\n"
         "        }\n",
     ),
     (
