@@ -43,10 +43,10 @@
 //!
 //! ```text
 //! publish:  Engine::read → Shared::read_amqp → Shared::handle → Connection::next → Broker::apply → Broker::publish
-//!           → Topology::route → Queues::reserve → Queues::push → Journal::append
+//!           → Topology::route → Queues::reserve → Queues::push → PendingWrites::append
 //!
-//! confirm:  Connection::answer → Keeper::next_write → Log::next_commit ~ Write::run (helper thread)
-//!           ~ StoreDriver::take_write → Log::commit_done → Journal::stored → Engine::note_durable
+//! confirm:  Connection::answer → CommitWriter::next_write → Log::next_commit ~ Write::run (helper thread)
+//!           ~ StorageDriver::take_write_result → Log::commit_done → PendingWrites::stored → Engine::note_durable
 //!           → Connection::note_durable → Connection::fill
 //!
 //! delivery: Broker::deliver → Queues::first_to_go → Queues::take_first → Consumers::next_delivery
@@ -54,10 +54,10 @@
 //!           → Broker::sent
 //! ```
 //!
-//! A durable message is appended to the journal, by reference, before it enters a queue. At the end of a turn the
-//! store gathers pending journal entries into a commit, and a helper thread writes and syncs it. Confirms and replies
-//! that depend on the commit are sent after that. The disk is the only asynchronous boundary. A message that is
-//! consumed and acknowledged before its commit is made leaves the journal again. When memory is short, queues evict
+//! A durable message is appended to the pending writes, by reference, before it enters a queue. At the end of a turn
+//! the storage gathers them into a commit, and a helper thread writes and syncs it. Confirms and replies that depend on
+//! the commit are sent after that. The disk is the only asynchronous boundary. A message that is
+//! consumed and acknowledged before its commit is made leaves the pending writes again. When memory is short, queues evict
 //! messages that the log has, and read them back ahead of their delivery.
 //!
 //! A body is copied once in (input buffer to message pool) and once out (message pool to output buffer), whatever the

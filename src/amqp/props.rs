@@ -239,7 +239,7 @@ impl<'a> Properties<'a> {
             || self.expiration().is_some()
             || self.user_id().is_some()
             || self.reply_to().is_some();
-        if wants_a_look { flags.with(MessageFlags::LOOK_INSIDE) } else { flags }
+        if wants_a_look { flags.with(MessageFlags::PARSE_PROPERTIES) } else { flags }
     }
 
     /// The header table. Absent is not the same as empty.

@@ -64,7 +64,7 @@ impl Publisher {
         let Self { mut connection, workload, id, mut batch } = self;
         let Workload { messages, publishers, rate, time, .. } = workload;
         let messages_max = messages / publishers + u64::from(id < messages % publishers);
-        let pace = (rate > 0).then(|| Pace::new(rate, id, publishers));
+        let pace = (rate > 0).then(|| RateLimit::new(rate, id, publishers));
         if pace.is_some() {
             // Waits end at the nanosecond, not up to 50 µs later. Without permission, latency is higher.
             let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
@@ -185,13 +185,13 @@ pub(crate) const fn nanos(duration: Duration) -> u64 {
 }
 
 /// When each message of a publisher is due.
-struct Pace {
+struct RateLimit {
     interval_ns: f64,
     /// When the first message is due, as a number of intervals.
     offset: f64,
 }
 
-impl Pace {
+impl RateLimit {
     /// Divides a rate among publishers, which send in turn.
     fn new(rate: u64, publisher: u64, publishers: u64) -> Self {
         let interval_ns = 1e9 / rate as f64 * publishers as f64;
@@ -310,7 +310,7 @@ mod tests {
 
     #[test]
     fn publishers_send_in_turn() {
-        let pace = |publisher| Pace::new(1000, publisher, 4);
+        let pace = |publisher| RateLimit::new(1000, publisher, 4);
         assert_eq!([pace(0).due_ns(0), pace(1).due_ns(0), pace(3).due_ns(2)], [0, 1_000_000, 11_000_000]);
         assert_eq!(pace(1).due_count(0, Duration::from_micros(999)), 0);
         assert_eq!(pace(1).due_count(0, Duration::from_millis(1)), 1);

@@ -46,7 +46,7 @@ const OF_SENDING: [&str; 9] = [
 
 /// The headers that a message gets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Marks {
+pub struct BridgeHeaders {
     /// The identifier given here; `None` if the message does not come from this broker.
     pub id: Option<OwnId>,
     /// Whether the message may have been sent before.
@@ -67,13 +67,13 @@ pub(super) fn own_id_of(properties: Properties<'_>, origin: Origin) -> Option<Ow
     OwnId::parse(id.as_bytes()?, origin)
 }
 
-/// Writes a message's properties with the headers of `Marks`.
+/// Writes a message's properties with the headers of `BridgeHeaders`.
 ///
 /// # Errors
 /// They do not fit.
 pub fn marked(
     properties: Properties<'_>,
-    marks: Marks,
+    marks: BridgeHeaders,
     origin: Origin,
     writer: &mut Writer<'_>,
 ) -> Result<(), Full> {
@@ -295,7 +295,7 @@ mod tests {
         written
     }
 
-    fn with_marks(properties: &[u8], marks: Marks) -> Vec<u8> {
+    fn with_marks(properties: &[u8], marks: BridgeHeaders) -> Vec<u8> {
         written(properties, |properties, writer| {
             marked(properties, marks, ORIGIN, writer).expect("it fits");
         })
@@ -308,7 +308,7 @@ mod tests {
 
     #[test]
     fn the_first_bridge_names_the_message_and_the_next_ones_say_which_they_are() {
-        let marks = Marks { id: Some(OWN), is_repeat: false };
+        let marks = BridgeHeaders { id: Some(OWN), is_repeat: false };
         // A content type, a header of an unusual type, and persistent.
         let properties = b"\xb0\x00\x01t\x00\x00\x00\x0b\x01aL\0\0\0\0\0\0\0\x01\x02";
         let once = with_marks(properties, marks);
@@ -320,7 +320,7 @@ mod tests {
         let second = Origin { store: [1; 16], life: 1 };
         let via = written(&once, |properties, writer| {
             let other = OwnId { queue: 9, offset: 9, is_transient: true };
-            let marks = Marks { id: Some(other), is_repeat: true };
+            let marks = BridgeHeaders { id: Some(other), is_repeat: true };
             marked(properties, marks, second, writer).expect("it fits");
             let mut out = [0; 1000];
             let mut twice = Writer::new(&mut out);
@@ -333,14 +333,14 @@ mod tests {
         let expected = "abababababababababababababababab-5-1a2";
         assert_eq!(headers.get(ID).and_then(|value| value.as_str()), Some(expected), "the first one's stays");
         assert_eq!(headers.as_bytes().get(..11), Some(&b"\x01aL\0\0\0\0\0\0\0\x01"[..]), "octet by octet");
-        let third = with_marks(&via, Marks { id: None, is_repeat: false });
+        let third = with_marks(&via, BridgeHeaders { id: None, is_repeat: false });
         assert!(names(&third).contains(&REPEAT.to_string()), "a repeat stays one");
     }
 
     #[test]
     fn who_parked_it_is_nobody_elses_business() {
         let parked = b"\x20\0\0\0\0\x19\x0ex-parked-causeS\0\0\0\x05full!";
-        let sent = with_marks(parked, Marks { id: Some(OWN), is_repeat: false });
+        let sent = with_marks(parked, BridgeHeaders { id: Some(OWN), is_repeat: false });
         assert_eq!(names(&sent), ["x-bridge-id", "x-bridge-hops"]);
     }
 
@@ -358,7 +358,7 @@ mod tests {
         let table = [list("CC"), list("BCC")].concat();
         let length = (table.len() as u32).to_be_bytes();
         let properties = [b"\x20\x10", &length[..], &table, b"\x04evil"].concat();
-        let once = with_marks(&properties, Marks { id: Some(OWN), is_repeat: false });
+        let once = with_marks(&properties, BridgeHeaders { id: Some(OWN), is_repeat: false });
         assert_eq!(names(&once), ["x-bridge-id", "x-bridge-hops", "x-bridge-cc", "x-bridge-user-id"]);
         let sent = Properties::trusted(&once);
         let headers = sent.headers().expect("there are headers");
@@ -366,7 +366,7 @@ mod tests {
         assert_eq!(headers.get(USER).and_then(|value| value.as_str()), Some("evil"));
         assert!(headers.get(COPIES).is_some_and(|value| value.as_array().is_some()));
         assert_eq!(
-            names(&with_marks(&once, Marks { id: None, is_repeat: false })).len(),
+            names(&with_marks(&once, BridgeHeaders { id: None, is_repeat: false })).len(),
             4,
             "once is enough"
         );
@@ -375,7 +375,7 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_said() {
         let mut out = [0; 20];
-        let marks = Marks { id: Some(OWN), is_repeat: false };
+        let marks = BridgeHeaders { id: Some(OWN), is_repeat: false };
         let mut writer = Writer::new(&mut out);
         assert_eq!(marked(Properties::EMPTY, marks, ORIGIN, &mut writer), Err(Full));
         assert_eq!(writer.at(), 0);

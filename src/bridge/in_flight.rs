@@ -3,14 +3,14 @@
 use std::collections::VecDeque;
 
 use leveret_core::command::Refusal;
-use leveret_core::journal::Batch;
+use leveret_core::pending_writes::Batch;
 
 use super::client::Cause;
 use super::headers::OwnId;
 
 /// One message that was sent and is not confirmed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Flight {
+pub struct InFlightMessage {
     /// Its delivery tag at this broker.
     pub tag: u64,
     /// Its identifier.
@@ -38,14 +38,14 @@ enum FlightState {
 /// - Each message is settled once, in whatever order confirms arrive. A confirm of a message that was not sent is
 ///   an error of the upstream.
 #[derive(Debug)]
-pub struct Flights {
-    ring: VecDeque<Flight>,
+pub struct InFlight {
+    ring: VecDeque<InFlightMessage>,
     /// The publish number of the first message.
     first: u64,
     window: usize,
 }
 
-impl Flights {
+impl InFlight {
     /// Creates an empty window for at most `window` messages.
     pub fn new(window: usize) -> Self {
         Self { ring: VecDeque::with_capacity(window), first: 1, window }
@@ -70,7 +70,7 @@ impl Flights {
     /// Adds a message that was sent.
     pub fn launch(&mut self, tag: u64, id: OwnId) {
         assert!(self.room() > 0, "nothing is sent beyond the window");
-        self.ring.push_back(Flight { tag, id, state: FlightState::Sent });
+        self.ring.push_back(InFlightMessage { tag, id, state: FlightState::Sent });
     }
 
     /// Records that a message was returned: it reached no queue.
@@ -97,7 +97,7 @@ impl Flights {
         number: u64,
         is_multiple: bool,
         is_taken: bool,
-    ) -> Result<Option<(Flight, Option<Refusal>)>, Cause> {
+    ) -> Result<Option<(InFlightMessage, Option<Refusal>)>, Cause> {
         let end = self.first + self.ring.len() as u64;
         // 0 with `multiple` means all messages sent so far.
         let last = if is_multiple && number == 0 { end - 1 } else { number };
@@ -126,7 +126,7 @@ impl Flights {
     }
 
     /// Returns the message in flight if it is the only one.
-    pub fn only(&self) -> Option<Flight> {
+    pub fn only(&self) -> Option<InFlightMessage> {
         match self.ring.len() {
             1 => self.ring.front().copied(),
             _ => None,
@@ -273,15 +273,15 @@ mod tests {
         OwnId { queue: 1, offset, is_transient: false }
     }
 
-    fn flying(count: u64) -> Flights {
-        let mut flights = Flights::new(8);
+    fn flying(count: u64) -> InFlight {
+        let mut flights = InFlight::new(8);
         (0..count).for_each(|at| flights.launch(100 + at, id(at)));
         flights
     }
 
     /// Returns the tags that a confirm settles.
     fn settled(
-        flights: &mut Flights,
+        flights: &mut InFlight,
         number: u64,
         multiple: bool,
         taken: bool,
@@ -332,7 +332,7 @@ mod tests {
         assert!(flights.note_return(Some(id(9)), 312).is_err() && flights.note_return(None, 312).is_err());
         assert_eq!(flights.note_return(Some(id(0)), 312), Ok(()));
         assert!(flights.note_return(Some(id(0)), 312).is_err(), "it came back already");
-        assert_eq!(Flights::new(4).confirm(0, true, true), Ok(None), "everything so far is nothing");
+        assert_eq!(InFlight::new(4).confirm(0, true, true), Ok(None), "everything so far is nothing");
     }
 }
 

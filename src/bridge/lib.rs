@@ -41,18 +41,18 @@ pub use client::not_tls;
 pub use client::{Client, Credentials, Stage, Verdict};
 pub use demand::Demand;
 pub use headers::shovelled;
-pub use headers::{Marks, hops_of, marked};
+pub use headers::{BridgeHeaders, hops_of, marked};
 pub use headers::{Origin, OwnId};
 pub use in_flight::Arrivals;
 pub use in_flight::Inflow;
-pub use in_flight::{Flight, Flights};
+pub use in_flight::{InFlight, InFlightMessage};
 pub use pacing::Backoff;
 pub use pacing::DayBudget;
-pub use pacing::Pace;
-pub use pacing::Price;
+pub use pacing::LinkTraffic;
+pub use pacing::RateLimit;
 pub use writer::{BODY_FRAME_BYTES, left_of_frame, publish_len, write_head, write_publish};
 
 /// Returns the largest memory that the messages in flight of one rule take, in bytes.
 pub const fn window_bytes(window: usize) -> usize {
-    window * (size_of::<Flight>() + size_of::<in_flight::Arrival>())
+    window * (size_of::<InFlightMessage>() + size_of::<in_flight::Arrival>())
 }

@@ -16,12 +16,12 @@ const CAPACITY_NS: u64 = 100 * NS_PER_MS;
 /// - A message is sent completely as soon as any allowance is left, and the excess is made up for by waiting.
 ///   Over any span the rate is exceeded by at most one message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Pace {
+pub struct RateLimit {
     rate: Option<DrainRate>,
     bucket: TokenBucket,
 }
 
-impl Pace {
+impl RateLimit {
     /// Creates a limit; `None` means no limit.
     pub const fn new(rate: Option<DrainRate>, now: Now) -> Self {
         Self { rate, bucket: TokenBucket::nearly_empty(now, CAPACITY_NS) }
@@ -195,7 +195,7 @@ impl DayBudget {
 
 /// Traffic of one link in one day, in bytes of its socket.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-pub struct Price {
+pub struct LinkTraffic {
     /// Bytes sent, TLS included.
     pub sent: u64,
     /// Bytes received, TLS included.
@@ -208,7 +208,7 @@ pub struct Price {
     pub messages: u64,
 }
 
-impl Price {
+impl LinkTraffic {
     /// Number of values in [`Self::numbers`].
     pub const NUMBERS: usize = 5;
 
@@ -244,7 +244,7 @@ mod tests {
     /// Sends messages of `bytes` whenever one may be sent, for `span_ms`; returns their number.
     fn sent(rate: DrainRate, bytes: u64, span_ms: u64) -> u64 {
         let (mut now, end) = (Now::from_ms(5), 5 + span_ms);
-        let mut pace = Pace::new(Some(rate), now);
+        let mut pace = RateLimit::new(Some(rate), now);
         let mut count = 0;
         for at in 5..end {
             now = Now::from_ms(at);
@@ -281,7 +281,7 @@ mod tests {
     #[test]
     fn a_pause_does_not_turn_into_a_burst() {
         let start = Now::from_ms(0);
-        let mut pace = Pace::new(Some(DrainRate::Messages(100)), start);
+        let mut pace = RateLimit::new(Some(DrainRate::Messages(100)), start);
         let late = Now::from_ms(3_600_000);
         let mut count = 0;
         while pace.left(late) > 0 {
@@ -289,7 +289,7 @@ mod tests {
             count += 1;
         }
         assert_eq!(count, 10);
-        let free = Pace::new(None, start);
+        let free = RateLimit::new(None, start);
         assert!(free.left(late) > 0 && free.cost(1 << 40) == 0 && free.deadline(late) == Deadline::NEVER);
     }
 }

@@ -16,9 +16,9 @@ use leveret_core::command::{
     ChannelId, Command, ConnectionId, Name, Outcome, QueueId, Refusal, ReplyOrder, Settlement, VhostId,
 };
 use leveret_core::error::{Fault, ReplyCode};
-use leveret_core::journal::{Batch, Journal, Urgency};
 use leveret_core::mem::{MessageFlags, MessageId, Share};
 use leveret_core::password::PasswordCheck;
+use leveret_core::pending_writes::{Batch, PendingWrites, Urgency};
 
 use super::access::{Identity, Login, Resource, Right};
 use super::arguments::copy_flags;
@@ -108,7 +108,7 @@ fn taken(cx: &mut Context<'_>, copy: MessageId, outcome: Outcome, refused: &str)
 #[cold]
 fn copied(cx: &mut Context<'_>, message: MessageId, properties: &[u8]) -> Option<MessageId> {
     let flags = copy_flags(cx.messages, message, &Properties::trusted(properties));
-    cx.messages.copy_with_properties(message, properties, flags.with(MessageFlags::LOOK_INSIDE)).ok()
+    cx.messages.copy_with_properties(message, properties, flags.with(MessageFlags::PARSE_PROPERTIES)).ok()
 }
 
 impl Broker {
@@ -124,7 +124,7 @@ impl Broker {
         cx.awaited = Batch::NONE;
         let answers_at_once = matches!(command, Command::Cancel { .. } | Command::CloseChannel);
         let result = match channel {
-            None => self.apply_to_connection(cx.journal, connection, command),
+            None => self.apply_to_connection(cx.pending_writes, connection, command),
             Some(channel) => self.apply_to_channel(cx, connection, channel, command),
         };
         if self.jobs.take_due() {
@@ -140,26 +140,26 @@ impl Broker {
 
     /// Returns whether a turn has work without new input: jobs, deliveries that became possible, connections
     /// with something new to send.
-    pub fn has_work(&self, journal: &Journal) -> bool {
+    pub fn has_work(&self, pending_writes: &PendingWrites) -> bool {
         self.queues.gets().is_due()
-            || !self.jobs.is_empty() && !journal.is_crowded()
+            || !self.jobs.is_empty() && !pending_writes.is_crowded()
             || self.queues.records().is_any_ready()
-            || self.consumers.has_noted()
+            || self.consumers.has_connections_with_output()
             || self.consumers.has_share_news()
     }
 
     fn apply_to_connection(
         &mut self,
-        journal: &Journal,
+        pending_writes: &PendingWrites,
         connection: ConnectionId,
         command: Command<'_>,
     ) -> Result<Outcome, Fault> {
         match command {
             Command::Login { user, password, from_loopback } => {
-                self.login(journal, connection, user, password.0, from_loopback)
+                self.login(pending_writes, connection, user, password.0, from_loopback)
             }
             Command::LoginExternal { user, from_loopback } => {
-                self.login_external(journal, connection, user, from_loopback)
+                self.login_external(pending_writes, connection, user, from_loopback)
             }
             Command::OpenVhost { vhost } => self.open_vhost(connection, vhost),
             Command::OpenChannel { number } => self.open_channel(connection, number),
@@ -453,7 +453,7 @@ impl Broker {
     }
 
     /// Returns how many more connections may be opened. Lost connections may still be being cleared.
-    pub const fn connections_room(&self) -> usize {
+    pub const fn connections_free(&self) -> usize {
         self.consumers.connections_fill().room()
     }
 
@@ -479,8 +479,8 @@ impl Broker {
     }
 
     /// Returns the next connection whose outbox received something since the last call.
-    pub fn next_noted(&mut self) -> Option<ConnectionId> {
-        self.consumers.next_noted()
+    pub fn next_with_output(&mut self) -> Option<ConnectionId> {
+        self.consumers.next_with_output()
     }
 
     /// Opens a connection of the broker itself in a virtual host.
@@ -494,7 +494,7 @@ impl Broker {
         };
         let connection = self.connect().ok_or_else(|| out_of("connections_max"))?;
         // The connection that had the place before may have had a name in the firehose.
-        self.name_traced(connection, name);
+        self.set_firehose_name(connection, name);
         let record = self.consumers.connection_mut(connection);
         (record.identity, record.vhost) = (Identity::own(name), Some(id));
         self.quota.enter_vhost(connection, id);
@@ -553,13 +553,13 @@ impl Broker {
         let queue = self.queue_for(channel, queue)?;
         let Some((index, message)) = self.sent_in_memory(channel, tag) else { return Ok(None) };
         let Some(copy) = copied(cx, message, properties) else { return Ok(None) };
-        cx.journal.begin_group();
+        cx.pending_writes.begin_group();
         let is_moved = self.push_aside(cx, channel, copy, queue);
         if is_moved == Ok(true) {
             self.consumers.leave_unacknowledged(&mut self.queues, channel, index);
             self.settle_one(cx, index, Settlement::Ack);
         }
-        let batch = cx.journal.end_group(cx.messages, Urgency::Awaited);
+        let batch = cx.pending_writes.end_group(cx.messages, Urgency::Awaited);
         is_moved.map(|is_moved| is_moved.then_some(batch))
     }
 
@@ -571,7 +571,7 @@ impl Broker {
     /// # Errors
     /// The message reaches no queue, or is refused.
     #[cold]
-    pub fn publish_again(
+    pub fn republish_delivery(
         &mut self,
         cx: &mut Context<'_>,
         channel: ChannelId,
@@ -581,14 +581,14 @@ impl Broker {
         let Some((index, message)) = self.sent_in_memory(channel, tag) else { return Ok(false) };
         let Some(copy) = copied(cx, message, properties) else { return Ok(false) };
         let connection = self.consumers.connection_of(channel);
-        cx.journal.begin_group();
+        cx.pending_writes.begin_group();
         let mut outcome = self.publish(cx, channel, copy, true);
         let is_requeued = self.has_returned(connection);
         if outcome == Ok(Outcome::Published) && !is_requeued {
             self.consumers.leave_unacknowledged(&mut self.queues, channel, index);
             self.settle_one(cx, index, Settlement::Ack);
         }
-        cx.journal.end_group(cx.messages, Urgency::Awaited);
+        cx.pending_writes.end_group(cx.messages, Urgency::Awaited);
         if is_requeued {
             self.sent(cx, connection, 1);
             let why = format_args!("it reaches no queue here");
@@ -603,7 +603,7 @@ impl Broker {
     /// # Errors
     /// There is no such queue, or the queue accepts no more.
     #[cold]
-    pub fn put_aside(
+    pub fn move_copy(
         &mut self,
         cx: &mut Context<'_>,
         channel: ChannelId,
@@ -729,7 +729,7 @@ impl Broker {
     }
 
     /// Sets the name of a connection in firehose copies; a longer name is cut.
-    pub fn name_traced(&mut self, connection: ConnectionId, name: &str) {
+    pub fn set_firehose_name(&mut self, connection: ConnectionId, name: &str) {
         let Some(place) = self.firehose.names.get_mut(connection.index()) else { return };
         place.clear();
         for letter in name.chars() {
@@ -761,13 +761,13 @@ impl Broker {
     /// Logs a connection in with a user's name and password (SASL).
     pub(crate) fn login(
         &mut self,
-        journal: &Journal,
+        pending_writes: &PendingWrites,
         connection: ConnectionId,
         user: &str,
         password: &[u8],
         from_loopback: bool,
     ) -> Result<Outcome, Fault> {
-        match self.access.login(journal, user, password, from_loopback)? {
+        match self.access.login(pending_writes, user, password, from_loopback)? {
             Login::Admitted(identity) => Ok(self.admit(connection, identity)),
             Login::Check(check) => Ok(Outcome::Check(check)),
         }
@@ -776,24 +776,24 @@ impl Broker {
     /// Completes a login whose password was checked.
     pub fn checked(
         &mut self,
-        journal: &Journal,
+        pending_writes: &PendingWrites,
         connection: ConnectionId,
         check: &PasswordCheck,
         is_right: bool,
     ) -> Outcome {
-        let admitted = self.access.admit_checked(journal, check, is_right);
+        let admitted = self.access.admit_checked(pending_writes, check, is_right);
         admitted.map_or_else(Outcome::Fault, |identity| self.admit(connection, identity))
     }
 
     /// Logs a connection in as the user that a client certificate names.
     pub(crate) fn login_external(
         &mut self,
-        journal: &Journal,
+        pending_writes: &PendingWrites,
         connection: ConnectionId,
         user: &str,
         from_loopback: bool,
     ) -> Result<Outcome, Fault> {
-        let identity = self.access.login_external(journal, user, from_loopback)?;
+        let identity = self.access.login_external(pending_writes, user, from_loopback)?;
         Ok(self.admit(connection, identity))
     }
 

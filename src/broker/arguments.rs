@@ -431,7 +431,7 @@ pub(crate) fn copy_flags(
         true => MessageFlags::PERSISTENT,
         false => MessageFlags::NONE,
     };
-    let flags = if properties.is_blind() { flags.with(MessageFlags::BLIND) } else { flags };
+    let flags = if properties.is_blind() { flags.with(MessageFlags::HAS_BCC) } else { flags };
     match expiration_ms(properties) {
         Ok(Some(0)) => flags.with(MessageFlags::EXPIRES).with(MessageFlags::DUE_AT_ONCE),
         Ok(Some(_)) => flags.with(MessageFlags::EXPIRES),

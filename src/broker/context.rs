@@ -1,11 +1,11 @@
-//! What the broker borrows for one call: journal, messages, work.
+//! What the broker borrows for one call: pending writes, messages, work.
 //!
-//! The journal and the messages belong to the caller of the broker, which passes them on to the storage.
+//! The pending writes and the messages belong to the caller of the broker, which passes them on to the storage.
 //! Facts about a single command are not state of the broker.
 
 use leveret_core::error::{Fault, ReplyCode};
-use leveret_core::journal::{Batch, Journal};
 use leveret_core::mem::Messages;
+use leveret_core::pending_writes::{Batch, PendingWrites};
 
 use super::quota::Declarer;
 
@@ -13,7 +13,7 @@ use super::quota::Declarer;
 /// batch and has no declarer.
 #[derive(Debug)]
 pub struct Context<'a> {
-    pub(crate) journal: &'a mut Journal,
+    pub(crate) pending_writes: &'a mut PendingWrites,
     pub(crate) messages: &'a mut Messages,
     pub(crate) work: &'a mut Work,
     /// The batch that the answer to the command must wait for.
@@ -25,8 +25,12 @@ pub struct Context<'a> {
 impl<'a> Context<'a> {
     /// Creates a context for one call, whose work is charged to `work`.
     #[inline]
-    pub const fn new(journal: &'a mut Journal, messages: &'a mut Messages, work: &'a mut Work) -> Self {
-        Self { journal, messages, work, awaited: Batch::NONE, declarer: None }
+    pub const fn new(
+        pending_writes: &'a mut PendingWrites,
+        messages: &'a mut Messages,
+        work: &'a mut Work,
+    ) -> Self {
+        Self { pending_writes, messages, work, awaited: Batch::NONE, declarer: None }
     }
 
     /// Returns the batch that must be durable before the command is answered.
@@ -36,8 +40,8 @@ impl<'a> Context<'a> {
     }
 
     /// Returns the pending-write buffer.
-    pub const fn journal_mut(&mut self) -> &mut Journal {
-        self.journal
+    pub const fn pending_writes_mut(&mut self) -> &mut PendingWrites {
+        self.pending_writes
     }
 
     /// Returns all messages in memory.
@@ -55,7 +59,7 @@ impl<'a> Context<'a> {
     /// What the client asked for is already the case, because of another client's change. That change must be
     /// durable before this client relies on it.
     pub(crate) fn await_all_changes(&mut self) {
-        let batch = self.journal.await_facts();
+        let batch = self.pending_writes.last_entry_batch();
         self.await_batch(batch);
     }
 
@@ -63,7 +67,7 @@ impl<'a> Context<'a> {
     ///
     /// It does not wait for all changes: on a full disk these wait for space, and a mere query must not.
     pub(crate) fn await_defined(&mut self, defined: Batch) {
-        if defined > self.journal.durable() {
+        if defined > self.pending_writes.durable() {
             self.await_batch(defined);
         }
     }

@@ -17,8 +17,8 @@
 use leveret_amqp::field::{Table, Value};
 use leveret_core::command::{BindingId, ChannelId, ConnectionId, ExchangeId, Outcome, QueueId, VhostId};
 use leveret_core::error::{Fault, ReplyCode};
-use leveret_core::journal::{DestinationName, Journal};
 use leveret_core::mem::{MessageId, Messages};
+use leveret_core::pending_writes::{DestinationName, PendingWrites};
 
 use super::access::{PREDECLARED, Resource, Right, Topic};
 use super::arguments::{self, QueueFlags, QueueSettings, inequivalent_flag, is_quorum};
@@ -122,10 +122,10 @@ impl Broker {
         declaration.alternate(&self.access, vhost)?;
         let name = DestinationName::Exchange(declaration.exchange);
         self.recovery.check_not_left_out(&self.access, vhost, name, declaration.durable)?;
-        let version = version_for(cx.journal, declaration.durable)?;
+        let version = version_for(cx.pending_writes, declaration.durable)?;
         if version != 0 && declaration.is_delayed() {
             // The log identifies the slots of a delayed exchange by the versions behind the exchange's own.
-            cx.journal.next_versions(SLOTS.into());
+            cx.pending_writes.next_versions(SLOTS.into());
         }
         let exchange = self.add_exchange(cx, vhost, declaration, version)?;
         self.topology.append_exchange(cx, &self.access, exchange, true);
@@ -182,7 +182,7 @@ impl Broker {
                 format_args!("{} in use", exchange_text(&self.access, vhost, name)),
             ));
         }
-        check_deletable(cx.journal, self.topology.exchange(exchange).version != 0)?;
+        check_deletable(cx.pending_writes, self.topology.exchange(exchange).version != 0)?;
         self.retire_exchange(cx, exchange);
         self.begin_job(connection, Job::Exchange(exchange));
         Ok(Outcome::Done)
@@ -212,7 +212,7 @@ impl Broker {
     ) -> Result<QueueId, Fault> {
         let settings = QueueSettings::of(&self.policies.effective_policy(&[], Applied::default()));
         self.declare_quota(Declared::Queue, 0, cx.declarer)?;
-        let mut record = Queue::delayed_queue(cx.journal, vhost, settings, version, durable);
+        let mut record = Queue::delayed_queue(cx.pending_writes, vhost, settings, version, durable);
         record.declared.declarer = cx.declarer;
         let queue = self.queues.records_mut().insert_hidden(record)?;
         self.access.hold_vhost(vhost);
@@ -222,10 +222,10 @@ impl Broker {
     /// Retires the hidden queue of a deleted exchange with its delayed messages.
     #[cold]
     pub(crate) fn retire_delayed_queue(&mut self, cx: &mut Context<'_>, queue: QueueId) {
-        for level in self.queues.records_mut().retire_levels(cx.journal, queue) {
+        for level in self.queues.records_mut().retire_levels(cx.pending_writes, queue) {
             self.jobs.begin(Job::Queue(level));
         }
-        let gone = self.queues.retire_delayed_queue(cx.journal, queue);
+        let gone = self.queues.retire_delayed_queue(cx.pending_writes, queue);
         self.jobs.begin(Job::Queue(queue));
         for held in gone {
             self.republisher().settle_held(cx, held);
@@ -306,7 +306,7 @@ impl Broker {
     /// # Errors
     /// The log accepts nothing now.
     pub(crate) fn unbind(&mut self, cx: &mut Context<'_>, binding: BindingId) -> Result<(), Fault> {
-        check_deletable(cx.journal, self.topology.binding(binding).stored)?;
+        check_deletable(cx.pending_writes, self.topology.binding(binding).stored)?;
         self.remove_binding(cx, binding);
         Ok(())
     }
@@ -402,7 +402,7 @@ impl Broker {
         }
         let queue = self.require_queue(connection, vhost, name)?;
         cx.await_defined(self.queues.at(queue).logged.defined());
-        self.queues.touch_queue(cx.journal, queue);
+        self.queues.touch_queue(cx.pending_writes, queue);
         Ok(self.declared(queue))
     }
 
@@ -535,7 +535,7 @@ impl Broker {
         }
         self.compare_properties(cx, vhost, queue, declaration)?;
         self.counters.queues_declared += 1;
-        self.queues.touch_queue(cx.journal, queue);
+        self.queues.touch_queue(cx.pending_writes, queue);
         Ok(self.declared(queue))
     }
 
@@ -622,12 +622,12 @@ impl Broker {
         record.declared.auto_delete = declaration.auto_delete;
         record.declared.exclusive_owner = owner.filter(|_| declaration.exclusive);
         record.hidden = hidden;
-        let incarnation = incarnation.unwrap_or(version_for(cx.journal, record.declared.durable)?);
+        let incarnation = incarnation.unwrap_or(version_for(cx.pending_writes, record.declared.durable)?);
         record.logged = DurableIndex::as_incarnation(incarnation);
-        record.rank = first_rank(cx.journal, &record, 0);
+        record.rank = first_rank(cx.pending_writes, &record, 0);
         let queue = self.add_queue(cx, record)?;
         self.queues.records_mut().append_queue(cx, &self.access, queue.index(), true);
-        self.queues.touch_queue(cx.journal, queue);
+        self.queues.touch_queue(cx.pending_writes, queue);
         Ok(queue)
     }
 
@@ -736,7 +736,7 @@ impl Broker {
             return Ok(Outcome::MessageCount(0));
         }
         let queue = self.require_queue(connection, vhost, name)?;
-        let count = self.check_queue_deletable(cx.journal, queue, only_if)?;
+        let count = self.check_queue_deletable(cx.pending_writes, queue, only_if)?;
         self.retire_queue(cx, queue);
         self.begin_job(connection, Job::Queue(queue));
         Ok(Outcome::MessageCount(count))
@@ -749,7 +749,7 @@ impl Broker {
     /// The queue is in use or not empty, or the storage cannot be written.
     pub(crate) fn check_queue_deletable(
         &self,
-        journal: &Journal,
+        pending_writes: &PendingWrites,
         queue: QueueId,
         only_if: DeleteIf,
     ) -> Result<u32, Fault> {
@@ -757,7 +757,7 @@ impl Broker {
         let problem = match () {
             () if only_if.unused && !record.queue_consumers.is_empty() => "in use",
             () if only_if.empty && count > 0 => "not empty",
-            () => return check_deletable(journal, record.logged.is_on()).map(|()| count),
+            () => return check_deletable(pending_writes, record.logged.is_on()).map(|()| count),
         };
         let words = self.queue_text(record.vhost, &record.name);
         Err(Fault::new(ReplyCode::PreconditionFailed, format_args!("{words} {problem}")))
@@ -767,7 +767,7 @@ impl Broker {
     pub(crate) fn retire_queue(&mut self, cx: &mut Context<'_>, queue: QueueId) {
         let index = queue.index();
         // The levels are deleted before their queue, so that none outlives it in the log.
-        for level in self.queues.records_mut().retire_levels(cx.journal, queue) {
+        for level in self.queues.records_mut().retire_levels(cx.pending_writes, queue) {
             self.jobs.begin(Job::Queue(level));
         }
         self.queues.records_mut().append_queue(cx, &self.access, index, false);
@@ -792,8 +792,13 @@ impl Broker {
     // ---- policies
 
     /// Drops the policies of a virtual host that is deleted.
-    pub(crate) fn drop_policies_of(&mut self, journal: &mut Journal, vhost: VhostId, name: &str) {
-        self.policies.drop_of_vhost(journal, vhost, name);
+    pub(crate) fn drop_policies_of(
+        &mut self,
+        pending_writes: &mut PendingWrites,
+        vhost: VhostId,
+        name: &str,
+    ) {
+        self.policies.drop_of_vhost(pending_writes, vhost, name);
         self.notify_of_policies();
     }
 
@@ -860,7 +865,7 @@ impl Broker {
         record.applied = applied;
         if !record.is_deleted() {
             let settings = QueueSettings::of(&self.effective_policy_of(queue));
-            self.queues.renew(cx.journal, queue, settings);
+            self.queues.renew(cx.pending_writes, queue, settings);
             self.consumers.keep_one_active(&mut self.queues, queue);
             self.ack_timeout.note_timeout(settings.consumer_timeout_ms);
         }
@@ -885,7 +890,7 @@ impl Broker {
     /// Deletes what is left of a virtual host, as much as `left` allows. Returns whether all is deleted.
     pub(crate) fn run_vhost(&mut self, cx: &mut Context<'_>, sweep: &mut Sweep, left: &mut u32) -> bool {
         while sweep.queue < self.queues.records().places() {
-            if cx.journal.is_crowded() || !spend(left) {
+            if cx.pending_writes.is_crowded() || !spend(left) {
                 return false;
             }
             let queue = self.queues.records().get(sweep.queue);
@@ -901,7 +906,7 @@ impl Broker {
             sweep.queue += 1;
         }
         while sweep.exchange < self.topology.exchange_places() {
-            if cx.journal.is_crowded() || !spend(left) {
+            if cx.pending_writes.is_crowded() || !spend(left) {
                 return false;
             }
             let exchange = self.topology.exchange_at(sweep.exchange);
@@ -960,7 +965,7 @@ impl Broker {
         queue: QueueId,
         declaration: &QueueDeclaration<'_>,
     ) -> Result<(), Fault> {
-        version_for(cx.journal, true)?;
+        version_for(cx.pending_writes, true)?;
         self.quota.take_names(declaration.arguments.len())?;
         let record = self.queues.at_mut(queue);
         assert!(record.arguments.is_empty(), "a queue that was rebuilt has none");
@@ -969,7 +974,7 @@ impl Broker {
         (record.declared.auto_delete, record.declared.is_rebuilt) = (declaration.auto_delete, false);
         self.recovery.note_rebuilt_gone();
         self.apply_to_queue(cx, queue);
-        let rank = first_rank(cx.journal, self.queues.at(queue), 0);
+        let rank = first_rank(cx.pending_writes, self.queues.at(queue), 0);
         self.queues.at_mut(queue).rank = rank;
         self.queues.examine_stored(queue);
         if self.queues.at(queue).settings.may_expire {
@@ -1013,14 +1018,14 @@ impl Broker {
         let Some(at) = self.recovery.orphan_of(self.access.vhost_name(vhost), queue) else {
             return Ok(false);
         };
-        check_deletable(cx.journal, true)?;
+        check_deletable(cx.pending_writes, true)?;
         self.delete_orphan(cx, at);
         Ok(true)
     }
 
     pub(crate) fn delete_orphan(&mut self, cx: &mut Context<'_>, at: usize) -> u64 {
         let orphan = self.recovery.take_orphan(at);
-        let batch = cx.journal.queue_gone(orphan.incarnation);
+        let batch = cx.pending_writes.append_queue_deleted(orphan.incarnation);
         cx.await_batch(batch);
         if let Some((vhost, name)) = &orphan.name {
             self.forget_name(cx, vhost, name);
@@ -1038,7 +1043,7 @@ impl Broker {
         if is_used {
             return;
         }
-        let batch = cx.journal.define(key_of(vhost, DestinationName::Queue(name)), None);
+        let batch = cx.pending_writes.define(key_of(vhost, DestinationName::Queue(name)), None);
         cx.await_batch(batch);
     }
 }

@@ -17,8 +17,8 @@ use leveret_core::command::{
     ChannelId, ConnectionId, Delivery, DeliveryKind, Outbox, Outcome, QueueId, ReplyOrder,
 };
 use leveret_core::error::{Fault, ReplyCode};
-use leveret_core::journal::Journal;
 use leveret_core::mem::Messages;
+use leveret_core::pending_writes::PendingWrites;
 
 use super::consumers::ConsumerState;
 use super::deliveries::{Carrier, NewDelivery};
@@ -76,7 +76,7 @@ impl Outbox for OutboxView<'_> {
 impl Broker {
     /// Delivers at most `most` messages, and removes expired and surplus messages from queues.
     pub fn deliver(&mut self, cx: &mut Context<'_>, most: u32) {
-        self.queues.records_mut().write_requeue_counts(cx.journal, &self.access);
+        self.queues.records_mut().write_requeue_counts(cx.pending_writes, &self.access);
         self.consumers.recheck_over_share(cx.work, &mut self.queues, &self.quota);
         self.expire_and_trim(cx);
         self.serve_gets(cx);
@@ -102,9 +102,10 @@ impl Broker {
     }
 
     /// Returns whether any queue has messages to remove and may be able to do so.
-    pub fn may_shed(&self, journal: &Journal, messages: &Messages) -> bool {
-        let room_made = || self.room_made() + journal.room_made() + messages.room_made();
-        self.queues.may_expire_or_trim(journal, room_made)
+    pub fn may_expire_or_trim(&self, pending_writes: &PendingWrites, messages: &Messages) -> bool {
+        let capacity_freed =
+            || self.capacity_freed() + pending_writes.capacity_freed() + messages.capacity_freed();
+        self.queues.may_expire_or_trim(pending_writes, capacity_freed)
     }
 
     /// Returns how many deliveries a queue makes before the next queue's turn.
@@ -147,7 +148,7 @@ impl Broker {
     /// that was ready when it arrived. A commit is applied after these deliveries as a whole.
     #[inline]
     pub(crate) fn catch_up(&mut self, cx: &mut Context<'_>, queue: QueueId) {
-        if self.queues.records().is_any_ready() && !cx.journal.is_grouping() {
+        if self.queues.records().is_any_ready() && !cx.pending_writes.is_grouping() {
             self.deliver_before_command(cx, queue);
         }
     }
@@ -456,7 +457,7 @@ impl Broker {
     /// Expires messages at the front before a get. Then returns the level whose first message is the queue's.
     fn expire_before_get(&mut self, cx: &mut Context<'_>, queue: QueueId) -> (ExpiryResult, QueueId) {
         if self.queues.at(queue).has_expiry() {
-            self.queues.touch_queue(cx.journal, queue);
+            self.queues.touch_queue(cx.pending_writes, queue);
         }
         loop {
             let level = self.queues.records().first_level(queue);

@@ -32,7 +32,7 @@
 //!
 //! | file | content |
 //! |---|---|
-//! | `context` | journal, messages and work counter that a call borrows |
+//! | `context` | pending writes, messages and work counter that a call borrows |
 //! | `arguments` | arguments of `queue.declare`, settings of a queue, checked message properties |
 //! | `deliveries` | unsettled deliveries |
 //! | `quota` | what each connection uses of the shared pools |
@@ -94,11 +94,11 @@ pub use operator::Declared;
 pub use orphans::{Orphan, Recovery};
 pub use parameters::{PARAMETER_BYTES_MAX, ParameterCheck, ParameterNeeds, ParameterView, SHOVEL};
 pub use policy::{AppliedView, ApplyTo, NewPolicy, PolicyKind, PolicyView};
-pub use queue_flow::{Browses, Fetch, FetchFrom, Page, PageIn, Queues, disk_shortage};
+pub use queue_flow::{BrowseRequests, Fetch, Page, PageInOutcome, Queues, ReadPosition, disk_shortage};
 pub use queue_records::{BROWSED_MAX, BrowseResult, Browsed, LogRun, declared_arguments, levels_of};
 pub use recovery::{Contents, Restored};
 pub use recovery::{First, restore, restore_messages};
-pub use republish::{came_from, parked, unparked};
+pub use republish::{parked, parked_from, unparked};
 pub use settle::Overdue;
 pub use shortage::{Pool, Shortage, Waiters};
 pub use state::Entropy;

@@ -13,8 +13,8 @@
 
 use leveret_core::command::{QueueId, VhostId};
 use leveret_core::error::{Fault, ReplyCode};
-use leveret_core::journal::{Batch, DestinationName, Journal, VhostMetadata};
 use leveret_core::password::PasswordHash;
+use leveret_core::pending_writes::{Batch, DestinationName, PendingWrites, VhostMetadata};
 
 use super::access::{OperatorFault, Resource, Right, VHOST_METADATA_BYTES_MAX, VhostChange, check_name};
 use super::context::Work;
@@ -92,7 +92,7 @@ impl Broker {
         let (count, drops) = self.purge(queue);
         drops.into_iter().for_each(|job| self.jobs.begin(job));
         self.run_jobs(cx);
-        let batch = cx.journal.await_settles();
+        let batch = cx.pending_writes.await_settles();
         cx.await_batch(batch);
         Ok(count)
     }
@@ -140,7 +140,7 @@ impl Broker {
             return Ok(0);
         }
         let (queue, _) = self.operator_queue(vhost, name)?;
-        let count = self.check_queue_deletable(cx.journal, queue, only_if)?;
+        let count = self.check_queue_deletable(cx.pending_writes, queue, only_if)?;
         self.retire_queue(cx, queue);
         self.jobs.begin(Job::Queue(queue));
         self.run_jobs(cx);
@@ -258,8 +258,12 @@ impl Broker {
     ///
     /// # Errors
     /// The name is not valid, or there is no capacity.
-    pub fn put_vhost(&mut self, journal: &mut Journal, name: &str) -> Result<Batch, OperatorFault> {
-        self.put_vhost_with(journal, name, &VhostChange::default())
+    pub fn put_vhost(
+        &mut self,
+        pending_writes: &mut PendingWrites,
+        name: &str,
+    ) -> Result<Batch, OperatorFault> {
+        self.put_vhost_with(pending_writes, name, &VhostChange::default())
     }
 
     /// Creates a virtual host, unless it exists, and changes its metadata.
@@ -268,7 +272,7 @@ impl Broker {
     /// The name or the metadata are not valid, or there is no capacity. Then nothing is changed.
     pub fn put_vhost_with(
         &mut self,
-        journal: &mut Journal,
+        pending_writes: &mut PendingWrites,
         name: &str,
         change: &VhostChange,
     ) -> Result<Batch, OperatorFault> {
@@ -277,17 +281,17 @@ impl Broker {
         let before = found.map_or_else(VhostMetadata::default, |vhost| self.access.vhost_metadata(vhost));
         let after = change.applied_to(before);
         if found.is_some() && after == before {
-            return Ok(journal.await_facts());
+            return Ok(pending_writes.last_entry_batch());
         }
         if self.access.is_being_deleted(name) {
             return Err(OperatorFault::BeingDeleted(name.into()));
         }
         check_metadata(name, change, after)?;
-        check_changeable(journal)?;
-        check_room(journal)?;
+        check_changeable(pending_writes)?;
+        check_room(pending_writes)?;
         let (bytes_before, bytes) = (before.text_bytes(), after.text_bytes());
         if bytes > self.quota.names_room() + bytes_before {
-            return Err(OperatorFault::NoRoom("names_bytes_max"));
+            return Err(OperatorFault::NoCapacity("names_bytes_max"));
         }
         let (description, tags) = (after.description.to_string(), after.tags.to_string());
         let (default_queue_type, is_protected) = (after.default_queue_type.to_string(), after.is_protected);
@@ -302,7 +306,7 @@ impl Broker {
             is_protected,
         };
         self.describe_vhost(vhost, after).map_err(|fault| OperatorFault::Store(fault.text.into()))?;
-        Ok(self.access.append_vhost(journal, vhost, true))
+        Ok(self.access.append_vhost(pending_writes, vhost, true))
     }
 
     /// Sets the metadata of a virtual host and counts their bytes, without writing them.
@@ -331,20 +335,20 @@ impl Broker {
         if metadata.is_protected {
             return Err(OperatorFault::Protected(name.into()));
         }
-        check_changeable(cx.journal)?;
+        check_changeable(cx.pending_writes)?;
         self.quota.give_names_back(metadata.text_bytes());
         self.access.describe_vhost(vhost, VhostMetadata::default());
-        self.access.append_vhost(cx.journal, vhost, false);
-        self.access.drop_permissions_for(cx.journal, vhost);
-        self.drop_policies_of(cx.journal, vhost, name);
-        self.parameters.drop_of_vhost(cx.journal, vhost, name);
+        self.access.append_vhost(cx.pending_writes, vhost, false);
+        self.access.drop_permissions_for(cx.pending_writes, vhost);
+        self.drop_policies_of(cx.pending_writes, vhost, name);
+        self.parameters.drop_of_vhost(cx.pending_writes, vhost, name);
         self.consumers
             .force_close_all(&format!("vhost '{name}' is deleted"), |record| record.vhost == Some(vhost));
         self.access.retire_vhost(vhost);
         self.topology.revise();
         self.jobs.begin(Job::Vhost(Sweep { vhost, queue: 0, exchange: 0 }));
         self.delete_orphans_in(cx, name);
-        Ok(cx.journal.await_facts())
+        Ok(cx.pending_writes.last_entry_batch())
     }
 
     /// Creates a user, or gives an existing one this password and these comma-separated tags.
@@ -353,12 +357,12 @@ impl Broker {
     /// The name or the tags are not valid, or there is no capacity.
     pub fn put_user(
         &mut self,
-        journal: &mut Journal,
+        pending_writes: &mut PendingWrites,
         name: &str,
         hash: PasswordHash,
         tags: &str,
     ) -> Result<Batch, OperatorFault> {
-        let batch = self.access.put_user(journal, name, hash, tags)?;
+        let batch = self.access.put_user(pending_writes, name, hash, tags)?;
         self.note_users();
         Ok(batch)
     }
@@ -367,13 +371,17 @@ impl Broker {
     ///
     /// # Errors
     /// There is no such user, or the storage cannot be written.
-    pub fn delete_user(&mut self, journal: &mut Journal, name: &str) -> Result<Batch, OperatorFault> {
-        let user = self.access.delete_user(journal, name)?;
+    pub fn delete_user(
+        &mut self,
+        pending_writes: &mut PendingWrites,
+        name: &str,
+    ) -> Result<Batch, OperatorFault> {
+        let user = self.access.delete_user(pending_writes, name)?;
         let reason = format!("user '{name}' is deleted");
         self.consumers.force_close_all(&reason, |record| record.identity.user() == Some(user));
         self.consumers.forget_user(user);
         self.note_users();
-        Ok(journal.await_facts())
+        Ok(pending_writes.last_entry_batch())
     }
 
     /// Creates a policy, or changes the one of that name.
@@ -383,7 +391,7 @@ impl Broker {
     pub fn set_policy(&mut self, cx: &mut Context<'_>, vhost: &str, said: &NewPolicy<'_>) -> Changed {
         let id = self.access.require_vhost(vhost)?;
         let view = PolicyView { vhost, policy: *said };
-        let batch = self.policies.set(cx.journal, self.access.pattern_bytes_mut(), id, &view)?;
+        let batch = self.policies.set(cx.pending_writes, self.access.pattern_bytes_mut(), id, &view)?;
         self.notify_of_policies();
         self.run_jobs(cx);
         Ok(batch)
@@ -401,10 +409,10 @@ impl Broker {
         name: &str,
     ) -> Changed {
         let id = self.access.find_vhost(vhost).ok_or(OperatorFault::NoSuchParameter)?;
-        self.policies.clear(cx.journal, id, vhost, kind, name)?;
+        self.policies.clear(cx.pending_writes, id, vhost, kind, name)?;
         self.notify_of_policies();
         self.run_jobs(cx);
-        Ok(cx.journal.await_facts())
+        Ok(cx.pending_writes.last_entry_batch())
     }
 
     /// Sets the function that checks whether a component accepts a parameter's value.
@@ -431,7 +439,7 @@ impl Broker {
     /// There is no such virtual host or component, it does not accept the value, or there is no capacity.
     pub fn set_parameter(
         &mut self,
-        journal: &mut Journal,
+        pending_writes: &mut PendingWrites,
         said: &ParameterView<'_>,
         user: Option<&str>,
     ) -> Changed {
@@ -447,7 +455,7 @@ impl Broker {
             is_administrator: user.is_none_or(|user| self.access.is_administrator(user)),
             may_connect: needs.as_ref().is_none_or(may_connect),
         };
-        self.parameters.set(journal, vhost, said, needs.as_ref(), &setter)
+        self.parameters.set(pending_writes, vhost, said, needs.as_ref(), &setter)
     }
 
     /// Deletes a parameter.
@@ -456,13 +464,13 @@ impl Broker {
     /// There is no parameter of that name, or the storage cannot be written.
     pub fn clear_parameter(
         &mut self,
-        journal: &mut Journal,
+        pending_writes: &mut PendingWrites,
         vhost: Option<&str>,
         component: &str,
         name: &str,
     ) -> Changed {
         let found = vhost.map(|vhost| self.access.find_vhost(vhost).ok_or(OperatorFault::NoSuchParameter));
-        self.parameters.clear(journal, found.transpose()?, ParameterName { vhost, component, name })
+        self.parameters.clear(pending_writes, found.transpose()?, ParameterName { vhost, component, name })
     }
 
     /// Returns whether the log has this parameter, or may have it, even without a place in memory.
@@ -521,7 +529,7 @@ impl Broker {
     /// There is no such orphan, or the storage cannot be written.
     pub fn operator_delete_orphan(&mut self, cx: &mut Context<'_>, incarnation: u64) -> Result<u64, Fault> {
         let at = self.recovery.find_orphan(incarnation)?;
-        check_deletable(cx.journal, true)?;
+        check_deletable(cx.pending_writes, true)?;
         Ok(self.delete_orphan(cx, at))
     }
 

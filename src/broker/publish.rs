@@ -16,8 +16,8 @@ use leveret_amqp::field::{Table, Value};
 use leveret_amqp::props::{BLIND_BYTES_MAX, Edit, HeadersEdit, Properties, PropertyEdit};
 use leveret_core::command::{ChannelId, ConnectionId, ExchangeId, Outcome, QueueId, VhostId};
 use leveret_core::error::{Fault, ReplyCode};
-use leveret_core::journal::{Journal, Mode as JournalMode, NoRoom, Urgency};
 use leveret_core::mem::{MessageFlags, MessageId, Messages, Share};
+use leveret_core::pending_writes::{Mode as PendingWritesMode, NoCapacity, PendingWrites, Urgency};
 
 use super::access::{Resource, Right};
 use super::arguments::{Overflow, expiration_ms};
@@ -215,14 +215,14 @@ impl Broker {
             cx.messages.release(message);
             return Err(out_of("queues_max"));
         }
-        self.queues.count_live_log_bytes(cx.journal);
+        self.queues.count_live_log_bytes(cx.pending_writes);
         let Publish { share, may_wait, has_timed_out, .. } = *publish;
         let claim = Claim { share, may_wait, has_timed_out };
         let mut reserved = self.queues.reserve(cx, &self.quota, message, &targets[..kept], claim);
         if matches!(reserved, Err(CannotPublish::Wait(Shortage::QueueDisk(_)))) {
             // The count of bytes in the log may be outdated: some messages may have been taken since.
-            self.queues.recount_live_log_bytes(cx.journal.durable());
-            self.queues.count_live_log_bytes(cx.journal);
+            self.queues.recount_live_log_bytes(cx.pending_writes.durable());
+            self.queues.count_live_log_bytes(cx.pending_writes);
             reserved = self.queues.reserve(cx, &self.quota, message, &targets[..kept], claim);
         }
         match reserved {
@@ -255,7 +255,7 @@ impl Broker {
                 self.publishing.shortage = shortage;
                 self.note_wait(cx.messages, message, targets, channel);
                 // The publisher may be waiting for the pending commit.
-                cx.journal.hurry();
+                cx.pending_writes.hurry();
                 Ok(Outcome::Wait)
             }
             CannotPublish::Fault(fault) => {
@@ -282,7 +282,7 @@ impl Broker {
 
     /// Has the publish that a connection waits for refused with 506 at the next attempt, if the disk still
     /// has no space for it.
-    pub fn refuse_waiting(&mut self, connection: ConnectionId) {
+    pub fn time_out_waiting(&mut self, connection: ConnectionId) {
         self.consumers.connection_mut(connection).has_timed_out = true;
     }
 
@@ -369,7 +369,7 @@ impl Broker {
     /// a retry would fail.
     ///
     /// A publisher waits from a full share, and continues at three quarters of it.
-    pub fn is_kept_waiting(&mut self, messages: &Messages, connection: ConnectionId) -> bool {
+    pub fn is_still_blocked(&mut self, messages: &Messages, connection: ConnectionId) -> bool {
         let Some(full) = self.consumers.connection(connection).waits_for else { return false };
         let record = self.queues.records().get(full.queue.index());
         let is_there = record.is_some_and(|record| record.serial == full.serial && !record.is_deleted())
@@ -392,7 +392,7 @@ impl Broker {
         message: MessageId,
         targets: &mut Vec<QueueId>,
     ) -> Result<MessageId, Fault> {
-        let looks = cx.messages.flags(message).has(MessageFlags::LOOK_INSIDE);
+        let looks = cx.messages.flags(message).has(MessageFlags::PARSE_PROPERTIES);
         let cache = &self.consumers.channel(channel).route_cache;
         if !looks && cache.leads(self.revision(), cx.messages, message, targets) {
             return Ok(message);
@@ -489,7 +489,7 @@ impl Broker {
             Some(0) => MessageFlags::EXPIRES.with(MessageFlags::DUE_AT_ONCE),
             Some(_) => MessageFlags::EXPIRES,
         };
-        let known = if is_blind && !is_long { due.with(MessageFlags::BLIND) } else { due };
+        let known = if is_blind && !is_long { due.with(MessageFlags::HAS_BCC) } else { due };
         if reply_to.is_none() && !drops_bcc {
             cx.messages.add_flags(message, known);
             return Ok(message);
@@ -663,12 +663,12 @@ impl Broker {
         self.republish.set_reservation(reservation);
         // The commit was within its work limit when it was checked, and must not end half-way.
         cx.work.lift_limit();
-        let said = cx.journal.said();
-        cx.journal.begin_group();
+        let said = cx.pending_writes.said();
+        cx.pending_writes.begin_group();
         let outcome = self.carry_out(cx, channel, targets);
         self.republish.set_reservation(CommitReservation::default());
-        let batch = cx.journal.end_group(cx.messages, Urgency::Awaited);
-        if cx.journal.said() != said {
+        let batch = cx.pending_writes.end_group(cx.messages, Urgency::Awaited);
+        if cx.pending_writes.said() != said {
             cx.await_batch(batch);
         }
         outcome
@@ -756,7 +756,7 @@ impl Broker {
         };
         let mut next = transaction.first;
         self.topology.limit_routing(cx.work, COMMIT_TIMES);
-        self.queues.count_live_log_bytes(cx.journal);
+        self.queues.count_live_log_bytes(cx.pending_writes);
         let (mut entries, mut returns, mut logged, mut log_bytes) = (0, 0, 0, 0);
         let mut chunks = 0;
         while let Some((message, route)) = take_published(cx.messages, &mut next) {
@@ -771,14 +771,14 @@ impl Broker {
             if self.queues.logged_targets(cx, message, targets) > 0 {
                 log_bytes += cx.messages.stream_len(message) as u64;
                 let (bytes, body_bytes) = (cx.messages.stream_len(message), cx.messages.body_len(message));
-                if !cx.journal.fits_commit(bytes as u64, body_bytes.into(), targets.len()) {
+                if !cx.pending_writes.fits_commit(bytes as u64, body_bytes.into(), targets.len()) {
                     return Err(out_of("commit_bytes_max"));
                 }
                 logged += 1;
-                if !cx.journal.fits_transaction(logged) {
+                if !cx.pending_writes.fits_transaction(logged) {
                     return Err(too_much_to_write());
                 }
-                self.check_log(cx.journal, log_bytes)?;
+                self.check_log(cx.pending_writes, log_bytes)?;
             }
             // Checked for each message, so that a transaction far too large is not routed to its end first.
             chunks =
@@ -795,14 +795,14 @@ impl Broker {
 
     /// Checks whether the log has capacity for this many bytes together. A transaction larger than one commit
     /// is written twice.
-    fn check_log(&self, journal: &Journal, bytes: u64) -> Result<(), Fault> {
-        let times = if journal.fits_commit(bytes, 0, 0) { 1 } else { 2 };
-        match journal.admit(times * bytes + self.queues.kept_for_letters(journal), 1) {
-            Err(NoRoom::Disk) => Err(out_of_disk(journal)),
-            Err(NoRoom::Commit) if journal.mode() == JournalMode::Unwritable => {
+    fn check_log(&self, pending_writes: &PendingWrites, bytes: u64) -> Result<(), Fault> {
+        let times = if pending_writes.fits_commit(bytes, 0, 0) { 1 } else { 2 };
+        match pending_writes.admit(times * bytes + self.queues.reserved_for_dead_letters(pending_writes), 1) {
+            Err(NoCapacity::Disk) => Err(out_of_disk(pending_writes)),
+            Err(NoCapacity::Commit) if pending_writes.mode() == PendingWritesMode::Unwritable => {
                 Err(unwritable_for_messages())
             }
-            Ok(()) | Err(NoRoom::Commit) => Ok(()),
+            Ok(()) | Err(NoCapacity::Commit) => Ok(()),
         }
     }
 }

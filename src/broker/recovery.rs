@@ -14,9 +14,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use leveret_core::command::{QueueId, VhostId};
-use leveret_core::journal::definition::{is_access, queue_in};
-use leveret_core::journal::{Definition, DestinationName, Journal, ReportedDamage, is_transient};
 use leveret_core::password::PasswordHash;
+use leveret_core::pending_writes::definition::{is_access, queue_in};
+use leveret_core::pending_writes::{
+    Definition, DestinationName, PendingWrites, ReportedDamage, is_transient,
+};
 use leveret_core::time::Now;
 use leveret_storage::{self as store, Access, AccessDefinition, AccessReport, Log};
 
@@ -50,17 +52,17 @@ pub fn restore(
     now: Now,
 ) -> io::Result<()> {
     // A start is a use of a queue: its time is the time of the start, not of the creation of the store.
-    context.journal_mut().set_time(log.time_ms(now));
+    context.pending_writes_mut().set_time(log.time_ms(now));
     let AccessReport { access, unreadable, is_thin, definitions, .. } = report;
     match access {
-        Access::New | Access::Silent => broker.begin_users(first),
-        Access::InDoubt(why) => broker.doubt_access(why, unreadable),
+        Access::New | Access::Silent => broker.set_first_user(first),
+        Access::InDoubt(why) => broker.mark_access_doubtful(why, unreadable),
         Access::Whole => {}
     }
     broker.recovery_mut().set_damage(damage);
     restore_definitions(broker, context, log, (disk, &definitions))?;
     if matches!(access, Access::New | Access::Silent) || access == Access::Whole && is_thin {
-        broker.access_mut().write_access(context.journal_mut());
+        broker.access_mut().write_access(context.pending_writes_mut());
     }
     Ok(())
 }
@@ -131,8 +133,8 @@ impl Restoring {
             return;
         }
         let restored = if !levels.known.is_empty() && broker.queues().room() <= levels.known.len() {
-            broker.recovery_mut().leave_out(&definition);
-            Restored::NoRoom
+            broker.recovery_mut().note_left_out(&definition);
+            Restored::NoCapacity
         } else {
             broker.restore(context, &definition)
         };
@@ -147,16 +149,16 @@ impl Restoring {
                 incarnations.extend(Some(incarnation).filter(|incarnation| *incarnation > 0));
                 self.orphans.push((key.into(), value.into(), incarnations));
             }
-            not_now @ (Restored::NoRoom | Restored::Unknown) => {
+            not_now @ (Restored::NoCapacity | Restored::Unknown) => {
                 let why = match not_now {
-                    Restored::NoRoom => "the limits have no room for it",
+                    Restored::NoCapacity => "the limits have no room for it",
                     _ => "only another version knows its type",
                 };
                 log::error!("{definition} is stored, but {why}");
-                if not_now == Restored::NoRoom {
+                if not_now == Restored::NoCapacity {
                     broker.recovery_mut().note_beyond_limits();
                 }
-                broker.recovery_mut().leave_out_levels(incarnation, &levels.known);
+                broker.recovery_mut().note_left_out_levels(incarnation, &levels.known);
                 self.absent.insert(incarnation);
                 self.absent.extend(levels.known);
             }
@@ -236,9 +238,9 @@ fn named_by(key: &[u8], value: &[u8]) -> Option<(u64, Box<[u8]>)> {
         } => (vhost, name, destination_version),
         _ => return None,
     };
-    let (auto_delete, is_rebuilt, levels_from, arguments) = (false, false, 0, &[][..]);
+    let (auto_delete, is_rebuilt, priorities_from, arguments) = (false, false, 0, &[][..]);
     let queue =
-        Definition::Queue { vhost, name, incarnation, auto_delete, is_rebuilt, levels_from, arguments };
+        Definition::Queue { vhost, name, incarnation, auto_delete, is_rebuilt, priorities_from, arguments };
     Some((incarnation, queue.key()))
 }
 
@@ -281,32 +283,34 @@ fn restore_definitions(
         );
     }
     for (key, value) in repeated {
-        context.journal_mut().define(key, Some(value));
+        context.pending_writes_mut().define(key, Some(value));
     }
-    let is_suspect =
-        damaged > 0 || restoring.unread > 0 || log.is_damaged() || broker.access().access_doubt().is_some();
+    let is_suspect = damaged > 0
+        || restoring.unread > 0
+        || log.is_damaged()
+        || broker.access().doubtful_access_reason().is_some();
     if !is_suspect {
         restoring.absent.extend(restoring.orphans.iter().flat_map(|(.., incarnations)| incarnations));
     }
     restoring.restore_lost(broker, context, log, disk)?;
     broker.apply_policies(context);
     if is_suspect {
-        broker.doubt_parameters();
+        broker.mark_parameters_doubtful();
         // What seems to belong to nothing may belong to something that cannot be read. For access
         // definitions, the operator who confirms the others decides: they are not listed, and would become
         // valid again with a user of that name.
         let hidden = restoring.orphans.drain(..).map(|(key, ..)| key).filter(|key| is_access(key));
-        broker.access_mut().hide_access(context.journal_mut(), hidden.collect());
+        broker.access_mut().drop_unreadable_access(context.pending_writes_mut(), hidden.collect());
     }
     for (key, _, incarnations) in &restoring.orphans {
-        broker.forget(context.journal_mut(), key, incarnations);
+        broker.forget(context.pending_writes_mut(), key, incarnations);
     }
     for (&incarnation, queue) in log.index().queues() {
         if is_transient(incarnation) && !queue.gone {
-            broker.queues_mut().forget_transient(context.journal_mut(), incarnation);
+            broker.queues_mut().drop_transient(context.pending_writes_mut(), incarnation);
         }
     }
-    broker.queues_mut().recovered_largest(log.index().largest_body_bytes());
+    broker.queues_mut().set_largest_stored_body(log.index().largest_body_bytes());
     let mut messages = 0;
     for (incarnation, queue) in restoring.queues {
         messages += restore_queue(broker, log, incarnation, queue);
@@ -323,7 +327,7 @@ fn contents_of(found: &store::QueueIndex) -> Contents {
         bytes: found.live_bytes(),
         next_offset: found.next_offset(),
         delivered_through: found.delivered_below(),
-        marked_through: found.delivered_through,
+        watermark: found.delivered_through,
     }
 }
 
@@ -351,7 +355,7 @@ pub fn restore_messages(broker: &mut Broker, found: &store::QueueIndex, queue: Q
 fn restored(put: Result<(), OperatorFault>) -> Restored {
     match put {
         Ok(()) => Restored::Exists(None),
-        Err(_) => Restored::NoRoom,
+        Err(_) => Restored::NoCapacity,
     }
 }
 
@@ -362,8 +366,8 @@ impl Broker {
     /// its parts.
     pub fn restore(&mut self, cx: &mut Context<'_>, definition: &Definition<'_>) -> Restored {
         let restored = self.declare_again(cx, definition);
-        if let Restored::NoRoom | Restored::Unknown = restored {
-            self.recovery.leave_out(definition);
+        if let Restored::NoCapacity | Restored::Unknown = restored {
+            self.recovery.note_left_out(definition);
         }
         restored
     }
@@ -383,7 +387,7 @@ impl Broker {
                 let Ok(_) = declaration.new_kind() else { return Restored::Unknown };
                 match self.add_exchange(cx, vhost, &declaration, version) {
                     Ok(exchange) => Restored::Exists(self.topology.exchange(exchange).delayed_queue),
-                    Err(_) => Restored::NoRoom,
+                    Err(_) => Restored::NoCapacity,
                 }
             }
             Definition::Queue {
@@ -392,7 +396,7 @@ impl Broker {
                 incarnation,
                 auto_delete,
                 is_rebuilt,
-                levels_from,
+                priorities_from,
                 arguments,
             } => {
                 let Some(vhost) = self.access.find_vhost(vhost) else { return self.access.orphaned() };
@@ -405,31 +409,39 @@ impl Broker {
                     (true, auto_delete, is_rebuilt);
                 record.logged = DurableIndex::as_incarnation(incarnation);
                 record.requeues = requeues;
-                record.rank = first_rank(cx.journal, &record, levels_from);
-                let is_news = record.levels_from() != levels_from;
+                record.rank = first_rank(cx.pending_writes, &record, priorities_from);
+                let is_news = record.priorities_from() != priorities_from;
                 match self.add_queue(cx, record) {
                     Ok(queue) => {
                         if is_news {
                             // The definition was written by a version without levels.
                             self.queues.records_mut().append_queue(cx, &self.access, queue.index(), true);
                         }
-                        self.queues.touch_queue(cx.journal, queue);
+                        self.queues.touch_queue(cx.pending_writes, queue);
                         Restored::Exists(Some(queue))
                     }
-                    Err(_) => Restored::NoRoom,
+                    Err(_) => Restored::NoCapacity,
                 }
             }
             Definition::Binding { .. } => self.restore_binding(cx, definition),
-            Definition::Policy { vhost, name, is_operators, pattern, apply_to, priority, definition } => {
+            Definition::Policy {
+                vhost,
+                name,
+                is_operator_policy,
+                pattern,
+                apply_to,
+                priority,
+                definition,
+            } => {
                 let Some(apply_to) = ApplyTo::from_name(apply_to) else { return Restored::Unknown };
-                let kind = if is_operators { PolicyKind::Operator } else { PolicyKind::User };
+                let kind = if is_operator_policy { PolicyKind::Operator } else { PolicyKind::User };
                 let said = NewPolicy { kind, name, pattern, apply_to, priority, definition };
                 self.restore_policy(vhost, &said)
             }
             Definition::Parameter { vhost, component, name, value } => {
                 self.restore_parameter(&ParameterView { vhost, component, name, value })
             }
-            Definition::AccessWritten
+            Definition::AccessStored
             | Definition::Vhost { .. }
             | Definition::User { .. }
             | Definition::Permission { .. }
@@ -470,12 +482,12 @@ impl Broker {
             let is_left_out = |name, version| self.recovery.may_have(vhost, name, version);
             let may_come_back = is_left_out(DestinationName::Exchange(source), source_version)
                 || is_left_out(destination, destination_version);
-            return if may_come_back { Restored::NoRoom } else { Restored::Orphaned };
+            return if may_come_back { Restored::NoCapacity } else { Restored::Orphaned };
         };
         let binding = BindingSpec { source, routing_key, arguments }.between(from, to);
         match self.topology.add_binding(cx, &mut self.quota, &mut self.queues, &binding) {
             Ok(_) => Restored::Exists(None),
-            Err(_) => Restored::NoRoom,
+            Err(_) => Restored::NoCapacity,
         }
     }
 
@@ -487,11 +499,11 @@ impl Broker {
 
     /// Deletes a definition that an interrupted deletion left behind; a queue with its messages, which the
     /// log has under these incarnations.
-    pub fn forget(&mut self, journal: &mut Journal, key: &[u8], incarnations: &[u64]) {
+    pub fn forget(&mut self, pending_writes: &mut PendingWrites, key: &[u8], incarnations: &[u64]) {
         for incarnation in incarnations {
-            journal.queue_gone(*incarnation);
+            pending_writes.append_queue_deleted(*incarnation);
         }
-        journal.define(key.into(), None);
+        pending_writes.define(key.into(), None);
     }
 
     /// Registers messages of the store whose queue definition is missing.
@@ -559,8 +571,8 @@ impl Broker {
     }
 
     /// Sets the user of a new store, with all permissions in `/`; or none.
-    pub fn begin_users(&mut self, first: Option<(&str, PasswordHash)>) {
-        self.access.begin_users(first);
+    pub fn set_first_user(&mut self, first: Option<(&str, PasswordHash)>) {
+        self.access.set_first_user(first);
         self.note_users();
     }
 
@@ -568,7 +580,7 @@ impl Broker {
     /// the users.
     ///
     /// `unreadable` are keys of definitions that the storage cannot read.
-    pub fn doubt_access(&mut self, why: &'static str, unreadable: Vec<Box<[u8]>>) {
+    pub fn mark_access_doubtful(&mut self, why: &'static str, unreadable: Vec<Box<[u8]>>) {
         self.access.doubt_users(why, unreadable);
         self.note_users();
     }
@@ -576,7 +588,7 @@ impl Broker {
     /// Restores a user, permission or limit from the log. Definitions come in the order of their keys.
     pub(crate) fn restore_access(&mut self, cx: &mut Context<'_>, definition: &Definition<'_>) -> Restored {
         match *definition {
-            Definition::AccessWritten => {
+            Definition::AccessStored => {
                 self.forget_first_access(cx);
                 Restored::Exists(None)
             }
@@ -630,7 +642,7 @@ impl Broker {
     }
 
     /// Notes, at start, that the log may have parameters that cannot be read.
-    pub const fn doubt_parameters(&mut self) {
+    pub const fn mark_parameters_doubtful(&mut self) {
         self.parameters.doubt();
     }
 
@@ -654,7 +666,7 @@ pub struct Contents {
     /// Messages with smaller offsets may have been delivered.
     pub delivered_through: u64,
     /// The watermark in the log, which ran ahead of the deliveries.
-    pub marked_through: u64,
+    pub watermark: u64,
 }
 
 /// The result of restoring a definition at start.
@@ -665,7 +677,7 @@ pub enum Restored {
     /// The objects that the definition needs do not exist: a deletion was interrupted.
     Orphaned,
     /// Today's limits have no capacity for the object, or for one that it needs.
-    NoRoom,
+    NoCapacity,
     /// This version does not know the type of the object.
     Unknown,
 }

@@ -8,7 +8,7 @@ use core::fmt;
 
 use leveret_amqp::field::Value;
 use leveret_core::error::{Fault, ReplyCode};
-use leveret_core::journal::{Journal, Mode};
+use leveret_core::pending_writes::{Mode, PendingWrites};
 
 use super::access::OperatorFault;
 
@@ -116,14 +116,14 @@ pub(crate) fn out_of(key: &str) -> Fault {
 }
 
 /// 506: the log has no space.
-pub(crate) fn out_of_disk(journal: &Journal) -> Fault {
-    if journal.is_file_system_full() {
+pub(crate) fn out_of_disk(pending_writes: &PendingWrites) -> Fault {
+    if pending_writes.is_file_system_full() {
         return Fault::new(
             ReplyCode::ResourceError,
             format_args!("the file system of this broker's data directory is full: make room there"),
         );
     }
-    out_of(journal.room_key())
+    out_of(pending_writes.exhausted_limit_key())
 }
 
 /// 506: the storage cannot be written.
@@ -144,9 +144,9 @@ pub(crate) fn unwritable_for_messages() -> Fault {
 
 /// 506: a publisher waited too long for space in the log, while it held deliveries or had an open transaction
 /// itself.
-pub(crate) fn waited_too_long(journal: &Journal) -> Fault {
-    let raise = if journal.is_file_system_full() { "make room on the file system" } else { "raise" };
-    let key = if journal.is_file_system_full() { "" } else { journal.room_key() };
+pub(crate) fn waited_too_long(pending_writes: &PendingWrites) -> Fault {
+    let raise = if pending_writes.is_file_system_full() { "make room on the file system" } else { "raise" };
+    let key = if pending_writes.is_file_system_full() { "" } else { pending_writes.exhausted_limit_key() };
     Fault::new(
         ReplyCode::ResourceError,
         format_args!(
@@ -160,10 +160,10 @@ pub(crate) fn waited_too_long(journal: &Journal) -> Fault {
 ///
 /// # Errors
 /// The storage cannot be written, or has no space, so nothing durable can be declared.
-pub(crate) fn version_for(journal: &mut Journal, durable: bool) -> Result<u64, Fault> {
-    match journal.mode() {
-        Mode::On if durable && !journal.has_room_to_define() => Err(out_of_disk(journal)),
-        Mode::On if durable => Ok(journal.next_version()),
+pub(crate) fn version_for(pending_writes: &mut PendingWrites, durable: bool) -> Result<u64, Fault> {
+    match pending_writes.mode() {
+        Mode::On if durable && !pending_writes.can_define() => Err(out_of_disk(pending_writes)),
+        Mode::On if durable => Ok(pending_writes.next_version()),
         Mode::Unwritable if durable => Err(unwritable()),
         Mode::On | Mode::Off | Mode::Unwritable => Ok(0),
     }
@@ -173,26 +173,26 @@ pub(crate) fn version_for(journal: &mut Journal, durable: bool) -> Result<u64, F
 ///
 /// # Errors
 /// The storage cannot be written.
-pub(crate) fn check_deletable(journal: &Journal, is_stored: bool) -> Result<(), Fault> {
-    if is_stored && journal.mode() == Mode::Unwritable { Err(unwritable()) } else { Ok(()) }
+pub(crate) fn check_deletable(pending_writes: &PendingWrites, is_stored: bool) -> Result<(), Fault> {
+    if is_stored && pending_writes.mode() == Mode::Unwritable { Err(unwritable()) } else { Ok(()) }
 }
 
 /// Checks whether the storage accepts an operator's change.
 ///
 /// On a full disk it does, because an operator must be able to lock out the client that filled it. The change
 /// takes a block of the space reserved for settlements.
-pub(crate) fn check_changeable(journal: &Journal) -> Result<(), OperatorFault> {
-    match journal.mode() {
+pub(crate) fn check_changeable(pending_writes: &PendingWrites) -> Result<(), OperatorFault> {
+    match pending_writes.mode() {
         Mode::Unwritable => Err(OperatorFault::Store(unwritable().text.into())),
         Mode::On | Mode::Off => Ok(()),
     }
 }
 
 /// Checks whether the storage has space for a further declaration.
-pub(crate) fn check_room(journal: &Journal) -> Result<(), OperatorFault> {
-    match journal.mode() == Mode::On && !journal.has_room_to_define() {
+pub(crate) fn check_room(pending_writes: &PendingWrites) -> Result<(), OperatorFault> {
+    match pending_writes.mode() == Mode::On && !pending_writes.can_define() {
         false => Ok(()),
-        true if journal.is_file_system_full() => Err(OperatorFault::FileSystemFull),
-        true => Err(OperatorFault::NoRoom(journal.room_key())),
+        true if pending_writes.is_file_system_full() => Err(OperatorFault::FileSystemFull),
+        true => Err(OperatorFault::NoCapacity(pending_writes.exhausted_limit_key())),
     }
 }

@@ -205,7 +205,7 @@ impl Broker {
         let (consumer, channel) = (delivery.consumer, delivery.channel);
         let (logged, requeues) = (delivery.logged, delivery.requeues);
         if let Some(offset) = logged.filter(|_| self.queues.at(queue).settings.tells_requeues) {
-            self.queues.records_mut().note_requeue(cx.journal, &self.access, queue, offset, requeues);
+            self.queues.records_mut().note_requeue(cx.pending_writes, &self.access, queue, offset, requeues);
         }
         self.queues.put_back(cx.messages, queue, index);
         if self.queues.at(queue).has_rules() {
@@ -357,7 +357,7 @@ impl Broker {
         next: impl Fn(&Self) -> Option<BindingId>,
     ) -> bool {
         while let Some(binding) = next(self) {
-            if cx.journal.is_crowded() {
+            if cx.pending_writes.is_crowded() {
                 return false;
             }
             self.remove_binding(cx, binding);
@@ -576,7 +576,7 @@ impl Broker {
             self.retire_queue(cx, queue);
             self.jobs.begin(Job::Queue(queue));
         } else if record.queue_consumers.is_empty() {
-            self.queues.touch_queue(cx.journal, queue);
+            self.queues.touch_queue(cx.pending_writes, queue);
         }
     }
 
@@ -694,7 +694,7 @@ impl Broker {
     }
 
     /// Notes that the client was notified of the cancelled consumer that [`Self::next_cancelled`] returned.
-    pub fn told_cancelled(&mut self, connection: ConnectionId) {
+    pub fn note_cancel_sent(&mut self, connection: ConnectionId) {
         if let Some(index) = self.consumers.first_cancelled(connection) {
             self.consumers.leave_cancelled(index);
             self.free_consumer_if_done(index);

@@ -90,7 +90,7 @@ impl From<PoolFull> for Shortage {
 impl Shortage {
     /// Returns whether the log lacks capacity, so that nothing is accepted until an operator or a consumer
     /// frees some.
-    pub const fn is_of_disk(self) -> bool {
+    pub const fn is_log_full(self) -> bool {
         matches!(self, Self::DiskLimit | Self::Index | Self::FileSystem | Self::QueueDisk(_))
     }
 

@@ -11,9 +11,9 @@ use foldhash::quality::FixedState;
 use hashbrown::HashTable;
 use leveret_core::command::{ChannelId, ConnectionId, Name, QueueId, VhostId};
 use leveret_core::error::Fault;
-use leveret_core::journal::{Journal, UNDELIVERED};
 use leveret_core::limits::Limits;
 use leveret_core::mem::Slab;
+use leveret_core::pending_writes::{PendingWrites, UNDELIVERED};
 
 use super::Context;
 use super::access::{
@@ -163,7 +163,7 @@ impl Broker {
 
     /// Evicts a bounded number of messages that the log has, if memory is short. Returns whether to continue
     /// at once.
-    pub fn spill(&mut self, cx: &mut Context<'_>) -> bool {
+    pub fn evict(&mut self, cx: &mut Context<'_>) -> bool {
         let before = self.quota.pinned().unsettled_bytes;
         let connection_of = |channel| self.consumers.connection_of(channel);
         let goes_on = self.queues.evict(cx, &mut self.quota, connection_of);
@@ -184,13 +184,13 @@ impl Broker {
             (self.queue_text(queue.vhost, &queue.name).to_string(), lost.first, lost.last);
         let line =
             format!("{UNDELIVERED}{first} to {last} of {} could not be read back", name.escape_debug());
-        self.recovery.note_lost_messages(cx.journal, &line);
+        self.recovery.note_lost_messages(cx.pending_writes, &line);
     }
 
     /// Resets watermarks that are ahead of the deliveries, before a clean stop when all else is written.
     /// Returns whether there was anything to write.
-    pub fn reset_watermarks(&mut self, journal: &mut Journal) -> bool {
-        self.queues.records_mut().reset_watermarks(journal, &self.access)
+    pub fn reset_watermarks(&mut self, pending_writes: &mut PendingWrites) -> bool {
+        self.queues.records_mut().reset_watermarks(pending_writes, &self.access)
     }
 
     /// Returns roughly the unused bytes of the pools for which the system holds memory.
@@ -258,7 +258,7 @@ impl Broker {
 
     /// Returns whether others gain something when this connection ends: the capacity of its exclusive queues,
     /// or messages that were delivered to it and are not settled.
-    pub fn holds_for_others(&self, connection: ConnectionId) -> bool {
+    pub fn blocks_others(&self, connection: ConnectionId) -> bool {
         !self.consumers.connection(connection).exclusive_queues.is_empty()
             || self.quota.has_deliveries(connection)
     }
@@ -268,8 +268,8 @@ impl Broker {
     /// It covers places for entries and deliveries (counted by their pools), and capacity in the share of a
     /// queue, in an outbox, or in the log. It also rises when routes change, because other queues may have
     /// capacity.
-    pub const fn room_made(&self) -> u64 {
-        self.queues.room_made() + self.revision()
+    pub const fn capacity_freed(&self) -> u64 {
+        self.queues.capacity_freed() + self.revision()
     }
 
     /// Returns how much of the pools is in use.
@@ -315,7 +315,7 @@ impl Broker {
     pub(crate) fn begin_access(&mut self) -> Result<(), Fault> {
         self.add_vhost(FIRST_VHOST)?;
         self.access.begin_guest().map_err(|fault| match fault {
-            OperatorFault::NoRoom(key) => super::reply_text::out_of(key),
+            OperatorFault::NoCapacity(key) => super::reply_text::out_of(key),
             other => unreachable!("guest can be: {other}"),
         })?;
         self.note_users();

@@ -33,7 +33,9 @@ use rustix::process::geteuid;
 use crate::archive::{self, Checksums};
 use crate::inspect::report::Inspection;
 use leveret_daemon::RESTORE_PART;
-use leveret_storage::{Disk, FileDisk, LOCK_NAME, OpenError, REPAIR_SLOT, forget_access, forget_newest};
+use leveret_storage::{
+    Disk, FileDisk, LOCK_NAME, OpenError, REPAIR_SLOT, invalidate_access_copies, invalidate_header_copy,
+};
 
 /// Maximum size of a segment in bytes.
 const SEGMENT_BYTES_MAX: u64 = 256 << 20;
@@ -140,8 +142,8 @@ fn restore(
         return Err(NotRestored::NoStore(archive.to_path_buf(), why));
     }
     // Copies of users and permissions of a removed store are not those of the backup, and might be newer.
-    forget_access(&mut disk).map_err(of(folder))?;
-    forget_newest(&mut disk).map_err(of(folder))?;
+    invalidate_access_copies(&mut disk).map_err(of(folder))?;
+    invalidate_header_copy(&mut disk).map_err(of(folder))?;
     if disk.read(REPAIR_SLOT, 0, &mut [0]).is_ok_and(|length| length > 0) {
         disk.remove(REPAIR_SLOT).map_err(of(folder))?;
     }

@@ -10,9 +10,9 @@
 
 use leveret_broker::{declared_arguments, levels_of};
 use leveret_config::Config;
-use leveret_core::journal::{Definition, is_group, is_transient};
 use leveret_core::limits::{Megabytes, grouped};
 use leveret_core::mem::ENTRIES_PER_CHUNK;
+use leveret_core::pending_writes::{Definition, is_group, is_transient};
 use leveret_storage::{FileDisk, Index, Log, QueueIndex};
 
 /// What the definitions of a store take of each limit.
@@ -31,7 +31,7 @@ struct Counts {
 
 /// Returns a warning for each exceeded limit. A store that is missing or cannot be read exceeds none.
 pub(crate) fn beyond(config: &Config) -> Vec<String> {
-    let mut disk = FileDisk::only_reading(&config.data_dir);
+    let mut disk = FileDisk::open_read_only(&config.data_dir);
     let Ok((log, report)) = Log::read_only(&mut disk) else { return Vec::new() };
     let mut counts = Counts::default();
     for access in &report.access.definitions {
@@ -117,7 +117,7 @@ impl Counts {
                 self.parameters += 1;
                 0
             }
-            Definition::AccessWritten | Definition::UserLimits { .. } => 0,
+            Definition::AccessStored | Definition::UserLimits { .. } => 0,
         };
         self.names_bytes += names_bytes as u64;
     }

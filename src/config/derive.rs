@@ -181,7 +181,7 @@ impl Config {
         }
         let verdict = self.limits.check(&sizes_of(self), self.memory_limit_bytes);
         verdict.map_err(|error| match error {
-            LimitsError::TooMuch { sum, memory_limit, .. } => self.explain(sizes_of, sum, memory_limit),
+            LimitsError::SumTooLarge { sum, memory_limit, .. } => self.explain(sizes_of, sum, memory_limit),
             other => other,
         })
     }
@@ -251,12 +251,12 @@ impl Config {
         let least_with = |by_hand: &ByHand| self.sum_with(self.limits_at(by_hand, 0), sizes_of);
         let least = least_with(&ByHand::default());
         if least > memory_limit {
-            return LimitsError::TooLittle { memory_limit, least };
+            return LimitsError::LimitTooSmall { memory_limit, least };
         }
         let keys = LimitsLayer::KEYS.iter().copied().chain([FRAME_MAX]);
         let by_hand = keys.filter(|key| self.by_hand.has(key));
         let key = by_hand.min_by_key(|key| least_with(&self.by_hand.without(key)));
-        LimitsError::TooMuch { sum, memory_limit, key: key.unwrap_or("memory_limit") }
+        LimitsError::SumTooLarge { sum, memory_limit, key: key.unwrap_or("memory_limit") }
     }
 }
 
@@ -301,7 +301,7 @@ mod tests {
             channel_bytes: 874,
             consumer_bytes: broker::CONSUMER_BYTES,
             queue_bytes: broker::QUEUE_BYTES,
-            standing_queue_bytes: store::QUEUE_STANDING_BYTES,
+            empty_queue_index_bytes: store::EMPTY_QUEUE_BYTES,
             definition_bytes: store::DEFINITION_BYTES,
             exchange_bytes: broker::EXCHANGE_BYTES,
             binding_bytes: broker::BINDING_BYTES,
@@ -419,8 +419,8 @@ mod tests {
             let limit = config.memory_limit_bytes;
             let table = match config.fit(about) {
                 Ok(table) => table,
-                Err(LimitsError::TooLittle { .. }) => continue,
-                Err(LimitsError::TooMuch { key, .. }) => {
+                Err(LimitsError::LimitTooSmall { .. }) => continue,
+                Err(LimitsError::SumTooLarge { key, .. }) => {
                     assert!(config.by_hand.has(key), "{board}, {limit}: {key} was not set by hand");
                     refused += 1;
                     continue;

@@ -71,7 +71,7 @@ impl Config {
     }
 
     /// Returns the number of bridge links that may use TLS at once: none, or all of them.
-    pub fn tls_links(&self) -> usize {
+    pub fn tls_links_max(&self) -> usize {
         if self.has_tls_bridge() { self.limits.bridge_links() } else { 0 }
     }
 

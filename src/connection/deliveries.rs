@@ -42,7 +42,7 @@ type Rewritten = heapless::Vec<u8, { BLIND_BYTES_MAX + COUNT_BYTES }>;
 /// Returns whether the properties differ from those of the stored message.
 #[inline]
 fn is_rewritten(messages: &Messages, delivery: &Delivery<'_>) -> bool {
-    delivery.delivery_count.is_some() || messages.flags(delivery.message).has(MessageFlags::BLIND)
+    delivery.delivery_count.is_some() || messages.flags(delivery.message).has(MessageFlags::HAS_BCC)
 }
 
 /// Returns the changed properties; `None` when they are too long. The result is the same for each part of a

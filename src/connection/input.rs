@@ -59,7 +59,7 @@ impl Connection {
         if let Some(step) = self.step_release() {
             return step;
         }
-        if let Some(step) = self.publish_again(context) {
+        if let Some(step) = self.republish_delivery(context) {
             return step;
         }
         if let Some(step) = self.step_header(context, input, at) {

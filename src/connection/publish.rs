@@ -207,7 +207,7 @@ impl Connection {
     }
 
     /// Repeats the publish that the broker had no capacity for.
-    pub(super) fn publish_again(&mut self, context: &Context<'_>) -> Option<Step<'static>> {
+    pub(super) fn republish_delivery(&mut self, context: &Context<'_>) -> Option<Step<'static>> {
         if self.input.held_publish == NONE {
             return None;
         }

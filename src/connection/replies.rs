@@ -20,9 +20,9 @@ use super::timers;
 use leveret_amqp::{Method, Writer};
 use leveret_core::command::{Name, Outcome, ReplyOrder};
 use leveret_core::error::{Fault, ReplyCode};
-use leveret_core::journal::Batch;
 use leveret_core::log_limiter::LogKind;
 use leveret_core::mem::BLOCK_UNIT_BYTES;
+use leveret_core::pending_writes::Batch;
 use leveret_core::time::Now;
 
 /// Number of bytes before each frame.

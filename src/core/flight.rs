@@ -95,7 +95,7 @@ pub struct Stamp {
     /// Milliseconds since 1970 by the system clock.
     pub unix_ms: u64,
     /// Milliseconds since the start of the run.
-    pub life_ms: u64,
+    pub run_ms: u64,
 }
 
 /// An event as it is read.
@@ -137,7 +137,7 @@ pub struct Begun {
     /// The number of its first event.
     pub first: u32,
     /// Whether the previous run, if any, ended without an event of its end.
-    pub is_sudden: bool,
+    pub ended_unexpectedly: bool,
     /// The header, for the start of the file.
     pub header: [u8; RECORD_BYTES],
     /// The events of earlier runs, for the end of the file.
@@ -157,7 +157,7 @@ pub fn begin(file: &[u8]) -> Result<Begun, Foreign> {
     Ok(Begun {
         life: last.as_ref().map_or(0, |event| event.stamp.life).saturating_add(1),
         first: last.as_ref().map_or(0, |event| event.stamp.number).saturating_add(1),
-        is_sudden: last.is_some_and(|event| event.kind != Kind::Ended),
+        ended_unexpectedly: last.is_some_and(|event| event.kind != Kind::Ended),
         header,
         before: found.into_iter().flat_map(|(_, record)| record).copied().collect(),
     })
@@ -175,7 +175,7 @@ pub fn record(stamp: Stamp, kind: Kind, text: fmt::Arguments<'_>) -> [u8; RECORD
     bytes[4..8].copy_from_slice(&stamp.number.to_le_bytes());
     bytes[8..12].copy_from_slice(&stamp.life.to_le_bytes());
     bytes[12..20].copy_from_slice(&stamp.unix_ms.to_le_bytes());
-    bytes[20..28].copy_from_slice(&stamp.life_ms.to_le_bytes());
+    bytes[20..28].copy_from_slice(&stamp.run_ms.to_le_bytes());
     let mut writer = TextWriter { buffer: &mut bytes[TEXT_AT..], len: 0 };
     // Fails at the end of the buffer; then the rest is not even formatted.
     let is_cut = writer.write_fmt(text).is_err();
@@ -211,7 +211,7 @@ fn valid_records(file: &[u8]) -> Result<Vec<(u32, &[u8])>, Foreign> {
 fn parse_event(bytes: &[u8]) -> Option<Event> {
     let word = |at: usize| bytes[at..at + 4].try_into().map_or(0, u32::from_le_bytes);
     let long = |at: usize| bytes[at..at + 8].try_into().map_or(0, u64::from_le_bytes);
-    let stamp = Stamp { number: word(4), life: word(8), unix_ms: long(12), life_ms: long(20) };
+    let stamp = Stamp { number: word(4), life: word(8), unix_ms: long(12), run_ms: long(20) };
     let kind = Kind::ALL.into_iter().find(|kind| *kind as u8 == bytes[28] & !TRUNCATED)?;
     let text = bytes[TEXT_AT..].get(..bytes[29].into())?;
     (word(0) == crc32c::crc32c(&bytes[4..]) && stamp.number > 0).then(|| Event {
@@ -261,11 +261,11 @@ mod tests {
             let at = FILE_BYTES - begun.before.len();
             self.bytes[at..].copy_from_slice(&begun.before);
             (self.life, self.first, self.next) = (begun.life, begun.first, begun.first);
-            begun.is_sudden
+            begun.ended_unexpectedly
         }
 
         fn add(&mut self, kind: Kind, text: &str) {
-            let stamp = Stamp { number: self.next, life: self.life, unix_ms: 7, life_ms: 9 };
+            let stamp = Stamp { number: self.next, life: self.life, unix_ms: 7, run_ms: 9 };
             let at = place(self.first, self.next) as usize;
             self.bytes[at..at + RECORD_BYTES].copy_from_slice(&record(stamp, kind, format_args!("{text}")));
             self.next += 1;
@@ -279,7 +279,7 @@ mod tests {
 
     #[test]
     fn an_event_is_read_as_written_and_truncated_between_characters() {
-        let stamp = Stamp { number: 3, life: 2, unix_ms: u64::MAX, life_ms: 1 };
+        let stamp = Stamp { number: 3, life: 2, unix_ms: u64::MAX, run_ms: 1 };
         let hostile = "a\n\u{1b}[2J\0";
         let found = parse_event(&record(stamp, Kind::Warn, format_args!("{hostile}"))).unwrap();
         assert_eq!(found, Event { stamp, kind: Kind::Warn, text: hostile.to_string(), is_cut: false });

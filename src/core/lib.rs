@@ -8,11 +8,11 @@
 pub mod command;
 pub mod error;
 pub mod flight;
-pub mod journal;
 pub mod limits;
 pub mod log_limiter;
 pub mod mem;
 pub mod password;
+pub mod pending_writes;
 pub mod small_file;
 pub mod time;
 pub mod token_bucket;

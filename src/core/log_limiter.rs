@@ -112,7 +112,7 @@ pub enum LogKind {
     /// A bridge connected or disconnected.
     Bridge,
     /// A connection was opened or closed; not a warning.
-    Visit,
+    ConnectionLifecycle,
 }
 
 impl LogKind {
@@ -126,7 +126,7 @@ impl LogKind {
         Self::Shortage,
         Self::Control,
         Self::Bridge,
-        Self::Visit,
+        Self::ConnectionLifecycle,
     ];
 
     /// Returns the plural for the report.
@@ -141,14 +141,14 @@ impl LogKind {
             Self::Shortage => "shortages",
             Self::Control => "refused ctl clients",
             Self::Bridge => "news of bridges",
-            Self::Visit => "connections opened or over",
+            Self::ConnectionLifecycle => "connections opened or over",
         }
     }
 
     /// Returns the time until suppressed lines are reported, in milliseconds.
     const fn report_ms(self) -> u64 {
         match self {
-            Self::Visit => CONNECTION_REPORT_MS,
+            Self::ConnectionLifecycle => CONNECTION_REPORT_MS,
             _ => REPORT_MS,
         }
     }
@@ -241,8 +241,9 @@ impl LogLimiter {
         if self.report_due == Deadline::NEVER {
             return;
         }
-        let is_info =
-            LogKind::ALL.iter().all(|kind| *kind == LogKind::Visit || self.suppressed[*kind as usize] == 0);
+        let is_info = LogKind::ALL
+            .iter()
+            .all(|kind| *kind == LogKind::ConnectionLifecycle || self.suppressed[*kind as usize] == 0);
         log::log!(if is_info { Level::Info } else { Level::Warn }, "{}", Report(self));
         self.suppressed = [0; LogKind::ALL.len()];
         self.entries.iter_mut().for_each(|entry| entry.suppressed = 0);
@@ -251,7 +252,7 @@ impl LogLimiter {
 
     /// Returns whether a line may be logged. Counts it as suppressed otherwise.
     fn may_log(&mut self, now: Now, source: LogSource, kind: LogKind) -> bool {
-        let is_connection = kind == LogKind::Visit;
+        let is_connection = kind == LogKind::ConnectionLifecycle;
         let all = if is_connection { self.connections } else { self.total };
         let total = take_token(all, now, TOTAL_BURST, TOTAL_REFILL_MS);
         let entry = self.entry(source.key(), kind);
@@ -390,7 +391,7 @@ mod tests {
     fn lines_about_connections_suppress_no_warning_and_are_reported_less_often() {
         let (mut limiter, now) = (LogLimiter::default(), Now::from_ms(1_000));
         for number in 0..1_000 {
-            logged(&mut limiter, now, peer(number), LogKind::Visit, 2);
+            logged(&mut limiter, now, peer(number), LogKind::ConnectionLifecycle, 2);
         }
         assert_eq!(limiter.deadline(), now.after_ms(CONNECTION_REPORT_MS));
         assert_eq!(logged(&mut limiter, now, peer(1), LogKind::Login, 7), SOURCE_BURST);

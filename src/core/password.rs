@@ -59,7 +59,7 @@ const ALGORITHMS: [(&str, u8); 3] = [
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum PasswordHash {
     /// No password matches: the user cannot log in with a password.
-    Nobodys,
+    NoPassword,
     /// Leveret's own hash.
     Pbkdf2 {
         /// Number of rounds.
@@ -108,10 +108,10 @@ impl PasswordHash {
     }
 
     /// Returns a new hash in RabbitMQ's default format, which is fast: for passwords that arrive where the caller
-    /// must not block. The hash of an empty password is [`Self::Nobodys`].
+    /// must not block. The hash of an empty password is [`Self::NoPassword`].
     pub fn as_rabbitmq(password: &[u8], salt: [u8; RABBIT_SALT_BYTES]) -> Self {
         if password.is_empty() {
-            return Self::Nobodys;
+            return Self::NoPassword;
         }
         let mut context = digest::Context::new(&digest::SHA256);
         context.update(&salt);
@@ -122,23 +122,23 @@ impl PasswordHash {
     }
 
     /// Parses `hashing_algorithm` and `password_hash` of definitions of RabbitMQ or Leveret. An empty hash is
-    /// [`Self::Nobodys`].
+    /// [`Self::NoPassword`].
     ///
     /// # Errors
     /// The algorithm is unknown, or the text is not a hash of that algorithm.
-    pub fn import(algorithm: &str, text: &str) -> Result<Self, BadHash> {
+    pub fn import(algorithm: &str, text: &str) -> Result<Self, InvalidHash> {
         if text.is_empty() {
-            return Ok(Self::Nobodys);
+            return Ok(Self::NoPassword);
         }
         let Some((_, kind)) = ALGORITHMS.iter().find(|(name, _)| *name == algorithm) else {
-            return Err(BadHash::Unknown);
+            return Err(InvalidHash::Unknown);
         };
-        let mut bytes = BASE64.decode(text).map_err(|_| BadHash::Malformed)?;
+        let mut bytes = BASE64.decode(text).map_err(|_| InvalidHash::Malformed)?;
         if *kind == PBKDF2 {
-            bytes.get_mut(..4).ok_or(BadHash::Malformed)?.reverse();
+            bytes.get_mut(..4).ok_or(InvalidHash::Malformed)?.reverse();
         }
         bytes.insert(0, *kind);
-        Self::from_bytes(&bytes).ok_or(BadHash::Malformed)
+        Self::from_bytes(&bytes).ok_or(InvalidHash::Malformed)
     }
 
     /// Returns `hashing_algorithm` and `password_hash` for an export.
@@ -162,7 +162,7 @@ impl PasswordHash {
             debug_assert!(fits, "the longest kind sets the size");
         };
         match self {
-            Self::Nobodys => put(&[NO_PASSWORD]),
+            Self::NoPassword => put(&[NO_PASSWORD]),
             Self::Pbkdf2 { iterations, salt, digest } => {
                 put(&[PBKDF2]);
                 put(&iterations.get().to_le_bytes());
@@ -182,7 +182,7 @@ impl PasswordHash {
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (kind, rest) = bytes.split_first()?;
         match *kind {
-            NO_PASSWORD if rest.is_empty() => Some(Self::Nobodys),
+            NO_PASSWORD if rest.is_empty() => Some(Self::NoPassword),
             PBKDF2 => {
                 let (iterations, rest) = rest.split_first_chunk()?;
                 let iterations = NonZeroU32::new(u32::from_le_bytes(*iterations))?;
@@ -209,7 +209,7 @@ impl PasswordHash {
             Self::Pbkdf2 { iterations, salt, digest } => {
                 pbkdf2::verify(pbkdf2::PBKDF2_HMAC_SHA256, *iterations, salt, password, digest).is_ok()
             }
-            Self::Nobodys => {
+            Self::NoPassword => {
                 DUMMY.fits(password);
                 false
             }
@@ -227,14 +227,14 @@ impl fmt::Debug for PasswordHash {
 
 /// Why a hash cannot be imported.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum BadHash {
+pub enum InvalidHash {
     /// The algorithm is unknown.
     Unknown,
     /// The text is not a hash of that algorithm.
     Malformed,
 }
 
-impl fmt::Display for BadHash {
+impl fmt::Display for InvalidHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unknown => {
@@ -248,7 +248,7 @@ impl fmt::Display for BadHash {
     }
 }
 
-impl core::error::Error for BadHash {}
+impl core::error::Error for InvalidHash {}
 
 /// A password as a peer sent it. `Debug` does not show it.
 #[derive(Clone, Copy, PartialEq)]
@@ -269,11 +269,11 @@ pub struct PasswordCheck {
 }
 
 impl PasswordCheck {
-    /// Creates the check for a user as the peer named it. Unknown users have [`PasswordHash::Nobodys`].
+    /// Creates the check for a user as the peer named it. Unknown users have [`PasswordHash::NoPassword`].
     pub fn new(user: Name, password: &[u8], hash: PasswordHash, from_loopback: bool) -> Self {
         let is_short_enough = password.len() <= PASSWORD_BYTES_MAX;
         let (password, hash) =
-            if is_short_enough { (password, hash) } else { (&[][..], PasswordHash::Nobodys) };
+            if is_short_enough { (password, hash) } else { (&[][..], PasswordHash::NoPassword) };
         Self { user, password: Zeroizing::new(password.into()), hash, from_loopback }
     }
 
@@ -356,7 +356,7 @@ mod tests {
         for hash in [one, two] {
             assert!(hash.fits(b"secret") && !hash.fits(b"Secret") && !hash.fits(b""));
         }
-        assert!(!PasswordHash::Nobodys.fits(b""));
+        assert!(!PasswordHash::NoPassword.fits(b""));
         assert!(GUEST.fits(b"guest") && !GUEST.fits(b"Guest"));
     }
 
@@ -381,7 +381,7 @@ mod tests {
         let own = PasswordHash::of(b"x", &mut counting());
         let rabbit = PasswordHash::RabbitSha256 { salt: [1; 4], digest: [2; 32] };
         let rabbit_long = PasswordHash::RabbitSha512 { salt: [1; 4], digest: [2; 64] };
-        for hash in [own, rabbit, rabbit_long, PasswordHash::Nobodys] {
+        for hash in [own, rabbit, rabbit_long, PasswordHash::NoPassword] {
             let bytes = hash.to_bytes();
             assert!(PasswordHash::from_bytes(&bytes) == Some(hash));
             assert!((0..bytes.len()).all(|len| PasswordHash::from_bytes(&bytes[..len]).is_none()));
@@ -392,15 +392,15 @@ mod tests {
 
     #[test]
     fn invalid_hashes_are_refused() {
-        assert!(PasswordHash::import("rabbit_password_hashing_md5", "AAAA") == Err(BadHash::Unknown));
+        assert!(PasswordHash::import("rabbit_password_hashing_md5", "AAAA") == Err(InvalidHash::Unknown));
         for text in ["!", "AAAA", "kI3GCqW5JLMJa4iX1lo7X4D6XbYqlLgxIs30+P6tENUV2PO"] {
             for (algorithm, _) in ALGORITHMS {
-                assert!(PasswordHash::import(algorithm, text) == Err(BadHash::Malformed), "{text}");
+                assert!(PasswordHash::import(algorithm, text) == Err(InvalidHash::Malformed), "{text}");
             }
         }
         let hours = [&[0xff; 4][..], &[0; 48]].concat();
         let endless = PasswordHash::import(ALGORITHMS[0].0, &BASE64.encode(hours));
-        assert!(endless == Err(BadHash::Malformed));
+        assert!(endless == Err(InvalidHash::Malformed));
     }
 
     #[test]

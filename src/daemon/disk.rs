@@ -14,11 +14,11 @@ use std::{fs, io};
 
 use leveret_broker::{Broker, Context, First, restore};
 use leveret_config::{Config, FirstUser, first_user};
-use leveret_core::journal::Journal;
 use leveret_core::limits::SEGMENTS_MIN;
 use leveret_core::password::{GUEST, PasswordHash};
+use leveret_core::pending_writes::PendingWrites;
 use leveret_core::time::Now;
-use leveret_server::{StoreDriver, log_full};
+use leveret_server::{StorageDriver, log_full};
 use leveret_storage::{
     Access, Disk, FileDisk, Log, OpenError, Report, Settings, Write, WriteDone, make_directory,
 };
@@ -53,20 +53,20 @@ pub(super) fn open(
     config: &Config,
     (broker, mut context): (&mut Broker, Context<'_>),
     waker: Arc<Waker>,
-) -> Result<Option<(StoreDriver, Threads)>, StartError> {
+) -> Result<Option<(StorageDriver, Threads)>, StartError> {
     let directory = &config.data_dir;
     let refused = |error| StartError::Store(directory.clone(), error);
     broker.queues_mut().set_persist_all(config.store.persist_all);
     let mut files = FileDisk::new(directory);
     if let Err(error) = prepare(config, &mut files)? {
-        return Ok(degraded(broker, context.journal_mut(), directory, &error));
+        return Ok(degraded(broker, context.pending_writes_mut(), directory, &error));
     }
     let settings = settings(config, directory);
     let (log, mut report) = match Log::open_files(&mut files, settings, fresh_identity(), START) {
         Ok(opened) => opened,
         Err(OpenError::Unreadable(error)) => {
             let error = judge(config, error)?;
-            return Ok(degraded(broker, context.journal_mut(), directory, &error));
+            return Ok(degraded(broker, context.pending_writes_mut(), directory, &error));
         }
         Err(error) => return Err(refused(error)),
     };
@@ -79,12 +79,12 @@ pub(super) fn open(
     tell(&report, directory);
     let is_writable = report.unwritable.is_none();
     let record_bytes_max = log.space().record_bytes_max() as u64;
-    context.journal_mut().start(log.life(), is_writable, record_bytes_max);
+    context.pending_writes_mut().start(log.life(), is_writable, record_bytes_max);
     let (first, access) = (first_user(config, report.access.access), report.access.access);
     restore(broker, &mut context, &log, &mut files, (report.access, report.reported_damage), first, START)
         .map_err(|error| refused(OpenError::Unreadable(error)))?;
     log_first_user(config, broker, access);
-    let driver = StoreDriver::new(log, config.limits.frame_max as usize);
+    let driver = StorageDriver::new(log, config.limits.frame_max as usize);
     let threads = Threads::start(files, directory, waker);
     Ok(Some((driver, threads.map_err(|error| StartError::System("start a thread", error))?)))
 }
@@ -120,7 +120,7 @@ fn settings(config: &Config, directory: &Path) -> Settings {
         segment_bytes: limits.segment_bytes,
         commit_bytes: limits.commit_bytes_max,
         index_bytes: limits.index_bytes_max as usize,
-        standing_bytes: limits.standing_bytes(&record_sizes(config)) as usize,
+        fixed_index_bytes: limits.fixed_index_bytes(&record_sizes(config)) as usize,
         segments_max: u32::try_from((limit / segment).max(SEGMENTS_MIN)).unwrap_or(u32::MAX),
         commit_window_ms: store.commit_window_ms.into(),
         confirm_window_ms: store.confirm_window_ms.into(),
@@ -167,17 +167,17 @@ fn log_first_user(config: &Config, broker: &Broker, access: Access) {
 /// Handles a store that cannot be used: it is not known who may log in, and nothing can be durable.
 fn degraded(
     broker: &mut Broker,
-    journal: &mut Journal,
+    pending_writes: &mut PendingWrites,
     directory: &Path,
     error: &io::Error,
-) -> Option<(StoreDriver, Threads)> {
+) -> Option<(StorageDriver, Threads)> {
     log::error!(
         "the data directory {} cannot be used ({error}): nobody is let in, for who may come in stands there, \
          and nothing is durable; see to the disk and start again",
         directory.display()
     );
-    journal.start(0, false, 0);
-    broker.doubt_access("it cannot be read", Vec::new());
+    pending_writes.start(0, false, 0);
+    broker.mark_access_doubtful("it cannot be read", Vec::new());
     None
 }
 

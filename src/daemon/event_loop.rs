@@ -81,7 +81,7 @@ impl EventLoop {
     pub fn run(&mut self) -> Result<(), StartError> {
         systemd::ready();
         let stopped = self.run_until_stopped();
-        self.engine.log_held_back();
+        self.engine.log_suppressed();
         stopped?;
         log::info!("stopped");
         Ok(())
@@ -101,10 +101,10 @@ impl EventLoop {
         }
         let goes_on = self.engine.begin_flush();
         self.flush(goes_on)?;
-        let goes_on = self.engine.end_store();
+        let goes_on = self.engine.close_store();
         self.flush(goes_on)?;
         self.engine.log_counters();
-        if let Some(notes) = self.engine.bridge_notes()
+        if let Some(notes) = self.engine.bridge_state_text()
             && let Err(error) = system::write(&self.config.data_dir, &notes)
         {
             log::warn!("what was done with bridges cannot be written down: {error}");
@@ -114,7 +114,7 @@ impl EventLoop {
 
     fn flush(&mut self, mut goes_on: bool) -> Result<(), StartError> {
         while goes_on {
-            let deadline = self.engine.flush_sleeps_until();
+            let deadline = self.engine.flush_deadline();
             self.wait_until(deadline)?;
             goes_on = self.engine.flush().map_err(disk_failed)?;
         }
@@ -126,14 +126,14 @@ impl EventLoop {
         if self.engine.is_stopping() && !core::mem::replace(&mut self.has_said_stopping, true) {
             systemd::stopping();
         }
-        if let Some(again) = self.engine.take_reloaded() {
-            self.take_reloaded(again);
+        if let Some(again) = self.engine.take_reload_result() {
+            self.take_reload_result(again);
         }
     }
 
     fn wait(&mut self) -> Result<(), StartError> {
         let watchdog = self.watchdog.map_or(Deadline::NEVER, |(_, at)| at);
-        let deadline = self.engine.sleeps_until().map(|deadline| deadline.earlier(watchdog));
+        let deadline = self.engine.sleep_deadline().map(|deadline| deadline.earlier(watchdog));
         self.wait_until(deadline.map(|deadline| deadline.earlier(self.listen_again)))?;
         self.listen_again();
         if let Some((interval_ms, at)) = self.watchdog {
@@ -150,8 +150,8 @@ impl EventLoop {
     fn listen_again(&mut self) {
         let now = self.engine.now();
         if self.listen_again.is_due(now) {
-            if self.engine.platform().is_tls_shut {
-                self.engine.look_at_certificates();
+            if self.engine.platform().is_tls_unavailable {
+                self.engine.check_certificates();
             }
             self.engine.platform_mut().listen_again();
             let is_any_left = self.engine.platform().has_closed_listener();

@@ -58,7 +58,7 @@ pub(super) fn start(path: &Path) -> io::Result<bool> {
     let who = format_args!("leveret {}, process {}", env!("CARGO_PKG_VERSION"), process::id());
     recorder.append(Kind::Started, who)?;
     drop(RECORDER.set(recorder));
-    Ok(begun.is_sudden)
+    Ok(begun.ended_unexpectedly)
 }
 
 /// Returns whether events are recorded.
@@ -79,8 +79,8 @@ pub(super) fn record(kind: Kind, text: fmt::Arguments<'_>) {
 impl FlightRecorder {
     fn append(&self, kind: Kind, text: fmt::Arguments<'_>) -> io::Result<()> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let life_ms = self.started.elapsed().as_millis() as u64;
-        let stamp = Stamp { number, life: self.life, unix_ms: unix_ms(), life_ms };
+        let run_ms = self.started.elapsed().as_millis() as u64;
+        let stamp = Stamp { number, life: self.life, unix_ms: unix_ms(), run_ms };
         self.file.write_all_at(&flight::record(stamp, kind, text), flight::place(self.first, number))
     }
 }

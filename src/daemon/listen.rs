@@ -192,9 +192,9 @@ impl Listener {
     }
 
     /// Tries to listen again: the missing address family or interface may be there now, or another program may have
-    /// left the port. With `is_tls_shut` no certificate can be used, so an address with TLS is not tried.
-    pub(super) fn try_again(&mut self, poll: &Poll, token: Token, limits: &Limits, is_tls_shut: bool) {
-        if self.with_tls && is_tls_shut {
+    /// left the port. With `is_tls_unavailable` no certificate can be used, so an address with TLS is not tried.
+    pub(super) fn try_again(&mut self, poll: &Poll, token: Token, limits: &Limits, is_tls_unavailable: bool) {
+        if self.with_tls && is_tls_unavailable {
             return;
         }
         if self.is_closed() && self.listen().is_ok() {

@@ -20,7 +20,7 @@ impl EventLoop {
     }
 
     /// Applies the changed configuration as far as possible.
-    pub(super) fn take_reloaded(&mut self, again: Result<Config, String>) {
+    pub(super) fn take_reload_result(&mut self, again: Result<Config, String>) {
         let config = match again {
             Ok(config) => config,
             Err(error) => return log::error!("{error}; the configuration stays as it was"),

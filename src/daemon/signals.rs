@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use leveret_config::Config;
 use leveret_core::limits::CONTROL_CLIENTS_MAX;
-use leveret_server::WAITING_MAX;
+use leveret_server::WAITING_SOCKETS_MAX;
 use leveret_storage::FileDisk;
 use mio::net::UnixStream;
 use mio::{Interest, Poll, Token};
@@ -52,13 +52,13 @@ const OWN: u64 = 20;
 /// There is no descriptor for a single connection.
 pub(super) fn connections(config: &Config) -> Result<(u32, usize), StartError> {
     let others = others(config);
-    let wanted = others + u64::from(config.limits.connections_max) + WAITING_MAX as u64;
+    let wanted = others + u64::from(config.limits.connections_max) + WAITING_SOCKETS_MAX as u64;
     let allowed = raise_to(wanted);
     if allowed >= wanted {
-        return Ok((config.limits.connections_max, WAITING_MAX));
+        return Ok((config.limits.connections_max, WAITING_SOCKETS_MAX));
     }
     let left = allowed.saturating_sub(others);
-    let waiting = (left / 3).clamp(1, WAITING_MAX as u64);
+    let waiting = (left / 3).clamp(1, WAITING_SOCKETS_MAX as u64);
     let connections = u32::try_from(left.saturating_sub(waiting)).unwrap_or(u32::MAX);
     if connections == 0 {
         return Err(StartError::Descriptors { allowed, wanted });

@@ -6,7 +6,7 @@ use leveret_config::Config;
 use leveret_config::bridge::WINDOW_MAX;
 use leveret_config::transports::ClientCertificates;
 use leveret_core::limits::{
-    CONTROL_CLIENTS_MAX, LimitsError, MANAGEMENT_CLIENTS_MOST, MemoryLine, MemoryTable, RecordSizes,
+    CONTROL_CLIENTS_MAX, LimitsError, MANAGEMENT_CLIENTS_UPPER_BOUND, MemoryLine, MemoryTable, RecordSizes,
 };
 use leveret_core::{flight, mem};
 
@@ -47,7 +47,7 @@ pub fn record_sizes(config: &Config) -> RecordSizes {
         channel_bytes: leveret_connection::Pools::channel_record_bytes() + leveret_broker::CHANNEL_BYTES,
         consumer_bytes: leveret_broker::CONSUMER_BYTES,
         queue_bytes: leveret_broker::QUEUE_BYTES,
-        standing_queue_bytes: leveret_storage::QUEUE_STANDING_BYTES,
+        empty_queue_index_bytes: leveret_storage::EMPTY_QUEUE_BYTES,
         definition_bytes: leveret_storage::DEFINITION_BYTES,
         exchange_bytes: leveret_broker::EXCHANGE_BYTES,
         binding_bytes: leveret_broker::BINDING_BYTES,
@@ -60,7 +60,7 @@ pub fn record_sizes(config: &Config) -> RecordSizes {
         admission_bytes: leveret_server::admission_bytes::<Socket>(),
         unacknowledged_bytes: leveret_broker::DELIVERY_BYTES,
         control_bytes: leveret_management::operator_session::OPERATOR_SESSION_BYTES
-            + leveret_server::peer_bytes::<Socket>() * (CONTROL_CLIENTS_MAX + MANAGEMENT_CLIENTS_MOST)
+            + leveret_server::peer_bytes::<Socket>() * (CONTROL_CLIENTS_MAX + MANAGEMENT_CLIENTS_UPPER_BOUND)
                 / CONTROL_CLIENTS_MAX,
         samples_bytes: match config.serves_management() {
             false => 0,
@@ -90,10 +90,10 @@ pub fn record_sizes(config: &Config) -> RecordSizes {
 /// The key to change.
 pub fn fit(config: &mut Config) -> Result<MemoryTable, LimitsError> {
     let table = config.fit(record_sizes)?;
-    if mem::would_be_given(table.lines.iter().map(MemoryLine::bytes)) {
+    if mem::can_be_mapped(table.lines.iter().map(MemoryLine::bytes)) {
         return Ok(table);
     }
-    Err(LimitsError::NotGiven { sum: table.bytes(), memory_limit: config.memory_limit_bytes })
+    Err(LimitsError::MemoryRefused { sum: table.bytes(), memory_limit: config.memory_limit_bytes })
 }
 
 #[cfg(test)]
@@ -117,7 +117,7 @@ mod tests {
     fn least(mut config: Config) -> u64 {
         config.memory_limit_bytes = 1;
         match config.fit(record_sizes) {
-            Err(LimitsError::TooLittle { least, .. }) => least,
+            Err(LimitsError::LimitTooSmall { least, .. }) => least,
             other => panic!("{other:?}"),
         }
     }

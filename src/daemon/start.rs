@@ -15,7 +15,7 @@ use leveret_connection::Identity;
 use leveret_core::limits::{Megabytes, MemoryTable};
 use leveret_management::definitions::{At, Item, Parsed, apply, hash_password, parse, read, unknown_field};
 use leveret_management::request_context::{Endurance, Machine, Process, StoreView};
-use leveret_server::{CertificateState, Engine, Setup};
+use leveret_server::{CertificateState, Engine, EngineSetup};
 use leveret_storage::OpenError;
 use leveret_tls::{CertificateStore, TlsError};
 use mio::{Poll, Waker};
@@ -41,8 +41,8 @@ impl EventLoop {
         let mut config = config.clone();
         let table = fit(&mut config)?;
         let mut limits = config.limits.clone();
-        let waiting_max;
-        (limits.connections_max, waiting_max) = signals::connections(&config)?;
+        let waiting_sockets_max;
+        (limits.connections_max, waiting_sockets_max) = signals::connections(&config)?;
         let mut poll = Poll::new().map_err(|error| StartError::System("create an epoll instance", error))?;
         let signals = signals::open(&mut poll, SIGNAL, &[SIGTERM, SIGINT])?;
         let hangups = signals::open(&mut poll, HANGUP, &[SIGHUP])?;
@@ -56,12 +56,12 @@ impl EventLoop {
         broker.access_mut().set_loopback_users(&config.loopback_users);
         let no_thread = |error| StartError::System("start a thread", error);
         let waker = Arc::new(Waker::new(poll.registry(), HELPERS).map_err(no_thread)?);
-        let setup = Setup {
+        let setup = EngineSetup {
             limits: limits.clone(),
             identity: identity(&config),
-            waiting_max,
+            waiting_sockets_max,
             listeners: listeners.iter().map(|listener| listener.with_tls).collect(),
-            tls_links: config.tls_links(),
+            tls_links_max: config.tls_links_max(),
             certificates: CertificateState::of(certificates.as_ref()),
             is_memory_locked: config.memory_lock,
             management_listeners: management.iter().map(|listener| listener.with_tls).collect(),
@@ -72,10 +72,10 @@ impl EventLoop {
             },
             own_uid: rustix::process::geteuid().as_raw(),
         };
-        let is_tls_shut = setup.certificates.is_shut;
+        let is_tls_unavailable = setup.certificates.is_shut;
         let worker = helpers::start(waker.clone(), certificates, &config.data_dir).map_err(no_thread)?;
         let mut system = System::new(poll, (listeners, management), worker, &config, limits);
-        system.is_tls_shut = is_tls_shut;
+        system.is_tls_unavailable = is_tls_unavailable;
         if config.limits.bridges_max > 0 {
             system.resolver = Some(Resolver::new(waker.clone(), config.limits.bridge_links()));
         }
@@ -98,7 +98,7 @@ impl EventLoop {
             && let Err(why) = load(file, engine.broker_mut())
         {
             log::error!("{why}");
-            engine.set_definitions_unread();
+            engine.set_definitions_unreadable();
         }
         let is_beyond_loopback = |listener: &Listener| match &listener.address {
             ListenerAddress::Network(address) => !address.ip().is_loopback(),
@@ -108,7 +108,7 @@ impl EventLoop {
         engine.broker().access().warn_of_guest(engine.platform().listeners.iter().any(is_beyond_loopback));
         engine.set_bridges(&config.bridges);
         if engine.has_bridges() {
-            engine.restore_bridges(&system::read(&config.data_dir));
+            engine.restore_bridge_state(&system::read(&config.data_dir));
         }
         if engine.platform_mut().open_control_listener() {
             engine.open_control_socket();
@@ -229,12 +229,12 @@ fn process(config: &Config, listeners: &[Listener], management: &[Listener]) -> 
         connections: 0,
         handshakes_evicted: 0,
         message_size_max: config.limits.message_size_max,
-        connections_made: 0,
+        connections_opened: 0,
         confirmed: 0,
         has_refused_reads: false,
         certificates_end: None,
-        is_tls_shut: false,
-        are_definitions_unread: false,
+        is_tls_unavailable: false,
+        has_unread_definitions: false,
         waiting_publishers: 0,
         waiters: None,
         disk_limit_bytes: config.store.disk_limit_bytes.unwrap_or(0),

@@ -83,7 +83,7 @@ pub(super) struct System {
     pub(super) listeners: Vec<Listener>,
     pub(super) management: Vec<Listener>,
     /// Whether no certificate can be used, so that listeners with TLS stay closed.
-    pub(super) is_tls_shut: bool,
+    pub(super) is_tls_unavailable: bool,
     control_listener: Option<LocalListener>,
     control_path: PathBuf,
     spare: SpareDescriptor,
@@ -99,7 +99,7 @@ pub(super) struct System {
 impl System {
     /// Returns whether a listener is closed because its address family, its interface or a certificate is missing.
     pub(super) fn has_closed_listener(&self) -> bool {
-        self.is_tls_shut
+        self.is_tls_unavailable
             || self.listeners.iter().chain(&self.management).any(|listener| !listener.is_listening())
     }
 
@@ -109,7 +109,7 @@ impl System {
     /// See [`Listener::listen`].
     pub(super) fn listen(&mut self) -> Result<(), StartError> {
         for listener in self.listeners.iter_mut().chain(&mut self.management) {
-            match listener.with_tls && self.is_tls_shut {
+            match listener.with_tls && self.is_tls_unavailable {
                 true if listener.is_listening() => log::error!(
                     "connections with TLS to {} are closed until the files of [tls] can be used",
                     listener.address
@@ -126,12 +126,12 @@ impl System {
 
     /// Tries closed listeners again.
     pub(super) fn listen_again(&mut self) {
-        let Self { poll, limits, is_tls_shut, .. } = self;
+        let Self { poll, limits, is_tls_unavailable, .. } = self;
         for (place, listener) in self.listeners.iter_mut().enumerate() {
-            listener.try_again(poll, Token(place), limits, *is_tls_shut);
+            listener.try_again(poll, Token(place), limits, *is_tls_unavailable);
         }
         for (place, listener) in self.management.iter_mut().enumerate() {
-            listener.try_again(poll, management_token(place), limits, *is_tls_shut);
+            listener.try_again(poll, management_token(place), limits, *is_tls_unavailable);
         }
     }
 
@@ -147,7 +147,7 @@ impl System {
             local_buffers: LocalBuffers::new(&limits, &listeners),
             listeners,
             management,
-            is_tls_shut: false,
+            is_tls_unavailable: false,
             control_listener: None,
             control_path: config.data_dir.join(SOCKET_NAME),
             spare: SpareDescriptor::new(),
@@ -261,7 +261,7 @@ impl Platform for System {
         self.threads().writer.give(job);
     }
 
-    fn take_written(&mut self) -> Option<(WriteDone, u64)> {
+    fn take_write_result(&mut self) -> Option<(WriteDone, u64)> {
         self.disk.as_mut()?.writer.take()
     }
 
@@ -269,7 +269,7 @@ impl Platform for System {
         self.threads().reader.give(job);
     }
 
-    fn take_read(&mut self) -> Option<ReadOutcome> {
+    fn take_read_result(&mut self) -> Option<ReadOutcome> {
         self.disk.as_mut()?.reader.take()
     }
 
@@ -277,13 +277,13 @@ impl Platform for System {
         self.worker.give(job);
     }
 
-    fn take_worked(&mut self) -> Option<(WorkerResult, CertificateState)> {
+    fn take_work_result(&mut self) -> Option<(WorkerResult, CertificateState)> {
         let worked = self.worker.take();
         if let Some((_, certificates)) = &worked
-            && self.is_tls_shut
+            && self.is_tls_unavailable
             && !certificates.is_shut
         {
-            self.is_tls_shut = false;
+            self.is_tls_unavailable = false;
             self.listen_again();
             for listener in
                 self.listeners.iter().chain(&self.management).filter(|listener| listener.is_closed())

@@ -6,8 +6,8 @@
 use crate::definitions::{Limits, UserLimits, limits_of, user_limits_of, vhost_change};
 use leveret_broker::{OperatorFault, VhostChange, VhostLimits};
 use leveret_core::command::ConnectionId;
-use leveret_core::journal::Batch;
 use leveret_core::password::{PASSWORD_BYTES_MAX, PasswordHash};
+use leveret_core::pending_writes::Batch;
 use leveret_json::{Fields, Value, items};
 
 use zeroize::Zeroizing;
@@ -50,7 +50,7 @@ pub(super) fn log_out(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answ
 pub(super) fn delete_user(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     let user = call.name("user");
     context.tokens.end_all_of(user);
-    changed(context.broker.delete_user(context.journal, user))
+    changed(context.broker.delete_user(context.pending_writes, user))
 }
 
 /// Deletes a virtual host with all that is in it.
@@ -67,12 +67,12 @@ pub(super) fn protect_vhost(call: &Call<'_>, context: &mut RequestContext<'_>) -
     }
     let is_protected = Some(call.request.verb == Verb::Post);
     let change = VhostChange { is_protected, ..VhostChange::default() };
-    changed(context.broker.put_vhost_with(context.journal, vhost, &change))
+    changed(context.broker.put_vhost_with(context.pending_writes, vhost, &change))
 }
 
 /// Lets the operator confirm users and permissions whose integrity the store cannot guarantee.
 pub(super) fn confirm(_: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
-    changed(context.broker.access_mut().confirm_access(context.journal))
+    changed(context.broker.access_mut().confirm_access(context.pending_writes))
 }
 
 /// Sets the permissions of a user in a virtual host.
@@ -81,13 +81,13 @@ pub(super) fn put_permissions(call: &Call<'_>, context: &mut RequestContext<'_>)
     let is_new = !context.broker.access().has_permission(user, vhost);
     let [configure, write, read] = texts(call.request, ["configure", "write", "read"]).map_err(bad)?;
     let access = context.broker.access_mut();
-    put(is_new, access.set_permissions(context.journal, user, vhost, &configure, &write, &read))
+    put(is_new, access.set_permissions(context.pending_writes, user, vhost, &configure, &write, &read))
 }
 
 /// Deletes the permissions of a user in a virtual host.
 pub(super) fn clear_permissions(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     let (vhost, user) = (call.name("vhost"), call.name("user"));
-    changed(context.broker.access_mut().clear_permissions(context.journal, user, vhost))
+    changed(context.broker.access_mut().clear_permissions(context.pending_writes, user, vhost))
 }
 
 /// Shows the topic permissions of a user in a virtual host, if there are any.
@@ -109,13 +109,18 @@ pub(super) fn put_topic_permissions(call: &Call<'_>, context: &mut RequestContex
     let is_new = !has_topic_permissions(call, context);
     let [exchange, write, read] = texts(call.request, ["exchange", "write", "read"]).map_err(bad)?;
     let access = context.broker.access_mut();
-    put(is_new, access.set_topic_permissions(context.journal, user, vhost, &exchange, &write, &read))
+    put(is_new, access.set_topic_permissions(context.pending_writes, user, vhost, &exchange, &write, &read))
 }
 
 /// Deletes the topic permissions of a user, for one exchange or for all.
 pub(super) fn clear_topic_permissions(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     let (vhost, user, exchange) = (call.name("vhost"), call.name("user"), call.optional_name("exchange"));
-    changed(context.broker.access_mut().clear_topic_permissions(context.journal, user, vhost, exchange))
+    changed(context.broker.access_mut().clear_topic_permissions(
+        context.pending_writes,
+        user,
+        vhost,
+        exchange,
+    ))
 }
 
 /// Sets all limits of a virtual host.
@@ -130,7 +135,7 @@ pub(super) fn clear_vhost_limits(call: &Call<'_>, context: &mut RequestContext<'
 }
 
 fn set_vhost_limits(call: &Call<'_>, context: &mut RequestContext<'_>, limits: VhostLimits) -> Answered {
-    changed(context.broker.access_mut().set_vhost_limits(context.journal, call.name("vhost"), limits))
+    changed(context.broker.access_mut().set_vhost_limits(context.pending_writes, call.name("vhost"), limits))
 }
 
 /// Sets or deletes one limit of a virtual host. The other one stays.
@@ -187,7 +192,7 @@ fn change_user_limits(
         return changed(Err(OperatorFault::NoSuchUser(user.into())));
     };
     change(&mut limits);
-    changed(context.broker.access_mut().set_user_limits(context.journal, user, limits))
+    changed(context.broker.access_mut().set_user_limits(context.pending_writes, user, limits))
 }
 
 /// Deletes the users in the body. Unknown users are ignored.
@@ -198,7 +203,7 @@ pub(super) fn delete_users(call: &Call<'_>, context: &mut RequestContext<'_>) ->
     for name in items(names) {
         let Ok(Value::String(user)) = &name else { continue };
         context.tokens.end_all_of(user);
-        match context.broker.delete_user(context.journal, user) {
+        match context.broker.delete_user(context.pending_writes, user) {
             Ok(_) | Err(OperatorFault::NoSuchUser(_)) => {}
             Err(fault) => return changed(Err(fault)),
         }
@@ -220,7 +225,7 @@ fn trace(context: &mut RequestContext<'_>, vhost: &str, is_on: bool) -> Answered
         // Connections that are opened later get their names when they are opened.
         for connection in (0..context.sockets.places()).map(ConnectionId::from_index) {
             if let Some(socket) = context.sockets.at(connection) {
-                context.broker.name_traced(connection, &name_of(&socket));
+                context.broker.set_firehose_name(connection, &name_of(&socket));
             }
         }
     }
@@ -261,7 +266,7 @@ fn change_vhost(
         return changed(Err(OperatorFault::NoSuchVhost(vhost.into())));
     }
     complete(&mut change);
-    let answer = put(is_new, context.broker.put_vhost_with(context.journal, vhost, &change))?;
+    let answer = put(is_new, context.broker.put_vhost_with(context.pending_writes, vhost, &change))?;
     if let Some(is_on) = is_traced {
         trace(context, vhost, is_on)?;
     }
@@ -270,7 +275,7 @@ fn change_vhost(
         // for them, the virtual host exists nevertheless.
         let every = ".*";
         let access = context.broker.access_mut();
-        let _ = access.set_permissions(context.journal, &user.name, vhost, every, every, every);
+        let _ = access.set_permissions(context.pending_writes, &user.name, vhost, every, every, every);
     }
     Ok(answer)
 }
@@ -348,15 +353,18 @@ pub(super) fn put_user(call: &Call<'_>, context: &mut RequestContext<'_>) -> Ans
         }
         _ => None,
     };
-    let (broker, journal) = (&mut *context.broker, &mut *context.journal);
+    let (broker, pending_writes) = (&mut *context.broker, &mut *context.pending_writes);
     let done = match (exists, hash, given.tags) {
-        (true, Some(hash), Some(tags)) => broker.put_user(journal, user, hash, &tags),
-        (true, Some(hash), None) => broker.access_mut().change_password_hash(journal, user, hash),
-        (true, None, Some(tags)) => broker.access_mut().set_tags(journal, user, &tags),
-        (true, None, None) => Ok(journal.await_facts()),
-        (false, hash, tags) => {
-            broker.put_user(journal, user, hash.unwrap_or(PasswordHash::Nobodys), &tags.unwrap_or_default())
-        }
+        (true, Some(hash), Some(tags)) => broker.put_user(pending_writes, user, hash, &tags),
+        (true, Some(hash), None) => broker.access_mut().change_password_hash(pending_writes, user, hash),
+        (true, None, Some(tags)) => broker.access_mut().set_tags(pending_writes, user, &tags),
+        (true, None, None) => Ok(pending_writes.last_entry_batch()),
+        (false, hash, tags) => broker.put_user(
+            pending_writes,
+            user,
+            hash.unwrap_or(PasswordHash::NoPassword),
+            &tags.unwrap_or_default(),
+        ),
     };
     put(!exists, done)
 }
@@ -381,7 +389,7 @@ pub(super) fn changed(outcome: Changed) -> Answered {
             (Status::BadRequest, "bad_request")
         }
         OperatorFault::BeingDeleted(_)
-        | OperatorFault::NoRoom(_)
+        | OperatorFault::NoCapacity(_)
         | OperatorFault::FileSystemFull
         | OperatorFault::Store(_) => (Status::Unavailable, "unavailable"),
     };

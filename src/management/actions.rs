@@ -12,7 +12,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 
 use leveret_core::command::{Command, Outcome, Settlement};
 use leveret_core::error::Fault;
-use leveret_core::journal::Batch;
+use leveret_core::pending_writes::Batch;
 use leveret_json::{Fields, Value};
 
 use super::columns::Kind;

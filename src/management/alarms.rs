@@ -50,9 +50,9 @@ pub(super) fn show(_: &Call<'_>, context: &RequestContext<'_>) -> Answer {
 
 /// Returns the texts of the alarms. Each begins with the alarm's name.
 pub(super) fn which_alarms(context: &RequestContext<'_>) -> heapless::Vec<Cow<'static, str>, ALARMS_MAX> {
-    let journal = &*context.journal;
-    let is_writable = journal.mode() == leveret_core::journal::Mode::On;
-    let has_doubt = context.broker.access().access_doubt().is_some();
+    let pending_writes = &*context.pending_writes;
+    let is_writable = pending_writes.mode() == leveret_core::pending_writes::Mode::On;
+    let has_doubt = context.broker.access().doubtful_access_reason().is_some();
     let states = [
         (
             has_doubt && is_writable,
@@ -86,11 +86,11 @@ pub(super) fn which_alarms(context: &RequestContext<'_>) -> heapless::Vec<Cow<'s
              start again",
         ),
         (
-            context.process.is_tls_shut,
+            context.process.is_tls_unavailable,
             "tls: the files of [tls] cannot be used, so nobody comes in by TLS; the log says why",
         ),
         (
-            context.process.are_definitions_unread,
+            context.process.has_unread_definitions,
             "definitions: the file of load_definitions is missing or damaged, so its definitions were not applied at this \
              start; the log says why; mend the file and start again",
         ),
@@ -100,7 +100,7 @@ pub(super) fn which_alarms(context: &RequestContext<'_>) -> heapless::Vec<Cow<'s
     let expected = shortage_of_store(context).filter(|shortage| !is_awaited(*shortage));
     let shortages = expected.map(Waiters::expected).into_iter().chain(waiters);
     let awaited_shortages = shortages.map(|waiters| {
-        let pools = (journal, &*context.messages);
+        let pools = (pending_writes, &*context.messages);
         Cow::from(context.broker.views().explain(pools, waiters, context.process.disk_facts()).to_string())
     });
     let held = states.into_iter().filter(|(holds, _)| *holds).map(|(_, words)| Cow::from(words));
@@ -134,10 +134,12 @@ fn damage(context: &RequestContext<'_>) -> Option<Cow<'static, str>> {
 
 /// Returns why nothing can be written, even if no publisher waits.
 fn shortage_of_store(context: &RequestContext<'_>) -> Option<Shortage> {
-    let journal = &*context.journal;
-    let is_writable = journal.mode() == leveret_core::journal::Mode::On;
-    let is_short = !is_writable || !journal.has_room_to_define() || journal.is_file_system_full();
-    is_short.then(|| disk_shortage(journal)).filter(|shortage| !compaction_frees_space(context, *shortage))
+    let pending_writes = &*context.pending_writes;
+    let is_writable = pending_writes.mode() == leveret_core::pending_writes::Mode::On;
+    let is_short = !is_writable || !pending_writes.can_define() || pending_writes.is_file_system_full();
+    is_short
+        .then(|| disk_shortage(pending_writes))
+        .filter(|shortage| !compaction_frees_space(context, *shortage))
 }
 
 /// Returns whether publishers wait for the disk only until the next compaction.
@@ -214,7 +216,7 @@ fn over_budget(context: &RequestContext<'_>) -> Option<Cow<'static, str>> {
 
 /// Returns whether the disk is full. A queue or a virtual host that has used up its share does not count.
 pub(super) fn is_disk_full(context: &RequestContext<'_>) -> bool {
-    shortage_of_store(context).is_some_and(Shortage::is_of_disk)
+    shortage_of_store(context).is_some_and(Shortage::is_log_full)
 }
 
 /// Returns the text of the alarm about a store that cannot write.
@@ -222,7 +224,7 @@ pub(super) fn store_alarm(context: &RequestContext<'_>) -> Option<String> {
     let shortage = shortage_of_store(context)?;
     let found = context.process.waiters.filter(|waiters| waiters.shortage == shortage);
     let waiters = found.unwrap_or(Waiters::expected(shortage));
-    let pools = (&*context.journal, &*context.messages);
+    let pools = (&*context.pending_writes, &*context.messages);
     Some(context.broker.views().explain(pools, waiters, context.process.disk_facts()).to_string())
 }
 
@@ -272,7 +274,7 @@ pub(super) fn certificates(call: &Call<'_>, context: &RequestContext<'_>) -> Ans
         Some((end_s, now_s)) if end_s <= now_s.saturating_add(u64::from(within) * days * 86_400) => {
             failed("a certificate of [tls] has ended, or will by then: renew it")
         }
-        _ if context.process.is_tls_shut => failed("the files of [tls] cannot be used"),
+        _ if context.process.is_tls_unavailable => failed("the files of [tls] cannot be used"),
         _ => status_ok(),
     }
 }

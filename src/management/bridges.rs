@@ -227,15 +227,15 @@ impl Outage {
         }
         let (before, span_ms) = link.inflow;
         let arrived = before + u64::saturating_sub(arrived, link.inflow_counted);
-        let (sent, sent_bytes) = link.sent_lately;
+        let (sent, sent_bytes) = link.sent_since_yesterday;
         let bytes_of_each = u128::from(bytes + sent_bytes) / u128::from(waiting + sent).max(1) + RECORD_BYTES;
-        Self::forecast(arrived, span_ms, link.disk_room, bytes_of_each)
+        Self::forecast(arrived, span_ms, link.log_free_bytes, bytes_of_each)
     }
 
-    fn forecast(arrived: u64, span_ms: u64, disk_room: Option<u64>, bytes_of_each: u128) -> Self {
+    fn forecast(arrived: u64, span_ms: u64, log_free_bytes: Option<u64>, bytes_of_each: u128) -> Self {
         let is_known = span_ms >= SPAN_MS_MIN;
         let per_day = u128::from(arrived) * DAY_MS / u128::from(span_ms.max(1));
-        let tenths = disk_room.map(|room| u128::from(room) * 10 / (per_day * bytes_of_each).max(1));
+        let tenths = log_free_bytes.map(|room| u128::from(room) * 10 / (per_day * bytes_of_each).max(1));
         Self {
             inflow_per_day: is_known.then(|| u64::try_from(per_day).unwrap_or(u64::MAX)),
             tenths_left: tenths

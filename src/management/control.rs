@@ -87,13 +87,13 @@ pub(super) fn queue_totals(context: &RequestContext<'_>, is_meant: impl Fn(&str)
 /// Writes messages, the disk, and every pool with its use.
 fn pools(json: &mut Json<'_>, context: &RequestContext<'_>, is_first: &mut bool) {
     let (ready, unacknowledged) = queue_totals(context, |_| true);
-    let usable = context.journal.disk_bytes_max();
+    let usable = context.pending_writes.disk_bytes_max();
     let counts = [
         ("messages_ready", ready),
         ("messages_unacknowledged", unacknowledged),
         ("disk_limit", context.process.disk_limit_bytes),
         ("disk_usable", usable),
-        ("disk_used", usable.saturating_sub(context.journal.disk_room())),
+        ("disk_used", usable.saturating_sub(context.pending_writes.log_free_bytes())),
         ("disk_live", context.broker.views().live_log_bytes()),
         ("sync_budget_delayed_commits", context.process.store.commits_over_budget),
         ("is_over_sync_budget", context.process.store.is_over_budget.into()),
@@ -124,7 +124,7 @@ pub(super) fn stop(_: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
 /// Begins a backup: the store's files are pinned when all appended entries are durable.
 pub(super) fn begin_backup(_: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     match &context.files {
-        Some(_) => Ok(Answer::PinStore(context.journal.await_all())),
+        Some(_) => Ok(Answer::PinStore(context.pending_writes.request_commit_of_all())),
         None => Err(Answer::Now(Status::Unavailable, problem("unavailable", "there is no store to copy"))),
     }
 }
@@ -182,7 +182,7 @@ pub(super) fn purge_queue(call: &Call<'_>, context: &mut RequestContext<'_>) -> 
 
 /// Ends the alarm about parts of the store that could not be read.
 pub(super) fn acknowledge_damage(_: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
-    changed(context.broker.recovery_mut().acknowledge_damage(context.journal))
+    changed(context.broker.recovery_mut().acknowledge_damage(context.pending_writes))
 }
 
 /// Gives the messages of an orphaned queue a queue.

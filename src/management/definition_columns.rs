@@ -270,7 +270,7 @@ impl Kind for Orphans {
 }
 
 /// The name of the column with a value as text, which only leveretctl requests.
-pub const VALUE_IN_WORDS: &str = "value_text";
+pub const VALUE_TEXT: &str = "value_text";
 
 /// Parameters of virtual hosts. A filter by user filters them by component.
 #[derive(Debug)]
@@ -282,12 +282,12 @@ impl Kind for Parameters {
     const ORDER: &'static str = "vhost,component,name";
     const COLUMNS: &'static [Column<Self>] = &[
         ("value", |it, writer| raw_value(it, &mut writer.json)),
-        (VALUE_IN_WORDS, |it, writer| writer.json.text(&String::from_utf8_lossy(it.value))),
+        (VALUE_TEXT, |it, writer| writer.json.text(&String::from_utf8_lossy(it.value))),
         ("vhost", |it, writer| writer.json.text(it.vhost.unwrap_or_default())),
         ("component", |it, writer| writer.json.text(it.component)),
         ("name", |it, writer| writer.json.text(it.name)),
     ];
-    const OF_CTL: &'static [&'static str] = &[VALUE_IN_WORDS];
+    const OF_CTL: &'static [&'static str] = &[VALUE_TEXT];
 
     fn name(view: &Self::View<'_>) -> Option<String> {
         Some(view.name.to_string())
@@ -321,9 +321,9 @@ impl Kind for GlobalParameters {
     const COLUMNS: &'static [Column<Self>] = &[
         ("name", |it, writer| writer.json.text(it.name)),
         ("value", |it, writer| raw_value(it, &mut writer.json)),
-        (VALUE_IN_WORDS, |it, writer| writer.json.text(&String::from_utf8_lossy(it.value))),
+        (VALUE_TEXT, |it, writer| writer.json.text(&String::from_utf8_lossy(it.value))),
     ];
-    const OF_CTL: &'static [&'static str] = &[VALUE_IN_WORDS];
+    const OF_CTL: &'static [&'static str] = &[VALUE_TEXT];
 
     fn name(view: &Self::View<'_>) -> Option<String> {
         Some(view.name.to_string())
@@ -358,7 +358,7 @@ macro_rules! policies {
             type View<'a> = PolicyView<'a>;
 
             const COLUMNS: &'static [Column<Self>] = POLICY_COLUMNS;
-            const OF_CTL: &'static [&'static str] = &[IN_WORDS];
+            const OF_CTL: &'static [&'static str] = &[DEFINITION_TEXT];
 
             fn name(view: &Self::View<'_>) -> Option<String> {
                 Some(view.policy.name.to_string())
@@ -380,7 +380,7 @@ macro_rules! policies {
 }
 
 /// The name of the column with a definition as text, which only leveretctl requests.
-pub const IN_WORDS: &str = "definition_text";
+pub const DEFINITION_TEXT: &str = "definition_text";
 
 type PolicyCell = for<'a, 'v, 'p, 'o> fn(&'v PolicyView<'a>, &mut CellWriter<'p, 'o>);
 
@@ -390,7 +390,7 @@ const POLICY_COLUMNS: &[(&str, PolicyCell)] = &[
     ("pattern", |it, writer| writer.json.text(it.policy.pattern)),
     ("apply-to", |it, writer| writer.json.text(it.policy.apply_to.name())),
     ("definition", policy_definition),
-    (IN_WORDS, |it, writer| {
+    (DEFINITION_TEXT, |it, writer| {
         let mut text = Vec::new();
         let table = Table::trusted(it.policy.definition);
         Json::new(&mut text, DEFINITION_TEXT_MAX).table(table, Tables::Plain);

@@ -89,7 +89,7 @@ pub(super) fn handle(
         },
     };
     let Some(user) = user else { return Ok(unauthorized("Login failed")) };
-    if context.broker.access().check_admission(context.journal, &user, from_loopback).is_err() {
+    if context.broker.access().check_admission(context.pending_writes, &user, from_loopback).is_err() {
         return Ok(unauthorized("Login failed"));
     }
     let Some(user) = User::of(context.broker, &user) else { return Ok(unauthorized("Not management user")) };

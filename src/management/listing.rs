@@ -15,7 +15,7 @@
 //! - Matching a name takes time proportional to the length of the name and the size of the pattern.
 //! - Rows with equal keys stay in the order of their positions.
 
-use leveret_core::limits::LISTED_ROW_BYTES;
+use leveret_core::limits::SORTED_ROW_BYTES;
 use regex_lite::{Regex, RegexBuilder};
 
 use super::bridges::Shovels;
@@ -627,7 +627,7 @@ const PAGE_ROWS_DEFAULT: usize = 100;
 type Key = [u8; 16];
 /// Bytes of a text in a key.
 const KEY_TEXT_BYTES: usize = 15;
-const _: () = assert!(2 * size_of::<(Key, u8, u32)>() <= LISTED_ROW_BYTES);
+const _: () = assert!(2 * size_of::<(Key, u8, u32)>() <= SORTED_ROW_BYTES);
 
 /// A range of rows whose keys are equal in all bytes compared up to now.
 #[derive(Clone, Copy, Debug)]

@@ -22,7 +22,7 @@
 use core::fmt::Display;
 
 use leveret_core::command::RABBITMQ_VERSION;
-use leveret_core::journal::{LATENCY_BOUNDS_MS, LatencyHistogram};
+use leveret_core::pending_writes::{LATENCY_BOUNDS_MS, LatencyHistogram};
 
 use super::alarms;
 use super::bridges::Outage;
@@ -192,8 +192,8 @@ fn identity(lines: &mut Lines<'_>, context: &RequestContext<'_>, scope: Scope) {
 fn churn(lines: &mut Lines<'_>, context: &RequestContext<'_>) {
     let (counters, process) = (context.broker.counters(), context.process);
     let values = [
-        process.connections_made,
-        process.connections_made - u64::from(process.connections),
+        process.connections_opened,
+        process.connections_opened - u64::from(process.connections),
         counters.channels_opened,
         counters.channels_opened.saturating_sub(context.broker.gauges().channels as u64),
         counters.queues_declared,
@@ -281,7 +281,7 @@ fn confirm_latency(lines: &mut Lines<'_>, context: &RequestContext<'_>) {
     if context.process.store.bytes_max == 0 {
         return;
     }
-    let LatencyHistogram { counts, sum_ms } = context.journal.latency();
+    let LatencyHistogram { counts, sum_ms } = context.pending_writes.latency();
     let name = lines.head(
         "confirm_latency_seconds Time from the first message of a commit until its sync, once for each message that is \
          confirmed",

@@ -200,10 +200,10 @@ pub(super) fn churn(context: &RequestContext<'_>) -> [(&'static str, u64, Total)
     let (counters, process) = (context.broker.counters(), context.process);
     let channels = context.broker.gauges().channels as u64;
     [
-        ("connection_created", process.connections_made, Total::ConnectionCreated),
+        ("connection_created", process.connections_opened, Total::ConnectionCreated),
         (
             "connection_closed",
-            process.connections_made.saturating_sub(process.connections.into()),
+            process.connections_opened.saturating_sub(process.connections.into()),
             Total::ConnectionClosed,
         ),
         ("channel_created", counters.channels_opened, Total::ChannelCreated),

@@ -25,8 +25,8 @@ use super::request::{Answer, OUTPUT_BYTES_MAX, Upload, problem, refusal, request
 use super::request_context::RequestContext;
 use super::table::{self, Interface};
 use leveret_broker::Broker;
-use leveret_core::journal::Batch;
 use leveret_core::password::PasswordCheck;
+use leveret_core::pending_writes::Batch;
 
 use zeroize::Zeroizing;
 
@@ -155,7 +155,7 @@ impl Default for OperatorSession {
 
 impl OperatorSession {
     /// Creates the session of a client of the management API; `from_loopback`: it is on this machine.
-    pub fn of_network(from_loopback: bool) -> Self {
+    pub fn for_network(from_loopback: bool) -> Self {
         Self { caller: Caller::Network { from_loopback }, ..Self::default() }
     }
 
@@ -165,7 +165,7 @@ impl OperatorSession {
     }
 
     /// Returns whether the client is on the network.
-    pub const fn is_of_network(&self) -> bool {
+    pub const fn is_over_network(&self) -> bool {
         !matches!(self.caller, Caller::Operator)
     }
 
@@ -238,7 +238,7 @@ impl OperatorSession {
                 let (status, body) = (*status, core::mem::take(body));
                 self.answer(status, &body);
             }
-            State::Changing(facts, status, body) if *facts <= context.journal.facts_safe() => {
+            State::Changing(facts, status, body) if *facts <= context.pending_writes.entries_safe() => {
                 let (status, body) = (*status, core::mem::take(body));
                 self.answer(status, &body);
             }
@@ -316,7 +316,7 @@ impl OperatorSession {
     }
 
     /// Returns whether the session waits for messages that have not been read yet.
-    pub fn is_held_up(&self, broker: &Broker) -> bool {
+    pub fn awaits_messages(&self, broker: &Broker) -> bool {
         match &self.state {
             State::Getting(getting) => getting.waits_for().is_some_and(|id| broker.is_busy(id)),
             State::Browsing(browse) => !browse.is_done(broker),
@@ -501,11 +501,12 @@ impl OperatorSession {
                 self.state = State::Waiting(batch, Status::Created, Vec::new());
             }
             Answer::Changed(status, body) => {
-                self.state = State::Changing(context.journal.facts_said(), status, body);
+                self.state = State::Changing(context.pending_writes.entries_appended(), status, body);
             }
             Answer::ChangedRedirect(location) => {
                 self.location = Some(location);
-                self.state = State::Changing(context.journal.facts_said(), Status::SeeOther, Vec::new());
+                self.state =
+                    State::Changing(context.pending_writes.entries_appended(), Status::SeeOther, Vec::new());
             }
             Answer::PinStore(batch) => self.state = State::Holding(batch),
             Answer::List(listing) if listing.is_gathered() => self.begin_list(listing),

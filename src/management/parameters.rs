@@ -27,7 +27,7 @@ pub(super) fn put(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered
     let is_same = |it: &ParameterView<'_>| (it.vhost, it.component, it.name) == (vhost, component, name);
     let is_new = !context.broker.views().parameters().any(|view| is_same(&view));
     let user = call.user.map(|user| &*user.name);
-    access::put(is_new, context.broker.set_parameter(context.journal, &parameter, user))
+    access::put(is_new, context.broker.set_parameter(context.pending_writes, &parameter, user))
 }
 
 /// Deletes a parameter.
@@ -37,7 +37,7 @@ pub(super) fn clear(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer
 
 fn clear_one(call: &Call<'_>, context: &mut RequestContext<'_>, component: &str) -> Answered {
     match context.broker.clear_parameter(
-        context.journal,
+        context.pending_writes,
         call.optional_name("vhost"),
         component,
         call.name("name"),

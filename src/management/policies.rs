@@ -15,8 +15,8 @@ use super::request_context::RequestContext;
 
 /// Returns the kind of policies that the path names.
 fn kind_of(call: &Call<'_>) -> PolicyKind {
-    let is_operators = call.request.segments.get(1).is_some_and(|kind| kind == "operator-policies");
-    if is_operators { PolicyKind::Operator } else { PolicyKind::User }
+    let is_operator_policy = call.request.segments.get(1).is_some_and(|kind| kind == "operator-policies");
+    if is_operator_policy { PolicyKind::Operator } else { PolicyKind::User }
 }
 
 /// Deletes a policy.

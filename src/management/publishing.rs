@@ -12,8 +12,8 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use leveret_amqp::props::{PROPERTIES, Properties, PropertyKind};
 use leveret_amqp::{Full, Writer};
 use leveret_core::command::{Command, Outcome};
-use leveret_core::journal::Batch;
 use leveret_core::mem::{MessageId, Messages, PoolFull, Share};
+use leveret_core::pending_writes::Batch;
 use leveret_json::{Fields, Value};
 
 use super::definitions::table_of;
@@ -338,7 +338,7 @@ pub(super) struct Splitter {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
-    Outside,
+    LoopCounters,
     /// In a text that stays in `rest`; the flag says whether the last byte was a backslash.
     InText {
         is_escaped: bool,
@@ -354,7 +354,7 @@ impl Splitter {
             rest: Vec::new(),
             rest_bytes_max,
             depth: 0,
-            state: State::Outside,
+            state: State::LoopCounters,
             text_from: 0,
             is_name: false,
             is_value_next: false,
@@ -402,7 +402,7 @@ impl Splitter {
             (State::InText { is_escaped: false }, b'"') => {
                 let text = &self.rest[self.text_from..self.rest.len() - 1];
                 self.is_name = self.depth == 1 && text == self.member.as_bytes();
-                self.state = State::Outside;
+                self.state = State::LoopCounters;
             }
             (State::InText { is_escaped }, byte) => {
                 self.state = State::InText { is_escaped: !is_escaped && byte == b'\\' };
@@ -442,7 +442,7 @@ impl Splitter {
         let text = core::str::from_utf8(&all[..end]).map_err(|error| error.to_string())?;
         let text: String = serde_json::from_str(&format!("\"{text}\"")).map_err(|error| error.to_string())?;
         if is_closed {
-            self.state = State::Outside;
+            self.state = State::LoopCounters;
             return Ok(Taken { bytes: end + 1 - carried, text, begins: false });
         }
         self.carry = all.split_off(end);

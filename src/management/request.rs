@@ -8,8 +8,8 @@
 
 use leveret_broker::Broker;
 use leveret_core::error::{Fault, ReplyCode};
-use leveret_core::journal::Batch;
 use leveret_core::mem::Messages;
+use leveret_core::pending_writes::Batch;
 
 use super::http::{REQUEST_BYTES_MAX, Request, Status};
 use super::json::Json;

@@ -11,15 +11,15 @@ use super::web_page::Tokens;
 use leveret_amqp::field::Table;
 use leveret_broker::{Broker, DiskFacts, Waiters};
 use leveret_core::command::ConnectionId;
-use leveret_core::journal::{Batch, Journal};
 use leveret_core::mem::Messages;
+use leveret_core::pending_writes::{Batch, PendingWrites};
 
 /// The state that a session may use in one step.
 pub struct RequestContext<'s> {
     /// The broker.
     pub broker: &'s mut Broker,
     /// The buffer of log entries to be written.
-    pub journal: &'s mut Journal,
+    pub pending_writes: &'s mut PendingWrites,
     /// All messages in memory.
     pub messages: &'s mut Messages,
     /// The counter of the work done by calls.
@@ -60,12 +60,12 @@ impl core::fmt::Debug for RequestContext<'_> {
 impl RequestContext<'_> {
     /// Returns the batch up to which everything is durable.
     pub const fn durable(&self) -> Batch {
-        self.journal.durable()
+        self.pending_writes.durable()
     }
 
     /// Returns the broker and the context for its calls.
     pub const fn broker(&mut self) -> (&mut Broker, leveret_broker::Context<'_>) {
-        (self.broker, leveret_broker::Context::new(self.journal, self.messages, self.work))
+        (self.broker, leveret_broker::Context::new(self.pending_writes, self.messages, self.work))
     }
 
     /// Returns the part of the context that rows are written from.
@@ -103,7 +103,7 @@ pub trait Bridges {
 }
 
 /// The number of categories of a link's traffic.
-pub const PRICE_KINDS: usize = 3;
+pub const TRAFFIC_CATEGORIES: usize = 3;
 
 /// One direction of a bridge.
 #[derive(Clone, Debug)]
@@ -134,9 +134,9 @@ pub struct BridgeLinkView<'a> {
     /// The part of the queues' arrival counters that is already counted in `inflow`, or precedes it.
     pub inflow_counted: u64,
     /// Number of messages that the link carried today and the day before, and the bytes of their bodies.
-    pub sent_lately: (u64, u64),
+    pub sent_since_yesterday: (u64, u64),
     /// Free bytes in the log, if there is one.
-    pub disk_room: Option<u64>,
+    pub log_free_bytes: Option<u64>,
     /// There is an alarm if the disk has no capacity for an outage of this many days.
     pub outage_days_min: Option<u16>,
     /// The result of the last `retry_parked` as a sentence; empty if there was none.
@@ -144,9 +144,9 @@ pub struct BridgeLinkView<'a> {
     /// Number of messages that this broker cannot accept and that remain at the upstream.
     pub held: u64,
     /// The link's traffic of today, by category.
-    pub today: [(&'static str, u64); PRICE_KINDS],
+    pub today: [(&'static str, u64); TRAFFIC_CATEGORIES],
     /// The link's traffic of the day before, by category.
-    pub yesterday: [(&'static str, u64); PRICE_KINDS],
+    pub yesterday: [(&'static str, u64); TRAFFIC_CATEGORIES],
     /// Bytes of the bridge's links today, in both directions.
     pub day_bytes: u64,
     /// The daily budget in bytes. When it is used up, only urgent rules continue.
@@ -283,7 +283,7 @@ pub struct StoreView {
     /// Bytes written since the start, including the zeros that prepare files.
     pub written_bytes: u64,
     /// Bytes written in all runs of the store.
-    pub written_ever_bytes: u64,
+    pub written_all_runs_bytes: u64,
     /// Number of syncs of the disk.
     pub syncs: u64,
     /// The most bytes that the store may use.
@@ -362,7 +362,7 @@ pub struct Process {
     /// Number of open AMQP connections.
     pub connections: u32,
     /// Number of connections since the start.
-    pub connections_made: u64,
+    pub connections_opened: u64,
     /// Number of confirms sent to publishers since the start.
     pub confirmed: u64,
     /// Number of handshakes ended since the start in favour of other connections.
@@ -373,9 +373,9 @@ pub struct Process {
     /// certificates.
     pub certificates_end: Option<(u64, u64)>,
     /// Whether connections by TLS are refused because the files of `[tls]` cannot be used.
-    pub is_tls_shut: bool,
+    pub is_tls_unavailable: bool,
     /// Whether the file of `load_definitions` could not be read to its end at the start.
-    pub are_definitions_unread: bool,
+    pub has_unread_definitions: bool,
     /// Number of publishers that wait for capacity.
     pub waiting_publishers: u32,
     /// The shortage that most of them wait for.
@@ -395,7 +395,10 @@ impl Process {
     /// can be used.
     pub(crate) fn open_listeners(&self) -> impl Iterator<Item = &str> {
         let has_tls = |text: &str| text.starts_with("amqp/ssl ") || text.starts_with("https ");
-        self.listeners.iter().map(String::as_str).filter(move |text| !self.is_tls_shut || !has_tls(text))
+        self.listeners
+            .iter()
+            .map(String::as_str)
+            .filter(move |text| !self.is_tls_unavailable || !has_tls(text))
     }
 
     /// Returns the values of the disk for the text of an alarm.

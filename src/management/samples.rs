@@ -89,7 +89,7 @@ pub type Totals = [u64; TOTALS];
 
 /// The values of a sample that only the event loop knows.
 #[derive(Clone, Copy, Default, Debug)]
-pub struct Outside {
+pub struct LoopCounters {
     /// Confirms sent to publishers.
     pub confirmed: u64,
     /// Connections opened, and connections that are open.
@@ -302,7 +302,7 @@ impl Samples {
         (now_ms, unix_ms): (u64, u64),
         broker: &Broker,
         connections: impl Iterator<Item = SampledConnection>,
-        outside: Outside,
+        outside: LoopCounters,
     ) {
         let slot = slot_of(now_ms);
         let (first, last) = self.kept.unwrap_or((slot, slot));
@@ -524,7 +524,7 @@ fn totals(
     counters: Counters,
     channels: u64,
     (ready, unacknowledged): (u64, u64),
-    outside: Outside,
+    outside: LoopCounters,
 ) -> Totals {
     let (made, connections) = outside.connections;
     [

@@ -39,7 +39,12 @@ impl Wear {
         if store.bytes_max == 0 {
             return None;
         }
-        Some(Self::forecast(store.written_ever_bytes, store.written_bytes, up_ms, process.endurance.bytes))
+        Some(Self::forecast(
+            store.written_all_runs_bytes,
+            store.written_bytes,
+            up_ms,
+            process.endurance.bytes,
+        ))
     }
 
     /// Computes the forecast from the bytes of all runs, and the bytes of this run of `up_ms` milliseconds.

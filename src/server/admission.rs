@@ -37,7 +37,7 @@ use super::state::Shared;
 /// Maximum number of `accept` calls per listener and turn, and of connections admitted per turn.
 const ACCEPTS_PER_TURN: usize = 64;
 /// Maximum number of accepted sockets that wait for a slot, if there are enough file descriptors.
-pub const WAITING_MAX: usize = 256;
+pub const WAITING_SOCKETS_MAX: usize = 256;
 /// An address with more than this part of a full list loses its oldest connection in it.
 const CROWD_PART: usize = 8;
 /// Connections of one address that have not logged in: half of `handshakes_max`, and at most this many. A
@@ -61,7 +61,7 @@ pub(super) struct Admission<S> {
     listeners: Vec<Listener>,
     /// Accepted sockets without a slot, in the order of their arrival.
     waiting: Vec<Waiting<S>>,
-    waiting_max: usize,
+    waiting_sockets_max: usize,
     /// The kind that got the last slot of the management API. The API and metrics alternate.
     last: OperatorKind,
     /// Connections that have not opened a virtual host.
@@ -171,7 +171,7 @@ pub(super) const SLOT_BYTES: usize = size_of::<ConnectionId>();
 
 /// Returns the bytes of the list of accepted sockets of type `S`.
 pub(super) const fn waiting_bytes<S>() -> usize {
-    WAITING_MAX * size_of::<Waiting<S>>()
+    WAITING_SOCKETS_MAX * size_of::<Waiting<S>>()
 }
 
 impl Listener {
@@ -198,8 +198,8 @@ impl Listener {
 }
 
 impl<S> Admission<S> {
-    /// Makes the admission. `waiting_max` is the maximum number of accepted sockets that wait for a slot.
-    pub(super) fn new(listeners: &Listeners, handshakes_max: usize, waiting_max: usize) -> Self {
+    /// Makes the admission. `waiting_sockets_max` is the maximum number of accepted sockets that wait for a slot.
+    pub(super) fn new(listeners: &Listeners, handshakes_max: usize, waiting_sockets_max: usize) -> Self {
         let first_metrics = listeners.management.len() - listeners.metrics;
         let amqp = listeners.amqp.iter().enumerate();
         let amqp = amqp.map(|(at, tls)| Listener::new(ListenerKind::Amqp, ListenerId::Amqp(at), *tls));
@@ -210,8 +210,8 @@ impl<S> Admission<S> {
         let control = Listener::new(CONTROL, ListenerId::Control, false);
         Self {
             listeners: amqp.chain(management).chain([control]).collect(),
-            waiting: Vec::with_capacity(waiting_max),
-            waiting_max,
+            waiting: Vec::with_capacity(waiting_sockets_max),
+            waiting_sockets_max,
             last: OperatorKind::Metrics,
             unauthenticated: Vec::with_capacity(handshakes_max),
             tls_connections: 0,
@@ -232,21 +232,22 @@ impl<S> Admission<S> {
 
     /// Returns whether another socket can be appended to the list.
     fn has_capacity(&self) -> bool {
-        self.waiting.len() < self.waiting_max || self.crowd().is_some()
+        self.waiting.len() < self.waiting_sockets_max || self.crowd().is_some()
     }
 
     /// Returns the address with the most sockets on the list, if it exceeds its share.
     fn crowd(&self) -> Option<Source> {
         let sources = self.waiting.iter().map(|waiting| waiting.accepted.address.origin());
-        let mut sources: heapless::Vec<Source, WAITING_MAX> = sources.take(WAITING_MAX).collect();
+        let mut sources: heapless::Vec<Source, WAITING_SOCKETS_MAX> =
+            sources.take(WAITING_SOCKETS_MAX).collect();
         sort(&mut sources);
         let largest = sources.chunk_by(|one, next| one == next).max_by_key(|all| all.len())?;
-        (largest.len() > self.waiting_max / CROWD_PART).then_some(largest[0])
+        (largest.len() > self.waiting_sockets_max / CROWD_PART).then_some(largest[0])
     }
 
     /// Appends a socket. If the list is full, the oldest one of the address with the most is closed.
     fn push(&mut self, waiting: Waiting<S>) {
-        if self.waiting.len() >= self.waiting_max
+        if self.waiting.len() >= self.waiting_sockets_max
             && let Some(source) = self.crowd()
         {
             let oldest = self.waiting.iter().position(|other| other.accepted.address.origin() == source);
@@ -429,7 +430,7 @@ impl<P: Platform> Engine<P> {
             Limit::All => {
                 admission.unauthenticated.len() >= limits.handshakes_max as usize
                     || peers.connections() >= limits.connections_max
-                    || broker.connections_room() == 0
+                    || broker.connections_free() == 0
             }
         };
         // The narrowest limit first: a connection that is closed for it also counts for the wider ones.
@@ -548,7 +549,7 @@ impl<P: Platform> Engine<P> {
         let session = match kind {
             OperatorKind::Control => OperatorSession::default(),
             OperatorKind::Metrics => OperatorSession::for_metrics(),
-            OperatorKind::Api => OperatorSession::of_network(address.is_loopback()),
+            OperatorKind::Api => OperatorSession::for_network(address.is_loopback()),
         };
         if kind != OperatorKind::Control {
             self.shared.admission.last = kind;
@@ -588,7 +589,7 @@ impl<P: Platform> Shared<P> {
         self.admission.unauthenticated.push(id);
         self.admission.tls_connections += u32::from(with_tls);
         if self.broker.is_tracing() {
-            self.name_traced(id);
+            self.set_firehose_name(id);
         }
         self.list_to_read(id);
         Ok(())
@@ -596,10 +597,10 @@ impl<P: Platform> Shared<P> {
 
     /// Sets the connection's name for the firehose.
     #[cold]
-    pub(super) fn name_traced(&mut self, connection: ConnectionId) {
+    pub(super) fn set_firehose_name(&mut self, connection: ConnectionId) {
         let peers = Connections { peers: &self.peers, now: self.now, unix_ms: 0, is_over_budget: false };
         if let Some(socket) = peers.at(connection) {
-            self.broker.name_traced(connection, &name_of(&socket));
+            self.broker.set_firehose_name(connection, &name_of(&socket));
         }
     }
 }

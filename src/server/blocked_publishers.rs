@@ -37,7 +37,7 @@ pub(super) struct BlockedPublishers {
     pub(super) report: BlockedReport,
     /// When a wait for disk space was last logged.
     pub(super) disk_logged_at: Option<Now>,
-    /// Value of `Shared::room_made` at the last retry.
+    /// Value of `Shared::capacity_freed` at the last retry.
     pub(super) capacity_seen: u64,
     /// Number of publishers that have not retried since then.
     pub(super) retries_left: usize,
@@ -117,7 +117,7 @@ impl<P: Platform> Engine<P> {
     /// Returns whether a blocked publisher has not retried since capacity was freed.
     pub(super) fn has_publisher_to_retry(&self) -> bool {
         !self.shared.lists.for_capacity.is_empty()
-            && (self.blocked.retries_left > 0 || self.shared.room_made() != self.blocked.capacity_seen)
+            && (self.blocked.retries_left > 0 || self.shared.capacity_freed() != self.blocked.capacity_seen)
     }
 
     /// Asserts that no blocked publisher could proceed with the capacity that is free now.
@@ -167,7 +167,7 @@ impl<P: Platform> Engine<P> {
         let is_taken = self.shared.broker.counters().received > taken_before;
         self.blocked.retries_left = 0;
         // The publishers asked for a commit when they blocked. Asking again is no reason for another turn.
-        self.shared.journal.take_urgency();
+        self.shared.pending_writes.take_urgency();
         // Peers with output and a full socket were listed to be written to. They still cannot be written to.
         self.shared
             .lists
@@ -192,7 +192,7 @@ impl<P: Platform> Engine<P> {
         if !self.has_publisher_to_retry() {
             return;
         }
-        let made = self.shared.room_made();
+        let made = self.shared.capacity_freed();
         if made != self.blocked.capacity_seen {
             (self.blocked.capacity_seen, self.blocked.retries_left) =
                 (made, self.shared.lists.for_capacity.len());
@@ -214,7 +214,7 @@ impl<P: Platform> Engine<P> {
             let waiting = self.shared.lists.for_capacity.take(0);
             self.blocked.retries_left -= 1;
             left -= 1;
-            if self.shared.broker.is_kept_waiting(&self.shared.resources.messages, id) {
+            if self.shared.broker.is_still_blocked(&self.shared.resources.messages, id) {
                 self.shared.lists.for_capacity.push(waiting);
                 continue;
             }
@@ -272,7 +272,7 @@ impl<P: Platform> Engine<P> {
                     let context = &self.shared.resources.context(
                         self.shared.now,
                         &self.shared.broker,
-                        &self.shared.journal,
+                        &self.shared.pending_writes,
                         id,
                     );
                     session.has_body_for(context, ms)
@@ -294,8 +294,8 @@ impl<P: Platform> Engine<P> {
             (BlockedReport::No, false) => {
                 self.blocked.report = BlockedReport::Since(self.shared.now);
                 let first = self.shared.lists.for_capacity.get(0).and_then(|id| self.shared.peers.get(id));
-                let is_of_disk = first.is_some_and(|peer| peer.blocked_on.shortage.is_of_disk());
-                if is_of_disk
+                let is_log_full = first.is_some_and(|peer| peer.blocked_on.shortage.is_log_full());
+                if is_log_full
                     && self
                         .blocked
                         .disk_logged_at
@@ -333,10 +333,10 @@ impl<P: Platform> Engine<P> {
             .map(|peer| peer.blocked_on);
         let Some(waiters) = BlockedOn::most_common(needs, self.shared.now) else { return };
         self.blocked.report = BlockedReport::Logged;
-        if waiters.shortage.is_of_disk() {
+        if waiters.shortage.is_log_full() {
             self.blocked.disk_logged_at = Some(self.shared.now);
         }
-        let pools = (&self.shared.journal, &self.shared.resources.messages);
+        let pools = (&self.shared.pending_writes, &self.shared.resources.messages);
         let machine = self.shared.platform.machine();
         let limit_bytes = self.operators.process.disk_limit_bytes;
         let disk = DiskFacts { limit_bytes, has_no_inodes: machine.has_no_inodes };

@@ -55,7 +55,7 @@ impl IdleMemory {
     /// Records that the last part was returned, and that `left_bytes` stay idle.
     pub(super) fn note_returned(&mut self, left_bytes: usize) {
         if core::mem::replace(&mut self.is_fresh, false) {
-            mem::let_go_of_start();
+            mem::drop_startup_pages();
         }
         (self.due, self.left_bytes) = (Deadline::NEVER, left_bytes);
     }

@@ -61,15 +61,15 @@ mod worker;
 use leveret_core::limits::Limits;
 use leveret_core::mem::BytePool;
 
-pub use admission::WAITING_MAX;
+pub use admission::WAITING_SOCKETS_MAX;
 pub use bridges::bridge_bytes;
 pub use operators::sampled_places;
 pub use peer::PeerAddress;
 pub use peer::PeerId;
 pub use platform::{AcceptFailure, Accepted, ListenerId, Platform, Readiness, Socket};
 pub use platform::{FoundAddresses, NameLookup};
-pub use state::{Engine, Setup};
-pub use storage_driver::StoreDriver;
+pub use state::{Engine, EngineSetup};
+pub use storage_driver::StorageDriver;
 pub use storage_driver::log_full;
 pub use worker::{CertificateState, WorkerJob, WorkerResult};
 

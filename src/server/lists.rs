@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use leveret_core::journal::Batch;
+use leveret_core::pending_writes::Batch;
 
 use super::deadlines::Deadlines;
 use super::peer::{Ending, Peer, PeerId, Peers, Waiting};

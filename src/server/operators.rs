@@ -22,7 +22,7 @@ use leveret_management::operator_session::OperatorSession;
 use leveret_management::request_context::{
     Ends, Files, Orders, Process, RequestContext, SYNC_BUDGET_SHOWN_MS, SocketView, Sockets, StoreView,
 };
-use leveret_management::samples::{Outside, SampledConnection, SampledPlaces, Samples};
+use leveret_management::samples::{LoopCounters, SampledConnection, SampledPlaces, Samples};
 use leveret_management::web_page::Tokens;
 use leveret_storage::Log;
 
@@ -131,7 +131,7 @@ impl OperatorClient {
             Exchange::Answer if self.session.is_for_metrics() => (METRICS_ANSWER_MS, ANSWER_KEPT_MS),
             Exchange::Answer | Exchange::Upload => (ANSWER_MS, ANSWER_KEPT_MS),
         };
-        if self.session.is_of_network() {
+        if self.session.is_over_network() {
             self.exchange_at = now.after_ms(exchange_ms);
         }
         self.closable_at = now.after_ms(kept_ms);
@@ -252,9 +252,9 @@ impl<P: Platform> Engine<P> {
             return;
         }
         let counters = self.store.as_mut().map(|store| store.keeper.log_mut().counters()).unwrap_or_default();
-        let outside = Outside {
+        let outside = LoopCounters {
             confirmed: self.shared.resources.pools.confirmed(),
-            connections: (self.shared.peers.connections_made(), self.shared.peers.connections().into()),
+            connections: (self.shared.peers.connections_opened(), self.shared.peers.connections().into()),
             disk: (counters.bytes_written + counters.bytes_zeroed, counters.syncs),
         };
         let unix_ms = self.shared.platform.unix_ms();
@@ -275,18 +275,18 @@ impl<P: Platform> Engine<P> {
         };
         let mut session = core::mem::take(&mut client.session);
         let process = &mut self.operators.process;
-        if session.is_of_network() {
+        if session.is_over_network() {
             process.machine = self.shared.platform.machine();
         }
         process.uptime_ms = self.shared.now.as_ms();
         process.connections = self.shared.peers.connections();
-        process.connections_made = self.shared.peers.connections_made();
+        process.connections_opened = self.shared.peers.connections_opened();
         process.confirmed = self.shared.resources.pools.confirmed();
         process.handshakes_evicted = self.shared.admission.evicted_count();
         process.has_refused_reads =
             self.store.as_mut().is_some_and(|store| store.keeper.log_mut().has_refused_reads());
         let CertificateState { is_shut, end_s } = self.shared.worker.certificates;
-        process.is_tls_shut = is_shut;
+        process.is_tls_unavailable = is_shut;
         process.certificates_end = (end_s > 0).then(|| (end_s, self.shared.platform.unix_ms() / 1000));
         process.waiting_publishers = self.shared.lists.for_capacity.len() as u32;
         let needs = self
@@ -303,7 +303,7 @@ impl<P: Platform> Engine<P> {
             let (commits_over_budget, _) = log.over_budget();
             process.store = StoreView {
                 written_bytes: counters.bytes_written + counters.bytes_zeroed,
-                written_ever_bytes: log.written_ever(),
+                written_all_runs_bytes: log.bytes_written_total(),
                 syncs: counters.syncs,
                 bytes_max: log.space().most_bytes(),
                 room_bytes: log.space().room_bytes(),
@@ -318,9 +318,9 @@ impl<P: Platform> Engine<P> {
             unix_ms: self.shared.platform.unix_ms(),
             is_over_budget: process.store.is_over_budget,
         };
-        let disk_room = self.store.as_ref().map(|_| self.shared.journal.disk_room());
+        let log_free_bytes = self.store.as_ref().map(|_| self.shared.pending_writes.log_free_bytes());
         let unix_ms = self.shared.platform.unix_ms();
-        let bridges = ShownBridges { bridges: &self.bridges, disk_room, now: self.shared.now, unix_ms };
+        let bridges = ShownBridges { bridges: &self.bridges, log_free_bytes, now: self.shared.now, unix_ms };
         let backup_client = &mut self.operators.backup_client;
         let mut files = self.store.as_mut().map(|disk| PinnedFiles {
             log: disk.keeper.log_mut(),
@@ -329,7 +329,7 @@ impl<P: Platform> Engine<P> {
         });
         let mut context = RequestContext {
             broker: &mut self.shared.broker,
-            journal: &mut self.shared.journal,
+            pending_writes: &mut self.shared.pending_writes,
             messages: &mut self.shared.resources.messages,
             work: &mut self.shared.budget.work,
             sockets: &peers,

@@ -148,7 +148,7 @@ mod tests {
 
     fn check(user: &str, password: &str) -> Box<PasswordCheck> {
         let user = Name::try_from(user).unwrap();
-        Box::new(PasswordCheck::new(user, password.as_bytes(), PasswordHash::Nobodys, false))
+        Box::new(PasswordCheck::new(user, password.as_bytes(), PasswordHash::NoPassword, false))
     }
 
     fn push(checks: &mut PasswordChecks, index: usize, last: u8) {

@@ -13,9 +13,9 @@ use core::ops::Range;
 
 use leveret_broker::Shortage;
 use leveret_core::command::{ConnectionId, Outcome, ReplyOrder};
-use leveret_core::journal::Batch;
-use leveret_core::limits::{CONTROL_CLIENTS_MAX, MANAGEMENT_CLIENTS_MOST};
+use leveret_core::limits::{CONTROL_CLIENTS_MAX, MANAGEMENT_CLIENTS_UPPER_BOUND};
 use leveret_core::log_limiter::LogSource;
+use leveret_core::pending_writes::Batch;
 use leveret_core::time::{Deadline, Now};
 
 use super::blocked_publishers::BlockedOn;
@@ -288,7 +288,7 @@ impl<S: Socket> Peer<S> {
 }
 
 /// Maximum number of peers without a record at the broker.
-pub(super) const NON_BROKER_PEERS_MAX: usize = CONTROL_CLIENTS_MAX + MANAGEMENT_CLIENTS_MOST;
+pub(super) const NON_BROKER_PEERS_MAX: usize = CONTROL_CLIENTS_MAX + MANAGEMENT_CLIENTS_UPPER_BOUND;
 
 /// The slot of a peer among all peers: its name in all lists.
 ///
@@ -332,13 +332,13 @@ pub(super) struct Peers<S> {
     /// Number of peers that are accepted connections of the broker.
     connections: u32,
     /// Number of connections of the broker accepted since the start.
-    connections_made: u64,
+    connections_opened: u64,
 }
 
 impl<S> Peers<S> {
     pub(super) fn with_capacity(connections_max: usize) -> Self {
         let slots = Vec::with_capacity(Self::slots_max(connections_max));
-        Self { slots, connections: 0, connections_made: 0 }
+        Self { slots, connections: 0, connections_opened: 0 }
     }
 
     /// Returns the number of slots for peers of all kinds.
@@ -357,14 +357,14 @@ impl<S> Peers<S> {
     }
 
     /// Returns the number of connections of the broker accepted since the start.
-    pub(super) const fn connections_made(&self) -> u64 {
-        self.connections_made
+    pub(super) const fn connections_opened(&self) -> u64 {
+        self.connections_opened
     }
 
     /// Puts an accepted connection of the broker into its slot, and numbers it.
     pub(super) fn put_connection(&mut self, id: impl Into<PeerId>, mut peer: Peer<S>) {
-        self.connections_made += 1;
-        peer.number = self.connections_made;
+        self.connections_opened += 1;
+        peer.number = self.connections_opened;
         self.put(id, peer);
         self.connections += 1;
     }

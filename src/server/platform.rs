@@ -10,7 +10,7 @@
 //! ```
 //!
 //! In the other direction, the platform calls `Engine::set_now` after each sleep, `Engine::note_peer` and
-//! `Engine::note_listener` for each event, then `Engine::turn`. `Engine::sleeps_until` returns how long to sleep
+//! `Engine::note_listener` for each event, then `Engine::turn`. `Engine::sleep_deadline` returns how long to sleep
 //! next. One and the same engine runs over `mio` and threads in `leveret-daemon`, and over in-memory sockets in the
 //! tests.
 //!
@@ -140,19 +140,19 @@ pub trait Platform {
     fn start_write(&mut self, job: leveret_storage::Write);
 
     /// Returns the result of a write that has finished, and its duration in microseconds.
-    fn take_written(&mut self) -> Option<(leveret_storage::WriteDone, u64)>;
+    fn take_write_result(&mut self) -> Option<(leveret_storage::WriteDone, u64)>;
 
     /// Begins a read, on a thread that may block.
     fn start_read(&mut self, job: leveret_storage::Read);
 
     /// Returns the result of a read that has finished.
-    fn take_read(&mut self) -> Option<leveret_storage::ReadOutcome>;
+    fn take_read_result(&mut self) -> Option<leveret_storage::ReadOutcome>;
 
     /// Begins another long job on the worker thread.
     fn start_work(&mut self, job: WorkerJob);
 
     /// Returns the result of a job that has finished, and the state of the certificates now.
-    fn take_worked(&mut self) -> Option<(WorkerResult, CertificateState)>;
+    fn take_work_result(&mut self) -> Option<(WorkerResult, CertificateState)>;
 
     /// Returns what the machine reports about the process. It is only displayed.
     fn machine(&self) -> Machine {

@@ -85,7 +85,7 @@ impl<P: Platform> Shared<P> {
         let Some(peer) = self.peers.get_mut(id) else { return (0, true) };
         loop {
             let session = peer.session.amqp();
-            let mut context = self.resources.context(self.now, &self.broker, &self.journal, id);
+            let mut context = self.resources.context(self.now, &self.broker, &self.pending_writes, id);
             match session.next(&mut context, &mut self.scratch.names, &self.scratch.input[..len], &mut at) {
                 Step::NeedMore => break,
                 Step::Finished => {
@@ -109,7 +109,7 @@ impl<P: Platform> Shared<P> {
                 }
                 Step::Command { channel, command } => {
                     let mut lent = leveret_broker::Context::new(
-                        &mut self.journal,
+                        &mut self.pending_writes,
                         context.messages,
                         &mut self.budget.work,
                     );
@@ -118,7 +118,7 @@ impl<P: Platform> Shared<P> {
                     self.budget.charge_work();
                     let outcome = match outcome {
                         Outcome::Check(check) if self.worker.checks.is_known_wrong(&check) => {
-                            self.broker.checked(&self.journal, id, &check, false)
+                            self.broker.checked(&self.pending_writes, id, &check, false)
                         }
                         Outcome::Check(check) => {
                             session.defer_login(self.now);
@@ -157,7 +157,7 @@ impl<P: Platform> Shared<P> {
         }
         match peer.waiting {
             Waiting::Capacity => {
-                peer.session.amqp().block(self.now, peer.blocked_on.shortage.is_of_disk());
+                peer.session.amqp().block(self.now, peer.blocked_on.shortage.is_log_full());
                 if peer.close_check_due == Deadline::NEVER || at > 0 {
                     peer.close_check_due = self.now.after_ms(CLOSE_CHECK_MS);
                     peer.close_check_seen = None;
@@ -178,11 +178,11 @@ impl<P: Platform> Shared<P> {
     /// may be waiting for itself. Returns whether it was refused.
     fn refuse_self_wait(&mut self, id: ConnectionId, unchanged_ms: u64) -> bool {
         let Some(peer) = self.peers.get_mut(id) else { return false };
-        let is_for_disk = peer.blocked_on.shortage.is_of_disk();
+        let is_for_disk = peer.blocked_on.shortage.is_log_full();
         if unchanged_ms < SELF_WAIT_MS || !is_for_disk || !self.broker.may_wait_for_itself(id) {
             return false;
         }
-        self.broker.refuse_waiting(id);
+        self.broker.time_out_waiting(id);
         peer.session.amqp().unblock(self.now);
         self.lists.for_capacity.remove(id);
         self.resume(id);
@@ -205,9 +205,13 @@ impl<P: Platform> Shared<P> {
         peer.close_check_due = self.now.after_ms(CLOSE_CHECK_MS);
         // As long as some of the exhausted resource is freed, the publisher may still go on, however slowly.
         let shortage = peer.blocked_on.shortage;
-        let freed_count = match shortage.is_of_disk() {
-            true => self.journal.freed(),
-            false => self.broker.queues().left_queue_of(shortage).unwrap_or_else(|| self.room_made()),
+        let freed_count = match shortage.is_log_full() {
+            true => self.pending_writes.freed(),
+            false => self
+                .broker
+                .queues()
+                .departures_from_awaited_queue(shortage)
+                .unwrap_or_else(|| self.capacity_freed()),
         };
         let now = self.now;
         let Some(peer) = self.peers.get_mut(id) else { return };
@@ -229,7 +233,7 @@ impl<P: Platform> Shared<P> {
         let session = peer.session.amqp();
         let leaves = session.has_close(&self.scratch.input[..got.len]);
         if leaves {
-            session.leave(&mut self.resources.context(self.now, &self.broker, &self.journal, id));
+            session.leave(&mut self.resources.context(self.now, &self.broker, &self.pending_writes, id));
         }
         let is_kept = peer.stream.keep(&mut self.buffers, &mut self.scratch.input, got.len, 0, true);
         peer.stream.assume_readable();
@@ -256,8 +260,10 @@ impl<P: Platform> Shared<P> {
 
     /// A counter that rises with everything that can unblock a publisher. Each pool counts what is returned to it.
     /// [`Engine::check_no_missed_wakeup`](super::state::Engine) finds what is not counted.
-    pub(super) fn room_made(&self) -> u64 {
-        self.broker.room_made() + self.journal.room_made() + self.resources.messages.room_made()
+    pub(super) fn capacity_freed(&self) -> u64 {
+        self.broker.capacity_freed()
+            + self.pending_writes.capacity_freed()
+            + self.resources.messages.capacity_freed()
     }
 
     /// Returns whether enough input backlog is free for a peer that waits for it. Peers that also wait for something

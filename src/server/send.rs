@@ -55,12 +55,12 @@ impl<P: Platform> Shared<P> {
     fn write_one_fill(&mut self, id: ConnectionId, fill_bytes: usize) -> (usize, io::Result<usize>) {
         let Some(peer) = self.peers.get_mut(id) else { return (0, Ok(0)) };
         let session = peer.session.amqp();
-        let mut context = self.resources.context(self.now, &self.broker, &self.journal, id);
+        let mut context = self.resources.context(self.now, &self.broker, &self.pending_writes, id);
         while let Some((channel, tag, order)) = self.broker.next_cancelled(id) {
             if !session.server_cancel(&mut context, channel, tag, order) {
                 break;
             }
-            self.broker.told_cancelled(id);
+            self.broker.note_cancel_sent(id);
         }
         let mut outbox = self.broker.outbox(id);
         let filled = session.fill(&mut context, &mut self.scratch.output[..fill_bytes], &mut outbox);
@@ -106,7 +106,7 @@ impl<P: Platform> Shared<P> {
                  faster, or raise consumer_stall_timeout"
             ),
         );
-        let mut context = self.resources.context(self.now, &self.broker, &self.journal, id);
+        let mut context = self.resources.context(self.now, &self.broker, &self.pending_writes, id);
         let session = peer.session.amqp();
         session.close(&mut context, &fault);
         if session.has_begun_delivery() {

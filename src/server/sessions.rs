@@ -8,8 +8,8 @@ use std::io;
 
 use leveret_connection::Stage;
 use leveret_core::command::ConnectionId;
-use leveret_core::journal::Batch;
 use leveret_core::log_limiter::LogKind;
+use leveret_core::pending_writes::Batch;
 use leveret_core::time::Deadline;
 
 use super::peer::PeerId;
@@ -75,7 +75,7 @@ impl<P: Platform> Shared<P> {
             return self.end_now(id);
         }
         if peer.lost_deadline == Deadline::NEVER {
-            let ms = if self.broker.holds_for_others(connection) { LOST_HOLDER_MS } else { LOST_MS };
+            let ms = if self.broker.blocks_others(connection) { LOST_HOLDER_MS } else { LOST_MS };
             peer.lost_deadline = self.now.after_ms(ms);
             self.lists.deadlines.lower(id, peer.lost_deadline);
         }
@@ -110,7 +110,7 @@ impl<P: Platform> Shared<P> {
             session.set_names(self.broker.views().user_of(id), self.broker.views().vhost_of(id));
             let (caller, log) = (session.caller(), &mut self.resources.log);
             let (source, text) = (caller.peer.source, format_args!("{caller}: connection opened"));
-            log.log(self.now, log::Level::Info, source, LogKind::Visit, text);
+            log.log(self.now, log::Level::Info, source, LogKind::ConnectionLifecycle, text);
         }
         if session.is_over() {
             let (broker, mut context) = self.broker_mut();
@@ -217,7 +217,7 @@ impl<P: Platform> Shared<P> {
         if let Some((outcome, order)) = peer.held.take()
             && session.expects_answer()
         {
-            let mut context = self.resources.context(self.now, &self.broker, &self.journal, id);
+            let mut context = self.resources.context(self.now, &self.broker, &self.pending_writes, id);
             session.answer(&mut context, outcome, order, Batch::NONE);
         }
         if self.broker.is_busy(id) {
@@ -260,7 +260,7 @@ impl<P: Platform> Shared<P> {
     /// Resumes an operator's client if the broker has done what it waits for.
     pub(super) fn resume_operator(&mut self, id: PeerId) {
         let Some(Peer { session: Session::Operator(client), .. }) = self.peers.get(id) else { return };
-        match client.session.is_held_up(&self.broker) {
+        match client.session.awaits_messages(&self.broker) {
             true => self.lists.for_jobs.push(id),
             false => self.list_to_write(id),
         }
@@ -295,7 +295,7 @@ impl<P: Platform> Shared<P> {
         if !peer.is_opening {
             let caller = session.caller();
             let (source, text) = (caller.peer.source, format_args!("{caller}: {how}"));
-            self.resources.log.log(self.now, log::Level::Info, source, LogKind::Visit, text);
+            self.resources.log.log(self.now, log::Level::Info, source, LogKind::ConnectionLifecycle, text);
         }
     }
 }

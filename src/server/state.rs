@@ -10,10 +10,10 @@ use leveret_config::Config;
 use leveret_config::bridge::Bridge as BridgeConfig;
 use leveret_connection::{Context, Identity, Names, Pools, Settings};
 use leveret_core::command::ConnectionId;
-use leveret_core::journal::Journal;
 use leveret_core::limits::Limits;
 use leveret_core::log_limiter::LogLimiter;
 use leveret_core::mem::Messages;
+use leveret_core::pending_writes::PendingWrites;
 use leveret_core::time::{Deadline, Now};
 use leveret_management::request_context::Process;
 use leveret_management::samples::Samples;
@@ -27,20 +27,20 @@ use super::operators::{Operators, sampled_places};
 use super::peer::PeerId;
 use super::peer::Peers;
 use super::platform::Platform;
-use super::storage_driver::StoreDriver;
+use super::storage_driver::StorageDriver;
 use super::stream::Buffers;
 use super::turn::TurnBudget;
 use super::worker::{CertificateState, WorkerQueue};
 
 /// The values from which an [`Engine`] is made.
 #[derive(Clone, Debug)]
-pub struct Setup {
+pub struct EngineSetup {
     /// The limits of all resources, which are reserved at start.
     pub limits: Limits,
     /// The identity of the broker that clients are told.
     pub identity: Identity,
-    /// Maximum number of accepted sockets that wait for a slot, at most [`WAITING_MAX`](crate::WAITING_MAX).
-    pub waiting_max: usize,
+    /// Maximum number of accepted sockets that wait for a slot, at most [`WAITING_SOCKETS_MAX`](crate::WAITING_MAX).
+    pub waiting_sockets_max: usize,
     /// Listeners for AMQP, by index: whether TLS is used.
     pub listeners: Vec<bool>,
     /// Listeners of the management API, followed by those for metrics, by index: whether TLS is used.
@@ -50,7 +50,7 @@ pub struct Setup {
     /// The validity of our certificates at start.
     pub certificates: CertificateState,
     /// Maximum number of bridge links that use TLS at a time.
-    pub tls_links: usize,
+    pub tls_links_max: usize,
     /// Whether all memory is locked, so that none is returned to the system.
     pub is_memory_locked: bool,
     /// The description of the process for operators.
@@ -63,7 +63,7 @@ pub struct Setup {
 pub struct Engine<P: Platform> {
     pub(super) shared: Shared<P>,
     /// Storage, unless it cannot be used at all.
-    pub(super) store: Option<StoreDriver>,
+    pub(super) store: Option<StorageDriver>,
     /// The state of the publishers that wait for capacity.
     pub(super) blocked: BlockedPublishers,
     pub(super) idle_memory: IdleMemory,
@@ -73,7 +73,7 @@ pub struct Engine<P: Platform> {
 
 impl<P: Platform> Engine<P> {
     /// Reserves everything. No connection is accepted before the first turn. [`Self::set_store`] adds storage.
-    pub fn new(setup: Setup, broker: Broker, platform: P) -> Self {
+    pub fn new(setup: EngineSetup, broker: Broker, platform: P) -> Self {
         let limits = setup.limits;
         let connections = limits.connection_records();
         let (bridges_max, frame_max) = (limits.bridges_max as usize, limits.frame_max as usize);
@@ -81,7 +81,7 @@ impl<P: Platform> Engine<P> {
         // Bridges of the configuration file reserve theirs later, in `set_bridges`.
         broker.set_shovel_places(bridges_max);
         broker.set_parameter_check(bridges::check);
-        let has_tls_memory = setup.tls_links > 0;
+        let has_tls_memory = setup.tls_links_max > 0;
         let called = (&*setup.process.node, &*setup.identity.version);
         let bridges = Bridges::new(bridges_max, frame_max, called, broker.chance(), has_tls_memory);
         let peers = Peers::<P::Socket>::slots_max(connections);
@@ -93,14 +93,14 @@ impl<P: Platform> Engine<P> {
         let with_tls = listeners.amqp.contains(&true);
         let manages_tls = listeners.management.contains(&true);
         let tls_others =
-            setup.tls_links + if manages_tls { limits.management_clients_max as usize } else { 0 };
+            setup.tls_links_max + if manages_tls { limits.management_clients_max as usize } else { 0 };
         let has_api = listeners.management.len() > listeners.metrics;
         let samples = if has_api { Samples::new(sampled_places(&limits)) } else { Samples::default() };
         let shared = Shared {
             now: Now::from_ms(0),
             stopping: None,
             platform,
-            admission: Admission::new(&listeners, limits.handshakes_max as usize, setup.waiting_max),
+            admission: Admission::new(&listeners, limits.handshakes_max as usize, setup.waiting_sockets_max),
             peers: Peers::with_capacity(connections),
             lists: Lists::with_capacity(peers),
             resources: SharedResources {
@@ -110,7 +110,7 @@ impl<P: Platform> Engine<P> {
                 log: LogLimiter::default(),
             },
             broker,
-            journal: Journal::new(limits.messages_max as usize),
+            pending_writes: PendingWrites::new(limits.messages_max as usize),
             worker: WorkerQueue::new(&limits, with_tls, setup.certificates, tls_others),
             buffers: Buffers::new(&limits, with_tls, tls_others),
             scratch: Scratch::new(&limits),
@@ -128,7 +128,7 @@ impl<P: Platform> Engine<P> {
     }
 
     /// Sets where durable entries go from now on. The broker has already recovered what the store contains.
-    pub fn set_store(&mut self, mut store: StoreDriver) {
+    pub fn set_store(&mut self, mut store: StorageDriver) {
         let disk_limit = &mut self.operators.process.disk_limit_bytes;
         if *disk_limit == 0 {
             *disk_limit = store.keeper.log_mut().space().limit_bytes();
@@ -137,7 +137,7 @@ impl<P: Platform> Engine<P> {
     }
 
     /// Returns storage, if there is a disk.
-    pub const fn store(&self) -> Option<&StoreDriver> {
+    pub const fn store(&self) -> Option<&StorageDriver> {
         self.store.as_ref()
     }
 
@@ -162,8 +162,8 @@ impl<P: Platform> Engine<P> {
     }
 
     /// Returns the pending-write buffer: entries of the broker that are to be written.
-    pub const fn journal(&self) -> &Journal {
-        &self.shared.journal
+    pub const fn pending_writes(&self) -> &PendingWrites {
+        &self.shared.pending_writes
     }
 
     /// Returns the pool of all messages in memory.
@@ -177,7 +177,7 @@ impl<P: Platform> Engine<P> {
     }
 
     /// Returns the number of bytes of input and output that wait, of all peers.
-    pub const fn input_bytes_waiting(&self) -> usize {
+    pub const fn waiting_bytes(&self) -> usize {
         self.shared.buffers.bytes_used()
     }
 
@@ -204,13 +204,13 @@ impl<P: Platform> Engine<P> {
 
     /// Returns the state of the bridges that is to be written to the disk. `None`: there are no bridges.
     #[cold]
-    pub fn bridge_notes(&mut self) -> Option<String> {
+    pub fn bridge_state_text(&mut self) -> Option<String> {
         self.bridges.notes(&self.shared)
     }
 
     /// Restores the state of the bridges from `notes`. Called after `set_bridges`, before the bridges do anything.
     #[cold]
-    pub fn restore_bridges(&mut self, notes: &str) {
+    pub fn restore_bridge_state(&mut self, notes: &str) {
         self.bridges.restore(notes, self.shared.now);
     }
 
@@ -225,8 +225,8 @@ impl<P: Platform> Engine<P> {
     }
 
     /// Raises the alarm that the `load_definitions` file could not be read.
-    pub fn set_definitions_unread(&mut self) {
-        self.operators.process.are_definitions_unread = true;
+    pub fn set_definitions_unreadable(&mut self) {
+        self.operators.process.has_unread_definitions = true;
     }
 
     /// Has the worker read the configuration and its certificates again.
@@ -235,12 +235,12 @@ impl<P: Platform> Engine<P> {
     }
 
     /// Has the worker read the certificates again if their files have changed.
-    pub fn look_at_certificates(&mut self) {
+    pub fn check_certificates(&mut self) {
         self.shared.worker.are_certificates_due = true;
     }
 
     /// Returns the result of a reload: the new configuration, or why it cannot be used.
-    pub fn take_reloaded(&mut self) -> Option<Result<Config, String>> {
+    pub fn take_reload_result(&mut self) -> Option<Result<Config, String>> {
         self.shared.worker.reloaded.take().map(|again| *again)
     }
 }
@@ -283,7 +283,7 @@ impl SharedResources {
         &mut self,
         now: Now,
         broker: &Broker,
-        journal: &Journal,
+        pending_writes: &PendingWrites,
         id: ConnectionId,
     ) -> Context<'_> {
         Context {
@@ -292,7 +292,7 @@ impl SharedResources {
             messages: &mut self.messages,
             settings: &self.settings,
             share: broker.content_share(id),
-            durable: journal.durable(),
+            durable: pending_writes.durable(),
             last_delivery: broker.last_delivery(id),
             log: &mut self.log,
         }
@@ -315,7 +315,7 @@ pub(super) struct Shared<P: Platform> {
     pub(super) resources: SharedResources,
     pub(super) broker: Broker,
     /// Pending-write buffer: entries of the broker that are to be written.
-    pub(super) journal: Journal,
+    pub(super) pending_writes: PendingWrites,
     /// Jobs for the worker.
     pub(super) worker: WorkerQueue,
     pub(super) buffers: Buffers,
@@ -332,7 +332,7 @@ impl<P: Platform> Shared<P> {
     /// Returns the broker and the context for its calls: pending-write buffer, messages, and work counter.
     pub(super) const fn broker_mut(&mut self) -> (&mut Broker, leveret_broker::Context<'_>) {
         let context = leveret_broker::Context::new(
-            &mut self.journal,
+            &mut self.pending_writes,
             &mut self.resources.messages,
             &mut self.budget.work,
         );

@@ -84,7 +84,8 @@ impl<P: Platform> Engine<P> {
     }
 
     fn is_flushing(&self) -> bool {
-        let Some(store) = self.store.as_ref().filter(|store| !store.keeper.is_idle(&self.shared.journal))
+        let Some(store) =
+            self.store.as_ref().filter(|store| !store.keeper.is_idle(&self.shared.pending_writes))
         else {
             return false;
         };
@@ -97,20 +98,21 @@ impl<P: Platform> Engine<P> {
 
     /// Returns until when to sleep before the next flush. `None`: do not sleep. Only storage matters here: the
     /// deadline of the shutdown is long past.
-    pub fn flush_sleeps_until(&self) -> Option<Deadline> {
+    pub fn flush_deadline(&self) -> Option<Deadline> {
         let store = self.store.as_ref()?;
         let is_busy =
-            store.has_work(&self.shared.broker, &self.shared.journal, &self.shared.resources.messages);
+            store.has_work(&self.shared.broker, &self.shared.pending_writes, &self.shared.resources.messages);
         (!is_busy).then(|| store.keeper.deadline())
     }
 
     /// Ends the epoch of the store when everything is written. If it returns `true`, there is more to flush for that.
-    pub fn end_store(&mut self) -> bool {
-        let Some(store) = self.store.as_mut().filter(|store| store.keeper.is_idle(&self.shared.journal))
+    pub fn close_store(&mut self) -> bool {
+        let Some(store) =
+            self.store.as_mut().filter(|store| store.keeper.is_idle(&self.shared.pending_writes))
         else {
             return false;
         };
-        self.shared.broker.reset_watermarks(&mut self.shared.journal);
+        self.shared.broker.reset_watermarks(&mut self.shared.pending_writes);
         store.keeper.close(self.shared.now);
         self.begin_flush()
     }
@@ -123,7 +125,7 @@ impl<P: Platform> Engine<P> {
     }
 
     /// Logs how many lines about peers the rate limit suppressed.
-    pub fn log_held_back(&mut self) {
+    pub fn log_suppressed(&mut self) {
         self.shared.resources.log.report();
     }
 }

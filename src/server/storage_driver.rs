@@ -12,12 +12,12 @@
 
 use std::io;
 
-use leveret_broker::{Broker, Context, Fetch, Page, PageIn, restore_messages};
-use leveret_core::journal::Journal;
+use leveret_broker::{Broker, Context, Fetch, Page, PageInOutcome, restore_messages};
 use leveret_core::log_limiter::{LogKind, LogSource};
 use leveret_core::mem::{MessageId, Messages};
+use leveret_core::pending_writes::PendingWrites;
 use leveret_core::time::Now;
-use leveret_storage::{Keeper, Log, Read, ReadOutcome, SyncTimes, WriteDone};
+use leveret_storage::{CommitWriter, Log, Read, ReadOutcome, SyncTimes, WriteDone};
 
 use super::bridges::Call;
 use super::peer::Waiting;
@@ -32,8 +32,8 @@ const SLOW_COMMIT_US: u64 = 1_000_000;
 const COMMITS_OVER_BUDGET_LOGGED: u64 = 100;
 
 /// Storage as the event loop sees it.
-pub struct StoreDriver {
-    pub(super) keeper: Keeper,
+pub struct StorageDriver {
+    pub(super) keeper: CommitWriter,
     /// The read under way: for a queue, or for compaction.
     reading: Reading,
     is_compaction_next: bool,
@@ -49,11 +49,11 @@ pub struct StoreDriver {
     pub(super) has_logged_budget: bool,
 }
 
-impl StoreDriver {
+impl StorageDriver {
     /// Makes a driver for messages with properties of at most `frame_max` bytes.
     pub fn new(log: Log, frame_max: usize) -> Self {
         Self {
-            keeper: Keeper::new(log, frame_max),
+            keeper: CommitWriter::new(log, frame_max),
             reading: Reading::Nothing,
             is_compaction_next: false,
             may_read_queues: true,
@@ -82,10 +82,17 @@ impl StoreDriver {
     }
 
     /// Returns whether a job can be started now.
-    pub(crate) fn has_work(&self, broker: &Broker, journal: &Journal, messages: &Messages) -> bool {
-        let wants_to_read =
-            self.may_read_queues && broker.queues().wants_pages(messages) || self.log().looks_for_work();
-        self.is_evicting || journal.has_news() || wants_to_read && matches!(self.reading, Reading::Nothing)
+    pub(crate) fn has_work(
+        &self,
+        broker: &Broker,
+        pending_writes: &PendingWrites,
+        messages: &Messages,
+    ) -> bool {
+        let wants_to_read = self.may_read_queues && broker.queues().wants_read_back(messages)
+            || self.log().wants_compaction();
+        self.is_evicting
+            || pending_writes.has_news()
+            || wants_to_read && matches!(self.reading, Reading::Nothing)
     }
 
     /// Takes the result of a write.
@@ -94,13 +101,13 @@ impl StoreDriver {
     /// Returns the error of the disk if the write failed.
     pub(crate) fn take_write(
         &mut self,
-        journal: &mut Journal,
+        pending_writes: &mut PendingWrites,
         messages: &mut Messages,
         done: WriteDone,
         now: Now,
     ) -> io::Result<()> {
         self.may_read_queues = true;
-        self.keeper.write_done(journal, messages, done, now).map_err(|failed| failed.0)
+        self.keeper.write_done(pending_writes, messages, done, now).map_err(|failed| failed.0)
     }
 
     /// Returns the next read, if none is under way.
@@ -117,7 +124,7 @@ impl StoreDriver {
             return Some(job);
         }
         if self.may_read_queues
-            && let Some(fetch) = broker.queues_mut().next_fetch(messages)
+            && let Some(fetch) = broker.queues_mut().next_read(messages)
         {
             let range = leveret_storage::Range { start: fetch.start, end: fetch.end };
             if let Some(job) = self.keeper.log_mut().fetch(fetch.incarnation, range, fetch.bytes_max) {
@@ -125,7 +132,7 @@ impl StoreDriver {
                 return Some(Read::Fetch(job));
             }
             // The segment is just being sealed. The read is retried after that commit.
-            broker.queues_mut().want_again(&fetch);
+            broker.queues_mut().retry_read(&fetch);
             self.may_read_queues = false;
         }
         self.start_compaction_read()
@@ -142,13 +149,13 @@ impl StoreDriver {
     }
 
     fn start_compaction_read(&mut self) -> Option<Read> {
-        let job = self.keeper.log_mut().next_clean_read()?;
+        let job = self.keeper.log_mut().next_compaction_read()?;
         self.reading = Reading::Compaction;
         Some(Read::Clean(job))
     }
 
     /// Takes the result of a read. Returns a further read if the same message continues.
-    pub(crate) fn take_read(
+    pub(crate) fn take_read_result(
         &mut self,
         broker: &mut Broker,
         context: &mut Context<'_>,
@@ -156,7 +163,7 @@ impl StoreDriver {
     ) -> Option<Read> {
         let next = match (core::mem::replace(&mut self.reading, Reading::Nothing), outcome) {
             (Reading::Compaction, ReadOutcome::Clean(done)) => {
-                self.keeper.log_mut().clean_read_done(done);
+                self.keeper.log_mut().compaction_read_done(done);
                 None
             }
             (Reading::Queue(fetch), ReadOutcome::Fetch(done)) => {
@@ -182,7 +189,7 @@ impl StoreDriver {
     ) -> Option<Read> {
         if self.must_retry(done.was_refused()) {
             self.keeper.log_mut().fetch_done(done, |_, _| {});
-            broker.queues_mut().want_again(&fetch);
+            broker.queues_mut().retry_read(&fetch);
             return None;
         }
         let mut stopped = None;
@@ -193,7 +200,7 @@ impl StoreDriver {
         });
         match stopped {
             None => broker.queues_mut().fetched(&fetch, fetched.through),
-            Some(Stopped::NoRoom) => broker.queues_mut().page_later(context.messages_mut(), &fetch),
+            Some(Stopped::NoCapacity) => broker.queues_mut().note_no_memory(context.messages_mut(), &fetch),
             Some(Stopped::LargeMessage(large)) => return self.read_chunk(broker, context, fetch, large),
         }
         None
@@ -217,7 +224,7 @@ impl StoreDriver {
                 (large.offset, large.enqueued_ms),
                 large.message,
             ) {
-                broker.queues_mut().page_later(context.messages_mut(), &fetch);
+                broker.queues_mut().note_no_memory(context.messages_mut(), &fetch);
                 return None;
             }
             broker.queues_mut().fetched(&fetch, large.offset + 1);
@@ -230,7 +237,7 @@ impl StoreDriver {
             }
             None => {
                 context.messages_mut().release(large.message);
-                broker.queues_mut().page_later(context.messages_mut(), &fetch);
+                broker.queues_mut().note_no_memory(context.messages_mut(), &fetch);
                 None
             }
         }
@@ -304,7 +311,7 @@ struct LargeMessage {
 
 /// Why no more of the read messages was taken.
 enum Stopped {
-    NoRoom,
+    NoCapacity,
     LargeMessage(LargeMessage),
 }
 
@@ -313,7 +320,7 @@ impl<P: Platform> Engine<P> {
     pub(super) fn take_disk_results(&mut self) -> io::Result<()> {
         let Some(store) = &mut self.store else { return Ok(()) };
         let shared = &mut self.shared;
-        let written = shared.platform.take_written();
+        let written = shared.platform.take_write_result();
         let is_written = written.is_some();
         if let Some((done, took_us)) = written {
             if done.is_commit() {
@@ -323,13 +330,13 @@ impl<P: Platform> Engine<P> {
                     shared.resources.log.record(shared.now, log::Level::Warn, text);
                 }
             }
-            let was_full = shared.journal.is_file_system_full();
-            store.take_write(&mut shared.journal, &mut shared.resources.messages, done, shared.now)?;
-            log_full(was_full, shared.journal.is_file_system_full());
+            let was_full = shared.pending_writes.is_file_system_full();
+            store.take_write(&mut shared.pending_writes, &mut shared.resources.messages, done, shared.now)?;
+            log_full(was_full, shared.pending_writes.is_file_system_full());
         }
-        if let Some(outcome) = shared.platform.take_read() {
+        if let Some(outcome) = shared.platform.take_read_result() {
             let (broker, mut context) = shared.broker_mut();
-            let more = store.take_read(broker, &mut context, outcome);
+            let more = store.take_read_result(broker, &mut context, outcome);
             more.into_iter().for_each(|more| shared.platform.start_read(more));
         }
         self.note_durable(is_written);
@@ -340,17 +347,17 @@ impl<P: Platform> Engine<P> {
         let Some(store) = &mut self.store else { return };
         let shared = &mut self.shared;
         let (broker, mut context) = shared.broker_mut();
-        store.set_evicting(broker.spill(&mut context));
+        store.set_evicting(broker.evict(&mut context));
         if let Some(job) = store.next_read(broker, context.messages_mut()) {
             shared.platform.start_read(job);
         }
         let (queues, now) = (shared.broker.queues(), shared.now);
         if queues.has_deadlines() && store.log().time_deadline().is_due(now) {
-            store.keeper.say_time(queues.has_stored_deadline(), now);
+            store.keeper.record_time(queues.has_stored_deadline(), now);
         }
         // After the reads, which may find that a segment can be deleted, because that takes a commit.
-        let (journal, messages) = (&mut shared.journal, &mut shared.resources.messages);
-        if let Some(job) = store.keeper.next_write(journal, messages, now) {
+        let (pending_writes, messages) = (&mut shared.pending_writes, &mut shared.resources.messages);
+        if let Some(job) = store.keeper.next_write(pending_writes, messages, now) {
             shared.platform.start_write(job);
         }
         if !store.has_logged_budget && store.log().over_budget().0 >= COMMITS_OVER_BUDGET_LOGGED {
@@ -361,7 +368,7 @@ impl<P: Platform> Engine<P> {
             );
             shared.resources.log.log(now, log::Level::Info, LogSource::Anybody, LogKind::Shortage, text);
         }
-        if let Some(bytes) = store.keeper.log_mut().take_index_overflow() {
+        if let Some(bytes) = store.keeper.log_mut().take_index_full_bytes() {
             let text = format_args!(
                 "the index of the log takes {bytes} bytes: publishers of persistent messages wait until some are \
                  consumed; raise index_bytes_max, or segment_bytes for a new store"
@@ -374,8 +381,8 @@ impl<P: Platform> Engine<P> {
     /// Tells the peers that wait for the disk what is durable now. Operators' clients wait for more than messages, so
     /// they are called after every write.
     fn note_durable(&mut self, is_written: bool) {
-        self.shared.broker.queues_mut().note_durable(&self.shared.journal);
-        let durable = self.shared.journal.durable();
+        self.shared.broker.queues_mut().note_durable(&self.shared.pending_writes);
+        let durable = self.shared.pending_writes.durable();
         if core::mem::replace(&mut self.shared.lists.durable_announced, durable) == durable && !is_written {
             return;
         }
@@ -395,7 +402,7 @@ impl<P: Platform> Engine<P> {
             let mut context = self.shared.resources.context(
                 self.shared.now,
                 &self.shared.broker,
-                &self.shared.journal,
+                &self.shared.pending_writes,
                 connection,
             );
             peer.session.amqp().note_durable(&mut context);
@@ -428,9 +435,9 @@ fn put_message(
         enqueued_ms: message.enqueued_ms,
     };
     let id = match broker.queues_mut().page_in(context.messages_mut(), fetch, &page) {
-        PageIn::Begun(id) => id,
-        PageIn::NotWanted => return None,
-        PageIn::NoRoom => return Some(Stopped::NoRoom),
+        PageInOutcome::Begun(id) => id,
+        PageInOutcome::NotWanted => return None,
+        PageInOutcome::NoCapacity => return Some(Stopped::NoCapacity),
     };
     if let leveret_storage::Body::Chunked { body, chunks, .. } = message.body {
         let enqueued_ms = message.enqueued_ms;
@@ -447,7 +454,7 @@ fn put_message(
     if broker.queues_mut().paged_in(context, fetch, (offset, message.enqueued_ms), id) {
         None
     } else {
-        Some(Stopped::NoRoom)
+        Some(Stopped::NoCapacity)
     }
 }
 

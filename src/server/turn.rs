@@ -114,7 +114,7 @@ impl<P: Platform> Engine<P> {
     pub fn set_now(&mut self, now: Now) {
         self.shared.now = now;
         self.shared
-            .journal
+            .pending_writes
             .set_time(self.store.as_ref().map_or(now.as_ms(), |store| store.log().time_ms(now)));
         if self.shared.broker.set_time(now) {
             self.shared.broker.set_unix_time(self.shared.platform.unix_ms() / 1000);
@@ -157,7 +157,7 @@ impl<P: Platform> Engine<P> {
     }
 
     /// Returns until when to sleep before the next turn if no event happens. `None`: do not sleep, there is work.
-    pub fn sleeps_until(&mut self) -> Option<Deadline> {
+    pub fn sleep_deadline(&mut self) -> Option<Deadline> {
         if self.has_work() {
             return None;
         }
@@ -177,15 +177,18 @@ impl<P: Platform> Engine<P> {
         TurnPart {
             is_ready: |it| {
                 !it.shared.lists.to_write.is_empty()
-                    || !it.shared.lists.to_read.is_empty() && !it.shared.journal.is_crowded()
+                    || !it.shared.lists.to_read.is_empty() && !it.shared.pending_writes.is_crowded()
             },
             deadline: |it| it.shared.lists.deadlines.next(),
         },
         // The broker's jobs, deliveries, expired messages, forced closes, and acknowledgement timeouts.
         TurnPart {
             is_ready: |it| {
-                it.shared.broker.has_work(&it.shared.journal)
-                    || it.shared.broker.may_shed(&it.shared.journal, &it.shared.resources.messages)
+                it.shared.broker.has_work(&it.shared.pending_writes)
+                    || it
+                        .shared
+                        .broker
+                        .may_expire_or_trim(&it.shared.pending_writes, &it.shared.resources.messages)
                     || it.shared.broker.has_forced()
             },
             deadline: |it| it.shared.broker.overdue_deadline().earlier(it.expiry_deadline()),
@@ -195,7 +198,11 @@ impl<P: Platform> Engine<P> {
             is_ready: |it| {
                 let store = it.store.as_ref();
                 store.is_some_and(|store| {
-                    store.has_work(&it.shared.broker, &it.shared.journal, &it.shared.resources.messages)
+                    store.has_work(
+                        &it.shared.broker,
+                        &it.shared.pending_writes,
+                        &it.shared.resources.messages,
+                    )
                 })
             },
             deadline: |it| it.store.as_ref().map_or(Deadline::NEVER, |store| store.keeper.deadline()),
@@ -229,7 +236,7 @@ impl<P: Platform> Engine<P> {
     /// Returns when a message or queue expires, or when the time for the next epoch's expiry must be written to the
     /// log.
     fn expiry_deadline(&self) -> Deadline {
-        let time_ms = self.shared.journal.time_ms();
+        let time_ms = self.shared.pending_writes.time_ms();
         let at_ms = self.shared.broker.queues().next_expiry_ms();
         let due =
             at_ms.map_or(Deadline::NEVER, |at_ms| self.shared.now.after_ms(at_ms.saturating_sub(time_ms)));
@@ -249,7 +256,7 @@ impl<P: Platform> Engine<P> {
 
     /// Takes the result of the worker's job, and starts the next job.
     pub(super) fn run_worker(&mut self) {
-        if let Some((result, certificates)) = self.shared.platform.take_worked() {
+        if let Some((result, certificates)) = self.shared.platform.take_work_result() {
             (self.shared.worker.is_busy, self.shared.worker.certificates) = (false, certificates);
             match result {
                 WorkerResult::Password(login, is_right) => self.shared.finish_login(&login, is_right),
@@ -301,8 +308,12 @@ impl<P: Platform> Engine<P> {
                 self.call_bridge(id, Call::Close(&overdue.fault.text));
                 continue;
             };
-            let mut context =
-                self.shared.resources.context(self.shared.now, &self.shared.broker, &self.shared.journal, id);
+            let mut context = self.shared.resources.context(
+                self.shared.now,
+                &self.shared.broker,
+                &self.shared.pending_writes,
+                id,
+            );
             if !peer.session.amqp().close_channel(&mut context, overdue.channel, &overdue.fault) {
                 continue;
             }
@@ -369,7 +380,7 @@ impl<P: Platform> Engine<P> {
     /// delivered. While output is left to be written, only every other turn reads.
     pub(super) fn read(&mut self) {
         let may_read = self.shared.budget.begin(!self.shared.lists.to_write.is_empty());
-        if !may_read || self.shared.journal.is_crowded() {
+        if !may_read || self.shared.pending_writes.is_crowded() {
             return;
         }
         for _ in 0..self.shared.lists.to_read.len() {
@@ -408,7 +419,7 @@ impl<P: Platform> Engine<P> {
     }
 
     pub(super) fn write(&mut self) {
-        while let Some(id) = self.shared.broker.next_noted() {
+        while let Some(id) = self.shared.broker.next_with_output() {
             // A connection that a bridge opened in this broker has no socket: its link has one.
             let is_own = self.shared.peers.get(id).is_none();
             let peer = if is_own { self.bridges.peer_of(id) } else { Some(id) };
@@ -474,7 +485,7 @@ impl<P: Platform> Engine<P> {
         let mut context = self.shared.resources.context(
             self.shared.now,
             &self.shared.broker,
-            &self.shared.journal,
+            &self.shared.pending_writes,
             connection,
         );
         if peer.session.amqp().handle_timeout(&mut context) == Timeout::Close {
@@ -506,8 +517,12 @@ impl<P: Platform> Engine<P> {
         if peer.stream.is_in_tls_handshake() {
             return self.shared.end_now(id);
         }
-        let mut context =
-            self.shared.resources.context(self.shared.now, &self.shared.broker, &self.shared.journal, id);
+        let mut context = self.shared.resources.context(
+            self.shared.now,
+            &self.shared.broker,
+            &self.shared.pending_writes,
+            id,
+        );
         peer.session.amqp().close(&mut context, fault);
         self.shared.resume_closed(id);
     }
@@ -535,8 +550,12 @@ impl<P: Platform> Engine<P> {
         if peer.session.is_bridge() {
             return self.note_bridge_closed(id);
         }
-        let mut context =
-            self.shared.resources.context(self.shared.now, &self.shared.broker, &self.shared.journal, id);
+        let mut context = self.shared.resources.context(
+            self.shared.now,
+            &self.shared.broker,
+            &self.shared.pending_writes,
+            id,
+        );
         peer.session.amqp().teardown(&mut context);
         let (broker, mut context) = self.shared.broker_mut();
         broker.release(&mut context, id);
@@ -614,7 +633,7 @@ impl<P: Platform> core::fmt::Debug for Engine<P> {
             .field("now", &self.shared.now)
             .field("peers", &waiting)
             .field("lists", &self.shared.lists)
-            .field("broker_has_work", &self.shared.broker.has_work(&self.shared.journal))
+            .field("broker_has_work", &self.shared.broker.has_work(&self.shared.pending_writes))
             .field("has_publisher_to_retry", &self.has_publisher_to_retry())
             .field("has_job", &self.shared.has_job())
             .field("next_deadline", &self.next_deadline())

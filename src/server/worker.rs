@@ -17,10 +17,10 @@ use std::collections::VecDeque;
 
 use leveret_config::Config;
 use leveret_core::command::{ConnectionId, Outcome};
-use leveret_core::journal::Batch;
-use leveret_core::limits::{Limits, MANAGEMENT_CLIENTS_MOST};
+use leveret_core::limits::{Limits, MANAGEMENT_CLIENTS_UPPER_BOUND};
 use leveret_core::log_limiter::LogKind;
 use leveret_core::password::PasswordCheck;
+use leveret_core::pending_writes::Batch;
 use leveret_core::time::{Deadline, Now};
 use leveret_tls::{CertificateStore, Handshake, KnownTime, Shaken};
 
@@ -159,7 +159,7 @@ impl WorkerQueue {
             certificates,
             started_at: Now::default(),
             tickets: 0,
-            checks: PasswordChecks::new(limits.handshakes_max as usize + MANAGEMENT_CLIENTS_MOST),
+            checks: PasswordChecks::new(limits.handshakes_max as usize + MANAGEMENT_CLIENTS_UPPER_BOUND),
             handshakes: VecDeque::with_capacity(handshakes_max),
             reload: None,
             note: None,
@@ -262,7 +262,7 @@ impl<P: Platform> Shared<P> {
         let Some(connection) = login.peer.connection() else {
             return self.answer_management_login(login.peer, &login.check, is_right);
         };
-        let outcome = self.broker.checked(&self.journal, connection, &login.check, is_right);
+        let outcome = self.broker.checked(&self.pending_writes, connection, &login.check, is_right);
         self.answer_login(connection, outcome);
     }
 
@@ -277,7 +277,7 @@ impl<P: Platform> Shared<P> {
         peer.silent_since = self.now;
         let session = peer.session.amqp();
         if session.expects_answer() {
-            let mut context = self.resources.context(self.now, &self.broker, &self.journal, id);
+            let mut context = self.resources.context(self.now, &self.broker, &self.pending_writes, id);
             session.answer(&mut context, outcome, 0, Batch::NONE);
         }
         self.resume(id);

@@ -8,7 +8,7 @@
 //! beside the log may be; otherwise all logins are refused.
 //!
 //! ```text
-//! value of the definition "access is written down", see `journal::definition`
+//! value of the definition "access is written down", see `pending_writes::definition`
 //!
 //! nothing                                           written before there was a digest
 //! | 1 whole, 2 in doubt | definitions u32 | sum u64 |
@@ -29,8 +29,8 @@
 
 use std::io;
 
-use leveret_core::journal::Urgency;
-use leveret_core::journal::definition::{ACCESS_WRITTEN_KEY, is_access};
+use leveret_core::pending_writes::Urgency;
+use leveret_core::pending_writes::definition::{ACCESS_STORED_KEY, is_access};
 use leveret_core::time::Now;
 
 use super::commit::{BLOCK_BYTES, Owner, padded};
@@ -71,7 +71,7 @@ impl Log {
             if !is_access(key) || definition.deleted {
                 continue;
             }
-            let is_digest = **key == ACCESS_WRITTEN_KEY;
+            let is_digest = **key == ACCESS_STORED_KEY;
             is_thin |= definition.second.is_none() && !is_digest;
             match self.read_definition(disk, key, definition, &mut bytes)? {
                 Some((value, place)) => {
@@ -166,7 +166,7 @@ impl Log {
         digest_value: Option<DigestValue>,
     ) -> bool {
         let definitions = self.index.definitions();
-        let newest = definitions.get(&ACCESS_WRITTEN_KEY[..]).map_or(0, |known| known.version);
+        let newest = definitions.get(&ACCESS_STORED_KEY[..]).map_or(0, |known| known.version);
         if snapshot.version >= newest {
             return true;
         }
@@ -332,7 +332,7 @@ impl Digest {
 
 /// Returns whether the digest covers the definition with this key. These definitions have two copies each.
 pub(super) fn is_counted(key: &[u8]) -> bool {
-    is_access(key) && *key != ACCESS_WRITTEN_KEY
+    is_access(key) && *key != ACCESS_STORED_KEY
 }
 
 /// FNV-1a, finished like splitmix64 so that sums of hashes do not cancel out.
@@ -480,7 +480,7 @@ impl AccessState {
         if !is_access(key) {
             return true;
         }
-        if **key == ACCESS_WRITTEN_KEY {
+        if **key == ACCESS_STORED_KEY {
             self.digest = Some(DigestState { version: *version, is_in_doubt: false, is_due: true });
             return false;
         }
@@ -501,7 +501,7 @@ impl AccessState {
             return;
         }
         let value = digest_with(pending, index).encode(digest.is_in_doubt);
-        let key = &ACCESS_WRITTEN_KEY;
+        let key = &ACCESS_STORED_KEY;
         pending.add(&Record::Defined { version: digest.version, key, value: Some(&value) });
         pending.note_digest();
     }
@@ -844,7 +844,7 @@ pub(super) fn update<D: Disk>(
     let mut snapshot = rebuilt.or_else(|| before.cloned()).unwrap_or_default();
     let (mut digest_value, mut digest_version) = (DigestValue::Empty, 0);
     for_each_record(records, 0, |record, _| match record {
-        Record::Defined { version, key, value } if **key == ACCESS_WRITTEN_KEY => {
+        Record::Defined { version, key, value } if **key == ACCESS_STORED_KEY => {
             (digest_value, digest_version) = (parse_digest(value.unwrap_or_default()), *version);
         }
         Record::Defined { version, key, value } if is_access(key) => snapshot.apply(key, *version, *value),

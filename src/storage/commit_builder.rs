@@ -10,7 +10,7 @@
 
 use std::io;
 
-use leveret_core::journal::definition::is_access;
+use leveret_core::pending_writes::definition::is_access;
 use leveret_core::time::Now;
 
 use super::access::{DIGEST_RECORD_BYTES, UpdateResult, access_places};
@@ -140,7 +140,7 @@ impl Log {
         }
         match done.outcome {
             Outcome::Durable => {}
-            Outcome::NoRoom => {
+            Outcome::NoCapacity => {
                 self.space.note_no_commit_room(self.schedule.asked_at());
                 let Some(in_flight) = &mut self.in_flight else {
                     panic!("a commit is done that was not handed out")
@@ -327,7 +327,7 @@ impl Log {
             sequence: self.space.active.sequence(),
             time_ms: self.time_ms(now),
             commits: self.number_synced(),
-            written: self.written_ever(),
+            written: self.bytes_written_total(),
             live,
         };
         let mut bytes = core::mem::take(&mut self.space.buffers.header);

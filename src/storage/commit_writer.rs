@@ -1,10 +1,10 @@
-//! Moves entries and messages from the pending-write buffer (`Journal`) into the log, one commit at a time.
+//! Moves entries and messages from the pending-write buffer (`PendingWrites`) into the log, one commit at a time.
 //!
 //! When a commit is due, the commit writer appends what waits in the buffer. When the commit is durable, it
 //! reports that to the buffer.
 //!
 //! ```text
-//! Journal ──entries, settlements, messages──→ Log ──→ Write ~ helper ~ WriteDone ──→ Journal::stored
+//! PendingWrites ──entries, settlements, messages──→ Log ──→ Write ~ helper ~ WriteDone ──→ PendingWrites::stored
 //! ```
 //!
 //! # Invariants
@@ -14,8 +14,8 @@
 //!   chunk.
 //! - Transactions too large for one commit are written by `group`.
 
-use leveret_core::journal::{Batch, Fact, Front, Journal, Target as Place, Urgency};
 use leveret_core::mem::{MessageId, Messages};
+use leveret_core::pending_writes::{Batch, Front, LogEntry, PendingWrites, Target as Place, Urgency};
 use leveret_core::time::{Deadline, Now};
 
 use super::commit_builder::ResizeZeroed;
@@ -114,7 +114,7 @@ struct Chunking {
 
 /// The log, and the state of moving the pending-write buffer into it.
 #[derive(Debug)]
-pub struct Keeper {
+pub struct CommitWriter {
     pub(super) log: Log,
     /// The part of the pending-write buffer that the commit in flight makes durable.
     covers: Batch,
@@ -187,7 +187,7 @@ pub const fn buffer_bytes(segment_bytes: usize, commit_bytes: usize, frame_max: 
     commits + FetchBuffers::bytes(segment_bytes, commit_bytes) + Footer::bytes(segment_bytes)
 }
 
-impl Keeper {
+impl CommitWriter {
     /// Creates a commit writer for `log`, for messages with properties of at most `frame_max` bytes.
     pub fn new(log: Log, frame_max: usize) -> Self {
         Self {
@@ -232,8 +232,8 @@ impl Keeper {
     }
 
     /// Returns whether everything is written or can never be written. A clean stop waits for this.
-    pub fn is_idle(&self, journal: &Journal) -> bool {
-        let is_idle = !self.is_writing && self.log.is_idle() && journal.is_empty();
+    pub fn is_idle(&self, pending_writes: &PendingWrites) -> bool {
+        let is_idle = !self.is_writing && self.log.is_idle() && pending_writes.is_empty();
         self.log.has_failed() || is_idle && !self.is_closing && !self.is_ending
     }
 
@@ -257,34 +257,39 @@ impl Keeper {
 
     /// Handles [`Log::time_deadline`]: records the broker time now if `is_needed`, and schedules the next
     /// deadline.
-    pub const fn say_time(&mut self, is_needed: bool, now: Now) {
+    pub const fn record_time(&mut self, is_needed: bool, now: Now) {
         self.log.schedule.note_time_recorded(now);
         self.records_time = is_needed;
     }
 
     /// Returns the next write if none is in flight and one is due.
-    pub fn next_write(&mut self, journal: &mut Journal, messages: &mut Messages, now: Now) -> Option<Write> {
-        journal.set_time(self.log.time_ms(now));
-        if let Some(urgency) = journal.take_urgency() {
+    pub fn next_write(
+        &mut self,
+        pending_writes: &mut PendingWrites,
+        messages: &mut Messages,
+        now: Now,
+    ) -> Option<Write> {
+        pending_writes.set_time(self.log.time_ms(now));
+        if let Some(urgency) = pending_writes.take_urgency() {
             self.log.note(urgency, now);
             self.is_blocked = false;
         }
         if self.is_writing {
             return None;
         }
-        if self.log.is_time(now) && !journal.is_empty() {
-            self.append_waiting(journal, messages, now);
+        if self.log.is_time(now) && !pending_writes.is_empty() {
+            self.append_waiting(pending_writes, messages, now);
         }
         let is_again = self.log.is_postponed();
-        let job = self.next_commit(journal, now);
+        let job = self.next_commit(pending_writes, now);
         if is_again {
-            self.report_room(journal);
+            self.report_room(pending_writes);
             self.is_writing = job.is_some();
             return job.map(Write::Commit);
         }
         if let Some(job) = job {
-            self.covers = journal.cover(self.log.has_settlements());
-            if !journal.is_empty() {
+            self.covers = pending_writes.cover(self.log.has_settlements());
+            if !pending_writes.is_empty() {
                 self.log.note(Urgency::Awaited, now);
             }
             self.is_writing = true;
@@ -297,13 +302,13 @@ impl Keeper {
                 self.is_writing = true;
                 return Some(Write::End(job));
             }
-            journal.advance(messages);
-            if journal.is_empty() {
+            pending_writes.advance(messages);
+            if pending_writes.is_empty() {
                 self.log.rest();
             }
         }
         self.is_blocked = self.log.is_time(now);
-        self.report_room(journal);
+        self.report_room(pending_writes);
         if self.is_flushing && !self.is_blocked {
             return None;
         }
@@ -313,11 +318,11 @@ impl Keeper {
     }
 
     /// Returns the next commit, including those for the time and for a clean stop.
-    fn next_commit(&mut self, journal: &Journal, now: Now) -> Option<CommitJob> {
+    fn next_commit(&mut self, pending_writes: &PendingWrites, now: Now) -> Option<CommitJob> {
         let job = self.log.next_commit(now);
         // Every commit contains the time.
         self.records_time &= job.is_none();
-        if job.is_some() || !journal.is_empty() || !self.log.is_idle() {
+        if job.is_some() || !pending_writes.is_empty() || !self.log.is_idle() {
             return job;
         }
         if core::mem::take(&mut self.records_time) {
@@ -336,7 +341,7 @@ impl Keeper {
     /// The disk failed: nothing more becomes durable, and the process must end.
     pub fn write_done(
         &mut self,
-        journal: &mut Journal,
+        pending_writes: &mut PendingWrites,
         messages: &mut Messages,
         done: WriteDone,
         now: Now,
@@ -347,62 +352,67 @@ impl Keeper {
             WriteDone::Commit(done) => {
                 self.log.commit_done(done)?;
                 if !self.log.is_postponed() {
-                    journal.stored(messages, self.covers);
+                    pending_writes.stored(messages, self.covers);
                 }
             }
             WriteDone::End => {}
             WriteDone::Prepare(done) => {
                 self.log.prepare_done(done)?;
-                if !journal.is_empty() {
+                if !pending_writes.is_empty() {
                     self.log.note(Urgency::Window, now);
                 }
             }
         }
-        self.report_room(journal);
+        self.report_room(pending_writes);
         Ok(())
     }
 
     /// Reports the space left on the disk and in the index to the pending-write buffer.
-    fn report_room(&self, journal: &mut Journal) {
+    fn report_room(&self, pending_writes: &mut PendingWrites) {
         let most = self.log.space.most_bytes();
         let room = (self.log.space.room_bytes(), most);
-        journal.set_disk_room(room, self.log.space.is_file_system_full());
-        journal.set_index_room(self.log.space.index_room());
+        pending_writes.set_log_free_bytes(room, self.log.space.is_file_system_full());
+        pending_writes.set_index_capacity(self.log.space.index_capacity());
     }
 
     /// Appends as much as one commit holds, in the order of arrival.
-    fn append_waiting(&mut self, journal: &mut Journal, messages: &mut Messages, now: Now) {
-        while let Some(fact) = journal.fact() {
+    fn append_waiting(&mut self, pending_writes: &mut PendingWrites, messages: &mut Messages, now: Now) {
+        while let Some(fact) = pending_writes.fact() {
             if self.log.append_reserved(&record_of(fact), Urgency::Awaited, now).is_err() {
                 return;
             }
-            journal.pop_fact();
+            pending_writes.pop_entry();
         }
         // A group that waits for a commit of its own precedes settlements that would fill the commit.
         let is_late = self.groups.is_waiting;
         if !is_late {
-            self.append_settlements(journal, now);
+            self.append_settlements(pending_writes, now);
         }
         // The watermark of a delivered message is in this commit or an earlier one, its message in this one
         // or a later one.
         let log = &mut self.log;
-        let all_ride = journal.drain_riding(|queue, offset| {
+        let all_ride = pending_writes.drain_piggybacked(|queue, offset| {
             log.append_reserved(&Record::DeliveredWatermark { queue, offset }, Urgency::Lazy, now).is_ok()
         });
         if !all_ride {
             return;
         }
-        if self.append_messages(journal, messages, now) && is_late {
-            self.append_settlements(journal, now);
+        if self.append_messages(pending_writes, messages, now) && is_late {
+            self.append_settlements(pending_writes, now);
         }
     }
 
     /// Appends waiting messages. Returns `false` when the commit or the disk has no space for more.
-    fn append_messages(&mut self, journal: &mut Journal, messages: &mut Messages, now: Now) -> bool {
+    fn append_messages(
+        &mut self,
+        pending_writes: &mut PendingWrites,
+        messages: &mut Messages,
+        now: Now,
+    ) -> bool {
         loop {
-            let front = journal.front(messages, &mut self.draft.places);
-            if let Some(group) = journal.group() {
-                if !self.write_group(journal, messages, &group, now) {
+            let front = pending_writes.front(messages, &mut self.draft.places);
+            if let Some(group) = pending_writes.group() {
+                if !self.write_group(pending_writes, messages, &group, now) {
                     return false;
                 }
                 continue;
@@ -412,17 +422,17 @@ impl Keeper {
             if self.log.yields(bytes + RECORD_OVERHEAD_BYTES_MAX) {
                 return false;
             }
-            if !self.write_message(messages, journal.time_ms(), front, now) {
+            if !self.write_message(messages, pending_writes.time_ms(), front, now) {
                 return false;
             }
-            journal.hand_over(messages);
+            pending_writes.move_front_to_commit(messages);
         }
     }
 
     /// Appends waiting settlements.
-    fn append_settlements(&mut self, journal: &mut Journal, now: Now) {
+    fn append_settlements(&mut self, pending_writes: &mut PendingWrites, now: Now) {
         let mut queue = 0;
-        journal.drain_settles(|settled| {
+        pending_writes.drain_settles(|settled| {
             if settled.queue != queue || self.ranges.len() == self.ranges.capacity() {
                 self.write_settled(queue, now);
                 queue = settled.queue;
@@ -515,16 +525,16 @@ impl Keeper {
     }
 }
 
-fn record_of(fact: &Fact) -> Record<'_> {
+fn record_of(fact: &LogEntry) -> Record<'_> {
     match fact {
-        Fact::Defined { version, key, value } => {
+        LogEntry::Defined { version, key, value } => {
             Record::Defined { version: *version, key, value: value.as_deref() }
         }
-        Fact::Gone { queue } => Record::Gone { queue: *queue },
-        Fact::DeliveredWatermark { queue, offset } => {
+        LogEntry::Gone { queue } => Record::Gone { queue: *queue },
+        LogEntry::DeliveredWatermark { queue, offset } => {
             Record::DeliveredWatermark { queue: *queue, offset: *offset }
         }
-        Fact::WatermarkReset { queue, offset, watermark } => {
+        LogEntry::WatermarkReset { queue, offset, watermark } => {
             Record::WatermarkReset { queue: *queue, offset: *offset, watermark: *watermark }
         }
     }

@@ -20,9 +20,9 @@
 //! - Segments removed together are removed in one commit, because settlements of one may lie in another.
 //! - Copying starts only if there is space for all copies.
 
-use leveret_core::journal::Urgency;
-use leveret_core::journal::definition::{ACCESS_WRITTEN_KEY, is_access};
 use leveret_core::mem::sort;
+use leveret_core::pending_writes::Urgency;
+use leveret_core::pending_writes::definition::{ACCESS_STORED_KEY, is_access};
 
 use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit, claimed_length, padded};
 use super::commit_builder::CompactorBuffers;
@@ -69,7 +69,7 @@ const READ_BYTES_MAX: usize = 128 << 10;
 impl Log {
     /// Returns whether the compactor should look for a segment, because something has changed since it last
     /// did.
-    pub fn looks_for_work(&self) -> bool {
+    pub fn wants_compaction(&self) -> bool {
         self.compactor.may_have_work
             && !self.compactor.is_active()
             && !self.failed
@@ -231,7 +231,7 @@ impl Log {
     }
 
     /// Returns the next read of the compactor, if it has work and the read helper is free.
-    pub fn next_clean_read(&mut self) -> Option<ReadJob> {
+    pub fn next_compaction_read(&mut self) -> Option<ReadJob> {
         if self.failed || self.compactor.buffer.is_empty() {
             return None;
         }
@@ -293,7 +293,7 @@ impl Log {
 
     /// Takes the result of a read and copies the live records in it, as far as there is space. Records that
     /// cannot be read count as live, so that their segment stays.
-    pub fn clean_read_done(&mut self, done: ReadDone) {
+    pub fn compaction_read_done(&mut self, done: ReadDone) {
         self.compactor.buffer = done.buffer;
         if self.replication_read_done(done.outcome.as_ref().map_or(0, |known| *known)) {
             return;
@@ -427,7 +427,7 @@ impl Log {
     /// large for one live queue, and look worth compacting again.
     fn copy_record(&mut self, record: &Record<'_>, raw: &[u8], compaction: &mut Compaction) {
         if let Record::Defined { key, .. } = record
-            && **key == ACCESS_WRITTEN_KEY
+            && **key == ACCESS_STORED_KEY
             && self.access.has_digest()
         {
             // The next commit contains the digest anyway.
@@ -627,7 +627,7 @@ impl Log {
 
     /// Appends the second copy of a definition or of a deletion.
     fn append_second_copy(&mut self, record: &Record<'_>) {
-        self.counters.bytes_doubled += self.pending.add(record) as u64;
+        self.counters.bytes_replicated += self.pending.add(record) as u64;
         if let Record::Defined { key, .. } = record
             && is_access(key)
         {

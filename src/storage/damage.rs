@@ -5,14 +5,14 @@
 use std::fmt::Write as _;
 use std::io;
 
-use leveret_core::journal::definition::DAMAGE_KEY;
-use leveret_core::journal::{ReportedDamage, Urgency};
 use leveret_core::mem::sort_by_key;
+use leveret_core::pending_writes::definition::DAMAGE_KEY;
+use leveret_core::pending_writes::{ReportedDamage, Urgency};
 use leveret_core::time::Now;
 use rustix::io::Errno;
 
 use super::commit::BLOCK_BYTES;
-use super::disk::{Disk, Unopened};
+use super::disk::{Disk, UnopenedFile};
 use super::log::Log;
 use super::record::Record;
 use super::recovery::{Report, SetAside};
@@ -30,7 +30,7 @@ impl Report {
                 "the store is lost: no queue and no message of it can be read; it began anew".to_string(),
             );
         }
-        if self.newest_gone {
+        if self.newest_missing {
             lines.push(
                 "the newest segment file is not there, nor the file newest: if this is a copy of a store, it is not all \
                  of it"
@@ -239,7 +239,7 @@ impl<D: Disk> Disk for ReadAround<'_, D> {
         self.disk.lock()
     }
 
-    fn unopened(&self) -> &[Unopened] {
+    fn unopened(&self) -> &[UnopenedFile] {
         self.disk.unopened()
     }
 

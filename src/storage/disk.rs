@@ -32,7 +32,7 @@ pub const fn is_beside_the_log(slot: u32) -> bool {
 
 /// A file of the store that cannot be opened: its inode is damaged, or another object has its name.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Unopened {
+pub struct UnopenedFile {
     /// The file's name.
     pub name: String,
     /// Its slot; `None` if it has none.
@@ -50,7 +50,7 @@ pub trait Disk {
     fn lock(&mut self) -> io::Result<()>;
 
     /// Returns the files that this disk could not open, each once.
-    fn unopened(&self) -> &[Unopened] {
+    fn unopened(&self) -> &[UnopenedFile] {
         &[]
     }
 

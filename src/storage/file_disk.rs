@@ -31,7 +31,7 @@ use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use super::damage::is_about_a_block;
-use super::disk::{ACCESS_SLOTS, Disk, NEWEST_SLOT, REPAIR_SLOT, Unopened};
+use super::disk::{ACCESS_SLOTS, Disk, NEWEST_SLOT, REPAIR_SLOT, UnopenedFile};
 
 /// The file in the data directory that a writing process locks.
 pub const LOCK_NAME: &str = "lock";
@@ -94,7 +94,7 @@ pub struct FileDisk {
     open: Vec<OpenFile>,
     lock: Option<File>,
     only_reads: bool,
-    unopened: Vec<Unopened>,
+    unopened: Vec<UnopenedFile>,
 }
 
 /// An open segment file.
@@ -129,7 +129,7 @@ impl FileDisk {
 
     /// Creates a read-only disk over `directory`, which another process may be writing to. No file is created
     /// or opened for writing, and nothing is locked.
-    pub fn only_reading(directory: &Path) -> Self {
+    pub fn open_read_only(directory: &Path) -> Self {
         Self { only_reads: true, ..Self::new(directory) }
     }
 
@@ -217,7 +217,7 @@ impl FileDisk {
 
     fn note_unopened(&mut self, name: &str, slot: Option<u32>, error: &io::Error) {
         if self.unopened.iter().all(|other| other.name != name) {
-            self.unopened.push(Unopened { name: name.into(), slot, why: error.to_string() });
+            self.unopened.push(UnopenedFile { name: name.into(), slot, why: error.to_string() });
         }
     }
 
@@ -347,7 +347,7 @@ impl Disk for FileDisk {
         }
     }
 
-    fn unopened(&self) -> &[Unopened] {
+    fn unopened(&self) -> &[UnopenedFile] {
         &self.unopened
     }
 

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! The message that makes a large group exist is written to an incarnation created for it, which is no queue
-//! (`journal::is_group`). Its offset is the number of chunks. Until this message is durable, the rest is
+//! (`pending_writes::is_group`). Its offset is the number of chunks. Until this message is durable, the rest is
 //! unreferenced chunks, which are reclaimed as such. From then on, a start finds the group and writes the
 //! records in the chunks again; records that exist already do no harm. If the disk has no space for that, the
 //! start undoes the group, which was not confirmed to any client. Undoing needs one block; until there is
@@ -27,12 +27,12 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use leveret_core::journal::{Cursor, Group, Journal, Urgency, is_group};
 use leveret_core::mem::{Messages, sort};
+use leveret_core::pending_writes::{Cursor, Group, PendingWrites, Urgency, is_group};
 use leveret_core::time::Now;
 
 use super::commit_builder::ResizeZeroed;
-use super::commit_writer::{Draft, Keeper};
+use super::commit_writer::{CommitWriter, Draft};
 use super::damage::is_about_a_block;
 use super::disk::Disk;
 use super::index::Index;
@@ -48,19 +48,19 @@ use super::settled::RangeSet;
 /// Maximum ranges in one record of a part.
 const RANGES_MAX: usize = 128;
 
-impl Keeper {
+impl CommitWriter {
     /// Writes what the log still lacks of the group. Returns `false` if the commit or the disk has no space
     /// now.
     pub(super) fn write_group(
         &mut self,
-        journal: &mut Journal,
+        pending_writes: &mut PendingWrites,
         messages: &mut Messages,
         group: &Group,
         now: Now,
     ) -> bool {
         let is_begun = self.groups.large.as_ref().is_some_and(|large| large.first == group.first);
         if !is_begun {
-            if !self.write_bodies(journal, messages, group, now) {
+            if !self.write_bodies(pending_writes, messages, group, now) {
                 return false;
             }
             let bytes = group.bytes as usize + RECORD_OVERHEAD_BYTES_MAX;
@@ -68,13 +68,13 @@ impl Keeper {
             if bytes <= self.log.space.record_bytes_max() / 2 {
                 let is_written = !self.log.yields(bytes)
                     && self.log.admit(bytes).is_ok()
-                    && self.write_members(journal, messages, group, now);
+                    && self.write_members(pending_writes, messages, group, now);
                 self.groups.is_waiting = !is_written;
                 return is_written;
             }
             self.groups.large = Some(LargeGroup {
                 first: group.first,
-                incarnation: journal.next_group(),
+                incarnation: pending_writes.next_group(),
                 body: self.log.take_body_id(),
                 parts: 0,
                 bytes: 0,
@@ -83,14 +83,21 @@ impl Keeper {
                 is_appended: false,
             });
         }
-        self.append_group(journal, messages, group, now) && self.write_members(journal, messages, group, now)
+        self.append_group(pending_writes, messages, group, now)
+            && self.write_members(pending_writes, messages, group, now)
     }
 
     /// Writes the large bodies of the group. They are unreferenced until their messages are written.
-    fn write_bodies(&mut self, journal: &Journal, messages: &Messages, group: &Group, now: Now) -> bool {
+    fn write_bodies(
+        &mut self,
+        pending_writes: &PendingWrites,
+        messages: &Messages,
+        group: &Group,
+        now: Now,
+    ) -> bool {
         let mut cursor = Cursor::default();
-        while let Some(front) = journal.peek(group, &mut cursor, &mut self.draft.places) {
-            journal.step(&mut cursor);
+        while let Some(front) = pending_writes.peek(group, &mut cursor, &mut self.draft.places) {
+            pending_writes.step(&mut cursor);
             let is_large = messages.body_len(front.message) as usize > CHUNK_BODY_BYTES;
             let is_written = self.groups.bodies.last().is_some_and(|(number, _)| *number >= front.number);
             if !is_large || is_written {
@@ -108,33 +115,33 @@ impl Keeper {
     /// Writes messages and settlements of the group individually.
     fn write_members(
         &mut self,
-        journal: &mut Journal,
+        pending_writes: &mut PendingWrites,
         messages: &mut Messages,
         group: &Group,
         now: Now,
     ) -> bool {
         self.log.note_group();
-        while let Some(front) = journal.front(messages, &mut self.draft.places) {
+        while let Some(front) = pending_writes.front(messages, &mut self.draft.places) {
             if front.number >= group.end {
                 break;
             }
-            if !self.write_message(messages, journal.time_ms(), front, now) {
+            if !self.write_message(messages, pending_writes.time_ms(), front, now) {
                 return false;
             }
-            journal.hand_over(messages);
+            pending_writes.move_front_to_commit(messages);
         }
-        if !self.write_group_settles(journal, now) || !self.write_group_end(now) {
+        if !self.write_group_settles(pending_writes, now) || !self.write_group_end(now) {
             return false;
         }
-        journal.group_written();
+        pending_writes.group_written();
         self.end_group();
         true
     }
 
     /// Writes the settlements of the group.
-    fn write_group_settles(&mut self, journal: &Journal, now: Now) -> bool {
+    fn write_group_settles(&mut self, pending_writes: &PendingWrites, now: Now) -> bool {
         loop {
-            let (queue, ranges) = next_ranges(journal, self.groups.settled);
+            let (queue, ranges) = next_ranges(pending_writes, self.groups.settled);
             if ranges.is_empty() {
                 return true;
             }
@@ -165,15 +172,21 @@ impl Keeper {
     }
 
     /// Writes the chunks of a large group and the message that makes it exist.
-    fn append_group(&mut self, journal: &Journal, messages: &Messages, group: &Group, now: Now) -> bool {
+    fn append_group(
+        &mut self,
+        pending_writes: &PendingWrites,
+        messages: &Messages,
+        group: &Group,
+        now: Now,
+    ) -> bool {
         let Self { log, draft, groups, .. } = self;
         let Groups { large: Some(large), bodies, .. } = groups else { return true };
         if large.is_appended {
             return true;
         }
-        while large.has_more(journal, group, draft) {
+        while large.has_more(pending_writes, group, draft) {
             let (body, index) = (large.body, large.parts);
-            let mut members = GroupSources { journal, messages, group, bodies, draft };
+            let mut members = GroupSources { pending_writes, messages, group, bodies, draft };
             if !log.append_part(body, index, now, |out, room| large.fill(&mut members, out, room)) {
                 return false;
             }
@@ -181,7 +194,11 @@ impl Keeper {
         }
         if large.parts > 0
             && log
-                .append(&large.group_message(journal.time_ms(), &large.target()), Urgency::Awaited, now)
+                .append(
+                    &large.group_message(pending_writes.time_ms(), &large.target()),
+                    Urgency::Awaited,
+                    now,
+                )
                 .is_err()
         {
             return false;
@@ -193,7 +210,7 @@ impl Keeper {
 
 /// The sources of a large group's records.
 struct GroupSources<'a> {
-    journal: &'a Journal,
+    pending_writes: &'a PendingWrites,
     messages: &'a Messages,
     group: &'a Group,
     bodies: &'a [(u64, u64)],
@@ -202,9 +219,9 @@ struct GroupSources<'a> {
 
 impl LargeGroup {
     /// Returns whether a record is in no part yet.
-    fn has_more(&mut self, journal: &Journal, group: &Group, draft: &mut Draft) -> bool {
-        let has_messages = journal.peek(group, &mut self.cursor, &mut draft.places).is_some();
-        has_messages || journal.group_settles(self.settled).next().is_some()
+    fn has_more(&mut self, pending_writes: &PendingWrites, group: &Group, draft: &mut Draft) -> bool {
+        let has_messages = pending_writes.peek(group, &mut self.cursor, &mut draft.places).is_some();
+        has_messages || pending_writes.group_settles(self.settled).next().is_some()
     }
 
     /// Appends records to a part with space for `room` bytes, and advances the progress.
@@ -216,7 +233,7 @@ impl LargeGroup {
             all <= room && (out.len() == from || all <= CHUNK_BODY_BYTES)
         };
         if self.fill_messages(members, out, takes) {
-            self.fill_settled(members.journal, out, takes);
+            self.fill_settled(members.pending_writes, out, takes);
         }
         self.bytes += (out.len() - from) as u64;
     }
@@ -228,21 +245,21 @@ impl LargeGroup {
         out: &mut Vec<u8>,
         takes: impl Fn(&Vec<u8>, usize) -> bool,
     ) -> bool {
-        let GroupSources { journal, messages, group, bodies, draft } = members;
-        while let Some(front) = journal.peek(group, &mut self.cursor, &mut draft.places) {
+        let GroupSources { pending_writes, messages, group, bodies, draft } = members;
+        while let Some(front) = pending_writes.peek(group, &mut self.cursor, &mut draft.places) {
             let body_len = messages.body_len(front.message) as usize;
             let written = body_of(bodies, front.number);
             let (body, inline) = match written {
                 Some(body) => (chunked(body, body_len), 0),
                 None => (Body::Inline(&[]), body_len),
             };
-            let record = draft.record(messages, front.message, journal.time_ms(), body);
+            let record = draft.record(messages, front.message, pending_writes.time_ms(), body);
             if !takes(out, Record::Message(record).bytes_max() + inline) {
                 return false;
             }
             let mut cursor = messages.body_cursor(front.message, 0);
             encode_message(&record, inline, out, |room| messages.read(front.message, &mut cursor, room));
-            journal.step(&mut self.cursor);
+            pending_writes.step(&mut self.cursor);
         }
         true
     }
@@ -250,12 +267,12 @@ impl LargeGroup {
     /// Appends settlements to a part.
     fn fill_settled(
         &mut self,
-        journal: &Journal,
+        pending_writes: &PendingWrites,
         out: &mut Vec<u8>,
         takes: impl Fn(&Vec<u8>, usize) -> bool,
     ) {
         loop {
-            let (queue, ranges) = next_ranges(journal, self.settled);
+            let (queue, ranges) = next_ranges(pending_writes, self.settled);
             let record = Record::Settled { queue, ranges: Ranges::List(&ranges) };
             if ranges.is_empty() || !takes(out, record.bytes_max()) {
                 return;
@@ -285,9 +302,9 @@ impl LargeGroup {
 }
 
 /// Returns settlements of the group in one queue, up to one record, after the first `done` ranges.
-fn next_ranges(journal: &Journal, done: usize) -> (u64, heapless::Vec<Range, RANGES_MAX>) {
+fn next_ranges(pending_writes: &PendingWrites, done: usize) -> (u64, heapless::Vec<Range, RANGES_MAX>) {
     let (mut queue, mut ranges) = (0, heapless::Vec::new());
-    for settled in journal.group_settles(done) {
+    for settled in pending_writes.group_settles(done) {
         let range = Range { start: settled.start, end: settled.end };
         if (!ranges.is_empty() && settled.queue != queue) || ranges.push(range).is_err() {
             break;

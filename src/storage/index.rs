@@ -13,8 +13,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
-use leveret_core::journal::definition::{ACCESS_WRITTEN_KEY, incarnation_in};
-use leveret_core::journal::{is_group, is_transient};
+use leveret_core::pending_writes::definition::{ACCESS_STORED_KEY, incarnation_in};
+use leveret_core::pending_writes::{is_group, is_transient};
 
 use super::access::Digest;
 use super::commit::BLOCK_BYTES;
@@ -135,14 +135,14 @@ impl Index {
     }
 
     /// Returns the part of [`Self::bytes`] that does not depend on messages: definitions and empty queues.
-    pub(super) fn standing_bytes(&self) -> usize {
+    pub(super) fn fixed_index_bytes(&self) -> usize {
         let definitions = self.definitions.iter().filter(|(_, definition)| !definition.deleted);
         let bytes = |key: &[u8], definition: &DefinitionIndex| {
             let itself = definition.heap_bytes().min(DefinitionIndex::USUAL_BYTES);
             key.len() + ALLOCATION_BYTES + tree_bytes::<Box<[u8]>, Box<DefinitionIndex>>(1) + itself
         };
         definitions.map(|(key, definition)| bytes(key, definition)).sum::<usize>()
-            + self.queues.values().filter(|queue| !queue.gone).count() * QUEUE_STANDING_BYTES
+            + self.queues.values().filter(|queue| !queue.gone).count() * EMPTY_QUEUE_BYTES
     }
 
     /// Returns the number of deleted queues and definitions, and their part of [`Self::bytes`]. They are
@@ -411,7 +411,7 @@ impl Index {
             }
             return;
         };
-        if *key != ACCESS_WRITTEN_KEY {
+        if *key != ACCESS_STORED_KEY {
             // That definition is in every commit and is never deleted.
             note(&mut old.segments, place.segment);
         }
@@ -726,7 +726,7 @@ pub const DEFINITION_BYTES: usize = tree_bytes::<Box<[u8]>, Box<DefinitionIndex>
     + KEY_BYTES
     + ALLOCATION_BYTES;
 /// Memory of a queue without messages in the index, in addition to its definition.
-pub const QUEUE_STANDING_BYTES: usize = tree_bytes::<u64, Box<QueueIndex>>(1) + QueueIndex::STANDING_BYTES;
+pub const EMPTY_QUEUE_BYTES: usize = tree_bytes::<u64, Box<QueueIndex>>(1) + QueueIndex::STANDING_BYTES;
 
 /// Returns the segments that may contain records of a queue.
 fn segments_of(segments: &BTreeMap<u64, Segment>, queue: &QueueIndex) -> impl Iterator<Item = u64> {
@@ -831,7 +831,7 @@ impl DefinitionIndex {
 
 /// Returns whether both copies of a definition count. Not so for the definition that every commit repeats.
 pub(super) fn has_two_copies(key: &[u8]) -> bool {
-    *key != ACCESS_WRITTEN_KEY
+    *key != ACCESS_STORED_KEY
 }
 
 /// A body over 64 KiB: the locations of its chunks, and the number of messages that use it.
@@ -921,7 +921,7 @@ impl IndexMemory {
             deleted_bytes: 0,
             deleted_in_active: 0,
             bytes_max: settings.index_bytes,
-            standing_max: settings.standing_bytes,
+            standing_max: settings.fixed_index_bytes,
             crowded_bytes: 0,
             is_full: false,
             ends_active: false,
@@ -937,7 +937,7 @@ impl IndexMemory {
     pub(super) fn set(&mut self, index: &Index) {
         let was_full = self.is_full;
         let (deleted, deleted_bytes) = index.deleted();
-        self.bytes = index.bytes() - index.standing_bytes().min(self.standing_max);
+        self.bytes = index.bytes() - index.fixed_index_bytes().min(self.standing_max);
         self.deleted_bytes = deleted_bytes;
         self.deleted_in_active = index.deleted_in_last();
         self.is_full = self.bytes > self.bytes_max;

@@ -38,7 +38,7 @@ pub struct FoundRecord<'a> {
 
 /// The content of one segment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct SegmentFound {
+pub struct SegmentSummary {
     /// Its sequence.
     pub sequence: u64,
     /// The slot of its file.
@@ -117,13 +117,13 @@ impl Log {
         &self,
         disk: &mut D,
         mut each: impl FnMut(&FoundRecord<'_>) -> io::Result<()>,
-    ) -> io::Result<Vec<SegmentFound>> {
+    ) -> io::Result<Vec<SegmentSummary>> {
         let mut bytes = vec![0; self.settings.segment_bytes as usize];
         let mut disk = ReadAround::new(disk);
         let mut segments = Vec::with_capacity(self.index.segments().len());
         for (&sequence, segment) in self.index.segments() {
             let slot = segment.slot;
-            let mut found = SegmentFound { sequence, slot, ..SegmentFound::default() };
+            let mut found = SegmentSummary { sequence, slot, ..SegmentSummary::default() };
             let length = disk.read(slot, 0, &mut bytes)?;
             bytes[length..].fill(0);
             found.is_sealed = footer::of_segment(&bytes, sequence, self.writer.identity.seed()).is_some();
@@ -137,7 +137,7 @@ impl Log {
     fn walk_records(
         &self,
         bytes: &[u8],
-        found: &mut SegmentFound,
+        found: &mut SegmentSummary,
         each: &mut impl FnMut(&FoundRecord<'_>) -> io::Result<()>,
     ) -> io::Result<()> {
         let (seed, segment) = (self.writer.identity.seed(), found.sequence);

@@ -58,7 +58,7 @@ pub(super) enum Outcome {
     /// Everything that was written is durable.
     Durable,
     /// The file system had no space for a write. The job is run again later.
-    NoRoom,
+    NoCapacity,
     /// The disk failed.
     Failed(io::Error),
 }
@@ -90,7 +90,7 @@ impl DeletableFile {
             written = disk.write(slot, at.into(), bytes);
         }
         match written {
-            Err(error) if is_full(&error) => Err(Outcome::NoRoom),
+            Err(error) if is_full(&error) => Err(Outcome::NoCapacity),
             Err(error) => Err(Outcome::Failed(error)),
             Ok(()) => disk.sync(slot).map_err(Outcome::Failed),
         }

@@ -5,7 +5,7 @@
 //! | `log` | [`Log`]: appending, positions, settlements that wait; settings and counters |
 //! | `commit_builder` | the pending commit and the active segment; commit jobs and their results; reused buffers |
 //! | `commit_schedule` | when a commit is due and how many bytes it may take; the sync budget |
-//! | `commit_writer` | from the pending-write buffer (`journal`) into the log, one commit at a time |
+//! | `commit_writer` | from the pending-write buffer (`pending_writes`) into the log, one commit at a time |
 //! | `group` | transactions and other records that become durable together, even if they exceed one commit |
 //! | `jobs` | the jobs of the helper threads |
 //! | `space` | the segment files, and the space that publishers and the compactor may use |
@@ -87,28 +87,28 @@ mod settled;
 mod space;
 mod varint;
 
-pub use access::forget as forget_access;
+pub use access::forget as invalidate_access_copies;
 pub use commit::BLOCK_BYTES;
-pub use commit_writer::{Keeper, Read, ReadOutcome, Write, WriteDone, buffer_bytes};
-pub use disk::{ACCESS_SLOTS, Disk, NEWEST_SLOT, REPAIR_SLOT, Unopened, is_beside_the_log, is_full};
+pub use commit_writer::{CommitWriter, Read, ReadOutcome, Write, WriteDone, buffer_bytes};
+pub use disk::{ACCESS_SLOTS, Disk, NEWEST_SLOT, REPAIR_SLOT, UnopenedFile, is_beside_the_log, is_full};
 pub use file_disk::{FileDisk, LOCK_NAME, make_directory};
 pub use file_disk::{Misaligned, misaligned};
 pub use file_disk::{NotInPlace, not_in_place};
 pub use index::DefinitionIndex;
 pub use index::Segment;
-pub use index::{DEFINITION_BYTES, Index, QUEUE_STANDING_BYTES};
-pub use inspection::{FoundRecord, SegmentFound};
+pub use index::{DEFINITION_BYTES, EMPTY_QUEUE_BYTES, Index};
+pub use inspection::{FoundRecord, SegmentSummary};
 pub use jobs::{CommitDone, CommitJob, EndJob, PrepareDone, PrepareJob, ReadDone, ReadJob};
-pub use leveret_core::journal::Urgency;
+pub use leveret_core::pending_writes::Urgency;
 pub use log::Settings;
 pub use log::{Counters, SyncTimes};
 pub use log::{Failed, Log, Refused};
 pub use log::{Place, Position};
-pub use newest_segment::forget as forget_newest;
+pub use newest_segment::forget as invalidate_header_copy;
 pub use parts::BodyPart;
 pub use queue_index::QueueIndex;
 pub use queue_names::Names;
-pub use read_back::Fetched;
+pub use read_back::FetchResult;
 pub use read_back::PinnedFile;
 pub use read_back::{FETCH_BYTES, FetchDone, FetchJob};
 pub use record::{

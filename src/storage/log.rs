@@ -19,8 +19,8 @@ use std::io;
 
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
-use leveret_core::journal::Urgency;
 use leveret_core::limits::{Megabytes, SEGMENTS_MIN};
+use leveret_core::pending_writes::Urgency;
 use leveret_core::time::{Deadline, Now};
 
 use super::access::AccessState;
@@ -253,7 +253,7 @@ impl Log {
 
     /// Returns the bytes written to the disk in all epochs, including the zeros that prepare files. Writes
     /// made shortly before a kill are missing, except those to the newest segment.
-    pub const fn written_ever(&self) -> u64 {
+    pub const fn bytes_written_total(&self) -> u64 {
         let Counters { written_before, bytes_written, bytes_zeroed, .. } = self.counters;
         written_before.saturating_add(bytes_written + bytes_zeroed)
     }
@@ -503,12 +503,12 @@ impl Log {
 
     /// Returns the number of segments that the compactor cannot free, because live records in them are
     /// unreadable.
-    pub fn segments_stuck(&self) -> usize {
+    pub fn unreadable_segments(&self) -> usize {
         self.index.stuck()
     }
 
     /// Returns the bytes that the index took when it became full, once each time.
-    pub const fn take_index_overflow(&mut self) -> Option<usize> {
+    pub const fn take_index_full_bytes(&mut self) -> Option<usize> {
         self.space.index_memory.take_overflow()
     }
 
@@ -548,7 +548,7 @@ pub struct Settings {
     /// Maximum memory of the index, in bytes. While it takes more, no new messages are appended.
     pub index_bytes: usize,
     /// Additional memory for definitions and empty queues, in bytes.
-    pub standing_bytes: usize,
+    pub fixed_index_bytes: usize,
     /// Maximum delay of persistent messages without publisher confirms, in milliseconds.
     pub commit_window_ms: u64,
     /// Maximum delay of confirmed messages while the sync budget is used up, in milliseconds.
@@ -570,7 +570,7 @@ impl Default for Settings {
             commit_bytes: 512 << 10,
             segments_max: 64,
             index_bytes: 2 << 20,
-            standing_bytes: 2 << 20,
+            fixed_index_bytes: 2 << 20,
             commit_window_ms: 1_000,
             confirm_window_ms: 50,
             settle_window_ms: 5_000,
@@ -619,7 +619,7 @@ pub struct Counters {
     /// Bytes of records copied by the compactor.
     pub bytes_copied: u64,
     /// Bytes of definitions copied by definition replication.
-    pub bytes_doubled: u64,
+    pub bytes_replicated: u64,
     /// Bytes that the compactor read.
     pub bytes_read_to_copy: u64,
     /// Bytes of zeros written to prepare segments.

@@ -241,7 +241,7 @@ impl<D: Disk> Reader<'_, '_, D> {
     pub(super) fn note_cut(&mut self, segment: SegmentRef, length: u32) {
         let (SegmentRef { sequence, slot }, to) = (segment, self.segment_bytes);
         self.report.set_aside.push(SetAside { slot, segment: sequence, from: length, to });
-        self.report.files_cut += 1;
+        self.report.files_truncated += 1;
         self.cut.push(slot);
     }
 
@@ -299,7 +299,7 @@ impl<D: Disk> Reader<'_, '_, D> {
             }
         }
         let commits = u64::from(self.segment_bytes / BLOCK_BYTES as u32);
-        self.report.newest_gone = true;
+        self.report.newest_missing = true;
         self.report.commits_missing += commits;
         self.report.commits_lost_at_end += commits;
         self.chain.number += commits;

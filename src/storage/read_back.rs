@@ -47,7 +47,7 @@ const GUESSES_MAX: usize = 4;
 
 /// The result of a fetch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Fetched {
+pub struct FetchResult {
     /// End of the offsets covered. Live offsets below that were not passed to the caller are lost.
     pub through: u64,
     /// Whether records were moved meanwhile. Fetch again from `through` on.
@@ -128,7 +128,7 @@ impl Log {
 
     /// Applies the result of [`Log::fetch`] and calls `each` with every intact message, ascending by offset.
     /// Some may have been settled meanwhile.
-    pub fn fetch_done(&mut self, done: FetchDone, mut each: impl FnMut(u64, &Message<'_>)) -> Fetched {
+    pub fn fetch_done(&mut self, done: FetchDone, mut each: impl FnMut(u64, &Message<'_>)) -> FetchResult {
         let FetchDone { job, error } = done;
         self.has_refused_reads |= error.is_some();
         let moved = self.first_moved(&job);
@@ -139,11 +139,11 @@ impl Log {
             }
         }
         self.unpin(job);
-        Fetched { through, retry: moved.is_some(), error }
+        FetchResult { through, retry: moved.is_some(), error }
     }
 
     /// Applies the result of [`Log::fetch_chunk`]; `each` receives the chunk, or `None` if it is lost.
-    pub fn chunk_done(&mut self, done: FetchDone, each: impl FnOnce(Option<&[u8]>)) -> Fetched {
+    pub fn chunk_done(&mut self, done: FetchDone, each: impl FnOnce(Option<&[u8]>)) -> FetchResult {
         let FetchDone { job, error } = done;
         self.has_refused_reads |= error.is_some();
         let found = job.buffers.found.first().map(|found| job.buffers.bytes_of(found));
@@ -158,7 +158,7 @@ impl Log {
             }
         }
         self.unpin(job);
-        Fetched { through: 0, retry, error }
+        FetchResult { through: 0, retry, error }
     }
 
     /// Returns the first wanted offset that was not found and has moved to another segment.

@@ -21,16 +21,16 @@ use core::ops::Range;
 use std::collections::BTreeSet;
 use std::io;
 
-use leveret_core::journal::ReportedDamage;
-use leveret_core::journal::definition::{ACCESS_WRITTEN_KEY, DAMAGE_KEY, is_access};
 use leveret_core::mem::{sort, sort_by_key};
+use leveret_core::pending_writes::ReportedDamage;
+use leveret_core::pending_writes::definition::{ACCESS_STORED_KEY, DAMAGE_KEY, is_access};
 use leveret_core::time::Now;
 
 use super::access::FoundAt;
 use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit, CommitHeader, Owner, whole_commits};
 use super::commit_builder::ResizeZeroed;
 use super::damage::{REFUSED_IN_FILE_MAX, ReadAround, is_about_a_block};
-use super::disk::{Disk, REPAIR_SLOT, Unopened, is_full};
+use super::disk::{Disk, REPAIR_SLOT, UnopenedFile, is_full};
 use super::file_disk::FileDisk;
 use super::log::{Log, Place, RecoveredState, Settings, WriterState};
 use super::newest_segment::HeaderCopy;
@@ -408,13 +408,13 @@ pub struct Report {
     /// Number of commits lost at the end of the log. No later commit repeats their content.
     pub commits_lost_at_end: u64,
     /// Whether the newest file of the log, and perhaps others, are missing: the store is incomplete.
-    pub newest_gone: bool,
+    pub newest_missing: bool,
     /// Blocks that the disk refuses to read: file and offset.
     pub refused: Vec<(u32, u32)>,
     /// Number of parts in `set_aside` that are missing because a segment file is too short.
-    pub files_cut: usize,
+    pub files_truncated: usize,
     /// Files that cannot be opened.
-    pub unopened: Vec<Unopened>,
+    pub unopened: Vec<UnopenedFile>,
     /// Whether there was a log, but no part of it can be read any more.
     pub is_lost: bool,
     /// Whether the log is lost and no file contains any part of it: the files were moved or deleted, or
@@ -450,8 +450,8 @@ impl Report {
     }
 
     /// Returns whether the only damage is that segment files are too short.
-    pub fn is_cut_short(&self) -> bool {
-        self.commits_missing == 0 && self.set_aside.len() == self.files_cut
+    pub fn is_only_truncated(&self) -> bool {
+        self.commits_missing == 0 && self.set_aside.len() == self.files_truncated
     }
 }
 
@@ -504,7 +504,7 @@ pub struct AccessReport {
 }
 
 impl AccessReport {
-    /// Applies the restored definitions. If access is whole, also adds the definition [`ACCESS_WRITTEN_KEY`],
+    /// Applies the restored definitions. If access is whole, also adds the definition [`ACCESS_STORED_KEY`],
     /// which the log may have lost. Without it, the default user of a new store would be created.
     pub(super) fn take_restored(&mut self) {
         for Restored { key, value } in &self.restored {
@@ -518,9 +518,9 @@ impl AccessReport {
                 (Err(_), None) => {}
             }
         }
-        let is_recorded = self.definitions.first().is_some_and(|first| *first.key == ACCESS_WRITTEN_KEY);
+        let is_recorded = self.definitions.first().is_some_and(|first| *first.key == ACCESS_STORED_KEY);
         if self.access == Access::Whole && !is_recorded {
-            let (key, value) = (ACCESS_WRITTEN_KEY.into(), [].into());
+            let (key, value) = (ACCESS_STORED_KEY.into(), [].into());
             self.definitions.insert(0, AccessDefinition { key, value });
         }
     }
@@ -767,7 +767,7 @@ impl<D: Disk> Lister<'_, '_, D> {
             not_begun.extend(header.live.iter().map(|segment| segment.slot));
         }
         self.add_unreadable_headers(found, newest, &not_begun, &mut listing)?;
-        self.leave_out(newest, headers, &mut listing)?;
+        self.note_left_out(newest, headers, &mut listing)?;
         Ok(listing)
     }
 
@@ -849,7 +849,7 @@ impl<D: Disk> Lister<'_, '_, D> {
     /// Removals in the last commit do not count yet: the commit may exist only in the page cache, and then
     /// the segment is still needed. Removals behind missing commits do not count either, because the copies
     /// may be among those. Such a segment counts as long as its file contains no other segment.
-    fn leave_out(
+    fn note_left_out(
         &mut self,
         newest: u64,
         headers: &[FoundHeader<'_>],

@@ -11,7 +11,7 @@
 
 use std::collections::VecDeque;
 
-use leveret_core::journal::IndexRoom;
+use leveret_core::pending_writes::IndexCapacity;
 use leveret_core::time::{Deadline, Now};
 
 use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES};
@@ -179,11 +179,11 @@ impl Space {
     }
 
     /// Returns how much of the index's memory is left.
-    pub const fn index_room(&self) -> IndexRoom {
+    pub const fn index_capacity(&self) -> IndexCapacity {
         match (self.index_memory.is_full(), self.index_memory.is_tight()) {
-            (true, _) => IndexRoom::None,
-            (false, true) => IndexRoom::Last,
-            (false, false) => IndexRoom::Enough,
+            (true, _) => IndexCapacity::None,
+            (false, true) => IndexCapacity::Last,
+            (false, false) => IndexCapacity::Enough,
         }
     }
 

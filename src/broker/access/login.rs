@@ -12,8 +12,8 @@ use core::fmt;
 
 use leveret_core::command::{NAME_BYTES_MAX, Name};
 use leveret_core::error::{Fault, ReplyCode};
-use leveret_core::journal::Journal;
 use leveret_core::password::{PasswordCheck, PasswordHash};
+use leveret_core::pending_writes::PendingWrites;
 use ring::hmac;
 
 use super::state::Access;
@@ -37,14 +37,14 @@ impl Access {
     /// The password is known to be correct, but its user may not log in.
     pub(crate) fn login(
         &self,
-        journal: &Journal,
+        pending_writes: &PendingWrites,
         user: &str,
         password: &[u8],
         from_loopback: bool,
     ) -> Result<Login, Fault> {
         let check = self.password_check(user, password, from_loopback);
         if self.is_remembered(&check) {
-            return self.admit(journal, user, from_loopback).map(Login::Admitted);
+            return self.admit(pending_writes, user, from_loopback).map(Login::Admitted);
         }
         Ok(Login::Check(Box::new(check)))
     }
@@ -57,7 +57,7 @@ impl Access {
         // A user who may not log in from there is answered, and delayed, as with a wrong password. Otherwise
         // the correct password could be found out remotely.
         let known = known.filter(|_| from_loopback || !self.is_loopback_user(user));
-        let hash = known.map_or(PasswordHash::Nobodys, |user| self.users[user].hash);
+        let hash = known.map_or(PasswordHash::NoPassword, |user| self.users[user].hash);
         PasswordCheck::new(name, password, hash, from_loopback)
     }
 
@@ -85,12 +85,12 @@ impl Access {
     /// The password was wrong, or the user may not log in.
     pub(crate) fn admit_checked(
         &mut self,
-        journal: &Journal,
+        pending_writes: &PendingWrites,
         check: &PasswordCheck,
         is_right: bool,
     ) -> Result<Identity, Fault> {
         self.note_checked(check, is_right)?;
-        self.admit(journal, check.user(), check.from_loopback())
+        self.admit(pending_writes, check.user(), check.from_loopback())
     }
 
     /// Remembers a correct password, from a connection or from an operator's request.
@@ -119,7 +119,7 @@ impl Access {
     /// There is no such user, or the user may not log in.
     pub(crate) fn login_external(
         &self,
-        journal: &Journal,
+        pending_writes: &PendingWrites,
         user: &str,
         from_loopback: bool,
     ) -> Result<Identity, Fault> {
@@ -128,16 +128,21 @@ impl Access {
                        that needs no password";
             return Err(refused(user, why));
         }
-        self.admit(journal, user, from_loopback)
+        self.admit(pending_writes, user, from_loopback)
     }
 
     /// Checks whether a user whose password was correct may log in now.
     ///
     /// # Errors
     /// All logins are refused, or this user's from there.
-    pub fn check_admission(&self, journal: &Journal, name: &str, from_loopback: bool) -> Result<(), Fault> {
+    pub fn check_admission(
+        &self,
+        pending_writes: &PendingWrites,
+        name: &str,
+        from_loopback: bool,
+    ) -> Result<(), Fault> {
         if let Some(why) = self.doubt {
-            let remedy = self.doubt_remedy(journal);
+            let remedy = self.doubt_remedy(pending_writes);
             return Err(refused(
                 name,
                 &format!(
@@ -158,8 +163,13 @@ impl Access {
         Identity { name, user, is_own: false }
     }
 
-    fn admit(&self, journal: &Journal, name: &str, from_loopback: bool) -> Result<Identity, Fault> {
-        self.check_admission(journal, name, from_loopback)?;
+    fn admit(
+        &self,
+        pending_writes: &PendingWrites,
+        name: &str,
+        from_loopback: bool,
+    ) -> Result<Identity, Fault> {
+        self.check_admission(pending_writes, name, from_loopback)?;
         Ok(self.identity_of(name))
     }
 }
@@ -246,7 +256,7 @@ pub enum OperatorFault {
     /// There is no policy or parameter of that name.
     NoSuchParameter,
     /// A limit is reached: the configuration key to raise.
-    NoRoom(&'static str),
+    NoCapacity(&'static str),
     /// The file system is full, although the log is within `disk_limit`.
     FileSystemFull,
     /// The storage has no space, or cannot be written.
@@ -268,7 +278,7 @@ impl fmt::Display for OperatorFault {
             Self::BadPattern { right, why } => write!(f, "the pattern to {right} is invalid: {why}"),
             Self::Invalid(why) => write!(f, "Validation failed\n\n{why}\n"),
             Self::NoSuchParameter => f.write_str("Parameter does not exist"),
-            Self::NoRoom(key) => {
+            Self::NoCapacity(key) => {
                 write!(
                     f,
                     "there is no more room for that: raise {key} in the configuration and restart the broker"

@@ -16,7 +16,7 @@
 //! # Invariants
 //! - A user without a permission for a virtual host cannot open it, and may do nothing there once the
 //!   permission is cleared.
-//! - A change is made completely or not at all. It returns the [`Batch`](leveret_core::journal::Batch) that
+//! - A change is made completely or not at all. It returns the [`Batch`](leveret_core::pending_writes::Batch) that
 //!   must be durable before the change is acknowledged.
 //! - Every change raises the revision, so nothing that a channel caches outlives the permission it was based
 //!   on.

@@ -214,7 +214,7 @@ impl PatternBytes {
         assert!(freed <= self.used, "patterns that go were taken");
         let sum = self.used - freed + bytes;
         if sum > self.max && bytes > freed {
-            return Err(OperatorFault::NoRoom("patterns_bytes_max"));
+            return Err(OperatorFault::NoCapacity("patterns_bytes_max"));
         }
         self.used = sum;
         Ok(())

@@ -10,7 +10,7 @@
 
 use leveret_core::command::{NAME_BYTES_MAX, VhostId};
 use leveret_core::error::{Advice, Fault, ReplyCode};
-use leveret_core::journal::{Batch, Journal};
+use leveret_core::pending_writes::{Batch, PendingWrites};
 
 use super::login::Identity;
 use super::login::OperatorFault;
@@ -117,7 +117,7 @@ impl Access {
     /// There is no such user or virtual host, a pattern is not valid, or there is no capacity.
     pub fn set_permissions(
         &mut self,
-        journal: &mut Journal,
+        pending_writes: &mut PendingWrites,
         user: &str,
         vhost: &str,
         configure: &str,
@@ -125,9 +125,9 @@ impl Access {
         read: &str,
     ) -> Result<Batch, OperatorFault> {
         let (user, vhost) = (self.require_user(user)?, self.require_vhost(vhost)?);
-        check_changeable(journal)?;
+        check_changeable(pending_writes)?;
         self.put_permission(user, vhost, [configure, write, read])?;
-        Ok(self.append_permission(journal, user, vhost, true))
+        Ok(self.append_permission(pending_writes, user, vhost, true))
     }
 
     /// Clears a user's permission for a virtual host; without one nothing is done.
@@ -136,17 +136,17 @@ impl Access {
     /// There is no such user or virtual host, or the storage cannot be written.
     pub fn clear_permissions(
         &mut self,
-        journal: &mut Journal,
+        pending_writes: &mut PendingWrites,
         user: &str,
         vhost: &str,
     ) -> Result<Batch, OperatorFault> {
         let (user, vhost) = (self.require_user(user)?, self.require_vhost(vhost)?);
-        check_changeable(journal)?;
+        check_changeable(pending_writes)?;
         if let Some(permission) = self.find_permission(user, vhost) {
-            self.append_permission(journal, user, vhost, false);
+            self.append_permission(pending_writes, user, vhost, false);
             self.remove_permission(permission);
         }
-        Ok(journal.await_facts())
+        Ok(pending_writes.last_entry_batch())
     }
 
     /// Sets the routing keys with which a user may publish to, and bind to, a topic exchange, which need not
@@ -156,7 +156,7 @@ impl Access {
     /// There is no such user or virtual host, a pattern is not valid, or there is no capacity.
     pub fn set_topic_permissions(
         &mut self,
-        journal: &mut Journal,
+        pending_writes: &mut PendingWrites,
         user: &str,
         vhost: &str,
         exchange: &str,
@@ -167,9 +167,9 @@ impl Access {
         if exchange.len() > NAME_BYTES_MAX {
             return Err(OperatorFault::BadName("exchange", "have at most 255 bytes"));
         }
-        check_changeable(journal)?;
+        check_changeable(pending_writes)?;
         self.put_topic(user, vhost, exchange, [write, read])?;
-        Ok(self.append_topic_permission(journal, user, vhost, exchange, true))
+        Ok(self.append_topic_permission(pending_writes, user, vhost, exchange, true))
     }
 
     /// Clears a user's topic permissions in a virtual host: that for one exchange, or all.
@@ -178,47 +178,51 @@ impl Access {
     /// There is no such user or virtual host, or the storage cannot be written.
     pub fn clear_topic_permissions(
         &mut self,
-        journal: &mut Journal,
+        pending_writes: &mut PendingWrites,
         user: &str,
         vhost: &str,
         exchange: Option<&str>,
     ) -> Result<Batch, OperatorFault> {
         let (user, vhost) = (self.require_user(user)?, self.require_vhost(vhost)?);
-        check_changeable(journal)?;
-        self.drop_topics(journal, |topic| {
+        check_changeable(pending_writes)?;
+        self.drop_topics(pending_writes, |topic| {
             let is_meant = exchange.is_none_or(|exchange| *topic.exchange == *exchange);
             (topic.user, topic.vhost) == (user, vhost) && is_meant
         });
-        Ok(journal.await_facts())
+        Ok(pending_writes.last_entry_batch())
     }
 
     /// Drops all permissions for a virtual host that is deleted.
-    pub(crate) fn drop_permissions_for(&mut self, journal: &mut Journal, vhost: VhostId) {
-        self.remove_permissions(journal, |_, other| other == vhost);
+    pub(crate) fn drop_permissions_for(&mut self, pending_writes: &mut PendingWrites, vhost: VhostId) {
+        self.remove_permissions(pending_writes, |_, other| other == vhost);
     }
 
     /// Removes every permission for which `is_meant` holds, given its user and its virtual host.
     pub(super) fn remove_permissions(
         &mut self,
-        journal: &mut Journal,
+        pending_writes: &mut PendingWrites,
         is_meant: impl Fn(usize, VhostId) -> bool,
     ) {
-        self.drop_topics(journal, |topic| is_meant(topic.user, topic.vhost));
+        self.drop_topics(pending_writes, |topic| is_meant(topic.user, topic.vhost));
         for index in 0..self.permissions.places() {
             let Some(permission) = self.permissions.get(index) else { continue };
             let (user, vhost) = (permission.user, permission.vhost);
             if is_meant(user, vhost) {
-                self.append_permission(journal, user, vhost, false);
+                self.append_permission(pending_writes, user, vhost, false);
                 self.remove_permission(index);
             }
         }
     }
 
-    fn drop_topics(&mut self, journal: &mut Journal, is_meant: impl Fn(&TopicPermission) -> bool) {
+    fn drop_topics(
+        &mut self,
+        pending_writes: &mut PendingWrites,
+        is_meant: impl Fn(&TopicPermission) -> bool,
+    ) {
         for index in 0..self.topics.places() {
             let Some(topic) = self.topics.get(index).filter(|topic| is_meant(topic)) else { continue };
             let (user, vhost, exchange) = (topic.user, topic.vhost, topic.exchange.clone());
-            self.append_topic_permission(journal, user, vhost, &exchange, false);
+            self.append_topic_permission(pending_writes, user, vhost, &exchange, false);
             self.remove_topic(index);
         }
     }
@@ -245,7 +249,7 @@ impl Access {
             None => {
                 let record = Permission { user, vhost, patterns };
                 let index = self.permissions.insert(record);
-                let index = index.map_err(|_| OperatorFault::NoRoom("permissions_max"))?;
+                let index = index.map_err(|_| OperatorFault::NoCapacity("permissions_max"))?;
                 self.permission_table.insert((user, vhost), index);
             }
         }
@@ -279,7 +283,7 @@ impl Access {
             None => {
                 let record = TopicPermission { user, vhost, exchange: exchange.into(), patterns };
                 let index = self.topics.insert(record);
-                let index = index.map_err(|_| OperatorFault::NoRoom("permissions_max"))?;
+                let index = index.map_err(|_| OperatorFault::NoCapacity("permissions_max"))?;
                 self.topic_table.insert((user, vhost, exchange), index);
                 self.users[user].topics += 1;
             }
@@ -292,7 +296,7 @@ impl Access {
     fn take_room(&mut self, is_new: bool, bytes: usize, freed: usize) -> Result<(), OperatorFault> {
         let permissions_max = self.permissions.len() + self.permissions.room();
         if is_new && self.permissions.len() + self.topics.len() >= permissions_max {
-            return Err(OperatorFault::NoRoom("permissions_max"));
+            return Err(OperatorFault::NoCapacity("permissions_max"));
         }
         self.pattern_bytes.take(bytes, freed)
     }

@@ -3,11 +3,11 @@
 use core::fmt;
 
 use leveret_core::command::VhostId;
-use leveret_core::journal::definition::ACCESS_WRITTEN_KEY;
-use leveret_core::journal::{Batch, Definition, Journal, Mode, VhostMetadata};
 use leveret_core::limits::Limits;
 use leveret_core::mem::Slab;
 use leveret_core::password::{self, PasswordHash};
+use leveret_core::pending_writes::definition::ACCESS_STORED_KEY;
+use leveret_core::pending_writes::{Batch, Definition, Mode, PendingWrites, VhostMetadata};
 use ring::hmac;
 
 use super::login::OperatorFault;
@@ -364,15 +364,15 @@ impl Access {
     ///
     /// # Errors
     /// The storage cannot be written, or has no space.
-    pub fn confirm_access(&mut self, journal: &mut Journal) -> Result<Batch, OperatorFault> {
-        check_changeable(journal)?;
+    pub fn confirm_access(&mut self, pending_writes: &mut PendingWrites) -> Result<Batch, OperatorFault> {
+        check_changeable(pending_writes)?;
         for key in core::mem::take(&mut self.unreadable) {
-            if *key != ACCESS_WRITTEN_KEY {
-                journal.define(key, None);
+            if *key != ACCESS_STORED_KEY {
+                pending_writes.define(key, None);
             }
         }
         self.doubt = None;
-        Ok(self.write_access(journal))
+        Ok(self.write_access(pending_writes))
     }
 
     // ---- at start
@@ -387,13 +387,13 @@ impl Access {
     /// There is no capacity for one user and one permission.
     pub(crate) fn begin_guest(&mut self) -> Result<(), OperatorFault> {
         let guest = User::new(GUEST, ADMINISTRATOR, password::GUEST);
-        let user = self.add_user(guest).ok_or(OperatorFault::NoRoom("users_max"))?;
+        let user = self.add_user(guest).ok_or(OperatorFault::NoCapacity("users_max"))?;
         let vhost = self.require_vhost(FIRST_VHOST)?;
         self.put_permission(user, vhost, [".*"; 3])
     }
 
     /// Sets the user of a new store, with all permissions in `/`; or none.
-    pub(crate) fn begin_users(&mut self, first: Option<(&str, PasswordHash)>) {
+    pub(crate) fn set_first_user(&mut self, first: Option<(&str, PasswordHash)>) {
         self.forget_users();
         let Some((name, hash)) = first else { return };
         let Some(user) = self.add_user(User::new(name, ADMINISTRATOR, hash)) else {
@@ -417,24 +417,24 @@ impl Access {
 
     /// Notes definitions whose user cannot be read. While the storage is in doubt, they are deleted on
     /// confirmation; otherwise at once.
-    pub fn hide_access(&mut self, journal: &mut Journal, keys: Vec<Box<[u8]>>) {
+    pub fn drop_unreadable_access(&mut self, pending_writes: &mut PendingWrites, keys: Vec<Box<[u8]>>) {
         if self.doubt.is_some() {
             self.unreadable.extend(keys);
         } else {
             for key in keys {
-                journal.define(key, None);
+                pending_writes.define(key, None);
             }
         }
     }
 
     /// Returns why all logins are refused, if they are.
-    pub const fn access_doubt(&self) -> Option<&'static str> {
+    pub const fn doubtful_access_reason(&self) -> Option<&'static str> {
         self.doubt
     }
 
     /// Returns the remedy when all logins are refused: only storage that can be written can be confirmed.
-    pub fn doubt_remedy(&self, journal: &Journal) -> &'static str {
-        match journal.mode() {
+    pub fn doubt_remedy(&self, pending_writes: &PendingWrites) -> &'static str {
+        match pending_writes.mode() {
             Mode::On => "mend them, then confirm_users (see `leveret ctl help confirm_users`)",
             _ => "see to the disk and start again",
         }
@@ -473,7 +473,7 @@ impl Access {
                 };
                 self.put_topic(user, vhost, exchange, patterns)
             }
-            Definition::AccessWritten
+            Definition::AccessStored
             | Definition::Vhost { .. }
             | Definition::Exchange { .. }
             | Definition::Queue { .. }
@@ -489,26 +489,26 @@ impl Access {
 
     fn restore_user(&mut self, name: &str, tags: &str, hash: &[u8]) -> Result<(), OperatorFault> {
         // A hash of a kind that only a later version knows matches no password here, and stays in the log.
-        let hash = PasswordHash::from_bytes(hash).unwrap_or(PasswordHash::Nobodys);
+        let hash = PasswordHash::from_bytes(hash).unwrap_or(PasswordHash::NoPassword);
         if let Some(user) = self.find_user(name) {
             self.users[user].set_tags(tags);
             self.users[user].set_hash(hash);
             return Ok(());
         }
         let added = self.add_user(User::new(name, tags, hash));
-        added.map(|_| ()).ok_or(OperatorFault::NoRoom("users_max"))
+        added.map(|_| ()).ok_or(OperatorFault::NoCapacity("users_max"))
     }
 
     /// Notes that a definition has no capacity at start, so that others may seem to lack their user or
     /// virtual host.
     pub(crate) fn no_room_at_start(&mut self) -> Restored {
         self.lacks_room = true;
-        Restored::NoRoom
+        Restored::NoCapacity
     }
 
     /// Returns the result for a definition whose virtual host or user does not exist.
     pub(crate) const fn orphaned(&self) -> Restored {
-        if self.lacks_room { Restored::NoRoom } else { Restored::Orphaned }
+        if self.lacks_room { Restored::NoCapacity } else { Restored::Orphaned }
     }
 
     fn forget_users(&mut self) {
@@ -533,8 +533,13 @@ impl Access {
 
 impl Access {
     /// Appends to the log that a virtual host exists, or is deleted.
-    pub(crate) fn append_vhost(&mut self, journal: &mut Journal, vhost: VhostId, exists: bool) -> Batch {
-        if !self.begin_to_write(journal) {
+    pub(crate) fn append_vhost(
+        &mut self,
+        pending_writes: &mut PendingWrites,
+        vhost: VhostId,
+        exists: bool,
+    ) -> Batch {
+        if !self.begin_to_write(pending_writes) {
             return Batch::NONE;
         }
         let record = &self.vhosts[vhost.index()];
@@ -542,42 +547,52 @@ impl Access {
         let metadata = record.metadata();
         let definition = Definition::Vhost { name: &record.name, queues_max, connections_max, metadata };
         let (key, value) = (definition.key(), exists.then(|| definition.value()));
-        journal.define(key, value)
+        pending_writes.define(key, value)
     }
 
     /// Appends to the log that a user exists, or is deleted.
-    pub(super) fn append_user(&mut self, journal: &mut Journal, user: usize, exists: bool) -> Batch {
-        if !self.begin_to_write(journal) {
+    pub(super) fn append_user(
+        &mut self,
+        pending_writes: &mut PendingWrites,
+        user: usize,
+        exists: bool,
+    ) -> Batch {
+        if !self.begin_to_write(pending_writes) {
             return Batch::NONE;
         }
         let record = &self.users[user];
         let hash = record.hash().to_bytes();
         let definition = Definition::User { name: record.name(), tags: record.tags(), hash: &hash };
         let (key, value) = (definition.key(), exists.then(|| definition.value()));
-        journal.define(key, value)
+        pending_writes.define(key, value)
     }
 
     /// Appends to the log the limits of a user, or that there are none.
-    pub(super) fn append_user_limits(&mut self, journal: &mut Journal, user: usize, exist: bool) -> Batch {
-        if !self.begin_to_write(journal) {
+    pub(super) fn append_user_limits(
+        &mut self,
+        pending_writes: &mut PendingWrites,
+        user: usize,
+        exist: bool,
+    ) -> Batch {
+        if !self.begin_to_write(pending_writes) {
             return Batch::NONE;
         }
         let UserLimits { connections_max, channels_max } = self.users[user].limits;
         let user = self.user_name(user);
         let definition = Definition::UserLimits { user, connections_max, channels_max };
         let (key, value) = (definition.key(), exist.then(|| definition.value()));
-        journal.define(key, value)
+        pending_writes.define(key, value)
     }
 
     /// Appends to the log the permission of a user in a virtual host, or that there is none.
     pub(super) fn append_permission(
         &mut self,
-        journal: &mut Journal,
+        pending_writes: &mut PendingWrites,
         user: usize,
         vhost: VhostId,
         exists: bool,
     ) -> Batch {
-        if !self.begin_to_write(journal) {
+        if !self.begin_to_write(pending_writes) {
             return Batch::NONE;
         }
         let Some(index) = self.find_permission(user, vhost) else { return Batch::NONE };
@@ -585,19 +600,19 @@ impl Access {
         let (user, vhost) = (self.user_name(user), self.vhost_name(vhost));
         let definition = Definition::Permission { vhost, user, patterns };
         let (key, value) = (definition.key(), exists.then(|| definition.value()));
-        journal.define(key, value)
+        pending_writes.define(key, value)
     }
 
     /// Appends to the log the topic permission of a user for an exchange, or that there is none.
     pub(super) fn append_topic_permission(
         &mut self,
-        journal: &mut Journal,
+        pending_writes: &mut PendingWrites,
         user: usize,
         vhost: VhostId,
         exchange: &str,
         exists: bool,
     ) -> Batch {
-        if !self.begin_to_write(journal) {
+        if !self.begin_to_write(pending_writes) {
             return Batch::NONE;
         }
         let Some(index) = self.find_topic(user, vhost, exchange) else { return Batch::NONE };
@@ -605,54 +620,54 @@ impl Access {
         let (user, vhost) = (self.user_name(user), self.vhost_name(vhost));
         let definition = Definition::TopicPermission { vhost, user, exchange, patterns };
         let (key, value) = (definition.key(), exists.then(|| definition.value()));
-        journal.define(key, value)
+        pending_writes.define(key, value)
     }
 
     /// Writes all users and permissions before the first change. Returns `false` if nothing is written at
     /// all.
-    fn begin_to_write(&mut self, journal: &mut Journal) -> bool {
-        if journal.mode() != Mode::On {
+    fn begin_to_write(&mut self, pending_writes: &mut PendingWrites) -> bool {
+        if pending_writes.mode() != Mode::On {
             return false;
         }
         if !self.is_written {
-            self.write_access(journal);
+            self.write_access(pending_writes);
         }
         true
     }
 
     /// Writes all users and permissions, and finally that they are complete.
-    pub fn write_access(&mut self, journal: &mut Journal) -> Batch {
-        if journal.mode() != Mode::On {
+    pub fn write_access(&mut self, pending_writes: &mut PendingWrites) -> Batch {
+        if pending_writes.mode() != Mode::On {
             return Batch::NONE;
         }
         self.is_written = true;
         for index in 0..self.vhosts.places() {
             if self.vhosts.get(index).is_some_and(|vhost| !vhost.is_deleted) {
-                self.append_vhost(journal, vhost_at(index), true);
+                self.append_vhost(pending_writes, vhost_at(index), true);
             }
         }
         for index in 0..self.users.places() {
             if let Some(user) = self.users.get(index) {
                 let has_limits = user.limits != UserLimits::default();
-                self.append_user(journal, index, true);
+                self.append_user(pending_writes, index, true);
                 if has_limits {
-                    self.append_user_limits(journal, index, true);
+                    self.append_user_limits(pending_writes, index, true);
                 }
             }
         }
         for index in 0..self.permissions.places() {
             if let Some(permission) = self.permissions.get(index) {
                 let (user, vhost) = (permission.user, permission.vhost);
-                self.append_permission(journal, user, vhost, true);
+                self.append_permission(pending_writes, user, vhost, true);
             }
         }
         for index in 0..self.topics.places() {
             if let Some(topic) = self.topics.get(index) {
                 let (user, vhost, exchange) = (topic.user, topic.vhost, topic.exchange.clone());
-                self.append_topic_permission(journal, user, vhost, &exchange, true);
+                self.append_topic_permission(pending_writes, user, vhost, &exchange, true);
             }
         }
-        let all = Definition::AccessWritten;
-        journal.define(all.key(), Some(all.value()))
+        let all = Definition::AccessStored;
+        pending_writes.define(all.key(), Some(all.value()))
     }
 }

@@ -9,8 +9,8 @@
 
 use leveret_core::command::{NAME_BYTES_MAX, VhostId};
 use leveret_core::error::{Fault, ReplyCode};
-use leveret_core::journal::{Batch, Journal, VhostMetadata};
 use leveret_core::password::{self, PasswordHash};
+use leveret_core::pending_writes::{Batch, PendingWrites, VhostMetadata};
 
 use super::login::{Identity, OperatorFault, check_name};
 use super::pattern::Pattern;
@@ -125,14 +125,14 @@ impl Access {
     /// The name or the tags are not valid, or there is no capacity.
     pub(crate) fn put_user(
         &mut self,
-        journal: &mut Journal,
+        pending_writes: &mut PendingWrites,
         name: &str,
         hash: PasswordHash,
         tags: &str,
     ) -> Result<Batch, OperatorFault> {
         check_name("user", name)?;
         let tags = checked_tags(tags)?;
-        check_changeable(journal)?;
+        check_changeable(pending_writes)?;
         let index = match self.find_user(name) {
             Some(index) => {
                 self.users[index].set_tags(&tags);
@@ -141,24 +141,28 @@ impl Access {
             }
             None => {
                 let user = User::new(name, &tags, hash);
-                self.add_user(user).ok_or(OperatorFault::NoRoom("users_max"))?
+                self.add_user(user).ok_or(OperatorFault::NoCapacity("users_max"))?
             }
         };
-        Ok(self.append_user(journal, index, true))
+        Ok(self.append_user(pending_writes, index, true))
     }
 
     /// Deletes a user with its permissions. Returns its place, which connections must forget.
     ///
     /// # Errors
     /// There is no such user, or the storage cannot be written.
-    pub(crate) fn delete_user(&mut self, journal: &mut Journal, name: &str) -> Result<usize, OperatorFault> {
+    pub(crate) fn delete_user(
+        &mut self,
+        pending_writes: &mut PendingWrites,
+        name: &str,
+    ) -> Result<usize, OperatorFault> {
         let user = self.require_user(name)?;
-        check_changeable(journal)?;
-        self.append_user(journal, user, false);
+        check_changeable(pending_writes)?;
+        self.append_user(pending_writes, user, false);
         if self.users[user].limits != UserLimits::default() {
-            self.append_user_limits(journal, user, false);
+            self.append_user_limits(pending_writes, user, false);
         }
-        self.remove_permissions(journal, |owner, _| owner == user);
+        self.remove_permissions(pending_writes, |owner, _| owner == user);
         self.users.remove(user);
         Ok(user)
     }
@@ -169,14 +173,14 @@ impl Access {
     /// There is no such user, or the storage has no space.
     pub fn set_user_limits(
         &mut self,
-        journal: &mut Journal,
+        pending_writes: &mut PendingWrites,
         name: &str,
         limits: UserLimits,
     ) -> Result<Batch, OperatorFault> {
         let user = self.require_user(name)?;
-        check_changeable(journal)?;
+        check_changeable(pending_writes)?;
         self.users[user].limits = limits;
-        Ok(self.append_user_limits(journal, user, limits != UserLimits::default()))
+        Ok(self.append_user_limits(pending_writes, user, limits != UserLimits::default()))
     }
 
     /// Sets the comma-separated tags of a user.
@@ -185,15 +189,15 @@ impl Access {
     /// There is no such user, the tags are not valid, or the storage has no space.
     pub fn set_tags(
         &mut self,
-        journal: &mut Journal,
+        pending_writes: &mut PendingWrites,
         name: &str,
         tags: &str,
     ) -> Result<Batch, OperatorFault> {
         let user = self.require_user(name)?;
         let tags = checked_tags(tags)?;
-        check_changeable(journal)?;
+        check_changeable(pending_writes)?;
         self.users[user].set_tags(&tags);
-        Ok(self.append_user(journal, user, true))
+        Ok(self.append_user(pending_writes, user, true))
     }
 
     /// Sets the password hash of a user, whose connections stay.
@@ -202,14 +206,14 @@ impl Access {
     /// There is no such user, or the storage has no space.
     pub fn change_password_hash(
         &mut self,
-        journal: &mut Journal,
+        pending_writes: &mut PendingWrites,
         name: &str,
         hash: PasswordHash,
     ) -> Result<Batch, OperatorFault> {
         let user = self.require_user(name)?;
-        check_changeable(journal)?;
+        check_changeable(pending_writes)?;
         self.users[user].set_hash(hash);
-        Ok(self.append_user(journal, user, true))
+        Ok(self.append_user(pending_writes, user, true))
     }
 }
 
@@ -283,14 +287,14 @@ impl Access {
     /// There is no such virtual host, or the storage has no space.
     pub fn set_vhost_limits(
         &mut self,
-        journal: &mut Journal,
+        pending_writes: &mut PendingWrites,
         name: &str,
         limits: VhostLimits,
     ) -> Result<Batch, OperatorFault> {
         let vhost = self.require_vhost(name)?;
-        check_changeable(journal)?;
+        check_changeable(pending_writes)?;
         self.limit_vhost(vhost, limits);
-        Ok(self.append_vhost(journal, vhost, true))
+        Ok(self.append_vhost(pending_writes, vhost, true))
     }
 
     /// Sets the limits of a virtual host, without writing them.

@@ -176,7 +176,7 @@ impl Consumers {
     }
 
     /// Returns the next connection whose outbox received something since the last call.
-    pub(crate) fn next_noted(&mut self) -> Option<ConnectionId> {
+    pub(crate) fn next_with_output(&mut self) -> Option<ConnectionId> {
         let connection = self.output.pop_front()?;
         if let Some(record) = self.connections.get_mut(connection.index()) {
             record.noted = false;
@@ -186,7 +186,7 @@ impl Consumers {
 
     /// Returns whether the turn must process any connection's output.
     #[inline]
-    pub(crate) fn has_noted(&self) -> bool {
+    pub(crate) fn has_connections_with_output(&self) -> bool {
         !self.output.is_empty()
     }
 

@@ -12,16 +12,16 @@ use crate::queue_records::{Queue, Taken};
 use crate::quota::Quota;
 use leveret_core::command::{ChannelId, ConnectionId, Name, QueueId, VhostId};
 use leveret_core::error::Fault;
-use leveret_core::journal::{Journal, Urgency};
 use leveret_core::limits::Limits;
 use leveret_core::mem::{MessageFlags, Messages, Share};
+use leveret_core::pending_writes::{PendingWrites, Urgency};
 
 /// Consumers and the objects that they borrow.
 struct ConsumersFixture {
     consumers: Consumers,
     queues: Queues,
     quota: Quota,
-    journal: Journal,
+    pending_writes: PendingWrites,
     messages: Messages,
     work: Work,
     vhost: VhostId,
@@ -49,7 +49,7 @@ impl ConsumersFixture {
             consumers: Consumers::new(&limits, 1),
             queues: Queues::new(&limits, 1),
             quota,
-            journal: Journal::new(100),
+            pending_writes: PendingWrites::new(100),
             messages,
             work: Work::default(),
             vhost,
@@ -75,7 +75,7 @@ impl ConsumersFixture {
         self.messages.reserve_content(message, &[], MessageFlags::NONE, 10, Share::Ordinary).unwrap();
         self.messages.append_body(message, &[0; 10]);
         self.messages.finish(message);
-        let mut cx = Context::new(&mut self.journal, &mut self.messages, &mut self.work);
+        let mut cx = Context::new(&mut self.pending_writes, &mut self.messages, &mut self.work);
         self.queues.push(&mut cx, message, &[queue], Urgency::Window);
         self.messages.release(message);
     }
@@ -112,7 +112,7 @@ impl ConsumersFixture {
                 self.consumers.park(&mut self.queues, &self.quota, index);
                 continue;
             }
-            let mut cx = Context::new(&mut self.journal, &mut self.messages, &mut self.work);
+            let mut cx = Context::new(&mut self.pending_writes, &mut self.messages, &mut self.work);
             let first = self.queues.first_to_go(&mut cx, level)?;
             let taken = self.queues.take_first(&mut cx, level, first);
             self.send(index, level, &taken);
@@ -157,7 +157,7 @@ impl ConsumersFixture {
     fn uncount(&mut self, index: usize) {
         self.consumers.uncount_delivery(&self.messages, &mut self.queues, &mut self.quota, index);
         let delivery = self.queues.deliveries_mut().remove(index);
-        let mut cx = Context::new(&mut self.journal, &mut self.messages, &mut self.work);
+        let mut cx = Context::new(&mut self.pending_writes, &mut self.messages, &mut self.work);
         self.queues.settle_delivered(&mut cx, delivery.queue.unwrap(), &delivery);
         match self.consumers.shares_credit(delivery.channel) {
             true => self.consumers.make_all_eligible(&mut self.work, &mut self.queues, delivery.channel),
@@ -244,7 +244,7 @@ fn an_outbox_is_limited_to_its_budget() {
     let record = world.consumers.connection(connection);
     assert!((1_000..1_100).contains(&record.outbox_bytes), "{} bytes", record.outbox_bytes);
     assert!(most < 50 && record.outbox.len() as usize == most);
-    assert_eq!(world.consumers.next_noted(), Some(connection));
+    assert_eq!(world.consumers.next_with_output(), Some(connection));
     world.written(channel);
     assert_eq!(world.consumers.connection(connection).outbox_bytes, 0);
     assert_eq!(world.deliver_all(queue).split(' ').count(), most);

@@ -35,8 +35,8 @@ use core::hash::BuildHasher;
 use foldhash::quality::FixedState;
 use leveret_core::command::{QueueId, VhostId};
 use leveret_core::error::{Fault, ReplyCode};
-use leveret_core::journal::definition::DAMAGE_KEY;
-use leveret_core::journal::{Batch, Definition, DestinationName, Journal, Mode, ReportedDamage};
+use leveret_core::pending_writes::definition::DAMAGE_KEY;
+use leveret_core::pending_writes::{Batch, Definition, DestinationName, Mode, PendingWrites, ReportedDamage};
 
 use crate::Context;
 use crate::access::{Access, OperatorFault};
@@ -89,9 +89,9 @@ impl Recovery {
     }
 
     /// Notes that messages could not be read when they were to be delivered.
-    pub(crate) fn note_lost_messages(&mut self, journal: &mut Journal, line: &str) {
-        if self.damage.add(line) && journal.mode() == Mode::On {
-            journal.define(DAMAGE_KEY.into(), self.damage.value().map(Vec::into_boxed_slice));
+    pub(crate) fn note_lost_messages(&mut self, pending_writes: &mut PendingWrites, line: &str) {
+        if self.damage.add(line) && pending_writes.mode() == Mode::On {
+            pending_writes.define(DAMAGE_KEY.into(), self.damage.value().map(Vec::into_boxed_slice));
         }
     }
 
@@ -99,12 +99,12 @@ impl Recovery {
     ///
     /// # Errors
     /// The storage cannot be written, or has no space.
-    pub fn acknowledge_damage(&mut self, journal: &mut Journal) -> Result<Batch, OperatorFault> {
-        check_changeable(journal)?;
+    pub fn acknowledge_damage(&mut self, pending_writes: &mut PendingWrites) -> Result<Batch, OperatorFault> {
+        check_changeable(pending_writes)?;
         let mut batch = Batch::NONE;
         if self.damage.is_alarm() {
             self.damage.acknowledge();
-            batch = journal.define(DAMAGE_KEY.into(), self.damage.value().map(Vec::into_boxed_slice));
+            batch = pending_writes.define(DAMAGE_KEY.into(), self.damage.value().map(Vec::into_boxed_slice));
         }
         Ok(batch)
     }
@@ -209,7 +209,7 @@ impl Recovery {
     // ---- definitions left out
 
     /// Notes a definition that stays in the log and is not restored in this run of the process.
-    pub fn leave_out(&mut self, definition: &Definition<'_>) {
+    pub fn note_left_out(&mut self, definition: &Definition<'_>) {
         match *definition {
             Definition::Exchange { vhost, name, version, .. } => {
                 self.left_out.add(vhost, DestinationName::Exchange(name), version);
@@ -222,7 +222,7 @@ impl Recovery {
     }
 
     /// Notes the levels that the log has of a queue that was left out.
-    pub fn leave_out_levels(&mut self, incarnation: u64, levels: &[u64]) {
+    pub fn note_left_out_levels(&mut self, incarnation: u64, levels: &[u64]) {
         self.left_out.add_levels(incarnation, levels);
     }
 
@@ -270,16 +270,16 @@ impl Recovery {
         if is_conditional {
             return Err(still_left_out(access, vhost, name));
         }
-        check_deletable(cx.journal, true)?;
+        check_deletable(cx.pending_writes, true)?;
         let key = key_of(vhost_name, name);
         self.left_out.remove(vhost_name, name);
         for level in self.left_out.take_levels(version) {
-            cx.journal.queue_gone(level);
+            cx.pending_writes.append_queue_deleted(level);
         }
         if let DestinationName::Queue(_) = name {
-            cx.journal.queue_gone(version);
+            cx.pending_writes.append_queue_deleted(version);
         }
-        let batch = cx.journal.define(key, None);
+        let batch = cx.pending_writes.define(key, None);
         cx.await_batch(batch);
         Ok(true)
     }
@@ -294,9 +294,17 @@ pub(crate) fn key_of(vhost: &str, name: DestinationName<'_>) -> Box<[u8]> {
             Definition::Exchange { vhost, name, version, kind, auto_delete, internal, arguments }.key()
         }
         DestinationName::Queue(name) => {
-            let (incarnation, is_rebuilt, levels_from) = (0, false, 0);
-            Definition::Queue { vhost, name, incarnation, auto_delete, is_rebuilt, levels_from, arguments }
-                .key()
+            let (incarnation, is_rebuilt, priorities_from) = (0, false, 0);
+            Definition::Queue {
+                vhost,
+                name,
+                incarnation,
+                auto_delete,
+                is_rebuilt,
+                priorities_from,
+                arguments,
+            }
+            .key()
         }
     }
 }

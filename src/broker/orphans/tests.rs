@@ -7,15 +7,15 @@ use crate::recovery::Contents;
 use crate::{Access, Context};
 use leveret_core::command::{QueueId, VhostId};
 use leveret_core::error::Fault;
-use leveret_core::journal::{Definition, DestinationName, Fact, Journal};
 use leveret_core::limits::Limits;
 use leveret_core::mem::{MessageLimits, Messages};
+use leveret_core::pending_writes::{Definition, DestinationName, LogEntry, PendingWrites};
 
 /// What a start found, and the objects that it borrows.
 struct OrphansFixture {
     recovery: Recovery,
     access: Access,
-    journal: Journal,
+    pending_writes: PendingWrites,
     messages: Messages,
     work: Work,
     vhost: VhostId,
@@ -30,33 +30,33 @@ impl OrphansFixture {
         let limits = Limits::default();
         let mut access = Access::new(&limits, &mut (Box::new(|bytes: &mut [u8]| bytes.fill(7)) as _), 1);
         let vhost = access.add_vhost(FIRST_VHOST).unwrap();
-        let mut journal = Journal::new(64);
-        journal.start(1, true, u64::MAX);
+        let mut pending_writes = PendingWrites::new(64);
+        pending_writes.start(1, true, u64::MAX);
         let messages = Messages::new(MessageLimits {
             messages_max: 16,
             body_bytes_max: 1 << 16,
             assembly_bytes_max: 1 << 16,
         });
         let (recovery, work) = (Recovery::new(left_out_max, 1), Work::default());
-        Self { recovery, access, journal, messages, work, vhost }
+        Self { recovery, access, pending_writes, messages, work, vhost }
     }
 
     fn leave_queue_out(&mut self, name: &str, incarnation: u64) {
-        let (vhost, auto_delete, is_rebuilt, levels_from, arguments) = ("/", false, false, 0, &[][..]);
-        self.recovery.leave_out(&Definition::Queue {
+        let (vhost, auto_delete, is_rebuilt, priorities_from, arguments) = ("/", false, false, 0, &[][..]);
+        self.recovery.note_left_out(&Definition::Queue {
             vhost,
             name,
             incarnation,
             auto_delete,
             is_rebuilt,
-            levels_from,
+            priorities_from,
             arguments,
         });
     }
 
     fn leave_exchange_out(&mut self, name: &str, version: u64) {
         let (vhost, kind, auto_delete, internal, arguments) = ("/", "odd", false, false, &[][..]);
-        self.recovery.leave_out(&Definition::Exchange {
+        self.recovery.note_left_out(&Definition::Exchange {
             vhost,
             name,
             version,
@@ -72,7 +72,7 @@ impl OrphansFixture {
     }
 
     fn delete(&mut self, name: DestinationName<'_>, is_conditional: bool) -> Result<bool, Fault> {
-        let mut cx = Context::new(&mut self.journal, &mut self.messages, &mut self.work);
+        let mut cx = Context::new(&mut self.pending_writes, &mut self.messages, &mut self.work);
         self.recovery.delete_left_out(&mut cx, &self.access, self.vhost, name, is_conditional)
     }
 
@@ -80,13 +80,13 @@ impl OrphansFixture {
     /// are.
     fn written(&mut self) -> (Vec<u64>, Vec<Box<[u8]>>) {
         let (mut queues, mut keys) = (Vec::new(), Vec::new());
-        while let Some(fact) = self.journal.fact() {
+        while let Some(fact) = self.pending_writes.fact() {
             match fact {
-                Fact::Gone { queue } => queues.push(*queue),
-                Fact::Defined { key, value: None, .. } => keys.push(key.clone()),
+                LogEntry::Gone { queue } => queues.push(*queue),
+                LogEntry::Defined { key, value: None, .. } => keys.push(key.clone()),
                 other => panic!("nothing is deleted by {other:?}"),
             }
-            self.journal.pop_fact();
+            self.pending_writes.pop_entry();
         }
         queues.sort_unstable();
         (queues, keys)
@@ -119,9 +119,9 @@ fn the_name_of_a_left_out_object_is_blocked_until_it_is_deleted() {
 fn a_deletion_removes_messages_and_levels_from_the_storage() {
     let mut world = OrphansFixture::new(8);
     world.leave_queue_out("q", 7);
-    world.recovery.leave_out_levels(7, &[71, 72]);
+    world.recovery.note_left_out_levels(7, &[71, 72]);
     world.leave_queue_out("other", 8);
-    world.recovery.leave_out_levels(8, &[81]);
+    world.recovery.note_left_out_levels(8, &[81]);
     world.leave_exchange_out("q", 9);
     world.delete(QUEUE, false).unwrap();
     assert_eq!(world.written(), (vec![7, 71, 72], vec![key_of("/", QUEUE)]));
@@ -134,7 +134,7 @@ fn a_deletion_removes_messages_and_levels_from_the_storage() {
 fn nothing_is_deleted_from_unwritable_storage() {
     let mut world = OrphansFixture::new(8);
     world.leave_queue_out("q", 7);
-    world.journal.start(1, false, u64::MAX);
+    world.pending_writes.start(1, false, u64::MAX);
     assert!(world.delete(QUEUE, false).is_err());
     assert!(world.check(QUEUE, false).is_err(), "it is still there");
 }

@@ -22,8 +22,8 @@ use core::hash::BuildHasher;
 
 use foldhash::quality::FixedState;
 use leveret_core::command::{NAME_BYTES_MAX, VhostId};
-use leveret_core::journal::{Batch, Definition, Journal, Mode};
 use leveret_core::mem::Slab;
+use leveret_core::pending_writes::{Batch, Definition, Mode, PendingWrites};
 
 use crate::access::OperatorFault;
 use crate::reply_text::{check_changeable, check_room};
@@ -114,7 +114,7 @@ impl Parameters {
     /// The setter may not set it, or there is no capacity.
     pub(crate) fn set(
         &mut self,
-        journal: &mut Journal,
+        pending_writes: &mut PendingWrites,
         vhost: Option<VhostId>,
         view: &ParameterView<'_>,
         needs: Option<&ParameterNeeds>,
@@ -131,18 +131,18 @@ impl Parameters {
             let why = format!("its value is longer than {PARAMETER_BYTES_MAX} bytes of JSON");
             return Err(OperatorFault::Invalid(why));
         }
-        check_changeable(journal)?;
+        check_changeable(pending_writes)?;
         let old = self.find(vhost, view.full_name());
         if old.is_some_and(|old| &*self.records[old].value == view.value) {
-            return Ok(journal.await_facts());
+            return Ok(pending_writes.last_entry_batch());
         }
-        check_room(journal)?;
+        check_room(pending_writes)?;
         let is_shovel = vhost.is_some() && view.component == SHOVEL;
         if old.is_none() && is_shovel && self.count(Parameter::is_shovel) >= self.shovels_max {
-            return Err(OperatorFault::NoRoom("bridges_max"));
+            return Err(OperatorFault::NoCapacity("bridges_max"));
         }
         self.put(vhost, view)?;
-        Ok(append(journal, view, true))
+        Ok(append(pending_writes, view, true))
     }
 
     /// Restores a parameter from the log at start.
@@ -166,7 +166,7 @@ impl Parameters {
             return Ok(());
         }
         let parameter = Parameter { vhost, component: view.component.into(), name: view.name.into(), value };
-        self.records.insert(parameter).map_err(|_| OperatorFault::NoRoom("parameters_max"))?;
+        self.records.insert(parameter).map_err(|_| OperatorFault::NoCapacity("parameters_max"))?;
         self.unplaced.remove(view.full_name());
         Ok(())
     }
@@ -177,7 +177,7 @@ impl Parameters {
     /// There is no parameter of that name, or the storage cannot be written.
     pub(crate) fn clear(
         &mut self,
-        journal: &mut Journal,
+        pending_writes: &mut PendingWrites,
         vhost: Option<VhostId>,
         name: ParameterName<'_>,
     ) -> Changed {
@@ -186,29 +186,34 @@ impl Parameters {
         if found.is_none() && !self.unplaced.has(name) {
             return Err(OperatorFault::NoSuchParameter);
         }
-        check_changeable(journal)?;
+        check_changeable(pending_writes)?;
         match found {
-            Some(index) => self.drop_at(journal, index, name.vhost),
+            Some(index) => self.drop_at(pending_writes, index, name.vhost),
             None => {
                 self.unplaced.remove(name);
                 let ParameterName { vhost, component, name } = name;
-                append(journal, &ParameterView { vhost, component, name, value: &[] }, false);
+                append(pending_writes, &ParameterView { vhost, component, name, value: &[] }, false);
             }
         }
-        Ok(journal.await_facts())
+        Ok(pending_writes.last_entry_batch())
     }
 
     /// Clears all parameters of a virtual host that is deleted.
-    pub(crate) fn drop_of_vhost(&mut self, journal: &mut Journal, vhost: VhostId, vhost_name: &str) {
+    pub(crate) fn drop_of_vhost(
+        &mut self,
+        pending_writes: &mut PendingWrites,
+        vhost: VhostId,
+        vhost_name: &str,
+    ) {
         for index in 0..self.records.places() {
             if self.records.get(index).is_some_and(|it| it.vhost == Some(vhost)) {
-                self.drop_at(journal, index, Some(vhost_name));
+                self.drop_at(pending_writes, index, Some(vhost_name));
             }
         }
     }
 
-    fn drop_at(&mut self, journal: &mut Journal, index: usize, vhost_name: Option<&str>) {
-        append(journal, &self.records.remove(index).view(vhost_name), false);
+    fn drop_at(&mut self, pending_writes: &mut PendingWrites, index: usize, vhost_name: Option<&str>) {
+        append(pending_writes, &self.records.remove(index).view(vhost_name), false);
         self.version += 1;
     }
 
@@ -285,13 +290,13 @@ impl Setter<'_> {
 }
 
 /// Appends to the log that a parameter exists, or is deleted.
-fn append(journal: &mut Journal, view: &ParameterView<'_>, exists: bool) -> Batch {
-    if journal.mode() != Mode::On {
+fn append(pending_writes: &mut PendingWrites, view: &ParameterView<'_>, exists: bool) -> Batch {
+    if pending_writes.mode() != Mode::On {
         return Batch::NONE;
     }
     let ParameterView { vhost, component, name, value } = *view;
     let definition = Definition::Parameter { vhost, component, name, value };
-    journal.define(definition.key(), exists.then(|| definition.value()))
+    pending_writes.define(definition.key(), exists.then(|| definition.value()))
 }
 
 /// Maximum number of parameters without a place that can still be cleared.

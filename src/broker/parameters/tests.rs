@@ -3,7 +3,7 @@
 use super::*;
 use crate::access::OperatorFault;
 use leveret_core::command::VhostId;
-use leveret_core::journal::{Batch, Fact, Journal};
+use leveret_core::pending_writes::{Batch, LogEntry, PendingWrites};
 
 /// A component that accepts every value but one, and reserves another for administrators.
 fn check(parameter: &ParameterView<'_>) -> Result<ParameterNeeds, String> {
@@ -34,29 +34,29 @@ fn global<'a>(name: &'a str, value: &'a str) -> ParameterView<'a> {
 
 struct ParametersFixture {
     parameters: Parameters,
-    journal: Journal,
+    pending_writes: PendingWrites,
 }
 
 impl ParametersFixture {
     /// Creates parameters with capacity for four, and for this many shovels.
     fn new(shovels_max: usize) -> Self {
-        let mut journal = Journal::new(16);
-        journal.start(1, true, u64::MAX);
+        let mut pending_writes = PendingWrites::new(16);
+        pending_writes.start(1, true, u64::MAX);
         let mut parameters = Parameters::with_capacity(4, 7);
         parameters.set_check(check);
         parameters.set_shovel_places(shovels_max);
-        Self { parameters, journal }
+        Self { parameters, pending_writes }
     }
 
     fn set(&mut self, parameter: ParameterView<'_>, setter: Setter<'_>) -> Result<Batch, OperatorFault> {
         let needs = self.parameters.needs(&parameter)?;
         let id = parameter.vhost.map(|_| vhost(0));
-        self.parameters.set(&mut self.journal, id, &parameter, needs.as_ref(), &setter)
+        self.parameters.set(&mut self.pending_writes, id, &parameter, needs.as_ref(), &setter)
     }
 
     fn clear(&mut self, parameter: ParameterView<'_>) -> Result<(), OperatorFault> {
         let id = parameter.vhost.map(|_| vhost(0));
-        self.parameters.clear(&mut self.journal, id, parameter.full_name()).map(drop)
+        self.parameters.clear(&mut self.pending_writes, id, parameter.full_name()).map(drop)
     }
 
     /// Returns names and values of all parameters.
@@ -69,10 +69,10 @@ impl ParametersFixture {
     /// parameter.
     fn written(&mut self) -> [usize; 2] {
         let mut counts = [0; 2];
-        while let Some(fact) = self.journal.fact() {
-            let Fact::Defined { value, .. } = fact else { panic!("no definition") };
+        while let Some(fact) = self.pending_writes.fact() {
+            let LogEntry::Defined { value, .. } = fact else { panic!("no definition") };
             counts[usize::from(value.is_none())] += 1;
-            self.journal.pop_fact();
+            self.pending_writes.pop_entry();
         }
         counts
     }
@@ -111,9 +111,9 @@ fn invalid_values_and_missing_permissions_are_refused() {
     assert_eq!(world.set(shovel("s", "1"), nowhere), invalid("there is no vhost \"v\" in this broker"));
     let long = "1".repeat(PARAMETER_BYTES_MAX + 1);
     assert!(matches!(world.set(global("g", &long), OPERATOR), Err(OperatorFault::Invalid(_))));
-    world.journal.set_disk_room((0, 1 << 20), true);
+    world.pending_writes.set_log_free_bytes((0, 1 << 20), true);
     assert_eq!(world.set(global("g", "1"), OPERATOR), Err(OperatorFault::FileSystemFull));
-    world.journal.start(2, false, u64::MAX);
+    world.pending_writes.start(2, false, u64::MAX);
     assert!(matches!(world.set(global("g", "1"), OPERATOR), Err(OperatorFault::Store(_))));
     assert!(world.all().is_empty());
 }
@@ -122,11 +122,11 @@ fn invalid_values_and_missing_permissions_are_refused() {
 fn shovels_and_parameters_are_limited_and_existing_ones_can_change() {
     let mut world = ParametersFixture::new(1);
     world.set(shovel("a", "1"), ANN).expect("there is a place");
-    assert_eq!(world.set(shovel("b", "1"), ANN), Err(OperatorFault::NoRoom("bridges_max")));
+    assert_eq!(world.set(shovel("b", "1"), ANN), Err(OperatorFault::NoCapacity("bridges_max")));
     for name in ["b", "c", "d"] {
         world.set(global(name, "1"), OPERATOR).expect("global ones are no shovels");
     }
-    assert_eq!(world.set(global("e", "1"), OPERATOR), Err(OperatorFault::NoRoom("parameters_max")));
+    assert_eq!(world.set(global("e", "1"), OPERATOR), Err(OperatorFault::NoCapacity("parameters_max")));
     world.set(shovel("a", "2"), ANN).expect("it has its place");
 }
 
@@ -174,13 +174,13 @@ fn parameters_are_deleted_with_their_virtual_host() {
     world.set(global("g", "1"), OPERATOR).unwrap();
     world.parameters.restore(Some(vhost(1)), &shovel("a", "2")).unwrap();
     world.written();
-    world.parameters.drop_of_vhost(&mut world.journal, vhost(0), "v");
+    world.parameters.drop_of_vhost(&mut world.pending_writes, vhost(0), "v");
     assert_eq!((world.all(), world.written()), (vec!["g=1".to_string(), "a=2".to_string()], [0, 1]));
 }
 
 #[test]
 #[should_panic(expected = "what a virtual host has was checked")]
 fn an_unchecked_value_panics() {
-    let ParametersFixture { mut parameters, mut journal } = ParametersFixture::new(8);
-    drop(parameters.set(&mut journal, Some(vhost(0)), &shovel("s", "1"), None, &OPERATOR));
+    let ParametersFixture { mut parameters, mut pending_writes } = ParametersFixture::new(8);
+    drop(parameters.set(&mut pending_writes, Some(vhost(0)), &shovel("s", "1"), None, &OPERATOR));
 }

@@ -25,8 +25,8 @@ use keys::PolicyNotification;
 use keys::{DEFINITION_BYTES_MAX, NotFor};
 use leveret_amqp::field::Table;
 use leveret_core::command::{NAME_BYTES_MAX, PolicyId, VhostId};
-use leveret_core::journal::{Batch, Definition, Journal, Mode};
 use leveret_core::mem::Slab;
+use leveret_core::pending_writes::{Batch, Definition, Mode, PendingWrites};
 
 use crate::access::{OperatorFault, Pattern, PatternBytes};
 use crate::context::Work;
@@ -142,7 +142,7 @@ impl Policies {
     /// The policy is not valid, or there is no capacity.
     pub(crate) fn set(
         &mut self,
-        journal: &mut Journal,
+        pending_writes: &mut PendingWrites,
         patterns: &mut PatternBytes,
         vhost: VhostId,
         view: &PolicyView<'_>,
@@ -152,13 +152,13 @@ impl Policies {
             return Err(OperatorFault::BadName("policy", "have from 1 to 255 bytes"));
         }
         keys::check(Table::trusted(new.definition), new.kind).map_err(OperatorFault::Invalid)?;
-        check_changeable(journal)?;
+        check_changeable(pending_writes)?;
         // An operator policy is accepted on a full disk too, because it may free space.
         if new.kind == PolicyKind::User {
-            check_room(journal)?;
+            check_room(pending_writes)?;
         }
         self.put(patterns, vhost, new)?;
-        Ok(append(journal, view, true))
+        Ok(append(pending_writes, view, true))
     }
 
     /// Stores a policy, new or changed, without writing it: a start finds it in the log.
@@ -177,7 +177,7 @@ impl Policies {
         })?;
         let old = self.find(vhost, new.kind, new.name);
         if old.is_none() && self.records.is_full() {
-            return Err(OperatorFault::NoRoom("policies_max"));
+            return Err(OperatorFault::NoCapacity("policies_max"));
         }
         let freed = old.map_or(0, |old| self.records[old].pattern.bytes());
         patterns.take(pattern.bytes(), freed)?;
@@ -209,31 +209,36 @@ impl Policies {
     /// There is no policy of that name, or the storage cannot be written.
     pub(crate) fn clear(
         &mut self,
-        journal: &mut Journal,
+        pending_writes: &mut PendingWrites,
         vhost: VhostId,
         vhost_name: &str,
         kind: PolicyKind,
         name: &str,
     ) -> Result<(), OperatorFault> {
         let index = self.find(vhost, kind, name).ok_or(OperatorFault::NoSuchParameter)?;
-        check_changeable(journal)?;
-        self.drop_at(journal, index, vhost_name);
+        check_changeable(pending_writes)?;
+        self.drop_at(pending_writes, index, vhost_name);
         Ok(())
     }
 
     /// Clears all policies of a virtual host that is deleted.
-    pub(crate) fn drop_of_vhost(&mut self, journal: &mut Journal, vhost: VhostId, vhost_name: &str) {
+    pub(crate) fn drop_of_vhost(
+        &mut self,
+        pending_writes: &mut PendingWrites,
+        vhost: VhostId,
+        vhost_name: &str,
+    ) {
         for index in 0..self.records.places() {
             if self.records.get(index).is_some_and(|it| it.vhost == vhost && !it.is_gone) {
-                self.drop_at(journal, index, vhost_name);
+                self.drop_at(pending_writes, index, vhost_name);
             }
         }
     }
 
-    fn drop_at(&mut self, journal: &mut Journal, index: usize, vhost_name: &str) {
+    fn drop_at(&mut self, pending_writes: &mut PendingWrites, index: usize, vhost_name: &str) {
         let policy = &mut self.records[index];
         policy.is_gone = true;
-        append(journal, &PolicyView { vhost: vhost_name, policy: policy.as_set() }, false);
+        append(pending_writes, &PolicyView { vhost: vhost_name, policy: policy.as_set() }, false);
         self.notification.begin();
     }
 
@@ -361,21 +366,21 @@ impl Policies {
 }
 
 /// Appends to the log that a policy exists, or is deleted.
-fn append(journal: &mut Journal, view: &PolicyView<'_>, exists: bool) -> Batch {
-    if journal.mode() != Mode::On {
+fn append(pending_writes: &mut PendingWrites, view: &PolicyView<'_>, exists: bool) -> Batch {
+    if pending_writes.mode() != Mode::On {
         return Batch::NONE;
     }
     let PolicyView { vhost, policy } = view;
     let definition = Definition::Policy {
         vhost,
         name: policy.name,
-        is_operators: policy.kind == PolicyKind::Operator,
+        is_operator_policy: policy.kind == PolicyKind::Operator,
         pattern: policy.pattern,
         apply_to: policy.apply_to.name(),
         priority: policy.priority,
         definition: policy.definition,
     };
-    journal.define(definition.key(), exists.then(|| definition.value()))
+    pending_writes.define(definition.key(), exists.then(|| definition.value()))
 }
 
 /// Whether a policy is a user's or the operator's. One of each kind may have the same name.

@@ -6,7 +6,7 @@ use crate::context::Work;
 use leveret_amqp::Writer;
 use leveret_amqp::field::{Table, Value};
 use leveret_core::command::{ExchangeId, QueueId, VhostId};
-use leveret_core::journal::{Batch, Definition, Fact, Journal};
+use leveret_core::pending_writes::{Batch, Definition, LogEntry, PendingWrites};
 
 /// Returns the bytes of a table with one field.
 fn table(name: &str, text: &str) -> Vec<u8> {
@@ -29,24 +29,24 @@ fn vhost(index: usize) -> VhostId {
 struct PolicyFixture {
     policies: Policies,
     patterns: PatternBytes,
-    journal: Journal,
+    pending_writes: PendingWrites,
 }
 
 impl PolicyFixture {
     fn new() -> Self {
-        let mut journal = Journal::new(16);
-        journal.start(1, true, u64::MAX);
+        let mut pending_writes = PendingWrites::new(16);
+        pending_writes.start(1, true, u64::MAX);
         let patterns = PatternBytes::with_max(1 << 20);
-        Self { policies: Policies::with_capacity(4), patterns, journal }
+        Self { policies: Policies::with_capacity(4), patterns, pending_writes }
     }
 
     fn set(&mut self, said: NewPolicy<'_>) -> Result<Batch, OperatorFault> {
         let view = PolicyView { vhost: "v", policy: said };
-        self.policies.set(&mut self.journal, &mut self.patterns, vhost(0), &view)
+        self.policies.set(&mut self.pending_writes, &mut self.patterns, vhost(0), &view)
     }
 
     fn clear(&mut self, kind: PolicyKind, name: &str) -> Result<(), OperatorFault> {
-        self.policies.clear(&mut self.journal, vhost(0), "v", kind, name)
+        self.policies.clear(&mut self.pending_writes, vhost(0), "v", kind, name)
     }
 
     fn choose(&self, name: &str, subject: Subject) -> AppliedView<'_> {
@@ -68,14 +68,14 @@ impl PolicyFixture {
     /// Returns the names of policies written since the last call, cleared ones with a `-`.
     fn written(&mut self) -> Vec<String> {
         let mut names = Vec::new();
-        while let Some(fact) = self.journal.fact() {
-            let Fact::Defined { key, value, .. } = fact else { panic!("no definition") };
+        while let Some(fact) = self.pending_writes.fact() {
+            let LogEntry::Defined { key, value, .. } = fact else { panic!("no definition") };
             let is_news = value.is_some();
             let said = table("expires", "1");
             let definition = Definition::Policy {
                 vhost: "v",
                 name: "",
-                is_operators: false,
+                is_operator_policy: false,
                 pattern: "",
                 apply_to: "all",
                 priority: 0,
@@ -85,7 +85,7 @@ impl PolicyFixture {
             let parsed = Definition::parse(key, value.as_deref().unwrap_or(&any));
             let Some(Definition::Policy { vhost: "v", name, .. }) = parsed else { panic!("{parsed:?}") };
             names.push(format!("{}{name}", if is_news { "" } else { "-" }));
-            self.journal.pop_fact();
+            self.pending_writes.pop_entry();
         }
         names
     }
@@ -193,7 +193,7 @@ fn a_policy_can_change_without_capacity_for_another() {
     for name in ["a", "b", "c", "d"] {
         assert!(world.set(said(name, "^q-[0-9]+$", &expires)).unwrap() > Batch::NONE);
     }
-    assert_eq!(world.set(said("e", "", &expires)), Err(OperatorFault::NoRoom("policies_max")));
+    assert_eq!(world.set(said("e", "", &expires)), Err(OperatorFault::NoCapacity("policies_max")));
     let longer = table("expires", "2");
     world.set(said("b", "^r", &longer)).unwrap();
     assert_eq!((world.policies.len(), world.policies.most()), (4, 4));
@@ -208,12 +208,12 @@ fn a_policy_can_change_without_capacity_for_another() {
 #[test]
 fn on_a_full_disk_only_operator_policies_can_be_set() {
     let mut world = PolicyFixture::new();
-    world.journal.set_disk_room((0, 1 << 20), true);
+    world.pending_writes.set_log_free_bytes((0, 1 << 20), true);
     let expires = table("expires", "1");
     assert_eq!(world.set(said("p", "", &expires)), Err(OperatorFault::FileSystemFull));
     world.set(NewPolicy { kind: PolicyKind::Operator, ..said("p", "", &expires) }).unwrap();
     world.clear(PolicyKind::Operator, "p").unwrap();
-    world.journal.start(2, false, u64::MAX);
+    world.pending_writes.start(2, false, u64::MAX);
     let operators = NewPolicy { kind: PolicyKind::Operator, ..said("p", "", &expires) };
     assert!(matches!(world.set(operators), Err(OperatorFault::Store(_))));
 }
@@ -229,9 +229,9 @@ fn patterns_are_counted_until_all_are_notified_of_their_removal() {
         count += 1;
     }
     assert!((1..4).contains(&count), "{count}");
-    assert_eq!(world.set(said("d", pattern, &expires)), Err(OperatorFault::NoRoom("patterns_bytes_max")));
+    assert_eq!(world.set(said("d", pattern, &expires)), Err(OperatorFault::NoCapacity("patterns_bytes_max")));
     world.clear(PolicyKind::User, "a").unwrap();
-    assert_eq!(world.set(said("d", pattern, &expires)), Err(OperatorFault::NoRoom("patterns_bytes_max")));
+    assert_eq!(world.set(said("d", pattern, &expires)), Err(OperatorFault::NoCapacity("patterns_bytes_max")));
     world.tell(1, 1);
     world.set(said("d", pattern, &expires)).unwrap();
 }
@@ -267,7 +267,7 @@ fn policies_are_deleted_with_their_virtual_host() {
     world.tell(1, 1);
     let applied = world.policies.choose(&mut Work::default(), vhost(0), "e", Subject::Exchange);
     assert_eq!(world.policies.alternate(applied).as_deref(), Some("x"));
-    world.policies.drop_of_vhost(&mut world.journal, vhost(0), "v");
+    world.policies.drop_of_vhost(&mut world.pending_writes, vhost(0), "v");
     assert_eq!(world.written(), ["a", "-a"]);
     assert_eq!(world.choose("e", Subject::Exchange).policy, None);
     assert_eq!(world.policies.applied_view(applied).policy, Some("a"), "who has not heard goes by it");

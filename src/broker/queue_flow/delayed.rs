@@ -28,8 +28,8 @@ use std::collections::BinaryHeap;
 use leveret_amqp::field::{Table, Value};
 use leveret_amqp::props::Properties;
 use leveret_core::command::QueueId;
-use leveret_core::journal::Journal;
 use leveret_core::mem::MessageId;
+use leveret_core::pending_writes::PendingWrites;
 
 use super::Queues;
 use super::expiry::Expiry;
@@ -44,11 +44,15 @@ impl Queues {
     /// Retires the hidden queue of an exchange with its levels. Returns the held messages, for the caller to
     /// settle.
     #[cold]
-    pub(crate) fn retire_delayed_queue(&mut self, journal: &mut Journal, queue: QueueId) -> Vec<Held> {
+    pub(crate) fn retire_delayed_queue(
+        &mut self,
+        pending_writes: &mut PendingWrites,
+        queue: QueueId,
+    ) -> Vec<Held> {
         let record = &mut self.records[queue];
         record.state = QueueState::Deleting;
         if record.logged.is_on() {
-            journal.queue_gone(record.logged.incarnation());
+            pending_writes.append_queue_deleted(record.logged.incarnation());
         }
         let records = &self.records;
         let gone = self.delay_wheel.take_held_of(|queue| records[queue].is_deleted());
@@ -74,7 +78,7 @@ impl Queues {
         queue: QueueId,
         choice: LevelChoice,
     ) -> QueueId {
-        let now_ms = cx.journal.time_ms();
+        let now_ms = cx.pending_writes.time_ms();
         if self.delay_wheel.unknown > 0 {
             self.register_slot(queue, Slot { number: 0, start_ms: now_ms });
             return queue;
@@ -121,7 +125,7 @@ impl Queues {
     /// Sets the arrival time of a message in a slot.
     pub(crate) fn note_delayed_arrival(&self, cx: &mut Context<'_>, message: MessageId) {
         if cx.messages.arrived_ms(message) == 0 {
-            cx.messages.set_arrived_ms(message, cx.journal.time_ms().max(1));
+            cx.messages.set_arrived_ms(message, cx.pending_writes.time_ms().max(1));
         }
     }
 
@@ -364,9 +368,9 @@ impl DelayWheel {
     }
 
     /// Returns whether a slot or held message is due and may be moved, given this counter of freed capacity.
-    pub(crate) fn is_due(&self, now_ms: u64, room_made: impl FnOnce() -> u64) -> bool {
+    pub(crate) fn is_due(&self, now_ms: u64, capacity_freed: impl FnOnce() -> u64) -> bool {
         match self.stuck_at {
-            Some(stuck_at) => stuck_at != room_made(),
+            Some(stuck_at) => stuck_at != capacity_freed(),
             None => self.next_ms().is_some_and(|at_ms| at_ms <= now_ms),
         }
     }
@@ -450,8 +454,8 @@ impl DelayWheel {
     }
 
     /// Notes that nothing could be done, given this counter of freed capacity.
-    pub(crate) const fn note_stuck(&mut self, room_made: u64) {
-        self.stuck_at = Some(room_made);
+    pub(crate) const fn note_stuck(&mut self, capacity_freed: u64) {
+        self.stuck_at = Some(capacity_freed);
     }
 
     /// Notes a change that the wheel may wait for.

@@ -12,8 +12,8 @@
 //!   evicted, whatever is published meanwhile.
 
 use leveret_core::command::{ChannelId, ConnectionId, QueueId};
-use leveret_core::journal::{Journal, Mode};
 use leveret_core::mem::{MessageFlags, MessageId, Messages};
+use leveret_core::pending_writes::{Mode, PendingWrites};
 
 use super::Queues;
 use crate::Context;
@@ -33,8 +33,8 @@ const CHUNKS_LEFT: usize = 4;
 
 impl Queues {
     /// Sets, at start, the bytes of the largest body in the log; 0 when the log has no message.
-    pub fn recovered_largest(&mut self, body_bytes: u64) {
-        self.paging.recovered_largest(body_bytes);
+    pub fn set_largest_stored_body(&mut self, body_bytes: u64) {
+        self.paging.set_largest_stored_body(body_bytes);
     }
 
     /// Evicts a bounded number of messages that the log has, if memory is short. Returns whether to continue
@@ -48,11 +48,11 @@ impl Queues {
         let (slab, places) = (&self.records, self.records.places());
         let has_absent = |index: usize| slab.get(index).is_some_and(Queue::has_absent);
         let is_looking = self.paging.keep_read_back_reserve(cx.messages, places, has_absent);
-        if cx.journal.mode() != Mode::On || !self.is_short(cx.messages) {
+        if cx.pending_writes.mode() != Mode::On || !self.is_short(cx.messages) {
             return is_looking;
         }
         // Only durable messages can be evicted.
-        cx.journal.hurry();
+        cx.pending_writes.hurry();
         let mut left = EVICT_STEP;
         if self.evict_delivered(cx.messages, quota, connection_of) {
             return true;
@@ -180,13 +180,13 @@ impl Queues {
     }
 
     /// Drops, at start, the transient messages that an older version of the broker had written.
-    pub fn forget_transient(&mut self, journal: &mut Journal, incarnation: u64) {
-        journal.queue_gone(incarnation);
+    pub fn drop_transient(&mut self, pending_writes: &mut PendingWrites, incarnation: u64) {
+        pending_writes.append_queue_deleted(incarnation);
     }
 }
 
 /// Returns whether the message is durable in the log and can be counted among the evicted ones.
 fn is_stored(messages: &Messages, queue: &Queue, message: MessageId) -> bool {
     let flags = messages.flags(message);
-    flags.has(MessageFlags::STORED) && !flags.has(MessageFlags::MOVING) && queue.backlog.can_evict()
+    flags.has(MessageFlags::STORED) && !flags.has(MessageFlags::WITHHELD) && queue.backlog.can_evict()
 }

@@ -11,7 +11,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use leveret_core::command::QueueId;
-use leveret_core::journal::Journal;
+use leveret_core::pending_writes::PendingWrites;
 
 use super::Queues;
 use crate::queue_records::Peeked;
@@ -119,10 +119,10 @@ impl Queues {
     ///
     /// A dead letter needs space before its original frees any. Without the reserve, a log full of messages
     /// to be dead-lettered would stay full forever.
-    pub(crate) fn kept_for_letters(&self, journal: &Journal) -> u64 {
+    pub(crate) fn reserved_for_dead_letters(&self, pending_writes: &PendingWrites) -> u64 {
         match self.records.has_dead_lettering() {
             false => 0,
-            true => journal.kept_for_letters(self.settings.dead_letter_log_bytes),
+            true => pending_writes.reserved_for_dead_letters(self.settings.dead_letter_log_bytes),
         }
     }
 
@@ -173,11 +173,12 @@ impl Queues {
 
     /// Notes that a client used the queue, which postpones the queue's expiry.
     #[cold]
-    pub(crate) fn touch_queue(&mut self, journal: &Journal, queue: QueueId) {
+    pub(crate) fn touch_queue(&mut self, pending_writes: &PendingWrites, queue: QueueId) {
         let record = &mut self.records[queue];
         if record.settings.expires() && !record.is_deleted() {
-            record.times.unused_until_ms = journal.time_ms().saturating_add(record.settings.expires_ms);
-            let due_ms = self.records.unused_until_ms(journal, queue);
+            record.times.unused_until_ms =
+                pending_writes.time_ms().saturating_add(record.settings.expires_ms);
+            let due_ms = self.records.unused_until_ms(pending_writes, queue);
             self.note_due(queue, due_ms);
         }
     }

@@ -11,8 +11,8 @@
 
 use leveret_core::command::{ChannelId, ConnectionId, QueueId};
 use leveret_core::error::Fault;
-use leveret_core::journal::{Journal, Mode, Settled, Target};
 use leveret_core::mem::{MessageFlags, MessageId, Messages};
+use leveret_core::pending_writes::{Mode, PendingWrites, Settled, Target};
 
 use super::{PendingWatermark, Queues};
 use crate::Context;
@@ -41,15 +41,15 @@ impl Queues {
                 false
             }
             First::At(_, Place::Logged(message, offset)) => {
-                if cx.messages.flags(message).has(MessageFlags::MOVING) {
-                    self.await_move(cx.journal, queue, offset);
+                if cx.messages.flags(message).has(MessageFlags::WITHHELD) {
+                    self.await_move(cx.pending_writes, queue, offset);
                     false
                 } else {
                     // Another broker learns the message's offset, so the offset must never be reused. A
                     // watermark above it in the log ensures that, whether the log has the message or not.
                     let is_forwarded = self.records[queue].is_forwarded;
-                    !is_forwarded && cx.journal.is_gathering(cx.messages, message)
-                        || self.is_below_watermark(cx.journal, queue, offset)
+                    !is_forwarded && cx.pending_writes.is_pending_write(cx.messages, message)
+                        || self.is_below_watermark(cx.pending_writes, queue, offset)
                 }
             }
         };
@@ -66,22 +66,27 @@ impl Queues {
         let backlog = &self.records[queue].backlog;
         let (message, logged) = backlog.first_returned(&self.pool, &self.deliveries);
         logged.is_none_or(|offset| {
-            !cx.journal.is_gathering(cx.messages, message)
-                || self.is_below_watermark(cx.journal, queue, offset)
+            !cx.pending_writes.is_pending_write(cx.messages, message)
+                || self.is_below_watermark(cx.pending_writes, queue, offset)
         })
     }
 
     /// Returns whether a message of the log is below the watermark, so that it may be delivered. Requests a
     /// higher watermark ahead of need.
-    fn is_below_watermark(&mut self, journal: &mut Journal, queue: QueueId, offset: u64) -> bool {
-        if journal.mode() != Mode::On {
+    fn is_below_watermark(
+        &mut self,
+        pending_writes: &mut PendingWrites,
+        queue: QueueId,
+        offset: u64,
+    ) -> bool {
+        if pending_writes.mode() != Mode::On {
             return true;
         }
         let record = &mut self.records[queue];
         let (is_forwarded, logged) = (record.is_forwarded, &mut record.logged);
         if let Some(through) = logged.ask_watermark(offset, is_forwarded) {
             let incarnation = logged.incarnation();
-            let fact = journal.set_delivered_watermark(incarnation, through);
+            let fact = pending_writes.set_delivered_watermark(incarnation, through);
             self.awaited.watermarks.push_back(PendingWatermark { fact, queue, incarnation, through });
         }
         self.records[queue].logged.is_below_watermark(offset)
@@ -89,19 +94,19 @@ impl Queues {
 
     /// Notes that a queue waits for a message that replaces another: it is delivered when the log has both.
     #[cold]
-    fn await_move(&mut self, journal: &mut Journal, queue: QueueId, offset: u64) {
+    fn await_move(&mut self, pending_writes: &mut PendingWrites, queue: QueueId, offset: u64) {
         // The watermark is written with it, so that the message need not wait for it afterwards.
-        let _ = self.is_below_watermark(journal, queue, offset);
-        journal.hurry();
-        self.awaited.moves.push((journal.durable(), queue));
+        let _ = self.is_below_watermark(pending_writes, queue, offset);
+        pending_writes.hurry();
+        self.awaited.moves.push((pending_writes.durable(), queue));
     }
 
     /// Wakes the queues whose first message replaces another, if that is durable now.
     #[cold]
-    fn note_moved(&mut self, journal: &Journal) {
+    fn note_moved(&mut self, pending_writes: &PendingWrites) {
         let mut awaited = core::mem::take(&mut self.awaited.moves);
         awaited.retain(|&(before, queue)| {
-            let is_new = before < journal.durable();
+            let is_new = before < pending_writes.durable();
             // The queue may have been deleted since.
             if is_new
                 && let Some(record) = self.records.get_mut(queue.index())
@@ -117,11 +122,11 @@ impl Queues {
     }
 
     /// Wakes the queues that waited for a watermark or a move that may have become durable.
-    pub fn note_durable(&mut self, journal: &Journal) {
+    pub fn note_durable(&mut self, pending_writes: &PendingWrites) {
         if !self.awaited.moves.is_empty() {
-            self.note_moved(journal);
+            self.note_moved(pending_writes);
         }
-        let durable = journal.facts_stored();
+        let durable = pending_writes.entries_durable();
         while let Some(&PendingWatermark { fact, queue, incarnation, through }) =
             self.awaited.watermarks.front()
         {
@@ -186,9 +191,9 @@ impl Queues {
     /// Notes in the pending commit that one of its messages is already being sent to a consumer.
     pub(crate) fn note_delivery(&mut self, cx: &mut Context<'_>, queue: QueueId, taken: &Taken) {
         if let Some(offset) = taken.logged
-            && cx.journal.is_gathering(cx.messages, taken.message)
+            && cx.pending_writes.is_pending_write(cx.messages, taken.message)
         {
-            cx.journal.piggyback(self.records[queue].logged.incarnation(), offset + 1);
+            cx.pending_writes.note_delivered_early(self.records[queue].logged.incarnation(), offset + 1);
         }
     }
 
@@ -213,10 +218,10 @@ impl Queues {
         record.logged.settled(log_bytes(cx.messages, message));
         record.requeues.note_settled(offset, offset);
         if record.is_deleted() {
-            cx.journal.forsake(cx.messages, message);
+            cx.pending_writes.drop_target(cx.messages, message);
         } else {
             let target = Target { queue: record.logged.incarnation(), offset };
-            cx.journal.settle(cx.messages, target, message);
+            cx.pending_writes.settle(cx.messages, target, message);
         }
     }
 
@@ -226,13 +231,13 @@ impl Queues {
             None => false,
             Some(First::Absent(offset)) => {
                 self.leave_absent(queue);
-                self.settle_run(cx.journal, queue, offset, 1);
+                self.settle_run(cx.pending_writes, queue, offset, 1);
                 true
             }
             Some(First::At(part, Place::Stored(start, count))) => {
                 assert_eq!(part, QueuePart::Middle, "only the middle has what is not in memory");
                 let count = if self.records[queue].is_deleted() { count } else { 1 };
-                self.settle_run(cx.journal, queue, start, count);
+                self.settle_run(cx.pending_writes, queue, start, count);
                 self.records[queue].backlog.leave_stored(&mut self.pool, count);
                 true
             }
@@ -250,7 +255,13 @@ impl Queues {
     }
 
     /// Settles the first `count` messages of a run that only the log has, without reading them.
-    pub(crate) fn settle_run(&mut self, journal: &mut Journal, queue: QueueId, start: u64, count: u32) {
+    pub(crate) fn settle_run(
+        &mut self,
+        pending_writes: &mut PendingWrites,
+        queue: QueueId,
+        start: u64,
+        count: u32,
+    ) {
         let record = &mut self.records[queue];
         record.logged.settled_unread(count.into());
         if count > 0 {
@@ -261,7 +272,7 @@ impl Queues {
         let record = &self.records[queue];
         if !record.is_deleted() {
             let end = start + u64::from(count);
-            journal.settle_stored(Settled { queue: record.logged.incarnation(), start, end });
+            pending_writes.settle_stored(Settled { queue: record.logged.incarnation(), start, end });
         }
     }
 
@@ -288,7 +299,7 @@ impl Queues {
                 self.settle_logged(cx, queue, logged, message);
                 cx.messages.release(message);
             }
-            (None, Some(offset)) => self.settle_run(cx.journal, queue, offset, 1),
+            (None, Some(offset)) => self.settle_run(cx.pending_writes, queue, offset, 1),
             (None, None) => {}
         }
     }

@@ -33,9 +33,9 @@ use std::collections::VecDeque;
 
 use leveret_core::command::QueueId;
 use leveret_core::error::Fault;
-use leveret_core::journal::{Batch, Journal};
 use leveret_core::limits::Limits;
 use leveret_core::mem::FifoPool;
+use leveret_core::pending_writes::{Batch, PendingWrites};
 use page_in::LostMessages;
 use page_in::Paging;
 use trim::TrimList;
@@ -50,8 +50,8 @@ use crate::waiters::Waiters;
 pub(super) use delayed::{DelayWheel, Held, NARROWEST_PUBLISHED, Next, Slot, delay_ms};
 pub(super) use expiry::Expiry;
 pub(super) use head::Getting;
-pub use page_in::Browses;
-pub use page_in::{Fetch, FetchFrom, Page, PageIn};
+pub use page_in::BrowseRequests;
+pub use page_in::{Fetch, Page, PageInOutcome, ReadPosition};
 pub use push::disk_shortage;
 pub(super) use push::{CannotPublish, Claim, LevelChoice};
 pub(super) use trim::Patience;
@@ -131,7 +131,7 @@ pub struct Queues {
     /// Queues that read messages from the log, and the search for messages to evict.
     paging: Paging,
     /// Reads for operators who browse messages.
-    browses: Browses,
+    browses: BrowseRequests,
     /// `basic.get`s that wait for their message to be read.
     gets: Waiters<Getting>,
     /// Queues whose first message waits for a commit.
@@ -169,7 +169,7 @@ impl Queues {
             delay_wheel: DelayWheel::new(queues, limits.messages_max as usize),
             trim_list: TrimList::with_capacity(queues),
             paging: Paging::new(limits),
-            browses: Browses::default(),
+            browses: BrowseRequests::default(),
             gets: Waiters::with_capacity(0),
             awaited: AwaitedCommits::default(),
             scratch: Scratch {
@@ -241,8 +241,8 @@ impl Queues {
     /// for something else.
     ///
     /// While the number rises, the publisher need not be refused.
-    pub fn left_queue_of(&self, shortage: Shortage) -> Option<u64> {
-        self.records.left_queue_of(shortage)
+    pub fn departures_from_awaited_queue(&self, shortage: Shortage) -> Option<u64> {
+        self.records.departures_from_awaited_queue(shortage)
     }
 
     /// Returns a queue that can deliver now but is missing from the ready list, so that it would be
@@ -257,8 +257,8 @@ impl Queues {
     ///
     /// The simulator uses it to reach large offsets quickly.
     #[cfg(debug_assertions)]
-    pub fn pass_offsets(&mut self, journal: &mut Journal, count: u64) {
-        self.records.pass_offsets(journal, count);
+    pub fn pass_offsets(&mut self, pending_writes: &mut PendingWrites, count: u64) {
+        self.records.pass_offsets(pending_writes, count);
     }
 
     /// Returns the timing wheel of the delayed exchanges.
@@ -277,12 +277,12 @@ impl Queues {
     }
 
     /// Returns the reads for operators who browse messages.
-    pub const fn browses(&self) -> &Browses {
+    pub const fn browses(&self) -> &BrowseRequests {
         &self.browses
     }
 
     /// Returns the reads for operators who browse messages mutably.
-    pub const fn browses_mut(&mut self) -> &mut Browses {
+    pub const fn browses_mut(&mut self) -> &mut BrowseRequests {
         &mut self.browses
     }
 
@@ -349,7 +349,7 @@ impl Queues {
     ///
     /// It covers places for entries and deliveries (counted by their pools), capacity in the share of a
     /// queue, and capacity in an outbox.
-    pub(crate) const fn room_made(&self) -> u64 {
+    pub(crate) const fn capacity_freed(&self) -> u64 {
         self.pool.given() + self.deliveries.given() + self.releases
     }
 
@@ -382,22 +382,22 @@ impl Queues {
     // ---- settings
 
     /// Gives a queue and its levels new settings.
-    pub(crate) fn renew(&mut self, journal: &Journal, queue: QueueId, settings: QueueSettings) {
-        self.renew_one(journal, queue, settings);
+    pub(crate) fn renew(&mut self, pending_writes: &PendingWrites, queue: QueueId, settings: QueueSettings) {
+        self.renew_one(pending_writes, queue, settings);
         let mut level = self.records.highest_level(queue);
         while level != queue {
-            self.renew_one(journal, level, settings.of_level());
+            self.renew_one(pending_writes, level, settings.of_level());
             level = self.records.below(level).unwrap_or(queue);
         }
     }
 
-    fn renew_one(&mut self, journal: &Journal, queue: QueueId, settings: QueueSettings) {
+    fn renew_one(&mut self, pending_writes: &PendingWrites, queue: QueueId, settings: QueueSettings) {
         let expired_ms = self.records[queue].settings.expires_ms;
-        if !self.records.set_settings(journal.time_ms(), queue, settings) {
+        if !self.records.set_settings(pending_writes.time_ms(), queue, settings) {
             return;
         }
         if settings.expires_ms != expired_ms {
-            self.touch_queue(journal, queue);
+            self.touch_queue(pending_writes, queue);
         }
         if self.records[queue].has_rules() {
             self.relist_for_trim(queue);

@@ -39,19 +39,19 @@ const FETCH_BYTES: u32 = 128 << 10;
 
 impl Queues {
     /// Returns whether any queue waits for a read and there may be memory for it.
-    pub fn wants_pages(&self, messages: &Messages) -> bool {
+    pub fn wants_read_back(&self, messages: &Messages) -> bool {
         self.browses.is_wanted() || self.paging.is_wanted(self.page_room_made(messages))
     }
 
     /// Returns a counter that rises when memory or queue entries are freed, which reading a message back may
     /// wait for.
     const fn page_room_made(&self, messages: &Messages) -> u64 {
-        messages.room_made() + self.pool.given()
+        messages.capacity_freed() + self.pool.given()
     }
 
     /// Returns the next messages to read back; [`Self::fetched`] must follow.
-    pub fn next_fetch(&mut self, messages: &Messages) -> Option<Fetch> {
-        if let Some(fetch) = self.browses.next_fetch() {
+    pub fn next_read(&mut self, messages: &Messages) -> Option<Fetch> {
+        if let Some(fetch) = self.browses.next_read() {
             return Some(fetch);
         }
         while let Some(queue) = self.paging.next_wanted(self.page_room_made(messages)) {
@@ -71,11 +71,11 @@ impl Queues {
         let record = &self.records[queue];
         let (from, (start, count)) = match (self.absent_rejected(queue), self.first(queue)) {
             _ if record.is_deleted() => return None,
-            (Some(offset), _) => (FetchFrom::Rejected, (offset, 1)),
-            (None, Some(First::Absent(offset))) => (FetchFrom::Returned, (offset, 1)),
-            (None, _) => (FetchFrom::Middle, record.backlog.first_stored(&self.pool)?),
+            (Some(offset), _) => (ReadPosition::Rejected, (offset, 1)),
+            (None, Some(First::Absent(offset))) => (ReadPosition::Returned, (offset, 1)),
+            (None, _) => (ReadPosition::Middle, record.backlog.first_stored(&self.pool)?),
         };
-        let is_peek = record.times.peeked.is_wanted() && from != FetchFrom::Rejected;
+        let is_peek = record.times.peeked.is_wanted() && from != ReadPosition::Rejected;
         let count = if is_peek { 1 } else { count };
         Some(Fetch {
             queue,
@@ -89,52 +89,52 @@ impl Queues {
     }
 
     /// Takes a message that was read back; its body follows.
-    pub fn page_in(&mut self, messages: &mut Messages, fetch: &Fetch, page: &Page<'_>) -> PageIn {
-        if fetch.from == FetchFrom::Browse {
+    pub fn page_in(&mut self, messages: &mut Messages, fetch: &Fetch, page: &Page<'_>) -> PageInOutcome {
+        if fetch.from == ReadPosition::Browse {
             if self.records.get(fetch.queue.index()).is_none() {
-                return PageIn::NotWanted;
+                return PageInOutcome::NotWanted;
             }
             return self.browses.begin(messages, fetch, page);
         }
         self.skip_lost(fetch, page.offset);
         if self.front_run(fetch).is_none_or(|(start, _)| start != page.offset) {
-            return PageIn::NotWanted;
+            return PageInOutcome::NotWanted;
         }
         if fetch.is_peek {
             self.peeked(fetch, page);
-            return PageIn::NotWanted;
+            return PageInOutcome::NotWanted;
         }
         if page.body_len as usize > messages.body_bytes_max() / 16 * 15 {
             log::error!("a message of {} bytes does not fit into body_bytes_max any more", page.body_len);
             self.skip_lost(fetch, page.offset + 1);
-            return PageIn::NotWanted;
+            return PageInOutcome::NotWanted;
         }
         if !self.has_place(fetch) {
-            return PageIn::NoRoom;
+            return PageInOutcome::NoCapacity;
         }
         // A message that blocks its queue may take the last memory; messages read ahead may not.
         let is_first = fetch.is_single() || self.records[fetch.queue].backlog.is_head_empty();
         if !is_first && !messages.has_ordinary_room(page.bytes()) {
-            return PageIn::NoRoom;
+            return PageInOutcome::NoCapacity;
         }
-        begin_page(messages, page).map_or(PageIn::NoRoom, PageIn::Begun)
+        begin_page(messages, page).map_or(PageInOutcome::NoCapacity, PageInOutcome::Begun)
     }
 
     /// Notes that there was no memory for a message that was read.
     ///
     /// If the message blocks its queue, it is read again when memory is freed. What was read ahead is
     /// requested again when the head runs low.
-    pub fn page_later(&mut self, messages: &Messages, fetch: &Fetch) {
-        if fetch.from == FetchFrom::Browse {
+    pub fn note_no_memory(&mut self, messages: &Messages, fetch: &Fetch) {
+        if fetch.from == ReadPosition::Browse {
             return self.browses.end(false);
         }
         if !self.is_same_queue(fetch) {
             return;
         }
-        let room_made = self.page_room_made(messages);
+        let capacity_freed = self.page_room_made(messages);
         let record = &mut self.records[fetch.queue];
         if record.backlog.is_head_empty() || fetch.is_single() {
-            self.paging.await_memory(fetch.queue, room_made);
+            self.paging.await_memory(fetch.queue, capacity_freed);
         } else {
             record.listed.is_fetching = false;
         }
@@ -142,8 +142,8 @@ impl Queues {
     }
 
     /// Notes that a message could not be read now: it is read again in the next turn.
-    pub fn want_again(&mut self, fetch: &Fetch) {
-        if fetch.from == FetchFrom::Browse {
+    pub fn retry_read(&mut self, fetch: &Fetch) {
+        if fetch.from == ReadPosition::Browse {
             return self.browses.end(true);
         }
         if self.is_same_queue(fetch) {
@@ -180,7 +180,7 @@ impl Queues {
         (offset, enqueued_ms): (u64, u64),
         message: MessageId,
     ) -> bool {
-        if fetch.from == FetchFrom::Browse {
+        if fetch.from == ReadPosition::Browse {
             self.browses.add(cx.messages, offset, message);
             return true;
         }
@@ -199,16 +199,16 @@ impl Queues {
         let size = Size::of(cx.messages, message);
         let backlog = &mut self.records[fetch.queue].backlog;
         match fetch.from {
-            FetchFrom::Returned => {
+            ReadPosition::Returned => {
                 let place = (message, offset);
                 backlog.returned_paged_in(&mut self.pool, &mut self.deliveries, place, size);
                 return true;
             }
-            FetchFrom::Rejected => {
+            ReadPosition::Rejected => {
                 backlog.rejected_paged_in(&mut self.deliveries, message, size);
                 return true;
             }
-            FetchFrom::Middle | FetchFrom::Browse => {}
+            ReadPosition::Middle | ReadPosition::Browse => {}
         }
         backlog.paged_in(&mut self.pool, Place::Logged(message, offset), size);
         true
@@ -221,7 +221,7 @@ impl Queues {
 
     /// Ends a read: messages with offsets below `through` that were not found are lost.
     pub fn fetched(&mut self, fetch: &Fetch, through: u64) {
-        if fetch.from == FetchFrom::Browse {
+        if fetch.from == ReadPosition::Browse {
             return self.browses.end(false);
         }
         let record = self.records.get(fetch.queue.index());
@@ -249,9 +249,9 @@ impl Queues {
     fn front_run(&self, fetch: &Fetch) -> Option<(u64, u32)> {
         let record = self.records.get(fetch.queue.index()).filter(|record| !record.is_deleted())?;
         let is_first = match fetch.from {
-            FetchFrom::Returned => self.first(fetch.queue) == Some(First::Absent(fetch.start)),
-            FetchFrom::Rejected => self.absent_rejected(fetch.queue) == Some(fetch.start),
-            FetchFrom::Middle | FetchFrom::Browse => false,
+            ReadPosition::Returned => self.first(fetch.queue) == Some(First::Absent(fetch.start)),
+            ReadPosition::Rejected => self.absent_rejected(fetch.queue) == Some(fetch.start),
+            ReadPosition::Middle | ReadPosition::Browse => false,
         };
         if fetch.is_single() {
             let is_first = is_first && self.is_same_queue(fetch);
@@ -275,9 +275,9 @@ impl Queues {
                 Some(LostMessages { queue: fetch.queue, first: start, last: start + u64::from(lost) - 1 });
             let backlog = &mut self.records[fetch.queue].backlog;
             match fetch.from {
-                FetchFrom::Returned => self.leave_absent(fetch.queue),
-                FetchFrom::Rejected => backlog.lose_rejected(&mut self.deliveries),
-                FetchFrom::Middle | FetchFrom::Browse => backlog.leave_stored(&mut self.pool, lost),
+                ReadPosition::Returned => self.leave_absent(fetch.queue),
+                ReadPosition::Rejected => backlog.lose_rejected(&mut self.deliveries),
+                ReadPosition::Middle | ReadPosition::Browse => backlog.leave_stored(&mut self.pool, lost),
             }
             self.records[fetch.queue].logged.settled_unread(lost.into());
             self.releases += 1;
@@ -319,22 +319,22 @@ impl Paging {
     }
 
     /// Returns whether any queue waits for a read and there may be memory for it.
-    pub(crate) fn is_wanted(&self, room_made: u64) -> bool {
-        !self.wanted.is_empty() || self.may_find_memory(room_made)
+    pub(crate) fn is_wanted(&self, capacity_freed: u64) -> bool {
+        !self.wanted.is_empty() || self.may_find_memory(capacity_freed)
     }
 
     /// Returns the queue to read for next, if any.
-    pub(crate) fn next_wanted(&mut self, room_made: u64) -> Option<QueueId> {
-        if self.may_find_memory(room_made) {
+    pub(crate) fn next_wanted(&mut self, capacity_freed: u64) -> Option<QueueId> {
+        if self.may_find_memory(capacity_freed) {
             self.wanted.append(&mut self.awaiting_memory);
         }
         self.wanted.pop_front()
     }
 
     /// Notes that there was no memory for a message of this queue: it is read again when some is freed.
-    pub(crate) fn await_memory(&mut self, queue: QueueId, room_made: u64) {
+    pub(crate) fn await_memory(&mut self, queue: QueueId, capacity_freed: u64) {
         if self.awaiting_memory.is_empty() {
-            self.awaiting_since = room_made;
+            self.awaiting_since = capacity_freed;
         }
         self.awaiting_memory.push_back(queue);
     }
@@ -344,8 +344,8 @@ impl Paging {
         !self.awaiting_memory.is_empty()
     }
 
-    fn may_find_memory(&self, room_made: u64) -> bool {
-        self.is_short_of_memory() && room_made != self.awaiting_since
+    fn may_find_memory(&self, capacity_freed: u64) -> bool {
+        self.is_short_of_memory() && capacity_freed != self.awaiting_since
     }
 
     // ---- eviction
@@ -366,7 +366,7 @@ impl Paging {
     // ---- memory for reading back
 
     /// Sets, at start, the bytes of the largest body in the log.
-    pub(crate) fn recovered_largest(&mut self, body_bytes: u64) {
+    pub(crate) fn set_largest_stored_body(&mut self, body_bytes: u64) {
         self.read_back.need_for_body(body_bytes);
     }
 
@@ -471,14 +471,14 @@ pub struct Fetch {
     /// Approximate number of bytes to read at once.
     pub bytes_max: u32,
     /// Position of the messages in their queue.
-    pub from: FetchFrom,
+    pub from: ReadPosition,
     /// Only the expiry time of the first message is wanted: the message stays in the log.
     pub is_peek: bool,
 }
 
 /// Position in its queue of a message that is to be read back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum FetchFrom {
+pub enum ReadPosition {
     /// In the middle, among waiting messages.
     Middle,
     /// At the front: one message that was delivered before and requeued.
@@ -508,7 +508,7 @@ pub struct Page<'a> {
 
 impl Fetch {
     pub(super) const fn is_single(&self) -> bool {
-        !matches!(self.from, FetchFrom::Middle)
+        !matches!(self.from, ReadPosition::Middle)
     }
 }
 
@@ -520,13 +520,13 @@ impl Page<'_> {
 
 /// What happens with a message that was read back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum PageIn {
+pub enum PageInOutcome {
     /// The body of the message follows, and then [`Queues::paged_in`].
     Begun(MessageId),
     /// The message left the queue meanwhile, or was read only for its expiry time.
     NotWanted,
     /// There is no memory for the message now.
-    NoRoom,
+    NoCapacity,
 }
 
 /// Begins a message that was read back; its body follows.
@@ -538,7 +538,7 @@ pub(crate) fn begin_page(messages: &mut Messages, page: &Page<'_>) -> Result<Mes
     let flags = MessageFlags::PERSISTENT.with(MessageFlags::STORED);
     let properties = Properties::trusted(page.properties);
     let flags = if properties.expiration().is_some() { flags.with(MessageFlags::EXPIRES) } else { flags };
-    let flags = if properties.is_blind() { flags.with(MessageFlags::BLIND) } else { flags };
+    let flags = if properties.is_blind() { flags.with(MessageFlags::HAS_BCC) } else { flags };
     match messages.reserve_content(message, page.properties, flags, page.body_len, Share::ReadBack) {
         Ok(()) => Ok(message),
         Err(full) => {
@@ -575,12 +575,12 @@ enum BrowseState {
 /// want ─→ next_fetch ~ disk ~ page_in, paged_in ─→ fetched ─→ take
 /// ```
 #[derive(Debug, Default)]
-pub struct Browses {
+pub struct BrowseRequests {
     list: Vec<Browse>,
     last: u64,
 }
 
-impl Browses {
+impl BrowseRequests {
     /// Requests messages from the log for browsing. Returns the number of the request.
     pub fn want(&mut self, run: LogRun) -> u64 {
         self.last += 1;
@@ -608,24 +608,24 @@ impl Browses {
     }
 
     /// Returns what is to be read for the next request.
-    pub(super) fn next_fetch(&mut self) -> Option<Fetch> {
+    pub(super) fn next_read(&mut self) -> Option<Fetch> {
         let browse = self.list.iter_mut().find(|browse| browse.state == BrowseState::Wanted)?;
         browse.state = BrowseState::Reading;
         let LogRun { queue, incarnation, start, count, .. } = browse.run;
-        let (end, from) = (start + u64::from(count), FetchFrom::Browse);
+        let (end, from) = (start + u64::from(count), ReadPosition::Browse);
         Some(Fetch { queue, incarnation, start, end, bytes_max: BROWSE_BYTES, from, is_peek: false })
     }
 
     /// Begins a message that was read for browsing; its body follows.
-    pub(super) fn begin(&mut self, messages: &mut Messages, fetch: &Fetch, page: &Page<'_>) -> PageIn {
+    pub(super) fn begin(&mut self, messages: &mut Messages, fetch: &Fetch, page: &Page<'_>) -> PageInOutcome {
         if self.reading().is_none() || !(fetch.start..fetch.end).contains(&page.offset) {
-            return PageIn::NotWanted;
+            return PageInOutcome::NotWanted;
         }
         if page.body_len as usize > messages.body_bytes_max() / 4 || !messages.has_ordinary_room(page.bytes())
         {
-            return PageIn::NoRoom;
+            return PageInOutcome::NoCapacity;
         }
-        begin_page(messages, page).map_or(PageIn::NoRoom, PageIn::Begun)
+        begin_page(messages, page).map_or(PageInOutcome::NoCapacity, PageInOutcome::Begun)
     }
 
     /// Adds a message whose body is complete to its request.

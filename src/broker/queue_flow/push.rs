@@ -20,8 +20,8 @@ use leveret_amqp::field::Table;
 use leveret_amqp::props::Properties;
 use leveret_core::command::{ConnectionId, QueueId};
 use leveret_core::error::Fault;
-use leveret_core::journal::{Appended, Batch, Journal, Mode, NoRoom, Urgency};
 use leveret_core::mem::{ENTRIES_PER_CHUNK, MessageFlags, MessageId, Messages, Share};
+use leveret_core::pending_writes::{Appended, Batch, Mode, NoCapacity, PendingWrites, Urgency};
 
 /// Why a message that is valid in itself cannot be published now.
 pub(crate) enum CannotPublish {
@@ -38,7 +38,7 @@ pub(crate) struct Claim {
     /// Whether the publisher can be made to wait; not in the middle of a commit.
     pub(crate) may_wait: bool,
     /// The publisher has waited too long for the disk and is refused now: see
-    /// [`crate::Broker::refuse_waiting`].
+    /// [`crate::Broker::time_out_waiting`].
     pub(crate) has_timed_out: bool,
 }
 
@@ -103,12 +103,12 @@ impl Queues {
         urgency: Urgency,
     ) -> Appended {
         if !self.is_for_log(cx, message) {
-            return Journal::transient(message);
+            return PendingWrites::transient(message);
         }
         let bytes = log_bytes(cx.messages, message);
         let records = &mut self.records;
         let places = targets.iter().filter_map(|queue| records[*queue].logged.next_target(bytes));
-        let appended = cx.journal.append(cx.messages, message, places, urgency);
+        let appended = cx.pending_writes.append(cx.messages, message, places, urgency);
         if appended.targets() > 0 {
             if let Some((_, live)) = &mut self.live_log_bytes {
                 *live += bytes * u64::from(appended.targets());
@@ -125,7 +125,7 @@ impl Queues {
     fn is_for_log(&self, cx: &Context<'_>, message: MessageId) -> bool {
         let is_persistent =
             self.settings.persist_all || cx.messages.flags(message).has(MessageFlags::PERSISTENT);
-        is_persistent && cx.journal.mode() != Mode::Off
+        is_persistent && cx.pending_writes.mode() != Mode::Off
     }
 
     /// Returns how many of the target queues write this message to the log.
@@ -236,18 +236,21 @@ impl Queues {
     }
 
     /// Returns the maximum bytes that the messages of one queue may take in the log now.
-    pub(crate) fn queue_log_bytes_max(&self, journal: &Journal) -> u64 {
+    pub(crate) fn queue_log_bytes_max(&self, pending_writes: &PendingWrites) -> u64 {
         match self.live_log_bytes {
-            Some((_, live)) => journal.disk_bytes_max().saturating_sub(live).saturating_mul(TIMES_FREE_DISK),
+            Some((_, live)) => {
+                pending_writes.disk_bytes_max().saturating_sub(live).saturating_mul(TIMES_FREE_DISK)
+            }
             None => u64::MAX,
         }
     }
 
     /// Counts, once for each commit, the bytes that all messages take in the log, while at most half of the
     /// log is free. With more free space no queue can exceed its share.
-    pub(crate) fn count_live_log_bytes(&mut self, journal: &Journal) {
-        let (room, most, durable) = (journal.disk_room(), journal.disk_bytes_max(), journal.durable());
-        if journal.mode() != Mode::On || room > most / 2 {
+    pub(crate) fn count_live_log_bytes(&mut self, pending_writes: &PendingWrites) {
+        let (room, most, durable) =
+            (pending_writes.log_free_bytes(), pending_writes.disk_bytes_max(), pending_writes.durable());
+        if pending_writes.mode() != Mode::On || room > most / 2 {
             self.live_log_bytes = None;
         } else if self.live_log_bytes.is_none_or(|(counted, _)| counted != durable) {
             self.recount_live_log_bytes(durable);
@@ -312,18 +315,18 @@ impl Queues {
             return Ok(());
         }
         let bytes = cx.messages.stream_len(message) as u64;
-        if !cx.journal.fits_commit(bytes, cx.messages.body_len(message).into(), logged) {
+        if !cx.pending_writes.fits_commit(bytes, cx.messages.body_len(message).into(), logged) {
             return Err(CannotPublish::Fault(out_of("commit_bytes_max")));
         }
         let holds_up = claim.share == Share::Reserve && claim.may_wait;
-        if holds_up && cx.journal.mode() == Mode::Unwritable {
+        if holds_up && cx.pending_writes.mode() == Mode::Unwritable {
             // Others wait for what the publisher holds, and the disk will not recover by itself.
             return Err(CannotPublish::Fault(unwritable_for_messages()));
         }
         // Capacity was reserved for open transactions when their messages were published.
-        let kept = self.kept_for_letters(cx.journal) + quota.open_log_bytes();
-        let room = cx.journal.admit(bytes + kept, logged);
-        let most = self.queue_log_bytes_max(cx.journal);
+        let kept = self.reserved_for_dead_letters(cx.pending_writes) + quota.open_log_bytes();
+        let room = cx.pending_writes.admit(bytes + kept, logged);
+        let most = self.queue_log_bytes_max(cx.pending_writes);
         let within = targets
             .iter()
             .all(|&queue| self.records.sum_over_levels(queue, Queue::log_bytes) + bytes <= most);
@@ -331,13 +334,13 @@ impl Queues {
             Ok(()) if within => Ok(()),
             // For a commit all capacity was checked before.
             _ if !claim.may_wait => Ok(()),
-            Err(NoRoom::Commit) if cx.journal.mode() == Mode::Unwritable => {
+            Err(NoCapacity::Commit) if cx.pending_writes.mode() == Mode::Unwritable => {
                 Err(CannotPublish::Wait(Shortage::Unwritable))
             }
-            Err(NoRoom::Commit) => Err(CannotPublish::Wait(Shortage::Commit)),
-            _ if claim.has_timed_out => Err(CannotPublish::Fault(waited_too_long(cx.journal))),
+            Err(NoCapacity::Commit) => Err(CannotPublish::Wait(Shortage::Commit)),
+            _ if claim.has_timed_out => Err(CannotPublish::Fault(waited_too_long(cx.pending_writes))),
             Ok(()) => Err(CannotPublish::Wait(self.records.longest_in_log(targets))),
-            Err(NoRoom::Disk) => Err(CannotPublish::Wait(disk_shortage(cx.journal))),
+            Err(NoCapacity::Disk) => Err(CannotPublish::Wait(disk_shortage(cx.pending_writes))),
         }
     }
 
@@ -356,30 +359,35 @@ impl Queues {
         }
         let bytes = cx.messages.stream_len(message) as u64 + quota.open_log_bytes();
         // A transaction that one commit cannot hold is written twice.
-        let times = if cx.journal.fits_commit(bytes, 0, 0) { 1 } else { 2 };
+        let times = if cx.pending_writes.fits_commit(bytes, 0, 0) { 1 } else { 2 };
         let own = cx.messages.stream_len(message) as u64 + quota.open_log_bytes_of(connection);
-        let most = cx.journal.disk_bytes_max();
+        let most = cx.pending_writes.disk_bytes_max();
         if most > 0 && times * own > most {
             // The transaction would never fit, whatever others free.
             return Err(CannotPublish::Fault(out_of("disk_limit")));
         }
-        match cx.journal.admit(times * bytes + self.kept_for_letters(cx.journal), targets.len()) {
-            Err(NoRoom::Commit) if cx.journal.mode() == Mode::Unwritable => {
+        match cx
+            .pending_writes
+            .admit(times * bytes + self.reserved_for_dead_letters(cx.pending_writes), targets.len())
+        {
+            Err(NoCapacity::Commit) if cx.pending_writes.mode() == Mode::Unwritable => {
                 Err(CannotPublish::Fault(unwritable_for_messages()))
             }
-            Ok(()) | Err(NoRoom::Commit) => Ok(()),
-            Err(NoRoom::Disk) if has_timed_out => Err(CannotPublish::Fault(waited_too_long(cx.journal))),
-            Err(NoRoom::Disk) => Err(CannotPublish::Wait(disk_shortage(cx.journal))),
+            Ok(()) | Err(NoCapacity::Commit) => Ok(()),
+            Err(NoCapacity::Disk) if has_timed_out => {
+                Err(CannotPublish::Fault(waited_too_long(cx.pending_writes)))
+            }
+            Err(NoCapacity::Disk) => Err(CannotPublish::Wait(disk_shortage(cx.pending_writes))),
         }
     }
 }
 
 /// Returns why the log has no space at all, if it has none.
 #[cold]
-pub fn disk_shortage(journal: &Journal) -> Shortage {
-    match journal.room_key() {
-        _ if journal.mode() != Mode::On => Shortage::Unwritable,
-        _ if journal.is_file_system_full() => Shortage::FileSystem,
+pub fn disk_shortage(pending_writes: &PendingWrites) -> Shortage {
+    match pending_writes.exhausted_limit_key() {
+        _ if pending_writes.mode() != Mode::On => Shortage::Unwritable,
+        _ if pending_writes.is_file_system_full() => Shortage::FileSystem,
         "disk_limit" => Shortage::DiskLimit,
         _ => Shortage::Index,
     }

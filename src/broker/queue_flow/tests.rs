@@ -16,16 +16,16 @@ use leveret_amqp::Full;
 use leveret_amqp::Writer;
 use leveret_amqp::field::TableWriter;
 use leveret_core::command::{ChannelId, Name, QueueId, VhostId};
-use leveret_core::journal::{Journal, Urgency};
 use leveret_core::limits::Limits;
 use leveret_core::mem::{MessageFlags, MessageId, Messages, Share};
+use leveret_core::pending_writes::{PendingWrites, Urgency};
 
 /// Queues and the objects that they borrow.
 struct QueueFlowFixture {
     queues: Queues,
     consumers: Consumers,
     quota: Quota,
-    journal: Journal,
+    pending_writes: PendingWrites,
     messages: Messages,
     work: Work,
     vhost: VhostId,
@@ -56,7 +56,7 @@ impl QueueFlowFixture {
             queues: Queues::new(&limits, 1),
             consumers: Consumers::new(&limits, 1),
             quota,
-            journal: Journal::new(100),
+            pending_writes: PendingWrites::new(100),
             messages,
             work: Work::default(),
             vhost,
@@ -67,7 +67,7 @@ impl QueueFlowFixture {
         let policies = Policies::with_capacity(0);
         let settings = QueueSettings::of(&policies.effective_policy(arguments, Applied::default()));
         let mut record = Queue::new(self.vhost, name, arguments, settings);
-        record.rank = first_rank(&mut self.journal, &record, 0);
+        record.rank = first_rank(&mut self.pending_writes, &record, 0);
         record
     }
 
@@ -89,7 +89,7 @@ impl QueueFlowFixture {
     fn put_with(&mut self, queues: &[QueueId], body: &str, properties: &[u8], flags: MessageFlags) {
         let message = self.message(body, properties, flags);
         let mut targets = queues.to_vec();
-        let mut cx = Context::new(&mut self.journal, &mut self.messages, &mut self.work);
+        let mut cx = Context::new(&mut self.pending_writes, &mut self.messages, &mut self.work);
         self.queues.choose_levels(&mut cx, &mut self.quota, message, &mut targets);
         self.queues.push(&mut cx, message, &targets, Urgency::Window);
         targets.iter().for_each(|queue| self.queues.note_arrival(&mut cx, *queue, message));
@@ -115,7 +115,7 @@ impl QueueFlowFixture {
     /// Delivers the first message of a queue; returns its level and its delivery.
     fn take(&mut self, queue: QueueId) -> (QueueId, usize) {
         let level = self.queues.records().first_level(queue);
-        let mut cx = Context::new(&mut self.journal, &mut self.messages, &mut self.work);
+        let mut cx = Context::new(&mut self.pending_writes, &mut self.messages, &mut self.work);
         let first = self.queues.first_to_go(&mut cx, level).unwrap();
         let Taken { message, offset, logged, redelivered, requeues } =
             self.queues.take_first(&mut cx, level, first);
@@ -146,22 +146,22 @@ impl QueueFlowFixture {
     fn settle(&mut self, (level, delivery): (QueueId, usize)) {
         self.queues.uncount_delivery(&self.messages, delivery);
         let delivered = self.queues.deliveries_mut().remove(delivery);
-        let mut cx = Context::new(&mut self.journal, &mut self.messages, &mut self.work);
+        let mut cx = Context::new(&mut self.pending_writes, &mut self.messages, &mut self.work);
         self.queues.settle_delivered(&mut cx, level, &delivered);
     }
 
     fn drop_first(&mut self, level: QueueId) -> bool {
-        let mut cx = Context::new(&mut self.journal, &mut self.messages, &mut self.work);
+        let mut cx = Context::new(&mut self.pending_writes, &mut self.messages, &mut self.work);
         self.queues.drop_first(&mut cx, level)
     }
 
     fn drop_excess(&mut self, queue: QueueId) {
-        let mut cx = Context::new(&mut self.journal, &mut self.messages, &mut self.work);
+        let mut cx = Context::new(&mut self.pending_writes, &mut self.messages, &mut self.work);
         self.queues.drop_excess(&mut cx, queue);
     }
 
     fn has_expired(&mut self, level: QueueId) -> bool {
-        let mut cx = Context::new(&mut self.journal, &mut self.messages, &mut self.work);
+        let mut cx = Context::new(&mut self.pending_writes, &mut self.messages, &mut self.work);
         self.queues.has_expired(&mut cx, level, Patience::No)
     }
 
@@ -191,7 +191,7 @@ impl QueueFlowFixture {
     /// Returns why a message is refused by a queue now: the queue that is full, or a text.
     fn reserve(&mut self, queue: QueueId, share: Share) -> Result<(), Result<QueueId, String>> {
         let message = self.message("m", &[], MessageFlags::NONE);
-        let cx = Context::new(&mut self.journal, &mut self.messages, &mut self.work);
+        let cx = Context::new(&mut self.pending_writes, &mut self.messages, &mut self.work);
         let claim = Claim { share, may_wait: true, has_timed_out: false };
         let reserved = self.queues.reserve(&cx, &self.quota, message, &[queue], claim);
         self.messages.release(message);
@@ -403,7 +403,7 @@ fn a_purge_removes_ready_messages_of_all_levels_and_no_deliveries() {
     let (count, parts) = world.queues.purge(queue);
     assert_eq!((count, world.queues.records().ready_in(queue)), (4, 0));
     for (level, mut purged) in parts {
-        let mut cx = Context::new(&mut world.journal, &mut world.messages, &mut world.work);
+        let mut cx = Context::new(&mut world.pending_writes, &mut world.messages, &mut world.work);
         while world.queues.drop_purged(&mut cx, level, &mut purged) {}
         world.queues.end_returning(level);
     }
@@ -420,7 +420,7 @@ fn levels_are_deleted_before_their_queue() {
     let queue = ranked(&mut world);
     world.put_ranked(queue, &[(1, "one"), (3, "three"), (0, "none")]);
     world.queues.records_mut().retire(queue);
-    let levels = world.queues.records_mut().retire_levels(&mut world.journal, queue);
+    let levels = world.queues.records_mut().retire_levels(&mut world.pending_writes, queue);
     assert_eq!(levels.len(), 2);
     while world.drop_first(queue) {}
     world.queues.at_mut(queue).state = QueueState::Cleared;
@@ -480,21 +480,21 @@ fn a_queue_with_reject_publish_is_full_at_its_limit_and_drops_nothing() {
 fn a_message_expires_when_it_is_first_and_due() {
     let mut world = QueueFlowFixture::new();
     let queue = world.queue("q", &table(|table| table.long("x-message-ttl", 100)));
-    world.journal.set_time(1_000);
+    world.pending_writes.set_time(1_000);
     world.put(queue, &["a"]);
     assert_eq!(world.queues.next_expiry_ms(), Some(1_100));
-    world.journal.set_time(1_099);
+    world.pending_writes.set_time(1_099);
     world.put(queue, &["b"]);
     assert!(!world.has_expired(queue));
-    world.queues.take_due(&world.journal);
+    world.queues.take_due(&world.pending_writes);
     assert_eq!(world.queues.trim_list.len(), 0, "it is too early");
-    world.journal.set_time(1_100);
+    world.pending_writes.set_time(1_100);
     assert!(world.has_expired(queue));
-    world.queues.take_due(&world.journal);
+    world.queues.take_due(&world.pending_writes);
     assert_eq!(world.queues.trim_list.pop(), Some(queue));
     world.drop_first(queue);
     assert!(!world.has_expired(queue));
-    let mut cx = Context::new(&mut world.journal, &mut world.messages, &mut world.work);
+    let mut cx = Context::new(&mut world.pending_writes, &mut world.messages, &mut world.work);
     world.queues.schedule(&mut cx, queue);
     assert_eq!(world.queues.next_expiry_ms(), Some(1_199));
     assert_eq!(world.drain(queue), "b");
@@ -504,12 +504,12 @@ fn a_message_expires_when_it_is_first_and_due() {
 fn a_message_with_its_own_ttl_expires_in_a_queue_without_one() {
     let mut world = QueueFlowFixture::new();
     let queue = world.queue("q", &[]);
-    world.journal.set_time(1_000);
+    world.pending_writes.set_time(1_000);
     world.put(queue, &["stays"]);
     assert!(!world.queues.records().has_deadlines());
     world.put_with(&[queue], "goes", b"\x01\x00\x0250", MessageFlags::EXPIRES);
     assert!(world.queues.records().has_deadlines());
-    world.journal.set_time(9_000);
+    world.pending_writes.set_time(9_000);
     assert!(!world.has_expired(queue), "what stands first has no time");
     world.drop_first(queue);
     assert!(world.has_expired(queue));
@@ -522,11 +522,11 @@ fn with_priorities_only_the_first_message_of_all_levels_expires() {
         table(|table| table.long("x-max-priority", 5).and_then(|()| table.long("x-message-ttl", 100)));
     let queue = world.queue("q", &arguments);
     world.put_ranked(queue, &[(0, "old")]);
-    world.journal.set_time(500);
+    world.pending_writes.set_time(500);
     world.put_ranked(queue, &[(1, "new")]);
     let level = world.queues.records().first_level(queue);
     assert!(!world.has_expired(queue) && !world.has_expired(level), "the old one does not stand first");
-    world.journal.set_time(600);
+    world.pending_writes.set_time(600);
     assert!(!world.has_expired(queue) && world.has_expired(level));
     world.drop_first(level);
     assert!(world.has_expired(queue));
@@ -536,15 +536,15 @@ fn with_priorities_only_the_first_message_of_all_levels_expires() {
 fn an_unused_queue_expires_unless_it_has_a_consumer() {
     let mut world = QueueFlowFixture::new();
     let queue = world.queue("q", &table(|table| table.long("x-expires", 100)));
-    world.journal.set_time(1_000);
-    world.queues.touch_queue(&world.journal, queue);
+    world.pending_writes.set_time(1_000);
+    world.queues.touch_queue(&world.pending_writes, queue);
     assert_eq!(world.queues.next_expiry_ms(), Some(1_100));
-    world.journal.set_time(1_099);
-    assert!(!world.queues.records().is_unused_for_too_long(&world.journal, queue));
-    world.journal.set_time(1_100);
-    assert!(world.queues.records().is_unused_for_too_long(&world.journal, queue));
+    world.pending_writes.set_time(1_099);
+    assert!(!world.queues.records().is_unused_for_too_long(&world.pending_writes, queue));
+    world.pending_writes.set_time(1_100);
+    assert!(world.queues.records().is_unused_for_too_long(&world.pending_writes, queue));
     world.consumer(queue);
-    assert!(!world.queues.records().is_unused_for_too_long(&world.journal, queue));
+    assert!(!world.queues.records().is_unused_for_too_long(&world.pending_writes, queue));
 }
 
 // ---- rejected messages
@@ -566,7 +566,7 @@ fn rejected_messages_are_kept_apart_and_not_delivered() {
     assert!(backlog.bytes() > 0, "it counts for the memory of its queue");
     assert!(world.queues.first(queue).is_none() && !world.queues.records().is_any_ready());
     assert_eq!(world.queues.deliveries()[delivery].death, Some(Reason::Rejected));
-    let mut cx = Context::new(&mut world.journal, &mut world.messages, &mut world.work);
+    let mut cx = Context::new(&mut world.pending_writes, &mut world.messages, &mut world.work);
     assert!(world.queues.drop_rejected(&mut cx, queue) && !world.queues.drop_rejected(&mut cx, queue));
     assert_eq!(world.queues.at(queue).backlog.bytes(), 0);
     world.assert_empty();
@@ -596,11 +596,11 @@ fn publishers_to_a_queue_over_its_share_wait_until_it_has_less() {
     assert!(refused.contains("queue_entries_max"), "{refused}");
     let taken = world.take(full);
     assert_eq!(world.reserve(full, Share::Ordinary), Err(Ok(full)), "what is delivered counts");
-    let left = world.queues.records().left_queue_of(Shortage::QueueMemory(full));
+    let left = world.queues.records().departures_from_awaited_queue(Shortage::QueueMemory(full));
     world.settle(taken);
     assert_eq!(world.reserve(full, Share::Ordinary), Ok(()));
     world.drop_first(full);
-    assert!(world.queues.records().left_queue_of(Shortage::QueueMemory(full)) > left);
+    assert!(world.queues.records().departures_from_awaited_queue(Shortage::QueueMemory(full)) > left);
 }
 
 #[test]

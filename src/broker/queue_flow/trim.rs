@@ -22,8 +22,8 @@ use std::collections::VecDeque;
 
 use leveret_amqp::props::Properties;
 use leveret_core::command::QueueId;
-use leveret_core::journal::Journal;
 use leveret_core::mem::{MessageFlags, MessageId};
+use leveret_core::pending_writes::PendingWrites;
 
 use super::Queues;
 use super::page_in::{Fetch, Page};
@@ -61,15 +61,23 @@ enum Head {
 
 impl Queues {
     /// Returns whether a queue may be able to expire or trim messages, given this counter of freed capacity.
-    pub(crate) fn may_expire_or_trim(&self, journal: &Journal, room_made: impl Fn() -> u64) -> bool {
-        self.next_expiry_ms().is_some_and(|at| at <= journal.time_ms())
-            || self.trim_list.is_due(&room_made)
-            || self.may_release_delayed(journal, room_made)
+    pub(crate) fn may_expire_or_trim(
+        &self,
+        pending_writes: &PendingWrites,
+        capacity_freed: impl Fn() -> u64,
+    ) -> bool {
+        self.next_expiry_ms().is_some_and(|at| at <= pending_writes.time_ms())
+            || self.trim_list.is_due(&capacity_freed)
+            || self.may_release_delayed(pending_writes, capacity_freed)
     }
 
     /// Returns whether a delayed message is due and may be moved, given this counter of freed capacity.
-    pub(crate) fn may_release_delayed(&self, journal: &Journal, room_made: impl Fn() -> u64) -> bool {
-        self.delay_wheel.is_due(journal.time_ms(), room_made)
+    pub(crate) fn may_release_delayed(
+        &self,
+        pending_writes: &PendingWrites,
+        capacity_freed: impl Fn() -> u64,
+    ) -> bool {
+        self.delay_wheel.is_due(pending_writes.time_ms(), capacity_freed)
     }
 
     /// Drops the oldest messages of a queue without dead letters that is over its length limit.
@@ -207,7 +215,7 @@ impl Queues {
                 self.settle_logged(cx, queue, Some(offset), message);
                 cx.messages.release(message);
             }
-            Place::Stored(start, count) => self.settle_run(cx.journal, queue, start, count),
+            Place::Stored(start, count) => self.settle_run(cx.pending_writes, queue, start, count),
         }
     }
 
@@ -226,9 +234,9 @@ impl Queues {
     // ---- expiry
 
     /// Lists the queues that have an expired message or are expired themselves.
-    pub(crate) fn take_due(&mut self, journal: &Journal) {
+    pub(crate) fn take_due(&mut self, pending_writes: &PendingWrites) {
         for _ in 0..DUE_STEP {
-            let Some((at, queue)) = self.expiry.pop(journal.time_ms()) else { return };
+            let Some((at, queue)) = self.expiry.pop(pending_writes.time_ms()) else { return };
             let record = self.records.get_mut(queue.index());
             if let Some(record) =
                 record.filter(|record| record.times.due_ms == at && record.delayed_exchange.is_none())
@@ -255,7 +263,7 @@ impl Queues {
             self.records.note_may_expire(queue);
         }
         if cx.messages.arrived_ms(message) == 0 {
-            cx.messages.set_arrived_ms(message, cx.journal.time_ms().max(1));
+            cx.messages.set_arrived_ms(message, cx.pending_writes.time_ms().max(1));
         }
         // A message behind others has to wait; its queue is already scheduled for those.
         if is_first_to || self.records[queue].backlog.ready() == 1 {
@@ -266,7 +274,7 @@ impl Queues {
     /// Schedules when a queue is examined next: when its first message expires, or the unused queue itself.
     #[cold]
     pub(crate) fn schedule(&mut self, cx: &mut Context<'_>, queue: QueueId) {
-        let mut due_ms = self.records.unused_until_ms(cx.journal, queue);
+        let mut due_ms = self.records.unused_until_ms(cx.pending_writes, queue);
         if self.records[queue].settings.may_expire {
             match self.head(cx, queue, Patience::OneTurn) {
                 Head::Nothing => {}
@@ -280,7 +288,7 @@ impl Queues {
 
     /// Returns whether the first message of a queue has expired and is in memory.
     pub(crate) fn has_expired(&mut self, cx: &mut Context<'_>, queue: QueueId, patience: Patience) -> bool {
-        matches!(self.head(cx, queue, patience), Head::At(at) if at <= cx.journal.time_ms())
+        matches!(self.head(cx, queue, patience), Head::At(at) if at <= cx.pending_writes.time_ms())
     }
 
     #[inline(never)]
@@ -294,7 +302,7 @@ impl Queues {
         let message = match self.first(queue) {
             None => return Head::Nothing,
             Some(First::Absent(offset) | First::At(_, Place::Stored(offset, _))) => {
-                return self.absent_head(cx.journal, queue, offset);
+                return self.absent_head(cx.pending_writes, queue, offset);
             }
             // A consumer had this message already, so it gets no extra turn for a waiting one.
             Some(First::Requeued) => {
@@ -310,17 +318,17 @@ impl Queues {
         }
         if cx.messages.arrived_ms(message) == 0 {
             // The message arrived before its queue had a time to live.
-            let now_ms = cx.journal.time_ms().max(1);
+            let now_ms = cx.pending_writes.time_ms().max(1);
             cx.messages.set_arrived_ms(message, if since_ms == 0 { now_ms } else { since_ms });
         }
         Head::At(cx.messages.arrived_ms(message).saturating_add(ttl_ms.max(patience as u64)))
     }
 
-    fn absent_head(&self, journal: &Journal, queue: QueueId, offset: u64) -> Head {
+    fn absent_head(&self, pending_writes: &PendingWrites, queue: QueueId, offset: u64) -> Head {
         let peeked = self.records[queue].times.peeked;
         match () {
             () if !peeked.is_of(offset) => Head::Unknown,
-            () if peeked.due_ms <= journal.time_ms() => Head::DueAbsent,
+            () if peeked.due_ms <= pending_writes.time_ms() => Head::DueAbsent,
             () => Head::At(peeked.due_ms),
         }
     }
@@ -397,8 +405,8 @@ impl TrimList {
     }
 
     /// Returns whether queues are to be processed, given this counter of freed capacity.
-    pub(crate) fn is_due(&self, room_made: impl FnOnce() -> u64) -> bool {
-        !self.queues.is_empty() && self.stuck_at.is_none_or(|stuck_at| stuck_at != room_made())
+    pub(crate) fn is_due(&self, capacity_freed: impl FnOnce() -> u64) -> bool {
+        !self.queues.is_empty() && self.stuck_at.is_none_or(|stuck_at| stuck_at != capacity_freed())
     }
 
     pub(crate) fn push(&mut self, queue: QueueId) {
@@ -416,8 +424,8 @@ impl TrimList {
     }
 
     /// Begins to process queues, given this counter of freed capacity.
-    pub(crate) const fn begin(&mut self, room_made: u64) {
-        if room_made != self.room_seen {
+    pub(crate) const fn begin(&mut self, capacity_freed: u64) {
+        if capacity_freed != self.room_seen {
             self.stuck = 0;
         }
     }
@@ -428,9 +436,9 @@ impl TrimList {
     }
 
     /// Ends the processing of a turn, given this counter of freed capacity.
-    pub(crate) fn end(&mut self, room_made: u64) {
-        self.room_seen = room_made;
-        self.stuck_at = (self.stuck >= self.queues.len()).then_some(room_made);
+    pub(crate) fn end(&mut self, capacity_freed: u64) {
+        self.room_seen = capacity_freed;
+        self.stuck_at = (self.stuck >= self.queues.len()).then_some(capacity_freed);
         if self.stuck_at.is_some() {
             self.stuck = 0;
         }
@@ -455,15 +463,15 @@ mod trim_list_tests {
 
     /// Processes, without success, as many queues as a turn has time for. Returns whether more are to be
     /// processed.
-    fn turn(list: &mut TrimList, room_made: u64) -> bool {
-        list.begin(room_made);
+    fn turn(list: &mut TrimList, capacity_freed: u64) -> bool {
+        list.begin(capacity_freed);
         for _ in 0..64 {
             let queue = list.pop().expect("a queue");
             list.push(queue);
             list.note_step(false);
         }
-        list.end(room_made);
-        list.is_due(|| room_made)
+        list.end(capacity_freed);
+        list.is_due(|| capacity_freed)
     }
 
     /// A change between two turns of a round concerns also the queues that were processed in the first.

@@ -7,7 +7,7 @@
 
 use leveret_amqp::field::{Table, Value};
 use leveret_core::command::QueueId;
-use leveret_core::journal::{Batch, Target};
+use leveret_core::pending_writes::{Batch, Target};
 
 use crate::recovery::Contents;
 
@@ -94,7 +94,7 @@ impl DurableIndex {
         self.watermark = contents.delivered_through;
         self.watermark_asked = contents.delivered_through;
         self.taken_below = self.redelivered_below;
-        self.watermark_before = contents.marked_through;
+        self.watermark_before = contents.watermark;
     }
 
     /// Returns the target for the next durable message, which takes `bytes` in the log; `None` for a queue

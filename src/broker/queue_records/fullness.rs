@@ -137,7 +137,7 @@ impl Records {
     /// for something else.
     ///
     /// While the number rises, the publisher need not be refused.
-    pub(crate) fn left_queue_of(&self, shortage: Shortage) -> Option<u64> {
+    pub(crate) fn departures_from_awaited_queue(&self, shortage: Shortage) -> Option<u64> {
         let (Shortage::QueueMemory(queue) | Shortage::QueueDisk(queue)) = shortage else { return None };
         // The queue may have been deleted since.
         self.slab.get(queue.index()).filter(|record| !record.is_deleted())?;

@@ -21,8 +21,8 @@ use core::ops::Range;
 use leveret_amqp::field::Table;
 use leveret_core::command::{QueueId, VhostId};
 use leveret_core::error::Fault;
-use leveret_core::journal::{Definition, Journal};
 use leveret_core::mem::{MessageFlags, MessageId, Messages, Share};
+use leveret_core::pending_writes::{Definition, PendingWrites};
 
 use super::durable_index::DurableIndex;
 use super::record::QueueState;
@@ -43,32 +43,32 @@ const LEVELS_PER_UNIT: u32 = 16;
 /// The log identifies the hidden queue of an exchange by the exchange's own version.
 pub fn levels_of(definition: &Definition<'_>) -> Range<u64> {
     match *definition {
-        Definition::Queue { levels_from, arguments, .. } if levels_from != 0 => {
-            levels_from..levels_from + u64::from(max_priority(Table::trusted(arguments)))
+        Definition::Queue { priorities_from, arguments, .. } if priorities_from != 0 => {
+            priorities_from..priorities_from + u64::from(max_priority(Table::trusted(arguments)))
         }
         Definition::Exchange { version, kind: DELAYED, .. } => version + 1..version + 1 + u64::from(SLOTS),
         _ => 0..0,
     }
 }
 
-/// Returns the rank of a queue without messages. `levels_from` is the first incarnation of its levels in the
+/// Returns the rank of a queue without messages. `priorities_from` is the first incarnation of its levels in the
 /// log; a new queue has none yet.
-pub(crate) fn first_rank(journal: &mut Journal, record: &Queue, levels_from: u64) -> Rank {
+pub(crate) fn first_rank(pending_writes: &mut PendingWrites, record: &Queue, priorities_from: u64) -> Rank {
     let max_priority = record.settings.max_priority;
-    let levels_from = match levels_from {
+    let priorities_from = match priorities_from {
         _ if max_priority == 0 => return Rank::Plain,
         _ if !record.logged.is_on() => 0,
-        0 => journal.next_versions(max_priority.into()),
+        0 => pending_writes.next_versions(max_priority.into()),
         known => known,
     };
-    Rank::Lowest { highest: None, levels_from }
+    Rank::Lowest { highest: None, priorities_from }
 }
 
 impl Queue {
     /// Returns the record of a delayed exchange's hidden queue. The log identifies it by the exchange's
     /// version: 0 for an exchange that is not in the log.
     pub(crate) fn delayed_queue(
-        journal: &mut Journal,
+        pending_writes: &mut PendingWrites,
         vhost: VhostId,
         settings: QueueSettings,
         version: u64,
@@ -78,7 +78,7 @@ impl Queue {
         let mut record = Self::new(vhost, "", &[], settings);
         (record.declared.durable, record.hidden) = (durable, true);
         record.logged = DurableIndex::as_incarnation(version);
-        record.rank = first_rank(journal, &record, version + u64::from(version != 0));
+        record.rank = first_rank(pending_writes, &record, version + u64::from(version != 0));
         record
     }
 }
@@ -240,7 +240,7 @@ impl Records {
         let mut record = Queue::new(vhost, "", &[], whole.settings.of_level());
         (record.declared.durable, record.hidden, record.times.ttl_since_ms) =
             (whole.declared.durable, true, whole.times.ttl_since_ms);
-        if let Rank::Lowest { levels_from: from @ 1.., .. } = whole.rank {
+        if let Rank::Lowest { priorities_from: from @ 1.., .. } = whole.rank {
             record.logged = DurableIndex::as_incarnation(from + u64::from(priority) - 1);
         }
         (record.rank, record.delayed_exchange) =
@@ -279,14 +279,18 @@ impl Records {
 
     /// Retires the levels of a queue, but not the queue itself. Returns them for the caller to clear.
     #[cold]
-    pub(crate) fn retire_levels(&mut self, journal: &mut Journal, queue: QueueId) -> Vec<QueueId> {
+    pub(crate) fn retire_levels(
+        &mut self,
+        pending_writes: &mut PendingWrites,
+        queue: QueueId,
+    ) -> Vec<QueueId> {
         let (mut level, mut retired) = (self.highest_level(queue), Vec::new());
         while level != queue {
             let record = &mut self.slab[level.index()];
             record.state = QueueState::Deleting;
             self.dead_lettering -= u32::from(record.dead_letters_logged());
             if record.logged.is_on() {
-                journal.queue_gone(record.logged.incarnation());
+                pending_writes.append_queue_deleted(record.logged.incarnation());
             }
             retired.push(level);
             level = self.below(level).unwrap_or(queue);

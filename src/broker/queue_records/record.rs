@@ -10,8 +10,8 @@ use core::ops::{Index, IndexMut};
 
 use leveret_core::command::{ConnectionId, ExchangeId, QueueId, VhostId};
 use leveret_core::error::Fault;
-use leveret_core::journal::{Appended, Definition, Journal, Mode};
 use leveret_core::mem::{FifoPool, Links, List, Slab};
+use leveret_core::pending_writes::{Appended, Definition, Mode, PendingWrites};
 
 use super::backlog::{Backlog, Place, Size};
 use super::durable_index::DurableIndex;
@@ -143,7 +143,7 @@ pub(crate) enum Rank {
         highest: Option<QueueId>,
         /// Incarnation of the level for priority 1; those of the higher priorities follow. 0 for a queue that
         /// is not in the log.
-        levels_from: u64,
+        priorities_from: u64,
     },
     /// The level of a queue for one priority.
     Level {
@@ -282,9 +282,9 @@ impl Queue {
     }
 
     /// Returns the incarnation of the level for priority 1; 0 if the log has no levels of the queue.
-    pub(crate) const fn levels_from(&self) -> u64 {
+    pub(crate) const fn priorities_from(&self) -> u64 {
         match self.rank {
-            Rank::Lowest { levels_from, .. } => levels_from,
+            Rank::Lowest { priorities_from, .. } => priorities_from,
             Rank::Plain | Rank::Level { .. } => 0,
         }
     }
@@ -483,16 +483,16 @@ impl Records {
     }
 
     /// Returns when the queue expires if it is not used.
-    pub(crate) fn unused_until_ms(&self, journal: &Journal, queue: QueueId) -> u64 {
+    pub(crate) fn unused_until_ms(&self, pending_writes: &PendingWrites, queue: QueueId) -> u64 {
         let record = &self.slab[queue.index()];
         // A queue whose deletion cannot be written stays.
         let may_go = record.queue_consumers.is_empty()
-            && !(record.logged.is_on() && journal.mode() == Mode::Unwritable);
+            && !(record.logged.is_on() && pending_writes.mode() == Mode::Unwritable);
         if may_go { record.times.unused_until_ms } else { u64::MAX }
     }
 
-    pub(crate) fn is_unused_for_too_long(&self, journal: &Journal, queue: QueueId) -> bool {
-        self.unused_until_ms(journal, queue) <= journal.time_ms()
+    pub(crate) fn is_unused_for_too_long(&self, pending_writes: &PendingWrites, queue: QueueId) -> bool {
+        self.unused_until_ms(pending_writes, queue) <= pending_writes.time_ms()
     }
 
     /// Notes that this hidden queue has the messages of this delayed exchange.
@@ -571,9 +571,9 @@ impl Records {
         }
         let (key, value) = self.definition_of_queue(access, index, exists);
         if !exists {
-            cx.journal.queue_gone(incarnation);
+            cx.pending_writes.append_queue_deleted(incarnation);
         }
-        let batch = cx.journal.define(key, value);
+        let batch = cx.pending_writes.define(key, value);
         self.slab[index].logged.set_defined(batch);
         cx.await_batch(batch);
     }
@@ -592,7 +592,7 @@ impl Records {
             incarnation: record.logged.incarnation(),
             auto_delete: record.declared.auto_delete,
             is_rebuilt: record.declared.is_rebuilt,
-            levels_from: record.levels_from(),
+            priorities_from: record.priorities_from(),
             arguments: &record.requeues.join(&record.arguments),
         };
         (definition.key(), exists.then(|| definition.value()))
@@ -602,7 +602,7 @@ impl Records {
     #[cold]
     pub(crate) fn note_requeue(
         &mut self,
-        journal: &mut Journal,
+        pending_writes: &mut PendingWrites,
         access: &Access,
         queue: QueueId,
         offset: u64,
@@ -611,30 +611,31 @@ impl Records {
         if self.slab[queue.index()].requeues.note(offset, count) {
             self.requeue_counts_due.push(queue);
         }
-        self.write_requeue_counts(journal, access);
+        self.write_requeue_counts(pending_writes, access);
     }
 
     /// Writes the requeue counts, unless the last write is not durable yet.
     #[inline]
-    pub(crate) fn write_requeue_counts(&mut self, journal: &mut Journal, access: &Access) {
-        if self.requeue_counts_due.may_be_written(journal.durable()) && !journal.is_grouping() {
-            self.write_requeue_counts_now(journal, access);
+    pub(crate) fn write_requeue_counts(&mut self, pending_writes: &mut PendingWrites, access: &Access) {
+        if self.requeue_counts_due.may_be_written(pending_writes.durable()) && !pending_writes.is_grouping() {
+            self.write_requeue_counts_now(pending_writes, access);
         }
     }
 
     /// Writes the requeue counts, whether the last write is durable or not.
     #[cold]
-    pub(crate) fn write_requeue_counts_now(&mut self, journal: &mut Journal, access: &Access) {
-        if journal.mode() == Mode::On && (!journal.has_room_to_define() || journal.is_crowded()) {
+    pub(crate) fn write_requeue_counts_now(&mut self, pending_writes: &mut PendingWrites, access: &Access) {
+        if pending_writes.mode() == Mode::On && (!pending_writes.can_define() || pending_writes.is_crowded())
+        {
             return;
         }
         for queue in self.requeue_counts_due.take() {
             // The queue may have been deleted since, and another one be in its place.
             let Some(record) = self.slab.get_mut(queue.index()) else { continue };
             let is_due = record.requeues.take_due();
-            if is_due && journal.mode() == Mode::On && !record.is_deleted() && record.logged.is_on() {
+            if is_due && pending_writes.mode() == Mode::On && !record.is_deleted() && record.logged.is_on() {
                 let (key, value) = self.definition_of_queue(access, queue.index(), true);
-                self.requeue_counts_due.note_written(journal.define(key, value));
+                self.requeue_counts_due.note_written(pending_writes.define(key, value));
             }
         }
     }
@@ -644,13 +645,17 @@ impl Records {
     ///
     /// The simulator uses it to reach large offsets quickly.
     #[cfg(debug_assertions)]
-    pub(crate) fn pass_offsets(&mut self, journal: &mut Journal, count: u64) {
+    pub(crate) fn pass_offsets(&mut self, pending_writes: &mut PendingWrites, count: u64) {
         for index in 0..self.slab.places() {
             let Some(queue) = self.slab.get_mut(index).filter(|queue| !queue.is_deleted()) else { continue };
             if queue.logged.is_on() {
                 let start = queue.logged.pass_offsets(count);
                 let queue = queue.logged.incarnation();
-                journal.settle_stored(leveret_core::journal::Settled { queue, start, end: start + count });
+                pending_writes.settle_stored(leveret_core::pending_writes::Settled {
+                    queue,
+                    start,
+                    end: start + count,
+                });
             }
         }
     }
@@ -660,19 +665,21 @@ impl Records {
     ///
     /// Messages that were not sent are then not marked as redelivered. Returns whether there was anything to
     /// write.
-    pub(crate) fn reset_watermarks(&mut self, journal: &mut Journal, access: &Access) -> bool {
-        if journal.mode() != Mode::On {
+    pub(crate) fn reset_watermarks(&mut self, pending_writes: &mut PendingWrites, access: &Access) -> bool {
+        if pending_writes.mode() != Mode::On {
             return false;
         }
         for (_, queue) in self.slab.iter() {
-            let reset =
-                queue.logged.watermark_reset().filter(|_| !queue.is_deleted() && !journal.is_crowded());
+            let reset = queue
+                .logged
+                .watermark_reset()
+                .filter(|_| !queue.is_deleted() && !pending_writes.is_crowded());
             if let Some((taken_below, watermark)) = reset {
-                journal.reset_watermark(queue.logged.incarnation(), taken_below, watermark);
+                pending_writes.reset_watermark(queue.logged.incarnation(), taken_below, watermark);
             }
         }
-        self.write_requeue_counts_now(journal, access);
-        !journal.is_empty()
+        self.write_requeue_counts_now(pending_writes, access);
+        !pending_writes.is_empty()
     }
 
     /// Sets, at start, what the log has for a queue.

@@ -6,9 +6,9 @@ use crate::deliveries::Deliveries;
 use crate::policy::{Applied, Policies};
 use crate::quota::Quota;
 use leveret_core::command::{QueueId, VhostId};
-use leveret_core::journal::Journal;
 use leveret_core::limits::Limits;
 use leveret_core::mem::{FifoPool, MessageFlags, MessageId, MessageLimits, Messages, Share};
+use leveret_core::pending_writes::PendingWrites;
 
 /// The records, and the pools that a backlog uses.
 struct QueueRecordsFixture {
@@ -17,7 +17,7 @@ struct QueueRecordsFixture {
     deliveries: Deliveries,
     messages: Messages,
     quota: Quota,
-    journal: Journal,
+    pending_writes: PendingWrites,
 }
 
 fn vhost() -> VhostId {
@@ -44,13 +44,13 @@ impl QueueRecordsFixture {
             deliveries: Deliveries::with_capacity(16),
             messages,
             quota,
-            journal: Journal::new(16),
+            pending_writes: PendingWrites::new(16),
         }
     }
 
     fn queue(&mut self, name: &str, settings: QueueSettings) -> QueueId {
         let mut record = Queue::new(vhost(), name, &[], settings);
-        record.rank = first_rank(&mut self.journal, &record, 0);
+        record.rank = first_rank(&mut self.pending_writes, &record, 0);
         self.records.insert(record).unwrap()
     }
 

@@ -22,8 +22,8 @@ use leveret_amqp::props::{BLIND_BYTES_MAX, Edit, HeadersEdit, Properties, Proper
 use leveret_amqp::{Full, Writer};
 use leveret_core::command::{ExchangeId, Name, QueueId, Refusal, VhostId};
 use leveret_core::error::Fault;
-use leveret_core::journal::Urgency;
 use leveret_core::mem::{MessageId, Share, sort_by_key};
+use leveret_core::pending_writes::Urgency;
 
 use super::Republisher;
 use crate::Context;
@@ -242,13 +242,13 @@ impl Republisher<'_> {
         }
         let logged = self.queues.logged_targets(cx, message, targets);
         let takes = logged == 0
-            || cx.journal.takes_group()
-                && cx.journal.fits_transaction(self.republish.reservation.logged + 1)
-                && cx.journal.fits_commit(bytes, cx.messages.body_len(message).into(), logged)
-                && cx.journal.admit(bytes, logged).is_ok();
+            || cx.pending_writes.can_begin_group()
+                && cx.pending_writes.fits_transaction(self.republish.reservation.logged + 1)
+                && cx.pending_writes.fits_commit(bytes, cx.messages.body_len(message).into(), logged)
+                && cx.pending_writes.admit(bytes, logged).is_ok();
         if !takes {
             // The copy may be waiting for capacity that the pending commit frees.
-            cx.journal.hurry();
+            cx.pending_writes.hurry();
         }
         takes
     }
@@ -273,10 +273,10 @@ impl Republisher<'_> {
     fn begin_group_for(&self, cx: &mut Context<'_>, republication: &Republication, is_logged: bool) -> bool {
         let Republication::Copy(copy, _) = *republication else { return false };
         let begins = is_logged
-            && !cx.journal.is_grouping()
+            && !cx.pending_writes.is_grouping()
             && self.queues.logged_targets(cx, copy, &self.republish.targets) > 0;
         if begins {
-            cx.journal.begin_group();
+            cx.pending_writes.begin_group();
         }
         begins
     }
@@ -316,7 +316,7 @@ impl Republisher<'_> {
     fn end_group_of(&self, cx: &mut Context<'_>, has_begun: bool) {
         if has_begun {
             // No client waits for this group to be durable.
-            let _ = cx.journal.end_group(cx.messages, Urgency::Window);
+            let _ = cx.pending_writes.end_group(cx.messages, Urgency::Window);
         }
     }
 }

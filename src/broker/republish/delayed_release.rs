@@ -56,13 +56,13 @@ impl Republisher<'_> {
         while left > 0 {
             let before = cx.work.units();
             cx.work.charge(1);
-            let step = match self.queues.delay_wheel().next(cx.journal.time_ms()) {
+            let step = match self.queues.delay_wheel().next(cx.pending_writes.time_ms()) {
                 None => return,
                 Some(Next::Slot(key, level)) => self.open_slot(cx, key, level),
                 Some(Next::Held(held)) => self.route_held(cx, held),
             };
             if step == ReleaseStep::Blocked {
-                let room = self.freed_count(cx.journal, cx.messages);
+                let room = self.freed_count(cx.pending_writes, cx.messages);
                 self.queues.delay_wheel_mut().note_stuck(room);
                 return;
             }
@@ -90,7 +90,7 @@ impl Republisher<'_> {
             return ReleaseStep::Blocked;
         };
         let (slot, now_ms, due_ms) =
-            (Slot::of_key(key), cx.journal.time_ms(), self.queues.due_ms(cx, message));
+            (Slot::of_key(key), cx.pending_writes.time_ms(), self.queues.due_ms(cx, message));
         let is_room =
             self.queues.delay_wheel().holds_none() || cx.messages.has_ordinary_room(HELD_FREE_BYTES);
         if self.queues.delay_wheel().has_place()
@@ -252,7 +252,7 @@ impl Republisher<'_> {
         let (bytes, body_bytes) = (cx.messages.stream_len(message) as u64, cx.messages.body_len(message));
         let bytes = bytes + written.as_bytes().len() as u64;
         let logged = self.queues.logged_targets(cx, message, targets);
-        if !cx.journal.fits_commit(bytes, body_bytes.into(), logged)
+        if !cx.pending_writes.fits_commit(bytes, body_bytes.into(), logged)
             || targets.len() > self.queues.fan_out_max()
         {
             return Some(self.drop_due(exchange, "it goes to more queues than commit_bytes_max allows"));

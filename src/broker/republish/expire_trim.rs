@@ -61,14 +61,20 @@ impl Republisher<'_> {
     pub(crate) fn expire_and_trim(&mut self, cx: &mut Context<'_>, turn: &mut TrimTurn) -> Option<QueueId> {
         if !turn.has_begun {
             turn.has_begun = true;
-            self.queues.take_due(cx.journal);
-            if !self.queues.may_expire_or_trim(cx.journal, || self.freed_count(cx.journal, cx.messages)) {
+            self.queues.take_due(cx.pending_writes);
+            if !self
+                .queues
+                .may_expire_or_trim(cx.pending_writes, || self.freed_count(cx.pending_writes, cx.messages))
+            {
                 return None;
             }
-            if self.queues.may_release_delayed(cx.journal, || self.freed_count(cx.journal, cx.messages)) {
+            if self
+                .queues
+                .may_release_delayed(cx.pending_writes, || self.freed_count(cx.pending_writes, cx.messages))
+            {
                 self.route_due_delayed(cx);
             }
-            let room = self.freed_count(cx.journal, cx.messages);
+            let room = self.freed_count(cx.pending_writes, cx.messages);
             self.queues.trim_list_mut().begin(room);
             turn.queues = self.queues.trim_list_mut().len().min(QUEUES_STEP);
         }
@@ -77,8 +83,8 @@ impl Republisher<'_> {
             let Some(queue) = self.queues.trim_list_mut().pop() else { break };
             let before = turn.left;
             self.queues.at_mut(queue).listed.is_listed_for_trim = false;
-            let is_unused = self.queues.records().is_unused_for_too_long(cx.journal, queue);
-            if is_unused && !self.queues.at(queue).is_deleted() && !cx.journal.is_crowded() {
+            let is_unused = self.queues.records().is_unused_for_too_long(cx.pending_writes, queue);
+            if is_unused && !self.queues.at(queue).is_deleted() && !cx.pending_writes.is_crowded() {
                 self.queues.trim_list_mut().note_step(true);
                 return Some(queue);
             }
@@ -89,7 +95,7 @@ impl Republisher<'_> {
             }
             self.queues.trim_list_mut().note_step(is_done || turn.left < before);
         }
-        let room = self.freed_count(cx.journal, cx.messages);
+        let room = self.freed_count(cx.pending_writes, cx.messages);
         self.queues.trim_list_mut().end(room);
         None
     }
@@ -137,7 +143,7 @@ impl Republisher<'_> {
         let (queue, mut left) = (self.queues.records().queue_of_level(queue), COMMAND_STEP);
         if !self.queues.records().has_dead_letters(queue) {
             self.queues.drop_excess(cx, queue);
-        } else if cx.journal.is_grouping() || !self.trim_by(cx, queue, &mut left) {
+        } else if cx.pending_writes.is_grouping() || !self.trim_by(cx, queue, &mut left) {
             self.queues.relist_for_trim(queue);
         }
     }
@@ -306,7 +312,7 @@ impl Republisher<'_> {
             cx.messages.flags(message).has(MessageFlags::DUE_AT_ONCE) || record.settings.message_ttl_ms == 0;
         // During a commit the dead letter waits for its end, because capacity is reserved for the messages
         // that the commit publishes.
-        let waits = cx.journal.is_grouping() && record.settings.dead_letters;
+        let waits = cx.pending_writes.is_grouping() && record.settings.dead_letters;
         let looks = is_due && !self.queues.records().record_of_queue(queue).queue_consumers.is_ready();
         if looks && waits {
             self.queues.relist_for_trim(queue);

@@ -28,8 +28,8 @@ mod firehose;
 mod parked;
 
 use leveret_core::command::QueueId;
-use leveret_core::journal::Journal;
 use leveret_core::mem::Messages;
+use leveret_core::pending_writes::PendingWrites;
 
 use crate::access::Access;
 use crate::consumers::Consumers;
@@ -42,7 +42,7 @@ use crate::topology::Topology;
 
 pub(super) use dead_letter::{Parking, Reason};
 pub(super) use expire_trim::{ExpiryResult, TrimTurn};
-pub use parked::{came_from, parked, unparked};
+pub use parked::{parked, parked_from, unparked};
 
 /// State kept between calls of the [`Republisher`].
 #[derive(Debug, Default)]
@@ -105,9 +105,9 @@ pub(crate) struct Republisher<'b> {
 impl Republisher<'_> {
     /// Returns a counter that rises when capacity becomes free or routing changes: what a blocked message may
     /// wait for.
-    fn freed_count(&self, journal: &Journal, messages: &Messages) -> u64 {
+    fn freed_count(&self, pending_writes: &PendingWrites, messages: &Messages) -> u64 {
         let revision = self.topology.revision() + self.access.revision();
-        self.queues.room_made() + revision + journal.room_made() + messages.room_made()
+        self.queues.capacity_freed() + revision + pending_writes.capacity_freed() + messages.capacity_freed()
     }
 }
 

@@ -163,7 +163,7 @@ pub fn parked(
 
 /// Returns `Some` if a bridge has parked the message, with the local queue that it came from, if it came from
 /// one.
-pub fn came_from(properties: Properties<'_>) -> Option<Option<&str>> {
+pub fn parked_from(properties: Properties<'_>) -> Option<Option<&str>> {
     let headers = properties.headers()?;
     headers.get(CAUSE)?;
     Some(headers.get(QUEUE).and_then(|queue| queue.as_str()))
@@ -211,14 +211,14 @@ mod tests {
             headers.get(COUNT).and_then(|value| value.as_integer())
         };
         assert_eq!((count(&once), count(&set_aside(&once))), (Some(1), Some(2)));
-        assert_eq!(came_from(Properties::trusted(&once)), Some(Some("telemetry")));
+        assert_eq!(parked_from(Properties::trusted(&once)), Some(Some("telemetry")));
         let back = written(&once, |properties, writer| unparked(properties, writer).expect("it fits"));
         assert_eq!(names(&back), ["a", "x-parked-count"]);
-        assert_eq!(came_from(Properties::trusted(&back)), None);
+        assert_eq!(parked_from(Properties::trusted(&back)), None);
         let fetched = written(&[0, 0], |properties, writer| {
             parked(properties, ("plant", None, "refused here"), 1, writer).expect("it fits");
         });
-        assert_eq!(came_from(Properties::trusted(&fetched)), Some(None));
-        assert_eq!(came_from(Properties::EMPTY), None);
+        assert_eq!(parked_from(Properties::trusted(&fetched)), Some(None));
+        assert_eq!(parked_from(Properties::EMPTY), None);
     }
 }

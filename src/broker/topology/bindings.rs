@@ -1,12 +1,12 @@
 //! Creates, finds, counts, stores and removes bindings.
 //!
-//! A binding is on several lists at once, counts in a quota, and may be in the journal. The code that adds it
+//! A binding is on several lists at once, counts in a quota, and may be in the log. The code that adds it
 //! there and the code that removes it are side by side here.
 //!
 //! # Invariants
 //! - The places that a binding takes follow from its own fields and the type of its source, so the same
 //!   number is given back.
-//! - A binding is in the journal while both its source and its destination are.
+//! - A binding is in the log while both its source and its destination are.
 
 use core::hash::{BuildHasher, Hash, Hasher};
 
@@ -14,8 +14,8 @@ use foldhash::quality::FixedState;
 use leveret_amqp::field::{Table, Value};
 use leveret_core::command::{BindingId, ExchangeId, VhostId};
 use leveret_core::error::Fault;
-use leveret_core::journal::{Definition, DestinationName, Journal, Mode};
 use leveret_core::mem::{Links, List, Slab};
+use leveret_core::pending_writes::{Definition, DestinationName, Mode, PendingWrites};
 
 use super::select::{self, Rule};
 use super::{Binding, BindingSpec, Destination, Exchange, ExchangeKind, FoundBinding, Topology};
@@ -87,8 +87,8 @@ impl Topology {
             }
             return Ok(());
         }
-        if self.is_stored(cx.journal, queues, new) {
-            version_for(cx.journal, true)?;
+        if self.is_stored(cx.pending_writes, queues, new) {
+            version_for(cx.pending_writes, true)?;
         }
         let binding = self.add_binding(cx, quota, queues, new)?;
         self.append_binding(cx, access, queues, binding, true);
@@ -121,7 +121,7 @@ impl Topology {
             destination: new.destination,
             key: new.routing_key.into(),
             arguments: new.arguments.into(),
-            stored: self.is_stored(cx.journal, queues, new),
+            stored: self.is_stored(cx.pending_writes, queues, new),
             declarer: cx.declarer,
             node,
             hook: None,
@@ -235,17 +235,17 @@ impl Topology {
             routing_key: &binding.key,
             arguments: &binding.arguments,
         };
-        let batch = cx.journal.define(definition.key(), exists.then(|| definition.value()));
+        let batch = cx.pending_writes.define(definition.key(), exists.then(|| definition.value()));
         cx.await_batch(batch);
     }
 
     /// Returns whether a binding between these two survives a restart.
-    fn is_stored(&self, journal: &Journal, queues: &Queues, new: &FoundBinding<'_>) -> bool {
+    fn is_stored(&self, pending_writes: &PendingWrites, queues: &Queues, new: &FoundBinding<'_>) -> bool {
         let is_kept = match new.destination {
             Destination::Queue(queue) => queues.at(queue).logged.is_on(),
             Destination::Exchange(exchange) => self.exchange(exchange).durable,
         };
-        journal.mode() != Mode::Off && self.exchange(new.source).durable && is_kept
+        pending_writes.mode() != Mode::Off && self.exchange(new.source).durable && is_kept
     }
 }
 

@@ -1,10 +1,10 @@
 //! Creates, finds, compares, stores and deletes exchanges; checks the fields of `exchange.declare`.
 //!
 //! Besides its record, an exchange has a root in the trie, a place under its name, a definition in the
-//! journal and a number in the quota. All of them end with it.
+//! log and a number in the quota. All of them end with it.
 //!
 //! # Invariants
-//! - Only an exchange with a version is in the journal.
+//! - Only an exchange with a version is in the log.
 //! - A repeated declaration is compared with the first one, whatever policies are applied.
 //! - The name of a deleted exchange is freed first, and the record when nothing is bound any more.
 
@@ -14,8 +14,8 @@ use std::sync::Arc;
 use leveret_amqp::field::{Table, Value};
 use leveret_core::command::{ExchangeId, QueueId, VhostId};
 use leveret_core::error::{Fault, ReplyCode};
-use leveret_core::journal::{Batch, Definition};
 use leveret_core::mem::List;
+use leveret_core::pending_writes::{Batch, Definition};
 
 use super::{DELAYED, Exchange, ExchangeKind, Topology, find_exchange};
 use crate::arguments::{self, inequivalent_flag};
@@ -193,11 +193,11 @@ impl Topology {
             internal: record.internal,
             arguments: &record.arguments,
         };
-        record.defined = cx.journal.define(definition.key(), exists.then(|| definition.value()));
+        record.defined = cx.pending_writes.define(definition.key(), exists.then(|| definition.value()));
         cx.await_batch(record.defined);
     }
 
-    /// Frees the name of a deleted exchange, in the journal too; the record stays until its bindings are
+    /// Frees the name of a deleted exchange, in the log too; the record stays until its bindings are
     /// removed.
     pub(crate) fn retire_exchange(&mut self, cx: &mut Context<'_>, access: &Access, exchange: ExchangeId) {
         self.append_exchange(cx, access, exchange, false);

@@ -6,7 +6,7 @@
 //! | file | content |
 //! |---|---|
 //! | `mod` | all exchanges and bindings and their records; the route cache of a channel |
-//! | `exchanges`, `bindings` | creating, finding, comparing, counting and deleting them; writing them to the journal |
+//! | `exchanges`, `bindings` | creating, finding, comparing, counting and deleting them; writing them to the log |
 //! | `trie` | which bindings a routing key reaches: keys, words of patterns |
 //! | `select` | from an exchange, routing keys and headers to queues; the matching rule of headers exchanges |
 //!
@@ -28,8 +28,8 @@ use std::sync::Arc;
 
 use bindings::Pairs;
 use leveret_core::command::{ExchangeId, QueueId, VhostId};
-use leveret_core::journal::Batch;
 use leveret_core::mem::{Links, List, MessageId, Messages, Slab};
+use leveret_core::pending_writes::Batch;
 use trie::Trie;
 
 use crate::context::Work;

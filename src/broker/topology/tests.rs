@@ -15,9 +15,9 @@ use leveret_amqp::Writer;
 use leveret_amqp::field::{Table, TableWriter};
 use leveret_core::command::{BindingId, ExchangeId, QueueId, VhostId};
 use leveret_core::error::Fault;
-use leveret_core::journal::{Fact, Journal};
 use leveret_core::limits::Limits;
 use leveret_core::mem::Messages;
+use leveret_core::pending_writes::{LogEntry, PendingWrites};
 
 /// A topology with everything its methods borrow.
 struct TopologyFixture {
@@ -25,7 +25,7 @@ struct TopologyFixture {
     access: Access,
     quota: Quota,
     queues: Queues,
-    journal: Journal,
+    pending_writes: PendingWrites,
     messages: Messages,
     work: Work,
     vhost: VhostId,
@@ -51,8 +51,8 @@ const fn declaration<'a>(exchange: &'a str, kind: &'a str, arguments: &'a [u8]) 
 impl TopologyFixture {
     fn new() -> Self {
         let limits = Limits { exchanges_max: 20, bindings_max: 40, ..Limits::default() };
-        let mut journal = Journal::new(64);
-        journal.start(1, true, u64::MAX);
+        let mut pending_writes = PendingWrites::new(64);
+        pending_writes.start(1, true, u64::MAX);
         let mut access = Access::new(&limits, &mut (Box::new(|bytes: &mut [u8]| bytes.fill(7)) as _), 1);
         let vhost = access.add_vhost(FIRST_VHOST).unwrap();
         let quota = Quota::new(&limits);
@@ -62,7 +62,7 @@ impl TopologyFixture {
             access,
             quota,
             queues: Queues::new(&limits, 1),
-            journal,
+            pending_writes,
             messages,
             work: Work::default(),
             vhost,
@@ -77,11 +77,11 @@ impl TopologyFixture {
             self.quota.declare(Declared::Exchange, bytes, None, room).unwrap();
         }
         let is_logged = declaration.durable && !declaration.exchange.is_empty();
-        let version = if is_logged { self.journal.next_version() } else { 0 };
+        let version = if is_logged { self.pending_writes.next_version() } else { 0 };
         let delayed_queue = declaration.is_delayed().then(|| self.hidden_queue());
         let new = NewExchange { vhost, declaration, version, declarer: None, delayed_queue };
         let exchange = self.topology.insert_exchange(&new);
-        let mut cx = Context::new(&mut self.journal, &mut self.messages, &mut self.work);
+        let mut cx = Context::new(&mut self.pending_writes, &mut self.messages, &mut self.work);
         self.topology.append_exchange(&mut cx, &self.access, exchange, true);
         exchange
     }
@@ -113,7 +113,7 @@ impl TopologyFixture {
         arguments: &[u8],
     ) -> Result<(), Fault> {
         let new = BindingSpec { source: "", routing_key, arguments }.between(source, destination);
-        let mut cx = Context::new(&mut self.journal, &mut self.messages, &mut self.work);
+        let mut cx = Context::new(&mut self.pending_writes, &mut self.messages, &mut self.work);
         self.topology.bind(&mut cx, &self.access, &mut self.quota, &mut self.queues, &new)
     }
 
@@ -125,13 +125,13 @@ impl TopologyFixture {
     }
 
     fn remove(&mut self, binding: BindingId) -> Option<ExchangeId> {
-        let mut cx = Context::new(&mut self.journal, &mut self.messages, &mut self.work);
+        let mut cx = Context::new(&mut self.pending_writes, &mut self.messages, &mut self.work);
         let (quota, queues) = (&mut self.quota, &mut self.queues);
         self.topology.remove_binding(&mut cx, &self.access, quota, queues, binding)
     }
 
     fn retire(&mut self, exchange: ExchangeId) {
-        let mut cx = Context::new(&mut self.journal, &mut self.messages, &mut self.work);
+        let mut cx = Context::new(&mut self.pending_writes, &mut self.messages, &mut self.work);
         self.topology.retire_exchange(&mut cx, &self.access, exchange);
     }
 
@@ -152,12 +152,12 @@ impl TopologyFixture {
     /// deleted.
     fn written(&mut self) -> Vec<String> {
         let mut written = Vec::new();
-        while let Some(fact) = self.journal.fact() {
-            let Fact::Defined { key, value, .. } = fact else { panic!("no definition") };
+        while let Some(fact) = self.pending_writes.fact() {
+            let LogEntry::Defined { key, value, .. } = fact else { panic!("no definition") };
             let names: String =
                 key.iter().filter(|byte| byte.is_ascii_lowercase()).map(|byte| char::from(*byte)).collect();
             written.push(format!("{}{names}", if value.is_some() { "" } else { "-" }));
-            self.journal.pop_fact();
+            self.pending_writes.pop_entry();
         }
         written
     }

@@ -6,9 +6,9 @@
 use core::fmt;
 
 use leveret_core::command::QueueId;
-use leveret_core::journal::Journal;
 use leveret_core::limits::Megabytes;
 use leveret_core::mem::{ENTRIES_PER_CHUNK, Messages};
+use leveret_core::pending_writes::PendingWrites;
 
 use super::Views;
 use crate::queue_records::Queue;
@@ -18,11 +18,11 @@ impl<'b> Views<'b> {
     /// Returns the text for waiting publishers: how many, since when, for what, and the remedy.
     pub const fn explain(
         self,
-        (journal, messages): (&'b Journal, &'b Messages),
+        (pending_writes, messages): (&'b PendingWrites, &'b Messages),
         waiters: Waiters,
         disk: DiskFacts,
     ) -> Explained<'b> {
-        Explained { views: self, journal, messages, waiters, disk }
+        Explained { views: self, pending_writes, messages, waiters, disk }
     }
 }
 
@@ -39,7 +39,7 @@ pub struct DiskFacts {
 #[derive(Debug)]
 pub struct Explained<'a> {
     pub(super) views: Views<'a>,
-    pub(super) journal: &'a Journal,
+    pub(super) pending_writes: &'a PendingWrites,
     pub(super) messages: &'a Messages,
     pub(super) waiters: Waiters,
     pub(super) disk: DiskFacts,
@@ -57,7 +57,7 @@ impl fmt::Display for Explained<'_> {
                 self.deed(f, format_args!("have it read from its connection"))
             }
             Shortage::Commit => {
-                let count = self.journal.len();
+                let count = self.pending_writes.len();
                 write!(f, "{count} messages wait to be written, and the disk is slower than publishers")?;
                 self.deed(
                     f,
@@ -91,7 +91,7 @@ impl fmt::Display for Explained<'_> {
                 self.queue(f, queue)?;
                 let bytes = self.sum_over_levels(queue, Queue::log_bytes);
                 let (bytes, most) =
-                    (Megabytes(bytes), Megabytes(self.views.queues.queue_log_bytes_max(self.journal)));
+                    (Megabytes(bytes), Megabytes(self.views.queues.queue_log_bytes_max(self.pending_writes)));
                 let (of, deed) = self.disk();
                 write!(f, " has its share of {of}, {bytes} of {most}")?;
                 self.with_messages(f, self.sum_over_levels(queue, |record| record.logged.count()))?;
@@ -124,7 +124,7 @@ impl Explained<'_> {
     /// Returns the total that shares of the disk refer to, and how to enlarge it. A full file system leaves
     /// less than `disk_limit`, and raising that would not help.
     const fn disk(&self) -> (&'static str, &'static str) {
-        match self.journal.is_file_system_full() {
+        match self.pending_writes.is_file_system_full() {
             true => ("what the full file system leaves", "make room there"),
             false => ("disk_limit", "raise disk_limit"),
         }
@@ -245,8 +245,8 @@ impl Explained<'_> {
 
     /// Writes how much the log uses, and how much of the limit it can use.
     fn disk_used(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let usable = self.journal.disk_bytes_max();
-        let used = usable.saturating_sub(self.journal.disk_room());
+        let usable = self.pending_writes.disk_bytes_max();
+        let used = usable.saturating_sub(self.pending_writes.log_free_bytes());
         write!(f, ", {} of {} usable", Megabytes(used), Megabytes(usable))?;
         self.limit(f)
     }

@@ -15,9 +15,9 @@ use crate::quota::Quota;
 use crate::shortage::{Pool, Shortage, Waiters};
 use crate::topology::{ExchangeDeclaration, NewExchange, Topology};
 use leveret_core::command::{ConnectionId, Name, QueueId, VhostId};
-use leveret_core::journal::{Journal, Urgency};
 use leveret_core::limits::Limits;
 use leveret_core::mem::{MessageFlags, Messages, Share};
+use leveret_core::pending_writes::{PendingWrites, Urgency};
 
 /// The parts that views borrow, and the objects that these borrow.
 struct ViewsFixture {
@@ -28,7 +28,7 @@ struct ViewsFixture {
     queues: Queues,
     consumers: Consumers,
     quota: Quota,
-    journal: Journal,
+    pending_writes: PendingWrites,
     messages: Messages,
     work: Work,
     vhost: VhostId,
@@ -50,7 +50,7 @@ impl ViewsFixture {
             queues: Queues::new(&limits, 1),
             consumers: Consumers::new(&limits, 1),
             quota,
-            journal: Journal::new(64),
+            pending_writes: PendingWrites::new(64),
             messages,
             work: Work::default(),
             vhost,
@@ -73,7 +73,7 @@ impl ViewsFixture {
         let mut settings = QueueSettings::of(&self.policies.effective_policy(&[], Applied::default()));
         change(&mut settings);
         let mut record = Queue::new(self.vhost, name, &[], settings);
-        record.rank = first_rank(&mut self.journal, &record, 0);
+        record.rank = first_rank(&mut self.pending_writes, &record, 0);
         self.queues.records_mut().insert(record).unwrap()
     }
 
@@ -88,7 +88,7 @@ impl ViewsFixture {
         self.messages.append_body(message, &[0; 10]);
         self.messages.finish(message);
         let mut targets = vec![queue];
-        let mut cx = Context::new(&mut self.journal, &mut self.messages, &mut self.work);
+        let mut cx = Context::new(&mut self.pending_writes, &mut self.messages, &mut self.work);
         self.queues.choose_levels(&mut cx, &mut self.quota, message, &mut targets);
         self.queues.push(&mut cx, message, &targets, Urgency::Window);
         self.messages.release(message);
@@ -115,7 +115,9 @@ impl ViewsFixture {
     /// else.
     fn explained(&self, shortage: Shortage, count: u32) -> String {
         let waiters = Waiters { shortage, count, for_ms: 2_500, others: count.min(1) };
-        self.views().explain((&self.journal, &self.messages), waiters, DiskFacts::default()).to_string()
+        self.views()
+            .explain((&self.pending_writes, &self.messages), waiters, DiskFacts::default())
+            .to_string()
     }
 }
 
@@ -186,7 +188,7 @@ fn a_binding_is_shown_while_its_source_and_destination_are() {
     let exchange = world.topology.insert_exchange(&new);
     let spec = crate::topology::BindingSpec { source: "x", routing_key: "key", arguments: &[] };
     let found = spec.between(exchange, crate::topology::Destination::Queue(queue));
-    let mut cx = Context::new(&mut world.journal, &mut world.messages, &mut world.work);
+    let mut cx = Context::new(&mut world.pending_writes, &mut world.messages, &mut world.work);
     world.topology.bind(&mut cx, &world.access, &mut world.quota, &mut world.queues, &found).unwrap();
     let shown = |world: &ViewsFixture| {
         let row = world.views().binding_at(0)?;

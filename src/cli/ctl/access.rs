@@ -91,7 +91,7 @@ pub(super) fn change_password(call: &Call) -> Result<(), Failure> {
 pub(super) fn clear_password(call: &Call) -> Result<(), Failure> {
     let user = &call.args[0];
     tell(call, &format!("Clearing password for user \"{user}\" ..."))?;
-    let (algorithm, hash) = PasswordHash::Nobodys.export();
+    let (algorithm, hash) = PasswordHash::NoPassword.export();
     let body = json!({"password_hash": hash, "hashing_algorithm": algorithm});
     user_done(&put_user(call, user, MUST_BE_THERE, &body)?, user)
 }
@@ -112,7 +112,7 @@ pub(super) fn authenticate_user(call: &Call) -> Result<(), Failure> {
     let user = &call.args[0];
     let password = password(call, 1)?;
     tell(call, &format!("Authenticating user \"{user}\" ..."))?;
-    let mut kept = PasswordHash::Nobodys;
+    let mut kept = PasswordHash::NoPassword;
     let columns = "name,password_hash,hashing_algorithm";
     let refused = connect(call)?.rows(&format!("/api/users?columns={columns}"), &mut |row| {
         let text = |key: &str| row.get(key).and_then(Value::as_str).unwrap_or_default();
@@ -323,7 +323,7 @@ pub(super) fn hash_of(password: &[u8]) -> Result<Value, Failure> {
     let mut failed = None;
     let mut entropy = |bytes: &mut [u8]| failed = getrandom::fill(bytes).err();
     let hash = match password {
-        b"" => PasswordHash::Nobodys,
+        b"" => PasswordHash::NoPassword,
         password => PasswordHash::of(password, &mut entropy),
     };
     if let Some(error) = failed {

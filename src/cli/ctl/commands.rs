@@ -584,7 +584,7 @@ const ELSEWHERE: &[(&[&str], &str)] = &[
     ),
     (
         &["set_log_level", "rotate_logs"],
-        "The log goes to standard error, and so to the journal; log_level in the configuration file counts \
+        "The log goes to standard error, and so to the pending_writes; log_level in the configuration file counts \
          from the next SIGHUP on (systemctl reload leveret)",
     ),
     (

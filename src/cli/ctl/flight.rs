@@ -85,7 +85,7 @@ struct EventLine<'e>(&'e Event);
 impl fmt::Display for EventLine<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Event { stamp, kind, text, is_cut } = self.0;
-        let life = format!("+{}.{:03}", stamp.life_ms / 1000, stamp.life_ms % 1000);
+        let life = format!("+{}.{:03}", stamp.run_ms / 1000, stamp.run_ms % 1000);
         write!(f, "{} {life:>10} {:5} {}", Date(stamp.unix_ms), kind.word(), Printable(text))?;
         if *is_cut { f.write_str("...") } else { Ok(()) }
     }

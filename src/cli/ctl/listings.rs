@@ -7,9 +7,9 @@ use serde_json::Value;
 use leveret_management::bridges::BridgeLinks;
 use leveret_management::columns::{Channels, Connections, Consumers, Exchanges, Kind, Queues, TYPED, Vhosts};
 use leveret_management::definition_columns::Bindings;
-use leveret_management::definition_columns::IN_WORDS;
+use leveret_management::definition_columns::DEFINITION_TEXT;
 use leveret_management::definition_columns::Orphans;
-use leveret_management::definition_columns::VALUE_IN_WORDS;
+use leveret_management::definition_columns::VALUE_TEXT;
 use leveret_management::http::encode;
 
 use super::client::{BAD_DATA, Failure, misused, no_such_user, tell};
@@ -152,8 +152,8 @@ pub(super) fn print(call: &Call, source: RowSource<'_>) -> Result<(), Failure> {
     let mut printer = printer.for_terminal(is_terminal).for_report(call.in_report);
     let sent = |name: &&str| match *name {
         "arguments" => TYPED.to_string(),
-        "definition" => IN_WORDS.to_string(),
-        "value" => VALUE_IN_WORDS.to_string(),
+        "definition" => DEFINITION_TEXT.to_string(),
+        "value" => VALUE_TEXT.to_string(),
         name => name.to_string(),
     };
     let asked: Vec<String> = source.columns.iter().map(sent).collect();

@@ -7,7 +7,7 @@ use std::io::{self, Write};
 
 use leveret_amqp::field::{Array, Table, Value};
 use leveret_amqp::props::Properties;
-use leveret_core::journal::Definition;
+use leveret_core::pending_writes::Definition;
 use leveret_management::json::Json;
 use leveret_storage::{Body, Disk, FoundRecord, Log, Message, Record, Targets};
 

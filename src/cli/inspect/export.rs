@@ -58,7 +58,7 @@ fn all(inspection: &mut Inspection, directory: &Path, sink: &mut Sink<'_>) -> io
     export.round(&mut inspection.log, directory)?;
     if export.exported.unreadable > inspection.count_unreadable() {
         // A broker has moved them meanwhile.
-        if let Ok((mut again, _)) = Log::read_only(&mut FileDisk::only_reading(directory)) {
+        if let Ok((mut again, _)) = Log::read_only(&mut FileDisk::open_read_only(directory)) {
             export.round(&mut again, directory)?;
         }
     }
@@ -179,9 +179,10 @@ impl Export<'_, '_> {
     /// Exports messages that were not exported yet, queue by queue. A message in several queues is exported with the
     /// first.
     fn round(&mut self, log: &mut Log, directory: &Path) -> io::Result<()> {
-        let mut disk = FileDisk::only_reading(directory);
+        let mut disk = FileDisk::open_read_only(directory);
         let names = QueueNames::of(log, &mut disk)?;
-        let mut source = MessageSource { names, disk: FileDisk::only_reading(directory), chunk: Vec::new() };
+        let mut source =
+            MessageSource { names, disk: FileDisk::open_read_only(directory), chunk: Vec::new() };
         for queue in queues_of(log) {
             log.for_each_message(&mut disk, queue, |log, _, message| self.take(&mut source, log, message))?;
         }

@@ -71,7 +71,7 @@ pub fn inspect(
 ) -> Result<Verdict, InspectError> {
     let directory = &options.directory;
     let trouble = |why: OpenError| InspectError::Directory { path: directory.clone(), why };
-    let mut disk = FileDisk::only_reading(directory);
+    let mut disk = FileDisk::open_read_only(directory);
     let broker = Broker::of(directory);
     let (mut inspection, changing) = inspect_store(&mut disk, directory, broker).map_err(trouble)?;
     let names =
@@ -115,7 +115,7 @@ fn inspect_store(
         }
         thread::sleep(UNFINISHED_FOR);
         // There may be new files.
-        *disk = FileDisk::only_reading(directory);
+        *disk = FileDisk::open_read_only(directory);
         let mut again = Inspection::of(disk);
         if let (Ok(again), Ok(earlier)) = (&mut again, &inspection) {
             changing += again.keep_damage_of(earlier);

@@ -5,8 +5,8 @@
 
 use crate::json::Object;
 use leveret_broker::levels_of;
-use leveret_core::journal::definition::queue_in;
-use leveret_core::journal::{Definition, DestinationName, VhostMetadata, is_group, is_transient};
+use leveret_core::pending_writes::definition::queue_in;
+use leveret_core::pending_writes::{Definition, DestinationName, VhostMetadata, is_group, is_transient};
 use leveret_storage::{Disk, Log};
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
@@ -134,7 +134,7 @@ impl fmt::Display for Defined<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let quoted = |name: &'_ str| Quoted(name.as_bytes()).to_string();
         match self.0 {
-            Definition::AccessWritten => f.write_str("access=written"),
+            Definition::AccessStored => f.write_str("access=written"),
             Definition::Vhost { name, queues_max, connections_max, metadata } => {
                 let (queues, connections) = (shown_limit(queues_max), shown_limit(connections_max));
                 write!(f, "vhost={} max_queues={queues} max_connections={connections}", quoted(name))?;
@@ -175,13 +175,13 @@ impl fmt::Display for Defined<'_> {
                 incarnation,
                 auto_delete,
                 is_rebuilt,
-                levels_from,
+                priorities_from,
                 arguments,
             } => {
                 let (vhost, name) = (quoted(vhost), quoted(name));
                 write!(f, "queue={name} vhost={vhost} incarnation={incarnation}")?;
-                if levels_from != 0 {
-                    write!(f, " levels_from={levels_from}")?;
+                if priorities_from != 0 {
+                    write!(f, " levels_from={priorities_from}")?;
                 }
                 flags(f, &[("auto_delete", auto_delete), ("rebuilt", is_rebuilt)])?;
                 write!(f, " arguments={}", arguments.len())
@@ -196,8 +196,16 @@ impl fmt::Display for Defined<'_> {
                 write!(f, "binding={source} vhost={vhost} to_{kind}={name} key={key}")?;
                 write!(f, " arguments={}", arguments.len())
             }
-            Definition::Policy { vhost, name, is_operators, pattern, apply_to, priority, definition } => {
-                let kind = if is_operators { "operator_policy" } else { "policy" };
+            Definition::Policy {
+                vhost,
+                name,
+                is_operator_policy,
+                pattern,
+                apply_to,
+                priority,
+                definition,
+            } => {
+                let kind = if is_operator_policy { "operator_policy" } else { "policy" };
                 write!(f, "{kind}={} vhost={} pattern={}", quoted(name), quoted(vhost), quoted(pattern))?;
                 write!(f, " apply_to={apply_to} priority={priority} definition={}", definition.len())
             }

@@ -9,10 +9,10 @@ use std::fmt;
 use std::io::{self, Write};
 use std::path::Path;
 
-use leveret_core::journal::{is_group, is_transient};
 use leveret_core::mem::sort;
+use leveret_core::pending_writes::{is_group, is_transient};
 use leveret_storage::{
-    Access, Body, FORMAT, FileDisk, Log, OpenError, QueueIndex, Range, RangeSet, Report, SegmentFound,
+    Access, Body, FORMAT, FileDisk, Log, OpenError, QueueIndex, Range, RangeSet, Report, SegmentSummary,
     misaligned, not_in_place,
 };
 
@@ -53,7 +53,7 @@ pub(super) fn write(out: &mut dyn Write, subject: &Subject<'_>) -> io::Result<()
 pub(super) fn write_details(
     out: &mut dyn Write,
     inspection: &Inspection,
-    segments: &[SegmentFound],
+    segments: &[SegmentSummary],
 ) -> io::Result<()> {
     writeln!(out)?;
     writeln!(out, "log        {} segments of {} bytes", segments.len(), inspection.log.segment_bytes())?;
@@ -66,7 +66,7 @@ pub(super) fn write_details(
         "segment", "number", "file", "commits", "records", "live", "live_bytes", "used_bytes"
     )?;
     for segment in segments {
-        let SegmentFound { sequence, slot, commits, records, used_bytes, .. } = segment;
+        let SegmentSummary { sequence, slot, commits, records, used_bytes, .. } = segment;
         let known = inspection.log.index().segments().get(sequence);
         let (live, live_bytes) = known.map_or((0, 0), |known| (known.live, known.live_bytes));
         writeln!(

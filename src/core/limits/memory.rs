@@ -6,22 +6,22 @@
 use core::fmt::{self, Write};
 
 use super::Limits;
-use crate::journal::Journal;
 use crate::log_limiter::LogLimiter;
 use crate::mem::READ_BACK_CHUNKS;
 use crate::mem::{
     BytePool, CHUNK_BYTES, ENTRIES_PER_CHUNK, MESSAGE_SLOT_BYTES, MessageLimits, Messages, PAGE_BYTES,
 };
+use crate::pending_writes::PendingWrites;
 
 /// Memory of the program itself: code, constants, C library and logger. Measured, rounded up.
 const PROGRAM_BYTES: u64 = 5_500_000;
 /// Maximum number of clients of the control socket; further ones wait.
 pub const CONTROL_CLIENTS_MAX: usize = 4;
 /// Bytes of a row of a list that the management API sorts, doubled because the list grows by reallocation.
-pub const LISTED_ROW_BYTES: usize = 2 * 24;
+pub const SORTED_ROW_BYTES: usize = 2 * 24;
 
 /// Upper bound of `management_clients_max`.
-pub const MANAGEMENT_CLIENTS_MOST: usize = 8;
+pub const MANAGEMENT_CLIENTS_UPPER_BOUND: usize = 8;
 /// Number of threads: those that wait for the disk, one for other slow work, and one that writes the log.
 const HELPERS: u64 = 4;
 /// Bytes of log lines that standard error has not accepted yet; further lines are dropped and counted.
@@ -120,7 +120,7 @@ pub struct RecordSizes {
     /// A queue with its place in the name table.
     pub queue_bytes: usize,
     /// The storage's index of an empty queue.
-    pub standing_queue_bytes: usize,
+    pub empty_queue_index_bytes: usize,
     /// The storage's index of a definition.
     pub definition_bytes: usize,
     /// An exchange with its place in the name table.
@@ -296,7 +296,7 @@ impl Limits {
     fn lines_of_the_process(&self, sizes: &RecordSizes) -> Vec<MemoryLine> {
         let management_bytes = match sizes.management_bytes {
             0 => 0,
-            bytes => bytes + self.listed_rows() as usize * LISTED_ROW_BYTES,
+            bytes => bytes + self.listed_rows() as usize * SORTED_ROW_BYTES,
         };
         vec![
             line("input_buffer_bytes", 1, self.input_buffer_bytes as usize, "the one input buffer"),
@@ -317,7 +317,7 @@ impl Limits {
             line(
                 "messages_max",
                 1,
-                Journal::bytes(self.messages_max as usize, self.input_buffer_bytes as usize),
+                PendingWrites::bytes(self.messages_max as usize, self.input_buffer_bytes as usize),
                 "what waits for its commit",
             ),
             line(
@@ -327,7 +327,7 @@ impl Limits {
                 "commits, reading back, footers: by segment_bytes too",
             ),
             line("index_bytes_max", 1, self.index_bytes_max as usize, "which segment holds what"),
-            line("queues_max", self.queues_max.into(), sizes.standing_queue_bytes, "the log's queues"),
+            line("queues_max", self.queues_max.into(), sizes.empty_queue_index_bytes, "the log's queues"),
             line(
                 "definitions",
                 self.definitions(),
@@ -380,8 +380,8 @@ impl Limits {
     }
 
     /// Returns the bytes of the index of the log for queues and definitions, whether or not there are messages.
-    pub fn standing_bytes(&self, sizes: &RecordSizes) -> u64 {
-        u64::from(self.queues_max) * sizes.standing_queue_bytes as u64
+    pub fn fixed_index_bytes(&self, sizes: &RecordSizes) -> u64 {
+        u64::from(self.queues_max) * sizes.empty_queue_index_bytes as u64
             + self.definitions() * sizes.definition_bytes as u64
     }
 

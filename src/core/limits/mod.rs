@@ -14,8 +14,9 @@ mod memory;
 use core::fmt;
 
 pub use memory::{
-    BRIDGE_RULES_MAX, CONTROL_CLIENTS_MAX, HELPER_STACK_BYTES, LISTED_ROW_BYTES, LOG_RING_BYTES,
-    MANAGEMENT_CLIENTS_MOST, Megabytes, MemoryLine, MemoryTable, OUTPUT_BYTES_MIN, RecordSizes, grouped,
+    BRIDGE_RULES_MAX, CONTROL_CLIENTS_MAX, HELPER_STACK_BYTES, LOG_RING_BYTES,
+    MANAGEMENT_CLIENTS_UPPER_BOUND, Megabytes, MemoryLine, MemoryTable, OUTPUT_BYTES_MIN, RecordSizes,
+    SORTED_ROW_BYTES, grouped,
 };
 
 /// Smallest frame size in bytes that AMQP allows a peer to negotiate.
@@ -26,10 +27,10 @@ pub const FRAME_BYTES_MIN: u32 = 4096;
 pub struct Limits {
     /// Maximum number of connections, handshakes included.
     pub connections_max: u32,
-    /// Maximum number of clients of the management API, up to [`MANAGEMENT_CLIENTS_MOST`]. An idle one is closed for
+    /// Maximum number of clients of the management API, up to [`MANAGEMENT_CLIENTS_UPPER_BOUND`]. An idle one is closed for
     /// a new one.
     ///
-    /// [`MANAGEMENT_CLIENTS_MOST`]: self::MANAGEMENT_CLIENTS_MOST
+    /// [`MANAGEMENT_CLIENTS_UPPER_BOUND`]: self::MANAGEMENT_CLIENTS_MOST
     pub management_clients_max: u32,
     /// Maximum number of bridges. Each has a connection for each direction, in addition to `connections_max`.
     pub bridges_max: u32,
@@ -183,7 +184,7 @@ const INDEX_BYTES_MIN: u32 = 64 << 10;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LimitsError {
     /// The sum is above the limit.
-    TooMuch {
+    SumTooLarge {
         /// Sum of all lines in bytes.
         sum: u64,
         /// Value of `memory_limit` in bytes.
@@ -192,7 +193,7 @@ pub enum LimitsError {
         key: &'static str,
     },
     /// The broker needs more than the limit even with the smallest pools.
-    TooLittle {
+    LimitTooSmall {
         /// Value of `memory_limit` in bytes.
         memory_limit: u64,
         /// Bytes needed with the smallest pools.
@@ -206,7 +207,7 @@ pub enum LimitsError {
         must: &'static str,
     },
     /// The operating system refuses to provide that much memory.
-    NotGiven {
+    MemoryRefused {
         /// Sum of all lines in bytes.
         sum: u64,
         /// Value of `memory_limit` in bytes.
@@ -225,8 +226,8 @@ impl LimitsError {
     /// Returns the key to change.
     pub const fn key(&self) -> &'static str {
         match self {
-            Self::TooMuch { key, .. } | Self::Contradiction { key, .. } => key,
-            Self::TooLittle { .. } | Self::NotGiven { .. } => "memory_limit",
+            Self::SumTooLarge { key, .. } | Self::Contradiction { key, .. } => key,
+            Self::LimitTooSmall { .. } | Self::MemoryRefused { .. } => "memory_limit",
             Self::Disk { .. } => "disk_limit",
         }
     }
@@ -235,14 +236,14 @@ impl LimitsError {
 impl fmt::Display for LimitsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::TooMuch { sum, memory_limit, key } => write!(
+            Self::SumTooLarge { sum, memory_limit, key } => write!(
                 f,
                 "the pools add up to {} but memory_limit is {}: lower {key} or raise memory_limit \
                  (`leveret check` shows every line)",
                 Megabytes(*sum),
                 Megabytes(*memory_limit)
             ),
-            Self::TooLittle { memory_limit, least } => {
+            Self::LimitTooSmall { memory_limit, least } => {
                 match memory_limit {
                     // A unit is missing: no operator wants so few bytes.
                     1..10_000 => {
@@ -263,7 +264,7 @@ impl fmt::Display for LimitsError {
                     Megabytes(*least)
                 )
             }
-            Self::NotGiven { sum, memory_limit } => write!(
+            Self::MemoryRefused { sum, memory_limit } => write!(
                 f,
                 "the pools add up to {} (memory_limit is {}), and the system does not give this process so \
                  much memory: lower memory_limit, or raise what the system allows",
@@ -325,7 +326,7 @@ impl Limits {
             !fixed.contains(&line.key)
         });
         let key = adjustable.max_by_key(|line| line.bytes()).map_or("messages_max", |line| line.key);
-        Err(LimitsError::TooMuch { sum, memory_limit, key })
+        Err(LimitsError::SumTooLarge { sum, memory_limit, key })
     }
 
     /// Checks that a log of at most `disk_limit` bytes has room for the segments that it needs.
@@ -357,7 +358,7 @@ impl Limits {
             (self.connections_max >= 1, "connections_max", "at least 1"),
             (self.handshakes_max >= 1, "handshakes_max", "at least 1"),
             (
-                (1..=MANAGEMENT_CLIENTS_MOST as u32).contains(&self.management_clients_max),
+                (1..=MANAGEMENT_CLIENTS_UPPER_BOUND as u32).contains(&self.management_clients_max),
                 "management_clients_max",
                 "from 1 to 8; management = [] switches it off",
             ),
@@ -441,7 +442,7 @@ mod check_tests {
         channel_bytes: 1000,
         consumer_bytes: 500,
         queue_bytes: 500,
-        standing_queue_bytes: 400,
+        empty_queue_index_bytes: 400,
         definition_bytes: 300,
         exchange_bytes: 300,
         binding_bytes: 300,
@@ -481,7 +482,7 @@ mod check_tests {
         let bodies = Limits { body_bytes_max: u64::MAX, ..Limits::default() };
         for limits in [replies, bodies] {
             let error = limits.check(&SIZES, u64::MAX >> 32).unwrap_err();
-            assert!(matches!(error, LimitsError::TooMuch { sum, .. } if sum >= 1 << 32), "{error}");
+            assert!(matches!(error, LimitsError::SumTooLarge { sum, .. } if sum >= 1 << 32), "{error}");
         }
         let every = Limits { frame_max: u32::MAX, input_buffer_bytes: u32::MAX, ..Limits::default() };
         assert!(matches!(every.check(&SIZES, u64::MAX), Err(LimitsError::Contradiction { .. })));

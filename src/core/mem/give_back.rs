@@ -53,7 +53,7 @@ pub(super) fn give_back_uninit<T>(room: &mut [MaybeUninit<T>]) {
 ///
 /// The test mappings are never touched, and all are unmapped again.
 #[allow(unsafe_code, reason = "mmap is a call to the system, and there is no safe form of it")]
-pub fn would_be_given(pieces: impl Iterator<Item = u64>) -> bool {
+pub fn can_be_mapped(pieces: impl Iterator<Item = u64>) -> bool {
     let (rights, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
     let mut given = Vec::new();
     let all = pieces.filter(|bytes| *bytes > 0).all(|bytes| {
@@ -72,7 +72,7 @@ pub fn would_be_given(pieces: impl Iterator<Item = u64>) -> bool {
 }
 
 /// Drops the resident pages of code and constants of the program and its libraries. They are loaded again on use.
-pub fn let_go_of_start() {
+pub fn drop_startup_pages() {
     let mut text = [0; MAPS_BYTES];
     // Without /proc they stay resident: only the saving is lost.
     let read = File::open("/proc/self/maps").and_then(|mut maps| read_into(&mut maps, &mut text));
@@ -167,8 +167,8 @@ mod tests {
 
     #[test]
     fn more_than_the_address_space_cannot_be_mapped() {
-        assert!(would_be_given([0, 1, 1 << 20].into_iter()));
-        assert!(!would_be_given([1 << 20, 1 << 62].into_iter()));
+        assert!(can_be_mapped([0, 1, 1 << 20].into_iter()));
+        assert!(!can_be_mapped([1 << 20, 1 << 62].into_iter()));
     }
 
     #[test]
@@ -176,7 +176,7 @@ mod tests {
         let shown =
             |number: u32| format!("{number} is written by code of the program and by constants in it");
         let (before, kept) = (shown(7), vec![7; 100_000]);
-        let_go_of_start();
+        drop_startup_pages();
         assert_eq!(shown(7), before);
         assert!(kept.iter().all(|number| *number == 7));
     }

@@ -427,7 +427,7 @@ impl Messages {
     }
 
     /// Returns a count that rises whenever capacity for a message becomes free.
-    pub const fn room_made(&self) -> u64 {
+    pub const fn capacity_freed(&self) -> u64 {
         self.frees + self.releases
     }
 

@@ -31,7 +31,7 @@ use core::cmp::Ordering;
 pub use blocks::{BLOCK_UNIT_BYTES, PAGE_BYTES};
 pub use bytes::{ByteChain, BytePool};
 pub use fifo::{CHUNK_BYTES, ENTRIES_PER_CHUNK, Entry, Fifo, FifoPool, READ_BACK_CHUNKS};
-pub use give_back::{let_go_of_start, would_be_given};
+pub use give_back::{can_be_mapped, drop_startup_pages};
 pub use list::{Links, LinksOf, List, Slab};
 pub use messages::{
     Cursor, MESSAGE_SLOT_BYTES, MessageFlags, MessageId, MessageLimits, Messages, PoolFull, Share,

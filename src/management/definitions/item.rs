@@ -496,7 +496,7 @@ fn password(fields: &mut Fields<'_>) -> Result<Password, String> {
             Err(format!("`password` has at most {PASSWORD_BYTES_MAX} bytes"))
         }
         // No login succeeds with an empty password.
-        (Some(clear), None) if clear.is_empty() => Ok(Password::Hash(PasswordHash::Nobodys)),
+        (Some(clear), None) if clear.is_empty() => Ok(Password::Hash(PasswordHash::NoPassword)),
         (Some(clear), None) => Ok(Password::Clear(ClearPassword(clear))),
         (None, Some(hash)) => {
             let algorithm = algorithm.as_deref().unwrap_or(ALGORITHM_DEFAULT);
@@ -685,8 +685,8 @@ mod tests {
         assert_eq!(clear.as_bytes(), b"hunter2");
         for (said, wanted) in [
             (json!({"name": "x"}), Password::Absent),
-            (json!({"name": "x", "password": ""}), Password::Hash(PasswordHash::Nobodys)),
-            (json!({"name": "x", "password_hash": ""}), Password::Hash(PasswordHash::Nobodys)),
+            (json!({"name": "x", "password": ""}), Password::Hash(PasswordHash::NoPassword)),
+            (json!({"name": "x", "password_hash": ""}), Password::Hash(PasswordHash::NoPassword)),
         ] {
             let Ok(Item::User(user)) = item_of("users", said) else { panic!() };
             assert_eq!(user.password, wanted);

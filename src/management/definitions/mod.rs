@@ -21,8 +21,8 @@ use item::User;
 use leveret_amqp::field::{ArrayWriter, Table, TableWriter};
 use leveret_amqp::{Full, Writer};
 use leveret_broker::{Broker, Context, Declared, NewPolicy, ParameterView, VhostLimits};
-use leveret_core::journal::Journal;
 use leveret_core::password::PasswordHash;
+use leveret_core::pending_writes::PendingWrites;
 use leveret_json::{Bounds, Value, items};
 
 pub use export::{PARTS as EXPORT, VHOST_PARTS as VHOST_EXPORT};
@@ -77,17 +77,19 @@ fn make(broker: &mut Broker, context: &mut Context<'_>, item: &Item) -> Result<A
     if is_applied(broker, item) {
         return Ok(Applied::Done);
     }
-    let journal = context.journal_mut();
+    let pending_writes = context.pending_writes_mut();
     let changed = match item {
         Item::Vhost(it) => {
-            broker.put_vhost_with(journal, &it.name, &it.metadata).and_then(|batch| match it.limits {
-                Some(limits) => broker.access_mut().set_vhost_limits(journal, &it.name, limits_of(limits)),
+            broker.put_vhost_with(pending_writes, &it.name, &it.metadata).and_then(|batch| match it.limits {
+                Some(limits) => {
+                    broker.access_mut().set_vhost_limits(pending_writes, &it.name, limits_of(limits))
+                }
                 None => Ok(batch),
             })
         }
-        Item::User(user) => return put_user(broker, journal, user),
+        Item::User(user) => return put_user(broker, pending_writes, user),
         Item::Permission(it) => broker.access_mut().set_permissions(
-            journal,
+            pending_writes,
             &it.user,
             &it.vhost,
             &it.configure,
@@ -95,7 +97,7 @@ fn make(broker: &mut Broker, context: &mut Context<'_>, item: &Item) -> Result<A
             &it.read,
         ),
         Item::TopicPermission(it) => broker.access_mut().set_topic_permissions(
-            journal,
+            pending_writes,
             &it.user,
             &it.vhost,
             &it.exchange,
@@ -103,39 +105,42 @@ fn make(broker: &mut Broker, context: &mut Context<'_>, item: &Item) -> Result<A
             &it.read,
         ),
         Item::Limits(vhost, limits) => {
-            broker.access_mut().set_vhost_limits(journal, vhost, limits_of(*limits))
+            broker.access_mut().set_vhost_limits(pending_writes, vhost, limits_of(*limits))
         }
         Item::Policy(it) => broker.set_policy(context, &it.vhost, &NewPolicy::from(it)),
         Item::Parameter(it) => {
             let (vhost, value) = (it.vhost.as_deref(), it.value.as_bytes());
             let given = ParameterView { vhost, component: &it.component, name: &it.name, value };
-            broker.set_parameter(journal, &given, None)
+            broker.set_parameter(pending_writes, &given, None)
         }
         Item::Exchange(_) | Item::Queue(_) | Item::Binding(_) => return declare(broker, context, item),
     };
     changed.map(|_| Applied::Done).map_err(|fault| fault.to_string())
 }
 
-fn put_user(broker: &mut Broker, journal: &mut Journal, user: &User) -> Result<Applied, String> {
+fn put_user(broker: &mut Broker, pending_writes: &mut PendingWrites, user: &User) -> Result<Applied, String> {
     let Some(hash) = stored_hash(&user.password) else {
         let why = "a password in clear takes a while to be hashed; import the file with `leveretctl \
                    import_definitions`, which does";
         return Err(why.to_string());
     };
     let had = broker.access().users().find(|it| it.name == user.name).map(|it| *it.hash);
-    let put = broker.put_user(journal, &user.name, hash, &user.tags).and_then(|batch| match user.limits {
-        Some(limits) => broker.access_mut().set_user_limits(journal, &user.name, user_limits_of(limits)),
-        None => Ok(batch),
-    });
+    let put =
+        broker.put_user(pending_writes, &user.name, hash, &user.tags).and_then(|batch| match user.limits {
+            Some(limits) => {
+                broker.access_mut().set_user_limits(pending_writes, &user.name, user_limits_of(limits))
+            }
+            None => Ok(batch),
+        });
     put.map_err(|fault| fault.to_string())?;
-    let is_news = user.password == Password::Absent && had != Some(PasswordHash::Nobodys);
+    let is_news = user.password == Password::Absent && had != Some(PasswordHash::NoPassword);
     Ok(if is_news { Applied::WithoutPassword } else { Applied::Done })
 }
 
 /// Returns the hash of a password, or `None` if it must still be computed.
 const fn stored_hash(password: &Password) -> Option<PasswordHash> {
     match password {
-        Password::Absent => Some(PasswordHash::Nobodys),
+        Password::Absent => Some(PasswordHash::NoPassword),
         Password::Clear(_) => None,
         Password::Hash(hash) => Some(*hash),
     }

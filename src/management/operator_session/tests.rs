@@ -17,9 +17,9 @@ use crate::samples::Samples;
 use crate::web_page::Tokens;
 use leveret_broker::{Broker, Context, Work};
 use leveret_core::command::ConnectionId;
-use leveret_core::journal::Journal;
 use leveret_core::limits::Limits;
 use leveret_core::mem::{MessageLimits, Messages};
+use leveret_core::pending_writes::PendingWrites;
 
 struct NoSockets;
 
@@ -53,7 +53,7 @@ impl Bridges for NoSockets {
 
 struct Stage {
     broker: Broker,
-    journal: Journal,
+    pending_writes: PendingWrites,
     work: Work,
     messages: Messages,
     process: Process,
@@ -67,7 +67,7 @@ impl Stage {
         let limits = Limits { queues_max: 2000, ..Limits::default() };
         Self {
             broker: Broker::new(&limits, Box::new(|bytes| bytes.fill(7))).unwrap(),
-            journal: Journal::new(64),
+            pending_writes: PendingWrites::new(64),
             work: Work::default(),
             messages: Messages::new(MessageLimits {
                 messages_max: 64,
@@ -88,12 +88,12 @@ impl Stage {
                 connections: 0,
                 handshakes_evicted: 0,
                 message_size_max: 1 << 20,
-                connections_made: 0,
+                connections_opened: 0,
                 confirmed: 0,
                 has_refused_reads: false,
                 certificates_end: None,
-                is_tls_shut: false,
-                are_definitions_unread: false,
+                is_tls_unavailable: false,
+                has_unread_definitions: false,
                 waiting_publishers: 0,
                 waiters: None,
                 disk_limit_bytes: 0,
@@ -110,7 +110,7 @@ impl Stage {
     fn declare(&mut self, queue: &str, arguments: &[u8]) {
         self.broker
             .operator_declare_queue(
-                &mut Context::new(&mut self.journal, &mut self.messages, &mut self.work),
+                &mut Context::new(&mut self.pending_writes, &mut self.messages, &mut self.work),
                 "/",
                 queue,
                 (false, false),
@@ -122,7 +122,7 @@ impl Stage {
     fn step(&mut self, connection: &mut OperatorSession) {
         let mut context = RequestContext {
             broker: &mut self.broker,
-            journal: &mut self.journal,
+            pending_writes: &mut self.pending_writes,
             messages: &mut self.messages,
             work: &mut self.work,
             sockets: &NoSockets,
@@ -180,7 +180,7 @@ fn a_listing_never_takes_more_than_its_room_and_shows_what_stays_once() {
             stage
                 .broker
                 .operator_delete_queue(
-                    &mut Context::new(&mut stage.journal, &mut stage.messages, &mut stage.work),
+                    &mut Context::new(&mut stage.pending_writes, &mut stage.messages, &mut stage.work),
                     "/",
                     &name,
                     leveret_broker::DeleteIf::default(),
@@ -338,7 +338,7 @@ fn a_request_in_small_parts_is_parsed_a_few_times() {
         (format!("GET /api/none HTTP/1.1\r\n{}\r\n", "X: y\r\n".repeat(31)), 20),
     ] {
         let mut stage = Stage::new();
-        let mut session = OperatorSession::of_network(true);
+        let mut session = OperatorSession::for_network(true);
         let mut parses = 0;
         for octet in request.bytes() {
             assert!(!session.has_output(), "an answer before the end");

@@ -6,7 +6,7 @@
 //! - A link ends itself only when nothing is under way and nothing waits that it may send.
 //! - Both links of a bridge connect together, because the upstream is then contacted once instead of twice.
 
-use leveret_bridge::{Demand, Price};
+use leveret_bridge::{Demand, LinkTraffic};
 use leveret_broker::Broker;
 use leveret_core::time::Deadline;
 
@@ -66,7 +66,7 @@ impl Bridges {
                 for link in &mut bridge.links {
                     let today = core::mem::take(&mut link.state.today);
                     // If more than a day has passed, yesterday had no traffic.
-                    link.state.yesterday = if yesterday > 0 { today } else { Price::default() };
+                    link.state.yesterday = if yesterday > 0 { today } else { LinkTraffic::default() };
                 }
                 bridge.head.inflow.end_day();
             }

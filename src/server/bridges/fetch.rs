@@ -16,14 +16,14 @@
 //! - Messages held at the upstream take nothing of their rule's window.
 
 use leveret_amqp::{Full, Properties, Writer};
-use leveret_bridge::{Arrivals, Cause, Event, Marks, Origin, Verdict, hops_of, marked, shovelled};
+use leveret_bridge::{Arrivals, BridgeHeaders, Cause, Event, Origin, Verdict, hops_of, marked, shovelled};
 use leveret_broker::{Shortage, parked};
 use leveret_config::bridge::{Destination, Refused};
 use leveret_config::shovels::Shovel;
 use leveret_connection::message_flags;
 use leveret_core::command::{Command, Outcome};
-use leveret_core::journal::Batch;
 use leveret_core::mem::{MessageId, PoolFull};
+use leveret_core::pending_writes::Batch;
 use leveret_core::time::Deadline;
 
 use super::state::Remedy;
@@ -218,7 +218,7 @@ impl<P: Platform> LinkTask<'_, P> {
             incoming.content = Received::Skipped(body_len);
             return Ok(());
         }
-        let marks = Marks { id: None, is_repeat: incoming.redelivered };
+        let marks = BridgeHeaders { id: None, is_repeat: incoming.redelivered };
         let Scratch { headers, edited, properties: again, .. } = &mut self.common.scratch;
         let said = ((self.state.upstream, 0), self.shared.platform.unix_ms() / 1000, &*self.common.node);
         let (shovel, marks) = (self.head.config.shovel.as_deref(), (marks, self.common.origin));
@@ -404,7 +404,7 @@ impl<P: Platform> LinkTask<'_, P> {
         }
         let kept = &edited[..len];
         let (broker, mut context) = self.shared.broker_mut();
-        let put = broker.put_aside(&mut context, channel, message, &self.head.config.parked, kept);
+        let put = broker.move_copy(&mut context, channel, message, &self.head.config.parked, kept);
         let put = put.map_err(|fault| Cause::new(format_args!("{}", fault.text)))?;
         if put.is_some() {
             self.head.parked_alarm.note_parked();
@@ -416,7 +416,7 @@ impl<P: Platform> LinkTask<'_, P> {
 
     /// Acknowledges messages that are durable now.
     pub(super) fn acknowledge(&mut self) {
-        let durable = self.shared.journal.durable();
+        let durable = self.shared.pending_writes.durable();
         let mut moved = 0;
         for rule in 0..self.open_link.lanes.len() {
             let Lane::Fetch(lane) = &mut self.open_link.lanes[rule] else { continue };
@@ -445,7 +445,7 @@ impl<P: Platform> LinkTask<'_, P> {
 /// They do not fit.
 pub(super) fn bridged_properties<'r>(
     own: Properties<'_>,
-    (marks, origin): (Marks, Origin),
+    (marks, origin): (BridgeHeaders, Origin),
     shovel: Option<&Shovel>,
     said: ((usize, usize), u64, &str),
     (headers, edited, again): (&mut [u8], &'r mut [u8], &'r mut [u8]),

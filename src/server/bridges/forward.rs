@@ -12,7 +12,7 @@
 
 use leveret_amqp::{Full, Properties};
 use leveret_bridge::{
-    Cause, Client, Flights, Marks, Origin, OwnId, hops_of, left_of_frame, publish_len, write_head,
+    BridgeHeaders, Cause, Client, InFlight, Origin, OwnId, hops_of, left_of_frame, publish_len, write_head,
     write_publish,
 };
 use leveret_config::bridge::{Destination, RULES_MAX, Refused};
@@ -60,7 +60,7 @@ impl<P: Platform> LinkTask<'_, P> {
         let config = &self.head.config;
         let ahead = if self.state.rule_states[rule].is_one_at_a_time() { 1 } else { config.window };
         let own = self.shared.consume(config, (&config.forward[rule].queue, "bridge"), ahead)?;
-        let in_flight = Flights::new(config.window.into());
+        let in_flight = InFlight::new(config.window.into());
         let (progress, begun, is_ending, end) = (self.shared.now, 0, false, End::No);
         self.open_link.lanes[rule] =
             Lane::Forward(Forward { own, in_flight, begun, progress, is_ending, end });
@@ -72,7 +72,7 @@ impl<P: Platform> LinkTask<'_, P> {
         for rule in 0..self.open_link.lanes.len() {
             let Lane::Forward(lane) = &mut self.open_link.lanes[rule] else { continue };
             if self.shared.broker.next_cancelled(lane.own.connection).is_some() {
-                self.shared.broker.told_cancelled(lane.own.connection);
+                self.shared.broker.note_cancel_sent(lane.own.connection);
                 lane.end(End::Settled);
                 self.wait(rule, Cause::new(format_args!("this queue was deleted here")), Remedy::Open);
             }
@@ -366,7 +366,7 @@ impl Item<'_> {
         let to = &config.forward[self.rule].to;
         let key = to.key().map_or_else(|| messages.routing_key(message), str::as_bytes);
         let exchange = to.exchange().unwrap_or_else(|| messages.exchange(message));
-        let marks = Marks { id: Some(self.id), is_repeat: self.delivery.redelivered };
+        let marks = BridgeHeaders { id: Some(self.id), is_repeat: self.delivery.redelivered };
         let (upstream, unix_s) = self.way;
         let (shovel, said) = (config.shovel.as_deref(), ((0, upstream), unix_s, by));
         let bridged_properties =

@@ -24,7 +24,7 @@ use core::net::{IpAddr, SocketAddr};
 
 use leveret_amqp::{Properties, Writer};
 use leveret_bridge::{Cause, Client, Credentials};
-use leveret_broker::{Broker, came_from, unparked};
+use leveret_broker::{Broker, parked_from, unparked};
 use leveret_config::bridge::read_password;
 use leveret_config::upstream::is_this_machine;
 use leveret_core::command::{ConnectionId, Outbox};
@@ -465,7 +465,7 @@ impl<P: Platform> Shared<P> {
             ReturnTo::Queue(queue) => {
                 broker.set_aside(&mut context, channel, tag, queue, &kept).map(|batch| batch.is_some())
             }
-            ReturnTo::Exchange => broker.publish_again(&mut context, channel, tag, &kept),
+            ReturnTo::Exchange => broker.republish_delivery(&mut context, channel, tag, &kept),
             ReturnTo::Unknown => Err(Fault::new(
                 ReplyCode::NotFound,
                 format_args!("it has no x-parked-cause: no bridge has parked it"),
@@ -497,7 +497,7 @@ impl<P: Platform> Shared<P> {
         let messages = &self.resources.messages;
         let properties = Properties::trusted(messages.properties(message, properties));
         let key = || String::from_utf8_lossy(messages.routing_key(message)).into_owned();
-        let back = match came_from(properties) {
+        let back = match parked_from(properties) {
             None => ReturnTo::Unknown,
             Some(Some(queue)) => ReturnTo::Queue(queue.to_string()),
             Some(None) if messages.exchange(message).is_empty() => ReturnTo::Queue(key()),

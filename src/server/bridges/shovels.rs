@@ -273,7 +273,7 @@ impl<P: Platform> Shared<P> {
     pub(super) fn end_shovel(&mut self, head: &BridgeState) {
         let Some(shovel) = head.config.shovel.as_ref().filter(|_| !head.is_leaving) else { return };
         let cleared =
-            self.broker.clear_parameter(&mut self.journal, Some(&shovel.vhost), SHOVEL, &shovel.name);
+            self.broker.clear_parameter(&mut self.pending_writes, Some(&shovel.vhost), SHOVEL, &shovel.name);
         let name = &head.config.name;
         let (level, text) = match &cleared {
             Ok(_) => (log::Level::Info, format!("bridge {name}: all messages were moved, so it is deleted")),

@@ -20,7 +20,7 @@
 use core::net::SocketAddr;
 use std::fmt::Write as _;
 
-use leveret_bridge::{Backoff, Cause, DayBudget, Demand, Inflow, Pace, Price};
+use leveret_bridge::{Backoff, Cause, DayBudget, Demand, Inflow, LinkTraffic, RateLimit};
 use leveret_config::bridge::{Bridge as Config, Rule};
 use leveret_config::shovels::DeleteAfter;
 use leveret_core::command::ConnectionId;
@@ -91,7 +91,7 @@ pub(super) struct BridgeState {
     /// Whether the log reports parked messages.
     pub(super) parked_alarm: ParkedAlarm,
     /// The rate limit of forwarding.
-    pub(super) pace: Pace,
+    pub(super) pace: RateLimit,
     /// The bytes moved today.
     pub(super) day: DayBudget,
     /// Whether the daily bytes are used up: rules that are not urgent take no messages.
@@ -198,8 +198,8 @@ pub(super) struct LinkState {
     logged: Vec<LoggedCauses>,
     pub(super) counts: Counts,
     /// Traffic of today and of the day before.
-    pub(super) today: Price,
-    pub(super) yesterday: Price,
+    pub(super) today: LinkTraffic,
+    pub(super) yesterday: LinkTraffic,
     /// Number of messages still to be moved, if the shovel ends after a number of messages.
     pub(super) left: Option<u64>,
     /// When the link was made.
@@ -463,7 +463,7 @@ impl Bridge {
             retried: None,
             retry_due: Deadline::NEVER,
             parked_alarm: ParkedAlarm::Unknown,
-            pace: Pace::new(config.drain_rate, now),
+            pace: RateLimit::new(config.drain_rate, now),
             day,
             is_held,
             inflow,
@@ -538,7 +538,7 @@ impl Bridge {
             write(text, &format!("{what} "), &numbers, name);
             if has_day {
                 let days = [link.state.today, link.state.yesterday];
-                let numbers: Vec<u64> = days.iter().flat_map(Price::numbers).collect();
+                let numbers: Vec<u64> = days.iter().flat_map(LinkTraffic::numbers).collect();
                 write(text, &format!("cost {what} "), &numbers, name);
             }
         }
@@ -560,10 +560,10 @@ impl Bridge {
         for link in &mut self.links {
             let what = link.direction.name();
             if let Some(numbers) = find(notes, &format!("cost {what} "), &name) {
-                let days: [u64; 2 * Price::NUMBERS] = numbers;
+                let days: [u64; 2 * LinkTraffic::NUMBERS] = numbers;
                 if let [today, yesterday] = days.as_chunks().0 {
-                    link.state.today = Price::from_numbers(*today);
-                    link.state.yesterday = Price::from_numbers(*yesterday);
+                    link.state.today = LinkTraffic::from_numbers(*today);
+                    link.state.yesterday = LinkTraffic::from_numbers(*yesterday);
                 }
             }
             let numbers = find(notes, &format!("{what} "), &name);

@@ -20,7 +20,7 @@
 
 use std::io;
 
-use leveret_bridge::{Arrivals, Cause, Client, Event, Flights, Stage, not_tls};
+use leveret_bridge::{Arrivals, Cause, Client, Event, InFlight, Stage, not_tls};
 use leveret_core::command::{ChannelId, ConnectionId};
 use leveret_core::mem::MessageId;
 use leveret_core::time::{Deadline, Now};
@@ -189,7 +189,7 @@ pub(super) enum Lane {
 pub(super) struct Forward {
     /// The connection that consumes here.
     pub(super) own: OwnConnection,
-    pub(super) in_flight: Flights,
+    pub(super) in_flight: InFlight,
     /// Number of octets written of the first message in the outbox; 0 if none is partly written.
     pub(super) begun: u64,
     /// When the upstream last confirmed something of this rule, or was last sent a part of a message.

@@ -21,7 +21,7 @@ use crate::state::Shared;
 pub(crate) struct ShownBridges<'s> {
     pub(crate) bridges: &'s Bridges,
     /// Free capacity of the log in bytes, if there is a log.
-    pub(crate) disk_room: Option<u64>,
+    pub(crate) log_free_bytes: Option<u64>,
     pub(crate) now: Now,
     pub(crate) unix_ms: u64,
 }
@@ -68,8 +68,8 @@ impl BridgeViews for ShownBridges<'_> {
             repeats: state.counts.repeats,
             inflow: head.inflow.span(gone_ms),
             inflow_counted: head.inflow.counted(),
-            sent_lately: (lately.messages, lately.payload),
-            disk_room: self.disk_room,
+            sent_since_yesterday: (lately.messages, lately.payload),
+            log_free_bytes: self.log_free_bytes,
             outage_days_min: head.config.outage_days_min,
             parked_queue: is_first.then_some(&*head.config.parked),
             held: state.rule_states.iter().map(|rule_state| u64::from(rule_state.held)).sum(),

@@ -7,19 +7,19 @@ use leveret_broker::{
     VhostLimits, Work,
 };
 use leveret_core::command::{ChannelId, Command, ConnectionId, Outcome};
-use leveret_core::journal::{Definition, Fact, Journal, VhostMetadata};
 use leveret_core::limits::Limits;
 use leveret_core::mem::{MessageFlags, Messages, Share};
 use leveret_core::password::PasswordHash;
+use leveret_core::pending_writes::{Definition, LogEntry, PendingWrites, VhostMetadata};
 
 /// A broker with its messages.
 struct TestBroker {
     broker: Broker,
-    journal: Journal,
+    pending_writes: PendingWrites,
     work: Work,
     messages: Messages,
     /// Log entries taken out of the journal.
-    facts: Vec<Fact>,
+    facts: Vec<LogEntry>,
 }
 
 /// One channel of one connection.
@@ -43,19 +43,19 @@ impl TestBroker {
         let limits = limits();
         let messages = Messages::new(limits.message_limits());
         let broker = Broker::new(&limits, Box::new(crate::sim_disk::random::bytes())).unwrap();
-        let mut journal = Journal::new(limits.messages_max as usize);
-        journal.start(1, true, 1 << 20);
-        Self { broker, journal, work: Work::default(), messages, facts: Vec::new() }
+        let mut pending_writes = PendingWrites::new(limits.messages_max as usize);
+        pending_writes.start(1, true, 1 << 20);
+        Self { broker, pending_writes, work: Work::default(), messages, facts: Vec::new() }
     }
 
     /// Creates a broker with a user that has these permissions in `/`.
     fn with_user(user: &str, configure: &str, write: &str, read: &str) -> Self {
         let mut house = Self::new();
-        house.broker.put_user(&mut house.journal, user, PasswordHash::Nobodys, "").unwrap();
+        house.broker.put_user(&mut house.pending_writes, user, PasswordHash::NoPassword, "").unwrap();
         house
             .broker
             .access_mut()
-            .set_permissions(&mut house.journal, user, "/", configure, write, read)
+            .set_permissions(&mut house.pending_writes, user, "/", configure, write, read)
             .unwrap();
         house
     }
@@ -92,9 +92,9 @@ impl TestBroker {
     }
 
     fn drain_facts(&mut self) {
-        while let Some(fact) = self.journal.fact() {
+        while let Some(fact) = self.pending_writes.fact() {
             self.facts.push(fact.clone());
-            self.journal.pop_fact();
+            self.pending_writes.pop_entry();
         }
     }
 
@@ -129,7 +129,7 @@ impl TestBroker {
         let (connection, outcome) = self.login(user, password, from_loopback);
         let (outcome, took_time) = match outcome {
             Outcome::Check(check) => {
-                (self.broker.checked(&self.journal, connection, &check, check.is_right()), true)
+                (self.broker.checked(&self.pending_writes, connection, &check, check.is_right()), true)
             }
             outcome => (outcome, false),
         };
@@ -151,16 +151,16 @@ impl TestBroker {
     }
 
     /// Returns the log entries since the last call, in order.
-    fn take_facts(&mut self) -> Vec<Fact> {
+    fn take_facts(&mut self) -> Vec<LogEntry> {
         self.drain_facts();
         core::mem::take(&mut self.facts)
     }
 
     /// Restarts a broker with the definitions that these entries left in the log. Orphans are dropped.
-    fn restart(facts: &[Fact]) -> Self {
+    fn restart(facts: &[LogEntry]) -> Self {
         let mut log: BTreeMap<&[u8], &Option<Box<[u8]>>> = BTreeMap::new();
         for fact in facts {
-            if let Fact::Defined { key, value, .. } = fact {
+            if let LogEntry::Defined { key, value, .. } = fact {
                 log.insert(key, value);
             }
         }
@@ -169,7 +169,7 @@ impl TestBroker {
             let Some(value) = value else { continue };
             let definition = Definition::parse(key, value).unwrap();
             if house.broker.restore(&mut context!(house), &definition) == Restored::Orphaned {
-                house.broker.forget(&mut house.journal, key, &[]);
+                house.broker.forget(&mut house.pending_writes, key, &[]);
             }
         }
         house
@@ -180,16 +180,16 @@ impl TestBroker {
 fn a_password_is_checked_once_and_then_remembered_until_it_changes() {
     let mut house = TestBroker::new();
     let hash = |password: &[u8]| PasswordHash::of(password, &mut |salt| salt.fill(1));
-    house.broker.put_user(&mut house.journal, "u", hash(b"one"), "").unwrap();
+    house.broker.put_user(&mut house.pending_writes, "u", hash(b"one"), "").unwrap();
     assert_eq!(house.log_in("u", b"two", true), (false, true));
     assert_eq!(house.log_in("u", b"one", true), (true, true));
     assert_eq!(house.log_in("u", b"one", true), (true, false), "remembered");
     assert_eq!(house.log_in("u", b"two", true), (false, true), "the wrong one is not");
     assert_eq!(house.log_in("nobody", b"one", true), (false, true), "an unknown user takes as long");
-    house.broker.access_mut().change_password_hash(&mut house.journal, "u", hash(b"two")).unwrap();
+    house.broker.access_mut().change_password_hash(&mut house.pending_writes, "u", hash(b"two")).unwrap();
     assert_eq!(house.log_in("u", b"one", true), (false, true));
     assert_eq!(house.log_in("u", b"two", true), (true, true));
-    house.broker.delete_user(&mut house.journal, "u").unwrap();
+    house.broker.delete_user(&mut house.pending_writes, "u").unwrap();
     assert_eq!(house.log_in("u", b"two", true), (false, true));
 }
 
@@ -201,9 +201,12 @@ fn a_check_means_nothing_when_the_password_changed_meanwhile() {
     house
         .broker
         .access_mut()
-        .change_password_hash(&mut house.journal, "guest", PasswordHash::Nobodys)
+        .change_password_hash(&mut house.pending_writes, "guest", PasswordHash::NoPassword)
         .unwrap();
-    assert!(matches!(house.broker.checked(&house.journal, connection, &check, true), Outcome::Fault(_)));
+    assert!(matches!(
+        house.broker.checked(&house.pending_writes, connection, &check, true),
+        Outcome::Fault(_)
+    ));
 }
 
 #[test]
@@ -218,7 +221,7 @@ fn guest_logs_in_only_from_this_machine_unless_configured_otherwise() {
     }
     let (connection, outcome) = house.login("guest", b"guest", false);
     let Outcome::Check(check) = outcome else { panic!("{outcome:?}") };
-    let outcome = house.broker.checked(&house.journal, connection, &check, check.is_right());
+    let outcome = house.broker.checked(&house.pending_writes, connection, &check, check.is_right());
     let said = refused(&outcome);
     assert!(said.contains("make a user of your own") && said.contains("loopback_users = []"), "{said}");
     house.broker.access_mut().set_loopback_users(&[]);
@@ -243,10 +246,10 @@ fn cached_permissions_of_a_channel_end_with_the_permission() {
     let text = "ACCESS_REFUSED - access to exchange 'y' in vhost '/' refused for user 'u'";
     assert_eq!(refused(&house.publish(at, "y", "k")), text);
     assert_eq!(house.publish(at, "x", "k"), Outcome::Published);
-    house.broker.access_mut().set_permissions(&mut house.journal, "u", "/", "", "^y$", "").unwrap();
+    house.broker.access_mut().set_permissions(&mut house.pending_writes, "u", "/", "", "^y$", "").unwrap();
     assert!(refused(&house.publish(at, "x", "k")).contains("access to exchange 'x'"));
     assert_eq!(house.publish(at, "y", "k"), Outcome::Published);
-    house.broker.access_mut().clear_permissions(&mut house.journal, "u", "/").unwrap();
+    house.broker.access_mut().clear_permissions(&mut house.pending_writes, "u", "/").unwrap();
     assert!(refused(&house.publish(at, "y", "k")).contains("access to exchange 'y'"));
 }
 
@@ -256,7 +259,7 @@ fn a_key_that_is_not_allowed_is_refused_also_behind_one_that_is() {
     house
         .broker
         .access_mut()
-        .set_topic_permissions(&mut house.journal, "u", "/", "amq.topic", "^{username}\\.", ".*")
+        .set_topic_permissions(&mut house.pending_writes, "u", "/", "amq.topic", "^{username}\\.", ".*")
         .unwrap();
     let at = house.connect("u", "/").unwrap();
     for _ in 0..2 {
@@ -267,7 +270,7 @@ fn a_key_that_is_not_allowed_is_refused_also_behind_one_that_is() {
     house
         .broker
         .access_mut()
-        .clear_topic_permissions(&mut house.journal, "u", "/", Some("amq.topic"))
+        .clear_topic_permissions(&mut house.pending_writes, "u", "/", Some("amq.topic"))
         .unwrap();
     assert_eq!(house.publish(at, "amq.topic", "v.1"), Outcome::Published);
 }
@@ -276,14 +279,14 @@ fn a_key_that_is_not_allowed_is_refused_also_behind_one_that_is() {
 fn a_deleted_user_may_do_nothing_more_and_is_disconnected() {
     let mut house = TestBroker::with_user("u", ".*", ".*", ".*");
     let at = house.connect("u", "/").unwrap();
-    house.broker.delete_user(&mut house.journal, "u").unwrap();
+    house.broker.delete_user(&mut house.pending_writes, "u").unwrap();
     let (connection, fault) = house.broker.next_forced().unwrap();
     assert_eq!(connection, at.connection);
     assert_eq!(&*fault.text, "CONNECTION_FORCED - user 'u' is deleted");
     assert!(house.broker.next_forced().is_none());
     assert!(refused(&house.declare(at, "q")).contains("refused for user 'u'"));
     // A new user of the same name has none of its rights.
-    house.broker.put_user(&mut house.journal, "u", PasswordHash::Nobodys, "").unwrap();
+    house.broker.put_user(&mut house.pending_writes, "u", PasswordHash::NoPassword, "").unwrap();
     assert!(refused(&house.declare(at, "q")).contains("refused for user 'u'"));
     let refusal = house.connect("u", "/").map(|_| ()).unwrap_err();
     assert_eq!(refused(&refusal), "NOT_ALLOWED - access to vhost '/' refused for user 'u'");
@@ -295,8 +298,8 @@ fn a_virtual_host_is_deleted_with_everything_in_it() {
     let other = house.connect("u", "/").unwrap();
     house.declare(other, "q");
     let before = house.broker.gauges();
-    house.broker.put_vhost(&mut house.journal, "v").unwrap();
-    house.broker.access_mut().set_permissions(&mut house.journal, "u", "v", ".*", ".*", ".*").unwrap();
+    house.broker.put_vhost(&mut house.pending_writes, "v").unwrap();
+    house.broker.access_mut().set_permissions(&mut house.pending_writes, "u", "v", ".*", ".*", ".*").unwrap();
     let at = house.connect("u", "v").unwrap();
     for queue in 0..700 {
         let queue = format!("q{queue}");
@@ -310,13 +313,16 @@ fn a_virtual_host_is_deleted_with_everything_in_it() {
     }
     let facts = house.take_facts();
     house.broker.delete_vhost(&mut context!(house), "v").unwrap();
-    assert_eq!(house.broker.put_vhost(&mut house.journal, "v"), Err(OperatorFault::BeingDeleted("v".into())));
+    assert_eq!(
+        house.broker.put_vhost(&mut house.pending_writes, "v"),
+        Err(OperatorFault::BeingDeleted("v".into()))
+    );
     let (connection, fault) = house.broker.next_forced().unwrap();
     assert_eq!((connection, &*fault.text), (at.connection, "CONNECTION_FORCED - vhost 'v' is deleted"));
     assert!(refused(&house.declare(at, "late")).contains("refused"));
     house.hang_up(at.connection);
     assert_eq!(house.broker.gauges(), before, "nothing is left of it");
-    house.broker.put_vhost(&mut house.journal, "v").unwrap();
+    house.broker.put_vhost(&mut house.pending_writes, "v").unwrap();
     assert_eq!(house.broker.access().vhosts().count(), 2);
     // A start after a power cut in the middle finds the other virtual host complete, and nothing of this one.
     let deletion = house.take_facts();
@@ -332,10 +338,14 @@ fn a_virtual_host_is_deleted_with_everything_in_it() {
 #[test]
 fn limits_of_a_virtual_host_hold_and_others_have_none() {
     let mut house = TestBroker::new();
-    house.broker.put_vhost(&mut house.journal, "v").unwrap();
-    house.broker.access_mut().set_permissions(&mut house.journal, "guest", "v", ".*", ".*", ".*").unwrap();
+    house.broker.put_vhost(&mut house.pending_writes, "v").unwrap();
+    house
+        .broker
+        .access_mut()
+        .set_permissions(&mut house.pending_writes, "guest", "v", ".*", ".*", ".*")
+        .unwrap();
     let limits = VhostLimits { queues_max: Some(1), connections_max: Some(2) };
-    house.broker.access_mut().set_vhost_limits(&mut house.journal, "v", limits).unwrap();
+    house.broker.access_mut().set_vhost_limits(&mut house.pending_writes, "v", limits).unwrap();
     let at = house.connect("guest", "v").unwrap();
     let second = house.connect("guest", "v").unwrap();
     let full = house.connect("guest", "v").map(|_| ()).unwrap_err();
@@ -360,27 +370,35 @@ fn a_power_cut_leaves_the_old_or_the_new() {
     let mut sights = vec![house.sight()];
     let hash = PasswordHash::RabbitSha256 { salt: [1; 4], digest: [2; 32] };
     type Change<'a> = Box<
-        dyn Fn(&mut Broker, &mut Context<'_>) -> Result<leveret_core::journal::Batch, OperatorFault> + 'a,
+        dyn Fn(&mut Broker, &mut Context<'_>) -> Result<leveret_core::pending_writes::Batch, OperatorFault>
+            + 'a,
     >;
     let changes: Vec<Change<'_>> = vec![
-        Box::new(|broker, context| broker.put_user(context.journal_mut(), "u", hash, "monitoring, x")),
-        Box::new(|broker, context| broker.put_vhost(context.journal_mut(), "v")),
+        Box::new(|broker, context| broker.put_user(context.pending_writes_mut(), "u", hash, "monitoring, x")),
+        Box::new(|broker, context| broker.put_vhost(context.pending_writes_mut(), "v")),
         Box::new(|broker, context| {
-            broker.access_mut().set_permissions(context.journal_mut(), "u", "v", "^a", "b", "")
+            broker.access_mut().set_permissions(context.pending_writes_mut(), "u", "v", "^a", "b", "")
         }),
         Box::new(|broker, context| {
-            broker.access_mut().set_topic_permissions(context.journal_mut(), "u", "v", "t", "{username}", "")
+            broker.access_mut().set_topic_permissions(
+                context.pending_writes_mut(),
+                "u",
+                "v",
+                "t",
+                "{username}",
+                "",
+            )
         }),
         Box::new(|broker, context| {
             broker.access_mut().set_vhost_limits(
-                context.journal_mut(),
+                context.pending_writes_mut(),
                 "v",
                 VhostLimits { queues_max: Some(3), ..Default::default() },
             )
         }),
-        Box::new(|broker, context| broker.delete_user(context.journal_mut(), "guest")),
+        Box::new(|broker, context| broker.delete_user(context.pending_writes_mut(), "guest")),
         Box::new(|broker, context| broker.delete_vhost(context, "v")),
-        Box::new(|broker, context| broker.delete_user(context.journal_mut(), "u")),
+        Box::new(|broker, context| broker.delete_user(context.pending_writes_mut(), "u")),
         Box::new(|broker, context| broker.delete_vhost(context, "/")),
     ];
     for change in changes {
@@ -405,10 +423,10 @@ fn a_power_cut_leaves_the_old_or_the_new() {
 fn definitions_without_capacity_are_kept() {
     let mut house = TestBroker::new();
     for name in ["a", "b", "c"] {
-        house.broker.put_vhost(&mut house.journal, name).unwrap();
+        house.broker.put_vhost(&mut house.pending_writes, name).unwrap();
     }
     assert_eq!(house.broker.access().vhosts().count(), 4);
-    let full = house.broker.put_vhost(&mut house.journal, "d").unwrap_err();
+    let full = house.broker.put_vhost(&mut house.pending_writes, "d").unwrap_err();
     assert!(full.to_string().contains("vhosts_max"), "{full}");
     let mut small = TestBroker::new();
     small.broker = {
@@ -423,14 +441,14 @@ fn definitions_without_capacity_are_kept() {
         incarnation: 7,
         auto_delete: false,
         is_rebuilt: false,
-        levels_from: 0,
+        priorities_from: 0,
         arguments: &[],
     };
     assert_eq!(small.broker.restore(&mut context!(small), &vhost("a")), Restored::Exists(None));
-    assert_eq!(small.broker.restore(&mut context!(small), &vhost("b")), Restored::NoRoom);
+    assert_eq!(small.broker.restore(&mut context!(small), &vhost("b")), Restored::NoCapacity);
     assert_eq!(
         small.broker.restore(&mut context!(small), &queue),
-        Restored::NoRoom,
+        Restored::NoCapacity,
         "its virtual host may come back"
     );
 }
@@ -438,36 +456,41 @@ fn definitions_without_capacity_are_kept() {
 #[test]
 fn invalid_operator_requests_are_refused() {
     let mut house = TestBroker::with_user("u", ".*", ".*", ".*");
-    let (broker, journal) = (&mut house.broker, &mut house.journal);
+    let (broker, pending_writes) = (&mut house.broker, &mut house.pending_writes);
     let text = |result: Result<_, OperatorFault>| result.unwrap_err().to_string();
-    assert_eq!(text(broker.access_mut().set_tags(journal, "x", "")), "User 'x' does not exist");
+    assert_eq!(text(broker.access_mut().set_tags(pending_writes, "x", "")), "User 'x' does not exist");
     assert_eq!(
-        text(broker.access_mut().set_permissions(journal, "u", "x", "", "", "")),
+        text(broker.access_mut().set_permissions(pending_writes, "u", "x", "", "", "")),
         "Virtual host 'x' does not exist"
     );
     assert!(
-        text(broker.access_mut().set_permissions(journal, "u", "/", "", "(", ""))
+        text(broker.access_mut().set_permissions(pending_writes, "u", "/", "", "(", ""))
             .starts_with("the pattern to write is invalid")
     );
     let endless = "(((((a{100}){100}){100})";
     assert!(
-        text(broker.access_mut().set_permissions(journal, "u", "/", endless, "", "")).contains("configure")
+        text(broker.access_mut().set_permissions(pending_writes, "u", "/", endless, "", ""))
+            .contains("configure")
     );
     let long = "x".repeat(leveret_broker::PATTERN_BYTES_MAX + 1);
     assert!(
-        text(broker.access_mut().set_permissions(journal, "u", "/", "", "", &long)).contains("longer than")
+        text(broker.access_mut().set_permissions(pending_writes, "u", "/", "", "", &long))
+            .contains("longer than")
     );
     assert_eq!(broker.access().permissions().filter(|permission| permission.configure == ".*").count(), 2);
-    assert!(text(broker.put_user(journal, "", PasswordHash::Nobodys, "")).contains("not be empty"));
-    assert!(text(broker.put_vhost(journal, &long)).contains("at most 255 bytes"));
+    assert!(text(broker.put_user(pending_writes, "", PasswordHash::NoPassword, "")).contains("not be empty"));
+    assert!(text(broker.put_vhost(pending_writes, &long)).contains("at most 255 bytes"));
     for number in 0..14 {
-        broker.access_mut().set_topic_permissions(journal, "u", "/", &number.to_string(), ".*", "").unwrap();
+        broker
+            .access_mut()
+            .set_topic_permissions(pending_writes, "u", "/", &number.to_string(), ".*", "")
+            .unwrap();
     }
     assert!(
-        text(broker.access_mut().set_topic_permissions(journal, "u", "/", "more", "", ""))
+        text(broker.access_mut().set_topic_permissions(pending_writes, "u", "/", "more", "", ""))
             .contains("permissions_max")
     );
-    broker.delete_user(journal, "u").unwrap();
+    broker.delete_user(pending_writes, "u").unwrap();
     assert_eq!((broker.access().permissions().count(), broker.access().topic_permissions().count()), (1, 0));
 }
 
@@ -475,21 +498,24 @@ fn invalid_operator_requests_are_refused() {
 fn patterns_have_a_pool_of_their_own() {
     let limits = Limits { patterns_bytes_max: 20_000, ..limits() };
     let mut broker = Broker::new(&limits, Box::new(|bytes| bytes.fill(7))).unwrap();
-    let mut journal = Journal::new(16);
+    let mut pending_writes = PendingWrites::new(16);
     let pattern = "^(sensors|actors)-[a-z]+-[0-9]{1,4}$";
     let mut set = 0;
     while broker
         .access_mut()
-        .set_topic_permissions(&mut journal, "guest", "/", &format!("{set}"), pattern, ".*")
+        .set_topic_permissions(&mut pending_writes, "guest", "/", &format!("{set}"), pattern, ".*")
         .is_ok()
     {
         set += 1;
         assert!(set < 16, "the pool never ends");
     }
     assert!(set > 0);
-    broker.access_mut().clear_topic_permissions(&mut journal, "guest", "/", None).unwrap();
+    broker.access_mut().clear_topic_permissions(&mut pending_writes, "guest", "/", None).unwrap();
     assert_eq!(broker.access().topic_permissions().count(), 0);
-    broker.access_mut().set_topic_permissions(&mut journal, "guest", "/", "again", pattern, ".*").unwrap();
+    broker
+        .access_mut()
+        .set_topic_permissions(&mut pending_writes, "guest", "/", "again", pattern, ".*")
+        .unwrap();
 }
 
 #[test]
@@ -513,11 +539,11 @@ fn described(description: &str, default_queue_type: &str) -> VhostChange {
 fn metadata_of_a_virtual_host_are_kept_and_protect_it() {
     let mut house = TestBroker::new();
     let before = house.broker.gauges().names_bytes;
-    house.broker.put_vhost_with(&mut house.journal, "v", &described("d", "quorum")).unwrap();
+    house.broker.put_vhost_with(&mut house.pending_writes, "v", &described("d", "quorum")).unwrap();
     assert_eq!(house.broker.gauges().names_bytes, before + 1 + 3 + 6);
     let limits = VhostLimits { queues_max: Some(9), connections_max: None };
-    house.broker.access_mut().set_vhost_limits(&mut house.journal, "v", limits).unwrap();
-    house.broker.put_vhost(&mut house.journal, "v").unwrap();
+    house.broker.access_mut().set_vhost_limits(&mut house.pending_writes, "v", limits).unwrap();
+    house.broker.put_vhost(&mut house.pending_writes, "v").unwrap();
     let facts = house.take_facts();
     let mut restarted = TestBroker::restart(&facts);
     let kept =
@@ -531,7 +557,7 @@ fn metadata_of_a_virtual_host_are_kept_and_protect_it() {
     let text = "Refusing to delete virtual host 'v' because it is protected from deletion";
     assert_eq!(refusal.to_string(), text);
     let lifted = VhostChange { is_protected: Some(false), ..VhostChange::default() };
-    restarted.broker.put_vhost_with(&mut restarted.journal, "v", &lifted).unwrap();
+    restarted.broker.put_vhost_with(&mut restarted.pending_writes, "v", &lifted).unwrap();
     restarted.broker.delete_vhost(&mut context!(restarted), "v").unwrap();
     assert_eq!(restarted.broker.gauges().names_bytes, before);
 }
@@ -539,19 +565,21 @@ fn metadata_of_a_virtual_host_are_kept_and_protect_it() {
 #[test]
 fn metadata_of_a_virtual_host_are_bounded() {
     let mut house = TestBroker::new();
-    let (broker, journal) = (&mut house.broker, &mut house.journal);
+    let (broker, pending_writes) = (&mut house.broker, &mut house.pending_writes);
     let most = "d".repeat(VHOST_METADATA_BYTES_MAX - 3);
-    let long = broker.put_vhost_with(journal, "v", &described(&format!("{most}d"), "quorum")).unwrap_err();
+    let long =
+        broker.put_vhost_with(pending_writes, "v", &described(&format!("{most}d"), "quorum")).unwrap_err();
     assert!(long.to_string().contains("have 1025 bytes; at most 1024 are kept"), "{long}");
-    let kind = broker.put_vhost_with(journal, "v", &described("d", "delayed")).unwrap_err();
+    let kind = broker.put_vhost_with(pending_writes, "v", &described("d", "delayed")).unwrap_err();
     assert!(kind.to_string().contains("must be classic, quorum or stream"), "{kind}");
     assert_eq!(broker.access().vhosts().count(), 1, "a refused virtual host is not made");
-    broker.put_vhost_with(journal, "v", &described(&most, "quorum")).unwrap();
+    broker.put_vhost_with(pending_writes, "v", &described(&most, "quorum")).unwrap();
     let mut small = TestBroker::new();
     let limits = Limits { names_bytes_max: 512, ..limits() };
     small.broker = Broker::new(&limits, Box::new(|bytes| bytes.fill(7))).unwrap();
-    let full = small.broker.put_vhost_with(&mut small.journal, "v", &described(&most, "quorum")).unwrap_err();
-    assert_eq!(full, OperatorFault::NoRoom("names_bytes_max"));
+    let full =
+        small.broker.put_vhost_with(&mut small.pending_writes, "v", &described(&most, "quorum")).unwrap_err();
+    assert_eq!(full, OperatorFault::NoCapacity("names_bytes_max"));
     assert_eq!(small.broker.access().vhosts().count(), 1);
 }
 
@@ -559,11 +587,11 @@ fn metadata_of_a_virtual_host_are_bounded() {
 fn a_queue_declared_without_a_type_gets_that_of_its_virtual_host() {
     let mut house = TestBroker::new();
     for kind in ["quorum", "stream"] {
-        house.broker.put_vhost_with(&mut house.journal, kind, &described("", kind)).unwrap();
+        house.broker.put_vhost_with(&mut house.pending_writes, kind, &described("", kind)).unwrap();
         house
             .broker
             .access_mut()
-            .set_permissions(&mut house.journal, "guest", kind, ".*", ".*", ".*")
+            .set_permissions(&mut house.pending_writes, "guest", kind, ".*", ".*", ".*")
             .unwrap();
     }
     let at = house.connect("guest", "quorum").unwrap();

@@ -40,7 +40,7 @@ fn a_consumer_at_its_share_of_deliveries_continues_after_one_acknowledgement() {
     house.consume(at, "q");
     assert_eq!(house.turns(at), 32);
     house.settle(at, 1, false, Settlement::Ack);
-    assert!(house.broker.has_work(&house.journal), "or the loop would sleep now");
+    assert!(house.broker.has_work(&house.pending_writes), "or the loop would sleep now");
     assert_eq!(house.turns(at), 1);
 }
 
@@ -74,7 +74,7 @@ fn requeued_messages_block_no_other_consumer() {
             let got = house.turns(good);
             house.settle(good, 0, true, Settlement::Ack);
             count += got;
-            if got == 0 && !house.broker.has_work(&house.journal) {
+            if got == 0 && !house.broker.has_work(&house.pending_writes) {
                 break;
             }
         }
@@ -96,9 +96,9 @@ fn a_return_that_waited_for_the_outbox_is_retried_when_that_was_written() {
     let message = house.message("nowhere", 10);
     let publish = Command::Publish { message, mandatory: true };
     assert_eq!(house.ask(at, publish), Outcome::Wait);
-    let before = house.broker.room_made();
+    let before = house.broker.capacity_freed();
     assert_eq!(house.turn(at), 1);
-    assert!(house.broker.room_made() > before, "waiting clients retry");
+    assert!(house.broker.capacity_freed() > before, "waiting clients retry");
     assert_eq!(house.ask(at, publish), Outcome::Published);
 }
 
@@ -186,7 +186,7 @@ fn only_the_owner_unbinds_an_exclusive_queue() {
 #[test]
 fn a_passive_declaration_waits_until_the_object_is_durable() {
     let mut house = TestBroker::new(64);
-    house.journal.start(1, true, 1 << 20);
+    house.pending_writes.start(1, true, 1 << 20);
     let (a, b) = (house.connect(), house.connect());
     let queue = |queue, passive, durable| Command::QueueDeclare {
         queue,
@@ -218,11 +218,11 @@ fn a_passive_declaration_waits_until_the_object_is_durable() {
     house.done(b, queue("transient", true, false));
     assert!(house.awaited.is_none(), "no answer depends on that");
     // Other log entries may wait for space for a long time.
-    while house.journal.fact().is_some() {
-        house.journal.pop_fact();
+    while house.pending_writes.fact().is_some() {
+        house.pending_writes.pop_entry();
     }
-    let batch = house.journal.cover(false);
-    house.journal.stored(&mut house.messages, batch);
+    let batch = house.pending_writes.cover(false);
+    house.pending_writes.stored(&mut house.messages, batch);
     house.done(a, queue("later", false, true));
     for asked in [queue("q", true, false), queue("q", false, true), exchange(true), exchange(false)] {
         house.done(b, asked);
@@ -233,7 +233,7 @@ fn a_passive_declaration_waits_until_the_object_is_durable() {
 #[test]
 fn a_new_binding_survives_the_clearing_of_the_old_queue() {
     let mut house = TestBroker::new(64);
-    house.journal.start(1, true, 1 << 20);
+    house.pending_writes.start(1, true, 1 << 20);
     let a = house.connect();
     let b = house.connect();
     let declare = Command::QueueDeclare {
@@ -253,11 +253,11 @@ fn a_new_binding_survives_the_clearing_of_the_old_queue() {
     house.done(b, bind);
     while house.broker.run_jobs(&mut context!(house)) {}
     let mut said = std::collections::BTreeMap::new();
-    while let Some(fact) = house.journal.fact() {
-        if let leveret_core::journal::Fact::Defined { key, value, .. } = fact {
+    while let Some(fact) = house.pending_writes.fact() {
+        if let leveret_core::pending_writes::LogEntry::Defined { key, value, .. } = fact {
             said.insert(key.clone(), value.is_some());
         }
-        house.journal.pop_fact();
+        house.pending_writes.pop_entry();
     }
     let bindings: Vec<bool> = said.iter().filter(|(key, _)| key[0] == 3).map(|(_, exists)| *exists).collect();
     assert_eq!(bindings, [true], "the binding that exists is written down as existing");
@@ -267,9 +267,9 @@ fn a_new_binding_survives_the_clearing_of_the_old_queue() {
 #[test]
 fn an_exchange_of_an_unknown_type_keeps_its_bindings_in_the_store() {
     use leveret_broker::Restored;
-    use leveret_core::journal::{Definition, DestinationName};
+    use leveret_core::pending_writes::{Definition, DestinationName};
     let mut house = TestBroker::new(64);
-    house.journal.start(2, true, 1 << 20);
+    house.pending_writes.start(2, true, 1 << 20);
     let (vhost, arguments, auto_delete) = ("/", &[][..], false);
     let exchange = Definition::Exchange {
         vhost,
@@ -286,7 +286,7 @@ fn an_exchange_of_an_unknown_type_keeps_its_bindings_in_the_store() {
         incarnation: 8,
         auto_delete,
         is_rebuilt: false,
-        levels_from: 0,
+        priorities_from: 0,
         arguments,
     };
     let binding = |source_version| Definition::Binding {
@@ -302,7 +302,7 @@ fn an_exchange_of_an_unknown_type_keeps_its_bindings_in_the_store() {
     assert!(matches!(house.broker.restore(&mut context!(house), &queue), Restored::Exists(Some(_))));
     assert_eq!(
         house.broker.restore(&mut context!(house), &binding(7)),
-        Restored::NoRoom,
+        Restored::NoCapacity,
         "its exchange may come back"
     );
     assert_eq!(
@@ -314,17 +314,17 @@ fn an_exchange_of_an_unknown_type_keeps_its_bindings_in_the_store() {
 
 #[test]
 fn a_loaded_message_is_delivered_although_there_was_no_memory_for_more() {
-    use leveret_broker::{Contents, Page, PageIn, Restored};
-    use leveret_core::journal::Definition;
+    use leveret_broker::{Contents, Page, PageInOutcome, Restored};
+    use leveret_core::pending_writes::Definition;
     let mut house = TestBroker::new(64);
-    house.journal.start(2, true, 1 << 20);
+    house.pending_writes.start(2, true, 1 << 20);
     let definition = Definition::Queue {
         vhost: "/",
         name: "q",
         incarnation: 7,
         auto_delete: false,
         is_rebuilt: false,
-        levels_from: 0,
+        priorities_from: 0,
         arguments: &[],
     };
     let Restored::Exists(Some(queue)) = house.broker.restore(&mut context!(house), &definition) else {
@@ -332,22 +332,23 @@ fn a_loaded_message_is_delivered_although_there_was_no_memory_for_more() {
     };
     house.broker.queues_mut().restore_contents(
         queue,
-        &Contents { count: 10, bytes: 1000, next_offset: 10, delivered_through: 10, marked_through: 10 },
+        &Contents { count: 10, bytes: 1000, next_offset: 10, delivered_through: 10, watermark: 10 },
     );
     assert!(house.broker.queues_mut().restore_messages(queue, 0, 10));
     let at = house.connect();
     house.consume(at, "q");
     assert_eq!(house.turns(at), 0);
-    let fetch = house.broker.queues_mut().next_fetch(&house.messages).unwrap();
+    let fetch = house.broker.queues_mut().next_read(&house.messages).unwrap();
     let page =
         Page { offset: 0, exchange: "", routing_key: b"q", properties: &[0, 0], body_len: 3, enqueued_ms: 0 };
-    let PageIn::Begun(id) = house.broker.queues_mut().page_in(&mut house.messages, &fetch, &page) else {
+    let PageInOutcome::Begun(id) = house.broker.queues_mut().page_in(&mut house.messages, &fetch, &page)
+    else {
         panic!("it is taken")
     };
     house.messages.append_body(id, b"abc");
     house.broker.queues_mut().paged_in(&mut context!(house), &fetch, (0, 0), id);
     // There is no memory for the next message.
-    house.broker.queues_mut().page_later(&house.messages, &fetch);
+    house.broker.queues_mut().note_no_memory(&house.messages, &fetch);
     assert_eq!(house.turns(at), 1, "the first message is there and can go");
 }
 

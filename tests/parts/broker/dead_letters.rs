@@ -5,13 +5,13 @@
 use leveret_amqp::props::Properties;
 use leveret_amqp::{Full, Table, TableWriter, Value, Writer};
 use leveret_broker::restore;
-use leveret_broker::{Page, PageIn};
+use leveret_broker::{Page, PageInOutcome};
 use leveret_core::command::{Command, DeliveryKind, Outbox, Outcome, Settlement};
 use leveret_core::limits::Limits;
 use leveret_core::mem::{MessageFlags, MessageId, Share};
 use leveret_core::password::PasswordHash;
 use leveret_core::time::Now;
-use leveret_storage::{Body, Identity, Keeper, Log, Range, Settings};
+use leveret_storage::{Body, CommitWriter, Identity, Log, Range, Settings};
 
 use crate::sim_disk::{Mutant, SimDisk, Trouble};
 use crate::support::{At, TestBroker};
@@ -58,7 +58,7 @@ pub(crate) fn message_to(
     } else {
         MessageFlags::NONE
     };
-    let flags = if properties.len() > 3 { flags.with(MessageFlags::LOOK_INSIDE) } else { flags };
+    let flags = if properties.len() > 3 { flags.with(MessageFlags::PARSE_PROPERTIES) } else { flags };
     let id = house.messages.begin(exchange, key.as_bytes(), Share::Ordinary).unwrap();
     let len = body.len() as u32;
     house.messages.reserve_content(id, properties, flags, len, Share::Ordinary).unwrap();
@@ -251,7 +251,7 @@ fn a_commit_is_complete_although_its_first_messages_displace_others() {
             assert_eq!(house.ready(at, &queue), 1, "{overflow}: {queue}");
             empty(&mut house, at, &queue);
         }
-        house.journal.set_time(2);
+        house.pending_writes.set_time(2);
         house.turns(at);
         assert_eq!(house.ready(at, "q"), most as u32, "{overflow}, {limit} {most}");
         let letters = if overflow == "drop-head" { 2 - most as usize } else { 0 };
@@ -308,7 +308,7 @@ fn a_cycle_of_dead_letters_without_space_for_deaths_ends() {
     properties.extend(headers);
     publish(&mut house, at, "a", &properties, "x");
     let mut turns = 0;
-    while house.broker.may_shed(&house.journal, &house.messages) {
+    while house.broker.may_expire_or_trim(&house.pending_writes, &house.messages) {
         house.turn(at);
         turns += 1;
         assert!(turns < TURNS_MAX, "the cycle does not end");
@@ -331,7 +331,7 @@ fn a_long_chain_of_queues_moves_on_step_by_step() {
     publish(&mut house, at, "q0", &[0, 0], "x");
     assert_eq!(house.ready(at, "q1000"), 0, "not in one go");
     let mut turns = 0;
-    while house.broker.may_shed(&house.journal, &house.messages) {
+    while house.broker.may_expire_or_trim(&house.pending_writes, &house.messages) {
         house.turn(at);
         turns += 1;
     }
@@ -358,10 +358,13 @@ fn without_capacity_a_dead_letter_stays_and_proceeds_later() {
     house.settle(at, first.tag, false, Settlement::Reject);
     house.turns(at);
     assert_eq!((house.ready(at, "q"), house.ready(at, "dead")), (0, 0), "it is no longer delivered");
-    assert!(!house.broker.may_shed(&house.journal, &house.messages), "or the loop would burn");
+    assert!(
+        !house.broker.may_expire_or_trim(&house.pending_writes, &house.messages),
+        "or the loop would burn"
+    );
     assert_eq!(house.broker.gauges().deliveries, 1);
     house.messages.release(held.pop().unwrap());
-    assert!(house.broker.may_shed(&house.journal, &house.messages));
+    assert!(house.broker.may_expire_or_trim(&house.pending_writes, &house.messages));
     house.turn(at);
     held.into_iter().for_each(|id| house.messages.release(id));
     assert_eq!(empty(&mut house, at, "dead"), ["x"]);
@@ -391,7 +394,10 @@ fn a_rejected_message_without_capacity_does_not_stop_the_length_limit() {
     let held = filled(&mut house);
     house.settle(at, first.tag, false, Settlement::Reject);
     house.turns(at);
-    assert!(!house.broker.may_shed(&house.journal, &house.messages), "or the loop would burn");
+    assert!(
+        !house.broker.may_expire_or_trim(&house.pending_writes, &house.messages),
+        "or the loop would burn"
+    );
     for message in new {
         house.done(publisher, Command::Publish { message, mandatory: false });
     }
@@ -435,7 +441,7 @@ fn a_deleted_queue_drops_its_waiting_dead_letters() {
     house.turns(at);
     assert_eq!((house.messages.messages_used(), house.broker.gauges().deliveries), (0, 0));
     assert_eq!(house.broker.gauges().queues, 1);
-    assert!(!house.broker.may_shed(&house.journal, &house.messages));
+    assert!(!house.broker.may_expire_or_trim(&house.pending_writes, &house.messages));
 }
 
 // ---- with power cuts
@@ -446,7 +452,7 @@ pub(crate) const NOW: Now = Now::from_ms(1);
 /// A broker on a disk.
 pub(crate) struct Life {
     pub(crate) house: TestBroker,
-    pub(crate) keeper: Keeper,
+    pub(crate) keeper: CommitWriter,
     disk: SimDisk,
     pub(crate) at: At,
 }
@@ -461,9 +467,9 @@ impl Life {
         let settings = Settings { segment_bytes: 512 << 10, segments_max: 30, ..Settings::default() };
         let (log, report) = Log::open(&mut disk, settings, IDENTITY, NOW).ok()?;
         let mut house = TestBroker::with(limits);
-        house.journal.start(log.life(), true, log.space().record_bytes_max() as u64);
-        house.journal.set_disk_room((u64::MAX, u64::MAX), false);
-        let first = Some(("guest", PasswordHash::Nobodys));
+        house.pending_writes.start(log.life(), true, log.space().record_bytes_max() as u64);
+        house.pending_writes.set_log_free_bytes((u64::MAX, u64::MAX), false);
+        let first = Some(("guest", PasswordHash::NoPassword));
         restore(
             &mut house.broker,
             &mut context!(house),
@@ -475,7 +481,7 @@ impl Life {
         )
         .ok()?;
         let at = house.connect();
-        Some(Self { house, keeper: Keeper::new(log, 1 << 17), disk, at })
+        Some(Self { house, keeper: CommitWriter::new(log, 1 << 17), disk, at })
     }
 
     /// Writes until nothing is left to write. Returns `None` if the power failed.
@@ -486,14 +492,17 @@ impl Life {
     /// Same as [`Self::store`] at this time of the process.
     pub(crate) fn store_at(&mut self, now: Now) -> Option<()> {
         self.keeper.flush(now);
-        while let Some(write) = self.keeper.next_write(&mut self.house.journal, &mut self.house.messages, now)
+        while let Some(write) =
+            self.keeper.next_write(&mut self.house.pending_writes, &mut self.house.messages, now)
         {
             let done = write.run(&mut self.disk);
-            self.keeper.write_done(&mut self.house.journal, &mut self.house.messages, done, now).ok()?;
-            self.house.broker.queues_mut().note_durable(&self.house.journal);
+            self.keeper
+                .write_done(&mut self.house.pending_writes, &mut self.house.messages, done, now)
+                .ok()?;
+            self.house.broker.queues_mut().note_durable(&self.house.pending_writes);
             self.keeper.flush(now);
         }
-        self.house.journal.is_empty().then_some(())
+        self.house.pending_writes.is_empty().then_some(())
     }
 
     /// Reads what the broker requests, like the engine. Returns how many messages were loaded, and how many
@@ -501,7 +510,7 @@ impl Life {
     pub(crate) fn read_back(&mut self) -> (u32, u32) {
         let (mut came, mut seen) = (0, 0);
         self.house.turns(self.at);
-        while let Some(fetch) = self.house.broker.queues_mut().next_fetch(&self.house.messages) {
+        while let Some(fetch) = self.house.broker.queues_mut().next_read(&self.house.messages) {
             let house = &mut self.house;
             let range = Range { start: fetch.start, end: fetch.end };
             let log = self.keeper.log_mut();
@@ -518,14 +527,14 @@ impl Life {
                     enqueued_ms: message.enqueued_ms,
                 };
                 match house.broker.queues_mut().page_in(&mut house.messages, &fetch, &page) {
-                    PageIn::Begun(id) => {
+                    PageInOutcome::Begun(id) => {
                         house.messages.append_body(id, body);
                         let page = (offset, message.enqueued_ms);
                         assert!(house.broker.queues_mut().paged_in(&mut context!(house), &fetch, page, id));
                         came += 1;
                     }
-                    PageIn::NotWanted => seen += 1,
-                    PageIn::NoRoom => panic!("there is memory"),
+                    PageInOutcome::NotWanted => seen += 1,
+                    PageInOutcome::NoCapacity => panic!("there is memory"),
                 }
             });
             house.broker.queues_mut().fetched(&fetch, fetched.through);
@@ -538,10 +547,10 @@ impl Life {
     pub(crate) fn get(&mut self, queue: &str) -> Option<Got> {
         let outcome = match self.house.ask(self.at, Command::Get { queue, no_ack: false }) {
             Outcome::Later => {
-                let time_ms = self.house.journal.time_ms();
+                let time_ms = self.house.pending_writes.time_ms();
                 self.store().expect("the disk is well");
                 let house = &mut self.house;
-                house.journal.set_time(time_ms);
+                house.pending_writes.set_time(time_ms);
                 house.broker.run_jobs(&mut context!(house));
                 house.broker.deliver(&mut context!(house), 8192);
                 house.broker.take_later(self.at.connection).expect("it is answered").0

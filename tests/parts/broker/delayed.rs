@@ -1,7 +1,7 @@
 //! Delayed exchanges: which messages are delayed, what releases them, power cuts and clock changes.
 
 use leveret_amqp::{Full, TableWriter};
-use leveret_broker::{ExchangeView, Page, PageIn};
+use leveret_broker::{ExchangeView, Page, PageInOutcome};
 use leveret_core::command::{Command, Outcome, Settlement};
 use leveret_core::error::ReplyCode;
 use leveret_core::limits::Limits;
@@ -85,7 +85,7 @@ fn asleep(house: &TestBroker) -> u64 {
 #[test]
 fn delayed_messages_are_released_in_the_order_of_their_times() {
     let mut house = TestBroker::new(64);
-    house.journal.set_time(START_MS);
+    house.pending_writes.set_time(START_MS);
     let at = house.connect();
     ready(&mut house, at, false);
     for (delay_ms, body) in [(30, "c"), (10, "a"), (20, "b1"), (20, "b2"), (100_000, "e"), (20_000, "d")] {
@@ -115,7 +115,7 @@ fn delayed_messages_are_released_in_the_order_of_their_times() {
 #[test]
 fn released_messages_have_a_negative_delay_and_invalid_delays_are_ignored() {
     let mut house = TestBroker::new(64);
-    house.journal.set_time(START_MS);
+    house.pending_writes.set_time(START_MS);
     let at = house.connect();
     ready(&mut house, at, false);
     let properties = headers(false, |t| {
@@ -148,7 +148,7 @@ fn released_messages_have_a_negative_delay_and_invalid_delays_are_ignored() {
 #[test]
 fn delayed_messages_are_routed_by_the_declared_exchange_type() {
     let mut house = TestBroker::new(64);
-    house.journal.set_time(START_MS);
+    house.pending_writes.set_time(START_MS);
     let at = house.connect();
     for (kind, key, bound) in
         [("direct", "a.b", "a.b"), ("topic", "a.b", "a.*"), ("fanout", "a", "b"), ("headers", "a", "b")]
@@ -166,7 +166,7 @@ fn delayed_messages_are_routed_by_the_declared_exchange_type() {
             t.text("colour", "red")?;
             t.int("x-delay", 100)
         });
-        let now_ms = house.journal.time_ms();
+        let now_ms = house.pending_writes.time_ms();
         send_as(&mut house, at, (kind, key), &properties, kind);
         house.turns(at);
         assert_eq!(house.ready(at, kind), 0);
@@ -224,7 +224,7 @@ fn invalid_delayed_exchanges_are_refused_with_the_plug_ins_error_texts() {
 fn delayed_messages_are_invisible_and_deleted_with_their_exchange() {
     for durable in [false, true] {
         let mut house = TestBroker::new(64);
-        house.journal.set_time(START_MS);
+        house.pending_writes.set_time(START_MS);
         let at = house.connect();
         ready(&mut house, at, durable);
         for delay_ms in [1, 1_000, 10_000, 1 << 20, 1 << 31] {
@@ -253,7 +253,7 @@ fn delayed_messages_are_invisible_and_deleted_with_their_exchange() {
 #[test]
 fn messages_are_delayed_whatever_their_source() {
     let mut house = TestBroker::new(64);
-    house.journal.set_time(START_MS);
+    house.pending_writes.set_time(START_MS);
     let at = house.connect();
     ready(&mut house, at, false);
     declare(&mut house, at, "at once", false, &[]);
@@ -296,7 +296,7 @@ fn messages_are_delayed_whatever_their_source() {
 #[test]
 fn a_message_with_an_expiration_expires_only_after_its_release() {
     let mut house = TestBroker::new(64);
-    house.journal.set_time(START_MS);
+    house.pending_writes.set_time(START_MS);
     let at = house.connect();
     ready(&mut house, at, false);
     for ms in ["0", "50"] {
@@ -318,7 +318,7 @@ fn a_message_with_an_expiration_expires_only_after_its_release() {
 #[test]
 fn without_capacity_messages_are_delayed_longer() {
     let mut house = TestBroker::with(&Limits { messages_max: 64, ..Limits::default() });
-    house.journal.set_time(START_MS);
+    house.pending_writes.set_time(START_MS);
     let at = house.connect();
     ready(&mut house, at, false);
     send(&mut house, at, 10, false, "1");
@@ -327,7 +327,10 @@ fn without_capacity_messages_are_delayed_longer() {
     pass_to(&mut house, at, START_MS + 30);
     assert_eq!((house.ready(at, "q"), asleep(&house)), (0, 2));
     assert_eq!(house.broker.queues().next_expiry_ms(), None, "only capacity makes a difference");
-    assert!(!house.broker.may_shed(&house.journal, &house.messages), "it is not retried forever");
+    assert!(
+        !house.broker.may_expire_or_trim(&house.pending_writes, &house.messages),
+        "it is not retried forever"
+    );
     held.drain(..4).for_each(|id| house.messages.release(id));
     house.turns(at);
     assert_eq!(empty(&mut house, at, "q"), ["1", "2"]);
@@ -341,7 +344,7 @@ fn thousands_are_released_in_order_and_a_turn_releases_a_bounded_number() {
     for jumps in [1_u64, 40] {
         for bits in [8, 14, 20, 32] {
             let mut house = TestBroker::with(&Limits { messages_max: 12_000, ..Limits::default() });
-            house.journal.set_time(START_MS);
+            house.pending_writes.set_time(START_MS);
             let at = house.connect();
             ready(&mut house, at, false);
             let mut random = Random::new(bits);
@@ -351,7 +354,7 @@ fn thousands_are_released_in_order_and_a_turn_releases_a_bounded_number() {
             }
             let mut came: Vec<u64> = Vec::new();
             for jump in 1..=jumps {
-                house.journal.set_time(START_MS + (1 << bits) * jump / jumps);
+                house.pending_writes.set_time(START_MS + (1 << bits) * jump / jumps);
                 let before = house.ready(at, "q");
                 house.turn(at);
                 let count = house.ready(at, "q") - before;
@@ -374,9 +377,9 @@ fn memory_does_not_depend_on_the_number_of_delayed_messages() {
     const COUNT: u64 = 200_000;
     let limits = Limits { messages_max: 4_000, queue_entries_max: 8_192, ..Limits::default() };
     let mut house = TestBroker::with(&limits);
-    house.journal.start(1, true, 1 << 20);
-    house.journal.set_disk_room((u64::MAX, u64::MAX), false);
-    house.journal.set_time(START_MS);
+    house.pending_writes.start(1, true, 1 << 20);
+    house.pending_writes.set_log_free_bytes((u64::MAX, u64::MAX), false);
+    house.pending_writes.set_time(START_MS);
     let at = house.connect();
     ready(&mut house, at, true);
     let mut random = Random::new(1);
@@ -385,7 +388,7 @@ fn memory_does_not_depend_on_the_number_of_delayed_messages() {
         let delay_ms = 3_600_000 + random.below(1 << 20) as i64;
         assert_eq!(send(&mut house, at, delay_ms, true, "x"), Outcome::Published);
         store(&mut house);
-        while house.broker.spill(&mut context!(house)) {}
+        while house.broker.evict(&mut context!(house)) {}
         most = most.max(house.messages.messages_used());
     }
     let gauges = house.broker.gauges();
@@ -394,11 +397,11 @@ fn memory_does_not_depend_on_the_number_of_delayed_messages() {
     // An entry is a message in memory or a run of any length on the disk; separately they would use 6,400.
     assert!(gauges.chunks < 200, "{} chunks", gauges.chunks);
     // They are read back from the disk in parts.
-    house.journal.set_time(START_MS + 3_600_000);
+    house.pending_writes.set_time(START_MS + 3_600_000);
     let mut asked = 0;
     for _ in 0..100 {
         house.turns(at);
-        let Some(fetch) = house.broker.queues_mut().next_fetch(&house.messages) else { break };
+        let Some(fetch) = house.broker.queues_mut().next_read(&house.messages) else { break };
         asked += 1;
         let properties = headers(true, |t| t.long("x-delay", 3_600_000));
         let mut through = fetch.end.min(fetch.start + 100);
@@ -407,7 +410,7 @@ fn memory_does_not_depend_on_the_number_of_delayed_messages() {
             let page =
                 Page { offset, exchange, routing_key, properties: &properties, body_len: 1, enqueued_ms };
             match house.broker.queues_mut().page_in(&mut house.messages, &fetch, &page) {
-                PageIn::Begun(id) => {
+                PageInOutcome::Begun(id) => {
                     house.messages.append_body(id, b"x");
                     assert!(house.broker.queues_mut().paged_in(
                         &mut context!(house),
@@ -424,7 +427,7 @@ fn memory_does_not_depend_on_the_number_of_delayed_messages() {
         }
         house.broker.queues_mut().fetched(&fetch, through);
         store(&mut house);
-        while house.broker.spill(&mut context!(house)) {}
+        while house.broker.evict(&mut context!(house)) {}
         most = most.max(house.messages.messages_used());
     }
     assert!(asked > 3 && most < 4_000, "{asked} reads, {most} messages in memory");
@@ -444,7 +447,7 @@ fn delayed_messages_are_released_in_time_over_any_number_of_restarts() {
         for life in 0..8 {
             let mut house = Life::begin(&disk).expect("it opens");
             let at = house.at;
-            house.house.journal.set_time(now_ms);
+            house.house.pending_writes.set_time(now_ms);
             if life == 0 {
                 ready(&mut house.house, at, true);
             } else if random.below(2) == 0 {
@@ -461,7 +464,7 @@ fn delayed_messages_are_released_in_time_over_any_number_of_restarts() {
                 }
                 let bits = 1 + random.below(20);
                 now_ms += if life < 7 { 1 + random.below(1 << bits) } else { 1 << 24 };
-                house.house.journal.set_time(now_ms);
+                house.house.pending_writes.set_time(now_ms);
                 house.read_back();
                 for body in house.empty("q") {
                     let (due, number) = body.split_once(' ').unwrap();
@@ -513,7 +516,7 @@ fn over_power_cuts_a_message_is_either_delayed_or_released() {
         disk.start(Trouble::Never);
         let mut life = Life::begin(&disk).expect("it opens");
         let at = life.at;
-        life.house.journal.set_time(START_MS);
+        life.house.pending_writes.set_time(START_MS);
         ready(&mut life.house, at, true);
         for number in 0..COUNT {
             send(&mut life.house, at, 1_000_000 + 20_000 * number as i64, true, "x");
@@ -521,7 +524,7 @@ fn over_power_cuts_a_message_is_either_delayed_or_released() {
         life.store().expect("the disk is well");
         disk.foresee(Trouble::Cut(cut));
         let is_over = (0..15).all(|step| {
-            life.house.journal.set_time(START_MS + 1_000_000 + 20_000 * step);
+            life.house.pending_writes.set_time(START_MS + 1_000_000 + 20_000 * step);
             life.house.turns(at);
             life.store().is_some()
         });
@@ -550,7 +553,7 @@ fn over_power_cuts_an_exchange_is_deleted_with_its_delayed_messages() {
         disk.start(Trouble::Never);
         let mut life = Life::begin(&disk).expect("it opens");
         let at = life.at;
-        life.house.journal.set_time(START_MS);
+        life.house.pending_writes.set_time(START_MS);
         ready(&mut life.house, at, true);
         for delay_ms in [1_000, 100_000, 10_000_000] {
             send(&mut life.house, at, delay_ms, true, "x");
@@ -587,7 +590,7 @@ fn a_new_exchange_of_the_same_name_has_no_delayed_messages() {
     let disk = disk();
     let mut life = Life::begin(&disk).expect("it opens");
     let at = life.at;
-    life.house.journal.set_time(START_MS);
+    life.house.pending_writes.set_time(START_MS);
     ready(&mut life.house, at, true);
     send(&mut life.house, at, 50_000, true, "old");
     life.house.done(at, Command::ExchangeDelete { exchange: "delayed", if_unused: false });
@@ -600,7 +603,7 @@ fn a_new_exchange_of_the_same_name_has_no_delayed_messages() {
     disk.power_cut();
     disk.start(Trouble::Never);
     let mut life = Life::begin(&disk).expect("it opens");
-    life.house.journal.set_time(START_MS + 70_000);
+    life.house.pending_writes.set_time(START_MS + 70_000);
     life.read_back();
     assert_eq!(life.empty("q"), ["new"]);
 }

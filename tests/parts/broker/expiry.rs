@@ -30,14 +30,14 @@ pub(crate) fn persistent_expiring(ms: &str) -> Vec<u8> {
 
 /// Sets the time, and processes what is due.
 pub(crate) fn pass_to(house: &mut TestBroker, at: At, time_ms: u64) {
-    house.journal.set_time(time_ms);
+    house.pending_writes.set_time(time_ms);
     house.turns(at);
 }
 
 #[test]
 fn messages_expire_at_their_time() {
     let mut house = TestBroker::new(64);
-    house.journal.set_time(1_000);
+    house.pending_writes.set_time(1_000);
     let at = house.connect();
     declare(&mut house, at, "q", false, &ttl(500));
     publish(&mut house, at, "q", &[0, 0], "1");
@@ -57,7 +57,7 @@ fn messages_expire_at_their_time() {
 #[test]
 fn the_shorter_of_both_times_counts_and_only_the_first_expires() {
     let mut house = TestBroker::new(64);
-    house.journal.set_time(1_000);
+    house.pending_writes.set_time(1_000);
     let at = house.connect();
     declare(&mut house, at, "q", false, &ttl(500));
     declare(&mut house, at, "plain", false, &[]);
@@ -78,12 +78,12 @@ fn the_shorter_of_both_times_counts_and_only_the_first_expires() {
 #[test]
 fn expired_messages_are_dead_lettered_and_not_delivered() {
     let mut house = TestBroker::new(64);
-    house.journal.set_time(1_000);
+    house.pending_writes.set_time(1_000);
     let at = house.connect();
     declare(&mut house, at, "dead", false, &[]);
     declare(&mut house, at, "q", false, &with("dead", |t| t.int("x-message-ttl", 100)));
     publish(&mut house, at, "q", &expiring("5000"), "x");
-    house.journal.set_time(1_100);
+    house.pending_writes.set_time(1_100);
     assert!(get(&mut house, at, "q").is_none(), "even before its queue is checked");
     let letter = got(&mut house, at, "dead");
     assert_eq!(letter.deaths(), [("q".into(), "expired".into(), 1)]);
@@ -97,7 +97,7 @@ fn expired_messages_are_dead_lettered_and_not_delivered() {
 #[test]
 fn messages_with_ttl_0_are_delivered_only_to_waiting_consumers() {
     let mut house = TestBroker::new(64);
-    house.journal.set_time(1_000);
+    house.pending_writes.set_time(1_000);
     let at = house.connect();
     declare(&mut house, at, "dead", false, &[]);
     declare(&mut house, at, "q", false, &ttl(0));
@@ -119,12 +119,12 @@ fn messages_with_ttl_0_are_delivered_only_to_waiting_consumers() {
 #[test]
 fn a_turn_expires_a_bounded_number_of_messages() {
     let mut house = TestBroker::with(&Limits { messages_max: 20_000, ..Limits::default() });
-    house.journal.set_time(1_000);
+    house.pending_writes.set_time(1_000);
     let at = house.connect();
     declare(&mut house, at, "q", false, &ttl(10));
     house.publish(at, "q", 10_000);
     house.turns(at);
-    house.journal.set_time(2_000);
+    house.pending_writes.set_time(2_000);
     house.turn(at);
     let left = house.ready(at, "q");
     assert!((9_000..10_000).contains(&left), "{left}");
@@ -135,7 +135,7 @@ fn a_turn_expires_a_bounded_number_of_messages() {
 #[test]
 fn requeued_messages_keep_their_expiry_time() {
     let mut house = TestBroker::new(64);
-    house.journal.set_time(1_000);
+    house.pending_writes.set_time(1_000);
     let at = house.connect();
     declare(&mut house, at, "q", false, &ttl(500));
     publish(&mut house, at, "q", &[0, 0], "1");
@@ -151,7 +151,7 @@ fn requeued_messages_keep_their_expiry_time() {
 #[test]
 fn an_unused_queue_is_deleted() {
     let mut house = TestBroker::new(64);
-    house.journal.set_time(1_000);
+    house.pending_writes.set_time(1_000);
     let at = house.connect();
     let expires = |t: &mut TableWriter<'_, '_>| -> Result<(), Full> { t.int("x-expires", 100) };
     declare(&mut house, at, "q", false, &table(expires));
@@ -180,7 +180,7 @@ fn an_unused_queue_is_deleted() {
 #[test]
 fn a_message_with_ttl_0_expires_before_the_next_command() {
     let mut house = TestBroker::new(64);
-    house.journal.set_time(1_000);
+    house.pending_writes.set_time(1_000);
     let at = house.connect();
     declare(&mut house, at, "dead", false, &[]);
     declare(&mut house, at, "q", false, &with("dead", |t| t.int("x-message-ttl", 0)));
@@ -211,7 +211,7 @@ fn messages_with_ttl_0_go_to_a_consumer_as_far_as_its_credit_allows() {
 #[test]
 fn without_capacity_for_its_dead_letter_an_expired_message_stays_undelivered_and_proceeds_later() {
     let mut house = TestBroker::with(&Limits { messages_max: 64, ..Limits::default() });
-    house.journal.set_time(1_000);
+    house.pending_writes.set_time(1_000);
     let at = house.connect();
     declare(&mut house, at, "dead", false, &[]);
     declare(&mut house, at, "q", false, &with("dead", |t| t.int("x-message-ttl", 100)));
@@ -220,7 +220,10 @@ fn without_capacity_for_its_dead_letter_an_expired_message_stays_undelivered_and
     pass_to(&mut house, at, 1_100);
     house.consume(at, "q");
     assert_eq!((house.turns(at), house.ready(at, "q"), house.ready(at, "dead")), (0, 1, 0));
-    assert!(!house.broker.may_shed(&house.journal, &house.messages), "or the loop would burn");
+    assert!(
+        !house.broker.may_expire_or_trim(&house.pending_writes, &house.messages),
+        "or the loop would burn"
+    );
     assert_eq!(house.broker.queues().next_expiry_ms(), None, "likewise");
     held.drain(..2).for_each(|id| house.messages.release(id));
     house.turns(at);
@@ -235,7 +238,7 @@ fn without_capacity_for_its_dead_letter_an_expired_message_stays_undelivered_and
 #[test]
 fn the_first_message_while_others_are_requeued_need_not_be_the_first_to_expire() {
     let mut house = TestBroker::new(2_000);
-    house.journal.set_time(1_000);
+    house.pending_writes.set_time(1_000);
     let at = house.connect();
     declare(&mut house, at, "q", false, &[]);
     house.consume(at, "q");
@@ -245,7 +248,7 @@ fn the_first_message_while_others_are_requeued_need_not_be_the_first_to_expire()
     house.turns(at);
     publish(&mut house, at, "q", &expiring("100"), "behind");
     assert_eq!(house.turns(at), 1);
-    house.journal.set_time(2_000);
+    house.pending_writes.set_time(2_000);
     let mut context = context!(house);
     house.broker.disconnect(&mut context, at.connection);
     let at = house.connect();
@@ -256,7 +259,7 @@ fn the_first_message_while_others_are_requeued_need_not_be_the_first_to_expire()
 #[test]
 fn many_queues_whose_time_comes_at_once_take_several_turns() {
     let mut house = TestBroker::with(&Limits { queues_max: 3_000, ..Limits::default() });
-    house.journal.set_time(1_000);
+    house.pending_writes.set_time(1_000);
     let at = house.connect();
     for number in 0..2_000 {
         let queue = format!("q{number}");
@@ -264,7 +267,7 @@ fn many_queues_whose_time_comes_at_once_take_several_turns() {
         publish(&mut house, at, &queue, &[0, 0], "x");
     }
     house.turns(at);
-    house.journal.set_time(2_000);
+    house.pending_writes.set_time(2_000);
     house.turn(at);
     assert!(house.messages.messages_used() > 1_000, "{}", house.messages.messages_used());
     house.turns(at);
@@ -281,7 +284,7 @@ fn a_queue_that_cannot_be_deleted_stays() {
     life.store().expect("the disk is well");
     drop(life);
     let mut life = Life::begin(&disk).expect("it opens");
-    life.house.journal.start(9, false, 1 << 20);
+    life.house.pending_writes.start(9, false, 1 << 20);
     let at = life.at;
     pass_to(&mut life.house, at, 1 << 30);
     assert_eq!(life.house.broker.gauges().queues, 1);
@@ -294,7 +297,7 @@ fn a_queue_that_cannot_be_deleted_stays() {
 #[test]
 fn messages_left_by_the_length_limit_expire_in_time() {
     let mut house = TestBroker::new(64);
-    house.journal.set_time(1_000);
+    house.pending_writes.set_time(1_000);
     let at = house.connect();
     declare(&mut house, at, "q", false, &table(|t| t.int("x-max-length", 1)));
     publish(&mut house, at, "q", &[0, 0], "for ever");
@@ -309,7 +312,7 @@ fn messages_left_by_the_length_limit_expire_in_time() {
 #[test]
 fn length_limits_and_ttls_use_the_same_dead_letter_queue() {
     let mut house = TestBroker::new(64);
-    house.journal.set_time(1_000);
+    house.pending_writes.set_time(1_000);
     let at = house.connect();
     declare(&mut house, at, "dead", false, &[]);
     let both = |t: &mut TableWriter<'_, '_>| -> Result<(), Full> {
@@ -340,7 +343,7 @@ fn length_limits_and_ttls_use_the_same_dead_letter_queue() {
 fn a_message_in_two_queues_is_checked_in_both() {
     for (gives, has) in [("a", "b"), ("b", "a")] {
         let mut house = TestBroker::new(64);
-        house.journal.set_time(1_000);
+        house.pending_writes.set_time(1_000);
         let at = house.connect();
         for queue in ["a", "b"] {
             let its = if queue == has { ttl(100) } else { with(has, |t| t.int("x-message-ttl", 0)) };
@@ -369,14 +372,18 @@ fn a_restart_neither_shortens_nor_extends_a_ttl() {
     declare(&mut life.house, at, "dead", true, &[]);
     declare(&mut life.house, at, "ttl", true, &ttl(100_000));
     declare(&mut life.house, at, "own", true, &with("dead", |_| Ok(())));
-    life.house.journal.set_time(50_000);
+    life.house.pending_writes.set_time(50_000);
     publish(&mut life.house, at, "ttl", PERSISTENT, "x");
     publish(&mut life.house, at, "own", &persistent_expiring("120000"), "y");
     life.store_at(Now::from_ms(55_000)).expect("the disk is well");
     drop(life);
     let mut life = Life::begin(&disk).expect("it opens");
     let at = life.at;
-    assert!((55_000..56_000).contains(&life.house.journal.time_ms()), "{}", life.house.journal.time_ms());
+    assert!(
+        (55_000..56_000).contains(&life.house.pending_writes.time_ms()),
+        "{}",
+        life.house.pending_writes.time_ms()
+    );
     assert_eq!(life.read_back(), (0, 2), "they are only looked at");
     assert_eq!(life.house.messages.messages_used(), 0);
     assert_eq!(life.house.broker.queues().next_expiry_ms(), Some(150_000));
@@ -400,7 +407,7 @@ fn messages_in_the_log_expire_one_after_the_other() {
     let at = life.at;
     declare(&mut life.house, at, "q", true, &ttl(1_000));
     for time_ms in [10_000, 10_400, 10_800] {
-        life.house.journal.set_time(time_ms);
+        life.house.pending_writes.set_time(time_ms);
         publish(&mut life.house, at, "q", PERSISTENT, "x");
     }
     life.store_at(Now::from_ms(10_800)).expect("the disk is well");
@@ -423,12 +430,12 @@ fn evicted_messages_expire() {
     let mut life = Life::begin_with(&disk, &limits).expect("it opens");
     let at = life.at;
     declare(&mut life.house, at, "q", true, &ttl(100_000));
-    life.house.journal.set_time(2_000);
+    life.house.pending_writes.set_time(2_000);
     for _ in 0..100 {
         publish(&mut life.house, at, "q", PERSISTENT, "x");
     }
     for _ in 0..3 {
-        while life.house.broker.spill(&mut context!(life.house)) {
+        while life.house.broker.evict(&mut context!(life.house)) {
             life.store().expect("the disk is well");
         }
         life.store().expect("the disk is well");
@@ -452,7 +459,7 @@ fn over_power_cuts_an_expired_message_is_in_one_place() {
         |_, at| at,
         |house, at| {
             house.settle(at, 0, true, Settlement::Requeue);
-            house.journal.set_time(1 << 20);
+            house.pending_writes.set_time(1 << 20);
         },
     );
 }
@@ -473,18 +480,18 @@ fn broker_time_goes_on_over_a_power_cut_without_traffic() {
         let mut said_at_ms = 1;
         for now_ms in (1..3_600_000).step_by(1_000) {
             let now = Now::from_ms(now_ms);
-            life.house.journal.set_time(now_ms);
+            life.house.pending_writes.set_time(now_ms);
             if life.keeper.log().time_deadline().is_due(now) {
-                life.keeper.say_time(life.house.broker.queues().has_stored_deadline(), now);
+                life.keeper.record_time(life.house.broker.queues().has_stored_deadline(), now);
             }
             while let Some(write) =
-                life.keeper.next_write(&mut life.house.journal, &mut life.house.messages, now)
+                life.keeper.next_write(&mut life.house.pending_writes, &mut life.house.messages, now)
             {
                 let done = write.run(&mut disk.clone());
                 commits += u32::from(done.is_commit());
                 said_at_ms = now_ms;
                 life.keeper
-                    .write_done(&mut life.house.journal, &mut life.house.messages, done, now)
+                    .write_done(&mut life.house.pending_writes, &mut life.house.messages, done, now)
                     .expect("the disk is well");
             }
             let unsaid_ms = now_ms - said_at_ms;
@@ -497,7 +504,7 @@ fn broker_time_goes_on_over_a_power_cut_without_traffic() {
         disk.power_cut();
         disk.start(crate::sim_disk::Trouble::Never);
         let life = Life::begin(&disk).expect("it opens");
-        let time_ms = life.house.journal.time_ms();
+        let time_ms = life.house.pending_writes.time_ms();
         if ttl_ms.is_some() {
             assert!((3_600_000 / 9 * 8..3_600_000).contains(&time_ms), "{time_ms}");
             assert!((10..40).contains(&commits), "{commits}");
@@ -520,7 +527,7 @@ fn a_start_is_a_use_of_a_queue() {
     drop(life);
     let mut life = Life::begin(&disk).expect("it opens");
     let at = life.at;
-    let now_ms = life.house.journal.time_ms();
+    let now_ms = life.house.pending_writes.time_ms();
     assert!(now_ms >= 60_000);
     assert_eq!(life.house.broker.queues().next_expiry_ms(), Some(now_ms + 1_000));
     pass_to(&mut life.house, at, now_ms + 1_000);
@@ -537,7 +544,7 @@ fn messages_in_the_log_expire_in_a_queue_without_arguments() {
     let mut life = Life::begin(&disk).expect("it opens");
     let at = life.at;
     declare(&mut life.house, at, "q", true, &[]);
-    life.house.journal.set_time(10_000);
+    life.house.pending_writes.set_time(10_000);
     publish(&mut life.house, at, "q", &persistent_expiring("1000"), "x");
     life.store_at(Now::from_ms(10_000)).expect("the disk is well");
     drop(life);
@@ -560,7 +567,7 @@ fn broker_time_is_not_written_twice() {
     life.store().expect("the disk is well");
     publish(&mut life.house, at, "q", PERSISTENT, "x");
     let now = Now::from_ms(90_000);
-    life.keeper.say_time(true, now);
+    life.keeper.record_time(true, now);
     let before = life.keeper.log().counters().commits;
     life.store_at(now).expect("the disk is well");
     assert_eq!(life.keeper.log().counters().commits, before + 1);
@@ -584,17 +591,17 @@ fn broker_time_goes_on_in_a_full_log() {
         if count % 16 == 0 {
             life.house.turns(at);
             life.store().expect("the disk is well");
-            while life.house.broker.spill(&mut context!(life.house)) {}
+            while life.house.broker.evict(&mut context!(life.house)) {}
         }
     }
     life.store().expect("the disk is well");
     assert!(count > 1_000, "{count}");
     let now = Now::from_ms(500_000);
-    life.keeper.say_time(life.house.broker.queues().has_stored_deadline(), now);
+    life.keeper.record_time(life.house.broker.queues().has_stored_deadline(), now);
     life.store_at(now).expect("the disk is well");
     drop(life);
     disk.power_cut();
     disk.start(crate::sim_disk::Trouble::Never);
     let life = Life::begin(&disk).expect("it opens");
-    assert!(life.house.journal.time_ms() >= 500_000, "{}", life.house.journal.time_ms());
+    assert!(life.house.pending_writes.time_ms() >= 500_000, "{}", life.house.pending_writes.time_ms());
 }

@@ -38,7 +38,7 @@ fn a_rejected_message_without_capacity_does_not_stop_expiry() {
         assembly_bytes_max: 1 << 18,
         ..Limits::default()
     });
-    house.journal.set_time(1_000);
+    house.pending_writes.set_time(1_000);
     let at = house.connect();
     declare(&mut house, at, "dead", false, &[]);
     declare(&mut house, at, "q", false, &with("dead", |t| t.int("x-message-ttl", 100)));
@@ -48,7 +48,7 @@ fn a_rejected_message_without_capacity_does_not_stop_expiry() {
     let mut bodies = bodies_filled(&mut house);
     let records = filled(&mut house);
     house.settle(at, rejected.tag, false, Settlement::Reject);
-    house.journal.set_time(1_100);
+    house.pending_writes.set_time(1_100);
     house.consume(at, "q");
     assert_eq!((house.turns(at), house.ready(at, "dead")), (0, 0), "neither has room");
     // A new message needs some memory besides, and the large one needs more.
@@ -66,7 +66,7 @@ fn a_rejected_message_without_capacity_does_not_stop_expiry() {
 #[test]
 fn a_get_does_not_wait_for_capacity_that_its_client_has_to_free() {
     let mut house = TestBroker::with(&Limits { messages_max: 64, ..Limits::default() });
-    house.journal.set_time(1_000);
+    house.pending_writes.set_time(1_000);
     let at = house.connect();
     declare(&mut house, at, "dead", false, &[]);
     declare(&mut house, at, "q", false, &with("dead", |_| Ok(())));
@@ -74,7 +74,7 @@ fn a_get_does_not_wait_for_capacity_that_its_client_has_to_free() {
     let first = got(&mut house, at, "q");
     publish(&mut house, at, "q", &expiring("100"), "2");
     let mut held = filled(&mut house);
-    house.journal.set_time(1_100);
+    house.pending_writes.set_time(1_100);
     for _ in 0..2 {
         assert!(get(&mut house, at, "q").is_none(), "it is answered");
         house.turns(at);
@@ -90,14 +90,14 @@ fn a_get_does_not_wait_for_capacity_that_its_client_has_to_free() {
 #[test]
 fn a_get_finds_the_message_behind_all_expired_ones() {
     let mut house = TestBroker::new(64);
-    house.journal.set_time(1_000);
+    house.pending_writes.set_time(1_000);
     let at = house.connect();
     declare(&mut house, at, "q", false, &[]);
     for _ in 0..1_000 {
         publish(&mut house, at, "q", &expiring("100"), "x");
     }
     publish(&mut house, at, "q", &[0, 0], "for ever");
-    house.journal.set_time(1_100);
+    house.pending_writes.set_time(1_100);
     assert_eq!(house.ask(at, Command::Get { queue: "q", no_ack: true }), Outcome::Later);
     house.turns(at);
     let outcome = house.broker.take_later(at.connection).map(|(outcome, _)| outcome);
@@ -111,14 +111,14 @@ fn a_turn_expires_few_large_messages() {
     let limits = Limits { body_bytes_max: 64 << 20, ..Limits::default() };
     for consumes in [false, true] {
         let mut house = TestBroker::with(&limits);
-        house.journal.set_time(1_000);
+        house.pending_writes.set_time(1_000);
         let at = house.connect();
         declare(&mut house, at, "dead", false, &[]);
         declare(&mut house, at, "q", false, &with("dead", |t| t.int("x-message-ttl", 100)));
         for _ in 0..LETTERS {
             publish(&mut house, at, "q", &[0, 0], &"x".repeat(200_000));
         }
-        house.journal.set_time(1_100);
+        house.pending_writes.set_time(1_100);
         if consumes {
             house.consume(at, "q");
         }
@@ -135,7 +135,7 @@ fn a_turn_expires_few_large_messages() {
 fn messages_that_expire_between_others_count_as_work_of_the_turn() {
     const EACH: u32 = 60;
     let mut house = TestBroker::with(&Limits { messages_max: 20_000, ..Limits::default() });
-    house.journal.set_time(1_000);
+    house.pending_writes.set_time(1_000);
     let at = house.connect();
     declare(&mut house, at, "q", false, &[]);
     for _ in 0..100 {
@@ -145,7 +145,7 @@ fn messages_that_expire_between_others_count_as_work_of_the_turn() {
         publish(&mut house, at, "q", &[0, 0], "for ever");
     }
     house.consume(at, "q");
-    house.journal.set_time(1_100);
+    house.pending_writes.set_time(1_100);
     house.broker.deliver(&mut context!(house), 64);
     // A command to the queue itself would deliver first.
     let left = house.broker.queue_depth("/", "q").unwrap();
@@ -158,7 +158,7 @@ fn messages_that_expire_between_others_count_as_work_of_the_turn() {
 #[test]
 fn reading_large_properties_is_work() {
     let mut house = TestBroker::new(64);
-    house.journal.set_time(1_000);
+    house.pending_writes.set_time(1_000);
     let at = house.connect();
     declare(&mut house, at, "q", false, &ttl(500));
     let text = "x".repeat(50_000);
@@ -221,13 +221,16 @@ fn the_deletion_of_an_unused_queue_waits_for_pending_writes() {
     let at = life.at;
     declare(&mut life.house, at, "q", true, &table(|t| t.int("x-expires", 100)));
     let mut declared = 0;
-    while !life.house.journal.is_crowded() {
+    while !life.house.pending_writes.is_crowded() {
         declare(&mut life.house, at, &format!("q{declared}"), true, &[]);
         declared += 1;
     }
     pass_to(&mut life.house, at, 1 << 20);
     assert_eq!(life.house.ready(at, "q"), 0, "it is there");
-    assert!(!life.house.broker.may_shed(&life.house.journal, &life.house.messages), "or the loop would burn");
+    assert!(
+        !life.house.broker.may_expire_or_trim(&life.house.pending_writes, &life.house.messages),
+        "or the loop would burn"
+    );
     life.store().expect("the disk is well");
     pass_to(&mut life.house, at, 1 << 21);
     assert_eq!(life.house.broker.gauges().queues, declared);
@@ -239,10 +242,10 @@ fn the_deletion_of_an_unused_queue_waits_for_pending_writes() {
 fn expired_messages_free_the_log_share_of_their_virtual_host() {
     for argument in ["x-message-ttl", "x-expires"] {
         let mut house = TestBroker::new(64);
-        house.journal.start(1, true, 1 << 20);
+        house.pending_writes.start(1, true, 1 << 20);
         house.admit("other", "other");
-        house.journal.set_disk_room((400_000, 1_000_000), false);
-        house.journal.set_time(1_000);
+        house.pending_writes.set_log_free_bytes((400_000, 1_000_000), false);
+        house.pending_writes.set_time(1_000);
         let at = house.connect();
         declare(&mut house, at, "q", true, &table(|t| t.int(argument, 100)));
         declare(&mut house, at, "next", true, &[]);
@@ -252,9 +255,9 @@ fn expired_messages_free_the_log_share_of_their_virtual_host() {
             count += 1;
         }
         assert!(count > 10, "{count}");
-        let before = house.broker.room_made();
+        let before = house.broker.capacity_freed();
         pass_to(&mut house, at, 1_100);
-        assert_ne!(house.broker.room_made(), before, "{argument}");
+        assert_ne!(house.broker.capacity_freed(), before, "{argument}");
         assert_eq!(publish(&mut house, at, "next", PERSISTENT, &body), Outcome::Published, "{argument}");
     }
 }
@@ -283,7 +286,7 @@ fn a_full_log_of_expiring_messages_proceeds() {
         }
         let (mut taken, mut last, mut vain, mut has_taker) = (0, u32::MAX, 0, false);
         while last > 0 {
-            life.house.journal.set_time(1 << 20);
+            life.house.pending_writes.set_time(1 << 20);
             taken += life.house.turns(at);
             life.read_back();
             write_all(&mut life, &disk);
@@ -318,7 +321,7 @@ fn broker_time_is_written_while_the_log_is_full() {
     }
     for hour in 1..=1_000 {
         let now = Now::from_ms(hour * HOUR_MS);
-        life.keeper.say_time(true, now);
+        life.keeper.record_time(true, now);
         life.store_at(now);
         write_all_at(&mut life, &disk, now);
     }
@@ -336,9 +339,9 @@ fn write_all(life: &mut Life, disk: &SimDisk) {
 fn write_all_at(life: &mut Life, disk: &SimDisk, now: Now) {
     life.store_at(now);
     for _ in 0..200 {
-        let Some(job) = life.keeper.log_mut().next_clean_read() else { break };
+        let Some(job) = life.keeper.log_mut().next_compaction_read() else { break };
         let done = job.run(&mut disk.clone());
-        life.keeper.log_mut().clean_read_done(done);
+        life.keeper.log_mut().compaction_read_done(done);
         life.store_at(now);
     }
 }

@@ -68,7 +68,7 @@ fn the_cost_of_forged_deaths_does_not_depend_on_the_number_of_queues() {
         let (queue, exchange, routing_key, arguments) = (&*queue, "amq.fanout", "", &[][..]);
         house.done(at, Command::QueueBind { queue, exchange, routing_key, arguments });
     }
-    house.journal.set_time(1);
+    house.pending_writes.set_time(1);
     house.work.take();
     assert_eq!(publish(&mut house, at, "q", &properties, "x"), Outcome::Published);
     house.broker.deliver(&mut context!(house), 0);
@@ -97,10 +97,10 @@ fn a_dead_letter_waits_only_for_its_move() {
     life.house.consume(reader, "dead");
     life.house.settle(at, first.tag, false, Settlement::Reject);
     assert_eq!(life.house.turns(reader), 0, "its move is not in the log");
-    assert!(!life.house.journal.is_empty());
+    assert!(!life.house.pending_writes.is_empty());
     life.store().expect("the disk is well");
     let house = &mut life.house;
     house.broker.deliver(&mut context!(house), 8192);
     assert_eq!(house.outbox_bodies(reader), ["x"], "what marks it as delivered went along");
-    assert!(life.house.journal.is_empty(), "so nothing more is written");
+    assert!(life.house.pending_writes.is_empty(), "so nothing more is written");
 }

@@ -10,9 +10,9 @@ use crate::sim_disk::Random;
 use crate::support::{PRIORITIES, SINGLE_ACTIVE, with_priority};
 use leveret_broker::{Broker, Gauges, Work};
 use leveret_core::command::{ChannelId, Command, ConnectionId, DeliveryKind, Outbox, Outcome, Settlement};
-use leveret_core::journal::Journal;
 use leveret_core::limits::Limits;
 use leveret_core::mem::{MessageFlags, MessageId, Messages, Share};
+use leveret_core::pending_writes::PendingWrites;
 
 fn limits() -> Limits {
     Limits {
@@ -35,7 +35,7 @@ fn limits() -> Limits {
 /// A broker with its messages, and the state of its clients.
 struct World {
     broker: Broker,
-    journal: Journal,
+    pending_writes: PendingWrites,
     work: Work,
     messages: Messages,
     random: Random,
@@ -64,7 +64,7 @@ impl World {
         };
         Self {
             broker: Broker::new(&limits, Box::new(fill)).unwrap(),
-            journal: Journal::new(limits.messages_max as usize),
+            pending_writes: PendingWrites::new(limits.messages_max as usize),
             work: Work::default(),
             messages: Messages::new(limits.message_limits()),
             random: Random::new(seed),
@@ -206,7 +206,7 @@ impl World {
         self.broker.sent(&mut context!(self), connection, count);
         while let Some((_, tag, _)) = self.broker.next_cancelled(connection) {
             assert!(!tag.is_empty());
-            self.broker.told_cancelled(connection);
+            self.broker.note_cancel_sent(connection);
         }
     }
 

@@ -4,10 +4,10 @@
 use super::sim_disk::{Mutant, SimDisk, Trouble};
 use crate::dead_letters::{PERSISTENT, get, publish};
 use crate::support::TestBroker;
-use leveret_broker::{Contents, Fetch, Page, PageIn, Restored};
+use leveret_broker::{Contents, Fetch, Page, PageInOutcome, Restored};
 use leveret_core::command::{QueueId, Settlement};
-use leveret_core::journal::{Definition, Fact};
 use leveret_core::limits::Limits;
+use leveret_core::pending_writes::{Definition, LogEntry};
 use leveret_core::time::Now;
 use leveret_storage::{
     Body, Identity, Log, Message, Range, Record, Refused, Settings, Target, Targets, Urgency,
@@ -43,14 +43,14 @@ fn offsets(runs: &[Range]) -> Vec<u64> {
 fn restored(runs: &[Range]) -> (TestBroker, QueueId) {
     let mut house =
         TestBroker::with(&Limits { unacknowledged_max: 64, connections_max: 16, ..Limits::default() });
-    house.journal.start(2, true, 1 << 20);
+    house.pending_writes.start(2, true, 1 << 20);
     let definition = Definition::Queue {
         vhost: "/",
         name: "q",
         incarnation: INCARNATION,
         auto_delete: false,
         is_rebuilt: false,
-        levels_from: 0,
+        priorities_from: 0,
         arguments: &[],
     };
     let Restored::Exists(Some(queue)) = house.broker.restore(&mut context!(house), &definition) else {
@@ -62,7 +62,7 @@ fn restored(runs: &[Range]) -> (TestBroker, QueueId) {
         bytes: 100 * count,
         next_offset,
         delivered_through: next_offset,
-        marked_through: next_offset,
+        watermark: next_offset,
     };
     house.broker.queues_mut().restore_contents(queue, &contents);
     for run in runs {
@@ -77,7 +77,7 @@ fn restored(runs: &[Range]) -> (TestBroker, QueueId) {
 fn the_return_count_of_a_lost_message_does_not_apply_to_another() {
     let limits = Limits { unacknowledged_max: 64, connections_max: 16, ..Limits::default() };
     let mut house = TestBroker::with(&limits);
-    house.journal.start(2, true, 1 << 20);
+    house.pending_writes.start(2, true, 1 << 20);
     let limit = b"\x0cx-queue-typeS\0\0\0\x06quorum\x10x-delivery-limitb\x02";
     // The message at offset 0 was returned twice.
     let returns = b"\x0fleveret-returnsx\0\0\0\x0a\0\0\0\0\0\0\0\0\0\x02";
@@ -87,7 +87,7 @@ fn the_return_count_of_a_lost_message_does_not_apply_to_another() {
         incarnation: INCARNATION,
         auto_delete: false,
         is_rebuilt: false,
-        levels_from: 0,
+        priorities_from: 0,
         arguments: &[&limit[..], returns].concat(),
     };
     let Restored::Exists(Some(queue)) = house.broker.restore(&mut context!(house), &definition) else {
@@ -95,7 +95,7 @@ fn the_return_count_of_a_lost_message_does_not_apply_to_another() {
     };
     house.broker.queues_mut().restore_contents(queue, &Contents::default());
     house.broker.deliver(&mut context!(house), 8);
-    let Some(Fact::Defined { key, value: Some(value), .. }) = house.journal.fact() else {
+    let Some(LogEntry::Defined { key, value: Some(value), .. }) = house.pending_writes.fact() else {
         panic!("the next start is told, too")
     };
     let Some(Definition::Queue { arguments, .. }) = Definition::parse(key, value) else {
@@ -122,7 +122,8 @@ fn read_back(house: &mut TestBroker, fetch: &Fetch) -> Vec<u64> {
             body_len: 3,
             enqueued_ms: 0,
         };
-        if let PageIn::Begun(id) = house.broker.queues_mut().page_in(&mut house.messages, fetch, &page) {
+        if let PageInOutcome::Begun(id) = house.broker.queues_mut().page_in(&mut house.messages, fetch, &page)
+        {
             house.messages.append_body(id, b"abc");
             assert!(house.broker.queues_mut().paged_in(&mut context!(house), fetch, (offset, 0), id));
             taken.push(offset);
@@ -135,7 +136,7 @@ fn read_back(house: &mut TestBroker, fetch: &Fetch) -> Vec<u64> {
 /// Returns the offsets that the journal records as settled in the queue.
 fn settled(house: &mut TestBroker) -> Vec<u64> {
     let mut settled = Vec::new();
-    house.journal.drain_settles(|said| {
+    house.pending_writes.drain_settles(|said| {
         assert_eq!(said.queue, INCARNATION);
         settled.extend(said.start..said.end);
     });
@@ -157,7 +158,7 @@ proptest! {
         let (mut asked, mut delivered) = (Vec::new(), 0);
         for _ in 0..4 * expected.len() {
             delivered += house.turns(at);
-            let Some(fetch) = house.broker.queues_mut().next_fetch(&house.messages) else { break };
+            let Some(fetch) = house.broker.queues_mut().next_read(&house.messages) else { break };
             asked.extend(read_back(&mut house, &fetch));
         }
         prop_assert_eq!(&asked, &expected);
@@ -221,7 +222,7 @@ fn a_requeued_message_keeps_its_identity_while_the_queue_continues() {
         for settlement in [Settlement::Requeue, Settlement::Ack] {
             let mut delivered = 0;
             for _ in 0..100 {
-                if let Some(fetch) = house.broker.queues_mut().next_fetch(&house.messages) {
+                if let Some(fetch) = house.broker.queues_mut().next_read(&house.messages) {
                     read_back(&mut house, &fetch);
                 }
                 delivered += both.map(|at| house.turn(at)).iter().sum::<u32>();

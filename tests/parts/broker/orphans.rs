@@ -9,9 +9,9 @@ use crate::support::{At, TestBroker};
 /// Returns a broker with an orphan of three messages, whose name a client has just declared.
 fn adopting() -> (TestBroker, At) {
     let mut house = TestBroker::with(&Limits { connections_max: 16, ..Limits::default() });
-    house.journal.start(100, true, u64::MAX >> 8);
-    house.journal.set_disk_room((u64::MAX, u64::MAX), false);
-    let contents = Contents { count: 3, bytes: 300, next_offset: 3, delivered_through: 0, marked_through: 0 };
+    house.pending_writes.start(100, true, u64::MAX >> 8);
+    house.pending_writes.set_log_free_bytes((u64::MAX, u64::MAX), false);
+    let contents = Contents { count: 3, bytes: 300, next_offset: 3, delivered_through: 0, watermark: 0 };
     let found = house.broker.restore_lost(&mut context!(house), 7, contents, Some(("/", "lost")), false);
     assert!(found.is_none(), "a queue that is not rebuilt");
     let at = house.connect();

@@ -25,12 +25,12 @@ fn set(house: &mut TestBroker, vhost: Option<&str>, name: &str, value: &str) -> 
     house.broker.set_shovel_places(8);
     let component = if vhost.is_some() { COMPONENT } else { "" };
     let said = ParameterView { vhost, component, name, value: value.as_bytes() };
-    house.broker.set_parameter(context!(house).journal_mut(), &said, None).map(drop)
+    house.broker.set_parameter(context!(house).pending_writes_mut(), &said, None).map(drop)
 }
 
 fn clear(house: &mut TestBroker, vhost: Option<&str>, name: &str) -> Result<(), OperatorFault> {
     let component = if vhost.is_some() { COMPONENT } else { "" };
-    house.broker.clear_parameter(context!(house).journal_mut(), vhost, component, name).map(drop)
+    house.broker.clear_parameter(context!(house).pending_writes_mut(), vhost, component, name).map(drop)
 }
 
 /// Returns virtual host, name and value of each parameter.
@@ -98,7 +98,7 @@ fn invalid_parameters_are_refused_and_change_nothing() {
     for name in ["a", "b"] {
         set(&mut house, None, name, &long[1..]).expect("there is room");
     }
-    assert_eq!(set(&mut house, None, "c", "1"), Err(OperatorFault::NoRoom("parameters_max")));
+    assert_eq!(set(&mut house, None, "c", "1"), Err(OperatorFault::NoCapacity("parameters_max")));
     set(&mut house, None, "b", "1").expect("it has its place");
     assert_eq!(clear(&mut house, None, "c"), Err(OperatorFault::NoSuchParameter));
     assert_eq!(clear(&mut house, Some("none"), "a"), Err(OperatorFault::NoSuchParameter));
@@ -106,10 +106,10 @@ fn invalid_parameters_are_refused_and_change_nothing() {
     set(&mut house, None, "c", "1").expect("there is room again");
     house.broker.set_shovel_places(0);
     let said = ParameterView { vhost: Some("/"), component: COMPONENT, name: "s", value: b"1" };
-    let refused = house.broker.set_parameter(context!(house).journal_mut(), &said, None);
-    assert_eq!(refused.map(drop), Err(OperatorFault::NoRoom("bridges_max")));
+    let refused = house.broker.set_parameter(context!(house).pending_writes_mut(), &said, None);
+    assert_eq!(refused.map(drop), Err(OperatorFault::NoCapacity("bridges_max")));
     house.broker.set_shovel_places(1);
-    let refused = house.broker.set_parameter(context!(house).journal_mut(), &said, Some("nobody"));
+    let refused = house.broker.set_parameter(context!(house).pending_writes_mut(), &said, Some("nobody"));
     assert_eq!(refused.map(drop), invalid("user \"nobody\" may not connect to vhost \"/\""));
 }
 
@@ -125,7 +125,7 @@ fn parameters_for_administrators_are_refused_to_other_users() {
     house.broker.set_shovel_places(8);
     let set_as = |house: &mut TestBroker, user| {
         let said = ParameterView { vhost: Some("/"), component: COMPONENT, name: "s", value: b"1" };
-        house.broker.set_parameter(context!(house).journal_mut(), &said, user).map(drop)
+        house.broker.set_parameter(context!(house).pending_writes_mut(), &said, user).map(drop)
     };
     let refused = set_as(&mut house, Some("ann"));
     assert_eq!(refused, Err(OperatorFault::Invalid("only an administrator may have it read files".into())));

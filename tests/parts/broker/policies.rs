@@ -97,7 +97,7 @@ fn publishing_into_a_queue_that_became_too_long_is_bounded_too() {
 #[test]
 fn a_ttl_policy_affects_waiting_messages_and_ends_with_the_policy() {
     let mut house = TestBroker::new(64);
-    house.journal.set_time(1_000);
+    house.pending_writes.set_time(1_000);
     let at = house.connect();
     declare(&mut house, at, "q", false, &[]);
     fill(&mut house, at, "q", 2);
@@ -120,7 +120,7 @@ fn a_ttl_policy_affects_waiting_messages_and_ends_with_the_policy() {
 #[test]
 fn an_unused_queue_is_deleted_when_its_policy_says_so() {
     let mut house = TestBroker::new(64);
-    house.journal.set_time(1_000);
+    house.pending_writes.set_time(1_000);
     let at = house.connect();
     for queue in ["a", "b"] {
         declare(&mut house, at, queue, false, &[]);
@@ -235,7 +235,10 @@ fn policies_are_limited_by_policies_max() {
     };
     assert_eq!(put(&mut house, &said), Ok(()));
     assert_eq!(put(&mut house, &NewPolicy { kind: PolicyKind::Operator, ..said }), Ok(()));
-    assert_eq!(put(&mut house, &NewPolicy { name: "x", ..said }), Err(OperatorFault::NoRoom("policies_max")));
+    assert_eq!(
+        put(&mut house, &NewPolicy { name: "x", ..said }),
+        Err(OperatorFault::NoCapacity("policies_max"))
+    );
     assert_eq!(put(&mut house, &NewPolicy { pattern: "x", ..said }), Ok(()), "in place of another");
     let why = |refused: Result<(), OperatorFault>| refused.unwrap_err().to_string();
     let long = "x".repeat(1_025);

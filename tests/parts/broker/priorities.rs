@@ -8,8 +8,8 @@ use crate::spilling::store;
 use crate::support::{At, PRIORITIES, TestBroker, with_priority};
 use leveret_broker::{Restored, levels_of};
 use leveret_core::command::{Command, Outcome, Settlement};
-use leveret_core::journal::{Definition, Fact};
 use leveret_core::limits::Limits;
+use leveret_core::pending_writes::{Definition, LogEntry};
 
 /// The highest priority of [`PRIORITIES`].
 const MAX: u8 = 5;
@@ -163,29 +163,30 @@ fn without_capacity_for_a_level_messages_wait_in_the_next_lower_one() {
 #[test]
 fn a_queue_of_an_older_version_has_levels_from_now_on() {
     let mut house = TestBroker::new(64);
-    house.journal.start(2, true, 1 << 20);
-    let definition = |levels_from| Definition::Queue {
+    house.pending_writes.start(2, true, 1 << 20);
+    let definition = |priorities_from| Definition::Queue {
         vhost: "/",
         name: QUEUE,
         incarnation: 7,
         auto_delete: false,
         is_rebuilt: false,
-        levels_from,
+        priorities_from,
         arguments: PRIORITIES,
     };
     assert_eq!(levels_of(&definition(0)), 0..0);
     assert!(matches!(house.broker.restore(&mut context!(house), &definition(0)), Restored::Exists(Some(_))));
-    let Some(Fact::Defined { key, value: Some(value), .. }) = house.journal.fact() else {
+    let Some(LogEntry::Defined { key, value: Some(value), .. }) = house.pending_writes.fact() else {
         panic!("it is written down")
     };
-    let Some(written @ Definition::Queue { levels_from, incarnation, .. }) = Definition::parse(key, value)
+    let Some(written @ Definition::Queue { priorities_from, incarnation, .. }) =
+        Definition::parse(key, value)
     else {
         panic!("it is what defines the queue")
     };
-    assert_eq!((incarnation, levels_from > 7), (7, true));
-    assert_eq!(levels_of(&written), levels_from..levels_from + u64::from(MAX));
+    assert_eq!((incarnation, priorities_from > 7), (7, true));
+    assert_eq!(levels_of(&written), priorities_from..priorities_from + u64::from(MAX));
     assert!(
-        house.journal.next_version() >= levels_from + u64::from(MAX),
+        house.pending_writes.next_version() >= priorities_from + u64::from(MAX),
         "these numbers are not used otherwise"
     );
 }
@@ -195,9 +196,9 @@ fn a_queue_of_an_older_version_has_levels_from_now_on() {
 #[test]
 fn a_get_that_ends_a_priority_wakes_the_consumer_of_the_next() {
     let mut house = TestBroker::new(64);
-    house.journal.start(100, true, u64::MAX >> 8);
-    house.journal.set_disk_room((u64::MAX, u64::MAX), false);
-    house.journal.set_time(1_000);
+    house.pending_writes.start(100, true, u64::MAX >> 8);
+    house.pending_writes.set_log_free_bytes((u64::MAX, u64::MAX), false);
+    house.pending_writes.set_time(1_000);
     let at = house.connect();
     crate::dead_letters::declare(&mut house, at, QUEUE, true, PRIORITIES);
     // Delivery mode, priority, and, with the third flag, an expiration.
@@ -209,7 +210,7 @@ fn a_get_that_ends_a_priority_wakes_the_consumer_of_the_next() {
     house.consume(at, QUEUE);
     house.broker.deliver(&mut context!(house), 64);
     assert_eq!(house.outbox_bodies(at), [""; 0], "the log does not say yet that the first may be delivered");
-    house.journal.set_time(2_000);
+    house.pending_writes.set_time(2_000);
     assert_eq!(get(&mut house, at, QUEUE).expect("there is one").body, "taken");
     assert_eq!(house.broker.queues().forgotten_queue(), None);
     house.broker.deliver(&mut context!(house), 64);

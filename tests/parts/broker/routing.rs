@@ -6,16 +6,16 @@ use std::collections::BTreeSet;
 use leveret_amqp::{Table, Value};
 use leveret_broker::{Broker, Context, Work};
 use leveret_core::command::{ChannelId, Command, ConnectionId, Outcome};
-use leveret_core::journal::Journal;
 use leveret_core::limits::Limits;
 use leveret_core::mem::{MessageFlags, Messages, Share};
+use leveret_core::pending_writes::PendingWrites;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
 /// A broker with its messages, and one channel.
 struct TestBroker {
     broker: Broker,
-    journal: Journal,
+    pending_writes: PendingWrites,
     work: Work,
     messages: Messages,
     connection: ConnectionId,
@@ -30,8 +30,9 @@ impl TestBroker {
     fn with(limits: &Limits) -> Self {
         let mut broker = Broker::new(limits, Box::new(crate::sim_disk::random::bytes())).unwrap();
         let mut messages = Messages::new(limits.message_limits());
-        let (mut journal, mut work) = (Journal::new(limits.messages_max as usize), Work::default());
-        let mut context = Context::new(&mut journal, &mut messages, &mut work);
+        let (mut pending_writes, mut work) =
+            (PendingWrites::new(limits.messages_max as usize), Work::default());
+        let mut context = Context::new(&mut pending_writes, &mut messages, &mut work);
         let connection = broker.connect().unwrap();
         let login = Command::LoginExternal { user: "guest", from_loopback: true };
         for command in [login, Command::OpenVhost { vhost: "/" }] {
@@ -39,7 +40,9 @@ impl TestBroker {
         }
         let open = Command::OpenChannel { number: 1 };
         match broker.apply(&mut context, connection, None, open).0 {
-            Outcome::ChannelOpened(channel) => Self { broker, journal, work, messages, connection, channel },
+            Outcome::ChannelOpened(channel) => {
+                Self { broker, pending_writes, work, messages, connection, channel }
+            }
             other => panic!("channel.open answered {other:?}"),
         }
     }
@@ -76,7 +79,7 @@ impl TestBroker {
     fn publish(&mut self, exchange: &str, key: &str, headers: &[u8]) -> Outcome {
         let len = (headers.len() as u32).to_be_bytes();
         let properties = [&[0x20, 0][..], &len, headers].concat();
-        let flags = MessageFlags::NONE.with(MessageFlags::LOOK_INSIDE);
+        let flags = MessageFlags::NONE.with(MessageFlags::PARSE_PROPERTIES);
         let message = self.messages.begin(exchange, key.as_bytes(), Share::Ordinary).unwrap();
         self.messages.reserve_content(message, &properties, flags, 0, Share::Ordinary).unwrap();
         self.messages.finish(message);

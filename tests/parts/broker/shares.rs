@@ -64,7 +64,7 @@ fn a_stuck_consumer_and_its_publisher_leave_memory_for_another_queue() {
     }
     // The queue has two thirds of 480 blocks, and the consumer has half of 480.
     assert_eq!((taken, house.broker.gauges().deliveries), (321, 240));
-    assert!(!house.broker.has_work(&house.journal), "the consumer waits without cost");
+    assert!(!house.broker.has_work(&house.pending_writes), "the consumer waits without cost");
     for tag in 1..=1000 {
         assert_eq!(house.offer(pair, "pair", BODY), Outcome::Published);
         assert_eq!(house.turns(pair), 1);
@@ -93,7 +93,7 @@ fn a_publisher_blocked_by_a_full_queue_resumes_well_below_its_share() {
     let (taken, outcome) = flood(&mut house, publisher, "q");
     assert_eq!((taken, outcome), (321, Outcome::Wait));
     let is_kept =
-        |house: &mut TestBroker| house.broker.is_kept_waiting(&house.messages, publisher.connection);
+        |house: &mut TestBroker| house.broker.is_still_blocked(&house.messages, publisher.connection);
     assert!(is_kept(&mut house));
     house.consume(taker, "q");
     let mut settled = 0;
@@ -377,7 +377,7 @@ fn limits_of_a_user_hold_in_all_virtual_hosts_together() {
     house.admit("loud", "loud");
     house.admit("loud", "/");
     let limits = UserLimits { connections_max: Some(2), channels_max: Some(3) };
-    house.broker.access_mut().set_user_limits(&mut house.journal, "loud", limits).unwrap();
+    house.broker.access_mut().set_user_limits(&mut house.pending_writes, "loud", limits).unwrap();
     let (one, _other) = (house.connect_as("loud", "/"), house.connect_as("loud", "loud"));
     let third = house.broker.connect().unwrap();
     let login = Command::LoginExternal { user: "loud", from_loopback: true };
@@ -402,7 +402,11 @@ fn limits_of_a_user_hold_in_all_virtual_hosts_together() {
     house.done(third_channel, Command::CloseChannel);
     while house.broker.run_jobs(&mut context!(house)) {}
     let _ = house.open(one, 3);
-    house.broker.access_mut().set_user_limits(&mut house.journal, "loud", UserLimits::default()).unwrap();
+    house
+        .broker
+        .access_mut()
+        .set_user_limits(&mut house.pending_writes, "loud", UserLimits::default())
+        .unwrap();
     let _ = house.open(one, 4);
     assert_eq!(
         house.broker.apply(&mut context!(house), third, None, Command::OpenVhost { vhost: "/" }).0,

@@ -115,16 +115,16 @@ fn a_single_active_queue_allows_no_exclusive_consumer_and_is_deleted_with_its_la
 #[test]
 fn a_rebuilt_queue_that_is_declared_with_one_active_consumer_has_one() {
     use leveret_broker::Restored;
-    use leveret_core::journal::Definition;
+    use leveret_core::pending_writes::Definition;
     let mut house = house();
-    house.journal.start(2, true, 1 << 20);
+    house.pending_writes.start(2, true, 1 << 20);
     let definition = Definition::Queue {
         vhost: "/",
         name: "q",
         incarnation: 7,
         auto_delete: false,
         is_rebuilt: true,
-        levels_from: 0,
+        priorities_from: 0,
         arguments: &[],
     };
     assert!(matches!(house.broker.restore(&mut context!(house), &definition), Restored::Exists(Some(_))));

@@ -3,7 +3,7 @@
 //! A consumer without a backlog needs the next messages at once. Each one that was evicted without need has
 //! to be read from the card, checked and loaded again.
 
-use leveret_broker::{Page, PageIn};
+use leveret_broker::{Page, PageInOutcome};
 use leveret_config::board::BOARDS;
 use leveret_config::{Config, Layer};
 use leveret_core::command::{Command, Outcome};
@@ -25,24 +25,24 @@ fn publish_persistent(house: &mut TestBroker, at: At) {
 
 /// Marks everything as durable.
 pub(crate) fn store(house: &mut TestBroker) {
-    let journal = &mut house.journal;
-    while journal.fact().is_some() {
-        journal.pop_fact();
+    let pending_writes = &mut house.pending_writes;
+    while pending_writes.fact().is_some() {
+        pending_writes.pop_entry();
     }
     let mut places = Vec::new();
-    while journal.front(&mut house.messages, &mut places).is_some() {
-        journal.hand_over(&mut house.messages);
+    while pending_writes.front(&mut house.messages, &mut places).is_some() {
+        pending_writes.move_front_to_commit(&mut house.messages);
     }
-    let batch = journal.cover(false);
-    journal.stored(&mut house.messages, batch);
+    let batch = pending_writes.cover(false);
+    pending_writes.stored(&mut house.messages, batch);
 }
 
 #[test]
 fn no_more_messages_are_evicted_than_necessary() {
     let limits = Limits { body_bytes_max: 4 << 20, messages_max: 16_000, ..Limits::default() };
     let mut house = TestBroker::with(&limits);
-    house.journal.start(1, true, 1 << 20);
-    house.journal.set_disk_room((u64::MAX, u64::MAX), false);
+    house.pending_writes.start(1, true, 1 << 20);
+    house.pending_writes.set_log_free_bytes((u64::MAX, u64::MAX), false);
     let at = house.connect();
     let declare = Command::QueueDeclare {
         queue: "q",
@@ -63,7 +63,7 @@ fn no_more_messages_are_evicted_than_necessary() {
         publish_persistent(&mut house, at);
         store(&mut house);
     }
-    while house.broker.spill(&mut context!(house)) {}
+    while house.broker.evict(&mut context!(house)) {}
     assert!(!house.messages.is_above_spill_mark(), "nothing left");
     let (kept, before) = (house.messages.messages_used(), published + 100);
     assert!(kept + 10 >= published, "{kept} of {before} stayed, and {published} have room");
@@ -96,8 +96,8 @@ fn leave_to_the_log(house: &mut TestBroker, at: At, limits: &Limits) {
 }
 
 /// Loads the first message of a queue, which is only in the log.
-fn read_back(house: &mut TestBroker, limits: &Limits) -> PageIn {
-    let fetch = house.broker.queues_mut().next_fetch(&house.messages).expect("the first message is wanted");
+fn read_back(house: &mut TestBroker, limits: &Limits) -> PageInOutcome {
+    let fetch = house.broker.queues_mut().next_read(&house.messages).expect("the first message is wanted");
     let (exchange, routing_key, properties) = ("", &b"q"[..], &[0x10, 0, 2][..]);
     let body_len = limits.message_size_max;
     let page = Page { offset: fetch.start, exchange, routing_key, properties, body_len, enqueued_ms: 0 };
@@ -108,8 +108,8 @@ fn read_back(house: &mut TestBroker, limits: &Limits) -> PageIn {
 /// it take all the memory that publishers can have.
 fn crowd(limits: &Limits, is_after_start: bool) -> (TestBroker, At) {
     let mut house = TestBroker::with(limits);
-    house.journal.start(1, true, u64::MAX >> 8);
-    house.journal.set_disk_room((u64::MAX, u64::MAX), false);
+    house.pending_writes.start(1, true, u64::MAX >> 8);
+    house.pending_writes.set_log_free_bytes((u64::MAX, u64::MAX), false);
     let at = house.connect();
     let (passive, durable, exclusive, auto_delete) = (false, true, false, false);
     let arguments = &[];
@@ -118,14 +118,14 @@ fn crowd(limits: &Limits, is_after_start: bool) -> (TestBroker, At) {
     leave_to_the_log(&mut house, at, limits);
     // While something else is short of memory, it is evicted.
     let helper = fill(&mut house, at, "q", 3_000);
-    while house.broker.spill(&mut context!(house)) {}
+    while house.broker.evict(&mut context!(house)) {}
     if is_after_start {
-        house.broker.queues_mut().recovered_largest(limits.message_size_max.into());
+        house.broker.queues_mut().set_largest_stored_body(limits.message_size_max.into());
     }
     let mut count = helper;
     for body_len in [20_000, 3_000, 10] {
         count += fill(&mut house, at, "q", body_len);
-        while house.broker.spill(&mut context!(house)) {}
+        while house.broker.evict(&mut context!(house)) {}
     }
     assert!(count > 50, "{count} messages are no crowd");
     (house, at)
@@ -141,7 +141,7 @@ fn on_every_board_transient_messages_leave_memory_for_the_largest_message_before
             let (mut house, at) = crowd(&limits, is_after_start);
             house.consume(at, "q");
             house.turns(at);
-            let PageIn::Begun(id) = read_back(&mut house, &limits) else {
+            let PageInOutcome::Begun(id) = read_back(&mut house, &limits) else {
                 panic!("{}: the first message cannot be read back", board.name);
             };
             house.messages.release(id);
@@ -156,7 +156,7 @@ fn memory_reserved_for_loading_is_for_publishers_again_when_nothing_has_to_be_lo
     let before = house.messages.body_bytes_used();
     house.done(at, Command::QueuePurge { queue: "q" });
     house.turns(at);
-    while house.broker.spill(&mut context!(house)) {}
+    while house.broker.evict(&mut context!(house)) {}
     fill(&mut house, at, "q", 3_000);
     let now = house.messages.body_bytes_used();
     assert!(now >= before + (300 << 10), "{before} bytes were in use beside it, and {now} without it");
@@ -186,19 +186,19 @@ fn append_body(house: &mut TestBroker, id: MessageId, body_len: u32) {
 /// Loads a message, as the engine does. Returns whether there was memory for it, or `None` if no message is
 /// wanted.
 fn read_wanted(house: &mut TestBroker, body_len: u32) -> Option<bool> {
-    let fetch = house.broker.queues_mut().next_fetch(&house.messages)?;
+    let fetch = house.broker.queues_mut().next_read(&house.messages)?;
     let (routing_key, properties) = (&b"q"[..], LASTING);
     let page = Page { offset: fetch.start, exchange: "", routing_key, properties, body_len, enqueued_ms: 0 };
     match house.broker.queues_mut().page_in(&mut house.messages, &fetch, &page) {
-        PageIn::Begun(id) => {
+        PageInOutcome::Begun(id) => {
             append_body(house, id, body_len);
             assert!(house.broker.queues_mut().paged_in(&mut context!(house), &fetch, (fetch.start, 0), id));
             house.broker.queues_mut().fetched(&fetch, fetch.start + 1);
             Some(true)
         }
-        PageIn::NotWanted => panic!("it is wanted"),
-        PageIn::NoRoom => {
-            house.broker.queues_mut().page_later(&house.messages, &fetch);
+        PageInOutcome::NotWanted => panic!("it is wanted"),
+        PageInOutcome::NoCapacity => {
+            house.broker.queues_mut().note_no_memory(&house.messages, &fetch);
             Some(false)
         }
     }
@@ -212,8 +212,8 @@ fn queues_that_wait_for_memory_do_not_wake_each_other() {
     let limits = Limits { body_bytes_max: 8 << 20, message_size_max: 1 << 20, ..Limits::default() };
     for queues in [&["one", "two"][..], &["one", "two", "three", "four"]] {
         let mut house = TestBroker::with(&limits);
-        house.journal.start(1, true, u64::MAX >> 8);
-        house.journal.set_disk_room((u64::MAX, u64::MAX), false);
+        house.pending_writes.start(1, true, u64::MAX >> 8);
+        house.pending_writes.set_log_free_bytes((u64::MAX, u64::MAX), false);
         let at = house.connect();
         let floods = ["flood-1", "flood-2", "flood-3", "flood-4", "flood-5", "flood-6"];
         floods.iter().for_each(|queue| house.declare(at, queue, false));
@@ -231,7 +231,7 @@ fn queues_that_wait_for_memory_do_not_wake_each_other() {
             for queue in floods {
                 while house.offer(at, queue, body_len) == Outcome::Published {}
             }
-            while house.broker.spill(&mut context!(house)) {}
+            while house.broker.evict(&mut context!(house)) {}
         }
         // No consumer reads its socket: the first loaded message stays in its outbox.
         for queue in queues {
@@ -242,7 +242,7 @@ fn queues_that_wait_for_memory_do_not_wake_each_other() {
         while reads.len() < 100 {
             house.broker.run_jobs(&mut context!(house));
             house.broker.deliver(&mut context!(house), 8192);
-            while house.broker.next_noted().is_some() {}
+            while house.broker.next_with_output().is_some() {}
             let Some(read) = read_wanted(&mut house, BODY_LEN) else { break };
             reads.push(read);
         }

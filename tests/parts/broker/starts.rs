@@ -19,7 +19,7 @@ fn a_user_that_was_read_exists_although_a_second_read_fails() {
     let mut life = Life::begin(&disk).expect("it is a new store");
     life.house
         .broker
-        .put_user(&mut life.house.journal, "ann", PasswordHash::Nobodys, "")
+        .put_user(&mut life.house.pending_writes, "ann", PasswordHash::NoPassword, "")
         .expect("there is room");
     life.store().expect("the disk is well");
     drop(life);
@@ -29,7 +29,7 @@ fn a_user_that_was_read_exists_although_a_second_read_fails() {
         (0..512 << 10).step_by(4096).for_each(|at| disk.refuse(slot, at));
     }
     let mut house = TestBroker::with(&Default::default());
-    let first = Some(("guest", PasswordHash::Nobodys));
+    let first = Some(("guest", PasswordHash::NoPassword));
     restore(
         &mut house.broker,
         &mut context!(house),

@@ -4,16 +4,16 @@
 
 use leveret_broker::{Broker, Work};
 use leveret_core::command::{ChannelId, Command, ConnectionId, Outbox, Outcome, Settlement};
-use leveret_core::journal::{Batch, Journal};
 use leveret_core::limits::Limits;
 use leveret_core::mem::{MessageFlags, MessageId, Messages, Share};
 use leveret_core::password::PasswordHash;
+use leveret_core::pending_writes::{Batch, PendingWrites};
 
 /// The context of a call to a test broker.
 #[macro_export]
 macro_rules! context {
     ($house:expr) => {
-        leveret_broker::Context::new(&mut $house.journal, &mut $house.messages, &mut $house.work)
+        leveret_broker::Context::new(&mut $house.pending_writes, &mut $house.messages, &mut $house.work)
     };
 }
 
@@ -31,7 +31,7 @@ pub fn with_priority(priority: u8) -> Vec<u8> {
 /// A broker with its journal and messages.
 pub struct TestBroker {
     pub broker: Broker,
-    pub journal: Journal,
+    pub pending_writes: PendingWrites,
     pub work: Work,
     /// The batch that the last answer must wait for.
     pub awaited: Batch,
@@ -53,7 +53,7 @@ impl TestBroker {
     pub fn with(limits: &Limits) -> Self {
         Self {
             broker: Broker::new(limits, Box::new(crate::sim_disk::random::bytes())).unwrap(),
-            journal: Journal::new(limits.messages_max as usize),
+            pending_writes: PendingWrites::new(limits.messages_max as usize),
             work: Work::default(),
             awaited: Batch::NONE,
             messages: Messages::new(limits.message_limits()),
@@ -66,11 +66,14 @@ impl TestBroker {
 
     /// Creates a user with all permissions in a virtual host, and both if they do not exist.
     pub fn admit(&mut self, user: &str, vhost: &str) {
-        self.broker.put_vhost(&mut self.journal, vhost).unwrap();
+        self.broker.put_vhost(&mut self.pending_writes, vhost).unwrap();
         if self.broker.access().users().all(|view| view.name != user) {
-            self.broker.put_user(&mut self.journal, user, PasswordHash::Nobodys, "").unwrap();
+            self.broker.put_user(&mut self.pending_writes, user, PasswordHash::NoPassword, "").unwrap();
         }
-        self.broker.access_mut().set_permissions(&mut self.journal, user, vhost, ".*", ".*", ".*").unwrap();
+        self.broker
+            .access_mut()
+            .set_permissions(&mut self.pending_writes, user, vhost, ".*", ".*", ".*")
+            .unwrap();
         self.broker.run_jobs(&mut context!(self));
     }
 
@@ -196,9 +199,11 @@ impl TestBroker {
     /// Runs turns while there is work. Returns the number of written deliveries.
     pub fn turns(&mut self, at: At) -> u32 {
         let mut count = 0;
-        while self.broker.has_work(&self.journal) || self.broker.may_shed(&self.journal, &self.messages) {
+        while self.broker.has_work(&self.pending_writes)
+            || self.broker.may_expire_or_trim(&self.pending_writes, &self.messages)
+        {
             count += self.turn(at);
-            while self.broker.next_noted().is_some() {}
+            while self.broker.next_with_output().is_some() {}
         }
         count
     }

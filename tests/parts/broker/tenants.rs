@@ -73,11 +73,11 @@ impl Life {
         let mut house = TestBroker::with(&limits());
         let is_logged = seed.is_multiple_of(2);
         if is_logged {
-            house.journal.start(1_000, true, u64::MAX >> 8);
-            house.journal.set_disk_room((u64::MAX, u64::MAX), false);
+            house.pending_writes.start(1_000, true, u64::MAX >> 8);
+            house.pending_writes.set_log_free_bytes((u64::MAX, u64::MAX), false);
         }
         let now_ms = 1_000_000;
-        house.journal.set_time(now_ms);
+        house.pending_writes.set_time(now_ms);
         Self { house, random: Random::new(seed), peers: Vec::new(), now_ms, is_logged, seed }
     }
 
@@ -89,12 +89,13 @@ impl Life {
     fn connect(&mut self) {
         let (user, vhost) = (self.random.one_of(&USERS), self.random.one_of(&VHOSTS));
         if self.random.once_in(3) {
-            let journal = &mut self.house.journal;
-            let _ = self.house.broker.put_vhost(journal, vhost);
+            let pending_writes = &mut self.house.pending_writes;
+            let _ = self.house.broker.put_vhost(pending_writes, vhost);
             if self.house.broker.access().users().all(|view| view.name != user) {
-                let _ = self.house.broker.put_user(journal, user, PasswordHash::Nobodys, "");
+                let _ = self.house.broker.put_user(pending_writes, user, PasswordHash::NoPassword, "");
             }
-            let _ = self.house.broker.access_mut().set_permissions(journal, user, vhost, ".*", ".*", ".*");
+            let _ =
+                self.house.broker.access_mut().set_permissions(pending_writes, user, vhost, ".*", ".*", ".*");
         }
         let Some(connection) = self.house.broker.connect() else { return };
         let login = Command::LoginExternal { user, from_loopback: true };
@@ -283,7 +284,7 @@ impl Life {
             return;
         };
         let persistent = if is_persistent { MessageFlags::PERSISTENT } else { MessageFlags::NONE };
-        let flags = MessageFlags::LOOK_INSIDE.with(persistent);
+        let flags = MessageFlags::PARSE_PROPERTIES.with(persistent);
         if house.messages.reserve_content(message, &properties, flags, body_len, share).is_err() {
             return house.messages.discard(message);
         }
@@ -307,7 +308,7 @@ impl Life {
             }
             1 => {
                 self.now_ms += self.random.one_of(&[1, 50, 1_000, 60_000, 5_000_000_000]);
-                self.house.journal.set_time(self.now_ms);
+                self.house.pending_writes.set_time(self.now_ms);
             }
             2 if !self.seed.is_multiple_of(3) => {
                 let _ = self.house.broker.trace(vhost, "n", flag);
@@ -316,7 +317,7 @@ impl Life {
                 let _ = self.house.broker.delete_vhost(&mut context!(self.house), vhost);
             }
             4 if is_rare => {
-                let _ = self.house.broker.delete_user(&mut self.house.journal, user);
+                let _ = self.house.broker.delete_user(&mut self.house.pending_writes, user);
             }
             5 => {
                 let rule = self.random.below(5);
@@ -355,10 +356,10 @@ impl Life {
         house.broker.set_time(Now::from_ms(self.now_ms));
         house.broker.run_jobs(&mut context!(house));
         house.broker.deliver(&mut context!(house), 1 + self.random.below(64) as u32);
-        while house.broker.next_noted().is_some() {}
+        while house.broker.next_with_output().is_some() {}
         for peer in &mut self.peers {
             while house.broker.next_cancelled(peer.connection).is_some() {
-                house.broker.told_cancelled(peer.connection);
+                house.broker.note_cancel_sent(peer.connection);
             }
             let _ = house.broker.take_later(peer.connection);
             let mut outbox = house.broker.outbox(peer.connection);
@@ -394,13 +395,13 @@ impl Life {
         loop {
             house.broker.run_jobs(&mut context!(house));
             house.broker.deliver(&mut context!(house), 1_000);
-            while house.broker.next_noted().is_some() {}
+            while house.broker.next_with_output().is_some() {}
             if self.is_logged {
                 store(house);
-                house.broker.queues_mut().note_durable(&house.journal);
+                house.broker.queues_mut().note_durable(&house.pending_writes);
             }
-            if !house.broker.has_work(&house.journal)
-                && !house.broker.may_shed(&house.journal, &house.messages)
+            if !house.broker.has_work(&house.pending_writes)
+                && !house.broker.may_expire_or_trim(&house.pending_writes, &house.messages)
             {
                 break;
             }

@@ -11,7 +11,7 @@ const TRANSIENT: &[u8] = &[0, 0];
 fn delivered(life: &mut Life, at: At) -> Vec<String> {
     while life.house.broker.run_jobs(&mut context!(life.house)) {}
     life.house.broker.deliver(&mut context!(life.house), 8192);
-    while life.house.broker.next_noted().is_some() {}
+    while life.house.broker.next_with_output().is_some() {}
     life.house.outbox_bodies(at)
 }
 

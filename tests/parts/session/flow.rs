@@ -3,9 +3,9 @@
 use crate::support::*;
 use leveret_amqp::{Method, Table};
 use leveret_connection::{Suspension, Timeout};
-use leveret_core::journal::Batch;
 use leveret_core::limits::Limits;
 use leveret_core::mem::{PoolFull, Share};
+use leveret_core::pending_writes::Batch;
 
 #[test]
 fn an_empty_queue_name_is_the_one_declared_last_and_line_ends_vanish() {

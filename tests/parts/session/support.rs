@@ -20,11 +20,11 @@ use leveret_core::command::{
     ChannelId, Command, ConnectionId, Delivery, DeliveryKind, Name, Outbox, Outcome, ReplyOrder,
 };
 use leveret_core::error::{Fault, ReplyCode};
-use leveret_core::journal::Batch;
 use leveret_core::limits::Limits;
 use leveret_core::log_limiter::{LogLimiter, LogSource};
 use leveret_core::mem::{MessageFlags, MessageId, Messages, PoolFull, Share};
 use leveret_core::password::Secret;
+use leveret_core::pending_writes::Batch;
 use leveret_core::time::Now;
 
 /// The pools and settings around connections.

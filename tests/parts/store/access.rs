@@ -4,12 +4,12 @@
 use std::io;
 
 use super::sim_disk::{Mutant, SimDisk, Trouble};
-use leveret_core::journal::definition::ACCESS_WRITTEN_KEY;
-use leveret_core::journal::{Definition, Journal};
 use leveret_core::mem::{MessageLimits, Messages};
+use leveret_core::pending_writes::definition::ACCESS_STORED_KEY;
+use leveret_core::pending_writes::{Definition, PendingWrites};
 use leveret_core::time::Now;
 use leveret_storage::{
-    ACCESS_SLOTS, Access, Disk, Identity, Keeper, Log, Record, Report, Settings, Urgency, Write,
+    ACCESS_SLOTS, Access, CommitWriter, Disk, Identity, Log, Record, Report, Settings, Urgency, Write,
 };
 
 const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0xDA3A6E };
@@ -81,7 +81,7 @@ fn an_older_store_is_accepted_as_it_is_unless_it_is_damaged() {
         "the store does not record that this is complete"
     );
     let (mut log, _) = open(&disk);
-    say_as_before(&mut log, &mut disk, 2, &ACCESS_WRITTEN_KEY);
+    say_as_before(&mut log, &mut disk, 2, &ACCESS_STORED_KEY);
     let place = say_as_before(&mut log, &mut disk, 3, BOB);
     say_as_before(&mut log, &mut disk, 4, b"\x02\0\0");
     drop(log);
@@ -106,7 +106,7 @@ fn the_digest_reveals_missing_definitions() {
         *disk.written().last().expect("it was written")
     };
     say(&mut log, 1, ALICE, Some(b"a"));
-    say(&mut log, 2, &ACCESS_WRITTEN_KEY, Some(b""));
+    say(&mut log, 2, &ACCESS_STORED_KEY, Some(b""));
     let added = say(&mut log, 3, BOB, Some(b"b"));
     let gone = say(&mut log, 4, ALICE, None);
     say(&mut log, 5, b"\x02\0\0", Some(b"something that is no access"));
@@ -119,7 +119,7 @@ fn the_digest_reveals_missing_definitions() {
     let (mut log, report) = open(&disk);
     assert!(matches!(report.access.access, Access::InDoubt(_)));
     let version = u64::from(log.life()) << 32;
-    let record = Record::Defined { version: version + 1, key: &ACCESS_WRITTEN_KEY, value: Some(b"") };
+    let record = Record::Defined { version: version + 1, key: &ACCESS_STORED_KEY, value: Some(b"") };
     log.append_reserved(&record, Urgency::Awaited, NOW).expect("there is room");
     commit(&mut log, &mut disk);
     drop(log);
@@ -135,9 +135,9 @@ fn a_change_is_durable_when_two_commits_have_it() {
         body_bytes_max: 64 << 10,
         assembly_bytes_max: 64 << 10,
     });
-    let mut journal = Journal::new(10);
-    journal.start(log.life(), true, log.space().record_bytes_max() as u64);
-    let mut keeper = Keeper::new(log, 4096);
+    let mut pending_writes = PendingWrites::new(10);
+    pending_writes.start(log.life(), true, log.space().record_bytes_max() as u64);
+    let mut keeper = CommitWriter::new(log, 4096);
     let user = Definition::User { name: "alice", tags: "", hash: &[0] };
     let queue = Definition::Queue {
         vhost: "/",
@@ -145,17 +145,18 @@ fn a_change_is_durable_when_two_commits_have_it() {
         incarnation: 7,
         auto_delete: false,
         is_rebuilt: false,
-        levels_from: 0,
+        priorities_from: 0,
         arguments: &[],
     };
     for (definition, commits) in [(user, 2), (queue, 1), (user, 2)] {
-        let batch = journal.define(definition.key(), Some(definition.value()));
+        let batch = pending_writes.define(definition.key(), Some(definition.value()));
         let mut made = 0;
-        while journal.durable() < batch {
-            let write = keeper.next_write(&mut journal, &mut messages, NOW).expect("a commit is awaited");
+        while pending_writes.durable() < batch {
+            let write =
+                keeper.next_write(&mut pending_writes, &mut messages, NOW).expect("a commit is awaited");
             made += u32::from(matches!(write, Write::Commit(_)));
             let done = write.run(&mut disk);
-            keeper.write_done(&mut journal, &mut messages, done, NOW).expect("the disk is well");
+            keeper.write_done(&mut pending_writes, &mut messages, done, NOW).expect("the disk is well");
         }
         assert_eq!(made, commits, "{definition:?}");
     }
@@ -171,7 +172,7 @@ fn no_flipped_bit_of_the_only_header_costs_a_user() {
     let mut disk = new_disk();
     let (mut log, _) = open(&disk);
     for (version, key, value) in
-        [(1, ALICE, Some(b"a".as_slice())), (2, &ACCESS_WRITTEN_KEY, Some(b"")), (3, ALICE, Some(b"a"))]
+        [(1, ALICE, Some(b"a".as_slice())), (2, &ACCESS_STORED_KEY, Some(b"")), (3, ALICE, Some(b"a"))]
     {
         let record = Record::Defined { version, key, value };
         log.append_reserved(&record, Urgency::Awaited, NOW).expect("there is room");
@@ -212,7 +213,7 @@ fn read((log, report): (&Log, &Report), disk: &SimDisk) -> (Definitions, bool) {
     assert_eq!(damaged.expect("the disk is well"), 0, "all can be read");
     assert!(found.is_sorted(), "in the order of their keys");
     let all = found.len();
-    found.retain(|(key, _)| *key != ACCESS_WRITTEN_KEY);
+    found.retain(|(key, _)| *key != ACCESS_STORED_KEY);
     let says_who_there_is = found.len() < all;
     (found, says_who_there_is)
 }
@@ -231,7 +232,7 @@ fn access_definitions_lost_by_the_log_are_restored_from_the_files_beside_it() {
         places.extend(disk.written().last());
     };
     say(&mut log, &mut disk, ALICE, Some(b"old"));
-    say(&mut log, &mut disk, &ACCESS_WRITTEN_KEY, Some(b""));
+    say(&mut log, &mut disk, &ACCESS_STORED_KEY, Some(b""));
     say(&mut log, &mut disk, BOB, Some(b"bob"));
     say(&mut log, &mut disk, ALICE, Some(b"new"));
     say(&mut log, &mut disk, BOB, None);
@@ -267,7 +268,7 @@ fn lossy_store(seed: u64, large: bool, is_all_lost: bool) -> (SimDisk, Definitio
     let new = vec![b'n'; size];
     let users = [b"\0\x02\x01a", b"\0\x02\x01b", b"\0\x02\x01c", b"\0\x02\x01d", b"\0\x02\x01e"];
     let mut said: Vec<(&[u8], Option<&[u8]>)> = users.iter().map(|key| (&key[..], Some(&old[..]))).collect();
-    said.extend([(BOB, Some(&b"bob"[..])), (&ACCESS_WRITTEN_KEY[..], Some(b""))]);
+    said.extend([(BOB, Some(&b"bob"[..])), (&ACCESS_STORED_KEY[..], Some(b""))]);
     let kept = said.len();
     said.extend(users.iter().map(|key| (&key[..], Some(&new[..]))));
     said.extend([(BOB, None), (b"\x02\0\0", Some(&b"something that is no access"[..]))]);
@@ -355,7 +356,7 @@ fn no_disk_failure_while_access_is_restored_brings_back_deleted_rights() {
 fn access_files_of_another_store_or_with_damage_are_ignored() {
     let mut disk = new_disk();
     let (mut log, _) = open(&disk);
-    for (version, key) in [(1, ALICE), (2, ACCESS_WRITTEN_KEY.as_slice())] {
+    for (version, key) in [(1, ALICE), (2, ACCESS_STORED_KEY.as_slice())] {
         let record = Record::Defined { version, key, value: Some(b"") };
         log.append_reserved(&record, Urgency::Awaited, NOW).expect("there is room");
         commit(&mut log, &mut disk);
@@ -403,7 +404,7 @@ fn put_copies(disk: &mut SimDisk, copies: &[[u8; 4096]]) {
 fn store_of_two() -> (SimDisk, Log) {
     let mut disk = new_disk();
     let (mut log, _) = open(&disk);
-    for (version, key) in [(1, ALICE), (2, BOB), (3, &ACCESS_WRITTEN_KEY[..])] {
+    for (version, key) in [(1, ALICE), (2, BOB), (3, &ACCESS_STORED_KEY[..])] {
         let record = Record::Defined { version, key, value: Some(b"") };
         log.append_reserved(&record, Urgency::Awaited, NOW).expect("there is room");
         commit(&mut log, &mut disk);
@@ -627,7 +628,7 @@ fn a_permanent_fault_of_an_access_file_affects_only_that_file() {
             let (mut log, report) =
                 Log::open(&mut worn, settings(30), IDENTITY, NOW).expect("it can be read");
             assert!(report.unwritable.is_none(), "{wear:?}: {report:?}");
-            for (version, key) in [(1, &ACCESS_WRITTEN_KEY[..]), (2, ALICE)] {
+            for (version, key) in [(1, &ACCESS_STORED_KEY[..]), (2, ALICE)] {
                 let version = u64::from(log.life()) << 32 | version;
                 log.append_reserved(
                     &Record::Defined { version, key, value: Some(&[life]) },

@@ -79,8 +79,8 @@ fn a_store_that_is_mostly_dead_takes_messages_again() {
                 refused += 1;
                 assert!(refused < 100, "{body_bytes} B, one of {kept} kept: message {offset} waits for ever");
                 commit(&mut log, &mut disk);
-                if let Some(job) = log.next_clean_read() {
-                    log.clean_read_done(job.run(&mut disk));
+                if let Some(job) = log.next_compaction_read() {
+                    log.compaction_read_done(job.run(&mut disk));
                 }
             }
             refused = 0;
@@ -144,7 +144,7 @@ fn written_bytes_are_counted_over_killed_lives() {
     for life in 0..3 {
         let (mut log, _) = small::open(&disk, small::IDENTITY);
         let so_far = |log: &Log| log.counters().bytes_written + log.counters().bytes_zeroed;
-        let found = log.written_ever() - so_far(&log);
+        let found = log.bytes_written_total() - so_far(&log);
         // Each kill loses the count since the newest header for writes to other files.
         assert!(found <= truly && truly - found <= life * (128 << 10), "life {life}: {found} of {truly}");
         for _ in 0..100 {

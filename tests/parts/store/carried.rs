@@ -49,8 +49,8 @@ impl World {
         {
             return false;
         }
-        if let Some(job) = self.log.next_clean_read() {
-            self.log.clean_read_done(job.run(&mut self.disk));
+        if let Some(job) = self.log.next_compaction_read() {
+            self.log.compaction_read_done(job.run(&mut self.disk));
         }
         let Some(job) = self.log.next_commit(NOW) else { return true };
         self.log.commit_done(job.run(&mut self.disk)).is_ok()
@@ -142,7 +142,7 @@ fn cleaned(say: impl Fn(&mut World)) -> (World, u64) {
             world.settle(9, 0, ends[old]);
             world.rest();
         }
-        assert_eq!(world.log.segments_stuck(), 0, "the cleaner has given up the segment");
+        assert_eq!(world.log.unreadable_segments(), 0, "the cleaner has given up the segment");
         assert!(ends.len() < 40, "the segment never leaves");
     }
     let copied = world.log.counters().bytes_copied;

@@ -29,8 +29,8 @@ fn work(log: &mut Log, disk: &mut SimDisk, now: u64) {
     while let Some(job) = log.next_prepare() {
         log.prepare_done(job.run(disk)).expect("the disk is well");
     }
-    if let Some(job) = log.next_clean_read() {
-        log.clean_read_done(job.run(disk));
+    if let Some(job) = log.next_compaction_read() {
+        log.compaction_read_done(job.run(disk));
     }
     if let Some(job) = log.next_commit(Now::from_ms(now)) {
         log.commit_done(job.run(disk)).expect("the disk is well");

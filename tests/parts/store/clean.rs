@@ -3,7 +3,7 @@
 //! Nothing else reads in these tests, so the read counter of the disk counts only the compactor.
 
 use super::sim_disk::{Mutant, SimDisk, Trouble};
-use leveret_core::journal::definition::ACCESS_WRITTEN_KEY;
+use leveret_core::pending_writes::definition::ACCESS_STORED_KEY;
 use leveret_core::time::Now;
 use leveret_storage::{
     Body, Identity, Log, Message, Range, Record, Refused, Settings, Target, Targets, Urgency,
@@ -42,8 +42,8 @@ impl World {
         while let Some(job) = self.log.next_prepare() {
             self.log.prepare_done(job.run(&mut self.disk)).expect("the disk is well");
         }
-        if let Some(job) = self.log.next_clean_read() {
-            self.log.clean_read_done(job.run(&mut self.disk));
+        if let Some(job) = self.log.next_compaction_read() {
+            self.log.compaction_read_done(job.run(&mut self.disk));
         }
         if let Some(job) = self.log.next_commit(now) {
             self.log.commit_done(job.run(&mut self.disk)).expect("the disk is well");
@@ -214,7 +214,7 @@ fn a_copied_deletion_is_in_two_commits_before_the_log_rests() {
         }
     };
     define(&mut world, 1, alice, Some(b"a"));
-    define(&mut world, 2, &ACCESS_WRITTEN_KEY, Some(b""));
+    define(&mut world, 2, &ACCESS_STORED_KEY, Some(b""));
     let mut offset = 0;
     let mut fill = |world: &mut World, segments: usize| {
         while world.log.index().segments().len() < segments {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::sim_disk::{Mutant, SimDisk, Trouble};
-use leveret_core::journal::Definition;
+use leveret_core::pending_writes::Definition;
 use leveret_core::time::Now;
 use leveret_storage::{
     BLOCK_BYTES, Body, Disk, Identity, Log, Message, Record, Report, Settings, Target, Targets, Urgency,
@@ -49,8 +49,8 @@ impl Store {
             while let Some(job) = self.log.next_prepare() {
                 self.log.prepare_done(job.run(&mut self.disk)).expect("the disk is well");
             }
-            while let Some(job) = self.log.next_clean_read() {
-                self.log.clean_read_done(job.run(&mut self.disk));
+            while let Some(job) = self.log.next_compaction_read() {
+                self.log.compaction_read_done(job.run(&mut self.disk));
                 idle = 0;
             }
             if let Some(job) = self.log.next_commit(self.now) {
@@ -228,7 +228,7 @@ fn duplicate_definitions_cost_next_to_nothing_and_are_copied_by_the_compactor() 
     assert!(zero_each_block(&files, &store.defined.clone()) > 20);
     let records: usize = store.defined.iter().map(|(key, value)| key.len() + value.len() + 20).sum();
     // The compactor has copied them each time their segments were deleted.
-    let (payload, copied) = (store.log.counters().payload_bytes, store.log.counters().bytes_doubled);
+    let (payload, copied) = (store.log.counters().payload_bytes, store.log.counters().bytes_replicated);
     assert!(copied * 100 <= payload * 2, "{copied} bytes for {payload}");
     println!("{records} bytes of definitions, {payload} of messages, {copied} copied");
     assert!(payload >= 3_000 * 2_000);
@@ -245,11 +245,11 @@ fn names_that_fill_a_segment_are_stored_twice_and_cost_little() {
     store.rest();
     let records: u64 = store.defined.iter().map(|(key, value)| (key.len() + value.len() + 20) as u64).sum();
     assert!(records > u64::from(SEGMENT_BYTES), "{records}");
-    let first = store.log.counters().bytes_doubled;
+    let first = store.log.counters().bytes_replicated;
     assert!(first < 3 * records, "{first} bytes for {records}");
     store.traffic(9_000);
     let counters = store.log.counters();
-    let (payload, copied) = (counters.payload_bytes, counters.bytes_doubled - first);
+    let (payload, copied) = (counters.payload_bytes, counters.bytes_replicated - first);
     println!("{records} bytes of definitions, {payload} of messages, {copied} copied after {first}");
     assert!(counters.segments_recycled > 20 && copied * 100 <= payload * 2, "{copied} bytes for {payload}");
     let files = store.files();
@@ -266,9 +266,9 @@ fn names_that_fill_a_segment_are_stored_twice_and_cost_little() {
 /// Returns the definition of queue `n`, and the incarnation that its messages refer to.
 fn queue(name: &str, n: u64) -> (Box<[u8]>, Box<[u8]>, u64) {
     let (vhost, incarnation, arguments) = ("/", (1 << 32) + 1_000_000 + n, &[][..]);
-    let (auto_delete, is_rebuilt, levels_from) = (false, false, 0);
+    let (auto_delete, is_rebuilt, priorities_from) = (false, false, 0);
     let definition =
-        Definition::Queue { vhost, name, incarnation, auto_delete, is_rebuilt, levels_from, arguments };
+        Definition::Queue { vhost, name, incarnation, auto_delete, is_rebuilt, priorities_from, arguments };
     (definition.key(), definition.value(), incarnation)
 }
 

@@ -92,8 +92,8 @@ impl World {
         while let Some(job) = self.log.next_prepare() {
             self.log.prepare_done(job.run(&mut self.disk)).expect("the disk is well");
         }
-        if let Some(job) = self.log.next_clean_read() {
-            self.log.clean_read_done(job.run(&mut self.disk));
+        if let Some(job) = self.log.next_compaction_read() {
+            self.log.compaction_read_done(job.run(&mut self.disk));
             did = true;
         }
         if let Some(job) = self.log.next_commit(self.now()) {

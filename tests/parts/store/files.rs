@@ -95,8 +95,8 @@ impl World {
                 self.log.prepare_done(job.run(&mut self.writes)).expect("the disk is well");
                 did = true;
             }
-            if let Some(job) = self.log.next_clean_read() {
-                self.log.clean_read_done(job.run(&mut self.reads));
+            if let Some(job) = self.log.next_compaction_read() {
+                self.log.compaction_read_done(job.run(&mut self.reads));
                 did = true;
             }
             if let Some(job) = self.log.next_commit(NOW) {
@@ -198,7 +198,7 @@ fn a_lack_of_descriptors_is_not_a_failed_disk() {
         let count = waits.join().expect("no panic").expect("it waited for a descriptor");
         assert_eq!(count, if writes { 10 } else { 4 }, "{full}");
     }
-    let mut looks = FileDisk::only_reading(&home.0);
+    let mut looks = FileDisk::open_read_only(&home.0);
     let _others: Vec<File> = core::iter::from_fn(|| File::open("/dev/null").ok()).collect();
     assert!(looks.read(0, 0, &mut [0; 4]).is_err(), "a reader gets the error");
 }

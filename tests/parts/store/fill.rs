@@ -63,8 +63,8 @@ impl World {
         }
         let commit = self.log.next_commit(Now::from_ms(self.now_ms));
         for _ in 0..3 {
-            if let Some(job) = self.log.next_clean_read() {
-                self.log.clean_read_done(job.run(&mut self.disk));
+            if let Some(job) = self.log.next_compaction_read() {
+                self.log.compaction_read_done(job.run(&mut self.disk));
             }
         }
         if let Some(job) = commit {

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use super::formats::{Folder, ONE, TWO, files_of};
 use super::sim_disk::Random;
 use super::sim_disk::{Mutant, SimDisk, Trouble};
-use leveret_core::journal::Definition;
+use leveret_core::pending_writes::Definition;
 use leveret_core::time::Now;
 use leveret_storage::{
     ACCESS_SLOTS, Body, Disk, FORMAT, FileDisk, Identity, Log, OpenError, Record, Report, Settings, Urgency,
@@ -160,7 +160,7 @@ fn a_store_of_version_1_is_refused_and_left_alone() {
     let opened = Log::open(&mut FileDisk::new(&folder.0), settings(), FRESH, NOW);
     assert!(matches!(opened, Err(OpenError::OlderFormat)), "{opened:?}");
     drop(opened);
-    assert!(matches!(Log::inspect(&mut FileDisk::only_reading(&folder.0)), Err(OpenError::OlderFormat)));
+    assert!(matches!(Log::inspect(&mut FileDisk::open_read_only(&folder.0)), Err(OpenError::OlderFormat)));
     assert_eq!(folder.files(), before);
 }
 
@@ -201,7 +201,7 @@ fn a_newer_version_is_refused_and_left_alone() {
     let before = folder.files();
     let opened = Log::open(&mut FileDisk::new(&folder.0), settings(), FRESH, NOW);
     assert!(matches!(opened, Err(OpenError::NewerFormat)));
-    assert!(matches!(Log::inspect(&mut FileDisk::only_reading(&folder.0)), Err(OpenError::NewerFormat)));
+    assert!(matches!(Log::inspect(&mut FileDisk::open_read_only(&folder.0)), Err(OpenError::NewerFormat)));
     assert_eq!(folder.files(), before);
 }
 

@@ -130,11 +130,11 @@ impl World {
             self.log.prepare_done(job.run(&mut self.disk)).expect("the disk is well");
             did = true;
         }
-        if let Some(job) = self.log.next_clean_read() {
+        if let Some(job) = self.log.next_compaction_read() {
             let fails = self.reads_to_fail > 0 && self.random.once_in(4);
             self.reads_to_fail -= u32::from(fails);
             let done = if fails { job.run(&mut Unreadable) } else { job.run(&mut self.disk) };
-            self.log.clean_read_done(done);
+            self.log.compaction_read_done(done);
             did = true;
         }
         if let Some(job) = self.log.next_commit(now) {

@@ -1,10 +1,10 @@
 //! Transactions are atomic on the disk: the power fails at every call of a transaction.
 
 use super::sim_disk::{Mutant, SimDisk, Trouble};
-use leveret_core::journal::{Batch, Journal, Settled, Target, Urgency, is_group};
 use leveret_core::mem::{MessageFlags, MessageId, MessageLimits, Messages, Share};
+use leveret_core::pending_writes::{Batch, PendingWrites, Settled, Target, Urgency, is_group};
 use leveret_core::time::Now;
-use leveret_storage::{Identity, Keeper, Log, SEGMENTS_RESERVED, Settings, Write};
+use leveret_storage::{CommitWriter, Identity, Log, SEGMENTS_RESERVED, Settings, Write};
 
 const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0x61_0A9 };
 const NOW: Now = Now::from_ms(1);
@@ -16,8 +16,8 @@ const COMMIT_BYTES: u32 = 152 << 10;
 struct World {
     disk: SimDisk,
     messages: Messages,
-    journal: Journal,
-    keeper: Keeper,
+    pending_writes: PendingWrites,
+    keeper: CommitWriter,
     /// The start has found that something is missing.
     is_damaged: bool,
 }
@@ -44,15 +44,15 @@ impl World {
             return None;
         }
         assert_eq!(report.groups_damaged, 0);
-        let mut journal = Journal::new(4096);
-        journal.start(log.life(), true, log.space().record_bytes_max() as u64);
+        let mut pending_writes = PendingWrites::new(4096);
+        pending_writes.start(log.life(), true, log.space().record_bytes_max() as u64);
         let messages = Messages::new(MessageLimits {
             messages_max: 4096,
             body_bytes_max: 16 << 20,
             assembly_bytes_max: 1 << 20,
         });
-        let (keeper, is_damaged) = (Keeper::new(log, 4096), report.is_damaged());
-        Some(Self { disk: disk.clone(), messages, journal, keeper, is_damaged })
+        let (keeper, is_damaged) = (CommitWriter::new(log, 4096), report.is_damaged());
+        Some(Self { disk: disk.clone(), messages, pending_writes, keeper, is_damaged })
     }
 
     fn publish(&mut self, queue: u64, offset: u64, body_bytes: usize) -> MessageId {
@@ -63,7 +63,7 @@ impl World {
         self.messages.append_body(message, &vec![offset as u8; body_bytes]);
         self.messages.finish(message);
         let target = core::iter::once(Target { queue, offset });
-        let _ = self.journal.append(&mut self.messages, message, target, Urgency::Awaited);
+        let _ = self.pending_writes.append(&mut self.messages, message, target, Urgency::Awaited);
         message
     }
 
@@ -71,36 +71,37 @@ impl World {
     fn write_until(&mut self, is_done: impl Fn(&Self) -> bool) -> Option<u32> {
         let mut commits = 0;
         while !is_done(self) {
-            let Some(write) = self.keeper.next_write(&mut self.journal, &mut self.messages, NOW) else {
+            let Some(write) = self.keeper.next_write(&mut self.pending_writes, &mut self.messages, NOW)
+            else {
                 return is_done(self).then_some(commits);
             };
             commits += u32::from(matches!(write, Write::Commit(_)));
             let done = write.run(&mut self.disk);
-            self.keeper.write_done(&mut self.journal, &mut self.messages, done, NOW).ok()?;
+            self.keeper.write_done(&mut self.pending_writes, &mut self.messages, done, NOW).ok()?;
         }
         Some(commits)
     }
 
     fn store(&mut self, batch: Batch) -> Option<u32> {
-        self.write_until(|world| world.journal.durable() >= batch)
+        self.write_until(|world| world.pending_writes.durable() >= batch)
     }
 
     fn store_all(&mut self) -> Option<u32> {
         self.keeper.close(NOW);
-        self.write_until(|world| world.keeper.is_idle(&world.journal))
+        self.write_until(|world| world.keeper.is_idle(&world.pending_writes))
     }
 
     /// Takes 40 messages out of one queue and publishes `bodies` to the other, as a transaction.
     fn transact(&mut self, inputs: &[MessageId], bodies: &[usize]) -> Batch {
-        self.journal.begin_group();
+        self.pending_writes.begin_group();
         for (offset, bytes) in bodies.iter().enumerate() {
             self.publish(OUTPUT, offset as u64, *bytes);
         }
         for (offset, input) in inputs.iter().enumerate() {
             let target = Target { queue: INPUT, offset: offset as u64 };
-            self.journal.settle(&mut self.messages, target, *input);
+            self.pending_writes.settle(&mut self.messages, target, *input);
         }
-        self.journal.end_group(&mut self.messages, Urgency::Awaited)
+        self.pending_writes.end_group(&mut self.messages, Urgency::Awaited)
     }
 
     fn live(&self, queue: u64) -> u64 {
@@ -349,16 +350,16 @@ fn ten_thousand_settlements_come_with_a_message() {
     let disk = SimDisk::new(1, Mutant::None, IDENTITY);
     disk.start(Trouble::Never);
     let mut world = World::open(&disk).expect("it opens");
-    world.journal.begin_group();
+    world.pending_writes.begin_group();
     // Every other one, so that they do not merge.
     for offset in 0..10_000 {
-        world.journal.settle_stored(Settled { queue: INPUT, start: 2 * offset, end: 2 * offset + 1 });
+        world.pending_writes.settle_stored(Settled { queue: INPUT, start: 2 * offset, end: 2 * offset + 1 });
     }
     world.publish(OUTPUT, 0, 100);
     let message = world.publish(OUTPUT, 1, 100);
     let target = Target { queue: OUTPUT, offset: 1 };
-    world.journal.settle(&mut world.messages, target, message);
-    let batch = world.journal.end_group(&mut world.messages, Urgency::Awaited);
+    world.pending_writes.settle(&mut world.messages, target, message);
+    let batch = world.pending_writes.end_group(&mut world.messages, Urgency::Awaited);
     world.store(batch).expect("the disk is well");
     assert_eq!((world.live(INPUT), world.live(OUTPUT)), (0, 1));
 }
@@ -380,15 +381,19 @@ fn a_replacement_settled_in_two_commits_is_never_lost_on_both_sides() {
         }
         world.store_all().expect("the disk is well");
         disk.foresee(Trouble::Cut(cut));
-        world.journal.begin_group();
+        world.pending_writes.begin_group();
         for (offset, bytes) in bodies.iter().enumerate() {
             world.publish(OUTPUT, offset as u64, *bytes);
         }
         // Every other one, so that they do not merge; those that exist come first.
         for offset in 0..40_000 {
-            world.journal.settle_stored(Settled { queue: INPUT, start: 2 * offset, end: 2 * offset + 1 });
+            world.pending_writes.settle_stored(Settled {
+                queue: INPUT,
+                start: 2 * offset,
+                end: 2 * offset + 1,
+            });
         }
-        let batch = world.journal.end_group(&mut world.messages, Urgency::Awaited);
+        let batch = world.pending_writes.end_group(&mut world.messages, Urgency::Awaited);
         let is_answered = world.store(batch).is_some();
         let is_over = is_answered && world.store_all().is_some();
         drop(world);
@@ -418,7 +423,7 @@ fn stopped(messages: u64) -> (SimDisk, Vec<(u32, usize)>) {
     let mut world = World::open(&disk).expect("it opens");
     for offset in 0..messages {
         world.publish(OUTPUT, offset, 1000);
-        world.write_until(|world| world.journal.is_empty() && !world.keeper.log().is_busy());
+        world.write_until(|world| world.pending_writes.is_empty() && !world.keeper.log().is_busy());
     }
     world.store_all().expect("the disk is well");
     let places = disk.written();
@@ -514,7 +519,7 @@ fn settlements_beside_a_waiting_transaction_are_written_and_free_its_space() {
     for (settled, left) in [(few.collect::<Vec<_>>(), 70), (vec![(0, 80)], 0)] {
         assert_eq!(world.live(OUTPUT), 0, "nothing of it has happened");
         for (start, end) in settled {
-            world.journal.settle_stored(Settled { queue: INPUT, start, end });
+            world.pending_writes.settle_stored(Settled { queue: INPUT, start, end });
         }
         world.keeper.flush(NOW);
         world.write_until(|world| world.live(INPUT) == left).expect("they are written");

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::sim_disk::SimDisk;
-use leveret_core::journal::definition::ACCESS_WRITTEN_KEY;
+use leveret_core::pending_writes::definition::ACCESS_STORED_KEY;
 use leveret_storage::{ACCESS_SLOTS, Access, Disk, Log, NEWEST_SLOT, Range, Record, Urgency};
 
 use crate::small::{HEADER_BYTES, IDENTITY, NOW, body, new_disk, open, publish_ten, readable, turn, zero};
@@ -234,7 +234,7 @@ fn a_torn_access_file_still_reveals_that_the_end_of_the_log_is_lost() {
     let (mut log, _) = open(&disk, IDENTITY);
     let user = b"\0\x02\x05alice";
     say(&mut disk, &mut log, 1, user);
-    say(&mut disk, &mut log, 2, &ACCESS_WRITTEN_KEY);
+    say(&mut disk, &mut log, 2, &ACCESS_STORED_KEY);
     let (mut log, _) = open(&disk, IDENTITY);
     let (slot, at) = say(&mut disk, &mut log, 1, b"\0\x02\x03bob");
     say(&mut disk, &mut log, 2, user);

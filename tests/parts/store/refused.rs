@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::sim_disk::{Mutant, SimDisk, Trouble};
-use leveret_core::journal::definition::ACCESS_WRITTEN_KEY;
+use leveret_core::pending_writes::definition::ACCESS_STORED_KEY;
 use leveret_core::time::Now;
 use leveret_storage::{
     Access, BLOCK_BYTES, Body, Disk, Identity, Log, Message, OpenError, Range, Record, Report, Settings,
@@ -52,7 +52,7 @@ fn publish(log: &mut Log, offset: u64) {
 fn written() -> SimDisk {
     let mut disk = SimDisk::new(1, Mutant::None, IDENTITY);
     let (mut log, _) = open(&disk);
-    for (version, key) in [(1, ALICE), (2, ACCESS_WRITTEN_KEY.as_slice()), (3, ALICE)] {
+    for (version, key) in [(1, ALICE), (2, ACCESS_STORED_KEY.as_slice()), (3, ALICE)] {
         let record = Record::Defined { version, key, value: Some(b"a") };
         log.append_reserved(&record, Urgency::Awaited, NOW).expect("there is room");
         commit(&mut log, &mut disk);
@@ -326,8 +326,8 @@ fn a_block_that_is_unreadable_for_years_is_kept_until_it_can_be_read() {
             if offset % MESSAGES == 0 {
                 log.settle(1, Range { start: 1_000, end: offset }, Urgency::Awaited, NOW);
                 commit(&mut log, &mut disk);
-                if let Some(job) = log.next_clean_read() {
-                    log.clean_read_done(job.run(&mut disk));
+                if let Some(job) = log.next_compaction_read() {
+                    log.compaction_read_done(job.run(&mut disk));
                 }
             }
         }

@@ -166,7 +166,7 @@ fn a_commit_without_space_waits_and_is_written_once_there_is_some() {
         for count in [1, 2, 5, 9] {
             let mut world = World::new(new_disk());
             world.turns(60);
-            world.disk.foresee(Trouble::NoRoom(after, count));
+            world.disk.foresee(Trouble::NoCapacity(after, count));
             let mut refused = false;
             for _ in 0..60 {
                 refused |= !world.publish() && world.log.space().is_file_system_full();
@@ -194,7 +194,7 @@ fn acknowledgements_are_recorded_from_the_reserve_while_publishers_wait() {
     }
     let files = world.disk.slots().expect("they can be listed").len();
     // One write fails, and the next ones use the space of a deleted file.
-    world.disk.foresee(Trouble::NoRoom(0, 1));
+    world.disk.foresee(Trouble::NoCapacity(0, 1));
     world.log.settle(1, Range { start: 0, end: 4 }, Urgency::Awaited, world.now());
     world.turns(2);
     assert!(world.is_all_durable(), "an acknowledgement waits although a file could be given up");
@@ -212,7 +212,7 @@ fn a_full_disk_at_a_start_is_not_a_failed_disk() {
         let mut world = World::new(new_disk());
         world.turns(20);
         world.publish_all();
-        world.disk.start(Trouble::NoRoom(after, FOR_EVER));
+        world.disk.start(Trouble::NoCapacity(after, FOR_EVER));
         let published = world.published;
         let mut next = World::new(world.disk.clone());
         next.published = published;

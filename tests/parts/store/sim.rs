@@ -200,7 +200,7 @@ impl World {
         // An interrupted first format may leave garbage that looks like a damaged store.
         let served_before = self.life > 0;
         let is_told = !report.set_aside.is_empty() || report.commits_missing > 0;
-        let is_damaged = self.damaged || (self.disk.has_failed_sync() && report.is_cut_short());
+        let is_damaged = self.damaged || (self.disk.has_failed_sync() && report.is_only_truncated());
         // A start that could not read a commit continues without it. Its number is missing while its segment
         // exists.
         if served_before && !is_damaged && is_told && !self.has_been_unread {
@@ -599,9 +599,9 @@ impl World {
 
     fn clean(&mut self) {
         let Some(log) = self.log.as_mut() else { return };
-        if let Some(job) = log.next_clean_read() {
+        if let Some(job) = log.next_compaction_read() {
             self.cleaned += 1;
-            log.clean_read_done(job.run(&mut self.disk));
+            log.compaction_read_done(job.run(&mut self.disk));
         }
     }
 }

@@ -66,8 +66,8 @@ pub(crate) fn turn(log: &mut Log, disk: &mut SimDisk) {
     if let Some(job) = log.next_prepare() {
         log.prepare_done(job.run(disk)).expect("the disk is well");
     }
-    if let Some(job) = log.next_clean_read() {
-        log.clean_read_done(job.run(disk));
+    if let Some(job) = log.next_compaction_read() {
+        log.compaction_read_done(job.run(disk));
     }
     if let Some(job) = log.next_commit(NOW) {
         log.commit_done(job.run(disk)).expect("the disk is well");

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::sim_disk::{Mutant, SimDisk, Trouble};
-use leveret_core::journal::definition::ACCESS_WRITTEN_KEY;
+use leveret_core::pending_writes::definition::ACCESS_STORED_KEY;
 use leveret_storage::{
     ACCESS_SLOTS, Body, Disk, Identity, Log, Message, NEWEST_SLOT, Range, Record, Target, Targets, Urgency,
 };
@@ -42,7 +42,7 @@ impl Store {
 
     /// Creates a user, who is also recorded beside the log.
     fn let_in(&mut self) {
-        for (version, key) in [(1, b"\0\x02\x05alice".as_slice()), (2, &ACCESS_WRITTEN_KEY)] {
+        for (version, key) in [(1, b"\0\x02\x05alice".as_slice()), (2, &ACCESS_STORED_KEY)] {
             let record = Record::Defined { version, key, value: Some(b"") };
             self.log.append_reserved(&record, Urgency::Awaited, NOW).expect("there is room");
             turn(&mut self.log, &mut self.disk);
@@ -417,7 +417,7 @@ fn a_torn_header_without_a_header_copy_is_not_taken_for_a_partial_copy() {
         next[..2048].fill(0xA5);
         let damage = |files: &Files| {
             let (_, report) = Log::inspect(&mut disk_of(files)).expect("it is readable");
-            (report.newest_gone, report.describe_damage().is_empty())
+            (report.newest_missing, report.describe_damage().is_empty())
         };
         let slot = *files.keys().find(|slot| !used.contains(slot)).expect("there is one");
         assert_eq!(damage(&files), (false, true), "cut at {calls}");

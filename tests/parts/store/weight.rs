@@ -2,10 +2,10 @@
 //! everything is consumed.
 
 use super::sim_disk::{Mutant, Random, SimDisk, Trouble};
-use leveret_core::journal::{Definition, DestinationName, IndexRoom};
+use leveret_core::pending_writes::{Definition, DestinationName, IndexCapacity};
 use leveret_core::time::Now;
 use leveret_storage::{
-    Body, DEFINITION_BYTES, Identity, Log, Message, QUEUE_STANDING_BYTES, Range, Record, Refused, Settings,
+    Body, DEFINITION_BYTES, EMPTY_QUEUE_BYTES, Identity, Log, Message, Range, Record, Refused, Settings,
     Target, Targets, Urgency,
 };
 
@@ -36,7 +36,7 @@ const fn definition_of(name: &str, queue: u64) -> Definition<'_> {
         incarnation: 1 + queue,
         auto_delete: false,
         is_rebuilt: false,
-        levels_from: 0,
+        priorities_from: 0,
         arguments: &[],
     }
 }
@@ -67,8 +67,8 @@ impl World {
             while let Some(job) = self.log.next_prepare() {
                 self.log.prepare_done(job.run(&mut self.disk)).expect("the disk is well");
             }
-            while let Some(job) = self.log.next_clean_read() {
-                self.log.clean_read_done(job.run(&mut self.disk));
+            while let Some(job) = self.log.next_compaction_read() {
+                self.log.compaction_read_done(job.run(&mut self.disk));
                 idle = 0;
             }
             if let Some(job) = self.log.next_commit(self.now) {
@@ -111,8 +111,8 @@ impl World {
         while let Some(job) = self.log.next_prepare() {
             self.log.prepare_done(job.run(&mut self.disk)).expect("the disk is well");
         }
-        if let Some(job) = self.log.next_clean_read() {
-            self.log.clean_read_done(job.run(&mut self.disk));
+        if let Some(job) = self.log.next_compaction_read() {
+            self.log.compaction_read_done(job.run(&mut self.disk));
         }
         if let Some(job) = self.log.next_commit(self.now) {
             self.log.commit_done(job.run(&mut self.disk)).expect("the disk is well");
@@ -167,7 +167,7 @@ impl World {
 
     /// Returns whether the index is full.
     fn is_full(&self) -> bool {
-        self.log.space().index_room() == IndexRoom::None
+        self.log.space().index_capacity() == IndexCapacity::None
     }
 
     fn bytes(&self) -> f64 {
@@ -202,10 +202,7 @@ fn queues_and_definitions_use_the_memory_stated_in_the_memory_table() {
     // The keys of bindings are a little longer here.
     assert!(definition <= DEFINITION_BYTES as f64 + 16.0, "{definition} of {DEFINITION_BYTES} bytes");
     // Meanwhile each of its five definitions is also in a second segment.
-    assert!(
-        queue <= QUEUE_STANDING_BYTES as f64 + 5.0 * 8.0 + 16.0,
-        "{queue} of {QUEUE_STANDING_BYTES} bytes"
-    );
+    assert!(queue <= EMPTY_QUEUE_BYTES as f64 + 5.0 * 8.0 + 16.0, "{queue} of {EMPTY_QUEUE_BYTES} bytes");
 }
 
 #[test]
@@ -238,7 +235,7 @@ fn a_full_index_is_empty_again_when_everything_is_consumed() {
     let left = (world.bytes() - before) / 200.0;
     println!("{left:.0} bytes a queue stay, of {:.0}", (full - before) / 200.0);
     // Less than the fixed size of a queue, and a little for the remaining segments.
-    assert!(left <= QUEUE_STANDING_BYTES as f64 + 32.0, "{left} bytes a queue stay");
+    assert!(left <= EMPTY_QUEUE_BYTES as f64 + 32.0, "{left} bytes a queue stay");
 }
 
 /// Names like those of a client that declares a queue for each answer.
@@ -397,9 +394,6 @@ fn a_thousand_deep_queues_are_drained_within_the_memory_that_they_took() {
             most - before
         );
         assert!(most <= before + more_max, "{drain:?}: {most} bytes, {before} before");
-        assert!(
-            after <= standing + QUEUES as f64 * (QUEUE_STANDING_BYTES as f64 + 32.0),
-            "{after} bytes stay"
-        );
+        assert!(after <= standing + QUEUES as f64 * (EMPTY_QUEUE_BYTES as f64 + 32.0), "{after} bytes stay");
     }
 }

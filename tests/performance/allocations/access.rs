@@ -4,17 +4,17 @@
 use crate::counting::Count;
 use leveret_broker::{Broker, Context, Work};
 use leveret_core::command::{ChannelId, Command, ConnectionId, Outcome};
-use leveret_core::journal::Journal;
 use leveret_core::limits::Limits;
 use leveret_core::mem::{MessageFlags, Messages, Share};
 use leveret_core::password::PasswordHash;
+use leveret_core::pending_writes::PendingWrites;
 
 static COUNT: Count = Count::new();
 
 /// A broker with a user who has patterns for everything.
 struct House {
     broker: Broker,
-    journal: Journal,
+    pending_writes: PendingWrites,
     work: Work,
     messages: Messages,
     connection: ConnectionId,
@@ -25,23 +25,30 @@ impl House {
     fn new() -> Self {
         let limits = Limits::default();
         let mut broker = Broker::new(&limits, Box::new(|bytes| bytes.fill(7))).unwrap();
-        let mut journal = Journal::new(limits.messages_max as usize);
-        broker.put_user(&mut journal, "u", PasswordHash::Nobodys, "").unwrap();
+        let mut pending_writes = PendingWrites::new(limits.messages_max as usize);
+        broker.put_user(&mut pending_writes, "u", PasswordHash::NoPassword, "").unwrap();
         broker
             .access_mut()
-            .set_permissions(&mut journal, "u", "/", "^q[0-9]$", "^amq\\.(topic|direct|default)$", "^(q|amq)")
+            .set_permissions(
+                &mut pending_writes,
+                "u",
+                "/",
+                "^q[0-9]$",
+                "^amq\\.(topic|direct|default)$",
+                "^(q|amq)",
+            )
             .unwrap();
         broker
             .access_mut()
-            .set_topic_permissions(&mut journal, "u", "/", "amq.topic", "^{username}\\.[a-z]+$", ".*")
+            .set_topic_permissions(&mut pending_writes, "u", "/", "amq.topic", "^{username}\\.[a-z]+$", ".*")
             .unwrap();
         let connection = broker.connect().unwrap();
         let messages = Messages::new(limits.message_limits());
-        Self { broker, journal, work: Work::default(), messages, connection, channel: None }
+        Self { broker, pending_writes, work: Work::default(), messages, connection, channel: None }
     }
 
     fn ask(&mut self, command: Command<'_>) -> Outcome {
-        let mut context = Context::new(&mut self.journal, &mut self.messages, &mut self.work);
+        let mut context = Context::new(&mut self.pending_writes, &mut self.messages, &mut self.work);
         self.broker.apply(&mut context, self.connection, self.channel, command).0
     }
 

@@ -3,10 +3,10 @@
 use crate::counting;
 use leveret_broker::{Broker, Context, PATTERN_BYTES_MAX, Work};
 use leveret_core::command::Command;
-use leveret_core::journal::Journal;
 use leveret_core::limits::Limits;
 use leveret_core::mem::{MessageLimits, Messages};
 use leveret_core::password::PasswordHash;
+use leveret_core::pending_writes::PendingWrites;
 
 /// Sets and uses a pattern with this limit for all patterns. Returns the heap that it took.
 fn taken(pattern: &str, patterns_bytes_max: u32) -> Option<usize> {
@@ -17,10 +17,10 @@ fn taken(pattern: &str, patterns_bytes_max: u32) -> Option<usize> {
         body_bytes_max: 1 << 20,
         assembly_bytes_max: 1 << 20,
     });
-    let (mut journal, mut work) = (Journal::new(16), Work::default());
-    let mut context = Context::new(&mut journal, &mut messages, &mut work);
-    broker.put_user(context.journal_mut(), "u", PasswordHash::Nobodys, "").unwrap();
-    broker.access_mut().set_permissions(context.journal_mut(), "u", "/", ".*", ".*", ".*").unwrap();
+    let (mut pending_writes, mut work) = (PendingWrites::new(16), Work::default());
+    let mut context = Context::new(&mut pending_writes, &mut messages, &mut work);
+    broker.put_user(context.pending_writes_mut(), "u", PasswordHash::NoPassword, "").unwrap();
+    broker.access_mut().set_permissions(context.pending_writes_mut(), "u", "/", ".*", ".*", ".*").unwrap();
     let connection = broker.connect().unwrap();
     let ask = |broker: &mut Broker, context: &mut Context<'_>, channel, command| {
         broker.apply(context, connection, channel, command).0
@@ -30,7 +30,7 @@ fn taken(pattern: &str, patterns_bytes_max: u32) -> Option<usize> {
     let opened = ask(&mut broker, &mut context, None, Command::OpenChannel { number: 1 });
     let leveret_core::command::Outcome::ChannelOpened(channel) = opened else { panic!("{opened:?}") };
     let before = counting::held_bytes();
-    broker.access_mut().set_permissions(context.journal_mut(), "u", "/", pattern, ".*", ".*").ok()?;
+    broker.access_mut().set_permissions(context.pending_writes_mut(), "u", "/", pattern, ".*", ".*").ok()?;
     // Matching needs space too, which is kept.
     ask(
         &mut broker,

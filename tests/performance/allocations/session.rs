@@ -66,7 +66,12 @@ fn nothing_is_allocated_while_messages_flow() {
                     Step::Command { command, .. } => {
                         handled += 1;
                         let outcome = answer(&mut context, command);
-                        host.connection.answer(&mut context, outcome, 0, leveret_core::journal::Batch::NONE);
+                        host.connection.answer(
+                            &mut context,
+                            outcome,
+                            0,
+                            leveret_core::pending_writes::Batch::NONE,
+                        );
                     }
                     Step::NeedMore => break,
                     Step::Suspended(_) | Step::Finished => {

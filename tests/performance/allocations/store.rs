@@ -29,9 +29,9 @@ fn commit(log: &mut Log, disk: &mut SimDisk) {
         let done = job.run(disk);
         looped(|| log.prepare_done(done)).expect("the disk is well");
     }
-    if let Some(job) = looped(|| log.next_clean_read()) {
+    if let Some(job) = looped(|| log.next_compaction_read()) {
         let done = job.run(disk);
-        looped(|| log.clean_read_done(done));
+        looped(|| log.compaction_read_done(done));
     }
     if let Some(job) = looped(|| log.next_commit(NOW)) {
         let done = job.run(disk);

@@ -68,9 +68,9 @@ PLACES = [
     # A dead letter is delivered before the commit of its move.
     (
         "src/broker/queue_flow/head.rs",
-        "                if cx.messages.flags(message).has(MessageFlags::MOVING) {\n",
+        "                if cx.messages.flags(message).has(MessageFlags::WITHHELD) {\n",
         "                let is_ignored = PLANTED(\"moved-message-given-before-its-commit\");\n"
-        "                if cx.messages.flags(message).has(MessageFlags::MOVING) && !is_ignored {\n",
+        "                if cx.messages.flags(message).has(MessageFlags::WITHHELD) && !is_ignored {\n",
     ),
     # The upstream receives the id of a message that a power cut may lose; then another message gets the same id.
     (
@@ -84,26 +84,26 @@ PLACES = [
         "            self.is_writing = true;\n            return Some(Write::Commit(job));\n",
         "            self.is_writing = true;\n"
         "            if PLANTED(\"batch-confirmed-early\") {\n"
-        "                journal.stored(messages, self.covers);\n"
+        "                pending_writes.stored(messages, self.covers);\n"
         "            }\n"
         "            return Some(Write::Commit(job));\n",
     ),
     # The settlements of a transaction are written before its messages, perhaps in an earlier commit.
     (
         "src/storage/group.rs",
-        "        while let Some(front) = journal.front(messages, &mut self.draft.places) {\n"
+        "        while let Some(front) = pending_writes.front(messages, &mut self.draft.places) {\n"
         "            if front.number >= group.end {\n",
         "        if PLANTED(\"settlements-before-their-transaction\") {\n"
-        "            self.write_group_settles(journal, now);\n"
+        "            self.write_group_settles(pending_writes, now);\n"
         "        }\n"
-        "        while let Some(front) = journal.front(messages, &mut self.draft.places) {\n"
+        "        while let Some(front) = pending_writes.front(messages, &mut self.draft.places) {\n"
         "            if front.number >= group.end {\n",
     ),
     (
         "src/storage/group.rs",
         "            self.groups.large = Some(LargeGroup {\n",
         "            if PLANTED(\"settlements-before-their-transaction\") {\n"
-        "                return self.write_members(journal, messages, group, now);\n"
+        "                return self.write_members(pending_writes, messages, group, now);\n"
         "            }\n"
         "            self.groups.large = Some(LargeGroup {\n",
     ),
@@ -141,10 +141,12 @@ PLACES = [
     # Blocked publishers are not resumed when the disk has space again.
     (
         "src/server/receive.rs",
-        "        self.broker.room_made() + self.journal.room_made() + self.resources.messages.room_made()\n",
+        "        self.broker.capacity_freed()\n"
+        "            + self.pending_writes.capacity_freed()\n"
+        "            + self.resources.messages.capacity_freed()\n",
         "        let counts = !PLANTED(\"wake-up-of-publishers-forgotten\");\n"
-        "        let of_journal = if counts { self.journal.room_made() } else { 0 };\n"
-        "        self.broker.room_made() + of_journal + self.resources.messages.room_made()\n",
+        "        let of_log = if counts { self.pending_writes.capacity_freed() } else { 0 };\n"
+        "        self.broker.capacity_freed() + of_log + self.resources.messages.capacity_freed()\n",
     ),
     # A connection without capacity for an incomplete TLS record or frame is not read when there is capacity again.
     (
@@ -162,7 +164,7 @@ PLACES = [
     ),
     # A message is acknowledged before the commit of its transaction, and only its settlement is not written.
     (
-        "src/core/journal/mod.rs",
+        "src/core/pending_writes/mod.rs",
         "        if self.groups.is_open() {\n"
         "            let settled = Settled { queue: target.queue, start: target.offset, end: target.offset + 1 };\n",
         "        if self.groups.is_open() && !PLANTED(\"settlement-ahead-of-its-message\") {\n"
@@ -179,10 +181,11 @@ PLACES = [
     # The end of a large transaction is written before all of its messages.
     (
         "src/storage/group.rs",
-        "        self.append_group(journal, messages, group, now) && self.write_members(journal, messages, group, now)\n",
-        "        self.append_group(journal, messages, group, now)\n"
+        "        self.append_group(pending_writes, messages, group, now)\n"
+        "            && self.write_members(pending_writes, messages, group, now)\n",
+        "        self.append_group(pending_writes, messages, group, now)\n"
         "            && (!PLANTED(\"end-of-a-transaction-before-its-messages\") || self.write_group_end(now))\n"
-        "            && self.write_members(journal, messages, group, now)\n",
+        "            && self.write_members(pending_writes, messages, group, now)\n",
     ),
     (
         "src/storage/recovery.rs",

@@ -33,7 +33,7 @@ fn with_index_of(index_bytes: usize) -> (World, SimDisk) {
         segments_max: SEGMENTS,
         index_bytes,
         // Without space beside the index for queues without messages, a few queues fill it.
-        standing_bytes: 0,
+        fixed_index_bytes: 0,
         ..Settings::default()
     };
     let disk = world.keep_on_disk(settings);
@@ -183,7 +183,7 @@ fn bring_about(shortage: Shortage) -> (World, &'static [&'static str], Option<Sh
             let client = world.open(&[1]);
             make(&mut world, client, "kept", true);
             let (_, mut context) = world.engine.broker_mut();
-            context.journal_mut().start(2, false, 1 << 16);
+            context.pending_writes_mut().start(2, false, 1 << 16);
             let publish = Publish { key: "kept", properties: PERSISTENT, ..Publish::default() };
             world.publish(client, 1, publish, b"x");
             (world, &["store: it cannot be written", "see to the disk"], Some(Shortage::QueueDisk(queue)))
@@ -215,7 +215,7 @@ fn bring_about(shortage: Shortage) -> (World, &'static [&'static str], Option<Sh
             let (mut world, disk) = with_index_of(2 << 20);
             let client = world.open(&[1]);
             make(&mut world, client, "a", true);
-            disk.start(Trouble::NoRoom(0, u64::MAX / 2));
+            disk.start(Trouble::NoCapacity(0, u64::MAX / 2));
             flood_by(&mut world, client, "a", 4_000, PERSISTENT);
             let text = &["disk: the file system of the data directory is full", "make room there"];
             (world, text, None)
@@ -361,7 +361,7 @@ fn expired_messages_are_dead_lettered_while_a_full_index_blocks_publishers() {
         commit_bytes: 64 << 10,
         segments_max: 800,
         index_bytes: 14_000,
-        standing_bytes: 0,
+        fixed_index_bytes: 0,
         ..Settings::default()
     };
     let _disk = world.keep_on_disk(settings);
@@ -606,7 +606,7 @@ fn a_worker_is_told_that_the_store_cannot_be_written() {
     world.publish_to(client, 1, "jobs", b"job");
     world.consume(client, 1, "jobs", "it", false);
     let (_, mut context) = world.engine.broker_mut();
-    context.journal_mut().start(2, false, 1 << 16);
+    context.pending_writes_mut().start(2, false, 1 << 16);
     let publish = Publish { key: "kept", properties: PERSISTENT, ..Publish::default() };
     world.publish(client, 2, publish, b"x");
     world.run();

@@ -77,9 +77,9 @@ fn a_restart_in_the_middle_of_the_day_does_not_renew_its_budget() {
     fill(&mut before, 30);
     drain(&mut before, &mut far);
     before.pass_ms(20 * HOUR_MS);
-    let notes = before.engine.bridge_notes().expect("there is a bridge");
+    let notes = before.engine.bridge_state_text().expect("there is a bridge");
     let (mut world, mut far) = world(metered());
-    world.engine.restore_bridges(&notes);
+    world.engine.restore_bridge_state(&notes);
     open(&mut world, &mut far);
     let client = fill(&mut world, 3);
     assert!(drain(&mut world, &mut far).is_empty(), "the bytes of this day are used");
@@ -120,10 +120,10 @@ fn a_changed_bridge_keeps_its_day_and_a_larger_budget_applies_at_once() {
 fn notes_of_an_older_version_are_read_and_a_paused_bridge_stays_paused() {
     let old = "forward 1 8000 12 3 2 0 0 10 0 0 0 \"plant\"\n";
     let (mut world, _) = world(metered());
-    world.engine.restore_bridges(old);
+    world.engine.restore_bridge_state(old);
     world.pass_ms(60_000);
     assert_eq!(world.engine.platform_mut().dialed, 0, "it is paused");
-    let notes = world.engine.bridge_notes().expect("there is a bridge");
+    let notes = world.engine.bridge_state_text().expect("there is a bridge");
     assert!(notes.starts_with("forward 1 8000 12 3 2 \"plant\"\n"), "{notes}");
     assert!(notes.contains("day 0 0 60000 \"plant\"\n"), "{notes}");
 }
@@ -180,7 +180,9 @@ fn fetching_stops_when_the_budget_is_used_and_resumes_the_next_day() {
 fn the_next_day_wakes_a_broker_that_has_nothing_else_to_do() {
     let (mut world, _) = world(metered());
     let half_an_hour_left = "day 9000 0 84600000 \"plant\"\n";
-    world.engine.restore_bridges(&format!("forward 1 0 0 0 0 0 0 0 0 0 0 \"plant\"\n{half_an_hour_left}"));
+    world
+        .engine
+        .restore_bridge_state(&format!("forward 1 0 0 0 0 0 0 0 0 0 0 \"plant\"\n{half_an_hour_left}"));
     // The broker has finished its start by then, and stores the used part of the day within a minute.
     world.pass_ms(10_000);
     let now = world.engine.now();
@@ -203,7 +205,7 @@ fn a_day_ends_even_if_the_power_is_cut_every_45_minutes() {
     // Each life of 45 minutes ends with a power cut. The next one knows only the last stored notes.
     loop {
         let (mut world, mut far) = self::world(metered());
-        world.engine.restore_bridges(&notes);
+        world.engine.restore_bridge_state(&notes);
         open(&mut world, &mut far);
         fill(&mut world, 3);
         if !drain(&mut world, &mut far).is_empty() {

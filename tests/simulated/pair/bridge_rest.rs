@@ -299,9 +299,9 @@ fn the_bytes_of_a_link_are_counted_by_kind() {
     let after = (far.line.borrow().sent_down(), far.line.borrow().sent_up());
     let sums = (line.0 + after.0, line.1 + after.1);
     assert_eq!((of("sent"), of("received")), sums, "all that went is counted");
-    let notes = world.engine.bridge_notes().expect("there is a bridge");
+    let notes = world.engine.bridge_state_text().expect("there is a bridge");
     let (mut world, _) = super::bridge::world(config);
-    world.engine.restore_bridges(&notes);
+    world.engine.restore_bridge_state(&notes);
     let again = ask(&mut world, "GET /api/ctl/bridges");
     assert_eq!(kind(&again, "day", "repeated"), of("repeated"), "a restart forgets nothing");
     world.pass_ms(24 * HOUR_MS);
@@ -338,9 +338,9 @@ fn the_outage_gauge_follows_the_inflow() {
         world.publish_to(client, 1, "here", &[7; 100]);
     }
     world.run();
-    let notes = world.engine.bridge_notes().expect("there is a bridge");
+    let notes = world.engine.bridge_state_text().expect("there is a bridge");
     let (mut after, _) = super::bridge::world(config);
-    after.engine.restore_bridges(&notes);
+    after.engine.restore_bridge_state(&notes);
     let said = ask(&mut after, "GET /api/ctl/bridges");
     let per_day = number(&said, "inflow_per_day").expect("it is known from before");
     assert!((3_500.0..3_601.0).contains(&per_day), "300 in two hours: {per_day}");

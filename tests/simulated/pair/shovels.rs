@@ -37,7 +37,7 @@ fn set_in(world: &mut World, vhost: &str, name: &str, value: &str) -> Result<(),
     let (broker, mut context) = world.engine.broker_mut();
     let value = value.as_bytes();
     let said = ParameterView { vhost: Some(vhost), component: "shovel", name, value };
-    broker.set_parameter(context.journal_mut(), &said, None).map(drop)
+    broker.set_parameter(context.pending_writes_mut(), &said, None).map(drop)
 }
 
 fn set(world: &mut World, value: &str) {
@@ -99,7 +99,7 @@ fn a_parameter_creates_a_bridge_at_once_and_its_deletion_removes_it() {
     world.run();
     assert!(far.names().is_empty(), "the same again changes nothing");
     let (broker, mut context) = world.engine.broker_mut();
-    broker.clear_parameter(context.journal_mut(), Some("/"), "shovel", "s").expect("it is there");
+    broker.clear_parameter(context.pending_writes_mut(), Some("/"), "shovel", "s").expect("it is there");
     world.run();
     assert_eq!(far.names(), ["connection.close"]);
     assert_eq!(world.counts(client, 1, "here"), (0, 0));
@@ -246,7 +246,7 @@ fn messages_of_a_source_exchange_wait_for_the_link_in_a_private_queue() {
     world.run();
     assert_eq!(world.counts(client, 1, "shovel.s").0, 1);
     let (broker, mut context) = world.engine.broker_mut();
-    broker.clear_parameter(context.journal_mut(), Some("/"), "shovel", "s").expect("it is there");
+    broker.clear_parameter(context.pending_writes_mut(), Some("/"), "shovel", "s").expect("it is there");
     world.run();
     assert_eq!(world.engine.broker().queue_depth("/", "shovel.s"), None, "an orphaned queue is deleted");
     assert_eq!(world.engine.broker().queue_depth("/", "shovel.s.parked"), None);
@@ -300,10 +300,10 @@ fn a_link_to_be_tried_once_is_retried_only_on_request() {
 fn shovels_are_limited_by_bridges_max_and_deleted_with_their_virtual_host() {
     let (mut world, _far) = house();
     let (broker, mut context) = world.engine.broker_mut();
-    broker.put_vhost(context.journal_mut(), "v").expect("there is room");
+    broker.put_vhost(context.pending_writes_mut(), "v").expect("there is room");
     set_in(&mut world, "v", "s", FORWARD).expect("there is room");
     set(&mut world, FORWARD);
-    assert_eq!(set_in(&mut world, "/", "third", FORWARD), Err(OperatorFault::NoRoom("bridges_max")));
+    assert_eq!(set_in(&mut world, "/", "third", FORWARD), Err(OperatorFault::NoCapacity("bridges_max")));
     let nowhere = FORWARD.replace("\"amqp://\"", "\"amqp:///none\"");
     assert!(matches!(set_in(&mut world, "/", "s", &nowhere), Err(OperatorFault::Invalid(_))));
     assert_eq!(names(&world), ["s", "s"]);
@@ -448,7 +448,7 @@ fn only_the_queue_of_a_missing_shovel_is_deleted_at_the_next_start() {
     world.run();
     assert_eq!(queues(&world), ["shovel.s", "shovel.somebodys", "another"], "it is a shovel's that is there");
     let (broker, mut context) = world.engine.broker_mut();
-    broker.clear_parameter(context.journal_mut(), Some("/"), "shovel", "s").expect("it is there");
+    broker.clear_parameter(context.pending_writes_mut(), Some("/"), "shovel", "s").expect("it is there");
     world.run();
     world.engine.set_bridges(&[]);
     world.run();

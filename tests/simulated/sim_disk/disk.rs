@@ -18,7 +18,7 @@ use std::io;
 use std::rc::Rc;
 
 use leveret_storage::{
-    ACCESS_SLOTS, BLOCK_BYTES, Disk, Identity, REPAIR_SLOT, RangeSet, Unopened, is_beside_the_log,
+    ACCESS_SLOTS, BLOCK_BYTES, Disk, Identity, REPAIR_SLOT, RangeSet, UnopenedFile, is_beside_the_log,
 };
 
 use super::damage::Damaged;
@@ -104,7 +104,7 @@ pub struct Counts {
 
 /// A handle of the disk, and the files that could not be opened through it. Clones share the same disk.
 #[derive(Clone, Debug)]
-pub struct SimDisk(pub Rc<RefCell<Inner>>, pub Vec<Unopened>);
+pub struct SimDisk(pub Rc<RefCell<Inner>>, pub Vec<UnopenedFile>);
 
 impl SimDisk {
     /// Creates an empty disk.
@@ -191,7 +191,7 @@ impl SimDisk {
         if !self.0.borrow().files.get(&slot).is_some_and(|file| file.is_lost) {
             return Ok(());
         }
-        let file = Unopened { name: format!("file {slot}"), slot: Some(slot), why: "it is lost".into() };
+        let file = UnopenedFile { name: format!("file {slot}"), slot: Some(slot), why: "it is lost".into() };
         if !self.1.contains(&file) {
             self.1.push(file);
         }
@@ -440,7 +440,7 @@ impl Disk for SimDisk {
         Ok(())
     }
 
-    fn unopened(&self) -> &[Unopened] {
+    fn unopened(&self) -> &[UnopenedFile] {
         &self.1
     }
 

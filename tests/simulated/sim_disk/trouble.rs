@@ -31,7 +31,7 @@ pub enum Trouble {
     /// From this call on, writing zeros fails because the file system is full.
     Full(u64),
     /// The file system is full: the calls to skip, then the writes and zero fills that fail.
-    NoRoom(u64, u64),
+    NoCapacity(u64, u64),
     /// Writes fail: the calls to skip, then the number that fail.
     FailedWrite(u64, u64),
     /// The file system becomes read-only until the next start. The number counts calls that change the disk.
@@ -92,7 +92,7 @@ impl Troubles {
             Trouble::CutAsSettled(after) => self.cut_as_settled = Spell { after, count: 1 },
             Trouble::FailedSync(after) => self.sync = Spell { after, count: 1 },
             Trouble::Full(after) => self.full = Spell { after, count: LASTING },
-            Trouble::NoRoom(after, count) => self.no_room = Spell { after, count },
+            Trouble::NoCapacity(after, count) => self.no_room = Spell { after, count },
             Trouble::FailedWrite(after, count) => self.write = Spell { after, count },
             Trouble::ReadOnly(after) => self.read_only = Spell { after, count: LASTING },
             Trouble::FailedRead(after, count) => self.read = Spell { after, count },

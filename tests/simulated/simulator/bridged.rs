@@ -24,7 +24,7 @@ use leveret_config::bridge::{Bridge, Destination, DrainRate, Refused, Rule, Upst
 use leveret_config::upstream;
 use leveret_core::limits::Limits;
 use leveret_core::time::Now;
-use leveret_server::{Engine, StoreDriver};
+use leveret_server::{Engine, StorageDriver};
 use leveret_storage::Log;
 
 use super::plan::{Plan, USERS};
@@ -229,7 +229,7 @@ impl Bridged {
         self.life = log.life();
         let mut engine = engine_on(&self.plan, &self.disk, (self.seed, self.cuts));
         let (broker, mut context) = engine.broker_mut();
-        context.journal_mut().start(self.life, true, log.space().record_bytes_max() as u64);
+        context.pending_writes_mut().start(self.life, true, log.space().record_bytes_max() as u64);
         let first = Some((USERS[0], hash_of(USERS[0])));
         let restored = restore(
             broker,
@@ -248,7 +248,7 @@ impl Bridged {
             self.store = [self.cuts as u8; 16];
         }
         engine.set_origin(self.store, self.life);
-        engine.set_store(StoreDriver::new(log, self.plan.limits.frame_max as usize));
+        engine.set_store(StorageDriver::new(log, self.plan.limits.frame_max as usize));
         // A queue with arguments is declared before the bridge starts. Otherwise the bridge would declare it
         // without.
         if self.arguments.is_empty() {
@@ -284,7 +284,7 @@ impl Bridged {
         moved |= self.upstream.line.borrow_mut().arrive();
         engine.set_now(clock);
         let is_woken = Memory::report(engine);
-        if is_woken || engine.sleeps_until().is_none_or(|deadline| deadline.is_due(clock)) {
+        if is_woken || engine.sleep_deadline().is_none_or(|deadline| deadline.is_due(clock)) {
             let outcome = engine.turn();
             if self.disk.is_off() || outcome.is_err() {
                 return false;
@@ -384,7 +384,7 @@ impl Bridged {
         }
         let publisher = self.publisher.as_ref().expect("it is there");
         let engine = self.engine.as_ref().expect("it is there");
-        let room = engine.journal().admit(1_000, 1);
+        let room = engine.pending_writes().admit(1_000, 1);
         let (gauges, heard) = (engine.broker().gauges(), &publisher.client.checker.phase);
         panic!(
             "not at rest at {}: {:?}, {heard:?}, {room:?}, {gauges:?}, {engine:?}",

@@ -6,7 +6,7 @@
 
 /// The existence of one object.
 #[derive(Clone, Debug, Default)]
-pub struct Fact {
+pub struct LogEntry {
     /// Whether the object exists; `None` if unknown.
     pub is_there: Option<bool>,
     /// Number of unanswered requests; what they all ask for; and whether they contradict each other.
@@ -18,7 +18,7 @@ pub struct Fact {
     pub epoch: u32,
 }
 
-impl Fact {
+impl LogEntry {
     pub fn known(is_there: bool) -> Self {
         Self { is_there: Some(is_there), ..Self::default() }
     }

@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::content::Content;
 use super::deaths::{Deaths, Delivery, Fates, is_dying, other_of};
-use super::fact::Fact;
+use super::fact::LogEntry;
 use super::operator::Accesses;
 use super::policies::Policies;
 use super::topology::{self, BINDINGS};
@@ -79,7 +79,7 @@ pub struct Entry {
 /// A queue.
 #[derive(Clone, Debug, Default)]
 pub struct Queue {
-    pub fact: Fact,
+    pub fact: LogEntry,
     pub(super) entries: BTreeMap<u64, Entry>,
     /// Contents that have left the queue.
     pub(super) past: BTreeSet<u64>,
@@ -130,8 +130,8 @@ pub struct Ledger {
     pub is_unwritable: bool,
     pub contents: BTreeMap<u64, Content>,
     pub queues: BTreeMap<Key, Queue>,
-    pub exchanges: BTreeMap<(&'static str, &'static str), Fact>,
-    pub bindings: BTreeMap<(&'static str, usize), Fact>,
+    pub exchanges: BTreeMap<(&'static str, &'static str), LogEntry>,
+    pub bindings: BTreeMap<(&'static str, usize), LogEntry>,
     /// Number of requests that remove a binding or an exchange.
     pub(super) unbound: u32,
     pub(super) asked: Vec<Asked>,
@@ -177,15 +177,15 @@ impl Ledger {
     pub fn queue(&mut self, key: &Key) -> &mut Queue {
         self.queues
             .entry(key.clone())
-            .or_insert_with(|| Queue { fact: Fact::known(false), ..Queue::default() })
+            .or_insert_with(|| Queue { fact: LogEntry::known(false), ..Queue::default() })
     }
 
-    pub fn exchange(&mut self, vhost: &'static str, name: &'static str) -> &mut Fact {
-        self.exchanges.entry((vhost, name)).or_insert_with(|| Fact::known(false))
+    pub fn exchange(&mut self, vhost: &'static str, name: &'static str) -> &mut LogEntry {
+        self.exchanges.entry((vhost, name)).or_insert_with(|| LogEntry::known(false))
     }
 
-    pub fn binding(&mut self, vhost: &'static str, at: usize) -> &mut Fact {
-        self.bindings.entry((vhost, at)).or_insert_with(|| Fact::known(false))
+    pub fn binding(&mut self, vhost: &'static str, at: usize) -> &mut LogEntry {
+        self.bindings.entry((vhost, at)).or_insert_with(|| LogEntry::known(false))
     }
 
     // ---- definitions

@@ -193,7 +193,7 @@ impl<'r> Life<'r> {
     fn turn(&mut self) -> Result<bool, Ended> {
         self.engine.set_now(self.clock());
         let is_woken = Memory::report(&mut self.engine);
-        let is_due = self.engine.sleeps_until().is_none_or(|deadline| deadline.is_due(self.clock()));
+        let is_due = self.engine.sleep_deadline().is_none_or(|deadline| deadline.is_due(self.clock()));
         if !is_woken && !is_due {
             self.turns_in_a_row = 0;
             return Ok(false);
@@ -233,7 +233,7 @@ impl<'r> Life<'r> {
         if !is_within {
             self.run.ledger.complain(format!("a pool is larger than its limit: {gauges:?}"));
         }
-        let stuck = self.engine.store().map_or(0, |store| store.log().segments_stuck());
+        let stuck = self.engine.store().map_or(0, |store| store.log().unreadable_segments());
         if stuck > 0 && !self.run.is_damaged && !self.run.disk.has_failed_read() {
             self.run
                 .ledger
@@ -278,7 +278,7 @@ impl<'r> Life<'r> {
             let width: u64 = random.one_of(&[16, 29, 29, 31, 32]);
             let count = (1 << width) - random.below(20) + random.below(10);
             let (broker, mut context) = self.engine.broker_mut();
-            broker.queues_mut().pass_offsets(context.journal_mut(), count);
+            broker.queues_mut().pass_offsets(context.pending_writes_mut(), count);
         }
     }
 
@@ -396,7 +396,7 @@ impl<'r> Life<'r> {
         }
         let waiting: Vec<String> =
             self.actors.iter().filter(|actor| !actor.is_at_rest()).map(Actor::shown).collect();
-        let room = self.engine.journal().admit(1_000, 1);
+        let room = self.engine.pending_writes().admit(1_000, 1);
         self.run.ledger.complain(format!("{what}: not at rest: {waiting:?}; {room:?}; {:?}", self.engine));
         Err(Ended::Complaint)
     }
@@ -428,7 +428,7 @@ impl<'r> Life<'r> {
                     self.run.ledger.complain(format!("a clean stop does not end: {:?}", self.engine));
                     return false;
                 }
-                let deadline = self.engine.flush_sleeps_until().unwrap_or(self.clock().after_ms(0));
+                let deadline = self.engine.flush_deadline().unwrap_or(self.clock().after_ms(0));
                 let due = self.engine.platform_mut().helpers.due_ms();
                 let due = due.map_or(Deadline::NEVER, |due_ms| Now::from_ms(due_ms).after_ms(0));
                 // Each call takes time, so that helpers finish while the loop polls without a pause.
@@ -440,7 +440,7 @@ impl<'r> Life<'r> {
                     _ => return false,
                 }
             }
-            goes_on = self.engine.end_store();
+            goes_on = self.engine.close_store();
         }
         true
     }

@@ -145,7 +145,7 @@ impl Plan {
             settle_window_ms: 50,
             syncs_per_s: if random.once_in(4) { 200 } else { 0 },
             index_bytes: INDEX_BYTES,
-            standing_bytes: if Random::of(seed, "standing", &[]).once_in(4) { 4 << 10 } else { 256 << 10 },
+            fixed_index_bytes: if Random::of(seed, "standing", &[]).once_in(4) { 4 << 10 } else { 256 << 10 },
             sync_burst: 10,
             may_begin: true,
         };

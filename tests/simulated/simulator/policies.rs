@@ -15,7 +15,7 @@
 
 use std::collections::BTreeMap;
 
-use leveret_core::journal::Definition;
+use leveret_core::pending_writes::Definition;
 
 use super::deaths::{is_waiting, other_of};
 use super::ledger::Key;
@@ -45,7 +45,7 @@ pub struct Text {
 
 /// Returns the policy in a definition from the disk.
 pub fn found(definition: &Definition<'_>) -> Option<(Place, Text)> {
-    let Definition::Policy { vhost, name, is_operators, pattern, apply_to, priority, definition } =
+    let Definition::Policy { vhost, name, is_operator_policy, pattern, apply_to, priority, definition } =
         definition
     else {
         return None;
@@ -59,7 +59,7 @@ pub fn found(definition: &Definition<'_>) -> Option<(Place, Text)> {
         wait_ms: said.get("message-ttl").and_then(|value| value.as_integer()),
         letters: text("dead-letter-exchange").zip(text("dead-letter-routing-key")),
     };
-    Some(((vhost.to_string(), name.to_string(), *is_operators), text))
+    Some(((vhost.to_string(), name.to_string(), *is_operator_policy), text))
 }
 
 /// A change that an operator requests: the new content, or `None` to delete the policy.
@@ -86,12 +86,12 @@ impl Policies {
     /// Returns a random change of a policy for this pair of queues, if the pair has policies.
     pub fn think_of(&self, chain: usize, random: &mut Random) -> Option<Wanted> {
         let vhost = random.one_of(&VHOSTS);
-        let (queue, is_operators) = match chain {
+        let (queue, is_operator_policy) = match chain {
             2 => ("w1", random.once_in(3)),
             3 => (random.one_of(&["j2", "w2"]), false),
             _ => return None,
         };
-        let place = (vhost.to_string(), queue.to_string(), is_operators);
+        let place = (vhost.to_string(), queue.to_string(), is_operator_policy);
         if is_waiting(queue) && self.known.contains_key(&place) && random.once_in(3) {
             return Some(Wanted(place, None));
         }

@@ -227,7 +227,7 @@ impl Run {
             4 => {
                 self.is_full = true;
                 let (after, count) = (random.below(40), 1 + random.below(12));
-                self.disk.foresee(Trouble::NoRoom(after, count));
+                self.disk.foresee(Trouble::NoCapacity(after, count));
                 self.disk.foresee(Trouble::Cut(calls));
             }
             _ => self.disk.foresee(Trouble::Cut(calls)),

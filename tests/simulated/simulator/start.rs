@@ -11,11 +11,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::harm::is_told;
 use super::world::sim_disk::{Random, SimDisk, Trouble};
 use leveret_broker::{Broker, Context, levels_of, restore};
-use leveret_core::journal::{Definition, DestinationName, ReportedDamage, is_group, is_transient};
 use leveret_core::password::PasswordHash;
+use leveret_core::pending_writes::{Definition, DestinationName, ReportedDamage, is_group, is_transient};
 use leveret_core::time::Now;
 use leveret_management::request_context::{Machine, Process, StoreView};
-use leveret_server::{Engine, Setup, StoreDriver};
+use leveret_server::{Engine, EngineSetup, StorageDriver};
 use leveret_storage::{AccessReport, Body, Identity, Log, Message, Record, Report};
 
 use super::content::{body_of, number_of};
@@ -103,12 +103,12 @@ pub fn engine_on(plan: &Plan, disk: &SimDisk, (seed, life): (u64, u64)) -> Engin
     let helpers = Helpers::new(Some(disk.clone()), (seed, life), plan.slowness_ms);
     let mut memory = Memory::default();
     memory.helpers = helpers;
-    let setup = Setup {
+    let setup = EngineSetup {
         limits,
-        waiting_max: 64,
+        waiting_sockets_max: 64,
         identity: leveret_connection::Identity::default(),
         listeners: vec![false],
-        tls_links: 0,
+        tls_links_max: 0,
         management_listeners: Vec::new(),
         metrics_listeners: 0,
         certificates: Default::default(),
@@ -138,7 +138,7 @@ impl Run {
         if report.is_pending || self.disk.is_off() {
             return None;
         }
-        let is_damaged = self.is_damaged || (self.disk.has_failed_sync() && report.is_cut_short());
+        let is_damaged = self.is_damaged || (self.disk.has_failed_sync() && report.is_only_truncated());
         let tells = !report.set_aside.is_empty() || report.commits_missing > 0;
         if self.ledger.life > 0 && !is_damaged && tells {
             self.ledger.complain(format!("undamaged store is reported as damaged: {report:?}"));
@@ -168,7 +168,7 @@ impl Run {
         let (broker, mut context) = engine.broker_mut();
         self.check_access(broker, &mut context, is_damaged, is_unbounded);
         delete_rebuilt(broker, &mut context);
-        let driver = StoreDriver::new(log, self.plan.limits.frame_max as usize);
+        let driver = StorageDriver::new(log, self.plan.limits.frame_max as usize);
         engine.set_store(driver);
         engine.open_control_socket();
         Some(engine)
@@ -184,7 +184,7 @@ impl Run {
         let mut engine = engine_on(&self.plan, &self.disk, (self.seed, self.life));
         let (broker, mut context) = engine.broker_mut();
         broker.queues_mut().set_persist_all(self.plan.persist_all);
-        context.journal_mut().start(log.life(), is_writable, log.space().record_bytes_max() as u64);
+        context.pending_writes_mut().start(log.life(), is_writable, log.space().record_bytes_max() as u64);
         let first = Some((USERS[0], hash_of(USERS[0])));
         restore(broker, &mut context, log, &mut self.disk, report, first, Now::from_ms(0)).ok()?;
         Some(engine)
@@ -201,7 +201,7 @@ impl Run {
         self.ledger.is_unwritable = true;
         self.ledger.begin(log.life(), &found, &[], true);
         if let Some(mut engine) = self.filled(&log, (report.access, report.reported_damage), false) {
-            engine.set_store(StoreDriver::new(log, self.plan.limits.frame_max as usize));
+            engine.set_store(StorageDriver::new(log, self.plan.limits.frame_max as usize));
             self.counts.unwritable += 1;
             let steps = self.chance("unwritable").below(300);
             let mut life = Life::new(self, engine);
@@ -252,8 +252,8 @@ impl Run {
         is_damaged: bool,
         is_unbounded: bool,
     ) {
-        let journal = context.journal_mut();
-        let doubt = broker.access().access_doubt();
+        let pending_writes = context.pending_writes_mut();
+        let doubt = broker.access().doubtful_access_reason();
         let may_be_old = core::mem::take(&mut self.may_have_old_access);
         let is_excused = doubt.is_some() || is_unbounded || core::mem::take(&mut self.was_access_bare);
         let complaint = self.ledger.accesses.begin(broker, is_excused, may_be_old);
@@ -262,16 +262,16 @@ impl Run {
             if !is_damaged {
                 self.ledger.complain(format!("no user can log in: {why}"));
             }
-            let _ = broker.access_mut().confirm_access(journal);
+            let _ = broker.access_mut().confirm_access(pending_writes);
         }
         for (vhost, user) in VHOSTS.into_iter().zip(USERS) {
             if !broker.access().vhosts().any(|view| view.name == vhost) {
-                let _ = broker.put_vhost(journal, vhost);
+                let _ = broker.put_vhost(pending_writes, vhost);
             }
             if !broker.access().users().any(|view| view.name == user) {
-                let _ = broker.put_user(journal, user, hash_of(user), "");
+                let _ = broker.put_user(pending_writes, user, hash_of(user), "");
             }
-            let _ = broker.access_mut().set_permissions(journal, user, vhost, ".*", ".*", ".*");
+            let _ = broker.access_mut().set_permissions(pending_writes, user, vhost, ".*", ".*", ".*");
         }
     }
 
@@ -427,12 +427,12 @@ fn process() -> Process {
         handshakes_evicted: 0,
         message_size_max: 1 << 20,
         endurance: leveret_management::request_context::Endurance::default(),
-        connections_made: 0,
+        connections_opened: 0,
         confirmed: 0,
         has_refused_reads: false,
         certificates_end: None,
-        is_tls_shut: false,
-        are_definitions_unread: false,
+        is_tls_unavailable: false,
+        has_unread_definitions: false,
         waiting_publishers: 0,
         waiters: None,
         disk_limit_bytes: 0,

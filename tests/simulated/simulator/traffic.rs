@@ -293,7 +293,7 @@ impl Actor {
         };
         // Publishing to a missing exchange closes the channel, so clients seldom do it.
         let is_there = exchange.is_empty()
-            || ledger.exchanges.get(&(self.vhost, exchange)).is_some_and(super::fact::Fact::is_sure);
+            || ledger.exchanges.get(&(self.vhost, exchange)).is_some_and(super::fact::LogEntry::is_sure);
         if is_there || random.once_in(40) {
             (exchange, key, len)
         } else {

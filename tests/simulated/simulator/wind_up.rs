@@ -163,7 +163,7 @@ impl Life<'_> {
         let (gauges, messages, pools) =
             (self.engine.broker().gauges(), self.engine.messages(), self.engine.pools());
         let bytes = (messages.messages_used(), messages.body_bytes_used(), messages.assembly_bytes_used());
-        let held = (pools.channels_used(), pools.reply_bytes_used(), self.engine.input_bytes_waiting());
+        let held = (pools.channels_used(), pools.reply_bytes_used(), self.engine.waiting_bytes());
         let is_empty = gauges == Gauges::default() && bytes == (0, 0, 0) && held == (0, 0, 0);
         // In a damaged store it is unknown what can be deleted.
         if !is_empty && !self.run.is_damaged {

@@ -8,7 +8,7 @@
 use std::io;
 
 use super::sim_disk::SimDisk;
-use leveret_storage::{Disk, Unopened};
+use leveret_storage::{Disk, UnopenedFile};
 
 /// The disk, and the operation that happens after `calls_left` calls.
 pub struct Meanwhile<F: FnOnce(&mut SimDisk)> {
@@ -42,7 +42,7 @@ impl<F: FnOnce(&mut SimDisk)> Disk for Meanwhile<F> {
         self.disk().lock()
     }
 
-    fn unopened(&self) -> &[Unopened] {
+    fn unopened(&self) -> &[UnopenedFile] {
         self.disk.unopened()
     }
 

@@ -44,7 +44,7 @@ use leveret_core::limits::Limits;
 use leveret_core::password::PasswordHash;
 use leveret_core::time::{Deadline, Now};
 use leveret_management::request_context::{Endurance, Machine, Process, StoreView};
-use leveret_server::{Engine, ListenerId, PeerAddress, Setup, StoreDriver, WAITING_MAX};
+use leveret_server::{Engine, EngineSetup, ListenerId, PeerAddress, StorageDriver, WAITING_SOCKETS_MAX};
 use leveret_storage::{Identity as StoreIdentity, Log, Settings};
 
 pub use checker::{Phase, Said};
@@ -137,13 +137,13 @@ impl World {
         let mut random = Random::new(1);
         let entropy = move |bytes: &mut [u8]| bytes.fill_with(|| random.below(256) as u8);
         let mut broker = Broker::new(&limits, Box::new(entropy)).expect("the limits have room for a broker");
-        broker.begin_users(Some(("guest", GUEST)));
-        let setup = Setup {
+        broker.set_first_user(Some(("guest", GUEST)));
+        let setup = EngineSetup {
             limits: limits.clone(),
-            waiting_max: WAITING_MAX,
+            waiting_sockets_max: WAITING_SOCKETS_MAX,
             identity: Identity { product: "Leveret".into(), version: "0".into(), ..Identity::default() },
             listeners: vec![false],
-            tls_links: 0,
+            tls_links_max: 0,
             management_listeners: vec![false, false],
             metrics_listeners: 1,
             certificates: Default::default(),
@@ -169,9 +169,9 @@ impl World {
         let mut disk = SimDisk::new(1, Mutant::None, identity);
         let (log, _) = Log::open(&mut disk, settings, identity, self.now).expect("the disk is new");
         let (_, mut context) = self.engine.broker_mut();
-        context.journal_mut().start(log.life(), true, log.space().record_bytes_max() as u64);
+        context.pending_writes_mut().start(log.life(), true, log.space().record_bytes_max() as u64);
         self.engine.platform_mut().helpers = Helpers::new(Some(disk.clone()), (1, 1), 0);
-        self.engine.set_store(StoreDriver::new(log, self.limits.frame_max as usize));
+        self.engine.set_store(StorageDriver::new(log, self.limits.frame_max as usize));
         disk
     }
 
@@ -269,7 +269,7 @@ impl World {
         }
         self.engine.set_now(self.now);
         let is_woken = Memory::report(&mut self.engine);
-        if is_woken || self.engine.sleeps_until().is_none_or(|deadline| deadline.is_due(self.now)) {
+        if is_woken || self.engine.sleep_deadline().is_none_or(|deadline| deadline.is_due(self.now)) {
             self.engine.turn().expect("there is no disk that could fail");
             self.turns += 1;
             self.check_bounds();
@@ -473,7 +473,7 @@ impl World {
         );
         let pools = self.engine.pools();
         assert_eq!(
-            (pools.channels_used(), pools.reply_bytes_used(), self.engine.input_bytes_waiting()),
+            (pools.channels_used(), pools.reply_bytes_used(), self.engine.waiting_bytes()),
             (0, 0, 0),
             "channels, bytes of replies, bytes of input"
         );
@@ -498,12 +498,12 @@ fn process() -> Process {
         connections: 0,
         handshakes_evicted: 0,
         message_size_max: 1 << 20,
-        connections_made: 0,
+        connections_opened: 0,
         confirmed: 0,
         has_refused_reads: false,
         certificates_end: None,
-        is_tls_shut: false,
-        are_definitions_unread: false,
+        is_tls_unavailable: false,
+        has_unread_definitions: false,
         waiting_publishers: 0,
         waiters: None,
         disk_limit_bytes: 0,

@@ -372,7 +372,7 @@ impl Platform for Memory {
         });
     }
 
-    fn take_written(&mut self) -> Option<(WriteDone, u64)> {
+    fn take_write_result(&mut self) -> Option<(WriteDone, u64)> {
         let helpers = &mut self.helpers;
         let done = match helpers.writing.take_if(|job| job.due_ms() <= helpers.now_ms)? {
             Job::ToDo(job, _) => helpers.write(job),
@@ -394,7 +394,7 @@ impl Platform for Memory {
         });
     }
 
-    fn take_read(&mut self) -> Option<ReadOutcome> {
+    fn take_read_result(&mut self) -> Option<ReadOutcome> {
         let helpers = &mut self.helpers;
         Some(match helpers.reading.take_if(|job| job.due_ms() <= helpers.now_ms)? {
             Job::ToDo(job, _) => helpers.read(job),
@@ -422,7 +422,7 @@ impl Platform for Memory {
         helpers.working = Some((result, due_ms));
     }
 
-    fn take_worked(&mut self) -> Option<(WorkerResult, CertificateState)> {
+    fn take_work_result(&mut self) -> Option<(WorkerResult, CertificateState)> {
         let helpers = &mut self.helpers;
         let done = helpers.working.take_if(|(_, due_ms)| *due_ms <= helpers.now_ms);
         done.map(|(result, _)| (result, CertificateState::default()))

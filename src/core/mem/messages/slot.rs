@@ -55,19 +55,19 @@ impl MessageFlags {
     /// delivery_mode is 2.
     pub const PERSISTENT: Self = Self(1);
     /// The properties must be parsed before routing: they have headers, an expiration, a user id or a reply-to.
-    pub const LOOK_INSIDE: Self = Self(2);
+    pub const PARSE_PROPERTIES: Self = Self(2);
     /// Its expiration is 0: it is delivered to a waiting consumer at once or expires.
     pub const DUE_AT_ONCE: Self = Self(16);
     /// It is in the log: its body can be read back.
     pub const STORED: Self = Self(32);
     /// It replaces another message whose settlement is not durable yet.
-    pub const MOVING: Self = Self(1024);
+    pub const WITHHELD: Self = Self(1024);
     /// It has its own expiration.
     pub const EXPIRES: Self = Self(64);
     /// The time it reached its queues is recorded.
     pub(super) const ARRIVED: Self = Self(128);
     /// Its headers have a BCC key, which is removed before delivery.
-    pub const BLIND: Self = Self(256);
+    pub const HAS_BCC: Self = Self(256);
     /// Not a published message: keeps the routing of the message before it until the transaction is committed.
     pub const ROUTE: Self = Self(2048);
     /// Names and the first bytes of the content are in the slot.

@@ -184,9 +184,9 @@ fn the_end_of_a_claim_frees_capacity_for_others() {
     for &id in &small[..200] {
         pool.release(id);
     }
-    let before = pool.room_made();
+    let before = pool.capacity_freed();
     assert_eq!(reserve(&mut pool, large, 600), Ok(()));
-    assert!(pool.room_made() > before, "200 pages were set aside for it");
+    assert!(pool.capacity_freed() > before, "200 pages were set aside for it");
 }
 
 #[test]
@@ -261,16 +261,16 @@ fn a_discarded_message_reports_no_capacity() {
     let mut pool = pool(64, 1 << 20, 1 << 20);
     let key = [b'k'; 200];
     let kept = make(&mut pool, "key", b"", &[7; 5000]);
-    let before = pool.room_made();
+    let before = pool.capacity_freed();
     let begun = pool.begin("amq.topic", &key, Share::Ordinary).unwrap();
     pool.reserve_content(begun, b"", MessageFlags::NONE, 2 << 20, Share::Ordinary).unwrap_err();
     pool.discard(begun);
-    assert_eq!(pool.room_made(), before, "begun");
+    assert_eq!(pool.capacity_freed(), before, "begun");
     let copy = pool.copy_as(kept, ("amq.topic", &key), b"", MessageFlags::NONE, Share::Reserve).unwrap();
     pool.discard(copy);
-    assert_eq!(pool.room_made(), before, "copied");
+    assert_eq!(pool.capacity_freed(), before, "copied");
     pool.release(kept);
-    assert!(pool.room_made() > before, "a message that leaves makes room");
+    assert!(pool.capacity_freed() > before, "a message that leaves makes room");
 }
 
 /// Discarding a copy takes back only what the copy counted. Capacity from a message that left meanwhile stays.
@@ -279,11 +279,11 @@ fn a_discarded_copy_takes_back_no_capacity_that_other_messages_freed() {
     for count in 2..40 {
         let mut pool = pool(64, 1 << 20, 1 << 20);
         let held: Vec<_> = (0..count).map(|_| make(&mut pool, "key", b"", &[7; 10])).collect();
-        let before = pool.room_made();
+        let before = pool.capacity_freed();
         let copy = pool.copy_with_properties(held[0], b"", MessageFlags::NONE).unwrap();
         pool.release(held[count - 1]);
         pool.discard(copy);
-        assert!(pool.room_made() > before, "one of {count} messages left, but no capacity is reported");
+        assert!(pool.capacity_freed() > before, "one of {count} messages left, but no capacity is reported");
     }
 }
 

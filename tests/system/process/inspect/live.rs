@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use leveret_cli::inspect::Verdict;
-use leveret_core::journal::Definition;
+use leveret_core::pending_writes::Definition;
 use leveret_core::time::Now;
 use leveret_storage::{Body, Disk, FileDisk, Log, Message, Range, Record, Refused, Target, Targets, Urgency};
 
@@ -33,7 +33,7 @@ fn write_until(
         incarnation: 1,
         auto_delete: false,
         is_rebuilt: false,
-        levels_from: 0,
+        priorities_from: 0,
         arguments: &[],
     };
     let (key, value) = (queue.key(), queue.value());
@@ -72,8 +72,8 @@ fn write_until(
         while let Some(job) = log.next_prepare() {
             log.prepare_done(job.run(&mut disk)).expect("the disk is well");
         }
-        if let Some(job) = log.next_clean_read() {
-            log.clean_read_done(job.run(&mut disk));
+        if let Some(job) = log.next_compaction_read() {
+            log.compaction_read_done(job.run(&mut disk));
         }
         if let Some(job) = log.next_commit(now) {
             log.commit_done(job.run(&mut disk)).expect("the disk is well");

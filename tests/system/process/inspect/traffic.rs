@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use leveret_core::journal::Definition;
+use leveret_core::pending_writes::Definition;
 use leveret_core::time::Now;
 use leveret_storage::{
     Body, Disk, Identity, Log, Message, Range, Record, Refused, Report, Settings, Target, Targets, Urgency,
@@ -127,8 +127,8 @@ impl Traffic {
 
     fn clean(&mut self) {
         let Some(log) = self.log.as_mut() else { return };
-        if let Some(job) = log.next_clean_read() {
-            log.clean_read_done(job.run(&mut self.disk));
+        if let Some(job) = log.next_compaction_read() {
+            log.compaction_read_done(job.run(&mut self.disk));
         }
     }
 
@@ -243,7 +243,7 @@ impl Traffic {
             incarnation,
             auto_delete: false,
             is_rebuilt: false,
-            levels_from: 0,
+            priorities_from: 0,
             arguments: b"",
         };
         let (version, key, value) = (self.count, queue.key(), queue.value());

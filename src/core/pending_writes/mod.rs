@@ -1,12 +1,12 @@
 //! The pending-write buffer: messages, settlements and log entries that wait for their commit.
 //!
-//! The broker appends to the [`Journal`]. The storage fetches from it when it builds a commit, and reports when
+//! The broker appends to the [`PendingWrites`]. The storage fetches from it when it builds a commit, and reports when
 //! that commit is durable.
 //!
 //! ```text
-//! broker ── publish, settle, define, mark ──→ Journal ── front, facts, settles ──→ storage ──→ commit
-//!    ↑                                           │  durable(batch)                           │
-//!    └──────────── confirms, replies, pages ─────┴───────────────────────────────────────────┘
+//! broker ── publish, settle, define, mark ──→ PendingWrites ── messages, entries, settlements ──→ storage ──→ commit
+//!    ↑                                            │  durable(batch)                                  │
+//!    └──────────── confirms, replies, reads ──────┴──────────────────────────────────────────────────┘
 //! ```
 //!
 //! A pending message is held by reference, not as bytes. If it is consumed and acknowledged before its commit
@@ -90,7 +90,7 @@ pub enum Mode {
 
 /// Why a message is not taken now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum NoRoom {
+pub enum NoCapacity {
     /// Too many messages wait for their commit, or the store cannot be written.
     Commit,
     /// The disk limit is reached, or the file system is full.
@@ -128,7 +128,7 @@ pub struct Settled {
 /// The message to be written next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Front {
-    /// The message; held until [`self::Journal::stored`].
+    /// The message; held until [`self::PendingWrites::stored`].
     pub message: MessageId,
     /// Its number since the start. Unlike its id it is never used again.
     pub number: u64,
@@ -138,7 +138,7 @@ pub struct Front {
 ///
 /// Entries accumulate. For one object the later entry applies, or the one with the higher version.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Fact {
+pub enum LogEntry {
     /// A definition was created, changed, or (without a value) deleted.
     Defined {
         /// The definition with the higher version holds.
@@ -171,7 +171,7 @@ pub enum Fact {
     },
 }
 
-impl Fact {
+impl LogEntry {
     /// Returns whether it defines access, and is therefore written twice.
     fn is_access(&self) -> bool {
         matches!(self, Self::Defined { key, .. } if is_access(key))
@@ -192,7 +192,7 @@ impl Fact {
 /// in a queue before the buffer has it. Other packages cannot construct one:
 ///
 /// ```compile_fail,E0451
-/// use leveret_core::journal::{Appended, Batch};
+/// use leveret_core::pending_writes::{Appended, Batch};
 /// use leveret_core::mem::MessageId;
 ///
 /// fn appended(message: MessageId) -> Appended {
@@ -203,11 +203,11 @@ impl Fact {
 /// This program without that line compiles, so it is the private fields that prevent it:
 ///
 /// ```
-/// use leveret_core::journal::{Appended, Batch};
+/// use leveret_core::pending_writes::{Appended, Batch};
 /// use leveret_core::mem::MessageId;
 ///
 /// fn appended(message: MessageId) -> Appended {
-///     unreachable!("only the journal makes one for {message:?}, in {:?}", Batch::NONE)
+///     unreachable!("only the pending writes make one for {message:?}, in {:?}", Batch::NONE)
 /// }
 /// ```
 #[derive(Debug)]
@@ -237,7 +237,7 @@ impl Appended {
 
 /// How much of the memory for the index of the log is left.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum IndexRoom {
+pub enum IndexCapacity {
     /// Enough for all messages.
     Enough,
     /// Enough for dead letters only. Otherwise expired messages could never leave their queues.
@@ -251,7 +251,7 @@ const CHUNK_BYTES: u64 = 64 << 10;
 
 /// Number of settlements kept before they are sorted and merged.
 const SETTLES_MAX: usize = 8192;
-/// Number and bytes of pending log entries above which [`Journal::is_crowded`] tells the broker to pause.
+/// Number and bytes of pending log entries above which [`PendingWrites::is_crowded`] tells the broker to pause.
 const ENTRIES_MAX: usize = 1024;
 const ENTRY_BYTES_MAX: usize = 64 << 10;
 /// Upper bounds of what a record adds to names, properties and body: bytes per message and per target.
@@ -267,7 +267,7 @@ const DEAD_LETTER_LOG_DIVISOR: u64 = 8;
 #[derive(Clone, Copy, Debug)]
 struct Pending {
     message: MessageId,
-    /// Number of its targets in `Journal::targets`.
+    /// Number of its targets in `PendingWrites::targets`.
     targets: u32,
     /// Number of targets that are not settled. At 0 the buffer no longer holds the message and does not write it.
     live: u32,
@@ -278,7 +278,7 @@ struct Pending {
 
 /// The pending-write buffer: everything that waits for a commit.
 #[derive(Debug)]
-pub struct Journal {
+pub struct PendingWrites {
     mode: Mode,
     /// Broker time in milliseconds: the sum of the uptime over all epochs of the store.
     time_ms: u64,
@@ -306,10 +306,10 @@ pub struct Journal {
     /// Messages that are held until this batch is durable, because they replace others: see `withhold_until`.
     withheld: VecDeque<(Batch, MessageId)>,
     /// Log entries that wait for their commit.
-    entries: VecDeque<(Batch, Fact)>,
+    entries: VecDeque<(Batch, LogEntry)>,
     /// Log entries, with their numbers, that are in one commit and must go into the next one as well. The first
     /// `repeats_ready` of them may go into the next commit.
-    repeats: VecDeque<(Batch, u64, Fact)>,
+    repeats: VecDeque<(Batch, u64, LogEntry)>,
     repeats_ready: usize,
     /// Heap memory of `entries` and `repeats` in bytes.
     entry_bytes: usize,
@@ -344,19 +344,19 @@ pub struct Journal {
     /// The last durable batch.
     durable: Batch,
     /// Bytes that may still be written, pending messages not subtracted; and the same for an empty log.
-    disk_room_bytes: u64,
+    log_free_bytes: u64,
     disk_bytes_max: u64,
     is_file_system_full: bool,
     /// Room for the index of the log in memory, which can run out before the disk limit is reached.
-    index_room: IndexRoom,
+    index_capacity: IndexCapacity,
     /// Counts whenever the buffer gains capacity.
-    room_made: u64,
+    capacity_freed: u64,
     /// Counts everything that frees bytes of the log, now or with the next compaction.
     freed_count: u64,
     latency: LatencyMeter,
 }
 
-impl Journal {
+impl PendingWrites {
     /// Returns an empty buffer for a pool of `messages_max` messages. It is off until [`Self::start`].
     pub fn new(messages_max: usize) -> Self {
         let pending_max = Self::pending_max(messages_max);
@@ -397,11 +397,11 @@ impl Journal {
             is_open_used: false,
             batch_bytes_max: u64::MAX,
             durable: Batch::NONE,
-            disk_room_bytes: u64::MAX,
+            log_free_bytes: u64::MAX,
             disk_bytes_max: 0,
             is_file_system_full: false,
-            index_room: IndexRoom::Enough,
-            room_made: 0,
+            index_capacity: IndexCapacity::Enough,
+            capacity_freed: 0,
             freed_count: 0,
             latency: LatencyMeter::new(),
         }
@@ -446,7 +446,7 @@ impl Journal {
             + size_of::<(Batch, MessageId)>();
         // Once for single settlements, once for those of groups.
         let settles = 2 * settles_max(pending) * size_of::<Settled>();
-        let entries = size_of::<(Batch, Fact)>() + size_of::<(Batch, u64, Fact)>();
+        let entries = size_of::<(Batch, LogEntry)>() + size_of::<(Batch, u64, LogEntry)>();
         let entries = ENTRIES_MAX * entries + ENTRY_BYTES_MAX + 4 * input_bytes;
         let groups = GROUPS_MAX * size_of::<Group>();
         (pending + Self::transaction_extra(messages_max)) * each + settles + entries + groups
@@ -506,8 +506,8 @@ impl Journal {
     }
 
     /// Returns the bytes that may still be written before the disk limit, pending messages subtracted.
-    pub const fn disk_room(&self) -> u64 {
-        self.disk_room_bytes.saturating_sub(self.pending_bytes)
+    pub const fn log_free_bytes(&self) -> u64 {
+        self.log_free_bytes.saturating_sub(self.pending_bytes)
     }
 
     /// Returns the bytes that may be written while the log is empty; 0 without a limit.
@@ -516,8 +516,8 @@ impl Journal {
     }
 
     /// Returns a count that rises whenever the buffer gains capacity.
-    pub const fn room_made(&self) -> u64 {
-        self.room_made
+    pub const fn capacity_freed(&self) -> u64 {
+        self.capacity_freed
     }
 
     /// Returns whether the broker should pause because too many log entries or settlements wait.
@@ -542,13 +542,13 @@ impl Journal {
     ///
     /// # Errors
     /// What the message would have to wait for.
-    pub fn admit(&self, bytes: u64, targets: usize) -> Result<(), NoRoom> {
+    pub fn admit(&self, bytes: u64, targets: usize) -> Result<(), NoCapacity> {
         let bytes = bytes + RECORD_BYTES + TARGET_BYTES * targets as u64;
         match self.mode {
-            Mode::Unwritable => Err(NoRoom::Commit),
+            Mode::Unwritable => Err(NoCapacity::Commit),
             // The disk is checked first: a transaction does not wait for a commit, but it needs disk space as well.
-            _ if self.pending_bytes + bytes > self.disk_room_bytes => Err(NoRoom::Disk),
-            _ if self.pending.len() >= self.pending_max => Err(NoRoom::Commit),
+            _ if self.pending_bytes + bytes > self.log_free_bytes => Err(NoCapacity::Disk),
+            _ if self.pending.len() >= self.pending_max => Err(NoCapacity::Commit),
             _ => Ok(()),
         }
     }
@@ -569,8 +569,8 @@ impl Journal {
     }
 
     /// Returns whether the disk has room for a new definition. Removing a definition needs none.
-    pub const fn has_room_to_define(&self) -> bool {
-        self.disk_room_bytes > DEFINITION_FREE_BYTES_MIN
+    pub const fn can_define(&self) -> bool {
+        self.log_free_bytes > DEFINITION_FREE_BYTES_MIN
     }
 
     /// Returns whether the file system has less room than the disk limit.
@@ -579,30 +579,30 @@ impl Journal {
     }
 
     /// Returns the configuration key that limits the log at the moment, for the operator to raise.
-    pub const fn room_key(&self) -> &'static str {
-        let has_disk = self.disk_room() > self.disk_bytes_max / DEAD_LETTER_LOG_DIVISOR;
-        match self.index_room {
-            IndexRoom::None => "index_bytes_max",
-            IndexRoom::Last if has_disk => "index_bytes_max",
-            IndexRoom::Last | IndexRoom::Enough => "disk_limit",
+    pub const fn exhausted_limit_key(&self) -> &'static str {
+        let has_disk = self.log_free_bytes() > self.disk_bytes_max / DEAD_LETTER_LOG_DIVISOR;
+        match self.index_capacity {
+            IndexCapacity::None => "index_bytes_max",
+            IndexCapacity::Last if has_disk => "index_bytes_max",
+            IndexCapacity::Last | IndexCapacity::Enough => "disk_limit",
         }
     }
 
     /// Sets how much of `index_bytes_max` is left for the index of the log in memory.
-    pub fn set_index_room(&mut self, room: IndexRoom) {
-        self.room_made += u64::from(room < self.index_room);
-        self.index_room = room;
+    pub fn set_index_capacity(&mut self, room: IndexCapacity) {
+        self.capacity_freed += u64::from(room < self.index_capacity);
+        self.index_capacity = room;
     }
 
     /// Returns the bytes of the disk that publishers must leave to dead letters, which need `bytes`.
     ///
     /// That is at most 1/8 of the log's limit, but all of the disk while the last part of the index memory is in use.
-    pub const fn kept_for_letters(&self, bytes: u64) -> u64 {
+    pub const fn reserved_for_dead_letters(&self, bytes: u64) -> u64 {
         let part = self.disk_bytes_max / DEAD_LETTER_LOG_DIVISOR;
-        match self.index_room {
-            IndexRoom::Last | IndexRoom::None => self.disk_room_bytes,
-            IndexRoom::Enough if bytes < part => bytes,
-            IndexRoom::Enough => part,
+        match self.index_capacity {
+            IndexCapacity::Last | IndexCapacity::None => self.log_free_bytes,
+            IndexCapacity::Enough if bytes < part => bytes,
+            IndexCapacity::Enough => part,
         }
     }
 
@@ -658,7 +658,7 @@ impl Journal {
 
     /// Returns whether a persistent message has not gone into a commit yet.
     #[inline]
-    pub fn is_gathering(&self, messages: &Messages, message: MessageId) -> bool {
+    pub fn is_pending_write(&self, messages: &Messages, message: MessageId) -> bool {
         self.position_of(messages, message).is_some()
     }
 
@@ -679,12 +679,12 @@ impl Journal {
     }
 
     /// Requests a commit of everything appended so far. Returns the batch to wait for.
-    pub fn await_all(&mut self) -> Batch {
+    pub fn request_commit_of_all(&mut self) -> Batch {
         if self.is_empty() { Batch::NONE } else { self.await_settles() }
     }
 
     /// Records that a message is delivered before its commit. The commit includes the delivered watermark.
-    pub fn piggyback(&mut self, queue: u64, offset: u64) {
+    pub fn note_delivered_early(&mut self, queue: u64, offset: u64) {
         match self.piggybacked.last_mut().filter(|last| last.0 == queue) {
             Some(last) => last.1 = last.1.max(offset),
             None => {
@@ -731,9 +731,9 @@ impl Journal {
 
 // Log entries.
 
-impl Journal {
+impl PendingWrites {
     /// Returns the batch with which all log entries appended so far are durable.
-    pub fn await_facts(&self) -> Batch {
+    pub fn last_entry_batch(&self) -> Batch {
         if self.last_entry_batch > self.durable { self.last_entry_batch } else { Batch::NONE }
     }
 
@@ -741,19 +741,19 @@ impl Journal {
     /// the batch to wait for.
     pub fn define(&mut self, key: Box<[u8]>, value: Option<Box<[u8]>>) -> Batch {
         let version = self.next_version();
-        self.append_entry(Fact::Defined { version, key, value })
+        self.append_entry(LogEntry::Defined { version, key, value })
     }
 
     /// Appends that a queue is deleted with all its messages. Pending messages of the queue are no longer written.
     ///
     /// Their publishers get their confirms when the deletion is durable. Otherwise a power cut could bring the queue
     /// back without them.
-    pub fn queue_gone(&mut self, queue: u64) -> Batch {
+    pub fn append_queue_deleted(&mut self, queue: u64) -> Batch {
         self.freed_count += 1;
         if self.mode == Mode::On && !self.pending.is_empty() {
             self.deleted_queues.push_back((queue, self.first_number + self.pending.len() as u64));
         }
-        let batch = self.append_entry(Fact::Gone { queue });
+        let batch = self.append_entry(LogEntry::Gone { queue });
         if let (Some(first), Some((entry_batch, _))) = (self.pending.front(), self.entries.back_mut()) {
             // So no batch of a pending message becomes durable before the deletion.
             *entry_batch = first.batch;
@@ -767,33 +767,33 @@ impl Journal {
     /// Returns how many log entries must be durable for that. A batch would be wrong: it includes messages that were
     /// appended earlier. On a full disk those wait for space that only deliveries can free.
     pub fn set_delivered_watermark(&mut self, queue: u64, offset: u64) -> u64 {
-        self.append_entry(Fact::DeliveredWatermark { queue, offset });
+        self.append_entry(LogEntry::DeliveredWatermark { queue, offset });
         self.entries_appended
     }
 
     /// Appends at a clean stop that no message from `offset` on was delivered, although `watermark` covers some.
     pub fn reset_watermark(&mut self, queue: u64, offset: u64, watermark: u64) {
-        self.append_entry(Fact::WatermarkReset { queue, offset, watermark });
+        self.append_entry(LogEntry::WatermarkReset { queue, offset, watermark });
     }
 
     /// Returns how many log entries are durable.
-    pub const fn facts_stored(&self) -> u64 {
+    pub const fn entries_durable(&self) -> u64 {
         self.entries_durable
     }
 
     /// Returns how many log entries were appended. Waiting for this count does not include messages that were
     /// appended before, which on a full disk wait for space.
-    pub const fn facts_said(&self) -> u64 {
+    pub const fn entries_appended(&self) -> u64 {
         self.entries_appended
     }
 
     /// Returns how many log entries are durable in as many commits as they need: access definitions need two.
-    pub const fn facts_safe(&self) -> u64 {
+    pub const fn entries_safe(&self) -> u64 {
         self.entries_safe
     }
 
     /// Appends a log entry to the open batch. Returns the batch to wait for.
-    fn append_entry(&mut self, entry: Fact) -> Batch {
+    fn append_entry(&mut self, entry: LogEntry) -> Batch {
         if self.mode != Mode::On {
             return Batch::NONE;
         }
@@ -807,7 +807,7 @@ impl Journal {
 
 // Settlements, and messages that need not be written any more.
 
-impl Journal {
+impl PendingWrites {
     /// Settles one target of a message. If it was the last one and the message is not in a commit, the message is
     /// never written, unless a group settles it.
     pub fn settle(&mut self, messages: &mut Messages, target: Target, message: MessageId) {
@@ -818,7 +818,7 @@ impl Journal {
             let settled = Settled { queue: target.queue, start: target.offset, end: target.offset + 1 };
             return self.groups.settle(settled);
         }
-        if !self.forsake(messages, message) {
+        if !self.drop_target(messages, message) {
             self.has_stored_settles = true;
             self.note_change(Urgency::Lazy);
         }
@@ -827,7 +827,7 @@ impl Journal {
 
     /// Removes one target of a message whose queue is deleted. Returns whether the message will not be written at
     /// all.
-    pub fn forsake(&mut self, messages: &mut Messages, message: MessageId) -> bool {
+    pub fn drop_target(&mut self, messages: &mut Messages, message: MessageId) -> bool {
         let Some(at) = self.position_of(messages, message) else { return false };
         let pending = &mut self.pending[at];
         pending.live -= 1;
@@ -836,7 +836,7 @@ impl Journal {
         }
         self.pending_bytes -= u64::from(pending.bytes);
         self.live -= 1;
-        self.room_made += 1;
+        self.capacity_freed += 1;
         messages.set_mark(message, 0);
         messages.release(message);
         true
@@ -887,7 +887,7 @@ impl Journal {
 
 // Used by the storage: what goes into a commit, and what is durable.
 
-impl Journal {
+impl PendingWrites {
     /// Returns how urgent the changes since the last call are, and resets that.
     pub fn take_urgency(&mut self) -> Option<Urgency> {
         self.urgency.take()
@@ -900,7 +900,7 @@ impl Journal {
 
     /// Returns the next log entry for a commit. Entries that the last commit has and that are written twice come
     /// first.
-    pub fn fact(&self) -> Option<&Fact> {
+    pub fn fact(&self) -> Option<&LogEntry> {
         if self.repeats_ready > 0 {
             return self.repeats.front().map(|(_, _, entry)| entry);
         }
@@ -908,7 +908,7 @@ impl Journal {
     }
 
     /// Removes the entry that [`Self::fact`] returned: it is in a commit.
-    pub fn pop_fact(&mut self) {
+    pub fn pop_entry(&mut self) {
         if let Some(ready) = self.repeats_ready.checked_sub(1) {
             self.repeats_ready = ready;
             if let Some((_, _, entry)) = self.repeats.pop_front() {
@@ -922,7 +922,7 @@ impl Journal {
                 self.entry_bytes -= entry.bytes();
             }
         }
-        self.room_made += 1;
+        self.capacity_freed += 1;
     }
 
     /// Passes all settlements to `each`, merged and sorted, and removes them.
@@ -934,7 +934,7 @@ impl Journal {
 
     /// Passes the delivered watermarks to `each`, one per queue, until it returns `false` for lack of space. Returns
     /// whether all of them were taken.
-    pub fn drain_riding(&mut self, mut each: impl FnMut(u64, u64) -> bool) -> bool {
+    pub fn drain_piggybacked(&mut self, mut each: impl FnMut(u64, u64) -> bool) -> bool {
         self.merge_piggybacked();
         while let Some(&(queue, offset)) = self.piggybacked.last() {
             if !each(queue, offset) {
@@ -982,7 +982,7 @@ impl Journal {
     }
 
     /// Records that the message that [`Self::front`] returned is in a commit.
-    pub fn hand_over(&mut self, messages: &mut Messages) {
+    pub fn move_front_to_commit(&mut self, messages: &mut Messages) {
         if let Some(pending) = self.pending.front().copied().filter(|pending| pending.live > 0) {
             messages.set_mark(pending.message, 0);
             self.pending_bytes -= u64::from(pending.bytes);
@@ -998,7 +998,7 @@ impl Journal {
             self.targets.drain(..pending.targets as usize);
             self.targets_removed += u64::from(pending.targets);
             self.first_number += 1;
-            self.room_made += 1;
+            self.capacity_freed += 1;
             let first = self.first_number;
             while self.deleted_queues.front().is_some_and(|(_, before)| *before <= first) {
                 self.deleted_queues.pop_front();
@@ -1042,7 +1042,7 @@ impl Journal {
         self.release_withheld(messages);
         self.entries_durable = self.entries_in_commit;
         self.entries_safe = self.repeats.front().map_or(self.entries_in_commit, |(_, number, _)| number - 1);
-        self.room_made += 1;
+        self.capacity_freed += 1;
     }
 
     /// Advances the durable batch while no commit is running: messages that left the buffer need none. Returns
@@ -1062,16 +1062,16 @@ impl Journal {
     /// Sets the bytes that may still be written, and those while the log is empty.
     ///
     /// The limit is either the disk limit or a file system that is full before it.
-    pub const fn set_disk_room(&mut self, (bytes, bytes_max): (u64, u64), is_file_system_full: bool) {
+    pub const fn set_log_free_bytes(&mut self, (bytes, bytes_max): (u64, u64), is_file_system_full: bool) {
         // With another total, other virtual hosts have another reserve.
         let is_total_changed = bytes_max != self.disk_bytes_max;
-        if bytes > self.disk_room_bytes || is_total_changed {
-            self.room_made += 1;
+        if bytes > self.log_free_bytes || is_total_changed {
+            self.capacity_freed += 1;
             self.freed_count += 1;
         }
         self.is_file_system_full = is_file_system_full;
         self.disk_bytes_max = bytes_max;
-        self.disk_room_bytes = bytes;
+        self.log_free_bytes = bytes;
     }
 
     /// Begins a new batch.

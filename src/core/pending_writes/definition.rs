@@ -54,7 +54,7 @@ use core::fmt;
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Definition<'a> {
     /// Marks that all access definitions are stored: only users, virtual hosts and permissions in the log exist.
-    AccessWritten,
+    AccessStored,
     /// A virtual host.
     Vhost {
         /// Its name.
@@ -135,7 +135,7 @@ pub enum Definition<'a> {
         is_rebuilt: bool,
         /// For a priority queue: the incarnation of priority 1, followed by those of the higher priorities. Otherwise
         /// 0.
-        levels_from: u64,
+        priorities_from: u64,
         /// Its arguments, encoded as an AMQP table.
         arguments: &'a [u8],
     },
@@ -163,7 +163,7 @@ pub enum Definition<'a> {
         /// Its name.
         name: &'a str,
         /// Whether it is an operator policy.
-        is_operators: bool,
+        is_operator_policy: bool,
         /// The pattern of the names it applies to.
         pattern: &'a str,
         /// The kinds of objects it applies to: queues, exchanges or all.
@@ -216,9 +216,9 @@ pub enum DestinationName<'a> {
 }
 
 const ACCESS: u8 = 0;
-const ACCESS_WRITTEN: u8 = 0;
-/// The key of [`Definition::AccessWritten`].
-pub const ACCESS_WRITTEN_KEY: [u8; 2] = [ACCESS, ACCESS_WRITTEN];
+const ACCESS_STORED: u8 = 0;
+/// The key of [`Definition::AccessStored`].
+pub const ACCESS_STORED_KEY: [u8; 2] = [ACCESS, ACCESS_STORED];
 
 const VHOST: u8 = 1;
 const USER: u8 = 2;
@@ -251,7 +251,7 @@ impl<'a> Definition<'a> {
     pub fn key(&self) -> Box<[u8]> {
         let mut key = Vec::new();
         match *self {
-            Self::AccessWritten => key.extend(ACCESS_WRITTEN_KEY),
+            Self::AccessStored => key.extend(ACCESS_STORED_KEY),
             Self::Vhost { name, .. } => put_access(&mut key, VHOST, &[name]),
             Self::User { name, .. } => put_access(&mut key, USER, &[name]),
             Self::Permission { vhost, user, .. } => put_access(&mut key, PERMISSION, &[vhost, user]),
@@ -278,8 +278,8 @@ impl<'a> Definition<'a> {
                 [name, routing_key].into_iter().for_each(|name| put_name(&mut key, name));
                 key.extend_from_slice(arguments);
             }
-            Self::Policy { vhost, name, is_operators, .. } => {
-                key.push(if is_operators { OPERATOR_POLICY } else { POLICY });
+            Self::Policy { vhost, name, is_operator_policy, .. } => {
+                key.push(if is_operator_policy { OPERATOR_POLICY } else { POLICY });
                 [vhost, name].into_iter().for_each(|name| put_name(&mut key, name));
             }
             Self::Parameter { vhost: Some(vhost), component, name, .. } => {
@@ -298,7 +298,7 @@ impl<'a> Definition<'a> {
     pub fn value(&self) -> Box<[u8]> {
         let mut value = Vec::new();
         match *self {
-            Self::AccessWritten => {}
+            Self::AccessStored => {}
             Self::Vhost { queues_max, connections_max, metadata, .. } => {
                 for limit in [queues_max, connections_max] {
                     value.extend_from_slice(&limit.unwrap_or(NO_LIMIT).to_le_bytes());
@@ -332,15 +332,15 @@ impl<'a> Definition<'a> {
                 put_name(&mut value, kind);
                 value.extend_from_slice(arguments);
             }
-            Self::Queue { incarnation, auto_delete, is_rebuilt, levels_from, arguments, .. } => {
-                let has_levels = levels_from != 0;
+            Self::Queue { incarnation, auto_delete, is_rebuilt, priorities_from, arguments, .. } => {
+                let has_levels = priorities_from != 0;
                 let flags = [(auto_delete, AUTO_DELETE), (is_rebuilt, REBUILT), (has_levels, LEVELS)];
                 value.push(flags.into_iter().map(|(is_set, flag)| u8::from(is_set) * flag).sum());
                 value.extend_from_slice(&incarnation.to_le_bytes());
                 value.extend_from_slice(arguments);
                 if has_levels {
                     value.extend_from_slice(LEVELS_NAME);
-                    value.extend_from_slice(&levels_from.to_be_bytes());
+                    value.extend_from_slice(&priorities_from.to_be_bytes());
                 }
             }
             Self::Binding { source_version, destination_version, .. } => {
@@ -381,7 +381,7 @@ impl<'a> Definition<'a> {
                 let flags = value.byte()?;
                 let incarnation = value.number()?;
                 let (auto_delete, is_rebuilt) = (flags & AUTO_DELETE != 0, flags & REBUILT != 0);
-                let (arguments, levels_from) = match flags & LEVELS {
+                let (arguments, priorities_from) = match flags & LEVELS {
                     0 => (value.0, 0),
                     _ => split_levels(value.0)?,
                 };
@@ -391,7 +391,7 @@ impl<'a> Definition<'a> {
                     incarnation,
                     auto_delete,
                     is_rebuilt,
-                    levels_from,
+                    priorities_from,
                     arguments,
                 })
             }
@@ -417,12 +417,12 @@ impl<'a> Definition<'a> {
             POLICY | OPERATOR_POLICY => {
                 let name = key.name()?;
                 let (apply_to, priority, pattern) = (value.name()?, value.signed()?, value.text()?);
-                let is_operators = kind == OPERATOR_POLICY;
+                let is_operator_policy = kind == OPERATOR_POLICY;
                 let definition = value.0;
                 key.0.is_empty().then_some(Self::Policy {
                     vhost,
                     name,
-                    is_operators,
+                    is_operator_policy,
                     pattern,
                     apply_to,
                     priority,
@@ -448,7 +448,7 @@ impl<'a> Definition<'a> {
     /// Parses an access definition, without the first byte of its key.
     fn parse_access(mut key: Input<'a>, mut value: Input<'a>) -> Option<Self> {
         let definition = match key.byte()? {
-            ACCESS_WRITTEN => Self::AccessWritten,
+            ACCESS_STORED => Self::AccessStored,
             VHOST => {
                 let name = key.name()?;
                 let (queues_max, connections_max) = (value.limit()?, value.limit()?);
@@ -481,7 +481,7 @@ impl<'a> Definition<'a> {
 impl fmt::Display for Definition<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::AccessWritten => write!(f, "that all users are written down"),
+            Self::AccessStored => write!(f, "that all users are written down"),
             Self::Vhost { name, .. } => write!(f, "virtual host {name:?}"),
             Self::User { name, .. } => write!(f, "user {name:?}"),
             Self::Permission { vhost, user, .. } => {
@@ -499,8 +499,8 @@ impl fmt::Display for Definition<'_> {
                 "the binding from exchange {source:?} to {destination:?} with key {routing_key:?} in virtual \
                  host {vhost:?}"
             ),
-            Self::Policy { vhost, name, is_operators, .. } => {
-                let kind = if *is_operators { "operator policy" } else { "policy" };
+            Self::Policy { vhost, name, is_operator_policy, .. } => {
+                let kind = if *is_operator_policy { "operator policy" } else { "policy" };
                 write!(f, "{kind} {name:?} in virtual host {vhost:?}")
             }
             Self::Parameter { vhost: None, name, .. } => write!(f, "global parameter {name:?}"),
@@ -631,7 +631,7 @@ mod tests {
             incarnation: 9,
             auto_delete: false,
             is_rebuilt: true,
-            levels_from: 0,
+            priorities_from: 0,
             arguments: b"",
         };
         let with_levels = Definition::Queue {
@@ -640,7 +640,7 @@ mod tests {
             incarnation: 9,
             auto_delete: true,
             is_rebuilt: false,
-            levels_from: 10 << 32 | 3,
+            priorities_from: 10 << 32 | 3,
             arguments: b"\x01xt\x01",
         };
         let binding = Definition::Binding {
@@ -667,10 +667,10 @@ mod tests {
             patterns: ["^{username}", ""],
         };
         let limits = Definition::UserLimits { user: "me", connections_max: Some(3), channels_max: None };
-        let policy = |is_operators| Definition::Policy {
+        let policy = |is_operator_policy| Definition::Policy {
             vhost: "/",
             name: "p",
-            is_operators,
+            is_operator_policy,
             pattern: "^q",
             apply_to: "queues",
             priority: -3,
@@ -681,7 +681,7 @@ mod tests {
         let parameters = [parameter(Some("/"), "shovel"), parameter(None, "")];
         let policies = [policy(false), policy(true)];
         let mut keys = Vec::new();
-        let access = [Definition::AccessWritten, vhost, user, permission, topic, limits];
+        let access = [Definition::AccessStored, vhost, user, permission, topic, limits];
         for definition in access
             .into_iter()
             .chain([exchange, queue, with_levels, binding])

@@ -16,7 +16,7 @@
 
 use std::collections::VecDeque;
 
-use super::{Batch, Front, Journal, Settled, Target, Urgency};
+use super::{Batch, Front, PendingWrites, Settled, Target, Urgency};
 use super::{CHUNK_BYTES, TRANSIENT, merge_settles};
 use crate::mem::{MessageFlags, Messages};
 
@@ -102,7 +102,7 @@ impl Groups {
     }
 }
 
-impl Journal {
+impl PendingWrites {
     /// Returns a new incarnation that stands for a group in the log.
     pub const fn next_group(&mut self) -> u64 {
         self.next_version() | GROUP
@@ -120,13 +120,13 @@ impl Journal {
     }
 
     /// Returns whether one more group that no client waits for may be begun.
-    pub fn takes_group(&self) -> bool {
+    pub fn can_begin_group(&self) -> bool {
         self.groups.waiting.len() < GROUPS_MAX && !self.groups.is_crowded()
     }
 
     /// Ends the group, which must be written with this urgency. Returns the batch to wait for.
     ///
-    /// If the group settles something or a client waits for it, its messages are [`MessageFlags::MOVING`] until that
+    /// If the group settles something or a client waits for it, its messages are [`MessageFlags::WITHHELD`] until that
     /// batch is durable. A power cut before would bring back what the group settled, and its messages would be
     /// created once more. And a consumer must not see one message of a transaction without the others.
     pub fn end_group(&mut self, messages: &mut Messages, urgency: Urgency) -> Batch {
@@ -137,7 +137,7 @@ impl Journal {
         let end = self.first_number + self.pending.len() as u64;
         let batch = if first == end || (settles.is_empty() && first + 1 == end) {
             settles.iter().for_each(|settled| self.settle_stored(*settled));
-            let batch = if urgency == Urgency::Awaited { self.await_all() } else { self.open };
+            let batch = if urgency == Urgency::Awaited { self.request_commit_of_all() } else { self.open };
             if urgency == Urgency::Awaited {
                 self.withhold_until(messages, first, batch);
             }
@@ -162,7 +162,7 @@ impl Journal {
         for pending in self.pending.range((first - self.first_number) as usize..) {
             if pending.live > 0 {
                 messages.retain(pending.message);
-                messages.add_flags(pending.message, MessageFlags::MOVING);
+                messages.add_flags(pending.message, MessageFlags::WITHHELD);
                 self.withheld.push_back((batch, pending.message));
             }
         }
@@ -175,7 +175,7 @@ impl Journal {
                 return;
             }
             self.withheld.pop_front();
-            messages.clear_flags(message, MessageFlags::MOVING);
+            messages.clear_flags(message, MessageFlags::WITHHELD);
             messages.release(message);
         }
     }
@@ -235,12 +235,12 @@ impl Journal {
     pub fn group_written(&mut self) {
         if let Some(group) = self.groups.waiting.pop_front() {
             self.groups.settles.drain(..group.settles);
-            self.room_made += 1;
+            self.capacity_freed += 1;
         }
     }
 }
 
-/// Returns whether this incarnation stands for a group in the log; see [`super::Journal::next_group`].
+/// Returns whether this incarnation stands for a group in the log; see [`super::PendingWrites::next_group`].
 pub const fn is_group(incarnation: u64) -> bool {
     incarnation & (GROUP | TRANSIENT) == GROUP
 }

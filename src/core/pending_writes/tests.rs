@@ -5,7 +5,7 @@ use crate::mem::{MessageFlags, MessageLimits, Share};
 
 struct World {
     messages: Messages,
-    journal: Journal,
+    pending_writes: PendingWrites,
     offsets: u64,
 }
 
@@ -13,9 +13,9 @@ impl World {
     fn new() -> Self {
         let limits =
             MessageLimits { messages_max: 4096, body_bytes_max: 1 << 20, assembly_bytes_max: 1 << 20 };
-        let mut journal = Journal::new(4096);
-        journal.start(1, true, 64 << 10);
-        Self { messages: Messages::new(limits), journal, offsets: 0 }
+        let mut pending_writes = PendingWrites::new(4096);
+        pending_writes.start(1, true, 64 << 10);
+        Self { messages: Messages::new(limits), pending_writes, offsets: 0 }
     }
 
     fn publish(&mut self, queues: &[u64], urgency: Urgency) -> (MessageId, Batch, u64) {
@@ -25,27 +25,27 @@ impl World {
         self.messages.finish(message);
         self.offsets += 1;
         let targets = queues.iter().map(|&queue| Target { queue, offset: self.offsets });
-        let appended = self.journal.append(&mut self.messages, message, targets, urgency);
+        let appended = self.pending_writes.append(&mut self.messages, message, targets, urgency);
         (message, appended.batch(), self.offsets)
     }
 
     /// Settles a message of a queue. The caller still has to release the queue's reference.
     fn settle(&mut self, queue: u64, (message, _, offset): (MessageId, Batch, u64)) {
-        self.journal.settle(&mut self.messages, Target { queue, offset }, message);
+        self.pending_writes.settle(&mut self.messages, Target { queue, offset }, message);
     }
 
     /// Takes everything for a commit. Returns the number of messages and the last batch it completes.
     fn commit(&mut self) -> (usize, Batch) {
         let (mut count, mut targets) = (0, Vec::new());
-        while self.journal.front(&mut self.messages, &mut targets).is_some() {
-            self.journal.hand_over(&mut self.messages);
+        while self.pending_writes.front(&mut self.messages, &mut targets).is_some() {
+            self.pending_writes.move_front_to_commit(&mut self.messages);
             count += 1;
         }
-        while self.journal.fact().is_some() {
-            self.journal.pop_fact();
+        while self.pending_writes.fact().is_some() {
+            self.pending_writes.pop_entry();
         }
-        self.journal.drain_settles(|_| {});
-        (count, self.journal.cover(false))
+        self.pending_writes.drain_settles(|_| {});
+        (count, self.pending_writes.cover(false))
     }
 }
 
@@ -53,13 +53,13 @@ impl World {
 fn a_message_settled_before_its_commit_is_not_written_and_its_batch_becomes_durable() {
     let mut world = World::new();
     let published = world.publish(&[5], Urgency::Awaited);
-    assert!(published.1 > world.journal.durable());
+    assert!(published.1 > world.pending_writes.durable());
     world.settle(5, published);
     world.messages.release(published.0);
     assert_eq!(world.messages.messages_used(), 0);
-    assert!(world.journal.is_empty() && world.journal.advance(&mut world.messages));
-    assert!(published.1 <= world.journal.durable());
-    assert!(!world.journal.advance(&mut world.messages), "nothing is new");
+    assert!(world.pending_writes.is_empty() && world.pending_writes.advance(&mut world.messages));
+    assert!(published.1 <= world.pending_writes.durable());
+    assert!(!world.pending_writes.advance(&mut world.messages), "nothing is new");
     assert_eq!(world.commit().0, 0);
 }
 
@@ -68,9 +68,9 @@ fn a_message_in_two_queues_is_written_unless_both_have_settled_it() {
     let mut world = World::new();
     let published = world.publish(&[5, 6], Urgency::Window);
     world.settle(5, published);
-    assert!(world.journal.is_gathering(&world.messages, published.0));
+    assert!(world.pending_writes.is_pending_write(&world.messages, published.0));
     assert_eq!(world.commit().0, 1);
-    assert!(!world.journal.is_gathering(&world.messages, published.0));
+    assert!(!world.pending_writes.is_pending_write(&world.messages, published.0));
 }
 
 #[test]
@@ -79,9 +79,9 @@ fn a_message_is_held_and_then_marked_as_stored_when_its_commit_is_durable() {
     let (message, batch, _) = world.publish(&[5], Urgency::Awaited);
     let (count, covers) = world.commit();
     assert_eq!((count, covers), (1, batch));
-    assert!(batch > world.journal.durable());
-    world.journal.stored(&mut world.messages, covers);
-    assert_eq!(world.journal.durable(), batch);
+    assert!(batch > world.pending_writes.durable());
+    world.pending_writes.stored(&mut world.messages, covers);
+    assert_eq!(world.pending_writes.durable(), batch);
     assert!(world.messages.flags(message).has(MessageFlags::STORED));
     world.messages.release(message);
     assert_eq!(world.messages.messages_used(), 0);
@@ -96,10 +96,10 @@ fn batches_are_no_larger_than_a_commit_and_become_durable_in_order() {
     assert!((40..=64).contains(&first), "{first} of a kilobyte in 64 KiB");
     let mut targets = Vec::new();
     for _ in 0..first {
-        world.journal.front(&mut world.messages, &mut targets).unwrap();
-        world.journal.hand_over(&mut world.messages);
+        world.pending_writes.front(&mut world.messages, &mut targets).unwrap();
+        world.pending_writes.move_front_to_commit(&mut world.messages);
     }
-    assert_eq!(world.journal.cover(false), batches[0], "the next batch is incomplete");
+    assert_eq!(world.pending_writes.cover(false), batches[0], "the next batch is incomplete");
 }
 
 #[test]
@@ -107,12 +107,12 @@ fn a_reply_waits_for_settlements_that_did_not_fit_into_the_commit() {
     let mut world = World::new();
     let published = world.publish(&[5], Urgency::Window);
     let (_, covers) = world.commit();
-    world.journal.stored(&mut world.messages, covers);
+    world.pending_writes.stored(&mut world.messages, covers);
     world.settle(5, published);
-    let awaited = world.journal.await_settles();
-    world.journal.drain_settles(|_| {});
-    assert!(world.journal.cover(true) < awaited);
-    assert!(world.journal.cover(false) >= awaited);
+    let awaited = world.pending_writes.await_settles();
+    world.pending_writes.drain_settles(|_| {});
+    assert!(world.pending_writes.cover(true) < awaited);
+    assert!(world.pending_writes.cover(false) >= awaited);
 }
 
 #[test]
@@ -120,13 +120,13 @@ fn a_deleted_queue_is_removed_from_the_targets_of_pending_messages() {
     let mut world = World::new();
     world.publish(&[5], Urgency::Window);
     world.publish(&[5, 6], Urgency::Window);
-    world.journal.queue_gone(5);
+    world.pending_writes.append_queue_deleted(5);
     let later = world.publish(&[5], Urgency::Window);
     let mut targets = Vec::new();
-    let front = world.journal.front(&mut world.messages, &mut targets).unwrap();
+    let front = world.pending_writes.front(&mut world.messages, &mut targets).unwrap();
     assert_eq!((front.number, targets.len(), targets[0].queue), (1, 1, 6));
-    world.journal.hand_over(&mut world.messages);
-    let front = world.journal.front(&mut world.messages, &mut targets).unwrap();
+    world.pending_writes.move_front_to_commit(&mut world.messages);
+    let front = world.pending_writes.front(&mut world.messages, &mut targets).unwrap();
     assert_eq!(front.message, later.0, "a message after the deletion is kept");
 }
 
@@ -134,25 +134,25 @@ fn a_deleted_queue_is_removed_from_the_targets_of_pending_messages() {
 fn settlements_are_merged_whatever_their_order() {
     let mut world = World::new();
     for offset in [4, 2, 3, 9, 1] {
-        world.journal.settle_stored(Settled { queue: 5, start: offset, end: offset + 1 });
-        world.journal.settle_stored(Settled { queue: 6, start: offset, end: offset + 1 });
+        world.pending_writes.settle_stored(Settled { queue: 5, start: offset, end: offset + 1 });
+        world.pending_writes.settle_stored(Settled { queue: 6, start: offset, end: offset + 1 });
     }
     let mut seen = Vec::new();
-    world.journal.drain_settles(|settled| seen.push((settled.queue, settled.start, settled.end)));
+    world.pending_writes.drain_settles(|settled| seen.push((settled.queue, settled.start, settled.end)));
     assert_eq!(seen, [(5, 1, 5), (5, 9, 10), (6, 1, 5), (6, 9, 10)]);
 }
 
 #[test]
 fn without_a_store_nothing_is_written_and_an_unwritable_store_takes_nothing() {
-    let mut journal = Journal::new(4096);
-    assert_eq!(journal.define(Box::default(), None), Batch::NONE);
-    assert_eq!(journal.admit(10, 1), Ok(()));
-    journal.start(1, false, 0);
-    assert_eq!(journal.admit(10, 1), Err(NoRoom::Commit));
-    journal.start(1, true, 64 << 10);
-    journal.set_disk_room((1_000, 1_000), false);
-    assert_eq!(journal.admit(100, 1), Ok(()));
-    assert_eq!(journal.admit(1_000, 1), Err(NoRoom::Disk));
+    let mut pending_writes = PendingWrites::new(4096);
+    assert_eq!(pending_writes.define(Box::default(), None), Batch::NONE);
+    assert_eq!(pending_writes.admit(10, 1), Ok(()));
+    pending_writes.start(1, false, 0);
+    assert_eq!(pending_writes.admit(10, 1), Err(NoCapacity::Commit));
+    pending_writes.start(1, true, 64 << 10);
+    pending_writes.set_log_free_bytes((1_000, 1_000), false);
+    assert_eq!(pending_writes.admit(100, 1), Ok(()));
+    assert_eq!(pending_writes.admit(1_000, 1), Err(NoCapacity::Disk));
 }
 
 /// The mark of a message is 32 bits of its number.
@@ -161,10 +161,13 @@ fn a_pending_message_is_found_by_its_mark_when_numbers_pass_32_bits() {
     for width in [16, 31, 32, 33] {
         for before in 0..4 {
             let mut world = World::new();
-            world.journal.first_number = (1_u64 << width) - before;
+            world.pending_writes.first_number = (1_u64 << width) - before;
             let published: Vec<_> = (0..6).map(|_| world.publish(&[5], Urgency::Window)).collect();
             for one in &published {
-                assert!(world.journal.is_gathering(&world.messages, one.0), "2^{width} - {before}");
+                assert!(
+                    world.pending_writes.is_pending_write(&world.messages, one.0),
+                    "2^{width} - {before}"
+                );
                 world.settle(5, *one);
                 world.messages.release(one.0);
             }
@@ -179,21 +182,24 @@ fn log_entries_become_durable_while_messages_wait_for_disk_space() {
     let mut world = World::new();
     let (message, _, _) = world.publish(&[7], Urgency::Awaited);
     let user = Definition::User { name: "alice", tags: "", hash: &[0] };
-    let batch = world.journal.define(user.key(), Some(user.value()));
-    let said = world.journal.facts_said();
+    let batch = world.pending_writes.define(user.key(), Some(user.value()));
+    let said = world.pending_writes.entries_appended();
     // The disk takes log entries only.
     let facts_only = |world: &mut World| {
-        while world.journal.fact().is_some() {
-            world.journal.pop_fact();
+        while world.pending_writes.fact().is_some() {
+            world.pending_writes.pop_entry();
         }
-        let covered = world.journal.cover(false);
-        world.journal.stored(&mut world.messages, covered);
+        let covered = world.pending_writes.cover(false);
+        world.pending_writes.stored(&mut world.messages, covered);
     };
     facts_only(&mut world);
-    assert!(world.journal.facts_safe() < said, "one commit is not enough for access definitions");
+    assert!(world.pending_writes.entries_safe() < said, "one commit is not enough for access definitions");
     facts_only(&mut world);
-    assert_eq!(world.journal.facts_safe(), said);
-    assert!(world.journal.durable() < batch && world.journal.is_gathering(&world.messages, message));
+    assert_eq!(world.pending_writes.entries_safe(), said);
+    assert!(
+        world.pending_writes.durable() < batch
+            && world.pending_writes.is_pending_write(&world.messages, message)
+    );
 }
 
 #[test]
@@ -203,25 +209,25 @@ fn messages_of_a_deleted_queue_are_confirmed_when_the_deletion_is_durable() {
     let published: Vec<_> = (0..70).map(|_| world.publish(&[7], Urgency::Awaited)).collect();
     let (first, last) = (published[0].1, published[69].1);
     assert!(first < last);
-    let gone = world.journal.queue_gone(7);
+    let gone = world.pending_writes.append_queue_deleted(7);
     for (message, ..) in published {
-        assert!(world.journal.forsake(&mut world.messages, message));
+        assert!(world.pending_writes.drop_target(&mut world.messages, message));
     }
-    world.journal.advance(&mut world.messages);
-    assert!(world.journal.durable() < first, "the queue could come back without the messages");
+    world.pending_writes.advance(&mut world.messages);
+    assert!(world.pending_writes.durable() < first, "the queue could come back without the messages");
     assert!(world.commit().1 >= last.max(gone));
 }
 
 #[test]
 fn a_change_of_the_log_limit_counts_as_new_capacity() {
-    let mut journal = World::new().journal;
-    journal.set_disk_room((1000, 8000), false);
-    let before = journal.room_made();
-    journal.set_disk_room((1000, 9000), false);
-    assert!(journal.room_made() > before, "a queue may take more of a larger log");
-    let before = journal.room_made();
-    journal.set_disk_room((900, 9000), false);
-    assert_eq!(journal.room_made(), before, "less disk space is no new capacity");
-    journal.set_disk_room((900, 7000), false);
-    assert!(journal.room_made() > before, "less is reserved for other virtual hosts");
+    let mut pending_writes = World::new().pending_writes;
+    pending_writes.set_log_free_bytes((1000, 8000), false);
+    let before = pending_writes.capacity_freed();
+    pending_writes.set_log_free_bytes((1000, 9000), false);
+    assert!(pending_writes.capacity_freed() > before, "a queue may take more of a larger log");
+    let before = pending_writes.capacity_freed();
+    pending_writes.set_log_free_bytes((900, 9000), false);
+    assert_eq!(pending_writes.capacity_freed(), before, "less disk space is no new capacity");
+    pending_writes.set_log_free_bytes((900, 7000), false);
+    assert!(pending_writes.capacity_freed() > before, "less is reserved for other virtual hosts");
 }
