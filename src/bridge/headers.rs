@@ -20,7 +20,7 @@ use core::fmt::Write as _;
 
 use leveret_amqp::props::{PROPERTIES, PropertyKind};
 use leveret_amqp::{Edit, Full, Properties, PropertyEdit, Table, TableWriter, Value, Writer};
-use leveret_config::shovels::{End, Property, Shovel};
+use leveret_config::shovels::{Property, Shovel, ShovelEnd};
 
 const ID: &str = "x-bridge-id";
 const VIA: &str = "x-bridge-via";
@@ -268,7 +268,7 @@ fn write_headers(
     if shovel.adds_timestamp { table.long(TIMESTAMP, unix_s as i64) } else { Ok(()) }
 }
 
-fn write_end(which: &str, end: &End, uri: usize, table: &mut TableWriter<'_, '_>) -> Result<(), Full> {
+fn write_end(which: &str, end: &ShovelEnd, uri: usize, table: &mut TableWriter<'_, '_>) -> Result<(), Full> {
     let parts = [
         ("uri", end.uris.get(uri).map(String::as_str)),
         ("exchange", end.exchange.as_deref()),
@@ -414,8 +414,11 @@ mod shovelled_tests {
     use leveret_config::shovels::DeleteAfter;
 
     fn shovel() -> Shovel {
-        let end =
-            |queue: &str| End { uris: vec!["amqp://".into()], queue: Some(queue.into()), ..End::default() };
+        let end = |queue: &str| ShovelEnd {
+            uris: vec!["amqp://".into()],
+            queue: Some(queue.into()),
+            ..ShovelEnd::default()
+        };
         Shovel {
             name: "s".into(),
             vhost: "/".into(),

@@ -94,7 +94,9 @@ pub use operator::Declared;
 pub use orphans::{Orphan, Recovery};
 pub use parameters::{PARAMETER_BYTES_MAX, ParameterCheck, ParameterNeeds, ParameterView, SHOVEL};
 pub use policy::{AppliedView, ApplyTo, NewPolicy, PolicyKind, PolicyView};
-pub use queue_flow::{BrowseRequests, Fetch, Page, PageInOutcome, Queues, ReadPosition, disk_shortage};
+pub use queue_flow::{
+    BrowseRequests, LogRead, PageInOutcome, Queues, ReadMessage, ReadPosition, disk_shortage,
+};
 pub use queue_records::{BROWSED_MAX, BrowseResult, Browsed, LogRun, declared_arguments, levels_of};
 pub use recovery::{Contents, Restored};
 pub use recovery::{First, restore, restore_messages};

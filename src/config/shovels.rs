@@ -332,10 +332,10 @@ fn check_ends(sources: &Addresses, destinations: &Addresses) -> Result<bool, Str
 }
 
 /// Reads one end by its keys, which begin with `which`.
-fn end(said: &Fields<'_>, which: &str, uris: Vec<String>, is_here: bool) -> End {
+fn end(said: &Fields<'_>, which: &str, uris: Vec<String>, is_here: bool) -> ShovelEnd {
     let own = |key: &str| text(said, &format!("{which}-{key}"));
     let arguments = said.get(&format!("{which}-queue-args"));
-    End {
+    ShovelEnd {
         uris,
         is_here,
         queue: own("queue"),
@@ -345,7 +345,7 @@ fn end(said: &Fields<'_>, which: &str, uris: Vec<String>, is_here: bool) -> End 
     }
 }
 
-fn rule(source: &End, destination: &End, own: &str) -> Rule {
+fn rule(source: &ShovelEnd, destination: &ShovelEnd, own: &str) -> Rule {
     Rule {
         // At the upstream, a queue with a server-generated name stands for the exchange.
         queue: source.queue.clone().unwrap_or_else(|| own.to_string()),
@@ -362,7 +362,7 @@ fn rule(source: &End, destination: &End, own: &str) -> Rule {
 fn shovel(
     (vhost, name): (&str, &str),
     said: &Fields<'_>,
-    (source, destination): (End, End),
+    (source, destination): (ShovelEnd, ShovelEnd),
     is_tried_once: bool,
 ) -> Shovel {
     let truth = |keys: &[&str]| first(said, keys) == Some(Value::Bool(true));
@@ -395,7 +395,7 @@ fn number(said: &Fields<'_>, keys: &[&str], default: u64) -> u64 {
 }
 
 /// Checks that names fit into AMQP's short strings.
-fn check_names(rule: &Rule, source: &End, parked: &str) -> Result<(), String> {
+fn check_names(rule: &Rule, source: &ShovelEnd, parked: &str) -> Result<(), String> {
     let names = [Some(&*rule.queue), rule.to.exchange(), rule.to.key(), Some(parked)];
     let others = [source.exchange.as_deref(), source.key.as_deref()];
     let is_long = |name: &&str| name.len() > leveret_core::mem::NAME_BYTES_MAX;
@@ -532,9 +532,9 @@ pub struct Shovel {
     /// The parameter's virtual host.
     pub vhost: String,
     /// The source.
-    pub source: End,
+    pub source: ShovelEnd,
     /// The destination.
-    pub destination: End,
+    pub destination: ShovelEnd,
     /// When the shovel ends, and its parameter is deleted.
     pub delete_after: DeleteAfter,
     /// Whether a link that fails is not tried again: `reconnect-delay` is 0.
@@ -558,7 +558,7 @@ pub enum Property {
 
 /// One end of a shovel.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
-pub struct End {
+pub struct ShovelEnd {
     /// Its addresses without credentials.
     pub uris: Vec<String>,
     /// Whether it is this broker.

@@ -33,7 +33,7 @@ use leveret_core::log_limiter::LogKind;
 use leveret_core::password::Secret;
 
 use super::connection::{Capabilities, Connection, Context, Names, PARTING_MS, Phase, Settings};
-use super::input::Step;
+use super::input::InputStep;
 use super::input::{fault_of_frame, fault_of_method, hard_fault, unexpected_method};
 use super::methods::{CommandKind, Mechanism, Pending};
 use super::timers;
@@ -78,12 +78,12 @@ impl Connection {
         context: &Context<'_>,
         input: &[u8],
         at: &mut usize,
-    ) -> Option<Step<'static>> {
+    ) -> Option<InputStep<'static>> {
         let Phase::Header { due } = self.phase else {
             return None;
         };
         match classify_opening(&input[*at..]) {
-            Opening::NeedMore => return Some(Step::NeedMore),
+            Opening::NeedMore => return Some(InputStep::NeedMore),
             Opening::Amqp091 => {
                 *at += PROTOCOL_HEADER.len();
                 self.output.start_left = self.start_frame(context.settings).len() as u16;
@@ -96,7 +96,7 @@ impl Connection {
         *at = input.len();
         self.output.is_protocol_header_due = true;
         self.finish(context.now);
-        Some(Step::Finished)
+        Some(InputStep::Finished)
     }
 
     /// Returns the frame of connection.start for this client.
@@ -110,12 +110,12 @@ impl Connection {
         names: &'a mut Names,
         input: &'a [u8],
         at: &mut usize,
-    ) -> Step<'a> {
+    ) -> InputStep<'a> {
         while matches!(self.phase, Phase::Start { .. } | Phase::Tune { .. } | Phase::Opening { .. }) {
             let rest = &input[*at..];
             let frame = match next_frame(rest, self.negotiated.frame_max) {
                 Ok(Some(frame)) => frame,
-                Ok(None) => return Step::NeedMore,
+                Ok(None) => return InputStep::NeedMore,
                 Err(error) if matches!(self.phase, Phase::Opening { .. }) => {
                     self.fail_frame(context, rest, error);
                     break;
@@ -142,7 +142,7 @@ impl Connection {
                     Name::try_from(self.certificate_name.as_deref().unwrap_or_default()).unwrap_or_default();
                 let from_loopback = self.peer.from_loopback;
                 let command = Command::LoginExternal { user: &names.queue, from_loopback };
-                return Step::Command { channel: None, command };
+                return InputStep::Command { channel: None, command };
             }
         }
         self.step_over(context, input, at)
@@ -152,7 +152,7 @@ impl Connection {
         &mut self,
         context: &mut Context<'_>,
         frame: Frame<'a>,
-    ) -> Option<Step<'a>> {
+    ) -> Option<InputStep<'a>> {
         let is_opening = matches!(self.phase, Phase::Opening { .. });
         if is_opening && let Some(fault) = fault_of_frame(frame) {
             self.close_connection(context, &fault, (0, 0));
@@ -186,7 +186,10 @@ impl Connection {
             }
             (Phase::Opening { .. }, Method::ConnectionOpen { virtual_host }) => {
                 self.input.pending = Pending::on_connection(CommandKind::OpenVhost, method.id());
-                Some(Step::Command { channel: None, command: Command::OpenVhost { vhost: virtual_host } })
+                Some(InputStep::Command {
+                    channel: None,
+                    command: Command::OpenVhost { vhost: virtual_host },
+                })
             }
             (Phase::Opening { .. }, _) => {
                 let fault = unexpected_method("opening");
@@ -206,7 +209,7 @@ impl Connection {
         client_properties: Table<'a>,
         mechanism: &str,
         response: &'a [u8],
-    ) -> Option<Step<'a>> {
+    ) -> Option<InputStep<'a>> {
         self.capabilities = capabilities(client_properties);
         self.client = context.pools.clients.keep(client_properties);
         let known = match mechanism {
@@ -238,7 +241,7 @@ impl Connection {
         self.input.pending = Pending::on_connection(CommandKind::Login(known), (10, 11));
         let (password, from_loopback) = (Secret(password), self.peer.from_loopback);
         let command = Command::Login { user, password, from_loopback };
-        Some(Step::Command { channel: None, command })
+        Some(InputStep::Command { channel: None, command })
     }
 
     /// Continues after the broker has accepted the login.

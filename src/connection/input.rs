@@ -37,14 +37,14 @@ impl Connection {
         names: &'a mut Names,
         input: &'a [u8],
         at: &mut usize,
-    ) -> Step<'a> {
+    ) -> InputStep<'a> {
         let start = *at;
         self.note_input(context.now, input.len() - start);
         let step = self.step(context, names, input, at);
         match step {
-            Step::NeedMore => self.note_progress(context, *at > start, input.len() - *at),
-            Step::Suspended(_) => self.input.is_suspended = true,
-            Step::Command { .. } | Step::Finished => {}
+            InputStep::NeedMore => self.note_progress(context, *at > start, input.len() - *at),
+            InputStep::Suspended(_) => self.input.is_suspended = true,
+            InputStep::Command { .. } | InputStep::Finished => {}
         }
         step
     }
@@ -55,7 +55,7 @@ impl Connection {
         names: &'a mut Names,
         input: &'a [u8],
         at: &mut usize,
-    ) -> Step<'a> {
+    ) -> InputStep<'a> {
         if let Some(step) = self.step_release() {
             return step;
         }
@@ -75,10 +75,10 @@ impl Connection {
     }
 
     /// Asks the broker first to take back what a channel held that was closed because of an error.
-    fn step_release(&mut self) -> Option<Step<'static>> {
+    fn step_release(&mut self) -> Option<InputStep<'static>> {
         let (_, channel) = self.input.release.take()?;
         self.input.pending = Pending::on_connection(CommandKind::Release, (0, 0));
-        Some(Step::Command { channel: Some(channel), command: Command::CloseChannel })
+        Some(InputStep::Command { channel: Some(channel), command: Command::CloseChannel })
     }
 
     fn step_open<'a>(
@@ -87,14 +87,14 @@ impl Connection {
         names: &'a mut Names,
         input: &'a [u8],
         at: &mut usize,
-    ) -> Step<'a> {
+    ) -> InputStep<'a> {
         let (slot, method) = loop {
             if self.phase != Phase::Open {
                 return self.step_over(context, input, at);
             }
             if self.input.body.is_begun {
                 let Some(verdict) = self.stream_body(context, input, at) else {
-                    return Step::NeedMore;
+                    return InputStep::NeedMore;
                 };
                 match self.conclude(context, verdict) {
                     Some(step) => return step,
@@ -102,7 +102,7 @@ impl Connection {
                 }
             }
             if !self.has_close_room(context) {
-                return Step::Suspended(Suspension::ReplySpace);
+                return InputStep::Suspended(Suspension::ReplySpace);
             }
             let unread = &input[*at..];
             if let Some((len, step)) = self.step_fast_path(context, unread) {
@@ -118,7 +118,7 @@ impl Connection {
             }
             let frame = match next_frame(unread, self.negotiated.frame_max) {
                 Ok(Some(frame)) => frame,
-                Ok(None) => return Step::NeedMore,
+                Ok(None) => return InputStep::NeedMore,
                 Err(error) => {
                     self.fail_frame(context, unread, error);
                     continue;
@@ -126,7 +126,7 @@ impl Connection {
             };
             match self.handle_frame(context, frame) {
                 Verdict::Done => *at += frame.input_len(),
-                Verdict::Wait(suspension) => return Step::Suspended(suspension),
+                Verdict::Wait(suspension) => return InputStep::Suspended(suspension),
                 Verdict::Named(slot, method) => {
                     *at += frame.input_len();
                     break (slot, method);
@@ -142,26 +142,26 @@ impl Connection {
         match self.command(context, names, slot, method) {
             Ok(command) => self.ask(context, slot, command),
             // Only these errors concern the channel alone, so there is a channel to release.
-            Err(fault) => {
-                self.conclude(context, Verdict::Fault(fault, method.id(), slot)).unwrap_or(Step::NeedMore)
-            }
+            Err(fault) => self
+                .conclude(context, Verdict::Fault(fault, method.id(), slot))
+                .unwrap_or(InputStep::NeedMore),
         }
     }
 
     /// Makes the step that passes a command to the broker.
-    pub(super) fn ask<'a>(&self, context: &Context<'_>, slot: Slot, command: Command<'a>) -> Step<'a> {
+    pub(super) fn ask<'a>(&self, context: &Context<'_>, slot: Slot, command: Command<'a>) -> InputStep<'a> {
         let channel = match context.pools.channels[slot].state {
             ChannelState::Open(channel) => Some(channel),
             ChannelState::Opening | ChannelState::Closing | ChannelState::Ended => None,
         };
-        Step::Command { channel, command }
+        InputStep::Command { channel, command }
     }
 
     /// Translates a verdict for the caller; `None` when the input continues (or the connection is closing).
-    fn conclude<'a>(&mut self, context: &mut Context<'_>, verdict: Verdict<'a>) -> Option<Step<'a>> {
+    fn conclude<'a>(&mut self, context: &mut Context<'_>, verdict: Verdict<'a>) -> Option<InputStep<'a>> {
         match verdict {
-            Verdict::Step(step) => Some(step),
-            Verdict::Wait(suspension) => Some(Step::Suspended(suspension)),
+            Verdict::InputStep(step) => Some(step),
+            Verdict::Wait(suspension) => Some(InputStep::Suspended(suspension)),
             Verdict::Done | Verdict::Named(..) => None,
             Verdict::Fault(fault, id, slot) => {
                 self.fail(context, slot, &fault, id, context.last_delivery);
@@ -276,21 +276,21 @@ impl Connection {
         context: &mut Context<'_>,
         input: &[u8],
         at: &mut usize,
-    ) -> Step<'a> {
+    ) -> InputStep<'a> {
         loop {
             match self.phase {
                 Phase::Finished { .. } => {
                     *at = input.len();
-                    return Step::Finished;
+                    return InputStep::Finished;
                 }
                 Phase::Closing { is_deaf: false, .. } => {
                     if !self.skip_frame(context, input, at) {
-                        return Step::NeedMore;
+                        return InputStep::NeedMore;
                     }
                 }
                 _ => {
                     *at = input.len();
-                    return Step::NeedMore;
+                    return InputStep::NeedMore;
                 }
             }
         }
@@ -507,7 +507,7 @@ impl Connection {
         &mut self,
         context: &mut Context<'_>,
         unread: &[u8],
-    ) -> Option<(usize, Step<'static>)> {
+    ) -> Option<(usize, InputStep<'static>)> {
         let header = FrameHeader::peek(unread)?;
         let id: [u8; 4] = *unread.get(FRAME_HEADER_LEN..)?.first_chunk()?;
         if header.raw_kind != FrameKind::Method as u8 || header.channel == 0 {
@@ -525,7 +525,7 @@ impl Connection {
         context: &Context<'_>,
         number: u16,
         unread: &[u8],
-    ) -> Option<(usize, Step<'static>)> {
+    ) -> Option<(usize, InputStep<'static>)> {
         let (payload, _) = take_frame(unread, FrameKind::Method, number)?;
         let payload: &[u8; ACK_PAYLOAD_LEN] = payload.try_into().ok()?;
         let [_, _, _, _, tag @ .., bits] = *payload;
@@ -536,7 +536,7 @@ impl Connection {
             multiple: bits & 1 != 0,
             settlement: Settlement::Ack,
         };
-        Some((ACK_PAYLOAD_LEN + FRAME_OVERHEAD, Step::Command { channel: Some(channel), command }))
+        Some((ACK_PAYLOAD_LEN + FRAME_OVERHEAD, InputStep::Command { channel: Some(channel), command }))
     }
 
     fn publish_whole(
@@ -544,7 +544,7 @@ impl Connection {
         context: &mut Context<'_>,
         number: u16,
         unread: &[u8],
-    ) -> Option<(usize, Step<'static>)> {
+    ) -> Option<(usize, InputStep<'static>)> {
         let whole = WholePublish::read(unread, number, self.negotiated.frame_max)?;
         if whole.body.len() > context.settings.message_size_max as usize || whole.bits & IMMEDIATE != 0 {
             return None;
@@ -574,7 +574,7 @@ impl Connection {
         self.blocked.concerned = self.capabilities.connection_blocked;
         self.input.pending = Pending::on_channel(CommandKind::Publish, PUBLISH, slot, true);
         let command = Command::Publish { message, mandatory };
-        Some((whole.input_len, Step::Command { channel: Some(channel), command }))
+        Some((whole.input_len, InputStep::Command { channel: Some(channel), command }))
     }
 
     /// Returns an open channel without a content in progress.
@@ -718,7 +718,7 @@ pub enum Suspension {
 
 /// The result of handling input.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub enum Step<'a> {
+pub enum InputStep<'a> {
     /// Every complete frame was handled.
     NeedMore,
     /// Apply the command, call [`super::Connection::answer`], then call [`super::Connection::next`] again.
@@ -741,7 +741,7 @@ pub(super) enum Verdict<'a> {
     /// It cannot be begun now and stays in the input.
     Wait(Suspension),
     /// It was handled, and the broker is asked.
-    Step(Step<'a>),
+    InputStep(InputStep<'a>),
     /// A method on an open channel that becomes a command with names.
     Named(Slot, Method<'a>),
     /// An error of the client, with the method and, if it is open, the channel.

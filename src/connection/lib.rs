@@ -56,7 +56,7 @@ mod timers;
 pub use connection::{Caller, Connection, Negotiated, Peer, Stage};
 pub use connection::{Context, Names, Pools};
 pub use connection::{Identity, Settings};
-pub use input::{Step, Suspension};
+pub use input::{InputStep, Suspension};
 pub use output::Filled;
 pub use publish::message_flags;
 pub use timers::Timeout;

@@ -13,7 +13,7 @@ use leveret_core::error::{Fault, ReplyCode};
 
 use super::channel::{ChannelState, NONE, Slot};
 use super::connection::{Connection, Context, Names};
-use super::input::{Step, Suspension, Verdict, fault_of_method, hard_fault};
+use super::input::{InputStep, Suspension, Verdict, fault_of_method, hard_fault};
 use super::publish::Content;
 
 impl Connection {
@@ -87,7 +87,7 @@ impl Connection {
             return Verdict::hard(ReplyCode::ResourceError, text, method.id());
         };
         self.input.pending = Pending::on_channel(CommandKind::OpenChannel, method.id(), slot, false);
-        Verdict::Step(Step::Command { channel: None, command: Command::OpenChannel { number } })
+        Verdict::InputStep(InputStep::Command { channel: None, command: Command::OpenChannel { number } })
     }
 
     /// Handles a method on a channel that the broker has closed: only its end counts, and contents are skipped.
@@ -213,7 +213,7 @@ impl Connection {
         command: Command<'a>,
     ) -> Verdict<'a> {
         self.input.pending = Pending::on_channel(kind, method.id(), slot, no_wait(&method));
-        Verdict::Step(self.ask(context, slot, command))
+        Verdict::InputStep(self.ask(context, slot, command))
     }
 
     fn reply_now<'a>(&mut self, context: &mut Context<'_>, slot: Slot, reply: &Method<'_>) -> Verdict<'a> {

@@ -19,7 +19,7 @@ use leveret_core::mem::{MessageFlags, MessageId, PoolFull, Share};
 
 use super::channel::{ChannelState, NONE, Slot};
 use super::connection::{Connection, Context};
-use super::input::{PUBLISH, Step, Suspension, Verdict};
+use super::input::{InputStep, PUBLISH, Suspension, Verdict};
 use super::methods::{CommandKind, Pending};
 
 impl Connection {
@@ -190,11 +190,11 @@ impl Connection {
             return Verdict::hard(ReplyCode::NotImplemented, format_args!("immediate=true"), PUBLISH);
         }
         self.set_content(context, slot, Content::Complete { message, flags });
-        self.publish(context, slot).map_or(Verdict::Done, Verdict::Step)
+        self.publish(context, slot).map_or(Verdict::Done, Verdict::InputStep)
     }
 
     /// Asks the broker to take a complete message.
-    fn publish(&mut self, context: &Context<'_>, slot: Slot) -> Option<Step<'static>> {
+    fn publish(&mut self, context: &Context<'_>, slot: Slot) -> Option<InputStep<'static>> {
         let record = &context.pools.channels[slot];
         let (ChannelState::Open(channel), Content::Complete { message, flags }) =
             (record.state, record.content)
@@ -203,11 +203,11 @@ impl Connection {
         };
         self.input.pending = Pending::on_channel(CommandKind::Publish, PUBLISH, slot, true);
         let command = Command::Publish { message, mandatory: flags.mandatory };
-        Some(Step::Command { channel: Some(channel), command })
+        Some(InputStep::Command { channel: Some(channel), command })
     }
 
     /// Repeats the publish that the broker had no capacity for.
-    pub(super) fn republish_delivery(&mut self, context: &Context<'_>) -> Option<Step<'static>> {
+    pub(super) fn republish_delivery(&mut self, context: &Context<'_>) -> Option<InputStep<'static>> {
         if self.input.held_publish == NONE {
             return None;
         }

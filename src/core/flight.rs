@@ -47,7 +47,7 @@ const TRUNCATED: u8 = 0x80;
 
 /// The kind of an event.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Kind {
+pub enum EventKind {
     /// A run begins; the text identifies the program.
     Started,
     /// A run ends as intended, or with an error that was logged.
@@ -60,7 +60,7 @@ pub enum Kind {
     Info,
 }
 
-impl Kind {
+impl EventKind {
     const ALL: [Self; 5] = [Self::Started, Self::Ended, Self::Error, Self::Warn, Self::Info];
 
     /// Returns the kind for a log level; `None` if lines of this level are not recorded.
@@ -104,7 +104,7 @@ pub struct Event {
     /// Its number and time.
     pub stamp: Stamp,
     /// Its kind.
-    pub kind: Kind,
+    pub kind: EventKind,
     /// Its text. Peers may have chosen parts of it.
     pub text: String,
     /// Whether the text was truncated.
@@ -157,7 +157,7 @@ pub fn begin(file: &[u8]) -> Result<Begun, Foreign> {
     Ok(Begun {
         life: last.as_ref().map_or(0, |event| event.stamp.life).saturating_add(1),
         first: last.as_ref().map_or(0, |event| event.stamp.number).saturating_add(1),
-        ended_unexpectedly: last.is_some_and(|event| event.kind != Kind::Ended),
+        ended_unexpectedly: last.is_some_and(|event| event.kind != EventKind::Ended),
         header,
         before: found.into_iter().flat_map(|(_, record)| record).copied().collect(),
     })
@@ -170,7 +170,7 @@ pub const fn place(first: u32, number: u32) -> u64 {
 }
 
 /// Returns the record of an event.
-pub fn record(stamp: Stamp, kind: Kind, text: fmt::Arguments<'_>) -> [u8; RECORD_BYTES] {
+pub fn record(stamp: Stamp, kind: EventKind, text: fmt::Arguments<'_>) -> [u8; RECORD_BYTES] {
     let mut bytes = [0; RECORD_BYTES];
     bytes[4..8].copy_from_slice(&stamp.number.to_le_bytes());
     bytes[8..12].copy_from_slice(&stamp.life.to_le_bytes());
@@ -212,7 +212,7 @@ fn parse_event(bytes: &[u8]) -> Option<Event> {
     let word = |at: usize| bytes[at..at + 4].try_into().map_or(0, u32::from_le_bytes);
     let long = |at: usize| bytes[at..at + 8].try_into().map_or(0, u64::from_le_bytes);
     let stamp = Stamp { number: word(4), life: word(8), unix_ms: long(12), run_ms: long(20) };
-    let kind = Kind::ALL.into_iter().find(|kind| *kind as u8 == bytes[28] & !TRUNCATED)?;
+    let kind = EventKind::ALL.into_iter().find(|kind| *kind as u8 == bytes[28] & !TRUNCATED)?;
     let text = bytes[TEXT_AT..].get(..bytes[29].into())?;
     (word(0) == crc32c::crc32c(&bytes[4..]) && stamp.number > 0).then(|| Event {
         stamp,
@@ -264,7 +264,7 @@ mod tests {
             begun.ended_unexpectedly
         }
 
-        fn add(&mut self, kind: Kind, text: &str) {
+        fn add(&mut self, kind: EventKind, text: &str) {
             let stamp = Stamp { number: self.next, life: self.life, unix_ms: 7, run_ms: 9 };
             let at = place(self.first, self.next) as usize;
             self.bytes[at..at + RECORD_BYTES].copy_from_slice(&record(stamp, kind, format_args!("{text}")));
@@ -281,15 +281,16 @@ mod tests {
     fn an_event_is_read_as_written_and_truncated_between_characters() {
         let stamp = Stamp { number: 3, life: 2, unix_ms: u64::MAX, run_ms: 1 };
         let hostile = "a\n\u{1b}[2J\0";
-        let found = parse_event(&record(stamp, Kind::Warn, format_args!("{hostile}"))).unwrap();
-        assert_eq!(found, Event { stamp, kind: Kind::Warn, text: hostile.to_string(), is_cut: false });
+        let found = parse_event(&record(stamp, EventKind::Warn, format_args!("{hostile}"))).unwrap();
+        assert_eq!(found, Event { stamp, kind: EventKind::Warn, text: hostile.to_string(), is_cut: false });
         for (text, bytes) in [("x", 226), ("ä", 226), ("日", 225)] {
             let found =
-                parse_event(&record(stamp, Kind::Info, format_args!("{}{}", text.repeat(300), 7))).unwrap();
+                parse_event(&record(stamp, EventKind::Info, format_args!("{}{}", text.repeat(300), 7)))
+                    .unwrap();
             assert_eq!((found.text.len(), found.is_cut), (bytes, true), "{text}");
         }
         let fits = "x".repeat(RECORD_BYTES - TEXT_AT);
-        assert!(!parse_event(&record(stamp, Kind::Info, format_args!("{fits}"))).unwrap().is_cut);
+        assert!(!parse_event(&record(stamp, EventKind::Info, format_args!("{fits}"))).unwrap().is_cut);
     }
 
     #[test]
@@ -297,7 +298,7 @@ mod tests {
         let mut file = File::default();
         file.begin();
         for text in ["one", "two", "three"] {
-            file.add(Kind::Info, text);
+            file.add(EventKind::Info, text);
         }
         let whole = file.bytes.clone();
         for bit in 0..RECORD_BYTES * 8 {
@@ -317,16 +318,16 @@ mod tests {
         let mut file = File::default();
         assert!(!file.begin(), "there was no earlier run");
         for _ in 0..5_000 {
-            file.add(Kind::Info, "first");
+            file.add(EventKind::Info, "first");
         }
         let ring = (EVENTS_MAX - KEPT_EVENTS) as u32;
         assert_eq!(file.numbers(1), (5_001 - ring..=5_000).collect::<Vec<_>>());
         assert!(file.begin(), "no event of its end");
         assert_eq!(file.numbers(1), (5_001 - ring..=5_000).collect::<Vec<_>>(), "a start loses no event");
         for _ in 0..9_999 {
-            file.add(Kind::Info, "second");
+            file.add(EventKind::Info, "second");
         }
-        file.add(Kind::Ended, "");
+        file.add(EventKind::Ended, "");
         assert_eq!(file.numbers(1), (5_001 - KEPT_EVENTS as u32..=5_000).collect::<Vec<_>>());
         assert_eq!(file.numbers(2), (15_001 - ring..=15_000).collect::<Vec<_>>());
         assert!(!file.begin(), "it ended in order");
@@ -339,7 +340,7 @@ mod tests {
         for _ in 0..100 {
             file.begin();
             for _ in 0..15 {
-                file.add(Kind::Error, "cannot listen");
+                file.add(EventKind::Error, "cannot listen");
             }
         }
         assert_eq!(file.numbers(1).len(), 15);

@@ -24,7 +24,7 @@ use rustix::fs::{FlockOperation, OFlags, flock, statfs};
 use rustix::io::Errno;
 
 use super::system::unix_ms;
-use leveret_core::flight::{self, Begun, FILE_BYTES, Kind, Stamp};
+use leveret_core::flight::{self, Begun, EventKind, FILE_BYTES, Stamp};
 
 /// Numbers of file systems in memory, in `statfs`.
 const TMPFS: u64 = 0x0102_1994;
@@ -56,7 +56,7 @@ pub(super) fn start(path: &Path) -> io::Result<bool> {
     let recorder =
         FlightRecorder { file, life: begun.life, first: begun.first, next: first, started, has_failed };
     let who = format_args!("leveret {}, process {}", env!("CARGO_PKG_VERSION"), process::id());
-    recorder.append(Kind::Started, who)?;
+    recorder.append(EventKind::Started, who)?;
     drop(RECORDER.set(recorder));
     Ok(begun.ended_unexpectedly)
 }
@@ -67,7 +67,7 @@ pub(super) fn is_on() -> bool {
 }
 
 /// Records an event, if recording is on.
-pub(super) fn record(kind: Kind, text: fmt::Arguments<'_>) {
+pub(super) fn record(kind: EventKind, text: fmt::Arguments<'_>) {
     let Some(recorder) = RECORDER.get() else { return };
     if let Err(error) = recorder.append(kind, text)
         && !recorder.has_failed.swap(true, Ordering::Relaxed)
@@ -77,7 +77,7 @@ pub(super) fn record(kind: Kind, text: fmt::Arguments<'_>) {
 }
 
 impl FlightRecorder {
-    fn append(&self, kind: Kind, text: fmt::Arguments<'_>) -> io::Result<()> {
+    fn append(&self, kind: EventKind, text: fmt::Arguments<'_>) -> io::Result<()> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let run_ms = self.started.elapsed().as_millis() as u64;
         let stamp = Stamp { number, life: self.life, unix_ms: unix_ms(), run_ms };

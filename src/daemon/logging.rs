@@ -27,7 +27,7 @@ use std::{fs, thread};
 
 use env_logger::fmt::Formatter as Line;
 use env_logger::{Builder, Target};
-use leveret_core::flight::Kind;
+use leveret_core::flight::EventKind;
 use leveret_core::limits::{HELPER_STACK_BYTES, LOG_RING_BYTES};
 use leveret_core::log_limiter::RECORDED_ONLY;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -114,7 +114,7 @@ impl log::Log for Lines {
     }
 
     fn log(&self, record: &log::Record<'_>) {
-        if let Some(kind) = Kind::of(record.level()) {
+        if let Some(kind) = EventKind::of(record.level()) {
             flight_recorder::record(kind, *record.args());
         }
         if Self::is_printed(record.metadata()) {
@@ -140,7 +140,7 @@ pub fn log_fatal(error: &dyn std::error::Error) {
 
 /// Waits until the last lines are written, at most a second.
 pub fn finish() {
-    flight_recorder::record(Kind::Ended, format_args!("the process ends"));
+    flight_recorder::record(EventKind::Ended, format_args!("the process ends"));
     WRITER.flush(Instant::now() + LAST_LINES);
 }
 
@@ -166,7 +166,7 @@ fn log_panic(panicked: &PanicHookInfo<'_>) {
 
 /// Appends a line, whatever the level of the log, and waits until it is written.
 fn log_last_words(deadline: Instant, text: fmt::Arguments<'_>) {
-    flight_recorder::record(Kind::Error, text);
+    flight_recorder::record(EventKind::Error, text);
     WRITER.append(format!("{}{}\n", mark_of_last(), LogText(text)).as_bytes());
     WRITER.flush(deadline);
 }

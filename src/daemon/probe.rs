@@ -23,7 +23,9 @@ use leveret_config::bridge::{Bridge, Destination, Rule, UpstreamTls, read_passwo
 use leveret_config::upstream::Upstream;
 use leveret_core::mem::{ByteChain, BytePool};
 use leveret_core::time::Now;
-use leveret_tls::{KnownTime, Next, PLAIN_BYTES_MAX, RECORD_BYTES_MAX, SEALED_BYTES_MAX, Session, Tls};
+use leveret_tls::{
+    HandshakeResult, KnownTime, PLAIN_BYTES_MAX, RECORD_BYTES_MAX, SEALED_BYTES_MAX, Session, Tls,
+};
 
 /// An invalid expiration.
 const NO_EXPIRATION: &[u8] = b"check";
@@ -365,9 +367,9 @@ impl Line {
             let shaken = handshake.step(None, known);
             self.socket.write_all(&shaken.outgoing).map_err(failed)?;
             match shaken.next {
-                Next::More(again) => handshake = again,
-                Next::Failed(why) => return Err(format!("the handshake of TLS failed: {why}")),
-                Next::Open(mut opened) => {
+                HandshakeResult::More(again) => handshake = again,
+                HandshakeResult::Failed(why) => return Err(format!("the handshake of TLS failed: {why}")),
+                HandshakeResult::Open(mut opened) => {
                     let spoken = core::mem::take(&mut opened.spoken);
                     let (mut pool, mut stash) = (BytePool::with_bytes(POOL_BYTES), ByteChain::default());
                     let session = Session::begin(*opened, &mut pool, &mut stash);

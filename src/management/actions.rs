@@ -15,7 +15,7 @@ use leveret_core::error::Fault;
 use leveret_core::pending_writes::Batch;
 use leveret_json::{Fields, Value};
 
-use super::columns::Kind;
+use super::columns::ListedKind;
 use super::definition_columns::{Bindings, properties_key};
 use super::definitions::table_of;
 use super::http::{Request, Status, encode};

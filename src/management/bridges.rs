@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use leveret_broker::Broker;
 
-use super::columns::{Column, Kind};
+use super::columns::{Column, ListedKind};
 use super::listing::Audience;
 use super::request_context::{BridgeLinkView, Bridges, ReadContext};
 
@@ -12,7 +12,7 @@ use super::request_context::{BridgeLinkView, Bridges, ReadContext};
 #[derive(Debug)]
 pub struct BridgeLinks;
 
-impl Kind for BridgeLinks {
+impl ListedKind for BridgeLinks {
     type View<'a> = BridgeLinkView<'a>;
 
     const AUDIENCE: Audience = Audience::All;
@@ -89,7 +89,7 @@ macro_rules! of_end {
     };
 }
 
-impl Kind for Shovels {
+impl ListedKind for Shovels {
     type View<'a> = BridgeLinkView<'a>;
 
     const COLUMNS: &'static [Column<Self>] = &[

@@ -174,7 +174,7 @@ pub fn name_of(socket: &SocketView<'_>) -> String {
 const CONSUMERS_SHOWN_MAX: usize = 32;
 
 /// A kind of object that can be listed.
-pub trait Kind: 'static {
+pub trait ListedKind: 'static {
     /// The view of one object.
     type View<'a>;
     /// All columns of the kind.
@@ -251,7 +251,7 @@ const fn port(ends: Ends, ours: bool) -> u16 {
 
 /// A column: its name, and the function that writes its cell.
 pub type Column<K> =
-    (&'static str, for<'a, 'v, 'p, 'o> fn(&'v <K as Kind>::View<'a>, &mut CellWriter<'p, 'o>));
+    (&'static str, for<'a, 'v, 'p, 'o> fn(&'v <K as ListedKind>::View<'a>, &mut CellWriter<'p, 'o>));
 
 /// The name of columns with typed arguments, which only leveretctl requests.
 pub const TYPED: &str = "arguments_typed";
@@ -264,7 +264,7 @@ const DELAYED: &str = "messages_delayed";
 #[derive(Debug)]
 pub struct Queues;
 
-impl Kind for Queues {
+impl ListedKind for Queues {
     type View<'a> = QueueView<'a>;
 
     const HAS_PAGES: bool = true;
@@ -374,7 +374,7 @@ impl Kind for Queues {
 #[derive(Debug)]
 pub struct Exchanges;
 
-impl Kind for Exchanges {
+impl ListedKind for Exchanges {
     type View<'a> = ExchangeView<'a>;
 
     const HAS_PAGES: bool = true;
@@ -434,7 +434,7 @@ pub struct ConnectionRow<'a> {
 #[derive(Debug)]
 pub struct Connections;
 
-impl Kind for Connections {
+impl ListedKind for Connections {
     type View<'a> = ConnectionRow<'a>;
 
     const HAS_PAGES: bool = true;
@@ -526,7 +526,7 @@ pub struct ChannelRow<'a> {
 #[derive(Debug)]
 pub struct Channels;
 
-impl Kind for Channels {
+impl ListedKind for Channels {
     type View<'a> = ChannelRow<'a>;
 
     const HAS_PAGES: bool = true;
@@ -600,7 +600,7 @@ impl Kind for Channels {
 #[derive(Debug)]
 pub struct Consumers;
 
-impl Kind for Consumers {
+impl ListedKind for Consumers {
     type View<'a> = ConsumerView<'a>;
 
     const COLUMNS: &'static [Column<Self>] = &[
@@ -670,7 +670,7 @@ impl Kind for Consumers {
 #[derive(Debug)]
 pub struct Vhosts;
 
-impl Kind for Vhosts {
+impl ListedKind for Vhosts {
     type View<'a> = VhostView<'a>;
 
     const HAS_PAGES: bool = true;

@@ -10,7 +10,7 @@ use leveret_broker::{
     UserLimits, UserView,
 };
 
-use super::columns::{CellWriter, Column, Kind, TYPED, put_limits, typed};
+use super::columns::{CellWriter, Column, ListedKind, TYPED, put_limits, typed};
 use super::http::encode;
 use super::json::{Json, Tables};
 use super::listing::{Audience, BindingEnds};
@@ -20,7 +20,7 @@ use super::request_context::ReadContext;
 #[derive(Debug)]
 pub(super) struct Users;
 
-impl Kind for Users {
+impl ListedKind for Users {
     type View<'a> = UserView<'a>;
 
     const COLUMNS: &'static [Column<Self>] = &[
@@ -57,7 +57,7 @@ impl Kind for Users {
 #[derive(Debug)]
 pub(super) struct Permissions;
 
-impl Kind for Permissions {
+impl ListedKind for Permissions {
     type View<'a> = PermissionView<'a>;
 
     const ORDER: &'static str = "vhost,user";
@@ -95,7 +95,7 @@ impl Kind for Permissions {
 #[derive(Debug)]
 pub(super) struct TopicPermissions;
 
-impl Kind for TopicPermissions {
+impl ListedKind for TopicPermissions {
     type View<'a> = TopicPermissionView<'a>;
 
     const ORDER: &'static str = "vhost,user";
@@ -134,7 +134,7 @@ pub(super) fn user_limits(user: &UserView<'_>, writer: &mut CellWriter<'_, '_>) 
 #[derive(Debug)]
 pub struct Bindings;
 
-impl Kind for Bindings {
+impl ListedKind for Bindings {
     type View<'a> = BindingView<'a>;
 
     const ORDER: &'static str = "vhost,source,destination,routing_key,properties_key";
@@ -184,7 +184,7 @@ impl Kind for Bindings {
 #[derive(Debug)]
 pub struct DefaultBindings;
 
-impl Kind for DefaultBindings {
+impl ListedKind for DefaultBindings {
     type View<'a> = BindingView<'a>;
 
     const COLUMNS: &'static [Column<Self>] = Bindings::COLUMNS;
@@ -245,7 +245,7 @@ const fn destination_kind(binding: &BindingView<'_>) -> &'static str {
 #[derive(Debug)]
 pub struct Orphans;
 
-impl Kind for Orphans {
+impl ListedKind for Orphans {
     type View<'a> = &'a Orphan;
 
     const COLUMNS: &'static [Column<Self>] = &[
@@ -276,7 +276,7 @@ pub const VALUE_TEXT: &str = "value_text";
 #[derive(Debug)]
 pub struct Parameters;
 
-impl Kind for Parameters {
+impl ListedKind for Parameters {
     type View<'a> = ParameterView<'a>;
 
     const ORDER: &'static str = "vhost,component,name";
@@ -314,7 +314,7 @@ impl Kind for Parameters {
 #[derive(Debug)]
 pub struct GlobalParameters;
 
-impl Kind for GlobalParameters {
+impl ListedKind for GlobalParameters {
     type View<'a> = ParameterView<'a>;
 
     const AUDIENCE: Audience = Audience::All;
@@ -354,7 +354,7 @@ macro_rules! policies {
         #[derive(Debug)]
         pub struct $name;
 
-        impl Kind for $name {
+        impl ListedKind for $name {
             type View<'a> = PolicyView<'a>;
 
             const COLUMNS: &'static [Column<Self>] = POLICY_COLUMNS;

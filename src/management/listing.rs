@@ -19,7 +19,7 @@ use leveret_core::limits::SORTED_ROW_BYTES;
 use regex_lite::{Regex, RegexBuilder};
 
 use super::bridges::Shovels;
-use super::columns::{CellWriter, Column, Kind};
+use super::columns::{CellWriter, Column, ListedKind};
 use super::definition_columns::{Bindings, DefaultBindings, Users};
 use super::definitions;
 use super::http::{Request, Status, decode};
@@ -236,7 +236,7 @@ impl Listing {
 }
 
 /// Writes a row of a kind with the chosen columns.
-pub fn row<K: Kind>(
+pub fn row<K: ListedKind>(
     listing: &Listing,
     context: ReadContext<'_>,
     place: usize,
@@ -254,11 +254,11 @@ pub fn row<K: Kind>(
 }
 
 /// Returns the functions that examine rows of a kind.
-pub const fn probe<K: Kind>() -> RowProbe {
+pub const fn probe<K: ListedKind>() -> RowProbe {
     RowProbe { cell: cell::<K>, name: |context, place| K::name(&K::at(context, place)?) }
 }
 
-fn cell<K: Kind>(
+fn cell<K: ListedKind>(
     filter: &Filter,
     context: ReadContext<'_>,
     place: usize,
@@ -284,7 +284,7 @@ fn cell<K: Kind>(
     true
 }
 
-fn write_cell<K: Kind>(view: &K::View<'_>, context: ReadContext<'_>, column: &str, out: &mut Vec<u8>) {
+fn write_cell<K: ListedKind>(view: &K::View<'_>, context: ReadContext<'_>, column: &str, out: &mut Vec<u8>) {
     let (column, inner) =
         column.split_once('.').map_or((column, None), |(column, inner)| (column, Some(inner)));
     if let Some((_, write)) = K::COLUMNS.iter().find(|(name, _)| *name == column) {
@@ -311,7 +311,11 @@ fn keep_inner(cell: &mut Vec<u8>, path: &str) {
 }
 
 /// Returns whether a row is listed.
-pub(super) fn is_wanted<K: Kind>(filter: &Filter, context: ReadContext<'_>, view: &K::View<'_>) -> bool {
+pub(super) fn is_wanted<K: ListedKind>(
+    filter: &Filter,
+    context: ReadContext<'_>,
+    view: &K::View<'_>,
+) -> bool {
     let Filter { vhost, user, viewer, ends, ranges: _, is_ctl: _ } = filter;
     if vhost.as_deref().is_some_and(|wanted| K::vhost(view) != Some(wanted))
         || user.as_deref().is_some_and(|wanted| K::user(view) != Some(wanted))
@@ -324,7 +328,7 @@ pub(super) fn is_wanted<K: Kind>(filter: &Filter, context: ReadContext<'_>, view
 
 /// Writes a row of a kind with all its columns. In an export of one virtual host the column `vhost` is omitted,
 /// except for parameters.
-pub fn whole_row<K: Kind>(
+pub fn whole_row<K: ListedKind>(
     listing: &Listing,
     context: ReadContext<'_>,
     place: usize,
@@ -342,7 +346,7 @@ pub fn whole_row<K: Kind>(
     write_cells::<K>(&view, columns, writer)
 }
 
-fn write_cells<'c, K: Kind>(
+fn write_cells<'c, K: ListedKind>(
     view: &K::View<'_>,
     columns: impl Iterator<Item = &'c Column<K>>,
     mut writer: CellWriter<'_, '_>,
@@ -361,7 +365,7 @@ fn write_cells<'c, K: Kind>(
 ///
 /// # Errors
 /// The first unknown name.
-pub fn choose<K: Kind>(names: Option<&str>) -> Result<SelectedColumns, &str> {
+pub fn choose<K: ListedKind>(names: Option<&str>) -> Result<SelectedColumns, &str> {
     let all = K::COLUMNS.iter().map(|(name, _)| *name);
     let mut selected = SelectedColumns::new();
     match names {
@@ -383,7 +387,7 @@ pub fn choose<K: Kind>(names: Option<&str>) -> Result<SelectedColumns, &str> {
 
 /// Returns the columns named in a comma-separated list, as the management API does. Unknown names are ignored. A
 /// column that is an object is shown whole if one of its members is named.
-pub fn choose_known<K: Kind>(names: Option<&str>) -> SelectedColumns {
+pub fn choose_known<K: ListedKind>(names: Option<&str>) -> SelectedColumns {
     let Some(names) = names else { return choose::<K>(None).unwrap_or_default() };
     let mut selected = SelectedColumns::new();
     for name in names.split(',').filter_map(|name| name.split('.').next()) {
@@ -398,14 +402,14 @@ pub fn choose_known<K: Kind>(names: Option<&str>) -> SelectedColumns {
 
 const WHOLE: (&str, &str) = ("[", "\n]\n");
 
-const fn part<K: Kind>(around: (&'static str, &'static str)) -> Part {
+const fn part<K: ListedKind>(around: (&'static str, &'static str)) -> Part {
     Part { around, places: K::places, row: row::<K>, probe: Some(probe::<K>()) }
 }
 
 /// The parts of a list of one kind.
 struct SingleKind<K>(K);
 
-impl<K: Kind> SingleKind<K> {
+impl<K: ListedKind> SingleKind<K> {
     const PARTS: &'static [Part] = &[part::<K>(WHOLE)];
 }
 
@@ -414,11 +418,11 @@ const USERS_WITHOUT_PERMISSIONS: &[Part] =
     &[Part { around: WHOLE, places: Users::places, row: user_without_permissions, probe: None }];
 
 /// Lists the rows of a kind that the request selects and the user may see, in the requested order and page.
-pub(super) fn list<K: Kind>(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
+pub(super) fn list<K: ListedKind>(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
     list_of::<K>(call, context, SingleKind::<K>::PARTS, call.filter())
 }
 
-fn list_of<K: Kind>(
+fn list_of<K: ListedKind>(
     call: &Call<'_>,
     context: &RequestContext<'_>,
     parts: &'static [Part],
@@ -459,11 +463,11 @@ fn list_of<K: Kind>(
 }
 
 /// Shows the object that the last segment of the path names.
-pub(super) fn one<K: Kind>(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
+pub(super) fn one<K: ListedKind>(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
     one_of::<K>(call, context, call.filter())
 }
 
-fn one_of<K: Kind>(call: &Call<'_>, context: &RequestContext<'_>, filter: Filter) -> Answer {
+fn one_of<K: ListedKind>(call: &Call<'_>, context: &RequestContext<'_>, filter: Filter) -> Answer {
     let Ok(mut columns) = choose::<K>(None) else { return not_found("Not Found") };
     let name = match call.names.last() {
         Some(("exchange", name)) => default_named(name),

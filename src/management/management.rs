@@ -10,7 +10,7 @@ use leveret_core::command::{ConnectionId, RABBITMQ_VERSION};
 
 use super::alarms;
 use super::alarms::which_alarms;
-use super::columns::{Channels, Connections, Consumers, Exchanges, Kind, Queues};
+use super::columns::{Channels, Connections, Consumers, Exchanges, ListedKind, Queues};
 use super::control::{queue_totals, reason};
 use super::http::Status;
 use super::json::Json;
@@ -222,7 +222,7 @@ fn write_overview(json: &mut Json<'_>, call: &Call<'_>, context: &RequestContext
 }
 
 /// Counts the objects of a kind that a user may see.
-fn count<K: Kind>(context: &RequestContext<'_>, seen: &Filter) -> u64 {
+fn count<K: ListedKind>(context: &RequestContext<'_>, seen: &Filter) -> u64 {
     let context = context.context();
     let views = (0..K::places(context)).filter_map(|place| K::at(context, place));
     views.filter(|view| is_wanted::<K>(seen, context, view)).count() as u64

@@ -26,7 +26,7 @@ use leveret_core::pending_writes::{LATENCY_BOUNDS_MS, LatencyHistogram};
 
 use super::alarms;
 use super::bridges::Outage;
-use super::columns::{Channels, ConnectionRow, Connections, Kind, Queues, channel_pid, connection_pid};
+use super::columns::{Channels, ConnectionRow, Connections, ListedKind, Queues, channel_pid, connection_pid};
 use super::http::decode;
 use super::listing::OutputLimits;
 use super::request::{Answer, Call};

@@ -4,7 +4,7 @@
 //! - One read takes at most the shared input buffer.
 //! - Input that is not handled is kept in the input backlog or left in the socket.
 
-use leveret_connection::{Step, Suspension};
+use leveret_connection::{InputStep, Suspension};
 use leveret_core::command::{ConnectionId, Outcome};
 use leveret_core::log_limiter::LogKind;
 use leveret_core::time::Deadline;
@@ -87,27 +87,27 @@ impl<P: Platform> Shared<P> {
             let session = peer.session.amqp();
             let mut context = self.resources.context(self.now, &self.broker, &self.pending_writes, id);
             match session.next(&mut context, &mut self.scratch.names, &self.scratch.input[..len], &mut at) {
-                Step::NeedMore => break,
-                Step::Finished => {
+                InputStep::NeedMore => break,
+                InputStep::Finished => {
                     peer.ending = Ending::Flushing;
                     break;
                 }
-                Step::Suspended(Suspension::ReplySpace) if peer.stream.write_closed => {
+                InputStep::Suspended(Suspension::ReplySpace) if peer.stream.write_closed => {
                     peer.ending = Ending::Now;
                     self.lists.to_close.push(id.into());
                     break;
                 }
-                Step::Suspended(Suspension::ReplySpace) => {
+                InputStep::Suspended(Suspension::ReplySpace) => {
                     peer.waiting = Waiting::Replies;
                     break;
                 }
-                Step::Suspended(Suspension::ContentRoom(full)) => {
+                InputStep::Suspended(Suspension::ContentRoom(full)) => {
                     let shortage = leveret_broker::Shortage::from(full);
                     (peer.waiting, peer.blocked_on) =
                         (Waiting::Capacity, BlockedOn { shortage, since: self.now });
                     break;
                 }
-                Step::Command { channel, command } => {
+                InputStep::Command { channel, command } => {
                     let mut lent = leveret_broker::Context::new(
                         &mut self.pending_writes,
                         context.messages,

@@ -12,7 +12,7 @@
 
 use std::io;
 
-use leveret_broker::{Broker, Context, Fetch, Page, PageInOutcome, restore_messages};
+use leveret_broker::{Broker, Context, LogRead, PageInOutcome, ReadMessage, restore_messages};
 use leveret_core::log_limiter::{LogKind, LogSource};
 use leveret_core::mem::{MessageId, Messages};
 use leveret_core::pending_writes::PendingWrites;
@@ -184,7 +184,7 @@ impl StorageDriver {
         &mut self,
         broker: &mut Broker,
         context: &mut Context<'_>,
-        fetch: Fetch,
+        fetch: LogRead,
         done: leveret_storage::FetchDone,
     ) -> Option<Read> {
         if self.must_retry(done.was_refused()) {
@@ -211,7 +211,7 @@ impl StorageDriver {
         &mut self,
         broker: &mut Broker,
         context: &mut Context<'_>,
-        fetch: Fetch,
+        fetch: LogRead,
         large: LargeMessage,
     ) -> Option<Read> {
         if large.next == large.chunks {
@@ -247,7 +247,7 @@ impl StorageDriver {
         &mut self,
         broker: &mut Broker,
         context: &mut Context<'_>,
-        (fetch, mut large): (Fetch, LargeMessage),
+        (fetch, mut large): (LogRead, LargeMessage),
         done: leveret_storage::FetchDone,
     ) -> Option<Read> {
         let must_retry = self.must_retry(done.was_refused());
@@ -295,8 +295,8 @@ impl StorageDriver {
 enum Reading {
     Nothing,
     Compaction,
-    Queue(Fetch),
-    Chunk(Fetch, LargeMessage),
+    Queue(LogRead),
+    Chunk(LogRead, LargeMessage),
 }
 
 /// A message with a large body that is being read chunk by chunk.
@@ -418,7 +418,7 @@ impl<P: Platform> Engine<P> {
 fn put_message(
     broker: &mut Broker,
     context: &mut Context<'_>,
-    fetch: &Fetch,
+    fetch: &LogRead,
     offset: u64,
     message: &leveret_storage::Message<'_>,
 ) -> Option<Stopped> {
@@ -426,7 +426,7 @@ fn put_message(
         leveret_storage::Body::Inline(bytes) => (bytes, bytes.len() as u64),
         leveret_storage::Body::Chunked { bytes, .. } => (&[][..], bytes),
     };
-    let page = Page {
+    let page = ReadMessage {
         offset,
         exchange: core::str::from_utf8(message.exchange).unwrap_or_default(),
         routing_key: message.key,

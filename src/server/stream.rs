@@ -37,7 +37,7 @@ use leveret_core::limits::{FRAME_BYTES_MIN, Limits, OUTPUT_BYTES_MIN};
 use leveret_core::mem::{ByteChain, BytePool, PAGE_BYTES};
 
 use leveret_tls::{
-    Handshake, Next, PLAIN_BYTES_MAX, RECORD_BYTES_MAX, SEALED_BYTES_MAX, Session, Shaken, Tls,
+    Handshake, HandshakeResult, PLAIN_BYTES_MAX, RECORD_BYTES_MAX, SEALED_BYTES_MAX, Session, Shaken, Tls,
 };
 
 use super::platform::Socket;
@@ -542,11 +542,11 @@ impl<S: Socket> Stream<S> {
             return Err("no memory for TLS output".into());
         }
         match shaken.next {
-            Next::More(handshake) => {
+            HandshakeResult::More(handshake) => {
                 self.tls = Some(Tls::Shaking(handshake));
                 Ok(None)
             }
-            Next::Open(mut opened) => {
+            HandshakeResult::Open(mut opened) => {
                 let found = (opened.login.take(), core::mem::take(&mut opened.spoken));
                 let session = Session::begin(*opened, &mut buffers.reserved, &mut self.backlog);
                 let session = session.ok_or("no memory for TLS input")?;
@@ -554,7 +554,7 @@ impl<S: Socket> Stream<S> {
                 self.tls = Some(Tls::Open(Box::new(session)));
                 Ok(Some(found))
             }
-            Next::Failed(why) => Err(why),
+            HandshakeResult::Failed(why) => Err(why),
         }
     }
 

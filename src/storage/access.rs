@@ -40,7 +40,7 @@ use super::disk::{ACCESS_SLOTS, Disk};
 use super::index::DefinitionIndex;
 use super::index::Index;
 use super::log::Log;
-use super::log::Place;
+use super::log::RecordLocation;
 use super::reader;
 use super::reader::for_each_record;
 use super::record::Record;
@@ -541,7 +541,7 @@ fn digest_with(pending: &PendingCommit, index: &Index) -> Digest {
 /// Returns the locations of all access definitions in the log, ascending by key.
 pub(super) fn access_places(index: &Index) -> Vec<DefinitionLocations> {
     let segments = index.segments();
-    let slot_of = |place: Place| segments.get(&place.segment).map(|segment| (segment.slot, place));
+    let slot_of = |place: RecordLocation| segments.get(&place.segment).map(|segment| (segment.slot, place));
     let known = index.definitions().iter().filter(|(key, _)| is_counted(key));
     let known = known.map(|(key, definition)| {
         let places = [Some(definition.place), definition.second].map(|place| place.and_then(slot_of));
@@ -585,7 +585,7 @@ pub(super) struct DefinitionLocations {
     pub(super) key: Box<[u8]>,
     pub(super) version: u64,
     /// Files and locations of both copies; `None` if it was deleted.
-    pub(super) places: Option<[Option<(u32, Place)>; 2]>,
+    pub(super) places: Option<[Option<(u32, RecordLocation)>; 2]>,
 }
 
 /// The result of updating the copies.

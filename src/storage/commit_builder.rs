@@ -18,7 +18,7 @@ use super::commit::{self, BLOCK_BYTES, COMMIT_HEADER_BYTES, CommitHeader, Owner,
 use super::disk::Disk;
 use super::footer::{Footer, Trailer};
 use super::jobs::{CommitDone, CommitJob, EndJob, Outcome, Seal, SegmentWrite, WrittenPart};
-use super::log::Position;
+use super::log::LogPosition;
 use super::log::{Failed, InFlight, Log};
 use super::parts::BodyPart;
 use super::queue_names;
@@ -132,7 +132,7 @@ impl Log {
     ///
     /// # Errors
     /// The disk failed: nothing more becomes durable, and the process must end.
-    pub fn commit_done(&mut self, mut done: CommitDone) -> Result<Position, Failed> {
+    pub fn commit_done(&mut self, mut done: CommitDone) -> Result<LogPosition, Failed> {
         let given = done.job.given.take();
         if let Some(slot) = given {
             self.space.slots.set(slot, Slot::Unusable);
@@ -532,7 +532,7 @@ pub(super) struct PendingCommit {
     /// Bytes of new messages and chunks in all commits before.
     fresh_bytes_before: u64,
     /// The position of everything appended so far, settlements included.
-    pub(super) appended: Position,
+    pub(super) appended: LogPosition,
     /// Bytes of copies made by the compactor.
     copied_bytes: usize,
     has_group: bool,
@@ -566,7 +566,7 @@ impl PendingCommit {
             records: again_records,
             fresh_bytes: 0,
             fresh_bytes_before: 0,
-            appended: Position(1),
+            appended: LogPosition(1),
             copied_bytes: 0,
             has_group: again_records > 0,
             has_access: again_records > 0,

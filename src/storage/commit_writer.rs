@@ -15,7 +15,9 @@
 //! - Transactions too large for one commit are written by `group`.
 
 use leveret_core::mem::{MessageId, Messages};
-use leveret_core::pending_writes::{Batch, Front, LogEntry, PendingWrites, Target as Place, Urgency};
+use leveret_core::pending_writes::{
+    Batch, Front, LogEntry, PendingWrites, Target as RecordLocation, Urgency,
+};
 use leveret_core::time::{Deadline, Now};
 
 use super::commit_builder::ResizeZeroed;
@@ -140,7 +142,7 @@ pub struct CommitWriter {
 #[derive(Debug)]
 pub(super) struct Draft {
     /// The queues and offsets of the message.
-    pub(super) places: Vec<Place>,
+    pub(super) places: Vec<RecordLocation>,
     targets: Vec<Target>,
     properties: Vec<u8>,
 }

@@ -32,7 +32,7 @@ use super::index::Segment;
 use super::jobs::{ReadDone, ReadJob};
 use super::log::Settings;
 use super::log::{InFlight, Log};
-use super::log::{Place, Position};
+use super::log::{LogPosition, RecordLocation};
 use super::reader::{self, ServedCommit};
 use super::record::{
     Message, RECORD_OVERHEAD_BYTES_MAX, Range, Ranges, Record, Target, Targets, ranges_fitting,
@@ -740,7 +740,7 @@ pub(super) struct Compaction {
     /// Number of live records still to be copied. It may include some that were settled meanwhile.
     pub(super) left: u64,
     /// Position with which the copies are durable, once the segment was read to its end.
-    pub(super) copied: Option<Position>,
+    pub(super) copied: Option<LogPosition>,
     pub(super) reading: bool,
     /// Number of the commit to wait for, because the pending commit has no more space; 0 for none.
     pub(super) waits_for: u64,
@@ -902,9 +902,9 @@ pub(super) struct DefinitionReplication {
     /// The key that was looked at last.
     pub(super) key: Vec<u8>,
     /// Version and location of the definition that is being read.
-    pub(super) reading: Option<(u64, Place)>,
+    pub(super) reading: Option<(u64, RecordLocation)>,
     /// Position with which the copies made so far are durable.
-    pub(super) copied: Position,
+    pub(super) copied: LogPosition,
 }
 
 impl DefinitionReplication {

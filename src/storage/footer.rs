@@ -35,7 +35,7 @@
 
 use super::commit::padded;
 use super::commit_builder::ResizeZeroed;
-use super::log::Place;
+use super::log::RecordLocation;
 use super::parts::{self, BodyPart, BodyPartWriter, MessageEntry, PreviousEntry, Smallest, part_seed};
 use super::record::{Body, Message, Record, Target, Targets};
 use super::recovery::Chain;
@@ -413,7 +413,7 @@ pub(super) fn of_segment(bytes: &[u8], sequence: u64, seed: u32) -> Option<(Leng
 pub(super) fn for_each_entry(
     entries: &[u8],
     segment: u64,
-    mut each: impl FnMut(&Record<'_>, Place),
+    mut each: impl FnMut(&Record<'_>, RecordLocation),
 ) -> Option<()> {
     let mut input = Input::new(entries);
     let mut end = 0_u32;
@@ -421,7 +421,7 @@ pub(super) fn for_each_entry(
         let (kind, has_place) = read_kind(&mut input)?;
         let (at, bytes) = read_place(&mut input, has_place, end)?;
         end = at.checked_add(bytes)?;
-        let place = Place { segment, at, bytes };
+        let place = RecordLocation { segment, at, bytes };
         match kind {
             // Names have no other location.
             NAMED => {

@@ -36,7 +36,7 @@ use super::commit_writer::{CommitWriter, Draft};
 use super::damage::is_about_a_block;
 use super::disk::Disk;
 use super::index::Index;
-use super::log::{Log, Position, Refused};
+use super::log::{Log, LogPosition, Refused};
 use super::reader::for_each_record;
 use super::record::{
     Body, CHUNK_BODY_BYTES, Message, RECORD_OVERHEAD_BYTES_MAX, Range, Ranges, Record, Target, Targets,
@@ -519,7 +519,7 @@ impl Log {
         &mut self,
         disk: &mut D,
         found: &FoundGroup,
-        settled: &mut Option<Position>,
+        settled: &mut Option<LogPosition>,
         report: &mut Report,
         now: Now,
     ) -> io::Result<()> {
@@ -574,7 +574,7 @@ impl Log {
         &mut self,
         disk: &mut D,
         group: UnfinishedGroup,
-        settled: &mut Option<Position>,
+        settled: &mut Option<LogPosition>,
         now: Now,
     ) -> io::Result<bool> {
         let (mut bytes, mut reached) = (Vec::new(), BTreeMap::new());

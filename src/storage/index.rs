@@ -18,7 +18,7 @@ use leveret_core::pending_writes::{is_group, is_transient};
 
 use super::access::Digest;
 use super::commit::BLOCK_BYTES;
-use super::log::{Place, Position, Settings};
+use super::log::{LogPosition, RecordLocation, Settings};
 use super::parts::{BodyPart, MessageEntry};
 use super::queue_index::{
     ALLOCATION_BYTES, AddOutcome, QueueIndex, SettleEffect, WatermarkReset, tree_bytes,
@@ -48,7 +48,7 @@ pub struct Index {
     /// Memory of a removed segment's spans, for reuse.
     spare_spans: Spans,
     /// Bodies that no message will reference, each with the position up to which its chunks were appended.
-    dropped: Vec<(u64, Position)>,
+    dropped: Vec<(u64, LogPosition)>,
 }
 
 impl Index {
@@ -212,7 +212,7 @@ impl Index {
     }
 
     /// Applies one record.
-    pub(super) fn apply(&mut self, record: &Record<'_>, place: Place) {
+    pub(super) fn apply(&mut self, record: &Record<'_>, place: RecordLocation) {
         match record {
             Record::Message(message) => self.apply_message(message, place),
             Record::Chunk { body, index, .. } => self.apply_chunk(*body, *index, place),
@@ -253,7 +253,7 @@ impl Index {
     }
 
     /// Records that a segment contains settlements or watermarks of a queue.
-    fn note_settlement(&mut self, queue: u64, place: Place) {
+    fn note_settlement(&mut self, queue: u64, place: RecordLocation) {
         let queue = self.queue(queue);
         queue.settled_since = queue.settled_since.min(place.segment);
     }
@@ -285,7 +285,7 @@ impl Index {
         }
     }
 
-    fn apply_message(&mut self, message: &Message<'_>, place: Place) {
+    fn apply_message(&mut self, message: &Message<'_>, place: RecordLocation) {
         let body = if let Body::Chunked { body, .. } = message.body { Some(body) } else { None };
         let share = place.bytes / message.targets.len() as u32;
         for target in message.targets.iter() {
@@ -373,7 +373,7 @@ impl Index {
     }
 
     /// Returns the location of a chunk of a large body.
-    pub(super) fn place_of_chunk(&self, body: u64, index: u32) -> Option<Place> {
+    pub(super) fn place_of_chunk(&self, body: u64, index: u32) -> Option<RecordLocation> {
         self.bodies.get(&body)?.chunks.get(&index).copied()
     }
 
@@ -384,7 +384,7 @@ impl Index {
         Some((self.segments.get(&place.segment)?.slot, place.at / block * block))
     }
 
-    fn apply_chunk(&mut self, body: u64, index: u32, place: Place) {
+    fn apply_chunk(&mut self, body: u64, index: u32, place: RecordLocation) {
         self.next_body = self.next_body.max(body);
         let entry = self.bodies.entry(body).or_default();
         let old = entry.chunks.insert(index, place);
@@ -398,7 +398,7 @@ impl Index {
     }
 
     /// Applies a definition of the queue with incarnation `queue`, or of another object.
-    fn apply_defined(&mut self, version: u64, key: &[u8], deleted: bool, queue: u64, place: Place) {
+    fn apply_defined(&mut self, version: u64, key: &[u8], deleted: bool, queue: u64, place: RecordLocation) {
         self.has_defined |= has_two_copies(key);
         let Some(old) = self.definitions.get_mut(key) else {
             let segments = vec![place.segment];
@@ -449,7 +449,7 @@ impl Index {
     /// Two copies count. If there are three, one is given up: preferably one in a segment that is being
     /// removed, then one in the newest copy's segment, then the oldest. A definition that is in every commit
     /// counts only in its newest copy.
-    fn apply_again(&mut self, key: &[u8], place: Place) {
+    fn apply_again(&mut self, key: &[u8], place: RecordLocation) {
         let leaving = self.leaving;
         let Some(definition) = self.definitions.get_mut(key) else { panic!("it is not known yet") };
         let is_deleted = definition.deleted;
@@ -469,8 +469,9 @@ impl Index {
                 Some(second) if second == place => return,
                 Some(second) => {
                     let first = core::mem::replace(&mut definition.place, place);
-                    let order =
-                        |at: &Place| (!leaving.contains(&at.segment), at.segment != place.segment, *at);
+                    let order = |at: &RecordLocation| {
+                        (!leaving.contains(&at.segment), at.segment != place.segment, *at)
+                    };
                     let [lost, kept] =
                         if order(&first) < order(&second) { [first, second] } else { [second, first] };
                     definition.second = Some(kept);
@@ -576,13 +577,13 @@ impl Index {
 
     /// Does the same for a body whose chunks may still be in flight. Everything up to `appended` was
     /// appended.
-    pub(super) fn drop_body_on_its_way(&mut self, body: u64, appended: Position) {
+    pub(super) fn drop_body_on_its_way(&mut self, body: u64, appended: LogPosition) {
         self.drop_body(body);
         self.dropped.push((body, appended));
     }
 
     /// Marks in-flight chunks of dropped bodies as dead when they have become durable.
-    pub(super) fn end_dropped(&mut self, durable: Position) {
+    pub(super) fn end_dropped(&mut self, durable: LogPosition) {
         let mut dropped = core::mem::take(&mut self.dropped);
         dropped.retain(|(body, position)| {
             let has_arrived = *position <= durable;
@@ -779,9 +780,9 @@ pub struct DefinitionIndex {
     /// Its version.
     pub version: u64,
     /// Location of the record in the log.
-    pub place: Place,
+    pub place: RecordLocation,
     /// Location of the second copy: in another commit, and soon in another segment.
-    pub second: Option<Place>,
+    pub second: Option<RecordLocation>,
     /// Whether the record deletes the object.
     pub deleted: bool,
     /// Incarnation of the queue that it defines. 0 if it defines none, or if a footer of version 1 does not
@@ -841,7 +842,7 @@ pub(super) fn has_two_copies(key: &[u8]) -> bool {
 #[derive(Clone, Debug, Default)]
 pub(super) struct LargeBody {
     /// Location of each chunk by its index.
-    pub(super) chunks: BTreeMap<u32, Place>,
+    pub(super) chunks: BTreeMap<u32, RecordLocation>,
     /// Number of live messages that have this body.
     pub(super) holders: u64,
     /// Number of those that are settled, but not durably.
@@ -858,7 +859,7 @@ impl LargeBody {
 
     /// Returns its heap bytes.
     pub(super) fn heap_bytes(&self) -> usize {
-        tree_bytes::<u32, Place>(self.chunks.len())
+        tree_bytes::<u32, RecordLocation>(self.chunks.len())
     }
 
     /// Marks the body as dead and subtracts its chunks from their segments.
@@ -1002,7 +1003,7 @@ mod tests {
         ) {
             let mut indexes = [Index::default(), Index::default()];
             for (index, is_together) in indexes.iter_mut().zip([false, true]) {
-                let place = Place { segment: 1, at: 0, bytes: 9 };
+                let place = RecordLocation { segment: 1, at: 0, bytes: 9 };
                 (1..10).for_each(|segment| index.add_segment(segment, segment as u32, 1 << 20));
                 index.apply(&Record::Gone { queue: gone }, place);
                 for &(queue, start) in &settled {
@@ -1036,9 +1037,9 @@ mod tests {
         let mut index = Index::default();
         (1..=2).for_each(|sequence| index.add_segment(sequence, sequence as u32, 64 << 10));
         let record = Record::Defined { version: 1, key: b"key", value: Some(b"value") };
-        index.apply(&record, Place { segment: 1, at: 4096, bytes: 20 });
+        index.apply(&record, RecordLocation { segment: 1, at: 4096, bytes: 20 });
         index.set_compacting(1);
-        index.apply(&record, Place { segment: 2, at: 8192, bytes: 20 });
+        index.apply(&record, RecordLocation { segment: 2, at: 8192, bytes: 20 });
         let live: Vec<u64> = index.segments().values().map(|segment| segment.live).collect();
         assert_eq!(live, [0, 1]);
     }

@@ -12,7 +12,7 @@ use super::damage::ReadAround;
 use super::disk::Disk;
 use super::footer;
 use super::log::Log;
-use super::log::Place;
+use super::log::RecordLocation;
 use super::log::Settings;
 use super::read_back::FETCH_BYTES;
 use super::reader;
@@ -25,7 +25,7 @@ use super::segment::Identity;
 #[derive(Clone, Copy, Debug)]
 pub struct FoundRecord<'a> {
     /// Location of the record.
-    pub place: Place,
+    pub place: RecordLocation,
     /// Number of its commit.
     pub commit: u64,
     /// Number of the broker start that wrote the commit.
@@ -163,7 +163,7 @@ impl Log {
             };
             for (from, length) in records {
                 let Ok((record, _)) = Record::parse(&rest[from..from + length]) else { continue };
-                let place = Place { segment, at: (at + from) as u32, bytes: length as u32 };
+                let place = RecordLocation { segment, at: (at + from) as u32, bytes: length as u32 };
                 let (commit, life) = (header.number, header.epoch);
                 found.records += 1;
                 each(&FoundRecord { place, commit, life, is_of_damaged_commit: whole.is_none(), record })?;

@@ -103,7 +103,7 @@ pub use leveret_core::pending_writes::Urgency;
 pub use log::Settings;
 pub use log::{Counters, SyncTimes};
 pub use log::{Failed, Log, Refused};
-pub use log::{Place, Position};
+pub use log::{LogPosition, RecordLocation};
 pub use newest_segment::forget as invalidate_header_copy;
 pub use parts::BodyPart;
 pub use queue_index::QueueIndex;

@@ -5,8 +5,8 @@
 //! append, settle → pending commit (memory) → next_commit → CommitJob ~ helper ~ CommitDone → commit_done → durable
 //! ```
 //!
-//! The file also holds the types that describe a store from outside: [`Settings`], [`Counters`], [`Place`]
-//! and [`Position`].
+//! The file also holds the types that describe a store from outside: [`Settings`], [`Counters`], [`RecordLocation`]
+//! and [`LogPosition`].
 //!
 //! # Invariants
 //! - At most one commit is in flight.
@@ -60,7 +60,7 @@ pub struct Failed(pub io::Error);
 #[derive(Debug)]
 pub(super) struct InFlight {
     /// The position that is durable when this commit is.
-    pub(super) position: Position,
+    pub(super) position: LogPosition,
     /// Offset of the commit in its segment, in bytes.
     pub(super) at: u32,
     /// Offset in the commit's bytes at which the settlements begin.
@@ -111,7 +111,7 @@ pub struct Log {
     pub(super) pending: PendingCommit,
     /// Settlements that are kept beside the pending commit until they are written.
     pub(super) settlements: PendingSettlements,
-    pub(super) durable: Position,
+    pub(super) durable: LogPosition,
     pub(super) in_flight: Option<InFlight>,
     pub(super) schedule: Schedule,
     pub(super) compactor: Compactor,
@@ -166,7 +166,7 @@ impl Log {
             index: start.index,
             pending: PendingCommit::new(commit_bytes, &start.again, start.again_records),
             settlements: PendingSettlements::default(),
-            durable: Position(0),
+            durable: LogPosition(0),
             in_flight: None,
             schedule: Schedule::new(&settings),
             compactor: Compactor::new(settings.commit_bytes as usize),
@@ -190,7 +190,7 @@ impl Log {
     }
 
     /// Returns the position up to which everything is durable.
-    pub const fn durable(&self) -> Position {
+    pub const fn durable(&self) -> LogPosition {
         self.durable
     }
 
@@ -262,7 +262,12 @@ impl Log {
     ///
     /// # Errors
     /// Returns the reason when the record cannot be appended now; nothing was changed.
-    pub fn append(&mut self, record: &Record<'_>, urgency: Urgency, now: Now) -> Result<Position, Refused> {
+    pub fn append(
+        &mut self,
+        record: &Record<'_>,
+        urgency: Urgency,
+        now: Now,
+    ) -> Result<LogPosition, Refused> {
         self.admit(record.bytes_max())?;
         let bytes = self.pending.add(record);
         self.pending.note_fresh(bytes);
@@ -288,7 +293,7 @@ impl Log {
         urgency: Urgency,
         now: Now,
         fill: impl FnOnce(&mut [u8]),
-    ) -> Result<Position, Refused> {
+    ) -> Result<LogPosition, Refused> {
         let message = Message { body: record::Body::Inline(&[]), ..*message };
         self.admit(Record::Message(message).bytes_max() + body_bytes)?;
         let bytes = self.pending.add_with(|out| record::encode_message(&message, body_bytes, out, fill));
@@ -307,7 +312,7 @@ impl Log {
         record: &Record<'_>,
         urgency: Urgency,
         now: Now,
-    ) -> Result<Position, Refused> {
+    ) -> Result<LogPosition, Refused> {
         self.admit_to_commit(record.bytes_max())?;
         if !self.access.note(record, &mut self.pending) {
             return Ok(self.note_appended(urgency, now));
@@ -362,7 +367,7 @@ impl Log {
     }
 
     /// Records that offsets of a queue are settled. Always accepted; written with one of the next commits.
-    pub fn settle(&mut self, queue: u64, range: Range, urgency: Urgency, now: Now) -> Position {
+    pub fn settle(&mut self, queue: u64, range: Range, urgency: Urgency, now: Now) -> LogPosition {
         if range.is_empty() {
             return self.pending.appended;
         }
@@ -386,7 +391,7 @@ impl Log {
     }
 
     /// Advances the position and schedules the commit after an entry was appended.
-    pub(super) fn note_appended(&mut self, urgency: Urgency, now: Now) -> Position {
+    pub(super) fn note_appended(&mut self, urgency: Urgency, now: Now) -> LogPosition {
         self.compactor.history.note_appended();
         self.pending.appended.0 += 1;
         self.note(urgency, now);
@@ -446,7 +451,7 @@ impl Log {
 
     /// Appends the waiting settlements to the pending commit, up to `end` bytes. Returns the position up to
     /// which everything is contained in the commit.
-    pub(super) fn append_settlements(&mut self, end: usize) -> Position {
+    pub(super) fn append_settlements(&mut self, end: usize) -> LogPosition {
         let pending = &mut self.pending;
         self.settlements.drain(|queue, ranges| {
             let count = record::ranges_fitting(ranges, end.saturating_sub(pending.len()));
@@ -520,7 +525,7 @@ impl Log {
 
 /// The location of a record in the log.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct Place {
+pub struct RecordLocation {
     /// Sequence of the segment.
     pub segment: u64,
     /// Offset of the record's first byte in the segment.
@@ -531,7 +536,7 @@ pub struct Place {
 
 /// A position in the order of everything appended. It is durable when [`Log::durable`] has reached it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
-pub struct Position(pub u64);
+pub struct LogPosition(pub u64);
 
 /// Sizes, limits and time windows of a store.
 ///
@@ -701,7 +706,7 @@ pub(super) struct PendingSettlements {
     order: Vec<u64>,
     sets: HashMap<u64, RangeSet, FixedState>,
     /// The position at which the oldest waiting settlement was recorded.
-    first: Position,
+    first: LogPosition,
     /// Emptied sets for reuse.
     spare: Vec<RangeSet>,
     /// Heap memory of the sets in `spare`, in bytes.
@@ -716,7 +721,13 @@ impl PendingSettlements {
     /// Adds settled offsets of a queue. Calls `fresh` with those that were not waiting already.
     ///
     /// `appended` is the position of everything appended so far.
-    pub(super) fn insert(&mut self, queue: u64, range: Range, appended: Position, fresh: impl FnMut(Range)) {
+    pub(super) fn insert(
+        &mut self,
+        queue: u64,
+        range: Range,
+        appended: LogPosition,
+        fresh: impl FnMut(Range),
+    ) {
         if self.is_empty() {
             self.first = appended;
         }
@@ -731,7 +742,7 @@ impl PendingSettlements {
     }
 
     /// Returns the position up to which everything is written when the log is written up to `appended`.
-    pub(super) fn covered_through(&self, appended: Position) -> Position {
+    pub(super) fn covered_through(&self, appended: LogPosition) -> LogPosition {
         if self.is_empty() { appended } else { self.first }
     }
 

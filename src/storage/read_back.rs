@@ -27,7 +27,7 @@ use super::commit_builder::ResizeZeroed;
 use super::disk::Disk;
 use super::footer::{RECORDED_PART, for_each_message};
 use super::index::Segment;
-use super::log::{Log, Place};
+use super::log::{Log, RecordLocation};
 use super::parts::{BodyPart, BodyPartBlock, PART_BLOCK_BYTES, Smallest, part_seed};
 use super::reader;
 use super::record::{Message, Range, Record};
@@ -345,7 +345,7 @@ pub(super) enum FetchSource {
     /// In the commits, because the segment has no good footer.
     Scan,
     /// The location of a chunk is known. Contains the body and the index of the chunk.
-    Chunk(Place, u64, u32),
+    Chunk(RecordLocation, u64, u32),
 }
 
 impl FetchJob {

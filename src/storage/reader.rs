@@ -16,7 +16,7 @@ use super::damage::{ReadAround, is_about_a_block};
 use super::disk::Disk;
 use super::footer::{self, Footer, Lengths};
 use super::index::Index;
-use super::log::Place;
+use super::log::RecordLocation;
 use super::newest_segment::{proven_by_next, synced_by_commit_headers, synced_by_headers};
 use super::parts::{BodyPart, BodyPartBlock, part_seed};
 use super::record::{Record, RecordError};
@@ -95,7 +95,7 @@ pub(super) struct Reader<'d, 'r, D> {
     /// Segments that the last commit removes.
     pub(super) leaving: Vec<u64>,
     /// Good records of damaged commits.
-    pub(super) served: Vec<Place>,
+    pub(super) served: Vec<RecordLocation>,
     /// Damaged files, which are not used.
     pub(super) set_aside: Vec<u32>,
     /// Live segment files that are missing or shorter than a segment.
@@ -530,7 +530,7 @@ pub(super) fn served(bytes: &[u8], seed: u32, segment: u64) -> Option<ServedComm
 }
 
 /// Adds a good record of a damaged commit to the footer, so that it is found when the segment is sealed.
-pub(super) fn note(footer: &mut Footer, bytes: &[u8], place: &Place) {
+pub(super) fn note(footer: &mut Footer, bytes: &[u8], place: &RecordLocation) {
     footer.note_records(&bytes[place.at as usize..][..place.bytes as usize], place.at);
 }
 
@@ -542,12 +542,12 @@ pub(super) fn all_served(
     numbers: Range<u64>,
     seed: u32,
     segment: SegmentRef,
-) -> (Vec<Place>, u32) {
+) -> (Vec<RecordLocation>, u32) {
     let mut places = Vec::new();
     for number in numbers {
         let found = bytes.get(at as usize..).and_then(|bytes| served(bytes, seed, segment.sequence));
         let Some(found) = found.filter(|found| found.header.number == number) else { break };
-        places.extend(found.records.into_iter().map(|(from, length)| Place {
+        places.extend(found.records.into_iter().map(|(from, length)| RecordLocation {
             segment: segment.sequence,
             at: at + from as u32,
             bytes: length as u32,
@@ -714,7 +714,7 @@ pub(super) fn apply_records(
 ) -> u32 {
     for_each_record(records, at, |record, (at, bytes)| {
         if is_wanted(record) {
-            index.apply(record, Place { segment, at, bytes });
+            index.apply(record, RecordLocation { segment, at, bytes });
         }
     })
 }
@@ -723,7 +723,7 @@ pub(super) fn apply_records(
 pub(super) fn read_record<'b, D: Disk>(
     index: &Index,
     disk: &mut D,
-    place: Place,
+    place: RecordLocation,
     bytes: &'b mut Vec<u8>,
 ) -> io::Result<Option<Record<'b>>> {
     let Some(segment) = index.segments().get(&place.segment) else {

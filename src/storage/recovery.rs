@@ -32,7 +32,7 @@ use super::commit_builder::ResizeZeroed;
 use super::damage::{REFUSED_IN_FILE_MAX, ReadAround, is_about_a_block};
 use super::disk::{Disk, REPAIR_SLOT, UnopenedFile, is_full};
 use super::file_disk::FileDisk;
-use super::log::{Log, Place, RecoveredState, Settings, WriterState};
+use super::log::{Log, RecordLocation, RecoveredState, Settings, WriterState};
 use super::newest_segment::HeaderCopy;
 use super::newest_segment::{UnreadableHeader, segments_of};
 use super::newest_segment::{has_more, has_synced, most_frequent, owner_of};
@@ -251,7 +251,7 @@ impl Log {
     pub fn read_record<'b, D: Disk>(
         &self,
         disk: &mut D,
-        place: Place,
+        place: RecordLocation,
         bytes: &'b mut Vec<u8>,
     ) -> io::Result<Option<Record<'b>>> {
         reader::read_record(&self.index, disk, place, bytes)

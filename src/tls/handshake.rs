@@ -28,7 +28,7 @@ use rustls::{AlertDescription, CertificateError, CipherSuite, Error};
 
 use super::certificates::CertificateStore;
 use super::der::Certificate;
-use super::records::{Connection, End, RECORD_BYTES_MAX, first_record_len, is_aligned, with_either};
+use super::records::{Connection, RECORD_BYTES_MAX, TlsSide, first_record_len, is_aligned, with_either};
 use super::upstream::Target;
 use super::verifier::{Clock, KnownTime, Utc, explain_other, system_s};
 
@@ -70,11 +70,11 @@ pub struct Shaken {
     /// Bytes to be sent in any case.
     pub outgoing: Vec<u8>,
     /// How the handshake continues.
-    pub next: Next,
+    pub next: HandshakeResult,
 }
 
 /// How a handshake continues.
-pub enum Next {
+pub enum HandshakeResult {
     /// More input of the peer is needed.
     More(Box<Handshake>),
     /// The handshake is over.
@@ -165,21 +165,21 @@ impl Handshake {
     ) -> Shaken {
         let mut outgoing = Vec::new();
         let next = match self.advance((certificates.as_deref_mut(), known), &mut outgoing) {
-            Ok(Some(opened)) => Next::Open(Box::new(opened)),
+            Ok(Some(opened)) => HandshakeResult::Open(Box::new(opened)),
             Ok(None) => {
                 self.is_fresh = false;
-                Next::More(self)
+                HandshakeResult::More(self)
             }
             Err(HandshakeError::Tls(error)) => {
                 if let Some(connection) = &mut self.connection {
                     with_either!(connection, |end| send_alert(end, &mut self.incoming, &mut outgoing));
                 }
-                Next::Failed(match &self.target {
+                HandshakeResult::Failed(match &self.target {
                     Some(target) => target.explain(&error),
                     None => explain(&error, certificates.map(|own| own.clock()).unwrap_or_default()),
                 })
             }
-            Err(HandshakeError::Other(why)) => Next::Failed(why.into_owned()),
+            Err(HandshakeError::Other(why)) => HandshakeResult::Failed(why.into_owned()),
         };
         Shaken { outgoing, next }
     }
@@ -251,7 +251,7 @@ impl Handshake {
 }
 
 /// Continues as far as complete records allow.
-fn run<E: End>(
+fn run<E: TlsSide>(
     connection: &mut UnbufferedConnectionCommon<E>,
     (incoming, whole): &mut (&mut Vec<u8>, &mut usize),
     plain: &mut Vec<u8>,
@@ -307,7 +307,7 @@ fn admit(mut opened: Opened, certificates: Option<&mut CertificateStore>) -> Res
 }
 
 /// Sends the alert of rustls about the failure.
-fn send_alert<E: End>(
+fn send_alert<E: TlsSide>(
     connection: &mut UnbufferedConnectionCommon<E>,
     incoming: &mut [u8],
     outgoing: &mut Vec<u8>,

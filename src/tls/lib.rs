@@ -36,7 +36,7 @@ use leveret_core::mem::{ByteChain, BytePool};
 pub use certificates::CertificateStore;
 pub use certificates::TlsError;
 use handshake::UPSTREAM_CHAIN_BYTES_MAX;
-pub use handshake::{CLIENT_CHAIN_BYTES_MAX, HANDSHAKE_BYTES, Handshake, Next, Opened, Shaken};
+pub use handshake::{CLIENT_CHAIN_BYTES_MAX, HANDSHAKE_BYTES, Handshake, HandshakeResult, Opened, Shaken};
 use records::{Connection, Opening, farewell, open, seal};
 pub use records::{PLAIN_BYTES_MAX, RECORD_BYTES_MAX, SEALED_BYTES_MAX, SESSION_BYTES};
 pub use revoked::CRL_BYTES;

@@ -62,14 +62,14 @@ macro_rules! with_either {
 pub(super) use with_either;
 
 /// One side of a connection, as rustls represents it.
-pub(super) trait End: Sized {
+pub(super) trait TlsSide: Sized {
     fn process<'c, 'i>(
         connection: &'c mut UnbufferedConnectionCommon<Self>,
         input: &'i mut [u8],
     ) -> UnbufferedStatus<'c, 'i, Self>;
 }
 
-impl End for ServerConnectionData {
+impl TlsSide for ServerConnectionData {
     fn process<'c, 'i>(
         connection: &'c mut UnbufferedConnectionCommon<Self>,
         input: &'i mut [u8],
@@ -78,7 +78,7 @@ impl End for ServerConnectionData {
     }
 }
 
-impl End for ClientConnectionData {
+impl TlsSide for ClientConnectionData {
     fn process<'c, 'i>(
         connection: &'c mut UnbufferedConnectionCommon<Self>,
         input: &'i mut [u8],
@@ -129,7 +129,7 @@ pub(super) fn open(
     with_either!(connection, |end| open_at(end, input, plain, reply))
 }
 
-fn open_at<E: End>(
+fn open_at<E: TlsSide>(
     connection: &mut UnbufferedConnectionCommon<E>,
     input: &mut [u8],
     plain: &mut [u8],
@@ -198,7 +198,7 @@ pub(super) fn farewell(connection: &mut Connection, out: &mut [u8]) -> Result<us
     with_either!(connection, |end| with_traffic(end, out, |traffic, room| traffic.queue_close_notify(room)))
 }
 
-fn with_traffic<E: End>(
+fn with_traffic<E: TlsSide>(
     connection: &mut UnbufferedConnectionCommon<E>,
     out: &mut [u8],
     act: impl FnOnce(&mut WriteTraffic<'_, E>, &mut [u8]) -> Result<usize, EncryptError>,

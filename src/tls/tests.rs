@@ -191,9 +191,9 @@ impl Line {
                 let Shaken { outgoing, next } = handshake.step(Some(certificates), &mut KnownTime::default());
                 self.hear(&outgoing);
                 handshake = match next {
-                    Next::More(handshake) => handshake,
-                    Next::Failed(why) => return Err(why),
-                    Next::Open(mut opened) => {
+                    HandshakeResult::More(handshake) => handshake,
+                    HandshakeResult::Failed(why) => return Err(why),
+                    HandshakeResult::Open(mut opened) => {
                         opened.incoming.extend(&said[at + 1..]);
                         let login = opened.login.take();
                         let session = Session::begin(*opened, &mut self.pools.0, &mut self.stash);
@@ -471,12 +471,12 @@ fn a_handshake_takes_so_many_records_and_no_more() {
                 }
                 steps += 1;
                 match handshake.step(Some(&mut certificates), &mut KnownTime::default()).next {
-                    Next::More(again) => handshake = again,
-                    Next::Failed(said) => {
+                    HandshakeResult::More(again) => handshake = again,
+                    HandshakeResult::Failed(said) => {
                         why = Some(said);
                         break;
                     }
-                    Next::Open(_) => panic!("it is not over"),
+                    HandshakeResult::Open(_) => panic!("it is not over"),
                 }
             }
             assert_eq!(why.as_deref(), Some("its handshake is not over after 128 records"));
@@ -486,7 +486,10 @@ fn a_handshake_takes_so_many_records_and_no_more() {
         let mut handshake = Handshake::new(None);
         handshake.take_in(&cut(&hello, hello.len().div_ceil(100)));
         let shaken = handshake.step(Some(&mut certificates), &mut KnownTime::default());
-        assert!(matches!(shaken.next, Next::More(_)) && !shaken.outgoing.is_empty(), "it is answered");
+        assert!(
+            matches!(shaken.next, HandshakeResult::More(_)) && !shaken.outgoing.is_empty(),
+            "it is answered"
+        );
     }
 }
 
@@ -499,7 +502,7 @@ fn what_comes_behind_a_handshake_is_not_counted_as_part_of_it() {
     let mut handshake = Handshake::new(None);
     handshake.take_in(&line.said());
     let Shaken { outgoing, next } = handshake.step(Some(&mut certificates), &mut KnownTime::default());
-    let Next::More(mut handshake) = next else { panic!("more is to come") };
+    let HandshakeResult::More(mut handshake) = next else { panic!("more is to come") };
     line.hear(&outgoing);
     let mut said = line.said();
     let text: Vec<u8> = (0..300_u16).map(|number| number as u8).collect();
@@ -508,7 +511,9 @@ fn what_comes_behind_a_handshake_is_not_counted_as_part_of_it() {
         said.extend(line.said());
     }
     handshake.take_in(&said);
-    let Next::Open(opened) = handshake.step(Some(&mut certificates), &mut KnownTime::default()).next else {
+    let HandshakeResult::Open(opened) =
+        handshake.step(Some(&mut certificates), &mut KnownTime::default()).next
+    else {
         panic!("it is over")
     };
     assert_eq!((opened.plain, opened.incoming), (text, Vec::new()));

@@ -22,9 +22,9 @@ fn advance(
     certificates: Option<&mut CertificateStore>,
     known: &mut KnownTime,
     said: &mut Vec<u8>,
-) -> Next {
+) -> HandshakeResult {
     if !handshake.is_ready() {
-        return Next::More(handshake);
+        return HandshakeResult::More(handshake);
     }
     let shaken = core::mem::replace(&mut handshake, Handshake::new(None)).step(certificates, known);
     said.extend(shaken.outgoing);
@@ -38,22 +38,23 @@ fn begun(opened: Opened) -> Session {
 
 fn meet(server: &mut CertificateStore, host: &str, tls: &UpstreamTls, known: &mut KnownTime) -> Met {
     let Tls::Shaking(client) = Tls::to_upstream(host, tls) else { unreachable!("it begins so") };
-    let (mut client, mut listener) = (Next::More(client), Next::More(Handshake::new(None)));
+    let (mut client, mut listener) =
+        (HandshakeResult::More(client), HandshakeResult::More(Handshake::new(None)));
     let (mut up, mut down) = (Vec::new(), Vec::new());
     for _ in 0..10 {
-        if let Next::More(mut handshake) = client {
+        if let HandshakeResult::More(mut handshake) = client {
             handshake.take_in(&core::mem::take(&mut down));
             client = advance(handshake, None, known, &mut up);
         }
-        if let Next::More(mut handshake) = listener {
+        if let HandshakeResult::More(mut handshake) = listener {
             handshake.take_in(&core::mem::take(&mut up));
             listener = advance(handshake, Some(server), &mut KnownTime::default(), &mut down);
         }
     }
     let ended = |next| match next {
-        Next::Open(opened) => Ok(*opened),
-        Next::Failed(why) => Err(why),
-        Next::More(_) => Err("it waits".to_string()),
+        HandshakeResult::Open(opened) => Ok(*opened),
+        HandshakeResult::Failed(why) => Err(why),
+        HandshakeResult::More(_) => Err("it waits".to_string()),
     };
     let mut client = ended(client);
     if let Ok(opened) = &mut client {
@@ -322,13 +323,14 @@ fn who_has_the_certificate_and_not_its_key_is_no_upstream() {
             let certificate_sha256 = Some(sum_of(&office, name));
             let tls = UpstreamTls { certificate_sha256, ..UpstreamTls::default() };
             let Tls::Shaking(client) = Tls::to_upstream("rabbit", &tls) else { unreachable!("it begins so") };
-            let (mut client, mut up, mut known) = (Next::More(client), Vec::new(), KnownTime::default());
+            let (mut client, mut up, mut known) =
+                (HandshakeResult::More(client), Vec::new(), KnownTime::default());
             for _ in 0..10 {
                 let mut down = Vec::new();
                 while server.wants_write() {
                     server.write_tls(&mut down).unwrap();
                 }
-                if let Next::More(mut handshake) = client {
+                if let HandshakeResult::More(mut handshake) = client {
                     handshake.take_in(&down);
                     client = advance(handshake, None, &mut known, &mut up);
                 }
@@ -339,7 +341,7 @@ fn who_has_the_certificate_and_not_its_key_is_no_upstream() {
                     let _ = server.process_new_packets();
                 }
             }
-            let is_open = matches!(client, Next::Open(_));
+            let is_open = matches!(client, HandshakeResult::Open(_));
             assert_eq!(is_open, is_accepted, "{protocol:?} {name}");
         }
     }

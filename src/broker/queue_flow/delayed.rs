@@ -33,7 +33,7 @@ use leveret_core::pending_writes::PendingWrites;
 
 use super::Queues;
 use super::expiry::Expiry;
-use super::page_in::Page;
+use super::page_in::ReadMessage;
 use super::push::LevelChoice;
 use crate::Context;
 use crate::queue_records::QueueState;
@@ -140,7 +140,7 @@ impl Queues {
 
     /// Sets the time of a slot whose first message was read.
     #[cold]
-    pub(crate) fn slot_peeked(&mut self, level: QueueId, page: &Page<'_>) {
+    pub(crate) fn slot_peeked(&mut self, level: QueueId, page: &ReadMessage<'_>) {
         let headers = Properties::trusted(page.properties).headers().unwrap_or(Table::EMPTY);
         let due_ms = page.enqueued_ms.saturating_add(delay_ms(headers));
         let slot = match self.records[level].rank {

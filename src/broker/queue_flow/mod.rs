@@ -51,7 +51,7 @@ pub(super) use delayed::{DelayWheel, Held, NARROWEST_PUBLISHED, Next, Slot, dela
 pub(super) use expiry::Expiry;
 pub(super) use head::Getting;
 pub use page_in::BrowseRequests;
-pub use page_in::{Fetch, Page, PageInOutcome, ReadPosition};
+pub use page_in::{LogRead, PageInOutcome, ReadMessage, ReadPosition};
 pub use push::disk_shortage;
 pub(super) use push::{CannotPublish, Claim, LevelChoice};
 pub(super) use trim::Patience;

@@ -50,7 +50,7 @@ impl Queues {
     }
 
     /// Returns the next messages to read back; [`Self::fetched`] must follow.
-    pub fn next_read(&mut self, messages: &Messages) -> Option<Fetch> {
+    pub fn next_read(&mut self, messages: &Messages) -> Option<LogRead> {
         if let Some(fetch) = self.browses.next_read() {
             return Some(fetch);
         }
@@ -67,7 +67,7 @@ impl Queues {
         None
     }
 
-    fn fetch_for(&self, queue: QueueId) -> Option<Fetch> {
+    fn fetch_for(&self, queue: QueueId) -> Option<LogRead> {
         let record = &self.records[queue];
         let (from, (start, count)) = match (self.absent_rejected(queue), self.first(queue)) {
             _ if record.is_deleted() => return None,
@@ -77,7 +77,7 @@ impl Queues {
         };
         let is_peek = record.times.peeked.is_wanted() && from != ReadPosition::Rejected;
         let count = if is_peek { 1 } else { count };
-        Some(Fetch {
+        Some(LogRead {
             queue,
             incarnation: record.logged.incarnation(),
             start,
@@ -89,7 +89,12 @@ impl Queues {
     }
 
     /// Takes a message that was read back; its body follows.
-    pub fn page_in(&mut self, messages: &mut Messages, fetch: &Fetch, page: &Page<'_>) -> PageInOutcome {
+    pub fn page_in(
+        &mut self,
+        messages: &mut Messages,
+        fetch: &LogRead,
+        page: &ReadMessage<'_>,
+    ) -> PageInOutcome {
         if fetch.from == ReadPosition::Browse {
             if self.records.get(fetch.queue.index()).is_none() {
                 return PageInOutcome::NotWanted;
@@ -124,7 +129,7 @@ impl Queues {
     ///
     /// If the message blocks its queue, it is read again when memory is freed. What was read ahead is
     /// requested again when the head runs low.
-    pub fn note_no_memory(&mut self, messages: &Messages, fetch: &Fetch) {
+    pub fn note_no_memory(&mut self, messages: &Messages, fetch: &LogRead) {
         if fetch.from == ReadPosition::Browse {
             return self.browses.end(false);
         }
@@ -142,7 +147,7 @@ impl Queues {
     }
 
     /// Notes that a message could not be read now: it is read again in the next turn.
-    pub fn retry_read(&mut self, fetch: &Fetch) {
+    pub fn retry_read(&mut self, fetch: &LogRead) {
         if fetch.from == ReadPosition::Browse {
             return self.browses.end(true);
         }
@@ -154,7 +159,7 @@ impl Queues {
     /// Returns whether there is a place among the queue entries for a message that was read back.
     ///
     /// A message that blocks its queue may take the last chunk. A requeued message has its place already.
-    fn has_place(&self, fetch: &Fetch) -> bool {
+    fn has_place(&self, fetch: &LogRead) -> bool {
         let backlog = &self.records[fetch.queue].backlog;
         fetch.is_single()
             || if backlog.is_head_empty() {
@@ -164,7 +169,7 @@ impl Queues {
             }
     }
 
-    fn is_same_queue(&self, fetch: &Fetch) -> bool {
+    fn is_same_queue(&self, fetch: &LogRead) -> bool {
         let record = self.records.get(fetch.queue.index());
         record.is_some_and(|record| record.logged.is_on() && record.logged.incarnation() == fetch.incarnation)
     }
@@ -176,7 +181,7 @@ impl Queues {
     pub fn paged_in(
         &mut self,
         cx: &mut Context<'_>,
-        fetch: &Fetch,
+        fetch: &LogRead,
         (offset, enqueued_ms): (u64, u64),
         message: MessageId,
     ) -> bool {
@@ -220,7 +225,7 @@ impl Queues {
     }
 
     /// Ends a read: messages with offsets below `through` that were not found are lost.
-    pub fn fetched(&mut self, fetch: &Fetch, through: u64) {
+    pub fn fetched(&mut self, fetch: &LogRead, through: u64) {
         if fetch.from == ReadPosition::Browse {
             return self.browses.end(false);
         }
@@ -246,7 +251,7 @@ impl Queues {
 
     /// Returns the run that is being read, if it is still wanted: at the front of the middle, or one requeued
     /// message.
-    fn front_run(&self, fetch: &Fetch) -> Option<(u64, u32)> {
+    fn front_run(&self, fetch: &LogRead) -> Option<(u64, u32)> {
         let record = self.records.get(fetch.queue.index()).filter(|record| !record.is_deleted())?;
         let is_first = match fetch.from {
             ReadPosition::Returned => self.first(fetch.queue) == Some(First::Absent(fetch.start)),
@@ -261,7 +266,7 @@ impl Queues {
         run.filter(|_| record.logged.incarnation() == fetch.incarnation)
     }
 
-    fn skip_lost(&mut self, fetch: &Fetch, through: u64) {
+    fn skip_lost(&mut self, fetch: &LogRead, through: u64) {
         // The queue may have been purged or deleted during the read.
         let Some((start, count)) = self.front_run(fetch) else { return };
         let lost = through.saturating_sub(start).min(u64::from(count)) as u32;
@@ -459,7 +464,7 @@ impl ReadBackReserve {
 
 /// Messages to be read back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Fetch {
+pub struct LogRead {
     /// Queue that the messages are read for.
     pub queue: QueueId,
     /// Number that identifies the queue in the log.
@@ -491,7 +496,7 @@ pub enum ReadPosition {
 
 /// A message that was read back, without its body.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Page<'a> {
+pub struct ReadMessage<'a> {
     /// The log offset of the message.
     pub offset: u64,
     /// The exchange that the message was published to.
@@ -506,13 +511,13 @@ pub struct Page<'a> {
     pub enqueued_ms: u64,
 }
 
-impl Fetch {
+impl LogRead {
     pub(super) const fn is_single(&self) -> bool {
         !matches!(self.from, ReadPosition::Middle)
     }
 }
 
-impl Page<'_> {
+impl ReadMessage<'_> {
     pub(super) fn bytes(&self) -> usize {
         self.exchange.len() + self.routing_key.len() + self.properties.len() + self.body_len as usize
     }
@@ -533,7 +538,7 @@ pub enum PageInOutcome {
 ///
 /// # Errors
 /// There is no memory for it now.
-pub(crate) fn begin_page(messages: &mut Messages, page: &Page<'_>) -> Result<MessageId, PoolFull> {
+pub(crate) fn begin_page(messages: &mut Messages, page: &ReadMessage<'_>) -> Result<MessageId, PoolFull> {
     let message = messages.begin(page.exchange, page.routing_key, Share::ReadBack)?;
     let flags = MessageFlags::PERSISTENT.with(MessageFlags::STORED);
     let properties = Properties::trusted(page.properties);
@@ -608,16 +613,21 @@ impl BrowseRequests {
     }
 
     /// Returns what is to be read for the next request.
-    pub(super) fn next_read(&mut self) -> Option<Fetch> {
+    pub(super) fn next_read(&mut self) -> Option<LogRead> {
         let browse = self.list.iter_mut().find(|browse| browse.state == BrowseState::Wanted)?;
         browse.state = BrowseState::Reading;
         let LogRun { queue, incarnation, start, count, .. } = browse.run;
         let (end, from) = (start + u64::from(count), ReadPosition::Browse);
-        Some(Fetch { queue, incarnation, start, end, bytes_max: BROWSE_BYTES, from, is_peek: false })
+        Some(LogRead { queue, incarnation, start, end, bytes_max: BROWSE_BYTES, from, is_peek: false })
     }
 
     /// Begins a message that was read for browsing; its body follows.
-    pub(super) fn begin(&mut self, messages: &mut Messages, fetch: &Fetch, page: &Page<'_>) -> PageInOutcome {
+    pub(super) fn begin(
+        &mut self,
+        messages: &mut Messages,
+        fetch: &LogRead,
+        page: &ReadMessage<'_>,
+    ) -> PageInOutcome {
         if self.reading().is_none() || !(fetch.start..fetch.end).contains(&page.offset) {
             return PageInOutcome::NotWanted;
         }

@@ -26,7 +26,7 @@ use leveret_core::mem::{MessageFlags, MessageId};
 use leveret_core::pending_writes::PendingWrites;
 
 use super::Queues;
-use super::page_in::{Fetch, Page};
+use super::page_in::{LogRead, ReadMessage};
 use crate::Context;
 use crate::arguments::expiration_ms;
 use crate::context::Work;
@@ -360,7 +360,7 @@ impl Queues {
 
     /// Notes the expiry time of the first message, whose record was read from the log.
     #[cold]
-    pub(crate) fn peeked(&mut self, fetch: &Fetch, page: &Page<'_>) {
+    pub(crate) fn peeked(&mut self, fetch: &LogRead, page: &ReadMessage<'_>) {
         if self.records[fetch.queue].delayed_exchange.is_some() {
             self.records[fetch.queue].times.peeked = Peeked::of(page.offset, u64::MAX);
             return self.slot_peeked(fetch.queue, page);

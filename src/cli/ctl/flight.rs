@@ -15,7 +15,7 @@ use std::path::Path;
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 
-use leveret_core::flight::{self, Event, FILE_BYTES, Kind};
+use leveret_core::flight::{self, Event, EventKind, FILE_BYTES};
 use leveret_daemon::logging::Printable;
 use leveret_management::bridges::day_of;
 
@@ -58,12 +58,12 @@ impl fmt::Display for RunEvents<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (Some(first), Some(last)) = (self.events.first(), self.events.last()) else { return Ok(()) };
         let end = match last.kind {
-            Kind::Ended => "it ended by itself",
+            EventKind::Ended => "it ended by itself",
             _ if self.is_last && self.lives_on => "it goes on",
             _ => "it was ended without a word: by a signal, the watchdog or a fault",
         };
         writeln!(f, "Life {}, {} events; {end}", first.stamp.life, self.events.len())?;
-        if first.kind != Kind::Started {
+        if first.kind != EventKind::Started {
             writeln!(f, "  (what came before is written over)")?;
         }
         let mut expected = first.stamp.number;

@@ -5,7 +5,9 @@ use std::io::{self, IsTerminal, Write};
 use serde_json::Value;
 
 use leveret_management::bridges::BridgeLinks;
-use leveret_management::columns::{Channels, Connections, Consumers, Exchanges, Kind, Queues, TYPED, Vhosts};
+use leveret_management::columns::{
+    Channels, Connections, Consumers, Exchanges, ListedKind, Queues, TYPED, Vhosts,
+};
 use leveret_management::definition_columns::Bindings;
 use leveret_management::definition_columns::DEFINITION_TEXT;
 use leveret_management::definition_columns::Orphans;
@@ -89,19 +91,24 @@ pub(super) fn bridges(call: &Call) -> Result<(), Failure> {
     everywhere::<BridgeLinks>(call, "/api/ctl/bridges".into(), "Listing bridges ...", &columns)
 }
 
-fn in_vhost<K: Kind>(call: &Call, what: &str, banner: String, default: &[&str]) -> Result<(), Failure> {
+fn in_vhost<K: ListedKind>(call: &Call, what: &str, banner: String, default: &[&str]) -> Result<(), Failure> {
     let path = format!("/api/{what}/{}", encode(call.vhost()));
     everywhere::<K>(call, path, &banner, default)
 }
 
-fn everywhere<K: Kind>(call: &Call, path: String, banner: &str, default: &[&str]) -> Result<(), Failure> {
+fn everywhere<K: ListedKind>(
+    call: &Call,
+    path: String,
+    banner: &str,
+    default: &[&str],
+) -> Result<(), Failure> {
     let columns = columns::<K>(call, default)?;
     print(call, RowSource { path, banner: banner.to_string(), columns, is_whole: false, is_headless: false })
 }
 
 /// Returns the columns that a command can show, if it accepts any.
 pub(super) fn columns_of(command: &str) -> Option<Vec<&'static str>> {
-    fn of<K: Kind>() -> Vec<&'static str> {
+    fn of<K: ListedKind>() -> Vec<&'static str> {
         K::COLUMNS.iter().map(|(name, _)| *name).filter(|name| *name != TYPED).collect()
     }
     Some(match command {
@@ -119,7 +126,7 @@ pub(super) fn columns_of(command: &str) -> Option<Vec<&'static str>> {
 }
 
 /// Returns the requested columns, or the default ones.
-fn columns<'a, K: Kind>(call: &'a Call, default: &[&'a str]) -> Result<Vec<&'a str>, Failure> {
+fn columns<'a, K: ListedKind>(call: &'a Call, default: &[&'a str]) -> Result<Vec<&'a str>, Failure> {
     if call.args.is_empty() {
         return Ok(default.to_vec());
     }

@@ -4,7 +4,7 @@
 //! - Objects of one connection and the predeclared exchanges of every virtual host are omitted.
 //! - Passwords are exported as hashes: a reader of the file could also copy the store.
 
-use crate::columns::{Column, Kind};
+use crate::columns::{Column, ListedKind};
 use crate::definition_columns::raw_value;
 use crate::listing::{Part, whole_row};
 use crate::request_context::ReadContext;
@@ -59,7 +59,7 @@ pub const VHOST_PARTS: &[Part] = &[
     Part { around: ("\n],\n\"bindings\":[", "\n]}\n"), ..part::<Bindings>("") },
 ];
 
-const fn part<K: Kind>(before: &'static str) -> Part {
+const fn part<K: ListedKind>(before: &'static str) -> Part {
     Part { around: (before, ""), places: K::places, row: whole_row::<K>, probe: None }
 }
 
@@ -70,7 +70,7 @@ macro_rules! exported {
         #[derive(Debug)]
         struct $name;
 
-        impl Kind for $name {
+        impl ListedKind for $name {
             type View<'a> = $view<'a>;
 
             const COLUMNS: &'static [Column<Self>] = &$columns;

@@ -16,7 +16,7 @@ use leveret_bridge::Preparation;
 use leveret_broker::{Broker, DeleteIf, ParameterNeeds, ParameterView, SHOVEL};
 use leveret_config::bridge::{Bridge as Config, Destination};
 use leveret_config::shovels::parse;
-use leveret_config::shovels::{DeleteAfter, End};
+use leveret_config::shovels::{DeleteAfter, ShovelEnd};
 use leveret_config::upstream::Upstream;
 use leveret_core::log_limiter::{LogKind, LogSource};
 use leveret_management::definitions::table_of;
@@ -60,7 +60,7 @@ pub(crate) fn check(parameter: &ParameterView<'_>) -> Result<ParameterNeeds, Str
 }
 
 /// Returns the arguments with which an end's queue is declared if it does not exist.
-fn arguments_of(end: &End) -> Result<Vec<u8>, String> {
+fn arguments_of(end: &ShovelEnd) -> Result<Vec<u8>, String> {
     if end.arguments.is_empty() {
         return Ok(Vec::new());
     }
@@ -76,10 +76,11 @@ impl BridgeState {
         }
         let shovel = self.config.shovel.as_deref();
         // The arguments were checked when the shovel was defined.
-        let arguments = |end: Option<&End>| end.and_then(|end| arguments_of(end).ok()).unwrap_or_default();
+        let arguments =
+            |end: Option<&ShovelEnd>| end.and_then(|end| arguments_of(end).ok()).unwrap_or_default();
         match (direction, &rule.to) {
             (Direction::Fetch, _) => match shovel.map(|shovel| &shovel.source) {
-                Some(End { exchange: Some(exchange), key, .. }) => {
+                Some(ShovelEnd { exchange: Some(exchange), key, .. }) => {
                     Some(Preparation::Source(exchange.clone(), key.clone().unwrap_or_default()))
                 }
                 source => Some(Preparation::Queue(rule.queue.clone(), arguments(source))),

@@ -5,7 +5,7 @@
 //!   heartbeats, if it has heartbeats.
 
 use leveret_bridge::Stage;
-use leveret_config::shovels::End;
+use leveret_config::shovels::ShovelEnd;
 use leveret_core::time::Now;
 use leveret_management::request_context::{
     BridgeLinkView, BridgeOrder, Bridges as BridgeViews, ShovelEndView, ShovelView,
@@ -110,7 +110,7 @@ impl BridgeViews for ShownBridges<'_> {
 #[cold]
 fn shovel_of<'a>(head: &'a BridgeState, state: &LinkState) -> Option<ShovelView<'a>> {
     let shovel = head.config.shovel.as_ref()?;
-    let view = |end: &'a End| ShovelEndView {
+    let view = |end: &'a ShovelEnd| ShovelEndView {
         uri: end.uris.get(if end.is_here { 0 } else { state.upstream }).map_or("", String::as_str),
         queue: end.queue.as_deref(),
         exchange: end.exchange.as_deref(),

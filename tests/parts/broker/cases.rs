@@ -314,7 +314,7 @@ fn an_exchange_of_an_unknown_type_keeps_its_bindings_in_the_store() {
 
 #[test]
 fn a_loaded_message_is_delivered_although_there_was_no_memory_for_more() {
-    use leveret_broker::{Contents, Page, PageInOutcome, Restored};
+    use leveret_broker::{Contents, PageInOutcome, ReadMessage, Restored};
     use leveret_core::pending_writes::Definition;
     let mut house = TestBroker::new(64);
     house.pending_writes.start(2, true, 1 << 20);
@@ -339,8 +339,14 @@ fn a_loaded_message_is_delivered_although_there_was_no_memory_for_more() {
     house.consume(at, "q");
     assert_eq!(house.turns(at), 0);
     let fetch = house.broker.queues_mut().next_read(&house.messages).unwrap();
-    let page =
-        Page { offset: 0, exchange: "", routing_key: b"q", properties: &[0, 0], body_len: 3, enqueued_ms: 0 };
+    let page = ReadMessage {
+        offset: 0,
+        exchange: "",
+        routing_key: b"q",
+        properties: &[0, 0],
+        body_len: 3,
+        enqueued_ms: 0,
+    };
     let PageInOutcome::Begun(id) = house.broker.queues_mut().page_in(&mut house.messages, &fetch, &page)
     else {
         panic!("it is taken")

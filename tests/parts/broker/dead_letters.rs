@@ -5,7 +5,7 @@
 use leveret_amqp::props::Properties;
 use leveret_amqp::{Full, Table, TableWriter, Value, Writer};
 use leveret_broker::restore;
-use leveret_broker::{Page, PageInOutcome};
+use leveret_broker::{PageInOutcome, ReadMessage};
 use leveret_core::command::{Command, DeliveryKind, Outbox, Outcome, Settlement};
 use leveret_core::limits::Limits;
 use leveret_core::mem::{MessageFlags, MessageId, Share};
@@ -518,7 +518,7 @@ impl Life {
             let done = job.run(&mut self.disk);
             let fetched = self.keeper.log_mut().fetch_done(done, |offset, message| {
                 let Body::Inline(body) = message.body else { panic!("it is small") };
-                let page = Page {
+                let page = ReadMessage {
                     offset,
                     exchange: core::str::from_utf8(message.exchange).unwrap(),
                     routing_key: message.key,

@@ -1,7 +1,7 @@
 //! Delayed exchanges: which messages are delayed, what releases them, power cuts and clock changes.
 
 use leveret_amqp::{Full, TableWriter};
-use leveret_broker::{ExchangeView, Page, PageInOutcome};
+use leveret_broker::{ExchangeView, PageInOutcome, ReadMessage};
 use leveret_core::command::{Command, Outcome, Settlement};
 use leveret_core::error::ReplyCode;
 use leveret_core::limits::Limits;
@@ -407,8 +407,14 @@ fn memory_does_not_depend_on_the_number_of_delayed_messages() {
         let mut through = fetch.end.min(fetch.start + 100);
         for offset in fetch.start..through {
             let (exchange, routing_key, enqueued_ms) = ("delayed", &b"q"[..], START_MS);
-            let page =
-                Page { offset, exchange, routing_key, properties: &properties, body_len: 1, enqueued_ms };
+            let page = ReadMessage {
+                offset,
+                exchange,
+                routing_key,
+                properties: &properties,
+                body_len: 1,
+                enqueued_ms,
+            };
             match house.broker.queues_mut().page_in(&mut house.messages, &fetch, &page) {
                 PageInOutcome::Begun(id) => {
                     house.messages.append_body(id, b"x");

@@ -4,7 +4,7 @@
 use super::sim_disk::{Mutant, SimDisk, Trouble};
 use crate::dead_letters::{PERSISTENT, get, publish};
 use crate::support::TestBroker;
-use leveret_broker::{Contents, Fetch, Page, PageInOutcome, Restored};
+use leveret_broker::{Contents, LogRead, PageInOutcome, ReadMessage, Restored};
 use leveret_core::command::{QueueId, Settlement};
 use leveret_core::limits::Limits;
 use leveret_core::pending_writes::{Definition, LogEntry};
@@ -111,10 +111,10 @@ fn the_return_count_of_a_lost_message_does_not_apply_to_another() {
 }
 
 /// Loads the requested messages, all of which exist. Returns the offsets whose messages were still wanted.
-fn read_back(house: &mut TestBroker, fetch: &Fetch) -> Vec<u64> {
+fn read_back(house: &mut TestBroker, fetch: &LogRead) -> Vec<u64> {
     let mut taken = Vec::new();
     for offset in fetch.start..fetch.end {
-        let page = Page {
+        let page = ReadMessage {
             offset,
             exchange: "",
             routing_key: b"q",

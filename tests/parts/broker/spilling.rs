@@ -3,7 +3,7 @@
 //! A consumer without a backlog needs the next messages at once. Each one that was evicted without need has
 //! to be read from the card, checked and loaded again.
 
-use leveret_broker::{Page, PageInOutcome};
+use leveret_broker::{PageInOutcome, ReadMessage};
 use leveret_config::board::BOARDS;
 use leveret_config::{Config, Layer};
 use leveret_core::command::{Command, Outcome};
@@ -100,7 +100,8 @@ fn read_back(house: &mut TestBroker, limits: &Limits) -> PageInOutcome {
     let fetch = house.broker.queues_mut().next_read(&house.messages).expect("the first message is wanted");
     let (exchange, routing_key, properties) = ("", &b"q"[..], &[0x10, 0, 2][..]);
     let body_len = limits.message_size_max;
-    let page = Page { offset: fetch.start, exchange, routing_key, properties, body_len, enqueued_ms: 0 };
+    let page =
+        ReadMessage { offset: fetch.start, exchange, routing_key, properties, body_len, enqueued_ms: 0 };
     house.broker.queues_mut().page_in(&mut house.messages, &fetch, &page)
 }
 
@@ -188,7 +189,8 @@ fn append_body(house: &mut TestBroker, id: MessageId, body_len: u32) {
 fn read_wanted(house: &mut TestBroker, body_len: u32) -> Option<bool> {
     let fetch = house.broker.queues_mut().next_read(&house.messages)?;
     let (routing_key, properties) = (&b"q"[..], LASTING);
-    let page = Page { offset: fetch.start, exchange: "", routing_key, properties, body_len, enqueued_ms: 0 };
+    let page =
+        ReadMessage { offset: fetch.start, exchange: "", routing_key, properties, body_len, enqueued_ms: 0 };
     match house.broker.queues_mut().page_in(&mut house.messages, &fetch, &page) {
         PageInOutcome::Begun(id) => {
             append_body(house, id, body_len);

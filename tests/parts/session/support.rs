@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 
 use leveret_amqp::{ContentHeader, FrameKind, Method, Properties, Table, Writer, next_frame};
 use leveret_connection::{
-    Connection, Context, Identity, Names, Peer, Pools, Settings, Step, Suspension, Timeout,
+    Connection, Context, Identity, InputStep, Names, Peer, Pools, Settings, Suspension, Timeout,
 };
 use leveret_core::command::{
     ChannelId, Command, ConnectionId, Delivery, DeliveryKind, Name, Outbox, Outcome, ReplyOrder,
@@ -352,13 +352,13 @@ impl Host {
         let suspended = loop {
             let mut context: Context<'_> = context!(world);
             match self.connection.next(&mut context, &mut world.names, &input, &mut at) {
-                Step::NeedMore => break None,
-                Step::Suspended(suspension) => break Some(suspension),
-                Step::Finished => {
+                InputStep::NeedMore => break None,
+                InputStep::Suspended(suspension) => break Some(suspension),
+                InputStep::Finished => {
                     self.is_finished = true;
                     break None;
                 }
-                Step::Command { channel, command } => {
+                InputStep::Command { channel, command } => {
                     let (outcome, order) = self.rules.apply(context.messages, channel, command);
                     let is_wait = outcome == Outcome::Wait;
                     let batch = self.rules.batch;

@@ -18,7 +18,7 @@ use super::bodies::{body_of, content_of};
 use super::sim_disk::{Mutant, Random, SimDisk, Trouble};
 use leveret_core::time::Now;
 use leveret_storage::{
-    Body, CommitJob, FetchJob, Identity, Log, Message, Position, Range, Record, Refused, Report, Settings,
+    Body, CommitJob, FetchJob, Identity, Log, LogPosition, Message, Range, Record, Refused, Report, Settings,
     Target, Targets, Urgency,
 };
 
@@ -38,8 +38,8 @@ type FoundCopy = (Vec<(u64, u64)>, Result<Vec<u8>, u64>);
 #[derive(Clone, Debug)]
 struct Sent {
     content: u64,
-    position: Position,
-    settled: Option<Position>,
+    position: LogPosition,
+    settled: Option<LogPosition>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -48,7 +48,7 @@ struct QueueModel {
     next: u64,
     /// One above the highest offset that was ever durable.
     durable_next: u64,
-    gone: Option<Position>,
+    gone: Option<LogPosition>,
 }
 
 /// The log, its disk, and the expected state.
@@ -63,7 +63,7 @@ struct World {
     now: u64,
     queues: BTreeMap<u64, QueueModel>,
     /// All versions of each key: value or deletion, and position.
-    definitions: BTreeMap<u64, BTreeMap<u64, (Option<u64>, Position)>>,
+    definitions: BTreeMap<u64, BTreeMap<u64, (Option<u64>, LogPosition)>>,
     version: u64,
     content: u64,
     queue: u64,
@@ -75,7 +75,7 @@ struct World {
     /// Every message ever sent to a queue: queue, offset, content.
     ever: BTreeSet<(u64, u64, u64)>,
     /// The position that the last epoch reported as durable.
-    reported: Position,
+    reported: LogPosition,
     is_sieve: bool,
     segments_max: u32,
     /// Random numbers for starts that cannot read something; `None`: every start reads everything.
@@ -110,7 +110,7 @@ impl World {
             cuts: 0,
             cleaned: 0,
             ever: BTreeSet::new(),
-            reported: Position(0),
+            reported: LogPosition(0),
             is_sieve,
             unread: None,
             unread_told: 0,
@@ -289,7 +289,7 @@ impl World {
         }
         self.check_messages(log, &actual);
         self.check_definitions(log, report);
-        self.reported = Position(0);
+        self.reported = LogPosition(0);
     }
 
     fn check_messages(&mut self, log: &Log, actual: &BTreeMap<(u64, u64), u64>) {
@@ -325,7 +325,7 @@ impl World {
             }
             queue.messages.retain(|offset, _| actual.contains_key(&(id, *offset)));
             for sent in queue.messages.values_mut() {
-                (sent.position, sent.settled) = (Position(0), None);
+                (sent.position, sent.settled) = (LogPosition(0), None);
             }
             if queue.gone.is_some_and(|position| position > durable) && index.is_some_and(|index| !index.gone)
             {
@@ -366,7 +366,7 @@ impl World {
             });
             let never = oldest.is_none() && found.is_none();
             if let Some((&version, &(value, _))) = fits {
-                *versions = BTreeMap::from([(version, (value, Position(0)))]);
+                *versions = BTreeMap::from([(version, (value, LogPosition(0)))]);
             } else if never || damaged {
                 versions.clear();
             } else {
@@ -462,7 +462,7 @@ impl World {
         queues.into_iter().map(target).collect()
     }
 
-    fn append(&mut self, record: &Record<'_>) -> Result<Position, Refused> {
+    fn append(&mut self, record: &Record<'_>) -> Result<LogPosition, Refused> {
         let (urgency, now) = (self.urgency(), self.now());
         self.log.as_mut().expect("a step has a log").append(record, urgency, now)
     }

@@ -4,7 +4,7 @@
 use crate::counting::Count;
 use crate::session_support::*;
 use leveret_amqp::Method;
-use leveret_connection::{Context, Step};
+use leveret_connection::{Context, InputStep};
 use leveret_core::command::{ChannelId, Command, Delivery, DeliveryKind, Outbox, Outcome};
 use leveret_core::mem::MessageId;
 
@@ -63,7 +63,7 @@ fn nothing_is_allocated_while_messages_flow() {
             loop {
                 let mut context: Context<'_> = context!(world);
                 match host.connection.next(&mut context, &mut world.names, &script[..end], &mut at) {
-                    Step::Command { command, .. } => {
+                    InputStep::Command { command, .. } => {
                         handled += 1;
                         let outcome = answer(&mut context, command);
                         host.connection.answer(
@@ -73,8 +73,8 @@ fn nothing_is_allocated_while_messages_flow() {
                             leveret_core::pending_writes::Batch::NONE,
                         );
                     }
-                    Step::NeedMore => break,
-                    Step::Suspended(_) | Step::Finished => {
+                    InputStep::NeedMore => break,
+                    InputStep::Suspended(_) | InputStep::Finished => {
                         end -= portion.min(end - at);
                         break;
                     }
