@@ -24,8 +24,6 @@ mod durable_index;
 mod fullness;
 mod levels;
 mod record;
-#[cfg(test)]
-mod tests;
 
 pub(super) use backlog::Place;
 pub(super) use backlog::{First, Purged, PurgedItem, QueuePart, SLOT_BYTES, Size, Taken, block_bytes};
@@ -40,3 +38,202 @@ pub(super) use record::{Front, Peeked, Queue, QueueState, Rank};
 
 pub use browse::{BROWSED_MAX, BrowseResult, Browsed, LogRun};
 pub use levels::levels_of;
+
+#[cfg(test)]
+mod tests {
+    // Tests of queue records alone: names, levels, the ready list, limits, and browsing.
+
+    use super::*;
+    use crate::arguments::{Overflow, QueueSettings};
+    use crate::deliveries::Deliveries;
+    use crate::policy::{Applied, Policies};
+    use crate::quota::Quota;
+    use leveret_core::command::{QueueId, VhostId};
+    use leveret_core::limits::Limits;
+    use leveret_core::mem::{FifoPool, MessageFlags, MessageId, MessageLimits, Messages, Share};
+    use leveret_core::pending_writes::PendingWrites;
+
+    /// The records, and the pools that a backlog uses.
+    struct QueueRecordsFixture {
+        records: Records,
+        pool: FifoPool,
+        deliveries: Deliveries,
+        messages: Messages,
+        quota: Quota,
+        pending_writes: PendingWrites,
+    }
+
+    fn vhost() -> VhostId {
+        VhostId::from_index(0)
+    }
+
+    fn settings() -> QueueSettings {
+        QueueSettings::of(&Policies::with_capacity(0).effective_policy(&[], Applied::default()))
+    }
+
+    impl QueueRecordsFixture {
+        /// Capacity for 8 queues and levels.
+        fn new() -> Self {
+            let limits = Limits { queues_max: 8, ..Limits::default() };
+            let quota = Quota::new(&limits);
+            let messages = Messages::new(MessageLimits {
+                messages_max: 100,
+                body_bytes_max: 1 << 20,
+                assembly_bytes_max: 1 << 16,
+            });
+            Self {
+                records: Records::with_capacity(8, 1),
+                pool: FifoPool::with_entries(1_000),
+                deliveries: Deliveries::with_capacity(16),
+                messages,
+                quota,
+                pending_writes: PendingWrites::new(16),
+            }
+        }
+
+        fn queue(&mut self, name: &str, settings: QueueSettings) -> QueueId {
+            let mut record = Queue::new(vhost(), name, &[], settings);
+            record.rank = first_rank(&mut self.pending_writes, &record, 0);
+            self.records.insert(record).unwrap()
+        }
+
+        fn ranked(&mut self) -> QueueId {
+            self.queue("ranked", QueueSettings { max_priority: 9, ..settings() })
+        }
+
+        fn level(&mut self, queue: QueueId, priority: u8) -> Result<QueueId, QueueId> {
+            self.records.level_at(&mut self.quota, queue, priority, None)
+        }
+
+        /// Creates a message with a body of this many bytes.
+        fn message(&mut self, body_len: u32) -> MessageId {
+            let id = self.messages.begin("", b"key", Share::Ordinary).unwrap();
+            self.messages.reserve_content(id, &[], MessageFlags::NONE, body_len, Share::Ordinary).unwrap();
+            self.messages.append_body(id, &vec![0; body_len as usize]);
+            self.messages.finish(id);
+            id
+        }
+
+        /// Adds messages with bodies of these sizes to a queue or level.
+        fn put(&mut self, queue: QueueId, sizes: &[u32]) {
+            for body_len in sizes {
+                let message = self.message(*body_len);
+                let size = Size::of(&self.messages, message);
+                self.records[queue].backlog.push(&mut self.pool, Place::Plain(message), size);
+            }
+        }
+
+        fn seen(&self, queue: QueueId, from: u32, count: u32) -> Vec<u32> {
+            let seen = self.records.browse(&self.pool, &self.deliveries, queue, from, count).unwrap();
+            let body_len = |seen: &Browsed| match seen {
+                Browsed::InMemory(message, _) => self.messages.body_len(*message),
+                Browsed::InLog(_) => panic!("nothing is in the log"),
+            };
+            seen.iter().map(body_len).collect()
+        }
+    }
+
+    #[test]
+    fn a_name_belongs_to_its_virtual_host_and_is_free_at_once() {
+        let mut world = QueueRecordsFixture::new();
+        let one = world.queue("q", settings());
+        let other = VhostId::from_index(1);
+        let two = world.records.insert(Queue::new(other, "q", &[], settings())).unwrap();
+        assert_eq!([vhost(), other].map(|host| world.records.find_queue(host, "q")), [Some(one), Some(two)]);
+        assert!(world.records[one].serial < world.records[two].serial);
+        world.records.retire(one);
+        assert_eq!([vhost(), other].map(|host| world.records.find_queue(host, "q")), [None, Some(two)]);
+        let again = world.queue("q", settings());
+        assert_eq!((world.records.find_queue(vhost(), "q"), world.records.len()), (Some(again), 3));
+    }
+
+    #[test]
+    fn levels_are_ordered_from_the_highest_whatever_their_order_of_creation() {
+        let mut world = QueueRecordsFixture::new();
+        let queue = world.ranked();
+        let [five, nine, two] = [5, 9, 2].map(|priority| world.level(queue, priority).unwrap());
+        assert_eq!(world.level(queue, 5), Ok(five), "there is one for each priority");
+        assert_eq!(world.level(queue, 0), Ok(queue), "the queue itself is the lowest");
+        assert_eq!(world.records.levels(queue).collect::<Vec<_>>(), [nine, five, two, queue]);
+        assert_eq!([nine, two, queue].map(|level| world.records.queue_of_level(level)), [queue; 3]);
+        world.put(five, &[1, 2]);
+        world.put(queue, &[3]);
+        assert_eq!(world.records.first_level(queue), five);
+        assert_eq!([nine, five, two, queue].map(|level| world.records.ready_before(level)), [0, 2, 2, 3]);
+        assert_eq!(world.records.sum_over_levels(two, |level| level.backlog.body_bytes()), 6);
+        assert_eq!(world.records.unlink_level(five), Some(queue));
+        assert_eq!(world.records.levels(queue).collect::<Vec<_>>(), [nine, two, queue]);
+    }
+
+    #[test]
+    fn without_capacity_for_a_level_the_next_lower_one_is_returned() {
+        let mut world = QueueRecordsFixture::new();
+        let queue = world.ranked();
+        let two = world.level(queue, 2).unwrap();
+        for place in 0..world.records.room() {
+            world.queue(&format!("q{place}"), settings());
+        }
+        assert_eq!([1, 2, 9].map(|priority| world.level(queue, priority)), [Err(queue), Ok(two), Err(two)]);
+    }
+
+    #[test]
+    fn refusing_queues_are_removed_and_dead_lettering_ones_moved_to_the_end() {
+        let mut world = QueueRecordsFixture::new();
+        let full = |overflow, dead_letters| {
+            let limits = QueueSettings { max_length: 1, limits_length: true, overflow, ..settings() };
+            QueueSettings { dead_letters, ..limits }
+        };
+        let drops = world.queue("drops", full(Overflow::DropHead, false));
+        let refuses = world.queue("refuses", full(Overflow::RejectPublish, true));
+        let buries = world.queue("buries", full(Overflow::RejectPublishDlx, true));
+        let loses = world.queue("loses", full(Overflow::RejectPublishDlx, false));
+        let plain = world.queue("plain", settings());
+        let all = [refuses, buries, drops, loses, plain];
+        let message = world.message(1);
+        let mut targets = all.to_vec();
+        let nobody: Option<&dyn Fn(QueueId) -> u64> = Some(&|_| 0);
+        assert_eq!(world.records.keep_accepting(&world.messages, message, &mut targets, nobody), (5, false));
+        all.into_iter().for_each(|queue| world.put(queue, &[1]));
+        assert_eq!(world.records.keep_accepting(&world.messages, message, &mut targets, nobody), (2, true));
+        assert_eq!(targets, [drops, plain, buries]);
+        let now = world.queue("now", QueueSettings { message_ttl_ms: 0, ..settings() });
+        let mut targets = vec![now, plain];
+        assert_eq!(world.records.keep_accepting(&world.messages, message, &mut targets, nobody), (1, false));
+        assert_eq!(targets, [plain], "it would expire at once, and nobody waits for it");
+        let mut targets = vec![now];
+        assert_eq!(
+            world.records.keep_accepting(&world.messages, message, &mut targets, Some(&|_| 1)),
+            (1, false)
+        );
+    }
+
+    #[test]
+    fn changed_settings_update_counts_and_times() {
+        let mut world = QueueRecordsFixture::new();
+        let queue = world.queue("q", settings());
+        world.records[queue].logged = DurableIndex::as_incarnation(7);
+        assert!(!world.records.set_settings(5, queue, settings()), "they are the same");
+        let buries = QueueSettings { dead_letters: true, message_ttl_ms: 10, may_expire: true, ..settings() };
+        assert!(!world.records.has_dead_lettering() && !world.records.has_deadlines());
+        assert!(world.records.set_settings(5, queue, buries));
+        assert!(world.records.has_dead_lettering() && world.records.has_deadlines());
+        assert_eq!(world.records[queue].times.ttl_since_ms, 5, "what is older counts from then on");
+        assert!(world.records.set_settings(9, queue, QueueSettings { message_ttl_ms: 20, ..buries }));
+        assert_eq!(world.records[queue].times.ttl_since_ms, 5, "it had a time to live before");
+        world.records.retire(queue);
+        assert!(!world.records.has_dead_lettering());
+    }
+
+    #[test]
+    fn browsing_returns_messages_in_order_over_all_levels() {
+        let mut world = QueueRecordsFixture::new();
+        let queue = world.ranked();
+        let nine = world.level(queue, 9).unwrap();
+        world.put(queue, &[1, 2, 3]);
+        world.put(nine, &[91, 92]);
+        assert_eq!(world.seen(queue, 0, 100), [91, 92, 1, 2, 3]);
+        assert_eq!(world.seen(queue, 1, 3), [92, 1, 2]);
+        assert_eq!(world.seen(queue, 5, 3), [0; 0]);
+        assert_eq!(world.records.ready_in(queue), 5, "all are still there");
+    }
+}
